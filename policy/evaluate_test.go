@@ -1,0 +1,224 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	testRoot    = "arn:aws:iam::111122223333:root"
+	testUser    = "arn:aws:iam::111122223333:user/alice"
+	testForeign = "arn:aws:iam::444455556666:root"
+	testAlias   = "arn:aws:kms:us-east-1:111122223333:alias/app"
+)
+
+// TestEvaluateWithoutKeyPolicy: what is tied to no key is for identity policies
+// to allow, which a root user does without; a key without its policy is denied
+// to all.
+func TestEvaluateWithoutKeyPolicy(t *testing.T) {
+	for _, tt := range []struct {
+		principal, action, resource, want string
+	}{
+		{testRoot, "kms:CreateKey", "*", "Allow identity-policy"},
+		{testRoot, "kms:CreateAlias", testAlias, "Allow identity-policy"},
+		{testUser, "kms:CreateKey", "*", "ImplicitDeny identity-policy"},
+		{testUser, "kms:CreateAlias", testAlias, "ImplicitDeny identity-policy"},
+		{testForeign, "kms:CreateAlias", testAlias, "ImplicitDeny request"},
+		{"arn:aws-cn:iam::111122223333:root", "kms:CreateAlias", testAlias, "ImplicitDeny request"},
+		{testRoot, "kms:Encrypt", testKey, "ImplicitDeny request"},
+		{testUser, "kms:Encrypt", testKey, "ImplicitDeny request"},
+		{testRoot, "kms:Encrypt", "", "ImplicitDeny request"},
+		{testRoot, "kms:Encrypt", "key/x", "ImplicitDeny request"},
+		{testRoot, "kms:Encrypt", "arn:aws:kms", "ImplicitDeny request"},
+		{testRoot, "", "*", "ImplicitDeny request"},
+		{"111122223333", "kms:CreateKey", "*", "ImplicitDeny request"},
+	} {
+		d := Evaluate(Request{mustPrincipal(t, tt.principal), tt.action, tt.resource}, Policies{})
+		if got := fmt.Sprint(d.Effect, " ", d.Reason); got != tt.want || d.Statement != NoStatement {
+			t.Errorf("%s, %q on %q: got %s by statement %d, want %s by none", tt.principal, tt.action, tt.resource, got, d.Statement, tt.want)
+		}
+	}
+	if d := Evaluate(Request{Action: "kms:CreateKey", Resource: "*"}, Policies{}); d.Allowed() {
+		t.Error("nobody may create keys")
+	}
+}
+
+// TestIncompletePrincipal: a Principal put together by hand is nobody when a
+// part is missing, even where everybody is allowed.
+func TestIncompletePrincipal(t *testing.T) {
+	all := Policies{Key: mustParse(t, `{"Statement":`+goodStatement+`}`)}
+	whole := mustPrincipal(t, testRoot)
+	if d := Evaluate(Request{whole, "kms:Encrypt", testKey}, all); !d.Allowed() {
+		t.Fatalf("the whole principal: %s", show(d))
+	}
+	for name, cut := range map[string]func(*Principal){
+		"ARN":       func(p *Principal) { p.ARN = "" },
+		"Kind":      func(p *Principal) { p.Kind = KindNone },
+		"Partition": func(p *Principal) { p.Partition = "" },
+		"Account":   func(p *Principal) { p.Account = "" },
+	} {
+		p := whole
+		cut(&p)
+		if d := Evaluate(Request{p, "kms:Encrypt", testKey}, all); d.Effect != ImplicitDeny || d.Reason != ReasonRequest {
+			t.Errorf("without %s: %s", name, show(d))
+		}
+	}
+}
+
+func TestZeroValuesDeny(t *testing.T) {
+	if (Decision{}).Allowed() {
+		t.Error("the zero Decision allows")
+	}
+	if d := Evaluate(Request{}, Policies{}); d.Allowed() {
+		t.Error("the zero Request is allowed")
+	}
+	if d := Evaluate(Request{mustPrincipal(t, testRoot), "kms:Encrypt", testKey}, Policies{Key: &Document{}}); d.Allowed() {
+		t.Error("the zero Document allows")
+	}
+}
+
+func TestExplain(t *testing.T) {
+	policies := Policies{Key: mustParse(t, `{"Statement":[
+		{"Effect":"Allow","Principal":{"AWS":"111122223333"},"Action":"kms:Encrypt","Resource":"*"},
+		{"Effect":"Deny","Principal":"*","Action":"kms:Sign","Resource":"*"}]}`)}
+	const user = "User: " + testUser + " is not authorized to perform: "
+	for _, tt := range []struct{ principal, action, resource, want string }{
+		{testRoot, "kms:Encrypt", testKey, ""},
+		{testUser, "kms:Encrypt", testKey, user + "kms:Encrypt on resource: " + testKey + " because no identity-based policy allows the kms:Encrypt action"},
+		{testUser, "kms:Decrypt", testKey, user + "kms:Decrypt on resource: " + testKey + " because no resource-based policy allows the kms:Decrypt action"},
+		{testUser, "kms:Sign", testKey, user + "kms:Sign on resource: " + testKey + " with an explicit deny in a resource-based policy"},
+		{testUser, "kms:Sign", "x", user + "kms:Sign on resource: x"},
+	} {
+		req := Request{mustPrincipal(t, tt.principal), tt.action, tt.resource}
+		if diff := cmp.Diff(tt.want, Evaluate(req, policies).Explain(req)); diff != "" {
+			t.Errorf("%s by %s (-want +got):\n%s", tt.action, tt.principal, diff)
+		}
+	}
+	req := Request{mustPrincipal(t, testUser), "kms:Sign", testKey}
+	if got, want := (Decision{Effect: ExplicitDeny, Reason: ReasonIdentityPolicy}).Explain(req),
+		user+"kms:Sign on resource: "+testKey+" with an explicit deny in an identity-based policy"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestLockoutSafe(t *testing.T) {
+	statement := func(effect, principal, action string) string {
+		return fmt.Sprintf(`{"Effect":%q,"Principal":{"AWS":%q},"Action":%q,"Resource":"*"}`, effect, principal, action)
+	}
+	doc := func(statements ...string) string { return `{"Statement":[` + strings.Join(statements, ",") + `]}` }
+	for _, tt := range []struct {
+		name, caller, doc string
+		want              bool
+	}{
+		{"root by default policy", testRoot, DefaultKeyPolicy("aws", "111122223333"), true},
+		{"root by bare account", testRoot, doc(statement("Allow", "111122223333", "kms:PutKeyPolicy")), true},
+		{"root by everybody", testRoot, doc(statement("Allow", "*", "kms:Put*")), true},
+		{"root left out", testRoot, doc(statement("Allow", testUser, "kms:*")), false},
+		{"user without identity policy", testUser, DefaultKeyPolicy("aws", "111122223333"), false},
+		{"user named", testUser, doc(statement("Allow", testUser, "kms:*")), true},
+		{"user named for too little", testUser, doc(statement("Allow", testUser, "kms:Encrypt")), false},
+		{"denied", testRoot, doc(statement("Allow", testRoot, "kms:*"), statement("Deny", "*", "kms:PutKeyPolicy")), false},
+		{"denied by account", testUser, doc(statement("Allow", testUser, "kms:*"), statement("Deny", "111122223333", "kms:put*")), false},
+		{"denied to others", testUser, doc(statement("Allow", testUser, "kms:*"), statement("Deny", "444455556666", "*")), true},
+		{"foreign root", testForeign, doc(statement("Allow", testForeign, "kms:*")), false},
+		{"foreign partition", "arn:aws-cn:iam::111122223333:root", doc(statement("Allow", "111122223333", "kms:*")), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := LockoutSafe(Policies{Key: mustParse(t, tt.doc)}, mustPrincipal(t, tt.caller), testKey)
+			if got != tt.want {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+	root := mustPrincipal(t, testRoot)
+	if LockoutSafe(Policies{}, root, testKey) {
+		t.Error("safe without a policy")
+	}
+	if LockoutSafe(Policies{Key: mustParse(t, DefaultKeyPolicy("aws", "111122223333"))}, root, "not an ARN") {
+		t.Error("safe without a key")
+	}
+	other := doc(`{"Effect":"Allow","Principal":"*","Action":"kms:*","Resource":"` + testAlias + `"}`)
+	if LockoutSafe(Policies{Key: mustParse(t, other)}, root, testKey) {
+		t.Error("safe by a statement about another resource")
+	}
+}
+
+// typical is a policy as administrators write them.
+const typical = `{"Version":"2012-10-17","Statement":[
+	{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"},
+	{"Sid":"Admins","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::111122223333:role/admin"]},"Action":["kms:Create*","kms:Describe*","kms:Enable*","kms:List*","kms:Put*","kms:Update*","kms:Revoke*","kms:Disable*","kms:Get*","kms:Delete*","kms:TagResource","kms:UntagResource","kms:ScheduleKeyDeletion","kms:CancelKeyDeletion"],"Resource":"*"},
+	{"Sid":"Use","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::111122223333:role/app","arn:aws:iam::111122223333:user/alice"]},"Action":["kms:Encrypt","kms:Decrypt","kms:ReEncrypt*","kms:GenerateDataKey*","kms:DescribeKey"],"Resource":"*"},
+	{"Sid":"NoDelete","Effect":"Deny","Principal":"*","Action":["kms:ScheduleKeyDeletion","kms:DeleteImportedKeyMaterial"],"Resource":"arn:aws:kms:*:111122223333:key/*"}]}`
+
+// hostile fills a policy with patterns that each take as long as can be to not
+// match a key's ARN: half its length, with '?', and a last byte that differs.
+func hostile() string {
+	pattern := "arn:*" + strings.Repeat("?", 36) + "@*"
+	resources := strings.Repeat(`"`+pattern+`",`, (MaxKeyPolicySize-150)/(len(pattern)+3))
+	return `{"Statement":{"Effect":"Deny","Principal":"*","Action":"kms:*","Resource":[` + strings.TrimSuffix(resources, ",") + `]}}`
+}
+
+func TestEvaluateAllocatesNothing(t *testing.T) {
+	session := mustPrincipal(t, "arn:aws:sts::111122223333:assumed-role/app/i-0123456789abcdef0")
+	for name, doc := range map[string]string{"typical": typical, "default": DefaultKeyPolicy("aws", "111122223333"), "hostile": hostile()} {
+		policies := Policies{Key: mustParse(t, doc)}
+		req := Request{session, "kms:GenerateDataKey", testKey}
+		if n := testing.AllocsPerRun(100, func() { Evaluate(req, policies) }); n != 0 {
+			t.Errorf("%s: %v allocations, want none", name, n)
+		}
+	}
+}
+
+// TestHostilePolicyIsBounded takes the best of some runs, so that a busy
+// machine does not fail it; a matcher that backtracks would take for ever.
+func TestHostilePolicyIsBounded(t *testing.T) {
+	policies := Policies{Key: mustParse(t, hostile())}
+	req := Request{mustPrincipal(t, testUser), "kms:GenerateDataKey", testKey}
+	best := time.Hour
+	for range 10 {
+		start := time.Now()
+		if d := Evaluate(req, policies); d.Effect != ImplicitDeny {
+			t.Fatalf("got %s", show(d))
+		}
+		best = min(best, time.Since(start))
+	}
+	if best > 50*time.Millisecond {
+		t.Errorf("one evaluation took %v", best)
+	}
+}
+
+func BenchmarkEvaluate(b *testing.B) {
+	session := mustPrincipal(b, "arn:aws:sts::111122223333:assumed-role/app/i-0123456789abcdef0")
+	for name, bench := range map[string]struct {
+		doc    string
+		caller Principal
+	}{
+		"default": {DefaultKeyPolicy("aws", "111122223333"), mustPrincipal(b, testRoot)},
+		"typical": {typical, session},
+		"hostile": {hostile(), session},
+	} {
+		b.Run(name, func(b *testing.B) {
+			policies := Policies{Key: mustParse(b, bench.doc)}
+			req := Request{bench.caller, "kms:GenerateDataKey", testKey}
+			b.ReportAllocs()
+			for b.Loop() {
+				Evaluate(req, policies)
+			}
+		})
+	}
+}
+
+func BenchmarkParse(b *testing.B) {
+	doc := []byte(typical)
+	b.ReportAllocs()
+	b.SetBytes(int64(len(doc)))
+	for b.Loop() {
+		if _, err := Parse(doc); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

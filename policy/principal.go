@@ -1,0 +1,178 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+)
+
+// PrincipalKind says what a principal is.
+type PrincipalKind uint8
+
+// The kinds of principals. The zero kind is nobody and is always denied.
+const (
+	KindNone          PrincipalKind = iota
+	KindRoot                        // an account: as a caller its root user, in a policy all of the account
+	KindUser                        // an IAM user
+	KindRole                        // an IAM role
+	KindAssumedRole                 // a session of a role
+	KindFederatedUser               // a session of a federated user
+)
+
+// String names the kind as the condition key aws:PrincipalType does, as far as
+// that goes.
+func (k PrincipalKind) String() string {
+	switch k {
+	case KindRoot:
+		return "Account"
+	case KindUser:
+		return "User"
+	case KindRole:
+		return "Role"
+	case KindAssumedRole:
+		return "AssumedRole"
+	case KindFederatedUser:
+		return "FederatedUser"
+	default:
+		return "None"
+	}
+}
+
+// A Principal is somebody who calls, or whom a policy names. ParsePrincipal
+// makes well-formed ones; Evaluate denies one that lacks its ARN, Kind,
+// Partition or Account. Principals are comparable with ==.
+type Principal struct {
+	ARN       string // as written; empty for a bare account id
+	Partition string // empty for a bare account id
+	Account   string // 12 digits
+	Kind      PrincipalKind
+	// Name is the user's, role's or federated user's name without its path;
+	// for a role's session the role's name. Empty for KindRoot.
+	Name string
+	// Role is the ARN of the role that a session belongs to. A session's own
+	// ARN does not hold the role's path, so ParsePrincipal fills in the ARN
+	// that a role without path has; see WithRole.
+	Role string
+}
+
+// ParsePrincipal reads a principal as a key policy or a grant may name it: the
+// ARN of an account's root user, of an IAM user, a role, an assumed-role
+// session or a federated user, or a bare 12-digit account id, which means the
+// same as the root user's ARN in whatever partition. It does not say that the
+// principal exists. There are no wildcards in the names of principals. Errors
+// wrap ErrInvalidPrincipal.
+//
+// A bare account id names an account in a policy, but is not a caller: as
+// Request.Principal it is denied.
+func ParsePrincipal(s string) (Principal, error) {
+	p, err := parsePrincipal(s)
+	if err != nil {
+		return Principal{}, fmt.Errorf("%w: %w", ErrInvalidPrincipal, err)
+	}
+	return p, nil
+}
+
+// parsePrincipal is ParsePrincipal without the sentinel around its errors.
+func parsePrincipal(s string) (Principal, error) {
+	if isAccountID(s) {
+		return Principal{Account: s, Kind: KindRoot}, nil
+	}
+	a, err := ParseARN(s)
+	if err != nil {
+		return Principal{}, err
+	}
+	bad := func(why string) (Principal, error) {
+		return Principal{}, fmt.Errorf("%s: %s", quoted(s), why)
+	}
+	if a.Partition != "aws" && !strings.HasPrefix(a.Partition, "aws-") {
+		return bad("no such partition")
+	}
+	if a.Region != "" {
+		return bad("principals have no Region")
+	}
+	if !isAccountID(a.Account) {
+		return bad("the account is not 12 digits")
+	}
+	p := Principal{ARN: s, Partition: a.Partition, Account: a.Account}
+	if a.Resource == "root" {
+		if a.Service != "iam" {
+			return bad("a root user is of the service iam")
+		}
+		p.Kind = KindRoot
+		return p, nil
+	}
+	form, rest, _ := strings.Cut(a.Resource, "/")
+	switch a.Service + ":" + form {
+	case "iam:user", "iam:role":
+		i := strings.LastIndexByte(rest, '/') // -1 without a path
+		p.Kind, p.Name = KindUser, rest[i+1:]
+		if i >= 0 && !isPath(rest[:i]) || !isName(p.Name, 1, 64) {
+			return bad("not the name of a user or role")
+		}
+		if form == "role" {
+			p.Kind = KindRole
+		}
+	case "sts:assumed-role":
+		role, session, _ := strings.Cut(rest, "/")
+		if !isName(role, 1, 64) || !isName(session, 2, 64) {
+			return bad("not assumed-role/<role>/<session>")
+		}
+		p.Kind, p.Name = KindAssumedRole, role
+		p.Role = "arn:" + a.Partition + ":iam::" + a.Account + ":role/" + role
+	case "sts:federated-user":
+		if !isName(rest, 2, 32) {
+			return bad("not federated-user/<name>")
+		}
+		p.Kind, p.Name = KindFederatedUser, rest
+	default:
+		return bad("not an account, user, role, role session or federated user")
+	}
+	return p, nil
+}
+
+// WithRole returns the session p with the ARN of its role, path included. An
+// Allow for a role with a path covers only sessions that carry that ARN. A Deny
+// for a role covers its sessions by the role's name alone, which is unique in
+// an account, so forgetting WithRole never widens access. Errors wrap
+// ErrInvalidPrincipal.
+func (p Principal) WithRole(roleARN string) (Principal, error) {
+	role, err := ParsePrincipal(roleARN)
+	if err != nil {
+		return Principal{}, err
+	}
+	if p.Kind != KindAssumedRole || role.Kind != KindRole ||
+		role.Partition != p.Partition || role.Account != p.Account || role.Name != p.Name {
+		return Principal{}, fmt.Errorf("%w: %s is no session of %s", ErrInvalidPrincipal, quoted(p.String()), quoted(roleARN))
+	}
+	p.Role = role.ARN
+	return p, nil
+}
+
+// String is the ARN, or the account id where there is no ARN.
+func (p Principal) String() string {
+	if p.ARN == "" {
+		return p.Account
+	}
+	return p.ARN
+}
+
+// mayCall reports whether p is complete enough to be a caller.
+func (p *Principal) mayCall() bool {
+	return p.Kind != KindNone && p.ARN != "" && p.Partition != "" && p.Account != ""
+}
+
+// isName reports whether s has the characters that IAM allows in names, and
+// between least and most of them.
+func isName(s string, least, most int) bool {
+	return least <= len(s) && len(s) <= most && only(s, func(c byte) bool {
+		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+			strings.IndexByte("_+=,.@-", c) >= 0
+	})
+}
+
+// isPath reports whether s can be an IAM path, here without its outer slashes.
+// IAM would let a path hold any visible character; ours hold no wildcard, so
+// that nobody takes a principal for a pattern, and no empty part.
+func isPath(s string) bool {
+	return s != "" && len(s) <= 510 && s[0] != '/' && s[len(s)-1] != '/' && !strings.Contains(s, "//") &&
+		only(s, func(c byte) bool { return isVisible(c) && c != '*' && c != '?' })
+}
