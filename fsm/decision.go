@@ -1,0 +1,27 @@
+package fsm
+
+import "errors"
+
+// Decision is what became of one record: the answer of cluster.Node's Propose
+// and ProposeExclusive to the engine.
+type Decision struct {
+	Verdict Verdict
+	// Index of the Raft entry that decided.
+	Index uint64
+	// Late says that the decision may be older than the release deadline of two
+	// seconds: an answer that hands out a secret must not be given any more.
+	Late bool
+}
+
+// Errors of proposing, which the cluster returns and the engine tells apart.
+var (
+	// ErrNoLeader: nothing was submitted, nobody leads.
+	ErrNoLeader = errors.New("no leader")
+	// ErrOverloaded: nothing was submitted, too much is waiting.
+	ErrOverloaded = errors.New("too much is waiting to be committed")
+	// ErrOutcomeUnknown: the record was submitted, and whether it was applied did
+	// not become known in time. It may be applied yet.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrNodeStopped: this node is stopping or was fenced.
+	ErrNodeStopped = errors.New("node stopped")
+)

@@ -1,0 +1,253 @@
+// Package fsm is the replicated state machine of Conclave: what every node
+// agrees on, and the rule by which each Raft entry changes it.
+//
+// Apply is a pure function of the state and the entry. It reads no clock, no
+// randomness and no network, evaluates no policy and opens no secret; whatever
+// of that kind an outcome needs, its proposer put into the entry. Apply compares
+// versions, which are integers, and stores what it is given. Two nodes that
+// applied the same entries hold the same bytes, and check that they do.
+//
+// An entry that cannot be read in full stops the node: going on without it would
+// let two nodes disagree about what a client was promised.
+package fsm
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/hashicorp/go-memdb"
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// Schema bounds that this binary reads and writes in entries and snapshots.
+const (
+	SchemaMin = 1
+	SchemaMax = 1
+)
+
+// StateCheckEvery is how many Raft indexes lie between the points at which nodes
+// remember their state hash for comparison.
+const StateCheckEvery = 1000
+
+var (
+	// ErrUnreadable is an entry or snapshot that this binary cannot read in full.
+	ErrUnreadable = errors.New("unreadable by this version")
+	// ErrDiverged is a state that differs from the leader's.
+	ErrDiverged = errors.New("state differs from the leader's")
+	// ErrStopped is returned for everything after a fault stopped the machine.
+	ErrStopped = errors.New("state machine stopped")
+)
+
+// AuditLog stores accepted records outside the state. *auditlog.Log is one.
+type AuditLog interface {
+	// Append stores entries in order, idempotent by index.
+	Append([]auditlog.Entry) error
+	// Restore tells that the state covers f.Size() entries.
+	Restore(f auditlog.Frontier, segmentRoots []auditlog.Hash) error
+	// Sync makes everything appended durable.
+	Sync() error
+}
+
+// Events are what apply did that caches must follow.
+type Events struct {
+	// Destroyed are keys whose material is gone.
+	Destroyed []KeyID
+	// Restored says that the state was replaced by a snapshot's: anything may
+	// have changed.
+	Restored bool
+}
+
+// Config is what a state machine works with.
+type Config struct {
+	Audit AuditLog
+	// OnApply is called after each published state, in order, on the apply
+	// goroutine. It must not block.
+	OnApply func(*State, Events)
+	// OnFault is called once, when the machine stops for good: an unreadable
+	// entry, a diverged state, or an audit log that cannot be written.
+	OnFault func(error)
+}
+
+// FSM implements raft.BatchingFSM. Everything but Current runs on Raft's
+// goroutines, one at a time.
+type FSM struct {
+	cfg      Config
+	db       *memdb.MemDB
+	current  atomic.Pointer[State]
+	sessions map[string]*session
+	checks   []check // newest last
+	restored bool    // cfg.Audit knows where the state begins
+	fault    error
+}
+
+// check is the state hash at an index that nodes compare.
+type check struct {
+	index uint64
+	hash  [32]byte
+}
+
+// keptChecks bounds how far behind a comparison may lie.
+const keptChecks = 8
+
+var _ raft.BatchingFSM = (*FSM)(nil)
+
+// New returns a machine in its first state.
+func New(cfg Config) *FSM {
+	f := &FSM{cfg: cfg, db: newDB(), sessions: make(map[string]*session)}
+	f.current.Store(&State{db: f.db.Txn(false), level: SchemaMin})
+	return f
+}
+
+// Current is the newest published state.
+func (f *FSM) Current() *State { return f.current.Load() }
+
+// Result is what applying an entry answers its proposer.
+type Result struct {
+	Index uint64
+	// Batches answers each batch of the entry, in order.
+	Batches []BatchResult
+	// Registered answers a RegisterNode: false when a newer incarnation exists.
+	Registered bool
+}
+
+// BatchStatus says what became of a batch.
+type BatchStatus uint8
+
+const (
+	// BatchApplied: applied by this entry.
+	BatchApplied BatchStatus = iota + 1
+	// BatchRepeated: applied before; the verdicts are the ones given then.
+	BatchRepeated
+	// BatchFenced: not applied, now or ever: the node's incarnation is not the
+	// registered one, or it said before that it had this batch's answer.
+	BatchFenced
+)
+
+// BatchResult is the answer to one batch.
+type BatchResult struct {
+	Status BatchStatus
+	// Index is the entry that applied the batch.
+	Index uint64
+	// Verdicts has one for each record.
+	Verdicts []Verdict
+}
+
+// Verdict is the outcome of one record.
+type Verdict uint8
+
+const (
+	// Accepted: what the record read still held, its changes are made and it is
+	// in the audit log.
+	Accepted Verdict = iota + 1
+	// Conflict: something that it read had changed; nothing happened.
+	Conflict
+	// Early or Late: cluster time was outside the interval in which the outcome
+	// holds; nothing happened.
+	Early
+	Late
+	// Invalid: the record breaks a rule that no honest proposer breaks; nothing
+	// happened.
+	Invalid
+)
+
+func (v Verdict) String() string {
+	switch v {
+	case Accepted:
+		return "accepted"
+	case Conflict:
+		return "conflict"
+	case Early:
+		return "early"
+	case Late:
+		return "late"
+	case Invalid:
+		return "invalid"
+	}
+	return fmt.Sprintf("verdict %d", uint8(v))
+}
+
+// Apply implements raft.FSM.
+func (f *FSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM: it applies the entries in order and
+// publishes one state. Answers are *Result, or an error once the machine stopped.
+func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
+	answers := make([]any, len(logs))
+	done := 0
+	if f.fault == nil {
+		var fault error
+		a := f.begin()
+		for ; done < len(logs) && fault == nil; done++ {
+			var res *Result
+			if res, fault = a.entry(logs[done]); fault != nil {
+				fault = fmt.Errorf("applying Raft entry %d: %w", logs[done].Index, fault)
+				break
+			}
+			answers[done] = res
+		}
+		// What came before an entry that cannot be applied stands.
+		if err := f.publish(a); err != nil {
+			fault, done = err, 0
+		}
+		if fault != nil {
+			f.fault = fault
+			if f.cfg.OnFault != nil {
+				f.cfg.OnFault(fault)
+			}
+		}
+	}
+	for i := done; i < len(logs); i++ {
+		answers[i] = fmt.Errorf("%w: %w", ErrStopped, f.fault)
+	}
+	return answers
+}
+
+// publish stores the audit entries, then makes the state visible: nobody sees an
+// outcome whose record the log could not take.
+func (f *FSM) publish(a *applier) error {
+	if err := f.appendAudit(a.entries); err != nil {
+		a.abort()
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	s := a.finish()
+	f.current.Store(s)
+	if f.cfg.OnApply != nil {
+		f.cfg.OnApply(s, a.events)
+	}
+	return nil
+}
+
+func (f *FSM) appendAudit(entries []auditlog.Entry) error {
+	if !f.restored {
+		if err := f.cfg.Audit.Restore(auditlog.Frontier{}, nil); err != nil {
+			return err
+		}
+		f.restored = true
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	return f.cfg.Audit.Append(entries)
+}
+
+// remember keeps the hash of a comparison point.
+func (f *FSM) remember(c check) {
+	f.checks = append(f.checks, c)
+	if len(f.checks) > keptChecks {
+		f.checks = append([]check(nil), f.checks[len(f.checks)-keptChecks:]...)
+	}
+}
+
+// LatestCheck is the newest comparison point, for the leader to propose. It must
+// be called on the apply goroutine, that is from OnApply.
+func (f *FSM) LatestCheck() (*fsmpb.StateCheck, bool) {
+	if len(f.checks) == 0 {
+		return nil, false
+	}
+	c := f.checks[len(f.checks)-1]
+	return &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]}, true
+}

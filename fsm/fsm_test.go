@@ -1,0 +1,881 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const (
+	region = "eu-test-1"
+	second = 1_000_000_000
+	day    = 24 * 3600 * second
+	start  = 1_700_000_000 * second
+)
+
+// memoryAudit keeps entries in memory, with an error to give when told.
+type memoryAudit struct {
+	entries  []auditlog.Entry
+	restores int
+	synced   int
+	err      error
+}
+
+func (m *memoryAudit) Append(e []auditlog.Entry) error {
+	if m.err == nil {
+		m.entries = append(m.entries, e...)
+	}
+	return m.err
+}
+
+func (m *memoryAudit) Restore(auditlog.Frontier, []auditlog.Hash) error {
+	m.restores++
+	return m.err
+}
+
+func (m *memoryAudit) Sync() error {
+	m.synced = len(m.entries)
+	return m.err
+}
+
+// machine drives an FSM entry by entry, as a single node called n1.
+type machine struct {
+	t      *testing.T
+	fsm    *FSM
+	audit  *memoryAudit
+	index  uint64
+	seq    uint64
+	wall   int64
+	events []Events
+	fault  error
+}
+
+func newMachine(t *testing.T) *machine {
+	m := blank(t)
+	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
+	return m
+}
+
+func blank(t *testing.T) *machine {
+	m := &machine{t: t, audit: &memoryAudit{}, wall: start}
+	m.fsm = New(Config{
+		Audit:   m.audit,
+		OnApply: func(_ *State, e Events) { m.events = append(m.events, e) },
+		OnFault: func(err error) { m.fault = err },
+	})
+	m.index++
+	m.fsm.Apply(&raft.Log{Index: m.index, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{
+		Servers: []raft.Server{{ID: "n1", Address: "a", Suffrage: raft.Voter}},
+	})})
+	return m
+}
+
+func (m *machine) log(e *fsmpb.Entry) *raft.Log {
+	m.t.Helper()
+	if e.Clock == nil {
+		e.Clock = &fsmpb.Clock{Wall: m.wall, Readings: []*fsmpb.ClockReading{{Node: "n1", Wall: m.wall}}}
+	}
+	data, err := EncodeEntry(e)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.index++
+	return &raft.Log{Index: m.index, Type: raft.LogCommand, Data: data}
+}
+
+func (m *machine) apply(e *fsmpb.Entry) *Result {
+	m.t.Helper()
+	switch r := m.fsm.Apply(m.log(e)).(type) {
+	case *Result:
+		return r
+	default:
+		m.t.Fatalf("apply answered %v", r)
+		return nil
+	}
+}
+
+func batchEntry(bs ...*fsmpb.Batch) *fsmpb.Entry {
+	return &fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: bs}}}
+}
+
+func (m *machine) batch(rs ...*fsmpb.Record) *fsmpb.Batch {
+	m.seq++
+	return &fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: m.seq, Records: rs}
+}
+
+// propose applies records as one batch and returns their verdicts.
+func (m *machine) propose(rs ...*fsmpb.Record) []Verdict {
+	m.t.Helper()
+	return m.apply(batchEntry(m.batch(rs...))).Batches[0].Verdicts
+}
+
+var requests uint64
+
+func record(changes ...*fsmpb.Change) *fsmpb.Record {
+	requests++
+	id := make([]byte, 16)
+	binary.BigEndian.PutUint64(id, requests)
+	return &fsmpb.Record{
+		RequestId: id, Commitment: make([]byte, 32), Body: []byte("sealed"), Generation: 1, Salt: make([]byte, 16),
+		Changes: changes,
+	}
+}
+
+func reads(r *fsmpb.Record, kind fsmpb.Kind, id []byte, v Version) *fsmpb.Record {
+	r.Reads = append(r.Reads, &fsmpb.Read{Kind: kind, Id: id, Version: v})
+	return r
+}
+
+func testKey(n byte) KeyID { return KeyID{Region: region, ID: [16]byte{n, 1, 2}} }
+
+func keyOf(id KeyID) *fsmpb.Key {
+	return &fsmpb.Key{
+		Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
+		Created: start, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+}
+
+func putKey(k *fsmpb.Key) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}}
+}
+
+func putPolicy(id KeyID, doc string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: id.ID[:], Region: id.Region, Document: doc}}}
+}
+
+func putAlias(id KeyID, name string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: name, Region: id.Region, Key: id.ID[:]}}}
+}
+
+func deleteKey(id KeyID) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: id.ID[:], Region: id.Region}}}
+}
+
+func credential(id string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
+		Id: id, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: "arn:aws:iam::000000000000:root", Active: true,
+	}}}
+}
+
+func theCluster() *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: &fsmpb.Cluster{
+		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: region, Partition: "aws",
+		Shares: &fsmpb.ShareSet{Threshold: 1, Count: 1}, Keyring: []*fsmpb.WrappedKEK{{Generation: 1}},
+	}}}
+}
+
+func wantVerdicts(t *testing.T, got []Verdict, want ...Verdict) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Fatalf("verdicts (-want +got):\n%s", diff)
+	}
+}
+
+func TestReadSetIsCheckedAgainstTheStateBefore(t *testing.T) {
+	m := newMachine(t)
+	id := testKey(1)
+	kind, kid := fsmpb.Kind_KIND_KEY, id.Bytes()
+
+	wantVerdicts(t, m.propose(reads(record(putKey(keyOf(id))), kind, kid, 0)), Accepted)
+	created := m.index
+	if _, v := m.fsm.Current().Key(id); v != created {
+		t.Fatalf("version %d, want the index %d", v, created)
+	}
+	use := func(v Version) *fsmpb.Record { return reads(record(), kind, kid, v) }
+	wantVerdicts(t, m.propose(use(created), use(created-1), use(0)), Accepted, Conflict, Conflict)
+
+	// Within one batch, a change hides the earlier version from what follows.
+	disabled := keyOf(id)
+	disabled.State = fsmpb.KeyState_KEY_STATE_DISABLED
+	wantVerdicts(t, m.propose(use(created), reads(record(putKey(disabled)), kind, kid, created), use(created)),
+		Accepted, Accepted, Conflict)
+
+	// Each kind of object is compared, absence included.
+	for _, kind := range []fsmpb.Kind{
+		fsmpb.Kind_KIND_CLUSTER, fsmpb.Kind_KIND_KEY_POLICY, fsmpb.Kind_KIND_KEY_TAGS, fsmpb.Kind_KIND_ALIAS,
+		fsmpb.Kind_KIND_KEY_ALIASES, fsmpb.Kind_KIND_CREDENTIAL, fsmpb.Kind_KIND_TOMBSTONE,
+	} {
+		wantVerdicts(t, m.propose(reads(record(), kind, []byte("x"), 0), reads(record(), kind, []byte("x"), 1)), Accepted, Conflict)
+	}
+}
+
+func TestConflictChangesNothing(t *testing.T) {
+	m := newMachine(t)
+	id := testKey(1)
+	before := len(m.audit.entries)
+	wantVerdicts(t, m.propose(reads(record(putKey(keyOf(id))), fsmpb.Kind_KIND_KEY, id.Bytes(), 9)), Conflict)
+	if k, _ := m.fsm.Current().Key(id); k != nil {
+		t.Error("the key was made")
+	}
+	if len(m.audit.entries) != before {
+		t.Error("a record of it is in the audit log")
+	}
+	// All of a record's changes or none: the second is invalid.
+	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), credential(""))), Invalid)
+	if k, _ := m.fsm.Current().Key(id); k != nil {
+		t.Error("half of an invalid record was applied")
+	}
+}
+
+func TestInterval(t *testing.T) {
+	m := newMachine(t)
+	m.wall = start + 10*second
+	r := func(from, to int64) *fsmpb.Record {
+		r := record()
+		r.NotBefore, r.NotAfter = from, to
+		return r
+	}
+	wantVerdicts(t, m.propose(
+		r(0, 0), r(m.wall, 0), r(m.wall+1, 0), r(0, m.wall), r(0, m.wall+1), r(m.wall, m.wall+1),
+	), Accepted, Accepted, Early, Late, Accepted, Accepted)
+}
+
+func TestBatchIsAppliedOnce(t *testing.T) {
+	m := newMachine(t)
+	id := testKey(1)
+	b := m.batch(reads(record(putKey(keyOf(id))), fsmpb.Kind_KIND_KEY, id.Bytes(), 0), reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), 77))
+	first := m.apply(batchEntry(b)).Batches[0]
+	n, hash := len(m.audit.entries), m.fsm.Current().Hash()
+	again := m.apply(batchEntry(b, b)).Batches
+	want := BatchResult{Status: BatchRepeated, Index: first.Index, Verdicts: []Verdict{Accepted, Conflict}}
+	if diff := cmp.Diff([]BatchResult{want, want}, again); diff != "" {
+		t.Fatalf("resubmission (-want +got):\n%s", diff)
+	}
+	if len(m.audit.entries) != n || m.fsm.Current().Hash() == hash {
+		t.Error("a repeated batch was recorded again, or its entry left no trace in the hash")
+	}
+
+	// Once the node said that it has the answer, the batch is neither kept nor
+	// ever applied.
+	c := m.batch()
+	c.SettledBelow = b.Seq + 1
+	m.apply(batchEntry(c))
+	if got := m.apply(batchEntry(b)).Batches[0].Status; got != BatchFenced {
+		t.Errorf("a settled batch answered %v", got)
+	}
+}
+
+func TestIncarnationFencesTheEarlierOne(t *testing.T) {
+	m := newMachine(t)
+	old := m.batch(record())
+	register := func(inc uint64) bool {
+		return m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: inc}}}).Registered
+	}
+	if !register(2) || register(2) || register(1) {
+		t.Error("incarnations must rise")
+	}
+	for _, inc := range []uint64{1, 3} {
+		old.Incarnation = inc
+		if got := m.apply(batchEntry(old)).Batches[0]; got.Status != BatchFenced || got.Verdicts != nil {
+			t.Errorf("a batch of incarnation %d: %+v", inc, got)
+		}
+	}
+	old.Node = "stranger"
+	if got := m.apply(batchEntry(old)).Batches[0]; got.Status != BatchFenced {
+		t.Errorf("a stranger's batch: %+v", got)
+	}
+}
+
+func TestWindowIsBounded(t *testing.T) {
+	m := newMachine(t)
+	for range maxUnsettled + 10 {
+		m.apply(batchEntry(m.batch()))
+	}
+	if n := len(m.fsm.sessions["n1"].batches); n > maxUnsettled+1 {
+		t.Errorf("%d batches are remembered", n)
+	}
+}
+
+func TestInvalidRecords(t *testing.T) {
+	id := testKey(1)
+	for name, spoil := range map[string]func(*fsmpb.Record){
+		"request id":   func(r *fsmpb.Record) { r.RequestId = r.RequestId[1:] },
+		"salt":         func(r *fsmpb.Record) { r.Salt = nil },
+		"commitment":   func(r *fsmpb.Record) { r.Commitment = make([]byte, 33) },
+		"no body":      func(r *fsmpb.Record) { r.Body = nil },
+		"long body":    func(r *fsmpb.Record) { r.Body = make([]byte, auditlog.MaxBody+1) },
+		"reads":        func(r *fsmpb.Record) { r.Reads = make([]*fsmpb.Read, maxReads+1) },
+		"kind":         func(r *fsmpb.Record) { reads(r, 0, nil, 0) },
+		"unknown kind": func(r *fsmpb.Record) { reads(r, 99, nil, 0) },
+		"region":       func(r *fsmpb.Record) { r.Changes[0].GetPutKey().Region = "EU\x00" },
+		"key id":       func(r *fsmpb.Record) { r.Changes[0].GetPutKey().Id = []byte("short") },
+		"state":        func(r *fsmpb.Record) { r.Changes[0].GetPutKey().State = 0 },
+		"no date":      func(r *fsmpb.Record) { r.Changes[0].GetPutKey().State = fsmpb.KeyState_KEY_STATE_PENDING_DELETION },
+		"empty change": func(r *fsmpb.Record) { r.Changes = append(r.Changes, &fsmpb.Change{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			r := record(putKey(keyOf(id)))
+			spoil(r)
+			if len(r.Reads) > maxReads {
+				for i := range r.Reads {
+					r.Reads[i] = &fsmpb.Read{Kind: 1}
+				}
+			}
+			wantVerdicts(t, m.propose(r), Invalid)
+		})
+	}
+	t.Run("what material is for", func(t *testing.T) {
+		m := newMachine(t)
+		wantVerdicts(t, m.propose(record(putKey(keyOf(id)))), Accepted)
+		k := keyOf(id)
+		k.Usage = "SIGN_VERIFY"
+		wantVerdicts(t, m.propose(record(putKey(k))), Invalid)
+	})
+	t.Run("cluster identity", func(t *testing.T) {
+		m := newMachine(t)
+		wantVerdicts(t, m.propose(record(theCluster())), Accepted)
+		c := theCluster()
+		c.GetPutCluster().Account = "111111111111"
+		wantVerdicts(t, m.propose(record(c)), Invalid)
+	})
+}
+
+func TestKeyIsDeletedOnTimeAndForGood(t *testing.T) {
+	m := newMachine(t)
+	id, other := testKey(1), testKey(2)
+	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), putPolicy(id, "p"), putAlias(id, "alias/a"), putAlias(id, "alias/b")),
+		record(putKey(keyOf(other)), putAlias(other, "alias/c"))), Accepted, Accepted)
+	wantVerdicts(t, m.propose(record(deleteKey(id))), Conflict) // nobody asked for it
+
+	k := keyOf(id)
+	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, start+7*day
+	wantVerdicts(t, m.propose(record(putKey(k))), Accepted)
+	wantVerdicts(t, m.propose(record(deleteKey(id))), Early)
+	for m.wall < start+7*day-second {
+		m.wall += day / 2
+		m.wall = min(m.wall, start+7*day-1)
+		wantVerdicts(t, m.propose(record(deleteKey(id))), Early)
+		if m.wall == start+7*day-1 {
+			break
+		}
+	}
+	m.wall = start + 7*day
+	wantVerdicts(t, m.propose(record(deleteKey(id)), record(deleteKey(id))), Accepted, Conflict)
+
+	s := m.fsm.Current()
+	if k, _ := s.Key(id); k != nil {
+		t.Error("the key is still there")
+	}
+	if p, _ := s.KeyPolicy(id); p != nil {
+		t.Error("its policy is still there")
+	}
+	for _, name := range []string{"alias/a", "alias/b"} {
+		if a, _ := s.Alias(region, name); a != nil {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	if a, _ := s.Alias(region, "alias/c"); a == nil {
+		t.Error("another key's alias is gone")
+	}
+	if ts, v := s.Tombstone(id); ts == nil || v != m.index {
+		t.Error("there is no tombstone")
+	}
+	if diff := cmp.Diff([]KeyID{id}, m.events[len(m.events)-1].Destroyed); diff != "" {
+		t.Errorf("destroyed (-want +got):\n%s", diff)
+	}
+	wantVerdicts(t, m.propose(record(putKey(keyOf(id)))), Invalid) // an id is never used again
+}
+
+func TestAliasCounts(t *testing.T) {
+	m := newMachine(t)
+	a, b := testKey(1), testKey(2)
+	count := func(id KeyID) uint32 {
+		n, _ := m.fsm.Current().KeyAliases(id)
+		return n.GetCount()
+	}
+	wantVerdicts(t, m.propose(record(putAlias(a, "alias/x")), record(putAlias(a, "alias/y"))), Accepted, Accepted)
+	if count(a) != 2 {
+		t.Errorf("%d aliases", count(a))
+	}
+	wantVerdicts(t, m.propose(record(putAlias(b, "alias/x"))), Accepted)
+	if count(a) != 1 || count(b) != 1 {
+		t.Errorf("after moving one: %d and %d", count(a), count(b))
+	}
+	drop := record(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/x", Region: region}}})
+	wantVerdicts(t, m.propose(drop), Accepted)
+	if count(b) != 0 {
+		t.Errorf("after deleting: %d", count(b))
+	}
+}
+
+func TestScans(t *testing.T) {
+	m := newMachine(t)
+	for n := byte(5); n > 0; n-- {
+		m.propose(record(putKey(keyOf(testKey(n))), putAlias(testKey(n), fmt.Sprintf("alias/%d", n))))
+		elsewhere := KeyID{Region: region + "1", ID: [16]byte{n}}
+		m.propose(record(putKey(keyOf(elsewhere)), putAlias(elsewhere, fmt.Sprintf("alias/%d", n))))
+	}
+	s := m.fsm.Current()
+	var got []byte
+	for k := range s.Keys(KeyID{Region: region}) {
+		got = append(got, k.Id[0])
+	}
+	for k := range s.Keys(testKey(3)) {
+		got = append(got, 10*k.Id[0])
+	}
+	var names []string
+	for a := range s.Aliases(region, "alias/3") {
+		names = append(names, a.Name)
+	}
+	if diff := cmp.Diff([]byte{1, 2, 3, 4, 5, 40, 50}, got); diff != "" {
+		t.Errorf("keys (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"alias/4", "alias/5"}, names); diff != "" {
+		t.Errorf("aliases (-want +got):\n%s", diff)
+	}
+}
+
+func TestNextTime(t *testing.T) {
+	voters := []string{"a", "b", "c"}
+	read := func(wall int64, nodes ...string) (rs []*fsmpb.ClockReading) {
+		for _, n := range nodes {
+			rs = append(rs, &fsmpb.ClockReading{Node: n, Wall: wall})
+		}
+		return rs
+	}
+	const now = start
+	for _, tt := range []struct {
+		name            string
+		prev, confirmed int64
+		clock           *fsmpb.Clock
+		want            int64
+	}{
+		{"backwards", now, 0, &fsmpb.Clock{Wall: now - day}, now},
+		{"little", now, 0, &fsmpb.Clock{Wall: now + second/2}, now + second/2},
+		{"jump without evidence", now, 0, &fsmpb.Clock{Wall: now + 30*day}, now + second},
+		{"as the monotonic clock says", now, 0, &fsmpb.Clock{Wall: now + 5*second, Elapsed: 5 * second}, now + 5*second},
+		{"further than the monotonic clock says", now, 0, &fsmpb.Clock{Wall: now + 30*day, Elapsed: 5 * second}, now + 6*second},
+		{"absurd monotonic clock", now, 0, &fsmpb.Clock{Wall: now + 30*day, Elapsed: 31 * day}, now + second},
+		{"negative monotonic clock", now, 0, &fsmpb.Clock{Wall: now + 30*day, Elapsed: -5}, now + second},
+		{"outage, majority agrees", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2+2*second, "a", "b")}, now + day/2},
+		{"outage, one clock only", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2, "a")}, now + second},
+		{"one voter twice", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2, "a", "a")}, now + second},
+		{"strangers", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: read(now+day/2, "x", "y", "z")}, now + second},
+		{"others disagree", now, 0, &fsmpb.Clock{Wall: now + day/2, Readings: append(read(now+day/2, "a"), read(now, "b", "c")...)}, now + second},
+		{"two days, all agree", now, 0, &fsmpb.Clock{Wall: now + 2*day, Readings: read(now+2*day, "a", "b", "c")}, now + second},
+		{"two days, operator agrees", now, now + 3*day, &fsmpb.Clock{Wall: now + 2*day, Readings: read(now+2*day, "a", "b", "c")}, now + 2*day},
+		{"operator alone", now, now + 3*day, &fsmpb.Clock{Wall: now + 2*day}, now + second},
+		{"first time, majority", 0, 0, &fsmpb.Clock{Wall: now, Readings: read(now, "a", "c")}, now},
+		{"first time, alone", 0, 0, &fsmpb.Clock{Wall: now}, 0},
+		{"no clock", now, 0, nil, now},
+	} {
+		if got := nextTime(tt.prev, tt.confirmed, tt.clock, voters); got != tt.want {
+			t.Errorf("%s: got %d (%+ds), want %+ds", tt.name, got, (got-tt.prev)/second, (tt.want-tt.prev)/second)
+		}
+	}
+	if NeedsReadings(now, now+second, 0) || NeedsReadings(now, now+9*second, 9*second) || !NeedsReadings(now, now+2*second, 0) {
+		t.Error("NeedsReadings disagrees with nextTime")
+	}
+}
+
+func TestUnreadableEntriesStopTheMachine(t *testing.T) {
+	good, err := EncodeEntry(batchEntry(&fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: 1, Records: []*fsmpb.Record{
+		reads(record(putKey(keyOf(testKey(1)))), 1, nil, 0),
+	}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	future, _ := proto.Marshal(&fsmpb.Entry{Schema: SchemaMax + 1})
+	none, _ := proto.Marshal(&fsmpb.Entry{})
+	cases := map[string][]byte{
+		"garbage":        []byte("\xff\xff\xff"),
+		"cut":            good[:len(good)-1],
+		"newer schema":   future,
+		"no schema":      none,
+		"unknown field":  protowire.AppendVarint(protowire.AppendTag(bytes.Clone(good), 4000, protowire.VarintType), 1),
+		"oversized":      make([]byte, MaxEntry+1),
+		"unknown change": withUnknown(t, good, "conclave.fsm.v1.Change"),
+		"unknown read":   withUnknown(t, good, "conclave.fsm.v1.Read"),
+		"unknown batch":  withUnknown(t, good, "conclave.fsm.v1.Batch"),
+		"unknown record": withUnknown(t, good, "conclave.fsm.v1.Record"),
+		"unknown in key": withUnknown(t, good, "conclave.fsm.v1.Key"),
+		"unknown clock":  withUnknown(t, mustEncode(t, &fsmpb.Entry{Clock: &fsmpb.Clock{Wall: 1}}), "conclave.fsm.v1.Clock"),
+	}
+	for name, data := range cases {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t)
+			before := m.fsm.Current()
+			m.index++
+			got := m.fsm.ApplyBatch([]*raft.Log{{Index: m.index, Data: data}, m.log(batchEntry(m.batch(record())))})
+			for i, r := range got {
+				if err, ok := r.(error); !ok || !errors.Is(err, ErrStopped) || !errors.Is(err, ErrUnreadable) {
+					t.Errorf("answer %d is %v", i, r)
+				}
+			}
+			if !errors.Is(m.fault, ErrUnreadable) {
+				t.Errorf("fault is %v", m.fault)
+			}
+			if now := m.fsm.Current(); now.Index() != before.Index() || now.Hash() != before.Hash() {
+				t.Error("the state went on")
+			}
+			if _, err := m.fsm.Snapshot(); !errors.Is(err, ErrStopped) {
+				t.Errorf("a stopped machine gives snapshots: %v", err)
+			}
+		})
+	}
+}
+
+func mustEncode(t *testing.T, e *fsmpb.Entry) []byte {
+	t.Helper()
+	b, err := EncodeEntry(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// withUnknown adds an unknown field to every message of that name in an entry.
+func withUnknown(t *testing.T, data []byte, name protoreflect.FullName) []byte {
+	t.Helper()
+	var e fsmpb.Entry
+	if err := proto.Unmarshal(data, &e); err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	var walk func(m protoreflect.Message)
+	walk = func(m protoreflect.Message) {
+		if m.Descriptor().FullName() == name {
+			m.SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 4000, protowire.VarintType), 1))
+			found = true
+		}
+		m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			if fd.Kind() == protoreflect.MessageKind && fd.IsList() {
+				for i := range v.List().Len() {
+					walk(v.List().Get(i).Message())
+				}
+			} else if fd.Kind() == protoreflect.MessageKind {
+				walk(v.Message())
+			}
+			return true
+		})
+	}
+	walk(e.ProtoReflect())
+	if !found {
+		t.Fatalf("no %s in the entry", name)
+	}
+	b, err := proto.Marshal(&e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestAuditFailureStopsTheMachineBeforeAnybodySees(t *testing.T) {
+	m := newMachine(t)
+	before := m.fsm.Current()
+	m.audit.err = errors.New("disk")
+	r := m.fsm.Apply(m.log(batchEntry(m.batch(record(putKey(keyOf(testKey(1))))))))
+	if m.fault == nil || m.fsm.Current() != before {
+		t.Errorf("went on after %v, answer %v", m.audit.err, r)
+	}
+	if k, _ := m.fsm.Current().Key(testKey(1)); k != nil {
+		t.Error("a change is visible whose record is not stored")
+	}
+	// The answer of the entry itself may not be trusted either.
+	if res, ok := r.(*Result); ok {
+		t.Errorf("the entry was answered with %+v", res)
+	}
+}
+
+func TestDivergenceStopsTheMachine(t *testing.T) {
+	m := newMachine(t)
+	for m.index < StateCheckEvery {
+		m.apply(batchEntry(m.batch()))
+	}
+	c, ok := m.fsm.LatestCheck()
+	if !ok || c.Index != StateCheckEvery {
+		t.Fatalf("check %v", c)
+	}
+	m.apply(&fsmpb.Entry{StateCheck: c})
+	m.apply(&fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: c.Index + 1, Hash: c.Hash}}) // not a point of ours
+	c.Hash[3] ^= 1
+	if r := m.fsm.Apply(m.log(&fsmpb.Entry{StateCheck: c})); !errors.Is(m.fault, ErrDiverged) {
+		t.Errorf("answer %v, fault %v", r, m.fault)
+	}
+}
+
+// history makes a random log that touches everything.
+func history(t *testing.T, seed uint64, n int) []*raft.Log {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	m := newMachine(t)
+	var logs []*raft.Log
+	logs = append(logs, &raft.Log{Index: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{
+		Servers: []raft.Server{{ID: "n1", Address: "a", Suffrage: raft.Voter}},
+	})})
+	m.index, m.seq = 1, 0
+	for _, node := range []string{"n1", "n2"} {
+		logs = append(logs, m.log(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: node, Incarnation: 1}}}))
+	}
+	logs = append(logs, m.log(batchEntry(m.batch(record(theCluster(), credential("AKIA"))))))
+	for range n {
+		m.wall += rnd.Int64N(int64(day))
+		var rs []*fsmpb.Record
+		for range rnd.IntN(4) {
+			id := testKey(byte(1 + rnd.IntN(6)))
+			k := keyOf(id)
+			k.State = fsmpb.KeyState(1 + rnd.IntN(3))
+			if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
+				k.DeletionTime = m.wall + rnd.Int64N(int64(day))
+			}
+			r := record([]*fsmpb.Change{
+				putKey(k), putPolicy(id, fmt.Sprint(rnd.Int())), putAlias(id, fmt.Sprintf("alias/%d", rnd.IntN(9))), deleteKey(id),
+				{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: fmt.Sprintf("alias/%d", rnd.IntN(9)), Region: region}}},
+				{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
+				{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: m.wall}}},
+				credential(fmt.Sprintf("AKIA%d", rnd.IntN(3))),
+			}[rnd.IntN(8)])
+			rs = append(rs, r)
+		}
+		b := m.batch(rs...)
+		b.Watermark = m.index
+		if rnd.IntN(3) == 0 {
+			b.Node = "n2"
+		}
+		if rnd.IntN(5) == 0 && m.seq > 9 {
+			b.SettledBelow = m.seq - 8
+		}
+		bs := []*fsmpb.Batch{b}
+		if rnd.IntN(4) == 0 {
+			bs = append(bs, b) // sent twice
+		}
+		logs = append(logs, m.log(batchEntry(bs...)))
+	}
+	return logs
+}
+
+type bufferSink struct {
+	bytes.Buffer
+	closed, cancelled bool
+}
+
+func (b *bufferSink) ID() string    { return "test" }
+func (b *bufferSink) Close() error  { b.closed = true; return nil }
+func (b *bufferSink) Cancel() error { b.cancelled = true; return nil }
+
+func (m *machine) snapshot() []byte {
+	m.t.Helper()
+	s, err := m.fsm.Snapshot()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	var sink bufferSink
+	if err := s.Persist(&sink); err != nil || !sink.closed {
+		m.t.Fatalf("persisting: %v", err)
+	}
+	return sink.Bytes()
+}
+
+func (m *machine) restore(snap []byte) error {
+	return m.fsm.Restore(io.NopCloser(bytes.NewReader(snap)))
+}
+
+func TestSnapshotRestoreSnapshotIsByteEqual(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	logs := history(t, seed, 400)
+	whole := &machine{t: t, audit: &memoryAudit{}}
+	whole.fsm = New(Config{Audit: whole.audit})
+	for i, l := range logs {
+		if r, ok := whole.fsm.Apply(l).(error); ok {
+			t.Fatal(r)
+		}
+		if i%97 != 0 {
+			continue
+		}
+		snap := whole.snapshot()
+		if whole.audit.synced != len(whole.audit.entries) {
+			t.Fatal("a snapshot completed before the audit entries it covers were durable")
+		}
+		if !bytes.Equal(snap, whole.snapshot()) {
+			t.Fatal("the same state gives two snapshots")
+		}
+		other := &machine{t: t, audit: &memoryAudit{}}
+		other.fsm = New(Config{Audit: other.audit})
+		if err := other.restore(snap); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(snap, other.snapshot()) {
+			t.Fatalf("snapshot of the restored state differs at entry %d", i)
+		}
+		// Whoever restores goes on as the others do.
+		for _, l := range logs[i+1 : min(i+60, len(logs))] {
+			other.fsm.Apply(l)
+		}
+		again := &machine{t: t, audit: &memoryAudit{}}
+		again.fsm = New(Config{Audit: again.audit})
+		again.fsm.ApplyBatch(logs[:min(i+60, len(logs))])
+		if again.fsm.Current().Hash() != other.fsm.Current().Hash() || !bytes.Equal(again.snapshot(), other.snapshot()) {
+			t.Fatalf("restored at entry %d, the state goes another way", i)
+		}
+	}
+	if s := whole.fsm.Current(); s.frontier.Size() != uint64(len(whole.audit.entries)) || s.frontier.Size() == 0 {
+		t.Errorf("frontier of %d, %d entries", s.frontier.Size(), len(whole.audit.entries))
+	}
+}
+
+func TestDamagedSnapshotIsRefusedWhole(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	m := &machine{t: t, audit: &memoryAudit{}}
+	m.fsm = New(Config{Audit: m.audit})
+	m.fsm.ApplyBatch(history(t, seed, 60))
+	snap := m.snapshot()
+	check := func(what string, b []byte) {
+		t.Helper()
+		victim := newMachine(t)
+		before := victim.fsm.Current()
+		if err := victim.restore(b); err == nil {
+			// The zstd header has a bit without meaning: a change of no content.
+			if !bytes.Equal(victim.snapshot(), snap) {
+				t.Errorf("%s was restored", what)
+			}
+		} else if victim.fsm.Current() != before {
+			t.Errorf("%s was refused but changed the state", what)
+		}
+	}
+	for n := range len(snap) {
+		check(fmt.Sprintf("%d of %d bytes", n, len(snap)), snap[:n])
+	}
+	for i := range snap {
+		b := bytes.Clone(snap)
+		b[i] ^= 1 << (i % 8)
+		check(fmt.Sprintf("a snapshot with byte %d changed", i), b)
+	}
+	check("a longer snapshot", append(bytes.Clone(snap), 0))
+	check("two snapshots", append(bytes.Clone(snap), snap...))
+}
+
+func TestBatchingMakesNoDifference(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	logs := history(t, seed, 300)
+	one, many := &memoryAudit{}, &memoryAudit{}
+	a, b := New(Config{Audit: one}), New(Config{Audit: many})
+	for _, l := range logs {
+		a.Apply(l)
+	}
+	rnd := rand.New(rand.NewPCG(seed, 1))
+	for rest := logs; len(rest) > 0; {
+		n := min(1+rnd.IntN(40), len(rest))
+		b.ApplyBatch(rest[:n])
+		rest = rest[n:]
+	}
+	if a.Current().Hash() != b.Current().Hash() {
+		t.Error("hashes differ")
+	}
+	if diff := cmp.Diff(one.entries, many.entries); diff != "" {
+		t.Errorf("audit entries differ:\n%s", diff)
+	}
+}
+
+// The hash must see every object that changes, or divergence goes unseen.
+func TestHashCoversWhatIsStored(t *testing.T) {
+	run := func(change *fsmpb.Change) [32]byte {
+		m := newMachine(t)
+		requests = 1 << 40
+		m.propose(record(change))
+		return m.fsm.Current().Hash()
+	}
+	seen := map[[32]byte]bool{}
+	k := keyOf(testKey(1))
+	k.Description = "other"
+	for _, c := range []*fsmpb.Change{
+		putKey(keyOf(testKey(1))), putKey(k), putPolicy(testKey(1), "a"), putPolicy(testKey(1), "b"), putAlias(testKey(1), "alias/a"),
+		putAlias(testKey(2), "alias/a"), theCluster(), credential("x"), credential("y"),
+	} {
+		h := run(c)
+		if seen[h] {
+			t.Errorf("%v gives a hash that another change gives", c)
+		}
+		seen[h] = true
+	}
+}
+
+func TestEveryStoredKindHasAVersion(t *testing.T) {
+	for _, m := range []proto.Message{
+		&fsmpb.Cluster{}, &fsmpb.Key{}, &fsmpb.KeyPolicy{}, &fsmpb.KeyTags{}, &fsmpb.Alias{}, &fsmpb.KeyAliases{},
+		&fsmpb.Credential{}, &fsmpb.Tombstone{}, &fsmpb.RegisterNode{},
+	} {
+		setVersion(m, 42)
+		fd := m.ProtoReflect().Descriptor().Fields().ByNumber(15)
+		if fd == nil || fd.Name() != "version" || m.ProtoReflect().Get(fd).Uint() != 42 {
+			t.Errorf("%T: version is not stamped", m)
+		}
+		itemOf(m) // panics when a kind has no place in snapshots
+	}
+	if len(snapshotKinds) != len(fsmpb.Kind_name)-1 {
+		t.Errorf("%d kinds in snapshots of %d", len(snapshotKinds), len(fsmpb.Kind_name)-1)
+	}
+}
+
+// FuzzApply feeds arbitrary commands to two machines: neither may panic, and
+// they must agree.
+func FuzzApply(f *testing.F) {
+	for _, l := range history(&testing.T{}, 1, 20) {
+		f.Add(l.Data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var hashes [2][32]byte
+		for i := range hashes {
+			m := newMachine(t)
+			m.index++
+			m.fsm.Apply(&raft.Log{Index: m.index, Data: data})
+			hashes[i] = m.fsm.Current().Hash()
+		}
+		if hashes[0] != hashes[1] {
+			t.Error("two machines disagree")
+		}
+	})
+}
+
+// FuzzRestore must never panic, whatever a disk or a peer hands over.
+func FuzzRestore(f *testing.F) {
+	m := &machine{t: &testing.T{}, audit: &memoryAudit{}}
+	m.fsm = New(Config{Audit: m.audit})
+	m.fsm.ApplyBatch(history(m.t, 1, 20))
+	f.Add(m.snapshot())
+	f.Add([]byte(strings.Repeat("x", 100)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		newMachine(t).restore(data)
+	})
+}
+
+func BenchmarkApplyUses(b *testing.B) {
+	m := newMachine(&testing.T{})
+	id := testKey(1)
+	m.propose(record(putKey(keyOf(id)), putPolicy(id, "p"), credential("AKIA")))
+	v := m.index
+	const n = 64
+	body := make([]byte, 400)
+	b.ReportAllocs()
+	for b.Loop() {
+		var rs []*fsmpb.Record
+		for range n {
+			r := record()
+			r.Body = body
+			rs = append(rs, reads(reads(reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v), fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v), fsmpb.Kind_KIND_CREDENTIAL, []byte("AKIA"), v))
+		}
+		bt := m.batch(rs...)
+		bt.SettledBelow = m.seq
+		l := m.log(batchEntry(bt))
+		m.fsm.Apply(l)
+		m.audit.entries = m.audit.entries[:0]
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
+}

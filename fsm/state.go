@@ -1,0 +1,215 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/hex"
+	"iter"
+
+	"github.com/hashicorp/go-memdb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// Version says when an object last changed: the index of the Raft entry that
+// did it. 0 is the version of an object that is not there.
+type Version = uint64
+
+// State is one immutable version of everything that is replicated. It is safe
+// for concurrent use. What its getters return is shared and must not be written
+// to: copy it, change the copy, and propose that.
+type State struct {
+	db        *memdb.Txn // read-only
+	index     uint64
+	time      int64
+	confirmed int64
+	level     uint32
+	hash      [32]byte
+	frontier  auditlog.Frontier
+	roots     []auditlog.Hash // of sealed audit segments; appended to, never written
+	voters    []string
+}
+
+// Index is the newest Raft index of a command that the state contains.
+func (s *State) Index() uint64 { return s.index }
+
+// Time is cluster time, Unix nanoseconds. It never runs backwards.
+func (s *State) Time() int64 { return s.time }
+
+// ConfirmedTime is the cluster time up to which an operator allowed a step of
+// more than a day.
+func (s *State) ConfirmedTime() int64 { return s.confirmed }
+
+// Level is the newest schema that the cluster may write.
+func (s *State) Level() uint32 { return s.level }
+
+// Hash is the rolling hash of everything applied so far. Nodes at the same
+// index have the same hash.
+func (s *State) Hash() [32]byte { return s.hash }
+
+// Audit is the frontier of the audit tree and the roots of its full segments.
+func (s *State) Audit() (auditlog.Frontier, []auditlog.Hash) { return s.frontier, s.roots }
+
+// Voters are the ids of the servers that vote, by the newest applied Raft
+// configuration, ascending.
+func (s *State) Voters() []string { return s.voters }
+
+// KeyID names a KMS key: multi-Region keys have the same id in several regions.
+type KeyID struct {
+	Region string
+	ID     [16]byte
+}
+
+func (k KeyID) String() string { return k.Region + "/" + hex.EncodeToString(k.ID[:]) }
+
+// Bytes is the id as read sets and tables have it.
+func (k KeyID) Bytes() []byte {
+	b := make([]byte, 0, len(k.Region)+1+16)
+	b = append(b, k.Region...)
+	b = append(b, 0) // no region contains it, so no id is a prefix of another region's
+	return append(b, k.ID[:]...)
+}
+
+func keyID(region string, id []byte) (KeyID, bool) {
+	k := KeyID{Region: region}
+	ok := len(id) == len(k.ID) && validRegion(region)
+	copy(k.ID[:], id)
+	return k, ok
+}
+
+func validRegion(r string) bool {
+	if len(r) == 0 || len(r) > 32 {
+		return false
+	}
+	for _, c := range []byte(r) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// AliasID is the id of an alias as read sets and tables have it.
+func AliasID(region, name string) []byte {
+	b := make([]byte, 0, len(region)+1+len(name))
+	b = append(b, region...)
+	b = append(b, 0)
+	return append(b, name...)
+}
+
+// VersionOf is the version of any object that a read set can name.
+func (s *State) VersionOf(kind fsmpb.Kind, id []byte) Version {
+	return versionOf(s.db, kind, id)
+}
+
+func get[M proto.Message](s *State, kind fsmpb.Kind, id []byte) (M, Version) {
+	o := lookup(s.db, kind, id)
+	if o == nil {
+		var none M
+		return none, 0
+	}
+	return o.msg.(M), o.version
+}
+
+// Cluster is the cluster's identity and seal; nil before init.
+func (s *State) Cluster() (*fsmpb.Cluster, Version) {
+	return get[*fsmpb.Cluster](s, fsmpb.Kind_KIND_CLUSTER, nil)
+}
+
+// Key is the key with that id; nil when there is none.
+func (s *State) Key(id KeyID) (*fsmpb.Key, Version) {
+	return get[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, id.Bytes())
+}
+
+// KeyPolicy is the policy of the key with that id.
+func (s *State) KeyPolicy(id KeyID) (*fsmpb.KeyPolicy, Version) {
+	return get[*fsmpb.KeyPolicy](s, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes())
+}
+
+// KeyTags are the tags of the key with that id; nil, 0 for none ever set.
+func (s *State) KeyTags(id KeyID) (*fsmpb.KeyTags, Version) {
+	return get[*fsmpb.KeyTags](s, fsmpb.Kind_KIND_KEY_TAGS, id.Bytes())
+}
+
+// Alias is the alias of that name, "alias/…".
+func (s *State) Alias(region, name string) (*fsmpb.Alias, Version) {
+	return get[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, AliasID(region, name))
+}
+
+// KeyAliases counts the key's aliases; its version changes with the set.
+func (s *State) KeyAliases(id KeyID) (*fsmpb.KeyAliases, Version) {
+	return get[*fsmpb.KeyAliases](s, fsmpb.Kind_KIND_KEY_ALIASES, id.Bytes())
+}
+
+// Credential is the credential with that id: an access key id, or the URI of a
+// client certificate.
+func (s *State) Credential(id string) (*fsmpb.Credential, Version) {
+	return get[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, []byte(id))
+}
+
+// Tombstone is what is left of a deleted key.
+func (s *State) Tombstone(id KeyID) (*fsmpb.Tombstone, Version) {
+	return get[*fsmpb.Tombstone](s, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes())
+}
+
+// Node is the registration of the node with that id.
+func (s *State) Node(id string) (*fsmpb.RegisterNode, Version) {
+	return get[*fsmpb.RegisterNode](s, fsmpb.Kind_KIND_NODE, []byte(id))
+}
+
+// Nodes are all registered nodes by id.
+func (s *State) Nodes() iter.Seq[*fsmpb.RegisterNode] {
+	return scan[*fsmpb.RegisterNode](s, fsmpb.Kind_KIND_NODE, nil, nil)
+}
+
+// Keys are the region's keys by id, from the one after the given id on; a zero
+// id starts at the first.
+func (s *State) Keys(after KeyID) iter.Seq[*fsmpb.Key] {
+	prefix := append([]byte(after.Region), 0)
+	from := prefix
+	if after.ID != [16]byte{} {
+		from = append(after.Bytes(), 0) // the least id greater than after
+	}
+	return scan[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, prefix, from)
+}
+
+// AllKeys are the keys of every region.
+func (s *State) AllKeys() iter.Seq[*fsmpb.Key] {
+	return scan[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, nil, nil)
+}
+
+// Aliases are the region's aliases by name, from the one after the given name
+// on; "" starts at the first.
+func (s *State) Aliases(region, after string) iter.Seq[*fsmpb.Alias] {
+	prefix := append([]byte(region), 0)
+	from := prefix
+	if after != "" {
+		from = append(AliasID(region, after), 0)
+	}
+	return scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, prefix, from)
+}
+
+// AliasesOf are the key's aliases by name.
+func (s *State) AliasesOf(id KeyID) iter.Seq[*fsmpb.Alias] {
+	return func(yield func(*fsmpb.Alias) bool) {
+		for _, o := range objectsByTarget(s.db, id) {
+			if !yield(o.msg.(*fsmpb.Alias)) {
+				return
+			}
+		}
+	}
+}
+
+// scan walks the objects of a kind whose id begins with prefix, from id from on.
+func scan[M proto.Message](s *State, kind fsmpb.Kind, prefix, from []byte) iter.Seq[M] {
+	return func(yield func(M) bool) {
+		it := lowerBound(s.db, kind, from)
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			o := raw.(*object)
+			if o.kind != kind || !bytes.HasPrefix(o.id, prefix) || !yield(o.msg.(M)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,140 @@
+package fsm
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/go-memdb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// object is a row of the one table: anything a read set can name. Rows are
+// immutable once inserted.
+type object struct {
+	kind    fsmpb.Kind
+	id      []byte
+	version Version
+	msg     proto.Message
+}
+
+const (
+	objects     = "objects"
+	primary     = "id"
+	aliasTarget = "target" // aliases by the key they name
+)
+
+// schema has every kind in one table, so that checking a read set is one lookup
+// an item whatever the kind.
+var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
+	objects: {
+		Name: objects,
+		Indexes: map[string]*memdb.IndexSchema{
+			primary:     {Name: primary, Unique: true, Indexer: byID{}},
+			aliasTarget: {Name: aliasTarget, AllowMissing: true, Indexer: byTarget{}},
+		},
+	},
+}}
+
+func newDB() *memdb.MemDB {
+	db, err := memdb.NewMemDB(schema)
+	if err != nil {
+		panic(err) // the schema above is wrong
+	}
+	return db
+}
+
+var errIndexArgs = errors.New("index arguments")
+
+// byID orders rows by kind, then id. An id needs no terminator here: a row is
+// only ever looked up whole, and ids that end in free text are alone in theirs.
+type byID struct{}
+
+func rowID(kind fsmpb.Kind, id []byte) []byte {
+	b := make([]byte, 0, 1+len(id))
+	b = append(b, byte(kind))
+	return append(b, id...)
+}
+
+func (byID) FromArgs(args ...any) ([]byte, error) {
+	if len(args) == 2 {
+		kind, ok1 := args[0].(fsmpb.Kind)
+		id, ok2 := args[1].([]byte)
+		if ok1 && ok2 {
+			return rowID(kind, id), nil
+		}
+	}
+	return nil, errIndexArgs
+}
+
+func (byID) FromObject(raw any) (bool, []byte, error) {
+	o := raw.(*object)
+	return true, rowID(o.kind, o.id), nil
+}
+
+// byTarget finds the aliases of a key.
+type byTarget struct{}
+
+func (byTarget) FromArgs(args ...any) ([]byte, error) {
+	if len(args) == 1 {
+		if id, ok := args[0].(KeyID); ok {
+			return id.Bytes(), nil
+		}
+	}
+	return nil, errIndexArgs
+}
+
+func (byTarget) FromObject(raw any) (bool, []byte, error) {
+	a, ok := raw.(*object).msg.(*fsmpb.Alias)
+	if !ok {
+		return false, nil, nil
+	}
+	id, ok := keyID(a.Region, a.Key)
+	if !ok {
+		return false, nil, fmt.Errorf("alias %q has no key", a.Name)
+	}
+	return true, id.Bytes(), nil
+}
+
+// The lookups below panic on an error: memdb returns one only for a wrong table,
+// index or argument type, which is a fault in this file.
+
+func lookup(db *memdb.Txn, kind fsmpb.Kind, id []byte) *object {
+	raw, err := db.First(objects, primary, kind, id)
+	if err != nil {
+		panic(err)
+	}
+	if raw == nil {
+		return nil
+	}
+	return raw.(*object)
+}
+
+func versionOf(db *memdb.Txn, kind fsmpb.Kind, id []byte) Version {
+	if o := lookup(db, kind, id); o != nil {
+		return o.version
+	}
+	return 0
+}
+
+func lowerBound(db *memdb.Txn, kind fsmpb.Kind, from []byte) memdb.ResultIterator {
+	it, err := db.LowerBound(objects, primary, kind, from)
+	if err != nil {
+		panic(err)
+	}
+	return it
+}
+
+// objectsByTarget lists a key's aliases; whole, since callers delete as they go.
+func objectsByTarget(db *memdb.Txn, id KeyID) []*object {
+	it, err := db.Get(objects, aliasTarget, id)
+	if err != nil {
+		panic(err)
+	}
+	var all []*object
+	for raw := it.Next(); raw != nil; raw = it.Next() {
+		all = append(all, raw.(*object))
+	}
+	return all
+}
