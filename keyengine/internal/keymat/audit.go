@@ -1,0 +1,167 @@
+package keymat
+
+import (
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+)
+
+const (
+	// MaxRecord is the longest audit record in the clear, in bytes.
+	MaxRecord = 65_535
+	// BodyOverhead is how much longer a sealed record is, in bytes.
+	BodyOverhead = gcmOverhead
+
+	// maxBodySeals keeps random nonces far below the 2^32 that SP 800-38D
+	// allows for one key.
+	maxBodySeals = 1 << 30
+
+	auditLabel       = "conclave audit v1"
+	auditDomain      = "conclave audit body v1\x00"
+	commitmentDomain = "conclave audit record v1\x00"
+)
+
+var (
+	// ErrBody is returned for a sealed record that does not open: altered,
+	// moved to another entry, or of another key.
+	ErrBody = errors.New("sealed audit record does not open")
+	// ErrSealerSpent is returned when a body sealer has sealed as many records
+	// as one key may.
+	ErrSealerSpent = errors.New("audit sealing key has reached its limit")
+)
+
+// Commitment is the hash by which the audit tree binds a record in the clear.
+// A record holds a random salt, so the hash does not help to guess it.
+func Commitment(record []byte) [sha256.Size]byte {
+	h := sha256.New()
+	_, _ = h.Write([]byte(commitmentDomain))
+	_, _ = h.Write(record)
+	var c [sha256.Size]byte
+	h.Sum(c[:0])
+	return c
+}
+
+// BodySealer seals and opens audit records of one generation and salt. It holds
+// one expanded key for all of them, prints as [redacted], and is safe for
+// concurrent use. It ends with its keyring.
+type BodySealer struct {
+	redacted
+	aead       atomic.Pointer[cipher.AEAD]
+	ended      *atomic.Bool // the keyring's
+	seals      atomic.Uint64
+	generation uint32
+	salt       [16]byte
+}
+
+// AuditKey returns the sealer of the records with that generation and salt.
+func (k *Keyring) AuditKey(generation uint32, salt [16]byte) (*BodySealer, error) {
+	kek, err := k.kek(generation)
+	if err != nil {
+		return nil, err
+	}
+	s := &BodySealer{ended: k.wiped, generation: generation, salt: salt}
+	err = kek.With(func(b []byte) error {
+		context := append(k.cluster[:len(k.cluster):len(k.cluster)], salt[:]...)
+		key := Derive(b, auditLabel, context, KeySize)
+		defer clear(key)
+		aead := newAEAD(key)
+		s.aead.Store(&aead)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// NewAuditKey returns a sealer with the newest generation and a new salt. A
+// node makes one for each run, and another when one is spent or the keyring has
+// a new generation.
+func (k *Keyring) NewAuditKey() (*BodySealer, error) {
+	var salt [16]byte
+	if _, err := rand.Read(salt[:]); err != nil {
+		return nil, err
+	}
+	return k.AuditKey(k.Newest(), salt)
+}
+
+// Generation is the keyring generation of the key, to be stored with bodies.
+func (s *BodySealer) Generation() uint32 { return s.generation }
+
+// Salt selects the key within its generation; it is stored with bodies.
+func (s *BodySealer) Salt() [16]byte { return s.salt }
+
+// Seal encrypts record, 1 to MaxRecord bytes, and returns the body
+// (nonce ‖ ciphertext ‖ tag) and the record's Commitment. The body opens only
+// with the same request id, generation, salt and commitment.
+func (s *BodySealer) Seal(requestID [16]byte, record []byte) (body []byte, commitment [sha256.Size]byte, err error) {
+	if len(record) < 1 || len(record) > MaxRecord {
+		return nil, commitment, fmt.Errorf("%w: an audit record of %d bytes, need 1 to %d", ErrSize, len(record), MaxRecord)
+	}
+	aead, err := s.key()
+	if err != nil {
+		return nil, commitment, err
+	}
+	if s.seals.Add(1) > maxBodySeals {
+		s.seals.Add(^uint64(0)) // so that it can never wrap around
+		return nil, commitment, ErrSealerSpent
+	}
+	commitment = Commitment(record)
+	// One allocation: the additional data stands behind the body for a while.
+	n := len(record) + BodyOverhead
+	buf := make([]byte, n, n+auditAADSize)
+	aad := s.appendAAD(buf[n:n:cap(buf)], &requestID, &commitment)
+	return aead.Seal(buf[:0:n], nil, record, aad), commitment, nil
+}
+
+// Open decrypts a body that Seal made, and checks that the record is the one
+// committed to. The error is ErrBody for everything that is wrong with it.
+func (s *BodySealer) Open(requestID [16]byte, commitment [sha256.Size]byte, body []byte) ([]byte, error) {
+	aead, err := s.key()
+	if err != nil {
+		return nil, err
+	}
+	if len(body) <= BodyOverhead || len(body) > MaxRecord+BodyOverhead {
+		return nil, ErrBody
+	}
+	aad := s.appendAAD(make([]byte, 0, auditAADSize), &requestID, &commitment)
+	record, err := aead.Open(nil, nil, body, aad)
+	if err != nil {
+		return nil, ErrBody
+	}
+	if got := Commitment(record); subtle.ConstantTimeCompare(got[:], commitment[:]) != 1 {
+		clear(record)
+		return nil, ErrBody
+	}
+	return record, nil
+}
+
+// Wipe makes the sealer unusable and drops its key.
+func (s *BodySealer) Wipe() { s.aead.Store(nil) }
+
+func (s *BodySealer) key() (cipher.AEAD, error) {
+	if s.ended.Load() {
+		s.Wipe()
+		return nil, ErrWiped
+	}
+	aead := s.aead.Load()
+	if aead == nil {
+		return nil, ErrWiped
+	}
+	return *aead, nil
+}
+
+const auditAADSize = len(auditDomain) + 16 + 16 + 4 + sha256.Size
+
+func (s *BodySealer) appendAAD(b []byte, requestID *[16]byte, commitment *[sha256.Size]byte) []byte {
+	b = append(b, auditDomain...)
+	b = append(b, s.salt[:]...)
+	b = append(b, requestID[:]...)
+	b = binary.BigEndian.AppendUint32(b, s.generation)
+	return append(b, commitment[:]...)
+}

@@ -1,0 +1,79 @@
+package keymat
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+	"strings"
+)
+
+const (
+	// KeySize is the length in bytes of every key of the hierarchy.
+	KeySize = 32
+
+	// minKDFKey keeps to what SP 800-131A and the FIPS module ask of HMAC keys.
+	minKDFKey = 16
+	maxKDFOut = 1 << 16
+)
+
+// Derive returns n bytes by the KDF of SP 800-108r1 in counter mode with
+// HMAC-SHA-256: blocks of HMAC(key, [i] ‖ label ‖ 0x00 ‖ context ‖ [L]) with
+// i counting from 1 and L the length in bits, both as 32 bits, big-endian.
+// n is part of the input, so keys of different lengths are unrelated.
+//
+// It panics for what only a fault in the program can bring: a key of zeros or
+// below 16 bytes, a label that is empty or holds a zero byte, an n outside 1 to
+// 65,536. The caller wipes the result.
+func Derive(key []byte, label string, context []byte, n int) []byte {
+	if n < 1 || n > maxKDFOut {
+		panic("keymat: impossible length of a derived key")
+	}
+	out := make([]byte, n)
+	newKDF(key).derive(out, label, context)
+	return out
+}
+
+// kdf derives several keys from one.
+type kdf struct {
+	mac     hash.Hash
+	scratch [256]byte         // input, unless it is longer
+	sum     [sha256.Size]byte // here rather than on the stack, as hash.Hash would move it to the heap
+}
+
+func newKDF(key []byte) *kdf {
+	if len(key) < minKDFKey {
+		panic("keymat: key is too short to derive from")
+	}
+	if isZero(key) {
+		panic("keymat: key is all zero")
+	}
+	return &kdf{mac: hmac.New(sha256.New, key)}
+}
+
+// derive fills out. The context is the concatenation of its parts.
+func (k *kdf) derive(out []byte, label string, context ...[]byte) {
+	if label == "" || strings.IndexByte(label, 0) >= 0 {
+		panic("keymat: impossible label of a derived key")
+	}
+	input := append(k.scratch[:0], 0, 0, 0, 0) // the counter
+	input = append(input, label...)
+	input = append(input, 0)
+	for _, c := range context {
+		input = append(input, c...)
+	}
+	input = binary.BigEndian.AppendUint32(input, uint32(len(out)*8))
+	k.counterMode(out, input)
+}
+
+// counterMode fills out with blocks of HMAC over input, whose first 4 bytes it
+// uses for the counter.
+func (k *kdf) counterMode(out, input []byte) {
+	for i := uint32(1); len(out) > 0; i++ {
+		binary.BigEndian.PutUint32(input, i)
+		k.mac.Reset()
+		_, _ = k.mac.Write(input) // a hash never returns an error
+		out = out[copy(out, k.mac.Sum(k.sum[:0])):]
+	}
+	clear(k.sum[:])
+}

@@ -1,0 +1,179 @@
+package keymat
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+var (
+	// ErrGeneration is returned for a keyring generation that is not there, or
+	// that cannot be added.
+	ErrGeneration = errors.New("no such keyring generation")
+	// ErrWiped is returned by a keyring, and by what it gave out, once it has
+	// been wiped. A use that the wiping overtakes may get ErrDestroyed, which
+	// ErrWiped wraps.
+	ErrWiped = fmt.Errorf("keyring has been wiped: %w", ErrDestroyed)
+	// ErrPurpose is returned for a purpose that keyrings do not serve.
+	ErrPurpose = errors.New("unknown purpose")
+)
+
+// Keyring holds the key-encryption keys of one cluster by generation, from 1.
+// The newest writes, all of them read. It prints as [redacted] and is safe for
+// concurrent use.
+type Keyring struct {
+	redacted
+	arena   *Arena
+	cluster [16]byte
+
+	mu     sync.RWMutex
+	keks   map[uint32]*Secret
+	newest uint32
+	wiped  *atomic.Bool // shared with the sealers given out
+}
+
+// NewKeyring returns a keyring without generations.
+func NewKeyring(a *Arena, cluster [16]byte) *Keyring {
+	return &Keyring{arena: a, cluster: cluster, keks: make(map[uint32]*Secret), wiped: new(atomic.Bool)}
+}
+
+// Generate adds a random generation, one above the newest, and returns its
+// number. It is not durable before [Keyring.WrapGeneration]'s result is.
+func (k *Keyring) Generate() (uint32, error) {
+	kek, err := k.arena.Random(KeySize)
+	if err != nil {
+		return 0, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.add(k.newest+1, kek); err != nil {
+		kek.Destroy()
+		return 0, err
+	}
+	return k.newest, nil
+}
+
+// Add adds a generation, of which the keyring becomes the owner. On an error
+// kek stays the caller's.
+func (k *Keyring) Add(generation uint32, kek *Secret) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.add(generation, kek)
+}
+
+func (k *Keyring) add(generation uint32, kek *Secret) error {
+	switch {
+	case k.wiped.Load():
+		return ErrWiped
+	case generation == 0:
+		return fmt.Errorf("%w: 0", ErrGeneration)
+	case k.keks[generation] != nil:
+		return fmt.Errorf("%w: %d is there already", ErrGeneration, generation)
+	case kek.Len() != KeySize:
+		return fmt.Errorf("%w: a key of %d bytes, not %d", ErrSize, kek.Len(), KeySize)
+	}
+	k.keks[generation] = kek
+	k.newest = max(k.newest, generation)
+	return nil
+}
+
+// Load unwraps a generation that [Keyring.WrapGeneration] wrapped and adds it.
+func (k *Keyring) Load(root *Secret, generation uint32, wrapped []byte) error {
+	kek, err := UnwrapKEK(k.arena, root, k.cluster, generation, wrapped)
+	if err != nil {
+		return fmt.Errorf("keyring generation %d: %w", generation, err)
+	}
+	if err := k.Add(generation, kek); err != nil {
+		kek.Destroy()
+		return err
+	}
+	return nil
+}
+
+// WrapGeneration wraps a generation's key under the root key, for storing.
+func (k *Keyring) WrapGeneration(root *Secret, generation uint32) ([]byte, error) {
+	kek, err := k.kek(generation)
+	if err != nil {
+		return nil, err
+	}
+	return WrapKEK(root, k.cluster, generation, kek)
+}
+
+// Newest is the generation that writes, 0 when there is none.
+func (k *Keyring) Newest() uint32 {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.newest
+}
+
+// Generations lists the generations, oldest first.
+func (k *Keyring) Generations() []uint32 {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	out := make([]uint32, 0, len(k.keks))
+	for g := range k.keks {
+		out = append(out, g)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (k *Keyring) kek(generation uint32) (*Secret, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.wiped.Load() {
+		return nil, ErrWiped
+	}
+	kek := k.keks[generation]
+	if kek == nil {
+		return nil, fmt.Errorf("%w: %d", ErrGeneration, generation)
+	}
+	return kek, nil
+}
+
+// WrapFor wraps plaintext with the newest generation, which it returns to be
+// stored with the blob. It sets b's format, purpose, cluster and generation.
+// It refuses an empty plaintext, one above MaxSecret, and with ErrZero one that
+// is all zero: such key material must be refused when it is imported.
+func (k *Keyring) WrapFor(p Purpose, b Binding, plaintext []byte) (generation uint32, blob []byte, err error) {
+	if !p.known() {
+		return 0, nil, fmt.Errorf("%w: %q", ErrPurpose, p)
+	}
+	generation = k.Newest()
+	kek, err := k.kek(generation)
+	if err != nil {
+		return 0, nil, err
+	}
+	b.Format, b.Purpose, b.Cluster, b.Generation = WrapFormat, p, k.cluster, generation
+	blob, err = Wrap(kek, b, plaintext)
+	return generation, blob, err
+}
+
+// Unwrap opens what WrapFor made, into the arena. It sets b as WrapFor does.
+func (k *Keyring) Unwrap(generation uint32, p Purpose, b Binding, blob []byte) (*Secret, error) {
+	if !p.known() {
+		return nil, fmt.Errorf("%w: %q", ErrPurpose, p)
+	}
+	kek, err := k.kek(generation)
+	if err != nil {
+		return nil, err
+	}
+	b.Format, b.Purpose, b.Cluster, b.Generation = 0, p, k.cluster, generation
+	return Unwrap(k.arena, kek, b, blob)
+}
+
+// Wipe destroys all generations and makes every MAC key and body sealer that
+// the keyring gave out unusable. It stays wiped: unsealing makes a new keyring.
+// Secrets that it unwrapped are their owners' to destroy.
+func (k *Keyring) Wipe() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wiped.Store(true)
+	for _, kek := range k.keks {
+		kek.Destroy()
+	}
+	clear(k.keks)
+	k.newest = 0
+}

@@ -1,0 +1,26 @@
+package keymat
+
+import (
+	"fmt"
+	"log/slog"
+)
+
+// redacted is embedded in types that hold secrets, and is all that printing,
+// logging or marshalling them gives.
+//
+// It cannot help for an unexported field of somebody else's struct: fmt calls
+// no methods there but prints field by field, and for a verb that does not fit
+// a pointer it even follows one. Types with secrets are therefore used through
+// pointers and keep the secret itself behind a second one, which fmt shows as
+// an address.
+type redacted struct{}
+
+const redactedText = "[redacted]"
+
+func (redacted) String() string                 { return redactedText }
+func (redacted) GoString() string               { return redactedText }
+func (redacted) Format(f fmt.State, _ rune)     { _, _ = f.Write([]byte(redactedText)) }
+func (redacted) LogValue() slog.Value           { return slog.StringValue(redactedText) }
+func (redacted) MarshalText() ([]byte, error)   { return []byte(redactedText), nil }
+func (redacted) MarshalJSON() ([]byte, error)   { return []byte(`"` + redactedText + `"`), nil }
+func (redacted) MarshalBinary() ([]byte, error) { return []byte(redactedText), nil }

@@ -1,0 +1,186 @@
+// Package shamir splits a 32-byte secret among custodians so that any
+// threshold of them can put it together and fewer learn nothing about it.
+//
+// It is Shamir's scheme, byte by byte, over GF(2^8) with the AES polynomial
+// (0x11b). A caller may rely on this:
+//
+//   - Arithmetic on secrets has neither branches nor table lookups that depend
+//     on them, so caches and branch predictors tell nothing.
+//   - A share carries the cluster and share set it belongs to, its index and a
+//     checksum. A share that was mistyped, cut, or made for something else is
+//     refused with an error that names the fault.
+//   - A [Collector] knows the commitment of every share of its set. It refuses
+//     a wrong share when it is entered, and keeps the good ones.
+//   - Shares and collectors print as [redacted] whatever the verb; only
+//     [Share.Text] gives a share away.
+//
+// The checksum finds mistakes, not forgeries: who can choose a share can also
+// compute its checksum. The commitments are what a forged share fails.
+package shamir
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// SecretSize is the length in bytes of a secret and of a share's value.
+const SecretSize = 32
+
+// MaxShares is the largest number of shares of a set: one for each non-zero
+// element of the field.
+const MaxShares = 255
+
+var (
+	// ErrParameters is returned for a threshold, count or secret that cannot
+	// be split or combined.
+	ErrParameters = errors.New("invalid share parameters")
+	// ErrTooFew is returned when fewer shares than the threshold are there.
+	ErrTooFew = errors.New("too few shares")
+	// ErrInconsistent is returned when shares of one set do not lie on one
+	// polynomial: at least one of them is not what the dealer gave out.
+	ErrInconsistent = errors.New("shares do not fit together")
+	// ErrWrongCluster is returned for a share of another cluster.
+	ErrWrongCluster = errors.New("share belongs to another cluster")
+	// ErrForeignSet is returned for a share of this cluster that is of another
+	// share set, such as one that a rekey has replaced.
+	ErrForeignSet = errors.New("share belongs to another share set")
+	// ErrRepeated is returned for a share that was given already.
+	ErrRepeated = errors.New("share was given already")
+	// ErrWrongShare is returned for a well-formed share that is not the one
+	// dealt to its index.
+	ErrWrongShare = errors.New("share is not the one that was dealt")
+	// ErrWiped is returned for a share whose value has been wiped, or that
+	// never had one.
+	ErrWiped = errors.New("share has been wiped")
+)
+
+// ShareError says which custodian's share an error is about.
+type ShareError struct {
+	Index int   // the share's index, from 1
+	Err   error // what is wrong with it, one of this package's errors
+}
+
+// Error names the share and its fault.
+func (e *ShareError) Error() string { return fmt.Sprintf("share %d: %v", e.Index, e.Err) }
+
+// Unwrap returns the fault.
+func (e *ShareError) Unwrap() error { return e.Err }
+
+// SetInfo identifies a set of shares. It is not secret.
+type SetInfo struct {
+	Cluster   [16]byte // the cluster that the secret opens
+	Set       [16]byte // new for each split
+	Threshold int      // shares needed, at least 1
+	Count     int      // shares dealt, Threshold to MaxShares
+}
+
+func (s SetInfo) validate() error {
+	if s.Threshold < 1 || s.Count < s.Threshold || s.Count > MaxShares {
+		return fmt.Errorf("%w: threshold %d of %d shares; need 1 <= threshold <= shares <= %d",
+			ErrParameters, s.Threshold, s.Count, MaxShares)
+	}
+	return nil
+}
+
+// Split deals secret into set.Count shares with indices 1 to set.Count, any
+// set.Threshold of which give it back. It takes exactly
+// (Threshold-1)*SecretSize bytes from random, which must be a cryptographic
+// source: the coefficients of x, then those of x², and so on. The caller wipes
+// secret and the shares.
+func Split(random io.Reader, secret []byte, set SetInfo) ([]Share, error) {
+	if err := set.validate(); err != nil {
+		return nil, err
+	}
+	if len(secret) != SecretSize {
+		return nil, fmt.Errorf("%w: the secret has %d bytes, not %d", ErrParameters, len(secret), SecretSize)
+	}
+	if subtle.ConstantTimeCompare(secret, make([]byte, SecretSize)) == 1 {
+		return nil, fmt.Errorf("%w: the secret is all zero", ErrParameters)
+	}
+	coefficients := make([]byte, (set.Threshold-1)*SecretSize)
+	defer clear(coefficients)
+	if _, err := io.ReadFull(random, coefficients); err != nil {
+		return nil, fmt.Errorf("reading randomness: %w", err)
+	}
+
+	shares := make([]Share, set.Count)
+	for i := range shares {
+		s := Share{set: set, index: byte(i + 1), cell: newCell()}
+		for k := set.Threshold - 2; k >= 0; k-- { // Horner, highest power first
+			for j, c := range coefficients[k*SecretSize : (k+1)*SecretSize] {
+				s.cell.v.b[j] = mul(s.cell.v.b[j]^c, s.index)
+			}
+		}
+		subtle.XORBytes(s.cell.v.b[:], s.cell.v.b[:], secret)
+		shares[i] = s
+	}
+	return shares, nil
+}
+
+// Combine gives back the secret that shares were split from. The shares must be
+// of one set, with different indices and at least as many as its threshold;
+// those beyond the threshold must agree with the rest. The caller wipes the
+// result.
+//
+// Without commitments Combine cannot tell a forged share from a good one when
+// there are exactly as many as the threshold: it then returns a wrong secret.
+// Use a [Collector] wherever shares come from people.
+func Combine(shares []Share) ([]byte, error) {
+	if len(shares) == 0 {
+		return nil, fmt.Errorf("%w: none given", ErrTooFew)
+	}
+	set := shares[0].set
+	if err := set.validate(); err != nil {
+		return nil, err
+	}
+	var seen [MaxShares + 1]bool
+	for _, s := range shares {
+		if err := s.checkSet(set); err != nil {
+			return nil, err
+		}
+		if seen[s.index] {
+			return nil, &ShareError{int(s.index), ErrRepeated}
+		}
+		seen[s.index] = true
+	}
+	if len(shares) < set.Threshold {
+		return nil, fmt.Errorf("%w: have %d, need %d", ErrTooFew, len(shares), set.Threshold)
+	}
+
+	base, extra := shares[:set.Threshold], shares[set.Threshold:]
+	var at [SecretSize]byte
+	defer clear(at[:])
+	for _, s := range extra {
+		interpolate(&at, s.index, base)
+		if subtle.ConstantTimeCompare(at[:], s.cell.v.b[:]) != 1 {
+			// With more than one share to spare a majority could name the
+			// culprit; a Collector names it in every case.
+			return nil, ErrInconsistent
+		}
+	}
+	secret := new([SecretSize]byte)
+	interpolate(secret, 0, base)
+	return secret[:], nil
+}
+
+// interpolate sets out to the value at x of the polynomial of least degree
+// through shares (Lagrange). Indices are public, so the order of the work may
+// depend on them, and here does not.
+func interpolate(out *[SecretSize]byte, x byte, shares []Share) {
+	clear(out[:])
+	for i, s := range shares {
+		num, den := byte(1), byte(1)
+		for j, o := range shares {
+			if i != j {
+				num = mul(num, x^o.index)
+				den = mul(den, s.index^o.index)
+			}
+		}
+		basis := mul(num, inverse(den))
+		for k, y := range s.cell.v.b[:] {
+			out[k] ^= mul(y, basis)
+		}
+	}
+}
