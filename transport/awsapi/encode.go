@@ -1,0 +1,134 @@
+package awsapi
+
+import (
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// appendOutput appends the JSON of the structure that out points to. Members
+// that are nil are left out; the others stand in the order of the fields, and
+// maps in that of their keys, so that one output has one form.
+//
+// Where dst has to grow, what it held is overwritten before it is let go.
+func appendOutput(dst []byte, out any) ([]byte, error) {
+	v := reflect.ValueOf(out)
+	if v.Kind() != reflect.Pointer {
+		return nil, fmt.Errorf("awsapi: output %v is no pointer", v.Kind())
+	}
+	if v.IsNil() {
+		return append(dst, "{}"...), nil
+	}
+	p, err := planOf(v.Elem().Type())
+	if err != nil {
+		return nil, err
+	}
+	return appendStructure(dst, p, v.Elem()), nil
+}
+
+func appendStructure(b []byte, p *plan, v reflect.Value) []byte {
+	b = append(b, '{')
+	start := len(b)
+	for i := range p.fields {
+		f := &p.fields[i]
+		fv := v.Field(i)
+		if fv.IsNil() {
+			continue
+		}
+		if len(b) > start {
+			b = append(b, ',')
+		}
+		b = append(b, f.prefix...)
+		b = appendMember(b, f, fv)
+	}
+	return append(b, '}')
+}
+
+func appendMember(b []byte, f *field, v reflect.Value) []byte {
+	switch x := v.Addr().Interface().(type) {
+	case **string:
+		return appendText(b, **x)
+	case **int32:
+		return strconv.AppendInt(b, int64(**x), 10)
+	case **bool:
+		return strconv.AppendBool(b, **x)
+	case **time.Time:
+		return appendTime(b, **x)
+	case *[]byte:
+		b = grow(b, base64.StdEncoding.EncodedLen(len(*x))+2)
+		b = append(b, '"')
+		b = base64.StdEncoding.AppendEncode(b, *x)
+		return append(b, '"')
+	case *[]string:
+		b = append(b, '[')
+		for i, s := range *x {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendText(b, s)
+		}
+		return append(b, ']')
+	case *map[string]string:
+		b = append(b, '{')
+		for i, k := range slices.Sorted(maps.Keys(*x)) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendText(b, k)
+			b = append(b, ':')
+			b = appendText(b, (*x)[k])
+		}
+		return append(b, '}')
+	}
+	if !f.list {
+		return appendStructure(b, f.inner, v.Elem())
+	}
+	b = append(b, '[')
+	for i := range v.Len() {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendStructure(b, f.inner, v.Index(i))
+	}
+	return append(b, ']')
+}
+
+// appendText appends a string. What is not UTF-8 in it becomes U+FFFD: the
+// engine's texts are UTF-8, and an answer has to be.
+func appendText[T string | []byte](b []byte, s T) []byte {
+	b = grow(b, len(s)+2)
+	b, _ = jsontext.AppendQuote(b, s)
+	return b
+}
+
+// appendTime appends seconds since 1970 with the milliseconds as a fraction, if
+// there are any.
+func appendTime(b []byte, t time.Time) []byte {
+	ms := t.UnixMilli()
+	if ms < 0 {
+		b = append(b, '-')
+		ms = -ms
+	}
+	b = strconv.AppendInt(b, ms/1000, 10)
+	if frac := ms % 1000; frac != 0 {
+		b = append(b, '.', byte('0'+frac/100), byte('0'+frac/10%10), byte('0'+frac%10))
+	}
+	return b
+}
+
+// grow makes room for n more bytes, overwriting a buffer that is left behind.
+func grow(b []byte, n int) []byte {
+	if cap(b)-len(b) >= n {
+		return b
+	}
+	bigger := make([]byte, len(b), 2*cap(b)+n)
+	copy(bigger, b)
+	clear(b)
+	return bigger
+}

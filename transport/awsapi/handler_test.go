@@ -1,0 +1,538 @@
+package awsapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
+)
+
+func answer(out any, err error) func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	return func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) { return out, err }
+}
+
+func TestAnswers(t *testing.T) {
+	f := newFixture(t, nil)
+	var got any
+	plaintext := []byte("plain")
+	f.engine.does(func(_ context.Context, _ *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+		if op.Name != "Decrypt" {
+			t.Errorf("operation %s, want Decrypt", op.Name)
+		}
+		d := *in.(*keyengine.DecryptInput)
+		got = string(d.CiphertextBlob)
+		return &keyengine.DecryptOutput{KeyId: ptr("arn"), Plaintext: plaintext}, nil
+	})
+	w := f.call(t, "Decrypt", `{"CiphertextBlob":"aGk="}`)
+	if want := `{"KeyId":"arn","Plaintext":"cGxhaW4="}`; w.Code != 200 || w.Body.String() != want {
+		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
+	}
+	wantHeaders(t, w)
+	if got != "hi" {
+		t.Errorf("the engine got %q", got)
+	}
+	if string(plaintext) != "\x00\x00\x00\x00\x00" {
+		t.Error("the plaintext was left in memory")
+	}
+	c := f.engine.caller(t)
+	if c.Region != testRegion || c.Transport != "aws" || c.SourceIP != "192.0.2.1" || c.TLS != (keyengine.TLS{}) {
+		t.Errorf("caller %+v", c)
+	}
+	if id := spelled(w, headerRequestID)[0]; id != transport.FormatRequestID(c.RequestID) {
+		t.Errorf("answered as %s, recorded as %s", id, transport.FormatRequestID(c.RequestID))
+	}
+
+	f.engine.does(answer(nil, nil))
+	w = f.call(t, "EnableKey", `{"KeyId":"x"}`)
+	if w.Code != 200 || w.Body.Len() != 0 {
+		t.Errorf("without output: got %d %q", w.Code, w.Body)
+	}
+	wantHeaders(t, w)
+}
+
+func TestCallerComesFromTheConnection(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.does(answer(nil, nil))
+	r := newRequest("EnableKey", []byte("{}"))
+	r.Header.Set("User-Agent", "agent/1\xff")
+	r.Header.Set("X-Forwarded-For", "10.9.9.9")
+	r.Header.Set("Forwarded", "for=10.9.9.9")
+	r.RemoteAddr = "[2001:db8::7]:999"
+	sign(t, r, []byte("{}"), testTime)
+	f.ServeHTTP(httptest.NewRecorder(), r)
+	c := f.engine.caller(t)
+	if c.SourceIP != "2001:db8::7" || c.UserAgent != "agent/1\uFFFD" {
+		t.Errorf("got source %q, agent %q", c.SourceIP, c.UserAgent)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	f := newFixture(t, nil)
+	for _, tc := range []struct {
+		err           error
+		status        int
+		kind, message string
+	}{
+		{&keyengine.Error{Code: "NotFoundException", Message: "Key 'x' does not exist"}, 400, "NotFoundException", "Key 'x' does not exist"},
+		{keyengine.ErrInvalidCiphertext, 400, "InvalidCiphertextException", ""},
+		{&keyengine.Error{Code: "ServiceUnavailable", Message: "sealed"}, 503, "ServiceUnavailable", "sealed"},
+		{fmt.Errorf("proposing: %w", fsm.ErrNoLeader), 503, "ServiceUnavailable", "The cluster has no leader that this node can reach. Try again."},
+		{errors.New("bolt: page 7 at 0xdeadbeef"), 500, "KMSInternalException", transport.Lookup(errors.New("")).Message},
+	} {
+		t.Run(tc.kind, func(t *testing.T) {
+			f.engine.does(answer(nil, tc.err))
+			w := f.call(t, "Encrypt", `{}`)
+			wantError(t, w, tc.status, tc.kind, tc.message)
+			if again := w.Header().Get("Retry-After") != ""; again != (tc.status == 503) {
+				t.Errorf("Retry-After: %v", again)
+			}
+		})
+	}
+	if !strings.Contains(f.log.String(), "page 7") || !strings.Contains(f.log.String(), "request_id=") {
+		t.Errorf("the internal error is not in the log:\n%s", f.log)
+	}
+}
+
+func TestUnprovenErrors(t *testing.T) {
+	f := newFixture(t, nil)
+	for _, tc := range []struct {
+		err           error
+		status        int
+		kind, message string
+	}{
+		{&keyengine.Error{Code: "UnrecognizedClientException", Message: "no row AKIA"}, 400, "UnrecognizedClientException", badTokenText},
+		{&keyengine.Error{Code: "ExpiredTokenException", Message: "expired"}, 400, "ExpiredTokenException", "expired"},
+		{&keyengine.Error{Code: "ServiceUnavailable", Message: "This node is sealed."}, 503, "ServiceUnavailable", "This node is sealed."},
+	} {
+		f.engine.authErr = tc.err
+		wantError(t, f.call(t, "Encrypt", `{}`), tc.status, tc.kind, tc.message)
+	}
+	if n := f.engine.dos.Load(); n != 0 {
+		t.Errorf("%d requests reached Do", n)
+	}
+}
+
+// Signature before operation before JSON, each with its own error.
+func TestOrderOfChecks(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.does(answer(nil, errReached))
+	const noType = "The Content-Type of a request is application/x-amz-json-1.1."
+	for _, tc := range []struct {
+		name, body    string
+		change        func(http.Header)
+		kind, message string
+	}{
+		{"operation before JSON", `nonsense`, func(h http.Header) { h.Set("X-Amz-Target", "TrentService.Nonsense") }, "UnknownOperationException", ""},
+		{"no target", `{}`, func(h http.Header) { h.Del("X-Amz-Target") }, "UnknownOperationException", ""},
+		{"two targets", `{}`, func(h http.Header) { h.Add("X-Amz-Target", "TrentService.Decrypt") }, "UnknownOperationException", ""},
+		{"another service's target", `{}`, func(h http.Header) { h.Set("X-Amz-Target", "DynamoDB_20120810.Encrypt") }, "UnknownOperationException", ""},
+		{"target in lower case", `{}`, func(h http.Header) { h.Set("X-Amz-Target", "TrentService.encrypt") }, "UnknownOperationException", ""},
+		{"operation alone", `{}`, func(h http.Header) { h.Set("X-Amz-Target", "Encrypt") }, "UnknownOperationException", ""},
+		{"no content type", `{}`, func(h http.Header) { h.Del("Content-Type") }, "UnknownOperationException", noType},
+		{"JSON's content type", `{}`, func(h http.Header) { h.Set("Content-Type", "application/json") }, "UnknownOperationException", noType},
+		{"two content types", `{}`, func(h http.Header) { h.Add("Content-Type", contentType) }, "UnknownOperationException", noType},
+		{"content type with parameters", `{}`, func(h http.Header) { h.Set("Content-Type", contentType+"; charset=utf-8") }, "DryRunOperationException", ""},
+		{"JSON before the engine", `[`, func(http.Header) {}, "SerializationException", "Start of list found where not expected."},
+		{"gzip", "\x1f\x8b\x08\x00", func(h http.Header) { h.Set("Content-Encoding", "gzip") }, "SerializationException", "The request body is not valid JSON, at byte 0."},
+		{"empty body", ``, func(http.Header) {}, "DryRunOperationException", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := newRequest("Encrypt", []byte(tc.body))
+			tc.change(r.Header)
+			sign(t, r, []byte(tc.body), testTime)
+			w := httptest.NewRecorder()
+			f.ServeHTTP(w, r)
+			wantError(t, w, 400, tc.kind, tc.message)
+		})
+	}
+	t.Run("signature before operation", func(t *testing.T) {
+		r := newRequest("Nonsense", []byte(`nonsense`))
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, r)
+		wantError(t, w, 400, "MissingAuthenticationTokenException", "Missing Authentication Token")
+	})
+}
+
+func TestLargeBodies(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.MaxBody = 100_000 })
+	f.engine.does(answer(nil, errReached))
+	body := func(n int) []byte { return []byte(`{"X":"` + strings.Repeat("x", n-8) + `"}`) }
+	for _, tc := range []struct {
+		name    string
+		size    int
+		chunked bool
+		status  int
+	}{
+		{"largest", 100_000, false, 400},
+		{"largest, chunked", 100_000, true, 400},
+		{"announced", 100_001, false, 413},
+		{"chunked", 100_001, true, 413},
+		{"ten MB", 10 << 20, true, 413},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := body(tc.size)
+			r := newRequest("Encrypt", b)
+			if tc.chunked {
+				r.ContentLength = -1
+			}
+			sign(t, r, b, testTime)
+			w := httptest.NewRecorder()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			f.ServeHTTP(w, r)
+			runtime.ReadMemStats(&after)
+			if w.Code != tc.status {
+				t.Errorf("got %d %.200s, want %d", w.Code, w.Body, tc.status)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+				t.Errorf("%d bytes allocated", n)
+			}
+			if got := f.bodies.Load(); got != 0 {
+				t.Errorf("%d bytes still charged", got)
+			}
+		})
+	}
+	if n := f.engine.dos.Load(); n != 2 {
+		t.Errorf("%d requests reached the engine, want 2", n)
+	}
+
+	// A body that is announced as too large is not read at all.
+	r := newRequest("Encrypt", nil)
+	r.ContentLength = 100_001
+	sign(t, r, nil, testTime)
+	r.Body = failing{t}
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, r)
+	wantError(t, w, 413, "RequestEntityTooLargeException", errTooLarge.Message)
+	if w.Header().Get("Connection") != "close" {
+		t.Error("the connection is kept")
+	}
+}
+
+// What all bodies take together is bounded, and a stranger's body is not read.
+func TestBodyMemory(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.MaxBodies = 100_000 })
+	f.engine.does(answer(nil, errReached))
+	big := `{"X":"` + strings.Repeat("x", 50_000) + `"}`
+	f.bodies.Store(90_000)
+	wantError(t, f.call(t, "Encrypt", big), 503, "ServiceUnavailable", errBusy.Message)
+	wantError(t, f.call(t, "Encrypt", `{}`), 400, "DryRunOperationException", "")
+	if got := f.bodies.Load(); got != 90_000 {
+		t.Errorf("%d bytes charged, want 90000", got)
+	}
+	f.bodies.Store(0)
+
+	r := newRequest("Encrypt", []byte(big))
+	r.Body = failing{t}
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, r)
+	wantError(t, w, 400, "MissingAuthenticationTokenException", "Missing Authentication Token")
+}
+
+type failing struct{ t *testing.T }
+
+func (b failing) Read([]byte) (int, error) {
+	b.t.Error("the body was read")
+	return 0, io.EOF
+}
+func (failing) Close() error { return nil }
+
+func TestBrokenBody(t *testing.T) {
+	f := newFixture(t, nil)
+	r := newRequest("Encrypt", []byte(`{}`))
+	sign(t, r, []byte(`{}`), testTime)
+	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{`), brokenReader{}))
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, r)
+	wantError(t, w, 400, "SerializationException", errBody.Message)
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestInFlightLimit(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.MaxInFlight = 1 })
+	started, finish := make(chan struct{}), make(chan struct{})
+	f.engine.does(func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+		close(started)
+		<-finish
+		return nil, nil
+	})
+	done := make(chan *httptest.ResponseRecorder)
+	go func() { done <- f.call(t, "EnableKey", `{}`) }()
+	<-started
+	wantError(t, f.call(t, "EnableKey", `{}`), 503, "ServiceUnavailable", errBusy.Message)
+	close(finish)
+	if w := <-done; w.Code != 200 {
+		t.Errorf("got %d", w.Code)
+	}
+	f.engine.does(answer(nil, nil))
+	if w := f.call(t, "EnableKey", `{}`); w.Code != 200 {
+		t.Errorf("afterwards: got %d", w.Code)
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	f := newFixture(t, func(c *Config) { c.Timeout = time.Millisecond })
+	f.engine.does(func(ctx context.Context, _ *keyengine.Caller, _ *keyengine.Operation, _ any) (any, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	wantError(t, f.call(t, "EnableKey", `{}`), 503, "ServiceUnavailable", "The request was not answered in time.")
+}
+
+func TestPanic(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.does(func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+		panic("page 7 is torn")
+	})
+	for range 3 {
+		wantError(t, f.call(t, "EnableKey", `{}`), 500, "KMSInternalException", transport.Lookup(errors.New("")).Message)
+	}
+	if got := testutil.ToFloat64(f.metrics.panics); got != 3 {
+		t.Errorf("%v panics counted, want 3", got)
+	}
+	if !strings.Contains(f.log.String(), "page 7") {
+		t.Error("the panic is not in the log")
+	}
+	f.engine.does(answer(nil, nil))
+	if w := f.call(t, "EnableKey", `{}`); w.Code != 200 {
+		t.Errorf("afterwards: got %d", w.Code)
+	}
+	if f.inFlight.Load() != 0 || f.bodies.Load() != 0 {
+		t.Errorf("%d in flight, %d bytes charged", f.inFlight.Load(), f.bodies.Load())
+	}
+}
+
+// Strangers cause one line of log a period, and counts with bounded labels.
+func TestRefusalsAreSummedUp(t *testing.T) {
+	lines := make(chan string, 16)
+	f := newFixture(t, func(c *Config) { c.RefusalPeriod = 50 * time.Millisecond })
+	f.refusals.log = newLineLogger(lines)
+	for i := range 1000 {
+		r := newRequest("Encrypt", nil)
+		switch i % 4 {
+		case 0: // no authentication
+		case 1:
+			r.Header.Set("Authorization", "AWS4-HMAC-SHA256 "+strconv.Itoa(i))
+		default:
+			sign(t, r, nil, testTime)
+			r.Header.Set("X-Amz-Target", fmt.Sprintf("TrentService.%d", i))
+		}
+		f.ServeHTTP(httptest.NewRecorder(), r)
+	}
+	total := 0
+	deadline := time.After(10 * time.Second)
+	number := regexp.MustCompile(`total=(\d+)`)
+	count := 0
+	for total < 1000 {
+		select {
+		case l := <-lines:
+			count++
+			m := number.FindStringSubmatch(l)
+			if m == nil {
+				t.Fatalf("log line %q", l)
+			}
+			n, _ := strconv.Atoi(m[1])
+			total += n
+		case <-deadline:
+			t.Fatalf("%d of 1000 refusals summed up", total)
+		}
+	}
+	if total != 1000 || count > 100 {
+		t.Errorf("%d refusals in %d lines", total, count)
+	}
+	const want = `
+		# HELP conclave_aws_auth_failures_total Requests on the AWS face that were refused before it was known who sent them, by reason.
+		# TYPE conclave_aws_auth_failures_total counter
+		conclave_aws_auth_failures_total{reason="malformed"} 250
+		conclave_aws_auth_failures_total{reason="missing"} 250
+		conclave_aws_auth_failures_total{reason="signature"} 500
+	`
+	if err := testutil.GatherAndCompare(f.reg, strings.NewReader(want), "conclave_aws_auth_failures_total"); err != nil {
+		t.Error(err)
+	}
+
+	// The next period's line is of that period alone.
+	f.ServeHTTP(httptest.NewRecorder(), newRequest("Encrypt", nil))
+	select {
+	case l := <-lines:
+		if !strings.Contains(l, "total=1 reasons.missing=1 ") || !strings.Contains(l, "last_source=192.0.2.1\n") {
+			t.Errorf("second period: %q", l)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("no line for the second period")
+	}
+	if f.log.Len() != 0 || f.engine.dos.Load() != 0 {
+		t.Errorf("other log: %s; %d requests reached Do", f.log, f.engine.dos.Load())
+	}
+}
+
+func TestConcurrentRequests(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.does(func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+		// Answers with its own input, so that buffers mixed up would show.
+		return &keyengine.DecryptOutput{Plaintext: append([]byte(nil), in.(*keyengine.EncryptInput).Plaintext...)}, nil
+	})
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 100 {
+				body, _ := appendOutput(nil, &keyengine.EncryptInput{Plaintext: []byte(strings.Repeat(fmt.Sprintf("%d-%d;", g, i), 1+i*20))})
+				want, _ := appendOutput(nil, &keyengine.DecryptOutput{Plaintext: []byte(strings.Repeat(fmt.Sprintf("%d-%d;", g, i), 1+i*20))})
+				if w := f.call(t, "Encrypt", string(body)); w.Body.String() != string(want) {
+					t.Errorf("%d-%d: got %.100s", g, i, w.Body)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Every operation's input has a form, and can be sent and read back.
+func TestEveryOperationDecodes(t *testing.T) {
+	f := newFixture(t, nil)
+	if len(f.operations) < 24 {
+		t.Fatalf("only %d operations", len(f.operations))
+	}
+	for _, op := range keyengine.Operations() {
+		t.Run(op.Name, func(t *testing.T) {
+			sent := op.NewInput()
+			fill(reflect.ValueOf(sent).Elem(), 1)
+			body, err := appendOutput(nil, sent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.engine.does(func(_ context.Context, _ *keyengine.Caller, got *keyengine.Operation, in any) (any, error) {
+				if got.Name != op.Name || !reflect.DeepEqual(in, sent) {
+					t.Errorf("the engine got %s %+v", got.Name, in)
+				}
+				return nil, errReached
+			})
+			wantError(t, f.call(t, op.Name, string(body)), 400, "DryRunOperationException", "")
+		})
+	}
+}
+
+// fill puts something into every member.
+func fill(v reflect.Value, n int) {
+	switch p := v.Addr().Interface().(type) {
+	case **string:
+		*p = ptr(fmt.Sprintf("text %d", n))
+	case **int32:
+		*p = ptr(int32(n))
+	case **bool:
+		*p = ptr(true)
+	case **time.Time:
+		*p = ptr(time.Unix(int64(n), 0).UTC())
+	case *[]byte:
+		*p = []byte{byte(n)}
+	case *[]string:
+		*p = []string{"a", "b"}
+	case *map[string]string:
+		*p = map[string]string{"k": "v"}
+	default:
+		switch v.Kind() {
+		case reflect.Struct:
+			for i := range v.NumField() {
+				fill(v.Field(i), n+i)
+			}
+		case reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem(), n)
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+			fill(v.Index(0), n)
+			fill(v.Index(1), n+1)
+		}
+	}
+}
+
+func TestNewRefusesDoubleOperations(t *testing.T) {
+	ops := keyengine.Operations()
+	if _, err := New(Config{Engine: &fakeEngine{}, Operations: append(ops[:len(ops):len(ops)], ops[0])}); err == nil {
+		t.Error("an operation that stands twice was taken")
+	}
+}
+
+// On the wire, for clients that read bytes: the status line, and the spelling of
+// the headers.
+func TestWireFormat(t *testing.T) {
+	f := newFixture(t, nil)
+	f.engine.does(answer(&keyengine.GenerateRandomOutput{Plaintext: []byte("hi")}, nil))
+	l, err := transport.Listen(t.Context(), transport.ListenConfig{Address: "127.0.0.1:0", Face: "aws"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := transport.NewHTTPServer(transport.HTTPConfig{}, f.Handler)
+	go transport.Serve(srv, l)
+	defer srv.Close()
+
+	r := newRequest("GenerateRandom", []byte(`{"NumberOfBytes":2}`))
+	r.URL.Host = l.Addr().String()
+	r.Host = r.URL.Host
+	r.Header.Set("Accept-Encoding", "gzip")
+	r.Close = true
+	sign(t, r, []byte(`{"NumberOfBytes":2}`), testTime)
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	if err := r.Write(c); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(string(got), "HTTP/1.1 200 OK\r\n") {
+		t.Errorf("status line: %q", got)
+	}
+	for _, want := range []string{"\r\nContent-Length: 20\r\n", "\r\nContent-Type: application/x-amz-json-1.1\r\n", "\r\nx-amzn-RequestId: ", "\r\n\r\n{\"Plaintext\":\"aGk=\"}"} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("no %q in %q", want, got)
+		}
+	}
+	if strings.Contains(string(got), "Content-Encoding") {
+		t.Errorf("compressed: %q", got)
+	}
+}
+
+func BenchmarkServe(b *testing.B) {
+	f := newFixture(b, nil)
+	f.engine.does(answer(&keyengine.EncryptOutput{CiphertextBlob: make([]byte, 1200), KeyId: ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab")}, nil))
+	body, _ := appendOutput(nil, &keyengine.EncryptInput{KeyId: ptr("alias/test"), Plaintext: make([]byte, 1024)})
+	r := newRequest("Encrypt", body)
+	sign(b, r, body, testTime)
+	b.ReportAllocs()
+	for b.Loop() {
+		f.engine.callers = f.engine.callers[:0]
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, r)
+		if w.Code != 200 {
+			b.Fatal(w.Body)
+		}
+	}
+}

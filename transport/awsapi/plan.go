@@ -1,0 +1,112 @@
+package awsapi
+
+import (
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+)
+
+// A plan says how a structure of the engine's stands in JSON: member names are
+// those of the fields. Plans of inputs are made when the handler is, so that a
+// type the codec does not know is found then; those of outputs on first use.
+type plan struct {
+	fields []field
+	byName map[string]int
+}
+
+type field struct {
+	name   string
+	prefix string // `"Name":`
+	inner  *plan  // of a structure, or of the structures of a list
+	list   bool   // a list of structures
+	secret bool   // a blob that is wiped once it has been sent
+}
+
+// secrets are the members of answers that hold keys or plaintext. They are the
+// caller's once sent, and nobody else's: the engine keeps no reference to them.
+var secrets = map[string]bool{"Plaintext": true, "PrivateKeyPlaintext": true, "SharedSecret": true}
+
+var plans sync.Map // reflect.Type → *plan
+
+// planOf returns the plan of a structure type.
+func planOf(t reflect.Type) (*plan, error) {
+	if p, ok := plans.Load(t); ok {
+		return p.(*plan), nil
+	}
+	p, err := compile(t, 0)
+	if err != nil {
+		return nil, err
+	}
+	plans.Store(t, p)
+	return p, nil
+}
+
+func compile(t reflect.Type, depth int) (*plan, error) {
+	if t.Kind() != reflect.Struct || depth > 8 {
+		return nil, fmt.Errorf("awsapi: no plan for %v", t)
+	}
+	p := &plan{byName: make(map[string]int, t.NumField())}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if !f.IsExported() {
+			return nil, fmt.Errorf("awsapi: %v.%s is not exported", t, f.Name)
+		}
+		out := field{name: f.Name, prefix: `"` + f.Name + `":`, secret: secrets[f.Name]}
+		switch reflect.Zero(f.Type).Interface().(type) {
+		case *string, *int32, *bool, *time.Time, []byte, []string, map[string]string:
+		default:
+			kind := f.Type.Kind()
+			if kind != reflect.Pointer && kind != reflect.Slice || f.Type.Elem().Kind() != reflect.Struct {
+				return nil, fmt.Errorf("awsapi: %v.%s has type %v, which has no form in JSON", t, f.Name, f.Type)
+			}
+			var err error
+			if out.inner, err = compile(f.Type.Elem(), depth+1); err != nil {
+				return nil, err
+			}
+			out.list = kind == reflect.Slice
+		}
+		p.byName[f.Name] = i
+		p.fields = append(p.fields, out)
+	}
+	return p, nil
+}
+
+// wipe overwrites blobs of a structure: all of them, or only the secret ones.
+func wipe(p *plan, v reflect.Value, all bool) {
+	for i := range p.fields {
+		f := &p.fields[i]
+		fv := v.Field(i)
+		switch {
+		case f.inner == nil:
+			if b, ok := fv.Addr().Interface().(*[]byte); ok && (all || f.secret) {
+				clear(*b)
+			}
+		case f.list:
+			for j := range fv.Len() {
+				wipe(f.inner, fv.Index(j), all)
+			}
+		case !fv.IsNil():
+			wipe(f.inner, fv.Elem(), all)
+		}
+	}
+}
+
+// wipeInput overwrites what was decoded from a request.
+func wipeInput(in any) {
+	v := reflect.ValueOf(in).Elem()
+	if p, err := planOf(v.Type()); err == nil {
+		wipe(p, v, true)
+	}
+}
+
+// wipeOutput overwrites the secrets of an answer that has been encoded.
+func wipeOutput(out any) {
+	v := reflect.ValueOf(out)
+	if v.Kind() != reflect.Pointer || v.IsNil() {
+		return
+	}
+	if p, err := planOf(v.Elem().Type()); err == nil {
+		wipe(p, v.Elem(), false)
+	}
+}

@@ -1,0 +1,45 @@
+package transport
+
+import (
+	"crypto/tls"
+	"net"
+	"strings"
+
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+// maxUserAgent bounds what is kept of a header that the caller fills in freely.
+const maxUserAgent = 1024
+
+// TLSInfo describes a connection for the audit record, in CloudTrail's words:
+// "TLSv1.3", "TLS_AES_128_GCM_SHA256". nil is a connection without TLS.
+func TLSInfo(state *tls.ConnectionState) keyengine.TLS {
+	if state == nil {
+		return keyengine.TLS{}
+	}
+	return keyengine.TLS{
+		Version: strings.Replace(tls.VersionName(state.Version), "TLS ", "TLSv", 1),
+		Cipher:  tls.CipherSuiteName(state.CipherSuite),
+	}
+}
+
+// SourceIP takes the address out of a connection's "host:port". Only the
+// connection says where a request comes from: headers that claim another origin
+// are the caller's own words, and policies decide by this address.
+func SourceIP(remote string) string {
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return remote
+	}
+	host, _, _ = strings.Cut(host, "%")
+	return host
+}
+
+// UserAgent makes a caller's User-Agent fit for a record: valid UTF-8, and not
+// longer than 1,024 bytes.
+func UserAgent(s string) string {
+	if len(s) > maxUserAgent {
+		s = s[:maxUserAgent]
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

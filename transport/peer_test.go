@@ -1,0 +1,46 @@
+package transport
+
+import (
+	"crypto/tls"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+func TestSourceIP(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.1.2.3:4567":           "10.1.2.3",
+		"[2001:db8::1]:443":       "2001:db8::1",
+		"[fe80::1%eth0]:443":      "fe80::1",
+		"@":                       "@",
+		"[::ffff:10.0.0.1]:12345": "::ffff:10.0.0.1",
+	} {
+		if got := SourceIP(in); got != want {
+			t.Errorf("SourceIP(%q): got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestTLSInfo(t *testing.T) {
+	if got := TLSInfo(nil); got != (keyengine.TLS{}) {
+		t.Errorf("without TLS: got %+v", got)
+	}
+	got := TLSInfo(&tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256})
+	if want := (keyengine.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256"}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestUserAgent(t *testing.T) {
+	for _, in := range []string{"aws-cli/2", "\xff\xfe", strings.Repeat("é", 5000), "x" + strings.Repeat("é", 5000)} {
+		got := UserAgent(in)
+		if !utf8.ValidString(got) || len(got) > maxUserAgent+2 {
+			t.Errorf("UserAgent(%.20q…): %d bytes, valid %v", in, len(got), utf8.ValidString(got))
+		}
+	}
+	if got := UserAgent("aws-cli/2"); got != "aws-cli/2" {
+		t.Errorf("got %q", got)
+	}
+}
