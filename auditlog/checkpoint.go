@@ -1,0 +1,230 @@
+package auditlog
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Checkpoint is a signed tree head: C2SP tlog-checkpoint.
+type Checkpoint struct {
+	Origin string // "conclave/<cluster id in hex>"
+	Size   uint64
+	Root   Hash
+}
+
+// maxCheckpoint is the longest checkpoint that is read.
+const maxCheckpoint = 16 << 10
+
+// SignCheckpoint signs the tree f as a C2SP signed note with one Ed25519
+// signature. The origin is also the name of the key.
+func SignCheckpoint(origin string, priv ed25519.PrivateKey, f Frontier) ([]byte, error) {
+	if len(priv) != ed25519.PrivateKeySize {
+		return nil, errors.New("signing a checkpoint: not an Ed25519 private key")
+	}
+	vkey, err := note.NewEd25519VerifierKey(origin, priv.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, fmt.Errorf("signing a checkpoint: %w", err)
+	}
+	v, err := note.NewVerifier(vkey)
+	if err != nil {
+		return nil, fmt.Errorf("signing a checkpoint: origin %q: %w", origin, err)
+	}
+	root := f.Root()
+	text := fmt.Sprintf("%s\n%d\n%s\n", origin, f.size, base64.StdEncoding.EncodeToString(root[:]))
+	msg, err := note.Sign(&note.Note{Text: text}, signer{v, priv})
+	if err != nil {
+		return nil, fmt.Errorf("signing a checkpoint: %w", err)
+	}
+	return msg, nil
+}
+
+// signer signs notes with a key that is in memory already, without the detour of
+// the package's text form of private keys.
+type signer struct {
+	note.Verifier
+	priv ed25519.PrivateKey
+}
+
+func (s signer) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(s.priv, msg), nil }
+
+// VerifierKey is the text form of the key that checks an origin's checkpoints,
+// "<name>+<hash>+<base64>", as note verifiers take it. It is empty when the
+// origin cannot name a key or pub is no Ed25519 key.
+func VerifierKey(origin string, pub ed25519.PublicKey) string {
+	if len(pub) != ed25519.PublicKeySize {
+		return ""
+	}
+	vkey, err := note.NewEd25519VerifierKey(origin, pub)
+	if err != nil {
+		return ""
+	}
+	if _, err := note.NewVerifier(vkey); err != nil {
+		return ""
+	}
+	return vkey
+}
+
+// ParseCheckpoint checks a checkpoint's signature with a verifier key and returns
+// what it says. The origin must be the key's name. Signatures of other keys, such
+// as witnesses', may be there and are not checked.
+func ParseCheckpoint(msg []byte, verifierKey string) (Checkpoint, error) {
+	v, err := note.NewVerifier(verifierKey)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("verifier key: %w", err)
+	}
+	c, err := parseCheckpoint(msg)
+	if err != nil {
+		return c, err
+	}
+	n, err := note.Open(msg, note.VerifierList(v))
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("%w: checkpoint: %w", ErrMalformed, err)
+	}
+	if c.Origin != v.Name() || len(n.Sigs) != 1 {
+		return Checkpoint{}, fmt.Errorf("%w: a checkpoint of %q, not of %q", ErrMalformed, c.Origin, v.Name())
+	}
+	return c, nil
+}
+
+// parseCheckpoint reads a checkpoint without checking its signature. It takes one
+// encoding only, so that a changed byte is a changed or refused checkpoint.
+func parseCheckpoint(msg []byte) (c Checkpoint, err error) {
+	bad := func(what string) (Checkpoint, error) {
+		return Checkpoint{}, fmt.Errorf("%w: checkpoint: %s", ErrMalformed, what)
+	}
+	if len(msg) > maxCheckpoint {
+		return bad("too long")
+	}
+	text, sigs, ok := bytes.Cut(msg, []byte("\n\n"))
+	if !ok || len(sigs) == 0 || sigs[len(sigs)-1] != '\n' {
+		return bad("no signature")
+	}
+	lines := strings.Split(string(text), "\n")
+	if len(lines) != 3 || lines[0] == "" {
+		return bad("not origin, size and root")
+	}
+	c.Origin = lines[0]
+	if c.Size, err = strconv.ParseUint(lines[1], 10, 63); err != nil || strconv.FormatUint(c.Size, 10) != lines[1] {
+		return bad("size")
+	}
+	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
+	if err != nil || len(root) != HashSize {
+		return bad("root")
+	}
+	c.Root = Hash(root)
+	seen := make(map[string]bool)
+	for _, line := range strings.Split(string(sigs[:len(sigs)-1]), "\n") {
+		f := strings.Split(line, " ")
+		if len(f) != 3 || f[0] != "—" || seen[line] {
+			return bad("signature line")
+		}
+		seen[line] = true
+		if _, err := base64.StdEncoding.Strict().DecodeString(f[2]); err != nil {
+			return bad("signature")
+		}
+	}
+	return c, nil
+}
+
+// WriteCheckpoint stores a checkpoint durably. It refuses, with
+// ErrStaleCheckpoint, one that is older than the stored one or covers entries
+// that are not durable here: call Sync first. One that contradicts the tree or
+// the stored checkpoint is ErrDiverged and changes nothing. The signature is the
+// caller's to check.
+func (l *Log) WriteCheckpoint(msg []byte) error {
+	c, err := parseCheckpoint(msg)
+	if err != nil {
+		return err
+	}
+	l.syncMu.Lock()
+	defer l.syncMu.Unlock()
+	l.mu.Lock()
+	failed, durable, old, v := l.failed, l.durable, l.checkpoint, l.view()
+	l.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
+	if bytes.Equal(msg, old) {
+		return nil
+	}
+	if old != nil {
+		o, err := parseCheckpoint(old)
+		switch {
+		case err != nil:
+			return err
+		case c.Origin != o.Origin:
+			return fmt.Errorf("%w: its origin is %q, the log's %q", ErrStaleCheckpoint, c.Origin, o.Origin)
+		case c.Size < o.Size:
+			return fmt.Errorf("%w: it covers %d entries, the stored one %d", ErrStaleCheckpoint, c.Size, o.Size)
+		}
+	}
+	if c.Size > durable {
+		return fmt.Errorf("%w: it covers %d entries, of which %d are durable here", ErrStaleCheckpoint, c.Size, durable)
+	}
+	if err := v.check(c); err != nil {
+		return err
+	}
+	if err := put(l.fs, l.dir, checkpointFile, msg, true); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.fail(fmt.Errorf("writing the checkpoint: %w", err))
+	}
+	l.mu.Lock()
+	l.checkpoint = bytes.Clone(msg)
+	l.mu.Unlock()
+	return nil
+}
+
+// check compares the tree with a checkpoint that it covers.
+func (v *treeView) check(c Checkpoint) error {
+	f, err := v.at(c.Size)
+	if err != nil {
+		return err
+	}
+	if f.Root() != c.Root {
+		return fmt.Errorf("%w: the checkpoint of %d entries has another root", ErrDiverged, c.Size)
+	}
+	return nil
+}
+
+// Checkpoint is the newest stored checkpoint, nil when there is none.
+func (l *Log) Checkpoint() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.checkpoint)
+}
+
+// loadCheckpoint reads the stored checkpoint. A tree that does not lead to it is
+// damaged. It covers nothing that was not durable, so when entries are missing
+// the durable mark is, too: someone removed it, to have peers fill them in.
+func (l *Log) loadCheckpoint() error {
+	b, err := readFile(l.fs, filepath.Join(l.dir, checkpointFile), maxCheckpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c, err := parseCheckpoint(b)
+	switch {
+	case err != nil:
+	case c.Size > l.tree.size:
+		l.logger.Warn("the audit checkpoint covers entries that are missing here", "entries", l.tree.size, "checkpoint", c.Size)
+	default:
+		err = l.view().check(c)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrCorrupt, checkpointFile, err)
+	}
+	l.checkpoint = b
+	return nil
+}

@@ -1,0 +1,216 @@
+package auditlog
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// filler collects backfilled entries up to a point where the tree over them can
+// be compared with one from the state. Until then they are in a file that a
+// restart removes, and nobody can read them.
+type filler struct {
+	*run
+	tree Frontier // up to the last collected entry
+}
+
+const fillFile = "backfill"
+
+// Missing is the range of entries, [from, to), that Fill wants next; ok is false
+// when nothing is missing. It may begin before what is missing, with entries that
+// the log has but cannot vouch for by themselves.
+func (l *Log) Missing() (from, to uint64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.missing()
+}
+
+func (l *Log) missing() (from, to uint64, ok bool) {
+	p := l.pendingAfter(l.tree.size)
+	if p == nil || !l.restored {
+		return 0, 0, false
+	}
+	if l.fill != nil && l.fill.next() < p.first {
+		return l.fill.next(), p.first, true
+	}
+	return l.tree.size, p.first, true
+}
+
+// Fill adds entries from a peer, in order, beginning with the one that Missing
+// names; those beyond the gap are ignored. It keeps them once they lead to a root
+// of the state: that of their segment, or the one where the gap ends. Entries
+// that do not are ErrRejected, and everything since the last such root is
+// discarded: ask Missing again, and another peer. Filling the last of a gap joins
+// the entries appended meanwhile.
+func (l *Log) Fill(entries []Entry) error {
+	l.fillMu.Lock()
+	defer l.fillMu.Unlock()
+	for len(entries) > 0 {
+		n, err := l.collect(entries)
+		if err != nil || n == 0 {
+			return err
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// collect takes entries up to the next point where the tree can be compared, and
+// returns how many; 0 when nothing is missing. fillMu is held.
+func (l *Log) collect(entries []Entry) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed != nil {
+		return 0, l.failed
+	}
+	from, to, ok := l.missing()
+	if !ok {
+		return 0, nil
+	}
+	if entries[0].Index != from {
+		return 0, fmt.Errorf("%w: backfill begins at %d, not at %d", ErrGap, entries[0].Index, from)
+	}
+	if err := l.openFill(from); err != nil {
+		return 0, l.fail(err)
+	}
+	f := l.fill
+	end := min(to, (from/SegmentSize+1)*SegmentSize)
+	n := int(min(uint64(len(entries)), end-from))
+	leaves := make([]Hash, n)
+	for i := range leaves {
+		e := &entries[i]
+		if err := e.Check(); err != nil || e.Index != from+uint64(i) {
+			return 0, l.reject(fmt.Sprintf("entry %d where %d belongs, or too long", e.Index, from+uint64(i)))
+		}
+		leaves[i] = e.LeafHash()
+	}
+	if err := f.append(entries[:n], leaves); err != nil {
+		return 0, l.fail(err)
+	}
+	for _, h := range leaves {
+		f.tree.Append(h)
+	}
+	if f.tree.size < end {
+		return n, nil
+	}
+	if k := end / SegmentSize; end%SegmentSize == 0 {
+		switch {
+		case k <= uint64(len(l.roots)) && f.tree.segment != l.roots[k-1]:
+			return 0, l.reject(fmt.Sprintf("the root of %s is not the cluster's", segmentPath(k-1)))
+		case k > uint64(len(l.roots)) && end < to:
+			// An older snapshot was restored, which does not know this segment.
+			return n, nil
+		}
+	}
+	if end == to && !f.tree.Equal(l.pendingAfter(from).before) {
+		return 0, l.reject(fmt.Sprintf("the tree of %d entries is not the cluster's", to))
+	}
+	return n, l.keep()
+}
+
+// openFill makes the file for collected entries when there is none, and empties
+// it when its entries lead past the gap: a state was restored that ends it sooner.
+func (l *Log) openFill(from uint64) error {
+	if l.fill != nil {
+		if l.fill.next() == from {
+			return nil
+		}
+		l.fill.tree = l.tree
+		return l.fill.clear(from)
+	}
+	r, err := createRun(l.fs, l.dir, filepath.Join(tmpDir, fillFile), l.tree.size, nil)
+	if err != nil {
+		return fmt.Errorf("creating a file for backfill: %w", err)
+	}
+	l.fill = &filler{run: r, tree: l.tree}
+	return nil
+}
+
+// reject discards what was collected. When that began in the middle of a segment
+// the fault may be in the entries before it, which are ours: so the whole segment
+// is asked for, and then compared with them.
+func (l *Log) reject(why string) error {
+	f := l.fill
+	start := l.tree.size
+	if f.first == start {
+		start -= start % SegmentSize
+	}
+	err := f.clear(start)
+	if err == nil {
+		f.tree, err = l.view().at(start)
+	}
+	if err != nil {
+		return l.fail(err)
+	}
+	l.logger.Warn("rejected backfilled audit entries", "reason", why)
+	return fmt.Errorf("%w: %s", ErrRejected, why)
+}
+
+// keep moves the collected entries, which are verified, to their place, and joins
+// pending ones if that closes the gap. It releases mu now and then, for appends to
+// go on.
+func (l *Log) keep() error {
+	f := l.fill
+	breathe := func() error {
+		l.mu.Unlock()
+		l.mu.Lock()
+		return l.failed
+	}
+	for i := f.first; i < f.next(); {
+		var entries []Entry
+		var leaves []Hash
+		err := f.span(i).scan(l.fs, i, func(e *Entry, leaf Hash) error {
+			c := *e
+			c.Body = append([]byte(nil), e.Body...)
+			entries, leaves = append(entries, c), append(leaves, leaf)
+			if len(entries) == fillBatch {
+				return errStop
+			}
+			return nil
+		})
+		if err != nil {
+			return l.fail(err)
+		}
+		if err := l.settle(entries, leaves); err != nil {
+			return l.fail(err)
+		}
+		i += uint64(len(entries))
+		if err := breathe(); err != nil {
+			return err
+		}
+	}
+	for len(l.pending) > 0 && l.pending[0].first <= l.tree.size {
+		if _, err := l.mergeSome(fillBatch); err != nil {
+			return l.fail(err)
+		}
+		if err := breathe(); err != nil {
+			return err
+		}
+	}
+	// The next collection begins where the entries now end.
+	if err := f.clear(l.tree.size); err != nil {
+		return l.fail(err)
+	}
+	f.tree = l.tree
+	l.notify()
+	return nil
+}
+
+// fillBatch is how many entries are moved at a time.
+const fillBatch = 1024
+
+// settle compares verified entries with those there are and appends the rest.
+func (l *Log) settle(entries []Entry, leaves []Hash) error {
+	for len(entries) > 0 {
+		n, err := len(entries), error(nil)
+		if entries[0].Index < l.tree.size {
+			n, err = l.compare(entries, leaves)
+		} else {
+			err = l.extend(entries, leaves)
+		}
+		if err != nil {
+			return err
+		}
+		entries, leaves = entries[n:], leaves[n:]
+	}
+	return nil
+}

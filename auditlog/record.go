@@ -1,0 +1,350 @@
+package auditlog
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+)
+
+const (
+	// RecordSchema is the schema of the records this package writes and reads.
+	RecordSchema = 1
+	// MaxRecord is the longest encoded record, in bytes.
+	MaxRecord = 65_535
+	// MaxText is the longest text in a record, in bytes; a longer one is recorded
+	// by its SHA-256.
+	MaxText = 1024
+
+	maxItems     = 128      // of a list or map; a longer one is recorded by its SHA-256
+	maxValue     = 16 << 10 // bytes in a list or map; likewise
+	maxFields    = 64       // in one list of fields: those are ours, not the caller's
+	maxResources = 16
+)
+
+// ErrSchema is a record of a schema that this binary does not know.
+var ErrSchema = errors.New("audit record of an unknown schema")
+
+// EncodeRecord encodes a record for sealing. Texts, lists and maps that are too
+// long, or are not UTF-8, are replaced by "sha256:<hex> (<n> bytes)"; if the
+// record is still longer than MaxRecord the largest values are, until it fits.
+// So what a caller sends can never keep a record from being written. Errors are
+// faults of the program that filled it in. The record is not changed.
+func EncodeRecord(rec *auditpb.Record) ([]byte, error) {
+	if rec.GetSchema() != RecordSchema || len(rec.GetSalt()) != 16 || len(rec.GetRequestId()) != 16 {
+		return nil, fmt.Errorf("%w: a record needs schema %d, and a salt and request id of 16 bytes", ErrMalformed, RecordSchema)
+	}
+	if err := checkCounts(rec); err != nil {
+		return nil, err
+	}
+	if fits(rec) {
+		b, err := recordEncoding.Marshal(rec)
+		if err == nil && len(b) <= MaxRecord {
+			return b, nil
+		}
+	}
+	rec = proto.CloneOf(rec)
+	shorten(rec)
+	for {
+		b, err := recordEncoding.Marshal(rec)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		if len(b) <= MaxRecord {
+			return b, nil
+		}
+		if !shrink(rec) {
+			return nil, fmt.Errorf("%w: a record of %d bytes", ErrMalformed, len(b))
+		}
+	}
+}
+
+// The schema has no protobuf map, so one record has one encoding anyway;
+// Deterministic guards against the day when it has.
+var recordEncoding = proto.MarshalOptions{Deterministic: true}
+
+// fieldLists are the record's lists of fields.
+func fieldLists(rec *auditpb.Record) [5][]*auditpb.Field {
+	return [5][]*auditpb.Field{
+		rec.GetRequestParameters(), rec.GetResponseElements(), rec.GetAdditional(),
+		rec.GetServiceEventDetails(), rec.GetIdentity().GetSessionContext(),
+	}
+}
+
+func checkCounts(rec *auditpb.Record) error {
+	for _, fields := range fieldLists(rec) {
+		if len(fields) > maxFields || slices.Contains(fields, nil) {
+			return fmt.Errorf("%w: %d fields, or none where one is due", ErrMalformed, len(fields))
+		}
+	}
+	if r := rec.GetResources(); len(r) > maxResources || slices.Contains(r, nil) {
+		return fmt.Errorf("%w: %d resources, or none where one is due", ErrMalformed, len(r))
+	}
+	return nil
+}
+
+// texts are the record's texts outside of lists.
+func texts(rec *auditpb.Record) [11]*string {
+	return [11]*string{
+		&rec.EventName, &rec.EventType, &rec.EventSource, &rec.SourceIp, &rec.UserAgent, &rec.Region,
+		&rec.Transport, &rec.ErrorCode, &rec.ErrorMessage, &rec.Node, &rec.RecipientAccountId,
+	}
+}
+
+// fits reports whether nothing but the total length can be too long.
+func fits(rec *auditpb.Record) bool {
+	for _, s := range texts(rec) {
+		if len(*s) > MaxText {
+			return false
+		}
+	}
+	if id := rec.Identity; id != nil {
+		if max(len(id.Type), len(id.PrincipalId), len(id.Arn), len(id.AccountId), len(id.AccessKeyId),
+			len(id.Certificate), len(id.UserName), len(id.InvokedBy)) > MaxText {
+			return false
+		}
+	}
+	if max(len(rec.GetTls().GetVersion()), len(rec.GetTls().GetCipher())) > MaxText {
+		return false
+	}
+	for _, r := range rec.Resources {
+		if max(len(r.Type), len(r.AccountId), len(r.Arn)) > MaxText {
+			return false
+		}
+	}
+	for _, fields := range fieldLists(rec) {
+		for _, f := range fields {
+			if len(f.Name) > MaxText || !valueFits(f) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func valueFits(f *auditpb.Field) bool {
+	switch v := f.Value.(type) {
+	case *auditpb.Field_Text:
+		return len(v.Text) <= MaxText
+	case *auditpb.Field_List:
+		items := v.List.GetItems()
+		size := 0
+		for _, s := range items {
+			if size += len(s); len(s) > MaxText {
+				return false
+			}
+		}
+		return len(items) <= maxItems && size <= maxValue
+	case *auditpb.Field_Map:
+		pairs := v.Map.GetPairs()
+		size := 0
+		for i, p := range pairs {
+			if p == nil || i > 0 && pairs[i-1].Key >= p.Key {
+				return false
+			}
+			if size += len(p.Key) + len(p.Value); max(len(p.Key), len(p.Value)) > MaxText {
+				return false
+			}
+		}
+		return len(pairs) <= maxItems && size <= maxValue
+	}
+	return true
+}
+
+// shorten replaces what is too long or not UTF-8.
+func shorten(rec *auditpb.Record) {
+	for _, s := range texts(rec) {
+		shortenText(s)
+	}
+	if id := rec.Identity; id != nil {
+		for _, s := range []*string{&id.Type, &id.PrincipalId, &id.Arn, &id.AccountId, &id.AccessKeyId, &id.Certificate, &id.UserName, &id.InvokedBy} {
+			shortenText(s)
+		}
+	}
+	if t := rec.Tls; t != nil {
+		shortenText(&t.Version)
+		shortenText(&t.Cipher)
+	}
+	for _, r := range rec.Resources {
+		shortenText(&r.Type)
+		shortenText(&r.AccountId)
+		shortenText(&r.Arn)
+	}
+	for _, fields := range fieldLists(rec) {
+		for _, f := range fields {
+			shortenText(&f.Name)
+			shortenValue(f)
+		}
+	}
+}
+
+func shortenText(s *string) {
+	if len(*s) > MaxText || !utf8.ValidString(*s) {
+		*s = textDigest(*s)
+	}
+}
+
+func textDigest(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return digestMark(sum[:], len(s))
+}
+
+func digestMark(sum []byte, n int) string { return fmt.Sprintf("sha256:%x (%d bytes)", sum, n) }
+
+// shortenValue makes the value of f fit. A map that is not in order is put in
+// order first; of a key that is there twice, all are kept in the digest.
+func shortenValue(f *auditpb.Field) {
+	switch v := f.Value.(type) {
+	case *auditpb.Field_Text:
+		shortenText(&v.Text)
+	case *auditpb.Field_List:
+		if size := 0; len(v.List.GetItems()) <= maxItems {
+			for i, s := range v.List.GetItems() {
+				size += len(s)
+				shortenText(&v.List.Items[i])
+			}
+			if size <= maxValue {
+				return
+			}
+		}
+		digestValue(f)
+	case *auditpb.Field_Map:
+		if v.Map == nil {
+			return
+		}
+		pairs := slices.DeleteFunc(v.Map.Pairs, func(p *auditpb.TextPair) bool { return p == nil })
+		slices.SortStableFunc(pairs, func(a, b *auditpb.TextPair) int { return strings.Compare(a.Key, b.Key) })
+		v.Map.Pairs = pairs
+		size, twice := 0, false
+		for i, p := range pairs {
+			size += len(p.Key) + len(p.Value)
+			twice = twice || i > 0 && pairs[i-1].Key == p.Key
+		}
+		if twice || len(pairs) > maxItems || size > maxValue {
+			digestValue(f)
+			return
+		}
+		for _, p := range pairs {
+			shortenText(&p.Key)
+			shortenText(&p.Value)
+		}
+		// A digest in place of a key may belong elsewhere in the order.
+		slices.SortFunc(pairs, func(a, b *auditpb.TextPair) int { return strings.Compare(a.Key, b.Key) })
+		for i, p := range pairs {
+			if i > 0 && pairs[i-1].Key == p.Key {
+				digestValue(f)
+				return
+			}
+		}
+	}
+}
+
+// digestValue replaces the value of f by the SHA-256 of its texts, each after its
+// length as 4 bytes.
+func digestValue(f *auditpb.Field) {
+	h, n := sha256.New(), 0
+	add := func(s string) {
+		n += len(s)
+		hashText(h, s)
+	}
+	switch v := f.Value.(type) {
+	case *auditpb.Field_Text:
+		f.Value = &auditpb.Field_Text{Text: textDigest(v.Text)}
+		return
+	case *auditpb.Field_List:
+		for _, s := range v.List.GetItems() {
+			add(s)
+		}
+	case *auditpb.Field_Map:
+		for _, p := range v.Map.GetPairs() {
+			add(p.GetKey())
+			add(p.GetValue())
+		}
+	default:
+		return
+	}
+	f.Value = &auditpb.Field_Text{Text: digestMark(h.Sum(nil), n)}
+}
+
+func hashText(h hash.Hash, s string) {
+	var size [4]byte
+	binary.BigEndian.PutUint32(size[:], uint32(len(s)))
+	h.Write(size[:])
+	h.Write([]byte(s))
+}
+
+// shrink replaces the largest value that is larger than its digest, and says
+// whether there was one.
+func shrink(rec *auditpb.Record) bool {
+	var largest *auditpb.Field
+	size := 128 // more than a digest takes
+	for _, fields := range fieldLists(rec) {
+		for _, f := range fields {
+			if n := proto.Size(f) - len(f.Name); n > size {
+				largest, size = f, n
+			}
+		}
+	}
+	if largest == nil {
+		return false
+	}
+	digestValue(largest)
+	return true
+}
+
+// DecodeRecord decodes what EncodeRecord wrote. It refuses unknown fields, which
+// protobuf would drop in silence: a reader who misses part of a record must know.
+func DecodeRecord(b []byte) (*auditpb.Record, error) {
+	if len(b) > MaxRecord {
+		return nil, fmt.Errorf("%w: a record of %d bytes", ErrMalformed, len(b))
+	}
+	rec := new(auditpb.Record)
+	if err := proto.Unmarshal(b, rec); err != nil {
+		return nil, fmt.Errorf("%w: record: %w", ErrMalformed, err)
+	}
+	if rec.Schema != RecordSchema {
+		return nil, fmt.Errorf("%w: %d", ErrSchema, rec.Schema)
+	}
+	if hasUnknown(rec.ProtoReflect()) {
+		return nil, fmt.Errorf("%w: unknown fields in a record", ErrMalformed)
+	}
+	if len(rec.Salt) != 16 || len(rec.RequestId) != 16 {
+		return nil, fmt.Errorf("%w: a record's salt and request id have 16 bytes each", ErrMalformed)
+	}
+	if err := checkCounts(rec); err != nil {
+		return nil, err
+	}
+	if !fits(rec) {
+		return nil, fmt.Errorf("%w: a value in a record is too long or out of order", ErrMalformed)
+	}
+	return rec, nil
+}
+
+func hasUnknown(m protoreflect.Message) bool {
+	if len(m.GetUnknown()) > 0 {
+		return true
+	}
+	unknown := false
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := range v.List().Len() {
+				unknown = unknown || hasUnknown(v.List().Get(i).Message())
+			}
+		default:
+			unknown = unknown || hasUnknown(v.Message())
+		}
+		return !unknown
+	})
+	return unknown
+}

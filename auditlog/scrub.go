@@ -1,0 +1,202 @@
+package auditlog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Scrub reads full segment n and compares it with the root that the state
+// vouches for. Damage is ErrCorrupt, and Repair's to mend. A tile over a segment
+// that is whole is made again when it is damaged. Segments from 0 to
+// Size()/SegmentSize are full, as far as nothing is missing.
+func (l *Log) Scrub(n uint64) error {
+	root, err := l.sealedRoot(n)
+	if err != nil {
+		return err
+	}
+	name := segmentPath(n)
+	path := filepath.Join(l.dir, name)
+	leaves, err := readSegment(l.fs, path, name, n)
+	if err != nil {
+		return err
+	}
+	if fold(leaves) != root {
+		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrCorrupt, name)
+	}
+	l.fillMu.Lock()
+	defer l.fillMu.Unlock()
+	return l.scrubTiles(n, leaves)
+}
+
+// sealedRoot is the root that full segment n must have.
+func (l *Log) sealedRoot(n uint64) (Hash, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.failed != nil:
+		return Hash{}, l.failed
+	case n >= l.tree.size/SegmentSize:
+		return Hash{}, fmt.Errorf("%w: segment %d is not full here", ErrMissing, n)
+	case n >= uint64(len(l.roots)):
+		return Hash{}, fmt.Errorf("%w: nothing vouches for the root of segment %d yet", ErrMissing, n)
+	}
+	return l.roots[n], nil
+}
+
+// readSegment checks a segment file's frames and returns their leaf hashes.
+func readSegment(fsys FS, path, name string, n uint64) ([]Hash, error) {
+	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	defer f.Close()
+	head := make([]byte, segmentHeaderSize)
+	if _, err := f.ReadAt(head, 0); err != nil || !bytes.Equal(head, segmentHeader(n)) {
+		return nil, fmt.Errorf("%w: %s: header", ErrCorrupt, name)
+	}
+	s := span{path: path, name: name, index: n * SegmentSize, off: segmentHeaderSize, next: (n + 1) * SegmentSize}
+	leaves := make([]Hash, 0, SegmentSize)
+	err = s.scan(fsys, s.index, func(_ *Entry, leaf Hash) error {
+		leaves = append(leaves, leaf)
+		return nil
+	})
+	return leaves, err
+}
+
+// scrubTiles compares the tiles that segment n filled with what they must be, and
+// makes those again that differ. Above level 1 they follow from the roots. fillMu
+// is held.
+func (l *Log) scrubTiles(n uint64, leaves []Hash) error {
+	l.mu.Lock()
+	roots := l.roots
+	l.mu.Unlock()
+	level1 := make([]Hash, TileWidth)
+	for i := range level1 {
+		t := leaves[i*TileWidth : (i+1)*TileWidth]
+		if err := l.scrubTile(0, n*TileWidth+uint64(i), t); err != nil {
+			return err
+		}
+		level1[i] = fold(t)
+	}
+	if err := l.scrubTile(1, n, level1); err != nil {
+		return err
+	}
+	// A hash of level 2 is over one segment, one of level 3 over 256, and so on.
+	for level, each := 2, uint64(1); (n+1)%(each*TileWidth) == 0; level, each = level+1, each*TileWidth {
+		t := (n+1)/(each*TileWidth) - 1
+		hashes := make([]Hash, TileWidth)
+		for i := range hashes {
+			first := (t*TileWidth + uint64(i)) * each
+			hashes[i] = fold(roots[first : first+each])
+		}
+		if err := l.scrubTile(level, t, hashes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) scrubTile(level int, n uint64, hashes []Hash) error {
+	want := make([]byte, 0, TileWidth*HashSize)
+	for i := range hashes {
+		want = append(want, hashes[i][:]...)
+	}
+	name := tilePath(level, n)
+	have, err := readFile(l.fs, filepath.Join(l.dir, name), TileWidth*HashSize)
+	if err == nil && bytes.Equal(have, want) {
+		return nil
+	}
+	l.logger.Warn("making a damaged audit tile again", "file", name, "err", err)
+	return l.replace(func() error {
+		if err := l.fs.MkdirAll(filepath.Dir(filepath.Join(l.dir, name)), dirPerm); err != nil {
+			return err
+		}
+		return put(l.fs, l.dir, name, want, true)
+	})
+}
+
+// replace runs a change of files that are in use, and stops the log if it fails.
+func (l *Log) replace(change func() error) error {
+	l.mu.Lock()
+	failed := l.failed
+	l.mu.Unlock()
+	if failed != nil {
+		return failed
+	}
+	if err := change(); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.fail(err)
+	}
+	return nil
+}
+
+const repairFile = "repair"
+
+// Repair replaces full segment n by entries from a peer. It calls fetch with the
+// next index it needs until it has them all; what fetch returns must begin there.
+// Entries that do not lead to the root that the state vouches for are
+// ErrRejected, and change nothing.
+func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) (err error) {
+	root, err := l.sealedRoot(n)
+	if err != nil {
+		return err
+	}
+	l.fillMu.Lock()
+	defer l.fillMu.Unlock()
+	tmp := filepath.Join(tmpDir, repairFile)
+	path := filepath.Join(l.dir, tmp)
+	if err := l.fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	r, err := createRun(l.fs, l.dir, tmp, n*SegmentSize, segmentHeader(n))
+	if err != nil {
+		return fmt.Errorf("creating a file for repair: %w", err)
+	}
+	defer func() { err = errors.Join(err, r.file.Close()) }()
+	leaves := make([]Hash, 0, SegmentSize)
+	for r.count < SegmentSize {
+		entries, err := fetch(r.next())
+		if err != nil {
+			return fmt.Errorf("fetching entry %d: %w", r.next(), err)
+		}
+		entries = entries[:min(uint64(len(entries)), SegmentSize-r.count)]
+		if len(entries) == 0 {
+			return fmt.Errorf("%w: none from %d on", ErrRejected, r.next())
+		}
+		from := len(leaves)
+		for i := range entries {
+			e := &entries[i]
+			if err := e.Check(); err != nil || e.Index != r.next()+uint64(i) {
+				return fmt.Errorf("%w: entry %d where %d belongs, or too long", ErrRejected, e.Index, r.next()+uint64(i))
+			}
+			leaves = append(leaves, e.LeafHash())
+		}
+		if err := r.append(entries, leaves[from:]); err != nil {
+			return err
+		}
+	}
+	if fold(leaves) != root {
+		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, segmentPath(n))
+	}
+	if err := r.file.Sync(); err != nil {
+		return fmt.Errorf("syncing a repaired segment: %w", err)
+	}
+	err = l.replace(func() error {
+		if err := l.fs.Rename(path, filepath.Join(l.dir, segmentPath(n))); err != nil {
+			return err
+		}
+		return l.fs.SyncDir(filepath.Join(l.dir, segmentDir))
+	})
+	if err != nil {
+		return err
+	}
+	l.logger.Warn("replaced a damaged audit segment by a peer's", "file", segmentPath(n))
+	l.mu.Lock()
+	delete(l.marks, n) // they may be those of the damaged file
+	l.mu.Unlock()
+	return l.scrubTiles(n, leaves)
+}

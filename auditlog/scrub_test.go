@@ -1,0 +1,105 @@
+package auditlog
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestScrubAndRepair(t *testing.T) {
+	const n = SegmentSize + 300
+	dir := newLog(t, n)
+	l := mustOpen(t, dir, nil)
+	defer l.Close()
+	mustRestore(t, l, 100) // an older snapshot: the root comes from the tiles
+	if err := l.Scrub(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Scrub(1); !errors.Is(err, ErrMissing) {
+		t.Fatalf("scrubbing a segment that is not full: %v, want ErrMissing", err)
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+
+	// Tiles follow from the segment.
+	for _, name := range []string{tilePath(0, 3), tilePath(0, 255), tilePath(1, 0)} {
+		b := readTest(t, dir, name)
+		b[r.IntN(len(b))] ^= 1
+		writeTest(t, b, dir, name)
+	}
+	os.Remove(filepath.Join(dir, tilePath(0, 77)))
+	if err := l.Scrub(0); err != nil {
+		t.Fatal(err)
+	}
+	wantClean(t, mustVerify(t, dir, nil, VerifyOptions{}))
+
+	good := readTest(t, dir, segmentPath(0))
+	fetch := func(from uint64) ([]Entry, error) { return testEntries(from, from+5000), nil }
+	damage := []func() []byte{
+		func() []byte { return good[:len(good)-1] },
+		func() []byte { return append(append([]byte(nil), good...), good[len(good)-100:]...) },
+		func() []byte { return nil },
+	}
+	for range 5 {
+		damage = append(damage, func() []byte {
+			b := append([]byte(nil), good...)
+			b[r.IntN(len(b))] ^= 1 << r.IntN(8)
+			return b
+		})
+	}
+	damage = append(damage, func() []byte { b := append([]byte(nil), good...); b[3] ^= 1; return b })
+	for i, d := range damage {
+		writeTest(t, d(), dir, segmentPath(0))
+		if err := l.Scrub(0); !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("damage %d: %v, want ErrCorrupt", i, err)
+		}
+		if i == 0 {
+			for what, lie := range map[string]func(uint64) ([]Entry, error){
+				"nothing": func(uint64) ([]Entry, error) { return nil, nil },
+				"elsewhere": func(from uint64) ([]Entry, error) {
+					return testEntries(from+1, from+3), nil
+				},
+				"changed": func(from uint64) ([]Entry, error) {
+					es := testEntries(from, from+10000)
+					es[77].Time++
+					return es, nil
+				},
+			} {
+				if err := l.Repair(0, lie); !errors.Is(err, ErrRejected) {
+					t.Fatalf("repair with %s: %v, want ErrRejected", what, err)
+				}
+			}
+			if err := l.Repair(0, func(uint64) ([]Entry, error) { return nil, errInjected }); !errors.Is(err, errInjected) {
+				t.Fatalf("repair without a peer: %v", err)
+			}
+		}
+		if err := l.Repair(0, fetch); err != nil {
+			t.Fatalf("damage %d: %v", i, err)
+		}
+	}
+	if got := readTest(t, dir, segmentPath(0)); string(got) != string(good) {
+		t.Fatal("the repaired segment is not byte-identical")
+	}
+	if err := l.Scrub(0); err != nil {
+		t.Fatal(err)
+	}
+	checkContent(t, l, SegmentSize-100, n)
+	wantClean(t, mustVerify(t, dir, nil, VerifyOptions{}))
+	if l.Err() != nil {
+		t.Fatal(l.Err())
+	}
+}
+
+// TestScrubOfNewSegment: its root was never in a snapshot.
+func TestScrubOfNewSegment(t *testing.T) {
+	l := mustOpen(t, t.TempDir(), nil)
+	defer l.Close()
+	mustRestore(t, l, 0)
+	mustAppend(t, l, 0, SegmentSize+1)
+	if err := l.Scrub(0); err != nil {
+		t.Fatal(err)
+	}
+}

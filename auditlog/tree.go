@@ -1,0 +1,138 @@
+package auditlog
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// tilePath is where a full tile lies in a log directory: C2SP tlog-tiles.
+func tilePath(level int, n uint64) string {
+	s := fmt.Sprintf("%03d", n%1000)
+	for n >= 1000 {
+		n /= 1000
+		s = fmt.Sprintf("x%03d/%s", n%1000, s)
+	}
+	return filepath.Join(tileDir, strconv.Itoa(level), s)
+}
+
+// fold is the root of the complete tree over hashes, whose number is a power of
+// two.
+func fold(hashes []Hash) Hash {
+	if len(hashes) == 1 {
+		return hashes[0]
+	}
+	m := len(hashes) / 2
+	return nodeHash(fold(hashes[:m]), fold(hashes[m:]))
+}
+
+// treeView reads the hashes of a tree of a fixed size: leaves of the last segment
+// from memory, the rest from tiles, which never change. It needs no lock and is
+// for one goroutine.
+type treeView struct {
+	fs     FS
+	dir    string
+	tree   Frontier
+	first  uint64 // index of leaves[0]; a multiple of SegmentSize
+	leaves []Hash
+	tiles  map[string][]Hash
+}
+
+// node is the root of the complete subtree number n of a height.
+func (v *treeView) node(level int, n uint64) (Hash, error) {
+	begin, end := n<<level, (n+1)<<level
+	if end > v.tree.size || end <= begin {
+		return Hash{}, fmt.Errorf("%w: no subtree %d of height %d in a tree of %d", ErrMissing, n, level, v.tree.size)
+	}
+	if begin >= v.first {
+		return fold(v.leaves[begin-v.first : end-v.first]), nil
+	}
+	L, r := level/tileHeight, level%tileHeight
+	if t := n << r >> tileHeight; (t+1)<<(tileHeight*(L+1)) <= v.tree.size {
+		hashes, err := v.tile(L, t)
+		if err != nil {
+			return Hash{}, err
+		}
+		i := n << r % TileWidth
+		return fold(hashes[i : i+1<<r]), nil
+	}
+	// The tile is not full yet, so it is not stored; the full tiles below are.
+	hashes := make([]Hash, 1<<r)
+	for i := range hashes {
+		below, err := v.tile(L-1, n<<r+uint64(i))
+		if err != nil {
+			return Hash{}, err
+		}
+		hashes[i] = fold(below)
+	}
+	return fold(hashes), nil
+}
+
+func (v *treeView) tile(level int, n uint64) ([]Hash, error) {
+	name := tilePath(level, n)
+	if t := v.tiles[name]; t != nil {
+		return t, nil
+	}
+	b, err := readFile(v.fs, filepath.Join(v.dir, name), TileWidth*HashSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no tile %s", ErrCorrupt, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(b) != TileWidth*HashSize {
+		return nil, fmt.Errorf("%w: tile %s has %d bytes", ErrCorrupt, name, len(b))
+	}
+	t := make([]Hash, TileWidth)
+	for i := range t {
+		copy(t[i][:], b[i*HashSize:])
+	}
+	if v.tiles == nil || len(v.tiles) >= 1024 {
+		v.tiles = make(map[string][]Hash)
+	}
+	v.tiles[name] = t
+	return t, nil
+}
+
+// at is the tree when it had size leaves.
+func (v *treeView) at(size uint64) (Frontier, error) {
+	if size == v.tree.size {
+		return v.tree, nil
+	}
+	if size > v.tree.size {
+		return Frontier{}, fmt.Errorf("%w: the tree has %d entries, not %d", ErrMissing, v.tree.size, size)
+	}
+	f := Frontier{size: size}
+	for l := range f.nodes {
+		if size>>l&1 == 0 {
+			continue
+		}
+		if l >= segmentLevel && size/SegmentSize == v.tree.size/SegmentSize {
+			f.nodes[l] = v.tree.nodes[l]
+			continue
+		}
+		var err error
+		if f.nodes[l], err = v.node(l, size>>(l+1)<<1); err != nil {
+			return Frontier{}, err
+		}
+	}
+	return f, nil
+}
+
+// ReadHashes implements tlog.HashReader.
+func (v *treeView) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(indexes))
+	for i, x := range indexes {
+		level, n := tlog.SplitStoredHashIndex(x)
+		h, err := v.node(level, uint64(n))
+		if err != nil {
+			return nil, err
+		}
+		hashes[i] = tlog.Hash(h)
+	}
+	return hashes, nil
+}

@@ -1,0 +1,603 @@
+package auditlog
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// VerifyOptions are what Verify may use besides the files and the key.
+type VerifyOptions struct {
+	// Earlier are checkpoints that the caller kept. The log must contain each of
+	// their trees and have a checkpoint that is not older: that is how a log that
+	// was rolled back, or forked, is told from an honest one.
+	Earlier [][]byte
+	// FS is the file system; the operating system's when nil.
+	FS FS
+}
+
+// Report is what Verify found.
+type Report struct {
+	Origin         string // who signed the checkpoint
+	Size           uint64 // entries found from 0 on
+	Root           Hash   // of those; zero when damage keeps it from being computed
+	CheckpointSize uint64 // entries that the checkpoint vouches for
+	Unsigned       uint64 // entries after those: whole, in order, but vouched for by nobody yet
+	Torn           int64  // bytes of an unfinished last frame: of a live writer, or a crash
+	Gaps           []Gap  // history that this copy says it lacks, all after the checkpoint
+	Problems       []Problem
+	Omitted        int // problems beyond the first maxProblems
+}
+
+// Gap is a range of entries, [From, To).
+type Gap struct{ From, To uint64 }
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	File   string // path within the log directory; empty for an earlier checkpoint
+	Offset int64  // in the file
+	Index  uint64 // of the entry, or of the first one concerned
+	What   string
+}
+
+func (p Problem) String() string {
+	return fmt.Sprintf("%s: offset %d: entry %d: %s", p.File, p.Offset, p.Index, p.What)
+}
+
+// OK reports whether nothing is wrong.
+func (r *Report) OK() bool { return len(r.Problems) == 0 }
+
+const maxProblems = 1000
+
+// Verify checks a log directory with nothing but its files and the public key of
+// its checkpoints: every frame, the order of indexes, Raft indexes and times,
+// repeated request ids, every tile, every header, the names of the files, and the
+// checkpoint's signature and root. It takes no lock and writes nothing, so it
+// works on a copy and beside a live writer; when copying a live log, copy the
+// checkpoint first. Entries after the checkpoint are checked in the same way, but
+// that they were not replaced, or cut off at a frame, shows only at the next
+// checkpoint. The error is for what cannot be checked at all.
+func Verify(dir, verifierKey string, opts VerifyOptions) (*Report, error) {
+	if _, err := note.NewVerifier(verifierKey); err != nil {
+		return nil, fmt.Errorf("verifier key: %w", err)
+	}
+	v := &verifier{dir: dir, fs: opts.FS, key: verifierKey, rep: new(Report)}
+	if v.fs == nil {
+		v.fs = osFS{}
+	}
+	if err := v.run(opts.Earlier); err != nil {
+		return nil, fmt.Errorf("verifying the audit log in %s: %w", dir, err)
+	}
+	return v.rep, nil
+}
+
+type verifier struct {
+	dir string
+	fs  FS
+	key string
+	rep *Report
+
+	checkpoint Checkpoint
+	mark       durableMark
+	targets    []target
+	tree       Frontier
+	broken     bool // entries are missing from the tree: its roots mean nothing
+	partial    [][]Hash
+	ids        []uint64
+	raft       uint64
+	time       int64
+	tiles      [8][]uint64 // numbers found, by level
+	segments   []uint64
+	pendings   []string
+	covered    uint64 // index after the last entry seen
+}
+
+// target is a tree that the log must contain.
+type target struct {
+	size  uint64
+	check func(Frontier)
+	short func() // the log is shorter
+}
+
+func (v *verifier) problem(file string, off int64, index uint64, format string, args ...any) {
+	if len(v.rep.Problems) == maxProblems {
+		v.rep.Omitted++
+		return
+	}
+	v.rep.Problems = append(v.rep.Problems, Problem{file, off, index, fmt.Sprintf(format, args...)})
+}
+
+// run reads what vouches for entries before the entries: a live writer writes
+// them in the opposite order, so all that is vouched for must be there.
+func (v *verifier) run(earlier [][]byte) error {
+	top, err := v.fs.ReadDir(v.dir)
+	if err != nil {
+		return err
+	}
+	haveCheckpoint := v.readCheckpoint()
+	haveMark := v.readMark()
+	v.readEarlier(earlier)
+	v.list(top)
+	if !haveMark {
+		v.problem(durableFile, 0, 0, "the file is missing")
+	}
+	slices.SortStableFunc(v.targets, func(a, b target) int { return cmp.Compare(a.size, b.size) })
+	v.time = math.MinInt64
+	v.reach()
+	due := uint64(0)
+	for i, n := range v.segments {
+		if n != due {
+			v.problem(segmentPath(due), 0, due*SegmentSize, "the files of %d segments are missing", n-due)
+			v.broken = true
+		}
+		v.segment(n, i == len(v.segments)-1)
+		due = n + 1
+	}
+	if at := v.tree.size; at%SegmentSize == 0 && at < max(v.checkpoint.Size, v.mark.tree.size) {
+		v.problem(segmentPath(at/SegmentSize), 0, at, "the file is missing")
+	}
+	for _, t := range v.targets {
+		if t.size > v.tree.size {
+			t.short()
+		}
+	}
+	v.rep.Size = v.tree.size
+	if !v.broken {
+		v.rep.Root = v.tree.Root()
+	}
+	v.rep.CheckpointSize = v.checkpoint.Size
+	v.rep.Unsigned = v.tree.size - min(v.tree.size, v.checkpoint.Size)
+	if !haveCheckpoint && v.tree.size > 0 {
+		v.problem(checkpointFile, 0, 0, "there is none: nothing vouches for the %d entries", v.tree.size)
+	}
+	for level, ns := range v.tiles {
+		for _, n := range ns {
+			if n >= v.tree.size>>(tileHeight*(level+1)) && !v.broken {
+				v.problem(tilePath(level, n), 0, 0, "a tile without entries")
+			}
+		}
+	}
+	v.covered = v.tree.size
+	for _, name := range v.pendings { // by ascending index
+		v.pending(name)
+	}
+	v.repeated()
+	return nil
+}
+
+func (v *verifier) readCheckpoint() bool {
+	b, err := readFile(v.fs, filepath.Join(v.dir, checkpointFile), maxCheckpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	var c Checkpoint
+	if err == nil {
+		c, err = ParseCheckpoint(b, v.key)
+	}
+	if err != nil {
+		v.problem(checkpointFile, 0, 0, "%v", err)
+		return true
+	}
+	v.checkpoint, v.rep.Origin = c, c.Origin
+	v.targets = append(v.targets, target{c.Size, func(f Frontier) {
+		if f.Root() != c.Root {
+			v.problem(checkpointFile, 0, 0, "the root of the first %d entries is not the signed one", c.Size)
+		}
+	}, func() {
+		v.problem(checkpointFile, 0, v.tree.size, "it covers %d entries, but there are %d", c.Size, v.tree.size)
+	}})
+	return true
+}
+
+func (v *verifier) readMark() bool {
+	b, err := readFile(v.fs, filepath.Join(v.dir, durableFile), maxDurable)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	var m durableMark
+	if err == nil {
+		err = m.decode(b)
+	}
+	if err != nil {
+		v.problem(durableFile, 0, 0, "%v", err)
+		return true
+	}
+	v.mark = m
+	v.targets = append(v.targets, target{m.tree.size, func(f Frontier) {
+		if !f.Equal(m.tree) {
+			v.problem(durableFile, 0, 0, "the first %d entries are not the ones that were made durable", m.tree.size)
+		}
+	}, func() {
+		v.problem(durableFile, 0, v.tree.size, "%d entries were durable, but there are %d", m.tree.size, v.tree.size)
+	}})
+	return true
+}
+
+func (v *verifier) readEarlier(earlier [][]byte) {
+	for i, b := range earlier {
+		c, err := ParseCheckpoint(b, v.key)
+		if err != nil {
+			v.problem("", 0, 0, "earlier checkpoint %d: %v", i, err)
+			continue
+		}
+		if c.Size > v.checkpoint.Size {
+			v.problem(checkpointFile, 0, v.checkpoint.Size, "it covers %d entries, earlier checkpoint %d covered %d: the log was rolled back, or this copy lags",
+				v.checkpoint.Size, i, c.Size)
+		}
+		v.targets = append(v.targets, target{c.Size, func(f Frontier) {
+			if f.Root() != c.Root {
+				v.problem("", 0, 0, "earlier checkpoint %d: its %d entries are not the first ones of this log", i, c.Size)
+			}
+		}, func() {
+			v.problem("", 0, v.tree.size, "earlier checkpoint %d: it covered %d entries, but there are %d", i, c.Size, v.tree.size)
+		}})
+	}
+}
+
+// reach compares the trees that the log must contain as it comes to them.
+func (v *verifier) reach() {
+	for len(v.targets) > 0 && v.targets[0].size == v.tree.size {
+		if !v.broken {
+			v.targets[0].check(v.tree)
+		}
+		v.targets = v.targets[1:]
+	}
+}
+
+// list takes note of the files and reports those that do not belong. Tiles come
+// before segments, for a live writer writes them after.
+func (v *verifier) list(top []string) {
+	for _, name := range top {
+		switch name {
+		case lockFile, durableFile, checkpointFile, tmpDir + "/", tileDir + "/", segmentDir + "/", pendingDir + "/":
+		default:
+			v.problem(name, 0, 0, "an unknown file")
+		}
+	}
+	v.each(tileDir, func(name string) bool {
+		level, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(name), "/"))
+		if err != nil || level < 0 || level >= len(v.tiles) || name != filepath.Join(tileDir, strconv.Itoa(level))+"/" {
+			return false
+		}
+		v.listTiles(level, strings.TrimSuffix(name, "/"), 0)
+		return true
+	})
+	v.each(segmentDir, func(name string) bool {
+		n, ok := segmentNumber(filepath.Base(name))
+		if ok {
+			v.segments = append(v.segments, n)
+		}
+		return ok
+	})
+	slices.Sort(v.segments)
+	v.each(pendingDir, func(name string) bool {
+		s, _ := strings.CutSuffix(filepath.Base(name), ".seg")
+		n, err := strconv.ParseUint(s, 10, 63)
+		if err != nil || pendingPath(n) != name {
+			return false
+		}
+		v.pendings = append(v.pendings, name)
+		return true
+	})
+}
+
+// each calls fn with the names in a directory and reports those it does not know.
+func (v *verifier) each(dir string, fn func(name string) bool) {
+	names, err := v.fs.ReadDir(filepath.Join(v.dir, dir))
+	if err != nil {
+		v.problem(dir, 0, 0, "%v", err)
+		return
+	}
+	for _, base := range names {
+		if name := dir + "/" + base; !fn(name) {
+			v.problem(name, 0, 0, "an unknown file")
+		}
+	}
+}
+
+func (v *verifier) listTiles(level int, dir string, n uint64) {
+	v.each(dir, func(name string) bool {
+		base := filepath.Base(name)
+		if s, isDir := strings.CutSuffix(name, "/"); isDir {
+			i, err := strconv.ParseUint(strings.TrimPrefix(base, "x"), 10, 16)
+			if err != nil || n > 1<<40 || base != fmt.Sprintf("x%03d", i) {
+				return false
+			}
+			v.listTiles(level, s, n*1000+i)
+			return true
+		}
+		i, err := strconv.ParseUint(base, 10, 16)
+		if err != nil || tilePath(level, n*1000+i) != name {
+			return false
+		}
+		v.tiles[level] = append(v.tiles[level], n*1000+i)
+		return true
+	})
+}
+
+func (v *verifier) segment(n uint64, last bool) {
+	name := segmentPath(n)
+	first := n * SegmentSize
+	if v.broken {
+		// Its entries are still checked one by one.
+		v.tree, v.partial = Frontier{size: first}, nil
+	}
+	f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
+	if err != nil {
+		v.problem(name, 0, first, "%v", err)
+		v.broken = true
+		return
+	}
+	defer f.Close()
+	size, err := f.Size()
+	head := make([]byte, min(size, segmentHeaderSize))
+	if err == nil {
+		if _, err = f.ReadAt(head, 0); int64(len(head)) == size {
+			err = nil
+		}
+	}
+	if err != nil {
+		v.problem(name, 0, first, "%v", err)
+		v.broken = true
+		return
+	}
+	if want := segmentHeader(n); !bytes.Equal(head, want) {
+		if last && first >= max(v.checkpoint.Size, v.mark.tree.size) && bytes.HasPrefix(want, head) {
+			v.rep.Torn = size
+			return
+		}
+		v.problem(name, 0, first, "the header is not that of segment %d", n)
+	}
+	next := first
+	err = scanFrames(f, segmentHeaderSize, size, func(off int64, frame []byte) error {
+		if next == first+SegmentSize {
+			v.problem(name, off, next, "more than %d entries", uint64(SegmentSize))
+			v.broken = true
+			return errStop
+		}
+		v.frame(name, off, next, frame, true)
+		next++
+		return nil
+	})
+	var bad *frameError
+	switch {
+	case errors.As(err, &bad):
+		if last && errors.Is(bad, errTorn) && next >= max(v.checkpoint.Size, v.mark.tree.size) && !hidesFrame(f, bad.off, size) {
+			v.rep.Torn = size - bad.off
+			return
+		}
+		v.problem(name, bad.off, next, "%v", bad.err)
+		v.broken = true
+	case err != nil && !errors.Is(err, errStop):
+		v.problem(name, 0, next, "%v", err)
+		v.broken = true
+	case !last && next != first+SegmentSize:
+		v.problem(name, size, next, "the segment ends here, but is followed by others")
+		v.broken = true
+	}
+}
+
+// frame checks one frame and, when it belongs to the tree, adds it.
+func (v *verifier) frame(name string, off int64, index uint64, frame []byte, inTree bool) {
+	e, _, err := decodeFrame(frame)
+	if err != nil {
+		v.problem(name, off, index, "%v", err)
+		e = decodeFields(frame)
+	} else {
+		// A damaged frame's fields say nothing about its neighbours.
+		if e.Index != index {
+			v.problem(name, off, index, "entry %d is where %d belongs", e.Index, index)
+		}
+		if e.RaftIndex < v.raft {
+			v.problem(name, off, index, "the Raft index goes back from %d to %d", v.raft, e.RaftIndex)
+		}
+		if e.Time < v.time {
+			v.problem(name, off, index, "the time goes back from %d to %d", v.time, e.Time)
+		}
+		v.raft, v.time = e.RaftIndex, e.Time
+	}
+	if e.RequestID != ([16]byte{}) {
+		v.ids = append(v.ids, idHash(e.RequestID))
+	}
+	if !inTree {
+		return
+	}
+	// The stored hash, not the computed one: then a damaged body is one problem,
+	// and the checkpoint still says whether the rest is right.
+	leaf := Hash(frame[len(frame)-HashSize:])
+	if v.broken {
+		v.tree.size++
+		return
+	}
+	v.grow(0, leaf)
+	v.tree.Append(leaf)
+	v.reach()
+}
+
+// grow collects hashes of a level and compares each full tile with its file.
+func (v *verifier) grow(level int, h Hash) {
+	if level == len(v.partial) {
+		v.partial = append(v.partial, make([]Hash, 0, TileWidth))
+	}
+	v.partial[level] = append(v.partial[level], h)
+	if len(v.partial[level]) < TileWidth {
+		return
+	}
+	n := v.tree.size >> (tileHeight * (level + 1))
+	v.tile(level, n, v.partial[level])
+	root := fold(v.partial[level])
+	v.partial[level] = v.partial[level][:0]
+	v.grow(level+1, root)
+}
+
+func (v *verifier) tile(level int, n uint64, want []Hash) {
+	name := tilePath(level, n)
+	first := n << (tileHeight * (level + 1))
+	b, err := readFile(v.fs, filepath.Join(v.dir, name), TileWidth*HashSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		// A live writer writes the tile after the entries.
+		if (n+1)<<(tileHeight*(level+1)) <= v.checkpoint.Size {
+			v.problem(name, 0, first, "the file is missing")
+		}
+		return
+	}
+	if err != nil {
+		v.problem(name, 0, first, "%v", err)
+		return
+	}
+	if len(b) != TileWidth*HashSize {
+		v.problem(name, int64(len(b)), first, "%d bytes where %d belong", len(b), TileWidth*HashSize)
+		return
+	}
+	for i, h := range want {
+		if Hash(b[i*HashSize:(i+1)*HashSize]) != h {
+			v.problem(name, int64(i*HashSize), first+uint64(i)<<(tileHeight*level), "a hash that is not the tree's")
+		}
+	}
+}
+
+// pending checks entries that stand apart, after a gap.
+func (v *verifier) pending(name string) {
+	f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return // a live writer closed the gap
+	}
+	if err != nil {
+		v.problem(name, 0, 0, "%v", err)
+		return
+	}
+	defer f.Close()
+	before, head, size, err := readPendingHeader(f)
+	if err == nil && pendingPath(before.size) != name {
+		err = fmt.Errorf("%w: it holds entries from %d on", ErrMalformed, before.size)
+	}
+	if err != nil {
+		v.problem(name, 0, 0, "%v", err)
+		return
+	}
+	next, durable := before.size, uint64(0)
+	for _, p := range v.mark.pending {
+		if p.first == next {
+			durable = p.next
+		}
+	}
+	if v.covered < before.size {
+		v.rep.Gaps = append(v.rep.Gaps, Gap{v.covered, before.size})
+	}
+	v.raft, v.time = 0, math.MinInt64
+	err = scanFrames(f, head, size, func(off int64, frame []byte) error {
+		v.frame(name, off, next, frame, false)
+		next++
+		return nil
+	})
+	var bad *frameError
+	switch {
+	case errors.As(err, &bad) && errors.Is(bad, errTorn) && next >= durable && !hidesFrame(f, bad.off, size):
+		v.rep.Torn = size - bad.off
+	case errors.As(err, &bad):
+		v.problem(name, bad.off, next, "%v", bad.err)
+	case err != nil:
+		v.problem(name, 0, next, "%v", err)
+	}
+	if next < durable {
+		v.problem(name, size, next, "it ends here, but was durable up to %d", durable)
+	}
+	v.covered = max(v.covered, next)
+}
+
+// hidesFrame reports whether a whole frame begins at off, though its length says
+// that it goes past the end: then the length is damaged, and the frame was not
+// cut short.
+func hidesFrame(f File, off, end int64) bool {
+	b := make([]byte, min(end-off, maxFrame))
+	if _, err := f.ReadAt(b, off); err != nil && int64(len(b)) != end-off {
+		return true // not readable, so not merely short
+	}
+	if len(b) <= frameOverhead {
+		return false
+	}
+	e := decodeFields(b)
+	e.Body = b[frameHead:frameHead]
+	leaf := append([]byte{0}, e.AppendLeaf(nil)...)
+	fixed := leaf[:len(leaf)-sha256.Size]
+	body := sha256.New()
+	for n := frameHead; n+HashSize <= len(b); n++ {
+		if n > frameHead {
+			body.Write(b[n-1 : n])
+			if Hash(b[n:n+HashSize]) == sha256.Sum256(body.Sum(fixed)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// idHash spreads request ids, which may begin with a time.
+func idHash(id [16]byte) uint64 {
+	return binary.BigEndian.Uint64(id[:]) ^ binary.BigEndian.Uint64(id[8:])
+}
+
+// repeated reports request ids that entries share. Their hashes, 8 bytes an
+// entry, are what it keeps in memory; those that repeat are looked up again.
+func (v *verifier) repeated() {
+	slices.Sort(v.ids)
+	twice := make(map[uint64]bool)
+	for i := 1; i < len(v.ids); i++ {
+		if v.ids[i] == v.ids[i-1] {
+			twice[v.ids[i]] = true
+		}
+	}
+	v.ids = nil
+	if len(twice) == 0 {
+		return
+	}
+	seen := make(map[[16]byte]uint64)
+	look := func(name string, head func(File) (int64, error)) {
+		f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
+		if err != nil {
+			return // reported before
+		}
+		defer f.Close()
+		off, err := head(f)
+		if err != nil {
+			return
+		}
+		size, err := f.Size()
+		if err != nil {
+			return
+		}
+		// Damage was reported before.
+		_ = scanFrames(f, off, size, func(off int64, frame []byte) error {
+			e := decodeFields(frame)
+			if e.RequestID == ([16]byte{}) || !twice[idHash(e.RequestID)] {
+				return nil
+			}
+			if first, ok := seen[e.RequestID]; ok && first != e.Index {
+				v.problem(name, off, e.Index, "the request id %x is also entry %d's", e.RequestID, first)
+			}
+			seen[e.RequestID] = e.Index
+			return nil
+		})
+	}
+	for _, n := range v.segments {
+		look(segmentPath(n), func(File) (int64, error) { return segmentHeaderSize, nil })
+	}
+	for _, name := range v.pendings {
+		look(name, func(f File) (int64, error) {
+			_, head, _, err := readPendingHeader(f)
+			return head, err
+		})
+	}
+}
