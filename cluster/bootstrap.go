@@ -1,0 +1,433 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/fsm"
+)
+
+const (
+	// helloAgain is how long to wait before a node that did not answer is asked
+	// again: at first, and at most.
+	helloAgain    = 50 * time.Millisecond
+	maxHelloAgain = time.Second
+	// firstTerm is the Raft term of the founding.
+	firstTerm = 1
+)
+
+// survey is what the part of the log that is not applied yet says of nodes. A
+// node that starts has applied only its snapshot; asked about another node, it
+// must not forget what is in its log behind that.
+type survey struct {
+	from, to uint64
+	done     chan struct{}
+	nodes    map[string]uint64 // watermark of each node that registered or sent a batch
+	bytes    int64
+}
+
+func (s *survey) run(ctx context.Context, st *store) {
+	defer close(s.done)
+	for i := s.from; i <= s.to && ctx.Err() == nil; i++ {
+		var l raft.Log
+		if err := st.GetLog(i, &l); err != nil {
+			if errors.Is(err, raft.ErrLogNotFound) {
+				continue // behind a snapshot that was installed
+			}
+			return // the store reported it
+		}
+		s.bytes += int64(len(l.Data))
+		if l.Type == raft.LogCommand {
+			surveyEntry(l.Data, s.nodes)
+		}
+	}
+	st.appended.Add(s.bytes)
+}
+
+// Field numbers of fsm.proto that the survey reads without decoding records.
+const (
+	entryBatches, entryRegister         = 10, 11
+	batchesBatch                        = 1
+	batchNode, batchWatermark           = 1, 5
+	registerNodeName, registerWatermark = 1, 9
+)
+
+// surveyEntry notes the nodes of one entry. Bytes that make no sense are passed
+// over: the state machine will stop at them.
+func surveyEntry(b []byte, nodes map[string]uint64) {
+	fields(b, func(num protowire.Number, v []byte, _ uint64) {
+		switch num {
+		case entryBatches:
+			fields(v, func(num protowire.Number, v []byte, _ uint64) {
+				if num == batchesBatch {
+					note(v, batchNode, batchWatermark, nodes)
+				}
+			})
+		case entryRegister:
+			note(v, registerNodeName, registerWatermark, nodes)
+		}
+	})
+}
+
+func note(b []byte, name, watermark protowire.Number, nodes map[string]uint64) {
+	var node string
+	var mark uint64
+	fields(b, func(num protowire.Number, v []byte, n uint64) {
+		switch num {
+		case name:
+			node = string(v)
+		case watermark:
+			mark = n
+		}
+	})
+	if node != "" {
+		nodes[node] = max(nodes[node], mark)
+	}
+}
+
+func fields(b []byte, f func(num protowire.Number, bytes []byte, n uint64)) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return
+		}
+		b = b[n:]
+		switch typ {
+		case protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return
+			}
+			f(num, v, 0)
+			b = b[n:]
+		case protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return
+			}
+			f(num, nil, v)
+			b = b[n:]
+		default:
+			n := protowire.ConsumeFieldValue(num, typ, b)
+			if n < 0 {
+				return
+			}
+			b = b[n:]
+		}
+	}
+}
+
+// inspectDisk finds how far this disk goes.
+func (n *Node) inspectDisk() error {
+	last, err := n.store.LastIndex()
+	if err != nil {
+		return err
+	}
+	if last > 0 { // what Raft is about to do too, with a panic for an answer
+		if err := n.store.GetLog(last, new(raft.Log)); err != nil {
+			return err
+		}
+	}
+	snapshots, err := n.snapshots.List()
+	if err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	n.survey = &survey{to: last, done: make(chan struct{}), nodes: make(map[string]uint64)}
+	if n.survey.from, err = n.store.FirstIndex(); err != nil {
+		return err
+	}
+	if len(snapshots) > 0 {
+		n.survey.from = max(n.survey.from, snapshots[0].Index+1)
+		last = max(last, snapshots[0].Index)
+	}
+	n.lastIndex = last
+	return nil
+}
+
+// hasState reports whether the disk holds anything that another node may count
+// on. A founding that was cut short left at most the first term: it can be done
+// again.
+func (n *Node) hasState() (bool, error) {
+	last, err := n.store.LastIndex()
+	if err != nil || last > 0 {
+		return last > 0, err
+	}
+	snapshots, err := n.snapshots.List()
+	if err != nil || len(snapshots) > 0 {
+		return len(snapshots) > 0, err
+	}
+	term, err := n.store.GetUint64([]byte("CurrentTerm"))
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return false, err
+	}
+	_, _, err = n.store.vote()
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return false, err
+	}
+	return term > firstTerm || err == nil, nil
+}
+
+// bootstrapSet is the static set of first nodes as nodes compare it.
+func (n *Node) bootstrapSet() []string {
+	var set []string
+	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
+		set = append(set, id+"="+n.cfg.Peers[id])
+	}
+	return set
+}
+
+// hello answers another node that starts.
+func (n *Node) hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
+	a := &clusterpb.HelloResponse{
+		Node: n.cfg.NodeID, Bootstrap: n.bootstrapSet(), Version: n.cfg.Release,
+		SchemaMin: fsm.SchemaMin, SchemaMax: fsm.SchemaMax,
+	}
+	var err error
+	if a.Formed, err = n.hasState(); err != nil {
+		return nil, err
+	}
+	// What is applied and what the log held at the start: between them lies
+	// nothing that this node knew when the other one began to ask.
+	select {
+	case <-n.survey.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	mark, known := n.machine.watermark(r.Node)
+	if logged, ok := n.survey.nodes[r.Node]; ok {
+		known, mark = true, max(mark, logged)
+	}
+	if reg, _ := n.State().Node(r.Node); reg != nil {
+		known, mark = true, max(mark, reg.Watermark)
+	}
+	a.Registered, a.Watermark = known, mark
+	return a, nil
+}
+
+// helloResult is one node's answer.
+type helloResult struct {
+	node string
+	r    *clusterpb.HelloResponse
+}
+
+// greet asks the other first nodes until each has answered or ctx ends. again
+// says which answers are to be asked for anew.
+func (n *Node) greet(ctx context.Context, again func(*clusterpb.HelloResponse) bool) <-chan helloResult {
+	results := make(chan helloResult)
+	var wg sync.WaitGroup
+	for _, id := range n.greeted() {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for wait := helloAgain; ; wait = min(2*wait, maxHelloAgain) {
+				if r, err := n.ask(ctx, id); err == nil {
+					select {
+					case results <- helloResult{id, r}:
+					case <-ctx.Done():
+						return
+					}
+					if !again(r) {
+						return
+					}
+				}
+				select {
+				case <-time.After(wait):
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	n.goroutine(func() {
+		wg.Wait()
+		close(results)
+	})
+	return results
+}
+
+// greeted are the nodes to ask: the static peers, and whoever is in the Raft
+// configuration by now.
+func (n *Node) greeted() []string {
+	ids := slices.Collect(maps.Keys(n.cfg.Peers))
+	ids = appendNew(ids, n.Peers()...)
+	return slices.DeleteFunc(ids, func(id string) bool { return id == n.cfg.NodeID })
+}
+
+func (n *Node) ask(ctx context.Context, node string) (*clusterpb.HelloResponse, error) {
+	client, err := n.peers.client(node)
+	if err != nil {
+		return nil, err
+	}
+	n.peers.reset(node)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return client.Hello(ctx, &clusterpb.HelloRequest{
+		Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(),
+	})
+}
+
+// object is what a node with state says against this node's disk.
+func (n *Node) object(h helloResult, empty bool) error {
+	switch {
+	case !h.r.Registered:
+		return nil
+	case empty:
+		return fmt.Errorf("%w (node %s knows it)", ErrWipedDisk, h.node)
+	case h.r.Watermark > n.lastIndex:
+		return fmt.Errorf("%w (node %s knows it up to index %d, and it has %d)", ErrRolledBack, h.node, h.r.Watermark, n.lastIndex)
+	}
+	return nil
+}
+
+// join brings the node into the cluster. It returns when Raft runs, when the node
+// must not start, or after Timeouts.Hello, in which case it goes on behind.
+func (n *Node) join() error {
+	has, err := n.hasState()
+	if err != nil {
+		return err
+	}
+	if !has {
+		if n.dir.file.Joined {
+			return fmt.Errorf("%w (%s says that there was Raft state)", ErrWipedDisk, identityFile)
+		}
+		return n.found()
+	}
+	return n.rejoin()
+}
+
+// rejoin starts a node that has state: it listens for objections first, but a
+// cluster that starts as a whole must not wait for itself.
+func (n *Node) rejoin() error {
+	pending := len(n.greeted())
+	results := n.greet(n.ctx, func(*clusterpb.HelloResponse) bool { return false })
+	patience := time.NewTimer(n.cfg.Timeouts.Hello)
+	defer patience.Stop()
+	for waiting := pending > 0; waiting; {
+		select {
+		case h, ok := <-results:
+			if !ok {
+				waiting = false
+				break
+			}
+			if err := n.object(h, false); err != nil {
+				return err
+			}
+			// One answer is some assurance; the others get a little longer.
+			patience.Reset(n.cfg.Timeouts.Hello / 4)
+		case <-patience.C:
+			waiting = false
+		}
+	}
+	n.goroutine(func() {
+		for h := range results {
+			if err := n.object(h, false); err != nil {
+				n.fault(err)
+			}
+		}
+	})
+	return n.startRaft()
+}
+
+// found waits until the first nodes agree and then writes the first Raft state,
+// or, for a node that never founds a cluster, waits to be called.
+func (n *Node) found() error {
+	switch n.cfg.BootstrapExpect {
+	case 0:
+		return n.startRaft()
+	case 1:
+		// Alone: whoever else is listed must not know this node already.
+		if err := n.bootstrap(raft.Server{ID: raft.ServerID(n.cfg.NodeID), Address: raft.ServerAddress(n.advertise)}); err != nil {
+			return err
+		}
+		return n.startRaft()
+	}
+	decided := make(chan error, 1)
+	n.goroutine(func() { decided <- n.agree() })
+	patience := time.NewTimer(n.cfg.Timeouts.Hello)
+	defer patience.Stop()
+	select {
+	case err := <-decided:
+		return err
+	case <-patience.C:
+	}
+	n.log.Info("waiting for the other first nodes", "expect", n.cfg.BootstrapExpect)
+	n.goroutine(func() {
+		if err := <-decided; err != nil && !errors.Is(err, ErrShutdown) {
+			n.fault(err)
+		}
+	})
+	return nil
+}
+
+// agree waits for an answer of every first node. Each must have the same set, or
+// two clusters could form. A node that has formed one is no reason against: it
+// may have got further in the founding that this one was cut short in. That it
+// does not know this node, in its state and its log, shows that this is no wiped
+// disk: whatever majority registered this node contains one of the others.
+func (n *Node) agree() error {
+	ctx, cancel := context.WithCancel(n.ctx)
+	defer cancel()
+	set := n.bootstrapSet()
+	answers := make(map[string]bool)
+	warned := make(map[string]bool)
+	same := func(r *clusterpb.HelloResponse) bool { return slices.Equal(r.Bootstrap, set) }
+	for h := range n.greet(ctx, func(r *clusterpb.HelloResponse) bool { return !same(r) }) {
+		if err := n.object(h, true); err != nil {
+			return err
+		}
+		if !same(h.r) {
+			if !warned[h.node] {
+				n.log.Error("another first node is configured with another set", "peer", h.node, "theirs", h.r.Bootstrap, "ours", set)
+			}
+			warned[h.node] = true
+			continue
+		}
+		if answers[h.node] = true; len(answers) == n.cfg.BootstrapExpect-1 {
+			break
+		}
+	}
+	if n.ctx.Err() != nil {
+		return ErrShutdown
+	}
+	var servers []raft.Server
+	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
+		servers = append(servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(n.cfg.Peers[id])})
+	}
+	if err := n.bootstrap(servers...); err != nil {
+		return err
+	}
+	return n.startRaft()
+}
+
+// bootstrap writes the first Raft state, as raft.BootstrapCluster does, but can
+// be repeated after a crash in the middle.
+func (n *Node) bootstrap(servers ...raft.Server) error {
+	if n.cfg.Hooks.BeforeBootstrap != nil {
+		if err := n.cfg.Hooks.BeforeBootstrap(); err != nil {
+			return err
+		}
+	}
+	err := n.store.SetUint64([]byte("CurrentTerm"), firstTerm)
+	if err == nil {
+		err = n.store.StoreLog(&raft.Log{
+			Index: 1, Term: firstTerm, Type: raft.LogConfiguration,
+			Data: raft.EncodeConfiguration(raft.Configuration{Servers: servers}),
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("founding the cluster: %w", err)
+	}
+	n.lastIndex = max(n.lastIndex, 1)
+	n.log.Info("founded the cluster", "servers", len(servers))
+	return nil
+}

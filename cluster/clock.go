@@ -1,0 +1,123 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const (
+	// clockAgreement is how far another voter's clock may be off and still
+	// confirm this one. fsm holds entries against the same bound.
+	clockAgreement = 5 * time.Second
+	// clockJump is how far the wall clock may leave the monotonic one between
+	// two looks before it needs to be confirmed anew.
+	clockJump = time.Second
+	// readingAge is how old a reading of another clock may be.
+	readingAge = time.Second
+)
+
+// clockGuard keeps a leader from stamping entries with a clock that the others
+// do not share. The state machine bounds what one entry can do; entries are
+// many, so a leader must not even try.
+type clockGuard struct {
+	clock Clock
+	self  string
+
+	mu       sync.Mutex
+	lastWall time.Time // without its monotonic part
+	lastMono time.Time
+	suspect  bool // jumped, and not confirmed since
+	differs  bool // a majority said so
+	readings []reading
+	readAt   time.Time // when the oldest of them was taken
+}
+
+// reading is another voter's wall clock.
+type reading struct {
+	node   string
+	offset time.Duration // its clock less ours
+}
+
+// wall is this node's clock, and whether entries may carry it.
+func (g *clockGuard) wall() (time.Time, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.look()
+}
+
+func (g *clockGuard) look() (time.Time, bool) {
+	mono := time.Now()
+	wall := g.clock.Now().Round(0)
+	if !g.lastMono.IsZero() {
+		drift := wall.Sub(g.lastWall) - mono.Sub(g.lastMono)
+		if drift > clockJump || drift < -clockJump {
+			g.suspect = true
+			g.readings = nil // taken against the clock as it was
+		}
+	}
+	g.lastWall, g.lastMono = wall, mono
+	return wall, !g.suspect && !g.differs
+}
+
+// disagrees reports whether a majority has another time.
+func (g *clockGuard) disagrees() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.differs
+}
+
+// take takes over readings of other voters, made since the given time, and
+// reports whether a majority of voters agrees and whether one disagrees.
+func (g *clockGuard) take(rs []reading, since time.Time, voters int) (agree, differ bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	suspect := g.suspect
+	g.suspect = false
+	g.look() // a jump while the readings were made spoils them
+	if g.suspect {
+		return false, g.differs
+	}
+	yes, no := 1, 0 // this node's own
+	for _, r := range rs {
+		if r.offset <= clockAgreement && r.offset >= -clockAgreement {
+			yes++
+		} else {
+			no++
+		}
+	}
+	g.readings, g.readAt = rs, since
+	switch {
+	case yes > voters/2:
+		g.differs = false
+		return true, false
+	case yes+no > voters/2:
+		// A majority was heard, and it does not confirm this clock.
+		g.differs = true
+	}
+	g.suspect = suspect
+	return false, g.differs
+}
+
+// evidence is the clock of an entry that is proposed now.
+func (g *clockGuard) evidence(prev int64, elapsed time.Duration) *fsmpb.Clock {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	wall, ok := g.look()
+	if !ok {
+		return &fsmpb.Clock{} // cluster time stands still
+	}
+	c := &fsmpb.Clock{Wall: wall.UnixNano(), Elapsed: int64(elapsed)}
+	if !fsm.NeedsReadings(prev, c.Wall, c.Elapsed) {
+		return c
+	}
+	c.Readings = []*fsmpb.ClockReading{{Node: g.self, Wall: c.Wall}}
+	if time.Since(g.readAt) <= readingAge {
+		for _, r := range g.readings {
+			c.Readings = append(c.Readings, &fsmpb.ClockReading{Node: r.node, Wall: wall.Add(r.offset).UnixNano()})
+		}
+	}
+	return c
+}

@@ -1,0 +1,359 @@
+package cluster
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// testNode is a node with what it runs on.
+type testNode struct {
+	*Node
+	id     string
+	dir    string
+	audit  *auditlog.Log
+	faults chan error
+	down   bool
+}
+
+// testCluster is several nodes in this process, on real TLS over loopback and
+// real files.
+type testCluster struct {
+	t     *testing.T
+	ca    *CA
+	peers map[string]string
+	ids   []string
+	nodes map[string]*testNode
+	edit  func(id string, c *Config)
+}
+
+var quick = Timeouts{
+	Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond,
+	Commit: 5 * time.Millisecond, Hello: 500 * time.Millisecond, Snapshot: time.Hour,
+}
+
+func testLogger() *slog.Logger {
+	if os.Getenv("CLUSTER_TEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return slog.New(slog.NewTextHandler(io.Discard, nil))
+}
+
+func testCA(t testing.TB) *CA {
+	t.Helper()
+	ca, err := NewCA("test CA", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+func testIdentity(t testing.TB, ca *CA, node string) *Identity {
+	t.Helper()
+	cert, key, err := ca.Issue(IssueRequest{Kind: KindNode, Name: node, Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := NewIdentity(cert, key, ca.CertPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// freeAddr finds a port that stays the same over restarts of a node.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// newCluster makes the files of n nodes and starts none.
+func newCluster(t *testing.T, n int, edit func(id string, c *Config)) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, ca: testCA(t), peers: map[string]string{}, nodes: map[string]*testNode{}, edit: edit}
+	root := t.TempDir()
+	for i := range n {
+		id := fmt.Sprintf("n%d", i+1)
+		c.ids = append(c.ids, id)
+		c.peers[id] = freeAddr(t)
+		c.nodes[id] = &testNode{id: id, dir: filepath.Join(root, id), down: true, faults: make(chan error, 16)}
+	}
+	t.Cleanup(c.stop)
+	return c
+}
+
+// startCluster makes n nodes and waits until one leads.
+func startCluster(t *testing.T, n int, edit func(id string, c *Config)) *testCluster {
+	t.Helper()
+	c := newCluster(t, n, edit)
+	c.startAll()
+	c.leader()
+	return c
+}
+
+func (c *testCluster) config(id string) Config {
+	tn := c.nodes[id]
+	cfg := Config{
+		NodeID: id, DataDir: tn.dir, Identity: testIdentity(c.t, c.ca, id), Listen: c.peers[id],
+		Peers: c.peers, BootstrapExpect: len(c.peers), Timeouts: quick, Logger: testLogger(),
+		OnFault: func(err error) { tn.faults <- err },
+	}
+	if c.edit != nil {
+		c.edit(id, &cfg)
+	}
+	return cfg
+}
+
+// open starts a node and returns what Open says.
+func (c *testCluster) open(id string) error {
+	tn := c.nodes[id]
+	if !tn.down {
+		c.t.Fatalf("%s runs already", id)
+	}
+	audit, err := auditlog.Open(filepath.Join(tn.dir, "audit"), auditlog.Options{Logger: testLogger()})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	cfg := c.config(id)
+	if cfg.Audit == nil {
+		cfg.Audit = audit
+	}
+	n, err := Open(cfg)
+	if err != nil {
+		audit.Close()
+		return err
+	}
+	tn.Node, tn.audit, tn.down = n, audit, false
+	return nil
+}
+
+func (c *testCluster) start(id string) *testNode {
+	c.t.Helper()
+	if err := c.open(id); err != nil {
+		c.t.Fatalf("starting %s: %v", id, err)
+	}
+	return c.nodes[id]
+}
+
+func (c *testCluster) startAll() {
+	c.t.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, len(c.ids))
+	for i, id := range c.ids {
+		if c.nodes[id].down {
+			wg.Add(1)
+			go func() { defer wg.Done(); errs[i] = c.open(id) }()
+		}
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// kill ends a node without a handover.
+func (c *testCluster) kill(id string) {
+	c.t.Helper()
+	c.nodes[id].end(c.t, true)
+}
+
+func (n *testNode) end(t *testing.T, hard bool) {
+	if n.down {
+		return
+	}
+	n.down = true
+	if hard { // out of the network first, so that it can hand over nothing
+		n.port.close()
+		n.peers.close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := n.Shutdown(ctx); err != nil && n.Fault() == nil {
+		t.Errorf("stopping %s: %v", n.id, err)
+	}
+	if err := n.audit.Close(); err != nil && n.Fault() == nil {
+		t.Errorf("closing the audit log of %s: %v", n.id, err)
+	}
+}
+
+func (c *testCluster) stop() {
+	for _, id := range c.ids {
+		c.nodes[id].end(c.t, true)
+	}
+}
+
+func (c *testCluster) up() []*testNode {
+	var list []*testNode
+	for _, id := range c.ids {
+		if !c.nodes[id].down {
+			list = append(list, c.nodes[id])
+		}
+	}
+	return list
+}
+
+// leader waits for a node that leads and takes proposals.
+func (c *testCluster) leader() *testNode {
+	c.t.Helper()
+	var found *testNode
+	eventually(c.t, 10*time.Second, "a leader", func() bool {
+		for _, n := range c.up() {
+			if l := n.origin.ready.Load(); n.IsLeader() && l != nil && *l == n.id {
+				found = n
+				return true
+			}
+		}
+		return false
+	})
+	return found
+}
+
+func (c *testCluster) followers() []*testNode {
+	c.t.Helper()
+	l := c.leader()
+	var list []*testNode
+	for _, n := range c.up() {
+		if n != l {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// converged waits until all running nodes have the same state.
+func (c *testCluster) converged() {
+	c.t.Helper()
+	eventually(c.t, 20*time.Second, "the same state everywhere", func() bool {
+		var first *fsm.State
+		for _, n := range c.up() {
+			s := n.State()
+			if first == nil {
+				first = s
+			} else if s.Index() != first.Index() || s.Hash() != first.Hash() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// noFaults fails the test when a node took itself out.
+func (c *testCluster) noFaults() {
+	c.t.Helper()
+	for _, id := range c.ids {
+		select {
+		case err := <-c.nodes[id].faults:
+			c.t.Errorf("%s: %v", id, err)
+		default:
+		}
+	}
+}
+
+func eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; {
+		if f() {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s within %v", what, limit)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func within(t testing.TB, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+var recordCount atomic.Uint64
+
+// record is a record with no reads and no changes, and an id of its own.
+func record() *fsmpb.Record {
+	r := &fsmpb.Record{
+		RequestId: make([]byte, 16), Salt: make([]byte, 16), Commitment: make([]byte, auditlog.HashSize),
+		Body: make([]byte, 300), Generation: 1,
+	}
+	rand.Read(r.RequestId)
+	rand.Read(r.Salt)
+	return r
+}
+
+// mustPropose proposes a record that is to be accepted.
+func mustPropose(t testing.TB, n *testNode, r *fsmpb.Record) Verdict {
+	t.Helper()
+	v, err := n.Propose(within(t, 10*time.Second), r)
+	if err != nil || v.Verdict != fsm.Accepted {
+		t.Fatalf("%s: Propose = %+v, %v; want accepted", n.id, v, err)
+	}
+	return v
+}
+
+func TestSingleNode(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	n := c.nodes["n1"]
+	for range 20 {
+		v := mustPropose(t, n, record())
+		if err := n.WaitApplied(within(t, time.Second), v.Index); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := n.State().Time(); got == 0 {
+		t.Error("cluster time is 0")
+	}
+	n.end(t, false)
+	c.start("n1")
+	c.leader()
+	mustPropose(t, c.nodes["n1"], record())
+	if f, _ := c.nodes["n1"].State().Audit(); f.Size() != 21 {
+		t.Errorf("%d audit records, want 21", f.Size())
+	}
+	c.noFaults()
+}
+
+func TestThreeNodesCommitFromEach(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	var wg sync.WaitGroup
+	for _, n := range c.up() {
+		for range 4 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for range 25 {
+					if v, err := n.Propose(context.Background(), record()); err != nil || v.Verdict != fsm.Accepted {
+						t.Errorf("%s: Propose = %+v, %v", n.id, v, err)
+						return
+					}
+				}
+			}()
+		}
+	}
+	wg.Wait()
+	c.converged()
+	if f, _ := c.leader().State().Audit(); f.Size() != 300 {
+		t.Errorf("%d audit records, want 300", f.Size())
+	}
+	c.noFaults()
+}

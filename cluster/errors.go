@@ -1,0 +1,60 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/conclavekms/conclave/fsm"
+)
+
+// What can become of a call. Only ErrOutcomeUnknown leaves open whether
+// something happened.
+var (
+	// ErrNoLeader: no leader could be reached, and nothing was submitted.
+	ErrNoLeader = fsm.ErrNoLeader
+	// ErrNotLeader: the call is for the leader, and this node is not it.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrOverloaded: too much is waiting already, and nothing was submitted.
+	ErrOverloaded = fsm.ErrOverloaded
+	// ErrFenced: the node took itself out of the cluster; see Config.OnFault.
+	ErrFenced = fmt.Errorf("%w: node is fenced", fsm.ErrNodeStopped)
+	// ErrShutdown: the node is stopping, and nothing was submitted.
+	ErrShutdown = fmt.Errorf("%w: node is shutting down", fsm.ErrNodeStopped)
+	// ErrOutcomeUnknown: it was submitted, and whether it took effect could not
+	// be learnt in time. It may still take effect.
+	ErrOutcomeUnknown = fsm.ErrOutcomeUnknown
+	// ErrRecord: the record can never be proposed: too large or malformed.
+	ErrRecord = errors.New("record cannot be proposed")
+	// ErrUnreachable: the node that was asked did not answer; whether it acted
+	// is unknown.
+	ErrUnreachable = errors.New("node cannot be reached")
+	// ErrRemote: the other node's handler refused; its message follows.
+	ErrRemote = errors.New("refused by the other node")
+	// ErrNoTransfer: no other node is fit to take over the leadership.
+	ErrNoTransfer = errors.New("no node can take over")
+)
+
+// What stops a node for good. Config.OnFault receives them, wrapped.
+var (
+	// ErrCorrupt: something on the disk is not what was stored.
+	ErrCorrupt = errors.New("stored data is corrupt")
+	// ErrStorage: a write failed. What reached the disk is not known, so the
+	// node may neither go on nor try again.
+	ErrStorage = errors.New("storage failed")
+	// ErrDiskStuck: a write has not returned for too long.
+	ErrDiskStuck = errors.New("disk does not answer")
+	// ErrIncarnation: a newer start of this node is registered.
+	ErrIncarnation = errors.New("a newer incarnation of this node took over")
+	// ErrWipedDisk: the cluster knows this node, whose disk is empty.
+	ErrWipedDisk = errors.New("the disk of a known node is empty; remove the node and let it join under a new id")
+	// ErrRolledBack: the cluster knows this node's disk to have held more.
+	ErrRolledBack = errors.New("the disk went back in time; remove the node and let it join under a new id")
+	// ErrDataDir: the data directory is another node's, or damaged.
+	ErrDataDir = errors.New("unusable data directory")
+	// ErrTransferStuck: the leader refuses writes because of a leadership
+	// transfer that never ends (hashicorp/raft issue 696).
+	ErrTransferStuck = errors.New("leadership transfer does not end")
+	// ErrSnapshotLoop: the leader sends the same snapshot over and over
+	// (hashicorp/raft issue 697).
+	ErrSnapshotLoop = errors.New("the same snapshot was installed repeatedly")
+)

@@ -1,0 +1,174 @@
+package cluster
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// machine is the state machine as Raft has it. The mutex gives other goroutines
+// what fsm.FSM allows on the apply goroutine only.
+type machine struct {
+	mu  sync.Mutex
+	fsm *fsm.FSM
+	// restored is told the index of each snapshot that was taken over.
+	restored func(index uint64)
+}
+
+// Apply implements raft.FSM.
+func (m *machine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
+
+// ApplyBatch implements raft.BatchingFSM.
+func (m *machine) ApplyBatch(logs []*raft.Log) []any {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fsm.ApplyBatch(logs)
+}
+
+// Snapshot implements raft.FSM.
+func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fsm.Snapshot()
+}
+
+// Restore implements raft.FSM.
+func (m *machine) Restore(r io.ReadCloser) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.fsm.Restore(r); err != nil {
+		return err
+	}
+	m.restored(m.fsm.Current().Index())
+	return nil
+}
+
+// watermark is what the state has of another node's disk.
+func (m *machine) watermark(node string) (uint64, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fsm.Watermark(node)
+}
+
+// applied follows what was applied, for those who wait for it and for the
+// evidence of time.
+type applied struct {
+	mu      sync.Mutex
+	index   uint64
+	at      time.Time // monotonic
+	waiters map[*appliedWaiter]struct{}
+	check   atomic.Pointer[fsmpb.StateCheck]
+}
+
+type appliedWaiter struct {
+	index uint64
+	done  chan struct{}
+}
+
+// advance is called on the apply goroutine.
+func (a *applied) advance(index uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.index, a.at = index, time.Now()
+	for w := range a.waiters {
+		if w.index <= index {
+			close(w.done)
+			delete(a.waiters, w)
+		}
+	}
+}
+
+// since is how long ago the newest entry was applied here; 0 for never.
+func (a *applied) since() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at.IsZero() {
+		return 0
+	}
+	return time.Since(a.at)
+}
+
+// wait returns when index is applied.
+func (a *applied) wait(ctx context.Context, index uint64, stop <-chan struct{}) error {
+	a.mu.Lock()
+	if a.index >= index {
+		a.mu.Unlock()
+		return nil
+	}
+	w := &appliedWaiter{index: index, done: make(chan struct{})}
+	if a.waiters == nil {
+		a.waiters = make(map[*appliedWaiter]struct{})
+	}
+	a.waiters[w] = struct{}{}
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.waiters, w)
+	}()
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-stop:
+		return ErrShutdown
+	}
+}
+
+// barriers lets callers share barriers: each waits for one that was started
+// after it came, and one is on its way at a time.
+type barriers struct {
+	run func() error
+
+	mu      sync.Mutex
+	running bool
+	next    *barrier
+}
+
+type barrier struct {
+	done chan struct{}
+	err  error
+}
+
+func (b *barriers) wait(ctx context.Context, goroutine func(func())) error {
+	b.mu.Lock()
+	if b.next == nil {
+		b.next = &barrier{done: make(chan struct{})}
+	}
+	mine := b.next
+	if !b.running {
+		b.running = true
+		goroutine(b.loop)
+	}
+	b.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (b *barriers) loop() {
+	for {
+		b.mu.Lock()
+		mine := b.next
+		b.next = nil
+		if mine == nil {
+			b.running = false
+			b.mu.Unlock()
+			return
+		}
+		b.mu.Unlock()
+		mine.err = b.run()
+		close(mine.done)
+	}
+}

@@ -1,0 +1,108 @@
+package cluster
+
+import (
+	"errors"
+
+	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics of a node. They exist, unregistered, without a Registerer too.
+type metrics struct {
+	commit       prometheus.Histogram
+	entryRecords prometheus.Histogram
+	disk         *prometheus.HistogramVec
+	refused      *prometheus.CounterVec
+	forwarded    prometheus.Counter
+	resubmitted  prometheus.Counter
+	leaders      prometheus.Counter
+	transfers    *prometheus.CounterVec
+	fenced       prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	return &metrics{
+		commit: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "conclave_raft_commit_seconds", Help: "Time from handing an entry to Raft until it was applied, on the leader.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		entryRecords: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "conclave_raft_entry_records", Help: "Records in each Raft entry, on the leader.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 12),
+		}),
+		disk: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "conclave_raft_disk_seconds", Help: "Duration of writes to the Raft log, fsync included.",
+			Buckets: prometheus.ExponentialBuckets(0.0002, 2, 15),
+		}, []string{"op"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_peer_refused_total", Help: "Connections to the peer port that were refused.",
+		}, []string{"reason"}),
+		forwarded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_batches_forwarded_total", Help: "Batches that this node sent to another node that led.",
+		}),
+		resubmitted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_batches_resubmitted_total", Help: "Batches of this node that were sent more than once.",
+		}),
+		leaders: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_raft_leader_changes_total", Help: "Changes of leader that this node saw.",
+		}),
+		transfers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_raft_leadership_transfers_total", Help: "Leadership transfers that this node began.",
+		}, []string{"result"}),
+		fenced: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "conclave_node_fenced", Help: "1 when the node took itself out of the cluster.",
+		}),
+	}
+}
+
+// register registers the metrics, and what is read from the node when asked.
+func (m *metrics) register(r prometheus.Registerer, n *Node) error {
+	if r == nil {
+		return nil
+	}
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+	}
+	ofRaft := func(f func(*raft.Raft) float64) func() float64 {
+		return func() float64 {
+			if r := n.raft.Load(); r != nil {
+				return f(r)
+			}
+			return 0
+		}
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{
+		m.commit, m.entryRecords, m.disk, m.refused, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.fenced,
+		gauge("conclave_raft_is_leader", "1 on the leader.", func() float64 { return boolean(n.IsLeader()) }),
+		gauge("conclave_raft_term", "Raft term.", ofRaft(func(r *raft.Raft) float64 { return float64(r.CurrentTerm()) })),
+		gauge("conclave_raft_last_index", "Newest index in the Raft log.", ofRaft(func(r *raft.Raft) float64 { return float64(r.LastIndex()) })),
+		gauge("conclave_raft_commit_index", "Newest committed Raft index.", ofRaft(func(r *raft.Raft) float64 { return float64(r.CommitIndex()) })),
+		gauge("conclave_raft_applied_index", "Newest applied Raft index.", ofRaft(func(r *raft.Raft) float64 { return float64(r.AppliedIndex()) })),
+		gauge("conclave_raft_last_contact_seconds", "Time since this node heard of the leader; 0 on the leader.", func() float64 {
+			return n.Status().LastContact.Seconds()
+		}),
+		gauge("conclave_batches_in_flight", "Batches of this node without an answer.", func() float64 { return float64(n.origin.inFlight.Load()) }),
+		gauge("conclave_records_waiting", "Records on this node that are not submitted yet.", func() float64 { return float64(n.origin.waitingRecords.Load()) }),
+		gauge("conclave_clock_disagrees", "1 when this node leads and its clock disagrees with a majority.", func() float64 {
+			return boolean(n.guard.disagrees())
+		}),
+		gauge("conclave_audit_missing_entries", "Audit entries that this node has to fetch from others.", func() float64 {
+			from, to, ok := n.cfg.Audit.Missing()
+			if !ok {
+				return 0
+			}
+			return float64(to - from)
+		}),
+	} {
+		errs = append(errs, r.Register(c))
+	}
+	return errors.Join(errs...)
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,528 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// Node is one node of the cluster. Its methods are safe for concurrent use.
+type Node struct {
+	cfg       Config
+	log       *slog.Logger
+	advertise string
+	metrics   *metrics
+
+	dir       *dataDir
+	store     *store
+	snapshots raft.SnapshotStore
+	lastIndex uint64 // of the disk, at the start
+	survey    *survey
+
+	machine  *machine
+	applied  applied
+	guard    *clockGuard
+	merger   *merger
+	origin   *origin
+	barriers barriers
+	port     *port
+	peers    *peers
+	server   *grpc.Server
+	stream   *raftStream
+	trans    *raft.NetworkTransport
+	gossip   *gossip
+	raft     atomic.Pointer[raft.Raft]
+	notify   chan bool // Raft's leadership changes
+
+	executor  atomic.Pointer[func(context.Context, []byte) ([]byte, error)]
+	relay     atomic.Pointer[func(context.Context, string, string, []byte) ([]byte, error)]
+	leadCheck atomic.Pointer[func() bool]
+	onLeader  leaderFuncs
+	transfer  chan struct{}  // held by the one transfer under way
+	gap       chan struct{}  // an audit gap may have opened
+	installs  map[uint64]int // by the apply goroutine
+	known     bool           // likewise: this incarnation is registered
+	// proposedCheck is the newest state hash that was proposed, by the merger.
+	proposedCheck uint64
+
+	ctx      context.Context
+	cancel   context.CancelFunc
+	running  sync.WaitGroup
+	opened   chan struct{}
+	starting sync.Mutex // Raft is being started, or the node stopped
+	stopping bool
+	faulted  atomic.Pointer[storeFault]
+	faultOne sync.Once
+	shutdown sync.Once
+	ended    error
+}
+
+// Open starts a node. It returns once the disk was checked and other nodes had
+// the chance to object to it; forming or finding the cluster goes on after that.
+// Shutdown must be called on the node that it returns.
+func Open(cfg Config) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("cluster configuration: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	n := &Node{
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(),
+		notify: make(chan bool, 64), transfer: make(chan struct{}, 1), gap: make(chan struct{}, 1),
+		installs: make(map[uint64]int), opened: make(chan struct{}),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
+	n.barriers.run = n.runBarrier
+	err := n.open()
+	close(n.opened)
+	if err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return nil, errors.Join(err, n.Shutdown(ctx))
+	}
+	return n, nil
+}
+
+func (n *Node) open() error {
+	var err error
+	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	if err := n.openDisk(); err != nil {
+		return err
+	}
+	ln := n.cfg.Listener
+	if ln == nil {
+		if ln, err = net.Listen("tcp", n.cfg.Listen); err != nil {
+			return fmt.Errorf("peer port: %w", err)
+		}
+	}
+	n.advertise = or(n.cfg.Advertise, ln.Addr().String())
+
+	n.machine = &machine{restored: n.restored}
+	n.machine.fsm = fsm.New(fsm.Config{Audit: n.cfg.Audit, OnApply: n.onApply, OnFault: n.fault})
+	n.peers = newPeers(n.cfg.NodeID, n.cfg.Identity, n.cfg.Hooks.Dial, n.addressesOf)
+	n.merger = newMerger(&merger{
+		raft: raftApply{n}, evidence: n.evidence, registered: n.registered,
+		log: n.log, maxBytes: n.cfg.MaxMergeBytes, metrics: n.metrics,
+	})
+	n.origin = newOrigin(&origin{
+		node: n.cfg.NodeID, incarnation: n.dir.file.Incarnation, timeouts: n.cfg.Timeouts,
+		maxRecords: int64(n.cfg.MaxQueuedRecords), maxBytes: n.cfg.MaxQueuedBytes, metrics: n.metrics,
+		dial: n.dialLeader, moved: n.leaderMoved, register: n.registration,
+		watermark: func() uint64 { return n.State().Index() }, fenced: n.fault,
+	})
+	n.port = newPort(ln, n.cfg.Identity.server(n.admit), n.log, func(reason string) {
+		n.metrics.refused.WithLabelValues(reason).Inc()
+	})
+	n.server = newGRPCServer()
+	clusterpb.RegisterPeerServer(n.server, &peerServer{n: n, auditStreams: make(chan struct{}, maxAuditStreams)})
+	n.goroutine(func() { n.server.Serve(n.port.peer) }) // ends with the listener
+	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	if n.gossip, err = startGossip(n); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	n.goroutine(func() { n.survey.run(n.ctx, n.store) })
+	n.goroutine(n.watchLeadership)
+	n.goroutine(n.backfill)
+	n.goroutine(n.watchLog)
+	return n.join()
+}
+
+// openDisk opens the Raft log and snapshots and checks them against the identity
+// file.
+func (n *Node) openDisk() error {
+	path := filepath.Join(n.dir.path, "raft")
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	var err error
+	n.store, err = openStore(filepath.Join(path, "raft.db"), n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
+	if err != nil {
+		return err
+	}
+	if n.snapshots, err = raft.NewFileSnapshotStoreWithLogger(path, 3, newRaftLogger(n.log, "snapshot")); err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	if err := os.Chmod(filepath.Join(path, "snapshots"), 0o700); err != nil {
+		return err
+	}
+	return n.inspectDisk()
+}
+
+// startRaft starts Raft on what the disk has.
+func (n *Node) startRaft() (err error) {
+	n.starting.Lock()
+	defer n.starting.Unlock()
+	if n.stopping {
+		return ErrShutdown
+	}
+	if f := n.faulted.Load(); f != nil {
+		return f.err
+	}
+	if n.lastIndex > 0 {
+		if err := n.dir.joined(); err != nil {
+			return err
+		}
+	}
+	rc := raftConfig(&n.cfg)
+	rc.NotifyCh = n.notify
+	n.stream = &raftStream{subListener: n.port.raft, advertise: n.advertise, peers: n.peers, nodeAt: n.nodeAt}
+	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.stream, MaxPool: 3, Timeout: max(10*n.cfg.Timeouts.Heartbeat, 2*time.Second),
+		Logger: newRaftLogger(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
+	})
+	logs, err := raft.NewLogCache(512, raftStore{n.store})
+	if err != nil {
+		return err
+	}
+	var r *raft.Raft
+	err = guard(func() (err error) { // it panics on a log that it cannot read
+		done := make(chan struct{})
+		var p any
+		go func() { // raftStore ends the goroutine instead of returning some errors
+			defer close(done)
+			defer func() { p = recover() }()
+			r, err = raft.NewRaft(rc, n.machine, logs, raftStore{n.store}, n.snapshots, n.trans)
+		}()
+		<-done
+		if p != nil {
+			panic(p)
+		}
+		if r == nil && err == nil {
+			err = n.store.check()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("starting Raft: %w", err)
+	}
+	n.raft.Store(r)
+	observed := make(chan raft.Observation, 16)
+	r.RegisterObserver(raft.NewObserver(observed, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	}))
+	n.goroutine(func() { n.followLeader(observed) })
+	return nil
+}
+
+// raftApply is Raft's Apply for the merger, which exists before Raft does.
+type raftApply struct{ n *Node }
+
+func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
+	return a.n.raft.Load().Apply(cmd, timeout) // the merger opens only on a leader
+}
+
+// goroutine runs f until the node is shut down.
+func (n *Node) goroutine(f func()) {
+	n.running.Add(1)
+	go func() {
+		defer n.running.Done()
+		f()
+	}()
+}
+
+// fault takes the node out of the cluster: it can no longer be trusted, so it
+// may neither vote nor lead nor answer. It may be called from anywhere.
+func (n *Node) fault(err error) {
+	n.faultOne.Do(func() {
+		n.faulted.Store(&storeFault{err})
+		n.metrics.fenced.Set(1)
+		n.log.Error("node takes itself out of the cluster", "err", err)
+		// On a goroutine of its own: what called may hold locks, and whatever
+		// hangs must not keep the node in the network.
+		go func() {
+			<-n.opened
+			if n.port != nil {
+				n.port.close()
+			}
+			if n.peers != nil {
+				n.peers.close()
+			}
+			if n.merger != nil {
+				n.merger.setOpen(false)
+			}
+			if n.cfg.OnFault != nil {
+				n.cfg.OnFault(err)
+			}
+		}()
+	})
+}
+
+// Fault is why the node took itself out of the cluster, or nil.
+func (n *Node) Fault() error {
+	if f := n.faulted.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// usable says whether a call may begin.
+func (n *Node) usable() error {
+	if f := n.faulted.Load(); f != nil {
+		return fmt.Errorf("%w: %w", ErrFenced, f.err)
+	}
+	if n.ctx.Err() != nil {
+		return ErrShutdown
+	}
+	return nil
+}
+
+// Shutdown hands the leadership over if this node has it, as long as ctx lasts
+// and at most two election timeouts, and stops the node. It returns an error
+// when something would not stop.
+func (n *Node) Shutdown(ctx context.Context) error {
+	n.shutdown.Do(func() { n.ended = n.stop(ctx) })
+	return n.ended
+}
+
+func (n *Node) stop(ctx context.Context) error {
+	if n.IsLeader() && n.faulted.Load() == nil && len(n.voters()) > 1 {
+		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
+		if err := n.TransferLeadership(tctx); err != nil {
+			n.log.Warn("could not hand over the leadership", "err", err)
+		}
+		cancel()
+	}
+	n.starting.Lock()
+	n.stopping = true
+	n.starting.Unlock()
+	n.cancel()
+	if n.origin != nil {
+		n.origin.close()
+	}
+	if n.merger != nil {
+		mctx, cancel := context.WithTimeout(ctx, max(time.Second, 2*n.cfg.Timeouts.Election))
+		n.merger.close(mctx)
+		cancel()
+	}
+	if n.gossip != nil {
+		n.gossip.close()
+	}
+	if n.server != nil {
+		n.server.Stop()
+	}
+	done := make(chan error, 1)
+	go func() { done <- n.stopRest() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("shutting down: %w", ctx.Err())
+	}
+}
+
+// stopRest stops what a hanging disk can keep from stopping.
+func (n *Node) stopRest() error {
+	var errs []error
+	if r := n.raft.Load(); r != nil {
+		errs = append(errs, r.Shutdown().Error())
+	}
+	if n.trans != nil {
+		n.trans.CloseStreams()
+		errs = append(errs, n.trans.Close())
+	}
+	if n.port != nil {
+		n.port.close()
+		n.port.wait()
+	}
+	if n.peers != nil {
+		n.peers.close()
+	}
+	n.running.Wait()
+	if n.store != nil {
+		errs = append(errs, n.store.close())
+	}
+	return errors.Join(errs...)
+}
+
+// onApply runs on the apply goroutine.
+func (n *Node) onApply(s *fsm.State, e fsm.Events) {
+	if c, ok := n.machine.fsm.LatestCheck(); ok {
+		if have := n.applied.check.Load(); have == nil || have.Index != c.Index {
+			n.applied.check.Store(c)
+		}
+	}
+	if e.Restored {
+		n.lookForGap()
+	}
+	n.compareWatermark(s)
+	if n.cfg.OnApply != nil {
+		n.cfg.OnApply(s, e)
+	}
+	// Last: who waits for an index finds that caches followed.
+	n.applied.advance(s.Index())
+}
+
+// compareWatermark looks, until this incarnation is registered, for what earlier
+// ones said of this disk: other nodes that could have told may all be gone.
+func (n *Node) compareWatermark(s *fsm.State) {
+	if n.known {
+		return
+	}
+	r, _ := s.Node(n.cfg.NodeID)
+	if r == nil {
+		return
+	}
+	if r.Incarnation >= n.dir.file.Incarnation {
+		n.known = true
+		return
+	}
+	if mark, _ := n.machine.fsm.Watermark(n.cfg.NodeID); mark > n.lastIndex {
+		n.fault(fmt.Errorf("%w (it was known up to index %d, and it has %d)", ErrRolledBack, mark, n.lastIndex))
+	}
+}
+
+// restored runs on the apply goroutine after a snapshot was taken over.
+func (n *Node) restored(index uint64) {
+	n.lookForGap()
+	if n.installs[index]++; n.installs[index] > 3 { // once is the start
+		n.fault(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
+	}
+}
+
+// evidence is what the next entry says of time and of the state's hash.
+func (n *Node) evidence() (*fsmpb.Clock, *fsmpb.StateCheck) {
+	clock := n.guard.evidence(n.State().Time(), n.applied.since())
+	return clock, n.nextCheck()
+}
+
+// registered reports whether that incarnation is the newest of the node.
+func (n *Node) registered(node string, incarnation uint64) bool {
+	r, _ := n.State().Node(node)
+	return r != nil && r.Incarnation == incarnation
+}
+
+func (n *Node) registration() *fsmpb.RegisterNode {
+	return &fsmpb.RegisterNode{
+		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
+		PeerAddress: n.advertise, AwsAddress: n.cfg.AWSAddress, GrpcAddress: n.cfg.GRPCAddress,
+		SchemaMin: fsm.SchemaMin, SchemaMax: fsm.SchemaMax, Release: n.cfg.Release,
+		// Applied, not stored: entries that are only stored may yet be replaced.
+		Watermark: n.State().Index(),
+	}
+}
+
+// dialLeader opens the origin's way to the leader.
+func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) link {
+	if n.usable() != nil {
+		return nil
+	}
+	leader, _ := n.Leader()
+	switch leader {
+	case "":
+		return nil
+	case n.cfg.NodeID:
+		return &localLink{node: leader, merger: n.merger, answer: func(r *clusterpb.SubmitResponse) {
+			if !n.dropped(leader, r) {
+				answer(r)
+			}
+		}}
+	}
+	client, err := n.peers.client(leader)
+	if err != nil {
+		return nil
+	}
+	return dialLink(n.ctx, leader, client, n.metrics, answer, n.goroutine)
+}
+
+func (n *Node) leaderMoved(from string) bool {
+	leader, _ := n.Leader()
+	return leader != from
+}
+
+// State is the newest applied state.
+func (n *Node) State() *fsm.State { return n.machine.fsm.Current() }
+
+// Propose brings a record to its verdict. ctx matters until the record is
+// submitted; from then on the outcome is awaited, up to Timeouts.Outcome.
+//
+// The errors that say nothing was submitted are ctx's, ErrNoLeader,
+// ErrOverloaded, ErrFenced, ErrShutdown and ErrRecord. After ErrOutcomeUnknown
+// the record may still take effect.
+func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (Verdict, error) {
+	p, err := newProposal(r)
+	if err != nil {
+		return Verdict{}, err
+	}
+	return n.propose(ctx, p)
+}
+
+func (n *Node) propose(ctx context.Context, p *proposal) (Verdict, error) {
+	if err := n.usable(); err != nil {
+		return Verdict{}, err
+	}
+	return n.origin.propose(ctx, p)
+}
+
+// WaitApplied returns once State().Index() is at least index, which must be of a
+// command, as a Verdict's is.
+func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
+	return n.applied.wait(ctx, index, n.ctx.Done())
+}
+
+// Barrier returns once State contains everything that was committed when it was
+// called. Callers at the same time share a barrier.
+func (n *Node) Barrier(ctx context.Context) error {
+	if err := n.usable(); err != nil {
+		return err
+	}
+	return n.barriers.wait(ctx, n.goroutine)
+}
+
+func (n *Node) runBarrier() error {
+	v, err := n.propose(n.ctx, &proposal{})
+	if err != nil {
+		return err
+	}
+	return n.WaitApplied(n.ctx, v.Index)
+}
+
+// ProposeExclusive builds a record on the newest state and proposes it while
+// nothing else can change that state, so that it meets no conflict. Only the
+// leader can. All other proposals of the cluster wait meanwhile: build must be
+// quick.
+func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (Verdict, error) {
+	if err := n.usable(); err != nil {
+		return Verdict{}, err
+	}
+	// The record goes the way of the others, which must lead to this node now.
+	if l := n.origin.ready.Load(); l == nil || *l != n.cfg.NodeID {
+		if !n.IsLeader() {
+			return Verdict{}, ErrNotLeader
+		}
+		return Verdict{}, ErrNoLeader
+	}
+	release, err := n.merger.hold(ctx)
+	if err != nil {
+		return Verdict{}, err
+	}
+	defer release()
+	r, err := build(n.State())
+	if err != nil {
+		return Verdict{}, err
+	}
+	p, err := newProposal(r)
+	if err != nil {
+		return Verdict{}, err
+	}
+	p.exclusive = true
+	return n.propose(ctx, p)
+}

@@ -1,0 +1,624 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const (
+	batchDelay      = 2 * time.Millisecond
+	batchBytes      = 64 << 10
+	batchesInFlight = 4
+	minBackoff      = 5 * time.Millisecond
+	maxBackoff      = 50 * time.Millisecond
+)
+
+// Verdict is what became of a record.
+type Verdict = fsm.Decision
+
+// proposal is one record, or a barrier without one, on its way.
+type proposal struct {
+	record    *fsmpb.Record // nil for a barrier
+	size      int
+	exclusive bool
+	queued    time.Time
+	state     atomic.Uint32
+	done      chan outcome // buffered: whoever waits may have left
+}
+
+// States of a proposal. Whoever moves it out of waiting owns what happens next.
+const (
+	proposalWaiting uint32 = iota
+	proposalTaken          // in a batch: from here on the outcome is awaited
+	proposalGone           // its caller left before it was taken
+)
+
+type outcome struct {
+	verdict Verdict
+	err     error
+}
+
+// sentBatch is a batch without its answer.
+type sentBatch struct {
+	seq       uint64
+	records   []*fsmpb.Record
+	proposals []*proposal
+	size      int
+	exclusive bool
+	firstSend time.Time
+	lastSend  time.Time // on the present link
+	sends     int
+	// out says that the last send has no answer; unknown, that an earlier one
+	// never got one. With neither, the batch is certainly in no log.
+	out, unknown bool
+}
+
+// link is a way to the leader. Everything sent on it is answered through the
+// function it was opened with, or not at all.
+type link interface {
+	// send must not block.
+	send(*submission)
+	// leader is the node at the other end.
+	leader() string
+	close()
+}
+
+// answered is an answer that came over the link of that epoch.
+type answered struct {
+	epoch    uint64
+	response *clusterpb.SubmitResponse
+}
+
+// What a link that ended says of itself instead of an answer.
+var (
+	linkBroke       = &clusterpb.SubmitResponse{}
+	linkNeverOpened = &clusterpb.SubmitResponse{} // so nothing that was sent left this node
+)
+
+// origin turns this node's records into batches and brings them to the leader
+// until each has its answer. One goroutine owns all of its state but the
+// counters.
+type origin struct {
+	node        string
+	incarnation uint64
+	timeouts    Timeouts
+	maxRecords  int64
+	maxBytes    int64
+	metrics     *metrics
+	// dial opens a link to the leader, if there is one.
+	dial func(answer func(*clusterpb.SubmitResponse)) link
+	// moved says that the leader is another than the link's, or not known.
+	moved     func(leader string) bool
+	register  func() *fsmpb.RegisterNode
+	watermark func() uint64
+	// fenced is told that a newer incarnation of the node exists.
+	fenced func(error)
+
+	in    chan *proposal
+	wake  chan struct{} // the leader may have changed
+	stop  chan struct{}
+	done  chan struct{}
+	ready atomic.Pointer[string] // the leader, when linked and registered
+
+	waitingRecords atomic.Int64
+	waitingBytes   atomic.Int64
+	inFlight       atomic.Int64
+
+	answersMu sync.Mutex
+	answers   []answered
+	answered  chan struct{}
+
+	// Owned by run.
+	waiting    []*proposal
+	nextExpiry time.Time
+	unsettled  []*sentBatch // by seq
+	nextSeq    uint64
+	link       link
+	epoch      uint64
+	registered bool // on this link
+	backoff    time.Duration
+	retryAt    time.Time
+}
+
+func newOrigin(o *origin) *origin {
+	o.in = make(chan *proposal, 1024)
+	o.answered = make(chan struct{}, 1)
+	o.wake = make(chan struct{}, 1)
+	o.stop = make(chan struct{})
+	o.done = make(chan struct{})
+	o.nextSeq = 1
+	go o.run()
+	return o
+}
+
+// poke makes the origin look at who leads.
+func (o *origin) poke() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+// propose brings one record to its outcome.
+func (o *origin) propose(ctx context.Context, p *proposal) (Verdict, error) {
+	if err := ctx.Err(); err != nil {
+		return Verdict{}, err
+	}
+	p.done = make(chan outcome, 1)
+	p.queued = time.Now()
+	records, bytes := o.waitingRecords.Add(1), o.waitingBytes.Add(int64(p.size))
+	if records > o.maxRecords || bytes > o.maxBytes {
+		o.release(p)
+		return Verdict{}, ErrOverloaded
+	}
+	select {
+	case o.in <- p:
+	case <-ctx.Done():
+		o.release(p)
+		return Verdict{}, ctx.Err()
+	case <-o.stop:
+		o.release(p)
+		return Verdict{}, ErrShutdown
+	}
+	limit := time.NewTimer(o.timeouts.Outcome)
+	defer limit.Stop()
+	select {
+	case out := <-p.done:
+		return out.verdict, out.err
+	case <-ctx.Done():
+		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
+			return Verdict{}, ctx.Err()
+		}
+	case <-limit.C:
+		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
+			return Verdict{}, ErrNoLeader
+		}
+		return Verdict{}, ErrOutcomeUnknown
+	case <-o.done:
+	}
+	// Submitted: whatever ctx says, the outcome is what counts now.
+	select {
+	case out := <-p.done:
+		return out.verdict, out.err
+	case <-limit.C:
+		return Verdict{}, ErrOutcomeUnknown
+	case <-o.done:
+		select {
+		case out := <-p.done:
+			return out.verdict, out.err
+		default:
+		}
+		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
+			return Verdict{}, ErrShutdown
+		}
+		return Verdict{}, ErrOutcomeUnknown
+	}
+}
+
+// release gives back what propose took of the limits.
+func (o *origin) release(p *proposal) {
+	o.waitingRecords.Add(-1)
+	o.waitingBytes.Add(-int64(p.size))
+}
+
+func (o *origin) close() {
+	close(o.stop)
+	<-o.done
+}
+
+func (o *origin) run() {
+	defer close(o.done)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		timer.Reset(o.step(time.Now()))
+		select {
+		case p := <-o.in:
+			o.take(p)
+			o.drain()
+		case <-o.answered:
+			o.answersMu.Lock()
+			list := o.answers
+			o.answers = nil
+			o.answersMu.Unlock()
+			for _, a := range list {
+				o.answer(a)
+			}
+		case <-o.wake:
+			if o.link != nil && o.moved(o.link.leader()) {
+				o.unlink(false)
+			}
+			o.retryAt = time.Time{}
+		case <-timer.C:
+		case <-o.stop:
+			o.shutdown()
+			return
+		}
+	}
+}
+
+// take queues a proposal. An exclusive one comes first: others may not move
+// before it.
+func (o *origin) take(p *proposal) {
+	if p.exclusive {
+		o.waiting = slices.Insert(o.waiting, 0, p)
+		return
+	}
+	o.waiting = append(o.waiting, p)
+}
+
+// deliver takes an answer without blocking whoever brings it, which may be this
+// origin itself when the local merger refuses at once.
+func (o *origin) deliver(a answered) {
+	o.answersMu.Lock()
+	o.answers = append(o.answers, a)
+	o.answersMu.Unlock()
+	select {
+	case o.answered <- struct{}{}:
+	default:
+	}
+}
+
+// drain takes over what else was proposed meanwhile, to make fuller batches.
+func (o *origin) drain() {
+	for len(o.waiting) < maxBatchRecords*batchesInFlight {
+		select {
+		case p := <-o.in:
+			o.take(p)
+		default:
+			return
+		}
+	}
+}
+
+func (o *origin) shutdown() {
+	if o.link != nil {
+		o.unlink(false)
+	}
+	for _, b := range o.unsettled {
+		for _, p := range b.proposals {
+			p.done <- outcome{err: ErrOutcomeUnknown}
+		}
+	}
+	for {
+		select {
+		case p := <-o.in:
+			o.waiting = append(o.waiting, p)
+			continue
+		default:
+		}
+		break
+	}
+	for _, p := range o.waiting {
+		o.release(p)
+		if p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
+			p.done <- outcome{err: ErrShutdown}
+		}
+	}
+}
+
+// step does what can be done now and says when to come back at the latest.
+func (o *origin) step(now time.Time) time.Duration {
+	next := now.Add(time.Second)
+	at := func(t time.Time) {
+		if t.Before(next) {
+			next = t
+		}
+	}
+	o.expire(now)
+	if len(o.waiting) > 0 {
+		at(o.nextExpiry)
+	}
+	if len(o.unsettled) > 0 && o.link == nil {
+		at(now.Add(50 * time.Millisecond))
+	}
+	if o.link == nil {
+		if now.Before(o.retryAt) {
+			at(o.retryAt)
+			return next.Sub(now)
+		}
+		if o.connect(now); o.link == nil {
+			at(o.retryAt)
+			return next.Sub(now)
+		}
+	}
+	if len(o.unsettled) > 0 {
+		// An answer that does not come may be lost: ask on a new link.
+		if due := o.oldestSend().Add(o.timeouts.Resubmit); !now.Before(due) {
+			o.unlink(true)
+			at(o.retryAt)
+			return next.Sub(now)
+		} else {
+			at(due)
+		}
+	}
+	if o.registered {
+		if wait, more := o.form(now); more {
+			at(now.Add(wait))
+		}
+	}
+	return max(next.Sub(now), 0)
+}
+
+// expire gives up on proposals that found no leader in time, and forgets those
+// whose callers left.
+func (o *origin) expire(now time.Time) {
+	if o.link == nil {
+		o.withdraw(now)
+	}
+	if now.Before(o.nextExpiry) || o.link != nil && o.registered && len(o.unsettled) < batchesInFlight {
+		return // looked a moment ago, or they are about to go
+	}
+	o.nextExpiry = now.Add(50 * time.Millisecond)
+	keep := o.waiting[:0]
+	for _, p := range o.waiting {
+		switch {
+		case p.state.Load() == proposalGone:
+			o.release(p)
+		case now.Sub(p.queued) < o.timeouts.LeaderWait:
+			keep = append(keep, p)
+		case p.state.CompareAndSwap(proposalWaiting, proposalTaken):
+			o.release(p)
+			err := ErrNoLeader
+			if o.registered {
+				err = ErrOverloaded
+			}
+			p.done <- outcome{err: err}
+		default:
+			o.release(p)
+		}
+	}
+	clear(o.waiting[len(keep):])
+	o.waiting = keep
+}
+
+// withdraw gives up, likewise, on batches of which nobody has taken a copy. Their
+// numbers are not used again.
+func (o *origin) withdraw(now time.Time) {
+	o.unsettled = slices.DeleteFunc(o.unsettled, func(b *sentBatch) bool {
+		if b.out || b.unknown || now.Sub(b.proposals[0].queued) < o.timeouts.LeaderWait {
+			return false
+		}
+		for _, p := range b.proposals {
+			p.done <- outcome{err: ErrNoLeader}
+		}
+		return true
+	})
+	o.inFlight.Store(int64(len(o.unsettled)))
+}
+
+// connect opens a link and sends what has no answer yet, oldest first. A new
+// link registers the incarnation first, unless it has a batch: that was sent
+// only after the registration was applied.
+func (o *origin) connect(now time.Time) {
+	o.epoch++
+	epoch := o.epoch
+	o.link = o.dial(func(r *clusterpb.SubmitResponse) { o.deliver(answered{epoch, r}) })
+	if o.link == nil {
+		o.delay(now)
+		return
+	}
+	if o.nextSeq == 1 {
+		o.registered = false
+		o.link.send(&submission{register: o.register(), size: 256})
+		return
+	}
+	o.linked()
+	for _, b := range o.unsettled {
+		o.send(b)
+	}
+}
+
+func (o *origin) linked() {
+	o.registered = true
+	leader := o.link.leader()
+	o.ready.Store(&leader)
+}
+
+// unlink leaves the link; backoff delays the next.
+func (o *origin) unlink(backoff bool) {
+	o.link.close()
+	o.link = nil
+	for _, b := range o.unsettled {
+		b.unknown = b.unknown || b.out
+		b.out = false
+	}
+	o.registered = false
+	o.ready.Store(nil)
+	o.epoch++
+	if backoff {
+		o.delay(time.Now())
+	}
+}
+
+func (o *origin) delay(now time.Time) {
+	o.backoff = min(max(2*o.backoff, minBackoff), maxBackoff)
+	o.retryAt = now.Add(o.backoff/2 + rand.N(o.backoff/2+1))
+}
+
+func (o *origin) oldestSend() time.Time {
+	oldest := o.unsettled[0].lastSend
+	for _, b := range o.unsettled[1:] {
+		if b.lastSend.Before(oldest) {
+			oldest = b.lastSend
+		}
+	}
+	return oldest
+}
+
+// form makes batches of what waits: at once when nothing is in flight, else when
+// a batch is full or its first record has waited long enough.
+func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
+	for len(o.waiting) > 0 {
+		if len(o.unsettled) >= batchesInFlight && !o.waiting[0].exclusive {
+			return 0, false // the next answer comes back here
+		}
+		n, size, full := o.cut()
+		age := now.Sub(o.waiting[0].queued)
+		if len(o.unsettled) > 0 && !full && age < batchDelay {
+			return batchDelay - age, true
+		}
+		b := &sentBatch{seq: o.nextSeq, size: size}
+		for _, p := range o.waiting[:n] {
+			o.release(p)
+			if !p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
+				continue
+			}
+			b.proposals = append(b.proposals, p)
+			b.exclusive = b.exclusive || p.exclusive
+			if p.record != nil {
+				b.records = append(b.records, p.record)
+			}
+		}
+		o.waiting = slices.Delete(o.waiting, 0, n)
+		if len(b.proposals) == 0 {
+			continue
+		}
+		o.nextSeq++
+		o.unsettled = append(o.unsettled, b)
+		o.inFlight.Store(int64(len(o.unsettled)))
+		o.send(b)
+	}
+	return 0, false
+}
+
+// cut finds how many of the waiting proposals make the next batch. An exclusive
+// one, which proposeExclusive puts first, goes alone.
+func (o *origin) cut() (n, size int, full bool) {
+	for _, p := range o.waiting {
+		if p.exclusive {
+			if n == 0 {
+				return 1, p.size, true
+			}
+			return n, size, true
+		}
+		if n == maxBatchRecords || n > 0 && size+p.size > batchBytes {
+			return n, size, true
+		}
+		n++
+		size += p.size
+	}
+	return n, size, n == maxBatchRecords || size >= batchBytes
+}
+
+func (o *origin) send(b *sentBatch) {
+	b.lastSend = time.Now()
+	if b.sends == 0 {
+		b.firstSend = b.lastSend
+	} else {
+		o.metrics.resubmitted.Inc()
+	}
+	b.sends++
+	b.out = true
+	// A new message each time: the last one may still be on its way.
+	batch := &fsmpb.Batch{
+		Node: o.node, Incarnation: o.incarnation, Seq: b.seq,
+		SettledBelow: o.unsettled[0].seq, Watermark: o.watermark(), Records: b.records,
+	}
+	o.link.send(&submission{batch: batch, size: b.size + 64, exclusive: b.exclusive})
+}
+
+func (o *origin) answer(a answered) {
+	if a.epoch != o.epoch || o.link == nil {
+		return // of a link that was left: the batch was or will be sent again
+	}
+	r := a.response
+	switch r {
+	case linkNeverOpened:
+		for _, b := range o.unsettled {
+			b.out = false
+		}
+		o.unlink(true)
+		return
+	case linkBroke:
+		o.unlink(true)
+		return
+	}
+	switch r.Status {
+	case clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED:
+		o.backoff = 0
+		if r.Seq == 0 {
+			o.linked()
+			return
+		}
+		o.settle(r)
+	case clusterpb.SubmitStatus_SUBMIT_STATUS_FENCED:
+		if r.Seq == 0 || o.find(r.Seq) >= 0 {
+			o.unlink(true)
+			o.fenced(fmt.Errorf("%w: incarnation %d", ErrIncarnation, o.incarnation))
+		}
+	case clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER, clusterpb.SubmitStatus_SUBMIT_STATUS_OVERLOADED:
+		if i := o.find(r.Seq); i >= 0 {
+			o.unsettled[i].out = false
+		}
+		o.unlink(true)
+	default: // unknown: the same batch again, to whoever leads
+		o.unlink(true)
+	}
+}
+
+func (o *origin) find(seq uint64) int {
+	return slices.IndexFunc(o.unsettled, func(b *sentBatch) bool { return b.seq == seq })
+}
+
+// settle gives a batch's verdicts to its callers.
+func (o *origin) settle(r *clusterpb.SubmitResponse) {
+	i := o.find(r.Seq)
+	if i < 0 {
+		return
+	}
+	b := o.unsettled[i]
+	if len(r.Verdicts) != len(b.records) {
+		// No leader that follows the protocol answers so; it must not be believed.
+		o.unlink(true)
+		return
+	}
+	o.unsettled = slices.Delete(o.unsettled, i, i+1)
+	o.inFlight.Store(int64(len(o.unsettled)))
+	// The commit lies after the send that was answered, or, for a repeated
+	// batch, after any earlier one.
+	since := b.lastSend
+	if r.RepeatedBatch {
+		since = b.firstSend
+	}
+	late := time.Since(since) > o.timeouts.Release
+	next := 0
+	for _, p := range b.proposals {
+		v := Verdict{Verdict: fsm.Accepted, Index: r.Index, Late: late}
+		if p.record != nil {
+			v.Verdict = fsm.Verdict(r.Verdicts[next])
+			next++
+		}
+		p.done <- outcome{verdict: v}
+	}
+}
+
+// newProposal checks a record.
+func newProposal(r *fsmpb.Record) (*proposal, error) {
+	if err := checkRecord(r); err != nil {
+		return nil, err
+	}
+	size := proto.Size(r) + 4
+	if size > maxRecord {
+		return nil, fmt.Errorf("%w: %d bytes", ErrRecord, size)
+	}
+	for _, c := range r.Changes {
+		// Text that is not UTF-8 would fail the encoding of a whole entry.
+		if _, err := proto.Marshal(c); err != nil {
+			return nil, errors.Join(ErrRecord, err)
+		}
+	}
+	return &proposal{record: r, size: size}, nil
+}

@@ -1,0 +1,167 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+)
+
+// dialTimeout bounds one connection attempt, handshake included.
+const dialTimeout = 3 * time.Second
+
+// maxMessage bounds a message between nodes.
+const maxMessage = 2 << 20
+
+// peers holds one gRPC connection to each other node.
+type peers struct {
+	self     string
+	identity *Identity
+	dial     func(ctx context.Context, node, addr string) (net.Conn, error)
+	// addresses are where a node may be reached, best first.
+	addresses func(node string) []string
+
+	mu     sync.Mutex
+	conns  map[string]*grpc.ClientConn
+	raw    map[*peerConn]struct{}
+	closed bool
+}
+
+func newPeers(self string, id *Identity, dial func(context.Context, string, string) (net.Conn, error), addresses func(string) []string) *peers {
+	if dial == nil {
+		d := &net.Dialer{}
+		dial = func(ctx context.Context, _, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
+	}
+	return &peers{
+		self: self, identity: id, dial: dial, addresses: addresses,
+		conns: make(map[string]*grpc.ClientConn), raw: make(map[*peerConn]struct{}),
+	}
+}
+
+// connect opens a verified connection to that node, at whichever of its
+// addresses it answers.
+func (p *peers) connect(ctx context.Context, node, alpn string) (net.Conn, error) {
+	err := fmt.Errorf("%w: no address of node %s", ErrUnreachable, node)
+	for _, addr := range p.addresses(node) {
+		var c net.Conn
+		if c, err = p.connectTo(ctx, node, addr, alpn); err == nil {
+			return c, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, err
+}
+
+func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	raw, err := p.dial(ctx, node, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Client(raw, p.identity.client(node, alpn))
+	if err := c.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
+	}
+	pc := &peerConn{Conn: c, node: node}
+	pc.done = func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.raw, pc)
+	}
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.raw[pc] = struct{}{}
+	}
+	p.mu.Unlock()
+	if closed {
+		raw.Close()
+		return nil, ErrShutdown
+	}
+	return pc, nil
+}
+
+// client is the service of another node.
+func (p *peers) client(node string) (clusterpb.PeerClient, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, ErrShutdown
+	}
+	if node == p.self {
+		return nil, fmt.Errorf("%w: %s is this node", ErrUnreachable, node)
+	}
+	if c := p.conns[node]; c != nil {
+		return clusterpb.NewPeerClient(c), nil
+	}
+	c, err := grpc.NewClient("passthrough:///"+node,
+		grpc.WithTransportCredentials(verifiedPeer{}),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return p.connect(ctx, node, alpnPeer)
+		}),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDisableRetry(),
+		grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: dialTimeout,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	p.conns[node] = c
+	return clusterpb.NewPeerClient(c), nil
+}
+
+// reset makes a connection in backoff try again at once.
+func (p *peers) reset(node string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.conns[node]; c != nil {
+		c.ResetConnectBackoff()
+	}
+}
+
+// close cuts every connection.
+func (p *peers) close() {
+	p.mu.Lock()
+	p.closed = true
+	conns, raw := p.conns, make([]*peerConn, 0, len(p.raw))
+	p.conns = nil
+	for c := range p.raw {
+		raw = append(raw, c)
+	}
+	p.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+	for _, c := range raw {
+		c.Close()
+	}
+}
+
+// appendNew appends what is not there yet.
+func appendNew(list []string, more ...string) []string {
+	for _, s := range more {
+		if s != "" && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}

@@ -1,0 +1,262 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+)
+
+// Limits of what one other node may have going on here.
+const (
+	maxUnanswered   = 64 // batches on one stream
+	maxAuditStreams = 2
+	auditMessage    = 1 << 20
+)
+
+// peerServer is what this node serves to other nodes. Who calls is known from
+// the connection, and each method decides for itself whether they may.
+type peerServer struct {
+	clusterpb.UnimplementedPeerServer
+	n            *Node
+	auditStreams chan struct{}
+}
+
+func newGRPCServer() *grpc.Server {
+	return grpc.NewServer(
+		grpc.Creds(verifiedPeer{}),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxSendMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(64),
+		grpc.MaxHeaderListSize(8<<10),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+}
+
+// caller is the node at the other end.
+func caller(ctx context.Context) (string, error) {
+	if p, ok := peer.FromContext(ctx); ok {
+		if a, ok := p.AuthInfo.(peerAuth); ok {
+			return a.node, nil
+		}
+	}
+	return "", status.Error(codes.Unauthenticated, "no node identity")
+}
+
+// member is the node at the other end, if it belongs to the cluster.
+func (s *peerServer) member(ctx context.Context) (string, error) {
+	node, err := caller(ctx)
+	if err != nil {
+		return "", err
+	}
+	if !s.n.isMember(node) {
+		return "", status.Errorf(codes.PermissionDenied, "node %s is %v", node, errNotMember)
+	}
+	return node, nil
+}
+
+// Hello implements the Peer service.
+func (s *peerServer) Hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
+	node, err := caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if r.Node != node {
+		return nil, status.Error(codes.PermissionDenied, "not your node id")
+	}
+	return s.n.hello(ctx, r)
+}
+
+// Submit implements the Peer service.
+func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequest, clusterpb.SubmitResponse]) error {
+	node, err := s.member(stream.Context())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	out := make(chan *clusterpb.SubmitResponse, maxUnanswered)
+	// Counted until the answer has left, so that out always has room and answer
+	// never blocks the merger.
+	var unanswered atomic.Int64
+	var sending sync.WaitGroup
+	sending.Add(1)
+	go func() {
+		defer sending.Done()
+		for {
+			select {
+			case r := <-out:
+				if stream.Send(r) != nil {
+					cancel()
+					return
+				}
+				unanswered.Add(-1)
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	defer sending.Wait()
+	defer cancel()
+	answer := func(r *clusterpb.SubmitResponse) {
+		if s.n.dropped(node, r) {
+			unanswered.Add(-1)
+			return
+		}
+		out <- r
+	}
+	for {
+		r, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if unanswered.Add(1) > maxUnanswered {
+			return status.Error(codes.ResourceExhausted, "too many batches without an answer")
+		}
+		sub := &submission{answer: answer}
+		switch m := r.Message.(type) {
+		case *clusterpb.SubmitRequest_Batch:
+			if m.Batch.GetNode() != node {
+				return status.Error(codes.PermissionDenied, "not your batch")
+			}
+			if err := checkBatch(m.Batch); err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
+			sub.batch, sub.size = m.Batch, sizeOf(m.Batch)
+		case *clusterpb.SubmitRequest_Register:
+			if m.Register.GetNode() != node {
+				return status.Error(codes.PermissionDenied, "not your registration")
+			}
+			if err := checkRegistration(m.Register); err != nil {
+				return status.Error(codes.InvalidArgument, err.Error())
+			}
+			sub.register, sub.size = m.Register, proto.Size(m.Register)
+		default:
+			return status.Error(codes.InvalidArgument, "empty message")
+		}
+		s.n.merger.submit(sub)
+	}
+}
+
+// Execute implements the Peer service.
+func (s *peerServer) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (*clusterpb.ExecuteResponse, error) {
+	if _, err := s.member(ctx); err != nil {
+		return nil, err
+	}
+	out, err := s.n.executeHere(ctx, r.Payload)
+	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNoLeader) {
+		return &clusterpb.ExecuteResponse{NotLeader: true}, nil
+	}
+	if err != nil {
+		return nil, remoteStatus(err)
+	}
+	return &clusterpb.ExecuteResponse{Payload: out}, nil
+}
+
+// Clock implements the Peer service.
+func (s *peerServer) Clock(ctx context.Context, _ *clusterpb.ClockRequest) (*clusterpb.ClockResponse, error) {
+	if _, err := s.member(ctx); err != nil {
+		return nil, err
+	}
+	return s.n.clock(), nil
+}
+
+// Relay implements the Peer service.
+func (s *peerServer) Relay(ctx context.Context, r *clusterpb.RelayRequest) (*clusterpb.RelayResponse, error) {
+	node, err := s.member(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.Kind) > maxKind || len(r.Payload) > MaxPayload {
+		return nil, status.Error(codes.InvalidArgument, "too long")
+	}
+	out, err := s.n.relayHere(ctx, node, r.Kind, r.Payload)
+	if err != nil {
+		return nil, remoteStatus(err)
+	}
+	return &clusterpb.RelayResponse{Payload: out}, nil
+}
+
+// remoteStatus carries a handler's error to the other node. That its outcome is
+// unknown must stay unknown there.
+func remoteStatus(err error) error {
+	if errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return status.Error(codes.Unknown, err.Error())
+	}
+	return status.Error(codes.FailedPrecondition, err.Error())
+}
+
+// FetchAudit implements the Peer service.
+func (s *peerServer) FetchAudit(r *clusterpb.FetchAuditRequest, stream grpc.ServerStreamingServer[clusterpb.FetchAuditResponse]) error {
+	if _, err := s.member(stream.Context()); err != nil {
+		return err
+	}
+	select {
+	case s.auditStreams <- struct{}{}:
+		defer func() { <-s.auditStreams }()
+	default:
+		return status.Error(codes.ResourceExhausted, "others are being served")
+	}
+	for from := r.From; from < r.To; {
+		entries, err := s.n.cfg.Audit.Read(from, int(min(r.To-from, 4096)), auditMessage)
+		if err != nil {
+			s.n.log.Warn("reading audit entries for another node", "from", from, "err", err)
+			return status.Error(codes.Unavailable, "audit log cannot be read here")
+		}
+		if len(entries) == 0 {
+			return status.Error(codes.OutOfRange, "no such entries here")
+		}
+		m := &clusterpb.FetchAuditResponse{Entries: make([]*clusterpb.AuditEntry, len(entries))}
+		for i := range entries {
+			m.Entries[i] = auditEntryProto(&entries[i])
+		}
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+		from += uint64(len(entries))
+	}
+	return nil
+}
+
+func auditEntryProto(e *auditlog.Entry) *clusterpb.AuditEntry {
+	return &clusterpb.AuditEntry{
+		Index: e.Index, RaftIndex: e.RaftIndex, Time: e.Time, RequestId: e.RequestID[:], Generation: e.Generation,
+		Salt: e.Salt[:], Commitment: e.Commitment[:], Body: e.Body,
+	}
+}
+
+func auditEntry(p *clusterpb.AuditEntry) (auditlog.Entry, error) {
+	e := auditlog.Entry{Index: p.Index, RaftIndex: p.RaftIndex, Time: p.Time, Generation: p.Generation, Body: p.Body}
+	if copy(e.RequestID[:], p.RequestId) != len(e.RequestID) || len(p.RequestId) != len(e.RequestID) ||
+		copy(e.Salt[:], p.Salt) != len(e.Salt) || len(p.Salt) != len(e.Salt) ||
+		copy(e.Commitment[:], p.Commitment) != len(e.Commitment) || len(p.Commitment) != len(e.Commitment) {
+		return e, errors.New("malformed audit entry")
+	}
+	return e, e.Check()
+}
+
+// clock is this node's answer to Clock.
+func (n *Node) clock() *clusterpb.ClockResponse {
+	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.canLead()}
+	if rf := n.raft.Load(); rf != nil {
+		r.LastIndex = rf.LastIndex()
+	}
+	return r
+}
+
+// dropped is the hook that loses answers.
+func (n *Node) dropped(node string, r *clusterpb.SubmitResponse) bool {
+	return n.cfg.Hooks.DropAnswer != nil && n.cfg.Hooks.DropAnswer(node, r)
+}

@@ -1,0 +1,86 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// Status is what a node knows of itself. It is for people and metrics.
+type Status struct {
+	NodeID      string
+	Leader      string // "" for none known
+	State       string // Follower, Candidate, Leader, Shutdown, or Waiting before Raft runs
+	Term        uint64
+	LastIndex   uint64
+	CommitIndex uint64
+	Applied     uint64 // newest applied command
+	// LastContact is the time since the leader was heard; 0 on the leader.
+	LastContact time.Duration
+	ClusterTime time.Time
+	// ClockDisagrees says that this node leads and that a majority has another
+	// time.
+	ClockDisagrees bool
+	// AuditFrom and AuditTo are the audit entries that this node lacks.
+	AuditFrom, AuditTo uint64
+	// Fault is why the node took itself out, or nil.
+	Fault error
+}
+
+// Status is the node's present state.
+func (n *Node) Status() Status {
+	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.disagrees()}
+	st := n.State()
+	s.Applied, s.ClusterTime = st.Index(), time.Unix(0, st.Time())
+	if from, to, ok := n.cfg.Audit.Missing(); ok {
+		s.AuditFrom, s.AuditTo = from, to
+	}
+	r := n.raft.Load()
+	if r == nil {
+		return s
+	}
+	s.Leader, _ = n.Leader()
+	s.State, s.Term = r.State().String(), r.CurrentTerm()
+	s.LastIndex, s.CommitIndex = r.LastIndex(), r.CommitIndex()
+	if at := r.LastContact(); r.State() != raft.Leader && !at.IsZero() {
+		s.LastContact = time.Since(at)
+	}
+	return s
+}
+
+// Member is a node of the cluster.
+type Member struct {
+	ID string
+	// PeerAddress is from the Raft configuration; the others are what the node
+	// registered, for clients.
+	PeerAddress, AWSAddress, GRPCAddress string
+	Voter                                bool
+	Leader                               bool
+	Self                                 bool
+	// Alive is a hint, from gossip where it runs.
+	Alive bool
+	// Registered is what the node said of itself when it last started; nil
+	// before it did.
+	Registered *fsmpb.RegisterNode
+}
+
+// Members are the nodes of the Raft configuration, as listed there.
+func (n *Node) Members() []Member {
+	leader, _ := n.Leader()
+	st := n.State()
+	var list []Member
+	for _, s := range n.configuration().Servers {
+		m := Member{
+			ID: string(s.ID), PeerAddress: string(s.Address), Voter: s.Suffrage == raft.Voter,
+			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
+		}
+		m.Alive = m.Self || m.Leader || n.gossip != nil && n.gossip.alive(m.ID)
+		if m.Registered, _ = st.Node(m.ID); m.Registered != nil {
+			m.AWSAddress, m.GRPCAddress = m.Registered.AwsAddress, m.Registered.GrpcAddress
+		}
+		list = append(list, m)
+	}
+	return list
+}
