@@ -1,0 +1,146 @@
+package keyengine
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+// errSignature has AWS's words for a signature that is not ours.
+var errSignature = fault(ErrInvalidSignature, "The request signature we calculated does not match the signature you provided. "+
+	"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
+
+// SigV4Proof is what a request signed with AWS Signature Version 4 proves its
+// sender with. The transport has put StringToSign together from the request and
+// checked its date; here it is only text that was signed.
+type SigV4Proof struct {
+	AccessKeyID string
+	// Date, Region and Service of the credential scope, as the client wrote them.
+	Date, Region, Service string
+	StringToSign          []byte
+	// Signature is 32 bytes, decoded.
+	Signature []byte
+}
+
+// AuthenticateSigV4 tells whose signature it is. Errors: ErrUnrecognizedClient
+// for an access key that is unknown or inactive, ErrInvalidSignature for a
+// signature that its secret did not make, ErrUnavailable when the node is sealed
+// or has no majority.
+func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity, error) {
+	o, err := e.vault.current()
+	if err != nil {
+		return Identity{}, err
+	}
+	if len(p.Signature) != sha256.Size || len(p.Date) != 8 || p.Region == "" || len(p.Region) > 64 ||
+		p.Service == "" || len(p.Service) > 64 || len(p.StringToSign) > 4096 {
+		return Identity{}, errSignature
+	}
+	c, err := e.accessKey(ctx, p.AccessKeyID)
+	if errors.Is(err, errUnrecognized) {
+		// The same work as for a known key with a wrong signature.
+		var key [sha256.Size]byte
+		signingKey(key[:], decoySecret, &p)
+		_ = hmacEqual(key[:], p.StringToSign, p.Signature)
+		return Identity{}, err
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	scope := sha256.Sum256([]byte("sigv4\x00" + p.Date + "\x00" + p.Region + "\x00" + p.Service))
+	ok := false
+	err = o.signing.Use(keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte(scope[:]), c.WrappedSecret),
+		func() (key *keymat.Secret, err error) {
+			err = e.withSecret(o, c, func(secret []byte) error {
+				key, err = e.vault.arena.Fill(sha256.Size, func(dst []byte) error {
+					signingKey(dst, secret, &p)
+					return nil
+				})
+				return err
+			})
+			return key, err
+		},
+		func(key []byte) error {
+			ok = hmacEqual(key, p.StringToSign, p.Signature)
+			return nil
+		})
+	if err != nil {
+		return Identity{}, fmt.Errorf("access key %s: %w", c.Id, gone(err))
+	}
+	if !ok {
+		return Identity{}, errSignature
+	}
+	return o.identify(c)
+}
+
+// decoySecret stands in for the secret of an access key that there is none of.
+var decoySecret = []byte("0000000000000000000000000000000000000000")
+
+// accessKey is the good access key with that id.
+func (e *Engine) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
+	if !isAccessKeyID(id) {
+		return nil, errUnrecognized
+	}
+	return e.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
+}
+
+// withSecret lends an access key's secret to use.
+func (e *Engine) withSecret(o *opened, c *fsmpb.Credential, use func(secret []byte) error) error {
+	s, err := o.ring.Unwrap(c.Generation, keymat.PurposeCredential, credentialBinding(c), c.WrappedSecret)
+	if err != nil {
+		return gone(err)
+	}
+	defer s.Destroy()
+	return s.With(use)
+}
+
+// signingKey derives the key of SigV4 for a day, region and service into dst.
+func signingKey(dst, secret []byte, p *SigV4Proof) {
+	first := make([]byte, 0, 4+len(secret))
+	first = append(append(first, "AWS4"...), secret...)
+	defer clear(first)
+	hmacInto(dst, first, p.Date)
+	hmacInto(dst, dst, p.Region)
+	hmacInto(dst, dst, p.Service)
+	hmacInto(dst, dst, "aws4_request")
+}
+
+// hmacInto writes HMAC-SHA-256 of msg to dst, which may be the key.
+func hmacInto(dst, key []byte, msg string) {
+	h := hmac.New(sha256.New, key)
+	_, _ = io.WriteString(h, msg)
+	h.Sum(dst[:0])
+}
+
+func hmacEqual(key, msg, tag []byte) bool {
+	h := hmac.New(sha256.New, key)
+	_, _ = h.Write(msg)
+	var sum [sha256.Size]byte
+	return hmac.Equal(h.Sum(sum[:0]), tag)
+}
+
+func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
+
+// AuthenticateCertificate tells whom a client certificate stands for, by its
+// URI. The transport has verified the certificate. Errors:
+// ErrUnrecognizedClient, ErrUnavailable.
+func (e *Engine) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
+	o, err := e.vault.current()
+	if err != nil {
+		return Identity{}, err
+	}
+	if uri == "" || len(uri) > maxCredentialID {
+		return Identity{}, errUnrecognized
+	}
+	c, err := e.find(ctx, uri, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE)
+	if err != nil {
+		return Identity{}, err
+	}
+	return o.identify(c)
+}

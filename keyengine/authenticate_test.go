@@ -1,0 +1,526 @@
+package keyengine
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+func testMAC(key []byte, msg string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(msg))
+	return h.Sum(nil)
+}
+
+// signed is a proof as a client makes it.
+func signed(res *InitResult, date, stringToSign string) SigV4Proof {
+	return signedFor(res, date, "eu-west-1", stringToSign)
+}
+
+func signedFor(res *InitResult, date, region, stringToSign string) SigV4Proof {
+	key := testMAC(testMAC(testMAC(testMAC([]byte("AWS4"+res.SecretAccessKey), date), region), "kms"), "aws4_request")
+	return SigV4Proof{
+		AccessKeyID: res.AccessKeyID, Date: date, Region: region, Service: "kms",
+		StringToSign: []byte(stringToSign), Signature: testMAC(key, stringToSign),
+	}
+}
+
+// proofOf is a session proof as a client makes it.
+func proofOf(res *InitResult, now time.Time) SessionProof {
+	p := SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: bytes.Repeat([]byte{7}, 16), SourceIP: "192.0.2.9"}
+	p.MAC = testMAC(testMAC([]byte("CONCLAVE1"+res.SecretAccessKey), "session"),
+		fmt.Sprintf("conclave session v1\n%s\n%d\n%s", p.AccessKeyID, p.Time, hex.EncodeToString(p.Nonce)))
+	return p
+}
+
+// edit changes a credential behind everybody's back.
+func (c *fakeCluster) edit(id string, edit func(*fsmpb.Credential)) {
+	c.t.Helper()
+	cred, _ := c.state().Credential(id)
+	cred = proto.CloneOf(cred)
+	edit(cred)
+	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
+}
+
+// asked is how many barriers the replica was asked for.
+func (r *fakeReplica) asked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.barriers
+}
+
+func deactivate(c *fsmpb.Credential) { c.Active = false }
+
+func TestSigningKeyIsAWSs(t *testing.T) {
+	// The example of AWS's documentation on deriving a signing key.
+	var key [32]byte
+	signingKey(key[:], []byte("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"), &SigV4Proof{Date: "20150830", Region: "us-east-1", Service: "iam"})
+	if got := hex.EncodeToString(key[:]); got != "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9" {
+		t.Errorf("signing key is %s", got)
+	}
+}
+
+func TestAuthenticateSigV4(t *testing.T) {
+	c, e, res := openCluster(t)
+	good := signed(res, "20300102", "text")
+	for range 2 { // derived, and from the cache
+		id, err := e.AuthenticateSigV4(t.Context(), good)
+		if err != nil || id.Principal().ARN != res.RootARN || id.Credential() != res.AccessKeyID {
+			t.Errorf("identity %v, %v", id, err)
+		}
+	}
+	for i := range 256 {
+		p := good
+		p.Signature = bytes.Clone(good.Signature)
+		p.Signature[i/8] ^= 1 << (i % 8)
+		if _, err := e.AuthenticateSigV4(t.Context(), p); err != errSignature {
+			t.Fatalf("flipped bit %d: %v", i, err)
+		}
+	}
+	for name, edit := range map[string]func(*SigV4Proof){
+		"text":            func(p *SigV4Proof) { p.StringToSign = []byte("texts") },
+		"date":            func(p *SigV4Proof) { p.Date = "20300103" },
+		"date length":     func(p *SigV4Proof) { p.Date = "" },
+		"region":          func(p *SigV4Proof) { p.Region = "eu-west-2" },
+		"no region":       func(p *SigV4Proof) { p.Region = "" },
+		"service":         func(p *SigV4Proof) { p.Service = "sts" },
+		"moved border":    func(p *SigV4Proof) { p.Region, p.Service = "eu-west-1k", "ms" },
+		"short signature": func(p *SigV4Proof) { p.Signature = p.Signature[:31] },
+		"no signature":    func(p *SigV4Proof) { p.Signature = nil },
+		"long text":       func(p *SigV4Proof) { p.StringToSign = make([]byte, 1<<20) },
+	} {
+		p := good
+		edit(&p)
+		if _, err := e.AuthenticateSigV4(t.Context(), p); err != errSignature || !errors.Is(err, ErrInvalidSignature) {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+	c.edit(res.AccessKeyID, deactivate)
+	if _, err := e.AuthenticateSigV4(t.Context(), good); err != errUnrecognized || !errors.Is(err, ErrUnrecognizedClient) {
+		t.Errorf("inactive key: %v", err)
+	}
+}
+
+func TestCredentialOfAnotherPrincipal(t *testing.T) {
+	c, e, res := openCluster(t)
+	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Principal = "arn:aws:iam::111122223333:user/eve" })
+	if id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil {
+		t.Errorf("a secret proves %v, for whom it was not made", id)
+	}
+}
+
+func TestUnknownAccessKeysAreRationed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, e, res := openCluster(t)
+		r := c.replica("a")
+		stranger := func(i int) SigV4Proof {
+			p := signed(res, "20300102", "text")
+			p.AccessKeyID = "AKIA" + base32.StdEncoding.EncodeToString(fmt.Appendf(nil, "%010d", i))
+			if !isAccessKeyID(p.AccessKeyID) {
+				t.Fatalf("%q", p.AccessKeyID)
+			}
+			return p
+		}
+		before, start := r.asked(), time.Now()
+		for i := range 120 {
+			if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != errUnrecognized {
+				t.Fatal(err)
+			}
+		}
+		if n, d := r.asked()-before, time.Since(start); n != 120 || d < 4*time.Second || d > 6*time.Second {
+			t.Errorf("one stranger after the other: %d barriers in %v", n, d)
+		}
+		before = r.asked()
+		var wg sync.WaitGroup
+		for i := range 500 {
+			wg.Go(func() {
+				if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != errUnrecognized {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := r.asked() - before; n == 0 || n > 3 {
+			t.Errorf("strangers at once caused %d barriers", n)
+		}
+		// Nobody waits longer than asked.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if _, err := e.AuthenticateSigV4(ctx, stranger(0)); !isUnavailable(err) {
+			t.Errorf("without patience: %v", err)
+		}
+		time.Sleep(time.Second)
+		before = r.asked()
+		p := stranger(0)
+		for _, id := range []string{"", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
+			p.AccessKeyID = id
+			if _, err := e.AuthenticateSigV4(t.Context(), p); err != errUnrecognized {
+				t.Errorf("%.30q: %v", id, err)
+			}
+		}
+		if n := r.asked() - before; n != 0 {
+			t.Errorf("ids that cannot be caused %d barriers", n)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := e.freshState(t.Context()); err == nil {
+			t.Errorf("a closed engine has state %v", s.Index())
+		}
+	})
+}
+
+func TestNewCredentialWorksOnANodeThatIsBehind(t *testing.T) {
+	c, a, res := openCluster(t, "a", "b")
+	b := c.newEngine("b")
+	unsealNode(t, b, res.Shares...)
+	rb := c.replica("b")
+	c.edit(res.AccessKeyID, deactivate)
+	rb.freeze()
+	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+	if _, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+		t.Errorf("a key that is active: %v", err)
+	}
+	// And without a majority it is not called unknown.
+	c.edit(res.AccessKeyID, deactivate)
+	c.replica("a").err = errors.New("no majority")
+	if _, err := a.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil || errors.Is(err, ErrUnrecognizedClient) {
+		t.Errorf("without a majority: %v", err)
+	}
+}
+
+func TestRevokedCredentialOnANodeThatIsBehind(t *testing.T) {
+	c, _, res := openCluster(t, "a", "b")
+	b := c.newEngine("b")
+	unsealNode(t, b, res.Shares...)
+	id, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != nil {
+		t.Errorf("before: %v", err)
+	}
+	c.replica("b").freeze()
+	c.edit(res.AccessKeyID, deactivate)
+	// The node knows nothing of it yet: the signature is good, the log is not
+	// deceived.
+	if _, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+		t.Errorf("on the state of before: %v", err)
+	}
+	if _, err := b.ReadAudit(t.Context(), &Caller{Identity: id}, 0); !errors.Is(err, errUnrecognized) {
+		t.Errorf("after: %v", err)
+	}
+	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+	c.replica("b").freeze()
+	c.edit(res.AccessKeyID, deactivate)
+	if _, _, err := b.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, errUnrecognized) {
+		t.Errorf("session: %v", err)
+	}
+}
+
+func TestAdmissionLooksAgainBeforeItRefuses(t *testing.T) {
+	c, e, res := openCluster(t)
+	caller := rootCaller(t, e, res)
+	c.edit(res.AccessKeyID, deactivate)
+	r := c.replica("a")
+	r.freeze()
+	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+	before := r.proposals
+	if _, err := e.ReadAudit(t.Context(), caller, 0); err != nil || r.proposals != before+1 {
+		t.Errorf("%d records proposed: %v", r.proposals-before, err)
+	}
+}
+
+func TestSigningKeysOfRevokedCredentialsLeaveMemory(t *testing.T) {
+	c, e, res := openCluster(t)
+	idle := used(e)
+	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+		t.Fatal(err)
+	}
+	if used(e) == idle {
+		t.Fatal("the signing key is not cached")
+	}
+	e.vault.sweep(c.state(), c.clock.Now())
+	if used(e) == idle {
+		t.Error("the signing key of a good credential was dropped")
+	}
+	c.edit(res.AccessKeyID, deactivate)
+	e.vault.sweep(c.state(), c.clock.Now())
+	if n := used(e); n != idle {
+		t.Errorf("%d slots in use, want %d", n, idle)
+	}
+}
+
+func TestSession(t *testing.T) {
+	c, a, res := openCluster(t, "a", "b")
+	b := c.newEngine("b")
+	unsealNode(t, b, res.Shares...)
+	size := c.audit.Size()
+	token, expires, err := a.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := c.clock.Now().Add(SessionLife).Unix(); expires.Unix() != want || c.audit.Size() != size+1 {
+		t.Errorf("expires %v, %d records", expires, c.audit.Size()-size)
+	}
+	if got := records(t, c, a); got[len(got)-1].EventName != "CreateSession" || got[len(got)-1].Identity.AccessKeyId != res.AccessKeyID {
+		t.Errorf("record: %v", got[len(got)-1])
+	}
+	for _, e := range []*Engine{b, a, a} {
+		id, err := e.AuthenticateSession(t.Context(), token)
+		if err != nil || id.Principal().ARN != res.RootARN || id.session == "" {
+			t.Fatalf("identity %v, %v", id, err)
+		}
+		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != nil {
+			t.Errorf("a request in the session: %v", err)
+		}
+	}
+	c.advance(SessionLife - time.Second)
+	if _, err := b.AuthenticateSession(t.Context(), token); err != nil {
+		t.Errorf("just before it expires: %v", err)
+	}
+	c.advance(time.Second)
+	for _, e := range []*Engine{a, b} {
+		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, ErrExpiredToken) {
+			if code, _ := outcome(err); code != string(ErrExpiredToken.Code) {
+				t.Errorf("after: %v", err)
+			}
+		}
+	}
+}
+
+func TestSessionEndsWithItsCredential(t *testing.T) {
+	c, e, res := openCluster(t)
+	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := e.AuthenticateSession(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, _ := c.state().Credential(res.AccessKeyID)
+	for name, edit := range map[string]func(*fsmpb.Credential){
+		"inactive":          deactivate,
+		"another secret":    func(c *fsmpb.Credential) { c.WrappedSecret = append(bytes.Clone(c.WrappedSecret[:20]), 1) },
+		"another principal": func(c *fsmpb.Credential) { c.Principal = "arn:aws:iam::111122223333:user/eve" },
+		"another kind":      func(c *fsmpb.Credential) { c.Kind = fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE },
+	} {
+		c.edit(res.AccessKeyID, edit)
+		if _, err := e.AuthenticateSession(t.Context(), token); err != errUnrecognized {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != errUnrecognized {
+			t.Errorf("%s, a request of before: %v", name, err)
+		}
+		c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: was}})
+	}
+	if _, err := e.AuthenticateSession(t.Context(), token); err != nil {
+		t.Errorf("as it was: %v", err)
+	}
+}
+
+func TestForgedTokens(t *testing.T) {
+	c, e, res := openCluster(t)
+	_, other, otherRes := openCluster(t)
+	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, _, err := other.OpenSession(t.Context(), proofOf(otherRes, c.clock.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(what, token string) {
+		t.Helper()
+		if _, err := e.AuthenticateSession(t.Context(), token); err != errUnrecognized {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("another cluster's", foreign)
+	refused("empty", "")
+	refused("1 MB", strings.Repeat("A", 1<<20))
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range len(raw) * 8 {
+		b := bytes.Clone(raw)
+		b[i/8] ^= 1 << (i % 8)
+		refused(fmt.Sprintf("flipped bit %d", i), base64.RawURLEncoding.EncodeToString(b))
+	}
+	for i := range raw {
+		refused(fmt.Sprintf("cut at %d", i), base64.RawURLEncoding.EncodeToString(raw[:i]))
+	}
+	refused("padded", token+"=")
+	refused("with a line break", token[:20]+"\n"+token[20:])
+	refused("longer", base64.RawURLEncoding.EncodeToString(append(raw, 0)))
+}
+
+func FuzzVerifyToken(f *testing.F) {
+	c := newFakeCluster(f, "a")
+	e := c.newEngine("a")
+	p := testInit(1, 1)
+	p.KeepUnsealed = true
+	res := initCluster(f, e, p)
+	token, _, err := e.OpenSession(f.Context(), proofOf(res, c.clock.Now()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(token))
+	f.Add([]byte(strings.Repeat("A", 300)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := e.vault.opened.Load().verify(string(b)); (err == nil) != (string(b) == token) {
+			t.Errorf("%q: %v", b, err)
+		}
+	})
+}
+
+func TestSessionProofs(t *testing.T) {
+	c, e, res := openCluster(t)
+	now := c.clock.Now()
+	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(SessionSkew))); err != nil {
+		t.Errorf("five minutes ahead: %v", err)
+	}
+	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(-SessionSkew))); err != nil {
+		t.Errorf("five minutes behind: %v", err)
+	}
+	for name, p := range map[string]SessionProof{
+		"ahead":  proofOf(res, now.Add(SessionSkew+time.Second)),
+		"behind": proofOf(res, now.Add(-SessionSkew-time.Second)),
+		"far":    {AccessKeyID: res.AccessKeyID, Time: -1 << 63, Nonce: make([]byte, 16), MAC: make([]byte, 32)},
+	} {
+		if _, _, err := e.OpenSession(t.Context(), p); err == nil || !strings.Contains(err.Error(), "time of the proof") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, edit := range map[string]func(*SessionProof){
+		"mac":         func(p *SessionProof) { p.MAC[0] ^= 1 },
+		"short mac":   func(p *SessionProof) { p.MAC = p.MAC[:16] },
+		"no mac":      func(p *SessionProof) { p.MAC = nil },
+		"nonce":       func(p *SessionProof) { p.Nonce = bytes.Repeat([]byte{8}, 16) },
+		"short nonce": func(p *SessionProof) { p.Nonce = p.Nonce[:15] },
+		"long nonce":  func(p *SessionProof) { p.Nonce = make([]byte, 65) },
+		"time":        func(p *SessionProof) { p.Time++ },
+	} {
+		p := proofOf(res, now)
+		edit(&p)
+		if _, _, err := e.OpenSession(t.Context(), p); err != errSignature {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+	p := proofOf(res, now)
+	p.AccessKeyID = "AKIA" + strings.Repeat("A", 16)
+	if _, _, err := e.OpenSession(t.Context(), p); err != errUnrecognized {
+		t.Errorf("unknown key: %v", err)
+	}
+	// The credential is written anew, the same, between proof and record.
+	c.replica("a").before = func(*fsmpb.Record) {
+		c.replica("a").before = nil
+		c.edit(res.AccessKeyID, func(*fsmpb.Credential) {})
+	}
+	if token, _, err := e.OpenSession(t.Context(), proofOf(res, now)); err != nil {
+		t.Errorf("conflict: %v", err)
+	} else if _, err := e.AuthenticateSession(t.Context(), token); err != nil {
+		t.Errorf("token after a conflict: %v", err)
+	}
+	c.replica("a").late = true
+	if token, _, err := e.OpenSession(t.Context(), proofOf(res, now)); err != errHeldUp || token != "" {
+		t.Errorf("late: %v", err)
+	}
+}
+
+func TestAuthenticateCertificate(t *testing.T) {
+	c := newFakeCluster(t, "a")
+	e := c.newEngine("a")
+	p := testInit(1, 1)
+	p.KeepUnsealed, p.RootCertificate = true, "conclave://client/root"
+	res := initCluster(t, e, p)
+	id, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate)
+	if err != nil || id.Principal().ARN != res.RootARN || id.Credential() != p.RootCertificate {
+		t.Fatalf("identity %v, %v", id, err)
+	}
+	if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != nil {
+		t.Error(err)
+	}
+	for _, uri := range []string{"", "conclave://client/Root", "conclave://client/root/", res.AccessKeyID, strings.Repeat("x", 1025)} {
+		if _, err := e.AuthenticateCertificate(t.Context(), uri); err != errUnrecognized {
+			t.Errorf("%.40q: %v", uri, err)
+		}
+	}
+	// An access key is proven by its secret only.
+	q := signed(res, "20300102", "text")
+	q.AccessKeyID = p.RootCertificate
+	if _, err := e.AuthenticateSigV4(t.Context(), q); err != errUnrecognized {
+		t.Errorf("certificate as access key: %v", err)
+	}
+	c.edit(p.RootCertificate, deactivate)
+	if _, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate); err != errUnrecognized {
+		t.Errorf("inactive: %v", err)
+	}
+	if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != errUnrecognized {
+		t.Errorf("a request of before: %v", err)
+	}
+}
+
+func TestMadeUpIdentity(t *testing.T) {
+	_, e, res := openCluster(t)
+	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, edit := range map[string]func(*Identity){
+		"nobody":     func(i *Identity) { *i = Identity{} },
+		"proof":      func(i *Identity) { i.proof[0] ^= 1 },
+		"credential": func(i *Identity) { i.credential = "x" },
+		"principal":  func(i *Identity) { i.principal.ARN += "x" },
+	} {
+		other := id
+		edit(&other)
+		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: other}, 0); err != errUnrecognized {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+}
+
+func BenchmarkAuthenticateSigV4(b *testing.B) {
+	_, e, res := openCluster(b)
+	p := signed(res, "20300102", strings.Repeat("t", 150))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := e.AuthenticateSigV4(b.Context(), p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	c, e, res := openCluster(b)
+	id, err := e.AuthenticateSigV4(b.Context(), signed(res, "20300102", "t"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	caller := &Caller{Identity: id}
+	b.ReportAllocs()
+	for b.Loop() {
+		ev := &eval{ctx: b.Context(), engine: e, state: c.state(), caller: caller}
+		if err := ev.admit(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

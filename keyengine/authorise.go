@@ -1,0 +1,158 @@
+package keyengine
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// authorise asks whether the caller may do action to the key. The decision
+// depends on the key's policy, whichever way it goes, and on nothing else yet:
+// there are no grants, and the only identity is the account's root user.
+func (ev *eval) authorise(t *target, action string) error {
+	p, v := ev.keyPolicy(t.id)
+	if p == nil {
+		return fmt.Errorf("key %s has no policy", t.id)
+	}
+	doc, err := ev.engine.parsedPolicy(t.id, v, p)
+	if err != nil {
+		return err
+	}
+	return ev.decide(policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: t.arn}, policy.Policies{Key: doc})
+}
+
+// authorised finds the key that a KeyId names and asks whether the caller may do
+// action to it.
+func (ev *eval) authorised(keyID string, f forms, action string) (*target, error) {
+	t, err := ev.resolve(keyID, f, action)
+	if err != nil {
+		return nil, err
+	}
+	return t, ev.authorise(t, action)
+}
+
+// managed finds the key of an operation on keys, checks that the caller may, and
+// that the key's state allows it.
+func (ev *eval) managed(keyID string) (*target, error) {
+	t, err := ev.authorised(keyID, keyForms, ev.op.action())
+	if err != nil {
+		return nil, err
+	}
+	return t, ev.op.states.check(t.arn, t.key.State)
+}
+
+// authoriseAccount asks for what no key policy decides: operations on no key
+// (resource "*") and the alias side of alias operations.
+func (ev *eval) authoriseAccount(action, resource string) error {
+	return ev.decide(policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: resource}, policy.Policies{})
+}
+
+func (ev *eval) decide(req policy.Request, policies policy.Policies) error {
+	d := policy.Evaluate(req, policies)
+	ev.decisions = append(ev.decisions, decision{req.Action, d})
+	if d.Allowed() {
+		return nil
+	}
+	return &Error{Code: ErrAccessDenied.Code, Message: d.Explain(req)}
+}
+
+// inaccessible denies without a word on whether there is such a key.
+func (ev *eval) inaccessible(action, what string) error {
+	return fault(ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
+		"no resource-based policies allow access, or a resource-based policy explicitly denies access",
+		ev.caller.Identity.principal, action, what)
+}
+
+// forbiddenCiphertext denies a ciphertext whose key is gone or not the caller's
+// to use.
+func (ev *eval) forbiddenCiphertext(action string) error {
+	return ev.inaccessible(action, "on the resource associated with this ciphertext")
+}
+
+// decision is what a record says of an authorization.
+type decision struct {
+	action string
+	policy.Decision
+}
+
+// maxSid is how much of a statement's name a record shows: it may be as long as a
+// policy.
+const maxSid = 128
+
+func (d decision) String() string {
+	s := d.action + " " + d.Effect.String() + " " + d.Reason.String()
+	if d.Statement != policy.NoStatement {
+		s += " statement " + strconv.Itoa(d.Statement)
+		if d.Sid != "" {
+			s += " " + strings.ToValidUTF8(d.Sid[:min(len(d.Sid), maxSid)], "")
+		}
+	}
+	return s
+}
+
+// policyCache keeps key policies parsed. An entry is good for one version of the
+// policy: no two states that were ever published differ in it and agree in the
+// version.
+type policyCache = bounded[fsm.KeyID, cachedPolicy]
+
+type cachedPolicy struct {
+	version fsm.Version
+	doc     *policy.Document
+}
+
+// maxCachedPolicies bounds the cache. A parsed policy has some kilobytes.
+const maxCachedPolicies = 4096
+
+// parsedPolicy is a stored policy parsed. One that cannot be parsed lets nobody
+// do anything: that is an internal error.
+func (e *Engine) parsedPolicy(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
+	hit, ok := e.policies.get(id)
+	if ok && hit.version == v {
+		return hit.doc, nil
+	}
+	doc, err := policy.Parse([]byte(p.Document))
+	if err != nil {
+		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
+	}
+	if hit.version < v { // an evaluation on an older state leaves the newer entry
+		e.policies.put(id, cachedPolicy{v, doc})
+	}
+	return doc, nil
+}
+
+// newPolicy checks a policy that a caller wants for a key: that it is one, names
+// only principals that exist, and lets the caller replace it again.
+func (ev *eval) newPolicy(text, keyARN string, bypass bool) error {
+	doc, err := policy.Parse([]byte(text))
+	if err != nil {
+		return malformed(err)
+	}
+	c := ev.cluster()
+	for _, p := range doc.Principals() {
+		// The account's root user is the only principal that exists yet.
+		if p.Kind != policy.KindRoot || p.Account != c.Account || p.Partition != "" && p.Partition != c.Partition {
+			return fault(ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
+		}
+	}
+	if !bypass && !policy.LockoutSafe(policy.Policies{Key: doc}, ev.caller.Identity.principal, keyARN) {
+		return fault(ErrMalformedPolicy, "%s", policy.LockoutMessage)
+	}
+	return nil
+}
+
+func malformed(err error) error {
+	e, ok := errors.AsType[*policy.SyntaxError](err)
+	if !ok {
+		return err
+	}
+	kind := ErrMalformedPolicy
+	if errors.Is(err, policy.ErrTooLong) {
+		kind = ErrLimitExceeded
+	}
+	return fault(kind, "%s", e.ClientMessage())
+}

@@ -1,0 +1,44 @@
+package keyengine
+
+import (
+	"github.com/conclavekms/conclave/policy"
+)
+
+// RequestID is given to every request before anything else is known of it. It
+// stands in the answer and in the audit record.
+type RequestID [16]byte
+
+// Caller is who asks, with what a record says of the asking.
+type Caller struct {
+	RequestID RequestID
+	Identity  Identity
+	// Region that the request is for; "" for the cluster's own.
+	Region    string
+	SourceIP  string
+	UserAgent string
+	// Transport is the face that took the request: "aws" or "grpc".
+	Transport string
+	TLS       TLS
+}
+
+// TLS describes the caller's connection; zero without TLS.
+type TLS struct {
+	Version string
+	Cipher  string
+}
+
+// Identity is a principal, with the credential that proved it. Only this package
+// makes one, from a proof. It stays good only while the credential does: every
+// evaluation looks again.
+type Identity struct {
+	principal  policy.Principal
+	credential string   // id of the credential in the state
+	proof      [32]byte // names the credential's secret at the time of the proof
+	session    string   // id of the session, where one stood for the credential
+}
+
+// Principal is whom the identity stands for.
+func (id Identity) Principal() policy.Principal { return id.principal }
+
+// Credential is the id of the access key or certificate behind the identity.
+func (id Identity) Credential() string { return id.credential }

@@ -1,0 +1,193 @@
+package keyengine
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/policy"
+)
+
+const (
+	accessKeyPrefix = "AKIA"
+	accessKeyLen    = len(accessKeyPrefix) + 16
+	secretLen       = 40
+
+	accessKeyAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+	secretAlphabet    = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/+"
+
+	// maxCredentialID is the longest id that the state takes.
+	maxCredentialID = 1024
+)
+
+// errUnrecognized is AWS's answer to a credential that is not, or no longer,
+// good for anything. It does not say which.
+var errUnrecognized = fault(ErrUnrecognizedClient, "The security token included in the request is invalid.")
+
+// randomText fills b with characters of an alphabet whose length divides 256.
+func randomText(b []byte, alphabet string) {
+	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
+	for i, c := range b {
+		b[i] = alphabet[int(c)%len(alphabet)]
+	}
+}
+
+// newAccessKey makes an access key for a principal. The secret is the caller's
+// to wipe.
+func newAccessKey(ring *keymat.Keyring, principal string, created int64) (*fsmpb.Credential, []byte, error) {
+	id := make([]byte, accessKeyLen)
+	randomText(id[copy(id, accessKeyPrefix):], accessKeyAlphabet)
+	secret := make([]byte, secretLen)
+	randomText(secret, secretAlphabet)
+	c := &fsmpb.Credential{
+		Id: string(id), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
+	}
+	var err error
+	if c.Generation, c.WrappedSecret, err = ring.WrapFor(keymat.PurposeCredential, credentialBinding(c), secret); err != nil {
+		clear(secret)
+		return nil, nil, fmt.Errorf("wrapping a new access key: %w", err)
+	}
+	return c, secret, nil
+}
+
+// credentialBinding ties a secret to its id and to the principal that it proves:
+// a credential whose principal was edited on disk does not open.
+func credentialBinding(c *fsmpb.Credential) keymat.Binding {
+	return keymat.Binding{Object: []byte(c.Id), Spec: "ACCESS_KEY", Usage: c.Principal}
+}
+
+// credentialCacheKey names a credential in caches of keys derived from it.
+func credentialCacheKey(id string) [16]byte {
+	h := sha256.Sum256([]byte(id))
+	return [16]byte(h[:])
+}
+
+// isAccessKeyID reports whether an id is one that this package could have made:
+// nothing else is worth looking for twice.
+func isAccessKeyID(id string) bool {
+	if len(id) != accessKeyLen || id[:len(accessKeyPrefix)] != accessKeyPrefix {
+		return false
+	}
+	for _, c := range []byte(id[len(accessKeyPrefix):]) {
+		if (c < 'A' || c > 'Z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
+}
+
+// proof is what an identity carries of the credential that proved it: a MAC over
+// everything about the credential that would make another one of it. It is made
+// with the keyring, so that nobody who only has the replicated state can make up
+// an identity.
+func (o *opened) proof(c *fsmpb.Credential) ([32]byte, error) {
+	if p, ok := o.proofs.get(c); ok {
+		return p, nil
+	}
+	b := make([]byte, 0, 512)
+	for _, f := range [][]byte{[]byte(c.Id), []byte(c.Principal), c.WrappedSecret} {
+		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
+		b = append(b, f...)
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(c.Kind))
+	b = binary.BigEndian.AppendUint32(b, c.Generation)
+	p, err := o.mac(o.ring.Newest(), "credential proof v1", b)
+	if err != nil {
+		return p, err
+	}
+	o.proofs.put(c, p)
+	return p, nil
+}
+
+// identify makes the identity that a credential stands for.
+func (o *opened) identify(c *fsmpb.Credential) (Identity, error) {
+	p, err := policy.ParsePrincipal(c.Principal)
+	if err != nil {
+		return Identity{}, fmt.Errorf("credential %s: %w", c.Id, err)
+	}
+	proof, err := o.proof(c)
+	if err != nil {
+		return Identity{}, err
+	}
+	return Identity{principal: p, credential: c.Id, proof: proof}, nil
+}
+
+// good reports whether c, which may be nil, is a credential that can prove
+// something now.
+func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
+	return c != nil && c.Active && c.Kind == kind
+}
+
+// find looks for a good credential. When this node's state has none, it looks
+// once more in a state that has everything that was committed when the caller
+// asked, as a credential made on another node just before must work here.
+func (e *Engine) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
+	if c, _ := e.replica.State().Credential(id); good(c, kind) {
+		return c, nil
+	}
+	fresh, err := e.freshState(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c, _ := fresh.Credential(id); good(c, kind) {
+		return c, nil
+	}
+	return nil, errUnrecognized
+}
+
+// newestState marks the context of an evaluation on a state that nothing can
+// overtake: ProposeExclusive holds the log back meanwhile, and a barrier would
+// wait for itself.
+type newestState struct{}
+
+func withNewestState(ctx context.Context) context.Context {
+	return context.WithValue(ctx, newestState{}, true)
+}
+
+// admit decides whether the caller is still who it proved to be, on the state of
+// the evaluation, and notes the credential. If not, it looks again on a fresh
+// state, which the evaluation then continues with: a refusal must not rest on a
+// state that is behind.
+func (ev *eval) admit() error {
+	o, err := ev.engine.vault.current()
+	if err != nil {
+		return err
+	}
+	err = ev.admitOn(o)
+	if err == nil || !errors.Is(err, errUnrecognized) || ev.ctx.Value(newestState{}) != nil {
+		return err
+	}
+	fresh, ferr := ev.engine.freshState(ev.ctx)
+	if ferr != nil {
+		return ferr
+	}
+	if fresh == ev.state {
+		return err
+	}
+	ev.state, ev.reads = fresh, nil
+	return ev.admitOn(o)
+}
+
+func (ev *eval) admitOn(o *opened) error {
+	id := &ev.caller.Identity
+	if id.credential == "" {
+		return errUnrecognized
+	}
+	c := ev.credential(id.credential)
+	if c == nil || !c.Active || c.Principal != id.principal.ARN {
+		return errUnrecognized
+	}
+	proof, err := o.proof(c)
+	if err != nil {
+		return err
+	}
+	if !equal(proof, id.proof) {
+		return errUnrecognized
+	}
+	return nil
+}

@@ -1,0 +1,177 @@
+package keyengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// maxTries is how often a node evaluates a request whose read set keeps
+// changing, before the leader executes it.
+const maxTries = 3
+
+// Do executes an operation for a caller: evaluate on one state, commit the
+// record of the outcome, and give the answer only once the log accepted both.
+// It is the one door: refusals and failures pass through it like successes. Its
+// errors are of type *Error and may be told to the caller as they are.
+func (e *Engine) Do(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
+	start := e.clock.Now()
+	out, err := e.do(ctx, c, op, in)
+	took := e.clock.Now().Sub(start)
+	if err != nil {
+		told := e.told(op, c, err)
+		e.metrics.operation(op, c, told, took)
+		return nil, told
+	}
+	e.metrics.operation(op, c, nil, took)
+	return out, nil
+}
+
+// told is what a caller may know of an error. The rest goes to the node's log.
+func (e *Engine) told(op *Operation, c *Caller, err error) *Error {
+	t, ok := errors.AsType[*Error](err)
+	if !ok {
+		t = ErrInternal
+	}
+	if !ok || t.Code == ErrInternal.Code {
+		e.log.Error("request failed", "operation", op.Name, "request_id", formatUUID(c.RequestID), "err", err)
+	}
+	return t
+}
+
+func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
+	if err := e.limits.allow(c); err != nil {
+		return nil, err
+	}
+	for range maxTries {
+		ev := e.evaluate(ctx, e.replica.State(), c, op, in)
+		a, err := e.commit(ctx, ev)
+		if err != errConflict {
+			return a, err
+		}
+	}
+	return e.onLeader(ctx, c, op, in)
+}
+
+// evaluation is an outcome with the record that must be committed before anyone
+// hears of it.
+type evaluation struct {
+	*eval
+	in     any
+	out    any
+	err    error
+	record *fsmpb.Record
+}
+
+// evaluate runs the operation on a state and builds its record. There is no
+// record, only an error, when there can be none: the node is sealed, or the
+// caller's credential is no longer one.
+func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Operation, in any) *evaluation {
+	ev := &evaluation{in: in, eval: &eval{ctx: ctx, engine: e, state: s, caller: c, op: op}}
+	if ev.err = ev.admit(); ev.err != nil {
+		return ev
+	}
+	if ev.err = ev.inRegion(); ev.err == nil {
+		if ev.err = op.plan.validate(in); ev.err == nil {
+			ev.out, ev.err = op.run(ev.eval, in)
+		}
+	}
+	if ev.err != nil {
+		ev.wipe()
+		ev.out, ev.changes, ev.later = nil, nil, nil
+		ev.err = e.told(op, c, ev.err)
+	}
+	var err error
+	if ev.record, err = e.newRecord(ev); err != nil {
+		ev.wipe()
+		ev.out, ev.err, ev.record = nil, err, nil
+	}
+	return ev
+}
+
+// inRegion refuses a request that was made for another Region.
+func (ev *eval) inRegion() error {
+	c := ev.cluster()
+	if r := ev.caller.Region; r != "" && r != c.Region && !c.AnyRegion {
+		return fault(ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
+	}
+	return nil
+}
+
+// errConflict: what the evaluation read has changed; evaluate again.
+var errConflict = errors.New("conflict")
+
+// commit proposes an evaluation's record and releases its answer if the log took
+// it.
+func (e *Engine) commit(ctx context.Context, ev *evaluation) (any, error) {
+	if ev.record == nil {
+		return nil, ev.err
+	}
+	d, err := e.replica.Propose(ctx, ev.record)
+	return e.settle(ctx, ev, d, err)
+}
+
+func (e *Engine) settle(ctx context.Context, ev *evaluation, d fsm.Decision, err error) (any, error) {
+	if err != nil {
+		ev.wipe()
+		return nil, e.unavailable(err)
+	}
+	switch d.Verdict {
+	case fsm.Accepted:
+		return e.release(ctx, ev, d)
+	case fsm.Conflict, fsm.Early, fsm.Late:
+		ev.wipe()
+		e.metrics.conflict(ev.op)
+		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
+			return nil, e.unavailable(err)
+		}
+		return nil, errConflict
+	default:
+		ev.wipe()
+		return nil, fmt.Errorf("record of %s found %v", ev.op.Name, d.Verdict)
+	}
+}
+
+// release gives the answer of an accepted record.
+func (e *Engine) release(ctx context.Context, ev *evaluation, d fsm.Decision) (any, error) {
+	if d.Late && len(ev.record.Changes) == 0 {
+		// The authority behind the answer may have been withdrawn since. Changes
+		// have happened and are answered; what is read or opened is asked again.
+		ev.wipe()
+		e.metrics.late(ev.op)
+		return nil, errHeldUp
+	}
+	if ev.err != nil {
+		e.limits.refused(ev.caller, ev.err)
+		return nil, ev.err
+	}
+	if len(ev.record.Changes) > 0 || ev.later != nil {
+		// So that the caller reads its own write here without a second try, and a
+		// list is read no earlier than its record stands.
+		if err := e.replica.WaitApplied(ctx, d.Index); err != nil && ev.later != nil {
+			return nil, e.unavailable(err)
+		}
+	}
+	if ev.later != nil {
+		return ev.later(e.replica.State())
+	}
+	return ev.out, nil
+}
+
+// unavailable is what a caller is told when the log could not take a record.
+func (e *Engine) unavailable(err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return fault(ErrUnavailable, "The request was not answered in time.")
+	case errors.Is(err, fsm.ErrOverloaded):
+		return errThrottled
+	case errors.Is(err, fsm.ErrNoLeader), errors.Is(err, fsm.ErrNodeStopped):
+		return fault(ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
+	case errors.Is(err, fsm.ErrOutcomeUnknown):
+		return fault(ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
+	}
+	return err
+}

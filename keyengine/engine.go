@@ -1,0 +1,123 @@
+// Package keyengine is the only door to keys. Every operation on a key is
+// decided, carried out and recorded here, in that order, and answered only once
+// the record of the outcome is committed by a majority.
+//
+// A request is evaluated on one immutable state (eval), which notes every object
+// that the outcome depends on with its version. The record that is committed
+// carries that read set, and is refused at apply if any of it has changed. So an
+// answer that was given was right at the position of its record in the log,
+// whichever node gave it, and callers on any node see authority withdrawn or
+// granted as soon as the call that did it has returned.
+//
+// Keys in the clear are below internal/keymat, in locked memory, and only while
+// the node is unsealed.
+package keyengine
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm"
+)
+
+// Clock is the engine's time; tests turn it.
+type Clock interface{ Now() time.Time }
+
+// AuditLog is what the engine needs of the node's audit log; *auditlog.Log is one.
+type AuditLog interface {
+	Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error)
+	Size() uint64
+	Changed() <-chan struct{}
+	Sync() error
+	WriteCheckpoint(note []byte) error
+}
+
+// Config is what an engine works with.
+type Config struct {
+	// NodeID stands in the records that this node originates.
+	NodeID  string
+	Replica Replica
+	Audit   AuditLog
+	Clock   Clock
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+
+	// AllowUnlockedMemory lets keys stand in memory that the system may swap out,
+	// where locking is not permitted.
+	AllowUnlockedMemory bool
+	// ShareTimeout is how long shares of an unfinished ceremony are kept; 0 for
+	// fifteen minutes.
+	ShareTimeout time.Duration
+	// RefusalRate bounds the refusals that one principal may cause a second, and
+	// RefusalBurst at once; 0 for 100 and 500. Beyond it the principal is
+	// throttled, so that refusals cannot flood the log.
+	RefusalRate  float64
+	RefusalBurst int
+}
+
+// Engine answers requests on one node. It is safe for concurrent use.
+type Engine struct {
+	cfg     Config
+	replica Replica
+	clock   Clock
+	log     *slog.Logger
+	vault   *vault
+	// founding is held by Init.
+	founding   sync.Mutex
+	ceremony   *ceremony
+	pending    *pendingEvents
+	checkpoint checkpointing
+	fresh      *freshness
+	policies   *policyCache
+	keys       keyCount
+	limits     *limits
+	metrics    *metrics
+}
+
+// New returns a sealed engine.
+func New(cfg Config) (*Engine, error) {
+	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger}
+	var err error
+	if e.vault, err = newVault(cfg); err != nil {
+		return nil, err
+	}
+	e.ceremony = newCeremony(cfg, e.vault.arena)
+	e.pending = newPendingEvents()
+	e.checkpoint.every = checkpointEvery
+	e.fresh = newFreshness()
+	e.policies = newBounded[fsm.KeyID, cachedPolicy](maxCachedPolicies)
+	e.limits = newLimits(cfg)
+	e.metrics = newMetrics(cfg, e)
+	return e, nil
+}
+
+// OnApply keeps the engine's caches in step with the state. The node calls it
+// after each published state; it does not block.
+func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) { e.vault.follow(s, ev) }
+
+// Run does the engine's background work until ctx ends: signing checkpoints,
+// dropping abandoned ceremonies, recording what happened while the node was
+// sealed.
+func (e *Engine) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { e.runCheckpoints(ctx) })
+	wg.Go(func() { e.runEvents(ctx) })
+	wg.Go(func() { e.runSweeps(ctx) })
+}
+
+// Lead does the work that only the leader does, while it leads: deleting keys
+// whose time has come.
+func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
+
+// Close seals the node and gives its locked memory back. It records nothing: call
+// Seal for that, and Checkpoint before, while the node still has peers.
+func (e *Engine) Close() error {
+	e.fresh.close()
+	return e.vault.close()
+}

@@ -1,0 +1,93 @@
+package keyengine
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code is the name of an outcome other than success: AWS's exception names where
+// AWS has one. It stands in the audit record and, by the table in transport, in
+// every face's answer.
+type Code string
+
+// Error is an outcome that a caller is told. Its message is written for the
+// caller: nothing internal ever stands in it.
+type Error struct {
+	Code Code
+	// Message is empty where AWS sends none.
+	Message string
+}
+
+func (e *Error) Error() string {
+	if e.Message == "" {
+		return string(e.Code)
+	}
+	return string(e.Code) + ": " + e.Message
+}
+
+// Is makes errors.Is compare codes with the sentinels below.
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error)
+	return ok && t.Code == e.Code && t.Message == ""
+}
+
+// Outcomes. Each is matched with errors.Is.
+var (
+	ErrAccessDenied        = &Error{Code: "AccessDeniedException"}
+	ErrAlreadyExists       = &Error{Code: "AlreadyExistsException"}
+	ErrDisabled            = &Error{Code: "DisabledException"}
+	ErrDryRun              = &Error{Code: "DryRunOperationException"}
+	ErrIncorrectKey        = &Error{Code: "IncorrectKeyException"}
+	ErrInvalidArn          = &Error{Code: "InvalidArnException"}
+	ErrInvalidCiphertext   = &Error{Code: "InvalidCiphertextException"}
+	ErrInvalidGrantToken   = &Error{Code: "InvalidGrantTokenException"}
+	ErrInvalidKeyUsage     = &Error{Code: "InvalidKeyUsageException"}
+	ErrInvalidMarker       = &Error{Code: "InvalidMarkerException"}
+	ErrInvalidState        = &Error{Code: "KMSInvalidStateException"}
+	ErrInternal            = &Error{Code: "KMSInternalException"}
+	ErrLimitExceeded       = &Error{Code: "LimitExceededException"}
+	ErrMalformedPolicy     = &Error{Code: "MalformedPolicyDocumentException"}
+	ErrNotAuthorized       = &Error{Code: "NotAuthorizedException"}
+	ErrNotFound            = &Error{Code: "NotFoundException"}
+	ErrTag                 = &Error{Code: "TagException"}
+	ErrThrottling          = &Error{Code: "ThrottlingException"}
+	ErrUnsupported         = &Error{Code: "UnsupportedOperationException"}
+	ErrValidation          = &Error{Code: "ValidationException"}
+	ErrCustomStoreNotFound = &Error{Code: "CustomKeyStoreNotFoundException"}
+
+	// ErrUnavailable: the node cannot answer now and the caller may try again:
+	// it is sealed, has no majority, or gave up waiting for one.
+	ErrUnavailable = &Error{Code: "ServiceUnavailable"}
+)
+
+// Failures of authentication. They never reach the replicated log.
+var (
+	ErrUnrecognizedClient = &Error{Code: "UnrecognizedClientException"}
+	ErrInvalidSignature   = &Error{Code: "InvalidSignatureException"}
+	ErrExpiredToken       = &Error{Code: "ExpiredTokenException"}
+)
+
+// outcomes are all of them.
+var outcomes = []*Error{
+	ErrAccessDenied, ErrAlreadyExists, ErrDisabled, ErrDryRun, ErrIncorrectKey, ErrInvalidArn, ErrInvalidCiphertext,
+	ErrInvalidGrantToken, ErrInvalidKeyUsage, ErrInvalidMarker, ErrInvalidState, ErrInternal, ErrLimitExceeded,
+	ErrMalformedPolicy, ErrNotAuthorized, ErrNotFound, ErrTag, ErrThrottling, ErrUnsupported, ErrValidation,
+	ErrCustomStoreNotFound, ErrUnavailable, ErrUnrecognizedClient, ErrInvalidSignature, ErrExpiredToken,
+}
+
+// fault says kind with a message for the caller.
+func fault(kind *Error, format string, args ...any) *Error {
+	return &Error{Code: kind.Code, Message: fmt.Sprintf(format, args...)}
+}
+
+// outcome is the code of an operation's error; "" for success. Errors that are
+// no outcome are internal ones.
+func outcome(err error) (code, message string) {
+	if err == nil {
+		return "", ""
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return string(e.Code), e.Message
+	}
+	return string(ErrInternal.Code), ""
+}

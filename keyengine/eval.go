@@ -1,0 +1,146 @@
+package keyengine
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// eval is one evaluation of a request on one state. Its getters are the only way
+// that an operation reads the state, and note each item with its version: that
+// is the read set, which apply checks again. An operation that reaches past them
+// breaks the promise that no answer rests on outdated authority.
+type eval struct {
+	ctx    context.Context
+	engine *Engine
+	state  *fsm.State
+	caller *Caller
+	op     *Operation
+
+	founded   *fsmpb.Cluster // once it was asked for
+	reads     []*fsmpb.Read
+	changes   []*fsmpb.Change
+	notBefore int64
+	notAfter  int64
+	resources []resource
+	decisions []decision
+	materials []*fsmpb.Material // that the key material of the answer came from
+	source    *target           // the key of the ciphertext that was given, once known
+	secrets   [][]byte
+	// later, for lists, runs after the record is committed, on a state that
+	// contains it, and gives the answer.
+	later func(*fsm.State) (any, error)
+}
+
+// resource is what a record names as acted upon.
+type resource struct {
+	kind string // "AWS::KMS::Key", "AWS::KMS::Alias"
+	arn  string
+}
+
+func (ev *eval) resource(kind, arn string) {
+	r := resource{kind, arn}
+	if !slices.Contains(ev.resources, r) {
+		ev.resources = append(ev.resources, r)
+	}
+}
+
+// note adds an item to the read set, once.
+func (ev *eval) note(kind fsmpb.Kind, id []byte, v fsm.Version) {
+	for _, r := range ev.reads {
+		if r.Kind == kind && bytes.Equal(r.Id, id) {
+			return
+		}
+	}
+	ev.reads = append(ev.reads, &fsmpb.Read{Kind: kind, Id: id, Version: v})
+}
+
+func (ev *eval) cluster() *fsmpb.Cluster {
+	// Not noted: what an answer can depend on of it never changes after init.
+	if ev.founded == nil {
+		ev.founded, _ = ev.state.Cluster()
+	}
+	return ev.founded
+}
+
+func (ev *eval) key(id fsm.KeyID) *fsmpb.Key {
+	k, v := ev.state.Key(id)
+	ev.note(fsmpb.Kind_KIND_KEY, id.Bytes(), v)
+	return k
+}
+
+func (ev *eval) keyPolicy(id fsm.KeyID) (*fsmpb.KeyPolicy, fsm.Version) {
+	p, v := ev.state.KeyPolicy(id)
+	ev.note(fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
+	return p, v
+}
+
+func (ev *eval) keyTags(id fsm.KeyID) *fsmpb.KeyTags {
+	t, v := ev.state.KeyTags(id)
+	ev.note(fsmpb.Kind_KIND_KEY_TAGS, id.Bytes(), v)
+	return t
+}
+
+func (ev *eval) alias(region, name string) *fsmpb.Alias {
+	a, v := ev.state.Alias(region, name)
+	ev.note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(region, name), v)
+	return a
+}
+
+func (ev *eval) keyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
+	n, v := ev.state.KeyAliases(id)
+	ev.note(fsmpb.Kind_KIND_KEY_ALIASES, id.Bytes(), v)
+	return n
+}
+
+func (ev *eval) credential(id string) *fsmpb.Credential {
+	c, v := ev.state.Credential(id)
+	ev.note(fsmpb.Kind_KIND_CREDENTIAL, []byte(id), v)
+	return c
+}
+
+func (ev *eval) tombstone(id fsm.KeyID) *fsmpb.Tombstone {
+	t, v := ev.state.Tombstone(id)
+	ev.note(fsmpb.Kind_KIND_TOMBSTONE, id.Bytes(), v)
+	return t
+}
+
+// change adds to what the record does once accepted.
+func (ev *eval) change(c *fsmpb.Change) { ev.changes = append(ev.changes, c) }
+
+// within narrows the cluster time in which the outcome holds to [from, to); 0
+// leaves a side open.
+func (ev *eval) within(from, to int64) {
+	if from != 0 {
+		ev.notBefore = max(ev.notBefore, from)
+	}
+	if to != 0 && (ev.notAfter == 0 || to < ev.notAfter) {
+		ev.notAfter = to
+	}
+}
+
+// secret marks bytes of the answer that are wiped if it may not be given.
+func (ev *eval) secret(b []byte) []byte {
+	ev.secrets = append(ev.secrets, b)
+	return b
+}
+
+func (ev *eval) wipe() {
+	for _, s := range ev.secrets {
+		clear(s)
+	}
+}
+
+// now is the time to stamp on what the evaluation makes: this node's clock, but
+// never before cluster time.
+func (ev *eval) now() time.Time {
+	t := ev.engine.clock.Now()
+	if c := time.Unix(0, ev.state.Time()); c.After(t) {
+		return c
+	}
+	return t
+}

@@ -1,0 +1,378 @@
+package keyengine
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// fakeCluster is a replicated log in memory on a real state machine: an entry is
+// committed and applied before its proposer hears of it. All its replicas see
+// the one state, except those that a test holds back.
+type fakeCluster struct {
+	t     testing.TB
+	clock *fakeClock
+	audit *fakeAudit
+
+	mu       sync.Mutex // one entry at a time
+	fsm      *fsm.FSM
+	index    uint64
+	seq      map[string]uint64
+	leader   *fakeReplica
+	replicas []*fakeReplica
+}
+
+// newFakeCluster makes a cluster of registered, voting nodes; the first leads.
+func newFakeCluster(t testing.TB, nodes ...string) *fakeCluster {
+	t.Helper()
+	c := &fakeCluster{
+		t:     t,
+		clock: &fakeClock{now: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)},
+		audit: newFakeAudit(),
+		seq:   make(map[string]uint64),
+	}
+	c.fsm = fsm.New(fsm.Config{
+		Audit: c.audit,
+		OnApply: func(s *fsm.State, ev fsm.Events) {
+			for _, r := range c.replicas {
+				if r.onApply != nil {
+					r.onApply(s, ev)
+				}
+			}
+		},
+		OnFault: func(err error) { t.Errorf("the state machine stopped: %v", err) },
+	})
+	var servers []raft.Server
+	for _, id := range nodes {
+		servers = append(servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id), Suffrage: raft.Voter})
+		c.replicas = append(c.replicas, &fakeReplica{cluster: c, id: id})
+	}
+	c.leader = c.replicas[0]
+	c.index++
+	c.fsm.Apply(&raft.Log{Index: c.index, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: servers})})
+	for _, id := range nodes {
+		c.commit(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: id, Incarnation: 1, SchemaMin: fsm.SchemaMin, SchemaMax: fsm.SchemaMax}}})
+	}
+	return c
+}
+
+// commit applies one entry, stamped with the cluster's clock, for which all
+// voters vouch.
+func (c *fakeCluster) commit(e *fsmpb.Entry) *fsm.Result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.commitLocked(e)
+}
+
+func (c *fakeCluster) commitLocked(e *fsmpb.Entry) *fsm.Result {
+	now := c.clock.Now().UnixNano()
+	e.Clock = &fsmpb.Clock{Wall: now}
+	for _, r := range c.replicas {
+		e.Clock.Readings = append(e.Clock.Readings, &fsmpb.ClockReading{Node: r.id, Wall: now})
+	}
+	data, err := fsm.EncodeEntry(e)
+	if err != nil {
+		c.t.Fatalf("encoding an entry: %v", err)
+	}
+	c.index++
+	res, ok := c.fsm.Apply(&raft.Log{Index: c.index, Term: 1, Data: data}).(*fsm.Result)
+	if !ok {
+		c.t.Fatal("the state machine is stopped")
+	}
+	return res
+}
+
+// propose commits a node's record alone in a batch.
+func (c *fakeCluster) propose(node string, r *fsmpb.Record) fsm.Decision {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.proposeLocked(node, r)
+}
+
+func (c *fakeCluster) proposeLocked(node string, r *fsmpb.Record) fsm.Decision {
+	c.seq[node]++
+	seq := c.seq[node]
+	b := &fsmpb.Batch{Node: node, Incarnation: 1, Seq: seq, SettledBelow: seq, Records: []*fsmpb.Record{r}}
+	res := c.commitLocked(&fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{b}}}}).Batches[0]
+	if res.Status != fsm.BatchApplied {
+		c.t.Fatalf("batch of %s has status %d", node, res.Status)
+	}
+	return fsm.Decision{Verdict: res.Verdicts[0], Index: res.Index}
+}
+
+// change makes changes behind every engine's back.
+func (c *fakeCluster) change(changes ...*fsmpb.Change) {
+	c.t.Helper()
+	sum := sha256.Sum256([]byte(fmt.Sprint("behind", c.audit.Size())))
+	r := &fsmpb.Record{RequestId: sum[:16], Salt: sum[16:], Commitment: sum[:], Body: []byte("behind"), Changes: changes}
+	if d := c.propose(c.replicas[0].id, r); d.Verdict != fsm.Accepted {
+		c.t.Fatalf("change was found %v", d.Verdict)
+	}
+}
+
+// advance moves the clocks of all nodes, with an entry at least every half day,
+// as cluster time takes no longer step.
+func (c *fakeCluster) advance(d time.Duration) {
+	for d > 0 {
+		step := min(d, 12*time.Hour)
+		c.clock.advance(step)
+		c.commit(&fsmpb.Entry{})
+		d -= step
+	}
+}
+
+func (c *fakeCluster) state() *fsm.State { return c.fsm.Current() }
+
+func (c *fakeCluster) replica(id string) *fakeReplica {
+	for _, r := range c.replicas {
+		if r.id == id {
+			return r
+		}
+	}
+	c.t.Fatalf("no replica %q", id)
+	return nil
+}
+
+// fakeReplica is one node's Replica. Its fields are hooks, to be set while it is
+// idle.
+type fakeReplica struct {
+	cluster *fakeCluster
+	id      string
+	// onApply and serve are the engine's.
+	onApply func(*fsm.State, fsm.Events)
+	serve   func(context.Context, []byte) ([]byte, error)
+	// before runs between evaluation and commit of each record.
+	before func(*fsmpb.Record)
+	// err is what Propose fails with, without committing anything.
+	err error
+	// lost makes Propose commit, and say that it does not know.
+	lost bool
+	// late makes decisions arrive too late.
+	late bool
+	// decide, when set, replaces a verdict without committing.
+	decide func() fsm.Verdict
+
+	mu        sync.Mutex
+	frozen    *fsm.State
+	proposals int
+	exclusive int
+	barriers  int
+	forwarded int
+}
+
+var _ Replica = (*fakeReplica)(nil)
+
+// freeze holds the replica's state back until it has to wait for a newer one.
+func (r *fakeReplica) freeze() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.frozen = r.cluster.state()
+}
+
+func (r *fakeReplica) thaw() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.frozen = nil
+}
+
+func (r *fakeReplica) State() *fsm.State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.frozen != nil {
+		return r.frozen
+	}
+	return r.cluster.state()
+}
+
+func (r *fakeReplica) count(n *int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	*n++
+}
+
+func (r *fakeReplica) Propose(ctx context.Context, rec *fsmpb.Record) (fsm.Decision, error) {
+	r.count(&r.proposals)
+	if err := ctx.Err(); err != nil {
+		return fsm.Decision{}, err
+	}
+	if r.err != nil {
+		return fsm.Decision{}, r.err
+	}
+	if r.before != nil {
+		r.before(rec)
+	}
+	if r.decide != nil {
+		return fsm.Decision{Verdict: r.decide(), Index: r.cluster.state().Index()}, nil
+	}
+	d := r.cluster.propose(r.id, rec)
+	if r.lost {
+		return fsm.Decision{}, fsm.ErrOutcomeUnknown
+	}
+	d.Late = r.late
+	return d, nil
+}
+
+func (r *fakeReplica) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
+	r.count(&r.exclusive)
+	if r.cluster.leader != r {
+		return fsm.Decision{}, fsm.ErrNoLeader
+	}
+	r.cluster.mu.Lock()
+	defer r.cluster.mu.Unlock()
+	rec, err := build(r.cluster.fsm.Current())
+	if err != nil {
+		return fsm.Decision{}, err
+	}
+	d := r.cluster.proposeLocked(r.id, rec)
+	if r.lost {
+		return fsm.Decision{}, fsm.ErrOutcomeUnknown
+	}
+	return d, nil
+}
+
+func (r *fakeReplica) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, error) {
+	r.count(&r.forwarded)
+	l := r.cluster.leader
+	if l == nil || l.serve == nil {
+		return nil, fsm.ErrNoLeader
+	}
+	return l.serve(ctx, bytes.Clone(payload))
+}
+
+func (r *fakeReplica) WaitApplied(ctx context.Context, index uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.frozen != nil && r.frozen.Index() < index {
+		r.frozen = nil
+	}
+	return ctx.Err()
+}
+
+func (r *fakeReplica) Barrier(ctx context.Context) error {
+	r.count(&r.barriers)
+	if r.err != nil {
+		return r.err
+	}
+	r.cluster.commit(&fsmpb.Entry{})
+	r.thaw()
+	return ctx.Err()
+}
+
+func (r *fakeReplica) IsLeader() bool { return r.cluster.leader == r }
+
+// fakeClock is a clock that only tests move.
+type fakeClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *fakeClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *fakeClock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// fakeAudit keeps the audit log in memory.
+type fakeAudit struct {
+	mu          sync.Mutex
+	entries     []auditlog.Entry
+	changed     chan struct{}
+	synced      int
+	checkpoints [][]byte
+}
+
+func newFakeAudit() *fakeAudit { return &fakeAudit{changed: make(chan struct{})} }
+
+var (
+	_ AuditLog     = (*fakeAudit)(nil)
+	_ fsm.AuditLog = (*fakeAudit)(nil)
+)
+
+func (a *fakeAudit) Append(entries []auditlog.Entry) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range entries {
+		e.Body = bytes.Clone(e.Body)
+		a.entries = append(a.entries, e)
+	}
+	close(a.changed)
+	a.changed = make(chan struct{})
+	return nil
+}
+
+func (a *fakeAudit) Restore(auditlog.Frontier, []auditlog.Hash) error { return nil }
+
+func (a *fakeAudit) Sync() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.synced = len(a.entries)
+	return nil
+}
+
+func (a *fakeAudit) Read(from uint64, limit, maxBytes int) ([]auditlog.Entry, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if from >= uint64(len(a.entries)) {
+		return nil, nil
+	}
+	part := a.entries[from:]
+	return append([]auditlog.Entry(nil), part[:min(limit, len(part))]...), nil
+}
+
+func (a *fakeAudit) Size() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return uint64(len(a.entries))
+}
+
+func (a *fakeAudit) Changed() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}
+
+func (a *fakeAudit) WriteCheckpoint(note []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.checkpoints = append(a.checkpoints, bytes.Clone(note))
+	return nil
+}
+
+// newEngine starts a sealed engine on a node of the cluster.
+func (c *fakeCluster) newEngine(id string) *Engine {
+	c.t.Helper()
+	r := c.replica(id)
+	e, err := New(Config{
+		NodeID: id, Replica: r, Audit: c.audit, Clock: c.clock,
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), AllowUnlockedMemory: true,
+	})
+	if err != nil {
+		c.t.Fatalf("starting an engine: %v", err)
+	}
+	r.onApply, r.serve = e.OnApply, e.ServeForwarded
+	c.t.Cleanup(func() {
+		r.onApply, r.serve = nil, nil
+		if err := e.Close(); err != nil {
+			c.t.Errorf("closing the engine: %v", err)
+		}
+	})
+	return e
+}

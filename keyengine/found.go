@@ -1,0 +1,367 @@
+package keyengine
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// maxShares is the largest number of custodians.
+const maxShares = 16
+
+// InitParams say what the new cluster is. Account, Region and Partition stand in
+// the ARN of every key and never change.
+type InitParams struct {
+	// Shares is how many custodians there are, 1 to 16, and Threshold how many of
+	// them open the cluster: at least 2 when there is more than one, as a threshold
+	// of 1 would hand the whole key to each of them.
+	Shares    int
+	Threshold int
+	// Account is 12 digits.
+	Account string
+	// Region is lower-case letters, digits and single hyphens, such as eu-west-1.
+	Region string
+	// Partition is "" for "aws", or aws-….
+	Partition string
+	// AnyRegion takes requests that clients signed for whatever region.
+	AnyRegion bool
+	// RootCertificate is the URI of a client certificate that shall be the
+	// account's root user, as the access key is; "" for none.
+	RootCertificate string
+	// KeepUnsealed leaves this node open, without a ceremony: for trying things
+	// out.
+	KeepUnsealed bool
+}
+
+// InitResult is what Init hands out, once: Shares and SecretAccessKey are stored
+// nowhere. It prints and logs without them.
+type InitResult struct {
+	ClusterID       string
+	Shares          []string // one for each custodian
+	AccessKeyID     string
+	SecretAccessKey string
+	RootARN         string
+	// VerifierKey checks the audit log's checkpoints; see auditlog.Verify.
+	VerifierKey string
+}
+
+func (r InitResult) String() string {
+	return fmt.Sprintf("{ClusterID:%s Shares:%s AccessKeyID:%s SecretAccessKey:%s RootARN:%s}", r.ClusterID, redacted, r.AccessKeyID, redacted, r.RootARN)
+}
+func (r InitResult) GoString() string           { return r.String() }
+func (r InitResult) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
+func (r InitResult) LogValue() slog.Value       { return slog.StringValue(r.String()) }
+
+func (p *InitParams) check() error {
+	var bad []string
+	if p.Shares < 1 || p.Shares > maxShares {
+		bad = append(bad, fmt.Sprintf("shares must be 1 to %d", maxShares))
+	}
+	if p.Threshold < 1 || p.Threshold > p.Shares {
+		bad = append(bad, "the threshold must be 1 to the number of shares")
+	}
+	if p.Threshold == 1 && p.Shares > 1 {
+		bad = append(bad, "a threshold of 1 with several shares gives each custodian the whole key")
+	}
+	if len(p.Account) != 12 || strings.Trim(p.Account, "0123456789") != "" {
+		bad = append(bad, "the account must be 12 digits")
+	}
+	if !isRegion(p.Region) {
+		bad = append(bad, "the region must be 1 to 32 lower-case letters, digits and single hyphens, and begin with a letter")
+	}
+	if p.Partition == "" {
+		p.Partition = "aws"
+	}
+	if _, err := policy.ParsePrincipal(rootARN(p.Partition, "000000000000")); err != nil {
+		bad = append(bad, "the partition must be aws or begin with aws-")
+	}
+	if p.RootCertificate != "" {
+		if u, err := url.Parse(p.RootCertificate); err != nil || u.Scheme == "" || len(p.RootCertificate) > maxCredentialID {
+			bad = append(bad, fmt.Sprintf("the root certificate must be given by its URI of at most %d bytes", maxCredentialID))
+		}
+	}
+	if bad == nil {
+		return nil
+	}
+	return fault(ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
+}
+
+func isRegion(r string) bool {
+	if r == "" || len(r) > 32 || r[0] < 'a' || r[0] > 'z' || r[len(r)-1] == '-' || strings.Contains(r, "--") {
+		return false
+	}
+	return strings.Trim(r, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+func rootARN(partition, account string) string {
+	return "arn:" + partition + ":iam::" + account + ":root"
+}
+
+// Init founds the cluster: it makes the key hierarchy, deals the shares of the
+// unseal key, makes the account's root access key and the key that signs
+// checkpoints, and commits all that together with its record. Nothing of it
+// exists if the log does not take it. This node is sealed afterwards, like all
+// others, unless KeepUnsealed is set. Errors: ErrValidation, ErrInitialised,
+// ErrNotReady, ErrUnavailable.
+func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResult, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	e.founding.Lock()
+	defer e.founding.Unlock()
+	if err := e.replica.Barrier(ctx); err != nil {
+		return nil, e.unavailable(err)
+	}
+	s := e.replica.State()
+	if c, _ := s.Cluster(); c != nil {
+		return nil, errInitialised
+	}
+	if err := ready(s); err != nil {
+		return nil, err
+	}
+	f, err := e.found(p)
+	if err != nil {
+		return nil, fmt.Errorf("making the cluster's keys: %w", err)
+	}
+	defer f.wipe()
+	ev := op.event("Init", f.cluster)
+	ev.parameters = []*auditpb.Field{
+		number("shares", p.Shares), number("threshold", p.Threshold), text("account", p.Account), text("region", p.Region),
+		text("partition", p.Partition), {Name: "anyRegion", Value: &auditpb.Field_Flag{Flag: p.AnyRegion}},
+	}
+	if p.RootCertificate != "" {
+		ev.parameters = append(ev.parameters, text("rootCertificate", p.RootCertificate))
+	}
+	ev.response = []*auditpb.Field{text("clusterId", clusterID(f.cluster)), text("accessKeyId", f.result.AccessKeyID)}
+	// That there is no cluster yet is the precondition: of two who try, one fails.
+	ev.reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
+	ev.changes = append(ev.changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
+	for _, c := range f.credentials {
+		ev.changes = append(ev.changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
+	}
+	rec, err := e.eventRecord(f.opened, f.cluster, ev)
+	if err != nil {
+		return nil, err
+	}
+	d, err := e.replica.Propose(ctx, rec)
+	if errors.Is(err, fsm.ErrOutcomeUnknown) {
+		err = e.isFounded(ctx, f.cluster)
+		d.Verdict = fsm.Accepted
+	}
+	switch {
+	case err != nil:
+		return nil, e.unavailable(err)
+	case d.Verdict == fsm.Conflict:
+		return nil, errInitialised
+	case d.Verdict != fsm.Accepted:
+		return nil, fmt.Errorf("record of Init found %v", d.Verdict)
+	}
+	if p.KeepUnsealed && e.vault.install(f.opened) {
+		f.opened = nil // the vault's now
+	}
+	e.log.Info("cluster initialised", "cluster", f.result.ClusterID, "shares", p.Shares, "threshold", p.Threshold, "operator", op.Name)
+	// So that who unseals here next finds the cluster.
+	if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
+		e.log.Warn("the cluster is initialised, but this node is behind", "err", err)
+	}
+	return f.result, nil
+}
+
+var errInitialised = fault(ErrInitialised, "The cluster is already initialised.")
+
+// ready reports whether every voter is registered: a cluster must not be founded
+// on a part of its nodes.
+func ready(s *fsm.State) error {
+	voters := s.Voters()
+	if len(voters) == 0 {
+		return fault(ErrNotReady, "The cluster is not formed yet: no node votes.")
+	}
+	var missing []string
+	for _, id := range voters {
+		if n, _ := s.Node(id); n == nil {
+			missing = append(missing, id)
+		}
+	}
+	if missing != nil {
+		return fault(ErrNotReady, "Not every node has joined yet; waiting for %s.", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// isFounded finds out, as long as ctx allows, whether the cluster was founded
+// with these keys. To guess wrong would leave a cluster whose shares nobody has.
+func (e *Engine) isFounded(ctx context.Context, want *fsmpb.Cluster) error {
+	for {
+		if e.replica.Barrier(ctx) == nil {
+			if c, _ := e.replica.State().Cluster(); c != nil && slices.Equal(c.Id, want.Id) {
+				return nil
+			} else if c != nil {
+				return errInitialised
+			}
+		}
+		// It may still be on its way.
+		select {
+		case <-ctx.Done():
+			return fault(ErrUnavailable, "Whether the cluster was initialised is not known. If its status shows cluster %s, "+
+				"its shares are lost: clear the nodes' data and initialise again.", clusterID(want))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// founding is everything that Init makes.
+type founding struct {
+	*opened
+	cluster     *fsmpb.Cluster
+	credentials []*fsmpb.Credential
+	result      *InitResult
+}
+
+func (f *founding) wipe() {
+	if f.opened != nil {
+		f.opened.wipe()
+	}
+}
+
+// found makes the keys of a new cluster, in the arena.
+func (e *Engine) found(p InitParams) (_ *founding, err error) {
+	now := e.now(e.replica.State()).UnixNano()
+	cluster, set := randomID(), randomID()
+	arena := e.vault.arena
+	ring := keymat.NewKeyring(arena, cluster)
+	f := &founding{opened: newOpened(cluster, ring)}
+	defer func() {
+		if err != nil {
+			f.wipe()
+		}
+	}()
+
+	root, err := arena.Random(keymat.KeySize)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Destroy()
+	unseal, err := arena.Random(keymat.KeySize)
+	if err != nil {
+		return nil, err
+	}
+	defer unseal.Destroy()
+
+	c := &fsmpb.Cluster{
+		Id: cluster[:], Account: p.Account, Region: p.Region, Partition: p.Partition, Created: now, AnyRegion: p.AnyRegion,
+		Shares: &fsmpb.ShareSet{Id: set[:], Epoch: 1, Threshold: uint32(p.Threshold), Count: uint32(p.Shares)},
+	}
+	f.cluster = c
+	if c.WrappedRoot, err = keymat.WrapRoot(unseal, root, cluster, set, c.Shares.Epoch); err != nil {
+		return nil, err
+	}
+	generation, err := ring.Generate()
+	if err != nil {
+		return nil, err
+	}
+	wrapped, err := ring.WrapGeneration(root, generation)
+	if err != nil {
+		return nil, err
+	}
+	c.Keyring = []*fsmpb.WrappedKEK{{Generation: generation, Wrapped: wrapped, Created: now}}
+
+	f.result = &InitResult{ClusterID: clusterID(c), RootARN: rootARN(p.Partition, p.Account)}
+	if err := f.deal(unseal, p); err != nil {
+		return nil, err
+	}
+	if err := f.auditKey(arena); err != nil {
+		return nil, err
+	}
+	f.result.VerifierKey = verifierKey(c)
+
+	key, secret, err := newAccessKey(ring, f.result.RootARN, now)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	f.result.AccessKeyID, f.result.SecretAccessKey = key.Id, string(secret)
+	f.credentials = []*fsmpb.Credential{key}
+	if p.RootCertificate != "" {
+		f.credentials = append(f.credentials, &fsmpb.Credential{
+			Id: p.RootCertificate, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: f.result.RootARN, Active: true, Created: now,
+		})
+	}
+	return f, nil
+}
+
+// deal splits the unseal key, and makes sure of what it hands out: shares that
+// do not open would be found out when everything depends on them.
+func (f *founding) deal(unseal *keymat.Secret, p InitParams) error {
+	set := shamir.SetInfo{Cluster: [16]byte(f.cluster.Id), Set: [16]byte(f.cluster.Shares.Id), Threshold: p.Threshold, Count: p.Shares}
+	return unseal.With(func(secret []byte) error {
+		shares, err := shamir.Split(rand.Reader, secret, set)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			for _, s := range shares {
+				s.Wipe()
+			}
+		}()
+		if err := shamir.VerifyShares(secret, shares); err != nil {
+			return fmt.Errorf("checking the shares: %w", err)
+		}
+		for _, c := range shamir.Commitments(shares) {
+			f.cluster.Shares.Commitments = append(f.cluster.Shares.Commitments, c[:])
+		}
+		for _, s := range shares {
+			f.result.Shares = append(f.result.Shares, s.Text())
+		}
+		return nil
+	})
+}
+
+// auditKey makes the key that signs checkpoints.
+func (f *founding) auditKey(arena *keymat.Arena) error {
+	seed, err := arena.Random(ed25519.SeedSize)
+	if err != nil {
+		return err
+	}
+	defer seed.Destroy()
+	return seed.With(func(b []byte) error {
+		key := ed25519.NewKeyFromSeed(b)
+		defer clear(key)
+		f.cluster.AuditPublicKey = slices.Clone(key.Public().(ed25519.PublicKey))
+		f.cluster.AuditKeyGeneration, f.cluster.WrappedAuditKey, err = f.ring.WrapFor(keymat.PurposeAuditSigning, auditKeyBinding(f.cluster), b)
+		return err
+	})
+}
+
+// auditKeyBinding ties the signing key to its public half.
+func auditKeyBinding(c *fsmpb.Cluster) keymat.Binding {
+	return keymat.Binding{Object: c.AuditPublicKey, Spec: "Ed25519"}
+}
+
+// auditOrigin names the cluster's audit log in checkpoints.
+func auditOrigin(c *fsmpb.Cluster) string { return "conclave/" + clusterID(c) }
+
+func verifierKey(c *fsmpb.Cluster) string {
+	return auditlog.VerifierKey(auditOrigin(c), ed25519.PublicKey(c.AuditPublicKey))
+}
+
+// randomID is 16 random bytes.
+func randomID() (id [16]byte) {
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	return id
+}

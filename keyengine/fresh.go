@@ -1,0 +1,98 @@
+package keyengine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/conclavekms/conclave/fsm"
+)
+
+const (
+	// freshRate is how many barriers a second this node asks for, and how many at
+	// once, on behalf of callers whose credential it does not find good.
+	freshRate = 20
+	// freshPatience is how long one may take.
+	freshPatience = 3 * time.Second
+)
+
+// freshness gets states that are not behind. Each costs the cluster an entry,
+// and anybody can ask for one by naming an access key that does not exist; so
+// they are shared, one at a time, at a bounded rate. Who asks too often waits.
+type freshness struct {
+	life    context.Context
+	end     context.CancelFunc
+	workers sync.WaitGroup
+	rate    *rate.Limiter
+
+	running sync.Mutex // held by the one barrier under way
+	mu      sync.Mutex
+	next    *barrier // not begun yet; nil when nobody waits for one
+}
+
+// barrier is a barrier that callers wait for.
+type barrier struct {
+	done  chan struct{}
+	state *fsm.State
+	err   error
+}
+
+func newFreshness() *freshness {
+	f := &freshness{rate: rate.NewLimiter(freshRate, freshRate)}
+	f.life, f.end = context.WithCancel(context.Background())
+	return f
+}
+
+// close ends what is under way; nobody may ask any more.
+func (f *freshness) close() {
+	f.mu.Lock()
+	f.end()
+	f.mu.Unlock()
+	f.workers.Wait()
+}
+
+// freshState is a state that has everything that was committed before the call.
+func (e *Engine) freshState(ctx context.Context) (*fsm.State, error) {
+	f := e.fresh
+	f.mu.Lock()
+	b := f.next
+	if b == nil {
+		if f.life.Err() != nil {
+			f.mu.Unlock()
+			return nil, e.unavailable(fsm.ErrNodeStopped)
+		}
+		b = &barrier{done: make(chan struct{})}
+		f.next = b
+		f.workers.Go(func() { f.run(e, b) })
+	}
+	f.mu.Unlock()
+	select {
+	case <-b.done:
+		if b.err != nil {
+			return nil, e.unavailable(b.err)
+		}
+		return b.state, nil
+	case <-ctx.Done():
+		return nil, e.unavailable(ctx.Err())
+	}
+}
+
+func (f *freshness) run(e *Engine, b *barrier) {
+	defer close(b.done)
+	f.running.Lock()
+	defer f.running.Unlock()
+	b.err = f.rate.Wait(f.life)
+	f.mu.Lock()
+	f.next = nil // who asks from here on may ask for what comes after the barrier
+	f.mu.Unlock()
+	if b.err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(f.life, freshPatience)
+	defer cancel()
+	if b.err = e.replica.Barrier(ctx); b.err == nil {
+		b.state = e.replica.State()
+	}
+}

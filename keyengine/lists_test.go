@@ -1,0 +1,235 @@
+package keyengine
+
+import (
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// pages reads a list to its end and returns the names of each page.
+func pages(t *testing.T, next func(after *string) (names []string, marker *string, truncated *bool, err error)) [][]string {
+	t.Helper()
+	var all [][]string
+	var marker *string
+	for range 1000 {
+		names, m, truncated, err := next(marker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, names)
+		if truncated == nil || *truncated != (m != nil) {
+			t.Fatalf("Truncated is %v with marker %v", truncated, m)
+		}
+		if marker = m; m == nil {
+			return all
+		}
+		if n := len(*m); n < 1 || n > 1024 {
+			t.Fatalf("a marker of %d characters", n)
+		}
+	}
+	t.Fatal("the list does not end")
+	return nil
+}
+
+func sizes(p [][]string) string {
+	var s []string
+	for _, names := range p {
+		s = append(s, fmt.Sprint(len(names)))
+	}
+	return strings.Join(s, " ")
+}
+
+func TestLists(t *testing.T) {
+	r := newRoom(t)
+	var ids []string
+	for range 7 {
+		id, _ := r.newKey()
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	long := "alias/" + strings.Repeat("x", 250)
+	names := []string{"alias/A", "alias/a", "alias/a/b", "alias/a0", "alias/z", long}
+	for i, name := range names {
+		must[none](r, "CreateAlias", &CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
+	}
+	slices.Sort(names)
+	must[none](r, "TagResource", &TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
+
+	keys := func(limit *int32) [][]string {
+		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
+			out, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Limit: limit, Marker: m})
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			for _, k := range out.Keys {
+				if *k.KeyArn != "arn:aws:kms:eu-west-1:111122223333:key/"+*k.KeyId {
+					t.Errorf("ListKeys has %s for %s", *k.KeyArn, *k.KeyId)
+				}
+				names = append(names, *k.KeyId)
+			}
+			return names, out.NextMarker, out.Truncated, nil
+		})
+	}
+	aliases := func(key *string, limit *int32) [][]string {
+		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
+			out, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: key, Limit: limit, Marker: m})
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			for _, a := range out.Aliases {
+				names = append(names, *a.AliasName)
+			}
+			return names, out.NextMarker, out.Truncated, nil
+		})
+	}
+	tags := func(limit *int32) [][]string {
+		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
+			out, err := call[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: &ids[0], Limit: limit, Marker: m})
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			for _, a := range out.Tags {
+				names = append(names, *a.TagKey)
+			}
+			return names, out.NextMarker, out.Truncated, nil
+		})
+	}
+	for _, tt := range []struct {
+		name  string
+		got   [][]string
+		want  []string
+		sizes string
+	}{
+		{"keys", keys(nil), ids, "7"},
+		{"keys, three at a time", keys(ptr(int32(3))), ids, "3 3 1"},
+		{"keys, seven at a time", keys(ptr(int32(7))), ids, "7"},
+		{"keys, one at a time", keys(ptr(int32(1))), ids, "1 1 1 1 1 1 1"},
+		{"aliases", aliases(nil, nil), names, "6"},
+		{"aliases, one at a time", aliases(nil, ptr(int32(1))), names, "1 1 1 1 1 1"},
+		{"aliases, four at a time", aliases(nil, ptr(int32(4))), names, "4 2"},
+		{"aliases of a key", aliases(&ids[1], ptr(int32(2))), []string{"alias/a", "alias/a0", long}, "2 1"},
+		{"aliases of a key without", aliases(&ids[2], nil), nil, "0"},
+		{"tags", tags(ptr(int32(2))), []string{"k00", "k01", "k02", "k03", "k04"}, "2 2 1"},
+	} {
+		if got := slices.Concat(tt.got...); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+		if got := sizes(tt.got); got != tt.sizes {
+			t.Errorf("%s: pages of %s, want %s", tt.name, got, tt.sizes)
+		}
+	}
+	// A list that changes between pages misses nothing that stays.
+	out := must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: ptr(int32(2))})
+	must[none](r, "DeleteAlias", &DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
+	out = must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: ptr(int32(100)), Marker: out.NextMarker})
+	if got := len(out.Aliases); got != 4 || *out.Aliases[0].AliasName != names[2] {
+		t.Errorf("after a deletion the next page has %d aliases from %s on, want 4 from %s on", got, *out.Aliases[0].AliasName, names[2])
+	}
+	_, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: ptr("alias/a")})
+	wantError(t, err, ErrNotFound, "Invalid keyId 'alias/a'")
+	if n := len(must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: ptr(int32(1000))}).Aliases); n != 5 {
+		t.Errorf("a limit beyond the operation's: %d aliases, want 5", n)
+	}
+}
+
+func TestLongLists(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	k := r.keyID(id)
+	for i := range 120 {
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: fmt.Sprintf("alias/%03d", i), Region: testRegion, Key: k.ID[:]}}})
+	}
+	for _, tt := range []struct {
+		limit *int32
+		want  int
+	}{{nil, 50}, {ptr(int32(100)), 100}, {ptr(int32(1000)), 100}} {
+		out := must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: tt.limit})
+		if len(out.Aliases) != tt.want || !*out.Truncated {
+			t.Errorf("%d aliases, want %d", len(out.Aliases), tt.want)
+		}
+	}
+}
+
+// TestMarkers: a marker is good for the list that gave it out, on any node, and
+// nothing else is a marker.
+func TestMarkers(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	a, _ := r.newKey()
+	b, _ := r.newKey()
+	for _, key := range []string{a, b} {
+		for i := range 2 {
+			must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
+		}
+		must[none](r, "TagResource", &TagResourceInput{KeyId: &key, Tags: manyTags(3)})
+	}
+	one := ptr(int32(1))
+	keysMarker := must[ListKeysOutput](r, "ListKeys", &ListKeysInput{Limit: one}).NextMarker
+	tagsMarker := must[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: &a, Limit: one}).NextMarker
+	aliasMarker := must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: &a, Limit: one}).NextMarker
+
+	if _, err := callAs[ListKeysOutput](r, r.engines["n2"], r.root, "ListKeys", &ListKeysInput{Marker: keysMarker}); err != nil {
+		t.Errorf("on another node: %v", err)
+	}
+	// A tag's list may be asked for by ARN and by id.
+	if _, err := call[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: ptr("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
+		t.Errorf("with the key's ARN: %v", err)
+	}
+	bad := map[string]func() error{
+		"of another operation": func() error {
+			_, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Marker: aliasMarker})
+			return err
+		},
+		"of another key's tags": func() error {
+			_, err := call[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: &b, Marker: tagsMarker})
+			return err
+		},
+		"of another key's aliases": func() error {
+			_, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: &b, Marker: aliasMarker})
+			return err
+		},
+		"of a key's aliases for all": func() error {
+			_, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Marker: aliasMarker})
+			return err
+		},
+		"where there are none": func() error {
+			_, err := call[ListKeyPoliciesOutput](r, "ListKeyPolicies", &ListKeyPoliciesInput{KeyId: &a, Marker: tagsMarker})
+			return err
+		},
+		"of another caller": func() error {
+			alice := r.user(aliceARN)
+			r.setPolicy(a, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+			_, err := callAs[ListResourceTagsOutput](r, r.first, alice, "ListResourceTags", &ListResourceTagsInput{KeyId: &a, Marker: tagsMarker})
+			return err
+		},
+	}
+	for name, f := range bad {
+		if err := f(); err == nil {
+			t.Errorf("a marker %s is taken", name)
+		} else {
+			wantError(t, err, ErrInvalidMarker, "")
+		}
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(*keysMarker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forms := []string{"x", "AAAA", *keysMarker + "=", *keysMarker + "A", strings.Repeat("A", 1024), " " + *keysMarker}
+	for i := range raw {
+		for bit := range 8 {
+			raw[i] ^= 1 << bit
+			forms = append(forms, base64.RawURLEncoding.EncodeToString(raw))
+			raw[i] ^= 1 << bit
+		}
+	}
+	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalBurst: 1 << 20})
+	for _, m := range forms {
+		_, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Marker: &m})
+		if wantError(t, err, ErrInvalidMarker, ""); t.Failed() {
+			t.Fatalf("marker %q", m)
+		}
+	}
+}

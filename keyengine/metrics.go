@@ -1,0 +1,79 @@
+package keyengine
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// metrics count what the engine answers. Labels come from closed sets: nothing
+// that a caller writes is ever one.
+type metrics struct {
+	requests  *prometheus.CounterVec
+	duration  *prometheus.HistogramVec
+	conflicts *prometheus.CounterVec
+	lates     *prometheus.CounterVec
+	forwarded *prometheus.CounterVec
+}
+
+func newMetrics(cfg Config, e *Engine) *metrics {
+	f := promauto.With(cfg.Metrics)
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "conclave_sealed", Help: "1 while this node is sealed, 0 while it can use keys.",
+	}, func() float64 {
+		if e.vault.sealed() {
+			return 1
+		}
+		return 0
+	})
+	return &metrics{
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_requests_total", Help: "Requests answered, by operation, outcome and transport.",
+		}, []string{"operation", "outcome", "transport"}),
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "conclave_request_duration_seconds", Help: "Time to answer, commit of the record included.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"operation"}),
+		conflicts: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_request_conflicts_total", Help: "Evaluations thrown away because what they read had changed.",
+		}, []string{"operation"}),
+		lates: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_request_late_total", Help: "Answers withheld because they were held up for too long.",
+		}, []string{"operation"}),
+		forwarded: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_request_forwarded_total", Help: "Requests that the leader had to execute, after too many conflicts.",
+		}, []string{"operation"}),
+	}
+}
+
+func (m *metrics) operation(op *Operation, c *Caller, err error, took time.Duration) {
+	m.requests.WithLabelValues(op.Name, outcomeLabel(err), transportLabel(c.Transport)).Inc()
+	m.duration.WithLabelValues(op.Name).Observe(took.Seconds())
+}
+
+func (m *metrics) conflict(op *Operation) { m.conflicts.WithLabelValues(op.Name).Inc() }
+func (m *metrics) late(op *Operation)     { m.lates.WithLabelValues(op.Name).Inc() }
+func (m *metrics) forward(op *Operation)  { m.forwarded.WithLabelValues(op.Name).Inc() }
+
+// outcomeLabel is the code of an outcome. Codes are ours, so there are few; one
+// that another node answered with may be newer than this binary.
+func outcomeLabel(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	for _, known := range outcomes {
+		if errors.Is(err, known) {
+			return string(known.Code)
+		}
+	}
+	return "other"
+}
+
+func transportLabel(t string) string {
+	if t == "aws" || t == "grpc" {
+		return t
+	}
+	return "other"
+}

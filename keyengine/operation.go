@@ -1,0 +1,48 @@
+package keyengine
+
+import (
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+)
+
+// Operation is a row of the table of everything that a caller can ask of a key.
+// Both faces, the audit log and the documentation are driven by it.
+type Operation struct {
+	// Name as AWS has it; also the eventName of its records.
+	Name string
+	// Actions that a policy must allow, "kms:…". ReEncrypt has two; the alias
+	// operations ask for theirs on the alias and on the key.
+	Actions []string
+	// ReadOnly is CloudTrail's: true for everything that changes no key,
+	// cryptography included.
+	ReadOnly bool
+
+	// states says what the operation does to a key in each state; no rules for
+	// operations that concern no key that exists.
+	states stateRules
+	// recordKey is the member that records show resolved to the ARN of the key,
+	// also when the request left it out.
+	recordKey string
+
+	// The typed parts, filled in by define.
+	plan      *plan
+	newInput  func() any
+	newOutput func() any
+	empty     bool // has no output
+	run       func(*eval, any) (any, error)
+	respond   func(out any, rec *auditpb.Record)
+}
+
+// NewInput returns a pointer to a new input of the operation.
+func (op *Operation) NewInput() any { return op.newInput() }
+
+// NewOutput returns a pointer to an empty output of the operation.
+func (op *Operation) NewOutput() any { return op.newOutput() }
+
+// HasOutput reports whether a successful answer has a body.
+func (op *Operation) HasOutput() bool { return !op.empty }
+
+// action is the one action of operations that have one.
+func (op *Operation) action() string { return op.Actions[0] }
+
+// none is the output of operations that have none.
+type none struct{}

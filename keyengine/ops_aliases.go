@@ -1,0 +1,162 @@
+package keyengine
+
+import (
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// maxAliases is how many aliases a key may have.
+const maxAliases = 50
+
+func createAlias(ev *eval, in *CreateAliasInput) (*none, error) {
+	name := *in.AliasName
+	if err := aliasMembers(name, *in.TargetKeyId); err != nil {
+		return nil, err
+	}
+	t, err := ev.resolve(*in.TargetKeyId, keyForms, ev.op.action())
+	if err != nil {
+		return nil, err
+	}
+	if err := ev.authoriseAlias(name, t); err != nil {
+		return nil, err
+	}
+	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
+		return nil, err
+	}
+	if ev.alias(t.id.Region, name) != nil {
+		return nil, fault(ErrAlreadyExists, "An alias with the name %s already exists", ev.aliasARN(name))
+	}
+	if err := ev.roomForAlias(t); err != nil {
+		return nil, err
+	}
+	now := ev.now().UnixNano()
+	ev.putAlias(&fsmpb.Alias{Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: now, Updated: now})
+	return &none{}, nil
+}
+
+func updateAlias(ev *eval, in *UpdateAliasInput) (*none, error) {
+	name := *in.AliasName
+	if err := aliasMembers(name, *in.TargetKeyId); err != nil {
+		return nil, err
+	}
+	a, old, err := ev.existingAlias(name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := ev.resolve(*in.TargetKeyId, keyForms, ev.op.action())
+	if err != nil {
+		return nil, err
+	}
+	if err := ev.authoriseAlias(name, old, t); err != nil {
+		return nil, err
+	}
+	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
+		return nil, err
+	}
+	if kindOf(old.key) != kindOf(t.key) || old.key.Usage != t.key.Usage {
+		return nil, fault(ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", ev.aliasARN(name), old.arn, t.arn)
+	}
+	if old.id != t.id {
+		if err := ev.roomForAlias(t); err != nil {
+			return nil, err
+		}
+	}
+	ev.putAlias(&fsmpb.Alias{Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: a.Created, Updated: ev.now().UnixNano()})
+	return &none{}, nil
+}
+
+func deleteAlias(ev *eval, in *DeleteAliasInput) (*none, error) {
+	name := *in.AliasName
+	if err := aliasName(name); err != nil {
+		return nil, err
+	}
+	_, t, err := ev.existingAlias(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := ev.authoriseAlias(name, t); err != nil {
+		return nil, err
+	}
+	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
+		return nil, err
+	}
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: name, Region: t.id.Region}}})
+	return &none{}, nil
+}
+
+// aliasMembers checks the members of CreateAlias and UpdateAlias.
+func aliasMembers(name, targetKeyID string) error {
+	if err := aliasName(name); err != nil {
+		return err
+	}
+	if strings.HasPrefix(targetKeyID, aliasPrefix) || strings.Contains(targetKeyID, ":"+aliasPrefix) {
+		return fault(ErrValidation, "Aliases must refer to keys. Not aliases")
+	}
+	return nil
+}
+
+// aliasName checks what the pattern of the service model lets pass.
+func aliasName(name string) error {
+	rest, ok := strings.CutPrefix(name, aliasPrefix)
+	switch {
+	case !ok:
+		return fault(ErrValidation, `Alias must start with the prefix "alias/". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html`)
+	case strings.HasPrefix(name, awsAliasPrefix):
+		return ErrNotAuthorized
+	case rest == "" || strings.Contains(rest, ":"):
+		return fault(ErrValidation, "%s contains invalid characters for an alias", name)
+	}
+	return nil
+}
+
+// existingAlias is an alias with the key that it names.
+func (ev *eval) existingAlias(name string) (*fsmpb.Alias, *target, error) {
+	a := ev.alias(ev.cluster().Region, name)
+	if a == nil {
+		return nil, nil, ev.aliasNotFound(name)
+	}
+	t := ev.target(fsm.KeyID{Region: a.Region, ID: [16]byte(a.Key)})
+	if t.key == nil {
+		return nil, nil, ev.aliasNotFound(name) // the key went, and its aliases with it
+	}
+	return a, t, nil
+}
+
+// kindOf tells apart what an alias may not move between.
+func kindOf(k *fsmpb.Key) string {
+	switch {
+	case k.Spec == specSymmetric:
+		return "symmetric"
+	case strings.HasPrefix(k.Spec, "HMAC_"):
+		return "HMAC"
+	}
+	return "asymmetric"
+}
+
+// authoriseAlias asks for the operation's action on the alias and on the keys.
+func (ev *eval) authoriseAlias(name string, keys ...*target) error {
+	arn := ev.aliasARN(name)
+	ev.resource("AWS::KMS::Alias", arn)
+	if err := ev.authoriseAccount(ev.op.action(), arn); err != nil {
+		return err
+	}
+	for _, t := range keys {
+		if err := ev.authorise(t, ev.op.action()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (ev *eval) roomForAlias(t *target) error {
+	if n := ev.keyAliases(t.id); n.GetCount() >= maxAliases {
+		return fault(ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, maxAliases)
+	}
+	return nil
+}
+
+func (ev *eval) putAlias(a *fsmpb.Alias) {
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: a}})
+}

@@ -1,0 +1,314 @@
+package keyengine
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"slices"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+func encrypt(ev *eval, in *EncryptInput) (*EncryptOutput, error) {
+	if err := noGrants(in.GrantTokens); err != nil {
+		return nil, err
+	}
+	t, err := ev.useKey(*in.KeyId, ev.op.action(), in.EncryptionAlgorithm)
+	if err != nil {
+		return nil, err
+	}
+	if isSet(in.DryRun) {
+		return nil, errDryRun
+	}
+	blob, _, err := ev.seal(t, in.Plaintext, in.EncryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	return &EncryptOutput{CiphertextBlob: blob, KeyId: &t.arn, EncryptionAlgorithm: ptr(algSymmetric)}, nil
+}
+
+func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
+	if err := noGrants(in.GrantTokens); err != nil {
+		return nil, err
+	}
+	if err := noRecipient(in.Recipient); err != nil {
+		return nil, err
+	}
+	c := ciphertext{
+		blob: in.CiphertextBlob, context: in.EncryptionContext,
+		keyMember: "KeyId", keyID: in.KeyId, algorithm: in.EncryptionAlgorithm,
+		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, ignoreCipher),
+	}
+	t, plaintext, m, err := ev.openCiphertext(c, ev.op.action())
+	if err != nil {
+		return nil, err
+	}
+	if isSet(in.DryRun) {
+		clear(plaintext)
+		return nil, errDryRun
+	}
+	return &DecryptOutput{KeyId: &t.arn, Plaintext: ev.secret(plaintext), EncryptionAlgorithm: ptr(algSymmetric), KeyMaterialId: materialID(m)}, nil
+}
+
+// reEncrypt finishes with the source before it looks at the destination.
+func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
+	if err := noGrants(in.GrantTokens); err != nil {
+		return nil, err
+	}
+	c := ciphertext{
+		blob: in.CiphertextBlob, context: in.SourceEncryptionContext,
+		keyMember: "SourceKeyId", keyID: in.SourceKeyId, algorithm: in.SourceEncryptionAlgorithm,
+		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, ignoreCipher),
+	}
+	from, plaintext, m, err := ev.openCiphertext(c, actionReEncryptFrom)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plaintext)
+	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionAlgorithm)
+	if err != nil {
+		return nil, err
+	}
+	if isSet(in.DryRun) {
+		return nil, errDryRun
+	}
+	blob, n, err := ev.seal(to, plaintext, in.DestinationEncryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	return &ReEncryptOutput{
+		CiphertextBlob: blob, SourceKeyId: &from.arn, KeyId: &to.arn,
+		SourceEncryptionAlgorithm: ptr(algSymmetric), DestinationEncryptionAlgorithm: ptr(algSymmetric),
+		SourceKeyMaterialId: materialID(m), DestinationKeyMaterialId: materialID(n),
+	}, nil
+}
+
+const (
+	actionReEncryptFrom = "kms:ReEncryptFrom"
+	actionReEncryptTo   = "kms:ReEncryptTo"
+)
+
+func generateDataKey(ev *eval, in *GenerateDataKeyInput) (*GenerateDataKeyOutput, error) {
+	if err := noRecipient(in.Recipient); err != nil {
+		return nil, err
+	}
+	return ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun)
+}
+
+func generateDataKeyWithoutPlaintext(ev *eval, in *GenerateDataKeyWithoutPlaintextInput) (*GenerateDataKeyWithoutPlaintextOutput, error) {
+	k, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	clear(k.Plaintext)
+	return &GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: k.CiphertextBlob, KeyId: k.KeyId, KeyMaterialId: k.KeyMaterialId}, nil
+}
+
+func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool) (*GenerateDataKeyOutput, error) {
+	if err := noGrants(tokens); err != nil {
+		return nil, err
+	}
+	if (spec == nil) == (size == nil) {
+		return nil, fault(ErrValidation, "Please specify either number of bytes or key spec.")
+	}
+	n := 16 // AES_128
+	switch {
+	case size != nil:
+		n = int(*size)
+	case *spec == dataKeyAES256:
+		n = 32
+	}
+	t, err := ev.useKey(keyID, ev.op.action(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if isSet(dryRun) {
+		return nil, errDryRun
+	}
+	plaintext := ev.secret(make([]byte, n))
+	if _, err := rand.Read(plaintext); err != nil {
+		return nil, err
+	}
+	blob, m, err := ev.seal(t, plaintext, context)
+	if err != nil {
+		return nil, err
+	}
+	return &GenerateDataKeyOutput{CiphertextBlob: blob, Plaintext: plaintext, KeyId: &t.arn, KeyMaterialId: materialID(m)}, nil
+}
+
+func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, error) {
+	if err := noRecipient(in.Recipient); err != nil {
+		return nil, err
+	}
+	if in.NumberOfBytes == nil {
+		return nil, fault(ErrValidation, "NumberOfBytes is required.")
+	}
+	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
+		return nil, err
+	}
+	if in.CustomKeyStoreId != nil {
+		return nil, ErrCustomStoreNotFound
+	}
+	b := ev.secret(make([]byte, *in.NumberOfBytes))
+	if _, err := rand.Read(b); err != nil {
+		return nil, err
+	}
+	return &GenerateRandomOutput{Plaintext: b}, nil
+}
+
+// useKey finds a key to encrypt under, and checks in AWS's order that the caller
+// may, that the key's state and usage allow it, and that it knows the algorithm.
+func (ev *eval) useKey(keyID, action string, algorithm *string) (*target, error) {
+	t, err := ev.authorised(keyID, anyForm, action)
+	if err != nil {
+		return nil, err
+	}
+	return t, ev.fitForEncryption(t, algorithm)
+}
+
+func (ev *eval) fitForEncryption(t *target, algorithm *string) error {
+	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
+		return err
+	}
+	if t.key.Usage != usageEncrypt {
+		return fault(ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.arn, t.key.Usage, ev.op.Name)
+	}
+	if algorithm != nil && *algorithm != algSymmetric {
+		return fault(ErrInvalidKeyUsage, "Algorithm %s is incompatible with key spec %s.", *algorithm, t.key.Spec)
+	}
+	return nil
+}
+
+// seal encrypts under the newest material of a key.
+func (ev *eval) seal(t *target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
+	if len(t.key.Materials) == 0 {
+		return nil, nil, errors.New("key " + t.id.String() + " has no material")
+	}
+	m := t.key.Materials[len(t.key.Materials)-1]
+	ev.materials = append(ev.materials, m)
+	h := keymat.Header{Cluster: [8]byte(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
+	var blob []byte
+	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+		blob, err = keymat.SealMessage(material, h, plaintext, context)
+		return err
+	})
+	return blob, m, err
+}
+
+// ciphertext is one to open, with what the request says of it.
+type ciphertext struct {
+	blob      []byte
+	context   map[string]string
+	keyMember string // the member that keyID stands in
+	keyID     *string
+	algorithm *string
+	ignored   bool // dry run without the ciphertext
+}
+
+// openCiphertext decrypts. The ciphertext names its key; a key in the request
+// only says which one it may be. Whatever is wrong with a ciphertext is one and
+// the same error. A dry run opens it too: else it could not tell that the
+// request would have succeeded.
+func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *fsmpb.Material, error) {
+	if c.blob == nil && !c.ignored {
+		return nil, nil, nil, missing("ciphertextBlob")
+	}
+	if c.keyID == nil && c.ignored {
+		return nil, nil, nil, fault(ErrValidation, "%s is required when the ciphertext is ignored.", c.keyMember)
+	}
+	if c.keyID == nil && c.algorithm != nil && *c.algorithm != algSymmetric {
+		return nil, nil, nil, fault(ErrValidation, "%s is required with the algorithm %s.", c.keyMember, *c.algorithm)
+	}
+	h, err := keymat.ParseHeader(c.blob)
+	ours := err == nil && h.Cluster == [8]byte(ev.cluster().Id)
+	var t *target
+	if c.keyID != nil {
+		t, err = ev.authorised(*c.keyID, anyForm, action)
+		if err == nil && ours && !c.ignored && h.Key != t.id.ID {
+			err = fault(ErrIncorrectKey, "The key ID in the request does not identify a CMK that can perform this operation.")
+		}
+	} else if ours {
+		t, err = ev.ciphertextKey(h.Key, action)
+	} else {
+		err = ErrInvalidCiphertext
+	}
+	if err == nil {
+		ev.source = t
+		err = ev.fitForEncryption(t, c.algorithm)
+	}
+	switch {
+	case err != nil:
+		return nil, nil, nil, err
+	case c.ignored:
+		return t, nil, nil, nil
+	case !ours:
+		return nil, nil, nil, ErrInvalidCiphertext
+	}
+	for _, m := range t.key.Materials {
+		if [16]byte(m.Id) == h.Version {
+			plaintext, err := ev.open(t, m, c)
+			return t, plaintext, m, err
+		}
+	}
+	return nil, nil, nil, ErrInvalidCiphertext
+}
+
+// ciphertextKey finds the key that a ciphertext names, without telling a key
+// that is gone from one that the caller may not use.
+func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
+	t := ev.target(fsm.KeyID{Region: ev.cluster().Region, ID: id})
+	if t.key == nil {
+		if ev.tombstone(t.id) == nil {
+			return nil, ErrInvalidCiphertext // never was a key: not a ciphertext
+		}
+		return nil, ev.forbiddenCiphertext(action)
+	}
+	err := ev.authorise(t, action)
+	if errors.Is(err, ErrAccessDenied) {
+		err = ev.forbiddenCiphertext(action)
+	}
+	return t, err
+}
+
+func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
+	ev.materials = append(ev.materials, m)
+	var plaintext []byte
+	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+		plaintext, err = keymat.OpenMessage(material, c.blob, c.context)
+		return err
+	})
+	if errors.Is(err, keymat.ErrCiphertext) {
+		err = ErrInvalidCiphertext
+	}
+	return plaintext, err
+}
+
+var errDryRun = fault(ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
+
+// noGrants: there are no grants, so every token is a made-up one.
+func noGrants(tokens []string) error {
+	if len(tokens) > 0 {
+		return ErrInvalidGrantToken
+	}
+	return nil
+}
+
+func noRecipient(r *RecipientInfo) error {
+	if r != nil {
+		return fault(ErrUnsupported, "Recipient is not supported by this version of Conclave.")
+	}
+	return nil
+}
+
+// missing says that a member that only some requests need is not there.
+func missing(member string) error {
+	return fault(ErrValidation, "1 validation error detected: Value at '%s' failed to satisfy constraint: Member must not be null", member)
+}
+
+func materialID(m *fsmpb.Material) *string { return ptr(hex.EncodeToString(m.MaterialId)) }
+
+func ptr[T any](v T) *T { return &v }
+
+func isSet(b *bool) bool { return b != nil && *b }

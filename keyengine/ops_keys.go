@@ -1,0 +1,271 @@
+package keyengine
+
+import (
+	"crypto/rand"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// maxKeys is how many keys an account may have. It is not in any read set, as
+// that would let no two keys be made at a time: the number can be exceeded by a
+// few.
+const maxKeys = 100_000
+
+func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
+	if err := keyKind(in); err != nil {
+		return nil, err
+	}
+	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
+		return nil, err
+	}
+	if len(in.Tags) > 0 {
+		if err := ev.authoriseAccount(actionTagResource, "*"); err != nil {
+			return nil, err
+		}
+	}
+	if err := supportedKey(in); err != nil {
+		return nil, err
+	}
+	tags, err := mergeTags(nil, in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	c := ev.cluster()
+	id := fsm.KeyID{Region: c.Region}
+	if _, err := rand.Read(id.ID[:]); err != nil {
+		return nil, err
+	}
+	id.ID[6] = id.ID[6]&0x0f | 0x40 // a UUID of version 4, which some clients insist on
+	id.ID[8] = id.ID[8]&0x3f | 0x80
+	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
+	if in.Policy != nil {
+		doc = *in.Policy
+		if err := ev.newPolicy(doc, keyARN(c, formatKeyID(id.ID, false)), isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+			return nil, err
+		}
+	}
+	if ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), maxKeys) {
+		return nil, fault(ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", maxKeys)
+	}
+	k := &fsmpb.Key{
+		Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
+		Spec: specSymmetric, Usage: usageEncrypt, Origin: originKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+	if in.Description != nil {
+		k.Description = *in.Description
+	}
+	m, err := ev.engine.vault.newMaterial(id, k.Spec, k.Usage, k.Origin, k.Created)
+	if err != nil {
+		return nil, err
+	}
+	k.Materials = []*fsmpb.Material{m}
+	ev.key(id) // there must be none of that id
+	ev.putKey(k)
+	ev.putPolicy(id, doc)
+	if len(tags) > 0 {
+		ev.putTags(id, tags)
+	}
+	t := &target{id: id, key: k, arn: keyARN(c, formatKeyID(id.ID, false))}
+	ev.resource("AWS::KMS::Key", t.arn)
+	return &CreateKeyOutput{KeyMetadata: ev.metadata(t)}, nil
+}
+
+// keyKind checks what can be said of the kind of key that is asked for without
+// asking whether this version makes it.
+func keyKind(in *CreateKeyInput) error {
+	if in.KeySpec != nil && in.CustomerMasterKeySpec != nil {
+		return fault(ErrValidation, "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.")
+	}
+	spec := specOf(in)
+	if in.KeyUsage == nil {
+		if spec != specSymmetric {
+			return fault(ErrValidation, "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.")
+		}
+		return nil
+	}
+	if !slices.Contains(usagesOf[spec], *in.KeyUsage) {
+		return fault(ErrValidation, "KeyUsage %s is not compatible with KeySpec %s", *in.KeyUsage, spec)
+	}
+	return nil
+}
+
+func specOf(in *CreateKeyInput) string {
+	switch {
+	case in.KeySpec != nil:
+		return *in.KeySpec
+	case in.CustomerMasterKeySpec != nil:
+		return *in.CustomerMasterKeySpec
+	}
+	return specSymmetric
+}
+
+// supportedKey refuses the kinds of keys that this version does not make.
+func supportedKey(in *CreateKeyInput) error {
+	const version = "%s is not supported by this version of Conclave."
+	switch {
+	case in.CustomKeyStoreId != nil:
+		return ErrCustomStoreNotFound
+	case in.Origin != nil && *in.Origin != originKMS:
+		return fault(ErrUnsupported, version, "Origin "+*in.Origin)
+	case in.XksKeyId != nil:
+		return fault(ErrUnsupported, version, "XksKeyId")
+	case isSet(in.MultiRegion):
+		return fault(ErrUnsupported, version, "MultiRegion")
+	case specOf(in) != specSymmetric:
+		return fault(ErrUnsupported, version, "KeySpec "+specOf(in))
+	}
+	return nil
+}
+
+func describeKey(ev *eval, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
+	if err := noGrants(in.GrantTokens); err != nil {
+		return nil, err
+	}
+	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action())
+	if err != nil {
+		return nil, err
+	}
+	return &DescribeKeyOutput{KeyMetadata: ev.metadata(t)}, ev.op.states.check(t.arn, t.key.State)
+}
+
+func (ev *eval) metadata(t *target) *KeyMetadata {
+	k := t.key
+	d := &KeyMetadata{
+		AWSAccountId:          ptr(ev.cluster().Account),
+		KeyId:                 ptr(t.name()),
+		Arn:                   ptr(t.arn),
+		CreationDate:          timeOf(k.Created),
+		Enabled:               ptr(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
+		Description:           ptr(k.Description),
+		KeyUsage:              ptr(k.Usage),
+		KeyState:              ptr(keyStates[k.State]),
+		Origin:                ptr(k.Origin),
+		KeyManager:            ptr(managerSelf),
+		CustomerMasterKeySpec: ptr(k.Spec),
+		KeySpec:               ptr(k.Spec),
+		EncryptionAlgorithms:  []string{algSymmetric},
+		MultiRegion:           ptr(k.MultiRegion),
+	}
+	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
+		d.DeletionDate = timeOf(k.DeletionTime)
+	}
+	if n := len(k.Materials); n > 0 {
+		d.CurrentKeyMaterialId = materialID(k.Materials[n-1])
+	}
+	return d
+}
+
+// recordMetadata is what the record of CreateKey shows of the answer.
+func recordMetadata(out *CreateKeyOutput, rec *auditpb.Record) {
+	d := out.KeyMetadata
+	rec.ResponseElements = []*auditpb.Field{{Name: "keyMetadata", Value: textMap(map[string]string{
+		"aWSAccountId": *d.AWSAccountId, "keyId": *d.KeyId, "arn": *d.Arn, "creationDate": recordTime(*d.CreationDate),
+		"enabled": "true", "description": *d.Description, "keyUsage": *d.KeyUsage, "keyState": *d.KeyState,
+		"origin": *d.Origin, "keyManager": *d.KeyManager, "customerMasterKeySpec": *d.CustomerMasterKeySpec,
+		"keySpec": *d.KeySpec, "multiRegion": "false", "currentKeyMaterialId": *d.CurrentKeyMaterialId,
+	})}}
+}
+
+func updateKeyDescription(ev *eval, in *UpdateKeyDescriptionInput) (*none, error) {
+	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.Description = *in.Description })
+}
+
+func enableKey(ev *eval, in *EnableKeyInput) (*none, error) {
+	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
+}
+
+func disableKey(ev *eval, in *DisableKeyInput) (*none, error) {
+	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+}
+
+// updateKey changes a key, if that makes a difference.
+func (ev *eval) updateKey(keyID string, update func(*fsmpb.Key)) (*none, error) {
+	t, err := ev.managed(keyID)
+	if err != nil {
+		return nil, err
+	}
+	k := proto.CloneOf(t.key)
+	if update(k); !proto.Equal(k, t.key) {
+		ev.putKey(k)
+	}
+	return &none{}, nil
+}
+
+// scheduleKeyDeletion: the time of deletion is never early by cluster time, which
+// is the time that counts when it has come. It is counted from the next whole
+// second, and the record is refused if cluster time is past that by then.
+func scheduleKeyDeletion(ev *eval, in *ScheduleKeyDeletionInput) (*ScheduleKeyDeletionOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	days := int32(30)
+	if in.PendingWindowInDays != nil {
+		days = *in.PendingWindowInDays
+	}
+	base := ev.now().Add(time.Second - 1).Truncate(time.Second)
+	ev.within(0, base.UnixNano()+1)
+	at := base.Add(time.Duration(days) * 24 * time.Hour)
+	k := proto.CloneOf(t.key)
+	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, at.UnixNano()
+	ev.putKey(k)
+	return &ScheduleKeyDeletionOutput{
+		KeyId: &t.arn, DeletionDate: timeOf(k.DeletionTime), KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days,
+	}, nil
+}
+
+func recordDeletion(out *ScheduleKeyDeletionOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{
+		text("keyId", *out.KeyId), text("keyState", *out.KeyState),
+		text("deletionDate", recordTime(*out.DeletionDate)), number("pendingWindowInDays", int(*out.PendingWindowInDays)),
+	}
+}
+
+func cancelKeyDeletion(ev *eval, in *CancelKeyDeletionInput) (*CancelKeyDeletionOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	k := proto.CloneOf(t.key)
+	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_DISABLED, 0
+	ev.putKey(k)
+	return &CancelKeyDeletionOutput{KeyId: &t.arn}, nil
+}
+
+func recordCancel(out *CancelKeyDeletionOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{text("keyId", *out.KeyId)}
+}
+
+func (ev *eval) putKey(k *fsmpb.Key) {
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+}
+
+func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
+
+// keyCount knows about how many keys there are. To count them takes a while when
+// there are many, so it is done at most once a second.
+type keyCount struct {
+	mu sync.Mutex
+	at time.Time
+	n  int
+}
+
+func (c *keyCount) atLeast(s *fsm.State, now time.Time, limit int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if age := now.Sub(c.at); age < 0 || age >= time.Second {
+		c.at, c.n = now, 0
+		for range s.AllKeys() {
+			c.n++
+		}
+	}
+	return c.n >= limit
+}

@@ -1,0 +1,69 @@
+package keyengine
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+func getKeyPolicy(ev *eval, in *GetKeyPolicyInput) (*GetKeyPolicyOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := onlyPolicy(in.PolicyName); err != nil {
+		return nil, err
+	}
+	p, _ := ev.keyPolicy(t.id)
+	if p == nil {
+		return nil, fmt.Errorf("key %s has no policy", t.id)
+	}
+	return &GetKeyPolicyOutput{Policy: ptr(p.Document), PolicyName: ptr(policyName)}, nil
+}
+
+func putKeyPolicy(ev *eval, in *PutKeyPolicyInput) (*none, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := onlyPolicy(in.PolicyName); err != nil {
+		return nil, err
+	}
+	if err := ev.newPolicy(*in.Policy, t.arn, isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		return nil, err
+	}
+	ev.putPolicy(t.id, *in.Policy)
+	return &none{}, nil
+}
+
+func listKeyPolicies(ev *eval, in *ListKeyPoliciesInput) (*ListKeyPoliciesOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	p, err := ev.page(in.Limit, 100, 1000, in.Marker, t.arn)
+	if err != nil {
+		return nil, err
+	}
+	out := &ListKeyPoliciesOutput{PolicyNames: []string{}}
+	out.NextMarker, out.Truncated, err = fill(p, slices.Values([]string{policyName}), func(name string) string {
+		return name
+	}, func(name string) {
+		out.PolicyNames = append(out.PolicyNames, name)
+	})
+	return out, err
+}
+
+// onlyPolicy: a key has one policy.
+func onlyPolicy(name *string) error {
+	if name != nil && *name != policyName {
+		return fault(ErrNotFound, "No such policy exists")
+	}
+	return nil
+}
+
+func (ev *eval) putPolicy(id fsm.KeyID, doc string) {
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: id.ID[:], Region: id.Region, Document: doc}}})
+}

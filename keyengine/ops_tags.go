@@ -1,0 +1,91 @@
+package keyengine
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// maxTags is how many tags a key may have.
+const maxTags = 50
+
+const actionTagResource = "kms:TagResource"
+
+func tagResource(ev *eval, in *TagResourceInput) (*none, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	tags, err := mergeTags(ev.keyTags(t.id).GetTags(), in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	ev.putTags(t.id, tags)
+	return &none{}, nil
+}
+
+func untagResource(ev *eval, in *UntagResourceInput) (*none, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	had := ev.keyTags(t.id).GetTags()
+	left := slices.DeleteFunc(slices.Clone(had), func(tag *fsmpb.Tag) bool { return slices.Contains(in.TagKeys, tag.Key) })
+	if len(left) < len(had) {
+		ev.putTags(t.id, left)
+	}
+	return &none{}, nil
+}
+
+// mergeTags adds tags to those that a key has, in the order of their keys.
+func mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
+	byKey := make(map[string]string, len(had)+min(len(add), maxTags))
+	for _, t := range had {
+		byKey[t.Key] = t.Value
+	}
+	seen := make(map[string]bool, min(len(add), maxTags))
+	for _, t := range add {
+		key := *t.TagKey
+		if len(key) >= 4 && strings.EqualFold(key[:4], "aws:") {
+			return nil, fault(ErrTag, "Tags beginning with aws: are reserved")
+		}
+		if seen[key] {
+			return nil, fault(ErrTag, "Duplicate tag keys")
+		}
+		seen[key] = true
+		byKey[key] = *t.TagValue
+	}
+	if len(byKey) > maxTags {
+		return nil, fault(ErrTag, "Too many tags")
+	}
+	tags := make([]*fsmpb.Tag, 0, len(byKey))
+	for k, v := range byKey {
+		tags = append(tags, &fsmpb.Tag{Key: k, Value: v})
+	}
+	slices.SortFunc(tags, func(a, b *fsmpb.Tag) int { return strings.Compare(a.Key, b.Key) })
+	return tags, nil
+}
+
+func listResourceTags(ev *eval, in *ListResourceTagsInput) (*ListResourceTagsOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	p, err := ev.page(in.Limit, 50, 50, in.Marker, t.arn)
+	if err != nil {
+		return nil, err
+	}
+	out := &ListResourceTagsOutput{Tags: []Tag{}}
+	out.NextMarker, out.Truncated, err = fill(p, slices.Values(ev.keyTags(t.id).GetTags()), func(tag *fsmpb.Tag) string {
+		return tag.Key
+	}, func(tag *fsmpb.Tag) {
+		out.Tags = append(out.Tags, Tag{TagKey: ptr(tag.Key), TagValue: ptr(tag.Value)})
+	})
+	return out, err
+}
+
+func (ev *eval) putTags(id fsm.KeyID, tags []*fsmpb.Tag) {
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: id.Region, Tags: tags}}})
+}

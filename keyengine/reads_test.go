@@ -1,0 +1,326 @@
+package keyengine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const aliceARN = "arn:aws:iam::" + testAccount + ":user/alice"
+
+// readCase is a request whose outcome depends on an object, and the change of
+// that object alone that makes the outcome another one.
+type readCase struct {
+	name   string
+	op     string
+	in     func(w *readWorld) any
+	kind   fsmpb.Kind
+	object func(w *readWorld) []byte
+	mutate func(w *readWorld)
+	before string // outcome before the change: "ok" or a code
+	after  string
+	reads  string // the whole read set, by kinds, ascending
+
+	root     bool // asked by the account's root user, else by alice
+	destroys bool // the change destroys the key, with all that has its id
+}
+
+// readWorld is what each case begins from: a key with an alias and a tag, another
+// key, and alice, whom both policies allow everything but PutKeyPolicy.
+type readWorld struct {
+	*room
+	alice     Identity
+	id, other string
+	blob      []byte
+}
+
+func newReadWorld(t *testing.T) *readWorld {
+	w := &readWorld{room: newRoom(t)}
+	w.alice = w.user(aliceARN)
+	w.id, _ = w.newKey()
+	w.other, _ = w.newKey()
+	must[none](w.room, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &w.id})
+	must[none](w.room, "TagResource", &TagResourceInput{KeyId: &w.id, Tags: manyTags(1)})
+	w.blob = must[EncryptOutput](w.room, "Encrypt", &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}).CiphertextBlob
+	allow := w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*"))
+	w.setPolicy(w.id, allow)
+	w.setPolicy(w.other, allow)
+	return w
+}
+
+func (w *readWorld) keyBytes(id string) []byte { return w.keyID(id).Bytes() }
+
+func (w *readWorld) deny(id string) {
+	w.setPolicy(id, w.policyFor(rootStatement))
+}
+
+func (w *readWorld) disable() {
+	w.mangle(w.id, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+}
+
+func (w *readWorld) moveAlias(to string) {
+	k := w.keyID(to)
+	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: "alias/app", Region: testRegion, Key: k.ID[:]}}})
+}
+
+func (w *readWorld) revoke(id Identity) {
+	c, _ := w.cluster.state().Credential(id.Credential())
+	c = proto.CloneOf(c)
+	c.Active = false
+	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
+}
+
+func (w *readWorld) fillTags(n int) {
+	k := w.keyID(w.id)
+	tags := &fsmpb.KeyTags{Key: k.ID[:], Region: k.Region}
+	for i := range n {
+		tags.Tags = append(tags.Tags, &fsmpb.Tag{Key: fmt.Sprintf("t%02d", i)})
+	}
+	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: tags}})
+}
+
+func (w *readWorld) fillAliases(n int) {
+	k := w.keyID(w.id)
+	for i := range n {
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: fmt.Sprintf("alias/f%02d", i), Region: testRegion, Key: k.ID[:]}}})
+	}
+}
+
+func (w *readWorld) deleteKey() {
+	w.mangle(w.id, func(k *fsmpb.Key) {
+		k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1
+	})
+	k := w.keyID(w.id)
+	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: k.Region}}})
+}
+
+func readCases() []readCase {
+	encrypt := func(w *readWorld) any { return &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")} }
+	byAlias := func(w *readWorld) any { return &EncryptInput{KeyId: ptr("alias/app"), Plaintext: []byte("x")} }
+	decrypt := func(w *readWorld) any { return &DecryptInput{CiphertextBlob: w.blob} }
+	reEncrypt := func(w *readWorld) any { return &ReEncryptInput{CiphertextBlob: w.blob, DestinationKeyId: &w.other} }
+	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
+	other := func(w *readWorld) []byte { return w.keyBytes(w.other) }
+	alias := func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), "alias/app"...) }
+	credential := func(w *readWorld) []byte { return []byte(w.alice.Credential()) }
+	const (
+		kindKey    = fsmpb.Kind_KIND_KEY
+		kindPolicy = fsmpb.Kind_KIND_KEY_POLICY
+		kindTags   = fsmpb.Kind_KIND_KEY_TAGS
+		kindAlias  = fsmpb.Kind_KIND_ALIAS
+		kindCred   = fsmpb.Kind_KIND_CREDENTIAL
+	)
+	return []readCase{
+		{"encrypt, key disabled", "Encrypt", encrypt, kindKey, key, (*readWorld).disable, "ok", "DisabledException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"encrypt, permission withdrawn", "Encrypt", encrypt, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"encrypt, credential revoked", "Encrypt", encrypt, kindCred, credential, func(w *readWorld) { w.revoke(w.alice) }, "ok", "UnrecognizedClientException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"encrypt by alias, alias moved", "Encrypt", byAlias, kindAlias, alias, func(w *readWorld) { w.moveAlias(w.other) }, "ok", "ok other", "KEY KEY_POLICY ALIAS CREDENTIAL", false, false},
+		{"encrypt by alias, alias deleted", "Encrypt", byAlias, kindAlias, alias, func(w *readWorld) {
+			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/app", Region: testRegion}}})
+		}, "ok", "NotFoundException", "KEY KEY_POLICY ALIAS CREDENTIAL", false, false},
+		{"decrypt, key disabled", "Decrypt", decrypt, kindKey, key, (*readWorld).disable, "ok", "DisabledException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"decrypt, permission withdrawn", "Decrypt", decrypt, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"decrypt, key deleted", "Decrypt", decrypt, kindKey, key, (*readWorld).deleteKey, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, true},
+		{"re-encrypt, source disabled", "ReEncrypt", reEncrypt, kindKey, key, (*readWorld).disable, "ok", "DisabledException", "KEY KEY KEY_POLICY KEY_POLICY CREDENTIAL", false, false},
+		{"re-encrypt, no permission on the source", "ReEncrypt", reEncrypt, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY KEY_POLICY KEY_POLICY CREDENTIAL", false, false},
+		{"re-encrypt, no permission on the destination", "ReEncrypt", reEncrypt, kindPolicy, other, func(w *readWorld) { w.deny(w.other) }, "ok", "AccessDeniedException", "KEY KEY KEY_POLICY KEY_POLICY CREDENTIAL", false, false},
+		{"re-encrypt, destination disabled", "ReEncrypt", reEncrypt, kindKey, other, func(w *readWorld) {
+			w.mangle(w.other, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+		}, "ok", "DisabledException", "KEY KEY KEY_POLICY KEY_POLICY CREDENTIAL", false, false},
+		{"describe, description changed", "DescribeKey", func(w *readWorld) any { return &DescribeKeyInput{KeyId: &w.id} }, kindKey, key, func(w *readWorld) {
+			w.mangle(w.id, func(k *fsmpb.Key) { k.Description = "changed" })
+		}, "ok", "okchanged", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"policy read, policy changed", "GetKeyPolicy", func(w *readWorld) any { return &GetKeyPolicyInput{KeyId: &w.id} }, kindPolicy, key, func(w *readWorld) {
+			w.setPolicy(w.id, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:Get*")))
+		}, "ok", "ok changed", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"tags read, tags changed", "ListResourceTags", func(w *readWorld) any { return &ListResourceTagsInput{KeyId: &w.id} }, kindTags, key, func(w *readWorld) { w.fillTags(2) },
+			"ok 1", "ok 2", "KEY KEY_POLICY KEY_TAGS CREDENTIAL", false, false},
+		{"tags added, tags full", "TagResource", func(w *readWorld) any { return &TagResourceInput{KeyId: &w.id, Tags: []Tag{{ptr("new"), ptr("")}}} }, kindTags, key, func(w *readWorld) { w.fillTags(50) },
+			"ok", "TagException", "KEY KEY_POLICY KEY_TAGS CREDENTIAL", false, false},
+		{"state changed, deletion scheduled", "EnableKey", func(w *readWorld) any { return &EnableKeyInput{KeyId: &w.id} }, kindKey, key, func(w *readWorld) {
+			w.mangle(w.id, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1e18 })
+		}, "ok", "KMSInvalidStateException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"policy put, permission withdrawn", "PutKeyPolicy", func(w *readWorld) any {
+			return &PutKeyPolicyInput{KeyId: &w.id, Policy: ptr(w.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)}
+		}, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
+	}
+}
+
+// rootReadCases are those of operations that only the account's root user may do.
+func rootReadCases() []readCase {
+	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
+	other := func(w *readWorld) []byte { return w.keyBytes(w.other) }
+	alias := func(name string) func(*readWorld) []byte {
+		return func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), name...) }
+	}
+	create := func(w *readWorld) any { return &CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &w.id} }
+	update := func(w *readWorld) any { return &UpdateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &w.other} }
+	remove := func(*readWorld) any { return &DeleteAliasInput{AliasName: ptr("alias/app")} }
+	const (
+		kindKey     = fsmpb.Kind_KIND_KEY
+		kindPolicy  = fsmpb.Kind_KIND_KEY_POLICY
+		kindAlias   = fsmpb.Kind_KIND_ALIAS
+		kindAliases = fsmpb.Kind_KIND_KEY_ALIASES
+		all         = "KEY KEY_POLICY ALIAS KEY_ALIASES CREDENTIAL"
+		both        = "KEY KEY KEY_POLICY KEY_POLICY ALIAS KEY_ALIASES CREDENTIAL"
+	)
+	nobody := func(id func(*readWorld) string) func(*readWorld) {
+		return func(w *readWorld) { w.setPolicy(id(w), w.policyFor(statement("Allow", testAccount, "kms:Encrypt"))) }
+	}
+	taken := func(w *readWorld) {
+		k := w.keyID(w.other)
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: "alias/new", Region: testRegion, Key: k.ID[:]}}})
+	}
+	gone := func(w *readWorld) {
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/app", Region: testRegion}}})
+	}
+	return []readCase{
+		{"alias made, name taken", "CreateAlias", create, kindAlias, alias("alias/new"), taken, "ok", "AlreadyExistsException", all, true, false},
+		{"alias made, key full", "CreateAlias", create, kindAliases, key, func(w *readWorld) { w.fillAliases(49) }, "ok", "LimitExceededException", all, true, false},
+		{"alias made, key deleted", "CreateAlias", create, kindKey, key, (*readWorld).deleteKey, "ok", "NotFoundException", all, true, true},
+		{"alias made, permission withdrawn", "CreateAlias", create, kindPolicy, key, nobody(func(w *readWorld) string { return w.id }), "ok", "AccessDeniedException", all, true, false},
+		{"alias moved, alias deleted", "UpdateAlias", update, kindAlias, alias("alias/app"), gone, "ok", "NotFoundException", both, true, false},
+		{"alias moved, no permission on the old key", "UpdateAlias", update, kindPolicy, key, nobody(func(w *readWorld) string { return w.id }), "ok", "AccessDeniedException", both, true, false},
+		{"alias moved, no permission on the new key", "UpdateAlias", update, kindPolicy, other, nobody(func(w *readWorld) string { return w.other }), "ok", "AccessDeniedException", both, true, false},
+		{"alias deleted, no permission on the key", "DeleteAlias", remove, kindPolicy, key, nobody(func(w *readWorld) string { return w.id }), "ok", "AccessDeniedException", "KEY KEY_POLICY ALIAS CREDENTIAL", true, false},
+		{"describe, key deleted", "DescribeKey", func(w *readWorld) any { return &DescribeKeyInput{KeyId: &w.id} }, kindKey, key, (*readWorld).deleteKey, "ok", "NotFoundException", "KEY KEY_POLICY CREDENTIAL", true, true},
+	}
+}
+
+// denials become answers when authority is added.
+func denialCases() []readCase {
+	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
+	absent := "alias/later"
+	return []readCase{
+		{"denied, then allowed", "Encrypt", func(w *readWorld) any {
+			w.deny(w.id)
+			return &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}
+		}, fsmpb.Kind_KIND_KEY_POLICY, key, func(w *readWorld) {
+			w.setPolicy(w.id, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+		}, "AccessDeniedException", "ok", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"disabled, then enabled", "Encrypt", func(w *readWorld) any {
+			w.disable()
+			return &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}
+		}, fsmpb.Kind_KIND_KEY, key, func(w *readWorld) {
+			w.mangle(w.id, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
+		}, "DisabledException", "ok", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"no such alias, then made", "Encrypt", func(*readWorld) any { return &EncryptInput{KeyId: &absent, Plaintext: []byte("x")} },
+			fsmpb.Kind_KIND_ALIAS, func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), absent...) }, func(w *readWorld) {
+				k := w.keyID(w.id)
+				w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: absent, Region: testRegion, Key: k.ID[:]}}})
+			}, "NotFoundException", "ok", "ALIAS CREDENTIAL", false, false},
+		{"decrypt of a deleted key", "Decrypt", func(w *readWorld) any {
+			w.deleteKey()
+			return &DecryptInput{CiphertextBlob: w.blob}
+		}, 0, nil, nil, "AccessDeniedException", "", "KEY CREDENTIAL TOMBSTONE", false, false},
+		{"decrypt of something else", "Decrypt", func(*readWorld) any { return &DecryptInput{CiphertextBlob: []byte("x")} }, 0, nil, nil, "InvalidCiphertextException", "", "CREDENTIAL", false, false},
+		{"invalid input", "Encrypt", func(*readWorld) any { return &EncryptInput{} }, 0, nil, nil, "ValidationException", "", "CREDENTIAL", false, false},
+		{"random", "GenerateRandom", func(*readWorld) any { return &GenerateRandomInput{NumberOfBytes: ptr(int32(1))} }, 0, nil, nil, "AccessDeniedException", "", "CREDENTIAL", false, false},
+	}
+}
+
+// TestReadSets shows for each object that an outcome depends on that the read
+// set has it: a change between evaluation and commit changes the answer. And that
+// it must: with that one read taken out of the record, the outdated answer gets
+// through. The whole read set is compared too, so that nothing is in it in vain.
+func TestReadSets(t *testing.T) {
+	for _, tt := range slices.Concat(readCases(), rootReadCases(), denialCases()) {
+		t.Run(tt.name, func(t *testing.T) {
+			got, reads, _ := tt.run(t, false, false)
+			if got != tt.before {
+				t.Fatalf("undisturbed: %s, want %s", got, tt.before)
+			}
+			if reads != tt.reads {
+				t.Errorf("read set is %s, want %s", reads, tt.reads)
+			}
+			if tt.mutate == nil {
+				return
+			}
+			got, _, records := tt.run(t, true, false)
+			if got != tt.after {
+				t.Errorf("after the change: %s, want %s", got, tt.after)
+			}
+			if want := map[bool]int{true: 0, false: 1}[tt.after == "UnrecognizedClientException"]; records != want {
+				t.Errorf("the request left %d records, want %d", records, want)
+			}
+			if got, _, _ = tt.run(t, true, true); got != tt.before {
+				t.Errorf("without that read in the record: %s; the case does not show that %v is needed", got, tt.kind)
+			}
+		})
+	}
+}
+
+// run makes the request in a new world: as it is, with the change between the
+// first evaluation and its commit, and with the reads of what changed taken out
+// of the record too.
+func (tt *readCase) run(t *testing.T, mutate, strip bool) (outcome, reads string, records int) {
+	w := newReadWorld(t)
+	in := tt.in(w)
+	who := w.alice
+	if tt.root {
+		who = w.root
+	}
+	size := w.cluster.audit.Size()
+	first := true
+	w.cluster.replica("n1").before = func(rec *fsmpb.Record) {
+		if !first {
+			return
+		}
+		first = false
+		reads = kindsOf(rec)
+		if !mutate {
+			return
+		}
+		if strip {
+			id := tt.object(w)
+			rec.Reads = slices.DeleteFunc(rec.Reads, func(r *fsmpb.Read) bool {
+				return string(r.Id) == string(id) && (r.Kind == tt.kind || tt.destroys)
+			})
+		}
+		tt.mutate(w)
+		size = w.cluster.audit.Size()
+	}
+	out, err := w.first.Do(t.Context(), w.caller(who), OperationNamed(tt.op), in)
+	return w.outcome(out, err), reads, int(w.cluster.audit.Size() - size)
+}
+
+func kindsOf(rec *fsmpb.Record) string {
+	kinds := make([]fsmpb.Kind, len(rec.Reads))
+	for i, r := range rec.Reads {
+		kinds[i] = r.Kind
+	}
+	slices.Sort(kinds)
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = strings.TrimPrefix(k.String(), "KIND_")
+	}
+	return strings.Join(names, " ")
+}
+
+// outcome puts what tells the cases' answers apart into a word or two.
+func (w *readWorld) outcome(out any, err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return string(e.Code)
+	}
+	switch out := out.(type) {
+	case *EncryptOutput:
+		if strings.HasSuffix(*out.KeyId, w.other) {
+			return "ok other"
+		}
+	case *DescribeKeyOutput:
+		return "ok" + *out.KeyMetadata.Description
+	case *GetKeyPolicyOutput:
+		if strings.Contains(*out.Policy, "kms:Get*") {
+			return "ok changed"
+		}
+	case *ListResourceTagsOutput:
+		return fmt.Sprintf("ok %d", len(out.Tags))
+	}
+	return "ok"
+}

@@ -1,0 +1,149 @@
+package keyengine
+
+import (
+	"encoding/hex"
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// target is a key that a request names.
+type target struct {
+	id  fsm.KeyID
+	key *fsmpb.Key
+	arn string
+}
+
+// forms says which ways of naming a key an operation takes.
+type forms uint8
+
+const (
+	keyForms forms = iota // key id, key ARN
+	anyForm               // also alias name, alias ARN
+)
+
+// resolve finds the key that a KeyId names, for an action. What it finds out
+// depends on the key, and on the alias where it was named by one: both are noted.
+func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
+	c := ev.cluster()
+	name := given
+	if strings.HasPrefix(given, "arn:") {
+		arn, err := policy.ParseARN(given)
+		if err != nil || arn.Service != "kms" || arn.Partition != c.Partition || arn.Account == "" || arn.Region == "" {
+			return nil, fault(ErrInvalidArn, "Invalid arn %s", given)
+		}
+		if arn.Region != c.Region {
+			return nil, fault(ErrNotFound, "Invalid arn %s", arn.Region)
+		}
+		if arn.Account != c.Account {
+			// Whether such a key exists is nobody's business here.
+			return nil, ev.inaccessible(action, "on resource: "+given)
+		}
+		switch rest, isKey := strings.CutPrefix(arn.Resource, "key/"); {
+		case isKey:
+			name = rest
+			f = keyForms // an ARN of a key cannot hold the name of an alias
+		case strings.HasPrefix(arn.Resource, aliasPrefix):
+			name = arn.Resource
+		default:
+			return nil, invalidKeyID(given)
+		}
+	}
+	if f == anyForm && strings.HasPrefix(name, aliasPrefix) {
+		a := ev.alias(c.Region, name)
+		if a == nil {
+			return nil, ev.aliasNotFound(name)
+		}
+		ev.resource("AWS::KMS::Alias", ev.aliasARN(name))
+		t := ev.target(fsm.KeyID{Region: a.Region, ID: [16]byte(a.Key)})
+		if t.key == nil {
+			return nil, ev.aliasNotFound(name) // the key went, and its aliases with it
+		}
+		return t, nil
+	}
+	id, multi, ok := parseKeyID(name)
+	if !ok {
+		return nil, invalidKeyID(given)
+	}
+	t := ev.target(fsm.KeyID{Region: c.Region, ID: id})
+	if t.key == nil || t.key.MultiRegion != multi {
+		return nil, fault(ErrNotFound, "Key '%s' does not exist", keyARN(c, formatKeyID(id, multi)))
+	}
+	return t, nil
+}
+
+// target looks a key up by its id; its key is nil when there is none.
+func (ev *eval) target(id fsm.KeyID) *target {
+	t := &target{id: id, key: ev.key(id)}
+	if t.key != nil {
+		t.arn = keyARN(ev.cluster(), t.name())
+		ev.resource("AWS::KMS::Key", t.arn)
+	}
+	return t
+}
+
+// name is the bare key id.
+func (t *target) name() string { return formatKeyID(t.id.ID, t.key.MultiRegion) }
+
+func invalidKeyID(given string) error { return fault(ErrNotFound, "Invalid keyId '%s'", given) }
+
+func (ev *eval) aliasNotFound(name string) error {
+	return fault(ErrNotFound, "Alias %s is not found.", ev.aliasARN(name))
+}
+
+func (ev *eval) aliasARN(name string) string {
+	c := ev.cluster()
+	return "arn:" + c.Partition + ":kms:" + c.Region + ":" + c.Account + ":" + name
+}
+
+func keyARN(c *fsmpb.Cluster, name string) string {
+	return "arn:" + c.Partition + ":kms:" + c.Region + ":" + c.Account + ":key/" + name
+}
+
+const multiRegionPrefix = "mrk-"
+
+// formatKeyID writes a key id as AWS does: a UUID, or mrk- and hex digits.
+func formatKeyID(id [16]byte, multiRegion bool) string {
+	if multiRegion {
+		return multiRegionPrefix + hex.EncodeToString(id[:])
+	}
+	return formatUUID(id)
+}
+
+func formatUUID(id [16]byte) string {
+	var b [36]byte
+	hex.Encode(b[0:8], id[0:4])
+	hex.Encode(b[9:13], id[4:6])
+	hex.Encode(b[14:18], id[6:8])
+	hex.Encode(b[19:23], id[8:10])
+	hex.Encode(b[24:36], id[10:16])
+	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
+	return string(b[:])
+}
+
+// parseKeyID reads a key id in the one spelling that formatKeyID gives it: two
+// spellings of one key would be two names in a policy or a log.
+func parseKeyID(s string) (id [16]byte, multiRegion, ok bool) {
+	var digits [32]byte
+	switch {
+	case len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-':
+		d := digits[:0]
+		for _, part := range [...]string{s[:8], s[9:13], s[14:18], s[19:23], s[24:]} {
+			d = append(d, part...)
+		}
+	case len(s) == 36 && strings.HasPrefix(s, multiRegionPrefix):
+		multiRegion = true
+		copy(digits[:], s[len(multiRegionPrefix):])
+	default:
+		return id, false, false
+	}
+	for _, c := range digits {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return id, false, false
+		}
+	}
+	_, err := hex.Decode(id[:], digits[:])
+	return id, multiRegion, err == nil
+}

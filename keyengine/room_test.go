@@ -1,0 +1,190 @@
+package keyengine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const (
+	testAccount = "111122223333"
+	testRegion  = "eu-west-1"
+	rootURI     = "spiffe://test/root"
+)
+
+// room is an initialised cluster whose nodes are all unsealed.
+type room struct {
+	t       testing.TB
+	cluster *fakeCluster
+	engines map[string]*Engine
+	first   *Engine
+	root    Identity
+}
+
+func newRoom(t testing.TB, nodes ...string) *room {
+	t.Helper()
+	if len(nodes) == 0 {
+		nodes = []string{"n1"}
+	}
+	r := &room{t: t, cluster: newFakeCluster(t, nodes...), engines: make(map[string]*Engine)}
+	for _, n := range nodes {
+		r.engines[n] = r.cluster.newEngine(n)
+	}
+	r.first = r.engines[nodes[0]]
+	ctx := context.Background()
+	res, err := r.first.Init(ctx, Operator{Name: "root"}, InitParams{
+		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, RootCertificate: rootURI, KeepUnsealed: true,
+	})
+	if err != nil {
+		t.Fatalf("Init: %v", err)
+	}
+	for _, e := range r.engines {
+		if e == r.first {
+			continue
+		}
+		if _, err := e.SubmitShare(ctx, Operator{Name: "root"}, res.Shares[0]); err != nil {
+			t.Fatalf("SubmitShare: %v", err)
+		}
+	}
+	r.root = r.identity(rootURI)
+	return r
+}
+
+func (r *room) identity(uri string) Identity {
+	r.t.Helper()
+	id, err := r.first.AuthenticateCertificate(context.Background(), uri)
+	if err != nil {
+		r.t.Fatalf("authenticating %s: %v", uri, err)
+	}
+	return id
+}
+
+// user makes a certificate credential for a principal.
+func (r *room) user(arn string) Identity {
+	r.t.Helper()
+	uri := "spiffe://test/" + arn
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
+		Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
+	}}})
+	return r.identity(uri)
+}
+
+func (r *room) caller(id Identity) *Caller {
+	c := &Caller{Identity: id, Region: testRegion, SourceIP: "192.0.2.1", UserAgent: "test/1", Transport: "aws"}
+	_, _ = rand.Read(c.RequestID[:])
+	return c
+}
+
+// call is one request of the account's root user on the first node.
+func call[Out any](r *room, name string, in any) (*Out, error) {
+	return callAs[Out](r, r.first, r.root, name, in)
+}
+
+func callAs[Out any](r *room, e *Engine, id Identity, name string, in any) (*Out, error) {
+	out, err := e.Do(context.Background(), r.caller(id), OperationNamed(name), in)
+	if err != nil {
+		var told *Error
+		if !errors.As(err, &told) {
+			r.t.Errorf("%s failed with %T, which no caller may be told: %v", name, err, err)
+		}
+		if out != nil {
+			r.t.Errorf("%s failed and gave %v", name, out)
+		}
+		return nil, err
+	}
+	return out.(*Out), nil
+}
+
+func must[Out any](r *room, name string, in any) *Out {
+	r.t.Helper()
+	out, err := call[Out](r, name, in)
+	if err != nil {
+		r.t.Fatalf("%s: %v", name, err)
+	}
+	return out
+}
+
+// newKey makes a key and returns its id and ARN.
+func (r *room) newKey() (id, arn string) {
+	r.t.Helper()
+	m := must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{}).KeyMetadata
+	return *m.KeyId, *m.Arn
+}
+
+func (r *room) keyID(id string) fsm.KeyID {
+	b, multi, ok := parseKeyID(id)
+	if !ok || multi {
+		r.t.Fatalf("key id %q", id)
+	}
+	return fsm.KeyID{Region: testRegion, ID: b}
+}
+
+// mangle changes a key behind the engine's back.
+func (r *room) mangle(id string, f func(*fsmpb.Key)) {
+	r.t.Helper()
+	was, _ := r.cluster.state().Key(r.keyID(id))
+	k := cloneOf(was)
+	f(k)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+}
+
+// lastRecord is the newest audit record, in the clear.
+func (r *room) lastRecord() *auditpb.Record {
+	r.t.Helper()
+	r.cluster.audit.mu.Lock()
+	e := r.cluster.audit.entries[len(r.cluster.audit.entries)-1]
+	r.cluster.audit.mu.Unlock()
+	return r.open(e)
+}
+
+func (r *room) open(e auditlog.Entry) *auditpb.Record {
+	r.t.Helper()
+	b, err := r.first.vault.openBody(e)
+	if err != nil {
+		r.t.Fatalf("opening a record: %v", err)
+	}
+	rec, err := auditlog.DecodeRecord(b)
+	if err != nil {
+		r.t.Fatalf("decoding a record: %v", err)
+	}
+	return rec
+}
+
+func (r *room) policyFor(statements ...string) string {
+	return `{"Version":"2012-10-17","Statement":[` + strings.Join(statements, ",") + `]}`
+}
+
+const rootStatement = `{"Sid":"root","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + testAccount + `:root"},"Action":"kms:*","Resource":"*"}`
+
+// allow is a statement for a principal that need not exist: it is for putting
+// policies into the state directly.
+func statement(effect, principal, action string) string {
+	return fmt.Sprintf(`{"Effect":%q,"Principal":{"AWS":%q},"Action":%q,"Resource":"*"}`, effect, principal, action)
+}
+
+func (r *room) setPolicy(id string, doc string) {
+	r.t.Helper()
+	k := r.keyID(id)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.ID[:], Region: k.Region, Document: doc}}})
+}
+
+// wantError checks code and whole message; a message of "…" takes any.
+func wantError(t testing.TB, err error, kind *Error, message string) {
+	t.Helper()
+	var got *Error
+	if !errors.As(err, &got) {
+		t.Errorf("got error %v, want %s", err, kind.Code)
+		return
+	}
+	if got.Code != kind.Code || message != "…" && got.Message != message {
+		t.Errorf("got  %s: %s\nwant %s: %s", got.Code, got.Message, kind.Code, message)
+	}
+}

@@ -1,0 +1,291 @@
+package keyengine
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/policy"
+)
+
+const (
+	// SessionLife is how long a session token is good for.
+	SessionLife = time.Hour
+	// SessionSkew is how far the time of a session proof may be off.
+	SessionSkew = 5 * time.Minute
+)
+
+const (
+	minNonce = 16
+	maxNonce = 64
+
+	tokenFormat = 1
+	tokenMin    = 1 + 4 + 8 + 16 + 32 + 2 + 1 + 32
+	tokenMax    = tokenMin - 1 + maxCredentialID
+	tokenMAC    = "session token v1"
+)
+
+// SessionProof shows that its sender has an access key's secret, without a
+// request to sign. MAC is
+//
+//	HMAC-SHA-256(k, "conclave session v1\n" AccessKeyID "\n" Time "\n" hex(Nonce))
+//	k = HMAC-SHA-256("CONCLAVE1" secret, "session")
+//
+// with Time in decimal.
+type SessionProof struct {
+	AccessKeyID string
+	// Time in Unix seconds, at most SessionSkew from this node's.
+	Time int64
+	// Nonce is 16 to 64 random bytes.
+	Nonce []byte
+	MAC   []byte
+
+	// What the record says of the asking; see Caller.
+	RequestID RequestID
+	SourceIP  string
+	UserAgent string
+	TLS       TLS
+}
+
+// sessionClaims is what a session token says.
+type sessionClaims struct {
+	credential string
+	proof      [32]byte
+	session    [16]byte
+	expires    int64 // Unix seconds
+}
+
+// OpenSession gives a token that stands for an access key until it expires or
+// the access key is no longer good, on every unsealed node. The session is in
+// the audit log, as CreateSession, before the token is given. Errors:
+// ErrUnrecognizedClient, ErrInvalidSignature, ErrUnavailable.
+func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
+	o, err := e.vault.current()
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	if len(p.MAC) != sha256.Size || len(p.Nonce) < minNonce || len(p.Nonce) > maxNonce {
+		return "", time.Time{}, errSignature
+	}
+	now := e.now(e.replica.State())
+	if d := now.Unix() - p.Time; d > int64(SessionSkew/time.Second) || d < -int64(SessionSkew/time.Second) {
+		return "", time.Time{}, fault(ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
+	}
+	claims := sessionClaims{expires: now.Add(SessionLife).Unix()}
+	_, _ = rand.Read(claims.session[:]) // never fails: crypto/rand ends the process instead
+	for range maxTries {
+		c, err := e.proven(ctx, o, &p)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		claims.credential = c.Id
+		if claims.proof, err = o.proof(c); err != nil {
+			return "", time.Time{}, err
+		}
+		if err = e.recordSession(ctx, p, c, &claims); err == errConflict {
+			continue // the access key is another since, if it still is one
+		}
+		if err == nil {
+			token, err = o.sign(&claims)
+		}
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		return token, time.Unix(claims.expires, 0), nil
+	}
+	return "", time.Time{}, fault(ErrUnavailable, "The access key keeps changing. Try again.")
+}
+
+// proven is the access key whose secret made the proof.
+func (e *Engine) proven(ctx context.Context, o *opened, p *SessionProof) (*fsmpb.Credential, error) {
+	c, err := e.accessKey(ctx, p.AccessKeyID)
+	if errors.Is(err, errUnrecognized) {
+		_ = checkSessionProof(decoySecret, p) // the same work as for a wrong secret
+		return nil, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	ok := false
+	if err := e.withSecret(o, c, func(secret []byte) error {
+		ok = checkSessionProof(secret, p)
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("access key %s: %w", c.Id, err)
+	}
+	if !ok {
+		return nil, errSignature
+	}
+	return c, nil
+}
+
+// now is this node's clock, but never before cluster time.
+func (e *Engine) now(s *fsm.State) time.Time {
+	t := e.clock.Now()
+	if c := time.Unix(0, s.Time()); c.After(t) {
+		return c
+	}
+	return t
+}
+
+func checkSessionProof(secret []byte, p *SessionProof) bool {
+	key := append(append(make([]byte, 0, 9+len(secret)), "CONCLAVE1"...), secret...)
+	defer clear(key)
+	var k [sha256.Size]byte
+	defer clear(k[:])
+	hmacInto(k[:], key, "session")
+	msg := "conclave session v1\n" + p.AccessKeyID + "\n" + strconv.FormatInt(p.Time, 10) + "\n" + hex.EncodeToString(p.Nonce)
+	return hmacEqual(k[:], []byte(msg), p.MAC)
+}
+
+// recordSession commits that the session was given. That the credential has not
+// changed is the record's precondition, so a session is never given on one that
+// was withdrawn before.
+func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *sessionClaims) error {
+	who, err := policy.ParsePrincipal(c.Principal)
+	if err != nil {
+		return fmt.Errorf("credential %s: %w", c.Id, err)
+	}
+	d, err := e.commitEvent(ctx, event{
+		name: "CreateSession", kind: eventConclave, requestID: p.RequestID,
+		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS,
+		response: []*auditpb.Field{
+			text("sessionId", hex.EncodeToString(claims.session[:])),
+			text("expiration", time.Unix(claims.expires, 0).UTC().Format(time.RFC3339)),
+		},
+		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: []byte(c.Id), Version: c.Version}},
+	})
+	switch {
+	case err != nil:
+		return err
+	case d.Verdict == fsm.Conflict:
+		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
+			return e.unavailable(err)
+		}
+		return errConflict
+	case d.Verdict != fsm.Accepted:
+		return fmt.Errorf("record of CreateSession found %v", d.Verdict)
+	case d.Late:
+		return errHeldUp
+	}
+	return nil
+}
+
+// A token is the URL-safe base64 of
+//
+//	format(1) generation(4) expires(8) session(16) proof(32) length(2) credential MAC(32)
+//
+// where the MAC is over everything before it, by the keyring's generation that
+// the token names.
+func (o *opened) sign(c *sessionClaims) (string, error) {
+	generation := o.ring.Newest()
+	b := make([]byte, 0, tokenMin+len(c.credential))
+	b = append(b, tokenFormat)
+	b = binary.BigEndian.AppendUint32(b, generation)
+	b = binary.BigEndian.AppendUint64(b, uint64(c.expires))
+	b = append(b, c.session[:]...)
+	b = append(b, c.proof[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(c.credential)))
+	b = append(b, c.credential...)
+	tag, err := o.mac(generation, tokenMAC, b)
+	if err != nil {
+		return "", err
+	}
+	return base64.RawURLEncoding.EncodeToString(append(b, tag[:]...)), nil
+}
+
+// verify reads a token. Anything but an unchanged token of this cluster is
+// errUnrecognized; that it has expired is the caller's to see.
+func (o *opened) verify(token string) (sessionClaims, error) {
+	if len(token) < base64.RawURLEncoding.EncodedLen(tokenMin) || len(token) > base64.RawURLEncoding.EncodedLen(tokenMax) ||
+		strings.ContainsAny(token, "\r\n") { // which decoding would pass over
+		return sessionClaims{}, errUnrecognized
+	}
+	id := sha256.Sum256([]byte(token))
+	if c, ok := o.tokens.get(id); ok {
+		return c, nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil || len(b) < tokenMin || b[0] != tokenFormat {
+		return sessionClaims{}, errUnrecognized
+	}
+	body, tag := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
+	want, err := o.mac(binary.BigEndian.Uint32(body[1:]), tokenMAC, body)
+	if errors.Is(err, keymat.ErrGeneration) {
+		return sessionClaims{}, errUnrecognized
+	}
+	if err != nil {
+		return sessionClaims{}, err
+	}
+	if !equal(want, [32]byte(tag)) {
+		return sessionClaims{}, errUnrecognized
+	}
+	r := bytes.NewBuffer(body[5:])
+	c := sessionClaims{
+		expires: int64(binary.BigEndian.Uint64(r.Next(8))),
+		session: [16]byte(r.Next(16)),
+		proof:   [32]byte(r.Next(32)),
+	}
+	if n := int(binary.BigEndian.Uint16(r.Next(2))); n != r.Len() {
+		return sessionClaims{}, errUnrecognized
+	}
+	c.credential = r.String()
+	o.tokens.put(id, c)
+	return c, nil
+}
+
+// AuthenticateSession tells whom a session token stands for. Errors:
+// ErrExpiredToken, ErrUnrecognizedClient for a token that is none of this
+// cluster's or whose access key is no longer good, ErrUnavailable.
+func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
+	o, err := e.vault.current()
+	if err != nil {
+		return Identity{}, err
+	}
+	claims, err := o.verify(token)
+	if err != nil {
+		return Identity{}, err
+	}
+	s := e.replica.State()
+	if e.now(s).Unix() >= claims.expires {
+		return Identity{}, fault(ErrExpiredToken, "The security token included in the request is expired")
+	}
+	id, err := e.sessionIdentity(o, s, &claims)
+	if !errors.Is(err, errUnrecognized) {
+		return id, err
+	}
+	fresh, err := e.freshState(ctx)
+	if err != nil {
+		return Identity{}, err
+	}
+	return e.sessionIdentity(o, fresh, &claims)
+}
+
+func (e *Engine) sessionIdentity(o *opened, s *fsm.State, claims *sessionClaims) (Identity, error) {
+	c, _ := s.Credential(claims.credential)
+	if c == nil || !c.Active {
+		return Identity{}, errUnrecognized
+	}
+	id, err := o.identify(c)
+	if err != nil {
+		return Identity{}, err
+	}
+	if !equal(id.proof, claims.proof) {
+		return Identity{}, errUnrecognized
+	}
+	id.session = hex.EncodeToString(claims.session[:])
+	return id, nil
+}

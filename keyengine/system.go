@@ -1,0 +1,274 @@
+package keyengine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Kinds of events that are no operation of Do, as eventType has them.
+const (
+	eventService  = "AwsServiceEvent"       // the service did it by itself
+	eventOperator = "ConclaveOperatorEvent" // an operator did it
+	eventConclave = "ConclaveApiCall"       // a caller did it with something that AWS does not have
+)
+
+const (
+	sourceKMS      = "kms.amazonaws.com"
+	sourceConclave = "conclave"
+)
+
+var errHeldUp = fault(ErrUnavailable, "The answer was held up for too long and is withheld. Try again.")
+
+// event is a record beside those of operations: what operators and the service
+// itself do.
+type event struct {
+	name, kind string
+	requestID  RequestID // made up when zero
+	at         time.Time // now when zero
+	identity   *auditpb.Identity
+	sourceIP   string
+	userAgent  string
+	transport  string
+	tls        TLS
+	err        error
+	readOnly   bool
+
+	parameters, response, details []*auditpb.Field
+	resources                     []*auditpb.Resource
+
+	reads   []*fsmpb.Read
+	changes []*fsmpb.Change
+}
+
+func text(name, value string) *auditpb.Field {
+	return &auditpb.Field{Name: name, Value: &auditpb.Field_Text{Text: value}}
+}
+
+func number(name string, value int) *auditpb.Field {
+	return &auditpb.Field{Name: name, Value: &auditpb.Field_Number{Number: int64(value)}}
+}
+
+func principalIdentity(p policy.Principal, credential string) *auditpb.Identity {
+	id := &auditpb.Identity{Arn: p.ARN, AccountId: p.Account, PrincipalId: p.Account, UserName: p.Name}
+	switch p.Kind {
+	case policy.KindRoot:
+		id.Type = "Root"
+	case policy.KindUser:
+		id.Type = "IAMUser"
+	default:
+		id.Type = p.Kind.String()
+	}
+	if isAccessKeyID(credential) {
+		id.AccessKeyId = credential
+	} else {
+		id.Certificate = credential
+	}
+	return id
+}
+
+// record builds and seals an event's record. The state's cluster may not stand
+// yet, when the event founds it.
+func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
+	if ev.requestID == (RequestID{}) {
+		_, _ = rand.Read(ev.requestID[:]) // never fails: crypto/rand ends the process instead
+	}
+	now := e.clock.Now()
+	if ev.at.IsZero() {
+		ev.at = now
+	}
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt)
+	rec := &auditpb.Record{
+		Schema: 1, Salt: salt, RequestId: ev.requestID[:], EventTime: ev.at.UnixNano(),
+		EventName: ev.name, EventType: ev.kind, EventSource: sourceConclave, Identity: ev.identity,
+		SourceIp: ev.sourceIP, UserAgent: ev.userAgent, Region: c.GetRegion(), Transport: ev.transport,
+		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
+		Resources: ev.resources, ReadOnly: ev.readOnly, Node: e.cfg.NodeID, RecipientAccountId: c.GetAccount(),
+	}
+	if ev.kind == eventService {
+		rec.EventSource = sourceKMS
+	}
+	if ev.tls != (TLS{}) {
+		rec.Tls = &auditpb.Tls{Version: ev.tls.Version, Cipher: ev.tls.Cipher}
+	}
+	rec.ErrorCode, rec.ErrorMessage = outcome(ev.err)
+	plain, err := auditlog.EncodeRecord(rec)
+	if err != nil {
+		return nil, fmt.Errorf("record of %s: %w", ev.name, err)
+	}
+	body, generation, sealSalt, commitment, err := o.sealBody(now, ev.requestID, plain)
+	if err != nil {
+		return nil, fmt.Errorf("record of %s: %w", ev.name, err)
+	}
+	return &fsmpb.Record{
+		RequestId: ev.requestID[:], Commitment: commitment[:], Body: body, Generation: generation, Salt: sealSalt[:],
+		Reads: ev.reads, Changes: ev.changes,
+	}, nil
+}
+
+// commitEvent records an event. An error means that it is not recorded, unless
+// it says that this is unknown.
+func (e *Engine) commitEvent(ctx context.Context, ev event) (fsm.Decision, error) {
+	o, err := e.vault.current()
+	if err != nil {
+		return fsm.Decision{}, err
+	}
+	c, _ := e.replica.State().Cluster()
+	rec, err := e.eventRecord(o, c, ev)
+	if err != nil {
+		return fsm.Decision{}, err
+	}
+	d, err := e.replica.Propose(ctx, rec)
+	if err != nil {
+		return fsm.Decision{}, e.unavailable(err)
+	}
+	return d, nil
+}
+
+// accepted is commitEvent's answer for events that the log takes unless
+// something is wrong.
+func accepted(name string, d fsm.Decision, err error) error {
+	if err != nil {
+		return err
+	}
+	if d.Verdict != fsm.Accepted {
+		return fmt.Errorf("record of %s found %v", name, d.Verdict)
+	}
+	return nil
+}
+
+// maxPendingEvents bounds the events that wait to be recorded. A ceremony takes
+// a few; only one who enters wrong shares without end reaches it.
+const maxPendingEvents = 256
+
+// pendingEvents are events of a sealed node, which cannot record. They are kept
+// in memory and recorded once it is unsealed.
+type pendingEvents struct {
+	recording sync.Mutex // held while events are recorded, so that each is once
+	mu        sync.Mutex
+	events    []event
+	dropped   int
+	wake      chan struct{}
+}
+
+func newPendingEvents() *pendingEvents { return &pendingEvents{wake: make(chan struct{}, 1)} }
+
+func (p *pendingEvents) add(ev event) {
+	p.mu.Lock()
+	if len(p.events) < maxPendingEvents {
+		p.events = append(p.events, ev)
+	} else {
+		p.dropped++
+	}
+	p.mu.Unlock()
+	p.flush()
+}
+
+// flush has the events recorded soon, if that is possible.
+func (p *pendingEvents) flush() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// first is the oldest event, and how many were dropped.
+func (p *pendingEvents) first() (event, int, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.events) == 0 {
+		return event{}, 0, false
+	}
+	return p.events[0], p.dropped, true
+}
+
+// done forgets the oldest event, and the drops that its record tells of.
+func (p *pendingEvents) done(dropped int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events = p.events[1:]
+	p.dropped -= dropped
+}
+
+// renew gives the oldest event another request id.
+func (p *pendingEvents) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.events[0].requestID = RequestID{}
+}
+
+// runEvents records pending events until ctx ends.
+func (e *Engine) runEvents(ctx context.Context) {
+	retry := time.NewTicker(time.Second)
+	defer retry.Stop()
+	for {
+		e.recordPending(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.pending.wake:
+		case <-retry.C:
+		}
+	}
+}
+
+// recordPending records what it can of the pending events, in order. One whose
+// outcome is unknown is recorded again: better twice than not at all. The second
+// has a request id of its own, as an id that stands twice in the audit log is a
+// sign that somebody copied a record.
+func (e *Engine) recordPending(ctx context.Context) {
+	e.pending.recording.Lock()
+	defer e.pending.recording.Unlock()
+	for !e.vault.sealed() {
+		ev, dropped, ok := e.pending.first()
+		if !ok {
+			return
+		}
+		if dropped > 0 {
+			ev.details = append(ev.details[:len(ev.details):len(ev.details)], number("eventsNotRecorded", dropped))
+		}
+		d, err := e.commitEvent(ctx, ev)
+		if err != nil {
+			e.pending.renew()
+			if ctx.Err() == nil {
+				e.log.Warn("an event is not recorded yet", "event", ev.name, "err", err)
+			}
+			return
+		}
+		if d.Verdict != fsm.Accepted {
+			// It has no read set, so the log can only refuse it for a fault in its
+			// making, and would again.
+			e.log.Error("an event could not be recorded", "event", ev.name, "verdict", d.Verdict.String())
+		}
+		e.pending.done(dropped)
+	}
+}
+
+// runSweeps drops, every second until ctx ends, what must not be kept: shares of
+// an abandoned ceremony, keys of what is no more.
+func (e *Engine) runSweeps(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		e.expireShares()
+		e.vault.sweep(e.replica.State(), e.clock.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// clusterID is the cluster's id as text.
+func clusterID(c *fsmpb.Cluster) string { return hex.EncodeToString(c.GetId()) }

@@ -1,0 +1,89 @@
+package keyengine
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+)
+
+// table has every operation by its name.
+var table = rows(
+	define(Operation{Name: "CreateKey"}, createKey, recordMetadata),
+	define(Operation{Name: "DescribeKey", ReadOnly: true, states: anyState}, describeKey, nil),
+	define(Operation{Name: "ListKeys", ReadOnly: true}, listKeys, nil),
+	define(Operation{Name: "UpdateKeyDescription", states: changeable}, updateKeyDescription, nil),
+	define(Operation{Name: "EnableKey", states: changeable}, enableKey, nil),
+	define(Operation{Name: "DisableKey", states: changeable}, disableKey, nil),
+	define(Operation{Name: "ScheduleKeyDeletion", states: changeable}, scheduleKeyDeletion, recordDeletion),
+	define(Operation{Name: "CancelKeyDeletion", states: onlyPending}, cancelKeyDeletion, recordCancel),
+
+	define(Operation{Name: "CreateAlias", states: changeable}, createAlias, nil),
+	define(Operation{Name: "UpdateAlias", states: changeable}, updateAlias, nil),
+	define(Operation{Name: "DeleteAlias", states: anyState}, deleteAlias, nil),
+	define(Operation{Name: "ListAliases", ReadOnly: true, states: anyState}, listAliases, nil),
+
+	define(Operation{Name: "TagResource", states: changeable}, tagResource, nil),
+	define(Operation{Name: "UntagResource", states: changeable}, untagResource, nil),
+	define(Operation{Name: "ListResourceTags", ReadOnly: true, states: anyState}, listResourceTags, nil),
+
+	define(Operation{Name: "GetKeyPolicy", ReadOnly: true, states: anyState}, getKeyPolicy, nil),
+	define(Operation{Name: "PutKeyPolicy", states: anyState}, putKeyPolicy, nil),
+	define(Operation{Name: "ListKeyPolicies", ReadOnly: true, states: anyState}, listKeyPolicies, nil),
+
+	define(Operation{Name: "Encrypt", ReadOnly: true, states: usable}, encrypt, nil),
+	define(Operation{Name: "Decrypt", ReadOnly: true, states: usable, recordKey: "keyId"}, decrypt, nil),
+	define(Operation{Name: "ReEncrypt", ReadOnly: true, states: usable,
+		Actions: []string{actionReEncryptFrom, actionReEncryptTo}, recordKey: "sourceKeyId"}, reEncrypt, nil),
+	define(Operation{Name: "GenerateDataKey", ReadOnly: true, states: usable}, generateDataKey, nil),
+	define(Operation{Name: "GenerateDataKeyWithoutPlaintext", ReadOnly: true, states: usable}, generateDataKeyWithoutPlaintext, nil),
+	define(Operation{Name: "GenerateRandom", ReadOnly: true}, generateRandom, nil),
+)
+
+func rows(ops ...*Operation) map[string]*Operation {
+	t := make(map[string]*Operation, len(ops))
+	for _, op := range ops {
+		if t[op.Name] != nil {
+			panic(fmt.Sprintf("keyengine: two operations are called %s", op.Name))
+		}
+		t[op.Name] = op
+	}
+	return t
+}
+
+// OperationNamed is the operation that AWS calls name; nil when there is none.
+func OperationNamed(name string) *Operation { return table[name] }
+
+// Operations are all operations by name.
+func Operations() []*Operation {
+	ops := make([]*Operation, 0, len(table))
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		ops = append(ops, table[name])
+	}
+	return ops
+}
+
+// define makes a row from typed parts. A row without actions is allowed by the
+// action of its own name. What records say of a request is in the tags of In;
+// respond, if there is one, adds what they say of a successful answer.
+func define[In, Out any](op Operation, run func(*eval, *In) (*Out, error), respond func(*Out, *auditpb.Record)) *Operation {
+	if op.Actions == nil {
+		op.Actions = []string{"kms:" + op.Name}
+	}
+	op.plan = planFor[In]()
+	op.newInput = func() any { return new(In) }
+	op.newOutput = func() any { return new(Out) }
+	_, op.empty = any(new(Out)).(*none)
+	op.run = func(ev *eval, in any) (any, error) {
+		out, err := run(ev, in.(*In))
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+	if respond != nil {
+		op.respond = func(out any, rec *auditpb.Record) { respond(out.(*Out), rec) }
+	}
+	return &op
+}

@@ -1,0 +1,441 @@
+package keyengine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+var testOperator = Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
+
+func testInit(shares, threshold int) InitParams {
+	return InitParams{Shares: shares, Threshold: threshold, Account: "111122223333", Region: "eu-west-1"}
+}
+
+// initCluster founds the cluster and leaves the engine sealed.
+func initCluster(t testing.TB, e *Engine, p InitParams) *InitResult {
+	t.Helper()
+	res, err := e.Init(t.Context(), testOperator, p)
+	if err != nil {
+		t.Fatalf("Init: %v", err)
+	}
+	return res
+}
+
+// unsealNode enters shares until the node is open.
+func unsealNode(t testing.TB, e *Engine, shares ...string) {
+	t.Helper()
+	for i, s := range shares {
+		op := testOperator
+		op.RequestID = randomID()
+		st, err := e.SubmitShare(t.Context(), op, s)
+		if err != nil {
+			t.Fatalf("share %d: %v", i+1, err)
+		}
+		if !st.Sealed {
+			e.recordPending(t.Context())
+			return
+		}
+	}
+	t.Fatalf("still sealed after %d shares", len(shares))
+}
+
+// openCluster is a one-node cluster of custodians' shares 2 of 3, unsealed.
+func openCluster(t testing.TB, nodes ...string) (*fakeCluster, *Engine, *InitResult) {
+	t.Helper()
+	if nodes == nil {
+		nodes = []string{"a"}
+	}
+	c := newFakeCluster(t, nodes...)
+	e := c.newEngine(nodes[0])
+	res := initCluster(t, e, testInit(3, 2))
+	unsealNode(t, e, res.Shares...)
+	return c, e, res
+}
+
+// records opens every record in the audit log with an unsealed engine.
+func records(t testing.TB, c *fakeCluster, e *Engine) []*auditpb.Record {
+	t.Helper()
+	entries, err := c.audit.Read(0, 1<<20, 1<<30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*auditpb.Record
+	for _, entry := range entries {
+		if bytes.Equal(entry.Body, []byte("behind")) {
+			continue // a test's own change
+		}
+		b, err := e.vault.openBody(entry)
+		if err != nil {
+			t.Fatalf("entry %d: %v", entry.Index, err)
+		}
+		rec, err := auditlog.DecodeRecord(b)
+		if err != nil {
+			t.Fatalf("entry %d: %v", entry.Index, err)
+		}
+		all = append(all, rec)
+	}
+	return all
+}
+
+func names(recs []*auditpb.Record) []string {
+	var n []string
+	for _, r := range recs {
+		name := r.EventName
+		if r.ErrorCode != "" {
+			name += "!" + r.ErrorCode
+		}
+		n = append(n, name)
+	}
+	return n
+}
+
+var testKey = fsm.KeyID{Region: "eu-west-1", ID: [16]byte{1, 2, 3}}
+
+// makeKey gives the state a key, as CreateKey would.
+func makeKey(t testing.TB, c *fakeCluster, e *Engine, id fsm.KeyID) *fsmpb.Key {
+	t.Helper()
+	m, err := e.vault.newMaterial(id, "SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT", "AWS_KMS", 1)
+	if err != nil {
+		t.Fatalf("newMaterial: %v", err)
+	}
+	k := &fsmpb.Key{
+		Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
+		State: fsmpb.KeyState_KEY_STATE_ENABLED, Created: 1, Materials: []*fsmpb.Material{m},
+	}
+	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+	k, _ = c.state().Key(id)
+	return k
+}
+
+func material(t testing.TB, e *Engine, k *fsmpb.Key) []byte {
+	t.Helper()
+	var out []byte
+	if err := e.vault.withMaterial(k, k.Materials[0], func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
+		t.Fatalf("withMaterial: %v", err)
+	}
+	return out
+}
+
+func TestMaterialOpensOnEveryUnsealedNode(t *testing.T) {
+	c, a, res := openCluster(t, "a", "b")
+	b := c.newEngine("b")
+	unsealNode(t, b, res.Shares[2], res.Shares[0])
+	k := makeKey(t, c, a, testKey)
+	if m := material(t, a, k); len(m) != 32 || !bytes.Equal(m, material(t, b, k)) {
+		t.Error("nodes have different material")
+	}
+	if len(k.Materials[0].MaterialId) != 32 || len(k.Materials[0].Id) != 16 {
+		t.Errorf("material has ids of %d and %d bytes", len(k.Materials[0].MaterialId), len(k.Materials[0].Id))
+	}
+}
+
+func TestMaterialOpensOnlyAsWhatItWasMadeFor(t *testing.T) {
+	c, e, _ := openCluster(t)
+	k := makeKey(t, c, e, testKey)
+	for name, edit := range map[string]func(k *fsmpb.Key, m *fsmpb.Material){
+		"id":         func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = append([]byte{9}, k.Id[1:]...) },
+		"region":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Region = "eu-west-2" },
+		"spec":       func(k *fsmpb.Key, m *fsmpb.Material) { k.Spec = "HMAC_256" },
+		"usage":      func(k *fsmpb.Key, m *fsmpb.Material) { k.Usage = "SIGN_VERIFY" },
+		"origin":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Origin = "EXTERNAL" },
+		"version":    func(k *fsmpb.Key, m *fsmpb.Material) { m.Id = append([]byte{9}, m.Id[1:]...) },
+		"generation": func(k *fsmpb.Key, m *fsmpb.Material) { m.Generation = 2 },
+		"blob":       func(k *fsmpb.Key, m *fsmpb.Material) { m.Wrapped = append(bytes.Clone(m.Wrapped[:40]), 1) },
+		"long id":    func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = make([]byte, 17) },
+	} {
+		edited := &fsmpb.Key{Id: k.Id, Region: k.Region, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}
+		m := &fsmpb.Material{Id: k.Materials[0].Id, Generation: k.Materials[0].Generation, Wrapped: k.Materials[0].Wrapped}
+		edit(edited, m)
+		if err := e.vault.withMaterial(edited, m, func([]byte) error { return nil }); err == nil {
+			t.Errorf("material opens with another %s", name)
+		}
+	}
+}
+
+func TestUseErrorIsPassedOn(t *testing.T) {
+	c, e, _ := openCluster(t)
+	k := makeKey(t, c, e, testKey)
+	want := errors.New("of the caller")
+	if err := e.vault.withMaterial(k, k.Materials[0], func([]byte) error { return want }); err != want {
+		t.Errorf("got %v", err)
+	}
+}
+
+// used is how many slots of locked memory hold something.
+func used(e *Engine) int {
+	n, _ := e.vault.arena.Usage()
+	return n
+}
+
+func TestSealWipesEverything(t *testing.T) {
+	c, e, res := openCluster(t)
+	if used(e) == 0 {
+		t.Fatal("an unsealed node holds nothing in locked memory")
+	}
+	k := makeKey(t, c, e, testKey)
+	material(t, e, k)
+	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+		t.Fatal(err)
+	}
+	o := e.vault.opened.Load()
+	if err := e.Seal(t.Context(), testOperator); err != nil {
+		t.Fatal(err)
+	}
+	if n := used(e); n != 0 {
+		t.Errorf("%d slots of locked memory are in use after sealing", n)
+	}
+	if _, _, _, _, err := o.sealBody(c.clock.Now(), [16]byte{}, []byte("x")); !errors.Is(err, errSealed) {
+		t.Errorf("a vault that was sealed sealed a record: %v", err)
+	}
+	if _, err := o.mac(1, "x", nil); !errors.Is(err, errSealed) {
+		t.Errorf("a vault that was sealed made a MAC: %v", err)
+	}
+	// As it is found by those who ask now.
+	if _, err := e.vault.newMaterial(testKey, "s", "u", "o", 1); !errors.Is(err, ErrUnavailable) && err != errSealed {
+		t.Errorf("newMaterial: %v", err)
+	}
+	for name, err := range sealedCalls(t, c, e, res, k) {
+		if err != errSealed {
+			t.Errorf("%s on a sealed node: %v", name, err)
+		}
+	}
+}
+
+// sealedCalls are the outcomes of everything that a sealed node must refuse.
+func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fsmpb.Key) map[string]error {
+	errs := make(map[string]error)
+	errs["withMaterial"] = e.vault.withMaterial(k, k.Materials[0], func([]byte) error { return nil })
+	_, _, _, _, errs["sealBody"] = e.vault.sealBody([16]byte{}, []byte("x"))
+	entries, _ := c.audit.Read(0, 1, 1)
+	_, errs["openBody"] = e.vault.openBody(entries[0])
+	_, errs["mac"] = e.vault.mac("x", nil)
+	_, errs["sigv4"] = e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
+	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
+	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &Caller{Identity: Identity{credential: res.AccessKeyID}}, 0)
+	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), testOperator)
+	errs["Checkpoint"] = e.Checkpoint(t.Context())
+	return errs
+}
+
+func TestSealDuringUse(t *testing.T) {
+	c, e, _ := openCluster(t)
+	k := makeKey(t, c, e, testKey)
+	err := e.vault.withMaterial(k, k.Materials[0], func(b []byte) error {
+		before := bytes.Clone(b)
+		if err := e.Seal(t.Context(), testOperator); err != nil {
+			return err
+		}
+		if !bytes.Equal(b, before) {
+			return errors.New("the key was wiped under its user's hands")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if n := used(e); n != 0 {
+		t.Errorf("%d slots are in use after the last user left", n)
+	}
+}
+
+func TestDestroyedMaterialLeavesMemory(t *testing.T) {
+	c, e, _ := openCluster(t)
+	k := makeKey(t, c, e, testKey)
+	idle := used(e)
+	material(t, e, k)
+	if used(e) == idle {
+		t.Fatal("material is not cached")
+	}
+	e.vault.follow(c.state(), fsm.Events{Destroyed: []fsm.KeyID{testKey}})
+	if n := used(e); n != idle {
+		t.Errorf("%d slots in use after the key was destroyed, want %d", n, idle)
+	}
+	// A request that began before puts it back; the next sweep finds it.
+	material(t, e, k)
+	c.clock.advance(time.Second)
+	e.vault.sweep(c.state(), c.clock.Now())
+	if n := used(e); n != idle {
+		t.Errorf("%d slots in use after the sweep, want %d", n, idle)
+	}
+	c.clock.advance(destroyedFor)
+	e.vault.sweep(c.state(), c.clock.Now())
+	if n := len(e.vault.destroyed.keys); n != 0 {
+		t.Errorf("%d destroyed keys are still looked for", n)
+	}
+	material(t, e, k)
+	e.vault.follow(c.state(), fsm.Events{Restored: true})
+	if n := used(e); n != idle {
+		t.Errorf("%d slots in use after a restore, want %d", n, idle)
+	}
+}
+
+func TestSealingKeyIsReplaced(t *testing.T) {
+	c, e, _ := openCluster(t)
+	salt := func() [16]byte {
+		_, _, s, _, err := e.vault.sealBody([16]byte{1}, []byte("record"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := salt()
+	if salt() != first {
+		t.Error("another key for the next record")
+	}
+	c.clock.advance(sealerAge)
+	second := salt()
+	if second == first {
+		t.Error("the same key after its time")
+	}
+	c.clock.advance(-time.Hour)
+	third := salt()
+	if third == second {
+		t.Error("the same key after the clock was set back")
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range sealerRecords / 4 {
+				if _, _, _, _, err := e.vault.sealBody([16]byte{1}, []byte("r")); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if salt() == third {
+		t.Error("the same key after its records")
+	}
+}
+
+func TestBodyOpensOnlyInItsPlace(t *testing.T) {
+	c, e, _ := openCluster(t)
+	entries, _ := c.audit.Read(0, 1, 1)
+	for name, edit := range map[string]func(*auditlog.Entry){
+		"request id": func(e *auditlog.Entry) { e.RequestID[3] ^= 1 },
+		"salt":       func(e *auditlog.Entry) { e.Salt[3] ^= 1 },
+		"generation": func(e *auditlog.Entry) { e.Generation++ },
+		"commitment": func(e *auditlog.Entry) { e.Commitment[3] ^= 1 },
+		"body":       func(e *auditlog.Entry) { e.Body = bytes.Clone(e.Body); e.Body[20] ^= 1 },
+	} {
+		entry := entries[0]
+		edit(&entry)
+		if _, err := e.vault.openBody(entry); err == nil {
+			t.Errorf("a record with another %s opens", name)
+		}
+	}
+	if _, err := e.vault.openBody(entries[0]); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMACsAreKeptApart(t *testing.T) {
+	_, e, _ := openCluster(t)
+	_, other, _ := openCluster(t)
+	m := func(e *Engine, purpose, data string) [32]byte {
+		tag, err := e.vault.mac(purpose, []byte(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tag
+	}
+	base := m(e, "p", "data")
+	if m(e, "p", "data") != base {
+		t.Error("a MAC changes")
+	}
+	for what, tag := range map[string][32]byte{
+		"purpose": m(e, "q", "data"), "data": m(e, "p", "datA"), "cluster": m(other, "p", "data"), "border": m(e, "pd", "ata"),
+	} {
+		if tag == base {
+			t.Errorf("the same MAC for another %s", what)
+		}
+	}
+}
+
+func TestSecretsAreNotPrinted(t *testing.T) {
+	c, e, res := openCluster(t)
+	sealed := c.newEngine("a")
+	if _, err := sealed.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
+		t.Fatal(err)
+	}
+	k := makeKey(t, c, e, testKey)
+	key := material(t, e, k)
+	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := []string{res.SecretAccessKey, string(key), fmt.Sprintf("%x", key), fmt.Sprint(key), fmt.Sprintf("%#v", key)}
+	for _, s := range res.Shares {
+		secrets = append(secrets, s, s[len(s)-60:])
+	}
+	things := map[string]any{
+		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": e.vault.opened.Load(), "ceremony": sealed.ceremony,
+		"result": res, "result value": *res, "identity": id, "caller": Caller{Identity: id}, "events": sealed.pending,
+		"error": fmt.Errorf("with %v", res),
+	}
+	for name, thing := range things {
+		var out strings.Builder
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			fmt.Fprintf(&out, verb+"\n", thing)
+		}
+		for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+			slog.New(h).Info("message", "thing", thing)
+		}
+		for i, s := range secrets {
+			if strings.Contains(out.String(), s) {
+				t.Errorf("%s shows secret %d", name, i)
+			}
+		}
+	}
+	if !strings.Contains(fmt.Sprintf("%+v", res), res.ClusterID) {
+		t.Error("a result shows nothing at all")
+	}
+}
+
+func TestRecordsHoldNoSecrets(t *testing.T) {
+	c, e, res := openCluster(t)
+	if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records(t, c, e) {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range append([]string{res.SecretAccessKey}, res.Shares...) {
+			if bytes.Contains(b, []byte(s)) {
+				t.Errorf("record of %s holds a secret", r.EventName)
+			}
+		}
+	}
+}
+
+// waitFor polls until cond holds.
+func waitFor(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("gave up waiting until %s", what)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
