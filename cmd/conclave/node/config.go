@@ -1,0 +1,182 @@
+// Package node puts one server together: Raft, the audit log, the engine and the
+// faces. main and every test start servers through it, so what is tested is what
+// users start.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Default ports.
+const (
+	DefaultAWSPort    = 7600
+	DefaultGRPCPort   = 7601
+	DefaultPeerPort   = 7602
+	DefaultGossipPort = 7603
+	DefaultOpsPort    = 7604
+)
+
+// Config is what a server is told. Its comments are the manual of the flags and
+// environment variables that set it.
+type Config struct {
+	// NodeID names the node for ever: it stands in its certificate, in the Raft
+	// configuration and in the audit records that it originates.
+	NodeID string
+	// Data is the directory for everything that the node keeps. It is made with
+	// mode 0700. A directory belongs to one node.
+	Data string
+
+	// Addresses to listen on, host:port; port 0 takes any free one.
+	AWSListen    string // the AWS API
+	GRPCListen   string // the gRPC API
+	PeerListen   string // Raft and what nodes say to each other
+	GossipListen string // the address book; "" goes without
+	OpsListen    string // metrics and health, plain HTTP; "" goes without
+
+	// Addresses that others reach the node under, where they differ.
+	AWSAdvertise    string
+	GRPCAdvertise   string
+	PeerAdvertise   string
+	GossipAdvertise string
+
+	// Peers are all first nodes of the cluster with their peer addresses, this one
+	// included.
+	Peers map[string]string
+	// BootstrapExpect is how many first nodes form the cluster together: all of
+	// Peers.
+	BootstrapExpect int
+	// GossipKeyFile holds at least 32 bytes of secret, the same on all nodes.
+	GossipKeyFile string
+
+	// TLSCert, TLSKey and TLSCA are PEM files: this node's certificate with the
+	// URI SAN conclave://node/<NodeID>, its key, and the cluster's CA.
+	TLSCert, TLSKey, TLSCA string
+	// Insecure serves the AWS and gRPC APIs without TLS. Loopback only, and only a
+	// one-node cluster: for development.
+	Insecure bool
+	// Identity, instead of the TLS files, for a node that makes its own in memory.
+	Identity *Identity
+
+	// AllowUnlockedMemory lets the node start where it may not lock memory: keys
+	// could then be written to swap.
+	AllowUnlockedMemory bool
+
+	// ShutdownTimeout bounds a graceful stop; 0 for ten seconds.
+	ShutdownTimeout time.Duration
+
+	// LogLevel and LogJSON shape the log on LogOutput (default: standard error).
+	LogLevel  slog.Level
+	LogJSON   bool
+	LogOutput io.Writer
+
+	// Release is the version of the binary.
+	Release string
+
+	// Test replaces what only tests replace.
+	Test Hooks
+}
+
+// Identity is a node's TLS identity in PEM.
+type Identity struct{ Cert, Key, CA []byte }
+
+var (
+	nodeID     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	errMissing = errors.New("is not set")
+)
+
+// Validate reports every fault at once.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(what string, err error) {
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	if !nodeID.MatchString(c.NodeID) {
+		fault("node id", fmt.Errorf("%q is not 1 to 63 of a-z, 0-9 and inner hyphens", c.NodeID))
+	}
+	if c.Data == "" {
+		fault("data directory", errMissing)
+	}
+	for what, addr := range map[string]string{"AWS API": c.AWSListen, "gRPC API": c.GRPCListen, "peer": c.PeerListen} {
+		fault(what+" listen address", hostPort(addr))
+	}
+	for what, addr := range map[string]string{
+		"gossip listen": c.GossipListen, "metrics and health listen": c.OpsListen, "AWS API advertise": c.AWSAdvertise,
+		"gRPC API advertise": c.GRPCAdvertise, "peer advertise": c.PeerAdvertise, "gossip advertise": c.GossipAdvertise,
+	} {
+		if addr != "" {
+			fault(what+" address", hostPort(addr))
+		}
+	}
+	if _, ok := c.Peers[c.NodeID]; !ok && len(c.Peers) > 0 {
+		fault("peers", fmt.Errorf("%q, this node, is not among them", c.NodeID))
+	}
+	for id, addr := range c.Peers {
+		if !nodeID.MatchString(id) {
+			fault("peers", fmt.Errorf("%q is no node id", id))
+		}
+		fault("peer "+id, hostPort(addr))
+	}
+	if c.BootstrapExpect < 1 || len(c.Peers) > 0 && c.BootstrapExpect != len(c.Peers) || len(c.Peers) == 0 && c.BootstrapExpect != 1 {
+		fault("bootstrap-expect", fmt.Errorf("%d, but %d peers are named; it is the number of first nodes", c.BootstrapExpect, len(c.Peers)))
+	}
+	if c.Identity == nil {
+		for what, file := range map[string]string{"TLS certificate": c.TLSCert, "TLS key": c.TLSKey, "TLS CA": c.TLSCA} {
+			if file == "" {
+				fault(what, errMissing)
+			} else if _, err := os.Stat(file); err != nil {
+				fault(what, err)
+			}
+		}
+	}
+	if c.GossipListen != "" && c.BootstrapExpect > 1 {
+		if c.GossipKeyFile == "" {
+			fault("gossip key file", errMissing)
+		} else if _, err := os.Stat(c.GossipKeyFile); err != nil {
+			fault("gossip key file", err)
+		}
+	}
+	if c.Insecure {
+		if c.BootstrapExpect != 1 {
+			fault("insecure", errors.New("only for a one-node cluster"))
+		}
+		for _, addr := range []string{c.AWSListen, c.GRPCListen, c.PeerListen, c.OpsListen} {
+			if addr != "" && !loopback(addr) {
+				fault("insecure", fmt.Errorf("%s is not a loopback address", addr))
+			}
+		}
+	}
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(faults...)
+}
+
+func hostPort(addr string) error {
+	if addr == "" {
+		return errMissing
+	}
+	_, _, err := net.SplitHostPort(addr)
+	return err
+}
+
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}

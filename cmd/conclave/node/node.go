@@ -1,0 +1,401 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/awsapi"
+	"github.com/conclavekms/conclave/transport/grpcapi"
+)
+
+// Hooks replace what only tests replace. Nil ones stand for the real thing.
+type Hooks struct {
+	Cluster  cluster.Hooks
+	Timeouts cluster.Timeouts
+	Clock    keyengine.Clock
+	// SnapshotEntries and TrailingLogs as in cluster.Config.
+	SnapshotEntries, TrailingLogs uint64
+	// Replica wraps what the engine sees of the cluster.
+	Replica func(keyengine.Replica) keyengine.Replica
+	// RefusalRate and RefusalBurst as in keyengine.Config.
+	RefusalRate  float64
+	RefusalBurst int
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time { return time.Now() }
+
+// Node is a running server.
+type Node struct {
+	cfg      Config
+	log      *slog.Logger
+	identity *cluster.Identity
+	registry *prometheus.Registry
+	audit    *auditlog.Log
+	cluster  *cluster.Node
+	engine   *keyengine.Engine
+	aws      *http.Server
+	grpc     *grpcapi.Server
+	ops      *http.Server
+
+	addresses Addresses
+	serving   sync.WaitGroup
+	life      context.Context
+	endLife   context.CancelFunc
+
+	done  chan struct{}
+	fault atomic.Pointer[error]
+	once  sync.Once
+	stop  sync.Once
+}
+
+// Addresses are where the node really listens.
+type Addresses struct{ AWS, GRPC, Peer, Gossip, Ops string }
+
+// Start starts a server. It returns as soon as the ports are open; the cluster
+// may not have a leader yet. What was started is stopped again on an error.
+//
+// The order is that of need: the audit log stands before Raft replays into it,
+// the engine before anybody can ask it. Stop goes the other way.
+func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration:\n%w", err)
+	}
+	n := &Node{cfg: cfg, done: make(chan struct{}), log: cfg.logger(), registry: prometheus.NewRegistry()}
+	n.life, n.endLife = context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		if err != nil {
+			n.Stop(ctx)
+		}
+	}()
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "conclave_build_info", Help: "1, with the version of the binary.", ConstLabels: prometheus.Labels{"version": cfg.Release},
+		}, func() float64 { return 1 }))
+
+	if n.identity, err = cfg.identity(); err != nil {
+		return nil, err
+	}
+	if id := n.identity.NodeID(); id != cfg.NodeID {
+		return nil, fmt.Errorf("the certificate is of node %q, this is %q", id, cfg.NodeID)
+	}
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, err
+	}
+	if n.audit, err = auditlog.Open(filepath.Join(cfg.Data, "audit"), auditlog.Options{Logger: n.log}); err != nil {
+		return nil, fmt.Errorf("opening the audit log: %w", err)
+	}
+	ports, err := n.listen(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			ports.close()
+		}
+	}()
+	if err := n.startCluster(ports.peer); err != nil {
+		return nil, err
+	}
+	ports.peer = nil // the cluster closes it
+	if err := n.startEngine(); err != nil {
+		return nil, err
+	}
+	if err := n.startFaces(ports); err != nil {
+		return nil, err
+	}
+	n.log.Info("node started", "node", cfg.NodeID, "aws", n.addresses.AWS, "grpc", n.addresses.GRPC, "peer", n.addresses.Peer, "ops", n.addresses.Ops)
+	return n, nil
+}
+
+func (c *Config) logger() *slog.Logger {
+	var w io.Writer = os.Stderr
+	if c.LogOutput != nil {
+		w = c.LogOutput
+	}
+	opts := &slog.HandlerOptions{Level: c.LogLevel}
+	var h slog.Handler = slog.NewTextHandler(w, opts)
+	if c.LogJSON {
+		h = slog.NewJSONHandler(w, opts)
+	}
+	return slog.New(h).With("node", c.NodeID)
+}
+
+func (c *Config) identity() (*cluster.Identity, error) {
+	if c.Identity != nil {
+		return cluster.NewIdentity(c.Identity.Cert, c.Identity.Key, c.Identity.CA)
+	}
+	return cluster.LoadIdentity(c.TLSCert, c.TLSKey, c.TLSCA)
+}
+
+// ports are open before anything that is told of their numbers.
+type ports struct{ aws, grpc, peer, ops net.Listener }
+
+func (p *ports) close() {
+	for _, l := range []net.Listener{p.aws, p.grpc, p.peer, p.ops} {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+func (n *Node) listen(ctx context.Context) (p *ports, err error) {
+	p = &ports{}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	face := func(name, addr string) (net.Listener, error) {
+		return transport.Listen(ctx, transport.ListenConfig{Address: addr, Face: name, Metrics: n.registry})
+	}
+	if p.aws, err = face("aws", n.cfg.AWSListen); err != nil {
+		return nil, fmt.Errorf("AWS API: %w", err)
+	}
+	if p.grpc, err = face("grpc", n.cfg.GRPCListen); err != nil {
+		return nil, fmt.Errorf("gRPC API: %w", err)
+	}
+	var lc net.ListenConfig
+	if p.peer, err = lc.Listen(ctx, "tcp", n.cfg.PeerListen); err != nil {
+		return nil, fmt.Errorf("peers: %w", err)
+	}
+	n.addresses = Addresses{AWS: p.aws.Addr().String(), GRPC: p.grpc.Addr().String(), Peer: p.peer.Addr().String(), Gossip: n.cfg.GossipListen}
+	if n.cfg.OpsListen != "" {
+		if p.ops, err = face("ops", n.cfg.OpsListen); err != nil {
+			return nil, fmt.Errorf("metrics and health: %w", err)
+		}
+		n.addresses.Ops = p.ops.Addr().String()
+	}
+	return p, nil
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func (n *Node) startCluster(peer net.Listener) error {
+	gossip, err := n.cfg.gossip()
+	if err != nil {
+		return err
+	}
+	// Replayed entries come before there is an engine; it starts with no caches
+	// that they could concern.
+	var engine atomic.Pointer[keyengine.Engine]
+	cfg := cluster.Config{
+		NodeID: n.cfg.NodeID, DataDir: filepath.Join(n.cfg.Data, "raft"), Identity: n.identity,
+		Listener: peer, Advertise: or(n.cfg.PeerAdvertise, n.cfg.Peers[n.cfg.NodeID]),
+		Peers: n.cfg.Peers, BootstrapExpect: n.cfg.BootstrapExpect,
+		AWSAddress: or(n.cfg.AWSAdvertise, n.addresses.AWS), GRPCAddress: or(n.cfg.GRPCAdvertise, n.addresses.GRPC),
+		Release: n.cfg.Release, Gossip: gossip, Audit: n.audit,
+		Timeouts: n.cfg.Test.Timeouts, Hooks: n.cfg.Test.Cluster,
+		SnapshotEntries: n.cfg.Test.SnapshotEntries, TrailingLogs: n.cfg.Test.TrailingLogs,
+		Logger: n.log, Registerer: n.registry, OnFault: n.fail,
+		OnApply: func(s *fsm.State, ev fsm.Events) {
+			if e := engine.Load(); e != nil {
+				e.OnApply(s, ev)
+			}
+		},
+	}
+	if n.cfg.Test.Clock != nil {
+		cfg.Clock = n.cfg.Test.Clock
+	}
+	if n.cluster, err = cluster.Open(cfg); err != nil {
+		return err
+	}
+	n.engine, err = n.newEngine()
+	if err != nil {
+		return err
+	}
+	engine.Store(n.engine)
+	return nil
+}
+
+func (n *Node) newEngine() (*keyengine.Engine, error) {
+	var replica keyengine.Replica = n.cluster
+	if n.cfg.Test.Replica != nil {
+		replica = n.cfg.Test.Replica(replica)
+	}
+	var clock keyengine.Clock = systemClock{}
+	if n.cfg.Test.Clock != nil {
+		clock = n.cfg.Test.Clock
+	}
+	return keyengine.New(keyengine.Config{
+		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
+		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory,
+		RefusalRate:         n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
+	})
+}
+
+// startEngine lets the engine work in the background and answer its peers.
+func (n *Node) startEngine() error {
+	n.cluster.SetExecutor(n.engine.ServeForwarded)
+	n.cluster.SetRelayHandler(n.serveRelay)
+	n.cluster.SetCanLead(func() bool { return !n.engine.Sealed() })
+	n.cluster.OnLeader(n.engine.Lead)
+	n.serving.Go(func() { n.engine.Run(n.life) })
+	return nil
+}
+
+func (n *Node) startFaces(p *ports) error {
+	clock := n.cfg.Test.Clock
+	now := time.Now
+	if clock == nil {
+		clock = systemClock{}
+	} else {
+		now = clock.Now
+	}
+	handler, err := awsapi.New(awsapi.Config{
+		Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry,
+	})
+	if err != nil {
+		return err
+	}
+	grpcConfig := grpcapi.Config{
+		Engine: n.engine, Ceremony: ceremony{n}, Serving: func() bool { return n.health().Ready() },
+		Clock: clock, Logger: n.log, Metrics: n.registry,
+		Plaintext: n.cfg.Insecure, LoopbackOperators: n.cfg.Insecure,
+	}
+	var awsTLS *tls.Config
+	if !n.cfg.Insecure {
+		awsTLS = n.identity.FaceTLS(tls.VersionTLS12, "h2", "http/1.1")
+		grpcConfig.TLS = n.identity.FaceTLS(tls.VersionTLS13, "h2")
+	}
+	if n.grpc, err = grpcapi.New(grpcConfig); err != nil {
+		return err
+	}
+	n.aws = transport.NewHTTPServer(transport.HTTPConfig{TLS: awsTLS, Logger: n.log}, handler)
+	n.serve("AWS API", func() error { return transport.Serve(n.aws, p.aws) })
+	n.serve("gRPC API", func() error { return n.grpc.Serve(p.grpc) })
+	if p.ops != nil {
+		n.ops = transport.NewHTTPServer(transport.HTTPConfig{Logger: n.log}, n.opsHandler())
+		n.serve("metrics and health", func() error { return transport.Serve(n.ops, p.ops) })
+	}
+	return nil
+}
+
+// serve runs a face; one that ends by itself ends the node.
+func (n *Node) serve(name string, run func() error) {
+	n.serving.Go(func() {
+		if err := run(); err != nil {
+			n.fail(fmt.Errorf("%s: %w", name, err))
+		}
+	})
+}
+
+// fail ends the node's service for good: what it would still say could be wrong.
+func (n *Node) fail(err error) {
+	n.once.Do(func() {
+		n.log.Error("node stopped", "err", err)
+		n.fault.Store(&err)
+		close(n.done)
+	})
+}
+
+// Done is closed when the node can no longer serve; Err says why.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err is why Done was closed; nil before, and after a graceful stop.
+func (n *Node) Err() error {
+	if err := n.fault.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Addresses are where the node really listens.
+func (n *Node) Addresses() Addresses { return n.addresses }
+
+// Engine is the node's engine.
+func (n *Node) Engine() *keyengine.Engine { return n.engine }
+
+// Cluster is the node's part of the cluster.
+func (n *Node) Cluster() *cluster.Node { return n.cluster }
+
+// Reload reads the TLS files again; connections made from then on use them.
+func (n *Node) Reload() error {
+	err := n.identity.Reload()
+	if err == nil {
+		n.log.Info("certificates reloaded", "not_after", n.identity.NotAfter())
+	}
+	return err
+}
+
+// Stop stops the node: new requests are refused, those under way finish, the
+// newest audit records are signed, leadership is handed over, the keys are wiped.
+// It takes at most Config.ShutdownTimeout, or until ctx ends.
+func (n *Node) Stop(ctx context.Context) error {
+	var errs []error
+	n.stop.Do(func() {
+		timeout := n.cfg.ShutdownTimeout
+		if timeout == 0 {
+			timeout = 10 * time.Second
+		}
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		errs = n.shutdown(ctx)
+		n.once.Do(func() { close(n.done) })
+	})
+	return errors.Join(errs...)
+}
+
+func (n *Node) shutdown(ctx context.Context) (errs []error) {
+	note := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	// Both faces drain at the same time.
+	var faces sync.WaitGroup
+	if n.aws != nil {
+		faces.Go(func() {
+			if n.aws.Shutdown(ctx) != nil {
+				n.aws.Close()
+			}
+		})
+	}
+	if n.grpc != nil {
+		faces.Go(func() { n.grpc.Stop(ctx) })
+	}
+	faces.Wait()
+	if n.engine != nil && n.Err() == nil && !n.engine.Sealed() {
+		note("signing the last checkpoint", n.engine.Checkpoint(ctx))
+	}
+	n.endLife()
+	if n.cluster != nil {
+		note("leaving the cluster", n.cluster.Shutdown(ctx))
+	}
+	if n.ops != nil {
+		n.ops.Close()
+	}
+	n.serving.Wait()
+	if n.engine != nil {
+		note("wiping keys", n.engine.Close())
+	}
+	if n.audit != nil {
+		note("closing the audit log", n.audit.Close())
+	}
+	return errs
+}

@@ -1,0 +1,26 @@
+package node
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/conclavekms/conclave/transport"
+)
+
+func (n *Node) health() transport.Health {
+	st := n.engine.SealStatus()
+	leader, _ := n.cluster.Leader()
+	return transport.Health{
+		Initialised: st.Initialised, Sealed: st.Sealed || n.Err() != nil,
+		Leader: n.cluster.IsLeader(), InContact: leader != "",
+	}
+}
+
+// opsHandler serves metrics and health, to whoever may reach the port: states
+// and numbers only.
+func (n *Node) opsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
+	return transport.HealthHandler(n.health, mux)
+}
