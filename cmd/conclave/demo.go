@@ -1,0 +1,344 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Show three nodes, the ceremony, a crash, and what they promise",
+		Long: `Demo starts three nodes as processes on this machine, performs the ceremony, uses
+a key on all of them, disables it, kills the leader, carries on, and verifies the
+audit log, saying what it does. It takes some seconds, leaves nothing behind, and
+exits with 1 if any step fails.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+			defer cancel()
+			return a.demo(ctx)
+		},
+	}
+}
+
+// demo is one run: a cluster and a client of each of its nodes.
+type demo struct {
+	app     *app
+	cluster *localCluster
+	clients []*client.Client
+	key     string
+	began   time.Time
+}
+
+func (a *app) demo(ctx context.Context) (err error) {
+	c, err := newLocalCluster(3)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			for _, n := range c.nodes {
+				if n.process != nil {
+					a.note("the end of the log of %s:\n%s", n.id, n.process.lastLog())
+				}
+			}
+		}
+		err = errors.Join(err, c.close())
+	}()
+	d := &demo{app: a, cluster: c, began: time.Now()}
+	defer d.disconnect()
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"starting three nodes", d.start},
+		{"the ceremony", d.ceremony},
+		{"one key on three nodes", d.use},
+		{"disabling the key", d.disable},
+		{"killing the leader", d.kill},
+		{"bringing it back", d.restart},
+		{"verifying the audit log", d.verify},
+	} {
+		if err := step.run(ctx); err != nil {
+			if ctx.Err() != nil {
+				err = fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+			}
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	d.say("All steps done. The nodes are stopped and their files removed.")
+	return nil
+}
+
+func (d *demo) say(format string, args ...any) {
+	fmt.Fprintf(d.app.stdout, "%6.2fs  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (d *demo) disconnect() {
+	for _, c := range d.clients {
+		c.Close()
+	}
+	d.clients = nil
+}
+
+func (d *demo) start(ctx context.Context) error {
+	if err := d.cluster.startAll(ctx); err != nil {
+		return err
+	}
+	for _, n := range d.cluster.nodes {
+		d.say("%s runs as process %d: AWS API https://%s, gRPC %s", n.id, n.process.cmd.Process.Pid, n.aws, n.grpc)
+	}
+	return nil
+}
+
+func (d *demo) ceremony(ctx context.Context) error {
+	if err := d.cluster.found(ctx, 5, 3); err != nil {
+		return err
+	}
+	d.say("Initialised: five shares of the unseal key, any three of which open the cluster. It is sealed.")
+	if err := d.unseal(ctx, d.cluster.nodes, 0, 2, 4); err != nil {
+		return err
+	}
+	for _, n := range d.cluster.nodes {
+		if err := n.ready(ctx); err != nil {
+			return err
+		}
+		c, err := d.cluster.connect(ctx, n)
+		if err != nil {
+			return err
+		}
+		d.clients = append(d.clients, c)
+	}
+	d.say("Every node is open: the ceremony was held once, for the whole cluster.")
+	return nil
+}
+
+// unseal has custodians give their shares, in turn by way of these nodes.
+func (d *demo) unseal(ctx context.Context, by []*localNode, custodians ...int) error {
+	for i, custodian := range custodians {
+		by := by[i%len(by)]
+		nodes, err := d.cluster.submit(ctx, by, d.cluster.shares[custodian])
+		if err != nil {
+			return err
+		}
+		progress := ""
+		for _, n := range nodes {
+			if n.GetSeal().GetSealed() {
+				progress = fmt.Sprintf("%d of %d", n.GetSeal().GetProgress(), n.GetSeal().GetThreshold())
+			}
+		}
+		if progress == "" {
+			progress = "the last that was needed"
+		}
+		d.say("Custodian %d gives %s a share: %s.", custodian+1, by.id, progress)
+	}
+	return nil
+}
+
+var demoText = []byte("a secret of the demo")
+
+func (d *demo) encrypt(ctx context.Context, at int) ([]byte, error) {
+	r, err := d.clients[at].KMS().Encrypt(ctx, &kmspb.EncryptRequest{KeyId: &d.key, Plaintext: demoText})
+	return r.GetCiphertextBlob(), err
+}
+
+func (d *demo) decrypt(ctx context.Context, at int, blob []byte) error {
+	r, err := d.clients[at].KMS().Decrypt(ctx, &kmspb.DecryptRequest{CiphertextBlob: blob})
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(r.GetPlaintext(), demoText) {
+		return errors.New("decrypted to another text")
+	}
+	return nil
+}
+
+func (d *demo) use(ctx context.Context) error {
+	description := "demo"
+	r, err := d.clients[0].KMS().CreateKey(ctx, &kmspb.CreateKeyRequest{Description: &description})
+	if err != nil {
+		return err
+	}
+	d.key = r.GetKeyMetadata().GetKeyId()
+	d.say("node-1 created key %s.", r.GetKeyMetadata().GetArn())
+	blob, err := d.encrypt(ctx, 1)
+	if err != nil {
+		return err
+	}
+	d.say("node-2 encrypted %d bytes into %d.", len(demoText), len(blob))
+	if err := d.decrypt(ctx, 2, blob); err != nil {
+		return err
+	}
+	d.say("node-3 decrypted them.")
+	return nil
+}
+
+func (d *demo) disable(ctx context.Context) error {
+	if _, err := d.clients[0].KMS().DisableKey(ctx, &kmspb.DisableKeyRequest{KeyId: &d.key}); err != nil {
+		return err
+	}
+	// At once, on all nodes at the same time, often.
+	const tries = 20
+	errs := make([]error, len(d.clients))
+	var wg sync.WaitGroup
+	for i := range d.clients {
+		wg.Go(func() {
+			for range tries {
+				_, err := d.encrypt(ctx, i)
+				if f, _ := client.Error(err); f.Type != "DisabledException" {
+					errs[i] = fmt.Errorf("%s did not refuse the disabled key: %v", d.cluster.nodes[i].id, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	d.say("node-1 disabled the key, and from that moment every node refused it: %d tries of %d.", tries*len(d.clients), tries*len(d.clients))
+	if _, err := d.clients[2].KMS().EnableKey(ctx, &kmspb.EnableKeyRequest{KeyId: &d.key}); err != nil {
+		return err
+	}
+	for i, n := range d.cluster.nodes {
+		if _, err := d.encrypt(ctx, i); err != nil {
+			return fmt.Errorf("%s refused the key that was enabled again: %w", n.id, err)
+		}
+	}
+	d.say("node-3 enabled it again, and from that moment every node took it.")
+	return nil
+}
+
+func (d *demo) kill(ctx context.Context) error {
+	before, err := d.encrypt(ctx, 0)
+	if err != nil {
+		return err
+	}
+	leader, err := d.cluster.leader(ctx)
+	if err != nil {
+		return err
+	}
+	leader.process.signal(syscall.SIGKILL)
+	leader.process.wait(5 * time.Second)
+	killed := time.Now()
+	d.say("Killed %s, the leader, with SIGKILL.", leader.id)
+	for i, n := range d.cluster.nodes {
+		if n == leader {
+			continue
+		}
+		err := poll(ctx, func() (bool, error) {
+			// An answer that does not come is asked for again; a wrong one is a failure.
+			once, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			err := d.decrypt(once, i, before)
+			if f, ok := client.Error(err); ok && (f.Type == "ServiceUnavailable" || f.Type == "") {
+				return false, nil
+			}
+			return err == nil, err
+		})
+		if err != nil {
+			return fmt.Errorf("%s does not carry on: %w", n.id, err)
+		}
+		d.say("%s answers, %.1f s after the crash.", n.id, time.Since(killed).Seconds())
+	}
+	return nil
+}
+
+func (d *demo) restart(ctx context.Context) error {
+	for i, n := range d.cluster.nodes {
+		if !n.process.ended() {
+			continue
+		}
+		if err := n.start(); err != nil {
+			return err
+		}
+		if err := n.alive(ctx); err != nil {
+			return err
+		}
+		d.say("Started %s again. It is a member at once, and sealed until custodians come.", n.id)
+		if err := d.unseal(ctx, []*localNode{n}, 1, 3, 4); err != nil {
+			return err
+		}
+		if err := n.ready(ctx); err != nil {
+			return err
+		}
+		blob, err := d.encrypt(ctx, (i+1)%len(d.clients))
+		if err != nil {
+			return err
+		}
+		if err := d.decrypt(ctx, i, blob); err != nil {
+			return fmt.Errorf("%s: %w", n.id, err)
+		}
+		d.say("%s decrypts again.", n.id)
+	}
+	return nil
+}
+
+func (d *demo) verify(ctx context.Context) error {
+	for i, n := range d.cluster.nodes {
+		st, err := d.clients[i].Operator().Status(ctx, &kmspb.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		want := st.GetAudit().GetSize()
+		var rep *auditlog.Report
+		err = poll(ctx, func() (bool, error) {
+			var err error
+			rep, err = auditlog.Verify(filepath.Join(n.data, "audit"), d.cluster.verifierKey, auditlog.VerifyOptions{})
+			if err != nil {
+				return false, err
+			}
+			if !rep.OK() {
+				return false, fmt.Errorf("%s: %s", n.id, rep.Problems[0])
+			}
+			return rep.CheckpointSize >= want, nil // the next one covers it
+		})
+		if err != nil {
+			return err
+		}
+		d.say("The audit log of %s is whole: %d records, %d of them under a signed checkpoint.", n.id, rep.Size, rep.CheckpointSize)
+	}
+	return d.tamper()
+}
+
+// tamper shows that verifying is worth something.
+func (d *demo) tamper() error {
+	dir := filepath.Join(d.cluster.dir, "tampered")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(d.cluster.nodes[0].data, "audit"))); err != nil {
+		return err
+	}
+	name := filepath.Join(dir, "segments", "00000000.seg")
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	raw[len(raw)/2] ^= 1
+	if err := os.WriteFile(name, raw, 0o600); err != nil {
+		return err
+	}
+	rep, err := auditlog.Verify(dir, d.cluster.verifierKey, auditlog.VerifyOptions{})
+	if err != nil {
+		return err
+	}
+	if rep.OK() {
+		return errors.New("a flipped bit was not found")
+	}
+	d.say("One bit flipped in a copy of it is found: %s.", rep.Problems[0])
+	return nil
+}

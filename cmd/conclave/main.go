@@ -1,0 +1,18 @@
+// Command conclave is the key management service: the server, the tools of those
+// who run it, and a client.
+//
+// Data goes to standard output and everything else to standard error. Secrets
+// are read from files, the environment or a hidden prompt, never from the
+// command line, where other users of the machine see them. Only main ends the
+// process; its exit codes are in docs/cli.md.
+package main
+
+import (
+	"context"
+	"os"
+)
+
+// version is set when a release is built.
+var version = "unknown"
+
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclavekms/conclave/cmd/conclave/node"
+)
+
+func (a *app) serverCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run one node of a cluster",
+		Long: `Server runs one node of a cluster. Each flag can be given as an environment
+variable too: --node-id is CONCLAVE_NODE_ID. A flag wins over the environment.
+
+It comes up sealed. "conclave operator init" founds the cluster, once, and
+"conclave operator unseal" opens it after each start.
+
+SIGTERM and SIGINT stop it in good order: it hands over leadership and finishes
+what is under way. A second signal stops it at once. SIGHUP makes it read its
+certificates again.`,
+		Example: `  conclave server --node-id node-1 --data /var/lib/conclave \
+    --listen 10.0.0.1 --peers node-1=10.0.0.1:7602,node-2=10.0.0.2:7602,node-3=10.0.0.3:7602 \
+    --tls-cert node-1.pem --tls-key node-1-key.pem --tls-ca ca.pem --gossip-key-file gossip.key`,
+	}
+	values := addServerFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := values.config(os.Getenv)
+		if err != nil {
+			return err
+		}
+		cfg.LogOutput = a.stderr
+		cfg.Release = version
+		if err := harden(); err != nil {
+			return err
+		}
+		return a.serve(cmd.Context(), cfg, nil)
+	}
+	return cmd
+}
+
+// serve runs a node until it is told to stop. started, if not nil, is called when
+// the node is up; when it fails, the node is stopped again.
+func (a *app) serve(ctx context.Context, cfg *node.Config, started func(context.Context, *node.Node) error) error {
+	// Before the start, so that no signal is missed; two stops may come at once.
+	stop := make(chan os.Signal, 2)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(stop)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	n, err := node.Start(ctx, *cfg)
+	if err != nil {
+		return fmt.Errorf("starting: %w", err)
+	}
+	if started != nil {
+		up := make(chan error, 1)
+		go func() { up <- started(ctx, n) }()
+		select {
+		case err = <-up:
+		case <-n.Done():
+			err = n.Err()
+		case <-stop:
+			err = errors.New("stopped while it was starting")
+		}
+		if err != nil {
+			cancel()
+			return errors.Join(err, a.stop(n, cfg.ShutdownTimeout, stop))
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return a.stop(n, cfg.ShutdownTimeout, stop)
+		case <-stop:
+			return a.stop(n, cfg.ShutdownTimeout, stop)
+		case <-reload:
+			if err := n.Reload(); err != nil {
+				// The old certificates serve on.
+				a.note("conclave: reading the certificates again: %v; the old ones stay in use", err)
+			}
+		case <-n.Done():
+			if err := n.Err(); err != nil {
+				return fmt.Errorf("the node stopped: %w", err)
+			}
+			return nil
+		}
+	}
+}
+
+// stop ends a node in good order, or at once at the next signal.
+func (a *app) stop(n *node.Node, limit time.Duration, again <-chan os.Signal) error {
+	if limit == 0 {
+		limit = 10 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.Stop(ctx) }()
+	select {
+	case err := <-stopped:
+		if err != nil {
+			return fmt.Errorf("stopping: %w", err)
+		}
+		return nil
+	case <-again:
+		return errors.New("stopped at once by a second signal; what was under way was not finished")
+	}
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/conclavekms/conclave/cmd/conclave/node"
+)
+
+// setting is a field of node.Config as flag and environment variable.
+type setting struct {
+	flag, usage string
+	isBool      bool
+	set         func(c *node.Config, value string) error
+}
+
+// none, for an address, goes without the listener.
+const none = "none"
+
+func text(field func(*node.Config) *string) func(*node.Config, string) error {
+	return func(c *node.Config, v string) error {
+		*field(c) = v
+		return nil
+	}
+}
+
+func truth(field func(*node.Config) *bool) func(*node.Config, string) error {
+	return func(c *node.Config, v string) (err error) {
+		if *field(c), err = strconv.ParseBool(v); err != nil {
+			return fmt.Errorf("%q is not true or false", v)
+		}
+		return nil
+	}
+}
+
+var serverSettings = []setting{
+	{flag: "node-id", usage: "name of this node, for ever; its certificate has it", set: text(func(c *node.Config) *string { return &c.NodeID })},
+	{flag: "data", usage: "directory for everything that the node keeps", set: text(func(c *node.Config) *string { return &c.Data })},
+	{flag: "aws-listen", usage: "address of the AWS API (default LISTEN:7600)", set: text(func(c *node.Config) *string { return &c.AWSListen })},
+	{flag: "grpc-listen", usage: "address of the gRPC API (default LISTEN:7601)", set: text(func(c *node.Config) *string { return &c.GRPCListen })},
+	{flag: "peer-listen", usage: "address for the other nodes (default LISTEN:7602)", set: text(func(c *node.Config) *string { return &c.PeerListen })},
+	{flag: "gossip-listen", usage: "address of the address book, or none (default LISTEN:7603 when there are peers)", set: text(func(c *node.Config) *string { return &c.GossipListen })},
+	{flag: "ops-listen", usage: "address of metrics and health, plain HTTP, or none (default LISTEN:7604)", set: text(func(c *node.Config) *string { return &c.OpsListen })},
+	{flag: "aws-advertise", usage: "address of the AWS API as others reach it, where it differs", set: text(func(c *node.Config) *string { return &c.AWSAdvertise })},
+	{flag: "grpc-advertise", usage: "address of the gRPC API as others reach it", set: text(func(c *node.Config) *string { return &c.GRPCAdvertise })},
+	{flag: "peer-advertise", usage: "peer address as others reach it", set: text(func(c *node.Config) *string { return &c.PeerAdvertise })},
+	{flag: "gossip-advertise", usage: "gossip address as others reach it", set: text(func(c *node.Config) *string { return &c.GossipAdvertise })},
+	{flag: "peers", usage: "all first nodes, this one too, with their peer addresses: ID=HOST:PORT,…", set: func(c *node.Config, v string) (err error) {
+		c.Peers, err = parsePeers(v)
+		return err
+	}},
+	{flag: "bootstrap-expect", usage: "how many first nodes form the cluster (default as many as there are peers)", set: func(c *node.Config, v string) (err error) {
+		if c.BootstrapExpect, err = strconv.Atoi(v); err != nil {
+			return fmt.Errorf("%q is not a number", v)
+		}
+		return nil
+	}},
+	{flag: "gossip-key-file", usage: "file with 32 bytes in base64, the same on all nodes", set: text(func(c *node.Config) *string { return &c.GossipKeyFile })},
+	{flag: "tls-cert", usage: "PEM file of this node's certificate", set: text(func(c *node.Config) *string { return &c.TLSCert })},
+	{flag: "tls-key", usage: "PEM file of its key", set: text(func(c *node.Config) *string { return &c.TLSKey })},
+	{flag: "tls-ca", usage: "PEM file of the cluster's CA", set: text(func(c *node.Config) *string { return &c.TLSCA })},
+	{flag: "insecure", isBool: true, usage: "serve both APIs without TLS: one node, on loopback, for development", set: truth(func(c *node.Config) *bool { return &c.Insecure })},
+	{flag: "allow-unlocked-memory", isBool: true, usage: "start even where memory cannot be locked; keys may then be swapped out", set: truth(func(c *node.Config) *bool { return &c.AllowUnlockedMemory })},
+	{flag: "shutdown-timeout", usage: "how long a stop in good order may take (default 10s)", set: func(c *node.Config, v string) (err error) {
+		if c.ShutdownTimeout, err = time.ParseDuration(v); err == nil && c.ShutdownTimeout <= 0 {
+			err = fmt.Errorf("%s is not a positive time", v)
+		}
+		return err
+	}},
+	{flag: "log-level", usage: "debug, info, warn or error (default info)", set: func(c *node.Config, v string) error {
+		return c.LogLevel.UnmarshalText([]byte(v))
+	}},
+	{flag: "log-json", isBool: true, usage: "log in JSON", set: truth(func(c *node.Config) *bool { return &c.LogJSON })},
+}
+
+// envName is the environment variable of a server's flag.
+func envName(flag string) string {
+	return "CONCLAVE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// serverValues are the flags of the server as they were given.
+type serverValues struct {
+	listen *string
+	values []*string
+}
+
+func addServerFlags(f *pflag.FlagSet) *serverValues {
+	f.SortFlags = false
+	v := &serverValues{listen: f.String("listen", "", "host or IP address of all listen addresses that are not given (default 127.0.0.1)")}
+	for _, s := range serverSettings {
+		v.values = append(v.values, f.String(s.flag, "", s.usage))
+		if s.isBool {
+			f.Lookup(s.flag).NoOptDefVal = "true"
+		}
+	}
+	return v
+}
+
+// config is what flags and environment say together, with every fault at once.
+func (v *serverValues) config(getenv func(string) string) (*node.Config, error) {
+	value := func(flag, name string) string {
+		if flag != "" {
+			return flag
+		}
+		return getenv(envName(name))
+	}
+	c := &node.Config{LogLevel: slog.LevelInfo}
+	var faults []error
+	for i, s := range serverSettings {
+		if val := value(*v.values[i], s.flag); val != "" {
+			if err := s.set(c, val); err != nil {
+				faults = append(faults, fmt.Errorf("--%s (%s): %w", s.flag, envName(s.flag), err))
+			}
+		}
+	}
+	host := value(*v.listen, "listen")
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	gossip := node.DefaultGossipPort
+	if len(c.Peers) < 2 {
+		gossip = 0 // nobody to tell
+	}
+	for _, l := range []struct {
+		addr *string
+		port int
+	}{
+		{&c.AWSListen, node.DefaultAWSPort}, {&c.GRPCListen, node.DefaultGRPCPort}, {&c.PeerListen, node.DefaultPeerPort},
+		{&c.GossipListen, gossip}, {&c.OpsListen, node.DefaultOpsPort},
+	} {
+		switch {
+		case *l.addr == none:
+			*l.addr = ""
+		case *l.addr == "" && l.port != 0:
+			*l.addr = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(l.port))
+		}
+	}
+	if c.BootstrapExpect == 0 && len(faults) == 0 {
+		c.BootstrapExpect = max(1, len(c.Peers))
+	}
+	if err := errors.Join(append(faults, c.Validate())...); err != nil {
+		return nil, usagef("the configuration has faults; see conclave server --help:\n%s", indent(err.Error()))
+	}
+	return c, nil
+}
+
+func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
+
+func parsePeers(s string) (map[string]string, error) {
+	peers := make(map[string]string)
+	for _, item := range strings.Split(s, ",") {
+		id, addr, ok := strings.Cut(strings.TrimSpace(item), "=")
+		if !ok || id == "" || addr == "" {
+			return nil, fmt.Errorf("%q is not ID=HOST:PORT", item)
+		}
+		if _, ok := peers[id]; ok {
+			return nil, fmt.Errorf("%q is there twice", id)
+		}
+		peers[id] = addr
+	}
+	return peers, nil
+}

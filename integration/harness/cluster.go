@@ -1,0 +1,483 @@
+package harness
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// What every test cluster is.
+const (
+	Account   = "111122223333"
+	Region    = "eu-test-1"
+	Shares    = 5
+	Threshold = 3
+)
+
+// Patience bounds every wait for a cluster to get somewhere. Machines under test
+// are shared and slow.
+const Patience = 30 * time.Second
+
+// Quick are timings for clusters on one machine.
+var Quick = cluster.Timeouts{
+	Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond,
+	Commit: 10 * time.Millisecond, Resubmit: 500 * time.Millisecond, LeaderWait: 2 * time.Second,
+	Outcome: 10 * time.Second, Hello: 300 * time.Millisecond,
+}
+
+// Options say how a cluster differs from the usual one. They are for clusters in
+// this process, but for Processes, Network and Dir.
+type Options struct {
+	// Processes runs the real binary.
+	Processes bool
+	// Network carries what nodes say to each other; a good one by default. Between
+	// processes it is used only if its Break is set.
+	Network *Network
+	// Dir holds what the nodes keep; a temporary one by default.
+	Dir string
+	// Configure changes a node's configuration before each of its starts.
+	Configure func(n *Node, cfg *node.Config)
+}
+
+// Cluster is a cluster under test. Its methods end the test when they fail.
+type Cluster struct {
+	T       testing.TB
+	Nodes   []*Node
+	Network *Network
+	// Shares of the unseal key, and the account's root, since Init.
+	Shares      []string
+	AccessKeyID string
+	secret      string
+	// VerifierKey checks checkpoints of the audit log.
+	VerifierKey string
+
+	dir     string
+	ca      *cluster.CA
+	roots   *x509.CertPool
+	opsCert tls.Certificate
+	opts    Options
+}
+
+// server is a node as it runs: in this process, or as one of its own.
+type server interface {
+	start(ctx context.Context) error
+	// kill ends it at once, without a word to anybody.
+	kill()
+	// stop ends it in good order.
+	stop(ctx context.Context) error
+	// fault is why it ended by itself; nil while it has not.
+	fault() error
+}
+
+// Node is one node of a cluster under test.
+type Node struct {
+	ID    string
+	Index int
+	// Data is the directory that the node keeps everything in.
+	Data string
+	// Where it listens, for its whole life.
+	AWS, GRPC, Peer, Ops string
+
+	cluster   *Cluster
+	advertise string
+	server    server
+
+	mu      sync.Mutex
+	running bool
+	clients []*client.Client
+	root    *client.Client // as the account's root
+	ops     *client.Client // as an operator
+	sdk     sdkClient
+}
+
+// Start starts n nodes that form a cluster, which is neither initialised nor
+// unsealed yet. The cluster ends with the test.
+func Start(t testing.TB, n int, opts Options) *Cluster {
+	t.Helper()
+	c := &Cluster{T: t, opts: opts, dir: opts.Dir, Network: opts.Network}
+	if c.dir == "" {
+		c.dir = t.TempDir()
+	}
+	if c.Network == nil {
+		c.Network = NewNetwork(1)
+	}
+	c.must("making certificates", c.certificates())
+	peers := make(map[string]string, n)
+	for i := range n {
+		id := string(rune('a' + i))
+		nd := &Node{ID: id, Index: i, Data: filepath.Join(c.dir, id), cluster: c}
+		for _, addr := range []*string{&nd.AWS, &nd.GRPC, &nd.Peer, &nd.Ops} {
+			var err error
+			*addr, err = freeAddress()
+			c.must("finding a port", err)
+		}
+		nd.advertise = nd.Peer
+		if opts.Processes && c.Network.Break {
+			var err error
+			nd.advertise, err = freeAddress()
+			c.must("finding a port", err)
+			c.must("starting a proxy", c.Network.Proxy(id, nd.advertise, nd.Peer))
+		}
+		peers[id] = nd.advertise
+		c.Nodes = append(c.Nodes, nd)
+	}
+	t.Cleanup(c.close)
+	for _, nd := range c.Nodes {
+		c.must("certificate of "+nd.ID, c.issue(nd))
+		if opts.Processes {
+			nd.server = &process{n: nd, peers: peers}
+		} else {
+			nd.server = &inProcess{n: nd, peers: peers}
+		}
+	}
+	c.each(c.Nodes, func(nd *Node) error { return nd.start() })
+	return c
+}
+
+// Found starts n nodes, initialises them and unseals them.
+func Found(t testing.TB, n int, opts Options) *Cluster {
+	t.Helper()
+	c := Start(t, n, opts)
+	c.Init()
+	c.Unseal()
+	c.WaitReady()
+	return c
+}
+
+func (c *Cluster) must(what string, err error) {
+	c.T.Helper()
+	if err != nil {
+		c.T.Fatalf("%s: %v", what, err)
+	}
+}
+
+// each does something to nodes at once.
+func (c *Cluster) each(nodes []*Node, do func(*Node) error) {
+	c.T.Helper()
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, nd := range nodes {
+		all.Go(func() {
+			if err := do(nd); err != nil {
+				errs[i] = fmt.Errorf("node %s: %w", nd.ID, err)
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		c.T.Fatal(err)
+	}
+}
+
+func (c *Cluster) certificates() (err error) {
+	if c.ca, err = cluster.NewCA("test cluster", 24*time.Hour); err != nil {
+		return err
+	}
+	c.roots = x509.NewCertPool()
+	c.roots.AppendCertsFromPEM(c.ca.CertPEM())
+	cert, key, err := c.ca.Issue(cluster.IssueRequest{Kind: cluster.KindOperator, Name: "tester", Validity: 24 * time.Hour})
+	if err != nil {
+		return err
+	}
+	if c.opsCert, err = tls.X509KeyPair(cert, key); err != nil {
+		return err
+	}
+	return os.WriteFile(c.CAFile(), c.ca.CertPEM(), 0o600)
+}
+
+// CAFile is the cluster's CA in PEM.
+func (c *Cluster) CAFile() string { return filepath.Join(c.dir, "ca.pem") }
+
+func (n *Node) certFile() string { return filepath.Join(n.cluster.dir, n.ID+".pem") }
+func (n *Node) keyFile() string  { return filepath.Join(n.cluster.dir, n.ID+"-key.pem") }
+
+func (c *Cluster) issue(n *Node) error {
+	cert, key, err := c.ca.Issue(cluster.IssueRequest{
+		Kind: cluster.KindNode, Name: n.ID, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Validity: 24 * time.Hour,
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(n.certFile(), cert, 0o600), os.WriteFile(n.keyFile(), key, 0o600))
+}
+
+// Eventually waits for something, as long as Patience allows.
+func (c *Cluster) Eventually(what string, check func(context.Context) error) {
+	c.T.Helper()
+	c.must(what, Poll(c.T.Context(), Patience, check))
+}
+
+// Poll asks until there is no error, and returns the last one when time is up.
+func Poll(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var last error
+	for {
+		err := check(ctx)
+		if err == nil {
+			return nil
+		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %v: %w", limit, last)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Init founds the cluster, once all nodes have joined.
+func (c *Cluster) Init() {
+	c.T.Helper()
+	c.Eventually("initialising", func(ctx context.Context) error {
+		r, err := c.Nodes[0].Operator().Init(ctx, &kmspb.InitRequest{
+			Shares: Shares, Threshold: Threshold, Account: Account, Region: Region, Partition: "aws", AnyRegion: true,
+		})
+		if err != nil {
+			return err
+		}
+		c.Shares, c.AccessKeyID, c.secret, c.VerifierKey = r.GetShares(), r.GetAccessKeyId(), r.GetSecretAccessKey(), r.GetVerifierKey()
+		return nil
+	})
+}
+
+// Adopt makes c, which runs on other nodes' data, know what those knew.
+func (c *Cluster) Adopt(of *Cluster) {
+	c.Shares, c.AccessKeyID, c.secret, c.VerifierKey = of.Shares, of.AccessKeyID, of.secret, of.VerifierKey
+}
+
+// Unseal gives shares to one node, which hands them on to all.
+func (c *Cluster) Unseal() {
+	c.T.Helper()
+	for _, nd := range c.Nodes {
+		c.Eventually("waiting for the founding to reach "+nd.ID, func(ctx context.Context) error {
+			s, err := nd.Status(ctx)
+			if err == nil && !s.GetSeal().GetInitialised() {
+				err = errors.New("not initialised")
+			}
+			return err
+		})
+	}
+	c.Nodes[0].submitShares(false)
+}
+
+// Unseal gives shares to this node alone.
+func (n *Node) Unseal() {
+	n.cluster.T.Helper()
+	n.submitShares(true)
+}
+
+func (n *Node) submitShares(local bool) {
+	c := n.cluster
+	c.T.Helper()
+	for i := range Threshold {
+		c.Eventually(fmt.Sprintf("giving share %d to %s", i+1, n.ID), func(ctx context.Context) error {
+			r, err := n.Operator().SubmitShare(ctx, &kmspb.SubmitShareRequest{Share: c.Shares[i], Local: local})
+			if err != nil {
+				return err
+			}
+			var faults []string
+			for _, s := range r.GetNodes() {
+				// What a try before this one brought about is as good.
+				if e := s.GetError(); e != nil && s.GetSeal().GetSealed() && !contains(s.GetSeal().GetCustodians(), uint32(i+1)) {
+					faults = append(faults, s.GetNodeId()+": "+e.GetType()+": "+e.GetMessage())
+				}
+			}
+			if faults != nil {
+				return errors.New(strings.Join(faults, "; "))
+			}
+			return nil
+		})
+	}
+}
+
+func contains(list []uint32, v uint32) bool {
+	for _, x := range list {
+		if x == v {
+			return true
+		}
+	}
+	return false
+}
+
+// WaitReady waits until nodes, or all of them, answer requests.
+func (c *Cluster) WaitReady(nodes ...*Node) {
+	c.T.Helper()
+	if len(nodes) == 0 {
+		nodes = c.Nodes
+	}
+	for _, nd := range nodes {
+		c.Eventually("waiting for "+nd.ID+" to serve", func(ctx context.Context) error {
+			_, err := nd.KMS().ListKeys(ctx, &kmspb.ListKeysRequest{})
+			return err
+		})
+	}
+}
+
+// Leader is the node that leads, by its own word and the others'.
+func (c *Cluster) Leader() *Node {
+	c.T.Helper()
+	var leader *Node
+	c.Eventually("finding the leader", func(ctx context.Context) error {
+		leader = c.leaderNow(ctx)
+		if leader == nil {
+			return errors.New("nobody leads")
+		}
+		return nil
+	})
+	return leader
+}
+
+// leaderNow is the node that says that it leads, if one says so.
+func (c *Cluster) leaderNow(ctx context.Context) *Node {
+	for _, nd := range c.Nodes {
+		if !nd.Running() {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		s, err := nd.Status(ctx)
+		cancel()
+		if err == nil && s.GetRaft().GetState() == "Leader" {
+			return nd
+		}
+	}
+	return nil
+}
+
+// Running are the nodes that run.
+func (c *Cluster) Running() []*Node {
+	var list []*Node
+	for _, nd := range c.Nodes {
+		if nd.Running() {
+			list = append(list, nd)
+		}
+	}
+	return list
+}
+
+// NoFaults fails the test if a node took itself out of the cluster.
+func (c *Cluster) NoFaults() {
+	c.T.Helper()
+	for _, nd := range c.Running() {
+		if err := nd.server.fault(); err != nil {
+			c.T.Errorf("node %s ended by itself: %v", nd.ID, err)
+		}
+	}
+}
+
+// Converged waits until all running nodes have applied the same entries, checks
+// that their states are the same, and returns the index.
+func (c *Cluster) Converged() uint64 {
+	c.T.Helper()
+	var at uint64
+	c.Eventually("waiting for the nodes' states to agree", func(ctx context.Context) error {
+		var first *kmspb.StatusResponse
+		for _, nd := range c.Running() {
+			s, err := nd.Status(ctx)
+			if err != nil {
+				return err
+			}
+			r := s.GetRaft()
+			if first == nil {
+				first, at = s, r.GetStateIndex()
+			}
+			if f := first.GetRaft(); f.GetStateIndex() != r.GetStateIndex() {
+				return fmt.Errorf("%s is at %d, %s at %d", first.GetNodeId(), f.GetStateIndex(), nd.ID, r.GetStateIndex())
+			} else if string(f.GetStateHash()) != string(r.GetStateHash()) {
+				c.T.Fatalf("at index %d, node %s has state %x and node %s %x", r.GetStateIndex(), first.GetNodeId(), f.GetStateHash(), nd.ID, r.GetStateHash())
+			}
+		}
+		return nil
+	})
+	return at
+}
+
+func (c *Cluster) close() {
+	var all sync.WaitGroup
+	for _, nd := range c.Nodes {
+		all.Go(func() {
+			nd.Kill()
+			nd.closeClients()
+		})
+	}
+	all.Wait()
+	c.Network.Close()
+}
+
+// Start starts the node on what it has kept.
+func (n *Node) Start() {
+	n.cluster.T.Helper()
+	n.cluster.must("starting node "+n.ID, n.start())
+}
+
+func (n *Node) start() error {
+	n.cluster.Network.Rejoin(n.ID)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	if err := n.server.start(ctx); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.running = true
+	n.mu.Unlock()
+	n.closeClients() // what they know of a broken connection would make them wait
+	return nil
+}
+
+// Running reports whether the node was started and not ended since.
+func (n *Node) Running() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.running
+}
+
+func (n *Node) ended() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	was := n.running
+	n.running = false
+	return was
+}
+
+// Kill ends the node as a power cut ends a machine: SIGKILL for a process, and as
+// near to that as can be in this one. Nobody hears of it.
+func (n *Node) Kill() {
+	if n.ended() {
+		n.cluster.Network.Isolate(n.ID)
+		n.server.kill()
+	}
+}
+
+// Stop ends the node in good order.
+func (n *Node) Stop() {
+	n.cluster.T.Helper()
+	if n.ended() {
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		defer cancel()
+		n.cluster.must("stopping node "+n.ID, n.server.stop(ctx))
+	}
+}
+
+// InProcess is the node itself; nil for a process, and while it is down.
+func (n *Node) InProcess() *node.Node {
+	if p, ok := n.server.(*inProcess); ok {
+		return p.node.Load()
+	}
+	return nil
+}

@@ -1,0 +1,96 @@
+package harness
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/aws/smithy-go/middleware"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/conclavekms/conclave/transport/client"
+)
+
+// unanswered is the code of a call that nobody of ours answered.
+const unanswered = "(unanswered)"
+
+// Op is one call as its client saw it.
+type Op struct {
+	Name string // of the operation
+	Node string // that was asked
+	// RequestID is the server's, "" if none came back.
+	RequestID string
+	// Since the history began.
+	Invoked, Returned time.Duration
+	// Code is "" for success, or AWS's name of the error.
+	Code string
+}
+
+// indefinite are answers after which a client does not know what became of its
+// request, and failures that no record is promised for.
+var indefinite = []string{
+	unanswered, "ServiceUnavailable", "ThrottlingException", "KMSInternalException",
+	"UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException", "MissingAuthenticationTokenException",
+}
+
+// Definite reports whether the answer says what became of the request.
+func (o Op) Definite() bool { return !slices.Contains(indefinite, o.Code) }
+
+// History records calls. It is safe for concurrent use.
+type History struct {
+	start time.Time
+
+	mu  sync.Mutex
+	ops []Op
+}
+
+// NewHistory begins a history.
+func NewHistory() *History { return &History{start: time.Now()} }
+
+// Now is the time since the history began.
+func (h *History) Now() time.Duration { return time.Since(h.start) }
+
+// Ops are the calls that have returned.
+func (h *History) Ops() []Op {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.ops)
+}
+
+func (h *History) add(o Op) Op {
+	o.Returned = h.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, o)
+	return o
+}
+
+// GRPC makes a call of the gRPC API and records it.
+func (h *History) GRPC(ctx context.Context, n *Node, name string, call func(context.Context, ...grpc.CallOption) error) Op {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	o := Op{Name: name, Node: n.ID, Invoked: h.Now()}
+	var head metadata.MD
+	err := call(ctx, grpc.Header(&head))
+	if id := head.Get("x-conclave-request-id"); len(id) == 1 {
+		o.RequestID = id[0]
+	}
+	if err != nil {
+		o.Code = unanswered
+		if f, ok := client.Error(err); ok && f.Type != "" {
+			o.Code, o.RequestID = f.Type, f.RequestID
+		}
+	}
+	return h.add(o)
+}
+
+// SDK makes a call of the AWS API and records it.
+func (h *History) SDK(ctx context.Context, n *Node, name string, call func(context.Context) (middleware.Metadata, error)) Op {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	o := Op{Name: name, Node: n.ID, Invoked: h.Now()}
+	o.RequestID, o.Code = sdkOutcome(call(ctx))
+	return h.add(o)
+}

@@ -1,0 +1,113 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/conclavekms/conclave/cmd/conclave/node"
+)
+
+// inProcess runs a node in this process.
+type inProcess struct {
+	n     *Node
+	peers map[string]string
+	node  atomic.Pointer[node.Node]
+	log   io.Closer
+}
+
+func (p *inProcess) start(ctx context.Context) error {
+	c := p.n.cluster
+	logs, err := os.OpenFile(filepath.Join(c.dir, p.n.ID+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	cfg := node.Config{
+		NodeID: p.n.ID, Data: p.n.Data, AWSListen: p.n.AWS, GRPCListen: p.n.GRPC, PeerListen: p.n.Peer,
+		Peers: maps.Clone(p.peers), BootstrapExpect: len(p.peers),
+		TLSCert: p.n.certFile(), TLSKey: p.n.keyFile(), TLSCA: c.CAFile(),
+		AllowUnlockedMemory: true, LogLevel: slog.LevelDebug, LogOutput: logs, Release: "test",
+	}
+	cfg.Test.Timeouts = Quick
+	cfg.Test.Cluster.Dial = c.Network.Dialer(p.n.ID)
+	// Tests ask for what they are refused more often than honest callers do.
+	cfg.Test.RefusalRate, cfg.Test.RefusalBurst = 1e6, 1e6
+	if c.opts.Configure != nil {
+		c.opts.Configure(p.n, &cfg)
+	}
+	// A node that was killed a moment ago may still hold its files.
+	err = Poll(ctx, Patience, func(ctx context.Context) error {
+		n, err := node.Start(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		p.node.Store(n)
+		return nil
+	})
+	if err != nil {
+		logs.Close()
+		return err
+	}
+	p.log = logs
+	return nil
+}
+
+// kill stops the node with no time for anything. Its network is cut already, so
+// nothing that it still does is seen by anybody.
+func (p *inProcess) kill() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	p.end(ctx)
+}
+
+func (p *inProcess) stop(ctx context.Context) error { return p.end(ctx) }
+
+func (p *inProcess) end(ctx context.Context) error {
+	n := p.node.Swap(nil)
+	if n == nil {
+		return nil
+	}
+	err := n.Stop(ctx)
+	err = errors.Join(err, waitUnlocked(filepath.Join(p.n.Data, "raft", "raft", "raft.db")))
+	p.log.Close()
+	return err
+}
+
+func (p *inProcess) fault() error {
+	if n := p.node.Load(); n != nil {
+		return n.Err()
+	}
+	return nil
+}
+
+// waitUnlocked waits until nobody holds the lock of a bolt file: what a killed
+// node still had under way is over then.
+func waitUnlocked(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	deadline := time.Now().Add(Patience)
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+		if err == nil {
+			return syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s stays locked: %w", path, err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

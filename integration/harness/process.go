@@ -1,0 +1,174 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+var binary struct {
+	sync.Mutex
+	dir, path string
+	err       error
+}
+
+// Binary is the path of the real binary, built once for all tests of the package.
+// RemoveBinary has to be called at the end.
+func Binary() (string, error) {
+	binary.Lock()
+	defer binary.Unlock()
+	if binary.path != "" || binary.err != nil {
+		return binary.path, binary.err
+	}
+	if binary.dir, binary.err = os.MkdirTemp("", "conclave-test-"); binary.err != nil {
+		return "", binary.err
+	}
+	path := filepath.Join(binary.dir, "conclave")
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/conclavekms/conclave/cmd/conclave")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		binary.err = fmt.Errorf("building the binary: %w\n%s", err, out)
+		return "", binary.err
+	}
+	binary.path = path
+	return path, nil
+}
+
+// RemoveBinary removes what Binary built.
+func RemoveBinary() {
+	binary.Lock()
+	defer binary.Unlock()
+	if binary.dir != "" {
+		os.RemoveAll(binary.dir)
+	}
+}
+
+// process runs a node as a process of its own.
+type process struct {
+	n     *Node
+	peers map[string]string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{} // closed when cmd has ended
+	err  error
+}
+
+func (p *process) start(context.Context) error {
+	path, err := Binary()
+	if err != nil {
+		return err
+	}
+	c := p.n.cluster
+	logs, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer logs.Close()
+	var peers []string
+	for id, addr := range p.peers {
+		peers = append(peers, id+"="+addr)
+	}
+	slices.Sort(peers)
+	cmd := exec.Command(path, "server",
+		"--node-id", p.n.ID, "--data", p.n.Data,
+		"--aws-listen", p.n.AWS, "--grpc-listen", p.n.GRPC, "--peer-listen", p.n.Peer, "--peer-advertise", p.n.advertise,
+		"--ops-listen", p.n.Ops, "--gossip-listen", "none", "--peers", strings.Join(peers, ","),
+		"--tls-cert", p.n.certFile(), "--tls-key", p.n.keyFile(), "--tls-ca", c.CAFile(),
+		"--allow-unlocked-memory", "--log-level", "info")
+	cmd.Stdout, cmd.Stderr = logs, logs
+	// Should the test's process die, so do its children.
+	cmd.SysProcAttr = dieWithParent()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	p.mu.Lock()
+	p.cmd, p.done, p.err = cmd, done, nil
+	p.mu.Unlock()
+	go func() {
+		err := cmd.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.cmd == cmd {
+			p.err = fmt.Errorf("it exited: %v; its log ends with:\n%s", err, tail(p.logFile(), 2000))
+		}
+		close(done)
+	}()
+	return nil
+}
+
+func (p *process) logFile() string { return filepath.Join(p.n.cluster.dir, p.n.ID+".log") }
+
+func tail(file string, n int) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b[max(0, len(b)-n):])
+}
+
+func (p *process) signal(s syscall.Signal) <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	_ = p.cmd.Process.Signal(s)
+	p.cmd = nil // from here on it may end
+	return p.done
+}
+
+func (p *process) kill() { <-p.signal(syscall.SIGKILL) }
+
+func (p *process) stop(ctx context.Context) error {
+	p.mu.Lock()
+	cmd := p.cmd
+	p.mu.Unlock()
+	done := p.signal(syscall.SIGTERM)
+	select {
+	case <-done:
+		if code := cmd.ProcessState.ExitCode(); code != 0 {
+			return fmt.Errorf("exit code %d after SIGTERM; its log ends with:\n%s", code, tail(p.logFile(), 2000))
+		}
+		return nil
+	case <-ctx.Done():
+		_ = cmd.Process.Kill()
+		<-done
+		return fmt.Errorf("it did not stop: %w", ctx.Err())
+	}
+}
+
+func (p *process) fault() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// Pause stops the process where it is, and Resume lets it go on.
+func (n *Node) Pause(d time.Duration) error {
+	p, ok := n.server.(*process)
+	if !ok {
+		return fmt.Errorf("node %s is no process", n.ID)
+	}
+	p.mu.Lock()
+	cmd := p.cmd
+	p.mu.Unlock()
+	if cmd == nil {
+		return fmt.Errorf("node %s does not run", n.ID)
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	time.Sleep(d)
+	return cmd.Process.Signal(syscall.SIGCONT)
+}

@@ -1,0 +1,231 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// Record is a record of the audit log.
+type Record struct {
+	Index     uint64
+	RequestID string
+	Name      string // of the event
+	Type      string // of the event; "AwsApiCall" for requests of callers
+	Code      string // "" for success
+	Node      string // that answered
+	Params    map[string]any
+	Response  map[string]any
+	Keys      []string // ARNs of the keys concerned
+	line      string
+}
+
+func (r *Record) param(name string) string {
+	s, _ := r.Params[name].(string)
+	return s
+}
+
+func (r *Record) list(name string) []string {
+	var list []string
+	items, _ := r.Params[name].([]any)
+	for _, x := range items {
+		if s, ok := x.(string); ok {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// key is the key of an operation on one, as the request named it; for those that
+// name none, as the record does.
+func (r *Record) key() string {
+	if id := r.param("keyId"); id != "" {
+		return id
+	}
+	if len(r.Keys) > 0 {
+		return r.Keys[0]
+	}
+	return ""
+}
+
+// tags reads what records show of tags: "tagKey=NAME tagValue=VALUE".
+func (r *Record) tags() (map[string]string, error) {
+	tags := make(map[string]string)
+	for _, line := range r.list("tags") {
+		name, value, ok := strings.Cut(strings.TrimPrefix(line, "tagKey="), " tagValue=")
+		if !ok {
+			return nil, fmt.Errorf("tag %q in the record", line)
+		}
+		tags[name] = value
+	}
+	return tags, nil
+}
+
+// ParseRecord reads a record as the Audit service renders it.
+func ParseRecord(line string) (Record, error) {
+	var j struct {
+		RequestID         string         `json:"requestID"`
+		EventName         string         `json:"eventName"`
+		EventType         string         `json:"eventType"`
+		ErrorCode         string         `json:"errorCode"`
+		RequestParameters map[string]any `json:"requestParameters"`
+		ResponseElements  map[string]any `json:"responseElements"`
+		Resources         []struct {
+			Type string `json:"type"`
+			ARN  string `json:"ARN"`
+		} `json:"resources"`
+		Conclave struct {
+			Index uint64 `json:"index"`
+			Node  string `json:"node"`
+		} `json:"conclave"`
+	}
+	if err := json.Unmarshal([]byte(line), &j); err != nil {
+		return Record{}, err
+	}
+	r := Record{
+		Index: j.Conclave.Index, RequestID: j.RequestID, Name: j.EventName, Type: j.EventType, Code: j.ErrorCode,
+		Node: j.Conclave.Node, Params: j.RequestParameters, Response: j.ResponseElements, line: line,
+	}
+	for _, res := range j.Resources {
+		if res.Type == "AWS::KMS::Key" {
+			r.Keys = append(r.Keys, res.ARN)
+		}
+	}
+	return r, nil
+}
+
+// ReadLog reads the whole audit log from a node: everything, at least, that was
+// answered before.
+func (n *Node) ReadLog() []Record {
+	c := n.cluster
+	c.T.Helper()
+	var log []Record
+	c.Eventually("reading the audit log", func(ctx context.Context) error {
+		// The log as read contains this request, so whatever came before it.
+		h := NewHistory()
+		mark := h.GRPC(ctx, n, "ListKeys", func(ctx context.Context, opts ...grpc.CallOption) error {
+			_, err := n.KMS().ListKeys(ctx, &kmspb.ListKeysRequest{}, opts...)
+			return err
+		})
+		if mark.Code != "" {
+			return errors.New(mark.Code)
+		}
+		var err error
+		if log, err = n.readLog(ctx); err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(log, func(r Record) bool { return r.RequestID == mark.RequestID }) {
+			return errors.New("the log does not contain a request that was answered before it was read")
+		}
+		return nil
+	})
+	return log
+}
+
+func (n *Node) readLog(ctx context.Context) ([]Record, error) {
+	stream, err := n.Audit().Read(ctx, &kmspb.ReadAuditRequest{})
+	if err != nil {
+		return nil, err
+	}
+	var log []Record
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return log, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		r, err := ParseRecord(m.GetJson())
+		if err != nil {
+			return nil, fmt.Errorf("record %d: %w", m.GetIndex(), err)
+		}
+		log = append(log, r)
+	}
+}
+
+// maxComplaints bounds what a check says: one fault has many consequences.
+const maxComplaints = 20
+
+// CheckWitness takes the audit log for what it claims to be, the order in which
+// everything happened, and checks that
+//   - positions are dense and no request has two records,
+//   - each outcome is the one that Spec gives at that position,
+//   - each answer that a client got has exactly one record, with that outcome,
+//   - a request that was answered before another was made stands before it.
+//
+// So if it finds nothing, the history is linearizable. It returns the state after
+// the last record.
+func CheckWitness(log []Record, ops []Op) (*Spec, error) {
+	var faults []error
+	complain := func(format string, args ...any) {
+		if len(faults) < maxComplaints {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	spec := NewSpec()
+	at := make(map[string]int, len(log))
+	for i := range log {
+		r := &log[i]
+		if r.Index != uint64(i) {
+			complain("record %d stands at position %d", r.Index, i)
+		}
+		if first, twice := at[r.RequestID]; twice {
+			complain("request %s has two records, %d and %d: %s", r.RequestID, first, i, r.line)
+			continue
+		}
+		at[r.RequestID] = i
+		want, err := spec.Apply(r)
+		if err != nil {
+			complain("record %d: %w: %s", i, err, r.line)
+		} else if want != r.Code {
+			complain("record %d: the outcome is %q, and %q by the specification: %s", i, r.Code, want, r.line)
+		}
+	}
+	type placed struct {
+		Op
+		pos int
+	}
+	var known []placed
+	for _, o := range ops {
+		pos, recorded := at[o.RequestID]
+		if o.Definite() {
+			switch {
+			case o.RequestID == "":
+				complain("%s on %s was answered %q without a request id", o.Name, o.Node, o.Code)
+				continue
+			case !recorded:
+				complain("%s %s on %s was answered %q, and has no record", o.Name, o.RequestID, o.Node, o.Code)
+				continue
+			case log[pos].Code != o.Code || log[pos].Name != o.Name:
+				complain("%s %s on %s was answered %q, and its record %d says %s %q", o.Name, o.RequestID, o.Node, o.Code, pos, log[pos].Name, log[pos].Code)
+			}
+		}
+		if recorded {
+			known = append(known, placed{o, pos})
+		}
+	}
+	// Real time: of all that stand after an operation, none may have been answered
+	// before it was made. An unknown outcome was never answered.
+	slices.SortFunc(known, func(a, b placed) int { return b.pos - a.pos })
+	earliest := placed{Op: Op{Returned: time.Duration(1<<63 - 1)}}
+	for _, o := range known {
+		if earliest.Returned < o.Invoked {
+			complain("%s %s (record %d) was answered at %v, before %s %s (record %d) was made at %v, and stands after it",
+				earliest.Name, earliest.RequestID, earliest.pos, earliest.Returned, o.Name, o.RequestID, o.pos, o.Invoked)
+		}
+		if o.Definite() && o.Returned < earliest.Returned {
+			earliest = o
+		}
+	}
+	return spec, errors.Join(faults...)
+}

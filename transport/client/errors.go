@@ -1,0 +1,38 @@
+package client
+
+import (
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// Fault is what a server says of a call that failed.
+type Fault struct {
+	Code codes.Code
+	// Type is AWS's name of the error, such as AccessDeniedException; empty when
+	// no server of Conclave's was reached.
+	Type string
+	// Message is for people. It may be empty if Type is not.
+	Message string
+	// RequestID names the call in the server's log and in the audit log.
+	RequestID string
+}
+
+// Error takes the fault out of an error that a call returned, wrapped or not. It
+// is false for nil and for errors that come from elsewhere.
+func Error(err error) (Fault, bool) {
+	if err == nil {
+		return Fault{}, false
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		return Fault{}, false
+	}
+	for _, d := range st.Details() {
+		if d, ok := d.(*kmspb.ErrorDetail); ok {
+			return Fault{Code: st.Code(), Type: d.GetType(), Message: d.GetMessage(), RequestID: d.GetRequestId()}, true
+		}
+	}
+	return Fault{Code: st.Code(), Message: st.Message()}, true
+}

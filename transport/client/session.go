@@ -1,0 +1,192 @@
+package client
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// renewBefore is how long before its end a session is replaced, at most a quarter
+// of its life, so that few calls are under way when it ends.
+const renewBefore = 2 * time.Minute
+
+// session keeps a session token that is good.
+type session struct {
+	server kmspb.SessionClient
+	id     string
+	now    func() time.Time
+
+	// turn has one token in it, which who opens a session holds.
+	turn chan struct{}
+
+	mu      sync.Mutex
+	key     []byte // proves the secret; nil once forgotten
+	token   string
+	renewAt time.Time
+}
+
+func newSession(server kmspb.SessionClient, id string, secret []byte) *session {
+	s := &session{server: server, id: id, now: time.Now, turn: make(chan struct{}, 1)}
+	prefixed := append([]byte("CONCLAVE1"), secret...)
+	defer clear(prefixed)
+	s.key = mac(prefixed, "session")
+	return s
+}
+
+func mac(key []byte, message string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(message))
+	return h.Sum(nil)
+}
+
+// current is the token kept, if it is good for a while.
+func (s *session) current() (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.token, s.token != "" && s.now().Before(s.renewAt)
+}
+
+// get is a good token; fresh tells that it was opened for this call. Callers that
+// come while one is being opened wait for it.
+func (s *session) get(ctx context.Context) (token string, fresh bool, err error) {
+	if token, ok := s.current(); ok {
+		return token, false, nil
+	}
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return "", false, status.FromContextError(ctx.Err()).Err()
+	}
+	if token, ok := s.current(); ok {
+		return token, false, nil
+	}
+	token, err = s.open(ctx)
+	return token, true, err
+}
+
+func (s *session) open(ctx context.Context) (string, error) {
+	nonce := make([]byte, 32)
+	_, _ = rand.Read(nonce) // never fails: the program ends first
+	at := s.now().Unix()
+	message := "conclave session v1\n" + s.id + "\n" + strconv.FormatInt(at, 10) + "\n" + hex.EncodeToString(nonce)
+	s.mu.Lock()
+	if s.key == nil {
+		s.mu.Unlock()
+		return "", status.Error(codes.Canceled, "the client is closed")
+	}
+	tag := mac(s.key, message)
+	s.mu.Unlock()
+	r, err := s.server.Create(ctx, &kmspb.CreateSessionRequest{AccessKeyId: s.id, Time: at, Nonce: nonce, Mac: tag})
+	if err != nil {
+		return "", err
+	}
+	if r.GetToken() == "" {
+		return "", status.Error(codes.Internal, "the server opened a session without a token")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key != nil {
+		expires := r.GetExpires().AsTime()
+		s.token, s.renewAt = r.GetToken(), expires.Add(-min(renewBefore, expires.Sub(s.now())/4))
+	}
+	return r.GetToken(), nil
+}
+
+// drop forgets a token that a server did not take.
+func (s *session) drop(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.token == token {
+		s.token = ""
+	}
+}
+
+// forget makes the session useless.
+func (s *session) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.key)
+	s.key, s.token = nil, ""
+}
+
+// authenticated is a connection whose calls carry the session's token.
+type authenticated struct {
+	conn    grpc.ClientConnInterface
+	session *session // nil: the certificate has to do
+	region  string
+}
+
+// Invoke makes a call. One that was refused for its token had no effect, and is
+// made once more with a new one.
+func (a *authenticated) Invoke(ctx context.Context, method string, in, out any, opts ...grpc.CallOption) error {
+	for again := true; ; again = false {
+		with, token, fresh, err := a.prepare(ctx)
+		if err != nil {
+			return err
+		}
+		err = a.conn.Invoke(with, method, in, out, opts...)
+		if token == "" || status.Code(err) != codes.Unauthenticated {
+			return err
+		}
+		a.session.drop(token)
+		if fresh || !again {
+			return err
+		}
+	}
+}
+
+// NewStream opens a stream. Whether its token is good shows only later, so a
+// token that is not is only forgotten, and the caller opens the stream again.
+func (a *authenticated) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	with, token, _, err := a.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cs, err := a.conn.NewStream(with, desc, method, opts...)
+	if err != nil || token == "" {
+		return cs, err
+	}
+	return &stream{ClientStream: cs, session: a.session, token: token}, nil
+}
+
+func (a *authenticated) prepare(ctx context.Context) (with context.Context, token string, fresh bool, err error) {
+	if a.region != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "x-conclave-region", a.region)
+	}
+	if a.session == nil {
+		return ctx, "", false, nil
+	}
+	token, fresh, err = a.session.get(ctx)
+	if err != nil {
+		return nil, "", false, fmt.Errorf("opening a session: %w", err)
+	}
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), token, fresh, nil
+}
+
+type stream struct {
+	grpc.ClientStream
+	session *session
+	token   string
+}
+
+func (s *stream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if status.Code(err) == codes.Unauthenticated {
+		s.session.drop(s.token)
+	}
+	return err
+}

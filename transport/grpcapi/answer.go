@@ -1,0 +1,189 @@
+package grpcapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// requestIDHeader names the request in every answer.
+const requestIDHeader = "x-conclave-request-id"
+
+// maxStatusMessage bounds a status's text. It travels in trailers twice, and
+// clients of other languages take 8 KiB of trailers.
+const maxStatusMessage = 1536
+
+// request is what handlers know of the call that they are in.
+type request struct {
+	id keyengine.RequestID
+}
+
+type requestKey struct{}
+
+func requestOf(ctx context.Context) *request {
+	r, _ := ctx.Value(requestKey{}).(*request)
+	return r
+}
+
+// register adds a service whose methods all run behind answer. A generated
+// handler decodes before it runs its interceptors; here answer runs first, so
+// that whatever goes wrong is answered in the same way.
+func (s *Server) register(desc *grpc.ServiceDesc, impl any) {
+	d := *desc
+	d.Methods = make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		d.Methods[i] = grpc.MethodDesc{MethodName: m.MethodName, Handler: s.answer(desc.ServiceName+"/"+m.MethodName, m.Handler)}
+	}
+	s.grpc.RegisterService(&d, impl)
+}
+
+// answer wraps the handler of one method, which is named for the log.
+func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandler {
+	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
+		r := &request{id: transport.NewRequestID()}
+		ctx = context.WithValue(ctx, requestKey{}, r)
+		defer func() {
+			if p := recover(); p != nil {
+				out, err = nil, s.panicked(name, r, p)
+			}
+			if err != nil {
+				out, err = nil, s.refusal(name, r, err)
+			}
+		}()
+		if err := grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
+			return nil, err
+		}
+		return handle(srv, ctx, decoder(dec), nil)
+	}
+}
+
+// answerStream is answer for streams.
+func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
+	r := &request{id: transport.NewRequestID()}
+	ctx, cancel := context.WithCancel(context.WithValue(ss.Context(), requestKey{}, r))
+	defer cancel()
+	defer context.AfterFunc(s.life, cancel)()
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.panicked(info.FullMethod, r, p)
+		}
+		if err != nil && s.life.Err() != nil {
+			err = &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "This node is stopping. Send the request to another one."}
+		}
+		if err != nil {
+			err = s.refusal(info.FullMethod, r, err)
+		}
+	}()
+	if err := ss.SetHeader(metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
+		return err
+	}
+	return handle(srv, &stream{ServerStream: ss, ctx: ctx})
+}
+
+// stream is a stream that also ends when the server stops.
+type stream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *stream) Context() context.Context { return s.ctx }
+
+// unknownMethod answers calls of methods that there are not.
+func unknownMethod(any, grpc.ServerStream) error {
+	return &keyengine.Error{Code: transport.ErrUnknownOperation.Code, Message: "There is no such method."}
+}
+
+// panicked logs a panic and is the error that the caller hears of. The stack has
+// addresses, never the contents of messages.
+func (s *Server) panicked(name string, r *request, p any) error {
+	s.metrics.panics.Inc()
+	s.log.Error("panic in a request", "method", name, "request_id", transport.FormatRequestID(r.id),
+		"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return keyengine.ErrInternal
+}
+
+// refusal is the status of an error.
+func (s *Server) refusal(name string, r *request, err error) error {
+	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		// Of the library: the message was too long, the stream was cut off.
+		return st.GRPCStatus().Err()
+	}
+	id := transport.FormatRequestID(r.id)
+	a := lookup(err)
+	if a.Internal && !errors.Is(err, keyengine.ErrInternal) {
+		s.log.Error("request failed", "method", name, "request_id", id, "err", err)
+	}
+	if a.GRPC == codes.Unauthenticated {
+		s.unauthenticated(a.Type)
+	}
+	p := status.New(a.GRPC, a.Message)
+	if a.Message == "" {
+		p = status.New(a.GRPC, a.Type)
+	}
+	if d, err := p.WithDetails(&kmspb.ErrorDetail{Type: a.Type, Message: a.Message, RequestId: id}); err == nil {
+		p = d
+	}
+	return p.Err()
+}
+
+// lookup is transport.Lookup with the outcomes of operators' calls, and with a
+// message fit for a status.
+func lookup(err error) transport.Answer {
+	a := transport.Lookup(err)
+	if e, ok := errors.AsType[*keyengine.Error](err); ok {
+		if code, ok := operatorErrors[e.Code]; ok {
+			a = transport.Answer{Type: string(e.Code), Message: e.Message, GRPC: code}
+		}
+	}
+	a.Message = shortened(a.Message)
+	return a
+}
+
+// shortened is text fit for a status.
+func shortened(text string) string {
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	if len(text) <= maxStatusMessage {
+		return text
+	}
+	n := maxStatusMessage
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n] + " …"
+}
+
+// received is what handlers have the codec fill in, so that they learn of bytes
+// that are no message: the library would answer such by itself, as its own fault.
+type received struct {
+	msg proto.Message
+	err error
+}
+
+var errNotAMessage = &keyengine.Error{Code: transport.ErrSerialization.Code, Message: "The request is not a message of this method, or not valid UTF-8."}
+
+// decoder makes dec report messages that cannot be read as callers' errors.
+func decoder(dec func(any) error) func(any) error {
+	return func(m any) error {
+		in := received{msg: m.(proto.Message)}
+		if err := dec(&in); err != nil {
+			return err
+		}
+		if in.err != nil {
+			return errNotAMessage
+		}
+		return nil
+	}
+}

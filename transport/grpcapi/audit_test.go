@@ -1,0 +1,104 @@
+package grpcapi
+
+import (
+	"context"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// fakeLog has records as long as it is fed.
+type fakeLog struct {
+	lines  chan string
+	follow bool
+	next   uint64
+}
+
+func (f *fakeLog) Next(ctx context.Context) (uint64, []byte, error) {
+	if !f.follow && len(f.lines) == 0 {
+		return 0, nil, io.EOF
+	}
+	select {
+	case l := <-f.lines:
+		f.next++
+		return f.next - 1, []byte(l), nil
+	case <-ctx.Done():
+		return 0, nil, ctx.Err()
+	}
+}
+
+// auditOf serves a log through a server of its own.
+func auditOf(t *testing.T, every time.Duration) (*world, *fakeLog, kmspb.AuditClient) {
+	f := &fakeLog{lines: make(chan string, 100)}
+	var mu sync.Mutex
+	w := start(t, false, func(c *Config) { c.Timeout = 200 * time.Millisecond })
+	w.server.audit.every = every
+	w.server.audit.open = func(_ context.Context, _ *keyengine.Caller, from uint64, follow bool) (auditReader, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		f.next, f.follow = from, follow
+		return f, nil
+	}
+	return w, f, kmspb.NewAuditClient(w.dial(nil))
+}
+
+func TestAuditIsReadToItsEnd(t *testing.T) {
+	_, f, c := auditOf(t, time.Minute)
+	f.lines <- "{\"a\":1}"
+	f.lines <- "{\"a\":2}"
+	ss, err := c.Read(withToken(timed(t), "good"), &kmspb.ReadAuditRequest{From: 41})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"{\"a\":1}", "{\"a\":2}"} {
+		r, err := ss.Recv()
+		if err != nil || r.GetIndex() != uint64(41+i) || r.GetJson() != want {
+			t.Fatalf("got %v, %v", r, err)
+		}
+	}
+	if _, err := ss.Recv(); err != io.EOF {
+		t.Errorf("got %v, want the end", err)
+	}
+}
+
+// TestAuditIsFollowed for longer than a call may take, until the session ends.
+func TestAuditIsFollowed(t *testing.T) {
+	w, f, c := auditOf(t, 20*time.Millisecond)
+	ss, err := c.Read(withToken(timed(t), "good"), &kmspb.ReadAuditRequest{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		time.Sleep(100 * time.Millisecond) // together longer than a call's time
+		f.lines <- "{}"
+		if _, err := ss.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.engine.mu.Lock()
+	w.engine.expired = true
+	w.engine.mu.Unlock()
+	if _, err := ss.Recv(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("after the session's end: %v", err)
+	}
+}
+
+func TestAuditNeedsACaller(t *testing.T) {
+	_, _, c := auditOf(t, time.Minute)
+	for _, ctx := range []context.Context{timed(t), withToken(timed(t), "bad")} {
+		ss, err := c.Read(ctx, &kmspb.ReadAuditRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ss.Recv(); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("got %v", err)
+		}
+	}
+}

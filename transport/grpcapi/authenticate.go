@@ -1,0 +1,180 @@
+package grpcapi
+
+import (
+	"context"
+	"crypto/x509"
+	"net"
+	"strings"
+
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
+)
+
+const (
+	regionHeader = "x-conclave-region"
+	maxRegion    = 64
+
+	operatorURI = "conclave://operator/"
+	// maxOperator bounds an operator's name, maxToken a session token.
+	maxOperator = 128
+	maxToken    = 4096
+)
+
+var (
+	errNoCredentials = &keyengine.Error{Code: transport.ErrMissingAuthentication.Code,
+		Message: "The call needs a session token (authorization: Bearer TOKEN) or the client certificate of a principal."}
+	errBadToken = &keyengine.Error{Code: keyengine.ErrUnrecognizedClient.Code,
+		Message: "The security token included in the request is invalid."}
+	errCertificate = &keyengine.Error{Code: keyengine.ErrUnrecognizedClient.Code,
+		Message: "The client certificate is not one of a principal, or is no longer valid."}
+	errNotOperator = &keyengine.Error{Code: keyengine.ErrAccessDenied.Code,
+		Message: "This call needs the client certificate of an operator."}
+	errRegion = &keyengine.Error{Code: keyengine.ErrValidation.Code,
+		Message: "The region of " + regionHeader + " is not the name of a region."}
+)
+
+// connection is who is at the other end, as far as the transport knows.
+type connection struct {
+	ip       string
+	loopback bool
+	tls      keyengine.TLS
+	leaf     *x509.Certificate // verified; nil without
+}
+
+func connectionOf(ctx context.Context) connection {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return connection{}
+	}
+	c := connection{ip: transport.SourceIP(p.Addr.String())}
+	if a, ok := p.Addr.(*net.TCPAddr); ok {
+		c.loopback = a.IP.IsLoopback()
+	}
+	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+		c.tls = transport.TLSInfo(&info.State)
+		if len(info.State.VerifiedChains) > 0 && len(info.State.PeerCertificates) > 0 {
+			c.leaf = info.State.PeerCertificates[0]
+		}
+	}
+	return c
+}
+
+// caller finds out who makes a call on keys. A token that is no good is not made
+// up for by a certificate: the caller meant to be somebody else.
+func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
+	conn := connectionOf(ctx)
+	c := &keyengine.Caller{
+		RequestID: requestOf(ctx).id,
+		SourceIP:  conn.ip,
+		UserAgent: userAgent(ctx),
+		Transport: "grpc",
+		TLS:       conn.tls,
+	}
+	var err error
+	if c.Region, err = region(ctx); err != nil {
+		return nil, err
+	}
+	if auth := metadata.ValueFromIncomingContext(ctx, "authorization"); len(auth) > 0 {
+		token, ok := bearer(auth)
+		if !ok {
+			return nil, errBadToken
+		}
+		c.Identity, err = s.cfg.Engine.AuthenticateSession(ctx, token)
+		return c, err
+	}
+	if conn.leaf == nil {
+		return nil, errNoCredentials
+	}
+	uri, ok := s.operatorName(conn)
+	if !ok {
+		return nil, errCertificate
+	}
+	c.Identity, err = s.cfg.Engine.AuthenticateCertificate(ctx, uri)
+	return c, err
+}
+
+// operator finds out which operator makes a call.
+func (s *Server) operator(ctx context.Context) (keyengine.Operator, error) {
+	conn := connectionOf(ctx)
+	op := keyengine.Operator{SourceIP: conn.ip, RequestID: requestOf(ctx).id}
+	if s.cfg.LoopbackOperators && conn.loopback {
+		op.Name = "root"
+		return op, nil
+	}
+	var ok bool
+	if op.Name, ok = s.operatorName(conn); !ok {
+		return keyengine.Operator{}, errNotOperator
+	}
+	return op, nil
+}
+
+// operatorName is the URI of an operator's verified certificate. Nodes'
+// certificates come from the same CA and name nodes: they are nobody here.
+// Connections outlive certificates, so the dates are looked at again.
+func (s *Server) operatorName(conn connection) (string, bool) {
+	leaf := conn.leaf
+	if leaf == nil {
+		return "", false
+	}
+	if now := s.cfg.Clock.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return "", false
+	}
+	if len(leaf.URIs) != 1 {
+		return "", false
+	}
+	uri := leaf.URIs[0].String()
+	name, ok := strings.CutPrefix(uri, operatorURI)
+	return uri, ok && plainName(name)
+}
+
+// plainName reports whether an operator's name is one that no escaping, case or
+// path can make look like another.
+func plainName(name string) bool {
+	if name == "" || len(name) > maxOperator {
+		return false
+	}
+	for _, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("._@+-", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// bearer takes the token out of the values of an authorization header.
+func bearer(values []string) (string, bool) {
+	if len(values) != 1 || len(values[0]) > maxToken {
+		return "", false
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	return token, ok && strings.EqualFold(scheme, "Bearer") && token != ""
+}
+
+func userAgent(ctx context.Context) string {
+	if v := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(v) > 0 {
+		return transport.UserAgent(v[0])
+	}
+	return ""
+}
+
+func region(ctx context.Context) (string, error) {
+	v := metadata.ValueFromIncomingContext(ctx, regionHeader)
+	if len(v) == 0 {
+		return "", nil
+	}
+	if len(v) > 1 || v[0] == "" || len(v[0]) > maxRegion {
+		return "", errRegion
+	}
+	for _, c := range []byte(v[0]) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return "", errRegion
+		}
+	}
+	return v[0], nil
+}

@@ -1,0 +1,299 @@
+package grpcapi
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// TestWhoMayCall is the matrix of proofs, faces and what comes of them.
+func TestWhoMayCall(t *testing.T) {
+	w := start(t, true, nil)
+	foreign := newCA(t, "ours") // of the same name, with another key
+	expired := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }
+	serverOnly := func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+	alice := w.ca.issue(nil, "conclave://operator/alice")
+
+	const ok = codes.OK
+	const none = codes.Unavailable // the connection is refused
+	for _, c := range []struct {
+		name     string
+		cert     *tls.Certificate
+		token    string
+		keys     codes.Code // calls on keys
+		operates codes.Code // calls of operators
+	}{
+		{"nothing", nil, "", codes.Unauthenticated, codes.PermissionDenied},
+		{"token", nil, "Bearer good", ok, codes.PermissionDenied},
+		{"token, scheme in lower case", nil, "bearer good", ok, codes.PermissionDenied},
+		{"wrong token", nil, "Bearer bad", codes.Unauthenticated, codes.PermissionDenied},
+		{"expired token", nil, "Bearer expired", codes.Unauthenticated, codes.PermissionDenied},
+		{"another scheme", nil, "Basic good", codes.Unauthenticated, codes.PermissionDenied},
+		{"token without scheme", nil, "good", codes.Unauthenticated, codes.PermissionDenied},
+		{"empty token", nil, "Bearer ", codes.Unauthenticated, codes.PermissionDenied},
+		{"long token", nil, "Bearer " + strings.Repeat("g", maxToken), codes.Unauthenticated, codes.PermissionDenied},
+		{"operator who is a principal", alice, "", ok, ok},
+		{"operator who is not", w.ca.issue(nil, "conclave://operator/bob"), "", codes.Unauthenticated, ok},
+		{"operator with a wrong token", alice, "Bearer bad", codes.Unauthenticated, ok},
+		{"node", w.ca.issue(nil, "conclave://node/n1"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"node with a token", w.ca.issue(nil, "conclave://node/n1"), "Bearer good", ok, codes.PermissionDenied},
+		{"certificate without a name", w.ca.issue(nil), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"certificate of two names", w.ca.issue(nil, "conclave://operator/alice", "conclave://node/n1"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"name with a path", w.ca.issue(nil, "conclave://operator/alice/x"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"name with a query", w.ca.issue(nil, "conclave://operator/alice?x"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"escaped name", w.ca.issue(nil, "conclave://operator/%61lice"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"empty name", w.ca.issue(nil, "conclave://operator/"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"another case", w.ca.issue(nil, "conclave://OPERATOR/alice"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"another scheme of URI", w.ca.issue(nil, "spiffe://operator/alice"), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"name as DNS name only", w.ca.issue(func(c *x509.Certificate) { c.DNSNames = []string{"conclave://operator/alice"} }), "", codes.Unauthenticated, codes.PermissionDenied},
+		{"foreign CA", foreign.issue(nil, "conclave://operator/alice"), "", none, none},
+		{"expired certificate", w.ca.issue(expired, "conclave://operator/alice"), "", none, none},
+		{"certificate for servers only", w.ca.issue(serverOnly, "conclave://operator/alice"), "", none, none},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn := w.dial(c.cert)
+			ctx := timed(t)
+			if c.token != "" {
+				ctx = metadata.AppendToOutgoingContext(ctx, "authorization", c.token)
+			}
+			before := w.engine.count()
+			_, err := kmspb.NewKMSClient(conn).ListKeys(ctx, &kmspb.ListKeysRequest{})
+			if got := status.Code(err); got != c.keys {
+				t.Errorf("ListKeys: %v, want %v", err, c.keys)
+			}
+			if made := w.engine.count() > before; made != (c.keys == ok) {
+				t.Errorf("the engine was called: %v", made)
+			}
+			_, err = kmspb.NewAuditClient(conn).Read(ctx, &kmspb.ReadAuditRequest{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, call := range operatorCalls(conn) {
+				done := len(w.ceremony.done)
+				err := call(ctx)
+				if got := status.Code(err); got != c.operates {
+					t.Errorf("%s: %v, want %v", name, err, c.operates)
+				}
+				if acted := len(w.ceremony.done) > done; acted && c.operates != ok {
+					t.Errorf("%s was done for %s", name, c.name)
+				}
+			}
+		})
+	}
+	for _, line := range w.ceremony.done {
+		if !strings.HasPrefix(line, "conclave://operator/alice ") && !strings.HasPrefix(line, "conclave://operator/bob ") {
+			t.Errorf("done: %s", line)
+		}
+	}
+	if !slices.Contains(w.ceremony.done, "conclave://operator/alice init") {
+		t.Errorf("done: %v", w.ceremony.done)
+	}
+	if log := w.log.String(); strings.Contains(log, "Bearer") || strings.Contains(log, "bad ") {
+		t.Errorf("a token is in the log:\n%s", log)
+	}
+}
+
+func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error {
+	op, cl := kmspb.NewOperatorClient(conn), kmspb.NewClusterClient(conn)
+	return map[string]func(context.Context) error{
+		"Init": func(ctx context.Context) error { _, err := op.Init(ctx, &kmspb.InitRequest{}); return err },
+		"SubmitShare": func(ctx context.Context) error {
+			_, err := op.SubmitShare(ctx, &kmspb.SubmitShareRequest{})
+			return err
+		},
+		"ResetShares": func(ctx context.Context) error {
+			_, err := op.ResetShares(ctx, &kmspb.ResetSharesRequest{})
+			return err
+		},
+		"Seal": func(ctx context.Context) error { _, err := op.Seal(ctx, &kmspb.SealRequest{}); return err },
+		"ConfirmTime": func(ctx context.Context) error {
+			_, err := op.ConfirmTime(ctx, &kmspb.ConfirmTimeRequest{})
+			return err
+		},
+		"Members": func(ctx context.Context) error { _, err := cl.Members(ctx, &kmspb.MembersRequest{}); return err },
+	}
+}
+
+// TestOperatorCallsAreAllTried: a call added to the API must be in the matrix.
+func TestOperatorCallsAreAllTried(t *testing.T) {
+	calls := operatorCalls(nil)
+	for _, s := range []string{"Operator", "Cluster"} {
+		ms := kmspb.File_transport_kmspb_operator_proto.Services().ByName(protoName(s)).Methods()
+		for i := range ms.Len() {
+			name := string(ms.Get(i).Name())
+			if _, ok := calls[name]; !ok && name != "Status" {
+				t.Errorf("%s.%s is not tried", s, name)
+			}
+		}
+	}
+}
+
+func TestEveryOperationNeedsACaller(t *testing.T) {
+	w := start(t, false, nil)
+	conn := w.dial(nil)
+	for _, m := range methods(t) {
+		req := m.request.New().Interface()
+		err := conn.Invoke(timed(t), "/conclave.v1.KMS/"+m.op.Name, req, newResponse(m))
+		if status.Code(err) != codes.Unauthenticated || detailOf(err).GetType() != "MissingAuthenticationTokenException" {
+			t.Errorf("%s without proof: %v", m.op.Name, err)
+		}
+		if err := conn.Invoke(withToken(timed(t), "good"), "/conclave.v1.KMS/"+m.op.Name, req, newResponse(m)); err != nil {
+			t.Errorf("%s: %v", m.op.Name, err)
+		}
+		if w.engine.op != m.op.Name {
+			t.Errorf("%s was carried out as %s", m.op.Name, w.engine.op)
+		}
+	}
+}
+
+func TestTwoTokensAreNone(t *testing.T) {
+	w := start(t, false, nil)
+	_, err := kmspb.NewKMSClient(w.dial(nil)).ListKeys(withToken(withToken(timed(t), "good"), "good"), &kmspb.ListKeysRequest{})
+	if status.Code(err) != codes.Unauthenticated {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestCertificateExpiresWhileConnected: the handshake was long ago.
+func TestCertificateExpiresWhileConnected(t *testing.T) {
+	w := start(t, true, nil)
+	conn := w.dial(w.ca.issue(nil, "conclave://operator/alice"))
+	call := func() error {
+		_, err := kmspb.NewKMSClient(conn).ListKeys(timed(t), &kmspb.ListKeysRequest{})
+		return err
+	}
+	if err := call(); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.turn(2 * time.Hour)
+	if err := call(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("got %v", err)
+	}
+	if _, err := kmspb.NewOperatorClient(conn).Seal(timed(t), &kmspb.SealRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLoopbackOperators(t *testing.T) {
+	w := start(t, false, func(c *Config) { c.LoopbackOperators = true })
+	for name, call := range operatorCalls(w.dial(nil)) {
+		if err := call(timed(t)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if !slices.Contains(w.ceremony.done, "root seal") {
+		t.Errorf("done: %v", w.ceremony.done)
+	}
+	// Not unless it is said.
+	w = start(t, false, nil)
+	for name, call := range operatorCalls(w.dial(nil)) {
+		if err := call(timed(t)); status.Code(err) != codes.PermissionDenied {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	good := func() Config {
+		return Config{Engine: &fakeEngine{}, Ceremony: &fakeCeremony{}, Clock: &clock{}, Serving: func() bool { return true }, Plaintext: true}
+	}
+	for name, change := range map[string]func(*Config){
+		"neither TLS nor Plaintext":  func(c *Config) { c.Plaintext = false },
+		"both":                       func(c *Config) { c.TLS = &tls.Config{} },
+		"loopback operators and TLS": func(c *Config) { c.TLS, c.Plaintext, c.LoopbackOperators = &tls.Config{}, false, true },
+		"no engine":                  func(c *Config) { c.Engine = nil },
+		"no ceremony":                func(c *Config) { c.Ceremony = nil },
+		"no word about serving":      func(c *Config) { c.Serving = nil },
+		"no clock":                   func(c *Config) { c.Clock = nil },
+	} {
+		cfg := good()
+		change(&cfg)
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := New(good()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTLSIsHardened: whatever the configuration says, also one that is chosen
+// for each connection.
+func TestTLSIsHardened(t *testing.T) {
+	inner := &tls.Config{MinVersion: tls.VersionTLS10, ClientAuth: tls.RequestClientCert}
+	cfg := hardened(&tls.Config{ClientAuth: tls.NoClientCert, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return inner, nil }})
+	chosen, err := cfg.GetConfigForClient(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*tls.Config{cfg, chosen} {
+		if c.MinVersion != tls.VersionTLS13 || c.ClientAuth != tls.VerifyClientCertIfGiven || c.ClientCAs == nil || !c.SessionTicketsDisabled || !slices.Contains(c.NextProtos, "h2") {
+			t.Errorf("got %+v", c)
+		}
+	}
+	if inner.MinVersion != tls.VersionTLS10 {
+		t.Error("the configuration given was changed")
+	}
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	w := start(t, true, nil)
+	conn, err := tls.Dial("tcp", w.addr, &tls.Config{RootCAs: w.ca.pool(), MaxVersion: tls.VersionTLS12, NextProtos: []string{"h2"}})
+	if err == nil {
+		conn.Close()
+		t.Error("TLS 1.2 is taken")
+	}
+}
+
+func TestWhatTheEngineIsTold(t *testing.T) {
+	w := start(t, true, nil)
+	ctx := metadata.AppendToOutgoingContext(withToken(timed(t), "good"), "x-conclave-region", "eu-west-1")
+	var header metadata.MD
+	if _, err := kmspb.NewKMSClient(w.dial(nil)).EnableKey(ctx, &kmspb.EnableKeyRequest{}, grpc.Header(&header)); err != nil {
+		t.Fatal(err)
+	}
+	c := w.engine.caller
+	if c.Region != "eu-west-1" || c.SourceIP != "127.0.0.1" || c.Transport != "grpc" || !strings.HasPrefix(c.UserAgent, "grpc-go/") ||
+		c.TLS.Version != "TLSv1.3" || !strings.HasPrefix(c.TLS.Cipher, "TLS_") {
+		t.Errorf("caller: %+v", c)
+	}
+	if got, want := header.Get("x-conclave-request-id"), formatID(c.RequestID); len(got) != 1 || got[0] != want {
+		t.Errorf("request ids %q, want %q", got, want)
+	}
+	// The header of another region is checked, not believed.
+	for _, bad := range []string{"", "EU", "eu_west", "a/b", strings.Repeat("a", 65), "eu west"} {
+		ctx := metadata.AppendToOutgoingContext(withToken(timed(t), "good"), "x-conclave-region", bad)
+		if _, err := kmspb.NewKMSClient(w.dial(nil)).EnableKey(ctx, &kmspb.EnableKeyRequest{}); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("region %q: %v", bad, err)
+		}
+	}
+}
+
+// TestStrangersLearnLittle: Status without a certificate.
+func TestStrangersLearnLittle(t *testing.T) {
+	w := start(t, true, nil)
+	got, err := kmspb.NewOperatorClient(w.dial(nil)).Status(timed(t), &kmspb.StatusRequest{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &kmspb.StatusResponse{HasLeader: true, Seal: &kmspb.SealState{Initialised: true, Sealed: true, Threshold: 3, Shares: 5, Progress: 2}}
+	diffProto(t, want, got)
+	got, err = kmspb.NewOperatorClient(w.dial(w.ca.issue(nil, "conclave://operator/bob"))).Status(timed(t), &kmspb.StatusRequest{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.GetNodeId() != "n1" || len(got.GetNodes()) != 1 || len(got.GetFaults()) != 1 {
+		t.Errorf("an operator is told %v", got)
+	}
+}

@@ -1,0 +1,36 @@
+package grpcapi
+
+import (
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+)
+
+// codec is the protobuf codec with two additions: it tells handlers about bytes
+// that are no message, see received, and wipes the plaintext of an answer that
+// has been written out. What TLS and HTTP/2 have of it in their buffers is out of
+// reach.
+type codec struct{ encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2(protocodec.Name)} }
+
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if in, ok := v.(*received); ok {
+		in.err = c.CodecV2.Unmarshal(data, in.msg)
+		return nil
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	data, err := c.CodecV2.Marshal(v)
+	wipe(v)
+	return data, err
+}
+
+// wipe clears the plaintext of a message that has one.
+func wipe(m any) {
+	if p, ok := m.(interface{ GetPlaintext() []byte }); ok {
+		clear(p.GetPlaintext())
+	}
+}

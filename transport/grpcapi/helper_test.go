@@ -1,0 +1,349 @@
+package grpcapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// fakeEngine takes the token "good" and the certificate of alice.
+type fakeEngine struct {
+	do func(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error)
+
+	mu      sync.Mutex
+	caller  *keyengine.Caller
+	in      any
+	op      string
+	calls   int
+	expired bool
+	proof   keyengine.SessionProof
+}
+
+func (f *fakeEngine) Do(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+	f.mu.Lock()
+	f.caller, f.op, f.in, f.calls = c, op.Name, in, f.calls+1
+	f.mu.Unlock()
+	if f.do == nil {
+		return op.NewOutput(), nil
+	}
+	return f.do(ctx, c, op, in)
+}
+
+func (f *fakeEngine) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.calls
+}
+
+func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (keyengine.Identity, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case token == "expired", f.expired:
+		return keyengine.Identity{}, &keyengine.Error{Code: keyengine.ErrExpiredToken.Code, Message: "expired"}
+	case token == "good":
+		return keyengine.Identity{}, nil
+	}
+	return keyengine.Identity{}, errBadToken
+}
+
+func (f *fakeEngine) AuthenticateCertificate(_ context.Context, uri string) (keyengine.Identity, error) {
+	if uri == "conclave://operator/alice" {
+		return keyengine.Identity{}, nil
+	}
+	return keyengine.Identity{}, errCertificate
+}
+
+func (f *fakeEngine) OpenSession(_ context.Context, p keyengine.SessionProof) (string, time.Time, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.proof = p
+	if p.AccessKeyID != "AKIAABCDEFGHIJKLMNOP" {
+		return "", time.Time{}, errBadToken
+	}
+	return "good", time.Now().Add(time.Hour), nil
+}
+
+func (f *fakeEngine) ReadAudit(context.Context, *keyengine.Caller, uint64) (*keyengine.AuditReader, error) {
+	return nil, errors.New("there is no log")
+}
+
+// fakeCeremony notes who did what.
+type fakeCeremony struct {
+	mu   sync.Mutex
+	done []string
+	err  error
+}
+
+func (f *fakeCeremony) note(op keyengine.Operator, what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = append(f.done, op.Name+" "+what)
+	return f.err
+}
+
+func (f *fakeCeremony) Status(_ context.Context, all bool) (*kmspb.StatusResponse, error) {
+	st := &kmspb.StatusResponse{
+		NodeId: "n1", Version: "v1", LeaderId: "n2", HasLeader: true, Raft: &kmspb.RaftStatus{Term: 3},
+		Seal:      &kmspb.SealState{Initialised: true, Sealed: true, Threshold: 3, Shares: 5, Progress: 2, ClusterId: "c", Account: "111122223333", Custodians: []uint32{1, 4}},
+		Addresses: &kmspb.Addresses{Aws: "10.0.0.1:8443"}, Faults: []string{"disk"},
+	}
+	if all {
+		st.Nodes = []*kmspb.NodeStatus{{NodeId: "n1"}}
+	}
+	return st, f.err
+}
+
+func (f *fakeCeremony) Init(_ context.Context, op keyengine.Operator, p keyengine.InitParams) (*keyengine.InitResult, error) {
+	if p.KeepUnsealed {
+		return nil, errors.New("the wire cannot ask for this")
+	}
+	return &keyengine.InitResult{ClusterID: "c", Shares: []string{"s1", "s2"}, AccessKeyID: "AKIA", SecretAccessKey: "secret", RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
+}
+
+func (f *fakeCeremony) SubmitShare(_ context.Context, op keyengine.Operator, share string, local bool) ([]*kmspb.NodeStatus, error) {
+	return []*kmspb.NodeStatus{{NodeId: "n1"}}, f.note(op, "share")
+}
+
+func (f *fakeCeremony) ResetShares(_ context.Context, op keyengine.Operator, local bool) ([]*kmspb.NodeStatus, error) {
+	return nil, f.note(op, "reset")
+}
+
+func (f *fakeCeremony) Seal(_ context.Context, op keyengine.Operator, all bool) ([]*kmspb.NodeStatus, error) {
+	return nil, f.note(op, "seal")
+}
+
+func (f *fakeCeremony) ConfirmTime(_ context.Context, op keyengine.Operator) error {
+	return f.note(op, "time")
+}
+
+func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {
+	return []*kmspb.Member{{NodeId: "n1", Suffrage: "voter"}}, f.err
+}
+
+// clock is the real one, turned by an offset.
+type clock struct {
+	mu     sync.Mutex
+	offset time.Duration
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Add(c.offset)
+}
+
+func (c *clock) turn(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.offset += d
+}
+
+// ca issues certificates for tests.
+type ca struct {
+	t    *testing.T
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+func newCA(t *testing.T, name string) *ca {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &ca{t, key, cert}
+}
+
+func (c *ca) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(c.cert)
+	return p
+}
+
+func (c *ca) issue(change func(*x509.Certificate), uris ...string) *tls.Certificate {
+	c.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	for _, s := range uris {
+		u, err := url.Parse(s)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		tmpl.URIs = append(tmpl.URIs, u)
+	}
+	if change != nil {
+		change(tmpl)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, key.Public(), c.key)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// world is a server with everything around it.
+type world struct {
+	t        *testing.T
+	engine   *fakeEngine
+	ceremony *fakeCeremony
+	clock    *clock
+	server   *Server
+	addr     string
+	ca       *ca // nil in plaintext
+	log      *lockedBuffer
+	metrics  *prometheus.Registry
+	serving  func(bool)
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func start(t *testing.T, withTLS bool, change func(*Config)) *world {
+	t.Helper()
+	w := &world{t: t, engine: &fakeEngine{}, ceremony: &fakeCeremony{}, clock: &clock{}, log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
+	var mu sync.Mutex
+	serving := true
+	w.serving = func(b bool) { mu.Lock(); serving = b; mu.Unlock() }
+	cfg := Config{
+		Engine: w.engine, Ceremony: w.ceremony, Clock: w.clock, Metrics: w.metrics,
+		Logger:  slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Serving: func() bool { mu.Lock(); defer mu.Unlock(); return serving },
+	}
+	if withTLS {
+		w.ca = newCA(t, "ours")
+		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{*w.ca.issue(nil, "conclave://node/n1")}, ClientCAs: w.ca.pool()}
+	} else {
+		cfg.Plaintext = true
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	var err error
+	if w.server, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.addr = l.Addr().String()
+	served := make(chan error, 1)
+	go func() { served <- w.server.Serve(l) }()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		w.server.Stop(ctx)
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return w
+}
+
+// dial connects, with TLS if the server has it, and a certificate if it is given,
+// which is sent whatever the server asks for.
+func (w *world) dial(cert *tls.Certificate) *grpc.ClientConn {
+	w.t.Helper()
+	creds := insecure.NewCredentials()
+	if w.ca != nil {
+		cfg := &tls.Config{RootCAs: w.ca.pool()}
+		if cert != nil {
+			cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+		}
+		creds = credentials.NewTLS(cfg)
+	}
+	conn, err := grpc.NewClient(w.addr, grpc.WithTransportCredentials(creds))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func timed(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func withToken(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}
+
+func detailOf(err error) *kmspb.ErrorDetail {
+	for _, d := range status.Convert(err).Details() {
+		if d, ok := d.(*kmspb.ErrorDetail); ok {
+			return d
+		}
+	}
+	return nil
+}
+
+// eventually polls until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}

@@ -1,0 +1,140 @@
+package grpcapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// method is one operation as this face has it.
+type method struct {
+	op       *keyengine.Operation
+	in, out  *plan
+	request  protoreflect.MessageType
+	response reflect.Type // struct
+}
+
+// newMethod binds an operation to the messages of the method of that name.
+func newMethod(op *keyengine.Operation, md protoreflect.MethodDescriptor) (*method, error) {
+	m := &method{op: op}
+	response, err := messageType(md.Output())
+	if err != nil {
+		return nil, err
+	}
+	if m.request, err = messageType(md.Input()); err != nil {
+		return nil, err
+	}
+	m.response = reflect.TypeOf(response.New().Interface()).Elem()
+	if m.in, err = compilePlan(reflect.TypeOf(op.NewInput()), reflect.TypeOf(m.request.New().Interface())); err != nil {
+		return nil, err
+	}
+	if !op.HasOutput() {
+		if len(members(m.response)) > 0 {
+			return nil, fmt.Errorf("%s has no output, but %v has members", op.Name, m.response)
+		}
+		return m, nil
+	}
+	m.out, err = compilePlan(reflect.PointerTo(m.response), reflect.TypeOf(op.NewOutput()))
+	return m, err
+}
+
+func messageType(d protoreflect.MessageDescriptor) (protoreflect.MessageType, error) {
+	return protoregistry.GlobalTypes.FindMessageByName(d.FullName())
+}
+
+// decode makes the engine's input of a request.
+func (m *method) decode(msg proto.Message) (any, error) {
+	in := m.op.NewInput()
+	if err := m.in.run(reflect.ValueOf(in).Elem(), reflect.ValueOf(msg).Elem()); err != nil {
+		return nil, &keyengine.Error{Code: keyengine.ErrValidation.Code, Message: capital(err.Error())}
+	}
+	return in, nil
+}
+
+// encode makes the response of the engine's output.
+func (m *method) encode(out any) (any, error) {
+	msg := reflect.New(m.response)
+	if m.out == nil {
+		return msg.Interface(), nil
+	}
+	if err := m.out.run(msg.Elem(), reflect.ValueOf(out).Elem()); err != nil {
+		return nil, err
+	}
+	return msg.Interface(), nil
+}
+
+// kmsService is the service KMS with a handler for each operation of the engine.
+// It fails unless the API and the engine have the same operations.
+func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error) {
+	service := kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")
+	desc := &grpc.ServiceDesc{
+		ServiceName: kmspb.KMS_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Metadata:    kmspb.KMS_ServiceDesc.Metadata,
+	}
+	var faults []error
+	known := make(map[protoreflect.Name]bool)
+	for _, op := range ops {
+		name := protoreflect.Name(op.Name)
+		known[name] = true
+		md := service.Methods().ByName(name)
+		if md == nil {
+			faults = append(faults, fmt.Errorf("the API has no %s", op.Name))
+			continue
+		}
+		m, err := newMethod(op, md)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", op.Name, err))
+			continue
+		}
+		desc.Methods = append(desc.Methods, grpc.MethodDesc{MethodName: op.Name, Handler: s.kmsHandler(m)})
+	}
+	for i := range service.Methods().Len() {
+		if name := service.Methods().Get(i).Name(); !known[name] {
+			faults = append(faults, fmt.Errorf("the engine has no %s", name))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, fmt.Errorf("gRPC face and engine differ: %w", err)
+	}
+	return desc, nil
+}
+
+// kmsHandler is the handler of every operation on keys.
+func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
+	return func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		// Before the request is read: strangers have no say in what is decoded.
+		caller, err := s.caller(ctx)
+		if err != nil {
+			return nil, err
+		}
+		msg := m.request.New().Interface()
+		if err := dec(msg); err != nil {
+			return nil, err
+		}
+		defer wipe(msg)
+		in, err := m.decode(msg)
+		if err != nil {
+			return nil, err
+		}
+		out, err := s.cfg.Engine.Do(ctx, caller, m.op, in)
+		if err != nil {
+			return nil, err
+		}
+		return m.encode(out)
+	}
+}
+
+// capital makes an error's text a sentence for a caller.
+func capital(text string) string {
+	return string(text[0]-'a'+'A') + text[1:] + "."
+}

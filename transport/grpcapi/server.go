@@ -1,0 +1,231 @@
+// Package grpcapi is Conclave's native face: the operations on keys under AWS's
+// names, sessions, the audit log, and what operators do.
+//
+// The reader may rely on this. Who asks is found out inside each handler, which
+// is bound to its operation when the server is made; no decision follows from
+// the path that a client sent. Every handler runs behind answer, which names the
+// request, bounds its time, survives a panic and turns errors into statuses that
+// say nothing internal. Nothing that a caller sends is carried out in part: a
+// member that this version does not know is refused.
+package grpcapi
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+const (
+	// maxMessage is the longest request that is read; the largest that makes sense,
+	// a GenerateRandom with an attestation document, has a quarter of it.
+	maxMessage = 1 << 20
+	// maxHeaders bounds a request's metadata.
+	maxHeaders = 16 << 10
+	maxStreams = 250
+
+	handshakeTimeout = 5 * time.Second
+)
+
+// Engine is what the face needs of the engine; *keyengine.Engine is one.
+type Engine interface {
+	Do(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error)
+	AuthenticateSession(ctx context.Context, token string) (keyengine.Identity, error)
+	AuthenticateCertificate(ctx context.Context, uri string) (keyengine.Identity, error)
+	OpenSession(ctx context.Context, p keyengine.SessionProof) (token string, expires time.Time, err error)
+	ReadAudit(ctx context.Context, c *keyengine.Caller, from uint64) (*keyengine.AuditReader, error)
+}
+
+// Config is what a server works with.
+type Config struct {
+	Engine   Engine
+	Ceremony Ceremony
+
+	// TLS has the server's certificate and, as ClientCAs, who issues those of
+	// clients; without ClientCAs no client certificate is believed. The server
+	// takes TLS 1.3 only.
+	TLS *tls.Config
+	// Plaintext serves without TLS, which then must be nil: for development, on
+	// loopback.
+	Plaintext bool
+	// LoopbackOperators lets whoever connects from loopback act as an operator;
+	// only with Plaintext.
+	LoopbackOperators bool
+
+	// Serving reports whether this node answers requests on keys: it is unsealed
+	// and knows a leader. The health service says so.
+	Serving func() bool
+
+	// Timeout bounds a call, 0 for 30 s. MaxCalls bounds how many calls are under
+	// way at once over all connections, 0 for 4096; MaxStreams how many watches of
+	// the health and how many readers of the audit log, 0 for 256 each.
+	Timeout    time.Duration
+	MaxCalls   int
+	MaxStreams int
+
+	Clock   keyengine.Clock
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Server is a gRPC server for one node. Serve may be called for more than one
+// listener.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	grpc    *grpc.Server
+	metrics *metrics
+	gates   gates
+	refused summary
+	audit   *auditService
+
+	// life ends when the server begins to stop, and long-lived streams with it.
+	life    context.Context
+	endLife context.CancelFunc
+}
+
+// New makes a server. It fails when the operations of the engine and those of the
+// API are not the same in every member.
+func New(cfg Config) (*Server, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 30 * time.Second
+	}
+	if cfg.MaxCalls == 0 {
+		cfg.MaxCalls = 4096
+	}
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = 256
+	}
+	s := &Server{cfg: cfg, log: cfg.Logger}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, err
+	}
+	s.gates.init(cfg)
+	kms, err := kmsService(s, keyengine.Operations())
+	if err != nil {
+		return nil, err
+	}
+	s.life, s.endLife = context.WithCancel(context.Background())
+
+	s.audit = &auditService{server: s, open: s.openAudit, every: reproveEvery}
+
+	s.grpc = grpc.NewServer(s.options()...)
+	s.register(kms, s)
+	s.register(&kmspb.Operator_ServiceDesc, &operatorService{server: s})
+	s.register(&kmspb.Cluster_ServiceDesc, &clusterService{server: s})
+	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
+	s.register(&kmspb.Audit_ServiceDesc, s.audit)
+	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: &s.gates.watches})
+	reflection.Register(s.grpc)
+	return s, nil
+}
+
+func (cfg *Config) validate() error {
+	var faults []error
+	if cfg.Engine == nil || cfg.Ceremony == nil || cfg.Serving == nil || cfg.Clock == nil {
+		faults = append(faults, errors.New("engine, ceremony, serving and clock are needed"))
+	}
+	if (cfg.TLS == nil) != cfg.Plaintext {
+		faults = append(faults, errors.New("give TLS, or else say Plaintext"))
+	}
+	if cfg.LoopbackOperators && !cfg.Plaintext {
+		faults = append(faults, errors.New("loopback operators go with Plaintext only: with TLS, operators have certificates"))
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("gRPC server: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) options() []grpc.ServerOption {
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 20 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: 15 * time.Minute,
+			Time:              2 * time.Minute,
+			Timeout:           20 * time.Second,
+		}),
+		grpc.SharedWriteBuffer(true),
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.InTapHandle(s.gates.enter),
+		grpc.StreamInterceptor(s.answerStream),
+		grpc.UnknownServiceHandler(unknownMethod),
+		// The engine must not be closed under a handler.
+		grpc.WaitForHandlers(true),
+	}
+	if s.cfg.TLS != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(hardened(s.cfg.TLS))))
+	}
+	return opts
+}
+
+// hardened is cfg with what must hold whatever it says.
+func hardened(cfg *tls.Config) *tls.Config {
+	cfg = cfg.Clone()
+	cfg.MinVersion = tls.VersionTLS13
+	cfg.ClientAuth = tls.VerifyClientCertIfGiven
+	if cfg.ClientCAs == nil {
+		cfg.ClientCAs = x509.NewCertPool() // not the system's
+	}
+	// A resumed connection would bring the certificate of another time.
+	cfg.SessionTicketsDisabled = true
+	if !slices.Contains(cfg.NextProtos, "h2") {
+		cfg.NextProtos = append(slices.Clone(cfg.NextProtos), "h2")
+	}
+	if get := cfg.GetConfigForClient; get != nil {
+		cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			c, err := get(hello)
+			if c == nil || err != nil {
+				return nil, err
+			}
+			c = c.Clone()
+			c.GetConfigForClient = nil
+			return hardened(c), nil
+		}
+	}
+	return cfg
+}
+
+// Serve answers on l until the server stops, and then returns nil.
+func (s *Server) Serve(l net.Listener) error {
+	err := s.grpc.Serve(l)
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
+// Stop takes no new calls and waits for those under way. When ctx ends first it
+// cancels them and closes the connections. No handler runs once it has returned.
+func (s *Server) Stop(ctx context.Context) {
+	s.endLife()
+	cut := context.AfterFunc(ctx, s.grpc.Stop)
+	defer cut()
+	s.grpc.GracefulStop()
+}
