@@ -461,10 +461,15 @@ func (v *verifier) tile(level int, n uint64, want []Hash) {
 		v.problem(name, int64(len(b)), first, "%d bytes where %d belong", len(b), TileWidth*HashSize)
 		return
 	}
-	for i, h := range want {
+	at, wrong := 0, 0
+	for i, h := range slices.Backward(want) {
 		if Hash(b[i*HashSize:(i+1)*HashSize]) != h {
-			v.problem(name, int64(i*HashSize), first+uint64(i)<<(tileHeight*level), "a hash that is not the tree's")
+			at = i
+			wrong++
 		}
+	}
+	if wrong > 0 {
+		v.problem(name, int64(at*HashSize), first+uint64(at)<<(tileHeight*level), "%d hashes from here on are not the tree's", wrong)
 	}
 }
 
