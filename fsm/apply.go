@@ -74,7 +74,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	if err := a.compare(e.StateCheck); err != nil {
 		return nil, err
 	}
-	a.state.time = nextTime(a.state.time, a.state.confirmed, e.Clock, a.state.voters)
+	a.state.advance(e.Clock)
 	a.state.index = l.Index
 
 	a.sum.Reset()

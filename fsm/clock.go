@@ -8,8 +8,9 @@ import (
 
 // All in nanoseconds.
 const (
-	// clockSlack is what one entry may add to the time that the leader's
-	// monotonic clock says passed.
+	// clockSlack is what a leader's wall clock may add, alone, to the time that
+	// its monotonic clock says passed: over all entries until a majority of clocks
+	// agrees again, since entries are many.
 	clockSlack = 1_000_000_000
 	// clockAgreement is how far a voter's clock may be from the leader's and
 	// still vouch for it.
@@ -18,36 +19,40 @@ const (
 	maxClockStep = 24 * 3600 * 1_000_000_000
 )
 
-// nextTime is the cluster time of an entry: never before the last, and forward
-// only as far as the evidence goes. A leader whose clock jumped ahead alone can
-// gain no more than a second an entry beyond real time; a cluster whose nodes
-// all jumped, no more than a day without an operator.
-func nextTime(prev, confirmed int64, c *fsmpb.Clock, voters []string) int64 {
+// advance moves cluster time to that of an entry: never back, and forward only
+// as far as the evidence goes. A leader whose clock jumped ahead alone gains no
+// more than a second on real time; a cluster whose nodes all jumped, no more than
+// a day without an operator.
+func (s *State) advance(c *fsmpb.Clock) {
 	wall := c.GetWall()
-	if wall <= prev {
-		return prev
+	if wall <= s.time {
+		return
 	}
-	free := prev + clockSlack
+	proven := s.time
 	if e := c.GetElapsed(); e > 0 && e <= maxClockStep {
-		free += e
+		proven += e
 	}
-	if wall <= free {
-		return wall
+	short := s.time == 0 || wall-s.time <= maxClockStep
+	switch {
+	case wall <= proven && s.time != 0:
+		s.time = wall
+	case (short || wall <= s.confirmed) && majorityAgrees(c, s.voters):
+		s.time, s.unconfirmed = wall, 0
+	case s.time == 0:
+		// No time at all yet: wait for a majority.
+	default:
+		s.time = min(wall, proven+clockSlack-s.unconfirmed)
+		s.unconfirmed += s.time - proven
 	}
-	short := prev == 0 || wall-prev <= maxClockStep
-	if (short || wall <= confirmed) && majorityAgrees(c, voters) {
-		return wall
-	}
-	if prev == 0 {
-		return 0 // no time at all yet: wait for a majority
-	}
-	return free
 }
 
-// NeedsReadings reports whether a clock with that wall time and elapsed time can
-// move cluster time all the way only with readings of other voters.
-func NeedsReadings(prev, wall, elapsed int64) bool {
-	return nextTime(prev, 0, &fsmpb.Clock{Wall: wall, Elapsed: elapsed}, nil) < wall
+// NeedsReadings reports whether an entry after cluster time prev, with that wall
+// time and elapsed time, needs readings of other voters to move cluster time all
+// the way.
+func (s *State) NeedsReadings(prev, wall, elapsed int64) bool {
+	next := State{time: max(prev, s.time), unconfirmed: s.unconfirmed}
+	next.advance(&fsmpb.Clock{Wall: wall, Elapsed: elapsed})
+	return next.time < wall
 }
 
 // majorityAgrees reports whether more than half of the voters read about the

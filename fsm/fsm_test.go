@@ -440,7 +440,7 @@ func TestScans(t *testing.T) {
 	}
 }
 
-func TestNextTime(t *testing.T) {
+func TestAdvance(t *testing.T) {
 	voters := []string{"a", "b", "c"}
 	read := func(wall int64, nodes ...string) (rs []*fsmpb.ClockReading) {
 		for _, n := range nodes {
@@ -474,12 +474,35 @@ func TestNextTime(t *testing.T) {
 		{"first time, alone", 0, 0, &fsmpb.Clock{Wall: now}, 0},
 		{"no clock", now, 0, nil, now},
 	} {
-		if got := nextTime(tt.prev, tt.confirmed, tt.clock, voters); got != tt.want {
-			t.Errorf("%s: got %d (%+ds), want %+ds", tt.name, got, (got-tt.prev)/second, (tt.want-tt.prev)/second)
+		s := State{time: tt.prev, confirmed: tt.confirmed, voters: voters}
+		s.advance(tt.clock)
+		if s.time != tt.want {
+			t.Errorf("%s: got %d (%+ds), want %+ds", tt.name, s.time, (s.time-tt.prev)/second, (tt.want-tt.prev)/second)
 		}
 	}
-	if NeedsReadings(now, now+second, 0) || NeedsReadings(now, now+9*second, 9*second) || !NeedsReadings(now, now+2*second, 0) {
-		t.Error("NeedsReadings disagrees with nextTime")
+	s := State{time: now}
+	if s.NeedsReadings(now, now+second, 0) || s.NeedsReadings(now, now+9*second, 9*second) || !s.NeedsReadings(now, now+2*second, 0) {
+		t.Error("NeedsReadings disagrees with advance")
+	}
+}
+
+// Entries are many: what a leader's clock gains alone is bounded over all of
+// them, until a majority agrees.
+func TestLeaderAloneGainsOneSecond(t *testing.T) {
+	s := State{time: start, voters: []string{"a", "b", "c"}}
+	for range 10_000 {
+		s.advance(&fsmpb.Clock{Wall: start + 30*day, Elapsed: 1000})
+	}
+	if got, want := s.time-start, int64(second+10_000*1000); got != want {
+		t.Fatalf("gained %d, want %d", got, want)
+	}
+	if !s.NeedsReadings(0, s.time+1, 0) {
+		t.Error("the leader is not told to ask the others")
+	}
+	wall := s.time + 5*second
+	s.advance(&fsmpb.Clock{Wall: wall, Readings: []*fsmpb.ClockReading{{Node: "a", Wall: wall}, {Node: "c", Wall: wall}}})
+	if s.time != wall || s.NeedsReadings(0, wall+second, 0) {
+		t.Error("a majority's agreement does not give the slack back")
 	}
 }
 

@@ -90,7 +90,7 @@ func (s *snapshot) write(w io.Writer) error {
 	}
 	h := &fsmpb.SnapshotHeader{
 		Schema: SchemaMax, Index: s.state.index, Time: s.state.time, StateHash: s.state.hash[:],
-		AuditFrontier: frontier, Level: s.state.level, Voters: s.state.voters, ConfirmedTime: s.state.confirmed,
+		AuditFrontier: frontier, Level: s.state.level, Voters: s.state.voters, ConfirmedTime: s.state.confirmed, Unconfirmed: s.state.unconfirmed,
 	}
 	for _, r := range s.state.roots {
 		h.SegmentRoots = append(h.SegmentRoots, r[:])
@@ -301,7 +301,7 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 		return fmt.Errorf("%w: state hash", ErrUnreadable)
 	}
 	n.state.index, n.state.time, n.state.level = h.Index, h.Time, h.Level
-	n.state.voters, n.state.confirmed = h.Voters, h.ConfirmedTime
+	n.state.voters, n.state.confirmed, n.state.unconfirmed = h.Voters, h.ConfirmedTime, h.Unconfirmed
 	copy(n.state.hash[:], h.StateHash)
 	if err := n.state.frontier.UnmarshalBinary(h.AuditFrontier); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)

@@ -24,11 +24,14 @@ type State struct {
 	index     uint64
 	time      int64
 	confirmed int64
-	level     uint32
-	hash      [32]byte
-	frontier  auditlog.Frontier
-	roots     []auditlog.Hash // of sealed audit segments; appended to, never written
-	voters    []string
+	// unconfirmed is how far time was moved on a leader's word alone since a
+	// majority of clocks last agreed.
+	unconfirmed int64
+	level       uint32
+	hash        [32]byte
+	frontier    auditlog.Frontier
+	roots       []auditlog.Hash // of sealed audit segments; appended to, never written
+	voters      []string
 }
 
 // Index is the newest Raft index of a command that the state contains.

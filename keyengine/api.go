@@ -37,94 +37,109 @@ type KeyMetadata struct {
 	CurrentKeyMaterialId  *string
 }
 
-type CreateKeyInput struct {
-	Policy                         *string `kms:"len=1..131072,pattern=policy,log"`
-	Description                    *string `kms:"len=0..8192,log"`
-	KeyUsage                       *string `kms:"enum=KeyUsageType,log"`
-	CustomerMasterKeySpec          *string `kms:"enum=CustomerMasterKeySpec,log"`
-	KeySpec                        *string `kms:"enum=KeySpec,log"`
-	Origin                         *string `kms:"enum=OriginType,default=AWS_KMS,log"`
-	CustomKeyStoreId               *string `kms:"len=1..64,log"`
-	BypassPolicyLockoutSafetyCheck *bool   `kms:"default=false,log"`
-	Tags                           []Tag   `kms:"log"`
-	MultiRegion                    *bool   `kms:"default=false,log"`
-	XksKeyId                       *string `kms:"len=1..128,pattern=xksKeyId,log"`
-}
+// Input and output of CreateKey, which makes a key.
+type (
+	CreateKeyInput struct {
+		Policy                         *string `kms:"len=1..131072,pattern=policy,log"`
+		Description                    *string `kms:"len=0..8192,log"`
+		KeyUsage                       *string `kms:"enum=KeyUsageType,log"`
+		CustomerMasterKeySpec          *string `kms:"enum=CustomerMasterKeySpec,log"`
+		KeySpec                        *string `kms:"enum=KeySpec,log"`
+		Origin                         *string `kms:"enum=OriginType,default=AWS_KMS,log"`
+		CustomKeyStoreId               *string `kms:"len=1..64,log"`
+		BypassPolicyLockoutSafetyCheck *bool   `kms:"default=false,log"`
+		Tags                           []Tag   `kms:"log"`
+		MultiRegion                    *bool   `kms:"default=false,log"`
+		XksKeyId                       *string `kms:"len=1..128,pattern=xksKeyId,log"`
+	}
 
-type CreateKeyOutput struct{ KeyMetadata *KeyMetadata }
+	CreateKeyOutput struct{ KeyMetadata *KeyMetadata }
+)
 
-type DescribeKeyInput struct {
-	KeyId       *string  `kms:"required,len=1..2048,log"`
-	GrantTokens []string `kms:"len=0..10,each.len=1..8192,nolog"`
-}
+// Input and output of DescribeKey, which tells everything about a key but its material, policy and tags.
+type (
+	DescribeKeyInput struct {
+		KeyId       *string  `kms:"required,len=1..2048,log"`
+		GrantTokens []string `kms:"len=0..10,each.len=1..8192,nolog"`
+	}
 
-type DescribeKeyOutput struct{ KeyMetadata *KeyMetadata }
-
-type ListKeysInput struct {
-	Limit  *int32  `kms:"range=1..1000,log"`
-	Marker *string `kms:"len=1..1024,log"`
-}
+	DescribeKeyOutput struct{ KeyMetadata *KeyMetadata }
+)
 
 // KeyListEntry names a key.
 type KeyListEntry struct{ KeyId, KeyArn *string }
 
-type ListKeysOutput struct {
-	Keys       []KeyListEntry
-	NextMarker *string
-	Truncated  *bool
-}
+// Input and output of ListKeys, which lists all keys of the account.
+type (
+	ListKeysInput struct {
+		Limit  *int32  `kms:"range=1..1000,log"`
+		Marker *string `kms:"len=1..1024,log"`
+	}
 
+	ListKeysOutput struct {
+		Keys       []KeyListEntry
+		NextMarker *string
+		Truncated  *bool
+	}
+)
+
+// UpdateKeyDescriptionInput is the input of UpdateKeyDescription.
 type UpdateKeyDescriptionInput struct {
 	KeyId       *string `kms:"required,len=1..2048,log"`
 	Description *string `kms:"required,len=0..8192,log"`
 }
 
+// EnableKeyInput is the input of EnableKey, which lets a key be used.
 type EnableKeyInput struct {
 	KeyId *string `kms:"required,len=1..2048,log"`
 }
 
+// DisableKeyInput is the input of DisableKey, which keeps a key from being used.
 type DisableKeyInput struct {
 	KeyId *string `kms:"required,len=1..2048,log"`
 }
 
-// ScheduleKeyDeletionInput: the model lets PendingWindowInDays be 1 to 365, the
-// service takes 7 to 30.
-type ScheduleKeyDeletionInput struct {
-	KeyId               *string `kms:"required,len=1..2048,log"`
-	PendingWindowInDays *int32  `kms:"range=7..30,default=30,log"`
-}
+// Input and output of ScheduleKeyDeletion, which has a key destroyed after a waiting time of
+// days. The service model allows 1 to 365 of them, the service 7 to 30.
+type (
+	ScheduleKeyDeletionInput struct {
+		KeyId               *string `kms:"required,len=1..2048,log"`
+		PendingWindowInDays *int32  `kms:"range=7..30,default=30,log"`
+	}
 
-type ScheduleKeyDeletionOutput struct {
-	KeyId               *string
-	DeletionDate        *time.Time
-	KeyState            *string
-	PendingWindowInDays *int32
-}
+	ScheduleKeyDeletionOutput struct {
+		KeyId               *string
+		DeletionDate        *time.Time
+		KeyState            *string
+		PendingWindowInDays *int32
+	}
+)
 
-type CancelKeyDeletionInput struct {
-	KeyId *string `kms:"required,len=1..2048,log"`
-}
+// Input and output of CancelKeyDeletion, which takes ScheduleKeyDeletion back. The key is
+// disabled then.
+type (
+	CancelKeyDeletionInput struct {
+		KeyId *string `kms:"required,len=1..2048,log"`
+	}
 
-type CancelKeyDeletionOutput struct{ KeyId *string }
+	CancelKeyDeletionOutput struct{ KeyId *string }
+)
 
+// CreateAliasInput is the input of CreateAlias, which gives a key another name.
 type CreateAliasInput struct {
 	AliasName   *string `kms:"required,len=1..256,pattern=alias,log"`
 	TargetKeyId *string `kms:"required,len=1..2048,log"`
 }
 
+// UpdateAliasInput is the input of UpdateAlias, which gives an alias to another key.
 type UpdateAliasInput struct {
 	AliasName   *string `kms:"required,len=1..256,pattern=alias,log"`
 	TargetKeyId *string `kms:"required,len=1..2048,log"`
 }
 
+// DeleteAliasInput is the input of DeleteAlias.
 type DeleteAliasInput struct {
 	AliasName *string `kms:"required,len=1..256,pattern=alias,log"`
-}
-
-type ListAliasesInput struct {
-	KeyId  *string `kms:"len=1..2048,log"`
-	Limit  *int32  `kms:"range=1..1000,log"`
-	Marker *string `kms:"len=1..1024,log"`
 }
 
 // AliasListEntry describes an alias.
@@ -136,44 +151,62 @@ type AliasListEntry struct {
 	LastUpdatedDate *time.Time
 }
 
-type ListAliasesOutput struct {
-	Aliases    []AliasListEntry
-	NextMarker *string
-	Truncated  *bool
-}
+// Input and output of ListAliases, which lists the aliases of the account or of a key.
+type (
+	ListAliasesInput struct {
+		KeyId  *string `kms:"len=1..2048,log"`
+		Limit  *int32  `kms:"range=1..1000,log"`
+		Marker *string `kms:"len=1..1024,log"`
+	}
 
+	ListAliasesOutput struct {
+		Aliases    []AliasListEntry
+		NextMarker *string
+		Truncated  *bool
+	}
+)
+
+// TagResourceInput is the input of TagResource, which adds or overwrites tags of a key.
 type TagResourceInput struct {
 	KeyId *string `kms:"required,len=1..2048,log"`
 	Tags  []Tag   `kms:"required,log"`
 }
 
+// UntagResourceInput is the input of UntagResource, which removes tags of a key.
 type UntagResourceInput struct {
 	KeyId   *string  `kms:"required,len=1..2048,log"`
 	TagKeys []string `kms:"required,each.len=1..128,log"`
 }
 
-type ListResourceTagsInput struct {
-	KeyId  *string `kms:"required,len=1..2048,log"`
-	Limit  *int32  `kms:"range=1..1000,log"`
-	Marker *string `kms:"len=1..1024,log"`
-}
+// Input and output of ListResourceTags.
+type (
+	ListResourceTagsInput struct {
+		KeyId  *string `kms:"required,len=1..2048,log"`
+		Limit  *int32  `kms:"range=1..1000,log"`
+		Marker *string `kms:"len=1..1024,log"`
+	}
 
-type ListResourceTagsOutput struct {
-	Tags       []Tag
-	NextMarker *string
-	Truncated  *bool
-}
+	ListResourceTagsOutput struct {
+		Tags       []Tag
+		NextMarker *string
+		Truncated  *bool
+	}
+)
 
-type GetKeyPolicyInput struct {
-	KeyId      *string `kms:"required,len=1..2048,log"`
-	PolicyName *string `kms:"len=1..128,pattern=policyName,default=default,log"`
-}
+// Input and output of GetKeyPolicy.
+type (
+	GetKeyPolicyInput struct {
+		KeyId      *string `kms:"required,len=1..2048,log"`
+		PolicyName *string `kms:"len=1..128,pattern=policyName,default=default,log"`
+	}
 
-type GetKeyPolicyOutput struct {
-	Policy     *string
-	PolicyName *string
-}
+	GetKeyPolicyOutput struct {
+		Policy     *string
+		PolicyName *string
+	}
+)
 
+// PutKeyPolicyInput is the input of PutKeyPolicy, which replaces the policy of a key.
 type PutKeyPolicyInput struct {
 	KeyId                          *string `kms:"required,len=1..2048,log"`
 	PolicyName                     *string `kms:"len=1..128,pattern=policyName,default=default,log"`
@@ -181,114 +214,135 @@ type PutKeyPolicyInput struct {
 	BypassPolicyLockoutSafetyCheck *bool   `kms:"default=false,log"`
 }
 
-type ListKeyPoliciesInput struct {
-	KeyId  *string `kms:"required,len=1..2048,log"`
-	Limit  *int32  `kms:"range=1..1000,log"`
-	Marker *string `kms:"len=1..1024,log"`
-}
+// Input and output of ListKeyPolicies. A key has one policy, called default.
+type (
+	ListKeyPoliciesInput struct {
+		KeyId  *string `kms:"required,len=1..2048,log"`
+		Limit  *int32  `kms:"range=1..1000,log"`
+		Marker *string `kms:"len=1..1024,log"`
+	}
 
-type ListKeyPoliciesOutput struct {
-	PolicyNames []string
-	NextMarker  *string
-	Truncated   *bool
-}
+	ListKeyPoliciesOutput struct {
+		PolicyNames []string
+		NextMarker  *string
+		Truncated   *bool
+	}
+)
 
-// EncryptInput: an encryption context may have 8192 bytes. AWS states no limit
-// of its own for it; this one leaves an audit record, which shows it, far from
-// the size where it would be cut.
-type EncryptInput struct {
-	KeyId               *string           `kms:"required,len=1..2048,log"`
-	Plaintext           []byte            `kms:"required,len=1..4096,nolog"`
-	EncryptionContext   map[string]string `kms:"total=8192,log"`
-	GrantTokens         []string          `kms:"len=0..10,each.len=1..8192,nolog"`
-	EncryptionAlgorithm *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
-	DryRun              *bool             `kms:"log"`
-}
+// Input and output of Encrypt. An encryption context may have 8192 bytes. AWS states no limit of
+// its own for it; this one keeps an audit record, which shows it, far from the size where it would
+// be cut.
+type (
+	EncryptInput struct {
+		KeyId               *string           `kms:"required,len=1..2048,log"`
+		Plaintext           []byte            `kms:"required,len=1..4096,nolog"`
+		EncryptionContext   map[string]string `kms:"total=8192,log"`
+		GrantTokens         []string          `kms:"len=0..10,each.len=1..8192,nolog"`
+		EncryptionAlgorithm *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
+		DryRun              *bool             `kms:"log"`
+	}
 
-type EncryptOutput struct {
-	CiphertextBlob      []byte
-	KeyId               *string
-	EncryptionAlgorithm *string
-}
+	EncryptOutput struct {
+		CiphertextBlob      []byte
+		KeyId               *string
+		EncryptionAlgorithm *string
+	}
+)
 
-type DecryptInput struct {
-	CiphertextBlob      []byte            `kms:"len=1..6144,nolog"`
-	EncryptionContext   map[string]string `kms:"total=8192,log"`
-	GrantTokens         []string          `kms:"len=0..10,each.len=1..8192,nolog"`
-	KeyId               *string           `kms:"len=1..2048,log"`
-	EncryptionAlgorithm *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
-	Recipient           *RecipientInfo    `kms:"nolog"`
-	DryRun              *bool             `kms:"log"`
-	DryRunModifiers     []string          `kms:"each.enum=DryRunModifierType,log"`
-}
+// Input and output of Decrypt.
+type (
+	DecryptInput struct {
+		CiphertextBlob      []byte            `kms:"len=1..6144,nolog"`
+		EncryptionContext   map[string]string `kms:"total=8192,log"`
+		GrantTokens         []string          `kms:"len=0..10,each.len=1..8192,nolog"`
+		KeyId               *string           `kms:"len=1..2048,log"`
+		EncryptionAlgorithm *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
+		Recipient           *RecipientInfo    `kms:"nolog"`
+		DryRun              *bool             `kms:"log"`
+		DryRunModifiers     []string          `kms:"each.enum=DryRunModifierType,log"`
+	}
 
-type DecryptOutput struct {
-	KeyId               *string
-	Plaintext           []byte
-	EncryptionAlgorithm *string
-	KeyMaterialId       *string
-}
+	DecryptOutput struct {
+		KeyId               *string
+		Plaintext           []byte
+		EncryptionAlgorithm *string
+		KeyMaterialId       *string
+	}
+)
 
-type ReEncryptInput struct {
-	CiphertextBlob                 []byte            `kms:"len=1..6144,nolog"`
-	SourceEncryptionContext        map[string]string `kms:"total=8192,log"`
-	SourceKeyId                    *string           `kms:"len=1..2048,log"`
-	DestinationKeyId               *string           `kms:"required,len=1..2048,log"`
-	DestinationEncryptionContext   map[string]string `kms:"total=8192,log"`
-	SourceEncryptionAlgorithm      *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
-	DestinationEncryptionAlgorithm *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
-	GrantTokens                    []string          `kms:"len=0..10,each.len=1..8192,nolog"`
-	DryRun                         *bool             `kms:"log"`
-	DryRunModifiers                []string          `kms:"each.enum=DryRunModifierType,log"`
-}
+// Input and output of ReEncrypt, which decrypts under one key and encrypts under another.
+type (
+	ReEncryptInput struct {
+		CiphertextBlob                 []byte            `kms:"len=1..6144,nolog"`
+		SourceEncryptionContext        map[string]string `kms:"total=8192,log"`
+		SourceKeyId                    *string           `kms:"len=1..2048,log"`
+		DestinationKeyId               *string           `kms:"required,len=1..2048,log"`
+		DestinationEncryptionContext   map[string]string `kms:"total=8192,log"`
+		SourceEncryptionAlgorithm      *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
+		DestinationEncryptionAlgorithm *string           `kms:"enum=EncryptionAlgorithmSpec,default=SYMMETRIC_DEFAULT,log"`
+		GrantTokens                    []string          `kms:"len=0..10,each.len=1..8192,nolog"`
+		DryRun                         *bool             `kms:"log"`
+		DryRunModifiers                []string          `kms:"each.enum=DryRunModifierType,log"`
+	}
 
-type ReEncryptOutput struct {
-	CiphertextBlob                 []byte
-	SourceKeyId                    *string
-	KeyId                          *string
-	SourceEncryptionAlgorithm      *string
-	DestinationEncryptionAlgorithm *string
-	SourceKeyMaterialId            *string
-	DestinationKeyMaterialId       *string
-}
+	ReEncryptOutput struct {
+		CiphertextBlob                 []byte
+		SourceKeyId                    *string
+		KeyId                          *string
+		SourceEncryptionAlgorithm      *string
+		DestinationEncryptionAlgorithm *string
+		SourceKeyMaterialId            *string
+		DestinationKeyMaterialId       *string
+	}
+)
 
-type GenerateDataKeyInput struct {
-	KeyId             *string           `kms:"required,len=1..2048,log"`
-	EncryptionContext map[string]string `kms:"total=8192,log"`
-	NumberOfBytes     *int32            `kms:"range=1..1024,log"`
-	KeySpec           *string           `kms:"enum=DataKeySpec,log"`
-	GrantTokens       []string          `kms:"len=0..10,each.len=1..8192,nolog"`
-	Recipient         *RecipientInfo    `kms:"nolog"`
-	DryRun            *bool             `kms:"log"`
-}
+// Input and output of GenerateDataKey, which makes a key for use elsewhere, in the clear and
+// encrypted.
+type (
+	GenerateDataKeyInput struct {
+		KeyId             *string           `kms:"required,len=1..2048,log"`
+		EncryptionContext map[string]string `kms:"total=8192,log"`
+		NumberOfBytes     *int32            `kms:"range=1..1024,log"`
+		KeySpec           *string           `kms:"enum=DataKeySpec,log"`
+		GrantTokens       []string          `kms:"len=0..10,each.len=1..8192,nolog"`
+		Recipient         *RecipientInfo    `kms:"nolog"`
+		DryRun            *bool             `kms:"log"`
+	}
 
-type GenerateDataKeyOutput struct {
-	CiphertextBlob []byte
-	Plaintext      []byte
-	KeyId          *string
-	KeyMaterialId  *string
-}
+	GenerateDataKeyOutput struct {
+		CiphertextBlob []byte
+		Plaintext      []byte
+		KeyId          *string
+		KeyMaterialId  *string
+	}
+)
 
-type GenerateDataKeyWithoutPlaintextInput struct {
-	KeyId             *string           `kms:"required,len=1..2048,log"`
-	EncryptionContext map[string]string `kms:"total=8192,log"`
-	KeySpec           *string           `kms:"enum=DataKeySpec,log"`
-	NumberOfBytes     *int32            `kms:"range=1..1024,log"`
-	GrantTokens       []string          `kms:"len=0..10,each.len=1..8192,nolog"`
-	DryRun            *bool             `kms:"log"`
-}
+// Input and output of GenerateDataKeyWithoutPlaintext, which makes a key for use elsewhere,
+// encrypted only.
+type (
+	GenerateDataKeyWithoutPlaintextInput struct {
+		KeyId             *string           `kms:"required,len=1..2048,log"`
+		EncryptionContext map[string]string `kms:"total=8192,log"`
+		KeySpec           *string           `kms:"enum=DataKeySpec,log"`
+		NumberOfBytes     *int32            `kms:"range=1..1024,log"`
+		GrantTokens       []string          `kms:"len=0..10,each.len=1..8192,nolog"`
+		DryRun            *bool             `kms:"log"`
+	}
 
-type GenerateDataKeyWithoutPlaintextOutput struct {
-	CiphertextBlob []byte
-	KeyId          *string
-	KeyMaterialId  *string
-}
+	GenerateDataKeyWithoutPlaintextOutput struct {
+		CiphertextBlob []byte
+		KeyId          *string
+		KeyMaterialId  *string
+	}
+)
 
-// GenerateRandomInput: CloudTrail shows nothing of it.
-type GenerateRandomInput struct {
-	NumberOfBytes    *int32         `kms:"range=1..1024,nolog"`
-	CustomKeyStoreId *string        `kms:"len=1..64,nolog"`
-	Recipient        *RecipientInfo `kms:"nolog"`
-}
+// Input and output of GenerateRandom. CloudTrail shows nothing of them.
+type (
+	GenerateRandomInput struct {
+		NumberOfBytes    *int32         `kms:"range=1..1024,nolog"`
+		CustomKeyStoreId *string        `kms:"len=1..64,nolog"`
+		Recipient        *RecipientInfo `kms:"nolog"`
+	}
 
-type GenerateRandomOutput struct{ Plaintext []byte }
+	GenerateRandomOutput struct{ Plaintext []byte }
+)

@@ -2,6 +2,7 @@ package keyengine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -84,29 +85,38 @@ func mayReadAudit(ev *eval) error {
 // Next returns the next record: its index and one line of JSON, without the line
 // break. At the end of the log it returns io.EOF, or waits if Follow is set. It
 // fails when the node is sealed, when the caller's credential is no longer good,
-// when this node lacks the history asked for, and when a record is not what the
-// log committed to.
+// when this node lacks the history asked for, and with ErrInternal when a record
+// is not what the log committed to; the call after that goes on behind it.
 func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err error) {
 	for len(r.entries) == 0 {
 		if err := r.fill(ctx); err != nil {
 			return 0, nil, err
 		}
 	}
-	e := &r.entries[0]
-	plain, err := r.e.vault.openBody(*e)
-	if err != nil {
+	entry := r.entries[0]
+	line, err = r.e.render(entry)
+	if errors.Is(err, errSealed) {
 		return 0, nil, err
+	}
+	r.entries, r.next = r.entries[1:], entry.Index+1
+	if err != nil {
+		r.e.log.Error("a record of the audit log cannot be read", "index", entry.Index, "err", err)
+		return entry.Index, nil, fault(ErrInternal, "Record %d of the audit log cannot be read: it is not what the log committed to.", entry.Index)
+	}
+	return entry.Index, line, nil
+}
+
+// render opens an entry and writes its record as a line of JSON.
+func (e *Engine) render(entry auditlog.Entry) ([]byte, error) {
+	plain, err := e.vault.openBody(entry)
+	if err != nil {
+		return nil, err
 	}
 	rec, err := auditlog.DecodeRecord(plain)
 	if err != nil {
-		return 0, nil, fmt.Errorf("audit entry %d: %w", e.Index, err)
+		return nil, err
 	}
-	if line, err = auditlog.RenderJSON(*e, rec); err != nil {
-		return 0, nil, fmt.Errorf("audit entry %d: %w", e.Index, err)
-	}
-	index = e.Index
-	r.entries, r.next = r.entries[1:], e.Index+1
-	return index, line, nil
+	return auditlog.RenderJSON(entry, rec)
 }
 
 // fill reads on from the log, or returns io.EOF, or waits.
@@ -121,7 +131,11 @@ func (r *AuditReader) fill(ctx context.Context) error {
 		return err
 	}
 	changed := r.e.cfg.Audit.Changed() // before looking, so as to miss nothing
-	if r.entries, err = r.e.cfg.Audit.Read(r.next, readAuditEntries, readAuditBytes); err != nil {
+	r.entries, err = r.e.cfg.Audit.Read(r.next, readAuditEntries, readAuditBytes)
+	if errors.Is(err, auditlog.ErrMissing) {
+		return fault(ErrUnavailable, "This node does not have record %d of the audit log yet. Try again later, or ask another node.", r.next)
+	}
+	if err != nil {
 		return fmt.Errorf("reading the audit log: %w", err)
 	}
 	if len(r.entries) > 0 {
@@ -133,6 +147,8 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	select {
 	case <-changed:
 		return nil
+	case <-o.ended:
+		return errSealed
 	case <-ctx.Done():
 		return ctx.Err()
 	}

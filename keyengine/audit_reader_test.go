@@ -111,9 +111,8 @@ func TestReadAuditFollows(t *testing.T) {
 	if a := <-ch; a.err != nil || a.index != want {
 		t.Errorf("index %d, want %d: %v", a.index, want, a.err)
 	}
-	ch = next()
 	c.edit(res.AccessKeyID, deactivate)
-	if a := <-ch; a.err == nil {
+	if a := <-next(); !errors.Is(a.err, errUnrecognized) {
 		t.Errorf("after its credential was withdrawn: %+v", a)
 	}
 }
@@ -133,6 +132,22 @@ func TestReadAuditEndsWithTheSeal(t *testing.T) {
 	if _, line, err := r.Next(t.Context()); !errors.Is(err, errSealed) || line != nil {
 		t.Errorf("sealed: %s, %v", line, err)
 	}
+
+	// One who waits at the end is woken.
+	_, e, res = openCluster(t)
+	if r, err = e.ReadAudit(t.Context(), rootCaller(t, e, res), 1000); err != nil {
+		t.Fatal(err)
+	}
+	r.Follow = true
+	done := make(chan error)
+	go func() {
+		_, _, err := r.Next(t.Context())
+		done <- err
+	}()
+	e.vault.seal()
+	if err := <-done; !errors.Is(err, errSealed) {
+		t.Errorf("sealed while waiting: %v", err)
+	}
 }
 
 func TestReadAuditRefusesWhatWasChanged(t *testing.T) {
@@ -142,8 +157,29 @@ func TestReadAuditRefusesWhatWasChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, line, err := r.Next(t.Context()); err == nil {
-		t.Errorf("a changed record reads as %s", line)
+	index, line, err := r.Next(t.Context())
+	if code, _ := outcome(err); code != string(ErrInternal.Code) || line != nil || index != 0 {
+		t.Errorf("a changed record reads as %s: %v", line, err)
+	}
+	if index, _, err := r.Next(t.Context()); err != nil || index != 1 {
+		t.Errorf("behind it comes %d: %v", index, err)
+	}
+}
+
+// gapped lacks the beginning of the log.
+type gapped struct{ *fakeAudit }
+
+func (gapped) Read(uint64, int, int) ([]auditlog.Entry, error) { return nil, auditlog.ErrMissing }
+
+func TestReadAuditOfMissingHistory(t *testing.T) {
+	c, e, res := openCluster(t)
+	r, err := e.ReadAudit(t.Context(), rootCaller(t, e, res), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.cfg.Audit = gapped{c.audit}
+	if _, _, err := r.Next(t.Context()); !isUnavailable(err) {
+		t.Error(err)
 	}
 }
 

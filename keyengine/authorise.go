@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -95,34 +96,73 @@ func (d decision) String() string {
 	return s
 }
 
-// policyCache keeps key policies parsed. An entry is good for one version of the
-// policy: no two states that were ever published differ in it and agree in the
-// version.
-type policyCache = bounded[fsm.KeyID, cachedPolicy]
-
-type cachedPolicy struct {
-	version fsm.Version
-	doc     *policy.Document
-}
-
-// maxCachedPolicies bounds the cache. A parsed policy has some kilobytes.
-const maxCachedPolicies = 4096
-
 // parsedPolicy is a stored policy parsed. One that cannot be parsed lets nobody
 // do anything: that is an internal error.
 func (e *Engine) parsedPolicy(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
-	hit, ok := e.policies.get(id)
-	if ok && hit.version == v {
-		return hit.doc, nil
+	if doc := e.policies.get(id, v); doc != nil {
+		return doc, nil
 	}
 	doc, err := policy.Parse([]byte(p.Document))
 	if err != nil {
 		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
 	}
-	if hit.version < v { // an evaluation on an older state leaves the newer entry
-		e.policies.put(id, cachedPolicy{v, doc})
-	}
+	e.policies.put(id, cachedPolicy{v, doc, len(p.Document)})
 	return doc, nil
+}
+
+// policyCache keeps key policies parsed. An entry is good for one version of the
+// policy: no two states that were ever published differ in it and agree in the
+// version.
+type policyCache struct {
+	mu   sync.RWMutex
+	docs map[fsm.KeyID]cachedPolicy
+	size int // of all documents' texts
+	max  int
+}
+
+type cachedPolicy struct {
+	version fsm.Version
+	doc     *policy.Document
+	size    int
+}
+
+// maxCachedPolicies bounds the texts of the policies that are cached, in bytes.
+// Parsed they take some times that.
+const maxCachedPolicies = 16 << 20
+
+func newPolicyCache() *policyCache {
+	return &policyCache{docs: make(map[fsm.KeyID]cachedPolicy), max: maxCachedPolicies}
+}
+
+func (c *policyCache) get(id fsm.KeyID, v fsm.Version) *policy.Document {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if hit, ok := c.docs[id]; ok && hit.version == v {
+		return hit.doc
+	}
+	return nil
+}
+
+// put keeps a policy, unless a newer one is there: an evaluation may be on an
+// older state. When the cache is full, any others go.
+func (c *policyCache) put(id fsm.KeyID, p cachedPolicy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.docs[id]
+	if was.version >= p.version {
+		return
+	}
+	c.docs[id] = p
+	c.size += p.size - was.size
+	for old, o := range c.docs {
+		if c.size <= c.max {
+			return
+		}
+		if old != id {
+			delete(c.docs, old)
+			c.size -= o.size
+		}
+	}
 }
 
 // newPolicy checks a policy that a caller wants for a key: that it is one, names

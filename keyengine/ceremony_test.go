@@ -438,6 +438,9 @@ func TestEventsWaitForALeader(t *testing.T) {
 	waitFor(t, "the ceremony is recorded", func() bool { return c.audit.Size() == 4 })
 	cancel()
 	<-done
+	if got := strings.Join(names(records(t, c, e)), " "); got != "Init SubmitShare SubmitShare Unseal" {
+		t.Errorf("records: %s", got)
+	}
 }
 
 func TestPendingEventsAreBounded(t *testing.T) {

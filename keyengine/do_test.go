@@ -61,7 +61,11 @@ func TestNodeThatIsBehind(t *testing.T) {
 		if s.name != "denied" && behind.State() == r.cluster.state() {
 			t.Fatalf("%s: the node is not behind", s.name)
 		}
+		before := behind.proposals
 		err := onN2(s.op, s.in)
+		if n := behind.proposals - before; n > 2 {
+			t.Errorf("%s: %d proposals; a conflict should have been waited out", s.name, n)
+		}
 		if s.want == nil && err != nil || s.want != nil && !errors.Is(err, s.want) {
 			t.Errorf("%s: a node that is behind answered %v, want %v", s.name, err, s.want)
 		}
@@ -272,6 +276,28 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		if string(plaintext) != string(make([]byte, 32)) {
 			t.Errorf("%s: the answer was not wiped", name)
 		}
+	}
+}
+
+// TestFailureChangesNothing: an operation that fails after it proposed changes
+// commits its failure, and none of them.
+func TestFailureChangesNothing(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	op := define(Operation{Name: "Fail", states: anyState}, func(ev *eval, in *EnableKeyInput) (*none, error) {
+		ev.putTags(r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
+		ev.later = func(*fsm.State) (any, error) { return &none{}, nil }
+		return nil, ErrDisabled
+	}, nil)
+	out, err := r.first.Do(t.Context(), r.caller(r.root), op, &EnableKeyInput{KeyId: &id})
+	if wantError(t, err, ErrDisabled, ""); out != nil {
+		t.Errorf("a failure gave %v", out)
+	}
+	if tags, _ := r.cluster.state().KeyTags(r.keyID(id)); tags != nil {
+		t.Error("a failure changed the key's tags")
+	}
+	if rec := r.lastRecord(); rec.EventName != "Fail" || rec.ErrorCode != "DisabledException" {
+		t.Errorf("record of %s with %s", rec.EventName, rec.ErrorCode)
 	}
 }
 

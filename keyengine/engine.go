@@ -81,6 +81,9 @@ type Engine struct {
 
 // New returns a sealed engine.
 func New(cfg Config) (*Engine, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger}
 	var err error
 	if e.vault, err = newVault(cfg); err != nil {
@@ -90,7 +93,7 @@ func New(cfg Config) (*Engine, error) {
 	e.pending = newPendingEvents()
 	e.checkpoint.every = checkpointEvery
 	e.fresh = newFreshness()
-	e.policies = newBounded[fsm.KeyID, cachedPolicy](maxCachedPolicies)
+	e.policies = newPolicyCache()
 	e.limits = newLimits(cfg)
 	e.metrics = newMetrics(cfg, e)
 	return e, nil

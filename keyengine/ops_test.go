@@ -47,8 +47,11 @@ func TestKeyLifecycle(t *testing.T) {
 	}
 
 	must[none](r, "UpdateKeyDescription", &UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("")})
-	for range 2 { // repeats are fine
-		must[none](r, "DisableKey", &DisableKeyInput{KeyId: &arn})
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &arn})
+	_, version := r.cluster.state().Key(r.keyID(id))
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &arn}) // repeats are fine, and change nothing
+	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
+		t.Error("disabling a disabled key changed it")
 	}
 	want.Description, want.Enabled, want.KeyState = ptr(""), ptr(false), ptr("Disabled")
 	if d := cmp.Diff(want, describe(id)); d != "" {

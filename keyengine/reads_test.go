@@ -189,6 +189,8 @@ func rootReadCases() []readCase {
 		{"alias moved, no permission on the old key", "UpdateAlias", update, kindPolicy, key, nobody(func(w *readWorld) string { return w.id }), "ok", "AccessDeniedException", both, true, false},
 		{"alias moved, no permission on the new key", "UpdateAlias", update, kindPolicy, other, nobody(func(w *readWorld) string { return w.other }), "ok", "AccessDeniedException", both, true, false},
 		{"alias deleted, no permission on the key", "DeleteAlias", remove, kindPolicy, key, nobody(func(w *readWorld) string { return w.id }), "ok", "AccessDeniedException", "KEY KEY_POLICY ALIAS CREDENTIAL", true, false},
+		{"key made", "CreateKey", func(*readWorld) any { return &CreateKeyInput{} }, 0, nil, nil, "ok", "", "KEY CREDENTIAL", true, false},
+		{"keys listed", "ListKeys", func(*readWorld) any { return &ListKeysInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 		{"describe, key deleted", "DescribeKey", func(w *readWorld) any { return &DescribeKeyInput{KeyId: &w.id} }, kindKey, key, (*readWorld).deleteKey, "ok", "NotFoundException", "KEY KEY_POLICY CREDENTIAL", true, true},
 	}
 }

@@ -27,13 +27,6 @@ func (p *plan) validate(in any) error {
 	return &Error{Code: ErrValidation.Code, Message: fmt.Sprintf("%d validation %s detected: %s", v.n, errors, v.text.String())}
 }
 
-// violates makes the error of a single violation that is found outside of plans.
-func violates(member, value, constraint string) error {
-	v := violations{}
-	v.add("Value '"+value+"'", member, constraint)
-	return &Error{Code: ErrValidation.Code, Message: "1 validation error detected: " + v.text.String()}
-}
-
 type violations struct {
 	n    int
 	text strings.Builder

@@ -57,6 +57,8 @@ type vault struct {
 // reads as zeros.
 type opened struct {
 	cluster   [16]byte
+	ended     chan struct{} // closed by wipe
+	end       sync.Once
 	ring      *keymat.Keyring
 	materials *keymat.Cache // of KMS keys
 	signing   *keymat.Cache // SigV4 signing keys
@@ -87,7 +89,7 @@ func newVault(cfg Config) (*vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !a.Locked() && cfg.Logger != nil {
+	if !a.Locked() {
 		cfg.Logger.Warn("key memory is not locked: the system may swap keys out")
 	}
 	v := &vault{arena: a, clock: cfg.Clock}
@@ -98,6 +100,7 @@ func newVault(cfg Config) (*vault, error) {
 func newOpened(cluster [16]byte, ring *keymat.Keyring) *opened {
 	return &opened{
 		cluster:   cluster,
+		ended:     make(chan struct{}),
 		ring:      ring,
 		materials: keymat.NewCache(0),
 		signing:   keymat.NewCache(signingKeys),
@@ -138,6 +141,7 @@ func (o *opened) wipe() {
 	o.tokens.clear()
 	o.openers.clear()
 	o.sealing.Store(nil)
+	o.end.Do(func() { close(o.ended) })
 }
 
 func (v *vault) sealed() bool { return v.opened.Load() == nil }

@@ -311,8 +311,9 @@ type Clock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The leader's wall clock, Unix nanoseconds.
 	Wall int64 `protobuf:"varint,1,opt,name=wall,proto3" json:"wall,omitempty"`
-	// Nanoseconds of the leader's monotonic clock since it applied the newest
-	// entry that it had applied when it proposed this one; 0 when it cannot say.
+	// Nanoseconds of the leader's monotonic clock since it proposed the entry before
+	// this one, or, if that is later, since it applied the newest; 0 when it cannot
+	// say. So no time is counted twice.
 	Elapsed int64 `protobuf:"varint,2,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
 	// Wall clocks of voters (the leader's own included), read for this entry,
 	// when cluster time has to step further than elapsed allows.
@@ -2509,6 +2510,9 @@ type SnapshotHeader struct {
 	Voters []string `protobuf:"bytes,9,rep,name=voters,proto3" json:"voters,omitempty"`
 	// See ConfirmTime.
 	ConfirmedTime int64 `protobuf:"varint,10,opt,name=confirmed_time,json=confirmedTime,proto3" json:"confirmed_time,omitempty"`
+	// How far cluster time was moved on a leader's word alone since a majority of
+	// clocks last agreed, nanoseconds.
+	Unconfirmed   int64 `protobuf:"varint,11,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2609,6 +2613,13 @@ func (x *SnapshotHeader) GetVoters() []string {
 func (x *SnapshotHeader) GetConfirmedTime() int64 {
 	if x != nil {
 		return x.ConfirmedTime
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetUnconfirmed() int64 {
+	if x != nil {
+		return x.Unconfirmed
 	}
 	return 0
 }
@@ -2998,7 +3009,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\x04node\x124\n" +
 	"\asession\x18\v \x01(\v2\x18.conclave.fsm.v1.SessionH\x00R\asession\x120\n" +
 	"\x03end\x18\f \x01(\v2\x1c.conclave.fsm.v1.SnapshotEndH\x00R\x03endB\x06\n" +
-	"\x04item\"\xd4\x02\n" +
+	"\x04item\"\xf6\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
@@ -3011,7 +3022,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x05level\x18\b \x01(\rR\x05level\x12\x16\n" +
 	"\x06voters\x18\t \x03(\tR\x06voters\x12%\n" +
 	"\x0econfirmed_time\x18\n" +
-	" \x01(\x03R\rconfirmedTime\"#\n" +
+	" \x01(\x03R\rconfirmedTime\x12 \n" +
+	"\vunconfirmed\x18\v \x01(\x03R\vunconfirmed\"#\n" +
 	"\vSnapshotEnd\x12\x14\n" +
 	"\x05items\x18\x01 \x01(\x04R\x05items\"\xbb\x01\n" +
 	"\aSession\x12\x12\n" +

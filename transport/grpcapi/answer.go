@@ -29,6 +29,10 @@ const maxStatusMessage = 1536
 // request is what handlers know of the call that they are in.
 type request struct {
 	id keyengine.RequestID
+	// library is an error of the library's own, which it has told the caller of
+	// already or which is fit to be told. No other status is: one that a handler
+	// was given by somebody else may say anything.
+	library error
 }
 
 type requestKey struct{}
@@ -64,11 +68,14 @@ func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandl
 			}
 		}()
 		if err := grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
+			r.library = err
 			return nil, err
 		}
-		return handle(srv, ctx, decoder(dec), nil)
+		return handle(srv, ctx, r.decoder(dec), nil)
 	}
 }
+
+var errStopping = &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "This node is stopping. Send the request to another one."}
 
 // answerStream is answer for streams.
 func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
@@ -80,14 +87,20 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		if p := recover(); p != nil {
 			err = s.panicked(info.FullMethod, r, p)
 		}
-		if err != nil && s.life.Err() != nil {
-			err = &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "This node is stopping. Send the request to another one."}
+		switch {
+		case err == nil:
+			return
+		case s.life.Err() != nil:
+			err = errStopping
+		case strings.HasPrefix(info.FullMethod, "/grpc.reflection."):
+			r.library = err
+		case ctx.Err() != nil:
+			err = ctx.Err() // the caller has gone, which is all that sending failed for
 		}
-		if err != nil {
-			err = s.refusal(info.FullMethod, r, err)
-		}
+		err = s.refusal(info.FullMethod, r, err)
 	}()
 	if err := ss.SetHeader(metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
+		r.library = err
 		return err
 	}
 	return handle(srv, &stream{ServerStream: ss, ctx: ctx})
@@ -117,9 +130,8 @@ func (s *Server) panicked(name string, r *request, p any) error {
 
 // refusal is the status of an error.
 func (s *Server) refusal(name string, r *request, err error) error {
-	if st, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
-		// Of the library: the message was too long, the stream was cut off.
-		return st.GRPCStatus().Err()
+	if r.library != nil {
+		return r.library
 	}
 	id := transport.FormatRequestID(r.id)
 	a := lookup(err)
@@ -139,15 +151,9 @@ func (s *Server) refusal(name string, r *request, err error) error {
 	return p.Err()
 }
 
-// lookup is transport.Lookup with the outcomes of operators' calls, and with a
-// message fit for a status.
+// lookup is transport.Lookup with a message fit for a status.
 func lookup(err error) transport.Answer {
 	a := transport.Lookup(err)
-	if e, ok := errors.AsType[*keyengine.Error](err); ok {
-		if code, ok := operatorErrors[e.Code]; ok {
-			a = transport.Answer{Type: string(e.Code), Message: e.Message, GRPC: code}
-		}
-	}
 	a.Message = shortened(a.Message)
 	return a
 }
@@ -175,10 +181,11 @@ type received struct {
 var errNotAMessage = &keyengine.Error{Code: transport.ErrSerialization.Code, Message: "The request is not a message of this method, or not valid UTF-8."}
 
 // decoder makes dec report messages that cannot be read as callers' errors.
-func decoder(dec func(any) error) func(any) error {
+func (r *request) decoder(dec func(any) error) func(any) error {
 	return func(m any) error {
 		in := received{msg: m.(proto.Message)}
 		if err := dec(&in); err != nil {
+			r.library = err // too long, cut off
 			return err
 		}
 		if in.err != nil {

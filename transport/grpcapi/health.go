@@ -5,10 +5,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 
+	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -40,7 +39,7 @@ func (h *healthService) status(service string) grpc_health_v1.HealthCheckRespons
 func (h *healthService) Check(_ context.Context, in *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
 	st := h.status(in.GetService())
 	if st == grpc_health_v1.HealthCheckResponse_SERVICE_UNKNOWN {
-		return nil, status.Error(codes.NotFound, "unknown service")
+		return nil, &keyengine.Error{Code: keyengine.ErrNotFound.Code, Message: "There is no such service."}
 	}
 	return &grpc_health_v1.HealthCheckResponse{Status: st}, nil
 }

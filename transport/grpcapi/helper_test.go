@@ -95,6 +95,7 @@ func (f *fakeEngine) ReadAudit(context.Context, *keyengine.Caller, uint64) (*key
 type fakeCeremony struct {
 	mu   sync.Mutex
 	done []string
+	all  int // calls of Status for all nodes
 	err  error
 }
 
@@ -112,6 +113,7 @@ func (f *fakeCeremony) Status(_ context.Context, all bool) (*kmspb.StatusRespons
 		Addresses: &kmspb.Addresses{Aws: "10.0.0.1:8443"}, Faults: []string{"disk"},
 	}
 	if all {
+		f.all++
 		st.Nodes = []*kmspb.NodeStatus{{NodeId: "n1"}}
 	}
 	return st, f.err

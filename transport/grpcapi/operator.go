@@ -3,8 +3,6 @@ package grpcapi
 import (
 	"context"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -24,16 +22,6 @@ type Ceremony interface {
 	Seal(ctx context.Context, op keyengine.Operator, all bool) ([]*kmspb.NodeStatus, error)
 	ConfirmTime(ctx context.Context, op keyengine.Operator) error
 	Members(ctx context.Context) ([]*kmspb.Member, error)
-}
-
-// operatorErrors are the outcomes that only operators' calls have, and so only
-// this face.
-var operatorErrors = map[keyengine.Code]codes.Code{
-	keyengine.ErrInitialised.Code:    codes.FailedPrecondition,
-	keyengine.ErrNotInitialised.Code: codes.FailedPrecondition,
-	keyengine.ErrNotReady.Code:       codes.Unavailable,
-	keyengine.ErrShare.Code:          codes.InvalidArgument,
-	keyengine.ErrUnsealed.Code:       codes.FailedPrecondition,
 }
 
 // Detail is an error as a NodeStatus tells it; nil for nil. Nothing internal is

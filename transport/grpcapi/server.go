@@ -171,13 +171,10 @@ func (s *Server) options() []grpc.ServerOption {
 			Time:              2 * time.Minute,
 			Timeout:           20 * time.Second,
 		}),
-		grpc.SharedWriteBuffer(true),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.InTapHandle(s.gates.enter),
 		grpc.StreamInterceptor(s.answerStream),
 		grpc.UnknownServiceHandler(unknownMethod),
-		// The engine must not be closed under a handler.
-		grpc.WaitForHandlers(true),
 	}
 	if s.cfg.TLS != nil {
 		opts = append(opts, grpc.Creds(credentials.NewTLS(hardened(s.cfg.TLS))))
@@ -225,6 +222,7 @@ func (s *Server) Serve(l net.Listener) error {
 // cancels them and closes the connections. No handler runs once it has returned.
 func (s *Server) Stop(ctx context.Context) {
 	s.endLife()
+	// GracefulStop waits for the handlers also when it is cut short.
 	cut := context.AfterFunc(ctx, s.grpc.Stop)
 	defer cut()
 	s.grpc.GracefulStop()
