@@ -33,6 +33,9 @@ type clockGuard struct {
 	differs  bool // a majority said so
 	readings []reading
 	readAt   time.Time // when the oldest of them was taken
+	// The newest entry that this node proposed: when, and its wall time.
+	stamped     time.Time
+	stampedWall int64
 }
 
 // reading is another voter's wall clock.
@@ -41,13 +44,7 @@ type reading struct {
 	offset time.Duration // its clock less ours
 }
 
-// wall is this node's clock, and whether entries may carry it.
-func (g *clockGuard) wall() (time.Time, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.look()
-}
-
+// look reads this node's clock and says whether entries may carry it.
 func (g *clockGuard) look() (time.Time, bool) {
 	mono := time.Now()
 	wall := g.clock.Now().Round(0)
@@ -101,18 +98,27 @@ func (g *clockGuard) take(rs []reading, since time.Time, voters int) (agree, dif
 	return false, g.differs
 }
 
-// evidence is the clock of an entry that is proposed now.
-func (g *clockGuard) evidence(prev int64, elapsed time.Duration) *fsmpb.Clock {
+// evidence is the clock of an entry that is proposed now, on a node that applied
+// the newest entry since ago.
+func (g *clockGuard) evidence(state *fsm.State, since time.Duration) *fsmpb.Clock {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	wall, ok := g.look()
 	if !ok {
 		return &fsmpb.Clock{} // cluster time stands still
 	}
-	c := &fsmpb.Clock{Wall: wall.UnixNano(), Elapsed: int64(elapsed)}
-	if !fsm.NeedsReadings(prev, c.Wall, c.Elapsed) {
+	if !g.stamped.IsZero() {
+		since = min(since, g.lastMono.Sub(g.stamped)) // entries in flight count it already
+	}
+	c := &fsmpb.Clock{Wall: wall.UnixNano(), Elapsed: int64(since)}
+	needs := state.NeedsReadings(g.stampedWall, c.Wall, c.Elapsed)
+	g.stamped, g.stampedWall = g.lastMono, c.Wall
+	if !needs {
 		return c
 	}
+	// An entry that falls short is followed by others: what is in flight may not
+	// come to be.
+	g.stampedWall = 0
 	c.Readings = []*fsmpb.ClockReading{{Node: g.self, Wall: c.Wall}}
 	if time.Since(g.readAt) <= readingAge {
 		for _, r := range g.readings {

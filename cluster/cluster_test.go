@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +38,7 @@ type testCluster struct {
 	ids   []string
 	nodes map[string]*testNode
 	edit  func(id string, c *Config)
+	wrap  func(id string, l *auditlog.Log) AuditLog
 }
 
 var quick = Timeouts{
@@ -134,8 +134,9 @@ func (c *testCluster) open(id string) error {
 		c.t.Fatal(err)
 	}
 	cfg := c.config(id)
-	if cfg.Audit == nil {
-		cfg.Audit = audit
+	cfg.Audit = audit
+	if c.wrap != nil {
+		cfg.Audit = c.wrap(id, audit)
 	}
 	n, err := Open(cfg)
 	if err != nil {
@@ -287,8 +288,6 @@ func within(t testing.TB, d time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-var recordCount atomic.Uint64
 
 // record is a record with no reads and no changes, and an id of its own.
 func record() *fsmpb.Record {

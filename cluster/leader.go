@@ -127,7 +127,7 @@ func (n *Node) lead(ctx context.Context) {
 	}
 	n.log.Info("leading", "term", r.CurrentTerm())
 	n.merger.setOpen(true)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || n.faulted.Load() != nil {
 		n.merger.setOpen(false) // it ended between the look and the opening
 		return
 	}
@@ -249,6 +249,7 @@ func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*c
 		a := <-answers // each comes, with ctx at the latest
 		if a.r != nil {
 			infos[a.node] = a.r
+			n.contacts.heard(a.node)
 			rs = append(rs, reading{a.node, a.offset})
 		}
 	}
@@ -337,6 +338,10 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 	if !n.IsLeader() {
 		return ErrNotLeader
 	}
+	if err := n.begin(); err != nil {
+		return err
+	}
+	defer n.running.Done()
 	to := n.successor(n.readClocks(ctx, n.cfg.Timeouts.Election), false)
 	if to == "" {
 		return ErrNoTransfer

@@ -18,6 +18,9 @@ const (
 	// maxHandshakes run at once; further connections wait in the kernel's queue,
 	// at most handshakeTimeout for each slot.
 	maxHandshakes = 64
+	// maxHandshakesFrom one address run at once, so that one slow stranger does
+	// not keep the nodes from each other.
+	maxHandshakesFrom = 16
 	// maxConnections of nodes are open at once on the peer port.
 	maxConnections = 512
 )
@@ -51,6 +54,7 @@ type port struct {
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
+	shakes map[string]int // handshakes by remote address
 	closed bool
 }
 
@@ -58,7 +62,7 @@ func newPort(ln net.Listener, conf *tls.Config, log *slog.Logger, refused func(s
 	p := &port{
 		ln: ln, conf: conf, log: log, refused: refused,
 		slots: make(chan struct{}, maxHandshakes),
-		conns: make(map[net.Conn]struct{}),
+		conns: make(map[net.Conn]struct{}), shakes: make(map[string]int),
 	}
 	p.raft = newSubListener(ln.Addr())
 	p.peer = newSubListener(ln.Addr())
@@ -98,11 +102,32 @@ func (p *port) accept() {
 func (p *port) track(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.conns) >= maxConnections {
+	from := remoteHost(c)
+	if p.closed || len(p.conns) >= maxConnections || p.shakes[from] >= maxHandshakesFrom {
 		return false
 	}
 	p.conns[c] = struct{}{}
+	p.shakes[from]++
 	return true
+}
+
+// shaken frees the place of a handshake that ended.
+func (p *port) shaken(c net.Conn) {
+	<-p.slots
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	from := remoteHost(c)
+	if p.shakes[from]--; p.shakes[from] <= 0 {
+		delete(p.shakes, from)
+	}
+}
+
+func remoteHost(c net.Conn) string {
+	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		return ""
+	}
+	return host
 }
 
 func (p *port) untrack(c net.Conn) {
@@ -116,7 +141,7 @@ func (p *port) handshake(raw net.Conn) {
 	c := tls.Server(raw, p.conf)
 	err := c.HandshakeContext(ctx)
 	cancel()
-	<-p.slots
+	p.shaken(raw)
 	if err != nil {
 		raw.Close()
 		p.untrack(raw)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -9,9 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
@@ -135,4 +139,169 @@ func TestExclusiveNeverConflicts(t *testing.T) {
 	}
 	c.converged()
 	c.noFaults()
+}
+
+// fakeFuture is what fakeRaft answers.
+type fakeFuture struct {
+	err error
+	res any
+}
+
+func (f fakeFuture) Error() error  { return f.err }
+func (f fakeFuture) Response() any { return f.res }
+func (f fakeFuture) Index() uint64 { return 1 }
+
+type fakeRaft func(cmd []byte) raft.ApplyFuture
+
+func (f fakeRaft) Apply(cmd []byte, _ time.Duration) raft.ApplyFuture { return f(cmd) }
+
+func testMerger(t *testing.T, r fakeRaft) *merger {
+	m := newMerger(&merger{
+		raft: r, evidence: func() (*fsmpb.Clock, *fsmpb.StateCheck) { return &fsmpb.Clock{}, nil },
+		registered: func(_ string, incarnation uint64) bool { return incarnation == 7 },
+		log:        testLogger(), maxBytes: 1 << 20, metrics: newMetrics(),
+	})
+	t.Cleanup(func() { m.close(within(t, time.Second)) })
+	m.setOpen(true)
+	return m
+}
+
+// TestMergerNeverGuesses maps what Raft may say to what nodes are told.
+func TestMergerNeverGuesses(t *testing.T) {
+	applied := fakeFuture{res: &fsm.Result{Index: 9, Batches: []fsm.BatchResult{{Status: fsm.BatchApplied, Index: 9, Verdicts: []fsm.Verdict{fsm.Conflict}}}}}
+	for name, tc := range map[string]struct {
+		future   fakeFuture
+		register *fsmpb.RegisterNode
+		want     clusterpb.SubmitStatus
+	}{
+		"applied":             {applied, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED},
+		"leadership lost":     {fakeFuture{err: raft.ErrLeadershipLost}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN},
+		"shutdown":            {fakeFuture{err: raft.ErrRaftShutdown}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN},
+		"enqueue timeout":     {fakeFuture{err: raft.ErrEnqueueTimeout}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN},
+		"disk":                {fakeFuture{err: ErrStorage}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN},
+		"machine stopped":     {fakeFuture{res: fsm.ErrStopped}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN},
+		"odd answer":          {fakeFuture{}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN},
+		"not leader":          {fakeFuture{err: raft.ErrNotLeader}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER},
+		"transfer":            {fakeFuture{err: raft.ErrLeadershipTransferInProgress}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER},
+		"restore":             {fakeFuture{err: raft.ErrAbortedByRestore}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER},
+		"fenced":              {fakeFuture{res: &fsm.Result{Batches: []fsm.BatchResult{{Status: fsm.BatchFenced}}}}, nil, clusterpb.SubmitStatus_SUBMIT_STATUS_FENCED},
+		"registered":          {fakeFuture{res: &fsm.Result{Registered: true}}, &fsmpb.RegisterNode{Incarnation: 7}, clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED},
+		"registered before":   {fakeFuture{res: &fsm.Result{}}, &fsmpb.RegisterNode{Incarnation: 7}, clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED},
+		"registered by newer": {fakeFuture{res: &fsm.Result{}}, &fsmpb.RegisterNode{Incarnation: 6}, clusterpb.SubmitStatus_SUBMIT_STATUS_FENCED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := testMerger(t, func([]byte) raft.ApplyFuture { return tc.future })
+			got := make(chan *clusterpb.SubmitResponse, 1)
+			s := &submission{register: tc.register, answer: func(r *clusterpb.SubmitResponse) { got <- r }}
+			if tc.register == nil {
+				s.batch = &fsmpb.Batch{Seq: 3, Records: []*fsmpb.Record{{}}}
+			}
+			m.submit(s)
+			if r := <-got; r.Status != tc.want {
+				t.Errorf("status %v, want %v", r.Status, tc.want)
+			}
+		})
+	}
+}
+
+// TestMergerLimits holds entries back to see how batches are put together.
+func TestMergerLimits(t *testing.T) {
+	entries := make(chan *fsmpb.Entry, 100)
+	release := make(chan struct{})
+	m := testMerger(t, func(cmd []byte) raft.ApplyFuture {
+		var e fsmpb.Entry
+		if err := proto.Unmarshal(cmd, &e); err != nil {
+			t.Error(err)
+		}
+		entries <- &e
+		return waitingFuture{release}
+	})
+	var answered atomic.Int64
+	batch := func(size int) *submission {
+		b := &fsmpb.Batch{Seq: 1, Records: []*fsmpb.Record{{Body: make([]byte, size)}}}
+		return &submission{batch: b, size: sizeOf(b), answer: func(*clusterpb.SubmitResponse) { answered.Add(1) }}
+	}
+	for range 3 { // two go at once, each alone; the third waits for a place
+		m.submit(batch(100))
+		time.Sleep(20 * time.Millisecond)
+	}
+	for range 20 {
+		m.submit(batch(10 << 10))
+	}
+	m.submit(batch(300 << 10)) // too large to share
+	for range 200 {
+		m.submit(batch(10 << 10))
+	}
+	if got := answered.Load(); got < 50 {
+		t.Errorf("%d of 200 batches beyond the limit were refused", got)
+	}
+	if n := len(entries); n != entriesInFlight {
+		t.Errorf("%d entries in flight, want %d", n, entriesInFlight)
+	}
+	close(release)
+	eventually(t, 5*time.Second, "all answers", func() bool { return answered.Load() == 224 })
+	close(entries)
+	var sizes []int
+	for e := range entries {
+		n := len(e.GetBatches().GetBatches())
+		sizes = append(sizes, n)
+		if size := proto.Size(e); size > mergeBytes+1024 && n > 1 {
+			t.Errorf("an entry of %d batches has %d bytes", n, size)
+		}
+	}
+	if len(sizes) < 5 || sizes[0] != 1 || sizes[1] != 1 || sizes[2] < 5 {
+		t.Errorf("batches of each entry: %v", sizes)
+	}
+}
+
+type waitingFuture struct{ done chan struct{} }
+
+func (f waitingFuture) Error() error { <-f.done; return raft.ErrLeadershipLost }
+func (waitingFuture) Response() any  { return nil }
+func (waitingFuture) Index() uint64  { return 0 }
+
+// TestStuckTransferIsNoticed is hashicorp/raft issue 696 as it shows: a leader
+// that refuses everything.
+func TestStuckTransferIsNoticed(t *testing.T) {
+	m := testMerger(t, func([]byte) raft.ApplyFuture { return fakeFuture{err: raft.ErrLeadershipTransferInProgress} })
+	send := func(m *merger) {
+		done := make(chan struct{})
+		m.submit(&submission{batch: &fsmpb.Batch{Seq: 1}, answer: func(*clusterpb.SubmitResponse) { close(done) }})
+		<-done
+	}
+	send(m)
+	since := m.refusingSince()
+	if send(m); since.IsZero() || m.refusingSince() != since {
+		t.Errorf("refusing since %v, then %v", since, m.refusingSince())
+	}
+
+	c := startCluster(t, 1, nil)
+	n := c.leader()
+	n.merger.mu.Lock()
+	n.merger.refusing = time.Now().Add(-6 * quick.Election)
+	n.merger.mu.Unlock()
+	select {
+	case err := <-n.faults:
+		if !errors.Is(err, ErrTransferStuck) {
+			t.Errorf("fault = %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("not noticed")
+	}
+}
+
+func TestRepeatedSnapshotIsNoticed(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	n := c.leader()
+	for range 10 {
+		n.restored(41)
+	}
+	select {
+	case err := <-n.faults:
+		if !errors.Is(err, ErrSnapshotLoop) {
+			t.Errorf("fault = %v", err)
+		}
+	case <-time.After(time.Second):
+		t.Error("not noticed")
+	}
 }

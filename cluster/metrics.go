@@ -18,6 +18,7 @@ type metrics struct {
 	leaders      prometheus.Counter
 	transfers    *prometheus.CounterVec
 	fenced       prometheus.Gauge
+	registered   []prometheus.Collector
 }
 
 func newMetrics() *metrics {
@@ -95,9 +96,21 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 			return float64(to - from)
 		}),
 	} {
-		errs = append(errs, r.Register(c))
+		if err := r.Register(c); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		m.registered = append(m.registered, c)
 	}
 	return errors.Join(errs...)
+}
+
+// unregister lets a later node of the process register the same.
+func (m *metrics) unregister(r prometheus.Registerer) {
+	for _, c := range m.registered {
+		r.Unregister(c)
+	}
+	m.registered = nil
 }
 
 func boolean(b bool) float64 {

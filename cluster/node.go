@@ -52,6 +52,7 @@ type Node struct {
 	relay     atomic.Pointer[func(context.Context, string, string, []byte) ([]byte, error)]
 	leadCheck atomic.Pointer[func() bool]
 	onLeader  leaderFuncs
+	contacts  contacts
 	transfer  chan struct{}  // held by the one transfer under way
 	gap       chan struct{}  // an audit gap may have opened
 	installs  map[uint64]int // by the apply goroutine
@@ -63,8 +64,9 @@ type Node struct {
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
 	opened   chan struct{}
-	starting sync.Mutex // Raft is being started, or the node stopped
+	starting sync.Mutex // guards stopping
 	stopping bool
+	draining atomic.Bool
 	faulted  atomic.Pointer[storeFault]
 	faultOne sync.Once
 	shutdown sync.Once
@@ -230,6 +232,18 @@ func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
 	return a.n.raft.Load().Apply(cmd, timeout) // the merger opens only on a leader
 }
 
+// begin keeps the node from being taken apart until the caller calls
+// running.Done. Calls from outside that start goroutines need it.
+func (n *Node) begin() error {
+	n.starting.Lock()
+	defer n.starting.Unlock()
+	if n.stopping {
+		return ErrShutdown
+	}
+	n.running.Add(1)
+	return nil
+}
+
 // goroutine runs f until the node is shut down.
 func (n *Node) goroutine(f func()) {
 	n.running.Add(1)
@@ -279,15 +293,16 @@ func (n *Node) usable() error {
 	if f := n.faulted.Load(); f != nil {
 		return fmt.Errorf("%w: %w", ErrFenced, f.err)
 	}
-	if n.ctx.Err() != nil {
+	if n.ctx.Err() != nil || n.draining.Load() {
 		return ErrShutdown
 	}
 	return nil
 }
 
-// Shutdown hands the leadership over if this node has it, as long as ctx lasts
-// and at most two election timeouts, and stops the node. It returns an error
-// when something would not stop.
+// Shutdown hands the leadership over if this node has it and lets what was
+// submitted come to its outcome, each as long as ctx lasts and at most two
+// election timeouts, and stops the node. It returns an error when something
+// would not stop.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.shutdown.Do(func() { n.ended = n.stop(ctx) })
 	return n.ended
@@ -299,6 +314,12 @@ func (n *Node) stop(ctx context.Context) error {
 		if err := n.TransferLeadership(tctx); err != nil {
 			n.log.Warn("could not hand over the leadership", "err", err)
 		}
+		cancel()
+	}
+	n.draining.Store(true)
+	if n.origin != nil && n.faulted.Load() == nil {
+		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
+		n.origin.drain(dctx)
 		cancel()
 	}
 	n.starting.Lock()
@@ -347,6 +368,7 @@ func (n *Node) stopRest() error {
 		n.peers.close()
 	}
 	n.running.Wait()
+	n.metrics.unregister(n.cfg.Registerer)
 	if n.store != nil {
 		errs = append(errs, n.store.close())
 	}
@@ -400,7 +422,7 @@ func (n *Node) restored(index uint64) {
 
 // evidence is what the next entry says of time and of the state's hash.
 func (n *Node) evidence() (*fsmpb.Clock, *fsmpb.StateCheck) {
-	clock := n.guard.evidence(n.State().Time(), n.applied.since())
+	clock := n.guard.evidence(n.State(), n.applied.since())
 	return clock, n.nextCheck()
 }
 
@@ -422,7 +444,7 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 
 // dialLeader opens the origin's way to the leader.
 func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) link {
-	if n.usable() != nil {
+	if n.ctx.Err() != nil || n.faulted.Load() != nil {
 		return nil
 	}
 	leader, _ := n.Leader()
@@ -484,6 +506,10 @@ func (n *Node) Barrier(ctx context.Context) error {
 	if err := n.usable(); err != nil {
 		return err
 	}
+	if err := n.begin(); err != nil {
+		return err
+	}
+	defer n.running.Done()
 	return n.barriers.wait(ctx, n.goroutine)
 }
 

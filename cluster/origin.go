@@ -112,6 +112,9 @@ type origin struct {
 	done  chan struct{}
 	ready atomic.Pointer[string] // the leader, when linked and registered
 
+	draining atomic.Bool   // takes nothing new
+	idle     chan struct{} // closed when nothing is left, while draining
+
 	waitingRecords atomic.Int64
 	waitingBytes   atomic.Int64
 	inFlight       atomic.Int64
@@ -137,6 +140,7 @@ func newOrigin(o *origin) *origin {
 	o.answered = make(chan struct{}, 1)
 	o.wake = make(chan struct{}, 1)
 	o.stop = make(chan struct{})
+	o.idle = make(chan struct{})
 	o.done = make(chan struct{})
 	o.nextSeq = 1
 	go o.run()
@@ -213,6 +217,17 @@ func (o *origin) release(p *proposal) {
 	o.waitingBytes.Add(-int64(p.size))
 }
 
+// drain refuses what is not submitted yet and waits for the outcome of what is,
+// as long as ctx lasts.
+func (o *origin) drain(ctx context.Context) {
+	o.draining.Store(true)
+	o.poke()
+	select {
+	case <-o.idle:
+	case <-ctx.Done():
+	}
+}
+
 func (o *origin) close() {
 	close(o.stop)
 	<-o.done
@@ -227,7 +242,7 @@ func (o *origin) run() {
 		select {
 		case p := <-o.in:
 			o.take(p)
-			o.drain()
+			o.gather()
 		case <-o.answered:
 			o.answersMu.Lock()
 			list := o.answers
@@ -271,8 +286,8 @@ func (o *origin) deliver(a answered) {
 	}
 }
 
-// drain takes over what else was proposed meanwhile, to make fuller batches.
-func (o *origin) drain() {
+// gather takes over what else was proposed meanwhile, to make fuller batches.
+func (o *origin) gather() {
 	for len(o.waiting) < maxBatchRecords*batchesInFlight {
 		select {
 		case p := <-o.in:
@@ -301,12 +316,17 @@ func (o *origin) shutdown() {
 		}
 		break
 	}
+	o.refuseWaiting()
+}
+
+func (o *origin) refuseWaiting() {
 	for _, p := range o.waiting {
 		o.release(p)
 		if p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
 			p.done <- outcome{err: ErrShutdown}
 		}
 	}
+	o.waiting = nil
 }
 
 // step does what can be done now and says when to come back at the latest.
@@ -317,9 +337,19 @@ func (o *origin) step(now time.Time) time.Duration {
 			next = t
 		}
 	}
+	if o.draining.Load() {
+		o.refuseWaiting()
+		if len(o.unsettled) == 0 {
+			select {
+			case <-o.idle:
+			default:
+				close(o.idle)
+			}
+		}
+	}
 	o.expire(now)
-	if len(o.waiting) > 0 {
-		at(o.nextExpiry)
+	if len(o.waiting) > 0 && now.Before(o.nextExpiry) {
+		at(o.nextExpiry) // past, it would keep this loop spinning
 	}
 	if len(o.unsettled) > 0 && o.link == nil {
 		at(now.Add(50 * time.Millisecond))

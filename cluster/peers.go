@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
@@ -127,6 +128,36 @@ func (p *peers) client(node string) (clusterpb.PeerClient, error) {
 	}
 	p.conns[node] = c
 	return clusterpb.NewPeerClient(c), nil
+}
+
+// reach waits for a connection to that node. When it fails, nothing was sent.
+func (p *peers) reach(ctx context.Context, node string) (clusterpb.PeerClient, error) {
+	client, err := p.client(node)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	c := p.conns[node]
+	p.mu.Unlock()
+	if c == nil {
+		return nil, ErrShutdown
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	for {
+		state := c.GetState()
+		switch state {
+		case connectivity.Ready:
+			return client, nil
+		case connectivity.Idle:
+			c.Connect()
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			return nil, fmt.Errorf("%w: %s", ErrUnreachable, node)
+		}
+		if !c.WaitForStateChange(ctx, state) {
+			return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, node, ctx.Err())
+		}
+	}
 }
 
 // reset makes a connection in backoff try again at once.

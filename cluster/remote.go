@@ -49,7 +49,7 @@ func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, err
 		}
 		return out, err
 	}
-	client, err := n.peers.client(leader)
+	client, err := n.peers.reach(ctx, leader)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoLeader, err)
 	}

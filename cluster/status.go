@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -59,8 +60,12 @@ type Member struct {
 	Voter                                bool
 	Leader                               bool
 	Self                                 bool
-	// Alive is a hint, from gossip where it runs.
+	// Alive is a hint: this node heard of it a moment ago, by gossip or as its
+	// leader.
 	Alive bool
+	// LastContact is how long ago this node, as leader, had an answer of it; 0
+	// for not known.
+	LastContact time.Duration
 	// Registered is what the node said of itself when it last started; nil
 	// before it did.
 	Registered *fsmpb.RegisterNode
@@ -76,11 +81,36 @@ func (n *Node) Members() []Member {
 			ID: string(s.ID), PeerAddress: string(s.Address), Voter: s.Suffrage == raft.Voter,
 			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
 		}
-		m.Alive = m.Self || m.Leader || n.gossip != nil && n.gossip.alive(m.ID)
+		m.LastContact = n.contacts.since(m.ID)
+		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leaderTick || n.gossip != nil && n.gossip.alive(m.ID)
 		if m.Registered, _ = st.Node(m.ID); m.Registered != nil {
 			m.AWSAddress, m.GRPCAddress = m.Registered.AwsAddress, m.Registered.GrpcAddress
 		}
 		list = append(list, m)
 	}
 	return list
+}
+
+// contacts remembers when other nodes last answered.
+type contacts struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func (c *contacts) heard(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at == nil {
+		c.at = make(map[string]time.Time)
+	}
+	c.at[node] = time.Now()
+}
+
+func (c *contacts) since(node string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at, ok := c.at[node]; ok {
+		return time.Since(at)
+	}
+	return 0
 }

@@ -185,6 +185,36 @@ func TestPeerPortAbuse(t *testing.T) {
 	c.noFaults()
 }
 
+// TestSlowStrangersDoNotLockOut opens connections that never say a word.
+func TestSlowStrangersDoNotLockOut(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	for range 3 * maxHandshakes {
+		conn, err := net.Dial("tcp", c.peers["n1"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	conn, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, mustAddr(t, c.peers["n1"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	tc := tls.Client(conn, testIdentity(t, c.ca, "n1").client("n1", alpnPeer))
+	if err := tc.HandshakeContext(within(t, handshakeTimeout/2)); err != nil {
+		t.Errorf("a node cannot connect beside %d silent strangers: %v", 3*maxHandshakes, err)
+	}
+}
+
+func mustAddr(t *testing.T, s string) *net.TCPAddr {
+	t.Helper()
+	a, err := net.ResolveTCPAddr("tcp", s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 // closed reports whether the server ends the connection by itself.
 func closed(t *testing.T, addr string, conf *tls.Config) bool {
 	t.Helper()
@@ -222,6 +252,9 @@ func TestPeerServiceRefusesForeignBatches(t *testing.T) {
 	}
 	odd := &fsmpb.RegisterNode{Node: f.id, Incarnation: 1 << 40}
 	odd.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1})
+	for _, n := range c.up() { // each registers first
+		mustPropose(t, n, record())
+	}
 	before := l.State().Index()
 	for name, m := range map[string]*clusterpb.SubmitRequest{
 		"another's batch":        batch(&fsmpb.Batch{Node: l.id, Incarnation: 1, Seq: 99}),

@@ -1,0 +1,528 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+	"go.uber.org/goleak"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// memberlist: one goroutine of a connection whose peer is gone ends with
+		// its read timeout.
+		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).handleConn"),
+		// A write that a test made hang.
+		goleak.IgnoreAnyFunction("github.com/conclavekms/conclave/cluster.TestFailingDiskOfTheLeader.func1.1"),
+	)
+}
+
+func TestShutdownHandsOver(t *testing.T) {
+	c := startCluster(t, 3, func(_ string, cfg *Config) {
+		// Longer than the test waits: only a handover is quick enough.
+		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 3*time.Second, 3*time.Second, time.Second
+	})
+	old := c.leader()
+	start := time.Now()
+	old.end(t, false)
+	next := c.leader()
+	if d := time.Since(start); d > 2*time.Second {
+		t.Errorf("a new leader took %v", d)
+	}
+	if next == old {
+		t.Error("the stopped node leads")
+	}
+	mustPropose(t, c.followers()[0], record())
+	c.noFaults()
+}
+
+func TestUnfitLeaderStepsAside(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	old := c.leader()
+	var fit atomic.Bool
+	for _, n := range c.up() {
+		if n == old {
+			n.SetCanLead(fit.Load)
+		}
+	}
+	eventually(t, 10*time.Second, "another leader", func() bool { return c.leader() != old })
+	// Where nobody is fit, the leader stays: a sealed cluster must keep a leader.
+	for _, n := range c.up() {
+		n.SetCanLead(func() bool { return false })
+	}
+	transfers := func() (sum float64) {
+		for _, n := range c.up() {
+			for _, result := range []string{"ok", "failed"} {
+				var m dto.Metric
+				if err := n.metrics.transfers.WithLabelValues(result).Write(&m); err != nil {
+					t.Fatal(err)
+				}
+				sum += m.Counter.GetValue()
+			}
+		}
+		return sum
+	}
+	before := transfers()
+	time.Sleep(2 * leaderTick)
+	if transfers() != before {
+		t.Error("a leader stepped aside though nobody is fit")
+	}
+	c.noFaults()
+}
+
+func TestOnLeader(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.startAll()
+	var mu sync.Mutex
+	leading := make(map[string]int)
+	for _, n := range c.up() {
+		n.OnLeader(func(ctx context.Context) {
+			mu.Lock()
+			leading[n.id]++
+			mu.Unlock()
+			<-ctx.Done()
+			mu.Lock()
+			leading[n.id]--
+			mu.Unlock()
+		})
+	}
+	only := func(id string) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, n := range c.ids {
+				if n == id != (leading[n] == 1) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	for range 3 {
+		l := c.leader()
+		eventually(t, 5*time.Second, "the function to run on the leader alone", only(l.id))
+		if err := l.TransferLeadership(within(t, 5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 5*time.Second, "another leader", func() bool { return c.leader() != l })
+	}
+	c.noFaults()
+}
+
+// TestFlappingLeadership moves the leadership around under load.
+func TestFlappingLeadership(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	var count atomic.Int64
+	for _, n := range c.up() {
+		for range 3 {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				for ctx.Err() == nil {
+					if v, err := n.Propose(context.Background(), record()); err != nil || v.Verdict != fsm.Accepted {
+						t.Errorf("%s: %+v, %v", n.id, v, err)
+						return
+					}
+					count.Add(1)
+				}
+			}()
+		}
+	}
+	moved := 0
+	for range 10 {
+		l := c.leader()
+		if l.TransferLeadership(within(t, 2*time.Second)) == nil {
+			moved++
+		}
+	}
+	before := count.Load()
+	eventually(t, 5*time.Second, "progress", func() bool { return count.Load() > before+20 })
+	stop()
+	wg.Wait()
+	if moved < 5 {
+		t.Errorf("%d of 10 transfers worked", moved)
+	}
+	c.converged()
+	got := leaves(t, c.leader())
+	if int64(len(got)) != count.Load() {
+		t.Errorf("%d records in the log, %d accepted", len(got), count.Load())
+	}
+	c.noFaults()
+}
+
+func TestExecuteAndRelay(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	for _, n := range c.up() {
+		n.SetExecutor(func(_ context.Context, p []byte) ([]byte, error) {
+			switch string(p) {
+			case "unknown":
+				return nil, ErrOutcomeUnknown
+			case "refuse":
+				return nil, errors.New("no such thing")
+			}
+			return []byte(n.id + " ran " + string(p)), nil
+		})
+		n.SetRelayHandler(func(_ context.Context, from, kind string, p []byte) ([]byte, error) {
+			if kind == "refuse" {
+				return nil, errors.New("will not")
+			}
+			return []byte(from + " asked " + n.id + " to " + kind + string(p)), nil
+		})
+	}
+	l := c.leader()
+	for _, n := range c.up() {
+		out, err := n.ExecuteOnLeader(within(t, time.Second), []byte("x"))
+		if want := l.id + " ran x"; err != nil || string(out) != want {
+			t.Errorf("%s: %q, %v; want %q", n.id, out, err, want)
+		}
+		if _, err := n.ExecuteOnLeader(within(t, time.Second), []byte("unknown")); !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%s: unknown outcome became %v", n.id, err)
+		}
+		if _, err := n.ExecuteOnLeader(within(t, time.Second), []byte("refuse")); err == nil || errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%s: refusal became %v", n.id, err)
+		}
+		for _, m := range c.up() {
+			out, err := n.Relay(within(t, time.Second), m.id, "unseal", []byte("!"))
+			if want := n.id + " asked " + m.id + " to unseal!"; err != nil || string(out) != want {
+				t.Errorf("relay %q, %v; want %q", out, err, want)
+			}
+			if m != n {
+				if _, err := n.Relay(within(t, time.Second), m.id, "refuse", nil); !errors.Is(err, ErrRemote) {
+					t.Errorf("refused relay: %v", err)
+				}
+			}
+		}
+	}
+	if _, err := l.Relay(within(t, time.Second), "n9", "x", nil); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("relay to nobody: %v", err)
+	}
+	if _, err := l.ExecuteOnLeader(within(t, time.Second), make([]byte, MaxPayload+1)); err == nil {
+		t.Error("a payload that is too large went")
+	}
+	members := l.Members()
+	if len(members) != 3 {
+		t.Fatalf("%d members", len(members))
+	}
+	eventually(t, 5*time.Second, "registrations of all", func() bool {
+		for _, m := range l.Members() {
+			if m.Registered == nil {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestSnapshotAndBackfill has a node miss so much that the log no longer has it:
+// it gets a snapshot, which lacks the audit records, and fetches those.
+func TestSnapshotAndBackfill(t *testing.T) {
+	c := startCluster(t, 3, func(_ string, cfg *Config) { cfg.TrailingLogs = 5 })
+	f := c.followers()[0]
+	mustPropose(t, f, record())
+	c.converged()
+	c.kill(f.id)
+	want := 1
+	for range 300 {
+		mustPropose(t, c.leader(), record())
+		want++
+	}
+	for _, n := range c.up() {
+		if err := n.raft.Load().Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 { // behind the snapshot
+		mustPropose(t, c.leader(), record())
+		want++
+	}
+	c.start(f.id)
+	c.converged()
+	eventually(t, 15*time.Second, "a complete audit log", func() bool {
+		_, _, missing := f.audit.Missing()
+		return !missing && f.audit.Size() == uint64(want)
+	})
+	got := leaves(t, f)
+	if len(got) != want {
+		t.Errorf("%d records, want %d", len(got), want)
+	}
+	ref := leaves(t, c.leader())
+	for id := range ref {
+		if got[id] != 1 {
+			t.Errorf("record %x is %d times in the filled log", id, got[id])
+		}
+	}
+	// And from its own snapshot and log after a restart.
+	if err := f.raft.Load().Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	c.kill(f.id)
+	c.start(f.id)
+	mustPropose(t, f, record())
+	c.converged()
+	c.noFaults()
+}
+
+func TestSnapshotBySize(t *testing.T) {
+	c := startCluster(t, 1, func(_ string, cfg *Config) { cfg.SnapshotBytes = 20 << 10; cfg.TrailingLogs = 5 })
+	n := c.leader()
+	for range 100 {
+		mustPropose(t, n, record())
+	}
+	eventually(t, 5*time.Second, "a snapshot", func() bool {
+		list, err := n.snapshots.List()
+		return err == nil && len(list) > 0
+	})
+	if fi, err := os.Stat(filepath.Join(n.dir, "raft", "snapshots")); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("snapshot directory: %v, %v", fi.Mode(), err)
+	}
+	c.noFaults()
+}
+
+// liar serves audit entries that do not fit.
+type liar struct{ *auditlog.Log }
+
+func (l liar) Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error) {
+	es, err := l.Log.Read(from, max, maxBytes)
+	for i := range es {
+		es[i].Body = append([]byte("forged"), es[i].Body...)
+	}
+	return es, err
+}
+
+func TestBackfillSurvivesALyingPeer(t *testing.T) {
+	c := newCluster(t, 3, func(_ string, cfg *Config) { cfg.TrailingLogs = 5 })
+	c.wrap = func(id string, l *auditlog.Log) AuditLog {
+		if id == "n1" {
+			return liar{l}
+		}
+		return l
+	}
+	c.startAll()
+	victim := c.nodes["n3"]
+	mustPropose(t, victim, record())
+	c.kill("n3")
+	for range 50 {
+		mustPropose(t, c.leader(), record())
+	}
+	for _, n := range c.up() {
+		if err := n.raft.Load().Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.start("n3")
+	eventually(t, 15*time.Second, "a complete audit log", func() bool {
+		_, _, missing := victim.audit.Missing()
+		return !missing && victim.audit.Size() == 51
+	})
+	for id, n := range leaves(t, victim) {
+		if n != 1 {
+			t.Errorf("%x is %d times in the log", id, n)
+		}
+	}
+	c.noFaults()
+}
+
+// fakeClock is a wall clock that tests move.
+type fakeClock struct{ offset atomic.Int64 }
+
+func (f *fakeClock) Now() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) }
+
+func TestClocks(t *testing.T) {
+	clocks := map[string]*fakeClock{"n1": {}, "n2": {}, "n3": {}}
+	c := startCluster(t, 3, func(id string, cfg *Config) { cfg.Clock = clocks[id] })
+	clusterTime := func() time.Time {
+		t.Helper()
+		l := c.leader()
+		v := mustPropose(t, l, record())
+		if err := l.WaitApplied(within(t, 5*time.Second), v.Index); err != nil {
+			t.Fatal(err)
+		}
+		return time.Unix(0, l.State().Time())
+	}
+	near := func(got, want time.Time) bool { return got.Sub(want).Abs() < 4*time.Second }
+	eventually(t, 5*time.Second, "the right time", func() bool { return near(clusterTime(), time.Now()) })
+
+	// The leader's clock alone jumps a month: cluster time does not follow, and
+	// another node takes over.
+	l := c.leader()
+	clocks[l.id].offset.Store(int64(30 * 24 * time.Hour))
+	for range 100 {
+		if got := clusterTime(); !near(got, time.Now()) {
+			t.Fatalf("cluster time followed one clock to %v", got)
+		}
+	}
+	eventually(t, 10*time.Second, "a leader with the right time", func() bool { return c.leader() != l })
+	if got := clusterTime(); !near(got, time.Now()) {
+		t.Errorf("cluster time is %v", got)
+	}
+	clocks[l.id].offset.Store(0)
+
+	// All clocks are set two hours ahead: a majority agrees.
+	for _, f := range clocks {
+		f.offset.Store(int64(2 * time.Hour))
+	}
+	eventually(t, 10*time.Second, "the new time", func() bool { return near(clusterTime(), time.Now().Add(2*time.Hour)) })
+
+	// And back: time never runs backwards.
+	before := clusterTime()
+	for _, f := range clocks {
+		f.offset.Store(0)
+	}
+	for range 10 {
+		if got := clusterTime(); got.Before(before) {
+			t.Fatalf("cluster time ran back from %v to %v", before, got)
+		}
+	}
+	c.noFaults()
+}
+
+func TestIdleClusterKeepsTime(t *testing.T) {
+	c := startCluster(t, 1, func(_ string, cfg *Config) { cfg.Timeouts.ClockTick = 100 * time.Millisecond })
+	n := c.leader()
+	mustPropose(t, n, record())
+	before := n.State().Time()
+	eventually(t, 5*time.Second, "a later time", func() bool { return n.State().Time() > before+int64(300*time.Millisecond) })
+}
+
+// TestGossipDecidesNothing runs gossip, with a liar who has the key.
+func TestGossipDecidesNothing(t *testing.T) {
+	key, err := DeriveGossipKey([]byte("0123456789abcdef0123456789abcdef\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DeriveGossipKey([]byte(" short ")); err == nil {
+		t.Error("a short key file was taken")
+	}
+	addrs := map[string]string{"n1": freeAddr(t), "n2": freeAddr(t), "n3": freeAddr(t)}
+	c := startCluster(t, 3, func(id string, cfg *Config) {
+		cfg.Gossip = GossipConfig{Enable: true, Listen: addrs[id], Key: key, Seeds: []string{addrs["n1"], addrs["n2"]}}
+	})
+	eventually(t, 20*time.Second, "gossip to find everybody", func() bool {
+		for _, n := range c.up() {
+			for _, m := range n.Members() {
+				if !m.Alive {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	members := func() string { return fmt.Sprint(c.leader().configuration().Servers) }
+	before := members()
+	lie := func(name, peer string) {
+		l, err := lyingMember(name, freeAddr(t), peer, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Shutdown()
+		l.Join([]string{addrs["n1"], addrs["n2"], addrs["n3"]})
+		time.Sleep(200 * time.Millisecond)
+	}
+	lie("stranger", "127.0.0.1:1")
+	lie(c.followers()[0].id, "127.0.0.1:1") // a member's name with a false address
+	if got := members(); got != before {
+		t.Errorf("the Raft configuration is %s, was %s", got, before)
+	}
+	if a := c.leader().gossip.address("stranger"); a != "" {
+		t.Errorf("a stranger is in the address book: %s", a)
+	}
+	for _, n := range c.up() {
+		mustPropose(t, n, record())
+	}
+	c.converged()
+	c.noFaults()
+}
+
+// TestShutdownFinishesWhatWasSubmitted stops the leader under load on itself:
+// no outcome may be lost for want of a moment.
+func TestShutdownFinishesWhatWasSubmitted(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l := c.leader()
+	var wg sync.WaitGroup
+	var accepted, unknown atomic.Int64
+	for range 16 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				v, err := l.Propose(context.Background(), record())
+				switch {
+				case err == nil && v.Verdict == fsm.Accepted:
+					accepted.Add(1)
+				case errors.Is(err, ErrShutdown):
+					return
+				default:
+					unknown.Add(1)
+					return
+				}
+			}
+		}()
+	}
+	eventually(t, 5*time.Second, "load", func() bool { return accepted.Load() > 50 })
+	l.end(t, false)
+	wg.Wait()
+	if unknown.Load() > 0 {
+		t.Errorf("%d proposals without an outcome", unknown.Load())
+	}
+	c.converged()
+	got := leaves(t, c.leader())
+	if int64(len(got)) != accepted.Load() {
+		t.Errorf("%d records in the log, %d accepted", len(got), accepted.Load())
+	}
+	c.noFaults()
+}
+
+func TestMetricsAndMembers(t *testing.T) {
+	registry := map[string]*prometheus.Registry{
+		"n1": prometheus.NewRegistry(), "n2": prometheus.NewRegistry(), "n3": prometheus.NewRegistry(),
+	}
+	c := startCluster(t, 3, func(id string, cfg *Config) {
+		cfg.Registerer = registry[id]
+		cfg.AWSAddress, cfg.Release = id+":443", "test"
+	})
+	l := c.leader()
+	for _, n := range c.up() {
+		mustPropose(t, n, record())
+	}
+	found := make(map[string]bool)
+	families, err := registry[l.id].Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		found[f.GetName()] = true
+		if f.GetName() == "conclave_raft_is_leader" && f.Metric[0].Gauge.GetValue() != 1 {
+			t.Error("the leader's metric does not say so")
+		}
+	}
+	for _, name := range []string{"conclave_raft_commit_seconds", "conclave_raft_entry_records", "conclave_raft_disk_seconds", "conclave_audit_missing_entries"} {
+		if !found[name] {
+			t.Errorf("no metric %s", name)
+		}
+	}
+	eventually(t, 5*time.Second, "members in full", func() bool {
+		for _, m := range l.Members() {
+			if !m.Alive || !m.Voter || m.AWSAddress != m.ID+":443" || m.Registered.GetRelease() != "test" || m.Leader != (m.ID == l.id) || m.Self != (m.ID == l.id) {
+				return false
+			}
+		}
+		return len(l.Members()) == 3
+	})
+	f := c.followers()[0]
+	c.kill(f.id)
+	c.start(f.id) // registers its metrics anew
+}
