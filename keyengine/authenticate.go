@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
@@ -53,30 +54,52 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity,
 	if err != nil {
 		return Identity{}, err
 	}
-	scope := sha256.Sum256([]byte("sigv4\x00" + p.Date + "\x00" + p.Region + "\x00" + p.Service))
-	ok := false
-	err = o.signing.Use(keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte(scope[:]), c.WrappedSecret),
-		func() (key *keymat.Secret, err error) {
-			err = e.withSecret(o, c, func(secret []byte) error {
-				key, err = e.vault.arena.Fill(sha256.Size, func(dst []byte) error {
-					signingKey(dst, secret, &p)
-					return nil
-				})
-				return err
-			})
-			return key, err
-		},
-		func(key []byte) error {
-			ok = hmacEqual(key, p.StringToSign, p.Signature)
-			return nil
-		})
-	if err != nil {
-		return Identity{}, fmt.Errorf("access key %s: %w", c.Id, gone(err))
-	}
-	if !ok {
-		return Identity{}, errSignature
+	if err := e.verifySigV4(o, c, &p); err != nil {
+		return Identity{}, err
 	}
 	return o.identify(c)
+}
+
+// verifySigV4 compares a signature with the one that the credential's secret
+// makes. Derived keys are kept only once they made a right signature: the scope
+// is the caller's choice, and a stranger who knows an access key id must not
+// push out the keys that are in use.
+func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) error {
+	scope := sha256.Sum256([]byte("sigv4\x00" + p.Date + "\x00" + p.Region + "\x00" + p.Service))
+	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte(scope[:]), c.WrappedSecret, c.Principal, strconv.Itoa(int(c.Generation)))
+	derived := false
+	err := o.signing.Use(id, func() (key *keymat.Secret, err error) {
+		derived = true
+		err = e.withSecret(o, c, func(secret []byte) error {
+			key, err = e.vault.arena.Fill(sha256.Size, func(dst []byte) error {
+				signingKey(dst, secret, p)
+				return checkSignature(dst, p)
+			})
+			return err
+		})
+		return key, err
+	}, func(key []byte) error { return checkSignature(key, p) })
+	if errors.Is(err, errSignature) && !derived {
+		// Wrong by the key at hand, or by the one that another caller derived for
+		// a wrong signature of its own, which says nothing of this one.
+		err = e.withSecret(o, c, func(secret []byte) error {
+			var key [sha256.Size]byte
+			defer clear(key[:])
+			signingKey(key[:], secret, p)
+			return checkSignature(key[:], p)
+		})
+	}
+	if err != nil && !errors.Is(err, errSignature) {
+		return fmt.Errorf("access key %s: %w", c.Id, gone(err))
+	}
+	return err
+}
+
+func checkSignature(key []byte, p *SigV4Proof) error {
+	if !hmacEqual(key, p.StringToSign, p.Signature) {
+		return errSignature
+	}
+	return nil
 }
 
 // decoySecret stands in for the secret of an access key that there is none of.

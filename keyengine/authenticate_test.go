@@ -118,6 +118,10 @@ func TestAuthenticateSigV4(t *testing.T) {
 
 func TestCredentialOfAnotherPrincipal(t *testing.T) {
 	c, e, res := openCluster(t)
+	// The signing key is at hand, and must not prove more than the secret did.
+	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+		t.Fatal(err)
+	}
 	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Principal = "arn:aws:iam::111122223333:user/eve" })
 	if id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil {
 		t.Errorf("a secret proves %v, for whom it was not made", id)

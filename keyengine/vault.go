@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -269,7 +270,8 @@ func (v *vault) withMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material 
 	}
 	id := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
 	var used error
-	err = o.materials.Use(keymat.NewCacheID(id.ID, [16]byte(m.Id), m.Wrapped), func() (*keymat.Secret, error) {
+	cached := keymat.NewCacheID(id.ID, [16]byte(m.Id), m.Wrapped, k.Region, k.Spec, k.Usage, k.Origin, strconv.Itoa(int(m.Generation)))
+	err = o.materials.Use(cached, func() (*keymat.Secret, error) {
 		return o.ring.Unwrap(m.Generation, keymat.PurposeMaterial, materialBinding(id, m.Id, k.Spec, k.Usage, k.Origin), m.Wrapped)
 	}, func(b []byte) error {
 		used = use(b)

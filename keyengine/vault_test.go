@@ -145,25 +145,33 @@ func TestMaterialOpensOnEveryUnsealedNode(t *testing.T) {
 func TestMaterialOpensOnlyAsWhatItWasMadeFor(t *testing.T) {
 	c, e, _ := openCluster(t)
 	k := makeKey(t, c, e, testKey)
-	for name, edit := range map[string]func(k *fsmpb.Key, m *fsmpb.Material){
-		"id":         func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = append([]byte{9}, k.Id[1:]...) },
-		"region":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Region = "eu-west-2" },
-		"spec":       func(k *fsmpb.Key, m *fsmpb.Material) { k.Spec = "HMAC_256" },
-		"usage":      func(k *fsmpb.Key, m *fsmpb.Material) { k.Usage = "SIGN_VERIFY" },
-		"origin":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Origin = "EXTERNAL" },
-		"version":    func(k *fsmpb.Key, m *fsmpb.Material) { m.Id = append([]byte{9}, m.Id[1:]...) },
-		"generation": func(k *fsmpb.Key, m *fsmpb.Material) { m.Generation = 2 },
-		"blob":       func(k *fsmpb.Key, m *fsmpb.Material) { m.Wrapped = append(bytes.Clone(m.Wrapped[:40]), 1) },
-		"long id":    func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = make([]byte, 17) },
-	} {
-		edited := &fsmpb.Key{Id: k.Id, Region: k.Region, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}
-		m := &fsmpb.Material{Id: k.Materials[0].Id, Generation: k.Materials[0].Generation, Wrapped: k.Materials[0].Wrapped}
-		edit(edited, m)
-		if err := e.vault.withMaterial(edited, m, func([]byte) error { return nil }); err == nil {
-			t.Errorf("material opens with another %s", name)
+	// Not from a cold cache, and not from one that has the material.
+	for _, warm := range []bool{false, true} {
+		if warm {
+			material(t, e, k)
+		}
+		for name, edit := range map[string]func(k *fsmpb.Key, m *fsmpb.Material){
+			"id":         func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = flipped(k.Id) },
+			"region":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Region = "eu-west-2" },
+			"spec":       func(k *fsmpb.Key, m *fsmpb.Material) { k.Spec = "HMAC_256" },
+			"usage":      func(k *fsmpb.Key, m *fsmpb.Material) { k.Usage = "SIGN_VERIFY" },
+			"origin":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Origin = "EXTERNAL" },
+			"version":    func(k *fsmpb.Key, m *fsmpb.Material) { m.Id = flipped(m.Id) },
+			"generation": func(k *fsmpb.Key, m *fsmpb.Material) { m.Generation = 2 },
+			"blob":       func(k *fsmpb.Key, m *fsmpb.Material) { m.Wrapped = append(bytes.Clone(m.Wrapped[:40]), 1) },
+			"long id":    func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = make([]byte, 17) },
+		} {
+			edited := &fsmpb.Key{Id: k.Id, Region: k.Region, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}
+			m := &fsmpb.Material{Id: k.Materials[0].Id, Generation: k.Materials[0].Generation, Wrapped: k.Materials[0].Wrapped}
+			edit(edited, m)
+			if err := e.vault.withMaterial(edited, m, func([]byte) error { return nil }); err == nil {
+				t.Errorf("material opens with another %s (cached: %v)", name, warm)
+			}
 		}
 	}
 }
+
+func flipped(b []byte) []byte { return append([]byte{^b[0]}, b[1:]...) }
 
 func TestUseErrorIsPassedOn(t *testing.T) {
 	c, e, _ := openCluster(t)

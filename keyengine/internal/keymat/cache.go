@@ -3,6 +3,7 @@ package keymat
 import (
 	"container/list"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -20,14 +21,29 @@ type CacheID struct {
 	Wrapped [sha256.Size]byte // hash of the wrapped blob
 }
 
-// NewCacheID returns the id for material wrapped in blob.
-func NewCacheID(key, version [16]byte, blob []byte) CacheID {
-	return CacheID{Key: key, Version: version, Wrapped: sha256.Sum256(blob)}
+// NewCacheID returns the id for material wrapped in blob. bound is everything
+// that unwrapping is bound to beside the two ids: an entry answers for the same
+// binding only, as the blob itself would.
+func NewCacheID(key, version [16]byte, blob []byte, bound ...string) CacheID {
+	h := sha256.New()
+	var n [4]byte
+	part := func(s []byte) {
+		binary.BigEndian.PutUint32(n[:], uint32(len(s)))
+		_, _ = h.Write(n[:])
+		_, _ = h.Write(s)
+	}
+	part(blob)
+	for _, s := range bound {
+		part([]byte(s))
+	}
+	id := CacheID{Key: key, Version: version}
+	h.Sum(id.Wrapped[:0])
+	return id
 }
 
 // CacheStats counts what a cache did.
 type CacheStats struct {
-	Entries   int    // now
+	Entries   int    // now, those being unwrapped left out
 	Hits      uint64 // uses that found the material, or waited for its unwrapping
 	Misses    uint64 // uses that unwrapped
 	Evictions uint64 // entries removed, for whatever reason
@@ -42,6 +58,7 @@ type Cache struct {
 	mu      sync.Mutex
 	entries map[CacheID]*list.Element // of *cacheEntry
 	order   *list.List                // most recently used first
+	filled  int                       // entries whose material is there
 	stats   CacheStats
 }
 
@@ -56,6 +73,7 @@ type cacheEntry struct {
 	// Under the cache's lock:
 	users   int  // calls that wait for the entry or use it
 	evicted bool // the last user destroys the secret
+	filled  bool // counts towards the cache's bound
 }
 
 // errUnwrapPanicked reaches those who waited for a call that panicked.
@@ -93,9 +111,6 @@ func (c *Cache) Use(id CacheID, unwrap func() (*Secret, error), fn func(material
 		e = &cacheEntry{id: id, ready: make(chan struct{}), users: 1, err: errUnwrapPanicked}
 		c.entries[id] = c.order.PushFront(e)
 		c.stats.Misses++
-		for len(c.entries) > c.max {
-			c.evictOldest()
-		}
 		c.mu.Unlock()
 		defer c.leave(e)
 		c.fill(e, unwrap)
@@ -129,6 +144,18 @@ func (c *Cache) fill(e *cacheEntry, unwrap func() (*Secret, error)) {
 		err = fmt.Errorf("unwrapping key material: %w", ErrDestroyed)
 	}
 	e.secret, e.err = s, err
+	if err == nil {
+		// Only now: what cannot be unwrapped must not push out what can.
+		c.mu.Lock()
+		if !e.evicted {
+			e.filled = true
+			c.filled++
+		}
+		for c.filled > c.max {
+			c.evictOldest()
+		}
+		c.mu.Unlock()
+	}
 }
 
 // leave ends a use of e.
@@ -150,6 +177,9 @@ func (c *Cache) remove(e *cacheEntry) {
 	c.order.Remove(c.entries[e.id])
 	delete(c.entries, e.id)
 	c.stats.Evictions++
+	if e.filled {
+		c.filled--
+	}
 	if e.users == 0 {
 		e.secret.Destroy()
 	}
@@ -191,6 +221,6 @@ func (c *Cache) Stats() CacheStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.stats
-	s.Entries = len(c.entries)
+	s.Entries = c.filled
 	return s
 }

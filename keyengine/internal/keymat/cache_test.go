@@ -74,6 +74,8 @@ func TestCacheIDNamesTheBlob(t *testing.T) {
 		"key":     NewCacheID([16]byte{2}, [16]byte{2}, []byte("blob")),
 		"version": NewCacheID([16]byte{1}, [16]byte{1}, []byte("blob")),
 		"blob":    NewCacheID([16]byte{1}, [16]byte{2}, []byte("bloc")),
+		"bound":   NewCacheID([16]byte{1}, [16]byte{2}, []byte("blob"), "to this"),
+		"split":   NewCacheID([16]byte{1}, [16]byte{2}, []byte("blo"), "b"),
 	} {
 		if other == id {
 			t.Errorf("another %s has the same id", name)
