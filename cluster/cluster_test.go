@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -189,7 +190,8 @@ func (n *testNode) end(t *testing.T, hard bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := n.Shutdown(ctx); err != nil && n.Fault() == nil {
-		t.Errorf("stopping %s: %v", n.id, err)
+		stacks := make([]byte, 1<<20)
+		t.Errorf("stopping %s: %v\n%s", n.id, err, stacks[:runtime.Stack(stacks, true)])
 	}
 	if err := n.audit.Close(); err != nil && n.Fault() == nil {
 		t.Errorf("closing the audit log of %s: %v", n.id, err)

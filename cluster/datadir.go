@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 type nodeFile struct {
 	Format int    `json:"format"`
 	Node   string `json:"node"`
-	// Incarnation counts the starts of the node.
+	// Incarnation is higher with each start of the node.
 	Incarnation uint64 `json:"incarnation"`
 	// Joined says that there is Raft state beside this file.
 	Joined bool `json:"joined"`
@@ -31,8 +32,10 @@ type dataDir struct {
 }
 
 // openDataDir opens or makes the directory and opens the node's next
-// incarnation, which is on disk before anything can be said in its name.
-func openDataDir(path, node string) (*dataDir, error) {
+// incarnation, which is on disk before anything can be said in its name. The
+// time of the start is in it, so that a disk that went back does not make the
+// node use an incarnation again: its batches would be taken for those of then.
+func openDataDir(path, node string, now time.Time) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, err
 	}
@@ -57,7 +60,7 @@ func openDataDir(path, node string) (*dataDir, error) {
 	if d.file.Node != node {
 		return nil, fmt.Errorf("%w: %s is of node %q, and this is node %q", ErrDataDir, path, d.file.Node, node)
 	}
-	d.file.Incarnation++
+	d.file.Incarnation = max(d.file.Incarnation+1, uint64(max(now.UnixNano(), 0)))
 	return d, d.save()
 }
 

@@ -21,8 +21,10 @@ const (
 	// delay heartbeats and commit fewer records a second.
 	mergeBytes = 64 << 10
 	// entriesInFlight lets one entry be stored by followers while the next is
-	// written here; with more, entries would not fill up under load.
+	// written here. The second goes only once it holds secondBytes: entries cost
+	// as much as some hundred records, so they had better be full.
 	entriesInFlight = 2
+	secondBytes     = mergeBytes / 2
 	// enqueueTimeout bounds how long Raft may take to accept an entry.
 	enqueueTimeout = 5 * time.Second
 )
@@ -73,10 +75,14 @@ type merger struct {
 	held     bool
 	yield    bool // what waited during a hold goes before the next one
 	queue    []*submission
+	queuedAt time.Time // since when the queue waits
 	bytes    int64
-	inFlight int
-	lost     uint64 // entries whose outcome is unknown
-	refusing time.Time
+	// lastBytes is how much the newest entry held.
+	lastBytes int64
+	alarm     *time.Timer // ends a wait for more
+	inFlight  int
+	lost      uint64 // entries whose outcome is unknown
+	refusing  time.Time
 
 	futures chan inFlightEntry
 	quit    bool
@@ -144,6 +150,9 @@ func (m *merger) submit(s *submission) {
 	case m.bytes+int64(s.size) > m.maxBytes && len(m.queue) > 0:
 		status = clusterpb.SubmitStatus_SUBMIT_STATUS_OVERLOADED
 	default:
+		if len(m.queue) == 0 {
+			m.queuedAt = time.Now()
+		}
 		m.queue = append(m.queue, s)
 		m.bytes += int64(s.size)
 		m.changed.Broadcast()
@@ -162,7 +171,7 @@ func (m *merger) take() []*submission {
 		if m.quit {
 			return nil
 		}
-		if m.inFlight < entriesInFlight {
+		if m.inFlight == 0 || m.inFlight < entriesInFlight && m.bytes >= secondBytes {
 			if parts := m.next(); len(parts) > 0 {
 				m.inFlight++
 				if m.yield && !m.held {
@@ -174,6 +183,31 @@ func (m *merger) take() []*submission {
 		}
 		m.changed.Wait()
 	}
+}
+
+// ready reports whether the next entry should go now. With nothing in flight it
+// goes, but for the moment in which the nodes that the last entry answered come
+// with their next batches: they come together or not at all.
+func (m *merger) ready() bool {
+	if m.inFlight > 0 {
+		return m.inFlight < entriesInFlight && m.bytes >= secondBytes
+	}
+	if m.held || len(m.queue) == 0 || m.bytes >= m.lastBytes/2 {
+		return true
+	}
+	wait := gatherDelay - time.Since(m.queuedAt)
+	if wait <= 0 {
+		return true
+	}
+	if m.alarm == nil {
+		m.alarm = time.AfterFunc(wait, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.alarm = nil
+			m.changed.Broadcast()
+		})
+	}
+	return false
 }
 
 // next removes from the queue what shares the next entry: batches up to the
@@ -210,9 +244,12 @@ func (m *merger) next() []*submission {
 	if len(m.queue) == 0 {
 		m.queue = nil
 	}
+	m.lastBytes = 0
 	for _, s := range parts {
-		m.bytes -= int64(s.size)
+		m.lastBytes += int64(s.size)
 	}
+	m.bytes -= m.lastBytes
+	m.queuedAt = time.Now()
 	return parts
 }
 

@@ -221,10 +221,14 @@ func TestMergerLimits(t *testing.T) {
 		b := &fsmpb.Batch{Seq: 1, Records: []*fsmpb.Record{{Body: make([]byte, size)}}}
 		return &submission{batch: b, size: sizeOf(b), answer: func(*clusterpb.SubmitResponse) { answered.Add(1) }}
 	}
-	for range 3 { // two go at once, each alone; the third waits for a place
-		m.submit(batch(100))
-		time.Sleep(20 * time.Millisecond)
-	}
+	// The first goes at once, the second once it is worth an entry, and the third
+	// waits for a place.
+	m.submit(batch(100))
+	eventually(t, 5*time.Second, "an entry", func() bool { return len(entries) == 1 })
+	m.submit(batch(100))
+	m.submit(batch(secondBytes))
+	eventually(t, 5*time.Second, "a second entry", func() bool { return len(entries) == 2 })
+	m.submit(batch(100))
 	for range 20 {
 		m.submit(batch(10 << 10))
 	}
@@ -239,7 +243,7 @@ func TestMergerLimits(t *testing.T) {
 		t.Errorf("%d entries in flight, want %d", n, entriesInFlight)
 	}
 	close(release)
-	eventually(t, 5*time.Second, "all answers", func() bool { return answered.Load() == 224 })
+	eventually(t, 5*time.Second, "all answers", func() bool { return answered.Load() == 225 })
 	close(entries)
 	var sizes []int
 	for e := range entries {
@@ -249,7 +253,7 @@ func TestMergerLimits(t *testing.T) {
 			t.Errorf("an entry of %d batches has %d bytes", n, size)
 		}
 	}
-	if len(sizes) < 5 || sizes[0] != 1 || sizes[1] != 1 || sizes[2] < 5 {
+	if len(sizes) < 5 || sizes[0] != 1 || sizes[1] != 2 || sizes[2] < 5 {
 		t.Errorf("batches of each entry: %v", sizes)
 	}
 }

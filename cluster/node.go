@@ -101,7 +101,7 @@ func Open(cfg Config) (*Node, error) {
 
 func (n *Node) open() error {
 	var err error
-	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID); err != nil {
+	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID, n.cfg.Clock.Now()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	if err := n.openDisk(); err != nil {

@@ -18,7 +18,10 @@ import (
 )
 
 const (
-	batchDelay      = 2 * time.Millisecond
+	batchDelay = 2 * time.Millisecond
+	// gatherDelay is how long a node under load waits for the requests that the
+	// last answers set free before it sends the first of them.
+	gatherDelay     = 300 * time.Microsecond
 	batchBytes      = 64 << 10
 	batchesInFlight = 4
 	minBackoff      = 5 * time.Millisecond
@@ -124,15 +127,16 @@ type origin struct {
 	answered  chan struct{}
 
 	// Owned by run.
-	waiting    []*proposal
-	nextExpiry time.Time
-	unsettled  []*sentBatch // by seq
-	nextSeq    uint64
-	link       link
-	epoch      uint64
-	registered bool // on this link
-	backoff    time.Duration
-	retryAt    time.Time
+	waiting     []*proposal
+	nextExpiry  time.Time
+	unsettled   []*sentBatch // by seq
+	nextSeq     uint64
+	lastSettled int // records in the batch that was answered last
+	link        link
+	epoch       uint64
+	registered  bool // on this link
+	backoff     time.Duration
+	retryAt     time.Time
 }
 
 func newOrigin(o *origin) *origin {
@@ -497,8 +501,17 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 		}
 		n, size, full := o.cut()
 		age := now.Sub(o.waiting[0].queued)
-		if len(o.unsettled) > 0 && !full && age < batchDelay {
-			return batchDelay - age, true
+		delay := batchDelay
+		if len(o.unsettled) == 0 {
+			// Alone, a request goes at once. Where the last answers set several
+			// callers free, their next requests come together.
+			delay = 0
+			if n < o.lastSettled/2 {
+				delay = gatherDelay
+			}
+		}
+		if !full && age < delay {
+			return delay - age, true
 		}
 		b := &sentBatch{seq: o.nextSeq, size: size}
 		for _, p := range o.waiting[:n] {
@@ -617,6 +630,7 @@ func (o *origin) settle(r *clusterpb.SubmitResponse) {
 	}
 	o.unsettled = slices.Delete(o.unsettled, i, i+1)
 	o.inFlight.Store(int64(len(o.unsettled)))
+	o.lastSettled = len(b.records)
 	// The commit lies after the send that was answered, or, for a repeated
 	// batch, after any earlier one.
 	since := b.lastSend

@@ -296,3 +296,69 @@ func TestRecordsThatCannotBeProposed(t *testing.T) {
 	mustPropose(t, n, record())
 	c.noFaults()
 }
+
+// fakeLink records what is sent on it.
+type fakeLink struct {
+	sent   chan *submission
+	answer func(*clusterpb.SubmitResponse)
+}
+
+func (l *fakeLink) send(s *submission) { l.sent <- s }
+func (l *fakeLink) leader() string     { return "x" }
+func (l *fakeLink) close()             {}
+
+// TestOnlyWhatNobodyTookIsGivenUp tells a batch that is certainly in no log from
+// one that may be.
+func TestOnlyWhatNobodyTookIsGivenUp(t *testing.T) {
+	notLeader := func(s *submission, l *fakeLink) {
+		r := &clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER, Seq: s.batch.Seq}
+		l.answer(r)
+	}
+	for name, tc := range map[string]struct {
+		first func(*submission, *fakeLink)
+		want  error
+	}{
+		"refused":      {notLeader, ErrNoLeader},
+		"never opened": {func(_ *submission, l *fakeLink) { l.answer(linkNeverOpened) }, ErrNoLeader},
+		"broke":        {func(_ *submission, l *fakeLink) { l.answer(linkBroke) }, ErrOutcomeUnknown},
+		"no answer":    {func(*submission, *fakeLink) {}, ErrOutcomeUnknown},
+		"unknown": {func(s *submission, l *fakeLink) {
+			l.answer(&clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN, Seq: s.batch.Seq})
+		}, ErrOutcomeUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			links := make(chan *fakeLink, 16)
+			opened := 0
+			o := newOrigin(&origin{
+				node: "n1", incarnation: 1, maxRecords: 100, maxBytes: 1 << 20, metrics: newMetrics(),
+				timeouts: Timeouts{LeaderWait: 200 * time.Millisecond, Resubmit: 100 * time.Millisecond, Outcome: time.Second, Release: time.Second},
+				dial: func(answer func(*clusterpb.SubmitResponse)) link {
+					if opened++; opened > 2 {
+						return nil // no leader any more
+					}
+					l := &fakeLink{sent: make(chan *submission, 16), answer: answer}
+					links <- l
+					return l
+				},
+				moved: func(string) bool { return false }, register: func() *fsmpb.RegisterNode { return &fsmpb.RegisterNode{} },
+				watermark: func() uint64 { return 0 }, fenced: func(err error) { t.Error(err) },
+			})
+			defer o.close()
+			go func() {
+				l := <-links
+				<-l.sent // the registration
+				l.answer(&clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED})
+				tc.first(<-l.sent, l)
+				l = <-links
+				notLeader(<-l.sent, l)
+			}()
+			p, err := newProposal(record())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v, err := o.propose(context.Background(), p); !errors.Is(err, tc.want) {
+				t.Errorf("propose = %+v, %v; want %v", v, err, tc.want)
+			}
+		})
+	}
+}

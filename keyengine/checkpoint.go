@@ -18,7 +18,7 @@ const (
 	// A checkpoint is due after so long, when there is anything new to sign, or
 	// after so many records.
 	checkpointEvery   = time.Second
-	checkpointRecords = 1000
+	checkpointRecords = 16384
 	// checkpointLook is how often records are counted.
 	checkpointLook = 50 * time.Millisecond
 )

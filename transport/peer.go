@@ -17,11 +17,22 @@ func TLSInfo(state *tls.ConnectionState) keyengine.TLS {
 	if state == nil {
 		return keyengine.TLS{}
 	}
-	return keyengine.TLS{
-		Version: strings.Replace(tls.VersionName(state.Version), "TLS ", "TLSv", 1),
-		Cipher:  tls.CipherSuiteName(state.CipherSuite),
+	cipher, ok := cipherNames[state.CipherSuite]
+	if !ok {
+		cipher = tls.CipherSuiteName(state.CipherSuite)
 	}
+	return keyengine.TLS{Version: strings.Replace(tls.VersionName(state.Version), "TLS ", "TLSv", 1), Cipher: cipher}
 }
+
+// cipherNames are looked up once: crypto/tls builds its whole list for each name,
+// and every request asks.
+var cipherNames = func() map[uint16]string {
+	names := make(map[uint16]string)
+	for _, c := range tls.CipherSuites() {
+		names[c.ID] = c.Name
+	}
+	return names
+}()
 
 // SourceIP takes the address out of a connection's "host:port". Only the
 // connection says where a request comes from: headers that claim another origin
