@@ -198,7 +198,6 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	c.Logger = c.Logger.With("node", c.NodeID)
 	return c
 }
 

@@ -25,6 +25,9 @@ const (
 	// as much as some hundred records, so they had better be full.
 	entriesInFlight = 2
 	secondBytes     = mergeBytes / 2
+	// mergeDelay is how long an entry may wait for the requests that the one before
+	// it set free.
+	mergeDelay = time.Millisecond
 	// enqueueTimeout bounds how long Raft may take to accept an entry.
 	enqueueTimeout = 5 * time.Second
 )
@@ -75,11 +78,12 @@ type merger struct {
 	held     bool
 	yield    bool // what waited during a hold goes before the next one
 	queue    []*submission
-	queuedAt time.Time // since when the queue waits
 	bytes    int64
-	// lastBytes is how much the newest entry held.
-	lastBytes int64
-	alarm     *time.Timer // ends a wait for more
+	// lastBytes is what the newest entry held. When an entry landed, expected is
+	// that and what waited then: what callers may be about to send.
+	lastBytes, expected int64
+	landedAt            time.Time
+	alarm               *time.Timer // ends the wait for it
 	inFlight  int
 	lost      uint64 // entries whose outcome is unknown
 	refusing  time.Time
@@ -150,9 +154,6 @@ func (m *merger) submit(s *submission) {
 	case m.bytes+int64(s.size) > m.maxBytes && len(m.queue) > 0:
 		status = clusterpb.SubmitStatus_SUBMIT_STATUS_OVERLOADED
 	default:
-		if len(m.queue) == 0 {
-			m.queuedAt = time.Now()
-		}
 		m.queue = append(m.queue, s)
 		m.bytes += int64(s.size)
 		m.changed.Broadcast()
@@ -185,17 +186,18 @@ func (m *merger) take() []*submission {
 	}
 }
 
-// ready reports whether the next entry should go now. With nothing in flight it
-// goes, but for the moment in which the nodes that the last entry answered come
-// with their next batches: they come together or not at all.
+// ready reports whether the next entry should go now. Alone, a request goes at
+// once. Under load the callers that an entry answers come back with their next
+// requests at about the same time, and it pays to wait for them: half the
+// callers in each of two entries cost twice as much as all of them in one.
 func (m *merger) ready() bool {
 	if m.inFlight > 0 {
 		return m.inFlight < entriesInFlight && m.bytes >= secondBytes
 	}
-	if m.held || len(m.queue) == 0 || m.bytes >= m.lastBytes/2 {
+	if m.held || len(m.queue) == 0 || m.bytes >= m.expected*3/4 {
 		return true
 	}
-	wait := gatherDelay - time.Since(m.queuedAt)
+	wait := mergeDelay - time.Since(m.landedAt)
 	if wait <= 0 {
 		return true
 	}
@@ -249,7 +251,6 @@ func (m *merger) next() []*submission {
 		m.lastBytes += int64(s.size)
 	}
 	m.bytes -= m.lastBytes
-	m.queuedAt = time.Now()
 	return parts
 }
 
@@ -368,6 +369,7 @@ func (m *merger) landed(lost bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inFlight--
+	m.expected, m.landedAt = m.lastBytes+m.bytes, time.Now()
 	if lost {
 		m.lost++
 	}

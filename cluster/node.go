@@ -43,7 +43,7 @@ type Node struct {
 	peers    *peers
 	server   *grpc.Server
 	stream   *raftStream
-	trans    *raft.NetworkTransport
+	trans    *raftTransport
 	gossip   *gossip
 	raft     atomic.Pointer[raft.Raft]
 	notify   chan bool // Raft's leadership changes
@@ -186,8 +186,10 @@ func (n *Node) startRaft() (err error) {
 	rc := raftConfig(&n.cfg)
 	rc.NotifyCh = n.notify
 	n.stream = &raftStream{subListener: n.port.raft, advertise: n.advertise, peers: n.peers, nodeAt: n.nodeAt}
-	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.stream, MaxPool: 3, Timeout: max(10*n.cfg.Timeouts.Heartbeat, 2*time.Second),
+	timeout := max(10*n.cfg.Timeouts.Heartbeat, 2*time.Second)
+	n.trans = &raftTransport{timeout: timeout, pipelines: make(map[*pipeline]struct{})}
+	n.trans.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: n.stream, MaxPool: 3, Timeout: timeout,
 		Logger: newRaftLogger(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
 	})
 	logs, err := raft.NewLogCache(512, raftStore{n.store})
@@ -354,7 +356,9 @@ func (n *Node) stop(ctx context.Context) error {
 func (n *Node) stopRest() error {
 	var errs []error
 	if r := n.raft.Load(); r != nil {
-		errs = append(errs, r.Shutdown().Error())
+		stopped := r.Shutdown()
+		n.trans.closePipelines()
+		errs = append(errs, stopped.Error())
 	}
 	if n.trans != nil {
 		n.trans.CloseStreams()

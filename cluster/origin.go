@@ -506,7 +506,7 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 			// Alone, a request goes at once. Where the last answers set several
 			// callers free, their next requests come together.
 			delay = 0
-			if n < o.lastSettled/2 {
+			if n < o.lastSettled*3/4 {
 				delay = gatherDelay
 			}
 		}

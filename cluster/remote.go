@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"time"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -91,9 +93,9 @@ func (n *Node) Relay(ctx context.Context, nodeID, kind string, payload []byte) (
 	if !n.isMember(nodeID) {
 		return nil, fmt.Errorf("%w: node %q is %w", ErrUnreachable, nodeID, errNotMember)
 	}
-	client, err := n.peers.client(nodeID)
+	client, err := n.reachSoon(ctx, nodeID)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, err
 	}
 	r, err := client.Relay(ctx, &clusterpb.RelayRequest{Kind: kind, Payload: payload})
 	switch {
@@ -103,6 +105,27 @@ func (n *Node) Relay(ctx context.Context, nodeID, kind string, payload []byte) (
 		return nil, fmt.Errorf("%w: %s", ErrRemote, status.Convert(err).Message())
 	}
 	return nil, fmt.Errorf("%w: %s: %w", ErrUnreachable, nodeID, err)
+}
+
+// relayReach is how long Relay tries to reach a node. One that has just come back
+// is worth a moment: its connection may still be waiting to be tried again.
+const relayReach = 1500 * time.Millisecond
+
+func (n *Node) reachSoon(ctx context.Context, nodeID string) (clusterpb.PeerClient, error) {
+	ctx, cancel := context.WithTimeout(ctx, relayReach)
+	defer cancel()
+	for {
+		client, err := n.peers.reach(ctx, nodeID)
+		if err == nil {
+			return client, nil
+		}
+		n.peers.reset(nodeID)
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		case <-time.After(minBackoff):
+		}
+	}
 }
 
 func (n *Node) relayHere(ctx context.Context, from, kind string, payload []byte) ([]byte, error) {

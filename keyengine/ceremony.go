@@ -234,7 +234,7 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, share string) err
 	if done.err != nil {
 		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.err)
 	} else {
-		e.log.Info("node unsealed", "node", e.cfg.NodeID, "operator", op.Name)
+		e.log.Info("node unsealed", "operator", op.Name)
 	}
 	return done.err
 }
@@ -394,7 +394,7 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 	defer cancel()
 	_, err := e.commitEvent(ctx, ev)
 	e.vault.seal()
-	e.log.Info("node sealed", "node", e.cfg.NodeID, "operator", op.Name)
+	e.log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		e.log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
 		ev.requestID = RequestID{} // the first may be recorded after all

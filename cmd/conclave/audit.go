@@ -217,8 +217,9 @@ func (a *app) auditTailCommand() *cobra.Command {
 		Short: "Print the newest records, one line of JSON each",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withoutEnd(cmd.Context(), "reading the audit log", func(ctx context.Context, c *connection) error {
-				// Only the log's reader knows its end: keep the last lines of a reading.
-				next, last := uint64(0), make([]string, 0, min(n, 1024))
+				// Only a reading finds the end: keep its last lines, in a ring.
+				seen := uint64(0)
+				next, last := uint64(0), make([]string, 0, n)
 				if st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{}); err == nil && st.GetAudit().GetSize() > n {
 					next = st.GetAudit().GetSize() - n // an operator is told the size, and spares the reading
 				}
@@ -227,17 +228,19 @@ func (a *app) auditTailCommand() *cobra.Command {
 					if n == 0 {
 						return nil
 					}
-					if uint64(len(last)) == n {
-						last = append(last[:0], last[1:]...)
+					if uint64(len(last)) < n {
+						last = append(last, r.GetJson())
+					} else {
+						last[seen%n] = r.GetJson()
 					}
-					last = append(last, r.GetJson())
+					seen++
 					return nil
 				})
 				if err != nil {
 					return err
 				}
-				for _, l := range last {
-					if _, err := fmt.Fprintln(a.stdout, l); err != nil {
+				for i := range last {
+					if _, err := fmt.Fprintln(a.stdout, last[(seen+uint64(i))%uint64(len(last))]); err != nil {
 						return err
 					}
 				}

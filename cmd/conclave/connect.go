@@ -28,7 +28,7 @@ const defaultAddress = "127.0.0.1:7601"
 func (r *remoteFlags) config() (client.Config, error) {
 	cfg := client.Config{
 		Address:     first(r.address, "CONCLAVE_ADDRESS"),
-		Region:      first(r.region, "CONCLAVE_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+		Region:      first(r.region, "CONCLAVE_REGION"),
 		UserAgent:   "conclave-cli/" + version,
 		AccessKeyID: first("", "CONCLAVE_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID"),
 	}
@@ -157,7 +157,7 @@ func explain(doing, address string, err error) error {
 	return &codedError{code, fmt.Errorf("%s: %s", doing, msg)}
 }
 
-// readFile reads a file of the user's, or standard input for "" and "-", and
+// readInput reads a file of the user's, or standard input for "" and "-", and
 // refuses more than limit bytes.
 func (a *app) readInput(name string, limit int64) ([]byte, error) {
 	in, what := a.stdin, "standard input"

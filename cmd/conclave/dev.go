@@ -115,7 +115,7 @@ func (d *devServer) run(ctx context.Context) (err error) {
 		LogLevel:            level, LogOutput: d.app.stderr, Release: version,
 	}
 	// With nobody to wait for, an election need not take long.
-	cfg.Test.Timeouts = cluster.Timeouts{Heartbeat: 50 * time.Millisecond, Election: 50 * time.Millisecond, Lease: 25 * time.Millisecond, Hello: 50 * time.Millisecond}
+	cfg.Timeouts = cluster.Timeouts{Heartbeat: 50 * time.Millisecond, Election: 50 * time.Millisecond, Lease: 25 * time.Millisecond, Hello: 50 * time.Millisecond}
 
 	var announced *devAnnouncement
 	defer func() {

@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -88,22 +91,33 @@ func newLocalCluster(size int) (_ *localCluster, err error) {
 	return c, nil
 }
 
-// freePorts are addresses on loopback that nobody listened on a moment ago. The
-// nodes must know each other's before they start.
+// freePorts are addresses on loopback that nobody listens on, by TCP or UDP. The
+// nodes must know each other's before they start. They lie below the range that
+// Linux gives to outgoing connections, so that none of those takes one before the
+// node does.
 func freePorts(n int) (addrs []string, err error) {
-	var held []net.Listener
+	var held []io.Closer
 	defer func() {
 		for _, l := range held {
 			l.Close()
 		}
 	}()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+	for tries := 0; len(addrs) < n; tries++ {
+		if tries == 100*n {
+			return nil, fmt.Errorf("found only %d free ports of %d", len(addrs), n)
 		}
-		held = append(held, l)
-		addrs = append(addrs, l.Addr().String())
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(16000+rand.IntN(16000)))
+		tcp, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		held = append(held, tcp)
+		udp, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		held = append(held, udp)
+		addrs = append(addrs, addr)
 	}
 	return addrs, nil
 }

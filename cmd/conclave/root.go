@@ -109,7 +109,7 @@ func (a *app) clientFlags(cmd *cobra.Command) *cobra.Command {
 	f.StringVar(&a.remote.ca, "ca", "", "PEM file of the cluster's CA (CONCLAVE_CA)")
 	f.StringVar(&a.remote.cert, "cert", "", "PEM file of your client certificate (CONCLAVE_CERT)")
 	f.StringVar(&a.remote.key, "key-file", "", "PEM file of its key (CONCLAVE_KEY)")
-	f.StringVar(&a.remote.region, "region", "", "region that requests are for (CONCLAVE_REGION, AWS_REGION; default the cluster's own)")
+	f.StringVar(&a.remote.region, "region", "", "region that requests are for (CONCLAVE_REGION; default the cluster's own)")
 	f.DurationVar(&a.remote.timeout, "timeout", 30*time.Second, "how long to wait for an answer")
 	return a.outputFlag(cmd)
 }

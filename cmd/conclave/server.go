@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -60,6 +61,12 @@ func (a *app) serve(ctx context.Context, cfg *node.Config, started func(context.
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if os.Getenv("GOGC") == "" {
+		// What a request allocates is gone when it is answered, and little lives
+		// longer: collecting five times as seldom costs some tens of megabytes and
+		// gives a tenth of the CPU back.
+		debug.SetGCPercent(400)
+	}
 	n, err := node.Start(ctx, *cfg)
 	if err != nil {
 		return fmt.Errorf("starting: %w", err)

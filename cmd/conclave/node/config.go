@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/conclavekms/conclave/cluster"
 )
 
 // Default ports.
@@ -70,6 +72,9 @@ type Config struct {
 	// AllowUnlockedMemory lets the node start where it may not lock memory: keys
 	// could then be written to swap.
 	AllowUnlockedMemory bool
+
+	// Timeouts of the cluster; zero ones fit a local network.
+	Timeouts cluster.Timeouts
 
 	// ShutdownTimeout bounds a graceful stop; 0 for ten seconds.
 	ShutdownTimeout time.Duration

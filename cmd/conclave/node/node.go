@@ -29,9 +29,8 @@ import (
 
 // Hooks replace what only tests replace. Nil ones stand for the real thing.
 type Hooks struct {
-	Cluster  cluster.Hooks
-	Timeouts cluster.Timeouts
-	Clock    keyengine.Clock
+	Cluster cluster.Hooks
+	Clock   keyengine.Clock
 	// SnapshotEntries and TrailingLogs as in cluster.Config.
 	SnapshotEntries, TrailingLogs uint64
 	// Replica wraps what the engine sees of the cluster.
@@ -81,7 +80,8 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration:\n%w", err)
 	}
-	n := &Node{cfg: cfg, done: make(chan struct{}), log: cfg.logger(), registry: prometheus.NewRegistry()}
+	log := cfg.logger()
+	n := &Node{cfg: cfg, done: make(chan struct{}), log: log.With("node", cfg.NodeID), registry: prometheus.NewRegistry()}
 	n.life, n.endLife = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err != nil {
@@ -124,7 +124,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := n.startFaces(ports); err != nil {
 		return nil, err
 	}
-	n.log.Info("node started", "node", cfg.NodeID, "aws", n.addresses.AWS, "grpc", n.addresses.GRPC, "peer", n.addresses.Peer, "ops", n.addresses.Ops)
+	n.log.Info("node started", "aws", n.addresses.AWS, "grpc", n.addresses.GRPC, "peer", n.addresses.Peer, "ops", n.addresses.Ops)
 	return n, nil
 }
 
@@ -138,7 +138,7 @@ func (c *Config) logger() *slog.Logger {
 	if c.LogJSON {
 		h = slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(h).With("node", c.NodeID)
+	return slog.New(h)
 }
 
 func (c *Config) identity() (*cluster.Identity, error) {
@@ -159,8 +159,8 @@ func (p *ports) close() {
 	}
 }
 
-func (n *Node) listen(ctx context.Context) (p *ports, err error) {
-	p = &ports{}
+func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
+	p := &ports{}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -210,7 +210,7 @@ func (n *Node) startCluster(peer net.Listener) error {
 		Peers: n.cfg.Peers, BootstrapExpect: n.cfg.BootstrapExpect,
 		AWSAddress: or(n.cfg.AWSAdvertise, n.addresses.AWS), GRPCAddress: or(n.cfg.GRPCAdvertise, n.addresses.GRPC),
 		Release: n.cfg.Release, Gossip: gossip, Audit: n.audit,
-		Timeouts: n.cfg.Test.Timeouts, Hooks: n.cfg.Test.Cluster,
+		Timeouts: n.cfg.Timeouts, Hooks: n.cfg.Test.Cluster,
 		SnapshotEntries: n.cfg.Test.SnapshotEntries, TrailingLogs: n.cfg.Test.TrailingLogs,
 		Logger: n.log, Registerer: n.registry, OnFault: n.fail,
 		OnApply: func(s *fsm.State, ev fsm.Events) {

@@ -1,0 +1,59 @@
+package cluster
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// stuckPipeline waits for room until it is closed, as Raft's does when nobody
+// reads its answers any more.
+type stuckPipeline struct {
+	raft.AppendPipeline
+	closed chan struct{}
+}
+
+func (p stuckPipeline) AppendEntries(*raft.AppendEntriesRequest, *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	<-p.closed
+	return nil, raft.ErrPipelineShutdown
+}
+
+func (p stuckPipeline) Close() error {
+	close(p.closed)
+	return nil
+}
+
+func TestStuckPipelineIsClosed(t *testing.T) {
+	for name, end := range map[string]func(*raftTransport){
+		"timeout":  func(*raftTransport) {},
+		"shutdown": func(tr *raftTransport) { tr.closePipelines() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := &raftTransport{timeout: 50 * time.Millisecond, pipelines: make(map[*pipeline]struct{})}
+			if name == "shutdown" {
+				tr.timeout = time.Hour
+			}
+			p := &pipeline{AppendPipeline: stuckPipeline{closed: make(chan struct{})}, t: tr}
+			tr.pipelines[p] = struct{}{}
+			done := make(chan error, 1)
+			go func() {
+				_, err := p.AppendEntries(nil, nil)
+				done <- err
+			}()
+			end(tr)
+			select {
+			case err := <-done:
+				if !errors.Is(err, raft.ErrPipelineShutdown) {
+					t.Errorf("AppendEntries = %v", err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Fatal("the sender still waits")
+			}
+			if len(tr.pipelines) != 0 {
+				t.Error("the pipeline is still known")
+			}
+		})
+	}
+}

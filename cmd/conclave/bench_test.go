@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+)
+
+// TestSignerAgainstSDK compares the lean signer with AWS's.
+func TestSignerAgainstSDK(t *testing.T) {
+	s := signer{id: "AKIDEXAMPLE", secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", region: "eu-west-1"}
+	body := []byte(`{"KeyId":"alias/x"}`)
+	first := time.Date(2026, 11, 23, 23, 59, 59, 0, time.UTC)
+	for _, now := range []time.Time{first, first.Add(time.Second), first.Add(2 * time.Second)} { // over midnight
+		raw := s.request(nil, now, "127.0.0.1:7600", "TrentService.Encrypt", body)
+		got, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, err := io.ReadAll(got.Body)
+		if err != nil || !bytes.Equal(sent, body) {
+			t.Fatalf("body %q, %v", sent, err)
+		}
+		want, err := http.NewRequest(http.MethodPost, "https://127.0.0.1:7600/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Header.Set("Content-Type", got.Header.Get("Content-Type"))
+		want.Header.Set("X-Amz-Target", got.Header.Get("X-Amz-Target"))
+		digest := sha256.Sum256(body)
+		creds := aws.Credentials{AccessKeyID: s.id, SecretAccessKey: s.secret}
+		if err := v4.NewSigner().SignHTTP(t.Context(), creds, want, hex.EncodeToString(digest[:]), "kms", s.region, now); err != nil {
+			t.Fatal(err)
+		}
+		if g, w := got.Header.Get("Authorization"), want.Header.Get("Authorization"); g != w {
+			t.Errorf("at %s:\n got %s\nwant %s", now, g, w)
+		}
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	text := `# HELP conclave_raft_entry_records x
+conclave_raft_entry_records_bucket{le="1"} 3
+conclave_raft_entry_records_sum 120
+conclave_raft_entry_records_count{node="a"} 1e+01
+conclave_raft_entry_records_other 7
+`
+	var h histogram
+	for range 2 {
+		if err := h.add(strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := (histogram{240, 20}); h != want {
+		t.Errorf("got %+v, want %+v", h, want)
+	}
+	if err := h.add(strings.NewReader("go_goroutines 7\n")); err == nil {
+		t.Error("a node without the metric is taken for one without records")
+	}
+}
+
+func TestProcessorTime(t *testing.T) {
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		t.Skip("needs Linux's /proc")
+	}
+	before, err := processorTime([]int{os.Getpid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for now := before; now < before+0.05; now, err = processorTime([]int{os.Getpid()}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("busy for ten seconds, yet used %.2f s", now-before)
+		}
+	}
+	if _, err := processorTime([]int{-1}); err == nil {
+		t.Error("no error for a process that is not there")
+	}
+}
+
+func TestMedians(t *testing.T) {
+	got := medians([]sample{{Rate: 9, P50: 1, Fill: 5}, {Rate: 1, P50: 3, Fill: 4}, {Rate: 5, P50: 2, Fill: 6}})
+	if want := (sample{Rate: 5, P50: 2, Fill: 5}); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	sorted := make([]time.Duration, 100)
+	for i := range sorted {
+		sorted[i] = time.Duration(i)
+	}
+	if got := quantile(sorted, 0.99); got != 99 {
+		t.Errorf("p99 of 0..99 is %d", got)
+	}
+	if got := quantile(sorted[:1], 0.99); got != 0 {
+		t.Errorf("p99 of one value is %d", got)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	good := []benchPoint{
+		{Face: "gRPC", Concurrency: 1, Ratio: 0.01, P50: 3, RecordsPerEntry: 1},
+		{Face: "gRPC", Concurrency: 64, Ratio: 0.2, P50: 50, RecordsPerEntry: 16},
+		{Face: "gRPC", Concurrency: 256, Ratio: 0.1, P50: 500, RecordsPerEntry: 2},
+	}
+	if err := verdict(good); err != nil {
+		t.Errorf("good results are refused: %v", err)
+	}
+	for _, c := range []struct {
+		bad  benchPoint
+		want string
+	}{
+		{benchPoint{Face: "HTTPS", Concurrency: 64, Ratio: 0.19, RecordsPerEntry: 20}, "0.19 of the echo's throughput"},
+		{benchPoint{Face: "HTTPS", Concurrency: 64, Ratio: 0.3, RecordsPerEntry: 15.9}, "15.9 records in a Raft entry"},
+		{benchPoint{Face: "HTTPS", Concurrency: 1, P50: 3.01}, "a median of 3.01 ms"},
+	} {
+		err := verdict(append(good, c.bad))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want an error that says %q", err, c.want)
+		}
+	}
+}
+
+func TestBenchValidate(t *testing.T) {
+	for _, b := range []bench{
+		{duration: time.Millisecond, concurrency: []int{1}},
+		{duration: time.Second, concurrency: []int{0}},
+		{duration: time.Second, concurrency: []int{1, 16}, check: true},
+	} {
+		coded, ok := errors.AsType[*codedError](b.validate())
+		if !ok || coded.code != exitUsage {
+			t.Errorf("%+v: %v, want an error of usage", b, b.validate())
+		}
+	}
+}

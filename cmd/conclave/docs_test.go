@@ -1,0 +1,84 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+var update = flag.Bool("update", false, "write docs/cli.md anew")
+
+const docsMark = "<!-- From here on written by `go test ./cmd/conclave -run TestDocs -update`. -->\n"
+
+// TestDocs holds docs/cli.md against the commands.
+func TestDocs(t *testing.T) {
+	const name = "../../docs/cli.md"
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intro, got, ok := strings.Cut(string(raw), docsMark)
+	if !ok {
+		t.Fatalf("%s has lost the line %q", name, docsMark)
+	}
+	var b strings.Builder
+	describe(&b, new(app).rootCommand())
+	if *update {
+		if err := os.WriteFile(name, []byte(intro+docsMark+b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(b.String(), got); diff != "" {
+		t.Errorf("docs/cli.md is behind the commands (-want +got); run with -update:\n%s", diff)
+	}
+}
+
+// describe writes the reference of a command and those below it.
+func describe(b *strings.Builder, cmd *cobra.Command) {
+	// What all clients take stands in one place.
+	client := new(app).clientFlags(new(cobra.Command)).PersistentFlags()
+	for _, c := range cmd.Commands() {
+		if !c.IsAvailableCommand() || c.Name() == "completion" || c.Name() == "help" {
+			continue
+		}
+		fmt.Fprintf(b, "\n### `%s`\n\n", c.CommandPath())
+		if c.Long != "" {
+			b.WriteString(c.Long + "\n")
+		} else {
+			b.WriteString(c.Short + ".\n")
+		}
+		if c.Runnable() && !c.HasSubCommands() {
+			fmt.Fprintf(b, "\n```\n%s\n```\n", c.UseLine())
+		}
+		if c.Example != "" {
+			fmt.Fprintf(b, "\n```sh\n%s\n```\n", strings.ReplaceAll(strings.TrimPrefix(c.Example, "  "), "\n  ", "\n"))
+		}
+		flags := false
+		c.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
+			if of := client.Lookup(f.Name); f.Hidden || f.Name == "help" || of != nil && of.Usage == f.Usage {
+				return
+			}
+			if !flags {
+				b.WriteString("\n| Flag | |\n| --- | --- |\n")
+				flags = true
+			}
+			def := ""
+			if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "[]" && f.DefValue != "0s" && f.DefValue != "0" {
+				def = fmt.Sprintf(" (default `%s`)", strings.Trim(f.DefValue, "[]"))
+			}
+			short := ""
+			if f.Shorthand != "" {
+				short = ", `-" + f.Shorthand + "`"
+			}
+			fmt.Fprintf(b, "| `--%s`%s | %s%s |\n", f.Name, short, f.Usage, def)
+		})
+		describe(b, c)
+	}
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets scripts, and the children of demo and bench, run this program:
+// conclave on the path is the test binary, calling main.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"conclave": main, "hardened": hardened})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		Deadline:            time.Now().Add(2 * time.Minute),
+		RequireExplicitExec: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":   cmdExits,
+			"evalenv": cmdEvalEnv,
+			"mode":    cmdMode,
+			"flip":    cmdFlip,
+			"capture": cmdCapture,
+			"ports":   cmdPorts,
+			"waitfor": cmdWaitFor,
+		},
+	})
+}
+
+// cmdExits runs a program that must end with an exit code: exits CODE PROGRAM …
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("%s: exit code %d, want %d", strings.Join(args[1:], " "), got, want)
+	}
+}
+
+// cmdWaitFor runs a program until it succeeds: waitfor PROGRAM …
+func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: waitfor PROGRAM ARG…")
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: still %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
+// cmdEvalEnv does to the script's environment what eval does to a shell's: it has
+// a real shell read the last program's output.
+func cmdEvalEnv(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: evalenv")
+	}
+	sh := exec.Command("sh", "-c", `eval "$LINES"; env -0`)
+	sh.Env = []string{"PATH=" + os.Getenv("PATH"), "LINES=" + ts.ReadFile("stdout")}
+	out, err := sh.Output()
+	ts.Check(err)
+	for _, kv := range strings.Split(string(out), "\x00") {
+		if k, v, ok := strings.Cut(kv, "="); ok && (strings.HasPrefix(k, "AWS_") || strings.HasPrefix(k, "CONCLAVE_")) {
+			ts.Setenv(k, v)
+		}
+	}
+}
+
+// cmdMode checks a file's permissions: mode 0600 FILE…
+func cmdMode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: mode MODE FILE…")
+	}
+	want, err := strconv.ParseUint(args[0], 8, 32)
+	ts.Check(err)
+	for _, name := range args[1:] {
+		fi, err := os.Stat(ts.MkAbs(name))
+		ts.Check(err)
+		if got := fi.Mode().Perm(); got != os.FileMode(want) {
+			ts.Fatalf("%s has mode %04o, want %04o", name, got, want)
+		}
+	}
+}
+
+// cmdFlip flips the lowest bit in the middle of a file.
+func cmdFlip(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: flip FILE")
+	}
+	name := ts.MkAbs(args[0])
+	raw, err := os.ReadFile(name)
+	ts.Check(err)
+	raw[len(raw)/2] ^= 1
+	ts.Check(os.WriteFile(name, raw, 0o600))
+}
+
+// cmdCapture puts the last program's output into a variable, without the newline.
+func cmdCapture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: capture NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSuffix(ts.ReadFile("stdout"), "\n"))
+}
+
+// cmdPorts sets variables to free addresses on loopback: ports NAME…
+func cmdPorts(ts *testscript.TestScript, neg bool, args []string) {
+	addrs, err := freePorts(len(args))
+	ts.Check(err)
+	for i, name := range args {
+		ts.Setenv(name, addrs[i])
+	}
+}
+
+// conclave is where TestMain put the program.
+func conclave(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath("conclave")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, path, args...)
+	tmp := t.TempDir()
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + tmp}
+	t.Cleanup(func() {
+		// Whatever happened, nothing may be left of it.
+		left, err := filepath.Glob(filepath.Join(tmp, "*"))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	})
+	return cmd
+}
+
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster of processes")
+	}
+	out, err := conclave(t, "demo").Output()
+	if err != nil {
+		exit, _ := errors.AsType[*exec.ExitError](err)
+		t.Fatalf("demo: %v\n%s\n%s", err, out, exit.Stderr)
+	}
+	for _, want := range []string{"2 of 3", "node-2 encrypted", "node-3 decrypted", "every node refused it: 60 tries of 60", "with SIGKILL", "under a signed checkpoint", "is found: segments/"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the demo does not say %q:\n%s", want, out)
+		}
+	}
+}
+
+func TestBench(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster of processes")
+	}
+	out, err := conclave(t, "bench", "--duration", "300ms", "--concurrency", "4").Output()
+	if err != nil {
+		exit, _ := errors.AsType[*exec.ExitError](err)
+		t.Fatalf("bench: %v\n%s\n%s", err, out, exit.Stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if len(lines) != 3 {
+		t.Errorf("got %d lines, want a heading and both faces:\n%s", len(lines), out)
+	}
+}
