@@ -32,8 +32,14 @@ const (
 type survey struct {
 	from, to uint64
 	done     chan struct{}
-	nodes    map[string]uint64 // watermark of each node that registered or sent a batch
+	nodes    map[string]sighting // each node that registered or sent a batch
 	bytes    int64
+}
+
+// sighting is what a log says of a node.
+type sighting struct {
+	incarnation uint64 // the newest
+	watermark   uint64 // the highest
 }
 
 func (s *survey) run(ctx context.Context, st *store) {
@@ -56,42 +62,47 @@ func (s *survey) run(ctx context.Context, st *store) {
 
 // Field numbers of fsm.proto that the survey reads without decoding records.
 const (
-	entryBatches, entryRegister         = 10, 11
-	batchesBatch                        = 1
-	batchNode, batchWatermark           = 1, 5
-	registerNodeName, registerWatermark = 1, 9
+	entryBatches, entryRegister = 10, 11
+	batchesBatch                = 1
+	batchWatermark              = 5
+	registerWatermark           = 9
+	// Of both messages.
+	nodeName, nodeIncarnation = 1, 2
 )
 
 // surveyEntry notes the nodes of one entry. Bytes that make no sense are passed
 // over: the state machine will stop at them.
-func surveyEntry(b []byte, nodes map[string]uint64) {
+func surveyEntry(b []byte, nodes map[string]sighting) {
 	fields(b, func(num protowire.Number, v []byte, _ uint64) {
 		switch num {
 		case entryBatches:
 			fields(v, func(num protowire.Number, v []byte, _ uint64) {
 				if num == batchesBatch {
-					note(v, batchNode, batchWatermark, nodes)
+					note(v, batchWatermark, nodes)
 				}
 			})
 		case entryRegister:
-			note(v, registerNodeName, registerWatermark, nodes)
+			note(v, registerWatermark, nodes)
 		}
 	})
 }
 
-func note(b []byte, name, watermark protowire.Number, nodes map[string]uint64) {
+func note(b []byte, watermark protowire.Number, nodes map[string]sighting) {
 	var node string
-	var mark uint64
+	var seen sighting
 	fields(b, func(num protowire.Number, v []byte, n uint64) {
 		switch num {
-		case name:
+		case nodeName:
 			node = string(v)
+		case nodeIncarnation:
+			seen.incarnation = n
 		case watermark:
-			mark = n
+			seen.watermark = n
 		}
 	})
 	if node != "" {
-		nodes[node] = max(nodes[node], mark)
+		before := nodes[node]
+		nodes[node] = sighting{max(before.incarnation, seen.incarnation), max(before.watermark, seen.watermark)}
 	}
 }
 
@@ -142,7 +153,7 @@ func (n *Node) inspectDisk() error {
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	n.survey = &survey{to: last, done: make(chan struct{}), nodes: make(map[string]uint64)}
+	n.survey = &survey{to: last, done: make(chan struct{}), nodes: make(map[string]sighting)}
 	if n.survey.from, err = n.store.FirstIndex(); err != nil {
 		return err
 	}
@@ -205,10 +216,10 @@ func (n *Node) hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb
 	}
 	mark, known := n.machine.watermark(r.Node)
 	if logged, ok := n.survey.nodes[r.Node]; ok {
-		known, mark = true, max(mark, logged)
+		known, mark, a.Incarnation = true, max(mark, logged.watermark), logged.incarnation
 	}
 	if reg, _ := n.State().Node(r.Node); reg != nil {
-		known, mark = true, max(mark, reg.Watermark)
+		known, mark, a.Incarnation = true, max(mark, reg.Watermark), max(a.Incarnation, reg.Incarnation)
 	}
 	a.Registered, a.Watermark = known, mark
 	return a, nil
@@ -280,6 +291,10 @@ func (n *Node) ask(ctx context.Context, node string) (*clusterpb.HelloResponse, 
 func (n *Node) object(h helloResult, empty bool) error {
 	switch {
 	case !h.r.Registered:
+		return nil
+	case !empty && h.r.Incarnation == n.dir.file.Incarnation, n.registered(n.cfg.NodeID, n.dir.file.Incarnation):
+		// The answer came late, and what the node knows is of this life already. The
+		// state machine compared the former ones' watermarks on its way here.
 		return nil
 	case empty:
 		return fmt.Errorf("%w (node %s knows it)", ErrWipedDisk, h.node)

@@ -288,7 +288,7 @@ func TestSurvey(t *testing.T) {
 		}
 		return b
 	}
-	nodes := make(map[string]uint64)
+	nodes := make(map[string]sighting)
 	surveyEntry(encode(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: 5}, Command: &fsmpb.Entry_RegisterNode{
 		RegisterNode: &fsmpb.RegisterNode{Node: "a", Incarnation: 3, Watermark: 17, Release: "x"},
 	}}), nodes)
@@ -296,14 +296,14 @@ func TestSurvey(t *testing.T) {
 		{Node: "b", Incarnation: 1, Seq: 2, Watermark: 30, Records: []*fsmpb.Record{record(), record()}},
 		{Node: "a", Incarnation: 3, Seq: 1, Watermark: 12},
 	}}}}), nodes)
-	if len(nodes) != 2 || nodes["a"] != 17 || nodes["b"] != 30 {
+	if len(nodes) != 2 || nodes["a"] != (sighting{3, 17}) || nodes["b"] != (sighting{1, 30}) {
 		t.Errorf("survey = %v", nodes)
 	}
 }
 
 func FuzzSurveyEntry(f *testing.F) {
 	f.Add([]byte{0x5a, 3, 0x0a, 1, 'a'})
-	f.Fuzz(func(t *testing.T, b []byte) { surveyEntry(b, map[string]uint64{}) })
+	f.Fuzz(func(t *testing.T, b []byte) { surveyEntry(b, map[string]sighting{}) })
 }
 
 // TestCorruptLogStopsTheStart damages what a node is about to read.

@@ -72,21 +72,21 @@ type merger struct {
 	maxBytes   int64
 	metrics    *metrics
 
-	mu       sync.Mutex
-	changed  sync.Cond
-	open     bool
-	held     bool
-	yield    bool // what waited during a hold goes before the next one
-	queue    []*submission
-	bytes    int64
+	mu      sync.Mutex
+	changed sync.Cond
+	open    bool
+	held    bool
+	yield   bool // what waited during a hold goes before the next one
+	queue   []*submission
+	bytes   int64
 	// lastBytes is what the newest entry held. When an entry landed, expected is
 	// that and what waited then: what callers may be about to send.
 	lastBytes, expected int64
 	landedAt            time.Time
 	alarm               *time.Timer // ends the wait for it
-	inFlight  int
-	lost      uint64 // entries whose outcome is unknown
-	refusing  time.Time
+	inFlight            int
+	lost                uint64 // entries whose outcome is unknown
+	refusing            time.Time
 
 	futures chan inFlightEntry
 	quit    bool
@@ -172,7 +172,7 @@ func (m *merger) take() []*submission {
 		if m.quit {
 			return nil
 		}
-		if m.inFlight == 0 || m.inFlight < entriesInFlight && m.bytes >= secondBytes {
+		if m.ready() {
 			if parts := m.next(); len(parts) > 0 {
 				m.inFlight++
 				if m.yield && !m.held {

@@ -153,12 +153,14 @@ type HelloResponse struct {
 	// The node has Raft state, so a cluster exists.
 	Formed bool `protobuf:"varint,2,opt,name=formed,proto3" json:"formed,omitempty"`
 	// What the state knows of the caller; absent when it never registered.
-	Registered    bool     `protobuf:"varint,3,opt,name=registered,proto3" json:"registered,omitempty"`
-	Watermark     uint64   `protobuf:"varint,4,opt,name=watermark,proto3" json:"watermark,omitempty"`
-	Bootstrap     []string `protobuf:"bytes,5,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
-	Version       string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	SchemaMin     uint32   `protobuf:"varint,7,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
-	SchemaMax     uint32   `protobuf:"varint,8,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
+	Registered bool     `protobuf:"varint,3,opt,name=registered,proto3" json:"registered,omitempty"`
+	Watermark  uint64   `protobuf:"varint,4,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	Bootstrap  []string `protobuf:"bytes,5,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	Version    string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// The newest incarnation of the caller that the state or the log names.
+	Incarnation   uint64 `protobuf:"varint,9,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	SchemaMin     uint32 `protobuf:"varint,7,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
+	SchemaMax     uint32 `protobuf:"varint,8,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -233,6 +235,13 @@ func (x *HelloResponse) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *HelloResponse) GetIncarnation() uint64 {
+	if x != nil {
+		return x.Incarnation
+	}
+	return 0
 }
 
 func (x *HelloResponse) GetSchemaMin() uint32 {
@@ -922,7 +931,7 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1c\n" +
-	"\tbootstrap\x18\x03 \x03(\tR\tbootstrap\"\xef\x01\n" +
+	"\tbootstrap\x18\x03 \x03(\tR\tbootstrap\"\x91\x02\n" +
 	"\rHelloResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06formed\x18\x02 \x01(\bR\x06formed\x12\x1e\n" +
@@ -931,7 +940,8 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"registered\x12\x1c\n" +
 	"\twatermark\x18\x04 \x01(\x04R\twatermark\x12\x1c\n" +
 	"\tbootstrap\x18\x05 \x03(\tR\tbootstrap\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1d\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12 \n" +
+	"\vincarnation\x18\t \x01(\x04R\vincarnation\x12\x1d\n" +
 	"\n" +
 	"schema_min\x18\a \x01(\rR\tschemaMin\x12\x1d\n" +
 	"\n" +

@@ -83,6 +83,7 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 	ctx, cancel := context.WithCancel(context.WithValue(ss.Context(), requestKey{}, r))
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
+	st := &stream{ServerStream: ss, ctx: ctx}
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.panicked(info.FullMethod, r, p)
@@ -92,6 +93,8 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 			return
 		case s.life.Err() != nil:
 			err = errStopping
+		case st.gone:
+			err = context.Canceled
 		case strings.HasPrefix(info.FullMethod, "/grpc.reflection."):
 			r.library = err
 		case ctx.Err() != nil:
@@ -103,13 +106,21 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		r.library = err
 		return err
 	}
-	return handle(srv, &stream{ServerStream: ss, ctx: ctx})
+	return handle(srv, st)
 }
 
 // stream is a stream that also ends when the server stops.
 type stream struct {
 	grpc.ServerStream
-	ctx context.Context
+	ctx  context.Context
+	gone bool // the caller does not take what is sent
+}
+
+// SendMsg notes that the caller has gone, which the context may say only later.
+func (s *stream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	s.gone = err != nil
+	return err
 }
 
 func (s *stream) Context() context.Context { return s.ctx }

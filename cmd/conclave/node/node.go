@@ -349,16 +349,19 @@ func (n *Node) Reload() error {
 func (n *Node) Stop(ctx context.Context) error {
 	var errs []error
 	n.stop.Do(func() {
-		timeout := n.cfg.ShutdownTimeout
-		if timeout == 0 {
-			timeout = 10 * time.Second
-		}
-		ctx, cancel := context.WithTimeout(ctx, timeout)
+		ctx, cancel := context.WithTimeout(ctx, n.shutdownTimeout())
 		defer cancel()
 		errs = n.shutdown(ctx)
 		n.once.Do(func() { close(n.done) })
 	})
 	return errors.Join(errs...)
+}
+
+func (n *Node) shutdownTimeout() time.Duration {
+	if t := n.cfg.ShutdownTimeout; t != 0 {
+		return t
+	}
+	return 10 * time.Second
 }
 
 func (n *Node) shutdown(ctx context.Context) (errs []error) {
@@ -367,19 +370,30 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	// Both faces drain at the same time.
+	// Both faces drain at the same time, but not for ever: without a majority,
+	// requests wait for an outcome that only leaving the cluster gives them.
+	draining, cancel := context.WithTimeout(ctx, n.shutdownTimeout()/2)
+	defer cancel()
 	var faces sync.WaitGroup
 	if n.aws != nil {
 		faces.Go(func() {
-			if n.aws.Shutdown(ctx) != nil {
+			if n.aws.Shutdown(draining) != nil {
 				n.aws.Close()
 			}
 		})
 	}
 	if n.grpc != nil {
-		faces.Go(func() { n.grpc.Stop(ctx) })
+		faces.Go(func() { n.grpc.Stop(draining) })
 	}
-	faces.Wait()
+	drained := make(chan struct{})
+	go func() {
+		faces.Wait()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-draining.Done():
+	}
 	if n.engine != nil && n.Err() == nil && !n.engine.Sealed() {
 		note("signing the last checkpoint", n.engine.Checkpoint(ctx))
 	}
@@ -387,6 +401,7 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 	if n.cluster != nil {
 		note("leaving the cluster", n.cluster.Shutdown(ctx))
 	}
+	<-drained
 	if n.ops != nil {
 		n.ops.Close()
 	}
