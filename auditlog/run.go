@@ -172,7 +172,7 @@ var errTorn = errors.New("frame cut short")
 // are valid only during the call. A length that is impossible, or leads past the
 // end, is a *frameError.
 func scanFrames(r io.ReaderAt, off, end int64, fn func(off int64, frame []byte) error) error {
-	buf := make([]byte, min(end-off, 256<<10))
+	buf := make([]byte, max(0, min(end-off, 256<<10)))
 	have := buf[:0] // bytes of the file from off on
 	fill := func(n int) error {
 		if n > cap(buf) {

@@ -256,6 +256,9 @@ func (c Config) Validate() error {
 			break
 		}
 	}
+	if t.Election < t.Heartbeat {
+		bad("election timeout %v is shorter than the heartbeat timeout %v", t.Election, t.Heartbeat)
+	}
 	if t.Lease > t.Heartbeat/2 {
 		bad("leader lease %v is longer than half of the heartbeat timeout %v", t.Lease, t.Heartbeat)
 	}

@@ -21,10 +21,10 @@ const (
 	// delay heartbeats and commit fewer records a second.
 	mergeBytes = 64 << 10
 	// entriesInFlight lets one entry be stored by followers while the next is
-	// written here. The second goes only once it holds secondBytes: entries cost
-	// as much as some hundred records, so they had better be full.
+	// written here. Entries cost as much as some hundred records, so a second one
+	// below secondBytes waits for the first.
 	entriesInFlight = 2
-	secondBytes     = mergeBytes / 2
+	secondBytes     = 4 << 10
 	// mergeDelay is how long an entry may wait for the requests that the one before
 	// it set free.
 	mergeDelay = time.Millisecond
@@ -79,14 +79,14 @@ type merger struct {
 	yield   bool // what waited during a hold goes before the next one
 	queue   []*submission
 	bytes   int64
-	// lastBytes is what the newest entry held. When an entry landed, expected is
-	// that and what waited then: what callers may be about to send.
-	lastBytes, expected int64
-	landedAt            time.Time
-	alarm               *time.Timer // ends the wait for it
-	inFlight            int
-	lost                uint64 // entries whose outcome is unknown
-	refusing            time.Time
+	// inFlightBytes is what the entries in flight hold. When one lands, expected is
+	// that and what waits: about what the present callers send at a time.
+	inFlightBytes, expected int64
+	landedAt                time.Time
+	alarm                   *time.Timer // ends the wait for it
+	inFlight                int
+	lost                    uint64 // entries whose outcome is unknown
+	refusing                time.Time
 
 	futures chan inFlightEntry
 	quit    bool
@@ -175,6 +175,7 @@ func (m *merger) take() []*submission {
 		if m.ready() {
 			if parts := m.next(); len(parts) > 0 {
 				m.inFlight++
+				m.inFlightBytes += sizeOfAll(parts)
 				if m.yield && !m.held {
 					m.yield = false
 					m.changed.Broadcast()
@@ -188,13 +189,18 @@ func (m *merger) take() []*submission {
 
 // ready reports whether the next entry should go now. Alone, a request goes at
 // once. Under load the callers that an entry answers come back with their next
-// requests at about the same time, and it pays to wait for them: half the
-// callers in each of two entries cost twice as much as all of them in one.
+// requests at about the same time, and it pays to wait for them: many small
+// entries cost more than few large ones. Two that hold half of the callers each
+// keep disks and processors busy at the same time.
 func (m *merger) ready() bool {
-	if m.inFlight > 0 {
-		return m.inFlight < entriesInFlight && m.bytes >= secondBytes
-	}
-	if m.held || len(m.queue) == 0 || m.bytes >= m.expected*3/4 {
+	switch {
+	case m.held || len(m.queue) == 0:
+		return m.inFlight < entriesInFlight
+	case m.inFlight >= entriesInFlight:
+		return false
+	case m.inFlight > 0:
+		return m.bytes >= max(secondBytes, (m.expected-m.inFlightBytes)*3/4)
+	case m.bytes >= m.expected*3/8:
 		return true
 	}
 	wait := mergeDelay - time.Since(m.landedAt)
@@ -246,11 +252,7 @@ func (m *merger) next() []*submission {
 	if len(m.queue) == 0 {
 		m.queue = nil
 	}
-	m.lastBytes = 0
-	for _, s := range parts {
-		m.lastBytes += int64(s.size)
-	}
-	m.bytes -= m.lastBytes
+	m.bytes -= sizeOfAll(parts)
 	return parts
 }
 
@@ -270,7 +272,7 @@ func (m *merger) merge() {
 			for _, s := range parts {
 				s.refuse(clusterpb.SubmitStatus_SUBMIT_STATUS_OVERLOADED)
 			}
-			m.landed(false)
+			m.landed(parts, false)
 			continue
 		}
 		m.futures <- inFlightEntry{m.raft.Apply(data, enqueueTimeout), parts, time.Now()}
@@ -316,7 +318,7 @@ func (m *merger) resolve() {
 		m.observe(err)
 		// The place is free before the answers are given, so that what a waiting
 		// node sends at once can go out at once.
-		m.landed(err != nil && !notTaken(err))
+		m.landed(f.parts, err != nil && !notTaken(err))
 		m.answer(f.parts, res, err)
 	}
 }
@@ -365,11 +367,12 @@ func notTaken(err error) bool {
 }
 
 // landed frees an entry's place.
-func (m *merger) landed(lost bool) {
+func (m *merger) landed(parts []*submission, lost bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inFlight--
-	m.expected, m.landedAt = m.lastBytes+m.bytes, time.Now()
+	m.expected, m.landedAt = m.inFlightBytes+m.bytes, time.Now()
+	m.inFlightBytes -= sizeOfAll(parts)
 	if lost {
 		m.lost++
 	}
@@ -452,3 +455,10 @@ func (m *merger) mayWait(ctx context.Context) error {
 
 // sizeOf is about what a batch adds to an entry.
 func sizeOf(b *fsmpb.Batch) int { return proto.Size(b) + 4 }
+
+func sizeOfAll(parts []*submission) (n int64) {
+	for _, s := range parts {
+		n += int64(s.size)
+	}
+	return n
+}

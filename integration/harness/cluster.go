@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -257,11 +258,6 @@ func (c *Cluster) Init() {
 	})
 }
 
-// Adopt makes c, which runs on other nodes' data, know what those knew.
-func (c *Cluster) Adopt(of *Cluster) {
-	c.Shares, c.AccessKeyID, c.secret, c.VerifierKey = of.Shares, of.AccessKeyID, of.secret, of.VerifierKey
-}
-
 // Unseal gives shares to one node, which hands them on to all.
 func (c *Cluster) Unseal() {
 	c.T.Helper()
@@ -295,7 +291,8 @@ func (n *Node) submitShares(local bool) {
 			var faults []string
 			for _, s := range r.GetNodes() {
 				// What a try before this one brought about is as good.
-				if e := s.GetError(); e != nil && s.GetSeal().GetSealed() && !contains(s.GetSeal().GetCustodians(), uint32(i+1)) {
+				seal := s.GetSeal()
+				if e := s.GetError(); e != nil && (seal == nil || seal.GetSealed() && !slices.Contains(seal.GetCustodians(), uint32(i+1))) {
 					faults = append(faults, s.GetNodeId()+": "+e.GetType()+": "+e.GetMessage())
 				}
 			}
@@ -305,15 +302,6 @@ func (n *Node) submitShares(local bool) {
 			return nil
 		})
 	}
-}
-
-func contains(list []uint32, v uint32) bool {
-	for _, x := range list {
-		if x == v {
-			return true
-		}
-	}
-	return false
 }
 
 // WaitReady waits until nodes, or all of them, answer requests.
@@ -394,6 +382,9 @@ func (c *Cluster) Converged() uint64 {
 				return err
 			}
 			r := s.GetRaft()
+			if r.GetStateIndex() == 0 || len(r.GetStateHash()) == 0 {
+				return fmt.Errorf("%s has no state", nd.ID)
+			}
 			if first == nil {
 				first, at = s, r.GetStateIndex()
 			}

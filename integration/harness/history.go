@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -24,8 +25,16 @@ type Op struct {
 	RequestID string
 	// Since the history began.
 	Invoked, Returned time.Duration
-	// Code is "" for success, or AWS's name of the error.
-	Code string
+	// Code is "" for success, or AWS's name of the error; Message is for people.
+	Code, Message string
+}
+
+func (o Op) String() string {
+	s := fmt.Sprintf("%s %s on %s, %v to %v", o.Name, o.RequestID, o.Node, o.Invoked, o.Returned)
+	if o.Code != "" {
+		s += ": " + o.Code + ": " + o.Message
+	}
+	return s
 }
 
 // indefinite are answers after which a client does not know what became of its
@@ -78,9 +87,9 @@ func (h *History) GRPC(ctx context.Context, n *Node, name string, call func(cont
 		o.RequestID = id[0]
 	}
 	if err != nil {
-		o.Code = unanswered
+		o.Code, o.Message = unanswered, err.Error()
 		if f, ok := client.Error(err); ok && f.Type != "" {
-			o.Code, o.RequestID = f.Type, f.RequestID
+			o.Code, o.Message, o.RequestID = f.Type, f.Message, f.RequestID
 		}
 	}
 	return h.add(o)
@@ -91,6 +100,10 @@ func (h *History) SDK(ctx context.Context, n *Node, name string, call func(conte
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	o := Op{Name: name, Node: n.ID, Invoked: h.Now()}
-	o.RequestID, o.Code = sdkOutcome(call(ctx))
+	meta, err := call(ctx)
+	o.RequestID, o.Code = sdkOutcome(meta, err)
+	if err != nil {
+		o.Message = err.Error()
+	}
 	return h.add(o)
 }

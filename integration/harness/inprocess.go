@@ -36,26 +36,19 @@ func (p *inProcess) start(ctx context.Context) error {
 		TLSCert: p.n.certFile(), TLSKey: p.n.keyFile(), TLSCA: c.CAFile(),
 		AllowUnlockedMemory: true, LogLevel: slog.LevelDebug, LogOutput: logs, Release: "test",
 	}
-	cfg.Test.Timeouts = Quick
+	cfg.Timeouts = Quick
 	cfg.Test.Cluster.Dial = c.Network.Dialer(p.n.ID)
 	// Tests ask for what they are refused more often than honest callers do.
 	cfg.Test.RefusalRate, cfg.Test.RefusalBurst = 1e6, 1e6
 	if c.opts.Configure != nil {
 		c.opts.Configure(p.n, &cfg)
 	}
-	// A node that was killed a moment ago may still hold its files.
-	err = Poll(ctx, Patience, func(ctx context.Context) error {
-		n, err := node.Start(ctx, cfg)
-		if err != nil {
-			return err
-		}
-		p.node.Store(n)
-		return nil
-	})
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		logs.Close()
 		return err
 	}
+	p.node.Store(n)
 	p.log = logs
 	return nil
 }
@@ -65,7 +58,11 @@ func (p *inProcess) start(ctx context.Context) error {
 func (p *inProcess) kill() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	p.end(ctx)
+	if n := p.node.Load(); n != nil {
+		// First, so that no request goes on waiting for an outcome.
+		_ = n.Cluster().Shutdown(ctx)
+	}
+	_ = p.end(ctx)
 }
 
 func (p *inProcess) stop(ctx context.Context) error { return p.end(ctx) }

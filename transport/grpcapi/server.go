@@ -38,6 +38,9 @@ const (
 	// maxHeaders bounds a request's metadata.
 	maxHeaders = 16 << 10
 	maxStreams = 250
+	// streamWorkers handle calls; what comes while all are busy gets goroutines of
+	// its own.
+	streamWorkers = 64
 
 	handshakeTimeout = 5 * time.Second
 )
@@ -171,6 +174,8 @@ func (s *Server) options() []grpc.ServerOption {
 			Time:              2 * time.Minute,
 			Timeout:           20 * time.Second,
 		}),
+		// A goroutine for each call would grow its stack anew for each call.
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.InTapHandle(s.gates.enter),
 		grpc.StreamInterceptor(s.answerStream),

@@ -1,0 +1,453 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// auditLine is what the tests look at in a rendered record.
+type auditLine struct {
+	EventName           string `json:"eventName"`
+	EventType           string `json:"eventType"`
+	EventSource         string `json:"eventSource"`
+	ErrorCode           string `json:"errorCode"`
+	ErrorMessage        string `json:"errorMessage"`
+	RequestID           string `json:"requestID"`
+	SourceIPAddress     string `json:"sourceIPAddress"`
+	ReadOnly            bool   `json:"readOnly"`
+	RequestParameters   map[string]any
+	AdditionalEventData map[string]any
+	Resources           []struct{ ARN string }
+	UserIdentity        struct {
+		Type        string `json:"type"`
+		ARN         string `json:"arn"`
+		AccessKeyID string `json:"accessKeyId"`
+	}
+	raw string
+}
+
+// readAudit reads the records from an index on, through the API.
+func readAudit(t *testing.T, n *harness.Node, from uint64) []auditLine {
+	t.Helper()
+	stream, err := n.Audit().Read(t.Context(), &kmspb.ReadAuditRequest{From: from})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []auditLine
+	for {
+		r, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.ContainsAny(r.GetJson(), "\r\n") {
+			t.Errorf("record %d has more than one line: %q", r.GetIndex(), r.GetJson())
+		}
+		line := auditLine{raw: r.GetJson()}
+		if err := json.Unmarshal([]byte(line.raw), &line); err != nil {
+			t.Fatalf("record %d: %v: %s", r.GetIndex(), err, line.raw)
+		}
+		all = append(all, line)
+	}
+}
+
+// subject is a key with all that operations may want of it.
+type subject struct {
+	key, alias, other string
+	blob              []byte
+}
+
+// newSubject makes a key with a policy.
+func newSubject(t *testing.T, n *harness.Node, name, policy string) subject {
+	t.Helper()
+	ctx, bypass := t.Context(), true
+	s := subject{alias: "alias/" + strings.ToLower(name)}
+	created, err := n.SDK().CreateKey(ctx, &kms.CreateKeyInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.key = *created.KeyMetadata.KeyId
+	if created, err = n.SDK().CreateKey(ctx, &kms.CreateKeyInput{}); err != nil {
+		t.Fatal(err)
+	}
+	s.other = *created.KeyMetadata.KeyId
+	if _, err := n.SDK().CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &s.alias, TargetKeyId: &s.key}); err != nil {
+		t.Fatal(err)
+	}
+	enc, err := n.SDK().Encrypt(ctx, &kms.EncryptInput{KeyId: &s.key, Plaintext: []byte("subject")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.blob = enc.CiphertextBlob
+	if _, err := n.SDK().PutKeyPolicy(ctx, &kms.PutKeyPolicyInput{KeyId: &s.key, Policy: &policy, BypassPolicyLockoutSafetyCheck: bypass}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const noKey = "00000000-0000-4000-8000-000000000000"
+
+// outcomes is how an operation is brought to each of its outcomes.
+type outcomes struct {
+	// ok is a request that succeeds for a subject.
+	ok func(subject) input
+	// invalid is a request that breaks a rule of its members; without one, an empty
+	// request does.
+	invalid input
+	// failed is a request that fails for another reason, with the error.
+	failed  input
+	failure string
+	// nobody says why nobody can be denied the operation yet; "" if somebody can.
+	nobody string
+}
+
+const onlyRoot = "it is on no key, so only identity policies could deny it, and the account's root, which has none, is the only caller"
+
+// everyOutcome has a row for each operation.
+var everyOutcome = map[string]outcomes{
+	"CreateKey": {ok: func(subject) input { return input{"Description": "x"} }, invalid: input{"KeyUsage": "NONSENSE"},
+		failed: input{"Policy": "{}"}, failure: "MalformedPolicyDocumentException", nobody: onlyRoot},
+	"DescribeKey": {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"ListKeys": {ok: func(subject) input { return input{} }, invalid: input{"Limit": 0},
+		failed: input{"Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
+	"UpdateKeyDescription": {ok: onKey(input{"Description": "y"}), failed: input{"KeyId": noKey, "Description": "y"}, failure: "NotFoundException"},
+	"EnableKey":            {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"DisableKey":           {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"ScheduleKeyDeletion":  {ok: onKey(input{"PendingWindowInDays": 7}), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"CancelKeyDeletion":    {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"CreateAlias": {ok: func(s subject) input { return input{"AliasName": s.alias + "/new", "TargetKeyId": s.key} },
+		failed: input{"AliasName": "alias/lost", "TargetKeyId": noKey}, failure: "NotFoundException"},
+	"UpdateAlias": {ok: func(s subject) input { return input{"AliasName": s.alias, "TargetKeyId": s.other} },
+		failed: input{"AliasName": "alias/lost", "TargetKeyId": noKey}, failure: "NotFoundException"},
+	"DeleteAlias": {ok: func(s subject) input { return input{"AliasName": s.alias} },
+		failed: input{"AliasName": "alias/lost"}, failure: "NotFoundException"},
+	"ListAliases": {ok: onKey(nil), invalid: input{"Limit": 0},
+		failed: input{"Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
+	"TagResource": {ok: onKey(input{"Tags": []any{map[string]any{"TagKey": "a", "TagValue": "b"}}}),
+		failed: input{"KeyId": noKey, "Tags": []any{map[string]any{"TagKey": "a", "TagValue": "b"}}}, failure: "NotFoundException"},
+	"UntagResource":    {ok: onKey(input{"TagKeys": []string{"a"}}), failed: input{"KeyId": noKey, "TagKeys": []string{"a"}}, failure: "NotFoundException"},
+	"ListResourceTags": {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"GetKeyPolicy":     {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"PutKeyPolicy":     {ok: onKey(input{"Policy": rootPolicy()}), failed: input{"KeyId": noKey, "Policy": rootPolicy()}, failure: "NotFoundException"},
+	"ListKeyPolicies":  {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
+	"Encrypt":          {ok: onKey(input{"Plaintext": []byte("x")}), failed: input{"KeyId": noKey, "Plaintext": []byte("x")}, failure: "NotFoundException"},
+	"Decrypt": {ok: func(s subject) input { return input{"CiphertextBlob": s.blob} }, invalid: input{"CiphertextBlob": []byte{}},
+		failed: input{"CiphertextBlob": []byte("nonsense")}, failure: "InvalidCiphertextException"},
+	"ReEncrypt": {ok: func(s subject) input { return input{"CiphertextBlob": s.blob, "DestinationKeyId": s.other} },
+		failed: input{"CiphertextBlob": []byte("nonsense"), "DestinationKeyId": noKey}, failure: "InvalidCiphertextException"},
+	"GenerateDataKey": {ok: onKey(input{"KeySpec": "AES_256"}), failed: input{"KeyId": noKey, "KeySpec": "AES_256"}, failure: "NotFoundException"},
+	"GenerateDataKeyWithoutPlaintext": {ok: onKey(input{"NumberOfBytes": 9}),
+		failed: input{"KeyId": noKey, "NumberOfBytes": 9}, failure: "NotFoundException"},
+	"GenerateRandom": {ok: func(subject) input { return input{"NumberOfBytes": 9} }, invalid: input{"NumberOfBytes": 0},
+		failed: input{"NumberOfBytes": 9, "CustomKeyStoreId": "cks-1234567890abcdef0"}, failure: "CustomKeyStoreNotFoundException", nobody: onlyRoot},
+}
+
+func onKey(more input) func(subject) input {
+	return func(s subject) input {
+		in := input{"KeyId": s.key}
+		maps.Copy(in, more)
+		return in
+	}
+}
+
+// TestAuditCoverage brings every operation of the table to every kind of outcome:
+// each request leaves one record, which says what its answer said.
+func TestAuditCoverage(t *testing.T) {
+	t.Parallel()
+	c := harness.Found(t, 1, harness.Options{})
+	n := c.Nodes[0]
+	f := newFace(t, c, n)
+
+	type expected struct{ operation, kind, code string }
+	want := make(map[string]expected) // by request id
+	ask := func(op *keyengine.Operation, kind string, in input, code string) {
+		t.Helper()
+		raw, err := json.Marshal(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := f.send(f.signed("TrentService."+op.Name, string(raw)))
+		if err != nil {
+			t.Fatalf("%s, %s: %v", op.Name, kind, err)
+		}
+		if a.Type != code || (code == "") != (a.status == http.StatusOK) {
+			t.Errorf("%s, %s: got %d %s (%s), want %q", op.Name, kind, a.status, a.Type, a.Message, code)
+		}
+		id := a.header.Get("x-amzn-RequestId")
+		if _, ok := want[id]; ok || id == "" {
+			t.Errorf("%s, %s: request id %q is none, or was there before", op.Name, kind, id)
+		}
+		want[id] = expected{op.Name, kind, a.Type}
+	}
+	if n := len(keyengine.Operations()); n != len(everyOutcome) {
+		t.Errorf("there are %d operations, and rows for %d", n, len(everyOutcome))
+	}
+	subjects := make(map[string]subject)
+	for _, op := range keyengine.Operations() {
+		row := everyOutcome[op.Name]
+		if row.ok == nil {
+			t.Fatalf("%s has no row in everyOutcome: say how it succeeds and fails", op.Name)
+		}
+		subjects[op.Name] = newSubject(t, n, op.Name, rootPolicy())
+		if row.nobody == "" {
+			subjects["denied "+op.Name] = newSubject(t, n, op.Name+"-denied", rootPolicy(denyRoot(op.Actions[0])))
+		}
+	}
+	pending := subjects["CancelKeyDeletion"].key
+	if _, err := n.SDK().ScheduleKeyDeletion(t.Context(), &kms.ScheduleKeyDeletionInput{KeyId: &pending}); err != nil {
+		t.Fatal(err)
+	}
+
+	from := records(t, n)
+	for _, op := range keyengine.Operations() {
+		row := everyOutcome[op.Name]
+		invalid := row.invalid
+		if invalid == nil {
+			invalid = input{}
+		}
+		ask(op, "invalid", invalid, "ValidationException")
+		ask(op, "failed", row.failed, row.failure)
+		if row.nobody == "" {
+			ask(op, "denied", row.ok(subjects["denied "+op.Name]), "AccessDeniedException")
+		}
+		ask(op, "ok", row.ok(subjects[op.Name]), "")
+	}
+
+	seen := make(map[string]int)
+	for _, line := range readAudit(t, n, from) {
+		w, ok := want[line.RequestID]
+		if !ok {
+			if line.EventName != "CreateSession" && line.EventName != "ReadAudit" { // how this test reads
+				t.Errorf("a record of no request: %s", line.raw)
+			}
+			continue
+		}
+		seen[line.RequestID]++
+		if line.EventName != w.operation || line.ErrorCode != w.code {
+			t.Errorf("%s, %s, answered %q: the record says %s, %q", w.operation, w.kind, w.code, line.EventName, line.ErrorCode)
+		}
+		if line.EventType != "AwsApiCall" || line.EventSource != "kms.amazonaws.com" || line.SourceIPAddress != "127.0.0.1" ||
+			line.UserIdentity.Type != "Root" || line.UserIdentity.AccessKeyID != c.AccessKeyID || line.ReadOnly != keyengine.OperationNamed(w.operation).ReadOnly {
+			t.Errorf("%s, %s: %s", w.operation, w.kind, line.raw)
+		}
+	}
+	for id, w := range want {
+		if seen[id] != 1 {
+			t.Errorf("%s, %s: %d records, want one", w.operation, w.kind, seen[id])
+		}
+	}
+	t.Logf("%d requests of %d operations", len(want), len(everyOutcome))
+
+	// The ceremony, which nobody was authenticated for when it began.
+	names := make(map[string]int)
+	for _, line := range readAudit(t, n, 0) {
+		names[line.EventName]++
+	}
+	for _, name := range []string{"Init", "SubmitShare"} {
+		if names[name] == 0 {
+			t.Errorf("there is no record of %s; there are %v", name, slices.Sorted(maps.Keys(names)))
+		}
+	}
+}
+
+// TestAuditVerify changes bits of a stopped node's audit log: the command that
+// anybody can run with the files and the public key finds each of them.
+func TestAuditVerify(t *testing.T) {
+	t.Parallel()
+	seed := newSeed(t)
+	rng := rand.New(rand.NewPCG(seed, 5))
+	c := harness.Found(t, 1, harness.Options{Processes: true})
+	n := c.Nodes[0]
+	key, err := n.KMS().CreateKey(t.Context(), &kmspb.CreateKeyRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Enough for full tiles.
+	const entries = 600
+	for i := range entries {
+		ec := map[string]string{"n": fmt.Sprint(i)}
+		if _, err := n.KMS().Encrypt(t.Context(), &kmspb.EncryptRequest{KeyId: key.GetKeyMetadata().KeyId, Plaintext: []byte("x"), EncryptionContext: ec}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Stop()
+	binary, err := harness.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nothing but the files and the key, somewhere else.
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(n.Data, "audit"))); err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(t.TempDir(), "audit.pub")
+	if err := os.WriteFile(keyFile, []byte(c.VerifierKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verify := func(dir, key string) (ok bool, out string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), binary, "audit", "verify", dir, "--key", key)
+		cmd.Env = []string{}
+		b, err := cmd.CombinedOutput()
+		if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+			t.Fatal(err)
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 0 && code != 1 {
+			t.Errorf("exit code %d: %s", code, b)
+		}
+		return err == nil, string(b)
+	}
+	for _, where := range []string{n.Data, filepath.Join(n.Data, "audit"), dir} {
+		if ok, out := verify(where, keyFile); !ok {
+			t.Fatalf("the log as it was left in %s: %s", where, out)
+		}
+	}
+	rep, err := auditlog.Verify(dir, c.VerifierKey, auditlog.VerifyOptions{})
+	if err != nil || !rep.OK() {
+		t.Fatalf("%v, %+v", err, rep)
+	}
+	if rep.Size < entries || rep.Unsigned != 0 {
+		t.Errorf("%d entries, %d of them unsigned, after a graceful stop; want at least %d, all signed", rep.Size, rep.Unsigned, entries)
+	}
+	other := harness.Found(t, 1, harness.Options{})
+	if ok, _ := verify(dir, other.VerifierKey); ok {
+		t.Errorf("another cluster's key verifies the log")
+	}
+
+	files := auditFiles(t, dir)
+	if len(files["tile"]) == 0 || len(files["segments"]) == 0 || len(files["checkpoint"]) != 1 {
+		t.Fatalf("the log has %v", files)
+	}
+	// found reports whether a changed file is noticed, by the command or by what the
+	// command calls.
+	found := func(name string, changed []byte, byCommand bool) bool {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, changed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		if byCommand {
+			ok, _ := verify(dir, keyFile)
+			return !ok
+		}
+		rep, err := auditlog.Verify(dir, c.VerifierKey, auditlog.VerifyOptions{})
+		return err != nil || !rep.OK()
+	}
+	flip := func(name string, bit int64, byCommand bool) {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[bit/8] ^= 1 << (bit % 8)
+		if !found(name, b, byCommand) {
+			t.Errorf("%s: bit %d of byte %d changed: not noticed", name, bit%8, bit/8)
+		}
+	}
+	size := func(name string) int64 {
+		t.Helper()
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	all := slices.Concat(files["segments"], files["tile"], files["checkpoint"], files["durable"])
+	for i := range 300 {
+		name := all[i%len(all)]
+		flip(name, rng.Int64N(8*size(name)), i%10 == 0)
+	}
+	// Every bit of the checkpoint, and of the segment's header and the frame behind
+	// it; the first and last bits of everything.
+	step := int64(1)
+	if testing.Short() {
+		step = 19
+	}
+	checkpoint := files["checkpoint"][0]
+	for bit := int64(0); bit < 8*size(checkpoint); bit += step {
+		flip(checkpoint, bit, false)
+	}
+	for bit := int64(0); bit < 8*256; bit += step {
+		flip(files["segments"][0], bit, false)
+	}
+	for _, name := range all {
+		flip(name, 0, true)
+		flip(name, 8*size(name)-1, true)
+	}
+	// Cut off, and gone. The end of the last segment is vouched for by the checkpoint.
+	for _, name := range all {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{0, len(b) / 2, len(b) - 1} {
+			if !found(name, b[:n], n == 0) {
+				t.Errorf("%s: cut to %d of %d bytes: not noticed", name, n, len(b))
+			}
+		}
+		if err := os.Rename(filepath.Join(dir, name), keyFile+".gone"); err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := verify(dir, keyFile); ok {
+			t.Errorf("%s is gone: not noticed", name)
+		}
+		if err := os.Rename(keyFile+".gone", filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ok, out := verify(dir, keyFile); !ok {
+		t.Errorf("the log, as it was again: %s", out)
+	}
+}
+
+// auditFiles are the files of an audit log, by the first part of their names.
+func auditFiles(t *testing.T, dir string) map[string][]string {
+	t.Helper()
+	files := make(map[string][]string)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		kind, _, _ := strings.Cut(filepath.ToSlash(name), "/")
+		files[kind] = append(files[kind], name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}

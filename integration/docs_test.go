@@ -1,0 +1,385 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+var update = flag.Bool("update", false, "write the README's support table anew")
+
+// page reads a file of the repository.
+func page(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", filepath.FromSlash(name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// pages are the documents for users.
+func pages(t *testing.T) []string {
+	t.Helper()
+	docs, err := filepath.Glob(filepath.Join("..", "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"README.md"}
+	for _, name := range docs {
+		names = append(names, "docs/"+filepath.Base(name))
+	}
+	return names
+}
+
+// walk is a part of a page whose commands a test carries out as they stand.
+type walk struct {
+	page, heading string
+	test          string
+}
+
+var walks = []walk{
+	{"README.md", "## Try it", "TestDocsFirstSteps"},
+	{"docs/cli.md", "## First steps", "TestDocsFirstSteps"},
+	{"README.md", composeHeading, "TestCompose"},
+}
+
+// ranBy says which test runs a command that no walk has, or what runs it. A command
+// that begins with one of these is taken for it.
+var ranBy = []struct{ command, test string }{
+	{"make ", "TestMakeTargets"}, // looks whether it is there; .ci/run runs most of them
+	{"conclave cert ", "TestScripts"},
+	{"conclave server --node-id ", "TestScripts"},
+	{"export CONCLAVE_", "TestScripts"},
+	{"conclave operator init --shares 5 --threshold 3", "TestScripts"},
+	{"conclave operator unseal", "TestScripts"},
+	{"set -a; . ceremony/root.env; set +a", "TestScripts"},
+	{"conclave audit ", "TestScripts"},
+	{"conclave audit verify ", "TestAuditVerify"},
+	{"conclave datakey ", "TestScripts"},
+	{"conclave encrypt ", "TestScripts"},
+	{"conclave decrypt ", "TestScripts"},
+	{"conclave dev", "TestScripts"},
+	{`eval "$(conclave env`, "TestScripts"},
+	{"conclave key create", "TestScripts"},
+	{"KEY=$(conclave key create --quiet)", "TestScripts"},
+}
+
+// TestDocsCommands holds every command that the documents show against the tests:
+// each is carried out by one, and what it says to conclave is understood.
+func TestDocsCommands(t *testing.T) {
+	t.Parallel()
+	binary, err := harness.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := testNames(t)
+	for _, r := range ranBy {
+		if !tests[r.test] {
+			t.Errorf("%s, which runs %q, is no test", r.test, r.command)
+		}
+	}
+	walked := make(map[string]bool)
+	for _, w := range walks {
+		commands := shellCommands(section(page(t, w.page), w.heading))
+		if len(commands) == 0 {
+			t.Errorf("%s has no commands under %q", w.page, w.heading)
+		}
+		if !tests[w.test] {
+			t.Errorf("%s, which walks through %s, is no test", w.test, w.page)
+		}
+		for _, c := range commands {
+			walked[w.page+c] = true
+		}
+	}
+	total := 0
+	for _, name := range pages(t) {
+		for _, c := range shellCommands(page(t, name)) {
+			total++
+			known := walked[name+c] || slices.ContainsFunc(ranBy, func(r struct{ command, test string }) bool { return strings.HasPrefix(c, r.command) })
+			if !known {
+				t.Errorf("%s shows %q, which no test runs: run it in one, and name that in ranBy", name, c)
+			}
+			understood(t, binary, name, c)
+		}
+	}
+	if total < 10 {
+		t.Errorf("the documents show %d commands: are they read as they should be?", total)
+	}
+}
+
+var simpleCommand = regexp.MustCompile(`(?:^|[|;(] *)(?:bin/)?(conclave|docker-compose run --rm cli)((?: +(?:"[^"]*"|'[^']*'|[^ |;()<>"']+))+)`)
+
+// understood checks that conclave knows the subcommand and the flags that a line
+// gives it.
+func understood(t *testing.T, binary, name, line string) {
+	t.Helper()
+	for _, m := range simpleCommand.FindAllStringSubmatch(line, -1) {
+		var args []string
+		for _, a := range strings.Fields(m[2]) {
+			if a != "…" {
+				args = append(args, strings.Trim(a, `"'`))
+			}
+		}
+		cmd := exec.CommandContext(t.Context(), binary, append(args, "--help")...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s shows %q: %v\n%s", name, line, err, out)
+		} else if path := "conclave " + args[0]; !strings.Contains(string(out), path) {
+			t.Errorf("%s shows %q: the help is not that of %s", name, line, path)
+		}
+	}
+}
+
+// testNames are the tests of the repository.
+func testNames(t *testing.T) map[string]bool {
+	t.Helper()
+	names := make(map[string]bool)
+	decl := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "bin" || strings.HasPrefix(d.Name(), ".") && d.Name() != "..") {
+			return fs.SkipDir
+		}
+		if strings.HasSuffix(path, "_test.go") {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for _, m := range decl.FindAllSubmatch(b, -1) {
+				names[string(m[1])] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// TestDocsNames checks that what the documents name is there: tests, files that
+// links lead to.
+func TestDocsNames(t *testing.T) {
+	tests := testNames(t)
+	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
+	for _, name := range pages(t) {
+		text := page(t, name)
+		for _, test := range regexp.MustCompile("`(Test[A-Z]\\w*)`").FindAllStringSubmatch(text, -1) {
+			if !tests[test[1]] {
+				t.Errorf("%s names the test %s, which there is not", name, test[1])
+			}
+		}
+		for _, to := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join("..", filepath.Dir(filepath.FromSlash(name)), filepath.FromSlash(to[1]))); err != nil {
+				t.Errorf("%s has a link to %s: %v", name, to[1], err)
+			}
+		}
+	}
+}
+
+// TestMakeTargets checks that what the documents tell users to make can be made,
+// and that `make run` starts what they are told of.
+func TestMakeTargets(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("make"); err != nil {
+		unavailable(t, "there is no make: %v", err)
+	}
+	dry := func(target string) string {
+		cmd := exec.CommandContext(t.Context(), "make", "--dry-run", "--no-print-directory", "-C", "..", target)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("make %s: %v\n%s", target, err, out)
+		}
+		return string(out)
+	}
+	seen := make(map[string]bool)
+	for _, name := range pages(t) {
+		for _, m := range regexp.MustCompile("(?:`|(?m:^))make ([a-z-]+)").FindAllStringSubmatch(page(t, name), -1) {
+			if !seen[m[1]] {
+				seen[m[1]] = true
+				dry(m[1])
+			}
+		}
+	}
+	for target, recipe := range map[string]string{"run": "bin/conclave dev", "demo": "bin/conclave demo", "test": "test -timeout"} {
+		if !seen[target] {
+			t.Errorf("no document names make %s", target)
+		}
+		if out := dry(target); !strings.Contains(out, recipe) {
+			t.Errorf("make %s does not run %q:\n%s", target, recipe, out)
+		}
+	}
+}
+
+// TestDocsFirstSteps carries out what the documents tell a new user to type, by a
+// shell, beside the development server that `make run` starts.
+func TestDocsFirstSteps(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("aws"); err != nil {
+		unavailable(t, "there is no AWS CLI: %v", err)
+	}
+	binary, err := harness.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range walks {
+		if w.test != "TestDocsFirstSteps" {
+			continue
+		}
+		t.Run(w.page, func(t *testing.T) {
+			t.Parallel()
+			var script strings.Builder
+			for _, c := range shellCommands(section(page(t, w.page), w.heading)) {
+				if !strings.HasPrefix(c, "make ") { // the server is there already
+					script.WriteString(c + "\n")
+				}
+			}
+			// What the commands find where they are run: bin/conclave, and it on the path.
+			dir := t.TempDir()
+			if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(binary, filepath.Join(dir, "bin", "conclave")); err != nil {
+				t.Fatal(err)
+			}
+			// A runtime directory of its own is where `conclave env` finds this server and
+			// no other.
+			env := []string{"XDG_RUNTIME_DIR=" + dir, "HOME=" + os.Getenv("HOME"), "AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull, "AWS_PAGER=",
+				"PATH=" + filepath.Join(dir, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + dir}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			server := exec.CommandContext(ctx, binary, "dev", "--aws-listen", ":0", "--grpc-listen", ":0", "--peer-listen", ":0", "--ops-listen", ":0")
+			server.Env, server.Dir = env, dir
+			var log bytes.Buffer
+			server.Stdout, server.Stderr = &log, &log
+			server.Cancel = func() error { return server.Process.Signal(os.Interrupt) }
+			server.WaitDelay = 10 * time.Second
+			if err := server.Start(); err != nil {
+				t.Fatal(err)
+			}
+			shell := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script.String())
+			shell.Env, shell.Dir = env, dir
+			out, err := shell.CombinedOutput()
+			cancel()
+			if werr := server.Wait(); werr != nil && !errors.Is(werr, context.Canceled) {
+				t.Errorf("the server: %v", werr)
+			}
+			if err != nil {
+				t.Fatalf("%v\n%s\nthe commands:\n%s\nthe server:\n%s", err, out, script.String(), log.String())
+			}
+			if !strings.Contains("\n"+string(out), "\nhello\n") {
+				t.Errorf("what was encrypted is not shown decrypted:\n%s", out)
+			}
+			if strings.Contains(script.String(), "audit tail") && !strings.Contains(string(out), `"eventName":"Decrypt"`) {
+				t.Errorf("the audit log does not show it:\n%s", out)
+			}
+		})
+	}
+}
+
+// groups are the operations of AWS KMS as the README has them.
+var groups = []struct {
+	name       string
+	operations []string
+}{
+	{"Keys", []string{"CreateKey", "DescribeKey", "ListKeys", "UpdateKeyDescription", "EnableKey", "DisableKey", "ScheduleKeyDeletion", "CancelKeyDeletion", "GetKeyLastUsage"}},
+	{"Aliases", []string{"CreateAlias", "UpdateAlias", "DeleteAlias", "ListAliases"}},
+	{"Tags", []string{"TagResource", "UntagResource", "ListResourceTags"}},
+	{"Key policies", []string{"GetKeyPolicy", "PutKeyPolicy", "ListKeyPolicies"}},
+	{"Encryption", []string{"Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateRandom", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext"}},
+	{"Signatures, MACs, key agreement", []string{"Sign", "Verify", "GetPublicKey", "GenerateMac", "VerifyMac", "DeriveSharedSecret"}},
+	{"Key encapsulation", []string{"Encapsulate", "Decapsulate"}},
+	{"Grants", []string{"CreateGrant", "ListGrants", "ListRetirableGrants", "RetireGrant", "RevokeGrant"}},
+	{"Rotation", []string{"EnableKeyRotation", "DisableKeyRotation", "GetKeyRotationStatus", "ListKeyRotations", "RotateKeyOnDemand"}},
+	{"Imported material", []string{"GetParametersForImport", "ImportKeyMaterial", "DeleteImportedKeyMaterial"}},
+	{"Multi-Region keys", []string{"ReplicateKey", "UpdatePrimaryRegion"}},
+	{"Custom key stores", []string{"CreateCustomKeyStore", "ConnectCustomKeyStore", "DescribeCustomKeyStores", "UpdateCustomKeyStore", "DisconnectCustomKeyStore", "DeleteCustomKeyStore"}},
+}
+
+const (
+	tableBegin = "<!-- support table begin -->\n"
+	tableEnd   = "<!-- support table end -->\n"
+)
+
+// TestSupportTable holds the README's table of AWS's operations against the table
+// that requests are served from. The operations are those of AWS's SDK.
+func TestSupportTable(t *testing.T) {
+	var all []string
+	client := reflect.TypeFor[*kms.Client]()
+	for i := range client.NumMethod() {
+		if name := client.Method(i).Name; name != "Options" {
+			all = append(all, name)
+		}
+	}
+	var grouped []string
+	for _, g := range groups {
+		grouped = append(grouped, g.operations...)
+	}
+	slices.Sort(grouped)
+	slices.Sort(all)
+	if diff := cmp.Diff(all, grouped); diff != "" {
+		t.Fatalf("the groups are not AWS's operations (-SDK +groups):\n%s", diff)
+	}
+	supported := 0
+	var rows strings.Builder
+	for _, g := range groups {
+		var now, later []string
+		for _, name := range g.operations {
+			if keyengine.OperationNamed(name) != nil {
+				now = append(now, name)
+			} else {
+				later = append(later, name)
+			}
+		}
+		supported += len(now)
+		fmt.Fprintf(&rows, "| %s | %s | %s |\n", g.name, orNone(now), orNone(later))
+	}
+	if n := len(keyengine.Operations()); supported != n {
+		t.Errorf("%d operations of AWS's are supported, but %d are served", supported, n)
+	}
+	want := fmt.Sprintf("| %d operations of AWS KMS | Supported: %d | Planned: %d |\n| --- | --- | --- |\n%s", len(all), supported, len(all)-supported, rows.String())
+
+	readme := page(t, "README.md")
+	before, rest, ok := strings.Cut(readme, tableBegin)
+	got, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		t.Fatalf("README.md has lost the lines %q and %q", tableBegin, tableEnd)
+	}
+	if *update {
+		if err := os.WriteFile(filepath.Join("..", "README.md"), []byte(before+tableBegin+want+tableEnd+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("README.md's table is not what is served (-want +got); `go test ./integration -run TestSupportTable -update` writes it:\n%s", diff)
+	}
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "–"
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,15 @@
+package harness
+
+// PID is the id of the node's process; 0 while there is none.
+func (n *Node) PID() int {
+	p, ok := n.server.(*process)
+	if !ok {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil || p.cmd.Process == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}

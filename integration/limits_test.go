@@ -1,0 +1,185 @@
+package integration
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/conclavekms/conclave/integration/harness"
+)
+
+// reclaimed is how soon at the latest a node ends a connection whose client does
+// not get on with its request.
+const reclaimed = 25 * time.Second
+
+// TestSlowClients opens many connections to each port that send nothing, or a
+// byte now and then. The node serves honest clients meanwhile, and ends the others
+// by itself.
+func TestSlowClients(t *testing.T) {
+	t.Parallel()
+	each := 100
+	if testing.Short() {
+		each = 20
+	}
+	c := harness.Found(t, 1, harness.Options{Processes: true})
+	n := c.Nodes[0]
+	f := newFace(t, c, n)
+	created, err := n.SDK().CreateKey(t.Context(), &kms.CreateKeyInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := created.KeyMetadata.KeyId
+	before := metric(t, n, "process_resident_memory_bytes")
+	openBefore := metric(t, n, `conclave_connections_open{face="aws"}`)
+	size := records(t, n)
+
+	// Begun as a request of somebody who can sign, which is looked at only once all
+	// of it is there.
+	r := f.signed("TrentService.Encrypt", strings.Repeat("x", 1000))
+	var head strings.Builder
+	fmt.Fprintf(&head, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\n", n.AWS)
+	for name, values := range r.Header {
+		fmt.Fprintf(&head, "%s: %s\r\n", name, values[0])
+	}
+	head.WriteString("\r\n")
+
+	hello := append([]byte{22, 3, 1, 1, 0, 1, 0, 0, 0xfc, 3, 3}, make([]byte, 32)...)
+	kinds := []struct {
+		name, addr string
+		tls        bool
+		send       []byte // at once
+		drip       byte   // now and then
+	}{
+		{"AWS, nothing", n.AWS, false, nil, 0},
+		{"AWS, half a handshake", n.AWS, false, hello, 0},
+		{"AWS, a handshake byte by byte", n.AWS, false, hello[:5], 1},
+		{"AWS, no request", n.AWS, true, nil, 0},
+		{"AWS, headers byte by byte", n.AWS, true, []byte("POST / HTTP/1.1\r\nX-Slow: "), 'x'},
+		{"AWS, half of the body", n.AWS, true, []byte(head.String() + strings.Repeat("x", 500)), 0},
+		{"AWS, the body byte by byte", n.AWS, true, []byte(head.String()), 'x'},
+		{"gRPC, nothing", n.GRPC, false, nil, 0},
+		{"gRPC, half a handshake", n.GRPC, false, hello, 0},
+		{"peer, nothing", n.Peer, false, nil, 0},
+		{"peer, half a handshake", n.Peer, false, hello, 0},
+	}
+	var mu sync.Mutex
+	lasted := make(map[string][]time.Duration)
+	var slow sync.WaitGroup
+	for _, k := range kinds {
+		for range each {
+			slow.Go(func() {
+				d, err := stall(f, k.addr, k.tls, k.send, k.drip)
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					t.Errorf("%s: %v", k.name, err)
+					return
+				}
+				lasted[k.name] = append(lasted[k.name], d)
+			})
+		}
+	}
+	stop := make(chan struct{})
+	var honest sync.WaitGroup
+	var took []time.Duration
+	honest.Go(func() {
+		for {
+			begun := time.Now()
+			if _, err := n.SDK().Encrypt(t.Context(), &kms.EncryptInput{KeyId: key, Plaintext: []byte("x")}); err != nil {
+				t.Errorf("an honest client meanwhile: %v", err)
+				return
+			}
+			took = append(took, time.Since(begun))
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
+	slow.Wait()
+	close(stop)
+	honest.Wait()
+	for _, k := range kinds {
+		if d := lasted[k.name]; len(d) > 0 {
+			t.Logf("%s: ended after %v at most", k.name, slices.Max(d).Round(time.Millisecond))
+		}
+	}
+	slices.Sort(took)
+	if len(took) < 20 {
+		t.Fatalf("void: %d honest requests", len(took))
+	}
+	t.Logf("%d honest requests meanwhile: median %v, the slowest %v", len(took), took[len(took)/2], took[len(took)-1])
+	if took[len(took)*9/10] > 2*time.Second {
+		t.Errorf("one honest request in ten took %v or more", took[len(took)*9/10])
+	}
+	after := metric(t, n, "process_resident_memory_bytes")
+	t.Logf("resident memory: %.0f MiB before, %.0f MiB after", before/(1<<20), after/(1<<20))
+	if after > before+maxGrowth {
+		t.Errorf("the node grew from %.0f to %.0f MiB", before/(1<<20), after/(1<<20))
+	}
+	if open := metric(t, n, `conclave_connections_open{face="aws"}`); open > openBefore+4 {
+		t.Errorf("%.0f connections are open, %.0f were before", open, openBefore)
+	}
+	if now := records(t, n); now != size+uint64(len(took)) {
+		t.Errorf("the audit log grew by %d records, want %d", now-size, len(took))
+	}
+	usable(t, n)
+	c.NoFaults()
+}
+
+// stall opens a connection and does nothing much with it. It returns how long the
+// node bore it.
+func stall(f *face, addr string, secure bool, send []byte, drip byte) (time.Duration, error) {
+	begun := time.Now()
+	conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(begun.Add(reclaimed + 5*time.Second))
+	if secure {
+		cfg := f.tls()
+		cfg.ServerName = "localhost"
+		s := tls.Client(conn, cfg)
+		if err := s.Handshake(); err != nil {
+			return 0, fmt.Errorf("handshake: %w", err)
+		}
+		conn = s
+	}
+	if _, err := conn.Write(send); err != nil {
+		return 0, err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, conn)
+		ended <- err
+	}()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			if isTimeout(err) {
+				return 0, errors.New("the node keeps the connection")
+			}
+			if d := time.Since(begun); d > reclaimed {
+				return 0, fmt.Errorf("the node kept the connection for %v", d)
+			}
+			return time.Since(begun), nil
+		case <-tick.C:
+			if drip != 0 {
+				conn.Write([]byte{drip}) // the reader sees whether the node has had enough
+			}
+		}
+	}
+}
