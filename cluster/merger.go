@@ -25,9 +25,14 @@ const (
 	// below secondBytes waits for the first.
 	entriesInFlight = 2
 	secondBytes     = 4 << 10
-	// mergeDelay is how long an entry may wait for the requests that the one before
-	// it set free.
-	mergeDelay = time.Millisecond
+	// An entry waits for fillPercent of what the callers have under way, mergeDelay
+	// at the longest, or busyDelay when that is more than busyBytes: then callers
+	// wait for processors, which fill the entry meanwhile.
+	fillPercent  = 45
+	mergeDelay   = time.Millisecond
+	busyDelay    = 6 * time.Millisecond
+	busyBytes    = 8 << 10
+	callersDecay = 98
 	// enqueueTimeout bounds how long Raft may take to accept an entry.
 	enqueueTimeout = 5 * time.Second
 )
@@ -79,14 +84,13 @@ type merger struct {
 	yield   bool // what waited during a hold goes before the next one
 	queue   []*submission
 	bytes   int64
-	// inFlightBytes is what the entries in flight hold. When one lands, expected is
-	// that and what waits: about what the present callers send at a time.
-	inFlightBytes, expected int64
-	landedAt                time.Time
-	alarm                   *time.Timer // ends the wait for it
-	inFlight                int
-	lost                    uint64 // entries whose outcome is unknown
-	refusing                time.Time
+	// inFlightBytes is what the entries in flight hold; callers, see count.
+	inFlightBytes, callers int64
+	landedAt               time.Time
+	alarm                  *time.Timer // ends the wait for more
+	inFlight               int
+	lost                   uint64 // entries whose outcome is unknown
+	refusing               time.Time
 
 	futures chan inFlightEntry
 	quit    bool
@@ -176,6 +180,7 @@ func (m *merger) take() []*submission {
 			if parts := m.next(); len(parts) > 0 {
 				m.inFlight++
 				m.inFlightBytes += sizeOfAll(parts)
+				m.count()
 				if m.yield && !m.held {
 					m.yield = false
 					m.changed.Broadcast()
@@ -188,10 +193,10 @@ func (m *merger) take() []*submission {
 }
 
 // ready reports whether the next entry should go now. Alone, a request goes at
-// once. Under load the callers that an entry answers come back with their next
-// requests at about the same time, and it pays to wait for them: many small
-// entries cost more than few large ones. Two that hold half of the callers each
-// keep disks and processors busy at the same time.
+// once. Under load it pays to wait until about half of the present callers have
+// sent their next request: many small entries cost more than few large ones, and
+// two entries with half of the callers each keep disks and processors busy at
+// the same time.
 func (m *merger) ready() bool {
 	switch {
 	case m.held || len(m.queue) == 0:
@@ -199,12 +204,15 @@ func (m *merger) ready() bool {
 	case m.inFlight >= entriesInFlight:
 		return false
 	case m.inFlight > 0:
-		return m.bytes >= max(secondBytes, (m.expected-m.inFlightBytes)*3/4)
-	case m.bytes >= m.expected*3/8:
+		return m.bytes >= max(secondBytes, m.callers*fillPercent/100)
+	case m.bytes >= m.callers*fillPercent/100:
 		return true
 	}
-	wait := mergeDelay - time.Since(m.landedAt)
-	if wait <= 0 {
+	wait := mergeDelay
+	if m.callers >= busyBytes {
+		wait = busyDelay
+	}
+	if wait -= time.Since(m.landedAt); wait <= 0 {
 		return true
 	}
 	if m.alarm == nil {
@@ -216,6 +224,12 @@ func (m *merger) ready() bool {
 		})
 	}
 	return false
+}
+
+// count follows how much the present callers have under way at a time: the most
+// that was seen at once, forgotten slowly, entry by entry.
+func (m *merger) count() {
+	m.callers = max(m.callers*callersDecay/100, m.inFlightBytes+m.bytes)
 }
 
 // next removes from the queue what shares the next entry: batches up to the
@@ -371,7 +385,8 @@ func (m *merger) landed(parts []*submission, lost bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inFlight--
-	m.expected, m.landedAt = m.inFlightBytes+m.bytes, time.Now()
+	m.count()
+	m.landedAt = time.Now()
 	m.inFlightBytes -= sizeOfAll(parts)
 	if lost {
 		m.lost++
