@@ -303,7 +303,7 @@ func record() *fsmpb.Record {
 }
 
 // mustPropose proposes a record that is to be accepted.
-func mustPropose(t testing.TB, n *testNode, r *fsmpb.Record) Verdict {
+func mustPropose(t testing.TB, n *testNode, r *fsmpb.Record) fsm.Decision {
 	t.Helper()
 	v, err := n.Propose(within(t, 10*time.Second), r)
 	if err != nil || v.Verdict != fsm.Accepted {

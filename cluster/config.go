@@ -136,7 +136,7 @@ type Timeouts struct {
 	// Outcome is how long a submitted proposal waits for its verdict before
 	// ErrOutcomeUnknown; 30 s by default.
 	Outcome time.Duration
-	// Release is the age at which Verdict.Late is set; 2 s by default.
+	// Release is the age at which fsm.Decision.Late is set; 2 s by default.
 	Release time.Duration
 	// ClockTick is how long cluster time may stand still on an idle cluster; 30 s
 	// by default.

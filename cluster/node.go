@@ -483,23 +483,23 @@ func (n *Node) State() *fsm.State { return n.machine.fsm.Current() }
 // The errors that say nothing was submitted are ctx's, ErrNoLeader,
 // ErrOverloaded, ErrFenced, ErrShutdown and ErrRecord. After ErrOutcomeUnknown
 // the record may still take effect.
-func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (Verdict, error) {
+func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error) {
 	p, err := newProposal(r)
 	if err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	return n.propose(ctx, p)
 }
 
-func (n *Node) propose(ctx context.Context, p *proposal) (Verdict, error) {
+func (n *Node) propose(ctx context.Context, p *proposal) (fsm.Decision, error) {
 	if err := n.usable(); err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	return n.origin.propose(ctx, p)
 }
 
 // WaitApplied returns once State().Index() is at least index, which must be of a
-// command, as a Verdict's is.
+// command, as a Decision's is.
 func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 	return n.applied.wait(ctx, index, n.ctx.Done())
 }
@@ -529,29 +529,29 @@ func (n *Node) runBarrier() error {
 // nothing else can change that state, so that it meets no conflict. Only the
 // leader can. All other proposals of the cluster wait meanwhile: build must be
 // quick.
-func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (Verdict, error) {
+func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
 	if err := n.usable(); err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	// The record goes the way of the others, which must lead to this node now.
 	if l := n.origin.ready.Load(); l == nil || *l != n.cfg.NodeID {
 		if !n.IsLeader() {
-			return Verdict{}, ErrNotLeader
+			return fsm.Decision{}, ErrNotLeader
 		}
-		return Verdict{}, ErrNoLeader
+		return fsm.Decision{}, ErrNoLeader
 	}
 	release, err := n.merger.hold(ctx)
 	if err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	defer release()
 	r, err := build(n.State())
 	if err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	p, err := newProposal(r)
 	if err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	p.exclusive = true
 	return n.propose(ctx, p)

@@ -28,9 +28,6 @@ const (
 	maxBackoff      = 50 * time.Millisecond
 )
 
-// Verdict is what became of a record.
-type Verdict = fsm.Decision
-
 // proposal is one record, or a barrier without one, on its way.
 type proposal struct {
 	record    *fsmpb.Record // nil for a barrier
@@ -49,7 +46,7 @@ const (
 )
 
 type outcome struct {
-	verdict Verdict
+	verdict fsm.Decision
 	err     error
 }
 
@@ -160,25 +157,25 @@ func (o *origin) poke() {
 }
 
 // propose brings one record to its outcome.
-func (o *origin) propose(ctx context.Context, p *proposal) (Verdict, error) {
+func (o *origin) propose(ctx context.Context, p *proposal) (fsm.Decision, error) {
 	if err := ctx.Err(); err != nil {
-		return Verdict{}, err
+		return fsm.Decision{}, err
 	}
 	p.done = make(chan outcome, 1)
 	p.queued = time.Now()
 	records, bytes := o.waitingRecords.Add(1), o.waitingBytes.Add(int64(p.size))
 	if records > o.maxRecords || bytes > o.maxBytes {
 		o.release(p)
-		return Verdict{}, ErrOverloaded
+		return fsm.Decision{}, ErrOverloaded
 	}
 	select {
 	case o.in <- p:
 	case <-ctx.Done():
 		o.release(p)
-		return Verdict{}, ctx.Err()
+		return fsm.Decision{}, ctx.Err()
 	case <-o.stop:
 		o.release(p)
-		return Verdict{}, ErrShutdown
+		return fsm.Decision{}, ErrShutdown
 	}
 	limit := time.NewTimer(o.timeouts.Outcome)
 	defer limit.Stop()
@@ -187,13 +184,13 @@ func (o *origin) propose(ctx context.Context, p *proposal) (Verdict, error) {
 		return out.verdict, out.err
 	case <-ctx.Done():
 		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
-			return Verdict{}, ctx.Err()
+			return fsm.Decision{}, ctx.Err()
 		}
 	case <-limit.C:
 		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
-			return Verdict{}, ErrNoLeader
+			return fsm.Decision{}, ErrNoLeader
 		}
-		return Verdict{}, ErrOutcomeUnknown
+		return fsm.Decision{}, ErrOutcomeUnknown
 	case <-o.done:
 	}
 	// Submitted: whatever ctx says, the outcome is what counts now.
@@ -201,7 +198,7 @@ func (o *origin) propose(ctx context.Context, p *proposal) (Verdict, error) {
 	case out := <-p.done:
 		return out.verdict, out.err
 	case <-limit.C:
-		return Verdict{}, ErrOutcomeUnknown
+		return fsm.Decision{}, ErrOutcomeUnknown
 	case <-o.done:
 		select {
 		case out := <-p.done:
@@ -209,9 +206,9 @@ func (o *origin) propose(ctx context.Context, p *proposal) (Verdict, error) {
 		default:
 		}
 		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
-			return Verdict{}, ErrShutdown
+			return fsm.Decision{}, ErrShutdown
 		}
-		return Verdict{}, ErrOutcomeUnknown
+		return fsm.Decision{}, ErrOutcomeUnknown
 	}
 }
 
@@ -492,87 +489,6 @@ func (o *origin) oldestSend() time.Time {
 	return oldest
 }
 
-// form makes batches of what waits: at once when nothing is in flight, else when
-// a batch is full or its first record has waited long enough.
-func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
-	for len(o.waiting) > 0 {
-		if len(o.unsettled) >= batchesInFlight && !o.waiting[0].exclusive {
-			return 0, false // the next answer comes back here
-		}
-		n, size, full := o.cut()
-		age := now.Sub(o.waiting[0].queued)
-		delay := batchDelay
-		if len(o.unsettled) == 0 {
-			// Alone, a request goes at once. Where the last answers set several
-			// callers free, their next requests come together.
-			delay = 0
-			if n < o.lastSettled*3/4 {
-				delay = gatherDelay
-			}
-		}
-		if !full && age < delay {
-			return delay - age, true
-		}
-		b := &sentBatch{seq: o.nextSeq, size: size}
-		for _, p := range o.waiting[:n] {
-			o.release(p)
-			if !p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
-				continue
-			}
-			b.proposals = append(b.proposals, p)
-			b.exclusive = b.exclusive || p.exclusive
-			if p.record != nil {
-				b.records = append(b.records, p.record)
-			}
-		}
-		o.waiting = slices.Delete(o.waiting, 0, n)
-		if len(b.proposals) == 0 {
-			continue
-		}
-		o.nextSeq++
-		o.unsettled = append(o.unsettled, b)
-		o.inFlight.Store(int64(len(o.unsettled)))
-		o.send(b)
-	}
-	return 0, false
-}
-
-// cut finds how many of the waiting proposals make the next batch. An exclusive
-// one, which proposeExclusive puts first, goes alone.
-func (o *origin) cut() (n, size int, full bool) {
-	for _, p := range o.waiting {
-		if p.exclusive {
-			if n == 0 {
-				return 1, p.size, true
-			}
-			return n, size, true
-		}
-		if n == maxBatchRecords || n > 0 && size+p.size > batchBytes {
-			return n, size, true
-		}
-		n++
-		size += p.size
-	}
-	return n, size, n == maxBatchRecords || size >= batchBytes
-}
-
-func (o *origin) send(b *sentBatch) {
-	b.lastSend = time.Now()
-	if b.sends == 0 {
-		b.firstSend = b.lastSend
-	} else {
-		o.metrics.resubmitted.Inc()
-	}
-	b.sends++
-	b.out = true
-	// A new message each time: the last one may still be on its way.
-	batch := &fsmpb.Batch{
-		Node: o.node, Incarnation: o.incarnation, Seq: b.seq,
-		SettledBelow: o.unsettled[0].seq, Watermark: o.watermark(), Records: b.records,
-	}
-	o.link.send(&submission{batch: batch, size: b.size + 64, exclusive: b.exclusive})
-}
-
 func (o *origin) answer(a answered) {
 	if a.epoch != o.epoch || o.link == nil {
 		return // of a link that was left: the batch was or will be sent again
@@ -640,7 +556,7 @@ func (o *origin) settle(r *clusterpb.SubmitResponse) {
 	late := time.Since(since) > o.timeouts.Release
 	next := 0
 	for _, p := range b.proposals {
-		v := Verdict{Verdict: fsm.Accepted, Index: r.Index, Late: late}
+		v := fsm.Decision{Verdict: fsm.Accepted, Index: r.Index, Late: late}
 		if p.record != nil {
 			v.Verdict = fsm.Verdict(r.Verdicts[next])
 			next++

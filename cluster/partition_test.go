@@ -109,7 +109,7 @@ func TestPartition(t *testing.T) {
 	old, majority := c.leader(), c.followers()
 	var mu sync.Mutex
 	accepted := make(map[[16]byte]int64) // Raft index by request
-	propose := func(n *testNode) (Verdict, error) {
+	propose := func(n *testNode) (fsm.Decision, error) {
 		r := record()
 		v, err := n.Propose(context.Background(), r)
 		if err == nil && v.Verdict == fsm.Accepted {
@@ -128,7 +128,7 @@ func TestPartition(t *testing.T) {
 	var wg sync.WaitGroup
 	type result struct {
 		at  time.Time
-		v   Verdict
+		v   fsm.Decision
 		err error
 	}
 	alone := make(chan result, 8)

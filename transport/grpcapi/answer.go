@@ -29,10 +29,10 @@ const maxStatusMessage = 1536
 // request is what handlers know of the call that they are in.
 type request struct {
 	id keyengine.RequestID
-	// library is an error of the library's own, which it has told the caller of
+	// status is an error of the library's own, which it has told the caller of
 	// already or which is fit to be told. No other status is: one that a handler
 	// was given by somebody else may say anything.
-	library error
+	status error
 }
 
 type requestKey struct{}
@@ -68,7 +68,7 @@ func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandl
 			}
 		}()
 		if err := grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
-			r.library = err
+			r.status = err
 			return nil, err
 		}
 		return handle(srv, ctx, r.decoder(dec), nil)
@@ -96,14 +96,14 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		case st.gone:
 			err = context.Canceled
 		case strings.HasPrefix(info.FullMethod, "/grpc.reflection."):
-			r.library = err
+			r.status = err
 		case ctx.Err() != nil:
 			err = ctx.Err() // the caller has gone, which is all that sending failed for
 		}
 		err = s.refusal(info.FullMethod, r, err)
 	}()
 	if err := ss.SetHeader(metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
-		r.library = err
+		r.status = err
 		return err
 	}
 	return handle(srv, st)
@@ -141,8 +141,8 @@ func (s *Server) panicked(name string, r *request, p any) error {
 
 // refusal is the status of an error.
 func (s *Server) refusal(name string, r *request, err error) error {
-	if r.library != nil {
-		return r.library
+	if r.status != nil {
+		return r.status
 	}
 	id := transport.FormatRequestID(r.id)
 	a := lookup(err)
@@ -196,7 +196,7 @@ func (r *request) decoder(dec func(any) error) func(any) error {
 	return func(m any) error {
 		in := received{msg: m.(proto.Message)}
 		if err := dec(&in); err != nil {
-			r.library = err // too long, cut off
+			r.status = err // too long, cut off
 			return err
 		}
 		if in.err != nil {
