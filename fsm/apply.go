@@ -180,6 +180,7 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 	if v := a.changes(r.Changes); v != Accepted {
 		return v
 	}
+	a.f.uses.note(r, a.state.time)
 	e := auditlog.Entry{
 		Index:      a.state.frontier.Size(),
 		RaftIndex:  a.index,
@@ -204,12 +205,13 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 const (
 	maxReads   = 64
 	maxChanges = 16
+	maxUses    = 4
 )
 
 func validRecord(r *fsmpb.Record) bool {
 	if len(r.RequestId) != 16 || len(r.Salt) != 16 || len(r.Commitment) != auditlog.HashSize ||
 		len(r.Body) == 0 || len(r.Body) > auditlog.MaxBody ||
-		len(r.Reads) > maxReads || len(r.Changes) > maxChanges {
+		len(r.Reads) > maxReads || len(r.Changes) > maxChanges || len(r.Uses) > maxUses {
 		return false
 	}
 	for _, read := range r.Reads {

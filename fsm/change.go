@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -51,6 +53,14 @@ func (a *applier) change(c *fsmpb.Change) (pending, Verdict) {
 		return a.putCredential(c.PutCredential)
 	case *fsmpb.Change_DeleteKey:
 		return a.deleteKey(c.DeleteKey)
+	case *fsmpb.Change_PutGrant:
+		return a.putGrant(c.PutGrant)
+	case *fsmpb.Change_DeleteGrant:
+		return a.deleteGrant(c.DeleteGrant)
+	case *fsmpb.Change_PutKeyStore:
+		return a.putKeyStore(c.PutKeyStore)
+	case *fsmpb.Change_DeleteKeyStore:
+		return a.deleteKeyStore(c.DeleteKeyStore)
 	case *fsmpb.Change_ConfirmTime:
 		return func() { a.state.confirmed = max(a.state.confirmed, c.ConfirmTime.Until) }, Accepted
 	}
@@ -63,9 +73,14 @@ func (a *applier) putCluster(n *fsmpb.Cluster) (pending, Verdict) {
 	if len(n.Id) != 16 || n.Account == "" || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
 		return nil, Invalid
 	}
+	for i, r := range n.MoreRegions {
+		if !validRegion(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
+			return nil, Invalid
+		}
+	}
 	if o := lookup(a.db, fsmpb.Kind_KIND_CLUSTER, nil); o != nil {
 		was := o.msg.(*fsmpb.Cluster)
-		if string(was.Id) != string(n.Id) || was.Account != n.Account || was.Region != n.Region || was.Partition != n.Partition {
+		if string(was.Id) != string(n.Id) || was.Account != n.Account || was.Region != n.Region || was.Partition != n.Partition || !slices.Equal(was.MoreRegions, n.MoreRegions) {
 			return nil, Invalid
 		}
 	}
@@ -83,13 +98,133 @@ func (a *applier) putKey(n *fsmpb.Key) (pending, Verdict) {
 	if versionOf(a.db, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes()) != 0 {
 		return nil, Invalid
 	}
+	var was *fsmpb.Key
 	if o := lookup(a.db, fsmpb.Kind_KIND_KEY, id.Bytes()); o != nil {
-		was := o.msg.(*fsmpb.Key)
-		if was.Spec != n.Spec || was.Usage != n.Usage || was.Origin != n.Origin || was.MultiRegion != n.MultiRegion || was.Created != n.Created {
+		was = o.msg.(*fsmpb.Key)
+		if was.Spec != n.Spec || was.Usage != n.Usage || was.Origin != n.Origin || was.MultiRegion != n.MultiRegion ||
+			was.Created != n.Created || was.KeyStore != n.KeyStore || was.XksKey != n.XksKey {
 			return nil, Invalid
 		}
 	}
-	return func() { a.put(fsmpb.Kind_KIND_KEY, id.Bytes(), proto.CloneOf(n)) }, Accepted
+	return func() {
+		if lostMaterial(was, n) {
+			a.events.Destroyed = append(a.events.Destroyed, id)
+		}
+		a.put(fsmpb.Kind_KIND_KEY, id.Bytes(), proto.CloneOf(n))
+		if was == nil && n.KeyStore != "" {
+			a.countStoreKeys(n.KeyStore, 1)
+		}
+	}, Accepted
+}
+
+// lostMaterial tells whether a key had material that it does not have any more.
+func lostMaterial(was, is *fsmpb.Key) bool {
+	for _, m := range was.GetMaterials() {
+		kept := slices.ContainsFunc(is.Materials, func(n *fsmpb.Material) bool {
+			return bytes.Equal(n.Id, m.Id) && bytes.Equal(n.Wrapped, m.Wrapped)
+		})
+		if len(m.Wrapped) > 0 && !kept {
+			return true
+		}
+	}
+	return false
+}
+
+// putGrant adds a grant. Grants never change.
+func (a *applier) putGrant(n *fsmpb.Grant) (pending, Verdict) {
+	id, ok := keyID(n.Region, n.Key)
+	if !ok || len(n.Id) != 32 || n.Grantee == "" || len(n.Operations) == 0 {
+		return nil, Invalid
+	}
+	if lookup(a.db, fsmpb.Kind_KIND_GRANT, GrantID(id, n.Id)) != nil {
+		return nil, Invalid
+	}
+	return func() {
+		a.put(fsmpb.Kind_KIND_GRANT, GrantID(id, n.Id), proto.CloneOf(n))
+		a.countGrants(id, 1)
+	}, Accepted
+}
+
+func (a *applier) deleteGrant(n *fsmpb.GrantID) (pending, Verdict) {
+	id, ok := keyID(n.Region, n.Key)
+	if !ok {
+		return nil, Invalid
+	}
+	o := lookup(a.db, fsmpb.Kind_KIND_GRANT, GrantID(id, n.Id))
+	if o == nil {
+		return nil, Conflict
+	}
+	return func() {
+		a.remove(o)
+		a.countGrants(id, -1)
+	}, Accepted
+}
+
+// countGrants keeps the count of a key's grants, whose version stands for the
+// set in the read sets of denials.
+func (a *applier) countGrants(id KeyID, by int) {
+	n := &fsmpb.KeyGrants{Key: id.ID[:], Region: id.Region}
+	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes()); o != nil {
+		n.Count = o.msg.(*fsmpb.KeyGrants).Count
+	}
+	n.Count = uint32(int(n.Count) + by)
+	a.put(fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes(), n)
+}
+
+// putKeyStore makes or changes a custom key store.
+func (a *applier) putKeyStore(n *fsmpb.KeyStore) (pending, Verdict) {
+	if n.Id == "" || len(n.Id) > 64 || n.Name == "" || n.Type == "" || n.State == fsmpb.ConnectionState_CONNECTION_STATE_UNSPECIFIED {
+		return nil, Invalid
+	}
+	by := 1
+	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_STORE, []byte(n.Id)); o != nil {
+		was := o.msg.(*fsmpb.KeyStore)
+		if was.Type != n.Type || was.Created != n.Created || was.Region != n.Region {
+			return nil, Invalid
+		}
+		by = 0
+	}
+	return func() {
+		a.put(fsmpb.Kind_KIND_KEY_STORE, []byte(n.Id), proto.CloneOf(n))
+		a.countKeyStores(by)
+	}, Accepted
+}
+
+// deleteKeyStore forgets a custom key store that has no keys.
+func (a *applier) deleteKeyStore(n *fsmpb.KeyStoreID) (pending, Verdict) {
+	o := lookup(a.db, fsmpb.Kind_KIND_KEY_STORE, []byte(n.Id))
+	if o == nil {
+		return nil, Conflict
+	}
+	keys := lookup(a.db, fsmpb.Kind_KIND_STORE_KEYS, []byte(n.Id))
+	if keys != nil && keys.msg.(*fsmpb.StoreKeys).Count > 0 {
+		return nil, Conflict
+	}
+	return func() {
+		a.remove(o)
+		if keys != nil {
+			a.remove(keys)
+		}
+		a.countKeyStores(-1)
+	}, Accepted
+}
+
+func (a *applier) countKeyStores(by int) {
+	n := &fsmpb.KeyStores{}
+	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_STORES, nil); o != nil {
+		n.Count = o.msg.(*fsmpb.KeyStores).Count
+	}
+	n.Count = uint32(int(n.Count) + by)
+	a.put(fsmpb.Kind_KIND_KEY_STORES, nil, n)
+}
+
+func (a *applier) countStoreKeys(store string, by int) {
+	n := &fsmpb.StoreKeys{Store: store}
+	if o := lookup(a.db, fsmpb.Kind_KIND_STORE_KEYS, []byte(store)); o != nil {
+		n.Count = o.msg.(*fsmpb.StoreKeys).Count
+	}
+	n.Count = uint32(int(n.Count) + by)
+	a.put(fsmpb.Kind_KIND_STORE_KEYS, []byte(store), n)
 }
 
 // putOfKey stores something that a key has one of. The key itself may be created
@@ -168,8 +303,16 @@ func (a *applier) deleteKey(n *fsmpb.DeleteKey) (pending, Verdict) {
 		for _, alias := range objectsByTarget(a.db, id) {
 			a.remove(alias)
 		}
+		for _, g := range slices.Collect((&State{db: a.db}).Grants(id, nil)) { // whole, as the walk must not see what it removes
+			a.remove(lookup(a.db, fsmpb.Kind_KIND_GRANT, GrantID(id, g.Id)))
+		}
 		a.remove(o)
-		for _, kind := range []fsmpb.Kind{fsmpb.Kind_KIND_KEY_POLICY, fsmpb.Kind_KIND_KEY_TAGS, fsmpb.Kind_KIND_KEY_ALIASES} {
+		if k.KeyStore != "" {
+			a.countStoreKeys(k.KeyStore, -1)
+		}
+		a.f.uses.forget(id)
+		for _, kind := range []fsmpb.Kind{fsmpb.Kind_KIND_KEY_POLICY, fsmpb.Kind_KIND_KEY_TAGS, fsmpb.Kind_KIND_KEY_ALIASES,
+			fsmpb.Kind_KIND_KEY_GRANTS} {
 			if o := lookup(a.db, kind, id.Bytes()); o != nil {
 				a.remove(o)
 			}
@@ -230,6 +373,16 @@ func setVersion(msg proto.Message, v Version) {
 	case *fsmpb.Tombstone:
 		m.Version = v
 	case *fsmpb.RegisterNode:
+		m.Version = v
+	case *fsmpb.Grant:
+		m.Version = v
+	case *fsmpb.KeyGrants:
+		m.Version = v
+	case *fsmpb.KeyStore:
+		m.Version = v
+	case *fsmpb.KeyStores:
+		m.Version = v
+	case *fsmpb.StoreKeys:
 		m.Version = v
 	default:
 		panic(fmt.Sprintf("%T has no version", msg))

@@ -80,7 +80,8 @@ type FSM struct {
 	current  atomic.Pointer[State]
 	sessions map[string]*session
 	checks   []check // newest last
-	restored bool    // cfg.Audit knows where the state begins
+	uses     *uses
+	restored bool // cfg.Audit knows where the state begins
 	fault    error
 }
 
@@ -97,8 +98,8 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
-	f := &FSM{cfg: cfg, db: newDB(), sessions: make(map[string]*session)}
-	f.current.Store(&State{db: f.db.Txn(false), level: SchemaMin})
+	f := &FSM{cfg: cfg, db: newDB(), sessions: make(map[string]*session), uses: newUses()}
+	f.current.Store(&State{db: f.db.Txn(false), level: SchemaMin, uses: f.uses})
 	return f
 }
 

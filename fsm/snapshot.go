@@ -30,7 +30,8 @@ const (
 var snapshotKinds = []fsmpb.Kind{
 	fsmpb.Kind_KIND_CLUSTER, fsmpb.Kind_KIND_KEY, fsmpb.Kind_KIND_KEY_POLICY, fsmpb.Kind_KIND_KEY_TAGS,
 	fsmpb.Kind_KIND_ALIAS, fsmpb.Kind_KIND_KEY_ALIASES, fsmpb.Kind_KIND_CREDENTIAL, fsmpb.Kind_KIND_TOMBSTONE,
-	fsmpb.Kind_KIND_NODE,
+	fsmpb.Kind_KIND_NODE, fsmpb.Kind_KIND_GRANT, fsmpb.Kind_KIND_KEY_GRANTS, fsmpb.Kind_KIND_KEY_STORE,
+	fsmpb.Kind_KIND_KEY_STORES, fsmpb.Kind_KIND_STORE_KEYS,
 }
 
 // Snapshot implements raft.FSM. It copies nothing but the sessions: states are
@@ -39,7 +40,7 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
 	}
-	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: slices.Clone(f.checks)}
+	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: slices.Clone(f.checks), uses: f.uses.all()}
 	for node, session := range f.sessions {
 		s.sessions = append(s.sessions, session.proto(node))
 	}
@@ -56,6 +57,7 @@ type snapshot struct {
 	state    *State
 	sessions []*fsmpb.Session
 	checks   []check
+	uses     []*fsmpb.KeyUse // by key
 	audit    AuditLog
 }
 
@@ -106,6 +108,9 @@ func (s *snapshot) write(w io.Writer) error {
 	}
 	for _, p := range s.sessions {
 		out.item(itemOf(p))
+	}
+	for _, u := range s.uses {
+		out.item(itemOf(u))
 	}
 	out.item(&fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_End{End: &fsmpb.SnapshotEnd{Items: out.items}}})
 	if out.err == nil {
@@ -158,6 +163,18 @@ func itemOf(m proto.Message) *fsmpb.SnapshotItem {
 		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Node{Node: m}}
 	case *fsmpb.Session:
 		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Session{Session: m}}
+	case *fsmpb.Grant:
+		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Grant{Grant: m}}
+	case *fsmpb.KeyGrants:
+		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: m}}
+	case *fsmpb.KeyStore:
+		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: m}}
+	case *fsmpb.KeyStores:
+		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyStores{KeyStores: m}}
+	case *fsmpb.StoreKeys:
+		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_StoreKeys{StoreKeys: m}}
+	case *fsmpb.KeyUse:
+		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: m}}
 	}
 	panic(fmt.Sprintf("%T is not part of a snapshot", m))
 }
@@ -176,6 +193,8 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 	f.restored = true
 	f.db, f.sessions, f.checks = n.db, n.sessions, n.checks
 	n.state.db = n.db.Txn(false)
+	f.uses.replace(n.uses)
+	n.state.uses = f.uses
 	f.current.Store(&n.state)
 	if f.cfg.OnApply != nil {
 		f.cfg.OnApply(&n.state, Events{Restored: true})
@@ -188,6 +207,7 @@ type restored struct {
 	db       *memdb.MemDB
 	sessions map[string]*session
 	checks   []check
+	uses     []*fsmpb.KeyUse
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
@@ -288,6 +308,26 @@ func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
 		return insert(txn, fsmpb.Kind_KIND_NODE, []byte(m.Node.Node), m.Node.Version, m.Node)
 	case *fsmpb.SnapshotItem_Session:
 		n.sessions[m.Session.Node] = sessionOf(m.Session)
+		return nil
+	case *fsmpb.SnapshotItem_Grant:
+		id, ok := keyID(m.Grant.Region, m.Grant.Key)
+		if !ok || len(m.Grant.Id) != 32 {
+			return fmt.Errorf("%w: grant with a wrong id", ErrUnreadable)
+		}
+		return insert(txn, fsmpb.Kind_KIND_GRANT, GrantID(id, m.Grant.Id), m.Grant.Version, m.Grant)
+	case *fsmpb.SnapshotItem_KeyGrants:
+		return key(fsmpb.Kind_KIND_KEY_GRANTS, m.KeyGrants.Region, m.KeyGrants.Key, m.KeyGrants.Version, m.KeyGrants)
+	case *fsmpb.SnapshotItem_KeyStore:
+		return insert(txn, fsmpb.Kind_KIND_KEY_STORE, []byte(m.KeyStore.Id), m.KeyStore.Version, m.KeyStore)
+	case *fsmpb.SnapshotItem_KeyStores:
+		return insert(txn, fsmpb.Kind_KIND_KEY_STORES, nil, m.KeyStores.Version, m.KeyStores)
+	case *fsmpb.SnapshotItem_StoreKeys:
+		return insert(txn, fsmpb.Kind_KIND_STORE_KEYS, []byte(m.StoreKeys.Store), m.StoreKeys.Version, m.StoreKeys)
+	case *fsmpb.SnapshotItem_KeyUse:
+		if _, ok := keyID(m.KeyUse.Region, m.KeyUse.Key); !ok {
+			return fmt.Errorf("%w: use of a key with a wrong id", ErrUnreadable)
+		}
+		n.uses = append(n.uses, m.KeyUse)
 		return nil
 	}
 	return fmt.Errorf("%w: empty item", ErrUnreadable)

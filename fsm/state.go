@@ -32,6 +32,7 @@ type State struct {
 	frontier    auditlog.Frontier
 	roots       []auditlog.Hash // of sealed audit segments; appended to, never written
 	voters      []string
+	uses        *uses // shared by all states
 }
 
 // Index is the newest Raft index of a command that the state contains.
@@ -155,6 +156,78 @@ func (s *State) Credential(id string) (*fsmpb.Credential, Version) {
 func (s *State) Tombstone(id KeyID) (*fsmpb.Tombstone, Version) {
 	return get[*fsmpb.Tombstone](s, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes())
 }
+
+// GrantID is the id of a grant as read sets and tables have it: the key's, then
+// the grant's 32 bytes.
+func GrantID(key KeyID, id []byte) []byte { return append(key.Bytes(), id...) }
+
+// Grant is the grant of that id on a key.
+func (s *State) Grant(key KeyID, id []byte) (*fsmpb.Grant, Version) {
+	return get[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, GrantID(key, id))
+}
+
+// KeyGrants counts the key's grants; its version changes with the set.
+func (s *State) KeyGrants(id KeyID) (*fsmpb.KeyGrants, Version) {
+	return get[*fsmpb.KeyGrants](s, fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes())
+}
+
+// Grants are the key's grants by id, from the one after the given id on; nil
+// starts at the first.
+func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
+	prefix := key.Bytes()
+	from := prefix
+	if len(after) > 0 {
+		from = append(GrantID(key, after), 0)
+	}
+	return scan[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, prefix, from)
+}
+
+// GrantsTo are the grants on the key whose grantee is that text.
+func (s *State) GrantsTo(key KeyID, principal string) iter.Seq[*fsmpb.Grant] {
+	return grantsOf(objectsBy(s.db, grantee, key, principal))
+}
+
+// GrantsRetiredBy are the region's grants whose retiring principal is that text,
+// by key, then id.
+func (s *State) GrantsRetiredBy(region, principal string) iter.Seq[*fsmpb.Grant] {
+	return grantsOf(objectsBy(s.db, retiring, region, principal))
+}
+
+func grantsOf(all []*object) iter.Seq[*fsmpb.Grant] {
+	return func(yield func(*fsmpb.Grant) bool) {
+		for _, o := range all {
+			if !yield(o.msg.(*fsmpb.Grant)) {
+				return
+			}
+		}
+	}
+}
+
+// KeyStore is the custom key store with that id.
+func (s *State) KeyStore(id string) (*fsmpb.KeyStore, Version) {
+	return get[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, []byte(id))
+}
+
+// KeyStores counts the custom key stores; its version changes when one is made,
+// deleted or given another name or address.
+func (s *State) KeyStores() (*fsmpb.KeyStores, Version) {
+	return get[*fsmpb.KeyStores](s, fsmpb.Kind_KIND_KEY_STORES, nil)
+}
+
+// AllKeyStores are the custom key stores by id.
+func (s *State) AllKeyStores() iter.Seq[*fsmpb.KeyStore] {
+	return scan[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, nil, nil)
+}
+
+// StoreKeys counts the keys of a custom key store; its version changes with the
+// set.
+func (s *State) StoreKeys(store string) (*fsmpb.StoreKeys, Version) {
+	return get[*fsmpb.StoreKeys](s, fsmpb.Kind_KIND_STORE_KEYS, []byte(store))
+}
+
+// KeyUse is the newest use of a key; nil when it was never used. It may be newer
+// than the state.
+func (s *State) KeyUse(id KeyID) *fsmpb.KeyUse { return s.uses.get(id) }
 
 // Node is the registration of the node with that id.
 func (s *State) Node(id string) (*fsmpb.RegisterNode, Version) {

@@ -22,7 +22,9 @@ type object struct {
 const (
 	objects     = "objects"
 	primary     = "id"
-	aliasTarget = "target" // aliases by the key they name
+	aliasTarget = "target"   // aliases by the key they name
+	grantee     = "grantee"  // grants by key and grantee
+	retiring    = "retiring" // grants by the principal that may retire them
 )
 
 // schema has every kind in one table, so that checking a read set is one lookup
@@ -33,6 +35,8 @@ var schema = &memdb.DBSchema{Tables: map[string]*memdb.TableSchema{
 		Indexes: map[string]*memdb.IndexSchema{
 			primary:     {Name: primary, Unique: true, Indexer: byID{}},
 			aliasTarget: {Name: aliasTarget, AllowMissing: true, Indexer: byTarget{}},
+			grantee:     {Name: grantee, AllowMissing: true, Indexer: byGrantee{}},
+			retiring:    {Name: retiring, AllowMissing: true, Indexer: byRetiring{}},
 		},
 	},
 }}
@@ -97,6 +101,58 @@ func (byTarget) FromObject(raw any) (bool, []byte, error) {
 	return true, id.Bytes(), nil
 }
 
+// byGrantee finds the grants on a key to a principal.
+type byGrantee struct{}
+
+func granteeID(id KeyID, principal string) []byte {
+	return append(append(id.Bytes(), principal...), 0) // no principal contains it
+}
+
+func (byGrantee) FromArgs(args ...any) ([]byte, error) {
+	if len(args) == 2 {
+		id, ok1 := args[0].(KeyID)
+		principal, ok2 := args[1].(string)
+		if ok1 && ok2 {
+			return granteeID(id, principal), nil
+		}
+	}
+	return nil, errIndexArgs
+}
+
+func (byGrantee) FromObject(raw any) (bool, []byte, error) {
+	g, ok := raw.(*object).msg.(*fsmpb.Grant)
+	if !ok {
+		return false, nil, nil
+	}
+	id, ok := keyID(g.Region, g.Key)
+	if !ok {
+		return false, nil, fmt.Errorf("grant %x has no key", g.Id)
+	}
+	return true, granteeID(id, g.Grantee), nil
+}
+
+// byRetiring finds the grants that a principal may retire.
+type byRetiring struct{}
+
+func (byRetiring) FromArgs(args ...any) ([]byte, error) {
+	if len(args) == 2 {
+		region, ok1 := args[0].(string)
+		principal, ok2 := args[1].(string)
+		if ok1 && ok2 {
+			return append(AliasID(region, principal), 0), nil
+		}
+	}
+	return nil, errIndexArgs
+}
+
+func (byRetiring) FromObject(raw any) (bool, []byte, error) {
+	g, ok := raw.(*object).msg.(*fsmpb.Grant)
+	if !ok || g.Retiring == "" {
+		return false, nil, nil
+	}
+	return true, append(AliasID(g.Region, g.Retiring), 0), nil
+}
+
 // The lookups below panic on an error: memdb returns one only for a wrong table,
 // index or argument type, which is a fault in this file.
 
@@ -127,8 +183,10 @@ func lowerBound(db *memdb.Txn, kind fsmpb.Kind, from []byte) memdb.ResultIterato
 }
 
 // objectsByTarget lists a key's aliases; whole, since callers delete as they go.
-func objectsByTarget(db *memdb.Txn, id KeyID) []*object {
-	it, err := db.Get(objects, aliasTarget, id)
+func objectsByTarget(db *memdb.Txn, id KeyID) []*object { return objectsBy(db, aliasTarget, id) }
+
+func objectsBy(db *memdb.Txn, index string, args ...any) []*object {
+	it, err := db.Get(objects, index, args...)
 	if err != nil {
 		panic(err)
 	}

@@ -19,22 +19,32 @@ type RecipientInfo struct {
 
 // KeyMetadata describes a key.
 type KeyMetadata struct {
-	AWSAccountId          *string
-	KeyId                 *string
-	Arn                   *string
-	CreationDate          *time.Time
-	Enabled               *bool
-	Description           *string
-	KeyUsage              *string
-	KeyState              *string
-	DeletionDate          *time.Time
-	Origin                *string
-	KeyManager            *string
-	CustomerMasterKeySpec *string
-	KeySpec               *string
-	EncryptionAlgorithms  []string
-	MultiRegion           *bool
-	CurrentKeyMaterialId  *string
+	AWSAccountId                *string
+	KeyId                       *string
+	Arn                         *string
+	CreationDate                *time.Time
+	Enabled                     *bool
+	Description                 *string
+	KeyUsage                    *string
+	KeyState                    *string
+	DeletionDate                *time.Time
+	ValidTo                     *time.Time
+	Origin                      *string
+	CustomKeyStoreId            *string
+	CloudHsmClusterId           *string
+	ExpirationModel             *string
+	KeyManager                  *string
+	CustomerMasterKeySpec       *string
+	KeySpec                     *string
+	EncryptionAlgorithms        []string
+	SigningAlgorithms           []string
+	KeyAgreementAlgorithms      []string
+	MultiRegion                 *bool
+	MultiRegionConfiguration    *MultiRegionConfiguration
+	PendingDeletionWindowInDays *int32
+	MacAlgorithms               []string
+	XksKeyConfiguration         *XksKeyConfiguration
+	CurrentKeyMaterialId        *string
 }
 
 // Input and output of CreateKey, which makes a key.
@@ -73,7 +83,7 @@ type KeyListEntry struct{ KeyId, KeyArn *string }
 type (
 	ListKeysInput struct {
 		Limit  *int32  `kms:"range=1..1000,log"`
-		Marker *string `kms:"len=1..1024,log"`
+		Marker *string `kms:"len=1..1024,pattern=marker,log"`
 	}
 
 	ListKeysOutput struct {
@@ -156,7 +166,7 @@ type (
 	ListAliasesInput struct {
 		KeyId  *string `kms:"len=1..2048,log"`
 		Limit  *int32  `kms:"range=1..1000,log"`
-		Marker *string `kms:"len=1..1024,log"`
+		Marker *string `kms:"len=1..1024,pattern=marker,log"`
 	}
 
 	ListAliasesOutput struct {
@@ -183,7 +193,7 @@ type (
 	ListResourceTagsInput struct {
 		KeyId  *string `kms:"required,len=1..2048,log"`
 		Limit  *int32  `kms:"range=1..1000,log"`
-		Marker *string `kms:"len=1..1024,log"`
+		Marker *string `kms:"len=1..1024,pattern=marker,log"`
 	}
 
 	ListResourceTagsOutput struct {
@@ -219,7 +229,7 @@ type (
 	ListKeyPoliciesInput struct {
 		KeyId  *string `kms:"required,len=1..2048,log"`
 		Limit  *int32  `kms:"range=1..1000,log"`
-		Marker *string `kms:"len=1..1024,log"`
+		Marker *string `kms:"len=1..1024,pattern=marker,log"`
 	}
 
 	ListKeyPoliciesOutput struct {
@@ -263,10 +273,11 @@ type (
 	}
 
 	DecryptOutput struct {
-		KeyId               *string
-		Plaintext           []byte
-		EncryptionAlgorithm *string
-		KeyMaterialId       *string
+		KeyId                  *string
+		Plaintext              []byte
+		EncryptionAlgorithm    *string
+		CiphertextForRecipient []byte
+		KeyMaterialId          *string
 	}
 )
 
@@ -310,10 +321,11 @@ type (
 	}
 
 	GenerateDataKeyOutput struct {
-		CiphertextBlob []byte
-		Plaintext      []byte
-		KeyId          *string
-		KeyMaterialId  *string
+		CiphertextBlob         []byte
+		Plaintext              []byte
+		KeyId                  *string
+		CiphertextForRecipient []byte
+		KeyMaterialId          *string
 	}
 )
 
@@ -344,5 +356,21 @@ type (
 		Recipient        *RecipientInfo `kms:"nolog"`
 	}
 
-	GenerateRandomOutput struct{ Plaintext []byte }
+	GenerateRandomOutput struct {
+		Plaintext              []byte
+		CiphertextForRecipient []byte
+	}
 )
+
+// MultiRegionKey names one of a set of multi-Region keys.
+type MultiRegionKey struct{ Arn, Region *string }
+
+// MultiRegionConfiguration lists a set of multi-Region keys.
+type MultiRegionConfiguration struct {
+	MultiRegionKeyType *string
+	PrimaryKey         *MultiRegionKey
+	ReplicaKeys        []MultiRegionKey
+}
+
+// XksKeyConfiguration names a key in an external key store.
+type XksKeyConfiguration struct{ Id *string }

@@ -46,6 +46,8 @@ func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any,
 	if err := e.limits.allow(c); err != nil {
 		return nil, err
 	}
+	ctx, done := withOnce(ctx)
+	defer done()
 	for range maxTries {
 		ev := e.evaluate(ctx, e.replica.State(), c, op, in)
 		a, err := e.commit(ctx, ev)
@@ -81,7 +83,7 @@ func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Oper
 	}
 	if ev.err != nil {
 		ev.wipe()
-		ev.out, ev.changes, ev.later = nil, nil, nil
+		ev.out, ev.changes, ev.uses, ev.later = nil, nil, nil, nil
 		ev.err = e.told(op, c, ev.err)
 	}
 	var err error
@@ -95,7 +97,7 @@ func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Oper
 // inRegion refuses a request that was made for another Region.
 func (ev *eval) inRegion() error {
 	c := ev.cluster()
-	if r := ev.caller.Region; r != "" && r != c.Region && !c.AnyRegion {
+	if r := ev.caller.Region; r != "" && !servesRegion(c, r) && !c.AnyRegion {
 		return fault(ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
 	}
 	return nil

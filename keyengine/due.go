@@ -120,7 +120,7 @@ func (d *due) delete(ctx context.Context, k dueKey, now time.Time) bool {
 		return true
 	}
 	c, _ := s.Cluster()
-	arn := keyARN(c, formatKeyID(k.id.ID, key.MultiRegion))
+	arn := keyARN(c, k.id.Region, formatKeyID(k.id.ID, key.MultiRegion))
 	dec, err := e.commitEvent(ctx, event{
 		name: "DeleteKey", kind: eventService, sourceIP: internalCaller, userAgent: internalCaller,
 		identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: internalCaller},

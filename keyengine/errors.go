@@ -33,27 +33,52 @@ func (e *Error) Is(target error) bool {
 
 // Outcomes. Each is matched with errors.Is.
 var (
-	ErrAccessDenied        = &Error{Code: "AccessDeniedException"}
-	ErrAlreadyExists       = &Error{Code: "AlreadyExistsException"}
-	ErrDisabled            = &Error{Code: "DisabledException"}
-	ErrDryRun              = &Error{Code: "DryRunOperationException"}
-	ErrIncorrectKey        = &Error{Code: "IncorrectKeyException"}
-	ErrInvalidArn          = &Error{Code: "InvalidArnException"}
-	ErrInvalidCiphertext   = &Error{Code: "InvalidCiphertextException"}
-	ErrInvalidGrantToken   = &Error{Code: "InvalidGrantTokenException"}
-	ErrInvalidKeyUsage     = &Error{Code: "InvalidKeyUsageException"}
-	ErrInvalidMarker       = &Error{Code: "InvalidMarkerException"}
-	ErrInvalidState        = &Error{Code: "KMSInvalidStateException"}
-	ErrInternal            = &Error{Code: "KMSInternalException"}
-	ErrLimitExceeded       = &Error{Code: "LimitExceededException"}
-	ErrMalformedPolicy     = &Error{Code: "MalformedPolicyDocumentException"}
-	ErrNotAuthorized       = &Error{Code: "NotAuthorizedException"}
-	ErrNotFound            = &Error{Code: "NotFoundException"}
-	ErrTag                 = &Error{Code: "TagException"}
-	ErrThrottling          = &Error{Code: "ThrottlingException"}
-	ErrUnsupported         = &Error{Code: "UnsupportedOperationException"}
-	ErrValidation          = &Error{Code: "ValidationException"}
-	ErrCustomStoreNotFound = &Error{Code: "CustomKeyStoreNotFoundException"}
+	ErrAccessDenied                 = &Error{Code: "AccessDeniedException"}
+	ErrAlreadyExists                = &Error{Code: "AlreadyExistsException"}
+	ErrDisabled                     = &Error{Code: "DisabledException"}
+	ErrDryRun                       = &Error{Code: "DryRunOperationException"}
+	ErrIncorrectKey                 = &Error{Code: "IncorrectKeyException"}
+	ErrInvalidArn                   = &Error{Code: "InvalidArnException"}
+	ErrInvalidCiphertext            = &Error{Code: "InvalidCiphertextException"}
+	ErrInvalidGrantToken            = &Error{Code: "InvalidGrantTokenException"}
+	ErrInvalidKeyUsage              = &Error{Code: "InvalidKeyUsageException"}
+	ErrInvalidMarker                = &Error{Code: "InvalidMarkerException"}
+	ErrInvalidState                 = &Error{Code: "KMSInvalidStateException"}
+	ErrInternal                     = &Error{Code: "KMSInternalException"}
+	ErrLimitExceeded                = &Error{Code: "LimitExceededException"}
+	ErrMalformedPolicy              = &Error{Code: "MalformedPolicyDocumentException"}
+	ErrNotAuthorized                = &Error{Code: "NotAuthorizedException"}
+	ErrNotFound                     = &Error{Code: "NotFoundException"}
+	ErrTag                          = &Error{Code: "TagException"}
+	ErrThrottling                   = &Error{Code: "ThrottlingException"}
+	ErrUnsupported                  = &Error{Code: "UnsupportedOperationException"}
+	ErrValidation                   = &Error{Code: "ValidationException"}
+	ErrCustomStoreNotFound          = &Error{Code: "CustomKeyStoreNotFoundException"}
+	ErrConflict                     = &Error{Code: "ConflictException"}
+	ErrExpiredImportToken           = &Error{Code: "ExpiredImportTokenException"}
+	ErrIncorrectKeyMaterial         = &Error{Code: "IncorrectKeyMaterialException"}
+	ErrInvalidGrantID               = &Error{Code: "InvalidGrantIdException"}
+	ErrInvalidImportToken           = &Error{Code: "InvalidImportTokenException"}
+	ErrInvalidMac                   = &Error{Code: "KMSInvalidMacException"}
+	ErrInvalidSignatureValue        = &Error{Code: "KMSInvalidSignatureException"}
+	ErrKeyUnavailable               = &Error{Code: "KeyUnavailableException"}
+	ErrCustomStoreInvalidState      = &Error{Code: "CustomKeyStoreInvalidStateException"}
+	ErrCustomStoreNameInUse         = &Error{Code: "CustomKeyStoreNameInUseException"}
+	ErrCustomStoreHasKeys           = &Error{Code: "CustomKeyStoreHasCMKsException"}
+	ErrCloudHsmClusterNotFound      = &Error{Code: "CloudHsmClusterNotFoundException"}
+	ErrXksKeyAlreadyInUse           = &Error{Code: "XksKeyAlreadyInUseException"}
+	ErrXksKeyInvalidConfiguration   = &Error{Code: "XksKeyInvalidConfigurationException"}
+	ErrXksKeyNotFound               = &Error{Code: "XksKeyNotFoundException"}
+	ErrXksProxyBadCredential        = &Error{Code: "XksProxyIncorrectAuthenticationCredentialException"}
+	ErrXksProxyInvalidConfiguration = &Error{Code: "XksProxyInvalidConfigurationException"}
+	ErrXksProxyInvalidResponse      = &Error{Code: "XksProxyInvalidResponseException"}
+	ErrXksProxyURIEndpointInUse     = &Error{Code: "XksProxyUriEndpointInUseException"}
+	ErrXksProxyURIInUse             = &Error{Code: "XksProxyUriInUseException"}
+	ErrXksProxyURIUnreachable       = &Error{Code: "XksProxyUriUnreachableException"}
+	ErrXksProxyVpcInvalid           = &Error{Code: "XksProxyVpcEndpointServiceInvalidConfigurationException"}
+	ErrXksProxyVpcInUse             = &Error{Code: "XksProxyVpcEndpointServiceInUseException"}
+	ErrXksProxyVpcNotFound          = &Error{Code: "XksProxyVpcEndpointServiceNotFoundException"}
+	ErrInvalidAliasName             = &Error{Code: "InvalidAliasNameException"}
 
 	// ErrUnavailable: the node cannot answer now and the caller may try again:
 	// it is sealed, has no majority, or gave up waiting for one.
@@ -72,7 +97,7 @@ var outcomes = []*Error{
 	ErrAccessDenied, ErrAlreadyExists, ErrDisabled, ErrDryRun, ErrIncorrectKey, ErrInvalidArn, ErrInvalidCiphertext,
 	ErrInvalidGrantToken, ErrInvalidKeyUsage, ErrInvalidMarker, ErrInvalidState, ErrInternal, ErrLimitExceeded,
 	ErrMalformedPolicy, ErrNotAuthorized, ErrNotFound, ErrTag, ErrThrottling, ErrUnsupported, ErrValidation,
-	ErrCustomStoreNotFound, ErrUnavailable, ErrUnrecognizedClient, ErrInvalidSignature, ErrExpiredToken,
+	ErrCustomStoreNotFound, ErrConflict, ErrExpiredImportToken, ErrIncorrectKeyMaterial, ErrInvalidGrantID, ErrInvalidImportToken, ErrInvalidMac, ErrInvalidSignatureValue, ErrKeyUnavailable, ErrCustomStoreInvalidState, ErrCustomStoreNameInUse, ErrCustomStoreHasKeys, ErrCloudHsmClusterNotFound, ErrXksKeyAlreadyInUse, ErrXksKeyInvalidConfiguration, ErrXksKeyNotFound, ErrXksProxyBadCredential, ErrXksProxyInvalidConfiguration, ErrXksProxyInvalidResponse, ErrXksProxyURIEndpointInUse, ErrXksProxyURIInUse, ErrXksProxyURIUnreachable, ErrXksProxyVpcInvalid, ErrXksProxyVpcInUse, ErrXksProxyVpcNotFound, ErrInvalidAliasName, ErrUnavailable, ErrUnrecognizedClient, ErrInvalidSignature, ErrExpiredToken,
 }
 
 // fault says kind with a message for the caller.

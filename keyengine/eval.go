@@ -24,6 +24,7 @@ type eval struct {
 	founded   *fsmpb.Cluster // once it was asked for
 	reads     []*fsmpb.Read
 	changes   []*fsmpb.Change
+	uses      []*fsmpb.Use
 	notBefore int64
 	notAfter  int64
 	resources []resource
@@ -107,6 +108,51 @@ func (ev *eval) tombstone(id fsm.KeyID) *fsmpb.Tombstone {
 	t, v := ev.state.Tombstone(id)
 	ev.note(fsmpb.Kind_KIND_TOMBSTONE, id.Bytes(), v)
 	return t
+}
+
+// grant is one grant on a key, by its id.
+func (ev *eval) grant(key fsm.KeyID, id []byte) *fsmpb.Grant {
+	g, v := ev.state.Grant(key, id)
+	ev.note(fsmpb.Kind_KIND_GRANT, fsm.GrantID(key, id), v)
+	return g
+}
+
+// keyGrants notes the whole set of a key's grants.
+func (ev *eval) keyGrants(id fsm.KeyID) *fsmpb.KeyGrants {
+	n, v := ev.state.KeyGrants(id)
+	ev.note(fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes(), v)
+	return n
+}
+
+func (ev *eval) keyStore(id string) *fsmpb.KeyStore {
+	k, v := ev.state.KeyStore(id)
+	ev.note(fsmpb.Kind_KIND_KEY_STORE, []byte(id), v)
+	return k
+}
+
+// keyStores notes the whole set of custom key stores.
+func (ev *eval) keyStores() *fsmpb.KeyStores {
+	n, v := ev.state.KeyStores()
+	ev.note(fsmpb.Kind_KIND_KEY_STORES, nil, v)
+	return n
+}
+
+// storeKeys notes the set of a custom key store's keys.
+func (ev *eval) storeKeys(store string) *fsmpb.StoreKeys {
+	n, v := ev.state.StoreKeys(store)
+	ev.note(fsmpb.Kind_KIND_STORE_KEYS, []byte(store), v)
+	return n
+}
+
+// used says that the answer was made with a key: it counts as a use of it if the
+// request succeeds.
+func (ev *eval) used(t *target) {
+	number := useNumber[ev.op.Name]
+	for i, r := range ev.reads {
+		if number != 0 && r.Kind == fsmpb.Kind_KIND_KEY && bytes.Equal(r.Id, t.id.Bytes()) {
+			ev.uses = append(ev.uses, &fsmpb.Use{Read: uint32(i), Operation: number})
+		}
+	}
 }
 
 // change adds to what the record does once accepted.

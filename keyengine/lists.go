@@ -23,7 +23,7 @@ func listKeys(ev *eval, in *ListKeysInput) (*ListKeysOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	after := fsm.KeyID{Region: ev.cluster().Region}
+	after := fsm.KeyID{Region: ev.region()}
 	if id, err := hex.DecodeString(p.after); err == nil {
 		copy(after.ID[:], id)
 	}
@@ -33,7 +33,7 @@ func listKeys(ev *eval, in *ListKeysInput) (*ListKeysOutput, error) {
 			return hex.EncodeToString(k.Id)
 		}, func(k *fsmpb.Key) {
 			name := formatKeyID([16]byte(k.Id), k.MultiRegion)
-			out.Keys = append(out.Keys, KeyListEntry{KeyId: &name, KeyArn: ptr(keyARN(ev.cluster(), name))})
+			out.Keys = append(out.Keys, KeyListEntry{KeyId: &name, KeyArn: ptr(keyARN(ev.cluster(), k.Region, name))})
 		})
 		return out, err
 	}
@@ -59,7 +59,7 @@ func listAliases(ev *eval, in *ListAliasesInput) (*ListAliasesOutput, error) {
 	}
 	ev.later = func(s *fsm.State) (any, error) {
 		out := &ListAliasesOutput{Aliases: []AliasListEntry{}}
-		all := s.Aliases(ev.cluster().Region, p.after)
+		all := s.Aliases(ev.region(), p.after)
 		if filter != nil {
 			all = s.AliasesOf(filter.id)
 		}

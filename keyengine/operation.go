@@ -19,6 +19,8 @@ type Operation struct {
 	// states says what the operation does to a key in each state; no rules for
 	// operations that concern no key that exists.
 	states stateRules
+	// slow operations may take long, see once.
+	slow bool
 	// recordKey is the member that records show resolved to the ARN of the key,
 	// also when the request left it out.
 	recordKey string

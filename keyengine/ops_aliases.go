@@ -113,7 +113,7 @@ func aliasName(name string) error {
 
 // existingAlias is an alias with the key that it names.
 func (ev *eval) existingAlias(name string) (*fsmpb.Alias, *target, error) {
-	a := ev.alias(ev.cluster().Region, name)
+	a := ev.alias(ev.region(), name)
 	if a == nil {
 		return nil, nil, ev.aliasNotFound(name)
 	}

@@ -183,11 +183,12 @@ func (ev *eval) fitForEncryption(t *target, algorithm *string) error {
 
 // seal encrypts under the newest material of a key.
 func (ev *eval) seal(t *target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
-	if len(t.key.Materials) == 0 {
+	m := currentMaterial(t.key)
+	if m == nil {
 		return nil, nil, errors.New("key " + t.id.String() + " has no material")
 	}
-	m := t.key.Materials[len(t.key.Materials)-1]
 	ev.materials = append(ev.materials, m)
+	ev.used(t)
 	h := keymat.Header{Cluster: [8]byte(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
 	var blob []byte
 	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
@@ -258,7 +259,7 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 // ciphertextKey finds the key that a ciphertext names, without telling a key
 // that is gone from one that the caller may not use.
 func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
-	t := ev.target(fsm.KeyID{Region: ev.cluster().Region, ID: id})
+	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
 	if t.key == nil {
 		if ev.tombstone(t.id) == nil {
 			return nil, ErrInvalidCiphertext // never was a key: not a ciphertext
@@ -274,6 +275,7 @@ func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
 
 func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
 	ev.materials = append(ev.materials, m)
+	ev.used(t)
 	var plaintext []byte
 	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
 		plaintext, err = keymat.OpenMessage(material, c.blob, c.context)

@@ -39,7 +39,7 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 		return nil, err
 	}
 	c := ev.cluster()
-	id := fsm.KeyID{Region: c.Region}
+	id := fsm.KeyID{Region: ev.region()}
 	if _, err := rand.Read(id.ID[:]); err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := ev.newPolicy(doc, keyARN(c, formatKeyID(id.ID, false)), isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if err := ev.newPolicy(doc, keyARN(c, id.Region, formatKeyID(id.ID, isSet(in.MultiRegion))), isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
@@ -62,7 +62,7 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	if in.Description != nil {
 		k.Description = *in.Description
 	}
-	m, err := ev.engine.vault.newMaterial(id, k.Spec, k.Usage, k.Origin, k.Created)
+	m, err := ev.engine.vault.newMaterial(k, k.Created)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	if len(tags) > 0 {
 		ev.putTags(id, tags)
 	}
-	t := &target{id: id, key: k, arn: keyARN(c, formatKeyID(id.ID, false))}
+	t := &target{id: id, key: k, arn: keyARN(c, id.Region, formatKeyID(id.ID, isSet(in.MultiRegion)))}
 	ev.resource("AWS::KMS::Key", t.arn)
 	return &CreateKeyOutput{KeyMetadata: ev.metadata(t)}, nil
 }
@@ -157,8 +157,8 @@ func (ev *eval) metadata(t *target) *KeyMetadata {
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		d.DeletionDate = timeOf(k.DeletionTime)
 	}
-	if n := len(k.Materials); n > 0 {
-		d.CurrentKeyMaterialId = materialID(k.Materials[n-1])
+	if m := currentMaterial(k); m != nil {
+		d.CurrentKeyMaterialId = materialID(m)
 	}
 	return d
 }
@@ -242,6 +242,17 @@ func cancelKeyDeletion(ev *eval, in *CancelKeyDeletionInput) (*CancelKeyDeletion
 
 func recordCancel(out *CancelKeyDeletionOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{text("keyId", *out.KeyId)}
+}
+
+// currentMaterial is the material that encrypts; nil for a key that has none yet.
+// Imported material that was deleted since is still the current one.
+func currentMaterial(k *fsmpb.Key) *fsmpb.Material {
+	for _, m := range slices.Backward(k.Materials) {
+		if !m.Pending {
+			return m
+		}
+	}
+	return nil
 }
 
 func (ev *eval) putKey(k *fsmpb.Key) {

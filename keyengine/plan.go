@@ -3,8 +3,10 @@ package keyengine
 import (
 	"fmt"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -57,6 +59,7 @@ const (
 	blobMember
 	textListMember
 	textMapMember
+	timeMember
 	structMember
 	structListMember
 )
@@ -99,6 +102,8 @@ func compile(t reflect.Type) *plan {
 			m.kind = numberMember
 		case ft == reflect.TypeFor[*bool]():
 			m.kind = flagMember
+		case ft == reflect.TypeFor[*time.Time]():
+			m.kind = timeMember
 		case ft == reflect.TypeFor[[]byte]():
 			m.kind, m.sensitive = blobMember, true
 		case ft == reflect.TypeFor[[]string]():
@@ -216,7 +221,43 @@ var patterns = map[string]*pattern{
 		return s != ""
 	}},
 	"xksKeyId": {`^[a-zA-Z0-9-_.]+$`, allOf(wordByte, "-.")},
+	"marker": {`[\u0020-\u00FF]*`, func(s string) bool {
+		for _, r := range s {
+			if r > 0xff || r < 0x20 {
+				return false
+			}
+		}
+		return true
+	}},
+	"principal":           {`^[\w+=,.@:/-]+$`, allOf(wordByte, "+=,.@:/-")},
+	"grantName":           {`^[a-zA-Z0-9:/_-]+$`, allOf(wordByte, ":/-")},
+	"materialId":          {`^[a-f0-9]+$`, allOf(hexByte, "")},
+	"materialDescription": {`^[a-zA-Z0-9:/_\s.-]+$`, allOf(wordByte, ":/.- \t\n\r\f\v")},
+	"account":             {`[0-9]{12}`, allOf(digitByte, "")}, // its length is a bound of its own
+	"region":              expression(`^([a-z]+-){2,3}\d+$`),
+	"hsmCluster":          expression(`cluster-[2-7a-zA-Z]{11,16}`),
+	"xksEndpoint":         {`^https://[a-zA-Z0-9.-]+$`, xksEndpoint},
+	"xksPath":             expression(`^(/[a-zA-Z0-9\/_-]+/kms/xks/v\d{1,2})$|^(/kms/xks/v\d{1,2})$`),
+	"xksAccessKeyId":      expression(`^[A-Z2-7]+$`),
+	"xksSecret":           expression(`^[a-zA-Z0-9\/+=]+$`),
+	"vpcService":          expression(`^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$`),
 }
+
+// expression is a pattern of an operation that is called so seldom that a
+// regular expression may decide. AWS matches the whole text.
+func expression(text string) *pattern {
+	return &pattern{text, regexp.MustCompile(`^(?:` + text + `)$`).MatchString}
+}
+
+// xksEndpoint takes AWS's form and also a port: whether one may be given is an
+// operator's setting, which is asked later.
+func xksEndpoint(s string) bool {
+	host, ok := strings.CutPrefix(s, "https://")
+	return ok && allOf(wordByte, ".-:")(host) && !strings.Contains(host, "_")
+}
+
+func hexByte(c byte) bool   { return 'a' <= c && c <= 'f' || digitByte(c) }
+func digitByte(c byte) bool { return '0' <= c && c <= '9' }
 
 // allOf matches texts of one or more bytes that are in class or in more.
 func allOf(class func(byte) bool, more string) func(string) bool {

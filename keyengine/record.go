@@ -33,7 +33,7 @@ func (e *Engine) newRecord(ev *evaluation) (*fsmpb.Record, error) {
 	}
 	return &fsmpb.Record{
 		RequestId: ev.caller.RequestID[:], Commitment: commitment[:], Body: body, Generation: generation, Salt: salt[:],
-		Reads: ev.reads, NotBefore: ev.notBefore, NotAfter: ev.notAfter, Changes: ev.changes,
+		Reads: ev.reads, NotBefore: ev.notBefore, NotAfter: ev.notAfter, Changes: ev.changes, Uses: ev.uses,
 	}, nil
 }
 
@@ -50,7 +50,7 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 		Schema: auditlog.RecordSchema, Salt: salt, RequestId: caller.RequestID[:], EventTime: e.clock.Now().UnixNano(),
 		EventName: ev.op.Name, EventType: eventCall, EventSource: sourceKMS,
 		Identity: principalIdentity(caller.Identity.principal, caller.Identity.credential),
-		SourceIp: caller.SourceIP, UserAgent: caller.UserAgent, Region: c.Region, Transport: caller.Transport,
+		SourceIp: caller.SourceIP, UserAgent: caller.UserAgent, Region: ev.region(), Transport: caller.Transport,
 		RequestParameters: ev.op.plan.fields(ev.in), ReadOnly: ev.op.ReadOnly, Node: e.cfg.NodeID, RecipientAccountId: c.Account,
 	}
 	if caller.TLS != (TLS{}) {
@@ -112,6 +112,10 @@ func (p *plan) fields(in any) []*auditpb.Field {
 			field.Value = &auditpb.Field_List{List: &auditpb.TextList{Items: f.Interface().([]string)}}
 		case textMapMember:
 			field.Value = textMap(f.Interface().(map[string]string))
+		case timeMember:
+			field.Value = &auditpb.Field_Text{Text: recordTime(*f.Interface().(*time.Time))}
+		case structMember:
+			field.Value = textMap(m.inner.texts(f.Elem()))
 		case structListMember:
 			field.Value = &auditpb.Field_List{List: &auditpb.TextList{Items: m.inner.lines(f)}}
 		}
@@ -142,6 +146,27 @@ func (m *member) fallbackField() *auditpb.Field {
 		f.Value = &auditpb.Field_Text{Text: m.fallback}
 	}
 	return f
+}
+
+// texts shows a structure of texts, flags and maps of texts as one map.
+func (p *plan) texts(s reflect.Value) map[string]string {
+	out := make(map[string]string)
+	for i := range p.members {
+		m := &p.members[i]
+		f := s.Field(m.index)
+		if !m.log || f.IsNil() {
+			continue
+		}
+		switch m.kind {
+		case textMember:
+			out[m.name] = f.Elem().String()
+		case textMapMember:
+			for k, v := range f.Interface().(map[string]string) {
+				out[m.name+"."+k] = v
+			}
+		}
+	}
+	return out
 }
 
 // lines shows structures of texts, one line each.

@@ -34,7 +34,7 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 		if err != nil || arn.Service != "kms" || arn.Partition != c.Partition || arn.Account == "" || arn.Region == "" {
 			return nil, fault(ErrInvalidArn, "Invalid arn %s", given)
 		}
-		if arn.Region != c.Region {
+		if arn.Region != ev.region() {
 			return nil, fault(ErrNotFound, "Invalid arn %s", arn.Region)
 		}
 		if arn.Account != c.Account {
@@ -52,7 +52,7 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 		}
 	}
 	if f == anyForm && strings.HasPrefix(name, aliasPrefix) {
-		a := ev.alias(c.Region, name)
+		a := ev.alias(ev.region(), name)
 		if a == nil {
 			return nil, ev.aliasNotFound(name)
 		}
@@ -67,9 +67,9 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 	if !ok {
 		return nil, invalidKeyID(given)
 	}
-	t := ev.target(fsm.KeyID{Region: c.Region, ID: id})
+	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
 	if t.key == nil || t.key.MultiRegion != multi {
-		return nil, fault(ErrNotFound, "Key '%s' does not exist", keyARN(c, formatKeyID(id, multi)))
+		return nil, fault(ErrNotFound, "Key '%s' does not exist", keyARN(c, ev.region(), formatKeyID(id, multi)))
 	}
 	return t, nil
 }
@@ -78,7 +78,7 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 func (ev *eval) target(id fsm.KeyID) *target {
 	t := &target{id: id, key: ev.key(id)}
 	if t.key != nil {
-		t.arn = keyARN(ev.cluster(), t.name())
+		t.arn = keyARN(ev.cluster(), t.id.Region, t.name())
 		ev.resource("AWS::KMS::Key", t.arn)
 	}
 	return t
@@ -95,11 +95,11 @@ func (ev *eval) aliasNotFound(name string) error {
 
 func (ev *eval) aliasARN(name string) string {
 	c := ev.cluster()
-	return "arn:" + c.Partition + ":kms:" + c.Region + ":" + c.Account + ":" + name
+	return "arn:" + c.Partition + ":kms:" + ev.region() + ":" + c.Account + ":" + name
 }
 
-func keyARN(c *fsmpb.Cluster, name string) string {
-	return "arn:" + c.Partition + ":kms:" + c.Region + ":" + c.Account + ":key/" + name
+func keyARN(c *fsmpb.Cluster, region, name string) string {
+	return "arn:" + c.Partition + ":kms:" + region + ":" + c.Account + ":key/" + name
 }
 
 const multiRegionPrefix = "mrk-"

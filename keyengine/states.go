@@ -15,27 +15,35 @@ const (
 	ruleDisabled                    // DisabledException
 	rulePending                     // KMSInvalidStateException: is pending deletion
 	ruleNotPending                  // KMSInvalidStateException: is not pending deletion
+	ruleImport                      // KMSInvalidStateException: is pending import
+	ruleOrigin                      // UnsupportedOperationException: not for this origin
 )
 
 // stateRules has a rule for each state, by its number.
-type stateRules [4]stateRule
+type stateRules [6]stateRule
 
 // The sets of rules that operations have (AWS's table of key states).
 var (
 	// usable keys do cryptography.
-	usable = rules(rulePass, ruleDisabled, rulePending)
+	usable = rules(rulePass, ruleDisabled, rulePending, ruleImport)
 	// changeable keys take changes while they are not on their way out.
-	changeable = rules(rulePass, rulePass, rulePending)
+	changeable = rules(rulePass, rulePass, rulePending, rulePass)
+	// switchable is EnableKey's and DisableKey's: a key without material is neither.
+	switchable = rules(rulePass, rulePass, rulePending, ruleImport)
+	// rotatable is of operations on automatic rotation, which imported keys have not.
+	rotatable = rules(rulePass, ruleDisabled, rulePending, ruleOrigin)
 	// anyState: for reading, and for what must work always.
-	anyState = rules(rulePass, rulePass, rulePass)
+	anyState = rules(rulePass, rulePass, rulePass, rulePass)
 	// onlyPending is CancelKeyDeletion's.
-	onlyPending = rules(ruleNotPending, ruleNotPending, rulePass)
+	onlyPending = rules(ruleNotPending, ruleNotPending, rulePass, ruleNotPending)
 )
 
-func rules(whenEnabled, whenDisabled, whenPending stateRule) (r stateRules) {
+func rules(whenEnabled, whenDisabled, whenPending, whenImport stateRule) (r stateRules) {
 	r[fsmpb.KeyState_KEY_STATE_ENABLED] = whenEnabled
 	r[fsmpb.KeyState_KEY_STATE_DISABLED] = whenDisabled
 	r[fsmpb.KeyState_KEY_STATE_PENDING_DELETION] = whenPending
+	r[fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION] = whenPending
+	r[fsmpb.KeyState_KEY_STATE_PENDING_IMPORT] = whenImport
 	return r
 }
 
@@ -51,9 +59,16 @@ func (r stateRules) check(arn string, s fsmpb.KeyState) error {
 	case ruleDisabled:
 		return fault(ErrDisabled, "%s is disabled.", arn)
 	case rulePending:
+		if s == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
+			return fault(ErrInvalidState, "%s is pending replica deletion.", arn)
+		}
 		return fault(ErrInvalidState, "%s is pending deletion.", arn)
 	case ruleNotPending:
 		return fault(ErrInvalidState, "%s is not pending deletion.", arn)
+	case ruleImport:
+		return fault(ErrInvalidState, "%s is pending import.", arn)
+	case ruleOrigin:
+		return fault(ErrUnsupported, "%s origin is %s which is not valid for this operation.", arn, originImported)
 	}
 	return fmt.Errorf("key %s is in state %v, for which there is no rule", arn, s)
 }

@@ -14,8 +14,8 @@ var table = rows(
 	define(Operation{Name: "DescribeKey", ReadOnly: true, states: anyState}, describeKey, nil),
 	define(Operation{Name: "ListKeys", ReadOnly: true}, listKeys, nil),
 	define(Operation{Name: "UpdateKeyDescription", states: changeable}, updateKeyDescription, nil),
-	define(Operation{Name: "EnableKey", states: changeable}, enableKey, nil),
-	define(Operation{Name: "DisableKey", states: changeable}, disableKey, nil),
+	define(Operation{Name: "EnableKey", states: switchable}, enableKey, nil),
+	define(Operation{Name: "DisableKey", states: switchable}, disableKey, nil),
 	define(Operation{Name: "ScheduleKeyDeletion", states: changeable}, scheduleKeyDeletion, recordDeletion),
 	define(Operation{Name: "CancelKeyDeletion", states: onlyPending}, cancelKeyDeletion, recordCancel),
 

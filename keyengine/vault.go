@@ -223,35 +223,61 @@ func (v *vault) sweep(s *fsm.State, now time.Time) {
 	})
 }
 
-// newMaterial makes the first or next version of a key's material: 32 random
-// bytes, wrapped for exactly that key.
-func (v *vault) newMaterial(id fsm.KeyID, spec, usage, origin string, created int64) (*fsmpb.Material, error) {
-	o, err := v.current()
-	if err != nil {
-		return nil, err
-	}
-	version := make([]byte, 16)
-	_, _ = rand.Read(version) // never fails: crypto/rand ends the process instead
+// newMaterial makes the first or next version of a symmetric key's material: 32
+// random bytes, wrapped for exactly that key.
+func (v *vault) newMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error) {
 	secret, err := v.arena.Random(keymat.KeySize)
 	if err != nil {
 		return nil, gone(err)
 	}
-	defer secret.Destroy()
-	m := &fsmpb.Material{Id: version, Created: created}
-	err = secret.With(func(b []byte) error {
-		h := sha256.New()
-		_, _ = io.WriteString(h, "conclave key material id v1\x00")
-		_, _ = h.Write(id.Bytes())
-		_, _ = h.Write(b)
-		m.MaterialId = h.Sum(nil)
-		var err error
-		m.Generation, m.Wrapped, err = o.ring.WrapFor(keymat.PurposeMaterial, materialBinding(id, version, spec, usage, origin), b)
-		return err
-	})
+	return v.wrapMaterial(k, created, secret)
+}
+
+// givenMaterial wraps material that was made elsewhere as a version of a key's. It
+// wipes b.
+func (v *vault) givenMaterial(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
+	secret, err := v.arena.Store(b)
 	if err != nil {
-		return nil, fmt.Errorf("wrapping new material of key %v: %w", id, gone(err))
+		return nil, gone(err)
 	}
-	return m, nil
+	return v.wrapMaterial(k, created, secret)
+}
+
+// wrapMaterial wraps a secret for a key, and destroys it.
+func (v *vault) wrapMaterial(k *fsmpb.Key, created int64, secret *keymat.Secret) (*fsmpb.Material, error) {
+	defer secret.Destroy()
+	version := make([]byte, 16)
+	_, _ = rand.Read(version) // never fails: crypto/rand ends the process instead
+	m := &fsmpb.Material{Id: version, Created: created}
+	return m, secret.With(func(b []byte) error {
+		m.MaterialId = keyMaterialID(k, b)
+		return v.wrapAgain(k, m, b)
+	})
+}
+
+// wrapAgain wraps material for a key under the keyring's newest generation, as
+// the version that m names.
+func (v *vault) wrapAgain(k *fsmpb.Key, m *fsmpb.Material, b []byte) error {
+	o, err := v.current()
+	if err != nil {
+		return err
+	}
+	id := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
+	m.Generation, m.Wrapped, err = o.ring.WrapFor(keymat.PurposeMaterial, materialBinding(id, m.Id, k.Spec, k.Usage, k.Origin), b)
+	if err != nil {
+		return fmt.Errorf("wrapping material of key %v: %w", id, gone(err))
+	}
+	return nil
+}
+
+// keyMaterialID is AWS's KeyMaterialId, a function of the key and the material.
+// Keys of one multi-Region set have the same.
+func keyMaterialID(k *fsmpb.Key, material []byte) []byte {
+	h := sha256.New()
+	_, _ = io.WriteString(h, "conclave key material id v1\x00")
+	_, _ = h.Write(k.Id)
+	_, _ = h.Write(material)
+	return h.Sum(nil)
 }
 
 func materialBinding(id fsm.KeyID, version []byte, spec, usage, origin string) keymat.Binding {

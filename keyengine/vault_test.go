@@ -107,7 +107,7 @@ var testKey = fsm.KeyID{Region: "eu-west-1", ID: [16]byte{1, 2, 3}}
 // makeKey gives the state a key, as CreateKey would.
 func makeKey(t testing.TB, c *fakeCluster, e *Engine, id fsm.KeyID) *fsmpb.Key {
 	t.Helper()
-	m, err := e.vault.newMaterial(id, "SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT", "AWS_KMS", 1)
+	m, err := e.vault.newMaterial(&fsmpb.Key{Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS"}, 1)
 	if err != nil {
 		t.Fatalf("newMaterial: %v", err)
 	}
@@ -212,7 +212,7 @@ func TestSealWipesEverything(t *testing.T) {
 		t.Errorf("a vault that was sealed made a MAC: %v", err)
 	}
 	// As it is found by those who ask now.
-	if _, err := e.vault.newMaterial(testKey, "s", "u", "o", 1); !errors.Is(err, ErrUnavailable) && err != errSealed {
+	if _, err := e.vault.newMaterial(&fsmpb.Key{Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, ErrUnavailable) && err != errSealed {
 		t.Errorf("newMaterial: %v", err)
 	}
 	for name, err := range sealedCalls(t, c, e, res, k) {

@@ -36,23 +36,33 @@ const (
 	Kind_KIND_ALIAS       Kind = 5
 	Kind_KIND_KEY_ALIASES Kind = 6 // the set of a key's aliases
 	Kind_KIND_CREDENTIAL  Kind = 7
-	Kind_KIND_TOMBSTONE   Kind = 8 // a deleted key
-	Kind_KIND_NODE        Kind = 9 // a registered node
+	Kind_KIND_TOMBSTONE   Kind = 8  // a deleted key
+	Kind_KIND_NODE        Kind = 9  // a registered node
+	Kind_KIND_GRANT       Kind = 10 // id: the key's, then the grant's 32 bytes
+	Kind_KIND_KEY_GRANTS  Kind = 11 // the set of a key's grants
+	Kind_KIND_KEY_STORE   Kind = 12 // a custom key store, id cks-…
+	Kind_KIND_KEY_STORES  Kind = 13 // the set of custom key stores, id empty
+	Kind_KIND_STORE_KEYS  Kind = 14 // the set of a custom key store's keys
 )
 
 // Enum value maps for Kind.
 var (
 	Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_CLUSTER",
-		2: "KIND_KEY",
-		3: "KIND_KEY_POLICY",
-		4: "KIND_KEY_TAGS",
-		5: "KIND_ALIAS",
-		6: "KIND_KEY_ALIASES",
-		7: "KIND_CREDENTIAL",
-		8: "KIND_TOMBSTONE",
-		9: "KIND_NODE",
+		0:  "KIND_UNSPECIFIED",
+		1:  "KIND_CLUSTER",
+		2:  "KIND_KEY",
+		3:  "KIND_KEY_POLICY",
+		4:  "KIND_KEY_TAGS",
+		5:  "KIND_ALIAS",
+		6:  "KIND_KEY_ALIASES",
+		7:  "KIND_CREDENTIAL",
+		8:  "KIND_TOMBSTONE",
+		9:  "KIND_NODE",
+		10: "KIND_GRANT",
+		11: "KIND_KEY_GRANTS",
+		12: "KIND_KEY_STORE",
+		13: "KIND_KEY_STORES",
+		14: "KIND_STORE_KEYS",
 	}
 	Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -65,6 +75,11 @@ var (
 		"KIND_CREDENTIAL":  7,
 		"KIND_TOMBSTONE":   8,
 		"KIND_NODE":        9,
+		"KIND_GRANT":       10,
+		"KIND_KEY_GRANTS":  11,
+		"KIND_KEY_STORE":   12,
+		"KIND_KEY_STORES":  13,
+		"KIND_STORE_KEYS":  14,
 	}
 )
 
@@ -102,6 +117,9 @@ const (
 	KeyState_KEY_STATE_ENABLED          KeyState = 1
 	KeyState_KEY_STATE_DISABLED         KeyState = 2
 	KeyState_KEY_STATE_PENDING_DELETION KeyState = 3
+	KeyState_KEY_STATE_PENDING_IMPORT   KeyState = 4
+	// A multi-region primary that is deleted once its last replica is gone.
+	KeyState_KEY_STATE_PENDING_REPLICA_DELETION KeyState = 5
 )
 
 // Enum value maps for KeyState.
@@ -111,12 +129,16 @@ var (
 		1: "KEY_STATE_ENABLED",
 		2: "KEY_STATE_DISABLED",
 		3: "KEY_STATE_PENDING_DELETION",
+		4: "KEY_STATE_PENDING_IMPORT",
+		5: "KEY_STATE_PENDING_REPLICA_DELETION",
 	}
 	KeyState_value = map[string]int32{
-		"KEY_STATE_UNSPECIFIED":      0,
-		"KEY_STATE_ENABLED":          1,
-		"KEY_STATE_DISABLED":         2,
-		"KEY_STATE_PENDING_DELETION": 3,
+		"KEY_STATE_UNSPECIFIED":              0,
+		"KEY_STATE_ENABLED":                  1,
+		"KEY_STATE_DISABLED":                 2,
+		"KEY_STATE_PENDING_DELETION":         3,
+		"KEY_STATE_PENDING_IMPORT":           4,
+		"KEY_STATE_PENDING_REPLICA_DELETION": 5,
 	}
 )
 
@@ -145,6 +167,58 @@ func (x KeyState) Number() protoreflect.EnumNumber {
 // Deprecated: Use KeyState.Descriptor instead.
 func (KeyState) EnumDescriptor() ([]byte, []int) {
 	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{1}
+}
+
+type ConnectionState int32
+
+const (
+	ConnectionState_CONNECTION_STATE_UNSPECIFIED  ConnectionState = 0
+	ConnectionState_CONNECTION_STATE_DISCONNECTED ConnectionState = 1
+	ConnectionState_CONNECTION_STATE_CONNECTED    ConnectionState = 2
+	ConnectionState_CONNECTION_STATE_FAILED       ConnectionState = 3
+)
+
+// Enum value maps for ConnectionState.
+var (
+	ConnectionState_name = map[int32]string{
+		0: "CONNECTION_STATE_UNSPECIFIED",
+		1: "CONNECTION_STATE_DISCONNECTED",
+		2: "CONNECTION_STATE_CONNECTED",
+		3: "CONNECTION_STATE_FAILED",
+	}
+	ConnectionState_value = map[string]int32{
+		"CONNECTION_STATE_UNSPECIFIED":  0,
+		"CONNECTION_STATE_DISCONNECTED": 1,
+		"CONNECTION_STATE_CONNECTED":    2,
+		"CONNECTION_STATE_FAILED":       3,
+	}
+)
+
+func (x ConnectionState) Enum() *ConnectionState {
+	p := new(ConnectionState)
+	*p = x
+	return p
+}
+
+func (x ConnectionState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConnectionState) Descriptor() protoreflect.EnumDescriptor {
+	return file_fsm_fsmpb_fsm_proto_enumTypes[2].Descriptor()
+}
+
+func (ConnectionState) Type() protoreflect.EnumType {
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[2]
+}
+
+func (x ConnectionState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConnectionState.Descriptor instead.
+func (ConnectionState) EnumDescriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{2}
 }
 
 type CredentialKind int32
@@ -180,11 +254,11 @@ func (x CredentialKind) String() string {
 }
 
 func (CredentialKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_fsm_fsmpb_fsm_proto_enumTypes[2].Descriptor()
+	return file_fsm_fsmpb_fsm_proto_enumTypes[3].Descriptor()
 }
 
 func (CredentialKind) Type() protoreflect.EnumType {
-	return &file_fsm_fsmpb_fsm_proto_enumTypes[2]
+	return &file_fsm_fsmpb_fsm_proto_enumTypes[3]
 }
 
 func (x CredentialKind) Number() protoreflect.EnumNumber {
@@ -193,7 +267,7 @@ func (x CredentialKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CredentialKind.Descriptor instead.
 func (CredentialKind) EnumDescriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{2}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{3}
 }
 
 // Entry is the one envelope of a Raft log entry.
@@ -789,9 +863,11 @@ type Record struct {
 	Reads      []*Read                `protobuf:"bytes,6,rep,name=reads,proto3" json:"reads,omitempty"`
 	// The cluster time in which the outcome holds: [not_before, not_after),
 	// 0 for no bound.
-	NotBefore     int64     `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
-	NotAfter      int64     `protobuf:"varint,8,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	Changes       []*Change `protobuf:"bytes,9,rep,name=changes,proto3" json:"changes,omitempty"`
+	NotBefore int64     `protobuf:"varint,7,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotAfter  int64     `protobuf:"varint,8,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	Changes   []*Change `protobuf:"bytes,9,rep,name=changes,proto3" json:"changes,omitempty"`
+	// The keys that the request used with success, for GetKeyLastUsage.
+	Uses          []*Use `protobuf:"bytes,10,rep,name=uses,proto3" json:"uses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -889,6 +965,66 @@ func (x *Record) GetChanges() []*Change {
 	return nil
 }
 
+func (x *Record) GetUses() []*Use {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+// Use says that a request did cryptography with a key.
+type Use struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Read          uint32                 `protobuf:"varint,1,opt,name=read,proto3" json:"read,omitempty"`           // the item of reads that names the key
+	Operation     uint32                 `protobuf:"varint,2,opt,name=operation,proto3" json:"operation,omitempty"` // a number of the engine's for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Use) Reset() {
+	*x = Use{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Use) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Use) ProtoMessage() {}
+
+func (x *Use) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Use.ProtoReflect.Descriptor instead.
+func (*Use) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Use) GetRead() uint32 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+func (x *Use) GetOperation() uint32 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
 // Read is an item of a read set: the version of an object that the outcome
 // depends on, 0 for an object that was not there.
 type Read struct {
@@ -902,7 +1038,7 @@ type Read struct {
 
 func (x *Read) Reset() {
 	*x = Read{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1050,7 @@ func (x *Read) String() string {
 func (*Read) ProtoMessage() {}
 
 func (x *Read) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1063,7 @@ func (x *Read) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Read.ProtoReflect.Descriptor instead.
 func (*Read) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{9}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Read) GetKind() Kind {
@@ -965,6 +1101,10 @@ type Change struct {
 	//	*Change_PutCredential
 	//	*Change_DeleteKey
 	//	*Change_ConfirmTime
+	//	*Change_PutGrant
+	//	*Change_DeleteGrant
+	//	*Change_PutKeyStore
+	//	*Change_DeleteKeyStore
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -972,7 +1112,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1124,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1137,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Change) GetChange() isChange_Change {
@@ -1088,6 +1228,42 @@ func (x *Change) GetConfirmTime() *ConfirmTime {
 	return nil
 }
 
+func (x *Change) GetPutGrant() *Grant {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutGrant); ok {
+			return x.PutGrant
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteGrant() *GrantID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteGrant); ok {
+			return x.DeleteGrant
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutKeyStore() *KeyStore {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutKeyStore); ok {
+			return x.PutKeyStore
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteKeyStore() *KeyStoreID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteKeyStore); ok {
+			return x.DeleteKeyStore
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -1128,6 +1304,22 @@ type Change_ConfirmTime struct {
 	ConfirmTime *ConfirmTime `protobuf:"bytes,9,opt,name=confirm_time,json=confirmTime,proto3,oneof"`
 }
 
+type Change_PutGrant struct {
+	PutGrant *Grant `protobuf:"bytes,10,opt,name=put_grant,json=putGrant,proto3,oneof"`
+}
+
+type Change_DeleteGrant struct {
+	DeleteGrant *GrantID `protobuf:"bytes,11,opt,name=delete_grant,json=deleteGrant,proto3,oneof"`
+}
+
+type Change_PutKeyStore struct {
+	PutKeyStore *KeyStore `protobuf:"bytes,12,opt,name=put_key_store,json=putKeyStore,proto3,oneof"`
+}
+
+type Change_DeleteKeyStore struct {
+	DeleteKeyStore *KeyStoreID `protobuf:"bytes,13,opt,name=delete_key_store,json=deleteKeyStore,proto3,oneof"`
+}
+
 func (*Change_PutCluster) isChange_Change() {}
 
 func (*Change_PutKey) isChange_Change() {}
@@ -1146,6 +1338,14 @@ func (*Change_DeleteKey) isChange_Change() {}
 
 func (*Change_ConfirmTime) isChange_Change() {}
 
+func (*Change_PutGrant) isChange_Change() {}
+
+func (*Change_DeleteGrant) isChange_Change() {}
+
+func (*Change_PutKeyStore) isChange_Change() {}
+
+func (*Change_DeleteKeyStore) isChange_Change() {}
+
 // Cluster is the cluster's identity and seal.
 type Cluster struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
@@ -1161,14 +1361,16 @@ type Cluster struct {
 	WrappedAuditKey    []byte                 `protobuf:"bytes,10,opt,name=wrapped_audit_key,json=wrappedAuditKey,proto3" json:"wrapped_audit_key,omitempty"` // its seed under the keyring
 	AuditKeyGeneration uint32                 `protobuf:"varint,11,opt,name=audit_key_generation,json=auditKeyGeneration,proto3" json:"audit_key_generation,omitempty"`
 	AnyRegion          bool                   `protobuf:"varint,12,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"` // take any region that a client signs for
-	Version            uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Further regions that the cluster serves, ascending; region is the first one.
+	MoreRegions   []string `protobuf:"bytes,13,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
+	Version       uint64   `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1180,7 +1382,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1395,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Cluster) GetId() []byte {
@@ -1280,6 +1482,13 @@ func (x *Cluster) GetAnyRegion() bool {
 	return false
 }
 
+func (x *Cluster) GetMoreRegions() []string {
+	if x != nil {
+		return x.MoreRegions
+	}
+	return nil
+}
+
 func (x *Cluster) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
@@ -1300,7 +1509,7 @@ type ShareSet struct {
 
 func (x *ShareSet) Reset() {
 	*x = ShareSet{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1521,7 @@ func (x *ShareSet) String() string {
 func (*ShareSet) ProtoMessage() {}
 
 func (x *ShareSet) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1534,7 @@ func (x *ShareSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareSet.ProtoReflect.Descriptor instead.
 func (*ShareSet) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShareSet) GetId() []byte {
@@ -1374,7 +1583,7 @@ type WrappedKEK struct {
 
 func (x *WrappedKEK) Reset() {
 	*x = WrappedKEK{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1595,7 @@ func (x *WrappedKEK) String() string {
 func (*WrappedKEK) ProtoMessage() {}
 
 func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1608,7 @@ func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappedKEK.ProtoReflect.Descriptor instead.
 func (*WrappedKEK) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WrappedKEK) GetGeneration() uint32 {
@@ -1425,26 +1634,37 @@ func (x *WrappedKEK) GetCreated() int64 {
 
 // Key is a KMS key without its policy, tags and aliases.
 type Key struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes
-	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	MultiRegion   bool                   `protobuf:"varint,3,opt,name=multi_region,json=multiRegion,proto3" json:"multi_region,omitempty"` // written mrk-…
-	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
-	Description   string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
-	Spec          string                 `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`     // AWS's KeySpec
-	Usage         string                 `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`   // AWS's KeyUsage
-	Origin        string                 `protobuf:"bytes,8,opt,name=origin,proto3" json:"origin,omitempty"` // AWS's OriginType
-	State         KeyState               `protobuf:"varint,9,opt,name=state,proto3,enum=conclave.fsm.v1.KeyState" json:"state,omitempty"`
-	DeletionTime  int64                  `protobuf:"varint,10,opt,name=deletion_time,json=deletionTime,proto3" json:"deletion_time,omitempty"` // when pending deletion
-	Materials     []*Material            `protobuf:"bytes,11,rep,name=materials,proto3" json:"materials,omitempty"`                            // oldest first; the newest encrypts
-	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes
+	Region       string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	MultiRegion  bool                   `protobuf:"varint,3,opt,name=multi_region,json=multiRegion,proto3" json:"multi_region,omitempty"` // written mrk-…
+	Created      int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	Description  string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	Spec         string                 `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`     // AWS's KeySpec
+	Usage        string                 `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`   // AWS's KeyUsage
+	Origin       string                 `protobuf:"bytes,8,opt,name=origin,proto3" json:"origin,omitempty"` // AWS's OriginType
+	State        KeyState               `protobuf:"varint,9,opt,name=state,proto3,enum=conclave.fsm.v1.KeyState" json:"state,omitempty"`
+	DeletionTime int64                  `protobuf:"varint,10,opt,name=deletion_time,json=deletionTime,proto3" json:"deletion_time,omitempty"` // when pending deletion
+	// Oldest first; the newest that is not pending encrypts.
+	Materials         []*Material  `protobuf:"bytes,11,rep,name=materials,proto3" json:"materials,omitempty"`
+	Rotation          *Rotation    `protobuf:"bytes,12,opt,name=rotation,proto3" json:"rotation,omitempty"`                                               // automatic; absent when never enabled
+	RotationsOnDemand uint32       `protobuf:"varint,13,opt,name=rotations_on_demand,json=rotationsOnDemand,proto3" json:"rotations_on_demand,omitempty"` // how many there were
+	UsedTokens        []*UsedToken `protobuf:"bytes,14,rep,name=used_tokens,json=usedTokens,proto3" json:"used_tokens,omitempty"`
+	Version           uint64       `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	PrimaryRegion     string       `protobuf:"bytes,16,opt,name=primary_region,json=primaryRegion,proto3" json:"primary_region,omitempty"` // of multi-region keys
+	DeletionDays      int32        `protobuf:"varint,17,opt,name=deletion_days,json=deletionDays,proto3" json:"deletion_days,omitempty"`   // when pending replica deletion
+	KeyStore          string       `protobuf:"bytes,18,opt,name=key_store,json=keyStore,proto3" json:"key_store,omitempty"`                // cks-…, of keys in a custom key store
+	XksKey            string       `protobuf:"bytes,19,opt,name=xks_key,json=xksKey,proto3" json:"xks_key,omitempty"`                      // id in the external key store
+	// AWS's KeyState is Disabled once a key that waits for its material has it
+	// again; kept for keys that were disabled before.
+	DisabledBeforeImport bool `protobuf:"varint,20,opt,name=disabled_before_import,json=disabledBeforeImport,proto3" json:"disabled_before_import,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1676,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1689,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Key) GetId() []byte {
@@ -1549,9 +1769,179 @@ func (x *Key) GetMaterials() []*Material {
 	return nil
 }
 
+func (x *Key) GetRotation() *Rotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *Key) GetRotationsOnDemand() uint32 {
+	if x != nil {
+		return x.RotationsOnDemand
+	}
+	return 0
+}
+
+func (x *Key) GetUsedTokens() []*UsedToken {
+	if x != nil {
+		return x.UsedTokens
+	}
+	return nil
+}
+
 func (x *Key) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *Key) GetPrimaryRegion() string {
+	if x != nil {
+		return x.PrimaryRegion
+	}
+	return ""
+}
+
+func (x *Key) GetDeletionDays() int32 {
+	if x != nil {
+		return x.DeletionDays
+	}
+	return 0
+}
+
+func (x *Key) GetKeyStore() string {
+	if x != nil {
+		return x.KeyStore
+	}
+	return ""
+}
+
+func (x *Key) GetXksKey() string {
+	if x != nil {
+		return x.XksKey
+	}
+	return ""
+}
+
+func (x *Key) GetDisabledBeforeImport() bool {
+	if x != nil {
+		return x.DisabledBeforeImport
+	}
+	return false
+}
+
+// Rotation is automatic rotation as EnableKeyRotation set it.
+type Rotation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	PeriodDays    uint32                 `protobuf:"varint,2,opt,name=period_days,json=periodDays,proto3" json:"period_days,omitempty"`
+	Next          int64                  `protobuf:"varint,3,opt,name=next,proto3" json:"next,omitempty"` // Unix nanoseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rotation) Reset() {
+	*x = Rotation{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rotation) ProtoMessage() {}
+
+func (x *Rotation) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
+func (*Rotation) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Rotation) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *Rotation) GetPeriodDays() uint32 {
+	if x != nil {
+		return x.PeriodDays
+	}
+	return 0
+}
+
+func (x *Rotation) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+// UsedToken is an import token that has done its work.
+type UsedToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`            // 16 bytes
+	Expires       int64                  `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"` // forgotten then
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsedToken) Reset() {
+	*x = UsedToken{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsedToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsedToken) ProtoMessage() {}
+
+func (x *UsedToken) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsedToken.ProtoReflect.Descriptor instead.
+func (*UsedToken) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *UsedToken) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *UsedToken) GetExpires() int64 {
+	if x != nil {
+		return x.Expires
 	}
 	return 0
 }
@@ -1562,15 +1952,21 @@ type Material struct {
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                   // 16 bytes, stands in ciphertexts
 	MaterialId    []byte                 `protobuf:"bytes,2,opt,name=material_id,json=materialId,proto3" json:"material_id,omitempty"` // 32 bytes, AWS's KeyMaterialId
 	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`                  // of the keyring that wraps it
-	Wrapped       []byte                 `protobuf:"bytes,4,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	Wrapped       []byte                 `protobuf:"bytes,4,opt,name=wrapped,proto3" json:"wrapped,omitempty"`                         // empty once imported material is deleted or has expired
 	Created       int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,6,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // of asymmetric keys, DER SubjectPublicKeyInfo
+	Rotated       int64                  `protobuf:"varint,7,opt,name=rotated,proto3" json:"rotated,omitempty"`                     // when it became current by rotation; 0 for the first
+	OnDemand      bool                   `protobuf:"varint,8,opt,name=on_demand,json=onDemand,proto3" json:"on_demand,omitempty"`   // by RotateKeyOnDemand
+	Pending       bool                   `protobuf:"varint,9,opt,name=pending,proto3" json:"pending,omitempty"`                     // imported, and not yet rotated to
+	ValidTo       int64                  `protobuf:"varint,10,opt,name=valid_to,json=validTo,proto3" json:"valid_to,omitempty"`     // imported: when it expires, 0 for never
+	Description   string                 `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Material) Reset() {
 	*x = Material{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1978,7 @@ func (x *Material) String() string {
 func (*Material) ProtoMessage() {}
 
 func (x *Material) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1991,7 @@ func (x *Material) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Material.ProtoReflect.Descriptor instead.
 func (*Material) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Material) GetId() []byte {
@@ -1633,6 +2029,757 @@ func (x *Material) GetCreated() int64 {
 	return 0
 }
 
+func (x *Material) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Material) GetRotated() int64 {
+	if x != nil {
+		return x.Rotated
+	}
+	return 0
+}
+
+func (x *Material) GetOnDemand() bool {
+	if x != nil {
+		return x.OnDemand
+	}
+	return false
+}
+
+func (x *Material) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+func (x *Material) GetValidTo() int64 {
+	if x != nil {
+		return x.ValidTo
+	}
+	return 0
+}
+
+func (x *Material) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+// Grant lets a principal do some operations on a key.
+type Grant struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Key        []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Region     string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Id         []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"` // 32 bytes
+	Grantee    string                 `protobuf:"bytes,4,opt,name=grantee,proto3" json:"grantee,omitempty"`
+	Retiring   string                 `protobuf:"bytes,5,opt,name=retiring,proto3" json:"retiring,omitempty"` // "" for nobody
+	Operations []string               `protobuf:"bytes,6,rep,name=operations,proto3" json:"operations,omitempty"`
+	// At most one of the two; absent for none.
+	ContextEquals *GrantContext `protobuf:"bytes,7,opt,name=context_equals,json=contextEquals,proto3" json:"context_equals,omitempty"`
+	ContextSubset *GrantContext `protobuf:"bytes,8,opt,name=context_subset,json=contextSubset,proto3" json:"context_subset,omitempty"`
+	Name          string        `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
+	Created       int64         `protobuf:"varint,10,opt,name=created,proto3" json:"created,omitempty"`
+	Issuer        string        `protobuf:"bytes,11,opt,name=issuer,proto3" json:"issuer,omitempty"` // account that made it
+	Version       uint64        `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Grant) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Grant) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Grant) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Grant) GetGrantee() string {
+	if x != nil {
+		return x.Grantee
+	}
+	return ""
+}
+
+func (x *Grant) GetRetiring() string {
+	if x != nil {
+		return x.Retiring
+	}
+	return ""
+}
+
+func (x *Grant) GetOperations() []string {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *Grant) GetContextEquals() *GrantContext {
+	if x != nil {
+		return x.ContextEquals
+	}
+	return nil
+}
+
+func (x *Grant) GetContextSubset() *GrantContext {
+	if x != nil {
+		return x.ContextSubset
+	}
+	return nil
+}
+
+func (x *Grant) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Grant) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Grant) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Grant) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// GrantContext is an encryption context, by ascending keys.
+type GrantContext struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pairs         []*Tag                 `protobuf:"bytes,1,rep,name=pairs,proto3" json:"pairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantContext) Reset() {
+	*x = GrantContext{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantContext) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantContext) ProtoMessage() {}
+
+func (x *GrantContext) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantContext.ProtoReflect.Descriptor instead.
+func (*GrantContext) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GrantContext) GetPairs() []*Tag {
+	if x != nil {
+		return x.Pairs
+	}
+	return nil
+}
+
+type GrantID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Id            []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantID) Reset() {
+	*x = GrantID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantID) ProtoMessage() {}
+
+func (x *GrantID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantID.ProtoReflect.Descriptor instead.
+func (*GrantID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GrantID) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *GrantID) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *GrantID) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+// KeyGrants counts a key's grants and carries the version of the set.
+type KeyGrants struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyGrants) Reset() {
+	*x = KeyGrants{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyGrants) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyGrants) ProtoMessage() {}
+
+func (x *KeyGrants) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyGrants.ProtoReflect.Descriptor instead.
+func (*KeyGrants) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *KeyGrants) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *KeyGrants) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *KeyGrants) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *KeyGrants) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// KeyStore is a custom key store.
+type KeyStore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // cks- and 17 hex digits
+	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Type          string                 `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"` // AWS's CustomKeyStoreType
+	Connectivity  string                 `protobuf:"bytes,5,opt,name=connectivity,proto3" json:"connectivity,omitempty"`
+	Endpoint      string                 `protobuf:"bytes,6,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Path          string                 `protobuf:"bytes,7,opt,name=path,proto3" json:"path,omitempty"`
+	AccessKey     string                 `protobuf:"bytes,8,opt,name=access_key,json=accessKey,proto3" json:"access_key,omitempty"`
+	Generation    uint32                 `protobuf:"varint,9,opt,name=generation,proto3" json:"generation,omitempty"` // of the keyring that wraps the secret
+	WrappedSecret []byte                 `protobuf:"bytes,10,opt,name=wrapped_secret,json=wrappedSecret,proto3" json:"wrapped_secret,omitempty"`
+	State         ConnectionState        `protobuf:"varint,11,opt,name=state,proto3,enum=conclave.fsm.v1.ConnectionState" json:"state,omitempty"`
+	Error         string                 `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"` // AWS's ConnectionErrorCode, when failed
+	Created       int64                  `protobuf:"varint,13,opt,name=created,proto3" json:"created,omitempty"`
+	VpcService    string                 `protobuf:"bytes,14,opt,name=vpc_service,json=vpcService,proto3" json:"vpc_service,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	VpcOwner      string                 `protobuf:"bytes,16,opt,name=vpc_owner,json=vpcOwner,proto3" json:"vpc_owner,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStore) Reset() {
+	*x = KeyStore{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStore) ProtoMessage() {}
+
+func (x *KeyStore) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStore.ProtoReflect.Descriptor instead.
+func (*KeyStore) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *KeyStore) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *KeyStore) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *KeyStore) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeyStore) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *KeyStore) GetConnectivity() string {
+	if x != nil {
+		return x.Connectivity
+	}
+	return ""
+}
+
+func (x *KeyStore) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *KeyStore) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *KeyStore) GetAccessKey() string {
+	if x != nil {
+		return x.AccessKey
+	}
+	return ""
+}
+
+func (x *KeyStore) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *KeyStore) GetWrappedSecret() []byte {
+	if x != nil {
+		return x.WrappedSecret
+	}
+	return nil
+}
+
+func (x *KeyStore) GetState() ConnectionState {
+	if x != nil {
+		return x.State
+	}
+	return ConnectionState_CONNECTION_STATE_UNSPECIFIED
+}
+
+func (x *KeyStore) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *KeyStore) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *KeyStore) GetVpcService() string {
+	if x != nil {
+		return x.VpcService
+	}
+	return ""
+}
+
+func (x *KeyStore) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *KeyStore) GetVpcOwner() string {
+	if x != nil {
+		return x.VpcOwner
+	}
+	return ""
+}
+
+type KeyStoreID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStoreID) Reset() {
+	*x = KeyStoreID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStoreID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStoreID) ProtoMessage() {}
+
+func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStoreID.ProtoReflect.Descriptor instead.
+func (*KeyStoreID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *KeyStoreID) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// KeyStores counts the custom key stores and carries the version of the set.
+type KeyStores struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStores) Reset() {
+	*x = KeyStores{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStores) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStores) ProtoMessage() {}
+
+func (x *KeyStores) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStores.ProtoReflect.Descriptor instead.
+func (*KeyStores) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *KeyStores) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *KeyStores) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// StoreKeys counts the keys of a custom key store and carries the version of the
+// set.
+type StoreKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreKeys) Reset() {
+	*x = StoreKeys{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreKeys) ProtoMessage() {}
+
+func (x *StoreKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreKeys.ProtoReflect.Descriptor instead.
+func (*StoreKeys) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *StoreKeys) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *StoreKeys) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *StoreKeys) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// KeyUse is the newest use of a key.
+type KeyUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Operation     uint32                 `protobuf:"varint,3,opt,name=operation,proto3" json:"operation,omitempty"`
+	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"` // cluster time
+	RequestId     []byte                 `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUse) Reset() {
+	*x = KeyUse{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUse) ProtoMessage() {}
+
+func (x *KeyUse) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
+func (*KeyUse) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *KeyUse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *KeyUse) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *KeyUse) GetOperation() uint32 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *KeyUse) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *KeyUse) GetRequestId() []byte {
+	if x != nil {
+		return x.RequestId
+	}
+	return nil
+}
+
 type KeyPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -1645,7 +2792,7 @@ type KeyPolicy struct {
 
 func (x *KeyPolicy) Reset() {
 	*x = KeyPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2804,7 @@ func (x *KeyPolicy) String() string {
 func (*KeyPolicy) ProtoMessage() {}
 
 func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2817,7 @@ func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyPolicy.ProtoReflect.Descriptor instead.
 func (*KeyPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KeyPolicy) GetKey() []byte {
@@ -1713,7 +2860,7 @@ type KeyTags struct {
 
 func (x *KeyTags) Reset() {
 	*x = KeyTags{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +2872,7 @@ func (x *KeyTags) String() string {
 func (*KeyTags) ProtoMessage() {}
 
 func (x *KeyTags) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +2885,7 @@ func (x *KeyTags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyTags.ProtoReflect.Descriptor instead.
 func (*KeyTags) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *KeyTags) GetKey() []byte {
@@ -1779,7 +2926,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +2938,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +2951,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Tag) GetKey() string {
@@ -1835,7 +2982,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +2994,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +3007,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Alias) GetName() string {
@@ -1915,7 +3062,7 @@ type AliasName struct {
 
 func (x *AliasName) Reset() {
 	*x = AliasName{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1927,7 +3074,7 @@ func (x *AliasName) String() string {
 func (*AliasName) ProtoMessage() {}
 
 func (x *AliasName) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1940,7 +3087,7 @@ func (x *AliasName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasName.ProtoReflect.Descriptor instead.
 func (*AliasName) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AliasName) GetName() string {
@@ -1974,7 +3121,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +3133,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +3146,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Credential) GetId() string {
@@ -2070,7 +3217,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +3229,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +3242,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -2126,7 +3273,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +3285,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +3298,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -2195,7 +3342,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +3354,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +3367,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -2269,6 +3416,12 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Node
 	//	*SnapshotItem_Session
 	//	*SnapshotItem_End
+	//	*SnapshotItem_Grant
+	//	*SnapshotItem_KeyGrants
+	//	*SnapshotItem_KeyStore
+	//	*SnapshotItem_KeyStores
+	//	*SnapshotItem_StoreKeys
+	//	*SnapshotItem_KeyUse
 	Item          isSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2276,7 +3429,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +3441,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +3454,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -2419,6 +3572,60 @@ func (x *SnapshotItem) GetEnd() *SnapshotEnd {
 	return nil
 }
 
+func (x *SnapshotItem) GetGrant() *Grant {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Grant); ok {
+			return x.Grant
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetKeyGrants() *KeyGrants {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_KeyGrants); ok {
+			return x.KeyGrants
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetKeyStore() *KeyStore {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_KeyStore); ok {
+			return x.KeyStore
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetKeyStores() *KeyStores {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_KeyStores); ok {
+			return x.KeyStores
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetStoreKeys() *StoreKeys {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_StoreKeys); ok {
+			return x.StoreKeys
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetKeyUse() *KeyUse {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_KeyUse); ok {
+			return x.KeyUse
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Item interface {
 	isSnapshotItem_Item()
 }
@@ -2471,6 +3678,30 @@ type SnapshotItem_End struct {
 	End *SnapshotEnd `protobuf:"bytes,12,opt,name=end,proto3,oneof"`
 }
 
+type SnapshotItem_Grant struct {
+	Grant *Grant `protobuf:"bytes,13,opt,name=grant,proto3,oneof"`
+}
+
+type SnapshotItem_KeyGrants struct {
+	KeyGrants *KeyGrants `protobuf:"bytes,14,opt,name=key_grants,json=keyGrants,proto3,oneof"`
+}
+
+type SnapshotItem_KeyStore struct {
+	KeyStore *KeyStore `protobuf:"bytes,15,opt,name=key_store,json=keyStore,proto3,oneof"`
+}
+
+type SnapshotItem_KeyStores struct {
+	KeyStores *KeyStores `protobuf:"bytes,16,opt,name=key_stores,json=keyStores,proto3,oneof"`
+}
+
+type SnapshotItem_StoreKeys struct {
+	StoreKeys *StoreKeys `protobuf:"bytes,17,opt,name=store_keys,json=storeKeys,proto3,oneof"`
+}
+
+type SnapshotItem_KeyUse struct {
+	KeyUse *KeyUse `protobuf:"bytes,18,opt,name=key_use,json=keyUse,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Cluster) isSnapshotItem_Item() {}
@@ -2494,6 +3725,18 @@ func (*SnapshotItem_Node) isSnapshotItem_Item() {}
 func (*SnapshotItem_Session) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_End) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_Grant) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_KeyGrants) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_KeyStore) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_KeyStores) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_StoreKeys) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_KeyUse) isSnapshotItem_Item() {}
 
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2519,7 +3762,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +3774,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +3787,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -2634,7 +3877,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +3889,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +3902,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -2683,7 +3926,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2695,7 +3938,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2708,7 +3951,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Session) GetNode() string {
@@ -2757,7 +4000,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +4012,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +4025,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -2855,7 +4098,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12#\n" +
 	"\rsettled_below\x18\x04 \x01(\x04R\fsettledBelow\x12\x1c\n" +
 	"\twatermark\x18\x05 \x01(\x04R\twatermark\x121\n" +
-	"\arecords\x18\x06 \x03(\v2\x17.conclave.fsm.v1.RecordR\arecordsJ\x04\b\x0f\x10\x10\"\xab\x02\n" +
+	"\arecords\x18\x06 \x03(\v2\x17.conclave.fsm.v1.RecordR\arecordsJ\x04\b\x0f\x10\x10\"\xd5\x02\n" +
 	"\x06Record\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x1e\n" +
@@ -2871,11 +4114,16 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"not_before\x18\a \x01(\x03R\tnotBefore\x12\x1b\n" +
 	"\tnot_after\x18\b \x01(\x03R\bnotAfter\x121\n" +
-	"\achanges\x18\t \x03(\v2\x17.conclave.fsm.v1.ChangeR\achanges\"[\n" +
+	"\achanges\x18\t \x03(\v2\x17.conclave.fsm.v1.ChangeR\achanges\x12(\n" +
+	"\x04uses\x18\n" +
+	" \x03(\v2\x14.conclave.fsm.v1.UseR\x04uses\"7\n" +
+	"\x03Use\x12\x12\n" +
+	"\x04read\x18\x01 \x01(\rR\x04read\x12\x1c\n" +
+	"\toperation\x18\x02 \x01(\rR\toperation\"[\n" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xc0\x04\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xc0\x06\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -2888,8 +4136,13 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0eput_credential\x18\a \x01(\v2\x1b.conclave.fsm.v1.CredentialH\x00R\rputCredential\x12;\n" +
 	"\n" +
 	"delete_key\x18\b \x01(\v2\x1a.conclave.fsm.v1.DeleteKeyH\x00R\tdeleteKey\x12A\n" +
-	"\fconfirm_time\x18\t \x01(\v2\x1c.conclave.fsm.v1.ConfirmTimeH\x00R\vconfirmTimeB\b\n" +
-	"\x06change\"\xd1\x03\n" +
+	"\fconfirm_time\x18\t \x01(\v2\x1c.conclave.fsm.v1.ConfirmTimeH\x00R\vconfirmTime\x125\n" +
+	"\tput_grant\x18\n" +
+	" \x01(\v2\x16.conclave.fsm.v1.GrantH\x00R\bputGrant\x12=\n" +
+	"\fdelete_grant\x18\v \x01(\v2\x18.conclave.fsm.v1.GrantIDH\x00R\vdeleteGrant\x12?\n" +
+	"\rput_key_store\x18\f \x01(\v2\x19.conclave.fsm.v1.KeyStoreH\x00R\vputKeyStore\x12G\n" +
+	"\x10delete_key_store\x18\r \x01(\v2\x1b.conclave.fsm.v1.KeyStoreIDH\x00R\x0edeleteKeyStoreB\b\n" +
+	"\x06change\"\xf4\x03\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
@@ -2904,7 +4157,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\fR\x0fwrappedAuditKey\x120\n" +
 	"\x14audit_key_generation\x18\v \x01(\rR\x12auditKeyGeneration\x12\x1d\n" +
 	"\n" +
-	"any_region\x18\f \x01(\bR\tanyRegion\x12\x18\n" +
+	"any_region\x18\f \x01(\bR\tanyRegion\x12!\n" +
+	"\fmore_regions\x18\r \x03(\tR\vmoreRegions\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\"\x86\x01\n" +
 	"\bShareSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
@@ -2918,7 +4172,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x18\n" +
 	"\awrapped\x18\x02 \x01(\fR\awrapped\x12\x18\n" +
-	"\acreated\x18\x03 \x01(\x03R\acreated\"\xf7\x02\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\"\xd3\x05\n" +
 	"\x03Key\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12!\n" +
@@ -2931,8 +4185,25 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x05state\x18\t \x01(\x0e2\x19.conclave.fsm.v1.KeyStateR\x05state\x12#\n" +
 	"\rdeletion_time\x18\n" +
 	" \x01(\x03R\fdeletionTime\x127\n" +
-	"\tmaterials\x18\v \x03(\v2\x19.conclave.fsm.v1.MaterialR\tmaterials\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x8f\x01\n" +
+	"\tmaterials\x18\v \x03(\v2\x19.conclave.fsm.v1.MaterialR\tmaterials\x125\n" +
+	"\brotation\x18\f \x01(\v2\x19.conclave.fsm.v1.RotationR\brotation\x12.\n" +
+	"\x13rotations_on_demand\x18\r \x01(\rR\x11rotationsOnDemand\x12;\n" +
+	"\vused_tokens\x18\x0e \x03(\v2\x1a.conclave.fsm.v1.UsedTokenR\n" +
+	"usedTokens\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12%\n" +
+	"\x0eprimary_region\x18\x10 \x01(\tR\rprimaryRegion\x12#\n" +
+	"\rdeletion_days\x18\x11 \x01(\x05R\fdeletionDays\x12\x1b\n" +
+	"\tkey_store\x18\x12 \x01(\tR\bkeyStore\x12\x17\n" +
+	"\axks_key\x18\x13 \x01(\tR\x06xksKey\x124\n" +
+	"\x16disabled_before_import\x18\x14 \x01(\bR\x14disabledBeforeImport\"Y\n" +
+	"\bRotation\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x1f\n" +
+	"\vperiod_days\x18\x02 \x01(\rR\n" +
+	"periodDays\x12\x12\n" +
+	"\x04next\x18\x03 \x01(\x03R\x04next\"5\n" +
+	"\tUsedToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
+	"\aexpires\x18\x02 \x01(\x03R\aexpires\"\xbc\x02\n" +
 	"\bMaterial\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x1f\n" +
 	"\vmaterial_id\x18\x02 \x01(\fR\n" +
@@ -2941,7 +4212,81 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12\x18\n" +
 	"\awrapped\x18\x04 \x01(\fR\awrapped\x12\x18\n" +
-	"\acreated\x18\x05 \x01(\x03R\acreated\"k\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x06 \x01(\fR\tpublicKey\x12\x18\n" +
+	"\arotated\x18\a \x01(\x03R\arotated\x12\x1b\n" +
+	"\ton_demand\x18\b \x01(\bR\bonDemand\x12\x18\n" +
+	"\apending\x18\t \x01(\bR\apending\x12\x19\n" +
+	"\bvalid_to\x18\n" +
+	" \x01(\x03R\avalidTo\x12 \n" +
+	"\vdescription\x18\v \x01(\tR\vdescription\"\x83\x03\n" +
+	"\x05Grant\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\fR\x02id\x12\x18\n" +
+	"\agrantee\x18\x04 \x01(\tR\agrantee\x12\x1a\n" +
+	"\bretiring\x18\x05 \x01(\tR\bretiring\x12\x1e\n" +
+	"\n" +
+	"operations\x18\x06 \x03(\tR\n" +
+	"operations\x12D\n" +
+	"\x0econtext_equals\x18\a \x01(\v2\x1d.conclave.fsm.v1.GrantContextR\rcontextEquals\x12D\n" +
+	"\x0econtext_subset\x18\b \x01(\v2\x1d.conclave.fsm.v1.GrantContextR\rcontextSubset\x12\x12\n" +
+	"\x04name\x18\t \x01(\tR\x04name\x12\x18\n" +
+	"\acreated\x18\n" +
+	" \x01(\x03R\acreated\x12\x16\n" +
+	"\x06issuer\x18\v \x01(\tR\x06issuer\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\":\n" +
+	"\fGrantContext\x12*\n" +
+	"\x05pairs\x18\x01 \x03(\v2\x14.conclave.fsm.v1.TagR\x05pairs\"C\n" +
+	"\aGrantID\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\fR\x02id\"e\n" +
+	"\tKeyGrants\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xd4\x03\n" +
+	"\bKeyStore\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12\"\n" +
+	"\fconnectivity\x18\x05 \x01(\tR\fconnectivity\x12\x1a\n" +
+	"\bendpoint\x18\x06 \x01(\tR\bendpoint\x12\x12\n" +
+	"\x04path\x18\a \x01(\tR\x04path\x12\x1d\n" +
+	"\n" +
+	"access_key\x18\b \x01(\tR\taccessKey\x12\x1e\n" +
+	"\n" +
+	"generation\x18\t \x01(\rR\n" +
+	"generation\x12%\n" +
+	"\x0ewrapped_secret\x18\n" +
+	" \x01(\fR\rwrappedSecret\x126\n" +
+	"\x05state\x18\v \x01(\x0e2 .conclave.fsm.v1.ConnectionStateR\x05state\x12\x14\n" +
+	"\x05error\x18\f \x01(\tR\x05error\x12\x18\n" +
+	"\acreated\x18\r \x01(\x03R\acreated\x12\x1f\n" +
+	"\vvpc_service\x18\x0e \x01(\tR\n" +
+	"vpcService\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x1b\n" +
+	"\tvpc_owner\x18\x10 \x01(\tR\bvpcOwner\"\x1c\n" +
+	"\n" +
+	"KeyStoreID\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\";\n" +
+	"\tKeyStores\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"Q\n" +
+	"\tStoreKeys\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\x83\x01\n" +
+	"\x06KeyUse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
+	"\toperation\x18\x03 \x01(\rR\toperation\x12\x12\n" +
+	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\fR\trequestId\"k\n" +
 	"\tKeyPolicy\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
@@ -2990,7 +4335,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\xad\x05\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\x82\b\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +
@@ -3008,7 +4353,16 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04node\x18\n" +
 	" \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\x04node\x124\n" +
 	"\asession\x18\v \x01(\v2\x18.conclave.fsm.v1.SessionH\x00R\asession\x120\n" +
-	"\x03end\x18\f \x01(\v2\x1c.conclave.fsm.v1.SnapshotEndH\x00R\x03endB\x06\n" +
+	"\x03end\x18\f \x01(\v2\x1c.conclave.fsm.v1.SnapshotEndH\x00R\x03end\x12.\n" +
+	"\x05grant\x18\r \x01(\v2\x16.conclave.fsm.v1.GrantH\x00R\x05grant\x12;\n" +
+	"\n" +
+	"key_grants\x18\x0e \x01(\v2\x1a.conclave.fsm.v1.KeyGrantsH\x00R\tkeyGrants\x128\n" +
+	"\tkey_store\x18\x0f \x01(\v2\x19.conclave.fsm.v1.KeyStoreH\x00R\bkeyStore\x12;\n" +
+	"\n" +
+	"key_stores\x18\x10 \x01(\v2\x1a.conclave.fsm.v1.KeyStoresH\x00R\tkeyStores\x12;\n" +
+	"\n" +
+	"store_keys\x18\x11 \x01(\v2\x1a.conclave.fsm.v1.StoreKeysH\x00R\tstoreKeys\x122\n" +
+	"\akey_use\x18\x12 \x01(\v2\x17.conclave.fsm.v1.KeyUseH\x00R\x06keyUseB\x06\n" +
 	"\x04item\"\xf6\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
@@ -3035,7 +4389,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fAppliedBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
-	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xc2\x01\n" +
+	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xa5\x02\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CLUSTER\x10\x01\x12\f\n" +
@@ -3047,12 +4401,26 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x10KIND_KEY_ALIASES\x10\x06\x12\x13\n" +
 	"\x0fKIND_CREDENTIAL\x10\a\x12\x12\n" +
 	"\x0eKIND_TOMBSTONE\x10\b\x12\r\n" +
-	"\tKIND_NODE\x10\t*t\n" +
+	"\tKIND_NODE\x10\t\x12\x0e\n" +
+	"\n" +
+	"KIND_GRANT\x10\n" +
+	"\x12\x13\n" +
+	"\x0fKIND_KEY_GRANTS\x10\v\x12\x12\n" +
+	"\x0eKIND_KEY_STORE\x10\f\x12\x13\n" +
+	"\x0fKIND_KEY_STORES\x10\r\x12\x13\n" +
+	"\x0fKIND_STORE_KEYS\x10\x0e*\xba\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n" +
 	"\x12KEY_STATE_DISABLED\x10\x02\x12\x1e\n" +
-	"\x1aKEY_STATE_PENDING_DELETION\x10\x03*r\n" +
+	"\x1aKEY_STATE_PENDING_DELETION\x10\x03\x12\x1c\n" +
+	"\x18KEY_STATE_PENDING_IMPORT\x10\x04\x12&\n" +
+	"\"KEY_STATE_PENDING_REPLICA_DELETION\x10\x05*\x93\x01\n" +
+	"\x0fConnectionState\x12 \n" +
+	"\x1cCONNECTION_STATE_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dCONNECTION_STATE_DISCONNECTED\x10\x01\x12\x1e\n" +
+	"\x1aCONNECTION_STATE_CONNECTED\x10\x02\x12\x1b\n" +
+	"\x17CONNECTION_STATE_FAILED\x10\x03*r\n" +
 	"\x0eCredentialKind\x12\x1f\n" +
 	"\x1bCREDENTIAL_KIND_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aCREDENTIAL_KIND_ACCESS_KEY\x10\x01\x12\x1f\n" +
@@ -3070,88 +4438,118 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 	return file_fsm_fsmpb_fsm_proto_rawDescData
 }
 
-var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(Kind)(0),              // 0: conclave.fsm.v1.Kind
 	(KeyState)(0),          // 1: conclave.fsm.v1.KeyState
-	(CredentialKind)(0),    // 2: conclave.fsm.v1.CredentialKind
-	(*Entry)(nil),          // 3: conclave.fsm.v1.Entry
-	(*Clock)(nil),          // 4: conclave.fsm.v1.Clock
-	(*ClockReading)(nil),   // 5: conclave.fsm.v1.ClockReading
-	(*StateCheck)(nil),     // 6: conclave.fsm.v1.StateCheck
-	(*ConfirmTime)(nil),    // 7: conclave.fsm.v1.ConfirmTime
-	(*RegisterNode)(nil),   // 8: conclave.fsm.v1.RegisterNode
-	(*Batches)(nil),        // 9: conclave.fsm.v1.Batches
-	(*Batch)(nil),          // 10: conclave.fsm.v1.Batch
-	(*Record)(nil),         // 11: conclave.fsm.v1.Record
-	(*Read)(nil),           // 12: conclave.fsm.v1.Read
-	(*Change)(nil),         // 13: conclave.fsm.v1.Change
-	(*Cluster)(nil),        // 14: conclave.fsm.v1.Cluster
-	(*ShareSet)(nil),       // 15: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),     // 16: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),            // 17: conclave.fsm.v1.Key
-	(*Material)(nil),       // 18: conclave.fsm.v1.Material
-	(*KeyPolicy)(nil),      // 19: conclave.fsm.v1.KeyPolicy
-	(*KeyTags)(nil),        // 20: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),            // 21: conclave.fsm.v1.Tag
-	(*Alias)(nil),          // 22: conclave.fsm.v1.Alias
-	(*AliasName)(nil),      // 23: conclave.fsm.v1.AliasName
-	(*Credential)(nil),     // 24: conclave.fsm.v1.Credential
-	(*DeleteKey)(nil),      // 25: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),      // 26: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),     // 27: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),   // 28: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil), // 29: conclave.fsm.v1.SnapshotHeader
-	(*SnapshotEnd)(nil),    // 30: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),        // 31: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),   // 32: conclave.fsm.v1.AppliedBatch
+	(ConnectionState)(0),   // 2: conclave.fsm.v1.ConnectionState
+	(CredentialKind)(0),    // 3: conclave.fsm.v1.CredentialKind
+	(*Entry)(nil),          // 4: conclave.fsm.v1.Entry
+	(*Clock)(nil),          // 5: conclave.fsm.v1.Clock
+	(*ClockReading)(nil),   // 6: conclave.fsm.v1.ClockReading
+	(*StateCheck)(nil),     // 7: conclave.fsm.v1.StateCheck
+	(*ConfirmTime)(nil),    // 8: conclave.fsm.v1.ConfirmTime
+	(*RegisterNode)(nil),   // 9: conclave.fsm.v1.RegisterNode
+	(*Batches)(nil),        // 10: conclave.fsm.v1.Batches
+	(*Batch)(nil),          // 11: conclave.fsm.v1.Batch
+	(*Record)(nil),         // 12: conclave.fsm.v1.Record
+	(*Use)(nil),            // 13: conclave.fsm.v1.Use
+	(*Read)(nil),           // 14: conclave.fsm.v1.Read
+	(*Change)(nil),         // 15: conclave.fsm.v1.Change
+	(*Cluster)(nil),        // 16: conclave.fsm.v1.Cluster
+	(*ShareSet)(nil),       // 17: conclave.fsm.v1.ShareSet
+	(*WrappedKEK)(nil),     // 18: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),            // 19: conclave.fsm.v1.Key
+	(*Rotation)(nil),       // 20: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),      // 21: conclave.fsm.v1.UsedToken
+	(*Material)(nil),       // 22: conclave.fsm.v1.Material
+	(*Grant)(nil),          // 23: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),   // 24: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),        // 25: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),      // 26: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),       // 27: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),     // 28: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),      // 29: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),      // 30: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),         // 31: conclave.fsm.v1.KeyUse
+	(*KeyPolicy)(nil),      // 32: conclave.fsm.v1.KeyPolicy
+	(*KeyTags)(nil),        // 33: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),            // 34: conclave.fsm.v1.Tag
+	(*Alias)(nil),          // 35: conclave.fsm.v1.Alias
+	(*AliasName)(nil),      // 36: conclave.fsm.v1.AliasName
+	(*Credential)(nil),     // 37: conclave.fsm.v1.Credential
+	(*DeleteKey)(nil),      // 38: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),      // 39: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),     // 40: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),   // 41: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil), // 42: conclave.fsm.v1.SnapshotHeader
+	(*SnapshotEnd)(nil),    // 43: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),        // 44: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),   // 45: conclave.fsm.v1.AppliedBatch
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
-	4,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
-	6,  // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
-	9,  // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
-	8,  // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
-	5,  // 4: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
-	10, // 5: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
-	11, // 6: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
-	12, // 7: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
-	13, // 8: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
-	0,  // 9: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
-	14, // 10: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	17, // 11: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	19, // 12: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	20, // 13: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	22, // 14: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	23, // 15: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	24, // 16: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	25, // 17: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
-	7,  // 18: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	15, // 19: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	16, // 20: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	1,  // 21: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	18, // 22: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	21, // 23: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	2,  // 24: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	29, // 25: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	14, // 26: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	17, // 27: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	19, // 28: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	20, // 29: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	22, // 30: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	27, // 31: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	24, // 32: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	26, // 33: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	8,  // 34: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	31, // 35: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	30, // 36: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	6,  // 37: conclave.fsm.v1.SnapshotHeader.recent_hashes:type_name -> conclave.fsm.v1.StateCheck
-	32, // 38: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	5,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
+	7,  // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
+	10, // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
+	9,  // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
+	6,  // 4: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
+	11, // 5: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
+	12, // 6: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
+	14, // 7: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
+	15, // 8: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
+	13, // 9: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
+	0,  // 10: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
+	16, // 11: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
+	19, // 12: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	32, // 13: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	33, // 14: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	35, // 15: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	36, // 16: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	37, // 17: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	38, // 18: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	8,  // 19: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
+	23, // 20: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	25, // 21: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	27, // 22: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	28, // 23: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	17, // 24: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	18, // 25: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	1,  // 26: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	22, // 27: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	20, // 28: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	21, // 29: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	24, // 30: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	24, // 31: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	34, // 32: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,  // 33: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	34, // 34: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 35: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	42, // 36: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	16, // 37: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	19, // 38: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	32, // 39: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	33, // 40: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	35, // 41: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	40, // 42: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	37, // 43: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	39, // 44: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	9,  // 45: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	44, // 46: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	43, // 47: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	23, // 48: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	26, // 49: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	27, // 50: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	29, // 51: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	30, // 52: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	31, // 53: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	7,  // 54: conclave.fsm.v1.SnapshotHeader.recent_hashes:type_name -> conclave.fsm.v1.StateCheck
+	45, // 55: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -3163,7 +4561,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Entry_Batches)(nil),
 		(*Entry_RegisterNode)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[10].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[11].OneofWrappers = []any{
 		(*Change_PutCluster)(nil),
 		(*Change_PutKey)(nil),
 		(*Change_PutKeyPolicy)(nil),
@@ -3173,8 +4571,12 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_PutCredential)(nil),
 		(*Change_DeleteKey)(nil),
 		(*Change_ConfirmTime)(nil),
+		(*Change_PutGrant)(nil),
+		(*Change_DeleteGrant)(nil),
+		(*Change_PutKeyStore)(nil),
+		(*Change_DeleteKeyStore)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[25].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[37].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -3187,14 +4589,20 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_Node)(nil),
 		(*SnapshotItem_Session)(nil),
 		(*SnapshotItem_End)(nil),
+		(*SnapshotItem_Grant)(nil),
+		(*SnapshotItem_KeyGrants)(nil),
+		(*SnapshotItem_KeyStore)(nil),
+		(*SnapshotItem_KeyStores)(nil),
+		(*SnapshotItem_StoreKeys)(nil),
+		(*SnapshotItem_KeyUse)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   30,
+			NumEnums:      4,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3514,6 +3514,4330 @@ func (x *GenerateRandomResponse) GetCiphertextForRecipient() []byte {
 	return nil
 }
 
+type ConnectCustomKeyStoreRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	CustomKeyStoreId *string                `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ConnectCustomKeyStoreRequest) Reset() {
+	*x = ConnectCustomKeyStoreRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectCustomKeyStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectCustomKeyStoreRequest) ProtoMessage() {}
+
+func (x *ConnectCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
+func (*ConnectCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ConnectCustomKeyStoreRequest) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+type ConnectCustomKeyStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectCustomKeyStoreResponse) Reset() {
+	*x = ConnectCustomKeyStoreResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectCustomKeyStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectCustomKeyStoreResponse) ProtoMessage() {}
+
+func (x *ConnectCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
+func (*ConnectCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{58}
+}
+
+type XksProxyAuthenticationCredential struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	AccessKeyId        *string                `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3,oneof" json:"access_key_id,omitempty"`
+	RawSecretAccessKey *string                `protobuf:"bytes,2,opt,name=raw_secret_access_key,json=rawSecretAccessKey,proto3,oneof" json:"raw_secret_access_key,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *XksProxyAuthenticationCredential) Reset() {
+	*x = XksProxyAuthenticationCredential{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XksProxyAuthenticationCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XksProxyAuthenticationCredential) ProtoMessage() {}
+
+func (x *XksProxyAuthenticationCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XksProxyAuthenticationCredential.ProtoReflect.Descriptor instead.
+func (*XksProxyAuthenticationCredential) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *XksProxyAuthenticationCredential) GetAccessKeyId() string {
+	if x != nil && x.AccessKeyId != nil {
+		return *x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *XksProxyAuthenticationCredential) GetRawSecretAccessKey() string {
+	if x != nil && x.RawSecretAccessKey != nil {
+		return *x.RawSecretAccessKey
+	}
+	return ""
+}
+
+type CreateCustomKeyStoreRequest struct {
+	state                            protoimpl.MessageState            `protogen:"open.v1"`
+	CustomKeyStoreName               *string                           `protobuf:"bytes,1,opt,name=custom_key_store_name,json=customKeyStoreName,proto3,oneof" json:"custom_key_store_name,omitempty"`
+	CloudHsmClusterId                *string                           `protobuf:"bytes,2,opt,name=cloud_hsm_cluster_id,json=cloudHsmClusterId,proto3,oneof" json:"cloud_hsm_cluster_id,omitempty"`
+	TrustAnchorCertificate           *string                           `protobuf:"bytes,3,opt,name=trust_anchor_certificate,json=trustAnchorCertificate,proto3,oneof" json:"trust_anchor_certificate,omitempty"`
+	KeyStorePassword                 *string                           `protobuf:"bytes,4,opt,name=key_store_password,json=keyStorePassword,proto3,oneof" json:"key_store_password,omitempty"`
+	CustomKeyStoreType               *string                           `protobuf:"bytes,5,opt,name=custom_key_store_type,json=customKeyStoreType,proto3,oneof" json:"custom_key_store_type,omitempty"`
+	XksProxyUriEndpoint              *string                           `protobuf:"bytes,6,opt,name=xks_proxy_uri_endpoint,json=xksProxyUriEndpoint,proto3,oneof" json:"xks_proxy_uri_endpoint,omitempty"`
+	XksProxyUriPath                  *string                           `protobuf:"bytes,7,opt,name=xks_proxy_uri_path,json=xksProxyUriPath,proto3,oneof" json:"xks_proxy_uri_path,omitempty"`
+	XksProxyVpcEndpointServiceName   *string                           `protobuf:"bytes,8,opt,name=xks_proxy_vpc_endpoint_service_name,json=xksProxyVpcEndpointServiceName,proto3,oneof" json:"xks_proxy_vpc_endpoint_service_name,omitempty"`
+	XksProxyVpcEndpointServiceOwner  *string                           `protobuf:"bytes,9,opt,name=xks_proxy_vpc_endpoint_service_owner,json=xksProxyVpcEndpointServiceOwner,proto3,oneof" json:"xks_proxy_vpc_endpoint_service_owner,omitempty"`
+	XksProxyAuthenticationCredential *XksProxyAuthenticationCredential `protobuf:"bytes,10,opt,name=xks_proxy_authentication_credential,json=xksProxyAuthenticationCredential,proto3" json:"xks_proxy_authentication_credential,omitempty"`
+	XksProxyConnectivity             *string                           `protobuf:"bytes,11,opt,name=xks_proxy_connectivity,json=xksProxyConnectivity,proto3,oneof" json:"xks_proxy_connectivity,omitempty"`
+	unknownFields                    protoimpl.UnknownFields
+	sizeCache                        protoimpl.SizeCache
+}
+
+func (x *CreateCustomKeyStoreRequest) Reset() {
+	*x = CreateCustomKeyStoreRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCustomKeyStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCustomKeyStoreRequest) ProtoMessage() {}
+
+func (x *CreateCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
+func (*CreateCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *CreateCustomKeyStoreRequest) GetCustomKeyStoreName() string {
+	if x != nil && x.CustomKeyStoreName != nil {
+		return *x.CustomKeyStoreName
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetCloudHsmClusterId() string {
+	if x != nil && x.CloudHsmClusterId != nil {
+		return *x.CloudHsmClusterId
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetTrustAnchorCertificate() string {
+	if x != nil && x.TrustAnchorCertificate != nil {
+		return *x.TrustAnchorCertificate
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetKeyStorePassword() string {
+	if x != nil && x.KeyStorePassword != nil {
+		return *x.KeyStorePassword
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetCustomKeyStoreType() string {
+	if x != nil && x.CustomKeyStoreType != nil {
+		return *x.CustomKeyStoreType
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetXksProxyUriEndpoint() string {
+	if x != nil && x.XksProxyUriEndpoint != nil {
+		return *x.XksProxyUriEndpoint
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetXksProxyUriPath() string {
+	if x != nil && x.XksProxyUriPath != nil {
+		return *x.XksProxyUriPath
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetXksProxyVpcEndpointServiceName() string {
+	if x != nil && x.XksProxyVpcEndpointServiceName != nil {
+		return *x.XksProxyVpcEndpointServiceName
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetXksProxyVpcEndpointServiceOwner() string {
+	if x != nil && x.XksProxyVpcEndpointServiceOwner != nil {
+		return *x.XksProxyVpcEndpointServiceOwner
+	}
+	return ""
+}
+
+func (x *CreateCustomKeyStoreRequest) GetXksProxyAuthenticationCredential() *XksProxyAuthenticationCredential {
+	if x != nil {
+		return x.XksProxyAuthenticationCredential
+	}
+	return nil
+}
+
+func (x *CreateCustomKeyStoreRequest) GetXksProxyConnectivity() string {
+	if x != nil && x.XksProxyConnectivity != nil {
+		return *x.XksProxyConnectivity
+	}
+	return ""
+}
+
+type CreateCustomKeyStoreResponse struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	CustomKeyStoreId *string                `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *CreateCustomKeyStoreResponse) Reset() {
+	*x = CreateCustomKeyStoreResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateCustomKeyStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateCustomKeyStoreResponse) ProtoMessage() {}
+
+func (x *CreateCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
+func (*CreateCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *CreateCustomKeyStoreResponse) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+type GrantConstraints struct {
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	EncryptionContextSubset map[string]string      `protobuf:"bytes,1,rep,name=encryption_context_subset,json=encryptionContextSubset,proto3" json:"encryption_context_subset,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	EncryptionContextEquals map[string]string      `protobuf:"bytes,2,rep,name=encryption_context_equals,json=encryptionContextEquals,proto3" json:"encryption_context_equals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *GrantConstraints) Reset() {
+	*x = GrantConstraints{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantConstraints) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantConstraints) ProtoMessage() {}
+
+func (x *GrantConstraints) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantConstraints.ProtoReflect.Descriptor instead.
+func (*GrantConstraints) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *GrantConstraints) GetEncryptionContextSubset() map[string]string {
+	if x != nil {
+		return x.EncryptionContextSubset
+	}
+	return nil
+}
+
+func (x *GrantConstraints) GetEncryptionContextEquals() map[string]string {
+	if x != nil {
+		return x.EncryptionContextEquals
+	}
+	return nil
+}
+
+type CreateGrantRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GranteePrincipal  *string                `protobuf:"bytes,2,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
+	RetiringPrincipal *string                `protobuf:"bytes,3,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
+	Operations        []string               `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`
+	Constraints       *GrantConstraints      `protobuf:"bytes,5,opt,name=constraints,proto3" json:"constraints,omitempty"`
+	GrantTokens       []string               `protobuf:"bytes,6,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	Name              *string                `protobuf:"bytes,7,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	DryRun            *bool                  `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CreateGrantRequest) Reset() {
+	*x = CreateGrantRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateGrantRequest) ProtoMessage() {}
+
+func (x *CreateGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateGrantRequest.ProtoReflect.Descriptor instead.
+func (*CreateGrantRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *CreateGrantRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *CreateGrantRequest) GetGranteePrincipal() string {
+	if x != nil && x.GranteePrincipal != nil {
+		return *x.GranteePrincipal
+	}
+	return ""
+}
+
+func (x *CreateGrantRequest) GetRetiringPrincipal() string {
+	if x != nil && x.RetiringPrincipal != nil {
+		return *x.RetiringPrincipal
+	}
+	return ""
+}
+
+func (x *CreateGrantRequest) GetOperations() []string {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *CreateGrantRequest) GetConstraints() *GrantConstraints {
+	if x != nil {
+		return x.Constraints
+	}
+	return nil
+}
+
+func (x *CreateGrantRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *CreateGrantRequest) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *CreateGrantRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type CreateGrantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GrantToken    *string                `protobuf:"bytes,1,opt,name=grant_token,json=grantToken,proto3,oneof" json:"grant_token,omitempty"`
+	GrantId       *string                `protobuf:"bytes,2,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateGrantResponse) Reset() {
+	*x = CreateGrantResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateGrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateGrantResponse) ProtoMessage() {}
+
+func (x *CreateGrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateGrantResponse.ProtoReflect.Descriptor instead.
+func (*CreateGrantResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *CreateGrantResponse) GetGrantToken() string {
+	if x != nil && x.GrantToken != nil {
+		return *x.GrantToken
+	}
+	return ""
+}
+
+func (x *CreateGrantResponse) GetGrantId() string {
+	if x != nil && x.GrantId != nil {
+		return *x.GrantId
+	}
+	return ""
+}
+
+type DeleteCustomKeyStoreRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	CustomKeyStoreId *string                `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *DeleteCustomKeyStoreRequest) Reset() {
+	*x = DeleteCustomKeyStoreRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCustomKeyStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCustomKeyStoreRequest) ProtoMessage() {}
+
+func (x *DeleteCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *DeleteCustomKeyStoreRequest) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+type DeleteCustomKeyStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCustomKeyStoreResponse) Reset() {
+	*x = DeleteCustomKeyStoreResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCustomKeyStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCustomKeyStoreResponse) ProtoMessage() {}
+
+func (x *DeleteCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{66}
+}
+
+type DeleteImportedKeyMaterialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyMaterialId *string                `protobuf:"bytes,2,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteImportedKeyMaterialRequest) Reset() {
+	*x = DeleteImportedKeyMaterialRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteImportedKeyMaterialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteImportedKeyMaterialRequest) ProtoMessage() {}
+
+func (x *DeleteImportedKeyMaterialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteImportedKeyMaterialRequest.ProtoReflect.Descriptor instead.
+func (*DeleteImportedKeyMaterialRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *DeleteImportedKeyMaterialRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *DeleteImportedKeyMaterialRequest) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+type DeleteImportedKeyMaterialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyMaterialId *string                `protobuf:"bytes,2,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteImportedKeyMaterialResponse) Reset() {
+	*x = DeleteImportedKeyMaterialResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteImportedKeyMaterialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteImportedKeyMaterialResponse) ProtoMessage() {}
+
+func (x *DeleteImportedKeyMaterialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteImportedKeyMaterialResponse.ProtoReflect.Descriptor instead.
+func (*DeleteImportedKeyMaterialResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *DeleteImportedKeyMaterialResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *DeleteImportedKeyMaterialResponse) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+type DeriveSharedSecretRequest struct {
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                 *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyAgreementAlgorithm *string                `protobuf:"bytes,2,opt,name=key_agreement_algorithm,json=keyAgreementAlgorithm,proto3,oneof" json:"key_agreement_algorithm,omitempty"`
+	PublicKey             []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
+	GrantTokens           []string               `protobuf:"bytes,4,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun                *bool                  `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	Recipient             *RecipientInfo         `protobuf:"bytes,6,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *DeriveSharedSecretRequest) Reset() {
+	*x = DeriveSharedSecretRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeriveSharedSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeriveSharedSecretRequest) ProtoMessage() {}
+
+func (x *DeriveSharedSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeriveSharedSecretRequest.ProtoReflect.Descriptor instead.
+func (*DeriveSharedSecretRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *DeriveSharedSecretRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *DeriveSharedSecretRequest) GetKeyAgreementAlgorithm() string {
+	if x != nil && x.KeyAgreementAlgorithm != nil {
+		return *x.KeyAgreementAlgorithm
+	}
+	return ""
+}
+
+func (x *DeriveSharedSecretRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *DeriveSharedSecretRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *DeriveSharedSecretRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+func (x *DeriveSharedSecretRequest) GetRecipient() *RecipientInfo {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+type DeriveSharedSecretResponse struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	SharedSecret           []byte                 `protobuf:"bytes,2,opt,name=shared_secret,json=sharedSecret,proto3,oneof" json:"shared_secret,omitempty"`
+	CiphertextForRecipient []byte                 `protobuf:"bytes,3,opt,name=ciphertext_for_recipient,json=ciphertextForRecipient,proto3,oneof" json:"ciphertext_for_recipient,omitempty"`
+	KeyAgreementAlgorithm  *string                `protobuf:"bytes,4,opt,name=key_agreement_algorithm,json=keyAgreementAlgorithm,proto3,oneof" json:"key_agreement_algorithm,omitempty"`
+	KeyOrigin              *string                `protobuf:"bytes,5,opt,name=key_origin,json=keyOrigin,proto3,oneof" json:"key_origin,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *DeriveSharedSecretResponse) Reset() {
+	*x = DeriveSharedSecretResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeriveSharedSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeriveSharedSecretResponse) ProtoMessage() {}
+
+func (x *DeriveSharedSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeriveSharedSecretResponse.ProtoReflect.Descriptor instead.
+func (*DeriveSharedSecretResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *DeriveSharedSecretResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *DeriveSharedSecretResponse) GetSharedSecret() []byte {
+	if x != nil {
+		return x.SharedSecret
+	}
+	return nil
+}
+
+func (x *DeriveSharedSecretResponse) GetCiphertextForRecipient() []byte {
+	if x != nil {
+		return x.CiphertextForRecipient
+	}
+	return nil
+}
+
+func (x *DeriveSharedSecretResponse) GetKeyAgreementAlgorithm() string {
+	if x != nil && x.KeyAgreementAlgorithm != nil {
+		return *x.KeyAgreementAlgorithm
+	}
+	return ""
+}
+
+func (x *DeriveSharedSecretResponse) GetKeyOrigin() string {
+	if x != nil && x.KeyOrigin != nil {
+		return *x.KeyOrigin
+	}
+	return ""
+}
+
+type XksProxyConfiguration struct {
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	Connectivity            *string                `protobuf:"bytes,1,opt,name=connectivity,proto3,oneof" json:"connectivity,omitempty"`
+	AccessKeyId             *string                `protobuf:"bytes,2,opt,name=access_key_id,json=accessKeyId,proto3,oneof" json:"access_key_id,omitempty"`
+	UriEndpoint             *string                `protobuf:"bytes,3,opt,name=uri_endpoint,json=uriEndpoint,proto3,oneof" json:"uri_endpoint,omitempty"`
+	UriPath                 *string                `protobuf:"bytes,4,opt,name=uri_path,json=uriPath,proto3,oneof" json:"uri_path,omitempty"`
+	VpcEndpointServiceName  *string                `protobuf:"bytes,5,opt,name=vpc_endpoint_service_name,json=vpcEndpointServiceName,proto3,oneof" json:"vpc_endpoint_service_name,omitempty"`
+	VpcEndpointServiceOwner *string                `protobuf:"bytes,6,opt,name=vpc_endpoint_service_owner,json=vpcEndpointServiceOwner,proto3,oneof" json:"vpc_endpoint_service_owner,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *XksProxyConfiguration) Reset() {
+	*x = XksProxyConfiguration{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *XksProxyConfiguration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*XksProxyConfiguration) ProtoMessage() {}
+
+func (x *XksProxyConfiguration) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use XksProxyConfiguration.ProtoReflect.Descriptor instead.
+func (*XksProxyConfiguration) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *XksProxyConfiguration) GetConnectivity() string {
+	if x != nil && x.Connectivity != nil {
+		return *x.Connectivity
+	}
+	return ""
+}
+
+func (x *XksProxyConfiguration) GetAccessKeyId() string {
+	if x != nil && x.AccessKeyId != nil {
+		return *x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *XksProxyConfiguration) GetUriEndpoint() string {
+	if x != nil && x.UriEndpoint != nil {
+		return *x.UriEndpoint
+	}
+	return ""
+}
+
+func (x *XksProxyConfiguration) GetUriPath() string {
+	if x != nil && x.UriPath != nil {
+		return *x.UriPath
+	}
+	return ""
+}
+
+func (x *XksProxyConfiguration) GetVpcEndpointServiceName() string {
+	if x != nil && x.VpcEndpointServiceName != nil {
+		return *x.VpcEndpointServiceName
+	}
+	return ""
+}
+
+func (x *XksProxyConfiguration) GetVpcEndpointServiceOwner() string {
+	if x != nil && x.VpcEndpointServiceOwner != nil {
+		return *x.VpcEndpointServiceOwner
+	}
+	return ""
+}
+
+type CustomKeyStoresListEntry struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	CustomKeyStoreId       *string                `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	CustomKeyStoreName     *string                `protobuf:"bytes,2,opt,name=custom_key_store_name,json=customKeyStoreName,proto3,oneof" json:"custom_key_store_name,omitempty"`
+	CloudHsmClusterId      *string                `protobuf:"bytes,3,opt,name=cloud_hsm_cluster_id,json=cloudHsmClusterId,proto3,oneof" json:"cloud_hsm_cluster_id,omitempty"`
+	TrustAnchorCertificate *string                `protobuf:"bytes,4,opt,name=trust_anchor_certificate,json=trustAnchorCertificate,proto3,oneof" json:"trust_anchor_certificate,omitempty"`
+	ConnectionState        *string                `protobuf:"bytes,5,opt,name=connection_state,json=connectionState,proto3,oneof" json:"connection_state,omitempty"`
+	ConnectionErrorCode    *string                `protobuf:"bytes,6,opt,name=connection_error_code,json=connectionErrorCode,proto3,oneof" json:"connection_error_code,omitempty"`
+	CreationDate           *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=creation_date,json=creationDate,proto3" json:"creation_date,omitempty"`
+	CustomKeyStoreType     *string                `protobuf:"bytes,8,opt,name=custom_key_store_type,json=customKeyStoreType,proto3,oneof" json:"custom_key_store_type,omitempty"`
+	XksProxyConfiguration  *XksProxyConfiguration `protobuf:"bytes,9,opt,name=xks_proxy_configuration,json=xksProxyConfiguration,proto3" json:"xks_proxy_configuration,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *CustomKeyStoresListEntry) Reset() {
+	*x = CustomKeyStoresListEntry{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CustomKeyStoresListEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CustomKeyStoresListEntry) ProtoMessage() {}
+
+func (x *CustomKeyStoresListEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CustomKeyStoresListEntry.ProtoReflect.Descriptor instead.
+func (*CustomKeyStoresListEntry) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *CustomKeyStoresListEntry) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetCustomKeyStoreName() string {
+	if x != nil && x.CustomKeyStoreName != nil {
+		return *x.CustomKeyStoreName
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetCloudHsmClusterId() string {
+	if x != nil && x.CloudHsmClusterId != nil {
+		return *x.CloudHsmClusterId
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetTrustAnchorCertificate() string {
+	if x != nil && x.TrustAnchorCertificate != nil {
+		return *x.TrustAnchorCertificate
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetConnectionState() string {
+	if x != nil && x.ConnectionState != nil {
+		return *x.ConnectionState
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetConnectionErrorCode() string {
+	if x != nil && x.ConnectionErrorCode != nil {
+		return *x.ConnectionErrorCode
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetCreationDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreationDate
+	}
+	return nil
+}
+
+func (x *CustomKeyStoresListEntry) GetCustomKeyStoreType() string {
+	if x != nil && x.CustomKeyStoreType != nil {
+		return *x.CustomKeyStoreType
+	}
+	return ""
+}
+
+func (x *CustomKeyStoresListEntry) GetXksProxyConfiguration() *XksProxyConfiguration {
+	if x != nil {
+		return x.XksProxyConfiguration
+	}
+	return nil
+}
+
+type DescribeCustomKeyStoresRequest struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	CustomKeyStoreId   *string                `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	CustomKeyStoreName *string                `protobuf:"bytes,2,opt,name=custom_key_store_name,json=customKeyStoreName,proto3,oneof" json:"custom_key_store_name,omitempty"`
+	Limit              *int32                 `protobuf:"varint,3,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Marker             *string                `protobuf:"bytes,4,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *DescribeCustomKeyStoresRequest) Reset() {
+	*x = DescribeCustomKeyStoresRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeCustomKeyStoresRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeCustomKeyStoresRequest) ProtoMessage() {}
+
+func (x *DescribeCustomKeyStoresRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeCustomKeyStoresRequest.ProtoReflect.Descriptor instead.
+func (*DescribeCustomKeyStoresRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *DescribeCustomKeyStoresRequest) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+func (x *DescribeCustomKeyStoresRequest) GetCustomKeyStoreName() string {
+	if x != nil && x.CustomKeyStoreName != nil {
+		return *x.CustomKeyStoreName
+	}
+	return ""
+}
+
+func (x *DescribeCustomKeyStoresRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *DescribeCustomKeyStoresRequest) GetMarker() string {
+	if x != nil && x.Marker != nil {
+		return *x.Marker
+	}
+	return ""
+}
+
+type DescribeCustomKeyStoresResponse struct {
+	state           protoimpl.MessageState      `protogen:"open.v1"`
+	CustomKeyStores []*CustomKeyStoresListEntry `protobuf:"bytes,1,rep,name=custom_key_stores,json=customKeyStores,proto3" json:"custom_key_stores,omitempty"`
+	NextMarker      *string                     `protobuf:"bytes,2,opt,name=next_marker,json=nextMarker,proto3,oneof" json:"next_marker,omitempty"`
+	Truncated       *bool                       `protobuf:"varint,3,opt,name=truncated,proto3,oneof" json:"truncated,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *DescribeCustomKeyStoresResponse) Reset() {
+	*x = DescribeCustomKeyStoresResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeCustomKeyStoresResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeCustomKeyStoresResponse) ProtoMessage() {}
+
+func (x *DescribeCustomKeyStoresResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeCustomKeyStoresResponse.ProtoReflect.Descriptor instead.
+func (*DescribeCustomKeyStoresResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *DescribeCustomKeyStoresResponse) GetCustomKeyStores() []*CustomKeyStoresListEntry {
+	if x != nil {
+		return x.CustomKeyStores
+	}
+	return nil
+}
+
+func (x *DescribeCustomKeyStoresResponse) GetNextMarker() string {
+	if x != nil && x.NextMarker != nil {
+		return *x.NextMarker
+	}
+	return ""
+}
+
+func (x *DescribeCustomKeyStoresResponse) GetTruncated() bool {
+	if x != nil && x.Truncated != nil {
+		return *x.Truncated
+	}
+	return false
+}
+
+type DisableKeyRotationRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableKeyRotationRequest) Reset() {
+	*x = DisableKeyRotationRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableKeyRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableKeyRotationRequest) ProtoMessage() {}
+
+func (x *DisableKeyRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableKeyRotationRequest.ProtoReflect.Descriptor instead.
+func (*DisableKeyRotationRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *DisableKeyRotationRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+type DisableKeyRotationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableKeyRotationResponse) Reset() {
+	*x = DisableKeyRotationResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableKeyRotationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableKeyRotationResponse) ProtoMessage() {}
+
+func (x *DisableKeyRotationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableKeyRotationResponse.ProtoReflect.Descriptor instead.
+func (*DisableKeyRotationResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{76}
+}
+
+type DisconnectCustomKeyStoreRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	CustomKeyStoreId *string                `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *DisconnectCustomKeyStoreRequest) Reset() {
+	*x = DisconnectCustomKeyStoreRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectCustomKeyStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectCustomKeyStoreRequest) ProtoMessage() {}
+
+func (x *DisconnectCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
+func (*DisconnectCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *DisconnectCustomKeyStoreRequest) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+type DisconnectCustomKeyStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectCustomKeyStoreResponse) Reset() {
+	*x = DisconnectCustomKeyStoreResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectCustomKeyStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectCustomKeyStoreResponse) ProtoMessage() {}
+
+func (x *DisconnectCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
+func (*DisconnectCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{78}
+}
+
+type EnableKeyRotationRequest struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	RotationPeriodInDays *int32                 `protobuf:"varint,2,opt,name=rotation_period_in_days,json=rotationPeriodInDays,proto3,oneof" json:"rotation_period_in_days,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *EnableKeyRotationRequest) Reset() {
+	*x = EnableKeyRotationRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableKeyRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableKeyRotationRequest) ProtoMessage() {}
+
+func (x *EnableKeyRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableKeyRotationRequest.ProtoReflect.Descriptor instead.
+func (*EnableKeyRotationRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *EnableKeyRotationRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *EnableKeyRotationRequest) GetRotationPeriodInDays() int32 {
+	if x != nil && x.RotationPeriodInDays != nil {
+		return *x.RotationPeriodInDays
+	}
+	return 0
+}
+
+type EnableKeyRotationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnableKeyRotationResponse) Reset() {
+	*x = EnableKeyRotationResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableKeyRotationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableKeyRotationResponse) ProtoMessage() {}
+
+func (x *EnableKeyRotationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableKeyRotationResponse.ProtoReflect.Descriptor instead.
+func (*EnableKeyRotationResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{80}
+}
+
+type GenerateDataKeyPairRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	EncryptionContext map[string]string      `protobuf:"bytes,1,rep,name=encryption_context,json=encryptionContext,proto3" json:"encryption_context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	KeyId             *string                `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyPairSpec       *string                `protobuf:"bytes,3,opt,name=key_pair_spec,json=keyPairSpec,proto3,oneof" json:"key_pair_spec,omitempty"`
+	GrantTokens       []string               `protobuf:"bytes,4,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	Recipient         *RecipientInfo         `protobuf:"bytes,5,opt,name=recipient,proto3" json:"recipient,omitempty"`
+	DryRun            *bool                  `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GenerateDataKeyPairRequest) Reset() {
+	*x = GenerateDataKeyPairRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateDataKeyPairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateDataKeyPairRequest) ProtoMessage() {}
+
+func (x *GenerateDataKeyPairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateDataKeyPairRequest.ProtoReflect.Descriptor instead.
+func (*GenerateDataKeyPairRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *GenerateDataKeyPairRequest) GetEncryptionContext() map[string]string {
+	if x != nil {
+		return x.EncryptionContext
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairRequest) GetKeyPairSpec() string {
+	if x != nil && x.KeyPairSpec != nil {
+		return *x.KeyPairSpec
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairRequest) GetRecipient() *RecipientInfo {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type GenerateDataKeyPairResponse struct {
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	PrivateKeyCiphertextBlob []byte                 `protobuf:"bytes,1,opt,name=private_key_ciphertext_blob,json=privateKeyCiphertextBlob,proto3,oneof" json:"private_key_ciphertext_blob,omitempty"`
+	PrivateKeyPlaintext      []byte                 `protobuf:"bytes,2,opt,name=private_key_plaintext,json=privateKeyPlaintext,proto3,oneof" json:"private_key_plaintext,omitempty"`
+	PublicKey                []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
+	KeyId                    *string                `protobuf:"bytes,4,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyPairSpec              *string                `protobuf:"bytes,5,opt,name=key_pair_spec,json=keyPairSpec,proto3,oneof" json:"key_pair_spec,omitempty"`
+	CiphertextForRecipient   []byte                 `protobuf:"bytes,6,opt,name=ciphertext_for_recipient,json=ciphertextForRecipient,proto3,oneof" json:"ciphertext_for_recipient,omitempty"`
+	KeyMaterialId            *string                `protobuf:"bytes,7,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
+}
+
+func (x *GenerateDataKeyPairResponse) Reset() {
+	*x = GenerateDataKeyPairResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateDataKeyPairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateDataKeyPairResponse) ProtoMessage() {}
+
+func (x *GenerateDataKeyPairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateDataKeyPairResponse.ProtoReflect.Descriptor instead.
+func (*GenerateDataKeyPairResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *GenerateDataKeyPairResponse) GetPrivateKeyCiphertextBlob() []byte {
+	if x != nil {
+		return x.PrivateKeyCiphertextBlob
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairResponse) GetPrivateKeyPlaintext() []byte {
+	if x != nil {
+		return x.PrivateKeyPlaintext
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairResponse) GetKeyPairSpec() string {
+	if x != nil && x.KeyPairSpec != nil {
+		return *x.KeyPairSpec
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairResponse) GetCiphertextForRecipient() []byte {
+	if x != nil {
+		return x.CiphertextForRecipient
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairResponse) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+type GenerateDataKeyPairWithoutPlaintextRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	EncryptionContext map[string]string      `protobuf:"bytes,1,rep,name=encryption_context,json=encryptionContext,proto3" json:"encryption_context,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	KeyId             *string                `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyPairSpec       *string                `protobuf:"bytes,3,opt,name=key_pair_spec,json=keyPairSpec,proto3,oneof" json:"key_pair_spec,omitempty"`
+	GrantTokens       []string               `protobuf:"bytes,4,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun            *bool                  `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) Reset() {
+	*x = GenerateDataKeyPairWithoutPlaintextRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateDataKeyPairWithoutPlaintextRequest) ProtoMessage() {}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateDataKeyPairWithoutPlaintextRequest.ProtoReflect.Descriptor instead.
+func (*GenerateDataKeyPairWithoutPlaintextRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) GetEncryptionContext() map[string]string {
+	if x != nil {
+		return x.EncryptionContext
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) GetKeyPairSpec() string {
+	if x != nil && x.KeyPairSpec != nil {
+		return *x.KeyPairSpec
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type GenerateDataKeyPairWithoutPlaintextResponse struct {
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	PrivateKeyCiphertextBlob []byte                 `protobuf:"bytes,1,opt,name=private_key_ciphertext_blob,json=privateKeyCiphertextBlob,proto3,oneof" json:"private_key_ciphertext_blob,omitempty"`
+	PublicKey                []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
+	KeyId                    *string                `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyPairSpec              *string                `protobuf:"bytes,4,opt,name=key_pair_spec,json=keyPairSpec,proto3,oneof" json:"key_pair_spec,omitempty"`
+	KeyMaterialId            *string                `protobuf:"bytes,5,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) Reset() {
+	*x = GenerateDataKeyPairWithoutPlaintextResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateDataKeyPairWithoutPlaintextResponse) ProtoMessage() {}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateDataKeyPairWithoutPlaintextResponse.ProtoReflect.Descriptor instead.
+func (*GenerateDataKeyPairWithoutPlaintextResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) GetPrivateKeyCiphertextBlob() []byte {
+	if x != nil {
+		return x.PrivateKeyCiphertextBlob
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) GetKeyPairSpec() string {
+	if x != nil && x.KeyPairSpec != nil {
+		return *x.KeyPairSpec
+	}
+	return ""
+}
+
+func (x *GenerateDataKeyPairWithoutPlaintextResponse) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+type GenerateMacRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       []byte                 `protobuf:"bytes,1,opt,name=message,proto3,oneof" json:"message,omitempty"`
+	KeyId         *string                `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	MacAlgorithm  *string                `protobuf:"bytes,3,opt,name=mac_algorithm,json=macAlgorithm,proto3,oneof" json:"mac_algorithm,omitempty"`
+	GrantTokens   []string               `protobuf:"bytes,4,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun        *bool                  `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerateMacRequest) Reset() {
+	*x = GenerateMacRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[85]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateMacRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateMacRequest) ProtoMessage() {}
+
+func (x *GenerateMacRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[85]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateMacRequest.ProtoReflect.Descriptor instead.
+func (*GenerateMacRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{85}
+}
+
+func (x *GenerateMacRequest) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *GenerateMacRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GenerateMacRequest) GetMacAlgorithm() string {
+	if x != nil && x.MacAlgorithm != nil {
+		return *x.MacAlgorithm
+	}
+	return ""
+}
+
+func (x *GenerateMacRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *GenerateMacRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type GenerateMacResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mac           []byte                 `protobuf:"bytes,1,opt,name=mac,proto3,oneof" json:"mac,omitempty"`
+	MacAlgorithm  *string                `protobuf:"bytes,2,opt,name=mac_algorithm,json=macAlgorithm,proto3,oneof" json:"mac_algorithm,omitempty"`
+	KeyId         *string                `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenerateMacResponse) Reset() {
+	*x = GenerateMacResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[86]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenerateMacResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenerateMacResponse) ProtoMessage() {}
+
+func (x *GenerateMacResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[86]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenerateMacResponse.ProtoReflect.Descriptor instead.
+func (*GenerateMacResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{86}
+}
+
+func (x *GenerateMacResponse) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *GenerateMacResponse) GetMacAlgorithm() string {
+	if x != nil && x.MacAlgorithm != nil {
+		return *x.MacAlgorithm
+	}
+	return ""
+}
+
+func (x *GenerateMacResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+type KeyLastUsageData struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Operation         *string                `protobuf:"bytes,1,opt,name=operation,proto3,oneof" json:"operation,omitempty"`
+	Timestamp         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	CloudTrailEventId *string                `protobuf:"bytes,3,opt,name=cloud_trail_event_id,json=cloudTrailEventId,proto3,oneof" json:"cloud_trail_event_id,omitempty"`
+	KmsRequestId      *string                `protobuf:"bytes,4,opt,name=kms_request_id,json=kmsRequestId,proto3,oneof" json:"kms_request_id,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *KeyLastUsageData) Reset() {
+	*x = KeyLastUsageData{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyLastUsageData) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyLastUsageData) ProtoMessage() {}
+
+func (x *KeyLastUsageData) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyLastUsageData.ProtoReflect.Descriptor instead.
+func (*KeyLastUsageData) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *KeyLastUsageData) GetOperation() string {
+	if x != nil && x.Operation != nil {
+		return *x.Operation
+	}
+	return ""
+}
+
+func (x *KeyLastUsageData) GetTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Timestamp
+	}
+	return nil
+}
+
+func (x *KeyLastUsageData) GetCloudTrailEventId() string {
+	if x != nil && x.CloudTrailEventId != nil {
+		return *x.CloudTrailEventId
+	}
+	return ""
+}
+
+func (x *KeyLastUsageData) GetKmsRequestId() string {
+	if x != nil && x.KmsRequestId != nil {
+		return *x.KmsRequestId
+	}
+	return ""
+}
+
+type GetKeyLastUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyLastUsageRequest) Reset() {
+	*x = GetKeyLastUsageRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[88]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyLastUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyLastUsageRequest) ProtoMessage() {}
+
+func (x *GetKeyLastUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[88]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyLastUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyLastUsageRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{88}
+}
+
+func (x *GetKeyLastUsageRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+type GetKeyLastUsageResponse struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyLastUsage      *KeyLastUsageData      `protobuf:"bytes,2,opt,name=key_last_usage,json=keyLastUsage,proto3" json:"key_last_usage,omitempty"`
+	TrackingStartDate *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=tracking_start_date,json=trackingStartDate,proto3" json:"tracking_start_date,omitempty"`
+	KeyCreationDate   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=key_creation_date,json=keyCreationDate,proto3" json:"key_creation_date,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GetKeyLastUsageResponse) Reset() {
+	*x = GetKeyLastUsageResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[89]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyLastUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyLastUsageResponse) ProtoMessage() {}
+
+func (x *GetKeyLastUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[89]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyLastUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetKeyLastUsageResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{89}
+}
+
+func (x *GetKeyLastUsageResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GetKeyLastUsageResponse) GetKeyLastUsage() *KeyLastUsageData {
+	if x != nil {
+		return x.KeyLastUsage
+	}
+	return nil
+}
+
+func (x *GetKeyLastUsageResponse) GetTrackingStartDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TrackingStartDate
+	}
+	return nil
+}
+
+func (x *GetKeyLastUsageResponse) GetKeyCreationDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.KeyCreationDate
+	}
+	return nil
+}
+
+type GetKeyRotationStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyRotationStatusRequest) Reset() {
+	*x = GetKeyRotationStatusRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[90]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyRotationStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyRotationStatusRequest) ProtoMessage() {}
+
+func (x *GetKeyRotationStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[90]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyRotationStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyRotationStatusRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *GetKeyRotationStatusRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+type GetKeyRotationStatusResponse struct {
+	state                     protoimpl.MessageState `protogen:"open.v1"`
+	KeyRotationEnabled        *bool                  `protobuf:"varint,1,opt,name=key_rotation_enabled,json=keyRotationEnabled,proto3,oneof" json:"key_rotation_enabled,omitempty"`
+	KeyId                     *string                `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	RotationPeriodInDays      *int32                 `protobuf:"varint,3,opt,name=rotation_period_in_days,json=rotationPeriodInDays,proto3,oneof" json:"rotation_period_in_days,omitempty"`
+	NextRotationDate          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=next_rotation_date,json=nextRotationDate,proto3" json:"next_rotation_date,omitempty"`
+	OnDemandRotationStartDate *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=on_demand_rotation_start_date,json=onDemandRotationStartDate,proto3" json:"on_demand_rotation_start_date,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *GetKeyRotationStatusResponse) Reset() {
+	*x = GetKeyRotationStatusResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[91]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyRotationStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyRotationStatusResponse) ProtoMessage() {}
+
+func (x *GetKeyRotationStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[91]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyRotationStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetKeyRotationStatusResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{91}
+}
+
+func (x *GetKeyRotationStatusResponse) GetKeyRotationEnabled() bool {
+	if x != nil && x.KeyRotationEnabled != nil {
+		return *x.KeyRotationEnabled
+	}
+	return false
+}
+
+func (x *GetKeyRotationStatusResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GetKeyRotationStatusResponse) GetRotationPeriodInDays() int32 {
+	if x != nil && x.RotationPeriodInDays != nil {
+		return *x.RotationPeriodInDays
+	}
+	return 0
+}
+
+func (x *GetKeyRotationStatusResponse) GetNextRotationDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextRotationDate
+	}
+	return nil
+}
+
+func (x *GetKeyRotationStatusResponse) GetOnDemandRotationStartDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OnDemandRotationStartDate
+	}
+	return nil
+}
+
+type GetParametersForImportRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	WrappingAlgorithm *string                `protobuf:"bytes,2,opt,name=wrapping_algorithm,json=wrappingAlgorithm,proto3,oneof" json:"wrapping_algorithm,omitempty"`
+	WrappingKeySpec   *string                `protobuf:"bytes,3,opt,name=wrapping_key_spec,json=wrappingKeySpec,proto3,oneof" json:"wrapping_key_spec,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GetParametersForImportRequest) Reset() {
+	*x = GetParametersForImportRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetParametersForImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetParametersForImportRequest) ProtoMessage() {}
+
+func (x *GetParametersForImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetParametersForImportRequest.ProtoReflect.Descriptor instead.
+func (*GetParametersForImportRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *GetParametersForImportRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GetParametersForImportRequest) GetWrappingAlgorithm() string {
+	if x != nil && x.WrappingAlgorithm != nil {
+		return *x.WrappingAlgorithm
+	}
+	return ""
+}
+
+func (x *GetParametersForImportRequest) GetWrappingKeySpec() string {
+	if x != nil && x.WrappingKeySpec != nil {
+		return *x.WrappingKeySpec
+	}
+	return ""
+}
+
+type GetParametersForImportResponse struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	ImportToken       []byte                 `protobuf:"bytes,2,opt,name=import_token,json=importToken,proto3,oneof" json:"import_token,omitempty"`
+	PublicKey         []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
+	ParametersValidTo *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=parameters_valid_to,json=parametersValidTo,proto3" json:"parameters_valid_to,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GetParametersForImportResponse) Reset() {
+	*x = GetParametersForImportResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[93]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetParametersForImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetParametersForImportResponse) ProtoMessage() {}
+
+func (x *GetParametersForImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[93]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetParametersForImportResponse.ProtoReflect.Descriptor instead.
+func (*GetParametersForImportResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{93}
+}
+
+func (x *GetParametersForImportResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GetParametersForImportResponse) GetImportToken() []byte {
+	if x != nil {
+		return x.ImportToken
+	}
+	return nil
+}
+
+func (x *GetParametersForImportResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *GetParametersForImportResponse) GetParametersValidTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ParametersValidTo
+	}
+	return nil
+}
+
+type GetPublicKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantTokens   []string               `protobuf:"bytes,2,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPublicKeyRequest) Reset() {
+	*x = GetPublicKeyRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[94]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPublicKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPublicKeyRequest) ProtoMessage() {}
+
+func (x *GetPublicKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[94]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPublicKeyRequest.ProtoReflect.Descriptor instead.
+func (*GetPublicKeyRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{94}
+}
+
+func (x *GetPublicKeyRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GetPublicKeyRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+type GetPublicKeyResponse struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	PublicKey              []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
+	CustomerMasterKeySpec  *string                `protobuf:"bytes,3,opt,name=customer_master_key_spec,json=customerMasterKeySpec,proto3,oneof" json:"customer_master_key_spec,omitempty"`
+	KeySpec                *string                `protobuf:"bytes,4,opt,name=key_spec,json=keySpec,proto3,oneof" json:"key_spec,omitempty"`
+	KeyUsage               *string                `protobuf:"bytes,5,opt,name=key_usage,json=keyUsage,proto3,oneof" json:"key_usage,omitempty"`
+	EncryptionAlgorithms   []string               `protobuf:"bytes,6,rep,name=encryption_algorithms,json=encryptionAlgorithms,proto3" json:"encryption_algorithms,omitempty"`
+	SigningAlgorithms      []string               `protobuf:"bytes,7,rep,name=signing_algorithms,json=signingAlgorithms,proto3" json:"signing_algorithms,omitempty"`
+	KeyAgreementAlgorithms []string               `protobuf:"bytes,8,rep,name=key_agreement_algorithms,json=keyAgreementAlgorithms,proto3" json:"key_agreement_algorithms,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *GetPublicKeyResponse) Reset() {
+	*x = GetPublicKeyResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[95]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPublicKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPublicKeyResponse) ProtoMessage() {}
+
+func (x *GetPublicKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[95]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPublicKeyResponse.ProtoReflect.Descriptor instead.
+func (*GetPublicKeyResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{95}
+}
+
+func (x *GetPublicKeyResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GetPublicKeyResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *GetPublicKeyResponse) GetCustomerMasterKeySpec() string {
+	if x != nil && x.CustomerMasterKeySpec != nil {
+		return *x.CustomerMasterKeySpec
+	}
+	return ""
+}
+
+func (x *GetPublicKeyResponse) GetKeySpec() string {
+	if x != nil && x.KeySpec != nil {
+		return *x.KeySpec
+	}
+	return ""
+}
+
+func (x *GetPublicKeyResponse) GetKeyUsage() string {
+	if x != nil && x.KeyUsage != nil {
+		return *x.KeyUsage
+	}
+	return ""
+}
+
+func (x *GetPublicKeyResponse) GetEncryptionAlgorithms() []string {
+	if x != nil {
+		return x.EncryptionAlgorithms
+	}
+	return nil
+}
+
+func (x *GetPublicKeyResponse) GetSigningAlgorithms() []string {
+	if x != nil {
+		return x.SigningAlgorithms
+	}
+	return nil
+}
+
+func (x *GetPublicKeyResponse) GetKeyAgreementAlgorithms() []string {
+	if x != nil {
+		return x.KeyAgreementAlgorithms
+	}
+	return nil
+}
+
+type ImportKeyMaterialRequest struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	ImportToken            []byte                 `protobuf:"bytes,2,opt,name=import_token,json=importToken,proto3,oneof" json:"import_token,omitempty"`
+	EncryptedKeyMaterial   []byte                 `protobuf:"bytes,3,opt,name=encrypted_key_material,json=encryptedKeyMaterial,proto3,oneof" json:"encrypted_key_material,omitempty"`
+	ValidTo                *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=valid_to,json=validTo,proto3" json:"valid_to,omitempty"`
+	ExpirationModel        *string                `protobuf:"bytes,5,opt,name=expiration_model,json=expirationModel,proto3,oneof" json:"expiration_model,omitempty"`
+	ImportType             *string                `protobuf:"bytes,6,opt,name=import_type,json=importType,proto3,oneof" json:"import_type,omitempty"`
+	KeyMaterialDescription *string                `protobuf:"bytes,7,opt,name=key_material_description,json=keyMaterialDescription,proto3,oneof" json:"key_material_description,omitempty"`
+	KeyMaterialId          *string                `protobuf:"bytes,8,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *ImportKeyMaterialRequest) Reset() {
+	*x = ImportKeyMaterialRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[96]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportKeyMaterialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportKeyMaterialRequest) ProtoMessage() {}
+
+func (x *ImportKeyMaterialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[96]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportKeyMaterialRequest.ProtoReflect.Descriptor instead.
+func (*ImportKeyMaterialRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{96}
+}
+
+func (x *ImportKeyMaterialRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *ImportKeyMaterialRequest) GetImportToken() []byte {
+	if x != nil {
+		return x.ImportToken
+	}
+	return nil
+}
+
+func (x *ImportKeyMaterialRequest) GetEncryptedKeyMaterial() []byte {
+	if x != nil {
+		return x.EncryptedKeyMaterial
+	}
+	return nil
+}
+
+func (x *ImportKeyMaterialRequest) GetValidTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ValidTo
+	}
+	return nil
+}
+
+func (x *ImportKeyMaterialRequest) GetExpirationModel() string {
+	if x != nil && x.ExpirationModel != nil {
+		return *x.ExpirationModel
+	}
+	return ""
+}
+
+func (x *ImportKeyMaterialRequest) GetImportType() string {
+	if x != nil && x.ImportType != nil {
+		return *x.ImportType
+	}
+	return ""
+}
+
+func (x *ImportKeyMaterialRequest) GetKeyMaterialDescription() string {
+	if x != nil && x.KeyMaterialDescription != nil {
+		return *x.KeyMaterialDescription
+	}
+	return ""
+}
+
+func (x *ImportKeyMaterialRequest) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+type ImportKeyMaterialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyMaterialId *string                `protobuf:"bytes,2,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportKeyMaterialResponse) Reset() {
+	*x = ImportKeyMaterialResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[97]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportKeyMaterialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportKeyMaterialResponse) ProtoMessage() {}
+
+func (x *ImportKeyMaterialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[97]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportKeyMaterialResponse.ProtoReflect.Descriptor instead.
+func (*ImportKeyMaterialResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{97}
+}
+
+func (x *ImportKeyMaterialResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *ImportKeyMaterialResponse) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+type GrantListEntry struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantId           *string                `protobuf:"bytes,2,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	Name              *string                `protobuf:"bytes,3,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	CreationDate      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=creation_date,json=creationDate,proto3" json:"creation_date,omitempty"`
+	GranteePrincipal  *string                `protobuf:"bytes,5,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
+	RetiringPrincipal *string                `protobuf:"bytes,6,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
+	IssuingAccount    *string                `protobuf:"bytes,7,opt,name=issuing_account,json=issuingAccount,proto3,oneof" json:"issuing_account,omitempty"`
+	Operations        []string               `protobuf:"bytes,8,rep,name=operations,proto3" json:"operations,omitempty"`
+	Constraints       *GrantConstraints      `protobuf:"bytes,9,opt,name=constraints,proto3" json:"constraints,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *GrantListEntry) Reset() {
+	*x = GrantListEntry{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[98]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantListEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantListEntry) ProtoMessage() {}
+
+func (x *GrantListEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[98]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantListEntry.ProtoReflect.Descriptor instead.
+func (*GrantListEntry) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{98}
+}
+
+func (x *GrantListEntry) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetGrantId() string {
+	if x != nil && x.GrantId != nil {
+		return *x.GrantId
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetCreationDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreationDate
+	}
+	return nil
+}
+
+func (x *GrantListEntry) GetGranteePrincipal() string {
+	if x != nil && x.GranteePrincipal != nil {
+		return *x.GranteePrincipal
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetRetiringPrincipal() string {
+	if x != nil && x.RetiringPrincipal != nil {
+		return *x.RetiringPrincipal
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetIssuingAccount() string {
+	if x != nil && x.IssuingAccount != nil {
+		return *x.IssuingAccount
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetOperations() []string {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *GrantListEntry) GetConstraints() *GrantConstraints {
+	if x != nil {
+		return x.Constraints
+	}
+	return nil
+}
+
+type ListGrantsRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Limit            *int32                 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Marker           *string                `protobuf:"bytes,2,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
+	KeyId            *string                `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantId          *string                `protobuf:"bytes,4,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	GranteePrincipal *string                `protobuf:"bytes,5,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ListGrantsRequest) Reset() {
+	*x = ListGrantsRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[99]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGrantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGrantsRequest) ProtoMessage() {}
+
+func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[99]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
+func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{99}
+}
+
+func (x *ListGrantsRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *ListGrantsRequest) GetMarker() string {
+	if x != nil && x.Marker != nil {
+		return *x.Marker
+	}
+	return ""
+}
+
+func (x *ListGrantsRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *ListGrantsRequest) GetGrantId() string {
+	if x != nil && x.GrantId != nil {
+		return *x.GrantId
+	}
+	return ""
+}
+
+func (x *ListGrantsRequest) GetGranteePrincipal() string {
+	if x != nil && x.GranteePrincipal != nil {
+		return *x.GranteePrincipal
+	}
+	return ""
+}
+
+type ListGrantsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grants        []*GrantListEntry      `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	NextMarker    *string                `protobuf:"bytes,2,opt,name=next_marker,json=nextMarker,proto3,oneof" json:"next_marker,omitempty"`
+	Truncated     *bool                  `protobuf:"varint,3,opt,name=truncated,proto3,oneof" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGrantsResponse) Reset() {
+	*x = ListGrantsResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGrantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGrantsResponse) ProtoMessage() {}
+
+func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
+func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *ListGrantsResponse) GetGrants() []*GrantListEntry {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *ListGrantsResponse) GetNextMarker() string {
+	if x != nil && x.NextMarker != nil {
+		return *x.NextMarker
+	}
+	return ""
+}
+
+func (x *ListGrantsResponse) GetTruncated() bool {
+	if x != nil && x.Truncated != nil {
+		return *x.Truncated
+	}
+	return false
+}
+
+type RotationsListEntry struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	KeyMaterialId          *string                `protobuf:"bytes,2,opt,name=key_material_id,json=keyMaterialId,proto3,oneof" json:"key_material_id,omitempty"`
+	KeyMaterialDescription *string                `protobuf:"bytes,3,opt,name=key_material_description,json=keyMaterialDescription,proto3,oneof" json:"key_material_description,omitempty"`
+	ImportState            *string                `protobuf:"bytes,4,opt,name=import_state,json=importState,proto3,oneof" json:"import_state,omitempty"`
+	KeyMaterialState       *string                `protobuf:"bytes,5,opt,name=key_material_state,json=keyMaterialState,proto3,oneof" json:"key_material_state,omitempty"`
+	ExpirationModel        *string                `protobuf:"bytes,6,opt,name=expiration_model,json=expirationModel,proto3,oneof" json:"expiration_model,omitempty"`
+	ValidTo                *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=valid_to,json=validTo,proto3" json:"valid_to,omitempty"`
+	RotationDate           *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=rotation_date,json=rotationDate,proto3" json:"rotation_date,omitempty"`
+	RotationType           *string                `protobuf:"bytes,9,opt,name=rotation_type,json=rotationType,proto3,oneof" json:"rotation_type,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *RotationsListEntry) Reset() {
+	*x = RotationsListEntry{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[101]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationsListEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationsListEntry) ProtoMessage() {}
+
+func (x *RotationsListEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[101]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationsListEntry.ProtoReflect.Descriptor instead.
+func (*RotationsListEntry) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{101}
+}
+
+func (x *RotationsListEntry) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *RotationsListEntry) GetKeyMaterialId() string {
+	if x != nil && x.KeyMaterialId != nil {
+		return *x.KeyMaterialId
+	}
+	return ""
+}
+
+func (x *RotationsListEntry) GetKeyMaterialDescription() string {
+	if x != nil && x.KeyMaterialDescription != nil {
+		return *x.KeyMaterialDescription
+	}
+	return ""
+}
+
+func (x *RotationsListEntry) GetImportState() string {
+	if x != nil && x.ImportState != nil {
+		return *x.ImportState
+	}
+	return ""
+}
+
+func (x *RotationsListEntry) GetKeyMaterialState() string {
+	if x != nil && x.KeyMaterialState != nil {
+		return *x.KeyMaterialState
+	}
+	return ""
+}
+
+func (x *RotationsListEntry) GetExpirationModel() string {
+	if x != nil && x.ExpirationModel != nil {
+		return *x.ExpirationModel
+	}
+	return ""
+}
+
+func (x *RotationsListEntry) GetValidTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ValidTo
+	}
+	return nil
+}
+
+func (x *RotationsListEntry) GetRotationDate() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RotationDate
+	}
+	return nil
+}
+
+func (x *RotationsListEntry) GetRotationType() string {
+	if x != nil && x.RotationType != nil {
+		return *x.RotationType
+	}
+	return ""
+}
+
+type ListKeyRotationsRequest struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	KeyId              *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	IncludeKeyMaterial *string                `protobuf:"bytes,2,opt,name=include_key_material,json=includeKeyMaterial,proto3,oneof" json:"include_key_material,omitempty"`
+	Limit              *int32                 `protobuf:"varint,3,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Marker             *string                `protobuf:"bytes,4,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ListKeyRotationsRequest) Reset() {
+	*x = ListKeyRotationsRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[102]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeyRotationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeyRotationsRequest) ProtoMessage() {}
+
+func (x *ListKeyRotationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[102]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeyRotationsRequest.ProtoReflect.Descriptor instead.
+func (*ListKeyRotationsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{102}
+}
+
+func (x *ListKeyRotationsRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *ListKeyRotationsRequest) GetIncludeKeyMaterial() string {
+	if x != nil && x.IncludeKeyMaterial != nil {
+		return *x.IncludeKeyMaterial
+	}
+	return ""
+}
+
+func (x *ListKeyRotationsRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *ListKeyRotationsRequest) GetMarker() string {
+	if x != nil && x.Marker != nil {
+		return *x.Marker
+	}
+	return ""
+}
+
+type ListKeyRotationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rotations     []*RotationsListEntry  `protobuf:"bytes,1,rep,name=rotations,proto3" json:"rotations,omitempty"`
+	NextMarker    *string                `protobuf:"bytes,2,opt,name=next_marker,json=nextMarker,proto3,oneof" json:"next_marker,omitempty"`
+	Truncated     *bool                  `protobuf:"varint,3,opt,name=truncated,proto3,oneof" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeyRotationsResponse) Reset() {
+	*x = ListKeyRotationsResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[103]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeyRotationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeyRotationsResponse) ProtoMessage() {}
+
+func (x *ListKeyRotationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[103]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeyRotationsResponse.ProtoReflect.Descriptor instead.
+func (*ListKeyRotationsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{103}
+}
+
+func (x *ListKeyRotationsResponse) GetRotations() []*RotationsListEntry {
+	if x != nil {
+		return x.Rotations
+	}
+	return nil
+}
+
+func (x *ListKeyRotationsResponse) GetNextMarker() string {
+	if x != nil && x.NextMarker != nil {
+		return *x.NextMarker
+	}
+	return ""
+}
+
+func (x *ListKeyRotationsResponse) GetTruncated() bool {
+	if x != nil && x.Truncated != nil {
+		return *x.Truncated
+	}
+	return false
+}
+
+type ListRetirableGrantsRequest struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Limit             *int32                 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Marker            *string                `protobuf:"bytes,2,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
+	RetiringPrincipal *string                `protobuf:"bytes,3,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ListRetirableGrantsRequest) Reset() {
+	*x = ListRetirableGrantsRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[104]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRetirableGrantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRetirableGrantsRequest) ProtoMessage() {}
+
+func (x *ListRetirableGrantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[104]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRetirableGrantsRequest.ProtoReflect.Descriptor instead.
+func (*ListRetirableGrantsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{104}
+}
+
+func (x *ListRetirableGrantsRequest) GetLimit() int32 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *ListRetirableGrantsRequest) GetMarker() string {
+	if x != nil && x.Marker != nil {
+		return *x.Marker
+	}
+	return ""
+}
+
+func (x *ListRetirableGrantsRequest) GetRetiringPrincipal() string {
+	if x != nil && x.RetiringPrincipal != nil {
+		return *x.RetiringPrincipal
+	}
+	return ""
+}
+
+type ListRetirableGrantsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Grants        []*GrantListEntry      `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
+	NextMarker    *string                `protobuf:"bytes,2,opt,name=next_marker,json=nextMarker,proto3,oneof" json:"next_marker,omitempty"`
+	Truncated     *bool                  `protobuf:"varint,3,opt,name=truncated,proto3,oneof" json:"truncated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRetirableGrantsResponse) Reset() {
+	*x = ListRetirableGrantsResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRetirableGrantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRetirableGrantsResponse) ProtoMessage() {}
+
+func (x *ListRetirableGrantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRetirableGrantsResponse.ProtoReflect.Descriptor instead.
+func (*ListRetirableGrantsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{105}
+}
+
+func (x *ListRetirableGrantsResponse) GetGrants() []*GrantListEntry {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *ListRetirableGrantsResponse) GetNextMarker() string {
+	if x != nil && x.NextMarker != nil {
+		return *x.NextMarker
+	}
+	return ""
+}
+
+func (x *ListRetirableGrantsResponse) GetTruncated() bool {
+	if x != nil && x.Truncated != nil {
+		return *x.Truncated
+	}
+	return false
+}
+
+type ReplicateKeyRequest struct {
+	state                          protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                          *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	ReplicaRegion                  *string                `protobuf:"bytes,2,opt,name=replica_region,json=replicaRegion,proto3,oneof" json:"replica_region,omitempty"`
+	Policy                         *string                `protobuf:"bytes,3,opt,name=policy,proto3,oneof" json:"policy,omitempty"`
+	BypassPolicyLockoutSafetyCheck *bool                  `protobuf:"varint,4,opt,name=bypass_policy_lockout_safety_check,json=bypassPolicyLockoutSafetyCheck,proto3,oneof" json:"bypass_policy_lockout_safety_check,omitempty"`
+	Description                    *string                `protobuf:"bytes,5,opt,name=description,proto3,oneof" json:"description,omitempty"`
+	Tags                           []*Tag                 `protobuf:"bytes,6,rep,name=tags,proto3" json:"tags,omitempty"`
+	unknownFields                  protoimpl.UnknownFields
+	sizeCache                      protoimpl.SizeCache
+}
+
+func (x *ReplicateKeyRequest) Reset() {
+	*x = ReplicateKeyRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicateKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicateKeyRequest) ProtoMessage() {}
+
+func (x *ReplicateKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicateKeyRequest.ProtoReflect.Descriptor instead.
+func (*ReplicateKeyRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *ReplicateKeyRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *ReplicateKeyRequest) GetReplicaRegion() string {
+	if x != nil && x.ReplicaRegion != nil {
+		return *x.ReplicaRegion
+	}
+	return ""
+}
+
+func (x *ReplicateKeyRequest) GetPolicy() string {
+	if x != nil && x.Policy != nil {
+		return *x.Policy
+	}
+	return ""
+}
+
+func (x *ReplicateKeyRequest) GetBypassPolicyLockoutSafetyCheck() bool {
+	if x != nil && x.BypassPolicyLockoutSafetyCheck != nil {
+		return *x.BypassPolicyLockoutSafetyCheck
+	}
+	return false
+}
+
+func (x *ReplicateKeyRequest) GetDescription() string {
+	if x != nil && x.Description != nil {
+		return *x.Description
+	}
+	return ""
+}
+
+func (x *ReplicateKeyRequest) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+type ReplicateKeyResponse struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	ReplicaKeyMetadata *KeyMetadata           `protobuf:"bytes,1,opt,name=replica_key_metadata,json=replicaKeyMetadata,proto3" json:"replica_key_metadata,omitempty"`
+	ReplicaPolicy      *string                `protobuf:"bytes,2,opt,name=replica_policy,json=replicaPolicy,proto3,oneof" json:"replica_policy,omitempty"`
+	ReplicaTags        []*Tag                 `protobuf:"bytes,3,rep,name=replica_tags,json=replicaTags,proto3" json:"replica_tags,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *ReplicateKeyResponse) Reset() {
+	*x = ReplicateKeyResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[107]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicateKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicateKeyResponse) ProtoMessage() {}
+
+func (x *ReplicateKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[107]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicateKeyResponse.ProtoReflect.Descriptor instead.
+func (*ReplicateKeyResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{107}
+}
+
+func (x *ReplicateKeyResponse) GetReplicaKeyMetadata() *KeyMetadata {
+	if x != nil {
+		return x.ReplicaKeyMetadata
+	}
+	return nil
+}
+
+func (x *ReplicateKeyResponse) GetReplicaPolicy() string {
+	if x != nil && x.ReplicaPolicy != nil {
+		return *x.ReplicaPolicy
+	}
+	return ""
+}
+
+func (x *ReplicateKeyResponse) GetReplicaTags() []*Tag {
+	if x != nil {
+		return x.ReplicaTags
+	}
+	return nil
+}
+
+type RetireGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GrantToken    *string                `protobuf:"bytes,1,opt,name=grant_token,json=grantToken,proto3,oneof" json:"grant_token,omitempty"`
+	KeyId         *string                `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantId       *string                `protobuf:"bytes,3,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	DryRun        *bool                  `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireGrantRequest) Reset() {
+	*x = RetireGrantRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[108]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireGrantRequest) ProtoMessage() {}
+
+func (x *RetireGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[108]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireGrantRequest.ProtoReflect.Descriptor instead.
+func (*RetireGrantRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{108}
+}
+
+func (x *RetireGrantRequest) GetGrantToken() string {
+	if x != nil && x.GrantToken != nil {
+		return *x.GrantToken
+	}
+	return ""
+}
+
+func (x *RetireGrantRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *RetireGrantRequest) GetGrantId() string {
+	if x != nil && x.GrantId != nil {
+		return *x.GrantId
+	}
+	return ""
+}
+
+func (x *RetireGrantRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type RetireGrantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireGrantResponse) Reset() {
+	*x = RetireGrantResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[109]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireGrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireGrantResponse) ProtoMessage() {}
+
+func (x *RetireGrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[109]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireGrantResponse.ProtoReflect.Descriptor instead.
+func (*RetireGrantResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{109}
+}
+
+type RevokeGrantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantId       *string                `protobuf:"bytes,2,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	DryRun        *bool                  `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeGrantRequest) Reset() {
+	*x = RevokeGrantRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[110]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeGrantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeGrantRequest) ProtoMessage() {}
+
+func (x *RevokeGrantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[110]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeGrantRequest.ProtoReflect.Descriptor instead.
+func (*RevokeGrantRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{110}
+}
+
+func (x *RevokeGrantRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *RevokeGrantRequest) GetGrantId() string {
+	if x != nil && x.GrantId != nil {
+		return *x.GrantId
+	}
+	return ""
+}
+
+func (x *RevokeGrantRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type RevokeGrantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeGrantResponse) Reset() {
+	*x = RevokeGrantResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[111]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeGrantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeGrantResponse) ProtoMessage() {}
+
+func (x *RevokeGrantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[111]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeGrantResponse.ProtoReflect.Descriptor instead.
+func (*RevokeGrantResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{111}
+}
+
+type RotateKeyOnDemandRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeyOnDemandRequest) Reset() {
+	*x = RotateKeyOnDemandRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[112]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeyOnDemandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeyOnDemandRequest) ProtoMessage() {}
+
+func (x *RotateKeyOnDemandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[112]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeyOnDemandRequest.ProtoReflect.Descriptor instead.
+func (*RotateKeyOnDemandRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{112}
+}
+
+func (x *RotateKeyOnDemandRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+type RotateKeyOnDemandResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeyOnDemandResponse) Reset() {
+	*x = RotateKeyOnDemandResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[113]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeyOnDemandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeyOnDemandResponse) ProtoMessage() {}
+
+func (x *RotateKeyOnDemandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[113]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeyOnDemandResponse.ProtoReflect.Descriptor instead.
+func (*RotateKeyOnDemandResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{113}
+}
+
+func (x *RotateKeyOnDemandResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+type SignRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	KeyId            *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	Message          []byte                 `protobuf:"bytes,2,opt,name=message,proto3,oneof" json:"message,omitempty"`
+	MessageType      *string                `protobuf:"bytes,3,opt,name=message_type,json=messageType,proto3,oneof" json:"message_type,omitempty"`
+	GrantTokens      []string               `protobuf:"bytes,4,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	SigningAlgorithm *string                `protobuf:"bytes,5,opt,name=signing_algorithm,json=signingAlgorithm,proto3,oneof" json:"signing_algorithm,omitempty"`
+	DryRun           *bool                  `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SignRequest) Reset() {
+	*x = SignRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[114]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignRequest) ProtoMessage() {}
+
+func (x *SignRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[114]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignRequest.ProtoReflect.Descriptor instead.
+func (*SignRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{114}
+}
+
+func (x *SignRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *SignRequest) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *SignRequest) GetMessageType() string {
+	if x != nil && x.MessageType != nil {
+		return *x.MessageType
+	}
+	return ""
+}
+
+func (x *SignRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *SignRequest) GetSigningAlgorithm() string {
+	if x != nil && x.SigningAlgorithm != nil {
+		return *x.SigningAlgorithm
+	}
+	return ""
+}
+
+func (x *SignRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type SignResponse struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	KeyId            *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	Signature        []byte                 `protobuf:"bytes,2,opt,name=signature,proto3,oneof" json:"signature,omitempty"`
+	SigningAlgorithm *string                `protobuf:"bytes,3,opt,name=signing_algorithm,json=signingAlgorithm,proto3,oneof" json:"signing_algorithm,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SignResponse) Reset() {
+	*x = SignResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[115]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignResponse) ProtoMessage() {}
+
+func (x *SignResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[115]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignResponse.ProtoReflect.Descriptor instead.
+func (*SignResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{115}
+}
+
+func (x *SignResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *SignResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignResponse) GetSigningAlgorithm() string {
+	if x != nil && x.SigningAlgorithm != nil {
+		return *x.SigningAlgorithm
+	}
+	return ""
+}
+
+type UpdateCustomKeyStoreRequest struct {
+	state                            protoimpl.MessageState            `protogen:"open.v1"`
+	CustomKeyStoreId                 *string                           `protobuf:"bytes,1,opt,name=custom_key_store_id,json=customKeyStoreId,proto3,oneof" json:"custom_key_store_id,omitempty"`
+	NewCustomKeyStoreName            *string                           `protobuf:"bytes,2,opt,name=new_custom_key_store_name,json=newCustomKeyStoreName,proto3,oneof" json:"new_custom_key_store_name,omitempty"`
+	KeyStorePassword                 *string                           `protobuf:"bytes,3,opt,name=key_store_password,json=keyStorePassword,proto3,oneof" json:"key_store_password,omitempty"`
+	CloudHsmClusterId                *string                           `protobuf:"bytes,4,opt,name=cloud_hsm_cluster_id,json=cloudHsmClusterId,proto3,oneof" json:"cloud_hsm_cluster_id,omitempty"`
+	XksProxyUriEndpoint              *string                           `protobuf:"bytes,5,opt,name=xks_proxy_uri_endpoint,json=xksProxyUriEndpoint,proto3,oneof" json:"xks_proxy_uri_endpoint,omitempty"`
+	XksProxyUriPath                  *string                           `protobuf:"bytes,6,opt,name=xks_proxy_uri_path,json=xksProxyUriPath,proto3,oneof" json:"xks_proxy_uri_path,omitempty"`
+	XksProxyVpcEndpointServiceName   *string                           `protobuf:"bytes,7,opt,name=xks_proxy_vpc_endpoint_service_name,json=xksProxyVpcEndpointServiceName,proto3,oneof" json:"xks_proxy_vpc_endpoint_service_name,omitempty"`
+	XksProxyVpcEndpointServiceOwner  *string                           `protobuf:"bytes,8,opt,name=xks_proxy_vpc_endpoint_service_owner,json=xksProxyVpcEndpointServiceOwner,proto3,oneof" json:"xks_proxy_vpc_endpoint_service_owner,omitempty"`
+	XksProxyAuthenticationCredential *XksProxyAuthenticationCredential `protobuf:"bytes,9,opt,name=xks_proxy_authentication_credential,json=xksProxyAuthenticationCredential,proto3" json:"xks_proxy_authentication_credential,omitempty"`
+	XksProxyConnectivity             *string                           `protobuf:"bytes,10,opt,name=xks_proxy_connectivity,json=xksProxyConnectivity,proto3,oneof" json:"xks_proxy_connectivity,omitempty"`
+	unknownFields                    protoimpl.UnknownFields
+	sizeCache                        protoimpl.SizeCache
+}
+
+func (x *UpdateCustomKeyStoreRequest) Reset() {
+	*x = UpdateCustomKeyStoreRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[116]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateCustomKeyStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateCustomKeyStoreRequest) ProtoMessage() {}
+
+func (x *UpdateCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[116]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
+func (*UpdateCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{116}
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetCustomKeyStoreId() string {
+	if x != nil && x.CustomKeyStoreId != nil {
+		return *x.CustomKeyStoreId
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetNewCustomKeyStoreName() string {
+	if x != nil && x.NewCustomKeyStoreName != nil {
+		return *x.NewCustomKeyStoreName
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetKeyStorePassword() string {
+	if x != nil && x.KeyStorePassword != nil {
+		return *x.KeyStorePassword
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetCloudHsmClusterId() string {
+	if x != nil && x.CloudHsmClusterId != nil {
+		return *x.CloudHsmClusterId
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetXksProxyUriEndpoint() string {
+	if x != nil && x.XksProxyUriEndpoint != nil {
+		return *x.XksProxyUriEndpoint
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetXksProxyUriPath() string {
+	if x != nil && x.XksProxyUriPath != nil {
+		return *x.XksProxyUriPath
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetXksProxyVpcEndpointServiceName() string {
+	if x != nil && x.XksProxyVpcEndpointServiceName != nil {
+		return *x.XksProxyVpcEndpointServiceName
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetXksProxyVpcEndpointServiceOwner() string {
+	if x != nil && x.XksProxyVpcEndpointServiceOwner != nil {
+		return *x.XksProxyVpcEndpointServiceOwner
+	}
+	return ""
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetXksProxyAuthenticationCredential() *XksProxyAuthenticationCredential {
+	if x != nil {
+		return x.XksProxyAuthenticationCredential
+	}
+	return nil
+}
+
+func (x *UpdateCustomKeyStoreRequest) GetXksProxyConnectivity() string {
+	if x != nil && x.XksProxyConnectivity != nil {
+		return *x.XksProxyConnectivity
+	}
+	return ""
+}
+
+type UpdateCustomKeyStoreResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateCustomKeyStoreResponse) Reset() {
+	*x = UpdateCustomKeyStoreResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[117]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateCustomKeyStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateCustomKeyStoreResponse) ProtoMessage() {}
+
+func (x *UpdateCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[117]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
+func (*UpdateCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{117}
+}
+
+type UpdatePrimaryRegionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	PrimaryRegion *string                `protobuf:"bytes,2,opt,name=primary_region,json=primaryRegion,proto3,oneof" json:"primary_region,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdatePrimaryRegionRequest) Reset() {
+	*x = UpdatePrimaryRegionRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[118]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdatePrimaryRegionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdatePrimaryRegionRequest) ProtoMessage() {}
+
+func (x *UpdatePrimaryRegionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[118]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdatePrimaryRegionRequest.ProtoReflect.Descriptor instead.
+func (*UpdatePrimaryRegionRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{118}
+}
+
+func (x *UpdatePrimaryRegionRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *UpdatePrimaryRegionRequest) GetPrimaryRegion() string {
+	if x != nil && x.PrimaryRegion != nil {
+		return *x.PrimaryRegion
+	}
+	return ""
+}
+
+type UpdatePrimaryRegionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdatePrimaryRegionResponse) Reset() {
+	*x = UpdatePrimaryRegionResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[119]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdatePrimaryRegionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdatePrimaryRegionResponse) ProtoMessage() {}
+
+func (x *UpdatePrimaryRegionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[119]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdatePrimaryRegionResponse.ProtoReflect.Descriptor instead.
+func (*UpdatePrimaryRegionResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{119}
+}
+
+type VerifyRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	KeyId            *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	Message          []byte                 `protobuf:"bytes,2,opt,name=message,proto3,oneof" json:"message,omitempty"`
+	MessageType      *string                `protobuf:"bytes,3,opt,name=message_type,json=messageType,proto3,oneof" json:"message_type,omitempty"`
+	Signature        []byte                 `protobuf:"bytes,4,opt,name=signature,proto3,oneof" json:"signature,omitempty"`
+	SigningAlgorithm *string                `protobuf:"bytes,5,opt,name=signing_algorithm,json=signingAlgorithm,proto3,oneof" json:"signing_algorithm,omitempty"`
+	GrantTokens      []string               `protobuf:"bytes,6,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun           *bool                  `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[120]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[120]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{120}
+}
+
+func (x *VerifyRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetMessageType() string {
+	if x != nil && x.MessageType != nil {
+		return *x.MessageType
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetSigningAlgorithm() string {
+	if x != nil && x.SigningAlgorithm != nil {
+		return *x.SigningAlgorithm
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *VerifyRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type VerifyResponse struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	KeyId            *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	SignatureValid   *bool                  `protobuf:"varint,2,opt,name=signature_valid,json=signatureValid,proto3,oneof" json:"signature_valid,omitempty"`
+	SigningAlgorithm *string                `protobuf:"bytes,3,opt,name=signing_algorithm,json=signingAlgorithm,proto3,oneof" json:"signing_algorithm,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[121]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[121]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{121}
+}
+
+func (x *VerifyResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *VerifyResponse) GetSignatureValid() bool {
+	if x != nil && x.SignatureValid != nil {
+		return *x.SignatureValid
+	}
+	return false
+}
+
+func (x *VerifyResponse) GetSigningAlgorithm() string {
+	if x != nil && x.SigningAlgorithm != nil {
+		return *x.SigningAlgorithm
+	}
+	return ""
+}
+
+type VerifyMacRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Message       []byte                 `protobuf:"bytes,1,opt,name=message,proto3,oneof" json:"message,omitempty"`
+	KeyId         *string                `protobuf:"bytes,2,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	MacAlgorithm  *string                `protobuf:"bytes,3,opt,name=mac_algorithm,json=macAlgorithm,proto3,oneof" json:"mac_algorithm,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,4,opt,name=mac,proto3,oneof" json:"mac,omitempty"`
+	GrantTokens   []string               `protobuf:"bytes,5,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun        *bool                  `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyMacRequest) Reset() {
+	*x = VerifyMacRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[122]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyMacRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyMacRequest) ProtoMessage() {}
+
+func (x *VerifyMacRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[122]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyMacRequest.ProtoReflect.Descriptor instead.
+func (*VerifyMacRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{122}
+}
+
+func (x *VerifyMacRequest) GetMessage() []byte {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *VerifyMacRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *VerifyMacRequest) GetMacAlgorithm() string {
+	if x != nil && x.MacAlgorithm != nil {
+		return *x.MacAlgorithm
+	}
+	return ""
+}
+
+func (x *VerifyMacRequest) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *VerifyMacRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *VerifyMacRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type VerifyMacResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	MacValid      *bool                  `protobuf:"varint,2,opt,name=mac_valid,json=macValid,proto3,oneof" json:"mac_valid,omitempty"`
+	MacAlgorithm  *string                `protobuf:"bytes,3,opt,name=mac_algorithm,json=macAlgorithm,proto3,oneof" json:"mac_algorithm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyMacResponse) Reset() {
+	*x = VerifyMacResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[123]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyMacResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyMacResponse) ProtoMessage() {}
+
+func (x *VerifyMacResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[123]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyMacResponse.ProtoReflect.Descriptor instead.
+func (*VerifyMacResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{123}
+}
+
+func (x *VerifyMacResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *VerifyMacResponse) GetMacValid() bool {
+	if x != nil && x.MacValid != nil {
+		return *x.MacValid
+	}
+	return false
+}
+
+func (x *VerifyMacResponse) GetMacAlgorithm() string {
+	if x != nil && x.MacAlgorithm != nil {
+		return *x.MacAlgorithm
+	}
+	return ""
+}
+
 var File_transport_kmspb_kms_proto protoreflect.FileDescriptor
 
 const file_transport_kmspb_kms_proto_rawDesc = "" +
@@ -3947,7 +8271,562 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x18ciphertext_for_recipient\x18\x02 \x01(\fH\x01R\x16ciphertextForRecipient\x88\x01\x01B\f\n" +
 	"\n" +
 	"_plaintextB\x1b\n" +
-	"\x19_ciphertext_for_recipient2\xbd\x10\n" +
+	"\x19_ciphertext_for_recipient\"j\n" +
+	"\x1cConnectCustomKeyStoreRequest\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01B\x16\n" +
+	"\x14_custom_key_store_id\"\x1f\n" +
+	"\x1dConnectCustomKeyStoreResponse\"\xaf\x01\n" +
+	" XksProxyAuthenticationCredential\x12'\n" +
+	"\raccess_key_id\x18\x01 \x01(\tH\x00R\vaccessKeyId\x88\x01\x01\x126\n" +
+	"\x15raw_secret_access_key\x18\x02 \x01(\tH\x01R\x12rawSecretAccessKey\x88\x01\x01B\x10\n" +
+	"\x0e_access_key_idB\x18\n" +
+	"\x16_raw_secret_access_key\"\x9f\b\n" +
+	"\x1bCreateCustomKeyStoreRequest\x126\n" +
+	"\x15custom_key_store_name\x18\x01 \x01(\tH\x00R\x12customKeyStoreName\x88\x01\x01\x124\n" +
+	"\x14cloud_hsm_cluster_id\x18\x02 \x01(\tH\x01R\x11cloudHsmClusterId\x88\x01\x01\x12=\n" +
+	"\x18trust_anchor_certificate\x18\x03 \x01(\tH\x02R\x16trustAnchorCertificate\x88\x01\x01\x121\n" +
+	"\x12key_store_password\x18\x04 \x01(\tH\x03R\x10keyStorePassword\x88\x01\x01\x126\n" +
+	"\x15custom_key_store_type\x18\x05 \x01(\tH\x04R\x12customKeyStoreType\x88\x01\x01\x128\n" +
+	"\x16xks_proxy_uri_endpoint\x18\x06 \x01(\tH\x05R\x13xksProxyUriEndpoint\x88\x01\x01\x120\n" +
+	"\x12xks_proxy_uri_path\x18\a \x01(\tH\x06R\x0fxksProxyUriPath\x88\x01\x01\x12P\n" +
+	"#xks_proxy_vpc_endpoint_service_name\x18\b \x01(\tH\aR\x1exksProxyVpcEndpointServiceName\x88\x01\x01\x12R\n" +
+	"$xks_proxy_vpc_endpoint_service_owner\x18\t \x01(\tH\bR\x1fxksProxyVpcEndpointServiceOwner\x88\x01\x01\x12|\n" +
+	"#xks_proxy_authentication_credential\x18\n" +
+	" \x01(\v2-.conclave.v1.XksProxyAuthenticationCredentialR xksProxyAuthenticationCredential\x129\n" +
+	"\x16xks_proxy_connectivity\x18\v \x01(\tH\tR\x14xksProxyConnectivity\x88\x01\x01B\x18\n" +
+	"\x16_custom_key_store_nameB\x17\n" +
+	"\x15_cloud_hsm_cluster_idB\x1b\n" +
+	"\x19_trust_anchor_certificateB\x15\n" +
+	"\x13_key_store_passwordB\x18\n" +
+	"\x16_custom_key_store_typeB\x19\n" +
+	"\x17_xks_proxy_uri_endpointB\x15\n" +
+	"\x13_xks_proxy_uri_pathB&\n" +
+	"$_xks_proxy_vpc_endpoint_service_nameB'\n" +
+	"%_xks_proxy_vpc_endpoint_service_ownerB\x19\n" +
+	"\x17_xks_proxy_connectivity\"j\n" +
+	"\x1cCreateCustomKeyStoreResponse\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01B\x16\n" +
+	"\x14_custom_key_store_id\"\x9a\x03\n" +
+	"\x10GrantConstraints\x12v\n" +
+	"\x19encryption_context_subset\x18\x01 \x03(\v2:.conclave.v1.GrantConstraints.EncryptionContextSubsetEntryR\x17encryptionContextSubset\x12v\n" +
+	"\x19encryption_context_equals\x18\x02 \x03(\v2:.conclave.v1.GrantConstraints.EncryptionContextEqualsEntryR\x17encryptionContextEquals\x1aJ\n" +
+	"\x1cEncryptionContextSubsetEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aJ\n" +
+	"\x1cEncryptionContextEqualsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x03\n" +
+	"\x12CreateGrantRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x120\n" +
+	"\x11grantee_principal\x18\x02 \x01(\tH\x01R\x10granteePrincipal\x88\x01\x01\x122\n" +
+	"\x12retiring_principal\x18\x03 \x01(\tH\x02R\x11retiringPrincipal\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"operations\x18\x04 \x03(\tR\n" +
+	"operations\x12?\n" +
+	"\vconstraints\x18\x05 \x01(\v2\x1d.conclave.v1.GrantConstraintsR\vconstraints\x12!\n" +
+	"\fgrant_tokens\x18\x06 \x03(\tR\vgrantTokens\x12\x17\n" +
+	"\x04name\x18\a \x01(\tH\x03R\x04name\x88\x01\x01\x12\x1c\n" +
+	"\adry_run\x18\b \x01(\bH\x04R\x06dryRun\x88\x01\x01B\t\n" +
+	"\a_key_idB\x14\n" +
+	"\x12_grantee_principalB\x15\n" +
+	"\x13_retiring_principalB\a\n" +
+	"\x05_nameB\n" +
+	"\n" +
+	"\b_dry_run\"x\n" +
+	"\x13CreateGrantResponse\x12$\n" +
+	"\vgrant_token\x18\x01 \x01(\tH\x00R\n" +
+	"grantToken\x88\x01\x01\x12\x1e\n" +
+	"\bgrant_id\x18\x02 \x01(\tH\x01R\agrantId\x88\x01\x01B\x0e\n" +
+	"\f_grant_tokenB\v\n" +
+	"\t_grant_id\"i\n" +
+	"\x1bDeleteCustomKeyStoreRequest\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01B\x16\n" +
+	"\x14_custom_key_store_id\"\x1e\n" +
+	"\x1cDeleteCustomKeyStoreResponse\"\x8a\x01\n" +
+	" DeleteImportedKeyMaterialRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\x02 \x01(\tH\x01R\rkeyMaterialId\x88\x01\x01B\t\n" +
+	"\a_key_idB\x12\n" +
+	"\x10_key_material_id\"\x8b\x01\n" +
+	"!DeleteImportedKeyMaterialResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\x02 \x01(\tH\x01R\rkeyMaterialId\x88\x01\x01B\t\n" +
+	"\a_key_idB\x12\n" +
+	"\x10_key_material_id\"\xd5\x02\n" +
+	"\x19DeriveSharedSecretRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12;\n" +
+	"\x17key_agreement_algorithm\x18\x02 \x01(\tH\x01R\x15keyAgreementAlgorithm\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fH\x02R\tpublicKey\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x04 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\x05 \x01(\bH\x03R\x06dryRun\x88\x01\x01\x128\n" +
+	"\trecipient\x18\x06 \x01(\v2\x1a.conclave.v1.RecipientInfoR\trecipientB\t\n" +
+	"\a_key_idB\x1a\n" +
+	"\x18_key_agreement_algorithmB\r\n" +
+	"\v_public_keyB\n" +
+	"\n" +
+	"\b_dry_run\"\xe7\x02\n" +
+	"\x1aDeriveSharedSecretResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12(\n" +
+	"\rshared_secret\x18\x02 \x01(\fH\x01R\fsharedSecret\x88\x01\x01\x12=\n" +
+	"\x18ciphertext_for_recipient\x18\x03 \x01(\fH\x02R\x16ciphertextForRecipient\x88\x01\x01\x12;\n" +
+	"\x17key_agreement_algorithm\x18\x04 \x01(\tH\x03R\x15keyAgreementAlgorithm\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"key_origin\x18\x05 \x01(\tH\x04R\tkeyOrigin\x88\x01\x01B\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_shared_secretB\x1b\n" +
+	"\x19_ciphertext_for_recipientB\x1a\n" +
+	"\x18_key_agreement_algorithmB\r\n" +
+	"\v_key_origin\"\xb1\x03\n" +
+	"\x15XksProxyConfiguration\x12'\n" +
+	"\fconnectivity\x18\x01 \x01(\tH\x00R\fconnectivity\x88\x01\x01\x12'\n" +
+	"\raccess_key_id\x18\x02 \x01(\tH\x01R\vaccessKeyId\x88\x01\x01\x12&\n" +
+	"\furi_endpoint\x18\x03 \x01(\tH\x02R\vuriEndpoint\x88\x01\x01\x12\x1e\n" +
+	"\buri_path\x18\x04 \x01(\tH\x03R\auriPath\x88\x01\x01\x12>\n" +
+	"\x19vpc_endpoint_service_name\x18\x05 \x01(\tH\x04R\x16vpcEndpointServiceName\x88\x01\x01\x12@\n" +
+	"\x1avpc_endpoint_service_owner\x18\x06 \x01(\tH\x05R\x17vpcEndpointServiceOwner\x88\x01\x01B\x0f\n" +
+	"\r_connectivityB\x10\n" +
+	"\x0e_access_key_idB\x0f\n" +
+	"\r_uri_endpointB\v\n" +
+	"\t_uri_pathB\x1c\n" +
+	"\x1a_vpc_endpoint_service_nameB\x1d\n" +
+	"\x1b_vpc_endpoint_service_owner\"\xea\x05\n" +
+	"\x18CustomKeyStoresListEntry\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01\x126\n" +
+	"\x15custom_key_store_name\x18\x02 \x01(\tH\x01R\x12customKeyStoreName\x88\x01\x01\x124\n" +
+	"\x14cloud_hsm_cluster_id\x18\x03 \x01(\tH\x02R\x11cloudHsmClusterId\x88\x01\x01\x12=\n" +
+	"\x18trust_anchor_certificate\x18\x04 \x01(\tH\x03R\x16trustAnchorCertificate\x88\x01\x01\x12.\n" +
+	"\x10connection_state\x18\x05 \x01(\tH\x04R\x0fconnectionState\x88\x01\x01\x127\n" +
+	"\x15connection_error_code\x18\x06 \x01(\tH\x05R\x13connectionErrorCode\x88\x01\x01\x12?\n" +
+	"\rcreation_date\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fcreationDate\x126\n" +
+	"\x15custom_key_store_type\x18\b \x01(\tH\x06R\x12customKeyStoreType\x88\x01\x01\x12Z\n" +
+	"\x17xks_proxy_configuration\x18\t \x01(\v2\".conclave.v1.XksProxyConfigurationR\x15xksProxyConfigurationB\x16\n" +
+	"\x14_custom_key_store_idB\x18\n" +
+	"\x16_custom_key_store_nameB\x17\n" +
+	"\x15_cloud_hsm_cluster_idB\x1b\n" +
+	"\x19_trust_anchor_certificateB\x13\n" +
+	"\x11_connection_stateB\x18\n" +
+	"\x16_connection_error_codeB\x18\n" +
+	"\x16_custom_key_store_type\"\x8b\x02\n" +
+	"\x1eDescribeCustomKeyStoresRequest\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01\x126\n" +
+	"\x15custom_key_store_name\x18\x02 \x01(\tH\x01R\x12customKeyStoreName\x88\x01\x01\x12\x19\n" +
+	"\x05limit\x18\x03 \x01(\x05H\x02R\x05limit\x88\x01\x01\x12\x1b\n" +
+	"\x06marker\x18\x04 \x01(\tH\x03R\x06marker\x88\x01\x01B\x16\n" +
+	"\x14_custom_key_store_idB\x18\n" +
+	"\x16_custom_key_store_nameB\b\n" +
+	"\x06_limitB\t\n" +
+	"\a_marker\"\xdb\x01\n" +
+	"\x1fDescribeCustomKeyStoresResponse\x12Q\n" +
+	"\x11custom_key_stores\x18\x01 \x03(\v2%.conclave.v1.CustomKeyStoresListEntryR\x0fcustomKeyStores\x12$\n" +
+	"\vnext_marker\x18\x02 \x01(\tH\x00R\n" +
+	"nextMarker\x88\x01\x01\x12!\n" +
+	"\ttruncated\x18\x03 \x01(\bH\x01R\ttruncated\x88\x01\x01B\x0e\n" +
+	"\f_next_markerB\f\n" +
+	"\n" +
+	"_truncated\"B\n" +
+	"\x19DisableKeyRotationRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01B\t\n" +
+	"\a_key_id\"\x1c\n" +
+	"\x1aDisableKeyRotationResponse\"m\n" +
+	"\x1fDisconnectCustomKeyStoreRequest\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01B\x16\n" +
+	"\x14_custom_key_store_id\"\"\n" +
+	" DisconnectCustomKeyStoreResponse\"\x99\x01\n" +
+	"\x18EnableKeyRotationRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12:\n" +
+	"\x17rotation_period_in_days\x18\x02 \x01(\x05H\x01R\x14rotationPeriodInDays\x88\x01\x01B\t\n" +
+	"\a_key_idB\x1a\n" +
+	"\x18_rotation_period_in_days\"\x1b\n" +
+	"\x19EnableKeyRotationResponse\"\xba\x03\n" +
+	"\x1aGenerateDataKeyPairRequest\x12m\n" +
+	"\x12encryption_context\x18\x01 \x03(\v2>.conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntryR\x11encryptionContext\x12\x1a\n" +
+	"\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12'\n" +
+	"\rkey_pair_spec\x18\x03 \x01(\tH\x01R\vkeyPairSpec\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x04 \x03(\tR\vgrantTokens\x128\n" +
+	"\trecipient\x18\x05 \x01(\v2\x1a.conclave.v1.RecipientInfoR\trecipient\x12\x1c\n" +
+	"\adry_run\x18\x06 \x01(\bH\x02R\x06dryRun\x88\x01\x01\x1aD\n" +
+	"\x16EncryptionContextEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_key_pair_specB\n" +
+	"\n" +
+	"\b_dry_run\"\x86\x04\n" +
+	"\x1bGenerateDataKeyPairResponse\x12B\n" +
+	"\x1bprivate_key_ciphertext_blob\x18\x01 \x01(\fH\x00R\x18privateKeyCiphertextBlob\x88\x01\x01\x127\n" +
+	"\x15private_key_plaintext\x18\x02 \x01(\fH\x01R\x13privateKeyPlaintext\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fH\x02R\tpublicKey\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x04 \x01(\tH\x03R\x05keyId\x88\x01\x01\x12'\n" +
+	"\rkey_pair_spec\x18\x05 \x01(\tH\x04R\vkeyPairSpec\x88\x01\x01\x12=\n" +
+	"\x18ciphertext_for_recipient\x18\x06 \x01(\fH\x05R\x16ciphertextForRecipient\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\a \x01(\tH\x06R\rkeyMaterialId\x88\x01\x01B\x1e\n" +
+	"\x1c_private_key_ciphertext_blobB\x18\n" +
+	"\x16_private_key_plaintextB\r\n" +
+	"\v_public_keyB\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_key_pair_specB\x1b\n" +
+	"\x19_ciphertext_for_recipientB\x12\n" +
+	"\x10_key_material_id\"\xa0\x03\n" +
+	"*GenerateDataKeyPairWithoutPlaintextRequest\x12}\n" +
+	"\x12encryption_context\x18\x01 \x03(\v2N.conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntryR\x11encryptionContext\x12\x1a\n" +
+	"\x06key_id\x18\x02 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12'\n" +
+	"\rkey_pair_spec\x18\x03 \x01(\tH\x01R\vkeyPairSpec\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x04 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\x05 \x01(\bH\x02R\x06dryRun\x88\x01\x01\x1aD\n" +
+	"\x16EncryptionContextEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_key_pair_specB\n" +
+	"\n" +
+	"\b_dry_run\"\xe7\x02\n" +
+	"+GenerateDataKeyPairWithoutPlaintextResponse\x12B\n" +
+	"\x1bprivate_key_ciphertext_blob\x18\x01 \x01(\fH\x00R\x18privateKeyCiphertextBlob\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fH\x01R\tpublicKey\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x03 \x01(\tH\x02R\x05keyId\x88\x01\x01\x12'\n" +
+	"\rkey_pair_spec\x18\x04 \x01(\tH\x03R\vkeyPairSpec\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\x05 \x01(\tH\x04R\rkeyMaterialId\x88\x01\x01B\x1e\n" +
+	"\x1c_private_key_ciphertext_blobB\r\n" +
+	"\v_public_keyB\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_key_pair_specB\x12\n" +
+	"\x10_key_material_id\"\xef\x01\n" +
+	"\x12GenerateMacRequest\x12\x1d\n" +
+	"\amessage\x18\x01 \x01(\fH\x00R\amessage\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x02 \x01(\tH\x01R\x05keyId\x88\x01\x01\x12(\n" +
+	"\rmac_algorithm\x18\x03 \x01(\tH\x02R\fmacAlgorithm\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x04 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\x05 \x01(\bH\x03R\x06dryRun\x88\x01\x01B\n" +
+	"\n" +
+	"\b_messageB\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_mac_algorithmB\n" +
+	"\n" +
+	"\b_dry_run\"\x97\x01\n" +
+	"\x13GenerateMacResponse\x12\x15\n" +
+	"\x03mac\x18\x01 \x01(\fH\x00R\x03mac\x88\x01\x01\x12(\n" +
+	"\rmac_algorithm\x18\x02 \x01(\tH\x01R\fmacAlgorithm\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x03 \x01(\tH\x02R\x05keyId\x88\x01\x01B\x06\n" +
+	"\x04_macB\x10\n" +
+	"\x0e_mac_algorithmB\t\n" +
+	"\a_key_id\"\x8a\x02\n" +
+	"\x10KeyLastUsageData\x12!\n" +
+	"\toperation\x18\x01 \x01(\tH\x00R\toperation\x88\x01\x01\x128\n" +
+	"\ttimestamp\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x124\n" +
+	"\x14cloud_trail_event_id\x18\x03 \x01(\tH\x01R\x11cloudTrailEventId\x88\x01\x01\x12)\n" +
+	"\x0ekms_request_id\x18\x04 \x01(\tH\x02R\fkmsRequestId\x88\x01\x01B\f\n" +
+	"\n" +
+	"_operationB\x17\n" +
+	"\x15_cloud_trail_event_idB\x11\n" +
+	"\x0f_kms_request_id\"?\n" +
+	"\x16GetKeyLastUsageRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01B\t\n" +
+	"\a_key_id\"\x99\x02\n" +
+	"\x17GetKeyLastUsageResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12C\n" +
+	"\x0ekey_last_usage\x18\x02 \x01(\v2\x1d.conclave.v1.KeyLastUsageDataR\fkeyLastUsage\x12J\n" +
+	"\x13tracking_start_date\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x11trackingStartDate\x12F\n" +
+	"\x11key_creation_date\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0fkeyCreationDateB\t\n" +
+	"\a_key_id\"D\n" +
+	"\x1bGetKeyRotationStatusRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01B\t\n" +
+	"\a_key_id\"\x95\x03\n" +
+	"\x1cGetKeyRotationStatusResponse\x125\n" +
+	"\x14key_rotation_enabled\x18\x01 \x01(\bH\x00R\x12keyRotationEnabled\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x02 \x01(\tH\x01R\x05keyId\x88\x01\x01\x12:\n" +
+	"\x17rotation_period_in_days\x18\x03 \x01(\x05H\x02R\x14rotationPeriodInDays\x88\x01\x01\x12H\n" +
+	"\x12next_rotation_date\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10nextRotationDate\x12\\\n" +
+	"\x1don_demand_rotation_start_date\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x19onDemandRotationStartDateB\x17\n" +
+	"\x15_key_rotation_enabledB\t\n" +
+	"\a_key_idB\x1a\n" +
+	"\x18_rotation_period_in_days\"\xd8\x01\n" +
+	"\x1dGetParametersForImportRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x122\n" +
+	"\x12wrapping_algorithm\x18\x02 \x01(\tH\x01R\x11wrappingAlgorithm\x88\x01\x01\x12/\n" +
+	"\x11wrapping_key_spec\x18\x03 \x01(\tH\x02R\x0fwrappingKeySpec\x88\x01\x01B\t\n" +
+	"\a_key_idB\x15\n" +
+	"\x13_wrapping_algorithmB\x14\n" +
+	"\x12_wrapping_key_spec\"\xff\x01\n" +
+	"\x1eGetParametersForImportResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12&\n" +
+	"\fimport_token\x18\x02 \x01(\fH\x01R\vimportToken\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fH\x02R\tpublicKey\x88\x01\x01\x12J\n" +
+	"\x13parameters_valid_to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11parametersValidToB\t\n" +
+	"\a_key_idB\x0f\n" +
+	"\r_import_tokenB\r\n" +
+	"\v_public_key\"_\n" +
+	"\x13GetPublicKeyRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x02 \x03(\tR\vgrantTokensB\t\n" +
+	"\a_key_id\"\xc6\x03\n" +
+	"\x14GetPublicKeyResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fH\x01R\tpublicKey\x88\x01\x01\x12<\n" +
+	"\x18customer_master_key_spec\x18\x03 \x01(\tH\x02R\x15customerMasterKeySpec\x88\x01\x01\x12\x1e\n" +
+	"\bkey_spec\x18\x04 \x01(\tH\x03R\akeySpec\x88\x01\x01\x12 \n" +
+	"\tkey_usage\x18\x05 \x01(\tH\x04R\bkeyUsage\x88\x01\x01\x123\n" +
+	"\x15encryption_algorithms\x18\x06 \x03(\tR\x14encryptionAlgorithms\x12-\n" +
+	"\x12signing_algorithms\x18\a \x03(\tR\x11signingAlgorithms\x128\n" +
+	"\x18key_agreement_algorithms\x18\b \x03(\tR\x16keyAgreementAlgorithmsB\t\n" +
+	"\a_key_idB\r\n" +
+	"\v_public_keyB\x1b\n" +
+	"\x19_customer_master_key_specB\v\n" +
+	"\t_key_specB\f\n" +
+	"\n" +
+	"_key_usage\"\x9f\x04\n" +
+	"\x18ImportKeyMaterialRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12&\n" +
+	"\fimport_token\x18\x02 \x01(\fH\x01R\vimportToken\x88\x01\x01\x129\n" +
+	"\x16encrypted_key_material\x18\x03 \x01(\fH\x02R\x14encryptedKeyMaterial\x88\x01\x01\x125\n" +
+	"\bvalid_to\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\avalidTo\x12.\n" +
+	"\x10expiration_model\x18\x05 \x01(\tH\x03R\x0fexpirationModel\x88\x01\x01\x12$\n" +
+	"\vimport_type\x18\x06 \x01(\tH\x04R\n" +
+	"importType\x88\x01\x01\x12=\n" +
+	"\x18key_material_description\x18\a \x01(\tH\x05R\x16keyMaterialDescription\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\b \x01(\tH\x06R\rkeyMaterialId\x88\x01\x01B\t\n" +
+	"\a_key_idB\x0f\n" +
+	"\r_import_tokenB\x19\n" +
+	"\x17_encrypted_key_materialB\x13\n" +
+	"\x11_expiration_modelB\x0e\n" +
+	"\f_import_typeB\x1b\n" +
+	"\x19_key_material_descriptionB\x12\n" +
+	"\x10_key_material_id\"\x83\x01\n" +
+	"\x19ImportKeyMaterialResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\x02 \x01(\tH\x01R\rkeyMaterialId\x88\x01\x01B\t\n" +
+	"\a_key_idB\x12\n" +
+	"\x10_key_material_id\"\xfd\x03\n" +
+	"\x0eGrantListEntry\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\x1e\n" +
+	"\bgrant_id\x18\x02 \x01(\tH\x01R\agrantId\x88\x01\x01\x12\x17\n" +
+	"\x04name\x18\x03 \x01(\tH\x02R\x04name\x88\x01\x01\x12?\n" +
+	"\rcreation_date\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\fcreationDate\x120\n" +
+	"\x11grantee_principal\x18\x05 \x01(\tH\x03R\x10granteePrincipal\x88\x01\x01\x122\n" +
+	"\x12retiring_principal\x18\x06 \x01(\tH\x04R\x11retiringPrincipal\x88\x01\x01\x12,\n" +
+	"\x0fissuing_account\x18\a \x01(\tH\x05R\x0eissuingAccount\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"operations\x18\b \x03(\tR\n" +
+	"operations\x12?\n" +
+	"\vconstraints\x18\t \x01(\v2\x1d.conclave.v1.GrantConstraintsR\vconstraintsB\t\n" +
+	"\a_key_idB\v\n" +
+	"\t_grant_idB\a\n" +
+	"\x05_nameB\x14\n" +
+	"\x12_grantee_principalB\x15\n" +
+	"\x13_retiring_principalB\x12\n" +
+	"\x10_issuing_account\"\xfc\x01\n" +
+	"\x11ListGrantsRequest\x12\x19\n" +
+	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
+	"\x06marker\x18\x02 \x01(\tH\x01R\x06marker\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x03 \x01(\tH\x02R\x05keyId\x88\x01\x01\x12\x1e\n" +
+	"\bgrant_id\x18\x04 \x01(\tH\x03R\agrantId\x88\x01\x01\x120\n" +
+	"\x11grantee_principal\x18\x05 \x01(\tH\x04R\x10granteePrincipal\x88\x01\x01B\b\n" +
+	"\x06_limitB\t\n" +
+	"\a_markerB\t\n" +
+	"\a_key_idB\v\n" +
+	"\t_grant_idB\x14\n" +
+	"\x12_grantee_principal\"\xb0\x01\n" +
+	"\x12ListGrantsResponse\x123\n" +
+	"\x06grants\x18\x01 \x03(\v2\x1b.conclave.v1.GrantListEntryR\x06grants\x12$\n" +
+	"\vnext_marker\x18\x02 \x01(\tH\x00R\n" +
+	"nextMarker\x88\x01\x01\x12!\n" +
+	"\ttruncated\x18\x03 \x01(\bH\x01R\ttruncated\x88\x01\x01B\x0e\n" +
+	"\f_next_markerB\f\n" +
+	"\n" +
+	"_truncated\"\xd4\x04\n" +
+	"\x12RotationsListEntry\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12+\n" +
+	"\x0fkey_material_id\x18\x02 \x01(\tH\x01R\rkeyMaterialId\x88\x01\x01\x12=\n" +
+	"\x18key_material_description\x18\x03 \x01(\tH\x02R\x16keyMaterialDescription\x88\x01\x01\x12&\n" +
+	"\fimport_state\x18\x04 \x01(\tH\x03R\vimportState\x88\x01\x01\x121\n" +
+	"\x12key_material_state\x18\x05 \x01(\tH\x04R\x10keyMaterialState\x88\x01\x01\x12.\n" +
+	"\x10expiration_model\x18\x06 \x01(\tH\x05R\x0fexpirationModel\x88\x01\x01\x125\n" +
+	"\bvalid_to\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\avalidTo\x12?\n" +
+	"\rrotation_date\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\frotationDate\x12(\n" +
+	"\rrotation_type\x18\t \x01(\tH\x06R\frotationType\x88\x01\x01B\t\n" +
+	"\a_key_idB\x12\n" +
+	"\x10_key_material_idB\x1b\n" +
+	"\x19_key_material_descriptionB\x0f\n" +
+	"\r_import_stateB\x15\n" +
+	"\x13_key_material_stateB\x13\n" +
+	"\x11_expiration_modelB\x10\n" +
+	"\x0e_rotation_type\"\xdd\x01\n" +
+	"\x17ListKeyRotationsRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x125\n" +
+	"\x14include_key_material\x18\x02 \x01(\tH\x01R\x12includeKeyMaterial\x88\x01\x01\x12\x19\n" +
+	"\x05limit\x18\x03 \x01(\x05H\x02R\x05limit\x88\x01\x01\x12\x1b\n" +
+	"\x06marker\x18\x04 \x01(\tH\x03R\x06marker\x88\x01\x01B\t\n" +
+	"\a_key_idB\x17\n" +
+	"\x15_include_key_materialB\b\n" +
+	"\x06_limitB\t\n" +
+	"\a_marker\"\xc0\x01\n" +
+	"\x18ListKeyRotationsResponse\x12=\n" +
+	"\trotations\x18\x01 \x03(\v2\x1f.conclave.v1.RotationsListEntryR\trotations\x12$\n" +
+	"\vnext_marker\x18\x02 \x01(\tH\x00R\n" +
+	"nextMarker\x88\x01\x01\x12!\n" +
+	"\ttruncated\x18\x03 \x01(\bH\x01R\ttruncated\x88\x01\x01B\x0e\n" +
+	"\f_next_markerB\f\n" +
+	"\n" +
+	"_truncated\"\xb4\x01\n" +
+	"\x1aListRetirableGrantsRequest\x12\x19\n" +
+	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
+	"\x06marker\x18\x02 \x01(\tH\x01R\x06marker\x88\x01\x01\x122\n" +
+	"\x12retiring_principal\x18\x03 \x01(\tH\x02R\x11retiringPrincipal\x88\x01\x01B\b\n" +
+	"\x06_limitB\t\n" +
+	"\a_markerB\x15\n" +
+	"\x13_retiring_principal\"\xb9\x01\n" +
+	"\x1bListRetirableGrantsResponse\x123\n" +
+	"\x06grants\x18\x01 \x03(\v2\x1b.conclave.v1.GrantListEntryR\x06grants\x12$\n" +
+	"\vnext_marker\x18\x02 \x01(\tH\x00R\n" +
+	"nextMarker\x88\x01\x01\x12!\n" +
+	"\ttruncated\x18\x03 \x01(\bH\x01R\ttruncated\x88\x01\x01B\x0e\n" +
+	"\f_next_markerB\f\n" +
+	"\n" +
+	"_truncated\"\xf8\x02\n" +
+	"\x13ReplicateKeyRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12*\n" +
+	"\x0ereplica_region\x18\x02 \x01(\tH\x01R\rreplicaRegion\x88\x01\x01\x12\x1b\n" +
+	"\x06policy\x18\x03 \x01(\tH\x02R\x06policy\x88\x01\x01\x12O\n" +
+	"\"bypass_policy_lockout_safety_check\x18\x04 \x01(\bH\x03R\x1ebypassPolicyLockoutSafetyCheck\x88\x01\x01\x12%\n" +
+	"\vdescription\x18\x05 \x01(\tH\x04R\vdescription\x88\x01\x01\x12$\n" +
+	"\x04tags\x18\x06 \x03(\v2\x10.conclave.v1.TagR\x04tagsB\t\n" +
+	"\a_key_idB\x11\n" +
+	"\x0f_replica_regionB\t\n" +
+	"\a_policyB%\n" +
+	"#_bypass_policy_lockout_safety_checkB\x0e\n" +
+	"\f_description\"\xd6\x01\n" +
+	"\x14ReplicateKeyResponse\x12J\n" +
+	"\x14replica_key_metadata\x18\x01 \x01(\v2\x18.conclave.v1.KeyMetadataR\x12replicaKeyMetadata\x12*\n" +
+	"\x0ereplica_policy\x18\x02 \x01(\tH\x00R\rreplicaPolicy\x88\x01\x01\x123\n" +
+	"\freplica_tags\x18\x03 \x03(\v2\x10.conclave.v1.TagR\vreplicaTagsB\x11\n" +
+	"\x0f_replica_policy\"\xc8\x01\n" +
+	"\x12RetireGrantRequest\x12$\n" +
+	"\vgrant_token\x18\x01 \x01(\tH\x00R\n" +
+	"grantToken\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x02 \x01(\tH\x01R\x05keyId\x88\x01\x01\x12\x1e\n" +
+	"\bgrant_id\x18\x03 \x01(\tH\x02R\agrantId\x88\x01\x01\x12\x1c\n" +
+	"\adry_run\x18\x04 \x01(\bH\x03R\x06dryRun\x88\x01\x01B\x0e\n" +
+	"\f_grant_tokenB\t\n" +
+	"\a_key_idB\v\n" +
+	"\t_grant_idB\n" +
+	"\n" +
+	"\b_dry_run\"\x15\n" +
+	"\x13RetireGrantResponse\"\x92\x01\n" +
+	"\x12RevokeGrantRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\x1e\n" +
+	"\bgrant_id\x18\x02 \x01(\tH\x01R\agrantId\x88\x01\x01\x12\x1c\n" +
+	"\adry_run\x18\x03 \x01(\bH\x02R\x06dryRun\x88\x01\x01B\t\n" +
+	"\a_key_idB\v\n" +
+	"\t_grant_idB\n" +
+	"\n" +
+	"\b_dry_run\"\x15\n" +
+	"\x13RevokeGrantResponse\"A\n" +
+	"\x18RotateKeyOnDemandRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01B\t\n" +
+	"\a_key_id\"B\n" +
+	"\x19RotateKeyOnDemandResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01B\t\n" +
+	"\a_key_id\"\xad\x02\n" +
+	"\vSignRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\x1d\n" +
+	"\amessage\x18\x02 \x01(\fH\x01R\amessage\x88\x01\x01\x12&\n" +
+	"\fmessage_type\x18\x03 \x01(\tH\x02R\vmessageType\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x04 \x03(\tR\vgrantTokens\x120\n" +
+	"\x11signing_algorithm\x18\x05 \x01(\tH\x03R\x10signingAlgorithm\x88\x01\x01\x12\x1c\n" +
+	"\adry_run\x18\x06 \x01(\bH\x04R\x06dryRun\x88\x01\x01B\t\n" +
+	"\a_key_idB\n" +
+	"\n" +
+	"\b_messageB\x0f\n" +
+	"\r_message_typeB\x14\n" +
+	"\x12_signing_algorithmB\n" +
+	"\n" +
+	"\b_dry_run\"\xae\x01\n" +
+	"\fSignResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12!\n" +
+	"\tsignature\x18\x02 \x01(\fH\x01R\tsignature\x88\x01\x01\x120\n" +
+	"\x11signing_algorithm\x18\x03 \x01(\tH\x02R\x10signingAlgorithm\x88\x01\x01B\t\n" +
+	"\a_key_idB\f\n" +
+	"\n" +
+	"_signatureB\x14\n" +
+	"\x12_signing_algorithm\"\xc8\a\n" +
+	"\x1bUpdateCustomKeyStoreRequest\x122\n" +
+	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01\x12=\n" +
+	"\x19new_custom_key_store_name\x18\x02 \x01(\tH\x01R\x15newCustomKeyStoreName\x88\x01\x01\x121\n" +
+	"\x12key_store_password\x18\x03 \x01(\tH\x02R\x10keyStorePassword\x88\x01\x01\x124\n" +
+	"\x14cloud_hsm_cluster_id\x18\x04 \x01(\tH\x03R\x11cloudHsmClusterId\x88\x01\x01\x128\n" +
+	"\x16xks_proxy_uri_endpoint\x18\x05 \x01(\tH\x04R\x13xksProxyUriEndpoint\x88\x01\x01\x120\n" +
+	"\x12xks_proxy_uri_path\x18\x06 \x01(\tH\x05R\x0fxksProxyUriPath\x88\x01\x01\x12P\n" +
+	"#xks_proxy_vpc_endpoint_service_name\x18\a \x01(\tH\x06R\x1exksProxyVpcEndpointServiceName\x88\x01\x01\x12R\n" +
+	"$xks_proxy_vpc_endpoint_service_owner\x18\b \x01(\tH\aR\x1fxksProxyVpcEndpointServiceOwner\x88\x01\x01\x12|\n" +
+	"#xks_proxy_authentication_credential\x18\t \x01(\v2-.conclave.v1.XksProxyAuthenticationCredentialR xksProxyAuthenticationCredential\x129\n" +
+	"\x16xks_proxy_connectivity\x18\n" +
+	" \x01(\tH\bR\x14xksProxyConnectivity\x88\x01\x01B\x16\n" +
+	"\x14_custom_key_store_idB\x1c\n" +
+	"\x1a_new_custom_key_store_nameB\x15\n" +
+	"\x13_key_store_passwordB\x17\n" +
+	"\x15_cloud_hsm_cluster_idB\x19\n" +
+	"\x17_xks_proxy_uri_endpointB\x15\n" +
+	"\x13_xks_proxy_uri_pathB&\n" +
+	"$_xks_proxy_vpc_endpoint_service_nameB'\n" +
+	"%_xks_proxy_vpc_endpoint_service_ownerB\x19\n" +
+	"\x17_xks_proxy_connectivity\"\x1e\n" +
+	"\x1cUpdateCustomKeyStoreResponse\"\x82\x01\n" +
+	"\x1aUpdatePrimaryRegionRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12*\n" +
+	"\x0eprimary_region\x18\x02 \x01(\tH\x01R\rprimaryRegion\x88\x01\x01B\t\n" +
+	"\a_key_idB\x11\n" +
+	"\x0f_primary_region\"\x1d\n" +
+	"\x1bUpdatePrimaryRegionResponse\"\xe0\x02\n" +
+	"\rVerifyRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\x1d\n" +
+	"\amessage\x18\x02 \x01(\fH\x01R\amessage\x88\x01\x01\x12&\n" +
+	"\fmessage_type\x18\x03 \x01(\tH\x02R\vmessageType\x88\x01\x01\x12!\n" +
+	"\tsignature\x18\x04 \x01(\fH\x03R\tsignature\x88\x01\x01\x120\n" +
+	"\x11signing_algorithm\x18\x05 \x01(\tH\x04R\x10signingAlgorithm\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x06 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\a \x01(\bH\x05R\x06dryRun\x88\x01\x01B\t\n" +
+	"\a_key_idB\n" +
+	"\n" +
+	"\b_messageB\x0f\n" +
+	"\r_message_typeB\f\n" +
+	"\n" +
+	"_signatureB\x14\n" +
+	"\x12_signing_algorithmB\n" +
+	"\n" +
+	"\b_dry_run\"\xc1\x01\n" +
+	"\x0eVerifyResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12,\n" +
+	"\x0fsignature_valid\x18\x02 \x01(\bH\x01R\x0esignatureValid\x88\x01\x01\x120\n" +
+	"\x11signing_algorithm\x18\x03 \x01(\tH\x02R\x10signingAlgorithm\x88\x01\x01B\t\n" +
+	"\a_key_idB\x12\n" +
+	"\x10_signature_validB\x14\n" +
+	"\x12_signing_algorithm\"\x8c\x02\n" +
+	"\x10VerifyMacRequest\x12\x1d\n" +
+	"\amessage\x18\x01 \x01(\fH\x00R\amessage\x88\x01\x01\x12\x1a\n" +
+	"\x06key_id\x18\x02 \x01(\tH\x01R\x05keyId\x88\x01\x01\x12(\n" +
+	"\rmac_algorithm\x18\x03 \x01(\tH\x02R\fmacAlgorithm\x88\x01\x01\x12\x15\n" +
+	"\x03mac\x18\x04 \x01(\fH\x03R\x03mac\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x05 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\x06 \x01(\bH\x04R\x06dryRun\x88\x01\x01B\n" +
+	"\n" +
+	"\b_messageB\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_mac_algorithmB\x06\n" +
+	"\x04_macB\n" +
+	"\n" +
+	"\b_dry_run\"\xa6\x01\n" +
+	"\x11VerifyMacResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12 \n" +
+	"\tmac_valid\x18\x02 \x01(\bH\x01R\bmacValid\x88\x01\x01\x12(\n" +
+	"\rmac_algorithm\x18\x03 \x01(\tH\x02R\fmacAlgorithm\x88\x01\x01B\t\n" +
+	"\a_key_idB\f\n" +
+	"\n" +
+	"_mac_validB\x10\n" +
+	"\x0e_mac_algorithm2\xde'\n" +
 	"\x03KMS\x12J\n" +
 	"\tCreateKey\x12\x1d.conclave.v1.CreateKeyRequest\x1a\x1e.conclave.v1.CreateKeyResponse\x12P\n" +
 	"\vDescribeKey\x12\x1f.conclave.v1.DescribeKeyRequest\x1a .conclave.v1.DescribeKeyResponse\x12G\n" +
@@ -3973,7 +8852,38 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\tReEncrypt\x12\x1d.conclave.v1.ReEncryptRequest\x1a\x1e.conclave.v1.ReEncryptResponse\x12\\\n" +
 	"\x0fGenerateDataKey\x12#.conclave.v1.GenerateDataKeyRequest\x1a$.conclave.v1.GenerateDataKeyResponse\x12\x8c\x01\n" +
 	"\x1fGenerateDataKeyWithoutPlaintext\x123.conclave.v1.GenerateDataKeyWithoutPlaintextRequest\x1a4.conclave.v1.GenerateDataKeyWithoutPlaintextResponse\x12Y\n" +
-	"\x0eGenerateRandom\x12\".conclave.v1.GenerateRandomRequest\x1a#.conclave.v1.GenerateRandomResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
+	"\x0eGenerateRandom\x12\".conclave.v1.GenerateRandomRequest\x1a#.conclave.v1.GenerateRandomResponse\x12n\n" +
+	"\x15ConnectCustomKeyStore\x12).conclave.v1.ConnectCustomKeyStoreRequest\x1a*.conclave.v1.ConnectCustomKeyStoreResponse\x12k\n" +
+	"\x14CreateCustomKeyStore\x12(.conclave.v1.CreateCustomKeyStoreRequest\x1a).conclave.v1.CreateCustomKeyStoreResponse\x12P\n" +
+	"\vCreateGrant\x12\x1f.conclave.v1.CreateGrantRequest\x1a .conclave.v1.CreateGrantResponse\x12k\n" +
+	"\x14DeleteCustomKeyStore\x12(.conclave.v1.DeleteCustomKeyStoreRequest\x1a).conclave.v1.DeleteCustomKeyStoreResponse\x12z\n" +
+	"\x19DeleteImportedKeyMaterial\x12-.conclave.v1.DeleteImportedKeyMaterialRequest\x1a..conclave.v1.DeleteImportedKeyMaterialResponse\x12e\n" +
+	"\x12DeriveSharedSecret\x12&.conclave.v1.DeriveSharedSecretRequest\x1a'.conclave.v1.DeriveSharedSecretResponse\x12t\n" +
+	"\x17DescribeCustomKeyStores\x12+.conclave.v1.DescribeCustomKeyStoresRequest\x1a,.conclave.v1.DescribeCustomKeyStoresResponse\x12e\n" +
+	"\x12DisableKeyRotation\x12&.conclave.v1.DisableKeyRotationRequest\x1a'.conclave.v1.DisableKeyRotationResponse\x12w\n" +
+	"\x18DisconnectCustomKeyStore\x12,.conclave.v1.DisconnectCustomKeyStoreRequest\x1a-.conclave.v1.DisconnectCustomKeyStoreResponse\x12b\n" +
+	"\x11EnableKeyRotation\x12%.conclave.v1.EnableKeyRotationRequest\x1a&.conclave.v1.EnableKeyRotationResponse\x12h\n" +
+	"\x13GenerateDataKeyPair\x12'.conclave.v1.GenerateDataKeyPairRequest\x1a(.conclave.v1.GenerateDataKeyPairResponse\x12\x98\x01\n" +
+	"#GenerateDataKeyPairWithoutPlaintext\x127.conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest\x1a8.conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse\x12P\n" +
+	"\vGenerateMac\x12\x1f.conclave.v1.GenerateMacRequest\x1a .conclave.v1.GenerateMacResponse\x12\\\n" +
+	"\x0fGetKeyLastUsage\x12#.conclave.v1.GetKeyLastUsageRequest\x1a$.conclave.v1.GetKeyLastUsageResponse\x12k\n" +
+	"\x14GetKeyRotationStatus\x12(.conclave.v1.GetKeyRotationStatusRequest\x1a).conclave.v1.GetKeyRotationStatusResponse\x12q\n" +
+	"\x16GetParametersForImport\x12*.conclave.v1.GetParametersForImportRequest\x1a+.conclave.v1.GetParametersForImportResponse\x12S\n" +
+	"\fGetPublicKey\x12 .conclave.v1.GetPublicKeyRequest\x1a!.conclave.v1.GetPublicKeyResponse\x12b\n" +
+	"\x11ImportKeyMaterial\x12%.conclave.v1.ImportKeyMaterialRequest\x1a&.conclave.v1.ImportKeyMaterialResponse\x12M\n" +
+	"\n" +
+	"ListGrants\x12\x1e.conclave.v1.ListGrantsRequest\x1a\x1f.conclave.v1.ListGrantsResponse\x12_\n" +
+	"\x10ListKeyRotations\x12$.conclave.v1.ListKeyRotationsRequest\x1a%.conclave.v1.ListKeyRotationsResponse\x12h\n" +
+	"\x13ListRetirableGrants\x12'.conclave.v1.ListRetirableGrantsRequest\x1a(.conclave.v1.ListRetirableGrantsResponse\x12S\n" +
+	"\fReplicateKey\x12 .conclave.v1.ReplicateKeyRequest\x1a!.conclave.v1.ReplicateKeyResponse\x12P\n" +
+	"\vRetireGrant\x12\x1f.conclave.v1.RetireGrantRequest\x1a .conclave.v1.RetireGrantResponse\x12P\n" +
+	"\vRevokeGrant\x12\x1f.conclave.v1.RevokeGrantRequest\x1a .conclave.v1.RevokeGrantResponse\x12b\n" +
+	"\x11RotateKeyOnDemand\x12%.conclave.v1.RotateKeyOnDemandRequest\x1a&.conclave.v1.RotateKeyOnDemandResponse\x12;\n" +
+	"\x04Sign\x12\x18.conclave.v1.SignRequest\x1a\x19.conclave.v1.SignResponse\x12k\n" +
+	"\x14UpdateCustomKeyStore\x12(.conclave.v1.UpdateCustomKeyStoreRequest\x1a).conclave.v1.UpdateCustomKeyStoreResponse\x12h\n" +
+	"\x13UpdatePrimaryRegion\x12'.conclave.v1.UpdatePrimaryRegionRequest\x1a(.conclave.v1.UpdatePrimaryRegionResponse\x12A\n" +
+	"\x06Verify\x12\x1a.conclave.v1.VerifyRequest\x1a\x1b.conclave.v1.VerifyResponse\x12J\n" +
+	"\tVerifyMac\x12\x1d.conclave.v1.VerifyMacRequest\x1a\x1e.conclave.v1.VerifyMacResponseB1Z/github.com/conclavekms/conclave/transport/kmspbb\x06proto3"
 
 var (
 	file_transport_kmspb_kms_proto_rawDescOnce sync.Once
@@ -3987,153 +8897,314 @@ func file_transport_kmspb_kms_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_kms_proto_rawDescData
 }
 
-var file_transport_kmspb_kms_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_transport_kmspb_kms_proto_msgTypes = make([]protoimpl.MessageInfo, 134)
 var file_transport_kmspb_kms_proto_goTypes = []any{
-	(*ErrorDetail)(nil),                             // 0: conclave.v1.ErrorDetail
-	(*Tag)(nil),                                     // 1: conclave.v1.Tag
-	(*RecipientInfo)(nil),                           // 2: conclave.v1.RecipientInfo
-	(*MultiRegionKey)(nil),                          // 3: conclave.v1.MultiRegionKey
-	(*MultiRegionConfiguration)(nil),                // 4: conclave.v1.MultiRegionConfiguration
-	(*XksKeyConfiguration)(nil),                     // 5: conclave.v1.XksKeyConfiguration
-	(*KeyMetadata)(nil),                             // 6: conclave.v1.KeyMetadata
-	(*CreateKeyRequest)(nil),                        // 7: conclave.v1.CreateKeyRequest
-	(*CreateKeyResponse)(nil),                       // 8: conclave.v1.CreateKeyResponse
-	(*DescribeKeyRequest)(nil),                      // 9: conclave.v1.DescribeKeyRequest
-	(*DescribeKeyResponse)(nil),                     // 10: conclave.v1.DescribeKeyResponse
-	(*ListKeysRequest)(nil),                         // 11: conclave.v1.ListKeysRequest
-	(*KeyListEntry)(nil),                            // 12: conclave.v1.KeyListEntry
-	(*ListKeysResponse)(nil),                        // 13: conclave.v1.ListKeysResponse
-	(*UpdateKeyDescriptionRequest)(nil),             // 14: conclave.v1.UpdateKeyDescriptionRequest
-	(*UpdateKeyDescriptionResponse)(nil),            // 15: conclave.v1.UpdateKeyDescriptionResponse
-	(*EnableKeyRequest)(nil),                        // 16: conclave.v1.EnableKeyRequest
-	(*EnableKeyResponse)(nil),                       // 17: conclave.v1.EnableKeyResponse
-	(*DisableKeyRequest)(nil),                       // 18: conclave.v1.DisableKeyRequest
-	(*DisableKeyResponse)(nil),                      // 19: conclave.v1.DisableKeyResponse
-	(*ScheduleKeyDeletionRequest)(nil),              // 20: conclave.v1.ScheduleKeyDeletionRequest
-	(*ScheduleKeyDeletionResponse)(nil),             // 21: conclave.v1.ScheduleKeyDeletionResponse
-	(*CancelKeyDeletionRequest)(nil),                // 22: conclave.v1.CancelKeyDeletionRequest
-	(*CancelKeyDeletionResponse)(nil),               // 23: conclave.v1.CancelKeyDeletionResponse
-	(*CreateAliasRequest)(nil),                      // 24: conclave.v1.CreateAliasRequest
-	(*CreateAliasResponse)(nil),                     // 25: conclave.v1.CreateAliasResponse
-	(*UpdateAliasRequest)(nil),                      // 26: conclave.v1.UpdateAliasRequest
-	(*UpdateAliasResponse)(nil),                     // 27: conclave.v1.UpdateAliasResponse
-	(*DeleteAliasRequest)(nil),                      // 28: conclave.v1.DeleteAliasRequest
-	(*DeleteAliasResponse)(nil),                     // 29: conclave.v1.DeleteAliasResponse
-	(*ListAliasesRequest)(nil),                      // 30: conclave.v1.ListAliasesRequest
-	(*AliasListEntry)(nil),                          // 31: conclave.v1.AliasListEntry
-	(*ListAliasesResponse)(nil),                     // 32: conclave.v1.ListAliasesResponse
-	(*TagResourceRequest)(nil),                      // 33: conclave.v1.TagResourceRequest
-	(*TagResourceResponse)(nil),                     // 34: conclave.v1.TagResourceResponse
-	(*UntagResourceRequest)(nil),                    // 35: conclave.v1.UntagResourceRequest
-	(*UntagResourceResponse)(nil),                   // 36: conclave.v1.UntagResourceResponse
-	(*ListResourceTagsRequest)(nil),                 // 37: conclave.v1.ListResourceTagsRequest
-	(*ListResourceTagsResponse)(nil),                // 38: conclave.v1.ListResourceTagsResponse
-	(*GetKeyPolicyRequest)(nil),                     // 39: conclave.v1.GetKeyPolicyRequest
-	(*GetKeyPolicyResponse)(nil),                    // 40: conclave.v1.GetKeyPolicyResponse
-	(*PutKeyPolicyRequest)(nil),                     // 41: conclave.v1.PutKeyPolicyRequest
-	(*PutKeyPolicyResponse)(nil),                    // 42: conclave.v1.PutKeyPolicyResponse
-	(*ListKeyPoliciesRequest)(nil),                  // 43: conclave.v1.ListKeyPoliciesRequest
-	(*ListKeyPoliciesResponse)(nil),                 // 44: conclave.v1.ListKeyPoliciesResponse
-	(*EncryptRequest)(nil),                          // 45: conclave.v1.EncryptRequest
-	(*EncryptResponse)(nil),                         // 46: conclave.v1.EncryptResponse
-	(*DecryptRequest)(nil),                          // 47: conclave.v1.DecryptRequest
-	(*DecryptResponse)(nil),                         // 48: conclave.v1.DecryptResponse
-	(*ReEncryptRequest)(nil),                        // 49: conclave.v1.ReEncryptRequest
-	(*ReEncryptResponse)(nil),                       // 50: conclave.v1.ReEncryptResponse
-	(*GenerateDataKeyRequest)(nil),                  // 51: conclave.v1.GenerateDataKeyRequest
-	(*GenerateDataKeyResponse)(nil),                 // 52: conclave.v1.GenerateDataKeyResponse
-	(*GenerateDataKeyWithoutPlaintextRequest)(nil),  // 53: conclave.v1.GenerateDataKeyWithoutPlaintextRequest
-	(*GenerateDataKeyWithoutPlaintextResponse)(nil), // 54: conclave.v1.GenerateDataKeyWithoutPlaintextResponse
-	(*GenerateRandomRequest)(nil),                   // 55: conclave.v1.GenerateRandomRequest
-	(*GenerateRandomResponse)(nil),                  // 56: conclave.v1.GenerateRandomResponse
-	nil,                                             // 57: conclave.v1.EncryptRequest.EncryptionContextEntry
-	nil,                                             // 58: conclave.v1.DecryptRequest.EncryptionContextEntry
-	nil,                                             // 59: conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
-	nil,                                             // 60: conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
-	nil,                                             // 61: conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
-	nil,                                             // 62: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
-	(*timestamppb.Timestamp)(nil),                   // 63: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),                                 // 0: conclave.v1.ErrorDetail
+	(*Tag)(nil),                                         // 1: conclave.v1.Tag
+	(*RecipientInfo)(nil),                               // 2: conclave.v1.RecipientInfo
+	(*MultiRegionKey)(nil),                              // 3: conclave.v1.MultiRegionKey
+	(*MultiRegionConfiguration)(nil),                    // 4: conclave.v1.MultiRegionConfiguration
+	(*XksKeyConfiguration)(nil),                         // 5: conclave.v1.XksKeyConfiguration
+	(*KeyMetadata)(nil),                                 // 6: conclave.v1.KeyMetadata
+	(*CreateKeyRequest)(nil),                            // 7: conclave.v1.CreateKeyRequest
+	(*CreateKeyResponse)(nil),                           // 8: conclave.v1.CreateKeyResponse
+	(*DescribeKeyRequest)(nil),                          // 9: conclave.v1.DescribeKeyRequest
+	(*DescribeKeyResponse)(nil),                         // 10: conclave.v1.DescribeKeyResponse
+	(*ListKeysRequest)(nil),                             // 11: conclave.v1.ListKeysRequest
+	(*KeyListEntry)(nil),                                // 12: conclave.v1.KeyListEntry
+	(*ListKeysResponse)(nil),                            // 13: conclave.v1.ListKeysResponse
+	(*UpdateKeyDescriptionRequest)(nil),                 // 14: conclave.v1.UpdateKeyDescriptionRequest
+	(*UpdateKeyDescriptionResponse)(nil),                // 15: conclave.v1.UpdateKeyDescriptionResponse
+	(*EnableKeyRequest)(nil),                            // 16: conclave.v1.EnableKeyRequest
+	(*EnableKeyResponse)(nil),                           // 17: conclave.v1.EnableKeyResponse
+	(*DisableKeyRequest)(nil),                           // 18: conclave.v1.DisableKeyRequest
+	(*DisableKeyResponse)(nil),                          // 19: conclave.v1.DisableKeyResponse
+	(*ScheduleKeyDeletionRequest)(nil),                  // 20: conclave.v1.ScheduleKeyDeletionRequest
+	(*ScheduleKeyDeletionResponse)(nil),                 // 21: conclave.v1.ScheduleKeyDeletionResponse
+	(*CancelKeyDeletionRequest)(nil),                    // 22: conclave.v1.CancelKeyDeletionRequest
+	(*CancelKeyDeletionResponse)(nil),                   // 23: conclave.v1.CancelKeyDeletionResponse
+	(*CreateAliasRequest)(nil),                          // 24: conclave.v1.CreateAliasRequest
+	(*CreateAliasResponse)(nil),                         // 25: conclave.v1.CreateAliasResponse
+	(*UpdateAliasRequest)(nil),                          // 26: conclave.v1.UpdateAliasRequest
+	(*UpdateAliasResponse)(nil),                         // 27: conclave.v1.UpdateAliasResponse
+	(*DeleteAliasRequest)(nil),                          // 28: conclave.v1.DeleteAliasRequest
+	(*DeleteAliasResponse)(nil),                         // 29: conclave.v1.DeleteAliasResponse
+	(*ListAliasesRequest)(nil),                          // 30: conclave.v1.ListAliasesRequest
+	(*AliasListEntry)(nil),                              // 31: conclave.v1.AliasListEntry
+	(*ListAliasesResponse)(nil),                         // 32: conclave.v1.ListAliasesResponse
+	(*TagResourceRequest)(nil),                          // 33: conclave.v1.TagResourceRequest
+	(*TagResourceResponse)(nil),                         // 34: conclave.v1.TagResourceResponse
+	(*UntagResourceRequest)(nil),                        // 35: conclave.v1.UntagResourceRequest
+	(*UntagResourceResponse)(nil),                       // 36: conclave.v1.UntagResourceResponse
+	(*ListResourceTagsRequest)(nil),                     // 37: conclave.v1.ListResourceTagsRequest
+	(*ListResourceTagsResponse)(nil),                    // 38: conclave.v1.ListResourceTagsResponse
+	(*GetKeyPolicyRequest)(nil),                         // 39: conclave.v1.GetKeyPolicyRequest
+	(*GetKeyPolicyResponse)(nil),                        // 40: conclave.v1.GetKeyPolicyResponse
+	(*PutKeyPolicyRequest)(nil),                         // 41: conclave.v1.PutKeyPolicyRequest
+	(*PutKeyPolicyResponse)(nil),                        // 42: conclave.v1.PutKeyPolicyResponse
+	(*ListKeyPoliciesRequest)(nil),                      // 43: conclave.v1.ListKeyPoliciesRequest
+	(*ListKeyPoliciesResponse)(nil),                     // 44: conclave.v1.ListKeyPoliciesResponse
+	(*EncryptRequest)(nil),                              // 45: conclave.v1.EncryptRequest
+	(*EncryptResponse)(nil),                             // 46: conclave.v1.EncryptResponse
+	(*DecryptRequest)(nil),                              // 47: conclave.v1.DecryptRequest
+	(*DecryptResponse)(nil),                             // 48: conclave.v1.DecryptResponse
+	(*ReEncryptRequest)(nil),                            // 49: conclave.v1.ReEncryptRequest
+	(*ReEncryptResponse)(nil),                           // 50: conclave.v1.ReEncryptResponse
+	(*GenerateDataKeyRequest)(nil),                      // 51: conclave.v1.GenerateDataKeyRequest
+	(*GenerateDataKeyResponse)(nil),                     // 52: conclave.v1.GenerateDataKeyResponse
+	(*GenerateDataKeyWithoutPlaintextRequest)(nil),      // 53: conclave.v1.GenerateDataKeyWithoutPlaintextRequest
+	(*GenerateDataKeyWithoutPlaintextResponse)(nil),     // 54: conclave.v1.GenerateDataKeyWithoutPlaintextResponse
+	(*GenerateRandomRequest)(nil),                       // 55: conclave.v1.GenerateRandomRequest
+	(*GenerateRandomResponse)(nil),                      // 56: conclave.v1.GenerateRandomResponse
+	(*ConnectCustomKeyStoreRequest)(nil),                // 57: conclave.v1.ConnectCustomKeyStoreRequest
+	(*ConnectCustomKeyStoreResponse)(nil),               // 58: conclave.v1.ConnectCustomKeyStoreResponse
+	(*XksProxyAuthenticationCredential)(nil),            // 59: conclave.v1.XksProxyAuthenticationCredential
+	(*CreateCustomKeyStoreRequest)(nil),                 // 60: conclave.v1.CreateCustomKeyStoreRequest
+	(*CreateCustomKeyStoreResponse)(nil),                // 61: conclave.v1.CreateCustomKeyStoreResponse
+	(*GrantConstraints)(nil),                            // 62: conclave.v1.GrantConstraints
+	(*CreateGrantRequest)(nil),                          // 63: conclave.v1.CreateGrantRequest
+	(*CreateGrantResponse)(nil),                         // 64: conclave.v1.CreateGrantResponse
+	(*DeleteCustomKeyStoreRequest)(nil),                 // 65: conclave.v1.DeleteCustomKeyStoreRequest
+	(*DeleteCustomKeyStoreResponse)(nil),                // 66: conclave.v1.DeleteCustomKeyStoreResponse
+	(*DeleteImportedKeyMaterialRequest)(nil),            // 67: conclave.v1.DeleteImportedKeyMaterialRequest
+	(*DeleteImportedKeyMaterialResponse)(nil),           // 68: conclave.v1.DeleteImportedKeyMaterialResponse
+	(*DeriveSharedSecretRequest)(nil),                   // 69: conclave.v1.DeriveSharedSecretRequest
+	(*DeriveSharedSecretResponse)(nil),                  // 70: conclave.v1.DeriveSharedSecretResponse
+	(*XksProxyConfiguration)(nil),                       // 71: conclave.v1.XksProxyConfiguration
+	(*CustomKeyStoresListEntry)(nil),                    // 72: conclave.v1.CustomKeyStoresListEntry
+	(*DescribeCustomKeyStoresRequest)(nil),              // 73: conclave.v1.DescribeCustomKeyStoresRequest
+	(*DescribeCustomKeyStoresResponse)(nil),             // 74: conclave.v1.DescribeCustomKeyStoresResponse
+	(*DisableKeyRotationRequest)(nil),                   // 75: conclave.v1.DisableKeyRotationRequest
+	(*DisableKeyRotationResponse)(nil),                  // 76: conclave.v1.DisableKeyRotationResponse
+	(*DisconnectCustomKeyStoreRequest)(nil),             // 77: conclave.v1.DisconnectCustomKeyStoreRequest
+	(*DisconnectCustomKeyStoreResponse)(nil),            // 78: conclave.v1.DisconnectCustomKeyStoreResponse
+	(*EnableKeyRotationRequest)(nil),                    // 79: conclave.v1.EnableKeyRotationRequest
+	(*EnableKeyRotationResponse)(nil),                   // 80: conclave.v1.EnableKeyRotationResponse
+	(*GenerateDataKeyPairRequest)(nil),                  // 81: conclave.v1.GenerateDataKeyPairRequest
+	(*GenerateDataKeyPairResponse)(nil),                 // 82: conclave.v1.GenerateDataKeyPairResponse
+	(*GenerateDataKeyPairWithoutPlaintextRequest)(nil),  // 83: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest
+	(*GenerateDataKeyPairWithoutPlaintextResponse)(nil), // 84: conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse
+	(*GenerateMacRequest)(nil),                          // 85: conclave.v1.GenerateMacRequest
+	(*GenerateMacResponse)(nil),                         // 86: conclave.v1.GenerateMacResponse
+	(*KeyLastUsageData)(nil),                            // 87: conclave.v1.KeyLastUsageData
+	(*GetKeyLastUsageRequest)(nil),                      // 88: conclave.v1.GetKeyLastUsageRequest
+	(*GetKeyLastUsageResponse)(nil),                     // 89: conclave.v1.GetKeyLastUsageResponse
+	(*GetKeyRotationStatusRequest)(nil),                 // 90: conclave.v1.GetKeyRotationStatusRequest
+	(*GetKeyRotationStatusResponse)(nil),                // 91: conclave.v1.GetKeyRotationStatusResponse
+	(*GetParametersForImportRequest)(nil),               // 92: conclave.v1.GetParametersForImportRequest
+	(*GetParametersForImportResponse)(nil),              // 93: conclave.v1.GetParametersForImportResponse
+	(*GetPublicKeyRequest)(nil),                         // 94: conclave.v1.GetPublicKeyRequest
+	(*GetPublicKeyResponse)(nil),                        // 95: conclave.v1.GetPublicKeyResponse
+	(*ImportKeyMaterialRequest)(nil),                    // 96: conclave.v1.ImportKeyMaterialRequest
+	(*ImportKeyMaterialResponse)(nil),                   // 97: conclave.v1.ImportKeyMaterialResponse
+	(*GrantListEntry)(nil),                              // 98: conclave.v1.GrantListEntry
+	(*ListGrantsRequest)(nil),                           // 99: conclave.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),                          // 100: conclave.v1.ListGrantsResponse
+	(*RotationsListEntry)(nil),                          // 101: conclave.v1.RotationsListEntry
+	(*ListKeyRotationsRequest)(nil),                     // 102: conclave.v1.ListKeyRotationsRequest
+	(*ListKeyRotationsResponse)(nil),                    // 103: conclave.v1.ListKeyRotationsResponse
+	(*ListRetirableGrantsRequest)(nil),                  // 104: conclave.v1.ListRetirableGrantsRequest
+	(*ListRetirableGrantsResponse)(nil),                 // 105: conclave.v1.ListRetirableGrantsResponse
+	(*ReplicateKeyRequest)(nil),                         // 106: conclave.v1.ReplicateKeyRequest
+	(*ReplicateKeyResponse)(nil),                        // 107: conclave.v1.ReplicateKeyResponse
+	(*RetireGrantRequest)(nil),                          // 108: conclave.v1.RetireGrantRequest
+	(*RetireGrantResponse)(nil),                         // 109: conclave.v1.RetireGrantResponse
+	(*RevokeGrantRequest)(nil),                          // 110: conclave.v1.RevokeGrantRequest
+	(*RevokeGrantResponse)(nil),                         // 111: conclave.v1.RevokeGrantResponse
+	(*RotateKeyOnDemandRequest)(nil),                    // 112: conclave.v1.RotateKeyOnDemandRequest
+	(*RotateKeyOnDemandResponse)(nil),                   // 113: conclave.v1.RotateKeyOnDemandResponse
+	(*SignRequest)(nil),                                 // 114: conclave.v1.SignRequest
+	(*SignResponse)(nil),                                // 115: conclave.v1.SignResponse
+	(*UpdateCustomKeyStoreRequest)(nil),                 // 116: conclave.v1.UpdateCustomKeyStoreRequest
+	(*UpdateCustomKeyStoreResponse)(nil),                // 117: conclave.v1.UpdateCustomKeyStoreResponse
+	(*UpdatePrimaryRegionRequest)(nil),                  // 118: conclave.v1.UpdatePrimaryRegionRequest
+	(*UpdatePrimaryRegionResponse)(nil),                 // 119: conclave.v1.UpdatePrimaryRegionResponse
+	(*VerifyRequest)(nil),                               // 120: conclave.v1.VerifyRequest
+	(*VerifyResponse)(nil),                              // 121: conclave.v1.VerifyResponse
+	(*VerifyMacRequest)(nil),                            // 122: conclave.v1.VerifyMacRequest
+	(*VerifyMacResponse)(nil),                           // 123: conclave.v1.VerifyMacResponse
+	nil,                                                 // 124: conclave.v1.EncryptRequest.EncryptionContextEntry
+	nil,                                                 // 125: conclave.v1.DecryptRequest.EncryptionContextEntry
+	nil,                                                 // 126: conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
+	nil,                                                 // 127: conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
+	nil,                                                 // 128: conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
+	nil,                                                 // 129: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
+	nil,                                                 // 130: conclave.v1.GrantConstraints.EncryptionContextSubsetEntry
+	nil,                                                 // 131: conclave.v1.GrantConstraints.EncryptionContextEqualsEntry
+	nil,                                                 // 132: conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntry
+	nil,                                                 // 133: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntry
+	(*timestamppb.Timestamp)(nil),                       // 134: google.protobuf.Timestamp
 }
 var file_transport_kmspb_kms_proto_depIdxs = []int32{
-	3,  // 0: conclave.v1.MultiRegionConfiguration.primary_key:type_name -> conclave.v1.MultiRegionKey
-	3,  // 1: conclave.v1.MultiRegionConfiguration.replica_keys:type_name -> conclave.v1.MultiRegionKey
-	63, // 2: conclave.v1.KeyMetadata.creation_date:type_name -> google.protobuf.Timestamp
-	63, // 3: conclave.v1.KeyMetadata.deletion_date:type_name -> google.protobuf.Timestamp
-	63, // 4: conclave.v1.KeyMetadata.valid_to:type_name -> google.protobuf.Timestamp
-	4,  // 5: conclave.v1.KeyMetadata.multi_region_configuration:type_name -> conclave.v1.MultiRegionConfiguration
-	5,  // 6: conclave.v1.KeyMetadata.xks_key_configuration:type_name -> conclave.v1.XksKeyConfiguration
-	1,  // 7: conclave.v1.CreateKeyRequest.tags:type_name -> conclave.v1.Tag
-	6,  // 8: conclave.v1.CreateKeyResponse.key_metadata:type_name -> conclave.v1.KeyMetadata
-	6,  // 9: conclave.v1.DescribeKeyResponse.key_metadata:type_name -> conclave.v1.KeyMetadata
-	12, // 10: conclave.v1.ListKeysResponse.keys:type_name -> conclave.v1.KeyListEntry
-	63, // 11: conclave.v1.ScheduleKeyDeletionResponse.deletion_date:type_name -> google.protobuf.Timestamp
-	63, // 12: conclave.v1.AliasListEntry.creation_date:type_name -> google.protobuf.Timestamp
-	63, // 13: conclave.v1.AliasListEntry.last_updated_date:type_name -> google.protobuf.Timestamp
-	31, // 14: conclave.v1.ListAliasesResponse.aliases:type_name -> conclave.v1.AliasListEntry
-	1,  // 15: conclave.v1.TagResourceRequest.tags:type_name -> conclave.v1.Tag
-	1,  // 16: conclave.v1.ListResourceTagsResponse.tags:type_name -> conclave.v1.Tag
-	57, // 17: conclave.v1.EncryptRequest.encryption_context:type_name -> conclave.v1.EncryptRequest.EncryptionContextEntry
-	58, // 18: conclave.v1.DecryptRequest.encryption_context:type_name -> conclave.v1.DecryptRequest.EncryptionContextEntry
-	2,  // 19: conclave.v1.DecryptRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	59, // 20: conclave.v1.ReEncryptRequest.source_encryption_context:type_name -> conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
-	60, // 21: conclave.v1.ReEncryptRequest.destination_encryption_context:type_name -> conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
-	61, // 22: conclave.v1.GenerateDataKeyRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
-	2,  // 23: conclave.v1.GenerateDataKeyRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	62, // 24: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
-	2,  // 25: conclave.v1.GenerateRandomRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	7,  // 26: conclave.v1.KMS.CreateKey:input_type -> conclave.v1.CreateKeyRequest
-	9,  // 27: conclave.v1.KMS.DescribeKey:input_type -> conclave.v1.DescribeKeyRequest
-	11, // 28: conclave.v1.KMS.ListKeys:input_type -> conclave.v1.ListKeysRequest
-	14, // 29: conclave.v1.KMS.UpdateKeyDescription:input_type -> conclave.v1.UpdateKeyDescriptionRequest
-	16, // 30: conclave.v1.KMS.EnableKey:input_type -> conclave.v1.EnableKeyRequest
-	18, // 31: conclave.v1.KMS.DisableKey:input_type -> conclave.v1.DisableKeyRequest
-	20, // 32: conclave.v1.KMS.ScheduleKeyDeletion:input_type -> conclave.v1.ScheduleKeyDeletionRequest
-	22, // 33: conclave.v1.KMS.CancelKeyDeletion:input_type -> conclave.v1.CancelKeyDeletionRequest
-	24, // 34: conclave.v1.KMS.CreateAlias:input_type -> conclave.v1.CreateAliasRequest
-	26, // 35: conclave.v1.KMS.UpdateAlias:input_type -> conclave.v1.UpdateAliasRequest
-	28, // 36: conclave.v1.KMS.DeleteAlias:input_type -> conclave.v1.DeleteAliasRequest
-	30, // 37: conclave.v1.KMS.ListAliases:input_type -> conclave.v1.ListAliasesRequest
-	33, // 38: conclave.v1.KMS.TagResource:input_type -> conclave.v1.TagResourceRequest
-	35, // 39: conclave.v1.KMS.UntagResource:input_type -> conclave.v1.UntagResourceRequest
-	37, // 40: conclave.v1.KMS.ListResourceTags:input_type -> conclave.v1.ListResourceTagsRequest
-	39, // 41: conclave.v1.KMS.GetKeyPolicy:input_type -> conclave.v1.GetKeyPolicyRequest
-	41, // 42: conclave.v1.KMS.PutKeyPolicy:input_type -> conclave.v1.PutKeyPolicyRequest
-	43, // 43: conclave.v1.KMS.ListKeyPolicies:input_type -> conclave.v1.ListKeyPoliciesRequest
-	45, // 44: conclave.v1.KMS.Encrypt:input_type -> conclave.v1.EncryptRequest
-	47, // 45: conclave.v1.KMS.Decrypt:input_type -> conclave.v1.DecryptRequest
-	49, // 46: conclave.v1.KMS.ReEncrypt:input_type -> conclave.v1.ReEncryptRequest
-	51, // 47: conclave.v1.KMS.GenerateDataKey:input_type -> conclave.v1.GenerateDataKeyRequest
-	53, // 48: conclave.v1.KMS.GenerateDataKeyWithoutPlaintext:input_type -> conclave.v1.GenerateDataKeyWithoutPlaintextRequest
-	55, // 49: conclave.v1.KMS.GenerateRandom:input_type -> conclave.v1.GenerateRandomRequest
-	8,  // 50: conclave.v1.KMS.CreateKey:output_type -> conclave.v1.CreateKeyResponse
-	10, // 51: conclave.v1.KMS.DescribeKey:output_type -> conclave.v1.DescribeKeyResponse
-	13, // 52: conclave.v1.KMS.ListKeys:output_type -> conclave.v1.ListKeysResponse
-	15, // 53: conclave.v1.KMS.UpdateKeyDescription:output_type -> conclave.v1.UpdateKeyDescriptionResponse
-	17, // 54: conclave.v1.KMS.EnableKey:output_type -> conclave.v1.EnableKeyResponse
-	19, // 55: conclave.v1.KMS.DisableKey:output_type -> conclave.v1.DisableKeyResponse
-	21, // 56: conclave.v1.KMS.ScheduleKeyDeletion:output_type -> conclave.v1.ScheduleKeyDeletionResponse
-	23, // 57: conclave.v1.KMS.CancelKeyDeletion:output_type -> conclave.v1.CancelKeyDeletionResponse
-	25, // 58: conclave.v1.KMS.CreateAlias:output_type -> conclave.v1.CreateAliasResponse
-	27, // 59: conclave.v1.KMS.UpdateAlias:output_type -> conclave.v1.UpdateAliasResponse
-	29, // 60: conclave.v1.KMS.DeleteAlias:output_type -> conclave.v1.DeleteAliasResponse
-	32, // 61: conclave.v1.KMS.ListAliases:output_type -> conclave.v1.ListAliasesResponse
-	34, // 62: conclave.v1.KMS.TagResource:output_type -> conclave.v1.TagResourceResponse
-	36, // 63: conclave.v1.KMS.UntagResource:output_type -> conclave.v1.UntagResourceResponse
-	38, // 64: conclave.v1.KMS.ListResourceTags:output_type -> conclave.v1.ListResourceTagsResponse
-	40, // 65: conclave.v1.KMS.GetKeyPolicy:output_type -> conclave.v1.GetKeyPolicyResponse
-	42, // 66: conclave.v1.KMS.PutKeyPolicy:output_type -> conclave.v1.PutKeyPolicyResponse
-	44, // 67: conclave.v1.KMS.ListKeyPolicies:output_type -> conclave.v1.ListKeyPoliciesResponse
-	46, // 68: conclave.v1.KMS.Encrypt:output_type -> conclave.v1.EncryptResponse
-	48, // 69: conclave.v1.KMS.Decrypt:output_type -> conclave.v1.DecryptResponse
-	50, // 70: conclave.v1.KMS.ReEncrypt:output_type -> conclave.v1.ReEncryptResponse
-	52, // 71: conclave.v1.KMS.GenerateDataKey:output_type -> conclave.v1.GenerateDataKeyResponse
-	54, // 72: conclave.v1.KMS.GenerateDataKeyWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyWithoutPlaintextResponse
-	56, // 73: conclave.v1.KMS.GenerateRandom:output_type -> conclave.v1.GenerateRandomResponse
-	50, // [50:74] is the sub-list for method output_type
-	26, // [26:50] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	3,   // 0: conclave.v1.MultiRegionConfiguration.primary_key:type_name -> conclave.v1.MultiRegionKey
+	3,   // 1: conclave.v1.MultiRegionConfiguration.replica_keys:type_name -> conclave.v1.MultiRegionKey
+	134, // 2: conclave.v1.KeyMetadata.creation_date:type_name -> google.protobuf.Timestamp
+	134, // 3: conclave.v1.KeyMetadata.deletion_date:type_name -> google.protobuf.Timestamp
+	134, // 4: conclave.v1.KeyMetadata.valid_to:type_name -> google.protobuf.Timestamp
+	4,   // 5: conclave.v1.KeyMetadata.multi_region_configuration:type_name -> conclave.v1.MultiRegionConfiguration
+	5,   // 6: conclave.v1.KeyMetadata.xks_key_configuration:type_name -> conclave.v1.XksKeyConfiguration
+	1,   // 7: conclave.v1.CreateKeyRequest.tags:type_name -> conclave.v1.Tag
+	6,   // 8: conclave.v1.CreateKeyResponse.key_metadata:type_name -> conclave.v1.KeyMetadata
+	6,   // 9: conclave.v1.DescribeKeyResponse.key_metadata:type_name -> conclave.v1.KeyMetadata
+	12,  // 10: conclave.v1.ListKeysResponse.keys:type_name -> conclave.v1.KeyListEntry
+	134, // 11: conclave.v1.ScheduleKeyDeletionResponse.deletion_date:type_name -> google.protobuf.Timestamp
+	134, // 12: conclave.v1.AliasListEntry.creation_date:type_name -> google.protobuf.Timestamp
+	134, // 13: conclave.v1.AliasListEntry.last_updated_date:type_name -> google.protobuf.Timestamp
+	31,  // 14: conclave.v1.ListAliasesResponse.aliases:type_name -> conclave.v1.AliasListEntry
+	1,   // 15: conclave.v1.TagResourceRequest.tags:type_name -> conclave.v1.Tag
+	1,   // 16: conclave.v1.ListResourceTagsResponse.tags:type_name -> conclave.v1.Tag
+	124, // 17: conclave.v1.EncryptRequest.encryption_context:type_name -> conclave.v1.EncryptRequest.EncryptionContextEntry
+	125, // 18: conclave.v1.DecryptRequest.encryption_context:type_name -> conclave.v1.DecryptRequest.EncryptionContextEntry
+	2,   // 19: conclave.v1.DecryptRequest.recipient:type_name -> conclave.v1.RecipientInfo
+	126, // 20: conclave.v1.ReEncryptRequest.source_encryption_context:type_name -> conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
+	127, // 21: conclave.v1.ReEncryptRequest.destination_encryption_context:type_name -> conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
+	128, // 22: conclave.v1.GenerateDataKeyRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
+	2,   // 23: conclave.v1.GenerateDataKeyRequest.recipient:type_name -> conclave.v1.RecipientInfo
+	129, // 24: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
+	2,   // 25: conclave.v1.GenerateRandomRequest.recipient:type_name -> conclave.v1.RecipientInfo
+	59,  // 26: conclave.v1.CreateCustomKeyStoreRequest.xks_proxy_authentication_credential:type_name -> conclave.v1.XksProxyAuthenticationCredential
+	130, // 27: conclave.v1.GrantConstraints.encryption_context_subset:type_name -> conclave.v1.GrantConstraints.EncryptionContextSubsetEntry
+	131, // 28: conclave.v1.GrantConstraints.encryption_context_equals:type_name -> conclave.v1.GrantConstraints.EncryptionContextEqualsEntry
+	62,  // 29: conclave.v1.CreateGrantRequest.constraints:type_name -> conclave.v1.GrantConstraints
+	2,   // 30: conclave.v1.DeriveSharedSecretRequest.recipient:type_name -> conclave.v1.RecipientInfo
+	134, // 31: conclave.v1.CustomKeyStoresListEntry.creation_date:type_name -> google.protobuf.Timestamp
+	71,  // 32: conclave.v1.CustomKeyStoresListEntry.xks_proxy_configuration:type_name -> conclave.v1.XksProxyConfiguration
+	72,  // 33: conclave.v1.DescribeCustomKeyStoresResponse.custom_key_stores:type_name -> conclave.v1.CustomKeyStoresListEntry
+	132, // 34: conclave.v1.GenerateDataKeyPairRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntry
+	2,   // 35: conclave.v1.GenerateDataKeyPairRequest.recipient:type_name -> conclave.v1.RecipientInfo
+	133, // 36: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntry
+	134, // 37: conclave.v1.KeyLastUsageData.timestamp:type_name -> google.protobuf.Timestamp
+	87,  // 38: conclave.v1.GetKeyLastUsageResponse.key_last_usage:type_name -> conclave.v1.KeyLastUsageData
+	134, // 39: conclave.v1.GetKeyLastUsageResponse.tracking_start_date:type_name -> google.protobuf.Timestamp
+	134, // 40: conclave.v1.GetKeyLastUsageResponse.key_creation_date:type_name -> google.protobuf.Timestamp
+	134, // 41: conclave.v1.GetKeyRotationStatusResponse.next_rotation_date:type_name -> google.protobuf.Timestamp
+	134, // 42: conclave.v1.GetKeyRotationStatusResponse.on_demand_rotation_start_date:type_name -> google.protobuf.Timestamp
+	134, // 43: conclave.v1.GetParametersForImportResponse.parameters_valid_to:type_name -> google.protobuf.Timestamp
+	134, // 44: conclave.v1.ImportKeyMaterialRequest.valid_to:type_name -> google.protobuf.Timestamp
+	134, // 45: conclave.v1.GrantListEntry.creation_date:type_name -> google.protobuf.Timestamp
+	62,  // 46: conclave.v1.GrantListEntry.constraints:type_name -> conclave.v1.GrantConstraints
+	98,  // 47: conclave.v1.ListGrantsResponse.grants:type_name -> conclave.v1.GrantListEntry
+	134, // 48: conclave.v1.RotationsListEntry.valid_to:type_name -> google.protobuf.Timestamp
+	134, // 49: conclave.v1.RotationsListEntry.rotation_date:type_name -> google.protobuf.Timestamp
+	101, // 50: conclave.v1.ListKeyRotationsResponse.rotations:type_name -> conclave.v1.RotationsListEntry
+	98,  // 51: conclave.v1.ListRetirableGrantsResponse.grants:type_name -> conclave.v1.GrantListEntry
+	1,   // 52: conclave.v1.ReplicateKeyRequest.tags:type_name -> conclave.v1.Tag
+	6,   // 53: conclave.v1.ReplicateKeyResponse.replica_key_metadata:type_name -> conclave.v1.KeyMetadata
+	1,   // 54: conclave.v1.ReplicateKeyResponse.replica_tags:type_name -> conclave.v1.Tag
+	59,  // 55: conclave.v1.UpdateCustomKeyStoreRequest.xks_proxy_authentication_credential:type_name -> conclave.v1.XksProxyAuthenticationCredential
+	7,   // 56: conclave.v1.KMS.CreateKey:input_type -> conclave.v1.CreateKeyRequest
+	9,   // 57: conclave.v1.KMS.DescribeKey:input_type -> conclave.v1.DescribeKeyRequest
+	11,  // 58: conclave.v1.KMS.ListKeys:input_type -> conclave.v1.ListKeysRequest
+	14,  // 59: conclave.v1.KMS.UpdateKeyDescription:input_type -> conclave.v1.UpdateKeyDescriptionRequest
+	16,  // 60: conclave.v1.KMS.EnableKey:input_type -> conclave.v1.EnableKeyRequest
+	18,  // 61: conclave.v1.KMS.DisableKey:input_type -> conclave.v1.DisableKeyRequest
+	20,  // 62: conclave.v1.KMS.ScheduleKeyDeletion:input_type -> conclave.v1.ScheduleKeyDeletionRequest
+	22,  // 63: conclave.v1.KMS.CancelKeyDeletion:input_type -> conclave.v1.CancelKeyDeletionRequest
+	24,  // 64: conclave.v1.KMS.CreateAlias:input_type -> conclave.v1.CreateAliasRequest
+	26,  // 65: conclave.v1.KMS.UpdateAlias:input_type -> conclave.v1.UpdateAliasRequest
+	28,  // 66: conclave.v1.KMS.DeleteAlias:input_type -> conclave.v1.DeleteAliasRequest
+	30,  // 67: conclave.v1.KMS.ListAliases:input_type -> conclave.v1.ListAliasesRequest
+	33,  // 68: conclave.v1.KMS.TagResource:input_type -> conclave.v1.TagResourceRequest
+	35,  // 69: conclave.v1.KMS.UntagResource:input_type -> conclave.v1.UntagResourceRequest
+	37,  // 70: conclave.v1.KMS.ListResourceTags:input_type -> conclave.v1.ListResourceTagsRequest
+	39,  // 71: conclave.v1.KMS.GetKeyPolicy:input_type -> conclave.v1.GetKeyPolicyRequest
+	41,  // 72: conclave.v1.KMS.PutKeyPolicy:input_type -> conclave.v1.PutKeyPolicyRequest
+	43,  // 73: conclave.v1.KMS.ListKeyPolicies:input_type -> conclave.v1.ListKeyPoliciesRequest
+	45,  // 74: conclave.v1.KMS.Encrypt:input_type -> conclave.v1.EncryptRequest
+	47,  // 75: conclave.v1.KMS.Decrypt:input_type -> conclave.v1.DecryptRequest
+	49,  // 76: conclave.v1.KMS.ReEncrypt:input_type -> conclave.v1.ReEncryptRequest
+	51,  // 77: conclave.v1.KMS.GenerateDataKey:input_type -> conclave.v1.GenerateDataKeyRequest
+	53,  // 78: conclave.v1.KMS.GenerateDataKeyWithoutPlaintext:input_type -> conclave.v1.GenerateDataKeyWithoutPlaintextRequest
+	55,  // 79: conclave.v1.KMS.GenerateRandom:input_type -> conclave.v1.GenerateRandomRequest
+	57,  // 80: conclave.v1.KMS.ConnectCustomKeyStore:input_type -> conclave.v1.ConnectCustomKeyStoreRequest
+	60,  // 81: conclave.v1.KMS.CreateCustomKeyStore:input_type -> conclave.v1.CreateCustomKeyStoreRequest
+	63,  // 82: conclave.v1.KMS.CreateGrant:input_type -> conclave.v1.CreateGrantRequest
+	65,  // 83: conclave.v1.KMS.DeleteCustomKeyStore:input_type -> conclave.v1.DeleteCustomKeyStoreRequest
+	67,  // 84: conclave.v1.KMS.DeleteImportedKeyMaterial:input_type -> conclave.v1.DeleteImportedKeyMaterialRequest
+	69,  // 85: conclave.v1.KMS.DeriveSharedSecret:input_type -> conclave.v1.DeriveSharedSecretRequest
+	73,  // 86: conclave.v1.KMS.DescribeCustomKeyStores:input_type -> conclave.v1.DescribeCustomKeyStoresRequest
+	75,  // 87: conclave.v1.KMS.DisableKeyRotation:input_type -> conclave.v1.DisableKeyRotationRequest
+	77,  // 88: conclave.v1.KMS.DisconnectCustomKeyStore:input_type -> conclave.v1.DisconnectCustomKeyStoreRequest
+	79,  // 89: conclave.v1.KMS.EnableKeyRotation:input_type -> conclave.v1.EnableKeyRotationRequest
+	81,  // 90: conclave.v1.KMS.GenerateDataKeyPair:input_type -> conclave.v1.GenerateDataKeyPairRequest
+	83,  // 91: conclave.v1.KMS.GenerateDataKeyPairWithoutPlaintext:input_type -> conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest
+	85,  // 92: conclave.v1.KMS.GenerateMac:input_type -> conclave.v1.GenerateMacRequest
+	88,  // 93: conclave.v1.KMS.GetKeyLastUsage:input_type -> conclave.v1.GetKeyLastUsageRequest
+	90,  // 94: conclave.v1.KMS.GetKeyRotationStatus:input_type -> conclave.v1.GetKeyRotationStatusRequest
+	92,  // 95: conclave.v1.KMS.GetParametersForImport:input_type -> conclave.v1.GetParametersForImportRequest
+	94,  // 96: conclave.v1.KMS.GetPublicKey:input_type -> conclave.v1.GetPublicKeyRequest
+	96,  // 97: conclave.v1.KMS.ImportKeyMaterial:input_type -> conclave.v1.ImportKeyMaterialRequest
+	99,  // 98: conclave.v1.KMS.ListGrants:input_type -> conclave.v1.ListGrantsRequest
+	102, // 99: conclave.v1.KMS.ListKeyRotations:input_type -> conclave.v1.ListKeyRotationsRequest
+	104, // 100: conclave.v1.KMS.ListRetirableGrants:input_type -> conclave.v1.ListRetirableGrantsRequest
+	106, // 101: conclave.v1.KMS.ReplicateKey:input_type -> conclave.v1.ReplicateKeyRequest
+	108, // 102: conclave.v1.KMS.RetireGrant:input_type -> conclave.v1.RetireGrantRequest
+	110, // 103: conclave.v1.KMS.RevokeGrant:input_type -> conclave.v1.RevokeGrantRequest
+	112, // 104: conclave.v1.KMS.RotateKeyOnDemand:input_type -> conclave.v1.RotateKeyOnDemandRequest
+	114, // 105: conclave.v1.KMS.Sign:input_type -> conclave.v1.SignRequest
+	116, // 106: conclave.v1.KMS.UpdateCustomKeyStore:input_type -> conclave.v1.UpdateCustomKeyStoreRequest
+	118, // 107: conclave.v1.KMS.UpdatePrimaryRegion:input_type -> conclave.v1.UpdatePrimaryRegionRequest
+	120, // 108: conclave.v1.KMS.Verify:input_type -> conclave.v1.VerifyRequest
+	122, // 109: conclave.v1.KMS.VerifyMac:input_type -> conclave.v1.VerifyMacRequest
+	8,   // 110: conclave.v1.KMS.CreateKey:output_type -> conclave.v1.CreateKeyResponse
+	10,  // 111: conclave.v1.KMS.DescribeKey:output_type -> conclave.v1.DescribeKeyResponse
+	13,  // 112: conclave.v1.KMS.ListKeys:output_type -> conclave.v1.ListKeysResponse
+	15,  // 113: conclave.v1.KMS.UpdateKeyDescription:output_type -> conclave.v1.UpdateKeyDescriptionResponse
+	17,  // 114: conclave.v1.KMS.EnableKey:output_type -> conclave.v1.EnableKeyResponse
+	19,  // 115: conclave.v1.KMS.DisableKey:output_type -> conclave.v1.DisableKeyResponse
+	21,  // 116: conclave.v1.KMS.ScheduleKeyDeletion:output_type -> conclave.v1.ScheduleKeyDeletionResponse
+	23,  // 117: conclave.v1.KMS.CancelKeyDeletion:output_type -> conclave.v1.CancelKeyDeletionResponse
+	25,  // 118: conclave.v1.KMS.CreateAlias:output_type -> conclave.v1.CreateAliasResponse
+	27,  // 119: conclave.v1.KMS.UpdateAlias:output_type -> conclave.v1.UpdateAliasResponse
+	29,  // 120: conclave.v1.KMS.DeleteAlias:output_type -> conclave.v1.DeleteAliasResponse
+	32,  // 121: conclave.v1.KMS.ListAliases:output_type -> conclave.v1.ListAliasesResponse
+	34,  // 122: conclave.v1.KMS.TagResource:output_type -> conclave.v1.TagResourceResponse
+	36,  // 123: conclave.v1.KMS.UntagResource:output_type -> conclave.v1.UntagResourceResponse
+	38,  // 124: conclave.v1.KMS.ListResourceTags:output_type -> conclave.v1.ListResourceTagsResponse
+	40,  // 125: conclave.v1.KMS.GetKeyPolicy:output_type -> conclave.v1.GetKeyPolicyResponse
+	42,  // 126: conclave.v1.KMS.PutKeyPolicy:output_type -> conclave.v1.PutKeyPolicyResponse
+	44,  // 127: conclave.v1.KMS.ListKeyPolicies:output_type -> conclave.v1.ListKeyPoliciesResponse
+	46,  // 128: conclave.v1.KMS.Encrypt:output_type -> conclave.v1.EncryptResponse
+	48,  // 129: conclave.v1.KMS.Decrypt:output_type -> conclave.v1.DecryptResponse
+	50,  // 130: conclave.v1.KMS.ReEncrypt:output_type -> conclave.v1.ReEncryptResponse
+	52,  // 131: conclave.v1.KMS.GenerateDataKey:output_type -> conclave.v1.GenerateDataKeyResponse
+	54,  // 132: conclave.v1.KMS.GenerateDataKeyWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyWithoutPlaintextResponse
+	56,  // 133: conclave.v1.KMS.GenerateRandom:output_type -> conclave.v1.GenerateRandomResponse
+	58,  // 134: conclave.v1.KMS.ConnectCustomKeyStore:output_type -> conclave.v1.ConnectCustomKeyStoreResponse
+	61,  // 135: conclave.v1.KMS.CreateCustomKeyStore:output_type -> conclave.v1.CreateCustomKeyStoreResponse
+	64,  // 136: conclave.v1.KMS.CreateGrant:output_type -> conclave.v1.CreateGrantResponse
+	66,  // 137: conclave.v1.KMS.DeleteCustomKeyStore:output_type -> conclave.v1.DeleteCustomKeyStoreResponse
+	68,  // 138: conclave.v1.KMS.DeleteImportedKeyMaterial:output_type -> conclave.v1.DeleteImportedKeyMaterialResponse
+	70,  // 139: conclave.v1.KMS.DeriveSharedSecret:output_type -> conclave.v1.DeriveSharedSecretResponse
+	74,  // 140: conclave.v1.KMS.DescribeCustomKeyStores:output_type -> conclave.v1.DescribeCustomKeyStoresResponse
+	76,  // 141: conclave.v1.KMS.DisableKeyRotation:output_type -> conclave.v1.DisableKeyRotationResponse
+	78,  // 142: conclave.v1.KMS.DisconnectCustomKeyStore:output_type -> conclave.v1.DisconnectCustomKeyStoreResponse
+	80,  // 143: conclave.v1.KMS.EnableKeyRotation:output_type -> conclave.v1.EnableKeyRotationResponse
+	82,  // 144: conclave.v1.KMS.GenerateDataKeyPair:output_type -> conclave.v1.GenerateDataKeyPairResponse
+	84,  // 145: conclave.v1.KMS.GenerateDataKeyPairWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse
+	86,  // 146: conclave.v1.KMS.GenerateMac:output_type -> conclave.v1.GenerateMacResponse
+	89,  // 147: conclave.v1.KMS.GetKeyLastUsage:output_type -> conclave.v1.GetKeyLastUsageResponse
+	91,  // 148: conclave.v1.KMS.GetKeyRotationStatus:output_type -> conclave.v1.GetKeyRotationStatusResponse
+	93,  // 149: conclave.v1.KMS.GetParametersForImport:output_type -> conclave.v1.GetParametersForImportResponse
+	95,  // 150: conclave.v1.KMS.GetPublicKey:output_type -> conclave.v1.GetPublicKeyResponse
+	97,  // 151: conclave.v1.KMS.ImportKeyMaterial:output_type -> conclave.v1.ImportKeyMaterialResponse
+	100, // 152: conclave.v1.KMS.ListGrants:output_type -> conclave.v1.ListGrantsResponse
+	103, // 153: conclave.v1.KMS.ListKeyRotations:output_type -> conclave.v1.ListKeyRotationsResponse
+	105, // 154: conclave.v1.KMS.ListRetirableGrants:output_type -> conclave.v1.ListRetirableGrantsResponse
+	107, // 155: conclave.v1.KMS.ReplicateKey:output_type -> conclave.v1.ReplicateKeyResponse
+	109, // 156: conclave.v1.KMS.RetireGrant:output_type -> conclave.v1.RetireGrantResponse
+	111, // 157: conclave.v1.KMS.RevokeGrant:output_type -> conclave.v1.RevokeGrantResponse
+	113, // 158: conclave.v1.KMS.RotateKeyOnDemand:output_type -> conclave.v1.RotateKeyOnDemandResponse
+	115, // 159: conclave.v1.KMS.Sign:output_type -> conclave.v1.SignResponse
+	117, // 160: conclave.v1.KMS.UpdateCustomKeyStore:output_type -> conclave.v1.UpdateCustomKeyStoreResponse
+	119, // 161: conclave.v1.KMS.UpdatePrimaryRegion:output_type -> conclave.v1.UpdatePrimaryRegionResponse
+	121, // 162: conclave.v1.KMS.Verify:output_type -> conclave.v1.VerifyResponse
+	123, // 163: conclave.v1.KMS.VerifyMac:output_type -> conclave.v1.VerifyMacResponse
+	110, // [110:164] is the sub-list for method output_type
+	56,  // [56:110] is the sub-list for method input_type
+	56,  // [56:56] is the sub-list for extension type_name
+	56,  // [56:56] is the sub-list for extension extendee
+	0,   // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_kms_proto_init() }
@@ -4186,13 +9257,70 @@ func file_transport_kmspb_kms_proto_init() {
 	file_transport_kmspb_kms_proto_msgTypes[54].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[55].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[56].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[57].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[59].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[60].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[61].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[63].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[64].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[65].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[67].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[68].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[69].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[70].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[71].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[72].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[73].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[74].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[75].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[77].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[79].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[81].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[82].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[83].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[84].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[85].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[86].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[87].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[88].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[89].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[90].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[91].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[92].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[93].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[94].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[95].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[96].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[97].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[98].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[99].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[100].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[101].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[102].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[103].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[104].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[105].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[106].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[107].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[108].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[110].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[112].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[113].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[114].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[115].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[116].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[118].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[120].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[121].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[122].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[123].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_kms_proto_rawDesc), len(file_transport_kmspb_kms_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   134,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

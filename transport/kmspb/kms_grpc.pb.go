@@ -31,30 +31,60 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	KMS_CreateKey_FullMethodName                       = "/conclave.v1.KMS/CreateKey"
-	KMS_DescribeKey_FullMethodName                     = "/conclave.v1.KMS/DescribeKey"
-	KMS_ListKeys_FullMethodName                        = "/conclave.v1.KMS/ListKeys"
-	KMS_UpdateKeyDescription_FullMethodName            = "/conclave.v1.KMS/UpdateKeyDescription"
-	KMS_EnableKey_FullMethodName                       = "/conclave.v1.KMS/EnableKey"
-	KMS_DisableKey_FullMethodName                      = "/conclave.v1.KMS/DisableKey"
-	KMS_ScheduleKeyDeletion_FullMethodName             = "/conclave.v1.KMS/ScheduleKeyDeletion"
-	KMS_CancelKeyDeletion_FullMethodName               = "/conclave.v1.KMS/CancelKeyDeletion"
-	KMS_CreateAlias_FullMethodName                     = "/conclave.v1.KMS/CreateAlias"
-	KMS_UpdateAlias_FullMethodName                     = "/conclave.v1.KMS/UpdateAlias"
-	KMS_DeleteAlias_FullMethodName                     = "/conclave.v1.KMS/DeleteAlias"
-	KMS_ListAliases_FullMethodName                     = "/conclave.v1.KMS/ListAliases"
-	KMS_TagResource_FullMethodName                     = "/conclave.v1.KMS/TagResource"
-	KMS_UntagResource_FullMethodName                   = "/conclave.v1.KMS/UntagResource"
-	KMS_ListResourceTags_FullMethodName                = "/conclave.v1.KMS/ListResourceTags"
-	KMS_GetKeyPolicy_FullMethodName                    = "/conclave.v1.KMS/GetKeyPolicy"
-	KMS_PutKeyPolicy_FullMethodName                    = "/conclave.v1.KMS/PutKeyPolicy"
-	KMS_ListKeyPolicies_FullMethodName                 = "/conclave.v1.KMS/ListKeyPolicies"
-	KMS_Encrypt_FullMethodName                         = "/conclave.v1.KMS/Encrypt"
-	KMS_Decrypt_FullMethodName                         = "/conclave.v1.KMS/Decrypt"
-	KMS_ReEncrypt_FullMethodName                       = "/conclave.v1.KMS/ReEncrypt"
-	KMS_GenerateDataKey_FullMethodName                 = "/conclave.v1.KMS/GenerateDataKey"
-	KMS_GenerateDataKeyWithoutPlaintext_FullMethodName = "/conclave.v1.KMS/GenerateDataKeyWithoutPlaintext"
-	KMS_GenerateRandom_FullMethodName                  = "/conclave.v1.KMS/GenerateRandom"
+	KMS_CreateKey_FullMethodName                           = "/conclave.v1.KMS/CreateKey"
+	KMS_DescribeKey_FullMethodName                         = "/conclave.v1.KMS/DescribeKey"
+	KMS_ListKeys_FullMethodName                            = "/conclave.v1.KMS/ListKeys"
+	KMS_UpdateKeyDescription_FullMethodName                = "/conclave.v1.KMS/UpdateKeyDescription"
+	KMS_EnableKey_FullMethodName                           = "/conclave.v1.KMS/EnableKey"
+	KMS_DisableKey_FullMethodName                          = "/conclave.v1.KMS/DisableKey"
+	KMS_ScheduleKeyDeletion_FullMethodName                 = "/conclave.v1.KMS/ScheduleKeyDeletion"
+	KMS_CancelKeyDeletion_FullMethodName                   = "/conclave.v1.KMS/CancelKeyDeletion"
+	KMS_CreateAlias_FullMethodName                         = "/conclave.v1.KMS/CreateAlias"
+	KMS_UpdateAlias_FullMethodName                         = "/conclave.v1.KMS/UpdateAlias"
+	KMS_DeleteAlias_FullMethodName                         = "/conclave.v1.KMS/DeleteAlias"
+	KMS_ListAliases_FullMethodName                         = "/conclave.v1.KMS/ListAliases"
+	KMS_TagResource_FullMethodName                         = "/conclave.v1.KMS/TagResource"
+	KMS_UntagResource_FullMethodName                       = "/conclave.v1.KMS/UntagResource"
+	KMS_ListResourceTags_FullMethodName                    = "/conclave.v1.KMS/ListResourceTags"
+	KMS_GetKeyPolicy_FullMethodName                        = "/conclave.v1.KMS/GetKeyPolicy"
+	KMS_PutKeyPolicy_FullMethodName                        = "/conclave.v1.KMS/PutKeyPolicy"
+	KMS_ListKeyPolicies_FullMethodName                     = "/conclave.v1.KMS/ListKeyPolicies"
+	KMS_Encrypt_FullMethodName                             = "/conclave.v1.KMS/Encrypt"
+	KMS_Decrypt_FullMethodName                             = "/conclave.v1.KMS/Decrypt"
+	KMS_ReEncrypt_FullMethodName                           = "/conclave.v1.KMS/ReEncrypt"
+	KMS_GenerateDataKey_FullMethodName                     = "/conclave.v1.KMS/GenerateDataKey"
+	KMS_GenerateDataKeyWithoutPlaintext_FullMethodName     = "/conclave.v1.KMS/GenerateDataKeyWithoutPlaintext"
+	KMS_GenerateRandom_FullMethodName                      = "/conclave.v1.KMS/GenerateRandom"
+	KMS_ConnectCustomKeyStore_FullMethodName               = "/conclave.v1.KMS/ConnectCustomKeyStore"
+	KMS_CreateCustomKeyStore_FullMethodName                = "/conclave.v1.KMS/CreateCustomKeyStore"
+	KMS_CreateGrant_FullMethodName                         = "/conclave.v1.KMS/CreateGrant"
+	KMS_DeleteCustomKeyStore_FullMethodName                = "/conclave.v1.KMS/DeleteCustomKeyStore"
+	KMS_DeleteImportedKeyMaterial_FullMethodName           = "/conclave.v1.KMS/DeleteImportedKeyMaterial"
+	KMS_DeriveSharedSecret_FullMethodName                  = "/conclave.v1.KMS/DeriveSharedSecret"
+	KMS_DescribeCustomKeyStores_FullMethodName             = "/conclave.v1.KMS/DescribeCustomKeyStores"
+	KMS_DisableKeyRotation_FullMethodName                  = "/conclave.v1.KMS/DisableKeyRotation"
+	KMS_DisconnectCustomKeyStore_FullMethodName            = "/conclave.v1.KMS/DisconnectCustomKeyStore"
+	KMS_EnableKeyRotation_FullMethodName                   = "/conclave.v1.KMS/EnableKeyRotation"
+	KMS_GenerateDataKeyPair_FullMethodName                 = "/conclave.v1.KMS/GenerateDataKeyPair"
+	KMS_GenerateDataKeyPairWithoutPlaintext_FullMethodName = "/conclave.v1.KMS/GenerateDataKeyPairWithoutPlaintext"
+	KMS_GenerateMac_FullMethodName                         = "/conclave.v1.KMS/GenerateMac"
+	KMS_GetKeyLastUsage_FullMethodName                     = "/conclave.v1.KMS/GetKeyLastUsage"
+	KMS_GetKeyRotationStatus_FullMethodName                = "/conclave.v1.KMS/GetKeyRotationStatus"
+	KMS_GetParametersForImport_FullMethodName              = "/conclave.v1.KMS/GetParametersForImport"
+	KMS_GetPublicKey_FullMethodName                        = "/conclave.v1.KMS/GetPublicKey"
+	KMS_ImportKeyMaterial_FullMethodName                   = "/conclave.v1.KMS/ImportKeyMaterial"
+	KMS_ListGrants_FullMethodName                          = "/conclave.v1.KMS/ListGrants"
+	KMS_ListKeyRotations_FullMethodName                    = "/conclave.v1.KMS/ListKeyRotations"
+	KMS_ListRetirableGrants_FullMethodName                 = "/conclave.v1.KMS/ListRetirableGrants"
+	KMS_ReplicateKey_FullMethodName                        = "/conclave.v1.KMS/ReplicateKey"
+	KMS_RetireGrant_FullMethodName                         = "/conclave.v1.KMS/RetireGrant"
+	KMS_RevokeGrant_FullMethodName                         = "/conclave.v1.KMS/RevokeGrant"
+	KMS_RotateKeyOnDemand_FullMethodName                   = "/conclave.v1.KMS/RotateKeyOnDemand"
+	KMS_Sign_FullMethodName                                = "/conclave.v1.KMS/Sign"
+	KMS_UpdateCustomKeyStore_FullMethodName                = "/conclave.v1.KMS/UpdateCustomKeyStore"
+	KMS_UpdatePrimaryRegion_FullMethodName                 = "/conclave.v1.KMS/UpdatePrimaryRegion"
+	KMS_Verify_FullMethodName                              = "/conclave.v1.KMS/Verify"
+	KMS_VerifyMac_FullMethodName                           = "/conclave.v1.KMS/VerifyMac"
 )
 
 // KMSClient is the client API for KMS service.
@@ -90,6 +120,36 @@ type KMSClient interface {
 	GenerateDataKey(ctx context.Context, in *GenerateDataKeyRequest, opts ...grpc.CallOption) (*GenerateDataKeyResponse, error)
 	GenerateDataKeyWithoutPlaintext(ctx context.Context, in *GenerateDataKeyWithoutPlaintextRequest, opts ...grpc.CallOption) (*GenerateDataKeyWithoutPlaintextResponse, error)
 	GenerateRandom(ctx context.Context, in *GenerateRandomRequest, opts ...grpc.CallOption) (*GenerateRandomResponse, error)
+	ConnectCustomKeyStore(ctx context.Context, in *ConnectCustomKeyStoreRequest, opts ...grpc.CallOption) (*ConnectCustomKeyStoreResponse, error)
+	CreateCustomKeyStore(ctx context.Context, in *CreateCustomKeyStoreRequest, opts ...grpc.CallOption) (*CreateCustomKeyStoreResponse, error)
+	CreateGrant(ctx context.Context, in *CreateGrantRequest, opts ...grpc.CallOption) (*CreateGrantResponse, error)
+	DeleteCustomKeyStore(ctx context.Context, in *DeleteCustomKeyStoreRequest, opts ...grpc.CallOption) (*DeleteCustomKeyStoreResponse, error)
+	DeleteImportedKeyMaterial(ctx context.Context, in *DeleteImportedKeyMaterialRequest, opts ...grpc.CallOption) (*DeleteImportedKeyMaterialResponse, error)
+	DeriveSharedSecret(ctx context.Context, in *DeriveSharedSecretRequest, opts ...grpc.CallOption) (*DeriveSharedSecretResponse, error)
+	DescribeCustomKeyStores(ctx context.Context, in *DescribeCustomKeyStoresRequest, opts ...grpc.CallOption) (*DescribeCustomKeyStoresResponse, error)
+	DisableKeyRotation(ctx context.Context, in *DisableKeyRotationRequest, opts ...grpc.CallOption) (*DisableKeyRotationResponse, error)
+	DisconnectCustomKeyStore(ctx context.Context, in *DisconnectCustomKeyStoreRequest, opts ...grpc.CallOption) (*DisconnectCustomKeyStoreResponse, error)
+	EnableKeyRotation(ctx context.Context, in *EnableKeyRotationRequest, opts ...grpc.CallOption) (*EnableKeyRotationResponse, error)
+	GenerateDataKeyPair(ctx context.Context, in *GenerateDataKeyPairRequest, opts ...grpc.CallOption) (*GenerateDataKeyPairResponse, error)
+	GenerateDataKeyPairWithoutPlaintext(ctx context.Context, in *GenerateDataKeyPairWithoutPlaintextRequest, opts ...grpc.CallOption) (*GenerateDataKeyPairWithoutPlaintextResponse, error)
+	GenerateMac(ctx context.Context, in *GenerateMacRequest, opts ...grpc.CallOption) (*GenerateMacResponse, error)
+	GetKeyLastUsage(ctx context.Context, in *GetKeyLastUsageRequest, opts ...grpc.CallOption) (*GetKeyLastUsageResponse, error)
+	GetKeyRotationStatus(ctx context.Context, in *GetKeyRotationStatusRequest, opts ...grpc.CallOption) (*GetKeyRotationStatusResponse, error)
+	GetParametersForImport(ctx context.Context, in *GetParametersForImportRequest, opts ...grpc.CallOption) (*GetParametersForImportResponse, error)
+	GetPublicKey(ctx context.Context, in *GetPublicKeyRequest, opts ...grpc.CallOption) (*GetPublicKeyResponse, error)
+	ImportKeyMaterial(ctx context.Context, in *ImportKeyMaterialRequest, opts ...grpc.CallOption) (*ImportKeyMaterialResponse, error)
+	ListGrants(ctx context.Context, in *ListGrantsRequest, opts ...grpc.CallOption) (*ListGrantsResponse, error)
+	ListKeyRotations(ctx context.Context, in *ListKeyRotationsRequest, opts ...grpc.CallOption) (*ListKeyRotationsResponse, error)
+	ListRetirableGrants(ctx context.Context, in *ListRetirableGrantsRequest, opts ...grpc.CallOption) (*ListRetirableGrantsResponse, error)
+	ReplicateKey(ctx context.Context, in *ReplicateKeyRequest, opts ...grpc.CallOption) (*ReplicateKeyResponse, error)
+	RetireGrant(ctx context.Context, in *RetireGrantRequest, opts ...grpc.CallOption) (*RetireGrantResponse, error)
+	RevokeGrant(ctx context.Context, in *RevokeGrantRequest, opts ...grpc.CallOption) (*RevokeGrantResponse, error)
+	RotateKeyOnDemand(ctx context.Context, in *RotateKeyOnDemandRequest, opts ...grpc.CallOption) (*RotateKeyOnDemandResponse, error)
+	Sign(ctx context.Context, in *SignRequest, opts ...grpc.CallOption) (*SignResponse, error)
+	UpdateCustomKeyStore(ctx context.Context, in *UpdateCustomKeyStoreRequest, opts ...grpc.CallOption) (*UpdateCustomKeyStoreResponse, error)
+	UpdatePrimaryRegion(ctx context.Context, in *UpdatePrimaryRegionRequest, opts ...grpc.CallOption) (*UpdatePrimaryRegionResponse, error)
+	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error)
+	VerifyMac(ctx context.Context, in *VerifyMacRequest, opts ...grpc.CallOption) (*VerifyMacResponse, error)
 }
 
 type kMSClient struct {
@@ -340,6 +400,306 @@ func (c *kMSClient) GenerateRandom(ctx context.Context, in *GenerateRandomReques
 	return out, nil
 }
 
+func (c *kMSClient) ConnectCustomKeyStore(ctx context.Context, in *ConnectCustomKeyStoreRequest, opts ...grpc.CallOption) (*ConnectCustomKeyStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConnectCustomKeyStoreResponse)
+	err := c.cc.Invoke(ctx, KMS_ConnectCustomKeyStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) CreateCustomKeyStore(ctx context.Context, in *CreateCustomKeyStoreRequest, opts ...grpc.CallOption) (*CreateCustomKeyStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateCustomKeyStoreResponse)
+	err := c.cc.Invoke(ctx, KMS_CreateCustomKeyStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) CreateGrant(ctx context.Context, in *CreateGrantRequest, opts ...grpc.CallOption) (*CreateGrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateGrantResponse)
+	err := c.cc.Invoke(ctx, KMS_CreateGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) DeleteCustomKeyStore(ctx context.Context, in *DeleteCustomKeyStoreRequest, opts ...grpc.CallOption) (*DeleteCustomKeyStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteCustomKeyStoreResponse)
+	err := c.cc.Invoke(ctx, KMS_DeleteCustomKeyStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) DeleteImportedKeyMaterial(ctx context.Context, in *DeleteImportedKeyMaterialRequest, opts ...grpc.CallOption) (*DeleteImportedKeyMaterialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteImportedKeyMaterialResponse)
+	err := c.cc.Invoke(ctx, KMS_DeleteImportedKeyMaterial_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) DeriveSharedSecret(ctx context.Context, in *DeriveSharedSecretRequest, opts ...grpc.CallOption) (*DeriveSharedSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeriveSharedSecretResponse)
+	err := c.cc.Invoke(ctx, KMS_DeriveSharedSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) DescribeCustomKeyStores(ctx context.Context, in *DescribeCustomKeyStoresRequest, opts ...grpc.CallOption) (*DescribeCustomKeyStoresResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DescribeCustomKeyStoresResponse)
+	err := c.cc.Invoke(ctx, KMS_DescribeCustomKeyStores_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) DisableKeyRotation(ctx context.Context, in *DisableKeyRotationRequest, opts ...grpc.CallOption) (*DisableKeyRotationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisableKeyRotationResponse)
+	err := c.cc.Invoke(ctx, KMS_DisableKeyRotation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) DisconnectCustomKeyStore(ctx context.Context, in *DisconnectCustomKeyStoreRequest, opts ...grpc.CallOption) (*DisconnectCustomKeyStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisconnectCustomKeyStoreResponse)
+	err := c.cc.Invoke(ctx, KMS_DisconnectCustomKeyStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) EnableKeyRotation(ctx context.Context, in *EnableKeyRotationRequest, opts ...grpc.CallOption) (*EnableKeyRotationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnableKeyRotationResponse)
+	err := c.cc.Invoke(ctx, KMS_EnableKeyRotation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GenerateDataKeyPair(ctx context.Context, in *GenerateDataKeyPairRequest, opts ...grpc.CallOption) (*GenerateDataKeyPairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GenerateDataKeyPairResponse)
+	err := c.cc.Invoke(ctx, KMS_GenerateDataKeyPair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GenerateDataKeyPairWithoutPlaintext(ctx context.Context, in *GenerateDataKeyPairWithoutPlaintextRequest, opts ...grpc.CallOption) (*GenerateDataKeyPairWithoutPlaintextResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GenerateDataKeyPairWithoutPlaintextResponse)
+	err := c.cc.Invoke(ctx, KMS_GenerateDataKeyPairWithoutPlaintext_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GenerateMac(ctx context.Context, in *GenerateMacRequest, opts ...grpc.CallOption) (*GenerateMacResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GenerateMacResponse)
+	err := c.cc.Invoke(ctx, KMS_GenerateMac_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GetKeyLastUsage(ctx context.Context, in *GetKeyLastUsageRequest, opts ...grpc.CallOption) (*GetKeyLastUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetKeyLastUsageResponse)
+	err := c.cc.Invoke(ctx, KMS_GetKeyLastUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GetKeyRotationStatus(ctx context.Context, in *GetKeyRotationStatusRequest, opts ...grpc.CallOption) (*GetKeyRotationStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetKeyRotationStatusResponse)
+	err := c.cc.Invoke(ctx, KMS_GetKeyRotationStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GetParametersForImport(ctx context.Context, in *GetParametersForImportRequest, opts ...grpc.CallOption) (*GetParametersForImportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetParametersForImportResponse)
+	err := c.cc.Invoke(ctx, KMS_GetParametersForImport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) GetPublicKey(ctx context.Context, in *GetPublicKeyRequest, opts ...grpc.CallOption) (*GetPublicKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPublicKeyResponse)
+	err := c.cc.Invoke(ctx, KMS_GetPublicKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) ImportKeyMaterial(ctx context.Context, in *ImportKeyMaterialRequest, opts ...grpc.CallOption) (*ImportKeyMaterialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportKeyMaterialResponse)
+	err := c.cc.Invoke(ctx, KMS_ImportKeyMaterial_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) ListGrants(ctx context.Context, in *ListGrantsRequest, opts ...grpc.CallOption) (*ListGrantsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListGrantsResponse)
+	err := c.cc.Invoke(ctx, KMS_ListGrants_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) ListKeyRotations(ctx context.Context, in *ListKeyRotationsRequest, opts ...grpc.CallOption) (*ListKeyRotationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListKeyRotationsResponse)
+	err := c.cc.Invoke(ctx, KMS_ListKeyRotations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) ListRetirableGrants(ctx context.Context, in *ListRetirableGrantsRequest, opts ...grpc.CallOption) (*ListRetirableGrantsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRetirableGrantsResponse)
+	err := c.cc.Invoke(ctx, KMS_ListRetirableGrants_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) ReplicateKey(ctx context.Context, in *ReplicateKeyRequest, opts ...grpc.CallOption) (*ReplicateKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplicateKeyResponse)
+	err := c.cc.Invoke(ctx, KMS_ReplicateKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) RetireGrant(ctx context.Context, in *RetireGrantRequest, opts ...grpc.CallOption) (*RetireGrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireGrantResponse)
+	err := c.cc.Invoke(ctx, KMS_RetireGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) RevokeGrant(ctx context.Context, in *RevokeGrantRequest, opts ...grpc.CallOption) (*RevokeGrantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeGrantResponse)
+	err := c.cc.Invoke(ctx, KMS_RevokeGrant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) RotateKeyOnDemand(ctx context.Context, in *RotateKeyOnDemandRequest, opts ...grpc.CallOption) (*RotateKeyOnDemandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateKeyOnDemandResponse)
+	err := c.cc.Invoke(ctx, KMS_RotateKeyOnDemand_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) Sign(ctx context.Context, in *SignRequest, opts ...grpc.CallOption) (*SignResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignResponse)
+	err := c.cc.Invoke(ctx, KMS_Sign_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) UpdateCustomKeyStore(ctx context.Context, in *UpdateCustomKeyStoreRequest, opts ...grpc.CallOption) (*UpdateCustomKeyStoreResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateCustomKeyStoreResponse)
+	err := c.cc.Invoke(ctx, KMS_UpdateCustomKeyStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) UpdatePrimaryRegion(ctx context.Context, in *UpdatePrimaryRegionRequest, opts ...grpc.CallOption) (*UpdatePrimaryRegionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdatePrimaryRegionResponse)
+	err := c.cc.Invoke(ctx, KMS_UpdatePrimaryRegion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (*VerifyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyResponse)
+	err := c.cc.Invoke(ctx, KMS_Verify_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) VerifyMac(ctx context.Context, in *VerifyMacRequest, opts ...grpc.CallOption) (*VerifyMacResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyMacResponse)
+	err := c.cc.Invoke(ctx, KMS_VerifyMac_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KMSServer is the server API for KMS service.
 // All implementations must embed UnimplementedKMSServer
 // for forward compatibility.
@@ -373,6 +733,36 @@ type KMSServer interface {
 	GenerateDataKey(context.Context, *GenerateDataKeyRequest) (*GenerateDataKeyResponse, error)
 	GenerateDataKeyWithoutPlaintext(context.Context, *GenerateDataKeyWithoutPlaintextRequest) (*GenerateDataKeyWithoutPlaintextResponse, error)
 	GenerateRandom(context.Context, *GenerateRandomRequest) (*GenerateRandomResponse, error)
+	ConnectCustomKeyStore(context.Context, *ConnectCustomKeyStoreRequest) (*ConnectCustomKeyStoreResponse, error)
+	CreateCustomKeyStore(context.Context, *CreateCustomKeyStoreRequest) (*CreateCustomKeyStoreResponse, error)
+	CreateGrant(context.Context, *CreateGrantRequest) (*CreateGrantResponse, error)
+	DeleteCustomKeyStore(context.Context, *DeleteCustomKeyStoreRequest) (*DeleteCustomKeyStoreResponse, error)
+	DeleteImportedKeyMaterial(context.Context, *DeleteImportedKeyMaterialRequest) (*DeleteImportedKeyMaterialResponse, error)
+	DeriveSharedSecret(context.Context, *DeriveSharedSecretRequest) (*DeriveSharedSecretResponse, error)
+	DescribeCustomKeyStores(context.Context, *DescribeCustomKeyStoresRequest) (*DescribeCustomKeyStoresResponse, error)
+	DisableKeyRotation(context.Context, *DisableKeyRotationRequest) (*DisableKeyRotationResponse, error)
+	DisconnectCustomKeyStore(context.Context, *DisconnectCustomKeyStoreRequest) (*DisconnectCustomKeyStoreResponse, error)
+	EnableKeyRotation(context.Context, *EnableKeyRotationRequest) (*EnableKeyRotationResponse, error)
+	GenerateDataKeyPair(context.Context, *GenerateDataKeyPairRequest) (*GenerateDataKeyPairResponse, error)
+	GenerateDataKeyPairWithoutPlaintext(context.Context, *GenerateDataKeyPairWithoutPlaintextRequest) (*GenerateDataKeyPairWithoutPlaintextResponse, error)
+	GenerateMac(context.Context, *GenerateMacRequest) (*GenerateMacResponse, error)
+	GetKeyLastUsage(context.Context, *GetKeyLastUsageRequest) (*GetKeyLastUsageResponse, error)
+	GetKeyRotationStatus(context.Context, *GetKeyRotationStatusRequest) (*GetKeyRotationStatusResponse, error)
+	GetParametersForImport(context.Context, *GetParametersForImportRequest) (*GetParametersForImportResponse, error)
+	GetPublicKey(context.Context, *GetPublicKeyRequest) (*GetPublicKeyResponse, error)
+	ImportKeyMaterial(context.Context, *ImportKeyMaterialRequest) (*ImportKeyMaterialResponse, error)
+	ListGrants(context.Context, *ListGrantsRequest) (*ListGrantsResponse, error)
+	ListKeyRotations(context.Context, *ListKeyRotationsRequest) (*ListKeyRotationsResponse, error)
+	ListRetirableGrants(context.Context, *ListRetirableGrantsRequest) (*ListRetirableGrantsResponse, error)
+	ReplicateKey(context.Context, *ReplicateKeyRequest) (*ReplicateKeyResponse, error)
+	RetireGrant(context.Context, *RetireGrantRequest) (*RetireGrantResponse, error)
+	RevokeGrant(context.Context, *RevokeGrantRequest) (*RevokeGrantResponse, error)
+	RotateKeyOnDemand(context.Context, *RotateKeyOnDemandRequest) (*RotateKeyOnDemandResponse, error)
+	Sign(context.Context, *SignRequest) (*SignResponse, error)
+	UpdateCustomKeyStore(context.Context, *UpdateCustomKeyStoreRequest) (*UpdateCustomKeyStoreResponse, error)
+	UpdatePrimaryRegion(context.Context, *UpdatePrimaryRegionRequest) (*UpdatePrimaryRegionResponse, error)
+	Verify(context.Context, *VerifyRequest) (*VerifyResponse, error)
+	VerifyMac(context.Context, *VerifyMacRequest) (*VerifyMacResponse, error)
 	mustEmbedUnimplementedKMSServer()
 }
 
@@ -454,6 +844,96 @@ func (UnimplementedKMSServer) GenerateDataKeyWithoutPlaintext(context.Context, *
 }
 func (UnimplementedKMSServer) GenerateRandom(context.Context, *GenerateRandomRequest) (*GenerateRandomResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GenerateRandom not implemented")
+}
+func (UnimplementedKMSServer) ConnectCustomKeyStore(context.Context, *ConnectCustomKeyStoreRequest) (*ConnectCustomKeyStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConnectCustomKeyStore not implemented")
+}
+func (UnimplementedKMSServer) CreateCustomKeyStore(context.Context, *CreateCustomKeyStoreRequest) (*CreateCustomKeyStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateCustomKeyStore not implemented")
+}
+func (UnimplementedKMSServer) CreateGrant(context.Context, *CreateGrantRequest) (*CreateGrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateGrant not implemented")
+}
+func (UnimplementedKMSServer) DeleteCustomKeyStore(context.Context, *DeleteCustomKeyStoreRequest) (*DeleteCustomKeyStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteCustomKeyStore not implemented")
+}
+func (UnimplementedKMSServer) DeleteImportedKeyMaterial(context.Context, *DeleteImportedKeyMaterialRequest) (*DeleteImportedKeyMaterialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteImportedKeyMaterial not implemented")
+}
+func (UnimplementedKMSServer) DeriveSharedSecret(context.Context, *DeriveSharedSecretRequest) (*DeriveSharedSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeriveSharedSecret not implemented")
+}
+func (UnimplementedKMSServer) DescribeCustomKeyStores(context.Context, *DescribeCustomKeyStoresRequest) (*DescribeCustomKeyStoresResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeCustomKeyStores not implemented")
+}
+func (UnimplementedKMSServer) DisableKeyRotation(context.Context, *DisableKeyRotationRequest) (*DisableKeyRotationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisableKeyRotation not implemented")
+}
+func (UnimplementedKMSServer) DisconnectCustomKeyStore(context.Context, *DisconnectCustomKeyStoreRequest) (*DisconnectCustomKeyStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisconnectCustomKeyStore not implemented")
+}
+func (UnimplementedKMSServer) EnableKeyRotation(context.Context, *EnableKeyRotationRequest) (*EnableKeyRotationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EnableKeyRotation not implemented")
+}
+func (UnimplementedKMSServer) GenerateDataKeyPair(context.Context, *GenerateDataKeyPairRequest) (*GenerateDataKeyPairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GenerateDataKeyPair not implemented")
+}
+func (UnimplementedKMSServer) GenerateDataKeyPairWithoutPlaintext(context.Context, *GenerateDataKeyPairWithoutPlaintextRequest) (*GenerateDataKeyPairWithoutPlaintextResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GenerateDataKeyPairWithoutPlaintext not implemented")
+}
+func (UnimplementedKMSServer) GenerateMac(context.Context, *GenerateMacRequest) (*GenerateMacResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GenerateMac not implemented")
+}
+func (UnimplementedKMSServer) GetKeyLastUsage(context.Context, *GetKeyLastUsageRequest) (*GetKeyLastUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetKeyLastUsage not implemented")
+}
+func (UnimplementedKMSServer) GetKeyRotationStatus(context.Context, *GetKeyRotationStatusRequest) (*GetKeyRotationStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetKeyRotationStatus not implemented")
+}
+func (UnimplementedKMSServer) GetParametersForImport(context.Context, *GetParametersForImportRequest) (*GetParametersForImportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetParametersForImport not implemented")
+}
+func (UnimplementedKMSServer) GetPublicKey(context.Context, *GetPublicKeyRequest) (*GetPublicKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPublicKey not implemented")
+}
+func (UnimplementedKMSServer) ImportKeyMaterial(context.Context, *ImportKeyMaterialRequest) (*ImportKeyMaterialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportKeyMaterial not implemented")
+}
+func (UnimplementedKMSServer) ListGrants(context.Context, *ListGrantsRequest) (*ListGrantsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListGrants not implemented")
+}
+func (UnimplementedKMSServer) ListKeyRotations(context.Context, *ListKeyRotationsRequest) (*ListKeyRotationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListKeyRotations not implemented")
+}
+func (UnimplementedKMSServer) ListRetirableGrants(context.Context, *ListRetirableGrantsRequest) (*ListRetirableGrantsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRetirableGrants not implemented")
+}
+func (UnimplementedKMSServer) ReplicateKey(context.Context, *ReplicateKeyRequest) (*ReplicateKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplicateKey not implemented")
+}
+func (UnimplementedKMSServer) RetireGrant(context.Context, *RetireGrantRequest) (*RetireGrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetireGrant not implemented")
+}
+func (UnimplementedKMSServer) RevokeGrant(context.Context, *RevokeGrantRequest) (*RevokeGrantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeGrant not implemented")
+}
+func (UnimplementedKMSServer) RotateKeyOnDemand(context.Context, *RotateKeyOnDemandRequest) (*RotateKeyOnDemandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateKeyOnDemand not implemented")
+}
+func (UnimplementedKMSServer) Sign(context.Context, *SignRequest) (*SignResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sign not implemented")
+}
+func (UnimplementedKMSServer) UpdateCustomKeyStore(context.Context, *UpdateCustomKeyStoreRequest) (*UpdateCustomKeyStoreResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateCustomKeyStore not implemented")
+}
+func (UnimplementedKMSServer) UpdatePrimaryRegion(context.Context, *UpdatePrimaryRegionRequest) (*UpdatePrimaryRegionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdatePrimaryRegion not implemented")
+}
+func (UnimplementedKMSServer) Verify(context.Context, *VerifyRequest) (*VerifyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedKMSServer) VerifyMac(context.Context, *VerifyMacRequest) (*VerifyMacResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyMac not implemented")
 }
 func (UnimplementedKMSServer) mustEmbedUnimplementedKMSServer() {}
 func (UnimplementedKMSServer) testEmbeddedByValue()             {}
@@ -908,6 +1388,546 @@ func _KMS_GenerateRandom_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KMS_ConnectCustomKeyStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConnectCustomKeyStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).ConnectCustomKeyStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_ConnectCustomKeyStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).ConnectCustomKeyStore(ctx, req.(*ConnectCustomKeyStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_CreateCustomKeyStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateCustomKeyStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).CreateCustomKeyStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_CreateCustomKeyStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).CreateCustomKeyStore(ctx, req.(*CreateCustomKeyStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_CreateGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).CreateGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_CreateGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).CreateGrant(ctx, req.(*CreateGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_DeleteCustomKeyStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteCustomKeyStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).DeleteCustomKeyStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_DeleteCustomKeyStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).DeleteCustomKeyStore(ctx, req.(*DeleteCustomKeyStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_DeleteImportedKeyMaterial_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteImportedKeyMaterialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).DeleteImportedKeyMaterial(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_DeleteImportedKeyMaterial_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).DeleteImportedKeyMaterial(ctx, req.(*DeleteImportedKeyMaterialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_DeriveSharedSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeriveSharedSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).DeriveSharedSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_DeriveSharedSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).DeriveSharedSecret(ctx, req.(*DeriveSharedSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_DescribeCustomKeyStores_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeCustomKeyStoresRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).DescribeCustomKeyStores(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_DescribeCustomKeyStores_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).DescribeCustomKeyStores(ctx, req.(*DescribeCustomKeyStoresRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_DisableKeyRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisableKeyRotationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).DisableKeyRotation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_DisableKeyRotation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).DisableKeyRotation(ctx, req.(*DisableKeyRotationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_DisconnectCustomKeyStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisconnectCustomKeyStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).DisconnectCustomKeyStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_DisconnectCustomKeyStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).DisconnectCustomKeyStore(ctx, req.(*DisconnectCustomKeyStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_EnableKeyRotation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EnableKeyRotationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).EnableKeyRotation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_EnableKeyRotation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).EnableKeyRotation(ctx, req.(*EnableKeyRotationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GenerateDataKeyPair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GenerateDataKeyPairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GenerateDataKeyPair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GenerateDataKeyPair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GenerateDataKeyPair(ctx, req.(*GenerateDataKeyPairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GenerateDataKeyPairWithoutPlaintext_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GenerateDataKeyPairWithoutPlaintextRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GenerateDataKeyPairWithoutPlaintext(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GenerateDataKeyPairWithoutPlaintext_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GenerateDataKeyPairWithoutPlaintext(ctx, req.(*GenerateDataKeyPairWithoutPlaintextRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GenerateMac_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GenerateMacRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GenerateMac(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GenerateMac_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GenerateMac(ctx, req.(*GenerateMacRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GetKeyLastUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetKeyLastUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GetKeyLastUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GetKeyLastUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GetKeyLastUsage(ctx, req.(*GetKeyLastUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GetKeyRotationStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetKeyRotationStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GetKeyRotationStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GetKeyRotationStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GetKeyRotationStatus(ctx, req.(*GetKeyRotationStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GetParametersForImport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetParametersForImportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GetParametersForImport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GetParametersForImport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GetParametersForImport(ctx, req.(*GetParametersForImportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_GetPublicKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPublicKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).GetPublicKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_GetPublicKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).GetPublicKey(ctx, req.(*GetPublicKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_ImportKeyMaterial_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportKeyMaterialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).ImportKeyMaterial(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_ImportKeyMaterial_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).ImportKeyMaterial(ctx, req.(*ImportKeyMaterialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_ListGrants_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListGrantsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).ListGrants(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_ListGrants_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).ListGrants(ctx, req.(*ListGrantsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_ListKeyRotations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListKeyRotationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).ListKeyRotations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_ListKeyRotations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).ListKeyRotations(ctx, req.(*ListKeyRotationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_ListRetirableGrants_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRetirableGrantsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).ListRetirableGrants(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_ListRetirableGrants_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).ListRetirableGrants(ctx, req.(*ListRetirableGrantsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_ReplicateKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplicateKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).ReplicateKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_ReplicateKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).ReplicateKey(ctx, req.(*ReplicateKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_RetireGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).RetireGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_RetireGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).RetireGrant(ctx, req.(*RetireGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_RevokeGrant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeGrantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).RevokeGrant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_RevokeGrant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).RevokeGrant(ctx, req.(*RevokeGrantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_RotateKeyOnDemand_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateKeyOnDemandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).RotateKeyOnDemand(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_RotateKeyOnDemand_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).RotateKeyOnDemand(ctx, req.(*RotateKeyOnDemandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_Sign_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).Sign(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_Sign_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).Sign(ctx, req.(*SignRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_UpdateCustomKeyStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateCustomKeyStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).UpdateCustomKeyStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_UpdateCustomKeyStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).UpdateCustomKeyStore(ctx, req.(*UpdateCustomKeyStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_UpdatePrimaryRegion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdatePrimaryRegionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).UpdatePrimaryRegion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_UpdatePrimaryRegion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).UpdatePrimaryRegion(ctx, req.(*UpdatePrimaryRegionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_Verify_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).Verify(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_Verify_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).Verify(ctx, req.(*VerifyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_VerifyMac_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyMacRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).VerifyMac(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_VerifyMac_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).VerifyMac(ctx, req.(*VerifyMacRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // KMS_ServiceDesc is the grpc.ServiceDesc for KMS service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1010,6 +2030,126 @@ var KMS_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GenerateRandom",
 			Handler:    _KMS_GenerateRandom_Handler,
+		},
+		{
+			MethodName: "ConnectCustomKeyStore",
+			Handler:    _KMS_ConnectCustomKeyStore_Handler,
+		},
+		{
+			MethodName: "CreateCustomKeyStore",
+			Handler:    _KMS_CreateCustomKeyStore_Handler,
+		},
+		{
+			MethodName: "CreateGrant",
+			Handler:    _KMS_CreateGrant_Handler,
+		},
+		{
+			MethodName: "DeleteCustomKeyStore",
+			Handler:    _KMS_DeleteCustomKeyStore_Handler,
+		},
+		{
+			MethodName: "DeleteImportedKeyMaterial",
+			Handler:    _KMS_DeleteImportedKeyMaterial_Handler,
+		},
+		{
+			MethodName: "DeriveSharedSecret",
+			Handler:    _KMS_DeriveSharedSecret_Handler,
+		},
+		{
+			MethodName: "DescribeCustomKeyStores",
+			Handler:    _KMS_DescribeCustomKeyStores_Handler,
+		},
+		{
+			MethodName: "DisableKeyRotation",
+			Handler:    _KMS_DisableKeyRotation_Handler,
+		},
+		{
+			MethodName: "DisconnectCustomKeyStore",
+			Handler:    _KMS_DisconnectCustomKeyStore_Handler,
+		},
+		{
+			MethodName: "EnableKeyRotation",
+			Handler:    _KMS_EnableKeyRotation_Handler,
+		},
+		{
+			MethodName: "GenerateDataKeyPair",
+			Handler:    _KMS_GenerateDataKeyPair_Handler,
+		},
+		{
+			MethodName: "GenerateDataKeyPairWithoutPlaintext",
+			Handler:    _KMS_GenerateDataKeyPairWithoutPlaintext_Handler,
+		},
+		{
+			MethodName: "GenerateMac",
+			Handler:    _KMS_GenerateMac_Handler,
+		},
+		{
+			MethodName: "GetKeyLastUsage",
+			Handler:    _KMS_GetKeyLastUsage_Handler,
+		},
+		{
+			MethodName: "GetKeyRotationStatus",
+			Handler:    _KMS_GetKeyRotationStatus_Handler,
+		},
+		{
+			MethodName: "GetParametersForImport",
+			Handler:    _KMS_GetParametersForImport_Handler,
+		},
+		{
+			MethodName: "GetPublicKey",
+			Handler:    _KMS_GetPublicKey_Handler,
+		},
+		{
+			MethodName: "ImportKeyMaterial",
+			Handler:    _KMS_ImportKeyMaterial_Handler,
+		},
+		{
+			MethodName: "ListGrants",
+			Handler:    _KMS_ListGrants_Handler,
+		},
+		{
+			MethodName: "ListKeyRotations",
+			Handler:    _KMS_ListKeyRotations_Handler,
+		},
+		{
+			MethodName: "ListRetirableGrants",
+			Handler:    _KMS_ListRetirableGrants_Handler,
+		},
+		{
+			MethodName: "ReplicateKey",
+			Handler:    _KMS_ReplicateKey_Handler,
+		},
+		{
+			MethodName: "RetireGrant",
+			Handler:    _KMS_RetireGrant_Handler,
+		},
+		{
+			MethodName: "RevokeGrant",
+			Handler:    _KMS_RevokeGrant_Handler,
+		},
+		{
+			MethodName: "RotateKeyOnDemand",
+			Handler:    _KMS_RotateKeyOnDemand_Handler,
+		},
+		{
+			MethodName: "Sign",
+			Handler:    _KMS_Sign_Handler,
+		},
+		{
+			MethodName: "UpdateCustomKeyStore",
+			Handler:    _KMS_UpdateCustomKeyStore_Handler,
+		},
+		{
+			MethodName: "UpdatePrimaryRegion",
+			Handler:    _KMS_UpdatePrimaryRegion_Handler,
+		},
+		{
+			MethodName: "Verify",
+			Handler:    _KMS_Verify_Handler,
+		},
+		{
+			MethodName: "VerifyMac",
+			Handler:    _KMS_VerifyMac_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
