@@ -5,6 +5,7 @@ import "github.com/conclavekms/conclave/fsm/fsmpb"
 // Values of the service model that this version gives a meaning to.
 const (
 	specSymmetric  = "SYMMETRIC_DEFAULT"
+	specSM2        = "SM2"
 	usageEncrypt   = "ENCRYPT_DECRYPT"
 	originKMS      = "AWS_KMS"
 	algSymmetric   = "SYMMETRIC_DEFAULT"
@@ -28,7 +29,7 @@ const (
 var enums = map[string]*enum{
 	"KeyUsageType": newEnum(usageSign, usageEncrypt, usageMac, usageAgree),
 	"KeySpec": newEnum("RSA_2048", "RSA_3072", "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521",
-		"ECC_SECG_P256K1", specSymmetric, "HMAC_224", "HMAC_256", "HMAC_384", "HMAC_512", "SM2",
+		"ECC_SECG_P256K1", specSymmetric, "HMAC_224", "HMAC_256", "HMAC_384", "HMAC_512", specSM2,
 		"ML_DSA_44", "ML_DSA_65", "ML_DSA_87", "ECC_NIST_EDWARDS25519"),
 	"CustomerMasterKeySpec": newEnum("RSA_2048", "RSA_3072", "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521",
 		"ECC_SECG_P256K1", specSymmetric, "HMAC_224", "HMAC_256", "HMAC_384", "HMAC_512", "SM2"),

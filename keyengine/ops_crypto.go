@@ -9,31 +9,37 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
 )
 
 func encrypt(ev *eval, in *EncryptInput) (*EncryptOutput, error) {
 	if err := noGrants(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), in.EncryptionAlgorithm)
+	algorithm := algorithmOr(in.EncryptionAlgorithm)
+	t, err := ev.useKey(*in.KeyId, ev.op.action(), usageEncrypt, algorithm)
 	if err != nil {
+		return nil, err
+	}
+	if err := fits(t, algorithm, len(in.Plaintext), in.EncryptionContext); err != nil {
 		return nil, err
 	}
 	if isSet(in.DryRun) {
 		return nil, errDryRun
 	}
-	blob, _, err := ev.seal(t, in.Plaintext, in.EncryptionContext)
+	blob, _, err := ev.encrypt(t, algorithm, in.Plaintext, in.EncryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	return &EncryptOutput{CiphertextBlob: blob, KeyId: &t.arn, EncryptionAlgorithm: ptr(algSymmetric)}, nil
+	return &EncryptOutput{CiphertextBlob: blob, KeyId: &t.arn, EncryptionAlgorithm: &algorithm}, nil
 }
 
 func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 	if err := noGrants(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	if err := noRecipient(in.Recipient); err != nil {
+	recipient, err := ev.recipient(in.Recipient)
+	if err != nil {
 		return nil, err
 	}
 	c := ciphertext{
@@ -49,7 +55,14 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 		clear(plaintext)
 		return nil, errDryRun
 	}
-	return &DecryptOutput{KeyId: &t.arn, Plaintext: ev.secret(plaintext), EncryptionAlgorithm: ptr(algSymmetric), KeyMaterialId: materialID(m)}, nil
+	out := &DecryptOutput{KeyId: &t.arn, EncryptionAlgorithm: ptr(algorithmOr(in.EncryptionAlgorithm))}
+	if out.Plaintext, out.CiphertextForRecipient, err = recipient.deliver(ev.secret(plaintext)); err != nil {
+		return nil, err
+	}
+	if recipient == nil {
+		out.KeyMaterialId = shownMaterial(t, m)
+	}
+	return out, nil
 }
 
 // reEncrypt finishes with the source before it looks at the destination.
@@ -67,21 +80,25 @@ func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
 		return nil, err
 	}
 	defer clear(plaintext)
-	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionAlgorithm)
+	algorithm := algorithmOr(in.DestinationEncryptionAlgorithm)
+	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, usageEncrypt, algorithm)
 	if err != nil {
+		return nil, err
+	}
+	if err := fits(to, algorithm, len(plaintext), in.DestinationEncryptionContext); err != nil {
 		return nil, err
 	}
 	if isSet(in.DryRun) {
 		return nil, errDryRun
 	}
-	blob, n, err := ev.seal(to, plaintext, in.DestinationEncryptionContext)
+	blob, n, err := ev.encrypt(to, algorithm, plaintext, in.DestinationEncryptionContext)
 	if err != nil {
 		return nil, err
 	}
 	return &ReEncryptOutput{
 		CiphertextBlob: blob, SourceKeyId: &from.arn, KeyId: &to.arn,
-		SourceEncryptionAlgorithm: ptr(algSymmetric), DestinationEncryptionAlgorithm: ptr(algSymmetric),
-		SourceKeyMaterialId: materialID(m), DestinationKeyMaterialId: materialID(n),
+		SourceEncryptionAlgorithm: ptr(algorithmOr(in.SourceEncryptionAlgorithm)), DestinationEncryptionAlgorithm: &algorithm,
+		SourceKeyMaterialId: shownMaterial(from, m), DestinationKeyMaterialId: shownMaterial(to, n),
 	}, nil
 }
 
@@ -91,10 +108,19 @@ const (
 )
 
 func generateDataKey(ev *eval, in *GenerateDataKeyInput) (*GenerateDataKeyOutput, error) {
-	if err := noRecipient(in.Recipient); err != nil {
+	to, err := ev.recipient(in.Recipient)
+	if err != nil {
 		return nil, err
 	}
-	return ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	out, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	if err != nil {
+		return nil, err
+	}
+	if to != nil {
+		out.KeyMaterialId = nil
+	}
+	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(out.Plaintext)
+	return out, err
 }
 
 func generateDataKeyWithoutPlaintext(ev *eval, in *GenerateDataKeyWithoutPlaintextInput) (*GenerateDataKeyWithoutPlaintextOutput, error) {
@@ -120,7 +146,7 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 	case *spec == dataKeyAES256:
 		n = 32
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), nil)
+	t, err := ev.useKey(keyID, ev.op.action(), usageEncrypt, algSymmetric)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +165,8 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 }
 
 func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, error) {
-	if err := noRecipient(in.Recipient); err != nil {
+	to, err := ev.recipient(in.Recipient)
+	if err != nil {
 		return nil, err
 	}
 	if in.NumberOfBytes == nil {
@@ -155,40 +182,61 @@ func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, e
 	if _, err := rand.Read(b); err != nil {
 		return nil, err
 	}
-	return &GenerateRandomOutput{Plaintext: b}, nil
+	out := &GenerateRandomOutput{}
+	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(b)
+	return out, err
 }
 
-// useKey finds a key to encrypt under, and checks in AWS's order that the caller
-// may, that the key's state and usage allow it, and that it knows the algorithm.
-func (ev *eval) useKey(keyID, action string, algorithm *string) (*target, error) {
-	t, err := ev.authorised(keyID, anyForm, action)
-	if err != nil {
-		return nil, err
+// algorithmOr is the encryption algorithm of a request: AWS's default if it names
+// none.
+func algorithmOr(given *string) string {
+	if given == nil {
+		return algSymmetric
 	}
-	return t, ev.fitForEncryption(t, algorithm)
+	return *given
 }
 
-func (ev *eval) fitForEncryption(t *target, algorithm *string) error {
-	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
-		return err
+// fits checks what an asymmetric key can encrypt: so much, and with no context.
+func fits(t *target, algorithm string, size int, context map[string]string) error {
+	if algorithm == algSymmetric {
+		return nil
 	}
-	if t.key.Usage != usageEncrypt {
-		return fault(ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.arn, t.key.Usage, ev.op.Name)
+	if len(context) > 0 {
+		return fault(ErrValidation, "An encryption context cannot be used with the algorithm %s.", algorithm)
 	}
-	if algorithm != nil && *algorithm != algSymmetric {
-		return fault(ErrInvalidKeyUsage, "Algorithm %s is incompatible with key spec %s.", *algorithm, t.key.Spec)
+	if most := primitive.MaxPlaintext(t.key.Spec, algorithm); size > most {
+		return fault(ErrValidation, "Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, t.key.Spec, most)
 	}
 	return nil
 }
 
-// seal encrypts under the newest material of a key.
+// encrypt encrypts under the newest material of a key: with its public half if it
+// is asymmetric.
+func (ev *eval) encrypt(t *target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
+	if algorithm == algSymmetric {
+		return ev.seal(t, plaintext, context)
+	}
+	m := currentMaterial(t.key)
+	ev.use(t, m)
+	blob, err := primitive.EncryptRSA(t.key.Spec, m.PublicKey, algorithm, plaintext)
+	return blob, m, err
+}
+
+// shownMaterial is the KeyMaterialId that answers show: symmetric keys' only.
+func shownMaterial(t *target, m *fsmpb.Material) *string {
+	if t.key.Spec != specSymmetric || m == nil {
+		return nil
+	}
+	return materialID(m)
+}
+
+// seal encrypts under the newest material of a symmetric key.
 func (ev *eval) seal(t *target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	m := currentMaterial(t.key)
 	if m == nil {
 		return nil, nil, errors.New("key " + t.id.String() + " has no material")
 	}
-	ev.materials = append(ev.materials, m)
-	ev.used(t)
+	ev.use(t, m)
 	h := keymat.Header{Cluster: [8]byte(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
 	var blob []byte
 	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
@@ -237,13 +285,15 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 	}
 	if err == nil {
 		ev.source = t
-		err = ev.fitForEncryption(t, c.algorithm)
+		err = ev.fit(t, usageEncrypt, algorithmOr(c.algorithm))
 	}
 	switch {
 	case err != nil:
 		return nil, nil, nil, err
 	case c.ignored:
 		return t, nil, nil, nil
+	case t.key.Spec != specSymmetric:
+		return ev.openRSA(t, c)
 	case !ours:
 		return nil, nil, nil, ErrInvalidCiphertext
 	}
@@ -254,6 +304,22 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		}
 	}
 	return nil, nil, nil, ErrInvalidCiphertext
+}
+
+// openRSA decrypts what was encrypted with an asymmetric key's public half.
+func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Material, error) {
+	if len(c.context) > 0 {
+		return nil, nil, nil, fault(ErrValidation, "An encryption context cannot be used with the algorithm %s.", *c.algorithm)
+	}
+	var plaintext []byte
+	err := ev.withCurrent(t, func(material []byte) (err error) {
+		plaintext, err = primitive.DecryptRSA(t.key.Spec, material, *c.algorithm, c.blob)
+		return err
+	})
+	if errors.Is(err, primitive.ErrCiphertext) {
+		err = ErrInvalidCiphertext
+	}
+	return t, plaintext, currentMaterial(t.key), err
 }
 
 // ciphertextKey finds the key that a ciphertext names, without telling a key
@@ -274,8 +340,7 @@ func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
 }
 
 func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
-	ev.materials = append(ev.materials, m)
-	ev.used(t)
+	ev.use(t, m)
 	var plaintext []byte
 	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
 		plaintext, err = keymat.OpenMessage(material, c.blob, c.context)
@@ -293,13 +358,6 @@ var errDryRun = fault(ErrDryRun, "The request would have succeeded, but the DryR
 func noGrants(tokens []string) error {
 	if len(tokens) > 0 {
 		return ErrInvalidGrantToken
-	}
-	return nil
-}
-
-func noRecipient(r *RecipientInfo) error {
-	if r != nil {
-		return fault(ErrUnsupported, "Recipient is not supported by this version of Conclave.")
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package keyengine
 import (
 	"crypto/rand"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -57,12 +59,12 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	}
 	k := &fsmpb.Key{
 		Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
-		Spec: specSymmetric, Usage: usageEncrypt, Origin: originKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+		Spec: specOf(in), Usage: usageOf(in), Origin: originKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	if in.Description != nil {
 		k.Description = *in.Description
 	}
-	m, err := ev.engine.vault.newMaterial(k, k.Created)
+	m, err := ev.makeMaterial(k)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +109,45 @@ func specOf(in *CreateKeyInput) string {
 	return specSymmetric
 }
 
+func usageOf(in *CreateKeyInput) string {
+	if in.KeyUsage != nil {
+		return *in.KeyUsage
+	}
+	return usageEncrypt
+}
+
+// makeMaterial makes the first or next material of a key whose origin is here.
+func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
+	now := ev.now().UnixNano()
+	if k.Spec == specSymmetric {
+		return ev.engine.vault.newMaterial(k, now)
+	}
+	b, err := ev.once(func() ([]byte, error) { return primitive.Generate(k.Spec) })
+	if err != nil {
+		return nil, refusedByFIPS(err)
+	}
+	return ev.wrapPrivate(k, now, b)
+}
+
+// wrapPrivate makes the material of a key that is no symmetric encryption key, with
+// its public half if it has one. It wipes b.
+func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
+	defer clear(b)
+	var public []byte
+	if k.Usage != usageMac {
+		var err error
+		if public, err = primitive.Public(k.Spec, b); err != nil {
+			return nil, refusedByFIPS(err)
+		}
+	}
+	m, err := ev.engine.vault.givenMaterial(k, created, b)
+	if err != nil {
+		return nil, err
+	}
+	m.PublicKey = public
+	return m, nil
+}
+
 // supportedKey refuses the kinds of keys that this version does not make.
 func supportedKey(in *CreateKeyInput) error {
 	const version = "%s is not supported by this version of Conclave."
@@ -119,8 +160,8 @@ func supportedKey(in *CreateKeyInput) error {
 		return fault(ErrUnsupported, version, "XksKeyId")
 	case isSet(in.MultiRegion):
 		return fault(ErrUnsupported, version, "MultiRegion")
-	case specOf(in) != specSymmetric:
-		return fault(ErrUnsupported, version, "KeySpec "+specOf(in))
+	case specOf(in) == specSM2:
+		return fault(ErrUnsupported, "KeySpec %s is not supported in this Region.", specSM2)
 	}
 	return nil
 }
@@ -139,39 +180,54 @@ func describeKey(ev *eval, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
 func (ev *eval) metadata(t *target) *KeyMetadata {
 	k := t.key
 	d := &KeyMetadata{
-		AWSAccountId:          ptr(ev.cluster().Account),
-		KeyId:                 ptr(t.name()),
-		Arn:                   ptr(t.arn),
-		CreationDate:          timeOf(k.Created),
-		Enabled:               ptr(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
-		Description:           ptr(k.Description),
-		KeyUsage:              ptr(k.Usage),
-		KeyState:              ptr(keyStates[k.State]),
-		Origin:                ptr(k.Origin),
-		KeyManager:            ptr(managerSelf),
-		CustomerMasterKeySpec: ptr(k.Spec),
-		KeySpec:               ptr(k.Spec),
-		EncryptionAlgorithms:  []string{algSymmetric},
-		MultiRegion:           ptr(k.MultiRegion),
+		AWSAccountId: ptr(ev.cluster().Account),
+		KeyId:        ptr(t.name()),
+		Arn:          ptr(t.arn),
+		CreationDate: timeOf(k.Created),
+		Enabled:      ptr(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
+		Description:  ptr(k.Description),
+		KeyUsage:     ptr(k.Usage),
+		KeyState:     ptr(keyStates[k.State]),
+		Origin:       ptr(k.Origin),
+		KeyManager:   ptr(managerSelf),
+		KeySpec:      ptr(k.Spec),
+		MultiRegion:  ptr(k.MultiRegion),
+	}
+	if slices.Contains(enums["CustomerMasterKeySpec"].values, k.Spec) {
+		d.CustomerMasterKeySpec = d.KeySpec
+	}
+	switch list := algorithms(k); k.Usage {
+	case usageEncrypt:
+		d.EncryptionAlgorithms = list
+	case usageSign:
+		d.SigningAlgorithms = list
+	case usageMac:
+		d.MacAlgorithms = list
+	case usageAgree:
+		d.KeyAgreementAlgorithms = list
 	}
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		d.DeletionDate = timeOf(k.DeletionTime)
 	}
-	if m := currentMaterial(k); m != nil {
-		d.CurrentKeyMaterialId = materialID(m)
-	}
+	d.CurrentKeyMaterialId = shownMaterial(t, currentMaterial(k))
 	return d
 }
 
 // recordMetadata is what the record of CreateKey shows of the answer.
 func recordMetadata(out *CreateKeyOutput, rec *auditpb.Record) {
 	d := out.KeyMetadata
-	rec.ResponseElements = []*auditpb.Field{{Name: "keyMetadata", Value: textMap(map[string]string{
+	elements := map[string]string{
 		"aWSAccountId": *d.AWSAccountId, "keyId": *d.KeyId, "arn": *d.Arn, "creationDate": recordTime(*d.CreationDate),
-		"enabled": "true", "description": *d.Description, "keyUsage": *d.KeyUsage, "keyState": *d.KeyState,
-		"origin": *d.Origin, "keyManager": *d.KeyManager, "customerMasterKeySpec": *d.CustomerMasterKeySpec,
-		"keySpec": *d.KeySpec, "multiRegion": "false", "currentKeyMaterialId": *d.CurrentKeyMaterialId,
-	})}}
+		"enabled": strconv.FormatBool(*d.Enabled), "description": *d.Description, "keyUsage": *d.KeyUsage, "keyState": *d.KeyState,
+		"origin": *d.Origin, "keyManager": *d.KeyManager, "keySpec": *d.KeySpec, "multiRegion": strconv.FormatBool(*d.MultiRegion),
+	}
+	if d.CustomerMasterKeySpec != nil {
+		elements["customerMasterKeySpec"] = *d.CustomerMasterKeySpec
+	}
+	if d.CurrentKeyMaterialId != nil {
+		elements["currentKeyMaterialId"] = *d.CurrentKeyMaterialId
+	}
+	rec.ResponseElements = []*auditpb.Field{{Name: "keyMetadata", Value: textMap(elements)}}
 }
 
 func updateKeyDescription(ev *eval, in *UpdateKeyDescriptionInput) (*none, error) {

@@ -108,7 +108,7 @@ func TestKeyStates(t *testing.T) {
 // through.
 func TestUnknownState(t *testing.T) {
 	for _, op := range Operations() {
-		for _, s := range []fsmpb.KeyState{fsmpb.KeyState_KEY_STATE_UNSPECIFIED, 4, 99, -1} {
+		for _, s := range []fsmpb.KeyState{fsmpb.KeyState_KEY_STATE_UNSPECIFIED, 6, 99, -1} {
 			if err := op.states.check("arn", s); err == nil {
 				t.Errorf("%s goes on in state %v", op.Name, s)
 			}

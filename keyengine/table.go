@@ -10,7 +10,7 @@ import (
 
 // table has every operation by its name.
 var table = rows(
-	define(Operation{Name: "CreateKey"}, createKey, recordMetadata),
+	define(Operation{Name: "CreateKey", slow: true}, createKey, recordMetadata),
 	define(Operation{Name: "DescribeKey", ReadOnly: true, states: anyState}, describeKey, nil),
 	define(Operation{Name: "ListKeys", ReadOnly: true}, listKeys, nil),
 	define(Operation{Name: "UpdateKeyDescription", states: changeable}, updateKeyDescription, nil),
@@ -39,6 +39,15 @@ var table = rows(
 	define(Operation{Name: "GenerateDataKey", ReadOnly: true, states: usable}, generateDataKey, nil),
 	define(Operation{Name: "GenerateDataKeyWithoutPlaintext", ReadOnly: true, states: usable}, generateDataKeyWithoutPlaintext, nil),
 	define(Operation{Name: "GenerateRandom", ReadOnly: true}, generateRandom, nil),
+
+	define(Operation{Name: "Sign", ReadOnly: true, states: usable}, sign, nil),
+	define(Operation{Name: "Verify", ReadOnly: true, states: usable}, verify, nil),
+	define(Operation{Name: "GetPublicKey", ReadOnly: true, states: usable}, getPublicKey, nil),
+	define(Operation{Name: "GenerateMac", ReadOnly: true, states: usable}, generateMac, nil),
+	define(Operation{Name: "VerifyMac", ReadOnly: true, states: usable}, verifyMac, nil),
+	define(Operation{Name: "DeriveSharedSecret", ReadOnly: true, states: usable}, deriveSharedSecret, nil),
+	define(Operation{Name: "GenerateDataKeyPair", ReadOnly: true, slow: true, states: usable}, generateDataKeyPair, nil),
+	define(Operation{Name: "GenerateDataKeyPairWithoutPlaintext", ReadOnly: true, slow: true, states: usable}, generateDataKeyPairWithoutPlaintext, nil),
 )
 
 func rows(ops ...*Operation) map[string]*Operation {
