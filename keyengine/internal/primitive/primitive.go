@@ -1,0 +1,252 @@
+// Package primitive holds the algorithms of asymmetric and HMAC KMS keys. Its
+// functions take raw key material and keep nothing of it. Specs, algorithms and
+// message types go by AWS KMS's names.
+//
+// Key material is the key itself for HMAC, the 32-byte seed of FIPS 204 for ML-DSA,
+// and a PKCS #8 structure in DER for everything else. Public keys are DER
+// SubjectPublicKeyInfo.
+//
+// Curves and lattices that the standard library lacks come from elsewhere; these are
+// outside of its FIPS 140-3 module and are refused while that is in force.
+package primitive
+
+import (
+	"crypto"
+	"crypto/fips140"
+	"errors"
+	"slices"
+)
+
+var (
+	// ErrMaterial: bytes that are no key of the spec.
+	ErrMaterial = errors.New("primitive: not key material of this spec")
+	// ErrDigestLength: a digest that is not as long as the algorithm's.
+	ErrDigestLength = errors.New("primitive: digest of a wrong length")
+	// ErrMessageType: an algorithm that doesn't take this type of message.
+	ErrMessageType = errors.New("primitive: message type does not fit the algorithm")
+	// ErrSignature: a signature that isn't one, whatever is wrong with it.
+	ErrSignature = errors.New("primitive: invalid signature")
+	// ErrMac: a MAC that isn't one.
+	ErrMac = errors.New("primitive: invalid MAC")
+	// ErrCiphertext: a ciphertext that doesn't open, or a plaintext that doesn't fit.
+	ErrCiphertext = errors.New("primitive: invalid ciphertext")
+	// ErrPublicKey: a peer's key that is none of the same curve.
+	ErrPublicKey = errors.New("primitive: not a public key of this spec")
+	// ErrFIPS: an algorithm that FIPS 140-3 mode has no validated code for.
+	ErrFIPS = errors.New("primitive: not available in FIPS mode")
+
+	errSpec = errors.New("primitive: no such key spec or algorithm")
+)
+
+// Message types of Sign and Verify.
+const (
+	Raw        = "RAW"
+	Digest     = "DIGEST"
+	ExternalMu = "EXTERNAL_MU"
+)
+
+const ecdhAlgorithm = "ECDH"
+
+// A family is what a group of key specs has in common. Its functions may leave out
+// what their keys cannot do; the tables of algorithms say what that is.
+type family struct {
+	foreign  bool // not in the standard library
+	generate func(spec string) ([]byte, error)
+	check    func(spec string, material []byte) error
+	public   func(spec string, material []byte) ([]byte, error)
+	sign     func(spec string, material []byte, m message) ([]byte, error)
+	verify   func(spec string, spki []byte, m message, signature []byte) error
+}
+
+type keySpec struct {
+	*family
+	signing    []string
+	encryption []string
+	mac        []string
+	agreement  []string
+}
+
+var (
+	rsaSigning = []string{
+		"RSASSA_PKCS1_V1_5_SHA_256", "RSASSA_PKCS1_V1_5_SHA_384", "RSASSA_PKCS1_V1_5_SHA_512",
+		"RSASSA_PSS_SHA_256", "RSASSA_PSS_SHA_384", "RSASSA_PSS_SHA_512",
+	}
+	rsaEncryption = []string{"RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"}
+	rsaSpec       = keySpec{family: &rsaFamily, signing: rsaSigning, encryption: rsaEncryption}
+	mldsaSpec     = keySpec{family: &mldsaFamily, signing: []string{"ML_DSA_SHAKE_256"}}
+)
+
+func nist(algorithm string) keySpec {
+	return keySpec{family: &nistFamily, signing: []string{algorithm}, agreement: []string{ecdhAlgorithm}}
+}
+
+var specs = map[string]keySpec{
+	"RSA_2048":              rsaSpec,
+	"RSA_3072":              rsaSpec,
+	"RSA_4096":              rsaSpec,
+	"ECC_NIST_P256":         nist("ECDSA_SHA_256"),
+	"ECC_NIST_P384":         nist("ECDSA_SHA_384"),
+	"ECC_NIST_P521":         nist("ECDSA_SHA_512"),
+	"ECC_SECG_P256K1":       {family: &secgFamily, signing: []string{"ECDSA_SHA_256"}},
+	"ECC_NIST_EDWARDS25519": {family: &edwardsFamily, signing: []string{"ED25519_SHA_512", "ED25519_PH_SHA_512"}},
+	"ML_DSA_44":             mldsaSpec,
+	"ML_DSA_65":             mldsaSpec,
+	"ML_DSA_87":             mldsaSpec,
+	"HMAC_224":              {family: &hmacFamily, mac: []string{"HMAC_SHA_224"}},
+	"HMAC_256":              {family: &hmacFamily, mac: []string{"HMAC_SHA_256"}},
+	"HMAC_384":              {family: &hmacFamily, mac: []string{"HMAC_SHA_384"}},
+	"HMAC_512":              {family: &hmacFamily, mac: []string{"HMAC_SHA_512"}},
+}
+
+// SigningAlgorithms are those that keys of the spec can sign with, in AWS's order.
+func SigningAlgorithms(spec string) []string { return specs[spec].signing }
+
+// EncryptionAlgorithms are those that keys of the spec can encrypt with.
+func EncryptionAlgorithms(spec string) []string { return specs[spec].encryption }
+
+// MacAlgorithms are those that keys of the spec can make MACs with.
+func MacAlgorithms(spec string) []string { return specs[spec].mac }
+
+// KeyAgreementAlgorithms are those that keys of the spec can agree on secrets with.
+func KeyAgreementAlgorithms(spec string) []string { return specs[spec].agreement }
+
+func find(spec string) (*family, error) {
+	s, ok := specs[spec]
+	switch {
+	case !ok:
+		return nil, errSpec
+	case s.foreign && fips140.Enabled():
+		return nil, ErrFIPS
+	}
+	return s.family, nil
+}
+
+// Generate makes a new key. The caller wipes it. It returns ErrFIPS for a spec that
+// FIPS mode doesn't have.
+func Generate(spec string) ([]byte, error) {
+	f, err := find(spec)
+	if err != nil {
+		return nil, err
+	}
+	return f.generate(spec)
+}
+
+// maxMaterial is far above the largest PKCS #8 structure of any spec (2,400 bytes
+// for RSA_4096).
+const maxMaterial = 4096
+
+// Check says whether bytes from outside are a sound key of the spec: of its size,
+// on its curve, consistent in itself. It returns ErrMaterial if not, ErrFIPS for a
+// spec that FIPS mode doesn't have.
+func Check(spec string, material []byte) error {
+	f, err := find(spec)
+	if err != nil {
+		return err
+	}
+	if len(material) > maxMaterial {
+		return ErrMaterial
+	}
+	return f.check(spec, material)
+}
+
+// Public returns the public key of a private one; nil for an HMAC key.
+func Public(spec string, material []byte) (spki []byte, err error) {
+	f, err := find(spec)
+	if err != nil || f.public == nil {
+		return nil, err
+	}
+	return f.public(spec, material)
+}
+
+// A message is what a signature is over, as the caller gave it.
+type message struct {
+	algorithm string
+	kind      string // Raw, Digest or ExternalMu
+	bytes     []byte
+}
+
+// hashes are the digests that signing algorithms end with.
+var hashes = map[string]crypto.Hash{
+	"RSASSA_PKCS1_V1_5_SHA_256": crypto.SHA256,
+	"RSASSA_PKCS1_V1_5_SHA_384": crypto.SHA384,
+	"RSASSA_PKCS1_V1_5_SHA_512": crypto.SHA512,
+	"RSASSA_PSS_SHA_256":        crypto.SHA256,
+	"RSASSA_PSS_SHA_384":        crypto.SHA384,
+	"RSASSA_PSS_SHA_512":        crypto.SHA512,
+	"ECDSA_SHA_256":             crypto.SHA256,
+	"ECDSA_SHA_384":             crypto.SHA384,
+	"ECDSA_SHA_512":             crypto.SHA512,
+	"ED25519_PH_SHA_512":        crypto.SHA512,
+}
+
+// messageTypes are what algorithms take that don't take Raw and Digest.
+var messageTypes = map[string][]string{
+	"ED25519_SHA_512":    {Raw},
+	"ED25519_PH_SHA_512": {Digest},
+	"ML_DSA_SHAKE_256":   {Raw, ExternalMu},
+}
+
+const muSize = 64
+
+// CheckMessage says whether an algorithm takes a message of this type and length. It
+// returns ErrMessageType or ErrDigestLength if not.
+func CheckMessage(algorithm, messageType string, message []byte) error {
+	types, ok := messageTypes[algorithm]
+	if !ok {
+		types = []string{Raw, Digest}
+	}
+	switch {
+	case !slices.Contains(types, messageType):
+		return ErrMessageType
+	case messageType == Digest && len(message) != hashes[algorithm].Size():
+		return ErrDigestLength
+	case messageType == ExternalMu && len(message) != muSize:
+		return ErrDigestLength
+	}
+	return nil
+}
+
+// digest is the hash of a message by its algorithm: the message itself if it is one.
+func (m message) digest() []byte {
+	if m.kind == Digest {
+		return m.bytes
+	}
+	h := hashes[m.algorithm].New()
+	h.Write(m.bytes)
+	return h.Sum(nil)
+}
+
+func newMessage(spec, algorithm, messageType string, b []byte) (message, error) {
+	if !slices.Contains(specs[spec].signing, algorithm) {
+		return message{}, errSpec
+	}
+	return message{algorithm: algorithm, kind: messageType, bytes: b}, CheckMessage(algorithm, messageType, b)
+}
+
+// Sign signs a message that CheckMessage has nothing against. Only RSASSA_PKCS1_V1_5
+// and Ed25519 sign the same message the same way twice.
+func Sign(spec string, material []byte, algorithm, messageType string, message []byte) ([]byte, error) {
+	f, err := find(spec)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMessage(spec, algorithm, messageType, message)
+	if err != nil {
+		return nil, err
+	}
+	return f.sign(spec, material, m)
+}
+
+// Verify returns ErrSignature for a signature that isn't one of the message by the
+// owner of the public key.
+func Verify(spec string, spki []byte, algorithm, messageType string, message, signature []byte) error {
+	f, err := find(spec)
+	if err != nil {
+		return err
+	}
+	m, err := newMessage(spec, algorithm, messageType, message)
+	if err != nil {
+		return err
+	}
+	return f.verify(spec, spki, m, signature)
+}
