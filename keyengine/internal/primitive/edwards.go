@@ -18,7 +18,7 @@ func newEdwards(string) ([]byte, error) {
 }
 
 func parseEdwards(material []byte) (ed25519.PrivateKey, error) {
-	parsed, err := x509.ParsePKCS8PrivateKey(material)
+	parsed, err := parsePKCS8(material)
 	if err != nil {
 		return nil, ErrMaterial
 	}

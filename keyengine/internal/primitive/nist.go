@@ -26,7 +26,7 @@ func newNIST(spec string) ([]byte, error) {
 }
 
 func parseNIST(spec string, material []byte) (*ecdsa.PrivateKey, error) {
-	parsed, err := x509.ParsePKCS8PrivateKey(material)
+	parsed, err := parsePKCS8(material)
 	if err != nil {
 		return nil, ErrMaterial
 	}

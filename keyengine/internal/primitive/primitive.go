@@ -13,6 +13,8 @@ package primitive
 import (
 	"crypto"
 	"crypto/fips140"
+	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"slices"
 )
@@ -147,6 +149,16 @@ func Check(spec string, material []byte) error {
 		return ErrMaterial
 	}
 	return f.check(spec, material)
+}
+
+// parsePKCS8 parses one structure with nothing after it, which crypto/x509 would
+// leave unseen.
+func parsePKCS8(material []byte) (any, error) {
+	var der asn1.RawValue
+	if rest, err := asn1.Unmarshal(material, &der); err != nil || len(rest) > 0 {
+		return nil, ErrMaterial
+	}
+	return x509.ParsePKCS8PrivateKey(material)
 }
 
 // Public returns the public key of a private one; nil for an HMAC key.

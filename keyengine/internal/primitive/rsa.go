@@ -29,7 +29,7 @@ func newRSA(spec string) ([]byte, error) {
 // parseRSA takes keys of two primes only. The standard library has checked that
 // these fit the modulus and the exponents.
 func parseRSA(spec string, material []byte) (*rsa.PrivateKey, error) {
-	parsed, err := x509.ParsePKCS8PrivateKey(material)
+	parsed, err := parsePKCS8(material)
 	if err != nil {
 		return nil, ErrMaterial
 	}
