@@ -2,14 +2,17 @@ package keyengine
 
 import (
 	"context"
+	"encoding/hex"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// How often the leader looks for keys to delete, and how long it leaves one
+// How often the leader looks for what is due on keys, and how long it leaves a key
 // alone that the log said it was early for. All real time.
 const (
 	dueLookMin  = time.Second
@@ -18,30 +21,118 @@ const (
 	dueEarlyMax = time.Minute
 )
 
-// dueKey is a key that is to be deleted.
+// duty is a kind of thing that happens to keys by itself when its time has come.
+type duty struct {
+	// event is the name of its record.
+	event string
+	// at is when a key is due, in cluster time; false when it is not.
+	at func(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool)
+	// do makes the changes, and says what the record tells beside the key. It must
+	// note all that it reads.
+	do func(ev *eval, t *target, at int64) ([]*auditpb.Field, error)
+}
+
+var duties = []*duty{
+	{"DeleteKey", deletionDue, deleteDue},
+	{"RotateKey", rotationDue, rotateDue},
+	{"DeleteExpiredKeyMaterial", expiryDue, expireDue},
+	{"SynchronizeMultiRegionKey", windowDue, startWindow},
+}
+
+func deletionDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
+	return k.DeletionTime, k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION
+}
+
+func deleteDue(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: t.id.ID[:], Region: t.id.Region}}})
+	return nil, nil
+}
+
+// rotationDue: a disabled key is due once it is enabled again. Replicas follow
+// their primary.
+func rotationDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
+	return k.Rotation.GetNext(), k.Rotation.GetEnabled() && k.State == fsmpb.KeyState_KEY_STATE_ENABLED &&
+		k.Origin == originKMS && k.Spec == specSymmetric && !replica(k)
+}
+
+func expiryDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
+	at := expires(k)
+	return at, at != 0 && k.Origin == originImported
+}
+
+// expireDue destroys material that has expired. It has not been used since (see
+// asOf).
+func expireDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
+	k := proto.CloneOf(t.key)
+	var names []string
+	destroy(k, func(m *fsmpb.Material) bool {
+		expired := len(m.Wrapped) > 0 && m.ValidTo != 0 && m.ValidTo <= at
+		if expired {
+			names = append(names, hex.EncodeToString(m.MaterialId))
+		}
+		return expired
+	})
+	ev.putKey(k)
+	return []*auditpb.Field{{Name: "keyMaterialId", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: names}}}}, nil
+}
+
+// windowDue: a primary that is to be deleted waits until its last replica is gone.
+func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
+	if k.State != fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION || len(k.Id) != 16 {
+		return 0, false
+	}
+	for _, r := range regions(c) {
+		if o, _ := s.Key(fsm.KeyID{Region: r, ID: [16]byte(k.Id)}); o != nil && r != k.Region {
+			return 0, false
+		}
+	}
+	return s.Time(), true
+}
+
+// startWindow lets the time run after which a primary without replicas is deleted.
+func startWindow(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
+	if len(ev.related(t.key)) > 0 {
+		return nil, nil
+	}
+	k := proto.CloneOf(t.key)
+	k.State = fsmpb.KeyState_KEY_STATE_PENDING_DELETION
+	k.DeletionTime = ev.fromNow().Add(time.Duration(k.DeletionDays) * day).UnixNano()
+	k.DeletionDays = 0
+	ev.putKey(k)
+	return []*auditpb.Field{text("deletionDate", recordTime(*timeOf(k.DeletionTime)))}, nil
+}
+
+// dueID names something that is to happen to a key.
+type dueID struct {
+	key  fsm.KeyID
+	duty *duty
+}
+
+// dueKey is a key that something is to happen to.
 type dueKey struct {
-	id      fsm.KeyID
+	dueID
 	version fsm.Version
 	at      int64 // cluster time, Unix nanoseconds
 }
 
 // due finds the keys whose time has come. All keys are looked at only when the
-// state has changed, and at most every dueLookMax: a key is scheduled days before
-// its time.
+// state has changed, and at most every dueLookMax: what is due soon after that is
+// a little late, which only expiry could mind, and use of expired material is
+// refused by itself.
 type due struct {
 	e       *Engine
 	index   uint64 // of the state that pending is from
 	looked  time.Time
 	pending []dueKey
-	early   map[fsm.KeyID]time.Duration // how long to wait after an early try
-	retry   map[fsm.KeyID]time.Time
+	early   map[dueID]time.Duration // how long to wait after an early try
+	retry   map[dueID]time.Time
 }
 
-// runDue deletes keys whose time has come, until ctx ends. It runs on the
-// leader, but what keeps a key from being deleted early or twice is the log: the
-// record is refused before the key's time by cluster time, and when the key is
-// no longer the one that was looked at. A sealed leader can record nothing and so
-// deletes nothing; it is the next one's turn.
+// runDue does what is due on keys until ctx ends. It runs on the leader, but what
+// keeps a thing from happening early or twice is the log: the record is refused
+// before its time by cluster time, and when the key is no longer the one that was
+// looked at. A sealed leader can record nothing and so does nothing; it is the next
+// one's turn.
 func (e *Engine) runDue(ctx context.Context) {
 	d := newDue(e)
 	for {
@@ -58,11 +149,11 @@ func (e *Engine) runDue(ctx context.Context) {
 }
 
 func newDue(e *Engine) *due {
-	return &due{e: e, early: make(map[fsm.KeyID]time.Duration), retry: make(map[fsm.KeyID]time.Time)}
+	return &due{e: e, early: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
 }
 
-// round deletes what is due, and returns how long to wait for the next. now is
-// real time.
+// round does what is due, and returns how long to wait for the next. now is real
+// time.
 func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 	s := d.e.replica.State()
 	if d.looked.IsZero() || now.Sub(d.looked) >= dueLookMax && s.Index() != d.index {
@@ -77,11 +168,11 @@ func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 			return 0
 		}
 		left := time.Duration(k.at - clock)
-		if again, ok := d.retry[k.id]; ok {
+		if again, ok := d.retry[k.dueID]; ok {
 			left = max(left, again.Sub(now))
 		}
-		if left <= 0 && !d.delete(ctx, k, now) {
-			left = d.retry[k.id].Sub(now)
+		if left <= 0 && !d.act(ctx, k, now) {
+			left = d.retry[k.dueID].Sub(now)
 		}
 		if left > 0 {
 			rest = append(rest, k)
@@ -92,58 +183,87 @@ func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 	return max(wait, dueLookMin)
 }
 
-// look lists the keys that are to be deleted.
+// look lists what is to happen to keys.
 func (d *due) look(s *fsm.State, now time.Time) {
 	d.pending, d.index, d.looked = d.pending[:0], s.Index(), now
 	early, retry := d.early, d.retry
-	d.early, d.retry = make(map[fsm.KeyID]time.Duration), make(map[fsm.KeyID]time.Time)
+	d.early, d.retry = make(map[dueID]time.Duration), make(map[dueID]time.Time)
+	c, _ := s.Cluster()
 	for k := range s.AllKeys() {
-		if k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION || len(k.Id) != 16 {
+		if len(k.Id) != 16 {
 			continue
 		}
-		id := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
-		d.pending = append(d.pending, dueKey{id: id, version: k.Version, at: k.DeletionTime})
-		if at, ok := retry[id]; ok {
-			d.early[id], d.retry[id] = early[id], at
+		for _, y := range duties {
+			at, ok := y.at(c, s, k)
+			if !ok {
+				continue
+			}
+			id := dueID{fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}, y}
+			d.pending = append(d.pending, dueKey{dueID: id, version: k.Version, at: at})
+			if again, ok := retry[id]; ok {
+				d.early[id], d.retry[id] = early[id], again
+			}
 		}
 	}
 }
 
-// delete asks the log to delete a key. It reports whether that is settled: done,
-// or no longer to be done, as far as the next look does not find otherwise. If
-// not, it sets when to try again.
-func (d *due) delete(ctx context.Context, k dueKey, now time.Time) bool {
+// act asks the log to have a thing happen. It reports whether that is settled:
+// done, or no longer to be done, as far as the next look does not find otherwise.
+// If not, it sets when to try again.
+func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	e := d.e
-	s := e.replica.State()
-	key, version := s.Key(k.id)
-	if key == nil || version != k.version {
+	rec, err := e.dueEvent(ctx, k)
+	if err == nil && rec == nil {
 		return true
 	}
-	c, _ := s.Cluster()
-	arn := keyARN(c, k.id.Region, formatKeyID(k.id.ID, key.MultiRegion))
-	dec, err := e.commitEvent(ctx, event{
-		name: "DeleteKey", kind: eventService, sourceIP: internalCaller, userAgent: internalCaller,
-		identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: internalCaller},
-		details:   []*auditpb.Field{text("keyId", arn)},
-		resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: c.Account, Arn: arn}},
-		reads:     []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_KEY, Id: k.id.Bytes(), Version: k.version}},
-		changes:   []*fsmpb.Change{{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.id.ID[:], Region: k.id.Region}}}},
-	})
+	var dec fsm.Decision
+	if err == nil {
+		dec, err = e.commitEvent(ctx, *rec)
+	}
+	log := e.log.With("event", k.duty.event, "key_id", k.key.String())
 	switch {
 	case err == nil && dec.Verdict == fsm.Accepted:
-		e.log.Info("key deleted", "key_id", k.id.String())
+		log.Info("what was due on a key is done")
 		return true
 	case err == nil && dec.Verdict == fsm.Conflict:
 		return true
-	case err == nil && dec.Verdict != fsm.Early:
-		e.log.Error("a key that is due could not be deleted", "key_id", k.id.String(), "verdict", dec.Verdict.String())
+	case err == nil && dec.Verdict != fsm.Early && dec.Verdict != fsm.Late:
+		log.Error("what is due on a key could not be done", "verdict", dec.Verdict.String())
 	case err != nil && ctx.Err() == nil:
-		e.log.Warn("a key that is due is not deleted yet", "key_id", k.id.String(), "err", err)
+		log.Warn("what is due on a key is not done yet", "err", err)
 	}
 	// A clock that runs ahead of cluster time would ask all the time.
-	wait := min(max(2*d.early[k.id], dueEarlyMin), dueEarlyMax)
-	d.early[k.id], d.retry[k.id] = wait, now.Add(wait)
+	wait := min(max(2*d.early[k.dueID], dueEarlyMin), dueEarlyMax)
+	d.early[k.dueID], d.retry[k.dueID] = wait, now.Add(wait)
 	return false
+}
+
+// dueEvent is the event that does what is due on a key; nil when that is no longer
+// to be done.
+func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*event, error) {
+	s := e.replica.State()
+	key, version := s.Key(k.key)
+	if key == nil || version != k.version {
+		return nil, nil
+	}
+	ev := &eval{ctx: ctx, engine: e, state: s}
+	ev.note(fsmpb.Kind_KIND_KEY, k.key.Bytes(), version)
+	c := ev.cluster()
+	// The key as it is stored: not all that is due on it may have happened to it as
+	// of now.
+	t := &target{id: k.key, key: key, arn: keyARN(c, k.key.Region, formatKeyID(k.key.ID, key.MultiRegion))}
+	ev.within(k.at, 0)
+	details, err := k.duty.do(ev, t, k.at)
+	if err != nil || len(ev.changes) == 0 {
+		return nil, err
+	}
+	return &event{
+		name: k.duty.event, kind: eventService, region: k.key.Region, sourceIP: internalCaller, userAgent: internalCaller,
+		identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: internalCaller},
+		details:   append([]*auditpb.Field{text("keyId", t.arn)}, details...),
+		resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: c.Account, Arn: t.arn}},
+		reads:     ev.reads, changes: ev.changes, notBefore: ev.notBefore, notAfter: ev.notAfter,
+	}, nil
 }
 
 // internalCaller is what AWS writes for what a service does by itself.

@@ -71,7 +71,7 @@ func (ev *eval) cluster() *fsmpb.Cluster {
 func (ev *eval) key(id fsm.KeyID) *fsmpb.Key {
 	k, v := ev.state.Key(id)
 	ev.note(fsmpb.Kind_KIND_KEY, id.Bytes(), v)
-	return k
+	return ev.asOf(k)
 }
 
 func (ev *eval) keyPolicy(id fsm.KeyID) (*fsmpb.KeyPolicy, fsm.Version) {

@@ -209,6 +209,9 @@ func (ev *eval) metadata(t *target) *KeyMetadata {
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		d.DeletionDate = timeOf(k.DeletionTime)
 	}
+	if k.Origin == originImported && complete(k, ev.state.Time()) {
+		d.ExpirationModel, d.ValidTo = expiration(expires(k))
+	}
 	d.CurrentKeyMaterialId = shownMaterial(t, currentMaterial(k))
 	return d
 }

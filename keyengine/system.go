@@ -33,6 +33,7 @@ var errHeldUp = fault(ErrUnavailable, "The answer was held up for too long and i
 // itself do.
 type event struct {
 	name, kind string
+	region     string    // the cluster's first when empty
 	requestID  RequestID // made up when zero
 	at         time.Time // now when zero
 	identity   *auditpb.Identity
@@ -48,6 +49,8 @@ type event struct {
 
 	reads   []*fsmpb.Read
 	changes []*fsmpb.Change
+	// The cluster time in which the event may happen; 0 leaves a side open.
+	notBefore, notAfter int64
 }
 
 func text(name, value string) *auditpb.Field {
@@ -95,6 +98,9 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
 		Resources: ev.resources, ReadOnly: ev.readOnly, Node: e.cfg.NodeID, RecipientAccountId: c.GetAccount(),
 	}
+	if ev.region != "" {
+		rec.Region = ev.region
+	}
 	if ev.kind == eventService {
 		rec.EventSource = sourceKMS
 	}
@@ -112,7 +118,7 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 	}
 	return &fsmpb.Record{
 		RequestId: ev.requestID[:], Commitment: commitment[:], Body: body, Generation: generation, Salt: sealSalt[:],
-		Reads: ev.reads, Changes: ev.changes,
+		Reads: ev.reads, NotBefore: ev.notBefore, NotAfter: ev.notAfter, Changes: ev.changes,
 	}, nil
 }
 

@@ -48,6 +48,12 @@ var table = rows(
 	define(Operation{Name: "DeriveSharedSecret", ReadOnly: true, states: usable}, deriveSharedSecret, nil),
 	define(Operation{Name: "GenerateDataKeyPair", ReadOnly: true, slow: true, states: usable}, generateDataKeyPair, nil),
 	define(Operation{Name: "GenerateDataKeyPairWithoutPlaintext", ReadOnly: true, slow: true, states: usable}, generateDataKeyPairWithoutPlaintext, nil),
+
+	define(Operation{Name: "EnableKeyRotation", states: rotatable}, enableKeyRotation, nil),
+	define(Operation{Name: "DisableKeyRotation", states: rotatable}, disableKeyRotation, nil),
+	define(Operation{Name: "GetKeyRotationStatus", ReadOnly: true, states: anyState}, getKeyRotationStatus, nil),
+	define(Operation{Name: "RotateKeyOnDemand", states: usable}, rotateKeyOnDemand, nil),
+	define(Operation{Name: "ListKeyRotations", ReadOnly: true, states: anyState}, listKeyRotations, nil),
 )
 
 func rows(ops ...*Operation) map[string]*Operation {

@@ -1,0 +1,329 @@
+package keyengine
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const (
+	// rotationPeriod is how long a material is current when EnableKeyRotation does
+	// not say, in days.
+	rotationPeriod = 365
+	// maxRotations is how often a key can be rotated on demand.
+	maxRotations = 25
+	// rotationSoon is how long before an automatic rotation none on demand begins.
+	rotationSoon = 20 * time.Minute
+
+	day = 24 * time.Hour
+
+	rotationAutomatic = "AUTOMATIC"
+	rotationOnDemand  = "ON_DEMAND"
+	allMaterial       = "ALL_KEY_MATERIAL"
+)
+
+// rotates checks whether keys of that kind can be rotated at all.
+func rotates(t *target) error {
+	switch {
+	case t.key.Spec != specSymmetric:
+		return ErrUnsupported // AWS sends no message
+	case t.key.Origin != originKMS && t.key.Origin != originImported:
+		return wrongOrigin(t)
+	}
+	return nil
+}
+
+// rotatesByItself checks whether a key can be rotated automatically.
+func rotatesByItself(t *target) error {
+	if err := rotates(t); err != nil {
+		return err
+	}
+	if t.key.Origin != originKMS {
+		return wrongOrigin(t)
+	}
+	return primary(t)
+}
+
+// primary refuses replicas for what is done to all keys of a multi-Region set.
+func primary(t *target) error {
+	if replica(t.key) {
+		return fault(ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
+	}
+	return nil
+}
+
+func wrongOrigin(t *target) error {
+	return fault(ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.arn, t.key.Origin)
+}
+
+// enableKeyRotation: rotation is never early by cluster time, as deletion is not
+// (see scheduleKeyDeletion).
+func enableKeyRotation(ev *eval, in *EnableKeyRotationInput) (*none, error) {
+	days := uint32(rotationPeriod)
+	if in.RotationPeriodInDays != nil {
+		days = uint32(*in.RotationPeriodInDays)
+	}
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := rotatesByItself(t); err != nil {
+		return nil, err
+	}
+	if r := t.key.Rotation; r.GetEnabled() && r.PeriodDays == days {
+		return &none{}, nil
+	}
+	next := ev.fromNow().Add(time.Duration(days) * day)
+	ev.putRotation(t.key, &fsmpb.Rotation{Enabled: true, PeriodDays: days, Next: next.UnixNano()})
+	return &none{}, nil
+}
+
+// fromNow is the next whole second, from which times that are promised are
+// counted: the record is refused if cluster time is past it by then.
+func (ev *eval) fromNow() time.Time {
+	base := ev.now().Add(time.Second - 1).Truncate(time.Second)
+	ev.within(0, base.UnixNano()+1)
+	return base
+}
+
+func disableKeyRotation(ev *eval, in *DisableKeyRotationInput) (*none, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := rotatesByItself(t); err != nil {
+		return nil, err
+	}
+	if t.key.Rotation.GetEnabled() {
+		ev.putRotation(t.key, &fsmpb.Rotation{})
+	}
+	return &none{}, nil
+}
+
+// putRotation sets automatic rotation for a key and all of its set.
+func (ev *eval) putRotation(k *fsmpb.Key, r *fsmpb.Rotation) {
+	for _, o := range append(ev.related(k), k) {
+		n := proto.CloneOf(o)
+		n.Rotation = proto.CloneOf(r)
+		ev.putKey(n)
+	}
+}
+
+// getKeyRotationStatus: keys that are to be deleted are not rotated, and say so.
+func getKeyRotationStatus(ev *eval, in *GetKeyRotationStatusInput) (*GetKeyRotationStatusOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := rotates(t); err != nil {
+		return nil, err
+	}
+	r := t.key.Rotation
+	kept := switchedOn(t.key.State) && r.GetEnabled()
+	out := &GetKeyRotationStatusOutput{KeyId: &t.arn, KeyRotationEnabled: &kept}
+	if kept {
+		out.RotationPeriodInDays, out.NextRotationDate = ptr(int32(r.PeriodDays)), timeOf(r.Next)
+	}
+	return out, nil
+}
+
+// rotateKeyOnDemand leaves the date of the next automatic rotation as it is.
+func rotateKeyOnDemand(ev *eval, in *RotateKeyOnDemandInput) (*RotateKeyOnDemandOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := rotates(t); err != nil {
+		return nil, err
+	}
+	if err := primary(t); err != nil {
+		return nil, err
+	}
+	if err := ev.noneDueSoon(t.key); err != nil {
+		return nil, err
+	}
+	if t.key.RotationsOnDemand >= maxRotations {
+		return nil, fault(ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
+			"No more on-demand rotations can be performed for this key: %s", t.arn)
+	}
+	k := proto.CloneOf(t.key)
+	k.RotationsOnDemand++
+	if k.Origin == originImported {
+		err = ev.rotateImported(t, k)
+	} else {
+		err = ev.rotate(k, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &RotateKeyOnDemandOutput{KeyId: &t.arn}, nil
+}
+
+// noneDueSoon refuses what would collide with an automatic rotation.
+func (ev *eval) noneDueSoon(k *fsmpb.Key) error {
+	if !k.Rotation.GetEnabled() {
+		return nil
+	}
+	soon := k.Rotation.Next - int64(rotationSoon)
+	if ev.state.Time() >= soon {
+		return fault(ErrConflict, "An automatic rotation of the key is in progress or about to begin.")
+	}
+	ev.within(0, soon)
+	return nil
+}
+
+// rotate gives a key, which it changes, and its replicas new material.
+func (ev *eval) rotate(k *fsmpb.Key, onDemand bool) error {
+	m, err := ev.makeMaterial(k)
+	if err != nil {
+		return err
+	}
+	m.Rotated, m.OnDemand = m.Created, onDemand
+	k.Materials = append(k.Materials, m)
+	ev.putKey(k)
+	for _, o := range ev.related(k) {
+		o = proto.CloneOf(o)
+		copied := proto.CloneOf(m)
+		err := ev.engine.vault.withMaterial(k, m, func(b []byte) error { return ev.engine.vault.wrapAgain(o, copied, b) })
+		if err != nil {
+			return err
+		}
+		o.Materials, o.Rotation, o.RotationsOnDemand = append(o.Materials, copied), proto.CloneOf(k.Rotation), k.RotationsOnDemand
+		ev.putKey(o)
+	}
+	return nil
+}
+
+// rotateImported makes the material that was imported for it the current one, of a
+// key, which it changes, and of its replicas. All of them must have it.
+func (ev *eval) rotateImported(t *target, k *fsmpb.Key) error {
+	now := ev.now().UnixNano()
+	next := pendingMaterial(k)
+	others := ev.related(k)
+	if next == nil || !there(next, ev.state.Time()) || !ev.haveAll(others, next) {
+		return fault(ErrInvalidState, "No available key material pending rotation for the key: %s.", t.arn)
+	}
+	for _, o := range others {
+		o = proto.CloneOf(o)
+		makeCurrent(pendingMaterial(o), now)
+		o.RotationsOnDemand = k.RotationsOnDemand
+		ev.putKey(o)
+	}
+	makeCurrent(next, now)
+	ev.putKey(k)
+	return nil
+}
+
+func makeCurrent(m *fsmpb.Material, now int64) {
+	m.Pending, m.Rotated, m.OnDemand = false, now, true
+}
+
+// haveAll tells whether replicas all have a primary's pending material.
+func (ev *eval) haveAll(replicas []*fsmpb.Key, m *fsmpb.Material) bool {
+	return !slices.ContainsFunc(replicas, func(o *fsmpb.Key) bool {
+		p := pendingMaterial(o)
+		return p == nil || !bytes.Equal(p.MaterialId, m.MaterialId) || !there(p, ev.state.Time())
+	})
+}
+
+// listKeyRotations reads the key, as a key has few materials.
+func listKeyRotations(ev *eval, in *ListKeyRotationsInput) (*ListKeyRotationsOutput, error) {
+	t, err := ev.managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := rotates(t); err != nil {
+		return nil, err
+	}
+	all := in.IncludeKeyMaterial != nil && *in.IncludeKeyMaterial == allMaterial
+	p, err := ev.page(in.Limit, 100, 1000, in.Marker, t.arn, fmt.Sprint(all))
+	if err != nil {
+		return nil, err
+	}
+	type item struct {
+		place string // ascending as text
+		m     *fsmpb.Material
+	}
+	var items []item
+	for i, m := range t.key.Materials {
+		if all || m.Rotated != 0 {
+			items = append(items, item{fmt.Sprintf("%08d", i), m})
+		}
+	}
+	out := &ListKeyRotationsOutput{Rotations: []RotationsListEntry{}}
+	out.NextMarker, out.Truncated, err = fill(p, slices.Values(items), func(i item) string { return i.place }, func(i item) {
+		out.Rotations = append(out.Rotations, ev.rotation(t, i.m))
+	})
+	return out, err
+}
+
+// rotation describes a material of a key.
+func (ev *eval) rotation(t *target, m *fsmpb.Material) RotationsListEntry {
+	e := RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(ev.materialState(t.key, m))}
+	if m.Rotated != 0 {
+		e.RotationDate, e.RotationType = timeOf(m.Rotated), ptr(rotationAutomatic)
+		if m.OnDemand {
+			e.RotationType = ptr(rotationOnDemand)
+		}
+	}
+	if t.key.Origin != originImported {
+		return e
+	}
+	if m.Description != "" {
+		e.KeyMaterialDescription = &m.Description
+	}
+	if !there(m, ev.state.Time()) {
+		e.ImportState = ptr("PENDING_IMPORT")
+		return e
+	}
+	e.ImportState = ptr("IMPORTED")
+	e.ExpirationModel, e.ValidTo = expiration(m.ValidTo)
+	return e
+}
+
+func (ev *eval) materialState(k *fsmpb.Key, m *fsmpb.Material) string {
+	switch {
+	case m == currentMaterial(k):
+		return "CURRENT"
+	case !m.Pending:
+		return "NON_CURRENT"
+	case !replica(k) && !ev.haveAll(ev.related(k), m):
+		return "PENDING_MULTI_REGION_IMPORT_AND_ROTATION"
+	}
+	return "PENDING_ROTATION"
+}
+
+// Values of ExpirationModelType.
+const (
+	modelExpires = "KEY_MATERIAL_EXPIRES"
+	modelForever = "KEY_MATERIAL_DOES_NOT_EXPIRE"
+)
+
+// expiration is what answers show of when material expires, 0 for never.
+func expiration(validTo int64) (model *string, at *time.Time) {
+	if validTo == 0 {
+		return ptr(modelForever), nil
+	}
+	return ptr(modelExpires), timeOf(validTo)
+}
+
+// rotateDue does an automatic rotation that was due at a time.
+func rotateDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
+	k := proto.CloneOf(t.key)
+	period := int64(k.Rotation.PeriodDays) * int64(day)
+	if k.Rotation.Next = at + period; k.Rotation.Next <= ev.now().UnixNano() {
+		k.Rotation.Next = ev.now().UnixNano() + period
+	}
+	if err := ev.rotate(k, false); err != nil {
+		return nil, err
+	}
+	m := currentMaterial(k)
+	return []*auditpb.Field{text("rotationType", rotationAutomatic), text("keyMaterialId", hex.EncodeToString(m.MaterialId))}, nil
+}
