@@ -59,16 +59,14 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	}
 	k := &fsmpb.Key{
 		Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
-		Spec: specOf(in), Usage: usageOf(in), Origin: originKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+		Spec: specOf(in), Usage: usageOf(in), Origin: originOf(in), State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	if in.Description != nil {
 		k.Description = *in.Description
 	}
-	m, err := ev.makeMaterial(k)
-	if err != nil {
+	if err := ev.firstMaterial(k); err != nil {
 		return nil, err
 	}
-	k.Materials = []*fsmpb.Material{m}
 	ev.key(id) // there must be none of that id
 	ev.putKey(k)
 	ev.putPolicy(id, doc)
@@ -154,7 +152,7 @@ func supportedKey(in *CreateKeyInput) error {
 	switch {
 	case in.CustomKeyStoreId != nil:
 		return ErrCustomStoreNotFound
-	case in.Origin != nil && *in.Origin != originKMS:
+	case originOf(in) != originKMS && originOf(in) != originImported:
 		return fault(ErrUnsupported, version, "Origin "+*in.Origin)
 	case in.XksKeyId != nil:
 		return fault(ErrUnsupported, version, "XksKeyId")
@@ -162,6 +160,8 @@ func supportedKey(in *CreateKeyInput) error {
 		return fault(ErrUnsupported, version, "MultiRegion")
 	case specOf(in) == specSM2:
 		return fault(ErrUnsupported, "KeySpec %s is not supported in this Region.", specSM2)
+	case originOf(in) == originImported:
+		return importable(specOf(in))
 	}
 	return nil
 }

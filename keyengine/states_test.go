@@ -17,7 +17,7 @@ func anyRegion(c *fsmpb.Cluster) *fsmpb.Cluster {
 
 // TestKeyStates is AWS's table of what works on a key in each state: Enabled,
 // Disabled, PendingDeletion. "ok" goes on, D is disabled, P is pending deletion, N
-// is not pending deletion.
+// is not pending deletion, X is not for keys of this origin.
 func TestKeyStates(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
@@ -36,8 +36,16 @@ func TestKeyStates(t *testing.T) {
 		{"Decrypt", "", &DecryptInput{CiphertextBlob: blob}, "ok D P"},
 		{"Decrypt", "with key", &DecryptInput{CiphertextBlob: blob, KeyId: &id}, "ok D P"},
 		{"DeleteAlias", "", &DeleteAliasInput{AliasName: ptr("alias/old")}, "ok ok ok"},
+		{"DeleteImportedKeyMaterial", "", &DeleteImportedKeyMaterialInput{KeyId: &id}, "X X X"},
 		{"DescribeKey", "", &DescribeKeyInput{KeyId: &id}, "ok ok ok"},
 		{"DisableKey", "", &DisableKeyInput{KeyId: &id}, "ok ok P"},
+		{"DisableKeyRotation", "", &DisableKeyRotationInput{KeyId: &id}, "ok D P"},
+		{"EnableKeyRotation", "", &EnableKeyRotationInput{KeyId: &id}, "ok D P"},
+		{"GetKeyRotationStatus", "", &GetKeyRotationStatusInput{KeyId: &id}, "ok ok ok"},
+		{"GetParametersForImport", "", &GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")}, "X X P"},
+		{"ImportKeyMaterial", "", &ImportKeyMaterialInput{KeyId: &id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: ptr(modelForever)}, "X X P"},
+		{"ListKeyRotations", "", &ListKeyRotationsInput{KeyId: &id}, "ok ok ok"},
+		{"RotateKeyOnDemand", "", &RotateKeyOnDemandInput{KeyId: &id}, "ok D P"},
 		{"EnableKey", "", &EnableKeyInput{KeyId: &id}, "ok ok P"},
 		{"Encrypt", "", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "ok D P"},
 		{"GenerateDataKey", "", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128")}, "ok D P"},
@@ -91,6 +99,8 @@ func TestKeyStates(t *testing.T) {
 					wantError(t, err, ErrDisabled, arn+" is disabled.")
 				case "P":
 					wantError(t, err, ErrInvalidState, arn+" is pending deletion.")
+				case "X":
+					wantError(t, err, ErrUnsupported, arn+" origin is AWS_KMS which is not valid for this operation.")
 				case "N":
 					wantError(t, err, ErrInvalidState, arn+" is not pending deletion.")
 				}

@@ -49,6 +49,10 @@ var table = rows(
 	define(Operation{Name: "GenerateDataKeyPair", ReadOnly: true, slow: true, states: usable}, generateDataKeyPair, nil),
 	define(Operation{Name: "GenerateDataKeyPairWithoutPlaintext", ReadOnly: true, slow: true, states: usable}, generateDataKeyPairWithoutPlaintext, nil),
 
+	define(Operation{Name: "GetParametersForImport", ReadOnly: true, slow: true, states: changeable}, getParametersForImport, nil),
+	define(Operation{Name: "ImportKeyMaterial", states: changeable}, importKeyMaterial, recordImport),
+	define(Operation{Name: "DeleteImportedKeyMaterial", states: anyState}, deleteImportedKeyMaterial, recordDeleteMaterial),
+
 	define(Operation{Name: "EnableKeyRotation", states: rotatable}, enableKeyRotation, nil),
 	define(Operation{Name: "DisableKeyRotation", states: rotatable}, disableKeyRotation, nil),
 	define(Operation{Name: "GetKeyRotationStatus", ReadOnly: true, states: anyState}, getKeyRotationStatus, nil),

@@ -1,0 +1,376 @@
+package keyengine
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+)
+
+const (
+	// importTokenLife is how long parameters for an import are good.
+	importTokenLife = 24 * time.Hour
+	// maxValidTo is how far ahead material may expire.
+	maxValidTo = 365 * day
+	// maxUsedTokens bounds the tokens that a key remembers: the imports into it in
+	// 24 hours.
+	maxUsedTokens = 100
+
+	importNew      = "NEW_KEY_MATERIAL"
+	importExisting = "EXISTING_KEY_MATERIAL"
+
+	wrapRSA2048 = "RSA_2048"
+	wrapSM2     = "SM2"
+)
+
+// originOf is the origin of a key that is to be made.
+func originOf(in *CreateKeyInput) string {
+	if in.Origin != nil {
+		return *in.Origin
+	}
+	return originKMS
+}
+
+// importable refuses the key specs whose material cannot be imported.
+func importable(spec string) error {
+	if strings.HasPrefix(spec, "ML_DSA_") {
+		return fault(ErrUnsupported, "KeySpec %s is not supported for Origin %s.", spec, originImported)
+	}
+	return nil
+}
+
+// firstMaterial gives a new key its material, or has it wait for an import.
+func (ev *eval) firstMaterial(k *fsmpb.Key) error {
+	if k.Origin == originImported {
+		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
+		return nil
+	}
+	m, err := ev.makeMaterial(k)
+	if err != nil {
+		return err
+	}
+	k.Materials = []*fsmpb.Material{m}
+	return nil
+}
+
+// imported finds the key of an operation on imported material.
+func (ev *eval) imported(keyID string) (*target, error) {
+	t, err := ev.managed(keyID)
+	if err != nil {
+		return nil, err
+	}
+	if t.key.Origin != originImported {
+		return nil, wrongOrigin(t)
+	}
+	return t, nil
+}
+
+func getParametersForImport(ev *eval, in *GetParametersForImportInput) (*GetParametersForImportOutput, error) {
+	t, err := ev.imported(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := wraps(t.key.Spec, *in.WrappingKeySpec, *in.WrappingAlgorithm); err != nil {
+		return nil, err
+	}
+	pkcs8, err := ev.once(func() ([]byte, error) {
+		pkcs8, _, err := keywrap.NewWrappingKey(*in.WrappingKeySpec)
+		return pkcs8, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer clear(pkcs8)
+	public, err := primitive.Public(*in.WrappingKeySpec, pkcs8)
+	if err != nil {
+		return nil, err
+	}
+	token := &importToken{
+		id: randomID(), key: t.id, algorithm: *in.WrappingAlgorithm, expires: ev.fromNow().Add(importTokenLife).UnixNano(),
+	}
+	sealed, err := ev.engine.vault.sealToken(token, pkcs8)
+	if err != nil {
+		return nil, err
+	}
+	return &GetParametersForImportOutput{
+		KeyId: &t.arn, ImportToken: sealed, PublicKey: public, ParametersValidTo: timeOf(token.expires),
+	}, nil
+}
+
+// wraps checks that material of a key spec can be wrapped with an algorithm and a
+// wrapping key: RSA encrypts what is short only.
+func wraps(spec, wrapping, algorithm string) error {
+	short := strings.HasPrefix(algorithm, "RSAES_OAEP_")
+	curve, rsa := strings.HasPrefix(spec, "ECC_"), strings.HasPrefix(spec, "RSA_")
+	switch {
+	case wrapping == wrapSM2:
+		return fault(ErrUnsupported, "WrappingKeySpec %s is not supported in this Region.", wrapping)
+	case !slices.Contains(keywrap.Algorithms(), algorithm):
+		return fault(ErrUnsupported, "WrappingAlgorithm %s is not supported.", algorithm)
+	case short && rsa, !short && !rsa && !curve, short && spec == "ECC_NIST_P521" && wrapping == wrapRSA2048:
+		return fault(ErrUnsupported, "WrappingAlgorithm %s with WrappingKeySpec %s is not supported for KeySpec %s.", algorithm, wrapping, spec)
+	}
+	return nil
+}
+
+func importKeyMaterial(ev *eval, in *ImportKeyMaterialInput) (*ImportKeyMaterialOutput, error) {
+	validTo, err := ev.validTo(in)
+	if err != nil {
+		return nil, err
+	}
+	if in.KeyMaterialId != nil && in.ImportType != nil && *in.ImportType == importNew {
+		return nil, fault(ErrValidation, "KeyMaterialId cannot be specified with the ImportType %s.", importNew)
+	}
+	t, err := ev.imported(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if t.key.Spec != specSymmetric && (in.ImportType != nil || in.KeyMaterialDescription != nil || in.KeyMaterialId != nil) {
+		return nil, fault(ErrUnsupported, "ImportType, KeyMaterialDescription and KeyMaterialId are supported for symmetric encryption keys only.")
+	}
+	token, material, err := ev.unwrapImport(t, in.ImportToken, in.EncryptedKeyMaterial)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(material)
+	if err := soundMaterial(t.key.Spec, material); err != nil {
+		return nil, err
+	}
+	k := proto.CloneOf(t.key)
+	if err := ev.useToken(k, token); err != nil {
+		return nil, err
+	}
+	m, err := ev.place(t, k, in, material)
+	if err != nil {
+		return nil, err
+	}
+	m.ValidTo = validTo
+	if in.KeyMaterialDescription != nil {
+		m.Description = *in.KeyMaterialDescription
+	}
+	endImport(k, ev.state.Time())
+	ev.putKey(k)
+	return &ImportKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
+}
+
+func recordImport(out *ImportKeyMaterialOutput, rec *auditpb.Record) {
+	rec.ResponseElements = materialElements(out.KeyId, out.KeyMaterialId)
+}
+
+func recordDeleteMaterial(out *DeleteImportedKeyMaterialOutput, rec *auditpb.Record) {
+	rec.ResponseElements = materialElements(out.KeyId, out.KeyMaterialId)
+}
+
+func materialElements(keyID, id *string) []*auditpb.Field {
+	fields := []*auditpb.Field{text("keyId", *keyID)}
+	if id != nil {
+		fields = append(fields, text("keyMaterialId", *id))
+	}
+	return fields
+}
+
+// validTo is when the material of an import expires, 0 for never. It must not be
+// over by the time that the import is recorded.
+func (ev *eval) validTo(in *ImportKeyMaterialInput) (int64, error) {
+	if in.ExpirationModel != nil && *in.ExpirationModel == modelForever {
+		if in.ValidTo != nil {
+			return 0, fault(ErrValidation, "A validTo date cannot be set if the ExpirationModel is %s", modelForever)
+		}
+		return 0, nil
+	}
+	if in.ValidTo == nil {
+		return 0, fault(ErrValidation, "A validTo date must be set if the ExpirationModel is %s", modelExpires)
+	}
+	now := ev.now()
+	if !in.ValidTo.After(now) || in.ValidTo.After(now.Add(maxValidTo)) {
+		return 0, fault(ErrValidation, "The validTo date must be in the future and at most 365 days from now")
+	}
+	at := in.ValidTo.UnixNano()
+	ev.within(0, at)
+	return at, nil
+}
+
+// unwrapImport opens the token of an import, and with it the material. That the
+// token is out of date is said of genuine ones only.
+func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*importToken, []byte, error) {
+	tok, pkcs8, err := ev.engine.vault.openToken(token)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer pkcs8.Destroy()
+	if tok.key != t.id {
+		return nil, nil, ErrInvalidImportToken
+	}
+	if ev.state.Time() >= tok.expires {
+		return nil, nil, ErrExpiredImportToken
+	}
+	ev.within(0, tok.expires)
+	for _, u := range t.key.UsedTokens {
+		if bytes.Equal(u.Id, tok.id[:]) {
+			return nil, nil, ErrInvalidImportToken
+		}
+	}
+	var material []byte
+	err = pkcs8.With(func(b []byte) (err error) {
+		material, err = keywrap.Unwrap(b, tok.algorithm, wrapped)
+		return err
+	})
+	switch {
+	case errors.Is(err, keywrap.ErrUnwrap):
+		return nil, nil, ErrInvalidCiphertext
+	case err != nil:
+		return nil, nil, gone(err)
+	}
+	return tok, material, nil
+}
+
+// soundMaterial checks that material is a key of the spec.
+func soundMaterial(spec string, material []byte) error {
+	if !slices.ContainsFunc(material, func(b byte) bool { return b != 0 }) {
+		return ErrIncorrectKeyMaterial // nothing that anybody drew
+	}
+	if spec == specSymmetric {
+		if len(material) != keymat.KeySize {
+			return ErrIncorrectKeyMaterial
+		}
+		return nil
+	}
+	err := primitive.Check(spec, material)
+	if errors.Is(err, primitive.ErrMaterial) {
+		return ErrIncorrectKeyMaterial
+	}
+	return refusedByFIPS(err)
+}
+
+// useToken has a key remember a token until nobody could use it any more.
+func (ev *eval) useToken(k *fsmpb.Key, t *importToken) error {
+	now := ev.state.Time()
+	k.UsedTokens = slices.DeleteFunc(k.UsedTokens, func(u *fsmpb.UsedToken) bool { return u.Expires <= now })
+	if len(k.UsedTokens) >= maxUsedTokens {
+		return fault(ErrLimitExceeded, "Key material can be imported into a KMS key %d times in 24 hours.", maxUsedTokens)
+	}
+	k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: t.id[:], Expires: t.expires})
+	return nil
+}
+
+// place finds the material of a key, which it changes, that imported bytes are, or
+// makes them a new one where they may be.
+func (ev *eval) place(t *target, k *fsmpb.Key, in *ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
+	if replica(k) {
+		ev.follow(k)
+	}
+	given, err := ev.wrapImported(k, b)
+	if err != nil {
+		return nil, err
+	}
+	known := sameMaterial(k, given)
+	fresh := len(k.Materials) == 0
+	if in.ImportType != nil {
+		fresh = *in.ImportType == importNew
+	}
+	switch {
+	case fresh && (known != nil || replica(k)), !fresh && known == nil,
+		in.KeyMaterialId != nil && (known == nil || hex.EncodeToString(known.MaterialId) != *in.KeyMaterialId):
+		return nil, ErrIncorrectKeyMaterial
+	case fresh:
+		return given, addMaterial(t, k, given)
+	case len(known.Wrapped) == 0:
+		// Under the id that its ciphertexts name.
+		err = ev.engine.vault.wrapAgain(k, known, b)
+	}
+	return known, err
+}
+
+// wrapImported makes a material of bytes, which it leaves as they are.
+func (ev *eval) wrapImported(k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
+	now := ev.now().UnixNano()
+	if k.Spec == specSymmetric {
+		return ev.engine.vault.givenMaterial(k, now, bytes.Clone(b))
+	}
+	return ev.wrapPrivate(k, now, bytes.Clone(b))
+}
+
+// sameMaterial is the material of a key that another one is too; nil for none. One
+// private key can be written in several ways, so its public half counts.
+func sameMaterial(k *fsmpb.Key, other *fsmpb.Material) *fsmpb.Material {
+	for _, m := range k.Materials {
+		if other.PublicKey != nil && bytes.Equal(m.PublicKey, other.PublicKey) ||
+			other.PublicKey == nil && bytes.Equal(m.MaterialId, other.MaterialId) {
+			return m
+		}
+	}
+	return nil
+}
+
+// addMaterial adds a new material to a key: as the current one if it is the first,
+// else for the next rotation.
+func addMaterial(t *target, k *fsmpb.Key, m *fsmpb.Material) error {
+	if p := pendingMaterial(k); p != nil {
+		return fault(ErrInvalidState, "New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.",
+			*materialID(m), t.arn, *materialID(p))
+	}
+	if len(k.Materials) > 0 && k.Spec != specSymmetric {
+		return ErrIncorrectKeyMaterial
+	}
+	m.Pending = len(k.Materials) > 0
+	k.Materials = append(k.Materials, m)
+	return nil
+}
+
+// follow gives a replica, which it changes, the list of its primary's materials.
+// Those that were not imported into the replica are missing there: one key opens
+// what the other encrypted only if they have the same.
+func (ev *eval) follow(k *fsmpb.Key) {
+	p := ev.key(fsm.KeyID{Region: k.PrimaryRegion, ID: [16]byte(k.Id)})
+	if p == nil {
+		return
+	}
+	own := k.Materials
+	k.Materials = nil
+	for _, m := range p.Materials {
+		m = proto.CloneOf(m)
+		m.Generation, m.Wrapped, m.ValidTo, m.Description = 0, nil, 0, ""
+		if i := slices.IndexFunc(own, func(o *fsmpb.Material) bool { return bytes.Equal(o.Id, m.Id) }); i >= 0 {
+			m.Generation, m.Wrapped, m.ValidTo, m.Description = own[i].Generation, own[i].Wrapped, own[i].ValidTo, own[i].Description
+		}
+		k.Materials = append(k.Materials, m)
+	}
+}
+
+// deleteImportedKeyMaterial destroys a material as of now: no answer is made with
+// it once the record is committed.
+func deleteImportedKeyMaterial(ev *eval, in *DeleteImportedKeyMaterialInput) (*DeleteImportedKeyMaterialOutput, error) {
+	t, err := ev.imported(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if in.KeyMaterialId != nil && t.key.Spec != specSymmetric {
+		return nil, fault(ErrUnsupported, "KeyMaterialId is supported for symmetric encryption keys only.")
+	}
+	k := proto.CloneOf(t.key)
+	m := currentMaterial(k)
+	if in.KeyMaterialId != nil {
+		i := slices.IndexFunc(k.Materials, func(m *fsmpb.Material) bool { return *materialID(m) == *in.KeyMaterialId })
+		if i < 0 {
+			return nil, fault(ErrNotFound, "Key material '%s' does not exist in KMS key %s", *in.KeyMaterialId, t.arn)
+		}
+		m = k.Materials[i]
+	}
+	out := &DeleteImportedKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}
+	if m != nil && len(m.Wrapped) > 0 {
+		destroy(k, func(o *fsmpb.Material) bool { return o == m })
+		ev.putKey(k)
+	}
+	return out, nil
+}

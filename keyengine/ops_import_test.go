@@ -1,0 +1,706 @@
+package keyengine
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+)
+
+func (r *room) keyToImport(spec, usage string) (id, arn string) {
+	r.t.Helper()
+	m := must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: ptr(originImported)}).KeyMetadata
+	return *m.KeyId, *m.Arn
+}
+
+// wrapped are parameters for an import into a key, and material wrapped with them.
+func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *ImportKeyMaterialInput {
+	r.t.Helper()
+	p := must[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+		KeyId: &id, WrappingAlgorithm: &algorithm, WrappingKeySpec: &wrapping,
+	})
+	b, err := keywrap.Wrap(p.PublicKey, algorithm, material)
+	if err != nil {
+		r.t.Fatalf("wrapping: %v", err)
+	}
+	return &ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever)}
+}
+
+// symmetric is an import of a 32-byte key made of one digit.
+func (r *room) symmetric(id string, digit byte) *ImportKeyMaterialInput {
+	r.t.Helper()
+	return r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{digit}, 32))
+}
+
+func (r *room) imports(in *ImportKeyMaterialInput) string {
+	r.t.Helper()
+	out := must[ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
+	if out.KeyMaterialId == nil {
+		return ""
+	}
+	return *out.KeyMaterialId
+}
+
+func (r *room) refusesImport(in *ImportKeyMaterialInput, kind *Error, message string) {
+	r.t.Helper()
+	_, err := call[ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
+	wantError(r.t, err, kind, message)
+}
+
+func (r *room) describe(id string) *KeyMetadata {
+	r.t.Helper()
+	return must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id}).KeyMetadata
+}
+
+func (r *room) wantState(id, state string) {
+	r.t.Helper()
+	if got := *r.describe(id).KeyState; got != state {
+		r.t.Errorf("key is %s, want %s", got, state)
+	}
+}
+
+func TestImportSymmetric(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	m := r.describe(id)
+	if *m.KeyState != "PendingImport" || *m.Enabled || *m.Origin != "EXTERNAL" || m.ExpirationModel != nil || m.CurrentKeyMaterialId != nil {
+		t.Errorf("new key: %+v", m)
+	}
+	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	start := r.cluster.clock.Now()
+	p := must[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+		KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_4096"),
+	})
+	if *p.KeyId != arn || !p.ParametersValidTo.Equal(start.Add(24*time.Hour)) || len(p.ImportToken) > 6144 {
+		t.Errorf("parameters of %s, valid to %v, token of %d bytes", *p.KeyId, *p.ParametersValidTo, len(p.ImportToken))
+	}
+	in := r.symmetric(id, 1)
+	until := start.Add(100 * day)
+	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, ptr("from the safe")
+	// A node that did not give out the token takes it, after having been restarted.
+	out, err := callAs[ImportKeyMaterialOutput](r, r.engines["n2"], r.root, "ImportKeyMaterial", in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := hex.EncodeToString(keyMaterialID(r.stored(id), bytes.Repeat([]byte{1}, 32)))
+	if *out.KeyId != arn || *out.KeyMaterialId != want {
+		t.Errorf("answer: %s, %s; want %s", *out.KeyId, *out.KeyMaterialId, want)
+	}
+	m = r.describe(id)
+	if *m.KeyState != "Enabled" || !*m.Enabled || *m.ExpirationModel != modelExpires || !m.ValidTo.Equal(until) || *m.CurrentKeyMaterialId != want {
+		t.Errorf("after the import: %+v", m)
+	}
+	if r.opens(r.seal(id, "hello"), "hello") != want {
+		t.Error("not opened by the imported material")
+	}
+	r.refusesImport(in, ErrInvalidImportToken, "") // it works once
+	if rec := r.lastRecord(); strings.Contains(rec.String(), string(in.EncryptedKeyMaterial)) || rec.ErrorCode != string(ErrInvalidImportToken.Code) {
+		t.Errorf("record: %v", rec)
+	}
+}
+
+// TestImportEachSpec imports keys that were made elsewhere, and uses them.
+func TestImportEachSpec(t *testing.T) {
+	r := newRoom(t)
+	const hybrid, direct = "RSA_AES_KEY_WRAP_SHA_256", "RSAES_OAEP_SHA_256"
+	tests := []struct{ spec, usage, wrapping, algorithm string }{
+		{"RSA_2048", usageEncrypt, "RSA_2048", hybrid},
+		{"RSA_4096", usageSign, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_1"},
+		{"ECC_NIST_P256", usageSign, "RSA_2048", direct},
+		{"ECC_NIST_P384", usageAgree, "RSA_2048", "RSAES_OAEP_SHA_1"},
+		{"ECC_NIST_P521", usageSign, "RSA_3072", direct},
+		{"ECC_SECG_P256K1", usageSign, "RSA_2048", hybrid},
+		{"ECC_NIST_EDWARDS25519", usageSign, "RSA_2048", hybrid},
+		{"HMAC_224", usageMac, "RSA_2048", direct},
+		{"HMAC_256", usageMac, "RSA_2048", direct},
+		{"HMAC_384", usageMac, "RSA_2048", direct},
+		{"HMAC_512", usageMac, "RSA_2048", direct},
+	}
+	for _, tt := range tests {
+		t.Run(tt.spec, func(t *testing.T) {
+			r.t = t
+			id, _ := r.keyToImport(tt.spec, tt.usage)
+			material, err := primitive.Generate(tt.spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, material[1:]), ErrIncorrectKeyMaterial, "")
+			if got := r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material)); got != "" {
+				t.Errorf("KeyMaterialId %s for a key that is not symmetric", got)
+			}
+			r.wantState(id, "Enabled")
+			if tt.usage == usageMac {
+				alg := primitive.MacAlgorithms(tt.spec)[0]
+				want, err := primitive.Mac(tt.spec, material, alg, []byte("m"))
+				out := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: &id, MacAlgorithm: &alg, Message: []byte("m")})
+				if err != nil || !bytes.Equal(out.Mac, want) {
+					t.Errorf("MAC is %x, want %x (%v)", out.Mac, want, err)
+				}
+			} else {
+				want, err := primitive.Public(tt.spec, material)
+				out := must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: &id})
+				if err != nil || !bytes.Equal(out.PublicKey, want) {
+					t.Errorf("the public key is another one (%v)", err)
+				}
+			}
+			if tt.usage == usageSign {
+				alg := primitive.SigningAlgorithms(tt.spec)[0]
+				sig := must[SignOutput](r, "Sign", &SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &alg}).Signature
+				public, _ := primitive.Public(tt.spec, material)
+				if err := primitive.Verify(tt.spec, public, alg, primitive.Raw, []byte("m"), sig); err != nil {
+					t.Errorf("its signature: %v", err)
+				}
+			}
+			// Only the same again, also once it was deleted.
+			other, err := primitive.Generate(tt.spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), ErrIncorrectKeyMaterial, "")
+			if out := must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id}); out.KeyMaterialId != nil {
+				t.Errorf("deleted %s", *out.KeyMaterialId)
+			}
+			r.wantState(id, "PendingImport")
+			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), ErrIncorrectKeyMaterial, "")
+			r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material))
+			r.wantState(id, "Enabled")
+			in := r.wrapped(id, tt.wrapping, tt.algorithm, material)
+			in.ImportType = ptr(importExisting)
+			r.refusesImport(in, ErrUnsupported, "…")
+		})
+	}
+}
+
+func TestImportErrors(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	other, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	ours, oursARN := r.newKey()
+	good, again := r.symmetric(id, 1), r.symmetric(id, 2)
+	now := r.cluster.clock.Now()
+	variant := func(edit func(*ImportKeyMaterialInput)) *ImportKeyMaterialInput {
+		in := *good
+		in.ImportToken, in.EncryptedKeyMaterial = bytes.Clone(in.ImportToken), bytes.Clone(in.EncryptedKeyMaterial)
+		edit(&in)
+		return &in
+	}
+	tests := []struct {
+		name    string
+		in      *ImportKeyMaterialInput
+		kind    *Error
+		message string
+	}{
+		{"no date", variant(func(in *ImportKeyMaterialInput) { in.ExpirationModel = nil }), ErrValidation,
+			"A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"},
+		{"date of what does not expire", variant(func(in *ImportKeyMaterialInput) { in.ValidTo = ptr(now.Add(day)) }), ErrValidation,
+			"A validTo date cannot be set if the ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE"},
+		{"date now", variant(func(in *ImportKeyMaterialInput) { in.ExpirationModel, in.ValidTo = nil, &now }), ErrValidation, "…"},
+		{"date far ahead", variant(func(in *ImportKeyMaterialInput) {
+			in.ExpirationModel, in.ValidTo = nil, ptr(now.Add(365*day+time.Second))
+		}), ErrValidation, "…"},
+		{"date beyond all clocks", variant(func(in *ImportKeyMaterialInput) {
+			in.ExpirationModel, in.ValidTo = nil, ptr(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+		}), ErrValidation, "…"},
+		{"new, but which", variant(func(in *ImportKeyMaterialInput) {
+			in.ImportType, in.KeyMaterialId = ptr(importNew), ptr(strings.Repeat("a", 64))
+		}), ErrValidation, "…"},
+		{"rules between members before the key", variant(func(in *ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, ptr("nothing") }), ErrValidation, "…"},
+		{"key of other origin", variant(func(in *ImportKeyMaterialInput) { in.KeyId = &ours }), ErrUnsupported, oursARN + " origin is AWS_KMS which is not valid for this operation."},
+		{"token of another key", variant(func(in *ImportKeyMaterialInput) { in.KeyId = &other }), ErrInvalidImportToken, ""},
+		{"no token", variant(func(in *ImportKeyMaterialInput) { in.ImportToken = []byte("x") }), ErrInvalidImportToken, ""},
+		{"a longer token", variant(func(in *ImportKeyMaterialInput) { in.ImportToken = append(in.ImportToken, 0) }), ErrInvalidImportToken, ""},
+		{"another token's material", variant(func(in *ImportKeyMaterialInput) { in.EncryptedKeyMaterial = again.EncryptedKeyMaterial }), ErrInvalidCiphertext, ""},
+		{"altered material", variant(func(in *ImportKeyMaterialInput) { in.EncryptedKeyMaterial[9] ^= 1 }), ErrInvalidCiphertext, ""},
+		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), ErrIncorrectKeyMaterial, ""},
+		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), ErrIncorrectKeyMaterial, ""},
+		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), ErrIncorrectKeyMaterial, ""},
+		{"existing, where there is none", variant(func(in *ImportKeyMaterialInput) { in.ImportType = ptr(importExisting) }), ErrIncorrectKeyMaterial, ""},
+		{"a material by a wrong id", variant(func(in *ImportKeyMaterialInput) { in.KeyMaterialId = ptr(strings.Repeat("a", 64)) }), ErrIncorrectKeyMaterial, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r.t = t
+			r.refusesImport(tt.in, tt.kind, tt.message)
+		})
+	}
+	r.t = t
+	if k := r.stored(id); len(k.Materials) != 0 || len(k.UsedTokens) != 0 {
+		t.Errorf("refusals left %d materials and %d used tokens", len(k.Materials), len(k.UsedTokens))
+	}
+	r.imports(good)
+
+	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	r.refusesImport(again, ErrInvalidState, arn+" is pending deletion.")
+}
+
+// TestImportTokenAltered: not one bit of a token can be changed.
+func TestImportTokenAltered(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	in := r.symmetric(id, 1)
+	v := r.first.vault
+	for i := range in.ImportToken {
+		b := bytes.Clone(in.ImportToken)
+		b[i] ^= 1 << (i % 8)
+		if _, _, err := v.openToken(b); err != error(ErrInvalidImportToken) {
+			t.Fatalf("byte %d changed: %v", i, err)
+		}
+	}
+	for n := range in.ImportToken {
+		if _, _, err := v.openToken(in.ImportToken[:n]); err != error(ErrInvalidImportToken) {
+			t.Fatalf("%d bytes of it: %v", n, err)
+		}
+	}
+	tok, secret, err := v.openToken(in.ImportToken)
+	if err != nil || tok.key != r.keyID(id) {
+		t.Fatalf("the token itself: %v, %v", tok, err)
+	}
+	secret.Destroy()
+}
+
+// TestImportTokenExpires: by cluster time, also between evaluation and commit; then
+// the key forgets those that it used.
+func TestImportTokenExpires(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	first, second := r.symmetric(id, 1), r.symmetric(id, 1)
+	r.imports(first)
+	r.cluster.advance(24*time.Hour - time.Nanosecond)
+	var once bool
+	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		if !once {
+			once = true
+			r.cluster.advance(time.Nanosecond)
+		}
+	}
+	r.refusesImport(second, ErrExpiredImportToken, "")
+	r.cluster.replica("n1").before = nil
+	r.refusesImport(first, ErrExpiredImportToken, "")
+	third := r.symmetric(id, 1)
+	r.imports(third)
+	if k := r.stored(id); len(k.UsedTokens) != 1 {
+		t.Errorf("remembers %d tokens, of which one can be used", len(k.UsedTokens))
+	}
+	r.mangle(id, func(k *fsmpb.Key) {
+		for i := range maxUsedTokens - 1 {
+			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(day).UnixNano()})
+		}
+	})
+	r.refusesImport(r.symmetric(id, 1), ErrLimitExceeded, "…")
+}
+
+// TestImportTokenTwiceAtOnce: of two imports with one token, on two nodes, one wins.
+func TestImportTokenTwiceAtOnce(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	in := r.symmetric(id, 1)
+	var second error
+	var once bool
+	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		if !once {
+			once = true
+			_, second = callAs[ImportKeyMaterialOutput](r, r.engines["n2"], r.root, "ImportKeyMaterial", in)
+		}
+	}
+	r.refusesImport(in, ErrInvalidImportToken, "")
+	if second != nil {
+		t.Errorf("the one that was first: %v", second)
+	}
+}
+
+func TestParametersForImportRefused(t *testing.T) {
+	r := newRoom(t)
+	tests := []struct {
+		spec, usage, wrapping, algorithm string
+	}{
+		{"SYMMETRIC_DEFAULT", usageEncrypt, "RSA_2048", "RSAES_PKCS1_V1_5"},
+		{"SYMMETRIC_DEFAULT", usageEncrypt, "RSA_2048", "SM2PKE"},
+		{"SYMMETRIC_DEFAULT", usageEncrypt, "SM2", "RSAES_OAEP_SHA_256"},
+		{"SYMMETRIC_DEFAULT", usageEncrypt, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_256"},
+		{"HMAC_256", usageMac, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_256"},
+		{"RSA_2048", usageSign, "RSA_4096", "RSAES_OAEP_SHA_256"},
+		{"ECC_NIST_P521", usageSign, "RSA_2048", "RSAES_OAEP_SHA_1"},
+	}
+	for _, tt := range tests {
+		id, _ := r.keyToImport(tt.spec, tt.usage)
+		_, err := call[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+			KeyId: &id, WrappingAlgorithm: &tt.algorithm, WrappingKeySpec: &tt.wrapping,
+		})
+		wantError(t, err, ErrUnsupported, "…")
+	}
+}
+
+// TestDeleteImportedMaterial: the key and its ciphertexts are dead until the same
+// material comes back.
+func TestDeleteImportedMaterial(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	remove := func(material *string) *DeleteImportedKeyMaterialOutput {
+		t.Helper()
+		return must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: material})
+	}
+	if out := remove(nil); out.KeyMaterialId != nil || *out.KeyId != arn {
+		t.Errorf("of a key without material: %+v", out)
+	}
+	material := r.imports(r.symmetric(id, 1))
+	blob := r.seal(id, "x")
+	r.opens(blob, "x")
+	if out := remove(nil); *out.KeyMaterialId != material {
+		t.Errorf("deleted %s", *out.KeyMaterialId)
+	}
+	if n := r.first.vault.opened.Load().materials.Stats().Entries; n != 0 {
+		t.Errorf("%d materials are still in the cache", n)
+	}
+	m := r.describe(id)
+	if *m.KeyState != "PendingImport" || m.ExpirationModel != nil || m.ValidTo != nil || *m.CurrentKeyMaterialId != material {
+		t.Errorf("metadata: %+v", m)
+	}
+	if k := r.stored(id); len(k.Materials[0].Wrapped) != 0 {
+		t.Error("the material is still in the state")
+	}
+	_, err := call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	_, version := r.cluster.state().Key(r.keyID(id))
+	remove(&material)
+	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
+		t.Error("deleting what is deleted changed the key")
+	}
+	_, err = call[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: ptr(strings.Repeat("a", 64))})
+	wantError(t, err, ErrNotFound, "…")
+	for _, op := range []string{"EnableKey", "DisableKey"} {
+		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), map[string]any{"EnableKey": &EnableKeyInput{KeyId: &id}, "DisableKey": &DisableKeyInput{KeyId: &id}}[op])
+		wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	}
+	r.refusesImport(r.symmetric(id, 2), ErrIncorrectKeyMaterial, "")
+	again := r.symmetric(id, 1)
+	again.KeyMaterialId = &material
+	if got := r.imports(again); got != material {
+		t.Errorf("the same material is %s", got)
+	}
+	r.opens(blob, "x")
+
+	// A key that was disabled is so afterwards, too.
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	remove(nil)
+	r.wantState(id, "PendingImport")
+	r.imports(r.symmetric(id, 1))
+	r.wantState(id, "Disabled")
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+
+	// What is pending deletion stays so; when that is cancelled, it waits.
+	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	remove(nil)
+	r.wantState(id, "PendingDeletion")
+	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	r.wantState(id, "PendingImport")
+	r.imports(r.symmetric(id, 1))
+	r.wantState(id, "Disabled")
+}
+
+// TestImportAndRotate: new material waits until the key is rotated on demand, and
+// the old one is needed as before.
+func TestImportAndRotate(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	one := r.imports(r.symmetric(id, 1))
+	blob := r.seal(id, "one")
+	rotate := func() error {
+		_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+		return err
+	}
+	nothing := "No available key material pending rotation for the key: " + arn + "."
+	wantError(t, rotate(), ErrInvalidState, nothing)
+	known := r.symmetric(id, 1)
+	known.ImportType = ptr(importNew)
+	r.refusesImport(known, ErrIncorrectKeyMaterial, "")
+	r.refusesImport(r.symmetric(id, 2), ErrIncorrectKeyMaterial, "") // existing is the default now
+	fresh := func(digit byte) *ImportKeyMaterialInput {
+		in := r.symmetric(id, digit)
+		in.ImportType = ptr(importNew)
+		return in
+	}
+	second := fresh(2)
+	second.KeyMaterialDescription = ptr("second")
+	two := r.imports(second)
+	if r.current(id) != one {
+		t.Error("new material is current before the rotation")
+	}
+	three := hex.EncodeToString(keyMaterialID(r.stored(id), bytes.Repeat([]byte{3}, 32)))
+	r.refusesImport(fresh(3), ErrInvalidState, fmt.Sprintf("New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.", three, arn, two))
+	show := func(include *string) string {
+		var lines []string
+		for _, e := range must[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{KeyId: &id, IncludeKeyMaterial: include}).Rotations {
+			line := map[string]string{one: "one", two: "two"}[*e.KeyMaterialId] + " " + *e.KeyMaterialState + " " + *e.ImportState
+			if e.KeyMaterialDescription != nil {
+				line += " " + *e.KeyMaterialDescription
+			}
+			if e.RotationType != nil {
+				line += " " + *e.RotationType
+			}
+			lines = append(lines, line)
+		}
+		return strings.Join(lines, ", ")
+	}
+	if got := show(ptr(allMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
+		t.Errorf("materials: %s", got)
+	}
+	if got := show(nil); got != "" {
+		t.Errorf("rotations: %s", got)
+	}
+	// What is not the key's yet can be taken back.
+	must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &two})
+	r.wantState(id, "Enabled")
+	wantError(t, rotate(), ErrInvalidState, nothing)
+	r.imports(fresh(2))
+	if err := rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if r.current(id) != two || r.opens(blob, "one") != one || r.opens(r.seal(id, "two"), "two") != two {
+		t.Error("after the rotation not the right material is used")
+	}
+	if got := show(nil); got != "two CURRENT IMPORTED ON_DEMAND" {
+		t.Errorf("rotations: %s", got)
+	}
+	wantError(t, rotate(), ErrInvalidState, nothing)
+	// All of them are needed.
+	must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
+	r.wantState(id, "PendingImport")
+	if got := show(ptr(allMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
+		t.Errorf("materials: %s", got)
+	}
+	r.imports(r.symmetric(id, 1))
+	r.wantState(id, "Enabled")
+	r.opens(blob, "one")
+	if k := r.stored(id); k.RotationsOnDemand != 1 {
+		t.Errorf("%d rotations on demand", k.RotationsOnDemand)
+	}
+}
+
+// expiring imports material that expires after some time.
+func (r *room) expiring(id string, digit byte, after time.Duration) int64 {
+	r.t.Helper()
+	in := r.symmetric(id, digit)
+	at := r.cluster.clock.Now().Add(after)
+	in.ExpirationModel, in.ValidTo = ptr(modelExpires), &at
+	r.imports(in)
+	return at.UnixNano()
+}
+
+// TestExpiryBoundsUse: no answer is made with material that has expired by cluster
+// time, although it was there when the answer was made and nobody destroyed it yet.
+func TestExpiryBoundsUse(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	at := r.expiring(id, 1, time.Hour)
+	blob := r.seal(id, "x")
+	requests := map[string]any{
+		"Decrypt": &DecryptInput{CiphertextBlob: blob}, "Encrypt": &EncryptInput{KeyId: &id, Plaintext: []byte("x")},
+		"GenerateDataKey": &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
+	}
+	replica := r.cluster.replica("n1")
+	for op, in := range requests {
+		var bound int64
+		replica.before = func(rec *fsmpb.Record) { bound = rec.NotAfter }
+		if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in); err != nil || bound != at {
+			t.Errorf("%s: bound %d, want %d; %v", op, bound, at, err)
+		}
+	}
+	replica.before = nil
+	r.cluster.advance(time.Hour - time.Nanosecond)
+	r.opens(blob, "x")
+	once := false
+	replica.before = func(*fsmpb.Record) {
+		if !once {
+			once = true
+			r.cluster.advance(time.Nanosecond)
+		}
+	}
+	_, err := call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	replica.before = nil
+	for op, in := range requests {
+		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
+		wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	}
+	r.wantState(id, "PendingImport")
+	// A change of the key meanwhile neither revives it nor swallows the event.
+	must[none](r, "UpdateKeyDescription", &UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")})
+	newDue(r.first).round(t.Context(), time.Now())
+	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
+		t.Errorf("%d records of expiry", n)
+	}
+	r.imports(r.symmetric(id, 1))
+	r.wantState(id, "Enabled")
+	r.opens(blob, "x")
+}
+
+// TestDueExpiryOnce: expired material is destroyed once, never early, whichever
+// nodes lead meanwhile.
+func TestDueExpiryOnce(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	r.expiring(id, 1, 100*day)
+	r.seal(id, "x")
+	r.engines["n2"].clock = &fakeClock{now: r.cluster.clock.Now().Add(200 * day)} // ahead
+	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
+	there := func() bool { return len(r.stored(id).Materials[0].Wrapped) > 0 }
+	for range 5 {
+		now = now.Add(dueLookMax)
+		d1.round(t.Context(), now)
+		d2.round(t.Context(), now)
+	}
+	r.cluster.advance(100*day - time.Second)
+	now = now.Add(dueEarlyMax)
+	d2.round(t.Context(), now)
+	if !there() {
+		t.Fatal("destroyed early")
+	}
+	r.wantState(id, "Enabled")
+	r.cluster.advance(time.Second)
+	r.cluster.replica("n2").freeze()
+	now = now.Add(dueEarlyMax)
+	d1.round(t.Context(), now)
+	if there() {
+		t.Fatal("not destroyed")
+	}
+	if n := r.first.vault.opened.Load().materials.Stats().Entries; n != 0 {
+		t.Errorf("%d materials are still in the cache", n)
+	}
+	d2.round(t.Context(), now)
+	r.cluster.replica("n2").thaw()
+	for range 3 {
+		now = now.Add(dueEarlyMax)
+		d1.round(t.Context(), now)
+		d2.round(t.Context(), now)
+	}
+	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
+		t.Errorf("%d records of expiry", n)
+	}
+	rec := r.lastRecord()
+	if rec.EventType != "AwsServiceEvent" || rec.ServiceEventDetails[0].GetText() != arn ||
+		!slices.Equal(rec.ServiceEventDetails[1].GetList().GetItems(), []string{*r.describe(id).CurrentKeyMaterialId}) {
+		t.Errorf("record: %v", rec)
+	}
+}
+
+// TestExpiryOfSeveral: metadata shows the earliest; what is pending expires without
+// the key; an import sets it anew.
+func TestExpiryOfSeveral(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	late := r.expiring(id, 1, 10*day)
+	pending := r.symmetric(id, 2)
+	soon := r.cluster.clock.Now().Add(day)
+	pending.ImportType, pending.ExpirationModel, pending.ValidTo = ptr(importNew), nil, &soon
+	r.imports(pending)
+	if m := r.describe(id); !m.ValidTo.Equal(soon) {
+		t.Errorf("ValidTo is %v, want the earliest, %v", m.ValidTo, soon)
+	}
+	r.cluster.advance(day)
+	d, now := newDue(r.first), time.Now()
+	d.round(t.Context(), now)
+	if k := r.stored(id); len(k.Materials) != 1 {
+		t.Errorf("%d materials after the pending one expired", len(k.Materials))
+	}
+	if m := r.describe(id); *m.KeyState != "Enabled" || m.ValidTo.UnixNano() != late {
+		t.Errorf("%s, valid to %v", *m.KeyState, m.ValidTo)
+	}
+	r.imports(r.symmetric(id, 1))
+	if m := r.describe(id); *m.ExpirationModel != modelForever || m.ValidTo != nil {
+		t.Errorf("%s, valid to %v", *m.ExpirationModel, m.ValidTo)
+	}
+	r.cluster.advance(20 * day)
+	d.round(t.Context(), now.Add(dueLookMax))
+	r.wantState(id, "Enabled")
+}
+
+// TestImportIntoReplicas: each key of a multi-Region set gets its own import of the
+// same material, and rotates when all have the next.
+func TestImportIntoReplicas(t *testing.T) {
+	r := newRoomOfTwo(t)
+	name, _, second := r.multiRegion(originImported)
+	into := func(region string, digit byte, kind *string) error {
+		t.Helper()
+		p, err := callIn[GetParametersForImportOutput](r, region, "GetParametersForImport", &GetParametersForImportInput{
+			KeyId: &name, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := keywrap.Wrap(p.PublicKey, "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{digit}, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = callIn[ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &ImportKeyMaterialInput{
+			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever), ImportType: kind,
+		})
+		return err
+	}
+	wantError(t, into(secondRegion, 1, nil), ErrIncorrectKeyMaterial, "") // the primary's first
+	if err := into(testRegion, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, into(secondRegion, 2, nil), ErrIncorrectKeyMaterial, "")
+	wantError(t, into(secondRegion, 2, ptr(importNew)), ErrIncorrectKeyMaterial, "")
+	if err := into(secondRegion, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	crosses := func() {
+		t.Helper()
+		blob := r.seal(name, "x")
+		if out, err := callIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob}); err != nil || string(out.Plaintext) != "x" {
+			t.Errorf("the replica gives %v, %v", out, err)
+		}
+	}
+	crosses()
+	if err := into(testRegion, 2, ptr(importNew)); err != nil {
+		t.Fatal(err)
+	}
+	pending := func() string {
+		t.Helper()
+		list := must[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+		return *list[1].KeyMaterialState
+	}
+	if got := pending(); got != "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" {
+		t.Errorf("the new material is %s", got)
+	}
+	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
+	wantError(t, err, ErrInvalidState, "…")
+	if err := into(secondRegion, 2, ptr(importExisting)); err != nil {
+		t.Fatal(err)
+	}
+	if got := pending(); got != "PENDING_ROTATION" {
+		t.Errorf("the new material is %s", got)
+	}
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
+	crosses()
+	if k, _ := r.cluster.state().Key(second); pendingMaterial(k) != nil || len(k.Materials) != 2 {
+		t.Errorf("the replica has %d materials", len(k.Materials))
+	}
+}
+
+func FuzzOpenToken(f *testing.F) {
+	r := newRoom(f)
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	good := r.symmetric(id, 1).ImportToken
+	f.Add(good)
+	f.Add(good[:importTokenFixed])
+	f.Add([]byte{importTokenFormat})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, secret, err := r.first.vault.openToken(b)
+		if err != error(ErrInvalidImportToken) && !bytes.Equal(b, good) {
+			t.Errorf("a token that was not given out: %v", err)
+		}
+		if secret != nil {
+			secret.Destroy()
+		}
+	})
+}

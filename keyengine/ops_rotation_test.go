@@ -1,0 +1,531 @@
+package keyengine
+
+import (
+	"context"
+	"encoding/hex"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+func (r *room) stored(id string) *fsmpb.Key {
+	r.t.Helper()
+	k, _ := r.cluster.state().Key(r.keyID(id))
+	if k == nil {
+		r.t.Fatalf("key %s is gone", id)
+	}
+	return k
+}
+
+func (r *room) seal(id, plaintext string) []byte {
+	r.t.Helper()
+	return must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte(plaintext)}).CiphertextBlob
+}
+
+// opens checks that a ciphertext opens, and returns the id of the material that did it.
+func (r *room) opens(blob []byte, plaintext string) string {
+	r.t.Helper()
+	out := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	if string(out.Plaintext) != plaintext {
+		r.t.Errorf("opened to %q, want %q", out.Plaintext, plaintext)
+	}
+	return *out.KeyMaterialId
+}
+
+func (r *room) current(id string) string {
+	r.t.Helper()
+	return *must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id}).KeyMetadata.CurrentKeyMaterialId
+}
+
+func (r *room) status(id string) *GetKeyRotationStatusOutput {
+	r.t.Helper()
+	return must[GetKeyRotationStatusOutput](r, "GetKeyRotationStatus", &GetKeyRotationStatusInput{KeyId: &id})
+}
+
+// recorded counts the records of an event.
+func (r *room) recorded(event string) (n int) {
+	r.t.Helper()
+	for _, name := range names(records(r.t, r.cluster, r.first)) {
+		if name == event {
+			n++
+		}
+	}
+	return n
+}
+
+func TestRotationStatus(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.newKey()
+	check := func(when string, enabled bool, days int32, next time.Time) {
+		t.Helper()
+		got := r.status(id)
+		if *got.KeyId != arn || *got.KeyRotationEnabled != enabled || got.OnDemandRotationStartDate != nil {
+			t.Errorf("%s: %s enabled %v", when, *got.KeyId, *got.KeyRotationEnabled)
+		}
+		if enabled != (got.RotationPeriodInDays != nil) || enabled != (got.NextRotationDate != nil) {
+			t.Errorf("%s: period %v, next %v", when, got.RotationPeriodInDays, got.NextRotationDate)
+		} else if enabled && (*got.RotationPeriodInDays != days || !got.NextRotationDate.Equal(next)) {
+			t.Errorf("%s: every %d days, next %v; want %d and %v", when, *got.RotationPeriodInDays, *got.NextRotationDate, days, next)
+		}
+	}
+	none_ := time.Time{}
+	check("new key", false, 0, none_)
+	must[none](r, "DisableKeyRotation", &DisableKeyRotationInput{KeyId: &id})
+	start := r.cluster.clock.Now()
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id})
+	check("enabled", true, 365, start.Add(365*day))
+	r.cluster.advance(day)
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id})
+	check("enabled again", true, 365, start.Add(365*day))
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	check("another period", true, 90, start.Add(91*day))
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	check("rotated on demand", true, 90, start.Add(91*day))
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	check("disabled key", true, 90, start.Add(91*day))
+	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	check("pending deletion", false, 0, none_)
+	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	check("deletion cancelled", true, 90, start.Add(91*day))
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	must[none](r, "DisableKeyRotation", &DisableKeyRotationInput{KeyId: &id})
+	check("switched off", false, 0, none_)
+	for _, days := range []int32{89, 2561} {
+		_, err := call[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: &days})
+		wantError(t, err, ErrValidation, "…")
+	}
+}
+
+func TestRotationOnDemand(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.newKey()
+	blobs := map[string][]byte{r.current(id): r.seal(id, "0")}
+	for i := range 25 {
+		if got := must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id}); *got.KeyId != arn {
+			t.Errorf("answered %s, want %s", *got.KeyId, arn)
+		}
+		if i < 3 {
+			blobs[r.current(id)] = r.seal(id, "0")
+		}
+	}
+	if len(blobs) != 4 {
+		t.Errorf("%d materials in three rotations", len(blobs)-1)
+	}
+	for material, blob := range blobs {
+		if got := r.opens(blob, "0"); got != material {
+			t.Errorf("opened by %s, want %s", got, material)
+		}
+	}
+	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
+		"No more on-demand rotations can be performed for this key: "+arn)
+}
+
+// TestCiphertextOfBeforeRotation holds that ciphertext made before a rotation opens after, on
+// other nodes and after the materials were read anew.
+func TestCiphertextOfBeforeRotation(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.newKey()
+	blob := r.seal(id, "golden")
+	was := r.current(id)
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	r.cluster.advance(91 * day)
+	newDue(r.first).round(t.Context(), time.Now())
+	if n := len(r.stored(id).Materials); n != 3 {
+		t.Fatalf("%d materials, want 3", n)
+	}
+	for _, e := range r.engines {
+		e.vault.opened.Load().materials.Purge()
+		out, err := callAs[DecryptOutput](r, e, r.root, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+		if err != nil || string(out.Plaintext) != "golden" || *out.KeyMaterialId != was {
+			t.Errorf("after rotation: %v, %v", out, err)
+		}
+	}
+	if r.current(id) == was || r.opens(r.seal(id, "new"), "new") != r.current(id) {
+		t.Error("what is encrypted now is not under the newest material")
+	}
+}
+
+func TestRotationRefused(t *testing.T) {
+	r := newRoom(t)
+	imported, importedARN := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	hmac := *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: ptr("HMAC_256"), KeyUsage: ptr(usageMac)}).KeyMetadata.KeyId
+	_, err := call[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &imported})
+	wantError(t, err, ErrUnsupported, importedARN+" origin is EXTERNAL which is not valid for this operation.")
+	_, err = call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &imported})
+	wantError(t, err, ErrInvalidState, importedARN+" is pending import.")
+	if got := r.status(imported); *got.KeyRotationEnabled {
+		t.Error("an imported key rotates by itself")
+	}
+	for op, in := range map[string]any{
+		"EnableKeyRotation": &EnableKeyRotationInput{KeyId: &hmac}, "DisableKeyRotation": &DisableKeyRotationInput{KeyId: &hmac},
+		"GetKeyRotationStatus": &GetKeyRotationStatusInput{KeyId: &hmac}, "RotateKeyOnDemand": &RotateKeyOnDemandInput{KeyId: &hmac},
+		"ListKeyRotations": &ListKeyRotationsInput{KeyId: &hmac},
+	} {
+		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
+		wantError(t, err, ErrUnsupported, "")
+	}
+}
+
+// TestRotationConflict: an automatic rotation that is due soon, by cluster time,
+// excludes one on demand.
+func TestRotationConflict(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	r.cluster.advance(90*day - rotationSoon - time.Second)
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	// The time comes between evaluation and commit.
+	once := false
+	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		if !once {
+			once = true
+			r.cluster.advance(time.Second)
+		}
+	}
+	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, ErrConflict, "An automatic rotation of the key is in progress or about to begin.")
+	r.cluster.replica("n1").before = nil
+	r.cluster.advance(time.Hour) // due, but no leader has done it
+	_, err = call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, ErrConflict, "…")
+	newDue(r.first).round(t.Context(), time.Now())
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+}
+
+func TestListKeyRotations(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	list := func(in ListKeyRotationsInput) *ListKeyRotationsOutput {
+		t.Helper()
+		in.KeyId = &id
+		return must[ListKeyRotationsOutput](r, "ListKeyRotations", &in)
+	}
+	if got := list(ListKeyRotationsInput{}); len(got.Rotations) != 0 || *got.Truncated {
+		t.Errorf("a new key has %d rotations", len(got.Rotations))
+	}
+	first := r.current(id)
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	r.cluster.advance(90 * day)
+	automatic := r.cluster.clock.Now()
+	newDue(r.first).round(t.Context(), time.Now())
+	r.cluster.advance(time.Hour)
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	line := func(e RotationsListEntry) string {
+		s := *e.KeyMaterialState
+		if e.RotationType != nil {
+			s += " " + *e.RotationType + " " + e.RotationDate.Sub(automatic).String()
+		}
+		if *e.KeyId != id || e.ImportState != nil || e.ExpirationModel != nil {
+			t.Errorf("entry %+v", e)
+		}
+		return s
+	}
+	show := func(list []RotationsListEntry) string {
+		var lines []string
+		for _, e := range list {
+			lines = append(lines, line(e))
+		}
+		return strings.Join(lines, ", ")
+	}
+	if got := show(list(ListKeyRotationsInput{}).Rotations); got != "NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" {
+		t.Errorf("rotations: %s", got)
+	}
+	all := list(ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+	if got := show(all); got != "NON_CURRENT, NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" || *all[0].KeyMaterialId != first || *all[2].KeyMaterialId != r.current(id) {
+		t.Errorf("materials: %s", got)
+	}
+	got := pages(t, func(after *string) ([]string, *string, *bool, error) {
+		out, err := call[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{
+			KeyId: &id, IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(2)), Marker: after,
+		})
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		var ids []string
+		for _, e := range out.Rotations {
+			ids = append(ids, *e.KeyMaterialId)
+		}
+		return ids, out.NextMarker, out.Truncated, nil
+	})
+	if sizes(got) != "2 1" {
+		t.Errorf("pages of %s", sizes(got))
+	}
+	marker := list(ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(1))}).NextMarker
+	_, err := call[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{KeyId: &id, Marker: marker})
+	wantError(t, err, ErrInvalidMarker, "")
+}
+
+// TestDueRotationOnce: a rotation happens once, at its time, whichever nodes lead
+// meanwhile.
+func TestDueRotationOnce(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, arn := r.newKey()
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	due := r.stored(id).Rotation.Next
+	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
+	d1.round(t.Context(), now)
+	r.cluster.advance(90*day - time.Second)
+	now = now.Add(dueLookMax)
+	d1.round(t.Context(), now)
+	if n := r.recorded("RotateKey"); n != 0 {
+		t.Fatalf("%d rotations before the time", n)
+	}
+	r.cluster.advance(time.Second)
+	r.cluster.replica("n1").freeze() // n1 led, and does not hear of what n2 does
+	now = now.Add(dueLookMax)
+	d2.round(t.Context(), now)
+	d1.round(t.Context(), now)
+	r.cluster.replica("n1").thaw()
+	for range 3 {
+		now = now.Add(dueLookMax)
+		d1.round(t.Context(), now)
+		d2.round(t.Context(), now)
+	}
+	k := r.stored(id)
+	if n := r.recorded("RotateKey"); n != 1 || len(k.Materials) != 2 {
+		t.Fatalf("%d rotations, %d materials", n, len(k.Materials))
+	}
+	if k.Rotation.Next != due+90*int64(day) || k.RotationsOnDemand != 0 {
+		t.Errorf("next %d, want %d; %d on demand", k.Rotation.Next, due+90*int64(day), k.RotationsOnDemand)
+	}
+	rec := r.lastRecord()
+	if rec.EventName != "RotateKey" || rec.EventType != "AwsServiceEvent" || rec.ServiceEventDetails[0].GetText() != arn ||
+		rec.ServiceEventDetails[1].GetText() != "AUTOMATIC" || rec.ServiceEventDetails[2].GetText() != hex.EncodeToString(k.Materials[1].MaterialId) {
+		t.Errorf("record: %v", rec)
+	}
+}
+
+func TestDueRotationIsNeverEarly(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(100 * day)}
+	d, now := newDue(r.first), time.Now()
+	for range 600 {
+		d.round(t.Context(), now)
+		now = now.Add(time.Second)
+		r.cluster.clock.advance(time.Second)
+	}
+	if n := len(r.stored(id).Materials); n != 1 {
+		t.Fatalf("a clock that is ahead rotated the key: %d materials", n)
+	}
+	r.first.clock = r.cluster.clock
+	r.cluster.advance(90 * day)
+	d.round(t.Context(), now.Add(dueEarlyMax))
+	if n := len(r.stored(id).Materials); n != 2 {
+		t.Errorf("not rotated in the end: %d materials", n)
+	}
+}
+
+// TestDueRotationOfADisabledKey: it waits until the key is enabled, and is due at
+// once then; the next is counted from there.
+func TestDueRotationOfADisabledKey(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	d, now := newDue(r.first), time.Now()
+	r.cluster.advance(200 * day)
+	d.round(t.Context(), now)
+	if n := len(r.stored(id).Materials); n != 1 {
+		t.Fatalf("a disabled key was rotated: %d materials", n)
+	}
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	for range 3 {
+		now = now.Add(dueLookMax)
+		d.round(t.Context(), now)
+	}
+	k := r.stored(id)
+	if want := r.cluster.clock.Now().Add(90 * day).UnixNano(); len(k.Materials) != 2 || k.Rotation.Next != want {
+		t.Errorf("%d materials, next %d, want 2 and %d", len(k.Materials), k.Rotation.Next, want)
+	}
+}
+
+const secondRegion = "us-east-1"
+
+// newRoomOfTwo is a room whose cluster serves a second Region.
+func newRoomOfTwo(t testing.TB) *room {
+	t.Helper()
+	c := newFakeCluster(t, "n1")
+	r := &room{t: t, cluster: c, first: c.newEngine("n1")}
+	r.engines = map[string]*Engine{"n1": r.first}
+	c.replica("n1").before = func(rec *fsmpb.Record) {
+		for _, change := range rec.Changes {
+			if n := change.GetPutCluster(); n != nil {
+				n.MoreRegions = []string{secondRegion}
+			}
+		}
+	}
+	if _, err := r.first.Init(t.Context(), Operator{Name: "root"}, InitParams{
+		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, RootCertificate: rootURI, KeepUnsealed: true,
+	}); err != nil {
+		t.Fatalf("Init: %v", err)
+	}
+	c.replica("n1").before = nil
+	r.root = r.identity(rootURI)
+	return r
+}
+
+// multiRegion makes a primary key with a replica in the second Region, as ReplicateKey
+// does.
+func (r *room) multiRegion(origin string) (name string, primary, second fsm.KeyID) {
+	r.t.Helper()
+	id := [16]byte{7}
+	k := &fsmpb.Key{
+		Id: id[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
+		Spec: specSymmetric, Usage: usageEncrypt, Origin: origin, State: fsmpb.KeyState_KEY_STATE_PENDING_IMPORT,
+	}
+	o := proto.CloneOf(k)
+	o.Region = secondRegion
+	if origin == originKMS {
+		m, err := r.first.vault.newMaterial(k, 1)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		n := proto.CloneOf(m)
+		if err := r.first.vault.withMaterial(k, m, func(b []byte) error { return r.first.vault.wrapAgain(o, n, b) }); err != nil {
+			r.t.Fatal(err)
+		}
+		k.Materials, o.Materials = []*fsmpb.Material{m}, []*fsmpb.Material{n}
+		k.State, o.State = fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_ENABLED
+	}
+	for _, k := range []*fsmpb.Key{k, o} {
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}},
+			&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.Id, Region: k.Region, Document: r.policyFor(rootStatement)}}})
+	}
+	return formatKeyID(id, true), fsm.KeyID{Region: testRegion, ID: id}, fsm.KeyID{Region: secondRegion, ID: id}
+}
+
+// callIn is a request for one of the cluster's Regions.
+func callIn[Out any](r *room, region, name string, in any) (*Out, error) {
+	c := r.caller(r.root)
+	c.Region = region
+	out, err := r.first.Do(context.Background(), c, OperationNamed(name), in)
+	if err != nil {
+		return nil, err
+	}
+	return out.(*Out), nil
+}
+
+// TestRotationOfReplicas: all keys of a multi-Region set get the same material, and
+// have the same settings.
+func TestRotationOfReplicas(t *testing.T) {
+	r := newRoomOfTwo(t)
+	name, _, second := r.multiRegion(originKMS)
+	arn := keyARN(&fsmpb.Cluster{Partition: "aws", Account: testAccount}, secondRegion, name)
+	for op, in := range map[string]any{
+		"EnableKeyRotation": &EnableKeyRotationInput{KeyId: &name}, "DisableKeyRotation": &DisableKeyRotationInput{KeyId: &name},
+		"RotateKeyOnDemand": &RotateKeyOnDemandInput{KeyId: &name},
+	} {
+		c := r.caller(r.root)
+		c.Region = secondRegion
+		_, err := r.first.Do(t.Context(), c, OperationNamed(op), in)
+		wantError(t, err, ErrUnsupported, arn+" is not a multi-region primary key.")
+	}
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: ptr(int32(90))})
+	status := func() (int32, time.Time) {
+		out, err := callIn[GetKeyRotationStatusOutput](r, secondRegion, "GetKeyRotationStatus", &GetKeyRotationStatusInput{KeyId: &name})
+		if err != nil || !*out.KeyRotationEnabled {
+			t.Fatalf("the replica's status: %v, %v", out, err)
+		}
+		return *out.RotationPeriodInDays, *out.NextRotationDate
+	}
+	crosses := func(when string) {
+		t.Helper()
+		blob := r.seal(name, when)
+		r.first.vault.opened.Load().materials.Purge()
+		out, err := callIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+		if err != nil || string(out.Plaintext) != when || *out.KeyMaterialId != r.current(name) {
+			t.Errorf("%s: the replica gives %v, %v", when, out, err)
+		}
+	}
+	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
+	crosses("on demand")
+	r.cluster.advance(90 * day)
+	d, now := newDue(r.first), time.Now()
+	for range 3 {
+		d.round(t.Context(), now)
+		now = now.Add(dueLookMax)
+	}
+	crosses("automatic")
+	if k, _ := r.cluster.state().Key(second); r.recorded("RotateKey") != 1 || len(k.Materials) != 3 {
+		t.Errorf("%d rotations, and the replica has %d materials", r.recorded("RotateKey"), len(k.Materials))
+	}
+	_, next := status()
+	if want := *r.status(name).NextRotationDate; !next.Equal(want) {
+		t.Errorf("the replica's next rotation is %v, the primary's %v", next, want)
+	}
+}
+
+// TestDueWindow: a primary's window begins, once, when its last replica is gone.
+func TestDueWindow(t *testing.T) {
+	r := newRoomOfTwo(t)
+	name, primary, second := r.multiRegion(originKMS)
+	k, _ := r.cluster.state().Key(primary)
+	k = proto.CloneOf(k)
+	k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+	d, now := newDue(r.first), time.Now()
+	round := func() {
+		now = now.Add(dueLookMax)
+		d.round(t.Context(), now)
+	}
+	r.cluster.advance(8 * day)
+	round()
+	if k, _ := r.cluster.state().Key(primary); k.DeletionTime != 0 {
+		t.Fatal("the window runs while there is a replica")
+	}
+	o, _ := r.cluster.state().Key(second)
+	o = proto.CloneOf(o)
+	o.State, o.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: o}})
+	for range 4 {
+		round()
+	}
+	k, _ = r.cluster.state().Key(primary)
+	if want := r.cluster.clock.Now().Add(7 * day).UnixNano(); k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.DeletionTime != want {
+		t.Fatalf("state %v, deletion at %d, want %d", k.State, k.DeletionTime, want)
+	}
+	if n := r.recorded("SynchronizeMultiRegionKey"); n != 1 {
+		t.Errorf("the window began %d times", n)
+	}
+	r.cluster.advance(7 * day)
+	round()
+	if k, _ := r.cluster.state().Key(primary); k != nil {
+		t.Errorf("key %s is still there after its window", name)
+	}
+}
+
+// TestDueWindowSeesAReplica: a replica that is made after the leader looked keeps the
+// window from beginning.
+func TestDueWindowSeesAReplica(t *testing.T) {
+	r := newRoomOfTwo(t)
+	id := fsm.KeyID{Region: testRegion, ID: [16]byte{9}}
+	k := &fsmpb.Key{
+		Id: id.ID[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1, Spec: specSymmetric, Usage: usageEncrypt,
+		Origin: originKMS, State: fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, DeletionDays: 7,
+	}
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+	made := 0
+	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		o := proto.CloneOf(k)
+		o.Region, o.State, o.DeletionDays = secondRegion, fsmpb.KeyState_KEY_STATE_ENABLED, 0
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: o}})
+		made++
+	}
+	d, now := newDue(r.first), time.Now()
+	for range 3 {
+		d.round(t.Context(), now)
+		now = now.Add(dueLookMax)
+	}
+	if k, _ := r.cluster.state().Key(id); made != 1 || k.DeletionTime != 0 {
+		t.Errorf("after %d tries the window runs until %d although there is a replica", made, k.DeletionTime)
+	}
+}
