@@ -114,8 +114,8 @@ func (e *Engine) Run(ctx context.Context) {
 	wg.Go(func() { e.runSweeps(ctx) })
 }
 
-// Lead does the work that only the leader does, while it leads: deleting keys
-// whose time has come.
+// Lead does the work that only the leader does, while it leads: what is due on
+// keys, such as deleting them.
 func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
 
 // Close seals the node and gives its locked memory back. It records nothing: call

@@ -446,7 +446,22 @@ func TestRotationOfReplicas(t *testing.T) {
 			t.Errorf("%s: the replica gives %v, %v", when, out, err)
 		}
 	}
+	// What happens to a replica between evaluation and commit is not undone.
+	once := false
+	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		if !once {
+			once = true
+			k, _ := r.cluster.state().Key(second)
+			k = proto.CloneOf(k)
+			k.Description = "kept"
+			r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+		}
+	}
 	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
+	r.cluster.replica("n1").before = nil
+	if k, _ := r.cluster.state().Key(second); k.Description != "kept" {
+		t.Error("rotation undid a change of the replica")
+	}
 	crosses("on demand")
 	r.cluster.advance(90 * day)
 	d, now := newDue(r.first), time.Now()

@@ -37,6 +37,8 @@ type readWorld struct {
 	*room
 	alice     Identity
 	id, other string
+	imported  string // a key that waits for material, in the cases that make one
+	token     []byte // the id of the import token for it
 	blob      []byte
 }
 
@@ -55,6 +57,16 @@ func newReadWorld(t *testing.T) *readWorld {
 }
 
 func (w *readWorld) keyBytes(id string) []byte { return w.keyID(id).Bytes() }
+
+// toImport makes a key for imported material that alice may do everything with.
+func (w *readWorld) toImport() *ImportKeyMaterialInput {
+	w.imported, _ = w.keyToImport(specSymmetric, usageEncrypt)
+	w.setPolicy(w.imported, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	in := w.symmetric(w.imported, 1)
+	tok, _, _ := parseToken(in.ImportToken)
+	w.token = tok.id[:]
+	return in
+}
 
 func (w *readWorld) deny(id string) {
 	w.setPolicy(id, w.policyFor(rootStatement))
@@ -152,6 +164,63 @@ func readCases() []readCase {
 	}
 }
 
+// materialReadCases are those of operations on key material.
+func materialReadCases() []readCase {
+	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
+	imported := func(w *readWorld) []byte { return w.keyBytes(w.imported) }
+	const (
+		kindKey    = fsmpb.Kind_KIND_KEY
+		kindPolicy = fsmpb.Kind_KIND_KEY_POLICY
+		all        = "KEY KEY_POLICY CREDENTIAL"
+	)
+	enable := func(w *readWorld) any { return &EnableKeyRotationInput{KeyId: &w.id} }
+	rotate := func(w *readWorld) any { return &RotateKeyOnDemandInput{KeyId: &w.id} }
+	status := func(w *readWorld) any { return &GetKeyRotationStatusInput{KeyId: &w.id} }
+	list := func(w *readWorld) any {
+		return &ListKeyRotationsInput{KeyId: &w.id, IncludeKeyMaterial: ptr(allMaterial)}
+	}
+	bring := func(w *readWorld) any { return w.toImport() }
+	remove := func(w *readWorld) any {
+		w.imports(w.toImport())
+		return &DeleteImportedKeyMaterialInput{KeyId: &w.imported}
+	}
+	parameters := func(w *readWorld) any {
+		w.toImport()
+		return &GetParametersForImportInput{KeyId: &w.imported, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")}
+	}
+	denied := func(w *readWorld) { w.deny(w.imported) }
+	pending := func(w *readWorld) {
+		w.mangle(w.imported, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1e18 })
+	}
+	return []readCase{
+		{"rotation enabled, key disabled", "EnableKeyRotation", enable, kindKey, key, (*readWorld).disable, "ok", "DisabledException", all, false, false},
+		{"rotation enabled, permission withdrawn", "EnableKeyRotation", enable, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", all, false, false},
+		{"rotation disabled, permission withdrawn", "DisableKeyRotation", func(w *readWorld) any { return &DisableKeyRotationInput{KeyId: &w.id} }, kindPolicy, key,
+			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", all, false, false},
+		{"rotated, limit reached", "RotateKeyOnDemand", rotate, kindKey, key, func(w *readWorld) {
+			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = maxRotations })
+		}, "ok", "LimitExceededException", all, false, false},
+		{"status read, rotation enabled", "GetKeyRotationStatus", status, kindKey, key, func(w *readWorld) {
+			w.mangle(w.id, func(k *fsmpb.Key) { k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 2e18} })
+		}, "ok false", "ok true", all, false, false},
+		{"rotations read, key rotated", "ListKeyRotations", list, kindKey, key, func(w *readWorld) {
+			w.mangle(w.id, func(k *fsmpb.Key) { k.Materials = append(k.Materials, proto.CloneOf(k.Materials[0])) })
+		}, "ok 1", "ok 2", all, false, false},
+		{"imported, token used", "ImportKeyMaterial", bring, kindKey, imported, func(w *readWorld) {
+			w.mangle(w.imported, func(k *fsmpb.Key) {
+				k.UsedTokens = []*fsmpb.UsedToken{{Id: w.token, Expires: 2e18}}
+			})
+		}, "ok", "InvalidImportTokenException", all, false, false},
+		{"imported, permission withdrawn", "ImportKeyMaterial", bring, kindPolicy, imported, denied, "ok", "AccessDeniedException", all, false, false},
+		{"parameters, deletion scheduled", "GetParametersForImport", parameters, kindKey, imported, pending, "ok", "KMSInvalidStateException", all, false, false},
+		{"parameters, permission withdrawn", "GetParametersForImport", parameters, kindPolicy, imported, denied, "ok", "AccessDeniedException", all, false, false},
+		{"material deleted, permission withdrawn", "DeleteImportedKeyMaterial", remove, kindPolicy, imported, denied, "ok deleted", "AccessDeniedException", all, false, false},
+		{"material deleted, deleted by another", "DeleteImportedKeyMaterial", remove, kindKey, imported, func(w *readWorld) {
+			w.mangle(w.imported, func(k *fsmpb.Key) { k.Materials = nil })
+		}, "ok deleted", "ok", all, false, false},
+	}
+}
+
 // rootReadCases are those of operations that only the account's root user may do.
 func rootReadCases() []readCase {
 	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
@@ -232,7 +301,7 @@ func denialCases() []readCase {
 // it must: with that one read taken out of the record, the outdated answer gets
 // through. The whole read set is compared too, so that nothing is in it in vain.
 func TestReadSets(t *testing.T) {
-	for _, tt := range slices.Concat(readCases(), rootReadCases(), denialCases()) {
+	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), denialCases()) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, reads, _ := tt.run(t, false, false)
 			if got != tt.before {
@@ -320,6 +389,14 @@ func (w *readWorld) outcome(out any, err error) string {
 	case *GetKeyPolicyOutput:
 		if strings.Contains(*out.Policy, "kms:Get*") {
 			return "ok changed"
+		}
+	case *GetKeyRotationStatusOutput:
+		return fmt.Sprintf("ok %v", *out.KeyRotationEnabled)
+	case *ListKeyRotationsOutput:
+		return fmt.Sprintf("ok %d", len(out.Rotations))
+	case *DeleteImportedKeyMaterialOutput:
+		if out.KeyMaterialId != nil {
+			return "ok deleted"
 		}
 	case *ListResourceTagsOutput:
 		return fmt.Sprintf("ok %d", len(out.Tags))
