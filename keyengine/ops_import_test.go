@@ -542,6 +542,44 @@ func TestExpiryBoundsUse(t *testing.T) {
 	r.opens(blob, "x")
 }
 
+// passes has time pass between the evaluation and the commit of the next record.
+func (r *room) passes(d time.Duration) {
+	once := false
+	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		if !once {
+			once = true
+			r.cluster.advance(d)
+		}
+	}
+	r.t.Cleanup(func() { r.cluster.replica("n1").before = nil })
+}
+
+// TestImportOfWhatExpires: material must not have expired by the time that its import
+// is recorded.
+func TestImportOfWhatExpires(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	in := r.symmetric(id, 1)
+	in.ExpirationModel, in.ValidTo = nil, ptr(r.cluster.clock.Now().Add(time.Second))
+	r.passes(time.Second)
+	r.refusesImport(in, ErrValidation, "…")
+}
+
+// TestRotateToWhatExpires: nor does a rotation make material current that has.
+func TestRotateToWhatExpires(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	r.imports(r.symmetric(id, 1))
+	in := r.symmetric(id, 2)
+	in.ImportType, in.ExpirationModel, in.ValidTo = ptr(importNew), nil, ptr(r.cluster.clock.Now().Add(time.Hour))
+	r.imports(in)
+	r.cluster.advance(time.Hour - time.Second)
+	r.passes(time.Second)
+	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, ErrInvalidState, "No available key material pending rotation for the key: "+arn+".")
+	r.wantState(id, "Enabled")
+}
+
 // TestDueExpiryOnce: expired material is destroyed once, never early, whichever
 // nodes lead meanwhile.
 func TestDueExpiryOnce(t *testing.T) {

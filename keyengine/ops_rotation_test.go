@@ -479,6 +479,19 @@ func TestRotationOfReplicas(t *testing.T) {
 	}
 }
 
+// TestReplicaDoesNotRotate: a replica waits for its primary, which is disabled here.
+func TestReplicaDoesNotRotate(t *testing.T) {
+	r := newRoomOfTwo(t)
+	name, _, second := r.multiRegion(originKMS)
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &name})
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &name})
+	r.cluster.advance(366 * day)
+	newDue(r.first).round(t.Context(), time.Now())
+	if k, _ := r.cluster.state().Key(second); len(k.Materials) != 1 || !k.Rotation.Enabled {
+		t.Errorf("the replica has %d materials", len(k.Materials))
+	}
+}
+
 // TestDueWindow: a primary's window begins, once, when its last replica is gone.
 func TestDueWindow(t *testing.T) {
 	r := newRoomOfTwo(t)
