@@ -85,8 +85,17 @@ func TestImportSymmetric(t *testing.T) {
 	in := r.symmetric(id, 1)
 	until := start.Add(100 * day)
 	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, ptr("from the safe")
-	// A node that did not give out the token takes it, after having been restarted.
-	out, err := callAs[ImportKeyMaterialOutput](r, r.engines["n2"], r.root, "ImportKeyMaterial", in)
+	// Another node than gave out the token takes it, that leads by now and has lost all
+	// that it held in memory meanwhile.
+	second := r.engines["n2"]
+	if err := second.Seal(t.Context(), testOperator); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.SubmitShare(t.Context(), testOperator, r.share); err != nil {
+		t.Fatal(err)
+	}
+	r.cluster.leader = r.cluster.replica("n2")
+	out, err := callAs[ImportKeyMaterialOutput](r, second, r.root, "ImportKeyMaterial", in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ type room struct {
 	engines map[string]*Engine
 	first   *Engine
 	root    Identity
+	share   string // opens a sealed node
 }
 
 func newRoom(t testing.TB, nodes ...string) *room {
@@ -54,7 +55,7 @@ func newRoom(t testing.TB, nodes ...string) *room {
 			t.Fatalf("SubmitShare: %v", err)
 		}
 	}
-	r.root = r.identity(rootURI)
+	r.root, r.share = r.identity(rootURI), res.Shares[0]
 	return r
 }
 
