@@ -234,13 +234,14 @@ func TestRenderGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := e.LeafHash()
+	event := EventID(leaf)
 	want := `{"eventVersion":"1.11","userIdentity":{"type":"IAMUser","principalId":"AIDAEXAMPLE","arn":"arn:aws:iam::111122223333:user/alice",` +
 		`"accountId":"111122223333","accessKeyId":"AKIAEXAMPLE","userName":"alice","sessionContext":{"mfaAuthenticated":"false"}},` +
 		`"eventTime":"2023-11-14T22:13:20Z","eventSource":"kms.amazonaws.com","eventName":"Encrypt","awsRegion":"eu-central-1",` +
 		`"sourceIPAddress":"192.0.2.1","userAgent":"aws-cli/2.0",` +
 		`"requestParameters":{"keyId":"alias/test","encryptionContext":{"department":"finance","purpose":"test"},"numberOfBytes":32,` +
 		`"dryRun":false,"operations":["Encrypt","Decrypt"],"ratio":0.5},"responseElements":null,"additionalEventData":{"keyMaterialId":"ab12"},` +
-		`"requestID":"30313233-3435-3637-3839-616263646566","eventID":"` + eventID(leaf) + `","readOnly":true,` +
+		`"requestID":"30313233-3435-3637-3839-616263646566","eventID":"` + uuid(event[:]) + `","readOnly":true,` +
 		`"resources":[{"accountId":"111122223333","type":"AWS::KMS::Key","ARN":"arn:aws:kms:eu-central-1:111122223333:key/1"}],` +
 		`"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"111122223333","eventCategory":"Management",` +
 		`"tlsDetails":{"tlsVersion":"TLSv1.3","cipherSuite":"TLS_AES_128_GCM_SHA256"},` +
@@ -254,7 +255,7 @@ func TestRenderGolden(t *testing.T) {
 		!strings.Contains(string(empty), `"resources":[]`) {
 		t.Fatalf("%s, %v", empty, err)
 	}
-	id := eventID(leaf)
+	id := uuid(event[:])
 	if len(id) != 36 || id[14] != '8' || !strings.ContainsRune("89ab", rune(id[19])) {
 		t.Fatalf("event id %s is no version 8 UUID", id)
 	}

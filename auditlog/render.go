@@ -37,7 +37,8 @@ func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	j.fields("responseElements", rec.GetResponseElements(), true)
 	j.fields("additionalEventData", rec.GetAdditional(), false)
 	j.text("requestID", uuid(entry.RequestID[:]))
-	j.text("eventID", eventID(leaf))
+	id := EventID(leaf)
+	j.text("eventID", uuid(id[:]))
 	j.flag("readOnly", rec.GetReadOnly())
 	j.key("resources")
 	j.b = append(j.b, '[')
@@ -80,13 +81,13 @@ func uuid(b []byte) string {
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }
 
-// eventID is a version 8 UUID (RFC 9562): the leaf hash cut to fit.
-func eventID(leaf Hash) string {
-	b := leaf[:16:16]
-	id := append([]byte(nil), b...)
+// EventID is what rendered records have as eventID: a version 8 UUID (RFC 9562),
+// the leaf hash cut to fit.
+func EventID(leaf Hash) [16]byte {
+	id := [16]byte(leaf[:16])
 	id[6] = id[6]&0x0f | 0x80
 	id[8] = id[8]&0x3f | 0x80
-	return uuid(id)
+	return id
 }
 
 // jsonLine writes JSON without any white space.

@@ -180,7 +180,6 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 	if v := a.changes(r.Changes); v != Accepted {
 		return v
 	}
-	a.f.uses.note(r, a.state.time)
 	e := auditlog.Entry{
 		Index:      a.state.frontier.Size(),
 		RaftIndex:  a.index,
@@ -193,6 +192,7 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 	}
 	leaf := e.LeafHash()
 	a.sum.Write(leaf[:])
+	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
 	if a.state.frontier.Size()%auditlog.SegmentSize == 0 {
 		// Appending within a shared backing array would show through older states.

@@ -173,7 +173,7 @@ func credential(id string) *fsmpb.Change {
 
 func theCluster() *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: &fsmpb.Cluster{
-		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: region, Partition: "aws",
+		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: region, Partition: "aws", MoreRegions: []string{"eu-test-2", "us-test-1"},
 		Shares: &fsmpb.ShareSet{Threshold: 1, Count: 1}, Keyring: []*fsmpb.WrappedKEK{{Generation: 1}},
 	}}}
 }
@@ -637,6 +637,8 @@ func history(t *testing.T, seed uint64, n int) []*raft.Log {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	m := newMachine(t)
+	// What the log has done so far, to read versions from.
+	shadow := New(Config{Audit: &memoryAudit{}})
 	var logs []*raft.Log
 	logs = append(logs, &raft.Log{Index: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{
 		Servers: []raft.Server{{ID: "n1", Address: "a", Suffrage: raft.Voter}},
@@ -646,6 +648,7 @@ func history(t *testing.T, seed uint64, n int) []*raft.Log {
 		logs = append(logs, m.log(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: node, Incarnation: 1}}}))
 	}
 	logs = append(logs, m.log(batchEntry(m.batch(record(theCluster(), credential("AKIA"))))))
+	shadow.ApplyBatch(logs)
 	for range n {
 		m.wall += rnd.Int64N(int64(day))
 		var rs []*fsmpb.Record
@@ -662,7 +665,14 @@ func history(t *testing.T, seed uint64, n int) []*raft.Log {
 				{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
 				{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: m.wall}}},
 				credential(fmt.Sprintf("AKIA%d", rnd.IntN(3))),
-			}[rnd.IntN(8)])
+				putGrant(id, byte(rnd.IntN(4))), deleteGrant(id, byte(rnd.IntN(4))),
+				putStore(fmt.Sprintf("cks-%d", rnd.IntN(3))), deleteStore(fmt.Sprintf("cks-%d", rnd.IntN(3))),
+				putKey(inStore(testKey(byte(7+rnd.IntN(3))), fmt.Sprintf("cks-%d", rnd.IntN(3)))),
+				putAlias(id, "alias/u"),
+			}[rnd.IntN(14)])
+			if v := shadow.Current().VersionOf(fsmpb.Kind_KIND_KEY, id.Bytes()); v != 0 && rnd.IntN(2) == 0 {
+				used(reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, uint32(1+rnd.IntN(12)))
+			}
 			rs = append(rs, r)
 		}
 		b := m.batch(rs...)
@@ -678,6 +688,7 @@ func history(t *testing.T, seed uint64, n int) []*raft.Log {
 			bs = append(bs, b) // sent twice
 		}
 		logs = append(logs, m.log(batchEntry(bs...)))
+		shadow.Apply(logs[len(logs)-1])
 	}
 	return logs
 }
@@ -820,7 +831,8 @@ func TestHashCoversWhatIsStored(t *testing.T) {
 	k.Description = "other"
 	for _, c := range []*fsmpb.Change{
 		putKey(keyOf(testKey(1))), putKey(k), putPolicy(testKey(1), "a"), putPolicy(testKey(1), "b"), putAlias(testKey(1), "alias/a"),
-		putAlias(testKey(2), "alias/a"), theCluster(), credential("x"), credential("y"),
+		putAlias(testKey(2), "alias/a"), theCluster(), credential("x"), credential("y"), putGrant(testKey(1), 1), putGrant(testKey(1), 2),
+		putStore("cks-1"), putStore("cks-2"),
 	} {
 		h := run(c)
 		if seen[h] {
@@ -833,7 +845,8 @@ func TestHashCoversWhatIsStored(t *testing.T) {
 func TestEveryStoredKindHasAVersion(t *testing.T) {
 	for _, m := range []proto.Message{
 		&fsmpb.Cluster{}, &fsmpb.Key{}, &fsmpb.KeyPolicy{}, &fsmpb.KeyTags{}, &fsmpb.Alias{}, &fsmpb.KeyAliases{},
-		&fsmpb.Credential{}, &fsmpb.Tombstone{}, &fsmpb.RegisterNode{},
+		&fsmpb.Credential{}, &fsmpb.Tombstone{}, &fsmpb.RegisterNode{}, &fsmpb.Grant{}, &fsmpb.KeyGrants{}, &fsmpb.KeyStore{},
+		&fsmpb.KeyStores{}, &fsmpb.StoreKeys{},
 	} {
 		setVersion(m, 42)
 		fd := m.ProtoReflect().Descriptor().Fields().ByNumber(15)

@@ -22,24 +22,30 @@ type use struct {
 	operation uint32
 	time      int64
 	requestID [16]byte
+	eventID   [16]byte
 }
 
 func newUses() *uses { return &uses{of: make(map[KeyID]use)} }
 
-// note takes a record's uses over. A use of what the record did not read as a
-// key is none.
-func (u *uses) note(r *fsmpb.Record, time int64) {
+// note takes a record's uses over, which are all as n but for the operation. A use
+// of what the record did not read as a key that is there is none.
+func (u *uses) note(r *fsmpb.Record, n use) {
 	if len(r.Uses) == 0 {
 		return
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for _, n := range r.Uses {
-		if int(n.Read) >= len(r.Reads) || r.Reads[n.Read].Kind != fsmpb.Kind_KIND_KEY {
+	for _, one := range r.Uses {
+		if int(one.Read) >= len(r.Reads) {
 			continue
 		}
-		if id, ok := parseKeyID(r.Reads[n.Read].Id); ok {
-			u.of[id] = use{n.Operation, time, [16]byte(r.RequestId)}
+		read := r.Reads[one.Read]
+		if read.Kind != fsmpb.Kind_KIND_KEY || read.Version == 0 {
+			continue
+		}
+		if id, ok := parseKeyID(read.Id); ok {
+			n.operation = one.Operation
+			u.of[id] = n
 		}
 	}
 }
@@ -70,7 +76,9 @@ func (u *uses) get(id KeyID) *fsmpb.KeyUse {
 }
 
 func (n use) proto(id KeyID) *fsmpb.KeyUse {
-	return &fsmpb.KeyUse{Key: id.ID[:], Region: id.Region, Operation: n.operation, Time: n.time, RequestId: n.requestID[:]}
+	return &fsmpb.KeyUse{
+		Key: id.ID[:], Region: id.Region, Operation: n.operation, Time: n.time, RequestId: n.requestID[:], EventId: n.eventID[:],
+	}
 }
 
 // all are the uses by key, for a snapshot.
@@ -99,6 +107,7 @@ func (u *uses) replace(list []*fsmpb.KeyUse) {
 		id, _ := keyID(n.Region, n.Key)
 		s := use{operation: n.Operation, time: n.Time}
 		copy(s.requestID[:], n.RequestId)
+		copy(s.eventID[:], n.EventId)
 		u.of[id] = s
 	}
 }

@@ -2711,6 +2711,7 @@ type KeyUse struct {
 	Operation     uint32                 `protobuf:"varint,3,opt,name=operation,proto3" json:"operation,omitempty"`
 	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"` // cluster time
 	RequestId     []byte                 `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	EventId       []byte                 `protobuf:"bytes,6,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"` // 16 bytes, of its audit record
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2776,6 +2777,13 @@ func (x *KeyUse) GetTime() int64 {
 func (x *KeyUse) GetRequestId() []byte {
 	if x != nil {
 		return x.RequestId
+	}
+	return nil
+}
+
+func (x *KeyUse) GetEventId() []byte {
+	if x != nil {
+		return x.EventId
 	}
 	return nil
 }
@@ -4279,14 +4287,15 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\tStoreKeys\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x83\x01\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\x9e\x01\n" +
 	"\x06KeyUse\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
 	"\toperation\x18\x03 \x01(\rR\toperation\x12\x12\n" +
 	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\fR\trequestId\"k\n" +
+	"request_id\x18\x05 \x01(\fR\trequestId\x12\x19\n" +
+	"\bevent_id\x18\x06 \x01(\fR\aeventId\"k\n" +
 	"\tKeyPolicy\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +

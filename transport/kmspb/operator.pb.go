@@ -38,7 +38,9 @@ type SealState struct {
 	// Indexes of the shares held, ascending.
 	Custodians []uint32 `protobuf:"varint,10,rep,packed,name=custodians,proto3" json:"custodians,omitempty"`
 	// Whether keys cannot be swapped out.
-	MemoryLocked  bool `protobuf:"varint,11,opt,name=memory_locked,json=memoryLocked,proto3" json:"memory_locked,omitempty"`
+	MemoryLocked bool `protobuf:"varint,11,opt,name=memory_locked,json=memoryLocked,proto3" json:"memory_locked,omitempty"`
+	// The cluster's Regions beside region, ascending.
+	MoreRegions   []string `protobuf:"bytes,12,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +150,13 @@ func (x *SealState) GetMemoryLocked() bool {
 		return x.MemoryLocked
 	}
 	return false
+}
+
+func (x *SealState) GetMoreRegions() []string {
+	if x != nil {
+		return x.MoreRegions
+	}
+	return nil
 }
 
 type StatusRequest struct {
@@ -664,8 +673,11 @@ type InitRequest struct {
 	AnyRegion bool `protobuf:"varint,6,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"`
 	// A client certificate's URI SAN that shall be the account's root too.
 	RootCertificate string `protobuf:"bytes,7,opt,name=root_certificate,json=rootCertificate,proto3" json:"root_certificate,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// All Regions that the cluster serves, the default one first; region is then
+	// left out, or is that one.
+	Regions       []string `protobuf:"bytes,8,rep,name=regions,proto3" json:"regions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InitRequest) Reset() {
@@ -745,6 +757,13 @@ func (x *InitRequest) GetRootCertificate() string {
 		return x.RootCertificate
 	}
 	return ""
+}
+
+func (x *InitRequest) GetRegions() []string {
+	if x != nil {
+		return x.Regions
+	}
+	return nil
 }
 
 // InitResponse is the only time that these secrets are seen.
@@ -1583,7 +1602,7 @@ var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
 
 const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xcb\x02\n" +
+	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xee\x02\n" +
 	"\tSealState\x12 \n" +
 	"\vinitialised\x18\x01 \x01(\bR\vinitialised\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\bR\x06sealed\x12\x1c\n" +
@@ -1599,7 +1618,8 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"custodians\x18\n" +
 	" \x03(\rR\n" +
 	"custodians\x12#\n" +
-	"\rmemory_locked\x18\v \x01(\bR\fmemoryLocked\"!\n" +
+	"\rmemory_locked\x18\v \x01(\bR\fmemoryLocked\x12!\n" +
+	"\fmore_regions\x18\f \x03(\tR\vmoreRegions\"!\n" +
 	"\rStatusRequest\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\"\xc4\x03\n" +
 	"\x0eStatusResponse\x12*\n" +
@@ -1646,7 +1666,7 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04seal\x18\x03 \x01(\v2\x16.conclave.v1.SealStateR\x04seal\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12#\n" +
-	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\"\xdd\x01\n" +
+	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\"\xf7\x01\n" +
 	"\vInitRequest\x12\x16\n" +
 	"\x06shares\x18\x01 \x01(\rR\x06shares\x12\x1c\n" +
 	"\tthreshold\x18\x02 \x01(\rR\tthreshold\x12\x18\n" +
@@ -1655,7 +1675,8 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\tpartition\x18\x05 \x01(\tR\tpartition\x12\x1d\n" +
 	"\n" +
 	"any_region\x18\x06 \x01(\bR\tanyRegion\x12)\n" +
-	"\x10root_certificate\x18\a \x01(\tR\x0frootCertificate\"\xd3\x01\n" +
+	"\x10root_certificate\x18\a \x01(\tR\x0frootCertificate\x12\x18\n" +
+	"\aregions\x18\b \x03(\tR\aregions\"\xd3\x01\n" +
 	"\fInitResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +

@@ -1,0 +1,296 @@
+package fsm
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+func grantID(n byte) []byte { return bytes.Repeat([]byte{n}, 32) }
+
+func putGrant(id KeyID, n byte) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
+		Key: id.ID[:], Region: id.Region, Id: grantID(n), Grantee: "arn:aws:iam::000000000000:user/a", Retiring: "arn:aws:iam::000000000000:user/b",
+		Operations: []string{"Encrypt"}, Created: start,
+	}}}
+}
+
+func deleteGrant(id KeyID, n byte) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Key: id.ID[:], Region: id.Region, Id: grantID(n)}}}
+}
+
+func putStore(id string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
+		Id: id, Region: region, Name: "store " + id, Type: "EXTERNAL_KEY_STORE", Created: start, State: fsmpb.ConnectionState_CONNECTION_STATE_CONNECTED,
+	}}}
+}
+
+func deleteStore(id string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Id: id}}}
+}
+
+// inStore is a key in a custom key store.
+func inStore(id KeyID, store string) *fsmpb.Key {
+	k := keyOf(id)
+	k.Origin, k.KeyStore, k.XksKey = "EXTERNAL_KEY_STORE", store, "x"
+	return k
+}
+
+func used(r *fsmpb.Record, read, operation uint32) *fsmpb.Record {
+	r.Uses = append(r.Uses, &fsmpb.Use{Read: read, Operation: operation})
+	return r
+}
+
+func pendingDeletion(k *fsmpb.Key, at int64) *fsmpb.Key {
+	k = proto.CloneOf(k)
+	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, at
+	return k
+}
+
+// TestSnapshotHasEveryKind: one object of each kind, all fields of the newer ones
+// filled, comes back from a snapshot as it was.
+func TestSnapshotHasEveryKind(t *testing.T) {
+	m := newMachine(t)
+	id, gone, replica := testKey(1), testKey(2), KeyID{Region: "us-test-1", ID: testKey(3).ID}
+	k := keyOf(id)
+	k.MultiRegion, k.PrimaryRegion, k.DeletionDays, k.RotationsOnDemand, k.DisabledBeforeImport = true, region, 7, 3, true
+	k.State = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
+	k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: start + day}
+	k.UsedTokens = []*fsmpb.UsedToken{{Id: make([]byte, 16), Expires: start + 1}}
+	k.Materials = []*fsmpb.Material{{Id: make([]byte, 16), MaterialId: make([]byte, 32), Generation: 1, Wrapped: []byte("w"), Created: 1,
+		PublicKey: []byte("p"), Rotated: 2, OnDemand: true, Pending: true, ValidTo: 3, Description: "d"}}
+	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), putKey(k), putPolicy(id, "p"), putAlias(id, "alias/a"),
+		&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
+		putGrant(id, 1), putStore("cks-1"), putKey(inStore(replica, "cks-1")), putKey(pendingDeletion(keyOf(gone), start)))), Accepted)
+	v := m.index
+	wantVerdicts(t, m.propose(
+		record(deleteKey(gone)),
+		used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3),
+		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), v), 0, 1),
+	), Accepted, Accepted, Accepted)
+	s := m.fsm.Current()
+	for kind := range fsmpb.Kind_name {
+		if kind == 0 {
+			continue
+		}
+		n := 0
+		for range scan[proto.Message](s, fsmpb.Kind(kind), nil, nil) {
+			n++
+		}
+		if n == 0 {
+			t.Errorf("the state holds no %v", fsmpb.Kind(kind))
+		}
+	}
+	snap := m.snapshot()
+	other := blank(t)
+	if err := other.restore(snap); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(snap, other.snapshot()) {
+		t.Error("the snapshot of the restored state differs")
+	}
+	r := other.fsm.Current()
+	if c, _ := r.Cluster(); !slices.Equal(c.MoreRegions, []string{"eu-test-2", "us-test-1"}) {
+		t.Errorf("the cluster came back with regions %v", c.MoreRegions)
+	}
+	for _, id := range []KeyID{id, replica} {
+		if was, is := s.KeyUse(id), r.KeyUse(id); was == nil || !proto.Equal(was, is) {
+			t.Errorf("use of %v: came back as %v, was %v", id, is, was)
+		}
+	}
+	want, _ := s.Key(id)
+	if got, _ := r.Key(id); !proto.Equal(got, want) {
+		t.Errorf("key came back as %v, was %v", got, want)
+	}
+	if g := slices.Collect(r.GrantsTo(id, "arn:aws:iam::000000000000:user/a")); len(g) != 1 {
+		t.Errorf("%d grants to the grantee in the restored state, want 1", len(g))
+	}
+	if g := slices.Collect(r.GrantsRetiredBy(region, "arn:aws:iam::000000000000:user/b")); len(g) != 1 {
+		t.Errorf("%d grants of the retiring principal in the restored state, want 1", len(g))
+	}
+}
+
+// TestWrongItemsOfASnapshotAreRefused: ids of the newer kinds.
+func TestWrongItemsOfASnapshotAreRefused(t *testing.T) {
+	id := testKey(1)
+	for name, item := range map[string]*fsmpb.SnapshotItem{
+		"grant id":    {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
+		"grant's key": {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
+		"version":     {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Id: "cks-1"}}},
+		"key's use":   {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Key: id.ID[:], Region: "EU"}}},
+		"grant count": {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Key: id.ID[:], Version: 1}}},
+	} {
+		n := &restored{sessions: make(map[string]*session)}
+		if err := n.add(newDB().Txn(true), item); err == nil {
+			t.Errorf("%s: the item was taken", name)
+		}
+	}
+}
+
+// TestHostileChanges: what a node with a fault, or with another mind, must not get
+// through.
+func TestHostileChanges(t *testing.T) {
+	id := testKey(1)
+	grant := func(spoil func(*fsmpb.Grant)) *fsmpb.Change {
+		c := putGrant(id, 2)
+		spoil(c.GetPutGrant())
+		return c
+	}
+	store := func(spoil func(*fsmpb.KeyStore)) *fsmpb.Change {
+		c := putStore("cks-1")
+		spoil(c.GetPutKeyStore())
+		return c
+	}
+	cluster := func(more ...string) *fsmpb.Change {
+		c := theCluster()
+		c.GetPutCluster().MoreRegions = more
+		return c
+	}
+	other := func(spoil func(*fsmpb.Key)) *fsmpb.Change {
+		k := keyOf(id)
+		spoil(k)
+		return putKey(k)
+	}
+	for _, tt := range []struct {
+		name string
+		c    *fsmpb.Change
+		want Verdict
+	}{
+		{"grant twice", putGrant(id, 1), Invalid},
+		{"grant with a short id", grant(func(g *fsmpb.Grant) { g.Id = g.Id[1:] }), Invalid},
+		{"grant with a long id", grant(func(g *fsmpb.Grant) { g.Id = append(g.Id, 0) }), Invalid},
+		{"grant on no key", grant(func(g *fsmpb.Grant) { g.Key = nil }), Invalid},
+		{"grant in no region", grant(func(g *fsmpb.Grant) { g.Region = "" }), Invalid},
+		{"grant to nobody", grant(func(g *fsmpb.Grant) { g.Grantee = "" }), Invalid},
+		{"grant of nothing", grant(func(g *fsmpb.Grant) { g.Operations = nil }), Invalid},
+		{"no such grant", deleteGrant(id, 9), Conflict},
+		{"grant of another key", deleteGrant(testKey(2), 1), Conflict},
+		{"grant of another region", deleteGrant(KeyID{Region: "us-test-1", ID: id.ID}, 1), Conflict},
+		{"grant of a wrong key", deleteGrant(KeyID{ID: id.ID}, 1), Invalid},
+		{"store with keys", deleteStore("cks-1"), Conflict},
+		{"no such store", deleteStore("cks-9"), Conflict},
+		{"store of another type", store(func(s *fsmpb.KeyStore) { s.Type = "AWS_CLOUDHSM" }), Invalid},
+		{"store of another region", store(func(s *fsmpb.KeyStore) { s.Region = "us-test-1" }), Invalid},
+		{"store of another time", store(func(s *fsmpb.KeyStore) { s.Created++ }), Invalid},
+		{"store without id", store(func(s *fsmpb.KeyStore) { s.Id = "" }), Invalid},
+		{"store with a long id", store(func(s *fsmpb.KeyStore) { s.Id = string(make([]byte, 65)) }), Invalid},
+		{"store without name", store(func(s *fsmpb.KeyStore) { s.Name = "" }), Invalid},
+		{"store without state", store(func(s *fsmpb.KeyStore) { s.State = 0 }), Invalid},
+		{"key moved out of its store", putKey(func() *fsmpb.Key { k := inStore(testKey(2), "cks-1"); k.KeyStore = ""; return k }()), Invalid},
+		{"another external key", putKey(func() *fsmpb.Key { k := inStore(testKey(2), "cks-1"); k.XksKey = "y"; return k }()), Invalid},
+		{"key made multi-Region", other(func(k *fsmpb.Key) { k.MultiRegion = true }), Invalid},
+		{"key of another origin", other(func(k *fsmpb.Key) { k.Origin = "EXTERNAL" }), Invalid},
+		{"region added", cluster("eu-test-2", "sa-test-1", "us-test-1"), Invalid},
+		{"region removed", cluster("eu-test-2"), Invalid},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t)
+			wantVerdicts(t, m.propose(record(theCluster(), putKey(keyOf(id)), putGrant(id, 1), putStore("cks-1"), putKey(inStore(testKey(2), "cks-1")))), Accepted)
+			before := m.snapshot()
+			wantVerdicts(t, m.propose(record(tt.c)), tt.want)
+			other := blank(t)
+			if err := other.restore(before); err != nil {
+				t.Fatal(err)
+			}
+			for _, kind := range snapshotKinds {
+				was := slices.Collect(scan[proto.Message](other.fsm.Current(), kind, nil, nil))
+				is := slices.Collect(scan[proto.Message](m.fsm.Current(), kind, nil, nil))
+				if !slices.EqualFunc(was, is, proto.Equal) {
+					t.Errorf("%v changed", kind)
+				}
+			}
+		})
+	}
+	for _, bad := range [][]string{{"us-test-1", "eu-test-2"}, {"eu-test-2", "eu-test-2"}, {region}, {""}, {"EU"}} {
+		wantVerdicts(t, newMachine(t).propose(record(cluster(bad...))), Invalid)
+	}
+}
+
+// TestDeletedKeyLeavesNothing: grants, the place in a custom key store, and the
+// last use go with it; those of its replica and of other keys stay.
+func TestDeletedKeyLeavesNothing(t *testing.T) {
+	m := newMachine(t)
+	id, replica := testKey(1), KeyID{Region: "us-test-1", ID: testKey(1).ID}
+	k, r := inStore(id, "cks-1"), keyOf(replica)
+	wantVerdicts(t, m.propose(record(putStore("cks-1"), putKey(k), putKey(r), putGrant(id, 1), putGrant(id, 2), putGrant(replica, 1))), Accepted)
+	v := m.index
+	wantVerdicts(t, m.propose(
+		used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3),
+		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), v), 0, 3),
+		record(putKey(pendingDeletion(k, start))),
+	), Accepted, Accepted, Accepted)
+	if n, _ := m.fsm.Current().StoreKeys("cks-1"); n.GetCount() != 1 {
+		t.Errorf("the store has %d keys, want 1", n.GetCount())
+	}
+	if n, _ := m.fsm.Current().KeyGrants(id); n.GetCount() != 2 {
+		t.Errorf("the key has %d grants, want 2", n.GetCount())
+	}
+	wantVerdicts(t, m.propose(record(deleteKey(id)), record(deleteStore("cks-1"))), Accepted, Accepted)
+	s := m.fsm.Current()
+	for _, n := range []byte{1, 2} {
+		if g, _ := s.Grant(id, grantID(n)); g != nil {
+			t.Errorf("grant %d is still there", n)
+		}
+	}
+	if g := slices.Collect(s.GrantsTo(id, "arn:aws:iam::000000000000:user/a")); len(g) != 0 {
+		t.Errorf("%d grants are still found by their grantee", len(g))
+	}
+	if n, v := s.KeyGrants(id); n != nil || v != 0 {
+		t.Errorf("the count of grants is still there: %v", n)
+	}
+	if s.KeyUse(id) != nil {
+		t.Error("its last use is still there")
+	}
+	if s.KeyUse(replica) == nil {
+		t.Error("its replica's last use is gone")
+	}
+	if g, _ := s.Grant(replica, grantID(1)); g == nil {
+		t.Error("its replica's grant is gone")
+	}
+	if n, _ := s.KeyStores(); n.GetCount() != 0 {
+		t.Errorf("there are %d stores, want 0", n.GetCount())
+	}
+}
+
+// TestUses: the newest use of each key, of accepted records only.
+func TestUses(t *testing.T) {
+	m := newMachine(t)
+	id, other := testKey(1), testKey(2)
+	kind := fsmpb.Kind_KIND_KEY
+	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), putKey(keyOf(other)))), Accepted)
+	v := m.index
+	m.wall += second
+	use := func(id KeyID, v Version, operation uint32) *fsmpb.Record {
+		return used(reads(record(), kind, id.Bytes(), v), 0, operation)
+	}
+	both := used(used(reads(reads(record(), kind, id.Bytes(), v), kind, other.Bytes(), v), 0, 9), 1, 9)
+	wantVerdicts(t, m.propose(use(id, v, 3), both), Accepted, Accepted)
+	entry := m.audit.entries[len(m.audit.entries)-1]
+	event := auditlog.EventID(entry.LeafHash())
+	for _, id := range []KeyID{id, other} {
+		want := &fsmpb.KeyUse{Key: id.ID[:], Region: region, Operation: 9, Time: m.wall, RequestId: both.RequestId, EventId: event[:]}
+		if got := m.fsm.Current().KeyUse(id); !proto.Equal(got, want) {
+			t.Errorf("use of %v is %v, want %v", id, got, want)
+		}
+	}
+	// None of these is a use.
+	late := use(id, v, 5)
+	late.NotAfter = 1
+	wantVerdicts(t, m.propose(
+		use(id, v-1, 5), late, use(testKey(7), 0, 5),
+		used(record(), 0, 5), used(reads(record(), kind, id.Bytes(), v), 1, 5),
+		used(reads(record(), fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), 0), 0, 5), used(reads(record(), kind, []byte("x"), 0), 0, 5),
+		used(used(used(used(used(reads(record(), kind, id.Bytes(), v), 0, 5), 0, 5), 0, 5), 0, 5), 0, 5),
+	), Conflict, Late, Accepted, Accepted, Accepted, Accepted, Accepted, Invalid)
+	if got := m.fsm.Current().KeyUse(id).GetOperation(); got != 9 {
+		t.Errorf("operation %d counts as a use", got)
+	}
+	if got := m.fsm.Current().KeyUse(testKey(7)); got != nil {
+		t.Errorf("a key that is not there was used: %v", got)
+	}
+}
