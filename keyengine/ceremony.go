@@ -63,7 +63,9 @@ type SealStatus struct {
 	ClusterID string
 	Account   string
 	Region    string
-	Partition string
+	// MoreRegions that the cluster serves, ascending.
+	MoreRegions []string
+	Partition   string
 	// Threshold of Shares open the node; Progress were given so far.
 	Threshold int
 	Shares    int
@@ -88,6 +90,7 @@ func (e *Engine) SealStatus() SealStatus {
 	}
 	st.Initialised = true
 	st.ClusterID, st.Account, st.Region, st.Partition = clusterID(c), c.Account, c.Region, c.Partition
+	st.MoreRegions = slices.Clone(c.MoreRegions)
 	st.Threshold, st.Shares = int(c.Shares.Threshold), int(c.Shares.Count)
 	st.VerifierKey = verifierKey(c)
 	if st.Sealed {

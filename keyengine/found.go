@@ -25,6 +25,10 @@ import (
 // maxShares is the largest number of custodians.
 const maxShares = 16
 
+// maxRegions is the largest number of Regions: a record can change so many keys,
+// and some operations change a multi-Region key in all of them at once.
+const maxRegions = 16
+
 // InitParams say what the new cluster is. Account, Region and Partition stand in
 // the ARN of every key and never change.
 type InitParams struct {
@@ -37,6 +41,10 @@ type InitParams struct {
 	Account string
 	// Region is lower-case letters, digits and single hyphens, such as eu-west-1.
 	Region string
+	// Regions are all that the cluster serves, the default one first; Region may
+	// then be left out. None for Region alone. Several must be written as AWS's
+	// are, or ReplicateKey could not name them.
+	Regions []string
 	// Partition is "" for "aws", or aws-….
 	Partition string
 	// AnyRegion takes requests that clients signed for whatever region.
@@ -82,9 +90,7 @@ func (p *InitParams) check() error {
 	if len(p.Account) != 12 || strings.Trim(p.Account, "0123456789") != "" {
 		bad = append(bad, "the account must be 12 digits")
 	}
-	if !isRegion(p.Region) {
-		bad = append(bad, "the region must be 1 to 32 lower-case letters, digits and single hyphens, and begin with a letter")
-	}
+	bad = append(bad, p.checkRegions()...)
 	if p.Partition == "" {
 		p.Partition = "aws"
 	}
@@ -100,6 +106,35 @@ func (p *InitParams) check() error {
 		return nil
 	}
 	return fault(ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
+}
+
+// checkRegions fills in whichever of Region and Regions is left out.
+func (p *InitParams) checkRegions() (bad []string) {
+	if len(p.Regions) == 0 {
+		p.Regions = []string{p.Region}
+	}
+	if p.Region == "" {
+		p.Region = p.Regions[0]
+	}
+	if p.Region != p.Regions[0] {
+		bad = append(bad, "the region must be the first of the regions")
+	}
+	if len(p.Regions) > maxRegions {
+		bad = append(bad, fmt.Sprintf("there can be %d regions at most", maxRegions))
+	}
+	seen := make(map[string]bool)
+	for _, r := range p.Regions {
+		if !isRegion(r) {
+			bad = append(bad, "the region must be 1 to 32 lower-case letters, digits and single hyphens, and begin with a letter")
+		} else if len(p.Regions) > 1 && !patterns["region"].match(r) {
+			bad = append(bad, "one of several regions must have a name like eu-west-1")
+		}
+		if seen[r] {
+			bad = append(bad, "the regions must differ")
+		}
+		seen[r] = true
+	}
+	return slices.Compact(bad)
 }
 
 func isRegion(r string) bool {
@@ -144,6 +179,9 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	ev.parameters = []*auditpb.Field{
 		number("shares", p.Shares), number("threshold", p.Threshold), text("account", p.Account), text("region", p.Region),
 		text("partition", p.Partition), {Name: "anyRegion", Value: &auditpb.Field_Flag{Flag: p.AnyRegion}},
+	}
+	if len(p.Regions) > 1 {
+		ev.parameters = append(ev.parameters, &auditpb.Field{Name: "regions", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: p.Regions}}})
 	}
 	if p.RootCertificate != "" {
 		ev.parameters = append(ev.parameters, text("rootCertificate", p.RootCertificate))
@@ -264,7 +302,8 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 	defer unseal.Destroy()
 
 	c := &fsmpb.Cluster{
-		Id: cluster[:], Account: p.Account, Region: p.Region, Partition: p.Partition, Created: now, AnyRegion: p.AnyRegion,
+		Id: cluster[:], Account: p.Account, Region: p.Region, MoreRegions: slices.Sorted(slices.Values(p.Regions[1:])),
+		Partition: p.Partition, Created: now, AnyRegion: p.AnyRegion,
 		Shares: &fsmpb.ShareSet{Id: set[:], Epoch: 1, Threshold: uint32(p.Threshold), Count: uint32(p.Shares)},
 	}
 	f.cluster = c

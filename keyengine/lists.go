@@ -87,15 +87,15 @@ type page struct {
 	after string
 }
 
-// page reads Limit and Marker. Markers are good for one operation, one caller
-// and the same arguments; they are authenticated, so that any node knows those
+// page reads Limit and Marker. Markers are good for one operation, one caller, one
+// Region and the same arguments; they are authenticated, so that any node knows those
 // that the cluster gave out, and none that it did not.
 func (ev *eval) page(limit *int32, normal, most int, marker *string, arguments ...string) (*page, error) {
 	p := &page{ev: ev, limit: normal}
 	if limit != nil {
 		p.limit = min(int(*limit), most)
 	}
-	for _, s := range append(arguments, ev.op.Name, ev.caller.Identity.principal.String()) {
+	for _, s := range append(arguments, ev.op.Name, ev.caller.Identity.principal.String(), ev.region()) {
 		p.scope += strconv.Itoa(len(s)) + ":" + s
 	}
 	if marker == nil {

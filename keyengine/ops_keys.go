@@ -16,7 +16,7 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// maxKeys is how many keys an account may have. It is not in any read set, as
+// maxKeys is how many keys an account may have in a Region. It is not in any read set, as
 // that would let no two keys be made at a time: the number can be exceeded by a
 // few.
 const maxKeys = 100_000
@@ -54,8 +54,8 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 			return nil, err
 		}
 	}
-	if ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), maxKeys) {
-		return nil, fault(ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", maxKeys)
+	if err := ev.roomForKey(id.Region); err != nil {
+		return nil, err
 	}
 	k := &fsmpb.Key{
 		Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
@@ -320,22 +320,30 @@ func (ev *eval) putKey(k *fsmpb.Key) {
 
 func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
 
-// keyCount knows about how many keys there are. To count them takes a while when
-// there are many, so it is done at most once a second.
+// roomForKey checks the quota of keys in a Region.
+func (ev *eval) roomForKey(region string) error {
+	if ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), region, maxKeys) {
+		return fault(ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", maxKeys)
+	}
+	return nil
+}
+
+// keyCount knows about how many keys there are in each Region. To count them takes
+// a while when there are many, so it is done at most once a second.
 type keyCount struct {
 	mu sync.Mutex
 	at time.Time
-	n  int
+	n  map[string]int
 }
 
-func (c *keyCount) atLeast(s *fsm.State, now time.Time, limit int) bool {
+func (c *keyCount) atLeast(s *fsm.State, now time.Time, region string, limit int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if age := now.Sub(c.at); age < 0 || age >= time.Second {
-		c.at, c.n = now, 0
-		for range s.AllKeys() {
-			c.n++
+		c.at, c.n = now, make(map[string]int)
+		for k := range s.AllKeys() {
+			c.n[k.Region]++
 		}
 	}
-	return c.n >= limit
+	return c.n[region] >= limit
 }

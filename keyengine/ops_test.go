@@ -157,15 +157,18 @@ func TestKeyQuota(t *testing.T) {
 	r.newKey()
 	var c keyCount
 	now := r.cluster.clock.Now()
-	if c.atLeast(r.cluster.state(), now, 3) || !c.atLeast(r.cluster.state(), now, 2) {
+	if c.atLeast(r.cluster.state(), now, testRegion, 3) || !c.atLeast(r.cluster.state(), now, testRegion, 2) {
 		t.Error("two keys are not counted as two")
 	}
 	r.newKey()
-	if c.atLeast(r.cluster.state(), now, 3) {
+	if c.atLeast(r.cluster.state(), now, testRegion, 3) {
 		t.Error("keys were counted twice within a second")
 	}
-	if !c.atLeast(r.cluster.state(), now.Add(time.Second), 3) {
+	if !c.atLeast(r.cluster.state(), now.Add(time.Second), testRegion, 3) {
 		t.Error("keys were not counted again after a second")
+	}
+	if c.atLeast(r.cluster.state(), now.Add(time.Second), "us-east-1", 1) {
+		t.Error("keys of one Region count in another")
 	}
 }
 

@@ -32,6 +32,12 @@ type room struct {
 
 func newRoom(t testing.TB, nodes ...string) *room {
 	t.Helper()
+	return newRoomIn(t, nil, nodes...)
+}
+
+// newRoomIn is a room whose cluster serves several Regions; nil for testRegion.
+func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
+	t.Helper()
 	if len(nodes) == 0 {
 		nodes = []string{"n1"}
 	}
@@ -42,7 +48,7 @@ func newRoom(t testing.TB, nodes ...string) *room {
 	r.first = r.engines[nodes[0]]
 	ctx := context.Background()
 	res, err := r.first.Init(ctx, Operator{Name: "root"}, InitParams{
-		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, RootCertificate: rootURI, KeepUnsealed: true,
+		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, Regions: regions, RootCertificate: rootURI, KeepUnsealed: true,
 	})
 	if err != nil {
 		t.Fatalf("Init: %v", err)

@@ -40,6 +40,7 @@ type event struct {
 	sourceIP   string
 	userAgent  string
 	transport  string
+	region     string // the cluster's first when empty
 	tls        TLS
 	err        error
 	readOnly   bool
@@ -85,6 +86,9 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 	if ev.requestID == (RequestID{}) {
 		_, _ = rand.Read(ev.requestID[:]) // never fails: crypto/rand ends the process instead
 	}
+	if ev.region == "" {
+		ev.region = c.GetRegion()
+	}
 	now := e.clock.Now()
 	if ev.at.IsZero() {
 		ev.at = now
@@ -94,7 +98,7 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 	rec := &auditpb.Record{
 		Schema: 1, Salt: salt, RequestId: ev.requestID[:], EventTime: ev.at.UnixNano(),
 		EventName: ev.name, EventType: ev.kind, EventSource: sourceConclave, Identity: ev.identity,
-		SourceIp: ev.sourceIP, UserAgent: ev.userAgent, Region: c.GetRegion(), Transport: ev.transport,
+		SourceIp: ev.sourceIP, UserAgent: ev.userAgent, Region: ev.region, Transport: ev.transport,
 		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
 		Resources: ev.resources, ReadOnly: ev.readOnly, Node: e.cfg.NodeID, RecipientAccountId: c.GetAccount(),
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type devServer struct {
 	dir             string // everything lies here
 	tls             bool
 	account, region string
+	regions         []string // all, the default one first; none for region alone
 	level           string
 	listen          node.Addresses
 
@@ -49,7 +51,10 @@ credentials survive, and everything needed to open this server lies in DIR.`,
   eval "$(conclave env --wait 10s)"; aws kms create-key     # in another shell`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.accountGiven = cmd.Flags().Changed("account")
-			d.regionGiven = cmd.Flags().Changed("region")
+			d.regionGiven = cmd.Flags().Changed("region") || len(d.regions) > 0
+			if len(d.regions) > 0 {
+				d.region = d.regions[0]
+			}
 			return d.run(cmd.Context())
 		},
 	}
@@ -58,6 +63,8 @@ credentials survive, and everything needed to open this server lies in DIR.`,
 	f.BoolVar(&d.tls, "tls", false, "serve with TLS")
 	f.StringVar(&d.account, "account", "000000000000", "account id in ARNs")
 	f.StringVar(&d.region, "region", "us-east-1", "region in ARNs; requests may be signed for any")
+	f.StringSliceVar(&d.regions, "regions", nil, "all regions that it serves, instead of --region; requests for others go to the first")
+	cmd.MarkFlagsMutuallyExclusive("region", "regions")
 	f.StringVar(&d.listen.AWS, "aws-listen", "127.0.0.1:7600", "address of the AWS API; :0 takes any free port")
 	f.StringVar(&d.listen.GRPC, "grpc-listen", "127.0.0.1:7601", "address of the gRPC API")
 	f.StringVar(&d.listen.Peer, "peer-listen", "127.0.0.1:7602", "address for other nodes")
@@ -185,13 +192,14 @@ func (d *devServer) prepare() (*node.Identity, error) {
 		if err != nil {
 			return nil, err
 		}
-		s = &devSecrets{Account: d.account, Region: d.region, CACert: string(ca.CertPEM()), CAKey: string(key)}
+		s = &devSecrets{Account: d.account, Region: d.region, Regions: d.regions, CACert: string(ca.CertPEM()), CAKey: string(key)}
 		if err := s.save(d.dir); err != nil {
 			return nil, err
 		}
 	}
-	if d.accountGiven && s.Account != d.account || d.regionGiven && s.Region != d.region {
-		return nil, fmt.Errorf("%s is of account %s in %s, for ever; leave out --account and --region, or take another directory", d.dir, s.Account, s.Region)
+	if d.accountGiven && s.Account != d.account || d.regionGiven && !slices.Equal(s.allRegions(), d.allRegions()) {
+		return nil, fmt.Errorf("%s is of account %s in %s, for ever; leave out --account, --region and --regions, or take another directory",
+			d.dir, s.Account, strings.Join(s.allRegions(), ","))
 	}
 	d.secrets = s
 	ca, err := cluster.LoadCA([]byte(s.CACert), []byte(s.CAKey))
@@ -216,6 +224,11 @@ func (d *devServer) prepare() (*node.Identity, error) {
 		}
 	}
 	return &node.Identity{Cert: cert, Key: key, CA: ca.CertPEM()}, nil
+}
+
+// allRegions are the regions asked for.
+func (d *devServer) allRegions() []string {
+	return (&devSecrets{Region: d.region, Regions: d.regions}).allRegions()
 }
 
 // open makes the node initialised and unsealed.
@@ -245,7 +258,7 @@ func (d *devServer) init(ctx context.Context, n *node.Node, op keyengine.Operato
 	err := poll(ctx, func() (bool, error) {
 		var err error
 		res, err = n.Engine().Init(ctx, op, keyengine.InitParams{
-			Shares: 1, Threshold: 1, Account: d.secrets.Account, Region: d.secrets.Region, AnyRegion: true, KeepUnsealed: true,
+			Shares: 1, Threshold: 1, Account: d.secrets.Account, Regions: d.secrets.allRegions(), AnyRegion: true, KeepUnsealed: true,
 		})
 		// There is no leader in the first moments.
 		if errors.Is(err, keyengine.ErrUnavailable) || errors.Is(err, keyengine.ErrNotReady) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -22,12 +23,22 @@ type devSecrets struct {
 
 	Account         string   `json:"account"`
 	Region          string   `json:"region"`
+	Regions         []string `json:"regions,omitempty"` // all, when there are several
 	CACert          string   `json:"ca_cert"`
 	CAKey           string   `json:"ca_key"`
 	AccessKeyID     string   `json:"access_key_id,omitempty"`
 	SecretAccessKey string   `json:"secret_access_key,omitempty"`
 	Shares          []string `json:"shares,omitempty"`
 	VerifierKey     string   `json:"verifier_key,omitempty"`
+}
+
+// allRegions that the server serves, the default one first, the others ascending
+// as the cluster has them.
+func (s *devSecrets) allRegions() []string {
+	if len(s.Regions) == 0 {
+		return []string{s.Region}
+	}
+	return append([]string{s.Region}, slices.Sorted(slices.Values(s.Regions[1:]))...)
 }
 
 // loadDevSecrets returns nil when there are none yet.

@@ -40,11 +40,18 @@ of the unseal key and the root user's credentials: nobody can show them again.
 
 With --shares-dir, each share goes to a file of its own, mode 0600, to be handed
 to its custodian, and the credentials to root.env, for a shell to read. Account
-and region stand in every ARN and cannot be changed later.`,
-		Example: `  conclave operator init --shares 5 --threshold 3 --region eu-west-1 --shares-dir ceremony`,
+and regions stand in every ARN and cannot be changed later.
+
+With --regions one cluster serves several regions, each with keys, aliases and
+grants of its own, among which multi-region keys can be replicated.`,
+		Example: `  conclave operator init --shares 5 --threshold 3 --region eu-west-1 --shares-dir ceremony
+  conclave operator init --regions eu-west-1,eu-central-1`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := a.format(); err != nil {
 				return err
+			}
+			if len(req.Regions) > 0 {
+				req.Region = "" // the first of them
 			}
 			var out *ceremonyDir
 			if dir != "" {
@@ -82,6 +89,8 @@ and region stand in every ARN and cannot be changed later.`,
 	f.Uint32Var(&req.Threshold, "threshold", 3, "how many of them open the cluster")
 	f.StringVar(&req.Account, "account", "000000000000", "account id, 12 digits")
 	f.StringVar(&req.Region, "region", "us-east-1", "region in ARNs, and of requests")
+	f.StringSliceVar(&req.Regions, "regions", nil, "all regions that the cluster serves, instead of --region; the first is the default")
+	cmd.MarkFlagsMutuallyExclusive("region", "regions")
 	f.StringVar(&req.Partition, "partition", "", "partition of ARNs (default aws)")
 	f.BoolVar(&req.AnyRegion, "any-region", false, "take requests that are signed for whatever region")
 	f.StringVar(&req.RootCertificate, "root-certificate", "", "URI of a client certificate that shall be the account's root too, such as conclave://operator/alice")
@@ -402,7 +411,7 @@ func statusTable(w io.Writer, r *kmspb.StatusResponse) {
 	line(w, "version", r.GetVersion())
 	if s.GetInitialised() {
 		line(w, "cluster", s.GetClusterId())
-		line(w, "account", fmt.Sprintf("%s in %s (%s)", s.GetAccount(), s.GetRegion(), s.GetPartition()))
+		line(w, "account", fmt.Sprintf("%s in %s (%s)", s.GetAccount(), strings.Join(append([]string{s.GetRegion()}, s.GetMoreRegions()...), ", "), s.GetPartition()))
 	}
 	line(w, "leader", orDash(r.GetLeaderId()))
 	line(w, "cluster time", when(r.GetClusterTime()))

@@ -45,6 +45,7 @@ func SealState(st keyengine.SealStatus) *kmspb.SealState {
 		ClusterId:    st.ClusterID,
 		Account:      st.Account,
 		Region:       st.Region,
+		MoreRegions:  st.MoreRegions,
 		Partition:    st.Partition,
 		MemoryLocked: st.MemoryLocked,
 	}
@@ -91,6 +92,7 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 		Threshold:       int(in.GetThreshold()),
 		Account:         in.GetAccount(),
 		Region:          in.GetRegion(),
+		Regions:         in.GetRegions(),
 		Partition:       in.GetPartition(),
 		AnyRegion:       in.GetAnyRegion(),
 		RootCertificate: in.GetRootCertificate(),
