@@ -88,14 +88,16 @@ func (a *applier) putCluster(n *fsmpb.Cluster) (pending, Verdict) {
 }
 
 // putKey creates or changes a key. An id that was a key's is never a key's
-// again, and what material is for never changes.
+// again, unless as a replica of the same multi-Region key, and what material is
+// for never changes.
 func (a *applier) putKey(n *fsmpb.Key) (pending, Verdict) {
 	id, ok := keyID(n.Region, n.Id)
 	if !ok || n.Spec == "" || n.Usage == "" || n.State == fsmpb.KeyState_KEY_STATE_UNSPECIFIED ||
 		(n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION) != (n.DeletionTime != 0) {
 		return nil, Invalid
 	}
-	if versionOf(a.db, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes()) != 0 {
+	grave := lookup(a.db, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes())
+	if grave != nil && !a.replicated(n) {
 		return nil, Invalid
 	}
 	var was *fsmpb.Key
@@ -110,11 +112,29 @@ func (a *applier) putKey(n *fsmpb.Key) (pending, Verdict) {
 		if lostMaterial(was, n) {
 			a.events.Destroyed = append(a.events.Destroyed, id)
 		}
+		if grave != nil {
+			a.remove(grave)
+		}
 		a.put(fsmpb.Kind_KIND_KEY, id.Bytes(), proto.CloneOf(n))
 		if was == nil && n.KeyStore != "" {
 			a.countStoreKeys(n.KeyStore, 1)
 		}
 	}, Accepted
+}
+
+// replicated tells whether a key is a replica of one that is there: nothing but
+// such a one can follow a replica that was deleted.
+func (a *applier) replicated(n *fsmpb.Key) bool {
+	id, ok := keyID(n.PrimaryRegion, n.Id)
+	if !n.MultiRegion || !ok || n.PrimaryRegion == n.Region {
+		return false
+	}
+	o := lookup(a.db, fsmpb.Kind_KIND_KEY, id.Bytes())
+	if o == nil {
+		return false
+	}
+	k := o.msg.(*fsmpb.Key)
+	return k.MultiRegion && k.PrimaryRegion == k.Region && k.Spec == n.Spec && k.Usage == n.Usage && k.Origin == n.Origin
 }
 
 // lostMaterial tells whether a key had material that it does not have any more.

@@ -96,7 +96,7 @@ func getPublicKey(ev *eval, in *GetPublicKeyInput) (*GetPublicKeyOutput, error) 
 	if m == nil || m.PublicKey == nil {
 		return nil, fault(ErrUnsupported, "%s is not an asymmetric KMS key.", t.arn)
 	}
-	d := ev.metadata(t)
+	d := ev.ownMetadata(t)
 	return &GetPublicKeyOutput{
 		KeyId: &t.arn, PublicKey: m.PublicKey, CustomerMasterKeySpec: d.CustomerMasterKeySpec, KeySpec: d.KeySpec, KeyUsage: d.KeyUsage,
 		EncryptionAlgorithms: d.EncryptionAlgorithms, SigningAlgorithms: d.SigningAlgorithms, KeyAgreementAlgorithms: d.KeyAgreementAlgorithms,

@@ -327,7 +327,7 @@ func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Materi
 func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
 	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
 	if t.key == nil {
-		if ev.tombstone(t.id) == nil {
+		if !ev.wasKey(id) {
 			return nil, ErrInvalidCiphertext // never was a key: not a ciphertext
 		}
 		return nil, ev.forbiddenCiphertext(action)

@@ -61,6 +61,9 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 		Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
 		Spec: specOf(in), Usage: usageOf(in), Origin: originOf(in), State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
+	if isSet(in.MultiRegion) {
+		k.MultiRegion, k.PrimaryRegion = true, id.Region
+	}
 	if in.Description != nil {
 		k.Description = *in.Description
 	}
@@ -150,14 +153,14 @@ func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Mater
 func supportedKey(in *CreateKeyInput) error {
 	const version = "%s is not supported by this version of Conclave."
 	switch {
+	case isSet(in.MultiRegion) && (in.CustomKeyStoreId != nil || in.Origin != nil && (*in.Origin == originHSM || *in.Origin == originXKS)):
+		return fault(ErrUnsupported, "Multi-Region keys cannot be in a custom key store.")
 	case in.CustomKeyStoreId != nil:
 		return ErrCustomStoreNotFound
 	case originOf(in) != originKMS && originOf(in) != originImported:
 		return fault(ErrUnsupported, version, "Origin "+*in.Origin)
 	case in.XksKeyId != nil:
 		return fault(ErrUnsupported, version, "XksKeyId")
-	case isSet(in.MultiRegion):
-		return fault(ErrUnsupported, version, "MultiRegion")
 	case specOf(in) == specSM2:
 		return fault(ErrUnsupported, "KeySpec %s is not supported in this Region.", specSM2)
 	case originOf(in) == originImported:
@@ -178,6 +181,15 @@ func describeKey(ev *eval, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
 }
 
 func (ev *eval) metadata(t *target) *KeyMetadata {
+	d := ev.ownMetadata(t)
+	if t.key.MultiRegion {
+		d.MultiRegionConfiguration = ev.configuration(t)
+	}
+	return d
+}
+
+// ownMetadata is what metadata says without looking at other keys.
+func (ev *eval) ownMetadata(t *target) *KeyMetadata {
 	k := t.key
 	d := &KeyMetadata{
 		AWSAccountId: ptr(ev.cluster().Account),
@@ -212,13 +224,19 @@ func (ev *eval) metadata(t *target) *KeyMetadata {
 	if k.Origin == originImported && complete(k, ev.state.Time()) {
 		d.ExpirationModel, d.ValidTo = expiration(expires(k))
 	}
+	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
+		d.PendingDeletionWindowInDays = ptr(k.DeletionDays)
+	}
 	d.CurrentKeyMaterialId = shownMaterial(t, currentMaterial(k))
 	return d
 }
 
 // recordMetadata is what the record of CreateKey shows of the answer.
 func recordMetadata(out *CreateKeyOutput, rec *auditpb.Record) {
-	d := out.KeyMetadata
+	rec.ResponseElements = []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
+}
+
+func metadataField(name string, d *KeyMetadata) *auditpb.Field {
 	elements := map[string]string{
 		"aWSAccountId": *d.AWSAccountId, "keyId": *d.KeyId, "arn": *d.Arn, "creationDate": recordTime(*d.CreationDate),
 		"enabled": strconv.FormatBool(*d.Enabled), "description": *d.Description, "keyUsage": *d.KeyUsage, "keyState": *d.KeyState,
@@ -230,7 +248,14 @@ func recordMetadata(out *CreateKeyOutput, rec *auditpb.Record) {
 	if d.CurrentKeyMaterialId != nil {
 		elements["currentKeyMaterialId"] = *d.CurrentKeyMaterialId
 	}
-	rec.ResponseElements = []*auditpb.Field{{Name: "keyMetadata", Value: textMap(elements)}}
+	if c := d.MultiRegionConfiguration; c != nil {
+		elements["multiRegionConfiguration.multiRegionKeyType"] = *c.MultiRegionKeyType
+		elements["multiRegionConfiguration.primaryKey.arn"] = *c.PrimaryKey.Arn
+		for _, r := range c.ReplicaKeys {
+			elements["multiRegionConfiguration.replicaKeys."+*r.Region+".arn"] = *r.Arn
+		}
+	}
+	return &auditpb.Field{Name: name, Value: textMap(elements)}
 }
 
 func updateKeyDescription(ev *eval, in *UpdateKeyDescriptionInput) (*none, error) {
@@ -258,7 +283,8 @@ func (ev *eval) updateKey(keyID string, update func(*fsmpb.Key)) (*none, error) 
 	return &none{}, nil
 }
 
-// scheduleKeyDeletion: the time of deletion is never early by cluster time, which
+// scheduleKeyDeletion: for a primary with replicas only the window is noted, which
+// begins when the last of them is gone. Else the time of deletion is never early by cluster time, which
 // is the time that counts when it has come. It is counted from the next whole
 // second, and the record is refused if cluster time is past that by then.
 func scheduleKeyDeletion(ev *eval, in *ScheduleKeyDeletionInput) (*ScheduleKeyDeletionOutput, error) {
@@ -270,22 +296,28 @@ func scheduleKeyDeletion(ev *eval, in *ScheduleKeyDeletionInput) (*ScheduleKeyDe
 	if in.PendingWindowInDays != nil {
 		days = *in.PendingWindowInDays
 	}
-	base := ev.now().Add(time.Second - 1).Truncate(time.Second)
-	ev.within(0, base.UnixNano()+1)
-	at := base.Add(time.Duration(days) * 24 * time.Hour)
 	k := proto.CloneOf(t.key)
-	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, at.UnixNano()
+	if ev.waitsForReplicas(t) {
+		k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, days
+	} else {
+		base := ev.now().Add(time.Second - 1).Truncate(time.Second)
+		ev.within(0, base.UnixNano()+1)
+		k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, base.Add(time.Duration(days)*24*time.Hour).UnixNano()
+	}
 	ev.putKey(k)
-	return &ScheduleKeyDeletionOutput{
-		KeyId: &t.arn, DeletionDate: timeOf(k.DeletionTime), KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days,
-	}, nil
+	out := &ScheduleKeyDeletionOutput{KeyId: &t.arn, KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days}
+	if k.DeletionTime != 0 {
+		out.DeletionDate = timeOf(k.DeletionTime)
+	}
+	return out, nil
 }
 
 func recordDeletion(out *ScheduleKeyDeletionOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{
-		text("keyId", *out.KeyId), text("keyState", *out.KeyState),
-		text("deletionDate", recordTime(*out.DeletionDate)), number("pendingWindowInDays", int(*out.PendingWindowInDays)),
+	rec.ResponseElements = []*auditpb.Field{text("keyId", *out.KeyId), text("keyState", *out.KeyState)}
+	if out.DeletionDate != nil {
+		rec.ResponseElements = append(rec.ResponseElements, text("deletionDate", recordTime(*out.DeletionDate)))
 	}
+	rec.ResponseElements = append(rec.ResponseElements, number("pendingWindowInDays", int(*out.PendingWindowInDays)))
 }
 
 func cancelKeyDeletion(ev *eval, in *CancelKeyDeletionInput) (*CancelKeyDeletionOutput, error) {
@@ -294,7 +326,10 @@ func cancelKeyDeletion(ev *eval, in *CancelKeyDeletionInput) (*CancelKeyDeletion
 		return nil, err
 	}
 	k := proto.CloneOf(t.key)
-	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_DISABLED, 0
+	k.State, k.DeletionTime, k.DeletionDays = fsmpb.KeyState_KEY_STATE_DISABLED, 0, 0
+	if lacksMaterial(k) {
+		k.State, k.DisabledBeforeImport = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT, true
+	}
 	ev.putKey(k)
 	return &CancelKeyDeletionOutput{KeyId: &t.arn}, nil
 }
@@ -312,6 +347,13 @@ func currentMaterial(k *fsmpb.Key) *fsmpb.Material {
 		}
 	}
 	return nil
+}
+
+// lacksMaterial tells whether a key is without some of the imported material that
+// it needs to be enabled: it was never there, or is no more.
+func lacksMaterial(k *fsmpb.Key) bool {
+	return k.Origin == originImported && (currentMaterial(k) == nil ||
+		slices.ContainsFunc(k.Materials, func(m *fsmpb.Material) bool { return !m.Pending && len(m.Wrapped) == 0 }))
 }
 
 func (ev *eval) putKey(k *fsmpb.Key) {

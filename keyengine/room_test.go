@@ -127,8 +127,8 @@ func (r *room) newKey() (id, arn string) {
 }
 
 func (r *room) keyID(id string) fsm.KeyID {
-	b, multi, ok := parseKeyID(id)
-	if !ok || multi {
+	b, _, ok := parseKeyID(id)
+	if !ok {
 		r.t.Fatalf("key id %q", id)
 	}
 	return fsm.KeyID{Region: testRegion, ID: b}

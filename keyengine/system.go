@@ -40,7 +40,6 @@ type event struct {
 	sourceIP   string
 	userAgent  string
 	transport  string
-	region     string // the cluster's first when empty
 	tls        TLS
 	err        error
 	readOnly   bool

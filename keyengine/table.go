@@ -18,6 +18,9 @@ var table = rows(
 	define(Operation{Name: "DisableKey", states: switchable}, disableKey, nil),
 	define(Operation{Name: "ScheduleKeyDeletion", states: changeable}, scheduleKeyDeletion, recordDeletion),
 	define(Operation{Name: "CancelKeyDeletion", states: onlyPending}, cancelKeyDeletion, recordCancel),
+	define(Operation{Name: "ReplicateKey", states: usable}, replicateKey, recordReplica),
+	define(Operation{Name: "UpdatePrimaryRegion", states: usable}, updatePrimaryRegion, nil),
+	define(Operation{Name: "GetKeyLastUsage", ReadOnly: true, states: anyState}, getKeyLastUsage, nil),
 
 	define(Operation{Name: "CreateAlias", states: changeable}, createAlias, nil),
 	define(Operation{Name: "UpdateAlias", states: changeable}, updateAlias, nil),

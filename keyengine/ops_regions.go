@@ -1,0 +1,282 @@
+package keyengine
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Multi-Region keys are a set: a primary and replicas, one at most in each of the
+// cluster's Regions, with the same 16 bytes of id. They share id, material, spec,
+// usage, origin and automatic rotation, and whatever changes one of these changes
+// it in all of them with one record (putMembers).
+
+const (
+	typePrimary = "PRIMARY"
+	typeReplica = "REPLICA"
+
+	actionCreateKey = "kms:CreateKey"
+
+	// stateCreating is what ReplicateKey says of the replica, as AWS does. The
+	// next request finds it made.
+	stateCreating = "Creating"
+)
+
+// members are all keys of a key's set, itself included, in the order of the
+// Regions; a single-Region key is alone. That a Region has none is noted too.
+func (ev *eval) members(t *target) []*target {
+	if !t.key.MultiRegion {
+		return []*target{t}
+	}
+	var all []*target
+	for _, r := range regions(ev.cluster()) {
+		if r == t.id.Region {
+			all = append(all, t)
+		} else if m := ev.member(t, r); m.key != nil {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// member is the key of t's set in another Region; its key is nil when there is
+// none. Unlike target, it does not say that the request acts on it.
+func (ev *eval) member(t *target, region string) *target {
+	id := fsm.KeyID{Region: region, ID: t.id.ID}
+	return &target{id: id, key: ev.key(id), arn: keyARN(ev.cluster(), region, t.name())}
+}
+
+// putMembers changes a key of a set to k, and what the others share with it to
+// the same: material that they lack is wrapped for each of them.
+func (ev *eval) putMembers(k *fsmpb.Key, members []*target) error {
+	for _, m := range members {
+		n := k
+		if m.id.Region != k.Region {
+			var err error
+			if n, err = ev.engine.vault.inStep(k, m.key); err != nil {
+				return err
+			}
+		}
+		if !proto.Equal(n, m.key) {
+			ev.putKey(n)
+		}
+	}
+	return nil
+}
+
+// inStep is a key of a set, with what the set shares as another of its keys has
+// it.
+func (v *vault) inStep(from, to *fsmpb.Key) (*fsmpb.Key, error) {
+	k := proto.CloneOf(to)
+	k.PrimaryRegion, k.Rotation, k.RotationsOnDemand = from.PrimaryRegion, proto.CloneOf(from.Rotation), from.RotationsOnDemand
+	k.Materials = nil
+	for _, m := range from.Materials {
+		n, err := v.sharedMaterial(from, m, to)
+		if err != nil {
+			return nil, err
+		}
+		k.Materials = append(k.Materials, n)
+	}
+	for _, m := range to.Materials {
+		if len(m.Wrapped) > 0 && materialOf(k, m.Id) == nil {
+			return nil, fmt.Errorf("key %x of %s has material that the one of %s lacks", to.Id, to.Region, from.Region)
+		}
+	}
+	return k, nil
+}
+
+// sharedMaterial is a version of a key's material as another key of its set has
+// it. Imported material comes without the material itself: each key of the set
+// gets that by an import of its own.
+func (v *vault) sharedMaterial(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key) (*fsmpb.Material, error) {
+	n := &fsmpb.Material{
+		Id: m.Id, MaterialId: m.MaterialId, Created: m.Created, PublicKey: m.PublicKey,
+		Rotated: m.Rotated, OnDemand: m.OnDemand, Pending: m.Pending,
+	}
+	if has := materialOf(to, m.Id); has != nil {
+		n.Generation, n.Wrapped, n.ValidTo, n.Description = has.Generation, has.Wrapped, has.ValidTo, has.Description
+		return n, nil
+	}
+	if from.Origin == originImported {
+		return n, nil
+	}
+	return n, v.handOver(from, m, to, n)
+}
+
+// handOver wraps material m of one key as n of another of its set. It is the one
+// place where material passes from Region to Region, and it does so inside of this
+// vault's locked memory: to a Region of another cluster it would pass wrapped to
+// that cluster's public key.
+func (v *vault) handOver(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key, n *fsmpb.Material) error {
+	return v.withMaterial(from, m, func(material []byte) error { return v.wrapAgain(to, n, material) })
+}
+
+// materialOf is the version of a key's material with that id; nil if it has none.
+func materialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
+	for _, m := range k.Materials {
+		if bytes.Equal(m.Id, id) {
+			return m
+		}
+	}
+	return nil
+}
+
+// isPrimary tells whether a key is the primary of a set.
+func (t *target) isPrimary() bool { return t.key.MultiRegion && t.key.PrimaryRegion == t.id.Region }
+
+// configuration describes a key's set.
+func (ev *eval) configuration(t *target) *MultiRegionConfiguration {
+	name := func(region string) MultiRegionKey {
+		return MultiRegionKey{Arn: ptr(keyARN(ev.cluster(), region, t.name())), Region: ptr(region)}
+	}
+	c := &MultiRegionConfiguration{
+		MultiRegionKeyType: ptr(typeReplica), PrimaryKey: ptr(name(t.key.PrimaryRegion)), ReplicaKeys: []MultiRegionKey{},
+	}
+	if t.isPrimary() {
+		c.MultiRegionKeyType = ptr(typePrimary)
+	}
+	for _, m := range ev.members(t) {
+		if m.id.Region != t.key.PrimaryRegion {
+			c.ReplicaKeys = append(c.ReplicaKeys, name(m.id.Region))
+		}
+	}
+	return c
+}
+
+// managedPrimary is managed for operations on the primary of a set.
+func (ev *eval) managedPrimary(keyID string) (*target, error) {
+	t, err := ev.managed(keyID)
+	if err == nil && !t.isPrimary() {
+		err = fault(ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
+	}
+	return t, err
+}
+
+func replicateKey(ev *eval, in *ReplicateKeyInput) (*ReplicateKeyOutput, error) {
+	t, err := ev.managedPrimary(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if !servesRegion(ev.cluster(), *in.ReplicaRegion) {
+		return nil, fault(ErrValidation, "ReplicaRegion %s is not a Region of this cluster.", *in.ReplicaRegion)
+	}
+	if err := ev.authoriseReplica(in); err != nil {
+		return nil, err
+	}
+	r := ev.member(t, *in.ReplicaRegion)
+	ev.resource("AWS::KMS::Key", r.arn)
+	if r.key != nil {
+		return nil, fault(ErrAlreadyExists, "Key '%s' already exists", r.arn)
+	}
+	tags, err := mergeTags(nil, in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	c := ev.cluster()
+	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
+	if in.Policy != nil {
+		doc = *in.Policy
+		if err := ev.newPolicy(doc, r.arn, isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+			return nil, err
+		}
+	}
+	if err := ev.roomForKey(r.id.Region); err != nil {
+		return nil, err
+	}
+	if r.key, err = ev.newReplica(t, r.id.Region, in.Description); err != nil {
+		return nil, err
+	}
+	ev.putKey(r.key)
+	ev.putPolicy(r.id, doc)
+	if len(tags) > 0 {
+		ev.putTags(r.id, tags)
+	}
+	d := ev.metadata(r)
+	d.KeyState, d.Enabled, d.CurrentKeyMaterialId = ptr(stateCreating), ptr(false), nil
+	return &ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
+}
+
+// authoriseReplica asks for what the replica's Region takes to make a key there.
+func (ev *eval) authoriseReplica(in *ReplicateKeyInput) error {
+	if err := ev.authoriseAccount(actionCreateKey, "*"); err != nil {
+		return err
+	}
+	if len(in.Tags) > 0 {
+		return ev.authoriseAccount(actionTagResource, "*")
+	}
+	return nil
+}
+
+// newReplica is a new key of t's set.
+func (ev *eval) newReplica(t *target, region string, description *string) (*fsmpb.Key, error) {
+	k := &fsmpb.Key{
+		Id: t.id.ID[:], Region: region, MultiRegion: true, Created: ev.now().UnixNano(),
+		Spec: t.key.Spec, Usage: t.key.Usage, Origin: t.key.Origin, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+	if description != nil {
+		k.Description = *description
+	}
+	if k.Origin == originImported {
+		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
+	}
+	return ev.engine.vault.inStep(t.key, k)
+}
+
+// recordReplica is what the record of ReplicateKey shows of the answer.
+func recordReplica(out *ReplicateKeyOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{
+		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), text("replicaPolicy", *out.ReplicaPolicy),
+	}
+}
+
+// updatePrimaryRegion swaps the roles of the primary and a replica. The caller
+// has to be allowed that on both, and neither may be on its way out.
+func updatePrimaryRegion(ev *eval, in *UpdatePrimaryRegionInput) (*none, error) {
+	t, err := ev.managedPrimary(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if *in.PrimaryRegion == t.id.Region {
+		return nil, fault(ErrUnsupported, "%s is the multi-region primary key already.", t.arn)
+	}
+	members := ev.members(t)
+	i := slices.IndexFunc(members, func(m *target) bool { return m.id.Region == *in.PrimaryRegion })
+	if i < 0 {
+		return nil, fault(ErrNotFound, "Key '%s' does not exist", keyARN(ev.cluster(), *in.PrimaryRegion, t.name()))
+	}
+	r := members[i]
+	ev.resource("AWS::KMS::Key", r.arn)
+	if err := ev.authorise(r, ev.op.action()); err != nil {
+		return nil, err
+	}
+	if err := ev.op.states.check(r.arn, r.key.State); err != nil {
+		return nil, err
+	}
+	k := proto.CloneOf(t.key)
+	k.PrimaryRegion = r.id.Region
+	return &none{}, ev.putMembers(k, members)
+}
+
+// waitsForReplicas tells whether a key is a primary with replicas, which goes
+// only after them, whatever their state.
+func (ev *eval) waitsForReplicas(t *target) bool {
+	return t.isPrimary() && len(ev.members(t)) > 1
+}
+
+// wasKey tells whether an id is or was a key's in any of the cluster's Regions.
+func (ev *eval) wasKey(id [16]byte) bool {
+	for _, r := range regions(ev.cluster()) {
+		k := fsm.KeyID{Region: r, ID: id}
+		if ev.tombstone(k) != nil || ev.key(k) != nil {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,703 @@
+package keyengine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+const (
+	secondRegion = "eu-central-1"
+	thirdRegion  = "us-east-2"
+)
+
+// threeRegions begin with the room's own, and are not in ascending order.
+func threeRegions() []string { return []string{testRegion, thirdRegion, secondRegion} }
+
+// callIn is one request of the account's root user for a Region.
+func callIn[Out any](r *room, region, name string, in any) (*Out, error) {
+	c := r.caller(r.root)
+	c.Region = region
+	out, err := r.first.Do(context.Background(), c, OperationNamed(name), in)
+	if err != nil {
+		return nil, err
+	}
+	return out.(*Out), nil
+}
+
+func mustIn[Out any](r *room, region, name string, in any) *Out {
+	r.t.Helper()
+	out, err := callIn[Out](r, region, name, in)
+	if err != nil {
+		r.t.Fatalf("%s in %s: %v", name, region, err)
+	}
+	return out
+}
+
+// newMultiKey makes a multi-Region key with replicas in some Regions.
+func (r *room) newMultiKey(in CreateKeyInput, replicas ...string) string {
+	r.t.Helper()
+	in.MultiRegion = ptr(true)
+	id := *must[CreateKeyOutput](r, "CreateKey", &in).KeyMetadata.KeyId
+	for _, region := range replicas {
+		must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(region)})
+	}
+	return id
+}
+
+func (r *room) describeIn(region, id string) *KeyMetadata {
+	r.t.Helper()
+	return mustIn[DescribeKeyOutput](r, region, "DescribeKey", &DescribeKeyInput{KeyId: &id}).KeyMetadata
+}
+
+func (r *room) keyIn(region, id string) *fsmpb.Key {
+	r.t.Helper()
+	k, _ := r.cluster.state().Key(fsm.KeyID{Region: region, ID: r.keyID(id).ID})
+	return k
+}
+
+// mangleIn changes a key of a Region behind the engine's back.
+func (r *room) mangleIn(region, id string, f func(*fsmpb.Key)) {
+	r.t.Helper()
+	k := cloneOf(r.keyIn(region, id))
+	f(k)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+}
+
+// deleteIn makes a key of a Region be gone.
+func (r *room) deleteIn(region, id string) {
+	r.t.Helper()
+	r.mangleIn(region, id, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1 })
+	k := r.keyID(id)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: region}}})
+}
+
+func multiARN(region, id string) string {
+	return "arn:aws:kms:" + region + ":" + testAccount + ":key/" + id
+}
+
+// configured is a set's configuration as one of its keys shows it.
+func configured(id, kind, primary string, replicas ...string) *MultiRegionConfiguration {
+	name := func(r string) MultiRegionKey { return MultiRegionKey{Arn: ptr(multiARN(r, id)), Region: ptr(r)} }
+	c := &MultiRegionConfiguration{MultiRegionKeyType: &kind, PrimaryKey: ptr(name(primary)), ReplicaKeys: []MultiRegionKey{}}
+	for _, r := range replicas {
+		c.ReplicaKeys = append(c.ReplicaKeys, name(r))
+	}
+	return c
+}
+
+func TestInitRegions(t *testing.T) {
+	good := InitParams{Shares: 1, Threshold: 1, Account: testAccount}
+	for _, tt := range []struct {
+		name    string
+		region  string
+		regions []string
+		want    string // "" for taken
+	}{
+		{"one", "eu-west-1", nil, ""},
+		{"one of any name", "here", nil, ""},
+		{"one in the list", "", []string{"here"}, ""},
+		{"several", "", []string{"eu-west-1", "us-gov-east-1"}, ""},
+		{"both", "eu-west-1", []string{"eu-west-1", "eu-west-2"}, ""},
+		{"none", "", nil, "the region must be 1 to 32"},
+		{"other first one", "eu-west-2", []string{"eu-west-1", "eu-west-2"}, "must be the first"},
+		{"twice", "", []string{"eu-west-1", "eu-west-2", "eu-west-2"}, "must differ"},
+		{"empty", "", []string{"eu-west-1", ""}, "the region must be 1 to 32"},
+		{"capitals", "", []string{"EU-WEST-1", "eu-west-2"}, "the region must be 1 to 32"},
+		{"a name that ReplicateKey cannot give", "", []string{"here", "there"}, "a name like eu-west-1"},
+		{"too many", "", strings.Split(strings.Repeat("eu-west-1 ", 17), " ")[:17], "16 regions at most"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := good
+			p.Region, p.Regions = tt.region, tt.regions
+			err := p.check()
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+	r := newRoomIn(t, threeRegions())
+	c, _ := r.cluster.state().Cluster()
+	if c.Region != testRegion || !slices.Equal(c.MoreRegions, []string{secondRegion, thirdRegion}) {
+		t.Errorf("the cluster has %s and %v", c.Region, c.MoreRegions)
+	}
+	if st := r.first.SealStatus(); st.Region != testRegion || !slices.Equal(st.MoreRegions, c.MoreRegions) {
+		t.Errorf("status shows %s and %v", st.Region, st.MoreRegions)
+	}
+	// Every record that a change of a whole set makes must be one that is taken.
+	if maxRegions > 16 {
+		t.Errorf("%d Regions are more than a record can change keys", maxRegions)
+	}
+}
+
+// TestRegionsAreApart: keys, aliases, lists and records of one Region are not
+// those of another.
+func TestRegionsAreApart(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	var ids []string
+	for _, region := range threeRegions() {
+		m := mustIn[CreateKeyOutput](r, region, "CreateKey", &CreateKeyInput{}).KeyMetadata
+		if want := multiARN(region, *m.KeyId); *m.Arn != want {
+			t.Errorf("key made in %s is %s", region, *m.Arn)
+		}
+		if got := r.lastRecord(); got.Region != region || got.Resources[0].Arn != *m.Arn {
+			t.Errorf("the record says %s, %v, want %s", got.Region, got.Resources, region)
+		}
+		mustIn[none](r, region, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/same"), TargetKeyId: m.KeyId})
+		ids = append(ids, *m.KeyId)
+	}
+	for i, region := range threeRegions() {
+		keys := mustIn[ListKeysOutput](r, region, "ListKeys", &ListKeysInput{}).Keys
+		if len(keys) != 1 || *keys[0].KeyId != ids[i] || *keys[0].KeyArn != multiARN(region, ids[i]) {
+			t.Errorf("keys of %s: %v", region, keys)
+		}
+		aliases := mustIn[ListAliasesOutput](r, region, "ListAliases", &ListAliasesInput{}).Aliases
+		if len(aliases) != 1 || *aliases[0].TargetKeyId != ids[i] || !strings.Contains(*aliases[0].AliasArn, ":"+region+":") {
+			t.Errorf("aliases of %s: %v", region, aliases)
+		}
+		if m := r.describeIn(region, "alias/same"); *m.KeyId != ids[i] {
+			t.Errorf("the alias in %s is of %s, want %s", region, *m.KeyId, ids[i])
+		}
+	}
+	_, err := call[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &ids[1]})
+	wantError(t, err, ErrNotFound, "Key '"+multiARN(testRegion, ids[1])+"' does not exist")
+	_, err = call[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: ptr(multiARN(thirdRegion, ids[1]))})
+	wantError(t, err, ErrNotFound, "Invalid arn "+thirdRegion)
+	_, err = callIn[ListKeysOutput](r, "ap-south-1", "ListKeys", &ListKeysInput{})
+	wantError(t, err, ErrInvalidSignature, "Credential should be scoped to a valid region, not 'ap-south-1'.")
+	if got := r.lastRecord().Region; got != testRegion {
+		t.Errorf("a request for no Region of the cluster's is recorded in %s, want %s", got, testRegion)
+	}
+
+	// A ciphertext of another Region's key is that of a key out of reach.
+	blob := mustIn[EncryptOutput](r, thirdRegion, "Encrypt", &EncryptInput{KeyId: &ids[1], Plaintext: []byte("x")}).CiphertextBlob
+	_, err = call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, ErrAccessDenied, "…")
+	if !strings.Contains(err.Error(), "does not exist in this Region") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAnyRegionGoesToTheFirst(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	c, _ := r.cluster.state().Cluster()
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: anyRegion(c)}})
+	for asked, want := range map[string]string{"ap-south-1": testRegion, "": testRegion, thirdRegion: thirdRegion} {
+		if m := mustIn[CreateKeyOutput](r, asked, "CreateKey", &CreateKeyInput{}).KeyMetadata; *m.Arn != multiARN(want, *m.KeyId) {
+			t.Errorf("a key asked for in %q is %s, want one of %s", asked, *m.Arn, want)
+		}
+	}
+}
+
+func TestMarkersAreOfTheirRegion(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	for range 2 {
+		for _, region := range threeRegions() {
+			mustIn[CreateKeyOutput](r, region, "CreateKey", &CreateKeyInput{})
+		}
+	}
+	in := &ListKeysInput{Limit: ptr(int32(1))}
+	in.Marker = must[ListKeysOutput](r, "ListKeys", in).NextMarker
+	must[ListKeysOutput](r, "ListKeys", in)
+	_, err := callIn[ListKeysOutput](r, secondRegion, "ListKeys", in)
+	wantError(t, err, ErrInvalidMarker, "")
+}
+
+func TestMultiRegionKey(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{Description: ptr("the primary"), Tags: manyTags(2)})
+	if !strings.HasPrefix(id, "mrk-") || len(id) != 36 {
+		t.Errorf("id is %s", id)
+	}
+	primary := r.describeIn(testRegion, id)
+	if !*primary.MultiRegion {
+		t.Error("the key is not multi-Region")
+	}
+	if d := cmp.Diff(configured(id, "PRIMARY", testRegion), primary.MultiRegionConfiguration); d != "" {
+		t.Errorf("configuration of a primary without replicas (-want +got):\n%s", d)
+	}
+
+	r.cluster.clock.advance(time.Hour)
+	doc := r.policyFor(rootStatement, statement("Allow", testAccount, "kms:Encrypt"))
+	in := &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), Policy: &doc, Description: ptr("the replica"), Tags: []Tag{{ptr("b"), ptr("2")}, {ptr("a"), ptr("1")}}}
+	out := must[ReplicateKeyOutput](r, "ReplicateKey", in)
+	now := r.cluster.clock.Now()
+	want := *primary
+	want.Arn, want.CreationDate, want.Description = ptr(multiARN(thirdRegion, id)), &now, ptr("the replica")
+	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = ptr("Creating"), ptr(false), nil
+	want.MultiRegionConfiguration = configured(id, "REPLICA", testRegion, thirdRegion)
+	if d := cmp.Diff(&ReplicateKeyOutput{ReplicaKeyMetadata: &want, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, out); d != "" {
+		t.Errorf("ReplicateKey (-want +got):\n%s", d)
+	}
+	rec := r.lastRecord()
+	if rec.Region != testRegion || rec.EventName != "ReplicateKey" {
+		t.Errorf("recorded as %s in %s", rec.EventName, rec.Region)
+	}
+	var arns []string
+	for _, res := range rec.Resources {
+		arns = append(arns, res.Arn)
+	}
+	if d := cmp.Diff([]string{multiARN(testRegion, id), multiARN(thirdRegion, id)}, arns); d != "" {
+		t.Errorf("resources of the record (-want +got):\n%s", d)
+	}
+	for _, name := range []string{"replicaKeyMetadata", "replicaPolicy"} {
+		if !slices.ContainsFunc(rec.ResponseElements, func(f *auditpb.Field) bool { return f.Name == name }) {
+			t.Errorf("the record has no %s: %v", name, rec.ResponseElements)
+		}
+	}
+	// The next request finds it made.
+	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = ptr("Enabled"), ptr(true), primary.CurrentKeyMaterialId
+	if d := cmp.Diff(&want, r.describeIn(thirdRegion, id)); d != "" {
+		t.Errorf("the replica (-want +got):\n%s", d)
+	}
+	if got := r.lastRecord().Resources; len(got) != 1 {
+		t.Errorf("DescribeKey's record names %v", got)
+	}
+	tags := mustIn[ListResourceTagsOutput](r, thirdRegion, "ListResourceTags", &ListResourceTagsInput{KeyId: &id}).Tags
+	if d := cmp.Diff([]Tag{{ptr("a"), ptr("1")}, {ptr("b"), ptr("2")}}, tags); d != "" {
+		t.Errorf("tags of the replica (-want +got):\n%s", d)
+	}
+	if got := *mustIn[GetKeyPolicyOutput](r, thirdRegion, "GetKeyPolicy", &GetKeyPolicyInput{KeyId: &id}).Policy; got != doc {
+		t.Errorf("policy of the replica is %s", got)
+	}
+
+	// Nothing but the Region given: the defaults.
+	least := must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: ptr(multiARN(testRegion, id)), ReplicaRegion: ptr(secondRegion)})
+	if *least.ReplicaPolicy != policy.DefaultKeyPolicy("aws", testAccount) || least.ReplicaTags != nil || *least.ReplicaKeyMetadata.Description != "" {
+		t.Errorf("a replica by default has policy %s, tags %v, description %q", *least.ReplicaPolicy, least.ReplicaTags, *least.ReplicaKeyMetadata.Description)
+	}
+	for region, kind := range map[string]string{testRegion: "PRIMARY", secondRegion: "REPLICA", thirdRegion: "REPLICA"} {
+		if d := cmp.Diff(configured(id, kind, testRegion, secondRegion, thirdRegion), r.describeIn(region, id).MultiRegionConfiguration); d != "" {
+			t.Errorf("configuration in %s (-want +got):\n%s", region, d)
+		}
+	}
+}
+
+// TestOneKeyInAllRegions: what one key of a set made, each other opens or
+// verifies, and each Region decides by its own policy and state.
+func TestOneKeyInAllRegions(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion, thirdRegion)
+	for _, from := range threeRegions() {
+		blob := mustIn[EncryptOutput](r, from, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("from " + from)}).CiphertextBlob
+		for _, to := range threeRegions() {
+			for _, given := range []*string{nil, &id, ptr(multiARN(to, id))} {
+				out := mustIn[DecryptOutput](r, to, "Decrypt", &DecryptInput{CiphertextBlob: blob, KeyId: given})
+				if string(out.Plaintext) != "from "+from || *out.KeyId != multiARN(to, id) {
+					t.Errorf("from %s, in %s: %q under %s", from, to, out.Plaintext, *out.KeyId)
+				}
+				if rec := r.lastRecord(); rec.Region != to || rec.Resources[0].Arn != multiARN(to, id) {
+					t.Errorf("recorded in %s for %v", rec.Region, rec.Resources)
+				}
+			}
+		}
+	}
+	wrapped := map[string]bool{}
+	for _, region := range threeRegions() {
+		wrapped[string(r.keyIn(region, id).Materials[0].Wrapped)] = true
+	}
+	if len(wrapped) != 3 {
+		t.Error("keys of two Regions have the same wrapped material")
+	}
+
+	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	mustIn[none](r, testRegion, "DisableKey", &DisableKeyInput{KeyId: &id})
+	k := r.keyID(id)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.ID[:], Region: thirdRegion,
+		Document: r.policyFor(rootStatement, statement("Deny", testAccount, "kms:Decrypt"))}}})
+	decrypt := &DecryptInput{CiphertextBlob: blob}
+	_, err := callIn[DecryptOutput](r, testRegion, "Decrypt", decrypt)
+	wantError(t, err, ErrDisabled, multiARN(testRegion, id)+" is disabled.")
+	_, err = callIn[DecryptOutput](r, thirdRegion, "Decrypt", decrypt)
+	wantError(t, err, ErrAccessDenied, "…")
+	mustIn[DecryptOutput](r, secondRegion, "Decrypt", decrypt)
+
+	sig := r.newMultiKey(CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("SIGN_VERIFY")}, secondRegion)
+	s := mustIn[SignOutput](r, secondRegion, "Sign", &SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")})
+	must[VerifyOutput](r, "Verify", &VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: ptr("ECDSA_SHA_256")})
+	a := must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: &sig}).PublicKey
+	b := mustIn[GetPublicKeyOutput](r, secondRegion, "GetPublicKey", &GetPublicKeyInput{KeyId: &sig}).PublicKey
+	if len(a) == 0 || !bytes.Equal(a, b) {
+		t.Error("the public keys differ")
+	}
+	mac := r.newMultiKey(CreateKeyInput{KeySpec: ptr("HMAC_256"), KeyUsage: ptr("GENERATE_VERIFY_MAC")}, secondRegion)
+	m := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")})
+	mustIn[VerifyMacOutput](r, secondRegion, "VerifyMac", &VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: ptr("HMAC_SHA_256")})
+}
+
+func TestReplicateKeyErrors(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	single, singleARN := r.newKey()
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	gone := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	r.mangleIn(secondRegion, gone, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1e18 })
+	tests := []struct {
+		name, region string
+		in           ReplicateKeyInput
+		kind         *Error
+		message      string
+	}{
+		{"single-Region key", testRegion, ReplicateKeyInput{KeyId: &single}, ErrUnsupported, singleARN + " is not a multi-region primary key."},
+		{"replica", secondRegion, ReplicateKeyInput{KeyId: &id}, ErrUnsupported, multiARN(secondRegion, id) + " is not a multi-region primary key."},
+		{"not there", thirdRegion, ReplicateKeyInput{KeyId: &id}, ErrNotFound, "Key '" + multiARN(thirdRegion, id) + "' does not exist"},
+		{"alias", testRegion, ReplicateKeyInput{KeyId: ptr("alias/x")}, ErrNotFound, "Invalid keyId 'alias/x'"},
+		{"no such Region", testRegion, ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr("ap-south-1")}, ErrValidation, "ReplicaRegion ap-south-1 is not a Region of this cluster."},
+		{"no Region at all", testRegion, ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr("here")}, ErrValidation, "…"},
+		{"own Region", testRegion, ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(testRegion)}, ErrAlreadyExists, "Key '" + multiARN(testRegion, id) + "' already exists"},
+		{"exists", testRegion, ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(secondRegion)}, ErrAlreadyExists, "Key '" + multiARN(secondRegion, id) + "' already exists"},
+		{"exists, pending deletion", testRegion, ReplicateKeyInput{KeyId: &gone, ReplicaRegion: ptr(secondRegion)}, ErrAlreadyExists, "Key '" + multiARN(secondRegion, gone) + "' already exists"},
+		{"policy that locks out", testRegion, ReplicateKeyInput{KeyId: &id, Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))}, ErrMalformedPolicy,
+			"The new key policy will not allow you to update the key policy in the future."},
+		{"policy that is none", testRegion, ReplicateKeyInput{KeyId: &id, Policy: ptr("{")}, ErrMalformedPolicy, "…"},
+		{"tags", testRegion, ReplicateKeyInput{KeyId: &id, Tags: manyTags(51)}, ErrTag, "Too many tags"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.in.ReplicaRegion == nil {
+				tt.in.ReplicaRegion = ptr(thirdRegion)
+			}
+			_, err := callIn[ReplicateKeyOutput](r, tt.region, "ReplicateKey", &tt.in)
+			wantError(t, err, tt.kind, tt.message)
+		})
+	}
+	for k := range r.cluster.state().Keys(fsm.KeyID{Region: thirdRegion}) {
+		t.Errorf("a refused ReplicateKey made %x", k.Id)
+	}
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), BypassPolicyLockoutSafetyCheck: ptr(true),
+		Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))})
+
+	// The primary's policy decides about ReplicateKey, the account about CreateKey
+	// and TagResource: a user whom the policy allows everything may not.
+	other := r.newMultiKey(CreateKeyInput{})
+	alice := r.user(aliceARN)
+	r.setPolicy(other, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	ask := func() error {
+		_, err := callAs[ReplicateKeyOutput](r, r.first, alice, "ReplicateKey", &ReplicateKeyInput{KeyId: &other, ReplicaRegion: ptr(thirdRegion)})
+		return err
+	}
+	if err := ask(); !errors.Is(err, ErrAccessDenied) || !strings.Contains(err.Error(), "kms:CreateKey") {
+		t.Errorf("without CreateKey: %v", err)
+	}
+	r.setPolicy(other, r.policyFor(rootStatement))
+	if err := ask(); !errors.Is(err, ErrAccessDenied) || !strings.Contains(err.Error(), "kms:ReplicateKey") {
+		t.Errorf("without ReplicateKey: %v", err)
+	}
+}
+
+// TestImportedReplica: the replica of a key with imported material has the names of
+// its material, and waits for an import of its own.
+func TestImportedReplica(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	k := &fsmpb.Key{
+		Id: bytes.Repeat([]byte{7}, 16), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
+		Spec: specSymmetric, Usage: usageEncrypt, Origin: originImported, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+	m, err := r.first.vault.newMaterial(k, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ValidTo, m.Description = 1e18, "imported"
+	k.Materials = []*fsmpb.Material{m}
+	id := formatKeyID([16]byte(k.Id), true)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}}, &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{
+		PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.Id, Region: testRegion, Document: policy.DefaultKeyPolicy("aws", testAccount)}}})
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	got := r.keyIn(thirdRegion, id)
+	want := []*fsmpb.Material{{Id: m.Id, MaterialId: m.MaterialId, Created: m.Created}}
+	if d := cmp.Diff(want, got.Materials, protocmp.Transform()); d != "" {
+		t.Errorf("the replica's materials (-want +got):\n%s", d)
+	}
+	if d := r.describeIn(thirdRegion, id); *d.KeyState != "PendingImport" || *d.Enabled {
+		t.Errorf("the replica is %s, want PendingImport", *d.KeyState)
+	}
+	// Cancelling its deletion does not make it a key that could be enabled.
+	mustIn[ScheduleKeyDeletionOutput](r, thirdRegion, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	mustIn[CancelKeyDeletionOutput](r, thirdRegion, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	if k := r.keyIn(thirdRegion, id); k.State != fsmpb.KeyState_KEY_STATE_PENDING_IMPORT || !k.DisabledBeforeImport {
+		t.Errorf("after a cancelled deletion the replica is in state %v", k.State)
+	}
+}
+
+// TestPutMembers: a new version of the material gets to all members, each with it
+// wrapped for itself, and with the automatic rotation.
+func TestPutMembers(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion, thirdRegion)
+	old := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
+	ev := &eval{ctx: t.Context(), engine: r.first, state: r.cluster.state()}
+	members := ev.members(ev.target(r.keyID(id)))
+	var order []string
+	for _, m := range members {
+		order = append(order, m.id.Region)
+	}
+	if d := cmp.Diff([]string{testRegion, secondRegion, thirdRegion}, order); d != "" {
+		t.Errorf("members (-want +got):\n%s", d)
+	}
+	if len(ev.reads) != 3 {
+		t.Errorf("%d reads are noted, want one for each Region", len(ev.reads))
+	}
+	k := cloneOf(members[0].key)
+	m, err := r.first.vault.newMaterial(k, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Rotated = 6
+	k.Materials = append(k.Materials, m)
+	k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
+	k.RotationsOnDemand = 1
+	if err := ev.putMembers(k, members); err != nil {
+		t.Fatal(err)
+	}
+	if len(ev.changes) != 3 {
+		t.Fatalf("%d changes, want 3", len(ev.changes))
+	}
+	r.cluster.change(ev.changes...)
+	was := members[1].key.Materials[0]
+	is := r.keyIn(secondRegion, id)
+	if !proto.Equal(was, is.Materials[0]) {
+		t.Error("material that a replica had was wrapped again")
+	}
+	if n := is.Materials[1]; !bytes.Equal(n.Id, m.Id) || !bytes.Equal(n.MaterialId, m.MaterialId) || n.Rotated != 6 || n.Created != 5 || bytes.Equal(n.Wrapped, m.Wrapped) {
+		t.Errorf("the replica's new material is %v, the primary's %v", n, m)
+	}
+	if !proto.Equal(is.Rotation, k.Rotation) || is.RotationsOnDemand != 1 {
+		t.Errorf("the replica's rotation is %v", is.Rotation)
+	}
+	fresh := mustIn[EncryptOutput](r, secondRegion, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("new")}).CiphertextBlob
+	for _, region := range threeRegions() {
+		for want, blob := range map[string][]byte{"old": old, "new": fresh} {
+			if got := mustIn[DecryptOutput](r, region, "Decrypt", &DecryptInput{CiphertextBlob: blob}).Plaintext; string(got) != want {
+				t.Errorf("in %s: %q, want %q", region, got, want)
+			}
+		}
+		if got := *r.describeIn(region, id).CurrentKeyMaterialId; got != *materialID(m) {
+			t.Errorf("current material in %s is %s", region, got)
+		}
+	}
+	// A replica made later gets all of it.
+	late := r.newMultiKey(CreateKeyInput{})
+	r.mangle(late, func(k *fsmpb.Key) {
+		n, err := r.first.vault.newMaterial(k, 5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.Materials, k.Rotation = append(k.Materials, n), &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
+	})
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &late, ReplicaRegion: ptr(thirdRegion)})
+	if k := r.keyIn(thirdRegion, late); len(k.Materials) != 2 || !k.Rotation.GetEnabled() {
+		t.Errorf("a late replica has %d materials and rotation %v", len(k.Materials), k.Rotation)
+	}
+	// Nothing is lost for want of it elsewhere.
+	k = cloneOf(members[0].key)
+	ev = &eval{ctx: t.Context(), engine: r.first, state: r.cluster.state()}
+	k.Materials = k.Materials[:1]
+	if err := ev.putMembers(k, ev.members(ev.target(r.keyID(id)))); err == nil {
+		t.Error("a replica's material was taken away")
+	}
+	single, _ := r.newKey()
+	ev.state = r.cluster.state()
+	if n := len(ev.members(ev.target(r.keyID(single)))); n != 1 {
+		t.Errorf("a single-Region key has %d members", n)
+	}
+}
+
+func TestUpdatePrimaryRegion(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	single, singleARN := r.newKey()
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	update := func(region, id, to string) error {
+		_, err := callIn[none](r, region, "UpdatePrimaryRegion", &UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
+		return err
+	}
+	wantError(t, update(testRegion, single, secondRegion), ErrUnsupported, singleARN+" is not a multi-region primary key.")
+	wantError(t, update(secondRegion, id, testRegion), ErrUnsupported, multiARN(secondRegion, id)+" is not a multi-region primary key.")
+	wantError(t, update(testRegion, id, testRegion), ErrUnsupported, multiARN(testRegion, id)+" is the multi-region primary key already.")
+	wantError(t, update(testRegion, id, thirdRegion), ErrNotFound, "Key '"+multiARN(thirdRegion, id)+"' does not exist")
+	wantError(t, update(testRegion, id, "ap-south-1"), ErrNotFound, "Key '"+multiARN("ap-south-1", id)+"' does not exist")
+	wantError(t, update(testRegion, id, "here"), ErrValidation, "…")
+	for state, kind := range map[fsmpb.KeyState]*Error{
+		fsmpb.KeyState_KEY_STATE_DISABLED: ErrDisabled, fsmpb.KeyState_KEY_STATE_PENDING_DELETION: ErrInvalidState,
+	} {
+		r.mangleIn(secondRegion, id, func(k *fsmpb.Key) {
+			k.State, k.DeletionTime = state, 0
+			if state == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
+				k.DeletionTime = 1e18
+			}
+		})
+		wantError(t, update(testRegion, id, secondRegion), kind, "…")
+	}
+	r.mangleIn(secondRegion, id, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_ENABLED, 0 })
+
+	// The replica's policy has a say.
+	key := r.keyID(id)
+	deny := r.policyFor(rootStatement, statement("Deny", testAccount, "kms:UpdatePrimaryRegion"))
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: key.ID[:], Region: secondRegion, Document: deny}}})
+	wantError(t, update(testRegion, id, secondRegion), ErrAccessDenied, "…")
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: key.ID[:], Region: secondRegion, Document: r.policyFor(rootStatement)}}})
+
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	size := r.cluster.audit.Size()
+	if err := update(testRegion, id, secondRegion); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.cluster.audit.Size() - size; n != 1 {
+		t.Errorf("%d records, want 1", n)
+	}
+	for region, kind := range map[string]string{testRegion: "REPLICA", secondRegion: "PRIMARY", thirdRegion: "REPLICA"} {
+		d := r.describeIn(region, id)
+		if diff := cmp.Diff(configured(id, kind, secondRegion, testRegion, thirdRegion), d.MultiRegionConfiguration); diff != "" {
+			t.Errorf("configuration in %s (-want +got):\n%s", region, diff)
+		}
+		if *d.KeyState != "Enabled" {
+			t.Errorf("the key in %s is %s", region, *d.KeyState)
+		}
+		mustIn[DecryptOutput](r, region, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	}
+	wantError(t, update(testRegion, id, thirdRegion), ErrUnsupported, multiARN(testRegion, id)+" is not a multi-region primary key.")
+	if err := update(secondRegion, id, testRegion); err != nil {
+		t.Errorf("and back: %v", err)
+	}
+}
+
+// TestPrimaryGoesLast: a primary with replicas waits for them, whatever their
+// state; a replica goes when it is told, and can be made again.
+func TestPrimaryGoesLast(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	arn := multiARN(testRegion, id)
+	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	schedule := func(region string) *ScheduleKeyDeletionOutput {
+		t.Helper()
+		return mustIn[ScheduleKeyDeletionOutput](r, region, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(9))})
+	}
+	want := &ScheduleKeyDeletionOutput{KeyId: &arn, KeyState: ptr("PendingReplicaDeletion"), PendingWindowInDays: ptr(int32(9))}
+	if d := cmp.Diff(want, schedule(testRegion)); d != "" {
+		t.Errorf("ScheduleKeyDeletion (-want +got):\n%s", d)
+	}
+	for _, f := range r.lastRecord().ResponseElements {
+		if f.Name == "deletionDate" {
+			t.Error("the record has a date of deletion")
+		}
+	}
+	d := r.describeIn(testRegion, id)
+	if *d.KeyState != "PendingReplicaDeletion" || d.DeletionDate != nil || d.PendingDeletionWindowInDays == nil || *d.PendingDeletionWindowInDays != 9 || *d.Enabled {
+		t.Errorf("the primary shows %s, date %v, window %v", *d.KeyState, d.DeletionDate, d.PendingDeletionWindowInDays)
+	}
+	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, ErrInvalidState, arn+" is pending replica deletion.")
+	_, err = call[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	wantError(t, err, ErrInvalidState, arn+" is pending replica deletion.")
+	if got := string(mustIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
+		t.Errorf("the replica decrypts to %q", got)
+	}
+	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	if k := r.keyIn(testRegion, id); k.State != fsmpb.KeyState_KEY_STATE_DISABLED || k.DeletionDays != 0 {
+		t.Errorf("after CancelKeyDeletion: %v, %d days", k.State, k.DeletionDays)
+	}
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+
+	s := schedule(secondRegion)
+	if *s.KeyState != "PendingDeletion" || s.DeletionDate == nil {
+		t.Errorf("a replica's deletion: %s at %v", *s.KeyState, s.DeletionDate)
+	}
+	if got := *schedule(testRegion).KeyState; got != "PendingReplicaDeletion" {
+		t.Errorf("with a replica that is pending deletion, the primary is %s", got)
+	}
+	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+
+	// The replica goes, and the record of it is its Region's.
+	r.cluster.advance(10 * 24 * time.Hour)
+	newDue(r.first).round(t.Context(), time.Now())
+	if r.keyIn(secondRegion, id) != nil {
+		t.Fatal("the replica is still there")
+	}
+	if rec := r.lastRecord(); rec.EventName != "DeleteKey" || rec.Region != secondRegion {
+		t.Errorf("recorded: %s in %s", rec.EventName, rec.Region)
+	}
+	_, err = callIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, ErrAccessDenied, "…")
+	if d := cmp.Diff(configured(id, "PRIMARY", testRegion), r.describeIn(testRegion, id).MultiRegionConfiguration); d != "" {
+		t.Errorf("configuration without the replica (-want +got):\n%s", d)
+	}
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(secondRegion)})
+	if got := string(mustIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
+		t.Errorf("the replica that was made again decrypts to %q", got)
+	}
+	r.deleteIn(secondRegion, id)
+	if s := schedule(testRegion); *s.KeyState != "PendingDeletion" || s.DeletionDate == nil {
+		t.Errorf("a primary without replicas: %s at %v", *s.KeyState, s.DeletionDate)
+	}
+}
+
+// multiRegionStates is AWS's table of key states for operations on primaries:
+// Enabled, Disabled, PendingDeletion, PendingImport, PendingReplicaDeletion.
+var multiRegionStates = map[string]string{"ReplicateKey": "ok D P I R", "UpdatePrimaryRegion": "ok D P I R"}
+
+func TestMultiRegionKeyStates(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	arn := multiARN(testRegion, id)
+	inputs := map[string]any{
+		"ReplicateKey":        &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)},
+		"UpdatePrimaryRegion": &UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: ptr(secondRegion)},
+	}
+	states := []fsmpb.KeyState{
+		fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_DISABLED, fsmpb.KeyState_KEY_STATE_PENDING_DELETION,
+		fsmpb.KeyState_KEY_STATE_PENDING_IMPORT, fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION,
+	}
+	for name, row := range multiRegionStates {
+		for i, want := range strings.Fields(row) {
+			t.Run(name+" "+keyStates[states[i]], func(t *testing.T) {
+				r.mangle(id, func(k *fsmpb.Key) {
+					k.PrimaryRegion, k.State, k.DeletionTime = testRegion, states[i], 0
+					if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
+						k.DeletionTime = 1e18
+					}
+				})
+				_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), inputs[name])
+				switch want {
+				case "ok":
+					if err != nil {
+						t.Error(err)
+					}
+				case "D":
+					wantError(t, err, ErrDisabled, arn+" is disabled.")
+				case "P":
+					wantError(t, err, ErrInvalidState, arn+" is pending deletion.")
+				case "I":
+					wantError(t, err, ErrInvalidState, arn+" is pending import.")
+				case "R":
+					wantError(t, err, ErrInvalidState, arn+" is pending replica deletion.")
+				}
+			})
+		}
+	}
+}
+
+// TestSealedNodeReplicatesNothing: the material must pass through the vault.
+func TestSealedNodeReplicatesNothing(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{})
+	k := r.keyIn(testRegion, id)
+	r.first.vault.seal()
+	if _, err := r.first.vault.inStep(k, &fsmpb.Key{Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v, want %v", err, ErrUnavailable)
+	}
+	_, err := call[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	wantError(t, err, ErrUnavailable, "…")
+}
