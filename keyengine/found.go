@@ -25,9 +25,9 @@ import (
 // maxShares is the largest number of custodians.
 const maxShares = 16
 
-// maxRegions is the largest number of Regions: a record can change so many keys,
-// and some operations change a multi-Region key in all of them at once.
-const maxRegions = 16
+// maxRegions is the largest number of Regions: some operations change a
+// multi-Region key in all of them with one record, which can make 16 changes.
+const maxRegions = 12
 
 // InitParams say what the new cluster is. Account, Region and Partition stand in
 // the ARN of every key and never change.

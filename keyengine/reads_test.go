@@ -40,10 +40,14 @@ type readWorld struct {
 	imported  string // a key that waits for material, in the cases that make one
 	token     []byte // the id of the import token for it
 	blob      []byte
+	// multi is a multi-Region key with a replica in secondRegion, lone one without,
+	// and elsewhere a ciphertext of a key in secondRegion.
+	multi, lone string
+	elsewhere   []byte
 }
 
 func newReadWorld(t *testing.T) *readWorld {
-	w := &readWorld{room: newRoom(t)}
+	w := &readWorld{room: newRoomIn(t, []string{testRegion, secondRegion})}
 	w.alice = w.user(aliceARN)
 	w.id, _ = w.newKey()
 	w.other, _ = w.newKey()
@@ -53,7 +57,24 @@ func newReadWorld(t *testing.T) *readWorld {
 	allow := w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*"))
 	w.setPolicy(w.id, allow)
 	w.setPolicy(w.other, allow)
+	w.multi, w.lone = w.newMultiKey(CreateKeyInput{}, secondRegion), w.newMultiKey(CreateKeyInput{})
+	there := mustIn[CreateKeyOutput](w.room, secondRegion, "CreateKey", &CreateKeyInput{}).KeyMetadata.KeyId
+	w.elsewhere = mustIn[EncryptOutput](w.room, secondRegion, "Encrypt", &EncryptInput{KeyId: there, Plaintext: []byte("x")}).CiphertextBlob
 	return w
+}
+
+// replicaBytes is the id of a key's replica, as read sets have it.
+func (w *readWorld) replicaBytes(id string) []byte {
+	k := w.keyID(id)
+	k.Region = secondRegion
+	return k.Bytes()
+}
+
+// putReplica makes a replica of the key that has none.
+func (w *readWorld) putReplica() {
+	k := cloneOf(w.keyIn(testRegion, w.lone))
+	k.Region = secondRegion
+	w.cluster.change(putKeyChange(k), defaultPolicyChange(k))
 }
 
 func (w *readWorld) keyBytes(id string) []byte { return w.keyID(id).Bytes() }
@@ -264,6 +285,62 @@ func rootReadCases() []readCase {
 	}
 }
 
+// regionReadCases are those of multi-Region keys.
+func regionReadCases() []readCase {
+	multi := func(w *readWorld) []byte { return w.keyBytes(w.multi) }
+	lone := func(w *readWorld) []byte { return w.keyBytes(w.lone) }
+	replica := func(w *readWorld) []byte { return w.replicaBytes(w.multi) }
+	none := func(w *readWorld) []byte { return w.replicaBytes(w.lone) }
+	replicate := func(w *readWorld) any { return &ReplicateKeyInput{KeyId: &w.lone, ReplicaRegion: ptr(secondRegion)} }
+	update := func(w *readWorld) any {
+		return &UpdatePrimaryRegionInput{KeyId: &w.multi, PrimaryRegion: ptr(secondRegion)}
+	}
+	describe := func(id func(*readWorld) *string) func(*readWorld) any {
+		return func(w *readWorld) any { return &DescribeKeyInput{KeyId: id(w)} }
+	}
+	disable := func(region string, id func(*readWorld) string) func(*readWorld) {
+		return func(w *readWorld) {
+			w.mangleIn(region, id(w), func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+		}
+	}
+	ofMulti, ofLone := func(w *readWorld) string { return w.multi }, func(w *readWorld) string { return w.lone }
+	nobody := func(region string, id func(*readWorld) string) func(*readWorld) {
+		return func(w *readWorld) {
+			k := cloneOf(w.keyIn(region, id(w)))
+			c := defaultPolicyChange(k)
+			c.GetPutKeyPolicy().Document = w.policyFor(statement("Allow", testAccount, "kms:Encrypt"))
+			w.cluster.change(c)
+		}
+	}
+	const (
+		kindKey    = fsmpb.Kind_KIND_KEY
+		kindPolicy = fsmpb.Kind_KIND_KEY_POLICY
+		all        = "KEY KEY KEY_POLICY CREDENTIAL"
+		both       = "KEY KEY KEY_POLICY KEY_POLICY CREDENTIAL"
+	)
+	return []readCase{
+		{"describe, replica deleted", "DescribeKey", describe(func(w *readWorld) *string { return &w.multi }), kindKey, replica,
+			func(w *readWorld) { w.deleteIn(secondRegion, w.multi) }, "ok 1 replicas", "ok 0 replicas", all, true, true},
+		{"describe, replica made", "DescribeKey", describe(func(w *readWorld) *string { return &w.lone }), kindKey, none,
+			(*readWorld).putReplica, "ok 0 replicas", "ok 1 replicas", all, true, false},
+		{"replicated, replica made", "ReplicateKey", replicate, kindKey, none, (*readWorld).putReplica, "ok", "AlreadyExistsException", all, true, false},
+		{"replicated, primary disabled", "ReplicateKey", replicate, kindKey, lone, disable(testRegion, ofLone), "ok", "DisabledException", all, true, false},
+		{"replicated, permission withdrawn", "ReplicateKey", replicate, kindPolicy, lone, nobody(testRegion, ofLone), "ok", "AccessDeniedException", all, true, false},
+		{"primary moved, primary disabled", "UpdatePrimaryRegion", update, kindKey, multi, disable(testRegion, ofMulti), "ok", "DisabledException", both, true, false},
+		{"primary moved, replica disabled", "UpdatePrimaryRegion", update, kindKey, replica, disable(secondRegion, ofMulti), "ok", "DisabledException", both, true, false},
+		{"primary moved, no permission on the primary", "UpdatePrimaryRegion", update, kindPolicy, multi, nobody(testRegion, ofMulti), "ok", "AccessDeniedException", both, true, false},
+		{"primary moved, no permission on the replica", "UpdatePrimaryRegion", update, kindPolicy, replica, nobody(secondRegion, ofMulti), "ok", "AccessDeniedException", both, true, false},
+		{"primary on its way out, replica made", "ScheduleKeyDeletion", func(w *readWorld) any { return &ScheduleKeyDeletionInput{KeyId: &w.lone} }, kindKey, none,
+			(*readWorld).putReplica, "ok PendingDeletion", "ok PendingReplicaDeletion", all, true, false},
+		{"primary on its way out, replica deleted", "ScheduleKeyDeletion", func(w *readWorld) any { return &ScheduleKeyDeletionInput{KeyId: &w.multi} }, kindKey, replica,
+			func(w *readWorld) { w.deleteIn(secondRegion, w.multi) }, "ok PendingReplicaDeletion", "ok PendingDeletion", all, true, true},
+		{"last usage, permission withdrawn", "GetKeyLastUsage", func(w *readWorld) any { return &GetKeyLastUsageInput{KeyId: &w.id} }, kindPolicy,
+			func(w *readWorld) []byte { return w.keyBytes(w.id) }, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"decrypt of another Region's key", "Decrypt", func(w *readWorld) any { return &DecryptInput{CiphertextBlob: w.elsewhere} }, 0, nil, nil,
+			"AccessDeniedException", "", "KEY KEY CREDENTIAL TOMBSTONE TOMBSTONE", false, false},
+	}
+}
+
 // denials become answers when authority is added.
 func denialCases() []readCase {
 	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
@@ -301,7 +378,7 @@ func denialCases() []readCase {
 // it must: with that one read taken out of the record, the outdated answer gets
 // through. The whole read set is compared too, so that nothing is in it in vain.
 func TestReadSets(t *testing.T) {
-	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), denialCases()) {
+	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), denialCases()) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, reads, _ := tt.run(t, false, false)
 			if got != tt.before {
@@ -384,7 +461,12 @@ func (w *readWorld) outcome(out any, err error) string {
 		if strings.HasSuffix(*out.KeyId, w.other) {
 			return "ok other"
 		}
+	case *ScheduleKeyDeletionOutput:
+		return "ok " + *out.KeyState
 	case *DescribeKeyOutput:
+		if c := out.KeyMetadata.MultiRegionConfiguration; c != nil {
+			return fmt.Sprintf("ok %d replicas", len(c.ReplicaKeys))
+		}
 		return "ok" + *out.KeyMetadata.Description
 	case *GetKeyPolicyOutput:
 		if strings.Contains(*out.Policy, "kms:Get*") {

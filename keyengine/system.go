@@ -101,9 +101,6 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
 		Resources: ev.resources, ReadOnly: ev.readOnly, Node: e.cfg.NodeID, RecipientAccountId: c.GetAccount(),
 	}
-	if ev.region != "" {
-		rec.Region = ev.region
-	}
 	if ev.kind == eventService {
 		rec.EventSource = sourceKMS
 	}
