@@ -282,12 +282,15 @@ func TestRecordsThatCannotBeProposed(t *testing.T) {
 	unknown.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1}) // field 127
 	deep := policyChange(n.State(), fsm.KeyID{Region: "r", ID: [16]byte{}}, "x")
 	deep.Changes[0].GetPutKeyPolicy().ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1})
+	use := record()
+	use.Uses = []*fsmpb.Use{{}}
+	use.Uses[0].ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1})
 	large := record()
 	large.Body = make([]byte, maxRecord)
 	text := policyChange(n.State(), fsm.KeyID{Region: "r"}, "\xff")
 	for name, r := range map[string]*fsmpb.Record{
 		"nil": nil, "unknown field": unknown, "unknown field inside": deep, "large": large, "not UTF-8": text,
-		"empty change": {Changes: []*fsmpb.Change{nil}},
+		"empty change": {Changes: []*fsmpb.Change{nil}}, "empty use": {Uses: []*fsmpb.Use{nil}}, "unknown field of a use": use,
 	} {
 		if _, err := n.Propose(within(t, time.Second), r); !errors.Is(err, ErrRecord) {
 			t.Errorf("%s: Propose = %v, want %v", name, err, ErrRecord)

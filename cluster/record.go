@@ -34,6 +34,11 @@ func checkRecord(r *fsmpb.Record) error {
 			return fmt.Errorf("%w: unknown field in a read set", ErrRecord)
 		}
 	}
+	for _, u := range r.Uses {
+		if u == nil || len(u.ProtoReflect().GetUnknown()) > 0 {
+			return fmt.Errorf("%w: unknown field in a use", ErrRecord)
+		}
+	}
 	for _, c := range r.Changes {
 		if c == nil {
 			return fmt.Errorf("%w: empty change", ErrRecord)

@@ -80,6 +80,11 @@ func knownEntry(e *fsmpb.Entry) error {
 						return errUnknownField
 					}
 				}
+				for _, u := range r.Uses {
+					if hasUnknown(u) {
+						return errUnknownField
+					}
+				}
 				for _, c := range r.Changes {
 					if err := known(c.ProtoReflect()); err != nil {
 						return err

@@ -508,7 +508,7 @@ func TestLeaderAloneGainsOneSecond(t *testing.T) {
 
 func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 	good, err := EncodeEntry(batchEntry(&fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: 1, Records: []*fsmpb.Record{
-		reads(record(putKey(keyOf(testKey(1)))), 1, nil, 0),
+		used(reads(record(putKey(keyOf(testKey(1)))), 1, nil, 0), 0, 1),
 	}}))
 	if err != nil {
 		t.Fatal(err)
@@ -524,6 +524,7 @@ func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 		"oversized":      make([]byte, MaxEntry+1),
 		"unknown change": withUnknown(t, good, "conclave.fsm.v1.Change"),
 		"unknown read":   withUnknown(t, good, "conclave.fsm.v1.Read"),
+		"unknown use":    withUnknown(t, good, "conclave.fsm.v1.Use"),
 		"unknown batch":  withUnknown(t, good, "conclave.fsm.v1.Batch"),
 		"unknown record": withUnknown(t, good, "conclave.fsm.v1.Record"),
 		"unknown in key": withUnknown(t, good, "conclave.fsm.v1.Key"),

@@ -294,3 +294,61 @@ func TestUses(t *testing.T) {
 		t.Errorf("a key that is not there was used: %v", got)
 	}
 }
+
+// TestReplicaAfterItsDeletion: an id comes back only as a replica of the same
+// multi-Region key.
+func TestReplicaAfterItsDeletion(t *testing.T) {
+	home, away := testKey(1), KeyID{Region: "us-test-1", ID: testKey(1).ID}
+	of := func(id KeyID, spoil func(*fsmpb.Key)) *fsmpb.Key {
+		k := keyOf(id)
+		k.MultiRegion, k.PrimaryRegion = true, home.Region
+		if spoil != nil {
+			spoil(k)
+		}
+		return k
+	}
+	begin := func(t *testing.T) *machine {
+		m := newMachine(t)
+		wantVerdicts(t, m.propose(
+			record(putKey(of(home, nil)), putKey(of(away, nil)), putKey(keyOf(KeyID{Region: away.Region, ID: testKey(2).ID}))),
+			record(putKey(pendingDeletion(of(away, nil), start))), record(deleteKey(away)),
+		), Accepted, Accepted, Accepted)
+		return m
+	}
+	for name, k := range map[string]*fsmpb.Key{
+		"single-Region":        keyOf(away),
+		"primary":              of(away, func(k *fsmpb.Key) { k.PrimaryRegion = away.Region }),
+		"of no primary":        of(away, func(k *fsmpb.Key) { k.PrimaryRegion = "" }),
+		"of an absent one":     of(away, func(k *fsmpb.Key) { k.PrimaryRegion = "eu-test-2" }),
+		"of another spec":      of(away, func(k *fsmpb.Key) { k.Spec = "HMAC_256" }),
+		"of another usage":     of(away, func(k *fsmpb.Key) { k.Usage = "SIGN_VERIFY" }),
+		"of another origin":    of(away, func(k *fsmpb.Key) { k.Origin = "EXTERNAL" }),
+		"primary's own Region": of(home, func(k *fsmpb.Key) { k.MultiRegion = false }),
+	} {
+		t.Run(name, func(t *testing.T) { wantVerdicts(t, begin(t).propose(record(putKey(k))), Invalid) })
+	}
+	m := begin(t)
+	gone := m.index
+	wantVerdicts(t, m.propose(
+		reads(record(putKey(of(away, nil))), fsmpb.Kind_KIND_KEY, away.Bytes(), 0),
+		reads(record(), fsmpb.Kind_KIND_TOMBSTONE, away.Bytes(), gone),
+	), Accepted, Conflict)
+	s := m.fsm.Current()
+	if k, _ := s.Key(away); k == nil {
+		t.Error("the replica is not there")
+	}
+	if ts, v := s.Tombstone(away); ts != nil || v != 0 {
+		t.Error("its tombstone is still there")
+	}
+	snap := m.snapshot()
+	other := blank(t)
+	if err := other.restore(snap); err != nil || !bytes.Equal(other.snapshot(), snap) {
+		t.Errorf("the snapshot does not come back the same: %v", err)
+	}
+	// Neither when the primary is gone, nor when it is a replica by now.
+	m = begin(t)
+	moved := of(home, func(k *fsmpb.Key) { k.PrimaryRegion = "eu-test-2" })
+	wantVerdicts(t, m.propose(record(putKey(moved)), record(putKey(of(away, nil)))), Accepted, Invalid)
+	wantVerdicts(t, m.propose(record(putKey(pendingDeletion(of(home, nil), start))), record(deleteKey(home)), record(putKey(of(away, nil)))),
+		Accepted, Accepted, Invalid)
+}
