@@ -30,7 +30,9 @@ const (
 )
 
 // members are all keys of a key's set, itself included, in the order of the
-// Regions; a single-Region key is alone. That a Region has none is noted too.
+// Regions; a single-Region key is alone. That a Region has none is noted too. An
+// eval without a caller will do, for events: what they need is its reads and
+// changes.
 func (ev *eval) members(t *target) []*target {
 	if !t.key.MultiRegion {
 		return []*target{t}

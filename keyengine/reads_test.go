@@ -336,6 +336,7 @@ func regionReadCases() []readCase {
 			func(w *readWorld) { w.deleteIn(secondRegion, w.multi) }, "ok PendingReplicaDeletion", "ok PendingDeletion", all, true, true},
 		{"last usage, permission withdrawn", "GetKeyLastUsage", func(w *readWorld) any { return &GetKeyLastUsageInput{KeyId: &w.id} }, kindPolicy,
 			func(w *readWorld) []byte { return w.keyBytes(w.id) }, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
+		{"multi-Region key made", "CreateKey", func(*readWorld) any { return &CreateKeyInput{MultiRegion: ptr(true)} }, 0, nil, nil, "ok", "", "KEY KEY CREDENTIAL", true, false},
 		{"decrypt of another Region's key", "Decrypt", func(w *readWorld) any { return &DecryptInput{CiphertextBlob: w.elsewhere} }, 0, nil, nil,
 			"AccessDeniedException", "", "KEY KEY CREDENTIAL TOMBSTONE TOMBSTONE", false, false},
 	}
