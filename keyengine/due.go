@@ -72,7 +72,9 @@ func expireDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 		}
 		return expired
 	})
-	ev.putKey(k)
+	if err := ev.putDestroyed(t, k); err != nil {
+		return nil, err
+	}
 	return []*auditpb.Field{{Name: "keyMaterialId", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: names}}}}, nil
 }
 
@@ -91,7 +93,7 @@ func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 
 // startWindow lets the time run after which a primary without replicas is deleted.
 func startWindow(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
-	if len(ev.related(t.key)) > 0 {
+	if len(ev.members(t)) > 1 {
 		return nil, nil
 	}
 	k := proto.CloneOf(t.key)

@@ -5,7 +5,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -75,17 +74,37 @@ func endImport(k *fsmpb.Key, at int64) {
 	k.DisabledBeforeImport = false
 }
 
-// destroy removes the imported materials that gone chooses. Of those that were
-// current once it keeps what tells them again, as nothing else may be imported in
-// their place.
+// destroy removes the imported materials that gone chooses. What tells a material
+// again stays, as nothing else may be imported in its place; putDestroyed forgets
+// what never came to be used.
 func destroy(k *fsmpb.Key, gone func(*fsmpb.Material) bool) {
-	k.Materials = slices.DeleteFunc(k.Materials, func(m *fsmpb.Material) bool { return m.Pending && gone(m) })
 	for _, m := range k.Materials {
 		if gone(m) {
 			m.Generation, m.Wrapped, m.ValidTo = 0, nil, 0
-			awaitImport(k)
+			if !m.Pending {
+				awaitImport(k)
+			}
 		}
 	}
+}
+
+// putDestroyed changes t's key to k, some of whose material was destroyed. One that
+// waited for a rotation is forgotten, by the whole set, when the last key of the set
+// that had it has it no more.
+func (ev *eval) putDestroyed(t *target, k *fsmpb.Key) error {
+	members := ev.members(t)
+	k.Materials = slices.DeleteFunc(k.Materials, func(m *fsmpb.Material) bool {
+		return m.Pending && len(m.Wrapped) == 0 && !slices.ContainsFunc(members, func(o *target) bool {
+			return o.id != t.id && holds(o.key, m)
+		})
+	})
+	return ev.putMembers(k, members)
+}
+
+// holds tells whether a key has the bytes of a material of its set.
+func holds(k *fsmpb.Key, m *fsmpb.Material) bool {
+	n := materialOf(k, m.Id)
+	return n != nil && len(n.Wrapped) > 0
 }
 
 // pendingMaterial is the imported material that the next rotation makes current;
@@ -111,20 +130,3 @@ func expires(k *fsmpb.Key) (at int64) {
 
 // replica tells whether a key is a multi-Region key that follows a primary.
 func replica(k *fsmpb.Key) bool { return k.MultiRegion && k.PrimaryRegion != k.Region }
-
-// related are the other keys of a multi-Region key's set. That there is none in a
-// Region is noted too.
-func (ev *eval) related(k *fsmpb.Key) (others []*fsmpb.Key) {
-	if !k.MultiRegion {
-		return nil
-	}
-	for _, r := range regions(ev.cluster()) {
-		if r == k.Region {
-			continue
-		}
-		if o := ev.key(fsm.KeyID{Region: r, ID: [16]byte(k.Id)}); o != nil && o.MultiRegion {
-			others = append(others, o)
-		}
-	}
-	return others
-}

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
@@ -160,7 +159,10 @@ func importKeyMaterial(ev *eval, in *ImportKeyMaterialInput) (*ImportKeyMaterial
 		m.Description = *in.KeyMaterialDescription
 	}
 	endImport(k, ev.state.Time())
-	ev.putKey(k)
+	// A new one becomes known to the whole set, for which each key imports it.
+	if err := ev.putMembers(k, ev.members(t)); err != nil {
+		return nil, err
+	}
 	return &ImportKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
 }
 
@@ -267,9 +269,6 @@ func (ev *eval) useToken(k *fsmpb.Key, t *importToken) error {
 // place finds the material of a key, which it changes, that imported bytes are, or
 // makes them a new one where they may be.
 func (ev *eval) place(t *target, k *fsmpb.Key, in *ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
-	if replica(k) {
-		ev.follow(k)
-	}
 	given, err := ev.wrapImported(k, b)
 	if err != nil {
 		return nil, err
@@ -328,26 +327,6 @@ func addMaterial(t *target, k *fsmpb.Key, m *fsmpb.Material) error {
 	return nil
 }
 
-// follow gives a replica, which it changes, the list of its primary's materials.
-// Those that were not imported into the replica are missing there: one key opens
-// what the other encrypted only if they have the same.
-func (ev *eval) follow(k *fsmpb.Key) {
-	p := ev.key(fsm.KeyID{Region: k.PrimaryRegion, ID: [16]byte(k.Id)})
-	if p == nil {
-		return
-	}
-	own := k.Materials
-	k.Materials = nil
-	for _, m := range p.Materials {
-		m = proto.CloneOf(m)
-		m.Generation, m.Wrapped, m.ValidTo, m.Description = 0, nil, 0, ""
-		if i := slices.IndexFunc(own, func(o *fsmpb.Material) bool { return bytes.Equal(o.Id, m.Id) }); i >= 0 {
-			m.Generation, m.Wrapped, m.ValidTo, m.Description = own[i].Generation, own[i].Wrapped, own[i].ValidTo, own[i].Description
-		}
-		k.Materials = append(k.Materials, m)
-	}
-}
-
 // deleteImportedKeyMaterial destroys a material as of now: no answer is made with
 // it once the record is committed.
 func deleteImportedKeyMaterial(ev *eval, in *DeleteImportedKeyMaterialInput) (*DeleteImportedKeyMaterialOutput, error) {
@@ -370,7 +349,7 @@ func deleteImportedKeyMaterial(ev *eval, in *DeleteImportedKeyMaterialInput) (*D
 	out := &DeleteImportedKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}
 	if m != nil && len(m.Wrapped) > 0 {
 		destroy(k, func(o *fsmpb.Material) bool { return o == m })
-		ev.putKey(k)
+		return out, ev.putDestroyed(t, k)
 	}
 	return out, nil
 }

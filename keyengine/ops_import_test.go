@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
@@ -672,8 +673,9 @@ func TestExpiryOfSeveral(t *testing.T) {
 // TestImportIntoReplicas: each key of a multi-Region set gets its own import of the
 // same material, and rotates when all have the next.
 func TestImportIntoReplicas(t *testing.T) {
-	r := newRoomOfTwo(t)
-	name, _, second := r.multiRegion(originImported)
+	r := newRoomIn(t, threeRegions())
+	name := r.newMultiKey(CreateKeyInput{Origin: ptr(originImported)})
+	second := fsm.KeyID{Region: secondRegion, ID: r.keyID(name).ID}
 	into := func(region string, digit byte, kind *string) error {
 		t.Helper()
 		p, err := callIn[GetParametersForImportOutput](r, region, "GetParametersForImport", &GetParametersForImportInput{
@@ -691,10 +693,10 @@ func TestImportIntoReplicas(t *testing.T) {
 		})
 		return err
 	}
-	wantError(t, into(secondRegion, 1, nil), ErrIncorrectKeyMaterial, "") // the primary's first
 	if err := into(testRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &name, ReplicaRegion: ptr(secondRegion)})
 	wantError(t, into(secondRegion, 2, nil), ErrIncorrectKeyMaterial, "")
 	wantError(t, into(secondRegion, 2, ptr(importNew)), ErrIncorrectKeyMaterial, "")
 	if err := into(secondRegion, 1, nil); err != nil {

@@ -156,9 +156,13 @@ func (ev *eval) configuration(t *target) *MultiRegionConfiguration {
 func (ev *eval) managedPrimary(keyID string) (*target, error) {
 	t, err := ev.managed(keyID)
 	if err == nil && !t.isPrimary() {
-		err = fault(ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
+		err = notPrimary(t)
 	}
 	return t, err
+}
+
+func notPrimary(t *target) error {
+	return fault(ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
 }
 
 func replicateKey(ev *eval, in *ReplicateKeyInput) (*ReplicateKeyOutput, error) {

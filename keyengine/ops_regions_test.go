@@ -415,7 +415,7 @@ func TestImportedReplica(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.ValidTo, m.Description = 1e18, "imported"
+	m.ValidTo, m.Description = 4e18, "imported"
 	k.Materials = []*fsmpb.Material{m}
 	id := formatKeyID([16]byte(k.Id), true)
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))

@@ -1,7 +1,6 @@
 package keyengine
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -54,7 +53,7 @@ func rotatesByItself(t *target) error {
 // primary refuses replicas for what is done to all keys of a multi-Region set.
 func primary(t *target) error {
 	if replica(t.key) {
-		return fault(ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
+		return notPrimary(t)
 	}
 	return nil
 }
@@ -81,8 +80,7 @@ func enableKeyRotation(ev *eval, in *EnableKeyRotationInput) (*none, error) {
 		return &none{}, nil
 	}
 	next := ev.fromNow().Add(time.Duration(days) * day)
-	ev.putRotation(t.key, &fsmpb.Rotation{Enabled: true, PeriodDays: days, Next: next.UnixNano()})
-	return &none{}, nil
+	return &none{}, ev.putRotation(t, &fsmpb.Rotation{Enabled: true, PeriodDays: days, Next: next.UnixNano()})
 }
 
 // fromNow is the next whole second, from which times that are promised are
@@ -101,19 +99,17 @@ func disableKeyRotation(ev *eval, in *DisableKeyRotationInput) (*none, error) {
 	if err := rotatesByItself(t); err != nil {
 		return nil, err
 	}
-	if t.key.Rotation.GetEnabled() {
-		ev.putRotation(t.key, &fsmpb.Rotation{})
+	if !t.key.Rotation.GetEnabled() {
+		return &none{}, nil
 	}
-	return &none{}, nil
+	return &none{}, ev.putRotation(t, &fsmpb.Rotation{})
 }
 
 // putRotation sets automatic rotation for a key and all of its set.
-func (ev *eval) putRotation(k *fsmpb.Key, r *fsmpb.Rotation) {
-	for _, o := range append(ev.related(k), k) {
-		n := proto.CloneOf(o)
-		n.Rotation = proto.CloneOf(r)
-		ev.putKey(n)
-	}
+func (ev *eval) putRotation(t *target, r *fsmpb.Rotation) error {
+	k := proto.CloneOf(t.key)
+	k.Rotation = r
+	return ev.putMembers(k, ev.members(t))
 }
 
 // getKeyRotationStatus: keys that are to be deleted are not rotated, and say so.
@@ -158,7 +154,7 @@ func rotateKeyOnDemand(ev *eval, in *RotateKeyOnDemandInput) (*RotateKeyOnDemand
 	if k.Origin == originImported {
 		err = ev.rotateImported(t, k)
 	} else {
-		err = ev.rotate(k, true)
+		err = ev.rotate(t, k, true)
 	}
 	if err != nil {
 		return nil, err
@@ -179,57 +175,34 @@ func (ev *eval) noneDueSoon(k *fsmpb.Key) error {
 	return nil
 }
 
-// rotate gives a key, which it changes, and its replicas new material.
-func (ev *eval) rotate(k *fsmpb.Key, onDemand bool) error {
+// rotate gives t's key, as k is to become, and its replicas new material.
+func (ev *eval) rotate(t *target, k *fsmpb.Key, onDemand bool) error {
 	m, err := ev.makeMaterial(k)
 	if err != nil {
 		return err
 	}
 	m.Rotated, m.OnDemand = m.Created, onDemand
 	k.Materials = append(k.Materials, m)
-	ev.putKey(k)
-	for _, o := range ev.related(k) {
-		o = proto.CloneOf(o)
-		copied := proto.CloneOf(m)
-		err := ev.engine.vault.withMaterial(k, m, func(b []byte) error { return ev.engine.vault.wrapAgain(o, copied, b) })
-		if err != nil {
-			return err
-		}
-		o.Materials, o.Rotation, o.RotationsOnDemand = append(o.Materials, copied), proto.CloneOf(k.Rotation), k.RotationsOnDemand
-		ev.putKey(o)
-	}
-	return nil
+	return ev.putMembers(k, ev.members(t))
 }
 
-// rotateImported makes the material that was imported for it the current one, of a
-// key, which it changes, and of its replicas. All of them must have it.
+// rotateImported makes the material that was imported for it the current one, of
+// t's key, as k is to become, and of its replicas. All of them must have it.
 func (ev *eval) rotateImported(t *target, k *fsmpb.Key) error {
-	now := ev.now().UnixNano()
 	next := pendingMaterial(k)
-	others := ev.related(k)
-	if next == nil || !there(next, ev.state.Time()) || !ev.haveAll(others, next) {
+	members := ev.members(t)
+	if next == nil || !ev.haveAll(members, next) {
 		return fault(ErrInvalidState, "No available key material pending rotation for the key: %s.", t.arn)
 	}
-	for _, o := range others {
-		o = proto.CloneOf(o)
-		makeCurrent(pendingMaterial(o), now)
-		o.RotationsOnDemand = k.RotationsOnDemand
-		ev.putKey(o)
-	}
-	makeCurrent(next, now)
-	ev.putKey(k)
-	return nil
+	next.Pending, next.Rotated, next.OnDemand = false, ev.now().UnixNano(), true
+	return ev.putMembers(k, members)
 }
 
-func makeCurrent(m *fsmpb.Material, now int64) {
-	m.Pending, m.Rotated, m.OnDemand = false, now, true
-}
-
-// haveAll tells whether replicas all have a primary's pending material.
-func (ev *eval) haveAll(replicas []*fsmpb.Key, m *fsmpb.Material) bool {
-	return !slices.ContainsFunc(replicas, func(o *fsmpb.Key) bool {
-		p := pendingMaterial(o)
-		return p == nil || !bytes.Equal(p.MaterialId, m.MaterialId) || !there(p, ev.state.Time())
+// haveAll tells whether each key of a set holds a material of one of them.
+func (ev *eval) haveAll(members []*target, m *fsmpb.Material) bool {
+	return !slices.ContainsFunc(members, func(o *target) bool {
+		n := materialOf(o.key, m.Id)
+		return n == nil || !there(n, ev.state.Time())
 	})
 }
 
@@ -266,7 +239,7 @@ func listKeyRotations(ev *eval, in *ListKeyRotationsInput) (*ListKeyRotationsOut
 
 // rotation describes a material of a key.
 func (ev *eval) rotation(t *target, m *fsmpb.Material) RotationsListEntry {
-	e := RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(ev.materialState(t.key, m))}
+	e := RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(ev.materialState(t, m))}
 	if m.Rotated != 0 {
 		e.RotationDate, e.RotationType = timeOf(m.Rotated), ptr(rotationAutomatic)
 		if m.OnDemand {
@@ -288,13 +261,13 @@ func (ev *eval) rotation(t *target, m *fsmpb.Material) RotationsListEntry {
 	return e
 }
 
-func (ev *eval) materialState(k *fsmpb.Key, m *fsmpb.Material) string {
+func (ev *eval) materialState(t *target, m *fsmpb.Material) string {
 	switch {
-	case m == currentMaterial(k):
+	case m == currentMaterial(t.key):
 		return "CURRENT"
 	case !m.Pending:
 		return "NON_CURRENT"
-	case !replica(k) && !ev.haveAll(ev.related(k), m):
+	case t.isPrimary() && !ev.haveAll(ev.members(t), m):
 		return "PENDING_MULTI_REGION_IMPORT_AND_ROTATION"
 	}
 	return "PENDING_ROTATION"
@@ -321,7 +294,7 @@ func rotateDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 	if k.Rotation.Next = at + period; k.Rotation.Next <= ev.now().UnixNano() {
 		k.Rotation.Next = ev.now().UnixNano() + period
 	}
-	if err := ev.rotate(k, false); err != nil {
+	if err := ev.rotate(t, k, false); err != nil {
 		return nil, err
 	}
 	m := currentMaterial(k)

@@ -1,7 +1,6 @@
 package keyengine
 
 import (
-	"context"
 	"encoding/hex"
 	"strings"
 	"testing"
@@ -348,77 +347,19 @@ func TestDueRotationOfADisabledKey(t *testing.T) {
 	}
 }
 
-const secondRegion = "us-east-1"
-
-// newRoomOfTwo is a room whose cluster serves a second Region.
-func newRoomOfTwo(t testing.TB) *room {
-	t.Helper()
-	c := newFakeCluster(t, "n1")
-	r := &room{t: t, cluster: c, first: c.newEngine("n1")}
-	r.engines = map[string]*Engine{"n1": r.first}
-	c.replica("n1").before = func(rec *fsmpb.Record) {
-		for _, change := range rec.Changes {
-			if n := change.GetPutCluster(); n != nil {
-				n.MoreRegions = []string{secondRegion}
-			}
-		}
-	}
-	if _, err := r.first.Init(t.Context(), Operator{Name: "root"}, InitParams{
-		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, RootCertificate: rootURI, KeepUnsealed: true,
-	}); err != nil {
-		t.Fatalf("Init: %v", err)
-	}
-	c.replica("n1").before = nil
-	r.root = r.identity(rootURI)
-	return r
-}
-
-// multiRegion makes a primary key with a replica in the second Region, as ReplicateKey
-// does.
-func (r *room) multiRegion(origin string) (name string, primary, second fsm.KeyID) {
+// multiRegion makes a primary key with a replica in the second Region.
+func (r *room) multiRegion() (name string, primary, second fsm.KeyID) {
 	r.t.Helper()
-	id := [16]byte{7}
-	k := &fsmpb.Key{
-		Id: id[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
-		Spec: specSymmetric, Usage: usageEncrypt, Origin: origin, State: fsmpb.KeyState_KEY_STATE_PENDING_IMPORT,
-	}
-	o := proto.CloneOf(k)
-	o.Region = secondRegion
-	if origin == originKMS {
-		m, err := r.first.vault.newMaterial(k, 1)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		n := proto.CloneOf(m)
-		if err := r.first.vault.withMaterial(k, m, func(b []byte) error { return r.first.vault.wrapAgain(o, n, b) }); err != nil {
-			r.t.Fatal(err)
-		}
-		k.Materials, o.Materials = []*fsmpb.Material{m}, []*fsmpb.Material{n}
-		k.State, o.State = fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_ENABLED
-	}
-	for _, k := range []*fsmpb.Key{k, o} {
-		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}},
-			&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.Id, Region: k.Region, Document: r.policyFor(rootStatement)}}})
-	}
-	return formatKeyID(id, true), fsm.KeyID{Region: testRegion, ID: id}, fsm.KeyID{Region: secondRegion, ID: id}
-}
-
-// callIn is a request for one of the cluster's Regions.
-func callIn[Out any](r *room, region, name string, in any) (*Out, error) {
-	c := r.caller(r.root)
-	c.Region = region
-	out, err := r.first.Do(context.Background(), c, OperationNamed(name), in)
-	if err != nil {
-		return nil, err
-	}
-	return out.(*Out), nil
+	name = r.newMultiKey(CreateKeyInput{}, secondRegion)
+	id := r.keyID(name).ID
+	return name, fsm.KeyID{Region: testRegion, ID: id}, fsm.KeyID{Region: secondRegion, ID: id}
 }
 
 // TestRotationOfReplicas: all keys of a multi-Region set get the same material, and
 // have the same settings.
 func TestRotationOfReplicas(t *testing.T) {
-	r := newRoomOfTwo(t)
-	name, _, second := r.multiRegion(originKMS)
+	r := newRoomIn(t, threeRegions())
+	name, _, second := r.multiRegion()
 	arn := keyARN(&fsmpb.Cluster{Partition: "aws", Account: testAccount}, secondRegion, name)
 	for op, in := range map[string]any{
 		"EnableKeyRotation": &EnableKeyRotationInput{KeyId: &name}, "DisableKeyRotation": &DisableKeyRotationInput{KeyId: &name},
@@ -481,8 +422,8 @@ func TestRotationOfReplicas(t *testing.T) {
 
 // TestReplicaDoesNotRotate: a replica waits for its primary, which is disabled here.
 func TestReplicaDoesNotRotate(t *testing.T) {
-	r := newRoomOfTwo(t)
-	name, _, second := r.multiRegion(originKMS)
+	r := newRoomIn(t, threeRegions())
+	name, _, second := r.multiRegion()
 	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &name})
 	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &name})
 	r.cluster.advance(366 * day)
@@ -494,8 +435,8 @@ func TestReplicaDoesNotRotate(t *testing.T) {
 
 // TestDueWindow: a primary's window begins, once, when its last replica is gone.
 func TestDueWindow(t *testing.T) {
-	r := newRoomOfTwo(t)
-	name, primary, second := r.multiRegion(originKMS)
+	r := newRoomIn(t, threeRegions())
+	name, primary, second := r.multiRegion()
 	k, _ := r.cluster.state().Key(primary)
 	k = proto.CloneOf(k)
 	k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7
@@ -534,7 +475,7 @@ func TestDueWindow(t *testing.T) {
 // TestDueWindowSeesAReplica: a replica that is made after the leader looked keeps the
 // window from beginning.
 func TestDueWindowSeesAReplica(t *testing.T) {
-	r := newRoomOfTwo(t)
+	r := newRoomIn(t, threeRegions())
 	id := fsm.KeyID{Region: testRegion, ID: [16]byte{9}}
 	k := &fsmpb.Key{
 		Id: id.ID[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1, Spec: specSymmetric, Usage: usageEncrypt,
