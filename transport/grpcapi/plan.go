@@ -4,20 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
-
-	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
 // A plan carries one message between the faces: from a protobuf message to the
 // engine's struct of the same members, or back. It is compiled once for a pair
 // of types, and compiling fails unless each member of the one is a member of the
-// other (but for those in notYet), so a member that was added on one side only is
+// other, so a member that was added on one side only is
 // found when the server is made, not when a caller misses it.
 //
 // Values are shared, not copied: after a conversion both sides hold the same
@@ -34,18 +31,6 @@ type plan struct {
 type step struct {
 	dst, src int // field indexes
 	move     func(dst, src reflect.Value) error
-}
-
-// notYet lists members of answers that the API has already and the engine has
-// not: what belongs to operations and kinds of keys that come later.
-var notYet = map[reflect.Type][]string{
-	reflect.TypeFor[kmspb.DecryptResponse]():         {"CiphertextForRecipient"},
-	reflect.TypeFor[kmspb.GenerateDataKeyResponse](): {"CiphertextForRecipient"},
-	reflect.TypeFor[kmspb.GenerateRandomResponse]():  {"CiphertextForRecipient"},
-	reflect.TypeFor[kmspb.KeyMetadata](): {
-		"ValidTo", "CustomKeyStoreId", "CloudHsmClusterId", "ExpirationModel", "SigningAlgorithms", "KeyAgreementAlgorithms",
-		"MultiRegionConfiguration", "PendingDeletionWindowInDays", "MacAlgorithms", "XksKeyConfiguration",
-	},
 }
 
 var errUnknownMember = errors.New("the request has a member that this version does not know")
@@ -89,12 +74,7 @@ func structPlan(dst, src reflect.Type) (*plan, error) {
 	}
 	for _, d := range members(dst) {
 		s, ok := from[memberName(d)]
-		switch late := slices.Contains(notYet[dst], d.Name); {
-		case late && ok:
-			faults = append(faults, fmt.Errorf("%v's %s is no longer to come: take it off the list", dst, d.Name))
-		case late:
-			continue
-		case !ok:
+		if !ok {
 			faults = append(faults, fmt.Errorf("%v lacks %v's %s", src, dst, d.Name))
 			continue
 		}
