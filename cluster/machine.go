@@ -20,6 +20,8 @@ type machine struct {
 	fsm *fsm.FSM
 	// restored is told the index of each snapshot that was taken over.
 	restored func(index uint64)
+	// persisted is told how long each snapshot took to write.
+	persisted func(time.Duration)
 }
 
 // Apply implements raft.FSM.
@@ -36,7 +38,27 @@ func (m *machine) ApplyBatch(logs []*raft.Log) []any {
 func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.fsm.Snapshot()
+	s, err := m.fsm.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return timedSnapshot{s, m.persisted}, nil
+}
+
+// timedSnapshot says how long it took to write.
+type timedSnapshot struct {
+	raft.FSMSnapshot
+	took func(time.Duration)
+}
+
+// Persist implements raft.FSMSnapshot.
+func (s timedSnapshot) Persist(sink raft.SnapshotSink) error {
+	start := time.Now()
+	if err := s.FSMSnapshot.Persist(sink); err != nil {
+		return err
+	}
+	s.took(time.Since(start))
+	return nil
 }
 
 // Restore implements raft.FSM.

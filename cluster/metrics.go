@@ -12,6 +12,7 @@ type metrics struct {
 	commit       prometheus.Histogram
 	entryRecords prometheus.Histogram
 	disk         *prometheus.HistogramVec
+	snapshot     prometheus.Histogram
 	refused      *prometheus.CounterVec
 	forwarded    prometheus.Counter
 	resubmitted  prometheus.Counter
@@ -35,6 +36,10 @@ func newMetrics() *metrics {
 			Name: "conclave_raft_disk_seconds", Help: "Duration of writes to the Raft log, fsync included.",
 			Buckets: prometheus.ExponentialBuckets(0.0002, 2, 15),
 		}, []string{"op"}),
+		snapshot: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "conclave_raft_snapshot_seconds", Help: "Time that it took to write a snapshot of the state, fsync included.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
+		}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_peer_refused_total", Help: "Connections to the peer port that were refused.",
 		}, []string{"reason"}),
@@ -74,7 +79,7 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.commit, m.entryRecords, m.disk, m.refused, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.fenced,
+		m.commit, m.entryRecords, m.disk, m.snapshot, m.refused, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.fenced,
 		gauge("conclave_raft_is_leader", "1 on the leader.", func() float64 { return boolean(n.IsLeader()) }),
 		gauge("conclave_raft_term", "Raft term.", ofRaft(func(r *raft.Raft) float64 { return float64(r.CurrentTerm()) })),
 		gauge("conclave_raft_last_index", "Newest index in the Raft log.", ofRaft(func(r *raft.Raft) float64 { return float64(r.LastIndex()) })),

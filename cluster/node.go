@@ -115,7 +115,7 @@ func (n *Node) open() error {
 	}
 	n.advertise = or(n.cfg.Advertise, ln.Addr().String())
 
-	n.machine = &machine{restored: n.restored}
+	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
 	n.machine.fsm = fsm.New(fsm.Config{Audit: n.cfg.Audit, OnApply: n.onApply, OnFault: n.fault})
 	n.peers = newPeers(n.cfg.NodeID, n.cfg.Identity, n.cfg.Hooks.Dial, n.addressesOf)
 	n.merger = newMerger(&merger{
