@@ -1,0 +1,116 @@
+package attest
+
+import "encoding/binary"
+
+// Major types of CBOR (RFC 8949, section 3.1).
+const (
+	majorUint  = 0
+	majorInt   = 1 // negative
+	majorBytes = 2
+	majorText  = 3
+	majorArray = 4
+	majorMap   = 5
+	majorTag   = 6
+)
+
+const (
+	cborNull  = 0xf6
+	cborBreak = 0xff
+	// cborOpenMap begins a map whose end is marked.
+	cborOpenMap = 0xbf
+)
+
+// reader reads CBOR as attestation documents are written, item by item, and
+// fails for good at the first that is not what was asked for. It never allocates
+// by a length that it was told: what it returns are slices of its input. Numbers
+// and lengths have one spelling, the shortest.
+type reader struct {
+	rest   []byte
+	failed bool
+}
+
+func (r *reader) fail() {
+	r.failed, r.rest = true, nil
+}
+
+// head reads the head of an item of the major type, and its number.
+func (r *reader) head(major byte) uint64 {
+	if len(r.rest) == 0 || r.rest[0]>>5 != major {
+		r.fail()
+		return 0
+	}
+	info := r.rest[0] & 0x1f
+	r.rest = r.rest[1:]
+	if info < 24 {
+		return uint64(info)
+	}
+	size := 0
+	if info <= 27 {
+		size = 1 << (info - 24)
+	}
+	if size == 0 || len(r.rest) < size {
+		r.fail() // 28 to 30 mean nothing, 31 is a length that is not said
+		return 0
+	}
+	var wide [8]byte
+	copy(wide[8-size:], r.rest)
+	r.rest = r.rest[size:]
+	n := binary.BigEndian.Uint64(wide[:])
+	if size == 1 && n < 24 || size > 1 && n>>(4*size) == 0 {
+		r.fail() // a shorter head would have done
+		return 0
+	}
+	return n
+}
+
+// take is the content of a byte or text string of min to max bytes.
+func (r *reader) take(major byte, min, max int) []byte {
+	n := r.head(major)
+	if r.failed || n < uint64(min) || n > uint64(max) || n > uint64(len(r.rest)) {
+		r.fail()
+		return nil
+	}
+	b := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+// count is the number of items of an array, or of pairs of a map, up to max.
+func (r *reader) count(major byte, max int) int {
+	n := r.head(major)
+	if n > uint64(max) {
+		r.fail()
+		return 0
+	}
+	return int(n)
+}
+
+// skip consumes one byte if it is the next.
+func (r *reader) skip(b byte) bool {
+	if len(r.rest) == 0 || r.rest[0] != b {
+		return false
+	}
+	r.rest = r.rest[1:]
+	return true
+}
+
+// end reports whether everything was read and was as asked for.
+func (r *reader) end() bool { return !r.failed && len(r.rest) == 0 }
+
+// appendHead writes the head of an item.
+func appendHead(b []byte, major byte, n int) []byte {
+	m := major << 5
+	switch {
+	case n < 24:
+		return append(b, m|byte(n))
+	case n < 1<<8:
+		return append(b, m|24, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, m|25), uint16(n))
+	}
+	return binary.BigEndian.AppendUint32(append(b, m|26), uint32(n))
+}
+
+func appendBytes(b, content []byte) []byte {
+	return append(appendHead(b, majorBytes, len(content)), content...)
+}
