@@ -15,6 +15,7 @@ package keyengine
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"sync"
 	"time"
@@ -58,6 +59,9 @@ type Config struct {
 	// throttled, so that refusals cannot flood the log.
 	RefusalRate  float64
 	RefusalBurst int
+	// AttestationRoots are what the attestation documents of enclaves have to chain
+	// to; nil refuses requests with a Recipient.
+	AttestationRoots *x509.CertPool
 }
 
 // Engine answers requests on one node. It is safe for concurrent use.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/attest"
 )
 
 // eval is one evaluation of a request on one state. Its getters are the only way
@@ -31,6 +32,7 @@ type eval struct {
 	decisions []decision
 	materials []*fsmpb.Material // that the key material of the answer came from
 	source    *target           // the key of the ciphertext that was given, once known
+	attested  *attest.Attested  // the enclave that the answer is for, once verified
 	secrets   [][]byte
 	// later, for lists, runs after the record is committed, on a state that
 	// contains it, and gives the answer.

@@ -165,6 +165,9 @@ func deriveSharedSecret(ev *eval, in *DeriveSharedSecretInput) (*DeriveSharedSec
 	if err := primitive.CheckPeer(t.key.Spec, in.PublicKey); err != nil {
 		return nil, ErrValidation // AWS sends no message
 	}
+	if err := ev.attest(to); err != nil {
+		return nil, err
+	}
 	if isSet(in.DryRun) {
 		return nil, errDryRun
 	}
@@ -186,7 +189,7 @@ func generateDataKeyPair(ev *eval, in *GenerateDataKeyPairInput) (*GenerateDataK
 	if err != nil {
 		return nil, err
 	}
-	out, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	out, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, to)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +201,7 @@ func generateDataKeyPair(ev *eval, in *GenerateDataKeyPairInput) (*GenerateDataK
 }
 
 func generateDataKeyPairWithoutPlaintext(ev *eval, in *GenerateDataKeyPairWithoutPlaintextInput) (*GenerateDataKeyPairWithoutPlaintextOutput, error) {
-	p, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	p, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +212,7 @@ func generateDataKeyPairWithoutPlaintext(ev *eval, in *GenerateDataKeyPairWithou
 	}, nil
 }
 
-func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, tokens []string, dryRun *bool) (*GenerateDataKeyPairOutput, error) {
+func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*GenerateDataKeyPairOutput, error) {
 	if err := noGrants(tokens); err != nil {
 		return nil, err
 	}
@@ -219,6 +222,9 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	}
 	if spec == specSM2 {
 		return nil, fault(ErrUnsupported, "KeyPairSpec %s is not supported in this Region.", spec)
+	}
+	if err := ev.attest(to); err != nil {
+		return nil, err
 	}
 	if isSet(dryRun) {
 		return nil, errDryRun

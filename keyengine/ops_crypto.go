@@ -38,12 +38,12 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 	if err := noGrants(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	recipient, err := ev.recipient(in.Recipient)
+	to, err := ev.recipient(in.Recipient)
 	if err != nil {
 		return nil, err
 	}
 	c := ciphertext{
-		blob: in.CiphertextBlob, context: in.EncryptionContext,
+		blob: in.CiphertextBlob, context: in.EncryptionContext, to: to,
 		keyMember: "KeyId", keyID: in.KeyId, algorithm: in.EncryptionAlgorithm,
 		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, ignoreCipher),
 	}
@@ -56,10 +56,10 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 		return nil, errDryRun
 	}
 	out := &DecryptOutput{KeyId: &t.arn, EncryptionAlgorithm: ptr(algorithmOr(in.EncryptionAlgorithm))}
-	if out.Plaintext, out.CiphertextForRecipient, err = recipient.deliver(ev.secret(plaintext)); err != nil {
+	if out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(plaintext)); err != nil {
 		return nil, err
 	}
-	if recipient == nil {
+	if to == nil {
 		out.KeyMaterialId = shownMaterial(t, m)
 	}
 	return out, nil
@@ -112,7 +112,7 @@ func generateDataKey(ev *eval, in *GenerateDataKeyInput) (*GenerateDataKeyOutput
 	if err != nil {
 		return nil, err
 	}
-	out, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	out, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, to)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func generateDataKey(ev *eval, in *GenerateDataKeyInput) (*GenerateDataKeyOutput
 }
 
 func generateDataKeyWithoutPlaintext(ev *eval, in *GenerateDataKeyWithoutPlaintextInput) (*GenerateDataKeyWithoutPlaintextOutput, error) {
-	k, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun)
+	k, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func generateDataKeyWithoutPlaintext(ev *eval, in *GenerateDataKeyWithoutPlainte
 	return &GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: k.CiphertextBlob, KeyId: k.KeyId, KeyMaterialId: k.KeyMaterialId}, nil
 }
 
-func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool) (*GenerateDataKeyOutput, error) {
+func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*GenerateDataKeyOutput, error) {
 	if err := noGrants(tokens); err != nil {
 		return nil, err
 	}
@@ -148,6 +148,9 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 	}
 	t, err := ev.useKey(keyID, ev.op.action(), usageEncrypt, algSymmetric)
 	if err != nil {
+		return nil, err
+	}
+	if err := ev.attest(to); err != nil {
 		return nil, err
 	}
 	if isSet(dryRun) {
@@ -177,6 +180,9 @@ func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, e
 	}
 	if in.CustomKeyStoreId != nil {
 		return nil, ErrCustomStoreNotFound
+	}
+	if err := ev.attest(to); err != nil {
+		return nil, err
 	}
 	b := ev.secret(make([]byte, *in.NumberOfBytes))
 	if _, err := rand.Read(b); err != nil {
@@ -253,7 +259,8 @@ type ciphertext struct {
 	keyMember string // the member that keyID stands in
 	keyID     *string
 	algorithm *string
-	ignored   bool // dry run without the ciphertext
+	ignored   bool       // dry run without the ciphertext
+	to        *recipient // whom the plaintext is for
 }
 
 // openCiphertext decrypts. The ciphertext names its key; a key in the request
@@ -286,6 +293,9 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 	if err == nil {
 		ev.source = t
 		err = ev.fit(t, usageEncrypt, algorithmOr(c.algorithm))
+	}
+	if err == nil {
+		err = ev.attest(c.to)
 	}
 	switch {
 	case err != nil:

@@ -266,11 +266,11 @@ func TestDataKeys(t *testing.T) {
 	wantError(t, err, ErrCustomStoreNotFound, "")
 	recipient := &RecipientInfo{AttestationDocument: []byte("x")}
 	_, err = call[GenerateRandomOutput](r, "GenerateRandom", &GenerateRandomInput{NumberOfBytes: ptr(int32(1)), Recipient: recipient})
-	wantError(t, err, ErrUnsupported, "Recipient is not supported by this version of Conclave.")
+	wantError(t, err, ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 	_, err = call[GenerateDataKeyOutput](r, "GenerateDataKey", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: recipient})
-	wantError(t, err, ErrUnsupported, "Recipient is not supported by this version of Conclave.")
+	wantError(t, err, ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 	_, err = call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: []byte("x"), Recipient: recipient})
-	wantError(t, err, ErrUnsupported, "Recipient is not supported by this version of Conclave.")
+	wantError(t, err, ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 }
 
 // TestCiphertextErrors: one error for whatever is wrong with a ciphertext, and

@@ -76,6 +76,9 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 		}
 		rec.Additional = append(rec.Additional, text(name, hex.EncodeToString(m.MaterialId)))
 	}
+	if ev.attested != nil {
+		rec.Additional = append(rec.Additional, attestedField(ev.attested))
+	}
 	if ev.err != nil {
 		rec.ErrorCode, rec.ErrorMessage = outcome(ev.err)
 	} else if ev.op.respond != nil {

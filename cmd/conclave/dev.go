@@ -30,6 +30,7 @@ type devServer struct {
 	account, region string
 	regions         []string // all, the default one first; none for region alone
 	level           string
+	roots           string // of enclaves
 	listen          node.Addresses
 
 	accountGiven, regionGiven bool
@@ -70,6 +71,7 @@ credentials survive, and everything needed to open this server lies in DIR.`,
 	f.StringVar(&d.listen.Peer, "peer-listen", "127.0.0.1:7602", "address for other nodes")
 	f.StringVar(&d.listen.Gossip, "gossip-listen", none, "address of the address book, such as 127.0.0.1:7603; one node needs none")
 	f.StringVar(&d.listen.Ops, "ops-listen", "127.0.0.1:7604", "address of metrics and health")
+	f.StringVar(&d.roots, "attestation-roots", "", "PEM file of the root certificates of enclaves, for requests with a Recipient (default refuse these)")
 	f.StringVar(&d.level, "log-level", "warn", "debug, info, warn or error")
 	return cmd
 }
@@ -118,6 +120,7 @@ func (d *devServer) run(ctx context.Context) (err error) {
 		GossipListen: d.listen.Gossip, OpsListen: d.listen.Ops,
 		BootstrapExpect: 1, Insecure: !d.tls, Identity: identity,
 		AllowUnlockedMemory: true, // what a laptop or container allows
+		AttestationRoots:    d.roots,
 		ShutdownTimeout:     5 * time.Second,
 		LogLevel:            level, LogOutput: d.app.stderr, Release: version,
 	}

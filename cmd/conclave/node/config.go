@@ -4,6 +4,7 @@
 package node
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/keyengine"
 )
 
 // Default ports.
@@ -72,6 +74,12 @@ type Config struct {
 	// AllowUnlockedMemory lets the node start where it may not lock memory: keys
 	// could then be written to swap.
 	AllowUnlockedMemory bool
+
+	// AttestationRoots is a PEM file with the root certificates of the enclaves that
+	// may ask for answers which only they can open (AWS Nitro Enclaves: Recipient);
+	// "" refuses such requests. It should be the same on all nodes: whichever is
+	// asked decides.
+	AttestationRoots string
 
 	// Timeouts of the cluster; zero ones fit a local network.
 	Timeouts cluster.Timeouts
@@ -152,6 +160,10 @@ func (c *Config) Validate() error {
 			fault("gossip key file", err)
 		}
 	}
+	if c.AttestationRoots != "" {
+		_, err := c.attestationRoots()
+		fault("attestation roots", err)
+	}
 	if c.Insecure {
 		if c.BootstrapExpect != 1 {
 			fault("insecure", errors.New("only for a one-node cluster"))
@@ -164,6 +176,22 @@ func (c *Config) Validate() error {
 	}
 	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(faults...)
+}
+
+// attestationRoots reads the root certificates of enclaves; nil when there are none.
+func (c *Config) attestationRoots() (*x509.CertPool, error) {
+	if c.AttestationRoots == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(c.AttestationRoots)
+	if err != nil {
+		return nil, err
+	}
+	roots, err := keyengine.ParseAttestationRoots(pem)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.AttestationRoots, err)
+	}
+	return roots, nil
 }
 
 func hostPort(addr string) error {

@@ -242,10 +242,14 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 	if n.cfg.Test.Clock != nil {
 		clock = n.cfg.Test.Clock
 	}
+	roots, err := n.cfg.attestationRoots()
+	if err != nil {
+		return nil, fmt.Errorf("attestation roots: %w", err)
+	}
 	return keyengine.New(keyengine.Config{
 		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
-		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory,
-		RefusalRate:         n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
+		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory, AttestationRoots: roots,
+		RefusalRate: n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
 	})
 }
 
