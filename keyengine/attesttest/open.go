@@ -49,6 +49,9 @@ func Open(key *rsa.PrivateKey, message []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if bytes.Equal(contentKey, make([]byte, len(contentKey))) {
+		return nil, errors.New("the content key is all zeros")
+	}
 	block, err := aes.NewCipher(contentKey)
 	if err != nil {
 		return nil, err

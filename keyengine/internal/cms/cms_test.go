@@ -76,7 +76,18 @@ func TestLayout(t *testing.T) {
 		}
 	}
 	if string(got) != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+		t.Fatalf("got  %s\nwant %s", got, want)
+	}
+	again, err := Seal(&key.PublicKey, spki, make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const content, iv = 10 + 48, 10 + 48 + 4 + 16 // from the end
+	for name, at := range map[string][2]int{"IV": {iv, 16}, "content": {content, 48}} {
+		from, to := len(message)-at[0], len(message)-at[0]+at[1]
+		if a, b := message[from:to], again[from:to]; bytes.Equal(a, b) || bytes.Equal(a, make([]byte, len(a))) {
+			t.Errorf("two messages have the %ss %x and %x", name, a, b)
+		}
 	}
 }
 
