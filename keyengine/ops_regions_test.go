@@ -649,51 +649,6 @@ func TestPrimaryGoesLast(t *testing.T) {
 	}
 }
 
-// multiRegionStates is AWS's table of key states for operations on primaries:
-// Enabled, Disabled, PendingDeletion, PendingImport, PendingReplicaDeletion.
-var multiRegionStates = map[string]string{"ReplicateKey": "ok D P I R", "UpdatePrimaryRegion": "ok D P I R"}
-
-func TestMultiRegionKeyStates(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
-	arn := multiARN(testRegion, id)
-	inputs := map[string]any{
-		"ReplicateKey":        &ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)},
-		"UpdatePrimaryRegion": &UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: ptr(secondRegion)},
-	}
-	states := []fsmpb.KeyState{
-		fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_DISABLED, fsmpb.KeyState_KEY_STATE_PENDING_DELETION,
-		fsmpb.KeyState_KEY_STATE_PENDING_IMPORT, fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION,
-	}
-	for name, row := range multiRegionStates {
-		for i, want := range strings.Fields(row) {
-			t.Run(name+" "+keyStates[states[i]], func(t *testing.T) {
-				r.mangle(id, func(k *fsmpb.Key) {
-					k.PrimaryRegion, k.State, k.DeletionTime = testRegion, states[i], 0
-					if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
-						k.DeletionTime = 1e18
-					}
-				})
-				_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), inputs[name])
-				switch want {
-				case "ok":
-					if err != nil {
-						t.Error(err)
-					}
-				case "D":
-					wantError(t, err, ErrDisabled, arn+" is disabled.")
-				case "P":
-					wantError(t, err, ErrInvalidState, arn+" is pending deletion.")
-				case "I":
-					wantError(t, err, ErrInvalidState, arn+" is pending import.")
-				case "R":
-					wantError(t, err, ErrInvalidState, arn+" is pending replica deletion.")
-				}
-			})
-		}
-	}
-}
-
 // TestSealedNodeReplicatesNothing: the material must pass through the vault.
 func TestSealedNodeReplicatesNothing(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
