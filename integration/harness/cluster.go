@@ -48,6 +48,9 @@ type Options struct {
 	// Network carries what nodes say to each other; a good one by default. Between
 	// processes it is used only if its Break is set.
 	Network *Network
+	// Regions are those that the cluster serves, the first one being Region; that
+	// one alone by default.
+	Regions []string
 	// Dir holds what the nodes keep; a temporary one by default.
 	Dir string
 	// Configure changes a node's configuration before each of its starts.
@@ -248,7 +251,7 @@ func (c *Cluster) Init() {
 	c.T.Helper()
 	c.Eventually("initialising", func(ctx context.Context) error {
 		r, err := c.Nodes[0].Operator().Init(ctx, &kmspb.InitRequest{
-			Shares: Shares, Threshold: Threshold, Account: Account, Region: Region, Partition: "aws", AnyRegion: true,
+			Shares: Shares, Threshold: Threshold, Account: Account, Region: Region, Regions: c.opts.Regions, Partition: "aws", AnyRegion: true,
 		})
 		if err != nil {
 			return err

@@ -1,0 +1,365 @@
+package integration
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/client"
+)
+
+// Regions of the cluster whose keys go through all states.
+const (
+	secondRegion = "eu-test-2"
+	thirdRegion  = "eu-test-3"
+)
+
+// members are those of a request, by AWS's names. Both faces' requests have them.
+type members map[string]any
+
+// stateRow is an operation on a key, with what comes of it when the key is Enabled,
+// Disabled, PendingDeletion, PendingReplicaDeletion and PendingImport: ok, or the
+// letter of stateErrors.
+type stateRow struct {
+	op   string
+	kind string // of the key, of stateKinds
+	in   func(w *stateWorld, k stateKey) members
+	want string
+}
+
+// stateErrors are what a key's state can be the reason for: code, and message after
+// the key's ARN.
+var stateErrors = map[string][2]string{
+	"D": {"DisabledException", " is disabled."},
+	"P": {"KMSInvalidStateException", " is pending deletion."},
+	"R": {"KMSInvalidStateException", " is pending replica deletion."},
+	"I": {"KMSInvalidStateException", " is pending import."},
+	"N": {"KMSInvalidStateException", " is not pending deletion."},
+	"X": {"UnsupportedOperationException", " origin is EXTERNAL which is not valid for this operation."},
+}
+
+// stateKinds are the kinds of keys: spec, usage and origin.
+var stateKinds = map[string]struct {
+	spec   types.KeySpec
+	usage  types.KeyUsageType
+	origin types.OriginType
+}{
+	"symmetric": {types.KeySpecSymmetricDefault, types.KeyUsageTypeEncryptDecrypt, types.OriginTypeAwsKms},
+	"imported":  {types.KeySpecSymmetricDefault, types.KeyUsageTypeEncryptDecrypt, types.OriginTypeExternal},
+	"sign":      {types.KeySpecEccNistP256, types.KeyUsageTypeSignVerify, types.OriginTypeAwsKms},
+	"agree":     {types.KeySpecEccNistP256, types.KeyUsageTypeKeyAgreement, types.OriginTypeAwsKms},
+	"mac":       {types.KeySpecHmac256, types.KeyUsageTypeGenerateVerifyMac, types.OriginTypeAwsKms},
+}
+
+func keyOnly(_ *stateWorld, k stateKey) members { return members{"KeyId": k.id} }
+
+// with adds members to the key's.
+func with(more members) func(*stateWorld, stateKey) members {
+	return func(_ *stateWorld, k stateKey) members {
+		in := members{"KeyId": k.id}
+		for name, v := range more {
+			in[name] = v
+		}
+		return in
+	}
+}
+
+func stateRows() []stateRow {
+	const always, usable, changeable = "ok ok ok ok ok", "ok D P R I", "ok ok P R ok"
+	alias := func(w *stateWorld, k stateKey) members {
+		return members{"AliasName": "alias/" + rand.Text(), "TargetKeyId": k.id}
+	}
+	return []stateRow{
+		{"CancelKeyDeletion", "symmetric", keyOnly, "N N ok ok N"},
+		{"CreateAlias", "symmetric", alias, changeable},
+		{"Decrypt", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"CiphertextBlob": k.made} }, usable},
+		{"DeleteAlias", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"AliasName": k.alias} }, always},
+		{"DeleteImportedKeyMaterial", "imported", keyOnly, always},
+		{"DeriveSharedSecret", "agree", func(_ *stateWorld, k stateKey) members {
+			return members{"KeyId": k.id, "KeyAgreementAlgorithm": "ECDH", "PublicKey": k.made}
+		}, usable},
+		{"DescribeKey", "symmetric", keyOnly, always},
+		{"DisableKey", "symmetric", keyOnly, "ok ok P R I"},
+		{"DisableKeyRotation", "symmetric", keyOnly, "ok D P R X"},
+		{"EnableKey", "symmetric", keyOnly, "ok ok P R I"},
+		{"EnableKeyRotation", "symmetric", keyOnly, "ok D P R X"},
+		{"EnableKeyRotation", "imported", keyOnly, "X D P R X"},
+		{"Encrypt", "symmetric", with(members{"Plaintext": []byte("x")}), usable},
+		{"Encrypt", "imported", with(members{"Plaintext": []byte("x")}), usable},
+		{"GenerateDataKey", "symmetric", with(members{"KeySpec": "AES_256"}), usable},
+		{"GenerateDataKeyPair", "symmetric", with(members{"KeyPairSpec": "ECC_NIST_P256"}), usable},
+		{"GenerateDataKeyPairWithoutPlaintext", "symmetric", with(members{"KeyPairSpec": "ECC_NIST_P256"}), usable},
+		{"GenerateDataKeyWithoutPlaintext", "symmetric", with(members{"KeySpec": "AES_256"}), usable},
+		{"GenerateMac", "mac", with(members{"Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256"}), usable},
+		{"GetKeyLastUsage", "symmetric", keyOnly, always},
+		{"GetKeyPolicy", "symmetric", keyOnly, always},
+		{"GetKeyRotationStatus", "symmetric", keyOnly, always},
+		{"GetParametersForImport", "imported", with(members{"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}), changeable},
+		{"GetPublicKey", "sign", keyOnly, usable},
+		{"ImportKeyMaterial", "imported", func(w *stateWorld, k stateKey) members {
+			// Whether the key takes imports is seen before whether this one is good.
+			if k.closed {
+				return members{"KeyId": k.id, "ImportToken": []byte("x"), "EncryptedKeyMaterial": []byte("x"), "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+			}
+			return w.importOf(k.id)
+		}, changeable},
+		{"ListAliases", "symmetric", keyOnly, always},
+		{"ListKeyPolicies", "symmetric", keyOnly, always},
+		{"ListKeyRotations", "symmetric", keyOnly, always},
+		{"ListResourceTags", "symmetric", keyOnly, always},
+		{"PutKeyPolicy", "symmetric", func(w *stateWorld, k stateKey) members { return members{"KeyId": k.id, "Policy": w.policy} }, always},
+		{"ReEncrypt", "symmetric", func(w *stateWorld, k stateKey) members {
+			return members{"CiphertextBlob": k.made, "DestinationKeyId": w.other}
+		}, usable},
+		{"ReEncrypt", "symmetric", func(w *stateWorld, k stateKey) members {
+			return members{"CiphertextBlob": w.blob, "DestinationKeyId": k.id}
+		}, usable},
+		{"ReplicateKey", "symmetric", with(members{"ReplicaRegion": thirdRegion}), usable},
+		{"RotateKeyOnDemand", "symmetric", keyOnly, usable},
+		{"ScheduleKeyDeletion", "symmetric", keyOnly, changeable},
+		{"Sign", "sign", with(members{"Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256"}), usable},
+		{"TagResource", "symmetric", with(members{"Tags": []members{{"TagKey": "k", "TagValue": "v"}}}), changeable},
+		{"UntagResource", "symmetric", with(members{"TagKeys": []string{"k"}}), changeable},
+		{"UpdateAlias", "symmetric", func(w *stateWorld, k stateKey) members { return members{"AliasName": k.alias, "TargetKeyId": w.other} }, always},
+		{"UpdateAlias", "symmetric", func(w *stateWorld, k stateKey) members {
+			return members{"AliasName": w.otherAlias, "TargetKeyId": k.id}
+		}, changeable},
+		{"UpdateKeyDescription", "symmetric", with(members{"Description": "new"}), changeable},
+		{"UpdatePrimaryRegion", "symmetric", with(members{"PrimaryRegion": secondRegion}), usable},
+		{"Verify", "sign", func(_ *stateWorld, k stateKey) members {
+			return members{"KeyId": k.id, "Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256", "Signature": k.made}
+		}, usable},
+		{"VerifyMac", "mac", func(_ *stateWorld, k stateKey) members {
+			return members{"KeyId": k.id, "Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256", "Mac": k.made}
+		}, usable},
+	}
+}
+
+// stateKey is a key in a state.
+type stateKey struct {
+	id, arn string
+	alias   string
+	made    []byte // with the key while it was enabled: what operations of its kind take
+	closed  bool   // on its way out
+}
+
+// stateWorld makes keys and brings them into states, all by requests.
+type stateWorld struct {
+	t    *testing.T
+	n    *harness.Node
+	kms  *kms.Client
+	keys map[string]stateKey // by kind and state, those that no request has changed
+
+	other, otherAlias string // a key that is enabled
+	blob              []byte // a ciphertext of that key
+	policy            string
+}
+
+func sdkMust[Out any](t *testing.T) func(Out, error) Out {
+	return func(out Out, err error) Out {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+}
+
+// importOf is an import of always the same material.
+func (w *stateWorld) importOf(id string) members {
+	w.t.Helper()
+	p := sdkMust[*kms.GetParametersForImportOutput](w.t)(w.kms.GetParametersForImport(w.t.Context(), &kms.GetParametersForImportInput{
+		KeyId: &id, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa2048,
+	}))
+	public := sdkMust[any](w.t)(x509.ParsePKIXPublicKey(p.PublicKey))
+	wrapped := sdkMust[[]byte](w.t)(rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), []byte(strings.Repeat("m", 32)), nil))
+	return members{"KeyId": id, "ImportToken": p.ImportToken, "EncryptedKeyMaterial": wrapped, "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+}
+
+// key is one of a kind in a state: the one of earlier, if no request changed it.
+func (w *stateWorld) key(kind, state string) stateKey {
+	w.t.Helper()
+	if k, ok := w.keys[kind+state]; ok {
+		return k
+	}
+	t, ctx := w.t, w.t.Context()
+	s := stateKinds[kind]
+	if state == "PendingImport" {
+		s.origin = types.OriginTypeExternal
+	}
+	// Keys with others in their set are never pending deletion.
+	multi := state != "PendingDeletion"
+	m := sdkMust[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{KeySpec: s.spec, KeyUsage: s.usage, Origin: s.origin, MultiRegion: &multi})).KeyMetadata
+	k := stateKey{id: *m.KeyId, arn: *m.Arn, alias: "alias/" + rand.Text()}
+	sdkMust[*kms.CreateAliasOutput](t)(w.kms.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &k.alias, TargetKeyId: &k.id}))
+	if s.origin == types.OriginTypeExternal && (state != "PendingImport" || kind == "symmetric") {
+		w.mustSDK("ImportKeyMaterial", w.importOf(k.id))
+	}
+	w.make(&k, kind, state)
+	if multi && state != "PendingImport" {
+		sdkMust[*kms.ReplicateKeyOutput](t)(w.kms.ReplicateKey(ctx, &kms.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: aws.String(secondRegion)}))
+	}
+	switch state {
+	case "Disabled":
+		w.mustSDK("DisableKey", members{"KeyId": k.id})
+	case "PendingDeletion", "PendingReplicaDeletion":
+		k.closed = true
+		w.mustSDK("ScheduleKeyDeletion", members{"KeyId": k.id})
+	case "PendingImport":
+		w.mustSDK("DeleteImportedKeyMaterial", members{"KeyId": k.id})
+	}
+	d := sdkMust[*kms.DescribeKeyOutput](t)(w.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &k.id}))
+	if got := string(d.KeyMetadata.KeyState); got != state {
+		t.Fatalf("the key is %s, want %s", got, state)
+	}
+	w.keys[kind+state] = k
+	return k
+}
+
+// make makes with a key what is to be opened or verified in another state. A key
+// that never had material has made nothing, which its state is seen before.
+func (w *stateWorld) make(k *stateKey, kind, state string) {
+	w.t.Helper()
+	t, ctx := w.t, w.t.Context()
+	switch {
+	case kind == "agree":
+		p := w.key("sign", "Enabled") // on the same curve
+		k.made = sdkMust[*kms.GetPublicKeyOutput](t)(w.kms.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: &p.id})).PublicKey
+	case kind == "symmetric" || kind == "imported" && state != "PendingImport":
+		k.made = sdkMust[*kms.EncryptOutput](t)(w.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &k.id, Plaintext: []byte("x")})).CiphertextBlob
+	case state == "PendingImport":
+		k.made = []byte("x")
+	case kind == "sign":
+		k.made = sdkMust[*kms.SignOutput](t)(w.kms.Sign(ctx, &kms.SignInput{KeyId: &k.id, Message: []byte("m"), SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256})).Signature
+	case kind == "mac":
+		k.made = sdkMust[*kms.GenerateMacOutput](t)(w.kms.GenerateMac(ctx, &kms.GenerateMacInput{KeyId: &k.id, Message: []byte("m"), MacAlgorithm: types.MacAlgorithmSpecHmacSha256})).Mac
+	}
+}
+
+// fill sets the members of a request of either face.
+func fill(t *testing.T, into reflect.Value, in members) {
+	t.Helper()
+	for name, v := range in {
+		f := into.FieldByName(name)
+		if !f.IsValid() {
+			t.Fatalf("%v has no %s", into.Type(), name)
+		}
+		switch {
+		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() != reflect.Uint8 && f.Type().Elem().Kind() != reflect.String:
+			for _, item := range v.([]members) {
+				e := f.Type().Elem()
+				p := reflect.New(e)
+				if e.Kind() == reflect.Pointer {
+					p = reflect.New(e.Elem())
+				}
+				fill(t, p.Elem(), item)
+				if e.Kind() != reflect.Pointer {
+					p = p.Elem()
+				}
+				f.Set(reflect.Append(f, p))
+			}
+		case f.Kind() == reflect.Pointer:
+			p := reflect.New(f.Type().Elem())
+			p.Elem().Set(reflect.ValueOf(v))
+			f.Set(p)
+		default:
+			f.Set(reflect.ValueOf(v).Convert(f.Type()))
+		}
+	}
+}
+
+// request makes a request by the method of a client that has the operation's name.
+func (w *stateWorld) request(client any, op string, in members) error {
+	w.t.Helper()
+	method := reflect.ValueOf(client).MethodByName(op)
+	arg := reflect.New(method.Type().In(1).Elem())
+	fill(w.t, arg.Elem(), in)
+	err, _ := method.Call([]reflect.Value{reflect.ValueOf(w.t.Context()), arg})[1].Interface().(error)
+	return err
+}
+
+func (w *stateWorld) mustSDK(op string, in members) {
+	w.t.Helper()
+	if err := w.request(w.kms, op, in); err != nil {
+		w.t.Fatalf("%s: %v", op, err)
+	}
+}
+
+// told is what an error of either face says: code and message.
+func told(err error) (code, message string) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
+		return api.ErrorCode(), api.ErrorMessage()
+	}
+	if f, ok := client.Error(err); ok {
+		return f.Type, f.Message
+	}
+	return "no answer", err.Error()
+}
+
+// TestKeyStates asks for every operation on keys in every state, through both
+// faces. The engine's own table has more cases of each.
+func TestKeyStates(t *testing.T) {
+	t.Parallel()
+	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, secondRegion, thirdRegion}})
+	n := c.Nodes[0]
+	w := &stateWorld{t: t, n: n, kms: n.SDK(), keys: make(map[string]stateKey), otherAlias: "alias/other"}
+	ctx := t.Context()
+	w.other = *sdkMust[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{})).KeyMetadata.KeyId
+	w.mustSDK("CreateAlias", members{"AliasName": w.otherAlias, "TargetKeyId": w.other})
+	w.blob = sdkMust[*kms.EncryptOutput](t)(w.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &w.other, Plaintext: []byte("x")})).CiphertextBlob
+	w.policy = *sdkMust[*kms.GetKeyPolicyOutput](t)(w.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &w.other})).Policy
+	faces := []struct {
+		name   string
+		client any
+	}{{"aws", w.kms}, {"grpc", n.KMS()}}
+	states := []string{"Enabled", "Disabled", "PendingDeletion", "PendingReplicaDeletion", "PendingImport"}
+	var covered []string
+	for _, row := range stateRows() {
+		covered = append(covered, row.op)
+		for i, want := range strings.Fields(row.want) {
+			for _, face := range faces {
+				t.Run(strings.Join([]string{row.op, row.kind, states[i], face.name}, " "), func(t *testing.T) {
+					w.t = t
+					k := w.key(row.kind, states[i])
+					err := w.request(face.client, row.op, row.in(w, k))
+					if want == "ok" {
+						if err != nil {
+							t.Error(err)
+						}
+						if !keyengine.OperationNamed(row.op).ReadOnly {
+							delete(w.keys, row.kind+states[i])
+						}
+						return
+					}
+					if err == nil {
+						t.Fatalf("went on, want %s", stateErrors[want][0])
+					}
+					e := stateErrors[want]
+					if code, message := told(err); code != e[0] || message != k.arn+e[1] {
+						t.Errorf("got  %s: %s\nwant %s: %s", code, message, e[0], k.arn+e[1])
+					}
+				})
+			}
+		}
+	}
+	w.t = t
+	for _, op := range keyengine.Operations() {
+		if !slices.Contains(covered, op.Name) && !slices.Contains([]string{"CreateKey", "ListKeys", "GenerateRandom"}, op.Name) {
+			t.Errorf("%s was not asked for", op.Name)
+		}
+	}
+	c.NoFaults()
+}
