@@ -33,6 +33,8 @@ type face struct {
 	http  *http.Client
 	at    time.Time // of signatures; the zero time is now
 	as    aws.Credentials
+	// region that requests are signed for; harness.Region if empty.
+	region string
 }
 
 func newFace(t *testing.T, c *harness.Cluster, n *harness.Node) *face {
@@ -82,8 +84,12 @@ func (f *face) sign(r *http.Request, body string) *http.Request {
 	if at.IsZero() {
 		at = time.Now()
 	}
+	region := f.region
+	if region == "" {
+		region = harness.Region
+	}
 	sum := sha256.Sum256([]byte(body))
-	if err := v4.NewSigner().SignHTTP(context.Background(), f.as, r, hex.EncodeToString(sum[:]), "kms", harness.Region, at); err != nil {
+	if err := v4.NewSigner().SignHTTP(context.Background(), f.as, r, hex.EncodeToString(sum[:]), "kms", region, at); err != nil {
 		f.t.Fatal(err)
 	}
 	return r

@@ -1,0 +1,248 @@
+package integration
+
+import (
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"slices"
+	"time"
+
+	"github.com/conclavekms/conclave/integration/harness"
+)
+
+// examples are the calls whose answers TestConformanceOutputs checks, in this order:
+// what one makes the later ones use. An operation that is added needs an example
+// here, and each member of optional a case that has it.
+var examples = slices.Concat(keyExamples, cryptoExamples, materialExamples, regionExamples, grantExamples, lastExamples)
+
+// Members of metadata that kinds of keys have.
+var (
+	ofSymmetric = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.EncryptionAlgorithms", "KeyMetadata.CurrentKeyMaterialId"}
+	ofSigning   = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.SigningAlgorithms"}
+	ofNewSpecs  = []string{"KeyMetadata.SigningAlgorithms"}
+	ofRSA       = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.EncryptionAlgorithms"}
+	ofAgreement = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.KeyAgreementAlgorithms"}
+	ofMAC       = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.MacAlgorithms"}
+	ofSet       = append(slices.Clone(ofSymmetric), "KeyMetadata.MultiRegionConfiguration")
+	ofAwaited   = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.EncryptionAlgorithms"} // no material yet
+)
+
+// given makes a request of members that depend on nothing.
+func given(m members) func(*world) members {
+	return func(*world) members { return m }
+}
+
+// on makes a request on a key, with more members.
+func on(key string, more members) func(*world) members {
+	return func(w *world) members {
+		m := members{"KeyId": w.key(key)}
+		for name, v := range more {
+			m[name] = v
+		}
+		return m
+	}
+}
+
+var keyExamples = []example{
+	{op: "CreateKey", of: "symmetric", in: given(members{"Description": "x", "Tags": []any{members{"TagKey": "a", "TagValue": ""}}}), with: ofSymmetric},
+	{op: "CreateKey", of: "second", with: ofSymmetric},
+	{op: "CreateKey", of: "RSA", in: given(members{"KeySpec": "RSA_2048", "KeyUsage": "ENCRYPT_DECRYPT"}), with: ofRSA},
+	{op: "CreateKey", of: "signing", in: given(members{"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"}), with: ofSigning},
+	{op: "CreateKey", of: "ML-DSA", in: given(members{"KeySpec": "ML_DSA_44", "KeyUsage": "SIGN_VERIFY"}), with: ofNewSpecs},
+	{op: "CreateKey", of: "Ed25519", in: given(members{"KeySpec": "ECC_NIST_EDWARDS25519", "KeyUsage": "SIGN_VERIFY"}), with: ofNewSpecs},
+	{op: "CreateKey", of: "agreement", in: given(members{"KeySpec": "ECC_NIST_P256", "KeyUsage": "KEY_AGREEMENT"}), with: ofAgreement},
+	{op: "CreateKey", of: "HMAC", in: given(members{"KeySpec": "HMAC_224", "KeyUsage": "GENERATE_VERIFY_MAC"}), with: ofMAC},
+	{op: "CreateKey", of: "imported", in: given(members{"Origin": "EXTERNAL"}), with: ofAwaited},
+	{op: "CreateKey", of: "imported HMAC", in: given(members{"Origin": "EXTERNAL", "KeySpec": "HMAC_256", "KeyUsage": "GENERATE_VERIFY_MAC"}), with: ofMAC},
+	{op: "CreateKey", of: "primary", in: given(members{"MultiRegion": true}), with: ofSet},
+
+	{op: "DescribeKey", in: on("symmetric", nil), with: ofSymmetric},
+	{op: "ListKeys", in: nil},
+	{op: "ListKeys", of: "page", in: given(members{"Limit": 1}), with: []string{"ListKeysResponse.NextMarker"}},
+	{op: "UpdateKeyDescription", in: on("symmetric", members{"Description": ""})},
+	{op: "DisableKey", in: on("symmetric", nil)},
+	{op: "EnableKey", in: on("symmetric", nil)},
+
+	{op: "CreateAlias", in: func(w *world) members {
+		return members{"AliasName": "alias/one", "TargetKeyId": w.key("symmetric")}
+	}},
+	{op: "CreateAlias", of: "second", in: func(w *world) members {
+		return members{"AliasName": "alias/two", "TargetKeyId": w.key("symmetric")}
+	}},
+	{op: "UpdateAlias", in: func(w *world) members {
+		return members{"AliasName": "alias/one", "TargetKeyId": w.key("second")}
+	}},
+	{op: "ListAliases"},
+	{op: "ListAliases", of: "page", in: given(members{"Limit": 1}), with: []string{"ListAliasesResponse.NextMarker"}},
+	{op: "DeleteAlias", in: given(members{"AliasName": "alias/one"})},
+
+	{op: "TagResource", in: on("symmetric", members{"Tags": []any{members{"TagKey": "b", "TagValue": "x"}, members{"TagKey": "c", "TagValue": "x"}}})},
+	{op: "ListResourceTags", in: on("symmetric", nil)},
+	{op: "ListResourceTags", of: "page", in: on("symmetric", members{"Limit": 1}), with: []string{"ListResourceTagsResponse.NextMarker"}},
+	{op: "UntagResource", in: on("symmetric", members{"TagKeys": []any{"b", "none"}})},
+
+	{op: "GetKeyPolicy", in: on("symmetric", nil)},
+	{op: "PutKeyPolicy", in: func(w *world) members {
+		return members{"KeyId": w.key("symmetric"), "Policy": w.of("GetKeyPolicy", "Policy")}
+	}},
+	{op: "ListKeyPolicies", in: on("symmetric", nil)},
+
+	{op: "GetKeyLastUsage", of: "unused", in: on("second", nil)},
+	{op: "GetKeyRotationStatus", in: on("symmetric", nil)},
+	{op: "EnableKeyRotation", in: on("symmetric", members{"RotationPeriodInDays": 90})},
+	{op: "GetKeyRotationStatus", of: "enabled", in: on("symmetric", nil),
+		with: []string{"GetKeyRotationStatusResponse.RotationPeriodInDays", "GetKeyRotationStatusResponse.NextRotationDate"}},
+	{op: "DisableKeyRotation", in: on("symmetric", nil)},
+	{op: "RotateKeyOnDemand", in: on("symmetric", nil)},
+	{op: "RotateKeyOnDemand", of: "again", in: on("symmetric", nil)},
+	{op: "ListKeyRotations", in: on("symmetric", nil), with: []string{"RotationsListEntry.RotationDate", "RotationsListEntry.RotationType"}},
+	{op: "ListKeyRotations", of: "page", in: on("symmetric", members{"Limit": 1}),
+		with: []string{"RotationsListEntry.RotationDate", "RotationsListEntry.RotationType", "ListKeyRotationsResponse.NextMarker"}},
+	{op: "ListKeyRotations", of: "first", in: on("second", members{"IncludeKeyMaterial": "ALL_KEY_MATERIAL"})},
+}
+
+var (
+	greeting = members{"who": "anybody"}
+	message  = []byte("a message")
+	noLetter = []string{"DecryptResponse.Plaintext", "DecryptResponse.KeyMaterialId"}
+	wholeKey = []string{"GenerateDataKeyResponse.Plaintext", "GenerateDataKeyResponse.KeyMaterialId"}
+)
+
+var cryptoExamples = []example{
+	{op: "Encrypt", in: on("symmetric", members{"Plaintext": message, "EncryptionContext": greeting})},
+	{op: "Decrypt", in: func(w *world) members {
+		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "EncryptionContext": greeting}
+	}, with: noLetter},
+	{op: "ReEncrypt", in: func(w *world) members {
+		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "SourceEncryptionContext": greeting, "DestinationKeyId": w.key("second")}
+	}, with: []string{"ReEncryptResponse.SourceKeyMaterialId", "ReEncryptResponse.DestinationKeyMaterialId"}},
+	{op: "Encrypt", of: "RSA", in: on("RSA", members{"Plaintext": message, "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"})},
+	{op: "Decrypt", of: "RSA", in: func(w *world) members {
+		return members{"KeyId": w.key("RSA"), "CiphertextBlob": w.blob("Encrypt RSA", "CiphertextBlob"), "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+	}, with: []string{"DecryptResponse.Plaintext"}},
+	{op: "ReEncrypt", of: "from RSA", in: func(w *world) members {
+		return members{"SourceKeyId": w.key("RSA"), "CiphertextBlob": w.blob("Encrypt RSA", "CiphertextBlob"),
+			"SourceEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "DestinationKeyId": w.key("second")}
+	}, with: []string{"ReEncryptResponse.DestinationKeyMaterialId"}},
+	{op: "ReEncrypt", of: "to RSA", in: func(w *world) members {
+		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "SourceEncryptionContext": greeting,
+			"DestinationKeyId": w.key("RSA"), "DestinationEncryptionAlgorithm": "RSAES_OAEP_SHA_1"}
+	}, with: []string{"ReEncryptResponse.SourceKeyMaterialId"}},
+	{op: "GenerateDataKey", in: on("symmetric", members{"KeySpec": "AES_256"}), with: wholeKey},
+	{op: "GenerateDataKeyWithoutPlaintext", in: on("symmetric", members{"NumberOfBytes": 1024})},
+	{op: "GenerateDataKeyPair", in: on("symmetric", members{"KeyPairSpec": "ECC_NIST_P521"}),
+		with: []string{"GenerateDataKeyPairResponse.PrivateKeyPlaintext", "GenerateDataKeyPairResponse.KeyMaterialId"}},
+	{op: "GenerateDataKeyPairWithoutPlaintext", in: on("symmetric", members{"KeyPairSpec": "ECC_NIST_EDWARDS25519"})},
+	{op: "GenerateRandom", in: given(members{"NumberOfBytes": 32}), with: []string{"GenerateRandomResponse.Plaintext"}},
+	{op: "GetKeyLastUsage", of: "used", in: on("symmetric", nil), with: []string{
+		"KeyLastUsageData.Operation", "KeyLastUsageData.Timestamp", "KeyLastUsageData.CloudTrailEventId", "KeyLastUsageData.KmsRequestId"}},
+
+	{op: "Sign", in: on("signing", members{"Message": message, "SigningAlgorithm": "ECDSA_SHA_256"})},
+	{op: "Verify", in: func(w *world) members {
+		return members{"KeyId": w.key("signing"), "Message": message, "Signature": w.blob("Sign", "Signature"), "SigningAlgorithm": "ECDSA_SHA_256"}
+	}},
+	{op: "Sign", of: "ML-DSA", in: on("ML-DSA", members{"Message": message, "SigningAlgorithm": "ML_DSA_SHAKE_256"})},
+	{op: "GetPublicKey", of: "RSA", in: on("RSA", nil), with: []string{"GetPublicKeyResponse.CustomerMasterKeySpec", "GetPublicKeyResponse.EncryptionAlgorithms"}},
+	{op: "GetPublicKey", of: "signing", in: on("signing", nil), with: []string{"GetPublicKeyResponse.CustomerMasterKeySpec", "GetPublicKeyResponse.SigningAlgorithms"}},
+	{op: "GetPublicKey", of: "ML-DSA", in: on("ML-DSA", nil), with: []string{"GetPublicKeyResponse.SigningAlgorithms"}},
+	{op: "GetPublicKey", of: "agreement", in: on("agreement", nil), with: []string{"GetPublicKeyResponse.CustomerMasterKeySpec", "GetPublicKeyResponse.KeyAgreementAlgorithms"}},
+	{op: "GenerateMac", in: on("HMAC", members{"Message": message, "MacAlgorithm": "HMAC_SHA_224"})},
+	{op: "VerifyMac", in: func(w *world) members {
+		return members{"KeyId": w.key("HMAC"), "Message": message, "Mac": w.blob("GenerateMac", "Mac"), "MacAlgorithm": "HMAC_SHA_224"}
+	}},
+	{op: "DeriveSharedSecret", in: func(w *world) members {
+		peer, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		spki, err := x509.MarshalPKIXPublicKey(peer.PublicKey())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return members{"KeyId": w.key("agreement"), "KeyAgreementAlgorithm": "ECDH", "PublicKey": spki}
+	}, with: []string{"DeriveSharedSecretResponse.SharedSecret"}},
+}
+
+var (
+	wrapping       = members{"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}
+	ofImported     = append(slices.Clone(ofSymmetric), "KeyMetadata.ExpirationModel", "KeyMetadata.ValidTo")
+	importedEntry  = []string{"RotationsListEntry.ImportState", "RotationsListEntry.ExpirationModel", "RotationsListEntry.ValidTo", "RotationsListEntry.KeyMaterialDescription"}
+	materialIsTold = []string{"ImportKeyMaterialResponse.KeyMaterialId"}
+)
+
+var materialExamples = []example{
+	{op: "GetParametersForImport", in: on("imported", wrapping)},
+	{op: "ImportKeyMaterial", in: importing("imported", "GetParametersForImport", members{
+		"ValidTo": float64(time.Now().Add(24 * time.Hour).Unix()), "KeyMaterialDescription": "from a test"}), with: materialIsTold},
+	{op: "DescribeKey", of: "imported", in: on("imported", nil), with: ofImported},
+	{op: "ListKeyRotations", of: "imported", in: on("imported", members{"IncludeKeyMaterial": "ALL_KEY_MATERIAL"}), with: importedEntry},
+	{op: "DeleteImportedKeyMaterial", in: on("imported", nil), with: []string{"DeleteImportedKeyMaterialResponse.KeyMaterialId"}},
+	{op: "DescribeKey", of: "without its material", in: on("imported", nil), with: ofSymmetric},
+	{op: "GetParametersForImport", of: "HMAC", in: on("imported HMAC", wrapping)},
+	{op: "ImportKeyMaterial", of: "HMAC", in: importing("imported HMAC", "GetParametersForImport HMAC", members{"ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"})},
+	{op: "DescribeKey", of: "HMAC", in: on("imported HMAC", nil), with: append(slices.Clone(ofMAC), "KeyMetadata.ExpirationModel")},
+	{op: "DeleteImportedKeyMaterial", of: "HMAC", in: on("imported HMAC", nil)},
+}
+
+// importing makes a request that imports new random material, wrapped under what an
+// example of GetParametersForImport gave.
+func importing(key, params string, more members) func(*world) members {
+	return func(w *world) members {
+		w.t.Helper()
+		material := make([]byte, 32)
+		rand.Read(material)
+		public, err := x509.ParsePKIXPublicKey(w.blob(params, "PublicKey"))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		wrapped, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), material, nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		m := members{"ImportToken": w.blob(params, "ImportToken"), "EncryptedKeyMaterial": wrapped}
+		for name, v := range more {
+			m[name] = v
+		}
+		return on(key, m)(w)
+	}
+}
+
+var regionExamples = []example{
+	{op: "ReplicateKey", in: on("primary", members{"ReplicaRegion": secondRegion, "Tags": []any{members{"TagKey": "a", "TagValue": "b"}}}),
+		with: []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.EncryptionAlgorithms", "KeyMetadata.MultiRegionConfiguration", "ReplicateKeyResponse.ReplicaTags"}},
+	{op: "DescribeKey", of: "replica", in: on("primary", nil), with: ofSet, region: secondRegion},
+	{op: "UpdatePrimaryRegion", in: on("primary", members{"PrimaryRegion": secondRegion})},
+	{op: "UpdatePrimaryRegion", of: "back", in: on("primary", members{"PrimaryRegion": harness.Region}), region: secondRegion},
+	{op: "ScheduleKeyDeletion", of: "with replicas", in: on("primary", nil)},
+	{op: "DescribeKey", of: "pending replica deletion", in: on("primary", nil), with: append(slices.Clone(ofSet), "KeyMetadata.PendingDeletionWindowInDays")},
+}
+
+var grantExamples = []example{
+	{op: "CreateGrant", in: on("symmetric", members{
+		"GranteePrincipal": testUser, "RetiringPrincipal": testUser, "Operations": []any{"Encrypt"}, "Name": "named",
+		"Constraints": members{"EncryptionContextSubset": greeting}})},
+	{op: "CreateGrant", of: "plain", in: on("symmetric", members{"GranteePrincipal": testUser, "Operations": []any{"Decrypt", "RetireGrant"}})},
+	{op: "CreateGrant", of: "equals", in: on("second", members{
+		"GranteePrincipal": testUser, "RetiringPrincipal": testUser, "Operations": []any{"Decrypt"},
+		"Constraints": members{"EncryptionContextEquals": greeting}})},
+	{op: "ListGrants", in: on("symmetric", nil),
+		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextSubset"}},
+	{op: "ListGrants", of: "equals", in: on("second", nil),
+		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
+	{op: "ListRetirableGrants", in: given(members{"RetiringPrincipal": testUser, "Limit": 1}), with: []string{"ListGrantsResponse.NextMarker",
+		"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints"}},
+	{op: "RetireGrant", in: func(w *world) members { return members{"GrantToken": w.of("CreateGrant plain", "GrantToken")} }},
+	{op: "RevokeGrant", in: func(w *world) members {
+		return members{"KeyId": w.key("symmetric"), "GrantId": w.of("CreateGrant", "GrantId")}
+	}},
+}
+
+const testUser = "arn:aws:iam::" + harness.Account + ":user/somebody"
+
+var lastExamples = []example{
+	{op: "ScheduleKeyDeletion", in: on("second", members{"PendingWindowInDays": 7}), with: []string{"ScheduleKeyDeletionResponse.DeletionDate"}},
+	{op: "DescribeKey", of: "pending deletion", in: on("second", nil), with: append(slices.Clone(ofSymmetric), "KeyMetadata.DeletionDate")},
+	{op: "CancelKeyDeletion", in: on("second", nil)},
+}
