@@ -13,7 +13,7 @@ LDFLAGS   := -s -w -X main.version=$(shell git describe --tags --always --dirty 
 # The protobuf files and what is generated from them.
 PROTO := $(shell git ls-files -co --exclude-standard '*.proto')
 
-.PHONY: help run build release demo test check race bench image compose-test fuzz generate generate-check clean
+.PHONY: help run build release demo test check race bench scale image compose-test fuzz generate generate-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -48,6 +48,9 @@ check: ## formatting, vet, staticcheck
 
 bench: build ## throughput and latency beside bare echoes, on three nodes
 	bin/conclave bench $(ARGS)
+
+scale: ## 100,000 keys, aliases and grants beside an empty cluster
+	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 20m -run '^TestScale$$' -v ./integration
 
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -37,7 +37,7 @@ func (d *dynamic) judged(t *testing.T, op string, tc inputCase, message string) 
 		t.Fatalf("the gRPC face has no %s", op)
 	}
 	req := reflect.New(call.Type().In(1).Elem()).Interface().(proto.Message)
-	if !fill(req.ProtoReflect(), tc.body) {
+	if !fillMessage(req.ProtoReflect(), tc.body) {
 		return
 	}
 	err, _ := call.Call([]reflect.Value{reflect.ValueOf(t.Context()), reflect.ValueOf(req)})[1].Interface().(error)
@@ -60,9 +60,9 @@ func (d *dynamic) judged(t *testing.T, op string, tc inputCase, message string) 
 	}
 }
 
-// fill fills a message with the members of a body. It reports whether the message
+// fillMessage fills a message with the members of a body. It reports whether the message
 // says the same: there are no empty lists and maps that are not absent too.
-func fill(m protoreflect.Message, body map[string]any) bool {
+func fillMessage(m protoreflect.Message, body map[string]any) bool {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
 		f := fields.Get(i)
@@ -88,14 +88,14 @@ func set(m protoreflect.Message, f protoreflect.FieldDescriptor, v any) bool {
 		for _, item := range v {
 			if members, ok := item.(map[string]any); !ok {
 				list.Append(protoreflect.ValueOf(item))
-			} else if !fill(list.AppendMutable().Message(), members) {
+			} else if !fillMessage(list.AppendMutable().Message(), members) {
 				return false
 			}
 		}
 		return len(v) > 0
 	case map[string]any:
 		if !f.IsMap() {
-			return fill(m.Mutable(f).Message(), v)
+			return fillMessage(m.Mutable(f).Message(), v)
 		}
 		pairs := m.Mutable(f).Map()
 		for k, text := range v {

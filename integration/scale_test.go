@@ -1,0 +1,317 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// scaleQuotaGrants is how many grants one key may have.
+const scaleQuotaGrants = 50_000
+
+// measured is how a cluster did.
+type measured struct {
+	start, unsealed, snapshot time.Duration
+	p50, p99                  time.Duration
+	rate                      float64
+	heap                      uint64 // of all three nodes
+}
+
+// TestScale fills a cluster with keys, aliases and grants, and holds it against the
+// same cluster when it was empty: a node's start, a snapshot, lists, and Encrypt. Half
+// of the grants are on one key. `make scale` makes 100,000 of each.
+func TestScale(t *testing.T) {
+	seed := newSeed(t)
+	size := 1000
+	if v := os.Getenv("CONCLAVE_SCALE"); v != "" {
+		var err error
+		if size, err = strconv.Atoi(v); err != nil || size < 100 || size > 100_000 {
+			t.Fatalf("CONCLAVE_SCALE=%s: want 100 to 100000", v)
+		}
+	}
+	c := harness.Found(t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
+		cfg.OpsListen = n.Ops
+		// Often enough to wait for one, and seldom enough not to be all that is measured.
+		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = uint64(min(200+size/50, 2000)), 1000
+		cfg.Timeouts.Snapshot = time.Second
+	}})
+	w := &scaled{t: t, c: c, seed: seed, keys: make([]string, size)}
+	w.keys[0] = w.createKey(0)
+	empty := w.measure(w.keys[:1])
+
+	began := time.Now()
+	w.parallel(1, size, func(i int) { w.keys[i] = w.createKey(i) })
+	w.parallel(0, size, func(i int) {
+		_, err := w.at(i).CreateAlias(t.Context(), &kmspb.CreateAliasRequest{AliasName: new(fmt.Sprintf("alias/scale/%06d", i)), TargetKeyId: &w.keys[i]})
+		w.check(err)
+	})
+	var last sync.Map // key → grant
+	w.parallel(0, size, func(i int) {
+		key := w.keys[i]
+		if i < min(size/2, scaleQuotaGrants) {
+			key = w.keys[0]
+		}
+		g, err := w.at(i).CreateGrant(t.Context(), &kmspb.CreateGrantRequest{
+			KeyId: &key, GranteePrincipal: new(fmt.Sprintf("arn:aws:iam::%s:user/u%d", harness.Account, i)),
+			RetiringPrincipal: new(fmt.Sprintf("arn:aws:iam::%s:role/retirer", harness.Account)), Operations: []string{"Encrypt", "Decrypt"},
+		})
+		w.check(err)
+		last.Store(key, g.GetGrantId())
+	})
+	t.Logf("filled in %v", time.Since(began).Round(time.Second))
+	full := w.measure(w.keys)
+	w.lists()
+	w.use(&last)
+	c.Converged()
+	c.NoFaults()
+
+	perKey := float64(int64(full.heap)-int64(empty.heap)) / 3 / float64(size)
+	t.Logf("%d keys, %d aliases, %d grants; three nodes in one process, seed %d\n"+
+		"                      empty       full\n"+
+		"node started   %12v %10v\n"+
+		"and unsealed   %12v %10v\n"+
+		"snapshot       %12v %10v\n"+
+		"Encrypt p50    %12v %10v\n"+
+		"Encrypt p99    %12v %10v\n"+
+		"Encrypt op/s   %12.0f %10.0f\n"+
+		"memory per key, with its alias and grant: %.0f bytes a node",
+		size, size, size, seed, ms(empty.start), ms(full.start), ms(empty.unsealed), ms(full.unsealed), ms(empty.snapshot), ms(full.snapshot),
+		ms(empty.p50), ms(full.p50), ms(empty.p99), ms(full.p99), empty.rate, full.rate, perKey)
+	if size < 50_000 {
+		return // too little to say anything of the figures
+	}
+	if full.start > 15*time.Second || full.snapshot > 15*time.Second {
+		t.Errorf("a node starts in %v and writes its snapshot in %v: want 15 s at the most", full.start, full.snapshot)
+	}
+	if perKey > 16<<10 {
+		t.Errorf("a key, its alias and grant take %.0f bytes: want 16 KiB at the most", perKey)
+	}
+	if full.p99 > 2*empty.p99+10*time.Millisecond {
+		t.Errorf("the p99 of Encrypt is %v, and was %v when the cluster was empty", full.p99, empty.p99)
+	}
+}
+
+func ms(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+
+// scaled is a cluster being filled.
+type scaled struct {
+	t    *testing.T
+	c    *harness.Cluster
+	seed uint64
+	keys []string
+}
+
+// at spreads requests over the nodes.
+func (w *scaled) at(i int) kmspb.KMSClient { return w.c.Nodes[i%len(w.c.Nodes)].KMS() }
+
+func (w *scaled) check(err error) {
+	if err != nil {
+		w.t.Error(err)
+	}
+}
+
+func (w *scaled) createKey(i int) string {
+	out, err := w.at(i).CreateKey(w.t.Context(), &kmspb.CreateKeyRequest{Description: new(fmt.Sprintf("scale %d", i))})
+	w.check(err)
+	return out.GetKeyMetadata().GetKeyId()
+}
+
+// parallel does something for each number, many at a time, until one failed.
+func (w *scaled) parallel(from, to int, do func(i int)) {
+	w.t.Helper()
+	var next atomic.Int64
+	next.Store(int64(from))
+	var workers sync.WaitGroup
+	for range 128 {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(to) && !w.t.Failed(); i = next.Add(1) - 1 {
+				do(int(i))
+			}
+		})
+	}
+	workers.Wait()
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
+}
+
+// measure measures the cluster as it is, with Encrypt under some of its keys.
+func (w *scaled) measure(keys []string) (m measured) {
+	w.t.Helper()
+	m.p50, m.p99, m.rate = w.encrypts(keys)
+	// A node's snapshot is of all that there is once it was begun after it.
+	n := w.c.Nodes[(w.c.Leader().Index+1)%3]
+	before := metric(w.t, n, "conclave_raft_snapshot_seconds_count")
+	var sum float64
+	w.c.Eventually("waiting for a snapshot", func(ctx context.Context) error {
+		for range 100 {
+			if _, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: &keys[0]}); err != nil {
+				return err
+			}
+		}
+		switch now := metric(w.t, n, "conclave_raft_snapshot_seconds_count"); {
+		case now < before+1:
+			sum = metric(w.t, n, "conclave_raft_snapshot_seconds_sum")
+			return fmt.Errorf("%v snapshots, want one more than %v", now, before)
+		default:
+			sum = metric(w.t, n, "conclave_raft_snapshot_seconds_sum") - sum
+			return nil
+		}
+	})
+	m.snapshot = time.Duration(sum * float64(time.Second))
+
+	n.Stop()
+	began := time.Now()
+	n.Start()
+	m.start = time.Since(began)
+	n.Unseal()
+	w.c.WaitReady(n)
+	m.unsealed = time.Since(began)
+	w.c.Converged()
+
+	runtime.GC()
+	runtime.GC() // so that what pools kept is gone too
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	m.heap = mem.HeapAlloc
+	return m
+}
+
+// encrypts has 16 callers encrypt for some seconds, with keys chosen at random.
+func (w *scaled) encrypts(keys []string) (p50, p99 time.Duration, rate float64) {
+	const callers, lasts = 16, 3 * time.Second
+	took := make([][]time.Duration, callers)
+	var all sync.WaitGroup
+	began := time.Now()
+	for i := range callers {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(w.seed, uint64(i)))
+			plaintext := make([]byte, 1024)
+			for time.Since(began) < lasts {
+				start := time.Now()
+				_, err := w.at(i).Encrypt(w.t.Context(), &kmspb.EncryptRequest{KeyId: &keys[random.IntN(len(keys))], Plaintext: plaintext})
+				if err != nil {
+					w.t.Error(err)
+					return
+				}
+				took[i] = append(took[i], time.Since(start))
+			}
+		})
+	}
+	all.Wait()
+	sorted := slices.Sorted(slices.Values(slices.Concat(took...)))
+	if len(sorted) < 100 {
+		w.t.Fatalf("%d answers in %v", len(sorted), lasts)
+	}
+	return sorted[len(sorted)/2], sorted[len(sorted)*99/100], float64(len(sorted)) / lasts.Seconds()
+}
+
+// lists reads everything, page by page, each page at another node.
+func (w *scaled) lists() {
+	w.t.Helper()
+	ctx := w.t.Context()
+	began := time.Now()
+	pages := 0
+	count := func(list func(kms kmspb.KMSClient, marker *string) (names []string, next *string, err error)) int {
+		seen := make(map[string]bool)
+		var marker *string
+		for {
+			names, next, err := list(w.at(pages), marker)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			for _, n := range names {
+				if seen[n] {
+					w.t.Fatalf("%s is listed twice", n)
+				}
+				seen[n] = true
+			}
+			if pages++; next == nil {
+				return len(seen)
+			}
+			marker = next
+		}
+	}
+	keys := count(func(kms kmspb.KMSClient, marker *string) (names []string, _ *string, _ error) {
+		out, err := kms.ListKeys(ctx, &kmspb.ListKeysRequest{Limit: new(int32(1000)), Marker: marker})
+		for _, k := range out.GetKeys() {
+			names = append(names, k.GetKeyId())
+		}
+		return names, next(out), err
+	})
+	aliases := count(func(kms kmspb.KMSClient, marker *string) (names []string, _ *string, _ error) {
+		out, err := kms.ListAliases(ctx, &kmspb.ListAliasesRequest{Limit: new(int32(100)), Marker: marker})
+		for _, a := range out.GetAliases() {
+			names = append(names, a.GetAliasName())
+		}
+		return names, next(out), err
+	})
+	ofOne := count(func(kms kmspb.KMSClient, marker *string) (names []string, _ *string, _ error) {
+		out, err := kms.ListGrants(ctx, &kmspb.ListGrantsRequest{KeyId: &w.keys[0], Limit: new(int32(100)), Marker: marker})
+		for _, g := range out.GetGrants() {
+			names = append(names, g.GetGrantId())
+		}
+		return names, next(out), err
+	})
+	retirable := count(func(kms kmspb.KMSClient, marker *string) (names []string, _ *string, _ error) {
+		out, err := kms.ListRetirableGrants(ctx, &kmspb.ListRetirableGrantsRequest{
+			RetiringPrincipal: new(fmt.Sprintf("arn:aws:iam::%s:role/retirer", harness.Account)), Limit: new(int32(100)), Marker: marker,
+		})
+		for _, g := range out.GetGrants() {
+			names = append(names, g.GetGrantId())
+		}
+		return names, next(out), err
+	})
+	size := len(w.keys)
+	if keys != size || aliases != size || ofOne != min(size/2, scaleQuotaGrants) || retirable != size {
+		w.t.Errorf("listed %d keys, %d aliases, %d grants of one key and %d retirable ones", keys, aliases, ofOne, retirable)
+	}
+	took := time.Since(began)
+	w.t.Logf("listed all in %v, %v a page", took.Round(time.Millisecond), (took / time.Duration(pages)).Round(time.Microsecond))
+}
+
+// next is where a list goes on; nil at its end.
+func next(out interface{ GetNextMarker() string }) *string {
+	if m := out.GetNextMarker(); m != "" {
+		return &m
+	}
+	return nil
+}
+
+// use does with some keys what is done with keys, by all of their names.
+func (w *scaled) use(grants *sync.Map) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	random := rand.New(rand.NewPCG(w.seed, 1<<20))
+	for range 200 {
+		i := random.IntN(len(w.keys))
+		alias := fmt.Sprintf("alias/scale/%06d", i)
+		enc, err := w.at(i).Encrypt(ctx, &kmspb.EncryptRequest{KeyId: &alias, Plaintext: []byte(alias)})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		dec, err := w.at(i+1).Decrypt(ctx, &kmspb.DecryptRequest{CiphertextBlob: enc.GetCiphertextBlob(), KeyId: &w.keys[i]})
+		if err != nil || string(dec.GetPlaintext()) != alias {
+			w.t.Fatalf("Decrypt gave %q, %v", dec.GetPlaintext(), err)
+		}
+	}
+	n := 0
+	grants.Range(func(key, grant any) bool {
+		_, err := w.at(n).RevokeGrant(ctx, &kmspb.RevokeGrantRequest{KeyId: new(key.(string)), GrantId: new(grant.(string))})
+		w.check(err)
+		n++
+		return n < 100 && err == nil
+	})
+}
