@@ -2,6 +2,8 @@ package fsm
 
 import (
 	"bytes"
+	"fmt"
+	"iter"
 	"slices"
 	"testing"
 
@@ -107,10 +109,10 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 	if got, _ := r.Key(id); !proto.Equal(got, want) {
 		t.Errorf("key came back as %v, was %v", got, want)
 	}
-	if g := slices.Collect(r.GrantsTo(id, "arn:aws:iam::000000000000:user/a")); len(g) != 1 {
+	if g := slices.Collect(r.GrantsTo(id, "arn:aws:iam::000000000000:user/a", nil)); len(g) != 1 {
 		t.Errorf("%d grants to the grantee in the restored state, want 1", len(g))
 	}
-	if g := slices.Collect(r.GrantsRetiredBy(region, "arn:aws:iam::000000000000:user/b")); len(g) != 1 {
+	if g := slices.Collect(r.GrantsRetiredBy(region, "arn:aws:iam::000000000000:user/b", nil)); len(g) != 1 {
 		t.Errorf("%d grants of the retiring principal in the restored state, want 1", len(g))
 	}
 }
@@ -237,7 +239,7 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 			t.Errorf("grant %d is still there", n)
 		}
 	}
-	if g := slices.Collect(s.GrantsTo(id, "arn:aws:iam::000000000000:user/a")); len(g) != 0 {
+	if g := slices.Collect(s.GrantsTo(id, "arn:aws:iam::000000000000:user/a", nil)); len(g) != 0 {
 		t.Errorf("%d grants are still found by their grantee", len(g))
 	}
 	if n, v := s.KeyGrants(id); n != nil || v != 0 {
@@ -254,6 +256,53 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 	}
 	if n, _ := s.KeyStores(); n.GetCount() != 0 {
 		t.Errorf("there are %d stores, want 0", n.GetCount())
+	}
+}
+
+// TestGrantLookups: each lookup gives its own grants alone, in order, from where
+// it is told to begin, among grants whose names and ids border on theirs.
+func TestGrantLookups(t *testing.T) {
+	m := newMachine(t)
+	const who = "arn:aws:iam::000000000000:user/a"
+	first, second, elsewhere := testKey(1), testKey(2), KeyID{Region: "us-test-1", ID: testKey(1).ID}
+	grant := func(id KeyID, n byte, grantee, retiring string) *fsmpb.Change {
+		c := putGrant(id, n)
+		c.GetPutGrant().Grantee, c.GetPutGrant().Retiring = grantee, retiring
+		return c
+	}
+	wantVerdicts(t, m.propose(record(putKey(keyOf(first)), putKey(keyOf(second)), putKey(keyOf(elsewhere)),
+		grant(first, 5, who, who), grant(first, 1, who, ""), grant(first, 255, who, who), grant(first, 2, who+"b", who+"b"),
+		grant(first, 3, who[:len(who)-1], who[:len(who)-1]), grant(second, 0, who, who), grant(second, 1, "other", who), grant(elsewhere, 1, who, who))), Accepted)
+	s := m.fsm.Current()
+	names := func(all iter.Seq[*fsmpb.Grant]) (names []string) {
+		for g := range all {
+			names = append(names, fmt.Sprintf("%d.%d", g.Key[0], g.Id[0]))
+		}
+		return names
+	}
+	for _, tt := range []struct {
+		name string
+		got  iter.Seq[*fsmpb.Grant]
+		want []string
+	}{
+		{"to", s.GrantsTo(first, who, nil), []string{"1.1", "1.5", "1.255"}},
+		{"to, after the first", s.GrantsTo(first, who, grantID(1)), []string{"1.5", "1.255"}},
+		{"to, after one that is gone", s.GrantsTo(first, who, grantID(4)), []string{"1.5", "1.255"}},
+		{"to, after the last", s.GrantsTo(first, who, grantID(255)), nil},
+		{"to nobody", s.GrantsTo(first, "arn:", nil), nil},
+		{"to, elsewhere", s.GrantsTo(elsewhere, who, nil), []string{"1.1"}},
+		{"retired by", s.GrantsRetiredBy(region, who, nil), []string{"1.5", "1.255", "2.0", "2.1"}},
+		{"retired by, after the first", s.GrantsRetiredBy(region, who, GrantID(first, grantID(5))), []string{"1.255", "2.0", "2.1"}},
+		{"retired by, after the first key's", s.GrantsRetiredBy(region, who, GrantID(first, grantID(255))), []string{"2.0", "2.1"}},
+		{"retired by, after the last", s.GrantsRetiredBy(region, who, GrantID(second, grantID(1))), nil},
+		{"retired by nobody", s.GrantsRetiredBy(region, "", nil), nil},
+	} {
+		if got := names(tt.got); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	for range s.GrantsTo(first, who, nil) {
+		break // a walk may end anywhere
 	}
 }
 

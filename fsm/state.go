@@ -182,21 +182,33 @@ func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 	return scan[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, prefix, from)
 }
 
-// GrantsTo are the grants on the key whose grantee is that text.
-func (s *State) GrantsTo(key KeyID, principal string) iter.Seq[*fsmpb.Grant] {
-	return grantsOf(objectsBy(s.db, grantee, key, principal))
+// GrantsTo are the grants on the key whose grantee is that text, by id, from the
+// one after the given id on; nil starts at the first.
+func (s *State) GrantsTo(key KeyID, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
+	if len(after) > 0 {
+		after = GrantID(key, after)
+	}
+	return grantsBy(s.db, func(g *fsmpb.Grant) bool {
+		return g.Grantee == principal && g.Region == key.Region && bytes.Equal(g.Key, key.ID[:])
+	}, grantee, key, principal, after)
 }
 
 // GrantsRetiredBy are the region's grants whose retiring principal is that text,
-// by key, then id.
-func (s *State) GrantsRetiredBy(region, principal string) iter.Seq[*fsmpb.Grant] {
-	return grantsOf(objectsBy(s.db, retiring, region, principal))
+// by key, then id, from the one after the given GrantID on; nil starts at the
+// first.
+func (s *State) GrantsRetiredBy(region, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
+	return grantsBy(s.db, func(g *fsmpb.Grant) bool {
+		return g.Retiring == principal && g.Region == region
+	}, retiring, region, principal, after)
 }
 
-func grantsOf(all []*object) iter.Seq[*fsmpb.Grant] {
+// grantsBy walks an index from its arguments on while the grants belong there.
+// There may be 50,000 on one key, so callers pay for those that they look at.
+func grantsBy(db *memdb.Txn, belongs func(*fsmpb.Grant) bool, index string, args ...any) iter.Seq[*fsmpb.Grant] {
 	return func(yield func(*fsmpb.Grant) bool) {
-		for _, o := range all {
-			if !yield(o.msg.(*fsmpb.Grant)) {
+		it := lowerBoundBy(db, index, args...)
+		for raw := it.Next(); raw != nil; raw = it.Next() {
+			if g := raw.(*object).msg.(*fsmpb.Grant); !belongs(g) || !yield(g) {
 				return
 			}
 		}

@@ -109,14 +109,24 @@ func granteeID(id KeyID, principal string) []byte {
 }
 
 func (byGrantee) FromArgs(args ...any) ([]byte, error) {
-	if len(args) == 2 {
+	if len(args) == 3 {
 		id, ok1 := args[0].(KeyID)
 		principal, ok2 := args[1].(string)
-		if ok1 && ok2 {
-			return granteeID(id, principal), nil
+		after, ok3 := args[2].([]byte)
+		if ok1 && ok2 && ok3 {
+			return behind(granteeID(id, principal), after), nil
 		}
 	}
 	return nil, errIndexArgs
+}
+
+// behind is where to begin in an index of grants, whose entries end in the rows'
+// ids, after the grant of a GrantID; nil begins with the first of the value.
+func behind(value, after []byte) []byte {
+	if after == nil {
+		return value
+	}
+	return append(append(value, rowID(fsmpb.Kind_KIND_GRANT, after)...), 0)
 }
 
 func (byGrantee) FromObject(raw any) (bool, []byte, error) {
@@ -134,12 +144,17 @@ func (byGrantee) FromObject(raw any) (bool, []byte, error) {
 // byRetiring finds the grants that a principal may retire.
 type byRetiring struct{}
 
+func retiringID(region, principal string) []byte {
+	return append(AliasID(region, principal), 0) // as in granteeID
+}
+
 func (byRetiring) FromArgs(args ...any) ([]byte, error) {
-	if len(args) == 2 {
+	if len(args) == 3 {
 		region, ok1 := args[0].(string)
 		principal, ok2 := args[1].(string)
-		if ok1 && ok2 {
-			return append(AliasID(region, principal), 0), nil
+		after, ok3 := args[2].([]byte)
+		if ok1 && ok2 && ok3 {
+			return behind(retiringID(region, principal), after), nil
 		}
 	}
 	return nil, errIndexArgs
@@ -150,7 +165,7 @@ func (byRetiring) FromObject(raw any) (bool, []byte, error) {
 	if !ok || g.Retiring == "" {
 		return false, nil, nil
 	}
-	return true, append(AliasID(g.Region, g.Retiring), 0), nil
+	return true, retiringID(g.Region, g.Retiring), nil
 }
 
 // The lookups below panic on an error: memdb returns one only for a wrong table,
@@ -175,7 +190,11 @@ func versionOf(db *memdb.Txn, kind fsmpb.Kind, id []byte) Version {
 }
 
 func lowerBound(db *memdb.Txn, kind fsmpb.Kind, from []byte) memdb.ResultIterator {
-	it, err := db.LowerBound(objects, primary, kind, from)
+	return lowerBoundBy(db, primary, kind, from)
+}
+
+func lowerBoundBy(db *memdb.Txn, index string, args ...any) memdb.ResultIterator {
+	it, err := db.LowerBound(objects, index, args...)
 	if err != nil {
 		panic(err)
 	}
@@ -183,10 +202,8 @@ func lowerBound(db *memdb.Txn, kind fsmpb.Kind, from []byte) memdb.ResultIterato
 }
 
 // objectsByTarget lists a key's aliases; whole, since callers delete as they go.
-func objectsByTarget(db *memdb.Txn, id KeyID) []*object { return objectsBy(db, aliasTarget, id) }
-
-func objectsBy(db *memdb.Txn, index string, args ...any) []*object {
-	it, err := db.Get(objects, index, args...)
+func objectsByTarget(db *memdb.Txn, id KeyID) []*object {
+	it, err := db.Get(objects, aliasTarget, id)
 	if err != nil {
 		panic(err)
 	}
