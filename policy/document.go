@@ -63,17 +63,28 @@ func (set *principalSet) allows(c *Principal) reach {
 	}
 	best := reachNone
 	for i := range set.named {
-		p := &set.named[i]
-		switch {
-		case p.Kind == KindRoot:
-			if p.isAccountOf(c) {
-				best = reachAccount
-			}
-		case p.ARN == c.ARN, p.Kind == KindRole && c.Kind == KindAssumedRole && p.ARN == c.Role:
-			return reachDirect
+		switch by := set.named[i].reaches(c); by {
+		case reachDirect:
+			return by
+		case reachAccount:
+			best = by
 		}
 	}
 	return best
+}
+
+// reaches says how an Allow for p, in a policy or a grant, reaches c.
+func (p *Principal) reaches(c *Principal) reach {
+	switch {
+	case p.Kind == KindRoot:
+		if p.isAccountOf(c) {
+			return reachAccount
+		}
+	case p.Kind == KindNone: // nobody
+	case p.ARN == c.ARN, p.Kind == KindRole && c.Kind == KindAssumedRole && p.ARN == c.Role:
+		return reachDirect
+	}
+	return reachNone
 }
 
 // denies reports whether a Deny for the set reaches c. An account stands for

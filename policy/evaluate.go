@@ -18,6 +18,9 @@ type Policies struct {
 	// what has no policy of its own: an alias, and "*". A request for a key
 	// without its policy is denied.
 	Key *Document
+	// Grantee is who has a grant on the key that is good for the action; nil
+	// when there is none. It counts like a name in an Allow of the key policy.
+	Grantee *Principal
 }
 
 // Effect is the outcome of an evaluation.
@@ -57,6 +60,8 @@ const (
 	// ReasonIdentityPolicy: the policies of the caller (AWS: identity-based
 	// policy). An account's root user has all that such a policy could give.
 	ReasonIdentityPolicy
+	// ReasonGrant: a grant; only ever the reason of an Allow.
+	ReasonGrant
 )
 
 // String is a short name for logs and audit records.
@@ -66,6 +71,8 @@ func (r Reason) String() string {
 		return "key-policy"
 	case ReasonIdentityPolicy:
 		return "identity-policy"
+	case ReasonGrant:
+		return "grant"
 	default:
 		return "request"
 	}
@@ -96,13 +103,14 @@ func (d Decision) Allowed() bool { return d.Effect == Allow }
 //     so it allows the account's root user only.
 //   - In another account both are needed: an Allow in the key policy, for the
 //     principal or its account, and one in the account's own policies.
+//   - A grant allows what an Allow of the key policy for its grantee would.
 //   - Where there is no key policy to ask (aliases, kms:CreateKey and the like),
 //     the account's own policies decide.
 //
 // Evaluate knows nothing of the rules that lie outside of policies: which
 // operations work across accounts, that kms:RetireGrant in a key policy has no
-// effect, and grants. Those are the caller's. Evaluate may be called from any
-// number of goroutines and allocates nothing.
+// effect, and what a grant is good for. Those are the caller's. Evaluate may be
+// called from any number of goroutines and allocates nothing.
 func Evaluate(req Request, policies Policies) Decision {
 	none := Decision{Statement: NoStatement}
 	caller := &req.Principal
@@ -146,6 +154,14 @@ func Evaluate(req Request, policies Policies) Decision {
 			return Decision{Allow, ReasonKeyPolicy, s.index, s.sid}
 		}
 		decision = identity // the key policy did its part
+	}
+	if g := policies.Grantee; g != nil {
+		switch by := g.reaches(caller); {
+		case by >= enough && (local || identity.Allowed()):
+			return Decision{Allow, ReasonGrant, NoStatement, ""}
+		case by != reachNone:
+			decision = identity
+		}
 	}
 	return decision
 }

@@ -222,3 +222,44 @@ func BenchmarkParse(b *testing.B) {
 		}
 	}
 }
+
+// TestGrantee: a grant allows what an Allow for its grantee would, after every
+// Deny, and to nobody else.
+func TestGrantee(t *testing.T) {
+	const (
+		role    = "arn:aws:iam::111122223333:role/app"
+		session = "arn:aws:sts::111122223333:assumed-role/app/one"
+		foreign = "arn:aws:iam::444455556666:user/bob"
+		nothing = `{"Effect":"Allow","Principal":"*","Action":"kms:Nothing","Resource":"*"}`
+	)
+	for _, tt := range []struct {
+		name, statement, grantee, caller, want string
+	}{
+		{"user", nothing, testUser, testUser, "Allow grant"},
+		{"another user", nothing, "arn:aws:iam::111122223333:user/alic", testUser, "ImplicitDeny key-policy"},
+		{"role", nothing, role, session, "Allow grant"},
+		{"session", nothing, session, session, "Allow grant"},
+		{"another session", nothing, "arn:aws:sts::111122223333:assumed-role/app/two", session, "ImplicitDeny key-policy"},
+		{"session is not its role", nothing, session, role, "ImplicitDeny key-policy"},
+		{"account, for its root user", nothing, testRoot, testRoot, "Allow grant"},
+		{"account, for a user", nothing, testRoot, testUser, "ImplicitDeny identity-policy"},
+		{"another account, for its root user", nothing, testForeign, testForeign, "Allow grant"},
+		{"another account's user, whom that account does not allow", nothing, foreign, foreign, "ImplicitDeny identity-policy"},
+		{"another partition's account", nothing, "arn:aws-cn:iam::111122223333:root", testRoot, "ImplicitDeny key-policy"},
+		{"deny for the user", `{"Effect":"Deny","Principal":{"AWS":"` + testUser + `"},"Action":"kms:Encrypt","Resource":"*"}`, testUser, testUser, "ExplicitDeny key-policy"},
+		{"deny for all", `{"Effect":"Deny","Principal":"*","Action":"*","Resource":"*"}`, testRoot, testRoot, "ExplicitDeny key-policy"},
+		{"allowed by policy too", `{"Effect":"Allow","Principal":{"AWS":"` + testUser + `"},"Action":"kms:Encrypt","Resource":"*"}`, testUser, testUser, "Allow key-policy"},
+	} {
+		grantee := mustPrincipal(t, tt.grantee)
+		d := Evaluate(Request{mustPrincipal(t, tt.caller), "kms:Encrypt", testKey}, Policies{Key: mustParse(t, `{"Statement":`+tt.statement+`}`), Grantee: &grantee})
+		if got := fmt.Sprint(d.Effect, " ", d.Reason); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+	user := mustPrincipal(t, testUser)
+	for name, p := range map[string]Policies{"no key policy": {Grantee: &user}, "nobody": {Key: &Document{}, Grantee: &Principal{}}} {
+		if d := Evaluate(Request{user, "kms:Encrypt", testKey}, p); d.Allowed() {
+			t.Errorf("%s: allowed", name)
+		}
+	}
+}
