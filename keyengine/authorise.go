@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -12,10 +13,17 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// authorise asks whether the caller may do action to the key. The decision
-// depends on the key's policy, whichever way it goes, and on nothing else yet:
-// there are no grants, and the only identity is the account's root user.
-func (ev *eval) authorise(t *target, action string) error {
+// authorise asks whether the caller may do action to the key, in an encryption
+// context if the action has one. The decision depends on the key's policy,
+// whichever way it goes, and where that leaves it open on grants; the only
+// identity yet is the account's root user.
+func (ev *eval) authorise(t *target, action string, context map[string]string) error {
+	return ev.authoriseBy(t, action, func(g *fsmpb.Grant) bool { return admits(g, action, context) })
+}
+
+// authoriseBy is authorise where it takes more than an encryption context to tell
+// whether a grant of the action is good for the request.
+func (ev *eval) authoriseBy(t *target, action string, good func(*fsmpb.Grant) bool) error {
 	p, v := ev.keyPolicy(t.id)
 	if p == nil {
 		return fmt.Errorf("key %s has no policy", t.id)
@@ -24,23 +32,30 @@ func (ev *eval) authorise(t *target, action string) error {
 	if err != nil {
 		return err
 	}
-	return ev.decide(policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: t.arn}, policy.Policies{Key: doc})
+	req := policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: t.arn}
+	d := policy.Evaluate(req, policy.Policies{Key: doc})
+	if d.Effect == policy.ImplicitDeny && grantable(action) {
+		if by, g := ev.granted(t, req, doc, good); g != nil {
+			return ev.decided(req, by, g)
+		}
+	}
+	return ev.decided(req, d, nil)
 }
 
 // authorised finds the key that a KeyId names and asks whether the caller may do
 // action to it.
-func (ev *eval) authorised(keyID string, f forms, action string) (*target, error) {
+func (ev *eval) authorised(keyID string, f forms, action string, context map[string]string) (*target, error) {
 	t, err := ev.resolve(keyID, f, action)
 	if err != nil {
 		return nil, err
 	}
-	return t, ev.authorise(t, action)
+	return t, ev.authorise(t, action, context)
 }
 
 // managed finds the key of an operation on keys, checks that the caller may, and
 // that the key's state allows it.
 func (ev *eval) managed(keyID string) (*target, error) {
-	t, err := ev.authorised(keyID, keyForms, ev.op.action())
+	t, err := ev.authorised(keyID, keyForms, ev.op.action(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -50,12 +65,14 @@ func (ev *eval) managed(keyID string) (*target, error) {
 // authoriseAccount asks for what no key policy decides: operations on no key
 // (resource "*") and the alias side of alias operations.
 func (ev *eval) authoriseAccount(action, resource string) error {
-	return ev.decide(policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: resource}, policy.Policies{})
+	req := policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: resource}
+	return ev.decided(req, policy.Evaluate(req, policy.Policies{}), nil)
 }
 
-func (ev *eval) decide(req policy.Request, policies policy.Policies) error {
-	d := policy.Evaluate(req, policies)
-	ev.decisions = append(ev.decisions, decision{req.Action, d})
+// decided notes a decision for the record, with the grant that it rests on if it
+// does, and words it for the caller.
+func (ev *eval) decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) error {
+	ev.decisions = append(ev.decisions, decision{req.Action, g, d})
 	if d.Allowed() {
 		return nil
 	}
@@ -78,6 +95,7 @@ func (ev *eval) forbiddenCiphertext(action string) error {
 // decision is what a record says of an authorization.
 type decision struct {
 	action string
+	grant  *fsmpb.Grant // that allowed it, or nil
 	policy.Decision
 }
 
@@ -87,6 +105,9 @@ const maxSid = 128
 
 func (d decision) String() string {
 	s := d.action + " " + d.Effect.String() + " " + d.Reason.String()
+	if d.grant != nil {
+		s += " " + hex.EncodeToString(d.grant.Id)
+	}
 	if d.Statement != policy.NoStatement {
 		s += " statement " + strconv.Itoa(d.Statement)
 		if d.Sid != "" {

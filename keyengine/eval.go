@@ -33,6 +33,7 @@ type eval struct {
 	materials []*fsmpb.Material // that the key material of the answer came from
 	source    *target           // the key of the ciphertext that was given, once known
 	attested  *attest.Attested  // the enclave that the answer is for, once verified
+	grantID   string            // of the grant that the request is about, for the record
 	secrets   [][]byte
 	// later, for lists, runs after the record is committed, on a state that
 	// contains it, and gives the answer.
@@ -117,6 +118,21 @@ func (ev *eval) grant(key fsm.KeyID, id []byte) *fsmpb.Grant {
 	g, v := ev.state.Grant(key, id)
 	ev.note(fsmpb.Kind_KIND_GRANT, fsm.GrantID(key, id), v)
 	return g
+}
+
+// grantTo is a grant on the key to one of the principals that match takes. An
+// answer that rests on it depends on that grant alone. That there is none depends
+// on the whole set, which is then noted.
+func (ev *eval) grantTo(key fsm.KeyID, principals []string, match func(*fsmpb.Grant) bool) *fsmpb.Grant {
+	for _, p := range principals {
+		for g := range ev.state.GrantsTo(key, p, nil) {
+			if match(g) {
+				return ev.grant(key, g.Id)
+			}
+		}
+	}
+	ev.keyGrants(key)
+	return nil
 }
 
 // keyGrants notes the whole set of a key's grants.

@@ -143,7 +143,7 @@ func (ev *eval) authoriseAlias(name string, keys ...*target) error {
 		return err
 	}
 	for _, t := range keys {
-		if err := ev.authorise(t, ev.op.action()); err != nil {
+		if err := ev.authorise(t, ev.op.action(), nil); err != nil {
 			return err
 		}
 	}

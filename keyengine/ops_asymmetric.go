@@ -56,10 +56,10 @@ func verify(ev *eval, in *VerifyInput) (*VerifyOutput, error) {
 // useToSign finds a key to sign or verify with, and checks the message against the
 // algorithm.
 func (ev *eval) useToSign(keyID, algorithm string, kind *string, message []byte, tokens []string) (*target, error) {
-	if err := noGrants(tokens); err != nil {
+	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), usageSign, algorithm)
+	t, err := ev.useKey(keyID, ev.op.action(), nil, usageSign, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -82,10 +82,10 @@ func messageType(given *string) string {
 }
 
 func getPublicKey(ev *eval, in *GetPublicKeyInput) (*GetPublicKeyOutput, error) {
-	if err := noGrants(in.GrantTokens); err != nil {
+	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action())
+	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -137,10 +137,10 @@ func verifyMac(ev *eval, in *VerifyMacInput) (*VerifyMacOutput, error) {
 }
 
 func (ev *eval) useForMac(keyID, algorithm string, tokens []string, dryRun *bool) (*target, error) {
-	if err := noGrants(tokens); err != nil {
+	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), usageMac, algorithm)
+	t, err := ev.useKey(keyID, ev.op.action(), nil, usageMac, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -155,10 +155,10 @@ func deriveSharedSecret(ev *eval, in *DeriveSharedSecretInput) (*DeriveSharedSec
 	if err != nil {
 		return nil, err
 	}
-	if err := noGrants(in.GrantTokens); err != nil {
+	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), usageAgree, *in.KeyAgreementAlgorithm)
+	t, err := ev.useKey(*in.KeyId, ev.op.action(), nil, usageAgree, *in.KeyAgreementAlgorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -213,10 +213,10 @@ func generateDataKeyPairWithoutPlaintext(ev *eval, in *GenerateDataKeyPairWithou
 }
 
 func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*GenerateDataKeyPairOutput, error) {
-	if err := noGrants(tokens); err != nil {
+	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), usageEncrypt, algSymmetric)
+	t, err := ev.useKey(keyID, ev.op.action(), context, usageEncrypt, algSymmetric)
 	if err != nil {
 		return nil, err
 	}
@@ -290,9 +290,10 @@ func algorithms(k *fsmpb.Key) []string {
 }
 
 // useKey finds a key for a usage, and checks in AWS's order that the caller may,
-// that the key's state and usage allow it, and that it knows the algorithm.
-func (ev *eval) useKey(keyID, action, usage, algorithm string) (*target, error) {
-	t, err := ev.authorised(keyID, anyForm, action)
+// in the request's encryption context if it has one, that the key's state and usage
+// allow it, and that it knows the algorithm.
+func (ev *eval) useKey(keyID, action string, context map[string]string, usage, algorithm string) (*target, error) {
+	t, err := ev.authorised(keyID, anyForm, action, context)
 	if err != nil {
 		return nil, err
 	}

@@ -13,11 +13,11 @@ import (
 )
 
 func encrypt(ev *eval, in *EncryptInput) (*EncryptOutput, error) {
-	if err := noGrants(in.GrantTokens); err != nil {
+	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
 	algorithm := algorithmOr(in.EncryptionAlgorithm)
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), usageEncrypt, algorithm)
+	t, err := ev.useKey(*in.KeyId, ev.op.action(), in.EncryptionContext, usageEncrypt, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +35,7 @@ func encrypt(ev *eval, in *EncryptInput) (*EncryptOutput, error) {
 }
 
 func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
-	if err := noGrants(in.GrantTokens); err != nil {
+	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
 	to, err := ev.recipient(in.Recipient)
@@ -67,7 +67,7 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 
 // reEncrypt finishes with the source before it looks at the destination.
 func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
-	if err := noGrants(in.GrantTokens); err != nil {
+	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
 	c := ciphertext{
@@ -81,7 +81,7 @@ func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
 	}
 	defer clear(plaintext)
 	algorithm := algorithmOr(in.DestinationEncryptionAlgorithm)
-	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, usageEncrypt, algorithm)
+	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionContext, usageEncrypt, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func generateDataKeyWithoutPlaintext(ev *eval, in *GenerateDataKeyWithoutPlainte
 }
 
 func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*GenerateDataKeyOutput, error) {
-	if err := noGrants(tokens); err != nil {
+	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
 	if (spec == nil) == (size == nil) {
@@ -146,7 +146,7 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 	case *spec == dataKeyAES256:
 		n = 32
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), usageEncrypt, algSymmetric)
+	t, err := ev.useKey(keyID, ev.op.action(), context, usageEncrypt, algSymmetric)
 	if err != nil {
 		return nil, err
 	}
@@ -281,12 +281,12 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 	ours := err == nil && h.Cluster == [8]byte(ev.cluster().Id)
 	var t *target
 	if c.keyID != nil {
-		t, err = ev.authorised(*c.keyID, anyForm, action)
+		t, err = ev.authorised(*c.keyID, anyForm, action, c.context)
 		if err == nil && ours && !c.ignored && h.Key != t.id.ID {
 			err = fault(ErrIncorrectKey, "The key ID in the request does not identify a CMK that can perform this operation.")
 		}
 	} else if ours {
-		t, err = ev.ciphertextKey(h.Key, action)
+		t, err = ev.ciphertextKey(h.Key, action, c.context)
 	} else {
 		err = ErrInvalidCiphertext
 	}
@@ -334,7 +334,7 @@ func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Materi
 
 // ciphertextKey finds the key that a ciphertext names, without telling a key
 // that is gone from one that the caller may not use.
-func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
+func (ev *eval) ciphertextKey(id [16]byte, action string, context map[string]string) (*target, error) {
 	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
 	if t.key == nil {
 		if !ev.wasKey(id) {
@@ -342,7 +342,7 @@ func (ev *eval) ciphertextKey(id [16]byte, action string) (*target, error) {
 		}
 		return nil, ev.forbiddenCiphertext(action)
 	}
-	err := ev.authorise(t, action)
+	err := ev.authorise(t, action, context)
 	if errors.Is(err, ErrAccessDenied) {
 		err = ev.forbiddenCiphertext(action)
 	}
@@ -363,14 +363,6 @@ func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error)
 }
 
 var errDryRun = fault(ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
-
-// noGrants: there are no grants, so every token is a made-up one.
-func noGrants(tokens []string) error {
-	if len(tokens) > 0 {
-		return ErrInvalidGrantToken
-	}
-	return nil
-}
 
 // missing says that a member that only some requests need is not there.
 func missing(member string) error {

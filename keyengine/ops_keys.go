@@ -170,10 +170,10 @@ func supportedKey(in *CreateKeyInput) error {
 }
 
 func describeKey(ev *eval, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
-	if err := noGrants(in.GrantTokens); err != nil {
+	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action())
+	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action(), nil)
 	if err != nil {
 		return nil, err
 	}

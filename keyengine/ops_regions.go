@@ -259,7 +259,7 @@ func updatePrimaryRegion(ev *eval, in *UpdatePrimaryRegionInput) (*none, error) 
 	}
 	r := members[i]
 	ev.resource("AWS::KMS::Key", r.arn)
-	if err := ev.authorise(r, ev.op.action()); err != nil {
+	if err := ev.authorise(r, ev.op.action(), nil); err != nil {
 		return nil, err
 	}
 	if err := ev.op.states.check(r.arn, r.key.State); err != nil {

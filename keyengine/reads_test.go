@@ -352,7 +352,7 @@ func denialCases() []readCase {
 			return &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}
 		}, fsmpb.Kind_KIND_KEY_POLICY, key, func(w *readWorld) {
 			w.setPolicy(w.id, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
-		}, "AccessDeniedException", "ok", "KEY KEY_POLICY CREDENTIAL", false, false},
+		}, "AccessDeniedException", "ok", "KEY KEY_POLICY CREDENTIAL KEY_GRANTS", false, false},
 		{"disabled, then enabled", "Encrypt", func(w *readWorld) any {
 			w.disable()
 			return &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}
@@ -379,7 +379,7 @@ func denialCases() []readCase {
 // it must: with that one read taken out of the record, the outdated answer gets
 // through. The whole read set is compared too, so that nothing is in it in vain.
 func TestReadSets(t *testing.T) {
-	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), denialCases()) {
+	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), denialCases(), grantReadCases()) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, reads, _ := tt.run(t, false, false)
 			if got != tt.before {
@@ -480,6 +480,10 @@ func (w *readWorld) outcome(out any, err error) string {
 	case *DeleteImportedKeyMaterialOutput:
 		if out.KeyMaterialId != nil {
 			return "ok deleted"
+		}
+	case *CreateGrantOutput:
+		if *out.GrantId == grantHex(1) {
+			return "ok same"
 		}
 	case *ListResourceTagsOutput:
 		return fmt.Sprintf("ok %d", len(out.Tags))

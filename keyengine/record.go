@@ -79,6 +79,9 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 	if ev.attested != nil {
 		rec.Additional = append(rec.Additional, attestedField(ev.attested))
 	}
+	if ev.grantID != "" {
+		rec.Additional = append(rec.Additional, text("grantId", ev.grantID))
+	}
 	if ev.err != nil {
 		rec.ErrorCode, rec.ErrorMessage = outcome(ev.err)
 	} else if ev.op.respond != nil {

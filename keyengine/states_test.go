@@ -51,13 +51,16 @@ var stateKinds = map[string][2]string{
 }
 
 // keyless are the operations that concern no key that exists.
-var keyless = []string{"CreateKey", "ListKeys", "GenerateRandom"}
+var keyless = []string{"CreateKey", "ListKeys", "ListRetirableGrants", "GenerateRandom"}
 
 // keyStateRows is AWS's table of what works on a key in each state.
 func keyStateRows() []stateRow {
 	return []stateRow{
 		{"CancelKeyDeletion", "", "", func(k *stateKey) any { return &CancelKeyDeletionInput{KeyId: &k.id} }, "N N ok ok N", ""},
 		{"CreateAlias", "", "", func(k *stateKey) any { return &CreateAliasInput{AliasName: ptr(k.alias()), TargetKeyId: &k.id} }, "ok ok P R ok", ""},
+		{"CreateGrant", "", "", func(k *stateKey) any {
+			return &CreateGrantInput{KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+		}, "ok D P R I", ""},
 		{"Decrypt", "", "", func(k *stateKey) any { return &DecryptInput{CiphertextBlob: k.seal(k.id, "x")} }, "ok D P R I", ""},
 		{"Decrypt", "with key", "", func(k *stateKey) any { return &DecryptInput{CiphertextBlob: k.seal(k.id, "x"), KeyId: &k.id} }, "ok D P R I", ""},
 		{"DeleteAlias", "", "", func(k *stateKey) any { return &DeleteAliasInput{AliasName: ptr(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
@@ -94,6 +97,7 @@ func keyStateRows() []stateRow {
 		{"GetPublicKey", "", "sign", func(k *stateKey) any { return &GetPublicKeyInput{KeyId: &k.id} }, "ok D P R I", ""},
 		{"ImportKeyMaterial", "", "", (*stateKey).importInput, "ok ok P R ok", "X X P R"},
 		{"ListAliases", "", "", func(k *stateKey) any { return &ListAliasesInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"ListGrants", "", "", func(k *stateKey) any { return &ListGrantsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"ListKeyPolicies", "", "", func(k *stateKey) any { return &ListKeyPoliciesInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"ListKeyRotations", "", "", func(k *stateKey) any { return &ListKeyRotationsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"ListKeyRotations", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &ListKeyRotationsInput{KeyId: &k.id} }, "U U U U U", ""},
@@ -108,6 +112,8 @@ func keyStateRows() []stateRow {
 			return &ReEncryptInput{CiphertextBlob: k.seal(k.other, "x"), DestinationKeyId: &k.id}
 		}, "ok D P R I", ""},
 		{"ReplicateKey", "", "", func(k *stateKey) any { return &ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(thirdRegion)} }, "ok D P R I", ""},
+		{"RetireGrant", "", "", func(k *stateKey) any { return &RetireGrantInput{KeyId: &k.arn, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
+		{"RevokeGrant", "", "", func(k *stateKey) any { return &RevokeGrantInput{KeyId: &k.id, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
 		{"RotateKeyOnDemand", "", "", (*stateKey).rotateInput, "ok D P R I", ""},
 		{"RotateKeyOnDemand", "of a kind that does not rotate", "sign", func(k *stateKey) any { return &RotateKeyOnDemandInput{KeyId: &k.id} }, "U D P R I", ""},
 		{"ScheduleKeyDeletion", "", "", func(k *stateKey) any { return &ScheduleKeyDeletionInput{KeyId: &k.id} }, "ok ok P R ok", ""},
@@ -180,6 +186,14 @@ func (k *stateKey) aliasOf(id string) string {
 	name := k.alias()
 	must[none](k.room, "CreateAlias", &CreateAliasInput{AliasName: &name, TargetKeyId: &id})
 	return name
+}
+
+// grant is a new grant on the key.
+func (k *stateKey) grant() *string {
+	k.t.Helper()
+	return must[CreateGrantOutput](k.room, "CreateGrant", &CreateGrantInput{
+		KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"},
+	}).GrantId
 }
 
 // importInput brings the material that the key has, where it can have been imported.

@@ -52,6 +52,12 @@ var table = rows(
 	define(Operation{Name: "GenerateDataKeyPair", ReadOnly: true, slow: true, states: usable}, generateDataKeyPair, nil),
 	define(Operation{Name: "GenerateDataKeyPairWithoutPlaintext", ReadOnly: true, slow: true, states: usable}, generateDataKeyPairWithoutPlaintext, nil),
 
+	define(Operation{Name: "CreateGrant", states: usable}, createGrant, recordGrant),
+	define(Operation{Name: "ListGrants", ReadOnly: true, states: anyState}, listGrants, nil),
+	define(Operation{Name: "ListRetirableGrants", ReadOnly: true}, listRetirableGrants, nil),
+	define(Operation{Name: "RetireGrant", states: anyState}, retireGrant, nil),
+	define(Operation{Name: "RevokeGrant", states: anyState}, revokeGrant, nil),
+
 	define(Operation{Name: "GetParametersForImport", ReadOnly: true, slow: true, states: changeable}, getParametersForImport, nil),
 	define(Operation{Name: "ImportKeyMaterial", states: changeable}, importKeyMaterial, recordImport),
 	define(Operation{Name: "DeleteImportedKeyMaterial", states: anyState}, deleteImportedKeyMaterial, recordDeleteMaterial),

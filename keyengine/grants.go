@@ -1,0 +1,144 @@
+package keyengine
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// What grants do for authorisation. A grant only ever allows, and is asked only
+// where no policy decides: an explicit deny was the end of it, and an allow by
+// policy does not depend on grants.
+
+const (
+	actionCreateGrant = "kms:CreateGrant"
+	actionRetireGrant = "kms:RetireGrant"
+
+	operationDescribeKey = "DescribeKey"
+	operationRetireGrant = "RetireGrant"
+)
+
+// grantable tells whether a grant can allow an action. RetireGrant is among a
+// grant's operations for that very grant, which mayRetire looks at.
+func grantable(action string) bool {
+	return action != actionRetireGrant && enums["GrantOperation"].has(operationOf(action))
+}
+
+// operationOf is the grant operation that stands for an action.
+func operationOf(action string) string { return strings.TrimPrefix(action, "kms:") }
+
+// granted looks for a grant that lets the caller do the action on the key and is
+// good for the request. The decision is the one that rests on it.
+func (ev *eval) granted(t *target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant) {
+	var names []string
+	var decision policy.Decision
+	for _, name := range granteeNames(req.Principal) {
+		if d := evaluateGrant(req, doc, name); d.Allowed() {
+			names, decision = append(names, name), d // the same for each
+		}
+	}
+	if len(names) == 0 {
+		return decision, nil // whatever grants there are
+	}
+	g := ev.grantTo(t.id, names, func(g *fsmpb.Grant) bool {
+		return slices.Contains(g.Operations, operationOf(req.Action)) && good(g)
+	})
+	return decision, g
+}
+
+// evaluateGrant is the decision on a request if a grant for it has that grantee.
+func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) policy.Decision {
+	p, err := policy.ParsePrincipal(grantee)
+	if err != nil {
+		return policy.Decision{Statement: policy.NoStatement}
+	}
+	return policy.Evaluate(req, policy.Policies{Key: doc, Grantee: &p})
+}
+
+// granteeNames are the names of grantees that a caller may be reached by: its own,
+// its role's and its account's. Whether it is, the policy package decides.
+func granteeNames(p policy.Principal) []string {
+	names := []string{p.ARN}
+	if p.Role != "" {
+		names = append(names, p.Role)
+	}
+	if root := rootARN(p.Partition, p.Account); root != p.ARN {
+		names = append(names, root)
+	}
+	return names
+}
+
+// admits tells whether a grant's constraints let an action happen in an encryption
+// context. Keys and values are compared with case.
+func admits(g *fsmpb.Grant, action string, context map[string]string) bool {
+	if operationOf(action) == operationDescribeKey {
+		return true // has no context
+	}
+	if e := g.ContextEquals; e != nil && (len(e.Pairs) != len(context) || !hasPairs(context, e)) {
+		return false
+	}
+	return g.ContextSubset == nil || hasPairs(context, g.ContextSubset)
+}
+
+// hasPairs tells whether a context has all pairs of another.
+func hasPairs(context map[string]string, pairs *fsmpb.GrantContext) bool {
+	for _, p := range pairs.Pairs {
+		if v, ok := context[p.Key]; !ok || v != p.Value {
+			return false
+		}
+	}
+	return true
+}
+
+// covers tells whether a grant that allows CreateGrant lets its grantee make
+// another: one with no operation that the parent lacks and of constraints that
+// admit no context which the parent's do not.
+func covers(parent, child *fsmpb.Grant) bool {
+	for _, op := range child.Operations {
+		if !slices.Contains(parent.Operations, op) {
+			return false
+		}
+	}
+	equals, subset := contextMap(child.ContextEquals), contextMap(child.ContextSubset)
+	if e := parent.ContextEquals; e != nil && (child.ContextEquals == nil || len(equals) != len(e.Pairs) || !hasPairs(equals, e)) {
+		return false
+	}
+	s := parent.ContextSubset
+	return s == nil || child.ContextEquals != nil && hasPairs(equals, s) || child.ContextSubset != nil && hasPairs(subset, s)
+}
+
+func contextMap(c *fsmpb.GrantContext) map[string]string {
+	m := make(map[string]string, len(c.GetPairs()))
+	for _, p := range c.GetPairs() {
+		m[p.Key] = p.Value
+	}
+	return m
+}
+
+// noStatements stands for a key policy that has no say.
+var noStatements = &policy.Document{}
+
+// mayRetire asks whether the caller may retire a grant: as its retiring principal,
+// as its grantee if RetireGrant is among its operations, or by what the account
+// that made it lets the caller do. Key policies have no say in it.
+func (ev *eval) mayRetire(t *target, g *fsmpb.Grant) error {
+	var parties []string
+	if g.Retiring != "" {
+		parties = append(parties, g.Retiring)
+	}
+	if slices.Contains(g.Operations, operationRetireGrant) {
+		parties = append(parties, g.Grantee)
+	}
+	// The account is last: its refusal says what the caller lacks.
+	parties = append(parties, rootARN(ev.cluster().Partition, g.Issuer))
+	req := policy.Request{Principal: ev.caller.Identity.principal, Action: actionRetireGrant, Resource: t.arn}
+	var d policy.Decision
+	for _, p := range parties {
+		if d = evaluateGrant(req, noStatements, p); d.Allowed() {
+			return ev.decided(req, d, g)
+		}
+	}
+	return ev.decided(req, d, nil)
+}
