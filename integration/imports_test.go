@@ -38,7 +38,7 @@ var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.
-var impure = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "net/http", "sync", "context"}
+var impure = []string{"time", "math/rand", "math/rand/v2", "crypto/rand", "os", "net", "net/http", "context"}
 
 func TestImports(t *testing.T) {
 	root := ".."
