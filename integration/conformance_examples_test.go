@@ -15,7 +15,7 @@ import (
 // examples are the calls whose answers TestConformanceOutputs checks, in this order:
 // what one makes the later ones use. An operation that is added needs an example
 // here, and each member of optional a case that has it.
-var examples = slices.Concat(keyExamples, cryptoExamples, materialExamples, regionExamples, grantExamples, lastExamples)
+var examples = slices.Concat(keyExamples, cryptoExamples, enclaveExamples, materialExamples, regionExamples, grantExamples, lastExamples)
 
 // Members of metadata that kinds of keys have.
 var (
@@ -152,17 +152,46 @@ var cryptoExamples = []example{
 	{op: "VerifyMac", in: func(w *world) members {
 		return members{"KeyId": w.key("HMAC"), "Message": message, "Mac": w.blob("GenerateMac", "Mac"), "MacAlgorithm": "HMAC_SHA_224"}
 	}},
-	{op: "DeriveSharedSecret", in: func(w *world) members {
-		peer, err := ecdh.P256().GenerateKey(rand.Reader)
-		if err != nil {
-			w.t.Fatal(err)
+	{op: "DeriveSharedSecret", in: agreement, with: []string{"DeriveSharedSecretResponse.SharedSecret"}},
+}
+
+// enclaveExamples have the caller in an enclave.
+var enclaveExamples = []example{
+	{op: "Decrypt", of: "for an enclave", in: forEnclave(func(w *world) members {
+		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "EncryptionContext": greeting}
+	}), with: []string{"DecryptResponse.CiphertextForRecipient"}},
+	{op: "GenerateDataKey", of: "for an enclave", in: forEnclave(on("symmetric", members{"KeySpec": "AES_256"})),
+		with: []string{"GenerateDataKeyResponse.CiphertextForRecipient"}},
+	{op: "GenerateDataKeyPair", of: "for an enclave", in: forEnclave(on("symmetric", members{"KeyPairSpec": "ECC_NIST_P256"})),
+		with: []string{"GenerateDataKeyPairResponse.CiphertextForRecipient"}},
+	{op: "GenerateRandom", of: "for an enclave", in: forEnclave(given(members{"NumberOfBytes": 32})),
+		with: []string{"GenerateRandomResponse.CiphertextForRecipient"}},
+	{op: "DeriveSharedSecret", of: "for an enclave", in: forEnclave(agreement), with: []string{"DeriveSharedSecretResponse.CiphertextForRecipient"}},
+}
+
+// forEnclave adds a Recipient to a request.
+func forEnclave(in func(*world) members) func(*world) members {
+	return func(w *world) members {
+		m := members{"Recipient": members{"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": w.enclave.Document(time.Now())}}
+		for name, v := range in(w) {
+			m[name] = v
 		}
-		spki, err := x509.MarshalPKIXPublicKey(peer.PublicKey())
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		return members{"KeyId": w.key("agreement"), "KeyAgreementAlgorithm": "ECDH", "PublicKey": spki}
-	}, with: []string{"DeriveSharedSecretResponse.SharedSecret"}},
+		return m
+	}
+}
+
+// agreement makes a request that agrees on a secret with a new key.
+func agreement(w *world) members {
+	w.t.Helper()
+	peer, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(peer.PublicKey())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return members{"KeyId": w.key("agreement"), "KeyAgreementAlgorithm": "ECDH", "PublicKey": spki}
 }
 
 var (

@@ -28,9 +28,10 @@ func TestConformanceInputs(t *testing.T) {
 		cases := m.cases(op)
 		t.Run(op, func(t *testing.T) {
 			t.Parallel()
+			f := f.of(t)
 			for _, tc := range cases {
 				code, message := m.judge(op, tc.body)
-				f.judged(t, op, tc, code, message)
+				f.judged(op, tc, code, message)
 				if code != "SerializationException" {
 					g.judged(t, op, tc, message)
 				}
@@ -42,7 +43,8 @@ func TestConformanceInputs(t *testing.T) {
 
 // judged sends a request on the AWS face. No code is expected of requests with
 // nothing wrong in their members; whether they succeed is another matter.
-func (f *face) judged(t *testing.T, op string, tc inputCase, code, message string) {
+func (f *face) judged(op string, tc inputCase, code, message string) {
+	t := f.t
 	t.Helper()
 	body, err := json.Marshal(tc.body)
 	if err != nil {

@@ -7,12 +7,16 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine/attesttest"
 )
 
 // TestConformanceOutputs makes calls of every operation that succeed, and holds the
@@ -21,8 +25,19 @@ import (
 func TestConformanceOutputs(t *testing.T) {
 	t.Parallel()
 	m := loadModel(t)
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, secondRegion}})
-	w := &world{t: t, f: newFace(t, c, c.Nodes[0]), answers: make(map[string]map[string]any)}
+	e, err := attesttest.NewEnclave(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := filepath.Join(t.TempDir(), "roots.pem")
+	if err := os.WriteFile(roots, e.Root().PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := harness.Found(t, 1, harness.Options{
+		Regions:   []string{harness.Region, secondRegion},
+		Configure: func(_ *harness.Node, cfg *node.Config) { cfg.AttestationRoots = roots },
+	})
+	w := &world{t: t, f: newFace(t, c, c.Nodes[0]), enclave: e, answers: make(map[string]map[string]any)}
 	called, seen := make(map[string]bool), make(map[string]bool)
 	for _, e := range examples {
 		if slices.Contains(pending, e.op) {
@@ -90,6 +105,7 @@ func (e *example) name() string { return strings.TrimSpace(e.op + " " + e.of) }
 type world struct {
 	t       *testing.T
 	f       *face
+	enclave *attesttest.Enclave
 	answers map[string]map[string]any
 }
 

@@ -46,6 +46,13 @@ func newFace(t *testing.T, c *harness.Cluster, n *harness.Node) *face {
 	return f
 }
 
+// of is the same face for a test within the test.
+func (f *face) of(t *testing.T) *face {
+	g := *f
+	g.t = t
+	return &g
+}
+
 func rootsOf(t *testing.T, c *harness.Cluster) *x509.CertPool {
 	t.Helper()
 	pem, err := os.ReadFile(c.CAFile())
