@@ -28,7 +28,7 @@ func play(fsys *memFS, h *history, base uint64) error {
 		return l.Restore(f, roots)
 	}
 	add := func(from, to uint64) error {
-		err := l.Append(testEntries(from, to))
+		err := l.Append(hashed(testEntries(from, to)))
 		if err == nil {
 			h.applied = max(h.applied, to)
 		}
@@ -190,7 +190,7 @@ func TestCrashAtSegmentBoundary(t *testing.T) {
 	l := mustOpen(t, "/log", prepared)
 	mustRestore(t, l, 0)
 	for i := uint64(0); i < base; i += 16000 {
-		if err := l.Append(testEntries(i, min(i+16000, base))); err != nil {
+		if err := l.Append(hashed(testEntries(i, min(i+16000, base)))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -212,7 +212,7 @@ func TestSealedSegmentSurvives(t *testing.T) {
 	l := mustOpen(t, "/log", fsys)
 	mustRestore(t, l, 0)
 	for i := uint64(0); i < n; i += 16384 {
-		if err := l.Append(testEntries(i, min(i+16384, n))); err != nil {
+		if err := l.Append(hashed(testEntries(i, min(i+16384, n)))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -237,11 +237,11 @@ func TestFailStop(t *testing.T) {
 		mustAppend(t, l, 0, 10)
 		changed := l.Changed()
 		fsys.failAt, fsys.mode = fsys.ops+1, mode
-		if err := l.Append(testEntries(10, 20)); !errors.Is(err, errInjected) {
+		if err := l.Append(hashed(testEntries(10, 20))); !errors.Is(err, errInjected) {
 			t.Fatalf("got %v, want the injected fault", err)
 		}
 		for name, err := range map[string]error{
-			"Append": l.Append(testEntries(10, 20)), "Sync": l.Sync(), "Fill": l.Fill(testEntries(0, 1)), "Err": l.Err(),
+			"Append": l.Append(hashed(testEntries(10, 20))), "Sync": l.Sync(), "Fill": l.Fill(testEntries(0, 1)), "Err": l.Err(),
 		} {
 			if !errors.Is(err, ErrFailed) || !errors.Is(err, errInjected) {
 				t.Errorf("%s after a failed write: %v, want ErrFailed", name, err)

@@ -275,7 +275,7 @@ func TestOwnEntriesWrong(t *testing.T) {
 	mustRestore(t, l, 0)
 	es := testEntries(0, 60)
 	es[31].Time++
-	if err := l.Append(es); err != nil {
+	if err := l.Append(hashed(es)); err != nil {
 		t.Fatal(err)
 	}
 	mustRestore(t, l, 200)
@@ -287,7 +287,7 @@ func TestOwnEntriesWrong(t *testing.T) {
 	if err := l.Fill(testEntries(0, 200)); !errors.Is(err, ErrDiverged) {
 		t.Fatalf("got %v, want ErrDiverged", err)
 	}
-	if err := l.Append(testEntries(200, 201)); !errors.Is(err, ErrFailed) {
+	if err := l.Append(hashed(testEntries(200, 201))); !errors.Is(err, ErrFailed) {
 		t.Fatalf("got %v, want ErrFailed", err)
 	}
 }
@@ -333,7 +333,7 @@ func TestFillBesideAppend(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := uint64(gap); i < end; i += 20 {
-			if err := l.Append(testEntries(i, i+20)); err != nil {
+			if err := l.Append(hashed(testEntries(i, i+20))); err != nil {
 				t.Error(err)
 				return
 			}

@@ -90,7 +90,7 @@ func mustAppend(t testing.TB, l *Log, from, to uint64) {
 	t.Helper()
 	for from < to {
 		n := min(from+1000, to)
-		if err := l.Append(testEntries(from, n)); err != nil {
+		if err := l.Append(hashed(testEntries(from, n))); err != nil {
 			t.Fatal(err)
 		}
 		from = n
@@ -205,4 +205,13 @@ func copyDir(t testing.TB, dir string) string {
 		t.Fatal(err)
 	}
 	return to
+}
+
+// hashed are entries with their leaf hashes, as Append takes them.
+func hashed(es []Entry) ([]Entry, []Hash) {
+	leaves := make([]Hash, len(es))
+	for i := range es {
+		leaves[i] = es[i].LeafHash()
+	}
+	return es, leaves
 }

@@ -201,12 +201,15 @@ func (l *Log) restorePending(f Frontier) error {
 	return nil
 }
 
-// Append adds entries in order. The system has them when it returns, the disk
-// only after Sync. An entry whose index is already stored must be the stored
+// Append adds entries in order, with the leaf hash of each, which the caller had
+// to compute for its own tree anyway. The system has them when it returns, the
+// disk only after Sync. An entry whose index is already stored must be the stored
 // one, else ErrDiverged. Any error but ErrGap and ErrMalformed, which store
 // nothing, stops the log.
-func (l *Log) Append(entries []Entry) error {
-	leaves := make([]Hash, len(entries))
+func (l *Log) Append(entries []Entry, leaves []Hash) error {
+	if len(entries) != len(leaves) {
+		return fmt.Errorf("%w: %d leaf hashes for %d entries", ErrMalformed, len(leaves), len(entries))
+	}
 	for i := range entries {
 		if err := entries[i].Check(); err != nil {
 			return err
@@ -214,7 +217,6 @@ func (l *Log) Append(entries []Entry) error {
 		if i > 0 && entries[i].Index != entries[i-1].Index+1 {
 			return fmt.Errorf("%w: %d after %d", ErrGap, entries[i].Index, entries[i-1].Index)
 		}
-		leaves[i] = entries[i].LeafHash()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

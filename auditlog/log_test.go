@@ -14,7 +14,7 @@ import (
 func TestAppendReadReopen(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := mustOpen(t, dir, nil)
-	if err := l.Append(testEntries(0, 1)); !errors.Is(err, ErrGap) {
+	if err := l.Append(hashed(testEntries(0, 1))); !errors.Is(err, ErrGap) {
 		t.Fatalf("append before restore: %v", err)
 	}
 	mustRestore(t, l, 0)
@@ -24,14 +24,14 @@ func TestAppendReadReopen(t *testing.T) {
 		t.Fatalf("reading at the end: %d entries, %v", len(got), err)
 	}
 	mustAppend(t, l, 650, 900) // replayed, and more
-	if err := l.Append(testEntries(901, 902)); !errors.Is(err, ErrGap) {
+	if err := l.Append(hashed(testEntries(901, 902))); !errors.Is(err, ErrGap) {
 		t.Fatalf("append beyond the end: %v", err)
 	}
-	if err := l.Append([]Entry{{Index: 900}}); !errors.Is(err, ErrMalformed) {
+	if err := l.Append(hashed([]Entry{{Index: 900}})); !errors.Is(err, ErrMalformed) {
 		t.Fatalf("append of an entry without body: %v", err)
 	}
 	mustClose(t, l)
-	if err := l.Append(testEntries(900, 901)); !errors.Is(err, ErrClosed) {
+	if err := l.Append(hashed(testEntries(900, 901))); !errors.Is(err, ErrClosed) {
 		t.Fatalf("append after close: %v", err)
 	}
 
@@ -107,7 +107,7 @@ func TestSegmentBoundary(t *testing.T) {
 	if err := l.Restore(other, []Hash{other.SegmentRoot()}); !errors.Is(err, ErrDiverged) {
 		t.Fatalf("restoring another segment: %v", err)
 	}
-	if err := l.Append(nil); !errors.Is(err, ErrFailed) {
+	if err := l.Append(hashed(nil)); !errors.Is(err, ErrFailed) {
 		t.Fatalf("the log goes on after divergence: %v", err)
 	}
 }
@@ -120,12 +120,12 @@ func TestDiverged(t *testing.T) {
 		{"entry in memory", func(l *Log) error {
 			e := testEntries(240, 251)
 			e[10].Time++
-			return l.Append(e)
+			return l.Append(hashed(e))
 		}},
 		{"body", func(l *Log) error {
 			e := testEntries(240, 260)
 			e[19].Body = []byte("another")
-			return l.Append(e)
+			return l.Append(hashed(e))
 		}},
 		{"frontier", func(l *Log) error {
 			f, roots := testState(200)
@@ -141,7 +141,7 @@ func TestDiverged(t *testing.T) {
 				t.Fatalf("got %v, want ErrDiverged", err)
 			}
 			for name, err := range map[string]error{
-				"Append": l.Append(testEntries(240, 241)), "Sync": l.Sync(), "Fill": l.Fill(testEntries(0, 1)),
+				"Append": l.Append(hashed(testEntries(240, 241))), "Sync": l.Sync(), "Fill": l.Fill(testEntries(0, 1)),
 				"Restore": l.Restore(Frontier{}, nil), "WriteCheckpoint": l.WriteCheckpoint(testCheckpoint(t, 300)), "Err": l.Err(),
 			} {
 				if !errors.Is(err, ErrFailed) {
@@ -320,7 +320,7 @@ func TestConcurrentReadAppendSync(t *testing.T) {
 		}
 	})
 	for i := uint64(0); i < n; i += 50 {
-		if err := l.Append(testEntries(i, i+50)); err != nil {
+		if err := l.Append(hashed(testEntries(i, i+50))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -344,7 +344,7 @@ func BenchmarkAppend(b *testing.B) {
 					entries[k] = Entry{Index: i, RaftIndex: i, Body: body}
 					i++
 				}
-				if err := l.Append(entries); err != nil {
+				if err := l.Append(hashed(entries)); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -111,7 +111,9 @@ func (v *treeView) at(size uint64) (Frontier, error) {
 		if size>>l&1 == 0 {
 			continue
 		}
-		if l >= segmentLevel && size/SegmentSize == v.tree.size/SegmentSize {
+		if size>>l == v.tree.size>>l {
+			// The same subtree is on the right edge now: the smaller ones alone have
+			// to be put together again, which are few when little came since.
 			f.nodes[l] = v.tree.nodes[l]
 			continue
 		}

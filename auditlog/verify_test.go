@@ -273,7 +273,7 @@ func TestRollbackAndFork(t *testing.T) {
 		e := testEntry(i)
 		e.Commitment[3] ^= 1
 		f.Append(e.LeafHash())
-		if err := l.Append([]Entry{e}); err != nil {
+		if err := l.Append(hashed([]Entry{e})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -326,7 +326,7 @@ func TestOrderAndRepeats(t *testing.T) {
 		for i := range es {
 			f.Append(es[i].LeafHash())
 		}
-		if err := l.Append(es); err != nil {
+		if err := l.Append(hashed(es)); err != nil {
 			t.Fatal(err)
 		}
 		mustSync(t, l)
@@ -347,7 +347,7 @@ func TestIDHashCollision(t *testing.T) {
 	es := testEntries(0, 10)
 	copy(es[4].RequestID[:], append(append([]byte(nil), es[5].RequestID[8:]...), es[5].RequestID[:8]...))
 	es[7].RequestID, es[8].RequestID = [16]byte{}, [16]byte{} // events without a request
-	if err := l.Append(es); err != nil {
+	if err := l.Append(hashed(es)); err != nil {
 		t.Fatal(err)
 	}
 	f := l.view().tree

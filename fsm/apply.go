@@ -27,6 +27,7 @@ type applier struct {
 	sum     hash.Hash
 	buf     []byte
 	entries []auditlog.Entry
+	leaves  []auditlog.Hash // of entries
 	events  Events
 }
 
@@ -198,7 +199,7 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 		// Appending within a shared backing array would show through older states.
 		a.state.roots = append(slices.Clip(a.state.roots), a.state.frontier.SegmentRoot())
 	}
-	a.entries = append(a.entries, e)
+	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
 	return Accepted
 }
 

@@ -44,8 +44,8 @@ var (
 
 // AuditLog stores accepted records outside the state. *auditlog.Log is one.
 type AuditLog interface {
-	// Append stores entries in order, idempotent by index.
-	Append([]auditlog.Entry) error
+	// Append stores entries in order with their leaf hashes, idempotent by index.
+	Append([]auditlog.Entry, []auditlog.Hash) error
 	// Restore tells that the state covers f.Size() entries.
 	Restore(f auditlog.Frontier, segmentRoots []auditlog.Hash) error
 	// Sync makes everything appended durable.
@@ -210,7 +210,7 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 // publish stores the audit entries, then makes the state visible: nobody sees an
 // outcome whose record the log could not take.
 func (f *FSM) publish(a *applier) error {
-	if err := f.appendAudit(a.entries); err != nil {
+	if err := f.appendAudit(a.entries, a.leaves); err != nil {
 		a.abort()
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
@@ -222,7 +222,7 @@ func (f *FSM) publish(a *applier) error {
 	return nil
 }
 
-func (f *FSM) appendAudit(entries []auditlog.Entry) error {
+func (f *FSM) appendAudit(entries []auditlog.Entry, leaves []auditlog.Hash) error {
 	if !f.restored {
 		if err := f.cfg.Audit.Restore(auditlog.Frontier{}, nil); err != nil {
 			return err
@@ -232,7 +232,7 @@ func (f *FSM) appendAudit(entries []auditlog.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return f.cfg.Audit.Append(entries)
+	return f.cfg.Audit.Append(entries, leaves)
 }
 
 // remember keeps the hash of a comparison point.

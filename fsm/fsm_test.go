@@ -35,7 +35,12 @@ type memoryAudit struct {
 	err      error
 }
 
-func (m *memoryAudit) Append(e []auditlog.Entry) error {
+func (m *memoryAudit) Append(e []auditlog.Entry, leaves []auditlog.Hash) error {
+	for i := range e {
+		if leaves[i] != e[i].LeafHash() {
+			return errors.New("a leaf hash that is not the entry's")
+		}
+	}
 	if m.err == nil {
 		m.entries = append(m.entries, e...)
 	}

@@ -225,7 +225,11 @@ func copyLog(t testing.TB, c *fakeCluster, l *auditlog.Log) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Append(entries); err != nil {
+	leaves := make([]auditlog.Hash, len(entries))
+	for i := range entries {
+		leaves[i] = entries[i].LeafHash()
+	}
+	if err := l.Append(entries, leaves); err != nil {
 		t.Fatal(err)
 	}
 }

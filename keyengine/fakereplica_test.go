@@ -306,7 +306,7 @@ var (
 	_ fsm.AuditLog = (*fakeAudit)(nil)
 )
 
-func (a *fakeAudit) Append(entries []auditlog.Entry) error {
+func (a *fakeAudit) Append(entries []auditlog.Entry, _ []auditlog.Hash) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, e := range entries {
