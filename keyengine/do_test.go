@@ -455,7 +455,8 @@ func TestMetrics(t *testing.T) {
 		"conclave_requests_total DescribeKey ok aws":                1,
 		"conclave_request_conflicts_total DescribeKey":              1,
 		"conclave_request_duration_seconds DescribeKey":             3,
-		"conclave_sealed": 0,
+		"conclave_sealed":      0,
+		"conclave_cached_keys": 0,
 	} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s is %v, want %v", name, v, want)

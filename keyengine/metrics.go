@@ -28,6 +28,9 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 		}
 		return 0
 	})
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "conclave_cached_keys", Help: "Versions of KMS keys that this node holds in the clear, in locked memory.",
+	}, func() float64 { return float64(e.vault.cachedKeys()) })
 	return &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_requests_total", Help: "Requests answered, by operation, outcome and transport.",

@@ -223,6 +223,15 @@ func (v *vault) sweep(s *fsm.State, now time.Time) {
 	})
 }
 
+// cachedKeys is how many versions of keys' material are in memory in the clear.
+func (v *vault) cachedKeys() int {
+	o := v.opened.Load()
+	if o == nil {
+		return 0
+	}
+	return o.materials.Stats().Entries
+}
+
 // newMaterial makes the first or next version of a symmetric key's material: 32
 // random bytes, wrapped for exactly that key.
 func (v *vault) newMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error) {

@@ -1,0 +1,553 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+const (
+	// clockTrust is how far cluster time may be ahead of true time while a majority
+	// of clocks is right: another voter's clock is vouched for up to 5 s off, and a
+	// leader may add a second of its own.
+	clockTrust = 6 * time.Second
+	// promptly is how long after its time, or after the cluster can act at all, what
+	// is due is done at the latest: half a minute until a leader looks again, and the
+	// change of leader before.
+	promptly = 40 * time.Second
+
+	timeRoot    = "spiffe://test/root"
+	timeAccount = "111122223333"
+)
+
+// world is three real nodes in a bubble: Raft, TLS, bolt and the engine as servers
+// have them, on a network in memory and with clocks that tests turn. Days pass in it
+// either as time that nobody is awake in (leap), or second by second.
+type world struct {
+	t     *testing.T
+	mem   *harness.Memory
+	ca    *cluster.CA
+	dir   string
+	nodes []*worldNode
+	root  keyengine.Identity
+	share string
+	leapt atomic.Int64
+	// misled says that a majority of clocks was made wrong: true time counts for
+	// nothing then.
+	misled atomic.Bool
+
+	mu      sync.Mutex
+	applied map[uint64]time.Time // the first time that a node had applied a Raft index
+	faults  []error
+}
+
+// worldNode is a node, and what it is made of while it runs.
+type worldNode struct {
+	*world
+	id   string
+	skew atomic.Int64
+	// replica changes what the engine does with the log.
+	replica func(keyengine.Replica) keyengine.Replica
+
+	up      bool
+	cluster *cluster.Node
+	engine  *keyengine.Engine
+	audit   *auditlog.Log
+	metrics *prometheus.Registry
+	endLife context.CancelFunc
+	running sync.WaitGroup
+	newest  int64 // cluster time here
+}
+
+// inTime runs a test in a world of its own.
+func inTime(t *testing.T, f func(*world)) {
+	t.Helper()
+	inTimeWith(t, nil, f)
+}
+
+// inTimeWith is inTime with something done to the nodes before they start.
+func inTimeWith(t *testing.T, before, f func(*world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, mem: harness.NewMemory(), dir: t.TempDir(), applied: make(map[uint64]time.Time)}
+		var err error
+		if w.ca, err = cluster.NewCA("test CA", 24*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"n1", "n2", "n3"} {
+			w.nodes = append(w.nodes, &worldNode{world: w, id: id})
+		}
+		if before != nil {
+			before(w)
+		}
+		defer w.end()
+		w.start(w.nodes...)
+		w.found()
+		f(w)
+	})
+}
+
+// now is true time.
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.leapt.Load())) }
+
+// Now is the node's wall clock.
+func (n *worldNode) Now() time.Time { return n.now().Add(time.Duration(n.skew.Load())) }
+
+func (n *worldNode) turn(by time.Duration) { n.skew.Add(int64(by)) }
+
+func (w *world) fault(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, fmt.Errorf(format, args...))
+}
+
+// follow watches each state that a node applies.
+func (n *worldNode) follow(s *fsm.State) {
+	now := n.now()
+	if s.Time() < n.newest {
+		n.fault("cluster time on %s ran back by %v", n.id, time.Duration(n.newest-s.Time()))
+	}
+	n.newest = s.Time()
+	if ahead := time.Unix(0, s.Time()).Sub(now); ahead > clockTrust && !n.misled.Load() {
+		n.fault("cluster time on %s is %v ahead of true time", n.id, ahead)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if _, ok := n.applied[s.Index()]; !ok {
+		n.applied[s.Index()] = now
+	}
+}
+
+// appliedAt is when the first node had applied a Raft index.
+func (w *world) appliedAt(index uint64) (at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, t := range w.applied {
+		if i >= index && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	return at
+}
+
+// start starts nodes and returns once their disks are open. They are sealed.
+func (w *world) start(nodes ...*worldNode) {
+	w.t.Helper()
+	errs := make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() { errs[i] = n.open() })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (n *worldNode) identity() (*cluster.Identity, error) {
+	cert, key, err := n.ca.Issue(cluster.IssueRequest{Kind: cluster.KindNode, Name: n.id, Validity: 24 * time.Hour})
+	if err != nil {
+		return nil, err
+	}
+	return cluster.NewIdentity(cert, key, n.ca.CertPEM())
+}
+
+// open wires a node as cmd/conclave/node does, without the faces.
+func (n *worldNode) open() (err error) {
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv("TIME_TEST_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", n.id)
+	}
+	identity, err := n.identity()
+	if err != nil {
+		return err
+	}
+	if n.audit, err = auditlog.Open(filepath.Join(n.dir, n.id, "audit"), auditlog.Options{Logger: log}); err != nil {
+		return err
+	}
+	peers := make(map[string]string)
+	for _, o := range n.nodes {
+		peers[o.id] = n.mem.Address(o.id)
+	}
+	n.newest = 0
+	var engine atomic.Pointer[keyengine.Engine]
+	n.cluster, err = cluster.Open(cluster.Config{
+		NodeID: n.id, DataDir: filepath.Join(n.dir, n.id, "raft"), Identity: identity,
+		Listener: n.mem.Listen(n.id), Advertise: peers[n.id], Peers: peers, BootstrapExpect: len(peers),
+		Audit: n.audit, Clock: n, Logger: log, Hooks: cluster.Hooks{Dial: n.mem.Dialer(n.id)},
+		OnFault: func(err error) { n.fault("node %s: %w", n.id, err) },
+		OnApply: func(s *fsm.State, ev fsm.Events) {
+			if e := engine.Load(); e != nil {
+				e.OnApply(s, ev)
+			}
+			n.follow(s)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	var replica keyengine.Replica = n.cluster
+	if n.replica != nil {
+		replica = n.replica(replica)
+	}
+	n.metrics = prometheus.NewRegistry()
+	n.engine, err = keyengine.New(keyengine.Config{
+		NodeID: n.id, Replica: replica, Audit: n.audit, Clock: n, Logger: log, Metrics: n.metrics, AllowUnlockedMemory: true,
+		RefusalRate: 1e6, RefusalBurst: 1e6,
+	})
+	if err != nil {
+		return err
+	}
+	engine.Store(n.engine)
+	n.cluster.SetExecutor(n.engine.ServeForwarded)
+	n.cluster.SetCanLead(func() bool { return !n.engine.Sealed() })
+	n.cluster.OnLeader(n.engine.Lead)
+	var life context.Context
+	life, n.endLife = context.WithCancel(context.Background())
+	n.running.Go(func() { n.engine.Run(life) })
+	n.up = true
+	return nil
+}
+
+// kill ends a node at once: nothing that it still does is seen by anybody.
+func (n *worldNode) kill() {
+	n.mem.Unplug(n.id)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	n.close(ctx)
+}
+
+func (n *worldNode) close(ctx context.Context) {
+	n.endLife()
+	_ = n.cluster.Shutdown(ctx)
+	n.running.Wait()
+	if err := n.unlocked(); err != nil {
+		n.fault("stopping %s: %w", n.id, err)
+	}
+	if err := errors.Join(n.engine.Close(), n.audit.Close()); err != nil {
+		n.fault("stopping %s: %w", n.id, err)
+	}
+	n.up = false
+}
+
+// unlocked waits until nobody has the node's Raft log open.
+func (n *worldNode) unlocked() error {
+	f, err := os.Open(filepath.Join(n.dir, n.id, "raft", "raft", "raft.db"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for range 60_000 {
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return err
+}
+
+// stop stops nodes as an operator does, all at the same time.
+func (w *world) stop(nodes ...*worldNode) {
+	var wg sync.WaitGroup
+	for _, n := range nodes {
+		if n.up {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				defer cancel()
+				n.close(ctx)
+			})
+		}
+	}
+	wg.Wait()
+}
+
+func (w *world) end() {
+	w.stop(w.nodes...)
+	for _, err := range w.faults {
+		w.t.Error(err)
+	}
+}
+
+var timeOperator = keyengine.Operator{Name: "conclave://operator/test"}
+
+func (w *world) found() {
+	w.t.Helper()
+	ctx := w.t.Context()
+	w.leader()
+	var res *keyengine.InitResult
+	var err error
+	w.poll("every node's joining", func() bool {
+		res, err = w.nodes[0].engine.Init(ctx, timeOperator, keyengine.InitParams{
+			Shares: 1, Threshold: 1, Account: timeAccount, Region: harness.Region, RootCertificate: timeRoot,
+		})
+		return !errors.Is(err, keyengine.ErrNotReady)
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.share = res.Shares[0]
+	w.unseal(w.nodes...)
+	if w.root, err = w.nodes[0].engine.AuthenticateCertificate(ctx, timeRoot); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) unseal(nodes ...*worldNode) {
+	w.t.Helper()
+	for _, n := range nodes {
+		w.poll("unsealing "+n.id, func() bool {
+			_, err := n.engine.SubmitShare(w.t.Context(), timeOperator, w.share)
+			return err == nil
+		})
+	}
+}
+
+// poll waits until ok, at most a minute.
+func (w *world) poll(what string, ok func() bool) {
+	w.t.Helper()
+	for start := time.Now(); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > time.Minute {
+			w.t.Fatalf("%s takes more than a minute", what)
+		}
+	}
+}
+
+// leader is the node that leads.
+func (w *world) leader() (leader *worldNode) {
+	w.t.Helper()
+	w.poll("an election", func() bool {
+		for _, n := range w.nodes {
+			if n.up && n.cluster.IsLeader() {
+				leader = n
+				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+				err := n.cluster.Barrier(ctx)
+				cancel()
+				if err == nil && n.cluster.IsLeader() {
+					return true
+				}
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+func (w *world) others(n *worldNode) []*worldNode {
+	return slices.DeleteFunc(slices.Clone(w.nodes), func(o *worldNode) bool { return o == n })
+}
+
+// sleepUntil lets true time pass, awake.
+func (w *world) sleepUntil(at time.Time) { time.Sleep(at.Sub(w.now())) }
+
+// clusterTime is what the leader has by now.
+func (w *world) clusterTime() time.Time {
+	l := w.leader()
+	return time.Unix(0, l.cluster.State().Time())
+}
+
+// leap lets time pass until shortly before at that nobody is awake in, as if all
+// machines had been suspended; an operator confirms it where that is needed.
+func (w *world) leap(at time.Time) {
+	w.t.Helper()
+	w.suspend(at.Sub(w.now()) - 20*time.Second)
+	w.caughtUp()
+	w.sleepUntil(at)
+}
+
+func (w *world) suspend(d time.Duration) { w.leapt.Add(int64(d)) }
+
+// caughtUp has cluster time agree with the clocks.
+func (w *world) caughtUp() {
+	w.t.Helper()
+	for range 5 {
+		if w.now().Sub(w.clusterTime()) < 2*time.Second {
+			return
+		}
+		time.Sleep(1100 * time.Millisecond) // the clocks are read again
+	}
+	if err := w.leader().engine.ConfirmTime(w.t.Context(), timeOperator); err != nil {
+		w.t.Fatalf("confirming time: %v", err)
+	}
+	w.poll("cluster time", func() bool { return w.now().Sub(w.clusterTime()) < 2*time.Second })
+}
+
+// ask has a node carry out an operation for the account's root user.
+func ask[Out any](w *world, n *worldNode, name string, in any) (*Out, error) {
+	c := &keyengine.Caller{Identity: w.root, Region: harness.Region, SourceIP: "192.0.2.1", UserAgent: "test", Transport: "grpc"}
+	_, _ = rand.Read(c.RequestID[:])
+	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
+	defer cancel()
+	out, err := n.engine.Do(ctx, c, keyengine.OperationNamed(name), in)
+	if err != nil {
+		return nil, err
+	}
+	if o, ok := out.(*Out); ok {
+		return o, nil
+	}
+	return nil, nil
+}
+
+// mustAsk asks until the answer is no longer that the cluster cannot say.
+func mustAsk[Out any](w *world, n *worldNode, name string, in any) *Out {
+	w.t.Helper()
+	var out *Out
+	var err error
+	w.poll(name, func() bool {
+		out, err = ask[Out](w, n, name, in)
+		return !errors.Is(err, keyengine.ErrUnavailable)
+	})
+	if err != nil {
+		w.t.Fatalf("%s on %s: %v", name, n.id, err)
+	}
+	return out
+}
+
+// code is an error's; "" for none.
+func code(err error) string {
+	if e, ok := errors.AsType[*keyengine.Error](err); ok {
+		return string(e.Code)
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// logged is a record of the audit log.
+type logged struct {
+	Name      string `json:"eventName"`
+	Error     string `json:"errorCode"`
+	Resources []struct{ ARN string }
+	Place     struct {
+		Index, RaftIndex uint64
+	} `json:"conclave"`
+	at time.Time // cluster time
+}
+
+// records are those of the audit log that concern a key, on a node.
+func (w *world) records(n *worldNode, arn string) (list []logged) {
+	w.t.Helper()
+	var reader *keyengine.AuditReader
+	w.poll("reading the audit log", func() bool {
+		c := &keyengine.Caller{Identity: w.root, Transport: "grpc"}
+		_, _ = rand.Read(c.RequestID[:])
+		var err error
+		reader, err = n.engine.ReadAudit(w.t.Context(), c, 0)
+		return err == nil
+	})
+	for {
+		i, line, err := reader.Next(w.t.Context())
+		if errors.Is(err, io.EOF) {
+			return list
+		}
+		var l logged
+		if err == nil {
+			err = json.Unmarshal(line, &l)
+		}
+		if err != nil {
+			w.t.Fatalf("record %d: %v", i, err)
+		}
+		if !slices.ContainsFunc(l.Resources, func(r struct{ ARN string }) bool { return r.ARN == arn }) {
+			continue
+		}
+		e, err := n.audit.Read(i, 1, 1<<20)
+		if err != nil || len(e) != 1 {
+			w.t.Fatalf("audit entry %d: %v", i, err)
+		}
+		l.at = time.Unix(0, e[0].Time)
+		list = append(list, l)
+	}
+}
+
+// converged waits until all nodes have applied the same, and reports whether they
+// came to the same state.
+func (w *world) converged() error {
+	w.t.Helper()
+	w.leader()
+	states := make([]*fsm.State, len(w.nodes))
+	w.poll("convergence", func() bool {
+		for i, n := range w.nodes {
+			states[i] = n.cluster.State()
+		}
+		return states[0].Index() == states[1].Index() && states[0].Index() == states[2].Index()
+	})
+	if states[0].Hash() != states[1].Hash() || states[0].Hash() != states[2].Hash() {
+		return fmt.Errorf("nodes differ at index %d", states[0].Index())
+	}
+	return nil
+}
+
+// cachedKeys is how many keys a node holds in the clear.
+func (n *worldNode) cachedKeys() int {
+	families, err := n.metrics.Gather()
+	if err != nil {
+		n.fault("metrics of %s: %w", n.id, err)
+	}
+	for _, f := range families {
+		if f.GetName() == "conclave_cached_keys" {
+			return int(f.Metric[0].GetGauge().GetValue())
+		}
+	}
+	n.fault("%s does not say how many keys it holds", n.id)
+	return -1
+}
+
+// wrapFor wraps material for an import.
+func wrapFor(public, material []byte) ([]byte, error) {
+	key, err := x509.ParsePKIXPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	return rsa.EncryptOAEP(sha256.New(), rand.Reader, key.(*rsa.PublicKey), material, nil)
+}
+
+// forImport are a key's parameters, with material of one digit wrapped for it.
+func (w *world) forImport(n *worldNode, key string, digit byte) (*keyengine.ImportKeyMaterialInput, *keyengine.GetParametersForImportOutput) {
+	w.t.Helper()
+	p := mustAsk[keyengine.GetParametersForImportOutput](w, n, "GetParametersForImport", &keyengine.GetParametersForImportInput{
+		KeyId: &key, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048"),
+	})
+	b, err := wrapFor(p.PublicKey, bytes.Repeat([]byte{digit}, 32))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &keyengine.ImportKeyMaterialInput{
+		KeyId: &key, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"),
+	}, p
+}
+
+// newKey makes a key and gives its ARN.
+func (w *world) newKey(n *worldNode, origin string) string {
+	w.t.Helper()
+	return *mustAsk[keyengine.CreateKeyOutput](w, n, "CreateKey", &keyengine.CreateKeyInput{Origin: &origin}).KeyMetadata.Arn
+}
+
+// isDue tells the records of what happens to keys by itself: nothing else may not
+// happen before its time.
+func isDue(r *fsmpb.Record) bool { return r.NotBefore != 0 && len(r.Changes) > 0 }
