@@ -34,14 +34,14 @@ type estate struct {
 	blobs    [][]byte // ciphertexts of rotated, in order of versions
 	blob     []byte   // of expiring
 	probing  sync.WaitGroup
-	stop     chan struct{}
+	probed   chan struct{}
 }
 
 // settle makes an estate and lets time pass until shortly before it is due.
 func (w *world) settle() *estate {
 	w.t.Helper()
 	n := w.nodes[0]
-	e := &estate{world: w, stop: make(chan struct{})}
+	e := &estate{world: w, probed: make(chan struct{})}
 	e.rotated, e.doomed = w.newKey(n, "AWS_KMS"), w.newKey(n, "AWS_KMS")
 	e.expiring, e.empty = w.newKey(n, "EXTERNAL"), w.newKey(n, "EXTERNAL")
 	mustAsk[struct{}](w, n, "EnableKeyRotation", &keyengine.EnableKeyRotationInput{KeyId: &e.rotated, RotationPeriodInDays: new(int32(90))})
@@ -104,7 +104,7 @@ func (e *estate) probe() {
 		e.probing.Go(func() {
 			for {
 				select {
-				case <-e.stop:
+				case <-e.probed:
 					return
 				case <-time.After(time.Duration(300+i) * time.Millisecond):
 				}
@@ -167,7 +167,7 @@ func (e *estate) check(able time.Time) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	time.Sleep(2 * time.Second) // for what would happen twice, and caches
-	close(e.stop)
+	close(e.probed)
 	e.probing.Wait()
 	errs := []error{e.converged()}
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
