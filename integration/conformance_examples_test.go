@@ -30,13 +30,13 @@ var (
 )
 
 // given makes a request of members that depend on nothing.
-func given(m members) func(*world) members {
-	return func(*world) members { return m }
+func given(m members) func(*exampleWorld) members {
+	return func(*exampleWorld) members { return m }
 }
 
 // on makes a request on a key, with more members.
-func on(key string, more members) func(*world) members {
-	return func(w *world) members {
+func on(key string, more members) func(*exampleWorld) members {
+	return func(w *exampleWorld) members {
 		m := members{"KeyId": w.key(key)}
 		for name, v := range more {
 			m[name] = v
@@ -65,13 +65,13 @@ var keyExamples = []example{
 	{op: "DisableKey", in: on("symmetric", nil)},
 	{op: "EnableKey", in: on("symmetric", nil)},
 
-	{op: "CreateAlias", in: func(w *world) members {
+	{op: "CreateAlias", in: func(w *exampleWorld) members {
 		return members{"AliasName": "alias/one", "TargetKeyId": w.key("symmetric")}
 	}},
-	{op: "CreateAlias", of: "second", in: func(w *world) members {
+	{op: "CreateAlias", of: "second", in: func(w *exampleWorld) members {
 		return members{"AliasName": "alias/two", "TargetKeyId": w.key("symmetric")}
 	}},
-	{op: "UpdateAlias", in: func(w *world) members {
+	{op: "UpdateAlias", in: func(w *exampleWorld) members {
 		return members{"AliasName": "alias/one", "TargetKeyId": w.key("second")}
 	}},
 	{op: "ListAliases"},
@@ -84,7 +84,7 @@ var keyExamples = []example{
 	{op: "UntagResource", in: on("symmetric", members{"TagKeys": []any{"b", "none"}})},
 
 	{op: "GetKeyPolicy", in: on("symmetric", nil)},
-	{op: "PutKeyPolicy", in: func(w *world) members {
+	{op: "PutKeyPolicy", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("symmetric"), "Policy": w.of("GetKeyPolicy", "Policy")}
 	}},
 	{op: "ListKeyPolicies", in: on("symmetric", nil)},
@@ -112,21 +112,21 @@ var (
 
 var cryptoExamples = []example{
 	{op: "Encrypt", in: on("symmetric", members{"Plaintext": message, "EncryptionContext": greeting})},
-	{op: "Decrypt", in: func(w *world) members {
+	{op: "Decrypt", in: func(w *exampleWorld) members {
 		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "EncryptionContext": greeting}
 	}, with: noLetter},
-	{op: "ReEncrypt", in: func(w *world) members {
+	{op: "ReEncrypt", in: func(w *exampleWorld) members {
 		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "SourceEncryptionContext": greeting, "DestinationKeyId": w.key("second")}
 	}, with: []string{"ReEncryptResponse.SourceKeyMaterialId", "ReEncryptResponse.DestinationKeyMaterialId"}},
 	{op: "Encrypt", of: "RSA", in: on("RSA", members{"Plaintext": message, "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"})},
-	{op: "Decrypt", of: "RSA", in: func(w *world) members {
+	{op: "Decrypt", of: "RSA", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("RSA"), "CiphertextBlob": w.blob("Encrypt RSA", "CiphertextBlob"), "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
 	}, with: []string{"DecryptResponse.Plaintext"}},
-	{op: "ReEncrypt", of: "from RSA", in: func(w *world) members {
+	{op: "ReEncrypt", of: "from RSA", in: func(w *exampleWorld) members {
 		return members{"SourceKeyId": w.key("RSA"), "CiphertextBlob": w.blob("Encrypt RSA", "CiphertextBlob"),
 			"SourceEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "DestinationKeyId": w.key("second")}
 	}, with: []string{"ReEncryptResponse.DestinationKeyMaterialId"}},
-	{op: "ReEncrypt", of: "to RSA", in: func(w *world) members {
+	{op: "ReEncrypt", of: "to RSA", in: func(w *exampleWorld) members {
 		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "SourceEncryptionContext": greeting,
 			"DestinationKeyId": w.key("RSA"), "DestinationEncryptionAlgorithm": "RSAES_OAEP_SHA_1"}
 	}, with: []string{"ReEncryptResponse.SourceKeyMaterialId"}},
@@ -140,7 +140,7 @@ var cryptoExamples = []example{
 		"KeyLastUsageData.Operation", "KeyLastUsageData.Timestamp", "KeyLastUsageData.CloudTrailEventId", "KeyLastUsageData.KmsRequestId"}},
 
 	{op: "Sign", in: on("signing", members{"Message": message, "SigningAlgorithm": "ECDSA_SHA_256"})},
-	{op: "Verify", in: func(w *world) members {
+	{op: "Verify", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("signing"), "Message": message, "Signature": w.blob("Sign", "Signature"), "SigningAlgorithm": "ECDSA_SHA_256"}
 	}},
 	{op: "Sign", of: "ML-DSA", in: on("ML-DSA", members{"Message": message, "SigningAlgorithm": "ML_DSA_SHAKE_256"})},
@@ -149,7 +149,7 @@ var cryptoExamples = []example{
 	{op: "GetPublicKey", of: "ML-DSA", in: on("ML-DSA", nil), with: []string{"GetPublicKeyResponse.SigningAlgorithms"}},
 	{op: "GetPublicKey", of: "agreement", in: on("agreement", nil), with: []string{"GetPublicKeyResponse.CustomerMasterKeySpec", "GetPublicKeyResponse.KeyAgreementAlgorithms"}},
 	{op: "GenerateMac", in: on("HMAC", members{"Message": message, "MacAlgorithm": "HMAC_SHA_224"})},
-	{op: "VerifyMac", in: func(w *world) members {
+	{op: "VerifyMac", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("HMAC"), "Message": message, "Mac": w.blob("GenerateMac", "Mac"), "MacAlgorithm": "HMAC_SHA_224"}
 	}},
 	{op: "DeriveSharedSecret", in: agreement, with: []string{"DeriveSharedSecretResponse.SharedSecret"}},
@@ -157,7 +157,7 @@ var cryptoExamples = []example{
 
 // enclaveExamples have the caller in an enclave.
 var enclaveExamples = []example{
-	{op: "Decrypt", of: "for an enclave", in: forEnclave(func(w *world) members {
+	{op: "Decrypt", of: "for an enclave", in: forEnclave(func(w *exampleWorld) members {
 		return members{"CiphertextBlob": w.blob("Encrypt", "CiphertextBlob"), "EncryptionContext": greeting}
 	}), with: []string{"DecryptResponse.CiphertextForRecipient"}},
 	{op: "GenerateDataKey", of: "for an enclave", in: forEnclave(on("symmetric", members{"KeySpec": "AES_256"})),
@@ -170,8 +170,8 @@ var enclaveExamples = []example{
 }
 
 // forEnclave adds a Recipient to a request.
-func forEnclave(in func(*world) members) func(*world) members {
-	return func(w *world) members {
+func forEnclave(in func(*exampleWorld) members) func(*exampleWorld) members {
+	return func(w *exampleWorld) members {
 		m := members{"Recipient": members{"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256", "AttestationDocument": w.enclave.Document(time.Now())}}
 		for name, v := range in(w) {
 			m[name] = v
@@ -181,7 +181,7 @@ func forEnclave(in func(*world) members) func(*world) members {
 }
 
 // agreement makes a request that agrees on a secret with a new key.
-func agreement(w *world) members {
+func agreement(w *exampleWorld) members {
 	w.t.Helper()
 	peer, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
@@ -217,8 +217,8 @@ var materialExamples = []example{
 
 // importing makes a request that imports new random material, wrapped under what an
 // example of GetParametersForImport gave.
-func importing(key, params string, more members) func(*world) members {
-	return func(w *world) members {
+func importing(key, params string, more members) func(*exampleWorld) members {
+	return func(w *exampleWorld) members {
 		w.t.Helper()
 		material := make([]byte, 32)
 		rand.Read(material)
@@ -262,8 +262,8 @@ var grantExamples = []example{
 		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
 	{op: "ListRetirableGrants", in: given(members{"RetiringPrincipal": testUser, "Limit": 1}), with: []string{"ListGrantsResponse.NextMarker",
 		"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints"}},
-	{op: "RetireGrant", in: func(w *world) members { return members{"GrantToken": w.of("CreateGrant plain", "GrantToken")} }},
-	{op: "RevokeGrant", in: func(w *world) members {
+	{op: "RetireGrant", in: func(w *exampleWorld) members { return members{"GrantToken": w.of("CreateGrant plain", "GrantToken")} }},
+	{op: "RevokeGrant", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("symmetric"), "GrantId": w.of("CreateGrant", "GrantId")}
 	}},
 }

@@ -37,7 +37,7 @@ func TestConformanceOutputs(t *testing.T) {
 		Regions:   []string{harness.Region, secondRegion},
 		Configure: func(_ *harness.Node, cfg *node.Config) { cfg.AttestationRoots = roots },
 	})
-	w := &world{t: t, f: newFace(t, c, c.Nodes[0]), enclave: e, answers: make(map[string]map[string]any)}
+	w := &exampleWorld{t: t, f: newFace(t, c, c.Nodes[0]), enclave: e, answers: make(map[string]map[string]any)}
 	called, seen := make(map[string]bool), make(map[string]bool)
 	for _, e := range examples {
 		if slices.Contains(pending, e.op) {
@@ -93,7 +93,7 @@ type example struct {
 	op string
 	// of tells the examples of an operation apart.
 	of string
-	in func(*world) members
+	in func(*exampleWorld) members
 	// with are the members of optional that the answer has.
 	with   []string
 	region string // harness.Region if empty
@@ -101,15 +101,15 @@ type example struct {
 
 func (e *example) name() string { return strings.TrimSpace(e.op + " " + e.of) }
 
-// world is what the examples make and use, one after the other.
-type world struct {
+// exampleWorld is what the examples make and use, one after the other.
+type exampleWorld struct {
 	t       *testing.T
 	f       *face
 	enclave *attesttest.Enclave
 	answers map[string]map[string]any
 }
 
-func (w *world) call(e *example) []byte {
+func (w *exampleWorld) call(e *example) []byte {
 	w.t.Helper()
 	in := members{}
 	if e.in != nil {
@@ -137,7 +137,7 @@ func (w *world) call(e *example) []byte {
 }
 
 // of is a member of an answer that came before, by its path.
-func (w *world) of(example, path string) any {
+func (w *exampleWorld) of(example, path string) any {
 	w.t.Helper()
 	var v any = w.answers[example]
 	for name := range strings.SplitSeq(path, ".") {
@@ -151,7 +151,7 @@ func (w *world) of(example, path string) any {
 }
 
 // blob is such a member that is a blob.
-func (w *world) blob(example, path string) []byte {
+func (w *exampleWorld) blob(example, path string) []byte {
 	w.t.Helper()
 	text, _ := w.of(example, path).(string)
 	b, err := base64.StdEncoding.DecodeString(text)
@@ -162,7 +162,7 @@ func (w *world) blob(example, path string) []byte {
 }
 
 // key is the id of a key that CreateKey made.
-func (w *world) key(of string) string {
+func (w *exampleWorld) key(of string) string {
 	w.t.Helper()
 	return w.of("CreateKey "+of, "KeyMetadata.KeyId").(string)
 }

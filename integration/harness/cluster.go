@@ -41,7 +41,7 @@ var Quick = cluster.Timeouts{
 }
 
 // Options say how a cluster differs from the usual one. They are for clusters in
-// this process, but for Processes, Network and Dir.
+// this process, but for Processes, Network, Dir and Regions.
 type Options struct {
 	// Processes runs the real binary.
 	Processes bool
