@@ -250,25 +250,31 @@ var regionExamples = []example{
 
 var grantExamples = []example{
 	{op: "CreateGrant", in: on("symmetric", members{
-		"GranteePrincipal": testUser, "RetiringPrincipal": testUser, "Operations": []any{"Encrypt"}, "Name": "named",
+		"GranteePrincipal": testUser, "RetiringPrincipal": testRole, "Operations": []any{"Encrypt"}, "Name": "named",
 		"Constraints": members{"EncryptionContextSubset": greeting}})},
 	{op: "CreateGrant", of: "plain", in: on("symmetric", members{"GranteePrincipal": testUser, "Operations": []any{"Decrypt", "RetireGrant"}})},
 	{op: "CreateGrant", of: "equals", in: on("second", members{
 		"GranteePrincipal": testUser, "RetiringPrincipal": testUser, "Operations": []any{"Decrypt"},
+		"Constraints": members{"EncryptionContextEquals": greeting}})},
+	{op: "CreateGrant", of: "equals again", in: on("second", members{
+		"GranteePrincipal": testRole, "RetiringPrincipal": testUser, "Operations": []any{"Decrypt"},
 		"Constraints": members{"EncryptionContextEquals": greeting}})},
 	{op: "ListGrants", in: on("symmetric", nil),
 		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextSubset"}},
 	{op: "ListGrants", of: "equals", in: on("second", nil),
 		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
 	{op: "ListRetirableGrants", in: given(members{"RetiringPrincipal": testUser, "Limit": 1}), with: []string{"ListGrantsResponse.NextMarker",
-		"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints"}},
+		"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
 	{op: "RetireGrant", in: func(w *exampleWorld) members { return members{"GrantToken": w.of("CreateGrant plain", "GrantToken")} }},
 	{op: "RevokeGrant", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("symmetric"), "GrantId": w.of("CreateGrant", "GrantId")}
 	}},
 }
 
-const testUser = "arn:aws:iam::" + harness.Account + ":user/somebody"
+const (
+	testUser = "arn:aws:iam::" + harness.Account + ":user/somebody"
+	testRole = "arn:aws:iam::" + harness.Account + ":role/some"
+)
 
 var lastExamples = []example{
 	{op: "ScheduleKeyDeletion", in: on("second", members{"PendingWindowInDays": 7}), with: []string{"ScheduleKeyDeletionResponse.DeletionDate"}},

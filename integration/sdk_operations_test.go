@@ -88,7 +88,6 @@ var sdkOperations = []struct {
 // sdkPending are operations that are not served yet. Each has to be refused as
 // unknown, so that one that has come is missed here.
 var sdkPending = []string{
-	"CreateGrant", "ListGrants", "ListRetirableGrants", "RetireGrant", "RevokeGrant",
 	"CreateCustomKeyStore", "ConnectCustomKeyStore", "DescribeCustomKeyStores", "UpdateCustomKeyStore", "DisconnectCustomKeyStore", "DeleteCustomKeyStore",
 }
 
