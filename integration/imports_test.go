@@ -25,6 +25,7 @@ var imports = []struct {
 	{"transport/client", []string{"transport/kmspb"}},
 	{"transport/kmspb", nil},
 	{"transport", []string{"transport/...", "keyengine", "fsm", "cluster"}},
+	{"keyengine/internal/xks", []string{"keyengine/internal/sigv4"}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog/...", "fsm/...", "keyengine/internal/..."}},
 	{"cluster", []string{"cluster/clusterpb", "fsm/...", "auditlog"}},

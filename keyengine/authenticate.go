@@ -12,6 +12,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/sigv4"
 )
 
 // errSignature has AWS's words for a signature that is not ours.
@@ -28,6 +29,11 @@ type SigV4Proof struct {
 	StringToSign          []byte
 	// Signature is 32 bytes, decoded.
 	Signature []byte
+}
+
+// signingKey writes the key that secret signs with in the proof's scope to dst.
+func (p *SigV4Proof) signingKey(dst, secret []byte) {
+	sigv4.Derive(dst, secret, p.Date, p.Region, p.Service)
 }
 
 // AuthenticateSigV4 tells whose signature it is. Errors: ErrUnrecognizedClient
@@ -47,7 +53,7 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity,
 	if errors.Is(err, errUnrecognized) {
 		// The same work as for a known key with a wrong signature.
 		var key [sha256.Size]byte
-		signingKey(key[:], decoySecret, &p)
+		p.signingKey(key[:], decoySecret)
 		_ = hmacEqual(key[:], p.StringToSign, p.Signature)
 		return Identity{}, err
 	}
@@ -72,7 +78,7 @@ func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) erro
 		derived = true
 		err = e.withSecret(o, c, func(secret []byte) error {
 			key, err = e.vault.arena.Fill(sha256.Size, func(dst []byte) error {
-				signingKey(dst, secret, p)
+				p.signingKey(dst, secret)
 				return checkSignature(dst, p)
 			})
 			return err
@@ -85,7 +91,7 @@ func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) erro
 		err = e.withSecret(o, c, func(secret []byte) error {
 			var key [sha256.Size]byte
 			defer clear(key[:])
-			signingKey(key[:], secret, p)
+			p.signingKey(key[:], secret)
 			return checkSignature(key[:], p)
 		})
 	}
@@ -121,17 +127,6 @@ func (e *Engine) withSecret(o *opened, c *fsmpb.Credential, use func(secret []by
 	}
 	defer s.Destroy()
 	return s.With(use)
-}
-
-// signingKey derives the key of SigV4 for a day, region and service into dst.
-func signingKey(dst, secret []byte, p *SigV4Proof) {
-	first := make([]byte, 0, 4+len(secret))
-	first = append(append(first, "AWS4"...), secret...)
-	defer clear(first)
-	hmacInto(dst, first, p.Date)
-	hmacInto(dst, dst, p.Region)
-	hmacInto(dst, dst, p.Service)
-	hmacInto(dst, dst, "aws4_request")
 }
 
 // hmacInto writes HMAC-SHA-256 of msg to dst, which may be the key.
