@@ -69,8 +69,8 @@ type evaluation struct {
 }
 
 // evaluate runs the operation on a state and builds its record. There is no
-// record, only an error, when there can be none: the node is sealed, or the
-// caller's credential is no longer one.
+// record, only an error, when there can be none: the node is sealed, the caller's
+// credential is no longer one, or something outside has to be asked first.
 func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Operation, in any) *evaluation {
 	ev := &evaluation{in: in, eval: &eval{ctx: ctx, engine: e, state: s, caller: c, op: op}}
 	if ev.err = ev.admit(); ev.err != nil {
@@ -84,6 +84,9 @@ func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Oper
 	if ev.err != nil {
 		ev.wipe()
 		ev.out, ev.changes, ev.uses, ev.later = nil, nil, nil, nil
+		if errors.Is(ev.err, errOutside) {
+			return ev
+		}
 		ev.err = e.told(op, c, ev.err)
 	}
 	var err error

@@ -102,6 +102,10 @@ func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any
 		switch {
 		case ev == nil:
 			return nil, e.unavailable(err)
+		case errors.Is(ev.err, errOutside):
+			// Asked while nobody waits: a slow proxy holds up its own callers only.
+			e.evaluate(ctx, e.replica.State(), c, op, in).wipe()
+			continue
 		case ev.record == nil:
 			return nil, ev.err
 		}

@@ -1,35 +1,77 @@
 package keyengine
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // once keeps what one request must not make twice because it takes long, such as
-// an RSA key: a request is evaluated again when what it read has changed, and the
-// last time while the cluster waits for it.
-type once struct{ made []byte }
+// an RSA key or the answer of an external key store: a request is evaluated again
+// when what it read has changed, and the last time while the cluster waits for it.
+// It is not safe for concurrent use; one request is evaluated by one goroutine.
+type once struct{ made map[string]made }
+
+// made is what came of something that was made.
+type made struct {
+	value []byte
+	err   error
+}
 
 type onceKey struct{}
 
-// withOnce gives a request room for such a thing; done wipes it.
+// errOutside is the outcome of an evaluation on the leader while the log is held,
+// which would have to ask something outside of the cluster. It is never recorded
+// and reaches no caller.
+var errOutside = errors.New("an answer from outside of the cluster is needed")
+
+// withOnce gives a request room for such things; done wipes them.
 func withOnce(ctx context.Context) (context.Context, func()) {
 	if ctx.Value(onceKey{}) != nil {
 		return ctx, func() {}
 	}
-	o := new(once)
-	return context.WithValue(ctx, onceKey{}, o), func() { clear(o.made) }
+	o := &once{made: make(map[string]made)}
+	return context.WithValue(ctx, onceKey{}, o), func() {
+		for _, m := range o.made {
+			clear(m.value)
+		}
+	}
 }
 
 // once makes something, or returns what an earlier evaluation of the same request
 // made. The result is a copy that the caller wipes.
 func (ev *eval) once(make func() ([]byte, error)) ([]byte, error) {
-	o, _ := ev.ctx.Value(onceKey{}).(*once)
-	if o == nil {
-		return make()
-	}
-	if o.made == nil {
-		var err error
-		if o.made, err = make(); err != nil {
-			return nil, err
+	m := ev.remembered("", make)
+	return append([]byte(nil), m.value...), m.err
+}
+
+// outside is once for what is asked outside of the cluster; name has everything
+// that the answer depends on. Failures are remembered too, so that the evaluation
+// that is recorded comes to the same. While the cluster waits nothing is asked:
+// then the leader asks in between (Engine.exclusive), and evaluates again.
+func (ev *eval) outside(name string, ask func() ([]byte, error)) ([]byte, error) {
+	if o, _ := ev.ctx.Value(onceKey{}).(*once); ev.ctx.Value(newestState{}) != nil {
+		if o == nil {
+			return nil, errOutside
+		}
+		if _, ok := o.made[name]; !ok {
+			return nil, errOutside
 		}
 	}
-	return append([]byte(nil), o.made...), nil
+	m := ev.remembered(name, ask)
+	return append([]byte(nil), m.value...), m.err
+}
+
+func (ev *eval) remembered(name string, make func() ([]byte, error)) made {
+	o, _ := ev.ctx.Value(onceKey{}).(*once)
+	if o != nil {
+		if m, ok := o.made[name]; ok {
+			return m
+		}
+	}
+	var m made
+	m.value, m.err = make()
+	if o != nil {
+		o.made[name] = m
+	}
+	return m
 }

@@ -128,12 +128,17 @@ func OpenMessage(material, blob []byte, context map[string]string) ([]byte, erro
 	return plaintext, nil
 }
 
-// messageAAD returns the header and the encryption context in its canonical
+// messageAAD returns the header and the encryption context in its canonical form.
+func messageAAD(blob []byte, context map[string]string) []byte {
+	return appendContext(blob[:messageHeader], context)
+}
+
+// appendContext returns head followed by the encryption context in its canonical
 // form: the number of pairs, then each key and value after its length, keys
 // ascending by their bytes. Lengths are 32 bits, big-endian. Strings count as
 // bytes, so no two contexts share a form, whether or not they are UTF-8.
-func messageAAD(blob []byte, context map[string]string) []byte {
-	size := messageHeader + 4
+func appendContext(head []byte, context map[string]string) []byte {
+	size := len(head) + 4
 	var few [8]string
 	keys := few[:0]
 	for k, v := range context {
@@ -142,7 +147,7 @@ func messageAAD(blob []byte, context map[string]string) []byte {
 	}
 	slices.Sort(keys)
 	aad := make([]byte, 0, size)
-	aad = append(aad, blob[:messageHeader]...)
+	aad = append(aad, head...)
 	aad = binary.BigEndian.AppendUint32(aad, uint32(len(keys)))
 	for _, k := range keys {
 		v := context[k]
