@@ -62,6 +62,8 @@ type Config struct {
 	// AttestationRoots are what the attestation documents of enclaves have to chain
 	// to; nil refuses requests with a Recipient.
 	AttestationRoots *x509.CertPool
+
+	KeyStores KeyStoreConfig
 }
 
 // Engine answers requests on one node. It is safe for concurrent use.
@@ -80,6 +82,7 @@ type Engine struct {
 	policies   *policyCache
 	keys       keyCount
 	limits     *limits
+	outers     map[string]outer // by type of custom key stores
 	metrics    *metrics
 }
 
@@ -99,6 +102,7 @@ func New(cfg Config) (*Engine, error) {
 	e.fresh = newFreshness()
 	e.policies = newPolicyCache()
 	e.limits = newLimits(cfg)
+	e.outers = newOuters(cfg)
 	e.metrics = newMetrics(cfg, e)
 	return e, nil
 }
@@ -126,5 +130,8 @@ func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
 // Seal for that, and Checkpoint before, while the node still has peers.
 func (e *Engine) Close() error {
 	e.fresh.close()
+	for _, o := range e.outers {
+		o.close()
+	}
 	return e.vault.close()
 }

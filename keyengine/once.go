@@ -29,7 +29,7 @@ func withOnce(ctx context.Context) (context.Context, func()) {
 	if ctx.Value(onceKey{}) != nil {
 		return ctx, func() {}
 	}
-	o := &once{made: make(map[string]made)}
+	o := new(once)
 	return context.WithValue(ctx, onceKey{}, o), func() {
 		for _, m := range o.made {
 			clear(m.value)
@@ -71,6 +71,9 @@ func (ev *eval) remembered(name string, make func() ([]byte, error)) made {
 	var m made
 	m.value, m.err = make()
 	if o != nil {
+		if o.made == nil {
+			o.made = map[string]made{}
+		}
 		o.made[name] = m
 	}
 	return m

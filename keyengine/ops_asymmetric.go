@@ -220,6 +220,9 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	if err != nil {
 		return nil, err
 	}
+	if t.key.KeyStore != "" {
+		return nil, wrongOrigin(t)
+	}
 	if spec == specSM2 {
 		return nil, fault(ErrUnsupported, "KeyPairSpec %s is not supported in this Region.", spec)
 	}
@@ -301,6 +304,9 @@ func (ev *eval) useKey(keyID, action string, context map[string]string, usage, a
 }
 
 func (ev *eval) fit(t *target, usage, algorithm string) error {
+	if err := ev.available(t); err != nil {
+		return err
+	}
 	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
 		return err
 	}

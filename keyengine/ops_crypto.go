@@ -156,15 +156,31 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 	if isSet(dryRun) {
 		return nil, errDryRun
 	}
-	plaintext := ev.secret(make([]byte, n))
-	if _, err := rand.Read(plaintext); err != nil {
+	plaintext, err := ev.newDataKey(t, n)
+	if err != nil {
 		return nil, err
 	}
 	blob, m, err := ev.seal(t, plaintext, context)
 	if err != nil {
 		return nil, err
 	}
-	return &GenerateDataKeyOutput{CiphertextBlob: blob, Plaintext: plaintext, KeyId: &t.arn, KeyMaterialId: materialID(m)}, nil
+	return &GenerateDataKeyOutput{CiphertextBlob: blob, Plaintext: plaintext, KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
+}
+
+// newDataKey makes a data key. One that a key store encrypts is made once: what the
+// store made of it is kept too, and has to be of the same bytes.
+func (ev *eval) newDataKey(t *target, n int) ([]byte, error) {
+	random := func() ([]byte, error) {
+		b := make([]byte, n)
+		_, err := rand.Read(b)
+		return b, err
+	}
+	if t.key.KeyStore != "" {
+		b, err := ev.once(random)
+		return ev.secret(b), err
+	}
+	b, err := random()
+	return ev.secret(b), err
 }
 
 func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, error) {
@@ -179,7 +195,10 @@ func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, e
 		return nil, err
 	}
 	if in.CustomKeyStoreId != nil {
-		return nil, ErrCustomStoreNotFound
+		if _, err := ev.store(*in.CustomKeyStoreId); err != nil {
+			return nil, err
+		}
+		return nil, fault(ErrUnsupported, "External key stores generate no random bytes.")
 	}
 	if err := ev.attest(to); err != nil {
 		return nil, err
@@ -230,7 +249,7 @@ func (ev *eval) encrypt(t *target, algorithm string, plaintext []byte, context m
 
 // shownMaterial is the KeyMaterialId that answers show: symmetric keys' only.
 func shownMaterial(t *target, m *fsmpb.Material) *string {
-	if t.key.Spec != specSymmetric || m == nil {
+	if t.key.Spec != specSymmetric || t.key.KeyStore != "" || m == nil {
 		return nil
 	}
 	return materialID(m)
@@ -243,7 +262,11 @@ func (ev *eval) seal(t *target, plaintext []byte, context map[string]string) ([]
 		return nil, nil, errors.New("key " + t.id.String() + " has no material")
 	}
 	ev.use(t, m)
-	h := keymat.Header{Cluster: [8]byte(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
+	if t.key.KeyStore != "" {
+		blob, err := ev.sealOuter(t, m, plaintext, context)
+		return blob, m, err
+	}
+	h := ev.header(t, m)
 	var blob []byte
 	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
 		blob, err = keymat.SealMessage(material, h, plaintext, context)
@@ -277,7 +300,7 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 	if c.keyID == nil && c.algorithm != nil && *c.algorithm != algSymmetric {
 		return nil, nil, nil, fault(ErrValidation, "%s is required with the algorithm %s.", c.keyMember, *c.algorithm)
 	}
-	h, err := keymat.ParseHeader(c.blob)
+	h, outside, err := parseHeader(c.blob)
 	ours := err == nil && h.Cluster == [8]byte(ev.cluster().Id)
 	var t *target
 	if c.keyID != nil {
@@ -304,7 +327,9 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		return t, nil, nil, nil
 	case t.key.Spec != specSymmetric:
 		return ev.openRSA(t, c)
-	case !ours:
+	case !ours, outside != (t.key.KeyStore != ""):
+		// Of a key in a key store nothing opens without the store: it knows what it
+		// encrypted, which would open here.
 		return nil, nil, nil, ErrInvalidCiphertext
 	}
 	for _, m := range t.key.Materials {
@@ -352,10 +377,15 @@ func (ev *eval) ciphertextKey(id [16]byte, action string, context map[string]str
 func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
 	ev.use(t, m)
 	var plaintext []byte
-	err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
-		plaintext, err = keymat.OpenMessage(material, c.blob, c.context)
-		return err
-	})
+	var err error
+	if t.key.KeyStore != "" {
+		plaintext, err = ev.openOuter(t, m, c.blob, c.context)
+	} else {
+		err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+			plaintext, err = keymat.OpenMessage(material, c.blob, c.context)
+			return err
+		})
+	}
 	if errors.Is(err, keymat.ErrCiphertext) {
 		err = ErrInvalidCiphertext
 	}
@@ -363,6 +393,16 @@ func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error)
 }
 
 var errDryRun = fault(ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
+
+// parseHeader reads which key a ciphertext belongs to, and whether it was encrypted
+// a second time outside of the cluster.
+func parseHeader(blob []byte) (h keymat.Header, outside bool, err error) {
+	if h, err = keymat.ParseHeader(blob); err == nil {
+		return h, false, nil
+	}
+	h, err = keymat.ParseOuterHeader(blob)
+	return h, true, err
+}
 
 // missing says that a member that only some requests need is not there.
 func missing(member string) error {

@@ -67,6 +67,9 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	if in.Description != nil {
 		k.Description = *in.Description
 	}
+	if err := ev.putInStore(k, in); err != nil {
+		return nil, err
+	}
 	if err := ev.firstMaterial(k); err != nil {
 		return nil, err
 	}
@@ -86,6 +89,9 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 func keyKind(in *CreateKeyInput) error {
 	if in.KeySpec != nil && in.CustomerMasterKeySpec != nil {
 		return fault(ErrValidation, "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.")
+	}
+	if err := storeKeyMembers(in); err != nil {
+		return err
 	}
 	spec := specOf(in)
 	if in.KeyUsage == nil {
@@ -151,16 +157,11 @@ func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Mater
 
 // supportedKey refuses the kinds of keys that this version does not make.
 func supportedKey(in *CreateKeyInput) error {
-	const version = "%s is not supported by this version of Conclave."
 	switch {
 	case isSet(in.MultiRegion) && (in.CustomKeyStoreId != nil || in.Origin != nil && (*in.Origin == originHSM || *in.Origin == originXKS)):
 		return fault(ErrUnsupported, "Multi-Region keys cannot be in a custom key store.")
-	case in.CustomKeyStoreId != nil:
-		return ErrCustomStoreNotFound
-	case originOf(in) != originKMS && originOf(in) != originImported:
-		return fault(ErrUnsupported, version, "Origin "+*in.Origin)
-	case in.XksKeyId != nil:
-		return fault(ErrUnsupported, version, "XksKeyId")
+	case in.CustomKeyStoreId != nil && specOf(in) != specSymmetric:
+		return fault(ErrUnsupported, "Keys in a custom key store have KeySpec %s.", specSymmetric)
 	case specOf(in) == specSM2:
 		return fault(ErrUnsupported, "KeySpec %s is not supported in this Region.", specSM2)
 	case originOf(in) == originImported:
@@ -199,7 +200,7 @@ func (ev *eval) ownMetadata(t *target) *KeyMetadata {
 		Enabled:      ptr(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
 		Description:  ptr(k.Description),
 		KeyUsage:     ptr(k.Usage),
-		KeyState:     ptr(keyStates[k.State]),
+		KeyState:     ptr(ev.shownState(k)),
 		Origin:       ptr(k.Origin),
 		KeyManager:   ptr(managerSelf),
 		KeySpec:      ptr(k.Spec),
@@ -227,6 +228,13 @@ func (ev *eval) ownMetadata(t *target) *KeyMetadata {
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
 		d.PendingDeletionWindowInDays = ptr(k.DeletionDays)
 	}
+	if k.KeyStore != "" {
+		d.CustomKeyStoreId = ptr(k.KeyStore)
+		d.Enabled = ptr(*d.KeyState == keyStates[fsmpb.KeyState_KEY_STATE_ENABLED])
+	}
+	if k.XksKey != "" {
+		d.XksKeyConfiguration = &XksKeyConfiguration{Id: ptr(k.XksKey)}
+	}
 	d.CurrentKeyMaterialId = shownMaterial(t, currentMaterial(k))
 	return d
 }
@@ -247,6 +255,12 @@ func metadataField(name string, d *KeyMetadata) *auditpb.Field {
 	}
 	if d.CurrentKeyMaterialId != nil {
 		elements["currentKeyMaterialId"] = *d.CurrentKeyMaterialId
+	}
+	if d.CustomKeyStoreId != nil {
+		elements["customKeyStoreId"] = *d.CustomKeyStoreId
+	}
+	if d.XksKeyConfiguration != nil {
+		elements["xksKeyConfiguration.id"] = *d.XksKeyConfiguration.Id
 	}
 	if c := d.MultiRegionConfiguration; c != nil {
 		elements["multiRegionConfiguration.multiRegionKeyType"] = *c.MultiRegionKeyType

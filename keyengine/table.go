@@ -62,6 +62,13 @@ var table = rows(
 	define(Operation{Name: "ImportKeyMaterial", states: changeable}, importKeyMaterial, recordImport),
 	define(Operation{Name: "DeleteImportedKeyMaterial", states: anyState}, deleteImportedKeyMaterial, recordDeleteMaterial),
 
+	define(Operation{Name: "CreateCustomKeyStore", slow: true}, createCustomKeyStore, recordStore),
+	define(Operation{Name: "ConnectCustomKeyStore", slow: true}, connectCustomKeyStore, nil),
+	define(Operation{Name: "DisconnectCustomKeyStore"}, disconnectCustomKeyStore, nil),
+	define(Operation{Name: "DescribeCustomKeyStores", ReadOnly: true}, describeCustomKeyStores, nil),
+	define(Operation{Name: "UpdateCustomKeyStore", slow: true}, updateCustomKeyStore, nil),
+	define(Operation{Name: "DeleteCustomKeyStore"}, deleteCustomKeyStore, nil),
+
 	define(Operation{Name: "EnableKeyRotation", states: rotatable}, enableKeyRotation, nil),
 	define(Operation{Name: "DisableKeyRotation", states: rotatable}, disableKeyRotation, nil),
 	define(Operation{Name: "GetKeyRotationStatus", ReadOnly: true, states: anyState}, getKeyRotationStatus, nil),

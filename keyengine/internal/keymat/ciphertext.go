@@ -158,3 +158,6 @@ func appendContext(head []byte, context map[string]string) []byte {
 	}
 	return aad
 }
+
+// ContextForm is the canonical form of an encryption context.
+func ContextForm(context map[string]string) []byte { return appendContext(nil, context) }

@@ -1,0 +1,335 @@
+package keyengine
+
+import (
+	"crypto/rand"
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCustomKeyStoreOutput, error) {
+	if err := storeMembers(in); err != nil {
+		return nil, err
+	}
+	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
+		return nil, err
+	}
+	s := &fsmpb.KeyStore{
+		Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
+	}
+	if s.Type != originXKS {
+		return nil, fault(ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", s.Type)
+	}
+	s.Connectivity, s.Endpoint, s.Path = *in.XksProxyConnectivity, *in.XksProxyUriEndpoint, *in.XksProxyUriPath
+	s.AccessKey = *in.XksProxyAuthenticationCredential.AccessKeyId
+	if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
+		return nil, err
+	}
+	all := ev.stores()
+	if len(all) >= maxStores {
+		return nil, fault(ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", maxStores)
+	}
+	if err := distinct(s, all); err != nil {
+		return nil, err
+	}
+	if err := reachable(s); err != nil {
+		return nil, err
+	}
+	secret := []byte(*in.XksProxyAuthenticationCredential.RawSecretAccessKey)
+	defer clear(secret)
+	if err := ev.tryStore(s, secret); err != nil {
+		return nil, err
+	}
+	var id [9]byte
+	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
+	s.Id = newStoreID(id)
+	if err := ev.engine.vault.wrapStore(s, secret); err != nil {
+		return nil, err
+	}
+	ev.keyStore(s.Id) // there must be none of that id
+	ev.putStore(s)
+	return &CreateCustomKeyStoreOutput{CustomKeyStoreId: &s.Id}, nil
+}
+
+func recordStore(out *CreateCustomKeyStoreOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{text("customKeyStoreId", *out.CustomKeyStoreId)}
+}
+
+// tryStore has a store with new settings tried out before they are taken.
+func (ev *eval) tryStore(s *fsmpb.KeyStore, secret []byte) error {
+	return ev.fromStore(s, ev.connectStore(s, secret), storeError)
+}
+
+func storeType(in *CreateCustomKeyStoreInput) string {
+	if in.CustomKeyStoreType != nil {
+		return *in.CustomKeyStoreType
+	}
+	return originHSM // AWS's default
+}
+
+// storeMembers checks which members go with the type of a store.
+func storeMembers(in *CreateCustomKeyStoreInput) error {
+	if storeType(in) != originXKS {
+		if in.XksProxyUriEndpoint != nil || in.XksProxyUriPath != nil || in.XksProxyAuthenticationCredential != nil ||
+			in.XksProxyConnectivity != nil || in.XksProxyVpcEndpointServiceName != nil || in.XksProxyVpcEndpointServiceOwner != nil {
+			return fault(ErrValidation, "Members of external key stores are not valid for custom key stores of type %s.", originHSM)
+		}
+		return nil
+	}
+	switch {
+	case in.CloudHsmClusterId != nil, in.TrustAnchorCertificate != nil, in.KeyStorePassword != nil:
+		return fault(ErrValidation, "CloudHsmClusterId, TrustAnchorCertificate and KeyStorePassword are not valid for custom key stores of type %s.", originXKS)
+	case in.XksProxyConnectivity == nil:
+		return missing("xksProxyConnectivity")
+	case in.XksProxyUriEndpoint == nil:
+		return missing("xksProxyUriEndpoint")
+	case in.XksProxyUriPath == nil:
+		return missing("xksProxyUriPath")
+	case in.XksProxyAuthenticationCredential == nil:
+		return missing("xksProxyAuthenticationCredential")
+	}
+	return vpcMembers(*in.XksProxyConnectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner)
+}
+
+func vpcMembers(connectivity string, service, owner *string) error {
+	switch {
+	case connectivity == connectivityVPC && service == nil:
+		return missing("xksProxyVpcEndpointServiceName")
+	case connectivity != connectivityVPC && (service != nil || owner != nil):
+		return fault(ErrValidation, "A VPC endpoint service is not valid with XksProxyConnectivity %s.", connectivity)
+	}
+	return nil
+}
+
+// distinct refuses a name, or a place, that another store has.
+func distinct(s *fsmpb.KeyStore, all []*fsmpb.KeyStore) error {
+	for _, o := range all {
+		switch {
+		case o.Id == s.Id:
+		case o.Name == s.Name:
+			return fault(ErrCustomStoreNameInUse, "The custom key store name %s is in use.", s.Name)
+		case s.Type == originXKS && o.Type == originXKS && o.Endpoint+o.Path == s.Endpoint+s.Path:
+			return fault(ErrXksProxyURIInUse, "Another external key store has the same XksProxyUriEndpoint and XksProxyUriPath.")
+		}
+	}
+	return nil
+}
+
+// reachable refuses what only AWS's network has: there are no VPC endpoint services
+// here, so none can be found.
+func reachable(s *fsmpb.KeyStore) error {
+	if s.Connectivity == connectivityVPC {
+		return fault(ErrXksProxyVpcNotFound, "This cluster has no VPC endpoint services. Use XksProxyConnectivity %s.", connectivityPublic)
+	}
+	return nil
+}
+
+// managedStore asks for an operation on a key store and finds it.
+func (ev *eval) managedStore(id string) (*fsmpb.KeyStore, error) {
+	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
+		return nil, err
+	}
+	return ev.store(id)
+}
+
+// wrongStoreState refuses an operation for the state of a store.
+func wrongStoreState(s *fsmpb.KeyStore) error {
+	return fault(ErrCustomStoreInvalidState, "The custom key store %s is %s, which is not valid for this operation.", s.Id, connectionStates[s.State])
+}
+
+// connectCustomKeyStore tries the store out and then answers. That it could not be
+// connected is no failure of the call: DescribeCustomKeyStores says so.
+func connectCustomKeyStore(ev *eval, in *ConnectCustomKeyStoreInput) (*none, error) {
+	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.State == storeFailed:
+		return nil, wrongStoreState(s)
+	case s.State == storeConnected:
+		return &none{}, nil
+	}
+	s = proto.CloneOf(s)
+	err = ev.connectStore(s, nil)
+	if f, ok := errors.AsType[*storeFailure](err); ok {
+		_ = ev.fromStore(s, f, storeError) // for the node's log
+		s.State, s.Error = storeFailed, f.connection
+	} else if err != nil {
+		return nil, err
+	} else {
+		s.State, s.Error = storeConnected, ""
+	}
+	ev.putStore(s)
+	return &none{}, nil
+}
+
+func disconnectCustomKeyStore(ev *eval, in *DisconnectCustomKeyStoreInput) (*none, error) {
+	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	if err != nil {
+		return nil, err
+	}
+	if s.State == storeDisconnected {
+		return nil, wrongStoreState(s)
+	}
+	s = proto.CloneOf(s)
+	s.State, s.Error = storeDisconnected, ""
+	ev.putStore(s)
+	return &none{}, nil
+}
+
+func deleteCustomKeyStore(ev *eval, in *DeleteCustomKeyStoreInput) (*none, error) {
+	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	if err != nil {
+		return nil, err
+	}
+	if s.State != storeDisconnected {
+		return nil, wrongStoreState(s)
+	}
+	if ev.storeKeys(s.Id).GetCount() > 0 {
+		return nil, fault(ErrCustomStoreHasKeys, "The custom key store %s has KMS keys, also those that are pending deletion.", s.Id)
+	}
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Id: s.Id}}})
+	return &none{}, nil
+}
+
+// updateCustomKeyStore: a store that is connected may get another name, path and
+// credential; all else needs it to be disconnected. Where and how a store is reached
+// is tried out before it is taken.
+func updateCustomKeyStore(ev *eval, in *UpdateCustomKeyStoreInput) (*none, error) {
+	elsewhere := in.XksProxyUriEndpoint != nil || in.XksProxyConnectivity != nil ||
+		in.XksProxyVpcEndpointServiceName != nil || in.XksProxyVpcEndpointServiceOwner != nil
+	external := elsewhere || in.XksProxyUriPath != nil || in.XksProxyAuthenticationCredential != nil
+	hsm := in.CloudHsmClusterId != nil || in.KeyStorePassword != nil
+	if !external && !hsm && in.NewCustomKeyStoreName == nil {
+		return nil, fault(ErrValidation, "There is nothing to update.")
+	}
+	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	switch {
+	case err != nil:
+		return nil, err
+	case hsm && s.Type == originXKS || external && s.Type != originXKS:
+		return nil, fault(ErrValidation, "The custom key store %s has type %s, for which a member of the request is not valid.", s.Id, s.Type)
+	case s.State == storeFailed, s.State == storeConnected && (elsewhere || hsm):
+		return nil, wrongStoreState(s)
+	}
+	was := s
+	s = proto.CloneOf(s)
+	for _, m := range []struct {
+		to *string
+		in *string
+	}{
+		{&s.Name, in.NewCustomKeyStoreName}, {&s.Connectivity, in.XksProxyConnectivity}, {&s.Endpoint, in.XksProxyUriEndpoint}, {&s.Path, in.XksProxyUriPath},
+	} {
+		if m.in != nil {
+			*m.to = *m.in
+		}
+	}
+	if err := distinct(s, ev.stores()); err != nil {
+		return nil, err
+	}
+	if external {
+		if err := ev.updateExternal(was, s, in); err != nil {
+			return nil, err
+		}
+	}
+	if !proto.Equal(s, was) {
+		ev.putStore(s)
+	}
+	return &none{}, nil
+}
+
+// updateExternal checks what an external key store is changed to, and wraps its
+// secret for that.
+func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *UpdateCustomKeyStoreInput) error {
+	if err := vpcMembers(s.Connectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner); err != nil {
+		return err
+	}
+	if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
+		return err
+	}
+	if err := reachable(s); err != nil {
+		return err
+	}
+	var secret []byte
+	defer func() { clear(secret) }()
+	if c := in.XksProxyAuthenticationCredential; c != nil {
+		s.AccessKey, secret = *c.AccessKeyId, []byte(*c.RawSecretAccessKey)
+	} else if err := ev.engine.vault.withStoreSecret(was, func(b []byte) error {
+		secret = append(secret, b...)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := ev.tryStore(s, secret); err != nil {
+		return err
+	}
+	return ev.engine.vault.wrapStore(s, secret)
+}
+
+func describeCustomKeyStores(ev *eval, in *DescribeCustomKeyStoresInput) (*DescribeCustomKeyStoresOutput, error) {
+	if in.CustomKeyStoreId != nil && in.CustomKeyStoreName != nil {
+		return nil, fault(ErrValidation, "CustomKeyStoreId and CustomKeyStoreName cannot be in the same request.")
+	}
+	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
+		return nil, err
+	}
+	if in.CustomKeyStoreId != nil {
+		s, err := ev.store(*in.CustomKeyStoreId)
+		if err != nil {
+			return nil, err
+		}
+		return oneStore(s), nil
+	}
+	if in.CustomKeyStoreName != nil {
+		for _, s := range ev.stores() {
+			if s.Name == *in.CustomKeyStoreName {
+				return oneStore(s), nil
+			}
+		}
+		return nil, ErrCustomStoreNotFound
+	}
+	p, err := ev.page(in.Limit, 100, 1000, in.Marker)
+	if err != nil {
+		return nil, err
+	}
+	ev.later = func(state *fsm.State) (any, error) {
+		out := &DescribeCustomKeyStoresOutput{CustomKeyStores: []CustomKeyStoresListEntry{}}
+		all := func(yield func(*fsmpb.KeyStore) bool) {
+			for s := range state.AllKeyStores() {
+				if s.Region == ev.region() && !yield(s) {
+					return
+				}
+			}
+		}
+		out.NextMarker, out.Truncated, err = fill(p, all, func(s *fsmpb.KeyStore) string { return s.Id }, func(s *fsmpb.KeyStore) {
+			out.CustomKeyStores = append(out.CustomKeyStores, storeEntry(s))
+		})
+		return out, err
+	}
+	return nil, nil
+}
+
+func oneStore(s *fsmpb.KeyStore) *DescribeCustomKeyStoresOutput {
+	return &DescribeCustomKeyStoresOutput{CustomKeyStores: []CustomKeyStoresListEntry{storeEntry(s)}, Truncated: ptr(false)}
+}
+
+// storeEntry is what is told of a store: never its secret.
+func storeEntry(s *fsmpb.KeyStore) CustomKeyStoresListEntry {
+	e := CustomKeyStoresListEntry{
+		CustomKeyStoreId: ptr(s.Id), CustomKeyStoreName: ptr(s.Name), CustomKeyStoreType: ptr(s.Type),
+		ConnectionState: ptr(connectionStates[s.State]), CreationDate: timeOf(s.Created),
+	}
+	if s.State == storeFailed {
+		e.ConnectionErrorCode = ptr(s.Error)
+	}
+	if s.Type == originXKS {
+		e.XksProxyConfiguration = &XksProxyConfiguration{
+			Connectivity: ptr(s.Connectivity), AccessKeyId: ptr(s.AccessKey), UriEndpoint: ptr(s.Endpoint), UriPath: ptr(s.Path),
+		}
+	}
+	return e
+}

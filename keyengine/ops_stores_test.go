@@ -1,0 +1,358 @@
+package keyengine
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/integration/xksproxy"
+)
+
+// storeOperations are those on custom key stores, which are on no key.
+var storeOperations = []string{
+	"CreateCustomKeyStore", "ConnectCustomKeyStore", "DisconnectCustomKeyStore", "DescribeCustomKeyStores", "UpdateCustomKeyStore", "DeleteCustomKeyStore",
+}
+
+// newProxy starts a proxy that all engines of the room may use, and have time for.
+func (r *room) newProxy() *xksproxy.Proxy {
+	r.t.Helper()
+	p := xksproxy.Start(r.t)
+	for _, e := range r.engines {
+		e.cfg.KeyStores = KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second}
+		e.outers[originXKS] = newXKSOuter(e.cfg)
+	}
+	return p
+}
+
+func storeAt(p *xksproxy.Proxy, name string) *CreateCustomKeyStoreInput {
+	return &CreateCustomKeyStoreInput{
+		CustomKeyStoreName: &name, CustomKeyStoreType: ptr(originXKS), XksProxyConnectivity: ptr(connectivityPublic),
+		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: ptr(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
+	}
+}
+
+func testCredential() *XksProxyAuthenticationCredential {
+	return &XksProxyAuthenticationCredential{AccessKeyId: ptr(xksproxy.AccessKeyID), RawSecretAccessKey: ptr(xksproxy.Secret)}
+}
+
+// newStore makes a store that is connected to a proxy.
+func (r *room) newStore(p *xksproxy.Proxy) string {
+	r.t.Helper()
+	id := must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "store")).CustomKeyStoreId
+	must[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
+	return *id
+}
+
+func (r *room) storeEntry(id string) CustomKeyStoresListEntry {
+	r.t.Helper()
+	return must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: &id}).CustomKeyStores[0]
+}
+
+// mangleStore changes a store behind the engine's back.
+func (r *room) mangleStore(id string, f func(*fsmpb.KeyStore)) {
+	r.t.Helper()
+	was, _ := r.cluster.state().KeyStore(id)
+	s := proto.CloneOf(was)
+	f(s)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: s}})
+}
+
+func TestStoreLife(t *testing.T) {
+	r := newRoom(t)
+	p := r.newProxy()
+	id := *must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "mine")).CustomKeyStoreId
+	if !strings.HasPrefix(id, "cks-") || len(id) != 21 {
+		t.Errorf("the id is %q", id)
+	}
+	if h := p.Requests(xksproxy.Health); len(h) != 1 || h[0].Metadata.Operation != "CreateCustomKeyStore" || h[0].Region != testRegion {
+		t.Errorf("the proxy was asked %+v, want one health request of CreateCustomKeyStore", h)
+	}
+	if rec := r.lastRecord(); len(rec.ResponseElements) != 1 || rec.ResponseElements[0].GetText() != id || rec.ReadOnly {
+		t.Errorf("the record has %v", rec.ResponseElements)
+	}
+	e := r.storeEntry(id)
+	c := e.XksProxyConfiguration
+	if *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil || *e.CustomKeyStoreName != "mine" || *e.CustomKeyStoreType != originXKS ||
+		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != connectivityPublic {
+		t.Errorf("described as %+v", e)
+	}
+	byName := must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("mine")})
+	all := must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{})
+	for how, out := range map[string]*DescribeCustomKeyStoresOutput{"by name": byName, "all": all} {
+		if len(out.CustomKeyStores) != 1 || *out.CustomKeyStores[0].CustomKeyStoreId != id || *out.Truncated {
+			t.Errorf("%s: %+v", how, out)
+		}
+	}
+
+	connect, disconnect := &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id}, &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id}
+	_, err := call[none](r, "DisconnectCustomKeyStore", disconnect)
+	wantError(t, err, ErrCustomStoreInvalidState, "The custom key store "+id+" is DISCONNECTED, which is not valid for this operation.")
+	must[none](r, "ConnectCustomKeyStore", connect)
+	if s := *r.storeEntry(id).ConnectionState; s != "CONNECTED" {
+		t.Errorf("connected it is %s", s)
+	}
+	must[none](r, "ConnectCustomKeyStore", connect) // nothing changes
+	_, err = call[none](r, "DeleteCustomKeyStore", &DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	wantError(t, err, ErrCustomStoreInvalidState, "The custom key store "+id+" is CONNECTED, which is not valid for this operation.")
+	must[none](r, "DisconnectCustomKeyStore", disconnect)
+
+	p.Fail(xksproxy.Health, xksproxy.Named("AuthenticationFailedException"))
+	must[none](r, "ConnectCustomKeyStore", connect)
+	if e := r.storeEntry(id); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != "INVALID_CREDENTIALS" {
+		t.Errorf("refused by the proxy it is %+v", e)
+	}
+	p.Fail(xksproxy.Health, nil)
+	for name, in := range map[string]any{
+		"ConnectCustomKeyStore": connect, "DeleteCustomKeyStore": &DeleteCustomKeyStoreInput{CustomKeyStoreId: &id},
+		"UpdateCustomKeyStore": &UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
+	} {
+		_, err = call[none](r, name, in)
+		wantError(t, err, ErrCustomStoreInvalidState, "The custom key store "+id+" is FAILED, which is not valid for this operation.")
+	}
+	must[none](r, "DisconnectCustomKeyStore", disconnect)
+	if e := r.storeEntry(id); *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil {
+		t.Errorf("disconnected it is %+v", e)
+	}
+	must[none](r, "DeleteCustomKeyStore", &DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	_, err = call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: &id})
+	wantError(t, err, ErrCustomStoreNotFound, "")
+	if rec := r.lastRecord(); rec.ErrorCode != "CustomKeyStoreNotFoundException" {
+		t.Errorf("the record says %q", rec.ErrorCode)
+	}
+}
+
+func TestCreateStoreErrors(t *testing.T) {
+	r := newRoom(t)
+	p := r.newProxy()
+	must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "taken"))
+	asked := len(p.Requests(xksproxy.Health))
+	for _, tt := range []struct {
+		name    string
+		spoil   func(*CreateCustomKeyStoreInput)
+		kind    *Error
+		message string
+	}{
+		{"no connectivity", func(in *CreateCustomKeyStoreInput) { in.XksProxyConnectivity = nil }, ErrValidation,
+			"1 validation error detected: Value at 'xksProxyConnectivity' failed to satisfy constraint: Member must not be null"},
+		{"no endpoint", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = nil }, ErrValidation, "…"},
+		{"no path", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }, ErrValidation, "…"},
+		{"no credential", func(in *CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }, ErrValidation, "…"},
+		{"short secret", func(in *CreateCustomKeyStoreInput) {
+			in.XksProxyAuthenticationCredential.RawSecretAccessKey = ptr("SECRETCANARY")
+		}, ErrValidation, "…"},
+		{"half a credential", func(in *CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential.AccessKeyId = nil }, ErrValidation, "…"},
+		{"no TLS", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("http://proxy.test") }, ErrValidation, "…"},
+		{"user in the endpoint", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://a@proxy.test") }, ErrValidation, "…"},
+		{"two ports", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:1:2") }, ErrValidation, "…"},
+		{"port without number", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:") }, ErrValidation, "…"},
+		{"port 0", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:0") }, ErrValidation, "…"},
+		{"large port", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:65536") }, ErrValidation, "…"},
+		{"no host", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://:443") }, ErrValidation, "…"},
+		{"path that climbs", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriPath = ptr("/../kms/xks/v1") }, ErrValidation, "…"},
+		{"member of another type", func(in *CreateCustomKeyStoreInput) { in.KeyStorePassword = ptr("password") }, ErrValidation, "…"},
+		{"VPC member", func(in *CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = ptr("111122223333") }, ErrValidation, "…"},
+		{"VPC without service", func(in *CreateCustomKeyStoreInput) { in.XksProxyConnectivity = ptr(connectivityVPC) }, ErrValidation, "…"},
+		{"VPC", func(in *CreateCustomKeyStoreInput) {
+			in.XksProxyConnectivity, in.XksProxyUriPath = ptr(connectivityVPC), ptr("/vpc/kms/xks/v1")
+			in.XksProxyVpcEndpointServiceName = ptr("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
+		}, ErrXksProxyVpcNotFound, "…"},
+		{"name taken", func(in *CreateCustomKeyStoreInput) { in.CustomKeyStoreName = ptr("taken") }, ErrCustomStoreNameInUse, "…"},
+		{"place taken", func(*CreateCustomKeyStoreInput) {}, ErrXksProxyURIInUse, "…"},
+		{"default type", func(in *CreateCustomKeyStoreInput) {
+			*in = CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr("cluster-abcdefghijk"), KeyStorePassword: ptr("password")}
+		}, ErrUnsupported, "…"},
+		{"external members without type", func(in *CreateCustomKeyStoreInput) { in.CustomKeyStoreType = nil }, ErrValidation, "…"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in := storeAt(p, "new")
+			tt.spoil(in)
+			_, err := call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
+			wantError(t, err, tt.kind, tt.message)
+			if err != nil && strings.Contains(err.Error(), "SECRETCANARY") {
+				t.Errorf("the error repeats the secret: %v", err)
+			}
+		})
+	}
+	if n := len(p.Requests(xksproxy.Health)); n != asked {
+		t.Errorf("the proxy was asked %d times for stores that cannot be", n-asked)
+	}
+	for i := range maxStores - 1 {
+		in := storeAt(p, fmt.Sprint("n", i))
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
+			Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: originXKS, Created: 1, State: storeDisconnected,
+		}}})
+	}
+	in := storeAt(p, "eleventh")
+	in.XksProxyUriPath = ptr("/other" + xksproxy.Path)
+	_, err := call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
+	wantError(t, err, ErrLimitExceeded, "The account has 10 custom key stores and cannot have more.")
+}
+
+// TestStoreOperators: without the operator's word there are no ports, and no
+// addresses that are not public.
+func TestStoreOperators(t *testing.T) {
+	r := newRoom(t)
+	p := r.newProxy()
+	e := r.first
+	e.cfg.KeyStores.AllowPrivateEndpoints = false
+	e.outers[originXKS] = newXKSOuter(e.cfg)
+	_, err := call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
+	wantError(t, err, ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
+	in := storeAt(p, "x")
+	in.XksProxyUriEndpoint = ptr("https://127.0.0.1")
+	_, err = call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
+	wantError(t, err, ErrXksProxyURIUnreachable, reachMessage)
+	if n := len(p.Requests(xksproxy.Health)); n != 0 {
+		t.Errorf("the proxy was asked %d times", n)
+	}
+}
+
+func TestUpdateStore(t *testing.T) {
+	r := newRoom(t)
+	p := r.newProxy()
+	other := xksproxy.Start(t)
+	id := r.newStore(p)
+	update := func(in UpdateCustomKeyStoreInput) error {
+		in.CustomKeyStoreId = &id
+		_, err := call[none](r, "UpdateCustomKeyStore", &in)
+		return err
+	}
+	if err := update(UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("renamed")}); err != nil {
+		t.Errorf("name, while connected: %v", err)
+	}
+	p.SetSecret("ANOTHERACCESSKEYIDAAAA", xksproxy.Secret+"x")
+	asked := len(p.Requests(xksproxy.Health))
+	if err := update(UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret + "x")}}); err != nil {
+		t.Errorf("credential, while connected: %v", err)
+	}
+	if n := len(p.Requests(xksproxy.Health)) - asked; n != 1 {
+		t.Errorf("the new credential was tried %d times", n)
+	}
+	if e := r.storeEntry(id); *e.CustomKeyStoreName != "renamed" || *e.XksProxyConfiguration.AccessKeyId != "ANOTHERACCESSKEYIDAAAA" || *e.ConnectionState != "CONNECTED" {
+		t.Errorf("updated to %+v", e)
+	}
+	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriPath: ptr("/none" + xksproxy.Path)}), ErrXksProxyInvalidConfiguration, "…")
+	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret)}}),
+		ErrXksProxyBadCredential, "…")
+	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), ErrCustomStoreInvalidState, "…")
+	wantError(t, update(UpdateCustomKeyStoreInput{}), ErrValidation, "There is nothing to update.")
+	wantError(t, update(UpdateCustomKeyStoreInput{KeyStorePassword: ptr("password")}), ErrValidation, "…")
+	must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(other, "second"))
+	wantError(t, update(UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("second")}), ErrCustomStoreNameInUse, "…")
+	must[none](r, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), ErrXksProxyURIInUse, "…")
+	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: ptr("111122223333")}), ErrValidation, "…")
+
+	third := xksproxy.Start(t)
+	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}), ErrXksProxyBadCredential, "…")
+	third.SetSecret("ANOTHERACCESSKEYIDAAAA", xksproxy.Secret+"x")
+	if err := update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}); err != nil {
+		t.Fatalf("endpoint, while disconnected: %v", err)
+	}
+	// The secret was taken along, and opens for the new place.
+	must[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	if e := r.storeEntry(id); *e.ConnectionState != "CONNECTED" || *e.XksProxyConfiguration.UriEndpoint != third.Endpoint {
+		t.Errorf("at its new place it is %+v", e)
+	}
+}
+
+// TestStoreSecret: the secret stands nowhere in the clear, and serves exactly the
+// place that it was given for.
+func TestStoreSecret(t *testing.T) {
+	r := newRoom(t)
+	p := r.newProxy()
+	id := r.newStore(p)
+	s, _ := r.cluster.state().KeyStore(id)
+	if strings.Contains(s.String(), xksproxy.Secret) || strings.Contains(string(s.WrappedSecret), xksproxy.Secret) {
+		t.Error("the state has the secret in the clear")
+	}
+	for _, e := range r.cluster.audit.entries {
+		if string(e.Body) == "behind" {
+			continue
+		}
+		if b, err := r.first.vault.openBody(e); err != nil || strings.Contains(string(b), xksproxy.Secret) {
+			t.Errorf("record %d has the secret, or does not open: %v", e.Index, err)
+		}
+	}
+	if r.open(r.cluster.audit.entries[len(r.cluster.audit.entries)-2]).EventName != "CreateCustomKeyStore" {
+		t.Error("the test looks at other records")
+	}
+	for _, edit := range map[string]func(*fsmpb.KeyStore){
+		"endpoint":   func(s *fsmpb.KeyStore) { s.Endpoint = xksproxy.Start(t).Endpoint },
+		"path":       func(s *fsmpb.KeyStore) { s.Path = "/x" + s.Path },
+		"access key": func(s *fsmpb.KeyStore) { s.AccessKey = "ANOTHERACCESSKEYIDAAAA" },
+	} {
+		r.mangleStore(id, func(s *fsmpb.KeyStore) { edit(s); s.State = storeDisconnected })
+		_, err := call[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+		wantError(t, err, ErrInternal, "")
+		r.mangleStore(id, func(n *fsmpb.KeyStore) { n.Endpoint, n.Path, n.AccessKey = s.Endpoint, s.Path, s.AccessKey })
+	}
+}
+
+func TestStoreAuthorisation(t *testing.T) {
+	r := newRoom(t)
+	p := r.newProxy()
+	id := r.newStore(p)
+	alice := r.user(aliceARN)
+	asked := len(p.Requests(xksproxy.Health))
+	for name, in := range map[string]any{
+		"CreateCustomKeyStore":     storeAt(p, "x"),
+		"ConnectCustomKeyStore":    &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id},
+		"DisconnectCustomKeyStore": &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id},
+		"DescribeCustomKeyStores":  &DescribeCustomKeyStoresInput{},
+		"UpdateCustomKeyStore":     &UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
+		"DeleteCustomKeyStore":     &DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+	} {
+		_, err := callAs[none](r, r.first, alice, name, in)
+		wantError(t, err, ErrAccessDenied, "…")
+	}
+	if n := len(p.Requests(xksproxy.Health)); n != asked {
+		t.Errorf("the proxy was asked %d times for a caller who may not", n-asked)
+	}
+	for name, in := range map[string]any{
+		"ConnectCustomKeyStore":    &ConnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"DisconnectCustomKeyStore": &DisconnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"UpdateCustomKeyStore":     &UpdateCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none"), NewCustomKeyStoreName: ptr("x")},
+		"DeleteCustomKeyStore":     &DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+	} {
+		_, err := call[none](r, name, in)
+		wantError(t, err, ErrCustomStoreNotFound, "")
+	}
+}
+
+func TestDescribeStoresPages(t *testing.T) {
+	r := newRoomIn(t, []string{testRegion, secondRegion})
+	for i := range 5 {
+		region := testRegion
+		if i == 3 {
+			region = secondRegion
+		}
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
+			Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: originXKS, Created: 1, State: storeDisconnected,
+		}}})
+	}
+	var got []string
+	var marker *string
+	for {
+		out := must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{Limit: ptr(int32(3)), Marker: marker})
+		for _, s := range out.CustomKeyStores {
+			got = append(got, *s.CustomKeyStoreId)
+		}
+		if marker = out.NextMarker; marker == nil {
+			break
+		}
+	}
+	if want := "cks-0 cks-1 cks-2 cks-4"; strings.Join(got, " ") != want {
+		t.Errorf("listed %v, want %s", got, want)
+	}
+	_, err := call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-3")})
+	wantError(t, err, ErrCustomStoreNotFound, "")
+	_, err = call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-1"), CustomKeyStoreName: ptr("n1")})
+	wantError(t, err, ErrValidation, "…")
+	_, err = call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{Marker: ptr("x")})
+	wantError(t, err, ErrInvalidMarker, "")
+}

@@ -1,0 +1,223 @@
+package keyengine
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+// KeyStoreConfig is what the operator says of custom key stores. It is to be the
+// same on all nodes.
+type KeyStoreConfig struct {
+	// AllowPrivateEndpoints lets external key stores be at addresses that are not
+	// public, and at ports other than 443, which AWS does not have. Whoever may
+	// create key stores can then have the nodes send requests into their network.
+	AllowPrivateEndpoints bool
+	// Roots are the authorities of external key stores' certificates; nil for the
+	// system's.
+	Roots *x509.CertPool
+	// Timeout of a call to an external key store proxy; 0 for AWS's 250 ms.
+	Timeout time.Duration
+}
+
+// outer is where the keys of one type of custom key stores are. An error that it
+// returns is a *storeFailure, unless the fault is this node's. Implementations are
+// safe for concurrent use.
+type outer interface {
+	// connect checks that a store can be used.
+	connect(ctx context.Context, s *outerStore) error
+	// checkKey checks that a key of a store can be that of a new KMS key.
+	checkKey(ctx context.Context, s *outerStore, key string) error
+	// encrypt and decrypt are the second encryption.
+	encrypt(ctx context.Context, s *outerStore, key string, message, aad []byte) (*keymat.Outer, error)
+	decrypt(ctx context.Context, s *outerStore, key string, o *keymat.Outer, aad []byte) ([]byte, error)
+	close()
+}
+
+func newOuters(cfg Config) map[string]outer { return map[string]outer{originXKS: newXKSOuter(cfg)} }
+
+// outerStore is a store, with what its side is told of the request.
+type outerStore struct {
+	*fsmpb.KeyStore
+	// secret lends the store's secret.
+	secret                                func(use func(secret []byte) error) error
+	principal, keyARN, operation, request string
+}
+
+// storeFailure is something that a custom key store does not do. Each kind of
+// operation tells of it with an error of its own, and the same message.
+type storeFailure struct {
+	store      *Error // of operations on key stores
+	key        *Error // of CreateKey
+	connection string // ConnectionErrorCode
+	message    string
+	err        error // for the node's log
+}
+
+func (f *storeFailure) Error() string { return f.err.Error() }
+func (f *storeFailure) Unwrap() error { return f.err }
+
+// fromStore is a failure of a key store as an operation tells of it: as the error
+// that pick chooses.
+func (ev *eval) fromStore(s *fsmpb.KeyStore, err error, pick func(*storeFailure) *Error) error {
+	f, ok := errors.AsType[*storeFailure](err)
+	if !ok {
+		return err
+	}
+	ev.engine.log.Warn("key store failed", "key_store", s.Id, "operation", ev.op.Name, "request_id", formatUUID(ev.caller.RequestID), "err", f.err)
+	return fault(pick(f), "%s", f.message)
+}
+
+func storeError(f *storeFailure) *Error     { return f.store }
+func storeKeyError(f *storeFailure) *Error  { return f.key }
+func storeCryptoError(*storeFailure) *Error { return ErrInvalidState }
+
+// outerFor is the side of a store, and what it is told of the request. arn is that
+// of the key, if there is one.
+func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, error) {
+	o := ev.engine.outers[s.Type]
+	if o == nil {
+		return nil, nil, fault(ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", s.Type)
+	}
+	return o, &outerStore{
+		KeyStore: s,
+		secret: func(use func([]byte) error) error {
+			return ev.engine.vault.withStoreSecret(s, use)
+		},
+		principal: ev.caller.Identity.principal.String(), keyARN: arn, operation: ev.op.Name, request: formatUUID(ev.caller.RequestID),
+	}, nil
+}
+
+// connectStore has a store tried out. The secret of one that is new, or has another
+// one, need not be wrapped yet; nil for the one that the store has.
+func (ev *eval) connectStore(s *fsmpb.KeyStore, secret []byte) error {
+	o, to, err := ev.outerFor(s, "")
+	if err != nil {
+		return err
+	}
+	if secret != nil {
+		to.secret = func(use func([]byte) error) error { return use(secret) }
+	}
+	name := outsideName("connect", []byte(s.Id), version(s), []byte(s.Endpoint+s.Path), []byte(s.AccessKey), secret)
+	_, err = ev.outside(name, func() ([]byte, error) { return nil, o.connect(ev.ctx, to) })
+	return err
+}
+
+// checkStoreKey checks the external key of a new KMS key.
+func (ev *eval) checkStoreKey(s *fsmpb.KeyStore, key string) error {
+	o, to, err := ev.outerFor(s, "")
+	if err != nil {
+		return err
+	}
+	name := outsideName("key", []byte(s.Id), version(s), []byte(key))
+	_, err = ev.outside(name, func() ([]byte, error) { return nil, o.checkKey(ev.ctx, to, key) })
+	return ev.fromStore(s, err, storeKeyError)
+}
+
+// sealOuter encrypts under the newest material of a key in a custom key store, and
+// has the store encrypt that.
+func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, context map[string]string) ([]byte, error) {
+	s, err := ev.storeOf(t.key)
+	if err != nil {
+		return nil, err
+	}
+	o, to, err := ev.outerFor(s, t.arn)
+	if err != nil {
+		return nil, err
+	}
+	h := ev.header(t, m)
+	name := outsideName("encrypt", []byte(s.Id), version(s), t.id.Bytes(), m.Id, plaintext, keymat.ContextForm(context))
+	blob, err := ev.outside(name, func() ([]byte, error) {
+		var inner []byte
+		err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+			inner, err = keymat.SealMessage(material, h, plaintext, context)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		sealed, err := o.encrypt(ev.ctx, to, t.key.XksKey, inner, keymat.OuterAAD(h))
+		if err != nil {
+			return nil, err
+		}
+		var blob []byte
+		err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+			blob, err = keymat.JoinOuter(material, h, sealed, context)
+			return err
+		})
+		return blob, err
+	})
+	return blob, ev.fromStore(s, err, storeCryptoError)
+}
+
+// openOuter is the reverse. What is wrong with the ciphertext is found out here,
+// and the store never sees it.
+func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map[string]string) ([]byte, error) {
+	s, err := ev.storeOf(t.key)
+	if err != nil {
+		return nil, err
+	}
+	to, store, err := ev.outerFor(s, t.arn)
+	if err != nil {
+		return nil, err
+	}
+	var sealed *keymat.Outer
+	err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+		sealed, err = keymat.SplitOuter(material, blob, context)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	name := outsideName("decrypt", []byte(s.Id), version(s), t.id.Bytes(), m.Id, blob)
+	inner, err := ev.outside(name, func() ([]byte, error) {
+		return to.decrypt(ev.ctx, store, t.key.XksKey, sealed, keymat.OuterAAD(ev.header(t, m)))
+	})
+	if err != nil {
+		return nil, ev.fromStore(s, err, storeCryptoError)
+	}
+	var plaintext []byte
+	err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+		plaintext, err = keymat.OpenMessage(material, inner, context)
+		return err
+	})
+	if errors.Is(err, keymat.ErrCiphertext) {
+		// The ciphertext is ours, so what the store made of it is wrong.
+		return nil, ev.fromStore(s, failedStore(fmt.Errorf("key %s: what the key store decrypted to is no message of ours", t.id)), storeCryptoError)
+	}
+	return plaintext, err
+}
+
+// failedStore is a store that answers what makes no sense.
+func failedStore(err error) error {
+	return &storeFailure{
+		store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+		message: malformedMessage, err: err,
+	}
+}
+
+// header is what a ciphertext under a material of a key begins with.
+func (ev *eval) header(t *target, m *fsmpb.Material) keymat.Header {
+	return keymat.Header{Cluster: [8]byte(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
+}
+
+// outsideName names a question to a store, by a digest of all its parts.
+func outsideName(kind string, parts ...[]byte) string {
+	h := sha256.New()
+	for _, p := range parts {
+		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))
+		_, _ = h.Write(p)
+	}
+	return kind + " " + hex.EncodeToString(h.Sum(nil))
+}
+
+// version is that of a store, which changes with everything about it.
+func version(s *fsmpb.KeyStore) []byte { return binary.BigEndian.AppendUint64(nil, s.Version) }

@@ -1,0 +1,129 @@
+package keyengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/sigv4"
+	"github.com/conclavekms/conclave/keyengine/internal/xks"
+)
+
+// xksOuter is the side of external key stores: their proxies.
+type xksOuter struct{ client *xks.Client }
+
+func newXKSOuter(cfg Config) *xksOuter {
+	return &xksOuter{client: xks.New(xks.Config{
+		AllowPrivate: cfg.KeyStores.AllowPrivateEndpoints, Roots: cfg.KeyStores.Roots, Timeout: cfg.KeyStores.Timeout, Now: cfg.Clock.Now,
+	})}
+}
+
+func (s *outerStore) proxy() *xks.Proxy {
+	return &xks.Proxy{
+		Endpoint: s.Endpoint, Path: s.Path, Region: s.Region, AccessKeyID: s.AccessKey,
+		SigningKey: func(dst []byte, date, region, service string) error {
+			return s.secret(func(secret []byte) error {
+				sigv4.Derive(dst, secret, date, region, service)
+				return nil
+			})
+		},
+	}
+}
+
+func (s *outerStore) origin() xks.Origin {
+	return xks.Origin{Principal: s.principal, Key: s.keyARN, Operation: s.operation, RequestID: s.request}
+}
+
+func (x *xksOuter) connect(ctx context.Context, s *outerStore) error {
+	return xksFailure(x.client.Health(ctx, s.proxy(), s.origin()))
+}
+
+func (x *xksOuter) checkKey(ctx context.Context, s *outerStore, key string) error {
+	m, err := x.client.KeyMetadata(ctx, s.proxy(), s.origin(), key)
+	switch {
+	case err != nil:
+		return xksFailure(err)
+	case !m.Enabled:
+		return xksFailure(fmt.Errorf("external key is disabled: %w", xks.ErrInvalidState))
+	case !m.Fits():
+		return &storeFailure{
+			store: ErrXksProxyInvalidResponse, key: ErrXksKeyInvalidConfiguration, connection: "INTERNAL_ERROR",
+			message: "The external key is not a 256-bit AES key that encrypts and decrypts.", err: errors.New("external key of another kind"),
+		}
+	}
+	return nil
+}
+
+func (x *xksOuter) encrypt(ctx context.Context, s *outerStore, key string, message, aad []byte) (*keymat.Outer, error) {
+	sealed, err := x.client.Encrypt(ctx, s.proxy(), s.origin(), key, message, aad)
+	if err != nil {
+		return nil, xksFailure(err)
+	}
+	return &keymat.Outer{Body: sealed.Ciphertext, IV: sealed.IV, Tag: sealed.Tag, Metadata: sealed.Metadata}, nil
+}
+
+func (x *xksOuter) decrypt(ctx context.Context, s *outerStore, key string, o *keymat.Outer, aad []byte) ([]byte, error) {
+	message, err := x.client.Decrypt(ctx, s.proxy(), s.origin(), key, &xks.Sealed{Ciphertext: o.Body, IV: o.IV, Tag: o.Tag, Metadata: o.Metadata}, aad)
+	return message, xksFailure(err)
+}
+
+func (x *xksOuter) close() { x.client.Close() }
+
+// Messages of AWS's, which stand for several failures.
+const (
+	malformedMessage = "AWS KMS cannot interpret the response from the external key store proxy. If you see this error repeatedly, report it to your external key store proxy administrator."
+	reachMessage     = "AWS KMS cannot communicate with the external key store proxy. This might be a transient network issue. If you see this error repeatedly, verify that your external key store proxy is active and is connected to the network, and that its endpoint URI is correct in your external key store."
+)
+
+// xksFailures say how each failure of a proxy is told: by operations on key stores,
+// by CreateKey, as the reason why a store is not connected. Cryptographic operations
+// tell of all of them with KMSInvalidStateException.
+var xksFailures = map[xks.Failure]storeFailure{
+	xks.ErrValidation: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE", message: malformedMessage},
+	xks.ErrInvalidState: {store: ErrXksProxyInvalidConfiguration, key: ErrXksKeyInvalidConfiguration, connection: "XKS_PROXY_INVALID_CONFIGURATION",
+		message: "The external key associated with this KMS key in an external key store is not enabled in the external key manager. Enable the external key in the external key manager and retry the request."},
+	xks.ErrInvalidCiphertext: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+		message: "The external key store proxy rejected the request because the specified ciphertext or encryption context is corrupted, missing, or otherwise invalid."},
+	xks.ErrInvalidKeyUsage: {store: ErrXksProxyInvalidResponse, key: ErrXksKeyInvalidConfiguration, connection: "XKS_PROXY_INVALID_RESPONSE",
+		message: "The external key associated with this KMS key in an external key store does not support the requested operation. Enable the operation on the key in your external key manager, and try the request again."},
+	xks.ErrAuthentication: {store: ErrXksProxyBadCredential, key: ErrCustomStoreInvalidState, connection: "INVALID_CREDENTIALS",
+		message: "The external key store proxy rejected the request because it could not authenticate AWS KMS. Verify the XKS proxy authentication credentials for your external key store and update if necessary."},
+	xks.ErrAccessDenied: {store: ErrXksProxyInvalidConfiguration, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_ACCESS_DENIED",
+		message: "The external key store proxy denied access to the operation. Verify that the user and the external key are both authorized for this operation, and try the request again."},
+	xks.ErrKeyNotFound: {store: ErrXksProxyInvalidResponse, key: ErrXksKeyNotFound, connection: "XKS_PROXY_INVALID_RESPONSE",
+		message: "The external key associated with this KMS key in an external key store was not found in its external key manager. If the external key ID associated with this KMS key is incorrect, create a new KMS key with the correct external key ID."},
+	xks.ErrInvalidPath: {store: ErrXksProxyInvalidConfiguration, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_CONFIGURATION",
+		message: "The external key store proxy rejected the request because of an invalid URI path. Verify the URI path for your external key store and update if necessary."},
+	xks.ErrThrottling: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE",
+		message: "The external key store proxy rejected the request due to a very high request rate. Reduce the frequency of your calls using KMS keys in this external key store."},
+	xks.ErrInternal: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+		message: "The external key store proxy rejected the request because it cannot communicate with the external key manager. Verify that the external key store proxy configuration is correct and that the external key manager is available."},
+	xks.ErrUnsupported: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+		message: "The external key store proxy rejected the request because it does not support the requested operation. If you see this error repeatedly, report it to your external key store proxy administrator."},
+	xks.ErrDependency: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_TIMED_OUT",
+		message: "The external key store proxy did not respond to the request in the time allotted. Retry the request. If you see this error repeatedly, report it to your external key store proxy administrator."},
+	xks.ErrUnreachable: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
+	xks.ErrAddress:     {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
+	xks.ErrUnavailable: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
+	xks.ErrTLS: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_TLS_CONFIGURATION",
+		message: "AWS KMS cannot establish a TLS connection to the external key store proxy. Verify the TLS configuration, including its certificate."},
+	xks.ErrTimeout: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_TIMED_OUT",
+		message: "AWS KMS rejected the request because the external key store proxy did not respond in time. Retry the request. If you see this error repeatedly, report it to your external key store proxy administrator."},
+	xks.ErrMalformed: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE", message: malformedMessage},
+}
+
+// xksFailure makes a *storeFailure of a proxy's. Other errors, such as that the node
+// was sealed meanwhile, stay what they are.
+func xksFailure(err error) error {
+	f, ok := errors.AsType[xks.Failure](err)
+	if !ok {
+		return err
+	}
+	row, ok := xksFailures[f]
+	if !ok {
+		return fmt.Errorf("a failure that has no row: %w", err)
+	}
+	row.err = err
+	return &row
+}

@@ -1,0 +1,212 @@
+package keyengine
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+// A custom key store is outside of the cluster. What it holds encrypts once more
+// what the material of its keys here has encrypted, so that neither side can
+// decrypt alone. Keys in a store that is not connected are unavailable, whatever
+// their state: who uses a key depends on its store, and notes it.
+
+const (
+	storePrefix = "cks-"
+	// maxStores is how many custom key stores an account may have in a Region.
+	maxStores = 10
+
+	connectivityPublic = "PUBLIC_ENDPOINT"
+	connectivityVPC    = "VPC_ENDPOINT_SERVICE"
+
+	storeDisconnected = fsmpb.ConnectionState_CONNECTION_STATE_DISCONNECTED
+	storeConnected    = fsmpb.ConnectionState_CONNECTION_STATE_CONNECTED
+	storeFailed       = fsmpb.ConnectionState_CONNECTION_STATE_FAILED
+
+	stateUnavailable = "Unavailable"
+)
+
+// connectionStates are AWS's names of the states. Connecting and disconnecting are
+// done when their calls return, so stores are never seen in between.
+var connectionStates = map[fsmpb.ConnectionState]string{
+	storeDisconnected: "DISCONNECTED", storeConnected: "CONNECTED", storeFailed: "FAILED",
+}
+
+// store finds a custom key store of the Region.
+func (ev *eval) store(id string) (*fsmpb.KeyStore, error) {
+	s := ev.keyStore(id)
+	if s == nil || s.Region != ev.region() {
+		return nil, ErrCustomStoreNotFound
+	}
+	return s, nil
+}
+
+// stores are all custom key stores of the Region, and their set is noted.
+func (ev *eval) stores() (all []*fsmpb.KeyStore) {
+	ev.keyStores()
+	for s := range ev.state.AllKeyStores() {
+		if s.Region == ev.region() {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// storeOf is the store of a key; nil for keys that are in none. A key outlives no
+// store of its, which apply sees to.
+func (ev *eval) storeOf(k *fsmpb.Key) (*fsmpb.KeyStore, error) {
+	if k.KeyStore == "" {
+		return nil, nil
+	}
+	s := ev.keyStore(k.KeyStore)
+	if s == nil {
+		return nil, fmt.Errorf("key %x is in key store %s, which does not exist", k.Id, k.KeyStore)
+	}
+	return s, nil
+}
+
+// available refuses a key whose store is not connected. A key that is on its way
+// out stays so, and is told apart by its state.
+func (ev *eval) available(t *target) error {
+	s, err := ev.storeOf(t.key)
+	if err != nil || s == nil {
+		return err
+	}
+	if s.State != storeConnected && switchedOn(t.key.State) {
+		return fault(ErrInvalidState, "%s is unavailable.", t.arn)
+	}
+	return nil
+}
+
+// shownState is a key's state as AWS tells it.
+func (ev *eval) shownState(k *fsmpb.Key) string {
+	if k.KeyStore != "" && switchedOn(k.State) {
+		if s := ev.keyStore(k.KeyStore); s == nil || s.State != storeConnected {
+			return stateUnavailable
+		}
+	}
+	return keyStates[k.State]
+}
+
+// storeKeyMembers checks which members go with keys in custom key stores.
+func storeKeyMembers(in *CreateKeyInput) error {
+	origin := originOf(in)
+	inStore := origin == originXKS || origin == originHSM
+	switch {
+	case isSet(in.MultiRegion):
+		return nil // refused by supportedKey
+	case inStore && in.CustomKeyStoreId == nil:
+		return fault(ErrValidation, "Origin %s needs a CustomKeyStoreId.", origin)
+	case !inStore && in.CustomKeyStoreId != nil:
+		return fault(ErrValidation, "CustomKeyStoreId is not valid with Origin %s.", origin)
+	case origin == originXKS && in.XksKeyId == nil:
+		return missing("xksKeyId")
+	case origin != originXKS && in.XksKeyId != nil:
+		return fault(ErrValidation, "XksKeyId is not valid with Origin %s.", origin)
+	}
+	return nil
+}
+
+// putInStore puts a new key into the store that the request names, if it does. It
+// asks the store last, when everything else is known to be well.
+func (ev *eval) putInStore(k *fsmpb.Key, in *CreateKeyInput) error {
+	if in.CustomKeyStoreId == nil {
+		return nil
+	}
+	s, err := ev.store(*in.CustomKeyStoreId)
+	switch {
+	case err != nil:
+		return err
+	case s.Type != k.Origin:
+		return fault(ErrUnsupported, "The custom key store %s has type %s, which has no keys of Origin %s.", s.Id, s.Type, k.Origin)
+	case s.State != storeConnected:
+		return wrongStoreState(s)
+	}
+	k.KeyStore = s.Id
+	if s.Type == originXKS {
+		k.XksKey = *in.XksKeyId
+		if ev.storeHas(s.Id, k.XksKey) {
+			return fault(ErrXksKeyAlreadyInUse, "The external key %s is that of another KMS key in the custom key store %s.", k.XksKey, s.Id)
+		}
+	}
+	return ev.checkStoreKey(s, k.XksKey)
+}
+
+// storeHas tells whether an external key is a KMS key's already, and notes the set
+// of the store's keys.
+func (ev *eval) storeHas(store, xksKey string) bool {
+	if ev.storeKeys(store).GetCount() == 0 {
+		return false
+	}
+	for k := range ev.state.AllKeys() {
+		if k.KeyStore == store && k.XksKey == xksKey {
+			return true
+		}
+	}
+	return false
+}
+
+// putStore changes a custom key store.
+func (ev *eval) putStore(s *fsmpb.KeyStore) {
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: s}})
+}
+
+// storeBinding ties a store's secret to what it is used for: a store whose
+// endpoint was edited on disk does not sign requests to it.
+func storeBinding(s *fsmpb.KeyStore) keymat.Binding {
+	return keymat.Binding{Object: []byte(s.Id), Version: []byte(s.AccessKey), Spec: "KEY_STORE", Usage: s.Type, Origin: s.Endpoint + s.Path}
+}
+
+// wrapStore gives a store its secret, wrapped.
+func (v *vault) wrapStore(s *fsmpb.KeyStore, secret []byte) error {
+	o, err := v.current()
+	if err != nil {
+		return err
+	}
+	s.Generation, s.WrappedSecret, err = o.ring.WrapFor(keymat.PurposeCredential, storeBinding(s), secret)
+	if err != nil {
+		return fmt.Errorf("wrapping the secret of key store %s: %w", s.Id, gone(err))
+	}
+	return nil
+}
+
+// withStoreSecret lends a store's secret to use, which may not keep it, and must
+// not wait for anything.
+func (v *vault) withStoreSecret(s *fsmpb.KeyStore, use func(secret []byte) error) error {
+	o, err := v.current()
+	if err != nil {
+		return err
+	}
+	secret, err := o.ring.Unwrap(s.Generation, keymat.PurposeCredential, storeBinding(s), s.WrappedSecret)
+	if err != nil {
+		return fmt.Errorf("unwrapping the secret of key store %s: %w", s.Id, gone(err))
+	}
+	defer secret.Destroy()
+	return secret.With(use)
+}
+
+// newStoreID makes an id of AWS's form: 17 hex digits.
+func newStoreID(random [9]byte) string { return storePrefix + hex.EncodeToString(random[:])[:17] }
+
+// endpointAllowed checks an endpoint that matched the pattern, which takes a port:
+// AWS takes none, and neither does a node whose operator has not allowed private
+// endpoints.
+func (e *Engine) endpointAllowed(endpoint string) error {
+	refused := fault(ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: "+
+		"Member must satisfy regular expression pattern: %s", patterns["xksEndpoint"].text)
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") {
+		return refused
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || !e.cfg.KeyStores.AllowPrivateEndpoints {
+			return refused
+		}
+	}
+	return nil
+}
