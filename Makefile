@@ -66,16 +66,17 @@ image: ## build the container image conclave:latest from the static binary
 compose-test: image ## the three nodes of docker-compose.yml, ceremony included
 	CONCLAVE_COMPOSE_TEST=1 $(GO) test -count=1 -timeout 10m -run '^TestCompose' -v ./integration
 
-generate: ## regenerate protobuf code and the README's table; needs protoc
+generate: ## regenerate protobuf code, the README's table and docs/compatibility.md; needs protoc
 	@mkdir -p bin
 	$(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
 	$(GO) build -o bin/protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	protoc --plugin=bin/protoc-gen-go --plugin=bin/protoc-gen-go-grpc \
 		--go_out=. --go_opt=module=github.com/conclavekms/conclave \
 		--go-grpc_out=. --go-grpc_opt=module=github.com/conclavekms/conclave $(PROTO)
+	$(GO) test -count=1 ./integration -run '^Test(SupportTable|Compatibility)$$' -update
 
 generate-check: generate ## fail if generated code is not what is committed
-	git diff --exit-code -- '*.pb.go'
+	git diff --exit-code -- '*.pb.go' README.md docs/compatibility.md
 
 clean: ## remove what was built
 	rm -rf bin

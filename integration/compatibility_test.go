@@ -1,0 +1,144 @@
+package integration
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+// generated holds a page against what it has to be, or writes it with -update.
+func generated(t *testing.T, name, want string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(filepath.Join("..", filepath.FromSlash(name)), []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, page(t, name)); diff != "" {
+		t.Errorf("%s is not what is served (-want +got); `go test ./integration -run %s -update` writes it:\n%s", name, t.Name(), diff)
+	}
+}
+
+// TestCompatibility writes docs/compatibility.md from AWS's model, the table that
+// requests are served from, and the table of known differences; or holds it against
+// them.
+func TestCompatibility(t *testing.T) {
+	m := loadModel(t)
+	if diff := cmp.Diff(m.names(), slices.Sorted(maps.Keys(compatRows))); diff != "" {
+		t.Fatalf("the rows are not AWS's operations (-model +rows):\n%s", diff)
+	}
+	var specs []string
+	for _, s := range compatSpecs {
+		specs = append(specs, s.spec)
+	}
+	all := slices.Clone(m.Shapes["KeySpec"].Enum)
+	slices.Sort(all)
+	slices.Sort(specs)
+	if diff := cmp.Diff(all, specs); diff != "" {
+		t.Fatalf("the specs are not AWS's (-model +rows):\n%s", diff)
+	}
+	for name := range compatRows {
+		for _, d := range compatRows[name].differences {
+			if strings.Contains(d, "|") || !strings.HasSuffix(d, ".") {
+				t.Errorf("%s: %q is no sentence for a table", name, d)
+			}
+		}
+	}
+	generated(t, "docs/compatibility.md", m.compatibility())
+}
+
+// compatibility is the page.
+func (m *awsModel) compatibility() string {
+	served, of := len(keyengine.Operations()), len(m.Operations)
+	var b strings.Builder
+	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/compatibility_table_test.go. -->\n\n")
+	fmt.Fprintf(&b, compatIntro, served, of)
+	for _, g := range groups {
+		fmt.Fprintf(&b, "\n### %s\n\n| Operation | Implemented | Limits | Differences from AWS |\n| --- | --- | --- | --- |\n", g.name)
+		for _, name := range g.operations {
+			if slices.Contains(newerOperations, name) {
+				fmt.Fprintf(&b, "| %s | no | – | Newer than the model. UnknownOperationException. |\n", name)
+				continue
+			}
+			implemented, differences := "yes", strings.Join(compatRows[name].differences, " ")
+			if keyengine.OperationNamed(name) == nil {
+				implemented, differences = "not yet", "UnknownOperationException."
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, implemented, orDash(m.limits(name)), orDash(differences))
+		}
+	}
+	b.WriteString("\n## Key specs\n\n| KeySpec | KeyUsage | |\n| --- | --- | --- |\n")
+	for _, s := range compatSpecs {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", s.spec, s.usages, s.notes)
+	}
+	b.WriteString(compatRest)
+	return b.String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "–"
+	}
+	return s
+}
+
+// limits are those of an operation's members, by the model and by what is narrower
+// here, and those that its row has.
+func (m *awsModel) limits(op string) string {
+	var all []string
+	m.memberLimits(m.Shapes[m.Operations[op].Input.Shape], "", &all)
+	if l := compatRows[op].limits; l != "" {
+		all = append(all, l)
+	}
+	return strings.Join(all, "; ")
+}
+
+// common are shapes whose limits the page states once.
+var common = []string{"KeyIdType", "GrantTokenList", "MarkerType", "LimitType"}
+
+func (m *awsModel) memberLimits(s *awsShape, prefix string, all *[]string) {
+	for _, mm := range s.Members {
+		shape := m.Shapes[mm.shape]
+		if slices.Contains(common, mm.shape) {
+			continue
+		}
+		name := "`" + prefix + mm.name + "`"
+		switch shape.Type {
+		case "structure":
+			m.memberLimits(shape, prefix+mm.name+".", all)
+		case "list":
+			item := m.Shapes[shape.Member.Shape]
+			if item.Type == "structure" {
+				m.memberLimits(item, prefix+mm.name+"[].", all)
+			} else if item.Max != nil {
+				*all = append(*all, strings.TrimSuffix(name, "`")+"[]` "+item.extent())
+			}
+		case "map":
+			if most := totals[shape.name]; most != 0 {
+				*all = append(*all, fmt.Sprintf("%s %d bytes in all", name, most))
+			}
+		default:
+			if shape.Max != nil {
+				*all = append(*all, name+" "+shape.extent())
+			}
+		}
+	}
+}
+
+// extent is a shape's bounds in words.
+func (s *awsShape) extent() string {
+	unit := map[string]string{"string": " characters", "blob": " bytes", "integer": ""}[s.Type]
+	if *s.Min == *s.Max {
+		return fmt.Sprintf("%d%s", *s.Max, unit)
+	}
+	return fmt.Sprintf("%d–%d%s", *s.Min, *s.Max, unit)
+}

@@ -1,0 +1,79 @@
+package integration
+
+// The parts of docs/compatibility.md that are the same for all operations.
+
+const compatIntro = `# Compatibility with AWS KMS
+
+Conclave speaks AWS KMS's JSON protocol (API version 2014-11-01), so that SDKs, the CLI and Terraform work with it unchanged. This page says
+where it answers otherwise. ` + "`TestConformanceInputs`" + ` and ` + "`TestConformanceOutputs`" + ` hold requests and answers against AWS's service model, member by
+member; ` + "`TestCompatibility`" + ` holds this page against the model and the program.
+
+## Operations
+
+%d of the model's %d operations are implemented. All take a ` + "`KeyId`" + ` of 1–2048 characters, up to 10 grant tokens of 1–8192 characters, a
+` + "`Limit`" + ` of 1–1000 and a ` + "`Marker`" + ` of 1–1024 characters where AWS does. Members that are wrong are ValidationException with AWS's
+text, all of them in one answer (up to 100), in the model's order; values of a wrong JSON type are SerializationException.
+`
+
+const compatRest = `
+### FIPS mode
+
+Release binaries and the container image are built on Go's validated module (` + "`GOFIPS140`" + `) and run in FIPS mode. It does not have what stands outside
+of that module: secp256k1 and ML-DSA. Keys of these specs are refused with UnsupportedOperationException there, made or used; all nodes of a cluster should
+therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also refuses wrapping algorithms of imports that use SHA-1.
+
+## What AWS has and Conclave does not
+
+- **One account.** A cluster has one account. ARNs of other accounts are AccessDeniedException; nothing works across accounts.
+- **Callers.** The only principal is the account's root user, by access key, by session over gRPC or by client certificate. There are no users,
+  roles and identity policies, and no STS. Signatures in the query string are refused.
+- **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved as in AWS.
+- **CloudHSM.** There are no CloudHSM key stores.
+- **SM2** is refused with UnsupportedOperationException, as in AWS's Regions outside of China.
+- **Encapsulate, Decapsulate** and the specs for them are newer than the model that Conclave follows.
+- **Request quotas** per operation are off. There is one limit: who is refused more often than a hundred times a second for a while gets
+  ThrottlingException from that node.
+- **Services.** Nothing calls on behalf of another: there is no kms:ViaService.
+- **CloudTrail.** Records have CloudTrail's form and go to the cluster's own audit log.
+
+### Enclaves
+
+A Recipient is taken if the node was told whose documents to trust (` + "`--attestation-roots`" + `), else it is UnsupportedOperationException: no root is
+shipped. Both of its members are needed. Documents are good for five minutes from their timestamp; AWS may take them for hours. Documents of NitroTPM
+are refused, and there are no kms:RecipientAttestation conditions.
+
+### Policies
+
+Key policies know Effect, Principal, Action, Resource, wildcards and explicit deny. A policy with anything else (Condition, NotPrincipal, NotAction,
+NotResource, policy variables, Service, Federated and CanonicalUser principals) is refused with MalformedPolicyDocumentException when it is put, never
+ignored. So is a principal other than the account's root user. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
+an ARN, and empty lists are malformed, where AWS may take them without effect.
+
+## Where Conclave is stricter
+
+- **No delay.** AWS is eventually consistent; here a change holds on every node when the call returns, and lists obey the same order. Answers
+  that rest on what changed meanwhile are made again.
+- **No answer without its record.** If the audit record is not on a majority of disks, there is no answer, but ServiceUnavailable (HTTP 503).
+- **Import tokens work once**, and the import is remembered until the token would have expired.
+- **Encryption contexts** have at most 8192 bytes of keys and values, so that records can show them whole.
+- **JSON.** A member that stands twice, text that is not Unicode, base64 that is not canonical, more than 32 levels, more than 16,384 values or more
+  than 1 MiB are refused. Numbers are written as integers.
+- **Markers** are authenticated, and good for one caller, operation, Region and set of arguments.
+- **Refusals are recorded**, whatever is wrong with the request, once it is known who asks.
+- **gRPC** has the same operations. A member that this version does not know is refused there; the AWS API reads over it, as AWS does.
+
+## Where AWS is not documented
+
+What AWS does in these cases is not known, or not known for sure. Conclave's choice:
+
+- Several violations are reported in the order of the model's members.
+- An empty answer has no body. Lists that are empty are there, as ` + "`[]`" + `.
+- An ARN that cannot be read, or is of another service or partition, is InvalidArnException; one that names neither key nor alias is
+  NotFoundException.
+- A ciphertext of a key in another of the cluster's Regions is AccessDeniedException, like that of a key that is gone.
+- ReplicateKey into the key's own Region is AlreadyExistsException.
+- UpdatePrimaryRegion to the primary's own Region is UnsupportedOperationException; to one without a replica, NotFoundException.
+- GetPublicKey of a symmetric or HMAC key is UnsupportedOperationException.
+- A request that is signed for a Region that the cluster does not serve is InvalidSignatureException, unless the cluster was founded to take any.
+- Texts of SerializationException are Conclave's.
+`
