@@ -53,10 +53,7 @@ var rules = []struct {
 	{"DescribeKey", members{"KeyId": "arn:aws:kms:elsewhere-1:" + harness.Account + ":key/" + noKey}, "NotFoundException", "Invalid arn elsewhere-1"},
 }
 
-const (
-	noKey  = "00000000-0000-4000-8000-000000000000"
-	eitherSize = "Please specify either number of bytes or key spec."
-)
+const eitherSize = "Please specify either number of bytes or key spec."
 
 func tagsNamed(keys ...string) (tags []members) {
 	for _, k := range keys {
