@@ -248,7 +248,11 @@ func (r *fakeReplica) ExecuteOnLeader(ctx context.Context, payload []byte) ([]by
 	if l == nil || l.serve == nil {
 		return nil, fsm.ErrNoLeader
 	}
-	return l.serve(ctx, bytes.Clone(payload))
+	// Nothing of a context but its end goes from node to node.
+	there, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	return l.serve(there, bytes.Clone(payload))
 }
 
 func (r *fakeReplica) WaitApplied(ctx context.Context, index uint64) error {

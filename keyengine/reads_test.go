@@ -44,6 +44,8 @@ type readWorld struct {
 	// and elsewhere a ciphertext of a key in secondRegion.
 	multi, lone string
 	elsewhere   []byte
+	// store is a custom key store and stored a key in it, in the cases that make one.
+	store, stored string
 }
 
 func newReadWorld(t *testing.T) *readWorld {
@@ -379,7 +381,7 @@ func denialCases() []readCase {
 // it must: with that one read taken out of the record, the outdated answer gets
 // through. The whole read set is compared too, so that nothing is in it in vain.
 func TestReadSets(t *testing.T) {
-	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), denialCases(), grantReadCases()) {
+	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), storeReadCases(), denialCases(), grantReadCases()) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, reads, _ := tt.run(t, false, false)
 			if got != tt.before {
@@ -468,7 +470,14 @@ func (w *readWorld) outcome(out any, err error) string {
 		if c := out.KeyMetadata.MultiRegionConfiguration; c != nil {
 			return fmt.Sprintf("ok %d replicas", len(c.ReplicaKeys))
 		}
+		if out.KeyMetadata.CustomKeyStoreId != nil {
+			return "ok " + *out.KeyMetadata.KeyState
+		}
 		return "ok" + *out.KeyMetadata.Description
+	case *DescribeCustomKeyStoresOutput:
+		if len(out.CustomKeyStores) > 0 {
+			return "ok " + *out.CustomKeyStores[0].ConnectionState
+		}
 	case *GetKeyPolicyOutput:
 		if strings.Contains(*out.Policy, "kms:Get*") {
 			return "ok changed"

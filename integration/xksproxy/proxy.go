@@ -33,6 +33,7 @@ import (
 // What a new proxy is reached and asked with.
 const (
 	Path        = "/kms/xks/v1"
+	TenantPath  = "/tenant" + Path // has the same keys
 	AccessKeyID = "XKSTESTPROXYACCESSKEY2"
 	Secret      = "test/secret+of/the+external/key+store+proxy="
 )
@@ -196,7 +197,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	rest, ok := strings.CutPrefix(r.URL.Path, Path+"/")
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(r.URL.Path, "/tenant"), Path+"/")
 	if !ok {
 		failure{http.StatusNotFound, "InvalidUriPathException"}.answer(w)
 		return

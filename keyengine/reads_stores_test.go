@@ -1,0 +1,112 @@
+package keyengine
+
+import (
+	"fmt"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/integration/xksproxy"
+)
+
+// storeReadCases are those of custom key stores and the keys in them. All are asked
+// by the account's root user.
+func storeReadCases() []readCase {
+	const (
+		kindStore  = fsmpb.Kind_KIND_KEY_STORE
+		kindStores = fsmpb.Kind_KIND_KEY_STORES
+		kindKeys   = fsmpb.Kind_KIND_STORE_KEYS
+		onKey      = "KEY KEY_POLICY CREDENTIAL KEY_STORE"
+	)
+	store := func(w *readWorld) []byte { return []byte(w.store) }
+	all := func(*readWorld) []byte { return nil }
+	// withStore prepares a world that has a store, connected, and a key in it.
+	withStore := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
+		return func(w *readWorld) any {
+			p := w.newProxy()
+			w.store = w.newStore(p)
+			w.stored, _ = w.newStoreKey(p, w.store, "k")
+			return in(w, p)
+		}
+	}
+	disconnected := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
+		return withStore(func(w *readWorld, p *xksproxy.Proxy) any {
+			must[none](w.room, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store})
+			return in(w, p)
+		})
+	}
+	state := func(s fsmpb.ConnectionState) func(*readWorld) {
+		return func(w *readWorld) { w.mangleStore(w.store, func(k *fsmpb.KeyStore) { k.State = s }) }
+	}
+	another := func(id, name, path string) func(*readWorld) {
+		return func(w *readWorld) {
+			s, _ := w.cluster.state().KeyStore(w.store)
+			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
+				Id: id, Region: testRegion, Name: name, Type: originXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: storeDisconnected,
+			}}})
+		}
+	}
+	encrypt := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
+		return &EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}
+	})
+	decrypt := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
+		return &DecryptInput{CiphertextBlob: must[EncryptOutput](w.room, "Encrypt", &EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}).CiphertextBlob}
+	})
+	describe := withStore(func(w *readWorld, _ *xksproxy.Proxy) any { return &DescribeKeyInput{KeyId: &w.stored} })
+	newKey := withStore(func(w *readWorld, p *xksproxy.Proxy) any {
+		p.AddKey("new")
+		return inStore(w.store, "new")
+	})
+	newStore := withStore(func(_ *readWorld, p *xksproxy.Proxy) any {
+		in := storeAt(p, "new")
+		in.XksProxyUriPath = ptr(xksproxy.TenantPath)
+		return in
+	})
+	rename := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
+		return &UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: ptr("new")}
+	})
+	remove := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
+		k := w.keyID(w.stored)
+		w.mangle(w.stored, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1 })
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: k.Region}}})
+		return &DeleteCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+	})
+	byID := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
+		return &DescribeCustomKeyStoresInput{CustomKeyStoreId: &w.store}
+	})
+	byName := withStore(func(*readWorld, *xksproxy.Proxy) any {
+		return &DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("new")}
+	})
+	connect := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
+		return &ConnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+	})
+	disconnect := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
+		return &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+	})
+	keyTaken := func(w *readWorld) {
+		k := cloneOf(w.keyIn(testRegion, w.stored))
+		k.Id, k.XksKey = append([]byte("another key of t"), 0)[:16], "new"
+		w.cluster.change(putKeyChange(k), defaultPolicyChange(k))
+	}
+	const wrongState = "CustomKeyStoreInvalidStateException"
+	return []readCase{
+		{"encrypt, store disconnected", "Encrypt", encrypt, kindStore, store, state(storeDisconnected), "ok", "KMSInvalidStateException", onKey, true, false},
+		{"encrypt, store failed", "Encrypt", encrypt, kindStore, store, state(storeFailed), "ok", "KMSInvalidStateException", onKey, true, false},
+		{"decrypt, store disconnected", "Decrypt", decrypt, kindStore, store, state(storeDisconnected), "ok", "KMSInvalidStateException", onKey, true, false},
+		{"describe, store disconnected", "DescribeKey", describe, kindStore, store, state(storeDisconnected), "ok Enabled", "ok Unavailable", onKey, true, false},
+		{"key made, store disconnected", "CreateKey", newKey, kindStore, store, state(storeDisconnected), "ok", wrongState, "KEY CREDENTIAL KEY_STORE STORE_KEYS", true, false},
+		{"key made, external key taken", "CreateKey", newKey, kindKeys, store, keyTaken, "ok", "XksKeyAlreadyInUseException", "KEY CREDENTIAL KEY_STORE STORE_KEYS", true, false},
+		{"store made, name taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
+		{"store made, place taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "x", xksproxy.TenantPath), "ok", "XksProxyUriInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
+		{"store made, quota", "CreateCustomKeyStore", newStore, kindStores, all, func(w *readWorld) {
+			for i := range maxStores {
+				another(fmt.Sprint("cks-", i), fmt.Sprint(i), fmt.Sprint("/", i))(w)
+			}
+		}, "ok", "LimitExceededException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
+		{"store renamed, name taken", "UpdateCustomKeyStore", rename, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
+		{"store connected, failed meanwhile", "ConnectCustomKeyStore", connect, kindStore, store, state(storeFailed), "ok", wrongState, "CREDENTIAL KEY_STORE", true, false},
+		{"store disconnected, by another", "DisconnectCustomKeyStore", disconnect, kindStore, store, state(storeDisconnected), "ok", wrongState, "CREDENTIAL KEY_STORE", true, false},
+		{"store deleted, connected meanwhile", "DeleteCustomKeyStore", remove, kindStore, store, state(storeConnected), "ok", wrongState, "CREDENTIAL KEY_STORE STORE_KEYS", true, false},
+		{"store described, disconnected", "DescribeCustomKeyStores", byID, kindStore, store, state(storeDisconnected), "ok CONNECTED", "ok DISCONNECTED", "CREDENTIAL KEY_STORE", true, false},
+		{"store by name, made meanwhile", "DescribeCustomKeyStores", byName, kindStores, all, another("cks-x", "new", "/x"), "CustomKeyStoreNotFoundException", "ok DISCONNECTED", "CREDENTIAL KEY_STORES", true, false},
+		{"stores listed", "DescribeCustomKeyStores", func(*readWorld) any { return &DescribeCustomKeyStoresInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
+	}
+}
