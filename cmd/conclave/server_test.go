@@ -31,7 +31,7 @@ func serverConfig(t *testing.T, env map[string]string, args ...string) (*node.Co
 // TestEveryFieldHasAFlag fails when node.Config gets a field that no flag sets.
 func TestEveryFieldHasAFlag(t *testing.T) {
 	values := map[string]string{
-		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true",
+		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
 		"heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
 	}
 	var c node.Config

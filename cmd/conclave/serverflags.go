@@ -69,6 +69,8 @@ var serverSettings = []setting{
 	{flag: "insecure", isBool: true, usage: "serve both APIs without TLS: one node, on loopback, for development", set: truth(func(c *node.Config) *bool { return &c.Insecure })},
 	{flag: "allow-unlocked-memory", isBool: true, usage: "start even where memory cannot be locked; keys may then be swapped out", set: truth(func(c *node.Config) *bool { return &c.AllowUnlockedMemory })},
 	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default refuse these)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
+	{flag: "xks-allow-private-endpoints", isBool: true, usage: "let external key stores be at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
+	{flag: "xks-ca", usage: "PEM file of the CAs of external key stores (default the system's)", set: text(func(c *node.Config) *string { return &c.XKSCA })},
 	{flag: "heartbeat-timeout", usage: "silence of the leader after which another is elected; 3 to 5 times the default between sites (default 500ms)", set: positive(func(c *node.Config) *time.Duration { return &c.Timeouts.Heartbeat })},
 	{flag: "shutdown-timeout", usage: "how long a stop in good order may take (default 10s)", set: positive(func(c *node.Config) *time.Duration { return &c.ShutdownTimeout })},
 	{flag: "log-level", usage: "debug, info, warn or error (default info)", set: func(c *node.Config, v string) error {

@@ -80,6 +80,14 @@ type Config struct {
 	// "" refuses such requests. It should be the same on all nodes: whichever is
 	// asked decides.
 	AttestationRoots string
+	// XKSAllowPrivateEndpoints lets external key stores be at private addresses and
+	// at ports other than 443, which AWS does not have. Whoever may create custom key
+	// stores can then have the nodes send requests into their network. The same on
+	// all nodes.
+	XKSAllowPrivateEndpoints bool
+	// XKSCA is a PEM file of the authorities that external key stores' certificates
+	// are from; "" for the system's.
+	XKSCA string
 
 	// Timeouts of the cluster; zero ones fit a local network.
 	Timeouts cluster.Timeouts
@@ -152,6 +160,10 @@ func (c *Config) Validate() error {
 				fault(what, err)
 			}
 		}
+	}
+	if c.XKSCA != "" {
+		_, err := os.Stat(c.XKSCA)
+		fault("CA of external key stores", err)
 	}
 	if c.GossipListen != "" && c.BootstrapExpect > 1 {
 		if c.GossipKeyFile == "" {

@@ -38,6 +38,8 @@ type Hooks struct {
 	// RefusalRate and RefusalBurst as in keyengine.Config.
 	RefusalRate  float64
 	RefusalBurst int
+	// XKSTimeout bounds calls to external key stores.
+	XKSTimeout time.Duration
 }
 
 type systemClock struct{}
@@ -246,10 +248,15 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attestation roots: %w", err)
 	}
+	stores, err := n.cfg.keyStores()
+	if err != nil {
+		return nil, err
+	}
 	return keyengine.New(keyengine.Config{
 		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
 		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory, AttestationRoots: roots,
 		RefusalRate: n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
+		KeyStores: stores,
 	})
 }
 

@@ -1,0 +1,26 @@
+package node
+
+import (
+	"crypto/x509"
+	"fmt"
+	"os"
+
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+// keyStores is what the engine is told of custom key stores.
+func (c *Config) keyStores() (keyengine.KeyStoreConfig, error) {
+	k := keyengine.KeyStoreConfig{AllowPrivateEndpoints: c.XKSAllowPrivateEndpoints, Timeout: c.Test.XKSTimeout}
+	if c.XKSCA == "" {
+		return k, nil
+	}
+	pem, err := os.ReadFile(c.XKSCA)
+	if err != nil {
+		return k, fmt.Errorf("CA of external key stores: %w", err)
+	}
+	k.Roots = x509.NewCertPool()
+	if !k.Roots.AppendCertsFromPEM(pem) {
+		return k, fmt.Errorf("CA of external key stores: %s has no certificate", c.XKSCA)
+	}
+	return k, nil
+}
