@@ -15,11 +15,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -72,110 +75,21 @@ func readAudit(t *testing.T, n *harness.Node, from uint64) []auditLine {
 	}
 }
 
-// subject is a key with all that operations may want of it.
-type subject struct {
-	key, alias, other string
-	blob              []byte
-}
-
-// newSubject makes a key with a policy.
-func newSubject(t *testing.T, n *harness.Node, name, policy string) subject {
-	t.Helper()
-	ctx, bypass := t.Context(), true
-	s := subject{alias: "alias/" + strings.ToLower(name)}
-	created, err := n.SDK().CreateKey(ctx, &kms.CreateKeyInput{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.key = *created.KeyMetadata.KeyId
-	if created, err = n.SDK().CreateKey(ctx, &kms.CreateKeyInput{}); err != nil {
-		t.Fatal(err)
-	}
-	s.other = *created.KeyMetadata.KeyId
-	if _, err := n.SDK().CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &s.alias, TargetKeyId: &s.key}); err != nil {
-		t.Fatal(err)
-	}
-	enc, err := n.SDK().Encrypt(ctx, &kms.EncryptInput{KeyId: &s.key, Plaintext: []byte("subject")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.blob = enc.CiphertextBlob
-	if _, err := n.SDK().PutKeyPolicy(ctx, &kms.PutKeyPolicyInput{KeyId: &s.key, Policy: &policy, BypassPolicyLockoutSafetyCheck: bypass}); err != nil {
-		t.Fatal(err)
-	}
-	return s
-}
-
-const noKey = "00000000-0000-4000-8000-000000000000"
-
-// outcomes is how an operation is brought to each of its outcomes.
-type outcomes struct {
-	// ok is a request that succeeds for a subject.
-	ok func(subject) input
-	// invalid is a request that breaks a rule of its members; without one, an empty
-	// request does.
-	invalid input
-	// failed is a request that fails for another reason, with the error.
-	failed  input
-	failure string
-	// nobody says why nobody can be denied the operation yet; "" if somebody can.
-	nobody string
-}
-
-const onlyRoot = "it is on no key, so only identity policies could deny it, and the account's root, which has none, is the only caller"
-
-// everyOutcome has a row for each operation.
-var everyOutcome = map[string]outcomes{
-	"CreateKey": {ok: func(subject) input { return input{"Description": "x"} }, invalid: input{"KeyUsage": "NONSENSE"},
-		failed: input{"Policy": "{}"}, failure: "MalformedPolicyDocumentException", nobody: onlyRoot},
-	"DescribeKey": {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"ListKeys": {ok: func(subject) input { return input{} }, invalid: input{"Limit": 0},
-		failed: input{"Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
-	"UpdateKeyDescription": {ok: onKey(input{"Description": "y"}), failed: input{"KeyId": noKey, "Description": "y"}, failure: "NotFoundException"},
-	"EnableKey":            {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"DisableKey":           {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"ScheduleKeyDeletion":  {ok: onKey(input{"PendingWindowInDays": 7}), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"CancelKeyDeletion":    {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"CreateAlias": {ok: func(s subject) input { return input{"AliasName": s.alias + "/new", "TargetKeyId": s.key} },
-		failed: input{"AliasName": "alias/lost", "TargetKeyId": noKey}, failure: "NotFoundException"},
-	"UpdateAlias": {ok: func(s subject) input { return input{"AliasName": s.alias, "TargetKeyId": s.other} },
-		failed: input{"AliasName": "alias/lost", "TargetKeyId": noKey}, failure: "NotFoundException"},
-	"DeleteAlias": {ok: func(s subject) input { return input{"AliasName": s.alias} },
-		failed: input{"AliasName": "alias/lost"}, failure: "NotFoundException"},
-	"ListAliases": {ok: onKey(nil), invalid: input{"Limit": 0},
-		failed: input{"Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
-	"TagResource": {ok: onKey(input{"Tags": []any{map[string]any{"TagKey": "a", "TagValue": "b"}}}),
-		failed: input{"KeyId": noKey, "Tags": []any{map[string]any{"TagKey": "a", "TagValue": "b"}}}, failure: "NotFoundException"},
-	"UntagResource":    {ok: onKey(input{"TagKeys": []string{"a"}}), failed: input{"KeyId": noKey, "TagKeys": []string{"a"}}, failure: "NotFoundException"},
-	"ListResourceTags": {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"GetKeyPolicy":     {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"PutKeyPolicy":     {ok: onKey(input{"Policy": rootPolicy()}), failed: input{"KeyId": noKey, "Policy": rootPolicy()}, failure: "NotFoundException"},
-	"ListKeyPolicies":  {ok: onKey(nil), failed: input{"KeyId": noKey}, failure: "NotFoundException"},
-	"Encrypt":          {ok: onKey(input{"Plaintext": []byte("x")}), failed: input{"KeyId": noKey, "Plaintext": []byte("x")}, failure: "NotFoundException"},
-	"Decrypt": {ok: func(s subject) input { return input{"CiphertextBlob": s.blob} }, invalid: input{"CiphertextBlob": []byte{}},
-		failed: input{"CiphertextBlob": []byte("nonsense")}, failure: "InvalidCiphertextException"},
-	"ReEncrypt": {ok: func(s subject) input { return input{"CiphertextBlob": s.blob, "DestinationKeyId": s.other} },
-		failed: input{"CiphertextBlob": []byte("nonsense"), "DestinationKeyId": noKey}, failure: "InvalidCiphertextException"},
-	"GenerateDataKey": {ok: onKey(input{"KeySpec": "AES_256"}), failed: input{"KeyId": noKey, "KeySpec": "AES_256"}, failure: "NotFoundException"},
-	"GenerateDataKeyWithoutPlaintext": {ok: onKey(input{"NumberOfBytes": 9}),
-		failed: input{"KeyId": noKey, "NumberOfBytes": 9}, failure: "NotFoundException"},
-	"GenerateRandom": {ok: func(subject) input { return input{"NumberOfBytes": 9} }, invalid: input{"NumberOfBytes": 0},
-		failed: input{"NumberOfBytes": 9, "CustomKeyStoreId": "cks-1234567890abcdef0"}, failure: "CustomKeyStoreNotFoundException", nobody: onlyRoot},
-}
-
-func onKey(more input) func(subject) input {
-	return func(s subject) input {
-		in := input{"KeyId": s.key}
-		maps.Copy(in, more)
-		return in
-	}
-}
-
 // TestAuditCoverage brings every operation of the table to every kind of outcome:
 // each request leaves one record, which says what its answer said.
 func TestAuditCoverage(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{})
+	ca := filepath.Join(t.TempDir(), "xks-ca.pem")
+	if err := os.WriteFile(ca, xksproxy.Start(t).CA(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := harness.Found(t, 1, harness.Options{
+		Regions: []string{harness.Region, secondRegion, thirdRegion},
+		Configure: func(_ *harness.Node, cfg *node.Config) {
+			cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = ca, true
+			cfg.Test.XKSTimeout = 5 * time.Second // the machine is shared
+		},
+	})
 	n := c.Nodes[0]
 	f := newFace(t, c, n)
 
@@ -209,9 +123,9 @@ func TestAuditCoverage(t *testing.T) {
 		if row.ok == nil {
 			t.Fatalf("%s has no row in everyOutcome: say how it succeeds and fails", op.Name)
 		}
-		subjects[op.Name] = newSubject(t, n, op.Name, rootPolicy())
+		subjects[op.Name] = newSubject(t, n, row.of, op.Name, rootPolicy())
 		if row.nobody == "" {
-			subjects["denied "+op.Name] = newSubject(t, n, op.Name+"-denied", rootPolicy(denyRoot(op.Actions[0])))
+			subjects["denied "+op.Name] = newSubject(t, n, row.of, op.Name+"-denied", rootPolicy(denyRoot(op.Actions[0])))
 		}
 	}
 	pending := subjects["CancelKeyDeletion"].key
