@@ -1,0 +1,201 @@
+package keyengine
+
+import (
+	"encoding/base64"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/conclavekms/conclave/fsm"
+)
+
+func (r *room) createGrant(key, grantee string, operations ...string) *CreateGrantOutput {
+	r.t.Helper()
+	return must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: operations})
+}
+
+// TestGrantTokens: a token is known on every node, after a restart and under newer
+// generations of the keyring; nothing that differs from it in one bit is.
+func TestGrantTokens(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.newKey()
+	out := r.createGrant(id, aliceARN, "Encrypt")
+	token := *out.GrantToken
+	reads := func(e *Engine, token string) error {
+		key, grant, err := e.vault.grantOfToken(token)
+		if err == nil && (key != r.keyID(id) || string(grant[:]) != string(bytesOfGrant(*out.GrantId))) {
+			t.Errorf("the token names %v, %x", key, grant)
+		}
+		return err
+	}
+	n2 := r.engines["n2"]
+	for name, e := range r.engines {
+		if err := reads(e, token); err != nil {
+			t.Errorf("on %s: %v", name, err)
+		}
+	}
+	raw, err := base64.StdEncoding.DecodeString(token)
+	if err != nil || strings.Contains(token, *out.GrantId) {
+		t.Fatalf("token %s: %v", token, err)
+	}
+	encode := base64.StdEncoding.EncodeToString
+	for i := range raw {
+		for bit := range 8 {
+			raw[i] ^= 1 << bit
+			if err := reads(r.first, encode(raw)); !errors.Is(err, ErrInvalidGrantToken) {
+				t.Errorf("byte %d, bit %d flipped: %v", i, bit, err)
+			}
+			raw[i] ^= 1 << bit
+		}
+		if err := reads(r.first, encode(raw[:i])); !errors.Is(err, ErrInvalidGrantToken) {
+			t.Errorf("cut to %d bytes: %v", i, err)
+		}
+	}
+	for i := range token {
+		for _, c := range []string{"A", "_", "\n", "\r", "", "=", "é"} {
+			if s := token[:i] + c + token[i+1:]; s != token && !errors.Is(reads(r.first, s), ErrInvalidGrantToken) {
+				t.Errorf("%q in place of character %d is taken", c, i)
+			}
+		}
+	}
+	session, err := r.first.vault.opened.Load().sign(&sessionClaims{credential: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := *r.createGrant(id, aliceARN, "Encrypt").GrantToken
+	stranger := newRoom(t)
+	theirs, _ := stranger.newKey()
+	for name, s := range map[string]string{
+		"empty": "", "made up": "token", "with a newline": token + "\n", "with a byte more": encode(append(raw[:len(raw):len(raw)], 0)),
+		"URL-safe": base64.RawURLEncoding.EncodeToString(raw), "twice": token + token, "session token": session,
+		"halves of two": encode(raw)[:40] + second[40:], "long": strings.Repeat("A", 8192), "of another cluster": *stranger.createGrant(theirs, aliceARN, "Encrypt").GrantToken,
+	} {
+		if err := reads(r.first, s); !errors.Is(err, ErrInvalidGrantToken) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if s == "" {
+			continue
+		}
+		_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{token, s}})
+		wantError(t, err, ErrInvalidGrantToken, "")
+		_, err = call[none](r, "RetireGrant", &RetireGrantInput{GrantToken: &s})
+		wantError(t, err, ErrInvalidGrantToken, "")
+	}
+
+	// A node that was restarted, and a keyring that grew.
+	n2.vault.seal()
+	if err := reads(n2, token); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("on a sealed node: %v", err)
+	}
+	if _, err := n2.vault.grantToken(r.keyID(id), [32]byte{}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("a sealed node makes a token: %v", err)
+	}
+	if _, err := n2.SubmitShare(t.Context(), Operator{Name: "root"}, r.share); err != nil {
+		t.Fatal(err)
+	}
+	if err := reads(n2, token); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+	if _, err := r.first.vault.opened.Load().ring.Generate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := reads(r.first, token); err != nil {
+		t.Errorf("under a newer generation: %v", err)
+	}
+	newer, err := r.first.vault.grantToken(r.keyID(id), [32]byte(bytesOfGrant(*out.GrantId)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reads(r.first, newer); err != nil {
+		t.Errorf("of the newer generation: %v", err)
+	}
+	if err := reads(n2, newer); !errors.Is(err, ErrInvalidGrantToken) {
+		t.Errorf("of a generation that there is not: %v", err)
+	}
+}
+
+// TestGrantTokenOfAnotherRegion: tokens are good in their own Region only.
+func TestGrantTokenOfAnotherRegion(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	there := mustIn[CreateGrantOutput](r, secondRegion, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}})
+	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
+	wantError(t, err, ErrInvalidGrantToken, "")
+	_, err = call[none](r, "RetireGrant", &RetireGrantInput{GrantToken: there.GrantToken})
+	wantError(t, err, ErrInvalidGrantToken, "")
+	mustIn[none](r, secondRegion, "RetireGrant", &RetireGrantInput{GrantToken: there.GrantToken})
+}
+
+// TestGrantTokensEverywhere: every operation that takes tokens refuses made-up ones,
+// takes genuine ones, of whatever key, and passes over those of grants that are gone.
+func TestGrantTokensEverywhere(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	newKey := func(spec, usage string) *string {
+		return must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata.KeyId
+	}
+	signer, mac, agree := newKey("ECC_NIST_P256", usageSign), newKey("HMAC_256", usageMac), newKey("ECC_NIST_P256", usageAgree)
+	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	signature := must[SignOutput](r, "Sign", &SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}).Signature
+	tag := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}).Mac
+	peer := must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: agree}).PublicKey
+	inputs := map[string]any{
+		"CreateGrant":                         &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}},
+		"Decrypt":                             &DecryptInput{CiphertextBlob: blob},
+		"DeriveSharedSecret":                  &DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: ptr(algorithmECDH)},
+		"DescribeKey":                         &DescribeKeyInput{KeyId: &id},
+		"Encrypt":                             &EncryptInput{KeyId: &id, Plaintext: []byte("x")},
+		"GenerateDataKey":                     &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
+		"GenerateDataKeyPair":                 &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyWithoutPlaintext":     &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
+		"GenerateMac":                         &GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")},
+		"GetPublicKey":                        &GetPublicKeyInput{KeyId: signer},
+		"ReEncrypt":                           &ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &id},
+		"Sign":                                &SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")},
+		"Verify":                              &VerifyInput{KeyId: signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: ptr("ECDSA_SHA_256")},
+		"VerifyMac":                           &VerifyMacInput{KeyId: mac, Message: []byte("m"), Mac: tag, MacAlgorithm: ptr("HMAC_SHA_256")},
+	}
+	other, _ := r.newKey()
+	gone := r.createGrant(other, aliceARN, "Encrypt")
+	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
+	there := r.createGrant(other, aliceARN, "Encrypt")
+	for _, op := range Operations() {
+		f, takes := reflect.TypeOf(op.NewInput()).Elem().FieldByName("GrantTokens")
+		in := inputs[op.Name]
+		if takes != (in != nil) {
+			t.Errorf("%s takes tokens: %v; the test has it: %v", op.Name, takes, in != nil)
+		}
+		if in == nil {
+			continue
+		}
+		for _, tt := range []struct {
+			name   string
+			tokens []string
+			want   *Error
+		}{
+			{"genuine", []string{*there.GrantToken, *gone.GrantToken}, nil},
+			{"made up", []string{"dG9rZW4="}, ErrInvalidGrantToken},
+			{"one made up", []string{*there.GrantToken, *gone.GrantToken, "x"}, ErrInvalidGrantToken},
+		} {
+			reflect.ValueOf(in).Elem().FieldByIndex(f.Index).Set(reflect.ValueOf(tt.tokens))
+			_, err := r.first.Do(t.Context(), r.caller(r.root), op, in)
+			if tt.want == nil && err != nil || tt.want != nil && !errors.Is(err, tt.want) {
+				t.Errorf("%s, %s: %v, want %v", op.Name, tt.name, err, tt.want)
+			}
+		}
+	}
+	// A genuine token allows nothing by itself.
+	bob := r.user("arn:aws:iam::" + testAccount + ":user/bob")
+	_, err := callAs[EncryptOutput](r, r.first, bob, "Encrypt", &EncryptInput{KeyId: &other, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
+	wantError(t, err, ErrAccessDenied, "…")
+	// Retiring by a token of what is gone says so.
+	_, err = call[none](r, "RetireGrant", &RetireGrantInput{GrantToken: gone.GrantToken})
+	wantError(t, err, ErrNotFound, "Grant ID "+*gone.GrantId+" not found")
+	// A token cannot be made to name more than it does: key and grant are bound.
+	key, grant, err := r.first.vault.grantOfToken(*there.GrantToken)
+	if want := (fsm.KeyID{Region: testRegion, ID: r.keyID(other).ID}); err != nil || key != want || string(grant[:]) != string(bytesOfGrant(*there.GrantId)) {
+		t.Errorf("the token names %v, %x: %v", key, grant, err)
+	}
+}

@@ -1,0 +1,377 @@
+package keyengine
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const bobARN = "arn:aws:iam::" + testAccount + ":user/bob"
+
+func equals(pairs map[string]string) *GrantConstraints {
+	return &GrantConstraints{EncryptionContextEquals: pairs}
+}
+
+func subset(pairs map[string]string) *GrantConstraints {
+	return &GrantConstraints{EncryptionContextSubset: pairs}
+}
+
+// contextOf is an encryption context of keys and values in turn.
+func contextOf(pairs ...string) map[string]string {
+	m := make(map[string]string)
+	for i := 0; i < len(pairs); i += 2 {
+		m[pairs[i]] = pairs[i+1]
+	}
+	return m
+}
+
+// TestGrantConstraints: each operation that has an encryption context is held to
+// the grant's constraints, exactly.
+func TestGrantConstraints(t *testing.T) {
+	both := contextOf("a", "1", "b", "2")
+	tests := []struct {
+		name       string
+		constraint *GrantConstraints
+		context    map[string]string
+		want       bool
+	}{
+		{"none, none", nil, nil, true},
+		{"none, any", nil, both, true},
+		{"equals, same", equals(both), both, true},
+		{"equals, none", equals(both), nil, false},
+		{"equals, empty", equals(both), contextOf(), false},
+		{"equals, less", equals(both), contextOf("a", "1"), false},
+		{"equals, more", equals(both), contextOf("a", "1", "b", "2", "c", "3"), false},
+		{"equals, other value", equals(both), contextOf("a", "1", "b", "3"), false},
+		{"equals, other key", equals(both), contextOf("a", "1", "c", "2"), false},
+		{"equals, other case of a key", equals(both), contextOf("A", "1", "b", "2"), false},
+		{"equals, empty value", equals(contextOf("a", "")), contextOf("a", ""), true},
+		{"equals, empty value for a missing key", equals(contextOf("a", "")), contextOf("b", ""), false},
+		{"equals, same in another form of Unicode", equals(contextOf("a", "\u00e9")), contextOf("a", "e\u0301"), false},
+		{"subset, same", subset(both), both, true},
+		{"subset, more", subset(both), contextOf("a", "1", "b", "2", "c", "3"), true},
+		{"subset, less", subset(both), contextOf("a", "1"), false},
+		{"subset, none", subset(both), nil, false},
+		{"subset, other value", subset(contextOf("a", "x")), contextOf("a", "X"), false},
+		{"subset, other case of a key", subset(contextOf("a", "x")), contextOf("A", "x"), false},
+		{"subset, empty value for a missing key", subset(contextOf("a", "")), contextOf("b", ""), false},
+	}
+	r := newRoom(t)
+	open, _ := r.newKey()
+	alice := r.user(aliceARN)
+	r.setPolicy(open, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			id, _ := r.newKey()
+			must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Constraints: tt.constraint,
+				Operations: []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext",
+					"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "DescribeKey"}})
+			blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
+			byOpen := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &open, Plaintext: []byte("x")}).CiphertextBlob
+			good := map[string]string{}
+			if c := tt.constraint; c != nil && c.EncryptionContextEquals != nil {
+				good = c.EncryptionContextEquals
+			} else if c != nil {
+				good = c.EncryptionContextSubset
+			}
+			goodBlob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: good}).CiphertextBlob
+			for _, req := range []struct {
+				op, name string
+				in       any
+				want     bool
+			}{
+				{"Encrypt", "", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}, tt.want},
+				{"Encrypt", "dry run", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: ptr(true)}, tt.want},
+				{"Decrypt", "", &DecryptInput{CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
+				{"Decrypt", "with key", &DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
+				{"Decrypt", "without the ciphertext", &DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: ptr(true), DryRunModifiers: []string{ignoreCipher}}, tt.want},
+				{"ReEncrypt", "source", &ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &open}, tt.want},
+				{"ReEncrypt", "destination", &ReEncryptInput{CiphertextBlob: byOpen, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
+				{"ReEncrypt", "source good, destination to test", &ReEncryptInput{CiphertextBlob: goodBlob, SourceEncryptionContext: good, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
+				{"ReEncrypt", "source to test, destination good", &ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &id, DestinationEncryptionContext: good}, tt.want},
+				{"GenerateDataKey", "", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyWithoutPlaintext", "", &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(dataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPair", "", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPairWithoutPlaintext", "", &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"DescribeKey", "", &DescribeKeyInput{KeyId: &id}, true},
+			} {
+				_, err := r.first.Do(t.Context(), r.caller(alice), OperationNamed(req.op), req.in)
+				allowed := err == nil || errors.Is(err, ErrDryRun)
+				if allowed != req.want || !allowed && !errors.Is(err, ErrAccessDenied) {
+					t.Errorf("%s %s: %v, want allowed: %v", req.op, req.name, err, req.want)
+				}
+			}
+			r.cluster.clock.advance(1e10) // refusals are limited by time
+		})
+	}
+}
+
+// TestGrantedOperations: a grant of one operation allows that and no other.
+func TestGrantedOperations(t *testing.T) {
+	r := newRoom(t)
+	alice := r.user(aliceARN)
+	blobOf := func(id string) []byte {
+		return must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	}
+	open, _ := r.newKey()
+	r.setPolicy(open, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	ops := []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateDataKeyPair",
+		"GenerateDataKeyPairWithoutPlaintext", "DescribeKey", "CreateGrant", "RetireGrant"}
+	for _, granted := range ops {
+		id, _ := r.newKey()
+		grant := r.createGrant(id, aliceARN, granted)
+		requests := map[string]any{
+			"Encrypt": &EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "Decrypt": &DecryptInput{CiphertextBlob: blobOf(id)},
+			"ReEncryptFrom":                       &ReEncryptInput{CiphertextBlob: blobOf(id), DestinationKeyId: &open},
+			"ReEncryptTo":                         &ReEncryptInput{CiphertextBlob: blobOf(open), DestinationKeyId: &id},
+			"GenerateDataKey":                     &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
+			"GenerateDataKeyWithoutPlaintext":     &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
+			"GenerateDataKeyPair":                 &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+			"GenerateDataKeyPairWithoutPlaintext": &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+			"DescribeKey":                         &DescribeKeyInput{KeyId: &id},
+			"CreateGrant":                         &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"CreateGrant"}},
+			"RetireGrant":                         &RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: ptr(true)},
+			// No grant allows these.
+			"GetKeyPolicy": &GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)},
+			"DisableKey": &DisableKeyInput{KeyId: &id}, "ScheduleKeyDeletion": &ScheduleKeyDeletionInput{KeyId: &id}, "ListGrants": &ListGrantsInput{KeyId: &id},
+			"RevokeGrant": &RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &TagResourceInput{KeyId: &id, Tags: manyTags(1)},
+		}
+		for name, in := range requests {
+			op := OperationNamed(name)
+			if op == nil {
+				op = OperationNamed("ReEncrypt")
+			}
+			_, err := r.first.Do(t.Context(), r.caller(alice), op, in)
+			if want := name == granted; want != (err == nil || errors.Is(err, ErrDryRun)) || !want && !errors.Is(err, ErrAccessDenied) {
+				t.Errorf("granted %s, asked for %s: %v", granted, name, err)
+			}
+		}
+		r.cluster.clock.advance(1e10)
+	}
+}
+
+// TestGrantees: who is reached by a grant to whom.
+func TestGrantees(t *testing.T) {
+	const (
+		role    = "arn:aws:iam::" + testAccount + ":role/app"
+		session = "arn:aws:sts::" + testAccount + ":assumed-role/app/one"
+		another = "arn:aws:sts::" + testAccount + ":assumed-role/app/two"
+		root    = "arn:aws:iam::" + testAccount + ":root"
+		fed     = "arn:aws:sts::" + testAccount + ":federated-user/fred"
+		foreign = "arn:aws:iam::444455556666:root"
+		theirs  = "arn:aws:iam::444455556666:user/eve"
+	)
+	r := newRoom(t)
+	for _, tt := range []struct {
+		grantee, caller string
+		want            bool
+	}{
+		{aliceARN, aliceARN, true},
+		{aliceARN, bobARN, false},
+		{aliceARN, "arn:aws:iam::" + testAccount + ":user/Alice", false},
+		{aliceARN, "arn:aws:iam::444455556666:user/alice", false},
+		{"arn:aws:iam::" + testAccount + ":user/team/alice", aliceARN, false},
+		{role, session, true},
+		{role, another, true},
+		{session, session, true},
+		{session, another, false},
+		{fed, fed, true},
+		{root, aliceARN, false}, // the account's own policies decide, and there are none
+		{foreign, foreign, true},
+		{foreign, theirs, false},
+		{theirs, theirs, false}, // its own account has to allow it too
+	} {
+		id, arn := r.newKey()
+		r.setPolicy(id, r.policyFor(statement("Allow", bobARN+"2", "kms:*")))
+		r.putGrant(id, grantHex(1), tt.grantee, "Encrypt")
+		_, err := callAs[EncryptOutput](r, r.first, r.user(tt.caller), "Encrypt", &EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
+		if (err == nil) != tt.want || err != nil && !errors.Is(err, ErrAccessDenied) {
+			t.Errorf("grant to %s, asked by %s: %v, want allowed: %v", tt.grantee, tt.caller, err, tt.want)
+		}
+	}
+	// The account's root user, whom no policy allows.
+	id, arn := r.newKey()
+	r.setPolicy(id, r.policyFor(statement("Allow", bobARN, "kms:*")))
+	r.putGrant(id, grantHex(1), root, "Encrypt")
+	must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
+}
+
+// TestDenyDespiteGrant: a policy's Deny wins, also over a grant that says the same
+// thing more precisely.
+func TestDenyDespiteGrant(t *testing.T) {
+	r := newRoom(t)
+	alice := r.user(aliceARN)
+	id, arn := r.newKey()
+	r.createGrant(id, aliceARN, "Encrypt", "Decrypt", "CreateGrant")
+	encrypt := &EncryptInput{KeyId: &id, Plaintext: []byte("x")}
+	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", encrypt); err != nil {
+		t.Fatal(err)
+	}
+	for _, deny := range []string{statement("Deny", aliceARN, "kms:Encrypt"), statement("Deny", testAccount, "kms:*"), `{"Effect":"Deny","Principal":"*","Action":"kms:Enc*","Resource":"*"}`} {
+		r.setPolicy(id, r.policyFor(rootStatement, deny))
+		_, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", encrypt)
+		wantError(t, err, ErrAccessDenied, "User: "+aliceARN+" is not authorized to perform: kms:Encrypt on resource: "+arn+" with an explicit deny in a resource-based policy")
+	}
+	r.setPolicy(id, r.policyFor(rootStatement, statement("Deny", aliceARN, "kms:CreateGrant")))
+	_, err := callAs[CreateGrantOutput](r, r.first, alice, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+	wantError(t, err, ErrAccessDenied, "…")
+}
+
+// TestGrantsEverywhere: a grant is good on every node once CreateGrant has returned,
+// and on none once RevokeGrant or RetireGrant has, however far behind a node is.
+func TestGrantsEverywhere(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	alice := r.user(aliceARN)
+	id, arn := r.newKey()
+	behind, n2 := r.cluster.replica("n2"), r.engines["n2"]
+	encrypt := func() error {
+		_, err := callAs[EncryptOutput](r, n2, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		return err
+	}
+	for i, end := range []func(g *CreateGrantOutput){
+		func(g *CreateGrantOutput) {
+			must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
+		},
+		func(g *CreateGrantOutput) {
+			must[none](r, "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
+		},
+		func(g *CreateGrantOutput) { must[none](r, "RetireGrant", &RetireGrantInput{GrantToken: g.GrantToken}) },
+	} {
+		if err := encrypt(); !errors.Is(err, ErrAccessDenied) {
+			t.Fatalf("way %d: before the grant: %v", i, err)
+		}
+		behind.freeze()
+		g := r.createGrant(id, aliceARN, "Encrypt")
+		if err := encrypt(); err != nil {
+			t.Errorf("way %d: with the grant: %v", i, err)
+		}
+		behind.thaw()
+		behind.freeze()
+		end(g)
+		if err := encrypt(); !errors.Is(err, ErrAccessDenied) {
+			t.Errorf("way %d: after its end: %v", i, err)
+		}
+		behind.thaw()
+		// The other node sees it in lists, too, and can end it itself.
+		g = r.createGrant(id, bobARN, "Encrypt")
+		behind.freeze()
+		list, err := callAs[ListGrantsOutput](r, n2, r.root, "ListGrants", &ListGrantsInput{KeyId: &id})
+		if err != nil || len(list.Grants) != 1 || *list.Grants[0].GrantId != *g.GrantId {
+			t.Errorf("way %d: ListGrants on the other node: %v, %v", i, list, err)
+		}
+		if _, err := callAs[none](r, n2, r.root, "RetireGrant", &RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
+			t.Errorf("way %d: RetireGrant on the other node: %v", i, err)
+		}
+		behind.thaw()
+	}
+}
+
+func grantWith(c *GrantConstraints, operations ...string) *fsmpb.Grant {
+	g := &fsmpb.Grant{Operations: operations}
+	if c != nil {
+		g.ContextEquals, _ = constraint("", c.EncryptionContextEquals)
+		g.ContextSubset, _ = constraint("", c.EncryptionContextSubset)
+	}
+	return g
+}
+
+// TestChildConstraints: which constraints are as strict as which.
+func TestChildConstraints(t *testing.T) {
+	constraints := []*GrantConstraints{
+		nil, equals(contextOf("a", "1")), equals(contextOf("a", "1", "b", "2")), equals(contextOf("A", "1")),
+		subset(contextOf("a", "1")), subset(contextOf("a", "1", "b", "2")), subset(contextOf("a", "2")),
+	}
+	contexts := []map[string]string{
+		nil, contextOf("a", "1"), contextOf("a", "1", "b", "2"), contextOf("a", "1", "b", "2", "c", "3"), contextOf("a", "1", "c", "3"),
+		contextOf("A", "1"), contextOf("a", "2"), contextOf("a", "2", "b", "2"), contextOf("z", "9"),
+	}
+	for i, p := range constraints {
+		for j, c := range constraints {
+			parent, child := grantWith(p, "CreateGrant", "Encrypt"), grantWith(c, "Encrypt")
+			want := true // a child may admit no context that its parent does not
+			for _, ctx := range contexts {
+				want = want && (!admits(child, "kms:Encrypt", ctx) || admits(parent, "kms:Encrypt", ctx))
+			}
+			if got := covers(parent, child); got != want {
+				t.Errorf("parent %d (%v), child %d (%v): %v, want %v", i, p, j, c, got, want)
+			}
+		}
+	}
+}
+
+// TestEscalationByGrants: who may make grants only by a grant can hand on no more
+// than he has, in no number of steps.
+func TestEscalationByGrants(t *testing.T) {
+	r := newRoom(t)
+	alice, bob := r.user(aliceARN), r.user(bobARN)
+	id, arn := r.newKey()
+	other, _ := r.newKey()
+	app := contextOf("app", "one")
+	parent := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN),
+		Operations: []string{"CreateGrant", "Decrypt"}, Constraints: subset(app)})
+	// A second grant, with other powers, must not lend them to the first.
+	must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
+	// Nor a third one, that can make grants of nothing else, its missing constraint.
+	must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
+	try := func(who Identity, key, grantee string, c *GrantConstraints, ops ...string) (*CreateGrantOutput, error) {
+		return callAs[CreateGrantOutput](r, r.first, who, "CreateGrant", &CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
+	}
+	for _, tt := range []struct {
+		name       string
+		key        string
+		constraint *GrantConstraints
+		ops        []string
+		want       bool
+	}{
+		{"the same", id, subset(app), []string{"Decrypt"}, true},
+		{"the same, to be handed on", id, subset(app), []string{"CreateGrant", "Decrypt"}, true},
+		{"stricter", id, subset(contextOf("app", "one", "user", "u")), []string{"Decrypt"}, true},
+		{"exact", id, equals(app), []string{"Decrypt"}, true},
+		{"exact with more", id, equals(contextOf("app", "one", "x", "y")), []string{"Decrypt"}, true},
+		{"no constraint", id, nil, []string{"Decrypt"}, false},
+		{"no constraint in a structure", id, &GrantConstraints{}, []string{"Decrypt"}, false},
+		{"other value", id, subset(contextOf("app", "two")), []string{"Decrypt"}, false},
+		{"other case", id, subset(contextOf("App", "one")), []string{"Decrypt"}, false},
+		{"other exact context", id, equals(contextOf("x", "y")), []string{"Decrypt"}, false},
+		{"an operation of another grant", id, subset(app), []string{"Encrypt"}, false},
+		{"one of each grant", id, subset(app), []string{"Decrypt", "Encrypt"}, false},
+		{"one of each grant that may make grants", id, subset(app), []string{"Decrypt", "RetireGrant"}, false},
+		{"an operation of no grant", id, subset(app), []string{"GenerateDataKey"}, false},
+		{"all operations", id, subset(app), append([]string(nil), grantOperations(&fsmpb.Key{Spec: specSymmetric, Usage: usageEncrypt})...), false},
+		{"one twice and one more", id, subset(app), []string{"Decrypt", "Decrypt", "ReEncryptFrom"}, false},
+		{"another key", other, subset(app), []string{"Decrypt"}, false},
+	} {
+		for _, grantee := range []string{bobARN, aliceARN} {
+			_, err := try(alice, tt.key, grantee, tt.constraint, tt.ops...)
+			if (err == nil) != tt.want || err != nil && !errors.Is(err, ErrAccessDenied) {
+				t.Errorf("%s, for %s: %v, want allowed: %v", tt.name, grantee, err, tt.want)
+			}
+		}
+	}
+	// Bob can hand on what alice gave him, as narrow or narrower, and alice's own
+	// grants to herself gave her nothing.
+	if _, err := try(bob, id, "arn:aws:iam::"+testAccount+":user/carol", equals(app), "Decrypt"); err != nil {
+		t.Errorf("second step: %v", err)
+	}
+	if _, err := try(bob, id, bobARN, nil, "Decrypt"); !errors.Is(err, ErrAccessDenied) {
+		t.Errorf("second step without constraint: %v", err)
+	}
+	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
+	for _, who := range []Identity{alice, bob} {
+		_, err := callAs[DecryptOutput](r, r.first, who, "Decrypt", &DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
+		wantError(t, err, ErrAccessDenied, "…")
+	}
+	// A grantee can end nothing that it was not given to end.
+	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	wantError(t, err, ErrAccessDenied, "…")
+	_, err = callAs[none](r, r.first, bob, "RetireGrant", &RetireGrantInput{GrantToken: parent.GrantToken})
+	wantError(t, err, ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: kms:RetireGrant on resource: %s because no identity-based policy allows the kms:RetireGrant action", bobARN, arn))
+	// With the parent gone its grantee makes no more of them; those made stay.
+	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	blob = must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
+	if _, err := callAs[DecryptOutput](r, r.first, bob, "Decrypt", &DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
+		t.Errorf("by a child whose parent is gone: %v", err)
+	}
+}
