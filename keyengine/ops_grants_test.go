@@ -1,0 +1,632 @@
+package keyengine
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+const carolARN = "arn:aws:iam::" + testAccount + ":user/carol"
+
+// grantsOf lists a key's grants as the account's root user.
+func (r *room) grantsOf(id string) []GrantListEntry {
+	r.t.Helper()
+	return must[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id}).Grants
+}
+
+func idsOf(grants []GrantListEntry) (ids []string) {
+	for _, g := range grants {
+		ids = append(ids, *g.GrantId)
+	}
+	return ids
+}
+
+func TestCreateGrant(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.newKey()
+	r.cluster.clock.advance(90 * time.Second)
+	pairs := contextOf("a", "1", "", "")
+	out := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN),
+		Operations: []string{"Decrypt", "Encrypt", "Decrypt"}, Constraints: subset(pairs), Name: ptr("my/grant:1_-")})
+	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(*out.GrantId) || !regexp.MustCompile(`^[A-Za-z0-9+/]+=*$`).MatchString(*out.GrantToken) {
+		t.Errorf("grant %s with token %s", *out.GrantId, *out.GrantToken)
+	}
+	rec := r.lastRecord()
+	want := map[string]string{
+		"keyId": arn, "granteePrincipal": aliceARN, "retiringPrincipal": bobARN, "name": "my/grant:1_-", "operations": "Decrypt", "constraints": "encryptionContextSubset.a",
+	}
+	for _, f := range rec.RequestParameters {
+		if w := want[f.Name]; w == "" || !strings.Contains(f.String(), w) {
+			t.Errorf("the record has %v, want %q in it", f, w)
+		}
+		delete(want, f.Name)
+	}
+	if len(want) > 0 || rec.ReadOnly || len(rec.Resources) != 1 || rec.Resources[0].Arn != arn {
+		t.Errorf("the record lacks %v, or is wrong: %v", want, rec)
+	}
+	elements := map[string]string{}
+	for _, f := range rec.ResponseElements {
+		elements[f.Name] = f.GetText()
+	}
+	if d := cmp.Diff(map[string]string{"grantId": *out.GrantId, "keyId": arn}, elements); d != "" {
+		t.Errorf("response elements (-want +got):\n%s", d)
+	}
+	if strings.Contains(rec.String(), *out.GrantToken) {
+		t.Error("the record holds the token")
+	}
+	entry := GrantListEntry{
+		KeyId: &arn, GrantId: out.GrantId, Name: ptr("my/grant:1_-"), CreationDate: timeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: ptr(aliceARN),
+		RetiringPrincipal: ptr(bobARN), IssuingAccount: ptr("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Decrypt", "Encrypt"}, Constraints: subset(pairs),
+	}
+	if d := cmp.Diff([]GrantListEntry{entry}, r.grantsOf(id)); d != "" {
+		t.Errorf("ListGrants (-want +got):\n%s", d)
+	}
+	// The rest left out: no name is an empty one.
+	bare := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &GrantConstraints{}})
+	got := must[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, GrantId: bare.GrantId}).Grants
+	entry = GrantListEntry{
+		KeyId: &arn, GrantId: bare.GrantId, Name: ptr(""), CreationDate: entry.CreationDate, GranteePrincipal: ptr(aliceARN),
+		IssuingAccount: entry.IssuingAccount, Operations: []string{"DescribeKey"},
+	}
+	if d := cmp.Diff([]GrantListEntry{entry}, got); d != "" {
+		t.Errorf("a bare grant (-want +got):\n%s", d)
+	}
+	// What a grant allowed is named in the records of those who use it.
+	alice := r.user(aliceARN)
+	if _, err := callAs[DescribeKeyOutput](r, r.first, alice, "DescribeKey", &DescribeKeyInput{KeyId: &id}); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.lastRecord().Additional[0].GetList().Items; !slices.Equal(got, []string{"kms:DescribeKey Allow grant " + *bare.GrantId}) {
+		t.Errorf("the record of a use has the decisions %q", got)
+	}
+}
+
+func TestCreateGrantErrors(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.newKey()
+	rsa := *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: ptr("RSA_2048"), KeyUsage: ptr(usageEncrypt)}).KeyMetadata.KeyId
+	must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
+	long := strings.Repeat("é", 384)
+	nine := map[string]string{}
+	for i := range 9 {
+		nine[fmt.Sprint(i)] = ""
+	}
+	in := func(f func(*CreateGrantInput)) *CreateGrantInput {
+		in := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+		f(in)
+		return in
+	}
+	const invalid = "ARN does not refer to a valid principal"
+	tests := map[string]struct {
+		in      *CreateGrantInput
+		kind    *Error
+		message string
+	}{
+		"unknown operation": {in(func(in *CreateGrantInput) { in.Operations = []string{"Encrypt", "PutKeyPolicy"} }), ErrValidation, "…"},
+		"no operations":     {in(func(in *CreateGrantInput) { in.Operations = []string{} }), ErrValidation, "A grant needs at least one operation."},
+		"nothing":           {&CreateGrantInput{}, ErrValidation, "…"},
+		"bad name":          {in(func(in *CreateGrantInput) { in.Name = ptr("a b") }), ErrValidation, "…"},
+		"empty name":        {in(func(in *CreateGrantInput) { in.Name = ptr("") }), ErrValidation, "…"},
+		"everybody":         {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("*") }), ErrValidation, "…"},
+		"bare account":      {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr(testAccount) }), ErrInvalidArn, invalid},
+		"group":             {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g") }), ErrInvalidArn, invalid},
+		"service":           {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("ec2.amazonaws.com") }), ErrInvalidArn, invalid},
+		"other partition":   {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("arn:aws-cn:iam::" + testAccount + ":user/a") }), ErrInvalidArn, invalid},
+		"a key as grantee":  {in(func(in *CreateGrantInput) { in.GranteePrincipal = &arn }), ErrInvalidArn, invalid},
+		"retiring group":    {in(func(in *CreateGrantInput) { in.RetiringPrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g") }), ErrInvalidArn, invalid},
+		"both constraints": {in(func(in *CreateGrantInput) {
+			in.Constraints = &GrantConstraints{EncryptionContextEquals: contextOf("a", "1"), EncryptionContextSubset: contextOf("a", "1")}
+		}), ErrValidation, "A grant has EncryptionContextEquals or EncryptionContextSubset, not both."},
+		"empty equals":  {in(func(in *CreateGrantInput) { in.Constraints = equals(contextOf()) }), ErrValidation, "EncryptionContextEquals must have 1 to 8 pairs."},
+		"empty subset":  {in(func(in *CreateGrantInput) { in.Constraints = subset(contextOf()) }), ErrValidation, "EncryptionContextSubset must have 1 to 8 pairs."},
+		"nine pairs":    {in(func(in *CreateGrantInput) { in.Constraints = subset(nine) }), ErrValidation, "EncryptionContextSubset must have 1 to 8 pairs."},
+		"long value":    {in(func(in *CreateGrantInput) { in.Constraints = equals(contextOf("a", long+"x")) }), ErrValidation, "A value of EncryptionContextEquals has more than 384 characters."},
+		"no text":       {in(func(in *CreateGrantInput) { in.Constraints = equals(contextOf("a", "\xff")) }), ErrValidation, "…"},
+		"by alias":      {in(func(in *CreateGrantInput) { in.KeyId = ptr("alias/app") }), ErrNotFound, "Invalid keyId 'alias/app'"},
+		"no such key":   {in(func(in *CreateGrantInput) { in.KeyId = ptr("12345678-1234-1234-1234-123456789012") }), ErrNotFound, "…"},
+		"other account": {in(func(in *CreateGrantInput) { in.KeyId = ptr(strings.Replace(arn, testAccount, "444455556666", 1)) }), ErrAccessDenied, "…"},
+		"sign with a symmetric key": {in(func(in *CreateGrantInput) { in.Operations = []string{"Encrypt", "Sign"} }), ErrValidation,
+			"Grant operation Sign is not valid for " + arn + ", whose key spec is SYMMETRIC_DEFAULT and key usage ENCRYPT_DECRYPT."},
+		"constraint on an asymmetric key": {in(func(in *CreateGrantInput) { in.KeyId, in.Constraints = &rsa, subset(contextOf("a", "1")) }), ErrValidation,
+			"Grant constraints are not valid for " + r.describe(rsa).arn() + ": it has no encryption context."},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := call[CreateGrantOutput](r, "CreateGrant", tt.in)
+			wantError(t, err, tt.kind, tt.message)
+		})
+	}
+	if n := len(r.grantsOf(id)) + len(r.grantsOf(rsa)); n != 0 {
+		t.Errorf("refused requests made %d grants", n)
+	}
+	// The largest that there may be.
+	delete(nine, "0")
+	nine["1"] = long
+	must[CreateGrantOutput](r, "CreateGrant", in(func(in *CreateGrantInput) { in.Constraints = equals(nine) }))
+	// Members are looked at before the key, the key before the caller's right.
+	_, err := call[CreateGrantOutput](r, "CreateGrant", in(func(in *CreateGrantInput) { in.KeyId, in.GranteePrincipal = ptr("x"), ptr("y") }))
+	wantError(t, err, ErrInvalidArn, invalid)
+}
+
+func (m *KeyMetadata) arn() string { return *m.Arn }
+
+// TestGrantOperationsOfKeys: each kind of key takes what it can do, and no more.
+func TestGrantOperationsOfKeys(t *testing.T) {
+	r := newRoom(t)
+	const common = " CreateGrant DescribeKey RetireGrant"
+	for _, tt := range []struct{ spec, usage, want string }{
+		{specSymmetric, usageEncrypt, "Decrypt Encrypt GenerateDataKey GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo"},
+		{"RSA_2048", usageEncrypt, "Decrypt Encrypt GetPublicKey ReEncryptFrom ReEncryptTo"},
+		{"RSA_2048", usageSign, "GetPublicKey Sign Verify"},
+		{"ECC_NIST_P256", usageSign, "GetPublicKey Sign Verify"},
+		{"ECC_NIST_P256", usageAgree, "DeriveSharedSecret GetPublicKey"},
+		{"ML_DSA_44", usageSign, "GetPublicKey Sign Verify"},
+		{"HMAC_256", usageMac, "GenerateMac VerifyMac"},
+	} {
+		id := *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &tt.spec, KeyUsage: &tt.usage}).KeyMetadata.KeyId
+		var got []string
+		for _, op := range enums["GrantOperation"].values {
+			_, err := call[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{op}})
+			if err == nil {
+				got = append(got, op)
+			} else if !errors.Is(err, ErrValidation) {
+				t.Errorf("%s on %s: %v", op, tt.spec, err)
+			}
+		}
+		want := strings.Fields(tt.want + common)
+		slices.Sort(want)
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s %s takes %v, want %v", tt.spec, tt.usage, got, want)
+		}
+	}
+}
+
+// TestNamedGrants: a repeat of a named request gives the same grant and another
+// token; anything else, and anything without a name, another grant.
+func TestNamedGrants(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.newKey()
+	other, _ := r.newKey()
+	in := func(f func(*CreateGrantInput)) *CreateGrantInput {
+		in := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN), Name: ptr("n"),
+			Operations: []string{"Encrypt", "Decrypt"}, Constraints: subset(contextOf("a", "1", "b", "2"))}
+		f(in)
+		return in
+	}
+	same := func(*CreateGrantInput) {}
+	first := must[CreateGrantOutput](r, "CreateGrant", in(same))
+	for name, f := range map[string]func(*CreateGrantInput){
+		"same": same, "operations in another order, twice": func(in *CreateGrantInput) { in.Operations = []string{"Decrypt", "Encrypt", "Decrypt"} },
+		"key by ARN": func(in *CreateGrantInput) { in.KeyId = ptr(*r.describe(id).Arn) }, "with a token": func(in *CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
+	} {
+		out, err := callAs[CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", in(f))
+		if err != nil || *out.GrantId != *first.GrantId || *out.GrantToken == *first.GrantToken {
+			t.Errorf("%s: got %v, %v, want grant %s with a new token", name, out, err, *first.GrantId)
+			continue
+		}
+		if _, grant, err := r.first.vault.grantOfToken(*out.GrantToken); err != nil || string(grant[:]) != string(bytesOfGrant(*first.GrantId)) {
+			t.Errorf("%s: the new token names %x: %v", name, grant, err)
+		}
+	}
+	if n := len(r.grantsOf(id)); n != 1 {
+		t.Fatalf("the key has %d grants, want 1", n)
+	}
+	seen := map[string]string{*first.GrantId: "first"}
+	for name, f := range map[string]func(*CreateGrantInput){
+		"name": func(in *CreateGrantInput) { in.Name = ptr("N") }, "no name": func(in *CreateGrantInput) { in.Name = nil },
+		"no name again": func(in *CreateGrantInput) { in.Name = nil }, "grantee": func(in *CreateGrantInput) { in.GranteePrincipal = ptr(bobARN) },
+		"retiring": func(in *CreateGrantInput) { in.RetiringPrincipal = ptr(carolARN) }, "no retiring": func(in *CreateGrantInput) { in.RetiringPrincipal = nil },
+		"operations": func(in *CreateGrantInput) { in.Operations = []string{"Encrypt"} }, "kind of constraint": func(in *CreateGrantInput) { in.Constraints = equals(contextOf("a", "1", "b", "2")) },
+		"constraint": func(in *CreateGrantInput) { in.Constraints = subset(contextOf("a", "1", "b", "3")) }, "no constraint": func(in *CreateGrantInput) { in.Constraints = nil },
+		"key": func(in *CreateGrantInput) { in.KeyId = &other },
+	} {
+		out := must[CreateGrantOutput](r, "CreateGrant", in(f))
+		if was := seen[*out.GrantId]; was != "" {
+			t.Errorf("another %s: the grant of %s", name, was)
+		}
+		seen[*out.GrantId] = name
+	}
+	// One that was revoked does not come back.
+	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
+	if out := must[CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
+		t.Error("a revoked grant came back under its id")
+	}
+}
+
+// TestConcurrentNamedGrants: of requests at the same time on several nodes one
+// makes the grant and all get it.
+func TestConcurrentNamedGrants(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.newKey()
+	type result struct {
+		id  string
+		err error
+	}
+	results := make(chan result)
+	const n = 8
+	for i := range n {
+		e := r.engines[[]string{"n1", "n2"}[i%2]]
+		caller := r.caller(r.root)
+		go func() {
+			out, err := e.Do(t.Context(), caller, OperationNamed("CreateGrant"),
+				&CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
+			if err != nil {
+				results <- result{err: err}
+				return
+			}
+			results <- result{id: *out.(*CreateGrantOutput).GrantId}
+		}()
+	}
+	ids := map[string]bool{}
+	for range n {
+		got := <-results
+		if got.err != nil {
+			t.Error(got.err)
+		}
+		ids[got.id] = true
+	}
+	if grants := r.grantsOf(id); len(ids) != 1 || len(grants) != 1 {
+		t.Errorf("%d ids were given out, and there are %d grants", len(ids), len(grants))
+	}
+}
+
+func TestListGrants(t *testing.T) {
+	r := newRoomIn(t, threeRegions(), "n1", "n2")
+	id, arn := r.newKey()
+	other, otherARN := r.newKey()
+	var all, toAlice, retirable []string
+	for i := range 7 {
+		in := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr([]string{aliceARN, bobARN}[i%2]), Operations: []string{"Encrypt"}}
+		if i >= 2 {
+			in.RetiringPrincipal = ptr(carolARN)
+		}
+		out := must[CreateGrantOutput](r, "CreateGrant", in)
+		all = append(all, *out.GrantId)
+		if i%2 == 0 {
+			toAlice = append(toAlice, *out.GrantId)
+		}
+		if i >= 2 {
+			retirable = append(retirable, arn+" "+*out.GrantId)
+		}
+	}
+	on := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: ptr(carolARN)})
+	retirable = append(retirable, otherARN+" "+*on.GrantId)
+	slices.Sort(all)
+	slices.Sort(toAlice)
+	slices.Sort(retirable)
+	list := func(in ListGrantsInput) func(*string) ([]string, *string, *bool, error) {
+		return func(m *string) ([]string, *string, *bool, error) {
+			in.KeyId, in.Marker = &id, m
+			out, err := callAs[ListGrantsOutput](r, r.engines["n2"], r.root, "ListGrants", &in)
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			return idsOf(out.Grants), out.NextMarker, out.Truncated, nil
+		}
+	}
+	listRetirable := func(who string, limit *int32) func(*string) ([]string, *string, *bool, error) {
+		return func(m *string) (names []string, _ *string, _ *bool, err error) {
+			out, err := call[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: &who, Limit: limit, Marker: m})
+			if err != nil {
+				return nil, nil, nil, err
+			}
+			for _, g := range out.Grants {
+				names = append(names, *g.KeyId+" "+*g.GrantId)
+			}
+			return names, out.NextMarker, out.Truncated, nil
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		next  func(*string) ([]string, *string, *bool, error)
+		want  []string
+		sizes string
+	}{
+		{"all", list(ListGrantsInput{}), all, "7"},
+		{"three at a time", list(ListGrantsInput{Limit: ptr(int32(3))}), all, "3 3 1"},
+		{"one at a time", list(ListGrantsInput{Limit: ptr(int32(1))}), all, "1 1 1 1 1 1 1"},
+		{"a limit over the most", list(ListGrantsInput{Limit: ptr(int32(1000))}), all, "7"},
+		{"to alice", list(ListGrantsInput{GranteePrincipal: ptr(aliceARN)}), toAlice, "4"},
+		{"to alice, three at a time", list(ListGrantsInput{GranteePrincipal: ptr(aliceARN), Limit: ptr(int32(3))}), toAlice, "3 1"},
+		{"to nobody", list(ListGrantsInput{GranteePrincipal: ptr(carolARN)}), nil, "0"},
+		{"by id", list(ListGrantsInput{GrantId: &all[3], Limit: ptr(int32(1))}), all[3:4], "1"},
+		{"by id and grantee", list(ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(aliceARN)}), toAlice[:1], "1"},
+		{"by id and another's", list(ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(bobARN)}), nil, "0"},
+		{"by another key's id", list(ListGrantsInput{GrantId: on.GrantId}), nil, "0"},
+		{"retirable", listRetirable(carolARN, nil), retirable, "6"},
+		{"retirable, four at a time", listRetirable(carolARN, ptr(int32(4))), retirable, "4 2"},
+		{"retirable, one at a time", listRetirable(carolARN, ptr(int32(1))), retirable, "1 1 1 1 1 1"},
+		{"retirable by nobody", listRetirable(carolARN+"2", nil), nil, "0"},
+	} {
+		got := pages(t, tt.next)
+		if flat := slices.Concat(got...); !slices.Equal(flat, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, flat, tt.want)
+		}
+		if s := sizes(got); s != tt.sizes {
+			t.Errorf("%s: pages of %s, want %s", tt.name, s, tt.sizes)
+		}
+	}
+	// A marker is good for the list that it came from only.
+	marker := must[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, Limit: ptr(int32(1))}).NextMarker
+	retirableMarker := must[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Limit: ptr(int32(1))}).NextMarker
+	for name, in := range map[string]any{
+		"another key": &ListGrantsInput{KeyId: &other, Marker: marker}, "another grantee": &ListGrantsInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Marker: marker},
+		"another grant": &ListGrantsInput{KeyId: &id, GrantId: &all[0], Marker: marker}, "another operation": &ListGrantsInput{KeyId: &id, Marker: retirableMarker},
+		"made up": &ListGrantsInput{KeyId: &id, Marker: ptr("AAAA")}, "another principal": &ListRetirableGrantsInput{RetiringPrincipal: ptr(bobARN), Marker: retirableMarker},
+		"that of ListGrants": &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Marker: marker},
+	} {
+		name, op := name, "ListGrants"
+		if _, ok := in.(*ListRetirableGrantsInput); ok {
+			op = "ListRetirableGrants"
+		}
+		if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in); !errors.Is(err, ErrInvalidMarker) {
+			t.Errorf("a marker for %s: %v", name, err)
+		}
+	}
+	for _, bad := range []string{"x", strings.ToUpper(all[0][:1]) + "F" + all[0][2:], all[0][:62], all[0] + "00", strings.Repeat("g", 64)} {
+		_, err := call[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, GrantId: &bad})
+		wantError(t, err, ErrInvalidGrantID, "")
+	}
+	_, err := call[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, GranteePrincipal: ptr("alice")})
+	wantError(t, err, ErrInvalidArn, "…")
+	_, err = call[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr("carol")})
+	wantError(t, err, ErrInvalidArn, "…")
+	// Only principals of the caller's own account, and nothing of other Regions.
+	_, err = call[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr("arn:aws:iam::444455556666:user/carol")})
+	wantError(t, err, ErrAccessDenied, "…")
+	_, err = callAs[ListRetirableGrantsOutput](r, r.first, r.user(carolARN), "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)})
+	wantError(t, err, ErrAccessDenied, "…")
+	if got := mustIn[ListRetirableGrantsOutput](r, secondRegion, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)}).Grants; len(got) != 0 {
+		t.Errorf("another Region lists %d retirable grants", len(got))
+	}
+	foreign := "arn:aws:iam::444455556666:root"
+	must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
+	theirs, err := callAs[ListRetirableGrantsOutput](r, r.first, r.user(foreign), "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: &foreign})
+	if err != nil || len(theirs.Grants) != 1 || *theirs.Grants[0].KeyId != arn {
+		t.Errorf("another account lists what it may retire: %v, %v", theirs, err)
+	}
+}
+
+// TestRetireGrant: who may, by what.
+func TestRetireGrant(t *testing.T) {
+	const (
+		role    = "arn:aws:iam::" + testAccount + ":role/app"
+		session = "arn:aws:sts::" + testAccount + ":assumed-role/app/one"
+		foreign = "arn:aws:iam::444455556666:root"
+		root    = "arn:aws:iam::" + testAccount + ":root"
+	)
+	r := newRoom(t)
+	id, arn := r.newKey()
+	for _, tt := range []struct {
+		name, grantee, retiring, ops, issuer string
+		caller                               string
+		policy                               string
+		want                                 bool
+	}{
+		{"retiring principal", aliceARN, bobARN, "Encrypt", "", bobARN, "", true},
+		{"session of the retiring role", aliceARN, role, "Encrypt", "", session, "", true},
+		{"role for its session", aliceARN, session, "Encrypt", "", role, "", false},
+		{"retiring account", aliceARN, foreign, "Encrypt", "", foreign, "", true},
+		{"grantee with RetireGrant", aliceARN, bobARN, "Encrypt RetireGrant", "", aliceARN, "", true},
+		{"grantee without", aliceARN, bobARN, "Encrypt DescribeKey CreateGrant", "", aliceARN, "", false},
+		{"somebody else", aliceARN, bobARN, "RetireGrant", "", carolARN, "", false},
+		{"account that made it", aliceARN, bobARN, "Encrypt", testAccount, root, "", true},
+		{"key's account, where another made it", aliceARN, "", "Encrypt", "444455556666", root, "", false},
+		{"other account that made it", aliceARN, "", "Encrypt", "444455556666", foreign, "", true},
+		{"allowed in the key policy, which has no effect", aliceARN, "", "Encrypt", "", carolARN, statement("Allow", carolARN, "kms:RetireGrant"), false},
+		{"denied in the key policy, which has no effect", aliceARN, bobARN, "Encrypt", "", bobARN, statement("Deny", bobARN, "kms:RetireGrant"), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r.setPolicy(id, r.policyFor(rootStatement))
+			if tt.policy != "" {
+				r.setPolicy(id, r.policyFor(rootStatement, tt.policy))
+			}
+			c := r.grantChange(id, grantHex(1), tt.grantee, strings.Fields(tt.ops)...)
+			c.GetPutGrant().Retiring = tt.retiring
+			if tt.issuer != "" {
+				c.GetPutGrant().Issuer = tt.issuer
+			}
+			r.cluster.change(c)
+			token, err := r.first.vault.grantToken(r.keyID(id), [32]byte(bytesOfGrant(grantHex(1))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			who := r.user(tt.caller)
+			for way, in := range map[string]*RetireGrantInput{
+				"token": {GrantToken: &token}, "ARN": {KeyId: &arn, GrantId: ptr(grantHex(1))}, "key id": {KeyId: &id, GrantId: ptr(grantHex(1))},
+			} {
+				in.DryRun = ptr(true)
+				want := map[bool]*Error{true: ErrDryRun, false: ErrAccessDenied}[tt.want]
+				_, err := callAs[none](r, r.first, who, "RetireGrant", in)
+				wantError(t, err, want, "…")
+				rec := r.lastRecord()
+				if last := rec.Additional[len(rec.Additional)-1]; last.Name != "grantId" || last.GetText() != grantHex(1) || len(rec.Resources) != 1 || rec.Resources[0].Arn != arn {
+					t.Errorf("by %s: the record does not name the grant and its key: %v", way, rec)
+				}
+			}
+			_, err = callAs[none](r, r.first, who, "RetireGrant", &RetireGrantInput{GrantToken: &token})
+			if (err == nil) != tt.want {
+				t.Errorf("got %v", err)
+			}
+			if n := len(r.grantsOf(id)); (n == 0) != tt.want {
+				t.Errorf("there are %d grants left", n)
+			}
+			if !tt.want {
+				r.dropGrant(id, grantHex(1))
+			}
+		})
+	}
+}
+
+// TestEndGrantErrors: what RetireGrant and RevokeGrant refuse.
+func TestEndGrantErrors(t *testing.T) {
+	r := newRoom(t)
+	id, arn := r.newKey()
+	other, _ := r.newKey()
+	out := r.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
+	const which = "You must specify either a grant token, or both a key ID and a grant ID."
+	unknown := grantHex(9)
+	for _, tt := range []struct {
+		name    string
+		op      string
+		in      any
+		kind    *Error
+		message string
+	}{
+		{"nothing", "RetireGrant", &RetireGrantInput{}, ErrValidation, which},
+		{"key alone", "RetireGrant", &RetireGrantInput{KeyId: &arn}, ErrValidation, which},
+		{"grant alone", "RetireGrant", &RetireGrantInput{GrantId: out.GrantId}, ErrValidation, which},
+		{"both ways", "RetireGrant", &RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn, GrantId: out.GrantId}, ErrValidation, which},
+		{"token and key", "RetireGrant", &RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn}, ErrValidation, which},
+		{"malformed id", "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: ptr("x")}, ErrInvalidGrantID, ""},
+		{"unknown id", "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: &unknown}, ErrNotFound, "Grant ID " + unknown + " not found"},
+		{"on another key", "RetireGrant", &RetireGrantInput{KeyId: &other, GrantId: out.GrantId}, ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
+		{"no such key", "RetireGrant", &RetireGrantInput{KeyId: ptr("x"), GrantId: out.GrantId}, ErrNotFound, "Invalid keyId 'x'"},
+		{"by alias", "RetireGrant", &RetireGrantInput{KeyId: ptr("alias/x"), GrantId: out.GrantId}, ErrNotFound, "Invalid keyId 'alias/x'"},
+		{"long token", "RetireGrant", &RetireGrantInput{GrantToken: ptr(strings.Repeat("A", 8193))}, ErrValidation, "…"},
+		{"dry run", "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, ErrDryRun, errDryRun.Message},
+		{"malformed id", "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: ptr(strings.ToUpper(grantHex(0xab)))}, ErrInvalidGrantID, ""},
+		{"unknown id", "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: &unknown}, ErrNotFound, "Grant ID " + unknown + " not found"},
+		{"on another key", "RevokeGrant", &RevokeGrantInput{KeyId: &other, GrantId: out.GrantId}, ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
+		{"no grant", "RevokeGrant", &RevokeGrantInput{KeyId: &arn}, ErrValidation, "…"},
+		{"no such key", "RevokeGrant", &RevokeGrantInput{KeyId: ptr("12345678-1234-1234-1234-123456789012"), GrantId: out.GrantId}, ErrNotFound, "…"},
+		{"dry run", "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, ErrDryRun, errDryRun.Message},
+		{"dry run", "CreateGrant", &CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, DryRun: ptr(true)}, ErrDryRun, errDryRun.Message},
+		{"dry run of a bad one", "CreateGrant", &CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Sign"}, DryRun: ptr(true)}, ErrValidation, "…"},
+	} {
+		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
+		var told *Error
+		if !errors.As(err, &told) || told.Code != tt.kind.Code || tt.message != "…" && told.Message != tt.message {
+			t.Errorf("%s, %s: got %v, want %s: %s", tt.op, tt.name, err, tt.kind.Code, tt.message)
+		}
+	}
+	alice := r.user(aliceARN)
+	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
+	wantError(t, err, ErrAccessDenied, "…")
+	if got := idsOf(r.grantsOf(id)); !slices.Equal(got, []string{*out.GrantId}) {
+		t.Errorf("the key has grants %v, want %s", got, *out.GrantId)
+	}
+	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
+	if rec := r.lastRecord(); rec.ResponseElements != nil || rec.ReadOnly {
+		t.Errorf("RevokeGrant's record: %v", rec)
+	}
+	for op, in := range map[string]any{"RevokeGrant": &RevokeGrantInput{KeyId: &id, GrantId: out.GrantId}, "RetireGrant": &RetireGrantInput{GrantToken: out.GrantToken}} {
+		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
+		wantError(t, err, ErrNotFound, "Grant ID "+*out.GrantId+" not found")
+	}
+}
+
+// TestGrantsAndKeys: what becomes of grants when their key does not stay as it is.
+func TestGrantsAndKeys(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	alice := r.user(aliceARN)
+	id, arn := r.newKey()
+	out := r.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
+	encrypt := func() error {
+		_, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		return err
+	}
+	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	wantError(t, encrypt(), ErrDisabled, arn+" is disabled.")
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	wantError(t, encrypt(), ErrInvalidState, arn+" is pending deletion.")
+	if n := len(r.grantsOf(id)); n != 1 {
+		t.Errorf("%d grants on a key that is to be deleted, want 1", n)
+	}
+	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	if err := encrypt(); err != nil {
+		t.Errorf("with the deletion called off: %v", err)
+	}
+	// States that TestKeyStates has not.
+	for state, message := range map[fsmpb.KeyState]string{
+		fsmpb.KeyState_KEY_STATE_PENDING_IMPORT: arn + " is pending import.", fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION: arn + " is pending replica deletion.",
+	} {
+		r.mangle(id, func(k *fsmpb.Key) { k.State = state })
+		_, err := call[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+		wantError(t, err, ErrInvalidState, message)
+		g := r.grantsOf(id)[0].GrantId
+		_, err = call[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
+		wantError(t, err, ErrDryRun, "…")
+		_, err = call[none](r, "RetireGrant", &RetireGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
+		wantError(t, err, ErrDryRun, "…")
+	}
+	r.deleteIn(testRegion, id)
+	if g, _ := r.cluster.state().Grant(r.keyID(id), bytesOfGrant(*out.GrantId)); g != nil {
+		t.Error("the grant outlives its key")
+	}
+	_, err := callAs[none](r, r.first, alice, "RetireGrant", &RetireGrantInput{GrantToken: out.GrantToken})
+	wantError(t, err, ErrNotFound, "Grant ID "+*out.GrantId+" not found")
+	wantError(t, encrypt(), ErrNotFound, "…")
+
+	// The keys of a multi-Region set have each their own.
+	multi := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	r.createGrant(multi, aliceARN, "Encrypt")
+	in := &EncryptInput{KeyId: &multi, Plaintext: []byte("x")}
+	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", in); err != nil {
+		t.Error(err)
+	}
+	c := r.caller(alice)
+	c.Region = secondRegion
+	_, err = r.first.Do(t.Context(), c, OperationNamed("Encrypt"), in)
+	wantError(t, err, ErrAccessDenied, "…")
+	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &multi, ReplicaRegion: ptr(thirdRegion)})
+	if got := mustIn[ListGrantsOutput](r, thirdRegion, "ListGrants", &ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {
+		t.Errorf("a new replica has %d grants", len(got))
+	}
+	r.deleteIn(secondRegion, multi)
+	if n := len(r.grantsOf(multi)); n != 1 {
+		t.Errorf("with the replica gone the primary has %d grants, want 1", n)
+	}
+}
+
+// TestGrantQuota: a key takes 50,000 grants and not one more; what one of so many
+// allows is found, and a refusal does not outlive the revocation that makes room.
+func TestGrantQuota(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	alice := r.user(aliceARN)
+	id, arn := r.newKey()
+	k := r.keyID(id)
+	for i := 0; i < maxGrants-1; {
+		var changes []*fsmpb.Change
+		for ; len(changes) < 16 && i < maxGrants-1; i++ {
+			c := r.grantChange(id, fmt.Sprintf("%064x", i), fmt.Sprintf("arn:aws:iam::%s:user/u%d", testAccount, i), "Encrypt")
+			changes = append(changes, c)
+		}
+		r.cluster.change(changes...)
+	}
+	last := r.createGrant(id, aliceARN, "Encrypt")
+	if n, _ := r.cluster.state().KeyGrants(k); n.Count != maxGrants {
+		t.Fatalf("the key has %d grants", n.Count)
+	}
+	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
+		t.Errorf("by one grant of many: %v", err)
+	}
+	more := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}}
+	full := arn + " has 50000 grants and cannot have more."
+	_, err := call[CreateGrantOutput](r, "CreateGrant", more)
+	wantError(t, err, ErrLimitExceeded, full)
+	// A request for a grant that is there already makes none.
+	c := r.grantChange(id, grantHex(0xee), carolARN, "Encrypt")
+	c.GetPutGrant().Name = "n"
+	r.cluster.change(c)
+	out, err := call[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(carolARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
+	if err != nil || *out.GrantId != grantHex(0xee) {
+		t.Errorf("a repeated request on a full key: %v, %v", out, err)
+	}
+	r.dropGrant(id, grantHex(0xee))
+	r.cluster.replica("n2").freeze()
+	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
+	if _, err := callAs[CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", more); err != nil {
+		t.Errorf("on a node that is behind, with room made: %v", err)
+	}
+}
