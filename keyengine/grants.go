@@ -20,11 +20,9 @@ const (
 	operationRetireGrant = "RetireGrant"
 )
 
-// grantable tells whether a grant can allow an action. RetireGrant is among a
-// grant's operations for that very grant, which mayRetire looks at.
-func grantable(action string) bool {
-	return action != actionRetireGrant && enums["GrantOperation"].has(operationOf(action))
-}
+// grantable tells whether a grant can allow an action. (RetireGrant, which is for
+// the very grant that has it, is mayRetire's.)
+func grantable(action string) bool { return enums["GrantOperation"].has(operationOf(action)) }
 
 // operationOf is the grant operation that stands for an action.
 func operationOf(action string) string { return strings.TrimPrefix(action, "kms:") }
