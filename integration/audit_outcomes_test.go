@@ -179,9 +179,9 @@ var everyOutcome = map[string]outcomes{
 	"ListRetirableGrants": {ok: func(subject) input { return input{"RetiringPrincipal": somebody} },
 		failed: input{"RetiringPrincipal": somebody, "Marker": "bm8="}, failure: "InvalidMarkerException", nobody: onlyRoot},
 	"RetireGrant": {ok: func(s subject) input { return input{"KeyId": s.arn, "GrantId": s.grant} }, invalid: input{"GrantId": ""},
-		failed: input{"GrantToken": "bm8="}, failure: "InvalidGrantTokenException"},
+		failed: input{"GrantToken": "bm8="}, failure: "InvalidGrantTokenException", nobody: "key policies have no say in it, and root is the account that made the grant"},
 	"RevokeGrant": {ok: func(s subject) input { return input{"KeyId": s.key, "GrantId": s.grant} },
-		failed: absent(input{"GrantId": "1"}), failure: "NotFoundException"},
+		failed: absent(input{"GrantId": strings.Repeat("1", 64)}), failure: "NotFoundException"},
 
 	"EnableKeyRotation":    {ok: onKey(nil), failed: absent(nil), failure: "NotFoundException"},
 	"DisableKeyRotation":   {ok: onKey(nil), failed: absent(nil), failure: "NotFoundException"},
@@ -192,7 +192,7 @@ var everyOutcome = map[string]outcomes{
 
 	"GetParametersForImport": {of: "imported", ok: onKey(importWrapping), failed: absent(importWrapping), failure: "NotFoundException"},
 	"ImportKeyMaterial": {of: "imported", ok: func(s subject) input { return s.importing },
-		failed: absent(input{"ImportToken": []byte("x"), "EncryptedKeyMaterial": []byte("x")}), failure: "NotFoundException"},
+		failed: absent(input{"ImportToken": []byte("x"), "EncryptedKeyMaterial": []byte("x"), "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}), failure: "NotFoundException"},
 	"DeleteImportedKeyMaterial": {of: "imported", ok: onKey(nil), failed: absent(nil), failure: "NotFoundException"},
 
 	"ReplicateKey": {of: "multi", ok: onKey(input{"ReplicaRegion": thirdRegion}),
