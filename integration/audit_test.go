@@ -15,14 +15,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
-	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -79,16 +76,9 @@ func readAudit(t *testing.T, n *harness.Node, from uint64) []auditLine {
 // each request leaves one record, which says what its answer said.
 func TestAuditCoverage(t *testing.T) {
 	t.Parallel()
-	ca := filepath.Join(t.TempDir(), "xks-ca.pem")
-	if err := os.WriteFile(ca, xksproxy.Start(t).CA(), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	c := harness.Found(t, 1, harness.Options{
-		Regions: []string{harness.Region, secondRegion, thirdRegion},
-		Configure: func(_ *harness.Node, cfg *node.Config) {
-			cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = ca, true
-			cfg.Test.XKSTimeout = 5 * time.Second // the machine is shared
-		},
+		Regions:   []string{harness.Region, secondRegion, thirdRegion},
+		Configure: trustStores(t),
 	})
 	n := c.Nodes[0]
 	f := newFace(t, c, n)

@@ -206,7 +206,7 @@ func badBodies(t *testing.T, f *face, key string) {
 // badRequests are signed well, but ask for nothing that there is.
 func badRequests(t *testing.T, f *face) {
 	for _, target := range []string{"", "TrentService.", "TrentService.Nonsense", "TrentService.encrypt", "Trent.Encrypt",
-		"TrentService.Encrypt.Encrypt", strings.Repeat("A", 20_000), "TrentService.Sign"} {
+		"TrentService.Encrypt.Encrypt", strings.Repeat("A", 20_000), "TrentService.Encapsulate"} {
 		f.refuses(fmt.Sprintf("target %.40q", target), f.signed(target, "{}"), http.StatusBadRequest, "UnknownOperationException")
 	}
 	for _, contentType := range []string{"application/json", "text/xml", "application/x-www-form-urlencoded", "application/x-amz-json-1.0", ""} {

@@ -70,6 +70,7 @@ var ranBy = []struct{ command, test string }{
 	{"conclave server --node-id ", "TestScripts"},
 	{"export CONCLAVE_", "TestScripts"},
 	{"conclave operator init --shares 5 --threshold 3", "TestScripts"},
+	{"conclave operator init --regions ", "TestScripts"},
 	{"conclave operator unseal", "TestScripts"},
 	{"set -a; . ceremony/root.env; set +a", "TestScripts"},
 	{"conclave audit ", "TestScripts"},
