@@ -13,7 +13,7 @@ LDFLAGS   := -s -w -X main.version=$(shell git describe --tags --always --dirty 
 # The protobuf files and what is generated from them.
 PROTO := $(shell git ls-files -co --exclude-standard '*.proto')
 
-.PHONY: help run build release demo test check race bench scale image compose-test fuzz generate generate-check clean
+.PHONY: help run build release demo test check race bench scale image compose-test test-clients test-clients-uncached fuzz generate generate-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -66,6 +66,28 @@ image: ## build the container image conclave:latest from the static binary
 compose-test: image ## the three nodes of docker-compose.yml, ceremony included
 	CONCLAVE_COMPOSE_TEST=1 $(GO) test -count=1 -timeout 10m -run '^TestCompose' -v ./integration
 
+# Programs and libraries that others wrote for AWS KMS: modules of their own, so
+# that each is built of the versions that it asks for.
+CLIENTS := integration/clients
+SOPS    := github.com/getsops/sops/v3/cmd/sops
+COSIGN  := github.com/sigstore/cosign/v3/cmd/cosign
+
+test-clients: build $(CLIENTS)/js/node_modules/.package-lock.json ## clients of AWS KMS, unmodified; the first build takes minutes
+	@mkdir -p bin/clients
+	cd $(CLIENTS)/sops && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/bin/clients/ $(SOPS)
+	cd $(CLIENTS)/cosign && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/bin/clients/ $(COSIGN)
+	cd $(CLIENTS) && $(GO) vet ./... && CONCLAVE_BINARY=$(CURDIR)/bin/conclave $(GO) test -count=1 -timeout 7m ./...
+
+$(CLIENTS)/js/node_modules/.package-lock.json: $(CLIENTS)/js/package-lock.json
+	@if command -v npm >/dev/null; then cd $(CLIENTS)/js && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.package-lock.json; \
+		else echo "there is no npm: no clients in JavaScript"; fi
+
+# How many packages test-clients would have to compile, for .ci/run.
+test-clients-uncached:
+	@{ (cd $(CLIENTS)/sops && CGO_ENABLED=0 $(GO) build -n -o /dev/null $(SOPS)); \
+		(cd $(CLIENTS)/cosign && CGO_ENABLED=0 $(GO) build -n -o /dev/null $(COSIGN)); \
+		(cd $(CLIENTS) && $(GO) test -n ./...); } 2>&1 | grep -c '/compile ' || true
+
 generate: ## regenerate protobuf code, the README's table and docs/compatibility.md; needs protoc
 	@mkdir -p bin
 	$(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
@@ -79,4 +101,4 @@ generate-check: generate ## fail if generated code is not what is committed
 	git diff --exit-code -- '*.pb.go' README.md docs/compatibility.md
 
 clean: ## remove what was built
-	rm -rf bin
+	rm -rf bin $(CLIENTS)/js/node_modules

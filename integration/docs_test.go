@@ -60,6 +60,8 @@ var walks = []walk{
 	{"README.md", "## Try it", "TestDocsFirstSteps"},
 	{"docs/cli.md", "## First steps", "TestDocsFirstSteps"},
 	{"README.md", composeHeading, "TestCompose"},
+	{"docs/clients.md", "## sops", "TestSops"},
+	{"docs/clients.md", "## cosign", "TestCosign"},
 }
 
 // ranBy says which test runs a command that no walk has, or what runs it. A command
