@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,7 @@ func TestStepCrypto(t *testing.T) {
 	}
 	overBoth(t, func(t *testing.T, s *server) {
 		s.use(t)
+		c := client(t)
 		manager, err := awskms.New(t.Context(), apiv1.Options{URI: "awskms:region=" + region})
 		if err != nil {
 			t.Fatal(err)
@@ -70,6 +72,10 @@ func TestStepCrypto(t *testing.T) {
 					t.Error("the signature is wrong")
 				}
 				certificates(t, signer)
+				disable(t, c, strings.TrimPrefix(made.Name, "awskms:key-id="))
+				if _, err := signer.Sign(rand.Reader, digest[:], k.opts); err == nil || !strings.Contains(err.Error(), "DisabledException") {
+					t.Errorf("with a disabled key: %v, want DisabledException", err)
+				}
 			})
 		}
 	})
