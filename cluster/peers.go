@@ -23,6 +23,10 @@ const dialTimeout = 3 * time.Second
 // maxMessage bounds a message between nodes.
 const maxMessage = 2 << 20
 
+// peerWindow is the flow control window between nodes. One that adapts itself
+// sends a ping beside nearly every batch to measure the line.
+const peerWindow = maxMessage
+
 // peers holds one gRPC connection to each other node.
 type peers struct {
 	self     string
@@ -121,6 +125,8 @@ func (p *peers) client(node string) (clusterpb.PeerClient, error) {
 			MinConnectTimeout: dialTimeout,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		grpc.WithStaticStreamWindowSize(peerWindow),
+		grpc.WithStaticConnWindowSize(peerWindow),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 	)
 	if err != nil {

@@ -39,6 +39,8 @@ func newGRPCServer() *grpc.Server {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(64),
+		grpc.StaticStreamWindowSize(peerWindow),
+		grpc.StaticConnWindowSize(peerWindow),
 		grpc.MaxHeaderListSize(8<<10),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),

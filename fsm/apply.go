@@ -19,16 +19,19 @@ import (
 // applier holds the state while entries change it: what ApplyBatch begins from
 // one published State and ends in the next.
 type applier struct {
-	f       *FSM
-	state   State      // the fields beside the table, as they become
-	db      *memdb.Txn // reads; the write transaction once there is one
-	write   bool
-	index   uint64 // of the entry being applied
-	sum     hash.Hash
-	buf     []byte
-	entries []auditlog.Entry
-	leaves  []auditlog.Hash // of entries
-	events  Events
+	f     *FSM
+	state State      // the fields beside the table, as they become
+	db    *memdb.Txn // reads; the write transaction once there is one
+	write bool
+	index uint64 // of the entry being applied
+	sum   hash.Hash
+	buf   []byte
+	// versions are those that were looked up since the last change, by rowID: the
+	// records of an entry read much the same.
+	versions map[string]Version
+	entries  []auditlog.Entry
+	leaves   []auditlog.Hash // of entries
+	events   Events
 }
 
 func (f *FSM) begin() *applier {
@@ -37,8 +40,9 @@ func (f *FSM) begin() *applier {
 }
 
 // writable opens the write transaction at the first change: most entries make
-// none.
+// none. Every change to the table comes through here.
 func (a *applier) writable() *memdb.Txn {
+	clear(a.versions)
 	if !a.write {
 		a.db, a.write = a.f.db.Txn(true), true
 	}
@@ -174,7 +178,7 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 		return Late
 	}
 	for _, read := range r.Reads {
-		if versionOf(a.db, read.Kind, read.Id) != read.Version {
+		if a.version(read.Kind, read.Id) != read.Version {
 			return Conflict
 		}
 	}
@@ -203,10 +207,26 @@ func (a *applier) record(r *fsmpb.Record) Verdict {
 	return Accepted
 }
 
+// version is versionOf, as the table stands now.
+func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
+	a.buf = append(append(a.buf[:0], byte(kind)), id...)
+	if v, ok := a.versions[string(a.buf)]; ok {
+		return v
+	}
+	v := versionOf(a.db, kind, id)
+	if a.versions == nil || len(a.versions) >= maxVersions {
+		a.versions = make(map[string]Version)
+	}
+	a.versions[string(a.buf)] = v
+	return v
+}
+
 const (
 	maxReads   = 64
 	maxChanges = 16
 	maxUses    = 4
+	// maxVersions bounds what an applier remembers of a table.
+	maxVersions = 1024
 )
 
 func validRecord(r *fsmpb.Record) bool {
