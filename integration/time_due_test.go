@@ -236,10 +236,16 @@ func (e *estate) checkUses() error {
 		e.expiring: func(l logged) bool {
 			return l.at.Before(e.due) && l.Error == "" || !l.at.Before(e.due) && l.Error == "KMSInvalidStateException"
 		},
-		e.doomed: func(l logged) bool { return l.at.Before(e.due) },
+		// From the moment on that its deletion is scheduled, until it is gone.
+		e.doomed: func(l logged) bool { return l.Error == "KMSInvalidStateException" },
 	} {
+		scheduled := key != e.doomed
 		for _, l := range e.records(e.leader(), key) {
-			if (l.Name == "Encrypt" || l.Name == "Decrypt") && !right(l) {
+			if l.Name == "ScheduleKeyDeletion" {
+				scheduled = true
+				continue
+			}
+			if scheduled && (l.Name == "Encrypt" || l.Name == "Decrypt") && !right(l) {
 				errs = append(errs, fmt.Errorf("%s with %s at %v, due at %v, has the outcome %q", l.Name, key, l.at, e.due, l.Error))
 			}
 		}

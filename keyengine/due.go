@@ -13,12 +13,12 @@ import (
 )
 
 // How often the leader looks for what is due on keys, and how long it leaves a key
-// alone that the log said it was early for. All real time.
+// alone that could not be done yet. All real time.
 const (
 	dueLookMin  = time.Second
 	dueLookMax  = 30 * time.Second
-	dueEarlyMin = 2 * time.Second
-	dueEarlyMax = time.Minute
+	dueRetryMin = 2 * time.Second
+	dueRetryMax = time.Minute
 )
 
 // duty is a kind of thing that happens to keys by itself when its time has come.
@@ -126,7 +126,7 @@ type due struct {
 	index   uint64 // of the state that pending is from
 	looked  time.Time
 	pending []dueKey
-	early   map[dueID]time.Duration // how long to wait after an early try
+	waits   map[dueID]time.Duration // the last wait after a try
 	retry   map[dueID]time.Time
 }
 
@@ -151,7 +151,7 @@ func (e *Engine) runDue(ctx context.Context) {
 }
 
 func newDue(e *Engine) *due {
-	return &due{e: e, early: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
+	return &due{e: e, waits: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
 }
 
 // round does what is due, and returns how long to wait for the next. now is real
@@ -188,8 +188,8 @@ func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 // look lists what is to happen to keys.
 func (d *due) look(s *fsm.State, now time.Time) {
 	d.pending, d.index, d.looked = d.pending[:0], s.Index(), now
-	early, retry := d.early, d.retry
-	d.early, d.retry = make(map[dueID]time.Duration), make(map[dueID]time.Time)
+	waits, retry := d.waits, d.retry
+	d.waits, d.retry = make(map[dueID]time.Duration), make(map[dueID]time.Time)
 	c, _ := s.Cluster()
 	for k := range s.AllKeys() {
 		if len(k.Id) != 16 {
@@ -203,7 +203,7 @@ func (d *due) look(s *fsm.State, now time.Time) {
 			id := dueID{fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}, y}
 			d.pending = append(d.pending, dueKey{dueID: id, version: k.Version, at: at})
 			if again, ok := retry[id]; ok {
-				d.early[id], d.retry[id] = early[id], again
+				d.waits[id], d.retry[id] = waits[id], again
 			}
 		}
 	}
@@ -223,20 +223,24 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 		dec, err = e.commitEvent(ctx, *rec)
 	}
 	log := e.log.With("event", k.duty.event, "key_id", k.key.String())
+	wait := 2 * d.waits[k.dueID]
 	switch {
 	case err == nil && dec.Verdict == fsm.Accepted:
 		log.Info("what was due on a key is done")
 		return true
 	case err == nil && dec.Verdict == fsm.Conflict:
 		return true
-	case err == nil && dec.Verdict != fsm.Early && dec.Verdict != fsm.Late:
+	case err == nil && dec.Verdict == fsm.Early:
+		// A clock that runs ahead of cluster time would ask all the time. Cluster
+		// time passes no slower than real time, unless it stands still.
+		wait = time.Duration(k.at - e.replica.State().Time())
+	case err == nil && dec.Verdict != fsm.Late:
 		log.Error("what is due on a key could not be done", "verdict", dec.Verdict.String())
 	case err != nil && ctx.Err() == nil:
 		log.Warn("what is due on a key is not done yet", "err", err)
 	}
-	// A clock that runs ahead of cluster time would ask all the time.
-	wait := min(max(2*d.early[k.dueID], dueEarlyMin), dueEarlyMax)
-	d.early[k.dueID], d.retry[k.dueID] = wait, now.Add(wait)
+	wait = min(max(wait, dueRetryMin), dueRetryMax)
+	d.waits[k.dueID], d.retry[k.dueID] = wait, now.Add(wait)
 	return false
 }
 

@@ -117,7 +117,7 @@ func TestDueIsNeverEarly(t *testing.T) {
 		t.Errorf("a clock that is ahead caused %d tries in an hour", n)
 	}
 	c.advance(week)
-	d.round(t.Context(), now.Add(dueEarlyMax))
+	d.round(t.Context(), now.Add(dueRetryMax))
 	if k, _ := c.state().Key(testKey); k != nil {
 		t.Error("not deleted in the end")
 	}

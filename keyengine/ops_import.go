@@ -20,6 +20,9 @@ import (
 const (
 	// importTokenLife is how long parameters for an import are good.
 	importTokenLife = 24 * time.Hour
+	// importTokenAhead is how far the clock that it is counted from may be ahead of
+	// cluster time, which on an idle cluster is half a minute old.
+	importTokenAhead = time.Minute
 	// maxValidTo is how far ahead material may expire.
 	maxValidTo = 365 * day
 	// maxUsedTokens bounds the tokens that a key remembers: the imports into it in
@@ -95,9 +98,9 @@ func getParametersForImport(ev *eval, in *GetParametersForImportInput) (*GetPara
 	if err != nil {
 		return nil, err
 	}
-	token := &importToken{
-		id: randomID(), key: t.id, algorithm: *in.WrappingAlgorithm, expires: ev.fromNow().Add(importTokenLife).UnixNano(),
-	}
+	// A node whose clock is ahead does not make tokens live longer.
+	from := min(ev.fromNow().UnixNano(), ev.state.Time()+int64(importTokenAhead))
+	token := &importToken{id: randomID(), key: t.id, algorithm: *in.WrappingAlgorithm, expires: from + int64(importTokenLife)}
 	sealed, err := ev.engine.vault.sealToken(token, pkcs8)
 	if err != nil {
 		return nil, err

@@ -606,7 +606,7 @@ func TestDueExpiryOnce(t *testing.T) {
 		d2.round(t.Context(), now)
 	}
 	r.cluster.advance(100*day - time.Second)
-	now = now.Add(dueEarlyMax)
+	now = now.Add(dueRetryMax)
 	d2.round(t.Context(), now)
 	if !there() {
 		t.Fatal("destroyed early")
@@ -614,7 +614,7 @@ func TestDueExpiryOnce(t *testing.T) {
 	r.wantState(id, "Enabled")
 	r.cluster.advance(time.Second)
 	r.cluster.replica("n2").freeze()
-	now = now.Add(dueEarlyMax)
+	now = now.Add(dueRetryMax)
 	d1.round(t.Context(), now)
 	if there() {
 		t.Fatal("not destroyed")
@@ -625,7 +625,7 @@ func TestDueExpiryOnce(t *testing.T) {
 	d2.round(t.Context(), now)
 	r.cluster.replica("n2").thaw()
 	for range 3 {
-		now = now.Add(dueEarlyMax)
+		now = now.Add(dueRetryMax)
 		d1.round(t.Context(), now)
 		d2.round(t.Context(), now)
 	}
@@ -752,4 +752,17 @@ func FuzzOpenToken(f *testing.F) {
 			secret.Destroy()
 		}
 	})
+}
+
+// TestImportTokenOfAClockThatIsAhead: the life of a token is counted in cluster time,
+// whatever the node's clock says.
+func TestImportTokenOfAClockThatIsAhead(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	right := r.first.clock
+	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)}
+	in := r.symmetric(id, 1)
+	r.first.clock = right
+	r.cluster.advance(importTokenLife + importTokenAhead)
+	r.refusesImport(in, ErrExpiredImportToken, "")
 }

@@ -287,13 +287,17 @@ func expiration(validTo int64) (model *string, at *time.Time) {
 	return ptr(modelExpires), timeOf(validTo)
 }
 
-// rotateDue does an automatic rotation that was due at a time.
+// rotateDue does an automatic rotation that was due at a time. When the next one is
+// follows from cluster time alone: a leader whose clock is far ahead would put it
+// off for years. If that is past too by the time that the log has this one, it is
+// refused as late, and made anew on a newer state.
 func rotateDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 	k := proto.CloneOf(t.key)
 	period := int64(k.Rotation.PeriodDays) * int64(day)
-	if k.Rotation.Next = at + period; k.Rotation.Next <= ev.now().UnixNano() {
-		k.Rotation.Next = ev.now().UnixNano() + period
+	if k.Rotation.Next = at + period; k.Rotation.Next <= ev.state.Time() {
+		k.Rotation.Next = ev.state.Time() + period
 	}
+	ev.within(0, k.Rotation.Next)
 	if err := ev.rotate(t, k, false); err != nil {
 		return nil, err
 	}

@@ -317,7 +317,7 @@ func TestDueRotationIsNeverEarly(t *testing.T) {
 	}
 	r.first.clock = r.cluster.clock
 	r.cluster.advance(90 * day)
-	d.round(t.Context(), now.Add(dueEarlyMax))
+	d.round(t.Context(), now.Add(dueRetryMax))
 	if n := len(r.stored(id).Materials); n != 2 {
 		t.Errorf("not rotated in the end: %d materials", n)
 	}
@@ -496,5 +496,39 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 	}
 	if k, _ := r.cluster.state().Key(id); made != 1 || k.DeletionTime != 0 {
 		t.Errorf("after %d tries the window runs until %d although there is a replica", made, k.DeletionTime)
+	}
+}
+
+// TestRotationByAClockThatIsAhead: the leader's clock puts the next rotation neither
+// off nor forward, and a rotation that is missed meanwhile is no second one.
+func TestRotationByAClockThatIsAhead(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	due := time.Unix(0, r.stored(id).Rotation.Next)
+	r.cluster.advance(due.Sub(r.cluster.clock.Now()))
+	r.first.clock = &fakeClock{now: due.Add(10 * 365 * day)}
+	d, now := newDue(r.first), time.Now()
+	d.round(t.Context(), now)
+	if k := r.stored(id); len(k.Materials) != 2 || k.Rotation.Next != due.Add(90*day).UnixNano() {
+		t.Errorf("%d materials, next rotation %v after this one", len(k.Materials), time.Unix(0, k.Rotation.Next).Sub(due))
+	}
+	// Cluster time makes a step over two dates between evaluation and commit.
+	r.cluster.advance(89 * day)
+	late := newDue(r.first)
+	late.look(r.cluster.state(), now)
+	fake := r.cluster.replica("n1")
+	fake.before = func(*fsmpb.Record) {
+		fake.before = nil
+		r.cluster.advance(200 * day)
+	}
+	r.cluster.advance(day)
+	for range 5 {
+		now = now.Add(dueRetryMax)
+		late.round(t.Context(), now)
+	}
+	k, want := r.stored(id), r.cluster.clock.Now().Add(90*day)
+	if got := time.Unix(0, k.Rotation.Next); len(k.Materials) != 3 || got.Before(want.Add(-time.Minute)) || got.After(want) {
+		t.Errorf("after two missed dates: %d materials, next rotation at %v, want %v", len(k.Materials), got, want)
 	}
 }
