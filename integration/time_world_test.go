@@ -83,6 +83,7 @@ type worldNode struct {
 	endLife context.CancelFunc
 	running sync.WaitGroup
 	newest  int64 // cluster time here
+	past    []pastState
 }
 
 // inTime runs a test in a world of its own.
@@ -142,6 +143,24 @@ func (n *worldNode) follow(s *fsm.State) {
 	if _, ok := n.applied[s.Index()]; !ok {
 		n.applied[s.Index()] = now
 	}
+}
+
+// lagging is the state that a node had two seconds ago.
+func (n *worldNode) lagging(newest *fsm.State) *fsm.State {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	n.past = append(n.past, pastState{now, newest})
+	for len(n.past) > 1 && now.Sub(n.past[1].at) >= 2*time.Second {
+		n.past = n.past[1:]
+	}
+	return n.past[0].state
+}
+
+// pastState is a state and when it was the newest.
+type pastState struct {
+	at    time.Time
+	state *fsm.State
 }
 
 // appliedAt is when the first node had applied a Raft index.
