@@ -19,6 +19,13 @@ var dueCases = []struct {
 }{
 	{"nothing", nil, func(e *estate) time.Time { return e.due }},
 
+	{"a node that is behind, and material that nobody destroys yet", func(w *world) {
+		w.onDue(slowly)
+		n := w.nodes[0]
+		hooked := n.replica
+		n.replica = func(r keyengine.Replica) keyengine.Replica { return late{hooked(r), n} }
+	}, func(e *estate) time.Time { return e.due }},
+
 	{"leader killed before", nil, func(e *estate) time.Time { return e.killLeader(-time.Second) }},
 	{"leader killed at", nil, func(e *estate) time.Time { return e.killLeader(0) }},
 	{"leader killed after", nil, func(e *estate) time.Time { return e.killLeader(50 * time.Millisecond) }},
@@ -159,6 +166,12 @@ type leading struct{ keyengine.Replica }
 
 // IsLeader implements keyengine.Replica.
 func (leading) IsLeader() bool { return true }
+
+// slowly proposes what is due some seconds late.
+func slowly(ctx context.Context, _ *worldNode, next keyengine.Replica, r *fsmpb.Record) (fsm.Decision, error) {
+	time.Sleep(3 * time.Second)
+	return next.Propose(ctx, r)
+}
 
 // firstDue has f run in place of the first proposal of what is due.
 func (w *world) firstDue(f func(ctx context.Context, n *worldNode, next keyengine.Replica, r *fsmpb.Record) (fsm.Decision, error)) {

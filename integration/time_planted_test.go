@@ -63,10 +63,7 @@ func TestDueFindsBugs(t *testing.T) {
 		}},
 		{"uses without a time up to which", func(w *world) {
 			// Nobody destroys the material for a while, and a node is behind.
-			w.onDue(func(ctx context.Context, n *worldNode, next keyengine.Replica, r *fsmpb.Record) (fsm.Decision, error) {
-				time.Sleep(3 * time.Second)
-				return next.Propose(ctx, r)
-			})
+			w.onDue(slowly)
 			n := w.nodes[0]
 			hooked := n.replica
 			n.replica = func(r keyengine.Replica) keyengine.Replica {
@@ -82,6 +79,7 @@ func TestDueFindsBugs(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			inTimeWith(t, c.plant, func(w *world) {
+				w.planted = true
 				e := w.settle()
 				e.probe()
 				err := e.check(c.run(e))

@@ -61,6 +61,8 @@ type world struct {
 	// misled says that a majority of clocks was made wrong: true time counts for
 	// nothing then.
 	misled atomic.Bool
+	// planted says that faults are no surprise.
+	planted bool
 
 	mu      sync.Mutex
 	applied map[uint64]time.Time // the first time that a node had applied a Raft index
@@ -309,7 +311,9 @@ func (w *world) stop(nodes ...*worldNode) {
 func (w *world) end() {
 	w.stop(w.nodes...)
 	for _, err := range w.faults {
-		w.t.Error(err)
+		if !w.planted {
+			w.t.Error(err)
+		}
 	}
 }
 
