@@ -75,7 +75,7 @@ var dueCases = []struct {
 	}, func(e *estate) time.Time {
 		ctx, cancel := context.WithCancel(e.t.Context())
 		for _, n := range e.nodes {
-			e.probing.Go(func() { n.engine.Lead(ctx) })
+			e.probing.Go(func() { n.engine().Lead(ctx) })
 		}
 		e.sleepUntil(e.due.Add(promptly / 2))
 		cancel()
@@ -154,7 +154,7 @@ var dueCases = []struct {
 		e.turnAll(25 * time.Hour)
 		time.Sleep(3 * time.Second)
 		e.notDone("by clocks that nobody confirmed")
-		if err := e.leader().engine.ConfirmTime(e.t.Context(), timeOperator); err != nil {
+		if err := e.leader().engine().ConfirmTime(e.t.Context(), timeOperator); err != nil {
 			e.t.Error(err)
 		}
 		return e.now()
@@ -201,7 +201,7 @@ func (e *estate) revive() time.Time {
 	var dead *worldNode
 	e.poll("a node's end", func() bool {
 		for _, n := range e.nodes {
-			if !n.up {
+			if !n.up.Load() {
 				dead = n
 			}
 		}
@@ -218,7 +218,7 @@ func (e *estate) notDone(when string) {
 	e.t.Helper()
 	for _, n := range e.nodes {
 		for _, d := range dueEvents {
-			if n.up && d.done(e, n.cluster.State()) {
+			if n.up.Load() && d.done(e, n.cluster.State()) {
 				e.t.Errorf("%s is done %s", d.name, when)
 			}
 		}
@@ -233,7 +233,7 @@ func (e *estate) restartSealed(open []*worldNode) time.Time {
 	l := e.leader()
 	size := l.audit.Size()
 	e.sleepUntil(e.due.Add(time.Minute))
-	if !e.leader().engine.Sealed() || l.audit.Size() != size {
+	if !e.leader().engine().Sealed() || l.audit.Size() != size {
 		e.t.Errorf("sealed nodes made %d records", l.audit.Size()-size)
 	}
 	e.notDone("by sealed nodes")

@@ -110,7 +110,7 @@ func (e *estate) probe() {
 				case <-time.After(time.Duration(400+i) * time.Millisecond):
 				}
 				far := e.now().Sub(e.due).Abs() > 2*time.Second && rand.N(10) > 0
-				if far || !n.up {
+				if far || !n.up.Load() {
 					continue
 				}
 				for _, key := range []string{e.rotated, e.expiring, e.doomed} {
@@ -153,7 +153,7 @@ func (e *estate) stored(s *fsm.State, arn string) *fsmpb.Key {
 func (e *estate) done() bool {
 	for _, n := range e.nodes {
 		for _, d := range dueEvents {
-			if n.up && !d.done(e, n.cluster.State()) {
+			if n.up.Load() && !d.done(e, n.cluster.State()) {
 				return false
 			}
 		}

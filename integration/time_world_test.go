@@ -1,16 +1,9 @@
 package integration
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -27,7 +20,6 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
 )
@@ -77,14 +69,14 @@ type worldNode struct {
 	// replica changes what the engine does with the log.
 	replica func(keyengine.Replica) keyengine.Replica
 
-	up      bool
+	up      atomic.Bool
 	cluster *cluster.Node
-	engine  *keyengine.Engine
+	running atomic.Pointer[keyengine.Engine]
 	audit   *auditlog.Log
 	metrics *prometheus.Registry
 	endLife context.CancelFunc
-	running sync.WaitGroup
-	newest  int64 // cluster time here
+	work    sync.WaitGroup
+	newest  int64 // cluster time here; guarded by world.mu, as past is
 	past    []pastState
 }
 
@@ -122,6 +114,9 @@ func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.leapt.Lo
 // Now is the node's wall clock.
 func (n *worldNode) Now() time.Time { return n.now().Add(time.Duration(n.skew.Load())) }
 
+// engine is the node's engine, or the last one that it had.
+func (n *worldNode) engine() *keyengine.Engine { return n.running.Load() }
+
 func (n *worldNode) turn(by time.Duration) { n.skew.Add(int64(by)) }
 
 func (w *world) fault(format string, args ...any) {
@@ -133,17 +128,18 @@ func (w *world) fault(format string, args ...any) {
 // follow watches each state that a node applies.
 func (n *worldNode) follow(s *fsm.State) {
 	now := n.now()
-	if s.Time() < n.newest {
-		n.fault("cluster time on %s ran back by %v", n.id, time.Duration(n.newest-s.Time()))
-	}
-	n.newest = s.Time()
-	if ahead := time.Unix(0, s.Time()).Sub(now); ahead > clockTrust && !n.misled.Load() {
-		n.fault("cluster time on %s is %v ahead of true time", n.id, ahead)
-	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	back := time.Duration(n.newest - s.Time())
+	n.newest = s.Time()
 	if _, ok := n.applied[s.Index()]; !ok {
 		n.applied[s.Index()] = now
+	}
+	n.mu.Unlock()
+	if back > 0 {
+		n.fault("cluster time on %s ran back by %v", n.id, back)
+	}
+	if ahead := time.Unix(0, s.Time()).Sub(now); ahead > clockTrust && !n.misled.Load() {
+		n.fault("cluster time on %s is %v ahead of true time", n.id, ahead)
 	}
 }
 
@@ -216,7 +212,9 @@ func (n *worldNode) open() (err error) {
 	for _, o := range n.nodes {
 		peers[o.id] = n.mem.Address(o.id)
 	}
-	n.newest = 0
+	n.mu.Lock()
+	n.newest, n.past = 0, nil
+	n.mu.Unlock()
 	var engine atomic.Pointer[keyengine.Engine]
 	n.cluster, err = cluster.Open(cluster.Config{
 		NodeID: n.id, DataDir: filepath.Join(n.dir, n.id, "raft"), Identity: identity,
@@ -238,21 +236,22 @@ func (n *worldNode) open() (err error) {
 		replica = n.replica(replica)
 	}
 	n.metrics = prometheus.NewRegistry()
-	n.engine, err = keyengine.New(keyengine.Config{
+	e, err := keyengine.New(keyengine.Config{
 		NodeID: n.id, Replica: replica, Audit: n.audit, Clock: n, Logger: log, Metrics: n.metrics, AllowUnlockedMemory: true,
 		RefusalRate: 1e6, RefusalBurst: 1e6,
 	})
 	if err != nil {
 		return err
 	}
-	engine.Store(n.engine)
-	n.cluster.SetExecutor(n.engine.ServeForwarded)
-	n.cluster.SetCanLead(func() bool { return !n.engine.Sealed() })
-	n.cluster.OnLeader(n.engine.Lead)
+	engine.Store(e)
+	n.running.Store(e)
+	n.cluster.SetExecutor(e.ServeForwarded)
+	n.cluster.SetCanLead(func() bool { return !e.Sealed() })
+	n.cluster.OnLeader(e.Lead)
 	var life context.Context
 	life, n.endLife = context.WithCancel(context.Background())
-	n.running.Go(func() { n.engine.Run(life) })
-	n.up = true
+	n.work.Go(func() { e.Run(life) })
+	n.up.Store(true)
 	return nil
 }
 
@@ -267,14 +266,14 @@ func (n *worldNode) kill() {
 func (n *worldNode) close(ctx context.Context) {
 	n.endLife()
 	_ = n.cluster.Shutdown(ctx)
-	n.running.Wait()
+	n.work.Wait()
 	if err := n.unlocked(); err != nil {
 		n.fault("stopping %s: %w", n.id, err)
 	}
-	if err := errors.Join(n.engine.Close(), n.audit.Close()); err != nil {
+	if err := errors.Join(n.engine().Close(), n.audit.Close()); err != nil {
 		n.fault("stopping %s: %w", n.id, err)
 	}
-	n.up = false
+	n.up.Store(false)
 }
 
 // unlocked waits until nobody has the node's Raft log open.
@@ -297,7 +296,7 @@ func (n *worldNode) unlocked() error {
 func (w *world) stop(nodes ...*worldNode) {
 	var wg sync.WaitGroup
 	for _, n := range nodes {
-		if n.up {
+		if n.up.Load() {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 				defer cancel()
@@ -326,7 +325,7 @@ func (w *world) found() {
 	var res *keyengine.InitResult
 	var err error
 	w.poll("every node's joining", func() bool {
-		res, err = w.nodes[0].engine.Init(ctx, timeOperator, keyengine.InitParams{
+		res, err = w.nodes[0].engine().Init(ctx, timeOperator, keyengine.InitParams{
 			Shares: 1, Threshold: 1, Account: timeAccount, Region: harness.Region, RootCertificate: timeRoot,
 		})
 		return !errors.Is(err, keyengine.ErrNotReady)
@@ -336,7 +335,7 @@ func (w *world) found() {
 	}
 	w.share = res.Shares[0]
 	w.unseal(w.nodes...)
-	if w.root, err = w.nodes[0].engine.AuthenticateCertificate(ctx, timeRoot); err != nil {
+	if w.root, err = w.nodes[0].engine().AuthenticateCertificate(ctx, timeRoot); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -345,7 +344,7 @@ func (w *world) unseal(nodes ...*worldNode) {
 	w.t.Helper()
 	for _, n := range nodes {
 		w.poll("unsealing "+n.id, func() bool {
-			_, err := n.engine.SubmitShare(w.t.Context(), timeOperator, w.share)
+			_, err := n.engine().SubmitShare(w.t.Context(), timeOperator, w.share)
 			return err == nil
 		})
 	}
@@ -366,7 +365,7 @@ func (w *world) leader() (leader *worldNode) {
 	w.t.Helper()
 	w.poll("an election", func() bool {
 		for _, n := range w.nodes {
-			if n.up && n.cluster.IsLeader() {
+			if n.up.Load() && n.cluster.IsLeader() {
 				leader = n
 				ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
 				err := n.cluster.Barrier(ctx)
@@ -414,163 +413,8 @@ func (w *world) caughtUp() {
 		}
 		time.Sleep(1100 * time.Millisecond) // the clocks are read again
 	}
-	if err := w.leader().engine.ConfirmTime(w.t.Context(), timeOperator); err != nil {
+	if err := w.leader().engine().ConfirmTime(w.t.Context(), timeOperator); err != nil {
 		w.t.Fatalf("confirming time: %v", err)
 	}
 	w.poll("cluster time", func() bool { return w.now().Sub(w.clusterTime()) < 2*time.Second })
 }
-
-// ask has a node carry out an operation for the account's root user.
-func ask[Out any](w *world, n *worldNode, name string, in any) (*Out, error) {
-	c := &keyengine.Caller{Identity: w.root, Region: harness.Region, SourceIP: "192.0.2.1", UserAgent: "test", Transport: "grpc"}
-	_, _ = rand.Read(c.RequestID[:])
-	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
-	defer cancel()
-	out, err := n.engine.Do(ctx, c, keyengine.OperationNamed(name), in)
-	if err != nil {
-		return nil, err
-	}
-	if o, ok := out.(*Out); ok {
-		return o, nil
-	}
-	return nil, nil
-}
-
-// mustAsk asks until the answer is no longer that the cluster cannot say.
-func mustAsk[Out any](w *world, n *worldNode, name string, in any) *Out {
-	w.t.Helper()
-	var out *Out
-	var err error
-	w.poll(name, func() bool {
-		out, err = ask[Out](w, n, name, in)
-		return !errors.Is(err, keyengine.ErrUnavailable)
-	})
-	if err != nil {
-		w.t.Fatalf("%s on %s: %v", name, n.id, err)
-	}
-	return out
-}
-
-// code is an error's; "" for none.
-func code(err error) string {
-	if e, ok := errors.AsType[*keyengine.Error](err); ok {
-		return string(e.Code)
-	}
-	if err != nil {
-		return err.Error()
-	}
-	return ""
-}
-
-// logged is a record of the audit log.
-type logged struct {
-	Name      string `json:"eventName"`
-	Error     string `json:"errorCode"`
-	Resources []struct{ ARN string }
-	Place     struct {
-		Index, RaftIndex uint64
-	} `json:"conclave"`
-	at time.Time // cluster time
-}
-
-// records are those of the audit log that concern a key, on a node.
-func (w *world) records(n *worldNode, arn string) (list []logged) {
-	w.t.Helper()
-	var reader *keyengine.AuditReader
-	w.poll("reading the audit log", func() bool {
-		c := &keyengine.Caller{Identity: w.root, Transport: "grpc"}
-		_, _ = rand.Read(c.RequestID[:])
-		var err error
-		reader, err = n.engine.ReadAudit(w.t.Context(), c, 0)
-		return err == nil
-	})
-	for {
-		i, line, err := reader.Next(w.t.Context())
-		if errors.Is(err, io.EOF) {
-			return list
-		}
-		var l logged
-		if err == nil {
-			err = json.Unmarshal(line, &l)
-		}
-		if err != nil {
-			w.t.Fatalf("record %d: %v", i, err)
-		}
-		if !slices.ContainsFunc(l.Resources, func(r struct{ ARN string }) bool { return r.ARN == arn }) {
-			continue
-		}
-		e, err := n.audit.Read(i, 1, 1<<20)
-		if err != nil || len(e) != 1 {
-			w.t.Fatalf("audit entry %d: %v", i, err)
-		}
-		l.at = time.Unix(0, e[0].Time)
-		list = append(list, l)
-	}
-}
-
-// converged waits until all nodes have applied the same, and reports whether they
-// came to the same state.
-func (w *world) converged() error {
-	w.t.Helper()
-	w.leader()
-	states := make([]*fsm.State, len(w.nodes))
-	w.poll("convergence", func() bool {
-		for i, n := range w.nodes {
-			states[i] = n.cluster.State()
-		}
-		return states[0].Index() == states[1].Index() && states[0].Index() == states[2].Index()
-	})
-	if states[0].Hash() != states[1].Hash() || states[0].Hash() != states[2].Hash() {
-		return fmt.Errorf("nodes differ at index %d", states[0].Index())
-	}
-	return nil
-}
-
-// cachedKeys is how many keys a node holds in the clear.
-func (n *worldNode) cachedKeys() int {
-	families, err := n.metrics.Gather()
-	if err != nil {
-		n.fault("metrics of %s: %w", n.id, err)
-	}
-	for _, f := range families {
-		if f.GetName() == "conclave_cached_keys" {
-			return int(f.Metric[0].GetGauge().GetValue())
-		}
-	}
-	n.fault("%s does not say how many keys it holds", n.id)
-	return -1
-}
-
-// wrapFor wraps material for an import.
-func wrapFor(public, material []byte) ([]byte, error) {
-	key, err := x509.ParsePKIXPublicKey(public)
-	if err != nil {
-		return nil, err
-	}
-	return rsa.EncryptOAEP(sha256.New(), rand.Reader, key.(*rsa.PublicKey), material, nil)
-}
-
-// forImport are a key's parameters, with material of one digit wrapped for it.
-func (w *world) forImport(n *worldNode, key string, digit byte) (*keyengine.ImportKeyMaterialInput, *keyengine.GetParametersForImportOutput) {
-	w.t.Helper()
-	p := mustAsk[keyengine.GetParametersForImportOutput](w, n, "GetParametersForImport", &keyengine.GetParametersForImportInput{
-		KeyId: &key, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048"),
-	})
-	b, err := wrapFor(p.PublicKey, bytes.Repeat([]byte{digit}, 32))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return &keyengine.ImportKeyMaterialInput{
-		KeyId: &key, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"),
-	}, p
-}
-
-// newKey makes a key and gives its ARN.
-func (w *world) newKey(n *worldNode, origin string) string {
-	w.t.Helper()
-	return *mustAsk[keyengine.CreateKeyOutput](w, n, "CreateKey", &keyengine.CreateKeyInput{Origin: &origin}).KeyMetadata.Arn
-}
-
-// isDue tells the records of what happens to keys by itself: nothing else may not
-// happen before its time.
-func isDue(r *fsmpb.Record) bool { return r.NotBefore != 0 && len(r.Changes) > 0 }
