@@ -13,7 +13,7 @@ LDFLAGS   := -s -w -X main.version=$(shell git describe --tags --always --dirty 
 # The protobuf files and what is generated from them.
 PROTO := $(shell git ls-files -co --exclude-standard '*.proto')
 
-.PHONY: help run build release demo test check race bench scale image compose-test test-clients test-clients-uncached fuzz generate generate-check clean
+.PHONY: help run build release demo test test-pkcs11 check race bench scale image compose-test test-clients test-clients-uncached fuzz generate generate-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -39,6 +39,10 @@ test: check ## everything that needs no container engine
 
 race: ## all tests but the heaviest under the race detector
 	$(GO) test -race -short -timeout 20m ./...
+
+test-pkcs11: ## what the tag pkcs11 adds, with SoftHSM
+	CGO_ENABLED=1 $(GO) vet -tags pkcs11 ./keyengine/... ./cmd/...
+	CGO_ENABLED=1 $(GO) test -tags pkcs11 -run 'HSM|Token|KeyStays|ManyAtOnce|HangingModule|Store' -timeout 5m ./keyengine ./keyengine/internal/hsm
 
 check: ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \

@@ -16,6 +16,7 @@ package keyengine
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -102,7 +103,9 @@ func New(cfg Config) (*Engine, error) {
 	e.fresh = newFreshness()
 	e.policies = newPolicyCache()
 	e.limits = newLimits(cfg)
-	e.outers = newOuters(cfg)
+	if e.outers, err = newOuters(cfg); err != nil {
+		return nil, errors.Join(err, e.vault.close())
+	}
 	e.metrics = newMetrics(cfg, e)
 	return e, nil
 }

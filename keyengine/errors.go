@@ -65,6 +65,8 @@ var (
 	ErrCustomStoreInvalidState      = &Error{Code: "CustomKeyStoreInvalidStateException"}
 	ErrCustomStoreNameInUse         = &Error{Code: "CustomKeyStoreNameInUseException"}
 	ErrCustomStoreHasKeys           = &Error{Code: "CustomKeyStoreHasCMKsException"}
+	ErrCloudHsmClusterInUse         = &Error{Code: "CloudHsmClusterInUseException"}
+	ErrCloudHsmClusterNotRelated    = &Error{Code: "CloudHsmClusterNotRelatedException"}
 	ErrCloudHsmClusterNotFound      = &Error{Code: "CloudHsmClusterNotFoundException"}
 	ErrXksKeyAlreadyInUse           = &Error{Code: "XksKeyAlreadyInUseException"}
 	ErrXksKeyInvalidConfiguration   = &Error{Code: "XksKeyInvalidConfigurationException"}
@@ -97,7 +99,7 @@ var outcomes = []*Error{
 	ErrAccessDenied, ErrAlreadyExists, ErrDisabled, ErrDryRun, ErrIncorrectKey, ErrInvalidArn, ErrInvalidCiphertext,
 	ErrInvalidGrantToken, ErrInvalidKeyUsage, ErrInvalidMarker, ErrInvalidState, ErrInternal, ErrLimitExceeded,
 	ErrMalformedPolicy, ErrNotAuthorized, ErrNotFound, ErrTag, ErrThrottling, ErrUnsupported, ErrValidation,
-	ErrCustomStoreNotFound, ErrConflict, ErrExpiredImportToken, ErrIncorrectKeyMaterial, ErrInvalidGrantID, ErrInvalidImportToken, ErrInvalidMac, ErrInvalidSignatureValue, ErrKeyUnavailable, ErrCustomStoreInvalidState, ErrCustomStoreNameInUse, ErrCustomStoreHasKeys, ErrCloudHsmClusterNotFound, ErrXksKeyAlreadyInUse, ErrXksKeyInvalidConfiguration, ErrXksKeyNotFound, ErrXksProxyBadCredential, ErrXksProxyInvalidConfiguration, ErrXksProxyInvalidResponse, ErrXksProxyURIEndpointInUse, ErrXksProxyURIInUse, ErrXksProxyURIUnreachable, ErrXksProxyVpcInvalid, ErrXksProxyVpcInUse, ErrXksProxyVpcNotFound, ErrInvalidAliasName, ErrUnavailable, ErrUnrecognizedClient, ErrInvalidSignature, ErrExpiredToken,
+	ErrCustomStoreNotFound, ErrConflict, ErrExpiredImportToken, ErrIncorrectKeyMaterial, ErrInvalidGrantID, ErrInvalidImportToken, ErrInvalidMac, ErrInvalidSignatureValue, ErrKeyUnavailable, ErrCustomStoreInvalidState, ErrCustomStoreNameInUse, ErrCustomStoreHasKeys, ErrCloudHsmClusterInUse, ErrCloudHsmClusterNotRelated, ErrCloudHsmClusterNotFound, ErrXksKeyAlreadyInUse, ErrXksKeyInvalidConfiguration, ErrXksKeyNotFound, ErrXksProxyBadCredential, ErrXksProxyInvalidConfiguration, ErrXksProxyInvalidResponse, ErrXksProxyURIEndpointInUse, ErrXksProxyURIInUse, ErrXksProxyURIUnreachable, ErrXksProxyVpcInvalid, ErrXksProxyVpcInUse, ErrXksProxyVpcNotFound, ErrInvalidAliasName, ErrUnavailable, ErrUnrecognizedClient, ErrInvalidSignature, ErrExpiredToken,
 }
 
 // fault says kind with a message for the caller.

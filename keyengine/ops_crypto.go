@@ -195,10 +195,7 @@ func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, e
 		return nil, err
 	}
 	if in.CustomKeyStoreId != nil {
-		if _, err := ev.store(*in.CustomKeyStoreId); err != nil {
-			return nil, err
-		}
-		return nil, fault(ErrUnsupported, "External key stores generate no random bytes.")
+		return ev.generateRandomInStore(*in.CustomKeyStoreId, int(*in.NumberOfBytes), to)
 	}
 	if err := ev.attest(to); err != nil {
 		return nil, err

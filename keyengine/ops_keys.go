@@ -230,6 +230,9 @@ func (ev *eval) ownMetadata(t *target) *KeyMetadata {
 	}
 	if k.KeyStore != "" {
 		d.CustomKeyStoreId = ptr(k.KeyStore)
+		if s := ev.keyStore(k.KeyStore); s != nil && s.Type == originHSM {
+			d.CloudHsmClusterId = ptr(s.Endpoint)
+		}
 		d.Enabled = ptr(*d.KeyState == keyStates[fsmpb.KeyState_KEY_STATE_ENABLED])
 	}
 	if k.XksKey != "" {

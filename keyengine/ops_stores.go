@@ -21,13 +21,19 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 	s := &fsmpb.KeyStore{
 		Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
 	}
-	if s.Type != originXKS {
-		return nil, fault(ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", s.Type)
+	if ev.engine.outers[s.Type] == nil {
+		return nil, unsupportedStore(s.Type)
 	}
-	s.Connectivity, s.Endpoint, s.Path = *in.XksProxyConnectivity, *in.XksProxyUriEndpoint, *in.XksProxyUriPath
-	s.AccessKey = *in.XksProxyAuthenticationCredential.AccessKeyId
-	if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
-		return nil, err
+	var secret []byte
+	defer func() { clear(secret) }()
+	if s.Type == originXKS {
+		s.Connectivity, s.Endpoint, s.Path = *in.XksProxyConnectivity, *in.XksProxyUriEndpoint, *in.XksProxyUriPath
+		s.AccessKey, secret = *in.XksProxyAuthenticationCredential.AccessKeyId, []byte(*in.XksProxyAuthenticationCredential.RawSecretAccessKey)
+		if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
+			return nil, err
+		}
+	} else {
+		s.Endpoint, secret = *in.CloudHsmClusterId, []byte(*in.KeyStorePassword)
 	}
 	all := ev.stores()
 	if len(all) >= maxStores {
@@ -39,8 +45,6 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 	if err := reachable(s); err != nil {
 		return nil, err
 	}
-	secret := []byte(*in.XksProxyAuthenticationCredential.RawSecretAccessKey)
-	defer clear(secret)
 	if err := ev.tryStore(s, secret); err != nil {
 		return nil, err
 	}
@@ -59,11 +63,6 @@ func recordStore(out *CreateCustomKeyStoreOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{text("customKeyStoreId", *out.CustomKeyStoreId)}
 }
 
-// tryStore has a store with new settings tried out before they are taken.
-func (ev *eval) tryStore(s *fsmpb.KeyStore, secret []byte) error {
-	return ev.fromStore(s, ev.connectStore(s, secret), storeError)
-}
-
 func storeType(in *CreateCustomKeyStoreInput) string {
 	if in.CustomKeyStoreType != nil {
 		return *in.CustomKeyStoreType
@@ -77,6 +76,15 @@ func storeMembers(in *CreateCustomKeyStoreInput) error {
 		if in.XksProxyUriEndpoint != nil || in.XksProxyUriPath != nil || in.XksProxyAuthenticationCredential != nil ||
 			in.XksProxyConnectivity != nil || in.XksProxyVpcEndpointServiceName != nil || in.XksProxyVpcEndpointServiceOwner != nil {
 			return fault(ErrValidation, "Members of external key stores are not valid for custom key stores of type %s.", originHSM)
+		}
+		switch {
+		case in.CloudHsmClusterId == nil:
+			return missing("cloudHsmClusterId")
+		case in.KeyStorePassword == nil:
+			return missing("keyStorePassword")
+		case in.TrustAnchorCertificate != nil:
+			// What is not checked must not look as if it were.
+			return fault(ErrValidation, "TrustAnchorCertificate is not valid here: whom the PKCS #11 module trusts is in its own configuration.")
 		}
 		return nil
 	}
@@ -112,6 +120,8 @@ func distinct(s *fsmpb.KeyStore, all []*fsmpb.KeyStore) error {
 		case o.Id == s.Id:
 		case o.Name == s.Name:
 			return fault(ErrCustomStoreNameInUse, "The custom key store name %s is in use.", s.Name)
+		case s.Type == originHSM && o.Type == originHSM && o.Endpoint == s.Endpoint:
+			return fault(ErrCloudHsmClusterInUse, "Another custom key store has the CloudHsmClusterId %s.", s.Endpoint)
 		case s.Type == originXKS && o.Type == originXKS && o.Endpoint+o.Path == s.Endpoint+s.Path:
 			return fault(ErrXksProxyURIInUse, "Another external key store has the same XksProxyUriEndpoint and XksProxyUriPath.")
 		}
@@ -154,7 +164,7 @@ func connectCustomKeyStore(ev *eval, in *ConnectCustomKeyStoreInput) (*none, err
 		return &none{}, nil
 	}
 	s = proto.CloneOf(s)
-	err = ev.connectStore(s, nil)
+	err = ev.connectStore(s)
 	if f, ok := errors.AsType[*storeFailure](err); ok {
 		_ = ev.fromStore(s, f, storeError) // for the node's log
 		s.State, s.Error = storeFailed, f.connection
@@ -231,10 +241,14 @@ func updateCustomKeyStore(ev *eval, in *UpdateCustomKeyStoreInput) (*none, error
 	if err := distinct(s, ev.stores()); err != nil {
 		return nil, err
 	}
-	if external {
-		if err := ev.updateExternal(was, s, in); err != nil {
-			return nil, err
-		}
+	switch {
+	case external:
+		err = ev.updateExternal(was, s, in)
+	case hsm:
+		err = ev.updateHSM(s, in)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if !proto.Equal(s, was) {
 		ev.putStore(s)
@@ -268,6 +282,23 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *UpdateCustomKeyStoreI
 		return err
 	}
 	return ev.engine.vault.wrapStore(s, secret)
+}
+
+// updateHSM takes another password. Another token has not the store's key.
+func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *UpdateCustomKeyStoreInput) error {
+	if in.CloudHsmClusterId != nil && *in.CloudHsmClusterId != s.Endpoint {
+		return fault(ErrCloudHsmClusterNotRelated, "The key of the custom key store %s is in the token of %s.", s.Id, s.Endpoint)
+	}
+	if in.KeyStorePassword == nil {
+		return nil
+	}
+	secret := []byte(*in.KeyStorePassword)
+	defer clear(secret)
+	return ev.engine.vault.wrapStore(s, secret)
+}
+
+func unsupportedStore(kind string) error {
+	return fault(ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", kind)
 }
 
 func describeCustomKeyStores(ev *eval, in *DescribeCustomKeyStoresInput) (*DescribeCustomKeyStoresOutput, error) {
@@ -326,10 +357,31 @@ func storeEntry(s *fsmpb.KeyStore) CustomKeyStoresListEntry {
 	if s.State == storeFailed {
 		e.ConnectionErrorCode = ptr(s.Error)
 	}
+	if s.Type == originHSM {
+		e.CloudHsmClusterId = ptr(s.Endpoint)
+	}
 	if s.Type == originXKS {
 		e.XksProxyConfiguration = &XksProxyConfiguration{
 			Connectivity: ptr(s.Connectivity), AccessKeyId: ptr(s.AccessKey), UriEndpoint: ptr(s.Endpoint), UriPath: ptr(s.Path),
 		}
 	}
 	return e
+}
+
+// generateRandomInStore is GenerateRandom with the bytes of a key store.
+func (ev *eval) generateRandomInStore(id string, n int, to *recipient) (*GenerateRandomOutput, error) {
+	s, err := ev.store(id)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.Type == originHSM && s.State != storeConnected:
+		return nil, wrongStoreState(s)
+	}
+	b, err := ev.storeRandom(s, n)
+	if err != nil {
+		return nil, err
+	}
+	out := &GenerateRandomOutput{}
+	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(b))
+	return out, err
 }

@@ -26,23 +26,40 @@ type KeyStoreConfig struct {
 	Roots *x509.CertPool
 	// Timeout of a call to an external key store proxy; 0 for AWS's 250 ms.
 	Timeout time.Duration
+
+	// PKCS11Module is the path of a PKCS #11 module, and PKCS11Tokens the labels of
+	// its tokens by the CloudHsmClusterId that callers have for each. They need a
+	// binary that was built with the tag pkcs11.
+	PKCS11Module string
+	PKCS11Tokens map[string]string
 }
 
 // outer is where the keys of one type of custom key stores are. An error that it
 // returns is a *storeFailure, unless the fault is this node's. Implementations are
 // safe for concurrent use.
 type outer interface {
-	// connect checks that a store can be used.
+	// try checks that a store can be what a request wants it to be.
+	try(ctx context.Context, s *outerStore) error
+	// connect has a store be used, and fails if it cannot be.
 	connect(ctx context.Context, s *outerStore) error
 	// checkKey checks that a key of a store can be that of a new KMS key.
 	checkKey(ctx context.Context, s *outerStore, key string) error
 	// encrypt and decrypt are the second encryption.
 	encrypt(ctx context.Context, s *outerStore, key string, message, aad []byte) (*keymat.Outer, error)
 	decrypt(ctx context.Context, s *outerStore, key string, o *keymat.Outer, aad []byte) ([]byte, error)
+	// random makes random bytes.
+	random(ctx context.Context, s *outerStore, n int) ([]byte, error)
 	close()
 }
 
-func newOuters(cfg Config) map[string]outer { return map[string]outer{originXKS: newXKSOuter(cfg)} }
+func newOuters(cfg Config) (map[string]outer, error) {
+	all := map[string]outer{originXKS: newXKSOuter(cfg)}
+	h, err := newHSMOuter(cfg)
+	if h != nil {
+		all[originHSM] = h
+	}
+	return all, err
+}
 
 // outerStore is a store, with what its side is told of the request.
 type outerStore struct {
@@ -85,7 +102,7 @@ func storeCryptoError(*storeFailure) *Error { return ErrInvalidState }
 func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, error) {
 	o := ev.engine.outers[s.Type]
 	if o == nil {
-		return nil, nil, fault(ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", s.Type)
+		return nil, nil, unsupportedStore(s.Type)
 	}
 	return o, &outerStore{
 		KeyStore: s,
@@ -96,19 +113,37 @@ func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, err
 	}, nil
 }
 
-// connectStore has a store tried out. The secret of one that is new, or has another
-// one, need not be wrapped yet; nil for the one that the store has.
-func (ev *eval) connectStore(s *fsmpb.KeyStore, secret []byte) error {
+// connectStore has a store be used.
+func (ev *eval) connectStore(s *fsmpb.KeyStore) error {
 	o, to, err := ev.outerFor(s, "")
 	if err != nil {
 		return err
 	}
-	if secret != nil {
-		to.secret = func(use func([]byte) error) error { return use(secret) }
-	}
-	name := outsideName("connect", []byte(s.Id), version(s), []byte(s.Endpoint+s.Path), []byte(s.AccessKey), secret)
-	_, err = ev.outside(name, func() ([]byte, error) { return nil, o.connect(ev.ctx, to) })
+	_, err = ev.outside(outsideName("connect", []byte(s.Id), version(s)), func() ([]byte, error) { return nil, o.connect(ev.ctx, to) })
 	return err
+}
+
+// tryStore has a store with new settings tried out before they are taken. Its secret
+// is not wrapped yet.
+func (ev *eval) tryStore(s *fsmpb.KeyStore, secret []byte) error {
+	o, to, err := ev.outerFor(s, "")
+	if err != nil {
+		return err
+	}
+	to.secret = func(use func([]byte) error) error { return use(secret) }
+	name := outsideName("try", []byte(s.Id), version(s), []byte(s.Endpoint), []byte(s.Path), []byte(s.AccessKey), secret)
+	_, err = ev.outside(name, func() ([]byte, error) { return nil, o.try(ev.ctx, to) })
+	return ev.fromStore(s, err, storeError)
+}
+
+// storeRandom has a store make random bytes.
+func (ev *eval) storeRandom(s *fsmpb.KeyStore, n int) ([]byte, error) {
+	o, to, err := ev.outerFor(s, "")
+	if err != nil {
+		return nil, err
+	}
+	b, err := ev.outside(outsideName("random", []byte(s.Id), version(s)), func() ([]byte, error) { return o.random(ev.ctx, to, n) })
+	return b, ev.fromStore(s, err, storeKeyError)
 }
 
 // checkStoreKey checks the external key of a new KMS key.

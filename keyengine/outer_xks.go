@@ -35,6 +35,8 @@ func (s *outerStore) origin() xks.Origin {
 	return xks.Origin{Principal: s.principal, Key: s.keyARN, Operation: s.operation, RequestID: s.request}
 }
 
+func (x *xksOuter) try(ctx context.Context, s *outerStore) error { return x.connect(ctx, s) }
+
 func (x *xksOuter) connect(ctx context.Context, s *outerStore) error {
 	return xksFailure(x.client.Health(ctx, s.proxy(), s.origin()))
 }
@@ -66,6 +68,10 @@ func (x *xksOuter) encrypt(ctx context.Context, s *outerStore, key string, messa
 func (x *xksOuter) decrypt(ctx context.Context, s *outerStore, key string, o *keymat.Outer, aad []byte) ([]byte, error) {
 	message, err := x.client.Decrypt(ctx, s.proxy(), s.origin(), key, &xks.Sealed{Ciphertext: o.Body, IV: o.IV, Tag: o.Tag, Metadata: o.Metadata}, aad)
 	return message, xksFailure(err)
+}
+
+func (x *xksOuter) random(context.Context, *outerStore, int) ([]byte, error) {
+	return nil, fault(ErrUnsupported, "External key stores generate no random bytes.")
 }
 
 func (x *xksOuter) close() { x.client.Close() }

@@ -91,6 +91,8 @@ var table = map[keyengine.Code]row{
 	keyengine.ErrCustomStoreInvalidState.Code:      {http.StatusBadRequest, codes.FailedPrecondition},
 	keyengine.ErrCustomStoreNameInUse.Code:         {http.StatusBadRequest, codes.AlreadyExists},
 	keyengine.ErrCustomStoreHasKeys.Code:           {http.StatusBadRequest, codes.FailedPrecondition},
+	keyengine.ErrCloudHsmClusterInUse.Code:         {http.StatusBadRequest, codes.AlreadyExists},
+	keyengine.ErrCloudHsmClusterNotRelated.Code:    {http.StatusBadRequest, codes.InvalidArgument},
 	keyengine.ErrCloudHsmClusterNotFound.Code:      {http.StatusBadRequest, codes.NotFound},
 	keyengine.ErrXksKeyAlreadyInUse.Code:           {http.StatusBadRequest, codes.AlreadyExists},
 	keyengine.ErrXksKeyInvalidConfiguration.Code:   {http.StatusBadRequest, codes.InvalidArgument},

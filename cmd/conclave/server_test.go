@@ -32,6 +32,7 @@ func serverConfig(t *testing.T, env map[string]string, args ...string) (*node.Co
 func TestEveryFieldHasAFlag(t *testing.T) {
 	values := map[string]string{
 		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
+		"pkcs11-tokens":     "cluster-abcdefghijk=x",
 		"heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
 	}
 	var c node.Config
@@ -103,6 +104,11 @@ func TestServerConfig(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+	for _, tokens := range []string{"", "x", "cluster-abcdefghijk", "cluster-abcdefghijk=", "cluster-abc=x", "cluster-abcdefghijk=x,cluster-abcdefghijk=y"} {
+		if _, err := parseTokens(tokens); err == nil {
+			t.Errorf("tokens %q are taken", tokens)
+		}
 	}
 	for _, peers := range []string{"n1", "=x", "n1=", "n1=a:1,n1=b:1", "n1=a:1,"} {
 		if _, err := parsePeers(peers); err == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -71,12 +72,36 @@ var serverSettings = []setting{
 	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default refuse these)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
 	{flag: "xks-allow-private-endpoints", isBool: true, usage: "let external key stores be at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
 	{flag: "xks-ca", usage: "PEM file of the CAs of external key stores (default the system's)", set: text(func(c *node.Config) *string { return &c.XKSCA })},
+	{flag: "pkcs11-module", usage: "path of a PKCS #11 module, for key stores of type AWS_CLOUDHSM (binaries built with the tag pkcs11)", set: text(func(c *node.Config) *string { return &c.PKCS11Module })},
+	{flag: "pkcs11-tokens", usage: "labels of its tokens by CloudHsmClusterId: cluster-ID=LABEL,…", set: func(c *node.Config, v string) (err error) {
+		c.PKCS11Tokens, err = parseTokens(v)
+		return err
+	}},
 	{flag: "heartbeat-timeout", usage: "silence of the leader after which another is elected; 3 to 5 times the default between sites (default 500ms)", set: positive(func(c *node.Config) *time.Duration { return &c.Timeouts.Heartbeat })},
 	{flag: "shutdown-timeout", usage: "how long a stop in good order may take (default 10s)", set: positive(func(c *node.Config) *time.Duration { return &c.ShutdownTimeout })},
 	{flag: "log-level", usage: "debug, info, warn or error (default info)", set: func(c *node.Config, v string) error {
 		return c.LogLevel.UnmarshalText([]byte(v))
 	}},
 	{flag: "log-json", isBool: true, usage: "log in JSON", set: truth(func(c *node.Config) *bool { return &c.LogJSON })},
+}
+
+// clusterID is AWS's form of the ids of CloudHSM clusters.
+var clusterID = regexp.MustCompile(`^cluster-[2-7a-zA-Z]{11,16}$`)
+
+// parseTokens reads ID=LABEL,… into labels of PKCS #11 tokens.
+func parseTokens(s string) (map[string]string, error) {
+	tokens := make(map[string]string)
+	for part := range strings.SplitSeq(s, ",") {
+		id, label, ok := strings.Cut(part, "=")
+		switch {
+		case !ok || label == "" || !clusterID.MatchString(id):
+			return nil, fmt.Errorf("%q is not cluster-ID=LABEL, with an id of 11 to 16 letters and digits 2 to 7", part)
+		case tokens[id] != "":
+			return nil, fmt.Errorf("%q is named twice", id)
+		}
+		tokens[id] = label
+	}
+	return tokens, nil
 }
 
 // positive sets a time that is not 0.

@@ -88,6 +88,11 @@ type Config struct {
 	// XKSCA is a PEM file of the authorities that external key stores' certificates
 	// are from; "" for the system's.
 	XKSCA string
+	// PKCS11Module is the path of a PKCS #11 module, for custom key stores of type
+	// AWS_CLOUDHSM, and PKCS11Tokens the labels of its tokens by CloudHsmClusterId.
+	// They need a binary that was built with the tag pkcs11.
+	PKCS11Module string
+	PKCS11Tokens map[string]string
 
 	// Timeouts of the cluster; zero ones fit a local network.
 	Timeouts cluster.Timeouts

@@ -10,7 +10,10 @@ import (
 
 // keyStores is what the engine is told of custom key stores.
 func (c *Config) keyStores() (keyengine.KeyStoreConfig, error) {
-	k := keyengine.KeyStoreConfig{AllowPrivateEndpoints: c.XKSAllowPrivateEndpoints, Timeout: c.Test.XKSTimeout}
+	k := keyengine.KeyStoreConfig{
+		AllowPrivateEndpoints: c.XKSAllowPrivateEndpoints, Timeout: c.Test.XKSTimeout,
+		PKCS11Module: c.PKCS11Module, PKCS11Tokens: c.PKCS11Tokens,
+	}
 	if c.XKSCA == "" {
 		return k, nil
 	}
