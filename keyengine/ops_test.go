@@ -366,21 +366,9 @@ func TestEveryFlippedBit(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	r := newRoom(t)
-	id, arn := r.newKey()
+	id, _ := r.newKey()
 	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	// This version makes no other keys, so the key's usage is edited where nothing
-	// guards it: in a state made up for the test.
-	other, _ := r.newKey()
-	k := r.keyID(other)
-	signing := *ptr(k)
-	signing.ID[0] ^= 0xff
-	was, _ := r.cluster.state().Key(k)
-	n := cloneOf(was)
-	n.Id, n.Usage, n.Spec = signing.ID[:], "SIGN_VERIFY", "RSA_2048"
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: n}})
-	sign := formatKeyID(signing.ID, false)
-	r.setPolicy(sign, r.policyFor(rootStatement))
-	signARN := strings.Replace(arn, id, sign, 1)
+	sign, signARN := r.newKeyOf("RSA_2048", usageSign)
 
 	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &sign, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_1")})
 	wantError(t, err, ErrInvalidKeyUsage, signARN+" key usage is SIGN_VERIFY which is not valid for Encrypt.")
