@@ -70,3 +70,8 @@ func (r *room) signInput(id string) *SignInput {
 func (r *room) macInput(id string) *GenerateMacInput {
 	return &GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
 }
+
+// manyRefusals lets the first node refuse more than one principal may cause.
+func (r *room) manyRefusals() {
+	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalBurst: 1 << 20})
+}

@@ -228,7 +228,7 @@ func TestMarkers(t *testing.T) {
 			raw[i] ^= 1 << bit
 		}
 	}
-	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalBurst: 1 << 20})
+	r.manyRefusals()
 	for _, m := range forms {
 		_, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Marker: &m})
 		if wantError(t, err, ErrInvalidMarker, ""); t.Failed() {
