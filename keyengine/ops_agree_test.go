@@ -1,0 +1,262 @@
+package keyengine
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+)
+
+// TestMacs: a MAC is as long as its hash, the same each time, and verifies whole
+// only, by its own key.
+func TestMacs(t *testing.T) {
+	r := newRoom(t)
+	for _, tt := range []struct {
+		spec, algorithm string
+		size            int
+	}{
+		{"HMAC_224", "HMAC_SHA_224", 28}, {"HMAC_256", "HMAC_SHA_256", 32}, {"HMAC_384", "HMAC_SHA_384", 48}, {"HMAC_512", "HMAC_SHA_512", 64},
+	} {
+		t.Run(tt.spec, func(t *testing.T) {
+			r.t = t
+			id, arn := r.newKeyOf(tt.spec, usageMac)
+			other, _ := r.newKeyOf(tt.spec, usageMac)
+			in := &GenerateMacInput{KeyId: &id, Message: []byte("message"), MacAlgorithm: &tt.algorithm}
+			out := must[GenerateMacOutput](r, "GenerateMac", in)
+			if *out.KeyId != arn || *out.MacAlgorithm != tt.algorithm || len(out.Mac) != tt.size {
+				t.Errorf("answer of %s with %s, %d bytes", *out.KeyId, *out.MacAlgorithm, len(out.Mac))
+			}
+			if again := must[GenerateMacOutput](r, "GenerateMac", in); !bytes.Equal(again.Mac, out.Mac) {
+				t.Error("another MAC the second time")
+			}
+			verify := func(id string, message, mac []byte) error {
+				v, err := call[VerifyMacOutput](r, "VerifyMac", &VerifyMacInput{KeyId: &id, Message: message, Mac: mac, MacAlgorithm: &tt.algorithm})
+				if err == nil && (!*v.MacValid || *v.KeyId != arn || *v.MacAlgorithm != tt.algorithm) {
+					t.Errorf("answer is %v of %s with %s", *v.MacValid, *v.KeyId, *v.MacAlgorithm)
+				}
+				return err
+			}
+			if err := verify(id, in.Message, out.Mac); err != nil {
+				t.Errorf("the MAC itself: %v", err)
+			}
+			wantError(t, verify(other, in.Message, out.Mac), ErrInvalidMac, "")
+			wantError(t, verify(id, []byte("messagf"), out.Mac), ErrInvalidMac, "")
+			for n := 1; n < tt.size; n++ {
+				wantError(t, verify(id, in.Message, out.Mac[:n]), ErrInvalidMac, "")
+			}
+			wantError(t, verify(id, in.Message, append(bytes.Clone(out.Mac), 0)), ErrInvalidMac, "")
+			for i := range out.Mac {
+				b := bytes.Clone(out.Mac)
+				b[i] ^= 1 << (i % 8)
+				wantError(t, verify(id, in.Message, b), ErrInvalidMac, "")
+			}
+			for _, algorithm := range enums["MacAlgorithmSpec"].values {
+				if algorithm == tt.algorithm {
+					continue
+				}
+				want := "Algorithm " + algorithm + " is incompatible with key spec " + tt.spec + "."
+				_, err := call[none](r, "GenerateMac", &GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
+				wantError(t, err, ErrInvalidKeyUsage, want)
+				_, err = call[none](r, "VerifyMac", &VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
+				wantError(t, err, ErrInvalidKeyUsage, want)
+			}
+			for _, size := range []int{0, 4097} {
+				_, err := call[none](r, "GenerateMac", &GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
+				wantError(t, err, ErrValidation, "…")
+			}
+		})
+	}
+}
+
+var agreeing = []struct {
+	spec  string
+	curve ecdh.Curve
+	size  int
+}{
+	{"ECC_NIST_P256", ecdh.P256(), 32}, {"ECC_NIST_P384", ecdh.P384(), 48}, {"ECC_NIST_P521", ecdh.P521(), 66},
+}
+
+func (r *room) derives(id string, peer []byte) (*DeriveSharedSecretOutput, error) {
+	r.t.Helper()
+	return call[DeriveSharedSecretOutput](r, "DeriveSharedSecret", &DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer})
+}
+
+// TestSharedSecrets: both sides come to the same secret, the other one with the
+// standard library or with a key here.
+func TestSharedSecrets(t *testing.T) {
+	r := newRoom(t)
+	for _, tt := range agreeing {
+		t.Run(tt.spec, func(t *testing.T) {
+			r.t = t
+			id, arn := r.newKeyOf(tt.spec, usageAgree)
+			second, _ := r.newKeyOf(tt.spec, usageAgree)
+			own := parsePeerKey(t, r.publicKey(id))
+			private, err := tt.curve.GenerateKey(rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := private.ECDH(own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := r.derives(id, encodePeerKey(t, private.PublicKey()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(out.SharedSecret, want) || len(out.SharedSecret) != tt.size {
+				t.Errorf("secret is %d bytes, and not what the other side has", len(out.SharedSecret))
+			}
+			if *out.KeyId != arn || *out.KeyAgreementAlgorithm != "ECDH" || *out.KeyOrigin != originKMS || out.CiphertextForRecipient != nil {
+				t.Errorf("answer: %s, %s, %s", *out.KeyId, *out.KeyAgreementAlgorithm, *out.KeyOrigin)
+			}
+			a, err := r.derives(id, r.publicKey(second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := r.derives(second, r.publicKey(id))
+			if err != nil || !bytes.Equal(a.SharedSecret, b.SharedSecret) || bytes.Equal(a.SharedSecret, want) {
+				t.Errorf("two keys here do not agree (%v)", err)
+			}
+		})
+	}
+}
+
+// TestSharedSecretZeros: leading zeros of a secret are kept, as it would be another
+// one without.
+func TestSharedSecretZeros(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKeyOf("ECC_NIST_P256", usageAgree)
+	own := parsePeerKey(t, r.publicKey(id))
+	for range 1 << 14 {
+		private, err := ecdh.P256().GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := private.ECDH(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want[0] != 0 {
+			continue
+		}
+		out, err := r.derives(id, encodePeerKey(t, private.PublicKey()))
+		if err != nil || !bytes.Equal(out.SharedSecret, want) {
+			t.Errorf("secret is %x, want %x (%v)", out.SharedSecret, want, err)
+		}
+		return
+	}
+	t.Fatal("none of 16384 secrets begins with a zero")
+}
+
+// TestBadPeers: whatever is no point of the key's curve is refused alike, without a
+// word of why, and before a dry run succeeds.
+func TestBadPeers(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKeyOf("ECC_NIST_P256", usageAgree)
+	other, _ := r.newKeyOf("ECC_NIST_P384", usageAgree)
+	good := r.publicKey(id)
+	point := func(edit func(point []byte) []byte) []byte {
+		var info struct {
+			Algorithm pkix.AlgorithmIdentifier
+			Point     asn1.BitString
+		}
+		if _, err := asn1.Unmarshal(good, &info); err != nil {
+			t.Fatal(err)
+		}
+		b := edit(bytes.Clone(info.Point.Bytes))
+		info.Point = asn1.BitString{Bytes: b, BitLength: 8 * len(b)}
+		der, err := asn1.Marshal(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	if !bytes.Equal(point(func(b []byte) []byte { return b }), good) {
+		t.Fatal("a point that was not edited is another key")
+	}
+	public := func(spec string) []byte {
+		material, err := primitive.Generate(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spki, err := primitive.Public(spec, material)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spki
+	}
+	private, err := primitive.Generate("ECC_NIST_P256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, peer := range map[string][]byte{
+		"another curve":     r.publicKey(other),
+		"secp256k1":         public("ECC_SECG_P256K1"),
+		"RSA":               public("RSA_2048"),
+		"Ed25519":           public("ECC_NIST_EDWARDS25519"),
+		"ML-DSA":            public("ML_DSA_44"),
+		"off the curve":     point(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }),
+		"the origin":        point(func(b []byte) []byte { clear(b[1:]); return b }),
+		"beyond the field":  point(func(b []byte) []byte { copy(b[1:], bytes.Repeat([]byte{0xff}, 32)); return b }),
+		"infinity":          point(func([]byte) []byte { return []byte{0} }),
+		"no point":          point(func([]byte) []byte { return nil }),
+		"compressed":        point(func(b []byte) []byte { return append([]byte{2 | b[64]&1}, b[1:33]...) }),
+		"hybrid":            point(func(b []byte) []byte { b[0] = 6 | b[64]&1; return b }),
+		"a bare point":      point(func(b []byte) []byte { return b })[len(good)-65:],
+		"a private key":     private,
+		"garbage":           []byte("x"),
+		"cut":               good[:len(good)-1],
+		"something after":   append(bytes.Clone(good), 0),
+		"PEM":               []byte("-----BEGIN PUBLIC KEY-----"),
+		"as long as may be": bytes.Repeat([]byte{0x30}, 8192),
+	} {
+		for _, dry := range []bool{false, true} {
+			_, err := call[none](r, "DeriveSharedSecret", &DeriveSharedSecretInput{
+				KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, DryRun: &dry,
+			})
+			if e, ok := errors.AsType[*Error](err); !ok || e.Code != ErrValidation.Code || e.Message != "" {
+				t.Errorf("%s: %v", name, err)
+			}
+			if rec := r.lastRecord(); rec.ErrorCode != "ValidationException" || !strings.HasSuffix(rec.Resources[0].Arn, id) {
+				t.Errorf("%s: record of %s with %q", name, rec.EventName, rec.ErrorCode)
+			}
+		}
+	}
+	for _, size := range []int{0, 8193} {
+		_, err := r.derives(id, make([]byte, size))
+		wantError(t, err, ErrValidation, "…")
+	}
+	_, err = call[none](r, "DeriveSharedSecret", &DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("SM2"), PublicKey: good})
+	wantError(t, err, ErrValidation, "…")
+}
+
+func parsePeerKey(t testing.TB, spki []byte) *ecdh.PublicKey {
+	t.Helper()
+	parsed, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := parsed.(interface {
+		ECDH() (*ecdh.PublicKey, error)
+	}).ECDH()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func encodePeerKey(t testing.TB, key *ecdh.PublicKey) []byte {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spki
+}
