@@ -315,6 +315,9 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		err = ev.fit(t, usageEncrypt, algorithmOr(c.algorithm))
 	}
 	if err == nil {
+		err = fits(t, algorithmOr(c.algorithm), 0, c.context)
+	}
+	if err == nil {
 		err = ev.attest(c.to)
 	}
 	switch {
@@ -340,9 +343,6 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 
 // openRSA decrypts what was encrypted with an asymmetric key's public half.
 func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Material, error) {
-	if len(c.context) > 0 {
-		return nil, nil, nil, fault(ErrValidation, "An encryption context cannot be used with the algorithm %s.", *c.algorithm)
-	}
 	var plaintext []byte
 	err := ev.withCurrent(t, func(material []byte) (err error) {
 		plaintext, err = primitive.DecryptRSA(t.key.Spec, material, *c.algorithm, c.blob)
