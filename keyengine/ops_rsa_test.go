@@ -7,32 +7,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
-
-	"github.com/conclavekms/conclave/keyengine/internal/primitive"
 )
 
 const (
 	oaepSHA1   = "RSAES_OAEP_SHA_1"
 	oaepSHA256 = "RSAES_OAEP_SHA_256"
 )
-
-var sharedKeys sync.Map // by spec
-
-// sharedKey is a key of a spec that the tests share, as large RSA keys take long to make.
-func sharedKey(t testing.TB, spec string) []byte {
-	t.Helper()
-	if b, ok := sharedKeys.Load(spec); ok {
-		return bytes.Clone(b.([]byte))
-	}
-	b, err := primitive.Generate(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sharedKeys.Store(spec, bytes.Clone(b))
-	return b
-}
 
 // holding makes a key for imported material that has some.
 func (r *room) holding(spec, usage string, material []byte) (id, arn string) {
@@ -71,7 +52,7 @@ func TestEncryptRSA(t *testing.T) {
 	} {
 		t.Run(tt.spec, func(t *testing.T) {
 			r.t = t
-			m := sharedKey(t, tt.spec)
+			m := rsaKey(t, tt.spec)
 			id, arn := r.holding(tt.spec, usageEncrypt, m)
 			parsed, err := x509.ParsePKCS8PrivateKey(m)
 			if err != nil {
