@@ -38,6 +38,7 @@ type readWorld struct {
 	alice     Identity
 	id, other string
 	imported  string // a key that waits for material, in the cases that make one
+	used      string // the key of the cases of asymmetric keys
 	token     []byte // the id of the import token for it
 	blob      []byte
 	// multi is a multi-Region key with a replica in secondRegion, lone one without,
@@ -381,7 +382,7 @@ func denialCases() []readCase {
 // it must: with that one read taken out of the record, the outdated answer gets
 // through. The whole read set is compared too, so that nothing is in it in vain.
 func TestReadSets(t *testing.T) {
-	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), storeReadCases(), denialCases(), grantReadCases()) {
+	for _, tt := range slices.Concat(readCases(), materialReadCases(), rootReadCases(), regionReadCases(), storeReadCases(), denialCases(), asymmetricReadCases(), grantReadCases()) {
 		t.Run(tt.name, func(t *testing.T) {
 			got, reads, _ := tt.run(t, false, false)
 			if got != tt.before {
@@ -462,6 +463,10 @@ func (w *readWorld) outcome(out any, err error) string {
 	switch out := out.(type) {
 	case *EncryptOutput:
 		if strings.HasSuffix(*out.KeyId, w.other) {
+			return "ok other"
+		}
+	case *GetPublicKeyOutput:
+		if string(out.PublicKey) == "other" {
 			return "ok other"
 		}
 	case *ScheduleKeyDeletionOutput:

@@ -1,0 +1,86 @@
+package keyengine
+
+import "github.com/conclavekms/conclave/fsm/fsmpb"
+
+// asymmetricReadCases are those of operations on keys that are not symmetric, each
+// with the whole of what it reads: the key, by an alias, its policy, the credential.
+func asymmetricReadCases() (cases []readCase) {
+	const all, aliased = "KEY KEY_POLICY CREDENTIAL", "KEY KEY_POLICY ALIAS CREDENTIAL"
+	used := func(w *readWorld) []byte { return w.keyBytes(w.used) }
+	alias := func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), "alias/used"...) }
+	credential := func(w *readWorld) []byte { return []byte(w.alice.Credential()) }
+	disable := func(w *readWorld) {
+		w.mangle(w.used, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+	}
+	removeAlias := func(w *readWorld) {
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/used", Region: testRegion}}})
+	}
+	for _, op := range []string{
+		"Sign", "Verify", "GetPublicKey", "GenerateMac", "VerifyMac", "DeriveSharedSecret", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext",
+	} {
+		byID := func(w *readWorld) any { return w.using(op, "") }
+		byAlias := func(w *readWorld) any { return w.using(op, "alias/used") }
+		cases = append(cases,
+			readCase{op + ", key disabled", op, byID, fsmpb.Kind_KIND_KEY, used, disable, "ok", "DisabledException", all, false, false},
+			readCase{op + ", permission withdrawn", op, byID, fsmpb.Kind_KIND_KEY_POLICY, used, func(w *readWorld) { w.deny(w.used) }, "ok", "AccessDeniedException", all, false, false},
+			readCase{op + ", credential revoked", op, byID, fsmpb.Kind_KIND_CREDENTIAL, credential, func(w *readWorld) { w.revoke(w.alice) }, "ok", "UnrecognizedClientException", all, false, false},
+			readCase{op + " by alias, alias deleted", op, byAlias, fsmpb.Kind_KIND_ALIAS, alias, removeAlias, "ok", "NotFoundException", aliased, false, false},
+		)
+	}
+	return append(cases,
+		readCase{"Decrypt with an RSA key, key disabled", "Decrypt", func(w *readWorld) any { return w.using("Decrypt", "") },
+			fsmpb.Kind_KIND_KEY, used, disable, "ok", "DisabledException", all, false, false},
+		readCase{"GetPublicKey, other material", "GetPublicKey", func(w *readWorld) any { return w.using("GetPublicKey", "") },
+			fsmpb.Kind_KIND_KEY, used, func(w *readWorld) { w.withPublic(w.used, []byte("other")) }, "ok", "ok other", all, false, false},
+		readCase{"Verify, no signature", "Verify", func(w *readWorld) any {
+			in := w.using("Verify", "").(*VerifyInput)
+			in.Signature = []byte("none")
+			return in
+		}, fsmpb.Kind_KIND_KEY, used, disable, "KMSInvalidSignatureException", "DisabledException", all, false, false},
+		readCase{"VerifyMac, no MAC", "VerifyMac", func(w *readWorld) any {
+			in := w.using("VerifyMac", "").(*VerifyMacInput)
+			in.Mac = []byte("none")
+			return in
+		}, fsmpb.Kind_KIND_KEY, used, disable, "KMSInvalidMacException", "DisabledException", all, false, false},
+	)
+}
+
+// using makes a key that alice may do everything with, with an alias, and a request
+// to use it by a name; "" for its id.
+func (w *readWorld) using(op, name string) any {
+	w.t.Helper()
+	kind := map[string][2]string{
+		"Sign": {"ECC_NIST_P256", usageSign}, "Verify": {"ECC_NIST_P256", usageSign}, "GetPublicKey": {"ECC_NIST_P256", usageSign},
+		"GenerateMac": {"HMAC_256", usageMac}, "VerifyMac": {"HMAC_256", usageMac}, "DeriveSharedSecret": {"ECC_NIST_P256", usageAgree},
+		"GenerateDataKeyPair": {specSymmetric, usageEncrypt}, "GenerateDataKeyPairWithoutPlaintext": {specSymmetric, usageEncrypt},
+		"Decrypt": {"RSA_2048", usageEncrypt},
+	}[op]
+	w.used, _ = w.newKeyOf(kind[0], kind[1])
+	w.setPolicy(w.used, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	must[none](w.room, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/used"), TargetKeyId: &w.used})
+	id := &w.used
+	if name != "" {
+		id = &name
+	}
+	curve, message := ptr("ECC_NIST_P256"), []byte("m")
+	switch op {
+	case "Sign":
+		return w.signInput(*id)
+	case "Verify":
+		return &VerifyInput{KeyId: id, Message: message, Signature: w.signs(w.used, "ECDSA_SHA_256", "RAW", message), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+	case "GetPublicKey":
+		return &GetPublicKeyInput{KeyId: id}
+	case "GenerateMac":
+		return w.macInput(*id)
+	case "VerifyMac":
+		mac := must[GenerateMacOutput](w.room, "GenerateMac", w.macInput(w.used)).Mac
+		return &VerifyMacInput{KeyId: id, Message: message, Mac: mac, MacAlgorithm: ptr("HMAC_SHA_256")}
+	case "DeriveSharedSecret":
+		return &DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: ptr(algorithmECDH), PublicKey: w.publicKey(w.used)}
+	case "GenerateDataKeyPair":
+		return &GenerateDataKeyPairInput{KeyId: id, KeyPairSpec: curve}
+	case "GenerateDataKeyPairWithoutPlaintext":
+		return &GenerateDataKeyPairWithoutPlaintextInput{KeyId: id, KeyPairSpec: curve}
+	}
+	return &DecryptInput{KeyId: id, CiphertextBlob: w.encryptRSA(w.used, oaepSHA256, message), EncryptionAlgorithm: ptr(oaepSHA256)}
+}
