@@ -65,6 +65,8 @@ type Config struct {
 	AttestationRoots *x509.CertPool
 
 	KeyStores KeyStoreConfig
+
+	Quotas Quotas
 }
 
 // Engine answers requests on one node. It is safe for concurrent use.
@@ -83,6 +85,7 @@ type Engine struct {
 	policies   *policyCache
 	keys       keyCount
 	limits     *limits
+	quotas     Quotas
 	outers     map[string]outer // by type of custom key stores
 	metrics    *metrics
 }
@@ -103,6 +106,7 @@ func New(cfg Config) (*Engine, error) {
 	e.fresh = newFreshness()
 	e.policies = newPolicyCache()
 	e.limits = newLimits(cfg)
+	e.quotas = cfg.Quotas.orDefault()
 	if e.outers, err = newOuters(cfg); err != nil {
 		return nil, errors.Join(err, e.vault.close())
 	}

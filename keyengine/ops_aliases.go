@@ -7,9 +7,6 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// maxAliases is how many aliases a key may have.
-const maxAliases = 50
-
 func createAlias(ev *eval, in *CreateAliasInput) (*none, error) {
 	name := *in.AliasName
 	if err := aliasMembers(name, *in.TargetKeyId); err != nil {
@@ -151,8 +148,8 @@ func (ev *eval) authoriseAlias(name string, keys ...*target) error {
 }
 
 func (ev *eval) roomForAlias(t *target) error {
-	if n := ev.keyAliases(t.id); n.GetCount() >= maxAliases {
-		return fault(ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, maxAliases)
+	if n, most := ev.keyAliases(t.id), ev.engine.quotas.Aliases; int(n.GetCount()) >= most {
+		return fault(ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, n.GetCount())
 	}
 	return nil
 }

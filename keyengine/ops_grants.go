@@ -18,10 +18,6 @@ import (
 )
 
 const (
-	// maxGrants is how many grants a key may have. Like maxKeys, it can be exceeded
-	// by a few: else no two grants on a key could be made at a time.
-	maxGrants = 50_000
-
 	maxConstraintPairs = 8
 	maxConstraintValue = 384 // characters
 )
@@ -194,11 +190,11 @@ func (ev *eval) namesake(t *target, n *fsmpb.Grant) *fsmpb.Grant {
 
 // roomForGrant: only a refusal depends on the number of grants.
 func (ev *eval) roomForGrant(t *target) error {
-	if n, _ := ev.state.KeyGrants(t.id); n.GetCount() < maxGrants {
+	if n, _ := ev.state.KeyGrants(t.id); int(n.GetCount()) < ev.engine.quotas.Grants {
 		return nil
 	}
 	ev.keyGrants(t.id)
-	return fault(ErrLimitExceeded, "%s has %d grants and cannot have more.", t.arn, maxGrants)
+	return fault(ErrLimitExceeded, "%s has %d grants and cannot have more.", t.arn, ev.engine.quotas.Grants)
 }
 
 func revokeGrant(ev *eval, in *RevokeGrantInput) (*none, error) {

@@ -596,16 +596,16 @@ func TestGrantQuota(t *testing.T) {
 	alice := r.user(aliceARN)
 	id, arn := r.newKey()
 	k := r.keyID(id)
-	for i := 0; i < maxGrants-1; {
+	for i := 0; i < defaultQuotas.Grants-1; {
 		var changes []*fsmpb.Change
-		for ; len(changes) < 16 && i < maxGrants-1; i++ {
+		for ; len(changes) < 16 && i < defaultQuotas.Grants-1; i++ {
 			c := r.grantChange(id, fmt.Sprintf("%064x", i), fmt.Sprintf("arn:aws:iam::%s:user/u%d", testAccount, i), "Encrypt")
 			changes = append(changes, c)
 		}
 		r.cluster.change(changes...)
 	}
 	last := r.createGrant(id, aliceARN, "Encrypt")
-	if n, _ := r.cluster.state().KeyGrants(k); n.Count != maxGrants {
+	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != defaultQuotas.Grants {
 		t.Fatalf("the key has %d grants", n.Count)
 	}
 	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {

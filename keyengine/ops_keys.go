@@ -16,11 +16,6 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// maxKeys is how many keys an account may have in a Region. It is not in any read set, as
-// that would let no two keys be made at a time: the number can be exceeded by a
-// few.
-const maxKeys = 100_000
-
 func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	if err := keyKind(in); err != nil {
 		return nil, err
@@ -36,7 +31,7 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	if err := supportedKey(in); err != nil {
 		return nil, err
 	}
-	tags, err := mergeTags(nil, in.Tags)
+	tags, err := ev.mergeTags(nil, in.Tags)
 	if err != nil {
 		return nil, err
 	}
@@ -381,8 +376,8 @@ func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
 
 // roomForKey checks the quota of keys in a Region.
 func (ev *eval) roomForKey(region string) error {
-	if ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), region, maxKeys) {
-		return fault(ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", maxKeys)
+	if most := ev.engine.quotas.Keys; ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), region, most) {
+		return fault(ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
 	}
 	return nil
 }

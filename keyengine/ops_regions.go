@@ -181,7 +181,7 @@ func replicateKey(ev *eval, in *ReplicateKeyInput) (*ReplicateKeyOutput, error) 
 	if r.key != nil {
 		return nil, fault(ErrAlreadyExists, "Key '%s' already exists", r.arn)
 	}
-	tags, err := mergeTags(nil, in.Tags)
+	tags, err := ev.mergeTags(nil, in.Tags)
 	if err != nil {
 		return nil, err
 	}

@@ -16,8 +16,6 @@ const (
 	// rotationPeriod is how long a material is current when EnableKeyRotation does
 	// not say, in days.
 	rotationPeriod = 365
-	// maxRotations is how often a key can be rotated on demand.
-	maxRotations = 25
 	// rotationSoon is how long before an automatic rotation none on demand begins.
 	rotationSoon = 20 * time.Minute
 
@@ -145,7 +143,7 @@ func rotateKeyOnDemand(ev *eval, in *RotateKeyOnDemandInput) (*RotateKeyOnDemand
 	if err := ev.noneDueSoon(t.key); err != nil {
 		return nil, err
 	}
-	if t.key.RotationsOnDemand >= maxRotations {
+	if int(t.key.RotationsOnDemand) >= ev.engine.quotas.Rotations {
 		return nil, fault(ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
 			"No more on-demand rotations can be performed for this key: %s", t.arn)
 	}

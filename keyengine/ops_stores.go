@@ -36,8 +36,8 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 		s.Endpoint, secret = *in.CloudHsmClusterId, []byte(*in.KeyStorePassword)
 	}
 	all := ev.stores()
-	if len(all) >= maxStores {
-		return nil, fault(ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", maxStores)
+	if most := ev.engine.quotas.KeyStores; len(all) >= most {
+		return nil, fault(ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", most)
 	}
 	if err := distinct(s, all); err != nil {
 		return nil, err

@@ -180,7 +180,7 @@ func TestCreateStoreErrors(t *testing.T) {
 	if n := len(p.Requests(xksproxy.Health)); n != asked {
 		t.Errorf("the proxy was asked %d times for stores that cannot be", n-asked)
 	}
-	for i := range maxStores - 1 {
+	for i := range defaultQuotas.KeyStores - 1 {
 		in := storeAt(p, fmt.Sprint("n", i))
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
 			Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: originXKS, Created: 1, State: storeDisconnected,

@@ -8,9 +8,6 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// maxTags is how many tags a key may have.
-const maxTags = 50
-
 const actionTagResource = "kms:TagResource"
 
 func tagResource(ev *eval, in *TagResourceInput) (*none, error) {
@@ -18,7 +15,7 @@ func tagResource(ev *eval, in *TagResourceInput) (*none, error) {
 	if err != nil {
 		return nil, err
 	}
-	tags, err := mergeTags(ev.keyTags(t.id).GetTags(), in.Tags)
+	tags, err := ev.mergeTags(ev.keyTags(t.id).GetTags(), in.Tags)
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +37,13 @@ func untagResource(ev *eval, in *UntagResourceInput) (*none, error) {
 }
 
 // mergeTags adds tags to those that a key has, in the order of their keys.
-func mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
-	byKey := make(map[string]string, len(had)+min(len(add), maxTags))
+func (ev *eval) mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
+	most := ev.engine.quotas.Tags
+	byKey := make(map[string]string, len(had)+min(len(add), most))
 	for _, t := range had {
 		byKey[t.Key] = t.Value
 	}
-	seen := make(map[string]bool, min(len(add), maxTags))
+	seen := make(map[string]bool, min(len(add), most))
 	for _, t := range add {
 		key := *t.TagKey
 		if len(key) >= 4 && strings.EqualFold(key[:4], "aws:") {
@@ -57,7 +55,7 @@ func mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
 		seen[key] = true
 		byKey[key] = *t.TagValue
 	}
-	if len(byKey) > maxTags {
+	if len(byKey) > most {
 		return nil, fault(ErrTag, "Too many tags")
 	}
 	tags := make([]*fsmpb.Tag, 0, len(byKey))

@@ -464,7 +464,7 @@ func TestAliases(t *testing.T) {
 	wantError(t, err, ErrNotFound, "Alias "+alias("alias/none")+" is not found.")
 	must[none](r, "DeleteAlias", &DeleteAliasInput{AliasName: ptr("alias/app")})
 
-	for i := range maxAliases {
+	for i := range defaultQuotas.Aliases {
 		if err := create(fmt.Sprintf("alias/n%d", i), id); err != nil {
 			t.Fatal(err)
 		}

@@ -97,7 +97,7 @@ func storeReadCases() []readCase {
 		{"store made, name taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store made, place taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "x", xksproxy.TenantPath), "ok", "XksProxyUriInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store made, quota", "CreateCustomKeyStore", newStore, kindStores, all, func(w *readWorld) {
-			for i := range maxStores {
+			for i := range defaultQuotas.KeyStores {
 				another(fmt.Sprint("cks-", i), fmt.Sprint(i), fmt.Sprint("/", i))(w)
 			}
 		}, "ok", "LimitExceededException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},

@@ -222,7 +222,7 @@ func materialReadCases() []readCase {
 		{"rotation disabled, permission withdrawn", "DisableKeyRotation", func(w *readWorld) any { return &DisableKeyRotationInput{KeyId: &w.id} }, kindPolicy, key,
 			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", all, false, false},
 		{"rotated, limit reached", "RotateKeyOnDemand", rotate, kindKey, key, func(w *readWorld) {
-			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = maxRotations })
+			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = uint32(defaultQuotas.Rotations) })
 		}, "ok", "LimitExceededException", all, false, false},
 		{"status read, rotation enabled", "GetKeyRotationStatus", status, kindKey, key, func(w *readWorld) {
 			w.mangle(w.id, func(k *fsmpb.Key) { k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 2e18} })

@@ -18,8 +18,6 @@ import (
 
 const (
 	storePrefix = "cks-"
-	// maxStores is how many custom key stores an account may have in a Region.
-	maxStores = 10
 
 	connectivityPublic = "PUBLIC_ENDPOINT"
 	connectivityVPC    = "VPC_ENDPOINT_SERVICE"

@@ -32,8 +32,8 @@ func serverConfig(t *testing.T, env map[string]string, args ...string) (*node.Co
 func TestEveryFieldHasAFlag(t *testing.T) {
 	values := map[string]string{
 		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
-		"pkcs11-tokens":     "cluster-abcdefghijk=x",
-		"heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
+		"pkcs11-tokens": "cluster-abcdefghijk=x",
+		"quotas":        "keys=200000", "heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
 	}
 	var c node.Config
 	for _, s := range serverSettings {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/keyengine"
 )
 
 // setting is a field of node.Config as flag and environment variable.
@@ -77,6 +78,9 @@ var serverSettings = []setting{
 		c.PKCS11Tokens, err = parseTokens(v)
 		return err
 	}},
+	{flag: "quotas", usage: "resource quotas that are not to be AWS's, such as keys=200000,aliases-per-key=100; the same on all nodes", set: func(c *node.Config, v string) error {
+		return parseQuotas(&c.Quotas, v)
+	}},
 	{flag: "heartbeat-timeout", usage: "silence of the leader after which another is elected; 3 to 5 times the default between sites (default 500ms)", set: positive(func(c *node.Config) *time.Duration { return &c.Timeouts.Heartbeat })},
 	{flag: "shutdown-timeout", usage: "how long a stop in good order may take (default 10s)", set: positive(func(c *node.Config) *time.Duration { return &c.ShutdownTimeout })},
 	{flag: "log-level", usage: "debug, info, warn or error (default info)", set: func(c *node.Config, v string) error {
@@ -102,6 +106,21 @@ func parseTokens(s string) (map[string]string, error) {
 		tokens[id] = label
 	}
 	return tokens, nil
+}
+
+// parseQuotas reads NAME=NUMBER,… into quotas.
+func parseQuotas(q *keyengine.Quotas, s string) error {
+	for part := range strings.SplitSeq(s, ",") {
+		name, number, _ := strings.Cut(part, "=")
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			return fmt.Errorf("%q is not NAME=NUMBER", part)
+		}
+		if err := q.Set(name, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // positive sets a time that is not 0.

@@ -94,6 +94,9 @@ type Config struct {
 	PKCS11Module string
 	PKCS11Tokens map[string]string
 
+	// Quotas are resource quotas; zero ones are AWS's. The same on all nodes.
+	Quotas keyengine.Quotas
+
 	// Timeouts of the cluster; zero ones fit a local network.
 	Timeouts cluster.Timeouts
 

@@ -256,7 +256,7 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
 		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory, AttestationRoots: roots,
 		RefusalRate: n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
-		KeyStores: stores,
+		KeyStores: stores, Quotas: n.cfg.Quotas,
 	})
 }
 

@@ -1,0 +1,54 @@
+package keyengine
+
+import (
+	"fmt"
+	"testing"
+)
+
+// TestQuotas: each quota that is set holds, and the others are AWS's.
+func TestQuotas(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKey()
+	if r.first.quotas != defaultQuotas {
+		t.Errorf("by default, the quotas are %+v", r.first.quotas)
+	}
+	for _, name := range []string{"keys", "key-stores", "aliases-per-key", "tags-per-key", "grants-per-key", "rotations-per-key"} {
+		if err := r.first.quotas.Set(name, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tests := []struct {
+		op   string
+		in   func(i int) any
+		kind *Error
+	}{
+		{"CreateAlias", func(i int) any {
+			return &CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
+		}, ErrLimitExceeded},
+		{"TagResource", func(i int) any { return &TagResourceInput{KeyId: &id, Tags: []Tag{{ptr(fmt.Sprint(i)), ptr("")}}} }, ErrTag},
+		{"CreateGrant", func(int) any {
+			return &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+		}, ErrLimitExceeded},
+		{"RotateKeyOnDemand", func(int) any { return &RotateKeyOnDemandInput{KeyId: &id} }, ErrLimitExceeded},
+	}
+	for _, tt := range tests {
+		for i := range 3 {
+			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(i))
+			if i < 2 && err != nil {
+				t.Errorf("%s within its quota: %v", tt.op, err)
+			} else if i == 2 {
+				wantError(t, err, tt.kind, "…")
+			}
+		}
+	}
+	r.newKey()
+	r.cluster.advance(2e9) // keys are counted once a second
+	_, err := call[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{})
+	wantError(t, err, ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
+
+	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": MaxQuota + 1, "": 1, "locks": 1} {
+		if err := r.first.quotas.Set(name, n); err == nil {
+			t.Errorf("the quota %q can be %d", name, n)
+		}
+	}
+}
