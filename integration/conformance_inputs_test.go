@@ -22,9 +22,6 @@ func TestConformanceInputs(t *testing.T) {
 	f := newFace(t, c, c.Nodes[0])
 	g := newDynamic(c.Nodes[0])
 	for _, op := range m.names() {
-		if slices.Contains(pending, op) {
-			continue
-		}
 		cases := m.cases(op)
 		t.Run(op, func(t *testing.T) {
 			t.Parallel()
@@ -135,7 +132,9 @@ func (m *awsModel) shape(s *awsShape, path string, put func(any) map[string]any,
 func (m *awsModel) least(s *awsShape) map[string]any {
 	v := make(map[string]any)
 	for _, mm := range s.Members {
-		if slices.Contains(s.Required, mm.name) || needed[strings.TrimSuffix(s.name, "Request")] == mm.name {
+		if slices.Contains(s.Required, mm.name) || slices.ContainsFunc(needed[strings.TrimSuffix(s.name, "Request")], func(n need) bool {
+			return n.member == mm.name && n.when == nil
+		}) {
 			v[mm.name] = m.good(m.Shapes[mm.shape])[0]
 		}
 	}

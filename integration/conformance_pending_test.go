@@ -1,11 +1,11 @@
 package integration
 
-// pending are operations of AWS's model that are not served yet.
+// pending are operations that no example shows yet.
 var pending = []string{
 	"CreateCustomKeyStore", "ConnectCustomKeyStore", "DescribeCustomKeyStores", "UpdateCustomKeyStore", "DisconnectCustomKeyStore", "DeleteCustomKeyStore",
 }
 
-// pendingMembers are members of answers that belong to what is not served yet.
+// pendingMembers are members of answers that no example shows yet.
 var pendingMembers = []string{
 	"DescribeCustomKeyStoresResponse.NextMarker", "KeyMetadata.CustomKeyStoreId", "KeyMetadata.XksKeyConfiguration",
 	"CustomKeyStoresListEntry.ConnectionErrorCode", "CustomKeyStoresListEntry.XksProxyConfiguration",

@@ -21,6 +21,9 @@ type Operation struct {
 	states stateRules
 	// slow operations may take long, see once.
 	slow bool
+	// object says that an answer without members is an object, as AWS has it for
+	// some operations, and not an empty body.
+	object bool
 	// recordKey is the member that records show resolved to the ARN of the key,
 	// also when the request left it out.
 	recordKey string

@@ -401,9 +401,14 @@ func parseHeader(blob []byte) (h keymat.Header, outside bool, err error) {
 	return h, true, err
 }
 
-// missing says that a member that only some requests need is not there.
-func missing(member string) error {
-	return fault(ErrValidation, "1 validation error detected: Value at '%s' failed to satisfy constraint: Member must not be null", member)
+// missing says that a blob that only some requests need is not there.
+func missing(blob string) error { return notNull("Value", blob) }
+
+// missingValue is missing for members whose values may be shown.
+func missingValue(member string) error { return notNull("Value null", member) }
+
+func notNull(shown, member string) error {
+	return fault(ErrValidation, "1 validation error detected: %s at '%s' failed to satisfy constraint: Member must not be null", shown, member)
 }
 
 func materialID(m *fsmpb.Material) *string { return ptr(hex.EncodeToString(m.MaterialId)) }

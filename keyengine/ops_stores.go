@@ -92,13 +92,13 @@ func storeMembers(in *CreateCustomKeyStoreInput) error {
 	case in.CloudHsmClusterId != nil, in.TrustAnchorCertificate != nil, in.KeyStorePassword != nil:
 		return fault(ErrValidation, "CloudHsmClusterId, TrustAnchorCertificate and KeyStorePassword are not valid for custom key stores of type %s.", originXKS)
 	case in.XksProxyConnectivity == nil:
-		return missing("xksProxyConnectivity")
+		return missingValue("xksProxyConnectivity")
 	case in.XksProxyUriEndpoint == nil:
-		return missing("xksProxyUriEndpoint")
+		return missingValue("xksProxyUriEndpoint")
 	case in.XksProxyUriPath == nil:
-		return missing("xksProxyUriPath")
+		return missingValue("xksProxyUriPath")
 	case in.XksProxyAuthenticationCredential == nil:
-		return missing("xksProxyAuthenticationCredential")
+		return missingValue("xksProxyAuthenticationCredential")
 	}
 	return vpcMembers(*in.XksProxyConnectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner)
 }
@@ -106,7 +106,7 @@ func storeMembers(in *CreateCustomKeyStoreInput) error {
 func vpcMembers(connectivity string, service, owner *string) error {
 	switch {
 	case connectivity == connectivityVPC && service == nil:
-		return missing("xksProxyVpcEndpointServiceName")
+		return missingValue("xksProxyVpcEndpointServiceName")
 	case connectivity != connectivityVPC && (service != nil || owner != nil):
 		return fault(ErrValidation, "A VPC endpoint service is not valid with XksProxyConnectivity %s.", connectivity)
 	}

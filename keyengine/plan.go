@@ -233,7 +233,7 @@ var patterns = map[string]*pattern{
 	"grantName":           {`^[a-zA-Z0-9:/_-]+$`, allOf(wordByte, ":/-")},
 	"materialId":          {`^[a-f0-9]+$`, allOf(hexByte, "")},
 	"materialDescription": {`^[a-zA-Z0-9:/_\s.-]+$`, allOf(wordByte, ":/.- \t\n\r\f\v")},
-	"account":             {`[0-9]{12}`, allOf(digitByte, "")}, // its length is a bound of its own
+	"account":             expression(`[0-9]{12}`),
 	"region":              expression(`^([a-z]+-){2,3}\d+$`),
 	"hsmCluster":          expression(`cluster-[2-7a-zA-Z]{11,16}`),
 	"xksEndpoint":         {`^https://[a-zA-Z0-9.-]+$`, xksEndpoint},

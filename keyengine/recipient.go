@@ -31,7 +31,7 @@ func (ev *eval) recipient(in *RecipientInfo) (*recipient, error) {
 	case ev.engine.cfg.AttestationRoots == nil:
 		return nil, fault(ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 	case in.KeyEncryptionAlgorithm == nil:
-		return nil, missing("recipient.keyEncryptionAlgorithm")
+		return nil, missingValue("recipient.keyEncryptionAlgorithm")
 	case in.AttestationDocument == nil:
 		return nil, missing("recipient.attestationDocument")
 	}

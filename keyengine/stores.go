@@ -103,7 +103,7 @@ func storeKeyMembers(in *CreateKeyInput) error {
 	case !inStore && in.CustomKeyStoreId != nil:
 		return fault(ErrValidation, "CustomKeyStoreId is not valid with Origin %s.", origin)
 	case origin == originXKS && in.XksKeyId == nil:
-		return missing("xksKeyId")
+		return missingValue("xksKeyId")
 	case origin != originXKS && in.XksKeyId != nil:
 		return fault(ErrValidation, "XksKeyId is not valid with Origin %s.", origin)
 	}

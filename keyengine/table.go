@@ -63,11 +63,11 @@ var table = rows(
 	define(Operation{Name: "DeleteImportedKeyMaterial", states: anyState}, deleteImportedKeyMaterial, recordDeleteMaterial),
 
 	define(Operation{Name: "CreateCustomKeyStore", slow: true}, createCustomKeyStore, recordStore),
-	define(Operation{Name: "ConnectCustomKeyStore", slow: true}, connectCustomKeyStore, nil),
-	define(Operation{Name: "DisconnectCustomKeyStore"}, disconnectCustomKeyStore, nil),
+	define(Operation{Name: "ConnectCustomKeyStore", object: true, slow: true}, connectCustomKeyStore, nil),
+	define(Operation{Name: "DisconnectCustomKeyStore", object: true}, disconnectCustomKeyStore, nil),
 	define(Operation{Name: "DescribeCustomKeyStores", ReadOnly: true}, describeCustomKeyStores, nil),
-	define(Operation{Name: "UpdateCustomKeyStore", slow: true}, updateCustomKeyStore, nil),
-	define(Operation{Name: "DeleteCustomKeyStore"}, deleteCustomKeyStore, nil),
+	define(Operation{Name: "UpdateCustomKeyStore", object: true, slow: true}, updateCustomKeyStore, nil),
+	define(Operation{Name: "DeleteCustomKeyStore", object: true}, deleteCustomKeyStore, nil),
 
 	define(Operation{Name: "EnableKeyRotation", states: rotatable}, enableKeyRotation, nil),
 	define(Operation{Name: "DisableKeyRotation", states: rotatable}, disableKeyRotation, nil),
@@ -110,6 +110,7 @@ func define[In, Out any](op Operation, run func(*eval, *In) (*Out, error), respo
 	op.newInput = func() any { return new(In) }
 	op.newOutput = func() any { return new(Out) }
 	_, op.empty = any(new(Out)).(*none)
+	op.empty = op.empty && !op.object
 	op.run = func(ev *eval, in any) (any, error) {
 		out, err := run(ev, in.(*In))
 		if err != nil {
