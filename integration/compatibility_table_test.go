@@ -76,7 +76,12 @@ var compatRows = map[string]compatRow{
 	"VerifyMac":          {},
 	"DeriveSharedSecret": {differences: []string{forEnclaves}},
 
-	"CreateGrant":         {limits: "50,000 grants per key", differences: []string{"A grant counts everywhere when the call returns; its token adds nothing to that."}},
+	"CreateGrant": {limits: "50,000 grants per key; constraints of 1–8 pairs, values of 384 characters", differences: []string{
+		"A grant counts everywhere when the call returns; its token adds nothing to that.",
+		"Principals are ARNs of the cluster's partition, else InvalidArnException; that they exist is not checked.",
+		"Equals and Subset together, or without pairs, are ValidationException.",
+		"Keys and values of a constraint are compared with case.",
+	}},
 	"ListGrants":          {limits: "50 a page, at most 100", differences: []string{cutLimit}},
 	"ListRetirableGrants": {limits: "50 a page, at most 100", differences: []string{cutLimit}},
 	"RetireGrant":         {differences: []string{"Holds on every node when the call returns."}},

@@ -25,8 +25,8 @@ therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also re
 ## What AWS has and Conclave does not
 
 - **One account.** A cluster has one account. ARNs of other accounts are AccessDeniedException; nothing works across accounts.
-- **Callers.** The only principal is the account's root user, by access key, by session over gRPC or by client certificate. There are no users,
-  roles and identity policies, and no STS. Signatures in the query string are refused.
+- **Callers.** The only principal who can call is the account's root user, by access key, by session over gRPC or by client certificate. There are
+  no users, roles and identity policies, and no STS. Signatures in the query string are refused.
 - **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved as in AWS.
 - **CloudHSM.** There are no CloudHSM key stores.
 - **SM2** is refused with UnsupportedOperationException, as in AWS's Regions outside of China.

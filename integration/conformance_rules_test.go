@@ -44,6 +44,11 @@ var rules = []struct {
 	{"ImportKeyMaterial", members{"KeyId": noKey, "ImportToken": []byte("x"), "EncryptedKeyMaterial": []byte("x")}, "ValidationException",
 		"A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"},
 
+	{"RetireGrant", members{}, "ValidationException", "*"},
+	{"RetireGrant", members{"KeyId": noKey}, "ValidationException", "*"},
+	{"RetireGrant", members{"GrantToken": "x"}, "InvalidGrantTokenException", "*"},
+	{"RevokeGrant", members{"KeyId": noKey, "GrantId": "x"}, "InvalidGrantIdException", "*"},
+
 	{"Decrypt", members{"CiphertextBlob": []byte("x")}, "InvalidCiphertextException", ""},
 	{"ListKeys", members{"Marker": "x"}, "InvalidMarkerException", "*"},
 	{"DescribeKey", members{"KeyId": noKey}, "NotFoundException",
