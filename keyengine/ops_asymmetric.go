@@ -48,7 +48,7 @@ func verify(ev *eval, in *VerifyInput) (*VerifyOutput, error) {
 		return nil, ErrInvalidSignatureValue
 	}
 	if err != nil {
-		return nil, refusedByFIPS(err)
+		return nil, err
 	}
 	return &VerifyOutput{KeyId: &t.arn, SignatureValid: ptr(true), SigningAlgorithm: in.SigningAlgorithm}, nil
 }
@@ -71,7 +71,7 @@ func (ev *eval) useToSign(keyID, algorithm string, kind *string, message []byte,
 	case err != nil:
 		return nil, err
 	}
-	return t, nil
+	return t, refusedByFIPS(primitive.Available(t.key.Spec))
 }
 
 func messageType(given *string) string {
@@ -226,6 +226,9 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	if spec == specSM2 {
 		return nil, fault(ErrUnsupported, "KeyPairSpec %s is not supported in this Region.", spec)
 	}
+	if err := primitive.Available(spec); err != nil {
+		return nil, refusedByFIPS(err)
+	}
 	if err := ev.attest(to); err != nil {
 		return nil, err
 	}
@@ -234,7 +237,7 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	}
 	private, err := ev.once(func() ([]byte, error) { return primitive.Generate(spec) })
 	if err != nil {
-		return nil, refusedByFIPS(err)
+		return nil, err
 	}
 	ev.secret(private)
 	public, err := primitive.Public(spec, private)

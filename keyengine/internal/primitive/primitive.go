@@ -123,6 +123,12 @@ func find(spec string) (*family, error) {
 	return s.family, nil
 }
 
+// Available returns ErrFIPS for a spec that FIPS mode doesn't have.
+func Available(spec string) error {
+	_, err := find(spec)
+	return err
+}
+
 // Generate makes a new key. The caller wipes it. It returns ErrFIPS for a spec that
 // FIPS mode doesn't have.
 func Generate(spec string) ([]byte, error) {
