@@ -116,7 +116,7 @@ func (ev *eval) newGrant(in *CreateGrantInput) (*fsmpb.Grant, error) {
 // told: there are no principals to look among.
 func (ev *eval) principalOfGrant(arn string) error {
 	p, err := policy.ParsePrincipal(arn)
-	if err != nil || p.ARN == "" || p.Partition != ev.cluster().Partition {
+	if err != nil || p.Partition != ev.cluster().Partition { // a bare account id has none
 		return fault(ErrInvalidArn, "ARN does not refer to a valid principal")
 	}
 	return nil

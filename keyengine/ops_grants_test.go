@@ -234,6 +234,14 @@ func TestNamedGrants(t *testing.T) {
 		}
 		seen[*out.GrantId] = name
 	}
+	// Nor is it that of another account's request.
+	theirs := r.grantChange(other, grantHex(1), aliceARN, "Encrypt")
+	theirs.GetPutGrant().Name, theirs.GetPutGrant().Issuer = "n", "444455556666"
+	r.cluster.change(theirs)
+	ours := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Name: ptr("n"), Operations: []string{"Encrypt"}})
+	if *ours.GrantId == grantHex(1) {
+		t.Error("a request found the grant of another account's")
+	}
 	// One that was revoked does not come back.
 	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
 	if out := must[CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
