@@ -297,7 +297,7 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 	if c.keyID == nil && c.algorithm != nil && *c.algorithm != algSymmetric {
 		return nil, nil, nil, fault(ErrValidation, "%s is required with the algorithm %s.", c.keyMember, *c.algorithm)
 	}
-	h, outside, err := parseHeader(c.blob)
+	h, err := parseHeader(c.blob)
 	ours := err == nil && h.Cluster == [8]byte(ev.cluster().Id)
 	var t *target
 	if c.keyID != nil {
@@ -327,9 +327,7 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		return t, nil, nil, nil
 	case t.key.Spec != specSymmetric:
 		return ev.openRSA(t, c)
-	case !ours, outside != (t.key.KeyStore != ""):
-		// Of a key in a key store nothing opens without the store: it knows what it
-		// encrypted, which would open here.
+	case !ours:
 		return nil, nil, nil, ErrInvalidCiphertext
 	}
 	for _, m := range t.key.Materials {
@@ -376,6 +374,8 @@ func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error)
 	var plaintext []byte
 	var err error
 	if t.key.KeyStore != "" {
+		// And in no other way: the store knows the message that it encrypted, which
+		// would open here without it.
 		plaintext, err = ev.openOuter(t, m, c.blob, c.context)
 	} else {
 		err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
@@ -391,14 +391,13 @@ func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error)
 
 var errDryRun = fault(ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
 
-// parseHeader reads which key a ciphertext belongs to, and whether it was encrypted
-// a second time outside of the cluster.
-func parseHeader(blob []byte) (h keymat.Header, outside bool, err error) {
-	if h, err = keymat.ParseHeader(blob); err == nil {
-		return h, false, nil
+// parseHeader reads which key a ciphertext belongs to. Whether it has the form that
+// the key's have is found out when it is opened.
+func parseHeader(blob []byte) (keymat.Header, error) {
+	if h, err := keymat.ParseHeader(blob); err == nil {
+		return h, nil
 	}
-	h, err = keymat.ParseOuterHeader(blob)
-	return h, true, err
+	return keymat.ParseOuterHeader(blob)
 }
 
 // missing says that a blob that only some requests need is not there.

@@ -141,6 +141,8 @@ func TestFaults(t *testing.T) {
 		{"ciphertext is no base64", xksproxy.Encrypt, xksproxy.Wrong(map[string]any{"ciphertext": "Zg=\n="}), ErrMalformed},
 		{"member in another case", xksproxy.Decrypt, xksproxy.Says(`{"Plaintext":"` + b64([]byte("plaintext")) + `"}`), ErrMalformed},
 		{"member twice", xksproxy.Decrypt, xksproxy.Says(`{"plaintext":"` + b64([]byte("plaintext")) + `","plaintext":"` + b64([]byte("plaintext")) + `"}`), ErrMalformed},
+		{"right, and nested deep", xksproxy.Decrypt, xksproxy.Says(`{"plaintext":"` + b64([]byte("plaintext")) + `","x":[[[[[[[[[]]]]]]]]]}`), ErrMalformed},
+		{"right, and oversized", xksproxy.Decrypt, xksproxy.Says(`{"plaintext":"` + b64([]byte("plaintext")) + `"}` + strings.Repeat(" ", maxBody)), ErrMalformed},
 		{"something behind", xksproxy.Decrypt, xksproxy.Says(`{"plaintext":"` + b64([]byte("plaintext")) + `"}{}`), ErrMalformed},
 		{"longer plaintext", xksproxy.Decrypt, xksproxy.Says(`{"plaintext":"` + b64([]byte("plaintext and more")) + `"}`), ErrMalformed},
 	}
