@@ -64,7 +64,7 @@ var compatRows = map[string]compatRow{
 	"GenerateDataKeyWithoutPlaintext":     {differences: []string{ownContext}},
 	"GenerateDataKeyPair":                 {differences: []string{ownContext, forEnclaves, noSM2}},
 	"GenerateDataKeyPairWithoutPlaintext": {differences: []string{ownContext, noSM2}},
-	"GenerateRandom":                      {differences: []string{forEnclaves, "There are no CloudHSM key stores to take randomness from."}},
+	"GenerateRandom":                      {differences: []string{forEnclaves}},
 
 	"Sign": {limits: "digests as long as the algorithm's; EXTERNAL_MU 64 bytes", differences: []string{
 		"SM2DSA: no key has it.",
@@ -110,12 +110,16 @@ var compatRows = map[string]compatRow{
 	}},
 	"UpdatePrimaryRegion": {differences: []string{"Is done when the call returns; there is no state Updating."}},
 
-	"CreateCustomKeyStore":     {limits: "10 stores per Region", differences: []string{"There are no CloudHSM key stores: CloudHsmClusterNotFoundException."}},
-	"ConnectCustomKeyStore":    {},
-	"DescribeCustomKeyStores":  {},
-	"UpdateCustomKeyStore":     {},
-	"DisconnectCustomKeyStore": {},
-	"DeleteCustomKeyStore":     {},
+	"CreateCustomKeyStore": {limits: "10 stores per Region", differences: []string{
+		"AWS_CLOUDHSM is a token of a PKCS #11 module, in binaries built with the tag pkcs11, else UnsupportedOperationException: see [key stores](#key-stores).",
+		"VPC_ENDPOINT_SERVICE: XksProxyVpcEndpointServiceNotFoundException.",
+		"XksProxyUriEndpoint may have a port, and be private with `--xks-allow-private-endpoints`.",
+	}},
+	"ConnectCustomKeyStore":    {differences: []string{"Is done when the call returns: CONNECTING is never seen."}},
+	"DescribeCustomKeyStores":  {limits: "100 a page, at most 1000"},
+	"UpdateCustomKeyStore":     {differences: []string{"VPC_ENDPOINT_SERVICE: XksProxyVpcEndpointServiceNotFoundException."}},
+	"DisconnectCustomKeyStore": {differences: []string{"Holds on every node when the call returns: DISCONNECTING is never seen."}},
+	"DeleteCustomKeyStore":     {differences: []string{"The key in a PKCS #11 token stays there."}},
 }
 
 // newerOperations came after the model, and are not served.

@@ -28,7 +28,8 @@ therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also re
 - **Callers.** The only principal who can call is the account's root user, by access key, by session over gRPC or by client certificate. There are
   no users, roles and identity policies, and no STS. Signatures in the query string are refused.
 - **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved as in AWS.
-- **CloudHSM.** There are no CloudHSM key stores.
+- **CloudHSM.** Key stores of that type are PKCS #11 tokens of the operator's, in binaries built with the tag ` + "`pkcs11`" + `.
+- **VPC endpoint services.** An external key store in a private network is a PUBLIC_ENDPOINT with ` + "`--xks-allow-private-endpoints`" + `.
 - **SM2** is refused with UnsupportedOperationException, as in AWS's Regions outside of China.
 - **Encapsulate, Decapsulate** and the specs for them are newer than the model that Conclave follows.
 - **Request quotas** per operation are off. There is one limit: who is refused more often than a hundred times a second for a while gets
@@ -41,6 +42,12 @@ therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also re
 A Recipient is taken if the node was told whose documents to trust (` + "`--attestation-roots`" + `), else it is UnsupportedOperationException: no root is
 shipped. Both of its members are needed. Documents are good for five minutes from their timestamp; AWS may take them for hours. Documents of NitroTPM
 are refused, and there are no kms:RecipientAttestation conditions.
+
+### Key stores
+
+A ciphertext that is not genuine is InvalidCiphertextException before the store is asked; AWS passes it on and says KMSInvalidStateException. A
+store of type AWS_CLOUDHSM is named by CloudHsmClusterId as the operator did (` + "`--pkcs11-tokens`" + `), KeyStorePassword is the token's PIN, and
+TrustAnchorCertificate is refused, as nothing would check it. A store that is connected can be connected again, which does nothing.
 
 ### Policies
 

@@ -15,7 +15,7 @@ import (
 // examples are the calls whose answers TestConformanceOutputs checks, in this order:
 // what one makes the later ones use. An operation that is added needs an example
 // here, and each member of optional a case that has it.
-var examples = slices.Concat(keyExamples, cryptoExamples, enclaveExamples, materialExamples, regionExamples, grantExamples, lastExamples)
+var examples = slices.Concat(keyExamples, cryptoExamples, enclaveExamples, materialExamples, regionExamples, grantExamples, storeExamples, lastExamples)
 
 // Members of metadata that kinds of keys have.
 var (

@@ -131,9 +131,12 @@ var narrower = map[string][2]int{
 // always or in some requests. It finds the first one when nothing is wrong with the
 // others. (A dry run may do without the ciphertext if it says so.)
 var needed = map[string][]need{
-	"Decrypt":              {{"CiphertextBlob", nil}},
-	"ReEncrypt":            {{"CiphertextBlob", nil}},
-	"CreateCustomKeyStore": {{"XksProxyConnectivity", external}, {"XksProxyUriEndpoint", external}, {"XksProxyUriPath", external}},
+	"Decrypt":   {{"CiphertextBlob", nil}},
+	"ReEncrypt": {{"CiphertextBlob", nil}},
+	"CreateCustomKeyStore": {
+		{"CloudHsmClusterId", inHSM}, {"KeyStorePassword", inHSM},
+		{"XksProxyConnectivity", external}, {"XksProxyUriEndpoint", external}, {"XksProxyUriPath", external},
+	},
 }
 
 type need struct {
@@ -141,7 +144,21 @@ type need struct {
 	when   func(body map[string]any) bool // always if nil
 }
 
-func external(body map[string]any) bool { return body["CustomKeyStoreType"] == "EXTERNAL_KEY_STORE" }
+// Custom key stores of either type, whose members are of that type alone: that is
+// looked at before.
+func external(body map[string]any) bool {
+	return body["CustomKeyStoreType"] == "EXTERNAL_KEY_STORE" &&
+		body["CloudHsmClusterId"] == nil && body["TrustAnchorCertificate"] == nil && body["KeyStorePassword"] == nil
+}
+
+func inHSM(body map[string]any) bool {
+	for name, v := range body {
+		if strings.HasPrefix(name, "Xks") && v != nil {
+			return false
+		}
+	}
+	return body["CustomKeyStoreType"] != "EXTERNAL_KEY_STORE"
+}
 
 // totals are what maps may have of bytes in keys and values, where the model has
 // no bound. These bounds are Conclave's own.

@@ -16,7 +16,7 @@ var optional = map[string]string{
 	"KeyMetadata.ValidTo":                     "with imported material that expires",
 	"KeyMetadata.ExpirationModel":             "with imported material",
 	"KeyMetadata.CustomKeyStoreId":            "of keys in a custom key store",
-	"KeyMetadata.CloudHsmClusterId":           "of keys in a CloudHSM cluster, which Conclave does not have",
+	"KeyMetadata.CloudHsmClusterId":           "of keys in a PKCS #11 token, which builds with a tag have",
 	"KeyMetadata.XksKeyConfiguration":         "of keys in an external key store",
 	"KeyMetadata.CustomerMasterKeySpec":       "of the specs that the older member knows",
 	"KeyMetadata.EncryptionAlgorithms":        "of keys that encrypt",
@@ -71,8 +71,8 @@ var optional = map[string]string{
 	"GrantConstraints.EncryptionContextSubset": "either of the two",
 	"GrantConstraints.EncryptionContextEquals": "either of the two",
 
-	"CustomKeyStoresListEntry.CloudHsmClusterId":        "of CloudHSM key stores, which Conclave does not have",
-	"CustomKeyStoresListEntry.TrustAnchorCertificate":   "of CloudHSM key stores, which Conclave does not have",
+	"CustomKeyStoresListEntry.CloudHsmClusterId":        "of key stores in PKCS #11 tokens, which builds with a tag have",
+	"CustomKeyStoresListEntry.TrustAnchorCertificate":   "of key stores in PKCS #11 tokens, which builds with a tag have",
 	"CustomKeyStoresListEntry.ConnectionErrorCode":      "when connecting failed",
 	"CustomKeyStoresListEntry.XksProxyConfiguration":    "of external key stores",
 	"XksProxyConfigurationType.VpcEndpointServiceName":  "of proxies behind an endpoint service",
@@ -85,13 +85,14 @@ const (
 	noEnclave = "without a Recipient"
 )
 
-// freeTexts are texts of answers that AWS itself does not hold to its model: grants
-// without a name have the name "".
-var freeTexts = []string{".Grants[].Name"}
+// freeTexts are texts of answers that are not held to the model: AWS itself shows
+// grants without a name with the name "", and endpoints may have a port here.
+var freeTexts = []string{".Grants[].Name", ".CustomKeyStores[].XksProxyConfiguration.UriEndpoint"}
 
-// never are members of answers that no case of Conclave's has.
+// never are members of answers that no case of Conclave's has, in a build without tags.
 var never = []string{
 	"ListKeyPoliciesResponse.NextMarker", // a key has one policy
 	"KeyMetadata.CloudHsmClusterId", "CustomKeyStoresListEntry.CloudHsmClusterId", "CustomKeyStoresListEntry.TrustAnchorCertificate",
+	"XksProxyConfigurationType.VpcEndpointServiceName", "XksProxyConfigurationType.VpcEndpointServiceOwner", // there are no such services
 	"GetKeyRotationStatusResponse.OnDemandRotationStartDate", // a rotation takes no time
 }

@@ -400,8 +400,9 @@ func parseHeader(blob []byte) (keymat.Header, error) {
 	return keymat.ParseOuterHeader(blob)
 }
 
-// missing says that a blob that only some requests need is not there.
-func missing(blob string) error { return notNull("Value", blob) }
+// missing says that a blob, or a sensitive member, that only some requests need is
+// not there.
+func missing(member string) error { return notNull("Value", member) }
 
 // missingValue is missing for members whose values may be shown.
 func missingValue(member string) error { return notNull("Value null", member) }

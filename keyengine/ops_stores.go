@@ -79,7 +79,7 @@ func storeMembers(in *CreateCustomKeyStoreInput) error {
 		}
 		switch {
 		case in.CloudHsmClusterId == nil:
-			return missing("cloudHsmClusterId")
+			return missingValue("cloudHsmClusterId")
 		case in.KeyStorePassword == nil:
 			return missing("keyStorePassword")
 		case in.TrustAnchorCertificate != nil:

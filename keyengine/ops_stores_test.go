@@ -137,7 +137,7 @@ func TestCreateStoreErrors(t *testing.T) {
 		message string
 	}{
 		{"no connectivity", func(in *CreateCustomKeyStoreInput) { in.XksProxyConnectivity = nil }, ErrValidation,
-			"1 validation error detected: Value at 'xksProxyConnectivity' failed to satisfy constraint: Member must not be null"},
+			"1 validation error detected: Value null at 'xksProxyConnectivity' failed to satisfy constraint: Member must not be null"},
 		{"no endpoint", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = nil }, ErrValidation, "…"},
 		{"no path", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }, ErrValidation, "…"},
 		{"no credential", func(in *CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }, ErrValidation, "…"},

@@ -216,8 +216,8 @@ func TestRecipientRefused(t *testing.T) {
 				to      *RecipientInfo
 				message string
 			}{
-				{"nothing", &RecipientInfo{}, "1 validation error detected: Value at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
-				{"no algorithm", &RecipientInfo{AttestationDocument: r.enclave.Document(now)}, "1 validation error detected: Value at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
+				{"nothing", &RecipientInfo{}, "1 validation error detected: Value null at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
+				{"no algorithm", &RecipientInfo{AttestationDocument: r.enclave.Document(now)}, "1 validation error detected: Value null at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
 				{"no document", &RecipientInfo{KeyEncryptionAlgorithm: algorithm}, "1 validation error detected: Value at 'recipient.attestationDocument' failed to satisfy constraint: Member must not be null"},
 				{"garbage", recipientWith([]byte("garbage")), cannot + "it is malformed."},
 				{"changed", recipientWith(flipped), cannot + "its signature is wrong."},
