@@ -66,7 +66,8 @@ an ARN, and empty lists are malformed, where AWS may take them without effect.
 - **JSON.** A member that stands twice, text that is not Unicode, base64 that is not canonical, more than 32 levels, more than 16,384 values or more
   than 1 MiB are refused. Numbers are written as integers.
 - **Markers** are authenticated, and good for one caller, operation, Region and set of arguments.
-- **Refusals are recorded**, whatever is wrong with the request, once it is known who asks.
+- **Refusals are recorded**, also for members that are wrong, once it is known who asks. What cannot be read (SerializationException,
+  UnknownOperationException) and who is throttled leave no record.
 - **gRPC** has the same operations. A member that this version does not know is refused there; the AWS API reads over it, as AWS does.
 
 ## Where AWS is not documented
