@@ -7,8 +7,8 @@ import (
 )
 
 // codec is the protobuf codec with two additions: it tells handlers about bytes
-// that are no message, see received, and wipes the plaintext of an answer that
-// has been written out. What TLS and HTTP/2 have of it in their buffers is out of
+// that are no message, see received, and wipes the secrets of an answer that has
+// been written out. What TLS and HTTP/2 have of it in their buffers is out of
 // reach.
 type codec struct{ encoding.CodecV2 }
 
@@ -28,9 +28,15 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return data, err
 }
 
-// wipe clears the plaintext of a message that has one.
+// wipe clears the secrets of a message that has some.
 func wipe(m any) {
 	if p, ok := m.(interface{ GetPlaintext() []byte }); ok {
 		clear(p.GetPlaintext())
+	}
+	if p, ok := m.(interface{ GetPrivateKeyPlaintext() []byte }); ok {
+		clear(p.GetPrivateKeyPlaintext())
+	}
+	if p, ok := m.(interface{ GetSharedSecret() []byte }); ok {
+		clear(p.GetSharedSecret())
 	}
 }
