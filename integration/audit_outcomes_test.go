@@ -201,7 +201,7 @@ var everyOutcome = map[string]outcomes{
 		failed: absent(input{"PrimaryRegion": secondRegion}), failure: "NotFoundException"},
 
 	"CreateCustomKeyStore": {of: "store", ok: func(s subject) input { return s.store },
-		failed: input{"CustomKeyStoreName": "x", "CustomKeyStoreType": "AWS_CLOUDHSM"}, failure: "UnsupportedOperationException", nobody: onlyRoot},
+		failed: input{"CustomKeyStoreName": "x", "CloudHsmClusterId": "cluster-2a34b5cdefg", "KeyStorePassword": "kmsPswd"}, failure: "UnsupportedOperationException", nobody: onlyRoot},
 	"ConnectCustomKeyStore":    onStore("disconnected store", nil),
 	"DisconnectCustomKeyStore": onStore("connected store", nil),
 	"UpdateCustomKeyStore":     onStore("disconnected store", input{"NewCustomKeyStoreName": "renamed"}),

@@ -21,8 +21,12 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 	s := &fsmpb.KeyStore{
 		Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
 	}
-	if ev.engine.outers[s.Type] == nil {
+	switch {
+	case ev.engine.outers[s.Type] == nil:
 		return nil, unsupportedStore(s.Type)
+	case in.TrustAnchorCertificate != nil:
+		// What is not checked must not look as if it were.
+		return nil, fault(ErrValidation, "TrustAnchorCertificate is not valid here: whom the PKCS #11 module trusts is in its own configuration.")
 	}
 	var secret []byte
 	defer func() { clear(secret) }()
@@ -82,9 +86,6 @@ func storeMembers(in *CreateCustomKeyStoreInput) error {
 			return missingValue("cloudHsmClusterId")
 		case in.KeyStorePassword == nil:
 			return missing("keyStorePassword")
-		case in.TrustAnchorCertificate != nil:
-			// What is not checked must not look as if it were.
-			return fault(ErrValidation, "TrustAnchorCertificate is not valid here: whom the PKCS #11 module trusts is in its own configuration.")
 		}
 		return nil
 	}
