@@ -3,16 +3,12 @@ package integration
 import (
 	"bytes"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
-	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 )
@@ -24,14 +20,7 @@ func TestExternalKeyStore(t *testing.T) {
 	t.Parallel()
 	p := xksproxy.Start(t)
 	p.AddKey("external-key")
-	ca := filepath.Join(t.TempDir(), "xks-ca.pem")
-	if err := os.WriteFile(ca, p.CA(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := harness.Found(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
-		cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = ca, true
-		cfg.Test.XKSTimeout = 5 * time.Second // the machine is shared
-	}})
+	c := harness.Found(t, 3, harness.Options{Configure: trustStores(t)})
 	ctx := t.Context()
 	first := c.Nodes[0].SDK()
 	store, err := first.CreateCustomKeyStore(ctx, &kms.CreateCustomKeyStoreInput{
