@@ -155,7 +155,7 @@ func (n *Node) openDisk() error {
 		return err
 	}
 	var err error
-	n.store, err = openStore(filepath.Join(path, "raft.db"), n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
+	n.store, err = openStore(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -26,26 +27,27 @@ const sumSize = 16
 // StoreHooks break the log store for tests.
 type StoreHooks struct {
 	// Before runs before a write reaches the disk, After when it did. An error
-	// fails the write; not returning hangs it. op is "store", "delete" or "set".
+	// fails the write; not returning hangs it. op is "store" for what goes to the
+	// journal, "flush" for what goes from there to bbolt, "delete" or "set".
 	Before, After func(op string) error
-	// Read may change what a read found, before it is verified.
-	Read func(*raft.Log)
 }
 
-// store is Raft's log and stable store on bbolt. Every value is verified when it
-// is read. The first failed write or damaged value stops it for good: what a
-// failed fsync left on the disk cannot be known, and the pages count as clean
-// afterwards, so trying again would lose data in silence.
+// store is Raft's log and stable store on bbolt, with a journal for the newest
+// entries of the log. Every value is verified when it is read. The first failed
+// write or damaged value stops it for good: what a failed fsync left on the disk
+// cannot be known, and the pages count as clean afterwards, so trying again would
+// lose data in silence.
 type store struct {
-	db    *raftboltdb.BoltStore
-	hooks StoreHooks
-	limit time.Duration // a write takes at most
-	fault func(error)
+	db      *raftboltdb.BoltStore
+	journal *journal
+	hooks   StoreHooks
+	limit   time.Duration // a write takes at most
+	fault   func(error)
 
 	failed   atomic.Pointer[storeFault]
 	faulted  sync.Once
-	running  sync.Mutex // guards started: one write at a time, as bbolt has it
-	started  time.Time  // of the write in progress, or zero
+	running  sync.Mutex              // guards writes
+	writes   map[*time.Time]struct{} // when those in progress began
 	appended atomic.Int64
 	stop     chan struct{}
 	stopped  sync.WaitGroup
@@ -58,13 +60,23 @@ type store struct {
 
 type storeFault struct{ err error }
 
-// openStore opens or creates the store. fault is called once, on its own
+const (
+	boltFile = "raft.db"
+	// flushAfter is how long entries lie in the journal, at most, unless more
+	// fills it before.
+	flushAfter = 250 * time.Millisecond
+)
+
+// keyJournal has the ids of the journal's files, once there are any.
+var keyJournal = []byte("conclave.journal")
+
+// openStore opens or creates the store in dir. fault is called once, on its own
 // goroutine, when the store stops.
-func openStore(path string, limit time.Duration, hooks StoreHooks, latency *prometheus.HistogramVec, fault func(error)) (*store, error) {
+func openStore(dir string, limit time.Duration, hooks StoreHooks, latency *prometheus.HistogramVec, fault func(error)) (*store, error) {
 	var db *raftboltdb.BoltStore
 	err := guard(func() (err error) {
 		db, err = raftboltdb.New(raftboltdb.Options{
-			Path: path,
+			Path: filepath.Join(dir, boltFile),
 			BoltOptions: &bbolt.Options{
 				Timeout: time.Second, // another process has the file
 				// The freelist of a log is rebuilt at open and would otherwise be
@@ -80,10 +92,89 @@ func openStore(path string, limit time.Duration, hooks StoreHooks, latency *prom
 	if err != nil {
 		return nil, fmt.Errorf("opening Raft log: %w", err)
 	}
-	s := &store{db: db, hooks: hooks, limit: limit, fault: fault, latency: latency, stop: make(chan struct{})}
-	s.stopped.Add(1)
-	go s.watch()
+	s := &store{
+		db: db, hooks: hooks, limit: limit, fault: fault, latency: latency,
+		writes: make(map[*time.Time]struct{}), stop: make(chan struct{}),
+	}
+	s.stopped.Go(s.watch)
+	if err := s.openJournal(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening Raft log: %w", err), s.close())
+	}
+	s.stopped.Go(s.flushes)
 	return s, nil
+}
+
+// openJournal opens the journal, or makes one, and has bbolt take what it holds.
+func (s *store) openJournal(dir string) error {
+	known, err := s.get(keyJournal)
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		// What lies there was not used: its ids come first.
+		err = makeJournal(dir)
+	}
+	if err != nil {
+		return err
+	}
+	j, err := openJournal(dir, journalBytes)
+	if err != nil {
+		return err
+	}
+	s.journal = j
+	if known == nil {
+		err = s.put(keyJournal, j.ids())
+	} else if !bytes.Equal(known, j.ids()) {
+		err = fmt.Errorf("%w: the journal is another store's", ErrCorrupt)
+	}
+	if err != nil {
+		return err
+	}
+	return s.write("flush", func() error { return j.replay(s.restore) })
+}
+
+// restore stores what a stop left in the journal. bbolt may have it already, and
+// nothing else in its place: deleting waits until the journal is empty.
+func (s *store) restore(logs []*raft.Log) error {
+	for _, l := range logs {
+		var old raft.Log
+		err := s.GetLog(l.Index, &old)
+		if err == nil && old.Term != l.Term {
+			err = fmt.Errorf("%w: entry %d has term %d, and term %d in the journal", ErrCorrupt, l.Index, old.Term, l.Term)
+		}
+		if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+			return err
+		}
+	}
+	return s.storeInBolt(logs)
+}
+
+// flushes brings what is in the journal to bbolt.
+func (s *store) flushes() {
+	for {
+		select {
+		case <-s.journal.filled:
+		case <-s.stop:
+			return
+		}
+		wait := time.NewTimer(flushAfter)
+		select {
+		case <-wait.C:
+		case <-s.journal.hurry:
+			wait.Stop()
+		case <-s.stop:
+			wait.Stop()
+			return
+		}
+		if s.flush() != nil {
+			return // the store has stopped
+		}
+	}
+}
+
+func (s *store) flush() error {
+	err := s.write("flush", func() error { return s.journal.flush(s.storeInBolt) })
+	if err != nil {
+		s.journal.stop()
+	}
+	return err
 }
 
 // guard turns a panic into ErrCorrupt: bbolt panics on pages that make no sense.
@@ -98,22 +189,29 @@ func guard(f func() error) (err error) {
 
 // watch reports a write that does not return.
 func (s *store) watch() {
-	defer s.stopped.Done()
 	t := time.NewTicker(max(s.limit/10, time.Millisecond))
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			s.running.Lock()
-			stuck := !s.started.IsZero() && time.Since(s.started) > s.limit
-			s.running.Unlock()
-			if stuck {
+			if s.stuck() {
 				s.fail(fmt.Errorf("%w: a write takes more than %v", ErrDiskStuck, s.limit))
 			}
 		case <-s.stop:
 			return
 		}
 	}
+}
+
+func (s *store) stuck() bool {
+	s.running.Lock()
+	defer s.running.Unlock()
+	for began := range s.writes {
+		if time.Since(*began) > s.limit {
+			return true
+		}
+	}
+	return false
 }
 
 // fail stops the store.
@@ -134,14 +232,14 @@ func (s *store) check() error {
 	return nil
 }
 
-// write runs one write transaction.
+// write runs one write.
 func (s *store) write(op string, f func() error) error {
 	if err := s.check(); err != nil {
 		return err
 	}
 	start := time.Now()
 	s.running.Lock()
-	s.started = start
+	s.writes[&start] = struct{}{}
 	s.running.Unlock()
 	err := guard(func() error {
 		if s.hooks.Before != nil {
@@ -158,7 +256,7 @@ func (s *store) write(op string, f func() error) error {
 		return nil
 	})
 	s.running.Lock()
-	s.started = time.Time{}
+	delete(s.writes, &start)
 	s.running.Unlock()
 	if s.latency != nil {
 		s.latency.WithLabelValues(op).Observe(time.Since(start).Seconds())
@@ -217,29 +315,48 @@ func truncated(h hash.Hash) (t [sumSize]byte) {
 // StoreLog implements raft.LogStore.
 func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs implements raft.LogStore. The entries are copied, since Raft sends
-// them to followers at the same time; the checksum travels before the
-// extensions of the copy.
+// StoreLogs implements raft.LogStore.
 func (s *store) StoreLogs(logs []*raft.Log) error {
-	sealed := make([]*raft.Log, len(logs))
-	var size int64
-	for i, l := range logs {
-		c := *l
-		sum := logSum(l, l.Extensions)
-		c.Extensions = append(sum[:], l.Extensions...)
-		sealed[i] = &c
-		size += int64(len(l.Data))
-	}
-	err := s.write("store", func() error { return s.db.StoreLogs(sealed) })
+	err := s.write("store", func() error {
+		if fits, err := s.journal.append(logs); fits || err != nil {
+			return err
+		}
+		if err := s.journal.drain(); err != nil {
+			return err
+		}
+		return s.storeInBolt(logs)
+	})
 	if err == nil {
+		var size int64
+		for _, l := range logs {
+			size += int64(len(l.Data))
+		}
 		s.appended.Add(size)
 	}
 	return err
 }
 
+// storeInBolt stores entries in one transaction. They are copied, since Raft sends
+// them to followers at the same time; the checksum travels before the extensions
+// of the copy.
+func (s *store) storeInBolt(logs []*raft.Log) error {
+	sealed := make([]*raft.Log, len(logs))
+	for i, l := range logs {
+		c := *l
+		sum := logSum(l, l.Extensions)
+		c.Extensions = append(sum[:], l.Extensions...)
+		sealed[i] = &c
+	}
+	return s.db.StoreLogs(sealed)
+}
+
 // GetLog implements raft.LogStore.
 func (s *store) GetLog(index uint64, l *raft.Log) error {
 	return s.read(fmt.Sprintf("Raft log entry %d", index), func() error {
+		if pending, ok := s.journal.get(index); ok {
+			*l = *pending
+			return nil
+		}
 		var got raft.Log
 		err := s.db.GetLog(index, &got)
 		if errors.Is(err, raft.ErrLogNotFound) {
@@ -247,9 +364,6 @@ func (s *store) GetLog(index uint64, l *raft.Log) error {
 		}
 		if err != nil { // bbolt reads from a mapping: it is the decoding that failed
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		if s.hooks.Read != nil {
-			s.hooks.Read(&got)
 		}
 		if len(got.Extensions) < sumSize || got.Index != index {
 			return fmt.Errorf("%w: not an entry of this index", ErrCorrupt)
@@ -267,30 +381,46 @@ func (s *store) GetLog(index uint64, l *raft.Log) error {
 	})
 }
 
-// DeleteRange implements raft.LogStore.
+// DeleteRange implements raft.LogStore. The journal is emptied first, or a restart
+// would bring back what was deleted.
 func (s *store) DeleteRange(lo, hi uint64) error {
-	return s.write("delete", func() error { return s.db.DeleteRange(lo, hi) })
+	return s.write("delete", func() error {
+		if err := s.journal.drain(); err != nil {
+			return err
+		}
+		return s.db.DeleteRange(lo, hi)
+	})
 }
 
 // FirstIndex implements raft.LogStore.
 func (s *store) FirstIndex() (i uint64, err error) {
-	err = s.read("first Raft index", func() error { i, err = s.db.FirstIndex(); return err })
+	err = s.read("first Raft index", func() error { i, err = s.journal.firstIndex(s.db.FirstIndex); return err })
 	return i, err
 }
 
 // LastIndex implements raft.LogStore.
 func (s *store) LastIndex() (i uint64, err error) {
-	err = s.read("last Raft index", func() error { i, err = s.db.LastIndex(); return err })
+	err = s.read("last Raft index", func() error { i, err = s.journal.lastIndex(s.db.LastIndex); return err })
 	return i, err
 }
 
 // close closes the files. A write that hangs keeps it from returning.
 func (s *store) close() error {
+	if s.journal != nil && s.check() == nil {
+		_ = s.flush() // what it could not do the next start does
+	}
 	s.failed.CompareAndSwap(nil, &storeFault{fmt.Errorf("%w: closed", ErrStorage)})
 	s.faulted.Do(func() {}) // closing is no fault
 	close(s.stop)
+	if s.journal != nil {
+		s.journal.stop()
+	}
 	s.stopped.Wait()
-	return guard(s.db.Close)
+	var err error
+	if s.journal != nil {
+		err = s.journal.close()
+	}
+	return errors.Join(err, guard(s.db.Close))
 }
 
 // raftStore is the store as Raft has it. Where Raft would panic on an error, it

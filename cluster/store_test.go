@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -16,10 +17,10 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-func testStore(t *testing.T, path string, hooks StoreHooks) (*store, chan error) {
+func testStore(t *testing.T, dir string, hooks StoreHooks) (*store, chan error) {
 	t.Helper()
 	faults := make(chan error, 16)
-	s, err := openStore(path, 200*time.Millisecond, hooks, nil, func(err error) { faults <- err })
+	s, err := openStore(dir, 200*time.Millisecond, hooks, nil, func(err error) { faults <- err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +58,8 @@ var sampleLogs = []*raft.Log{
 }
 
 func TestStoreKeepsLogs(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "raft.db")
-	s, _ := testStore(t, path, StoreHooks{})
+	dir := t.TempDir()
+	s, _ := testStore(t, dir, StoreHooks{})
 	if err := s.StoreLogs(sampleLogs); err != nil {
 		t.Fatal(err)
 	}
@@ -68,10 +69,12 @@ func TestStoreKeepsLogs(t *testing.T) {
 	if err := s.close(); err != nil {
 		t.Fatal(err)
 	}
-	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v; want 0600", fi.Mode(), err)
+	for _, name := range []string{boltFile, journalNames[0], journalNames[1]} {
+		if fi, err := os.Stat(filepath.Join(dir, name)); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v, %v; want 0600", name, fi.Mode(), err)
+		}
 	}
-	s, _ = testStore(t, path, StoreHooks{})
+	s, _ = testStore(t, dir, StoreHooks{})
 	for _, want := range sampleLogs {
 		var got raft.Log
 		if err := s.GetLog(want.Index, &got); err != nil {
@@ -113,8 +116,8 @@ func rewrite(t *testing.T, path, bucket string, key []byte, change func([]byte) 
 
 // TestEveryFlippedByteIsFound changes each byte of stored values in turn.
 func TestEveryFlippedByteIsFound(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "raft.db")
-	s, _ := testStore(t, path, StoreHooks{})
+	dir := t.TempDir()
+	s, _ := testStore(t, dir, StoreHooks{})
 	if err := s.StoreLogs(sampleLogs); err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +146,11 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 		{"conf", []byte("CurrentTerm"), func(s *store) error { _, err := s.GetUint64([]byte("CurrentTerm")); return err }},
 		{"conf", keyVote, func(s *store) error { _, err := s.Get(keyVoteCandidate); return err }},
 	} {
-		good := rewrite(t, path, v.bucket, v.key, func(b []byte) []byte { return b })
+		good := rewrite(t, filepath.Join(dir, boltFile), v.bucket, v.key, func(b []byte) []byte { return b })
 		for i := range good {
 			bit := byte(1) << (i % 8)
-			rewrite(t, path, v.bucket, v.key, func(b []byte) []byte { b[i] ^= bit; return b })
-			s, faults := testStore(t, path, StoreHooks{})
+			rewrite(t, filepath.Join(dir, boltFile), v.bucket, v.key, func(b []byte) []byte { b[i] ^= bit; return b })
+			s, faults := testStore(t, dir, StoreHooks{})
 			if err := v.read(s); errors.Is(err, errHarmless) {
 				harmless++
 			} else if !errors.Is(err, ErrCorrupt) {
@@ -156,16 +159,16 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 				wantFault(t, faults, ErrCorrupt)
 			}
 			s.close()
-			rewrite(t, path, v.bucket, v.key, func([]byte) []byte { return good })
+			rewrite(t, filepath.Join(dir, boltFile), v.bucket, v.key, func([]byte) []byte { return good })
 		}
 		for _, cut := range []int{0, 1, len(good) / 2, len(good) - 1} {
-			rewrite(t, path, v.bucket, v.key, func(b []byte) []byte { return b[:cut] })
-			s, _ := testStore(t, path, StoreHooks{})
+			rewrite(t, filepath.Join(dir, boltFile), v.bucket, v.key, func(b []byte) []byte { return b[:cut] })
+			s, _ := testStore(t, dir, StoreHooks{})
 			if err := v.read(s); err == nil {
 				t.Errorf("%s %q cut to %d bytes was read", v.bucket, v.key, cut)
 			}
 			s.close()
-			rewrite(t, path, v.bucket, v.key, func([]byte) []byte { return good })
+			rewrite(t, filepath.Join(dir, boltFile), v.bucket, v.key, func([]byte) []byte { return good })
 		}
 	}
 	if harmless > len("Type") {
@@ -173,9 +176,9 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 	}
 	// An entry under another's index.
 	var other []byte
-	rewrite(t, path, "logs", []byte{0, 0, 0, 0, 0, 0, 0, 2}, func(b []byte) []byte { other = b; return b })
-	rewrite(t, path, "logs", index, func([]byte) []byte { return other })
-	s, _ = testStore(t, path, StoreHooks{})
+	rewrite(t, filepath.Join(dir, boltFile), "logs", []byte{0, 0, 0, 0, 0, 0, 0, 2}, func(b []byte) []byte { other = b; return b })
+	rewrite(t, filepath.Join(dir, boltFile), "logs", index, func([]byte) []byte { return other })
+	s, _ = testStore(t, dir, StoreHooks{})
 	if err := s.GetLog(3, new(raft.Log)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("entry 2 under index 3 = %v", err)
 	}
@@ -185,11 +188,11 @@ func TestEveryFlippedByteIsFound(t *testing.T) {
 // the disk: nothing is written, read or acknowledged afterwards.
 func TestFirstWriteErrorStopsTheStore(t *testing.T) {
 	for _, when := range []string{"before", "after"} {
-		for _, op := range []string{"store", "delete", "set"} {
+		for _, op := range []string{"store", "flush", "delete", "set"} {
 			t.Run(when+" "+op, func(t *testing.T) {
-				armed := false
+				var armed atomic.Bool
 				fail := func(got string) error {
-					if armed && got == op {
+					if armed.Load() && got == op {
 						return syscall.EIO
 					}
 					return nil
@@ -198,13 +201,14 @@ func TestFirstWriteErrorStopsTheStore(t *testing.T) {
 				if when == "after" {
 					hooks = StoreHooks{After: fail}
 				}
-				s, faults := testStore(t, filepath.Join(t.TempDir(), "raft.db"), hooks)
+				s, faults := testStore(t, t.TempDir(), hooks)
 				if err := s.StoreLogs(sampleLogs); err != nil {
 					t.Fatal(err)
 				}
-				armed = true
+				armed.Store(true)
 				do := map[string]func() error{
 					"store":  func() error { return s.StoreLog(&raft.Log{Index: 4}) },
+					"flush":  s.flush,
 					"delete": func() error { return s.DeleteRange(1, 1) },
 					"set":    func() error { return s.SetUint64([]byte("CurrentTerm"), 2) },
 				}
@@ -212,7 +216,7 @@ func TestFirstWriteErrorStopsTheStore(t *testing.T) {
 					t.Fatalf("%s = %v", op, err)
 				}
 				wantFault(t, faults, ErrStorage)
-				armed = false
+				armed.Store(false)
 				for name, f := range do {
 					if err := f(); !errors.Is(err, ErrStorage) {
 						t.Errorf("%s after the error = %v", name, err)
@@ -228,9 +232,9 @@ func TestFirstWriteErrorStopsTheStore(t *testing.T) {
 
 func TestHangingWriteIsNoticed(t *testing.T) {
 	release := make(chan struct{})
-	var hang bool
-	s, faults := testStore(t, filepath.Join(t.TempDir(), "raft.db"), StoreHooks{Before: func(string) error {
-		if hang {
+	var hang atomic.Bool
+	s, faults := testStore(t, t.TempDir(), StoreHooks{Before: func(string) error {
+		if hang.Load() {
 			<-release
 		}
 		return nil
@@ -238,7 +242,7 @@ func TestHangingWriteIsNoticed(t *testing.T) {
 	if err := s.StoreLogs(sampleLogs); err != nil {
 		t.Fatal(err)
 	}
-	hang = true
+	hang.Store(true)
 	done := make(chan error, 1)
 	go func() { done <- s.StoreLog(&raft.Log{Index: 4}) }()
 	wantFault(t, faults, ErrDiskStuck)
@@ -252,8 +256,8 @@ func TestHangingWriteIsNoticed(t *testing.T) {
 // TestVoteIsOneWrite is hashicorp/raft issue 661: a crash between the term and
 // the candidate of a vote must leave the old vote whole.
 func TestVoteIsOneWrite(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "raft.db")
-	s, _ := testStore(t, path, StoreHooks{})
+	dir := t.TempDir()
+	s, _ := testStore(t, dir, StoreHooks{})
 	if _, err := s.GetUint64(keyVoteTerm); !errors.Is(err, raftboltdb.ErrKeyNotFound) || err.Error() != "not found" {
 		t.Errorf("no vote yet: %v", err)
 	}
@@ -276,7 +280,7 @@ func TestVoteIsOneWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.close() // the crash
-	s, _ = testStore(t, path, StoreHooks{})
+	s, _ = testStore(t, dir, StoreHooks{})
 	if got := vote(s); got != "5 a" {
 		t.Errorf("vote after a cut = %q, want the old one", got)
 	}
