@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -14,7 +15,7 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 		if len(o.unsettled) >= batchesInFlight && !o.waiting[0].exclusive {
 			return 0, false // the next answer comes back here
 		}
-		n, size, full := o.cut()
+		n, full := o.cut()
 		age := now.Sub(o.waiting[0].queued)
 		delay := batchDelay
 		if len(o.unsettled) == 0 {
@@ -28,7 +29,7 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 		if !full && age < delay {
 			return delay - age, true
 		}
-		b := &sentBatch{seq: o.nextSeq, size: size}
+		b := &sentBatch{seq: o.nextSeq}
 		for _, p := range o.waiting[:n] {
 			o.release(p)
 			if !p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
@@ -54,21 +55,19 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 
 // cut finds how many of the waiting proposals make the next batch. An exclusive
 // one, which proposeExclusive puts first, goes alone.
-func (o *origin) cut() (n, size int, full bool) {
+func (o *origin) cut() (n int, full bool) {
+	size := 0
 	for _, p := range o.waiting {
 		if p.exclusive {
-			if n == 0 {
-				return 1, p.size, true
-			}
-			return n, size, true
+			return max(n, 1), true
 		}
 		if n == maxBatchRecords || n > 0 && size+p.size > batchBytes {
-			return n, size, true
+			return n, true
 		}
 		n++
 		size += p.size
 	}
-	return n, size, n == maxBatchRecords || size >= batchBytes
+	return n, n == maxBatchRecords || size >= batchBytes
 }
 
 func (o *origin) send(b *sentBatch) {
@@ -81,9 +80,13 @@ func (o *origin) send(b *sentBatch) {
 	b.sends++
 	b.out = true
 	// A new message each time: the last one may still be on its way.
-	batch := &fsmpb.Batch{
+	encoded, err := fsm.EncodeBatch(&fsmpb.Batch{
 		Node: o.node, Incarnation: o.incarnation, Seq: b.seq,
-		SettledBelow: o.unsettled[0].seq, Watermark: o.watermark(), Records: b.records,
+		SettledBelow: o.unsettled[0].seq, Watermark: o.watermark(),
+	}, b.records)
+	if err != nil {
+		panic(err) // the node's id is the only text in it
 	}
-	o.link.send(&submission{batch: batch, size: b.size + 64, exclusive: b.exclusive})
+	out := &batch{node: o.node, seq: b.seq, records: len(b.records), encoded: encoded}
+	o.link.send(&submission{batch: out, size: out.size(), exclusive: b.exclusive})
 }

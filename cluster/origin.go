@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -30,7 +28,7 @@ const (
 
 // proposal is one record, or a barrier without one, on its way.
 type proposal struct {
-	record    *fsmpb.Record // nil for a barrier
+	record    []byte // encoded; nil for a barrier
 	size      int
 	exclusive bool
 	queued    time.Time
@@ -53,9 +51,8 @@ type outcome struct {
 // sentBatch is a batch without its answer.
 type sentBatch struct {
 	seq       uint64
-	records   []*fsmpb.Record
+	records   [][]byte // encoded, of the proposals that have one
 	proposals []*proposal
-	size      int
 	exclusive bool
 	firstSend time.Time
 	lastSend  time.Time // on the present link
@@ -565,20 +562,18 @@ func (o *origin) settle(r *clusterpb.SubmitResponse) {
 	}
 }
 
-// newProposal checks a record.
+// newProposal checks a record and encodes it.
 func newProposal(r *fsmpb.Record) (*proposal, error) {
 	if err := checkRecord(r); err != nil {
 		return nil, err
 	}
-	size := proto.Size(r) + 4
+	encoded, err := fsm.EncodeRecord(r)
+	if err != nil {
+		return nil, errors.Join(ErrRecord, err)
+	}
+	size := len(encoded) + 4
 	if size > maxRecord {
 		return nil, fmt.Errorf("%w: %d bytes", ErrRecord, size)
 	}
-	for _, c := range r.Changes {
-		// Text that is not UTF-8 would fail the encoding of a whole entry.
-		if _, err := proto.Marshal(c); err != nil {
-			return nil, errors.Join(ErrRecord, err)
-		}
-	}
-	return &proposal{record: r, size: size}, nil
+	return &proposal{record: encoded, size: size}, nil
 }

@@ -314,7 +314,7 @@ func (l *fakeLink) close()             {}
 // one that may be.
 func TestOnlyWhatNobodyTookIsGivenUp(t *testing.T) {
 	notLeader := func(s *submission, l *fakeLink) {
-		r := &clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER, Seq: s.batch.Seq}
+		r := &clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER, Seq: s.batch.seq}
 		l.answer(r)
 	}
 	for name, tc := range map[string]struct {
@@ -326,7 +326,7 @@ func TestOnlyWhatNobodyTookIsGivenUp(t *testing.T) {
 		"broke":        {func(_ *submission, l *fakeLink) { l.answer(linkBroke) }, ErrOutcomeUnknown},
 		"no answer":    {func(*submission, *fakeLink) {}, ErrOutcomeUnknown},
 		"unknown": {func(s *submission, l *fakeLink) {
-			l.answer(&clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN, Seq: s.batch.Seq})
+			l.answer(&clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN, Seq: s.batch.seq})
 		}, ErrOutcomeUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
