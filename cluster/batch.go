@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -13,29 +14,34 @@ import (
 func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 	for len(o.waiting) > 0 {
 		if len(o.unsettled) >= batchesInFlight && !o.waiting[0].exclusive {
+			o.want, o.wantBytes = math.MaxInt, math.MaxInt
 			return 0, false // the next answer comes back here
 		}
-		n, full := o.cut()
+		n, size, full := o.cut()
 		age := now.Sub(o.waiting[0].queued)
-		delay := batchDelay
+		enough, delay := maxBatchRecords, batchDelay
 		if len(o.unsettled) == 0 {
 			// Alone, a request goes at once. Where the last answers set several
 			// callers free, their next requests come together.
-			delay = 0
-			if n < o.lastSettled*3/4 {
-				delay = gatherDelay
-			}
+			enough, delay = o.lastSettled*3/4, gatherDelay
 		}
-		if !full && age < delay {
+		if !full && n < enough && age < delay {
+			o.want, o.wantBytes = enough-n, batchBytes-size
 			return delay - age, true
 		}
-		b := &sentBatch{seq: o.nextSeq}
+		b := &sentBatch{
+			seq: o.nextSeq, due: now.Add(o.timeouts.Outcome),
+			proposals: make([]*proposal, 0, n), records: make([][]byte, 0, n),
+		}
 		for _, p := range o.waiting[:n] {
 			o.release(p)
 			if !p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
 				continue
 			}
 			b.proposals = append(b.proposals, p)
+			if due := p.queued.Add(o.timeouts.Outcome); due.Before(b.due) {
+				b.due = due
+			}
 			b.exclusive = b.exclusive || p.exclusive
 			if p.record != nil {
 				b.records = append(b.records, p.record)
@@ -55,19 +61,18 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 
 // cut finds how many of the waiting proposals make the next batch. An exclusive
 // one, which proposeExclusive puts first, goes alone.
-func (o *origin) cut() (n int, full bool) {
-	size := 0
+func (o *origin) cut() (n, size int, full bool) {
 	for _, p := range o.waiting {
 		if p.exclusive {
-			return max(n, 1), true
+			return max(n, 1), size, true
 		}
 		if n == maxBatchRecords || n > 0 && size+p.size > batchBytes {
-			return n, true
+			return n, size, true
 		}
 		n++
 		size += p.size
 	}
-	return n, n == maxBatchRecords || size >= batchBytes
+	return n, size, n == maxBatchRecords || size >= batchBytes
 }
 
 func (o *origin) send(b *sentBatch) {

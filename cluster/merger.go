@@ -159,7 +159,9 @@ func (m *merger) submit(s *submission) {
 	default:
 		m.queue = append(m.queue, s)
 		m.bytes += int64(s.size)
-		m.changed.Broadcast()
+		if m.ready() {
+			m.changed.Broadcast()
+		}
 	}
 	m.mu.Unlock()
 	if status != clusterpb.SubmitStatus_SUBMIT_STATUS_UNSPECIFIED {
