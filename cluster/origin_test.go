@@ -480,6 +480,27 @@ func TestOutcomeIsAwaited(t *testing.T) {
 	}
 }
 
+// TestProposalHasOneOutcome answers a proposal whose caller does not listen: the
+// first outcome counts, and no further one may hold up the origin.
+func TestProposalHasOneOutcome(t *testing.T) {
+	p := &proposal{done: make(chan outcome, 1)}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		p.answer(outcome{err: ErrOutcomeUnknown})
+		p.answer(outcome{})
+		p.answer(outcome{})
+	}()
+	select {
+	case <-answered:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the origin waits for a caller")
+	}
+	if out := <-p.done; !errors.Is(out.err, ErrOutcomeUnknown) || len(p.done) > 0 {
+		t.Errorf("outcome %v, then %d more", out.err, len(p.done))
+	}
+}
+
 // TestIntakeWakesOnce holds when the origin is told of arrivals.
 func TestIntakeWakesOnce(t *testing.T) {
 	for name, tc := range map[string]struct {
