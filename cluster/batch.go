@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"math"
 	"slices"
 	"time"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -12,29 +14,34 @@ import (
 func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 	for len(o.waiting) > 0 {
 		if len(o.unsettled) >= batchesInFlight && !o.waiting[0].exclusive {
+			o.want, o.wantBytes = math.MaxInt, math.MaxInt
 			return 0, false // the next answer comes back here
 		}
 		n, size, full := o.cut()
 		age := now.Sub(o.waiting[0].queued)
-		delay := batchDelay
+		enough, delay := maxBatchRecords, batchDelay
 		if len(o.unsettled) == 0 {
 			// Alone, a request goes at once. Where the last answers set several
 			// callers free, their next requests come together.
-			delay = 0
-			if n < o.lastSettled*3/4 {
-				delay = gatherDelay
-			}
+			enough, delay = o.lastSettled*3/4, gatherDelay
 		}
-		if !full && age < delay {
+		if !full && n < enough && age < delay {
+			o.want, o.wantBytes = enough-n, batchBytes-size
 			return delay - age, true
 		}
-		b := &sentBatch{seq: o.nextSeq, size: size}
+		b := &sentBatch{
+			seq: o.nextSeq, due: now.Add(o.timeouts.Outcome),
+			proposals: make([]*proposal, 0, n), records: make([][]byte, 0, n),
+		}
 		for _, p := range o.waiting[:n] {
 			o.release(p)
 			if !p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
 				continue
 			}
 			b.proposals = append(b.proposals, p)
+			if due := p.queued.Add(o.timeouts.Outcome); due.Before(b.due) {
+				b.due = due
+			}
 			b.exclusive = b.exclusive || p.exclusive
 			if p.record != nil {
 				b.records = append(b.records, p.record)
@@ -57,10 +64,7 @@ func (o *origin) form(now time.Time) (wait time.Duration, more bool) {
 func (o *origin) cut() (n, size int, full bool) {
 	for _, p := range o.waiting {
 		if p.exclusive {
-			if n == 0 {
-				return 1, p.size, true
-			}
-			return n, size, true
+			return max(n, 1), size, true
 		}
 		if n == maxBatchRecords || n > 0 && size+p.size > batchBytes {
 			return n, size, true
@@ -81,9 +85,13 @@ func (o *origin) send(b *sentBatch) {
 	b.sends++
 	b.out = true
 	// A new message each time: the last one may still be on its way.
-	batch := &fsmpb.Batch{
+	encoded, err := fsm.EncodeBatch(&fsmpb.Batch{
 		Node: o.node, Incarnation: o.incarnation, Seq: b.seq,
-		SettledBelow: o.unsettled[0].seq, Watermark: o.watermark(), Records: b.records,
+		SettledBelow: o.unsettled[0].seq, Watermark: o.watermark(),
+	}, b.records)
+	if err != nil {
+		panic(err) // the node's id is the only text in it
 	}
-	o.link.send(&submission{batch: batch, size: b.size + 64, exclusive: b.exclusive})
+	out := &batch{node: o.node, seq: b.seq, records: len(b.records), encoded: encoded}
+	o.link.send(&submission{batch: out, size: out.size(), exclusive: b.exclusive})
 }

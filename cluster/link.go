@@ -25,7 +25,7 @@ func (l *localLink) close()         {}
 // remoteLink is the stream to another node that leads.
 type remoteLink struct {
 	node    string
-	out     chan *clusterpb.SubmitRequest
+	out     chan any // what the stream sends
 	cancel  context.CancelFunc
 	metrics *metrics
 }
@@ -37,7 +37,7 @@ const linkQueue = 4 * batchesInFlight
 // stream ends, answer gets linkBroke or linkNeverOpened.
 func dialLink(ctx context.Context, node string, client clusterpb.PeerClient, m *metrics, answer func(*clusterpb.SubmitResponse), running func(func())) *remoteLink {
 	ctx, cancel := context.WithCancel(ctx)
-	l := &remoteLink{node: node, out: make(chan *clusterpb.SubmitRequest, linkQueue), cancel: cancel, metrics: m}
+	l := &remoteLink{node: node, out: make(chan any, linkQueue), cancel: cancel, metrics: m}
 	running(func() {
 		defer cancel()
 		stream, err := client.Submit(ctx)
@@ -62,7 +62,7 @@ func (l *remoteLink) sendAll(ctx context.Context, stream grpc.BidiStreamingClien
 	for {
 		select {
 		case r := <-l.out:
-			if stream.Send(r) != nil {
+			if stream.SendMsg(r) != nil {
 				return // Recv learns why
 			}
 		case <-ctx.Done():
@@ -72,12 +72,12 @@ func (l *remoteLink) sendAll(ctx context.Context, stream grpc.BidiStreamingClien
 }
 
 func (l *remoteLink) send(s *submission) {
-	r := &clusterpb.SubmitRequest{}
+	var r any
 	if s.batch != nil {
-		r.Message = &clusterpb.SubmitRequest_Batch{Batch: s.batch}
+		r = submitBatchMessage(s.batch)
 		l.metrics.forwarded.Inc()
 	} else {
-		r.Message = &clusterpb.SubmitRequest_Register{Register: s.register}
+		r = &clusterpb.SubmitRequest{Message: &clusterpb.SubmitRequest_Register{Register: s.register}}
 	}
 	select {
 	case l.out <- r:

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
@@ -40,7 +39,7 @@ const (
 // submission is a batch, a registration, or nothing but a clock, on its way into
 // an entry.
 type submission struct {
-	batch     *fsmpb.Batch
+	batch     *batch
 	register  *fsmpb.RegisterNode
 	size      int
 	exclusive bool // goes while the merger is held back
@@ -50,7 +49,7 @@ type submission struct {
 
 func (s *submission) reply(r *clusterpb.SubmitResponse) {
 	if s.batch != nil {
-		r.Seq = s.batch.Seq
+		r.Seq = s.batch.seq
 	}
 	s.answer(r)
 }
@@ -160,7 +159,9 @@ func (m *merger) submit(s *submission) {
 	default:
 		m.queue = append(m.queue, s)
 		m.bytes += int64(s.size)
-		m.changed.Broadcast()
+		if m.ready() {
+			m.changed.Broadcast()
+		}
 	}
 	m.mu.Unlock()
 	if status != clusterpb.SubmitStatus_SUBMIT_STATUS_UNSPECIFIED {
@@ -300,14 +301,14 @@ func (m *merger) encode(parts []*submission) ([]byte, error) {
 	case parts[0].register != nil:
 		e.Command = &fsmpb.Entry_RegisterNode{RegisterNode: parts[0].register}
 	case parts[0].batch != nil:
-		batches := &fsmpb.Batches{Batches: make([]*fsmpb.Batch, len(parts))}
+		batches := make([][]byte, len(parts))
 		records := 0
 		for i, s := range parts {
-			batches.Batches[i] = s.batch
-			records += len(s.batch.Records)
+			batches[i] = s.batch.encoded
+			records += s.batch.records
 		}
 		m.metrics.entryRecords.Observe(float64(records))
-		e.Command = &fsmpb.Entry_Batches{Batches: batches}
+		return fsm.EncodeBatches(e, batches)
 	}
 	return fsm.EncodeEntry(e)
 }
@@ -467,9 +468,6 @@ func (m *merger) mayWait(ctx context.Context) error {
 	}
 	return nil
 }
-
-// sizeOf is about what a batch adds to an entry.
-func sizeOf(b *fsmpb.Batch) int { return proto.Size(b) + 4 }
 
 func sizeOfAll(parts []*submission) (n int64) {
 	for _, s := range parts {

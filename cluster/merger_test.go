@@ -155,6 +155,16 @@ type fakeRaft func(cmd []byte) raft.ApplyFuture
 
 func (f fakeRaft) Apply(cmd []byte, _ time.Duration) raft.ApplyFuture { return f(cmd) }
 
+// testBatch encodes a batch.
+func testBatch(t testing.TB, b *fsmpb.Batch) *batch {
+	t.Helper()
+	encoded, err := proto.Marshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &batch{node: b.Node, seq: b.Seq, records: len(b.Records), encoded: encoded}
+}
+
 func testMerger(t *testing.T, r fakeRaft) *merger {
 	m := newMerger(&merger{
 		raft: r, evidence: func() (*fsmpb.Clock, *fsmpb.StateCheck) { return &fsmpb.Clock{}, nil },
@@ -194,7 +204,7 @@ func TestMergerNeverGuesses(t *testing.T) {
 			got := make(chan *clusterpb.SubmitResponse, 1)
 			s := &submission{register: tc.register, answer: func(r *clusterpb.SubmitResponse) { got <- r }}
 			if tc.register == nil {
-				s.batch = &fsmpb.Batch{Seq: 3, Records: []*fsmpb.Record{{}}}
+				s.batch = testBatch(t, &fsmpb.Batch{Seq: 3, Records: []*fsmpb.Record{{}}})
 			}
 			m.submit(s)
 			if r := <-got; r.Status != tc.want {
@@ -218,8 +228,8 @@ func TestMergerLimits(t *testing.T) {
 	})
 	var answered atomic.Int64
 	batch := func(size int) *submission {
-		b := &fsmpb.Batch{Seq: 1, Records: []*fsmpb.Record{{Body: make([]byte, size)}}}
-		return &submission{batch: b, size: sizeOf(b), answer: func(*clusterpb.SubmitResponse) { answered.Add(1) }}
+		b := testBatch(t, &fsmpb.Batch{Seq: 1, Records: []*fsmpb.Record{{Body: make([]byte, size)}}})
+		return &submission{batch: b, size: b.size(), answer: func(*clusterpb.SubmitResponse) { answered.Add(1) }}
 	}
 	// The first goes at once, the second once it is worth an entry, and the third
 	// waits for a place.
@@ -270,7 +280,7 @@ func TestStuckTransferIsNoticed(t *testing.T) {
 	m := testMerger(t, func([]byte) raft.ApplyFuture { return fakeFuture{err: raft.ErrLeadershipTransferInProgress} })
 	send := func(m *merger) {
 		done := make(chan struct{})
-		m.submit(&submission{batch: &fsmpb.Batch{Seq: 1}, answer: func(*clusterpb.SubmitResponse) { close(done) }})
+		m.submit(&submission{batch: testBatch(t, &fsmpb.Batch{Seq: 1}), answer: func(*clusterpb.SubmitResponse) { close(done) }})
 		<-done
 	}
 	send(m)

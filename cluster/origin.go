@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -30,12 +28,21 @@ const (
 
 // proposal is one record, or a barrier without one, on its way.
 type proposal struct {
-	record    *fsmpb.Record // nil for a barrier
+	record    []byte // encoded; nil for a barrier
 	size      int
 	exclusive bool
 	queued    time.Time
 	state     atomic.Uint32
 	done      chan outcome // buffered: whoever waits may have left
+	answered  bool         // by the origin
+}
+
+// answer gives the proposal its outcome, unless it has one.
+func (p *proposal) answer(out outcome) {
+	if !p.answered {
+		p.answered = true
+		p.done <- out
+	}
 }
 
 // States of a proposal. Whoever moves it out of waiting owns what happens next.
@@ -53,10 +60,10 @@ type outcome struct {
 // sentBatch is a batch without its answer.
 type sentBatch struct {
 	seq       uint64
-	records   []*fsmpb.Record
+	records   [][]byte // encoded, of the proposals that have one
 	proposals []*proposal
-	size      int
 	exclusive bool
+	due       time.Time // when the first of its proposals has waited too long
 	firstSend time.Time
 	lastSend  time.Time // on the present link
 	sends     int
@@ -106,7 +113,7 @@ type origin struct {
 	// fenced is told that a newer incarnation of the node exists.
 	fenced func(error)
 
-	in    chan *proposal
+	in    *intake
 	wake  chan struct{} // the leader may have changed
 	stop  chan struct{}
 	done  chan struct{}
@@ -125,6 +132,8 @@ type origin struct {
 
 	// Owned by run.
 	waiting     []*proposal
+	want        int // proposals, or bytes of them, that step has use for
+	wantBytes   int
 	nextExpiry  time.Time
 	unsettled   []*sentBatch // by seq
 	nextSeq     uint64
@@ -137,7 +146,7 @@ type origin struct {
 }
 
 func newOrigin(o *origin) *origin {
-	o.in = make(chan *proposal, 1024)
+	o.in = newIntake()
 	o.answered = make(chan struct{}, 1)
 	o.wake = make(chan struct{}, 1)
 	o.stop = make(chan struct{})
@@ -168,17 +177,10 @@ func (o *origin) propose(ctx context.Context, p *proposal) (fsm.Decision, error)
 		o.release(p)
 		return fsm.Decision{}, ErrOverloaded
 	}
-	select {
-	case o.in <- p:
-	case <-ctx.Done():
-		o.release(p)
-		return fsm.Decision{}, ctx.Err()
-	case <-o.stop:
+	if !o.in.put(p) {
 		o.release(p)
 		return fsm.Decision{}, ErrShutdown
 	}
-	limit := time.NewTimer(o.timeouts.Outcome)
-	defer limit.Stop()
 	select {
 	case out := <-p.done:
 		return out.verdict, out.err
@@ -186,30 +188,11 @@ func (o *origin) propose(ctx context.Context, p *proposal) (fsm.Decision, error)
 		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
 			return fsm.Decision{}, ctx.Err()
 		}
-	case <-limit.C:
-		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
-			return fsm.Decision{}, ErrNoLeader
-		}
-		return fsm.Decision{}, ErrOutcomeUnknown
-	case <-o.done:
 	}
-	// Submitted: whatever ctx says, the outcome is what counts now.
-	select {
-	case out := <-p.done:
-		return out.verdict, out.err
-	case <-limit.C:
-		return fsm.Decision{}, ErrOutcomeUnknown
-	case <-o.done:
-		select {
-		case out := <-p.done:
-			return out.verdict, out.err
-		default:
-		}
-		if p.state.CompareAndSwap(proposalWaiting, proposalGone) {
-			return fsm.Decision{}, ErrShutdown
-		}
-		return fsm.Decision{}, ErrOutcomeUnknown
-	}
+	// Submitted: whatever ctx says, the outcome is what counts now. The origin
+	// answers within Timeouts.Outcome.
+	out := <-p.done
+	return out.verdict, out.err
 }
 
 // release gives back what propose took of the limits.
@@ -239,11 +222,11 @@ func (o *origin) run() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		o.take(o.in.take())
 		timer.Reset(o.step(time.Now()))
+		o.in.expect(o.want, o.wantBytes)
 		select {
-		case p := <-o.in:
-			o.take(p)
-			o.gather()
+		case <-o.in.arrived:
 		case <-o.answered:
 			o.answersMu.Lock()
 			list := o.answers
@@ -265,14 +248,16 @@ func (o *origin) run() {
 	}
 }
 
-// take queues a proposal. An exclusive one comes first: others may not move
-// before it.
-func (o *origin) take(p *proposal) {
-	if p.exclusive {
-		o.waiting = slices.Insert(o.waiting, 0, p)
-		return
+// take queues proposals. An exclusive one comes first: others may not move before
+// it.
+func (o *origin) take(arrived []*proposal) {
+	for _, p := range arrived {
+		if p.exclusive {
+			o.waiting = slices.Insert(o.waiting, 0, p)
+		} else {
+			o.waiting = append(o.waiting, p)
+		}
 	}
-	o.waiting = append(o.waiting, p)
 }
 
 // deliver takes an answer without blocking whoever brings it, which may be this
@@ -287,36 +272,17 @@ func (o *origin) deliver(a answered) {
 	}
 }
 
-// gather takes over what else was proposed meanwhile, to make fuller batches.
-func (o *origin) gather() {
-	for len(o.waiting) < maxBatchRecords*batchesInFlight {
-		select {
-		case p := <-o.in:
-			o.take(p)
-		default:
-			return
-		}
-	}
-}
-
 func (o *origin) shutdown() {
 	if o.link != nil {
 		o.unlink(false)
 	}
 	for _, b := range o.unsettled {
 		for _, p := range b.proposals {
-			p.done <- outcome{err: ErrOutcomeUnknown}
+			p.answer(outcome{err: ErrOutcomeUnknown})
 		}
 	}
-	for {
-		select {
-		case p := <-o.in:
-			o.waiting = append(o.waiting, p)
-			continue
-		default:
-		}
-		break
-	}
+	o.in.close()
+	o.take(o.in.take())
 	o.refuseWaiting()
 }
 
@@ -324,7 +290,7 @@ func (o *origin) refuseWaiting() {
 	for _, p := range o.waiting {
 		o.release(p)
 		if p.state.CompareAndSwap(proposalWaiting, proposalTaken) {
-			p.done <- outcome{err: ErrShutdown}
+			p.answer(outcome{err: ErrShutdown})
 		}
 	}
 	o.waiting = nil
@@ -332,6 +298,7 @@ func (o *origin) refuseWaiting() {
 
 // step does what can be done now and says when to come back at the latest.
 func (o *origin) step(now time.Time) time.Duration {
+	o.want, o.wantBytes = 1, 0
 	next := now.Add(time.Second)
 	at := func(t time.Time) {
 		if t.Before(next) {
@@ -349,6 +316,10 @@ func (o *origin) step(now time.Time) time.Duration {
 		}
 	}
 	o.expire(now)
+	for _, b := range o.unsettled {
+		o.giveUp(b, now)
+		at(b.due)
+	}
 	if len(o.waiting) > 0 && now.Before(o.nextExpiry) {
 		at(o.nextExpiry) // past, it would keep this loop spinning
 	}
@@ -398,21 +369,37 @@ func (o *origin) expire(now time.Time) {
 		switch {
 		case p.state.Load() == proposalGone:
 			o.release(p)
-		case now.Sub(p.queued) < o.timeouts.LeaderWait:
+		case now.Sub(p.queued) < min(o.timeouts.LeaderWait, o.timeouts.Outcome):
 			keep = append(keep, p)
 		case p.state.CompareAndSwap(proposalWaiting, proposalTaken):
 			o.release(p)
 			err := ErrNoLeader
-			if o.registered {
+			if o.registered && now.Sub(p.queued) >= o.timeouts.LeaderWait {
 				err = ErrOverloaded
 			}
-			p.done <- outcome{err: err}
+			p.answer(outcome{err: err})
 		default:
 			o.release(p)
 		}
 	}
 	clear(o.waiting[len(keep):])
 	o.waiting = keep
+}
+
+// giveUp tells the callers of a batch that has had no answer for too long. The
+// batch is still brought to its answer.
+func (o *origin) giveUp(b *sentBatch, now time.Time) {
+	if now.Before(b.due) {
+		return
+	}
+	b.due = now.Add(o.timeouts.Outcome)
+	for _, p := range b.proposals {
+		if due := p.queued.Add(o.timeouts.Outcome); !due.After(now) {
+			p.answer(outcome{err: ErrOutcomeUnknown})
+		} else if due.Before(b.due) {
+			b.due = due
+		}
+	}
 }
 
 // withdraw gives up, likewise, on batches of which nobody has taken a copy. Their
@@ -423,7 +410,7 @@ func (o *origin) withdraw(now time.Time) {
 			return false
 		}
 		for _, p := range b.proposals {
-			p.done <- outcome{err: ErrNoLeader}
+			p.answer(outcome{err: ErrNoLeader})
 		}
 		return true
 	})
@@ -561,24 +548,22 @@ func (o *origin) settle(r *clusterpb.SubmitResponse) {
 			v.Verdict = fsm.Verdict(r.Verdicts[next])
 			next++
 		}
-		p.done <- outcome{verdict: v}
+		p.answer(outcome{verdict: v})
 	}
 }
 
-// newProposal checks a record.
+// newProposal checks a record and encodes it.
 func newProposal(r *fsmpb.Record) (*proposal, error) {
 	if err := checkRecord(r); err != nil {
 		return nil, err
 	}
-	size := proto.Size(r) + 4
+	encoded, err := fsm.EncodeRecord(r)
+	if err != nil {
+		return nil, errors.Join(ErrRecord, err)
+	}
+	size := len(encoded) + 4
 	if size > maxRecord {
 		return nil, fmt.Errorf("%w: %d bytes", ErrRecord, size)
 	}
-	for _, c := range r.Changes {
-		// Text that is not UTF-8 would fail the encoding of a whole entry.
-		if _, err := proto.Marshal(c); err != nil {
-			return nil, errors.Join(ErrRecord, err)
-		}
-	}
-	return &proposal{record: r, size: size}, nil
+	return &proposal{record: encoded, size: size}, nil
 }

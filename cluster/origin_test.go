@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
+	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -310,11 +312,41 @@ func (l *fakeLink) send(s *submission) { l.sent <- s }
 func (l *fakeLink) leader() string     { return "x" }
 func (l *fakeLink) close()             {}
 
+// testOrigin is an origin of node n1 with links from dial.
+func testOrigin(t testing.TB, timeouts Timeouts, dial func(func(*clusterpb.SubmitResponse)) link) *origin {
+	o := newOrigin(&origin{
+		node: "n1", incarnation: 1, maxRecords: 100, maxBytes: 1 << 20, metrics: newMetrics(),
+		timeouts: timeouts, dial: dial, moved: func(string) bool { return false },
+		register:  func() *fsmpb.RegisterNode { return &fsmpb.RegisterNode{} },
+		watermark: func() uint64 { return 0 }, fenced: func(err error) { t.Error(err) },
+	})
+	t.Cleanup(func() {
+		select {
+		case <-o.done: // the test closed it
+		default:
+			o.close()
+		}
+	})
+	return o
+}
+
+// applies answers a submission as a leader does.
+func applies(s *submission) *clusterpb.SubmitResponse {
+	r := &clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED}
+	if s.batch != nil {
+		r.Seq = s.batch.seq
+		for range s.batch.records {
+			r.Verdicts = append(r.Verdicts, byte(fsm.Accepted))
+		}
+	}
+	return r
+}
+
 // TestOnlyWhatNobodyTookIsGivenUp tells a batch that is certainly in no log from
 // one that may be.
 func TestOnlyWhatNobodyTookIsGivenUp(t *testing.T) {
 	notLeader := func(s *submission, l *fakeLink) {
-		r := &clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER, Seq: s.batch.Seq}
+		r := &clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER, Seq: s.batch.seq}
 		l.answer(r)
 	}
 	for name, tc := range map[string]struct {
@@ -326,27 +358,21 @@ func TestOnlyWhatNobodyTookIsGivenUp(t *testing.T) {
 		"broke":        {func(_ *submission, l *fakeLink) { l.answer(linkBroke) }, ErrOutcomeUnknown},
 		"no answer":    {func(*submission, *fakeLink) {}, ErrOutcomeUnknown},
 		"unknown": {func(s *submission, l *fakeLink) {
-			l.answer(&clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN, Seq: s.batch.Seq})
+			l.answer(&clusterpb.SubmitResponse{Status: clusterpb.SubmitStatus_SUBMIT_STATUS_UNKNOWN, Seq: s.batch.seq})
 		}, ErrOutcomeUnknown},
 	} {
 		t.Run(name, func(t *testing.T) {
 			links := make(chan *fakeLink, 16)
 			opened := 0
-			o := newOrigin(&origin{
-				node: "n1", incarnation: 1, maxRecords: 100, maxBytes: 1 << 20, metrics: newMetrics(),
-				timeouts: Timeouts{LeaderWait: 200 * time.Millisecond, Resubmit: 100 * time.Millisecond, Outcome: time.Second, Release: time.Second},
-				dial: func(answer func(*clusterpb.SubmitResponse)) link {
-					if opened++; opened > 2 {
-						return nil // no leader any more
-					}
-					l := &fakeLink{sent: make(chan *submission, 16), answer: answer}
-					links <- l
-					return l
-				},
-				moved: func(string) bool { return false }, register: func() *fsmpb.RegisterNode { return &fsmpb.RegisterNode{} },
-				watermark: func() uint64 { return 0 }, fenced: func(err error) { t.Error(err) },
+			timeouts := Timeouts{LeaderWait: 200 * time.Millisecond, Resubmit: 100 * time.Millisecond, Outcome: time.Second, Release: time.Second}
+			o := testOrigin(t, timeouts, func(answer func(*clusterpb.SubmitResponse)) link {
+				if opened++; opened > 2 {
+					return nil // no leader any more
+				}
+				l := &fakeLink{sent: make(chan *submission, 16), answer: answer}
+				links <- l
+				return l
 			})
-			defer o.close()
 			go func() {
 				l := <-links
 				<-l.sent // the registration
@@ -364,4 +390,195 @@ func TestOnlyWhatNobodyTookIsGivenUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOutcomeIsAwaited follows proposals to their outcome: once sent, neither the
+// end of the caller's context nor a long silence is one.
+func TestOutcomeIsAwaited(t *testing.T) {
+	links := make(chan *fakeLink, 1)
+	o := testOrigin(t, Timeouts{LeaderWait: time.Minute, Resubmit: time.Minute, Outcome: 700 * time.Millisecond, Release: time.Minute},
+		func(answer func(*clusterpb.SubmitResponse)) link {
+			l := &fakeLink{sent: make(chan *submission, 16), answer: answer}
+			links <- l
+			return l
+		})
+	l := <-links
+	l.answer(applies(<-l.sent))
+	propose := func(ctx context.Context) chan error {
+		done := make(chan error, 1)
+		go func() {
+			p, err := newProposal(record())
+			if err == nil {
+				_, err = o.propose(ctx, p)
+			}
+			done <- err
+		}()
+		return done
+	}
+	background := context.Background()
+
+	ctx, cancel := context.WithCancel(background)
+	done := propose(ctx)
+	s := <-l.sent
+	cancel()
+	select {
+	case err := <-done:
+		t.Fatalf("%v before the outcome", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	l.answer(applies(s))
+	if err := <-done; err != nil {
+		t.Errorf("sent before ctx ended: %v", err)
+	}
+
+	// As many batches as may be in flight; what waits behind them can be withdrawn.
+	var flying []chan error
+	var late []*submission
+	for range batchesInFlight {
+		flying = append(flying, propose(background))
+		late = append(late, <-l.sent)
+	}
+	ctx, cancel = context.WithCancel(background)
+	done = propose(ctx)
+	eventually(t, 5*time.Second, "a waiting proposal", func() bool { return o.waitingRecords.Load() == 1 })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("withdrawn: %v", err)
+	}
+	for _, done := range flying {
+		if err := <-done; !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("without an answer: %v, want %v", err, ErrOutcomeUnknown)
+		}
+	}
+	if len(l.sent) > 0 {
+		t.Error("a batch went out beyond the limit")
+	}
+	done = propose(background)
+	for _, s := range late {
+		l.answer(applies(s))
+	}
+	s = <-l.sent
+	if s.batch.records != 1 {
+		t.Errorf("%d records after a withdrawal, want 1", s.batch.records)
+	}
+	l.answer(applies(s))
+	if err := <-done; err != nil {
+		t.Errorf("after late answers: %v", err)
+	}
+	if in, waiting := o.inFlight.Load(), o.waitingRecords.Load(); in != 0 || waiting != 0 {
+		t.Errorf("%d batches in flight, %d records waiting", in, waiting)
+	}
+
+	done = propose(background)
+	<-l.sent
+	o.close()
+	if err := <-done; !errors.Is(err, ErrOutcomeUnknown) {
+		t.Errorf("closed with a batch in flight: %v, want %v", err, ErrOutcomeUnknown)
+	}
+	if err := <-propose(background); !errors.Is(err, ErrShutdown) {
+		t.Errorf("after close: %v, want %v", err, ErrShutdown)
+	}
+}
+
+// TestProposalHasOneOutcome answers a proposal whose caller does not listen: the
+// first outcome counts, and no further one may hold up the origin.
+func TestProposalHasOneOutcome(t *testing.T) {
+	p := &proposal{done: make(chan outcome, 1)}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		p.answer(outcome{err: ErrOutcomeUnknown})
+		p.answer(outcome{})
+		p.answer(outcome{})
+	}()
+	select {
+	case <-answered:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the origin waits for a caller")
+	}
+	if out := <-p.done; !errors.Is(out.err, ErrOutcomeUnknown) || len(p.done) > 0 {
+		t.Errorf("outcome %v, then %d more", out.err, len(p.done))
+	}
+}
+
+// TestIntakeWakesOnce holds when the origin is told of arrivals.
+func TestIntakeWakesOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		expect, expectBytes int
+		put                 []*proposal
+		wakes               []bool // after each put
+	}{
+		"by default":      {1, 0, []*proposal{{}, {}}, []bool{true, true}},
+		"by count":        {3, 100, []*proposal{{size: 1}, {size: 1}, {size: 1}}, []bool{false, false, true}},
+		"by bytes":        {3, 100, []*proposal{{size: 60}, {size: 40}}, []bool{false, true}},
+		"by an exclusive": {math.MaxInt, math.MaxInt, []*proposal{{size: 60}, {exclusive: true}}, []bool{false, true}},
+	} {
+		in := newIntake()
+		in.expect(tc.expect, tc.expectBytes)
+		for i, p := range tc.put {
+			if !in.put(p) {
+				t.Errorf("%s: %d was refused", name, i)
+			}
+			select {
+			case <-in.arrived:
+				if !tc.wakes[i] {
+					t.Errorf("%s: woken by proposal %d", name, i)
+				}
+			default:
+				if tc.wakes[i] {
+					t.Errorf("%s: not woken by proposal %d", name, i)
+				}
+			}
+		}
+		if got := in.take(); !slices.Equal(got, tc.put) {
+			t.Errorf("%s: took %d of %d", name, len(got), len(tc.put))
+		}
+		in.put(&proposal{})
+		select {
+		case <-in.arrived:
+		default:
+			t.Errorf("%s: not woken after a take", name)
+		}
+		in.close()
+		if in.put(&proposal{}) || len(in.take()) != 1 || len(in.take()) != 0 {
+			t.Errorf("%s: closed, it takes more or loses what it has", name)
+		}
+	}
+}
+
+// BenchmarkPropose brings records of 64 callers through an origin whose leader
+// answers at once.
+func BenchmarkPropose(b *testing.B) {
+	var l *fakeLink
+	opened := make(chan struct{})
+	o := testOrigin(b, Timeouts{LeaderWait: time.Minute, Resubmit: time.Minute, Outcome: time.Minute, Release: time.Minute},
+		func(answer func(*clusterpb.SubmitResponse)) link {
+			l = &fakeLink{sent: make(chan *submission, 16), answer: answer}
+			close(opened)
+			return l
+		})
+	<-opened
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case s := <-l.sent:
+				l.answer(applies(s))
+			case <-stop:
+				return
+			}
+		}
+	}()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	b.ReportAllocs()
+	b.SetParallelism(32)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := o.propose(ctx, &proposal{record: []byte{}, size: 600}); err != nil {
+				b.Error(err)
+			}
+		}
+	})
 }

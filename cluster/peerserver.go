@@ -16,6 +16,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
 // Limits of what one other node may have going on here.
@@ -36,6 +37,7 @@ type peerServer struct {
 func newGRPCServer() *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(verifiedPeer{}),
+		grpc.ForceServerCodecV2(newPeerCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(64),
@@ -120,36 +122,49 @@ func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequ
 		out <- r
 	}
 	for {
-		r, err := stream.Recv()
-		if err != nil {
+		var m wireMessage
+		if err := stream.RecvMsg(&m); err != nil {
 			return err
 		}
 		if unanswered.Add(1) > maxUnanswered {
 			return status.Error(codes.ResourceExhausted, "too many batches without an answer")
 		}
-		sub := &submission{answer: answer}
-		switch m := r.Message.(type) {
-		case *clusterpb.SubmitRequest_Batch:
-			if m.Batch.GetNode() != node {
-				return status.Error(codes.PermissionDenied, "not your batch")
-			}
-			if err := checkBatch(m.Batch); err != nil {
-				return status.Error(codes.InvalidArgument, err.Error())
-			}
-			sub.batch, sub.size = m.Batch, sizeOf(m.Batch)
-		case *clusterpb.SubmitRequest_Register:
-			if m.Register.GetNode() != node {
-				return status.Error(codes.PermissionDenied, "not your registration")
-			}
-			if err := checkRegistration(m.Register); err != nil {
-				return status.Error(codes.InvalidArgument, err.Error())
-			}
-			sub.register, sub.size = m.Register, proto.Size(m.Register)
-		default:
-			return status.Error(codes.InvalidArgument, "empty message")
+		sub, err := readSubmission(&m, node)
+		if err != nil {
+			return err
 		}
+		sub.answer = answer
 		s.n.merger.submit(sub)
 	}
+}
+
+// readSubmission takes what that node sent, and refuses what it may not send.
+func readSubmission(m *wireMessage, node string) (*submission, error) {
+	encoded, register, err := readSubmit(m)
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if register != nil {
+		r := &fsmpb.RegisterNode{}
+		if err := proto.Unmarshal(register, r); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		if r.Node != node {
+			return nil, status.Error(codes.PermissionDenied, "not your registration")
+		}
+		if err := checkRegistration(r); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		return &submission{register: r, size: len(register)}, nil
+	}
+	b, err := checkBatch(encoded)
+	if b.node != node {
+		return nil, status.Error(codes.PermissionDenied, "not your batch")
+	}
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &submission{batch: b, size: b.size()}, nil
 }
 
 // Execute implements the Peer service.

@@ -26,16 +26,6 @@ func marshal(b []byte, m proto.Message) []byte {
 	return b
 }
 
-// EncodeEntry encodes an entry for the Raft log.
-func EncodeEntry(e *fsmpb.Entry) ([]byte, error) {
-	e.Schema = SchemaMax
-	b, err := deterministic.Marshal(e)
-	if err == nil && len(b) > MaxEntry {
-		err = fmt.Errorf("entry of %d bytes is over %d", len(b), MaxEntry)
-	}
-	return b, err
-}
-
 func decodeEntry(data []byte, e *fsmpb.Entry) error {
 	if len(data) > MaxEntry {
 		return fmt.Errorf("%w: %d bytes", ErrUnreadable, len(data))
