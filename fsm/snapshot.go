@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
@@ -191,8 +190,8 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restoring a snapshot: audit log: %w", err)
 	}
 	f.restored = true
-	f.db, f.sessions, f.checks = n.db, n.sessions, n.checks
-	n.state.db = n.db.Txn(false)
+	f.db, f.texts, f.sessions, f.checks = n.db, n.texts, n.sessions, n.checks
+	n.state.db = n.db.clone()
 	f.uses.replace(n.uses)
 	n.state.uses = f.uses
 	f.current.Store(&n.state)
@@ -204,10 +203,15 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 
 type restored struct {
 	state    State
-	db       *memdb.MemDB
+	db       *table
+	texts    *texts
 	sessions map[string]*session
 	checks   []check
 	uses     []*fsmpb.KeyUse
+}
+
+func newRestored() *restored {
+	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session)}
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
@@ -221,9 +225,7 @@ func readSnapshot(r io.Reader) (*restored, error) {
 	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != snapshotMagic {
 		return nil, fmt.Errorf("%w: not a snapshot, or damaged", ErrUnreadable)
 	}
-	n := &restored{db: newDB(), sessions: make(map[string]*session)}
-	txn := n.db.Txn(true)
-	defer txn.Abort() // no-op once committed
+	n := newRestored()
 	limit := maxHeader
 	for items := uint64(0); ; items++ {
 		item, err := readItem(in, limit)
@@ -237,13 +239,12 @@ func readSnapshot(r io.Reader) (*restored, error) {
 			if _, err := in.ReadByte(); err != io.EOF {
 				return nil, fmt.Errorf("%w: data after the end", ErrUnreadable)
 			}
-			txn.Commit()
 			return n, nil
 		}
 		if (item.GetHeader() != nil) != (items == 0) {
 			return nil, fmt.Errorf("%w: header out of place", ErrUnreadable)
 		}
-		if err := n.add(txn, item); err != nil {
+		if err := n.add(item); err != nil {
 			return nil, fmt.Errorf("item %d: %w", items, err)
 		}
 		limit = maxSnapshotItem
@@ -274,19 +275,19 @@ func readItem(in io.Reader, limit int) (*fsmpb.SnapshotItem, error) {
 }
 
 // add takes one item over.
-func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
+func (n *restored) add(item *fsmpb.SnapshotItem) error {
 	key := func(kind fsmpb.Kind, region string, key []byte, version Version, m proto.Message) error {
 		id, ok := keyID(region, key)
 		if !ok {
 			return fmt.Errorf("%w: %v with a wrong key id", ErrUnreadable, kind)
 		}
-		return insert(txn, kind, id.Bytes(), version, m)
+		return n.insert(kind, id.Bytes(), version, m)
 	}
 	switch m := item.Item.(type) {
 	case *fsmpb.SnapshotItem_Header:
 		return n.header(m.Header)
 	case *fsmpb.SnapshotItem_Cluster:
-		return insert(txn, fsmpb.Kind_KIND_CLUSTER, nil, m.Cluster.Version, m.Cluster)
+		return n.insert(fsmpb.Kind_KIND_CLUSTER, nil, m.Cluster.Version, m.Cluster)
 	case *fsmpb.SnapshotItem_Key:
 		return key(fsmpb.Kind_KIND_KEY, m.Key.Region, m.Key.Id, m.Key.Version, m.Key)
 	case *fsmpb.SnapshotItem_KeyPolicy:
@@ -297,15 +298,15 @@ func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
 		if _, ok := keyID(m.Alias.Region, m.Alias.Key); !ok {
 			return fmt.Errorf("%w: alias with a wrong key id", ErrUnreadable)
 		}
-		return insert(txn, fsmpb.Kind_KIND_ALIAS, AliasID(m.Alias.Region, m.Alias.Name), m.Alias.Version, m.Alias)
+		return n.insert(fsmpb.Kind_KIND_ALIAS, AliasID(m.Alias.Region, m.Alias.Name), m.Alias.Version, m.Alias)
 	case *fsmpb.SnapshotItem_KeyAliases:
 		return key(fsmpb.Kind_KIND_KEY_ALIASES, m.KeyAliases.Region, m.KeyAliases.Key, m.KeyAliases.Version, m.KeyAliases)
 	case *fsmpb.SnapshotItem_Credential:
-		return insert(txn, fsmpb.Kind_KIND_CREDENTIAL, []byte(m.Credential.Id), m.Credential.Version, m.Credential)
+		return n.insert(fsmpb.Kind_KIND_CREDENTIAL, []byte(m.Credential.Id), m.Credential.Version, m.Credential)
 	case *fsmpb.SnapshotItem_Tombstone:
 		return key(fsmpb.Kind_KIND_TOMBSTONE, m.Tombstone.Region, m.Tombstone.Key, m.Tombstone.Version, m.Tombstone)
 	case *fsmpb.SnapshotItem_Node:
-		return insert(txn, fsmpb.Kind_KIND_NODE, []byte(m.Node.Node), m.Node.Version, m.Node)
+		return n.insert(fsmpb.Kind_KIND_NODE, []byte(m.Node.Node), m.Node.Version, m.Node)
 	case *fsmpb.SnapshotItem_Session:
 		n.sessions[m.Session.Node] = sessionOf(m.Session)
 		return nil
@@ -314,15 +315,15 @@ func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
 		if !ok || len(m.Grant.Id) != 32 {
 			return fmt.Errorf("%w: grant with a wrong id", ErrUnreadable)
 		}
-		return insert(txn, fsmpb.Kind_KIND_GRANT, GrantID(id, m.Grant.Id), m.Grant.Version, m.Grant)
+		return n.insert(fsmpb.Kind_KIND_GRANT, GrantID(id, m.Grant.Id), m.Grant.Version, m.Grant)
 	case *fsmpb.SnapshotItem_KeyGrants:
 		return key(fsmpb.Kind_KIND_KEY_GRANTS, m.KeyGrants.Region, m.KeyGrants.Key, m.KeyGrants.Version, m.KeyGrants)
 	case *fsmpb.SnapshotItem_KeyStore:
-		return insert(txn, fsmpb.Kind_KIND_KEY_STORE, []byte(m.KeyStore.Id), m.KeyStore.Version, m.KeyStore)
+		return n.insert(fsmpb.Kind_KIND_KEY_STORE, []byte(m.KeyStore.Id), m.KeyStore.Version, m.KeyStore)
 	case *fsmpb.SnapshotItem_KeyStores:
-		return insert(txn, fsmpb.Kind_KIND_KEY_STORES, nil, m.KeyStores.Version, m.KeyStores)
+		return n.insert(fsmpb.Kind_KIND_KEY_STORES, nil, m.KeyStores.Version, m.KeyStores)
 	case *fsmpb.SnapshotItem_StoreKeys:
-		return insert(txn, fsmpb.Kind_KIND_STORE_KEYS, []byte(m.StoreKeys.Store), m.StoreKeys.Version, m.StoreKeys)
+		return n.insert(fsmpb.Kind_KIND_STORE_KEYS, []byte(m.StoreKeys.Store), m.StoreKeys.Version, m.StoreKeys)
 	case *fsmpb.SnapshotItem_KeyUse:
 		if _, ok := keyID(m.KeyUse.Region, m.KeyUse.Key); !ok {
 			return fmt.Errorf("%w: use of a key with a wrong id", ErrUnreadable)
@@ -364,9 +365,10 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	return nil
 }
 
-func insert(txn *memdb.Txn, kind fsmpb.Kind, id []byte, version Version, m proto.Message) error {
+func (n *restored) insert(kind fsmpb.Kind, id []byte, version Version, m proto.Message) error {
 	if version == 0 {
 		return fmt.Errorf("%w: %v without a version", ErrUnreadable, kind)
 	}
-	return txn.Insert(objects, &object{kind: kind, id: id, version: version, msg: m})
+	n.db.insert(n.texts.newObject(n.db, kind, id, version, m))
+	return nil
 }

@@ -14,8 +14,9 @@ import (
 // nearly every record changes it and nothing depends on it: apply writes it in
 // place, and a state gives the newest.
 type uses struct {
-	mu sync.RWMutex
-	of map[KeyID]use
+	mu    sync.RWMutex
+	of    map[KeyID]use
+	texts *texts // the Regions' names
 }
 
 type use struct {
@@ -25,7 +26,7 @@ type use struct {
 	eventID   [16]byte
 }
 
-func newUses() *uses { return &uses{of: make(map[KeyID]use)} }
+func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: newTexts()} }
 
 // note takes a record's uses over, which are all as n but for the operation. A use
 // of what the record did not read as a key that is there is none.
@@ -45,6 +46,7 @@ func (u *uses) note(r *fsmpb.Record, n use) {
 		}
 		if id, ok := parseKeyID(read.Id); ok {
 			n.operation = one.Operation
+			u.texts.share(&id.Region)
 			u.of[id] = n
 		}
 	}
@@ -105,6 +107,7 @@ func (u *uses) replace(list []*fsmpb.KeyUse) {
 	clear(u.of)
 	for _, n := range list {
 		id, _ := keyID(n.Region, n.Key)
+		u.texts.share(&id.Region)
 		s := use{operation: n.Operation, time: n.Time}
 		copy(s.requestID[:], n.RequestId)
 		copy(s.eventID[:], n.EventId)
