@@ -102,3 +102,28 @@ func BenchmarkLookup(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkSnapshot(b *testing.B) {
+	m := filled(b, 20_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		s, err := m.fsm.Snapshot()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Persist(&bufferSink{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRestore(b *testing.B) {
+	m := filled(b, 20_000)
+	snap := m.snapshot()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := m.restore(snap); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

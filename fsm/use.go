@@ -2,8 +2,6 @@ package fsm
 
 import (
 	"bytes"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 
@@ -83,19 +81,26 @@ func (n use) proto(id KeyID) *fsmpb.KeyUse {
 	}
 }
 
-// all are the uses by key, for a snapshot.
-func (u *uses) all() []*fsmpb.KeyUse {
+// keyUse is an item of uses.
+type keyUse struct {
+	key KeyID
+	use
+}
+
+func (k keyUse) compare(other keyUse) int {
+	if c := strings.Compare(k.key.Region, other.key.Region); c != 0 {
+		return c
+	}
+	return bytes.Compare(k.key.ID[:], other.key.ID[:])
+}
+
+// all are the uses, for a snapshot.
+func (u *uses) all() []keyUse {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	ids := slices.SortedFunc(maps.Keys(u.of), func(a, b KeyID) int {
-		if c := strings.Compare(a.Region, b.Region); c != 0 {
-			return c
-		}
-		return bytes.Compare(a.ID[:], b.ID[:])
-	})
-	list := make([]*fsmpb.KeyUse, 0, len(ids))
-	for _, id := range ids {
-		list = append(list, u.of[id].proto(id))
+	list := make([]keyUse, 0, len(u.of))
+	for id, n := range u.of {
+		list = append(list, keyUse{id, n})
 	}
 	return list
 }
