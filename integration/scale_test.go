@@ -56,11 +56,11 @@ func TestScale(t *testing.T) {
 	}
 	c := harness.Found(t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
 		cfg.OpsListen = n.Ops
-		// At full size as many as a server has by default, so that snapshots have the
-		// share of what is measured that they have of a server's life, and looked for
-		// more often, as we wait for them.
-		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = uint64(max(200, size*8192/100_000)), 1000
-		cfg.Timeouts.Snapshot = time.Second
+		// Often enough to wait for one. At full size each node looks every 10 to 20 s,
+		// which is some times as often as a server does, so that snapshots are part of
+		// what is measured, and not all of it.
+		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = uint64(200+size/50), 1000
+		cfg.Timeouts.Snapshot = max(time.Second, time.Duration(size)*100*time.Microsecond)
 	}})
 	w := &scaled{t: t, c: c, seed: seed, keys: make([]string, size)}
 	w.keys[0] = w.createKey(0)
