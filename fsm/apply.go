@@ -8,7 +8,6 @@ import (
 	"hash"
 	"slices"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
@@ -20,8 +19,8 @@ import (
 // one published State and ends in the next.
 type applier struct {
 	f     *FSM
-	state State      // the fields beside the table, as they become
-	db    *memdb.Txn // reads; the write transaction once there is one
+	state State  // the fields beside the table, as they become
+	db    *table // reads; its own clone once there is a change
 	write bool
 	index uint64 // of the entry being applied
 	sum   hash.Hash
@@ -39,30 +38,23 @@ func (f *FSM) begin() *applier {
 	return &applier{f: f, state: s, db: s.db, sum: sha256.New()}
 }
 
-// writable opens the write transaction at the first change: most entries make
-// none. Every change to the table comes through here.
-func (a *applier) writable() *memdb.Txn {
+// writable clones the table at the first change: most entries make none. Every
+// change to the table comes through here.
+func (a *applier) writable() *table {
 	clear(a.versions)
 	if !a.write {
-		a.db, a.write = a.f.db.Txn(true), true
+		a.db, a.write = a.f.db.clone(), true
 	}
 	return a.db
 }
 
-// finish ends the transaction and returns the next state.
+// finish keeps the changes and returns the next state.
 func (a *applier) finish() *State {
 	s := a.state
 	if a.write {
-		a.db.Commit()
-		s.db = a.f.db.Txn(false)
+		a.f.db, s.db = a.db, a.db.clone()
 	}
 	return &s
-}
-
-func (a *applier) abort() {
-	if a.write {
-		a.db.Abort()
-	}
 }
 
 // entry applies one Raft entry. An error stops the machine.

@@ -79,7 +79,7 @@ func (a *applier) putCluster(n *fsmpb.Cluster) (pending, Verdict) {
 		}
 	}
 	if o := lookup(a.db, fsmpb.Kind_KIND_CLUSTER, nil); o != nil {
-		was := o.msg.(*fsmpb.Cluster)
+		was := o.value.(*fsmpb.Cluster)
 		if string(was.Id) != string(n.Id) || was.Account != n.Account || was.Region != n.Region || was.Partition != n.Partition || !slices.Equal(was.MoreRegions, n.MoreRegions) {
 			return nil, Invalid
 		}
@@ -102,7 +102,7 @@ func (a *applier) putKey(n *fsmpb.Key) (pending, Verdict) {
 	}
 	var was *fsmpb.Key
 	if o := lookup(a.db, fsmpb.Kind_KIND_KEY, id.Bytes()); o != nil {
-		was = o.msg.(*fsmpb.Key)
+		was = o.value.(*fsmpb.Key)
 		if was.Spec != n.Spec || was.Usage != n.Usage || was.Origin != n.Origin || was.MultiRegion != n.MultiRegion ||
 			was.Created != n.Created || was.KeyStore != n.KeyStore || was.XksKey != n.XksKey {
 			return nil, Invalid
@@ -133,7 +133,7 @@ func (a *applier) replicated(n *fsmpb.Key) bool {
 	if o == nil {
 		return false
 	}
-	k := o.msg.(*fsmpb.Key)
+	k := o.value.(*fsmpb.Key)
 	return k.MultiRegion && k.PrimaryRegion == k.Region && k.Spec == n.Spec && k.Usage == n.Usage && k.Origin == n.Origin
 }
 
@@ -185,7 +185,7 @@ func (a *applier) deleteGrant(n *fsmpb.GrantID) (pending, Verdict) {
 func (a *applier) countGrants(id KeyID, by int) {
 	n := &fsmpb.KeyGrants{Key: id.ID[:], Region: id.Region}
 	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes()); o != nil {
-		n.Count = o.msg.(*fsmpb.KeyGrants).Count
+		n.Count = o.value.(uint32)
 	}
 	n.Count = uint32(int(n.Count) + by)
 	a.put(fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes(), n)
@@ -198,7 +198,7 @@ func (a *applier) putKeyStore(n *fsmpb.KeyStore) (pending, Verdict) {
 	}
 	by := 1
 	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_STORE, []byte(n.Id)); o != nil {
-		was := o.msg.(*fsmpb.KeyStore)
+		was := o.value.(*fsmpb.KeyStore)
 		if was.Type != n.Type || was.Created != n.Created || was.Region != n.Region {
 			return nil, Invalid
 		}
@@ -217,7 +217,7 @@ func (a *applier) deleteKeyStore(n *fsmpb.KeyStoreID) (pending, Verdict) {
 		return nil, Conflict
 	}
 	keys := lookup(a.db, fsmpb.Kind_KIND_STORE_KEYS, []byte(n.Id))
-	if keys != nil && keys.msg.(*fsmpb.StoreKeys).Count > 0 {
+	if keys != nil && keys.value.(*fsmpb.StoreKeys).Count > 0 {
 		return nil, Conflict
 	}
 	return func() {
@@ -232,7 +232,7 @@ func (a *applier) deleteKeyStore(n *fsmpb.KeyStoreID) (pending, Verdict) {
 func (a *applier) countKeyStores(by int) {
 	n := &fsmpb.KeyStores{}
 	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_STORES, nil); o != nil {
-		n.Count = o.msg.(*fsmpb.KeyStores).Count
+		n.Count = o.value.(*fsmpb.KeyStores).Count
 	}
 	n.Count = uint32(int(n.Count) + by)
 	a.put(fsmpb.Kind_KIND_KEY_STORES, nil, n)
@@ -241,7 +241,7 @@ func (a *applier) countKeyStores(by int) {
 func (a *applier) countStoreKeys(store string, by int) {
 	n := &fsmpb.StoreKeys{Store: store}
 	if o := lookup(a.db, fsmpb.Kind_KIND_STORE_KEYS, []byte(store)); o != nil {
-		n.Count = o.msg.(*fsmpb.StoreKeys).Count
+		n.Count = o.value.(*fsmpb.StoreKeys).Count
 	}
 	n.Count = uint32(int(n.Count) + by)
 	a.put(fsmpb.Kind_KIND_STORE_KEYS, []byte(store), n)
@@ -264,7 +264,7 @@ func (a *applier) putAlias(n *fsmpb.Alias) (pending, Verdict) {
 	}
 	return func() {
 		if o := lookup(a.db, fsmpb.Kind_KIND_ALIAS, AliasID(n.Region, n.Name)); o != nil {
-			a.countAliases(o.msg.(*fsmpb.Alias), -1)
+			a.countAliases(o.value.(*fsmpb.Alias), -1)
 		}
 		a.put(fsmpb.Kind_KIND_ALIAS, AliasID(n.Region, n.Name), proto.CloneOf(n))
 		a.countAliases(&fsmpb.Alias{Region: n.Region, Key: id.ID[:]}, 1)
@@ -278,7 +278,7 @@ func (a *applier) deleteAlias(n *fsmpb.AliasName) (pending, Verdict) {
 	}
 	return func() {
 		a.remove(o)
-		a.countAliases(o.msg.(*fsmpb.Alias), -1)
+		a.countAliases(o.value.(*fsmpb.Alias), -1)
 	}, Accepted
 }
 
@@ -288,7 +288,7 @@ func (a *applier) countAliases(of *fsmpb.Alias, by int) {
 	id, _ := keyID(of.Region, of.Key)
 	n := &fsmpb.KeyAliases{Key: of.Key, Region: of.Region}
 	if o := lookup(a.db, fsmpb.Kind_KIND_KEY_ALIASES, id.Bytes()); o != nil {
-		n.Count = o.msg.(*fsmpb.KeyAliases).Count
+		n.Count = o.value.(uint32)
 	}
 	n.Count = uint32(int(n.Count) + by)
 	a.put(fsmpb.Kind_KIND_KEY_ALIASES, id.Bytes(), n)
@@ -312,7 +312,7 @@ func (a *applier) deleteKey(n *fsmpb.DeleteKey) (pending, Verdict) {
 	if o == nil {
 		return nil, Conflict
 	}
-	k := o.msg.(*fsmpb.Key)
+	k := o.value.(*fsmpb.Key)
 	if k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		return nil, Conflict
 	}
@@ -320,10 +320,11 @@ func (a *applier) deleteKey(n *fsmpb.DeleteKey) (pending, Verdict) {
 		return nil, Early
 	}
 	return func() {
-		for _, alias := range objectsByTarget(a.db, id) {
-			a.remove(alias)
+		// Both whole, as a walk must not see what it removes.
+		for _, alias := range slices.Collect((&State{db: a.db}).AliasesOf(id)) {
+			a.remove(lookup(a.db, fsmpb.Kind_KIND_ALIAS, AliasID(alias.Region, alias.Name)))
 		}
-		for _, g := range slices.Collect((&State{db: a.db}).Grants(id, nil)) { // whole, as the walk must not see what it removes
+		for _, g := range slices.Collect((&State{db: a.db}).Grants(id, nil)) {
 			a.remove(lookup(a.db, fsmpb.Kind_KIND_GRANT, GrantID(id, g.Id)))
 		}
 		a.remove(o)
@@ -347,16 +348,13 @@ func (a *applier) deleteKey(n *fsmpb.DeleteKey) (pending, Verdict) {
 func (a *applier) put(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	setVersion(msg, a.index)
 	a.foldObject(kind, id, msg)
-	if err := a.writable().Insert(objects, &object{kind: kind, id: id, version: a.index, msg: msg}); err != nil {
-		panic(fmt.Sprintf("inserting %v %x: %v", kind, id, err)) // an index above disagrees with a check
-	}
+	db := a.writable()
+	db.insert(a.f.texts.newObject(db, kind, id, a.index, msg))
 }
 
 func (a *applier) remove(o *object) {
-	a.foldObject(o.kind, o.id, nil)
-	if err := a.writable().Delete(objects, o); err != nil {
-		panic(fmt.Sprintf("deleting %v %x: %v", o.kind, o.id, err)) // it was looked up in this transaction
-	}
+	a.foldObject(o.kind(), o.name(), nil)
+	a.writable().remove(o)
 }
 
 // foldObject adds what became of an object to the rolling hash.

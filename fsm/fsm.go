@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/auditlog"
@@ -76,11 +75,12 @@ type Config struct {
 // goroutines, one at a time.
 type FSM struct {
 	cfg      Config
-	db       *memdb.MemDB
+	db       *table // the current state's rows, unpublished: cloning needs it alone
 	current  atomic.Pointer[State]
 	sessions map[string]*session
 	checks   []check // newest last
 	uses     *uses
+	texts    *texts
 	restored bool // cfg.Audit knows where the state begins
 	fault    error
 }
@@ -98,8 +98,8 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
-	f := &FSM{cfg: cfg, db: newDB(), sessions: make(map[string]*session), uses: newUses()}
-	f.current.Store(&State{db: f.db.Txn(false), level: SchemaMin, uses: f.uses})
+	f := &FSM{cfg: cfg, db: newTable(), sessions: make(map[string]*session), uses: newUses(), texts: newTexts()}
+	f.current.Store(&State{db: f.db.clone(), level: SchemaMin, uses: f.uses})
 	return f
 }
 
@@ -211,7 +211,6 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 // outcome whose record the log could not take.
 func (f *FSM) publish(a *applier) error {
 	if err := f.appendAudit(a.entries, a.leaves); err != nil {
-		a.abort()
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
 	s := a.finish()

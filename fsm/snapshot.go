@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/hashicorp/raft"
 	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -34,8 +36,8 @@ var snapshotKinds = []fsmpb.Kind{
 	fsmpb.Kind_KIND_KEY_STORES, fsmpb.Kind_KIND_STORE_KEYS,
 }
 
-// Snapshot implements raft.FSM. It copies nothing but the sessions: states are
-// immutable.
+// Snapshot implements raft.FSM. It copies nothing but the sessions and uses, in no
+// order, as nothing is applied meanwhile: states are immutable.
 func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
@@ -57,7 +59,7 @@ type snapshot struct {
 	state    *State
 	sessions []*fsmpb.Session
 	checks   []check
-	uses     []*fsmpb.KeyUse // by key
+	uses     []keyUse
 	audit    AuditLog
 }
 
@@ -100,19 +102,20 @@ func (s *snapshot) write(w io.Writer) error {
 	for _, c := range s.checks {
 		h.RecentHashes = append(h.RecentHashes, &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]})
 	}
-	out.item(&fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Header{Header: h}})
+	out.item(h)
 	for _, kind := range snapshotKinds {
 		for m := range scan[proto.Message](s.state, kind, nil, nil) {
-			out.item(itemOf(m))
+			out.item(m)
 		}
 	}
 	for _, p := range s.sessions {
-		out.item(itemOf(p))
+		out.item(p)
 	}
+	slices.SortFunc(s.uses, keyUse.compare)
 	for _, u := range s.uses {
-		out.item(itemOf(u))
+		out.item(u.proto(u.key))
 	}
-	out.item(&fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_End{End: &fsmpb.SnapshotEnd{Items: out.items}}})
+	out.item(&fsmpb.SnapshotEnd{Items: out.items})
 	if out.err == nil {
 		out.err = out.w.Flush()
 	}
@@ -121,6 +124,7 @@ func (s *snapshot) write(w io.Writer) error {
 
 type snapshotWriter struct {
 	w     *bufio.Writer
+	head  []byte
 	buf   []byte
 	items uint64
 	err   error
@@ -132,52 +136,39 @@ func (w *snapshotWriter) raw(b []byte) {
 	}
 }
 
-func (w *snapshotWriter) item(m *fsmpb.SnapshotItem) {
+// item writes the SnapshotItem that holds m: the tag of m's field, m's length and m.
+func (w *snapshotWriter) item(m proto.Message) {
+	name := m.ProtoReflect().Descriptor().FullName()
+	field, ok := itemFields[name]
+	if !ok {
+		panic(fmt.Sprintf("%s is not part of a snapshot", name))
+	}
 	w.buf = marshal(w.buf[:0], m)
-	var n [4]byte
-	binary.BigEndian.PutUint32(n[:], uint32(len(w.buf)))
-	w.raw(n[:])
+	w.head = protowire.AppendTag(append(w.head[:0], 0, 0, 0, 0), field, protowire.BytesType)
+	w.head = protowire.AppendVarint(w.head, uint64(len(w.buf)))
+	binary.BigEndian.PutUint32(w.head, uint32(len(w.head)-4+len(w.buf)))
+	w.raw(w.head)
 	w.raw(w.buf)
-	w.items++
+	if w.items++; w.items%yieldEvery == 0 {
+		runtime.Gosched()
+	}
 }
 
-func itemOf(m proto.Message) *fsmpb.SnapshotItem {
-	switch m := m.(type) {
-	case *fsmpb.Cluster:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Cluster{Cluster: m}}
-	case *fsmpb.Key:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Key{Key: m}}
-	case *fsmpb.KeyPolicy:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyPolicy{KeyPolicy: m}}
-	case *fsmpb.KeyTags:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyTags{KeyTags: m}}
-	case *fsmpb.Alias:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Alias{Alias: m}}
-	case *fsmpb.KeyAliases:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyAliases{KeyAliases: m}}
-	case *fsmpb.Credential:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Credential{Credential: m}}
-	case *fsmpb.Tombstone:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Tombstone{Tombstone: m}}
-	case *fsmpb.RegisterNode:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Node{Node: m}}
-	case *fsmpb.Session:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Session{Session: m}}
-	case *fsmpb.Grant:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Grant{Grant: m}}
-	case *fsmpb.KeyGrants:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: m}}
-	case *fsmpb.KeyStore:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: m}}
-	case *fsmpb.KeyStores:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyStores{KeyStores: m}}
-	case *fsmpb.StoreKeys:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_StoreKeys{StoreKeys: m}}
-	case *fsmpb.KeyUse:
-		return &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: m}}
+// yieldEvery is how many items are written, in a millisecond or two, before others
+// get the processor. A snapshot is some hundred thousand items of work that nobody
+// waits for, and the scheduler by itself would let it have 10 ms at a time, which
+// requests wait for. Who yields goes behind all that is ready to run.
+const yieldEvery = 128
+
+// itemFields are the fields of SnapshotItem by the messages that they hold.
+var itemFields = func() map[protoreflect.FullName]protowire.Number {
+	fields := (&fsmpb.SnapshotItem{}).ProtoReflect().Descriptor().Fields()
+	numbers := make(map[protoreflect.FullName]protowire.Number, fields.Len())
+	for i := range fields.Len() {
+		numbers[fields.Get(i).Message().FullName()] = fields.Get(i).Number()
 	}
-	panic(fmt.Sprintf("%T is not part of a snapshot", m))
-}
+	return numbers
+}()
 
 // Restore implements raft.FSM. Nothing changes unless the whole snapshot reads
 // well: it is decoded beside the state and then takes its place.
@@ -191,8 +182,8 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("restoring a snapshot: audit log: %w", err)
 	}
 	f.restored = true
-	f.db, f.sessions, f.checks = n.db, n.sessions, n.checks
-	n.state.db = n.db.Txn(false)
+	f.db, f.texts, f.sessions, f.checks = n.db, n.texts, n.sessions, n.checks
+	n.state.db = n.db.clone()
 	f.uses.replace(n.uses)
 	n.state.uses = f.uses
 	f.current.Store(&n.state)
@@ -204,10 +195,15 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 
 type restored struct {
 	state    State
-	db       *memdb.MemDB
+	db       *table
+	texts    *texts
 	sessions map[string]*session
 	checks   []check
 	uses     []*fsmpb.KeyUse
+}
+
+func newRestored() *restored {
+	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session)}
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
@@ -221,12 +217,11 @@ func readSnapshot(r io.Reader) (*restored, error) {
 	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != snapshotMagic {
 		return nil, fmt.Errorf("%w: not a snapshot, or damaged", ErrUnreadable)
 	}
-	n := &restored{db: newDB(), sessions: make(map[string]*session)}
-	txn := n.db.Txn(true)
-	defer txn.Abort() // no-op once committed
+	n := newRestored()
 	limit := maxHeader
+	buf := make([]byte, 64<<10)
 	for items := uint64(0); ; items++ {
-		item, err := readItem(in, limit)
+		item, err := readItem(in, limit, buf)
 		if err != nil {
 			return nil, fmt.Errorf("item %d: %w", items, err)
 		}
@@ -237,20 +232,20 @@ func readSnapshot(r io.Reader) (*restored, error) {
 			if _, err := in.ReadByte(); err != io.EOF {
 				return nil, fmt.Errorf("%w: data after the end", ErrUnreadable)
 			}
-			txn.Commit()
 			return n, nil
 		}
 		if (item.GetHeader() != nil) != (items == 0) {
 			return nil, fmt.Errorf("%w: header out of place", ErrUnreadable)
 		}
-		if err := n.add(txn, item); err != nil {
+		if err := n.add(item); err != nil {
 			return nil, fmt.Errorf("item %d: %w", items, err)
 		}
 		limit = maxSnapshotItem
 	}
 }
 
-func readItem(in io.Reader, limit int) (*fsmpb.SnapshotItem, error) {
+// readItem reads an item of at most limit bytes, by way of buf if it fits.
+func readItem(in io.Reader, limit int, buf []byte) (*fsmpb.SnapshotItem, error) {
 	var n [4]byte
 	if _, err := io.ReadFull(in, n[:]); err != nil {
 		return nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
@@ -259,7 +254,10 @@ func readItem(in io.Reader, limit int) (*fsmpb.SnapshotItem, error) {
 	if int64(size) > int64(limit) {
 		return nil, fmt.Errorf("%w: %d bytes", ErrUnreadable, size)
 	}
-	b := make([]byte, size)
+	if int64(size) > int64(len(buf)) {
+		buf = make([]byte, size)
+	}
+	b := buf[:size]
 	if _, err := io.ReadFull(in, b); err != nil {
 		return nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
 	}
@@ -274,19 +272,19 @@ func readItem(in io.Reader, limit int) (*fsmpb.SnapshotItem, error) {
 }
 
 // add takes one item over.
-func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
+func (n *restored) add(item *fsmpb.SnapshotItem) error {
 	key := func(kind fsmpb.Kind, region string, key []byte, version Version, m proto.Message) error {
 		id, ok := keyID(region, key)
 		if !ok {
 			return fmt.Errorf("%w: %v with a wrong key id", ErrUnreadable, kind)
 		}
-		return insert(txn, kind, id.Bytes(), version, m)
+		return n.insert(kind, id.Bytes(), version, m)
 	}
 	switch m := item.Item.(type) {
 	case *fsmpb.SnapshotItem_Header:
 		return n.header(m.Header)
 	case *fsmpb.SnapshotItem_Cluster:
-		return insert(txn, fsmpb.Kind_KIND_CLUSTER, nil, m.Cluster.Version, m.Cluster)
+		return n.insert(fsmpb.Kind_KIND_CLUSTER, nil, m.Cluster.Version, m.Cluster)
 	case *fsmpb.SnapshotItem_Key:
 		return key(fsmpb.Kind_KIND_KEY, m.Key.Region, m.Key.Id, m.Key.Version, m.Key)
 	case *fsmpb.SnapshotItem_KeyPolicy:
@@ -297,15 +295,15 @@ func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
 		if _, ok := keyID(m.Alias.Region, m.Alias.Key); !ok {
 			return fmt.Errorf("%w: alias with a wrong key id", ErrUnreadable)
 		}
-		return insert(txn, fsmpb.Kind_KIND_ALIAS, AliasID(m.Alias.Region, m.Alias.Name), m.Alias.Version, m.Alias)
+		return n.insert(fsmpb.Kind_KIND_ALIAS, AliasID(m.Alias.Region, m.Alias.Name), m.Alias.Version, m.Alias)
 	case *fsmpb.SnapshotItem_KeyAliases:
 		return key(fsmpb.Kind_KIND_KEY_ALIASES, m.KeyAliases.Region, m.KeyAliases.Key, m.KeyAliases.Version, m.KeyAliases)
 	case *fsmpb.SnapshotItem_Credential:
-		return insert(txn, fsmpb.Kind_KIND_CREDENTIAL, []byte(m.Credential.Id), m.Credential.Version, m.Credential)
+		return n.insert(fsmpb.Kind_KIND_CREDENTIAL, []byte(m.Credential.Id), m.Credential.Version, m.Credential)
 	case *fsmpb.SnapshotItem_Tombstone:
 		return key(fsmpb.Kind_KIND_TOMBSTONE, m.Tombstone.Region, m.Tombstone.Key, m.Tombstone.Version, m.Tombstone)
 	case *fsmpb.SnapshotItem_Node:
-		return insert(txn, fsmpb.Kind_KIND_NODE, []byte(m.Node.Node), m.Node.Version, m.Node)
+		return n.insert(fsmpb.Kind_KIND_NODE, []byte(m.Node.Node), m.Node.Version, m.Node)
 	case *fsmpb.SnapshotItem_Session:
 		n.sessions[m.Session.Node] = sessionOf(m.Session)
 		return nil
@@ -314,15 +312,15 @@ func (n *restored) add(txn *memdb.Txn, item *fsmpb.SnapshotItem) error {
 		if !ok || len(m.Grant.Id) != 32 {
 			return fmt.Errorf("%w: grant with a wrong id", ErrUnreadable)
 		}
-		return insert(txn, fsmpb.Kind_KIND_GRANT, GrantID(id, m.Grant.Id), m.Grant.Version, m.Grant)
+		return n.insert(fsmpb.Kind_KIND_GRANT, GrantID(id, m.Grant.Id), m.Grant.Version, m.Grant)
 	case *fsmpb.SnapshotItem_KeyGrants:
 		return key(fsmpb.Kind_KIND_KEY_GRANTS, m.KeyGrants.Region, m.KeyGrants.Key, m.KeyGrants.Version, m.KeyGrants)
 	case *fsmpb.SnapshotItem_KeyStore:
-		return insert(txn, fsmpb.Kind_KIND_KEY_STORE, []byte(m.KeyStore.Id), m.KeyStore.Version, m.KeyStore)
+		return n.insert(fsmpb.Kind_KIND_KEY_STORE, []byte(m.KeyStore.Id), m.KeyStore.Version, m.KeyStore)
 	case *fsmpb.SnapshotItem_KeyStores:
-		return insert(txn, fsmpb.Kind_KIND_KEY_STORES, nil, m.KeyStores.Version, m.KeyStores)
+		return n.insert(fsmpb.Kind_KIND_KEY_STORES, nil, m.KeyStores.Version, m.KeyStores)
 	case *fsmpb.SnapshotItem_StoreKeys:
-		return insert(txn, fsmpb.Kind_KIND_STORE_KEYS, []byte(m.StoreKeys.Store), m.StoreKeys.Version, m.StoreKeys)
+		return n.insert(fsmpb.Kind_KIND_STORE_KEYS, []byte(m.StoreKeys.Store), m.StoreKeys.Version, m.StoreKeys)
 	case *fsmpb.SnapshotItem_KeyUse:
 		if _, ok := keyID(m.KeyUse.Region, m.KeyUse.Key); !ok {
 			return fmt.Errorf("%w: use of a key with a wrong id", ErrUnreadable)
@@ -364,9 +362,10 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	return nil
 }
 
-func insert(txn *memdb.Txn, kind fsmpb.Kind, id []byte, version Version, m proto.Message) error {
+func (n *restored) insert(kind fsmpb.Kind, id []byte, version Version, m proto.Message) error {
 	if version == 0 {
 		return fmt.Errorf("%w: %v without a version", ErrUnreadable, kind)
 	}
-	return txn.Insert(objects, &object{kind: kind, id: id, version: version, msg: m})
+	n.db.insert(n.texts.newObject(n.db, kind, id, version, m))
+	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 	"iter"
 
-	"github.com/hashicorp/go-memdb"
+	"github.com/google/btree"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
@@ -20,7 +20,7 @@ type Version = uint64
 // for concurrent use. What its getters return is shared and must not be written
 // to: copy it, change the copy, and propose that.
 type State struct {
-	db        *memdb.Txn // read-only
+	db        *table // read-only
 	index     uint64
 	time      int64
 	confirmed int64
@@ -113,7 +113,7 @@ func get[M proto.Message](s *State, kind fsmpb.Kind, id []byte) (M, Version) {
 		var none M
 		return none, 0
 	}
-	return o.msg.(M), o.version
+	return o.message().(M), o.version
 }
 
 // Cluster is the cluster's identity and seal; nil before init.
@@ -185,33 +185,33 @@ func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 // GrantsTo are the grants on the key whose grantee is that text, by id, from the
 // one after the given id on; nil starts at the first.
 func (s *State) GrantsTo(key KeyID, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
-	if len(after) > 0 {
-		after = GrantID(key, after)
-	}
-	return grantsBy(s.db, func(g *fsmpb.Grant) bool {
+	from := &fsmpb.Grant{Region: key.Region, Key: key.ID[:], Grantee: principal, Id: after}
+	return grantsBy(s.db.grantee, from, func(g *fsmpb.Grant) bool {
 		return g.Grantee == principal && g.Region == key.Region && bytes.Equal(g.Key, key.ID[:])
-	}, grantee, key, principal, after)
+	})
 }
 
 // GrantsRetiredBy are the region's grants whose retiring principal is that text,
 // by key, then id, from the one after the given GrantID on; nil starts at the
 // first.
 func (s *State) GrantsRetiredBy(region, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
-	return grantsBy(s.db, func(g *fsmpb.Grant) bool {
+	from := &fsmpb.Grant{Region: region, Retiring: principal}
+	if _, ids, ok := bytes.Cut(after, []byte{0}); ok {
+		n := min(len(ids), len(KeyID{}.ID))
+		from.Key, from.Id = ids[:n], ids[n:]
+	}
+	return grantsBy(s.db.retiring, from, func(g *fsmpb.Grant) bool {
 		return g.Retiring == principal && g.Region == region
-	}, retiring, region, principal, after)
+	})
 }
 
-// grantsBy walks an index from its arguments on while the grants belong there.
+// grantsBy walks an index from behind a grant on while the grants belong there.
 // There may be 50,000 on one key, so callers pay for those that they look at.
-func grantsBy(db *memdb.Txn, belongs func(*fsmpb.Grant) bool, index string, args ...any) iter.Seq[*fsmpb.Grant] {
+func grantsBy(index *btree.BTreeG[*fsmpb.Grant], after *fsmpb.Grant, belong func(*fsmpb.Grant) bool) iter.Seq[*fsmpb.Grant] {
 	return func(yield func(*fsmpb.Grant) bool) {
-		it := lowerBoundBy(db, index, args...)
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			if g := raw.(*object).msg.(*fsmpb.Grant); !belongs(g) || !yield(g) {
-				return
-			}
-		}
+		index.AscendGreaterOrEqual(after, func(g *fsmpb.Grant) bool {
+			return bytes.Equal(g.Id, after.Id) && bytes.Equal(g.Key, after.Key) || belong(g) && yield(g)
+		})
 	}
 }
 
@@ -281,23 +281,17 @@ func (s *State) Aliases(region, after string) iter.Seq[*fsmpb.Alias] {
 // AliasesOf are the key's aliases by name.
 func (s *State) AliasesOf(id KeyID) iter.Seq[*fsmpb.Alias] {
 	return func(yield func(*fsmpb.Alias) bool) {
-		for _, o := range objectsByTarget(s.db, id) {
-			if !yield(o.msg.(*fsmpb.Alias)) {
-				return
-			}
-		}
+		s.db.target.AscendGreaterOrEqual(&fsmpb.Alias{Region: id.Region, Key: id.ID[:]}, func(a *fsmpb.Alias) bool {
+			return a.Region == id.Region && bytes.Equal(a.Key, id.ID[:]) && yield(a)
+		})
 	}
 }
 
 // scan walks the objects of a kind whose id begins with prefix, from id from on.
 func scan[M proto.Message](s *State, kind fsmpb.Kind, prefix, from []byte) iter.Seq[M] {
 	return func(yield func(M) bool) {
-		it := lowerBound(s.db, kind, from)
-		for raw := it.Next(); raw != nil; raw = it.Next() {
-			o := raw.(*object)
-			if o.kind != kind || !bytes.HasPrefix(o.id, prefix) || !yield(o.msg.(M)) {
-				return
-			}
-		}
+		s.db.rows.AscendGreaterOrEqual(&object{id: rowID(kind, from)}, func(o *object) bool {
+			return o.kind() == kind && bytes.HasPrefix(o.name(), prefix) && yield(o.message().(M))
+		})
 	}
 }

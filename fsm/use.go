@@ -2,8 +2,6 @@ package fsm
 
 import (
 	"bytes"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 
@@ -14,8 +12,9 @@ import (
 // nearly every record changes it and nothing depends on it: apply writes it in
 // place, and a state gives the newest.
 type uses struct {
-	mu sync.RWMutex
-	of map[KeyID]use
+	mu    sync.RWMutex
+	of    map[KeyID]use
+	texts *texts // the Regions' names
 }
 
 type use struct {
@@ -25,7 +24,7 @@ type use struct {
 	eventID   [16]byte
 }
 
-func newUses() *uses { return &uses{of: make(map[KeyID]use)} }
+func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: newTexts()} }
 
 // note takes a record's uses over, which are all as n but for the operation. A use
 // of what the record did not read as a key that is there is none.
@@ -45,6 +44,7 @@ func (u *uses) note(r *fsmpb.Record, n use) {
 		}
 		if id, ok := parseKeyID(read.Id); ok {
 			n.operation = one.Operation
+			u.texts.share(&id.Region)
 			u.of[id] = n
 		}
 	}
@@ -81,19 +81,26 @@ func (n use) proto(id KeyID) *fsmpb.KeyUse {
 	}
 }
 
-// all are the uses by key, for a snapshot.
-func (u *uses) all() []*fsmpb.KeyUse {
+// keyUse is an item of uses.
+type keyUse struct {
+	key KeyID
+	use
+}
+
+func (k keyUse) compare(other keyUse) int {
+	if c := strings.Compare(k.key.Region, other.key.Region); c != 0 {
+		return c
+	}
+	return bytes.Compare(k.key.ID[:], other.key.ID[:])
+}
+
+// all are the uses, for a snapshot.
+func (u *uses) all() []keyUse {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
-	ids := slices.SortedFunc(maps.Keys(u.of), func(a, b KeyID) int {
-		if c := strings.Compare(a.Region, b.Region); c != 0 {
-			return c
-		}
-		return bytes.Compare(a.ID[:], b.ID[:])
-	})
-	list := make([]*fsmpb.KeyUse, 0, len(ids))
-	for _, id := range ids {
-		list = append(list, u.of[id].proto(id))
+	list := make([]keyUse, 0, len(u.of))
+	for id, n := range u.of {
+		list = append(list, keyUse{id, n})
 	}
 	return list
 }
@@ -105,6 +112,7 @@ func (u *uses) replace(list []*fsmpb.KeyUse) {
 	clear(u.of)
 	for _, n := range list {
 		id, _ := keyID(n.Region, n.Key)
+		u.texts.share(&id.Region)
 		s := use{operation: n.Operation, time: n.Time}
 		copy(s.requestID[:], n.RequestId)
 		copy(s.eventID[:], n.EventId)

@@ -62,10 +62,7 @@ func (a *app) serve(ctx context.Context, cfg *node.Config, started func(context.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if os.Getenv("GOGC") == "" {
-		// What a request allocates is gone when it is answered, and little lives
-		// longer: collecting five times as seldom costs some tens of megabytes and
-		// gives a tenth of the CPU back.
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(node.GCPercent)
 	}
 	n, err := node.Start(ctx, *cfg)
 	if err != nil {

@@ -42,6 +42,11 @@ type Hooks struct {
 	XKSTimeout time.Duration
 }
 
+// GCPercent is what a server's process sets when GOGC does not say otherwise. What a
+// request allocates is gone when it is answered, and little lives longer: collecting
+// five times as seldom costs some tens of megabytes and gives a tenth of the CPU back.
+const GCPercent = 400
+
 type systemClock struct{}
 
 func (systemClock) Now() time.Time { return time.Now() }

@@ -1,0 +1,105 @@
+package fsm
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// texts has equal texts held in memory once: most keys have the same policy, spec,
+// usage and Region. What it forgets is only held twice. It is for one goroutine.
+type texts struct {
+	known map[string]string
+	size  int // of all
+}
+
+// maxTexts bounds what texts remembers, in bytes: a text that nothing else holds is
+// kept until the next time that there is no room.
+const maxTexts = 1 << 20
+
+func newTexts() *texts { return &texts{known: make(map[string]string)} }
+
+func (t *texts) share(s *string) {
+	if *s == "" {
+		return
+	}
+	if known, ok := t.known[*s]; ok {
+		*s = known
+		return
+	}
+	if t.size+len(*s) > maxTexts {
+		clear(t.known)
+		t.size = 0
+	}
+	t.known[*s] = *s
+	t.size += len(*s)
+}
+
+// newObject is a row of a message that belongs to the state, in as few pieces of
+// memory as can be: the garbage collector looks at each of them in every cycle. What
+// names the object are parts of the row's id, and texts that others have too are
+// shared with them, as is the id of the key that an alias names.
+func (t *texts) newObject(db *table, kind fsmpb.Kind, name []byte, version Version, msg proto.Message) *object {
+	o := &object{id: rowID(kind, name), version: version, value: msg}
+	switch m := msg.(type) {
+	case *fsmpb.Key:
+		m.Id = o.last(len(m.Id), 0)
+		for _, s := range []*string{&m.Region, &m.Spec, &m.Usage, &m.Origin, &m.PrimaryRegion, &m.KeyStore} {
+			t.share(s)
+		}
+		for _, n := range m.Materials {
+			join(&n.Id, &n.MaterialId, &n.Wrapped, &n.PublicKey)
+		}
+	case *fsmpb.KeyPolicy:
+		m.Key = o.last(len(m.Key), 0)
+		t.share(&m.Region)
+		t.share(&m.Document)
+	case *fsmpb.KeyTags:
+		m.Key = o.last(len(m.Key), 0)
+		t.share(&m.Region)
+	case *fsmpb.Tombstone:
+		m.Key = o.last(len(m.Key), 0)
+		t.share(&m.Region)
+	case *fsmpb.Alias:
+		t.share(&m.Region)
+		if id, ok := keyID(m.Region, m.Key); ok {
+			if k := lookup(db, fsmpb.Kind_KIND_KEY, id.Bytes()); k != nil {
+				m.Key = k.last(len(m.Key), 0)
+			}
+		}
+	case *fsmpb.Grant:
+		m.Id, m.Key = o.last(len(m.Id), 0), o.last(len(m.Key), len(m.Id))
+		for _, s := range []*string{&m.Region, &m.Grantee, &m.Retiring, &m.Issuer} {
+			t.share(s)
+		}
+		for i := range m.Operations {
+			t.share(&m.Operations[i])
+		}
+	case *fsmpb.KeyAliases:
+		o.value = m.Count
+	case *fsmpb.KeyGrants:
+		o.value = m.Count
+	}
+	return o
+}
+
+// last are n bytes of the id, before so many at its end. They cannot be appended to.
+func (o *object) last(n, before int) []byte {
+	end := len(o.id) - before
+	return o.id[end-n : end : end]
+}
+
+// join puts byte strings into one piece of memory.
+func join(parts ...*[]byte) {
+	n := 0
+	for _, p := range parts {
+		n += len(*p)
+	}
+	whole := make([]byte, 0, n)
+	for _, p := range parts {
+		if from := len(whole); len(*p) > 0 {
+			whole = append(whole, *p...)
+			*p = whole[from:len(whole):len(whole)]
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package fsm
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// dump is everything that a state holds, by id and by each index.
+func dump(s *State) []string {
+	var all []string
+	s.db.rows.Ascend(func(o *object) bool {
+		all = append(all, fmt.Sprintf("%x %d %x", o.id, o.version, marshal(nil, o.message())))
+		return true
+	})
+	s.db.target.Ascend(func(a *fsmpb.Alias) bool {
+		all = append(all, fmt.Sprintf("target %x", marshal(nil, a)))
+		return true
+	})
+	s.db.grantee.Ascend(func(g *fsmpb.Grant) bool {
+		all = append(all, fmt.Sprintf("grantee %x", marshal(nil, g)))
+		return true
+	})
+	s.db.retiring.Ascend(func(g *fsmpb.Grant) bool {
+		all = append(all, fmt.Sprintf("retiring %x", marshal(nil, g)))
+		return true
+	})
+	return all
+}
+
+// TestPublishedStatesDoNotChange: what was read of a state stays true of it, and its
+// indexes have what its rows have, whatever was applied since.
+func TestPublishedStatesDoNotChange(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	m := &machine{t: t, audit: &memoryAudit{}}
+	m.fsm = New(Config{Audit: m.audit})
+	var states []*State
+	var dumps [][]string
+	for _, l := range history(t, seed, 400) {
+		if err, failed := m.fsm.Apply(l).(error); failed {
+			t.Fatal(err)
+		}
+		s := m.fsm.Current()
+		states, dumps = append(states, s), append(dumps, dump(s))
+
+		var aliases, grants, retirable int
+		for a := range scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, nil, nil) {
+			id, _ := keyID(a.Region, a.Key)
+			if !slices.Contains(slices.Collect(s.AliasesOf(id)), a) {
+				t.Fatalf("index %d: %s is not among its key's aliases", l.Index, a.Name)
+			}
+			aliases++
+		}
+		for g := range scan[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, nil, nil) {
+			id, _ := keyID(g.Region, g.Key)
+			if !slices.Contains(slices.Collect(s.GrantsTo(id, g.Grantee, nil)), g) {
+				t.Fatalf("index %d: grant %x is not among its grantee's", l.Index, g.Id)
+			}
+			if grants++; g.Retiring == "" {
+				continue
+			}
+			if !slices.Contains(slices.Collect(s.GrantsRetiredBy(g.Region, g.Retiring, nil)), g) {
+				t.Fatalf("index %d: grant %x is not among those that its principal may retire", l.Index, g.Id)
+			}
+			retirable++
+		}
+		if s.db.target.Len() != aliases || s.db.grantee.Len() != grants || s.db.retiring.Len() != retirable {
+			t.Fatalf("index %d: indexes of %d aliases, %d and %d grants; the rows are %d, %d and %d", l.Index,
+				s.db.target.Len(), s.db.grantee.Len(), s.db.retiring.Len(), aliases, grants, retirable)
+		}
+	}
+	for i, s := range states {
+		if !slices.Equal(dump(s), dumps[i]) {
+			t.Fatalf("state %d of %d changed after it was published", i, len(states))
+		}
+	}
+}
+
+// TestSharedMemoryIsNotWrittenTo: parts of a row's id, and of each other's memory,
+// cannot be appended into.
+func TestSharedMemoryIsNotWrittenTo(t *testing.T) {
+	m := filled(t, 10)
+	before := dump(m.fsm.Current())
+	s := m.fsm.Current()
+	for k := range s.AllKeys() {
+		_ = append(k.Id, "overwritten"...)
+		for _, n := range k.Materials {
+			for _, b := range [][]byte{n.Id, n.MaterialId, n.Wrapped} {
+				_ = append(b, "overwritten"...)
+			}
+		}
+	}
+	for g := range scan[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, nil, nil) {
+		_ = append(g.Key, "overwritten"...)
+		_ = append(g.Id, "overwritten"...)
+	}
+	if !slices.Equal(dump(m.fsm.Current()), before) {
+		t.Error("a row was changed through what it shares")
+	}
+}
+
+func TestTextsAreSharedAndForgotten(t *testing.T) {
+	texts := newTexts()
+	a, b := string([]byte("the same")), string([]byte("the same"))
+	texts.share(&a)
+	texts.share(&b)
+	if len(texts.known) != 1 || texts.size != len(a) {
+		t.Errorf("%d texts of %d bytes, want one", len(texts.known), texts.size)
+	}
+	for i := range 100 {
+		long := fmt.Sprint(i) + string(bytes.Repeat([]byte("x"), maxTexts/10))
+		want := long
+		if texts.share(&long); long != want {
+			t.Fatal("a text became another")
+		}
+	}
+	if texts.size > maxTexts {
+		t.Errorf("%d bytes of texts are kept, want %d at the most", texts.size, maxTexts)
+	}
+}
