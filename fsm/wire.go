@@ -23,6 +23,9 @@ type wireEntry struct {
 	clock   *fsmpb.Clock
 	check   *fsmpb.StateCheck
 	command any // []wireBatch, *fsmpb.RegisterNode, or nil
+	// unknown is what nobody knows within command. It goes when a command of
+	// another kind follows, which takes the place of the first.
+	unknown error
 }
 
 type wireBatch struct {
@@ -56,6 +59,9 @@ func decodeEntry(data []byte) (*wireEntry, error) {
 	}
 	var e wireEntry
 	err := e.decode(data)
+	if err == nil {
+		err = e.unknown
+	}
 	if err != nil && !errors.Is(err, errUnknownField) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
@@ -100,10 +106,11 @@ func fields(b []byte, fn func(tag uint64, v []byte, n uint64) error) error {
 			return protowire.ParseError(k)
 		}
 		b = b[k:]
-		if err := fn(protowire.EncodeTag(num, typ), v, n); errors.Is(err, errUnknownField) {
+		if err := fn(protowire.EncodeTag(num, typ), v, n); err != nil {
+			if !errors.Is(err, errUnknownField) {
+				return err
+			}
 			unknown = err
-		} else if err != nil {
-			return err
 		}
 	}
 	return unknown
@@ -133,22 +140,33 @@ func (e *wireEntry) decode(b []byte) error {
 			}
 			return merge(v, e.check)
 		case 10<<3 | length:
-			batches, _ := e.command.([]wireBatch)
+			batches, ok := e.command.([]wireBatch)
+			if !ok {
+				e.unknown = nil
+			}
 			batches, err := decodeBatches(v, batches)
 			e.command = batches
-			return err
+			return e.within(err)
 		case 11<<3 | length:
 			r, ok := e.command.(*fsmpb.RegisterNode)
 			if !ok {
-				r = new(fsmpb.RegisterNode)
+				r, e.unknown = new(fsmpb.RegisterNode), nil
 				e.command = r
 			}
-			return merge(v, r)
+			return e.within(merge(v, r))
 		default:
 			return errUnknownField
 		}
 		return nil
 	})
+}
+
+// within keeps an error of the command that may not be the last one's.
+func (e *wireEntry) within(err error) error {
+	if errors.Is(err, errUnknownField) {
+		e.unknown, err = err, nil
+	}
+	return err
 }
 
 // decodeBatches adds the batches of a fsmpb.Batches.

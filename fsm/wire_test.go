@@ -132,6 +132,9 @@ func TestEntriesAreReadAsProtobufReadsThem(t *testing.T) {
 	const n = 50_000
 	for range n {
 		b := bytes.Clone(whole[rnd.IntN(len(whole))])
+		if rnd.IntN(4) == 0 {
+			b = append(b, whole[rnd.IntN(len(whole))]...)
+		}
 		for range 1 + rnd.IntN(2) {
 			i := rnd.IntN(len(b) + 1)
 			switch what := rnd.IntN(4); {
@@ -162,6 +165,9 @@ func TestOddFields(t *testing.T) {
 	}
 	seq := func(v []byte) []byte { return batches(append(tag(nil, 3, protowire.VarintType), v...)) }
 	record := func(b []byte) []byte { return batches(bytesOf(tag(nil, 6, protowire.BytesType), b)) }
+	// A registration after a batch and the other way round, as in no honest entry.
+	join := []byte{11<<3 | 2, 0}
+	unknown := []byte{15 << 3, 1}
 	group := tag(tag(nil, 3, protowire.StartGroupType), 3, protowire.EndGroupType)
 	cases := map[string]struct {
 		data []byte
@@ -186,6 +192,12 @@ func TestOddFields(t *testing.T) {
 		"reserved wire type":        {batches([]byte{3<<3 | 6, 0}), false},
 		"body beyond the record":    {record([]byte{3<<3 | 2, 2, 'x'}), false},
 		"schema as bytes":           {[]byte{1<<3 | 2, 1, 1}, false},
+		"unknown in the command":    {batches(unknown), false},
+		"in one that was replaced":  {slices.Concat(batches(unknown), join), true},
+		"in the one that replaces":  {slices.Concat(schema, join, batches(unknown)), false},
+		"in a piece of the command": {slices.Concat(batches(unknown), batches(nil)), false},
+		"beside the commands":       {slices.Concat(schema, unknown, join), false},
+		"cut in a replaced command": {slices.Concat(batches([]byte{1}), join), false},
 		"the last schema counts":    {slices.Concat([]byte{1 << 3, SchemaMax + 1}, schema), true},
 	}
 	for name, c := range cases {
