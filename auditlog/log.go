@@ -394,16 +394,25 @@ func (l *Log) grow(leaf Hash) error {
 // writeTile writes the tile of a level that the newest leaf filled.
 func (l *Log) writeTile(level int, root Hash) error {
 	n := l.tree.size>>(tileHeight*(level+1)) - 1
-	v := l.view()
-	hashes := make([]Hash, TileWidth)
+	var hashes []Hash
+	switch level {
+	case 0:
+		hashes = l.leaves[len(l.leaves)-TileWidth:]
+	case 1:
+		hashes = l.folded // of the whole segment
+	default:
+		// Not by way of node, which would look in the tile that is being made.
+		v := l.view()
+		for i := range uint64(TileWidth) {
+			below, err := v.tile(level-1, n<<tileHeight+i)
+			if err != nil {
+				return err
+			}
+			hashes = append(hashes, fold(below))
+		}
+	}
 	b := make([]byte, 0, TileWidth*HashSize)
 	for i := range hashes {
-		var err error
-		if level == 0 {
-			hashes[i] = l.leaves[len(l.leaves)-TileWidth+i]
-		} else if hashes[i], err = v.node(level*tileHeight, n<<tileHeight+uint64(i)); err != nil {
-			return err
-		}
 		b = append(b, hashes[i][:]...)
 	}
 	name := tilePath(level, n)
