@@ -200,7 +200,7 @@ func (a *applier) record(r *wireRecord) Verdict {
 	a.sum.Write(a.leaves[len(a.leaves)-1][:])
 	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
-	if a.state.frontier.Size()%auditlog.SegmentSize == 0 {
+	if (e.Index+1)%auditlog.SegmentSize == 0 {
 		// Appending within a shared backing array would show through older states.
 		a.state.roots = append(slices.Clip(a.state.roots), a.state.frontier.SegmentRoot())
 	}
