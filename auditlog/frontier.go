@@ -74,7 +74,7 @@ func (f *Frontier) carry(h Hash, level int, visit func(level int, h Hash)) {
 }
 
 // Size is the number of leaves.
-func (f Frontier) Size() uint64 { return f.size }
+func (f *Frontier) Size() uint64 { return f.size }
 
 // Root is the hash of the tree; SHA-256 of nothing for the empty one.
 func (f Frontier) Root() Hash {
@@ -94,7 +94,7 @@ func (f Frontier) Root() Hash {
 // SegmentRoot is the root of the segment that the last Append completed. It may
 // be asked for only then, when Size is a positive multiple of SegmentSize: the
 // tree forgets the root as it grows, and a decoded frontier has none.
-func (f Frontier) SegmentRoot() Hash {
+func (f *Frontier) SegmentRoot() Hash {
 	if f.segment == (Hash{}) {
 		panic("auditlog: SegmentRoot without a segment just completed")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -55,10 +56,12 @@ type Log struct {
 	next     uint64 // index that the next new entry must have
 
 	// The entries from 0 on without a gap. Entries of the newest segment are in
-	// seg, with their leaf hashes in leaves; seg is nil at a segment's boundary.
+	// seg, with their leaf hashes in leaves and the roots of the tiles that these
+	// fill in folded; seg is nil at a segment's boundary.
 	tree   Frontier
 	seg    *run
 	leaves []Hash
+	folded []Hash
 
 	// Entries after a gap, by index. A pending run is there from when a snapshot
 	// moves the state past the local end until the gap before it is filled.
@@ -363,6 +366,11 @@ func (l *Log) extend(entries []Entry, leaves []Hash) error {
 
 // grow adds a leaf to the tree and writes the tiles that it fills.
 func (l *Log) grow(leaf Hash) error {
+	if l.leaves == nil {
+		// As many as there will be: growing copies them over and over.
+		l.leaves = make([]Hash, 0, SegmentSize)
+		l.folded = make([]Hash, 0, SegmentSize/TileWidth)
+	}
 	l.leaves = append(l.leaves, leaf)
 	if len(l.leaves)%TileWidth != 0 {
 		l.tree.carry(leaf, 0, nil)
@@ -374,6 +382,7 @@ func (l *Log) grow(leaf Hash) error {
 			full = append(full, h)
 		}
 	})
+	l.folded = append(l.folded, full[0])
 	for level, root := range full {
 		if err := l.writeTile(level, root); err != nil {
 			return err
@@ -385,16 +394,25 @@ func (l *Log) grow(leaf Hash) error {
 // writeTile writes the tile of a level that the newest leaf filled.
 func (l *Log) writeTile(level int, root Hash) error {
 	n := l.tree.size>>(tileHeight*(level+1)) - 1
-	v := l.view()
-	hashes := make([]Hash, TileWidth)
+	var hashes []Hash
+	switch level {
+	case 0:
+		hashes = l.leaves[len(l.leaves)-TileWidth:]
+	case 1:
+		hashes = l.folded // of the whole segment
+	default:
+		// Not by way of node, which would look in the tile that is being made.
+		v := l.view()
+		for i := range uint64(TileWidth) {
+			below, err := v.tile(level-1, n<<tileHeight+i)
+			if err != nil {
+				return err
+			}
+			hashes = append(hashes, fold(below))
+		}
+	}
 	b := make([]byte, 0, TileWidth*HashSize)
 	for i := range hashes {
-		var err error
-		if level == 0 {
-			hashes[i] = l.leaves[len(l.leaves)-TileWidth+i]
-		} else if hashes[i], err = v.node(level*tileHeight, n<<tileHeight+uint64(i)); err != nil {
-			return err
-		}
 		b = append(b, hashes[i][:]...)
 	}
 	name := tilePath(level, n)
@@ -412,10 +430,13 @@ func (l *Log) writeTile(level int, root Hash) error {
 		}
 		l.logger.Warn("making an audit tile again", "file", name)
 	}
-	if err := l.fs.MkdirAll(filepath.Dir(filepath.Join(l.dir, name)), dirPerm); err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
+	err := put(l.fs, l.dir, name, b, false)
+	if errors.Is(err, fs.ErrNotExist) { // the first of its directory
+		if err = l.fs.MkdirAll(filepath.Dir(filepath.Join(l.dir, name)), dirPerm); err == nil {
+			err = put(l.fs, l.dir, name, b, false)
+		}
 	}
-	if err := put(l.fs, l.dir, name, b, false); err != nil {
+	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
 	}
 	return nil
@@ -430,7 +451,7 @@ func (l *Log) seal() {
 	}
 	l.sealed = append(l.sealed, l.seg)
 	l.seg = nil
-	l.leaves = nil // views may still read the old ones
+	l.leaves, l.folded = nil, nil // views may still read the old ones
 }
 
 // firstLeaf is the index of leaves[0].
@@ -438,7 +459,7 @@ func (l *Log) firstLeaf() uint64 { return l.tree.size - uint64(len(l.leaves)) }
 
 // view is the tree as it is now.
 func (l *Log) view() *treeView {
-	return &treeView{fs: l.fs, dir: l.dir, tree: l.tree, first: l.firstLeaf(), leaves: l.leaves}
+	return &treeView{fs: l.fs, dir: l.dir, tree: l.tree, first: l.firstLeaf(), leaves: l.leaves, folded: l.folded}
 }
 
 func (l *Log) dirty(dir string) {

@@ -352,3 +352,71 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+// TestTileOfSegments: the tile over 256 segments is made from those of the
+// segments. Of the first 255 there are only names, roots and tiles.
+func TestTileOfSegments(t *testing.T) {
+	const first = (TileWidth - 1) * SegmentSize
+	fsys := newMemFS()
+	var roots []Hash
+	var want []byte
+	for n := range uint64(TileWidth - 1) {
+		hashes, b := make([]Hash, TileWidth), []byte(nil)
+		for i := range hashes {
+			hashes[i] = Hash{byte(n), byte(i)}
+			b = append(b, hashes[i][:]...)
+		}
+		fsys.put("/log/"+tilePath(1, n), b)
+		fsys.put("/log/"+segmentPath(n), nil)
+		roots = append(roots, fold(hashes))
+		want = append(want, roots[n][:]...)
+	}
+	f := foldSegments(roots)
+	mark := durableMark{tree: f}
+	fsys.put("/log/"+durableFile, mark.encode())
+	l := mustOpen(t, "/log", fsys)
+	if err := l.Restore(f, roots); err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(first); i < first+SegmentSize; i += 16384 {
+		if err := l.Append(hashed(testEntries(i, i+16384))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustSync(t, l)
+	last := l.roots[TileWidth-1]
+	want = append(want, last[:]...)
+	check := func() {
+		t.Helper()
+		got, err := readFile(fsys, "/log/"+tilePath(2, 0), TileWidth*HashSize)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("the tile over all segments is not their roots: %v, %d bytes", err, len(got))
+		}
+	}
+	check()
+	tree := l.view().tree
+	for _, size := range []uint64{SegmentSize, first, first + 1000, first + SegmentSize - 1} {
+		at, err := l.view().at(size)
+		if err != nil || at.Size() != size {
+			t.Errorf("tree at %d: %v", size, err)
+		}
+	}
+	mustClose(t, l)
+	// As after a crash that took the last mark and the tile.
+	fsys.put("/log/"+durableFile, mark.encode())
+	if err := fsys.Remove("/log/" + tilePath(2, 0)); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, "/log", fsys)
+	defer l.Close()
+	check()
+	if !l.view().tree.Equal(tree) {
+		t.Error("another tree after opening")
+	}
+	if err := l.Restore(tree, append(roots, last)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(hashed(testEntries(tree.Size(), tree.Size()+300))); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -155,7 +155,7 @@ func (m *memFS) MkdirAll(name string, _ fs.FileMode) error {
 func (m *memFS) Rename(from, to string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.files[from] == nil {
+	if m.files[from] == nil || m.files[filepath.Dir(to)] == nil {
 		return &fs.PathError{Op: "rename", Path: from, Err: fs.ErrNotExist}
 	}
 	return m.op("rename to "+to, func(bool) {

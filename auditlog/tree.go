@@ -39,6 +39,7 @@ type treeView struct {
 	tree   Frontier
 	first  uint64 // index of leaves[0]; a multiple of SegmentSize
 	leaves []Hash
+	folded []Hash // roots of the full tiles of leaves
 	tiles  map[string][]Hash
 }
 
@@ -47,6 +48,9 @@ func (v *treeView) node(level int, n uint64) (Hash, error) {
 	begin, end := n<<level, (n+1)<<level
 	if end > v.tree.size || end <= begin {
 		return Hash{}, fmt.Errorf("%w: no subtree %d of height %d in a tree of %d", ErrMissing, n, level, v.tree.size)
+	}
+	if begin >= v.first && level >= tileHeight {
+		return fold(v.folded[(begin-v.first)>>tileHeight : (end-v.first)>>tileHeight]), nil
 	}
 	if begin >= v.first {
 		return fold(v.leaves[begin-v.first : end-v.first]), nil

@@ -25,6 +25,7 @@ type applier struct {
 	index uint64 // of the entry being applied
 	sum   hash.Hash
 	buf   []byte
+	num   []byte // fold's, whose callers use buf
 	// versions are those that were looked up since the last change, by rowID: the
 	// records of an entry read much the same.
 	versions map[string]Version
@@ -63,32 +64,30 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		a.configuration(l.Data)
 		return &Result{Index: l.Index}, nil
 	}
-	var e fsmpb.Entry
-	if err := decodeEntry(l.Data, &e); err != nil {
+	e, err := decodeEntry(l.Data)
+	if err != nil {
 		return nil, err
 	}
 	a.index = l.Index
-	if err := a.compare(e.StateCheck); err != nil {
+	if err := a.compare(e.check); err != nil {
 		return nil, err
 	}
-	a.state.advance(e.Clock)
+	a.state.advance(e.clock)
 	a.state.index = l.Index
 
 	a.sum.Reset()
 	a.sum.Write(a.state.hash[:])
 	a.fold(a.index, uint64(a.state.time))
 	res := &Result{Index: l.Index}
-	switch c := e.Command.(type) {
-	case *fsmpb.Entry_Batches:
-		res.Batches = make([]BatchResult, len(c.Batches.Batches))
-		for i, b := range c.Batches.Batches {
-			res.Batches[i] = a.batch(b)
+	switch c := e.command.(type) {
+	case []wireBatch:
+		res.Batches = make([]BatchResult, len(c))
+		for i := range c {
+			res.Batches[i] = a.batch(&c[i])
 		}
-	case *fsmpb.Entry_RegisterNode:
-		res.Registered = a.registerNode(c.RegisterNode)
+	case *fsmpb.RegisterNode:
+		res.Registered = a.registerNode(c)
 	case nil: // carries only a clock: a barrier
-	default:
-		return nil, fmt.Errorf("%w: command %T", ErrUnreadable, c)
 	}
 	a.sum.Sum(a.state.hash[:0])
 	if l.Index%StateCheckEvery == 0 {
@@ -99,10 +98,9 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 
 // fold adds numbers to the rolling hash.
 func (a *applier) fold(ns ...uint64) {
-	var b [8]byte
 	for _, n := range ns {
-		binary.BigEndian.PutUint64(b[:], n)
-		a.sum.Write(b[:])
+		a.num = binary.BigEndian.AppendUint64(a.num[:0], n)
+		a.sum.Write(a.num)
 	}
 }
 
@@ -132,70 +130,72 @@ func (a *applier) compare(c *fsmpb.StateCheck) error {
 }
 
 // batch applies one node's batch, once.
-func (a *applier) batch(b *fsmpb.Batch) BatchResult {
-	s := a.f.sessions[b.Node]
-	if s == nil || s.incarnation != b.Incarnation {
+func (a *applier) batch(b *wireBatch) BatchResult {
+	s := a.f.sessions[string(b.node)]
+	if s == nil || s.incarnation != b.incarnation {
 		return BatchResult{Status: BatchFenced, Index: a.index}
 	}
-	if b.Watermark > s.watermark {
-		s.watermark = b.Watermark
+	if b.watermark > s.watermark {
+		s.watermark = b.watermark
 	}
-	if done, ok := s.batches[b.Seq]; ok {
+	if done, ok := s.batches[b.seq]; ok {
 		return BatchResult{Status: BatchRepeated, Index: done.index, Verdicts: done.verdicts}
 	}
-	if b.Seq < s.settledBelow {
+	if b.seq < s.settledBelow {
 		return BatchResult{Status: BatchFenced, Index: a.index}
 	}
-	verdicts := make([]Verdict, len(b.Records))
-	for i, r := range b.Records {
-		verdicts[i] = a.record(r)
+	a.entries = slices.Grow(a.entries, len(b.records))
+	a.leaves = slices.Grow(a.leaves, len(b.records))
+	verdicts := make([]Verdict, len(b.records))
+	for i := range b.records {
+		verdicts[i] = a.record(&b.records[i])
 	}
-	a.fold(b.Incarnation, b.Seq, uint64(len(verdicts)))
+	a.fold(b.incarnation, b.seq, uint64(len(verdicts)))
 	a.sum.Write(verdictBytes(verdicts))
-	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
-	s.settle(b.SettledBelow)
+	s.batches[b.seq] = applied{index: a.index, verdicts: verdicts}
+	s.settle(b.settledBelow)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
 // record decides and, if everything that the record read still holds, makes its
 // changes and its leaf of the audit tree: all of it or nothing.
-func (a *applier) record(r *fsmpb.Record) Verdict {
+func (a *applier) record(r *wireRecord) Verdict {
 	if !validRecord(r) {
 		return Invalid
 	}
-	if r.NotBefore != 0 && a.state.time < r.NotBefore {
+	if r.notBefore != 0 && a.state.time < r.notBefore {
 		return Early
 	}
-	if r.NotAfter != 0 && a.state.time >= r.NotAfter {
+	if r.notAfter != 0 && a.state.time >= r.notAfter {
 		return Late
 	}
-	for _, read := range r.Reads {
-		if a.version(read.Kind, read.Id) != read.Version {
+	for _, read := range r.reads {
+		if a.version(read.kind, read.id) != read.version {
 			return Conflict
 		}
 	}
-	if v := a.changes(r.Changes); v != Accepted {
+	if v := a.changes(r.changes); v != Accepted {
 		return v
 	}
 	e := auditlog.Entry{
 		Index:      a.state.frontier.Size(),
 		RaftIndex:  a.index,
 		Time:       a.state.time,
-		RequestID:  [16]byte(r.RequestId),
-		Generation: r.Generation,
-		Salt:       [16]byte(r.Salt),
-		Commitment: auditlog.Hash(r.Commitment),
-		Body:       r.Body,
+		RequestID:  [16]byte(r.requestID),
+		Generation: r.generation,
+		Salt:       [16]byte(r.salt),
+		Commitment: auditlog.Hash(r.commitment),
+		Body:       r.body,
 	}
 	leaf := e.LeafHash()
-	a.sum.Write(leaf[:])
+	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
+	a.sum.Write(a.leaves[len(a.leaves)-1][:])
 	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
-	if a.state.frontier.Size()%auditlog.SegmentSize == 0 {
+	if (e.Index+1)%auditlog.SegmentSize == 0 {
 		// Appending within a shared backing array would show through older states.
 		a.state.roots = append(slices.Clip(a.state.roots), a.state.frontier.SegmentRoot())
 	}
-	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
 	return Accepted
 }
 
@@ -221,14 +221,14 @@ const (
 	maxVersions = 1024
 )
 
-func validRecord(r *fsmpb.Record) bool {
-	if len(r.RequestId) != 16 || len(r.Salt) != 16 || len(r.Commitment) != auditlog.HashSize ||
-		len(r.Body) == 0 || len(r.Body) > auditlog.MaxBody ||
-		len(r.Reads) > maxReads || len(r.Changes) > maxChanges || len(r.Uses) > maxUses {
+func validRecord(r *wireRecord) bool {
+	if len(r.requestID) != 16 || len(r.salt) != 16 || len(r.commitment) != auditlog.HashSize ||
+		len(r.body) == 0 || len(r.body) > auditlog.MaxBody ||
+		len(r.reads) > maxReads || len(r.changes) > maxChanges || len(r.uses) > maxUses {
 		return false
 	}
-	for _, read := range r.Reads {
-		if _, known := fsmpb.Kind_name[int32(read.Kind)]; !known || read.Kind == fsmpb.Kind_KIND_UNSPECIFIED {
+	for _, read := range r.reads {
+		if _, known := fsmpb.Kind_name[int32(read.kind)]; !known || read.kind == fsmpb.Kind_KIND_UNSPECIFIED {
 			return false
 		}
 	}

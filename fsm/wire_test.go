@@ -1,0 +1,291 @@
+package fsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// generated decodes an entry with the generated code alone.
+func generated(data []byte) (*fsmpb.Entry, error) {
+	e := new(fsmpb.Entry)
+	if err := proto.Unmarshal(data, e); err != nil {
+		return nil, err
+	}
+	if e.Schema < SchemaMin || e.Schema > SchemaMax {
+		return nil, fmt.Errorf("schema %d", e.Schema)
+	}
+	// A kind that nobody knows makes a record invalid, not its entry unreadable.
+	c := proto.CloneOf(e)
+	for _, b := range c.GetBatches().GetBatches() {
+		for _, r := range b.Records {
+			for _, read := range r.Reads {
+				read.Kind = fsmpb.Kind_KIND_KEY
+			}
+		}
+	}
+	return e, known(c.ProtoReflect())
+}
+
+// proto is the message that e was read from.
+func (e *wireEntry) proto() *fsmpb.Entry {
+	p := &fsmpb.Entry{Schema: e.schema, Clock: e.clock, StateCheck: e.check}
+	switch c := e.command.(type) {
+	case *fsmpb.RegisterNode:
+		p.Command = &fsmpb.Entry_RegisterNode{RegisterNode: c}
+	case []wireBatch:
+		bs := make([]*fsmpb.Batch, len(c))
+		for i, b := range c {
+			bs[i] = &fsmpb.Batch{
+				Node: string(b.node), Incarnation: b.incarnation, Seq: b.seq, SettledBelow: b.settledBelow, Watermark: b.watermark,
+			}
+			for _, r := range b.records {
+				n := &fsmpb.Record{
+					RequestId: r.requestID, Commitment: r.commitment, Body: r.body, Generation: r.generation, Salt: r.salt,
+					NotBefore: r.notBefore, NotAfter: r.notAfter, Changes: r.changes,
+				}
+				for _, read := range r.reads {
+					n.Reads = append(n.Reads, &fsmpb.Read{Kind: read.kind, Id: read.id, Version: read.version})
+				}
+				for _, u := range r.uses {
+					n.Uses = append(n.Uses, &fsmpb.Use{Read: u.read, Operation: u.operation})
+				}
+				bs[i].Records = append(bs[i].Records, n)
+			}
+		}
+		p.Command = &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: bs}}
+	}
+	return p
+}
+
+// compareDecoders holds decodeEntry against the generated code.
+func compareDecoders(t *testing.T, data []byte) (readable bool) {
+	t.Helper()
+	before := bytes.Clone(data)
+	got, err := decodeEntry(data)
+	want, wantErr := generated(data)
+	switch {
+	case (err == nil) != (wantErr == nil) && len(data) <= MaxEntry:
+		t.Fatalf("%x: error %v, of the generated code %v", data, err, wantErr)
+	case err != nil && !errors.Is(err, ErrUnreadable):
+		t.Fatalf("%x: error %v", data, err)
+	case err == nil && !proto.Equal(got.proto(), want):
+		t.Fatalf("%x: got %v, want %v", data, got.proto(), want)
+	case !bytes.Equal(data, before):
+		t.Fatal("decoding changes its input")
+	}
+	return err == nil
+}
+
+// everyField are entries in which each field has a value that is its own, at the
+// ends of its range too.
+func everyField(t *testing.T) [][]byte {
+	r := func(n uint64) *fsmpb.Record {
+		r := reads(reads(record(putKey(keyOf(testKey(byte(n)))), credential("A")), fsmpb.Kind_KIND_KEY, []byte{byte(n)}, n), 1<<31-1, nil, 1)
+		r.NotBefore, r.NotAfter, r.Generation = int64(n), -int64(n), uint32(n)
+		return used(used(r, 1, uint32(n)), uint32(n), 0)
+	}
+	b := func(n uint64) *fsmpb.Batch {
+		return &fsmpb.Batch{Node: fmt.Sprint("n", n), Incarnation: n, Seq: n + 1, SettledBelow: n + 2, Watermark: n + 3,
+			Records: []*fsmpb.Record{r(n), {}, r(n + 1), {Reads: []*fsmpb.Read{{}}, Uses: []*fsmpb.Use{{}}}}}
+	}
+	clock := &fsmpb.Clock{Wall: 1, Elapsed: -2, Readings: []*fsmpb.ClockReading{{Node: "n", Wall: 3}}}
+	check := &fsmpb.StateCheck{Index: 4, Hash: []byte("hash")}
+	two := batchEntry(b(7), b(1<<63))
+	two.Clock, two.StateCheck = clock, check
+	join := &fsmpb.Entry{Clock: clock, Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 9}}}
+	rejoin := &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Release: "r", Watermark: 9}}}
+	var all [][]byte
+	for _, e := range []*fsmpb.Entry{two, batchEntry(b(1)), batchEntry(), {StateCheck: check}, join, rejoin, {}} {
+		all = append(all, mustEncode(t, e))
+	}
+	return all
+}
+
+func TestEntriesAreReadAsProtobufReadsThem(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	whole := everyField(t)
+	for _, l := range history(t, seed, 50)[1:] {
+		whole = append(whole, l.Data)
+	}
+	for _, data := range whole {
+		if !compareDecoders(t, data) {
+			t.Fatalf("%x is not readable", data)
+		}
+		// Pieces of messages merge, and a command takes the place of another kind's.
+		more := slices.Concat(data, whole[rnd.IntN(len(whole))], whole[rnd.IntN(len(whole))])
+		if !compareDecoders(t, more) {
+			t.Fatalf("%x is not readable", more)
+		}
+	}
+	readable := 0
+	const n = 50_000
+	for range n {
+		b := bytes.Clone(whole[rnd.IntN(len(whole))])
+		if rnd.IntN(4) == 0 {
+			b = append(b, whole[rnd.IntN(len(whole))]...)
+		}
+		for range 1 + rnd.IntN(2) {
+			i := rnd.IntN(len(b) + 1)
+			switch what := rnd.IntN(4); {
+			case what == 0 && i < len(b):
+				b[i] ^= 1 << rnd.IntN(8)
+			case what == 1 && i < len(b):
+				b[i] = byte(rnd.Uint32())
+			case what == 2:
+				b = slices.Delete(b, i, min(len(b), i+1+rnd.IntN(3)))
+			default:
+				b = slices.Insert(b, i, byte(rnd.Uint32()))
+			}
+		}
+		if compareDecoders(t, b) {
+			readable++
+		}
+	}
+	if readable < n/10 || readable > n*9/10 {
+		t.Errorf("%d of %d damaged entries are readable: the test compares little", readable, n)
+	}
+}
+
+// TestEveryFieldIsRead finds a field of the schema that decodeEntry does not have.
+func TestEveryFieldIsRead(t *testing.T) {
+	for _, e := range []*fsmpb.Entry{
+		batchEntry(new(fsmpb.Batch)),
+		{Command: &fsmpb.Entry_RegisterNode{RegisterNode: new(fsmpb.RegisterNode)}},
+	} {
+		n := int64(0)
+		fill(e.ProtoReflect(), &n)
+		if !compareDecoders(t, mustEncode(t, e)) {
+			t.Errorf("%v is not readable", e)
+		}
+	}
+}
+
+// fill sets all fields, to values that differ. Of a oneof it leaves the one that
+// is set, or sets the first; lists have an element more than before.
+func fill(m protoreflect.Message, n *int64) {
+	fds := m.Descriptor().Fields()
+	for i := range fds.Len() {
+		fd := fds.Get(i)
+		if o := fd.ContainingOneof(); o != nil && m.WhichOneof(o) != nil && m.WhichOneof(o) != fd {
+			continue
+		}
+		*n++
+		switch {
+		case fd.IsList() && fd.Kind() == protoreflect.MessageKind:
+			list := m.Mutable(fd).List()
+			list.AppendMutable()
+			for k := range list.Len() {
+				fill(list.Get(k).Message(), n)
+			}
+		case fd.IsList():
+			m.Mutable(fd).List().Append(valueOf(fd, *n))
+		case fd.Kind() == protoreflect.MessageKind:
+			fill(m.Mutable(fd).Message(), n)
+		default:
+			m.Set(fd, valueOf(fd, *n))
+		}
+	}
+}
+
+func valueOf(fd protoreflect.FieldDescriptor, n int64) protoreflect.Value {
+	switch fd.Kind() {
+	case protoreflect.Uint32Kind:
+		return protoreflect.ValueOfUint32(uint32(n))
+	case protoreflect.Uint64Kind:
+		return protoreflect.ValueOfUint64(uint64(n))
+	case protoreflect.Int64Kind:
+		return protoreflect.ValueOfInt64(n)
+	case protoreflect.EnumKind:
+		return protoreflect.ValueOfEnum(1)
+	case protoreflect.BoolKind:
+		return protoreflect.ValueOfBool(true)
+	case protoreflect.BytesKind:
+		return protoreflect.ValueOfBytes(fmt.Append(nil, n))
+	case protoreflect.StringKind:
+		return protoreflect.ValueOfString(fmt.Sprint(n))
+	}
+	panic(fmt.Sprintf("%s is a %s", fd.FullName(), fd.Kind()))
+}
+
+func TestOddFields(t *testing.T) {
+	tag, bytesOf := protowire.AppendTag, protowire.AppendBytes
+	schema := []byte{1 << 3, SchemaMax}
+	batches := func(b []byte) []byte {
+		return slices.Concat(schema, bytesOf(tag(nil, 10, protowire.BytesType), bytesOf(tag(nil, 1, protowire.BytesType), b)))
+	}
+	seq := func(v []byte) []byte { return batches(append(tag(nil, 3, protowire.VarintType), v...)) }
+	record := func(b []byte) []byte { return batches(bytesOf(tag(nil, 6, protowire.BytesType), b)) }
+	// A registration after a batch and the other way round, as in no honest entry.
+	join := []byte{11<<3 | 2, 0}
+	unknown := []byte{15 << 3, 1}
+	group := tag(tag(nil, 3, protowire.StartGroupType), 3, protowire.EndGroupType)
+	cases := map[string]struct {
+		data []byte
+		ok   bool
+	}{
+		"empty batch":               {batches(nil), true},
+		"name is not UTF-8":         {batches([]byte("\x0a\x01\xff")), false},
+		"earlier name is not UTF-8": {batches([]byte("\x0a\x01\xff\x0a\x01n")), false},
+		"the last seq counts":       {batches([]byte{3 << 3, 1, 3 << 3, 2}), true},
+		"seq in too many bytes":     {seq([]byte{0x81, 0x80, 0x80, 0x00}), true},
+		"seq of 65 bits":            {seq([]byte{255, 255, 255, 255, 255, 255, 255, 255, 255, 2}), false},
+		"seq of 64 bits":            {seq([]byte{255, 255, 255, 255, 255, 255, 255, 255, 255, 1}), true},
+		"generation of 33 bits":     {record([]byte{4 << 3, 0x81, 0x80, 0x80, 0x80, 0x10}), true},
+		"kind of 33 bits":           {record([]byte{6<<3 | 2, 6, 1 << 3, 0x82, 0x80, 0x80, 0x80, 0x10}), true},
+		"seq as bytes":              {batches([]byte{3<<3 | 2, 0}), false},
+		"seq as fixed64":            {batches([]byte{3<<3 | 1, 1, 0, 0, 0, 0, 0, 0, 0}), false},
+		"seq as fixed32":            {batches([]byte{3<<3 | 5, 1, 0, 0, 0}), false},
+		"seq as a group":            {batches(group), false},
+		"group without an end":      {batches(group[:1]), false},
+		"end without a group":       {batches(group[1:]), false},
+		"field 0":                   {batches([]byte{0, 0}), false},
+		"reserved wire type":        {batches([]byte{3<<3 | 6, 0}), false},
+		"body beyond the record":    {record([]byte{3<<3 | 2, 2, 'x'}), false},
+		"schema as bytes":           {[]byte{1<<3 | 2, 1, 1}, false},
+		"unknown in the command":    {batches(unknown), false},
+		"in one that was replaced":  {slices.Concat(batches(unknown), join), true},
+		"in the one that replaces":  {slices.Concat(schema, join, batches(unknown)), false},
+		"in a piece of the command": {slices.Concat(batches(unknown), batches(nil)), false},
+		"beside the commands":       {slices.Concat(schema, unknown, join), false},
+		"cut in a replaced command": {slices.Concat(batches([]byte{1}), join), false},
+		"the last schema counts":    {slices.Concat([]byte{1 << 3, SchemaMax + 1}, schema), true},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if ok := compareDecoders(t, c.data); ok != c.ok {
+				t.Errorf("readable: %v, want %v", ok, c.ok)
+			}
+		})
+	}
+}
+
+// A newer binary's entry is refused for its schema, whatever else is new in it.
+func TestNewerSchemaIsNamed(t *testing.T) {
+	data, err := proto.Marshal(&fsmpb.Entry{Schema: SchemaMax + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = decodeEntry(protowire.AppendVarint(protowire.AppendTag(data, 4000, protowire.VarintType), 1))
+	if !errors.Is(err, ErrUnreadable) || errors.Is(err, errUnknownField) {
+		t.Errorf("got %v, want the schema", err)
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	for _, data := range everyField(&testing.T{}) {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) { compareDecoders(t, data) })
+}
