@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -554,16 +553,9 @@ func (o *origin) settle(r *clusterpb.SubmitResponse) {
 
 // newProposal checks a record and encodes it.
 func newProposal(r *fsmpb.Record) (*proposal, error) {
-	if err := checkRecord(r); err != nil {
+	encoded, err := encodeRecord(r)
+	if err != nil {
 		return nil, err
 	}
-	encoded, err := fsm.EncodeRecord(r)
-	if err != nil {
-		return nil, errors.Join(ErrRecord, err)
-	}
-	size := len(encoded) + 4
-	if size > maxRecord {
-		return nil, fmt.Errorf("%w: %d bytes", ErrRecord, size)
-	}
-	return &proposal{record: encoded, size: size}, nil
+	return &proposal{record: encoded, size: len(encoded) + 4}, nil
 }

@@ -158,11 +158,11 @@ func readSubmission(m *wireMessage, node string) (*submission, error) {
 		return &submission{register: r, size: len(register)}, nil
 	}
 	b, err := checkBatch(encoded)
-	if b.node != node {
-		return nil, status.Error(codes.PermissionDenied, "not your batch")
-	}
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if b.node != node {
+		return nil, status.Error(codes.PermissionDenied, "not your batch")
 	}
 	return &submission{batch: b, size: b.size()}, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
@@ -26,24 +27,43 @@ func usualRecord() *fsmpb.Record {
 	return r
 }
 
-// decodedCheck is checkBatch for a batch that is decoded, as fsm will decode it.
+// decodedCheck is checkBatch by the generated code.
 func decodedCheck(encoded []byte) (*fsmpb.Batch, error) {
 	b := &fsmpb.Batch{}
 	if err := proto.Unmarshal(encoded, b); err != nil {
 		return b, err
 	}
-	if len(b.ProtoReflect().GetUnknown()) > 0 {
-		return b, errUnknownField
-	}
 	if b.Seq == 0 || len(b.Records) > maxBatchRecords || len(encoded) > maxBatch {
 		return b, errors.New("beyond a limit")
 	}
-	for _, r := range b.Records {
-		if err := checkRecord(r); err != nil {
-			return b, err
+	return b, allKnown(b.ProtoReflect())
+}
+
+// allKnown refuses unknown fields and states of keys; an unknown kind of a read only
+// makes the record invalid.
+func allKnown(m protoreflect.Message) error {
+	if len(m.GetUnknown()) > 0 {
+		return errors.New("unknown field")
+	}
+	if k, ok := m.Interface().(*fsmpb.Key); ok {
+		if _, known := fsmpb.KeyState_name[int32(k.State)]; !known {
+			return errors.New("unknown state")
 		}
 	}
-	return b, nil
+	var err error
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsMap() || fd.Message() == nil:
+		case fd.IsList():
+			for i := 0; i < v.List().Len() && err == nil; i++ {
+				err = allKnown(v.List().Get(i).Message())
+			}
+		default:
+			err = allKnown(v.Message())
+		}
+		return err == nil
+	})
+	return err
 }
 
 // TestEncodedBatchesAreChecked holds the check of encoded batches against that
@@ -192,7 +212,7 @@ func TestSubmissionsAreReadAsProtobufDoes(t *testing.T) {
 		"two batches":             {slices.Concat(batch, batch), "more than one"},
 		"two kinds":               {slices.Concat(batch, register), "more than one"},
 		"cut":                     {batch[:len(batch)-1], "malformed"},
-		"empty batch":             {[]byte{1<<3 | 2, 0}, "not your batch"},
+		"empty batch":             {[]byte{1<<3 | 2, 0}, "without a number"},
 		"empty registration":      {[]byte{2<<3 | 2, 0}, "not your registration"},
 	} {
 		s, err := readSubmission(&wireMessage{[][]byte{tc.message}}, "n1")

@@ -75,6 +75,57 @@ func decodeEntry(data []byte) (*wireEntry, error) {
 	return &e, nil
 }
 
+// BatchHead is what a batch says of itself.
+type BatchHead struct {
+	Node    string
+	Seq     uint64
+	Records int
+}
+
+// ReadBatch reads an encoded fsmpb.Batch just as apply will when an entry has it: a
+// batch that it refuses, with ErrUnreadable, would stop every node. It reads none
+// with more than maxRecords records.
+func ReadBatch(b []byte, maxRecords int) (head BatchHead, err error) {
+	// Counted first: empty records are two bytes each, and much more once decoded.
+	err = fields(b, func(tag uint64, v []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | length:
+			head.Node = string(v)
+		case 3<<3 | varint:
+			head.Seq = n
+		case 6<<3 | length:
+			head.Records++
+		}
+		return nil
+	})
+	if err == nil && head.Records > maxRecords {
+		err = fmt.Errorf("%d records", head.Records)
+	}
+	if err == nil {
+		err = new(wireBatch).decode(b)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return head, err
+}
+
+// CheckRecord holds an encoded record against the same rules.
+func CheckRecord(b []byte) error {
+	if err := new(wireRecord).decode(b); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return nil
+}
+
+// CheckRegistration refuses what apply could not read of a node's registration.
+func CheckRegistration(r *fsmpb.RegisterNode) error {
+	if err := known(r.ProtoReflect()); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return nil
+}
+
 // Wire types of the fields below. A field of another type than its own is an
 // unknown one, so that a tag is number and type together.
 const (
