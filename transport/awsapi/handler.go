@@ -30,7 +30,8 @@ import (
 	"github.com/conclavekms/conclave/transport"
 )
 
-// Engine is what the face needs of the engine; *keyengine.Engine is one.
+// Engine is what the face needs of the engine; *keyengine.Engine is one. It keeps
+// nothing of a proof: its bytes are used again.
 type Engine interface {
 	AuthenticateSigV4(context.Context, keyengine.SigV4Proof) (keyengine.Identity, error)
 	Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)
@@ -131,9 +132,10 @@ func New(cfg Config) (*Handler, error) {
 // reused; buffers that held bodies are overwritten before.
 type exchange struct {
 	id        keyengine.RequestID
+	auth      authorization
 	body      []byte
-	charged   int64 // of Handler.bodies
-	canonical []byte
+	charged   int64  // of Handler.bodies
+	canonical []byte // and the proof
 	out       []byte
 	dec       decoder
 }
@@ -165,8 +167,8 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 	if u := r.URL; u.Path != "/" || u.RawPath != "" || r.Method != http.MethodPost {
 		return nil, errAddress
 	}
-	auth, err := readAuthorization(r, h.cfg.Now())
-	if err != nil {
+	auth := &ex.auth
+	if err := auth.read(r, h.cfg.Now()); err != nil {
 		return nil, err
 	}
 	if u := r.URL; u.RawQuery != "" || u.ForceQuery {
@@ -181,7 +183,7 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 	}
 	defer h.inFlight.Add(-1)
 
-	proof, canonical, err := auth.proof(ex.canonical[:0], r, ex.body)
+	proof, canonical, err := auth.proof(ex.canonical, r, ex.body)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +273,7 @@ func (h *Handler) done(ex *exchange) {
 	if cap(ex.body) > maxKept || cap(ex.out) > maxKept || cap(ex.canonical) > maxKept {
 		return
 	}
-	ex.body, ex.out, ex.charged = ex.body[:0], ex.out[:0], 0
+	ex.auth, ex.body, ex.out, ex.charged = authorization{}, ex.body[:0], ex.out[:0], 0
 	h.exchanges.Put(ex)
 }
 

@@ -518,21 +518,3 @@ func TestWireFormat(t *testing.T) {
 		t.Errorf("compressed: %q", got)
 	}
 }
-
-func BenchmarkServe(b *testing.B) {
-	f := newFixture(b, nil)
-	f.engine.does(answer(&keyengine.EncryptOutput{CiphertextBlob: make([]byte, 1200), KeyId: ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab")}, nil))
-	body, _ := appendOutput(nil, &keyengine.EncryptInput{KeyId: ptr("alias/test"), Plaintext: make([]byte, 1024)})
-	r := newRequest("Encrypt", body)
-	sign(b, r, body, testTime)
-	b.ReportAllocs()
-	for b.Loop() {
-		f.engine.callers = f.engine.callers[:0]
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		w := httptest.NewRecorder()
-		f.ServeHTTP(w, r)
-		if w.Code != 200 {
-			b.Fatal(w.Body)
-		}
-	}
-}
