@@ -368,14 +368,12 @@ func (d *decoder) blob(name string) ([]byte, error) {
 		encoded, _ = jsontext.AppendUnquote(nil, raw)
 		defer clear(encoded)
 	}
-	// The decoder would read over line breaks.
-	if bytes.IndexByte(encoded, '\n') < 0 && bytes.IndexByte(encoded, '\r') < 0 {
-		b := make([]byte, standard.DecodedLen(len(encoded)))
-		n, err := standard.Decode(b, encoded)
-		if err == nil {
-			return b[:n], nil
-		}
-		clear(b)
+	// Empty is not absent.
+	b, err := standard.AppendDecode([]byte{}, encoded)
+	// The decoder reads over line breaks, and has less for them.
+	if err == nil && standard.EncodedLen(len(b)) == len(encoded) {
+		return b, nil
 	}
+	clear(b[:cap(b)])
 	return nil, malformed("STRING_VALUE can not be converted to a Blob (%s): it is not base64.", name)
 }

@@ -72,6 +72,9 @@ const (
 	headerErrorType = "x-amzn-ErrorType"
 )
 
+// contentTypes is the header of every answer: net/http copies what it is given.
+var contentTypes = []string{contentType}
+
 // Handler is the face as an http.Handler. It is safe for concurrent use.
 type Handler struct {
 	cfg        Config
@@ -155,8 +158,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, ex, err)
 		return
 	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(out)))
+	header := w.Header()
+	header["Content-Type"] = contentTypes
+	header["Content-Length"] = []string{strconv.Itoa(len(out))}
 	w.WriteHeader(http.StatusOK)
 	w.Write(out) // a client that has gone has no use for the error
 }

@@ -13,6 +13,7 @@ import (
 type plan struct {
 	fields []field
 	byName map[string]int
+	blobs  []int // the fields that are blobs, or hold some
 }
 
 type field struct {
@@ -53,8 +54,11 @@ func compile(t reflect.Type, depth int) (*plan, error) {
 			return nil, fmt.Errorf("awsapi: %v.%s is not exported", t, f.Name)
 		}
 		out := field{name: f.Name, prefix: `"` + f.Name + `":`, secret: secrets[f.Name]}
+		blobs := false
 		switch reflect.Zero(f.Type).Interface().(type) {
-		case *string, *int32, *bool, *time.Time, []byte, []string, map[string]string:
+		case []byte:
+			blobs = true
+		case *string, *int32, *bool, *time.Time, []string, map[string]string:
 		default:
 			kind := f.Type.Kind()
 			if kind != reflect.Pointer && kind != reflect.Slice || f.Type.Elem().Kind() != reflect.Struct {
@@ -65,6 +69,10 @@ func compile(t reflect.Type, depth int) (*plan, error) {
 				return nil, err
 			}
 			out.list = kind == reflect.Slice
+			blobs = len(out.inner.blobs) > 0
+		}
+		if blobs {
+			p.blobs = append(p.blobs, i)
 		}
 		p.byName[f.Name] = i
 		p.fields = append(p.fields, out)
@@ -74,13 +82,13 @@ func compile(t reflect.Type, depth int) (*plan, error) {
 
 // wipe overwrites blobs of a structure: all of them, or only the secret ones.
 func wipe(p *plan, v reflect.Value, all bool) {
-	for i := range p.fields {
+	for _, i := range p.blobs {
 		f := &p.fields[i]
 		fv := v.Field(i)
 		switch {
 		case f.inner == nil:
-			if b, ok := fv.Addr().Interface().(*[]byte); ok && (all || f.secret) {
-				clear(*b)
+			if all || f.secret {
+				clear(fv.Bytes())
 			}
 		case f.list:
 			for j := range fv.Len() {
