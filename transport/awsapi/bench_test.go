@@ -29,10 +29,7 @@ func newEncrypt(b *testing.B, at time.Time) (f *fixture, r *http.Request, body [
 	const key = "arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	engine := &echoEngine{&keyengine.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: ptr(key), EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")}}
 	f = newFixture(b, func(c *Config) { c.Engine, c.Now = engine, func() time.Time { return at } })
-	body, err := appendOutput(nil, &keyengine.EncryptInput{KeyId: ptr(key), Plaintext: make([]byte, 1024)})
-	if err != nil {
-		b.Fatal(err)
-	}
+	body = encoded(b, &keyengine.EncryptInput{KeyId: ptr(key), Plaintext: make([]byte, 1024)})
 	r = newRequest("Encrypt", body)
 	sign(b, r, body, at)
 	return f, r, body

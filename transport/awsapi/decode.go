@@ -34,13 +34,12 @@ type decoder struct {
 	values int // that may still come
 }
 
-// decode reads the JSON of an AWS request into the structure that in points to.
-// Absent members and nulls leave fields nil. Unknown members are read over. Every
+// decode reads the JSON of an AWS request into the structure that in points to,
+// as p has it. Absent members and nulls leave fields nil. Unknown members are read over. Every
 // error is a SerializationException: what is no JSON (RFC 8259, UTF-8, no member
 // twice), values of a type other than the member's, blobs that are no base64.
-func (d *decoder) decode(in any, body []byte) error {
-	v := reflect.ValueOf(in).Elem()
-	p, err := planOf(v.Type())
+func (d *decoder) decode(p *plan, in any, body []byte) error {
+	v, err := p.of(in)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
-	"reflect"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -79,7 +78,7 @@ var contentTypes = []string{contentType}
 type Handler struct {
 	cfg        Config
 	engine     Engine
-	operations map[string]*keyengine.Operation
+	operations map[string]*operation
 	refusals   *refusals
 	metrics    *metrics
 	bodies     atomic.Int64
@@ -87,7 +86,14 @@ type Handler struct {
 	exchanges  sync.Pool
 }
 
-// New returns a handler. It fails if an operation's input has no form in JSON.
+// operation is one of the engine's as this face has it.
+type operation struct {
+	*keyengine.Operation
+	in, out *plan
+}
+
+// New returns a handler. It fails if an operation's input or output has no form
+// in JSON.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -110,15 +116,20 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.RefusalPeriod == 0 {
 		cfg.RefusalPeriod = 10 * time.Second
 	}
-	h := &Handler{cfg: cfg, engine: cfg.Engine, operations: make(map[string]*keyengine.Operation, len(cfg.Operations))}
+	h := &Handler{cfg: cfg, engine: cfg.Engine, operations: make(map[string]*operation, len(cfg.Operations))}
 	for _, op := range cfg.Operations {
 		if _, ok := h.operations[op.Name]; ok {
 			return nil, fmt.Errorf("awsapi: operation %s stands twice", op.Name)
 		}
-		if _, err := planOf(reflect.TypeOf(op.NewInput()).Elem()); err != nil {
+		in, err := planOf(op.NewInput())
+		if err != nil {
 			return nil, fmt.Errorf("awsapi: operation %s: %w", op.Name, err)
 		}
-		h.operations[op.Name] = op
+		out, err := planOf(op.NewOutput())
+		if err != nil {
+			return nil, fmt.Errorf("awsapi: operation %s: %w", op.Name, err)
+		}
+		h.operations[op.Name] = &operation{op, in, out}
 	}
 	var err error
 	if h.metrics, err = newMetrics(cfg.Metrics); err != nil {
@@ -202,8 +213,8 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 		return nil, err
 	}
 	in := op.NewInput()
-	defer wipeInput(in)
-	if err := ex.dec.decode(in, ex.body); err != nil {
+	defer op.in.wipeInput(in)
+	if err := ex.dec.decode(op.in, in, ex.body); err != nil {
 		return nil, err
 	}
 	out, err := h.engine.Do(ctx, &keyengine.Caller{
@@ -214,15 +225,15 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 		UserAgent: transport.UserAgent(r.UserAgent()),
 		Transport: "aws",
 		TLS:       transport.TLSInfo(r.TLS),
-	}, op, in)
+	}, op.Operation, in)
 	if err != nil {
 		return nil, err
 	}
 	if !op.HasOutput() {
 		return nil, nil
 	}
-	defer wipeOutput(out)
-	ex.out, err = appendOutput(ex.out[:0], out)
+	defer op.out.wipeOutput(out)
+	ex.out, err = op.out.appendOutput(ex.out[:0], out)
 	return ex.out, err
 }
 
@@ -245,7 +256,7 @@ func unproven(err error, canonical []byte, p keyengine.SigV4Proof) error {
 }
 
 // operation finds what is asked for.
-func (h *Handler) operation(header http.Header) (*keyengine.Operation, error) {
+func (h *Handler) operation(header http.Header) (*operation, error) {
 	v := header[headerTarget]
 	if len(v) == 1 {
 		if name, ok := strings.CutPrefix(v[0], targetPrefix); ok {
