@@ -17,22 +17,34 @@ func TLSInfo(state *tls.ConnectionState) keyengine.TLS {
 	if state == nil {
 		return keyengine.TLS{}
 	}
+	version, ok := versionNames[state.Version]
+	if !ok {
+		version = versionName(state.Version)
+	}
 	cipher, ok := cipherNames[state.CipherSuite]
 	if !ok {
 		cipher = tls.CipherSuiteName(state.CipherSuite)
 	}
-	return keyengine.TLS{Version: strings.Replace(tls.VersionName(state.Version), "TLS ", "TLSv", 1), Cipher: cipher}
+	return keyengine.TLS{Version: version, Cipher: cipher}
 }
 
-// cipherNames are looked up once: crypto/tls builds its whole list for each name,
-// and every request asks.
-var cipherNames = func() map[uint16]string {
-	names := make(map[uint16]string)
+func versionName(v uint16) string { return strings.Replace(tls.VersionName(v), "TLS ", "TLSv", 1) }
+
+// The names are made once: every request asks, and for a cipher's crypto/tls
+// builds its whole list.
+var (
+	versionNames = make(map[uint16]string)
+	cipherNames  = make(map[uint16]string)
+)
+
+func init() {
 	for _, c := range tls.CipherSuites() {
-		names[c.ID] = c.Name
+		cipherNames[c.ID] = c.Name
 	}
-	return names
-}()
+	for _, v := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		versionNames[v] = versionName(v)
+	}
+}
 
 // SourceIP takes the address out of a connection's "host:port". Only the
 // connection says where a request comes from: headers that claim another origin

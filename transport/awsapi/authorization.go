@@ -77,65 +77,65 @@ type authorization struct {
 	signature   [32]byte
 }
 
-// readAuthorization takes everything from the headers that can be judged without
+// read takes everything from the headers that can be judged without
 // the body, so that a stranger is told before a body is read.
 //
 // It is as strict as the signers of the AWS SDKs allow. What could be read in two
 // ways (repeated headers, unordered or repeated names, encodings in the query) is
 // refused rather than interpreted.
-func readAuthorization(r *http.Request, now time.Time) (*authorization, error) {
+func (a *authorization) read(r *http.Request, now time.Time) error {
 	values := r.Header[headerAuth]
 	if len(values) == 0 {
 		if q := r.URL.Query(); q.Has("X-Amz-Signature") || q.Has("X-Amz-Algorithm") {
-			return nil, refuse(reasonUnsupported, transport.ErrIncompleteSignature,
+			return refuse(reasonUnsupported, transport.ErrIncompleteSignature,
 				"Requests signed in the query string are not supported. Sign the request with an Authorization header.")
 		}
-		return nil, refuse(reasonMissing, transport.ErrMissingAuthentication, "Missing Authentication Token")
+		return refuse(reasonMissing, transport.ErrMissingAuthentication, "Missing Authentication Token")
 	}
 	if len(values) > 1 {
-		return nil, refuse(reasonMalformed, transport.ErrIncompleteSignature, "The request has more than one Authorization header.")
+		return refuse(reasonMalformed, transport.ErrIncompleteSignature, "The request has more than one Authorization header.")
 	}
-	a, credential, err := parseAuthorization(values[0])
+	credential, err := a.parse(values[0])
 	if err != nil {
-		return nil, err
+		return err
 	}
-	when, err := requestTime(r.Header)
+	when, stamp, err := requestTime(r.Header)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a.time = when.Format(amzFormat)
+	a.time = stamp
 	if err := a.scope(credential); err != nil {
-		return nil, err
+		return err
 	}
 	if err := a.covers(r.Header); err != nil {
-		return nil, err
+		return err
 	}
 	if err := current(when, now); err != nil {
-		return nil, err
+		return err
 	}
 	if _, ok := r.Header[headerToken]; ok {
-		return nil, refuse(reasonToken, keyengine.ErrUnrecognizedClient, badTokenText)
+		return refuse(reasonToken, keyengine.ErrUnrecognizedClient, badTokenText)
 	}
-	return a, nil
+	return nil
 }
 
-// parseAuthorization reads the header's three parameters.
-func parseAuthorization(header string) (a *authorization, credential string, err error) {
+// parse reads the header's three parameters.
+func (a *authorization) parse(header string) (credential string, err error) {
 	scheme, rest, _ := strings.Cut(header, " ")
 	switch {
 	case scheme == algorithm:
 	case strings.HasPrefix(scheme, "AWS4-"):
-		return nil, "", refuse(reasonUnsupported, transport.ErrIncompleteSignature,
+		return "", refuse(reasonUnsupported, transport.ErrIncompleteSignature,
 			"The signature's algorithm is not supported. Sign the request with %s.", algorithm)
 	default:
-		return nil, "", refuse(reasonMissing, transport.ErrMissingAuthentication, "Missing Authentication Token")
+		return "", refuse(reasonMissing, transport.ErrMissingAuthentication, "Missing Authentication Token")
 	}
 	var signature string
-	a = new(authorization)
+	*a = authorization{}
 	for part := range strings.SplitSeq(rest, ",") {
 		name, value, ok := strings.Cut(strings.Trim(part, " "), "=")
 		if !ok {
-			return nil, "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
+			return "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
 				"A part of the Authorization header is not a valid key=value pair (missing equal-sign).")
 		}
 		var to *string
@@ -147,11 +147,11 @@ func parseAuthorization(header string) (a *authorization, credential string, err
 		case "Signature":
 			to = &signature
 		default:
-			return nil, "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
+			return "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
 				"Authorization header has a parameter other than 'Credential', 'SignedHeaders' and 'Signature'.")
 		}
 		if *to != "" {
-			return nil, "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
+			return "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
 				"Authorization header has the '%s' parameter more than once.", name)
 		}
 		*to = value
@@ -163,15 +163,15 @@ func parseAuthorization(header string) (a *authorization, credential string, err
 		}
 	}
 	if missing != "" {
-		return nil, "", refuse(reasonMalformed, transport.ErrIncompleteSignature, "%s", strings.TrimSuffix(missing, " "))
+		return "", refuse(reasonMalformed, transport.ErrIncompleteSignature, "%s", strings.TrimSuffix(missing, " "))
 	}
 	if !lowerHex(signature, len(a.signature)) {
-		return nil, "", refuse(reasonSignature, keyengine.ErrInvalidSignature, mismatchText)
+		return "", refuse(reasonSignature, keyengine.ErrInvalidSignature, mismatchText)
 	}
 	if _, err := hex.Decode(a.signature[:], []byte(signature)); err != nil {
-		return nil, "", refuse(reasonSignature, keyengine.ErrInvalidSignature, mismatchText)
+		return "", refuse(reasonSignature, keyengine.ErrInvalidSignature, mismatchText)
 	}
-	return a, credential, nil
+	return credential, nil
 }
 
 // lowerHex reports whether s is n bytes in lower-case hexadecimal: the one form
@@ -190,9 +190,12 @@ func lowerHex(s string, n int) bool {
 
 // scope takes the credential apart and checks what the signature is good for.
 func (a *authorization) scope(credential string) error {
-	parts := strings.Split(credential, "/")
-	if len(parts) != 5 {
-		return refuse(reasonMalformed, transport.ErrIncompleteSignature, unreadableKeyText)
+	var parts [5]string
+	for i := range parts {
+		var more bool
+		if parts[i], credential, more = strings.Cut(credential, "/"); more != (i < len(parts)-1) {
+			return refuse(reasonMalformed, transport.ErrIncompleteSignature, unreadableKeyText)
+		}
 	}
 	a.accessKeyID, a.date, a.region = parts[0], parts[1], parts[2]
 	switch {
@@ -223,25 +226,27 @@ func wordOf(s string, max int, ok func(byte) bool) bool {
 }
 
 // requestTime is the time that the signature is made for: X-Amz-Date, or else
-// Date.
-func requestTime(h http.Header) (time.Time, error) {
+// Date. stamp is the same as the signature has it.
+func requestTime(h http.Header) (when time.Time, stamp string, err error) {
 	if v := h[headerAmz]; len(v) == 1 {
-		// Parse takes fractions of seconds that the format does not have.
+		// Parse takes fractions of seconds that the format does not have. What is as
+		// long as the format is just what Format would write.
 		if t, err := time.Parse(amzFormat, v[0]); err == nil && len(v[0]) == len(amzFormat) {
-			return t, nil
+			return t, v[0], nil
 		}
 	} else if d := h[headerDate]; len(v) == 0 && len(d) == 1 {
 		if t, err := time.Parse(amzFormat, d[0]); err == nil && len(d[0]) == len(amzFormat) {
-			return t, nil
+			return t, d[0], nil
 		}
 		if t, err := http.ParseTime(d[0]); err == nil {
-			return t.UTC(), nil
+			t = t.UTC()
+			return t, t.Format(amzFormat), nil
 		}
 	} else if len(v) == 0 && len(d) == 0 {
-		return time.Time{}, refuse(reasonMalformed, transport.ErrIncompleteSignature,
+		return time.Time{}, "", refuse(reasonMalformed, transport.ErrIncompleteSignature,
 			"Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.")
 	}
-	return time.Time{}, refuse(reasonMalformed, transport.ErrIncompleteSignature, "Date must be in ISO-8601 'basic format', once.")
+	return time.Time{}, "", refuse(reasonMalformed, transport.ErrIncompleteSignature, "Date must be in ISO-8601 'basic format', once.")
 }
 
 // covers checks which headers are signed: host, the date, and every X-Amz header

@@ -117,7 +117,8 @@ func TestReadAuthorization(t *testing.T) {
 					delete(r.Header, k)
 				}
 			}
-			a, err := readAuthorization(r, testTime)
+			var a authorization
+			err := a.read(r, testTime)
 			if tc.code == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -174,13 +175,15 @@ func TestPayloadHash(t *testing.T) {
 // form that the engine is told.
 func FuzzReadAuthorization(f *testing.F) {
 	f.Add(header("AKIDEXAMPLE/20261123/eu-test-1/kms/aws4_request", "host;x-amz-date;x-amz-target", goodSig), "20261123T123600Z")
+	f.Add(header("AKIDEXAMPLE/20261123/eu-test-1/kms/aws4_request", "host;x-amz-date;x-amz-target", goodSig), "20261123T1236.1Z")
 	f.Add(algorithm+" Credential=a/b/c/d/e,SignedHeaders=;,Signature=", "Mon, 23 Nov 2026 12:36:00 GMT")
 	f.Add("AWS4-ECDSA-P256-SHA256 x", "")
 	f.Fuzz(func(t *testing.T, auth, date string) {
 		r := newRequest("Encrypt", nil)
 		r.Header["Authorization"] = []string{auth}
 		r.Header["X-Amz-Date"] = []string{date}
-		a, err := readAuthorization(r, testTime)
+		var a authorization
+		err := a.read(r, testTime)
 		if err != nil {
 			if _, ok := errors.AsType[*refusal](err); !ok {
 				t.Fatalf("got %v, want a refusal", err)
@@ -190,7 +193,10 @@ func FuzzReadAuthorization(f *testing.F) {
 		if len(a.date) != 8 || len(a.time) != 16 || a.region == "" || len(a.region) > maxRegion || a.accessKeyID == "" || len(a.accessKeyID) > maxKeyID {
 			t.Fatalf("accepted %+v", a)
 		}
-		if _, err := a.canonical(nil, r, hashOf(nil)); err != nil {
+		if when, err := time.Parse(amzFormat, a.time); err != nil || when.Format(amzFormat) != a.time {
+			t.Fatalf("accepted the time %q", a.time)
+		}
+		if _, err := a.canonical(nil, r, []byte(hashOf(nil))); err != nil {
 			if _, ok := errors.AsType[*refusal](err); !ok {
 				t.Fatalf("got %v, want a refusal", err)
 			}

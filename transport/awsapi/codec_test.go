@@ -35,7 +35,28 @@ type inner struct {
 
 type deep struct{ Plaintext []byte }
 
+// planFor is the plan of what v points to.
+func planFor(t testing.TB, v any) *plan {
+	t.Helper()
+	p, err := planOf(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// encoded is the JSON of what v points to.
+func encoded(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := planFor(t, v).appendOutput(nil, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func TestDecode(t *testing.T) {
+	p := planFor(t, &everything{})
 	for _, tc := range []struct {
 		name, body string
 		want       everything
@@ -63,7 +84,7 @@ func TestDecode(t *testing.T) {
 			var d decoder
 			for range 2 { // a decoder is used again
 				var got everything
-				if err := d.decode(&got, []byte(tc.body)); err != nil {
+				if err := d.decode(p, &got, []byte(tc.body)); err != nil {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(everything{})); diff != "" {
@@ -75,6 +96,7 @@ func TestDecode(t *testing.T) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
+	p := planFor(t, &everything{})
 	const notJSON = "The request body is not valid JSON, at byte %d."
 	const twice = "The request body has a JSON object with the same member twice."
 	tooDeep := fmt.Sprintf("The request body is nested more than %d deep.", maxDepth)
@@ -126,6 +148,10 @@ func TestDecodeRefuses(t *testing.T) {
 		{"blob without padding", `{"Blob":"aGk"}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
 		{"blob in the URL alphabet", `{"Blob":"__8="}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
 		{"blob with a line break", `{"Blob":"aG\nk="}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
+		{"blob with line breaks behind", `{"Blob":"aGk=\r\n\r\n"}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
+		{"blob of line breaks", `{"Blob":"\n\n\n\n"}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
+		{"blob with padding inside", `{"Blob":"aG==aGk="}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
+		{"blob of padding", `{"Blob":"===="}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
 		{"blob with stray bits", `{"Blob":"aGl="}`, "STRING_VALUE can not be converted to a Blob (Blob): it is not base64."},
 		{"text for list", `{"Texts":"a"}`, "STRING_VALUE can not be converted to a list (Texts)."},
 		{"null in a list", `{"Texts":[null]}`, "NULL_VALUE can not be converted to a String (Texts)."},
@@ -153,7 +179,7 @@ func TestDecodeRefuses(t *testing.T) {
 			var got everything
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			err := d.decode(&got, []byte(tc.body))
+			err := d.decode(p, &got, []byte(tc.body))
 			runtime.ReadMemStats(&after)
 			e, ok := errors.AsType[*keyengine.Error](err)
 			if !ok || e.Code != "SerializationException" || e.Message != tc.want {
@@ -163,7 +189,7 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("%d bytes allocated for a body of %d", n, len(tc.body))
 			}
 			// The decoder is none the worse for it.
-			if err := d.decode(new(everything), []byte(`{"Text":"t"}`)); err != nil {
+			if err := d.decode(p, new(everything), []byte(`{"Text":"t"}`)); err != nil {
 				t.Errorf("the next body: %v", err)
 			}
 		})
@@ -200,7 +226,7 @@ func TestEncode(t *testing.T) {
 		{"invalid UTF-8", &everything{Text: ptr("a\xff")}, `{"Text":"a` + "\uFFFD" + `"}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := appendOutput(make([]byte, 0, 4), tc.out)
+			got, err := planFor(t, tc.out).appendOutput(make([]byte, 0, 4), tc.out)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -215,7 +241,7 @@ func TestEncode(t *testing.T) {
 func TestGrowthOverwrites(t *testing.T) {
 	small := make([]byte, 0, 64)
 	out := struct{ Plaintext, SharedSecret []byte }{[]byte("secret"), make([]byte, 1000)}
-	if _, err := appendOutput(small, &out); err != nil {
+	if _, err := planFor(t, &out).appendOutput(small, &out); err != nil {
 		t.Fatal(err)
 	}
 	if held := small[:cap(small)]; strings.Contains(string(held), base64.StdEncoding.EncodeToString([]byte("secret"))) {
@@ -225,20 +251,36 @@ func TestGrowthOverwrites(t *testing.T) {
 
 func TestWipe(t *testing.T) {
 	in := everything{Blob: []byte("blob"), Inner: &inner{Deep: &deep{Plaintext: []byte("p")}}, Inners: []inner{{}, {Deep: &deep{Plaintext: []byte("q")}}}}
+	p := planFor(t, &in)
 	public := in.Blob
-	wipeOutput(&in)
+	p.wipeOutput(&in)
 	if string(public) != "blob" {
 		t.Error("an answer's public blob was overwritten")
 	}
 	if in.Inner.Deep.Plaintext[0] != 0 || in.Inners[1].Deep.Plaintext[0] != 0 {
 		t.Error("an answer's secrets were left")
 	}
-	wipeInput(&in)
+	p.wipeInput(&in)
 	if string(public) != "\x00\x00\x00\x00" {
 		t.Error("a request's blob was left")
 	}
-	wipeOutput(nil)
-	wipeOutput((*everything)(nil))
+	p.wipeOutput(nil)
+	p.wipeOutput((*everything)(nil))
+}
+
+// A plan is of one type, and reads and writes no other.
+func TestPlanRefusesOthers(t *testing.T) {
+	p := planFor(t, &everything{})
+	for _, v := range []any{nil, everything{}, &inner{}, (*inner)(nil), new(*everything)} {
+		if b, err := p.appendOutput(nil, v); err == nil {
+			t.Errorf("%T was written: %s", v, b)
+		}
+		if err := new(decoder).decode(p, v, []byte("{}")); err == nil {
+			t.Errorf("%T was read", v)
+		}
+		p.wipeInput(v)
+		p.wipeOutput(v)
+	}
 }
 
 func TestPlanRefusesUnknownForms(t *testing.T) {
@@ -246,7 +288,7 @@ func TestPlanRefusesUnknownForms(t *testing.T) {
 		struct{ A int }{}, struct{ A string }{}, struct{ A *int64 }{}, struct{ A [][]byte }{}, struct{ A map[string]int }{},
 		struct{ A *[]string }{}, struct{ a *string }{}, struct{ A any }{}, struct{ A []*inner }{}, 7,
 	} {
-		if _, err := planOf(reflect.TypeOf(v)); err == nil {
+		if _, err := planOf(reflect.New(reflect.TypeOf(v)).Interface()); err == nil {
 			t.Errorf("%T has a plan", v)
 		}
 	}
@@ -259,20 +301,18 @@ func FuzzDecode(f *testing.F) {
 		`{"X":[[[{}]]]}`, `{"Text":null}`, "{\"Text\":\"\xff\"}", `{"When":-1e9}`, `{"Texts":[`} {
 		f.Add([]byte(s))
 	}
+	p := planFor(f, &everything{})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var d decoder
 		var in, again everything
-		if err := d.decode(&in, body); err != nil {
+		if err := d.decode(p, &in, body); err != nil {
 			if e, ok := errors.AsType[*keyengine.Error](err); !ok || e.Code != "SerializationException" {
 				t.Fatalf("got %v", err)
 			}
 			return
 		}
-		out, err := appendOutput(nil, &in)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := d.decode(&again, out); err != nil {
+		out := encoded(t, &in)
+		if err := d.decode(p, &again, out); err != nil {
 			t.Fatalf("%s: %v", out, err)
 		}
 		if diff := cmp.Diff(in, again); diff != "" {
@@ -283,27 +323,25 @@ func FuzzDecode(f *testing.F) {
 
 func BenchmarkEncryptCodec(b *testing.B) {
 	blob := make([]byte, 1024)
-	body, err := appendOutput(nil, &keyengine.EncryptInput{
+	body := encoded(b, &keyengine.EncryptInput{
 		KeyId:             ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
 		Plaintext:         blob,
 		EncryptionContext: map[string]string{"tenant": "17", "purpose": "test"},
 	})
-	if err != nil {
-		b.Fatal(err)
-	}
 	out := &keyengine.EncryptOutput{
 		CiphertextBlob:      make([]byte, 1200),
 		KeyId:               ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
 		EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT"),
 	}
+	inPlan, outPlan := planFor(b, new(keyengine.EncryptInput)), planFor(b, out)
 	var d decoder
 	buf := make([]byte, 0, 4096)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := d.decode(new(keyengine.EncryptInput), body); err != nil {
+		if err := d.decode(inPlan, new(keyengine.EncryptInput), body); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := appendOutput(buf, out); err != nil {
+		if _, err := outPlan.appendOutput(buf, out); err != nil {
 			b.Fatal(err)
 		}
 	}

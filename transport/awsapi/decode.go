@@ -34,13 +34,12 @@ type decoder struct {
 	values int // that may still come
 }
 
-// decode reads the JSON of an AWS request into the structure that in points to.
-// Absent members and nulls leave fields nil. Unknown members are read over. Every
+// decode reads the JSON of an AWS request into the structure that in points to,
+// as p has it. Absent members and nulls leave fields nil. Unknown members are read over. Every
 // error is a SerializationException: what is no JSON (RFC 8259, UTF-8, no member
 // twice), values of a type other than the member's, blobs that are no base64.
-func (d *decoder) decode(in any, body []byte) error {
-	v := reflect.ValueOf(in).Elem()
-	p, err := planOf(v.Type())
+func (d *decoder) decode(p *plan, in any, body []byte) error {
+	v, err := p.of(in)
 	if err != nil {
 		return err
 	}
@@ -368,14 +367,12 @@ func (d *decoder) blob(name string) ([]byte, error) {
 		encoded, _ = jsontext.AppendUnquote(nil, raw)
 		defer clear(encoded)
 	}
-	// The decoder would read over line breaks.
-	if bytes.IndexByte(encoded, '\n') < 0 && bytes.IndexByte(encoded, '\r') < 0 {
-		b := make([]byte, standard.DecodedLen(len(encoded)))
-		n, err := standard.Decode(b, encoded)
-		if err == nil {
-			return b[:n], nil
-		}
-		clear(b)
+	// Empty is not absent.
+	b, err := standard.AppendDecode([]byte{}, encoded)
+	// The decoder reads over line breaks, and has less for them.
+	if err == nil && standard.EncodedLen(len(b)) == len(encoded) {
+		return b, nil
 	}
+	clear(b[:cap(b)])
 	return nil, malformed("STRING_VALUE can not be converted to a Blob (%s): it is not base64.", name)
 }

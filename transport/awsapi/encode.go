@@ -2,7 +2,6 @@ package awsapi
 
 import (
 	"encoding/base64"
-	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -17,19 +16,15 @@ import (
 // maps in that of their keys, so that one output has one form.
 //
 // Where dst has to grow, what it held is overwritten before it is let go.
-func appendOutput(dst []byte, out any) ([]byte, error) {
-	v := reflect.ValueOf(out)
-	if v.Kind() != reflect.Pointer {
-		return nil, fmt.Errorf("awsapi: output %v is no pointer", v.Kind())
-	}
-	if v.IsNil() {
-		return append(dst, "{}"...), nil
-	}
-	p, err := planOf(v.Elem().Type())
+func (p *plan) appendOutput(dst []byte, out any) ([]byte, error) {
+	v, err := p.of(out)
 	if err != nil {
 		return nil, err
 	}
-	return appendStructure(dst, p, v.Elem()), nil
+	if !v.IsValid() { // a nil pointer
+		return append(dst, "{}"...), nil
+	}
+	return appendStructure(dst, p, v), nil
 }
 
 func appendStructure(b []byte, p *plan, v reflect.Value) []byte {

@@ -60,8 +60,8 @@ func (h *Handler) answer(w http.ResponseWriter, ex *exchange, a transport.Answer
 	ex.out = b
 	h.metrics.errors.WithLabelValues(a.Type).Inc()
 	header := w.Header()
-	header.Set("Content-Type", contentType)
-	header.Set("Content-Length", strconv.Itoa(len(b)))
+	header["Content-Type"] = contentTypes
+	header["Content-Length"] = []string{strconv.Itoa(len(b))}
 	header[headerErrorType] = []string{a.Type}
 	if a.HTTP == http.StatusServiceUnavailable || a.Type == string(keyengine.ErrThrottling.Code) {
 		header.Set("Retry-After", "1")

@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
-	"reflect"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -30,7 +29,8 @@ import (
 	"github.com/conclavekms/conclave/transport"
 )
 
-// Engine is what the face needs of the engine; *keyengine.Engine is one.
+// Engine is what the face needs of the engine; *keyengine.Engine is one. It keeps
+// nothing of a proof: its bytes are used again.
 type Engine interface {
 	AuthenticateSigV4(context.Context, keyengine.SigV4Proof) (keyengine.Identity, error)
 	Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)
@@ -71,11 +71,14 @@ const (
 	headerErrorType = "x-amzn-ErrorType"
 )
 
+// contentTypes is the header of every answer: net/http copies what it is given.
+var contentTypes = []string{contentType}
+
 // Handler is the face as an http.Handler. It is safe for concurrent use.
 type Handler struct {
 	cfg        Config
 	engine     Engine
-	operations map[string]*keyengine.Operation
+	operations map[string]*operation
 	refusals   *refusals
 	metrics    *metrics
 	bodies     atomic.Int64
@@ -83,7 +86,14 @@ type Handler struct {
 	exchanges  sync.Pool
 }
 
-// New returns a handler. It fails if an operation's input has no form in JSON.
+// operation is one of the engine's as this face has it.
+type operation struct {
+	*keyengine.Operation
+	in, out *plan
+}
+
+// New returns a handler. It fails if an operation's input or output has no form
+// in JSON.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -106,15 +116,20 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.RefusalPeriod == 0 {
 		cfg.RefusalPeriod = 10 * time.Second
 	}
-	h := &Handler{cfg: cfg, engine: cfg.Engine, operations: make(map[string]*keyengine.Operation, len(cfg.Operations))}
+	h := &Handler{cfg: cfg, engine: cfg.Engine, operations: make(map[string]*operation, len(cfg.Operations))}
 	for _, op := range cfg.Operations {
 		if _, ok := h.operations[op.Name]; ok {
 			return nil, fmt.Errorf("awsapi: operation %s stands twice", op.Name)
 		}
-		if _, err := planOf(reflect.TypeOf(op.NewInput()).Elem()); err != nil {
+		in, err := planOf(op.NewInput())
+		if err != nil {
 			return nil, fmt.Errorf("awsapi: operation %s: %w", op.Name, err)
 		}
-		h.operations[op.Name] = op
+		out, err := planOf(op.NewOutput())
+		if err != nil {
+			return nil, fmt.Errorf("awsapi: operation %s: %w", op.Name, err)
+		}
+		h.operations[op.Name] = &operation{op, in, out}
 	}
 	var err error
 	if h.metrics, err = newMetrics(cfg.Metrics); err != nil {
@@ -131,9 +146,10 @@ func New(cfg Config) (*Handler, error) {
 // reused; buffers that held bodies are overwritten before.
 type exchange struct {
 	id        keyengine.RequestID
+	auth      authorization
 	body      []byte
-	charged   int64 // of Handler.bodies
-	canonical []byte
+	charged   int64  // of Handler.bodies
+	canonical []byte // and the proof
 	out       []byte
 	dec       decoder
 }
@@ -153,8 +169,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, ex, err)
 		return
 	}
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(out)))
+	header := w.Header()
+	header["Content-Type"] = contentTypes
+	header["Content-Length"] = []string{strconv.Itoa(len(out))}
 	w.WriteHeader(http.StatusOK)
 	w.Write(out) // a client that has gone has no use for the error
 }
@@ -165,8 +182,8 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 	if u := r.URL; u.Path != "/" || u.RawPath != "" || r.Method != http.MethodPost {
 		return nil, errAddress
 	}
-	auth, err := readAuthorization(r, h.cfg.Now())
-	if err != nil {
+	auth := &ex.auth
+	if err := auth.read(r, h.cfg.Now()); err != nil {
 		return nil, err
 	}
 	if u := r.URL; u.RawQuery != "" || u.ForceQuery {
@@ -181,7 +198,7 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 	}
 	defer h.inFlight.Add(-1)
 
-	proof, canonical, err := auth.proof(ex.canonical[:0], r, ex.body)
+	proof, canonical, err := auth.proof(ex.canonical, r, ex.body)
 	if err != nil {
 		return nil, err
 	}
@@ -196,8 +213,8 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 		return nil, err
 	}
 	in := op.NewInput()
-	defer wipeInput(in)
-	if err := ex.dec.decode(in, ex.body); err != nil {
+	defer op.in.wipeInput(in)
+	if err := ex.dec.decode(op.in, in, ex.body); err != nil {
 		return nil, err
 	}
 	out, err := h.engine.Do(ctx, &keyengine.Caller{
@@ -208,15 +225,15 @@ func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]b
 		UserAgent: transport.UserAgent(r.UserAgent()),
 		Transport: "aws",
 		TLS:       transport.TLSInfo(r.TLS),
-	}, op, in)
+	}, op.Operation, in)
 	if err != nil {
 		return nil, err
 	}
 	if !op.HasOutput() {
 		return nil, nil
 	}
-	defer wipeOutput(out)
-	ex.out, err = appendOutput(ex.out[:0], out)
+	defer op.out.wipeOutput(out)
+	ex.out, err = op.out.appendOutput(ex.out[:0], out)
 	return ex.out, err
 }
 
@@ -239,7 +256,7 @@ func unproven(err error, canonical []byte, p keyengine.SigV4Proof) error {
 }
 
 // operation finds what is asked for.
-func (h *Handler) operation(header http.Header) (*keyengine.Operation, error) {
+func (h *Handler) operation(header http.Header) (*operation, error) {
 	v := header[headerTarget]
 	if len(v) == 1 {
 		if name, ok := strings.CutPrefix(v[0], targetPrefix); ok {
@@ -271,7 +288,7 @@ func (h *Handler) done(ex *exchange) {
 	if cap(ex.body) > maxKept || cap(ex.out) > maxKept || cap(ex.canonical) > maxKept {
 		return
 	}
-	ex.body, ex.out, ex.charged = ex.body[:0], ex.out[:0], 0
+	ex.auth, ex.body, ex.out, ex.charged = authorization{}, ex.body[:0], ex.out[:0], 0
 	h.exchanges.Put(ex)
 }
 

@@ -3,16 +3,17 @@ package awsapi
 import (
 	"fmt"
 	"reflect"
-	"sync"
 	"time"
 )
 
 // A plan says how a structure of the engine's stands in JSON: member names are
-// those of the fields. Plans of inputs are made when the handler is, so that a
-// type the codec does not know is found then; those of outputs on first use.
+// those of the fields. Plans are made when the handler is, so that a type the
+// codec does not know is found then.
 type plan struct {
-	fields []field
-	byName map[string]int
+	structure reflect.Type
+	fields    []field
+	byName    map[string]int
+	blobs     []int // the fields that are blobs, or hold some
 }
 
 type field struct {
@@ -27,34 +28,41 @@ type field struct {
 // caller's once sent, and nobody else's: the engine keeps no reference to them.
 var secrets = map[string]bool{"Plaintext": true, "PrivateKeyPlaintext": true, "SharedSecret": true}
 
-var plans sync.Map // reflect.Type → *plan
+// planOf returns the plan of the structure that v points to.
+func planOf(v any) (*plan, error) {
+	t := reflect.TypeOf(v)
+	if t.Kind() != reflect.Pointer {
+		return nil, fmt.Errorf("awsapi: no plan for %v", t)
+	}
+	return compile(t.Elem(), 0)
+}
 
-// planOf returns the plan of a structure type.
-func planOf(t reflect.Type) (*plan, error) {
-	if p, ok := plans.Load(t); ok {
-		return p.(*plan), nil
+// of returns the structure that v points to, which must be the plan's; the zero
+// Value for a nil pointer.
+func (p *plan) of(v any) (reflect.Value, error) {
+	s := reflect.ValueOf(v)
+	if s.Kind() != reflect.Pointer || s.Type().Elem() != p.structure {
+		return reflect.Value{}, fmt.Errorf("awsapi: %T is no pointer to %v", v, p.structure)
 	}
-	p, err := compile(t, 0)
-	if err != nil {
-		return nil, err
-	}
-	plans.Store(t, p)
-	return p, nil
+	return s.Elem(), nil
 }
 
 func compile(t reflect.Type, depth int) (*plan, error) {
 	if t.Kind() != reflect.Struct || depth > 8 {
 		return nil, fmt.Errorf("awsapi: no plan for %v", t)
 	}
-	p := &plan{byName: make(map[string]int, t.NumField())}
+	p := &plan{structure: t, byName: make(map[string]int, t.NumField())}
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if !f.IsExported() {
 			return nil, fmt.Errorf("awsapi: %v.%s is not exported", t, f.Name)
 		}
 		out := field{name: f.Name, prefix: `"` + f.Name + `":`, secret: secrets[f.Name]}
+		blobs := false
 		switch reflect.Zero(f.Type).Interface().(type) {
-		case *string, *int32, *bool, *time.Time, []byte, []string, map[string]string:
+		case []byte:
+			blobs = true
+		case *string, *int32, *bool, *time.Time, []string, map[string]string:
 		default:
 			kind := f.Type.Kind()
 			if kind != reflect.Pointer && kind != reflect.Slice || f.Type.Elem().Kind() != reflect.Struct {
@@ -65,6 +73,10 @@ func compile(t reflect.Type, depth int) (*plan, error) {
 				return nil, err
 			}
 			out.list = kind == reflect.Slice
+			blobs = len(out.inner.blobs) > 0
+		}
+		if blobs {
+			p.blobs = append(p.blobs, i)
 		}
 		p.byName[f.Name] = i
 		p.fields = append(p.fields, out)
@@ -74,13 +86,13 @@ func compile(t reflect.Type, depth int) (*plan, error) {
 
 // wipe overwrites blobs of a structure: all of them, or only the secret ones.
 func wipe(p *plan, v reflect.Value, all bool) {
-	for i := range p.fields {
+	for _, i := range p.blobs {
 		f := &p.fields[i]
 		fv := v.Field(i)
 		switch {
 		case f.inner == nil:
-			if b, ok := fv.Addr().Interface().(*[]byte); ok && (all || f.secret) {
-				clear(*b)
+			if all || f.secret {
+				clear(fv.Bytes())
 			}
 		case f.list:
 			for j := range fv.Len() {
@@ -93,20 +105,15 @@ func wipe(p *plan, v reflect.Value, all bool) {
 }
 
 // wipeInput overwrites what was decoded from a request.
-func wipeInput(in any) {
-	v := reflect.ValueOf(in).Elem()
-	if p, err := planOf(v.Type()); err == nil {
+func (p *plan) wipeInput(in any) {
+	if v, err := p.of(in); err == nil {
 		wipe(p, v, true)
 	}
 }
 
 // wipeOutput overwrites the secrets of an answer that has been encoded.
-func wipeOutput(out any) {
-	v := reflect.ValueOf(out)
-	if v.Kind() != reflect.Pointer || v.IsNil() {
-		return
-	}
-	if p, err := planOf(v.Elem().Type()); err == nil {
-		wipe(p, v.Elem(), false)
+func (p *plan) wipeOutput(out any) {
+	if v, err := p.of(out); err == nil && v.IsValid() {
+		wipe(p, v, false)
 	}
 }

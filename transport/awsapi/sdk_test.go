@@ -33,7 +33,7 @@ import (
 
 // serveTLS serves the handler over TLS with the real clock. It returns the
 // endpoint, and the certificate to trust, in a pool and in a file.
-func (f *fixture) serveTLS(t *testing.T) (endpoint string, roots *x509.CertPool, bundle string) {
+func (f *fixture) serveTLS(t testing.TB) (endpoint string, roots *x509.CertPool, bundle string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -24,20 +24,21 @@ import (
 const maxShownCanonical = 8 << 10
 
 // proof builds what the engine checks from the request, its body and what its
-// headers claim. canonical is appended to buf.
+// headers claim. buf is written over: canonical and the proof lie in it, or in
+// what it grew into.
 func (a *authorization) proof(buf []byte, r *http.Request, body []byte) (p keyengine.SigV4Proof, canonical []byte, err error) {
 	sum := sha256.Sum256(body)
-	hash := hex.EncodeToString(sum[:])
-	if err := announced(r.Header, hash); err != nil {
+	var hash [2 * sha256.Size]byte
+	hex.Encode(hash[:], sum[:])
+	if err := announced(r.Header, hash[:]); err != nil {
 		return p, nil, err
 	}
-	canonical, err = a.canonical(buf, r, hash)
+	canonical, err = a.canonical(buf[:0], r, hash[:])
 	if err != nil {
 		return p, nil, err
 	}
 	digest := sha256.Sum256(canonical)
-	s := make([]byte, 0, 192)
-	s = append(s, algorithm+"\n"...)
+	s := append(canonical, algorithm+"\n"...)
 	s = append(s, a.time...)
 	s = append(s, '\n')
 	s = append(s, a.date...)
@@ -50,17 +51,17 @@ func (a *authorization) proof(buf []byte, r *http.Request, body []byte) (p keyen
 		Date:         a.date,
 		Region:       a.region,
 		Service:      service,
-		StringToSign: s,
+		StringToSign: s[len(canonical):],
 		Signature:    a.signature[:],
-	}, canonical, nil
+	}, s[:len(canonical)], nil
 }
 
 // announced checks the body's hash in the header, which covers refuses unless it
 // is signed, where a client sends one. There is no unsigned and no streamed body.
-func announced(h http.Header, hash string) error {
+func announced(h http.Header, hash []byte) error {
 	v := h[headerHash]
 	switch {
-	case len(v) == 0 || len(v) == 1 && v[0] == hash:
+	case len(v) == 0 || len(v) == 1 && v[0] == string(hash):
 		return nil
 	case len(v) == 1 && (strings.HasPrefix(v[0], "STREAMING-") || v[0] == "UNSIGNED-PAYLOAD"):
 		return refuse(reasonUnsupported, keyengine.ErrInvalidSignature, "The payload must be signed: 'X-Amz-Content-Sha256' must be the SHA-256 of the body.")
@@ -70,7 +71,7 @@ func announced(h http.Header, hash string) error {
 }
 
 // canonical appends the canonical request.
-func (a *authorization) canonical(b []byte, r *http.Request, hash string) ([]byte, error) {
+func (a *authorization) canonical(b []byte, r *http.Request, hash []byte) ([]byte, error) {
 	b = append(b, r.Method...)
 	b = append(b, "\n/\n\n"...)
 	for name := range strings.SplitSeq(a.signed, ";") {
@@ -85,7 +86,7 @@ func (a *authorization) canonical(b []byte, r *http.Request, hash string) ([]byt
 			}
 			b = strconv.AppendInt(b, r.ContentLength, 10)
 		default:
-			values := r.Header[http.CanonicalHeaderKey(name)]
+			values := r.Header[spelling(name)]
 			if len(values) == 0 {
 				return nil, missing(name)
 			}
@@ -102,6 +103,28 @@ func (a *authorization) canonical(b []byte, r *http.Request, hash string) ([]byt
 	b = append(b, a.signed...)
 	b = append(b, '\n')
 	return append(b, hash...), nil
+}
+
+// spellings are the names that signers sign as net/http spells them, by their
+// lower case.
+var spellings = func() map[string]string {
+	m := make(map[string]string)
+	for _, name := range []string{
+		"amz-sdk-invocation-id", "amz-sdk-request", "content-type", "user-agent",
+		"x-amz-content-sha256", "x-amz-date", "x-amz-target", "x-amz-user-agent",
+	} {
+		m[name] = http.CanonicalHeaderKey(name)
+	}
+	return m
+}()
+
+// spelling is how net/http spells a header's name, which costs it an allocation
+// for all but a few.
+func spelling(name string) string {
+	if s, ok := spellings[name]; ok {
+		return s
+	}
+	return http.CanonicalHeaderKey(name)
 }
 
 func missing(name string) error {

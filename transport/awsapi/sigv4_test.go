@@ -52,7 +52,7 @@ func TestPublishedVectors(t *testing.T) {
 				t.Fatal(err)
 			}
 			a := &authorization{signed: tc.signed}
-			canonical, err := a.canonical(nil, r, hashOf(body))
+			canonical, err := a.canonical(nil, r, []byte(hashOf(body)))
 			if err != nil {
 				t.Fatal(err)
 			}

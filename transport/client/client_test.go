@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -46,6 +47,7 @@ type fakeServer struct {
 	calls  int
 	region string
 	fail   error         // what calls end with
+	lines  []string      // of the audit log
 	slow   chan struct{} // Create waits for it, if set
 }
 
@@ -97,6 +99,11 @@ func (f *fakeServer) ListKeys(ctx context.Context, _ *kmspb.ListKeysRequest) (*k
 func (f *fakeServer) Read(_ *kmspb.ReadAuditRequest, ss grpc.ServerStreamingServer[kmspb.ReadAuditResponse]) error {
 	if err := f.check(ss.Context()); err != nil {
 		return err
+	}
+	for i, line := range f.lines {
+		if err := ss.Send(&kmspb.ReadAuditResponse{Index: uint64(i), Json: line}); err != nil {
+			return err
+		}
 	}
 	return ss.Send(&kmspb.ReadAuditResponse{Index: 7, Json: "{}"})
 }
@@ -283,6 +290,29 @@ func TestStreamDropsRefusedToken(t *testing.T) {
 	}
 	if err := read(); err != nil {
 		t.Errorf("after the token was refused: %v", err)
+	}
+}
+
+// TestLongStream: an audit log of more than the window comes whole.
+func TestLongStream(t *testing.T) {
+	line := strings.Repeat("x", 60<<10)
+	f := &fakeServer{lines: slices.Repeat([]string{line}, 3*window/len(line))}
+	c := dial(t, withKey(start(t, f)))
+	ss, err := c.Audit().Read(timed(t), &kmspb.ReadAuditRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range f.lines {
+		r, err := ss.Recv()
+		if err != nil || r.GetIndex() != uint64(i) || r.GetJson() != line {
+			t.Fatalf("record %d: got %d, %d bytes, %v", i, r.GetIndex(), len(r.GetJson()), err)
+		}
+	}
+	if _, err := ss.Recv(); err != nil {
+		t.Error(err)
+	}
+	if _, err := ss.Recv(); err != io.EOF {
+		t.Errorf("at the end: %v", err)
 	}
 }
 

@@ -50,9 +50,11 @@ func connectionOf(ctx context.Context) connection {
 	if !ok {
 		return connection{}
 	}
-	c := connection{ip: transport.SourceIP(p.Addr.String())}
+	var c connection
 	if a, ok := p.Addr.(*net.TCPAddr); ok {
-		c.loopback = a.IP.IsLoopback()
+		c.ip, c.loopback = a.IP.String(), a.IP.IsLoopback()
+	} else {
+		c.ip = transport.SourceIP(p.Addr.String())
 	}
 	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
 		c.tls = transport.TLSInfo(&info.State)

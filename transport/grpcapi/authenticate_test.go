@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -327,5 +328,21 @@ func TestStrangersLearnLittle(t *testing.T) {
 	}
 	if got.GetNodeId() != "n1" || len(got.GetNodes()) != 1 || len(got.GetFaults()) != 1 {
 		t.Errorf("an operator is told %v", got)
+	}
+}
+
+// TestSourceAddress: the address of a connection is the one that its text says.
+func TestSourceAddress(t *testing.T) {
+	for _, a := range []net.Addr{
+		&net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 4567},
+		&net.TCPAddr{IP: net.IP{10, 1, 2, 3}, Port: 4567},
+		&net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 443},
+		&net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 443},
+		&net.UnixAddr{Name: "@", Net: "unix"},
+	} {
+		c := connectionOf(peer.NewContext(t.Context(), &peer.Peer{Addr: a}))
+		if want := transport.SourceIP(a.String()); c.ip != want {
+			t.Errorf("%v: got %q, want %q", a, c.ip, want)
+		}
 	}
 }

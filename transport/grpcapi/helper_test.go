@@ -166,12 +166,12 @@ func (c *clock) turn(d time.Duration) {
 
 // ca issues certificates for tests.
 type ca struct {
-	t    *testing.T
+	t    testing.TB
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
 }
 
-func newCA(t *testing.T, name string) *ca {
+func newCA(t testing.TB, name string) *ca {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -228,7 +228,7 @@ func (c *ca) issue(change func(*x509.Certificate), uris ...string) *tls.Certific
 
 // world is a server with everything around it.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	engine   *fakeEngine
 	ceremony *fakeCeremony
 	clock    *clock
@@ -257,7 +257,7 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func start(t *testing.T, withTLS bool, change func(*Config)) *world {
+func start(t testing.TB, withTLS bool, change func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, engine: &fakeEngine{}, ceremony: &fakeCeremony{}, clock: &clock{}, log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
 	var mu sync.Mutex
@@ -319,7 +319,7 @@ func (w *world) dial(cert *tls.Certificate) *grpc.ClientConn {
 	return conn
 }
 
-func timed(t *testing.T) context.Context {
+func timed(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)
 	return ctx

@@ -38,6 +38,10 @@ const (
 	// maxHeaders bounds a request's metadata.
 	maxHeaders = 16 << 10
 	maxStreams = 250
+	// streamWindow is what a stream may send before its handler reads, HTTP/2's own
+	// default. Windows that grow by measurement would cost a ping for nearly each
+	// call, and let a peer have up to 16 MiB held for it in each stream.
+	streamWindow = 64 << 10
 	// streamWorkers handle calls; what comes while all are busy gets goroutines of
 	// its own.
 	streamWorkers = 64
@@ -167,6 +171,8 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(maxMessage),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 20 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{

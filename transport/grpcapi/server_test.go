@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -81,6 +82,37 @@ func TestEncryptAndDecrypt(t *testing.T) {
 	}
 	if !bytes.Equal(plain, make([]byte, 6)) {
 		t.Errorf("the plaintext of the answer is left in memory: %q", plain)
+	}
+}
+
+// TestLongRequests: what is longer than a stream's window comes whole, what is
+// longer than a request may be does not.
+func TestLongRequests(t *testing.T) {
+	w := start(t, true, nil)
+	plain := bytes.Repeat([]byte("p"), maxMessage-1024)
+	w.engine.do = func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+		if !bytes.Equal(in.(*keyengine.EncryptInput).Plaintext, plain) {
+			t.Error("the engine got another plaintext")
+		}
+		return &keyengine.EncryptOutput{}, nil
+	}
+	kms := kmspb.NewKMSClient(w.dial(nil))
+	ctx := withToken(timed(t), "good")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := kms.Encrypt(ctx, &kmspb.EncryptRequest{Plaintext: plain}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := w.engine.count(); n != 8 {
+		t.Errorf("the engine was asked %d times, want 8", n)
+	}
+	_, err := kms.Encrypt(ctx, &kmspb.EncryptRequest{Plaintext: make([]byte, maxMessage)})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("got %v, want ResourceExhausted", err)
 	}
 }
 

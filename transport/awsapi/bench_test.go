@@ -1,0 +1,106 @@
+package awsapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/keyengine"
+)
+
+// echoEngine believes everybody and answers Encrypt at once.
+type echoEngine struct{ out *keyengine.EncryptOutput }
+
+func (*echoEngine) AuthenticateSigV4(context.Context, keyengine.SigV4Proof) (keyengine.Identity, error) {
+	return keyengine.Identity{}, nil
+}
+
+func (e *echoEngine) Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	return e.out, nil
+}
+
+// newEncrypt returns a handler that answers Encrypt of 1 KiB, and such a request
+// signed at a time.
+func newEncrypt(b *testing.B, at time.Time) (f *fixture, r *http.Request, body []byte) {
+	const key = "arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	engine := &echoEngine{&keyengine.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: ptr(key), EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")}}
+	f = newFixture(b, func(c *Config) { c.Engine, c.Now = engine, func() time.Time { return at } })
+	body = encoded(b, &keyengine.EncryptInput{KeyId: ptr(key), Plaintext: make([]byte, 1024)})
+	r = newRequest("Encrypt", body)
+	sign(b, r, body, at)
+	return f, r, body
+}
+
+// replayed is a body that is read again for each request.
+type replayed struct{ bytes.Reader }
+
+func (*replayed) Close() error { return nil }
+
+// discard takes any answer.
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) WriteHeader(status int)      { d.status = status }
+func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// BenchmarkEncrypt is what the face itself costs: neither net/http nor an engine
+// is in it.
+func BenchmarkEncrypt(b *testing.B) {
+	f, r, body := newEncrypt(b, testTime)
+	ctx, cancel := context.WithCancel(b.Context()) // as the request's own
+	defer cancel()
+	r = r.WithContext(ctx)
+	sent := new(replayed)
+	r.Body = sent
+	w := &discard{header: make(http.Header)}
+	b.ReportAllocs()
+	for b.Loop() {
+		sent.Reset(body)
+		clear(w.header)
+		f.ServeHTTP(w, r)
+		if w.status != http.StatusOK {
+			b.Fatalf("got status %d", w.status)
+		}
+	}
+}
+
+// BenchmarkEncryptHTTPS is the same through one kept-alive connection on
+// loopback, the client's part included, which allocates nothing.
+func BenchmarkEncryptHTTPS(b *testing.B) {
+	f, r, _ := newEncrypt(b, testTime)
+	var request bytes.Buffer
+	if err := r.Write(&request); err != nil {
+		b.Fatal(err)
+	}
+	endpoint, roots, _ := f.serveTLS(b)
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(endpoint, "https://"), &tls.Config{RootCAs: roots})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	answer := make([]byte, 8<<10)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := conn.Write(request.Bytes()); err != nil {
+			b.Fatal(err)
+		}
+		n := 0
+		for n == 0 || answer[n-1] != '}' {
+			more, err := conn.Read(answer[n:])
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += more
+		}
+		if !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 200 OK\r\n")) {
+			b.Fatalf("got %s", answer[:n])
+		}
+	}
+}
