@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -63,17 +66,17 @@ func TestScale(t *testing.T) {
 		cfg.Timeouts.Snapshot = max(time.Second, time.Duration(size)*100*time.Microsecond)
 	}})
 	w := &scaled{t: t, c: c, seed: seed, keys: make([]string, size)}
-	w.keys[0] = w.createKey(0)
+	w.check(w.createKey(0))
 	empty := w.measure(w.keys[:1])
 
 	began := time.Now()
-	w.parallel(1, size, func(i int) { w.keys[i] = w.createKey(i) })
-	w.parallel(0, size, func(i int) {
+	w.parallel(1, size, w.createKey)
+	w.parallel(0, size, func(i int) error {
 		_, err := w.at(i).CreateAlias(t.Context(), &kmspb.CreateAliasRequest{AliasName: new(fmt.Sprintf("alias/scale/%06d", i)), TargetKeyId: &w.keys[i]})
-		w.check(err)
+		return err
 	})
 	var last sync.Map // key → grant
-	w.parallel(0, size, func(i int) {
+	w.parallel(0, size, func(i int) error {
 		key := w.keys[i]
 		if i < min(size/2, scaleQuotaGrants) {
 			key = w.keys[0]
@@ -82,8 +85,8 @@ func TestScale(t *testing.T) {
 			KeyId: &key, GranteePrincipal: new(fmt.Sprintf("arn:aws:iam::%s:user/u%d", harness.Account, i)),
 			RetiringPrincipal: new(fmt.Sprintf("arn:aws:iam::%s:role/retirer", harness.Account)), Operations: []string{"Encrypt", "Decrypt"},
 		})
-		w.check(err)
 		last.Store(key, g.GetGrantId())
+		return err
 	})
 	t.Logf("filled in %v", time.Since(began).Round(time.Second))
 	full := w.measure(w.keys)
@@ -137,14 +140,15 @@ func (w *scaled) check(err error) {
 	}
 }
 
-func (w *scaled) createKey(i int) string {
+func (w *scaled) createKey(i int) error {
 	out, err := w.at(i).CreateKey(w.t.Context(), &kmspb.CreateKeyRequest{Description: new(fmt.Sprintf("scale %d", i))})
-	w.check(err)
-	return out.GetKeyMetadata().GetKeyId()
+	w.keys[i] = out.GetKeyMetadata().GetKeyId()
+	return err
 }
 
-// parallel does something for each number, many at a time, until one failed.
-func (w *scaled) parallel(from, to int, do func(i int)) {
+// parallel does something for each number, many at a time, until one failed. What the
+// cluster was too busy for, and did not do, is done again, as clients do.
+func (w *scaled) parallel(from, to int, do func(i int) error) {
 	w.t.Helper()
 	var next atomic.Int64
 	next.Store(int64(from))
@@ -152,7 +156,11 @@ func (w *scaled) parallel(from, to int, do func(i int)) {
 	for range 256 {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(to) && !w.t.Failed(); i = next.Add(1) - 1 {
-				do(int(i))
+				err := do(int(i))
+				for status.Code(err) == codes.ResourceExhausted && w.t.Context().Err() == nil {
+					err = do(int(i))
+				}
+				w.check(err)
 			}
 		})
 	}
