@@ -60,7 +60,7 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 	rec.Region, rec.RecipientAccountId, rec.Node = ev.region(), c.Account, e.cfg.NodeID
 	rec.RequestParameters, rec.ReadOnly = ev.op.plan.fields(ev.in), ev.op.ReadOnly
 	rec.Identity = &room.identity
-	identify(rec.Identity, caller.Identity.principal, caller.Identity.credential)
+	fillIdentity(rec.Identity, caller.Identity.principal, caller.Identity.credential)
 	if caller.TLS != (TLS{}) {
 		rec.Tls = &room.tls
 		rec.Tls.Version, rec.Tls.Cipher = caller.TLS.Version, caller.TLS.Cipher

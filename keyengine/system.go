@@ -55,12 +55,12 @@ type event struct {
 
 func principalIdentity(p policy.Principal, credential string) *auditpb.Identity {
 	id := new(auditpb.Identity)
-	identify(id, p, credential)
+	fillIdentity(id, p, credential)
 	return id
 }
 
-// identify fills in whom a record is about.
-func identify(id *auditpb.Identity, p policy.Principal, credential string) {
+// fillIdentity says in a record whom it is about.
+func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 	id.Arn, id.AccountId, id.PrincipalId, id.UserName = p.ARN, p.Account, p.Account, p.Name
 	switch p.Kind {
 	case policy.KindRoot:
