@@ -47,8 +47,8 @@ func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any,
 	if err := e.limits.allow(c); err != nil {
 		return nil, err
 	}
-	ctx, done := withOnce(ctx)
-	defer done()
+	ctx, room := withOnce(ctx)
+	defer room.wipe()
 	for range maxTries {
 		ev := e.evaluate(ctx, e.replica.State(), c, op, in)
 		a, err := e.commit(ctx, ev)
