@@ -46,11 +46,17 @@ func textMap(name string, m map[string]string) *auditpb.Field {
 		field auditpb.Field
 		value auditpb.Field_Map
 		list  auditpb.TextMap
+		pairs [1]*auditpb.TextPair
+		pair  [1]auditpb.TextPair
 	}
-	pairs := make([]auditpb.TextPair, len(m))
-	f.list.Pairs = make([]*auditpb.TextPair, 0, len(m))
+	free := f.pair[:]
+	f.list.Pairs = f.pairs[:0]
+	if len(m) > len(free) {
+		free = make([]auditpb.TextPair, len(m))
+		f.list.Pairs = make([]*auditpb.TextPair, 0, len(m))
+	}
 	for k, v := range m {
-		p := &pairs[len(f.list.Pairs)]
+		p := take(&free)
 		p.Key, p.Value = k, v
 		f.list.Pairs = append(f.list.Pairs, p)
 	}

@@ -28,6 +28,8 @@ func TestFields(t *testing.T) {
 		"no list": {textList("name", nil), plain(&auditpb.Field{Value: &auditpb.Field_List{List: &auditpb.TextList{}}})},
 		"map": {textMap("name", map[string]string{"b": "2", "a": "1", "c": "3"}), plain(&auditpb.Field{Value: &auditpb.Field_Map{
 			Map: &auditpb.TextMap{Pairs: []*auditpb.TextPair{pair("a", "1"), pair("b", "2"), pair("c", "3")}}}})},
+		"pair": {textMap("name", map[string]string{"a": "1"}), plain(&auditpb.Field{Value: &auditpb.Field_Map{
+			Map: &auditpb.TextMap{Pairs: []*auditpb.TextPair{pair("a", "1")}}}})},
 		"no map": {textMap("name", nil), plain(&auditpb.Field{Value: &auditpb.Field_Map{Map: &auditpb.TextMap{}}})},
 	} {
 		got, err1 := proto.Marshal(c.got)
