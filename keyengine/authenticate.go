@@ -63,7 +63,11 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity,
 	if err := e.verifySigV4(o, c, &p); err != nil {
 		return Identity{}, err
 	}
-	return o.identify(c)
+	id, err := o.identify(c)
+	if err != nil {
+		return Identity{}, err
+	}
+	return *id, nil
 }
 
 // verifySigV4 compares a signature with the one that the credential's secret
@@ -71,8 +75,8 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity,
 // is the caller's choice, and a stranger who knows an access key id must not
 // push out the keys that are in use.
 func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) error {
-	scope := sha256.Sum256([]byte("sigv4\x00" + p.Date + "\x00" + p.Region + "\x00" + p.Service))
-	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte(scope[:]), c.WrappedSecret, c.Principal, strconv.Itoa(int(c.Generation)))
+	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte{}, c.WrappedSecret,
+		c.Principal, strconv.Itoa(int(c.Generation)), p.Date, p.Region, p.Service)
 	derived := false
 	err := o.signing.Use(id, func() (key *keymat.Secret, err error) {
 		derived = true
@@ -160,5 +164,9 @@ func (e *Engine) AuthenticateCertificate(ctx context.Context, uri string) (Ident
 	if err != nil {
 		return Identity{}, err
 	}
-	return o.identify(c)
+	id, err := o.identify(c)
+	if err != nil {
+		return Identity{}, err
+	}
+	return *id, nil
 }

@@ -104,17 +104,20 @@ type decision struct {
 const maxSid = 128
 
 func (d decision) String() string {
-	s := d.action + " " + d.Effect.String() + " " + d.Reason.String()
+	b := make([]byte, 0, 256) // on the stack
+	b = append(b, d.action...)
+	b = append(append(b, ' '), d.Effect.String()...)
+	b = append(append(b, ' '), d.Reason.String()...)
 	if d.grant != nil {
-		s += " " + hex.EncodeToString(d.grant.Id)
+		b = hex.AppendEncode(append(b, ' '), d.grant.Id)
 	}
 	if d.Statement != policy.NoStatement {
-		s += " statement " + strconv.Itoa(d.Statement)
+		b = strconv.AppendInt(append(b, " statement "...), int64(d.Statement), 10)
 		if d.Sid != "" {
-			s += " " + strings.ToValidUTF8(d.Sid[:min(len(d.Sid), maxSid)], "")
+			b = append(append(b, ' '), strings.ToValidUTF8(d.Sid[:min(len(d.Sid), maxSid)], "")...)
 		}
 	}
-	return s
+	return string(b)
 }
 
 // parsedPolicy is a stored policy parsed. One that cannot be parsed lets nobody

@@ -20,6 +20,13 @@ func BenchmarkEvaluateDecrypt(b *testing.B) {
 	benchmarkEvaluate(b, r, OperationNamed("Decrypt"), &DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: context})
 }
 
+func BenchmarkEvaluateGenerateDataKey(b *testing.B) {
+	r := newRoom(b)
+	id, _ := r.newKey()
+	in := &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
+	benchmarkEvaluate(b, r, OperationNamed("GenerateDataKey"), in)
+}
+
 func benchmarkEvaluate(b *testing.B, r *room, op *Operation, in any) {
 	c, s := r.caller(r.root), r.cluster.state()
 	b.ReportAllocs()

@@ -153,11 +153,11 @@ func (c *ceremony) custodians(now time.Time, cluster *fsmpb.Cluster) []int {
 
 // indexes lists the shares' indexes for a record.
 func (c *ceremony) indexes(name string) *auditpb.Field {
-	list := &auditpb.TextList{}
+	var indexes []string
 	for _, i := range slices.Sorted(maps.Keys(c.shares)) {
-		list.Items = append(list.Items, strconv.Itoa(i))
+		indexes = append(indexes, strconv.Itoa(i))
 	}
-	return &auditpb.Field{Name: name, Value: &auditpb.Field_List{List: list}}
+	return textList(name, indexes)
 }
 
 // shareSet tells what the shares of a cluster have to be.

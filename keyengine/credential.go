@@ -86,9 +86,6 @@ func isAccessKeyID(id string) bool {
 // with the keyring, so that nobody who only has the replicated state can make up
 // an identity.
 func (o *opened) proof(c *fsmpb.Credential) ([32]byte, error) {
-	if p, ok := o.proofs.get(c); ok {
-		return p, nil
-	}
 	b := make([]byte, 0, 512)
 	for _, f := range [][]byte{[]byte(c.Id), []byte(c.Principal), c.WrappedSecret} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
@@ -96,25 +93,27 @@ func (o *opened) proof(c *fsmpb.Credential) ([32]byte, error) {
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(c.Kind))
 	b = binary.BigEndian.AppendUint32(b, c.Generation)
-	p, err := o.mac(o.ring.Newest(), "credential proof v1", b)
-	if err != nil {
-		return p, err
-	}
-	o.proofs.put(c, p)
-	return p, nil
+	return o.mac(o.ring.Newest(), "credential proof v1", b)
 }
 
-// identify makes the identity that a credential stands for.
-func (o *opened) identify(c *fsmpb.Credential) (Identity, error) {
+// identify makes the identity that a credential stands for, or gives the one that
+// was made before, for as long as the state has that very credential (vault.sweep
+// forgets it then). It is shared and not written to.
+func (o *opened) identify(c *fsmpb.Credential) (*Identity, error) {
+	if id, ok := o.identities.get(c); ok {
+		return id, nil
+	}
 	p, err := policy.ParsePrincipal(c.Principal)
 	if err != nil {
-		return Identity{}, fmt.Errorf("credential %s: %w", c.Id, err)
+		return nil, fmt.Errorf("credential %s: %w", c.Id, err)
 	}
 	proof, err := o.proof(c)
 	if err != nil {
-		return Identity{}, err
+		return nil, err
 	}
-	return Identity{principal: p, credential: c.Id, proof: proof}, nil
+	id := &Identity{principal: p, credential: c.Id, proof: proof}
+	o.identities.put(c, id)
+	return id, nil
 }
 
 // good reports whether c, which may be nil, is a credential that can prove
@@ -182,11 +181,11 @@ func (ev *eval) admitOn(o *opened) error {
 	if c == nil || !c.Active || c.Principal != id.principal.ARN {
 		return errUnrecognized
 	}
-	proof, err := o.proof(c)
+	now, err := o.identify(c)
 	if err != nil {
 		return err
 	}
-	if !equal(proof, id.proof) {
+	if !equal(now.proof, id.proof) {
 		return errUnrecognized
 	}
 	return nil

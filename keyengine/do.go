@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
@@ -46,8 +47,8 @@ func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any,
 	if err := e.limits.allow(c); err != nil {
 		return nil, err
 	}
-	ctx, done := withOnce(ctx)
-	defer done()
+	ctx, room := withOnce(ctx)
+	defer room.wipe()
 	for range maxTries {
 		ev := e.evaluate(ctx, e.replica.State(), c, op, in)
 		a, err := e.commit(ctx, ev)
@@ -61,24 +62,66 @@ func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any,
 // evaluation is an outcome with the record that must be committed before anyone
 // hears of it.
 type evaluation struct {
-	*eval
+	eval
 	in     any
 	out    any
 	err    error
 	record *fsmpb.Record
+	draft  *draft
+
+	// Room for what most evaluations come to.
+	fewResources [1]resource
+	fewDecisions [1]decision
+	fewMaterials [2]*fsmpb.Material
+	fewSecrets   [1][]byte
+}
+
+// draft is a record in the making, with room for what most records hold, so that
+// all of it is one allocation. It is apart from the evaluation, which knows
+// secrets, since the log keeps it for longer.
+type draft struct {
+	record     fsmpb.Record
+	salt       [16]byte
+	commitment auditlog.Hash
+	reads      [4]*fsmpb.Read
+	uses       [1]*fsmpb.Use
+	eachRead   [4]fsmpb.Read
+	eachUse    [1]fsmpb.Use
+}
+
+func (e *Engine) newEvaluation(ctx context.Context, s *fsm.State, c *Caller, op *Operation, in any) *evaluation {
+	d := new(draft)
+	ev := &evaluation{in: in, draft: d}
+	ev.eval = eval{
+		ctx: ctx, engine: e, state: s, caller: c, op: op,
+		reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],
+		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
+	}
+	return ev
+}
+
+// take is the next of what was allocated together, or a new one when there is none
+// left.
+func take[T any](free *[]T) *T {
+	if len(*free) == 0 {
+		return new(T)
+	}
+	t := &(*free)[0]
+	*free = (*free)[1:]
+	return t
 }
 
 // evaluate runs the operation on a state and builds its record. There is no
 // record, only an error, when there can be none: the node is sealed, the caller's
 // credential is no longer one, or something outside has to be asked first.
 func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Operation, in any) *evaluation {
-	ev := &evaluation{in: in, eval: &eval{ctx: ctx, engine: e, state: s, caller: c, op: op}}
+	ev := e.newEvaluation(ctx, s, c, op, in)
 	if ev.err = ev.admit(); ev.err != nil {
 		return ev
 	}
 	if ev.err = ev.inRegion(); ev.err == nil {
 		if ev.err = op.plan.validate(in); ev.err == nil {
-			ev.out, ev.err = op.run(ev.eval, in)
+			ev.out, ev.err = op.run(&ev.eval, in)
 		}
 	}
 	if ev.err != nil {

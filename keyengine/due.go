@@ -75,7 +75,7 @@ func expireDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 	if err := ev.putDestroyed(t, k); err != nil {
 		return nil, err
 	}
-	return []*auditpb.Field{{Name: "keyMaterialId", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: names}}}}, nil
+	return []*auditpb.Field{textList("keyMaterialId", names)}, nil
 }
 
 // windowDue: a primary that is to be deleted waits until its last replica is gone.

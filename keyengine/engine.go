@@ -19,12 +19,14 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
 // Clock is the engine's time; tests turn it.
@@ -87,6 +89,7 @@ type Engine struct {
 	limits     *limits
 	quotas     Quotas
 	outers     map[string]outer // by type of custom key stores
+	newest     atomic.Pointer[foundedState]
 	metrics    *metrics
 }
 
@@ -116,7 +119,26 @@ func New(cfg Config) (*Engine, error) {
 
 // OnApply keeps the engine's caches in step with the state. The node calls it
 // after each published state; it does not block.
-func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) { e.vault.follow(s, ev) }
+func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
+	c, _ := s.Cluster()
+	e.newest.Store(&foundedState{s, c})
+	e.vault.follow(s, ev)
+}
+
+// foundedState is a state with its cluster, which every request asks for.
+type foundedState struct {
+	state   *fsm.State
+	cluster *fsmpb.Cluster
+}
+
+// cluster is the cluster's identity and seal in a state; nil before init.
+func (e *Engine) cluster(s *fsm.State) *fsmpb.Cluster {
+	if n := e.newest.Load(); n != nil && n.state == s {
+		return n.cluster
+	}
+	c, _ := s.Cluster()
+	return c
+}
 
 // Run does the engine's background work until ctx ends: signing checkpoints,
 // dropping abandoned ceremonies, recording what happened while the node was

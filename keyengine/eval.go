@@ -23,7 +23,10 @@ type eval struct {
 	op     *Operation
 
 	founded   *fsmpb.Cluster // once it was asked for
+	lastKey   keyBytes       // of the key that was looked at last
 	reads     []*fsmpb.Read
+	freeReads []fsmpb.Read // see draft
+	freeUses  []fsmpb.Use
 	changes   []*fsmpb.Change
 	uses      []*fsmpb.Use
 	notBefore int64
@@ -38,6 +41,20 @@ type eval struct {
 	// later, for lists, runs after the record is committed, on a state that
 	// contains it, and gives the answer.
 	later func(*fsm.State) (any, error)
+}
+
+// keyBytes is a key's id as read sets have it.
+type keyBytes struct {
+	id    fsm.KeyID
+	bytes []byte
+}
+
+// bytesOf is id.Bytes, made once for as long as it is about the same key.
+func (ev *eval) bytesOf(id fsm.KeyID) []byte {
+	if ev.lastKey.bytes == nil || ev.lastKey.id != id {
+		ev.lastKey = keyBytes{id, id.Bytes()}
+	}
+	return ev.lastKey.bytes
 }
 
 // resource is what a record names as acted upon.
@@ -60,32 +77,34 @@ func (ev *eval) note(kind fsmpb.Kind, id []byte, v fsm.Version) {
 			return
 		}
 	}
-	ev.reads = append(ev.reads, &fsmpb.Read{Kind: kind, Id: id, Version: v})
+	r := take(&ev.freeReads)
+	r.Kind, r.Id, r.Version = kind, id, v
+	ev.reads = append(ev.reads, r)
 }
 
 func (ev *eval) cluster() *fsmpb.Cluster {
 	// Not noted: what an answer can depend on of it never changes after init.
 	if ev.founded == nil {
-		ev.founded, _ = ev.state.Cluster()
+		ev.founded = ev.engine.cluster(ev.state)
 	}
 	return ev.founded
 }
 
 func (ev *eval) key(id fsm.KeyID) *fsmpb.Key {
 	k, v := ev.state.Key(id)
-	ev.note(fsmpb.Kind_KIND_KEY, id.Bytes(), v)
+	ev.note(fsmpb.Kind_KIND_KEY, ev.bytesOf(id), v)
 	return ev.asOf(k)
 }
 
 func (ev *eval) keyPolicy(id fsm.KeyID) (*fsmpb.KeyPolicy, fsm.Version) {
 	p, v := ev.state.KeyPolicy(id)
-	ev.note(fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
+	ev.note(fsmpb.Kind_KIND_KEY_POLICY, ev.bytesOf(id), v)
 	return p, v
 }
 
 func (ev *eval) keyTags(id fsm.KeyID) *fsmpb.KeyTags {
 	t, v := ev.state.KeyTags(id)
-	ev.note(fsmpb.Kind_KIND_KEY_TAGS, id.Bytes(), v)
+	ev.note(fsmpb.Kind_KIND_KEY_TAGS, ev.bytesOf(id), v)
 	return t
 }
 
@@ -97,7 +116,7 @@ func (ev *eval) alias(region, name string) *fsmpb.Alias {
 
 func (ev *eval) keyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
 	n, v := ev.state.KeyAliases(id)
-	ev.note(fsmpb.Kind_KIND_KEY_ALIASES, id.Bytes(), v)
+	ev.note(fsmpb.Kind_KIND_KEY_ALIASES, ev.bytesOf(id), v)
 	return n
 }
 
@@ -109,7 +128,7 @@ func (ev *eval) credential(id string) *fsmpb.Credential {
 
 func (ev *eval) tombstone(id fsm.KeyID) *fsmpb.Tombstone {
 	t, v := ev.state.Tombstone(id)
-	ev.note(fsmpb.Kind_KIND_TOMBSTONE, id.Bytes(), v)
+	ev.note(fsmpb.Kind_KIND_TOMBSTONE, ev.bytesOf(id), v)
 	return t
 }
 
@@ -138,7 +157,7 @@ func (ev *eval) grantTo(key fsm.KeyID, principals []string, match func(*fsmpb.Gr
 // keyGrants notes the whole set of a key's grants.
 func (ev *eval) keyGrants(id fsm.KeyID) *fsmpb.KeyGrants {
 	n, v := ev.state.KeyGrants(id)
-	ev.note(fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes(), v)
+	ev.note(fsmpb.Kind_KIND_KEY_GRANTS, ev.bytesOf(id), v)
 	return n
 }
 
@@ -166,9 +185,15 @@ func (ev *eval) storeKeys(store string) *fsmpb.StoreKeys {
 // request succeeds.
 func (ev *eval) used(t *target) {
 	number := useNumber[ev.op.Name]
+	if number == 0 {
+		return
+	}
+	id := ev.bytesOf(t.id)
 	for i, r := range ev.reads {
-		if number != 0 && r.Kind == fsmpb.Kind_KIND_KEY && bytes.Equal(r.Id, t.id.Bytes()) {
-			ev.uses = append(ev.uses, &fsmpb.Use{Read: uint32(i), Operation: number})
+		if r.Kind == fsmpb.Kind_KIND_KEY && bytes.Equal(r.Id, id) {
+			u := take(&ev.freeUses)
+			u.Read, u.Operation = uint32(i), number
+			ev.uses = append(ev.uses, u)
 		}
 	}
 }

@@ -81,8 +81,8 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 // exclusive executes a request on the leader. Nothing is committed between its
 // evaluation and its record; only time can still be against it.
 func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
-	ctx, done := withOnce(ctx)
-	defer done()
+	ctx, room := withOnce(ctx)
+	defer room.wipe()
 	if op.slow {
 		// What takes long is done before the cluster has to wait for it.
 		e.evaluate(ctx, e.replica.State(), c, op, in).wipe()

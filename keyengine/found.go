@@ -178,10 +178,10 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	ev := op.event("Init", f.cluster)
 	ev.parameters = []*auditpb.Field{
 		number("shares", p.Shares), number("threshold", p.Threshold), text("account", p.Account), text("region", p.Region),
-		text("partition", p.Partition), {Name: "anyRegion", Value: &auditpb.Field_Flag{Flag: p.AnyRegion}},
+		text("partition", p.Partition), flag("anyRegion", p.AnyRegion),
 	}
 	if len(p.Regions) > 1 {
-		ev.parameters = append(ev.parameters, &auditpb.Field{Name: "regions", Value: &auditpb.Field_List{List: &auditpb.TextList{Items: p.Regions}}})
+		ev.parameters = append(ev.parameters, textList("regions", p.Regions))
 	}
 	if p.RootCertificate != "" {
 		ev.parameters = append(ev.parameters, text("rootCertificate", p.RootCertificate))

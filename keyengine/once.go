@@ -24,16 +24,36 @@ type onceKey struct{}
 // and reaches no caller.
 var errOutside = errors.New("an answer from outside of the cluster is needed")
 
-// withOnce gives a request room for such things; done wipes them.
-func withOnce(ctx context.Context) (context.Context, func()) {
-	if ctx.Value(onceKey{}) != nil {
-		return ctx, func() {}
+// onceContext is a request's context with its once. Every request has one, so it
+// is a context by itself and not put together from several.
+type onceContext struct {
+	context.Context
+	once
+}
+
+func (c *onceContext) Value(key any) any {
+	if key == (onceKey{}) {
+		return &c.once
 	}
-	o := new(once)
-	return context.WithValue(ctx, onceKey{}, o), func() {
-		for _, m := range o.made {
-			clear(m.value)
-		}
+	return c.Context.Value(key)
+}
+
+// withOnce gives a request room for such things, which the caller wipes. A request
+// that has it already gets no other: then the room is nil.
+func withOnce(ctx context.Context) (context.Context, *once) {
+	if ctx.Value(onceKey{}) != nil {
+		return ctx, nil
+	}
+	c := &onceContext{Context: ctx}
+	return c, &c.once
+}
+
+func (o *once) wipe() {
+	if o == nil {
+		return
+	}
+	for _, m := range o.made {
+		clear(m.value)
 	}
 }
 

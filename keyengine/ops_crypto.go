@@ -411,7 +411,13 @@ func notNull(shown, member string) error {
 	return fault(ErrValidation, "1 validation error detected: %s at '%s' failed to satisfy constraint: Member must not be null", shown, member)
 }
 
-func materialID(m *fsmpb.Material) *string { return ptr(hex.EncodeToString(m.MaterialId)) }
+func materialID(m *fsmpb.Material) *string { return ptr(hexOf(m.MaterialId)) }
+
+// hexOf is hex.EncodeToString for ids of up to 32 bytes, with one allocation.
+func hexOf(id []byte) string {
+	var b [64]byte
+	return string(hex.AppendEncode(b[:0], id))
+}
 
 func ptr[T any](v T) *T { return &v }
 

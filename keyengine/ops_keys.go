@@ -267,7 +267,7 @@ func metadataField(name string, d *KeyMetadata) *auditpb.Field {
 			elements["multiRegionConfiguration.replicaKeys."+*r.Region+".arn"] = *r.Arn
 		}
 	}
-	return &auditpb.Field{Name: name, Value: textMap(elements)}
+	return textMap(name, elements)
 }
 
 func updateKeyDescription(ev *eval, in *UpdateKeyDescriptionInput) (*none, error) {

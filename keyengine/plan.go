@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 )
 
 // The inputs in api.go say in their tags what holds for each member whatever the
@@ -45,9 +47,8 @@ type member struct {
 	each      *member // constraints of the items of a list of text
 
 	log      bool
-	fallback string // default
-	number   int64  // fallback of a number
-	inner    *plan  // of a nested structure, or of the structures of a list
+	fallback *auditpb.Field // default
+	inner    *plan          // of a nested structure, or of the structures of a list
 }
 
 type memberKind uint8
@@ -148,13 +149,8 @@ func (m *member) parse(t reflect.Type, f reflect.StructField) {
 		case "nolog":
 			said++
 		case "default":
-			m.fallback = arg
-			if m.kind == numberMember {
-				n, err := strconv.ParseInt(arg, 10, 32)
-				if err != nil {
-					bad(rule)
-				}
-				m.number = n
+			if m.fallback = m.fallbackField(arg); m.fallback == nil {
+				bad(rule)
 			}
 		case "len":
 			target.length = parseBounds(arg, bad)

@@ -89,5 +89,5 @@ func attestedField(a *attest.Attested) *auditpb.Field {
 			shown[prefix+"EnclavePCR"+strconv.Itoa(n)] = hex.EncodeToString(value)
 		}
 	}
-	return &auditpb.Field{Name: "recipient", Value: textMap(shown)}
+	return textMap("recipient", shown)
 }

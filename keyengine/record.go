@@ -2,10 +2,10 @@ package keyengine
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,54 +27,67 @@ func (e *Engine) newRecord(ev *evaluation) (*fsmpb.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.op.Name, err)
 	}
-	body, generation, salt, commitment, err := e.vault.sealBody(ev.caller.RequestID, plain)
-	if err != nil {
+	d := ev.draft
+	r := &d.record
+	if r.Body, r.Generation, d.salt, d.commitment, err = e.vault.sealBody(ev.caller.RequestID, plain); err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.op.Name, err)
 	}
-	return &fsmpb.Record{
-		RequestId: ev.caller.RequestID[:], Commitment: commitment[:], Body: body, Generation: generation, Salt: salt[:],
-		Reads: ev.reads, NotBefore: ev.notBefore, NotAfter: ev.notAfter, Changes: ev.changes, Uses: ev.uses,
-	}, nil
+	r.RequestId, r.Commitment, r.Salt = ev.caller.RequestID[:], d.commitment[:], d.salt[:]
+	r.Reads, r.NotBefore, r.NotAfter, r.Changes, r.Uses = ev.reads, ev.notBefore, ev.notAfter, ev.changes, ev.uses
+	return r, nil
 }
 
 // auditRecord is the record in the clear. Nothing gets into it but what is named
 // here, the members of the input that are tagged for it, and what the row of the
 // operation adds.
 func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
-	salt := make([]byte, 16)
-	if _, err := rand.Read(salt); err != nil {
+	var room struct {
+		record     auditpb.Record
+		identity   auditpb.Identity
+		tls        auditpb.Tls
+		salt       [16]byte
+		resource   [1]auditpb.Resource
+		resources  [1]*auditpb.Resource
+		additional [2]*auditpb.Field
+	}
+	if _, err := rand.Read(room.salt[:]); err != nil {
 		return nil, err
 	}
-	c, caller := ev.cluster(), ev.caller
-	rec := &auditpb.Record{
-		Schema: auditlog.RecordSchema, Salt: salt, RequestId: caller.RequestID[:], EventTime: e.clock.Now().UnixNano(),
-		EventName: ev.op.Name, EventType: eventCall, EventSource: sourceKMS,
-		Identity: principalIdentity(caller.Identity.principal, caller.Identity.credential),
-		SourceIp: caller.SourceIP, UserAgent: caller.UserAgent, Region: ev.region(), Transport: caller.Transport,
-		RequestParameters: ev.op.plan.fields(ev.in), ReadOnly: ev.op.ReadOnly, Node: e.cfg.NodeID, RecipientAccountId: c.Account,
-	}
+	c, caller, rec := ev.cluster(), ev.caller, &room.record
+	rec.Schema, rec.Salt, rec.RequestId = auditlog.RecordSchema, room.salt[:], caller.RequestID[:]
+	rec.EventTime, rec.EventName, rec.EventType, rec.EventSource = e.clock.Now().UnixNano(), ev.op.Name, eventCall, sourceKMS
+	rec.SourceIp, rec.UserAgent, rec.Transport = caller.SourceIP, caller.UserAgent, caller.Transport
+	rec.Region, rec.RecipientAccountId, rec.Node = ev.region(), c.Account, e.cfg.NodeID
+	rec.RequestParameters, rec.ReadOnly = ev.op.plan.fields(ev.in), ev.op.ReadOnly
+	rec.Identity = &room.identity
+	fillIdentity(rec.Identity, caller.Identity.principal, caller.Identity.credential)
 	if caller.TLS != (TLS{}) {
-		rec.Tls = &auditpb.Tls{Version: caller.TLS.Version, Cipher: caller.TLS.Cipher}
+		rec.Tls = &room.tls
+		rec.Tls.Version, rec.Tls.Cipher = caller.TLS.Version, caller.TLS.Cipher
 	}
+	rec.Resources, rec.Additional = room.resources[:0], room.additional[:0]
+	free := room.resource[:]
 	for _, r := range ev.resources {
-		rec.Resources = append(rec.Resources, &auditpb.Resource{Type: r.kind, AccountId: c.Account, Arn: r.arn})
+		res := take(&free)
+		res.Type, res.AccountId, res.Arn = r.kind, c.Account, r.arn
+		rec.Resources = append(rec.Resources, res)
 	}
 	if ev.op.recordKey != "" && ev.source != nil {
 		rec.RequestParameters = replace(rec.RequestParameters, text(ev.op.recordKey, ev.source.arn))
 	}
 	if len(ev.decisions) > 0 {
-		list := &auditpb.TextList{}
-		for _, d := range ev.decisions {
-			list.Items = append(list.Items, d.String())
+		list := make([]string, len(ev.decisions))
+		for i, d := range ev.decisions {
+			list[i] = d.String()
 		}
-		rec.Additional = append(rec.Additional, &auditpb.Field{Name: "authorization", Value: &auditpb.Field_List{List: list}})
+		rec.Additional = append(rec.Additional, textList("authorization", list))
 	}
 	for i, m := range ev.materials {
 		name := "keyMaterialId"
 		if i > 0 {
 			name = "destinationKeyMaterialId"
 		}
-		rec.Additional = append(rec.Additional, text(name, hex.EncodeToString(m.MaterialId)))
+		rec.Additional = append(rec.Additional, text(name, hexOf(m.MaterialId)))
 	}
 	if ev.attested != nil {
 		rec.Additional = append(rec.Additional, attestedField(ev.attested))
@@ -101,33 +114,37 @@ func (p *plan) fields(in any) []*auditpb.Field {
 		}
 		f := s.Field(m.index)
 		if f.IsNil() {
-			if m.fallback != "" {
-				out = append(out, m.fallbackField())
+			if m.fallback != nil {
+				out = append(out, m.fallback) // shared by all records: nobody writes to it
 			}
 			continue
 		}
-		field := &auditpb.Field{Name: m.name}
-		switch m.kind {
-		case textMember:
-			field.Value = &auditpb.Field_Text{Text: f.Elem().String()}
-		case numberMember:
-			field.Value = &auditpb.Field_Number{Number: f.Elem().Int()}
-		case flagMember:
-			field.Value = &auditpb.Field_Flag{Flag: f.Elem().Bool()}
-		case textListMember:
-			field.Value = &auditpb.Field_List{List: &auditpb.TextList{Items: f.Interface().([]string)}}
-		case textMapMember:
-			field.Value = textMap(f.Interface().(map[string]string))
-		case timeMember:
-			field.Value = &auditpb.Field_Text{Text: recordTime(*f.Interface().(*time.Time))}
-		case structMember:
-			field.Value = textMap(m.inner.texts(f.Elem()))
-		case structListMember:
-			field.Value = &auditpb.Field_List{List: &auditpb.TextList{Items: m.inner.lines(f)}}
-		}
-		out = append(out, field)
+		out = append(out, m.field(f))
 	}
 	return out
+}
+
+// field shows a member that is there.
+func (m *member) field(f reflect.Value) *auditpb.Field {
+	switch m.kind {
+	case textMember:
+		return text(m.name, f.Elem().String())
+	case numberMember:
+		return number(m.name, int(f.Elem().Int()))
+	case flagMember:
+		return flag(m.name, f.Elem().Bool())
+	case textListMember:
+		return textList(m.name, f.Interface().([]string))
+	case textMapMember:
+		return textMap(m.name, f.Interface().(map[string]string))
+	case timeMember:
+		return text(m.name, recordTime(*f.Interface().(*time.Time)))
+	case structMember:
+		return textMap(m.name, m.inner.texts(f.Elem()))
+	case structListMember:
+		return textList(m.name, m.inner.lines(f))
+	}
+	return &auditpb.Field{Name: m.name} // blobs are never shown
 }
 
 // replace puts a field in place of the one of its name, or adds it.
@@ -141,17 +158,19 @@ func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 }
 
 // fallbackField shows what an absent member means.
-func (m *member) fallbackField() *auditpb.Field {
-	f := &auditpb.Field{Name: m.name}
+func (m *member) fallbackField(fallback string) *auditpb.Field {
 	switch m.kind {
 	case flagMember:
-		f.Value = &auditpb.Field_Flag{Flag: m.fallback == "true"}
+		return flag(m.name, fallback == "true")
 	case numberMember:
-		f.Value = &auditpb.Field_Number{Number: m.number}
+		n, err := strconv.ParseInt(fallback, 10, 32)
+		if err != nil {
+			return nil
+		}
+		return number(m.name, int(n))
 	default:
-		f.Value = &auditpb.Field_Text{Text: m.fallback}
+		return text(m.name, fallback)
 	}
-	return f
 }
 
 // texts shows a structure of texts, flags and maps of texts as one map.
@@ -189,18 +208,6 @@ func (p *plan) lines(list reflect.Value) []string {
 		lines = append(lines, strings.Join(parts, " "))
 	}
 	return lines
-}
-
-func textMap(m map[string]string) *auditpb.Field_Map {
-	pairs := make([]auditpb.TextPair, len(m))
-	list := &auditpb.TextMap{Pairs: make([]*auditpb.TextPair, 0, len(m))}
-	for k, v := range m {
-		p := &pairs[len(list.Pairs)]
-		p.Key, p.Value = k, v
-		list.Pairs = append(list.Pairs, p)
-	}
-	slices.SortFunc(list.Pairs, func(a, b *auditpb.TextPair) int { return strings.Compare(a.Key, b.Key) })
-	return &auditpb.Field_Map{Map: list}
 }
 
 // recordTime writes times inside of records as CloudTrail does for KMS.

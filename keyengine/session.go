@@ -91,10 +91,11 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		claims.credential = c.Id
-		if claims.proof, err = o.proof(c); err != nil {
+		id, err := o.identify(c)
+		if err != nil {
 			return "", time.Time{}, err
 		}
+		claims.credential, claims.proof = id.credential, id.proof
 		if err = e.recordSession(ctx, p, c, &claims); err == errConflict {
 			continue // the access key is another since, if it still is one
 		}
@@ -279,13 +280,14 @@ func (e *Engine) sessionIdentity(o *opened, s *fsm.State, claims *sessionClaims)
 	if c == nil || !c.Active {
 		return Identity{}, errUnrecognized
 	}
-	id, err := o.identify(c)
+	known, err := o.identify(c)
 	if err != nil {
 		return Identity{}, err
 	}
-	if !equal(id.proof, claims.proof) {
+	if !equal(known.proof, claims.proof) {
 		return Identity{}, errUnrecognized
 	}
+	id := *known
 	id.session = hex.EncodeToString(claims.session[:])
 	return id, nil
 }

@@ -53,16 +53,15 @@ type event struct {
 	notBefore, notAfter int64
 }
 
-func text(name, value string) *auditpb.Field {
-	return &auditpb.Field{Name: name, Value: &auditpb.Field_Text{Text: value}}
-}
-
-func number(name string, value int) *auditpb.Field {
-	return &auditpb.Field{Name: name, Value: &auditpb.Field_Number{Number: int64(value)}}
-}
-
 func principalIdentity(p policy.Principal, credential string) *auditpb.Identity {
-	id := &auditpb.Identity{Arn: p.ARN, AccountId: p.Account, PrincipalId: p.Account, UserName: p.Name}
+	id := new(auditpb.Identity)
+	fillIdentity(id, p, credential)
+	return id
+}
+
+// fillIdentity says in a record whom it is about.
+func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
+	id.Arn, id.AccountId, id.PrincipalId, id.UserName = p.ARN, p.Account, p.Account, p.Name
 	switch p.Kind {
 	case policy.KindRoot:
 		id.Type = "Root"
@@ -76,7 +75,6 @@ func principalIdentity(p policy.Principal, credential string) *auditpb.Identity 
 	} else {
 		id.Certificate = credential
 	}
-	return id
 }
 
 // record builds and seals an event's record. The state's cluster may not stand

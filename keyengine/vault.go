@@ -57,15 +57,15 @@ type vault struct {
 // may find it wiped under its hands: everything in it then fails, and nothing
 // reads as zeros.
 type opened struct {
-	cluster   [16]byte
-	ended     chan struct{} // closed by wipe
-	end       sync.Once
-	ring      *keymat.Keyring
-	materials *keymat.Cache // of KMS keys
-	signing   *keymat.Cache // SigV4 signing keys
-	proofs    *bounded[*fsmpb.Credential, [32]byte]
-	tokens    *bounded[[32]byte, sessionClaims] // verified, by the hash of the token
-	openers   *bounded[auditKey, *keymat.BodySealer]
+	cluster    [16]byte
+	ended      chan struct{} // closed by wipe
+	end        sync.Once
+	ring       *keymat.Keyring
+	materials  *keymat.Cache // of KMS keys
+	signing    *keymat.Cache // SigV4 signing keys
+	identities *bounded[*fsmpb.Credential, *Identity]
+	tokens     *bounded[[32]byte, sessionClaims] // verified, by the hash of the token
+	openers    *bounded[auditKey, *keymat.BodySealer]
 
 	sealing atomic.Pointer[sealing]
 	sealer  sync.Mutex // held while sealing is replaced
@@ -100,14 +100,14 @@ func newVault(cfg Config) (*vault, error) {
 
 func newOpened(cluster [16]byte, ring *keymat.Keyring) *opened {
 	return &opened{
-		cluster:   cluster,
-		ended:     make(chan struct{}),
-		ring:      ring,
-		materials: keymat.NewCache(0),
-		signing:   keymat.NewCache(signingKeys),
-		proofs:    newBounded[*fsmpb.Credential, [32]byte](4096),
-		tokens:    newBounded[[32]byte, sessionClaims](4096),
-		openers:   newBounded[auditKey, *keymat.BodySealer](openers),
+		cluster:    cluster,
+		ended:      make(chan struct{}),
+		ring:       ring,
+		materials:  keymat.NewCache(0),
+		signing:    keymat.NewCache(signingKeys),
+		identities: newBounded[*fsmpb.Credential, *Identity](4096),
+		tokens:     newBounded[[32]byte, sessionClaims](4096),
+		openers:    newBounded[auditKey, *keymat.BodySealer](openers),
 	}
 }
 
@@ -138,7 +138,7 @@ func (o *opened) wipe() {
 	o.ring.Wipe()
 	o.materials.Purge()
 	o.signing.Purge()
-	o.proofs.clear()
+	o.identities.clear()
 	o.tokens.clear()
 	o.openers.clear()
 	o.sealing.Store(nil)
@@ -187,7 +187,7 @@ func (v *vault) follow(_ *fsm.State, ev fsm.Events) {
 	if ev.Restored {
 		o.materials.Purge()
 		o.signing.Purge()
-		o.proofs.clear()
+		o.identities.clear()
 		o.tokens.clear()
 		return
 	}
@@ -214,7 +214,7 @@ func (v *vault) sweep(s *fsm.State, now time.Time) {
 	if o == nil {
 		return
 	}
-	o.proofs.drop(func(c *fsmpb.Credential) bool {
+	o.identities.drop(func(c *fsmpb.Credential) bool {
 		if newest, _ := s.Credential(c.Id); newest == c && c.Active {
 			return false
 		}

@@ -25,20 +25,14 @@ type CacheID struct {
 // that unwrapping is bound to beside the two ids: an entry answers for the same
 // binding only, as the blob itself would.
 func NewCacheID(key, version [16]byte, blob []byte, bound ...string) CacheID {
-	h := sha256.New()
-	var n [4]byte
-	part := func(s []byte) {
-		binary.BigEndian.PutUint32(n[:], uint32(len(s)))
-		_, _ = h.Write(n[:])
-		_, _ = h.Write(s)
-	}
-	part(blob)
+	b := make([]byte, 0, 256) // on the stack
+	b = binary.BigEndian.AppendUint32(b, uint32(len(blob)))
+	b = append(b, blob...)
 	for _, s := range bound {
-		part([]byte(s))
+		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
+		b = append(b, s...)
 	}
-	id := CacheID{Key: key, Version: version}
-	h.Sum(id.Wrapped[:0])
-	return id
+	return CacheID{Key: key, Version: version, Wrapped: sha256.Sum256(b)}
 }
 
 // CacheStats counts what a cache did.

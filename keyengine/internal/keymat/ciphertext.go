@@ -83,7 +83,7 @@ func SealMessage(material []byte, h Header, plaintext []byte, context map[string
 	var key [KeySize]byte
 	defer clear(key[:])
 	k.derive(key[:], labelEnc, blob[offSalt:offCommitment], blob[:offSalt])
-	return newAEAD(key[:]).Seal(blob, nil, plaintext, messageAAD(blob, context)), nil
+	return newAEAD(key[:]).Seal(blob, nil, plaintext, messageAAD(k.scratch[:0], blob, context)), nil
 }
 
 // ParseHeader reads which key blob belongs to, without checking any of it.
@@ -121,24 +121,25 @@ func OpenMessage(material, blob []byte, context map[string]string) ([]byte, erro
 	var key [KeySize]byte
 	defer clear(key[:])
 	k.derive(key[:], labelEnc, blob[offSalt:offCommitment], blob[:offSalt])
-	plaintext, err := newAEAD(key[:]).Open(nil, nil, blob[messageHeader:], messageAAD(blob, context))
+	plaintext, err := newAEAD(key[:]).Open(nil, nil, blob[messageHeader:], messageAAD(k.scratch[:0], blob, context))
 	if err != nil {
 		return nil, ErrCiphertext
 	}
 	return plaintext, nil
 }
 
-// messageAAD returns the header and the encryption context in its canonical form.
-func messageAAD(blob []byte, context map[string]string) []byte {
-	return appendContext(blob[:messageHeader], context)
+// messageAAD appends a message's header and the encryption context in its canonical
+// form.
+func messageAAD(b, blob []byte, context map[string]string) []byte {
+	return appendContext(append(b, blob[:messageHeader]...), context)
 }
 
-// appendContext returns head followed by the encryption context in its canonical
-// form: the number of pairs, then each key and value after its length, keys
-// ascending by their bytes. Lengths are 32 bits, big-endian. Strings count as
-// bytes, so no two contexts share a form, whether or not they are UTF-8.
-func appendContext(head []byte, context map[string]string) []byte {
-	size := len(head) + 4
+// appendContext appends the encryption context in its canonical form: the number
+// of pairs, then each key and value after its length, keys ascending by their
+// bytes. Lengths are 32 bits, big-endian. Strings count as bytes, so no two
+// contexts share a form, whether or not they are UTF-8.
+func appendContext(aad []byte, context map[string]string) []byte {
+	size := 4
 	var few [8]string
 	keys := few[:0]
 	for k, v := range context {
@@ -146,8 +147,7 @@ func appendContext(head []byte, context map[string]string) []byte {
 		size += 8 + len(k) + len(v)
 	}
 	slices.Sort(keys)
-	aad := make([]byte, 0, size)
-	aad = append(aad, head...)
+	aad = slices.Grow(aad, size)
 	aad = binary.BigEndian.AppendUint32(aad, uint32(len(keys)))
 	for _, k := range keys {
 		v := context[k]

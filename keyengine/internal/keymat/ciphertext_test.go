@@ -195,7 +195,7 @@ func TestMessageCommitmentIsChecked(t *testing.T) {
 	forged[offCommitment] ^= 1
 	key := Derive(material, labelEnc, append(bytes.Clone(forged[offSalt:offCommitment]), forged[:offSalt]...), KeySize)
 	aead := newAEAD(key)
-	aad := messageAAD(forged, nil)
+	aad := messageAAD(nil, forged, nil)
 	forged = aead.Seal(forged, nil, []byte("plain"), aad)
 	if _, err := aead.Open(nil, nil, forged[messageHeader:], aad); err != nil {
 		t.Fatalf("the forgery does not open at all: %v", err)
@@ -341,11 +341,11 @@ func BenchmarkMessageAAD(b *testing.B) {
 		for i := range n {
 			context["key"+strconv.Itoa(i)] = strings.Repeat("v", 20)
 		}
-		blob := make([]byte, messageHeader)
+		blob, scratch := make([]byte, messageHeader), make([]byte, 256)
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				messageAAD(blob, context)
+				messageAAD(scratch[:0], blob, context)
 			}
 		})
 	}

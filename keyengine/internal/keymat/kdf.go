@@ -37,7 +37,7 @@ func Derive(key []byte, label string, context []byte, n int) []byte {
 // kdf derives several keys from one.
 type kdf struct {
 	mac     hash.Hash
-	scratch [256]byte         // input, unless it is longer
+	scratch [256]byte         // input, unless it is longer; nothing secret
 	sum     [sha256.Size]byte // here rather than on the stack, as hash.Hash would move it to the heap
 }
 
