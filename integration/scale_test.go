@@ -153,7 +153,7 @@ func (w *scaled) parallel(from, to int, do func(i int) error) {
 	var next atomic.Int64
 	next.Store(int64(from))
 	var workers sync.WaitGroup
-	for range 256 {
+	for range 128 {
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(to) && !w.t.Failed(); i = next.Add(1) - 1 {
 				err := do(int(i))
