@@ -69,7 +69,7 @@ type evaluation struct {
 	record *fsmpb.Record
 	draft  *draft
 
-	// Room for what most evaluations come to.
+	// Room for what most evaluations come to, instead of allocations.
 	fewResources [1]resource
 	fewDecisions [1]decision
 	fewMaterials [2]*fsmpb.Material
@@ -78,7 +78,7 @@ type evaluation struct {
 
 // draft is a record in the making, with room for what most records hold, so that
 // all of it is one allocation. It is apart from the evaluation, which knows
-// secrets, since the log keeps it for longer.
+// secrets, since the log may keep it for longer.
 type draft struct {
 	record     fsmpb.Record
 	salt       [16]byte

@@ -88,8 +88,8 @@ type Engine struct {
 	keys       keyCount
 	limits     *limits
 	quotas     Quotas
-	outers     map[string]outer // by type of custom key stores
-	newest     atomic.Pointer[foundedState]
+	outers     map[string]outer             // by type of custom key stores
+	newest     atomic.Pointer[foundedState] // that was applied
 	metrics    *metrics
 }
 

@@ -134,3 +134,18 @@ func TestRegion(t *testing.T) {
 		t.Errorf("where any Region is taken: %v", err)
 	}
 }
+
+// The cluster is that of the state that is asked, also when a newer one was applied
+// meanwhile.
+func TestClusterOfAState(t *testing.T) {
+	r := newRoom(t)
+	before := r.cluster.state()
+	was, _ := before.Cluster()
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: anyRegion(was)}})
+	if got := r.first.cluster(r.cluster.state()); got == nil || !got.AnyRegion {
+		t.Errorf("the newest state has %v", got)
+	}
+	if got := r.first.cluster(before); got != was {
+		t.Errorf("the state before has %v", got)
+	}
+}

@@ -447,3 +447,28 @@ func waitFor(t testing.TB, what string, cond func() bool) {
 		}
 	}
 }
+
+// What is kept of a credential goes once the state has it no more as it was.
+func TestSweepForgetsIdentities(t *testing.T) {
+	r := newRoom(t)
+	arn := "arn:aws:iam::" + testAccount + ":user/alice"
+	r.user(arn)
+	o, before := r.first.vault.opened.Load(), r.cluster.state()
+	alice, _ := before.Credential("spiffe://test/" + arn)
+	root, _ := before.Credential(rootURI)
+	kept := func(c *fsmpb.Credential) bool {
+		_, ok := o.identities.get(c)
+		return ok
+	}
+	r.first.vault.sweep(before, r.cluster.clock.Now())
+	if !kept(alice) || !kept(root) {
+		t.Fatal("identities of good credentials are not kept")
+	}
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
+		Id: alice.Id, Kind: alice.Kind, Principal: alice.Principal, Created: alice.Created,
+	}}})
+	r.first.vault.sweep(r.cluster.state(), r.cluster.clock.Now())
+	if kept(alice) || !kept(root) {
+		t.Errorf("after the credential was switched off: its identity is kept: %v, the other one: %v", kept(alice), kept(root))
+	}
+}
