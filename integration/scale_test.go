@@ -176,24 +176,23 @@ func (w *scaled) measure(keys []string) (m measured) {
 	m.encrypt = w.encrypt(keys)
 	// A node's snapshot is of all that there is once it was begun after it.
 	n := w.c.Nodes[(w.c.Leader().Index+1)%3]
-	before := metric(w.t, n, "conclave_raft_snapshot_seconds_count")
-	var sum float64
+	snapshots := func() (count, seconds float64) {
+		return metric(w.t, n, "conclave_raft_snapshot_seconds_count"), metric(w.t, n, "conclave_raft_snapshot_seconds_sum")
+	}
+	count, seconds := snapshots()
 	w.c.Eventually("waiting for a snapshot", func(ctx context.Context) error {
 		for range 100 {
 			if _, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: &keys[0]}); err != nil {
 				return err
 			}
 		}
-		switch now := metric(w.t, n, "conclave_raft_snapshot_seconds_count"); {
-		case now < before+1:
-			sum = metric(w.t, n, "conclave_raft_snapshot_seconds_sum")
-			return fmt.Errorf("%v snapshots, want one more than %v", now, before)
-		default:
-			sum = metric(w.t, n, "conclave_raft_snapshot_seconds_sum") - sum
-			return nil
+		more, took := snapshots()
+		if more == count {
+			return fmt.Errorf("%v snapshots, want one more", more)
 		}
+		m.snapshot = time.Duration((took - seconds) / (more - count) * float64(time.Second))
+		return nil
 	})
-	m.snapshot = time.Duration(sum * float64(time.Second))
 
 	n.Stop()
 	began := time.Now()
@@ -220,7 +219,7 @@ func (w *scaled) encrypt(keys []string) encrypted {
 	w.t.Helper()
 	runtime.GC() // what was before is not what is measured
 	var all []encrypted
-	for began := time.Now(); len(all) == 0 || len(all) < 3 && len(w.keys) >= 20_000 && time.Since(began) < 30*time.Second; {
+	for began := time.Now(); len(all) == 0 || len(all) < 3 && len(w.keys) >= 20_000 && time.Since(began) < 45*time.Second; {
 		began, cycles, snapshots := time.Now(), gcCycles(), w.snapshots()
 		e := w.encrypts(keys, func() bool {
 			took := time.Since(began)
