@@ -123,31 +123,24 @@ func (d decision) String() string {
 // parsedPolicy is a stored policy parsed. One that cannot be parsed lets nobody
 // do anything: that is an internal error.
 func (e *Engine) parsedPolicy(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
-	if doc := e.policies.get(id, v); doc != nil {
+	if doc := e.policies.get(p.Document); doc != nil {
 		return doc, nil
 	}
 	doc, err := policy.Parse([]byte(p.Document))
 	if err != nil {
 		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
 	}
-	e.policies.put(id, cachedPolicy{v, doc, len(p.Document)})
+	e.policies.put(p.Document, doc)
 	return doc, nil
 }
 
-// policyCache keeps key policies parsed. An entry is good for one version of the
-// policy: no two states that were ever published differ in it and agree in the
-// version.
+// policyCache keeps key policies parsed, by their texts: most keys have the same one,
+// and nothing can make an entry wrong.
 type policyCache struct {
 	mu   sync.RWMutex
-	docs map[fsm.KeyID]cachedPolicy
-	size int // of all documents' texts
+	docs map[string]*policy.Document
+	size int // of all texts
 	max  int
-}
-
-type cachedPolicy struct {
-	version fsm.Version
-	doc     *policy.Document
-	size    int
 }
 
 // maxCachedPolicies bounds the texts of the policies that are cached, in bytes.
@@ -155,36 +148,31 @@ type cachedPolicy struct {
 const maxCachedPolicies = 16 << 20
 
 func newPolicyCache() *policyCache {
-	return &policyCache{docs: make(map[fsm.KeyID]cachedPolicy), max: maxCachedPolicies}
+	return &policyCache{docs: make(map[string]*policy.Document), max: maxCachedPolicies}
 }
 
-func (c *policyCache) get(id fsm.KeyID, v fsm.Version) *policy.Document {
+func (c *policyCache) get(text string) *policy.Document {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	if hit, ok := c.docs[id]; ok && hit.version == v {
-		return hit.doc
-	}
-	return nil
+	return c.docs[text]
 }
 
-// put keeps a policy, unless a newer one is there: an evaluation may be on an
-// older state. When the cache is full, any others go.
-func (c *policyCache) put(id fsm.KeyID, p cachedPolicy) {
+// put keeps a policy. When the cache is full, any others go.
+func (c *policyCache) put(text string, doc *policy.Document) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	was := c.docs[id]
-	if was.version >= p.version {
+	if c.docs[text] != nil {
 		return
 	}
-	c.docs[id] = p
-	c.size += p.size - was.size
-	for old, o := range c.docs {
+	c.docs[text] = doc
+	c.size += len(text)
+	for old := range c.docs {
 		if c.size <= c.max {
 			return
 		}
-		if old != id {
+		if old != text {
 			delete(c.docs, old)
-			c.size -= o.size
+			c.size -= len(old)
 		}
 	}
 }

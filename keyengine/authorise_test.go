@@ -4,37 +4,56 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/policy"
 )
 
 func TestPolicyCache(t *testing.T) {
-	doc := func() *policy.Document {
-		d, err := policy.Parse([]byte(policy.DefaultKeyPolicy("aws", testAccount)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
+	text := policy.DefaultKeyPolicy("aws", testAccount)
+	doc, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
 	}
 	c := newPolicyCache()
-	c.max = 100
-	id := fsm.KeyID{Region: testRegion}
-	first, second := doc(), doc()
-	if c.put(id, cachedPolicy{5, first, 10}); c.get(id, 5) != first || c.get(id, 4) != nil || c.get(id, 6) != nil {
-		t.Error("a policy is found under another version, or not under its own")
+	c.max = 4 * (len(text) + 1)
+	if c.put(text, doc); c.get(text) != doc || c.get(text+" ") != nil || c.size != len(text) {
+		t.Error("a policy is found by another text, or not by its own")
 	}
-	if c.put(id, cachedPolicy{7, second, 20}); c.get(id, 7) != second || c.size != 20 {
-		t.Error("a newer policy does not take the place of the older")
-	}
-	if c.put(id, cachedPolicy{5, first, 10}); c.get(id, 7) != second {
-		t.Error("an older policy took the place of the newer")
+	if c.put(strings.Clone(text), doc); c.size != len(text) || len(c.docs) != 1 {
+		t.Error("a policy is held twice")
 	}
 	for i := range 50 {
-		id.ID[0] = byte(i)
-		c.put(id, cachedPolicy{uint64(10 + i), first, 30})
-		if c.get(id, uint64(10+i)) == nil || c.size > c.max || len(c.docs) > 4 {
-			t.Fatalf("the cache holds %d policies of %d bytes", len(c.docs), c.size)
+		other := text + string(rune('A'+i))
+		c.put(other, doc)
+		size := 0
+		for held := range c.docs {
+			size += len(held)
 		}
+		if c.get(other) != doc || c.size > c.max || c.size != size || len(c.docs) > 4 {
+			t.Fatalf("the cache holds %d policies of %d bytes and counts %d", len(c.docs), size, c.size)
+		}
+	}
+}
+
+// TestPoliciesAreParsedOnce: keys with equal policies share what was parsed, and a
+// key follows its own when that changes.
+func TestPoliciesAreParsedOnce(t *testing.T) {
+	r := newRoom(t)
+	one, _ := r.newKey()
+	two, _ := r.newKey()
+	for _, id := range []string{one, two} {
+		if _, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(r.first.policies.docs); n != 1 {
+		t.Errorf("%d policies are kept for two keys with the same", n)
+	}
+	deny := r.policyFor(rootStatement, `{"Effect":"Deny","Principal":"*","Action":"kms:Encrypt","Resource":"*"}`)
+	must[none](r, "PutKeyPolicy", &PutKeyPolicyInput{KeyId: &one, Policy: &deny})
+	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &one, Plaintext: []byte("x")})
+	wantError(t, err, ErrAccessDenied, "…")
+	if _, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &two, Plaintext: []byte("x")}); err != nil {
+		t.Errorf("the other key: %v", err)
 	}
 }
 
