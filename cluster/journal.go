@@ -96,7 +96,7 @@ func (j *journal) ids() []byte { return append(j.files[0].id[:], j.files[1].id[:
 
 // replay has store take what a stop left in the files, oldest first, and begins
 // anew.
-func (j *journal) replay(store func([]*raft.Log) error) error {
+func (j *journal) replay(store func([]sealedLog) error) error {
 	for _, f := range []*journalFile{j.files[1-j.now], j.files[j.now]} {
 		if err := store(f.logs); err != nil {
 			return err
@@ -112,8 +112,8 @@ func (j *journal) replay(store func([]*raft.Log) error) error {
 
 // append stores entries durably. fits is false, and nothing happened, if they are
 // more than a journal takes.
-func (j *journal) append(logs []*raft.Log) (fits bool, err error) {
-	size := frameSize(logs)
+func (j *journal) append(logs []sealedLog) (fits bool, err error) {
+	size := int64(blocks(frameSize(logs)))
 	if size > j.size {
 		return false, nil
 	}
@@ -137,7 +137,7 @@ func (j *journal) append(logs []*raft.Log) (fits bool, err error) {
 	f.logs = append(f.logs, logs...)
 	j.mu.Lock()
 	for _, l := range logs {
-		j.pending[l.Index] = l
+		j.pending[l.Index] = l.Log
 		j.last = l.Index
 	}
 	j.mu.Unlock()
@@ -175,7 +175,7 @@ func (j *journal) drain() error {
 
 // flush has store take what the file in use has, while the other one is used. After
 // an error the journal must be stopped.
-func (j *journal) flush(store func([]*raft.Log) error) error {
+func (j *journal) flush(store func([]sealedLog) error) error {
 	j.flushing.Lock()
 	defer j.flushing.Unlock()
 	j.turn.Lock()
@@ -196,7 +196,7 @@ func (j *journal) flush(store func([]*raft.Log) error) error {
 	}
 	j.mu.Lock()
 	for _, l := range f.logs {
-		if j.pending[l.Index] == l {
+		if j.pending[l.Index] == l.Log {
 			delete(j.pending, l.Index)
 		}
 	}

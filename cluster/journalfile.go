@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"time"
@@ -36,14 +37,16 @@ import (
 //	  nanoseconds 4
 //	  extensions  4  their length
 //	  data        4  its length
+//	  sum        16  of the entry, as logSum has it
 //	  extensions  …
 //	  data        …
 //	sum        16
 //
-// Integers are big endian. A sum is SHA-256, truncated, of everything before it in
-// the header, or of the file's id and everything before it in the frame: no bytes
-// of another file, and none that a client could choose, pass for a frame of this
-// one. It finds damage; it is no defence against who can write to the disk.
+// Integers are big endian. The last sum is SHA-256, truncated, of everything before
+// it in the header, or of the file's id and everything before it in the frame but
+// extensions and data, which have sums of their own that bbolt gets too: no bytes of
+// another file, and none that a client could choose, pass for a frame of this one. It
+// finds damage; it is no defence against who can write to the disk.
 //
 // Frames share no block, so a write cut short harms none but its own. What lies
 // behind a generation's last frame is left over from older ones, which have lower
@@ -58,7 +61,7 @@ const (
 
 	frameHead = 4 + 8 + 8 + 4
 	minFrame  = frameHead + sumSize
-	entryHead = 8 + 8 + 1 + 1 + 8 + 4 + 4 + 4
+	entryHead = 8 + 8 + 1 + 1 + 8 + 4 + 4 + 4 + sumSize
 )
 
 // journalID distinguishes journal files.
@@ -84,7 +87,21 @@ type journalFile struct {
 	generation uint64 // that it is filled with
 	sequence   uint64 // of the next write
 	end        int64  // where the next write goes
-	logs       []*raft.Log
+	logs       []sealedLog
+}
+
+// sealedLog is an entry with its checksum.
+type sealedLog struct {
+	*raft.Log
+	sum [sumSize]byte
+}
+
+func sealLogs(logs []*raft.Log) []sealedLog {
+	sealed := make([]sealedLog, len(logs))
+	for i, l := range logs {
+		sealed[i] = sealedLog{l, logSum(l, l.Extensions)}
+	}
+	return sealed
 }
 
 // makeJournalFile makes an empty journal file, whole or not at all.
@@ -146,13 +163,9 @@ func (j *journalFile) read(b []byte) error {
 		if !ok || f.sequence != j.sequence || j.sequence > 0 && f.generation != j.generation || f.generation <= mark.generation {
 			break
 		}
-		logs, err := f.logs()
-		if err != nil {
-			return fmt.Errorf("at %d: %w", at, err)
-		}
-		j.logs = append(j.logs, logs...)
+		j.logs = append(j.logs, f.logs...)
 		j.generation, j.sequence = f.generation, j.sequence+1
-		at += blocks(len(f.bytes))
+		at += blocks(f.size)
 	}
 	for later := at + journalBlock; later < len(b); later += journalBlock {
 		if f, ok := j.parse(b[later:]); ok && f.sequence > j.sequence && f.generation > mark.generation && f.generation >= j.generation {
@@ -163,10 +176,11 @@ func (j *journalFile) read(b []byte) error {
 	return nil
 }
 
-// frame is a frame whose checksum is right.
+// frame is a frame whose checksums are right.
 type frame struct {
+	size                 int
 	generation, sequence uint64
-	bytes                []byte
+	logs                 []sealedLog // they share its bytes
 }
 
 // parse checks the frame at the start of b.
@@ -174,68 +188,79 @@ func (j *journalFile) parse(b []byte) (f frame, ok bool) {
 	if len(b) < minFrame {
 		return f, false
 	}
-	n := int64(binary.BigEndian.Uint32(b))
-	if n < minFrame || n > int64(len(b)) || j.sum(b[:n-sumSize]) != [sumSize]byte(b[n-sumSize:n]) {
+	f.size = int(binary.BigEndian.Uint32(b))
+	if f.size < minFrame || f.size > len(b) {
 		return f, false
 	}
-	return frame{binary.BigEndian.Uint64(b[4:]), binary.BigEndian.Uint64(b[12:]), b[:n]}, true
-}
-
-// sum is the checksum of a frame, which is given without it.
-func (j *journalFile) sum(frame []byte) [sumSize]byte {
-	h := sha256.New()
-	h.Write(j.id[:])
-	h.Write(frame)
-	return truncated(h)
-}
-
-// logs are the frame's entries. They share its bytes.
-func (f frame) logs() ([]*raft.Log, error) {
-	b := f.bytes[frameHead : len(f.bytes)-sumSize]
-	logs := make([]*raft.Log, 0, min(binary.BigEndian.Uint32(f.bytes[20:]), uint32(len(b)/entryHead)))
-	for len(b) >= entryHead {
-		l := &raft.Log{Index: binary.BigEndian.Uint64(b), Term: binary.BigEndian.Uint64(b[8:]), Type: raft.LogType(b[16])}
-		if b[17] != 0 {
-			l.AppendedAt = time.Unix(int64(binary.BigEndian.Uint64(b[18:])), int64(binary.BigEndian.Uint32(b[26:])))
+	f.generation, f.sequence = binary.BigEndian.Uint64(b[4:]), binary.BigEndian.Uint64(b[12:])
+	h := j.hash()
+	h.Write(b[:frameHead])
+	rest, end := b[frameHead:f.size-sumSize], b[f.size-sumSize:f.size]
+	for range binary.BigEndian.Uint32(b[20:]) {
+		if len(rest) < entryHead {
+			return f, false
 		}
-		extensions, data := int64(binary.BigEndian.Uint32(b[30:])), int64(binary.BigEndian.Uint32(b[34:]))
-		b = b[entryHead:]
-		if extensions+data > int64(len(b)) {
-			return nil, fmt.Errorf("%w: entry %d is cut short", ErrCorrupt, l.Index)
+		head, body := rest[:entryHead], rest[entryHead:]
+		extensions, data := int64(binary.BigEndian.Uint32(head[30:])), int64(binary.BigEndian.Uint32(head[34:]))
+		if extensions+data > int64(len(body)) {
+			return f, false
+		}
+		h.Write(head)
+		l := sealedLog{
+			&raft.Log{Index: binary.BigEndian.Uint64(head), Term: binary.BigEndian.Uint64(head[8:]), Type: raft.LogType(head[16])},
+			[sumSize]byte(head[38:]),
+		}
+		if head[17] != 0 {
+			l.AppendedAt = time.Unix(int64(binary.BigEndian.Uint64(head[18:])), int64(binary.BigEndian.Uint32(head[26:])))
 		}
 		if extensions > 0 {
-			l.Extensions = b[:extensions:extensions]
+			l.Extensions = body[:extensions:extensions]
 		}
 		if data > 0 {
-			l.Data = b[extensions : extensions+data : extensions+data]
+			l.Data = body[extensions : extensions+data : extensions+data]
 		}
-		b = b[extensions+data:]
-		logs = append(logs, l)
+		f.logs, rest = append(f.logs, l), body[extensions+data:]
 	}
-	if len(b) > 0 || uint32(len(logs)) != binary.BigEndian.Uint32(f.bytes[20:]) {
-		return nil, fmt.Errorf("%w: a frame with something else in it", ErrCorrupt)
+	if len(rest) > 0 || truncated(h) != [sumSize]byte(end) {
+		return f, false
 	}
-	return logs, nil
+	for _, l := range f.logs {
+		if logSum(l.Log, l.Extensions) != l.sum {
+			return f, false
+		}
+	}
+	return f, true
 }
 
-// frameSize is how many blocks the entries need, in bytes.
-func frameSize(logs []*raft.Log) int64 {
+// hash begins the checksum of a frame.
+func (j *journalFile) hash() hash.Hash {
+	h := sha256.New()
+	h.Write(j.id[:])
+	return h
+}
+
+// frameSize is how long the frame of the entries is, without what fills its last
+// block.
+func frameSize(logs []sealedLog) int {
 	n := minFrame
 	for _, l := range logs {
 		n += entryHead + len(l.Extensions) + len(l.Data)
 	}
-	return int64(blocks(n))
+	return n
 }
 
 // blocks rounds up to whole blocks.
 func blocks(n int) int { return (n + journalBlock - 1) / journalBlock * journalBlock }
 
 // appendFrame appends a frame of the entries, filled up to whole blocks.
-func (j *journalFile) appendFrame(b []byte, generation, sequence uint64, logs []*raft.Log) []byte {
-	b = append(b, 0, 0, 0, 0)
+func (j *journalFile) appendFrame(b []byte, generation, sequence uint64, logs []sealedLog) []byte {
+	size := frameSize(logs)
+	h := j.hash()
+	b = binary.BigEndian.AppendUint32(b, uint32(size))
 	b = binary.BigEndian.AppendUint64(b, generation)
 	b = binary.BigEndian.AppendUint64(b, sequence)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(logs)))
+	h.Write(b[len(b)-frameHead:])
 	for _, l := range logs {
 		b = binary.BigEndian.AppendUint64(b, l.Index)
 		b = binary.BigEndian.AppendUint64(b, l.Term)
@@ -249,17 +274,18 @@ func (j *journalFile) appendFrame(b []byte, generation, sequence uint64, logs []
 		}
 		b = binary.BigEndian.AppendUint32(b, uint32(len(l.Extensions)))
 		b = binary.BigEndian.AppendUint32(b, uint32(len(l.Data)))
+		b = append(b, l.sum[:]...)
+		h.Write(b[len(b)-entryHead:])
 		b = append(b, l.Extensions...)
 		b = append(b, l.Data...)
 	}
-	binary.BigEndian.PutUint32(b, uint32(len(b)+sumSize))
-	sum := j.sum(b)
+	sum := truncated(h)
 	b = append(b, sum[:]...)
-	return append(b, make([]byte, blocks(len(b))-len(b))...)
+	return append(b, make([]byte, blocks(size)-size)...)
 }
 
 // write writes the next frame, durably. buf is used if it is large enough.
-func (j *journalFile) write(buf []byte, logs []*raft.Log) ([]byte, error) {
+func (j *journalFile) write(buf []byte, logs []sealedLog) ([]byte, error) {
 	buf = j.appendFrame(buf[:0], j.generation, j.sequence, logs)
 	if err := j.put(buf, j.end); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,7 +133,7 @@ func (s *store) openJournal(dir string) error {
 
 // restore stores what a stop left in the journal. bbolt may have it already, and
 // nothing else in its place: deleting waits until the journal is empty.
-func (s *store) restore(logs []*raft.Log) error {
+func (s *store) restore(logs []sealedLog) error {
 	for _, l := range logs {
 		var old raft.Log
 		err := s.GetLog(l.Index, &old)
@@ -317,14 +318,15 @@ func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l})
 
 // StoreLogs implements raft.LogStore.
 func (s *store) StoreLogs(logs []*raft.Log) error {
+	sealed := sealLogs(logs)
 	err := s.write("store", func() error {
-		if fits, err := s.journal.append(logs); fits || err != nil {
+		if fits, err := s.journal.append(sealed); fits || err != nil {
 			return err
 		}
 		if err := s.journal.drain(); err != nil {
 			return err
 		}
-		return s.storeInBolt(logs)
+		return s.storeInBolt(sealed)
 	})
 	if err == nil {
 		var size int64
@@ -339,15 +341,14 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 // storeInBolt stores entries in one transaction. They are copied, since Raft sends
 // them to followers at the same time; the checksum travels before the extensions
 // of the copy.
-func (s *store) storeInBolt(logs []*raft.Log) error {
-	sealed := make([]*raft.Log, len(logs))
-	for i, l := range logs {
-		c := *l
-		sum := logSum(l, l.Extensions)
-		c.Extensions = append(sum[:], l.Extensions...)
-		sealed[i] = &c
+func (s *store) storeInBolt(sealed []sealedLog) error {
+	logs := make([]*raft.Log, len(sealed))
+	for i, l := range sealed {
+		c := *l.Log
+		c.Extensions = slices.Concat(l.sum[:], l.Extensions)
+		logs[i] = &c
 	}
-	return s.db.StoreLogs(sealed)
+	return s.db.StoreLogs(logs)
 }
 
 // GetLog implements raft.LogStore.
