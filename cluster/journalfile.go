@@ -184,13 +184,14 @@ type frame struct {
 }
 
 // parse checks the frame at the start of b.
-func (j *journalFile) parse(b []byte) (f frame, ok bool) {
+func (j *journalFile) parse(b []byte) (_ frame, ok bool) {
 	if len(b) < minFrame {
-		return f, false
+		return frame{}, false
 	}
+	var f frame
 	f.size = int(binary.BigEndian.Uint32(b))
 	if f.size < minFrame || f.size > len(b) {
-		return f, false
+		return frame{}, false
 	}
 	f.generation, f.sequence = binary.BigEndian.Uint64(b[4:]), binary.BigEndian.Uint64(b[12:])
 	h := j.hash()
@@ -198,12 +199,12 @@ func (j *journalFile) parse(b []byte) (f frame, ok bool) {
 	rest, end := b[frameHead:f.size-sumSize], b[f.size-sumSize:f.size]
 	for range binary.BigEndian.Uint32(b[20:]) {
 		if len(rest) < entryHead {
-			return f, false
+			return frame{}, false
 		}
 		head, body := rest[:entryHead], rest[entryHead:]
 		extensions, data := int64(binary.BigEndian.Uint32(head[30:])), int64(binary.BigEndian.Uint32(head[34:]))
 		if extensions+data > int64(len(body)) {
-			return f, false
+			return frame{}, false
 		}
 		h.Write(head)
 		l := sealedLog{
@@ -222,11 +223,11 @@ func (j *journalFile) parse(b []byte) (f frame, ok bool) {
 		f.logs, rest = append(f.logs, l), body[extensions+data:]
 	}
 	if len(rest) > 0 || truncated(h) != [sumSize]byte(end) {
-		return f, false
+		return frame{}, false
 	}
 	for _, l := range f.logs {
 		if logSum(l.Log, l.Extensions) != l.sum {
-			return f, false
+			return frame{}, false
 		}
 	}
 	return f, true
