@@ -256,7 +256,7 @@ func TestJournalDamage(t *testing.T) {
 		t.Fatalf("read %d of %d entries, %v", n, len(live), err)
 	}
 	for i := 0; i < len(good); i++ {
-		if i > journalHead && random.IntN(23) != 0 {
+		if always := i < journalHead || i >= markAt && i < markAt+minFrame; !always && random.IntN(23) != 0 {
 			continue
 		}
 		bad := bytes.Clone(good)
