@@ -29,7 +29,8 @@ const sumSize = 16
 type StoreHooks struct {
 	// Before runs before a write reaches the disk, After when it did. An error
 	// fails the write; not returning hangs it. op is "store" for what goes to the
-	// journal, "flush" for what goes from there to bbolt, "delete" or "set".
+	// journal, "flush" for what goes from there to bbolt, "delete" or "set"; a
+	// flush goes on beside the others.
 	Before, After func(op string) error
 }
 

@@ -306,16 +306,18 @@ func TestFailingDiskOfTheLeader(t *testing.T) {
 			bad := make(chan string, 1)
 			c := startCluster(t, 3, func(id string, cfg *Config) {
 				cfg.Timeouts.Disk = 500 * time.Millisecond
-				var broken bool
+				var broken atomic.Bool
 				cfg.Hooks.Store.Before = func(op string) error {
 					select {
 					case who := <-bad:
-						if broken = who == id; !broken {
+						if who == id {
+							broken.Store(true)
+						} else {
 							bad <- who
 						}
 					default:
 					}
-					if broken {
+					if broken.Load() {
 						return breakIt()
 					}
 					return nil
