@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"strings"
 
 	"github.com/google/btree"
@@ -78,39 +79,15 @@ func (t *table) clone() *table {
 }
 
 func byTarget(a, b *fsmpb.Alias) bool {
-	if c := strings.Compare(a.Region, b.Region); c != 0 {
-		return c < 0
-	}
-	if c := bytes.Compare(a.Key, b.Key); c != 0 {
-		return c < 0
-	}
-	return a.Name < b.Name
+	return cmp.Or(strings.Compare(a.Region, b.Region), bytes.Compare(a.Key, b.Key), strings.Compare(a.Name, b.Name)) < 0
 }
 
 func byGrantee(a, b *fsmpb.Grant) bool {
-	if c := strings.Compare(a.Region, b.Region); c != 0 {
-		return c < 0
-	}
-	if c := bytes.Compare(a.Key, b.Key); c != 0 {
-		return c < 0
-	}
-	if c := strings.Compare(a.Grantee, b.Grantee); c != 0 {
-		return c < 0
-	}
-	return bytes.Compare(a.Id, b.Id) < 0
+	return cmp.Or(strings.Compare(a.Region, b.Region), bytes.Compare(a.Key, b.Key), strings.Compare(a.Grantee, b.Grantee), bytes.Compare(a.Id, b.Id)) < 0
 }
 
 func byRetiring(a, b *fsmpb.Grant) bool {
-	if c := strings.Compare(a.Region, b.Region); c != 0 {
-		return c < 0
-	}
-	if c := strings.Compare(a.Retiring, b.Retiring); c != 0 {
-		return c < 0
-	}
-	if c := bytes.Compare(a.Key, b.Key); c != 0 {
-		return c < 0
-	}
-	return bytes.Compare(a.Id, b.Id) < 0
+	return cmp.Or(strings.Compare(a.Region, b.Region), strings.Compare(a.Retiring, b.Retiring), bytes.Compare(a.Key, b.Key), bytes.Compare(a.Id, b.Id)) < 0
 }
 
 // insert adds a row, or puts it in the place of the one with its id.
