@@ -20,12 +20,7 @@ const (
 )
 
 // lookForGap makes the backfill look at the audit log now.
-func (n *Node) lookForGap() {
-	select {
-	case n.gap <- struct{}{}:
-	default:
-	}
-}
+func (n *Node) lookForGap() { signal(n.gap) }
 
 // backfill fetches audit entries that a snapshot covers and this node never
 // applied. What others send is believed only as far as the audit log verifies it

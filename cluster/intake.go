@@ -30,10 +30,7 @@ func (in *intake) put(p *proposal) bool {
 	in.list = append(in.list, p)
 	in.bytes += p.size
 	if len(in.list) >= in.enough || in.bytes >= in.enoughBytes || p.exclusive {
-		select {
-		case in.arrived <- struct{}{}:
-		default:
-		}
+		signal(in.arrived)
 	}
 	return true
 }

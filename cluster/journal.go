@@ -95,9 +95,12 @@ func newJournal(files [2]*journalFile, size int64) *journal {
 func (j *journal) ids() []byte { return append(j.files[0].id[:], j.files[1].id[:]...) }
 
 // replay has store take what a stop left in the files, oldest first, and begins
-// anew.
+// anew. After a stop in order there is nothing, and nothing is written.
 func (j *journal) replay(store func([]sealedLog) error) error {
 	for _, f := range []*journalFile{j.files[1-j.now], j.files[j.now]} {
+		if len(f.logs) == 0 {
+			continue
+		}
 		if err := store(f.logs); err != nil {
 			return err
 		}

@@ -157,12 +157,7 @@ func newOrigin(o *origin) *origin {
 }
 
 // poke makes the origin look at who leads.
-func (o *origin) poke() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
+func (o *origin) poke() { signal(o.wake) }
 
 // propose brings one record to its outcome.
 func (o *origin) propose(ctx context.Context, p *proposal) (fsm.Decision, error) {
@@ -265,10 +260,7 @@ func (o *origin) deliver(a answered) {
 	o.answersMu.Lock()
 	o.answers = append(o.answers, a)
 	o.answersMu.Unlock()
-	select {
-	case o.answered <- struct{}{}:
-	default:
-	}
+	signal(o.answered)
 }
 
 func (o *origin) shutdown() {

@@ -899,27 +899,3 @@ func FuzzRestore(f *testing.F) {
 		newMachine(t).restore(data)
 	})
 }
-
-func BenchmarkApplyUses(b *testing.B) {
-	m := newMachine(&testing.T{})
-	id := testKey(1)
-	m.propose(record(putKey(keyOf(id)), putPolicy(id, "p"), credential("AKIA")))
-	v := m.index
-	const n = 64
-	body := make([]byte, 400)
-	b.ReportAllocs()
-	for b.Loop() {
-		var rs []*fsmpb.Record
-		for range n {
-			r := record()
-			r.Body = body
-			rs = append(rs, reads(reads(reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v), fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v), fsmpb.Kind_KIND_CREDENTIAL, []byte("AKIA"), v))
-		}
-		bt := m.batch(rs...)
-		bt.SettledBelow = m.seq
-		l := m.log(batchEntry(bt))
-		m.fsm.Apply(l)
-		m.audit.entries = m.audit.entries[:0]
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/record")
-}
