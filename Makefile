@@ -8,15 +8,16 @@ export GOTOOLCHAIN := local
 
 # Release binaries are static and built on the FIPS 140-3 validated module.
 GOFIPS140 ?= v1.0.0
-LDFLAGS   := -s -w -X main.version=$(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION   := $(shell cat VERSION)+$(shell git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
+LDFLAGS   := -s -w -X github.com/conclavekms/conclave/cmd/conclave/internal/cli.Version=$(VERSION)
 
 # The protobuf files and what is generated from them.
 PROTO := $(shell git ls-files -co --exclude-standard '*.proto')
 
-.PHONY: help run build release demo test test-pkcs11 check race bench scale image compose-test test-clients test-clients-uncached fuzz generate generate-check clean
+.PHONY: help run build release demo test test-full test-pkcs11 check race bench scale faults soak image compose-test test-clients test-clients-uncached fuzz generate generate-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 32
 
 bin/conclave: build
 
@@ -34,8 +35,12 @@ run: build ## start a development server on loopback
 demo: build ## three nodes, the ceremony, a crash, and what they promise
 	bin/conclave demo
 
+# The longest package begins first.
 test: check ## everything that needs no container engine
-	$(GO) test -timeout 7m ./...
+	$(GO) test -timeout 60m ./integration ./...
+
+test-full: ## the same, with more rounds of what is tested by repetition
+	CONCLAVE_FULL=1 $(MAKE) --no-print-directory test
 
 race: ## all tests but the heaviest under the race detector
 	$(GO) test -race -short -timeout 20m ./...
@@ -56,6 +61,13 @@ bench: build ## throughput and latency beside bare echoes, on three nodes
 scale: ## 100,000 keys, aliases and grants beside an empty cluster
 	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 20m -run '^TestScale$$' -v ./integration
 
+faults: ## paused processes, hung, slow and full disks, at length; needs strace and root
+	CONCLAVE_FAULTS=1 CONCLAVE_FULL=1 CONCLAVE_NO_SKIP=1 $(GO) test -count=1 -timeout 30m -run '^Test(Pauses|HungDisk|SlowDisk|FullDisk)$$' -v ./integration
+
+soak: ## faults and rotation under load for CONCLAVE_SOAK (default 75m); timings of shares
+	CONCLAVE_TIMING_RUNS=1000000 $(GO) test -count=1 -timeout 30m -run '^TestTiming$$' -v ./keyengine/internal/shamir
+	CONCLAVE_SOAK=$${CONCLAVE_SOAK:-75m} $(GO) test -count=1 -timeout 6h -run '^TestSoak$$' -v ./integration
+
 fuzz: ## each fuzz target for FUZZTIME (default 10s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
@@ -63,7 +75,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 10s)
 		done; done
 
 image: ## build the container image conclave:latest from the static binary
-	@mkdir -p bin/image/data bin/image/tls bin/image/tmp
+	@mkdir -p bin/image/data bin/image/tls bin/image/tmp bin/image/ca bin/image/split/node-1 bin/image/split/node-2 bin/image/split/node-3 bin/image/split/operator
 	CGO_ENABLED=0 GOFIPS140=$(GOFIPS140) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/image/conclave ./cmd/conclave
 	docker build -t conclave:latest .
 
@@ -71,28 +83,28 @@ compose-test: image ## the three nodes of docker-compose.yml, ceremony included
 	CONCLAVE_COMPOSE_TEST=1 $(GO) test -count=1 -timeout 10m -run '^TestCompose' -v ./integration
 
 # Programs and libraries that others wrote for AWS KMS: modules of their own, so
-# that each is built of the versions that it asks for.
-CLIENTS := integration/clients
-SOPS    := github.com/getsops/sops/v3/cmd/sops
-COSIGN  := github.com/sigstore/cosign/v3/cmd/cosign
+# that each is built of the versions that it asks for. PROGRAMS are those that are
+# built and tested; the libraries always are.
+CLIENTS   := integration/clients
+PROGRAMS  ?= sops cosign seaweedfs
+sops      := github.com/getsops/sops/v3/cmd/sops
+cosign    := github.com/sigstore/cosign/v3/cmd/cosign
+seaweedfs := github.com/seaweedfs/seaweedfs/weed
 
 test-clients: build $(CLIENTS)/js/node_modules/.package-lock.json ## clients of AWS KMS, unmodified; the first build takes minutes
 	@mkdir -p bin/clients
-	cd $(CLIENTS)/sops && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/bin/clients/ $(SOPS)
-	cd $(CLIENTS)/cosign && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/bin/clients/ $(COSIGN)
-	cd $(CLIENTS) && $(GO) vet ./... && CONCLAVE_BINARY=$(CURDIR)/bin/conclave $(GO) test -count=1 -timeout 7m ./...
+	@set -ex; $(foreach p,$(PROGRAMS),(cd $(CLIENTS)/$(p) && CGO_ENABLED=0 $(GO) build -o $(CURDIR)/bin/clients/ $($(p)));) true
+	cd $(CLIENTS) && $(GO) vet ./... && CONCLAVE_BINARY=$(CURDIR)/bin/conclave CONCLAVE_PROGRAMS="$(PROGRAMS)" $(GO) test -count=1 -timeout 10m ./...
 
 $(CLIENTS)/js/node_modules/.package-lock.json: $(CLIENTS)/js/package-lock.json
 	@if command -v npm >/dev/null; then cd $(CLIENTS)/js && npm ci --ignore-scripts --no-audit --no-fund && touch node_modules/.package-lock.json; \
 		else echo "there is no npm: no clients in JavaScript"; fi
 
-# How many packages test-clients would have to compile, for .ci/run.
-test-clients-uncached:
-	@{ (cd $(CLIENTS)/sops && CGO_ENABLED=0 $(GO) build -n -o /dev/null $(SOPS)); \
-		(cd $(CLIENTS)/cosign && CGO_ENABLED=0 $(GO) build -n -o /dev/null $(COSIGN)); \
+test-clients-uncached: ## count the packages that test-clients would have to compile
+	@{ $(foreach p,$(PROGRAMS),(cd $(CLIENTS)/$(p) && CGO_ENABLED=0 $(GO) build -n -o /dev/null $($(p)));) \
 		(cd $(CLIENTS) && $(GO) test -n ./...); } 2>&1 | grep -c '/compile ' || true
 
-generate: ## regenerate protobuf code, the README's table and docs/compatibility.md; needs protoc
+generate: ## regenerate protobuf code, the README's table, docs/compatibility.md and docs/cli.md; needs protoc
 	@mkdir -p bin
 	$(GO) build -o bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
 	$(GO) build -o bin/protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc
@@ -100,9 +112,10 @@ generate: ## regenerate protobuf code, the README's table and docs/compatibility
 		--go_out=. --go_opt=module=github.com/conclavekms/conclave \
 		--go-grpc_out=. --go-grpc_opt=module=github.com/conclavekms/conclave $(PROTO)
 	$(GO) test -count=1 ./integration -run '^Test(SupportTable|Compatibility)$$' -update
+	$(GO) test -count=1 ./cmd/conclave -run '^TestDocs$$' -update
 
 generate-check: generate ## fail if generated code is not what is committed
-	git diff --exit-code -- '*.pb.go' README.md docs/compatibility.md
+	git diff --exit-code -- '*.pb.go' README.md docs/compatibility.md docs/cli.md
 
 clean: ## remove what was built
 	rm -rf bin $(CLIENTS)/js/node_modules

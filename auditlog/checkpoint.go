@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // Checkpoint is a signed tree head: C2SP tlog-checkpoint.
@@ -20,9 +22,6 @@ type Checkpoint struct {
 	Size   uint64
 	Root   Hash
 }
-
-// maxCheckpoint is the longest checkpoint that is read.
-const maxCheckpoint = 16 << 10
 
 // SignCheckpoint signs the tree f as a C2SP signed note with one Ed25519
 // signature. The origin is also the name of the key.
@@ -101,7 +100,7 @@ func parseCheckpoint(msg []byte) (c Checkpoint, err error) {
 	bad := func(what string) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("%w: checkpoint: %s", ErrMalformed, what)
 	}
-	if len(msg) > maxCheckpoint {
+	if len(msg) > layout.MaxCheckpoint {
 		return bad("too long")
 	}
 	text, sigs, ok := bytes.Cut(msg, []byte("\n\n"))
@@ -173,7 +172,7 @@ func (l *Log) WriteCheckpoint(msg []byte) error {
 	if err := v.check(c); err != nil {
 		return err
 	}
-	if err := put(l.fs, l.dir, checkpointFile, msg, true); err != nil {
+	if err := put(l.fs, l.dir, layout.CheckpointFile, msg, true); err != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.fail(fmt.Errorf("writing the checkpoint: %w", err))
@@ -207,7 +206,7 @@ func (l *Log) Checkpoint() []byte {
 // damaged. It covers nothing that was not durable, so when entries are missing
 // the durable mark is, too: someone removed it, to have peers fill them in.
 func (l *Log) loadCheckpoint() error {
-	b, err := readFile(l.fs, filepath.Join(l.dir, checkpointFile), maxCheckpoint)
+	b, err := ReadFile(l.fs, filepath.Join(l.dir, layout.CheckpointFile), layout.MaxCheckpoint)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -223,7 +222,7 @@ func (l *Log) loadCheckpoint() error {
 		err = l.view().check(c)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrCorrupt, checkpointFile, err)
+		return fmt.Errorf("%w: %s: %w", ErrCorrupt, layout.CheckpointFile, err)
 	}
 	l.checkpoint = b
 	return nil

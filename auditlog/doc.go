@@ -19,6 +19,11 @@
 //     roots in the replicated state before it keeps them.
 //   - Every byte read back is checked against its leaf hash before use.
 //
+// A node relies on a Log for that. Who checks a log from outside relies on package
+// auditlog/verify instead, which uses no Log. What both need is here and is a function of
+// its input alone: Entry, DecodeFrame, DurableMark, Frontier, Checkpoint, and the checks of
+// inclusion and consistency proofs.
+//
 // The files of a log directory:
 //
 //	lock                   held while a process has the log open

@@ -3,8 +3,9 @@ package auditlog
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // HashSize is the size of every hash in the tree: SHA-256.
@@ -15,7 +16,7 @@ type Hash [HashSize]byte
 
 // MaxBody is the longest sealed record body an entry may carry. A record is at
 // most 65,535 bytes in the clear; sealing adds a nonce and a tag.
-const MaxBody = 65_535 + 28
+const MaxBody = layout.MaxBody
 
 // leafFormat is the first byte of every leaf and names its layout.
 const leafFormat = 1
@@ -60,7 +61,7 @@ func (e *Entry) LeafHash() Hash {
 }
 
 // ErrMalformed is returned for bytes that are not what they should encode.
-var ErrMalformed = errors.New("malformed audit data")
+var ErrMalformed = layout.ErrMalformed
 
 // Check reports whether e is within the format's limits.
 func (e *Entry) Check() error {

@@ -1,6 +1,8 @@
 package auditlog
 
-import "errors"
+import (
+	"errors"
+)
 
 var (
 	// ErrDiverged is content that contradicts the replicated state: another entry

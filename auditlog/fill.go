@@ -3,6 +3,8 @@ package auditlog
 import (
 	"fmt"
 	"path/filepath"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // filler collects backfilled entries up to a point where the tree over them can
@@ -95,7 +97,7 @@ func (l *Log) collect(entries []Entry) (int, error) {
 	if k := end / SegmentSize; end%SegmentSize == 0 {
 		switch {
 		case k <= uint64(len(l.roots)) && f.tree.segment != l.roots[k-1]:
-			return 0, l.reject(fmt.Sprintf("the root of %s is not the cluster's", segmentPath(k-1)))
+			return 0, l.reject(fmt.Sprintf("the root of %s is not the cluster's", layout.SegmentPath(k-1)))
 		case k > uint64(len(l.roots)) && end < to:
 			// An older snapshot was restored, which does not know this segment.
 			return n, nil
@@ -117,7 +119,7 @@ func (l *Log) openFill(from uint64) error {
 		l.fill.tree = l.tree
 		return l.fill.clear(from)
 	}
-	r, err := createRun(l.fs, l.dir, filepath.Join(tmpDir, fillFile), l.tree.size, nil)
+	r, err := createRun(l.fs, l.dir, filepath.Join(layout.TmpDir, fillFile), l.tree.size, nil)
 	if err != nil {
 		return fmt.Errorf("creating a file for backfill: %w", err)
 	}

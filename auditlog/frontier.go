@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 const (
 	// SegmentSize is the number of entries in a full segment file.
 	SegmentSize = 1 << segmentLevel
 	// TileWidth is the number of hashes in a full tile.
-	TileWidth = 1 << tileHeight
+	TileWidth = 1 << layout.TileHeight
 
 	segmentLevel = 16 // height of the subtree over one segment
-	tileHeight   = 8
 )
 
 // Frontier is a Merkle tree of which only the right edge is kept: its size and

@@ -7,9 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // FS is the file system a log lives in. It exists so that tests can make any
@@ -47,6 +50,11 @@ const (
 	filePerm fs.FileMode = 0o600
 )
 
+// OSFS is the operating system's file system. In a log directory it follows no
+// symbolic link and opens regular files and directories only, so that nobody who can
+// change the directory's names leads a reader elsewhere or makes it wait.
+func OSFS() FS { return osFS{} }
+
 type osFS struct{}
 
 type osFile struct{ *os.File }
@@ -65,18 +73,31 @@ func (f osFile) Size() (int64, error) {
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	// Nothing in a log directory is a symbolic link; following one could lead a
 	// write out of it.
-	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW, perm)
+	// Nor is anything a pipe or a device, which could keep the reader for ever:
+	// opening does not wait, and what is no regular file is not read.
+	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, perm)
 	if err != nil {
 		return nil, err
 	}
-	return osFile{f}, nil
+	o := osFile{f}
+	if _, err := o.Size(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return o, nil
 }
 
 func (osFS) ReadDir(name string) ([]string, error) {
-	des, err := os.ReadDir(name)
+	d, err := os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
+	des, err := d.ReadDir(-1)
+	d.Close()
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(des, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	names := make([]string, len(des))
 	for i, de := range des {
 		names[i] = de.Name()
@@ -92,7 +113,7 @@ func (osFS) Rename(from, to string) error                 { return os.Rename(fro
 func (osFS) Remove(name string) error                     { return os.Remove(name) }
 
 func (osFS) SyncDir(name string) error {
-	d, err := os.Open(name)
+	d, err := os.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -114,8 +135,8 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	return f, nil
 }
 
-// readFile returns a file's bytes; one longer than limit is an error.
-func readFile(fsys FS, name string, limit int64) ([]byte, error) {
+// ReadFile returns a file's bytes; one that is longer than limit bytes is ErrCorrupt.
+func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
@@ -140,7 +161,7 @@ func readFile(fsys FS, name string, limit int64) ([]byte, error) {
 // put returns. The new file is made in dir/tmp, which a restart clears.
 func put(fsys FS, dir, name string, b []byte, durable bool) (err error) {
 	// The whole name, for several tiles have the same last element.
-	tmp := filepath.Join(dir, tmpDir, strings.ReplaceAll(name, string(filepath.Separator), "-"))
+	tmp := filepath.Join(dir, layout.TmpDir, strings.ReplaceAll(name, string(filepath.Separator), "-"))
 	f, err := fsys.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)
 	if err != nil {
 		return err

@@ -12,35 +12,12 @@ func FuzzDecodeFrame(f *testing.F) {
 		f.Add(appendFrame(nil, &e, &leaf))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, leaf, err := decodeFrame(b)
+		e, leaf, err := DecodeFrame(b)
 		if err != nil {
 			return
 		}
 		if e.Check() != nil || leaf != e.LeafHash() || !bytes.Equal(appendFrame(nil, &e, &leaf), b) {
 			t.Fatal("a frame was taken that is not the encoding of its entry")
-		}
-	})
-}
-
-func FuzzScanFrames(f *testing.F) {
-	var b []byte
-	for i := range uint64(5) {
-		e := testEntry(i)
-		leaf := e.LeafHash()
-		b = appendFrame(b, &e, &leaf)
-	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		end := int64(0)
-		err := scanFrames(bytes.NewReader(b), 0, int64(len(b)), func(off int64, frame []byte) error {
-			if off != end || len(frame) <= frameOverhead || !bytes.Equal(frame, b[off:off+int64(len(frame))]) {
-				t.Fatalf("frame of %d bytes at %d, expected at %d", len(frame), off, end)
-			}
-			end = off + int64(len(frame))
-			return nil
-		})
-		if err == nil && end != int64(len(b)) {
-			t.Fatalf("%d of %d bytes scanned", end, len(b))
 		}
 	})
 }
@@ -91,10 +68,10 @@ func FuzzFrontier(f *testing.F) {
 
 func FuzzDurableMark(f *testing.F) {
 	tree, _ := testState(300)
-	m := durableMark{tree: tree, pending: []durablePending{{5, 9}}}
+	m := DurableMark{Tree: tree, Pending: []PendingRange{{5, 9}}}
 	f.Add(m.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var g durableMark
+		var g DurableMark
 		if g.decode(b) == nil && !bytes.Equal(g.encode(), b) {
 			t.Fatal("a mark has two encodings")
 		}

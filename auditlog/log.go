@@ -10,23 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-)
 
-// Names in a log directory.
-const (
-	lockFile       = "lock"
-	durableFile    = "durable"
-	checkpointFile = "checkpoint"
-	segmentDir     = "segments"
-	pendingDir     = "pending"
-	tileDir        = "tile"
-	tmpDir         = "tmp"
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
-
-func segmentPath(n uint64) string { return filepath.Join(segmentDir, fmt.Sprintf("%08d.seg", n)) }
-func pendingPath(first uint64) string {
-	return filepath.Join(pendingDir, fmt.Sprintf("%020d.seg", first))
-}
 
 // Options are how a log is opened. The zero value works.
 type Options struct {
@@ -40,7 +26,8 @@ type Options struct {
 // concurrent use; entries are appended by one goroutine at a time.
 type Log struct {
 	dir    string
-	fs     FS
+	fs     FS         // space
+	space  *patientFS // which waits for space if it was told how
 	logger *slog.Logger
 	lock   io.Closer
 	// opening is set while Open reads what is there, before anyone else is.
@@ -124,7 +111,7 @@ func (l *Log) restore(f Frontier, roots []Hash) error {
 			return err
 		}
 		if !have.Equal(f) {
-			return fmt.Errorf("%w: %s has other entries below %d", ErrDiverged, segmentPath(f.size/SegmentSize), f.size)
+			return fmt.Errorf("%w: %s has other entries below %d", ErrDiverged, layout.SegmentPath(f.size/SegmentSize), f.size)
 		}
 	} else if err := l.restorePending(f); err != nil {
 		return err
@@ -169,7 +156,7 @@ func checkSegments(v *treeView, f Frontier, roots []Hash) error {
 	}
 	for i := range n {
 		if h, err := v.node(segmentLevel, i); err != nil || h != roots[i] {
-			return fmt.Errorf("%w: the root of %s is not the cluster's", ErrDiverged, segmentPath(i))
+			return fmt.Errorf("%w: the root of %s is not the cluster's", ErrDiverged, layout.SegmentPath(i))
 		}
 	}
 	return fmt.Errorf("%w: a tile above the segments is not the cluster's", ErrDiverged)
@@ -199,7 +186,7 @@ func (l *Log) restorePending(f Frontier) error {
 	if err != nil {
 		return err
 	}
-	l.dirty(pendingDir)
+	l.dirty(layout.PendingDir)
 	l.pending = slices.Insert(l.pending, i, p)
 	return nil
 }
@@ -305,7 +292,7 @@ func (l *Log) compare(entries []Entry, leaves []Hash) (int, error) {
 		n := min(len(have), len(leaves))
 		for k := range n {
 			if have[k] != leaves[k] {
-				return 0, fmt.Errorf("%w: entry %d in %s is another one", ErrDiverged, i+uint64(k), segmentPath(i/SegmentSize))
+				return 0, fmt.Errorf("%w: entry %d in %s is another one", ErrDiverged, i+uint64(k), layout.SegmentPath(i/SegmentSize))
 			}
 		}
 		return n, nil
@@ -340,12 +327,12 @@ func (l *Log) extend(entries []Entry, leaves []Hash) error {
 	for len(entries) > 0 {
 		if l.seg == nil {
 			n := l.tree.size / SegmentSize
-			seg, err := createRun(l.fs, l.dir, segmentPath(n), l.tree.size, segmentHeader(n))
+			seg, err := createRun(l.fs, l.dir, layout.SegmentPath(n), l.tree.size, layout.SegmentHeader(n))
 			if err != nil {
 				return fmt.Errorf("creating a segment: %w", err)
 			}
 			l.seg = seg
-			l.dirty(segmentDir)
+			l.dirty(layout.SegmentDir)
 		}
 		n := int(min(uint64(len(entries)), SegmentSize-l.seg.count))
 		if err := l.seg.append(entries[:n], leaves[:n]); err != nil {
@@ -378,7 +365,7 @@ func (l *Log) grow(leaf Hash) error {
 	}
 	var full []Hash // roots of the tiles that are full now, from level 0 up
 	l.tree.carry(leaf, 0, func(level int, h Hash) {
-		if level > 0 && level%tileHeight == 0 {
+		if level > 0 && level%layout.TileHeight == 0 {
 			full = append(full, h)
 		}
 	})
@@ -393,7 +380,7 @@ func (l *Log) grow(leaf Hash) error {
 
 // writeTile writes the tile of a level that the newest leaf filled.
 func (l *Log) writeTile(level int, root Hash) error {
-	n := l.tree.size>>(tileHeight*(level+1)) - 1
+	n := l.tree.size>>(layout.TileHeight*(level+1)) - 1
 	var hashes []Hash
 	switch level {
 	case 0:
@@ -404,7 +391,7 @@ func (l *Log) writeTile(level int, root Hash) error {
 		// Not by way of node, which would look in the tile that is being made.
 		v := l.view()
 		for i := range uint64(TileWidth) {
-			below, err := v.tile(level-1, n<<tileHeight+i)
+			below, err := v.tile(level-1, n<<layout.TileHeight+i)
 			if err != nil {
 				return err
 			}
@@ -415,7 +402,7 @@ func (l *Log) writeTile(level int, root Hash) error {
 	for i := range hashes {
 		b = append(b, hashes[i][:]...)
 	}
-	name := tilePath(level, n)
+	name := layout.TilePath(level, n)
 	// Not yet durable: the tiles of the newest segment are made again from it when
 	// the log is opened, so only a sealed segment's have to be on disk.
 	l.tiles = append(l.tiles, name)
@@ -424,7 +411,7 @@ func (l *Log) writeTile(level int, root Hash) error {
 		return fmt.Errorf("%w: the tiles below %s do not lead to its root", ErrCorrupt, name)
 	}
 	if l.opening {
-		have, err := readFile(l.fs, filepath.Join(l.dir, name), TileWidth*HashSize)
+		have, err := ReadFile(l.fs, filepath.Join(l.dir, name), TileWidth*HashSize)
 		if err == nil && bytes.Equal(have, b) {
 			return nil
 		}

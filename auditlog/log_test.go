@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 func TestAppendReadReopen(t *testing.T) {
@@ -45,7 +47,7 @@ func TestAppendReadReopen(t *testing.T) {
 	checkContent(t, l, 0, 1000)
 	mustSync(t, l)
 	mustCheckpoint(t, l, 1000)
-	r := mustVerify(t, dir, nil, VerifyOptions{}) // beside the live writer
+	r := mustVerify(t, dir, nil) // beside the live writer
 	wantClean(t, r)
 	f, _ := testState(1000)
 	if r.Size != 1000 || r.Root != f.Root() || r.CheckpointSize != 1000 {
@@ -78,7 +80,7 @@ func TestReadLimits(t *testing.T) {
 func TestSegmentBoundary(t *testing.T) {
 	const n = SegmentSize + 700
 	dir := newLog(t, n)
-	wantClean(t, mustVerify(t, dir, nil, VerifyOptions{}))
+	wantClean(t, mustVerify(t, dir, nil))
 	l := mustOpen(t, dir, nil)
 	mustRestore(t, l, SegmentSize-300)
 	mustAppend(t, l, SegmentSize-300, n+500) // replayed across the boundary
@@ -165,19 +167,22 @@ func TestLock(t *testing.T) {
 // TestTornTail cuts the file within the last frames, at each byte: before the
 // durable mark that is damage, after it the log goes back to whole frames.
 func TestTornTail(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	dir := newLog(t, 40)
 	// Entries 40 and 41 reach the file, but no Sync comes: as a crash leaves it.
 	l := mustOpen(t, dir, nil)
 	mustRestore(t, l, 40)
-	before := int64(len(readTest(t, dir, segmentPath(0))))
+	before := int64(len(readTest(t, dir, layout.SegmentPath(0))))
 	mustAppend(t, l, 40, 42)
 	torn := copyDir(t, dir)
 	mustClose(t, l)
-	whole := readTest(t, torn, segmentPath(0))
-	first := before + frameOverhead + int64(len(testEntry(40).Body))
+	whole := readTest(t, torn, layout.SegmentPath(0))
+	first := before + layout.FrameOverhead + int64(len(testEntry(40).Body))
 	for n := int64(0); n <= int64(len(whole)); n++ {
-		writeTest(t, whole[:n], torn, segmentPath(0))
-		mark := readTest(t, torn, durableFile)
+		writeTest(t, whole[:n], torn, layout.SegmentPath(0))
+		mark := readTest(t, torn, layout.DurableFile)
 		l, err := Open(torn, Options{Logger: quiet})
 		if n < before {
 			if !errors.Is(err, ErrCorrupt) {
@@ -202,27 +207,27 @@ func TestTornTail(t *testing.T) {
 		mustAppend(t, l, 40, 45)
 		checkContent(t, l, 0, 45)
 		mustClose(t, l)
-		writeTest(t, mark, torn, durableFile)
+		writeTest(t, mark, torn, layout.DurableFile)
 	}
 	// Garbage instead of the end.
 	for _, tail := range [][]byte{make([]byte, 600), []byte("\x00\x00\x00\xffgarbage"), whole[before:first]} {
-		writeTest(t, append(append([]byte(nil), whole...), tail...), torn, segmentPath(0))
+		writeTest(t, append(append([]byte(nil), whole...), tail...), torn, layout.SegmentPath(0))
 		l := mustOpen(t, torn, nil)
 		if got := l.Size(); got != 42 {
 			t.Fatalf("%d entries, want 42", got)
 		}
 		mustClose(t, l)
-		writeTest(t, readTest(t, dir, durableFile), torn, durableFile)
+		writeTest(t, readTest(t, dir, layout.DurableFile), torn, layout.DurableFile)
 	}
 }
 
 func TestOpenRefusesDamage(t *testing.T) {
-	for _, name := range []string{segmentPath(0), durableFile, checkpointFile} {
+	for _, name := range []string{layout.SegmentPath(0), layout.DurableFile, layout.CheckpointFile} {
 		t.Run(name, func(t *testing.T) {
 			dir := newLog(t, 20)
 			b := readTest(t, dir, name)
 			at := len(b) / 2
-			if name == checkpointFile {
+			if name == layout.CheckpointFile {
 				at = bytes.Index(b, []byte("\n20\n")) + 10 // in the root
 			}
 			b[at] ^= 1
@@ -230,7 +235,7 @@ func TestOpenRefusesDamage(t *testing.T) {
 			if _, err := Open(dir, Options{Logger: quiet}); !errors.Is(err, ErrCorrupt) {
 				t.Fatalf("got %v, want ErrCorrupt", err)
 			}
-			if name == segmentPath(0) {
+			if name == layout.SegmentPath(0) {
 				os.Remove(filepath.Join(dir, name))
 				if _, err := Open(dir, Options{Logger: quiet}); !errors.Is(err, ErrCorrupt) {
 					t.Fatalf("without the file: %v, want ErrCorrupt", err)
@@ -243,12 +248,12 @@ func TestOpenRefusesDamage(t *testing.T) {
 // TestTilesMadeAgain removes and damages tiles of the newest segment.
 func TestTilesMadeAgain(t *testing.T) {
 	dir := newLog(t, 1000)
-	writeTest(t, make([]byte, TileWidth*HashSize), dir, tilePath(0, 1))
-	os.Remove(filepath.Join(dir, tilePath(0, 2)))
-	writeTest(t, []byte("x"), dir, tilePath(0, 3)) // of entries there are not
+	writeTest(t, make([]byte, TileWidth*HashSize), dir, layout.TilePath(0, 1))
+	os.Remove(filepath.Join(dir, layout.TilePath(0, 2)))
+	writeTest(t, []byte("x"), dir, layout.TilePath(0, 3)) // of entries there are not
 	l := mustOpen(t, dir, nil)
 	mustClose(t, l)
-	wantClean(t, mustVerify(t, dir, nil, VerifyOptions{}))
+	wantClean(t, mustVerify(t, dir, nil))
 }
 
 func TestReadDetectsDamage(t *testing.T) {
@@ -256,9 +261,9 @@ func TestReadDetectsDamage(t *testing.T) {
 	l := mustOpen(t, dir, nil)
 	defer l.Close()
 	mustRestore(t, l, 20)
-	b := readTest(t, dir, segmentPath(0))
+	b := readTest(t, dir, layout.SegmentPath(0))
 	b[len(b)-50] ^= 1
-	writeTest(t, b, dir, segmentPath(0))
+	writeTest(t, b, dir, layout.SegmentPath(0))
 	if _, err := l.Read(10, 100, 1<<20); !errors.Is(err, ErrCorrupt) {
 		t.Fatalf("got %v, want ErrCorrupt", err)
 	}
@@ -366,14 +371,14 @@ func TestTileOfSegments(t *testing.T) {
 			hashes[i] = Hash{byte(n), byte(i)}
 			b = append(b, hashes[i][:]...)
 		}
-		fsys.put("/log/"+tilePath(1, n), b)
-		fsys.put("/log/"+segmentPath(n), nil)
+		fsys.put("/log/"+layout.TilePath(1, n), b)
+		fsys.put("/log/"+layout.SegmentPath(n), nil)
 		roots = append(roots, fold(hashes))
 		want = append(want, roots[n][:]...)
 	}
 	f := foldSegments(roots)
-	mark := durableMark{tree: f}
-	fsys.put("/log/"+durableFile, mark.encode())
+	mark := DurableMark{Tree: f}
+	fsys.put("/log/"+layout.DurableFile, mark.encode())
 	l := mustOpen(t, "/log", fsys)
 	if err := l.Restore(f, roots); err != nil {
 		t.Fatal(err)
@@ -388,7 +393,7 @@ func TestTileOfSegments(t *testing.T) {
 	want = append(want, last[:]...)
 	check := func() {
 		t.Helper()
-		got, err := readFile(fsys, "/log/"+tilePath(2, 0), TileWidth*HashSize)
+		got, err := ReadFile(fsys, "/log/"+layout.TilePath(2, 0), TileWidth*HashSize)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("the tile over all segments is not their roots: %v, %d bytes", err, len(got))
 		}
@@ -403,8 +408,8 @@ func TestTileOfSegments(t *testing.T) {
 	}
 	mustClose(t, l)
 	// As after a crash that took the last mark and the tile.
-	fsys.put("/log/"+durableFile, mark.encode())
-	if err := fsys.Remove("/log/" + tilePath(2, 0)); err != nil {
+	fsys.put("/log/"+layout.DurableFile, mark.encode())
+	if err := fsys.Remove("/log/" + layout.TilePath(2, 0)); err != nil {
 		t.Fatal(err)
 	}
 	l = mustOpen(t, "/log", fsys)

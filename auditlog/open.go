@@ -9,16 +9,19 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // Open opens the log in a directory, which it creates when there is none, and
 // takes its lock. What a crash left half done since the last Sync is cut off or
 // made again; damage to what was durable is ErrCorrupt.
 func Open(dir string, opts Options) (_ *Log, err error) {
-	l := &Log{dir: dir, fs: opts.FS, logger: opts.Logger}
-	if l.fs == nil {
-		l.fs = osFS{}
+	l := &Log{dir: dir, space: &patientFS{FS: opts.FS}, logger: opts.Logger}
+	if l.space.FS == nil {
+		l.space.FS = OSFS()
 	}
+	l.fs = l.space
 	if l.logger == nil {
 		l.logger = slog.Default()
 	}
@@ -27,14 +30,14 @@ func Open(dir string, opts Options) (_ *Log, err error) {
 			err = fmt.Errorf("opening the audit log in %s: %w", dir, err)
 		}
 	}()
-	for _, d := range []string{"", segmentDir, pendingDir, tileDir, tmpDir} {
+	for _, d := range []string{"", layout.SegmentDir, layout.PendingDir, layout.TileDir, layout.TmpDir} {
 		if err := l.fs.MkdirAll(filepath.Join(dir, d), dirPerm); err != nil {
 			return nil, err
 		}
 		l.dirty(d)
 	}
 	l.dirty("..") // the name of dir itself
-	if l.lock, err = l.fs.Lock(filepath.Join(dir, lockFile)); err != nil {
+	if l.lock, err = l.fs.Lock(filepath.Join(dir, layout.LockFile)); err != nil {
 		return nil, err
 	}
 	l.opening = true
@@ -53,18 +56,15 @@ func (l *Log) load() error {
 	if err := l.clearTmp(); err != nil {
 		return err
 	}
-	var mark durableMark
-	b, err := readFile(l.fs, filepath.Join(l.dir, durableFile), maxDurable)
+	mark, err := ReadDurableMark(l.fs, l.dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // never synced, so nothing is promised
+	case errors.Is(err, ErrMalformed):
+		return fmt.Errorf("%w: %s: %w", ErrCorrupt, layout.DurableFile, err)
 	case err != nil:
 		return err
-	default:
-		if err := mark.decode(b); err != nil {
-			return fmt.Errorf("%w: %s: %w", ErrCorrupt, durableFile, err)
-		}
 	}
-	l.durable = mark.tree.size
+	l.durable = mark.Tree.size
 	if err := l.loadSegments(&mark); err != nil {
 		return err
 	}
@@ -82,46 +82,39 @@ func (l *Log) load() error {
 
 // clearTmp removes what unfinished writes left.
 func (l *Log) clearTmp() error {
-	names, err := l.fs.ReadDir(filepath.Join(l.dir, tmpDir))
+	names, err := l.fs.ReadDir(filepath.Join(l.dir, layout.TmpDir))
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := l.fs.Remove(filepath.Join(l.dir, tmpDir, name)); err != nil {
+		if err := l.fs.Remove(filepath.Join(l.dir, layout.TmpDir, name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// segmentNumber is the inverse of segmentPath's last element.
-func segmentNumber(name string) (uint64, bool) {
-	s, ok := strings.CutSuffix(name, ".seg")
-	n, err := strconv.ParseUint(s, 10, 47)
-	return n, ok && err == nil && filepath.Base(segmentPath(n)) == name
-}
-
 // loadSegments reads the segments from the durable mark's on, whose content is
 // not known to be whole, and notes that the earlier ones exist.
-func (l *Log) loadSegments(mark *durableMark) error {
-	names, err := l.fs.ReadDir(filepath.Join(l.dir, segmentDir))
+func (l *Log) loadSegments(mark *DurableMark) error {
+	names, err := l.fs.ReadDir(filepath.Join(l.dir, layout.SegmentDir))
 	if err != nil {
 		return err
 	}
 	have := make(map[uint64]bool, len(names))
 	for _, name := range names {
-		n, ok := segmentNumber(name)
+		n, ok := layout.SegmentNumber(name)
 		if !ok {
 			l.logger.Warn("unknown file among the audit segments", "file", name)
 			continue
 		}
 		have[n] = true
 	}
-	l.tree = mark.tree.segments()
+	l.tree = mark.Tree.segments()
 	first := l.tree.size / SegmentSize
 	for n := range first {
 		if !have[n] {
-			return fmt.Errorf("%w: %s is gone", ErrCorrupt, segmentPath(n))
+			return fmt.Errorf("%w: %s is gone", ErrCorrupt, layout.SegmentPath(n))
 		}
 		delete(have, n)
 	}
@@ -135,16 +128,16 @@ func (l *Log) loadSegments(mark *durableMark) error {
 			break
 		}
 	}
-	if l.tree.size < mark.tree.size {
+	if l.tree.size < mark.Tree.size {
 		return fmt.Errorf("%w: %s ends at entry %d, but %d were durable", ErrCorrupt,
-			segmentPath(l.tree.size/SegmentSize), l.tree.size, mark.tree.size)
+			layout.SegmentPath(l.tree.size/SegmentSize), l.tree.size, mark.Tree.size)
 	}
 	for n := range have { // after the end: their predecessors never reached the disk
 		if n < first {
 			continue
 		}
-		l.logger.Warn("removing an audit segment beyond the end of the log", "file", segmentPath(n))
-		if err := l.fs.Remove(filepath.Join(l.dir, segmentPath(n))); err != nil {
+		l.logger.Warn("removing an audit segment beyond the end of the log", "file", layout.SegmentPath(n))
+		if err := l.fs.Remove(filepath.Join(l.dir, layout.SegmentPath(n))); err != nil {
 			return err
 		}
 	}
@@ -152,14 +145,14 @@ func (l *Log) loadSegments(mark *durableMark) error {
 }
 
 // loadSegment reads one segment and says whether another may follow.
-func (l *Log) loadSegment(n uint64, mark *durableMark) (whole bool, err error) {
-	name := segmentPath(n)
+func (l *Log) loadSegment(n uint64, mark *DurableMark) (whole bool, err error) {
+	name := layout.SegmentPath(n)
 	path := filepath.Join(l.dir, name)
 	f, err := l.fs.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return false, err
 	}
-	r := &run{fs: l.fs, path: path, name: name, file: f, first: l.tree.size, head: segmentHeaderSize, end: segmentHeaderSize, dirty: true}
+	r := &run{fs: l.fs, path: path, name: name, file: f, first: l.tree.size, head: layout.SegmentHeaderSize, end: layout.SegmentHeaderSize, dirty: true}
 	defer func() {
 		if err != nil || r.file == nil {
 			err = errors.Join(err, f.Close())
@@ -169,37 +162,37 @@ func (l *Log) loadSegment(n uint64, mark *durableMark) (whole bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	head := make([]byte, min(size, segmentHeaderSize))
+	head := make([]byte, min(size, layout.SegmentHeaderSize))
 	if _, err := f.ReadAt(head, 0); err != nil && int64(len(head)) != size {
 		return false, err
 	}
-	if string(head) != string(segmentHeader(n)) {
-		if l.tree.size < mark.tree.size {
+	if string(head) != string(layout.SegmentHeader(n)) {
+		if l.tree.size < mark.Tree.size {
 			return false, fmt.Errorf("%w: %s: header", ErrCorrupt, name)
 		}
 		l.logger.Warn("removing an audit segment without a header", "file", name)
 		r.file = nil
 		return false, l.fs.Remove(path)
 	}
-	err = scanFrames(f, segmentHeaderSize, size, func(off int64, frame []byte) error {
-		e, leaf, err := decodeFrame(frame)
+	err = layout.ScanFrames(f, layout.SegmentHeaderSize, size, func(off int64, frame []byte) error {
+		e, leaf, err := DecodeFrame(frame)
 		if err == nil && (e.Index != r.next() || r.count == SegmentSize) {
 			err = fmt.Errorf("%w: entry %d does not belong here", ErrMalformed, e.Index)
 		}
 		if err != nil {
-			return &frameError{off, err}
+			return &layout.FrameError{Off: off, Err: err}
 		}
 		r.found(off, len(frame))
 		if err := l.grow(leaf); err != nil {
 			return err
 		}
-		if l.tree.size == mark.tree.size && !l.tree.Equal(mark.tree) {
+		if l.tree.size == mark.Tree.size && !l.tree.Equal(mark.Tree) {
 			return fmt.Errorf("%w: %s has other entries below %d than when it was synced", ErrCorrupt, name, l.tree.size)
 		}
 		return nil
 	})
-	if bad := (*frameError)(nil); errors.As(err, &bad) {
-		if l.tree.size < mark.tree.size {
+	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
+		if l.tree.size < mark.Tree.size {
 			return false, fmt.Errorf("%w: %s, entry %d, %w", ErrCorrupt, name, l.tree.size, err)
 		}
 		l.logger.Warn("cutting off the torn end of an audit segment", "file", name, "index", l.tree.size, "bytes", size-r.end, "err", err)
@@ -219,7 +212,7 @@ func (l *Log) loadSegment(n uint64, mark *durableMark) (whole bool, err error) {
 
 // removeTiles removes tiles of entries that a crash took.
 func (l *Log) removeTiles() error {
-	levels, err := l.fs.ReadDir(filepath.Join(l.dir, tileDir))
+	levels, err := l.fs.ReadDir(filepath.Join(l.dir, layout.TileDir))
 	if err != nil {
 		return err
 	}
@@ -229,9 +222,9 @@ func (l *Log) removeTiles() error {
 			continue
 		}
 		// They lie in the directory of the first tile that is not full, or follow.
-		full := l.tree.size >> (tileHeight * (level + 1))
+		full := l.tree.size >> (layout.TileHeight * (level + 1))
 		for group := full / 1000; ; group++ {
-			dir := filepath.Dir(tilePath(level, group*1000))
+			dir := filepath.Dir(layout.TilePath(level, group*1000))
 			names, err := l.fs.ReadDir(filepath.Join(l.dir, dir))
 			if errors.Is(err, fs.ErrNotExist) {
 				break
@@ -255,20 +248,20 @@ func (l *Log) removeTiles() error {
 }
 
 // loadPending opens the pending runs that still stand apart.
-func (l *Log) loadPending(mark *durableMark) error {
+func (l *Log) loadPending(mark *DurableMark) error {
 	durable := make(map[uint64]uint64)
-	for _, p := range mark.pending {
-		durable[p.first] = p.next
+	for _, p := range mark.Pending {
+		durable[p.First] = p.Next
 	}
-	names, err := l.fs.ReadDir(filepath.Join(l.dir, pendingDir))
+	names, err := l.fs.ReadDir(filepath.Join(l.dir, layout.PendingDir))
 	if err != nil {
 		return err
 	}
 	for _, base := range names { // sorted, and so by index
-		name := filepath.Join(pendingDir, base)
+		name := filepath.Join(layout.PendingDir, base)
 		s, ok := strings.CutSuffix(base, ".seg")
 		first, err := strconv.ParseUint(s, 10, 63)
-		if !ok || err != nil || pendingPath(first) != name {
+		if !ok || err != nil || layout.PendingPath(first) != name {
 			l.logger.Warn("unknown file among the pending audit entries", "file", name)
 			continue
 		}
@@ -298,7 +291,7 @@ func (l *Log) loadPending(mark *durableMark) error {
 		l.pending = append(l.pending, p)
 	}
 	for first := range durable {
-		return fmt.Errorf("%w: %s is gone", ErrCorrupt, pendingPath(first))
+		return fmt.Errorf("%w: %s is gone", ErrCorrupt, layout.PendingPath(first))
 	}
 	return nil
 }

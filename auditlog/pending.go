@@ -5,14 +5,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // createPending makes the file for entries after a gap. Its header holds the tree
 // before its first entry, so that the gap can be checked when it is filled, even
 // when the state has moved on.
 func createPending(fsys FS, dir string, before Frontier) (*pending, error) {
-	name := pendingPath(before.size)
-	r, err := createRun(fsys, dir, name, before.size, sealed(pendingMagic, before.appendBinary(nil)))
+	name := layout.PendingPath(before.size)
+	r, err := createRun(fsys, dir, name, before.size, layout.Seal(layout.PendingMagic, before.appendBinary(nil)))
 	if err != nil {
 		return nil, fmt.Errorf("creating %s: %w", name, err)
 	}
@@ -33,28 +35,28 @@ func openPending(fsys FS, dir, name string, durable uint64) (p *pending, cut int
 			f.Close()
 		}
 	}()
-	before, head, size, err := readPendingHeader(f)
+	before, head, size, err := ReadPendingHeader(f)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", name, err)
 	}
-	if name != pendingPath(before.size) {
+	if name != layout.PendingPath(before.size) {
 		return nil, 0, fmt.Errorf("%s: %w: it holds entries from %d on", name, ErrMalformed, before.size)
 	}
 	p = &pending{before: before, tree: before}
 	p.run = &run{fs: fsys, path: path, name: name, file: f, first: before.size, head: head, end: head}
-	err = scanFrames(f, head, size, func(off int64, frame []byte) error {
-		e, leaf, err := decodeFrame(frame)
+	err = layout.ScanFrames(f, head, size, func(off int64, frame []byte) error {
+		e, leaf, err := DecodeFrame(frame)
 		if err == nil && e.Index != p.next() {
 			err = fmt.Errorf("%w: entry %d where %d belongs", ErrMalformed, e.Index, p.next())
 		}
 		if err != nil {
-			return &frameError{off, err}
+			return &layout.FrameError{Off: off, Err: err}
 		}
 		p.found(off, len(frame))
 		p.tree.Append(leaf)
 		return nil
 	})
-	if bad := (*frameError)(nil); errors.As(err, &bad) {
+	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
 		if p.next() < durable {
 			return nil, 0, fmt.Errorf("%w: %s, entry %d, %w", ErrCorrupt, name, p.next(), err)
 		}
@@ -68,16 +70,18 @@ func openPending(fsys FS, dir, name string, durable uint64) (p *pending, cut int
 	return p, cut, err
 }
 
-// readPendingHeader reads what createPending wrote.
-func readPendingHeader(f File) (before Frontier, head, size int64, err error) {
+// ReadPendingHeader reads the header of a pending file: the tree before its first
+// entry, the offset of its first frame, and the size of the file. A header that is
+// damaged is ErrMalformed.
+func ReadPendingHeader(f File) (before Frontier, head, size int64, err error) {
 	if size, err = f.Size(); err != nil {
 		return before, 0, 0, err
 	}
-	b := make([]byte, min(size, 8+4+4+maxFrontier+32))
+	b := make([]byte, min(size, int64(layout.SealedSize(maxFrontier))))
 	if _, err = f.ReadAt(b, 0); err != nil && int64(len(b)) != size {
 		return before, 0, 0, err
 	}
-	content, n, err := unseal(pendingMagic, b)
+	content, n, err := layout.Unseal(layout.PendingMagic, b)
 	if err == nil {
 		err = before.UnmarshalBinary(content)
 	}

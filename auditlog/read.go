@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // Read returns entries from index from on, at most max and, beyond the first,
@@ -69,9 +71,9 @@ func (l *Log) span(index uint64) (span, error) {
 		return l.seg.span(index), nil
 	case index < l.tree.size:
 		n := index / SegmentSize
-		name := segmentPath(n)
+		name := layout.SegmentPath(n)
 		s := span{path: filepath.Join(l.dir, name), name: name, next: (n + 1) * SegmentSize}
-		s.index, s.off, s.unmarked = n*SegmentSize, segmentHeaderSize, true
+		s.index, s.off, s.unmarked = n*SegmentSize, layout.SegmentHeaderSize, true
 		if m := l.marks[n]; m != nil {
 			k := index % SegmentSize / markEvery
 			s.index, s.off, s.unmarked = s.index+k*markEvery, m[k], false
@@ -98,11 +100,11 @@ func (l *Log) locate(s span) (*run, error) {
 		return nil, err
 	}
 	r := &run{path: s.path, name: s.name, first: s.index, head: s.off, end: s.off}
-	err = scanFrames(f, r.head, size, func(off int64, frame []byte) error {
+	err = layout.ScanFrames(f, r.head, size, func(off int64, frame []byte) error {
 		r.found(off, len(frame))
 		return nil
 	})
-	if bad := (*frameError)(nil); errors.As(err, &bad) {
+	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
 		return nil, fmt.Errorf("%w: %s, entry %d, %w", ErrCorrupt, s.name, r.next(), err)
 	}
 	if err == nil && r.count != SegmentSize {
@@ -139,17 +141,17 @@ func (s span) scan(fsys FS, index uint64, fn func(*Entry, Hash) error) error {
 		}
 	}
 	next := s.index
-	err = scanFrames(f, s.off, s.end, func(off int64, frame []byte) error {
+	err = layout.ScanFrames(f, s.off, s.end, func(off int64, frame []byte) error {
 		if next < index {
 			next++
 			return nil
 		}
-		e, leaf, err := decodeFrame(frame)
+		e, leaf, err := DecodeFrame(frame)
 		if err == nil && (e.Index != next || next == s.next) {
 			err = fmt.Errorf("%w: entry %d does not belong here", ErrMalformed, e.Index)
 		}
 		if err != nil {
-			return &frameError{off, err}
+			return &layout.FrameError{Off: off, Err: err}
 		}
 		next++
 		return fn(&e, leaf)
@@ -157,7 +159,7 @@ func (s span) scan(fsys FS, index uint64, fn func(*Entry, Hash) error) error {
 	if errors.Is(err, errStop) {
 		return nil
 	}
-	if bad := (*frameError)(nil); errors.As(err, &bad) {
+	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
 		return fmt.Errorf("%w: %s, entry %d, %w", ErrCorrupt, s.name, next, err)
 	}
 	if err == nil && next != s.next {

@@ -76,6 +76,36 @@ func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	return j.b, nil
 }
 
+// UnopenableEvent is the eventName of the line that stands for a record which cannot
+// be opened.
+const UnopenableEvent = "UnopenableRecord"
+
+// RenderUnopenable is the line for a record whose body does not open or is not the
+// record that the log committed to: everything that is known of it without.
+func RenderUnopenable(entry Entry) []byte {
+	leaf := entry.LeafHash()
+	id := EventID(leaf)
+	j := &jsonLine{b: make([]byte, 0, 1024)}
+	j.open("")
+	j.text("eventVersion", "1.11")
+	j.text("eventTime", time.Unix(0, entry.Time).UTC().Format("2006-01-02T15:04:05Z"))
+	j.text("eventSource", "conclave")
+	j.text("eventName", UnopenableEvent)
+	j.text("errorCode", UnopenableEvent)
+	j.text("errorMessage", "This record cannot be opened: it is not what an unsealed node of the cluster wrote.")
+	j.text("requestID", uuid(entry.RequestID[:]))
+	j.text("eventID", uuid(id[:]))
+	j.text("eventType", "ConclaveAuditEvent")
+	j.text("eventCategory", "Management")
+	j.open("conclave")
+	j.number("index", strconv.FormatUint(entry.Index, 10))
+	j.number("raftIndex", strconv.FormatUint(entry.RaftIndex, 10))
+	j.text("leafHash", hex.EncodeToString(leaf[:]))
+	j.end('}')
+	j.end('}')
+	return j.b
+}
+
 func uuid(b []byte) string {
 	s := hex.EncodeToString(b[:16])
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]

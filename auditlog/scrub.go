@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // Scrub reads full segment n and compares it with the root that the state
@@ -17,7 +19,7 @@ func (l *Log) Scrub(n uint64) error {
 	if err != nil {
 		return err
 	}
-	name := segmentPath(n)
+	name := layout.SegmentPath(n)
 	path := filepath.Join(l.dir, name)
 	leaves, err := readSegment(l.fs, path, name, n)
 	if err != nil {
@@ -53,11 +55,11 @@ func readSegment(fsys FS, path, name string, n uint64) ([]Hash, error) {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	defer f.Close()
-	head := make([]byte, segmentHeaderSize)
-	if _, err := f.ReadAt(head, 0); err != nil || !bytes.Equal(head, segmentHeader(n)) {
+	head := make([]byte, layout.SegmentHeaderSize)
+	if _, err := f.ReadAt(head, 0); err != nil || !bytes.Equal(head, layout.SegmentHeader(n)) {
 		return nil, fmt.Errorf("%w: %s: header", ErrCorrupt, name)
 	}
-	s := span{path: path, name: name, index: n * SegmentSize, off: segmentHeaderSize, next: (n + 1) * SegmentSize}
+	s := span{path: path, name: name, index: n * SegmentSize, off: layout.SegmentHeaderSize, next: (n + 1) * SegmentSize}
 	leaves := make([]Hash, 0, SegmentSize)
 	err = s.scan(fsys, s.index, func(_ *Entry, leaf Hash) error {
 		leaves = append(leaves, leaf)
@@ -104,8 +106,8 @@ func (l *Log) scrubTile(level int, n uint64, hashes []Hash) error {
 	for i := range hashes {
 		want = append(want, hashes[i][:]...)
 	}
-	name := tilePath(level, n)
-	have, err := readFile(l.fs, filepath.Join(l.dir, name), TileWidth*HashSize)
+	name := layout.TilePath(level, n)
+	have, err := ReadFile(l.fs, filepath.Join(l.dir, name), TileWidth*HashSize)
 	if err == nil && bytes.Equal(have, want) {
 		return nil
 	}
@@ -147,12 +149,12 @@ func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) (err er
 	}
 	l.fillMu.Lock()
 	defer l.fillMu.Unlock()
-	tmp := filepath.Join(tmpDir, repairFile)
+	tmp := filepath.Join(layout.TmpDir, repairFile)
 	path := filepath.Join(l.dir, tmp)
 	if err := l.fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	r, err := createRun(l.fs, l.dir, tmp, n*SegmentSize, segmentHeader(n))
+	r, err := createRun(l.fs, l.dir, tmp, n*SegmentSize, layout.SegmentHeader(n))
 	if err != nil {
 		return fmt.Errorf("creating a file for repair: %w", err)
 	}
@@ -180,21 +182,21 @@ func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) (err er
 		}
 	}
 	if fold(leaves) != root {
-		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, segmentPath(n))
+		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, layout.SegmentPath(n))
 	}
 	if err := r.file.Sync(); err != nil {
 		return fmt.Errorf("syncing a repaired segment: %w", err)
 	}
 	err = l.replace(func() error {
-		if err := l.fs.Rename(path, filepath.Join(l.dir, segmentPath(n))); err != nil {
+		if err := l.fs.Rename(path, filepath.Join(l.dir, layout.SegmentPath(n))); err != nil {
 			return err
 		}
-		return l.fs.SyncDir(filepath.Join(l.dir, segmentDir))
+		return l.fs.SyncDir(filepath.Join(l.dir, layout.SegmentDir))
 	})
 	if err != nil {
 		return err
 	}
-	l.logger.Warn("replaced a damaged audit segment by a peer's", "file", segmentPath(n))
+	l.logger.Warn("replaced a damaged audit segment by a peer's", "file", layout.SegmentPath(n))
 	l.mu.Lock()
 	delete(l.marks, n) // they may be those of the damaged file
 	l.mu.Unlock()

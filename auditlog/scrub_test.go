@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 func TestScrubAndRepair(t *testing.T) {
@@ -25,18 +27,18 @@ func TestScrubAndRepair(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 
 	// Tiles follow from the segment.
-	for _, name := range []string{tilePath(0, 3), tilePath(0, 255), tilePath(1, 0)} {
+	for _, name := range []string{layout.TilePath(0, 3), layout.TilePath(0, 255), layout.TilePath(1, 0)} {
 		b := readTest(t, dir, name)
 		b[r.IntN(len(b))] ^= 1
 		writeTest(t, b, dir, name)
 	}
-	os.Remove(filepath.Join(dir, tilePath(0, 77)))
+	os.Remove(filepath.Join(dir, layout.TilePath(0, 77)))
 	if err := l.Scrub(0); err != nil {
 		t.Fatal(err)
 	}
-	wantClean(t, mustVerify(t, dir, nil, VerifyOptions{}))
+	wantClean(t, mustVerify(t, dir, nil))
 
-	good := readTest(t, dir, segmentPath(0))
+	good := readTest(t, dir, layout.SegmentPath(0))
 	fetch := func(from uint64) ([]Entry, error) { return testEntries(from, from+5000), nil }
 	damage := []func() []byte{
 		func() []byte { return good[:len(good)-1] },
@@ -52,7 +54,7 @@ func TestScrubAndRepair(t *testing.T) {
 	}
 	damage = append(damage, func() []byte { b := append([]byte(nil), good...); b[3] ^= 1; return b })
 	for i, d := range damage {
-		writeTest(t, d(), dir, segmentPath(0))
+		writeTest(t, d(), dir, layout.SegmentPath(0))
 		if err := l.Scrub(0); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("damage %d: %v, want ErrCorrupt", i, err)
 		}
@@ -80,14 +82,14 @@ func TestScrubAndRepair(t *testing.T) {
 			t.Fatalf("damage %d: %v", i, err)
 		}
 	}
-	if got := readTest(t, dir, segmentPath(0)); string(got) != string(good) {
+	if got := readTest(t, dir, layout.SegmentPath(0)); string(got) != string(good) {
 		t.Fatal("the repaired segment is not byte-identical")
 	}
 	if err := l.Scrub(0); err != nil {
 		t.Fatal(err)
 	}
 	checkContent(t, l, SegmentSize-100, n)
-	wantClean(t, mustVerify(t, dir, nil, VerifyOptions{}))
+	wantClean(t, mustVerify(t, dir, nil))
 	if l.Err() != nil {
 		t.Fatal(l.Err())
 	}

@@ -1,11 +1,12 @@
 package auditlog
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // Sync makes everything appended so far durable. It may run beside Append.
@@ -33,10 +34,10 @@ func (l *Log) sync() error {
 			runs = append(runs, r)
 		}
 	}
-	mark := durableMark{tree: l.tree}
+	mark := DurableMark{Tree: l.tree}
 	for _, p := range l.pending {
 		use(p.run)
-		mark.pending = append(mark.pending, durablePending{p.first, p.next()})
+		mark.Pending = append(mark.Pending, PendingRange{p.first, p.next()})
 	}
 	sealed := l.sealed
 	for _, r := range sealed {
@@ -72,12 +73,12 @@ func (l *Log) sync() error {
 		return l.fail(err)
 	}
 	l.mu.Lock()
-	l.durable = mark.tree.size
+	l.durable = mark.Tree.size
 	l.mu.Unlock()
 	return nil
 }
 
-func (l *Log) flush(runs, sealed []*run, tiles []string, dirs map[string]struct{}, mark durableMark, retired []*pending) error {
+func (l *Log) flush(runs, sealed []*run, tiles []string, dirs map[string]struct{}, mark DurableMark, retired []*pending) error {
 	for _, r := range runs {
 		if err := r.file.Sync(); err != nil {
 			return fmt.Errorf("syncing %s: %w", r.name, err)
@@ -98,7 +99,7 @@ func (l *Log) flush(runs, sealed []*run, tiles []string, dirs map[string]struct{
 			return fmt.Errorf("syncing directory %s: %w", d, err)
 		}
 	}
-	if err := put(l.fs, l.dir, durableFile, mark.encode(), true); err != nil {
+	if err := put(l.fs, l.dir, layout.DurableFile, mark.encode(), true); err != nil {
 		return fmt.Errorf("writing the durable mark: %w", err)
 	}
 	for _, p := range retired {
@@ -116,58 +117,6 @@ func (l *Log) syncFile(name string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("syncing %s: %w", name, err)
-	}
-	return nil
-}
-
-// durableMark is what the newest Sync made durable: nothing up to there can be
-// the torn end of a crash, so whatever is wrong with it is damage.
-type durableMark struct {
-	tree    Frontier
-	pending []durablePending
-}
-
-type durablePending struct{ first, next uint64 }
-
-// maxPending bounds how many pending runs a mark names. Each stands for a
-// snapshot installed while a gap was open.
-const maxPending = 1 << 16
-
-const maxDurable = 8 + 4 + 4 + maxFrontier + 2 + maxPending*16 + 32
-
-func (m *durableMark) encode() []byte {
-	tree := m.tree.appendBinary(nil)
-	b := binary.BigEndian.AppendUint16(nil, uint16(len(tree)))
-	b = append(b, tree...)
-	for _, p := range m.pending {
-		b = binary.BigEndian.AppendUint64(b, p.first)
-		b = binary.BigEndian.AppendUint64(b, p.next)
-	}
-	return sealed(durableMagic, b)
-}
-
-func (m *durableMark) decode(b []byte) error {
-	c, n, err := unseal(durableMagic, b)
-	if err != nil {
-		return err
-	}
-	if n != len(b) || len(c) < 2 {
-		return fmt.Errorf("%w: length", ErrMalformed)
-	}
-	tree := int(binary.BigEndian.Uint16(c))
-	if c = c[2:]; tree > len(c) || (len(c)-tree)%16 != 0 || (len(c)-tree)/16 > maxPending {
-		return fmt.Errorf("%w: length", ErrMalformed)
-	}
-	*m = durableMark{}
-	if err := m.tree.UnmarshalBinary(c[:tree]); err != nil {
-		return err
-	}
-	for c = c[tree:]; len(c) > 0; c = c[16:] {
-		p := durablePending{binary.BigEndian.Uint64(c), binary.BigEndian.Uint64(c[8:])}
-		if p.next < p.first {
-			return fmt.Errorf("%w: pending entries %d to %d", ErrMalformed, p.first, p.next)
-		}
-		m.pending = append(m.pending, p)
 	}
 	return nil
 }

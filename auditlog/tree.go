@@ -5,20 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/mod/sumdb/tlog"
-)
 
-// tilePath is where a full tile lies in a log directory: C2SP tlog-tiles.
-func tilePath(level int, n uint64) string {
-	s := fmt.Sprintf("%03d", n%1000)
-	for n >= 1000 {
-		n /= 1000
-		s = fmt.Sprintf("x%03d/%s", n%1000, s)
-	}
-	return filepath.Join(tileDir, strconv.Itoa(level), s)
-}
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
+)
 
 // fold is the root of the complete tree over hashes, whose number is a power of
 // two.
@@ -49,14 +40,14 @@ func (v *treeView) node(level int, n uint64) (Hash, error) {
 	if end > v.tree.size || end <= begin {
 		return Hash{}, fmt.Errorf("%w: no subtree %d of height %d in a tree of %d", ErrMissing, n, level, v.tree.size)
 	}
-	if begin >= v.first && level >= tileHeight {
-		return fold(v.folded[(begin-v.first)>>tileHeight : (end-v.first)>>tileHeight]), nil
+	if begin >= v.first && level >= layout.TileHeight {
+		return fold(v.folded[(begin-v.first)>>layout.TileHeight : (end-v.first)>>layout.TileHeight]), nil
 	}
 	if begin >= v.first {
 		return fold(v.leaves[begin-v.first : end-v.first]), nil
 	}
-	L, r := level/tileHeight, level%tileHeight
-	if t := n << r >> tileHeight; (t+1)<<(tileHeight*(L+1)) <= v.tree.size {
+	L, r := level/layout.TileHeight, level%layout.TileHeight
+	if t := n << r >> layout.TileHeight; (t+1)<<(layout.TileHeight*(L+1)) <= v.tree.size {
 		hashes, err := v.tile(L, t)
 		if err != nil {
 			return Hash{}, err
@@ -77,11 +68,11 @@ func (v *treeView) node(level int, n uint64) (Hash, error) {
 }
 
 func (v *treeView) tile(level int, n uint64) ([]Hash, error) {
-	name := tilePath(level, n)
+	name := layout.TilePath(level, n)
 	if t := v.tiles[name]; t != nil {
 		return t, nil
 	}
-	b, err := readFile(v.fs, filepath.Join(v.dir, name), TileWidth*HashSize)
+	b, err := ReadFile(v.fs, filepath.Join(v.dir, name), TileWidth*HashSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: no tile %s", ErrCorrupt, name)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/signal"
 )
 
 const (
@@ -20,7 +21,7 @@ const (
 )
 
 // lookForGap makes the backfill look at the audit log now.
-func (n *Node) lookForGap() { signal(n.gap) }
+func (n *Node) lookForGap() { signal.Send(n.gap) }
 
 // backfill fetches audit entries that a snapshot covers and this node never
 // applied. What others send is believed only as far as the audit log verifies it
@@ -116,12 +117,12 @@ func (n *Node) watchLog() {
 				continue
 			}
 		}
-		if grown := n.store.appended.Load(); grown >= n.cfg.SnapshotBytes {
+		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
 			if err := waitFuture(n.ctx, r.Snapshot()); err != nil {
 				n.log.Warn("snapshot by size", "err", err)
 				continue
 			}
-			n.store.appended.Add(-grown)
+			n.store.AdjustAppended(-grown)
 		}
 	}
 }

@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +17,10 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
@@ -34,6 +40,9 @@ type survey struct {
 	done     chan struct{}
 	nodes    map[string]sighting // each node that registered or sent a batch
 	bytes    int64
+	// cluster is the one that the disk's state is of: from the snapshot, or founded in
+	// the log; nil before it is founded.
+	cluster *fsmpb.Cluster
 }
 
 // sighting is what a log says of a node.
@@ -42,22 +51,52 @@ type sighting struct {
 	watermark   uint64 // the highest
 }
 
-func (s *survey) run(ctx context.Context, st *store) {
+// run looks through the log. What no unsealed leader signed says nothing of nodes,
+// once the cluster is founded: whoever led may have put it there.
+func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 	defer close(s.done)
-	for i := s.from; i <= s.to && ctx.Err() == nil; i++ {
-		var l raft.Log
-		if err := st.GetLog(i, &l); err != nil {
-			if errors.Is(err, raft.ErrLogNotFound) {
-				continue // behind a snapshot that was installed
+	founded := s.from // up to there nobody could sign
+	entries := func(from, to uint64, f func(uint64, []byte)) bool {
+		for i := from; i <= to && ctx.Err() == nil; i++ {
+			var l raft.Log
+			if err := st.GetLog(i, &l); err != nil {
+				if errors.Is(err, raft.ErrLogNotFound) {
+					continue // behind a snapshot that was installed
+				}
+				return false // the store reported it
 			}
-			return // the store reported it
+			if l.Type == raft.LogCommand {
+				f(i, l.Data)
+			} else {
+				s.bytes += int64(len(l.Data))
+			}
 		}
-		s.bytes += int64(len(l.Data))
-		if l.Type == raft.LogCommand {
-			surveyEntry(l.Data, s.nodes)
+		return ctx.Err() == nil
+	}
+	if !entries(s.from, s.to, func(i uint64, b []byte) {
+		s.bytes += int64(len(b))
+		if s.cluster == nil {
+			surveyEntry(b, s.nodes)
+			s.cluster, founded = fsm.EntryFounds(b), i+1
+		}
+	}) {
+		return
+	}
+	// The newest first: they say the most, and the others need not be verified.
+	for i := s.to; s.cluster != nil && i >= max(founded, 1); i-- {
+		if !entries(i, i, func(_ uint64, b []byte) {
+			seen := make(map[string]sighting)
+			surveyEntry(b, seen)
+			for node, is := range seen {
+				if was := s.nodes[node]; (is.incarnation > was.incarnation || is.watermark > was.watermark) && fsm.EntrySigned(s.cluster, b) {
+					s.nodes[node] = sighting{max(was.incarnation, is.incarnation), max(was.watermark, is.watermark)}
+				}
+			}
+		}) {
+			return
 		}
 	}
-	st.appended.Add(s.bytes)
+	st.AdjustAppended(s.bytes)
 }
 
 // Field numbers of fsm.proto that the survey reads without decoding records.
@@ -160,9 +199,21 @@ func (n *Node) inspectDisk() error {
 	if len(snapshots) > 0 {
 		n.survey.from = max(n.survey.from, snapshots[0].Index+1)
 		last = max(last, snapshots[0].Index)
+		if n.survey.cluster, err = n.snapshotCluster(snapshots[0].ID); err != nil {
+			return err
+		}
 	}
 	n.lastIndex = last
 	return nil
+}
+
+func (n *Node) snapshotCluster(id string) (*fsmpb.Cluster, error) {
+	_, r, err := n.snapshots.Open(id)
+	if err != nil {
+		return nil, err
+	}
+	c, err := fsm.SnapshotCluster(r)
+	return c, errors.Join(err, r.Close())
 }
 
 // hasState reports whether the disk holds anything that another node may count
@@ -181,7 +232,7 @@ func (n *Node) hasState() (bool, error) {
 	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return false, err
 	}
-	_, _, err = n.store.vote()
+	_, _, err = n.store.Vote()
 	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return false, err
 	}
@@ -201,7 +252,7 @@ func (n *Node) bootstrapSet() []string {
 func (n *Node) hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
 	a := &clusterpb.HelloResponse{
 		Node: n.cfg.NodeID, Bootstrap: n.bootstrapSet(), Version: n.cfg.Release,
-		SchemaMin: fsm.SchemaMin, SchemaMax: fsm.SchemaMax,
+		SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax,
 	}
 	var err error
 	if a.Formed, err = n.hasState(); err != nil {
@@ -214,6 +265,13 @@ func (n *Node) hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	// What an unsealed node says after a barrier is all that the cluster knows.
+	current := false
+	if n.unsealed() && len(r.Nonce) == nonceSize {
+		ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Hello/2)
+		defer cancel()
+		current = n.Barrier(ctx) == nil
+	}
 	mark, known := n.machine.watermark(r.Node)
 	if logged, ok := n.survey.nodes[r.Node]; ok {
 		known, mark, a.Incarnation = true, max(mark, logged.watermark), logged.incarnation
@@ -222,13 +280,41 @@ func (n *Node) hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb
 		known, mark, a.Incarnation = true, max(mark, reg.Watermark), max(a.Incarnation, reg.Incarnation)
 	}
 	a.Registered, a.Watermark = known, mark
+	if current {
+		if g, sig, err := n.sign(helloDomain, helloDigest(r.Node, r.Nonce, a)); err == nil {
+			a.Generation, a.Proof = g, sig
+		}
+	}
 	return a, nil
+}
+
+// helloDomain separates answers to Hello from what else the origin key signs.
+const helloDomain = "conclave hello v1"
+
+// helloDigest is what an unsealed node signs of its answer to a node's nonce.
+func helloDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]byte {
+	h := sha256.New()
+	for _, b := range [][]byte{[]byte(a.Node), []byte(asker), nonce} {
+		_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+		_, _ = h.Write(b)
+	}
+	known := uint64(0)
+	if a.Registered {
+		known = 1
+	}
+	for _, v := range []uint64{known, a.Watermark, a.Incarnation} {
+		_, _ = h.Write(binary.BigEndian.AppendUint64(nil, v))
+	}
+	return [32]byte(h.Sum(nil))
 }
 
 // helloResult is one node's answer.
 type helloResult struct {
 	node string
 	r    *clusterpb.HelloResponse
+	// proven says that the node is unsealed and that it knows what the cluster does,
+	// as far as this node's disk has the keys to tell.
+	proven bool
 }
 
 // greet asks the other first nodes until each has answered or ctx ends. again
@@ -241,9 +327,9 @@ func (n *Node) greet(ctx context.Context, again func(*clusterpb.HelloResponse) b
 		go func() {
 			defer wg.Done()
 			for wait := helloAgain; ; wait = min(2*wait, maxHelloAgain) {
-				if r, err := n.ask(ctx, id); err == nil {
+				if r, proven, err := n.ask(ctx, id); err == nil {
 					select {
-					case results <- helloResult{id, r}:
+					case results <- helloResult{id, r, proven}:
 					case <-ctx.Done():
 						return
 					}
@@ -274,20 +360,31 @@ func (n *Node) greeted() []string {
 	return slices.DeleteFunc(ids, func(id string) bool { return id == n.cfg.NodeID })
 }
 
-func (n *Node) ask(ctx context.Context, node string) (*clusterpb.HelloResponse, error) {
+func (n *Node) ask(ctx context.Context, node string) (r *clusterpb.HelloResponse, proven bool, err error) {
 	client, err := n.peers.client(node)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	n.peers.reset(node)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return client.Hello(ctx, &clusterpb.HelloRequest{
-		Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(),
+	nonce := newNonce()
+	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
+		Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(), Nonce: nonce,
 	})
+	if err != nil {
+		return nil, false, err
+	}
+	select {
+	case <-n.survey.done:
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	proven = r.Node == node && fsm.VerifyOrigin(n.survey.cluster, r.Generation, helloDomain, helloDigest(n.cfg.NodeID, nonce, r), r.Proof)
+	return r, proven, nil
 }
 
-// object is what a node with state says against this node's disk.
+// object says why a node's view of the cluster contradicts this node's disk; nil if it does not.
 func (n *Node) object(h helloResult, empty bool) error {
 	switch {
 	case !h.r.Registered:
@@ -325,6 +422,7 @@ func (n *Node) join() error {
 func (n *Node) rejoin() error {
 	pending := len(n.greeted())
 	results := n.greet(n.ctx, func(*clusterpb.HelloResponse) bool { return false })
+	var said objections
 	patience := time.NewTimer(n.cfg.Timeouts.Hello)
 	defer patience.Stop()
 	for waiting := pending > 0; waiting; {
@@ -334,23 +432,67 @@ func (n *Node) rejoin() error {
 				waiting = false
 				break
 			}
-			if err := n.object(h, false); err != nil {
-				return err
+			said.hear(h, n.object(h, false))
+			if said.final() != nil {
+				return said.final()
 			}
-			// One answer is some assurance; the others get a little longer.
+			// One answer is some assurance; the others get a little longer, and as long
+			// as it takes where one objects and could be a thief.
 			patience.Reset(n.cfg.Timeouts.Hello / 4)
+			if said.open() != nil {
+				patience.Reset(objectionHello * n.cfg.Timeouts.Hello)
+			}
 		case <-patience.C:
 			waiting = false
 		}
 	}
+	if err := said.open(); err != nil {
+		return err
+	}
 	n.goroutine(func() {
 		for h := range results {
-			if err := n.object(h, false); err != nil {
+			said.hear(h, n.object(h, false))
+			if err := cmp.Or(said.final(), said.open()); err != nil {
 				n.fault(err)
 			}
 		}
 	})
 	return n.startRaft()
+}
+
+// objectionHello is how long a node whose disk another one objects to waits for an
+// unsealed node's word, in Timeouts.Hello.
+const objectionHello = 5
+
+// objections are what others say against a node's disk. A thief with a node's
+// identity may say anything; an unsealed node that knows what the cluster does has
+// the last word. Without one, the node believes whoever objects.
+type objections struct {
+	proven, other error
+	cleared       bool
+}
+
+func (o *objections) hear(h helloResult, err error) {
+	switch {
+	case h.proven && err != nil:
+		o.proven = err
+	case h.proven:
+		o.cleared = true
+	case err != nil && o.other == nil:
+		o.other = fmt.Errorf("%w. No unsealed node was heard that could confirm or deny it: "+
+			"if the identity of %s may be stolen, keep that node from the network and start again", err, h.node)
+	}
+}
+
+// final is an objection that stands.
+func (o *objections) final() error { return o.proven }
+
+// open is one that does so far.
+func (o *objections) open() error {
+	if o.cleared {
+		return nil
+	}
+	return o.other
 }
 
 // found waits until the first nodes agree and then writes the first Raft state,
@@ -385,10 +527,10 @@ func (n *Node) found() error {
 }
 
 // agree waits for an answer of every first node. Each must have the same set, or
-// two clusters could form. A node that has formed one is no reason against: it
-// may have got further in the founding that this one was cut short in. That it
-// does not know this node, in its state and its log, shows that this is no wiped
-// disk: whatever majority registered this node contains one of the others.
+// two clusters could form. A peer that already has Raft state does not block the
+// bootstrap: it may have completed one that crashed here. If neither its state nor its
+// log knows this node, this disk was not wiped: whatever majority registered this node
+// contains one of the others.
 func (n *Node) agree() error {
 	ctx, cancel := context.WithCancel(n.ctx)
 	defer cancel()

@@ -9,8 +9,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/conclavekms/conclave/fsm"
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/raftlog"
+	"github.com/conclavekms/conclave/cluster/internal/raftlog/raftlogtest"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 func copyDir(t *testing.T, from, to string) {
@@ -41,7 +47,7 @@ func TestFirstNodesWaitForEachOther(t *testing.T) {
 		}
 	}
 	c.start("n3")
-	mustPropose(t, c.leader(), record())
+	mustPropose(t, c.leader(), clustertest.Record())
 	c.converged()
 	c.noFaults()
 }
@@ -98,7 +104,7 @@ func TestFoundingCutShort(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			eventually(t, 10*time.Second, "crash", func() bool {
+			clustertest.Eventually(t, 10*time.Second, "crash", func() bool {
 				for _, n := range c.up() {
 					if n.Fault() != nil {
 						return true
@@ -117,16 +123,22 @@ func TestFoundingCutShort(t *testing.T) {
 			if step == "one formed" && formed > 1 {
 				t.Fatalf("%d nodes formed the cluster", formed)
 			}
-			for _, id := range c.ids { // faults of the hooks, not of the nodes
-				for len(c.nodes[id].faults) > 0 {
-					<-c.nodes[id].faults
-				}
-			}
 			armed = false
 			c.startAll()
-			mustPropose(t, c.leader(), record())
+			mustPropose(t, c.leader(), clustertest.Record())
 			c.converged()
-			c.noFaults()
+			for _, id := range c.ids {
+				for len(c.nodes[id].faults) > 0 {
+					// What the hooks did, and that a store was closed by the kill, may be
+					// told late.
+					if err := <-c.nodes[id].faults; !errors.Is(err, crash) && !errors.Is(err, ErrStorage) {
+						t.Errorf("%s: %v", id, err)
+					}
+				}
+				if err := c.nodes[id].Fault(); err != nil {
+					t.Errorf("%s, started again: %v", id, err)
+				}
+			}
 		})
 	}
 }
@@ -134,7 +146,7 @@ func TestFoundingCutShort(t *testing.T) {
 func TestWipedDiskIsRefused(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	for _, n := range c.up() {
-		mustPropose(t, n, record())
+		mustPropose(t, n, clustertest.Record())
 	}
 	f := c.followers()[0]
 	c.kill(f.id)
@@ -167,7 +179,7 @@ func TestWipedDiskIsRefused(t *testing.T) {
 func TestWipedDiskIsRefusedAfterRestartOfAll(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	for _, n := range c.up() {
-		mustPropose(t, n, record())
+		mustPropose(t, n, clustertest.Record())
 	}
 	c.converged()
 	for _, n := range c.up() {
@@ -194,18 +206,18 @@ func TestWipedDiskIsRefusedAfterRestartOfAll(t *testing.T) {
 func TestRolledBackDiskIsRefused(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	f := c.followers()[0]
-	mustPropose(t, f, record())
+	mustPropose(t, f, clustertest.Record())
 	c.kill(f.id)
 	old := filepath.Join(t.TempDir(), "old")
 	copyDir(t, f.dir, old)
 	c.start(f.id)
 	for range 20 {
-		v := mustPropose(t, f, record())
+		v := mustPropose(t, f, clustertest.Record())
 		if err := f.WaitApplied(within(t, 5*time.Second), v.Index); err != nil {
 			t.Fatal(err)
 		}
 	}
-	mustPropose(t, f, record()) // tells the last index applied before
+	mustPropose(t, f, clustertest.Record()) // tells the last index applied before
 	c.converged()
 	c.kill(f.id)
 	now := filepath.Join(t.TempDir(), "now")
@@ -247,7 +259,7 @@ func TestRolledBackDiskIsRefused(t *testing.T) {
 	copyDir(t, now, f.dir)
 	c.start(f.id) // the newest disk is welcome
 	c.leader()
-	mustPropose(t, f, record())
+	mustPropose(t, f, clustertest.Record())
 	c.converged()
 	for len(f.faults) > 0 {
 		t.Error(<-f.faults)
@@ -282,7 +294,7 @@ func TestDataDirOfAnotherNode(t *testing.T) {
 // TestSurvey holds the hand-read fields against the schema.
 func TestSurvey(t *testing.T) {
 	encode := func(e *fsmpb.Entry) []byte {
-		b, err := fsm.EncodeEntry(e)
+		b, err := wire.EncodeEntry(e)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -293,7 +305,7 @@ func TestSurvey(t *testing.T) {
 		RegisterNode: &fsmpb.RegisterNode{Node: "a", Incarnation: 3, Watermark: 17, Release: "x"},
 	}}), nodes)
 	surveyEntry(encode(&fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{
-		{Node: "b", Incarnation: 1, Seq: 2, Watermark: 30, Records: []*fsmpb.Record{record(), record()}},
+		{Node: "b", Incarnation: 1, Seq: 2, Watermark: 30, Records: []*fsmpb.Record{clustertest.Record(), clustertest.Record()}},
 		{Node: "a", Incarnation: 3, Seq: 1, Watermark: 12},
 	}}}}), nodes)
 	if len(nodes) != 2 || nodes["a"] != (sighting{3, 17}) || nodes["b"] != (sighting{1, 30}) {
@@ -311,7 +323,7 @@ func TestCorruptLogStopsTheStart(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	f := c.followers()[0]
 	for range 5 {
-		mustPropose(t, f, record())
+		mustPropose(t, f, clustertest.Record())
 	}
 	c.converged()
 	last := f.raft.Load().LastIndex()
@@ -319,7 +331,7 @@ func TestCorruptLogStopsTheStart(t *testing.T) {
 	path := filepath.Join(f.dir, "raft", "raft.db")
 	for _, index := range []uint64{last, last - 2} {
 		key := []byte{0, 0, 0, 0, 0, 0, byte(index >> 8), byte(index)}
-		good := rewrite(t, path, "logs", key, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
+		good := raftlogtest.Rewrite(t, path, "logs", key, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
 		if err := c.open(f.id); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("Open with entry %d of %d damaged = %v, want %v", index, last, err, ErrCorrupt)
 			f.end(t, true)
@@ -327,8 +339,118 @@ func TestCorruptLogStopsTheStart(t *testing.T) {
 		for len(f.faults) > 0 {
 			<-f.faults
 		}
-		rewrite(t, path, "logs", key, func([]byte) []byte { return good })
+		raftlogtest.Rewrite(t, path, "logs", key, func([]byte) []byte { return good })
 	}
 	c.start(f.id)
 	c.converged()
+}
+
+// What the log says of nodes counts only where an unsealed leader signed it.
+func TestSurveyOfForgedEntries(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	n := c.followers()[0]
+	mustPropose(t, n, clustertest.Record())
+	c.converged()
+	forged, err := wire.EncodeEntry(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{
+		Node: n.id, Incarnation: 1 << 62, Watermark: 1 << 60,
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := n.store.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := n.id
+	c.kill(id)
+	st, err := raftlog.Open(filepath.Join(n.dir, "raft"), time.Minute, raftlog.Hooks{}, newMetrics().disk, func(err error) { t.Error(err) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.StoreLog(&raft.Log{Index: last + 1, Term: 1, Type: raft.LogCommand, Data: forged}); err != nil {
+		t.Fatal(err)
+	}
+	from, err := st.FirstIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &survey{from: from, to: last + 1, done: make(chan struct{}), nodes: make(map[string]sighting)}
+	s.run(t.Context(), st)
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s.cluster == nil {
+		t.Error("the founding was not found")
+	}
+	for _, node := range c.ids {
+		if seen := s.nodes[node]; seen.incarnation == 0 || seen.incarnation == 1<<62 || seen.watermark > last {
+			t.Errorf("%s: %+v", node, seen)
+		}
+	}
+}
+
+// An objection of a node that may be a thief is overruled by an unsealed node that
+// knows what the cluster does, and by nobody else.
+func TestObjections(t *testing.T) {
+	no := errors.New("no")
+	proven, other := helloResult{node: "n2", proven: true}, helloResult{node: "n3"}
+	for name, tt := range map[string]struct {
+		hear        func(o *objections)
+		final, open bool
+	}{
+		"nobody":                        {func(o *objections) {}, false, false},
+		"a sealed node has none":        {func(o *objections) { o.hear(other, nil) }, false, false},
+		"a sealed node":                 {func(o *objections) { o.hear(other, no) }, false, true},
+		"two of them differ":            {func(o *objections) { o.hear(other, no); o.hear(other, nil) }, false, true},
+		"an unsealed node denies it":    {func(o *objections) { o.hear(other, no); o.hear(proven, nil) }, false, false},
+		"an unsealed node denied it":    {func(o *objections) { o.hear(proven, nil); o.hear(other, no) }, false, false},
+		"an unsealed node":              {func(o *objections) { o.hear(proven, no) }, true, false},
+		"of two unsealed ones, one has": {func(o *objections) { o.hear(proven, nil); o.hear(proven, no) }, true, false},
+	} {
+		var o objections
+		tt.hear(&o)
+		if (o.final() != nil) != tt.final || (o.open() != nil) != tt.open {
+			t.Errorf("%s: %v, %v", name, o.final(), o.open())
+		}
+	}
+}
+
+// An answer to Hello is proven for one asker, one nonce and what it says.
+func TestHelloIsProven(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l, f := c.leader(), c.followers()[0]
+	ask := func() bool {
+		t.Helper()
+		var proven bool
+		clustertest.Eventually(t, 20*time.Second, "an answer", func() bool {
+			r, ok, err := f.ask(t.Context(), l.id)
+			proven = ok
+			return err == nil && r.Registered
+		})
+		return proven
+	}
+	if f.survey.cluster == nil { // the founding came after the start
+		f.survey.cluster = testFounded()
+	}
+	if !ask() {
+		t.Error("an unsealed leader's answer is not proven")
+	}
+	r := &clusterpb.HelloResponse{Node: l.id, Registered: true, Watermark: 5, Incarnation: 2}
+	want := helloDigest(f.id, []byte("nonce"), r)
+	for name, got := range map[string][32]byte{
+		"asker":       helloDigest("n9", []byte("nonce"), r),
+		"nonce":       helloDigest(f.id, []byte("other"), r),
+		"node":        helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: "n9", Registered: true, Watermark: 5, Incarnation: 2}),
+		"registered":  helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: l.id, Watermark: 5, Incarnation: 2}),
+		"watermark":   helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: l.id, Registered: true, Watermark: 6, Incarnation: 2}),
+		"incarnation": helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: l.id, Registered: true, Watermark: 5, Incarnation: 3}),
+	} {
+		if got == want {
+			t.Errorf("%s is not signed", name)
+		}
+	}
+	l.seal()
+	if ask() {
+		t.Error("a sealed node's answer is proven")
+	}
 }

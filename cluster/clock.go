@@ -119,6 +119,7 @@ func (g *clockGuard) evidence(state *fsm.State, since time.Duration) *fsmpb.Cloc
 	// An entry that falls short is followed by others: what is in flight may not
 	// come to be.
 	g.stampedWall = 0
+	c.Heard = state.Observed()
 	c.Readings = []*fsmpb.ClockReading{{Node: g.self, Wall: c.Wall}}
 	if time.Since(g.readAt) <= readingAge {
 		for _, r := range g.readings {

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -55,4 +56,29 @@ func TestClockGuard(t *testing.T) {
 	if c := g.evidence(state, 0); len(c.Readings) != 0 {
 		t.Errorf("an entry without time has %d readings", len(c.Readings))
 	}
+}
+
+// TestSealedForDays: an idle cluster whose nodes are sealed over a long weekend has the
+// right time when one of them is unsealed, without an operator's word.
+func TestSealedForDays(t *testing.T) {
+	clock := &fakeClock{}
+	c := startCluster(t, 1, func(_ string, cfg *Config) {
+		cfg.Clock, cfg.Timeouts.ClockTick = clock, 50*time.Millisecond
+	})
+	n := c.leader()
+	mustPropose(t, n, clustertest.Record())
+	n.authority.sealed.Store(true)
+	for range 4 {
+		before := n.State().Time()
+		clock.offset.Add(int64(20 * time.Hour))
+		clustertest.Eventually(t, 10*time.Second, "the time is heard", func() bool { return n.State().Observed() > clock.Now().Add(-time.Minute).UnixNano() })
+		if got := n.State().Time(); got != before {
+			t.Fatalf("cluster time moved by %v while nobody signed", time.Duration(got-before))
+		}
+	}
+	n.authority.sealed.Store(false)
+	clustertest.Eventually(t, 10*time.Second, "the right cluster time", func() bool { return n.State().Time() > clock.Now().Add(-time.Minute).UnixNano() })
+	clustertest.Eventually(t, 10*time.Second, "nothing left to carry", func() bool { return n.State().Observed() == 0 })
+	mustPropose(t, n, clustertest.Record())
+	c.noFaults()
 }

@@ -1,23 +1,29 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/integration/harness/ports"
 )
 
 // testNode is a node with what it runs on.
@@ -28,13 +34,15 @@ type testNode struct {
 	audit  *auditlog.Log
 	faults chan error
 	down   bool
+
+	authority *testAuthority
 }
 
 // testCluster is several nodes in this process, on real TLS over loopback and
 // real files.
 type testCluster struct {
 	t     *testing.T
-	ca    *CA
+	ca    *pki.CA
 	peers map[string]string
 	ids   []string
 	nodes map[string]*testNode
@@ -54,37 +62,36 @@ func testLogger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(io.Discard, nil))
 }
 
-func testCA(t testing.TB) *CA {
+func testCA(t testing.TB) *pki.CA {
 	t.Helper()
-	ca, err := NewCA("test CA", time.Hour)
+	ca, err := pki.NewCA("test CA", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ca
 }
 
-func testIdentity(t testing.TB, ca *CA, node string) *Identity {
+func testIdentity(t testing.TB, ca *pki.CA, node string) *pki.Identity {
 	t.Helper()
-	cert, key, err := ca.Issue(IssueRequest{Kind: KindNode, Name: node, Validity: time.Hour})
+	cert, key, err := ca.Issue(pki.IssueRequest{Kind: pki.KindNode, Name: node, Validity: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := NewIdentity(cert, key, ca.CertPEM())
+	id, err := pki.NewIdentity(cert, key, ca.CertPEM())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return id
 }
 
-// freeAddr finds a port that stays the same over restarts of a node.
+// freeAddr is an address that stays the node's over restarts.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // newCluster makes the files of n nodes and starts none.
@@ -108,6 +115,7 @@ func startCluster(t *testing.T, n int, edit func(id string, c *Config)) *testClu
 	c := newCluster(t, n, edit)
 	c.startAll()
 	c.leader()
+	c.found()
 	return c
 }
 
@@ -145,7 +153,80 @@ func (c *testCluster) open(id string) error {
 		return err
 	}
 	tn.Node, tn.audit, tn.down = n, audit, false
+	tn.authority = &testAuthority{}
+	n.SetAuthority(tn.authority)
 	return nil
+}
+
+// testOriginKey is the origin key of clusters that tests found.
+var testOriginKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
+func testFounded() *fsmpb.Cluster {
+	return &fsmpb.Cluster{
+		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: "eu-test-1", Partition: "aws",
+		Shares: &fsmpb.ShareSet{Threshold: 1, Count: 1}, Keyring: []*fsmpb.WrappedKEK{{Generation: 1}},
+		OriginKeys: []*fsmpb.OriginKey{{Generation: 1, PublicKey: testOriginKey.Public().(ed25519.PublicKey)}},
+	}
+}
+
+// testAuthority is that of a node of testFounded.
+type testAuthority struct{ sealed atomic.Bool }
+
+func (a *testAuthority) Sealed() bool { return a.sealed.Load() }
+
+func (a *testAuthority) SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
+	return 1, ed25519.Sign(testOriginKey, fsm.OriginMessage(testFounded(), domain, digest)), nil
+}
+
+func (a *testAuthority) PeerMAC(message []byte) (uint32, []byte, error) {
+	h := hmac.New(sha256.New, testOriginKey)
+	h.Write(message)
+	return 1, h.Sum(nil), nil
+}
+
+func (a *testAuthority) CheckPeerMAC(generation uint32, message, mac []byte) error {
+	if _, want, _ := a.PeerMAC(message); generation != 1 || !hmac.Equal(want, mac) {
+		return errors.New("wrong MAC")
+	}
+	return nil
+}
+
+// seal makes a node what a sealed one is to the cluster.
+func (n *testNode) seal() {
+	n.authority.sealed.Store(true)
+	n.SetCanLead(func() bool { return false })
+}
+
+// found founds the cluster, once: before that no record is taken.
+func (c *testCluster) found() {
+	c.t.Helper()
+	n := c.leader()
+	foundBy(c.t, n)
+	clustertest.Eventually(c.t, 10*time.Second, "a founded cluster", func() bool {
+		for _, n := range c.up() {
+			if !n.founded() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func foundBy(t testing.TB, n *testNode) {
+	t.Helper()
+	if n.founded() {
+		return
+	}
+	r := clustertest.Record()
+	r.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
+	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: testFounded()}}}
+	v, err := n.Propose(within(t, 10*time.Second), r)
+	if err != nil || v.Verdict != fsm.Accepted && v.Verdict != fsm.Conflict {
+		t.Fatalf("%s: founding: %+v, %v", n.id, v, err)
+	}
+	if err := n.WaitApplied(within(t, 10*time.Second), v.Index); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (c *testCluster) start(id string) *testNode {
@@ -218,9 +299,9 @@ func (c *testCluster) up() []*testNode {
 func (c *testCluster) leader() *testNode {
 	c.t.Helper()
 	var found *testNode
-	eventually(c.t, 10*time.Second, "a leader", func() bool {
+	clustertest.Eventually(c.t, 10*time.Second, "a leader", func() bool {
 		for _, n := range c.up() {
-			if l := n.origin.ready.Load(); n.IsLeader() && l != nil && *l == n.id {
+			if n.IsLeader() && n.proposer.Leader() == n.id {
 				found = n
 				return true
 			}
@@ -245,7 +326,7 @@ func (c *testCluster) followers() []*testNode {
 // converged waits until all running nodes have the same state.
 func (c *testCluster) converged() {
 	c.t.Helper()
-	eventually(c.t, 20*time.Second, "the same state everywhere", func() bool {
+	clustertest.Eventually(c.t, 20*time.Second, "the same state everywhere", func() bool {
 		var first *fsm.State
 		for _, n := range c.up() {
 			s := n.State()
@@ -271,19 +352,6 @@ func (c *testCluster) noFaults() {
 	}
 }
 
-func eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); ; {
-		if f() {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s within %v", what, limit)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 func within(t testing.TB, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), d)
@@ -291,21 +359,16 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-// record is a record with no reads and no changes, and an id of its own.
-func record() *fsmpb.Record {
-	r := &fsmpb.Record{
-		RequestId: make([]byte, 16), Salt: make([]byte, 16), Commitment: make([]byte, auditlog.HashSize),
-		Body: make([]byte, 300), Generation: 1,
-	}
-	rand.Read(r.RequestId)
-	rand.Read(r.Salt)
-	return r
-}
-
-// mustPropose proposes a record that is to be accepted.
+// mustPropose proposes a record that is to be accepted. On a busy machine an election may
+// take longer than a proposal waits for one.
 func mustPropose(t testing.TB, n *testNode, r *fsmpb.Record) fsm.Decision {
 	t.Helper()
-	v, err := n.Propose(within(t, 10*time.Second), r)
+	foundBy(t, n)
+	ctx := within(t, 30*time.Second)
+	v, err := n.Propose(ctx, r)
+	for errors.Is(err, ErrNoLeader) && ctx.Err() == nil { // nothing was submitted
+		v, err = n.Propose(ctx, r)
+	}
 	if err != nil || v.Verdict != fsm.Accepted {
 		t.Fatalf("%s: Propose = %+v, %v; want accepted", n.id, v, err)
 	}
@@ -316,7 +379,7 @@ func TestSingleNode(t *testing.T) {
 	c := startCluster(t, 1, nil)
 	n := c.nodes["n1"]
 	for range 20 {
-		v := mustPropose(t, n, record())
+		v := mustPropose(t, n, clustertest.Record())
 		if err := n.WaitApplied(within(t, time.Second), v.Index); err != nil {
 			t.Fatal(err)
 		}
@@ -327,8 +390,8 @@ func TestSingleNode(t *testing.T) {
 	n.end(t, false)
 	c.start("n1")
 	c.leader()
-	mustPropose(t, c.nodes["n1"], record())
-	if f, _ := c.nodes["n1"].State().Audit(); f.Size() != 21 {
+	mustPropose(t, c.nodes["n1"], clustertest.Record())
+	if f, _ := c.nodes["n1"].State().Audit(); f.Size() != 21+1 { // and the founding
 		t.Errorf("%d audit records, want 21", f.Size())
 	}
 	c.noFaults()
@@ -343,7 +406,7 @@ func TestThreeNodesCommitFromEach(t *testing.T) {
 			go func() {
 				defer wg.Done()
 				for range 25 {
-					if v, err := n.Propose(context.Background(), record()); err != nil || v.Verdict != fsm.Accepted {
+					if v, err := n.Propose(context.Background(), clustertest.Record()); err != nil || v.Verdict != fsm.Accepted {
 						t.Errorf("%s: Propose = %+v, %v", n.id, v, err)
 						return
 					}
@@ -353,7 +416,7 @@ func TestThreeNodesCommitFromEach(t *testing.T) {
 	}
 	wg.Wait()
 	c.converged()
-	if f, _ := c.leader().State().Audit(); f.Size() != 300 {
+	if f, _ := c.leader().State().Audit(); f.Size() != 300+1 { // and the founding
 		t.Errorf("%d audit records, want 300", f.Size())
 	}
 	c.noFaults()

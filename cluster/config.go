@@ -14,7 +14,12 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/internal/raftlog"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/transport/admission"
 )
 
 // AuditLog is the node's copy of the audit log. *auditlog.Log is one.
@@ -29,6 +34,8 @@ type AuditLog interface {
 	Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error)
 	// Size is the number of entries that can be read.
 	Size() uint64
+	// OnNoSpace has writes wait where there is no space.
+	OnNoSpace(auditlog.NoSpace)
 }
 
 // Clock is the node's wall clock.
@@ -48,13 +55,16 @@ type Config struct {
 	// created with mode 0700.
 	DataDir string
 	// Identity is the node's certificate, its key and the cluster's CA.
-	Identity *Identity
+	Identity *pki.Identity
 	// Listen is the address of the peer port, host:port. Raft and the peer
 	// service share it.
 	Listen string
 	// Listener replaces Listen where the port is already open. The node closes
 	// it.
 	Listener net.Listener
+	// Budget is what the peer port and gossip take their connections from; by
+	// default one of their own.
+	Budget *admission.Budget
 	// Advertise is where other nodes reach the peer port; the address of the
 	// listener by default. It goes into the Raft configuration at bootstrap.
 	Advertise string
@@ -72,7 +82,7 @@ type Config struct {
 	Release string
 
 	// Gossip is the address book that nodes spread among themselves.
-	Gossip GossipConfig
+	Gossip gossip.Config
 
 	// Audit is the node's audit log; its owner closes it after Shutdown.
 	Audit AuditLog
@@ -95,6 +105,9 @@ type Config struct {
 	MaxQueuedBytes   int64
 	MaxMergeBytes    int64
 
+	// Space says how little room on the disk makes the node do what.
+	Space diskspace.Marks
+
 	// Clock is the wall clock behind cluster time; the system's by default.
 	// Durations are always measured with the monotonic clock.
 	Clock Clock
@@ -110,6 +123,9 @@ type Config struct {
 	// goroutine. It must not block.
 	OnApply func(*fsm.State, fsm.Events)
 
+	// OnForgery is told of a node that sent what only an unsealed node can, without
+	// being one, at most once a minute for each. It must not block.
+	OnForgery func(node, reason string)
 	// Hooks break things for tests.
 	Hooks Hooks
 }
@@ -136,13 +152,18 @@ type Timeouts struct {
 	// Outcome is how long a submitted proposal waits for its verdict before
 	// ErrOutcomeUnknown; 30 s by default.
 	Outcome time.Duration
-	// Release is the age at which fsm.Decision.Late is set; 2 s by default.
+	// Release is how long after the commit of its record an answer may be given,
+	// see fsm.Decision.Late; 2 s by default.
 	Release time.Duration
 	// ClockTick is how long cluster time may stand still on an idle cluster; 30 s
 	// by default.
 	ClockTick time.Duration
-	// Disk is how long a write may take before the node gives up on its disk; 5 s
-	// by default.
+	// DiskYield is how long a write may take before another node, whose disk
+	// answers, is made to lead; 750 ms by default.
+	DiskYield time.Duration
+	// Disk is how long a write may take before the node gives up on its disk and
+	// ends; a minute by default. Until then it serves on as a follower. Both count
+	// only time in which this process ran.
 	Disk time.Duration
 	// Hello is how long a starting node waits for answers before it starts Raft
 	// without them; 1 s by default.
@@ -152,7 +173,9 @@ type Timeouts struct {
 // Hooks let tests make faults. Nil ones do nothing.
 type Hooks struct {
 	// Store breaks the Raft log store.
-	Store StoreHooks
+	Store raftlog.Hooks
+	// StatDisk replaces the question how much room the disk has.
+	StatDisk func() (diskspace.Room, error)
 	// DropAnswer is asked on the leader for each answer to a node's batch, its
 	// own included; true loses the answer.
 	DropAnswer func(node string, answer *clusterpb.SubmitResponse) bool
@@ -184,7 +207,8 @@ func (c Config) withDefaults() Config {
 	t.Outcome = or(t.Outcome, 30*time.Second)
 	t.Release = or(t.Release, 2*time.Second)
 	t.ClockTick = or(t.ClockTick, 30*time.Second)
-	t.Disk = or(t.Disk, 5*time.Second)
+	t.DiskYield = or(t.DiskYield, 750*time.Millisecond)
+	t.Disk = or(t.Disk, time.Minute)
 	t.Hello = or(t.Hello, time.Second)
 	c.SnapshotBytes = or(c.SnapshotBytes, 256<<20)
 	c.SnapshotEntries = or(c.SnapshotEntries, 8192)
@@ -205,8 +229,8 @@ func (c Config) withDefaults() Config {
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !ValidID(c.NodeID) {
-		bad("node id %q: want 1 to 63 of a-z, 0-9, '-', '.'", c.NodeID)
+	if err := pki.CheckNodeID(c.NodeID); err != nil {
+		bad("%w", err)
 	}
 	if c.DataDir == "" {
 		bad("no data directory")
@@ -226,8 +250,8 @@ func (c Config) Validate() error {
 	seen := make(map[string]string)
 	for _, id := range slices.Sorted(maps.Keys(c.Peers)) {
 		addr := c.Peers[id]
-		if !ValidID(id) {
-			bad("peer id %q: want 1 to 63 of a-z, 0-9, '-', '.'", id)
+		if err := pki.CheckNodeID(id); err != nil {
+			bad("peers: %w", err)
 		}
 		if _, _, err := net.SplitHostPort(addr); err != nil {
 			bad("peer %s: %w", id, err)
@@ -250,7 +274,7 @@ func (c Config) Validate() error {
 	}
 	d := c.withDefaults()
 	t := d.Timeouts
-	for _, v := range []time.Duration{t.Heartbeat, t.Election, t.Lease, t.Commit, t.Snapshot, t.LeaderWait, t.Resubmit, t.Outcome, t.Release, t.ClockTick, t.Disk, t.Hello} {
+	for _, v := range []time.Duration{t.Heartbeat, t.Election, t.Lease, t.Commit, t.Snapshot, t.LeaderWait, t.Resubmit, t.Outcome, t.Release, t.ClockTick, t.DiskYield, t.Disk, t.Hello} {
 		if v < 0 {
 			bad("a timeout is negative")
 			break
@@ -265,20 +289,7 @@ func (c Config) Validate() error {
 	if d.SnapshotBytes < 0 || d.MaxQueuedBytes < 0 || d.MaxMergeBytes < 0 || d.MaxQueuedRecords < 0 {
 		bad("a limit is negative")
 	}
-	errs = append(errs, c.Gossip.validate()...)
+	errs = append(errs, c.Space.Validate())
+	errs = append(errs, c.Gossip.Validate()...)
 	return errors.Join(errs...)
-}
-
-// ValidID reports whether id can name a node: the id stands in certificates,
-// file names and logs.
-func ValidID(id string) bool {
-	if len(id) == 0 || len(id) > 63 || id[0] == '-' || id[0] == '.' {
-		return false
-	}
-	for _, c := range []byte(id) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '.' {
-			return false
-		}
-	}
-	return true
 }

@@ -13,7 +13,7 @@
 //     when Barrier was called.
 //   - Nothing is decided from gossip: it is an address book.
 //   - A storage error, a diverged state, a newer incarnation of the node or a
-//     disk that went back in time stops the node: it leaves the network at once
+//     disk that was rolled back stops the node: it leaves the network at once
 //     and Config.OnFault is told.
 //
 // DESIGN.md beside this file explains the parts and the reasons.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -13,23 +15,25 @@ var (
 	// ErrNoLeader: no leader could be reached, and nothing was submitted.
 	ErrNoLeader = fsm.ErrNoLeader
 	// ErrNotLeader: the call is for the leader, and this node is not it.
-	ErrNotLeader = errors.New("not the leader")
+	ErrNotLeader = commit.ErrNotLeader
 	// ErrOverloaded: too much is waiting already, and nothing was submitted.
 	ErrOverloaded = fsm.ErrOverloaded
 	// ErrFenced: the node took itself out of the cluster; see Config.OnFault.
 	ErrFenced = fmt.Errorf("%w: node is fenced", fsm.ErrNodeStopped)
 	// ErrShutdown: the node is stopping, and nothing was submitted.
-	ErrShutdown = fmt.Errorf("%w: node is shutting down", fsm.ErrNodeStopped)
+	ErrShutdown = commit.ErrShutdown
 	// ErrOutcomeUnknown: it was submitted, and whether it took effect could not
 	// be learnt in time. It may still take effect.
 	ErrOutcomeUnknown = fsm.ErrOutcomeUnknown
 	// ErrRecord: the record can never be proposed: too large or malformed.
-	ErrRecord = errors.New("record cannot be proposed")
+	ErrRecord = commit.ErrRecord
 	// ErrUnreachable: the node that was asked did not answer; whether it acted
 	// is unknown.
 	ErrUnreachable = errors.New("node cannot be reached")
 	// ErrRemote: the other node's handler refused; its message follows.
 	ErrRemote = errors.New("refused by the other node")
+	// ErrSealed: only an unsealed node can do it.
+	ErrSealed = commit.ErrSealed
 	// ErrNoTransfer: no other node is fit to take over the leadership.
 	ErrNoTransfer = errors.New("no node can take over")
 )
@@ -37,18 +41,18 @@ var (
 // What stops a node for good. Config.OnFault receives them, wrapped.
 var (
 	// ErrCorrupt: something on the disk is not what was stored.
-	ErrCorrupt = errors.New("stored data is corrupt")
+	ErrCorrupt = raftlog.ErrCorrupt
 	// ErrStorage: a write failed. What reached the disk is not known, so the
 	// node may neither go on nor try again.
-	ErrStorage = errors.New("storage failed")
+	ErrStorage = raftlog.ErrStorage
 	// ErrDiskStuck: a write has not returned for too long.
-	ErrDiskStuck = errors.New("disk does not answer")
+	ErrDiskStuck = raftlog.ErrDiskStuck
 	// ErrIncarnation: a newer start of this node is registered.
-	ErrIncarnation = errors.New("a newer incarnation of this node took over")
+	ErrIncarnation = commit.ErrIncarnation
 	// ErrWipedDisk: the cluster knows this node, whose disk is empty.
-	ErrWipedDisk = errors.New("the disk of a known node is empty; remove the node and let it join under a new id")
+	ErrWipedDisk = errors.New("the data directory of a known node is empty: start the node with the one that it had")
 	// ErrRolledBack: the cluster knows this node's disk to have held more.
-	ErrRolledBack = errors.New("the disk went back in time; remove the node and let it join under a new id")
+	ErrRolledBack = errors.New("the data directory was rolled back to an older state: start the node with the newest one")
 	// ErrDataDir: the data directory is another node's, or damaged.
 	ErrDataDir = errors.New("unusable data directory")
 	// ErrTransferStuck: the leader refuses writes because of a leadership

@@ -6,8 +6,12 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // raftLogger writes what Raft logs to slog. Raft says what a person need not
@@ -16,10 +20,78 @@ type raftLogger struct {
 	l    *slog.Logger
 	name string
 	args []any
+	lost *lostPeers
 }
 
 func newRaftLogger(l *slog.Logger, name string) hclog.Logger {
-	return &raftLogger{l: l.With("part", name), name: name}
+	return &raftLogger{l: l.With("part", name), name: name, lost: &lostPeers{now: time.Now}}
+}
+
+const (
+	// lostPeerInterval is the time between two lines about a peer that cannot be
+	// reached: Raft has several for each of its attempts.
+	lostPeerInterval = 5 * time.Minute
+	// maxLostPeers bounds what is remembered.
+	maxLostPeers = 64
+)
+
+// lostPeers knows when the log last said that a peer cannot be reached.
+type lostPeers struct {
+	now   func() time.Time
+	mu    sync.Mutex
+	peers map[string]*lostPeer
+}
+
+type lostPeer struct {
+	said  time.Time
+	since int // lines that were left out since
+}
+
+// unreachable are what Raft says when calls to a peer fail, or, without a peer, to
+// too many of them.
+var unreachable = []string{
+	"failed to heartbeat to", "failed to appendEntries to", "failed to pipeline appendEntries", "failed to start pipeline replication to",
+	"failed to make requestVote RPC", "failed to send snapshot to", "failed to install snapshot",
+	"failed to contact", "Election timeout reached, restarting election",
+}
+
+// pass reports whether to write a line, and how many about the same peer were left
+// out before it.
+func (p *lostPeers) pass(msg string, args []any) (left int, ok bool) {
+	if p == nil || !slices.Contains(unreachable, msg) {
+		return 0, true
+	}
+	peer := peerOf(args)
+	now := p.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.peers[peer]
+	if was != nil && now.Sub(was.said) < lostPeerInterval {
+		was.since++
+		return 0, false
+	}
+	if was != nil {
+		left = was.since
+	}
+	if p.peers == nil || len(p.peers) >= maxLostPeers {
+		p.peers = make(map[string]*lostPeer)
+	}
+	p.peers[peer] = &lostPeer{said: now}
+	return left, true
+}
+
+// peerOf is the address that a line of Raft's is about.
+func peerOf(args []any) string {
+	for i := 0; i+1 < len(args); i += 2 {
+		if args[i] != "peer" && args[i] != "target" && args[i] != "server-id" {
+			continue
+		}
+		if s, ok := args[i+1].(raft.Server); ok {
+			return string(s.Address)
+		}
+		return fmt.Sprint(args[i+1])
+	}
+	return ""
 }
 
 func slogLevel(l hclog.Level) slog.Level {
@@ -38,6 +110,13 @@ func (r *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	ctx := context.Background()
 	if level == hclog.Trace || level == hclog.Off || !r.l.Enabled(ctx, sl) {
 		return
+	}
+	left, ok := r.lost.pass(msg, args)
+	if !ok {
+		return
+	}
+	if left > 0 {
+		args = append(args[:len(args):len(args)], "lines_left_out", left)
 	}
 	for i, a := range args {
 		if f, ok := a.(hclog.Format); ok && len(f) > 0 { // hclog's own lazy Sprintf
@@ -65,14 +144,14 @@ func (r *raftLogger) IsError() bool { return r.enabled(hclog.Error) }
 
 func (r *raftLogger) ImpliedArgs() []any { return r.args }
 func (r *raftLogger) With(args ...any) hclog.Logger {
-	return &raftLogger{l: r.l.With(args...), name: r.name, args: append(r.args[:len(r.args):len(r.args)], args...)}
+	return &raftLogger{l: r.l.With(args...), name: r.name, lost: r.lost, args: append(r.args[:len(r.args):len(r.args)], args...)}
 }
 func (r *raftLogger) Name() string { return r.name }
 func (r *raftLogger) Named(name string) hclog.Logger {
-	return &raftLogger{l: r.l, name: r.name + "." + name, args: r.args}
+	return &raftLogger{l: r.l, name: r.name + "." + name, args: r.args, lost: r.lost}
 }
 func (r *raftLogger) ResetNamed(name string) hclog.Logger {
-	return &raftLogger{l: r.l, name: name, args: r.args}
+	return &raftLogger{l: r.l, name: name, args: r.args, lost: r.lost}
 }
 func (r *raftLogger) SetLevel(hclog.Level)  {}
 func (r *raftLogger) GetLevel() hclog.Level { return hclog.Debug }

@@ -7,14 +7,16 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
 const (
 	// leaderTick is how often a leader looks at clocks and at who should lead.
-	leaderTick = time.Second
+	leaderTick = 500 * time.Millisecond
 	// transferPause lies between attempts to hand the leadership over.
 	transferPause = 5 * time.Second
 	// clockWait bounds how long a new leader waits for other clocks.
@@ -70,7 +72,7 @@ func (n *Node) watchLeadership() {
 			// Flapping: a second "leading" without an end between is a new term.
 			n.leave(office)
 			if !leading {
-				n.origin.poke()
+				n.proposer.Poke()
 				continue
 			}
 			office = n.enter(office)
@@ -105,33 +107,38 @@ func (n *Node) enter(last *office) *office {
 func (n *Node) leave(o *office) {
 	if o != nil {
 		o.cancel()
-		n.merger.setOpen(false)
+		n.committer.SetOpen(false)
 	}
 }
 
 // lead is one term of office.
 func (n *Node) lead(ctx context.Context) {
 	r := n.raft.Load()
+	term := r.CurrentTerm()
 	// Nothing is proposed on a state that lags behind what earlier leaders
 	// committed.
-	if err := waitFuture(ctx, r.Barrier(enqueueTimeout)); err != nil {
+	if err := waitFuture(ctx, r.Barrier(commit.EnqueueTimeout)); err != nil {
 		if ctx.Err() == nil {
 			n.log.Warn("new leader could not catch up", "err", err)
 			n.giveUp(ctx)
 		}
 		return
 	}
+	if r.CurrentTerm() == term { // else the barrier may have been of another
+		n.readTerm.Store(term)
+		defer n.readTerm.CompareAndSwap(term, 0)
+	}
 	n.readClocks(ctx, clockWait)
 	if ctx.Err() != nil || n.faulted.Load() != nil {
 		return
 	}
 	n.log.Info("leading", "term", r.CurrentTerm())
-	n.merger.setOpen(true)
+	n.committer.SetOpen(true)
 	if ctx.Err() != nil || n.faulted.Load() != nil {
-		n.merger.setOpen(false) // it ended between the look and the opening
+		n.committer.SetOpen(false) // it ended between the look and the opening
 		return
 	}
-	n.origin.poke()
+	n.proposer.Poke()
 	var funcs sync.WaitGroup
 	n.onLeader.begin(ctx, func(f func()) {
 		funcs.Add(1)
@@ -152,13 +159,23 @@ func (n *Node) lead(ctx context.Context) {
 			return
 		}
 		infos := n.readClocks(ctx, leaderTick)
+		n.weighSpace(infos)
 		n.watchTransfer()
 		if n.applied.since() > n.cfg.Timeouts.ClockTick {
 			n.tickClock()
 		}
-		if (!n.canLead() || n.guard.disagrees()) && time.Since(lastTransfer) > transferPause {
+		if time.Since(lastTransfer) < transferPause {
+			continue
+		}
+		to := ""
+		if !n.canLead() || n.guard.disagrees() {
+			to = n.successor(infos, onlyFit)
+		} else {
+			to = n.quicker(infos)
+		}
+		if to != "" {
 			lastTransfer = time.Now()
-			n.stepAside(ctx, infos)
+			n.stepAside(ctx, to)
 		}
 	}
 }
@@ -206,7 +223,7 @@ func (n *Node) followLeader(observed <-chan raft.Observation) {
 			n.metrics.leaders.Inc()
 			n.log.Info("leader changed", "leader", leader)
 		}
-		n.origin.poke()
+		n.proposer.Poke()
 	}
 }
 
@@ -215,36 +232,42 @@ func (n *Node) followLeader(observed <-chan raft.Observation) {
 func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*clusterpb.ClockResponse {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	voters := n.voters()
+	start := time.Now()
+	infos, rs, voters := n.askVoters(ctx)
+	was := n.guard.disagrees()
+	if _, differ := n.guard.take(rs, start, voters); differ && !was {
+		n.log.Error("this leader's clock differs from the majority's: cluster time stands still here")
+	}
+	return infos
+}
+
+// askVoters asks the other voters, until ctx ends, for their clocks, their fitness
+// to lead and proof that they are unsealed. What they are follows from the newest
+// answers; see standings.
+func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.ClockResponse, rs []reading, voters int) {
+	ids := n.voters()
 	type answer struct {
 		node   string
 		r      *clusterpb.ClockResponse
 		offset time.Duration
 	}
-	start := time.Now()
-	answers := make(chan answer, len(voters))
+	answers := make(chan answer, len(ids))
 	asked := 0
-	for _, id := range voters {
+	for _, id := range ids {
 		client, err := n.peers.client(id)
 		if err != nil { // this node itself
 			continue
 		}
 		asked++
 		n.goroutine(func() {
-			before := n.cfg.Clock.Now()
-			began := time.Now()
-			r, err := client.Clock(ctx, &clusterpb.ClockRequest{})
-			if err != nil || r.Node != id {
-				answers <- answer{}
-				return
+			r, offset := n.askVoter(ctx, id, client)
+			answers <- answer{id, r, offset}
+			if r != nil {
+				n.compareStates(n.ctx, id, r.StateIndex, r.StateHash)
 			}
-			// The answer was made somewhere in the round trip: take its middle.
-			mid := before.Add(time.Since(began) / 2)
-			answers <- answer{id, r, time.Unix(0, r.Wall).Sub(mid)}
 		})
 	}
-	infos := make(map[string]*clusterpb.ClockResponse)
-	var rs []reading
+	infos = make(map[string]*clusterpb.ClockResponse)
 	for range asked {
 		a := <-answers // each comes, with ctx at the latest
 		if a.r != nil {
@@ -253,24 +276,76 @@ func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*c
 			rs = append(rs, reading{a.node, a.offset})
 		}
 	}
-	was := n.guard.disagrees()
-	if _, differ := n.guard.take(rs, start, len(voters)); differ && !was {
-		n.log.Error("this leader's clock differs from the majority's: cluster time stands still here")
+	return infos, rs, len(ids)
+}
+
+// askVoter asks one of them, and says how far its clock is from this node's; nil
+// without an answer.
+func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerClient, opts ...grpc.CallOption) (*clusterpb.ClockResponse, time.Duration) {
+	nonce := newNonce()
+	before := n.cfg.Clock.Now()
+	began := time.Now()
+	r, err := client.Clock(ctx, &clusterpb.ClockRequest{NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
+	if err != nil || r.Node != id {
+		n.standings.silent(id)
+		return nil, 0
 	}
-	return infos
+	// The answer was made somewhere in the round trip: take its middle.
+	mid := before.Add(time.Since(began) / 2)
+	n.standings.take(id, r, n.proven(r, nonce), time.Now())
+	return r, time.Unix(0, r.Wall).Sub(mid)
+}
+
+// acquaint takes over what the other end of a new connection for Raft proved. If it
+// proved nothing the node is asked what it is.
+func (n *Node) acquaint(c *raftConn, end role) {
+	switch {
+	case !n.founded():
+	case n.connProven(c):
+		n.standings.prove(c.node, time.Now())
+	case end == acceptor || n.standings.proven(c.node, time.Now()):
+		n.askForProof(c.node)
+	}
+}
+
+// askForProof asks a node in whose name somebody came without proof. The node may have
+// been sealed, or started again, since it was asked last; or it is somebody else who
+// came. It is not asked for each who does.
+func (n *Node) askForProof(node string) {
+	n.standings.asking(node, func() {
+		began := time.Now()
+		r := n.askAgain(node, proofWait, grpc.WaitForReady(true))
+		// Should it not answer, it is what it was known to be.
+		if r != nil && !n.standings.provenSince(node, began, time.Now()) {
+			n.standings.forget(node)
+		}
+	})
+}
+
+// askAgain asks one voter now, for as long as wait.
+func (n *Node) askAgain(id string, wait time.Duration, opts ...grpc.CallOption) *clusterpb.ClockResponse {
+	client, err := n.peers.client(id)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, wait)
+	defer cancel()
+	r, _ := n.askVoter(ctx, id, client, opts...)
+	return r
 }
 
 // tickClock keeps cluster time moving on an idle cluster: after a day without
 // evidence of time, only an operator could move it again.
 func (n *Node) tickClock() {
-	n.merger.submit(&submission{answer: func(*clusterpb.SubmitResponse) {}})
+	n.committer.Submit(&commit.Submission{Answer: func(*clusterpb.SubmitResponse) {}})
 }
 
 // nextCheck is the state hash that the next entry asks the others to compare,
-// once for each.
+// once for each. The others stop if theirs is another, so a majority must have it:
+// it may be this node whose state is wrong.
 func (n *Node) nextCheck() *fsmpb.StateCheck {
 	c := n.applied.check.Load()
-	if c == nil || c.Index <= n.proposedCheck {
+	if c == nil || c.Index <= n.proposedCheck || !n.standings.agree(c.Index, len(n.voters())) {
 		return nil
 	}
 	n.proposedCheck = c.Index
@@ -281,8 +356,15 @@ func (n *Node) nextCheck() *fsmpb.StateCheck {
 // that does not end. The flag for it is in Raft's memory only, so a new process
 // cures it.
 func (n *Node) watchTransfer() {
-	if since := n.merger.refusingSince(); !since.IsZero() && time.Since(since) > 5*n.cfg.Timeouts.Election {
-		n.fault(fmt.Errorf("%w: for %v", ErrTransferStuck, time.Since(since).Round(time.Millisecond)))
+	since := n.committer.RefusingSince()
+	now := n.store.Meter().Ran() // a pause of this process is no hanging transfer
+	switch {
+	case since.IsZero():
+		n.refusing, n.refusingFrom = time.Time{}, 0
+	case since != n.refusing:
+		n.refusing, n.refusingFrom = since, now
+	case now-n.refusingFrom > 5*n.cfg.Timeouts.Election:
+		n.fault(fmt.Errorf("%w: for %v", ErrTransferStuck, (now - n.refusingFrom).Round(time.Millisecond)))
 	}
 }
 
@@ -291,38 +373,49 @@ func (n *Node) watchTransfer() {
 func (n *Node) SetCanLead(f func() bool) { n.leadCheck.Store(&f) }
 
 func (n *Node) canLead() bool {
-	if n.faulted.Load() != nil {
+	if n.faulted.Load() != nil || poorDisk(n.disk(), n.cfg.Timeouts.DiskYield) {
 		return false
 	}
 	f := n.leadCheck.Load()
 	return f == nil || (*f)()
 }
 
-// stepAside hands over to a fit node, if there is one.
-func (n *Node) stepAside(ctx context.Context, infos map[string]*clusterpb.ClockResponse) {
-	to := n.successor(infos, true)
-	if to == "" {
-		return
-	}
+// stepAside hands over to a node that is fitter to lead.
+func (n *Node) stepAside(ctx context.Context, to string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 	defer cancel()
-	n.log.Info("handing the leadership to a node that is fit to lead", "to", to)
+	n.log.Info("handing the leadership to a node that is fitter to lead", "to", to)
 	if err := n.transferTo(ctx, to); err != nil {
 		n.log.Warn("could not hand over the leadership", "to", to, "err", err)
 	}
 }
 
-// successor is the node that is best placed to take over: of those whose log is
-// about as long as this one's, the longest; fit ones first, or only.
-func (n *Node) successor(infos map[string]*clusterpb.ClockResponse, onlyFit bool) string {
+// choice is what a successor is chosen by.
+type choice int
+
+const (
+	// anyNode: fit ones first, and those with a poor disk last.
+	anyNode choice = iota
+	// onlyFit: one that says that it is fit.
+	onlyFit
+	// preferFit: one whose disk answers and has room, fit ones first.
+	preferFit
+	// preferQuick: a fit one, the quickest disk first.
+	preferQuick
+)
+
+// successor is the node that is best placed to take over, of those whose log is
+// about as long as this one's; "" when there is none.
+func (n *Node) successor(infos map[string]*clusterpb.ClockResponse, by choice) string {
 	own := n.raft.Load().LastIndex()
 	var best *clusterpb.ClockResponse
 	for _, r := range infos {
-		if r.LastIndex+transferLag < own || onlyFit && !r.CanLead {
-			continue
-		}
-		if best == nil || r.CanLead && !best.CanLead ||
-			r.CanLead == best.CanLead && (r.LastIndex > best.LastIndex || r.LastIndex == best.LastIndex && r.Node < best.Node) {
+		poor := poorDisk(r.Disk, n.cfg.Timeouts.DiskYield)
+		switch {
+		case r.LastIndex+transferLag < own:
+		case by != anyNode && poor, (by == onlyFit || by == preferQuick) && !r.CanLead:
+		case by == preferQuick && r.Disk.GetWrite() == 0:
+		case best == nil || n.better(r, best, by):
 			best = r
 		}
 	}
@@ -330,6 +423,22 @@ func (n *Node) successor(infos map[string]*clusterpb.ClockResponse, onlyFit bool
 		return ""
 	}
 	return best.Node
+}
+
+func (n *Node) better(r, than *clusterpb.ClockResponse, by choice) bool {
+	if a, b := poorDisk(r.Disk, n.cfg.Timeouts.DiskYield), poorDisk(than.Disk, n.cfg.Timeouts.DiskYield); a != b {
+		return b
+	}
+	if r.CanLead != than.CanLead {
+		return r.CanLead
+	}
+	if a, b := r.Disk.GetWrite(), than.Disk.GetWrite(); by == preferQuick && a != b {
+		return a < b
+	}
+	if r.LastIndex != than.LastIndex {
+		return r.LastIndex > than.LastIndex
+	}
+	return r.Node < than.Node
 }
 
 // TransferLeadership hands the leadership to the best placed other voter and
@@ -342,7 +451,7 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 		return err
 	}
 	defer n.running.Done()
-	to := n.successor(n.readClocks(ctx, n.cfg.Timeouts.Election), false)
+	to := n.successor(n.readClocks(ctx, n.cfg.Timeouts.Election), anyNode)
 	if to == "" {
 		return ErrNoTransfer
 	}
@@ -355,13 +464,7 @@ func (n *Node) transferTo(ctx context.Context, to string) error {
 	default:
 		return fmt.Errorf("%w: a transfer is under way", ErrNoTransfer)
 	}
-	var addr raft.ServerAddress
-	for _, s := range n.configuration().Servers {
-		if string(s.ID) == to {
-			addr = s.Address
-		}
-	}
-	future := n.raft.Load().LeadershipTransferToServer(raft.ServerID(to), addr)
+	future := n.raft.Load().LeadershipTransferToServer(raft.ServerID(to), n.addressOf(to))
 	done := make(chan error, 1)
 	go func() {
 		// Held until Raft is done with it, whoever stopped waiting: a second one
@@ -390,7 +493,7 @@ func (n *Node) transferTo(ctx context.Context, to string) error {
 // must be certain goes through the log.
 func (n *Node) IsLeader() bool {
 	r := n.raft.Load()
-	return r != nil && r.State() == raft.Leader
+	return r != nil && r.State() == raft.Leader && n.elsewhere(r) == nil
 }
 
 // Leader is the node that leads and its peer address; empty when none is known.
@@ -398,6 +501,9 @@ func (n *Node) Leader() (id, addr string) {
 	r := n.raft.Load()
 	if r == nil {
 		return "", ""
+	}
+	if k := n.elsewhere(r); k != nil {
+		return k.id, k.addr
 	}
 	a, i := r.LeaderWithID()
 	return string(i), string(a)

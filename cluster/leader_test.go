@@ -16,6 +16,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/gossip/gossiptest"
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -44,7 +47,7 @@ func TestShutdownHandsOver(t *testing.T) {
 	if next == old {
 		t.Error("the stopped node leads")
 	}
-	mustPropose(t, c.followers()[0], record())
+	mustPropose(t, c.followers()[0], clustertest.Record())
 	c.noFaults()
 }
 
@@ -57,7 +60,7 @@ func TestUnfitLeaderStepsAside(t *testing.T) {
 			n.SetCanLead(fit.Load)
 		}
 	}
-	eventually(t, 10*time.Second, "another leader", func() bool { return c.leader() != old })
+	clustertest.Eventually(t, 10*time.Second, "another leader", func() bool { return c.leader() != old })
 	// Where nobody is fit, the leader stays: a sealed cluster must keep a leader.
 	for _, n := range c.up() {
 		n.SetCanLead(func() bool { return false })
@@ -112,11 +115,11 @@ func TestOnLeader(t *testing.T) {
 	}
 	for range 3 {
 		l := c.leader()
-		eventually(t, 5*time.Second, "the function to run on the leader alone", only(l.id))
+		clustertest.Eventually(t, 5*time.Second, "the function to run on the leader alone", only(l.id))
 		if err := l.TransferLeadership(within(t, 5*time.Second)); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 5*time.Second, "another leader", func() bool { return c.leader() != l })
+		clustertest.Eventually(t, 5*time.Second, "another leader", func() bool { return c.leader() != l })
 	}
 	c.noFaults()
 }
@@ -133,7 +136,7 @@ func TestFlappingLeadership(t *testing.T) {
 			go func() {
 				defer wg.Done()
 				for ctx.Err() == nil {
-					if v, err := n.Propose(context.Background(), record()); err != nil || v.Verdict != fsm.Accepted {
+					if v, err := n.Propose(context.Background(), clustertest.Record()); err != nil || v.Verdict != fsm.Accepted {
 						t.Errorf("%s: %+v, %v", n.id, v, err)
 						return
 					}
@@ -150,7 +153,7 @@ func TestFlappingLeadership(t *testing.T) {
 		}
 	}
 	before := count.Load()
-	eventually(t, 5*time.Second, "progress", func() bool { return count.Load() > before+20 })
+	clustertest.Eventually(t, 5*time.Second, "progress", func() bool { return count.Load() > before+20 })
 	stop()
 	wg.Wait()
 	if moved < 5 {
@@ -158,35 +161,29 @@ func TestFlappingLeadership(t *testing.T) {
 	}
 	c.converged()
 	got := leaves(t, c.leader())
-	if int64(len(got)) != count.Load() {
+	if int64(len(got)) != count.Load()+1 { // and the founding
 		t.Errorf("%d records in the log, %d accepted", len(got), count.Load())
 	}
 	c.noFaults()
 }
 
-func TestExecuteAndRelay(t *testing.T) {
+func TestExecuteOnLeader(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	for _, n := range c.up() {
-		n.SetExecutor(func(_ context.Context, p []byte) ([]byte, error) {
+		n.SetExecutor(func(_ context.Context, from string, p []byte) ([]byte, error) {
 			switch string(p) {
 			case "unknown":
 				return nil, ErrOutcomeUnknown
 			case "refuse":
 				return nil, errors.New("no such thing")
 			}
-			return []byte(n.id + " ran " + string(p)), nil
-		})
-		n.SetRelayHandler(func(_ context.Context, from, kind string, p []byte) ([]byte, error) {
-			if kind == "refuse" {
-				return nil, errors.New("will not")
-			}
-			return []byte(from + " asked " + n.id + " to " + kind + string(p)), nil
+			return []byte(n.id + " ran " + string(p) + " for " + from), nil
 		})
 	}
 	l := c.leader()
 	for _, n := range c.up() {
 		out, err := n.ExecuteOnLeader(within(t, time.Second), []byte("x"))
-		if want := l.id + " ran x"; err != nil || string(out) != want {
+		if want := l.id + " ran x for " + n.id; err != nil || string(out) != want {
 			t.Errorf("%s: %q, %v; want %q", n.id, out, err, want)
 		}
 		if _, err := n.ExecuteOnLeader(within(t, time.Second), []byte("unknown")); !errors.Is(err, ErrOutcomeUnknown) {
@@ -195,20 +192,6 @@ func TestExecuteAndRelay(t *testing.T) {
 		if _, err := n.ExecuteOnLeader(within(t, time.Second), []byte("refuse")); err == nil || errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("%s: refusal became %v", n.id, err)
 		}
-		for _, m := range c.up() {
-			out, err := n.Relay(within(t, time.Second), m.id, "unseal", []byte("!"))
-			if want := n.id + " asked " + m.id + " to unseal!"; err != nil || string(out) != want {
-				t.Errorf("relay %q, %v; want %q", out, err, want)
-			}
-			if m != n {
-				if _, err := n.Relay(within(t, time.Second), m.id, "refuse", nil); !errors.Is(err, ErrRemote) {
-					t.Errorf("refused relay: %v", err)
-				}
-			}
-		}
-	}
-	if _, err := l.Relay(within(t, time.Second), "n9", "x", nil); !errors.Is(err, ErrUnreachable) {
-		t.Errorf("relay to nobody: %v", err)
 	}
 	if _, err := l.ExecuteOnLeader(within(t, time.Second), make([]byte, MaxPayload+1)); err == nil {
 		t.Error("a payload that is too large went")
@@ -217,7 +200,7 @@ func TestExecuteAndRelay(t *testing.T) {
 	if len(members) != 3 {
 		t.Fatalf("%d members", len(members))
 	}
-	eventually(t, 5*time.Second, "registrations of all", func() bool {
+	clustertest.Eventually(t, 5*time.Second, "registrations of all", func() bool {
 		for _, m := range l.Members() {
 			if m.Registered == nil {
 				return false
@@ -232,12 +215,13 @@ func TestExecuteAndRelay(t *testing.T) {
 func TestSnapshotAndBackfill(t *testing.T) {
 	c := startCluster(t, 3, func(_ string, cfg *Config) { cfg.TrailingLogs = 5 })
 	f := c.followers()[0]
-	mustPropose(t, f, record())
+	c.found()
+	mustPropose(t, f, clustertest.Record())
 	c.converged()
 	c.kill(f.id)
-	want := 1
+	want := 2
 	for range 300 {
-		mustPropose(t, c.leader(), record())
+		mustPropose(t, c.leader(), clustertest.Record())
 		want++
 	}
 	for _, n := range c.up() {
@@ -246,12 +230,12 @@ func TestSnapshotAndBackfill(t *testing.T) {
 		}
 	}
 	for range 20 { // behind the snapshot
-		mustPropose(t, c.leader(), record())
+		mustPropose(t, c.leader(), clustertest.Record())
 		want++
 	}
 	c.start(f.id)
 	c.converged()
-	eventually(t, 15*time.Second, "a complete audit log", func() bool {
+	clustertest.Eventually(t, 15*time.Second, "a complete audit log", func() bool {
 		_, _, missing := f.audit.Missing()
 		return !missing && f.audit.Size() == uint64(want)
 	})
@@ -271,18 +255,19 @@ func TestSnapshotAndBackfill(t *testing.T) {
 	}
 	c.kill(f.id)
 	c.start(f.id)
-	mustPropose(t, f, record())
+	mustPropose(t, f, clustertest.Record())
 	c.converged()
 	c.noFaults()
 }
 
 func TestSnapshotBySize(t *testing.T) {
 	c := startCluster(t, 1, func(_ string, cfg *Config) { cfg.SnapshotBytes = 20 << 10; cfg.TrailingLogs = 5 })
+	c.found()
 	n := c.leader()
 	for range 100 {
-		mustPropose(t, n, record())
+		mustPropose(t, n, clustertest.Record())
 	}
-	eventually(t, 5*time.Second, "a snapshot", func() bool {
+	clustertest.Eventually(t, 5*time.Second, "a snapshot", func() bool {
 		list, err := n.snapshots.List()
 		return err == nil && len(list) > 0
 	})
@@ -313,10 +298,11 @@ func TestBackfillSurvivesALyingPeer(t *testing.T) {
 	}
 	c.startAll()
 	victim := c.nodes["n3"]
-	mustPropose(t, victim, record())
+	c.found()
+	mustPropose(t, victim, clustertest.Record())
 	c.kill("n3")
 	for range 50 {
-		mustPropose(t, c.leader(), record())
+		mustPropose(t, c.leader(), clustertest.Record())
 	}
 	for _, n := range c.up() {
 		if err := n.raft.Load().Snapshot().Error(); err != nil {
@@ -324,9 +310,9 @@ func TestBackfillSurvivesALyingPeer(t *testing.T) {
 		}
 	}
 	c.start("n3")
-	eventually(t, 15*time.Second, "a complete audit log", func() bool {
+	clustertest.Eventually(t, 15*time.Second, "a complete audit log", func() bool {
 		_, _, missing := victim.audit.Missing()
-		return !missing && victim.audit.Size() == 51
+		return !missing && victim.audit.Size() == 52
 	})
 	for id, n := range leaves(t, victim) {
 		if n != 1 {
@@ -347,14 +333,14 @@ func TestClocks(t *testing.T) {
 	clusterTime := func() time.Time {
 		t.Helper()
 		l := c.leader()
-		v := mustPropose(t, l, record())
+		v := mustPropose(t, l, clustertest.Record())
 		if err := l.WaitApplied(within(t, 5*time.Second), v.Index); err != nil {
 			t.Fatal(err)
 		}
 		return time.Unix(0, l.State().Time())
 	}
 	near := func(got, want time.Time) bool { return got.Sub(want).Abs() < 4*time.Second }
-	eventually(t, 5*time.Second, "the right time", func() bool { return near(clusterTime(), time.Now()) })
+	clustertest.Eventually(t, 5*time.Second, "the right time", func() bool { return near(clusterTime(), time.Now()) })
 
 	// The leader's clock alone jumps a month: cluster time does not follow, and
 	// another node takes over.
@@ -365,7 +351,7 @@ func TestClocks(t *testing.T) {
 			t.Fatalf("cluster time followed one clock to %v", got)
 		}
 	}
-	eventually(t, 10*time.Second, "a leader with the right time", func() bool { return c.leader() != l })
+	clustertest.Eventually(t, 10*time.Second, "a leader with the right time", func() bool { return c.leader() != l })
 	if got := clusterTime(); !near(got, time.Now()) {
 		t.Errorf("cluster time is %v", got)
 	}
@@ -375,7 +361,7 @@ func TestClocks(t *testing.T) {
 	for _, f := range clocks {
 		f.offset.Store(int64(2 * time.Hour))
 	}
-	eventually(t, 10*time.Second, "the new time", func() bool { return near(clusterTime(), time.Now().Add(2*time.Hour)) })
+	clustertest.Eventually(t, 10*time.Second, "the new time", func() bool { return near(clusterTime(), time.Now().Add(2*time.Hour)) })
 
 	// And back: time never runs backwards.
 	before := clusterTime()
@@ -393,25 +379,25 @@ func TestClocks(t *testing.T) {
 func TestIdleClusterKeepsTime(t *testing.T) {
 	c := startCluster(t, 1, func(_ string, cfg *Config) { cfg.Timeouts.ClockTick = 100 * time.Millisecond })
 	n := c.leader()
-	mustPropose(t, n, record())
+	mustPropose(t, n, clustertest.Record())
 	before := n.State().Time()
-	eventually(t, 5*time.Second, "a later time", func() bool { return n.State().Time() > before+int64(300*time.Millisecond) })
+	clustertest.Eventually(t, 5*time.Second, "a later time", func() bool { return n.State().Time() > before+int64(300*time.Millisecond) })
 }
 
 // TestGossipDecidesNothing runs gossip, with a liar who has the key.
 func TestGossipDecidesNothing(t *testing.T) {
-	key, err := DeriveGossipKey([]byte("0123456789abcdef0123456789abcdef\n"))
+	key, err := gossip.DeriveKey([]byte("0123456789abcdef0123456789abcdef\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := DeriveGossipKey([]byte(" short ")); err == nil {
+	if _, err := gossip.DeriveKey([]byte(" short ")); err == nil {
 		t.Error("a short key file was taken")
 	}
 	addrs := map[string]string{"n1": freeAddr(t), "n2": freeAddr(t), "n3": freeAddr(t)}
 	c := startCluster(t, 3, func(id string, cfg *Config) {
-		cfg.Gossip = GossipConfig{Enable: true, Listen: addrs[id], Key: key, Seeds: []string{addrs["n1"], addrs["n2"]}}
+		cfg.Gossip = gossip.Config{Enable: true, Listen: addrs[id], Key: key, Seeds: []string{addrs["n1"], addrs["n2"]}}
 	})
-	eventually(t, 20*time.Second, "gossip to find everybody", func() bool {
+	clustertest.Eventually(t, 20*time.Second, "gossip to find everybody", func() bool {
 		for _, n := range c.up() {
 			for _, m := range n.Members() {
 				if !m.Alive {
@@ -424,7 +410,7 @@ func TestGossipDecidesNothing(t *testing.T) {
 	members := func() string { return fmt.Sprint(c.leader().configuration().Servers) }
 	before := members()
 	lie := func(name, peer string) {
-		l, err := lyingMember(name, freeAddr(t), peer, key)
+		l, err := gossiptest.Liar(name, freeAddr(t), peer, key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -437,11 +423,11 @@ func TestGossipDecidesNothing(t *testing.T) {
 	if got := members(); got != before {
 		t.Errorf("the Raft configuration is %s, was %s", got, before)
 	}
-	if a := c.leader().gossip.address("stranger"); a != "" {
+	if a := c.leader().gossip.Address("stranger"); a != "" {
 		t.Errorf("a stranger is in the address book: %s", a)
 	}
 	for _, n := range c.up() {
-		mustPropose(t, n, record())
+		mustPropose(t, n, clustertest.Record())
 	}
 	c.converged()
 	c.noFaults()
@@ -459,7 +445,7 @@ func TestShutdownFinishesWhatWasSubmitted(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			for {
-				v, err := l.Propose(context.Background(), record())
+				v, err := l.Propose(context.Background(), clustertest.Record())
 				switch {
 				case err == nil && v.Verdict == fsm.Accepted:
 					accepted.Add(1)
@@ -472,7 +458,7 @@ func TestShutdownFinishesWhatWasSubmitted(t *testing.T) {
 			}
 		}()
 	}
-	eventually(t, 5*time.Second, "load", func() bool { return accepted.Load() > 50 })
+	clustertest.Eventually(t, 5*time.Second, "load", func() bool { return accepted.Load() > 50 })
 	l.end(t, false)
 	wg.Wait()
 	if unknown.Load() > 0 {
@@ -480,7 +466,7 @@ func TestShutdownFinishesWhatWasSubmitted(t *testing.T) {
 	}
 	c.converged()
 	got := leaves(t, c.leader())
-	if int64(len(got)) != accepted.Load() {
+	if int64(len(got)) != accepted.Load()+1 { // and the founding
 		t.Errorf("%d records in the log, %d accepted", len(got), accepted.Load())
 	}
 	c.noFaults()
@@ -496,7 +482,7 @@ func TestMetricsAndMembers(t *testing.T) {
 	})
 	l := c.leader()
 	for _, n := range c.up() {
-		mustPropose(t, n, record())
+		mustPropose(t, n, clustertest.Record())
 	}
 	found := make(map[string]bool)
 	families, err := registry[l.id].Gather()
@@ -514,7 +500,7 @@ func TestMetricsAndMembers(t *testing.T) {
 			t.Errorf("no metric %s", name)
 		}
 	}
-	eventually(t, 5*time.Second, "members in full", func() bool {
+	clustertest.Eventually(t, 5*time.Second, "members in full", func() bool {
 		for _, m := range l.Members() {
 			if !m.Alive || !m.Voter || m.AWSAddress != m.ID+":443" || m.Registered.GetRelease() != "test" || m.Leader != (m.ID == l.id) || m.Self != (m.ID == l.id) {
 				return false

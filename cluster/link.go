@@ -6,21 +6,24 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/commit"
 )
 
 // localLink is the way to the leader on the leader itself.
 type localLink struct {
-	node   string
-	merger *merger
-	answer func(*clusterpb.SubmitResponse)
+	node      string
+	committer *commit.Committer
+	answer    func(*clusterpb.SubmitResponse)
 }
 
-func (l *localLink) send(s *submission) {
-	s.answer = l.answer
-	l.merger.submit(s)
+// Send implements commit.Link, like what follows.
+func (l *localLink) Send(s *commit.Submission) {
+	s.Answer = l.answer
+	l.committer.Submit(s)
 }
-func (l *localLink) leader() string { return l.node }
-func (l *localLink) close()         {}
+func (l *localLink) Leader() string { return l.node }
+func (l *localLink) Local() bool    { return true }
+func (l *localLink) Close()         {}
 
 // remoteLink is the stream to another node that leads.
 type remoteLink struct {
@@ -30,23 +33,29 @@ type remoteLink struct {
 	metrics *metrics
 }
 
-// linkQueue holds more than an origin ever has without an answer on one link.
-const linkQueue = 4 * batchesInFlight
+// linkQueue holds more than a Proposer ever has without an answer on one link.
+const linkQueue = 4 * commit.BatchesInFlight
 
 // dialLink opens a stream; it returns before there is a connection. When the
-// stream ends, answer gets linkBroke or linkNeverOpened.
-func dialLink(ctx context.Context, node string, client clusterpb.PeerClient, m *metrics, answer func(*clusterpb.SubmitResponse), running func(func())) *remoteLink {
-	ctx, cancel := context.WithCancel(ctx)
-	l := &remoteLink{node: node, out: make(chan any, linkQueue), cancel: cancel, metrics: m}
-	running(func() {
+// stream ends, answer gets commit.LinkBroke or commit.LinkNeverOpened. Nothing is sent before the
+// other node has proven that it is unsealed.
+func (n *Node) dialLink(node string, client clusterpb.PeerClient, answer func(*clusterpb.SubmitResponse)) *remoteLink {
+	ctx, cancel := context.WithCancel(n.ctx)
+	l := &remoteLink{node: node, out: make(chan any, linkQueue), cancel: cancel, metrics: n.metrics}
+	n.goroutine(func() {
 		defer cancel()
-		stream, err := client.Submit(ctx)
-		if err != nil {
-			answer(linkNeverOpened)
+		if err := n.challenge(ctx, node, client); err != nil {
+			n.log.Debug("the leader is not known to be unsealed", "leader", node, "err", err)
+			answer(commit.LinkNeverOpened)
 			return
 		}
-		defer answer(linkBroke)
-		running(func() { l.sendAll(ctx, stream) })
+		stream, err := client.Submit(ctx)
+		if err != nil {
+			answer(commit.LinkNeverOpened)
+			return
+		}
+		defer answer(commit.LinkBroke)
+		n.goroutine(func() { l.sendAll(ctx, stream) })
 		for {
 			r, err := stream.Recv()
 			if err != nil {
@@ -71,20 +80,22 @@ func (l *remoteLink) sendAll(ctx context.Context, stream grpc.BidiStreamingClien
 	}
 }
 
-func (l *remoteLink) send(s *submission) {
+// Send implements commit.Link, like what follows.
+func (l *remoteLink) Send(s *commit.Submission) {
 	var r any
-	if s.batch != nil {
-		r = submitBatchMessage(s.batch)
+	if s.Batch != nil {
+		r = submitMessage(submitBatch, s.Batch.Encoded, s.Generation, s.MAC)
 		l.metrics.forwarded.Inc()
 	} else {
-		r = &clusterpb.SubmitRequest{Message: &clusterpb.SubmitRequest_Register{Register: s.register}}
+		r = submitMessage(submitRegister, s.Registration, s.Generation, s.MAC)
 	}
 	select {
 	case l.out <- r:
 	default:
-		l.cancel() // more than can be in flight: let the origin start over
+		l.cancel() // more than can be in flight: let the Proposer start over
 	}
 }
 
-func (l *remoteLink) leader() string { return l.node }
-func (l *remoteLink) close()         { l.cancel() }
+func (l *remoteLink) Leader() string { return l.node }
+func (l *remoteLink) Local() bool    { return false }
+func (l *remoteLink) Close()         { l.cancel() }

@@ -7,27 +7,28 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/conclavekms/conclave/cluster/pki"
+	"github.com/conclavekms/conclave/transport/admission"
 )
 
 const (
 	handshakeTimeout = 5 * time.Second
-	// maxHandshakes run at once; further connections wait in the kernel's queue,
-	// at most handshakeTimeout for each slot.
-	maxHandshakes = 64
-	// maxHandshakesFrom one address run at once, so that one slow stranger does
-	// not keep the nodes from each other.
-	maxHandshakesFrom = 16
-	// maxConnections of nodes are open at once on the peer port.
-	maxConnections = 512
+	// maxConnectionsOfNode is how many connections of one node there may be: who has
+	// one node's key gets no more of the nodes' places.
+	maxConnectionsOfNode = 64
+	// maxKnownSources bounds the addresses that are remembered as nodes'.
+	maxKnownSources = 256
 )
 
 // peerConn is a connection whose other end proved to be a node of the cluster.
 type peerConn struct {
-	net.Conn
+	*tls.Conn
 	node string
 	done func()
 }
@@ -42,28 +43,72 @@ func (c *peerConn) Close() error {
 
 // port accepts connections on the peer port and sorts them by protocol. Not a
 // byte is decoded, beyond TLS, before the other end's identity is verified.
+//
+// Whose handshake is not done is a stranger: it has a place in the admission
+// budget's share of those, which the next one takes if it says nothing. Addresses
+// of nodes keep their places for longer than others, so that however many
+// strangers there are a node that comes back gets in.
 type port struct {
-	ln      net.Listener
+	ln      *admission.Listener
+	id      *pki.Identity
 	conf    *tls.Config
 	log     *slog.Logger
 	refused func(reason string)
 	raft    *subListener
 	peer    *subListener
-	slots   chan struct{}
 	wg      sync.WaitGroup
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
-	shakes map[string]int // handshakes by remote address
+	nodes  map[string]int // verified connections by node
 	closed bool
+
+	known knownSources
 }
 
-func newPort(ln net.Listener, conf *tls.Config, log *slog.Logger, refused func(string)) *port {
-	p := &port{
-		ln: ln, conf: conf, log: log, refused: refused,
-		slots: make(chan struct{}, maxHandshakes),
-		conns: make(map[net.Conn]struct{}), shakes: make(map[string]int),
+// knownSources are where nodes were seen, and where they should be.
+type knownSources struct {
+	mu    sync.Mutex
+	fixed map[admission.Source]bool
+	seen  map[admission.Source]bool
+}
+
+func (k *knownSources) has(s admission.Source) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.fixed[s] || k.seen[s]
+}
+
+// add remembers where a handshake ended well. Nodes have few addresses; if there
+// are many nevertheless, any is forgotten.
+func (k *knownSources) add(s admission.Source) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fixed[s] || k.seen[s] {
+		return
 	}
+	for old := range k.seen {
+		if len(k.seen) < maxKnownSources {
+			break
+		}
+		delete(k.seen, old)
+	}
+	k.seen[s] = true
+}
+
+// newPort takes over the listener. hosts are those of the nodes' addresses.
+func newPort(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string) error, log *slog.Logger, refused func(string), hosts []string) *port {
+	p := &port{
+		ln: ln, id: id, conf: id.Server(admit), log: log, refused: refused,
+		conns: make(map[net.Conn]struct{}), nodes: make(map[string]int),
+	}
+	p.known.fixed, p.known.seen = make(map[admission.Source]bool), make(map[admission.Source]bool)
+	for _, h := range hosts {
+		if _, err := netip.ParseAddr(h); err == nil { // names are known once a node came from there
+			p.known.fixed[admission.SourceOf(h)] = true
+		}
+	}
+	ln.Door().Prefer(p.known.has)
 	p.raft = newSubListener(ln.Addr())
 	p.peer = newSubListener(ln.Addr())
 	p.wg.Add(1)
@@ -74,21 +119,17 @@ func newPort(ln net.Listener, conf *tls.Config, log *slog.Logger, refused func(s
 func (p *port) accept() {
 	defer p.wg.Done()
 	for {
-		p.slots <- struct{}{}
 		c, err := p.ln.Accept()
 		if err != nil {
-			<-p.slots
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
 			p.log.Warn("accepting peer connection", "err", err)
-			time.Sleep(10 * time.Millisecond) // out of descriptors: do not spin
+			time.Sleep(10 * time.Millisecond) // do not spin
 			continue
 		}
 		if !p.track(c) {
-			<-p.slots
 			c.Close()
-			p.refused("too_many")
 			continue
 		}
 		p.wg.Add(1)
@@ -102,32 +143,11 @@ func (p *port) accept() {
 func (p *port) track(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	from := remoteHost(c)
-	if p.closed || len(p.conns) >= maxConnections || p.shakes[from] >= maxHandshakesFrom {
+	if p.closed {
 		return false
 	}
 	p.conns[c] = struct{}{}
-	p.shakes[from]++
 	return true
-}
-
-// shaken frees the place of a handshake that ended.
-func (p *port) shaken(c net.Conn) {
-	<-p.slots
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	from := remoteHost(c)
-	if p.shakes[from]--; p.shakes[from] <= 0 {
-		delete(p.shakes, from)
-	}
-}
-
-func remoteHost(c net.Conn) string {
-	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-	if err != nil {
-		return ""
-	}
-	return host
 }
 
 func (p *port) untrack(c net.Conn) {
@@ -136,32 +156,76 @@ func (p *port) untrack(c net.Conn) {
 	delete(p.conns, c)
 }
 
+// enter counts a verified connection for its node.
+func (p *port) enter(node string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.nodes[node] >= maxConnectionsOfNode {
+		return false
+	}
+	p.nodes[node]++
+	return true
+}
+
+func (p *port) leave(node string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.nodes[node]--; p.nodes[node] <= 0 {
+		delete(p.nodes, node)
+	}
+}
+
 func (p *port) handshake(raw net.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
 	c := tls.Server(raw, p.conf)
 	err := c.HandshakeContext(ctx)
 	cancel()
-	p.shaken(raw)
-	if err != nil {
+	drop := func(reason string) {
 		raw.Close()
 		p.untrack(raw)
-		p.refused(refusal(err))
+		p.refused(reason)
+	}
+	if err != nil {
+		drop(refusal(err))
 		p.log.Debug("refused peer connection", "remote", raw.RemoteAddr().String(), "err", err)
 		return
 	}
 	cs := c.ConnectionState()
 	// VerifyConnection saw this certificate and accepted it.
-	_, node, err := CertificateIdentity(cs.PeerCertificates[0])
+	_, node, err := pki.CertificateIdentity(cs.PeerCertificates[0])
 	if err != nil {
-		raw.Close()
-		p.untrack(raw)
+		drop("certificate")
+		return
+	}
+	if !p.enter(node) {
+		drop("too_many")
+		return
+	}
+	conn := admission.Of(raw)
+	if !conn.Promote(admission.Peer) {
+		p.leave(node)
+		drop("too_many")
+		return
+	}
+	p.known.add(conn.Source())
+	release, err := p.id.Watch(cs, raw)
+	if err != nil {
+		p.leave(node)
+		drop(refusal(err))
 		return
 	}
 	sub := p.peer
-	if cs.NegotiatedProtocol == alpnRaft {
+	if cs.NegotiatedProtocol == pki.ALPNRaft {
 		sub = p.raft
 	}
-	sub.deliver(&peerConn{Conn: c, node: node, done: func() { p.untrack(raw) }})
+	var once sync.Once
+	sub.deliver(&peerConn{Conn: c, node: node, done: func() {
+		once.Do(func() {
+			release()
+			p.untrack(raw)
+			p.leave(node)
+		})
+	}})
 }
 
 // errNotMember is the refusal of a node that the cluster does not know.
@@ -174,6 +238,8 @@ func refusal(err error) string {
 	switch {
 	case errors.Is(err, errNotMember):
 		return "not_member"
+	case errors.Is(err, pki.ErrRevoked):
+		return "revoked"
 	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
 	case errors.As(err, &cert):

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -42,24 +43,36 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return timedSnapshot{s, m.persisted}, nil
+	return ownSnapshot{s, m.fsm.Current().Index(), m.persisted}, nil
 }
 
-// timedSnapshot says how long it took to write.
-type timedSnapshot struct {
+// ownSnapshot is a snapshot of this node's state, which says how long it took to
+// write.
+type ownSnapshot struct {
 	raft.FSMSnapshot
-	took func(time.Duration)
+	index uint64
+	took  func(time.Duration)
 }
 
-// Persist implements raft.FSMSnapshot.
-func (s timedSnapshot) Persist(sink raft.SnapshotSink) error {
+// Persist implements raft.FSMSnapshot. Raft counts its barriers, of which the
+// state machine learns nothing: a snapshot that would end with one waits for the
+// next entry, or its index would not be the one that is attested.
+func (s ownSnapshot) Persist(sink raft.SnapshotSink) error {
 	start := time.Now()
+	if to, ok := sink.(*snapshotSink); ok {
+		if to.index != s.index {
+			return errors.Join(errSnapshotBarrier, sink.Cancel())
+		}
+		to.own = true
+	}
 	if err := s.FSMSnapshot.Persist(&pacedSink{SnapshotSink: sink, since: start}); err != nil {
 		return err
 	}
 	s.took(time.Since(start))
 	return nil
 }
+
+var errSnapshotBarrier = errors.New("the newest entry is a barrier: the snapshot waits for another")
 
 // pacedSink leaves the processors to others for half of the time. A snapshot of
 // 100,000 keys is a second of work, one some milliseconds long block after the

@@ -40,7 +40,7 @@ func TestSnapshotIsPaced(t *testing.T) {
 		const ms = time.Millisecond
 		var took time.Duration
 		var sink memorySink
-		s := timedSnapshot{workingSnapshot{work: []time.Duration{2 * ms, 3 * ms, 0, 200 * ms, ms}}, func(d time.Duration) { took = d }}
+		s := ownSnapshot{workingSnapshot{work: []time.Duration{2 * ms, 3 * ms, 0, 200 * ms, ms}}, 0, func(d time.Duration) { took = d }}
 		if err := s.Persist(&sink); err != nil {
 			t.Fatal(err)
 		}

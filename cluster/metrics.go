@@ -14,6 +14,8 @@ type metrics struct {
 	disk         *prometheus.HistogramVec
 	snapshot     prometheus.Histogram
 	refused      *prometheus.CounterVec
+	forgeries    *prometheus.CounterVec
+	unproven     *prometheus.CounterVec
 	forwarded    prometheus.Counter
 	resubmitted  prometheus.Counter
 	leaders      prometheus.Counter
@@ -43,6 +45,14 @@ func newMetrics() *metrics {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_peer_refused_total", Help: "Connections to the peer port that were refused.",
 		}, []string{"reason"}),
+		forgeries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_peer_forgeries_total",
+			Help: "Messages of other nodes that only an unsealed node can send and that none sent. Anything but 0 means that a node's disk or identity is in wrong hands.",
+		}, []string{"node"}),
+		unproven: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_raft_unproven_refused_total",
+			Help: "Requests of other nodes' Rafts to be followed or voted for that were refused because the node is not known to be unsealed and another one that is could lead.",
+		}, []string{"node"}),
 		forwarded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "conclave_batches_forwarded_total", Help: "Batches that this node sent to another node that led.",
 		}),
@@ -79,7 +89,7 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.commit, m.entryRecords, m.disk, m.snapshot, m.refused, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.fenced,
+		m.commit, m.entryRecords, m.disk, m.snapshot, m.refused, m.forgeries, m.unproven, m.forwarded, m.resubmitted, m.leaders, m.transfers, m.fenced,
 		gauge("conclave_raft_is_leader", "1 on the leader.", func() float64 { return boolean(n.IsLeader()) }),
 		gauge("conclave_raft_term", "Raft term.", ofRaft(func(r *raft.Raft) float64 { return float64(r.CurrentTerm()) })),
 		gauge("conclave_raft_last_index", "Newest index in the Raft log.", ofRaft(func(r *raft.Raft) float64 { return float64(r.LastIndex()) })),
@@ -88,10 +98,23 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 		gauge("conclave_raft_last_contact_seconds", "Time since this node heard of the leader; 0 on the leader.", func() float64 {
 			return n.Status().LastContact.Seconds()
 		}),
-		gauge("conclave_batches_in_flight", "Batches of this node without an answer.", func() float64 { return float64(n.origin.inFlight.Load()) }),
-		gauge("conclave_records_waiting", "Records on this node that are not submitted yet.", func() float64 { return float64(n.origin.waitingRecords.Load()) }),
+		gauge("conclave_batches_in_flight", "Batches of this node without an answer.", func() float64 { return float64(n.proposer.InFlight()) }),
+		gauge("conclave_records_waiting", "Records on this node that are not submitted yet.", func() float64 {
+			records, _ := n.proposer.Waiting()
+			return float64(records)
+		}),
 		gauge("conclave_clock_disagrees", "1 when this node leads and its clock disagrees with a majority.", func() float64 {
 			return boolean(n.guard.disagrees())
+		}),
+		gauge("conclave_disk_free_bytes", "Room on the disk of the data directory.", func() float64 { return float64(n.space.Room().Free) }),
+		gauge("conclave_disk_free_inodes", "Inodes that are free there; 0 where there is no such limit.", func() float64 {
+			return float64(n.space.Room().FreeInodes)
+		}),
+		gauge("conclave_disk_space", "How little room that is: 0 ample, 1 low, 2 new keys are refused, 3 another node should lead, 4 nothing more is stored.", func() float64 {
+			return float64(n.space.Level())
+		}),
+		gauge("conclave_disk_behind_seconds", "How long the oldest write that something waits for has taken already.", func() float64 {
+			return n.store.Meter().Behind().Seconds()
 		}),
 		gauge("conclave_audit_missing_entries", "Audit entries that this node has to fetch from others.", func() float64 {
 			from, to, ok := n.cfg.Audit.Missing()

@@ -16,8 +16,14 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/transport/admission"
 )
 
 // Node is one node of the cluster. Its methods are safe for concurrent use.
@@ -27,37 +33,50 @@ type Node struct {
 	advertise string
 	metrics   *metrics
 
-	dir       *dataDir
-	store     *store
-	snapshots raft.SnapshotStore
-	lastIndex uint64 // of the disk, at the start
-	survey    *survey
+	dir          *dataDir
+	store        *raftlog.Store
+	snapshots    raft.SnapshotStore
+	attestations attestations
+	lastIndex    uint64 // of the disk, at the start
+	survey       *survey
 
-	machine  *machine
-	applied  applied
-	guard    *clockGuard
-	merger   *merger
-	origin   *origin
-	barriers barriers
-	port     *port
-	peers    *peers
-	server   *grpc.Server
-	stream   *raftStream
-	trans    *raftTransport
-	gossip   *gossip
-	raft     atomic.Pointer[raft.Raft]
-	notify   chan bool // Raft's leadership changes
+	machine   *machine
+	applied   applied
+	guard     *clockGuard
+	committer *commit.Committer
+	proposer  *commit.Proposer
+	barriers  barriers
+	port      *port
+	peers     *peers
+	server    *grpc.Server
+	trans     *raftTransport
+	gossip    *gossip.Book
+	raft      atomic.Pointer[raft.Raft]
+	notify    chan bool // Raft's leadership changes
 
-	executor  atomic.Pointer[func(context.Context, []byte) ([]byte, error)]
-	relay     atomic.Pointer[func(context.Context, string, string, []byte) ([]byte, error)]
+	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
 	leadCheck atomic.Pointer[func() bool]
+	authority atomic.Pointer[Authority]
+	cutOffs   cutOffs
+	standings *standings
 	onLeader  leaderFuncs
 	contacts  contacts
 	transfer  chan struct{}  // held by the one transfer under way
 	gap       chan struct{}  // an audit gap may have opened
 	installs  map[uint64]int // by the apply goroutine
 	known     bool           // likewise: this incarnation is registered
-	// proposedCheck is the newest state hash that was proposed, by the merger.
+	// refusing is since when Raft refuses entries because of a transfer, and
+	// refusingFrom the same by the pulse; like slow, by the leader's goroutine.
+	refusing     time.Time
+	refusingFrom time.Duration
+	slow         slowness
+	named        atomic.Pointer[knownLeader]
+	space        *diskspace.Tracker
+	noGrowth     atomic.Bool // what this node, as leader, tells the others
+	// readTerm is the term in which this node leads with a state that has all that
+	// was committed before; 0 without.
+	readTerm atomic.Uint64
+	// proposedCheck is the newest state hash that was proposed, by the Committer.
 	proposedCheck uint64
 
 	ctx      context.Context
@@ -67,11 +86,14 @@ type Node struct {
 	starting sync.Mutex // guards stopping
 	stopping bool
 	draining atomic.Bool
-	faulted  atomic.Pointer[storeFault]
+	faulted  atomic.Pointer[nodeFault]
 	faultOne sync.Once
 	shutdown sync.Once
 	ended    error
 }
+
+// nodeFault is why the node left the cluster.
+type nodeFault struct{ err error }
 
 // Open starts a node. It returns once the disk was checked and other nodes had
 // the chance to object to it; forming or finding the cluster goes on after that.
@@ -89,6 +111,7 @@ func Open(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
 	n.barriers.run = n.runBarrier
+	n.standings = newStandings(cfg.Timeouts.Heartbeat)
 	err := n.open()
 	close(n.opened)
 	if err != nil {
@@ -101,9 +124,15 @@ func Open(cfg Config) (*Node, error) {
 
 func (n *Node) open() error {
 	var err error
+	if n.cfg.Budget == nil {
+		if n.cfg.Budget, err = admission.New(admission.Config{}); err != nil {
+			return err
+		}
+	}
 	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID, n.cfg.Clock.Now()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
+	n.space = diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk)
 	if err := n.openDisk(); err != nil {
 		return err
 	}
@@ -114,37 +143,61 @@ func (n *Node) open() error {
 		}
 	}
 	n.advertise = or(n.cfg.Advertise, ln.Addr().String())
+	n.cfg.Audit.OnNoSpace(n.store.WaitForSpace)
 
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
-	n.machine.fsm = fsm.New(fsm.Config{Audit: n.cfg.Audit, OnApply: n.onApply, OnFault: n.fault})
+	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
 	n.peers = newPeers(n.cfg.NodeID, n.cfg.Identity, n.cfg.Hooks.Dial, n.addressesOf)
-	n.merger = newMerger(&merger{
-		raft: raftApply{n}, evidence: n.evidence, registered: n.registered,
-		log: n.log, maxBytes: n.cfg.MaxMergeBytes, metrics: n.metrics,
+	n.committer = commit.NewCommitter(commit.CommitterConfig{
+		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Sign: n.signEntry, Founded: n.founded,
+		StoredSince: n.store.Meter().StoredSince,
+		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
 	})
-	n.origin = newOrigin(&origin{
-		node: n.cfg.NodeID, incarnation: n.dir.file.Incarnation, timeouts: n.cfg.Timeouts,
-		maxRecords: int64(n.cfg.MaxQueuedRecords), maxBytes: n.cfg.MaxQueuedBytes, metrics: n.metrics,
-		dial: n.dialLeader, moved: n.leaderMoved, register: n.registration,
-		watermark: func() uint64 { return n.State().Index() }, fenced: n.fault,
+	t := n.cfg.Timeouts
+	n.proposer = commit.NewProposer(commit.ProposerConfig{
+		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
+		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
+		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
+		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.powerless, MAC: n.submissionMAC,
+		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.fault,
 	})
-	n.port = newPort(ln, n.cfg.Identity.server(n.admit), n.log, func(reason string) {
+	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
+	n.port = newPort(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
-	})
+	}, n.peerHosts())
 	n.server = newGRPCServer()
 	clusterpb.RegisterPeerServer(n.server, &peerServer{n: n, auditStreams: make(chan struct{}, maxAuditStreams)})
 	n.goroutine(func() { n.server.Serve(n.port.peer) }) // ends with the listener
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
-	if n.gossip, err = startGossip(n); err != nil {
-		return fmt.Errorf("gossip: %w", err)
+	if n.cfg.Gossip.Enable {
+		n.gossip, err = gossip.Start(n.cfg.Gossip, gossip.Self{
+			ID: n.cfg.NodeID, Peer: n.advertise, Known: n.isKnown,
+			Budget: n.cfg.Budget, Prefer: n.port.known.has, Log: n.log.With("part", "gossip"),
+		})
+		if err != nil {
+			return fmt.Errorf("gossip: %w", err)
+		}
 	}
 	n.goroutine(func() { n.survey.run(n.ctx, n.store) })
 	n.goroutine(n.watchLeadership)
 	n.goroutine(n.backfill)
 	n.goroutine(n.watchLog)
+	n.goroutine(n.watchDisk)
+	n.goroutine(n.watchSpace)
 	return n.join()
+}
+
+// peerHosts are where this node was told that others are.
+func (n *Node) peerHosts() []string {
+	var hosts []string
+	for _, addr := range n.cfg.Peers {
+		if host, _, err := net.SplitHostPort(addr); err == nil {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
 }
 
 // openDisk opens the Raft log and snapshots and checks them against the identity
@@ -155,14 +208,17 @@ func (n *Node) openDisk() error {
 		return err
 	}
 	var err error
-	n.store, err = openStore(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
+	n.store, err = raftlog.Open(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
 	if err != nil {
 		return err
 	}
-	if n.snapshots, err = raft.NewFileSnapshotStoreWithLogger(path, 3, newRaftLogger(n.log, "snapshot")); err != nil {
+	files, err := raft.NewFileSnapshotStoreWithLogger(path, 3, newRaftLogger(n.log, "snapshot"))
+	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	if err := os.Chmod(filepath.Join(path, "snapshots"), 0o700); err != nil {
+	n.snapshots = roomySnapshots{&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State}, n.space}
+	n.lookAtSpace() // before Raft stores anything
+	if err := makePrivate(filepath.Join(path, "snapshots")); err != nil {
 		return err
 	}
 	return n.inspectDisk()
@@ -185,32 +241,34 @@ func (n *Node) startRaft() (err error) {
 	}
 	rc := raftConfig(&n.cfg)
 	rc.NotifyCh = n.notify
-	n.stream = &raftStream{subListener: n.port.raft, advertise: n.advertise, peers: n.peers, nodeAt: n.nodeAt}
 	timeout := max(10*n.cfg.Timeouts.Heartbeat, 2*time.Second)
-	n.trans = &raftTransport{timeout: timeout, pipelines: make(map[*pipeline]struct{})}
-	n.trans.NetworkTransport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.stream, MaxPool: 3, Timeout: timeout,
-		Logger: newRaftLogger(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
+	n.trans = newRaftTransport(newRaftStream(n), timeout, door{n}, func(s raft.StreamLayer) *raft.NetworkTransportConfig {
+		return &raft.NetworkTransportConfig{
+			Stream: s, MaxPool: maxPool, Timeout: timeout,
+			Logger: newRaftLogger(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
+		}
 	})
-	logs, err := raft.NewLogCache(512, raftStore{n.store})
+	n.goroutine(func() { n.trans.serve(n.port.raft) })
+	cache, err := raft.NewLogCache(512, n.store.ForRaft())
 	if err != nil {
 		return err
 	}
+	logs := keptLog{cache, n}
 	var r *raft.Raft
-	err = guard(func() (err error) { // it panics on a log that it cannot read
+	err = raftlog.Guard(func() (err error) { // it panics on a log that it cannot read
 		done := make(chan struct{})
 		var p any
-		go func() { // raftStore ends the goroutine instead of returning some errors
+		go func() { // RaftStore ends the goroutine instead of returning some errors
 			defer close(done)
 			defer func() { p = recover() }()
-			r, err = raft.NewRaft(rc, n.machine, logs, raftStore{n.store}, n.snapshots, n.trans)
+			r, err = raft.NewRaft(rc, n.machine, logs, n.store.ForRaft(), n.snapshots, n.trans)
 		}()
 		<-done
 		if p != nil {
 			panic(p)
 		}
 		if r == nil && err == nil {
-			err = n.store.check()
+			err = n.store.Err()
 		}
 		return err
 	})
@@ -224,14 +282,15 @@ func (n *Node) startRaft() (err error) {
 		return ok
 	}))
 	n.goroutine(func() { n.followLeader(observed) })
+	n.goroutine(n.watchStandings)
 	return nil
 }
 
-// raftApply is Raft's Apply for the merger, which exists before Raft does.
+// raftApply is Raft's Apply for the Committer, which exists before Raft does.
 type raftApply struct{ n *Node }
 
 func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
-	return a.n.raft.Load().Apply(cmd, timeout) // the merger opens only on a leader
+	return a.n.raft.Load().Apply(cmd, timeout) // the Committer opens only on a leader
 }
 
 // begin keeps the node from being taken apart until the caller calls
@@ -258,8 +317,11 @@ func (n *Node) goroutine(f func()) {
 // fault takes the node out of the cluster: it can no longer be trusted, so it
 // may neither vote nor lead nor answer. It may be called from anywhere.
 func (n *Node) fault(err error) {
+	if n.ctx.Err() != nil && errors.Is(err, errNoRoom) {
+		return // a shutdown ended the wait for room
+	}
 	n.faultOne.Do(func() {
-		n.faulted.Store(&storeFault{err})
+		n.faulted.Store(&nodeFault{err})
 		n.metrics.fenced.Set(1)
 		n.log.Error("node takes itself out of the cluster", "err", err)
 		// On a goroutine of its own: what called may hold locks, and whatever
@@ -272,8 +334,8 @@ func (n *Node) fault(err error) {
 			if n.peers != nil {
 				n.peers.close()
 			}
-			if n.merger != nil {
-				n.merger.setOpen(false)
+			if n.committer != nil {
+				n.committer.SetOpen(false)
 			}
 			if n.cfg.OnFault != nil {
 				n.cfg.OnFault(err)
@@ -319,25 +381,25 @@ func (n *Node) stop(ctx context.Context) error {
 		cancel()
 	}
 	n.draining.Store(true)
-	if n.origin != nil && n.faulted.Load() == nil {
+	if n.proposer != nil && n.faulted.Load() == nil {
 		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
-		n.origin.drain(dctx)
+		n.proposer.Drain(dctx)
 		cancel()
 	}
 	n.starting.Lock()
 	n.stopping = true
 	n.starting.Unlock()
 	n.cancel()
-	if n.origin != nil {
-		n.origin.close()
+	if n.proposer != nil {
+		n.proposer.Close()
 	}
-	if n.merger != nil {
+	if n.committer != nil {
 		mctx, cancel := context.WithTimeout(ctx, max(time.Second, 2*n.cfg.Timeouts.Election))
-		n.merger.close(mctx)
+		n.committer.Close(mctx)
 		cancel()
 	}
 	if n.gossip != nil {
-		n.gossip.close()
+		n.gossip.Close()
 	}
 	if n.server != nil {
 		n.server.Stop()
@@ -355,6 +417,9 @@ func (n *Node) stop(ctx context.Context) error {
 // stopRest stops what a hanging disk can keep from stopping.
 func (n *Node) stopRest() error {
 	var errs []error
+	if n.store != nil {
+		n.store.Gate().Close() // Raft may be waiting there
+	}
 	if r := n.raft.Load(); r != nil {
 		stopped := r.Shutdown()
 		n.trans.closePipelines()
@@ -374,7 +439,7 @@ func (n *Node) stopRest() error {
 	n.running.Wait()
 	n.metrics.unregister(n.cfg.Registerer)
 	if n.store != nil {
-		errs = append(errs, n.store.close())
+		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -440,14 +505,14 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 	return &fsmpb.RegisterNode{
 		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
 		PeerAddress: n.advertise, AwsAddress: n.cfg.AWSAddress, GrpcAddress: n.cfg.GRPCAddress,
-		SchemaMin: fsm.SchemaMin, SchemaMax: fsm.SchemaMax, Release: n.cfg.Release,
+		SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax, Release: n.cfg.Release,
 		// Applied, not stored: entries that are only stored may yet be replaced.
 		Watermark: n.State().Index(),
 	}
 }
 
-// dialLeader opens the origin's way to the leader.
-func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) link {
+// dialLeader opens the Proposer's way to the leader.
+func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 	if n.ctx.Err() != nil || n.faulted.Load() != nil {
 		return nil
 	}
@@ -456,7 +521,7 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) link {
 	case "":
 		return nil
 	case n.cfg.NodeID:
-		return &localLink{node: leader, merger: n.merger, answer: func(r *clusterpb.SubmitResponse) {
+		return &localLink{node: leader, committer: n.committer, answer: func(r *clusterpb.SubmitResponse) {
 			if !n.dropped(leader, r) {
 				answer(r)
 			}
@@ -466,7 +531,7 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) link {
 	if err != nil {
 		return nil
 	}
-	return dialLink(n.ctx, leader, client, n.metrics, answer, n.goroutine)
+	return n.dialLink(leader, client, answer)
 }
 
 func (n *Node) leaderMoved(from string) bool {
@@ -484,45 +549,23 @@ func (n *Node) State() *fsm.State { return n.machine.fsm.Current() }
 // ErrOverloaded, ErrFenced, ErrShutdown and ErrRecord. After ErrOutcomeUnknown
 // the record may still take effect.
 func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error) {
-	p, err := newProposal(r)
-	if err != nil {
-		return fsm.Decision{}, err
-	}
-	return n.propose(ctx, p)
+	return n.propose(ctx, r, false)
 }
 
-func (n *Node) propose(ctx context.Context, p *proposal) (fsm.Decision, error) {
+func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fsm.Decision, error) {
 	if err := n.usable(); err != nil {
 		return fsm.Decision{}, err
 	}
-	return n.origin.propose(ctx, p)
+	if n.powerless() {
+		return fsm.Decision{}, fmt.Errorf("%w: %w", ErrNoLeader, ErrSealed)
+	}
+	return n.proposer.Propose(ctx, r, exclusive)
 }
 
 // WaitApplied returns once State().Index() is at least index, which must be of a
 // command, as a Decision's is.
 func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 	return n.applied.wait(ctx, index, n.ctx.Done())
-}
-
-// Barrier returns once State contains everything that was committed when it was
-// called. Callers at the same time share a barrier.
-func (n *Node) Barrier(ctx context.Context) error {
-	if err := n.usable(); err != nil {
-		return err
-	}
-	if err := n.begin(); err != nil {
-		return err
-	}
-	defer n.running.Done()
-	return n.barriers.wait(ctx, n.goroutine)
-}
-
-func (n *Node) runBarrier() error {
-	v, err := n.propose(n.ctx, &proposal{})
-	if err != nil {
-		return err
-	}
-	return n.WaitApplied(n.ctx, v.Index)
 }
 
 // ProposeExclusive builds a record on the newest state and proposes it while
@@ -534,13 +577,13 @@ func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fs
 		return fsm.Decision{}, err
 	}
 	// The record goes the way of the others, which must lead to this node now.
-	if l := n.origin.ready.Load(); l == nil || *l != n.cfg.NodeID {
+	if n.proposer.Leader() != n.cfg.NodeID {
 		if !n.IsLeader() {
 			return fsm.Decision{}, ErrNotLeader
 		}
 		return fsm.Decision{}, ErrNoLeader
 	}
-	release, err := n.merger.hold(ctx)
+	release, err := n.committer.Hold(ctx)
 	if err != nil {
 		return fsm.Decision{}, err
 	}
@@ -549,10 +592,5 @@ func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fs
 	if err != nil {
 		return fsm.Decision{}, err
 	}
-	p, err := newProposal(r)
-	if err != nil {
-		return fsm.Decision{}, err
-	}
-	p.exclusive = true
-	return n.propose(ctx, p)
+	return n.propose(ctx, r, true)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -110,7 +111,7 @@ func TestPartition(t *testing.T) {
 	var mu sync.Mutex
 	accepted := make(map[[16]byte]int64) // Raft index by request
 	propose := func(n *testNode) (fsm.Decision, error) {
-		r := record()
+		r := clustertest.Record()
 		v, err := n.Propose(context.Background(), r)
 		if err == nil && v.Verdict == fsm.Accepted {
 			mu.Lock()

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/pki"
 )
 
 // dialTimeout bounds one connection attempt, handshake included.
@@ -30,7 +31,7 @@ const peerWindow = maxMessage
 // peers holds one gRPC connection to each other node.
 type peers struct {
 	self     string
-	identity *Identity
+	identity *pki.Identity
 	dial     func(ctx context.Context, node, addr string) (net.Conn, error)
 	// addresses are where a node may be reached, best first.
 	addresses func(node string) []string
@@ -41,7 +42,7 @@ type peers struct {
 	closed bool
 }
 
-func newPeers(self string, id *Identity, dial func(context.Context, string, string) (net.Conn, error), addresses func(string) []string) *peers {
+func newPeers(self string, id *pki.Identity, dial func(context.Context, string, string) (net.Conn, error), addresses func(string) []string) *peers {
 	if dial == nil {
 		d := &net.Dialer{}
 		dial = func(ctx context.Context, _, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
@@ -54,10 +55,10 @@ func newPeers(self string, id *Identity, dial func(context.Context, string, stri
 
 // connect opens a verified connection to that node, at whichever of its
 // addresses it answers.
-func (p *peers) connect(ctx context.Context, node, alpn string) (net.Conn, error) {
+func (p *peers) connect(ctx context.Context, node, alpn string) (*peerConn, error) {
 	err := fmt.Errorf("%w: no address of node %s", ErrUnreachable, node)
 	for _, addr := range p.addresses(node) {
-		var c net.Conn
+		var c *peerConn
 		if c, err = p.connectTo(ctx, node, addr, alpn); err == nil {
 			return c, nil
 		}
@@ -68,20 +69,26 @@ func (p *peers) connect(ctx context.Context, node, alpn string) (net.Conn, error
 	return nil, err
 }
 
-func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (net.Conn, error) {
+func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (*peerConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := p.dial(ctx, node, addr)
 	if err != nil {
 		return nil, err
 	}
-	c := tls.Client(raw, p.identity.client(node, alpn))
+	c := tls.Client(raw, p.identity.Client(node, alpn))
 	if err := c.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
+	}
+	release, err := p.identity.Watch(c.ConnectionState(), raw)
+	if err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
 	pc := &peerConn{Conn: c, node: node}
 	pc.done = func() {
+		release()
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		delete(p.raw, pc)
@@ -93,7 +100,7 @@ func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (net.Con
 	}
 	p.mu.Unlock()
 	if closed {
-		raw.Close()
+		pc.Close()
 		return nil, ErrShutdown
 	}
 	return pc, nil
@@ -115,7 +122,11 @@ func (p *peers) client(node string) (clusterpb.PeerClient, error) {
 	c, err := grpc.NewClient("passthrough:///"+node,
 		grpc.WithTransportCredentials(verifiedPeer{}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return p.connect(ctx, node, alpnPeer)
+			c, err := p.connect(ctx, node, pki.ALPNPeer)
+			if err != nil {
+				return nil, err
+			}
+			return c, nil
 		}),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -69,6 +70,9 @@ func (s *peerServer) member(ctx context.Context) (string, error) {
 	if !s.n.isMember(node) {
 		return "", status.Errorf(codes.PermissionDenied, "node %s is %v", node, errNotMember)
 	}
+	if s.n.cutOffs.has(sender{node: node}, time.Now()) {
+		return "", status.Errorf(codes.PermissionDenied, "node %s is refused for what it sent", node)
+	}
 	return node, nil
 }
 
@@ -93,7 +97,7 @@ func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequ
 	ctx, cancel := context.WithCancel(stream.Context())
 	out := make(chan *clusterpb.SubmitResponse, maxUnanswered)
 	// Counted until the answer has left, so that out always has room and answer
-	// never blocks the merger.
+	// never blocks the Committer.
 	var unanswered atomic.Int64
 	var sending sync.WaitGroup
 	sending.Add(1)
@@ -133,46 +137,58 @@ func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequ
 		if err != nil {
 			return err
 		}
-		sub.answer = answer
-		s.n.merger.submit(sub)
+		sub.Answer = answer
+		switch err := s.n.checkSubmission(sub.Vouched()); {
+		case errors.Is(err, errForged):
+			s.n.cutOff(sender{node: node}, err.Error())
+			return status.Error(codes.PermissionDenied, errForged.Error())
+		case err != nil:
+			sub.Refuse(clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER)
+			continue
+		}
+		s.n.committer.Submit(sub)
 	}
 }
 
 // readSubmission takes what that node sent, and refuses what it may not send.
-func readSubmission(m *wireMessage, node string) (*submission, error) {
-	encoded, register, err := readSubmit(m)
+func readSubmission(m *wireMessage, node string) (*commit.Submission, error) {
+	in, err := readSubmit(m)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if register != nil {
+	if in.register != nil {
 		r := &fsmpb.RegisterNode{}
-		if err := proto.Unmarshal(register, r); err != nil {
+		if err := proto.Unmarshal(in.register, r); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		if r.Node != node {
 			return nil, status.Error(codes.PermissionDenied, "not your registration")
 		}
-		if err := checkRegistration(r); err != nil {
+		if err := commit.CheckRegistration(r); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		return &submission{register: r, size: len(register)}, nil
+		return &commit.Submission{Register: r, Registration: in.register, Generation: in.generation, MAC: in.mac, Size: len(in.register)}, nil
 	}
-	b, err := checkBatch(encoded)
+	b, err := commit.CheckBatch(in.batch)
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	if b.node != node {
+	if b.Node != node {
 		return nil, status.Error(codes.PermissionDenied, "not your batch")
 	}
-	return &submission{batch: b, size: b.size()}, nil
+	return &commit.Submission{Batch: b, Generation: in.generation, MAC: in.mac, Size: b.Size()}, nil
 }
 
 // Execute implements the Peer service.
 func (s *peerServer) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (*clusterpb.ExecuteResponse, error) {
-	if _, err := s.member(ctx); err != nil {
+	node, err := s.member(ctx)
+	if err != nil {
 		return nil, err
 	}
-	out, err := s.n.executeHere(ctx, r.Payload)
+	if len(r.Payload) > MaxPayload {
+		return nil, status.Error(codes.InvalidArgument, "too long")
+	}
+	out, err := s.n.executeHere(ctx, node, r.Payload)
 	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNoLeader) {
 		return &clusterpb.ExecuteResponse{NotLeader: true}, nil
 	}
@@ -183,27 +199,17 @@ func (s *peerServer) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (
 }
 
 // Clock implements the Peer service.
-func (s *peerServer) Clock(ctx context.Context, _ *clusterpb.ClockRequest) (*clusterpb.ClockResponse, error) {
-	if _, err := s.member(ctx); err != nil {
-		return nil, err
-	}
-	return s.n.clock(), nil
-}
-
-// Relay implements the Peer service.
-func (s *peerServer) Relay(ctx context.Context, r *clusterpb.RelayRequest) (*clusterpb.RelayResponse, error) {
+func (s *peerServer) Clock(ctx context.Context, in *clusterpb.ClockRequest) (*clusterpb.ClockResponse, error) {
 	node, err := s.member(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if len(r.Kind) > maxKind || len(r.Payload) > MaxPayload {
-		return nil, status.Error(codes.InvalidArgument, "too long")
+	if leader, _ := s.n.Leader(); leader == node {
+		s.n.space.Told(in.NoGrowth)
 	}
-	out, err := s.n.relayHere(ctx, node, r.Kind, r.Payload)
-	if err != nil {
-		return nil, remoteStatus(err)
-	}
-	return &clusterpb.RelayResponse{Payload: out}, nil
+	r := s.n.clock()
+	s.n.prove(r, node, in.Nonce)
+	return r, nil
 }
 
 // remoteStatus carries a handler's error to the other node. That its outcome is
@@ -266,9 +272,9 @@ func auditEntry(p *clusterpb.AuditEntry) (auditlog.Entry, error) {
 
 // clock is this node's answer to Clock.
 func (n *Node) clock() *clusterpb.ClockResponse {
-	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.canLead()}
+	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.canLead(), Disk: n.disk()}
 	if rf := n.raft.Load(); rf != nil {
-		r.LastIndex = rf.LastIndex()
+		r.LastIndex, r.Term, r.Leads = rf.LastIndex(), rf.CurrentTerm(), n.IsLeader()
 	}
 	return r
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/pki"
 )
 
 // The Raft configuration says who belongs to the cluster and where they are.
@@ -29,13 +31,21 @@ func (n *Node) isMember(node string) bool {
 	return slices.ContainsFunc(servers, func(s raft.Server) bool { return string(s.ID) == node })
 }
 
+// isKnown refuses the ids of what is neither a member nor a static peer.
+func (n *Node) isKnown(node string) error {
+	if _, ok := n.cfg.Peers[node]; ok || node == n.cfg.NodeID || n.isMember(node) {
+		return nil
+	}
+	return errNotMember
+}
+
 // admit decides at the handshake. A static peer may always ask Hello, even one
 // that is no member: that is how a wiped or removed node learns what it is.
 func (n *Node) admit(node, alpn string) error {
 	if n.isMember(node) {
 		return nil
 	}
-	if _, ok := n.cfg.Peers[node]; ok && alpn == alpnPeer {
+	if _, ok := n.cfg.Peers[node]; ok && alpn == pki.ALPNPeer {
 		return nil
 	}
 	return errNotMember
@@ -51,7 +61,7 @@ func (n *Node) addressesOf(node string) []string {
 	}
 	list = appendNew(list, n.cfg.Peers[node])
 	if n.gossip != nil {
-		list = appendNew(list, n.gossip.address(node))
+		list = appendNew(list, n.gossip.Address(node))
 	}
 	return list
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -26,6 +27,11 @@ type Status struct {
 	ClockDisagrees bool
 	// AuditFrom and AuditTo are the audit entries that this node lacks.
 	AuditFrom, AuditTo uint64
+	// Space is how little room the disk has, and Room how much that is. Behind is how
+	// long the disk has not answered; 0 while a write takes no longer than usual.
+	Space  diskspace.Level
+	Room   diskspace.Room
+	Behind time.Duration
 	// Fault is why the node took itself out, or nil.
 	Fault error
 }
@@ -33,6 +39,10 @@ type Status struct {
 // Status is the node's present state.
 func (n *Node) Status() Status {
 	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.disagrees()}
+	s.Space, s.Room = n.space.Level(), n.space.Room()
+	if b := n.store.Meter().Behind(); b >= n.cfg.Timeouts.DiskYield {
+		s.Behind = b
+	}
 	st := n.State()
 	s.Applied, s.ClusterTime = st.Index(), time.Unix(0, st.Time())
 	if from, to, ok := n.cfg.Audit.Missing(); ok {
@@ -82,7 +92,7 @@ func (n *Node) Members() []Member {
 			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
 		}
 		m.LastContact = n.contacts.since(m.ID)
-		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leaderTick || n.gossip != nil && n.gossip.alive(m.ID)
+		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leaderTick || n.gossip != nil && n.gossip.Alive(m.ID)
 		if m.Registered, _ = st.Node(m.ID); m.Registered != nil {
 			m.AWSAddress, m.GRPCAddress = m.Registered.AwsAddress, m.Registered.GrpcAddress
 		}

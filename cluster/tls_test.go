@@ -3,13 +3,11 @@ package cluster
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,108 +15,18 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
-
-func TestCertificateIdentity(t *testing.T) {
-	for raw, want := range map[string]string{
-		"conclave://node/n1":           "n1",
-		"conclave://operator/jo@x.org": "jo@x.org",
-		"conclave://node/N1":           "",
-		"conclave://node/":             "",
-		"conclave://node/a/b":          "",
-		"conclave://node/n1?x":         "",
-		"conclave://node/n1#x":         "",
-		"conclave://u@node/n1":         "",
-		"conclave://node:1/n1":         "",
-		"conclave://node/%6e1":         "",
-		"conclave:node/n1":             "",
-		"conclave://admin/n1":          "",
-		"spiffe://node/n1":             "",
-	} {
-		u, err := url.Parse(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, got, err := CertificateIdentity(&x509.Certificate{URIs: []*url.URL{u}})
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("%s: %q, %v; want %q", raw, got, err, want)
-		}
-	}
-	u := identityURI(KindNode, "n1")
-	if _, _, err := CertificateIdentity(&x509.Certificate{URIs: []*url.URL{u, identityURI(KindNode, "n2")}}); err == nil {
-		t.Error("a certificate of two nodes was taken")
-	}
-}
-
-func TestCARoundTrip(t *testing.T) {
-	ca := testCA(t)
-	key, err := ca.KeyPEM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := LoadCA(ca.CertPEM(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if other, err := testCA(t).KeyPEM(); err != nil {
-		t.Fatal(err)
-	} else if _, err := LoadCA(ca.CertPEM(), other); err == nil {
-		t.Error("a CA was loaded with another's key")
-	}
-	testIdentity(t, again, "n1")
-	for _, r := range []IssueRequest{
-		{Kind: "admin", Name: "n1", Validity: time.Hour}, {Kind: KindNode, Name: "N/1", Validity: time.Hour},
-		{Kind: KindOperator, Name: "", Validity: time.Hour}, {Kind: KindNode, Name: "n1"},
-	} {
-		if _, _, err := ca.Issue(r); err == nil {
-			t.Errorf("issued %+v", r)
-		}
-	}
-}
-
-func TestIdentityReload(t *testing.T) {
-	ca, dir := testCA(t), t.TempDir()
-	write := func(node string) {
-		cert, key, err := ca.Issue(IssueRequest{Kind: KindNode, Name: node, Validity: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for name, b := range map[string][]byte{"c": cert, "k": key, "ca": ca.CertPEM()} {
-			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	write("n1")
-	id, err := LoadIdentity(filepath.Join(dir, "c"), filepath.Join(dir, "k"), filepath.Join(dir, "ca"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial := id.loaded.Load().cert.Leaf.SerialNumber
-	write("n1")
-	if err := id.Reload(); err != nil {
-		t.Fatal(err)
-	}
-	if id.loaded.Load().cert.Leaf.SerialNumber.Cmp(serial) == 0 {
-		t.Error("the certificate is the old one")
-	}
-	write("n2")
-	if err := id.Reload(); err == nil || id.NodeID() != "n1" {
-		t.Errorf("a reload made the node another: %v, %s", err, id.NodeID())
-	}
-	os.WriteFile(filepath.Join(dir, "k"), []byte("x"), 0o600)
-	if err := id.Reload(); err == nil {
-		t.Error("a broken key was loaded")
-	}
-}
 
 // TestPeerPortAbuse knocks with everything but a member's certificate.
 func TestPeerPortAbuse(t *testing.T) {
 	c := startCluster(t, 1, nil)
 	n := c.leader()
 	addr := c.peers["n1"]
-	pair := func(ca *CA, r IssueRequest) tls.Certificate {
+	pair := func(ca *pki.CA, r pki.IssueRequest) tls.Certificate {
 		certPEM, keyPEM, err := ca.Issue(r)
 		if err != nil {
 			t.Fatal(err)
@@ -129,11 +37,11 @@ func TestPeerPortAbuse(t *testing.T) {
 		}
 		return p
 	}
-	cert := func(ca *CA, r IssueRequest) []tls.Certificate { return []tls.Certificate{pair(ca, r)} }
-	good := IssueRequest{Kind: KindNode, Name: "n1", Validity: time.Hour}
-	expired := IssueRequest{Kind: KindNode, Name: "n1", Validity: -time.Minute}
-	stranger := IssueRequest{Kind: KindNode, Name: "stranger", Validity: time.Hour}
-	operator := IssueRequest{Kind: KindOperator, Name: "n1", Validity: time.Hour}
+	cert := func(ca *pki.CA, r pki.IssueRequest) []tls.Certificate { return []tls.Certificate{pair(ca, r)} }
+	good := pki.IssueRequest{Kind: pki.KindNode, Name: "n1", Validity: time.Hour}
+	expired := pki.IssueRequest{Kind: pki.KindNode, Name: "n1", Validity: -time.Minute}
+	stranger := pki.IssueRequest{Kind: pki.KindNode, Name: "stranger", Validity: time.Hour}
+	operator := pki.IssueRequest{Kind: pki.KindOperator, Name: "n1", Validity: time.Hour}
 	for name, conf := range map[string]*tls.Config{
 		"no certificate": {},
 		"foreign CA":     {Certificates: cert(testCA(t), good)},
@@ -144,7 +52,7 @@ func TestPeerPortAbuse(t *testing.T) {
 		"no protocol":    {Certificates: cert(c.ca, good), NextProtos: []string{}},
 		"wrong protocol": {Certificates: cert(c.ca, good), NextProtos: []string{"http/1.1"}},
 	} {
-		for _, alpn := range []string{alpnRaft, alpnPeer} {
+		for _, alpn := range []string{pki.ALPNRaft, pki.ALPNPeer} {
 			t.Run(name+" "+alpn, func(t *testing.T) {
 				conf := conf.Clone()
 				conf.InsecureSkipVerify = true
@@ -157,7 +65,7 @@ func TestPeerPortAbuse(t *testing.T) {
 			})
 		}
 	}
-	if closed(t, addr, &tls.Config{InsecureSkipVerify: true, Certificates: cert(c.ca, good), NextProtos: []string{alpnPeer}}) {
+	if closed(t, addr, &tls.Config{InsecureSkipVerify: true, Certificates: cert(c.ca, good), NextProtos: []string{pki.ALPNPeer}}) {
 		t.Error("a member's connection was refused: the test proves nothing")
 	}
 	for name, junk := range map[string][]byte{
@@ -175,7 +83,7 @@ func TestPeerPortAbuse(t *testing.T) {
 		}
 		conn.Close()
 	}
-	mustPropose(t, n, record())
+	mustPropose(t, n, clustertest.Record())
 	n.port.mu.Lock()
 	open := len(n.port.conns)
 	n.port.mu.Unlock()
@@ -185,24 +93,119 @@ func TestPeerPortAbuse(t *testing.T) {
 	c.noFaults()
 }
 
-// TestSlowStrangersDoNotLockOut opens connections that never say a word.
+// flood opens silent connections to addr, each from another of the addresses
+// 127.a.b.1, and goes on until the test ends. It returns once there were n.
+func flood(t *testing.T, addr string, n int) {
+	t.Helper()
+	to := mustAddr(t, addr)
+	reached, stop, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		var open []net.Conn
+		defer func() {
+			for _, c := range open {
+				c.Close()
+			}
+		}()
+		for i := 0; ; i++ {
+			if i == n {
+				close(reached)
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			c, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, byte(1+i/100%100), byte(i%100), 1)}, to)
+			if err != nil {
+				continue
+			}
+			open = append(open, c)
+			if len(open) > 2*n { // let go of by the other end long ago
+				open[0].Close()
+				open = open[1:]
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-ended
+	})
+	select {
+	case <-reached:
+	case <-time.After(time.Minute):
+		t.Fatal("void: the connections were not to be had")
+	}
+}
+
+// TestSlowStrangersDoNotLockOut: while strangers at thousands of addresses open
+// connections that never say a word, nodes come in.
 func TestSlowStrangersDoNotLockOut(t *testing.T) {
 	c := startCluster(t, 1, nil)
-	for range 3 * maxHandshakes {
+	n := c.nodes["n1"]
+	total, each := n.port.ln.Door().Strangers()
+	flood(t, c.peers["n1"], int(2*total))
+	// From the address of a known node: as many as it may have, and one more.
+	for range each + 1 {
 		conn, err := net.Dial("tcp", c.peers["n1"])
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 	}
-	conn, err := net.DialTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}, mustAddr(t, c.peers["n1"]))
-	if err != nil {
-		t.Fatal(err)
+	for _, from := range []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(127, 0, 0, 2)} {
+		for range 5 {
+			// A machine that is busy enough lets newer strangers crowd out a handshake;
+			// nodes try again.
+			clustertest.Eventually(t, 20*time.Second, fmt.Sprintf("connection of a node from %v beside a flood of strangers", from), func() bool {
+				conn, err := net.DialTCP("tcp", &net.TCPAddr{IP: from}, mustAddr(t, c.peers["n1"]))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { conn.Close() })
+				tc := tls.Client(conn, testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNPeer))
+				return tc.HandshakeContext(within(t, handshakeTimeout)) == nil
+			})
+		}
 	}
-	defer conn.Close()
-	tc := tls.Client(conn, testIdentity(t, c.ca, "n1").client("n1", alpnPeer))
-	if err := tc.HandshakeContext(within(t, handshakeTimeout/2)); err != nil {
-		t.Errorf("a node cannot connect beside %d silent strangers: %v", 3*maxHandshakes, err)
+	n.port.mu.Lock()
+	defer n.port.mu.Unlock()
+	if open := len(n.port.conns); open > int(total)+20 {
+		t.Errorf("%d connections are open, strangers may have %d", open, total)
+	}
+}
+
+// TestOneNodesConnections: who has one node's key does not take the places of all.
+func TestOneNodesConnections(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	mustPropose(t, c.nodes["n1"], clustertest.Record()) // it is a member by then
+	var open []*tls.Conn                                // of Raft, which waits for as long as the other end likes, once that has said that it proves nothing
+	for range maxConnectionsOfNode {
+		conn, err := tls.Dial("tcp", c.peers["n1"], testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNRaft))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+		if err := new(connProof).read(conn); err != nil { // it was let in, before the next one
+			t.Fatal(err)
+		}
+		open = append(open, conn)
+	}
+	one := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{pki.ALPNRaft}, GetClientCertificate: testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNRaft).GetClientCertificate}
+	within := time.Now().Add(10 * time.Second)
+	for !closed(t, c.peers["n1"], one) {
+		if time.Now().After(within) {
+			t.Fatalf("one node has more than %d connections", maxConnectionsOfNode)
+		}
+	}
+	open[0].Close()
+	for closed(t, c.peers["n1"], one) {
+		if time.Now().After(within) {
+			t.Fatal("the place of a closed connection is not given back")
+		}
 	}
 }
 
@@ -241,19 +244,19 @@ func TestPeerServiceRefusesForeignBatches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unknown := record()
+	unknown := clustertest.Record()
 	unknown.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1})
 	batch := func(b *fsmpb.Batch) *clusterpb.SubmitRequest {
 		return &clusterpb.SubmitRequest{Message: &clusterpb.SubmitRequest_Batch{Batch: b}}
 	}
 	many := &fsmpb.Batch{Node: f.id, Seq: 1}
-	for range maxBatchRecords + 1 {
+	for range commit.MaxBatchRecords + 1 {
 		many.Records = append(many.Records, &fsmpb.Record{})
 	}
 	odd := &fsmpb.RegisterNode{Node: f.id, Incarnation: 1 << 40}
 	odd.ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1})
 	for _, n := range c.up() { // each registers first
-		mustPropose(t, n, record())
+		mustPropose(t, n, clustertest.Record())
 	}
 	before := l.State().Index()
 	for name, m := range map[string]*clusterpb.SubmitRequest{
@@ -289,7 +292,7 @@ func TestDialWantsThatNode(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	n := c.nodes["n1"]
 	ctx := within(t, 5*time.Second)
-	for _, alpn := range []string{alpnRaft, alpnPeer} {
+	for _, alpn := range []string{pki.ALPNRaft, pki.ALPNPeer} {
 		if conn, err := n.peers.connectTo(ctx, "n2", c.peers["n3"], alpn); err == nil {
 			conn.Close()
 			t.Errorf("%s: n3 was taken for n2", alpn)
@@ -303,7 +306,7 @@ func TestDialWantsThatNode(t *testing.T) {
 	}
 	// A server of a foreign CA, or an operator's.
 	foreign := testIdentity(t, testCA(t), "n2")
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", foreign.server(func(string, string) error { return nil }))
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", foreign.Server(func(string, string) error { return nil }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +321,7 @@ func TestDialWantsThatNode(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	if conn, err := n.peers.connectTo(ctx, "n2", ln.Addr().String(), alpnPeer); err == nil {
+	if conn, err := n.peers.connectTo(ctx, "n2", ln.Addr().String(), pki.ALPNPeer); err == nil {
 		conn.Close()
 		t.Error("a foreign CA's n2 was taken for n2")
 	}

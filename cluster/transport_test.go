@@ -31,7 +31,7 @@ func TestStuckPipelineIsClosed(t *testing.T) {
 		"shutdown": func(tr *raftTransport) { tr.closePipelines() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := &raftTransport{timeout: 50 * time.Millisecond, pipelines: make(map[*pipeline]struct{})}
+			tr := &raftTransport{out: &raftStream{n: &Node{}}, timeout: 50 * time.Millisecond, pipelines: make(map[*pipeline]struct{})}
 			if name == "shutdown" {
 				tr.timeout = time.Hour
 			}
@@ -39,7 +39,7 @@ func TestStuckPipelineIsClosed(t *testing.T) {
 			tr.pipelines[p] = struct{}{}
 			done := make(chan error, 1)
 			go func() {
-				_, err := p.AppendEntries(nil, nil)
+				_, err := p.AppendEntries(&raft.AppendEntriesRequest{}, nil)
 				done <- err
 			}()
 			end(tr)

@@ -15,18 +15,25 @@ import (
 
 // Fields of clusterpb.SubmitRequest.
 const (
-	submitBatch    protowire.Number = 1
-	submitRegister protowire.Number = 2
+	submitBatch      protowire.Number = 1
+	submitRegister   protowire.Number = 2
+	submitGeneration protowire.Number = 3
+	submitMAC        protowire.Number = 4
 )
 
 // wireMessage is a message between nodes as its bytes, in one piece or more.
 // Those that it received belong to whoever has it.
 type wireMessage struct{ parts [][]byte }
 
-// submitBatchMessage is a SubmitRequest with that batch.
-func submitBatchMessage(b *batch) *wireMessage {
-	head := protowire.AppendTag(nil, submitBatch, protowire.BytesType)
-	return &wireMessage{[][]byte{protowire.AppendVarint(head, uint64(len(b.encoded))), b.encoded}}
+// submitMessage is a SubmitRequest with an encoded batch or registration.
+func submitMessage(field protowire.Number, encoded []byte, generation uint32, mac []byte) *wireMessage {
+	head := protowire.AppendTag(nil, field, protowire.BytesType)
+	m := &wireMessage{[][]byte{protowire.AppendVarint(head, uint64(len(encoded))), encoded}}
+	if len(mac) > 0 {
+		tail := protowire.AppendVarint(protowire.AppendTag(nil, submitGeneration, protowire.VarintType), uint64(generation))
+		m.parts = append(m.parts, protowire.AppendBytes(protowire.AppendTag(tail, submitMAC, protowire.BytesType), mac))
+	}
+	return m
 }
 
 // peerCodec is gRPC's own for protobuf, which also takes wireMessages.
@@ -59,35 +66,47 @@ func (c peerCodec) Unmarshal(data mem.BufferSlice, v any) error {
 
 var errMalformed = errors.New("malformed message")
 
-// readSubmit takes a received SubmitRequest apart: into its batch or its
-// registration, both still encoded. Fields that this release does not know are
-// passed over, as they enter no log.
-func readSubmit(m *wireMessage) (batch, register []byte, err error) {
+// received is a SubmitRequest: its batch or its registration, still encoded, and
+// what vouches for it.
+type received struct {
+	batch, register []byte
+	generation      uint32
+	mac             []byte
+}
+
+// readSubmit takes a received SubmitRequest apart. Fields that this release does not
+// know are passed over, as they enter no log.
+func readSubmit(m *wireMessage) (r received, err error) {
 	for b := m.parts[0]; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return nil, nil, errMalformed
+			return received{}, errMalformed
 		}
 		value := b[n:]
 		if n = protowire.ConsumeFieldValue(num, typ, value); n < 0 {
-			return nil, nil, errMalformed
+			return received{}, errMalformed
 		}
 		b = value[n:]
-		if num != submitBatch && num != submitRegister || typ != protowire.BytesType {
-			continue
-		}
-		if batch != nil || register != nil {
-			return nil, nil, errors.New("more than one message in one")
-		}
-		value, _ = protowire.ConsumeBytes(value) // not nil, even if empty
-		if num == submitBatch {
-			batch = value
-		} else {
-			register = value
+		switch {
+		case (num == submitBatch || num == submitRegister) && typ == protowire.BytesType:
+			if r.batch != nil || r.register != nil {
+				return received{}, errors.New("more than one message in one")
+			}
+			value, _ = protowire.ConsumeBytes(value) // not nil, even if empty
+			if num == submitBatch {
+				r.batch = value
+			} else {
+				r.register = value
+			}
+		case num == submitGeneration && typ == protowire.VarintType:
+			g, _ := protowire.ConsumeVarint(value)
+			r.generation = uint32(g)
+		case num == submitMAC && typ == protowire.BytesType:
+			r.mac, _ = protowire.ConsumeBytes(value)
 		}
 	}
-	if batch == nil && register == nil {
-		return nil, nil, errors.New("empty message")
+	if r.batch == nil && r.register == nil {
+		return received{}, errors.New("empty message")
 	}
-	return batch, register, nil
+	return r, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // applier holds the state while entries change it: what ApplyBatch begins from
@@ -32,6 +33,11 @@ type applier struct {
 	entries  []auditlog.Entry
 	leaves   []auditlog.Hash // of entries
 	events   Events
+	wall     int64    // the leader's clock, of the entry being applied
+	node     string   // that proposed the batch being applied
+	edits    []edit   // of the record being applied
+	broken   string   // the rule that it breaks
+	between  []*State // after each entry but the last
 }
 
 func (f *FSM) begin() *applier {
@@ -58,32 +64,59 @@ func (a *applier) finish() *State {
 	return &s
 }
 
+// keep remembers the state as it is between two entries.
+func (a *applier) keep() {
+	s := a.state
+	if a.write {
+		s.db = a.db.clone()
+	}
+	a.between = append(a.between, &s)
+}
+
 // entry applies one Raft entry. An error stops the machine.
 func (a *applier) entry(l *raft.Log) (*Result, error) {
 	if l.Type == raft.LogConfiguration {
 		a.configuration(l.Data)
+		// So that a snapshot's index is that of the newest entry it covers.
+		a.state.index = l.Index
 		return &Result{Index: l.Index}, nil
 	}
-	e, err := decodeEntry(l.Data)
-	if err != nil {
-		return nil, err
-	}
 	a.index = l.Index
-	if err := a.compare(e.check); err != nil {
-		return nil, err
+	c := a.cluster()
+	e, err := wire.Decode(l.Data)
+	if err != nil {
+		if c == nil || a.f.signed(c, l.Data) {
+			return nil, err
+		}
+		// Whoever leads can put anything into the log. What no unsealed node signed
+		// has no effect, and that it cannot be read is no news of this binary's age.
+		e = &wire.Entry{}
 	}
-	a.state.advance(e.clock)
+	signed := c != nil && authentic(e, c, &a.f.verified)
+	if signed {
+		// Anybody who leads could stop all nodes with a wrong hash.
+		if err := a.compare(e.Check); err != nil {
+			return nil, err
+		}
+	}
+	a.wall = e.Clock.GetWall()
+	a.state.advance(e.Clock, c != nil, signed)
 	a.state.index = l.Index
+	if c != nil && !signed {
+		// The hash leaves it out: whoever leads may give other nodes another entry at
+		// this index, and that it has no effect is the same for all of them.
+		return unsignedResult(e, l.Index), nil
+	}
 
 	a.sum.Reset()
 	a.sum.Write(a.state.hash[:])
 	a.fold(a.index, uint64(a.state.time))
 	res := &Result{Index: l.Index}
-	switch c := e.command.(type) {
-	case []wireBatch:
+	switch c := e.Command.(type) {
+	case []wire.Batch:
 		res.Batches = make([]BatchResult, len(c))
 		for i := range c {
-			res.Batches[i] = a.batch(&c[i])
+			res.Batches[i] = a.batch(&c[i], signed)
 		}
 	case *fsmpb.RegisterNode:
 		res.Registered = a.registerNode(c)
@@ -94,6 +127,29 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		a.f.remember(check{index: l.Index, hash: a.state.hash})
 	}
 	return res, nil
+}
+
+// unsignedResult is the answer to an entry without effect.
+func unsignedResult(e *wire.Entry, index uint64) *Result {
+	res := &Result{Index: index}
+	switch c := e.Command.(type) {
+	case []wire.Batch:
+		res.Batches = make([]BatchResult, len(c))
+		for i := range c {
+			res.Batches[i] = BatchResult{Status: BatchUnsigned, Index: index}
+		}
+	case *fsmpb.RegisterNode:
+		res.Unsigned = true
+	}
+	return res
+}
+
+// cluster is the founded cluster, or nil.
+func (a *applier) cluster() *fsmpb.Cluster {
+	if o := lookup(a.db, fsmpb.Kind_KIND_CLUSTER, nil); o != nil {
+		return o.value.(*fsmpb.Cluster)
+	}
+	return nil
 }
 
 // fold adds numbers to the rolling hash.
@@ -129,63 +185,91 @@ func (a *applier) compare(c *fsmpb.StateCheck) error {
 	return nil
 }
 
-// batch applies one node's batch, once.
-func (a *applier) batch(b *wireBatch) BatchResult {
-	s := a.f.sessions[string(b.node)]
-	if s == nil || s.incarnation != b.incarnation {
+// batch applies one node's batch, once. What no unsealed node signed can do nothing
+// but found the cluster.
+func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
+	if !signed && (a.cluster() != nil || !founds(b)) {
+		return BatchResult{Status: BatchUnsigned, Index: a.index}
+	}
+	s := a.f.sessions[string(b.Node)]
+	if s == nil || s.incarnation != b.Incarnation {
 		return BatchResult{Status: BatchFenced, Index: a.index}
 	}
-	if b.watermark > s.watermark {
-		s.watermark = b.watermark
+	if b.Watermark > s.watermark {
+		s.watermark = b.Watermark
 	}
-	if done, ok := s.batches[b.seq]; ok {
+	if done, ok := s.batches[b.Seq]; ok {
 		return BatchResult{Status: BatchRepeated, Index: done.index, Verdicts: done.verdicts}
 	}
-	if b.seq < s.settledBelow {
+	if b.Seq < s.settledBelow {
 		return BatchResult{Status: BatchFenced, Index: a.index}
 	}
-	a.entries = slices.Grow(a.entries, len(b.records))
-	a.leaves = slices.Grow(a.leaves, len(b.records))
-	verdicts := make([]Verdict, len(b.records))
-	for i := range b.records {
-		verdicts[i] = a.record(&b.records[i])
+	a.entries = slices.Grow(a.entries, len(b.Records))
+	a.leaves = slices.Grow(a.leaves, len(b.Records))
+	verdicts := make([]Verdict, len(b.Records))
+	a.node = string(b.Node)
+	for i := range b.Records {
+		if verdicts[i] = a.record(&b.Records[i]); verdicts[i] == Invalid {
+			a.refused(&b.Records[i])
+		}
 	}
-	a.fold(b.incarnation, b.seq, uint64(len(verdicts)))
+	a.fold(b.Incarnation, b.Seq, uint64(len(verdicts)))
 	a.sum.Write(verdictBytes(verdicts))
-	s.batches[b.seq] = applied{index: a.index, verdicts: verdicts}
-	s.settle(b.settledBelow)
+	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
+	s.settle(b.SettledBelow)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
+}
+
+// founds reports whether a batch is a barrier, without a record, or of nothing but
+// the record that founds a cluster: its seal, and the credentials of the account's
+// root user. Nobody signs these, as until then there is no key to sign with and
+// nothing to protect.
+func founds(b *wire.Batch) bool {
+	if len(b.Records) == 0 {
+		return true
+	}
+	if len(b.Records) > 1 {
+		return false
+	}
+	for i, c := range b.Records[0].Changes {
+		does := changeOf(c)
+		if does == nil || does.row == nil || does.deletes || does.row.kind != fsmpb.Kind_KIND_CLUSTER && (i == 0 || !does.row.founding) {
+			return false
+		}
+	}
+	return len(b.Records[0].Changes) > 0
 }
 
 // record decides and, if everything that the record read still holds, makes its
 // changes and its leaf of the audit tree: all of it or nothing.
-func (a *applier) record(r *wireRecord) Verdict {
+func (a *applier) record(r *wire.Record) Verdict {
 	if !validRecord(r) {
+		a.broken = "the record is malformed"
 		return Invalid
 	}
-	if r.notBefore != 0 && a.state.time < r.notBefore {
+	if r.NotBefore != 0 && a.state.time < r.NotBefore {
 		return Early
 	}
-	if r.notAfter != 0 && a.state.time >= r.notAfter {
+	if r.NotAfter != 0 && a.state.time >= r.NotAfter {
 		return Late
 	}
-	for _, read := range r.reads {
-		if a.version(read.kind, read.id) != read.version {
+	for _, read := range r.Reads {
+		if a.version(read.Kind, read.ID) != read.Version {
 			return Conflict
 		}
 	}
-	if v := a.changes(r.changes); v != Accepted {
+	if v := a.changes(r); v != Accepted {
 		return v
 	}
 	e := auditlog.Entry{
 		Index:      a.state.frontier.Size(),
 		RaftIndex:  a.index,
 		Time:       a.state.time,
-		RequestID:  [16]byte(r.requestID),
-		Generation: r.generation,
-		Salt:       [16]byte(r.salt),
-		Commitment: auditlog.Hash(r.commitment),
-		Body:       r.body,
+		RequestID:  [16]byte(r.RequestID),
+		Generation: r.Generation,
+		Salt:       [16]byte(r.Salt),
+		Commitment: auditlog.Hash(r.Commitment),
+		Body:       r.Body,
 	}
 	leaf := e.LeafHash()
 	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
@@ -197,6 +281,13 @@ func (a *applier) record(r *wireRecord) Verdict {
 		a.state.roots = append(slices.Clip(a.state.roots), a.state.frontier.SegmentRoot())
 	}
 	return Accepted
+}
+
+// refused reports a record that broke a rule.
+func (a *applier) refused(r *wire.Record) {
+	refusal := Refusal{Node: a.node, Rule: a.broken}
+	copy(refusal.RequestID[:], r.RequestID)
+	a.events.Refused = append(a.events.Refused, refusal)
 }
 
 // version is versionOf, as the table stands now.
@@ -214,21 +305,21 @@ func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
 }
 
 const (
-	maxReads   = 64
+	maxReads   = 128
 	maxChanges = 16
 	maxUses    = 4
 	// maxVersions bounds what an applier remembers of a table.
 	maxVersions = 1024
 )
 
-func validRecord(r *wireRecord) bool {
-	if len(r.requestID) != 16 || len(r.salt) != 16 || len(r.commitment) != auditlog.HashSize ||
-		len(r.body) == 0 || len(r.body) > auditlog.MaxBody ||
-		len(r.reads) > maxReads || len(r.changes) > maxChanges || len(r.uses) > maxUses {
+func validRecord(r *wire.Record) bool {
+	if len(r.RequestID) != 16 || len(r.Salt) != 16 || len(r.Commitment) != auditlog.HashSize ||
+		len(r.Body) == 0 || len(r.Body) > auditlog.MaxBody ||
+		len(r.Reads) > maxReads || len(r.Changes) > maxChanges || len(r.Uses) > maxUses {
 		return false
 	}
-	for _, read := range r.reads {
-		if _, known := fsmpb.Kind_name[int32(read.kind)]; !known || read.kind == fsmpb.Kind_KIND_UNSPECIFIED {
+	for _, read := range r.Reads {
+		if rowOf(read.Kind) == nil {
 			return false
 		}
 	}
@@ -237,7 +328,7 @@ func validRecord(r *wireRecord) bool {
 
 // registerNode opens a node's incarnation.
 func (a *applier) registerNode(n *fsmpb.RegisterNode) bool {
-	if n.Node == "" || len(n.Node) > 255 {
+	if !registry[fsmpb.Kind_KIND_NODE].named(n) {
 		return false
 	}
 	s := a.f.sessions[n.Node]

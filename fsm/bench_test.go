@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"testing"
@@ -20,22 +21,24 @@ func BenchmarkApplyEntry(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer audit.Close()
-	m := newMachine(&testing.T{})
+	m := blank(&testing.T{})
 	m.fsm.cfg.Audit, m.fsm.restored = audit, false
+	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
 	id := testKey(1)
-	m.propose(record(theCluster(), putKey(keyOf(id)), putPolicy(id, "p"), credential("AKIA")))
+	m.propose(record(theCluster()))
+	founded := m.index
+	m.propose(record(putKey(keyOf(id)), putPolicy(id, "{}"), credential("AKIA")))
 	v := m.index
 	const records, prepared = 32, 256
 	body := make([]byte, 400)
-	logs := make([]*raft.Log, 0, prepared)
-	prepare := func() {
-		logs = logs[:0]
+	prepare := func() []*raft.Log {
+		logs := make([]*raft.Log, 0, prepared)
 		for range prepared {
 			rs := make([]*fsmpb.Record, records)
 			for i := range rs {
 				r := record()
 				r.Body = body
-				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, v)
+				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, founded)
 				reads(r, fsmpb.Kind_KIND_CREDENTIAL, []byte("AKIA"), v)
 				reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v)
 				reads(r, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
@@ -45,12 +48,20 @@ func BenchmarkApplyEntry(b *testing.B) {
 			bt.SettledBelow = m.seq
 			logs = append(logs, m.log(batchEntry(bt)))
 		}
+		return logs
 	}
+	applyPrepared(b, m, records, prepare)
+}
+
+// applyPrepared applies entries of one batch with so many records, which are all accepted.
+// What prepare takes to make more of them is not counted.
+func applyPrepared(b *testing.B, m *machine, records int, prepare func() []*raft.Log) {
+	var logs []*raft.Log
 	b.ReportAllocs()
 	for b.Loop() {
 		if len(logs) == 0 {
 			b.StopTimer()
-			prepare()
+			logs = prepare()
 			b.StartTimer()
 		}
 		switch r := m.fsm.Apply(logs[0]).(type) {
@@ -63,5 +74,30 @@ func BenchmarkApplyEntry(b *testing.B) {
 		}
 		logs = logs[1:]
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/records, "ns/record")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(records), "ns/record")
+}
+
+// BenchmarkApplyChanges applies entries of records that each make a key with all that
+// belongs to one.
+func BenchmarkApplyChanges(b *testing.B) {
+	const records, prepared = 32, 64
+	m := newMachine(b)
+	n := 0
+	prepare := func() []*raft.Log {
+		m.audit.entries, m.events = nil, nil
+		logs := make([]*raft.Log, 0, prepared)
+		for range prepared {
+			rs := make([]*fsmpb.Record, records)
+			for i := range rs {
+				id := numbered(n)
+				rs[i] = record(putKey(keyOf(id)), putPolicy(id, defaultPolicy), tagsOf(id), putAlias(id, fmt.Sprintf("alias/%08d", n)), putGrant(id, 1))
+				n++
+			}
+			bt := m.unread(rs...)
+			bt.SettledBelow = m.seq
+			logs = append(logs, m.log(batchEntry(bt)))
+		}
+		return logs
+	}
+	applyPrepared(b, m, records, prepare)
 }

@@ -19,20 +19,22 @@ const maxTexts = 1 << 20
 
 func newTexts() *texts { return &texts{known: make(map[string]string)} }
 
-func (t *texts) share(s *string) {
-	if *s == "" {
-		return
+func (t *texts) share(all ...*string) {
+	for _, s := range all {
+		if *s == "" {
+			continue
+		}
+		if known, ok := t.known[*s]; ok {
+			*s = known
+			continue
+		}
+		if t.size+len(*s) > maxTexts {
+			clear(t.known)
+			t.size = 0
+		}
+		t.known[*s] = *s
+		t.size += len(*s)
 	}
-	if known, ok := t.known[*s]; ok {
-		*s = known
-		return
-	}
-	if t.size+len(*s) > maxTexts {
-		clear(t.known)
-		t.size = 0
-	}
-	t.known[*s] = *s
-	t.size += len(*s)
 }
 
 // newObject is a row of a message that belongs to the state, in as few pieces of
@@ -41,46 +43,38 @@ func (t *texts) share(s *string) {
 // shared with them, as is the id of the key that an alias names.
 func (t *texts) newObject(db *table, kind fsmpb.Kind, name []byte, version Version, msg proto.Message) *object {
 	o := &object{id: rowID(kind, name), version: version, value: msg}
-	switch m := msg.(type) {
-	case *fsmpb.Key:
-		m.Id = o.last(len(m.Id), 0)
-		for _, s := range []*string{&m.Region, &m.Spec, &m.Usage, &m.Origin, &m.PrimaryRegion, &m.KeyStore} {
-			t.share(s)
-		}
-		for _, n := range m.Materials {
-			join(&n.Id, &n.MaterialId, &n.Wrapped, &n.PublicKey)
-		}
-	case *fsmpb.KeyPolicy:
-		m.Key = o.last(len(m.Key), 0)
-		t.share(&m.Region)
-		t.share(&m.Document)
-	case *fsmpb.KeyTags:
-		m.Key = o.last(len(m.Key), 0)
-		t.share(&m.Region)
-	case *fsmpb.Tombstone:
-		m.Key = o.last(len(m.Key), 0)
-		t.share(&m.Region)
-	case *fsmpb.Alias:
-		t.share(&m.Region)
-		if id, ok := keyID(m.Region, m.Key); ok {
-			if k := lookup(db, fsmpb.Kind_KIND_KEY, id.Bytes()); k != nil {
-				m.Key = k.last(len(m.Key), 0)
-			}
-		}
-	case *fsmpb.Grant:
-		m.Id, m.Key = o.last(len(m.Id), 0), o.last(len(m.Key), len(m.Id))
-		for _, s := range []*string{&m.Region, &m.Grantee, &m.Retiring, &m.Issuer} {
-			t.share(s)
-		}
-		for i := range m.Operations {
-			t.share(&m.Operations[i])
-		}
-	case *fsmpb.KeyAliases:
-		o.value = m.Count
-	case *fsmpb.KeyGrants:
-		o.value = m.Count
+	switch r := registry[kind]; {
+	case r.counted != nil:
+		o.value = r.counted(msg)
+	case r.compact != nil:
+		r.compact(t, db, o)
 	}
 	return o
+}
+
+func compactKey(t *texts, _ *table, o *object, m *fsmpb.Key) {
+	m.Id = o.last(len(m.Id), 0)
+	t.share(&m.Region, &m.Spec, &m.Usage, &m.Origin, &m.PrimaryRegion, &m.KeyStore)
+	for _, n := range m.Materials {
+		join(&n.Id, &n.MaterialId, &n.Wrapped, &n.PublicKey)
+	}
+}
+
+func compactAlias(t *texts, db *table, _ *object, m *fsmpb.Alias) {
+	t.share(&m.Region)
+	if id, ok := keyID(m.Region, m.Key); ok {
+		if k := lookup(db, fsmpb.Kind_KIND_KEY, id.Bytes()); k != nil {
+			m.Key = k.last(len(m.Key), 0)
+		}
+	}
+}
+
+func compactGrant(t *texts, _ *table, o *object, m *fsmpb.Grant) {
+	m.Id, m.Key = o.last(len(m.Id), 0), o.last(len(m.Key), len(m.Id))
+	t.share(&m.Region, &m.Grantee, &m.Retiring, &m.Issuer, &m.SourceArn)
+	for i := range m.Operations {
+		t.share(&m.Operations[i])
+	}
 }
 
 // last are n bytes of the id, before so many at its end. They cannot be appended to.

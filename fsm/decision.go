@@ -8,10 +8,14 @@ type Decision struct {
 	Verdict Verdict
 	// Index of the Raft entry that decided.
 	Index uint64
-	// Late says that the decision may be older than the release deadline of two
-	// seconds: an answer that hands out a secret must not be given any more.
-	Late bool
+	// Late reports, whenever it is asked, whether the decision may be older by then
+	// than the release deadline: an answer that rests on authority must not be given
+	// any more. nil for no deadline.
+	Late func() bool
 }
+
+// TooLate asks Late.
+func (d Decision) TooLate() bool { return d.Late != nil && d.Late() }
 
 // Errors of proposing, which the cluster returns and the engine tells apart.
 var (

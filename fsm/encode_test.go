@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // TestPartsMakeTheSameEntry holds what is put together from encoded parts
@@ -24,16 +25,16 @@ func TestPartsMakeTheSameEntry(t *testing.T) {
 		"several":   batchEntry(&fsmpb.Batch{Node: "n1", Seq: 1, Records: []*fsmpb.Record{record(), full}}, &fsmpb.Batch{Node: "n2", Seq: 9, Records: []*fsmpb.Record{large}}),
 		"no record": batchEntry(&fsmpb.Batch{Node: "n1", Seq: 1}, &fsmpb.Batch{}),
 		"empty":     batchEntry(&fsmpb.Batch{Node: "n1", Seq: 1, Records: []*fsmpb.Record{{}}}),
-		"too large": batchEntry(&fsmpb.Batch{Records: []*fsmpb.Record{{Body: make([]byte, MaxEntry)}}}),
+		"too large": batchEntry(&fsmpb.Batch{Records: []*fsmpb.Record{{Body: make([]byte, wire.MaxEntry)}}}),
 	} {
 		for _, e.Clock = range []*fsmpb.Clock{nil, clock} {
 			for _, e.StateCheck = range []*fsmpb.StateCheck{nil, check} {
-				want, wantErr := EncodeEntry(e)
+				want, wantErr := wire.EncodeEntry(e)
 				var batches [][]byte
 				for _, b := range e.GetBatches().Batches {
 					var records [][]byte
 					for _, r := range b.Records {
-						data, err := EncodeRecord(r)
+						data, err := wire.EncodeRecord(r)
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -41,13 +42,13 @@ func TestPartsMakeTheSameEntry(t *testing.T) {
 					}
 					head := proto.CloneOf(b)
 					head.Records = nil
-					data, err := EncodeBatch(head, records)
+					data, err := wire.EncodeBatch(head, records)
 					if err != nil {
 						t.Fatal(err)
 					}
 					batches = append(batches, data)
 				}
-				got, err := EncodeBatches(&fsmpb.Entry{Clock: e.Clock, StateCheck: e.StateCheck}, batches)
+				got, err := wire.EncodeBatches(&fsmpb.Entry{Clock: e.Clock, StateCheck: e.StateCheck}, batches)
 				if (err == nil) != (wantErr == nil) || err != nil && err.Error() != wantErr.Error() {
 					t.Errorf("%s: error %v, want %v", name, err, wantErr)
 				}
@@ -57,7 +58,7 @@ func TestPartsMakeTheSameEntry(t *testing.T) {
 			}
 		}
 	}
-	if _, err := EncodeRecord(record(putPolicy(id, "\xff"))); err == nil {
+	if _, err := wire.EncodeRecord(record(putPolicy(id, "\xff"))); err == nil {
 		t.Error("a record with text that is not UTF-8 was encoded")
 	}
 }

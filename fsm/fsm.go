@@ -20,12 +20,7 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-)
-
-// Schema bounds that this binary reads and writes in entries and snapshots.
-const (
-	SchemaMin = 1
-	SchemaMax = 1
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // StateCheckEvery is how many Raft indexes lie between the points at which nodes
@@ -34,7 +29,7 @@ const StateCheckEvery = 1000
 
 var (
 	// ErrUnreadable is an entry or snapshot that this binary cannot read in full.
-	ErrUnreadable = errors.New("unreadable by this version")
+	ErrUnreadable = wire.ErrUnreadable
 	// ErrDiverged is a state that differs from the leader's.
 	ErrDiverged = errors.New("state differs from the leader's")
 	// ErrStopped is returned for everything after a fault stopped the machine.
@@ -55,6 +50,8 @@ type AuditLog interface {
 type Events struct {
 	// Destroyed are keys whose material is gone.
 	Destroyed []KeyID
+	// Refused are records that broke a rule. They changed nothing.
+	Refused []Refusal
 	// Restored says that the state was replaced by a snapshot's: anything may
 	// have changed.
 	Restored bool
@@ -63,6 +60,12 @@ type Events struct {
 // Config is what a state machine works with.
 type Config struct {
 	Audit AuditLog
+	// Attest gets an unsealed node's signature for a state, which every snapshot of
+	// a founded cluster carries; see [Attestation]. It is called on the apply
+	// goroutine and must not block. What it returns is called once, with the
+	// state's digest, when the snapshot is written, and may wait. Without it, a
+	// founded cluster makes no snapshots.
+	Attest func(*State) func(digest [32]byte) (*fsmpb.Attestation, error)
 	// OnApply is called after each published state, in order, on the apply
 	// goroutine. It must not block.
 	OnApply func(*State, Events)
@@ -81,6 +84,8 @@ type FSM struct {
 	checks   []check // newest last
 	uses     *uses
 	texts    *texts
+	recent   recent
+	verified verified
 	restored bool // cfg.Audit knows where the state begins
 	fault    error
 }
@@ -99,7 +104,7 @@ var _ raft.BatchingFSM = (*FSM)(nil)
 // New returns a machine in its first state.
 func New(cfg Config) *FSM {
 	f := &FSM{cfg: cfg, db: newTable(), sessions: make(map[string]*session), uses: newUses(), texts: newTexts()}
-	f.current.Store(&State{db: f.db.clone(), level: SchemaMin, uses: f.uses})
+	f.current.Store(&State{db: f.db.clone(), level: wire.SchemaMin, uses: f.uses})
 	return f
 }
 
@@ -113,6 +118,9 @@ type Result struct {
 	Batches []BatchResult
 	// Registered answers a RegisterNode: false when a newer incarnation exists.
 	Registered bool
+	// Unsigned says that a RegisterNode had no effect, as no unsealed leader signed
+	// the entry.
+	Unsigned bool
 }
 
 // BatchStatus says what became of a batch.
@@ -126,6 +134,8 @@ const (
 	// BatchFenced: not applied, now or ever: the node's incarnation is not the
 	// registered one, or it said before that it had this batch's answer.
 	BatchFenced
+	// BatchUnsigned: not applied, as no unsealed leader signed the entry.
+	BatchUnsigned
 )
 
 // BatchResult is the answer to one batch.
@@ -189,6 +199,9 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 				break
 			}
 			answers[done] = res
+			if done < len(logs)-1 {
+				a.keep()
+			}
 		}
 		// What came before an entry that cannot be applied stands.
 		if err := f.publish(a); err != nil {
@@ -214,6 +227,7 @@ func (f *FSM) publish(a *applier) error {
 		return fmt.Errorf("writing the audit log: %w", err)
 	}
 	s := a.finish()
+	f.recent.add(append(a.between, s))
 	f.current.Store(s)
 	if f.cfg.OnApply != nil {
 		f.cfg.OnApply(s, a.events)

@@ -18,7 +18,7 @@ func grantID(n byte) []byte { return bytes.Repeat([]byte{n}, 32) }
 func putGrant(id KeyID, n byte) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
 		Key: id.ID[:], Region: id.Region, Id: grantID(n), Grantee: "arn:aws:iam::000000000000:user/a", Retiring: "arn:aws:iam::000000000000:user/b",
-		Operations: []string{"Encrypt"}, Created: start,
+		Operations: []string{"Encrypt"}, Created: start, SourceArn: "arn:aws:dynamodb:eu-test-1:000000000000:table/t",
 	}}}
 }
 
@@ -60,20 +60,25 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 	m := newMachine(t)
 	id, gone, replica := testKey(1), testKey(2), KeyID{Region: "us-test-1", ID: testKey(3).ID}
 	k := keyOf(id)
-	k.MultiRegion, k.PrimaryRegion, k.DeletionDays, k.RotationsOnDemand, k.DisabledBeforeImport = true, region, 7, 3, true
-	k.State = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
+	k.Origin = "EXTERNAL"
+	k.MultiRegion, k.PrimaryRegion, k.RotationsOnDemand, k.DisabledBeforeImport = true, region, 3, true
+	k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 	k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: start + day}
 	k.UsedTokens = []*fsmpb.UsedToken{{Id: make([]byte, 16), Expires: start + 1}}
 	k.Materials = []*fsmpb.Material{{Id: make([]byte, 16), MaterialId: make([]byte, 32), Generation: 1, Wrapped: []byte("w"), Created: 1,
 		PublicKey: []byte("p"), Rotated: 2, OnDemand: true, Pending: true, ValidTo: 3, Description: "d"}}
-	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), putKey(k), putPolicy(id, "p"), putAlias(id, "alias/a"),
+	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), putKey(k), putPolicy(id, "{}"), putAlias(id, "alias/a"),
 		&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
-		putGrant(id, 1), putStore("cks-1"), putKey(inStore(replica, "cks-1")), putKey(pendingDeletion(keyOf(gone), start)))), Accepted)
-	v := m.index
+		putGrant(id, 1), putStore("cks-1"), putKey(inStore(replica, "cks-1")), putKey(keyOf(gone)))), Accepted)
+	k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7
+	wantVerdicts(t, m.propose(record(putKey(pendingDeletion(keyOf(gone), start+7*day)), putKey(k))), Accepted)
+	m.pass(7)
+	_, v := m.fsm.Current().Key(id)
+	_, w := m.fsm.Current().Key(replica)
 	wantVerdicts(t, m.propose(
 		record(deleteKey(gone)),
 		used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3),
-		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), v), 0, 1),
+		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), w), 0, 1),
 	), Accepted, Accepted, Accepted)
 	s := m.fsm.Current()
 	for kind := range fsmpb.Kind_name {
@@ -109,8 +114,9 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 	if got, _ := r.Key(id); !proto.Equal(got, want) {
 		t.Errorf("key came back as %v, was %v", got, want)
 	}
-	if g := slices.Collect(r.GrantsTo(id, "arn:aws:iam::000000000000:user/a", nil)); len(g) != 1 {
-		t.Errorf("%d grants to the grantee in the restored state, want 1", len(g))
+	grant, _ := s.Grant(id, grantID(1))
+	if g := slices.Collect(r.GrantsTo(id, "arn:aws:iam::000000000000:user/a", nil)); len(g) != 1 || !proto.Equal(g[0], grant) || g[0].SourceArn == "" {
+		t.Errorf("the grants to the grantee in the restored state are %v, want %v", g, grant)
 	}
 	if g := slices.Collect(r.GrantsRetiredBy(region, "arn:aws:iam::000000000000:user/b", nil)); len(g) != 1 {
 		t.Errorf("%d grants of the retiring principal in the restored state, want 1", len(g))
@@ -198,11 +204,11 @@ func TestHostileChanges(t *testing.T) {
 			if err := other.restore(before); err != nil {
 				t.Fatal(err)
 			}
-			for _, kind := range snapshotKinds {
-				was := slices.Collect(scan[proto.Message](other.fsm.Current(), kind, nil, nil))
-				is := slices.Collect(scan[proto.Message](m.fsm.Current(), kind, nil, nil))
+			for _, r := range snapshotRows {
+				was := slices.Collect(scan[proto.Message](other.fsm.Current(), r.kind, nil, nil))
+				is := slices.Collect(scan[proto.Message](m.fsm.Current(), r.kind, nil, nil))
 				if !slices.EqualFunc(was, is, proto.Equal) {
-					t.Errorf("%v changed", kind)
+					t.Errorf("%v changed", r.kind)
 				}
 			}
 		})
@@ -223,8 +229,9 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 	wantVerdicts(t, m.propose(
 		used(reads(record(), fsmpb.Kind_KIND_KEY, id.Bytes(), v), 0, 3),
 		used(reads(record(), fsmpb.Kind_KIND_KEY, replica.Bytes(), v), 0, 3),
-		record(putKey(pendingDeletion(k, start))),
+		record(putKey(pendingDeletion(k, start+7*day))),
 	), Accepted, Accepted, Accepted)
+	m.pass(7)
 	if n, _ := m.fsm.Current().StoreKeys("cks-1"); n.GetCount() != 1 {
 		t.Errorf("the store has %d keys, want 1", n.GetCount())
 	}
@@ -358,9 +365,11 @@ func TestReplicaAfterItsDeletion(t *testing.T) {
 	begin := func(t *testing.T) *machine {
 		m := newMachine(t)
 		wantVerdicts(t, m.propose(
-			record(putKey(of(home, nil)), putKey(of(away, nil)), putKey(keyOf(KeyID{Region: away.Region, ID: testKey(2).ID}))),
-			record(putKey(pendingDeletion(of(away, nil), start))), record(deleteKey(away)),
+			record(putKey(of(home, nil)), putKey(keyOf(KeyID{Region: away.Region, ID: testKey(2).ID}))), record(putKey(of(away, nil))),
+			record(putKey(pendingDeletion(of(away, nil), start+7*day))),
 		), Accepted, Accepted, Accepted)
+		m.pass(7)
+		wantVerdicts(t, m.propose(record(deleteKey(away))), Accepted)
 		return m
 	}
 	for name, k := range map[string]*fsmpb.Key{
@@ -388,6 +397,7 @@ func TestReplicaAfterItsDeletion(t *testing.T) {
 	if ts, v := s.Tombstone(away); ts != nil || v != 0 {
 		t.Error("its tombstone is still there")
 	}
+	wantVerdicts(t, m.propose(record(theCluster())), Accepted)
 	snap := m.snapshot()
 	other := blank(t)
 	if err := other.restore(snap); err != nil || !bytes.Equal(other.snapshot(), snap) {
@@ -397,6 +407,35 @@ func TestReplicaAfterItsDeletion(t *testing.T) {
 	m = begin(t)
 	moved := of(home, func(k *fsmpb.Key) { k.PrimaryRegion = "eu-test-2" })
 	wantVerdicts(t, m.propose(record(putKey(moved)), record(putKey(of(away, nil)))), Accepted, Invalid)
-	wantVerdicts(t, m.propose(record(putKey(pendingDeletion(of(home, nil), start))), record(deleteKey(home)), record(putKey(of(away, nil)))),
-		Accepted, Accepted, Invalid)
+	m = begin(t)
+	wantVerdicts(t, m.propose(record(putKey(pendingDeletion(of(home, nil), m.wall+7*day)))), Accepted)
+	m.pass(7)
+	wantVerdicts(t, m.propose(record(deleteKey(home)), record(putKey(of(away, nil)))), Accepted, Invalid)
+}
+
+// TestDeleteCredential: a credential that is deleted is in no state, and is deleted
+// once.
+func TestDeleteCredential(t *testing.T) {
+	m := newMachine(t)
+	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), credential("AKIB"))), Accepted)
+	v := m.index
+	remove := func() *fsmpb.Record {
+		return reads(record(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Id: "AKIA"}}}),
+			fsmpb.Kind_KIND_CREDENTIAL, []byte("AKIA"), v)
+	}
+	wantVerdicts(t, m.propose(remove(), remove()), Accepted, Conflict)
+	var left []string
+	for c := range m.fsm.Current().Credentials() {
+		left = append(left, c.Id)
+	}
+	if !slices.Equal(left, []string{"AKIB"}) {
+		t.Errorf("left are %q", left)
+	}
+	other := blank(t)
+	if err := other.restore(m.snapshot()); err != nil {
+		t.Fatal(err)
+	}
+	if c, _ := other.fsm.Current().Credential("AKIA"); c != nil {
+		t.Errorf("a snapshot brought %v back", c)
+	}
 }

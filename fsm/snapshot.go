@@ -2,9 +2,11 @@ package fsm
 
 import (
 	"bufio"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"runtime"
 	"slices"
@@ -17,24 +19,18 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // A snapshot is zstd over: the magic, then length-prefixed SnapshotItems. The
-// same state always gives the same bytes.
+// same state always gives the same bytes. Two nodes' snapshots at one index differ at
+// the most in what they observed of unsigned clocks, which is an item of its own.
 const (
 	snapshotMagic   = "conclave snapshot\x00\x01"
 	maxSnapshotItem = 1 << 20
 	// maxSegmentRoots bounds the header: 2^31 sealed segments are 10^14 records.
 	maxHeader = 128 << 20
 )
-
-// snapshotKinds is the order of the tables in a snapshot.
-var snapshotKinds = []fsmpb.Kind{
-	fsmpb.Kind_KIND_CLUSTER, fsmpb.Kind_KIND_KEY, fsmpb.Kind_KIND_KEY_POLICY, fsmpb.Kind_KIND_KEY_TAGS,
-	fsmpb.Kind_KIND_ALIAS, fsmpb.Kind_KIND_KEY_ALIASES, fsmpb.Kind_KIND_CREDENTIAL, fsmpb.Kind_KIND_TOMBSTONE,
-	fsmpb.Kind_KIND_NODE, fsmpb.Kind_KIND_GRANT, fsmpb.Kind_KIND_KEY_GRANTS, fsmpb.Kind_KIND_KEY_STORE,
-	fsmpb.Kind_KIND_KEY_STORES, fsmpb.Kind_KIND_STORE_KEYS,
-}
 
 // Snapshot implements raft.FSM. It copies nothing but the sessions and uses, in no
 // order, as nothing is applied meanwhile: states are immutable.
@@ -43,6 +39,9 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
 	}
 	s := &snapshot{state: f.Current(), audit: f.cfg.Audit, checks: slices.Clone(f.checks), uses: f.uses.all()}
+	if c, _ := s.state.Cluster(); c != nil {
+		s.attest = f.attest(s.state)
+	}
 	for node, session := range f.sessions {
 		s.sessions = append(s.sessions, session.proto(node))
 	}
@@ -61,7 +60,11 @@ type snapshot struct {
 	checks   []check
 	uses     []keyUse
 	audit    AuditLog
+	attest   func(digest [32]byte) (*fsmpb.Attestation, error) // nil before founding
 }
+
+// Index is the Raft index of the newest command that the snapshot covers.
+func (s *snapshot) Index() uint64 { return s.state.index }
 
 // Persist implements raft.FSMSnapshot. The audit entries that the snapshot
 // covers are made durable before it completes, because Raft may then drop the
@@ -86,34 +89,30 @@ func (s *snapshot) write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	out := snapshotWriter{w: bufio.NewWriterSize(z, 64<<10)}
+	out := &snapshotWriter{w: bufio.NewWriterSize(z, 64<<10)}
 	out.raw([]byte(snapshotMagic))
-	frontier, err := s.state.frontier.MarshalBinary()
-	if err != nil {
-		return err
-	}
-	h := &fsmpb.SnapshotHeader{
-		Schema: SchemaMax, Index: s.state.index, Time: s.state.time, StateHash: s.state.hash[:],
-		AuditFrontier: frontier, Level: s.state.level, Voters: s.state.voters, ConfirmedTime: s.state.confirmed, Unconfirmed: s.state.unconfirmed,
-	}
-	for _, r := range s.state.roots {
-		h.SegmentRoots = append(h.SegmentRoots, r[:])
-	}
-	for _, c := range s.checks {
-		h.RecentHashes = append(h.RecentHashes, &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]})
-	}
-	out.item(h)
-	for _, kind := range snapshotKinds {
-		for m := range scan[proto.Message](s.state, kind, nil, nil) {
-			out.item(m)
-		}
-	}
+	digest := s.state.writeTo(out)
 	for _, p := range s.sessions {
 		out.item(p)
 	}
 	slices.SortFunc(s.uses, keyUse.compare)
 	for _, u := range s.uses {
 		out.item(u.proto(u.key))
+	}
+	checks := &fsmpb.StateChecks{}
+	for _, c := range s.checks {
+		checks.Checks = append(checks.Checks, &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]})
+	}
+	out.item(checks)
+	if o := s.state.observed; o.at != 0 {
+		out.item(&fsmpb.Observation{Heard: o.at, Unconfirmed: o.unconfirmed})
+	}
+	if s.attest != nil && out.err == nil {
+		a, err := s.attest(digest)
+		if err != nil {
+			return errors.Join(fmt.Errorf("attesting the state at Raft index %d: %w", s.state.index, err), z.Close())
+		}
+		out.item(a)
 	}
 	out.item(&fsmpb.SnapshotEnd{Items: out.items})
 	if out.err == nil {
@@ -122,8 +121,38 @@ func (s *snapshot) write(w io.Writer) error {
 	return errors.Join(out.err, z.Close())
 }
 
+// writeTo writes what belongs to the state: its header and its rows. It returns the
+// digest of what it wrote, which is the same on all nodes for the same index.
+func (s *State) writeTo(out *snapshotWriter) [32]byte {
+	frontier, _ := s.frontier.MarshalBinary() // never fails
+	h := &fsmpb.SnapshotHeader{
+		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
+		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Unconfirmed: s.heard.unconfirmed,
+		Heard: s.heard.at, Vouched: s.vouched,
+	}
+	for _, r := range s.roots {
+		h.SegmentRoots = append(h.SegmentRoots, r[:])
+	}
+	out.sum = sha256.New()
+	out.item(h)
+	for _, r := range snapshotRows {
+		for m := range scan[proto.Message](s, r.kind, nil, nil) {
+			out.field(r.number, m)
+		}
+	}
+	var digest [32]byte
+	out.sum.Sum(digest[:0])
+	out.sum = nil
+	return digest
+}
+
+// Digest is the digest of the state's header and rows, which an [Attestation] in a
+// snapshot of it signs. It takes about as long as writing a snapshot.
+func (s *State) Digest() [32]byte { return s.writeTo(&snapshotWriter{w: bufio.NewWriter(io.Discard)}) }
+
 type snapshotWriter struct {
 	w     *bufio.Writer
+	sum   hash.Hash // of what is attested, while that is written
 	head  []byte
 	buf   []byte
 	items uint64
@@ -134,16 +163,24 @@ func (w *snapshotWriter) raw(b []byte) {
 	if w.err == nil {
 		_, w.err = w.w.Write(b)
 	}
+	if w.sum != nil {
+		w.sum.Write(b)
+	}
 }
 
-// item writes the SnapshotItem that holds m: the tag of m's field, m's length and m.
+// item writes the SnapshotItem that holds m.
 func (w *snapshotWriter) item(m proto.Message) {
 	name := m.ProtoReflect().Descriptor().FullName()
 	field, ok := itemFields[name]
 	if !ok {
 		panic(fmt.Sprintf("%s is not part of a snapshot", name))
 	}
-	w.buf = marshal(w.buf[:0], m)
+	w.field(field, m)
+}
+
+// field writes the SnapshotItem with m in that field: the field's tag, m's length and m.
+func (w *snapshotWriter) field(field protowire.Number, m proto.Message) {
+	w.buf = wire.Marshal(w.buf[:0], m)
 	w.head = protowire.AppendTag(append(w.head[:0], 0, 0, 0, 0), field, protowire.BytesType)
 	w.head = protowire.AppendVarint(w.head, uint64(len(w.buf)))
 	binary.BigEndian.PutUint32(w.head, uint32(len(w.head)-4+len(w.buf)))
@@ -175,6 +212,9 @@ var itemFields = func() map[protoreflect.FullName]protowire.Number {
 func (f *FSM) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	n, err := readSnapshot(r)
+	if err == nil {
+		err = n.verify(f.Current())
+	}
 	if err != nil {
 		return fmt.Errorf("restoring a snapshot: %w", err)
 	}
@@ -186,6 +226,8 @@ func (f *FSM) Restore(r io.ReadCloser) error {
 	n.state.db = n.db.clone()
 	f.uses.replace(n.uses)
 	n.state.uses = f.uses
+	f.recent.clear()
+	f.recent.add([]*State{&n.state})
 	f.current.Store(&n.state)
 	if f.cfg.OnApply != nil {
 		f.cfg.OnApply(&n.state, Events{Restored: true})
@@ -200,28 +242,40 @@ type restored struct {
 	sessions map[string]*session
 	checks   []check
 	uses     []*fsmpb.KeyUse
+	sum      hash.Hash // of the items that are attested
+	attested *fsmpb.Attestation
 }
 
 func newRestored() *restored {
-	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session)}
+	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session), sum: sha256.New()}
+}
+
+// openSnapshot reads up to the first item.
+func openSnapshot(r io.Reader) (in *bufio.Reader, close func(), err error) {
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
+	if err != nil {
+		return nil, nil, err
+	}
+	in = bufio.NewReaderSize(z, 64<<10)
+	magic := make([]byte, len(snapshotMagic))
+	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != snapshotMagic {
+		z.Close()
+		return nil, nil, fmt.Errorf("%w: not a snapshot, or damaged", ErrUnreadable)
+	}
+	return in, z.Close, nil
 }
 
 func readSnapshot(r io.Reader) (*restored, error) {
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
+	in, close, err := openSnapshot(r)
 	if err != nil {
 		return nil, err
 	}
-	defer z.Close()
-	in := bufio.NewReaderSize(z, 64<<10)
-	magic := make([]byte, len(snapshotMagic))
-	if _, err := io.ReadFull(in, magic); err != nil || string(magic) != snapshotMagic {
-		return nil, fmt.Errorf("%w: not a snapshot, or damaged", ErrUnreadable)
-	}
+	defer close()
 	n := newRestored()
 	limit := maxHeader
 	buf := make([]byte, 64<<10)
 	for items := uint64(0); ; items++ {
-		item, err := readItem(in, limit, buf)
+		item, raw, err := readItem(in, limit, buf)
 		if err != nil {
 			return nil, fmt.Errorf("item %d: %w", items, err)
 		}
@@ -240,106 +294,85 @@ func readSnapshot(r io.Reader) (*restored, error) {
 		if err := n.add(item); err != nil {
 			return nil, fmt.Errorf("item %d: %w", items, err)
 		}
+		if attests(item) {
+			var size [4]byte
+			binary.BigEndian.PutUint32(size[:], uint32(len(raw)))
+			n.sum.Write(size[:])
+			n.sum.Write(raw)
+		}
 		limit = maxSnapshotItem
 	}
 }
 
-// readItem reads an item of at most limit bytes, by way of buf if it fits.
-func readItem(in io.Reader, limit int, buf []byte) (*fsmpb.SnapshotItem, error) {
+// readItem reads an item of at most limit bytes, by way of buf if it fits. Its bytes
+// are good until the next.
+func readItem(in io.Reader, limit int, buf []byte) (*fsmpb.SnapshotItem, []byte, error) {
 	var n [4]byte
 	if _, err := io.ReadFull(in, n[:]); err != nil {
-		return nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
+		return nil, nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
 	}
 	size := binary.BigEndian.Uint32(n[:])
 	if int64(size) > int64(limit) {
-		return nil, fmt.Errorf("%w: %d bytes", ErrUnreadable, size)
+		return nil, nil, fmt.Errorf("%w: %d bytes", ErrUnreadable, size)
 	}
 	if int64(size) > int64(len(buf)) {
 		buf = make([]byte, size)
 	}
 	b := buf[:size]
 	if _, err := io.ReadFull(in, b); err != nil {
-		return nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
+		return nil, nil, fmt.Errorf("%w: cut short: %w", ErrUnreadable, err)
 	}
 	var item fsmpb.SnapshotItem
 	if err := proto.Unmarshal(b, &item); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	if err := known(item.ProtoReflect()); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	if err := wire.Known(item.ProtoReflect()); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	return &item, nil
+	return &item, b, nil
 }
 
 // add takes one item over.
 func (n *restored) add(item *fsmpb.SnapshotItem) error {
-	key := func(kind fsmpb.Kind, region string, key []byte, version Version, m proto.Message) error {
-		id, ok := keyID(region, key)
-		if !ok {
-			return fmt.Errorf("%w: %v with a wrong key id", ErrUnreadable, kind)
-		}
-		return n.insert(kind, id.Bytes(), version, m)
+	if r, m := rowOfItem(item); r != nil {
+		return n.insert(r, m)
 	}
 	switch m := item.Item.(type) {
 	case *fsmpb.SnapshotItem_Header:
 		return n.header(m.Header)
-	case *fsmpb.SnapshotItem_Cluster:
-		return n.insert(fsmpb.Kind_KIND_CLUSTER, nil, m.Cluster.Version, m.Cluster)
-	case *fsmpb.SnapshotItem_Key:
-		return key(fsmpb.Kind_KIND_KEY, m.Key.Region, m.Key.Id, m.Key.Version, m.Key)
-	case *fsmpb.SnapshotItem_KeyPolicy:
-		return key(fsmpb.Kind_KIND_KEY_POLICY, m.KeyPolicy.Region, m.KeyPolicy.Key, m.KeyPolicy.Version, m.KeyPolicy)
-	case *fsmpb.SnapshotItem_KeyTags:
-		return key(fsmpb.Kind_KIND_KEY_TAGS, m.KeyTags.Region, m.KeyTags.Key, m.KeyTags.Version, m.KeyTags)
-	case *fsmpb.SnapshotItem_Alias:
-		if _, ok := keyID(m.Alias.Region, m.Alias.Key); !ok {
-			return fmt.Errorf("%w: alias with a wrong key id", ErrUnreadable)
-		}
-		return n.insert(fsmpb.Kind_KIND_ALIAS, AliasID(m.Alias.Region, m.Alias.Name), m.Alias.Version, m.Alias)
-	case *fsmpb.SnapshotItem_KeyAliases:
-		return key(fsmpb.Kind_KIND_KEY_ALIASES, m.KeyAliases.Region, m.KeyAliases.Key, m.KeyAliases.Version, m.KeyAliases)
-	case *fsmpb.SnapshotItem_Credential:
-		return n.insert(fsmpb.Kind_KIND_CREDENTIAL, []byte(m.Credential.Id), m.Credential.Version, m.Credential)
-	case *fsmpb.SnapshotItem_Tombstone:
-		return key(fsmpb.Kind_KIND_TOMBSTONE, m.Tombstone.Region, m.Tombstone.Key, m.Tombstone.Version, m.Tombstone)
-	case *fsmpb.SnapshotItem_Node:
-		return n.insert(fsmpb.Kind_KIND_NODE, []byte(m.Node.Node), m.Node.Version, m.Node)
 	case *fsmpb.SnapshotItem_Session:
 		n.sessions[m.Session.Node] = sessionOf(m.Session)
 		return nil
-	case *fsmpb.SnapshotItem_Grant:
-		id, ok := keyID(m.Grant.Region, m.Grant.Key)
-		if !ok || len(m.Grant.Id) != 32 {
-			return fmt.Errorf("%w: grant with a wrong id", ErrUnreadable)
-		}
-		return n.insert(fsmpb.Kind_KIND_GRANT, GrantID(id, m.Grant.Id), m.Grant.Version, m.Grant)
-	case *fsmpb.SnapshotItem_KeyGrants:
-		return key(fsmpb.Kind_KIND_KEY_GRANTS, m.KeyGrants.Region, m.KeyGrants.Key, m.KeyGrants.Version, m.KeyGrants)
-	case *fsmpb.SnapshotItem_KeyStore:
-		return n.insert(fsmpb.Kind_KIND_KEY_STORE, []byte(m.KeyStore.Id), m.KeyStore.Version, m.KeyStore)
-	case *fsmpb.SnapshotItem_KeyStores:
-		return n.insert(fsmpb.Kind_KIND_KEY_STORES, nil, m.KeyStores.Version, m.KeyStores)
-	case *fsmpb.SnapshotItem_StoreKeys:
-		return n.insert(fsmpb.Kind_KIND_STORE_KEYS, []byte(m.StoreKeys.Store), m.StoreKeys.Version, m.StoreKeys)
 	case *fsmpb.SnapshotItem_KeyUse:
 		if _, ok := keyID(m.KeyUse.Region, m.KeyUse.Key); !ok {
 			return fmt.Errorf("%w: use of a key with a wrong id", ErrUnreadable)
 		}
 		n.uses = append(n.uses, m.KeyUse)
 		return nil
+	case *fsmpb.SnapshotItem_StateChecks:
+		return n.stateChecks(m.StateChecks)
+	case *fsmpb.SnapshotItem_Observation:
+		return n.observation(m.Observation)
+	case *fsmpb.SnapshotItem_Attestation:
+		if n.attested != nil {
+			return fmt.Errorf("%w: two attestations", ErrUnreadable)
+		}
+		n.attested = m.Attestation
+		return nil
 	}
 	return fmt.Errorf("%w: empty item", ErrUnreadable)
 }
 
 func (n *restored) header(h *fsmpb.SnapshotHeader) error {
-	if h.Schema < SchemaMin || h.Schema > SchemaMax {
-		return fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, h.Schema, SchemaMin, SchemaMax)
+	if h.Schema < wire.SchemaMin || h.Schema > wire.SchemaMax {
+		return fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, h.Schema, wire.SchemaMin, wire.SchemaMax)
 	}
 	if len(h.StateHash) != len(n.state.hash) {
 		return fmt.Errorf("%w: state hash", ErrUnreadable)
 	}
 	n.state.index, n.state.time, n.state.level = h.Index, h.Time, h.Level
-	n.state.voters, n.state.confirmed, n.state.unconfirmed = h.Voters, h.ConfirmedTime, h.Unconfirmed
+	n.state.voters, n.state.confirmed = h.Voters, h.ConfirmedTime
+	n.state.heard, n.state.vouched = heardTime{h.Heard, h.Unconfirmed}, h.Vouched
 	copy(n.state.hash[:], h.StateHash)
 	if err := n.state.frontier.UnmarshalBinary(h.AuditFrontier); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -353,7 +386,11 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 		}
 		n.state.roots = append(n.state.roots, auditlog.Hash(r))
 	}
-	for _, c := range h.RecentHashes {
+	return nil
+}
+
+func (n *restored) stateChecks(m *fsmpb.StateChecks) error {
+	for _, c := range m.Checks {
 		if len(c.Hash) != len(check{}.hash) {
 			return fmt.Errorf("%w: state hash", ErrUnreadable)
 		}
@@ -362,10 +399,27 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	return nil
 }
 
-func (n *restored) insert(kind fsmpb.Kind, id []byte, version Version, m proto.Message) error {
-	if version == 0 {
-		return fmt.Errorf("%w: %v without a version", ErrUnreadable, kind)
+// observation takes over what the node that made the snapshot had observed. Nobody
+// attests it, so it is held to the bounds within which entries that nobody signed could
+// have moved it.
+func (n *restored) observation(o *fsmpb.Observation) error {
+	if n.state.observed.at != 0 || o.Heard <= n.state.heard.at || o.Heard > n.state.vouched+sealedAllowance ||
+		o.Unconfirmed < 0 || o.Unconfirmed > clockSlack {
+		return fmt.Errorf("%w: observed time", ErrUnreadable)
 	}
-	n.db.insert(n.texts.newObject(n.db, kind, id, version, m))
+	n.state.observed = heardTime{o.Heard, o.Unconfirmed}
+	return nil
+}
+
+func (n *restored) insert(r *row, m proto.Message) error {
+	id, valid := r.id(m)
+	if !valid {
+		return fmt.Errorf("%w: %v with a wrong id", ErrUnreadable, r.kind)
+	}
+	version := *r.version(m)
+	if version == 0 {
+		return fmt.Errorf("%w: %v without a version", ErrUnreadable, r.kind)
+	}
+	n.db.insert(n.texts.newObject(n.db, r.kind, id, version, m))
 	return nil
 }

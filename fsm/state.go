@@ -20,22 +20,28 @@ type Version = uint64
 // for concurrent use. What its getters return is shared and must not be written
 // to: copy it, change the copy, and propose that.
 type State struct {
-	db        *table // read-only
-	index     uint64
-	time      int64
+	db    *table // read-only
+	index uint64
+	time  int64
+	// heard is how far the evidence of signed entries goes, vouched their newest
+	// clock; see advance.
+	heard   heardTime
+	vouched int64
+	// observed is what this node heard from entries that nobody signed, while it is
+	// later than heard. Nodes may differ in it: neither the hash nor an attestation
+	// covers it, and apply decides nothing by it.
+	observed  heardTime
 	confirmed int64
-	// unconfirmed is how far time was moved on a leader's word alone since a
-	// majority of clocks last agreed.
-	unconfirmed int64
-	level       uint32
-	hash        [32]byte
-	frontier    auditlog.Frontier
-	roots       []auditlog.Hash // of sealed audit segments; appended to, never written
-	voters      []string
-	uses        *uses // shared by all states
+	level     uint32
+	hash      [32]byte
+	frontier  auditlog.Frontier
+	roots     []auditlog.Hash // of sealed audit segments; appended to, never written
+	voters    []string
+	uses      *uses // shared by all states
 }
 
-// Index is the newest Raft index of a command that the state contains.
+// Index is the newest Raft index of a command or configuration that the state
+// contains.
 func (s *State) Index() uint64 { return s.index }
 
 // Time is cluster time, Unix nanoseconds. It never runs backwards.
@@ -152,6 +158,11 @@ func (s *State) Credential(id string) (*fsmpb.Credential, Version) {
 	return get[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, []byte(id))
 }
 
+// Credentials are all credentials by id.
+func (s *State) Credentials() iter.Seq[*fsmpb.Credential] {
+	return scan[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, nil, nil)
+}
+
 // Tombstone is what is left of a deleted key.
 func (s *State) Tombstone(id KeyID) (*fsmpb.Tombstone, Version) {
 	return get[*fsmpb.Tombstone](s, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes())
@@ -186,7 +197,7 @@ func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 // one after the given id on; nil starts at the first.
 func (s *State) GrantsTo(key KeyID, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
 	from := &fsmpb.Grant{Region: key.Region, Key: key.ID[:], Grantee: principal, Id: after}
-	return grantsBy(s.db.grantee, from, func(g *fsmpb.Grant) bool {
+	return grantsBy(byGrantee.in(s.db), from, func(g *fsmpb.Grant) bool {
 		return g.Grantee == principal && g.Region == key.Region && bytes.Equal(g.Key, key.ID[:])
 	})
 }
@@ -200,7 +211,7 @@ func (s *State) GrantsRetiredBy(region, principal string, after []byte) iter.Seq
 		n := min(len(ids), len(KeyID{}.ID))
 		from.Key, from.Id = ids[:n], ids[n:]
 	}
-	return grantsBy(s.db.retiring, from, func(g *fsmpb.Grant) bool {
+	return grantsBy(byRetiring.in(s.db), from, func(g *fsmpb.Grant) bool {
 		return g.Retiring == principal && g.Region == region
 	})
 }
@@ -281,7 +292,7 @@ func (s *State) Aliases(region, after string) iter.Seq[*fsmpb.Alias] {
 // AliasesOf are the key's aliases by name.
 func (s *State) AliasesOf(id KeyID) iter.Seq[*fsmpb.Alias] {
 	return func(yield func(*fsmpb.Alias) bool) {
-		s.db.target.AscendGreaterOrEqual(&fsmpb.Alias{Region: id.Region, Key: id.ID[:]}, func(a *fsmpb.Alias) bool {
+		byTarget.in(s.db).AscendGreaterOrEqual(&fsmpb.Alias{Region: id.Region, Key: id.ID[:]}, func(a *fsmpb.Alias) bool {
 			return a.Region == id.Region && bytes.Equal(a.Key, id.ID[:]) && yield(a)
 		})
 	}

@@ -7,28 +7,30 @@ import (
 	"slices"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // dump is everything that a state holds, by id and by each index.
 func dump(s *State) []string {
 	var all []string
 	s.db.rows.Ascend(func(o *object) bool {
-		all = append(all, fmt.Sprintf("%x %d %x", o.id, o.version, marshal(nil, o.message())))
+		all = append(all, fmt.Sprintf("%x %d %x", o.id, o.version, wire.Marshal(nil, o.message())))
 		return true
 	})
-	s.db.target.Ascend(func(a *fsmpb.Alias) bool {
-		all = append(all, fmt.Sprintf("target %x", marshal(nil, a)))
-		return true
-	})
-	s.db.grantee.Ascend(func(g *fsmpb.Grant) bool {
-		all = append(all, fmt.Sprintf("grantee %x", marshal(nil, g)))
-		return true
-	})
-	s.db.retiring.Ascend(func(g *fsmpb.Grant) bool {
-		all = append(all, fmt.Sprintf("retiring %x", marshal(nil, g)))
-		return true
-	})
+	for i, x := range s.db.trees {
+		for _, m := range x.(interface{ all() []proto.Message }).all() {
+			all = append(all, fmt.Sprintf("index %d %x", i, wire.Marshal(nil, m)))
+		}
+	}
+	return all
+}
+
+// all are what an index has.
+func (t treeOf[M]) all() (all []proto.Message) {
+	t.Ascend(func(m M) bool { all = append(all, m); return true })
 	return all
 }
 
@@ -69,9 +71,10 @@ func TestPublishedStatesDoNotChange(t *testing.T) {
 			}
 			retirable++
 		}
-		if s.db.target.Len() != aliases || s.db.grantee.Len() != grants || s.db.retiring.Len() != retirable {
+		target, grantee, retiring := byTarget.in(s.db).Len(), byGrantee.in(s.db).Len(), byRetiring.in(s.db).Len()
+		if target != aliases || grantee != grants || retiring != retirable {
 			t.Fatalf("index %d: indexes of %d aliases, %d and %d grants; the rows are %d, %d and %d", l.Index,
-				s.db.target.Len(), s.db.grantee.Len(), s.db.retiring.Len(), aliases, grants, retirable)
+				target, grantee, retiring, aliases, grants, retirable)
 		}
 	}
 	for i, s := range states {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // uses remembers the newest use of each key. It stands beside the table, since
@@ -28,22 +29,22 @@ func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: newTexts()} 
 
 // note takes a record's uses over, which are all as n but for the operation. A use
 // of what the record did not read as a key that is there is none.
-func (u *uses) note(r *wireRecord, n use) {
-	if len(r.uses) == 0 {
+func (u *uses) note(r *wire.Record, n use) {
+	if len(r.Uses) == 0 {
 		return
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for _, one := range r.uses {
-		if int(one.read) >= len(r.reads) {
+	for _, one := range r.Uses {
+		if int(one.Read) >= len(r.Reads) {
 			continue
 		}
-		read := r.reads[one.read]
-		if read.kind != fsmpb.Kind_KIND_KEY || read.version == 0 {
+		read := r.Reads[one.Read]
+		if read.Kind != fsmpb.Kind_KIND_KEY || read.Version == 0 {
 			continue
 		}
-		if id, ok := parseKeyID(read.id); ok {
-			n.operation = one.operation
+		if id, ok := parseKeyID(read.ID); ok {
+			n.operation = one.Operation
 			u.texts.share(&id.Region)
 			u.of[id] = n
 		}

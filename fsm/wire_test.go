@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // generated decodes an entry with the generated code alone.
@@ -21,7 +23,7 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 	if err := proto.Unmarshal(data, e); err != nil {
 		return nil, err
 	}
-	if e.Schema < SchemaMin || e.Schema > SchemaMax {
+	if e.Schema < wire.SchemaMin || e.Schema > wire.SchemaMax {
 		return nil, fmt.Errorf("schema %d", e.Schema)
 	}
 	// A kind that nobody knows makes a record invalid, not its entry unreadable.
@@ -33,31 +35,31 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 			}
 		}
 	}
-	return e, known(c.ProtoReflect())
+	return e, wire.Known(c.ProtoReflect())
 }
 
-// proto is the message that e was read from.
-func (e *wireEntry) proto() *fsmpb.Entry {
-	p := &fsmpb.Entry{Schema: e.schema, Clock: e.clock, StateCheck: e.check}
-	switch c := e.command.(type) {
+// messageOf is the message that e was read from.
+func messageOf(e *wire.Entry) *fsmpb.Entry {
+	p := &fsmpb.Entry{Schema: e.Schema, Clock: e.Clock, StateCheck: e.Check, Origin: e.Origin}
+	switch c := e.Command.(type) {
 	case *fsmpb.RegisterNode:
 		p.Command = &fsmpb.Entry_RegisterNode{RegisterNode: c}
-	case []wireBatch:
+	case []wire.Batch:
 		bs := make([]*fsmpb.Batch, len(c))
 		for i, b := range c {
 			bs[i] = &fsmpb.Batch{
-				Node: string(b.node), Incarnation: b.incarnation, Seq: b.seq, SettledBelow: b.settledBelow, Watermark: b.watermark,
+				Node: string(b.Node), Incarnation: b.Incarnation, Seq: b.Seq, SettledBelow: b.SettledBelow, Watermark: b.Watermark,
 			}
-			for _, r := range b.records {
+			for _, r := range b.Records {
 				n := &fsmpb.Record{
-					RequestId: r.requestID, Commitment: r.commitment, Body: r.body, Generation: r.generation, Salt: r.salt,
-					NotBefore: r.notBefore, NotAfter: r.notAfter, Changes: r.changes,
+					RequestId: r.RequestID, Commitment: r.Commitment, Body: r.Body, Generation: r.Generation, Salt: r.Salt,
+					NotBefore: r.NotBefore, NotAfter: r.NotAfter, Changes: r.Changes,
 				}
-				for _, read := range r.reads {
-					n.Reads = append(n.Reads, &fsmpb.Read{Kind: read.kind, Id: read.id, Version: read.version})
+				for _, read := range r.Reads {
+					n.Reads = append(n.Reads, &fsmpb.Read{Kind: read.Kind, Id: read.ID, Version: read.Version})
 				}
-				for _, u := range r.uses {
-					n.Uses = append(n.Uses, &fsmpb.Use{Read: u.read, Operation: u.operation})
+				for _, u := range r.Uses {
+					n.Uses = append(n.Uses, &fsmpb.Use{Read: u.Read, Operation: u.Operation})
 				}
 				bs[i].Records = append(bs[i].Records, n)
 			}
@@ -67,19 +69,19 @@ func (e *wireEntry) proto() *fsmpb.Entry {
 	return p
 }
 
-// compareDecoders holds decodeEntry against the generated code.
+// compareDecoders holds Decode against the generated code.
 func compareDecoders(t *testing.T, data []byte) (readable bool) {
 	t.Helper()
 	before := bytes.Clone(data)
-	got, err := decodeEntry(data)
+	got, err := wire.Decode(data)
 	want, wantErr := generated(data)
 	switch {
-	case (err == nil) != (wantErr == nil) && len(data) <= MaxEntry:
+	case (err == nil) != (wantErr == nil) && len(data) <= wire.MaxEntry:
 		t.Fatalf("%x: error %v, of the generated code %v", data, err, wantErr)
 	case err != nil && !errors.Is(err, ErrUnreadable):
 		t.Fatalf("%x: error %v", data, err)
-	case err == nil && !proto.Equal(got.proto(), want):
-		t.Fatalf("%x: got %v, want %v", data, got.proto(), want)
+	case err == nil && !proto.Equal(messageOf(got), want):
+		t.Fatalf("%x: got %v, want %v", data, messageOf(got), want)
 	case !bytes.Equal(data, before):
 		t.Fatal("decoding changes its input")
 	}
@@ -158,7 +160,7 @@ func TestEntriesAreReadAsProtobufReadsThem(t *testing.T) {
 	}
 }
 
-// TestEveryFieldIsRead finds a field of the schema that decodeEntry does not have.
+// TestEveryFieldIsRead finds a field of the schema that Decode does not have.
 func TestEveryFieldIsRead(t *testing.T) {
 	for _, e := range []*fsmpb.Entry{
 		batchEntry(new(fsmpb.Batch)),
@@ -221,7 +223,7 @@ func valueOf(fd protoreflect.FieldDescriptor, n int64) protoreflect.Value {
 
 func TestOddFields(t *testing.T) {
 	tag, bytesOf := protowire.AppendTag, protowire.AppendBytes
-	schema := []byte{1 << 3, SchemaMax}
+	schema := []byte{1 << 3, wire.SchemaMax}
 	batches := func(b []byte) []byte {
 		return slices.Concat(schema, bytesOf(tag(nil, 10, protowire.BytesType), bytesOf(tag(nil, 1, protowire.BytesType), b)))
 	}
@@ -260,7 +262,7 @@ func TestOddFields(t *testing.T) {
 		"in a piece of the command": {slices.Concat(batches(unknown), batches(nil)), false},
 		"beside the commands":       {slices.Concat(schema, unknown, join), false},
 		"cut in a replaced command": {slices.Concat(batches([]byte{1}), join), false},
-		"the last schema counts":    {slices.Concat([]byte{1 << 3, SchemaMax + 1}, schema), true},
+		"the last schema counts":    {slices.Concat([]byte{1 << 3, wire.SchemaMax + 1}, schema), true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -273,12 +275,12 @@ func TestOddFields(t *testing.T) {
 
 // A newer binary's entry is refused for its schema, whatever else is new in it.
 func TestNewerSchemaIsNamed(t *testing.T) {
-	data, err := proto.Marshal(&fsmpb.Entry{Schema: SchemaMax + 1})
+	data, err := proto.Marshal(&fsmpb.Entry{Schema: wire.SchemaMax + 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = decodeEntry(protowire.AppendVarint(protowire.AppendTag(data, 4000, protowire.VarintType), 1))
-	if !errors.Is(err, ErrUnreadable) || errors.Is(err, errUnknownField) {
+	_, err = wire.Decode(protowire.AppendVarint(protowire.AppendTag(data, 4000, protowire.VarintType), 1))
+	if !errors.Is(err, ErrUnreadable) || strings.Contains(err.Error(), "unknown field") {
 		t.Errorf("got %v, want the schema", err)
 	}
 }

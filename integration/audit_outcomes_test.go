@@ -17,7 +17,7 @@ import (
 type subject struct {
 	key, arn, alias, other string
 	blob                   []byte
-	made                   []byte // a signature, a MAC, or a public key to agree with
+	made                   []byte // a signature, a MAC, a public key to agree with, or an encapsulated secret
 	grant                  string
 	importing              input // of material
 	store                  input // that makes a key store
@@ -29,6 +29,7 @@ var subjectKinds = map[string]kms.CreateKeyInput{
 	"":         {},
 	"sign":     {KeySpec: types.KeySpecEccNistP256, KeyUsage: types.KeyUsageTypeSignVerify},
 	"agree":    {KeySpec: types.KeySpecEccNistP256, KeyUsage: types.KeyUsageTypeKeyAgreement},
+	"kem":      {KeySpec: types.KeySpecMlKem1024, KeyUsage: types.KeyUsageTypeEncapsulateDecapsulate},
 	"mac":      {KeySpec: types.KeySpecHmac256, KeyUsage: types.KeyUsageTypeGenerateVerifyMac},
 	"imported": {Origin: types.OriginTypeExternal},
 	"multi":    {MultiRegion: aws.Bool(true)},
@@ -62,6 +63,10 @@ func newSubject(t *testing.T, n *harness.Node, of, name, policy string) subject 
 		s.made = sdkMust[*kms.GenerateMacOutput](t)(client.GenerateMac(ctx, &kms.GenerateMacInput{
 			KeyId: &s.key, Message: []byte("m"), MacAlgorithm: types.MacAlgorithmSpecHmacSha256,
 		})).Mac
+	case "kem":
+		s.made = sdkMust[*kms.EncapsulateOutput](t)(client.Encapsulate(ctx, &kms.EncapsulateInput{
+			KeyId: &s.key, EncapsulationAlgorithm: types.EncapsulationAlgorithmSpecMlKem,
+		})).SharedSecretCiphertextBlob
 	case "agree":
 		s.made = sdkMust[*kms.GetPublicKeyOutput](t)(client.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: &s.key})).PublicKey
 	case "imported":
@@ -171,6 +176,9 @@ var everyOutcome = map[string]outcomes{
 	"VerifyMac":    {of: "mac", ok: onKey(macing, "Mac"), failed: absent(macing, "Mac"), failure: "NotFoundException"},
 	"DeriveSharedSecret": {of: "agree", ok: onKey(input{"KeyAgreementAlgorithm": "ECDH"}, "PublicKey"),
 		failed: absent(input{"KeyAgreementAlgorithm": "ECDH"}, "PublicKey"), failure: "NotFoundException"},
+	"Encapsulate": {of: "kem", ok: onKey(encapsulating), failed: absent(encapsulating), failure: "NotFoundException"},
+	"Decapsulate": {of: "kem", ok: onKey(encapsulating, "SharedSecretCiphertextBlob"),
+		failed: absent(encapsulating, "SharedSecretCiphertextBlob"), failure: "NotFoundException"},
 	"GenerateDataKeyPair":                 {ok: onKey(ofP256), failed: absent(ofP256), failure: "NotFoundException"},
 	"GenerateDataKeyPairWithoutPlaintext": {ok: onKey(ofP256), failed: absent(ofP256), failure: "NotFoundException"},
 
@@ -215,6 +223,7 @@ const somebody = "arn:aws:iam::" + harness.Account + ":user/somebody"
 var (
 	signing        = input{"Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256"}
 	macing         = input{"Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256"}
+	encapsulating  = input{"EncapsulationAlgorithm": "ML_KEM"}
 	ofP256         = input{"KeyPairSpec": "ECC_NIST_P256"}
 	granting       = input{"GranteePrincipal": somebody, "Operations": []any{"Encrypt"}}
 	importWrapping = input{"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}

@@ -18,7 +18,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
-	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -209,7 +209,7 @@ func TestAuditVerify(t *testing.T) {
 	if err := os.WriteFile(keyFile, []byte(c.VerifierKey+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	verify := func(dir, key string) (ok bool, out string) {
+	conclaveVerify := func(dir, key string) (ok bool, out string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), binary, "audit", "verify", dir, "--key", key)
 		cmd.Env = []string{}
@@ -223,11 +223,11 @@ func TestAuditVerify(t *testing.T) {
 		return err == nil, string(b)
 	}
 	for _, where := range []string{n.Data, filepath.Join(n.Data, "audit"), dir} {
-		if ok, out := verify(where, keyFile); !ok {
+		if ok, out := conclaveVerify(where, keyFile); !ok {
 			t.Fatalf("the log as it was left in %s: %s", where, out)
 		}
 	}
-	rep, err := auditlog.Verify(dir, c.VerifierKey, auditlog.VerifyOptions{})
+	rep, err := verify.Dir(dir, c.VerifierKey, verify.Options{})
 	if err != nil || !rep.OK() {
 		t.Fatalf("%v, %+v", err, rep)
 	}
@@ -235,7 +235,7 @@ func TestAuditVerify(t *testing.T) {
 		t.Errorf("%d entries, %d of them unsigned, after a graceful stop; want at least %d, all signed", rep.Size, rep.Unsigned, entries)
 	}
 	other := harness.Found(t, 1, harness.Options{})
-	if ok, _ := verify(dir, other.VerifierKey); ok {
+	if ok, _ := conclaveVerify(dir, other.VerifierKey); ok {
 		t.Errorf("another cluster's key verifies the log")
 	}
 
@@ -261,10 +261,10 @@ func TestAuditVerify(t *testing.T) {
 			}
 		}()
 		if byCommand {
-			ok, _ := verify(dir, keyFile)
+			ok, _ := conclaveVerify(dir, keyFile)
 			return !ok
 		}
-		rep, err := auditlog.Verify(dir, c.VerifierKey, auditlog.VerifyOptions{})
+		rep, err := verify.Dir(dir, c.VerifierKey, verify.Options{})
 		return err != nil || !rep.OK()
 	}
 	flip := func(name string, bit int64, byCommand bool) {
@@ -322,14 +322,14 @@ func TestAuditVerify(t *testing.T) {
 		if err := os.Rename(filepath.Join(dir, name), keyFile+".gone"); err != nil {
 			t.Fatal(err)
 		}
-		if ok, _ := verify(dir, keyFile); ok {
+		if ok, _ := conclaveVerify(dir, keyFile); ok {
 			t.Errorf("%s is gone: not noticed", name)
 		}
 		if err := os.Rename(keyFile+".gone", filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if ok, out := verify(dir, keyFile); !ok {
+	if ok, out := conclaveVerify(dir, keyFile); !ok {
 		t.Errorf("the log, as it was again: %s", out)
 	}
 }

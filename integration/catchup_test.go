@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
 )
@@ -140,11 +140,11 @@ func complete(t *testing.T, c *harness.Cluster) {
 // the public key alone, and compares them byte by byte as far as all go.
 func sameAudit(t *testing.T, c *harness.Cluster, signed bool) {
 	t.Helper()
-	var reports []*auditlog.Report
+	var reports []*verify.Report
 	var segments []map[string][]byte
 	for _, nd := range c.Nodes {
 		dir := filepath.Join(nd.Data, "audit")
-		r, err := auditlog.Verify(dir, c.VerifierKey, auditlog.VerifyOptions{})
+		r, err := verify.Dir(dir, c.VerifierKey, verify.Options{})
 		if err != nil {
 			t.Fatalf("node %s: %v", nd.ID, err)
 		}

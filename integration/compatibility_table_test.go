@@ -31,9 +31,9 @@ var compatRows = map[string]compatRow{
 	"UpdateKeyDescription": {},
 	"CreateKey": {limits: "100,000 keys per Region; 50 tags; " + onePolicy, differences: []string{
 		noSM2,
-		"ML-DSA with Origin EXTERNAL: UnsupportedOperationException.",
+		"ML-DSA and ML-KEM with Origin EXTERNAL: UnsupportedOperationException. AWS says so of ML-DSA, and of ML-KEM nothing.",
 		"Keys made at the same time can exceed the quota by a few.",
-		"CustomerMasterKeySpec is left out of answers for specs that its enum lacks (ML-DSA, Ed25519).",
+		"CustomerMasterKeySpec is left out of answers for specs that its enum lacks (ML-DSA, ML-KEM, Ed25519).",
 		ownText,
 	}},
 	"ListKeys":    {limits: "100 a page, at most 1000"},
@@ -71,24 +71,30 @@ var compatRows = map[string]compatRow{
 		"Signatures under ECC_SECG_P256K1 are deterministic (RFC 6979), with the lower s.",
 	}},
 	"Verify":             {limits: "digests as long as the algorithm's; EXTERNAL_MU 64 bytes"},
-	"GetPublicKey":       {differences: []string{"CustomerMasterKeySpec is left out for specs that its enum lacks (ML-DSA, Ed25519)."}},
+	"GetPublicKey":       {differences: []string{"CustomerMasterKeySpec is left out for specs that its enum lacks (ML-DSA, ML-KEM, Ed25519)."}},
 	"GenerateMac":        {},
 	"VerifyMac":          {},
 	"DeriveSharedSecret": {differences: []string{forEnclaves}},
 
+	"Encapsulate": {},
+	"Decapsulate": {limits: "ciphertexts of 768, 1088 or 1568 bytes, by spec", differences: []string{
+		"A dry run sees the length of the ciphertext; nothing else of one can be wrong.",
+	}},
+
 	"CreateGrant": {limits: "50,000 grants per key; constraints of 1–8 pairs, values of 384 characters", differences: []string{
 		"A grant counts everywhere when the call returns; its token adds nothing to that.",
 		"Principals are ARNs of the cluster's partition, else InvalidArnException; that they exist is not checked.",
-		"Equals and Subset together, or without pairs, are ValidationException.",
-		"Keys and values of a constraint are compared with case.",
+		"A SourceArn constraint admits only requests that a service principal makes for that ARN, also in a grant to somebody else: see [grants to services](#grants-to-services).",
+		"An EncryptionContextEquals without pairs, with none in EncryptionContextSubset either, is ValidationException.",
+		"Keys of a constraint are compared without case in A to Z only.",
 	}},
-	"ListGrants":          {limits: "50 a page, at most 100", differences: []string{cutLimit}},
-	"ListRetirableGrants": {limits: "50 a page, at most 100", differences: []string{cutLimit}},
+	"ListGrants":          {limits: "50 a page, at most 100", differences: []string{cutLimit, "GranteeServicePrincipal may be given by all who may list the key's grants."}},
+	"ListRetirableGrants": {limits: "50 a page, at most 100", differences: []string{cutLimit, "RetiringServicePrincipal may be given by that service alone."}},
 	"RetireGrant":         {differences: []string{"Holds on every node when the call returns."}},
 	"RevokeGrant":         {differences: []string{"Holds on every node when the call returns."}},
 
 	"EnableKeyRotation":    {limits: "default 365 days", differences: []string{"A rotation that was missed, as the key was disabled, is done once."}},
-	"DisableKeyRotation":   {},
+	"DisableKeyRotation":   {differences: []string{"Succeeds for keys of kinds that do not rotate: it is off."}},
 	"GetKeyRotationStatus": {differences: []string{"OnDemandRotationStartDate is never there: a rotation takes no time."}},
 	"ListKeyRotations":     {limits: "100 a page, at most 1000"},
 	"RotateKeyOnDemand":    {limits: "25 per key", differences: []string{"Is done when the call returns."}},
@@ -104,7 +110,7 @@ var compatRows = map[string]compatRow{
 	"DeleteImportedKeyMaterial": {},
 
 	"ReplicateKey": {limits: "50 tags; " + onePolicy, differences: []string{
-		"ReplicaRegion is one of those that the cluster was founded with, else ValidationException.",
+		"ReplicaRegion is one of those that the cluster was founded with, else ValidationException.", "A set has keys in 12 Regions at most, else LimitExceededException.",
 		"The replica is there when the call returns, though the answer says Creating as AWS's does.",
 		"One record in the audit log stands for AWS's three.",
 	}},
@@ -121,9 +127,6 @@ var compatRows = map[string]compatRow{
 	"DisconnectCustomKeyStore": {differences: []string{"Holds on every node when the call returns: DISCONNECTING is never seen."}},
 	"DeleteCustomKeyStore":     {differences: []string{"The key in a PKCS #11 token stays there."}},
 }
-
-// newerOperations came after the model, and are not served.
-var newerOperations = []string{"Encapsulate", "Decapsulate"}
 
 // specRow is what there is to say of a key spec.
 type specRow struct{ spec, usages, notes string }
@@ -144,6 +147,9 @@ var compatSpecs = []specRow{
 	{"ML_DSA_44", "SIGN_VERIFY", "not with Origin EXTERNAL; " + notFIPS},
 	{"ML_DSA_65", "SIGN_VERIFY", "not with Origin EXTERNAL; " + notFIPS},
 	{"ML_DSA_87", "SIGN_VERIFY", "not with Origin EXTERNAL; " + notFIPS},
+	{"ML_KEM_512", "ENCAPSULATE_DECAPSULATE", "not with Origin EXTERNAL; " + notFIPS},
+	{"ML_KEM_768", "ENCAPSULATE_DECAPSULATE", "not with Origin EXTERNAL"},
+	{"ML_KEM_1024", "ENCAPSULATE_DECAPSULATE", "not with Origin EXTERNAL"},
 	{"HMAC_224", "GENERATE_VERIFY_MAC", ""},
 	{"HMAC_256", "GENERATE_VERIFY_MAC", ""},
 	{"HMAC_384", "GENERATE_VERIFY_MAC", ""},

@@ -19,23 +19,30 @@ const compatRest = `
 ### FIPS mode
 
 Release binaries and the container image are built on Go's validated module (` + "`GOFIPS140`" + `) and run in FIPS mode. It does not have what stands outside
-of that module: secp256k1 and ML-DSA. Keys of these specs are refused with UnsupportedOperationException there, made or used; all nodes of a cluster should
-therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also refuses wrapping algorithms of imports that use SHA-1.
+of that module: secp256k1, ML-DSA and ML-KEM-512 (the larger two of ML-KEM are in it). Keys and data key pairs of these specs are refused with
+UnsupportedOperationException there, made or used; all nodes of a cluster should therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also refuses wrapping algorithms of imports that use SHA-1.
 
 ## What AWS has and Conclave does not
 
 - **One account.** A cluster has one account. ARNs of other accounts are AccessDeniedException; nothing works across accounts.
 - **Callers.** The only principal who can call is the account's root user, by access key, by session over gRPC or by client certificate. There are
-  no users, roles and identity policies, and no STS. Signatures in the query string are refused.
+  no users, roles and identity policies, and no STS.
 - **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved as in AWS.
 - **CloudHSM.** Key stores of that type are PKCS #11 tokens of the operator's, in binaries built with the tag ` + "`pkcs11`" + `.
 - **VPC endpoint services.** An external key store in a private network is a PUBLIC_ENDPOINT with ` + "`--xks-allow-private-endpoints`" + `.
 - **SM2** is refused with UnsupportedOperationException, as in AWS's Regions outside of China.
-- **Encapsulate, Decapsulate** and the specs for them are newer than the model that Conclave follows.
-- **Request quotas** per operation are off. There is one limit: who is refused more often than a hundred times a second for a while gets
+- **Request quotas** per operation are off. There is one limit: who is refused more often than ten times a second for a while gets
   ThrottlingException from that node.
-- **Services.** Nothing calls on behalf of another: there is no kms:ViaService.
+- **Services.** Nothing calls on behalf of another: there is no kms:ViaService. Grants can be made for service principals, see below, but nobody can
+  call as one yet.
 - **CloudTrail.** Records have CloudTrail's form and go to the cluster's own audit log.
+
+### Grants to services
+
+A grant for a service principal, or one with a SourceArn constraint, is kept, listed, retired and revoked like others. What it allows, it allows to a
+service principal that says which resource it acts for, with exactly the constraint's text; wildcards have no meaning. No caller can be a service
+principal yet, and neither API takes such an ARN from anybody else, so these grants admit nobody. AWS looks at SourceArn only when a service calls, and
+admits a user as if the constraint were not there; here a grant that is narrowed never gives more than it says.
 
 ### Enclaves
 
@@ -67,14 +74,23 @@ an ARN, and empty lists are malformed, where AWS may take them without effect.
   than 1 MiB are refused. Numbers are written as integers.
 - **Markers** are authenticated, and good for one caller, operation, Region and set of arguments.
 - **Refusals are recorded**, also for members that are wrong, once it is known who asks. What cannot be read (SerializationException,
-  UnknownOperationException) and who is throttled leave no record.
-- **gRPC** has the same operations. A member that this version does not know is refused there; the AWS API reads over it, as AWS does.
+  UnknownOperationException) leave no record, and what is throttled one in a minute that says how many requests there were.
+- **Unknown members.** AWS passes over members that it does not know. Here that would answer a request for less as one for more, so it is a
+  ValidationException that names the member, in every operation with a member by which a request is narrowed (constraints, filters, encryption contexts,
+  policies, DryRun, Recipient and the like), and at every depth inside of such a member. In Tags and XksProxyAuthenticationCredential, and in the other
+  operations, unknown members are passed over as AWS does. These are
+%s.
+  Everywhere a name that differs from a member's only by case, hyphens or underscores is refused: AWS would not read it as that member.
+- **gRPC** has the same operations. A member that this version does not know is refused there always.
 
 ## Where AWS is not documented
 
 What AWS does in these cases is not known, or not known for sure. Conclave's choice:
 
 - Several violations are reported in the order of the model's members.
+- Imported keys on curves are taken with either version of PKCS #8, with their curve named once or twice, and with a scalar that has leading zeros
+  too few or too many; a public key in the structure has to belong to the private one.
+- What errors say: see [below](#what-errors-say).
 - An empty answer has no body. Lists that are empty are there, as ` + "`[]`" + `.
 - An ARN that cannot be read, or is of another service or partition, is InvalidArnException; one that names neither key nor alias is
   NotFoundException.
@@ -83,5 +99,5 @@ What AWS does in these cases is not known, or not known for sure. Conclave's cho
 - UpdatePrimaryRegion to the primary's own Region is UnsupportedOperationException; to one without a replica, NotFoundException.
 - GetPublicKey of a symmetric or HMAC key is UnsupportedOperationException.
 - A request that is signed for a Region that the cluster does not serve is InvalidSignatureException, unless the cluster was founded to take any.
-- Texts of SerializationException are Conclave's.
+- For Encapsulate and Decapsulate AWS documents no condition key and no request quota of their own. There are none here.
 `

@@ -24,6 +24,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/conclavekms/conclave/integration/harness"
 )
@@ -55,6 +56,38 @@ func TestCompose(t *testing.T) {
 	p.serves(composeNodes...)
 	p.loseLeader()
 	p.unchanged()
+}
+
+// TestComposeKeepsKeysApart: no node mounts the CA's key, or what another one has.
+func TestComposeKeepsKeysApart(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Services map[string]struct{ Volumes []string }
+	}
+	if err := yaml.Unmarshal([]byte(page(t, "docker-compose.yml")), &file); err != nil {
+		t.Fatal(err)
+	}
+	by := make(map[string][]string) // services by volume, but for the one that makes them all
+	for name, s := range file.Services {
+		for _, v := range s.Volumes {
+			if volume, _, _ := strings.Cut(v, ":"); name != "certificates" {
+				by[volume] = append(by[volume], name)
+			}
+		}
+	}
+	if len(by["ca"]) != 0 {
+		t.Errorf("%v mount the CA's key", by["ca"])
+	}
+	for volume, services := range by {
+		if len(services) != 1 {
+			t.Errorf("%v share the volume %s", services, volume)
+		}
+	}
+	for _, n := range composeNodes {
+		if len(file.Services[n].Volumes) != 2 {
+			t.Errorf("%s mounts %v", n, file.Services[n].Volumes)
+		}
+	}
 }
 
 // project is what docker-compose.yml describes, under a name and ports of its own.
@@ -426,7 +459,7 @@ func (p *project) loseLeader() {
 		p.t.Errorf("%s encrypts before it was unsealed", leader)
 	}
 	for _, share := range p.shares[harness.Shares-harness.Threshold:] { // other custodians than before
-		p.run(share+"\n", "run", "--rm", "-T", "-e", "CONCLAVE_ADDRESS="+left[0]+":7601", "cli", "operator", "unseal")
+		p.run(share+"\n", "run", "--rm", "-T", "-e", "CONCLAVE_ADDRESS="+leader+":7601", "cli", "operator", "unseal")
 	}
 	err = harness.Poll(p.t.Context(), harness.Patience, func(ctx context.Context) error { return p.roundTrip(ctx, left[0], leader) })
 	if err != nil {

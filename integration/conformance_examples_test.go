@@ -24,6 +24,7 @@ var (
 	ofNewSpecs  = []string{"KeyMetadata.SigningAlgorithms"}
 	ofRSA       = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.EncryptionAlgorithms"}
 	ofAgreement = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.KeyAgreementAlgorithms"}
+	ofKEM       = []string{"KeyMetadata.EncapsulationAlgorithms"}
 	ofMAC       = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.MacAlgorithms"}
 	ofSet       = append(slices.Clone(ofSymmetric), "KeyMetadata.MultiRegionConfiguration")
 	ofAwaited   = []string{"KeyMetadata.CustomerMasterKeySpec", "KeyMetadata.EncryptionAlgorithms"} // no material yet
@@ -54,6 +55,7 @@ var keyExamples = []example{
 	{op: "CreateKey", of: "Ed25519", in: given(members{"KeySpec": "ECC_NIST_EDWARDS25519", "KeyUsage": "SIGN_VERIFY"}), with: ofNewSpecs},
 	{op: "CreateKey", of: "agreement", in: given(members{"KeySpec": "ECC_NIST_P256", "KeyUsage": "KEY_AGREEMENT"}), with: ofAgreement},
 	{op: "CreateKey", of: "HMAC", in: given(members{"KeySpec": "HMAC_224", "KeyUsage": "GENERATE_VERIFY_MAC"}), with: ofMAC},
+	{op: "CreateKey", of: "ML-KEM", in: given(members{"KeySpec": "ML_KEM_768", "KeyUsage": "ENCAPSULATE_DECAPSULATE"}), with: ofKEM},
 	{op: "CreateKey", of: "imported", in: given(members{"Origin": "EXTERNAL"}), with: ofAwaited},
 	{op: "CreateKey", of: "imported HMAC", in: given(members{"Origin": "EXTERNAL", "KeySpec": "HMAC_256", "KeyUsage": "GENERATE_VERIFY_MAC"}), with: ofMAC},
 	{op: "CreateKey", of: "primary", in: given(members{"MultiRegion": true}), with: ofSet},
@@ -135,6 +137,7 @@ var cryptoExamples = []example{
 	{op: "GenerateDataKeyPair", in: on("symmetric", members{"KeyPairSpec": "ECC_NIST_P521"}),
 		with: []string{"GenerateDataKeyPairResponse.PrivateKeyPlaintext", "GenerateDataKeyPairResponse.KeyMaterialId"}},
 	{op: "GenerateDataKeyPairWithoutPlaintext", in: on("symmetric", members{"KeyPairSpec": "ECC_NIST_EDWARDS25519"})},
+	{op: "GenerateDataKeyPairWithoutPlaintext", of: "ML-KEM", in: on("symmetric", members{"KeyPairSpec": "ML_KEM_1024"})},
 	{op: "GenerateRandom", in: given(members{"NumberOfBytes": 32}), with: []string{"GenerateRandomResponse.Plaintext"}},
 	{op: "GetKeyLastUsage", of: "used", in: on("symmetric", nil), with: []string{
 		"KeyLastUsageData.Operation", "KeyLastUsageData.Timestamp", "KeyLastUsageData.CloudTrailEventId", "KeyLastUsageData.KmsRequestId"}},
@@ -152,6 +155,11 @@ var cryptoExamples = []example{
 	{op: "VerifyMac", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("HMAC"), "Message": message, "Mac": w.blob("GenerateMac", "Mac"), "MacAlgorithm": "HMAC_SHA_224"}
 	}},
+	{op: "Encapsulate", in: on("ML-KEM", members{"EncapsulationAlgorithm": "ML_KEM"})},
+	{op: "Decapsulate", in: func(w *exampleWorld) members {
+		return members{"KeyId": w.key("ML-KEM"), "SharedSecretCiphertextBlob": w.blob("Encapsulate", "SharedSecretCiphertextBlob"), "EncapsulationAlgorithm": "ML_KEM"}
+	}},
+	{op: "GetPublicKey", of: "ML-KEM", in: on("ML-KEM", nil), with: []string{"GetPublicKeyResponse.EncapsulationAlgorithms"}},
 	{op: "DeriveSharedSecret", in: agreement, with: []string{"DeriveSharedSecretResponse.SharedSecret"}},
 }
 
@@ -260,11 +268,16 @@ var grantExamples = []example{
 		"GranteePrincipal": testRole, "RetiringPrincipal": testUser, "Operations": []any{"Decrypt"},
 		"Constraints": members{"EncryptionContextEquals": greeting}})},
 	{op: "ListGrants", in: on("symmetric", nil),
-		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextSubset"}},
+		with: []string{"GrantListEntry.GranteePrincipal", "GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextSubset"}},
 	{op: "ListGrants", of: "equals", in: on("second", nil),
-		with: []string{"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
+		with: []string{"GrantListEntry.GranteePrincipal", "GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
+	{op: "CreateGrant", of: "service", in: on("signing", members{
+		"GranteeServicePrincipal": testService, "RetiringServicePrincipal": testService, "Operations": []any{"Sign"},
+		"Constraints": members{"SourceArn": "arn:aws:dynamodb:" + harness.Region + ":" + harness.Account + ":table/some"}})},
+	{op: "ListGrants", of: "service", in: on("signing", members{"GranteeServicePrincipal": testService}),
+		with: []string{"GrantListEntry.GranteeServicePrincipal", "GrantListEntry.RetiringServicePrincipal", "GrantListEntry.Constraints", "GrantConstraints.SourceArn"}},
 	{op: "ListRetirableGrants", in: given(members{"RetiringPrincipal": testUser, "Limit": 1}), with: []string{"ListGrantsResponse.NextMarker",
-		"GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
+		"GrantListEntry.GranteePrincipal", "GrantListEntry.RetiringPrincipal", "GrantListEntry.Constraints", "GrantConstraints.EncryptionContextEquals"}},
 	{op: "RetireGrant", in: func(w *exampleWorld) members { return members{"GrantToken": w.of("CreateGrant plain", "GrantToken")} }},
 	{op: "RevokeGrant", in: func(w *exampleWorld) members {
 		return members{"KeyId": w.key("symmetric"), "GrantId": w.of("CreateGrant", "GrantId")}
@@ -274,6 +287,8 @@ var grantExamples = []example{
 const (
 	testUser = "arn:aws:iam::" + harness.Account + ":user/somebody"
 	testRole = "arn:aws:iam::" + harness.Account + ":role/some"
+
+	testService = "backup." + harness.Region + ".example.com"
 )
 
 var lastExamples = []example{

@@ -17,6 +17,9 @@ import (
 // bounds. What has to be answered is computed from the model.
 func TestConformanceInputs(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("many cases that take the same ways, one after the other: make test runs it")
+	}
 	m := loadModel(t)
 	c := harness.Found(t, 1, harness.Options{})
 	f := newFace(t, c, c.Nodes[0])

@@ -72,24 +72,21 @@ func (m *modelMembers) UnmarshalJSON(b []byte) error {
 
 func loadModel(t *testing.T) *awsModel {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", "kms-2014-11-01.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := new(awsModel)
-	if err := json.Unmarshal(b, m); err != nil {
-		t.Fatal(err)
-	}
-	if len(m.Operations) != 54 {
+	m := readModel(t, "kms-2014-11-01.json")
+	m.add(t, readModel(t, "kms-additions-2026-10-26.json"))
+	if len(m.Operations) != 56 {
 		t.Fatalf("the model has %d operations", len(m.Operations))
 	}
 	for name, s := range m.Shapes {
 		s.name = name
+		s.asAnswered()
 		if s.Pattern == "" {
 			continue
 		}
 		// AWS matches the whole text, and writes characters as Java does.
+		var err error
 		expr := regexp.MustCompile(`\\u([0-9A-F]{4})`).ReplaceAllString(s.Pattern, `\x{$1}`)
+		expr = strings.ReplaceAll(expr, `\p{ASCII}`, `[\x00-\x7F]`)
 		if s.pattern, err = regexp.Compile(`\A(?:` + expr + `)\z`); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -105,6 +102,19 @@ func loadModel(t *testing.T) *awsModel {
 				in.Members[i].shape = key
 			}
 		}
+	}
+	return m
+}
+
+func readModel(t *testing.T, name string) *awsModel {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(awsModel)
+	if err := json.Unmarshal(b, m); err != nil {
+		t.Fatal(err)
 	}
 	return m
 }
@@ -235,7 +245,7 @@ func (j *judgement) structure(s *awsShape, v map[string]any, prefix string) {
 // null is a member that is not there and must be.
 func (j *judgement) null(s *awsShape, path string) {
 	shown := "Value null"
-	if s.secret() {
+	if s.Sensitive {
 		shown = "Value"
 	}
 	j.add(shown, path, "Member must not be null")
@@ -244,9 +254,6 @@ func (j *judgement) null(s *awsShape, path string) {
 // lowerFirst is how AWS's messages write members. None that a request has begins
 // with two capitals.
 func lowerFirst(name string) string { return strings.ToLower(name[:1]) + name[1:] }
-
-// secret: blobs and sensitive members are not shown.
-func (s *awsShape) secret() bool { return s.Sensitive || s.Type == "blob" }
 
 func (j *judgement) value(s *awsShape, v any, path string) {
 	ok := false
@@ -365,7 +372,7 @@ func (s *awsShape) bounds(of string, n int) string {
 }
 
 func (s *awsShape) shown(text string) string {
-	if s.secret() {
+	if s.Sensitive {
 		return "Value"
 	}
 	return "Value '" + text + "'"

@@ -50,6 +50,46 @@ func pages(t *testing.T) []string {
 	return names
 }
 
+// allPages are the documents for users and those for who works on the code.
+func allPages(t *testing.T) []string {
+	t.Helper()
+	names := append(pages(t), "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+	for _, pattern := range []string{"docs/adr/*.md", "*/DESIGN.md"} {
+		found, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(pattern)))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %d pages, %v", pattern, len(found), err)
+		}
+		for _, name := range found {
+			rel, err := filepath.Rel("..", name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, filepath.ToSlash(rel))
+		}
+	}
+	return names
+}
+
+// sources are the paths of the files in the tree.
+func sources(t *testing.T) (paths []string) {
+	t.Helper()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules" || d.Name() == "bin") {
+			return fs.SkipDir
+		}
+		rel, err := filepath.Rel("..", path)
+		paths = append(paths, filepath.ToSlash(rel))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
 // walk is a part of a page whose commands a test carries out as they stand.
 type walk struct {
 	page, heading string
@@ -59,6 +99,7 @@ type walk struct {
 var walks = []walk{
 	{"README.md", "## Try it", "TestDocsFirstSteps"},
 	{"docs/cli.md", "## First steps", "TestDocsFirstSteps"},
+	{"docs/cli.md", "## Commands", "TestExamples"}, // and those for operators TestOperatorExamples
 	{"README.md", composeHeading, "TestCompose"},
 	{"docs/clients.md", "## sops", "TestSops"},
 	{"docs/clients.md", "## cosign", "TestCosign"},
@@ -156,7 +197,7 @@ func understood(t *testing.T, binary, name, line string) {
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := make(map[string]bool)
-	decl := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	decl := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -184,13 +225,18 @@ func testNames(t *testing.T) map[string]bool {
 // TestDocsNames checks that what the documents name is there: tests, files that
 // links lead to.
 func TestDocsNames(t *testing.T) {
-	tests := testNames(t)
+	tests, files := testNames(t), sources(t)
 	link := regexp.MustCompile(`\]\(([^)#:]+)(?:#[^)]*)?\)`)
-	for _, name := range pages(t) {
+	for _, name := range allPages(t) {
 		text := page(t, name)
-		for _, test := range regexp.MustCompile("`(Test[A-Z]\\w*)`").FindAllStringSubmatch(text, -1) {
+		for _, test := range regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*)`").FindAllStringSubmatch(text, -1) {
 			if !tests[test[1]] {
 				t.Errorf("%s names the test %s, which there is not", name, test[1])
+			}
+		}
+		for _, file := range regexp.MustCompile("`([a-z0-9_./-]+\\.(?:go|proto|md))`").FindAllStringSubmatch(text, -1) {
+			if !slices.ContainsFunc(files, func(path string) bool { return path == file[1] || strings.HasSuffix(path, "/"+file[1]) }) {
+				t.Errorf("%s names the file %s, which there is not", name, file[1])
 			}
 		}
 		for _, to := range link.FindAllStringSubmatch(text, -1) {
@@ -269,7 +315,7 @@ func TestDocsFirstSteps(t *testing.T) {
 			// A runtime directory of its own is where `conclave env` finds this server and
 			// no other.
 			env := []string{"XDG_RUNTIME_DIR=" + dir, "HOME=" + os.Getenv("HOME"), "AWS_CONFIG_FILE=" + os.DevNull, "AWS_SHARED_CREDENTIALS_FILE=" + os.DevNull, "AWS_PAGER=",
-				"PATH=" + filepath.Join(dir, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + dir}
+				"PATH=" + filepath.Join(dir, "bin") + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + dir, "XDG_CACHE_HOME=" + dir}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			server := exec.CommandContext(ctx, binary, "dev", "--aws-listen", ":0", "--grpc-listen", ":0", "--peer-listen", ":0", "--ops-listen", ":0")
@@ -294,7 +340,7 @@ func TestDocsFirstSteps(t *testing.T) {
 			if !strings.Contains("\n"+string(out), "\nhello\n") {
 				t.Errorf("what was encrypted is not shown decrypted:\n%s", out)
 			}
-			if strings.Contains(script.String(), "audit tail") && !strings.Contains(string(out), `"eventName":"Decrypt"`) {
+			if strings.Contains(script.String(), "audit tail") && !strings.Contains(string(out), " Decrypt key/") {
 				t.Errorf("the audit log does not show it:\n%s", out)
 			}
 		})

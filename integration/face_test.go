@@ -190,10 +190,18 @@ func metric(t *testing.T, n *harness.Node, name string) float64 {
 	return v
 }
 
+// opsClient waits for no answer that does not come.
+var opsClient = &http.Client{Timeout: 20 * time.Second}
+
 // opsGet reads a page of a node's port for metrics and health.
 func opsGet(t *testing.T, n *harness.Node, path string) []byte {
 	t.Helper()
-	resp, err := http.Get("http://" + n.Ops + path)
+	resp, err := opsClient.Get("http://" + n.Ops + path)
+	// Who scrapes is a stranger, and while others crowd the port may have to ask again.
+	for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		resp, err = opsClient.Get("http://" + n.Ops + path)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

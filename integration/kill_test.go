@@ -22,9 +22,9 @@ const recoveryBar = 3 * time.Second
 func TestKillAnyNode(t *testing.T) {
 	seed := newSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
-	rounds, leaders, between := 10, 5, int64(150)
-	if testing.Short() {
-		rounds, leaders, between = 3, 2, 50
+	rounds, leaders, between := 4, 2, int64(150)
+	if full() {
+		rounds, leaders = 10, 5
 	}
 	c := harness.Found(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()

@@ -18,9 +18,9 @@ import (
 // was told the one in the log.
 func TestLostAnswers(t *testing.T) {
 	seed := newSeed(t)
-	kills, between := 4, int64(400)
-	if testing.Short() {
-		kills, between = 2, 150
+	kills, between := 2, int64(150)
+	if full() {
+		kills, between = 4, 400
 	}
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -14,3 +14,16 @@ func unavailable(t testing.TB, format string, args ...any) {
 	}
 	t.Skipf(format, args...)
 }
+
+// full reports whether the tests run at length. Where they do not, those that repeat a
+// thing that takes long repeat it less often.
+func full() bool { return os.Getenv("CONCLAVE_FULL") == "1" }
+
+// notWithRaces skips a test of real processes where tests are cut short for the race
+// detector, which they are not built with.
+func notWithRaces(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("real processes, without the race detector")
+	}
+}

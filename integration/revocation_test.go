@@ -130,9 +130,9 @@ func TestJudge(t *testing.T) {
 // call returned, and what was given must be there.
 func TestRevocationRace(t *testing.T) {
 	seed := newSeed(t)
-	toggles, budget := 500, 90*time.Second
-	if testing.Short() {
-		toggles, budget = 100, 60*time.Second
+	toggles, budget := 100, 60*time.Second
+	if full() {
+		toggles, budget = 500, 5*time.Minute
 	}
 	network := harness.NewNetwork(seed)
 	network.Break = true
@@ -303,7 +303,7 @@ func witness(t *testing.T, c *harness.Cluster, h *harness.History) {
 	t.Helper()
 	c.NoFaults()
 	start := time.Now()
-	log := c.Nodes[0].ReadLog()
+	log := c.Nodes[0].ReadLog(0)
 	ops := h.Ops()
 	read := time.Since(start)
 	spec, err := harness.CheckWitness(log, ops)

@@ -45,6 +45,9 @@ type encrypted struct {
 // same cluster when it was empty: a node's start, a snapshot, lists, and Encrypt. Half
 // of the grants are on one key. `make scale` makes 100,000 of each.
 func TestScale(t *testing.T) {
+	if testing.Short() {
+		t.Skip("measures, which the race detector spoils: make scale runs it")
+	}
 	if os.Getenv("GOGC") == "" {
 		// As a server does. With three nodes in one process the collector has thrice
 		// as much to mark, and is due as often.

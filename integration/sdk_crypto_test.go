@@ -8,14 +8,18 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/mlkem"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/cloudflare/circl/kem/mlkem/mlkem512"
 )
 
 // The rows of sdkOperations that are cryptography. What they give is checked by
@@ -298,5 +302,77 @@ func sdkDeleteImportedKeyMaterial(r *sdkRound) {
 	r.decrypts(blob, "kept")
 }
 
-func sdkEncapsulate(r *sdkRound) { r.unknown("Encapsulate") }
-func sdkDecapsulate(r *sdkRound) { r.unknown("Decapsulate") }
+// kemSpecs are those of ML-KEM, with how somebody who has the public key only, in
+// the form of RFC 9935, encapsulates.
+var kemSpecs = map[types.KeySpec]func(public []byte) (secret, ciphertext []byte, err error){
+	types.KeySpecMlKem512: func(public []byte) (secret, ciphertext []byte, err error) {
+		key, err := mlkem512.Scheme().UnmarshalBinaryPublicKey(public)
+		if err != nil {
+			return nil, nil, err
+		}
+		ciphertext, secret, err = mlkem512.Scheme().Encapsulate(key)
+		return secret, ciphertext, err
+	},
+	types.KeySpecMlKem768: func(public []byte) (secret, ciphertext []byte, err error) {
+		key, err := mlkem.NewEncapsulationKey768(public)
+		if err != nil {
+			return nil, nil, err
+		}
+		secret, ciphertext = key.Encapsulate()
+		return secret, ciphertext, nil
+	},
+	types.KeySpecMlKem1024: func(public []byte) (secret, ciphertext []byte, err error) {
+		key, err := mlkem.NewEncapsulationKey1024(public)
+		if err != nil {
+			return nil, nil, err
+		}
+		secret, ciphertext = key.Encapsulate()
+		return secret, ciphertext, nil
+	},
+}
+
+const kemAlgorithm = types.EncapsulationAlgorithmSpecMlKem
+
+func sdkEncapsulate(r *sdkRound) {
+	for spec := range kemSpecs {
+		key := r.key(spec, types.KeyUsageTypeEncapsulateDecapsulate)
+		is(r, "algorithms", r.describe(key).EncapsulationAlgorithms, []types.EncapsulationAlgorithmSpec{kemAlgorithm})
+		out := call(r, (*kms.Client).Encapsulate, &kms.EncapsulateInput{KeyId: key, EncapsulationAlgorithm: kemAlgorithm})
+		is(r, "algorithm", out.EncapsulationAlgorithm, kemAlgorithm)
+		back := call(r, (*kms.Client).Decapsulate, &kms.DecapsulateInput{KeyId: key, EncapsulationAlgorithm: kemAlgorithm, SharedSecretCiphertextBlob: out.SharedSecretCiphertextBlob})
+		if len(out.SharedSecret) != 32 || !bytes.Equal(back.SharedSecret, out.SharedSecret) {
+			r.Errorf("%s: the two sides have different secrets", spec)
+		}
+	}
+	refused(r, "InvalidKeyUsageException", (*kms.Client).Encapsulate, &kms.EncapsulateInput{
+		KeyId: r.key(types.KeySpecEccNistP256, types.KeyUsageTypeKeyAgreement), EncapsulationAlgorithm: kemAlgorithm})
+}
+
+// sdkDecapsulate has the secret encapsulated elsewhere, with the public key that the
+// cluster gives out.
+func sdkDecapsulate(r *sdkRound) {
+	for spec, encapsulate := range kemSpecs {
+		key := r.key(spec, types.KeyUsageTypeEncapsulateDecapsulate)
+		var info struct {
+			Algorithm pkix.AlgorithmIdentifier
+			Key       asn1.BitString
+		}
+		if _, err := asn1.Unmarshal(call(r, (*kms.Client).GetPublicKey, &kms.GetPublicKeyInput{KeyId: key}).PublicKey, &info); err != nil {
+			r.Fatal(err)
+		}
+		secret, ciphertext, err := encapsulate(info.Key.RightAlign())
+		if err != nil {
+			r.Fatal(err)
+		}
+		in := &kms.DecapsulateInput{KeyId: key, EncapsulationAlgorithm: kemAlgorithm, SharedSecretCiphertextBlob: ciphertext}
+		if out := call(r, (*kms.Client).Decapsulate, in); !bytes.Equal(out.SharedSecret, secret) {
+			r.Errorf("%s: the two sides have different secrets", spec)
+		}
+		in.SharedSecretCiphertextBlob = flipped(ciphertext)
+		if out := call(r, (*kms.Client).Decapsulate, in); len(out.SharedSecret) != 32 || bytes.Equal(out.SharedSecret, secret) {
+			r.Errorf("%s: a ciphertext that was changed gives %x", spec, out.SharedSecret)
+		}
+		in.SharedSecretCiphertextBlob = ciphertext[1:]
+		refused(r, "InvalidCiphertextException", (*kms.Client).Decapsulate, in)
+	}
+}

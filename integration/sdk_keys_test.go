@@ -260,7 +260,8 @@ func sdkGetKeyRotationStatus(r *sdkRound) {
 	s := r.rotation(key)
 	is(r, "enabled", s.KeyRotationEnabled, false)
 	is(r, "the key's ARN", *s.KeyId, *r.describe(key).Arn)
-	refused(r, "UnsupportedOperationException", (*kms.Client).GetKeyRotationStatus, &kms.GetKeyRotationStatusInput{KeyId: r.key(types.KeySpecHmac256, types.KeyUsageTypeGenerateVerifyMac)})
+	mac := r.key(types.KeySpecHmac256, types.KeyUsageTypeGenerateVerifyMac)
+	is(r, "of a kind that does not rotate: enabled", r.rotation(mac).KeyRotationEnabled, false)
 }
 
 // rotates rotates a key and returns the rotation, once it is over.

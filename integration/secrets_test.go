@@ -18,6 +18,7 @@ import (
 
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -161,7 +162,7 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 		typo[len(typo)-1] = 'a'
 	}
 	for _, share := range []string{string(typo), c.Shares[0], c.Shares[0][:len(c.Shares[0])-9], "x" + c.Shares[1]} {
-		_, _ = n.Operator().SubmitShare(ctx, &kmspb.SubmitShareRequest{Share: share})
+		_, _ = client.SubmitShare(ctx, n.Operator(), []byte(share))
 	}
 }
 
@@ -279,6 +280,9 @@ func TestSecretsStayInside(t *testing.T) {
 // server: arguments, environment, standard output and error.
 func TestSecretsOfProcesses(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("its servers are processes without the race detector: make test runs it")
+	}
 	dir := t.TempDir()
 	c := harness.Found(t, 1, harness.Options{Processes: true, Dir: dir})
 	n := c.Nodes[0]

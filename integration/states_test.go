@@ -31,8 +31,8 @@ const (
 type members map[string]any
 
 // stateRow is an operation on a key, with what comes of it when the key is Enabled,
-// Disabled, PendingDeletion, PendingReplicaDeletion and PendingImport: ok, or the
-// letter of stateErrors.
+// Disabled, PendingDeletion, PendingReplicaDeletion and PendingImport, which keys that
+// cannot be imported never are: ok, or the letter of stateErrors.
 type stateRow struct {
 	op   string
 	kind string // of the key, of stateKinds
@@ -61,6 +61,7 @@ var stateKinds = map[string]struct {
 	"imported":  {types.KeySpecSymmetricDefault, types.KeyUsageTypeEncryptDecrypt, types.OriginTypeExternal},
 	"sign":      {types.KeySpecEccNistP256, types.KeyUsageTypeSignVerify, types.OriginTypeAwsKms},
 	"agree":     {types.KeySpecEccNistP256, types.KeyUsageTypeKeyAgreement, types.OriginTypeAwsKms},
+	"kem":       {types.KeySpecMlKem768, types.KeyUsageTypeEncapsulateDecapsulate, types.OriginTypeAwsKms},
 	"mac":       {types.KeySpecHmac256, types.KeyUsageTypeGenerateVerifyMac, types.OriginTypeAwsKms},
 }
 
@@ -87,6 +88,9 @@ func stateRows() []stateRow {
 		{"CreateAlias", "symmetric", alias, changeable},
 		{"CreateGrant", "symmetric", with(members{"GranteePrincipal": "arn:aws:iam::" + harness.Account + ":user/u", "Operations": []string{"Encrypt"}}), usable},
 		{"Decrypt", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"CiphertextBlob": k.made} }, usable},
+		{"Decapsulate", "kem", func(_ *stateWorld, k stateKey) members {
+			return members{"KeyId": k.id, "SharedSecretCiphertextBlob": k.made, "EncapsulationAlgorithm": "ML_KEM"}
+		}, "ok D P R"},
 		{"DeleteAlias", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"AliasName": k.alias} }, always},
 		{"DeleteImportedKeyMaterial", "imported", keyOnly, always},
 		{"DeriveSharedSecret", "agree", func(_ *stateWorld, k stateKey) members {
@@ -98,6 +102,7 @@ func stateRows() []stateRow {
 		{"EnableKey", "symmetric", keyOnly, "ok ok P R I"},
 		{"EnableKeyRotation", "symmetric", keyOnly, "ok D P R X"},
 		{"EnableKeyRotation", "imported", keyOnly, "X D P R X"},
+		{"Encapsulate", "kem", with(members{"EncapsulationAlgorithm": "ML_KEM"}), "ok D P R"},
 		{"Encrypt", "symmetric", with(members{"Plaintext": []byte("x")}), usable},
 		{"Encrypt", "imported", with(members{"Plaintext": []byte("x")}), usable},
 		{"GenerateDataKey", "symmetric", with(members{"KeySpec": "AES_256"}), usable},
@@ -252,6 +257,8 @@ func (w *stateWorld) make(k *stateKey, kind, state string) {
 		k.made = []byte("x")
 	case kind == "sign":
 		k.made = sdkMust[*kms.SignOutput](t)(w.kms.Sign(ctx, &kms.SignInput{KeyId: &k.id, Message: []byte("m"), SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256})).Signature
+	case kind == "kem":
+		k.made = sdkMust[*kms.EncapsulateOutput](t)(w.kms.Encapsulate(ctx, &kms.EncapsulateInput{KeyId: &k.id, EncapsulationAlgorithm: types.EncapsulationAlgorithmSpecMlKem})).SharedSecretCiphertextBlob
 	case kind == "mac":
 		k.made = sdkMust[*kms.GenerateMacOutput](t)(w.kms.GenerateMac(ctx, &kms.GenerateMacInput{KeyId: &k.id, Message: []byte("m"), MacAlgorithm: types.MacAlgorithmSpecHmacSha256})).Mac
 	}

@@ -8,68 +8,141 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/conclavekms/conclave/integration/harness"
 )
 
-// TestTerraform manages aliases and ciphertexts with Terraform's AWS provider, which
-// has to lie in a filesystem mirror that CONCLAVE_TERRAFORM_MIRROR names. The
-// resources aws_kms_key and aws_kms_key_policy ask for the rotation status, which
-// is not served yet.
-func TestTerraform(t *testing.T) {
-	mirror := os.Getenv("CONCLAVE_TERRAFORM_MIRROR")
-	if mirror == "" {
-		t.Skip("CONCLAVE_TERRAFORM_MIRROR does not say where Terraform's AWS provider is")
-	}
-	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{})
-	n := c.Nodes[0]
-	created, err := n.SDK().CreateKey(t.Context(), &kms.CreateKeyInput{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key := *created.KeyMetadata.KeyId
-	other, err := n.SDK().CreateKey(t.Context(), &kms.CreateKeyInput{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	write := func(name, text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+// terraformMaterial is what the configuration imports into a key, in base64.
+const terraformMaterial = "Y29uY2xhdmUtdGVycmFmb3JtLXRlc3QtbWF0ZXJpYWw="
+
+// terraformConfig manages keys of every kind, and what belongs to keys. What changed
+// says is changed the second time.
+func terraformConfig(endpoint string, changed bool) string {
+	pick := func(first, then string) string {
+		if changed {
+			return then
 		}
+		return first
 	}
-	write("terraform.rc", fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\n", mirror))
-	config := func(target string) string {
+	provider := func(alias, region string) string {
 		return fmt.Sprintf(`
-terraform {
-  required_providers {
-    aws = { source = "hashicorp/aws" }
-  }
-}
-provider "aws" {
-  region                      = %[1]q
+provider "aws" {%s
+  region                      = %q
   skip_credentials_validation = true
   skip_requesting_account_id  = true
   skip_metadata_api_check     = true
   skip_region_validation      = true
   endpoints {
-    kms = "https://%[2]s"
+    kms = %q
+  }
+}
+`, alias, region, endpoint)
+	}
+	return `
+terraform {
+  required_providers {
+    aws = { source = "hashicorp/aws", version = "5.100.0" }
+  }
+}
+` + provider("", harness.Region) + provider("\n  alias = \"second\"", secondRegion) + fmt.Sprintf(`
+resource "aws_kms_key" "asymmetric" {
+  description              = %[2]q
+  key_usage                = "SIGN_VERIFY"
+  customer_master_key_spec = "ECC_NIST_P256"
+  deletion_window_in_days  = 7
+  is_enabled               = %[3]s
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = %[6]q
+      Effect    = "Allow"
+      Principal = { AWS = "arn:aws:iam::%[7]s:root" }
+      Action    = ["kms:*"]
+      Resource  = "*"
+    }]
+  })
+}
+resource "aws_kms_key" "rsa" {
+  key_usage                = "ENCRYPT_DECRYPT"
+  customer_master_key_spec = "RSA_2048"
+  deletion_window_in_days  = 7
+}
+resource "aws_kms_key" "mac" {
+  key_usage                = "GENERATE_VERIFY_MAC"
+  customer_master_key_spec = "HMAC_384"
+  deletion_window_in_days  = 7
+  tags                     = { stage = %[4]q }
+}
+resource "aws_kms_key" "multi" {
+  description             = "of several Regions"
+  multi_region            = true
+  enable_key_rotation     = true
+  rotation_period_in_days = %[5]s
+  deletion_window_in_days = 7
+}
+resource "aws_kms_replica_key" "multi" {
+  provider                = aws.second
+  description             = %[2]q
+  primary_key_arn         = aws_kms_key.multi.arn
+  deletion_window_in_days = 7
+}
+resource "aws_kms_external_key" "imported" {
+  description             = %[2]q
+  key_material_base64     = %[1]q
+  enabled                 = true
+  deletion_window_in_days = 7
+}
+resource "aws_kms_key" "symmetric" {
+  deletion_window_in_days = 7
+}
+resource "aws_kms_key_policy" "symmetric" {
+  key_id = aws_kms_key.symmetric.id
+  policy = jsonencode({
+    Version = "2012-10-17"
+    Statement = [{
+      Sid       = %[6]q
+      Effect    = "Allow"
+      Principal = { AWS = "arn:aws:iam::%[7]s:root" }
+      Action    = "kms:*"
+      Resource  = "*"
+    }]
+  })
+}
+resource "aws_kms_grant" "reader" {
+  name               = "reader"
+  key_id             = aws_kms_key.symmetric.key_id
+  grantee_principal  = "arn:aws:iam::%[7]s:user/reader"
+  retiring_principal = "arn:aws:iam::%[7]s:user/keeper"
+  operations         = ["Decrypt", %[8]q]
+  constraints {
+    encryption_context_equals = { app = "test" }
+  }
+}
+resource "aws_kms_grant" "any" {
+  key_id            = aws_kms_key.symmetric.key_id
+  grantee_principal = "arn:aws:iam::%[7]s:user/reader"
+  operations        = ["GenerateDataKey"]
+  constraints {
+    encryption_context_subset = { app = "test", part = "one" }
   }
 }
 resource "aws_kms_alias" "app" {
   name          = "alias/terraform"
-  target_key_id = %[3]q
+  target_key_id = aws_kms_key.%[9]s.key_id
 }
 resource "aws_kms_ciphertext" "secret" {
-  key_id    = %[4]q
+  key_id    = aws_kms_key.symmetric.key_id
   plaintext = "from terraform"
   context   = { app = "test" }
 }
 data "aws_kms_key" "app" {
   key_id = aws_kms_alias.app.name
+}
+data "aws_kms_public_key" "rsa" {
+  key_id = aws_kms_key.rsa.arn
 }
 data "aws_kms_secrets" "secret" {
   secret {
@@ -79,13 +152,42 @@ data "aws_kms_secrets" "secret" {
   }
 }
 output "key" {
-  value = data.aws_kms_key.app.id
+  value = data.aws_kms_key.app.arn
+}
+output "symmetric" {
+  value = aws_kms_key.symmetric.arn
+}
+output "multi" {
+  value = aws_kms_key.multi.arn
 }
 output "secret" {
   value = nonsensitive(data.aws_kms_secrets.secret.plaintext["secret"])
 }
-`, harness.Region, n.AWS, target, key)
+`, terraformMaterial, pick("first", "second"), pick("true", "false"), pick("test", "live"), pick("180", "365"),
+		pick("First", "Second"), harness.Account, pick("Encrypt", "DescribeKey"), pick("symmetric", "multi"))
+}
+
+// TestTerraform manages keys of every kind with Terraform's AWS provider, which
+// has to lie in a filesystem mirror that CONCLAVE_TERRAFORM_MIRROR names: it makes
+// them, finds nothing left to do, changes them, and destroys them. With -update the
+// provider's calls are written down for TestTerraformReplay.
+func TestTerraform(t *testing.T) {
+	mirror := os.Getenv("CONCLAVE_TERRAFORM_MIRROR")
+	if mirror == "" {
+		t.Skip("CONCLAVE_TERRAFORM_MIRROR does not say where Terraform's AWS provider is")
 	}
+	t.Parallel()
+	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, secondRegion}})
+	n := c.Nodes[0]
+	r := newCallRecorder(t, c, n)
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("terraform.rc", fmt.Sprintf("provider_installation {\n  filesystem_mirror {\n    path = %q\n  }\n}\n", mirror))
 	terraform := func(args ...string) (string, int) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "terraform", args...)
@@ -105,28 +207,54 @@ output "secret" {
 		}
 		return out
 	}
-	write("main.tf", config(key))
+	// One call after the other, so that what is written down has one order.
+	apply := func() {
+		t.Helper()
+		must("apply", "-auto-approve", "-input=false", "-parallelism=1")
+		// What was made is what was asked for: nothing is left to change.
+		if out, code := terraform("plan", "-detailed-exitcode", "-input=false", "-parallelism=1"); code != 0 {
+			t.Errorf("a plan right after apply: exit code %d\n%s", code, out)
+		}
+	}
+	output := func(name string) string { return strings.TrimSpace(must("output", "-raw", name)) }
+	write("main.tf", terraformConfig(r.url, false))
 	must("init", "-input=false")
-	must("apply", "-auto-approve", "-input=false")
-	if got := strings.TrimSpace(must("output", "-raw", "secret")); got != "from terraform" {
+	apply()
+	if got := output("secret"); got != "from terraform" {
 		t.Errorf("the secret is %q", got)
 	}
-	if got := must("output", "-raw", "key"); !strings.Contains(got, key) {
-		t.Errorf("the alias leads to %q, want %s", got, key)
+	symmetric, multi := output("symmetric"), output("multi")
+	if got := output("key"); got != symmetric {
+		t.Errorf("the alias leads to %q, want %s", got, symmetric)
 	}
-	// What was made is what was asked for: nothing is left to change.
-	if out, code := terraform("plan", "-detailed-exitcode", "-input=false"); code != 0 {
-		t.Errorf("a plan right after apply: exit code %d\n%s", code, out)
+	write("main.tf", terraformConfig(r.url, true))
+	apply()
+	if got := output("key"); got != multi {
+		t.Errorf("after moving it, the alias leads to %q, want %s", got, multi)
 	}
-	write("main.tf", config(*other.KeyMetadata.KeyId))
-	must("apply", "-auto-approve", "-input=false")
-	alias := "alias/terraform"
-	d, err := n.SDK().DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &alias})
-	if err != nil || *d.KeyMetadata.KeyId != *other.KeyMetadata.KeyId {
-		t.Errorf("after moving it, the alias leads to %v, %v", d, err)
+	s, err := n.SDK().GetKeyRotationStatus(t.Context(), &kms.GetKeyRotationStatusInput{KeyId: &multi})
+	if err != nil || !s.KeyRotationEnabled || *s.RotationPeriodInDays != 365 {
+		t.Errorf("the rotation status is %+v, %v", s, err)
 	}
-	must("destroy", "-auto-approve", "-input=false")
-	if _, err := n.SDK().DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: &alias}); err == nil {
+	// To let go of a key policy the provider puts the account's default one, for which it
+	// has to ask STS whose account it is.
+	must("state", "rm", "aws_kms_key_policy.symmetric")
+	must("destroy", "-auto-approve", "-input=false", "-parallelism=1")
+	keys, err := n.SDK().ListKeys(t.Context(), &kms.ListKeysInput{})
+	if err != nil || len(keys.Keys) != 6 {
+		t.Fatalf("%d keys, %v", len(keys.Keys), err)
+	}
+	for _, k := range keys.Keys {
+		d, err := n.SDK().DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: k.KeyId})
+		if err != nil || d.KeyMetadata.KeyState != types.KeyStatePendingDeletion && d.KeyMetadata.KeyState != types.KeyStatePendingReplicaDeletion {
+			t.Errorf("after destroy %s is %v, %v", *k.KeyId, d, err)
+		}
+	}
+	if _, err := n.SDK().DescribeKey(t.Context(), &kms.DescribeKeyInput{KeyId: aws.String("alias/terraform")}); err == nil {
 		t.Error("the alias is there after destroy")
 	}
+	if *update && !t.Failed() {
+		r.save(terraformCalls)
+	}
+	c.NoFaults()
 }

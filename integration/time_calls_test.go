@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // ask has a node carry out an operation for the account's root user.
@@ -43,7 +44,7 @@ func mustAsk[Out any](w *world, n *worldNode, name string, in any) *Out {
 	var err error
 	w.poll(name, func() bool {
 		out, err = ask[Out](w, n, name, in)
-		return !errors.Is(err, keyengine.ErrUnavailable)
+		return !errors.Is(err, kmsapi.ErrUnavailable)
 	})
 	if err != nil {
 		w.t.Fatalf("%s on %s: %v", name, n.id, err)
@@ -140,16 +141,16 @@ func wrapFor(public, material []byte) ([]byte, error) {
 }
 
 // forImport are a key's parameters, with material of one digit wrapped for it.
-func (w *world) forImport(n *worldNode, key string, digit byte) (*keyengine.ImportKeyMaterialInput, *keyengine.GetParametersForImportOutput) {
+func (w *world) forImport(n *worldNode, key string, digit byte) (*kmsapi.ImportKeyMaterialInput, *kmsapi.GetParametersForImportOutput) {
 	w.t.Helper()
-	p := mustAsk[keyengine.GetParametersForImportOutput](w, n, "GetParametersForImport", &keyengine.GetParametersForImportInput{
+	p := mustAsk[kmsapi.GetParametersForImportOutput](w, n, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 		KeyId: &key, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048"),
 	})
 	b, err := wrapFor(p.PublicKey, bytes.Repeat([]byte{digit}, 32))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return &keyengine.ImportKeyMaterialInput{
+	return &kmsapi.ImportKeyMaterialInput{
 		KeyId: &key, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"),
 	}, p
 }
@@ -157,7 +158,7 @@ func (w *world) forImport(n *worldNode, key string, digit byte) (*keyengine.Impo
 // newKey makes a key and gives its ARN.
 func (w *world) newKey(n *worldNode, origin string) string {
 	w.t.Helper()
-	return *mustAsk[keyengine.CreateKeyOutput](w, n, "CreateKey", &keyengine.CreateKeyInput{Origin: &origin}).KeyMetadata.Arn
+	return *mustAsk[kmsapi.CreateKeyOutput](w, n, "CreateKey", &kmsapi.CreateKeyInput{Origin: &origin}).KeyMetadata.Arn
 }
 
 // isDue tells the records of what happens to keys by itself: nothing else may not

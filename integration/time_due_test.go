@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
@@ -31,7 +32,7 @@ type estate struct {
 	doomed   string // is to be deleted at due
 	expiring string // has imported material that expires at due
 	empty    string // waits for an import, with token until due
-	token    *keyengine.ImportKeyMaterialInput
+	token    *kmsapi.ImportKeyMaterialInput
 	blobs    [][]byte // ciphertexts of rotated, in order of versions
 	blob     []byte   // of expiring
 	probing  sync.WaitGroup
@@ -45,11 +46,11 @@ func (w *world) settle() *estate {
 	e := &estate{world: w, probed: make(chan struct{})}
 	e.rotated, e.doomed = w.newKey(n, "AWS_KMS"), w.newKey(n, "AWS_KMS")
 	e.expiring, e.empty = w.newKey(n, "EXTERNAL"), w.newKey(n, "EXTERNAL")
-	mustAsk[struct{}](w, n, "EnableKeyRotation", &keyengine.EnableKeyRotationInput{KeyId: &e.rotated, RotationPeriodInDays: new(int32(90))})
+	mustAsk[struct{}](w, n, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &e.rotated, RotationPeriodInDays: new(int32(90))})
 	e.due = e.nextRotation(n)
 	in, _ := w.forImport(n, e.expiring, 1)
 	in.ExpirationModel, in.ValidTo = nil, &e.due
-	mustAsk[keyengine.ImportKeyMaterialOutput](w, n, "ImportKeyMaterial", in)
+	mustAsk[kmsapi.ImportKeyMaterialOutput](w, n, "ImportKeyMaterial", in)
 	e.blobs = [][]byte{e.encrypt(n, e.rotated)}
 	e.blob = e.encrypt(n, e.expiring)
 	// What is promised counts from the next whole second.
@@ -57,10 +58,10 @@ func (w *world) settle() *estate {
 	for _, n := range w.nodes { // so that each has the material in memory
 		e.encrypt(n, e.doomed)
 	}
-	d := mustAsk[keyengine.ScheduleKeyDeletionOutput](w, n, "ScheduleKeyDeletion", &keyengine.ScheduleKeyDeletionInput{KeyId: &e.doomed, PendingWindowInDays: new(int32(7))})
+	d := mustAsk[kmsapi.ScheduleKeyDeletionOutput](w, n, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &e.doomed, PendingWindowInDays: new(int32(7))})
 	e.isDue("deletion", *d.DeletionDate)
 	e.leap(e.due.Add(-timeDay - time.Second/2))
-	var p *keyengine.GetParametersForImportOutput
+	var p *kmsapi.GetParametersForImportOutput
 	e.token, p = w.forImport(n, e.empty, 2)
 	e.isDue("the token's end", *p.ParametersValidTo)
 	e.leap(e.due.Add(-8 * time.Second))
@@ -77,20 +78,20 @@ func (e *estate) isDue(what string, at time.Time) {
 
 func (e *estate) nextRotation(n *worldNode) time.Time {
 	e.t.Helper()
-	return *mustAsk[keyengine.GetKeyRotationStatusOutput](e.world, n, "GetKeyRotationStatus", &keyengine.GetKeyRotationStatusInput{KeyId: &e.rotated}).NextRotationDate
+	return *mustAsk[kmsapi.GetKeyRotationStatusOutput](e.world, n, "GetKeyRotationStatus", &kmsapi.GetKeyRotationStatusInput{KeyId: &e.rotated}).NextRotationDate
 }
 
 func (e *estate) encrypt(n *worldNode, key string) []byte {
 	e.t.Helper()
-	return mustAsk[keyengine.EncryptOutput](e.world, n, "Encrypt", &keyengine.EncryptInput{KeyId: &key, Plaintext: []byte("x")}).CiphertextBlob
+	return mustAsk[kmsapi.EncryptOutput](e.world, n, "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")}).CiphertextBlob
 }
 
 func (e *estate) opens(n *worldNode, blob []byte) error {
-	var out *keyengine.DecryptOutput
+	var out *kmsapi.DecryptOutput
 	var err error
 	e.poll("decrypting", func() bool {
-		out, err = ask[keyengine.DecryptOutput](e.world, n, "Decrypt", &keyengine.DecryptInput{CiphertextBlob: blob})
-		return !errors.Is(err, keyengine.ErrUnavailable)
+		out, err = ask[kmsapi.DecryptOutput](e.world, n, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+		return !errors.Is(err, kmsapi.ErrUnavailable)
 	})
 	if err == nil && string(out.Plaintext) != "x" {
 		err = fmt.Errorf("opens as %q", out.Plaintext)
@@ -114,7 +115,7 @@ func (e *estate) probe() {
 					continue
 				}
 				for _, key := range []string{e.rotated, e.expiring, e.doomed} {
-					_, _ = ask[keyengine.EncryptOutput](e.world, n, "Encrypt", &keyengine.EncryptInput{KeyId: &key, Plaintext: []byte("x")})
+					_, _ = ask[kmsapi.EncryptOutput](e.world, n, "Encrypt", &kmsapi.EncryptInput{KeyId: &key, Plaintext: []byte("x")})
 				}
 			}
 		})
@@ -210,7 +211,7 @@ func (e *estate) checkKeys() error {
 				bad("what version %d encrypted, on %s: %w", i+1, n.id, err)
 			}
 		}
-		if err := e.opens(n, e.blob); !errors.Is(err, keyengine.ErrInvalidState) {
+		if err := e.opens(n, e.blob); !errors.Is(err, kmsapi.ErrInvalidState) {
 			bad("material that expired, on %s: %v", n.id, err)
 		}
 		s := n.cluster.State()
@@ -270,15 +271,15 @@ func (e *estate) checkToken() error {
 	for _, n := range e.nodes {
 		var err error
 		e.poll("an import", func() bool {
-			_, err = ask[keyengine.ImportKeyMaterialOutput](e.world, n, "ImportKeyMaterial", e.token)
-			return !errors.Is(err, keyengine.ErrUnavailable)
+			_, err = ask[kmsapi.ImportKeyMaterialOutput](e.world, n, "ImportKeyMaterial", e.token)
+			return !errors.Is(err, kmsapi.ErrUnavailable)
 		})
-		if !errors.Is(err, keyengine.ErrExpiredImportToken) {
+		if !errors.Is(err, kmsapi.ErrExpiredImportToken) {
 			errs = append(errs, fmt.Errorf("the token on %s: %v", n.id, err))
 		}
 	}
 	in, _ := e.forImport(e.nodes[0], e.expiring, 1)
-	mustAsk[keyengine.ImportKeyMaterialOutput](e.world, e.nodes[1], "ImportKeyMaterial", in)
+	mustAsk[kmsapi.ImportKeyMaterialOutput](e.world, e.nodes[1], "ImportKeyMaterial", in)
 	for _, n := range e.nodes {
 		if err := e.opens(n, e.blob); err != nil {
 			errs = append(errs, fmt.Errorf("material that was imported again, on %s: %w", n.id, err))

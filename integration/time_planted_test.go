@@ -31,13 +31,20 @@ func (w *world) edit(f func(*fsmpb.Record)) {
 	}
 }
 
-// again has what is due proposed a second time, without what it read.
+// again has what is due proposed a second time, as if it had been decided on what is
+// there by then.
 func (w *world) again() {
 	w.onDue(func(ctx context.Context, n *worldNode, next keyengine.Replica, r *fsmpb.Record) (fsm.Decision, error) {
-		r = proto.CloneOf(r)
-		r.Reads = nil
-		if d, err := next.Propose(ctx, r); err != nil || d.Verdict != fsm.Accepted {
+		d, err := next.Propose(ctx, r)
+		if err != nil || d.Verdict != fsm.Accepted {
 			return d, err
+		}
+		if err := next.WaitApplied(ctx, d.Index); err != nil {
+			return d, err
+		}
+		r = proto.CloneOf(r)
+		for _, read := range r.Reads {
+			read.Version = next.State().VersionOf(read.Kind, read.Id)
 		}
 		return next.Propose(ctx, r)
 	})
@@ -55,7 +62,7 @@ func TestDueFindsBugs(t *testing.T) {
 		{"no time from which on", func(w *world) {
 			w.edit(func(r *fsmpb.Record) { r.NotBefore = 0 })
 		}, func(e *estate) time.Time { return e.turnLeader(time.Hour) }},
-		{"nothing read", (*world).again, func(e *estate) time.Time { return e.due }},
+		{"decided twice", (*world).again, func(e *estate) time.Time { return e.due }},
 		// What nodes with right clocks vouch for without a look is what nodes with the
 		// same wrong clock vouch for.
 		{"clocks vouched for without a look", nil, func(e *estate) time.Time {
@@ -78,16 +85,21 @@ func TestDueFindsBugs(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			inTimeWith(t, c.plant, func(w *world) {
-				w.planted = true
-				e := w.settle()
-				e.probe()
-				err := e.check(c.run(e))
-				if err == nil {
-					t.Error("nothing was found")
-				}
-				t.Logf("%.300v", err)
-			})
+			// Who leads at the time is chance, and some leaders are replaced before
+			// they come to do what is wrong.
+			var found error
+			for try := 0; try < 3 && found == nil; try++ {
+				inTimeWith(t, c.plant, func(w *world) {
+					w.planted = true
+					e := w.settle()
+					e.probe()
+					found = e.check(c.run(e))
+				})
+			}
+			if found == nil {
+				t.Error("nothing was found")
+			}
+			t.Logf("%.300v", found)
 		})
 	}
 }

@@ -8,16 +8,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // imports has a node import, until the answer is no longer that the cluster cannot
 // say.
-func (w *world) imports(n *worldNode, in *keyengine.ImportKeyMaterialInput) (err error) {
+func (w *world) imports(n *worldNode, in *kmsapi.ImportKeyMaterialInput) (err error) {
 	w.t.Helper()
 	w.poll("an import", func() bool {
-		_, err = ask[keyengine.ImportKeyMaterialOutput](w, n, "ImportKeyMaterial", in)
-		return !errors.Is(err, keyengine.ErrUnavailable)
+		_, err = ask[kmsapi.ImportKeyMaterialOutput](w, n, "ImportKeyMaterial", in)
+		return !errors.Is(err, kmsapi.ErrUnavailable)
 	})
 	return err
 }
@@ -40,51 +40,51 @@ func TestImportToken(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		// during happens between giving and using the token.
-		during func(w *world, in *keyengine.ImportKeyMaterialInput)
-		want   *keyengine.Error // nil: it works
+		during func(w *world, in *kmsapi.ImportKeyMaterialInput)
+		want   *kmsapi.Error // nil: it works
 	}{
-		{"nothing", func(*world, *keyengine.ImportKeyMaterialInput) {}, nil},
-		{"leader killed", func(w *world, _ *keyengine.ImportKeyMaterialInput) {
+		{"nothing", func(*world, *kmsapi.ImportKeyMaterialInput) {}, nil},
+		{"leader killed", func(w *world, _ *kmsapi.ImportKeyMaterialInput) {
 			l := w.leader()
 			l.kill()
 			w.leader()
 			w.start(l)
 			w.unseal(l)
 		}, nil},
-		{"all restarted", func(w *world, _ *keyengine.ImportKeyMaterialInput) { restart(w, w.nodes...) }, nil},
-		{"almost a day", func(w *world, _ *keyengine.ImportKeyMaterialInput) {
+		{"all restarted", func(w *world, _ *kmsapi.ImportKeyMaterialInput) { restart(w, w.nodes...) }, nil},
+		{"almost a day", func(w *world, _ *kmsapi.ImportKeyMaterialInput) {
 			w.leap(w.now().Add(timeDay - 5*time.Second))
 		}, nil},
-		{"a day", func(w *world, _ *keyengine.ImportKeyMaterialInput) { w.leap(w.now().Add(timeDay + time.Second)) },
-			keyengine.ErrExpiredImportToken},
-		{"a day of which the cluster was down", func(w *world, _ *keyengine.ImportKeyMaterialInput) {
+		{"a day", func(w *world, _ *kmsapi.ImportKeyMaterialInput) { w.leap(w.now().Add(timeDay + time.Second)) },
+			kmsapi.ErrExpiredImportToken},
+		{"a day of which the cluster was down", func(w *world, _ *kmsapi.ImportKeyMaterialInput) {
 			w.stop(w.nodes...)
-			w.suspend(timeDay)
+			w.suspend(timeDay + 5*time.Second) // cluster time may be 2 s behind
 			w.start(w.nodes...)
 			w.unseal(w.nodes...)
 			w.caughtUp()
-		}, keyengine.ErrExpiredImportToken},
-		{"a day, on nodes whose clocks are behind", func(w *world, _ *keyengine.ImportKeyMaterialInput) {
+		}, kmsapi.ErrExpiredImportToken},
+		{"a day, on nodes whose clocks are behind", func(w *world, _ *kmsapi.ImportKeyMaterialInput) {
 			l := w.leader()
 			w.leap(w.now().Add(timeDay + time.Second))
 			for _, n := range w.others(l)[:1] {
 				n.turn(-2 * time.Hour)
 			}
-		}, keyengine.ErrExpiredImportToken},
-		{"used", func(w *world, in *keyengine.ImportKeyMaterialInput) {
+		}, kmsapi.ErrExpiredImportToken},
+		{"used", func(w *world, in *kmsapi.ImportKeyMaterialInput) {
 			if err := w.imports(w.nodes[2], in); err != nil {
 				w.t.Error(err)
 			}
-		}, keyengine.ErrInvalidImportToken},
-		{"used, and all restarted", func(w *world, in *keyengine.ImportKeyMaterialInput) {
+		}, kmsapi.ErrInvalidImportToken},
+		{"used, and all restarted", func(w *world, in *kmsapi.ImportKeyMaterialInput) {
 			if err := w.imports(w.nodes[2], in); err != nil {
 				w.t.Error(err)
 			}
 			restart(w, w.nodes...)
-		}, keyengine.ErrInvalidImportToken},
-		{"another key's", func(w *world, in *keyengine.ImportKeyMaterialInput) {
+		}, kmsapi.ErrInvalidImportToken},
+		{"another key's", func(w *world, in *kmsapi.ImportKeyMaterialInput) {
 			*in.KeyId = w.newKey(w.nodes[0], "EXTERNAL")
-		}, keyengine.ErrInvalidImportToken},
+		}, kmsapi.ErrInvalidImportToken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -95,7 +95,7 @@ func TestImportToken(t *testing.T) {
 				first := true
 				for _, n := range w.nodes {
 					err := w.imports(n, in)
-					want := error(keyengine.ErrInvalidImportToken) // it works once
+					want := error(kmsapi.ErrInvalidImportToken) // it works once
 					if c.want != nil {
 						want = c.want
 					} else if first {
@@ -106,7 +106,7 @@ func TestImportToken(t *testing.T) {
 					}
 				}
 				want := 1
-				if c.want != nil && !errors.Is(c.want, keyengine.ErrInvalidImportToken) || *in.KeyId != key {
+				if c.want != nil && !errors.Is(c.want, kmsapi.ErrInvalidImportToken) || *in.KeyId != key {
 					want = 0
 				}
 				if n := w.importsOf(key); n != want {
@@ -135,7 +135,7 @@ func (w *world) raceImports() error {
 	for i, err := range errs {
 		if err == nil {
 			worked++
-		} else if !errors.Is(err, keyengine.ErrInvalidImportToken) {
+		} else if !errors.Is(err, kmsapi.ErrInvalidImportToken) {
 			return fmt.Errorf("import on %s: %w", w.nodes[i].id, err)
 		}
 	}
@@ -172,7 +172,7 @@ func TestTokenOfAWrongClock(t *testing.T) {
 		n.turn(-25 * time.Hour)
 		w.leap(given.Add(timeDay + 2*time.Minute))
 		for _, n := range w.nodes {
-			if err := w.imports(n, in); !errors.Is(err, keyengine.ErrExpiredImportToken) {
+			if err := w.imports(n, in); !errors.Is(err, kmsapi.ErrExpiredImportToken) {
 				t.Errorf("import on %s: %v", n.id, err)
 			}
 		}
@@ -187,15 +187,15 @@ func TestCancelAtTheLastMoment(t *testing.T) {
 			t.Parallel()
 			inTime(t, func(w *world) {
 				key := w.newKey(w.nodes[0], "AWS_KMS")
-				due := *mustAsk[keyengine.ScheduleKeyDeletionOutput](w, w.nodes[0], "ScheduleKeyDeletion",
-					&keyengine.ScheduleKeyDeletionInput{KeyId: &key, PendingWindowInDays: new(int32(7))}).DeletionDate
+				due := *mustAsk[kmsapi.ScheduleKeyDeletionOutput](w, w.nodes[0], "ScheduleKeyDeletion",
+					&kmsapi.ScheduleKeyDeletionInput{KeyId: &key, PendingWindowInDays: new(int32(7))}).DeletionDate
 				w.leap(due.Add(-5 * time.Second))
 				follower := w.others(w.leader())[0]
 				w.sleepUntil(due.Add(-before))
 				var err error
 				w.poll("the cancellation", func() bool {
-					_, err = ask[keyengine.CancelKeyDeletionOutput](w, follower, "CancelKeyDeletion", &keyengine.CancelKeyDeletionInput{KeyId: &key})
-					return !errors.Is(err, keyengine.ErrUnavailable)
+					_, err = ask[kmsapi.CancelKeyDeletionOutput](w, follower, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &key})
+					return !errors.Is(err, kmsapi.ErrUnavailable)
 				})
 				time.Sleep(promptly)
 				if err := w.converged(); err != nil {
@@ -212,8 +212,8 @@ func TestCancelAtTheLastMoment(t *testing.T) {
 					gone := e.stored(n.cluster.State(), key) == nil
 					switch {
 					case err == nil && (gone || names["CancelKeyDeletion"] != 1 || names["DeleteKey"] != 0),
-						errors.Is(err, keyengine.ErrNotFound) && (!gone || names["CancelKeyDeletion"] != 0 || names["DeleteKey"] != 1),
-						err != nil && !errors.Is(err, keyengine.ErrNotFound):
+						errors.Is(err, kmsapi.ErrNotFound) && (!gone || names["CancelKeyDeletion"] != 0 || names["DeleteKey"] != 1),
+						err != nil && !errors.Is(err, kmsapi.ErrNotFound):
 						t.Errorf("the cancellation said %v; on %s the key is gone: %v; records %v", err, n.id, gone, names)
 					}
 				}
@@ -240,7 +240,7 @@ func TestMissedRotations(t *testing.T) {
 			t.Parallel()
 			inTime(t, func(w *world) {
 				e := &estate{world: w, rotated: w.newKey(w.nodes[0], "AWS_KMS")}
-				mustAsk[struct{}](w, w.nodes[0], "EnableKeyRotation", &keyengine.EnableKeyRotationInput{KeyId: &e.rotated, RotationPeriodInDays: new(int32(90))})
+				mustAsk[struct{}](w, w.nodes[0], "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &e.rotated, RotationPeriodInDays: new(int32(90))})
 				e.due = e.nextRotation(w.nodes[0])
 				e.blobs = [][]byte{e.encrypt(w.nodes[0], e.rotated)}
 				w.leap(e.due.Add(-timeDay))

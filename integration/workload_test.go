@@ -149,6 +149,18 @@ func definite(call func() harness.Op) harness.Op {
 	}
 }
 
+// madeKey is a key that a node makes while others ask much of it.
+func madeKey(t *testing.T, at harness.Calls, description string) (key string) {
+	t.Helper()
+	if o := definite(func() (o harness.Op) {
+		key, o = at.CreateKey(t.Context(), description)
+		return o
+	}); o.Code != "" {
+		t.Fatal(o)
+	}
+	return key
+}
+
 // opensEverywhere checks that what clients got encrypted opens at every running
 // node, for some of it.
 func (w *workload) opensEverywhere(random *rand.Rand) {

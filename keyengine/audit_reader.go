@@ -9,14 +9,17 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
-	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/policy"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
 	readAuditEntries = 256
 	readAuditBytes   = 1 << 20
 )
+
+// ErrUnopenable comes with the line of a record that cannot be opened.
+var ErrUnopenable = errors.New("record of the audit log cannot be opened")
 
 // AuditReader reads the audit log in the clear. It is not safe for concurrent
 // use.
@@ -35,58 +38,18 @@ type AuditReader struct {
 // That it was opened is itself in the log before the reader is given. Errors:
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) ReadAudit(ctx context.Context, c *Caller, from uint64) (*AuditReader, error) {
-	if err := e.limits.allow(c); err != nil {
+	ask := event{readOnly: true, parameters: []*auditpb.Field{auditfield.Text("from", strconv.FormatUint(from, 10))}}
+	if err := e.byRoot(ctx, c, "ReadAudit", "read the audit log", ask, nil); err != nil {
 		return nil, err
 	}
-	for range maxTries {
-		ev := &eval{ctx: ctx, engine: e, state: e.replica.State(), caller: c}
-		if err := ev.admit(); err != nil {
-			return nil, err
-		}
-		denied := mayReadAudit(ev)
-		d, err := e.commitEvent(ctx, event{
-			name: "ReadAudit", kind: eventConclave, requestID: c.RequestID, readOnly: true, err: denied,
-			identity: principalIdentity(c.Identity.principal, c.Identity.credential),
-			sourceIP: c.SourceIP, userAgent: c.UserAgent, transport: c.Transport, tls: c.TLS,
-			parameters: []*auditpb.Field{text("from", strconv.FormatUint(from, 10))},
-			reads:      ev.reads,
-		})
-		switch {
-		case err != nil:
-			return nil, err
-		case d.Verdict == fsm.Conflict:
-			if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-				return nil, e.unavailable(err)
-			}
-			continue
-		case d.Verdict != fsm.Accepted:
-			return nil, fmt.Errorf("record of ReadAudit found %v", d.Verdict)
-		case d.Late:
-			return nil, errHeldUp
-		case denied != nil:
-			e.limits.refused(c, denied)
-			return nil, denied
-		}
-		return &AuditReader{e: e, caller: c, next: from}, nil
-	}
-	return nil, fault(ErrUnavailable, "The caller's credential keeps changing. Try again.")
-}
-
-// mayReadAudit decides: the log tells of every principal, so only the account
-// itself may read it.
-func mayReadAudit(ev *eval) error {
-	p, c := ev.caller.Identity.principal, ev.cluster()
-	if c != nil && p.Kind == policy.KindRoot && p.Account == c.Account && p.Partition == c.Partition {
-		return nil
-	}
-	return fault(ErrAccessDenied, "User: %s is not authorized to read the audit log: only the account's root user is", p)
+	return &AuditReader{e: e, caller: c, next: from}, nil
 }
 
 // Next returns the next record: its index and one line of JSON, without the line
-// break. At the end of the log it returns io.EOF, or waits if Follow is set. It
-// fails when the node is sealed, when the caller's credential is no longer good,
-// when this node lacks the history asked for, and with ErrInternal when a record
-// is not what the log committed to; the call after that goes on behind it.
+// break. At the end of the log it returns io.EOF, or waits if Follow is set. A
+// record that cannot be opened hides nothing behind it: it has a line that says so,
+// and ErrUnopenable beside it. Next fails when the node is sealed, when the caller's
+// credential is no longer good, and when this node lacks the history asked for.
 func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err error) {
 	for len(r.entries) == 0 {
 		if err := r.fill(ctx); err != nil {
@@ -100,8 +63,9 @@ func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err 
 	}
 	r.entries, r.next = r.entries[1:], entry.Index+1
 	if err != nil {
-		r.e.log.Error("a record of the audit log cannot be read", "index", entry.Index, "err", err)
-		return entry.Index, nil, fault(ErrInternal, "Record %d of the audit log cannot be read: it is not what the log committed to.", entry.Index)
+		r.e.log.Error("a record of the audit log cannot be opened", "index", entry.Index, "err", err)
+		r.e.metrics.unopenable.Inc()
+		return entry.Index, auditlog.RenderUnopenable(entry), ErrUnopenable
 	}
 	return entry.Index, line, nil
 }
@@ -133,7 +97,7 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	changed := r.e.cfg.Audit.Changed() // before looking, so as to miss nothing
 	r.entries, err = r.e.cfg.Audit.Read(r.next, readAuditEntries, readAuditBytes)
 	if errors.Is(err, auditlog.ErrMissing) {
-		return fault(ErrUnavailable, "This node does not have record %d of the audit log yet. Try again later, or ask another node.", r.next)
+		return kmsapi.Errorf(kmsapi.ErrUnavailable, "This node does not have record %d of the audit log yet. Try again later, or ask another node.", r.next)
 	}
 	if err != nil {
 		return fmt.Errorf("reading the audit log: %w", err)

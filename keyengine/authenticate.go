@@ -12,49 +12,34 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
-	"github.com/conclavekms/conclave/keyengine/internal/sigv4"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 // errSignature has AWS's words for a signature that is not ours.
-var errSignature = fault(ErrInvalidSignature, "The request signature we calculated does not match the signature you provided. "+
+var errSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signature we calculated does not match the signature you provided. "+
 	"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
 
-// SigV4Proof is what a request signed with AWS Signature Version 4 proves its
-// sender with. The transport has put StringToSign together from the request and
-// checked its date; here it is only text that was signed.
-type SigV4Proof struct {
-	AccessKeyID string
-	// Date, Region and Service of the credential scope, as the client wrote them.
-	Date, Region, Service string
-	StringToSign          []byte
-	// Signature is 32 bytes, decoded.
-	Signature []byte
-}
-
-// signingKey writes the key that secret signs with in the proof's scope to dst.
-func (p *SigV4Proof) signingKey(dst, secret []byte) {
-	sigv4.Derive(dst, secret, p.Date, p.Region, p.Service)
-}
-
-// AuthenticateSigV4 tells whose signature it is. Errors: ErrUnrecognizedClient
+// AuthenticateSigV4 tells whose signature it is. The transport has put the proof
+// together from the request and checked its date; here it is only text that was
+// signed. Errors: ErrUnrecognizedClient
 // for an access key that is unknown or inactive, ErrInvalidSignature for a
 // signature that its secret did not make, ErrUnavailable when the node is sealed
 // or has no majority.
-func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity, error) {
+func (e *Engine) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity, error) {
 	o, err := e.vault.current()
 	if err != nil {
 		return Identity{}, err
 	}
-	if len(p.Signature) != sha256.Size || len(p.Date) != 8 || p.Region == "" || len(p.Region) > 64 ||
-		p.Service == "" || len(p.Service) > 64 || len(p.StringToSign) > 4096 {
+	if !p.WellFormed() {
 		return Identity{}, errSignature
 	}
 	c, err := e.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, errUnrecognized) {
 		// The same work as for a known key with a wrong signature.
-		var key [sha256.Size]byte
-		p.signingKey(key[:], decoySecret)
-		_ = hmacEqual(key[:], p.StringToSign, p.Signature)
+		var key [sigv4.KeySize]byte
+		p.Derive(key[:], decoySecret)
+		_ = p.SignedBy(key[:])
 		return Identity{}, err
 	}
 	if err != nil {
@@ -63,26 +48,26 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p SigV4Proof) (Identity,
 	if err := e.verifySigV4(o, c, &p); err != nil {
 		return Identity{}, err
 	}
-	id, err := o.identify(c)
+	id, err := e.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}
-	return *id, nil
+	return id.Identity, nil
 }
 
 // verifySigV4 compares a signature with the one that the credential's secret
 // makes. Derived keys are kept only once they made a right signature: the scope
 // is the caller's choice, and a stranger who knows an access key id must not
 // push out the keys that are in use.
-func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) error {
+func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *sigv4.Proof) error {
 	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte{}, c.WrappedSecret,
 		c.Principal, strconv.Itoa(int(c.Generation)), p.Date, p.Region, p.Service)
 	derived := false
 	err := o.signing.Use(id, func() (key *keymat.Secret, err error) {
 		derived = true
 		err = e.withSecret(o, c, func(secret []byte) error {
-			key, err = e.vault.arena.Fill(sha256.Size, func(dst []byte) error {
-				p.signingKey(dst, secret)
+			key, err = e.vault.arena.Fill(sigv4.KeySize, func(dst []byte) error {
+				p.Derive(dst, secret)
 				return checkSignature(dst, p)
 			})
 			return err
@@ -93,9 +78,9 @@ func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) erro
 		// Wrong by the key at hand, or by the one that another caller derived for
 		// a wrong signature of its own, which says nothing of this one.
 		err = e.withSecret(o, c, func(secret []byte) error {
-			var key [sha256.Size]byte
+			var key [sigv4.KeySize]byte
 			defer clear(key[:])
-			p.signingKey(key[:], secret)
+			p.Derive(key[:], secret)
 			return checkSignature(key[:], p)
 		})
 	}
@@ -105,8 +90,8 @@ func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *SigV4Proof) erro
 	return err
 }
 
-func checkSignature(key []byte, p *SigV4Proof) error {
-	if !hmacEqual(key, p.StringToSign, p.Signature) {
+func checkSignature(key []byte, p *sigv4.Proof) error {
+	if !p.SignedBy(key) {
 		return errSignature
 	}
 	return nil
@@ -164,9 +149,9 @@ func (e *Engine) AuthenticateCertificate(ctx context.Context, uri string) (Ident
 	if err != nil {
 		return Identity{}, err
 	}
-	id, err := o.identify(c)
+	id, err := e.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}
-	return *id, nil
+	return id.Identity, nil
 }

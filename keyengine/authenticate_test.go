@@ -12,13 +12,17 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 func testMAC(key []byte, msg string) []byte {
@@ -28,31 +32,40 @@ func testMAC(key []byte, msg string) []byte {
 }
 
 // signed is a proof as a client makes it.
-func signed(res *InitResult, date, stringToSign string) SigV4Proof {
+func signed(res *InitResult, date, stringToSign string) sigv4.Proof {
 	return signedFor(res, date, "eu-west-1", stringToSign)
 }
 
-func signedFor(res *InitResult, date, region, stringToSign string) SigV4Proof {
-	key := testMAC(testMAC(testMAC(testMAC([]byte("AWS4"+res.SecretAccessKey), date), region), "kms"), "aws4_request")
-	return SigV4Proof{
+func signedFor(res *InitResult, date, region, stringToSign string) sigv4.Proof {
+	key := make([]byte, sigv4.KeySize)
+	sigv4.Derive(key, []byte(res.SecretAccessKey), date, region, "kms")
+	return sigv4.Proof{
 		AccessKeyID: res.AccessKeyID, Date: date, Region: region, Service: "kms",
 		StringToSign: []byte(stringToSign), Signature: testMAC(key, stringToSign),
 	}
 }
 
+var proofCount atomic.Int64
+
 // proofOf is a session proof as a client makes it.
 func proofOf(res *InitResult, now time.Time) SessionProof {
-	p := SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: bytes.Repeat([]byte{7}, 16), SourceIP: "192.0.2.9"}
+	p := SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: fmt.Appendf(nil, "%016d", proofCount.Add(1)), SourceIP: "192.0.2.9"}
 	p.MAC = testMAC(testMAC([]byte("CONCLAVE1"+res.SecretAccessKey), "session"),
-		fmt.Sprintf("conclave session v1\n%s\n%d\n%s", p.AccessKeyID, p.Time, hex.EncodeToString(p.Nonce)))
+		fmt.Sprintf("conclave session v2\n%s\n%d\n%s\n", p.AccessKeyID, p.Time, hex.EncodeToString(p.Nonce)))
 	return p
+}
+
+// credential is a copy of one, to edit.
+func (c *fakeCluster) credential(id string) *fsmpb.Credential {
+	c.t.Helper()
+	cred, _ := c.state().Credential(id)
+	return proto.CloneOf(cred)
 }
 
 // edit changes a credential behind everybody's back.
 func (c *fakeCluster) edit(id string, edit func(*fsmpb.Credential)) {
 	c.t.Helper()
-	cred, _ := c.state().Credential(id)
-	cred = proto.CloneOf(cred)
+	cred := c.credential(id)
 	edit(cred)
 	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
 }
@@ -83,26 +96,26 @@ func TestAuthenticateSigV4(t *testing.T) {
 			t.Fatalf("flipped bit %d: %v", i, err)
 		}
 	}
-	for name, edit := range map[string]func(*SigV4Proof){
-		"text":            func(p *SigV4Proof) { p.StringToSign = []byte("texts") },
-		"date":            func(p *SigV4Proof) { p.Date = "20300103" },
-		"date length":     func(p *SigV4Proof) { p.Date = "" },
-		"region":          func(p *SigV4Proof) { p.Region = "eu-west-2" },
-		"no region":       func(p *SigV4Proof) { p.Region = "" },
-		"service":         func(p *SigV4Proof) { p.Service = "sts" },
-		"moved border":    func(p *SigV4Proof) { p.Region, p.Service = "eu-west-1k", "ms" },
-		"short signature": func(p *SigV4Proof) { p.Signature = p.Signature[:31] },
-		"no signature":    func(p *SigV4Proof) { p.Signature = nil },
-		"long text":       func(p *SigV4Proof) { p.StringToSign = make([]byte, 1<<20) },
+	for name, edit := range map[string]func(*sigv4.Proof){
+		"text":            func(p *sigv4.Proof) { p.StringToSign = []byte("texts") },
+		"date":            func(p *sigv4.Proof) { p.Date = "20300103" },
+		"date length":     func(p *sigv4.Proof) { p.Date = "" },
+		"region":          func(p *sigv4.Proof) { p.Region = "eu-west-2" },
+		"no region":       func(p *sigv4.Proof) { p.Region = "" },
+		"service":         func(p *sigv4.Proof) { p.Service = "sts" },
+		"moved border":    func(p *sigv4.Proof) { p.Region, p.Service = "eu-west-1k", "ms" },
+		"short signature": func(p *sigv4.Proof) { p.Signature = p.Signature[:31] },
+		"no signature":    func(p *sigv4.Proof) { p.Signature = nil },
+		"long text":       func(p *sigv4.Proof) { p.StringToSign = make([]byte, 1<<20) },
 	} {
 		p := good
 		edit(&p)
-		if _, err := e.AuthenticateSigV4(t.Context(), p); err != errSignature || !errors.Is(err, ErrInvalidSignature) {
+		if _, err := e.AuthenticateSigV4(t.Context(), p); err != errSignature || !errors.Is(err, kmsapi.ErrInvalidSignature) {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
 	c.edit(res.AccessKeyID, deactivate)
-	if _, err := e.AuthenticateSigV4(t.Context(), good); err != errUnrecognized || !errors.Is(err, ErrUnrecognizedClient) {
+	if _, err := e.AuthenticateSigV4(t.Context(), good); err != errUnrecognized || !errors.Is(err, kmsapi.ErrUnrecognizedClient) {
 		t.Errorf("inactive key: %v", err)
 	}
 }
@@ -113,7 +126,9 @@ func TestCredentialOfAnotherPrincipal(t *testing.T) {
 	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
 		t.Fatal(err)
 	}
-	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Principal = "arn:aws:iam::111122223333:user/eve" })
+	cred := c.credential(res.AccessKeyID)
+	cred.Principal = "arn:aws:iam::111122223333:user/eve"
+	c.tamper(cred)
 	if id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil {
 		t.Errorf("a secret proves %v, for whom it was not made", id)
 	}
@@ -123,7 +138,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, e, res := openCluster(t)
 		r := c.replica("a")
-		stranger := func(i int) SigV4Proof {
+		stranger := func(i int) sigv4.Proof {
 			p := signed(res, "20300102", "text")
 			p.AccessKeyID = "AKIA" + base32.StdEncoding.EncodeToString(fmt.Appendf(nil, "%010d", i))
 			if !isAccessKeyID(p.AccessKeyID) {
@@ -153,6 +168,32 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		if n := r.asked() - before; n == 0 || n > 3 {
 			t.Errorf("strangers at once caused %d barriers", n)
 		}
+		// However many strangers ask, a key that has just been made elsewhere is
+		// found, and soon.
+		flood, calm := context.WithCancel(t.Context())
+		for i := range 200 {
+			wg.Go(func() {
+				for flood.Err() == nil {
+					e.AuthenticateSigV4(flood, stranger(i))
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		for range 5 {
+			c.edit(res.AccessKeyID, deactivate)
+			r.freeze()
+			c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+			began := time.Now()
+			if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+				t.Errorf("a new key among strangers: %v", err)
+			}
+			if d := time.Since(began); d > 3*time.Second/freshRate {
+				t.Errorf("a new key waited %v", d)
+			}
+			r.thaw()
+		}
+		calm()
+		wg.Wait()
 		// Nobody waits longer than asked.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
@@ -194,7 +235,7 @@ func TestNewCredentialWorksOnANodeThatIsBehind(t *testing.T) {
 	// And without a majority it is not called unknown.
 	c.edit(res.AccessKeyID, deactivate)
 	c.replica("a").err = errors.New("no majority")
-	if _, err := a.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil || errors.Is(err, ErrUnrecognizedClient) {
+	if _, err := a.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil || errors.Is(err, kmsapi.ErrUnrecognizedClient) {
 		t.Errorf("without a majority: %v", err)
 	}
 }
@@ -291,8 +332,8 @@ func TestSession(t *testing.T) {
 	}
 	c.advance(time.Second)
 	for _, e := range []*Engine{a, b} {
-		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, ErrExpiredToken) {
-			if code, _ := outcome(err); code != string(ErrExpiredToken.Code) {
+		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, kmsapi.ErrExpiredToken) {
+			if code, _ := outcome(err); code != string(kmsapi.ErrExpiredToken.Code) {
 				t.Errorf("after: %v", err)
 			}
 		}
@@ -309,21 +350,24 @@ func TestSessionEndsWithItsCredential(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	was, _ := c.state().Credential(res.AccessKeyID)
 	for name, edit := range map[string]func(*fsmpb.Credential){
 		"inactive":          deactivate,
 		"another secret":    func(c *fsmpb.Credential) { c.WrappedSecret = append(bytes.Clone(c.WrappedSecret[:20]), 1) },
 		"another principal": func(c *fsmpb.Credential) { c.Principal = "arn:aws:iam::111122223333:user/eve" },
-		"another kind":      func(c *fsmpb.Credential) { c.Kind = fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE },
+		"another kind": func(c *fsmpb.Credential) {
+			c.Kind, c.WrappedSecret = fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, nil
+		},
 	} {
-		c.edit(res.AccessKeyID, edit)
+		cred := c.credential(res.AccessKeyID)
+		edit(cred)
+		undo := c.tamper(cred)
 		if _, err := e.AuthenticateSession(t.Context(), token); err != errUnrecognized {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != errUnrecognized {
 			t.Errorf("%s, a request of before: %v", name, err)
 		}
-		c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: was}})
+		undo()
 	}
 	if _, err := e.AuthenticateSession(t.Context(), token); err != nil {
 		t.Errorf("as it was: %v", err)
@@ -412,6 +456,7 @@ func TestSessionProofs(t *testing.T) {
 		"short nonce": func(p *SessionProof) { p.Nonce = p.Nonce[:15] },
 		"long nonce":  func(p *SessionProof) { p.Nonce = make([]byte, 65) },
 		"time":        func(p *SessionProof) { p.Time++ },
+		"channel":     func(p *SessionProof) { p.Channel = []byte{1} },
 	} {
 		p := proofOf(res, now)
 		edit(&p)
@@ -517,5 +562,103 @@ func BenchmarkAdmit(b *testing.B) {
 		if err := ev.admit(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestCredentialsAreAuthenticated: what stands in the state and was not written by an
+// unsealed node, or was edited since, proves nothing: not a row for the root user that
+// somebody planted, not one that was switched on again.
+func TestCredentialsAreAuthenticated(t *testing.T) {
+	c, e, res := openCluster(t)
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, kmsapi.ErrUnrecognizedClient) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
+		Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+		Mac: make([]byte, 32), MacGeneration: 1,
+	}}})
+	_, err := e.AuthenticateCertificate(t.Context(), "conclave://operator/thief")
+	refused("planted", err)
+
+	ann := &fsmpb.Credential{
+		Id: "conclave://operator/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Created: 1,
+	}
+	put := putSigned(t, e, ann)
+	signed := proto.CloneOf(ann)
+	c.change(put)
+	for name, edit := range map[string]func(*fsmpb.Credential){
+		"switched on":   func(c *fsmpb.Credential) { c.Active = true },
+		"another's":     func(c *fsmpb.Credential) { c.Active, c.Principal = true, res.RootARN },
+		"another date":  func(c *fsmpb.Credential) { c.Active, c.Created = true, 2 },
+		"another epoch": func(c *fsmpb.Credential) { c.Active, c.SessionEpoch = true, 1 },
+		"another MAC":   func(c *fsmpb.Credential) { c.Active, c.Mac = true, make([]byte, 32) },
+	} {
+		edited := proto.CloneOf(signed)
+		edit(edited)
+		undo := c.tamper(edited)
+		_, err := e.AuthenticateCertificate(t.Context(), ann.Id)
+		refused(name, err)
+		undo()
+	}
+	for name, edit := range map[string]func(*fsmpb.Credential){
+		"another's":        func(c *fsmpb.Credential) { c.Principal = res.RootARN },
+		"other generation": func(c *fsmpb.Credential) { c.MacGeneration = 7 },
+		"no MAC":           func(c *fsmpb.Credential) { c.Mac = nil },
+	} {
+		edited := proto.CloneOf(signed)
+		edit(edited)
+		if v, _ := c.verdict(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: edited}}); v != fsm.Invalid {
+			t.Errorf("%s: the log finds it %v", name, v)
+		}
+	}
+	good := proto.CloneOf(signed)
+	good.Active = true
+	c.change(putSigned(t, e, good))
+	if _, err := e.AuthenticateCertificate(t.Context(), ann.Id); err != nil {
+		t.Errorf("as an unsealed node writes it: %v", err)
+	}
+	// A node's certificate is nobody's credential, whoever writes it.
+	node := &fsmpb.Credential{
+		Id: "conclave://node/a", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+	}
+	if v, _ := c.verdict(putSigned(t, e, node)); v != fsm.Invalid {
+		t.Errorf("a credential for a node's certificate: %v", v)
+	}
+}
+
+// TestProofsAreUsedOnce: a proof that opened a session opens no other, while its time
+// is still good.
+func TestProofsAreUsedOnce(t *testing.T) {
+	c, e, res := openCluster(t)
+	p := proofOf(res, c.clock.Now())
+	if _, _, err := e.OpenSession(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := e.OpenSession(t.Context(), p); err != errSignature {
+		t.Errorf("the same proof again: %v", err)
+	}
+	if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); err != nil {
+		t.Errorf("another proof: %v", err)
+	}
+}
+
+// TestUsedProofsAreBounded: those whose time has passed are forgotten.
+func TestUsedProofsAreBounded(t *testing.T) {
+	var u usedProofs
+	now := time.Unix(1_000_000, 0)
+	for i := range maxProofs {
+		if err := u.use(now, &SessionProof{Time: now.Unix(), MAC: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := u.use(now, &SessionProof{Time: now.Unix(), MAC: []byte("more")}); err != errThrottled {
+		t.Errorf("one more: %v", err)
+	}
+	later := now.Add(SessionSkew + time.Second)
+	if err := u.use(later, &SessionProof{Time: later.Unix(), MAC: []byte("more")}); err != nil || len(u.seen) != 1 {
+		t.Errorf("%d are remembered, %v", len(u.seen), err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -18,7 +19,8 @@ import (
 // whichever way it goes, and where that leaves it open on grants; the only
 // identity yet is the account's root user.
 func (ev *eval) authorise(t *target, action string, context map[string]string) error {
-	return ev.authoriseBy(t, action, func(g *fsmpb.Grant) bool { return admits(g, action, context) })
+	c := &requestContext{pairs: context}
+	return ev.authoriseBy(t, action, func(g *fsmpb.Grant) bool { return c.admits(g, action) })
 }
 
 // authoriseBy is authorise where it takes more than an encryption context to tell
@@ -76,12 +78,12 @@ func (ev *eval) decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) e
 	if d.Allowed() {
 		return nil
 	}
-	return &Error{Code: ErrAccessDenied.Code, Message: d.Explain(req)}
+	return &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: d.Explain(req)}
 }
 
 // inaccessible denies without a word on whether there is such a key.
 func (ev *eval) inaccessible(action, what string) error {
-	return fault(ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
+	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
 		"no resource-based policies allow access, or a resource-based policy explicitly denies access",
 		ev.caller.Identity.principal, action, what)
 }
@@ -188,11 +190,11 @@ func (ev *eval) newPolicy(text, keyARN string, bypass bool) error {
 	for _, p := range doc.Principals() {
 		// The account's root user is the only principal that exists yet.
 		if p.Kind != policy.KindRoot || p.Account != c.Account || p.Partition != "" && p.Partition != c.Partition {
-			return fault(ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
+			return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
 		}
 	}
 	if !bypass && !policy.LockoutSafe(policy.Policies{Key: doc}, ev.caller.Identity.principal, keyARN) {
-		return fault(ErrMalformedPolicy, "%s", policy.LockoutMessage)
+		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
 	}
 	return nil
 }
@@ -202,9 +204,9 @@ func malformed(err error) error {
 	if !ok {
 		return err
 	}
-	kind := ErrMalformedPolicy
+	kind := kmsapi.ErrMalformedPolicy
 	if errors.Is(err, policy.ErrTooLong) {
-		kind = ErrLimitExceeded
+		kind = kmsapi.ErrLimitExceeded
 	}
-	return fault(kind, "%s", e.ClientMessage())
+	return kmsapi.Errorf(kind, "%s", e.ClientMessage())
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -41,7 +42,7 @@ func TestPoliciesAreParsedOnce(t *testing.T) {
 	one, _ := r.newKey()
 	two, _ := r.newKey()
 	for _, id := range []string{one, two} {
-		if _, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
+		if _, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -49,10 +50,10 @@ func TestPoliciesAreParsedOnce(t *testing.T) {
 		t.Errorf("%d policies are kept for two keys with the same", n)
 	}
 	deny := r.policyFor(rootStatement, `{"Effect":"Deny","Principal":"*","Action":"kms:Encrypt","Resource":"*"}`)
-	must[none](r, "PutKeyPolicy", &PutKeyPolicyInput{KeyId: &one, Policy: &deny})
-	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &one, Plaintext: []byte("x")})
-	wantError(t, err, ErrAccessDenied, "…")
-	if _, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &two, Plaintext: []byte("x")}); err != nil {
+	must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &one, Policy: &deny})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &one, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
+	if _, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &two, Plaintext: []byte("x")}); err != nil {
 		t.Errorf("the other key: %v", err)
 	}
 }
@@ -67,8 +68,8 @@ func TestUnsupportedPolicy(t *testing.T) {
 		"Service":   `{"Effect":"Allow","Principal":{"Service":"s3.amazonaws.com"},"Action":"*","Resource":"*"}`,
 	} {
 		doc := r.policyFor(rootStatement, statement)
-		_, err := call[none](r, "PutKeyPolicy", &PutKeyPolicyInput{KeyId: &id, Policy: &doc})
-		wantError(t, err, ErrMalformedPolicy, "…")
+		_, err := call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &doc})
+		wantError(t, err, kmsapi.ErrMalformedPolicy, "…")
 		if err != nil && (!strings.Contains(err.Error(), element) || !strings.Contains(err.Error(), "not supported")) {
 			t.Errorf("%s: %v", element, err)
 		}

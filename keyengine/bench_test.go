@@ -1,6 +1,10 @@
 package keyengine
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
 
 // BenchmarkEvaluateEncrypt is what the engine itself takes for an Encrypt of 1
 // KiB: everything but the commit.
@@ -8,7 +12,7 @@ func BenchmarkEvaluateEncrypt(b *testing.B) {
 	r := newRoom(b)
 	id, _ := r.newKey()
 	op := OperationNamed("Encrypt")
-	in := &EncryptInput{KeyId: &id, Plaintext: make([]byte, 1024), EncryptionContext: map[string]string{"purpose": "bench"}}
+	in := &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, 1024), EncryptionContext: map[string]string{"purpose": "bench"}}
 	benchmarkEvaluate(b, r, op, in)
 }
 
@@ -16,14 +20,14 @@ func BenchmarkEvaluateDecrypt(b *testing.B) {
 	r := newRoom(b)
 	id, _ := r.newKey()
 	context := map[string]string{"purpose": "bench"}
-	enc := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: make([]byte, 1024), EncryptionContext: context})
-	benchmarkEvaluate(b, r, OperationNamed("Decrypt"), &DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: context})
+	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, 1024), EncryptionContext: context})
+	benchmarkEvaluate(b, r, OperationNamed("Decrypt"), &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: context})
 }
 
 func BenchmarkEvaluateGenerateDataKey(b *testing.B) {
 	r := newRoom(b)
 	id, _ := r.newKey()
-	in := &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
+	in := &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
 	benchmarkEvaluate(b, r, OperationNamed("GenerateDataKey"), in)
 }
 

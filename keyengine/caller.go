@@ -19,7 +19,16 @@ type Caller struct {
 	// Transport is the face that took the request: "aws" or "grpc".
 	Transport string
 	TLS       TLS
+	// SourceArn is the resource that a service makes the request for; "" where none
+	// is said. Only a service principal's own credential may say one: whoever else
+	// does is refused (eval.checkSource).
+	SourceArn string
+
+	hold hold // of the answer that Do gave
 }
+
+// maxSourceARN is how long a source ARN may be.
+const maxSourceARN = 512
 
 // TLS describes the caller's connection; zero without TLS.
 type TLS struct {
@@ -33,7 +42,7 @@ type TLS struct {
 type Identity struct {
 	principal  policy.Principal
 	credential string   // id of the credential in the state
-	proof      [32]byte // names the credential's secret at the time of the proof
+	proof      [32]byte // names the credential's secret, or its sessions, at the time of the proof
 	session    string   // id of the session, where one stood for the credential
 }
 

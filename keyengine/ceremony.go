@@ -5,35 +5,36 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"maps"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Outcomes of the operators' calls.
 var (
-	ErrInitialised    = &Error{Code: "AlreadyInitialisedException"}
-	ErrNotInitialised = &Error{Code: "NotInitialisedException"}
+	ErrInitialised    = &kmsapi.Error{Code: "AlreadyInitialisedException"}
+	ErrNotInitialised = &kmsapi.Error{Code: "NotInitialisedException"}
 	// ErrNotReady: not every node that is to be part of the new cluster is there.
-	ErrNotReady = &Error{Code: "ClusterNotReadyException"}
+	ErrNotReady = &kmsapi.Error{Code: "ClusterNotReadyException"}
 	// ErrShare: a share was refused; the message says what is wrong with it.
-	ErrShare = &Error{Code: "InvalidShareException"}
+	ErrShare = &kmsapi.Error{Code: "InvalidShareException"}
 	// ErrUnsealed: the node needs no shares.
-	ErrUnsealed = &Error{Code: "AlreadyUnsealedException"}
+	ErrUnsealed = &kmsapi.Error{Code: "AlreadyUnsealedException"}
+	// ErrChallenge: a share was encrypted for a ceremony that has ended. Nothing
+	// came of it; the operator asks for the challenge again.
+	ErrChallenge = &kmsapi.Error{Code: "InvalidChallengeException"}
+	// ErrOwner: the ceremony under way is another operator's.
+	ErrOwner = &kmsapi.Error{Code: "CeremonyInProgressException"}
 )
 
-var errNotInitialised = fault(ErrNotInitialised, "The cluster is not initialised.")
-
-const defaultShareTimeout = 15 * time.Minute
+var errNotInitialised = kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
 
 // Operator is who runs this node, as the transport authenticated it.
 type Operator struct {
@@ -43,8 +44,11 @@ type Operator struct {
 	RequestID RequestID
 }
 
+// operatorType is what records call an operator.
+const operatorType = "ConclaveOperator"
+
 func (op Operator) identity(c *fsmpb.Cluster) *auditpb.Identity {
-	return &auditpb.Identity{Type: "ConclaveOperator", PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
+	return &auditpb.Identity{Type: operatorType, PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
 }
 
 // event is a record of something that the operator did.
@@ -72,10 +76,21 @@ type SealStatus struct {
 	Progress  int
 	// Custodians are the indexes of the shares given so far, ascending.
 	Custodians []int
-	// VerifierKey checks the audit log's checkpoints; see auditlog.Verify.
+	// Ceremony is the one under way: nil until a first share is held.
+	Ceremony *CeremonyStatus
+	// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify.
 	VerifierKey string
 	// MemoryLocked says that keys cannot be swapped out.
 	MemoryLocked bool
+}
+
+// CeremonyStatus is what operators may know of an unsealing under way.
+type CeremonyStatus struct {
+	// Nonce names the ceremony, on this node.
+	Nonce [16]byte
+	// Owner is the operator who gave the first share.
+	Owner          string
+	Began, Expires time.Time
 }
 
 // Sealed reports whether the node is sealed.
@@ -94,70 +109,10 @@ func (e *Engine) SealStatus() SealStatus {
 	st.Threshold, st.Shares = int(c.Shares.Threshold), int(c.Shares.Count)
 	st.VerifierKey = verifierKey(c)
 	if st.Sealed {
-		st.Custodians = e.ceremony.custodians(e.clock.Now(), c)
+		st.Custodians, st.Ceremony = e.ceremony.status(e.clock.Now(), c)
 		st.Progress = len(st.Custodians)
 	}
 	return st
-}
-
-// ceremony holds the shares of an unfinished unsealing, as the text that their
-// custodians gave, in locked memory. It prints as [redacted].
-type ceremony struct {
-	arena   *keymat.Arena
-	timeout time.Duration
-
-	mu     sync.Mutex
-	set    [16]byte // that the shares are of
-	shares map[int]*keymat.Secret
-	began  time.Time
-}
-
-func newCeremony(cfg Config, arena *keymat.Arena) *ceremony {
-	timeout := cfg.ShareTimeout
-	if timeout <= 0 {
-		timeout = defaultShareTimeout
-	}
-	return &ceremony{arena: arena, timeout: timeout, shares: make(map[int]*keymat.Secret)}
-}
-
-func (c *ceremony) resetLocked() {
-	for _, s := range c.shares {
-		s.Destroy()
-	}
-	clear(c.shares)
-	c.began = time.Time{}
-}
-
-// expireLocked wipes shares that have been kept for too long, counted from the
-// first, and shares of a set that is no longer the cluster's. It reports how
-// many were.
-func (c *ceremony) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
-	n := len(c.shares)
-	if n == 0 {
-		return 0
-	}
-	age := now.Sub(c.began)
-	if age >= 0 && age < c.timeout && string(c.set[:]) == string(cluster.GetShares().GetId()) {
-		return 0
-	}
-	c.resetLocked()
-	return n
-}
-
-func (c *ceremony) custodians(now time.Time, cluster *fsmpb.Cluster) []int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.expireLocked(now, cluster)
-	return slices.Sorted(maps.Keys(c.shares))
-}
-
-// indexes lists the shares' indexes for a record.
-func (c *ceremony) indexes(name string) *auditpb.Field {
-	var indexes []string
-	for _, i := range slices.Sorted(maps.Keys(c.shares)) {
-		indexes = append(indexes, strconv.Itoa(i))
-	}
-	return textList(name, indexes)
 }
 
 // shareSet tells what the shares of a cluster have to be.
@@ -177,32 +132,92 @@ func shareSet(c *fsmpb.Cluster) (shamir.SetInfo, [][32]byte, error) {
 	return set, commitments, nil
 }
 
-// SubmitShare takes one custodian's share. The one that completes the threshold
-// unseals the node; all shares are wiped then. A share that is refused, with
-// ErrShare and a message that names the fault, leaves the progress of the others
-// as it is. Shares are wiped ShareTimeout after the first of them.
-//
-// A sealed node can record nothing, so each step is kept in memory and recorded
-// right after the node is unsealed.
-func (e *Engine) SubmitShare(ctx context.Context, op Operator, share string) (SealStatus, error) {
-	err := e.submitShare(ctx, op, share)
-	return e.SealStatus(), err
+// Challenge is what a share for a sealed node is encrypted to.
+type Challenge struct {
+	NodeID    string
+	ClusterID [16]byte
+	// Nonce names the ceremony that shares are for.
+	Nonce [16]byte
+	// PublicKey is a point on P-256, see keymat.Receiver. Its private half is in
+	// locked memory, and is wiped when the ceremony ends.
+	PublicKey []byte
 }
 
-func (e *Engine) submitShare(ctx context.Context, op Operator, share string) error {
+// shareInfo binds an encrypted share to the node and the ceremony.
+func shareInfo(cluster, nonce [16]byte, node string) []byte {
+	return slices.Concat([]byte("conclave share v1\x00"), cluster[:], nonce[:], []byte(node))
+}
+
+// sealedCluster is the cluster that this node may be unsealed for.
+func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 	c, _ := e.replica.State().Cluster()
 	if c == nil {
 		// A node that has just started may not have heard of it yet.
 		s, err := e.freshState(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if c, _ = s.Cluster(); c == nil {
-			return errNotInitialised
+			return nil, errNotInitialised
 		}
 	}
 	if !e.vault.sealed() {
-		return fault(ErrUnsealed, "This node is unsealed already.")
+		return nil, kmsapi.Errorf(ErrUnsealed, "This node is unsealed already.")
+	}
+	return c, nil
+}
+
+// Challenge gives the key that this node's shares have to be encrypted to, so that
+// none of the buffers that they come through has one in the clear. It begins no
+// ceremony: the first share does.
+func (e *Engine) Challenge(ctx context.Context) (*Challenge, error) {
+	c, err := e.sealedCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	set, _, err := shareSet(c)
+	if err != nil {
+		return nil, err
+	}
+	e.ceremony.mu.Lock()
+	defer e.ceremony.mu.Unlock()
+	e.abandonLocked(c)
+	key, err := e.ceremony.receiverLocked(e.clock.Now())
+	if err != nil {
+		return nil, err
+	}
+	return &Challenge{NodeID: e.cfg.NodeID, ClusterID: set.Cluster, Nonce: e.ceremony.nonce, PublicKey: key}, nil
+}
+
+// SubmitSealedShare takes one custodian's share, encrypted to the challenge with
+// that nonce. The one that completes the threshold unseals the node; all shares
+// are wiped then. A share that is refused, with ErrShare and a message that names
+// the fault, leaves the progress of the others as it is; an operator whose shares
+// are refused again and again gets ErrThrottling. Shares are wiped ShareTimeout
+// after the first of them.
+//
+// A sealed node can record nothing, so each step is kept in memory and recorded
+// right after the node is unsealed.
+func (e *Engine) SubmitSealedShare(ctx context.Context, op Operator, nonce, sealed []byte) (SealStatus, error) {
+	err := e.submitShare(ctx, op, func(c *fsmpb.Cluster) (*keymat.Secret, error) {
+		return e.ceremony.openLocked([16]byte(c.Id), e.cfg.NodeID, nonce, sealed)
+	})
+	return e.SealStatus(), err
+}
+
+// SubmitShare takes a share in the clear, as SubmitSealedShare does otherwise: for
+// who runs the node in its own process and has the shares there.
+func (e *Engine) SubmitShare(ctx context.Context, op Operator, share string) (SealStatus, error) {
+	err := e.submitShare(ctx, op, func(*fsmpb.Cluster) (*keymat.Secret, error) {
+		return e.vault.arena.Store([]byte(share))
+	})
+	return e.SealStatus(), err
+}
+
+func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.Cluster) (*keymat.Secret, error)) error {
+	c, err := e.sealedCluster(ctx)
+	if err != nil {
+		return err
 	}
 	set, commitments, err := shareSet(c)
 	if err != nil {
@@ -211,28 +226,44 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, share string) err
 	e.ceremony.mu.Lock()
 	defer e.ceremony.mu.Unlock()
 	e.abandonLocked(c)
-	index, secret, err := e.ceremony.add(e.clock.Now(), set, commitments, []byte(share))
+	var index int
+	var unseal *keymat.Secret
+	err = e.ceremony.allowLocked(e.clock.Now(), op.Name)
+	if err == nil {
+		keymat.Scrub(func() {
+			var given *keymat.Secret
+			if given, err = open(c); err == nil {
+				defer given.Destroy()
+				index, unseal, err = e.ceremony.addLocked(e.clock.Now(), op.Name, set, commitments, given)
+			}
+			err = shareFault(err)
+		})
+		if errors.Is(err, ErrShare) {
+			e.ceremony.refusedLocked(e.clock.Now(), op.Name)
+		}
+	}
 	step := op.event("SubmitShare", c)
 	step.at = e.clock.Now()
 	if index > 0 {
-		step.parameters = append(step.parameters, number("custodian", index))
+		step.parameters = append(step.parameters, auditfield.Number("custodian", index))
 	}
-	step.parameters = append(step.parameters, text("shareSet", hex.EncodeToString(set.Set[:])))
+	step.parameters = append(step.parameters, auditfield.Text("shareSet", hex.EncodeToString(set.Set[:])))
+	step.parameters = append(step.parameters, e.ceremony.fieldsLocked()...)
 	step.err = err
 	e.pending.add(step)
 	if err != nil {
 		return err
 	}
-	if secret == nil {
+	if unseal == nil {
 		return nil
 	}
 	// Enough shares. Whatever comes of it, they have served.
 	done := op.event("Unseal", c)
 	done.requestID = RequestID{} // the last share's step has it
 	done.at = e.clock.Now()
-	done.parameters = []*auditpb.Field{e.ceremony.indexes("custodians")}
-	e.ceremony.resetLocked()
-	done.err = e.open(c, secret)
+	done.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
+	e.ceremony.endLocked()
+	keymat.Scrub(func() { done.err = e.open(c, unseal) })
 	e.pending.add(done)
 	if done.err != nil {
 		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.err)
@@ -240,73 +271,6 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, share string) err
 		e.log.Info("node unsealed", "operator", op.Name)
 	}
 	return done.err
-}
-
-// add takes a share and keeps it. When there are enough, it combines them to the
-// unseal key. index is 0 for text that is no share at all.
-func (c *ceremony) add(now time.Time, set shamir.SetInfo, commitments [][32]byte, given []byte) (index int, secret *keymat.Secret, err error) {
-	defer clear(given)
-	s, err := shamir.ParseShare(given)
-	if err != nil {
-		return 0, nil, fault(ErrShare, "%v.", err)
-	}
-	defer s.Wipe()
-	all, err := shamir.NewCollector(set, commitments)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer all.Reset()
-	for _, kept := range c.shares {
-		if err := kept.With(func(b []byte) error { return collect(all, b) }); err != nil {
-			return 0, nil, fmt.Errorf("a share kept from before: %w", err)
-		}
-	}
-	have, need, err := all.Add(s)
-	if err != nil {
-		if s.Set().Cluster != set.Cluster || s.Set() != set {
-			return 0, nil, fault(ErrShare, "%v.", err) // its index is another set's
-		}
-		return s.Index(), nil, fault(ErrShare, "%v.", err)
-	}
-	if len(c.shares) == 0 {
-		c.set, c.began = set.Set, now
-	}
-	kept, err := c.arena.Store(trim(given))
-	if err != nil {
-		return s.Index(), nil, err
-	}
-	c.shares[s.Index()] = kept
-	if have < need {
-		return s.Index(), nil, nil
-	}
-	key, err := all.Secret()
-	if err != nil {
-		return s.Index(), nil, err
-	}
-	secret, err = c.arena.Store(key) // wipes key
-	return s.Index(), secret, err
-}
-
-// collect parses text that was parsed before.
-func collect(all *shamir.Collector, share []byte) error {
-	s, err := shamir.ParseShare(share)
-	if err != nil {
-		return err
-	}
-	defer s.Wipe()
-	_, _, err = all.Add(s)
-	return err
-}
-
-// trim leaves white space out, in place.
-func trim(b []byte) []byte {
-	out := b[:0]
-	for _, c := range b {
-		if c > ' ' {
-			out = append(out, c)
-		}
-	}
-	return out
 }
 
 // open opens the vault with the unseal key, which it destroys.
@@ -325,7 +289,11 @@ func (e *Engine) open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 			return err
 		}
 	}
-	o := newOpened(cluster, ring)
+	o := newOpened(e.vault.arena, cluster, ring)
+	if err := o.loadOriginKeys(e.vault.arena, c); err != nil {
+		o.wipe()
+		return err
+	}
 	if !e.vault.install(o) {
 		o.wipe() // opened by somebody else meanwhile, which is as good
 	}
@@ -334,6 +302,7 @@ func (e *Engine) open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 
 // abandonLocked wipes what an unfinished ceremony left, if it is time.
 func (e *Engine) abandonLocked(c *fsmpb.Cluster) {
+	fields := e.ceremony.fieldsLocked()
 	n := e.ceremony.expireLocked(e.clock.Now(), c)
 	if n == 0 {
 		return
@@ -342,7 +311,7 @@ func (e *Engine) abandonLocked(c *fsmpb.Cluster) {
 	e.pending.add(event{
 		name: "AbandonShares", kind: eventOperator, at: e.clock.Now(),
 		identity:   &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"},
-		parameters: []*auditpb.Field{number("shares", n)},
+		parameters: append([]*auditpb.Field{auditfield.Number("shares", n)}, fields...),
 	})
 }
 
@@ -354,8 +323,12 @@ func (e *Engine) expireShares() {
 	e.abandonLocked(c)
 }
 
-// ResetShares wipes the shares that were given so far.
-func (e *Engine) ResetShares(_ context.Context, op Operator) error {
+// ResetShares wipes the shares that were given so far. The ceremony of another
+// operator is reset only by force, which is that ceremony's nonce: a lost
+// certificate must not be able to keep the cluster closed for long by beginning
+// ceremonies, and one that is used to undo those of others has to say so, in a
+// record that names both.
+func (e *Engine) ResetShares(_ context.Context, op Operator, force []byte) error {
 	c, _ := e.replica.State().Cluster()
 	if c == nil {
 		return errNotInitialised
@@ -368,8 +341,18 @@ func (e *Engine) ResetShares(_ context.Context, op Operator) error {
 	}
 	step := op.event("ResetShares", c)
 	step.at = e.clock.Now()
-	step.parameters = []*auditpb.Field{e.ceremony.indexes("custodians")}
-	e.ceremony.resetLocked()
+	step.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
+	if owner := e.ceremony.owner; owner != op.Name {
+		if !slices.Equal(force, e.ceremony.nonce[:]) {
+			step.err = kmsapi.Errorf(ErrOwner, "The ceremony under way was begun by %s, and holds %d shares. Only that operator may reset it, or whoever "+
+				"forces it, naming ceremony %x; it is recorded.", owner, len(e.ceremony.shares), e.ceremony.nonce)
+			e.pending.add(step)
+			return step.err
+		}
+		step.parameters = append(step.parameters, auditfield.Flag("forced", true))
+		e.log.Warn("the ceremony of another operator is reset by force", "operator", op.Name, "owner", owner)
+	}
+	e.ceremony.endLocked()
 	e.pending.add(step)
 	return nil
 }
@@ -381,14 +364,15 @@ const sealPatience = 10 * time.Second
 // every key under it are wiped, requests under way finish or are refused. A node
 // whose log takes no records is sealed all the same, since to seal is what one
 // does when something is wrong; the record is then made up for after the next
-// unsealing. To seal a sealed node wipes the shares given so far.
+// unsealing. To seal a sealed node resets the ceremony under way, as ResetShares
+// does without force. Every operator may seal.
 func (e *Engine) Seal(ctx context.Context, op Operator) error {
 	c, _ := e.replica.State().Cluster()
 	if c == nil {
 		return errNotInitialised
 	}
 	if e.vault.sealed() {
-		return e.ResetShares(ctx, op)
+		return e.ResetShares(ctx, op, nil)
 	}
 	ev := op.event("Seal", c)
 	ev.at = e.clock.Now()
@@ -422,14 +406,34 @@ func (e *Engine) ConfirmTime(ctx context.Context, op Operator) error {
 	}
 	until := e.clock.Now().Add(time.Hour)
 	ev := op.event("ConfirmTime", c)
-	ev.parameters = []*auditpb.Field{text("until", until.UTC().Format(time.RFC3339Nano))}
+	ev.parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
 	ev.changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
 	d, err := e.commitEvent(ctx, ev)
 	return accepted(ev.name, d, err)
 }
 
-// String and the like give "[redacted]".
-func (*ceremony) String() string             { return redacted }
-func (*ceremony) GoString() string           { return redacted }
-func (*ceremony) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-func (*ceremony) LogValue() slog.Value       { return slog.StringValue(redacted) }
+// CRLEvent is what came of a certificate revocation list that an operator gave this
+// node.
+type CRLEvent struct {
+	Issuer  string
+	Number  uint64
+	Revoked int
+	// Closed is how many connections were ended.
+	Closed int
+	Err    error
+}
+
+// RecordCRL records that an operator gave this node a certificate revocation list:
+// now, if the node is unsealed and the log takes records, and else once it does.
+func (e *Engine) RecordCRL(ctx context.Context, op Operator, r CRLEvent) {
+	c, _ := e.replica.State().Cluster()
+	ev := op.event("InstallCRL", c)
+	ev.at, ev.err = e.clock.Now(), r.Err
+	if r.Issuer != "" {
+		ev.parameters = []*auditpb.Field{
+			auditfield.Text("issuer", r.Issuer), auditfield.Text("number", strconv.FormatUint(r.Number, 10)), auditfield.Number("revoked", r.Revoked), auditfield.Number("connectionsClosed", r.Closed),
+		}
+	}
+	e.pending.add(ev)
+	e.recordPendingBriefly(ctx)
+}

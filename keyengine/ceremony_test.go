@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -12,10 +13,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func TestInitUnsealSeal(t *testing.T) {
@@ -123,11 +128,12 @@ func TestInitParameters(t *testing.T) {
 		"partition":         func(p *InitParams) { p.Partition = "azure" },
 		"partition colon":   func(p *InitParams) { p.Partition = "aws-:x" },
 		"certificate":       func(p *InitParams) { p.RootCertificate = "no uri" },
+		"node certificate":  func(p *InitParams) { p.RootCertificate = "conclave://node/a" },
 		"long certificate":  func(p *InitParams) { p.RootCertificate = "x:" + strings.Repeat("a", 1024) },
 	} {
 		p := testInit(3, 2)
 		edit(&p)
-		if _, err := e.Init(t.Context(), testOperator, p); !errors.Is(err, ErrValidation) {
+		if _, err := e.Init(t.Context(), testOperator, p); !errors.Is(err, kmsapi.ErrValidation) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -178,7 +184,7 @@ func TestInitWithoutACluster(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	c.replica("a").err = fsm.ErrNoLeader
-	if _, err := e.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ErrUnavailable) && !isUnavailable(err) {
+	if _, err := e.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, kmsapi.ErrUnavailable) && !isUnavailable(err) {
 		t.Errorf("without a leader: %v", err)
 	}
 	c.replica("a").err = nil
@@ -208,7 +214,7 @@ func (*unknowing) Propose(context.Context, *fsmpb.Record) (fsm.Decision, error) 
 
 func isUnavailable(err error) bool {
 	code, _ := outcome(err)
-	return code == string(ErrUnavailable.Code)
+	return code == string(kmsapi.ErrUnavailable.Code)
 }
 
 // subsets calls fn with each k of n indexes.
@@ -257,7 +263,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 						t.Fatalf("subset %v: %+v, %v", pick, st, err)
 					}
 				}
-				if err := e.ResetShares(t.Context(), testOperator); err != nil {
+				if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {
 					t.Fatal(err)
 				}
 				e.pending.events = nil
@@ -282,7 +288,7 @@ func forged(t *testing.T, c *fakeCluster, index int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return shares[index-1].Text()
+	return string(shares[index-1].AppendText(make([]byte, 0, shamir.TextSize)))
 }
 
 func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
@@ -331,7 +337,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 		t.Errorf("records (-want +got):\n%s", d)
 	}
 	// Known custodians are named.
-	if f := recs[len(recs)-4].RequestParameters; len(f) != 2 || f[0].Name != "custodian" || f[0].GetNumber() != 1 {
+	if f := recs[len(recs)-4].RequestParameters; len(f) != 4 || f[0].Name != "custodian" || f[0].GetNumber() != 1 {
 		t.Errorf("record of the wrong share of custodian 1: %v", f)
 	}
 	ids := make(map[string]bool)
@@ -389,15 +395,26 @@ func TestSharesOfAReplacedSet(t *testing.T) {
 		t.Fatal(err)
 	}
 	cl, _ := c.state().Cluster()
-	next := &fsmpb.Cluster{
-		Id: cl.Id, Account: cl.Account, Region: cl.Region, Partition: cl.Partition, WrappedRoot: cl.WrappedRoot, Keyring: cl.Keyring,
-		Shares: &fsmpb.ShareSet{Id: make([]byte, 16), Epoch: 2, Threshold: 2, Count: 3, Commitments: cl.Shares.Commitments},
+	next := proto.CloneOf(cl)
+	next.Shares.Id = make([]byte, 16)
+	if got, _ := e.ceremony.status(c.clock.Now(), next); len(got) != 0 {
+		t.Errorf("shares of the old set still count: %v", got)
 	}
-	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: next}})
-	if st := e.SealStatus(); st.Progress != 0 {
-		t.Errorf("shares of the old set still count: %+v", st)
+	set, commitments, err := shareSet(next)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := e.SubmitShare(t.Context(), testOperator, res.Shares[1]); !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), "another share set") {
+	given, err := e.vault.arena.Store([]byte(res.Shares[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.ceremony.mu.Lock()
+	defer e.ceremony.mu.Unlock()
+	if n := e.ceremony.expireLocked(c.clock.Now(), next); n != 1 {
+		t.Errorf("%d shares of the old set were wiped, want 1", n)
+	}
+	_, _, err = e.ceremony.addLocked(c.clock.Now(), testOperator.Name, set, commitments, given)
+	if !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), "another share set") {
 		t.Errorf("share of the old set: %v", err)
 	}
 }
@@ -443,26 +460,279 @@ func TestEventsWaitForALeader(t *testing.T) {
 	}
 }
 
-func TestPendingEventsAreBounded(t *testing.T) {
+// TestRealStepsAreNotPushedOut: wrong shares without end, by an operator whose
+// certificate somebody has, leave the records of what others did, and of the first
+// that was refused.
+func TestRealStepsAreNotPushedOut(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(3, 2))
-	for range maxPendingEvents + 44 {
-		if _, err := e.SubmitShare(t.Context(), testOperator, "nonsense"); !errors.Is(err, ErrShare) {
+	eve := Operator{Name: "conclave://operator/eve"}
+	for i := range 500 {
+		want := ErrShare
+		if i >= refusedShares {
+			want = kmsapi.ErrThrottling
+		}
+		if _, err := e.SubmitShare(t.Context(), eve, "nonsense"); !errors.Is(err, want) {
+			t.Fatalf("share %d: %v, want %v", i+1, err, want)
+		}
+	}
+	unsealNode(t, e, res.Shares...) // others are not held up by it
+	var real, single int
+	summaries := make(map[string]int64)
+	for _, r := range records(t, c, e)[1:] {
+		switch {
+		case r.Identity.Certificate == testOperator.Name:
+			real++
+		case r.ServiceEventDetails == nil:
+			single++
+		default:
+			summaries[r.ErrorCode] = r.ServiceEventDetails[0].GetNumber()
+		}
+	}
+	if real != 3 || single != maxPendingRefused {
+		t.Errorf("%d records of the unsealing, %d of single refusals", real, single)
+	}
+	want := map[string]int64{string(ErrShare.Code): refusedShares - maxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - refusedShares}
+	if d := cmp.Diff(want, summaries); d != "" {
+		t.Errorf("summaries (-want +got):\n%s", d)
+	}
+	if len(e.pending.events) != 0 {
+		t.Errorf("%d events are still to be recorded", len(e.pending.events))
+	}
+
+	// A minute later the operator is heard again.
+	again := c.newEngine("a")
+	for range refusedShares {
+		_, _ = again.SubmitShare(t.Context(), eve, "nonsense")
+	}
+	c.clock.advance(refusalEvery)
+	if _, err := again.SubmitShare(t.Context(), eve, res.Shares[0]); err != nil {
+		t.Errorf("a good share after a while: %v", err)
+	}
+}
+
+// TestPendingEventsAreBounded: neither many operators nor many steps of one fill
+// the memory, and each has a record of what it did.
+func TestPendingEventsAreBounded(t *testing.T) {
+	p := newPendingEvents()
+	const operators = maxPendingOperators + 8
+	at := time.Unix(1, 0)
+	for i := range operators {
+		op := Operator{Name: fmt.Sprintf("conclave://operator/%d", i)}
+		for range 3 * maxPendingSteps {
+			at = at.Add(time.Second)
+			ev := op.event("ResetShares", nil)
+			ev.at = at
+			p.add(ev)
+		}
+	}
+	if n, most := len(p.events), maxPendingOperators*(maxPendingSteps+1)+1; n != most {
+		t.Errorf("%d events wait, want %d", n, most)
+	}
+	times := make(map[string]int)
+	for len(p.events) > 0 {
+		ev, _ := p.first()
+		times[ev.actor()] += max(1, ev.times)
+		if ev.summary && ev.actor() == "" {
+			// More of it happens while it is being recorded.
+			p.events[0].times++
+			p.done(ev)
+			if len(p.events) != 1 || p.events[0].times != 1 {
+				t.Fatalf("what happened during the recording: %+v", p.events)
+			}
+			times[""]++
+			p.events = nil
+			break
+		}
+		p.done(ev)
+	}
+	if len(times) != maxPendingOperators+1 || times["conclave://operator/0"] != 3*maxPendingSteps {
+		t.Errorf("%d operators, the first with %d steps", len(times), times["conclave://operator/0"])
+	}
+	if want := (operators-maxPendingOperators)*3*maxPendingSteps + 1; times[""] != want {
+		t.Errorf("%d steps of the others, want %d", times[""], want)
+	}
+}
+
+// sealShare encrypts a share as operators' clients do.
+func sealShare(t *testing.T, ch *Challenge, share string) []byte {
+	t.Helper()
+	sealed, err := keymat.SealTo(ch.PublicKey, shareInfo(ch.ClusterID, ch.Nonce, ch.NodeID), []byte(share))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sealed
+}
+
+func TestSealedShares(t *testing.T) {
+	c := newFakeCluster(t, "a", "b")
+	a, b := c.newEngine("a"), c.newEngine("b")
+	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrNotInitialised) {
+		t.Errorf("challenge before init: %v", err)
+	}
+	res := initCluster(t, a, testInit(3, 2))
+	challenge := func(e *Engine) *Challenge {
+		t.Helper()
+		ch, err := e.Challenge(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ch
+	}
+	submit := func(e *Engine, ch *Challenge, sealed []byte) error {
+		_, err := e.SubmitSealedShare(t.Context(), testOperator, ch.Nonce[:], sealed)
+		return err
+	}
+	forA, forB := challenge(a), challenge(b)
+	if again := challenge(a); again.Nonce != forA.Nonce || !bytes.Equal(again.PublicKey, forA.PublicKey) {
+		t.Error("two challenges of one ceremony differ")
+	}
+	if forA.Nonce == forB.Nonce || bytes.Equal(forA.PublicKey, forB.PublicKey) {
+		t.Error("two nodes have one key")
+	}
+	share := sealShare(t, forA, res.Shares[0])
+	if err := submit(b, forA, share); !errors.Is(err, ErrChallenge) {
+		t.Errorf("another node's: %v", err)
+	}
+	if err := submit(b, forB, share); !errors.Is(err, ErrShare) {
+		t.Errorf("another node's, with this one's nonce: %v", err)
+	}
+	if err := submit(a, forA, share); err != nil {
+		t.Fatal(err)
+	}
+	if st := a.SealStatus(); st.Progress != 1 || st.Ceremony == nil || st.Ceremony.Nonce != forA.Nonce || st.Ceremony.Owner != testOperator.Name {
+		t.Errorf("status %+v", st)
+	}
+	if err := a.ResetShares(t.Context(), testOperator, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := submit(a, forA, share); !errors.Is(err, ErrChallenge) {
+		t.Errorf("a share for a ceremony that was reset: %v", err)
+	}
+	// One that nobody gave a share in ends too.
+	forA = challenge(a)
+	c.clock.advance(defaultShareTimeout)
+	a.expireShares()
+	if n := used(a); n != 0 {
+		t.Errorf("%d slots are in use after the challenge expired", n)
+	}
+	if err := submit(a, forA, share); !errors.Is(err, ErrChallenge) {
+		t.Errorf("a share for a challenge that expired: %v", err)
+	}
+	forA = challenge(a)
+	for _, i := range []int{2, 0} {
+		if err := submit(a, forA, sealShare(t, forA, res.Shares[i]+"\n")); err != nil {
 			t.Fatal(err)
 		}
 	}
+	if a.Sealed() {
+		t.Error("two of two shares, and still sealed")
+	}
+	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrUnsealed) {
+		t.Errorf("challenge of an open node: %v", err)
+	}
+	a.ceremony.mu.Lock()
+	defer a.ceremony.mu.Unlock()
+	if a.ceremony.receiver != nil {
+		t.Error("the key of the ceremony is still there")
+	}
+}
+
+// TestSealedSecrets: what Init hands out for an answer key is for that key.
+func TestSealedSecrets(t *testing.T) {
+	c := newFakeCluster(t, "a")
+	e := c.newEngine("a")
+	p := testInit(3, 2)
+	p.AnswerKey = make([]byte, 65)
+	if _, err := e.Init(t.Context(), testOperator, p); !errors.Is(err, kmsapi.ErrValidation) {
+		t.Fatalf("a key that is none: %v", err)
+	}
+	r, err := keymat.NewReceiver(e.vault.arena)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.AnswerKey = r.Public()
+	res := initCluster(t, e, p)
+	if res.Shares != nil || res.SecretAccessKey != "" {
+		t.Error("secrets are in the result in the clear")
+	}
+	message, err := r.Open(initInfo(res.ClusterID), res.SealedSecrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = message.With(func(b []byte) error {
+		var fields []string
+		for len(b) > 0 {
+			_, _, n := protowire.ConsumeTag(b)
+			v, m := protowire.ConsumeBytes(b[n:])
+			fields, b = append(fields, string(v)), b[n+m:]
+		}
+		if len(fields) != 4 || len(fields[3]) != secretLen {
+			t.Fatalf("%d fields", len(fields))
+		}
+		unsealNode(t, e, fields[2], fields[0])
+		return nil
+	})
+	message.Destroy()
+	r.Destroy()
+}
+
+// TestCeremoniesHaveOwners: another operator does not undo a ceremony unless it
+// says so, and the records tell.
+func TestCeremoniesHaveOwners(t *testing.T) {
+	c := newFakeCluster(t, "a")
+	e := c.newEngine("a")
+	res := initCluster(t, e, testInit(3, 2))
+	eve := Operator{Name: "conclave://operator/eve"}
+	begin := func() *CeremonyStatus {
+		t.Helper()
+		if _, err := e.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
+			t.Fatal(err)
+		}
+		return e.SealStatus().Ceremony
+	}
+	first := begin()
+	for name, f := range map[string]func() error{
+		"reset":            func() error { return e.ResetShares(t.Context(), eve, nil) },
+		"reset of another": func() error { return e.ResetShares(t.Context(), eve, make([]byte, 16)) },
+		"seal when sealed": func() error { return e.Seal(t.Context(), eve) },
+	} {
+		if err := f(); !errors.Is(err, ErrOwner) || !strings.Contains(err.Error(), testOperator.Name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if st := e.SealStatus(); st.Progress != 1 {
+		t.Fatalf("progress %d", st.Progress)
+	}
+	if err := e.ResetShares(t.Context(), eve, first.Nonce[:]); err != nil || e.SealStatus().Progress != 0 {
+		t.Fatalf("by force: %v", err)
+	}
+	if second := begin(); second.Nonce == first.Nonce {
+		t.Error("two ceremonies have one nonce")
+	} else if err := e.ResetShares(t.Context(), eve, first.Nonce[:]); !errors.Is(err, ErrOwner) {
+		t.Errorf("with the nonce of an earlier one: %v", err)
+	}
+	if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {
+		t.Errorf("by its owner: %v", err)
+	}
+	// One that expired is nobody's.
+	begin()
+	c.clock.advance(defaultShareTimeout)
+	if err := e.ResetShares(t.Context(), eve, nil); err != nil {
+		t.Errorf("one that expired: %v", err)
+	}
 	unsealNode(t, e, res.Shares...)
-	recs := records(t, c, e)
-	// The two good shares and the unsealing found no room either.
-	if len(recs) != 1+maxPendingEvents {
-		t.Errorf("%d records", len(recs))
+	var forced []string
+	for _, r := range records(t, c, e) {
+		for _, f := range r.RequestParameters {
+			if f.Name == "forced" {
+				forced = append(forced, r.EventName+" by "+r.Identity.Certificate)
+			}
+		}
 	}
-	if d := recs[1].ServiceEventDetails; len(d) != 1 || d[0].Name != "eventsNotRecorded" || d[0].GetNumber() != 47 {
-		t.Errorf("the record of what was dropped: %v", d)
-	}
-	if e.pending.dropped != 0 {
-		t.Errorf("%d drops are still to be told", e.pending.dropped)
+	if d := cmp.Diff([]string{"ResetShares by " + eve.Name}, forced); d != "" {
+		t.Errorf("forced (-want +got):\n%s", d)
 	}
 }
 

@@ -30,7 +30,7 @@ type checkpointing struct {
 	signed atomic.Uint64 // entries that the newest one covers
 }
 
-// VerifierKey checks the audit log's checkpoints; see auditlog.Verify. It is
+// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify. It is
 // empty before Init.
 func (e *Engine) VerifierKey() string {
 	if c, _ := e.replica.State().Cluster(); c != nil {
@@ -68,7 +68,8 @@ func (e *Engine) runCheckpoints(ctx context.Context) {
 }
 
 // Checkpoint signs the audit log as far as this node has applied it, if that is
-// further than before. The entries are durable before the checkpoint is.
+// further than before, and unless the disk is full. The entries are durable before the
+// checkpoint is.
 func (e *Engine) Checkpoint(ctx context.Context) error {
 	e.checkpoint.mu.Lock()
 	defer e.checkpoint.mu.Unlock()
@@ -81,6 +82,9 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	frontier, _ := s.Audit()
 	if c == nil || frontier.Size() <= e.checkpoint.signed.Load() || ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if e.hasRoom() != nil {
+		return nil // it is signed when there is room to write it
 	}
 	if err := e.cfg.Audit.Sync(); err != nil {
 		return fmt.Errorf("syncing the audit log: %w", err)

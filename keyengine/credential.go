@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -27,7 +28,7 @@ const (
 
 // errUnrecognized is AWS's answer to a credential that is not, or no longer,
 // good for anything. It does not say which.
-var errUnrecognized = fault(ErrUnrecognizedClient, "The security token included in the request is invalid.")
+var errUnrecognized = kmsapi.Errorf(kmsapi.ErrUnrecognizedClient, "The security token included in the request is invalid.")
 
 // randomText fills b with characters of an alphabet whose length divides 256.
 func randomText(b []byte, alphabet string) {
@@ -38,18 +39,29 @@ func randomText(b []byte, alphabet string) {
 }
 
 // newAccessKey makes an access key for a principal. The secret is the caller's
-// to wipe.
-func newAccessKey(ring *keymat.Keyring, principal string, created int64) (*fsmpb.Credential, []byte, error) {
+// to destroy.
+func newAccessKey(arena *keymat.Arena, ring *keymat.Keyring, principal string, created int64) (*fsmpb.Credential, *keymat.Secret, error) {
 	id := make([]byte, accessKeyLen)
 	randomText(id[copy(id, accessKeyPrefix):], accessKeyAlphabet)
-	secret := make([]byte, secretLen)
-	randomText(secret, secretAlphabet)
+	secret, err := arena.Fill(secretLen, func(b []byte) error {
+		randomText(b, secretAlphabet)
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
 	c := &fsmpb.Credential{
 		Id: string(id), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
 	}
-	var err error
-	if c.Generation, c.WrappedSecret, err = ring.WrapFor(keymat.PurposeCredential, credentialBinding(c), secret); err != nil {
-		clear(secret)
+	err = secret.With(func(b []byte) (err error) {
+		c.Generation, c.WrappedSecret, err = ring.WrapFor(keymat.PurposeCredential, credentialBinding(c), b)
+		return err
+	})
+	if err == nil {
+		err = signCredential(ring, c)
+	}
+	if err != nil {
+		secret.Destroy()
 		return nil, nil, fmt.Errorf("wrapping a new access key: %w", err)
 	}
 	return c, secret, nil
@@ -86,32 +98,103 @@ func isAccessKeyID(id string) bool {
 // with the keyring, so that nobody who only has the replicated state can make up
 // an identity.
 func (o *opened) proof(c *fsmpb.Credential) ([32]byte, error) {
+	return o.mac(o.ring.Newest(), "credential proof v2", credentialText(c))
+}
+
+// sessionProof is the same for a session of the credential, and another one once the
+// sessions were revoked. To revoke them must not disturb who uses the access key
+// itself, even for a request that a node which is behind has authenticated.
+func (o *opened) sessionProof(c *fsmpb.Credential) ([32]byte, error) {
+	return o.mac(o.ring.Newest(), "session proof v1", epochText(c))
+}
+
+// credentialText is what identifies a credential, without what may change of it.
+func credentialText(c *fsmpb.Credential) []byte {
 	b := make([]byte, 0, 512)
 	for _, f := range [][]byte{[]byte(c.Id), []byte(c.Principal), c.WrappedSecret} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
 		b = append(b, f...)
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(c.Kind))
-	b = binary.BigEndian.AppendUint32(b, c.Generation)
-	return o.mac(o.ring.Newest(), "credential proof v1", b)
+	return binary.BigEndian.AppendUint32(b, c.Generation)
+}
+
+// epochText is that with the epoch of the sessions.
+func epochText(c *fsmpb.Credential) []byte {
+	return binary.BigEndian.AppendUint32(credentialText(c), c.SessionEpoch)
+}
+
+// signedText is what a credential's MAC is over: all that it gives authority by.
+func signedText(c *fsmpb.Credential) []byte {
+	b := append([]byte("conclave credential v1\x00"), epochText(c)...)
+	b = binary.BigEndian.AppendUint64(b, uint64(c.Created))
+	if c.Active {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+// signCredential sets a credential's MAC, which is made anew with every change.
+func signCredential(ring *keymat.Keyring, c *fsmpb.Credential) error {
+	key, err := ring.DeriveMAC(ring.Newest(), keymat.PurposeCredential)
+	if err != nil {
+		return err
+	}
+	tag, err := key.Sum(signedText(c))
+	c.Mac, c.MacGeneration = tag[:], key.Generation()
+	return err
+}
+
+// genuine reports whether an unsealed node wrote a credential as it is.
+func (o *opened) genuine(c *fsmpb.Credential) (bool, error) {
+	key, err := o.ring.DeriveMAC(c.MacGeneration, keymat.PurposeCredential)
+	if errors.Is(err, keymat.ErrGeneration) {
+		return false, nil
+	}
+	if err != nil {
+		return false, gone(err)
+	}
+	err = key.Verify(signedText(c), c.Mac)
+	if errors.Is(err, keymat.ErrMAC) {
+		return false, nil
+	}
+	return err == nil, gone(err)
+}
+
+// known is the identity that a credential stands for, with the proof of its sessions.
+type known struct {
+	Identity
+	sessions [32]byte
 }
 
 // identify makes the identity that a credential stands for, or gives the one that
 // was made before, for as long as the state has that very credential (vault.sweep
-// forgets it then). It is shared and not written to.
-func (o *opened) identify(c *fsmpb.Credential) (*Identity, error) {
+// forgets it then). It is shared and not written to. A credential that no unsealed
+// node wrote, or that was edited since, stands for nobody.
+func (e *Engine) identify(o *opened, c *fsmpb.Credential) (*known, error) {
 	if id, ok := o.identities.get(c); ok {
 		return id, nil
 	}
-	p, err := policy.ParsePrincipal(c.Principal)
-	if err != nil {
-		return nil, fmt.Errorf("credential %s: %w", c.Id, err)
-	}
-	proof, err := o.proof(c)
+	ok, err := o.genuine(c)
 	if err != nil {
 		return nil, err
 	}
-	id := &Identity{principal: p, credential: c.Id, proof: proof}
+	if !ok {
+		e.metrics.forged.Inc()
+		e.log.Error("a credential in the state was not written by an unsealed node; it is refused", "credential", c.Id, "principal", c.Principal)
+		return nil, errUnrecognized
+	}
+	p, err := policy.ParseCaller(c.Principal)
+	if err != nil {
+		return nil, fmt.Errorf("credential %s: %w", c.Id, err)
+	}
+	id := &known{Identity: Identity{principal: p, credential: c.Id}}
+	if id.proof, err = o.proof(c); err != nil {
+		return nil, err
+	}
+	if id.sessions, err = o.sessionProof(c); err != nil {
+		return nil, err
+	}
 	o.identities.put(c, id)
 	return id, nil
 }
@@ -181,11 +264,15 @@ func (ev *eval) admitOn(o *opened) error {
 	if c == nil || !c.Active || c.Principal != id.principal.ARN {
 		return errUnrecognized
 	}
-	now, err := o.identify(c)
+	now, err := ev.engine.identify(o, c)
 	if err != nil {
 		return err
 	}
-	if !equal(now.proof, id.proof) {
+	want := now.proof
+	if id.session != "" {
+		want = now.sessions
+	}
+	if !equal(want, id.proof) {
 		return errUnrecognized
 	}
 	return nil

@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // maxTries is how often a node evaluates a request whose read set keeps
@@ -31,13 +34,14 @@ func (e *Engine) Do(ctx context.Context, c *Caller, op *Operation, in any) (any,
 	return out, nil
 }
 
-// told is what a caller may know of an error. The rest goes to the node's log.
-func (e *Engine) told(op *Operation, c *Caller, err error) *Error {
-	t, ok := errors.AsType[*Error](err)
+// told is what a caller may know of an error. The rest goes to the node's log, once: an
+// error that is told as it is has no more to say, or was made here of one that had.
+func (e *Engine) told(op *Operation, c *Caller, err error) *kmsapi.Error {
+	t, ok := errors.AsType[*kmsapi.Error](err)
 	if !ok {
-		t = ErrInternal
+		t = kmsapi.ErrInternal
 	}
-	if !ok || t.Code == ErrInternal.Code {
+	if t.Code == kmsapi.ErrInternal.Code && err != error(t) {
 		e.log.Error("request failed", "operation", op.Name, "request_id", formatUUID(c.RequestID), "err", err)
 	}
 	return t
@@ -45,6 +49,9 @@ func (e *Engine) told(op *Operation, c *Caller, err error) *Error {
 
 func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
 	if err := e.limits.allow(c); err != nil {
+		return nil, err
+	}
+	if err := e.hasRoom(); err != nil {
 		return nil, err
 	}
 	ctx, room := withOnce(ctx)
@@ -119,9 +126,11 @@ func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Oper
 	if ev.err = ev.admit(); ev.err != nil {
 		return ev
 	}
-	if ev.err = ev.inRegion(); ev.err == nil {
-		if ev.err = op.plan.validate(in); ev.err == nil {
-			ev.out, ev.err = op.run(&ev.eval, in)
+	if ev.err = cmp.Or(ev.inRegion(), ev.checkSource()); ev.err == nil {
+		if ev.err = op.input.Validate(in); ev.err == nil {
+			if ev.err = e.mayGrow(op); ev.err == nil {
+				ev.out, ev.err = op.run(&ev.eval, in)
+			}
 		}
 	}
 	if ev.err != nil {
@@ -144,7 +153,24 @@ func (e *Engine) evaluate(ctx context.Context, s *fsm.State, c *Caller, op *Oper
 func (ev *eval) inRegion() error {
 	c := ev.cluster()
 	if r := ev.caller.Region; r != "" && !servesRegion(c, r) && !c.AnyRegion {
-		return fault(ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
+		return kmsapi.Errorf(kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
+	}
+	return nil
+}
+
+// errNoSource is for callers who say what only services may say: it would get them
+// what is granted to those who act for that resource.
+var errNoSource = kmsapi.Errorf(kmsapi.ErrAccessDenied, "Only service principals make requests on behalf of a resource.")
+
+// checkSource refuses a source ARN that the caller may not give, or that is none.
+func (ev *eval) checkSource() error {
+	switch arn := ev.caller.SourceArn; {
+	case arn == "":
+		return nil
+	case ev.caller.Identity.principal.Kind != policy.KindService:
+		return errNoSource
+	case len(arn) > maxSourceARN || !kmsapi.PatternOf("sourceArn").Match(arn):
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The source ARN of the request is not the ARN of a resource.")
 	}
 	return nil
 }
@@ -185,12 +211,15 @@ func (e *Engine) settle(ctx context.Context, ev *evaluation, d fsm.Decision, err
 
 // release gives the answer of an accepted record.
 func (e *Engine) release(ctx context.Context, ev *evaluation, d fsm.Decision) (any, error) {
-	if d.Late && len(ev.record.Changes) == 0 {
-		// The authority behind the answer may have been withdrawn since. Changes
-		// have happened and are answered; what is read or opened is asked again.
-		ev.wipe()
-		e.metrics.late(ev.op)
-		return nil, errHeldUp
+	if len(ev.record.Changes) == 0 {
+		// The authority behind the answer may be withdrawn at any time from the commit
+		// on. Changes have happened and are answered; what is read or opened is asked
+		// again when it took too long.
+		ev.caller.hold = hold{e, ev.op.Name, d.Late}
+		if err := ev.caller.Overdue(); err != nil {
+			ev.wipe()
+			return nil, err
+		}
 	}
 	if ev.err != nil {
 		e.limits.refused(ev.caller, ev.err)
@@ -213,13 +242,13 @@ func (e *Engine) release(ctx context.Context, ev *evaluation, d fsm.Decision) (a
 func (e *Engine) unavailable(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return fault(ErrUnavailable, "The request was not answered in time.")
+		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The request was not answered in time.")
 	case errors.Is(err, fsm.ErrOverloaded):
 		return errThrottled
 	case errors.Is(err, fsm.ErrNoLeader), errors.Is(err, fsm.ErrNodeStopped):
-		return fault(ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
+		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
 	case errors.Is(err, fsm.ErrOutcomeUnknown):
-		return fault(ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
+		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
 	}
 	return err
 }

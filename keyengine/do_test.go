@@ -1,16 +1,27 @@
 package keyengine
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/forward"
+	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // TestNodeThatIsBehind: whatever one node has answered, the other answers by it,
@@ -22,38 +33,38 @@ func TestNodeThatIsBehind(t *testing.T) {
 	id, arn := r.newKey()
 	alice := r.user(aliceARN)
 	allow := r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*"))
-	enc := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	onN2 := func(op string, in any) error {
 		_, err := n2.Do(t.Context(), r.caller(alice), OperationNamed(op), in)
 		return err
 	}
-	encrypt := &EncryptInput{KeyId: &id, Plaintext: []byte("x")}
-	decrypt := &DecryptInput{CiphertextBlob: enc.CiphertextBlob}
+	encrypt := &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}
+	decrypt := &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob}
 
 	steps := []struct {
 		name   string
 		change func()
 		op     string
 		in     any
-		want   *Error
+		want   *kmsapi.Error
 	}{
-		{"denied", func() {}, "Encrypt", encrypt, ErrAccessDenied},
+		{"denied", func() {}, "Encrypt", encrypt, kmsapi.ErrAccessDenied},
 		{"allowed", func() { r.setPolicy(id, allow) }, "Encrypt", encrypt, nil},
-		{"disabled", func() { must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, ErrDisabled},
-		{"enabled", func() { must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
+		{"disabled", func() { must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
+		{"enabled", func() { must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
 		{"alias made", func() {
-			must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/x"), TargetKeyId: &id})
-		}, "Encrypt", &EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, nil},
-		{"alias deleted", func() { must[none](r, "DeleteAlias", &DeleteAliasInput{AliasName: ptr("alias/x")}) },
-			"Encrypt", &EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, ErrNotFound},
+			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/x"), TargetKeyId: &id})
+		}, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, nil},
+		{"alias deleted", func() { must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/x")}) },
+			"Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
 		{"permission withdrawn", func() {
-			must[none](r, "PutKeyPolicy", &PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement))})
+			must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement))})
 		},
-			"Decrypt", decrypt, ErrAccessDenied},
+			"Decrypt", decrypt, kmsapi.ErrAccessDenied},
 		{"permission given", func() { r.setPolicy(id, allow) }, "Decrypt", decrypt, nil},
 		{"deletion scheduled", func() {
-			must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
-		}, "Decrypt", decrypt, ErrInvalidState},
+			must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+		}, "Decrypt", decrypt, kmsapi.ErrInvalidState},
 	}
 	for _, s := range steps {
 		behind.freeze()
@@ -73,15 +84,15 @@ func TestNodeThatIsBehind(t *testing.T) {
 	}
 	// What was changed on a node can be read there and on the other at once.
 	behind.freeze()
-	must[none](r, "UpdateKeyDescription", &UpdateKeyDescriptionInput{KeyId: ptr(r.keyOf("second")), Description: ptr("new")})
-	out, err := callAs[ListKeysOutput](r, n2, r.root, "ListKeys", &ListKeysInput{})
+	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: ptr(r.keyOf("second")), Description: ptr("new")})
+	out, err := callAs[kmsapi.ListKeysOutput](r, n2, r.root, "ListKeys", &kmsapi.ListKeysInput{})
 	if err != nil || len(out.Keys) != 2 || *out.Keys[0].KeyArn != arn && *out.Keys[1].KeyArn != arn {
 		t.Errorf("ListKeys on a node that is behind: %v, %v", out, err)
 	}
 }
 
 func (r *room) keyOf(description string) string {
-	return *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{Description: &description}).KeyMetadata.KeyId
+	return *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{Description: &description}).KeyMetadata.KeyId
 }
 
 // TestConflictsEndOnTheLeader: after three conflicts the leader executes the
@@ -108,28 +119,28 @@ func TestConflictsEndOnTheLeader(t *testing.T) {
 				}
 				return out, err
 			}
-			out, err := do("Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("secret"), EncryptionContext: context})
+			out, err := do("Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("secret"), EncryptionContext: context})
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, err = do("Decrypt", &DecryptInput{CiphertextBlob: out.(*EncryptOutput).CiphertextBlob, EncryptionContext: context})
+			out, err = do("Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.(*kmsapi.EncryptOutput).CiphertextBlob, EncryptionContext: context})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := out.(*DecryptOutput); string(d.Plaintext) != "secret" || *d.KeyId != arn || *d.EncryptionAlgorithm != "SYMMETRIC_DEFAULT" {
+			if d := out.(*kmsapi.DecryptOutput); string(d.Plaintext) != "secret" || *d.KeyId != arn || *d.EncryptionAlgorithm != "SYMMETRIC_DEFAULT" {
 				t.Errorf("Decrypt gave %+v", d)
 			}
-			out, err = do("ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+			out, err = do("ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := r.cluster.clock.Now().Add(30 * 24 * time.Hour)
-			if s := out.(*ScheduleKeyDeletionOutput); !s.DeletionDate.Equal(want) || *s.PendingWindowInDays != 30 {
+			if s := out.(*kmsapi.ScheduleKeyDeletionOutput); !s.DeletionDate.Equal(want) || *s.PendingWindowInDays != 30 {
 				t.Errorf("ScheduleKeyDeletion gave %+v, want %v", s, want)
 			}
-			_, err = do("Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-			wantError(t, err, ErrInvalidState, arn+" is pending deletion.")
-			if out, err = do("EnableKey", &EnableKeyInput{KeyId: &other}); err != nil || out == nil {
+			_, err = do("Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+			wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
+			if out, err = do("EnableKey", &kmsapi.EnableKeyInput{KeyId: &other}); err != nil || out == nil {
 				t.Errorf("EnableKey: %v, %v", out, err)
 			}
 			rec := r.lastRecord()
@@ -149,19 +160,19 @@ func TestForwardingFails(t *testing.T) {
 	replica := r.cluster.replica("n2")
 	replica.before = func(*fsmpb.Record) { r.mangle(id, func(k *fsmpb.Key) { k.Description += "." }) }
 	do := func() error {
-		_, err := callAs[EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err := callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
 	r.cluster.replica("n1").lost = true
-	wantError(t, do(), ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
+	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
 	r.cluster.replica("n1").lost = false
 	if err := r.first.Seal(t.Context(), Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, do(), ErrUnavailable, "The cluster's leader is sealed. Try again.")
+	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.") // as it is sealed
 	leader := r.cluster.leader
 	r.cluster.leader = nil
-	wantError(t, do(), ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
+	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
 	r.cluster.leader = leader
 	replica.before = nil
 	leader.serve = nil
@@ -173,51 +184,163 @@ func TestForwardingFails(t *testing.T) {
 func TestForwardedRequestsAreChecked(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	op, in := OperationNamed("Encrypt"), &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: map[string]string{}}
-	good, err := encodeForwarded(r.caller(r.root), op, in)
+	op, in := OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("a plaintext that nobody reads on its way"), EncryptionContext: map[string]string{}}
+	o, err := r.first.vault.current()
 	if err != nil {
 		t.Fatal(err)
 	}
+	encode := func(who Identity) []byte {
+		t.Helper()
+		payload, err := o.encodeForwarded("n2", r.caller(who), op, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return payload
+	}
+	requestID := r.caller(r.root).RequestID
 	serve := func(payload []byte) error {
-		answer, err := r.first.ServeForwarded(t.Context(), payload)
+		answer, err := r.first.ServeForwarded(t.Context(), "n2", payload)
 		if err != nil {
 			return err
 		}
-		_, err = decodeAnswer(op, answer)
+		_, err = o.decodeAnswer("n2", requestID, op, answer)
 		return err
 	}
+	good := encode(r.root)
+	if bytes.Contains(good, in.Plaintext) {
+		t.Error("the plaintext travels in the clear")
+	}
+	c, _, _, err := o.decodeForwarded("n2", good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requestID = c.RequestID
 	if err := serve(good); err != nil {
 		t.Fatalf("a good request: %v", err)
 	}
+	// One that a sealed node was given, as it led, and sends on in its own name.
+	if _, err := r.first.ServeForwarded(t.Context(), "thief", good); !errors.Is(err, ErrForwarded) {
+		t.Errorf("another node's request: %v", err)
+	}
+	// An answer to another request.
+	answer, err := r.first.ServeForwarded(t.Context(), "n2", good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.decodeAnswer("n2", RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
+		t.Errorf("an answer to another request: %v", err)
+	}
 	forged := r.root
 	forged.proof[0] ^= 1
-	bad, _ := encodeForwarded(r.caller(forged), op, in)
-	wantError(t, serve(bad), ErrUnrecognizedClient, "The security token included in the request is invalid.")
+	refused := func(payload []byte) {
+		t.Helper()
+		c, _, _, err := o.decodeForwarded("n2", payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		requestID = c.RequestID
+		wantError(t, serve(payload), kmsapi.ErrUnrecognizedClient, "The security token included in the request is invalid.")
+	}
+	refused(encode(forged))
 	other := r.user(aliceARN)
 	other.principal = r.root.principal
-	bad, _ = encodeForwarded(r.caller(other), op, in)
-	wantError(t, serve(bad), ErrUnrecognizedClient, "…")
+	refused(encode(other))
+
+	seal := func(m proto.Message) []byte {
+		t.Helper()
+		payload, err := o.seal(forwardContext("request", "n2", RequestID{}), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return payload
+	}
+	request := func(edit func(*forwardpb.Request)) []byte {
+		m := &forwardpb.Request{
+			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: r.root.principal.ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
+		}
+		edit(m)
+		return seal(m)
+	}
+	member := func(name string, v *forwardpb.Value) func(*forwardpb.Request) {
+		return func(m *forwardpb.Request) {
+			m.Input.Members = append(m.Input.Members, &forwardpb.Member{Name: name, Value: v})
+		}
+	}
+	text := &forwardpb.Value{Kind: &forwardpb.Value_Text{Text: "x"}}
+	deep := &forwardpb.Value{Kind: &forwardpb.Value_Text{Text: "x"}}
+	deep.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1))
 	for name, payload := range map[string][]byte{
-		"nothing": nil, "no JSON": []byte("x"), "no operation": []byte(`{"Version":1,"Operation":"Nothing"}`),
-		"other version": []byte(`{"Version":2,"Operation":"Encrypt"}`), "no identity": []byte(`{"Version":1,"Operation":"Encrypt"}`),
-		"too long": make([]byte, maxForwarded+1), "cut": good[:len(good)-1],
+		"nothing": nil, "in the clear": []byte("{}"), "cut": good[:len(good)-1],
+		"no operation":        request(func(m *forwardpb.Request) { m.Operation = "Nothing" }),
+		"no proof":            request(func(m *forwardpb.Request) { m.Proof = nil }),
+		"no request id":       request(func(m *forwardpb.Request) { m.RequestId = nil }),
+		"no principal":        request(func(m *forwardpb.Request) { m.Principal = "me" }),
+		"an unknown member":   request(member("NewMember", text)),
+		"of another kind":     request(member("Plaintext", text)),
+		"a member of nothing": request(member("KeyId", &forwardpb.Value{})),
+		"an unknown field":    request(func(m *forwardpb.Request) { m.ProtoReflect().SetUnknown(deep.ProtoReflect().GetUnknown()) }),
+		"one deep inside":     request(member("KeyId", deep)),
+		"a member twice":      request(func(m *forwardpb.Request) { member("KeyId", text)(m); member("KeyId", text)(m) }),
 	} {
 		if err := serve(payload); !errors.Is(err, ErrForwarded) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := encodeForwarded(r.caller(r.root), op, &EncryptInput{KeyId: ptr("\xff"), Plaintext: []byte("x")}); !errors.Is(err, ErrUnavailable) {
+	if _, err := o.encodeForwarded("n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: ptr("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("text that would arrive as another: %v", err)
+	}
+	r.first.vault.seal()
+	if err := serve(good); !errors.Is(err, fsm.ErrNoLeader) {
+		t.Errorf("a sealed leader: %v", err)
 	}
 }
 
-func FuzzDecodeForwarded(f *testing.F) {
-	f.Add([]byte(`{"Version":1,"Operation":"Encrypt","RequestID":"AAAAAAAAAAAAAAAAAAAAAA==","Principal":"arn:aws:iam::111122223333:root","Proof":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","Input":{"KeyId":"x"}}`))
+// TestForwardingLeavesTheStateAlone: what the leader wipes once it has answered another node are
+// the secrets of the answer. A public key in it is the state's own.
+func TestForwardingLeavesTheStateAlone(t *testing.T) {
+	r := newRoom(t)
+	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageSign)
+	want := bytes.Clone(r.publicKey(id))
+	o, err := r.first.vault.current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, op := r.caller(r.root), OperationNamed("GetPublicKey")
+	payload, err := o.encodeForwarded("n2", c, op, &kmsapi.GetPublicKeyInput{KeyId: &id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := r.first.ServeForwarded(t.Context(), "n2", payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := o.decodeAnswer("n2", c.RequestID, op, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := out.(*kmsapi.GetPublicKeyOutput).PublicKey; !bytes.Equal(got, want) {
+		t.Errorf("the caller got %x, want %x", got, want)
+	}
+	if got := r.publicKey(id); !bytes.Equal(got, want) {
+		t.Errorf("the leader has %x left of its public key, want %x", got, want)
+	}
+}
+
+func FuzzReadForwarded(f *testing.F) {
+	seed, _ := proto.Marshal(&forwardpb.Request{
+		Operation: "Encrypt", RequestId: make([]byte, 16), Principal: "arn:aws:iam::111122223333:root", Proof: make([]byte, 32),
+		Input: &forwardpb.Struct{Members: []*forwardpb.Member{{Name: "KeyId", Value: &forwardpb.Value{Kind: &forwardpb.Value_Text{Text: "x"}}}}},
+	})
+	f.Add(seed)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, op, in, err := decodeForwarded(b)
+		m := new(forwardpb.Request)
+		if proto.Unmarshal(b, m) != nil || forward.AllKnown(m.ProtoReflect()) != nil {
+			return
+		}
+		_, op, in, err := readForwarded(m)
 		if err == nil {
-			_ = op.plan.validate(in)
-			wipeBlobs(in)
+			_ = op.input.Validate(in)
+			op.input.WipeAll(in)
 		}
 	})
 }
@@ -229,21 +352,21 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	id, _ := r.newKey()
 	replica := r.cluster.replica("n1")
 	do := func() error {
-		_, err := call[GenerateDataKeyOutput](r, "GenerateDataKey", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
+		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
 		return err
 	}
 	size := r.cluster.audit.Size()
 	for _, tt := range []struct {
 		err     error
-		kind    *Error
+		kind    *kmsapi.Error
 		message string
 	}{
-		{fsm.ErrNoLeader, ErrUnavailable, "The cluster has no leader that this node can reach. Try again."},
-		{fsm.ErrNodeStopped, ErrUnavailable, "The cluster has no leader that this node can reach. Try again."},
-		{fsm.ErrOverloaded, ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."},
-		{fsm.ErrOutcomeUnknown, ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect."},
-		{context.DeadlineExceeded, ErrUnavailable, "The request was not answered in time."},
-		{errors.New("disk on fire at /dev/sda"), ErrInternal, ""},
+		{fsm.ErrNoLeader, kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again."},
+		{fsm.ErrNodeStopped, kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again."},
+		{fsm.ErrOverloaded, kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."},
+		{fsm.ErrOutcomeUnknown, kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect."},
+		{context.DeadlineExceeded, kmsapi.ErrUnavailable, "The request was not answered in time."},
+		{errors.New("disk on fire at /dev/sda"), kmsapi.ErrInternal, ""},
 	} {
 		replica.err = tt.err
 		wantError(t, do(), tt.kind, tt.message)
@@ -253,12 +376,12 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	}
 	replica.err = nil
 	replica.late = true
-	wantError(t, do(), ErrUnavailable, "The answer was held up for too long and is withheld. Try again.")
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id}) // has happened, and is answered
-	wantError(t, do(), ErrUnavailable, "…")                   // a denial may be outdated too
+	wantError(t, do(), kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
+	wantError(t, do(), kmsapi.ErrUnavailable, "…")                   // a denial may be outdated too
 	replica.late = false
 	replica.decide = func() fsm.Verdict { return fsm.Invalid }
-	wantError(t, do(), ErrInternal, "")
+	wantError(t, do(), kmsapi.ErrInternal, "")
 
 	// What the answer held is gone.
 	for name, decision := range map[string]struct {
@@ -266,10 +389,10 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		err error
 	}{
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
-		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: true}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
+		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := r.first.evaluate(t.Context(), r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
-		plaintext := ev.out.(*GenerateRandomOutput).Plaintext
+		ev := r.first.evaluate(t.Context(), r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
+		plaintext := ev.out.(*kmsapi.GenerateRandomOutput).Plaintext
 		if out, err := r.first.settle(t.Context(), ev, decision.d, decision.err); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", name, out, err)
 		}
@@ -284,13 +407,13 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 func TestFailureChangesNothing(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	op := define(Operation{Name: "Fail", states: anyState}, func(ev *eval, in *EnableKeyInput) (*none, error) {
+	op := define(Operation{Name: "Fail", states: anyState}, func(ev *eval, in *kmsapi.EnableKeyInput) (*none, error) {
 		ev.putTags(r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
 		ev.later = func(*fsm.State) (any, error) { return &none{}, nil }
-		return nil, ErrDisabled
+		return nil, kmsapi.ErrDisabled
 	}, nil)
-	out, err := r.first.Do(t.Context(), r.caller(r.root), op, &EnableKeyInput{KeyId: &id})
-	if wantError(t, err, ErrDisabled, ""); out != nil {
+	out, err := r.first.Do(t.Context(), r.caller(r.root), op, &kmsapi.EnableKeyInput{KeyId: &id})
+	if wantError(t, err, kmsapi.ErrDisabled, ""); out != nil {
 		t.Errorf("a failure gave %v", out)
 	}
 	if tags, _ := r.cluster.state().KeyTags(r.keyID(id)); tags != nil {
@@ -311,7 +434,7 @@ func TestSealedNode(t *testing.T) {
 	size := r.cluster.audit.Size()
 	for _, op := range Operations() {
 		out, err := r.first.Do(t.Context(), r.caller(r.root), op, op.NewInput())
-		if !errors.Is(err, ErrUnavailable) || out != nil {
+		if !errors.Is(err, kmsapi.ErrUnavailable) || out != nil {
 			t.Errorf("%s on a sealed node: %v, %v", op.Name, out, err)
 		}
 	}
@@ -325,11 +448,16 @@ func TestSealedNode(t *testing.T) {
 func TestBrokenPolicy(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	r.setPolicy(id, "{")
-	_, err := call[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id})
-	wantError(t, err, ErrInternal, "")
+	r.setPolicy(id, "{}")
+	var log bytes.Buffer
+	r.first.log = slog.New(slog.NewTextHandler(&log, nil))
+	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
+	wantError(t, err, kmsapi.ErrInternal, "")
 	if rec := r.lastRecord(); rec.ErrorCode != "KMSInternalException" || rec.ErrorMessage != "" {
 		t.Errorf("record: %s %s", rec.ErrorCode, rec.ErrorMessage)
+	}
+	if got := log.String(); strings.Count(got, "request failed") != 1 || !strings.Contains(got, "stored policy of key") {
+		t.Errorf("the log should say once why the request failed:\n%s", got)
 	}
 }
 
@@ -338,7 +466,7 @@ func TestBrokenPolicy(t *testing.T) {
 func TestDeletionTime(t *testing.T) {
 	r := newRoom(t)
 	schedule := func(id string) time.Time {
-		return *must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(7))}).DeletionDate
+		return *must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(7))}).DeletionDate
 	}
 	r.cluster.clock.advance(time.Hour + 123*time.Millisecond)
 	r.cluster.commit(&fsmpb.Entry{})
@@ -366,41 +494,73 @@ func TestDeletionTime(t *testing.T) {
 	}
 }
 
+// TestDeletionByAClockThatIsAhead: a node whose clock is days ahead puts no deletion off
+// beyond the longest waiting period. The leader counts it instead.
+func TestDeletionByAClockThatIsAhead(t *testing.T) {
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.newKey()
+	now := r.cluster.clock.Now()
+	r.engines["n2"].clock = &fakeClock{now: now.Add(48 * time.Hour)}
+	out, err := callAs[kmsapi.ScheduleKeyDeletionOutput](r, r.engines["n2"], r.root, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := now.Add(30 * 24 * time.Hour); !out.DeletionDate.Equal(want) || r.stored(id).DeletionTime != want.UnixNano() {
+		t.Errorf("the key is deleted at %v, stored %d, want %v", out.DeletionDate, r.stored(id).DeletionTime, want)
+	}
+}
+
 func TestRefusalsAreLimited(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalRate: 1, RefusalBurst: 3})
 	alice, bob := r.user(aliceARN), r.user("arn:aws:iam::111122223333:user/bob")
 	ask := func(who Identity) error {
-		_, err := callAs[DescribeKeyOutput](r, r.first, who, "DescribeKey", &DescribeKeyInput{KeyId: &id})
+		_, err := callAs[kmsapi.DescribeKeyOutput](r, r.first, who, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
 	for range 3 {
-		wantError(t, ask(alice), ErrAccessDenied, "…")
+		wantError(t, ask(alice), kmsapi.ErrAccessDenied, "…")
 	}
 	size := r.cluster.audit.Size()
-	wantError(t, ask(alice), ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
+	wantError(t, ask(alice), kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
 	if r.cluster.audit.Size() != size {
 		t.Error("a throttled request left a record")
 	}
-	wantError(t, ask(bob), ErrAccessDenied, "…")
+	wantError(t, ask(bob), kmsapi.ErrAccessDenied, "…")
 	for range 10 {
 		if err := ask(r.root); err != nil {
 			t.Fatalf("what is allowed is not limited: %v", err)
 		}
 	}
 	r.cluster.clock.advance(time.Second)
-	wantError(t, ask(alice), ErrAccessDenied, "…")
-	wantError(t, ask(alice), ErrThrottling, "…")
+	wantError(t, ask(alice), kmsapi.ErrAccessDenied, "…")
+	wantError(t, ask(alice), kmsapi.ErrThrottling, "…")
+
+	// One record says what was throttled, and there is nothing more to say.
+	size = r.cluster.audit.Size()
+	r.first.recordThrottled(t.Context())
+	r.first.recordThrottled(t.Context())
+	if n := r.cluster.audit.Size() - size; n != 1 {
+		t.Fatalf("%d records of what was throttled, want 1", n)
+	}
+	rec := r.lastRecord()
+	if rec.EventName != "ThrottleRequests" || rec.Identity.GetArn() != aliceARN || rec.ErrorCode != "ThrottlingException" ||
+		rec.ServiceEventDetails[0].GetNumber() != 2 {
+		t.Errorf("the record is %v", rec)
+	}
 }
 
 func TestLimitsAreBounded(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	clock := &fakeClock{now: time.Unix(1e9, 0)}
 	l := newLimits(Config{Clock: clock})
 	c := &Caller{}
 	for i := range 3 * maxLimited {
 		c.Identity.principal.ARN = string(rune('a'+i%26)) + time.Duration(i).String()
-		l.refused(c, ErrAccessDenied)
+		l.refused(c, kmsapi.ErrAccessDenied)
 		if i == maxLimited {
 			clock.advance(time.Hour)
 		}
@@ -408,8 +568,8 @@ func TestLimitsAreBounded(t *testing.T) {
 	if n := len(l.left); n > maxLimited {
 		t.Errorf("%d principals are watched, want at most %d", n, maxLimited)
 	}
-	l.refused(c, ErrDryRun)
-	l.refused(c, ErrInternal)
+	l.refused(c, kmsapi.ErrDryRun)
+	l.refused(c, kmsapi.ErrInternal)
 	if got := l.left[c.Identity.principal.ARN].TokensAt(clock.Now()); got != 499 {
 		t.Errorf("%v refusals are left, want 499", got)
 	}
@@ -420,10 +580,10 @@ func TestMetrics(t *testing.T) {
 	r := newRoom(t)
 	r.first.metrics = newMetrics(Config{Metrics: reg}, r.first)
 	id, _ := r.newKey()
-	_, _ = call[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: ptr("alias/none")})
+	_, _ = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: ptr("alias/none")})
 	c := r.caller(r.root)
 	c.Transport = "made up"
-	if _, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &DescribeKeyInput{KeyId: &id}); err != nil {
+	if _, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
 		t.Fatal(err)
 	}
 	first := true
@@ -433,7 +593,7 @@ func TestMetrics(t *testing.T) {
 			r.mangle(id, func(k *fsmpb.Key) { k.Description = "x" })
 		}
 	}
-	must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id})
+	must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -462,7 +622,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, v, want)
 		}
 	}
-	if l := outcomeLabel(&Error{Code: "FromTheFuture"}); l != "other" {
+	if l := outcomeLabel(&kmsapi.Error{Code: "FromTheFuture"}); l != "other" {
 		t.Errorf("an unknown code has the label %s", l)
 	}
 }
@@ -477,19 +637,19 @@ func TestConcurrent(t *testing.T) {
 		for i := range 4 {
 			wg.Go(func() {
 				for range 25 {
-					out, err := callAs[EncryptOutput](r, e, r.root, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+					out, err := callAs[kmsapi.EncryptOutput](r, e, r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 					if err != nil {
 						t.Errorf("Encrypt: %v", err)
 						continue
 					}
-					if _, err := callAs[DecryptOutput](r, e, r.root, "Decrypt", &DecryptInput{CiphertextBlob: out.CiphertextBlob}); err != nil {
+					if _, err := callAs[kmsapi.DecryptOutput](r, e, r.root, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.CiphertextBlob}); err != nil {
 						t.Errorf("Decrypt: %v", err)
 					}
 					if i == 0 {
-						if _, err := callAs[none](r, e, r.root, "UpdateKeyDescription", &UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("d")}); err != nil {
+						if _, err := callAs[none](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("d")}); err != nil {
 							t.Errorf("UpdateKeyDescription: %v", err)
 						}
-						if _, err := callAs[none](r, e, r.root, "TagResource", &TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
+						if _, err := callAs[none](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
 							t.Errorf("TagResource: %v", err)
 						}
 					}
@@ -498,4 +658,20 @@ func TestConcurrent(t *testing.T) {
 		}
 	}
 	wg.Wait()
+}
+
+// TestInvalidInputIsRecorded: an authenticated caller's request leaves a record
+// whatever is wrong with it.
+func TestInvalidInputIsRecorded(t *testing.T) {
+	r := newRoom(t)
+	size := r.cluster.audit.Size()
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
+	wantError(t, err, kmsapi.ErrValidation, "…")
+	if n := r.cluster.audit.Size() - size; n != 1 {
+		t.Fatalf("the request left %d records", n)
+	}
+	rec := r.lastRecord()
+	if rec.EventName != "Encrypt" || rec.ErrorCode != "ValidationException" || !utf8.ValidString(fmt.Sprint(rec)) {
+		t.Errorf("record of %s with %s", rec.EventName, rec.ErrorCode)
+	}
 }

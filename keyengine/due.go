@@ -10,6 +10,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // How often the leader looks for what is due on keys, and how long it leaves a key
@@ -52,12 +54,12 @@ func deleteDue(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
 // their primary.
 func rotationDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 	return k.Rotation.GetNext(), k.Rotation.GetEnabled() && k.State == fsmpb.KeyState_KEY_STATE_ENABLED &&
-		k.Origin == originKMS && k.Spec == specSymmetric && !replica(k)
+		k.Origin == kmsapi.OriginKMS && k.Spec == kmsapi.SpecSymmetric && !replica(k)
 }
 
 func expiryDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 	at := expires(k)
-	return at, at != 0 && k.Origin == originImported
+	return at, at != 0 && k.Origin == kmsapi.OriginImported
 }
 
 // expireDue destroys material that has expired. It has not been used since (see
@@ -75,7 +77,7 @@ func expireDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 	if err := ev.putDestroyed(t, k); err != nil {
 		return nil, err
 	}
-	return []*auditpb.Field{textList("keyMaterialId", names)}, nil
+	return []*auditpb.Field{auditfield.TextList("keyMaterialId", names)}, nil
 }
 
 // windowDue: a primary that is to be deleted waits until its last replica is gone.
@@ -101,7 +103,7 @@ func startWindow(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
 	k.DeletionTime = ev.fromNow().Add(time.Duration(k.DeletionDays) * day).UnixNano()
 	k.DeletionDays = 0
 	ev.putKey(k)
-	return []*auditpb.Field{text("deletionDate", recordTime(*timeOf(k.DeletionTime)))}, nil
+	return []*auditpb.Field{auditfield.Text("deletionDate", auditfield.FormatTime(*timeOf(k.DeletionTime)))}, nil
 }
 
 // dueID names something that is to happen to a key.
@@ -226,7 +228,7 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	wait := 2 * d.waits[k.dueID]
 	switch {
 	case err == nil && dec.Verdict == fsm.Accepted:
-		log.Info("what was due on a key is done")
+		log.Info("scheduled key action completed")
 		return true
 	case err == nil && dec.Verdict == fsm.Conflict:
 		return true
@@ -266,7 +268,7 @@ func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*event, error) {
 	return &event{
 		name: k.duty.event, kind: eventService, region: k.key.Region, sourceIP: internalCaller, userAgent: internalCaller,
 		identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: internalCaller},
-		details:   append([]*auditpb.Field{text("keyId", t.arn)}, details...),
+		details:   append([]*auditpb.Field{auditfield.Text("keyId", t.arn)}, details...),
 		resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: c.Account, Arn: t.arn}},
 		reads:     ev.reads, changes: ev.changes, notBefore: ev.notBefore, notAfter: ev.notAfter,
 	}, nil

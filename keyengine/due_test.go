@@ -84,7 +84,9 @@ func TestDueOnAStateThatIsBehind(t *testing.T) {
 	c.schedule(testKey, week)
 	c.advance(week)
 	c.replica("b").freeze()
-	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: proto.CloneOf(k)}}) // cancelled
+	k = proto.CloneOf(k)
+	k.State = fsmpb.KeyState_KEY_STATE_DISABLED
+	c.change(putKeyChange(k)) // cancelled
 	d := newDue(b)
 	d.round(t.Context(), time.Now())
 	if k, _ := c.state().Key(testKey); k == nil {

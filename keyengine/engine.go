@@ -58,7 +58,7 @@ type Config struct {
 	// fifteen minutes.
 	ShareTimeout time.Duration
 	// RefusalRate bounds the refusals that one principal may cause a second, and
-	// RefusalBurst at once; 0 for 100 and 500. Beyond it the principal is
+	// RefusalBurst at once; 0 for 10 and 500. Beyond it the principal is
 	// throttled, so that refusals cannot flood the log.
 	RefusalRate  float64
 	RefusalBurst int
@@ -66,9 +66,16 @@ type Config struct {
 	// to; nil refuses requests with a Recipient.
 	AttestationRoots *x509.CertPool
 
+	// MayGrow reports whether the nodes' disks have room for what makes the state
+	// grow, and DiskFull whether this one's has none; nil for not to be asked.
+	MayGrow, DiskFull func() bool
+
 	KeyStores KeyStoreConfig
 
 	Quotas Quotas
+
+	// Seeds lets Plant make keys whose material is known: for development.
+	Seeds bool
 }
 
 // Engine answers requests on one node. It is safe for concurrent use.
@@ -81,7 +88,9 @@ type Engine struct {
 	// founding is held by Init.
 	founding   sync.Mutex
 	ceremony   *ceremony
+	proofs     usedProofs
 	pending    *pendingEvents
+	withheld   withheld
 	checkpoint checkpointing
 	fresh      *freshness
 	policies   *policyCache
@@ -91,6 +100,7 @@ type Engine struct {
 	outers     map[string]outer             // by type of custom key stores
 	newest     atomic.Pointer[foundedState] // that was applied
 	metrics    *metrics
+	refusals   map[string]time.Time // when a node was named last; OnApply's alone
 }
 
 // New returns a sealed engine.
@@ -98,7 +108,7 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger}
+	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, refusals: make(map[string]time.Time)}
 	var err error
 	if e.vault, err = newVault(cfg); err != nil {
 		return nil, err
@@ -123,6 +133,7 @@ func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	c, _ := s.Cluster()
 	e.newest.Store(&foundedState{s, c})
 	e.vault.follow(s, ev)
+	e.refused(ev.Refused)
 }
 
 // foundedState is a state with its cluster, which every request asks for.
@@ -149,6 +160,7 @@ func (e *Engine) Run(ctx context.Context) {
 	wg.Go(func() { e.runCheckpoints(ctx) })
 	wg.Go(func() { e.runEvents(ctx) })
 	wg.Go(func() { e.runSweeps(ctx) })
+	wg.Go(func() { e.runThrottled(ctx) })
 }
 
 // Lead does the work that only the leader does, while it leads: what is due on

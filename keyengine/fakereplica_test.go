@@ -3,11 +3,13 @@ package keyengine
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // fakeCluster is a replicated log in memory on a real state machine: an entry is
@@ -32,6 +35,29 @@ type fakeCluster struct {
 	seq      map[string]uint64
 	leader   *fakeReplica
 	replicas []*fakeReplica
+	engines  []*Engine
+	hostile  bool   // a test makes records that are to be refused
+	broken   string // the rule that the newest refused record broke
+	// origin is the cluster's origin key, of the first engine that was unsealed: an
+	// entry is signed as by an unsealed leader, also when a test seals all engines.
+	origin ed25519.PrivateKey
+}
+
+// sign signs as an unsealed leader.
+func (c *fakeCluster) sign(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
+	for _, e := range c.engines {
+		if o := e.vault.opened.Load(); o != nil && c.origin == nil {
+			_ = o.origin.With(func(b []byte) error { c.origin = bytes.Clone(b); return nil })
+		}
+	}
+	if c.origin == nil {
+		return 0, nil, errSealed
+	}
+	founded, _ := c.fsm.Current().Cluster()
+	if founded == nil {
+		return 0, nil, errSealed
+	}
+	return 1, ed25519.Sign(c.origin, fsm.OriginMessage(founded, domain, digest)), nil
 }
 
 // newFakeCluster makes a cluster of registered, voting nodes; the first leads.
@@ -43,29 +69,62 @@ func newFakeCluster(t testing.TB, nodes ...string) *fakeCluster {
 		audit: newFakeAudit(),
 		seq:   make(map[string]uint64),
 	}
-	c.fsm = fsm.New(fsm.Config{
-		Audit: c.audit,
+	for _, id := range nodes {
+		c.replicas = append(c.replicas, &fakeReplica{cluster: c, id: id})
+	}
+	c.leader = c.replicas[0]
+	c.fsm = c.newMachine(c.audit)
+	return c
+}
+
+// newMachine is a state machine that knows the voters, all registered, and nothing
+// else.
+func (c *fakeCluster) newMachine(audit *fakeAudit) *fsm.FSM {
+	m := fsm.New(fsm.Config{
+		Audit: audit,
 		OnApply: func(s *fsm.State, ev fsm.Events) {
+			for _, r := range ev.Refused {
+				if c.broken = r.Rule; !c.hostile {
+					c.t.Errorf("the state machine refuses a record of %s: %s", r.Node, r.Rule)
+				}
+			}
 			for _, r := range c.replicas {
 				if r.onApply != nil {
 					r.onApply(s, ev)
 				}
 			}
 		},
-		OnFault: func(err error) { t.Errorf("the state machine stopped: %v", err) },
+		OnFault: func(err error) { c.t.Errorf("the state machine stopped: %v", err) },
 	})
 	var servers []raft.Server
-	for _, id := range nodes {
-		servers = append(servers, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id), Suffrage: raft.Voter})
-		c.replicas = append(c.replicas, &fakeReplica{cluster: c, id: id})
+	for _, r := range c.replicas {
+		servers = append(servers, raft.Server{ID: raft.ServerID(r.id), Address: raft.ServerAddress(r.id), Suffrage: raft.Voter})
 	}
-	c.leader = c.replicas[0]
 	c.index++
-	c.fsm.Apply(&raft.Log{Index: c.index, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: servers})})
-	for _, id := range nodes {
-		c.commit(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: id, Incarnation: 1, SchemaMin: fsm.SchemaMin, SchemaMax: fsm.SchemaMax}}})
+	m.Apply(&raft.Log{Index: c.index, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: servers})})
+	for _, r := range c.replicas {
+		c.apply(m, &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: r.id, Incarnation: 1, SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax}}})
 	}
-	return c
+	return m
+}
+
+// tamper has the nodes find another state: of the same cluster, with the credentials
+// that are given and nothing else, as on a disk that somebody edited. It returns what
+// undoes that.
+func (c *fakeCluster) tamper(credentials ...*fsmpb.Credential) (undo func()) {
+	c.t.Helper()
+	founded, _ := c.state().Cluster()
+	changes := []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: founded}}}
+	for _, cred := range credentials {
+		changes = append(changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
+	}
+	was, other := c.fsm, c.newMachine(newFakeAudit())
+	c.fsm = other
+	c.change(changes...)
+	return func() {
+		c.fsm = was
+		c.commit(&fsmpb.Entry{})
+	}
 }
 
 // commit applies one entry, stamped with the cluster's clock, for which all
@@ -76,18 +135,23 @@ func (c *fakeCluster) commit(e *fsmpb.Entry) *fsm.Result {
 	return c.commitLocked(e)
 }
 
-func (c *fakeCluster) commitLocked(e *fsmpb.Entry) *fsm.Result {
+func (c *fakeCluster) commitLocked(e *fsmpb.Entry) *fsm.Result { return c.apply(c.fsm, e) }
+
+func (c *fakeCluster) apply(m *fsm.FSM, e *fsmpb.Entry) *fsm.Result {
 	now := c.clock.Now().UnixNano()
 	e.Clock = &fsmpb.Clock{Wall: now}
 	for _, r := range c.replicas {
 		e.Clock.Readings = append(e.Clock.Readings, &fsmpb.ClockReading{Node: r.id, Wall: now})
 	}
-	data, err := fsm.EncodeEntry(e)
+	data, err := wire.EncodeEntry(e)
 	if err != nil {
 		c.t.Fatalf("encoding an entry: %v", err)
 	}
+	if signed, err := fsm.SignEntry(data, c.sign); err == nil {
+		data = signed
+	}
 	c.index++
-	res, ok := c.fsm.Apply(&raft.Log{Index: c.index, Term: 1, Data: data}).(*fsm.Result)
+	res, ok := m.Apply(&raft.Log{Index: c.index, Term: 1, Data: data}).(*fsm.Result)
 	if !ok {
 		c.t.Fatal("the state machine is stopped")
 	}
@@ -106,6 +170,9 @@ func (c *fakeCluster) proposeLocked(node string, r *fsmpb.Record) fsm.Decision {
 	seq := c.seq[node]
 	b := &fsmpb.Batch{Node: node, Incarnation: 1, Seq: seq, SettledBelow: seq, Records: []*fsmpb.Record{r}}
 	res := c.commitLocked(&fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{b}}}}).Batches[0]
+	if res.Status == fsm.BatchUnsigned {
+		return fsm.Decision{} // a sealed leader takes nothing
+	}
 	if res.Status != fsm.BatchApplied {
 		c.t.Fatalf("batch of %s has status %d", node, res.Status)
 	}
@@ -115,11 +182,28 @@ func (c *fakeCluster) proposeLocked(node string, r *fsmpb.Record) fsm.Decision {
 // change makes changes behind every engine's back.
 func (c *fakeCluster) change(changes ...*fsmpb.Change) {
 	c.t.Helper()
+	if v, rule := c.verdict(changes...); v != fsm.Accepted {
+		c.t.Fatalf("change was found %v: %s", v, rule)
+	}
+}
+
+// verdict is what the log makes of changes, of whose objects the newest versions are
+// read, and the rule that they break.
+func (c *fakeCluster) verdict(changes ...*fsmpb.Change) (fsm.Verdict, string) {
 	sum := sha256.Sum256([]byte(fmt.Sprint("behind", c.audit.Size())))
 	r := &fsmpb.Record{RequestId: sum[:16], Salt: sum[16:], Commitment: sum[:], Body: []byte("behind"), Changes: changes}
-	if d := c.propose(c.replicas[0].id, r); d.Verdict != fsm.Accepted {
-		c.t.Fatalf("change was found %v", d.Verdict)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, change := range changes {
+		if kind, id, ok := fsm.Subject(change); ok {
+			r.Reads = append(r.Reads, &fsmpb.Read{Kind: kind, Id: id, Version: c.fsm.Current().VersionOf(kind, id)})
+		}
 	}
+	was := c.hostile
+	c.hostile = true
+	v := c.proposeLocked(c.replicas[0].id, r).Verdict
+	c.hostile = was
+	return v, c.broken
 }
 
 // advance moves the clocks of all nodes, with an entry at least every half day,
@@ -152,7 +236,7 @@ type fakeReplica struct {
 	id      string
 	// onApply and serve are the engine's.
 	onApply func(*fsm.State, fsm.Events)
-	serve   func(context.Context, []byte) ([]byte, error)
+	serve   func(context.Context, string, []byte) ([]byte, error)
 	// before runs between evaluation and commit of each record.
 	before func(*fsmpb.Record)
 	// err is what Propose fails with, without committing anything.
@@ -161,6 +245,8 @@ type fakeReplica struct {
 	lost bool
 	// late makes decisions arrive too late.
 	late bool
+	// stale makes them become too old once they are there.
+	stale atomic.Bool
 	// decide, when set, replaces a verdict without committing.
 	decide func() fsm.Verdict
 
@@ -217,10 +303,14 @@ func (r *fakeReplica) Propose(ctx context.Context, rec *fsmpb.Record) (fsm.Decis
 		return fsm.Decision{Verdict: r.decide(), Index: r.cluster.state().Index()}, nil
 	}
 	d := r.cluster.propose(r.id, rec)
+	if d.Verdict == 0 {
+		return d, fsm.ErrNoLeader
+	}
 	if r.lost {
 		return fsm.Decision{}, fsm.ErrOutcomeUnknown
 	}
-	d.Late = r.late
+	late := r.late
+	d.Late = func() bool { return late || r.stale.Load() }
 	return d, nil
 }
 
@@ -252,7 +342,7 @@ func (r *fakeReplica) ExecuteOnLeader(ctx context.Context, payload []byte) ([]by
 	there, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer context.AfterFunc(ctx, cancel)()
-	return l.serve(there, bytes.Clone(payload))
+	return l.serve(there, r.id, bytes.Clone(payload))
 }
 
 func (r *fakeReplica) WaitApplied(ctx context.Context, index uint64) error {
@@ -372,6 +462,7 @@ func (c *fakeCluster) newEngine(id string) *Engine {
 		c.t.Fatalf("starting an engine: %v", err)
 	}
 	r.onApply, r.serve = e.OnApply, e.ServeForwarded
+	c.engines = append(c.engines, e)
 	c.t.Cleanup(func() {
 		r.onApply, r.serve = nil, nil
 		if err := e.Close(); err != nil {

@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"bytes"
 	"context"
 	"crypto/fips140"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const fipsChild = "CONCLAVE_TEST_FIPS_CHILD"
@@ -45,37 +47,59 @@ func TestFIPS(t *testing.T) {
 		}
 		foreign := tt.spec == "ECC_SECG_P256K1" || strings.HasPrefix(tt.spec, "ML_DSA")
 		if !foreign {
-			id, _ := r.newKeyOf(tt.spec, usageSign)
+			id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
 			if err := r.verifies(id, tt.algorithms[0], "RAW", []byte("m"), r.signs(id, tt.algorithms[0], "RAW", []byte("m"))); err != nil {
 				t.Errorf("%s: %v", tt.spec, err)
 			}
 			continue
 		}
-		_, err := call[none](r, "CreateKey", &CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(usageSign)})
-		wantError(t, err, ErrUnsupported, refusal)
-		id := r.madeBefore(tt.spec)
+		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageSign)})
+		wantError(t, err, kmsapi.ErrUnsupported, refusal)
+		id := r.madeBefore(tt.spec, kmsapi.UsageSign)
 		for _, dry := range []bool{false, true} {
-			_, err = call[none](r, "Sign", &SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
-			wantError(t, err, ErrUnsupported, refusal)
-			_, err = call[none](r, "Verify", &VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
-			wantError(t, err, ErrUnsupported, refusal)
+			_, err = call[none](r, "Sign", &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
+			wantError(t, err, kmsapi.ErrUnsupported, refusal)
+			_, err = call[none](r, "Verify", &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
+			wantError(t, err, kmsapi.ErrUnsupported, refusal)
 			if tt.spec == "ECC_SECG_P256K1" {
-				_, err = call[none](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
-				wantError(t, err, ErrUnsupported, refusal)
+				_, err = call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
+				wantError(t, err, kmsapi.ErrUnsupported, refusal)
 			}
+		}
+	}
+	for _, tt := range kemSpecs {
+		if tt.spec != "ML_KEM_512" {
+			id, _ := r.newKeyOf(tt.spec, kmsapi.UsageEncapsulate)
+			out := r.encapsulates(id)
+			if !bytes.Equal(r.decapsulates(id, out.SharedSecretCiphertextBlob), out.SharedSecret) {
+				t.Errorf("%s: another secret", tt.spec)
+			}
+			must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec})
+			continue
+		}
+		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageEncapsulate)})
+		wantError(t, err, kmsapi.ErrUnsupported, refusal)
+		id := r.madeBefore(tt.spec, kmsapi.UsageEncapsulate)
+		for _, dry := range []bool{false, true} {
+			_, err = call[none](r, "Encapsulate", &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: &dry})
+			wantError(t, err, kmsapi.ErrUnsupported, refusal)
+			_, err = call[none](r, "Decapsulate", &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: make([]byte, tt.ciphertext), EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: &dry})
+			wantError(t, err, kmsapi.ErrUnsupported, refusal)
+			_, err = call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
+			wantError(t, err, kmsapi.ErrUnsupported, refusal)
 		}
 	}
 }
 
 // madeBefore is a key of a spec that this mode does not make: another one, whose
-// copy in the state has the spec.
-func (r *room) madeBefore(spec string) string {
+// copy in the state has the spec and usage.
+func (r *room) madeBefore(spec, usage string) string {
 	r.t.Helper()
-	other, _ := r.newKeyOf("ECC_NIST_P256", usageSign)
+	other, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageSign)
 	id := r.keyID(other)
 	k := cloneOf(r.stored(other))
 	id.ID[0] ^= 0xff
-	k.Id, k.Spec = id.ID[:], spec
+	k.Id, k.Spec, k.Usage = id.ID[:], spec, usage
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}}, defaultPolicyChange(k))
 	return formatKeyID(id.ID, false)
 }

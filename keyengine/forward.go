@@ -2,56 +2,28 @@ package keyengine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
+	"slices"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/forward"
+	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
-const (
-	// forwardVersion is the layout of what nodes send the leader.
-	forwardVersion = 1
-	// maxForwarded bounds it, and the answers: the largest legal input is a policy
-	// of 128 KiB, which JSON can make six times as long.
-	maxForwarded = 2 << 20
-	// releaseDeadline is how old a decision may be when its answer is given, where
-	// the answer rests on authority that may have been withdrawn since.
-	releaseDeadline = 2 * time.Second
-)
+// releaseDeadline is how old a decision may be when its answer is given, where the
+// answer rests on authority that may have been withdrawn since.
+const releaseDeadline = 2 * time.Second
 
 // ErrForwarded is returned for a forwarded request that cannot be read.
 var ErrForwarded = errors.New("unreadable forwarded request")
-
-// forwarded is a request that the leader executes. The identity is carried as
-// the credential and its proof, and admitted again there.
-type forwarded struct {
-	Version    int
-	Operation  string
-	RequestID  []byte
-	Principal  string
-	Credential string
-	Proof      []byte
-	Session    string
-	Region     string
-	SourceIP   string
-	UserAgent  string
-	Transport  string
-	TLS        TLS
-	Input      json.RawMessage
-}
-
-// forwardedAnswer is an output, or the outcome that it had instead.
-type forwardedAnswer struct {
-	Version int
-	Output  json.RawMessage `json:",omitempty"`
-	Code    Code            `json:",omitempty"`
-	Message string          `json:",omitempty"`
-}
 
 // onLeader has the leader execute a request, where nothing can overtake it.
 func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
@@ -59,23 +31,31 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 	if e.replica.IsLeader() {
 		return e.exclusive(ctx, c, op, in)
 	}
-	payload, err := encodeForwarded(c, op, in)
-	defer clear(payload)
+	o, err := e.vault.current()
 	if err != nil {
 		return nil, err
 	}
+	payload, err := o.encodeForwarded(e.cfg.NodeID, c, op, in)
+	if err != nil {
+		return nil, gone(err)
+	}
 	start := time.Now()
 	answer, err := e.replica.ExecuteOnLeader(ctx, payload)
-	defer clear(answer)
 	if err != nil {
 		return nil, e.unavailable(err)
 	}
-	out, err := decodeAnswer(op, answer)
-	if err == nil && op.ReadOnly && time.Since(start) > releaseDeadline {
-		e.metrics.late(op)
-		return nil, errHeldUp
+	out, err := o.decodeAnswer(e.cfg.NodeID, c.RequestID, op, answer)
+	if err == nil && op.ReadOnly {
+		c.hold = hold{e, op.Name, func() bool {
+			now := time.Now()
+			return now.Sub(start) > releaseDeadline || now.Round(0).Sub(start.Round(0)) > releaseDeadline
+		}}
+		err = c.Overdue()
 	}
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // exclusive executes a request on the leader. Nothing is committed between its
@@ -113,119 +93,156 @@ func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any
 			return out, err
 		}
 	}
-	return nil, fault(ErrUnavailable, "The request conflicts with others. Try again.")
+	return nil, kmsapi.Errorf(kmsapi.ErrUnavailable, "The request conflicts with others. Try again.")
 }
 
-// ServeForwarded executes a request that another node sends this one as the
-// leader. The answer holds every outcome; an error says that there was no
-// request to be understood. Both payload and answer may hold secrets: the caller
-// does not keep them.
-func (e *Engine) ServeForwarded(ctx context.Context, payload []byte) ([]byte, error) {
-	c, op, in, err := decodeForwarded(payload)
+// ServeForwarded executes a request that the node from sends this one as the
+// leader. Payload and answer are encrypted with the keyring: whoever has a sealed
+// node's identity can neither read nor make one, nor send on one that another node
+// made. The answer holds every outcome; an error says that there was no request to
+// be understood, or fsm.ErrNoLeader that this node is sealed and so did nothing.
+func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte) ([]byte, error) {
+	o, err := e.vault.current()
+	if err != nil {
+		return nil, fsm.ErrNoLeader
+	}
+	c, op, in, err := o.decodeForwarded(from, payload)
+	if errors.Is(gone(err), errSealed) {
+		return nil, fsm.ErrNoLeader
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer wipeBlobs(in)
+	defer op.input.WipeAll(in)
 	out, err := e.exclusive(ctx, c, op, in)
+	var answer []byte
 	if err == nil {
-		defer wipeBlobs(out)
-		return encodeAnswer(out, nil)
+		defer op.output.Wipe(out)
+		answer, err = o.encodeAnswer(from, c.RequestID, op, out)
+	} else {
+		answer, err = o.encodeRefusal(from, c.RequestID, e.told(op, c, err))
 	}
-	if e.vault.sealed() {
-		err = fault(ErrUnavailable, "The cluster's leader is sealed. Try again.")
+	if errors.Is(gone(err), errSealed) {
+		return nil, fsm.ErrOutcomeUnknown // sealed meanwhile
 	}
-	return encodeAnswer(nil, e.told(op, c, err))
+	return answer, err
 }
 
-func encodeForwarded(c *Caller, op *Operation, in any) ([]byte, error) {
-	if err := op.plan.validate(in); err != nil {
+// forwardContext binds a message to the node that the request is from, and an
+// answer to its request as well.
+func forwardContext(kind, from string, id RequestID) []byte {
+	return slices.Concat([]byte(kind+"\x00"), id[:], []byte(from))
+}
+
+// seal encrypts a message for other unsealed nodes, and leaves no copy of it.
+func (o *opened) seal(context []byte, m proto.Message) ([]byte, error) {
+	plain := make([]byte, 0, proto.Size(m))
+	defer func() { clear(plain[:cap(plain)]) }()
+	out, err := proto.MarshalOptions{}.MarshalAppend(plain, m)
+	if err != nil {
+		return nil, err
+	}
+	return o.ring.SealTransit(keymat.PurposeForward, context, out)
+}
+
+// unseal decrypts and reads a message. What it does not know of it is the caller's to
+// refuse.
+func (o *opened) unseal(context, message []byte, m proto.Message) error {
+	plain, err := o.ring.OpenTransit(keymat.PurposeForward, context, message)
+	if err != nil {
+		return err
+	}
+	defer clear(plain)
+	if proto.Unmarshal(plain, m) != nil { // whose error may quote it
+		return errors.New("not its message")
+	}
+	return forward.AllKnown(m.ProtoReflect())
+}
+
+func (o *opened) encodeForwarded(from string, c *Caller, op *Operation, in any) ([]byte, error) {
+	if err := op.input.Validate(in); err != nil {
 		// Nothing that it depends on but the credential changes, so this is not
 		// expected; and text that is no Unicode would not arrive as it is.
-		return nil, fault(ErrUnavailable, "The request conflicts with others. Try again.")
+		return nil, kmsapi.Errorf(kmsapi.ErrUnavailable, "The request conflicts with others. Try again.")
 	}
-	input, err := json.Marshal(in)
-	defer clear(input)
+	input, err := forward.Pack(op.input, in)
 	if err != nil {
 		return nil, fmt.Errorf("forwarding %s: %w", op.Name, err)
 	}
 	id := &c.Identity
-	return json.Marshal(&forwarded{
-		Version: forwardVersion, Operation: op.Name, RequestID: c.RequestID[:],
+	return o.seal(forwardContext("request", from, RequestID{}), &forwardpb.Request{
+		Operation: op.Name, RequestId: c.RequestID[:],
 		Principal: id.principal.ARN, Credential: id.credential, Proof: id.proof[:], Session: id.session,
-		Region: c.Region, SourceIP: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport, TLS: c.TLS,
+		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
+		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
 		Input: input,
 	})
 }
 
-func decodeForwarded(payload []byte) (*Caller, *Operation, any, error) {
-	if len(payload) > maxForwarded {
-		return nil, nil, nil, fmt.Errorf("%w: %d bytes", ErrForwarded, len(payload))
+func (o *opened) decodeForwarded(from string, payload []byte) (*Caller, *Operation, any, error) {
+	f := new(forwardpb.Request)
+	if err := o.unseal(forwardContext("request", from, RequestID{}), payload, f); err != nil {
+		if gone(err) != err {
+			return nil, nil, nil, err
+		}
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
-	var f forwarded
-	if err := json.Unmarshal(payload, &f); err != nil {
-		return nil, nil, nil, fmt.Errorf("%w: not its JSON", ErrForwarded) // err may quote the payload
-	}
-	defer clear(f.Input)
+	return readForwarded(f)
+}
+
+// readForwarded makes a request of a message, or wipes it.
+func readForwarded(f *forwardpb.Request) (_ *Caller, _ *Operation, in any, err error) {
 	op := table[f.Operation]
 	switch {
-	case f.Version != forwardVersion:
-		return nil, nil, nil, fmt.Errorf("%w: version %d", ErrForwarded, f.Version)
 	case op == nil:
 		return nil, nil, nil, fmt.Errorf("%w: operation %.64q", ErrForwarded, f.Operation)
-	case len(f.RequestID) != len(RequestID{}) || len(f.Proof) != len(Identity{}.proof):
+	case len(f.RequestId) != len(RequestID{}) || len(f.Proof) != len(Identity{}.proof):
 		return nil, nil, nil, fmt.Errorf("%w: request id or proof", ErrForwarded)
 	}
-	p, err := policy.ParsePrincipal(f.Principal)
+	p, err := policy.ParseCaller(f.Principal)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
-	in := op.newInput()
-	if err := json.Unmarshal(f.Input, in); err != nil {
-		return nil, nil, nil, fmt.Errorf("%w: input", ErrForwarded)
+	in = op.newInput()
+	if err := forward.Unpack(op.input, in, f.Input); err != nil {
+		op.input.WipeAll(in)
+		return nil, nil, nil, fmt.Errorf("%w: input: %w", ErrForwarded, err)
 	}
 	return &Caller{
-		RequestID: RequestID(f.RequestID),
+		RequestID: RequestID(f.RequestId),
 		Identity:  Identity{principal: p, credential: f.Credential, proof: [32]byte(f.Proof), session: f.Session},
-		Region:    f.Region, SourceIP: f.SourceIP, UserAgent: f.UserAgent, Transport: f.Transport, TLS: f.TLS,
+		Region:    f.Region, SourceIP: f.SourceIp, UserAgent: f.UserAgent, Transport: f.Transport,
+		TLS: TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
 	}, op, in, nil
 }
 
-func encodeAnswer(out any, failure *Error) ([]byte, error) {
-	a := &forwardedAnswer{Version: forwardVersion}
-	if failure != nil {
-		a.Code, a.Message = failure.Code, failure.Message
-		return json.Marshal(a)
-	}
-	var err error
-	if a.Output, err = json.Marshal(out); err != nil {
+func (o *opened) encodeAnswer(from string, id RequestID, op *Operation, out any) ([]byte, error) {
+	output, err := forward.Pack(op.output, out)
+	if err != nil {
 		return nil, fmt.Errorf("encoding an answer: %w", err)
 	}
-	defer clear(a.Output)
-	return json.Marshal(a)
+	return o.seal(forwardContext("answer", from, id), &forwardpb.Answer{Output: output})
 }
 
-func decodeAnswer(op *Operation, answer []byte) (any, error) {
-	var a forwardedAnswer
-	if err := json.Unmarshal(answer, &a); err != nil || a.Version != forwardVersion || len(answer) > maxForwarded {
-		return nil, fmt.Errorf("the leader's answer to %s cannot be read", op.Name)
+func (o *opened) encodeRefusal(from string, id RequestID, e *kmsapi.Error) ([]byte, error) {
+	return o.seal(forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message})
+}
+
+func (o *opened) decodeAnswer(from string, id RequestID, op *Operation, answer []byte) (any, error) {
+	a := new(forwardpb.Answer)
+	if err := o.unseal(forwardContext("answer", from, id), answer, a); err != nil {
+		if gone(err) != err {
+			return nil, gone(err)
+		}
+		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}
-	defer clear(a.Output)
 	if a.Code != "" {
-		return nil, &Error{Code: a.Code, Message: a.Message}
+		return nil, &kmsapi.Error{Code: kmsapi.Code(a.Code), Message: a.Message}
 	}
 	out := op.newOutput()
-	if err := json.Unmarshal(a.Output, out); err != nil {
-		return nil, fmt.Errorf("the leader's answer to %s cannot be read", op.Name)
+	if err := forward.Unpack(op.output, out, a.Output); err != nil {
+		op.output.WipeAll(out) // this node's own copy
+		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}
 	return out, nil
-}
-
-// wipeBlobs clears the blobs of an input or output.
-func wipeBlobs(v any) {
-	s := reflect.ValueOf(v).Elem()
-	for i := range s.NumField() {
-		if b, ok := s.Field(i).Interface().([]byte); ok {
-			clear(b)
-		}
-	}
 }

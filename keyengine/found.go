@@ -13,21 +13,31 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
 // maxShares is the largest number of custodians.
 const maxShares = 16
 
-// maxRegions is the largest number of Regions: some operations change a
-// multi-Region key in all of them with one record, which can make 16 changes.
-const maxRegions = 12
+const (
+	// maxRegions is the largest number of Regions, more than AWS has: Decrypt of a
+	// ciphertext of no key notes of each Region that it has none and had none, and a
+	// record has 128 reads.
+	maxRegions = 40
+	// maxSet is the largest number of keys in a multi-Region set: some operations
+	// change all of them with one record, which can make 16 changes.
+	maxSet = 12
+)
 
 // InitParams say what the new cluster is. Account, Region and Partition stand in
 // the ARN of every key and never change.
@@ -52,20 +62,31 @@ type InitParams struct {
 	// RootCertificate is the URI of a client certificate that shall be the
 	// account's root user, as the access key is; "" for none.
 	RootCertificate string
+	// ClusterID is zero for a random one. Servers for development that share seeds
+	// share it too, as ciphertexts name the cluster.
+	ClusterID [16]byte
 	// KeepUnsealed leaves this node open, without a ceremony: for trying things
 	// out.
 	KeepUnsealed bool
+	// AnswerKey is the public key that the secrets are encrypted to, as
+	// keymat.SealTo does. Without one they are given in the clear: to who runs the
+	// node in its own process.
+	AnswerKey []byte
 }
 
-// InitResult is what Init hands out, once: Shares and SecretAccessKey are stored
-// nowhere. It prints and logs without them.
+// InitResult is what Init hands out, once: the secrets are stored nowhere. It
+// prints and logs without them.
 type InitResult struct {
-	ClusterID       string
-	Shares          []string // one for each custodian
-	AccessKeyID     string
+	ClusterID   string
+	AccessKeyID string
+	// SealedSecrets is the shares and the secret access key for the answer key, as
+	// kmspb.InitSecrets.
+	SealedSecrets []byte
+	// Shares, one for each custodian, and SecretAccessKey without an answer key.
+	Shares          []string
 	SecretAccessKey string
 	RootARN         string
-	// VerifierKey checks the audit log's checkpoints; see auditlog.Verify.
+	// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify.
 	VerifierKey string
 }
 
@@ -100,12 +121,19 @@ func (p *InitParams) check() error {
 	if p.RootCertificate != "" {
 		if u, err := url.Parse(p.RootCertificate); err != nil || u.Scheme == "" || len(p.RootCertificate) > maxCredentialID {
 			bad = append(bad, fmt.Sprintf("the root certificate must be given by its URI of at most %d bytes", maxCredentialID))
+		} else if u.Scheme == "conclave" && u.Host == "node" {
+			bad = append(bad, "a node's certificate cannot be the root user's")
+		}
+	}
+	if p.AnswerKey != nil {
+		if _, err := keymat.SealTo(p.AnswerKey, nil, nil); err != nil {
+			bad = append(bad, "the answer key must be an uncompressed point on P-256")
 		}
 	}
 	if bad == nil {
 		return nil
 	}
-	return fault(ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
+	return kmsapi.Errorf(kmsapi.ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
 }
 
 // checkRegions fills in whichever of Region and Regions is left out.
@@ -126,7 +154,7 @@ func (p *InitParams) checkRegions() (bad []string) {
 	for _, r := range p.Regions {
 		if !isRegion(r) {
 			bad = append(bad, "the region must be 1 to 32 lower-case letters, digits and single hyphens, and begin with a letter")
-		} else if len(p.Regions) > 1 && !patterns["region"].match(r) {
+		} else if len(p.Regions) > 1 && !kmsapi.PatternOf("region").Match(r) {
 			bad = append(bad, "one of several regions must have a name like eu-west-1")
 		}
 		if seen[r] {
@@ -170,23 +198,25 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	if err := ready(s); err != nil {
 		return nil, err
 	}
-	f, err := e.found(p)
+	var f *founding
+	var err error
+	keymat.Scrub(func() { f, err = e.found(p) })
 	if err != nil {
 		return nil, fmt.Errorf("making the cluster's keys: %w", err)
 	}
 	defer f.wipe()
 	ev := op.event("Init", f.cluster)
 	ev.parameters = []*auditpb.Field{
-		number("shares", p.Shares), number("threshold", p.Threshold), text("account", p.Account), text("region", p.Region),
-		text("partition", p.Partition), flag("anyRegion", p.AnyRegion),
+		auditfield.Number("shares", p.Shares), auditfield.Number("threshold", p.Threshold), auditfield.Text("account", p.Account), auditfield.Text("region", p.Region),
+		auditfield.Text("partition", p.Partition), auditfield.Flag("anyRegion", p.AnyRegion),
 	}
 	if len(p.Regions) > 1 {
-		ev.parameters = append(ev.parameters, textList("regions", p.Regions))
+		ev.parameters = append(ev.parameters, auditfield.TextList("regions", p.Regions))
 	}
 	if p.RootCertificate != "" {
-		ev.parameters = append(ev.parameters, text("rootCertificate", p.RootCertificate))
+		ev.parameters = append(ev.parameters, auditfield.Text("rootCertificate", p.RootCertificate))
 	}
-	ev.response = []*auditpb.Field{text("clusterId", clusterID(f.cluster)), text("accessKeyId", f.result.AccessKeyID)}
+	ev.response = []*auditpb.Field{auditfield.Text("clusterId", clusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
 	// That there is no cluster yet is the precondition: of two who try, one fails.
 	ev.reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
 	ev.changes = append(ev.changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
@@ -201,6 +231,12 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	if errors.Is(err, fsm.ErrOutcomeUnknown) {
 		err = e.isFounded(ctx, f.cluster)
 		d.Verdict = fsm.Accepted
+	}
+	if err != nil {
+		// A sealed leader takes no founding once there is one.
+		if c, _ := e.replica.State().Cluster(); c != nil && !slices.Equal(c.Id, f.cluster.Id) {
+			return nil, errInitialised
+		}
 	}
 	switch {
 	case err != nil:
@@ -221,14 +257,14 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	return f.result, nil
 }
 
-var errInitialised = fault(ErrInitialised, "The cluster is already initialised.")
+var errInitialised = kmsapi.Errorf(ErrInitialised, "The cluster is already initialised.")
 
 // ready reports whether every voter is registered: a cluster must not be founded
 // on a part of its nodes.
 func ready(s *fsm.State) error {
 	voters := s.Voters()
 	if len(voters) == 0 {
-		return fault(ErrNotReady, "The cluster is not formed yet: no node votes.")
+		return kmsapi.Errorf(ErrNotReady, "The cluster is not formed yet: no node votes.")
 	}
 	var missing []string
 	for _, id := range voters {
@@ -237,7 +273,7 @@ func ready(s *fsm.State) error {
 		}
 	}
 	if missing != nil {
-		return fault(ErrNotReady, "Not every node has joined yet; waiting for %s.", strings.Join(missing, ", "))
+		return kmsapi.Errorf(ErrNotReady, "Not every node has joined yet; waiting for %s.", strings.Join(missing, ", "))
 	}
 	return nil
 }
@@ -256,7 +292,7 @@ func (e *Engine) isFounded(ctx context.Context, want *fsmpb.Cluster) error {
 		// It may still be on its way.
 		select {
 		case <-ctx.Done():
-			return fault(ErrUnavailable, "Whether the cluster was initialised is not known. If its status shows cluster %s, "+
+			return kmsapi.Errorf(kmsapi.ErrUnavailable, "Whether the cluster was initialised is not known. If its status shows cluster %s, "+
 				"its shares are lost: clear the nodes' data and initialise again.", clusterID(want))
 		case <-time.After(100 * time.Millisecond):
 		}
@@ -281,9 +317,12 @@ func (f *founding) wipe() {
 func (e *Engine) found(p InitParams) (_ *founding, err error) {
 	now := e.now(e.replica.State()).UnixNano()
 	cluster, set := randomID(), randomID()
+	if p.ClusterID != ([16]byte{}) {
+		cluster = p.ClusterID
+	}
 	arena := e.vault.arena
 	ring := keymat.NewKeyring(arena, cluster)
-	f := &founding{opened: newOpened(cluster, ring)}
+	f := &founding{opened: newOpened(arena, cluster, ring)}
 	defer func() {
 		if err != nil {
 			f.wipe()
@@ -321,34 +360,47 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 	c.Keyring = []*fsmpb.WrappedKEK{{Generation: generation, Wrapped: wrapped, Created: now}}
 
 	f.result = &InitResult{ClusterID: clusterID(c), RootARN: rootARN(p.Partition, p.Account)}
-	if err := f.deal(unseal, p); err != nil {
+	shares, err := f.deal(arena, unseal, p)
+	if err != nil {
 		return nil, err
 	}
+	defer shares.Destroy()
 	if err := f.auditKey(arena); err != nil {
+		return nil, err
+	}
+	if err := f.originKey(arena); err != nil {
 		return nil, err
 	}
 	f.result.VerifierKey = verifierKey(c)
 
-	key, secret, err := newAccessKey(ring, f.result.RootARN, now)
+	key, secret, err := newAccessKey(arena, ring, f.result.RootARN, now)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(secret)
-	f.result.AccessKeyID, f.result.SecretAccessKey = key.Id, string(secret)
+	defer secret.Destroy()
+	f.result.AccessKeyID = key.Id
+	if err := f.hand(arena, shares, secret, p); err != nil {
+		return nil, err
+	}
 	f.credentials = []*fsmpb.Credential{key}
 	if p.RootCertificate != "" {
-		f.credentials = append(f.credentials, &fsmpb.Credential{
+		cert := &fsmpb.Credential{
 			Id: p.RootCertificate, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: f.result.RootARN, Active: true, Created: now,
-		})
+		}
+		if err := signCredential(ring, cert); err != nil {
+			return nil, err
+		}
+		f.credentials = append(f.credentials, cert)
 	}
 	return f, nil
 }
 
 // deal splits the unseal key, and makes sure of what it hands out: shares that
-// do not open would be found out when everything depends on them.
-func (f *founding) deal(unseal *keymat.Secret, p InitParams) error {
+// do not open would be found out when everything depends on them. It returns the
+// shares' texts, one after the other.
+func (f *founding) deal(arena *keymat.Arena, unseal *keymat.Secret, p InitParams) (texts *keymat.Secret, err error) {
 	set := shamir.SetInfo{Cluster: [16]byte(f.cluster.Id), Set: [16]byte(f.cluster.Shares.Id), Threshold: p.Threshold, Count: p.Shares}
-	return unseal.With(func(secret []byte) error {
+	err = unseal.With(func(secret []byte) error {
 		shares, err := shamir.Split(rand.Reader, secret, set)
 		if err != nil {
 			return err
@@ -364,10 +416,65 @@ func (f *founding) deal(unseal *keymat.Secret, p InitParams) error {
 		for _, c := range shamir.Commitments(shares) {
 			f.cluster.Shares.Commitments = append(f.cluster.Shares.Commitments, c[:])
 		}
-		for _, s := range shares {
-			f.result.Shares = append(f.result.Shares, s.Text())
-		}
-		return nil
+		texts, err = arena.Fill(len(shares)*shamir.TextSize, func(dst []byte) error {
+			for i, s := range shares {
+				s.AppendText(dst[:i*shamir.TextSize])
+			}
+			return nil
+		})
+		return err
+	})
+	return texts, err
+}
+
+// Fields of kmspb.InitSecrets.
+const (
+	initShares protowire.Number = 1
+	initSecret protowire.Number = 2
+)
+
+// initInfo binds the secrets of a founding to the cluster.
+func initInfo(clusterID string) []byte { return []byte("conclave init v1\x00" + clusterID) }
+
+// hand puts the secrets into the result, encrypted if there is a key to do so.
+func (f *founding) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) error {
+	each := func(fn func(number protowire.Number, b []byte)) error {
+		return shares.With(func(texts []byte) error {
+			for t := range slices.Chunk(texts, shamir.TextSize) {
+				fn(initShares, t)
+			}
+			return secret.With(func(b []byte) error {
+				fn(initSecret, b)
+				return nil
+			})
+		})
+	}
+	if p.AnswerKey == nil {
+		return each(func(n protowire.Number, b []byte) {
+			if n == initShares {
+				f.result.Shares = append(f.result.Shares, string(b))
+			} else {
+				f.result.SecretAccessKey = string(b)
+			}
+		})
+	}
+	size := 0
+	if err := each(func(n protowire.Number, b []byte) { size += protowire.SizeTag(n) + protowire.SizeBytes(len(b)) }); err != nil {
+		return err
+	}
+	message, err := arena.Fill(size, func(dst []byte) error {
+		dst = dst[:0]
+		return each(func(n protowire.Number, b []byte) {
+			dst = protowire.AppendBytes(protowire.AppendTag(dst, n, protowire.BytesType), b)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	defer message.Destroy()
+	return message.With(func(b []byte) error {
+		f.result.SealedSecrets, err = keymat.SealTo(p.AnswerKey, initInfo(f.result.ClusterID), b)
+		return err
 	})
 }
 

@@ -18,9 +18,11 @@ const (
 	freshPatience = 3 * time.Second
 )
 
-// freshness gets states that are not behind. Each costs the cluster an entry,
-// and anybody can ask for one by naming an access key that does not exist; so
-// they are shared, one at a time, at a bounded rate. Who asks too often waits.
+// freshness gets states that are not behind. Each costs the leader a word with a
+// majority, though nothing is written, and anybody can ask for one by naming an
+// access key that does not exist; so they are shared, one at a time, at a bounded
+// rate. However many ask, each has its answer after two of them: strangers make a
+// credential that was just made elsewhere wait for 2/freshRate seconds at most.
 type freshness struct {
 	life    context.Context
 	end     context.CancelFunc

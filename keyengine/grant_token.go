@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // A grant token names a grant. It is no secret and gives nothing: grants are good
@@ -57,22 +58,22 @@ func (v *vault) grantOfToken(token string) (key fsm.KeyID, grant [32]byte, err e
 		return key, grant, err
 	}
 	if strings.ContainsAny(token, "\r\n") { // which decoding would pass over
-		return key, grant, ErrInvalidGrantToken
+		return key, grant, kmsapi.ErrInvalidGrantToken
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(token)
 	if err != nil || len(b) < grantTokenFixed+sha256.Size || b[0] != grantTokenFormat {
-		return key, grant, ErrInvalidGrantToken
+		return key, grant, kmsapi.ErrInvalidGrantToken
 	}
 	body, tag := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
 	want, err := o.mac(binary.BigEndian.Uint32(body[1:]), grantTokenMAC, body)
 	if errors.Is(err, keymat.ErrGeneration) {
-		return key, grant, ErrInvalidGrantToken
+		return key, grant, kmsapi.ErrInvalidGrantToken
 	}
 	if err != nil {
 		return key, grant, err
 	}
 	if !equal(want, [32]byte(tag)) || int(body[grantTokenFixed-1]) != len(body)-grantTokenFixed {
-		return key, grant, ErrInvalidGrantToken
+		return key, grant, kmsapi.ErrInvalidGrantToken
 	}
 	return fsm.KeyID{Region: string(body[grantTokenFixed:]), ID: [16]byte(body[21:37])}, [32]byte(body[37:69]), nil
 }
@@ -93,7 +94,7 @@ func (ev *eval) checkTokens(tokens []string) error {
 func (ev *eval) tokenGrant(token string) (fsm.KeyID, [32]byte, error) {
 	key, grant, err := ev.engine.vault.grantOfToken(token)
 	if err == nil && key.Region != ev.region() {
-		err = ErrInvalidGrantToken
+		err = kmsapi.ErrInvalidGrantToken
 	}
 	return key, grant, err
 }

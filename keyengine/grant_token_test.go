@@ -8,11 +8,12 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func (r *room) createGrant(key, grantee string, operations ...string) *CreateGrantOutput {
+func (r *room) createGrant(key, grantee string, operations ...string) *kmsapi.CreateGrantOutput {
 	r.t.Helper()
-	return must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: operations})
+	return must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: operations})
 }
 
 // TestGrantTokens: a token is known on every node, after a restart and under newer
@@ -43,18 +44,18 @@ func TestGrantTokens(t *testing.T) {
 	for i := range raw {
 		for bit := range 8 {
 			raw[i] ^= 1 << bit
-			if err := reads(r.first, encode(raw)); !errors.Is(err, ErrInvalidGrantToken) {
+			if err := reads(r.first, encode(raw)); !errors.Is(err, kmsapi.ErrInvalidGrantToken) {
 				t.Errorf("byte %d, bit %d flipped: %v", i, bit, err)
 			}
 			raw[i] ^= 1 << bit
 		}
-		if err := reads(r.first, encode(raw[:i])); !errors.Is(err, ErrInvalidGrantToken) {
+		if err := reads(r.first, encode(raw[:i])); !errors.Is(err, kmsapi.ErrInvalidGrantToken) {
 			t.Errorf("cut to %d bytes: %v", i, err)
 		}
 	}
 	for i := range token {
 		for _, c := range []string{"A", "_", "\n", "\r", "", "=", "é"} {
-			if s := token[:i] + c + token[i+1:]; s != token && !errors.Is(reads(r.first, s), ErrInvalidGrantToken) {
+			if s := token[:i] + c + token[i+1:]; s != token && !errors.Is(reads(r.first, s), kmsapi.ErrInvalidGrantToken) {
 				t.Errorf("%q in place of character %d is taken", c, i)
 			}
 		}
@@ -71,16 +72,16 @@ func TestGrantTokens(t *testing.T) {
 		"URL-safe": base64.RawURLEncoding.EncodeToString(raw), "twice": token + token, "session token": session,
 		"halves of two": encode(raw)[:40] + second[40:], "long": strings.Repeat("A", 8192), "of another cluster": *stranger.createGrant(theirs, aliceARN, "Encrypt").GrantToken,
 	} {
-		if err := reads(r.first, s); !errors.Is(err, ErrInvalidGrantToken) {
+		if err := reads(r.first, s); !errors.Is(err, kmsapi.ErrInvalidGrantToken) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if s == "" {
 			continue
 		}
-		_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{token, s}})
-		wantError(t, err, ErrInvalidGrantToken, "")
-		_, err = call[none](r, "RetireGrant", &RetireGrantInput{GrantToken: &s})
-		wantError(t, err, ErrInvalidGrantToken, "")
+		_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{token, s}})
+		wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
+		_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &s})
+		wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
 	}
 
 	// Bits that base64 has to spare at the end, in Regions of other lengths.
@@ -94,17 +95,17 @@ func TestGrantTokens(t *testing.T) {
 	}
 	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/" {
 		s := body[:len(body)-1] + string(c) + "=="
-		if _, _, err := r.first.vault.grantOfToken(s); s != padded && !errors.Is(err, ErrInvalidGrantToken) {
+		if _, _, err := r.first.vault.grantOfToken(s); s != padded && !errors.Is(err, kmsapi.ErrInvalidGrantToken) {
 			t.Errorf("%s is taken for %s", s, padded)
 		}
 	}
 
 	// A node that was restarted, and a keyring that grew.
 	n2.vault.seal()
-	if err := reads(n2, token); !errors.Is(err, ErrUnavailable) {
+	if err := reads(n2, token); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("on a sealed node: %v", err)
 	}
-	if _, err := n2.vault.grantToken(r.keyID(id), [32]byte{}); !errors.Is(err, ErrUnavailable) {
+	if _, err := n2.vault.grantToken(r.keyID(id), [32]byte{}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("a sealed node makes a token: %v", err)
 	}
 	if _, err := n2.SubmitShare(t.Context(), Operator{Name: "root"}, r.share); err != nil {
@@ -126,7 +127,7 @@ func TestGrantTokens(t *testing.T) {
 	if err := reads(r.first, newer); err != nil {
 		t.Errorf("of the newer generation: %v", err)
 	}
-	if err := reads(n2, newer); !errors.Is(err, ErrInvalidGrantToken) {
+	if err := reads(n2, newer); !errors.Is(err, kmsapi.ErrInvalidGrantToken) {
 		t.Errorf("of a generation that there is not: %v", err)
 	}
 }
@@ -134,13 +135,13 @@ func TestGrantTokens(t *testing.T) {
 // TestGrantTokenOfAnotherRegion: tokens are good in their own Region only.
 func TestGrantTokenOfAnotherRegion(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(CreateKeyInput{}, secondRegion)
-	there := mustIn[CreateGrantOutput](r, secondRegion, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}})
-	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
-	wantError(t, err, ErrInvalidGrantToken, "")
-	_, err = call[none](r, "RetireGrant", &RetireGrantInput{GrantToken: there.GrantToken})
-	wantError(t, err, ErrInvalidGrantToken, "")
-	mustIn[none](r, secondRegion, "RetireGrant", &RetireGrantInput{GrantToken: there.GrantToken})
+	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	there := mustIn[kmsapi.CreateGrantOutput](r, secondRegion, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
+	wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
+	_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
+	wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
+	mustIn[none](r, secondRegion, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
 }
 
 // TestGrantTokensEverywhere: every operation that takes tokens refuses made-up ones,
@@ -149,33 +150,36 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	newKey := func(spec, usage string) *string {
-		return must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata.KeyId
+		return must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata.KeyId
 	}
-	signer, mac, agree := newKey("ECC_NIST_P256", usageSign), newKey("HMAC_256", usageMac), newKey("ECC_NIST_P256", usageAgree)
-	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	signature := must[SignOutput](r, "Sign", &SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}).Signature
-	tag := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}).Mac
-	peer := must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: agree}).PublicKey
+	signer, mac, agree := newKey("ECC_NIST_P256", kmsapi.UsageSign), newKey("HMAC_256", kmsapi.UsageMac), newKey("ECC_NIST_P256", kmsapi.UsageAgree)
+	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	signature := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}).Signature
+	tag := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}).Mac
+	kem := newKey("ML_KEM_768", kmsapi.UsageEncapsulate)
+	peer := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: agree}).PublicKey
 	inputs := map[string]any{
-		"CreateGrant":                         &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}},
-		"Decrypt":                             &DecryptInput{CiphertextBlob: blob},
-		"DeriveSharedSecret":                  &DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: ptr(algorithmECDH)},
-		"DescribeKey":                         &DescribeKeyInput{KeyId: &id},
-		"Encrypt":                             &EncryptInput{KeyId: &id, Plaintext: []byte("x")},
-		"GenerateDataKey":                     &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
-		"GenerateDataKeyPair":                 &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyPairWithoutPlaintext": &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyWithoutPlaintext":     &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
-		"GenerateMac":                         &GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")},
-		"GetPublicKey":                        &GetPublicKeyInput{KeyId: signer},
-		"ReEncrypt":                           &ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &id},
-		"Sign":                                &SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")},
-		"Verify":                              &VerifyInput{KeyId: signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: ptr("ECDSA_SHA_256")},
-		"VerifyMac":                           &VerifyMacInput{KeyId: mac, Message: []byte("m"), Mac: tag, MacAlgorithm: ptr("HMAC_SHA_256")},
+		"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}},
+		"Decrypt":                             &kmsapi.DecryptInput{CiphertextBlob: blob},
+		"DeriveSharedSecret":                  &kmsapi.DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: ptr(algorithmECDH)},
+		"Decapsulate":                         decapsulateInput(*kem, r.encapsulates(*kem).SharedSecretCiphertextBlob),
+		"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
+		"Encapsulate":                         encapsulateInput(*kem),
+		"Encrypt":                             &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")},
+		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
+		"GenerateMac":                         &kmsapi.GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")},
+		"GetPublicKey":                        &kmsapi.GetPublicKeyInput{KeyId: signer},
+		"ReEncrypt":                           &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &id},
+		"Sign":                                &kmsapi.SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")},
+		"Verify":                              &kmsapi.VerifyInput{KeyId: signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: ptr("ECDSA_SHA_256")},
+		"VerifyMac":                           &kmsapi.VerifyMacInput{KeyId: mac, Message: []byte("m"), Mac: tag, MacAlgorithm: ptr("HMAC_SHA_256")},
 	}
 	other, _ := r.newKey()
 	gone := r.createGrant(other, aliceARN, "Encrypt")
-	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
+	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
 	there := r.createGrant(other, aliceARN, "Encrypt")
 	for _, op := range Operations() {
 		f, takes := reflect.TypeOf(op.NewInput()).Elem().FieldByName("GrantTokens")
@@ -189,11 +193,11 @@ func TestGrantTokensEverywhere(t *testing.T) {
 		for _, tt := range []struct {
 			name   string
 			tokens []string
-			want   *Error
+			want   *kmsapi.Error
 		}{
 			{"genuine", []string{*there.GrantToken, *gone.GrantToken}, nil},
-			{"made up", []string{"dG9rZW4="}, ErrInvalidGrantToken},
-			{"one made up", []string{*there.GrantToken, *gone.GrantToken, "x"}, ErrInvalidGrantToken},
+			{"made up", []string{"dG9rZW4="}, kmsapi.ErrInvalidGrantToken},
+			{"one made up", []string{*there.GrantToken, *gone.GrantToken, "x"}, kmsapi.ErrInvalidGrantToken},
 		} {
 			reflect.ValueOf(in).Elem().FieldByIndex(f.Index).Set(reflect.ValueOf(tt.tokens))
 			_, err := r.first.Do(t.Context(), r.caller(r.root), op, in)
@@ -204,11 +208,11 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	}
 	// A genuine token allows nothing by itself.
 	bob := r.user("arn:aws:iam::" + testAccount + ":user/bob")
-	_, err := callAs[EncryptOutput](r, r.first, bob, "Encrypt", &EncryptInput{KeyId: &other, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
-	wantError(t, err, ErrAccessDenied, "…")
+	_, err := callAs[kmsapi.EncryptOutput](r, r.first, bob, "Encrypt", &kmsapi.EncryptInput{KeyId: &other, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	// Retiring by a token of what is gone says so.
-	_, err = call[none](r, "RetireGrant", &RetireGrantInput{GrantToken: gone.GrantToken})
-	wantError(t, err, ErrNotFound, "Grant ID "+*gone.GrantId+" not found")
+	_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: gone.GrantToken})
+	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*gone.GrantId+" not found")
 	// A token cannot be made to name more than it does: key and grant are bound.
 	key, grant, err := r.first.vault.grantOfToken(*there.GrantToken)
 	if want := (fsm.KeyID{Region: testRegion, ID: r.keyID(other).ID}); err != nil || key != want || string(grant[:]) != string(bytesOfGrant(*there.GrantId)) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -16,19 +17,21 @@ const (
 	actionCreateGrant = "kms:CreateGrant"
 	actionRetireGrant = "kms:RetireGrant"
 
+	operationCreateGrant = "CreateGrant"
 	operationDescribeKey = "DescribeKey"
 	operationRetireGrant = "RetireGrant"
 )
 
 // grantable tells whether a grant can allow an action. (RetireGrant, which is for
 // the very grant that has it, is mayRetire's.)
-func grantable(action string) bool { return enums["GrantOperation"].has(operationOf(action)) }
+func grantable(action string) bool { return kmsapi.EnumOf("GrantOperation").Has(operationOf(action)) }
 
 // operationOf is the grant operation that stands for an action.
 func operationOf(action string) string { return strings.TrimPrefix(action, "kms:") }
 
 // granted looks for a grant that lets the caller do the action on the key and is
-// good for the request. The decision is the one that rests on it.
+// good for the request: for what it is made for, which holds for every action, and
+// for what else good asks. The decision is the one that rests on it.
 func (ev *eval) granted(t *target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant) {
 	var names []string
 	var decision policy.Decision
@@ -41,24 +44,35 @@ func (ev *eval) granted(t *target, req policy.Request, doc *policy.Document, goo
 		return decision, nil // whatever grants there are
 	}
 	g := ev.grantTo(t.id, names, func(g *fsmpb.Grant) bool {
-		return slices.Contains(g.Operations, operationOf(req.Action)) && good(g)
+		return slices.Contains(g.Operations, operationOf(req.Action)) && ev.fromSource(g) && good(g)
 	})
 	return decision, g
 }
 
 // evaluateGrant is the decision on a request if a grant for it has that grantee.
 func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) policy.Decision {
-	p, err := policy.ParsePrincipal(grantee)
+	p, err := policy.ParseCaller(grantee)
 	if err != nil {
 		return policy.Decision{Statement: policy.NoStatement}
 	}
 	return policy.Evaluate(req, policy.Policies{Key: doc, Grantee: &p})
 }
 
+// fromSource tells whether the request is made for the resource that the grant is
+// limited to. Whoever the grantee is, a request that is made for none is not: AWS
+// asks for it only where a service calls, and lets others have the grant as if it
+// had no such constraint. ARNs are compared as texts; there are no wildcards.
+func (ev *eval) fromSource(g *fsmpb.Grant) bool {
+	return g.SourceArn == "" || g.SourceArn == ev.caller.SourceArn
+}
+
 // granteeNames are the names of grantees that a caller may be reached by: its own,
 // its role's and its account's. Whether it is, the policy package decides.
 func granteeNames(p policy.Principal) []string {
 	names := []string{p.ARN}
+	if p.Kind == policy.KindService {
+		return names
+	}
 	if p.Role != "" {
 		names = append(names, p.Role)
 	}
@@ -68,51 +82,25 @@ func granteeNames(p policy.Principal) []string {
 	return names
 }
 
-// admits tells whether a grant's constraints let an action happen in an encryption
-// context. Keys and values are compared with case.
-func admits(g *fsmpb.Grant, action string, context map[string]string) bool {
-	if operationOf(action) == operationDescribeKey {
-		return true // has no context
-	}
-	if e := g.ContextEquals; e != nil && (len(e.Pairs) != len(context) || !hasPairs(context, e)) {
-		return false
-	}
-	return g.ContextSubset == nil || hasPairs(context, g.ContextSubset)
-}
-
-// hasPairs tells whether a context has all pairs of another.
-func hasPairs(context map[string]string, pairs *fsmpb.GrantContext) bool {
-	for _, p := range pairs.Pairs {
-		if v, ok := context[p.Key]; !ok || v != p.Value {
-			return false
-		}
-	}
-	return true
-}
-
 // covers tells whether a grant that allows CreateGrant lets its grantee make
 // another: one with no operation that the parent lacks and of constraints that
-// admit no context which the parent's do not.
+// admit no context which the parent's do not, and no other source.
 func covers(parent, child *fsmpb.Grant) bool {
 	for _, op := range child.Operations {
 		if !slices.Contains(parent.Operations, op) {
 			return false
 		}
 	}
-	equals, subset := contextMap(child.ContextEquals), contextMap(child.ContextSubset)
-	if e := parent.ContextEquals; e != nil && (child.ContextEquals == nil || len(equals) != len(e.Pairs) || !hasPairs(equals, e)) {
+	if parent.SourceArn != "" && child.SourceArn != parent.SourceArn {
 		return false
 	}
-	s := parent.ContextSubset
-	return s == nil || child.ContextEquals != nil && hasPairs(equals, s) || child.ContextSubset != nil && hasPairs(subset, s)
-}
-
-func contextMap(c *fsmpb.GrantContext) map[string]string {
-	m := make(map[string]string, len(c.GetPairs()))
-	for _, p := range c.GetPairs() {
-		m[p.Key] = p.Value
+	equals := &requestContext{pairs: contextMap(child.ContextEquals)}
+	if e := parent.ContextEquals; e != nil && (child.ContextEquals == nil || !equals.is(e)) {
+		return false
 	}
-	return m
+	subset := &requestContext{pairs: contextMap(child.ContextSubset)}
+	s := parent.ContextSubset
+	return s == nil || child.ContextEquals != nil && equals.has(s) || child.ContextSubset != nil && subset.has(s)
 }
 
 // noStatements stands for a key policy that has no say.

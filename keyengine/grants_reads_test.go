@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // grantHex is the id of a grant that a test puts into the state.
@@ -69,16 +70,18 @@ func grantReadCases() []readCase {
 			return in(w)
 		}
 	}
-	encrypt := func(w *readWorld) any { return &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")} }
-	decrypt := func(w *readWorld) any { return &DecryptInput{CiphertextBlob: w.blob} }
-	reEncrypt := func(w *readWorld) any { return &ReEncryptInput{CiphertextBlob: w.blob, DestinationKeyId: &w.other} }
+	encrypt := func(w *readWorld) any { return &kmsapi.EncryptInput{KeyId: &w.id, Plaintext: []byte("x")} }
+	decrypt := func(w *readWorld) any { return &kmsapi.DecryptInput{CiphertextBlob: w.blob} }
+	reEncrypt := func(w *readWorld) any {
+		return &kmsapi.ReEncryptInput{CiphertextBlob: w.blob, DestinationKeyId: &w.other}
+	}
 	ungranted := func(w *readWorld) any {
 		w.deny(w.id)
 		return encrypt(w)
 	}
 	create := func(name *string) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &CreateGrantInput{KeyId: &w.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: name}
+			return &kmsapi.CreateGrantInput{KeyId: &w.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: name}
 		}
 	}
 	named := func(w *readWorld) {
@@ -87,10 +90,14 @@ func grantReadCases() []readCase {
 		w.cluster.change(c)
 	}
 	retire := func(dry *bool) func(*readWorld) any {
-		return func(w *readWorld) any { return &RetireGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry} }
+		return func(w *readWorld) any {
+			return &kmsapi.RetireGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry}
+		}
 	}
 	revoke := func(dry *bool) func(*readWorld) any {
-		return func(w *readWorld) any { return &RevokeGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry} }
+		return func(w *readWorld) any {
+			return &kmsapi.RevokeGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry}
+		}
 	}
 	withGrant := func(in func(*readWorld) any) func(*readWorld) any {
 		return func(w *readWorld) any {
@@ -121,7 +128,7 @@ func grantReadCases() []readCase {
 			denied(w)
 			return encrypt(w)
 		}), kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "AccessDeniedException", "ok", byPolicy, false, false},
-		{"what no grant can allow does not look at grants", "GetKeyPolicy", granted("Encrypt", func(w *readWorld) any { return &GetKeyPolicyInput{KeyId: &w.id} }),
+		{"what no grant can allow does not look at grants", "GetKeyPolicy", granted("Encrypt", func(w *readWorld) any { return &kmsapi.GetKeyPolicyInput{KeyId: &w.id} }),
 			0, nil, nil, "AccessDeniedException", "", byPolicy, false, false},
 		{"allowed by policy does not look at grants", "Encrypt", func(w *readWorld) any {
 			w.putGrant(w.id, grantHex(1), aliceARN, "Encrypt")
@@ -153,7 +160,7 @@ func grantReadCases() []readCase {
 			if err != nil {
 				panic(err)
 			}
-			return &RetireGrantInput{GrantToken: &token}
+			return &kmsapi.RetireGrantInput{GrantToken: &token}
 		}, 0, nil, nil, "NotFoundException", "", "KEY CREDENTIAL GRANT", false, false},
 
 		{"revocation tried, grant revoked", "RevokeGrant", withGrant(revoke(dry)), kindGrant, grant, revoked, "DryRunOperationException", "NotFoundException", byGrant, false, false},
@@ -161,9 +168,9 @@ func grantReadCases() []readCase {
 		{"no grant to revoke, then made", "RevokeGrant", revoke(nil), kindGrant, grant, func(w *readWorld) { w.putGrant(w.id, grantHex(1), aliceARN, "Encrypt") },
 			"NotFoundException", "ok", byGrant, false, false},
 
-		{"grants listed, permission withdrawn", "ListGrants", func(w *readWorld) any { return &ListGrantsInput{KeyId: &w.id} }, kindPolicy, key,
+		{"grants listed, permission withdrawn", "ListGrants", func(w *readWorld) any { return &kmsapi.ListGrantsInput{KeyId: &w.id} }, kindPolicy, key,
 			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", byPolicy, false, false},
-		{"retirable grants listed", "ListRetirableGrants", func(*readWorld) any { return &ListRetirableGrantsInput{RetiringPrincipal: ptr(aliceARN)} },
+		{"retirable grants listed", "ListRetirableGrants", func(*readWorld) any { return &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(aliceARN)} },
 			0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 	}
 }
@@ -184,7 +191,7 @@ func TestOtherGrantsDoNotConflict(t *testing.T) {
 				w.dropGrant(w.id, grantHex(2))
 			}
 			before := n.proposals
-			if _, err := callAs[EncryptOutput](w.room, w.first, w.alice, "Encrypt", &EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}); err != nil {
+			if _, err := callAs[kmsapi.EncryptOutput](w.room, w.first, w.alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}); err != nil {
 				t.Fatal(err)
 			}
 			if got := n.proposals - before; got != 1 {

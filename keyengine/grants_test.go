@@ -3,19 +3,21 @@ package keyengine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const bobARN = "arn:aws:iam::" + testAccount + ":user/bob"
 
-func equals(pairs map[string]string) *GrantConstraints {
-	return &GrantConstraints{EncryptionContextEquals: pairs}
+func equals(pairs map[string]string) *kmsapi.GrantConstraints {
+	return &kmsapi.GrantConstraints{EncryptionContextEquals: pairs}
 }
 
-func subset(pairs map[string]string) *GrantConstraints {
-	return &GrantConstraints{EncryptionContextSubset: pairs}
+func subset(pairs map[string]string) *kmsapi.GrantConstraints {
+	return &kmsapi.GrantConstraints{EncryptionContextSubset: pairs}
 }
 
 // contextOf is an encryption context of keys and values in turn.
@@ -33,7 +35,7 @@ func TestGrantConstraints(t *testing.T) {
 	both := contextOf("a", "1", "b", "2")
 	tests := []struct {
 		name       string
-		constraint *GrantConstraints
+		constraint *kmsapi.GrantConstraints
 		context    map[string]string
 		want       bool
 	}{
@@ -46,7 +48,14 @@ func TestGrantConstraints(t *testing.T) {
 		{"equals, more", equals(both), contextOf("a", "1", "b", "2", "c", "3"), false},
 		{"equals, other value", equals(both), contextOf("a", "1", "b", "3"), false},
 		{"equals, other key", equals(both), contextOf("a", "1", "c", "2"), false},
-		{"equals, other case of a key", equals(both), contextOf("A", "1", "b", "2"), false},
+		{"equals, other case of a key", equals(both), contextOf("A", "1", "b", "2"), true},
+		{"equals, other case of a value", equals(contextOf("a", "x")), contextOf("a", "X"), false},
+		{"equals, other case of a letter that is not ASCII", equals(contextOf("\u00e9", "1")), contextOf("\u00c9", "1"), false},
+		{"equals, a sign that folds to a letter", equals(contextOf("k", "1")), contextOf("\u212a", "1"), false},
+		{"equals, both cases of a key for one", equals(contextOf("a", "1")), contextOf("a", "1", "A", "1"), false},
+		{"equals, one for both cases of a key", equals(contextOf("a", "1", "A", "1")), contextOf("a", "1", "b", "2"), false},
+		{"equals, both cases of a key", equals(contextOf("a", "1", "A", "2")), contextOf("A", "1", "a", "2"), true},
+		{"equals, both cases of a key, one value", equals(contextOf("a", "1", "A", "2")), contextOf("A", "1", "a", "1"), false},
 		{"equals, empty value", equals(contextOf("a", "")), contextOf("a", ""), true},
 		{"equals, empty value for a missing key", equals(contextOf("a", "")), contextOf("b", ""), false},
 		{"equals, same in another form of Unicode", equals(contextOf("a", "\u00e9")), contextOf("a", "e\u0301"), false},
@@ -55,7 +64,9 @@ func TestGrantConstraints(t *testing.T) {
 		{"subset, less", subset(both), contextOf("a", "1"), false},
 		{"subset, none", subset(both), nil, false},
 		{"subset, other value", subset(contextOf("a", "x")), contextOf("a", "X"), false},
-		{"subset, other case of a key", subset(contextOf("a", "x")), contextOf("A", "x"), false},
+		{"subset, other case of a key", subset(contextOf("a", "x")), contextOf("A", "x", "b", "y"), true},
+		{"subset, both cases of a key", subset(contextOf("aa", "x", "aA", "x")), contextOf("AA", "x"), false},
+		{"subset, both cases of a key in other cases", subset(contextOf("aa", "x", "aA", "x")), contextOf("AA", "x", "Aa", "x", "aa", "y"), true},
 		{"subset, empty value for a missing key", subset(contextOf("a", "")), contextOf("b", ""), false},
 	}
 	r := newRoom(t)
@@ -65,41 +76,41 @@ func TestGrantConstraints(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			id, _ := r.newKey()
-			must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Constraints: tt.constraint,
+			must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Constraints: tt.constraint,
 				Operations: []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext",
 					"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "DescribeKey"}})
-			blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
-			byOpen := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &open, Plaintext: []byte("x")}).CiphertextBlob
+			blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
+			byOpen := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &open, Plaintext: []byte("x")}).CiphertextBlob
 			good := map[string]string{}
 			if c := tt.constraint; c != nil && c.EncryptionContextEquals != nil {
 				good = c.EncryptionContextEquals
 			} else if c != nil {
 				good = c.EncryptionContextSubset
 			}
-			goodBlob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: good}).CiphertextBlob
+			goodBlob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: good}).CiphertextBlob
 			for _, req := range []struct {
 				op, name string
 				in       any
 				want     bool
 			}{
-				{"Encrypt", "", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}, tt.want},
-				{"Encrypt", "dry run", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: ptr(true)}, tt.want},
-				{"Decrypt", "", &DecryptInput{CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
-				{"Decrypt", "with key", &DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
-				{"Decrypt", "without the ciphertext", &DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: ptr(true), DryRunModifiers: []string{ignoreCipher}}, tt.want},
-				{"ReEncrypt", "source", &ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &open}, tt.want},
-				{"ReEncrypt", "destination", &ReEncryptInput{CiphertextBlob: byOpen, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
-				{"ReEncrypt", "source good, destination to test", &ReEncryptInput{CiphertextBlob: goodBlob, SourceEncryptionContext: good, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
-				{"ReEncrypt", "source to test, destination good", &ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &id, DestinationEncryptionContext: good}, tt.want},
-				{"GenerateDataKey", "", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyWithoutPlaintext", "", &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(dataKeyAES256), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyPair", "", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyPairWithoutPlaintext", "", &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
-				{"DescribeKey", "", &DescribeKeyInput{KeyId: &id}, true},
+				{"Encrypt", "", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}, tt.want},
+				{"Encrypt", "dry run", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: ptr(true)}, tt.want},
+				{"Decrypt", "", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
+				{"Decrypt", "with key", &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
+				{"Decrypt", "without the ciphertext", &kmsapi.DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: ptr(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}}, tt.want},
+				{"ReEncrypt", "source", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &open}, tt.want},
+				{"ReEncrypt", "destination", &kmsapi.ReEncryptInput{CiphertextBlob: byOpen, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
+				{"ReEncrypt", "source good, destination to test", &kmsapi.ReEncryptInput{CiphertextBlob: goodBlob, SourceEncryptionContext: good, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
+				{"ReEncrypt", "source to test, destination good", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &id, DestinationEncryptionContext: good}, tt.want},
+				{"GenerateDataKey", "", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyWithoutPlaintext", "", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPair", "", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"DescribeKey", "", &kmsapi.DescribeKeyInput{KeyId: &id}, true},
 			} {
 				_, err := r.first.Do(t.Context(), r.caller(alice), OperationNamed(req.op), req.in)
-				allowed := err == nil || errors.Is(err, ErrDryRun)
-				if allowed != req.want || !allowed && !errors.Is(err, ErrAccessDenied) {
+				allowed := err == nil || errors.Is(err, kmsapi.ErrDryRun)
+				if allowed != req.want || !allowed && !errors.Is(err, kmsapi.ErrAccessDenied) {
 					t.Errorf("%s %s: %v, want allowed: %v", req.op, req.name, err, req.want)
 				}
 			}
@@ -113,7 +124,7 @@ func TestGrantedOperations(t *testing.T) {
 	r := newRoom(t)
 	alice := r.user(aliceARN)
 	blobOf := func(id string) []byte {
-		return must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+		return must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	}
 	open, _ := r.newKey()
 	r.setPolicy(open, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
@@ -121,22 +132,26 @@ func TestGrantedOperations(t *testing.T) {
 		"GenerateDataKeyPairWithoutPlaintext", "DescribeKey", "CreateGrant", "RetireGrant"}
 	for _, granted := range ops {
 		id, _ := r.newKey()
-		grant := r.createGrant(id, aliceARN, granted)
+		allowed := []string{granted}
+		if granted == "CreateGrant" {
+			allowed = append(allowed, "DescribeKey") // not by itself
+		}
+		grant := r.createGrant(id, aliceARN, allowed...)
 		requests := map[string]any{
-			"Encrypt": &EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "Decrypt": &DecryptInput{CiphertextBlob: blobOf(id)},
-			"ReEncryptFrom":                       &ReEncryptInput{CiphertextBlob: blobOf(id), DestinationKeyId: &open},
-			"ReEncryptTo":                         &ReEncryptInput{CiphertextBlob: blobOf(open), DestinationKeyId: &id},
-			"GenerateDataKey":                     &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
-			"GenerateDataKeyWithoutPlaintext":     &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(dataKeyAES256)},
-			"GenerateDataKeyPair":                 &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-			"GenerateDataKeyPairWithoutPlaintext": &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-			"DescribeKey":                         &DescribeKeyInput{KeyId: &id},
-			"CreateGrant":                         &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"CreateGrant"}},
-			"RetireGrant":                         &RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: ptr(true)},
+			"Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blobOf(id)},
+			"ReEncryptFrom":                       &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(id), DestinationKeyId: &open},
+			"ReEncryptTo":                         &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(open), DestinationKeyId: &id},
+			"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
+			"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
+			"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+			"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+			"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
+			"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"CreateGrant", "DescribeKey"}},
+			"RetireGrant":                         &kmsapi.RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: ptr(true)},
 			// No grant allows these.
-			"GetKeyPolicy": &GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)},
-			"DisableKey": &DisableKeyInput{KeyId: &id}, "ScheduleKeyDeletion": &ScheduleKeyDeletionInput{KeyId: &id}, "ListGrants": &ListGrantsInput{KeyId: &id},
-			"RevokeGrant": &RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &TagResourceInput{KeyId: &id, Tags: manyTags(1)},
+			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)},
+			"DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}, "ScheduleKeyDeletion": &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ListGrants": &kmsapi.ListGrantsInput{KeyId: &id},
+			"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)},
 		}
 		for name, in := range requests {
 			op := OperationNamed(name)
@@ -144,7 +159,7 @@ func TestGrantedOperations(t *testing.T) {
 				op = OperationNamed("ReEncrypt")
 			}
 			_, err := r.first.Do(t.Context(), r.caller(alice), op, in)
-			if want := name == granted; want != (err == nil || errors.Is(err, ErrDryRun)) || !want && !errors.Is(err, ErrAccessDenied) {
+			if want := slices.Contains(allowed, name); want != (err == nil || errors.Is(err, kmsapi.ErrDryRun)) || !want && !errors.Is(err, kmsapi.ErrAccessDenied) {
 				t.Errorf("granted %s, asked for %s: %v", granted, name, err)
 			}
 		}
@@ -186,8 +201,8 @@ func TestGrantees(t *testing.T) {
 		id, arn := r.newKey()
 		r.setPolicy(id, r.policyFor(statement("Allow", bobARN+"2", "kms:*")))
 		r.putGrant(id, grantHex(1), tt.grantee, "Encrypt")
-		_, err := callAs[EncryptOutput](r, r.first, r.user(tt.caller), "Encrypt", &EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
-		if (err == nil) != tt.want || err != nil && !errors.Is(err, ErrAccessDenied) {
+		_, err := callAs[kmsapi.EncryptOutput](r, r.first, r.user(tt.caller), "Encrypt", &kmsapi.EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
+		if (err == nil) != tt.want || err != nil && !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("grant to %s, asked by %s: %v, want allowed: %v", tt.grantee, tt.caller, err, tt.want)
 		}
 	}
@@ -195,7 +210,7 @@ func TestGrantees(t *testing.T) {
 	id, arn := r.newKey()
 	r.setPolicy(id, r.policyFor(statement("Allow", bobARN, "kms:*")))
 	r.putGrant(id, grantHex(1), root, "Encrypt")
-	must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
+	must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
 }
 
 // TestDenyDespiteGrant: a policy's Deny wins, also over a grant that says the same
@@ -205,18 +220,18 @@ func TestDenyDespiteGrant(t *testing.T) {
 	alice := r.user(aliceARN)
 	id, arn := r.newKey()
 	r.createGrant(id, aliceARN, "Encrypt", "Decrypt", "CreateGrant")
-	encrypt := &EncryptInput{KeyId: &id, Plaintext: []byte("x")}
-	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", encrypt); err != nil {
+	encrypt := &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}
+	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", encrypt); err != nil {
 		t.Fatal(err)
 	}
 	for _, deny := range []string{statement("Deny", aliceARN, "kms:Encrypt"), statement("Deny", testAccount, "kms:*"), `{"Effect":"Deny","Principal":"*","Action":"kms:Enc*","Resource":"*"}`} {
 		r.setPolicy(id, r.policyFor(rootStatement, deny))
-		_, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", encrypt)
-		wantError(t, err, ErrAccessDenied, "User: "+aliceARN+" is not authorized to perform: kms:Encrypt on resource: "+arn+" with an explicit deny in a resource-based policy")
+		_, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", encrypt)
+		wantError(t, err, kmsapi.ErrAccessDenied, "User: "+aliceARN+" is not authorized to perform: kms:Encrypt on resource: "+arn+" with an explicit deny in a resource-based policy")
 	}
 	r.setPolicy(id, r.policyFor(rootStatement, statement("Deny", aliceARN, "kms:CreateGrant")))
-	_, err := callAs[CreateGrantOutput](r, r.first, alice, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
-	wantError(t, err, ErrAccessDenied, "…")
+	_, err := callAs[kmsapi.CreateGrantOutput](r, r.first, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 }
 
 // TestGrantsEverywhere: a grant is good on every node once CreateGrant has returned,
@@ -227,19 +242,21 @@ func TestGrantsEverywhere(t *testing.T) {
 	id, arn := r.newKey()
 	behind, n2 := r.cluster.replica("n2"), r.engines["n2"]
 	encrypt := func() error {
-		_, err := callAs[EncryptOutput](r, n2, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err := callAs[kmsapi.EncryptOutput](r, n2, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
-	for i, end := range []func(g *CreateGrantOutput){
-		func(g *CreateGrantOutput) {
-			must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
+	for i, end := range []func(g *kmsapi.CreateGrantOutput){
+		func(g *kmsapi.CreateGrantOutput) {
+			must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
 		},
-		func(g *CreateGrantOutput) {
-			must[none](r, "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
+		func(g *kmsapi.CreateGrantOutput) {
+			must[none](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
 		},
-		func(g *CreateGrantOutput) { must[none](r, "RetireGrant", &RetireGrantInput{GrantToken: g.GrantToken}) },
+		func(g *kmsapi.CreateGrantOutput) {
+			must[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
+		},
 	} {
-		if err := encrypt(); !errors.Is(err, ErrAccessDenied) {
+		if err := encrypt(); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Fatalf("way %d: before the grant: %v", i, err)
 		}
 		behind.freeze()
@@ -250,49 +267,53 @@ func TestGrantsEverywhere(t *testing.T) {
 		behind.thaw()
 		behind.freeze()
 		end(g)
-		if err := encrypt(); !errors.Is(err, ErrAccessDenied) {
+		if err := encrypt(); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("way %d: after its end: %v", i, err)
 		}
 		behind.thaw()
 		// The other node sees it in lists, too, and can end it itself.
 		g = r.createGrant(id, bobARN, "Encrypt")
 		behind.freeze()
-		list, err := callAs[ListGrantsOutput](r, n2, r.root, "ListGrants", &ListGrantsInput{KeyId: &id})
+		list, err := callAs[kmsapi.ListGrantsOutput](r, n2, r.root, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id})
 		if err != nil || len(list.Grants) != 1 || *list.Grants[0].GrantId != *g.GrantId {
 			t.Errorf("way %d: ListGrants on the other node: %v, %v", i, list, err)
 		}
-		if _, err := callAs[none](r, n2, r.root, "RetireGrant", &RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
+		if _, err := callAs[none](r, n2, r.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
 			t.Errorf("way %d: RetireGrant on the other node: %v", i, err)
 		}
 		behind.thaw()
 	}
 }
 
-func grantWith(c *GrantConstraints, operations ...string) *fsmpb.Grant {
+func grantWith(c *kmsapi.GrantConstraints, operations ...string) *fsmpb.Grant {
 	g := &fsmpb.Grant{Operations: operations}
 	if c != nil {
-		g.ContextEquals, _ = constraint("", c.EncryptionContextEquals)
-		g.ContextSubset, _ = constraint("", c.EncryptionContextSubset)
+		_ = constrain(g, c)
 	}
 	return g
 }
 
+func admits(g *fsmpb.Grant, context map[string]string) bool {
+	return (&requestContext{pairs: context}).admits(g, "kms:Encrypt")
+}
+
 // TestChildConstraints: which constraints are as strict as which.
 func TestChildConstraints(t *testing.T) {
-	constraints := []*GrantConstraints{
-		nil, equals(contextOf("a", "1")), equals(contextOf("a", "1", "b", "2")), equals(contextOf("A", "1")),
+	constraints := []*kmsapi.GrantConstraints{
+		nil, equals(contextOf("a", "1")), equals(contextOf("a", "1", "b", "2")), equals(contextOf("A", "1")), equals(contextOf("a", "1", "A", "1")),
+		subset(contextOf("A", "1", "a", "1")), subset(contextOf("B", "2")),
 		subset(contextOf("a", "1")), subset(contextOf("a", "1", "b", "2")), subset(contextOf("a", "2")),
 	}
 	contexts := []map[string]string{
 		nil, contextOf("a", "1"), contextOf("a", "1", "b", "2"), contextOf("a", "1", "b", "2", "c", "3"), contextOf("a", "1", "c", "3"),
-		contextOf("A", "1"), contextOf("a", "2"), contextOf("a", "2", "b", "2"), contextOf("z", "9"),
+		contextOf("A", "1"), contextOf("a", "1", "A", "1"), contextOf("a", "1", "A", "1", "b", "2"), contextOf("b", "2"), contextOf("a", "2"), contextOf("a", "2", "b", "2"), contextOf("z", "9"),
 	}
 	for i, p := range constraints {
 		for j, c := range constraints {
 			parent, child := grantWith(p, "CreateGrant", "Encrypt"), grantWith(c, "Encrypt")
 			want := true // a child may admit no context that its parent does not
 			for _, ctx := range contexts {
-				want = want && (!admits(child, "kms:Encrypt", ctx) || admits(parent, "kms:Encrypt", ctx))
+				want = want && (!admits(child, ctx) || admits(parent, ctx))
 			}
 			if got := covers(parent, child); got != want {
 				t.Errorf("parent %d (%v), child %d (%v): %v, want %v", i, p, j, c, got, want)
@@ -309,19 +330,19 @@ func TestEscalationByGrants(t *testing.T) {
 	id, arn := r.newKey()
 	other, _ := r.newKey()
 	app := contextOf("app", "one")
-	parent := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN),
+	parent := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN),
 		Operations: []string{"CreateGrant", "Decrypt"}, Constraints: subset(app)})
 	// A second grant, with other powers, must not lend them to the first.
-	must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
 	// Nor a third one, that can make grants of nothing else, its missing constraint.
-	must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
-	try := func(who Identity, key, grantee string, c *GrantConstraints, ops ...string) (*CreateGrantOutput, error) {
-		return callAs[CreateGrantOutput](r, r.first, who, "CreateGrant", &CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
+	try := func(who Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
+		return callAs[kmsapi.CreateGrantOutput](r, r.first, who, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
 	}
 	for _, tt := range []struct {
 		name       string
 		key        string
-		constraint *GrantConstraints
+		constraint *kmsapi.GrantConstraints
 		ops        []string
 		want       bool
 	}{
@@ -331,21 +352,22 @@ func TestEscalationByGrants(t *testing.T) {
 		{"exact", id, equals(app), []string{"Decrypt"}, true},
 		{"exact with more", id, equals(contextOf("app", "one", "x", "y")), []string{"Decrypt"}, true},
 		{"no constraint", id, nil, []string{"Decrypt"}, false},
-		{"no constraint in a structure", id, &GrantConstraints{}, []string{"Decrypt"}, false},
+		{"no constraint in a structure", id, &kmsapi.GrantConstraints{}, []string{"Decrypt"}, false},
 		{"other value", id, subset(contextOf("app", "two")), []string{"Decrypt"}, false},
-		{"other case", id, subset(contextOf("App", "one")), []string{"Decrypt"}, false},
+		{"other case of a key", id, subset(contextOf("App", "one")), []string{"Decrypt"}, true},
+		{"other case of a value", id, subset(contextOf("app", "One")), []string{"Decrypt"}, false},
 		{"other exact context", id, equals(contextOf("x", "y")), []string{"Decrypt"}, false},
 		{"an operation of another grant", id, subset(app), []string{"Encrypt"}, false},
 		{"one of each grant", id, subset(app), []string{"Decrypt", "Encrypt"}, false},
 		{"one of each grant that may make grants", id, subset(app), []string{"Decrypt", "RetireGrant"}, false},
 		{"an operation of no grant", id, subset(app), []string{"GenerateDataKey"}, false},
-		{"all operations", id, subset(app), append([]string(nil), grantOperations(&fsmpb.Key{Spec: specSymmetric, Usage: usageEncrypt})...), false},
+		{"all operations", id, subset(app), append([]string(nil), grantOperations(&fsmpb.Key{Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt})...), false},
 		{"one twice and one more", id, subset(app), []string{"Decrypt", "Decrypt", "ReEncryptFrom"}, false},
 		{"another key", other, subset(app), []string{"Decrypt"}, false},
 	} {
 		for _, grantee := range []string{bobARN, aliceARN} {
 			_, err := try(alice, tt.key, grantee, tt.constraint, tt.ops...)
-			if (err == nil) != tt.want || err != nil && !errors.Is(err, ErrAccessDenied) {
+			if (err == nil) != tt.want || err != nil && !errors.Is(err, kmsapi.ErrAccessDenied) {
 				t.Errorf("%s, for %s: %v, want allowed: %v", tt.name, grantee, err, tt.want)
 			}
 		}
@@ -355,23 +377,23 @@ func TestEscalationByGrants(t *testing.T) {
 	if _, err := try(bob, id, "arn:aws:iam::"+testAccount+":user/carol", equals(app), "Decrypt"); err != nil {
 		t.Errorf("second step: %v", err)
 	}
-	if _, err := try(bob, id, bobARN, nil, "Decrypt"); !errors.Is(err, ErrAccessDenied) {
+	if _, err := try(bob, id, bobARN, nil, "Decrypt"); !errors.Is(err, kmsapi.ErrAccessDenied) {
 		t.Errorf("second step without constraint: %v", err)
 	}
-	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
+	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
 	for _, who := range []Identity{alice, bob} {
-		_, err := callAs[DecryptOutput](r, r.first, who, "Decrypt", &DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
-		wantError(t, err, ErrAccessDenied, "…")
+		_, err := callAs[kmsapi.DecryptOutput](r, r.first, who, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
+		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
 	// A grantee can end nothing that it was not given to end.
-	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
-	wantError(t, err, ErrAccessDenied, "…")
-	_, err = callAs[none](r, r.first, bob, "RetireGrant", &RetireGrantInput{GrantToken: parent.GrantToken})
-	wantError(t, err, ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: kms:RetireGrant on resource: %s because no identity-based policy allows the kms:RetireGrant action", bobARN, arn))
+	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
+	_, err = callAs[none](r, r.first, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
+	wantError(t, err, kmsapi.ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: kms:RetireGrant on resource: %s because no identity-based policy allows the kms:RetireGrant action", bobARN, arn))
 	// With the parent gone its grantee makes no more of them; those made stay.
-	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
-	blob = must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
-	if _, err := callAs[DecryptOutput](r, r.first, bob, "Decrypt", &DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
+	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	blob = must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
+	if _, err := callAs[kmsapi.DecryptOutput](r, r.first, bob, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
 		t.Errorf("by a child whose parent is gone: %v", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // importToken is what GetParametersForImport gives out and ImportKeyMaterial needs
@@ -87,7 +88,7 @@ func (v *vault) openToken(given []byte) (*importToken, *keymat.Secret, error) {
 	}
 	t, generation, wrapped := parseToken(given)
 	if t == nil {
-		return nil, nil, ErrInvalidImportToken
+		return nil, nil, kmsapi.ErrInvalidImportToken
 	}
 	b, err := t.binding()
 	if err != nil {
@@ -95,7 +96,7 @@ func (v *vault) openToken(given []byte) (*importToken, *keymat.Secret, error) {
 	}
 	pkcs8, err := o.ring.Unwrap(generation, keymat.PurposeImport, b, wrapped)
 	if errors.Is(err, keymat.ErrUnwrap) || errors.Is(err, keymat.ErrGeneration) {
-		return nil, nil, ErrInvalidImportToken
+		return nil, nil, kmsapi.ErrInvalidImportToken
 	}
 	return t, pkcs8, gone(err)
 }

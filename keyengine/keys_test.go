@@ -2,17 +2,19 @@ package keyengine
 
 import (
 	"bytes"
+	"crypto/rand"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // newKeyOf makes a key of a spec for a usage.
 func (r *room) newKeyOf(spec, usage string) (id, arn string) {
 	r.t.Helper()
-	m := must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
@@ -36,19 +38,45 @@ func (r *room) give(id string, b []byte) {
 			m.Pending = len(k.Materials) > 0
 			k.Materials = append(k.Materials, m)
 		}
-		if err := r.first.vault.wrapAgain(k, m, b); err != nil {
-			r.t.Fatalf("wrapping: %v", err)
+		if known := sameMaterial(was, given); known == nil || len(known.Wrapped) == 0 {
+			if err := r.first.vault.wrapAgain(k, m, b); err != nil {
+				r.t.Fatalf("wrapping: %v", err)
+			}
 		}
 		k.State = fsmpb.KeyState_KEY_STATE_ENABLED
 		r.cluster.change(putKeyChange(k))
 	}
 }
 
+// another makes a key like one that there is, but for what edit changes.
+func (r *room) another(id string, edit func(*fsmpb.Key)) string {
+	r.t.Helper()
+	k := cloneOf(r.stored(id))
+	k.Id = make([]byte, 16)
+	rand.Read(k.Id)
+	edit(k)
+	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
+	return formatKeyID([16]byte(k.Id), k.MultiRegion)
+}
+
+// refilled makes a key like one that was made here, of other material, for kinds of
+// keys that cannot be imported.
+func (r *room) refilled(id string, b []byte) string {
+	r.t.Helper()
+	return r.another(id, func(k *fsmpb.Key) {
+		m := r.wrapMaterial(k, b)
+		if err := r.first.vault.wrapAgain(k, m, b); err != nil {
+			r.t.Fatalf("wrapping: %v", err)
+		}
+		k.Materials = []*fsmpb.Material{m}
+	})
+}
+
 // wrapMaterial makes a material of a key of bytes, with its public half.
 func (r *room) wrapMaterial(k *fsmpb.Key, b []byte) *fsmpb.Material {
 	r.t.Helper()
 	m, err := r.first.vault.givenMaterial(k, r.cluster.clock.Now().UnixNano(), bytes.Clone(b))
-	if err == nil && k.Spec != specSymmetric {
+	if err == nil && k.Spec != kmsapi.SpecSymmetric {
 		m.PublicKey, err = primitive.Public(k.Spec, b)
 	}
 	if err != nil {
@@ -59,16 +87,16 @@ func (r *room) wrapMaterial(k *fsmpb.Key, b []byte) *fsmpb.Material {
 
 func (r *room) publicKey(id string) []byte {
 	r.t.Helper()
-	return must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: &id}).PublicKey
+	return must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id}).PublicKey
 }
 
 // signInput and macInput are requests that keys of the table of key states take.
-func (r *room) signInput(id string) *SignInput {
-	return &SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+func (r *room) signInput(id string) *kmsapi.SignInput {
+	return &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
 }
 
-func (r *room) macInput(id string) *GenerateMacInput {
-	return &GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
+func (r *room) macInput(id string) *kmsapi.GenerateMacInput {
+	return &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
 }
 
 // manyRefusals lets the first node refuse more than one principal may cause.

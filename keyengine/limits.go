@@ -1,14 +1,22 @@
 package keyengine
 
 import (
+	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // limits bounds the refusals that one principal may cause on this node. Each is
-// a record in the replicated log, and costs the principal nothing else.
+// a record on every node's disk, and costs the principal nothing else. What is
+// beyond is throttled without a record of its own: one a minute says how much.
 type limits struct {
 	clock Clock
 	rate  rate.Limit
@@ -16,17 +24,32 @@ type limits struct {
 
 	mu   sync.Mutex
 	left map[string]*rate.Limiter // by principal
+	over map[string]*throttled    // not recorded yet; likewise, and of no others
 }
 
-// maxLimited bounds the principals that are watched at a time.
-const maxLimited = 4096
+// throttled is what one principal asked beyond its rate.
+type throttled struct {
+	principal    policy.Principal
+	credential   string // of the newest request
+	count        int
+	since, until time.Time
+}
 
-var errThrottled = fault(ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
+const (
+	// maxLimited bounds the principals that are watched at a time.
+	maxLimited = 4096
+	// throttledEvery is how often what was throttled is recorded, and
+	// maxThrottledRecords how many records that makes at a time.
+	throttledEvery      = time.Minute
+	maxThrottledRecords = 32
+)
+
+var errThrottled = kmsapi.Errorf(kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
 
 func newLimits(cfg Config) *limits {
-	l := &limits{clock: cfg.Clock, rate: rate.Limit(cfg.RefusalRate), burst: cfg.RefusalBurst, left: make(map[string]*rate.Limiter)}
+	l := &limits{clock: cfg.Clock, rate: rate.Limit(cfg.RefusalRate), burst: cfg.RefusalBurst, left: make(map[string]*rate.Limiter), over: make(map[string]*throttled)}
 	if l.rate <= 0 {
-		l.rate = 100
+		l.rate = 10
 	}
 	if l.burst <= 0 {
 		l.burst = 500
@@ -38,16 +61,85 @@ func newLimits(cfg Config) *limits {
 func (l *limits) allow(c *Caller) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r := l.left[c.Identity.principal.ARN]; r != nil && r.TokensAt(l.clock.Now()) < 1 {
-		return errThrottled
+	now := l.clock.Now()
+	if r := l.left[c.Identity.principal.ARN]; r == nil || r.TokensAt(now) >= 1 {
+		return nil
 	}
-	return nil
+	l.note(throttled{principal: c.Identity.principal, credential: c.Identity.credential, count: 1, since: now, until: now})
+	return errThrottled
+}
+
+// note counts what was throttled.
+func (l *limits) note(t throttled) {
+	o := l.over[t.principal.ARN]
+	if o == nil {
+		if len(l.over) >= maxLimited {
+			return
+		}
+		l.over[t.principal.ARN] = &t
+		return
+	}
+	o.credential, o.count = t.credential, o.count+t.count
+	if t.since.Before(o.since) {
+		o.since = t.since
+	}
+	if t.until.After(o.until) {
+		o.until = t.until
+	}
+}
+
+// take is what is to be recorded now.
+func (l *limits) take() []*throttled {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []*throttled
+	for who, t := range l.over {
+		if len(list) == maxThrottledRecords {
+			break
+		}
+		delete(l.over, who)
+		list = append(list, t)
+	}
+	return list
+}
+
+// runThrottled records what was throttled.
+func (e *Engine) runThrottled(ctx context.Context) {
+	tick := time.NewTicker(throttledEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			e.recordThrottled(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (e *Engine) recordThrottled(ctx context.Context) {
+	for _, t := range e.limits.take() {
+		_, err := e.commitEvent(ctx, event{
+			name: "ThrottleRequests", kind: eventConclave, identity: principalIdentity(t.principal, t.credential),
+			err: errThrottled, readOnly: true,
+			details: []*auditpb.Field{
+				auditfield.Number("requests", t.count),
+				auditfield.Text("since", t.since.UTC().Format(time.RFC3339)),
+				auditfield.Text("until", t.until.UTC().Format(time.RFC3339)),
+			},
+		})
+		if err != nil { // sealed, or no majority: the next time
+			e.limits.mu.Lock()
+			e.limits.note(*t)
+			e.limits.mu.Unlock()
+		}
+	}
 }
 
 // refused counts a recorded outcome against the caller. A dry run that went well
 // is none, nor is a failure of ours.
 func (l *limits) refused(c *Caller, err error) {
-	if errors.Is(err, ErrDryRun) || errors.Is(err, ErrInternal) || errors.Is(err, ErrUnavailable) {
+	if errors.Is(err, kmsapi.ErrDryRun) || errors.Is(err, kmsapi.ErrInternal) || errors.Is(err, kmsapi.ErrUnavailable) {
 		return
 	}
 	now := l.clock.Now()

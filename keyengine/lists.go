@@ -9,13 +9,14 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Lists over everything would have read sets as long as themselves. They are read
 // after their record is committed instead, on a state that contains it: what
 // they show is then no older than the request.
 
-func listKeys(ev *eval, in *ListKeysInput) (*ListKeysOutput, error) {
+func listKeys(ev *eval, in *kmsapi.ListKeysInput) (*kmsapi.ListKeysOutput, error) {
 	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
 		return nil, err
 	}
@@ -28,19 +29,19 @@ func listKeys(ev *eval, in *ListKeysInput) (*ListKeysOutput, error) {
 		copy(after.ID[:], id)
 	}
 	ev.later = func(s *fsm.State) (any, error) {
-		out := &ListKeysOutput{Keys: []KeyListEntry{}}
+		out := &kmsapi.ListKeysOutput{Keys: []kmsapi.KeyListEntry{}}
 		out.NextMarker, out.Truncated, err = fill(p, s.Keys(after), func(k *fsmpb.Key) string {
 			return hex.EncodeToString(k.Id)
 		}, func(k *fsmpb.Key) {
 			name := formatKeyID([16]byte(k.Id), k.MultiRegion)
-			out.Keys = append(out.Keys, KeyListEntry{KeyId: &name, KeyArn: ptr(keyARN(ev.cluster(), k.Region, name))})
+			out.Keys = append(out.Keys, kmsapi.KeyListEntry{KeyId: &name, KeyArn: ptr(keyARN(ev.cluster(), k.Region, name))})
 		})
 		return out, err
 	}
 	return nil, nil
 }
 
-func listAliases(ev *eval, in *ListAliasesInput) (*ListAliasesOutput, error) {
+func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutput, error) {
 	var filter *target
 	scope := ""
 	if in.KeyId != nil {
@@ -58,13 +59,13 @@ func listAliases(ev *eval, in *ListAliasesInput) (*ListAliasesOutput, error) {
 		return nil, err
 	}
 	ev.later = func(s *fsm.State) (any, error) {
-		out := &ListAliasesOutput{Aliases: []AliasListEntry{}}
+		out := &kmsapi.ListAliasesOutput{Aliases: []kmsapi.AliasListEntry{}}
 		all := s.Aliases(ev.region(), p.after)
 		if filter != nil {
 			all = s.AliasesOf(filter.id)
 		}
 		out.NextMarker, out.Truncated, err = fill(p, all, func(a *fsmpb.Alias) string { return a.Name }, func(a *fsmpb.Alias) {
-			e := AliasListEntry{
+			e := kmsapi.AliasListEntry{
 				AliasName: ptr(a.Name), AliasArn: ptr(ev.aliasARN(a.Name)),
 				CreationDate: timeOf(a.Created), LastUpdatedDate: timeOf(a.Updated),
 			}
@@ -103,7 +104,7 @@ func (ev *eval) page(limit *int32, normal, most int, marker *string, arguments .
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(*marker)
 	if err != nil || len(b) < 1+markerMAC || b[0] != markerVersion {
-		return nil, ErrInvalidMarker
+		return nil, kmsapi.ErrInvalidMarker
 	}
 	p.after = string(b[1+markerMAC:])
 	mac, err := p.mac(p.after)
@@ -111,7 +112,7 @@ func (ev *eval) page(limit *int32, normal, most int, marker *string, arguments .
 		return nil, err
 	}
 	if subtle.ConstantTimeCompare(mac, b[1:1+markerMAC]) != 1 {
-		return nil, ErrInvalidMarker
+		return nil, kmsapi.ErrInvalidMarker
 	}
 	return p, nil
 }

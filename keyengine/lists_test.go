@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // pages reads a list to its end and returns the names of each page.
@@ -54,14 +55,14 @@ func TestLists(t *testing.T) {
 	long := "alias/" + strings.Repeat("x", 250)
 	names := []string{"alias/A", "alias/a", "alias/a/b", "alias/a0", "alias/z", long}
 	for i, name := range names {
-		must[none](r, "CreateAlias", &CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
+		must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
 	}
 	slices.Sort(names)
-	must[none](r, "TagResource", &TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
+	must[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
 
 	keys := func(limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -76,7 +77,7 @@ func TestLists(t *testing.T) {
 	}
 	aliases := func(key *string, limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: key, Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: key, Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -88,7 +89,7 @@ func TestLists(t *testing.T) {
 	}
 	tags := func(limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: &ids[0], Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &ids[0], Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -123,15 +124,15 @@ func TestLists(t *testing.T) {
 		}
 	}
 	// A list that changes between pages misses nothing that stays.
-	out := must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: ptr(int32(2))})
-	must[none](r, "DeleteAlias", &DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
-	out = must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: ptr(int32(100)), Marker: out.NextMarker})
+	out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: ptr(int32(2))})
+	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
+	out = must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: ptr(int32(100)), Marker: out.NextMarker})
 	if got := len(out.Aliases); got != 4 || *out.Aliases[0].AliasName != names[2] {
 		t.Errorf("after a deletion the next page has %d aliases from %s on, want 4 from %s on", got, *out.Aliases[0].AliasName, names[2])
 	}
-	_, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: ptr("alias/a")})
-	wantError(t, err, ErrNotFound, "Invalid keyId 'alias/a'")
-	if n := len(must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: ptr(int32(1000))}).Aliases); n != 5 {
+	_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: ptr("alias/a")})
+	wantError(t, err, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
+	if n := len(must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: ptr(int32(1000))}).Aliases); n != 5 {
 		t.Errorf("a limit beyond the operation's: %d aliases, want 5", n)
 	}
 }
@@ -147,7 +148,7 @@ func TestLongLists(t *testing.T) {
 		limit *int32
 		want  int
 	}{{nil, 50}, {ptr(int32(100)), 100}, {ptr(int32(1000)), 100}} {
-		out := must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Limit: tt.limit})
+		out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: tt.limit})
 		if len(out.Aliases) != tt.want || !*out.Truncated {
 			t.Errorf("%d aliases, want %d", len(out.Aliases), tt.want)
 		}
@@ -162,47 +163,47 @@ func TestMarkers(t *testing.T) {
 	b, _ := r.newKey()
 	for _, key := range []string{a, b} {
 		for i := range 2 {
-			must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
+			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
 		}
-		must[none](r, "TagResource", &TagResourceInput{KeyId: &key, Tags: manyTags(3)})
+		must[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
 	}
 	one := ptr(int32(1))
-	keysMarker := must[ListKeysOutput](r, "ListKeys", &ListKeysInput{Limit: one}).NextMarker
-	tagsMarker := must[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: &a, Limit: one}).NextMarker
-	aliasMarker := must[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: &a, Limit: one}).NextMarker
+	keysMarker := must[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Limit: one}).NextMarker
+	tagsMarker := must[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Limit: one}).NextMarker
+	aliasMarker := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &a, Limit: one}).NextMarker
 
-	if _, err := callAs[ListKeysOutput](r, r.engines["n2"], r.root, "ListKeys", &ListKeysInput{Marker: keysMarker}); err != nil {
+	if _, err := callAs[kmsapi.ListKeysOutput](r, r.engines["n2"], r.root, "ListKeys", &kmsapi.ListKeysInput{Marker: keysMarker}); err != nil {
 		t.Errorf("on another node: %v", err)
 	}
 	// A tag's list may be asked for by ARN and by id.
-	if _, err := call[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: ptr("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
+	if _, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: ptr("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
 		t.Errorf("with the key's ARN: %v", err)
 	}
 	bad := map[string]func() error{
 		"of another operation": func() error {
-			_, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Marker: aliasMarker})
+			_, err := call[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Marker: aliasMarker})
 			return err
 		},
 		"of another key's tags": func() error {
-			_, err := call[ListResourceTagsOutput](r, "ListResourceTags", &ListResourceTagsInput{KeyId: &b, Marker: tagsMarker})
+			_, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &b, Marker: tagsMarker})
 			return err
 		},
 		"of another key's aliases": func() error {
-			_, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{KeyId: &b, Marker: aliasMarker})
+			_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &b, Marker: aliasMarker})
 			return err
 		},
 		"of a key's aliases for all": func() error {
-			_, err := call[ListAliasesOutput](r, "ListAliases", &ListAliasesInput{Marker: aliasMarker})
+			_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Marker: aliasMarker})
 			return err
 		},
 		"where there are none": func() error {
-			_, err := call[ListKeyPoliciesOutput](r, "ListKeyPolicies", &ListKeyPoliciesInput{KeyId: &a, Marker: tagsMarker})
+			_, err := call[kmsapi.ListKeyPoliciesOutput](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &a, Marker: tagsMarker})
 			return err
 		},
 		"of another caller": func() error {
 			alice := r.user(aliceARN)
 			r.setPolicy(a, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
-			_, err := callAs[ListResourceTagsOutput](r, r.first, alice, "ListResourceTags", &ListResourceTagsInput{KeyId: &a, Marker: tagsMarker})
+			_, err := callAs[kmsapi.ListResourceTagsOutput](r, r.first, alice, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Marker: tagsMarker})
 			return err
 		},
 	}
@@ -210,7 +211,7 @@ func TestMarkers(t *testing.T) {
 		if err := f(); err == nil {
 			t.Errorf("a marker %s is taken", name)
 		} else {
-			wantError(t, err, ErrInvalidMarker, "")
+			wantError(t, err, kmsapi.ErrInvalidMarker, "")
 		}
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(*keysMarker)
@@ -230,8 +231,8 @@ func TestMarkers(t *testing.T) {
 	}
 	r.manyRefusals()
 	for _, m := range forms {
-		_, err := call[ListKeysOutput](r, "ListKeys", &ListKeysInput{Marker: &m})
-		if wantError(t, err, ErrInvalidMarker, ""); t.Failed() {
+		_, err := call[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Marker: &m})
+		if wantError(t, err, kmsapi.ErrInvalidMarker, ""); t.Failed() {
 			t.Fatalf("marker %q", m)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // What a key's materials say about the key. Materials are permanently a key's once
@@ -30,7 +31,7 @@ func complete(k *fsmpb.Key, at int64) bool {
 // little longer. What is derived from material that has yet to expire holds until
 // then.
 func (ev *eval) asOf(k *fsmpb.Key) *fsmpb.Key {
-	if k == nil || k.Origin != originImported {
+	if k == nil || k.Origin != kmsapi.OriginImported {
 		return k
 	}
 	now := ev.state.Time()

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // metrics count what the engine answers. Labels come from closed sets: nothing
@@ -16,6 +18,13 @@ type metrics struct {
 	conflicts *prometheus.CounterVec
 	lates     *prometheus.CounterVec
 	forwarded *prometheus.CounterVec
+	// forged counts refusals of credentials that no unsealed node wrote.
+	forged prometheus.Counter
+	// refused counts records that broke a rule of the state machine, by the node that
+	// proposed them.
+	refused *prometheus.CounterVec
+	// unopenable counts records that were read and could not be opened.
+	unopenable prometheus.Counter
 }
 
 func newMetrics(cfg Config, e *Engine) *metrics {
@@ -45,6 +54,16 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 		lates: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_request_late_total", Help: "Answers withheld because they were held up for too long.",
 		}, []string{"operation"}),
+		forged: f.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_credential_forged_total", Help: "Uses of credentials in the state that no unsealed node wrote.",
+		}),
+		refused: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "conclave_records_refused_total", Help: "Records of unsealed nodes that broke a rule and changed nothing. " +
+				"Anything but 0 means that the node has a fault or is in wrong hands.",
+		}, []string{"node"}),
+		unopenable: f.NewCounter(prometheus.CounterOpts{
+			Name: "conclave_audit_unopenable_total", Help: "Records of the audit log that were read and could not be opened.",
+		}),
 		forwarded: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_request_forwarded_total", Help: "Requests that the leader had to execute, after too many conflicts.",
 		}, []string{"operation"}),
@@ -57,7 +76,7 @@ func (m *metrics) operation(op *Operation, c *Caller, err error, took time.Durat
 }
 
 func (m *metrics) conflict(op *Operation) { m.conflicts.WithLabelValues(op.Name).Inc() }
-func (m *metrics) late(op *Operation)     { m.lates.WithLabelValues(op.Name).Inc() }
+func (m *metrics) late(operation string)  { m.lates.WithLabelValues(operation).Inc() }
 func (m *metrics) forward(op *Operation)  { m.forwarded.WithLabelValues(op.Name).Inc() }
 
 // outcomeLabel is the code of an outcome. Codes are ours, so there are few; one
@@ -66,7 +85,7 @@ func outcomeLabel(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	for _, known := range outcomes {
+	for _, known := range kmsapi.Errors() {
 		if errors.Is(err, known) {
 			return string(known.Code)
 		}

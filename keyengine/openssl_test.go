@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // unavailable skips a test for want of a tool that not every machine has, or fails
@@ -129,9 +131,9 @@ func TestOpenSSLSignatures(t *testing.T) {
 		t.Run(tt.spec, func(t *testing.T) {
 			b := newBench(t)
 			r.t = t
-			ours, _ := r.newKeyOf(tt.spec, usageSign)
+			ours, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
 			private := b.generate(tt.generate)
-			theirs := r.vectorKey(true, tt.spec, usageSign, private)
+			theirs := r.vectorKey(true, tt.spec, kmsapi.UsageSign, private)
 			if !bytes.Equal(r.publicKey(theirs), b.publicOf(private)) {
 				t.Error("the public key of an imported key is another one")
 			}
@@ -172,15 +174,15 @@ func TestOpenSSLMacs(t *testing.T) {
 	r := newRoom(t)
 	for size, n := range map[string]string{"224": "28", "256": "32", "384": "48", "512": "64"} {
 		b.run("rand", "-out", b.path("key"), n)
-		id := r.vectorKey(true, "HMAC_"+size, usageMac, b.read("key"))
+		id := r.vectorKey(true, "HMAC_"+size, kmsapi.UsageMac, b.read("key"))
 		message := []byte("for both of us")
 		want := b.mac(size, b.read("key"), message)
 		algorithm := "HMAC_SHA_" + size
-		got := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: &algorithm}).Mac
+		got := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: &algorithm}).Mac
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s is %x, OpenSSL's is %x", algorithm, got, want)
 		}
-		must[VerifyMacOutput](r, "VerifyMac", &VerifyMacInput{KeyId: &id, Message: message, Mac: want, MacAlgorithm: &algorithm})
+		must[kmsapi.VerifyMacOutput](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: want, MacAlgorithm: &algorithm})
 	}
 }
 
@@ -201,7 +203,7 @@ func TestOpenSSLEncryption(t *testing.T) {
 	b := newBench(t)
 	r := newRoom(t)
 	private := b.generate(opensslSpecs[0].generate)
-	id := r.vectorKey(true, "RSA_2048", usageEncrypt, private)
+	id := r.vectorKey(true, "RSA_2048", kmsapi.UsageEncrypt, private)
 	plaintext := []byte("for both of us")
 	for algorithm, digest := range map[string]string{oaepSHA1: "sha1", oaepSHA256: "sha256"} {
 		args := []string{"pkeyutl", "-decrypt", "-keyform", "DER", "-inkey", b.write("key", private),
@@ -224,7 +226,7 @@ func TestOpenSSLAgreement(t *testing.T) {
 			b := newBench(t)
 			r.t = t
 			private := b.generate(opensslSpecs[1+i].generate)
-			id, _ := r.newKeyOf(tt.spec, usageAgree)
+			id, _ := r.newKeyOf(tt.spec, kmsapi.UsageAgree)
 			b.run("pkeyutl", "-derive", "-keyform", "DER", "-inkey", b.write("key", private),
 				"-peerform", "DER", "-peerkey", b.write("peer", r.publicKey(id)), "-out", b.path("secret"))
 			out, err := r.derives(id, b.publicOf(private))
@@ -244,7 +246,7 @@ func TestOpenSSLKeyPairs(t *testing.T) {
 		t.Run(tt.spec, func(t *testing.T) {
 			b := newBench(t)
 			r.t = t
-			out := must[GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &tt.spec})
+			out := must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &tt.spec})
 			if tt.spec != "ECC_NIST_EDWARDS25519" { // has no check
 				b.run("pkey", "-check", "-noout", "-inform", "DER", "-in", b.write("key", out.PrivateKeyPlaintext))
 			}
@@ -277,23 +279,23 @@ func (b *bench) wrap(algorithm string, public, material []byte) []byte {
 func TestOpenSSLImport(t *testing.T) {
 	message := []byte("with a key from elsewhere")
 	for _, tt := range []struct{ algorithm, wrapping, spec, usage string }{
-		{"RSAES_OAEP_SHA_1", "RSA_2048", specSymmetric, usageEncrypt},
-		{"RSAES_OAEP_SHA_256", "RSA_3072", specSymmetric, usageEncrypt},
-		{"RSAES_OAEP_SHA_1", "RSA_2048", "HMAC_512", usageMac},
-		{"RSAES_OAEP_SHA_256", "RSA_2048", "HMAC_256", usageMac},
-		{"RSAES_OAEP_SHA_1", "RSA_2048", "ECC_NIST_P256", usageSign},
-		{"RSAES_OAEP_SHA_256", "RSA_2048", "ECC_NIST_P256", usageSign},
-		{"RSA_AES_KEY_WRAP_SHA_1", "RSA_2048", "RSA_2048", usageSign},
-		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_4096", "RSA_2048", usageSign},
-		{"RSA_AES_KEY_WRAP_SHA_1", "RSA_2048", "ECC_SECG_P256K1", usageSign},
-		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_2048", "ECC_NIST_P521", usageSign},
-		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_2048", "ECC_NIST_EDWARDS25519", usageSign},
+		{"RSAES_OAEP_SHA_1", "RSA_2048", kmsapi.SpecSymmetric, kmsapi.UsageEncrypt},
+		{"RSAES_OAEP_SHA_256", "RSA_3072", kmsapi.SpecSymmetric, kmsapi.UsageEncrypt},
+		{"RSAES_OAEP_SHA_1", "RSA_2048", "HMAC_512", kmsapi.UsageMac},
+		{"RSAES_OAEP_SHA_256", "RSA_2048", "HMAC_256", kmsapi.UsageMac},
+		{"RSAES_OAEP_SHA_1", "RSA_2048", "ECC_NIST_P256", kmsapi.UsageSign},
+		{"RSAES_OAEP_SHA_256", "RSA_2048", "ECC_NIST_P256", kmsapi.UsageSign},
+		{"RSA_AES_KEY_WRAP_SHA_1", "RSA_2048", "RSA_2048", kmsapi.UsageSign},
+		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_4096", "RSA_2048", kmsapi.UsageSign},
+		{"RSA_AES_KEY_WRAP_SHA_1", "RSA_2048", "ECC_SECG_P256K1", kmsapi.UsageSign},
+		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_2048", "ECC_NIST_P521", kmsapi.UsageSign},
+		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_2048", "ECC_NIST_EDWARDS25519", kmsapi.UsageSign},
 	} {
 		t.Run(tt.algorithm+"/"+tt.spec, func(t *testing.T) {
 			b := newBench(t)
 			r := newRoom(t)
 			id, _ := r.keyToImport(tt.spec, tt.usage)
-			p := must[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+			p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 				KeyId: &id, WrappingAlgorithm: &tt.algorithm, WrappingKeySpec: &tt.wrapping,
 			})
 			var material []byte
@@ -304,26 +306,26 @@ func TestOpenSSLImport(t *testing.T) {
 				}
 			}
 			if material == nil {
-				size := map[string]string{specSymmetric: "32", "HMAC_256": "32", "HMAC_512": "64"}[tt.spec]
+				size := map[string]string{kmsapi.SpecSymmetric: "32", "HMAC_256": "32", "HMAC_512": "64"}[tt.spec]
 				b.run("rand", "-out", b.path("random"), size)
 				material = b.read("random")
 			}
-			r.imports(&ImportKeyMaterialInput{
+			r.imports(&kmsapi.ImportKeyMaterialInput{
 				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: ptr(modelForever),
 			})
 			switch tt.usage {
-			case usageEncrypt:
+			case kmsapi.UsageEncrypt:
 				r.opens(r.seal(id, "x"), "x")
 				if want := hex.EncodeToString(keyMaterialID(r.stored(id), material)); r.current(id) != want {
 					t.Error("the material is not what was wrapped")
 				}
-			case usageMac:
+			case kmsapi.UsageMac:
 				size := tt.spec[len(tt.spec)-3:]
-				out := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: ptr("HMAC_SHA_" + size)})
+				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: ptr("HMAC_SHA_" + size)})
 				if !bytes.Equal(out.Mac, b.mac(size, material, message)) {
 					t.Error("OpenSSL has another MAC with the key")
 				}
-			case usageSign:
+			case kmsapi.UsageSign:
 				if err := b.verify(algorithm, b.publicOf(material), message, r.signs(id, algorithm, "RAW", message)); err != nil {
 					t.Errorf("the signature to OpenSSL: %v", err)
 				}

@@ -2,6 +2,8 @@ package keyengine
 
 import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Operation is a row of the table of everything that a caller can ask of a key.
@@ -29,7 +31,9 @@ type Operation struct {
 	recordKey string
 
 	// The typed parts, filled in by define.
-	plan      *plan
+	input     *kmsapi.Schema
+	output    *kmsapi.Schema
+	recorded  auditfield.Members
 	newInput  func() any
 	newOutput func() any
 	empty     bool // has no output
@@ -42,6 +46,12 @@ func (op *Operation) NewInput() any { return op.newInput() }
 
 // NewOutput returns a pointer to an empty output of the operation.
 func (op *Operation) NewOutput() any { return op.newOutput() }
+
+// Input is the schema of what NewInput returns.
+func (op *Operation) Input() *kmsapi.Schema { return op.input }
+
+// Output is the schema of what NewOutput returns.
+func (op *Operation) Output() *kmsapi.Schema { return op.output }
 
 // HasOutput reports whether a successful answer has a body.
 func (op *Operation) HasOutput() bool { return !op.empty }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // TestMacs: a MAC is as long as its hash, the same each time, and verifies whole
@@ -26,18 +27,18 @@ func TestMacs(t *testing.T) {
 	} {
 		t.Run(tt.spec, func(t *testing.T) {
 			r.t = t
-			id, arn := r.newKeyOf(tt.spec, usageMac)
-			other, _ := r.newKeyOf(tt.spec, usageMac)
-			in := &GenerateMacInput{KeyId: &id, Message: []byte("message"), MacAlgorithm: &tt.algorithm}
-			out := must[GenerateMacOutput](r, "GenerateMac", in)
+			id, arn := r.newKeyOf(tt.spec, kmsapi.UsageMac)
+			other, _ := r.newKeyOf(tt.spec, kmsapi.UsageMac)
+			in := &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("message"), MacAlgorithm: &tt.algorithm}
+			out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", in)
 			if *out.KeyId != arn || *out.MacAlgorithm != tt.algorithm || len(out.Mac) != tt.size {
 				t.Errorf("answer of %s with %s, %d bytes", *out.KeyId, *out.MacAlgorithm, len(out.Mac))
 			}
-			if again := must[GenerateMacOutput](r, "GenerateMac", in); !bytes.Equal(again.Mac, out.Mac) {
+			if again := must[kmsapi.GenerateMacOutput](r, "GenerateMac", in); !bytes.Equal(again.Mac, out.Mac) {
 				t.Error("another MAC the second time")
 			}
 			verify := func(id string, message, mac []byte) error {
-				v, err := call[VerifyMacOutput](r, "VerifyMac", &VerifyMacInput{KeyId: &id, Message: message, Mac: mac, MacAlgorithm: &tt.algorithm})
+				v, err := call[kmsapi.VerifyMacOutput](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: mac, MacAlgorithm: &tt.algorithm})
 				if err == nil && (!*v.MacValid || *v.KeyId != arn || *v.MacAlgorithm != tt.algorithm) {
 					t.Errorf("answer is %v of %s with %s", *v.MacValid, *v.KeyId, *v.MacAlgorithm)
 				}
@@ -46,30 +47,30 @@ func TestMacs(t *testing.T) {
 			if err := verify(id, in.Message, out.Mac); err != nil {
 				t.Errorf("the MAC itself: %v", err)
 			}
-			wantError(t, verify(other, in.Message, out.Mac), ErrInvalidMac, "")
-			wantError(t, verify(id, []byte("messagf"), out.Mac), ErrInvalidMac, "")
+			wantError(t, verify(other, in.Message, out.Mac), kmsapi.ErrInvalidMac, "")
+			wantError(t, verify(id, []byte("messagf"), out.Mac), kmsapi.ErrInvalidMac, "")
 			for n := 1; n < tt.size; n++ {
-				wantError(t, verify(id, in.Message, out.Mac[:n]), ErrInvalidMac, "")
+				wantError(t, verify(id, in.Message, out.Mac[:n]), kmsapi.ErrInvalidMac, "")
 			}
-			wantError(t, verify(id, in.Message, append(bytes.Clone(out.Mac), 0)), ErrInvalidMac, "")
+			wantError(t, verify(id, in.Message, append(bytes.Clone(out.Mac), 0)), kmsapi.ErrInvalidMac, "")
 			for i := range out.Mac {
 				b := bytes.Clone(out.Mac)
 				b[i] ^= 1 << (i % 8)
-				wantError(t, verify(id, in.Message, b), ErrInvalidMac, "")
+				wantError(t, verify(id, in.Message, b), kmsapi.ErrInvalidMac, "")
 			}
-			for _, algorithm := range enums["MacAlgorithmSpec"].values {
+			for _, algorithm := range kmsapi.EnumOf("MacAlgorithmSpec").Values() {
 				if algorithm == tt.algorithm {
 					continue
 				}
 				want := "Algorithm " + algorithm + " is incompatible with key spec " + tt.spec + "."
-				_, err := call[none](r, "GenerateMac", &GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
-				wantError(t, err, ErrInvalidKeyUsage, want)
-				_, err = call[none](r, "VerifyMac", &VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
-				wantError(t, err, ErrInvalidKeyUsage, want)
+				_, err := call[none](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
+				wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
+				_, err = call[none](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
+				wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
 			}
 			for _, size := range []int{0, 4097} {
-				_, err := call[none](r, "GenerateMac", &GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
-				wantError(t, err, ErrValidation, "…")
+				_, err := call[none](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
+				wantError(t, err, kmsapi.ErrValidation, "…")
 			}
 		})
 	}
@@ -83,9 +84,9 @@ var agreeing = []struct {
 	{"ECC_NIST_P256", ecdh.P256(), 32}, {"ECC_NIST_P384", ecdh.P384(), 48}, {"ECC_NIST_P521", ecdh.P521(), 66},
 }
 
-func (r *room) derives(id string, peer []byte) (*DeriveSharedSecretOutput, error) {
+func (r *room) derives(id string, peer []byte) (*kmsapi.DeriveSharedSecretOutput, error) {
 	r.t.Helper()
-	return call[DeriveSharedSecretOutput](r, "DeriveSharedSecret", &DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer})
+	return call[kmsapi.DeriveSharedSecretOutput](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer})
 }
 
 // TestSharedSecrets: both sides come to the same secret, the other one with the
@@ -95,8 +96,8 @@ func TestSharedSecrets(t *testing.T) {
 	for _, tt := range agreeing {
 		t.Run(tt.spec, func(t *testing.T) {
 			r.t = t
-			id, arn := r.newKeyOf(tt.spec, usageAgree)
-			second, _ := r.newKeyOf(tt.spec, usageAgree)
+			id, arn := r.newKeyOf(tt.spec, kmsapi.UsageAgree)
+			second, _ := r.newKeyOf(tt.spec, kmsapi.UsageAgree)
 			own := parsePeerKey(t, r.publicKey(id))
 			private, err := tt.curve.GenerateKey(rand.Reader)
 			if err != nil {
@@ -113,7 +114,7 @@ func TestSharedSecrets(t *testing.T) {
 			if !bytes.Equal(out.SharedSecret, want) || len(out.SharedSecret) != tt.size {
 				t.Errorf("secret is %d bytes, and not what the other side has", len(out.SharedSecret))
 			}
-			if *out.KeyId != arn || *out.KeyAgreementAlgorithm != "ECDH" || *out.KeyOrigin != originKMS || out.CiphertextForRecipient != nil {
+			if *out.KeyId != arn || *out.KeyAgreementAlgorithm != "ECDH" || *out.KeyOrigin != kmsapi.OriginKMS || out.CiphertextForRecipient != nil {
 				t.Errorf("answer: %s, %s, %s", *out.KeyId, *out.KeyAgreementAlgorithm, *out.KeyOrigin)
 			}
 			a, err := r.derives(id, r.publicKey(second))
@@ -132,7 +133,7 @@ func TestSharedSecrets(t *testing.T) {
 // one without.
 func TestSharedSecretZeros(t *testing.T) {
 	r := newRoom(t)
-	id, _ := r.newKeyOf("ECC_NIST_P256", usageAgree)
+	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
 	own := parsePeerKey(t, r.publicKey(id))
 	for range 1 << 14 {
 		private, err := ecdh.P256().GenerateKey(rand.Reader)
@@ -159,8 +160,8 @@ func TestSharedSecretZeros(t *testing.T) {
 // word of why, and before a dry run succeeds.
 func TestBadPeers(t *testing.T) {
 	r := newRoom(t)
-	id, _ := r.newKeyOf("ECC_NIST_P256", usageAgree)
-	other, _ := r.newKeyOf("ECC_NIST_P384", usageAgree)
+	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	other, _ := r.newKeyOf("ECC_NIST_P384", kmsapi.UsageAgree)
 	good := r.publicKey(id)
 	point := func(edit func(point []byte) []byte) []byte {
 		var info struct {
@@ -218,10 +219,10 @@ func TestBadPeers(t *testing.T) {
 		"as long as may be": bytes.Repeat([]byte{0x30}, 8192),
 	} {
 		for _, dry := range []bool{false, true} {
-			_, err := call[none](r, "DeriveSharedSecret", &DeriveSharedSecretInput{
+			_, err := call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{
 				KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, DryRun: &dry,
 			})
-			if e, ok := errors.AsType[*Error](err); !ok || e.Code != ErrValidation.Code || e.Message != "" {
+			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || *e != *badPeer("ECC_NIST_P256") {
 				t.Errorf("%s: %v", name, err)
 			}
 			if rec := r.lastRecord(); rec.ErrorCode != "ValidationException" || !strings.HasSuffix(rec.Resources[0].Arn, id) {
@@ -231,10 +232,10 @@ func TestBadPeers(t *testing.T) {
 	}
 	for _, size := range []int{0, 8193} {
 		_, err := r.derives(id, make([]byte, size))
-		wantError(t, err, ErrValidation, "…")
+		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
-	_, err = call[none](r, "DeriveSharedSecret", &DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("SM2"), PublicKey: good})
-	wantError(t, err, ErrValidation, "…")
+	_, err = call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("SM2"), PublicKey: good})
+	wantError(t, err, kmsapi.ErrValidation, "…")
 }
 
 func parsePeerKey(t testing.TB, spki []byte) *ecdh.PublicKey {

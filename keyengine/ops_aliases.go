@@ -5,9 +5,10 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func createAlias(ev *eval, in *CreateAliasInput) (*none, error) {
+func createAlias(ev *eval, in *kmsapi.CreateAliasInput) (*none, error) {
 	name := *in.AliasName
 	if err := aliasMembers(name, *in.TargetKeyId); err != nil {
 		return nil, err
@@ -23,7 +24,7 @@ func createAlias(ev *eval, in *CreateAliasInput) (*none, error) {
 		return nil, err
 	}
 	if ev.alias(t.id.Region, name) != nil {
-		return nil, fault(ErrAlreadyExists, "An alias with the name %s already exists", ev.aliasARN(name))
+		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists", ev.aliasARN(name))
 	}
 	if err := ev.roomForAlias(t); err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func createAlias(ev *eval, in *CreateAliasInput) (*none, error) {
 	return &none{}, nil
 }
 
-func updateAlias(ev *eval, in *UpdateAliasInput) (*none, error) {
+func updateAlias(ev *eval, in *kmsapi.UpdateAliasInput) (*none, error) {
 	name := *in.AliasName
 	if err := aliasMembers(name, *in.TargetKeyId); err != nil {
 		return nil, err
@@ -53,7 +54,7 @@ func updateAlias(ev *eval, in *UpdateAliasInput) (*none, error) {
 		return nil, err
 	}
 	if kindOf(old.key) != kindOf(t.key) || old.key.Usage != t.key.Usage {
-		return nil, fault(ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", ev.aliasARN(name), old.arn, t.arn)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", ev.aliasARN(name), old.arn, t.arn)
 	}
 	if old.id != t.id {
 		if err := ev.roomForAlias(t); err != nil {
@@ -64,7 +65,7 @@ func updateAlias(ev *eval, in *UpdateAliasInput) (*none, error) {
 	return &none{}, nil
 }
 
-func deleteAlias(ev *eval, in *DeleteAliasInput) (*none, error) {
+func deleteAlias(ev *eval, in *kmsapi.DeleteAliasInput) (*none, error) {
 	name := *in.AliasName
 	if err := aliasName(name); err != nil {
 		return nil, err
@@ -88,22 +89,22 @@ func aliasMembers(name, targetKeyID string) error {
 	if err := aliasName(name); err != nil {
 		return err
 	}
-	if strings.HasPrefix(targetKeyID, aliasPrefix) || strings.Contains(targetKeyID, ":"+aliasPrefix) {
-		return fault(ErrValidation, "Aliases must refer to keys. Not aliases")
+	if strings.HasPrefix(targetKeyID, kmsapi.AliasPrefix) || strings.Contains(targetKeyID, ":"+kmsapi.AliasPrefix) {
+		return kmsapi.Errorf(kmsapi.ErrValidation, "Aliases must refer to keys. Not aliases")
 	}
 	return nil
 }
 
 // aliasName checks what the pattern of the service model lets pass.
 func aliasName(name string) error {
-	rest, ok := strings.CutPrefix(name, aliasPrefix)
+	rest, ok := strings.CutPrefix(name, kmsapi.AliasPrefix)
 	switch {
 	case !ok:
-		return fault(ErrValidation, `Alias must start with the prefix "alias/". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html`)
-	case strings.HasPrefix(name, awsAliasPrefix):
-		return ErrNotAuthorized
+		return kmsapi.Errorf(kmsapi.ErrValidation, `Alias must start with the prefix "alias/". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html`)
+	case strings.HasPrefix(name, kmsapi.AWSAliasPrefix):
+		return kmsapi.ErrNotAuthorized
 	case rest == "" || strings.Contains(rest, ":"):
-		return fault(ErrValidation, "%s contains invalid characters for an alias", name)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "%s contains invalid characters for an alias", name)
 	}
 	return nil
 }
@@ -124,7 +125,7 @@ func (ev *eval) existingAlias(name string) (*fsmpb.Alias, *target, error) {
 // kindOf tells apart what an alias may not move between.
 func kindOf(k *fsmpb.Key) string {
 	switch {
-	case k.Spec == specSymmetric:
+	case k.Spec == kmsapi.SpecSymmetric:
 		return "symmetric"
 	case strings.HasPrefix(k.Spec, "HMAC_"):
 		return "HMAC"
@@ -149,7 +150,7 @@ func (ev *eval) authoriseAlias(name string, keys ...*target) error {
 
 func (ev *eval) roomForAlias(t *target) error {
 	if n, most := ev.keyAliases(t.id), ev.engine.quotas.Aliases; int(n.GetCount()) >= most {
-		return fault(ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, n.GetCount())
+		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, n.GetCount())
 	}
 	return nil
 }

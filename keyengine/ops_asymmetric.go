@@ -3,9 +3,11 @@ package keyengine
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
@@ -13,7 +15,7 @@ const (
 	algorithmECDH = "ECDH"
 )
 
-func sign(ev *eval, in *SignInput) (*SignOutput, error) {
+func sign(ev *eval, in *kmsapi.SignInput) (*kmsapi.SignOutput, error) {
 	t, err := ev.useToSign(*in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
 	if err != nil {
 		return nil, err
@@ -29,11 +31,11 @@ func sign(ev *eval, in *SignInput) (*SignOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &SignOutput{KeyId: &t.arn, Signature: signature, SigningAlgorithm: in.SigningAlgorithm}, nil
+	return &kmsapi.SignOutput{KeyId: &t.arn, Signature: signature, SigningAlgorithm: in.SigningAlgorithm}, nil
 }
 
 // verify needs the public key only, so that it never unwraps anything.
-func verify(ev *eval, in *VerifyInput) (*VerifyOutput, error) {
+func verify(ev *eval, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutput, error) {
 	t, err := ev.useToSign(*in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
 	if err != nil {
 		return nil, err
@@ -45,12 +47,12 @@ func verify(ev *eval, in *VerifyInput) (*VerifyOutput, error) {
 	ev.use(t, m)
 	err = primitive.Verify(t.key.Spec, m.PublicKey, *in.SigningAlgorithm, messageType(in.MessageType), in.Message, in.Signature)
 	if errors.Is(err, primitive.ErrSignature) {
-		return nil, ErrInvalidSignatureValue
+		return nil, kmsapi.ErrInvalidSignatureValue
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &VerifyOutput{KeyId: &t.arn, SignatureValid: ptr(true), SigningAlgorithm: in.SigningAlgorithm}, nil
+	return &kmsapi.VerifyOutput{KeyId: &t.arn, SignatureValid: ptr(true), SigningAlgorithm: in.SigningAlgorithm}, nil
 }
 
 // useToSign finds a key to sign or verify with, and checks the message against the
@@ -59,19 +61,28 @@ func (ev *eval) useToSign(keyID, algorithm string, kind *string, message []byte,
 	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), nil, usageSign, algorithm)
+	t, err := ev.useKey(keyID, ev.op.action(), nil, kmsapi.UsageSign, algorithm)
 	if err != nil {
 		return nil, err
 	}
 	switch err := primitive.CheckMessage(algorithm, messageType(kind), message); {
 	case errors.Is(err, primitive.ErrDigestLength):
-		return nil, fault(ErrValidation, "Digest is invalid length for algorithm %s.", algorithm)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "Digest is invalid length for algorithm %s.", algorithm)
 	case errors.Is(err, primitive.ErrMessageType):
-		return nil, fault(ErrValidation, "MessageType %s is not valid for algorithm %s.", messageType(kind), algorithm)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "Message type %s is incompatible with %s.", messageType(kind), refusedMessage(t.key.Spec, algorithm))
 	case err != nil:
 		return nil, err
 	}
 	return t, refusedByFIPS(primitive.Available(t.key.Spec))
+}
+
+// refusedMessage says what a message type does not go with, as AWS does: the spec of
+// ML-DSA keys, else the algorithm.
+func refusedMessage(spec, algorithm string) string {
+	if strings.HasPrefix(spec, "ML_DSA_") {
+		return "key spec " + spec
+	}
+	return "algorithm " + algorithm
 }
 
 func messageType(given *string) string {
@@ -81,7 +92,7 @@ func messageType(given *string) string {
 	return *given
 }
 
-func getPublicKey(ev *eval, in *GetPublicKeyInput) (*GetPublicKeyOutput, error) {
+func getPublicKey(ev *eval, in *kmsapi.GetPublicKeyInput) (*kmsapi.GetPublicKeyOutput, error) {
 	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
@@ -94,16 +105,17 @@ func getPublicKey(ev *eval, in *GetPublicKeyInput) (*GetPublicKeyOutput, error) 
 	}
 	m := currentMaterial(t.key)
 	if m == nil || m.PublicKey == nil {
-		return nil, fault(ErrUnsupported, "%s is not an asymmetric KMS key.", t.arn)
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is not an asymmetric KMS key.", t.arn)
 	}
 	d := ev.ownMetadata(t)
-	return &GetPublicKeyOutput{
+	return &kmsapi.GetPublicKeyOutput{
 		KeyId: &t.arn, PublicKey: m.PublicKey, CustomerMasterKeySpec: d.CustomerMasterKeySpec, KeySpec: d.KeySpec, KeyUsage: d.KeyUsage,
 		EncryptionAlgorithms: d.EncryptionAlgorithms, SigningAlgorithms: d.SigningAlgorithms, KeyAgreementAlgorithms: d.KeyAgreementAlgorithms,
+		EncapsulationAlgorithms: d.EncapsulationAlgorithms,
 	}, nil
 }
 
-func generateMac(ev *eval, in *GenerateMacInput) (*GenerateMacOutput, error) {
+func generateMac(ev *eval, in *kmsapi.GenerateMacInput) (*kmsapi.GenerateMacOutput, error) {
 	t, err := ev.useForMac(*in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
 	if err != nil {
 		return nil, err
@@ -116,10 +128,10 @@ func generateMac(ev *eval, in *GenerateMacInput) (*GenerateMacOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &GenerateMacOutput{Mac: mac, MacAlgorithm: in.MacAlgorithm, KeyId: &t.arn}, nil
+	return &kmsapi.GenerateMacOutput{Mac: mac, MacAlgorithm: in.MacAlgorithm, KeyId: &t.arn}, nil
 }
 
-func verifyMac(ev *eval, in *VerifyMacInput) (*VerifyMacOutput, error) {
+func verifyMac(ev *eval, in *kmsapi.VerifyMacInput) (*kmsapi.VerifyMacOutput, error) {
 	t, err := ev.useForMac(*in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
 	if err != nil {
 		return nil, err
@@ -128,19 +140,19 @@ func verifyMac(ev *eval, in *VerifyMacInput) (*VerifyMacOutput, error) {
 		return primitive.VerifyMac(t.key.Spec, material, *in.MacAlgorithm, in.Message, in.Mac)
 	})
 	if errors.Is(err, primitive.ErrMac) {
-		return nil, ErrInvalidMac
+		return nil, kmsapi.ErrInvalidMac
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &VerifyMacOutput{KeyId: &t.arn, MacValid: ptr(true), MacAlgorithm: in.MacAlgorithm}, nil
+	return &kmsapi.VerifyMacOutput{KeyId: &t.arn, MacValid: ptr(true), MacAlgorithm: in.MacAlgorithm}, nil
 }
 
 func (ev *eval) useForMac(keyID, algorithm string, tokens []string, dryRun *bool) (*target, error) {
 	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), nil, usageMac, algorithm)
+	t, err := ev.useKey(keyID, ev.op.action(), nil, kmsapi.UsageMac, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +162,7 @@ func (ev *eval) useForMac(keyID, algorithm string, tokens []string, dryRun *bool
 	return t, nil
 }
 
-func deriveSharedSecret(ev *eval, in *DeriveSharedSecretInput) (*DeriveSharedSecretOutput, error) {
+func deriveSharedSecret(ev *eval, in *kmsapi.DeriveSharedSecretInput) (*kmsapi.DeriveSharedSecretOutput, error) {
 	to, err := ev.recipient(in.Recipient)
 	if err != nil {
 		return nil, err
@@ -158,12 +170,12 @@ func deriveSharedSecret(ev *eval, in *DeriveSharedSecretInput) (*DeriveSharedSec
 	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), nil, usageAgree, *in.KeyAgreementAlgorithm)
+	t, err := ev.useKey(*in.KeyId, ev.op.action(), nil, kmsapi.UsageAgree, *in.KeyAgreementAlgorithm)
 	if err != nil {
 		return nil, err
 	}
 	if err := primitive.CheckPeer(t.key.Spec, in.PublicKey); err != nil {
-		return nil, ErrValidation // AWS sends no message
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "PublicKey is not a public key in DER on the curve of %s.", t.key.Spec)
 	}
 	if err := ev.attest(to); err != nil {
 		return nil, err
@@ -179,12 +191,12 @@ func deriveSharedSecret(ev *eval, in *DeriveSharedSecretInput) (*DeriveSharedSec
 	if err != nil {
 		return nil, err
 	}
-	out := &DeriveSharedSecretOutput{KeyId: &t.arn, KeyAgreementAlgorithm: in.KeyAgreementAlgorithm, KeyOrigin: &t.key.Origin}
+	out := &kmsapi.DeriveSharedSecretOutput{KeyId: &t.arn, KeyAgreementAlgorithm: in.KeyAgreementAlgorithm, KeyOrigin: &t.key.Origin}
 	out.SharedSecret, out.CiphertextForRecipient, err = to.deliver(ev.secret(secret))
 	return out, err
 }
 
-func generateDataKeyPair(ev *eval, in *GenerateDataKeyPairInput) (*GenerateDataKeyPairOutput, error) {
+func generateDataKeyPair(ev *eval, in *kmsapi.GenerateDataKeyPairInput) (*kmsapi.GenerateDataKeyPairOutput, error) {
 	to, err := ev.recipient(in.Recipient)
 	if err != nil {
 		return nil, err
@@ -200,31 +212,31 @@ func generateDataKeyPair(ev *eval, in *GenerateDataKeyPairInput) (*GenerateDataK
 	return out, err
 }
 
-func generateDataKeyPairWithoutPlaintext(ev *eval, in *GenerateDataKeyPairWithoutPlaintextInput) (*GenerateDataKeyPairWithoutPlaintextOutput, error) {
+func generateDataKeyPairWithoutPlaintext(ev *eval, in *kmsapi.GenerateDataKeyPairWithoutPlaintextInput) (*kmsapi.GenerateDataKeyPairWithoutPlaintextOutput, error) {
 	p, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
 		return nil, err
 	}
 	clear(p.PrivateKeyPlaintext)
-	return &GenerateDataKeyPairWithoutPlaintextOutput{
+	return &kmsapi.GenerateDataKeyPairWithoutPlaintextOutput{
 		PrivateKeyCiphertextBlob: p.PrivateKeyCiphertextBlob, PublicKey: p.PublicKey, KeyId: p.KeyId,
 		KeyPairSpec: p.KeyPairSpec, KeyMaterialId: p.KeyMaterialId,
 	}, nil
 }
 
-func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*GenerateDataKeyPairOutput, error) {
+func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*kmsapi.GenerateDataKeyPairOutput, error) {
 	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), context, usageEncrypt, algSymmetric)
+	t, err := ev.forDataKeys(keyID, context)
 	if err != nil {
 		return nil, err
 	}
 	if t.key.KeyStore != "" {
 		return nil, wrongOrigin(t)
 	}
-	if spec == specSM2 {
-		return nil, fault(ErrUnsupported, "KeyPairSpec %s is not supported in this Region.", spec)
+	if spec == kmsapi.SpecSM2 {
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "KeyPairSpec %s is not supported in this Region.", spec)
 	}
 	if err := primitive.Available(spec); err != nil {
 		return nil, refusedByFIPS(err)
@@ -235,20 +247,25 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	if isSet(dryRun) {
 		return nil, errDryRun
 	}
-	private, err := ev.once(func() ([]byte, error) { return primitive.Generate(spec) })
+	material, err := ev.once(func() ([]byte, error) { return primitive.Generate(spec) })
+	if err != nil {
+		return nil, err
+	}
+	defer clear(material)
+	public, err := primitive.Public(spec, material)
+	if err != nil {
+		return nil, err
+	}
+	private, err := primitive.PrivateKey(spec, material)
 	if err != nil {
 		return nil, err
 	}
 	ev.secret(private)
-	public, err := primitive.Public(spec, private)
-	if err != nil {
-		return nil, err
-	}
 	blob, m, err := ev.seal(t, private, context)
 	if err != nil {
 		return nil, err
 	}
-	return &GenerateDataKeyPairOutput{
+	return &kmsapi.GenerateDataKeyPairOutput{
 		PrivateKeyCiphertextBlob: blob, PrivateKeyPlaintext: private, PublicKey: public, KeyId: &t.arn, KeyPairSpec: &spec,
 		KeyMaterialId: materialID(m),
 	}, nil
@@ -273,7 +290,7 @@ func (ev *eval) withCurrent(t *target, use func(material []byte) error) error {
 // refusedByFIPS tells the caller of algorithms that FIPS mode does not have.
 func refusedByFIPS(err error) error {
 	if errors.Is(err, primitive.ErrFIPS) {
-		return fault(ErrUnsupported, "This cluster runs in FIPS mode, which does not have this key spec.")
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "This cluster runs in FIPS mode, which does not have this key spec.")
 	}
 	return err
 }
@@ -281,23 +298,25 @@ func refusedByFIPS(err error) error {
 // algorithms are what a key can do: those of its spec for its usage.
 func algorithms(k *fsmpb.Key) []string {
 	switch {
-	case k.Spec == specSymmetric:
-		return []string{algSymmetric}
-	case k.Usage == usageEncrypt:
+	case k.Spec == kmsapi.SpecSymmetric:
+		return []string{kmsapi.AlgorithmSymmetric}
+	case k.Usage == kmsapi.UsageEncrypt:
 		return primitive.EncryptionAlgorithms(k.Spec)
-	case k.Usage == usageSign:
+	case k.Usage == kmsapi.UsageSign:
 		return primitive.SigningAlgorithms(k.Spec)
-	case k.Usage == usageMac:
+	case k.Usage == kmsapi.UsageMac:
 		return primitive.MacAlgorithms(k.Spec)
-	case k.Usage == usageAgree:
+	case k.Usage == kmsapi.UsageAgree:
 		return primitive.KeyAgreementAlgorithms(k.Spec)
+	case k.Usage == kmsapi.UsageEncapsulate:
+		return primitive.EncapsulationAlgorithms(k.Spec)
 	}
 	return nil
 }
 
 // useKey finds a key for a usage, and checks in AWS's order that the caller may,
-// in the request's encryption context if it has one, that the key's state and usage
-// allow it, and that it knows the algorithm.
+// in the request's encryption context if it has one, that the key's usage and then
+// its state allow it, and that it knows the algorithm.
 func (ev *eval) useKey(keyID, action string, context map[string]string, usage, algorithm string) (*target, error) {
 	t, err := ev.authorised(keyID, anyForm, action, context)
 	if err != nil {
@@ -307,17 +326,38 @@ func (ev *eval) useKey(keyID, action string, context map[string]string, usage, a
 }
 
 func (ev *eval) fit(t *target, usage, algorithm string) error {
+	if err := ev.ready(t, usage); err != nil {
+		return err
+	}
+	if !slices.Contains(algorithms(t.key), algorithm) {
+		return kmsapi.Errorf(kmsapi.ErrInvalidKeyUsage, "Algorithm %s is incompatible with key spec %s.", algorithm, t.key.Spec)
+	}
+	return nil
+}
+
+// ready checks that a key is for a usage and in a state to be used: in this order,
+// since what a key is for never changes, and its state may.
+func (ev *eval) ready(t *target, usage string) error {
+	if t.key.Usage != usage {
+		return kmsapi.Errorf(kmsapi.ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.arn, t.key.Usage, ev.op.Name)
+	}
 	if err := ev.available(t); err != nil {
 		return err
 	}
-	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
-		return err
+	return ev.op.states.check(t.arn, t.key.State)
+}
+
+// forDataKeys finds a key to encrypt data keys with: a symmetric one.
+func (ev *eval) forDataKeys(keyID string, context map[string]string) (*target, error) {
+	t, err := ev.authorised(keyID, anyForm, ev.op.action(), context)
+	if err != nil {
+		return nil, err
 	}
-	if t.key.Usage != usage {
-		return fault(ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.arn, t.key.Usage, ev.op.Name)
+	if err := ev.ready(t, kmsapi.UsageEncrypt); err != nil {
+		return nil, err
 	}
-	if !slices.Contains(algorithms(t.key), algorithm) {
-		return fault(ErrInvalidKeyUsage, "Algorithm %s is incompatible with key spec %s.", algorithm, t.key.Spec)
+	if t.key.Spec != kmsapi.SpecSymmetric {
+		return nil, kmsapi.Errorf(kmsapi.ErrInvalidKeyUsage, "You cannot generate a data key with an asymmetric CMK")
 	}
-	return nil
+	return t, nil
 }

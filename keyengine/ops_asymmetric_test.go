@@ -17,6 +17,8 @@ import (
 	pkix "filippo.io/mldsa/x509"
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	secgecdsa "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // signingSpecs are AWS's tables of what keys can sign with, in AWS's order.
@@ -125,7 +127,7 @@ func verifiesElsewhere(spec, algorithm string, public, message, signature []byte
 
 func (r *room) signs(id, algorithm, kind string, message []byte) []byte {
 	r.t.Helper()
-	out := must[SignOutput](r, "Sign", &SignInput{KeyId: &id, SigningAlgorithm: &algorithm, MessageType: &kind, Message: message})
+	out := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: &algorithm, MessageType: &kind, Message: message})
 	if !strings.HasSuffix(*out.KeyId, "key/"+id) || *out.SigningAlgorithm != algorithm {
 		r.t.Errorf("Sign answered with %s and %s", *out.KeyId, *out.SigningAlgorithm)
 	}
@@ -135,7 +137,7 @@ func (r *room) signs(id, algorithm, kind string, message []byte) []byte {
 // verifies asks Verify; a signature that is none is an error, never an answer.
 func (r *room) verifies(id, algorithm, kind string, message, signature []byte) error {
 	r.t.Helper()
-	out, err := call[VerifyOutput](r, "Verify", &VerifyInput{
+	out, err := call[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{
 		KeyId: &id, SigningAlgorithm: &algorithm, MessageType: &kind, Message: message, Signature: signature,
 	})
 	if err == nil && (!*out.SignatureValid || !strings.HasSuffix(*out.KeyId, "key/"+id) || *out.SigningAlgorithm != algorithm) {
@@ -153,11 +155,11 @@ func TestSignAndVerify(t *testing.T) {
 	for _, tt := range signingSpecs {
 		t.Run(tt.spec, func(t *testing.T) {
 			r.t = t
-			id, _ := r.newKeyOf(tt.spec, usageSign)
+			id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
 			public := r.publicKey(id)
 			other := id // a key that the signatures are not of
 			if !strings.HasPrefix(tt.spec, "RSA") {
-				other, _ = r.newKeyOf(tt.spec, usageSign)
+				other, _ = r.newKeyOf(tt.spec, kmsapi.UsageSign)
 			}
 			for _, algorithm := range tt.algorithms {
 				for _, kind := range messageTypesOf(algorithm) {
@@ -172,12 +174,12 @@ func TestSignAndVerify(t *testing.T) {
 						}
 						changed := bytes.Clone(m)
 						changed[0] ^= 1
-						wantError(t, r.verifies(id, algorithm, again, changed, sig), ErrInvalidSignatureValue, "")
+						wantError(t, r.verifies(id, algorithm, again, changed, sig), kmsapi.ErrInvalidSignatureValue, "")
 					}
 					r.refusesAltered(id, algorithm, kind, messageAs(kind, algorithm, public, message), sig)
 					if other != id {
 						otherMessage := messageAs(kind, algorithm, r.publicKey(other), message)
-						wantError(t, r.verifies(other, algorithm, kind, otherMessage, sig), ErrInvalidSignatureValue, "")
+						wantError(t, r.verifies(other, algorithm, kind, otherMessage, sig), kmsapi.ErrInvalidSignatureValue, "")
 					}
 				}
 			}
@@ -199,7 +201,7 @@ func (r *room) refusesAltered(id, algorithm, kind string, message, sig []byte) {
 		"too long":    func([]byte) []byte { return bytes.Repeat([]byte{1}, 6144) },
 	} {
 		err := r.verifies(id, algorithm, kind, message, edit(bytes.Clone(sig)))
-		if !errors.Is(err, ErrInvalidSignatureValue) {
+		if !errors.Is(err, kmsapi.ErrInvalidSignatureValue) {
 			r.t.Errorf("%s of %s with another %s: %v", algorithm, kind, name, err)
 		}
 	}
@@ -207,7 +209,7 @@ func (r *room) refusesAltered(id, algorithm, kind string, message, sig []byte) {
 		return
 	}
 	for _, o := range rsaSigning {
-		if err := r.verifies(id, o, kind, message, sig); o != algorithm && !errors.Is(err, ErrInvalidSignatureValue) {
+		if err := r.verifies(id, o, kind, message, sig); o != algorithm && !errors.Is(err, kmsapi.ErrInvalidSignatureValue) {
 			r.t.Errorf("%s as %s: %v", algorithm, o, err)
 		}
 	}
@@ -225,7 +227,7 @@ func TestSignatureIsFresh(t *testing.T) {
 		{"ECC_NIST_P256", "ECDSA_SHA_256", true}, {"ECC_SECG_P256K1", "ECDSA_SHA_256", false},
 		{"ECC_NIST_EDWARDS25519", "ED25519_SHA_512", false}, {"ML_DSA_44", "ML_DSA_SHAKE_256", true},
 	} {
-		id, _ := r.newKeyOf(tt.spec, usageSign)
+		id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
 		a, b := r.signs(id, tt.algorithm, "RAW", []byte("m")), r.signs(id, tt.algorithm, "RAW", []byte("m"))
 		if bytes.Equal(a, b) == tt.fresh {
 			t.Errorf("%s: two signatures are the same: %v", tt.algorithm, !tt.fresh)
@@ -238,7 +240,7 @@ func TestSignatureIsFresh(t *testing.T) {
 func TestMessages(t *testing.T) {
 	r := newRoom(t)
 	ids := make(map[string]string)
-	const noType, noLength = "MessageType %k is not valid for algorithm %a.", "Digest is invalid length for algorithm %a."
+	const noType, noTypeOf, noLength = "Message type %k is incompatible with algorithm %a.", "Message type %k is incompatible with key spec %s.", "Digest is invalid length for algorithm %a."
 	for _, tt := range []struct {
 		spec, algorithm, kind string
 		size                  int
@@ -258,25 +260,25 @@ func TestMessages(t *testing.T) {
 		{"ECC_NIST_EDWARDS25519", "ED25519_SHA_512", "EXTERNAL_MU", 64, noType},
 		{"ECC_NIST_EDWARDS25519", "ED25519_PH_SHA_512", "RAW", 64, noType},
 		{"ECC_NIST_EDWARDS25519", "ED25519_PH_SHA_512", "DIGEST", 32, noLength},
-		{"ML_DSA_65", "ML_DSA_SHAKE_256", "DIGEST", 64, noType},
+		{"ML_DSA_65", "ML_DSA_SHAKE_256", "DIGEST", 64, noTypeOf},
 		{"ML_DSA_65", "ML_DSA_SHAKE_256", "EXTERNAL_MU", 63, noLength},
 		{"ML_DSA_65", "ML_DSA_SHAKE_256", "EXTERNAL_MU", 65, noLength},
 	} {
 		id, ok := ids[tt.spec]
 		if !ok {
-			id, _ = r.newKeyOf(tt.spec, usageSign)
+			id, _ = r.newKeyOf(tt.spec, kmsapi.UsageSign)
 			ids[tt.spec] = id
 		}
-		want := strings.NewReplacer("%k", tt.kind, "%a", tt.algorithm).Replace(tt.message)
+		want := strings.NewReplacer("%k", tt.kind, "%a", tt.algorithm, "%s", tt.spec).Replace(tt.message)
 		for _, dry := range []bool{false, true} {
-			_, err := call[SignOutput](r, "Sign", &SignInput{
+			_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{
 				KeyId: &id, SigningAlgorithm: &tt.algorithm, MessageType: &tt.kind, Message: make([]byte, tt.size), DryRun: &dry,
 			})
-			wantError(t, err, ErrValidation, want)
-			_, err = call[VerifyOutput](r, "Verify", &VerifyInput{
+			wantError(t, err, kmsapi.ErrValidation, want)
+			_, err = call[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{
 				KeyId: &id, SigningAlgorithm: &tt.algorithm, MessageType: &tt.kind, Message: make([]byte, tt.size), Signature: []byte("s"), DryRun: &dry,
 			})
-			wantError(t, err, ErrValidation, want)
+			wantError(t, err, kmsapi.ErrValidation, want)
 		}
 	}
 	id := ids["ECC_NIST_P256"]
@@ -287,11 +289,11 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	for _, size := range []int{0, 4097} {
-		_, err := call[SignOutput](r, "Sign", &SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_256"), Message: make([]byte, size)})
-		wantError(t, err, ErrValidation, "…")
+		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_256"), Message: make([]byte, size)})
+		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 	// Without a type a message is raw.
-	sig := must[SignOutput](r, "Sign", &SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_256"), Message: make([]byte, 32)}).Signature
+	sig := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_256"), Message: make([]byte, 32)}).Signature
 	if err := r.verifies(id, "ECDSA_SHA_256", "RAW", make([]byte, 32), sig); err != nil {
 		t.Errorf("a message without a type: %v", err)
 	}
@@ -304,18 +306,18 @@ func TestSigningAlgorithms(t *testing.T) {
 		if tt.spec == "RSA_3072" || tt.spec == "RSA_4096" {
 			continue // as RSA_2048, and slow to make
 		}
-		id, _ := r.newKeyOf(tt.spec, usageSign)
-		for _, algorithm := range enums["SigningAlgorithmSpec"].values {
+		id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
+		for _, algorithm := range kmsapi.EnumOf("SigningAlgorithmSpec").Values() {
 			if slices.Contains(tt.algorithms, algorithm) {
 				continue
 			}
 			want := "Algorithm " + algorithm + " is incompatible with key spec " + tt.spec + "."
-			_, err := call[SignOutput](r, "Sign", &SignInput{KeyId: &id, SigningAlgorithm: &algorithm, Message: []byte("m")})
-			wantError(t, err, ErrInvalidKeyUsage, want)
-			wantError(t, r.verifies(id, algorithm, "RAW", []byte("m"), []byte("s")), ErrInvalidKeyUsage, want)
+			_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: &algorithm, Message: []byte("m")})
+			wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
+			wantError(t, r.verifies(id, algorithm, "RAW", []byte("m"), []byte("s")), kmsapi.ErrInvalidKeyUsage, want)
 		}
-		_, err := call[SignOutput](r, "Sign", &SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_1"), Message: []byte("m")})
-		wantError(t, err, ErrValidation, "…")
+		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_1"), Message: []byte("m")})
+		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
 
@@ -324,26 +326,29 @@ func TestSigningAlgorithms(t *testing.T) {
 func TestPublicKeys(t *testing.T) {
 	r := newRoom(t)
 	for _, tt := range []struct {
-		spec, usage                    string
-		encryption, signing, agreement []string
+		spec, usage                                   string
+		encryption, signing, agreement, encapsulation []string
 	}{
-		{"RSA_2048", usageEncrypt, []string{"RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"}, nil, nil},
-		{"RSA_2048", usageSign, nil, rsaSigning, nil},
-		{"ECC_NIST_P256", usageSign, nil, []string{"ECDSA_SHA_256"}, nil},
-		{"ECC_NIST_P384", usageAgree, nil, nil, []string{"ECDH"}},
-		{"ECC_SECG_P256K1", usageSign, nil, []string{"ECDSA_SHA_256"}, nil},
-		{"ECC_NIST_EDWARDS25519", usageSign, nil, []string{"ED25519_SHA_512", "ED25519_PH_SHA_512"}, nil},
-		{"ML_DSA_44", usageSign, nil, []string{"ML_DSA_SHAKE_256"}, nil},
+		{"RSA_2048", kmsapi.UsageEncrypt, []string{"RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"}, nil, nil, nil},
+		{"RSA_2048", kmsapi.UsageSign, nil, rsaSigning, nil, nil},
+		{"ECC_NIST_P256", kmsapi.UsageSign, nil, []string{"ECDSA_SHA_256"}, nil, nil},
+		{"ECC_NIST_P384", kmsapi.UsageAgree, nil, nil, []string{"ECDH"}, nil},
+		{"ECC_SECG_P256K1", kmsapi.UsageSign, nil, []string{"ECDSA_SHA_256"}, nil, nil},
+		{"ECC_NIST_EDWARDS25519", kmsapi.UsageSign, nil, []string{"ED25519_SHA_512", "ED25519_PH_SHA_512"}, nil, nil},
+		{"ML_DSA_44", kmsapi.UsageSign, nil, []string{"ML_DSA_SHAKE_256"}, nil, nil},
+		{"ML_KEM_512", kmsapi.UsageEncapsulate, nil, nil, nil, []string{"ML_KEM"}},
+		{"ML_KEM_1024", kmsapi.UsageEncapsulate, nil, nil, nil, []string{"ML_KEM"}},
 	} {
 		id, arn := r.newKeyOf(tt.spec, tt.usage)
-		out := must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: &arn})
+		out := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &arn})
 		if *out.KeyId != arn || *out.KeySpec != tt.spec || *out.KeyUsage != tt.usage {
 			t.Errorf("%s for %s: answer is of %s, %s, %s", tt.spec, tt.usage, *out.KeyId, *out.KeySpec, *out.KeyUsage)
 		}
-		if !slices.Equal(out.EncryptionAlgorithms, tt.encryption) || !slices.Equal(out.SigningAlgorithms, tt.signing) || !slices.Equal(out.KeyAgreementAlgorithms, tt.agreement) {
-			t.Errorf("%s for %s: algorithms %v, %v, %v", tt.spec, tt.usage, out.EncryptionAlgorithms, out.SigningAlgorithms, out.KeyAgreementAlgorithms)
+		if !slices.Equal(out.EncryptionAlgorithms, tt.encryption) || !slices.Equal(out.SigningAlgorithms, tt.signing) || !slices.Equal(out.KeyAgreementAlgorithms, tt.agreement) ||
+			!slices.Equal(out.EncapsulationAlgorithms, tt.encapsulation) {
+			t.Errorf("%s for %s: algorithms %v, %v, %v, %v", tt.spec, tt.usage, out.EncryptionAlgorithms, out.SigningAlgorithms, out.KeyAgreementAlgorithms, out.EncapsulationAlgorithms)
 		}
-		old := enums["CustomerMasterKeySpec"].has(tt.spec)
+		old := kmsapi.EnumOf("CustomerMasterKeySpec").Has(tt.spec)
 		if (out.CustomerMasterKeySpec != nil) != old || old && *out.CustomerMasterKeySpec != tt.spec {
 			t.Errorf("%s: the older name of its spec is wrong", tt.spec)
 		}
@@ -357,47 +362,51 @@ func TestPublicKeys(t *testing.T) {
 		}
 	}
 	symmetric, symmetricARN := r.newKey()
-	mac, macARN := r.newKeyOf("HMAC_256", usageMac)
+	mac, macARN := r.newKeyOf("HMAC_256", kmsapi.UsageMac)
 	for id, arn := range map[string]string{symmetric: symmetricARN, mac: macARN} {
-		_, err := call[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: &id})
-		wantError(t, err, ErrUnsupported, arn+" is not an asymmetric KMS key.")
+		_, err := call[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id})
+		wantError(t, err, kmsapi.ErrUnsupported, arn+" is not an asymmetric KMS key.")
 	}
 }
 
 // TestWrongUsage: each operation on keys of each usage.
 func TestWrongUsage(t *testing.T) {
 	r := newRoom(t)
-	peer, _ := r.newKeyOf("ECC_NIST_P256", usageAgree)
+	peer, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
 	public := r.publicKey(peer)
 	operations := []struct {
 		name, usage string
 		in          func(id string) any
 	}{
-		{"Sign", usageSign, func(id string) any { return r.signInput(id) }},
-		{"Verify", usageSign, func(id string) any {
-			return &VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+		{"Sign", kmsapi.UsageSign, func(id string) any { return r.signInput(id) }},
+		{"Verify", kmsapi.UsageSign, func(id string) any {
+			return &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
 		}},
-		{"GenerateMac", usageMac, func(id string) any { return r.macInput(id) }},
-		{"VerifyMac", usageMac, func(id string) any {
-			return &VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
+		{"GenerateMac", kmsapi.UsageMac, func(id string) any { return r.macInput(id) }},
+		{"VerifyMac", kmsapi.UsageMac, func(id string) any {
+			return &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
 		}},
-		{"DeriveSharedSecret", usageAgree, func(id string) any {
-			return &DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public}
+		{"DeriveSharedSecret", kmsapi.UsageAgree, func(id string) any {
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public}
 		}},
-		{"Encrypt", usageEncrypt, func(id string) any {
-			return &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}
+		{"Encapsulate", kmsapi.UsageEncapsulate, func(id string) any { return encapsulateInput(id) }},
+		{"Decapsulate", kmsapi.UsageEncapsulate, func(id string) any { return decapsulateInput(id, make([]byte, 768)) }},
+		{"Encrypt", kmsapi.UsageEncrypt, func(id string) any {
+			return &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}
 		}},
-		{"Decrypt", usageEncrypt, func(id string) any {
-			return &DecryptInput{KeyId: &id, CiphertextBlob: make([]byte, 256), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}
+		{"Decrypt", kmsapi.UsageEncrypt, func(id string) any {
+			return &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: make([]byte, 256), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}
 		}},
-		{"GenerateDataKeyPair", usageEncrypt, func(id string) any { return &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")} }},
-		{"GenerateDataKeyPairWithoutPlaintext", usageEncrypt, func(id string) any {
-			return &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+		{"GenerateDataKeyPair", kmsapi.UsageEncrypt, func(id string) any {
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+		}},
+		{"GenerateDataKeyPairWithoutPlaintext", kmsapi.UsageEncrypt, func(id string) any {
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
 		}},
 	}
 	for _, k := range []struct{ spec, usage string }{
-		{specSymmetric, usageEncrypt}, {"RSA_2048", usageEncrypt}, {"RSA_2048", usageSign},
-		{"ECC_NIST_P256", usageSign}, {"ECC_NIST_P256", usageAgree}, {"HMAC_256", usageMac},
+		{kmsapi.SpecSymmetric, kmsapi.UsageEncrypt}, {"RSA_2048", kmsapi.UsageEncrypt}, {"RSA_2048", kmsapi.UsageSign},
+		{"ECC_NIST_P256", kmsapi.UsageSign}, {"ECC_NIST_P256", kmsapi.UsageAgree}, {"HMAC_256", kmsapi.UsageMac}, {"ML_KEM_512", kmsapi.UsageEncapsulate},
 	} {
 		id, arn := r.newKeyOf(k.spec, k.usage)
 		for _, op := range operations {
@@ -405,14 +414,21 @@ func TestWrongUsage(t *testing.T) {
 				continue
 			}
 			_, err := call[none](r, op.name, op.in(id))
-			wantError(t, err, ErrInvalidKeyUsage, arn+" key usage is "+k.usage+" which is not valid for "+op.name+".")
+			wantError(t, err, kmsapi.ErrInvalidKeyUsage, arn+" key usage is "+k.usage+" which is not valid for "+op.name+".")
 		}
 	}
 	// The right usage, but the other kind of encryption.
 	const other = "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048."
-	id, _ := r.newKeyOf("RSA_2048", usageEncrypt)
-	_, err := call[none](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")})
-	wantError(t, err, ErrInvalidKeyUsage, other)
-	_, err = call[none](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, ErrInvalidKeyUsage, other)
+	id, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
+	for op, in := range map[string]any{
+		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
+		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_256")},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+	} {
+		_, err := call[none](r, op, in)
+		wantError(t, err, kmsapi.ErrInvalidKeyUsage, "You cannot generate a data key with an asymmetric CMK")
+	}
+	_, err := call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrInvalidKeyUsage, other)
 }

@@ -10,14 +10,15 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func encrypt(ev *eval, in *EncryptInput) (*EncryptOutput, error) {
+func encrypt(ev *eval, in *kmsapi.EncryptInput) (*kmsapi.EncryptOutput, error) {
 	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
 	algorithm := algorithmOr(in.EncryptionAlgorithm)
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), in.EncryptionContext, usageEncrypt, algorithm)
+	t, err := ev.useKey(*in.KeyId, ev.op.action(), in.EncryptionContext, kmsapi.UsageEncrypt, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -31,10 +32,10 @@ func encrypt(ev *eval, in *EncryptInput) (*EncryptOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &EncryptOutput{CiphertextBlob: blob, KeyId: &t.arn, EncryptionAlgorithm: &algorithm}, nil
+	return &kmsapi.EncryptOutput{CiphertextBlob: blob, KeyId: &t.arn, EncryptionAlgorithm: &algorithm}, nil
 }
 
-func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
+func decrypt(ev *eval, in *kmsapi.DecryptInput) (*kmsapi.DecryptOutput, error) {
 	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 	c := ciphertext{
 		blob: in.CiphertextBlob, context: in.EncryptionContext, to: to,
 		keyMember: "KeyId", keyID: in.KeyId, algorithm: in.EncryptionAlgorithm,
-		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, ignoreCipher),
+		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, kmsapi.IgnoreCiphertext),
 	}
 	t, plaintext, m, err := ev.openCiphertext(c, ev.op.action())
 	if err != nil {
@@ -55,7 +56,7 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 		clear(plaintext)
 		return nil, errDryRun
 	}
-	out := &DecryptOutput{KeyId: &t.arn, EncryptionAlgorithm: ptr(algorithmOr(in.EncryptionAlgorithm))}
+	out := &kmsapi.DecryptOutput{KeyId: &t.arn, EncryptionAlgorithm: ptr(algorithmOr(in.EncryptionAlgorithm))}
 	if out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(plaintext)); err != nil {
 		return nil, err
 	}
@@ -66,14 +67,14 @@ func decrypt(ev *eval, in *DecryptInput) (*DecryptOutput, error) {
 }
 
 // reEncrypt finishes with the source before it looks at the destination.
-func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
+func reEncrypt(ev *eval, in *kmsapi.ReEncryptInput) (*kmsapi.ReEncryptOutput, error) {
 	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
 	c := ciphertext{
 		blob: in.CiphertextBlob, context: in.SourceEncryptionContext,
 		keyMember: "SourceKeyId", keyID: in.SourceKeyId, algorithm: in.SourceEncryptionAlgorithm,
-		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, ignoreCipher),
+		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, kmsapi.IgnoreCiphertext),
 	}
 	from, plaintext, m, err := ev.openCiphertext(c, actionReEncryptFrom)
 	if err != nil {
@@ -81,7 +82,7 @@ func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
 	}
 	defer clear(plaintext)
 	algorithm := algorithmOr(in.DestinationEncryptionAlgorithm)
-	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionContext, usageEncrypt, algorithm)
+	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionContext, kmsapi.UsageEncrypt, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +96,7 @@ func reEncrypt(ev *eval, in *ReEncryptInput) (*ReEncryptOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ReEncryptOutput{
+	return &kmsapi.ReEncryptOutput{
 		CiphertextBlob: blob, SourceKeyId: &from.arn, KeyId: &to.arn,
 		SourceEncryptionAlgorithm: ptr(algorithmOr(in.SourceEncryptionAlgorithm)), DestinationEncryptionAlgorithm: &algorithm,
 		SourceKeyMaterialId: shownMaterial(from, m), DestinationKeyMaterialId: shownMaterial(to, n),
@@ -107,7 +108,7 @@ const (
 	actionReEncryptTo   = "kms:ReEncryptTo"
 )
 
-func generateDataKey(ev *eval, in *GenerateDataKeyInput) (*GenerateDataKeyOutput, error) {
+func generateDataKey(ev *eval, in *kmsapi.GenerateDataKeyInput) (*kmsapi.GenerateDataKeyOutput, error) {
 	to, err := ev.recipient(in.Recipient)
 	if err != nil {
 		return nil, err
@@ -123,30 +124,30 @@ func generateDataKey(ev *eval, in *GenerateDataKeyInput) (*GenerateDataKeyOutput
 	return out, err
 }
 
-func generateDataKeyWithoutPlaintext(ev *eval, in *GenerateDataKeyWithoutPlaintextInput) (*GenerateDataKeyWithoutPlaintextOutput, error) {
+func generateDataKeyWithoutPlaintext(ev *eval, in *kmsapi.GenerateDataKeyWithoutPlaintextInput) (*kmsapi.GenerateDataKeyWithoutPlaintextOutput, error) {
 	k, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
 		return nil, err
 	}
 	clear(k.Plaintext)
-	return &GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: k.CiphertextBlob, KeyId: k.KeyId, KeyMaterialId: k.KeyMaterialId}, nil
+	return &kmsapi.GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: k.CiphertextBlob, KeyId: k.KeyId, KeyMaterialId: k.KeyMaterialId}, nil
 }
 
-func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*GenerateDataKeyOutput, error) {
+func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*kmsapi.GenerateDataKeyOutput, error) {
 	if err := ev.checkTokens(tokens); err != nil {
 		return nil, err
 	}
 	if (spec == nil) == (size == nil) {
-		return nil, fault(ErrValidation, "Please specify either number of bytes or key spec.")
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "Please specify either number of bytes or key spec.")
 	}
 	n := 16 // AES_128
 	switch {
 	case size != nil:
 		n = int(*size)
-	case *spec == dataKeyAES256:
+	case *spec == kmsapi.DataKeyAES256:
 		n = 32
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), context, usageEncrypt, algSymmetric)
+	t, err := ev.forDataKeys(keyID, context)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +165,7 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 	if err != nil {
 		return nil, err
 	}
-	return &GenerateDataKeyOutput{CiphertextBlob: blob, Plaintext: plaintext, KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
+	return &kmsapi.GenerateDataKeyOutput{CiphertextBlob: blob, Plaintext: plaintext, KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
 }
 
 // newDataKey makes a data key. One that a key store encrypts is made once: what the
@@ -183,13 +184,13 @@ func (ev *eval) newDataKey(t *target, n int) ([]byte, error) {
 	return ev.secret(b), err
 }
 
-func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, error) {
+func generateRandom(ev *eval, in *kmsapi.GenerateRandomInput) (*kmsapi.GenerateRandomOutput, error) {
 	to, err := ev.recipient(in.Recipient)
 	if err != nil {
 		return nil, err
 	}
 	if in.NumberOfBytes == nil {
-		return nil, fault(ErrValidation, "NumberOfBytes is required.")
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "NumberOfBytes is required.")
 	}
 	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
 		return nil, err
@@ -204,7 +205,7 @@ func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, e
 	if _, err := rand.Read(b); err != nil {
 		return nil, err
 	}
-	out := &GenerateRandomOutput{}
+	out := &kmsapi.GenerateRandomOutput{}
 	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(b)
 	return out, err
 }
@@ -213,21 +214,21 @@ func generateRandom(ev *eval, in *GenerateRandomInput) (*GenerateRandomOutput, e
 // none.
 func algorithmOr(given *string) string {
 	if given == nil {
-		return algSymmetric
+		return kmsapi.AlgorithmSymmetric
 	}
 	return *given
 }
 
 // fits checks what an asymmetric key can encrypt: so much, and with no context.
 func fits(t *target, algorithm string, size int, context map[string]string) error {
-	if algorithm == algSymmetric {
+	if algorithm == kmsapi.AlgorithmSymmetric {
 		return nil
 	}
 	if len(context) > 0 {
-		return fault(ErrValidation, "An encryption context cannot be used with the algorithm %s.", algorithm)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "EncryptionContext is not supported when encrypting/decrypting with asymmetric CMKs.")
 	}
 	if most := primitive.MaxPlaintext(t.key.Spec, algorithm); size > most {
-		return fault(ErrValidation, "Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, t.key.Spec, most)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, t.key.Spec, most)
 	}
 	return nil
 }
@@ -235,7 +236,7 @@ func fits(t *target, algorithm string, size int, context map[string]string) erro
 // encrypt encrypts under the newest material of a key: with its public half if it
 // is asymmetric.
 func (ev *eval) encrypt(t *target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
-	if algorithm == algSymmetric {
+	if algorithm == kmsapi.AlgorithmSymmetric {
 		return ev.seal(t, plaintext, context)
 	}
 	m := currentMaterial(t.key)
@@ -246,7 +247,7 @@ func (ev *eval) encrypt(t *target, algorithm string, plaintext []byte, context m
 
 // shownMaterial is the KeyMaterialId that answers show: symmetric keys' only.
 func shownMaterial(t *target, m *fsmpb.Material) *string {
-	if t.key.Spec != specSymmetric || t.key.KeyStore != "" || m == nil {
+	if t.key.Spec != kmsapi.SpecSymmetric || t.key.KeyStore != "" || m == nil {
 		return nil
 	}
 	return materialID(m)
@@ -292,27 +293,33 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		return nil, nil, nil, missing("ciphertextBlob")
 	}
 	if c.keyID == nil && c.ignored {
-		return nil, nil, nil, fault(ErrValidation, "%s is required when the ciphertext is ignored.", c.keyMember)
+		return nil, nil, nil, kmsapi.Errorf(kmsapi.ErrValidation, "%s is required when the ciphertext is ignored.", c.keyMember)
 	}
-	if c.keyID == nil && c.algorithm != nil && *c.algorithm != algSymmetric {
-		return nil, nil, nil, fault(ErrValidation, "%s is required with the algorithm %s.", c.keyMember, *c.algorithm)
+	if c.keyID == nil && c.algorithm != nil && *c.algorithm != kmsapi.AlgorithmSymmetric {
+		return nil, nil, nil, kmsapi.Errorf(kmsapi.ErrValidation, "%s is required with the algorithm %s.", c.keyMember, *c.algorithm)
 	}
 	h, err := parseHeader(c.blob)
 	ours := err == nil && h.Cluster == [8]byte(ev.cluster().Id)
 	var t *target
 	if c.keyID != nil {
 		t, err = ev.authorised(*c.keyID, anyForm, action, c.context)
-		if err == nil && ours && !c.ignored && h.Key != t.id.ID {
-			err = fault(ErrIncorrectKey, "The key ID in the request does not identify a CMK that can perform this operation.")
+		switch {
+		case err != nil || c.ignored:
+		case ours && h.Key != t.id.ID:
+			err = kmsapi.Errorf(kmsapi.ErrIncorrectKey, "The key ID in the request does not identify a CMK that can perform this operation.")
+		case !ours && algorithmOr(c.algorithm) == kmsapi.AlgorithmSymmetric:
+			// Before anything is asked of the key: a ciphertext of an RSA key whose
+			// algorithm is not named is one that cannot be read.
+			err = kmsapi.ErrInvalidCiphertext
 		}
 	} else if ours {
 		t, err = ev.ciphertextKey(h.Key, action, c.context)
 	} else {
-		err = ErrInvalidCiphertext
+		err = kmsapi.ErrInvalidCiphertext
 	}
 	if err == nil {
 		ev.source = t
-		err = ev.fit(t, usageEncrypt, algorithmOr(c.algorithm))
+		err = ev.fit(t, kmsapi.UsageEncrypt, algorithmOr(c.algorithm))
 	}
 	if err == nil {
 		err = fits(t, algorithmOr(c.algorithm), 0, c.context)
@@ -325,10 +332,10 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		return nil, nil, nil, err
 	case c.ignored:
 		return t, nil, nil, nil
-	case t.key.Spec != specSymmetric:
+	case t.key.Spec != kmsapi.SpecSymmetric:
 		return ev.openRSA(t, c)
 	case !ours:
-		return nil, nil, nil, ErrInvalidCiphertext
+		return nil, nil, nil, kmsapi.ErrInvalidCiphertext
 	}
 	for _, m := range t.key.Materials {
 		if [16]byte(m.Id) == h.Version {
@@ -336,7 +343,7 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 			return t, plaintext, m, err
 		}
 	}
-	return nil, nil, nil, ErrInvalidCiphertext
+	return nil, nil, nil, kmsapi.ErrInvalidCiphertext
 }
 
 // openRSA decrypts what was encrypted with an asymmetric key's public half.
@@ -347,7 +354,7 @@ func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Materi
 		return err
 	})
 	if errors.Is(err, primitive.ErrCiphertext) {
-		err = ErrInvalidCiphertext
+		err = kmsapi.ErrInvalidCiphertext
 	}
 	return t, plaintext, currentMaterial(t.key), err
 }
@@ -358,12 +365,12 @@ func (ev *eval) ciphertextKey(id [16]byte, action string, context map[string]str
 	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
 	if t.key == nil {
 		if !ev.wasKey(id) {
-			return nil, ErrInvalidCiphertext // never was a key: not a ciphertext
+			return nil, kmsapi.ErrInvalidCiphertext // never was a key: not a ciphertext
 		}
 		return nil, ev.forbiddenCiphertext(action)
 	}
 	err := ev.authorise(t, action, context)
-	if errors.Is(err, ErrAccessDenied) {
+	if errors.Is(err, kmsapi.ErrAccessDenied) {
 		err = ev.forbiddenCiphertext(action)
 	}
 	return t, err
@@ -384,12 +391,12 @@ func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error)
 		})
 	}
 	if errors.Is(err, keymat.ErrCiphertext) {
-		err = ErrInvalidCiphertext
+		err = kmsapi.ErrInvalidCiphertext
 	}
 	return plaintext, err
 }
 
-var errDryRun = fault(ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
+var errDryRun = kmsapi.Errorf(kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
 
 // parseHeader reads which key a ciphertext belongs to. Whether it has the form that
 // the key's have is found out when it is opened.
@@ -400,15 +407,15 @@ func parseHeader(blob []byte) (keymat.Header, error) {
 	return keymat.ParseOuterHeader(blob)
 }
 
-// missing says that a blob, or a sensitive member, that only some requests need is
-// not there.
-func missing(member string) error { return notNull("Value", member) }
+// missing says that a member that only some requests need is not there.
+func missing(member string) error { return notNull("Value null", member) }
 
-// missingValue is missing for members whose values may be shown.
-func missingValue(member string) error { return notNull("Value null", member) }
+// missingSensitive is missing for members whose values are never shown, not even
+// that there is none.
+func missingSensitive(member string) error { return notNull("Value", member) }
 
 func notNull(shown, member string) error {
-	return fault(ErrValidation, "1 validation error detected: %s at '%s' failed to satisfy constraint: Member must not be null", shown, member)
+	return kmsapi.Errorf(kmsapi.ErrValidation, "1 validation error detected: %s at '%s' failed to satisfy constraint: Member must not be null", shown, member)
 }
 
 func materialID(m *fsmpb.Material) *string { return ptr(hexOf(m.MaterialId)) }

@@ -12,17 +12,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const carolARN = "arn:aws:iam::" + testAccount + ":user/carol"
 
 // grantsOf lists a key's grants as the account's root user.
-func (r *room) grantsOf(id string) []GrantListEntry {
+func (r *room) grantsOf(id string) []kmsapi.GrantListEntry {
 	r.t.Helper()
-	return must[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id}).Grants
+	return must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id}).Grants
 }
 
-func idsOf(grants []GrantListEntry) (ids []string) {
+func idsOf(grants []kmsapi.GrantListEntry) (ids []string) {
 	for _, g := range grants {
 		ids = append(ids, *g.GrantId)
 	}
@@ -34,7 +35,7 @@ func TestCreateGrant(t *testing.T) {
 	id, arn := r.newKey()
 	r.cluster.clock.advance(90 * time.Second)
 	pairs := contextOf("a", "1", "", "")
-	out := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN),
+	out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN),
 		Operations: []string{"Decrypt", "Encrypt", "Decrypt"}, Constraints: subset(pairs), Name: ptr("my/grant:1_-")})
 	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(*out.GrantId) || !regexp.MustCompile(`^[A-Za-z0-9+/]+=*$`).MatchString(*out.GrantToken) {
 		t.Errorf("grant %s with token %s", *out.GrantId, *out.GrantToken)
@@ -62,26 +63,26 @@ func TestCreateGrant(t *testing.T) {
 	if strings.Contains(rec.String(), *out.GrantToken) {
 		t.Error("the record holds the token")
 	}
-	entry := GrantListEntry{
+	entry := kmsapi.GrantListEntry{
 		KeyId: &arn, GrantId: out.GrantId, Name: ptr("my/grant:1_-"), CreationDate: timeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: ptr(aliceARN),
 		RetiringPrincipal: ptr(bobARN), IssuingAccount: ptr("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Decrypt", "Encrypt"}, Constraints: subset(pairs),
 	}
-	if d := cmp.Diff([]GrantListEntry{entry}, r.grantsOf(id)); d != "" {
+	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, r.grantsOf(id)); d != "" {
 		t.Errorf("ListGrants (-want +got):\n%s", d)
 	}
 	// The rest left out: no name is an empty one.
-	bare := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &GrantConstraints{}})
-	got := must[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, GrantId: bare.GrantId}).Grants
-	entry = GrantListEntry{
+	bare := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &kmsapi.GrantConstraints{}})
+	got := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: bare.GrantId}).Grants
+	entry = kmsapi.GrantListEntry{
 		KeyId: &arn, GrantId: bare.GrantId, Name: ptr(""), CreationDate: entry.CreationDate, GranteePrincipal: ptr(aliceARN),
 		IssuingAccount: entry.IssuingAccount, Operations: []string{"DescribeKey"},
 	}
-	if d := cmp.Diff([]GrantListEntry{entry}, got); d != "" {
+	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, got); d != "" {
 		t.Errorf("a bare grant (-want +got):\n%s", d)
 	}
 	// What a grant allowed is named in the records of those who use it.
 	alice := r.user(aliceARN)
-	if _, err := callAs[DescribeKeyOutput](r, r.first, alice, "DescribeKey", &DescribeKeyInput{KeyId: &id}); err != nil {
+	if _, err := callAs[kmsapi.DescribeKeyOutput](r, r.first, alice, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.lastRecord().Additional[0].GetList().Items; !slices.Equal(got, []string{"kms:DescribeKey Allow grant " + *bare.GrantId}) {
@@ -92,55 +93,97 @@ func TestCreateGrant(t *testing.T) {
 func TestCreateGrantErrors(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
-	rsa := *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: ptr("RSA_2048"), KeyUsage: ptr(usageEncrypt)}).KeyMetadata.KeyId
-	must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
+	rsa := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("RSA_2048"), KeyUsage: ptr(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
+	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
 	long := strings.Repeat("é", 384)
 	nine := map[string]string{}
 	for i := range 9 {
 		nine[fmt.Sprint(i)] = ""
 	}
-	in := func(f func(*CreateGrantInput)) *CreateGrantInput {
-		in := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+	in := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
 		f(in)
 		return in
 	}
-	const invalid = "ARN does not refer to a valid principal"
+	service := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService), RetiringServicePrincipal: ptr(backupService), Operations: []string{"Encrypt"},
+			Constraints: &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)}}
+		f(in)
+		return in
+	}
+	const (
+		invalid     = "ARN does not refer to a valid principal"
+		emptyEquals = "EncryptionContextEquals must have 1 to 8 pairs. Leave it out for a grant that is good in every encryption context."
+	)
 	tests := map[string]struct {
-		in      *CreateGrantInput
-		kind    *Error
+		in      *kmsapi.CreateGrantInput
+		kind    *kmsapi.Error
 		message string
 	}{
-		"unknown operation": {in(func(in *CreateGrantInput) { in.Operations = []string{"Encrypt", "PutKeyPolicy"} }), ErrValidation, "…"},
-		"no operations":     {in(func(in *CreateGrantInput) { in.Operations = []string{} }), ErrValidation, "A grant needs at least one operation."},
-		"nothing":           {&CreateGrantInput{}, ErrValidation, "…"},
-		"bad name":          {in(func(in *CreateGrantInput) { in.Name = ptr("a b") }), ErrValidation, "…"},
-		"empty name":        {in(func(in *CreateGrantInput) { in.Name = ptr("") }), ErrValidation, "…"},
-		"everybody":         {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("*") }), ErrValidation, "…"},
-		"bare account":      {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr(testAccount) }), ErrInvalidArn, invalid},
-		"group":             {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g") }), ErrInvalidArn, invalid},
-		"service":           {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("ec2.amazonaws.com") }), ErrInvalidArn, invalid},
-		"other partition":   {in(func(in *CreateGrantInput) { in.GranteePrincipal = ptr("arn:aws-cn:iam::" + testAccount + ":user/a") }), ErrInvalidArn, invalid},
-		"a key as grantee":  {in(func(in *CreateGrantInput) { in.GranteePrincipal = &arn }), ErrInvalidArn, invalid},
-		"retiring group":    {in(func(in *CreateGrantInput) { in.RetiringPrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g") }), ErrInvalidArn, invalid},
-		"both constraints": {in(func(in *CreateGrantInput) {
-			in.Constraints = &GrantConstraints{EncryptionContextEquals: contextOf("a", "1"), EncryptionContextSubset: contextOf("a", "1")}
-		}), ErrValidation, "A grant has EncryptionContextEquals or EncryptionContextSubset, not both."},
-		"empty equals":  {in(func(in *CreateGrantInput) { in.Constraints = equals(contextOf()) }), ErrValidation, "EncryptionContextEquals must have 1 to 8 pairs."},
-		"empty subset":  {in(func(in *CreateGrantInput) { in.Constraints = subset(contextOf()) }), ErrValidation, "EncryptionContextSubset must have 1 to 8 pairs."},
-		"nine pairs":    {in(func(in *CreateGrantInput) { in.Constraints = subset(nine) }), ErrValidation, "EncryptionContextSubset must have 1 to 8 pairs."},
-		"long value":    {in(func(in *CreateGrantInput) { in.Constraints = equals(contextOf("a", long+"x")) }), ErrValidation, "A value of EncryptionContextEquals has more than 384 characters."},
-		"no text":       {in(func(in *CreateGrantInput) { in.Constraints = equals(contextOf("a", "\xff")) }), ErrValidation, "…"},
-		"by alias":      {in(func(in *CreateGrantInput) { in.KeyId = ptr("alias/app") }), ErrNotFound, "Invalid keyId 'alias/app'"},
-		"no such key":   {in(func(in *CreateGrantInput) { in.KeyId = ptr("12345678-1234-1234-1234-123456789012") }), ErrNotFound, "…"},
-		"other account": {in(func(in *CreateGrantInput) { in.KeyId = ptr(strings.Replace(arn, testAccount, "444455556666", 1)) }), ErrAccessDenied, "…"},
-		"sign with a symmetric key": {in(func(in *CreateGrantInput) { in.Operations = []string{"Encrypt", "Sign"} }), ErrValidation,
+		"unknown operation": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt", "PutKeyPolicy"} }), kmsapi.ErrValidation, "…"},
+		"no operations":     {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{} }), kmsapi.ErrValidation, "A grant needs at least one operation."},
+		"nothing":           {&kmsapi.CreateGrantInput{}, kmsapi.ErrValidation, "…"},
+		"bad name":          {in(func(in *kmsapi.CreateGrantInput) { in.Name = ptr("a b") }), kmsapi.ErrValidation, "…"},
+		"empty name":        {in(func(in *kmsapi.CreateGrantInput) { in.Name = ptr("") }), kmsapi.ErrValidation, "…"},
+		"everybody":         {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr("*") }), kmsapi.ErrValidation, "…"},
+		"bare account":      {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr(testAccount) }), kmsapi.ErrInvalidArn, invalid},
+		"group": {in(func(in *kmsapi.CreateGrantInput) {
+			in.GranteePrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g")
+		}), kmsapi.ErrInvalidArn, invalid},
+		"service": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr("ec2.amazonaws.com") }), kmsapi.ErrInvalidArn, invalid},
+		"other partition": {in(func(in *kmsapi.CreateGrantInput) {
+			in.GranteePrincipal = ptr("arn:aws-cn:iam::" + testAccount + ":user/a")
+		}), kmsapi.ErrInvalidArn, invalid},
+		"a key as grantee": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = &arn }), kmsapi.ErrInvalidArn, invalid},
+		"retiring group": {in(func(in *kmsapi.CreateGrantInput) {
+			in.RetiringPrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g")
+		}), kmsapi.ErrInvalidArn, invalid},
+		"both constraints": {in(func(in *kmsapi.CreateGrantInput) {
+			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf("a", "1"), EncryptionContextSubset: contextOf("a", "1")}
+		}), kmsapi.ErrValidation, "A grant has EncryptionContextEquals or EncryptionContextSubset, not both."},
+		"empty equals": {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf()) }), kmsapi.ErrValidation, emptyEquals},
+		"both empty": {in(func(in *kmsapi.CreateGrantInput) {
+			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf(), EncryptionContextSubset: contextOf()}
+		}), kmsapi.ErrValidation, emptyEquals},
+		"empty equals beside a source": {in(func(in *kmsapi.CreateGrantInput) {
+			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf(), SourceArn: ptr(tableARN)}
+		}), kmsapi.ErrValidation, emptyEquals},
+		"nothing but CreateGrant": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"CreateGrant"} }), kmsapi.ErrValidation,
+			"Grants must not contain only the CreateGrant operation."},
+		"CreateGrant twice": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"CreateGrant", "CreateGrant"} }), kmsapi.ErrValidation,
+			"Grants must not contain only the CreateGrant operation."},
+		"no grantee": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = nil }), kmsapi.ErrValidation, "You must specify either GranteePrincipal or GranteeServicePrincipal."},
+		"two grantees": {service(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr(aliceARN) }), kmsapi.ErrValidation,
+			"You can specify either GranteePrincipal or GranteeServicePrincipal, but not both."},
+		"two who may retire": {service(func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = ptr(aliceARN) }), kmsapi.ErrValidation,
+			"You can specify either RetiringPrincipal or RetiringServicePrincipal, but not both."},
+		"a service without source": {service(func(in *kmsapi.CreateGrantInput) { in.Constraints = subset(contextOf("a", "1")) }), kmsapi.ErrValidation,
+			"A grant with GranteeServicePrincipal must have a SourceArn constraint."},
+		"a service without constraints": {service(func(in *kmsapi.CreateGrantInput) { in.Constraints = nil }), kmsapi.ErrValidation,
+			"A grant with GranteeServicePrincipal must have a SourceArn constraint."},
+		"a service whom nobody may retire": {service(func(in *kmsapi.CreateGrantInput) { in.RetiringServicePrincipal = nil }), kmsapi.ErrValidation,
+			"A grant with GranteeServicePrincipal must have a RetiringPrincipal or a RetiringServicePrincipal."},
+		"no service":     {service(func(in *kmsapi.CreateGrantInput) { in.GranteeServicePrincipal = ptr("example.com") }), kmsapi.ErrValidation, "…"},
+		"ARN as service": {service(func(in *kmsapi.CreateGrantInput) { in.GranteeServicePrincipal = ptr(aliceARN) }), kmsapi.ErrValidation, "…"},
+		"no source": {service(func(in *kmsapi.CreateGrantInput) {
+			in.Constraints.SourceArn = ptr("arn:aws:s3:::bucket-without-account")
+		}), kmsapi.ErrValidation, "…"},
+		"nine pairs":  {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = subset(nine) }), kmsapi.ErrValidation, "EncryptionContextSubset must have 1 to 8 pairs."},
+		"long value":  {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf("a", long+"x")) }), kmsapi.ErrValidation, "A value of EncryptionContextEquals has more than 384 characters."},
+		"no text":     {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf("a", "\xff")) }), kmsapi.ErrValidation, "…"},
+		"by alias":    {in(func(in *kmsapi.CreateGrantInput) { in.KeyId = ptr("alias/app") }), kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		"no such key": {in(func(in *kmsapi.CreateGrantInput) { in.KeyId = ptr("12345678-1234-1234-1234-123456789012") }), kmsapi.ErrNotFound, "…"},
+		"other account": {in(func(in *kmsapi.CreateGrantInput) {
+			in.KeyId = ptr(strings.Replace(arn, testAccount, "444455556666", 1))
+		}), kmsapi.ErrAccessDenied, "…"},
+		"sign with a symmetric key": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt", "Sign"} }), kmsapi.ErrValidation,
 			"Grant operation Sign is not valid for " + arn + ", whose key spec is SYMMETRIC_DEFAULT and key usage ENCRYPT_DECRYPT."},
-		"constraint on an asymmetric key": {in(func(in *CreateGrantInput) { in.KeyId, in.Constraints = &rsa, subset(contextOf("a", "1")) }), ErrValidation,
-			"Grant constraints are not valid for " + r.describe(rsa).arn() + ": it has no encryption context."},
+		"constraint on an asymmetric key": {in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.Constraints = &rsa, subset(contextOf("a", "1")) }), kmsapi.ErrValidation,
+			"Encryption context constraints are not valid for " + *r.describe(rsa).Arn + ": it has no encryption context."},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := call[CreateGrantOutput](r, "CreateGrant", tt.in)
+			_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", tt.in)
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
@@ -150,34 +193,37 @@ func TestCreateGrantErrors(t *testing.T) {
 	// The largest that there may be.
 	delete(nine, "0")
 	nine["1"] = long
-	must[CreateGrantOutput](r, "CreateGrant", in(func(in *CreateGrantInput) { in.Constraints = equals(nine) }))
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(nine) }))
 	// Members are looked at before the key, the key before the caller's right.
-	_, err := call[CreateGrantOutput](r, "CreateGrant", in(func(in *CreateGrantInput) { in.KeyId, in.GranteePrincipal = ptr("x"), ptr("y") }))
-	wantError(t, err, ErrInvalidArn, invalid)
+	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.GranteePrincipal = ptr("x"), ptr("y") }))
+	wantError(t, err, kmsapi.ErrInvalidArn, invalid)
 }
-
-func (m *KeyMetadata) arn() string { return *m.Arn }
 
 // TestGrantOperationsOfKeys: each kind of key takes what it can do, and no more.
 func TestGrantOperationsOfKeys(t *testing.T) {
 	r := newRoom(t)
 	const common = " CreateGrant DescribeKey RetireGrant"
 	for _, tt := range []struct{ spec, usage, want string }{
-		{specSymmetric, usageEncrypt, "Decrypt Encrypt GenerateDataKey GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo"},
-		{"RSA_2048", usageEncrypt, "Decrypt Encrypt GetPublicKey ReEncryptFrom ReEncryptTo"},
-		{"RSA_2048", usageSign, "GetPublicKey Sign Verify"},
-		{"ECC_NIST_P256", usageSign, "GetPublicKey Sign Verify"},
-		{"ECC_NIST_P256", usageAgree, "DeriveSharedSecret GetPublicKey"},
-		{"ML_DSA_44", usageSign, "GetPublicKey Sign Verify"},
-		{"HMAC_256", usageMac, "GenerateMac VerifyMac"},
+		{kmsapi.SpecSymmetric, kmsapi.UsageEncrypt, "Decrypt Encrypt GenerateDataKey GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo"},
+		{"RSA_2048", kmsapi.UsageEncrypt, "Decrypt Encrypt GetPublicKey ReEncryptFrom ReEncryptTo"},
+		{"RSA_2048", kmsapi.UsageSign, "GetPublicKey Sign Verify"},
+		{"ECC_NIST_P256", kmsapi.UsageSign, "GetPublicKey Sign Verify"},
+		{"ECC_NIST_P256", kmsapi.UsageAgree, "DeriveSharedSecret GetPublicKey"},
+		{"ML_DSA_44", kmsapi.UsageSign, "GetPublicKey Sign Verify"},
+		{"ML_KEM_768", kmsapi.UsageEncapsulate, "Decapsulate Encapsulate GetPublicKey"},
+		{"HMAC_256", kmsapi.UsageMac, "GenerateMac VerifyMac"},
 	} {
-		id := *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &tt.spec, KeyUsage: &tt.usage}).KeyMetadata.KeyId
+		id := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: &tt.usage}).KeyMetadata.KeyId
 		var got []string
-		for _, op := range enums["GrantOperation"].values {
-			_, err := call[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{op}})
+		for _, op := range kmsapi.EnumOf("GrantOperation").Values() {
+			ops := []string{op}
+			if op == "CreateGrant" {
+				ops = append(ops, "DescribeKey") // not by itself
+			}
+			_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: ops})
 			if err == nil {
 				got = append(got, op)
-			} else if !errors.Is(err, ErrValidation) {
+			} else if !errors.Is(err, kmsapi.ErrValidation) {
 				t.Errorf("%s on %s: %v", op, tt.spec, err)
 			}
 		}
@@ -195,19 +241,19 @@ func TestNamedGrants(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, _ := r.newKey()
 	other, _ := r.newKey()
-	in := func(f func(*CreateGrantInput)) *CreateGrantInput {
-		in := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN), Name: ptr("n"),
+	in := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN), Name: ptr("n"),
 			Operations: []string{"Encrypt", "Decrypt"}, Constraints: subset(contextOf("a", "1", "b", "2"))}
 		f(in)
 		return in
 	}
-	same := func(*CreateGrantInput) {}
-	first := must[CreateGrantOutput](r, "CreateGrant", in(same))
-	for name, f := range map[string]func(*CreateGrantInput){
-		"same": same, "operations in another order, twice": func(in *CreateGrantInput) { in.Operations = []string{"Decrypt", "Encrypt", "Decrypt"} },
-		"key by ARN": func(in *CreateGrantInput) { in.KeyId = ptr(*r.describe(id).Arn) }, "with a token": func(in *CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
+	same := func(*kmsapi.CreateGrantInput) {}
+	first := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same))
+	for name, f := range map[string]func(*kmsapi.CreateGrantInput){
+		"same": same, "operations in another order, twice": func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Decrypt", "Encrypt", "Decrypt"} },
+		"key by ARN": func(in *kmsapi.CreateGrantInput) { in.KeyId = ptr(*r.describe(id).Arn) }, "with a token": func(in *kmsapi.CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
 	} {
-		out, err := callAs[CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", in(f))
+		out, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", in(f))
 		if err != nil || *out.GrantId != *first.GrantId || *out.GrantToken == *first.GrantToken {
 			t.Errorf("%s: got %v, %v, want grant %s with a new token", name, out, err, *first.GrantId)
 			continue
@@ -220,15 +266,26 @@ func TestNamedGrants(t *testing.T) {
 		t.Fatalf("the key has %d grants, want 1", n)
 	}
 	seen := map[string]string{*first.GrantId: "first"}
-	for name, f := range map[string]func(*CreateGrantInput){
-		"name": func(in *CreateGrantInput) { in.Name = ptr("N") }, "no name": func(in *CreateGrantInput) { in.Name = nil },
-		"no name again": func(in *CreateGrantInput) { in.Name = nil }, "grantee": func(in *CreateGrantInput) { in.GranteePrincipal = ptr(bobARN) },
-		"retiring": func(in *CreateGrantInput) { in.RetiringPrincipal = ptr(carolARN) }, "no retiring": func(in *CreateGrantInput) { in.RetiringPrincipal = nil },
-		"operations": func(in *CreateGrantInput) { in.Operations = []string{"Encrypt"} }, "kind of constraint": func(in *CreateGrantInput) { in.Constraints = equals(contextOf("a", "1", "b", "2")) },
-		"constraint": func(in *CreateGrantInput) { in.Constraints = subset(contextOf("a", "1", "b", "3")) }, "no constraint": func(in *CreateGrantInput) { in.Constraints = nil },
-		"key": func(in *CreateGrantInput) { in.KeyId = &other },
+	for name, f := range map[string]func(*kmsapi.CreateGrantInput){
+		"name": func(in *kmsapi.CreateGrantInput) { in.Name = ptr("N") }, "no name": func(in *kmsapi.CreateGrantInput) { in.Name = nil },
+		"no name again": func(in *kmsapi.CreateGrantInput) { in.Name = nil }, "grantee": func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr(bobARN) },
+		"retiring": func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = ptr(carolARN) }, "no retiring": func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = nil },
+		"operations": func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt"} }, "kind of constraint": func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf("a", "1", "b", "2")) },
+		"constraint": func(in *kmsapi.CreateGrantInput) { in.Constraints = subset(contextOf("a", "1", "b", "3")) }, "no constraint": func(in *kmsapi.CreateGrantInput) { in.Constraints = nil },
+		"key":    func(in *kmsapi.CreateGrantInput) { in.KeyId = &other },
+		"source": func(in *kmsapi.CreateGrantInput) { in.Constraints.SourceArn = ptr(tableARN) }, "other source": func(in *kmsapi.CreateGrantInput) { in.Constraints.SourceArn = ptr(otherTable) },
+		"source alone": func(in *kmsapi.CreateGrantInput) { in.Constraints = &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)} },
+		"other source alone": func(in *kmsapi.CreateGrantInput) {
+			in.Constraints = &kmsapi.GrantConstraints{SourceArn: ptr(otherTable)}
+		},
+		"retiring service": func(in *kmsapi.CreateGrantInput) {
+			in.RetiringPrincipal, in.RetiringServicePrincipal = nil, ptr(backupService)
+		},
+		"service": func(in *kmsapi.CreateGrantInput) {
+			in.GranteePrincipal, in.GranteeServicePrincipal, in.Constraints.SourceArn = nil, ptr(backupService), ptr(tableARN)
+		},
 	} {
-		out := must[CreateGrantOutput](r, "CreateGrant", in(f))
+		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(f))
 		if was := seen[*out.GrantId]; was != "" {
 			t.Errorf("another %s: the grant of %s", name, was)
 		}
@@ -238,13 +295,13 @@ func TestNamedGrants(t *testing.T) {
 	theirs := r.grantChange(other, grantHex(1), aliceARN, "Encrypt")
 	theirs.GetPutGrant().Name, theirs.GetPutGrant().Issuer = "n", "444455556666"
 	r.cluster.change(theirs)
-	ours := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Name: ptr("n"), Operations: []string{"Encrypt"}})
+	ours := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Name: ptr("n"), Operations: []string{"Encrypt"}})
 	if *ours.GrantId == grantHex(1) {
 		t.Error("a request found the grant of another account's")
 	}
 	// One that was revoked does not come back.
-	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
-	if out := must[CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
+	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
+	if out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
 		t.Error("a revoked grant came back under its id")
 	}
 }
@@ -265,12 +322,12 @@ func TestConcurrentNamedGrants(t *testing.T) {
 		caller := r.caller(r.root)
 		go func() {
 			out, err := e.Do(t.Context(), caller, OperationNamed("CreateGrant"),
-				&CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
+				&kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
 			if err != nil {
 				results <- result{err: err}
 				return
 			}
-			results <- result{id: *out.(*CreateGrantOutput).GrantId}
+			results <- result{id: *out.(*kmsapi.CreateGrantOutput).GrantId}
 		}()
 	}
 	ids := map[string]bool{}
@@ -292,11 +349,11 @@ func TestListGrants(t *testing.T) {
 	other, otherARN := r.newKey()
 	var all, toAlice, retirable []string
 	for i := range 7 {
-		in := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr([]string{aliceARN, bobARN}[i%2]), Operations: []string{"Encrypt"}}
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr([]string{aliceARN, bobARN}[i%2]), Operations: []string{"Encrypt"}}
 		if i >= 2 {
 			in.RetiringPrincipal = ptr(carolARN)
 		}
-		out := must[CreateGrantOutput](r, "CreateGrant", in)
+		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in)
 		all = append(all, *out.GrantId)
 		if i%2 == 0 {
 			toAlice = append(toAlice, *out.GrantId)
@@ -305,15 +362,15 @@ func TestListGrants(t *testing.T) {
 			retirable = append(retirable, arn+" "+*out.GrantId)
 		}
 	}
-	on := must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: ptr(carolARN)})
+	on := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: ptr(carolARN)})
 	retirable = append(retirable, otherARN+" "+*on.GrantId)
 	slices.Sort(all)
 	slices.Sort(toAlice)
 	slices.Sort(retirable)
-	list := func(in ListGrantsInput) func(*string) ([]string, *string, *bool, error) {
+	list := func(in kmsapi.ListGrantsInput) func(*string) ([]string, *string, *bool, error) {
 		return func(m *string) ([]string, *string, *bool, error) {
 			in.KeyId, in.Marker = &id, m
-			out, err := callAs[ListGrantsOutput](r, r.engines["n2"], r.root, "ListGrants", &in)
+			out, err := callAs[kmsapi.ListGrantsOutput](r, r.engines["n2"], r.root, "ListGrants", &in)
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -322,7 +379,7 @@ func TestListGrants(t *testing.T) {
 	}
 	listRetirable := func(who string, limit *int32) func(*string) ([]string, *string, *bool, error) {
 		return func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: &who, Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &who, Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -338,17 +395,17 @@ func TestListGrants(t *testing.T) {
 		want  []string
 		sizes string
 	}{
-		{"all", list(ListGrantsInput{}), all, "7"},
-		{"three at a time", list(ListGrantsInput{Limit: ptr(int32(3))}), all, "3 3 1"},
-		{"one at a time", list(ListGrantsInput{Limit: ptr(int32(1))}), all, "1 1 1 1 1 1 1"},
-		{"a limit over the most", list(ListGrantsInput{Limit: ptr(int32(1000))}), all, "7"},
-		{"to alice", list(ListGrantsInput{GranteePrincipal: ptr(aliceARN)}), toAlice, "4"},
-		{"to alice, three at a time", list(ListGrantsInput{GranteePrincipal: ptr(aliceARN), Limit: ptr(int32(3))}), toAlice, "3 1"},
-		{"to nobody", list(ListGrantsInput{GranteePrincipal: ptr(carolARN)}), nil, "0"},
-		{"by id", list(ListGrantsInput{GrantId: &all[3], Limit: ptr(int32(1))}), all[3:4], "1"},
-		{"by id and grantee", list(ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(aliceARN)}), toAlice[:1], "1"},
-		{"by id and another's", list(ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(bobARN)}), nil, "0"},
-		{"by another key's id", list(ListGrantsInput{GrantId: on.GrantId}), nil, "0"},
+		{"all", list(kmsapi.ListGrantsInput{}), all, "7"},
+		{"three at a time", list(kmsapi.ListGrantsInput{Limit: ptr(int32(3))}), all, "3 3 1"},
+		{"one at a time", list(kmsapi.ListGrantsInput{Limit: ptr(int32(1))}), all, "1 1 1 1 1 1 1"},
+		{"a limit over the most", list(kmsapi.ListGrantsInput{Limit: ptr(int32(1000))}), all, "7"},
+		{"to alice", list(kmsapi.ListGrantsInput{GranteePrincipal: ptr(aliceARN)}), toAlice, "4"},
+		{"to alice, three at a time", list(kmsapi.ListGrantsInput{GranteePrincipal: ptr(aliceARN), Limit: ptr(int32(3))}), toAlice, "3 1"},
+		{"to nobody", list(kmsapi.ListGrantsInput{GranteePrincipal: ptr(carolARN)}), nil, "0"},
+		{"by id", list(kmsapi.ListGrantsInput{GrantId: &all[3], Limit: ptr(int32(1))}), all[3:4], "1"},
+		{"by id and grantee", list(kmsapi.ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(aliceARN)}), toAlice[:1], "1"},
+		{"by id and another's", list(kmsapi.ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(bobARN)}), nil, "0"},
+		{"by another key's id", list(kmsapi.ListGrantsInput{GrantId: on.GrantId}), nil, "0"},
 		{"retirable", listRetirable(carolARN, nil), retirable, "6"},
 		{"retirable, four at a time", listRetirable(carolARN, ptr(int32(4))), retirable, "4 2"},
 		{"retirable, one at a time", listRetirable(carolARN, ptr(int32(1))), retirable, "1 1 1 1 1 1"},
@@ -363,41 +420,41 @@ func TestListGrants(t *testing.T) {
 		}
 	}
 	// A marker is good for the list that it came from only.
-	marker := must[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, Limit: ptr(int32(1))}).NextMarker
-	retirableMarker := must[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Limit: ptr(int32(1))}).NextMarker
+	marker := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, Limit: ptr(int32(1))}).NextMarker
+	retirableMarker := must[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Limit: ptr(int32(1))}).NextMarker
 	for name, in := range map[string]any{
-		"another key": &ListGrantsInput{KeyId: &other, Marker: marker}, "another grantee": &ListGrantsInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Marker: marker},
-		"another grant": &ListGrantsInput{KeyId: &id, GrantId: &all[0], Marker: marker}, "another operation": &ListGrantsInput{KeyId: &id, Marker: retirableMarker},
-		"made up": &ListGrantsInput{KeyId: &id, Marker: ptr("AAAA")}, "another principal": &ListRetirableGrantsInput{RetiringPrincipal: ptr(bobARN), Marker: retirableMarker},
-		"that of ListGrants": &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Marker: marker},
+		"another key": &kmsapi.ListGrantsInput{KeyId: &other, Marker: marker}, "another grantee": &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Marker: marker},
+		"another grant": &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &all[0], Marker: marker}, "another operation": &kmsapi.ListGrantsInput{KeyId: &id, Marker: retirableMarker},
+		"made up": &kmsapi.ListGrantsInput{KeyId: &id, Marker: ptr("AAAA")}, "another principal": &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(bobARN), Marker: retirableMarker},
+		"that of ListGrants": &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Marker: marker},
 	} {
 		name, op := name, "ListGrants"
-		if _, ok := in.(*ListRetirableGrantsInput); ok {
+		if _, ok := in.(*kmsapi.ListRetirableGrantsInput); ok {
 			op = "ListRetirableGrants"
 		}
-		if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in); !errors.Is(err, ErrInvalidMarker) {
+		if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in); !errors.Is(err, kmsapi.ErrInvalidMarker) {
 			t.Errorf("a marker for %s: %v", name, err)
 		}
 	}
 	for _, bad := range []string{"x", strings.ToUpper(all[0][:1]) + "F" + all[0][2:], all[0][:62], all[0] + "00", strings.Repeat("g", 64)} {
-		_, err := call[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, GrantId: &bad})
-		wantError(t, err, ErrInvalidGrantID, "")
+		_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &bad})
+		wantError(t, err, kmsapi.ErrInvalidGrantID, "")
 	}
-	_, err := call[ListGrantsOutput](r, "ListGrants", &ListGrantsInput{KeyId: &id, GranteePrincipal: ptr("alice")})
-	wantError(t, err, ErrInvalidArn, "…")
-	_, err = call[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr("carol")})
-	wantError(t, err, ErrInvalidArn, "…")
+	_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: ptr("alice")})
+	wantError(t, err, kmsapi.ErrInvalidArn, "…")
+	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr("carol")})
+	wantError(t, err, kmsapi.ErrInvalidArn, "…")
 	// Only principals of the caller's own account, and nothing of other Regions.
-	_, err = call[ListRetirableGrantsOutput](r, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr("arn:aws:iam::444455556666:user/carol")})
-	wantError(t, err, ErrAccessDenied, "…")
-	_, err = callAs[ListRetirableGrantsOutput](r, r.first, r.user(carolARN), "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)})
-	wantError(t, err, ErrAccessDenied, "…")
-	if got := mustIn[ListRetirableGrantsOutput](r, secondRegion, "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)}).Grants; len(got) != 0 {
+	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr("arn:aws:iam::444455556666:user/carol")})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
+	_, err = callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(carolARN), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
+	if got := mustIn[kmsapi.ListRetirableGrantsOutput](r, secondRegion, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)}).Grants; len(got) != 0 {
 		t.Errorf("another Region lists %d retirable grants", len(got))
 	}
 	foreign := "arn:aws:iam::444455556666:root"
-	must[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
-	theirs, err := callAs[ListRetirableGrantsOutput](r, r.first, r.user(foreign), "ListRetirableGrants", &ListRetirableGrantsInput{RetiringPrincipal: &foreign})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
+	theirs, err := callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(foreign), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &foreign})
 	if err != nil || len(theirs.Grants) != 1 || *theirs.Grants[0].KeyId != arn {
 		t.Errorf("another account lists what it may retire: %v, %v", theirs, err)
 	}
@@ -448,11 +505,11 @@ func TestRetireGrant(t *testing.T) {
 				t.Fatal(err)
 			}
 			who := r.user(tt.caller)
-			for way, in := range map[string]*RetireGrantInput{
+			for way, in := range map[string]*kmsapi.RetireGrantInput{
 				"token": {GrantToken: &token}, "ARN": {KeyId: &arn, GrantId: ptr(grantHex(1))}, "key id": {KeyId: &id, GrantId: ptr(grantHex(1))},
 			} {
 				in.DryRun = ptr(true)
-				want := map[bool]*Error{true: ErrDryRun, false: ErrAccessDenied}[tt.want]
+				want := map[bool]*kmsapi.Error{true: kmsapi.ErrDryRun, false: kmsapi.ErrAccessDenied}[tt.want]
 				_, err := callAs[none](r, r.first, who, "RetireGrant", in)
 				wantError(t, err, want, "…")
 				rec := r.lastRecord()
@@ -460,7 +517,7 @@ func TestRetireGrant(t *testing.T) {
 					t.Errorf("by %s: the record does not name the grant and its key: %v", way, rec)
 				}
 			}
-			_, err = callAs[none](r, r.first, who, "RetireGrant", &RetireGrantInput{GrantToken: &token})
+			_, err = callAs[none](r, r.first, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
 			if (err == nil) != tt.want {
 				t.Errorf("got %v", err)
 			}
@@ -486,49 +543,49 @@ func TestEndGrantErrors(t *testing.T) {
 		name    string
 		op      string
 		in      any
-		kind    *Error
+		kind    *kmsapi.Error
 		message string
 	}{
-		{"nothing", "RetireGrant", &RetireGrantInput{}, ErrValidation, which},
-		{"key alone", "RetireGrant", &RetireGrantInput{KeyId: &arn}, ErrValidation, which},
-		{"grant alone", "RetireGrant", &RetireGrantInput{GrantId: out.GrantId}, ErrValidation, which},
-		{"both ways", "RetireGrant", &RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn, GrantId: out.GrantId}, ErrValidation, which},
-		{"token and key", "RetireGrant", &RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn}, ErrValidation, which},
-		{"malformed id", "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: ptr("x")}, ErrInvalidGrantID, ""},
-		{"unknown id", "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: &unknown}, ErrNotFound, "Grant ID " + unknown + " not found"},
-		{"on another key", "RetireGrant", &RetireGrantInput{KeyId: &other, GrantId: out.GrantId}, ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
-		{"no such key", "RetireGrant", &RetireGrantInput{KeyId: ptr("x"), GrantId: out.GrantId}, ErrNotFound, "Invalid keyId 'x'"},
-		{"by alias", "RetireGrant", &RetireGrantInput{KeyId: ptr("alias/x"), GrantId: out.GrantId}, ErrNotFound, "Invalid keyId 'alias/x'"},
-		{"long token", "RetireGrant", &RetireGrantInput{GrantToken: ptr(strings.Repeat("A", 8193))}, ErrValidation, "…"},
-		{"dry run", "RetireGrant", &RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, ErrDryRun, errDryRun.Message},
-		{"malformed id", "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: ptr(strings.ToUpper(grantHex(0xab)))}, ErrInvalidGrantID, ""},
-		{"unknown id", "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: &unknown}, ErrNotFound, "Grant ID " + unknown + " not found"},
-		{"on another key", "RevokeGrant", &RevokeGrantInput{KeyId: &other, GrantId: out.GrantId}, ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
-		{"no grant", "RevokeGrant", &RevokeGrantInput{KeyId: &arn}, ErrValidation, "…"},
-		{"no such key", "RevokeGrant", &RevokeGrantInput{KeyId: ptr("12345678-1234-1234-1234-123456789012"), GrantId: out.GrantId}, ErrNotFound, "…"},
-		{"dry run", "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, ErrDryRun, errDryRun.Message},
-		{"dry run", "CreateGrant", &CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, DryRun: ptr(true)}, ErrDryRun, errDryRun.Message},
-		{"dry run of a bad one", "CreateGrant", &CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Sign"}, DryRun: ptr(true)}, ErrValidation, "…"},
+		{"nothing", "RetireGrant", &kmsapi.RetireGrantInput{}, kmsapi.ErrValidation, which},
+		{"key alone", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn}, kmsapi.ErrValidation, which},
+		{"grant alone", "RetireGrant", &kmsapi.RetireGrantInput{GrantId: out.GrantId}, kmsapi.ErrValidation, which},
+		{"both ways", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn, GrantId: out.GrantId}, kmsapi.ErrValidation, which},
+		{"token and key", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn}, kmsapi.ErrValidation, which},
+		{"malformed id", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: ptr("x")}, kmsapi.ErrInvalidGrantID, ""},
+		{"unknown id", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: &unknown}, kmsapi.ErrNotFound, "Grant ID " + unknown + " not found"},
+		{"on another key", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &other, GrantId: out.GrantId}, kmsapi.ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
+		{"no such key", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: ptr("x"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "Invalid keyId 'x'"},
+		{"by alias", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: ptr("alias/x"), GrantId: out.GrantId}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{"long token", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: ptr(strings.Repeat("A", 8193))}, kmsapi.ErrValidation, "…"},
+		{"dry run", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, kmsapi.ErrDryRun, errDryRun.Message},
+		{"malformed id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: ptr(strings.ToUpper(grantHex(0xab)))}, kmsapi.ErrInvalidGrantID, ""},
+		{"unknown id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: &unknown}, kmsapi.ErrNotFound, "Grant ID " + unknown + " not found"},
+		{"on another key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: out.GrantId}, kmsapi.ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
+		{"no grant", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn}, kmsapi.ErrValidation, "…"},
+		{"no such key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: ptr("12345678-1234-1234-1234-123456789012"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "…"},
+		{"dry run", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, kmsapi.ErrDryRun, errDryRun.Message},
+		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, DryRun: ptr(true)}, kmsapi.ErrDryRun, errDryRun.Message},
+		{"dry run of a bad one", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Sign"}, DryRun: ptr(true)}, kmsapi.ErrValidation, "…"},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
-		var told *Error
+		var told *kmsapi.Error
 		if !errors.As(err, &told) || told.Code != tt.kind.Code || tt.message != "…" && told.Message != tt.message {
 			t.Errorf("%s, %s: got %v, want %s: %s", tt.op, tt.name, err, tt.kind.Code, tt.message)
 		}
 	}
 	alice := r.user(aliceARN)
-	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
-	wantError(t, err, ErrAccessDenied, "…")
+	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	if got := idsOf(r.grantsOf(id)); !slices.Equal(got, []string{*out.GrantId}) {
 		t.Errorf("the key has grants %v, want %s", got, *out.GrantId)
 	}
-	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
+	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
 	if rec := r.lastRecord(); rec.ResponseElements != nil || rec.ReadOnly {
 		t.Errorf("RevokeGrant's record: %v", rec)
 	}
-	for op, in := range map[string]any{"RevokeGrant": &RevokeGrantInput{KeyId: &id, GrantId: out.GrantId}, "RetireGrant": &RetireGrantInput{GrantToken: out.GrantToken}} {
+	for op, in := range map[string]any{"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId}, "RetireGrant": &kmsapi.RetireGrantInput{GrantToken: out.GrantToken}} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
-		wantError(t, err, ErrNotFound, "Grant ID "+*out.GrantId+" not found")
+		wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
 	}
 }
 
@@ -539,56 +596,59 @@ func TestGrantsAndKeys(t *testing.T) {
 	id, arn := r.newKey()
 	out := r.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
 	encrypt := func() error {
-		_, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
-	wantError(t, encrypt(), ErrDisabled, arn+" is disabled.")
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
-	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
-	wantError(t, encrypt(), ErrInvalidState, arn+" is pending deletion.")
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	wantError(t, encrypt(), kmsapi.ErrDisabled, arn+" is disabled.")
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	wantError(t, encrypt(), kmsapi.ErrInvalidState, arn+" is pending deletion.")
 	if n := len(r.grantsOf(id)); n != 1 {
 		t.Errorf("%d grants on a key that is to be deleted, want 1", n)
 	}
-	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	if err := encrypt(); err != nil {
 		t.Errorf("with the deletion called off: %v", err)
 	}
 	// States that TestKeyStates has not.
-	for state, message := range map[fsmpb.KeyState]string{
-		fsmpb.KeyState_KEY_STATE_PENDING_IMPORT: arn + " is pending import.", fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION: arn + " is pending replica deletion.",
+	imported, importedARN := r.keyToImport(kmsapi.SpecSymmetric, kmsapi.UsageEncrypt)
+	primary := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &primary})
+	for id, message := range map[string]string{
+		imported: importedARN + " is pending import.", primary: multiARN(testRegion, primary) + " is pending replica deletion.",
 	} {
-		r.mangle(id, func(k *fsmpb.Key) { k.State = state })
-		_, err := call[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
-		wantError(t, err, ErrInvalidState, message)
+		r.putGrant(id, grantHex(1), bobARN, "Encrypt")
+		_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+		wantError(t, err, kmsapi.ErrInvalidState, message)
 		g := r.grantsOf(id)[0].GrantId
-		_, err = call[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
-		wantError(t, err, ErrDryRun, "…")
-		_, err = call[none](r, "RetireGrant", &RetireGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
-		wantError(t, err, ErrDryRun, "…")
+		_, err = call[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
+		wantError(t, err, kmsapi.ErrDryRun, "…")
+		_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
+		wantError(t, err, kmsapi.ErrDryRun, "…")
 	}
 	r.deleteIn(testRegion, id)
 	if g, _ := r.cluster.state().Grant(r.keyID(id), bytesOfGrant(*out.GrantId)); g != nil {
 		t.Error("the grant outlives its key")
 	}
-	_, err := callAs[none](r, r.first, alice, "RetireGrant", &RetireGrantInput{GrantToken: out.GrantToken})
-	wantError(t, err, ErrNotFound, "Grant ID "+*out.GrantId+" not found")
-	wantError(t, encrypt(), ErrNotFound, "…")
+	_, err := callAs[none](r, r.first, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
+	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
+	wantError(t, encrypt(), kmsapi.ErrNotFound, "…")
 
 	// The keys of a multi-Region set have each their own.
-	multi := r.newMultiKey(CreateKeyInput{}, secondRegion)
+	multi := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	r.createGrant(multi, aliceARN, "Encrypt")
-	in := &EncryptInput{KeyId: &multi, Plaintext: []byte("x")}
-	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", in); err != nil {
+	in := &kmsapi.EncryptInput{KeyId: &multi, Plaintext: []byte("x")}
+	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", in); err != nil {
 		t.Error(err)
 	}
 	c := r.caller(alice)
 	c.Region = secondRegion
 	_, err = r.first.Do(t.Context(), c, OperationNamed("Encrypt"), in)
-	wantError(t, err, ErrAccessDenied, "…")
-	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &multi, ReplicaRegion: ptr(thirdRegion)})
-	if got := mustIn[ListGrantsOutput](r, thirdRegion, "ListGrants", &ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {
+	wantError(t, err, kmsapi.ErrAccessDenied, "…")
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &multi, ReplicaRegion: ptr(thirdRegion)})
+	if got := mustIn[kmsapi.ListGrantsOutput](r, thirdRegion, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {
 		t.Errorf("a new replica has %d grants", len(got))
 	}
 	r.deleteIn(secondRegion, multi)
@@ -616,25 +676,25 @@ func TestGrantQuota(t *testing.T) {
 	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != defaultQuotas.Grants {
 		t.Fatalf("the key has %d grants", n.Count)
 	}
-	if _, err := callAs[EncryptOutput](r, r.first, alice, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
+	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
 		t.Errorf("by one grant of many: %v", err)
 	}
-	more := &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}}
+	more := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}}
 	full := arn + " has 50000 grants and cannot have more."
-	_, err := call[CreateGrantOutput](r, "CreateGrant", more)
-	wantError(t, err, ErrLimitExceeded, full)
+	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", more)
+	wantError(t, err, kmsapi.ErrLimitExceeded, full)
 	// A request for a grant that is there already makes none.
 	c := r.grantChange(id, grantHex(0xee), carolARN, "Encrypt")
 	c.GetPutGrant().Name = "n"
 	r.cluster.change(c)
-	out, err := call[CreateGrantOutput](r, "CreateGrant", &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(carolARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
+	out, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(carolARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
 	if err != nil || *out.GrantId != grantHex(0xee) {
 		t.Errorf("a repeated request on a full key: %v, %v", out, err)
 	}
 	r.dropGrant(id, grantHex(0xee))
 	r.cluster.replica("n2").freeze()
-	must[none](r, "RevokeGrant", &RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
-	if _, err := callAs[CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", more); err != nil {
+	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
+	if _, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", more); err != nil {
 		t.Errorf("on a node that is behind, with room made: %v", err)
 	}
 }

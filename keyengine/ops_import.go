@@ -12,9 +12,11 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
@@ -37,24 +39,25 @@ const (
 )
 
 // originOf is the origin of a key that is to be made.
-func originOf(in *CreateKeyInput) string {
+func originOf(in *kmsapi.CreateKeyInput) string {
 	if in.Origin != nil {
 		return *in.Origin
 	}
-	return originKMS
+	return kmsapi.OriginKMS
 }
 
-// importable refuses the key specs whose material cannot be imported.
+// importable refuses the key specs whose material cannot be imported: AWS says so of
+// ML-DSA, and does not name ML-KEM where it lists what can.
 func importable(spec string) error {
-	if strings.HasPrefix(spec, "ML_DSA_") {
-		return fault(ErrUnsupported, "KeySpec %s is not supported for Origin %s.", spec, originImported)
+	if strings.HasPrefix(spec, "ML_") {
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "KeySpec %s is not supported for Origin %s.", spec, kmsapi.OriginImported)
 	}
 	return nil
 }
 
 // firstMaterial gives a new key its material, or has it wait for an import.
 func (ev *eval) firstMaterial(k *fsmpb.Key) error {
-	if k.Origin == originImported {
+	if k.Origin == kmsapi.OriginImported {
 		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 		return nil
 	}
@@ -72,13 +75,13 @@ func (ev *eval) imported(keyID string) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t.key.Origin != originImported {
+	if t.key.Origin != kmsapi.OriginImported {
 		return nil, wrongOrigin(t)
 	}
 	return t, nil
 }
 
-func getParametersForImport(ev *eval, in *GetParametersForImportInput) (*GetParametersForImportOutput, error) {
+func getParametersForImport(ev *eval, in *kmsapi.GetParametersForImportInput) (*kmsapi.GetParametersForImportOutput, error) {
 	t, err := ev.imported(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -105,7 +108,7 @@ func getParametersForImport(ev *eval, in *GetParametersForImportInput) (*GetPara
 	if err != nil {
 		return nil, err
 	}
-	return &GetParametersForImportOutput{
+	return &kmsapi.GetParametersForImportOutput{
 		KeyId: &t.arn, ImportToken: sealed, PublicKey: public, ParametersValidTo: timeOf(token.expires),
 	}, nil
 }
@@ -117,29 +120,29 @@ func wraps(spec, wrapping, algorithm string) error {
 	curve, rsa := strings.HasPrefix(spec, "ECC_"), strings.HasPrefix(spec, "RSA_")
 	switch {
 	case wrapping == wrapSM2:
-		return fault(ErrUnsupported, "WrappingKeySpec %s is not supported in this Region.", wrapping)
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "WrappingKeySpec %s is not supported in this Region.", wrapping)
 	case !slices.Contains(keywrap.Algorithms(), algorithm):
-		return fault(ErrUnsupported, "WrappingAlgorithm %s is not supported.", algorithm)
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "WrappingAlgorithm %s is not supported.", algorithm)
 	case short && rsa, !short && !rsa && !curve, short && spec == "ECC_NIST_P521" && wrapping == wrapRSA2048:
-		return fault(ErrUnsupported, "WrappingAlgorithm %s with WrappingKeySpec %s is not supported for KeySpec %s.", algorithm, wrapping, spec)
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "WrappingAlgorithm %s with WrappingKeySpec %s is not supported for KeySpec %s.", algorithm, wrapping, spec)
 	}
 	return nil
 }
 
-func importKeyMaterial(ev *eval, in *ImportKeyMaterialInput) (*ImportKeyMaterialOutput, error) {
+func importKeyMaterial(ev *eval, in *kmsapi.ImportKeyMaterialInput) (*kmsapi.ImportKeyMaterialOutput, error) {
 	validTo, err := ev.validTo(in)
 	if err != nil {
 		return nil, err
 	}
 	if in.KeyMaterialId != nil && in.ImportType != nil && *in.ImportType == importNew {
-		return nil, fault(ErrValidation, "KeyMaterialId cannot be specified with the ImportType %s.", importNew)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "KeyMaterialId cannot be specified with the ImportType %s.", importNew)
 	}
 	t, err := ev.imported(*in.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	if t.key.Spec != specSymmetric && (in.ImportType != nil || in.KeyMaterialDescription != nil || in.KeyMaterialId != nil) {
-		return nil, fault(ErrUnsupported, "ImportType, KeyMaterialDescription and KeyMaterialId are supported for symmetric encryption keys only.")
+	if t.key.Spec != kmsapi.SpecSymmetric && (in.ImportType != nil || in.KeyMaterialDescription != nil || in.KeyMaterialId != nil) {
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "ImportType, KeyMaterialDescription and KeyMaterialId are supported for symmetric encryption keys only.")
 	}
 	token, material, err := ev.unwrapImport(t, in.ImportToken, in.EncryptedKeyMaterial)
 	if err != nil {
@@ -166,40 +169,40 @@ func importKeyMaterial(ev *eval, in *ImportKeyMaterialInput) (*ImportKeyMaterial
 	if err := ev.putMembers(k, ev.members(t)); err != nil {
 		return nil, err
 	}
-	return &ImportKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
+	return &kmsapi.ImportKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
 }
 
-func recordImport(out *ImportKeyMaterialOutput, rec *auditpb.Record) {
+func recordImport(out *kmsapi.ImportKeyMaterialOutput, rec *auditpb.Record) {
 	rec.ResponseElements = materialElements(out.KeyId, out.KeyMaterialId)
 }
 
-func recordDeleteMaterial(out *DeleteImportedKeyMaterialOutput, rec *auditpb.Record) {
+func recordDeleteMaterial(out *kmsapi.DeleteImportedKeyMaterialOutput, rec *auditpb.Record) {
 	rec.ResponseElements = materialElements(out.KeyId, out.KeyMaterialId)
 }
 
 func materialElements(keyID, id *string) []*auditpb.Field {
-	fields := []*auditpb.Field{text("keyId", *keyID)}
+	fields := []*auditpb.Field{auditfield.Text("keyId", *keyID)}
 	if id != nil {
-		fields = append(fields, text("keyMaterialId", *id))
+		fields = append(fields, auditfield.Text("keyMaterialId", *id))
 	}
 	return fields
 }
 
 // validTo is when the material of an import expires, 0 for never. It must not be
 // over by the time that the import is recorded.
-func (ev *eval) validTo(in *ImportKeyMaterialInput) (int64, error) {
+func (ev *eval) validTo(in *kmsapi.ImportKeyMaterialInput) (int64, error) {
 	if in.ExpirationModel != nil && *in.ExpirationModel == modelForever {
 		if in.ValidTo != nil {
-			return 0, fault(ErrValidation, "A validTo date cannot be set if the ExpirationModel is %s", modelForever)
+			return 0, kmsapi.Errorf(kmsapi.ErrValidation, "A validTo date cannot be set if the ExpirationModel is %s", modelForever)
 		}
 		return 0, nil
 	}
 	if in.ValidTo == nil {
-		return 0, fault(ErrValidation, "A validTo date must be set if the ExpirationModel is %s", modelExpires)
+		return 0, kmsapi.Errorf(kmsapi.ErrValidation, "A validTo date must be set if the ExpirationModel is %s", modelExpires)
 	}
 	now := ev.now()
 	if !in.ValidTo.After(now) || in.ValidTo.After(now.Add(maxValidTo)) {
-		return 0, fault(ErrValidation, "The validTo date must be in the future and at most 365 days from now")
+		return 0, kmsapi.Errorf(kmsapi.ErrValidation, "The validTo date must be in the future and at most 365 days from now")
 	}
 	at := in.ValidTo.UnixNano()
 	ev.within(0, at)
@@ -215,15 +218,15 @@ func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*importToken, []
 	}
 	defer pkcs8.Destroy()
 	if tok.key != t.id {
-		return nil, nil, ErrInvalidImportToken
+		return nil, nil, kmsapi.ErrInvalidImportToken
 	}
 	if ev.state.Time() >= tok.expires {
-		return nil, nil, ErrExpiredImportToken
+		return nil, nil, kmsapi.ErrExpiredImportToken
 	}
 	ev.within(0, tok.expires)
 	for _, u := range t.key.UsedTokens {
 		if bytes.Equal(u.Id, tok.id[:]) {
-			return nil, nil, ErrInvalidImportToken
+			return nil, nil, kmsapi.ErrInvalidImportToken
 		}
 	}
 	var material []byte
@@ -233,7 +236,7 @@ func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*importToken, []
 	})
 	switch {
 	case errors.Is(err, keywrap.ErrUnwrap):
-		return nil, nil, ErrInvalidCiphertext
+		return nil, nil, kmsapi.ErrInvalidCiphertext
 	case err != nil:
 		return nil, nil, gone(err)
 	}
@@ -243,17 +246,17 @@ func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*importToken, []
 // soundMaterial checks that material is a key of the spec.
 func soundMaterial(spec string, material []byte) error {
 	if !slices.ContainsFunc(material, func(b byte) bool { return b != 0 }) {
-		return ErrIncorrectKeyMaterial // nothing that anybody drew
+		return kmsapi.ErrIncorrectKeyMaterial // nothing that anybody drew
 	}
-	if spec == specSymmetric {
+	if spec == kmsapi.SpecSymmetric {
 		if len(material) != keymat.KeySize {
-			return ErrIncorrectKeyMaterial
+			return kmsapi.ErrIncorrectKeyMaterial
 		}
 		return nil
 	}
 	err := primitive.Check(spec, material)
 	if errors.Is(err, primitive.ErrMaterial) {
-		return ErrIncorrectKeyMaterial
+		return kmsapi.ErrIncorrectKeyMaterial
 	}
 	return refusedByFIPS(err)
 }
@@ -263,7 +266,7 @@ func (ev *eval) useToken(k *fsmpb.Key, t *importToken) error {
 	now := ev.state.Time()
 	k.UsedTokens = slices.DeleteFunc(k.UsedTokens, func(u *fsmpb.UsedToken) bool { return u.Expires <= now })
 	if len(k.UsedTokens) >= maxUsedTokens {
-		return fault(ErrLimitExceeded, "Key material can be imported into a KMS key %d times in 24 hours.", maxUsedTokens)
+		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "Key material can be imported into a KMS key %d times in 24 hours.", maxUsedTokens)
 	}
 	k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: t.id[:], Expires: t.expires})
 	return nil
@@ -271,7 +274,7 @@ func (ev *eval) useToken(k *fsmpb.Key, t *importToken) error {
 
 // place finds the material of a key, which it changes, that imported bytes are, or
 // makes them a new one where they may be.
-func (ev *eval) place(t *target, k *fsmpb.Key, in *ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
+func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
 	given, err := ev.wrapImported(k, b)
 	if err != nil {
 		return nil, err
@@ -284,7 +287,7 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *ImportKeyMaterialInput, b []b
 	switch {
 	case fresh && (known != nil || replica(k)), !fresh && known == nil,
 		in.KeyMaterialId != nil && (known == nil || hex.EncodeToString(known.MaterialId) != *in.KeyMaterialId):
-		return nil, ErrIncorrectKeyMaterial
+		return nil, kmsapi.ErrIncorrectKeyMaterial
 	case fresh:
 		return given, addMaterial(t, k, given)
 	case len(known.Wrapped) == 0:
@@ -297,7 +300,7 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *ImportKeyMaterialInput, b []b
 // wrapImported makes a material of bytes, which it leaves as they are.
 func (ev *eval) wrapImported(k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
-	if k.Spec == specSymmetric {
+	if k.Spec == kmsapi.SpecSymmetric {
 		return ev.engine.vault.givenMaterial(k, now, bytes.Clone(b))
 	}
 	return ev.wrapPrivate(k, now, bytes.Clone(b))
@@ -319,11 +322,11 @@ func sameMaterial(k *fsmpb.Key, other *fsmpb.Material) *fsmpb.Material {
 // else for the next rotation.
 func addMaterial(t *target, k *fsmpb.Key, m *fsmpb.Material) error {
 	if p := pendingMaterial(k); p != nil {
-		return fault(ErrInvalidState, "New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.",
+		return kmsapi.Errorf(kmsapi.ErrInvalidState, "New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.",
 			*materialID(m), t.arn, *materialID(p))
 	}
-	if len(k.Materials) > 0 && k.Spec != specSymmetric {
-		return ErrIncorrectKeyMaterial
+	if len(k.Materials) > 0 && k.Spec != kmsapi.SpecSymmetric {
+		return kmsapi.ErrIncorrectKeyMaterial
 	}
 	m.Pending = len(k.Materials) > 0
 	k.Materials = append(k.Materials, m)
@@ -332,24 +335,24 @@ func addMaterial(t *target, k *fsmpb.Key, m *fsmpb.Material) error {
 
 // deleteImportedKeyMaterial destroys a material as of now: no answer is made with
 // it once the record is committed.
-func deleteImportedKeyMaterial(ev *eval, in *DeleteImportedKeyMaterialInput) (*DeleteImportedKeyMaterialOutput, error) {
+func deleteImportedKeyMaterial(ev *eval, in *kmsapi.DeleteImportedKeyMaterialInput) (*kmsapi.DeleteImportedKeyMaterialOutput, error) {
 	t, err := ev.imported(*in.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	if in.KeyMaterialId != nil && t.key.Spec != specSymmetric {
-		return nil, fault(ErrUnsupported, "KeyMaterialId is supported for symmetric encryption keys only.")
+	if in.KeyMaterialId != nil && t.key.Spec != kmsapi.SpecSymmetric {
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "KeyMaterialId is supported for symmetric encryption keys only.")
 	}
 	k := proto.CloneOf(t.key)
 	m := currentMaterial(k)
 	if in.KeyMaterialId != nil {
 		i := slices.IndexFunc(k.Materials, func(m *fsmpb.Material) bool { return *materialID(m) == *in.KeyMaterialId })
 		if i < 0 {
-			return nil, fault(ErrNotFound, "Key material '%s' does not exist in KMS key %s", *in.KeyMaterialId, t.arn)
+			return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Key material '%s' does not exist in KMS key %s", *in.KeyMaterialId, t.arn)
 		}
 		m = k.Materials[i]
 	}
-	out := &DeleteImportedKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}
+	out := &kmsapi.DeleteImportedKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}
 	if m != nil && len(m.Wrapped) > 0 {
 		destroy(k, func(o *fsmpb.Material) bool { return o == m })
 		return out, ev.putDestroyed(t, k)

@@ -13,51 +13,52 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func (r *room) keyToImport(spec, usage string) (id, arn string) {
 	r.t.Helper()
-	m := must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: ptr(originImported)}).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: ptr(kmsapi.OriginImported)}).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
 // wrapped are parameters for an import into a key, and material wrapped with them.
-func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *ImportKeyMaterialInput {
+func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *kmsapi.ImportKeyMaterialInput {
 	r.t.Helper()
-	p := must[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+	p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 		KeyId: &id, WrappingAlgorithm: &algorithm, WrappingKeySpec: &wrapping,
 	})
 	b, err := keywrap.Wrap(p.PublicKey, algorithm, material)
 	if err != nil {
 		r.t.Fatalf("wrapping: %v", err)
 	}
-	return &ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever)}
 }
 
 // symmetric is an import of a 32-byte key made of one digit.
-func (r *room) symmetric(id string, digit byte) *ImportKeyMaterialInput {
+func (r *room) symmetric(id string, digit byte) *kmsapi.ImportKeyMaterialInput {
 	r.t.Helper()
 	return r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{digit}, 32))
 }
 
-func (r *room) imports(in *ImportKeyMaterialInput) string {
+func (r *room) imports(in *kmsapi.ImportKeyMaterialInput) string {
 	r.t.Helper()
-	out := must[ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
+	out := must[kmsapi.ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
 	if out.KeyMaterialId == nil {
 		return ""
 	}
 	return *out.KeyMaterialId
 }
 
-func (r *room) refusesImport(in *ImportKeyMaterialInput, kind *Error, message string) {
+func (r *room) refusesImport(in *kmsapi.ImportKeyMaterialInput, kind *kmsapi.Error, message string) {
 	r.t.Helper()
-	_, err := call[ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
+	_, err := call[kmsapi.ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
 	wantError(r.t, err, kind, message)
 }
 
-func (r *room) describe(id string) *KeyMetadata {
+func (r *room) describe(id string) *kmsapi.KeyMetadata {
 	r.t.Helper()
-	return must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id}).KeyMetadata
+	return must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata
 }
 
 func (r *room) wantState(id, state string) {
@@ -74,10 +75,10 @@ func TestImportSymmetric(t *testing.T) {
 	if *m.KeyState != "PendingImport" || *m.Enabled || *m.Origin != "EXTERNAL" || m.ExpirationModel != nil || m.CurrentKeyMaterialId != nil {
 		t.Errorf("new key: %+v", m)
 	}
-	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	start := r.cluster.clock.Now()
-	p := must[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+	p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 		KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_4096"),
 	})
 	if *p.KeyId != arn || !p.ParametersValidTo.Equal(start.Add(24*time.Hour)) || len(p.ImportToken) > 6144 {
@@ -96,7 +97,7 @@ func TestImportSymmetric(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.cluster.leader = r.cluster.replica("n2")
-	out, err := callAs[ImportKeyMaterialOutput](r, second, r.root, "ImportKeyMaterial", in)
+	out, err := callAs[kmsapi.ImportKeyMaterialOutput](r, second, r.root, "ImportKeyMaterial", in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +112,8 @@ func TestImportSymmetric(t *testing.T) {
 	if r.opens(r.seal(id, "hello"), "hello") != want {
 		t.Error("not opened by the imported material")
 	}
-	r.refusesImport(in, ErrInvalidImportToken, "") // it works once
-	if rec := r.lastRecord(); strings.Contains(rec.String(), string(in.EncryptedKeyMaterial)) || rec.ErrorCode != string(ErrInvalidImportToken.Code) {
+	r.refusesImport(in, kmsapi.ErrInvalidImportToken, "") // it works once
+	if rec := r.lastRecord(); strings.Contains(rec.String(), string(in.EncryptedKeyMaterial)) || rec.ErrorCode != string(kmsapi.ErrInvalidImportToken.Code) {
 		t.Errorf("record: %v", rec)
 	}
 }
@@ -122,17 +123,17 @@ func TestImportEachSpec(t *testing.T) {
 	r := newRoom(t)
 	const hybrid, direct = "RSA_AES_KEY_WRAP_SHA_256", "RSAES_OAEP_SHA_256"
 	tests := []struct{ spec, usage, wrapping, algorithm string }{
-		{"RSA_2048", usageEncrypt, "RSA_2048", hybrid},
-		{"RSA_4096", usageSign, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_1"},
-		{"ECC_NIST_P256", usageSign, "RSA_2048", direct},
-		{"ECC_NIST_P384", usageAgree, "RSA_2048", "RSAES_OAEP_SHA_1"},
-		{"ECC_NIST_P521", usageSign, "RSA_3072", direct},
-		{"ECC_SECG_P256K1", usageSign, "RSA_2048", hybrid},
-		{"ECC_NIST_EDWARDS25519", usageSign, "RSA_2048", hybrid},
-		{"HMAC_224", usageMac, "RSA_2048", direct},
-		{"HMAC_256", usageMac, "RSA_2048", direct},
-		{"HMAC_384", usageMac, "RSA_2048", direct},
-		{"HMAC_512", usageMac, "RSA_2048", direct},
+		{"RSA_2048", kmsapi.UsageEncrypt, "RSA_2048", hybrid},
+		{"RSA_4096", kmsapi.UsageSign, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_1"},
+		{"ECC_NIST_P256", kmsapi.UsageSign, "RSA_2048", direct},
+		{"ECC_NIST_P384", kmsapi.UsageAgree, "RSA_2048", "RSAES_OAEP_SHA_1"},
+		{"ECC_NIST_P521", kmsapi.UsageSign, "RSA_3072", direct},
+		{"ECC_SECG_P256K1", kmsapi.UsageSign, "RSA_2048", hybrid},
+		{"ECC_NIST_EDWARDS25519", kmsapi.UsageSign, "RSA_2048", hybrid},
+		{"HMAC_224", kmsapi.UsageMac, "RSA_2048", direct},
+		{"HMAC_256", kmsapi.UsageMac, "RSA_2048", direct},
+		{"HMAC_384", kmsapi.UsageMac, "RSA_2048", direct},
+		{"HMAC_512", kmsapi.UsageMac, "RSA_2048", direct},
 	}
 	for _, tt := range tests {
 		t.Run(tt.spec, func(t *testing.T) {
@@ -142,28 +143,28 @@ func TestImportEachSpec(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, material[1:]), ErrIncorrectKeyMaterial, "")
+			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, material[1:]), kmsapi.ErrIncorrectKeyMaterial, "")
 			if got := r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material)); got != "" {
 				t.Errorf("KeyMaterialId %s for a key that is not symmetric", got)
 			}
 			r.wantState(id, "Enabled")
-			if tt.usage == usageMac {
+			if tt.usage == kmsapi.UsageMac {
 				alg := primitive.MacAlgorithms(tt.spec)[0]
 				want, err := primitive.Mac(tt.spec, material, alg, []byte("m"))
-				out := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: &id, MacAlgorithm: &alg, Message: []byte("m")})
+				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, MacAlgorithm: &alg, Message: []byte("m")})
 				if err != nil || !bytes.Equal(out.Mac, want) {
 					t.Errorf("MAC is %x, want %x (%v)", out.Mac, want, err)
 				}
 			} else {
 				want, err := primitive.Public(tt.spec, material)
-				out := must[GetPublicKeyOutput](r, "GetPublicKey", &GetPublicKeyInput{KeyId: &id})
+				out := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id})
 				if err != nil || !bytes.Equal(out.PublicKey, want) {
 					t.Errorf("the public key is another one (%v)", err)
 				}
 			}
-			if tt.usage == usageSign {
+			if tt.usage == kmsapi.UsageSign {
 				alg := primitive.SigningAlgorithms(tt.spec)[0]
-				sig := must[SignOutput](r, "Sign", &SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &alg}).Signature
+				sig := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &alg}).Signature
 				public, _ := primitive.Public(tt.spec, material)
 				if err := primitive.Verify(tt.spec, public, alg, primitive.Raw, []byte("m"), sig); err != nil {
 					t.Errorf("its signature: %v", err)
@@ -174,17 +175,17 @@ func TestImportEachSpec(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), ErrIncorrectKeyMaterial, "")
-			if out := must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id}); out.KeyMaterialId != nil {
+			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), kmsapi.ErrIncorrectKeyMaterial, "")
+			if out := must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id}); out.KeyMaterialId != nil {
 				t.Errorf("deleted %s", *out.KeyMaterialId)
 			}
 			r.wantState(id, "PendingImport")
-			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), ErrIncorrectKeyMaterial, "")
+			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), kmsapi.ErrIncorrectKeyMaterial, "")
 			r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material))
 			r.wantState(id, "Enabled")
 			in := r.wrapped(id, tt.wrapping, tt.algorithm, material)
 			in.ImportType = ptr(importExisting)
-			r.refusesImport(in, ErrUnsupported, "…")
+			r.refusesImport(in, kmsapi.ErrUnsupported, "…")
 		})
 	}
 }
@@ -196,7 +197,7 @@ func TestImportErrors(t *testing.T) {
 	ours, oursARN := r.newKey()
 	good, again := r.symmetric(id, 1), r.symmetric(id, 2)
 	now := r.cluster.clock.Now()
-	variant := func(edit func(*ImportKeyMaterialInput)) *ImportKeyMaterialInput {
+	variant := func(edit func(*kmsapi.ImportKeyMaterialInput)) *kmsapi.ImportKeyMaterialInput {
 		in := *good
 		in.ImportToken, in.EncryptedKeyMaterial = bytes.Clone(in.ImportToken), bytes.Clone(in.EncryptedKeyMaterial)
 		edit(&in)
@@ -204,36 +205,36 @@ func TestImportErrors(t *testing.T) {
 	}
 	tests := []struct {
 		name    string
-		in      *ImportKeyMaterialInput
-		kind    *Error
+		in      *kmsapi.ImportKeyMaterialInput
+		kind    *kmsapi.Error
 		message string
 	}{
-		{"no date", variant(func(in *ImportKeyMaterialInput) { in.ExpirationModel = nil }), ErrValidation,
+		{"no date", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel = nil }), kmsapi.ErrValidation,
 			"A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"},
-		{"date of what does not expire", variant(func(in *ImportKeyMaterialInput) { in.ValidTo = ptr(now.Add(day)) }), ErrValidation,
+		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = ptr(now.Add(day)) }), kmsapi.ErrValidation,
 			"A validTo date cannot be set if the ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE"},
-		{"date now", variant(func(in *ImportKeyMaterialInput) { in.ExpirationModel, in.ValidTo = nil, &now }), ErrValidation, "…"},
-		{"date far ahead", variant(func(in *ImportKeyMaterialInput) {
+		{"date now", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.ValidTo = nil, &now }), kmsapi.ErrValidation, "…"},
+		{"date far ahead", variant(func(in *kmsapi.ImportKeyMaterialInput) {
 			in.ExpirationModel, in.ValidTo = nil, ptr(now.Add(365*day+time.Second))
-		}), ErrValidation, "…"},
-		{"date beyond all clocks", variant(func(in *ImportKeyMaterialInput) {
+		}), kmsapi.ErrValidation, "…"},
+		{"date beyond all clocks", variant(func(in *kmsapi.ImportKeyMaterialInput) {
 			in.ExpirationModel, in.ValidTo = nil, ptr(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
-		}), ErrValidation, "…"},
-		{"new, but which", variant(func(in *ImportKeyMaterialInput) {
+		}), kmsapi.ErrValidation, "…"},
+		{"new, but which", variant(func(in *kmsapi.ImportKeyMaterialInput) {
 			in.ImportType, in.KeyMaterialId = ptr(importNew), ptr(strings.Repeat("a", 64))
-		}), ErrValidation, "…"},
-		{"rules between members before the key", variant(func(in *ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, ptr("nothing") }), ErrValidation, "…"},
-		{"key of other origin", variant(func(in *ImportKeyMaterialInput) { in.KeyId = &ours }), ErrUnsupported, oursARN + " origin is AWS_KMS which is not valid for this operation."},
-		{"token of another key", variant(func(in *ImportKeyMaterialInput) { in.KeyId = &other }), ErrInvalidImportToken, ""},
-		{"no token", variant(func(in *ImportKeyMaterialInput) { in.ImportToken = []byte("x") }), ErrInvalidImportToken, ""},
-		{"a longer token", variant(func(in *ImportKeyMaterialInput) { in.ImportToken = append(in.ImportToken, 0) }), ErrInvalidImportToken, ""},
-		{"another token's material", variant(func(in *ImportKeyMaterialInput) { in.EncryptedKeyMaterial = again.EncryptedKeyMaterial }), ErrInvalidCiphertext, ""},
-		{"altered material", variant(func(in *ImportKeyMaterialInput) { in.EncryptedKeyMaterial[9] ^= 1 }), ErrInvalidCiphertext, ""},
-		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), ErrIncorrectKeyMaterial, ""},
-		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), ErrIncorrectKeyMaterial, ""},
-		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), ErrIncorrectKeyMaterial, ""},
-		{"existing, where there is none", variant(func(in *ImportKeyMaterialInput) { in.ImportType = ptr(importExisting) }), ErrIncorrectKeyMaterial, ""},
-		{"a material by a wrong id", variant(func(in *ImportKeyMaterialInput) { in.KeyMaterialId = ptr(strings.Repeat("a", 64)) }), ErrIncorrectKeyMaterial, ""},
+		}), kmsapi.ErrValidation, "…"},
+		{"rules between members before the key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, ptr("nothing") }), kmsapi.ErrValidation, "…"},
+		{"key of other origin", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &ours }), kmsapi.ErrUnsupported, oursARN + " origin is AWS_KMS which is not valid for this operation."},
+		{"token of another key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &other }), kmsapi.ErrInvalidImportToken, ""},
+		{"no token", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportToken = []byte("x") }), kmsapi.ErrInvalidImportToken, ""},
+		{"a longer token", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportToken = append(in.ImportToken, 0) }), kmsapi.ErrInvalidImportToken, ""},
+		{"another token's material", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.EncryptedKeyMaterial = again.EncryptedKeyMaterial }), kmsapi.ErrInvalidCiphertext, ""},
+		{"altered material", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.EncryptedKeyMaterial[9] ^= 1 }), kmsapi.ErrInvalidCiphertext, ""},
+		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = ptr(importExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = ptr(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -247,8 +248,8 @@ func TestImportErrors(t *testing.T) {
 	}
 	r.imports(good)
 
-	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
-	r.refusesImport(again, ErrInvalidState, arn+" is pending deletion.")
+	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	r.refusesImport(again, kmsapi.ErrInvalidState, arn+" is pending deletion.")
 }
 
 // TestImportTokenAltered: not one bit of a token can be changed.
@@ -260,12 +261,12 @@ func TestImportTokenAltered(t *testing.T) {
 	for i := range in.ImportToken {
 		b := bytes.Clone(in.ImportToken)
 		b[i] ^= 1 << (i % 8)
-		if _, _, err := v.openToken(b); err != error(ErrInvalidImportToken) {
+		if _, _, err := v.openToken(b); err != error(kmsapi.ErrInvalidImportToken) {
 			t.Fatalf("byte %d changed: %v", i, err)
 		}
 	}
 	for n := range in.ImportToken {
-		if _, _, err := v.openToken(in.ImportToken[:n]); err != error(ErrInvalidImportToken) {
+		if _, _, err := v.openToken(in.ImportToken[:n]); err != error(kmsapi.ErrInvalidImportToken) {
 			t.Fatalf("%d bytes of it: %v", n, err)
 		}
 	}
@@ -291,9 +292,9 @@ func TestImportTokenExpires(t *testing.T) {
 			r.cluster.advance(time.Nanosecond)
 		}
 	}
-	r.refusesImport(second, ErrExpiredImportToken, "")
+	r.refusesImport(second, kmsapi.ErrExpiredImportToken, "")
 	r.cluster.replica("n1").before = nil
-	r.refusesImport(first, ErrExpiredImportToken, "")
+	r.refusesImport(first, kmsapi.ErrExpiredImportToken, "")
 	third := r.symmetric(id, 1)
 	r.imports(third)
 	if k := r.stored(id); len(k.UsedTokens) != 1 {
@@ -304,7 +305,7 @@ func TestImportTokenExpires(t *testing.T) {
 			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(day).UnixNano()})
 		}
 	})
-	r.refusesImport(r.symmetric(id, 1), ErrLimitExceeded, "…")
+	r.refusesImport(r.symmetric(id, 1), kmsapi.ErrLimitExceeded, "…")
 }
 
 // TestImportTokenTwiceAtOnce: of two imports with one token, on two nodes, one wins.
@@ -317,10 +318,10 @@ func TestImportTokenTwiceAtOnce(t *testing.T) {
 	r.cluster.replica("n1").before = func(*fsmpb.Record) {
 		if !once {
 			once = true
-			_, second = callAs[ImportKeyMaterialOutput](r, r.engines["n2"], r.root, "ImportKeyMaterial", in)
+			_, second = callAs[kmsapi.ImportKeyMaterialOutput](r, r.engines["n2"], r.root, "ImportKeyMaterial", in)
 		}
 	}
-	r.refusesImport(in, ErrInvalidImportToken, "")
+	r.refusesImport(in, kmsapi.ErrInvalidImportToken, "")
 	if second != nil {
 		t.Errorf("the one that was first: %v", second)
 	}
@@ -331,20 +332,20 @@ func TestParametersForImportRefused(t *testing.T) {
 	tests := []struct {
 		spec, usage, wrapping, algorithm string
 	}{
-		{"SYMMETRIC_DEFAULT", usageEncrypt, "RSA_2048", "RSAES_PKCS1_V1_5"},
-		{"SYMMETRIC_DEFAULT", usageEncrypt, "RSA_2048", "SM2PKE"},
-		{"SYMMETRIC_DEFAULT", usageEncrypt, "SM2", "RSAES_OAEP_SHA_256"},
-		{"SYMMETRIC_DEFAULT", usageEncrypt, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_256"},
-		{"HMAC_256", usageMac, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_256"},
-		{"RSA_2048", usageSign, "RSA_4096", "RSAES_OAEP_SHA_256"},
-		{"ECC_NIST_P521", usageSign, "RSA_2048", "RSAES_OAEP_SHA_1"},
+		{"SYMMETRIC_DEFAULT", kmsapi.UsageEncrypt, "RSA_2048", "RSAES_PKCS1_V1_5"},
+		{"SYMMETRIC_DEFAULT", kmsapi.UsageEncrypt, "RSA_2048", "SM2PKE"},
+		{"SYMMETRIC_DEFAULT", kmsapi.UsageEncrypt, "SM2", "RSAES_OAEP_SHA_256"},
+		{"SYMMETRIC_DEFAULT", kmsapi.UsageEncrypt, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_256"},
+		{"HMAC_256", kmsapi.UsageMac, "RSA_2048", "RSA_AES_KEY_WRAP_SHA_256"},
+		{"RSA_2048", kmsapi.UsageSign, "RSA_4096", "RSAES_OAEP_SHA_256"},
+		{"ECC_NIST_P521", kmsapi.UsageSign, "RSA_2048", "RSAES_OAEP_SHA_1"},
 	}
 	for _, tt := range tests {
 		id, _ := r.keyToImport(tt.spec, tt.usage)
-		_, err := call[GetParametersForImportOutput](r, "GetParametersForImport", &GetParametersForImportInput{
+		_, err := call[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 			KeyId: &id, WrappingAlgorithm: &tt.algorithm, WrappingKeySpec: &tt.wrapping,
 		})
-		wantError(t, err, ErrUnsupported, "…")
+		wantError(t, err, kmsapi.ErrUnsupported, "…")
 	}
 }
 
@@ -353,9 +354,9 @@ func TestParametersForImportRefused(t *testing.T) {
 func TestDeleteImportedMaterial(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	remove := func(material *string) *DeleteImportedKeyMaterialOutput {
+	remove := func(material *string) *kmsapi.DeleteImportedKeyMaterialOutput {
 		t.Helper()
-		return must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: material})
+		return must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: material})
 	}
 	if out := remove(nil); out.KeyMaterialId != nil || *out.KeyId != arn {
 		t.Errorf("of a key without material: %+v", out)
@@ -376,20 +377,20 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	if k := r.stored(id); len(k.Materials[0].Wrapped) != 0 {
 		t.Error("the material is still in the state")
 	}
-	_, err := call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
-	wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	_, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	_, version := r.cluster.state().Key(r.keyID(id))
 	remove(&material)
 	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
 		t.Error("deleting what is deleted changed the key")
 	}
-	_, err = call[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: ptr(strings.Repeat("a", 64))})
-	wantError(t, err, ErrNotFound, "…")
+	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: ptr(strings.Repeat("a", 64))})
+	wantError(t, err, kmsapi.ErrNotFound, "…")
 	for _, op := range []string{"EnableKey", "DisableKey"} {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), map[string]any{"EnableKey": &EnableKeyInput{KeyId: &id}, "DisableKey": &DisableKeyInput{KeyId: &id}}[op])
-		wantError(t, err, ErrInvalidState, arn+" is pending import.")
+		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
+		wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	}
-	r.refusesImport(r.symmetric(id, 2), ErrIncorrectKeyMaterial, "")
+	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "")
 	again := r.symmetric(id, 1)
 	again.KeyMaterialId = &material
 	if got := r.imports(again); got != material {
@@ -398,18 +399,18 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	r.opens(blob, "x")
 
 	// A key that was disabled is so afterwards, too.
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	remove(nil)
 	r.wantState(id, "PendingImport")
 	r.imports(r.symmetric(id, 1))
 	r.wantState(id, "Disabled")
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	// What is pending deletion stays so; when that is cancelled, it waits.
-	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	remove(nil)
 	r.wantState(id, "PendingDeletion")
-	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
 	r.wantState(id, "PendingImport")
 	r.imports(r.symmetric(id, 1))
 	r.wantState(id, "Disabled")
@@ -423,16 +424,16 @@ func TestImportAndRotate(t *testing.T) {
 	one := r.imports(r.symmetric(id, 1))
 	blob := r.seal(id, "one")
 	rotate := func() error {
-		_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+		_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 		return err
 	}
 	nothing := "No available key material pending rotation for the key: " + arn + "."
-	wantError(t, rotate(), ErrInvalidState, nothing)
+	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
 	known := r.symmetric(id, 1)
 	known.ImportType = ptr(importNew)
-	r.refusesImport(known, ErrIncorrectKeyMaterial, "")
-	r.refusesImport(r.symmetric(id, 2), ErrIncorrectKeyMaterial, "") // existing is the default now
-	fresh := func(digit byte) *ImportKeyMaterialInput {
+	r.refusesImport(known, kmsapi.ErrIncorrectKeyMaterial, "")
+	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "") // existing is the default now
+	fresh := func(digit byte) *kmsapi.ImportKeyMaterialInput {
 		in := r.symmetric(id, digit)
 		in.ImportType = ptr(importNew)
 		return in
@@ -444,10 +445,10 @@ func TestImportAndRotate(t *testing.T) {
 		t.Error("new material is current before the rotation")
 	}
 	three := hex.EncodeToString(keyMaterialID(r.stored(id), bytes.Repeat([]byte{3}, 32)))
-	r.refusesImport(fresh(3), ErrInvalidState, fmt.Sprintf("New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.", three, arn, two))
+	r.refusesImport(fresh(3), kmsapi.ErrInvalidState, fmt.Sprintf("New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.", three, arn, two))
 	show := func(include *string) string {
 		var lines []string
-		for _, e := range must[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{KeyId: &id, IncludeKeyMaterial: include}).Rotations {
+		for _, e := range must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &id, IncludeKeyMaterial: include}).Rotations {
 			line := map[string]string{one: "one", two: "two"}[*e.KeyMaterialId] + " " + *e.KeyMaterialState + " " + *e.ImportState
 			if e.KeyMaterialDescription != nil {
 				line += " " + *e.KeyMaterialDescription
@@ -466,9 +467,9 @@ func TestImportAndRotate(t *testing.T) {
 		t.Errorf("rotations: %s", got)
 	}
 	// What is not the key's yet can be taken back.
-	must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &two})
+	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &two})
 	r.wantState(id, "Enabled")
-	wantError(t, rotate(), ErrInvalidState, nothing)
+	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
 	r.imports(fresh(2))
 	if err := rotate(); err != nil {
 		t.Fatal(err)
@@ -479,9 +480,9 @@ func TestImportAndRotate(t *testing.T) {
 	if got := show(nil); got != "two CURRENT IMPORTED ON_DEMAND" {
 		t.Errorf("rotations: %s", got)
 	}
-	wantError(t, rotate(), ErrInvalidState, nothing)
+	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
 	// All of them are needed.
-	must[DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
+	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
 	r.wantState(id, "PendingImport")
 	if got := show(ptr(allMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
 		t.Errorf("materials: %s", got)
@@ -512,8 +513,8 @@ func TestExpiryBoundsUse(t *testing.T) {
 	at := r.expiring(id, 1, time.Hour)
 	blob := r.seal(id, "x")
 	requests := map[string]any{
-		"Decrypt": &DecryptInput{CiphertextBlob: blob}, "Encrypt": &EncryptInput{KeyId: &id, Plaintext: []byte("x")},
-		"GenerateDataKey": &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
+		"Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blob}, "Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")},
+		"GenerateDataKey": &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
 	}
 	replica := r.cluster.replica("n1")
 	for op, in := range requests {
@@ -533,16 +534,16 @@ func TestExpiryBoundsUse(t *testing.T) {
 			r.cluster.advance(time.Nanosecond)
 		}
 	}
-	_, err := call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
-	wantError(t, err, ErrInvalidState, arn+" is pending import.")
+	_, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	replica.before = nil
 	for op, in := range requests {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
-		wantError(t, err, ErrInvalidState, arn+" is pending import.")
+		wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	}
 	r.wantState(id, "PendingImport")
 	// A change of the key meanwhile neither revives it nor swallows the event.
-	must[none](r, "UpdateKeyDescription", &UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")})
+	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")})
 	newDue(r.first).round(t.Context(), time.Now())
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
@@ -572,7 +573,7 @@ func TestImportOfWhatExpires(t *testing.T) {
 	in := r.symmetric(id, 1)
 	in.ExpirationModel, in.ValidTo = nil, ptr(r.cluster.clock.Now().Add(time.Second))
 	r.passes(time.Second)
-	r.refusesImport(in, ErrValidation, "…")
+	r.refusesImport(in, kmsapi.ErrValidation, "…")
 }
 
 // TestRotateToWhatExpires: nor does a rotation make material current that has.
@@ -585,8 +586,8 @@ func TestRotateToWhatExpires(t *testing.T) {
 	r.imports(in)
 	r.cluster.advance(time.Hour - time.Second)
 	r.passes(time.Second)
-	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
-	wantError(t, err, ErrInvalidState, "No available key material pending rotation for the key: "+arn+".")
+	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, kmsapi.ErrInvalidState, "No available key material pending rotation for the key: "+arn+".")
 	r.wantState(id, "Enabled")
 }
 
@@ -674,11 +675,11 @@ func TestExpiryOfSeveral(t *testing.T) {
 // same material, and rotates when all have the next.
 func TestImportIntoReplicas(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	name := r.newMultiKey(CreateKeyInput{Origin: ptr(originImported)})
+	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginImported)})
 	second := fsm.KeyID{Region: secondRegion, ID: r.keyID(name).ID}
 	into := func(region string, digit byte, kind *string) error {
 		t.Helper()
-		p, err := callIn[GetParametersForImportOutput](r, region, "GetParametersForImport", &GetParametersForImportInput{
+		p, err := callIn[kmsapi.GetParametersForImportOutput](r, region, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 			KeyId: &name, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048"),
 		})
 		if err != nil {
@@ -688,7 +689,7 @@ func TestImportIntoReplicas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = callIn[ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &ImportKeyMaterialInput{
+		_, err = callIn[kmsapi.ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &kmsapi.ImportKeyMaterialInput{
 			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever), ImportType: kind,
 		})
 		return err
@@ -696,16 +697,16 @@ func TestImportIntoReplicas(t *testing.T) {
 	if err := into(testRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &name, ReplicaRegion: ptr(secondRegion)})
-	wantError(t, into(secondRegion, 2, nil), ErrIncorrectKeyMaterial, "")
-	wantError(t, into(secondRegion, 2, ptr(importNew)), ErrIncorrectKeyMaterial, "")
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: ptr(secondRegion)})
+	wantError(t, into(secondRegion, 2, nil), kmsapi.ErrIncorrectKeyMaterial, "")
+	wantError(t, into(secondRegion, 2, ptr(importNew)), kmsapi.ErrIncorrectKeyMaterial, "")
 	if err := into(secondRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	crosses := func() {
 		t.Helper()
 		blob := r.seal(name, "x")
-		if out, err := callIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob}); err != nil || string(out.Plaintext) != "x" {
+		if out, err := callIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}); err != nil || string(out.Plaintext) != "x" {
 			t.Errorf("the replica gives %v, %v", out, err)
 		}
 	}
@@ -715,21 +716,21 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	pending := func() string {
 		t.Helper()
-		list := must[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: ptr(allMaterial)}).Rotations
 		return *list[1].KeyMaterialState
 	}
 	if got := pending(); got != "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" {
 		t.Errorf("the new material is %s", got)
 	}
-	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
-	wantError(t, err, ErrInvalidState, "…")
+	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
+	wantError(t, err, kmsapi.ErrInvalidState, "…")
 	if err := into(secondRegion, 2, ptr(importExisting)); err != nil {
 		t.Fatal(err)
 	}
 	if got := pending(); got != "PENDING_ROTATION" {
 		t.Errorf("the new material is %s", got)
 	}
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	crosses()
 	if k, _ := r.cluster.state().Key(second); pendingMaterial(k) != nil || len(k.Materials) != 2 {
 		t.Errorf("the replica has %d materials", len(k.Materials))
@@ -745,7 +746,7 @@ func FuzzOpenToken(f *testing.F) {
 	f.Add([]byte{importTokenFormat})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, secret, err := r.first.vault.openToken(b)
-		if err != error(ErrInvalidImportToken) && !bytes.Equal(b, good) {
+		if err != error(kmsapi.ErrInvalidImportToken) && !bytes.Equal(b, good) {
 			t.Errorf("a token that was not given out: %v", err)
 		}
 		if secret != nil {
@@ -764,5 +765,5 @@ func TestImportTokenOfAClockThatIsAhead(t *testing.T) {
 	in := r.symmetric(id, 1)
 	r.first.clock = right
 	r.cluster.advance(importTokenLife + importTokenAhead)
-	r.refusesImport(in, ErrExpiredImportToken, "")
+	r.refusesImport(in, kmsapi.ErrExpiredImportToken, "")
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // wantPair checks that a PKCS #8 structure and a SubjectPublicKeyInfo are halves of
@@ -42,6 +43,28 @@ func wantPair(t testing.TB, spec string, private, public []byte) {
 		}
 		return
 	}
+	for _, k := range kemSpecs {
+		if k.spec != spec {
+			continue
+		}
+		var outer struct {
+			Version   int
+			Algorithm asn1.RawValue
+			Key       []byte
+		}
+		if rest, err := asn1.Unmarshal(private, &outer); err != nil || len(rest) > 0 || len(private) != 86 || outer.Version != 0 {
+			t.Fatalf("a private key of %d bytes, version %d: %v", len(private), outer.Version, err)
+		}
+		seed, ok := bytes.CutPrefix(outer.Key, []byte{0x80, 64})
+		if !ok || len(seed) != 64 {
+			t.Fatalf("%x is no seed", outer.Key)
+		}
+		key, _ := k.scheme.DeriveKeyPair(seed)
+		if !bytes.Contains(public, outer.Algorithm.FullBytes) || !outsideKey(t, k.scheme, public).Equal(key) {
+			t.Error("the halves are not of one pair")
+		}
+		return
+	}
 	parsed, err := x509.ParsePKCS8PrivateKey(private)
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +76,7 @@ func wantPair(t testing.TB, spec string, private, public []byte) {
 }
 
 func pairSpecs() []string {
-	return slices.DeleteFunc(slices.Clone(enums["DataKeyPairSpec"].values), func(s string) bool { return s == specSM2 })
+	return slices.DeleteFunc(slices.Clone(kmsapi.EnumOf("DataKeyPairSpec").Values()), func(s string) bool { return s == kmsapi.SpecSM2 })
 }
 
 // TestDataKeyPairs: a pair of each spec, whose private half opens to itself.
@@ -64,7 +87,7 @@ func TestDataKeyPairs(t *testing.T) {
 	for _, spec := range pairSpecs() {
 		t.Run(spec, func(t *testing.T) {
 			r.t = t
-			out := must[GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec, EncryptionContext: context})
+			out := must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec, EncryptionContext: context})
 			if *out.KeyId != arn || *out.KeyPairSpec != spec || *out.KeyMaterialId != r.current(id) || out.CiphertextForRecipient != nil {
 				t.Errorf("answer: %s, %s, %s", *out.KeyId, *out.KeyPairSpec, *out.KeyMaterialId)
 			}
@@ -72,16 +95,16 @@ func TestDataKeyPairs(t *testing.T) {
 			if bytes.Contains(out.PrivateKeyCiphertextBlob, out.PrivateKeyPlaintext) {
 				t.Error("the private key is not encrypted")
 			}
-			got := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob, EncryptionContext: context})
+			got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob, EncryptionContext: context})
 			if !bytes.Equal(got.Plaintext, out.PrivateKeyPlaintext) {
 				t.Error("the encrypted private key opens to another one")
 			}
-			_, err := call[none](r, "Decrypt", &DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob, EncryptionContext: other})
-			wantError(t, err, ErrInvalidCiphertext, "")
+			_, err := call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob, EncryptionContext: other})
+			wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 			if spec == "RSA_3072" || spec == "RSA_4096" {
 				return // slow to make, and the rest does not depend on the size
 			}
-			second := must[GenerateDataKeyPairWithoutPlaintextOutput](r, "GenerateDataKeyPairWithoutPlaintext", &GenerateDataKeyPairWithoutPlaintextInput{
+			second := must[kmsapi.GenerateDataKeyPairWithoutPlaintextOutput](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{
 				KeyId: &id, KeyPairSpec: &spec, EncryptionContext: context,
 			})
 			if *second.KeyId != arn || *second.KeyPairSpec != spec || *second.KeyMaterialId != r.current(id) {
@@ -90,7 +113,7 @@ func TestDataKeyPairs(t *testing.T) {
 			if bytes.Equal(second.PublicKey, out.PublicKey) {
 				t.Error("the same pair twice")
 			}
-			got = must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: second.PrivateKeyCiphertextBlob, EncryptionContext: context})
+			got = must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: second.PrivateKeyCiphertextBlob, EncryptionContext: context})
 			wantPair(t, spec, got.Plaintext, second.PublicKey)
 		})
 	}
@@ -102,21 +125,21 @@ func TestDataKeyPairSpecs(t *testing.T) {
 	id, _ := r.newKey()
 	for _, dry := range []bool{false, true} {
 		const message = "KeyPairSpec SM2 is not supported in this Region."
-		_, err := call[none](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr(specSM2), DryRun: &dry})
-		wantError(t, err, ErrUnsupported, message)
-		_, err = call[none](r, "GenerateDataKeyPairWithoutPlaintext", &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr(specSM2), DryRun: &dry})
-		wantError(t, err, ErrUnsupported, message)
+		_, err := call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr(kmsapi.SpecSM2), DryRun: &dry})
+		wantError(t, err, kmsapi.ErrUnsupported, message)
+		_, err = call[none](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr(kmsapi.SpecSM2), DryRun: &dry})
+		wantError(t, err, kmsapi.ErrUnsupported, message)
 	}
-	for _, spec := range []string{"HMAC_256", "ML_DSA_44", specSymmetric, "RSA_1024", ""} {
-		_, err := call[none](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec})
-		wantError(t, err, ErrValidation, "…")
+	for _, spec := range []string{"HMAC_256", "ML_DSA_44", kmsapi.SpecSymmetric, "RSA_1024", ""} {
+		_, err := call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec})
+		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
 
 // TestDataKeyPairAgain: a request that is evaluated twice, as what it read has
 // changed, answers with a whole pair, though the first evaluation was wiped.
 func TestDataKeyPairAgain(t *testing.T) {
-	for _, spec := range []string{"RSA_2048", "ECC_NIST_P256"} {
+	for _, spec := range []string{"RSA_2048", "ECC_NIST_P256", "ML_KEM_768"} {
 		r := newRoom(t)
 		id, _ := r.newKey()
 		changes := 0
@@ -126,15 +149,15 @@ func TestDataKeyPairAgain(t *testing.T) {
 				r.mangle(id, func(k *fsmpb.Key) { k.Description += "x" })
 			}
 		}
-		out := must[GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec})
+		out := must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec})
 		wantPair(t, spec, out.PrivateKeyPlaintext, out.PublicKey)
-		got := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob})
+		got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob})
 		if changes != 2 || !bytes.Equal(got.Plaintext, out.PrivateKeyPlaintext) {
 			t.Errorf("%s: after %d changes the encrypted half is another one", spec, changes)
 		}
 		changes = 0
-		second := must[GenerateDataKeyPairWithoutPlaintextOutput](r, "GenerateDataKeyPairWithoutPlaintext", &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: &spec})
-		got = must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: second.PrivateKeyCiphertextBlob})
+		second := must[kmsapi.GenerateDataKeyPairWithoutPlaintextOutput](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: &spec})
+		got = must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: second.PrivateKeyCiphertextBlob})
 		wantPair(t, spec, got.Plaintext, second.PublicKey)
 	}
 }
@@ -152,46 +175,54 @@ const secretText = "not for the record"
 // asymmetricCalls are one each, on keys made for them.
 func (r *room) asymmetricCalls() []asymmetricCall {
 	r.t.Helper()
-	signer, _ := r.newKeyOf("ECC_NIST_P256", usageSign)
-	mac, _ := r.newKeyOf("HMAC_256", usageMac)
-	agree, _ := r.newKeyOf("ECC_NIST_P256", usageAgree)
-	rsa, _ := r.newKeyOf("RSA_2048", usageEncrypt)
+	signer, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageSign)
+	mac, _ := r.newKeyOf("HMAC_256", kmsapi.UsageMac)
+	agree, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	rsa, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
+	kem, _ := r.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	symmetric, _ := r.newKey()
 	message, public := []byte(secretText), r.publicKey(agree)
 	ecdsa, hmac, oaep, curve := ptr("ECDSA_SHA_256"), ptr("HMAC_SHA_256"), ptr(oaepSHA256), ptr("ECC_NIST_P256")
 	signature := r.signs(signer, *ecdsa, "RAW", message)
-	code := must[GenerateMacOutput](r, "GenerateMac", &GenerateMacInput{KeyId: &mac, Message: message, MacAlgorithm: hmac}).Mac
+	code := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: message, MacAlgorithm: hmac}).Mac
 	blob := r.encryptRSA(rsa, *oaep, message)
+	encapsulated := r.encapsulates(kem).SharedSecretCiphertextBlob
 	return []asymmetricCall{
 		{"Sign", signer, func(id string, dry *bool) any {
-			return &SignInput{KeyId: &id, Message: message, SigningAlgorithm: ecdsa, DryRun: dry}
+			return &kmsapi.SignInput{KeyId: &id, Message: message, SigningAlgorithm: ecdsa, DryRun: dry}
 		}},
 		{"Verify", signer, func(id string, dry *bool) any {
-			return &VerifyInput{KeyId: &id, Message: message, Signature: signature, SigningAlgorithm: ecdsa, DryRun: dry}
+			return &kmsapi.VerifyInput{KeyId: &id, Message: message, Signature: signature, SigningAlgorithm: ecdsa, DryRun: dry}
 		}},
 		{"GenerateMac", mac, func(id string, dry *bool) any {
-			return &GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: hmac, DryRun: dry}
+			return &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: hmac, DryRun: dry}
 		}},
 		{"VerifyMac", mac, func(id string, dry *bool) any {
-			return &VerifyMacInput{KeyId: &id, Message: message, Mac: code, MacAlgorithm: hmac, DryRun: dry}
+			return &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: code, MacAlgorithm: hmac, DryRun: dry}
 		}},
 		{"DeriveSharedSecret", agree, func(id string, dry *bool) any {
-			return &DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public, DryRun: dry}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public, DryRun: dry}
+		}},
+		{"Encapsulate", kem, func(id string, dry *bool) any {
+			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+		}},
+		{"Decapsulate", kem, func(id string, dry *bool) any {
+			return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
 		}},
 		{"GenerateDataKeyPair", symmetric, func(id string, dry *bool) any {
-			return &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: curve, DryRun: dry}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: curve, DryRun: dry}
 		}},
 		{"GenerateDataKeyPairWithoutPlaintext", symmetric, func(id string, dry *bool) any {
-			return &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: curve, DryRun: dry}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: curve, DryRun: dry}
 		}},
 		{"Encrypt", rsa, func(id string, dry *bool) any {
-			return &EncryptInput{KeyId: &id, Plaintext: message, EncryptionAlgorithm: oaep, DryRun: dry}
+			return &kmsapi.EncryptInput{KeyId: &id, Plaintext: message, EncryptionAlgorithm: oaep, DryRun: dry}
 		}},
 		{"Decrypt", rsa, func(id string, dry *bool) any {
-			return &DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: oaep, DryRun: dry}
+			return &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: oaep, DryRun: dry}
 		}},
 		{"ReEncrypt", rsa, func(id string, dry *bool) any {
-			return &ReEncryptInput{
+			return &kmsapi.ReEncryptInput{
 				SourceKeyId: &id, CiphertextBlob: blob, SourceEncryptionAlgorithm: oaep,
 				DestinationKeyId: &id, DestinationEncryptionAlgorithm: oaep, DryRun: dry,
 			}
@@ -207,18 +238,18 @@ func TestAsymmetricDryRun(t *testing.T) {
 	for _, c := range r.asymmetricCalls() {
 		before := r.lastUsage(c.key)
 		_, err := call[none](r, c.op, c.in(c.key, ptr(true)))
-		wantError(t, err, ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
-		if rec := r.lastRecord(); rec.ErrorCode != string(ErrDryRun.Code) || rec.EventName != c.op {
+		wantError(t, err, kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
+		if rec := r.lastRecord(); rec.ErrorCode != string(kmsapi.ErrDryRun.Code) || rec.EventName != c.op {
 			t.Errorf("%s left a record of %s with %q", c.op, rec.EventName, rec.ErrorCode)
 		}
 		if after := r.lastUsage(c.key); (after.KeyLastUsage.Operation == nil) != (before.KeyLastUsage.Operation == nil) ||
 			after.KeyLastUsage.Operation != nil && *after.KeyLastUsage.KmsRequestId != *before.KeyLastUsage.KmsRequestId {
 			t.Errorf("a dry run of %s counts as a use", c.op)
 		}
-		must[none](r, "DisableKey", &DisableKeyInput{KeyId: &c.key})
+		must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &c.key})
 		_, err = call[none](r, c.op, c.in(c.key, ptr(true)))
-		wantError(t, err, ErrDisabled, "…")
-		must[none](r, "EnableKey", &EnableKeyInput{KeyId: &c.key})
+		wantError(t, err, kmsapi.ErrDisabled, "…")
+		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &c.key})
 	}
 }
 
@@ -229,7 +260,7 @@ func TestAsymmetricByAlias(t *testing.T) {
 	for _, c := range r.asymmetricCalls() {
 		name := "alias/k" + c.key
 		if !made[name] {
-			must[none](r, "CreateAlias", &CreateAliasInput{AliasName: &name, TargetKeyId: &c.key})
+			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &c.key})
 			made[name] = true
 		}
 		prefix := "arn:aws:kms:" + testRegion + ":" + testAccount + ":"
@@ -243,7 +274,7 @@ func TestAsymmetricByAlias(t *testing.T) {
 			}
 		}
 		_, err := call[none](r, c.op, c.in("alias/nothing", nil))
-		wantError(t, err, ErrNotFound, "…")
+		wantError(t, err, kmsapi.ErrNotFound, "…")
 	}
 }
 

@@ -12,11 +12,13 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
-func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
+func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, error) {
 	if err := keyKind(in); err != nil {
 		return nil, err
 	}
@@ -76,52 +78,52 @@ func createKey(ev *eval, in *CreateKeyInput) (*CreateKeyOutput, error) {
 	}
 	t := &target{id: id, key: k, arn: keyARN(c, id.Region, formatKeyID(id.ID, isSet(in.MultiRegion)))}
 	ev.resource("AWS::KMS::Key", t.arn)
-	return &CreateKeyOutput{KeyMetadata: ev.metadata(t)}, nil
+	return &kmsapi.CreateKeyOutput{KeyMetadata: ev.metadata(t)}, nil
 }
 
 // keyKind checks what can be said of the kind of key that is asked for without
 // asking whether this version makes it.
-func keyKind(in *CreateKeyInput) error {
+func keyKind(in *kmsapi.CreateKeyInput) error {
 	if in.KeySpec != nil && in.CustomerMasterKeySpec != nil {
-		return fault(ErrValidation, "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.")
+		return kmsapi.Errorf(kmsapi.ErrValidation, "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.")
 	}
 	if err := storeKeyMembers(in); err != nil {
 		return err
 	}
 	spec := specOf(in)
 	if in.KeyUsage == nil {
-		if spec != specSymmetric {
-			return fault(ErrValidation, "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.")
+		if spec != kmsapi.SpecSymmetric {
+			return kmsapi.Errorf(kmsapi.ErrValidation, "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.")
 		}
 		return nil
 	}
 	if !slices.Contains(usagesOf[spec], *in.KeyUsage) {
-		return fault(ErrValidation, "KeyUsage %s is not compatible with KeySpec %s", *in.KeyUsage, spec)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "KeyUsage %s is not compatible with KeySpec %s", *in.KeyUsage, spec)
 	}
 	return nil
 }
 
-func specOf(in *CreateKeyInput) string {
+func specOf(in *kmsapi.CreateKeyInput) string {
 	switch {
 	case in.KeySpec != nil:
 		return *in.KeySpec
 	case in.CustomerMasterKeySpec != nil:
 		return *in.CustomerMasterKeySpec
 	}
-	return specSymmetric
+	return kmsapi.SpecSymmetric
 }
 
-func usageOf(in *CreateKeyInput) string {
+func usageOf(in *kmsapi.CreateKeyInput) string {
 	if in.KeyUsage != nil {
 		return *in.KeyUsage
 	}
-	return usageEncrypt
+	return kmsapi.UsageEncrypt
 }
 
 // makeMaterial makes the first or next material of a key whose origin is here.
 func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
-	if k.Spec == specSymmetric {
+	if k.Spec == kmsapi.SpecSymmetric {
 		return ev.engine.vault.newMaterial(k, now)
 	}
 	b, err := ev.once(func() ([]byte, error) { return primitive.Generate(k.Spec) })
@@ -136,7 +138,7 @@ func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
 	defer clear(b)
 	var public []byte
-	if k.Usage != usageMac {
+	if k.Usage != kmsapi.UsageMac {
 		var err error
 		if public, err = primitive.Public(k.Spec, b); err != nil {
 			return nil, refusedByFIPS(err)
@@ -151,21 +153,21 @@ func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Mater
 }
 
 // supportedKey refuses the kinds of keys that this version does not make.
-func supportedKey(in *CreateKeyInput) error {
+func supportedKey(in *kmsapi.CreateKeyInput) error {
 	switch {
-	case isSet(in.MultiRegion) && (in.CustomKeyStoreId != nil || in.Origin != nil && (*in.Origin == originHSM || *in.Origin == originXKS)):
-		return fault(ErrUnsupported, "Multi-Region keys cannot be in a custom key store.")
-	case in.CustomKeyStoreId != nil && specOf(in) != specSymmetric:
-		return fault(ErrUnsupported, "Keys in a custom key store have KeySpec %s.", specSymmetric)
-	case specOf(in) == specSM2:
-		return fault(ErrUnsupported, "KeySpec %s is not supported in this Region.", specSM2)
-	case originOf(in) == originImported:
+	case isSet(in.MultiRegion) && (in.CustomKeyStoreId != nil || in.Origin != nil && (*in.Origin == kmsapi.OriginHSM || *in.Origin == kmsapi.OriginXKS)):
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store.")
+	case in.CustomKeyStoreId != nil && specOf(in) != kmsapi.SpecSymmetric:
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "Keys in a custom key store have KeySpec %s.", kmsapi.SpecSymmetric)
+	case specOf(in) == kmsapi.SpecSM2:
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "KeySpec %s is not supported in this Region", kmsapi.SpecSM2)
+	case originOf(in) == kmsapi.OriginImported:
 		return importable(specOf(in))
 	}
 	return nil
 }
 
-func describeKey(ev *eval, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
+func describeKey(ev *eval, in *kmsapi.DescribeKeyInput) (*kmsapi.DescribeKeyOutput, error) {
 	if err := ev.checkTokens(in.GrantTokens); err != nil {
 		return nil, err
 	}
@@ -173,10 +175,10 @@ func describeKey(ev *eval, in *DescribeKeyInput) (*DescribeKeyOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DescribeKeyOutput{KeyMetadata: ev.metadata(t)}, ev.op.states.check(t.arn, t.key.State)
+	return &kmsapi.DescribeKeyOutput{KeyMetadata: ev.metadata(t)}, ev.op.states.check(t.arn, t.key.State)
 }
 
-func (ev *eval) metadata(t *target) *KeyMetadata {
+func (ev *eval) metadata(t *target) *kmsapi.KeyMetadata {
 	d := ev.ownMetadata(t)
 	if t.key.MultiRegion {
 		d.MultiRegionConfiguration = ev.configuration(t)
@@ -185,9 +187,9 @@ func (ev *eval) metadata(t *target) *KeyMetadata {
 }
 
 // ownMetadata is what metadata says without looking at other keys.
-func (ev *eval) ownMetadata(t *target) *KeyMetadata {
+func (ev *eval) ownMetadata(t *target) *kmsapi.KeyMetadata {
 	k := t.key
-	d := &KeyMetadata{
+	d := &kmsapi.KeyMetadata{
 		AWSAccountId: ptr(ev.cluster().Account),
 		KeyId:        ptr(t.name()),
 		Arn:          ptr(t.arn),
@@ -197,27 +199,29 @@ func (ev *eval) ownMetadata(t *target) *KeyMetadata {
 		KeyUsage:     ptr(k.Usage),
 		KeyState:     ptr(ev.shownState(k)),
 		Origin:       ptr(k.Origin),
-		KeyManager:   ptr(managerSelf),
+		KeyManager:   ptr(kmsapi.ManagerCustomer),
 		KeySpec:      ptr(k.Spec),
 		MultiRegion:  ptr(k.MultiRegion),
 	}
-	if slices.Contains(enums["CustomerMasterKeySpec"].values, k.Spec) {
+	if slices.Contains(kmsapi.EnumOf("CustomerMasterKeySpec").Values(), k.Spec) {
 		d.CustomerMasterKeySpec = d.KeySpec
 	}
 	switch list := algorithms(k); k.Usage {
-	case usageEncrypt:
+	case kmsapi.UsageEncrypt:
 		d.EncryptionAlgorithms = list
-	case usageSign:
+	case kmsapi.UsageSign:
 		d.SigningAlgorithms = list
-	case usageMac:
+	case kmsapi.UsageMac:
 		d.MacAlgorithms = list
-	case usageAgree:
+	case kmsapi.UsageAgree:
 		d.KeyAgreementAlgorithms = list
+	case kmsapi.UsageEncapsulate:
+		d.EncapsulationAlgorithms = list
 	}
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		d.DeletionDate = timeOf(k.DeletionTime)
 	}
-	if k.Origin == originImported && complete(k, ev.state.Time()) {
+	if k.Origin == kmsapi.OriginImported && complete(k, ev.state.Time()) {
 		d.ExpirationModel, d.ValidTo = expiration(expires(k))
 	}
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
@@ -225,26 +229,26 @@ func (ev *eval) ownMetadata(t *target) *KeyMetadata {
 	}
 	if k.KeyStore != "" {
 		d.CustomKeyStoreId = ptr(k.KeyStore)
-		if s := ev.keyStore(k.KeyStore); s != nil && s.Type == originHSM {
+		if s := ev.keyStore(k.KeyStore); s != nil && s.Type == kmsapi.OriginHSM {
 			d.CloudHsmClusterId = ptr(s.Endpoint)
 		}
 		d.Enabled = ptr(*d.KeyState == keyStates[fsmpb.KeyState_KEY_STATE_ENABLED])
 	}
 	if k.XksKey != "" {
-		d.XksKeyConfiguration = &XksKeyConfiguration{Id: ptr(k.XksKey)}
+		d.XksKeyConfiguration = &kmsapi.XksKeyConfiguration{Id: ptr(k.XksKey)}
 	}
 	d.CurrentKeyMaterialId = shownMaterial(t, currentMaterial(k))
 	return d
 }
 
 // recordMetadata is what the record of CreateKey shows of the answer.
-func recordMetadata(out *CreateKeyOutput, rec *auditpb.Record) {
+func recordMetadata(out *kmsapi.CreateKeyOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
 }
 
-func metadataField(name string, d *KeyMetadata) *auditpb.Field {
+func metadataField(name string, d *kmsapi.KeyMetadata) *auditpb.Field {
 	elements := map[string]string{
-		"aWSAccountId": *d.AWSAccountId, "keyId": *d.KeyId, "arn": *d.Arn, "creationDate": recordTime(*d.CreationDate),
+		"aWSAccountId": *d.AWSAccountId, "keyId": *d.KeyId, "arn": *d.Arn, "creationDate": auditfield.FormatTime(*d.CreationDate),
 		"enabled": strconv.FormatBool(*d.Enabled), "description": *d.Description, "keyUsage": *d.KeyUsage, "keyState": *d.KeyState,
 		"origin": *d.Origin, "keyManager": *d.KeyManager, "keySpec": *d.KeySpec, "multiRegion": strconv.FormatBool(*d.MultiRegion),
 	}
@@ -267,18 +271,18 @@ func metadataField(name string, d *KeyMetadata) *auditpb.Field {
 			elements["multiRegionConfiguration.replicaKeys."+*r.Region+".arn"] = *r.Arn
 		}
 	}
-	return textMap(name, elements)
+	return auditfield.TextMap(name, elements)
 }
 
-func updateKeyDescription(ev *eval, in *UpdateKeyDescriptionInput) (*none, error) {
+func updateKeyDescription(ev *eval, in *kmsapi.UpdateKeyDescriptionInput) (*none, error) {
 	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.Description = *in.Description })
 }
 
-func enableKey(ev *eval, in *EnableKeyInput) (*none, error) {
+func enableKey(ev *eval, in *kmsapi.EnableKeyInput) (*none, error) {
 	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
 }
 
-func disableKey(ev *eval, in *DisableKeyInput) (*none, error) {
+func disableKey(ev *eval, in *kmsapi.DisableKeyInput) (*none, error) {
 	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
 }
 
@@ -299,7 +303,7 @@ func (ev *eval) updateKey(keyID string, update func(*fsmpb.Key)) (*none, error) 
 // begins when the last of them is gone. Else the time of deletion is never early by cluster time, which
 // is the time that counts when it has come. It is counted from the next whole
 // second, and the record is refused if cluster time is past that by then.
-func scheduleKeyDeletion(ev *eval, in *ScheduleKeyDeletionInput) (*ScheduleKeyDeletionOutput, error) {
+func scheduleKeyDeletion(ev *eval, in *kmsapi.ScheduleKeyDeletionInput) (*kmsapi.ScheduleKeyDeletionOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -317,22 +321,22 @@ func scheduleKeyDeletion(ev *eval, in *ScheduleKeyDeletionInput) (*ScheduleKeyDe
 		k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, base.Add(time.Duration(days)*24*time.Hour).UnixNano()
 	}
 	ev.putKey(k)
-	out := &ScheduleKeyDeletionOutput{KeyId: &t.arn, KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days}
+	out := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &t.arn, KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days}
 	if k.DeletionTime != 0 {
 		out.DeletionDate = timeOf(k.DeletionTime)
 	}
 	return out, nil
 }
 
-func recordDeletion(out *ScheduleKeyDeletionOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{text("keyId", *out.KeyId), text("keyState", *out.KeyState)}
+func recordDeletion(out *kmsapi.ScheduleKeyDeletionOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId), auditfield.Text("keyState", *out.KeyState)}
 	if out.DeletionDate != nil {
-		rec.ResponseElements = append(rec.ResponseElements, text("deletionDate", recordTime(*out.DeletionDate)))
+		rec.ResponseElements = append(rec.ResponseElements, auditfield.Text("deletionDate", auditfield.FormatTime(*out.DeletionDate)))
 	}
-	rec.ResponseElements = append(rec.ResponseElements, number("pendingWindowInDays", int(*out.PendingWindowInDays)))
+	rec.ResponseElements = append(rec.ResponseElements, auditfield.Number("pendingWindowInDays", int(*out.PendingWindowInDays)))
 }
 
-func cancelKeyDeletion(ev *eval, in *CancelKeyDeletionInput) (*CancelKeyDeletionOutput, error) {
+func cancelKeyDeletion(ev *eval, in *kmsapi.CancelKeyDeletionInput) (*kmsapi.CancelKeyDeletionOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -343,11 +347,11 @@ func cancelKeyDeletion(ev *eval, in *CancelKeyDeletionInput) (*CancelKeyDeletion
 		k.State, k.DisabledBeforeImport = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT, true
 	}
 	ev.putKey(k)
-	return &CancelKeyDeletionOutput{KeyId: &t.arn}, nil
+	return &kmsapi.CancelKeyDeletionOutput{KeyId: &t.arn}, nil
 }
 
-func recordCancel(out *CancelKeyDeletionOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{text("keyId", *out.KeyId)}
+func recordCancel(out *kmsapi.CancelKeyDeletionOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
 }
 
 // currentMaterial is the material that encrypts; nil for a key that has none yet.
@@ -364,7 +368,7 @@ func currentMaterial(k *fsmpb.Key) *fsmpb.Material {
 // lacksMaterial tells whether a key is without some of the imported material that
 // it needs to be enabled: it was never there, or is no more.
 func lacksMaterial(k *fsmpb.Key) bool {
-	return k.Origin == originImported && (currentMaterial(k) == nil ||
+	return k.Origin == kmsapi.OriginImported && (currentMaterial(k) == nil ||
 		slices.ContainsFunc(k.Materials, func(m *fsmpb.Material) bool { return !m.Pending && len(m.Wrapped) == 0 }))
 }
 
@@ -377,7 +381,7 @@ func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
 // roomForKey checks the quota of keys in a Region.
 func (ev *eval) roomForKey(region string) error {
 	if most := ev.engine.quotas.Keys; ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), region, most) {
-		return fault(ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
+		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
 	}
 	return nil
 }

@@ -6,9 +6,10 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func getKeyPolicy(ev *eval, in *GetKeyPolicyInput) (*GetKeyPolicyOutput, error) {
+func getKeyPolicy(ev *eval, in *kmsapi.GetKeyPolicyInput) (*kmsapi.GetKeyPolicyOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -20,10 +21,10 @@ func getKeyPolicy(ev *eval, in *GetKeyPolicyInput) (*GetKeyPolicyOutput, error) 
 	if p == nil {
 		return nil, fmt.Errorf("key %s has no policy", t.id)
 	}
-	return &GetKeyPolicyOutput{Policy: ptr(p.Document), PolicyName: ptr(policyName)}, nil
+	return &kmsapi.GetKeyPolicyOutput{Policy: ptr(p.Document), PolicyName: ptr(kmsapi.DefaultPolicyName)}, nil
 }
 
-func putKeyPolicy(ev *eval, in *PutKeyPolicyInput) (*none, error) {
+func putKeyPolicy(ev *eval, in *kmsapi.PutKeyPolicyInput) (*none, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func putKeyPolicy(ev *eval, in *PutKeyPolicyInput) (*none, error) {
 	return &none{}, nil
 }
 
-func listKeyPolicies(ev *eval, in *ListKeyPoliciesInput) (*ListKeyPoliciesOutput, error) {
+func listKeyPolicies(ev *eval, in *kmsapi.ListKeyPoliciesInput) (*kmsapi.ListKeyPoliciesOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -47,8 +48,8 @@ func listKeyPolicies(ev *eval, in *ListKeyPoliciesInput) (*ListKeyPoliciesOutput
 	if err != nil {
 		return nil, err
 	}
-	out := &ListKeyPoliciesOutput{PolicyNames: []string{}}
-	out.NextMarker, out.Truncated, err = fill(p, slices.Values([]string{policyName}), func(name string) string {
+	out := &kmsapi.ListKeyPoliciesOutput{PolicyNames: []string{}}
+	out.NextMarker, out.Truncated, err = fill(p, slices.Values([]string{kmsapi.DefaultPolicyName}), func(name string) string {
 		return name
 	}, func(name string) {
 		out.PolicyNames = append(out.PolicyNames, name)
@@ -58,8 +59,8 @@ func listKeyPolicies(ev *eval, in *ListKeyPoliciesInput) (*ListKeyPoliciesOutput
 
 // onlyPolicy: a key has one policy.
 func onlyPolicy(name *string) error {
-	if name != nil && *name != policyName {
-		return fault(ErrNotFound, "No such policy exists")
+	if name != nil && *name != kmsapi.DefaultPolicyName {
+		return kmsapi.Errorf(kmsapi.ErrNotFound, "No such policy exists")
 	}
 	return nil
 }

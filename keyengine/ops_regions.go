@@ -10,6 +10,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -106,7 +108,7 @@ func (v *vault) sharedMaterial(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key
 		n.Generation, n.Wrapped, n.ValidTo, n.Description = has.Generation, has.Wrapped, has.ValidTo, has.Description
 		return n, nil
 	}
-	if from.Origin == originImported {
+	if from.Origin == kmsapi.OriginImported {
 		return n, nil
 	}
 	return n, v.handOver(from, m, to, n)
@@ -134,12 +136,12 @@ func materialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
 func (t *target) isPrimary() bool { return t.key.MultiRegion && t.key.PrimaryRegion == t.id.Region }
 
 // configuration describes a key's set.
-func (ev *eval) configuration(t *target) *MultiRegionConfiguration {
-	name := func(region string) MultiRegionKey {
-		return MultiRegionKey{Arn: ptr(keyARN(ev.cluster(), region, t.name())), Region: ptr(region)}
+func (ev *eval) configuration(t *target) *kmsapi.MultiRegionConfiguration {
+	name := func(region string) kmsapi.MultiRegionKey {
+		return kmsapi.MultiRegionKey{Arn: ptr(keyARN(ev.cluster(), region, t.name())), Region: ptr(region)}
 	}
-	c := &MultiRegionConfiguration{
-		MultiRegionKeyType: ptr(typeReplica), PrimaryKey: ptr(name(t.key.PrimaryRegion)), ReplicaKeys: []MultiRegionKey{},
+	c := &kmsapi.MultiRegionConfiguration{
+		MultiRegionKeyType: ptr(typeReplica), PrimaryKey: ptr(name(t.key.PrimaryRegion)), ReplicaKeys: []kmsapi.MultiRegionKey{},
 	}
 	if t.isPrimary() {
 		c.MultiRegionKeyType = ptr(typePrimary)
@@ -162,16 +164,16 @@ func (ev *eval) managedPrimary(keyID string) (*target, error) {
 }
 
 func notPrimary(t *target) error {
-	return fault(ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
+	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is not a multi-region primary key.", t.arn)
 }
 
-func replicateKey(ev *eval, in *ReplicateKeyInput) (*ReplicateKeyOutput, error) {
+func replicateKey(ev *eval, in *kmsapi.ReplicateKeyInput) (*kmsapi.ReplicateKeyOutput, error) {
 	t, err := ev.managedPrimary(*in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	if !servesRegion(ev.cluster(), *in.ReplicaRegion) {
-		return nil, fault(ErrValidation, "ReplicaRegion %s is not a Region of this cluster.", *in.ReplicaRegion)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "ReplicaRegion %s is not a Region of this cluster.", *in.ReplicaRegion)
 	}
 	if err := ev.authoriseReplica(in); err != nil {
 		return nil, err
@@ -179,7 +181,10 @@ func replicateKey(ev *eval, in *ReplicateKeyInput) (*ReplicateKeyOutput, error) 
 	r := ev.member(t, *in.ReplicaRegion)
 	ev.resource("AWS::KMS::Key", r.arn)
 	if r.key != nil {
-		return nil, fault(ErrAlreadyExists, "Key '%s' already exists", r.arn)
+		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "Key '%s' already exists", r.arn)
+	}
+	if len(ev.members(t)) >= maxSet {
+		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has keys in %d Regions and cannot have more.", t.arn, maxSet)
 	}
 	tags, err := ev.mergeTags(nil, in.Tags)
 	if err != nil {
@@ -206,11 +211,11 @@ func replicateKey(ev *eval, in *ReplicateKeyInput) (*ReplicateKeyOutput, error) 
 	}
 	d := ev.metadata(r)
 	d.KeyState, d.Enabled, d.CurrentKeyMaterialId = ptr(stateCreating), ptr(false), nil
-	return &ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
+	return &kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
 }
 
 // authoriseReplica asks for what the replica's Region takes to make a key there.
-func (ev *eval) authoriseReplica(in *ReplicateKeyInput) error {
+func (ev *eval) authoriseReplica(in *kmsapi.ReplicateKeyInput) error {
 	if err := ev.authoriseAccount(actionCreateKey, "*"); err != nil {
 		return err
 	}
@@ -229,33 +234,33 @@ func (ev *eval) newReplica(t *target, region string, description *string) (*fsmp
 	if description != nil {
 		k.Description = *description
 	}
-	if k.Origin == originImported {
+	if k.Origin == kmsapi.OriginImported {
 		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 	}
 	return ev.engine.vault.inStep(t.key, k)
 }
 
 // recordReplica is what the record of ReplicateKey shows of the answer.
-func recordReplica(out *ReplicateKeyOutput, rec *auditpb.Record) {
+func recordReplica(out *kmsapi.ReplicateKeyOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{
-		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), text("replicaPolicy", *out.ReplicaPolicy),
+		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), auditfield.Text("replicaPolicy", *out.ReplicaPolicy),
 	}
 }
 
 // updatePrimaryRegion swaps the roles of the primary and a replica. The caller
 // has to be allowed that on both, and neither may be on its way out.
-func updatePrimaryRegion(ev *eval, in *UpdatePrimaryRegionInput) (*none, error) {
+func updatePrimaryRegion(ev *eval, in *kmsapi.UpdatePrimaryRegionInput) (*none, error) {
 	t, err := ev.managedPrimary(*in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	if *in.PrimaryRegion == t.id.Region {
-		return nil, fault(ErrUnsupported, "%s is the multi-region primary key already.", t.arn)
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is the multi-region primary key already.", t.arn)
 	}
 	members := ev.members(t)
 	i := slices.IndexFunc(members, func(m *target) bool { return m.id.Region == *in.PrimaryRegion })
 	if i < 0 {
-		return nil, fault(ErrNotFound, "Key '%s' does not exist", keyARN(ev.cluster(), *in.PrimaryRegion, t.name()))
+		return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", keyARN(ev.cluster(), *in.PrimaryRegion, t.name()))
 	}
 	r := members[i]
 	ev.resource("AWS::KMS::Key", r.arn)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
@@ -29,9 +31,9 @@ const (
 // rotates checks whether keys of that kind can be rotated at all.
 func rotates(t *target) error {
 	switch {
-	case t.key.Spec != specSymmetric:
-		return ErrUnsupported // AWS sends no message
-	case t.key.Origin != originKMS && t.key.Origin != originImported:
+	case t.key.Spec != kmsapi.SpecSymmetric:
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s has key spec %s. Only symmetric encryption keys can be rotated.", t.arn, t.key.Spec)
+	case t.key.Origin != kmsapi.OriginKMS && t.key.Origin != kmsapi.OriginImported:
 		return wrongOrigin(t)
 	}
 	return nil
@@ -42,7 +44,7 @@ func rotatesByItself(t *target) error {
 	if err := rotates(t); err != nil {
 		return err
 	}
-	if t.key.Origin != originKMS {
+	if t.key.Origin != kmsapi.OriginKMS {
 		return wrongOrigin(t)
 	}
 	return primary(t)
@@ -57,12 +59,12 @@ func primary(t *target) error {
 }
 
 func wrongOrigin(t *target) error {
-	return fault(ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.arn, t.key.Origin)
+	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.arn, t.key.Origin)
 }
 
 // enableKeyRotation: rotation is never early by cluster time, as deletion is not
 // (see scheduleKeyDeletion).
-func enableKeyRotation(ev *eval, in *EnableKeyRotationInput) (*none, error) {
+func enableKeyRotation(ev *eval, in *kmsapi.EnableKeyRotationInput) (*none, error) {
 	days := uint32(rotationPeriod)
 	if in.RotationPeriodInDays != nil {
 		days = uint32(*in.RotationPeriodInDays)
@@ -89,10 +91,16 @@ func (ev *eval) fromNow() time.Time {
 	return base
 }
 
-func disableKeyRotation(ev *eval, in *DisableKeyRotationInput) (*none, error) {
+// disableKeyRotation succeeds for keys of kinds that never rotate: it is off, and
+// clients that switch it off before they change something else see no failure.
+// Keys of another origin are refused, as AWS does.
+func disableKeyRotation(ev *eval, in *kmsapi.DisableKeyRotationInput) (*none, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
+	}
+	if t.key.Spec != kmsapi.SpecSymmetric {
+		return &none{}, nil
 	}
 	if err := rotatesByItself(t); err != nil {
 		return nil, err
@@ -110,18 +118,17 @@ func (ev *eval) putRotation(t *target, r *fsmpb.Rotation) error {
 	return ev.putMembers(k, ev.members(t))
 }
 
-// getKeyRotationStatus: keys that are to be deleted are not rotated, and say so.
-func getKeyRotationStatus(ev *eval, in *GetKeyRotationStatusInput) (*GetKeyRotationStatusOutput, error) {
+// getKeyRotationStatus answers for every kind of key: that it does not rotate by
+// itself is an answer, and provisioning tools ask it of each key that they make.
+// Keys that are to be deleted are not rotated, and say so.
+func getKeyRotationStatus(ev *eval, in *kmsapi.GetKeyRotationStatusInput) (*kmsapi.GetKeyRotationStatusOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	if err := rotates(t); err != nil {
-		return nil, err
-	}
 	r := t.key.Rotation
 	kept := switchedOn(t.key.State) && r.GetEnabled()
-	out := &GetKeyRotationStatusOutput{KeyId: &t.arn, KeyRotationEnabled: &kept}
+	out := &kmsapi.GetKeyRotationStatusOutput{KeyId: &t.arn, KeyRotationEnabled: &kept}
 	if kept {
 		out.RotationPeriodInDays, out.NextRotationDate = ptr(int32(r.PeriodDays)), timeOf(r.Next)
 	}
@@ -129,7 +136,7 @@ func getKeyRotationStatus(ev *eval, in *GetKeyRotationStatusInput) (*GetKeyRotat
 }
 
 // rotateKeyOnDemand leaves the date of the next automatic rotation as it is.
-func rotateKeyOnDemand(ev *eval, in *RotateKeyOnDemandInput) (*RotateKeyOnDemandOutput, error) {
+func rotateKeyOnDemand(ev *eval, in *kmsapi.RotateKeyOnDemandInput) (*kmsapi.RotateKeyOnDemandOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -144,12 +151,12 @@ func rotateKeyOnDemand(ev *eval, in *RotateKeyOnDemandInput) (*RotateKeyOnDemand
 		return nil, err
 	}
 	if int(t.key.RotationsOnDemand) >= ev.engine.quotas.Rotations {
-		return nil, fault(ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
+		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
 			"No more on-demand rotations can be performed for this key: %s", t.arn)
 	}
 	k := proto.CloneOf(t.key)
 	k.RotationsOnDemand++
-	if k.Origin == originImported {
+	if k.Origin == kmsapi.OriginImported {
 		err = ev.rotateImported(t, k)
 	} else {
 		err = ev.rotate(t, k, true)
@@ -157,7 +164,7 @@ func rotateKeyOnDemand(ev *eval, in *RotateKeyOnDemandInput) (*RotateKeyOnDemand
 	if err != nil {
 		return nil, err
 	}
-	return &RotateKeyOnDemandOutput{KeyId: &t.arn}, nil
+	return &kmsapi.RotateKeyOnDemandOutput{KeyId: &t.arn}, nil
 }
 
 // noneDueSoon refuses what would collide with an automatic rotation.
@@ -167,7 +174,7 @@ func (ev *eval) noneDueSoon(k *fsmpb.Key) error {
 	}
 	soon := k.Rotation.Next - int64(rotationSoon)
 	if ev.state.Time() >= soon {
-		return fault(ErrConflict, "An automatic rotation of the key is in progress or about to begin.")
+		return kmsapi.Errorf(kmsapi.ErrConflict, "An automatic rotation of the key is in progress or about to begin.")
 	}
 	ev.within(0, soon)
 	return nil
@@ -190,7 +197,7 @@ func (ev *eval) rotateImported(t *target, k *fsmpb.Key) error {
 	next := pendingMaterial(k)
 	members := ev.members(t)
 	if next == nil || !ev.haveAll(members, next) {
-		return fault(ErrInvalidState, "No available key material pending rotation for the key: %s.", t.arn)
+		return kmsapi.Errorf(kmsapi.ErrInvalidState, "No available key material pending rotation for the key: %s.", t.arn)
 	}
 	next.Pending, next.Rotated, next.OnDemand = false, ev.now().UnixNano(), true
 	return ev.putMembers(k, members)
@@ -205,7 +212,7 @@ func (ev *eval) haveAll(members []*target, m *fsmpb.Material) bool {
 }
 
 // listKeyRotations reads the key, as a key has few materials.
-func listKeyRotations(ev *eval, in *ListKeyRotationsInput) (*ListKeyRotationsOutput, error) {
+func listKeyRotations(ev *eval, in *kmsapi.ListKeyRotationsInput) (*kmsapi.ListKeyRotationsOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -228,7 +235,7 @@ func listKeyRotations(ev *eval, in *ListKeyRotationsInput) (*ListKeyRotationsOut
 			items = append(items, item{fmt.Sprintf("%08d", i), m})
 		}
 	}
-	out := &ListKeyRotationsOutput{Rotations: []RotationsListEntry{}}
+	out := &kmsapi.ListKeyRotationsOutput{Rotations: []kmsapi.RotationsListEntry{}}
 	out.NextMarker, out.Truncated, err = fill(p, slices.Values(items), func(i item) string { return i.place }, func(i item) {
 		out.Rotations = append(out.Rotations, ev.rotation(t, i.m))
 	})
@@ -236,15 +243,15 @@ func listKeyRotations(ev *eval, in *ListKeyRotationsInput) (*ListKeyRotationsOut
 }
 
 // rotation describes a material of a key.
-func (ev *eval) rotation(t *target, m *fsmpb.Material) RotationsListEntry {
-	e := RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(ev.materialState(t, m))}
+func (ev *eval) rotation(t *target, m *fsmpb.Material) kmsapi.RotationsListEntry {
+	e := kmsapi.RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(ev.materialState(t, m))}
 	if m.Rotated != 0 {
 		e.RotationDate, e.RotationType = timeOf(m.Rotated), ptr(rotationAutomatic)
 		if m.OnDemand {
 			e.RotationType = ptr(rotationOnDemand)
 		}
 	}
-	if t.key.Origin != originImported {
+	if t.key.Origin != kmsapi.OriginImported {
 		return e
 	}
 	if m.Description != "" {
@@ -300,5 +307,5 @@ func rotateDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 		return nil, err
 	}
 	m := currentMaterial(k)
-	return []*auditpb.Field{text("rotationType", rotationAutomatic), text("keyMaterialId", hex.EncodeToString(m.MaterialId))}, nil
+	return []*auditpb.Field{auditfield.Text("rotationType", rotationAutomatic), auditfield.Text("keyMaterialId", hex.EncodeToString(m.MaterialId))}, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func (r *room) stored(id string) *fsmpb.Key {
@@ -23,13 +24,13 @@ func (r *room) stored(id string) *fsmpb.Key {
 
 func (r *room) seal(id, plaintext string) []byte {
 	r.t.Helper()
-	return must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte(plaintext)}).CiphertextBlob
+	return must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte(plaintext)}).CiphertextBlob
 }
 
 // opens checks that a ciphertext opens, and returns the id of the material that did it.
 func (r *room) opens(blob []byte, plaintext string) string {
 	r.t.Helper()
-	out := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	out := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	if string(out.Plaintext) != plaintext {
 		r.t.Errorf("opened to %q, want %q", out.Plaintext, plaintext)
 	}
@@ -38,12 +39,12 @@ func (r *room) opens(blob []byte, plaintext string) string {
 
 func (r *room) current(id string) string {
 	r.t.Helper()
-	return *must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id}).KeyMetadata.CurrentKeyMaterialId
+	return *must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata.CurrentKeyMaterialId
 }
 
-func (r *room) status(id string) *GetKeyRotationStatusOutput {
+func (r *room) status(id string) *kmsapi.GetKeyRotationStatusOutput {
 	r.t.Helper()
-	return must[GetKeyRotationStatusOutput](r, "GetKeyRotationStatus", &GetKeyRotationStatusInput{KeyId: &id})
+	return must[kmsapi.GetKeyRotationStatusOutput](r, "GetKeyRotationStatus", &kmsapi.GetKeyRotationStatusInput{KeyId: &id})
 }
 
 // recorded counts the records of an event.
@@ -74,29 +75,29 @@ func TestRotationStatus(t *testing.T) {
 	}
 	none_ := time.Time{}
 	check("new key", false, 0, none_)
-	must[none](r, "DisableKeyRotation", &DisableKeyRotationInput{KeyId: &id})
+	must[none](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &id})
 	start := r.cluster.clock.Now()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
 	check("enabled", true, 365, start.Add(365*day))
 	r.cluster.advance(day)
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
 	check("enabled again", true, 365, start.Add(365*day))
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
 	check("another period", true, 90, start.Add(91*day))
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	check("rotated on demand", true, 90, start.Add(91*day))
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	check("disabled key", true, 90, start.Add(91*day))
-	must[ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id})
+	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	check("pending deletion", false, 0, none_)
-	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
 	check("deletion cancelled", true, 90, start.Add(91*day))
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
-	must[none](r, "DisableKeyRotation", &DisableKeyRotationInput{KeyId: &id})
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[none](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &id})
 	check("switched off", false, 0, none_)
 	for _, days := range []int32{89, 2561} {
-		_, err := call[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: &days})
-		wantError(t, err, ErrValidation, "…")
+		_, err := call[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: &days})
+		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
 
@@ -105,7 +106,7 @@ func TestRotationOnDemand(t *testing.T) {
 	id, arn := r.newKey()
 	blobs := map[string][]byte{r.current(id): r.seal(id, "0")}
 	for i := range 25 {
-		if got := must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id}); *got.KeyId != arn {
+		if got := must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id}); *got.KeyId != arn {
 			t.Errorf("answered %s, want %s", *got.KeyId, arn)
 		}
 		if i < 3 {
@@ -120,8 +121,8 @@ func TestRotationOnDemand(t *testing.T) {
 			t.Errorf("opened by %s, want %s", got, material)
 		}
 	}
-	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
-	wantError(t, err, ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
+	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, kmsapi.ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
 		"No more on-demand rotations can be performed for this key: "+arn)
 }
 
@@ -132,8 +133,8 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 	id, _ := r.newKey()
 	blob := r.seal(id, "golden")
 	was := r.current(id)
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	r.cluster.advance(91 * day)
 	newDue(r.first).round(t.Context(), time.Now())
 	if n := len(r.stored(id).Materials); n != 3 {
@@ -141,7 +142,7 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 	}
 	for _, e := range r.engines {
 		e.vault.opened.Load().materials.Purge()
-		out, err := callAs[DecryptOutput](r, e, r.root, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+		out, err := callAs[kmsapi.DecryptOutput](r, e, r.root, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 		if err != nil || string(out.Plaintext) != "golden" || *out.KeyMaterialId != was {
 			t.Errorf("after rotation: %v, %v", out, err)
 		}
@@ -154,21 +155,20 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 func TestRotationRefused(t *testing.T) {
 	r := newRoom(t)
 	imported, importedARN := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	hmac := *must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: ptr("HMAC_256"), KeyUsage: ptr(usageMac)}).KeyMetadata.KeyId
-	_, err := call[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &imported})
-	wantError(t, err, ErrUnsupported, importedARN+" origin is EXTERNAL which is not valid for this operation.")
-	_, err = call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &imported})
-	wantError(t, err, ErrInvalidState, importedARN+" is pending import.")
+	hmac, hmacARN := r.newKeyOf("HMAC_256", kmsapi.UsageMac)
+	_, err := call[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &imported})
+	wantError(t, err, kmsapi.ErrUnsupported, importedARN+" origin is EXTERNAL which is not valid for this operation.")
+	_, err = call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &imported})
+	wantError(t, err, kmsapi.ErrInvalidState, importedARN+" is pending import.")
 	if got := r.status(imported); *got.KeyRotationEnabled {
 		t.Error("an imported key rotates by itself")
 	}
 	for op, in := range map[string]any{
-		"EnableKeyRotation": &EnableKeyRotationInput{KeyId: &hmac}, "DisableKeyRotation": &DisableKeyRotationInput{KeyId: &hmac},
-		"GetKeyRotationStatus": &GetKeyRotationStatusInput{KeyId: &hmac}, "RotateKeyOnDemand": &RotateKeyOnDemandInput{KeyId: &hmac},
-		"ListKeyRotations": &ListKeyRotationsInput{KeyId: &hmac},
+		"EnableKeyRotation": &kmsapi.EnableKeyRotationInput{KeyId: &hmac}, "RotateKeyOnDemand": &kmsapi.RotateKeyOnDemandInput{KeyId: &hmac},
+		"ListKeyRotations": &kmsapi.ListKeyRotationsInput{KeyId: &hmac},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
-		wantError(t, err, ErrUnsupported, "")
+		wantError(t, err, kmsapi.ErrUnsupported, hmacARN+" has key spec HMAC_256. Only symmetric encryption keys can be rotated.")
 	}
 }
 
@@ -177,9 +177,9 @@ func TestRotationRefused(t *testing.T) {
 func TestRotationConflict(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
 	r.cluster.advance(90*day - rotationSoon - time.Second)
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	// The time comes between evaluation and commit.
 	once := false
 	r.cluster.replica("n1").before = func(*fsmpb.Record) {
@@ -188,35 +188,35 @@ func TestRotationConflict(t *testing.T) {
 			r.cluster.advance(time.Second)
 		}
 	}
-	_, err := call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
-	wantError(t, err, ErrConflict, "An automatic rotation of the key is in progress or about to begin.")
+	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, kmsapi.ErrConflict, "An automatic rotation of the key is in progress or about to begin.")
 	r.cluster.replica("n1").before = nil
 	r.cluster.advance(time.Hour) // due, but no leader has done it
-	_, err = call[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
-	wantError(t, err, ErrConflict, "…")
+	_, err = call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+	wantError(t, err, kmsapi.ErrConflict, "…")
 	newDue(r.first).round(t.Context(), time.Now())
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 }
 
 func TestListKeyRotations(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	list := func(in ListKeyRotationsInput) *ListKeyRotationsOutput {
+	list := func(in kmsapi.ListKeyRotationsInput) *kmsapi.ListKeyRotationsOutput {
 		t.Helper()
 		in.KeyId = &id
-		return must[ListKeyRotationsOutput](r, "ListKeyRotations", &in)
+		return must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &in)
 	}
-	if got := list(ListKeyRotationsInput{}); len(got.Rotations) != 0 || *got.Truncated {
+	if got := list(kmsapi.ListKeyRotationsInput{}); len(got.Rotations) != 0 || *got.Truncated {
 		t.Errorf("a new key has %d rotations", len(got.Rotations))
 	}
 	first := r.current(id)
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
 	r.cluster.advance(90 * day)
 	automatic := r.cluster.clock.Now()
 	newDue(r.first).round(t.Context(), time.Now())
 	r.cluster.advance(time.Hour)
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &id})
-	line := func(e RotationsListEntry) string {
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+	line := func(e kmsapi.RotationsListEntry) string {
 		s := *e.KeyMaterialState
 		if e.RotationType != nil {
 			s += " " + *e.RotationType + " " + e.RotationDate.Sub(automatic).String()
@@ -226,22 +226,22 @@ func TestListKeyRotations(t *testing.T) {
 		}
 		return s
 	}
-	show := func(list []RotationsListEntry) string {
+	show := func(list []kmsapi.RotationsListEntry) string {
 		var lines []string
 		for _, e := range list {
 			lines = append(lines, line(e))
 		}
 		return strings.Join(lines, ", ")
 	}
-	if got := show(list(ListKeyRotationsInput{}).Rotations); got != "NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" {
+	if got := show(list(kmsapi.ListKeyRotationsInput{}).Rotations); got != "NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" {
 		t.Errorf("rotations: %s", got)
 	}
-	all := list(ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+	all := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial)}).Rotations
 	if got := show(all); got != "NON_CURRENT, NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" || *all[0].KeyMaterialId != first || *all[2].KeyMaterialId != r.current(id) {
 		t.Errorf("materials: %s", got)
 	}
 	got := pages(t, func(after *string) ([]string, *string, *bool, error) {
-		out, err := call[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{
+		out, err := call[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{
 			KeyId: &id, IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(2)), Marker: after,
 		})
 		if err != nil {
@@ -256,9 +256,9 @@ func TestListKeyRotations(t *testing.T) {
 	if sizes(got) != "2 1" {
 		t.Errorf("pages of %s", sizes(got))
 	}
-	marker := list(ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(1))}).NextMarker
-	_, err := call[ListKeyRotationsOutput](r, "ListKeyRotations", &ListKeyRotationsInput{KeyId: &id, Marker: marker})
-	wantError(t, err, ErrInvalidMarker, "")
+	marker := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(1))}).NextMarker
+	_, err := call[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &id, Marker: marker})
+	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }
 
 // TestDueRotationOnce: a rotation happens once, at its time, whichever nodes lead
@@ -266,7 +266,7 @@ func TestListKeyRotations(t *testing.T) {
 func TestDueRotationOnce(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, arn := r.newKey()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
 	due := r.stored(id).Rotation.Next
 	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
 	d1.round(t.Context(), now)
@@ -304,7 +304,7 @@ func TestDueRotationOnce(t *testing.T) {
 func TestDueRotationIsNeverEarly(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
 	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(100 * day)}
 	d, now := newDue(r.first), time.Now()
 	for range 600 {
@@ -328,15 +328,15 @@ func TestDueRotationIsNeverEarly(t *testing.T) {
 func TestDueRotationOfADisabledKey(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &id})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	d, now := newDue(r.first), time.Now()
 	r.cluster.advance(200 * day)
 	d.round(t.Context(), now)
 	if n := len(r.stored(id).Materials); n != 1 {
 		t.Fatalf("a disabled key was rotated: %d materials", n)
 	}
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	for range 3 {
 		now = now.Add(dueLookMax)
 		d.round(t.Context(), now)
@@ -350,7 +350,7 @@ func TestDueRotationOfADisabledKey(t *testing.T) {
 // multiRegion makes a primary key with a replica in the second Region.
 func (r *room) multiRegion() (name string, primary, second fsm.KeyID) {
 	r.t.Helper()
-	name = r.newMultiKey(CreateKeyInput{}, secondRegion)
+	name = r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	id := r.keyID(name).ID
 	return name, fsm.KeyID{Region: testRegion, ID: id}, fsm.KeyID{Region: secondRegion, ID: id}
 }
@@ -362,17 +362,17 @@ func TestRotationOfReplicas(t *testing.T) {
 	name, _, second := r.multiRegion()
 	arn := keyARN(&fsmpb.Cluster{Partition: "aws", Account: testAccount}, secondRegion, name)
 	for op, in := range map[string]any{
-		"EnableKeyRotation": &EnableKeyRotationInput{KeyId: &name}, "DisableKeyRotation": &DisableKeyRotationInput{KeyId: &name},
-		"RotateKeyOnDemand": &RotateKeyOnDemandInput{KeyId: &name},
+		"EnableKeyRotation": &kmsapi.EnableKeyRotationInput{KeyId: &name}, "DisableKeyRotation": &kmsapi.DisableKeyRotationInput{KeyId: &name},
+		"RotateKeyOnDemand": &kmsapi.RotateKeyOnDemandInput{KeyId: &name},
 	} {
 		c := r.caller(r.root)
 		c.Region = secondRegion
 		_, err := r.first.Do(t.Context(), c, OperationNamed(op), in)
-		wantError(t, err, ErrUnsupported, arn+" is not a multi-region primary key.")
+		wantError(t, err, kmsapi.ErrUnsupported, arn+" is not a multi-region primary key.")
 	}
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: ptr(int32(90))})
 	status := func() (int32, time.Time) {
-		out, err := callIn[GetKeyRotationStatusOutput](r, secondRegion, "GetKeyRotationStatus", &GetKeyRotationStatusInput{KeyId: &name})
+		out, err := callIn[kmsapi.GetKeyRotationStatusOutput](r, secondRegion, "GetKeyRotationStatus", &kmsapi.GetKeyRotationStatusInput{KeyId: &name})
 		if err != nil || !*out.KeyRotationEnabled {
 			t.Fatalf("the replica's status: %v, %v", out, err)
 		}
@@ -382,7 +382,7 @@ func TestRotationOfReplicas(t *testing.T) {
 		t.Helper()
 		blob := r.seal(name, when)
 		r.first.vault.opened.Load().materials.Purge()
-		out, err := callIn[DecryptOutput](r, secondRegion, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+		out, err := callIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 		if err != nil || string(out.Plaintext) != when || *out.KeyMaterialId != r.current(name) {
 			t.Errorf("%s: the replica gives %v, %v", when, out, err)
 		}
@@ -398,7 +398,7 @@ func TestRotationOfReplicas(t *testing.T) {
 			r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
 		}
 	}
-	must[RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &RotateKeyOnDemandInput{KeyId: &name})
+	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	r.cluster.replica("n1").before = nil
 	if k, _ := r.cluster.state().Key(second); k.Description != "kept" {
 		t.Error("rotation undid a change of the replica")
@@ -424,8 +424,8 @@ func TestRotationOfReplicas(t *testing.T) {
 func TestReplicaDoesNotRotate(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	name, _, second := r.multiRegion()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &name})
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: &name})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name})
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &name})
 	r.cluster.advance(366 * day)
 	newDue(r.first).round(t.Context(), time.Now())
 	if k, _ := r.cluster.state().Key(second); len(k.Materials) != 1 || !k.Rotation.Enabled {
@@ -451,10 +451,8 @@ func TestDueWindow(t *testing.T) {
 	if k, _ := r.cluster.state().Key(primary); k.DeletionTime != 0 {
 		t.Fatal("the window runs while there is a replica")
 	}
-	o, _ := r.cluster.state().Key(second)
-	o = proto.CloneOf(o)
-	o.State, o.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: o}})
+	r.doom(second.Region, name)
+	r.cluster.advance(7 * day)
 	for range 4 {
 		round()
 	}
@@ -478,15 +476,24 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	id := fsm.KeyID{Region: testRegion, ID: [16]byte{9}}
 	k := &fsmpb.Key{
-		Id: id.ID[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1, Spec: specSymmetric, Usage: usageEncrypt,
-		Origin: originKMS, State: fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, DeletionDays: 7,
+		Id: id.ID[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt,
+		Origin: kmsapi.OriginKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+	enter := func(state fsmpb.KeyState, days int32) {
+		k := proto.CloneOf(k)
+		k.State, k.DeletionDays = state, days
+		r.cluster.change(putKeyChange(k))
+	}
+	enter(fsmpb.KeyState_KEY_STATE_ENABLED, 0)
+	enter(fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7)
 	made := 0
 	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+		enter(fsmpb.KeyState_KEY_STATE_DISABLED, 0)
+		enter(fsmpb.KeyState_KEY_STATE_ENABLED, 0)
 		o := proto.CloneOf(k)
-		o.Region, o.State, o.DeletionDays = secondRegion, fsmpb.KeyState_KEY_STATE_ENABLED, 0
-		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: o}})
+		o.Region = secondRegion
+		r.cluster.change(putKeyChange(o))
+		enter(fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7)
 		made++
 	}
 	d, now := newDue(r.first), time.Now()
@@ -504,7 +511,7 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 func TestRotationByAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
 	due := time.Unix(0, r.stored(id).Rotation.Next)
 	r.cluster.advance(due.Sub(r.cluster.clock.Now()))
 	r.first.clock = &fakeClock{now: due.Add(10 * 365 * day)}

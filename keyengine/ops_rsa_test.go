@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
@@ -25,12 +27,12 @@ func (r *room) holding(spec, usage string, material []byte) (id, arn string) {
 
 func (r *room) encryptRSA(id, algorithm string, plaintext []byte) []byte {
 	r.t.Helper()
-	return must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: plaintext, EncryptionAlgorithm: &algorithm}).CiphertextBlob
+	return must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: plaintext, EncryptionAlgorithm: &algorithm}).CiphertextBlob
 }
 
 func (r *room) decryptRSA(id, algorithm string, blob []byte) ([]byte, error) {
 	r.t.Helper()
-	out, err := call[DecryptOutput](r, "Decrypt", &DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: &algorithm})
+	out, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: &algorithm})
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +55,7 @@ func TestEncryptRSA(t *testing.T) {
 		t.Run(tt.spec, func(t *testing.T) {
 			r.t = t
 			m := rsaKey(t, tt.spec)
-			id, arn := r.holding(tt.spec, usageEncrypt, m)
+			id, arn := r.holding(tt.spec, kmsapi.UsageEncrypt, m)
 			parsed, err := x509.ParsePKCS8PrivateKey(m)
 			if err != nil {
 				t.Fatal(err)
@@ -63,7 +65,7 @@ func TestEncryptRSA(t *testing.T) {
 				h := map[string]crypto.Hash{oaepSHA1: crypto.SHA1, oaepSHA256: crypto.SHA256}[algorithm]
 				for _, size := range []int{1, most} {
 					plaintext := bytes.Repeat([]byte{7}, size)
-					out := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: plaintext, EncryptionAlgorithm: &algorithm})
+					out := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: plaintext, EncryptionAlgorithm: &algorithm})
 					if *out.KeyId != arn || *out.EncryptionAlgorithm != algorithm || len(out.CiphertextBlob) != private.Size() {
 						t.Errorf("answer of %s with %s, %d bytes", *out.KeyId, *out.EncryptionAlgorithm, len(out.CiphertextBlob))
 					}
@@ -75,8 +77,8 @@ func TestEncryptRSA(t *testing.T) {
 					}
 				}
 				for _, dry := range []bool{false, true} {
-					_, err := call[none](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: make([]byte, most+1), EncryptionAlgorithm: &algorithm, DryRun: &dry})
-					wantError(t, err, ErrValidation, fmt.Sprintf("Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, tt.spec, most))
+					_, err := call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, most+1), EncryptionAlgorithm: &algorithm, DryRun: &dry})
+					wantError(t, err, kmsapi.ErrValidation, fmt.Sprintf("Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, tt.spec, most))
 				}
 			}
 		})
@@ -86,8 +88,8 @@ func TestEncryptRSA(t *testing.T) {
 // TestDecryptRSARefuses: whatever is wrong with a ciphertext, the error is the same.
 func TestDecryptRSARefuses(t *testing.T) {
 	r := newRoom(t)
-	id, _ := r.newKeyOf("RSA_2048", usageEncrypt)
-	other, _ := r.newKeyOf("RSA_2048", usageEncrypt)
+	id, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
+	other, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
 	blob := r.encryptRSA(id, oaepSHA256, []byte("x"))
 	if a := r.encryptRSA(id, oaepSHA256, []byte("x")); bytes.Equal(a, blob) {
 		t.Error("two ciphertexts are the same")
@@ -100,48 +102,55 @@ func TestDecryptRSARefuses(t *testing.T) {
 		"another key's": r.encryptRSA(other, oaepSHA256, []byte("x")),
 	} {
 		_, err := r.decryptRSA(id, oaepSHA256, b)
-		if e, ok := errors.AsType[*Error](err); !ok || *e != *ErrInvalidCiphertext {
+		if e, ok := errors.AsType[*kmsapi.Error](err); !ok || *e != *kmsapi.ErrInvalidCiphertext {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	symmetric, _ := r.newKey()
 	_, err := r.decryptRSA(id, oaepSHA256, r.seal(symmetric, "x"))
-	wantError(t, err, ErrIncorrectKey, "…")
-	_, err = call[none](r, "Decrypt", &DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: ptr(oaepSHA256)})
-	wantError(t, err, ErrValidation, "KeyId is required with the algorithm RSAES_OAEP_SHA_256.")
-	_, err = call[none](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
-	wantError(t, err, ErrInvalidCiphertext, "")
-	_, err = call[none](r, "Decrypt", &DecryptInput{CiphertextBlob: blob, KeyId: &id})
-	wantError(t, err, ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
+	wantError(t, err, kmsapi.ErrIncorrectKey, "…")
+	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: ptr(oaepSHA256)})
+	wantError(t, err, kmsapi.ErrValidation, "KeyId is required with the algorithm RSAES_OAEP_SHA_256.")
+	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
+	// The algorithm's default is that of other ciphertexts, which this is not.
+	for _, algorithm := range []*string{nil, ptr(kmsapi.AlgorithmSymmetric)} {
+		_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &id, EncryptionAlgorithm: algorithm})
+		wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
+		_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceKeyId: &id, SourceEncryptionAlgorithm: algorithm, DestinationKeyId: &symmetric})
+		wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
+	}
+	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{KeyId: &id, DryRun: ptr(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}})
+	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
 	_, err = r.decryptRSA(symmetric, oaepSHA256, blob)
-	wantError(t, err, ErrInvalidKeyUsage, "Algorithm RSAES_OAEP_SHA_256 is incompatible with key spec SYMMETRIC_DEFAULT.")
+	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm RSAES_OAEP_SHA_256 is incompatible with key spec SYMMETRIC_DEFAULT.")
 }
 
 // TestRSAWithoutContext: an asymmetric key binds no context, so that none may be
 // given, also where a dry run leaves out the ciphertext.
 func TestRSAWithoutContext(t *testing.T) {
 	r := newRoom(t)
-	id, _ := r.newKeyOf("RSA_2048", usageEncrypt)
+	id, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
 	symmetric, _ := r.newKey()
 	blob, sealed := r.encryptRSA(id, oaepSHA256, []byte("x")), r.seal(symmetric, "x")
-	alg, context, ignore := ptr(oaepSHA256), map[string]string{"a": "b"}, []string{ignoreCipher}
+	alg, context, ignore := ptr(oaepSHA256), map[string]string{"a": "b"}, []string{kmsapi.IgnoreCiphertext}
 	for name, tt := range map[string]struct {
 		op string
 		in any
 	}{
-		"Encrypt": {"Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: alg, EncryptionContext: context}},
-		"Decrypt": {"Decrypt", &DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: alg, EncryptionContext: context}},
-		"Decrypt, dry": {"Decrypt", &DecryptInput{KeyId: &id, EncryptionAlgorithm: alg, EncryptionContext: context,
+		"Encrypt": {"Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: alg, EncryptionContext: context}},
+		"Decrypt": {"Decrypt", &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: alg, EncryptionContext: context}},
+		"Decrypt, dry": {"Decrypt", &kmsapi.DecryptInput{KeyId: &id, EncryptionAlgorithm: alg, EncryptionContext: context,
 			DryRun: ptr(true), DryRunModifiers: ignore}},
-		"source": {"ReEncrypt", &ReEncryptInput{SourceKeyId: &id, CiphertextBlob: blob, SourceEncryptionAlgorithm: alg,
+		"source": {"ReEncrypt", &kmsapi.ReEncryptInput{SourceKeyId: &id, CiphertextBlob: blob, SourceEncryptionAlgorithm: alg,
 			SourceEncryptionContext: context, DestinationKeyId: &symmetric}},
-		"destination": {"ReEncrypt", &ReEncryptInput{CiphertextBlob: sealed, DestinationKeyId: &id, DestinationEncryptionAlgorithm: alg,
+		"destination": {"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: sealed, DestinationKeyId: &id, DestinationEncryptionAlgorithm: alg,
 			DestinationEncryptionContext: context}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.t = t
 			_, err := call[none](r, tt.op, tt.in)
-			wantError(t, err, ErrValidation, "An encryption context cannot be used with the algorithm RSAES_OAEP_SHA_256.")
+			wantError(t, err, kmsapi.ErrValidation, "EncryptionContext is not supported when encrypting/decrypting with asymmetric CMKs.")
 		})
 	}
 }
@@ -150,19 +159,19 @@ func TestRSAWithoutContext(t *testing.T) {
 func TestReEncryptKinds(t *testing.T) {
 	r := newRoom(t)
 	symmetric, symmetricARN := r.newKey()
-	first, firstARN := r.newKeyOf("RSA_2048", usageEncrypt)
-	second, secondARN := r.newKeyOf("RSA_2048", usageEncrypt)
+	first, firstARN := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
+	second, secondARN := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
 	context := map[string]string{"a": "b"}
 	plaintext := bytes.Repeat([]byte{3}, 190)
 
-	out := must[ReEncryptOutput](r, "ReEncrypt", &ReEncryptInput{
+	out := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{
 		CiphertextBlob: r.seal(symmetric, string(plaintext)), DestinationKeyId: &first, DestinationEncryptionAlgorithm: ptr(oaepSHA256),
 	})
-	if *out.SourceKeyId != symmetricARN || *out.KeyId != firstARN || *out.SourceEncryptionAlgorithm != algSymmetric ||
+	if *out.SourceKeyId != symmetricARN || *out.KeyId != firstARN || *out.SourceEncryptionAlgorithm != kmsapi.AlgorithmSymmetric ||
 		*out.DestinationEncryptionAlgorithm != oaepSHA256 || *out.SourceKeyMaterialId != r.current(symmetric) || out.DestinationKeyMaterialId != nil {
 		t.Errorf("symmetric to RSA: %+v", out)
 	}
-	out = must[ReEncryptOutput](r, "ReEncrypt", &ReEncryptInput{
+	out = must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{
 		CiphertextBlob: out.CiphertextBlob, SourceKeyId: &first, SourceEncryptionAlgorithm: ptr(oaepSHA256),
 		DestinationKeyId: &second, DestinationEncryptionAlgorithm: ptr(oaepSHA1),
 	})
@@ -172,24 +181,24 @@ func TestReEncryptKinds(t *testing.T) {
 	if got, err := r.decryptRSA(second, oaepSHA1, out.CiphertextBlob); err != nil || !bytes.Equal(got, plaintext) {
 		t.Errorf("RSA to RSA opened to %x, %v", got, err)
 	}
-	out = must[ReEncryptOutput](r, "ReEncrypt", &ReEncryptInput{
+	out = must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{
 		CiphertextBlob: out.CiphertextBlob, SourceKeyId: &second, SourceEncryptionAlgorithm: ptr(oaepSHA1),
 		DestinationKeyId: &symmetric, DestinationEncryptionContext: context,
 	})
 	if *out.SourceKeyId != secondARN || *out.KeyId != symmetricARN || out.SourceKeyMaterialId != nil || *out.DestinationKeyMaterialId != r.current(symmetric) {
 		t.Errorf("RSA to symmetric: %+v", out)
 	}
-	got := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: out.CiphertextBlob, EncryptionContext: context})
+	got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.CiphertextBlob, EncryptionContext: context})
 	if !bytes.Equal(got.Plaintext, plaintext) {
 		t.Errorf("RSA to symmetric opened to %x", got.Plaintext)
 	}
 
-	_, err := call[none](r, "ReEncrypt", &ReEncryptInput{
+	_, err := call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{
 		CiphertextBlob: r.seal(symmetric, string(plaintext)+"x"), DestinationKeyId: &first, DestinationEncryptionAlgorithm: ptr(oaepSHA256),
 	})
-	wantError(t, err, ErrValidation, "Algorithm RSAES_OAEP_SHA_256 and key spec RSA_2048 cannot encrypt data larger than 190 bytes.")
-	_, err = call[none](r, "ReEncrypt", &ReEncryptInput{CiphertextBlob: r.encryptRSA(first, oaepSHA256, []byte("x")), SourceEncryptionAlgorithm: ptr(oaepSHA256), DestinationKeyId: &symmetric})
-	wantError(t, err, ErrValidation, "SourceKeyId is required with the algorithm RSAES_OAEP_SHA_256.")
-	_, err = call[none](r, "ReEncrypt", &ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &first})
-	wantError(t, err, ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
+	wantError(t, err, kmsapi.ErrValidation, "Algorithm RSAES_OAEP_SHA_256 and key spec RSA_2048 cannot encrypt data larger than 190 bytes.")
+	_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.encryptRSA(first, oaepSHA256, []byte("x")), SourceEncryptionAlgorithm: ptr(oaepSHA256), DestinationKeyId: &symmetric})
+	wantError(t, err, kmsapi.ErrValidation, "SourceKeyId is required with the algorithm RSAES_OAEP_SHA_256.")
+	_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &first})
+	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
 }

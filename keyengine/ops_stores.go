@@ -9,9 +9,11 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCustomKeyStoreOutput, error) {
+func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsapi.CreateCustomKeyStoreOutput, error) {
 	if err := storeMembers(in); err != nil {
 		return nil, err
 	}
@@ -26,11 +28,11 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 		return nil, unsupportedStore(s.Type)
 	case in.TrustAnchorCertificate != nil:
 		// What is not checked must not look as if it were.
-		return nil, fault(ErrValidation, "TrustAnchorCertificate is not valid here: whom the PKCS #11 module trusts is in its own configuration.")
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "TrustAnchorCertificate is not valid here: whom the PKCS #11 module trusts is in its own configuration.")
 	}
 	var secret []byte
 	defer func() { clear(secret) }()
-	if s.Type == originXKS {
+	if s.Type == kmsapi.OriginXKS {
 		s.Connectivity, s.Endpoint, s.Path = *in.XksProxyConnectivity, *in.XksProxyUriEndpoint, *in.XksProxyUriPath
 		s.AccessKey, secret = *in.XksProxyAuthenticationCredential.AccessKeyId, []byte(*in.XksProxyAuthenticationCredential.RawSecretAccessKey)
 		if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
@@ -41,7 +43,7 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 	}
 	all := ev.stores()
 	if most := ev.engine.quotas.KeyStores; len(all) >= most {
-		return nil, fault(ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", most)
+		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", most)
 	}
 	if err := distinct(s, all); err != nil {
 		return nil, err
@@ -60,46 +62,46 @@ func createCustomKeyStore(ev *eval, in *CreateCustomKeyStoreInput) (*CreateCusto
 	}
 	ev.keyStore(s.Id) // there must be none of that id
 	ev.putStore(s)
-	return &CreateCustomKeyStoreOutput{CustomKeyStoreId: &s.Id}, nil
+	return &kmsapi.CreateCustomKeyStoreOutput{CustomKeyStoreId: &s.Id}, nil
 }
 
-func recordStore(out *CreateCustomKeyStoreOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{text("customKeyStoreId", *out.CustomKeyStoreId)}
+func recordStore(out *kmsapi.CreateCustomKeyStoreOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{auditfield.Text("customKeyStoreId", *out.CustomKeyStoreId)}
 }
 
-func storeType(in *CreateCustomKeyStoreInput) string {
+func storeType(in *kmsapi.CreateCustomKeyStoreInput) string {
 	if in.CustomKeyStoreType != nil {
 		return *in.CustomKeyStoreType
 	}
-	return originHSM // AWS's default
+	return kmsapi.OriginHSM // AWS's default
 }
 
 // storeMembers checks which members go with the type of a store.
-func storeMembers(in *CreateCustomKeyStoreInput) error {
-	if storeType(in) != originXKS {
+func storeMembers(in *kmsapi.CreateCustomKeyStoreInput) error {
+	if storeType(in) != kmsapi.OriginXKS {
 		if in.XksProxyUriEndpoint != nil || in.XksProxyUriPath != nil || in.XksProxyAuthenticationCredential != nil ||
 			in.XksProxyConnectivity != nil || in.XksProxyVpcEndpointServiceName != nil || in.XksProxyVpcEndpointServiceOwner != nil {
-			return fault(ErrValidation, "Members of external key stores are not valid for custom key stores of type %s.", originHSM)
+			return kmsapi.Errorf(kmsapi.ErrValidation, "Members of external key stores are not valid for custom key stores of type %s.", kmsapi.OriginHSM)
 		}
 		switch {
 		case in.CloudHsmClusterId == nil:
-			return missingValue("cloudHsmClusterId")
+			return missing("cloudHsmClusterId")
 		case in.KeyStorePassword == nil:
-			return missing("keyStorePassword")
+			return missingSensitive("keyStorePassword")
 		}
 		return nil
 	}
 	switch {
 	case in.CloudHsmClusterId != nil, in.TrustAnchorCertificate != nil, in.KeyStorePassword != nil:
-		return fault(ErrValidation, "CloudHsmClusterId, TrustAnchorCertificate and KeyStorePassword are not valid for custom key stores of type %s.", originXKS)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "CloudHsmClusterId, TrustAnchorCertificate and KeyStorePassword are not valid for custom key stores of type %s.", kmsapi.OriginXKS)
 	case in.XksProxyConnectivity == nil:
-		return missingValue("xksProxyConnectivity")
+		return missing("xksProxyConnectivity")
 	case in.XksProxyUriEndpoint == nil:
-		return missingValue("xksProxyUriEndpoint")
+		return missing("xksProxyUriEndpoint")
 	case in.XksProxyUriPath == nil:
-		return missingValue("xksProxyUriPath")
+		return missing("xksProxyUriPath")
 	case in.XksProxyAuthenticationCredential == nil:
-		return missingValue("xksProxyAuthenticationCredential")
+		return missing("xksProxyAuthenticationCredential")
 	}
 	return vpcMembers(*in.XksProxyConnectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner)
 }
@@ -107,9 +109,9 @@ func storeMembers(in *CreateCustomKeyStoreInput) error {
 func vpcMembers(connectivity string, service, owner *string) error {
 	switch {
 	case connectivity == connectivityVPC && service == nil:
-		return missingValue("xksProxyVpcEndpointServiceName")
+		return missing("xksProxyVpcEndpointServiceName")
 	case connectivity != connectivityVPC && (service != nil || owner != nil):
-		return fault(ErrValidation, "A VPC endpoint service is not valid with XksProxyConnectivity %s.", connectivity)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "A VPC endpoint service is not valid with XksProxyConnectivity %s.", connectivity)
 	}
 	return nil
 }
@@ -120,11 +122,11 @@ func distinct(s *fsmpb.KeyStore, all []*fsmpb.KeyStore) error {
 		switch {
 		case o.Id == s.Id:
 		case o.Name == s.Name:
-			return fault(ErrCustomStoreNameInUse, "The custom key store name %s is in use.", s.Name)
-		case s.Type == originHSM && o.Type == originHSM && o.Endpoint == s.Endpoint:
-			return fault(ErrCloudHsmClusterInUse, "Another custom key store has the CloudHsmClusterId %s.", s.Endpoint)
-		case s.Type == originXKS && o.Type == originXKS && o.Endpoint+o.Path == s.Endpoint+s.Path:
-			return fault(ErrXksProxyURIInUse, "Another external key store has the same XksProxyUriEndpoint and XksProxyUriPath.")
+			return kmsapi.Errorf(kmsapi.ErrCustomStoreNameInUse, "The custom key store name %s is in use.", s.Name)
+		case s.Type == kmsapi.OriginHSM && o.Type == kmsapi.OriginHSM && o.Endpoint == s.Endpoint:
+			return kmsapi.Errorf(kmsapi.ErrCloudHsmClusterInUse, "Another custom key store has the CloudHsmClusterId %s.", s.Endpoint)
+		case s.Type == kmsapi.OriginXKS && o.Type == kmsapi.OriginXKS && o.Endpoint+o.Path == s.Endpoint+s.Path:
+			return kmsapi.Errorf(kmsapi.ErrXksProxyURIInUse, "Another external key store has the same XksProxyUriEndpoint and XksProxyUriPath.")
 		}
 	}
 	return nil
@@ -134,7 +136,7 @@ func distinct(s *fsmpb.KeyStore, all []*fsmpb.KeyStore) error {
 // here, so none can be found.
 func reachable(s *fsmpb.KeyStore) error {
 	if s.Connectivity == connectivityVPC {
-		return fault(ErrXksProxyVpcNotFound, "This cluster has no VPC endpoint services. Use XksProxyConnectivity %s.", connectivityPublic)
+		return kmsapi.Errorf(kmsapi.ErrXksProxyVpcNotFound, "This cluster has no VPC endpoint services. Use XksProxyConnectivity %s.", connectivityPublic)
 	}
 	return nil
 }
@@ -149,12 +151,12 @@ func (ev *eval) managedStore(id string) (*fsmpb.KeyStore, error) {
 
 // wrongStoreState refuses an operation for the state of a store.
 func wrongStoreState(s *fsmpb.KeyStore) error {
-	return fault(ErrCustomStoreInvalidState, "The custom key store %s is %s, which is not valid for this operation.", s.Id, connectionStates[s.State])
+	return kmsapi.Errorf(kmsapi.ErrCustomStoreInvalidState, "The custom key store %s is %s, which is not valid for this operation.", s.Id, connectionStates[s.State])
 }
 
 // connectCustomKeyStore tries the store out and then answers. That it could not be
 // connected is no failure of the call: DescribeCustomKeyStores says so.
-func connectCustomKeyStore(ev *eval, in *ConnectCustomKeyStoreInput) (*none, error) {
+func connectCustomKeyStore(ev *eval, in *kmsapi.ConnectCustomKeyStoreInput) (*none, error) {
 	s, err := ev.managedStore(*in.CustomKeyStoreId)
 	switch {
 	case err != nil:
@@ -178,7 +180,7 @@ func connectCustomKeyStore(ev *eval, in *ConnectCustomKeyStoreInput) (*none, err
 	return &none{}, nil
 }
 
-func disconnectCustomKeyStore(ev *eval, in *DisconnectCustomKeyStoreInput) (*none, error) {
+func disconnectCustomKeyStore(ev *eval, in *kmsapi.DisconnectCustomKeyStoreInput) (*none, error) {
 	s, err := ev.managedStore(*in.CustomKeyStoreId)
 	if err != nil {
 		return nil, err
@@ -192,7 +194,7 @@ func disconnectCustomKeyStore(ev *eval, in *DisconnectCustomKeyStoreInput) (*non
 	return &none{}, nil
 }
 
-func deleteCustomKeyStore(ev *eval, in *DeleteCustomKeyStoreInput) (*none, error) {
+func deleteCustomKeyStore(ev *eval, in *kmsapi.DeleteCustomKeyStoreInput) (*none, error) {
 	s, err := ev.managedStore(*in.CustomKeyStoreId)
 	if err != nil {
 		return nil, err
@@ -201,7 +203,7 @@ func deleteCustomKeyStore(ev *eval, in *DeleteCustomKeyStoreInput) (*none, error
 		return nil, wrongStoreState(s)
 	}
 	if ev.storeKeys(s.Id).GetCount() > 0 {
-		return nil, fault(ErrCustomStoreHasKeys, "The custom key store %s has KMS keys, also those that are pending deletion.", s.Id)
+		return nil, kmsapi.Errorf(kmsapi.ErrCustomStoreHasKeys, "The custom key store %s has KMS keys, also those that are pending deletion.", s.Id)
 	}
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Id: s.Id}}})
 	return &none{}, nil
@@ -210,20 +212,23 @@ func deleteCustomKeyStore(ev *eval, in *DeleteCustomKeyStoreInput) (*none, error
 // updateCustomKeyStore: a store that is connected may get another name, path and
 // credential; all else needs it to be disconnected. Where and how a store is reached
 // is tried out before it is taken.
-func updateCustomKeyStore(ev *eval, in *UpdateCustomKeyStoreInput) (*none, error) {
+func updateCustomKeyStore(ev *eval, in *kmsapi.UpdateCustomKeyStoreInput) (*none, error) {
 	elsewhere := in.XksProxyUriEndpoint != nil || in.XksProxyConnectivity != nil ||
 		in.XksProxyVpcEndpointServiceName != nil || in.XksProxyVpcEndpointServiceOwner != nil
 	external := elsewhere || in.XksProxyUriPath != nil || in.XksProxyAuthenticationCredential != nil
 	hsm := in.CloudHsmClusterId != nil || in.KeyStorePassword != nil
 	if !external && !hsm && in.NewCustomKeyStoreName == nil {
-		return nil, fault(ErrValidation, "There is nothing to update.")
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "There is nothing to update.")
+	}
+	if external && hsm {
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "Members of external key stores and of CloudHSM key stores are not valid together.")
 	}
 	s, err := ev.managedStore(*in.CustomKeyStoreId)
 	switch {
 	case err != nil:
 		return nil, err
-	case hsm && s.Type == originXKS || external && s.Type != originXKS:
-		return nil, fault(ErrValidation, "The custom key store %s has type %s, for which a member of the request is not valid.", s.Id, s.Type)
+	case hsm && s.Type == kmsapi.OriginXKS || external && s.Type != kmsapi.OriginXKS:
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "The custom key store %s has type %s, for which a member of the request is not valid.", s.Id, s.Type)
 	case s.State == storeFailed, s.State == storeConnected && (elsewhere || hsm):
 		return nil, wrongStoreState(s)
 	}
@@ -259,7 +264,7 @@ func updateCustomKeyStore(ev *eval, in *UpdateCustomKeyStoreInput) (*none, error
 
 // updateExternal checks what an external key store is changed to, and wraps its
 // secret for that.
-func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *UpdateCustomKeyStoreInput) error {
+func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
 	if err := vpcMembers(s.Connectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner); err != nil {
 		return err
 	}
@@ -286,9 +291,9 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *UpdateCustomKeyStoreI
 }
 
 // updateHSM takes another password. Another token has not the store's key.
-func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *UpdateCustomKeyStoreInput) error {
+func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
 	if in.CloudHsmClusterId != nil && *in.CloudHsmClusterId != s.Endpoint {
-		return fault(ErrCloudHsmClusterNotRelated, "The key of the custom key store %s is in the token of %s.", s.Id, s.Endpoint)
+		return kmsapi.Errorf(kmsapi.ErrCloudHsmClusterNotRelated, "The key of the custom key store %s is in the token of %s.", s.Id, s.Endpoint)
 	}
 	if in.KeyStorePassword == nil {
 		return nil
@@ -299,12 +304,12 @@ func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *UpdateCustomKeyStoreInput) erro
 }
 
 func unsupportedStore(kind string) error {
-	return fault(ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", kind)
+	return kmsapi.Errorf(kmsapi.ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", kind)
 }
 
-func describeCustomKeyStores(ev *eval, in *DescribeCustomKeyStoresInput) (*DescribeCustomKeyStoresOutput, error) {
+func describeCustomKeyStores(ev *eval, in *kmsapi.DescribeCustomKeyStoresInput) (*kmsapi.DescribeCustomKeyStoresOutput, error) {
 	if in.CustomKeyStoreId != nil && in.CustomKeyStoreName != nil {
-		return nil, fault(ErrValidation, "CustomKeyStoreId and CustomKeyStoreName cannot be in the same request.")
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "CustomKeyStoreId and CustomKeyStoreName cannot be in the same request.")
 	}
 	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
 		return nil, err
@@ -322,14 +327,14 @@ func describeCustomKeyStores(ev *eval, in *DescribeCustomKeyStoresInput) (*Descr
 				return oneStore(s), nil
 			}
 		}
-		return nil, ErrCustomStoreNotFound
+		return nil, kmsapi.ErrCustomStoreNotFound
 	}
 	p, err := ev.page(in.Limit, 100, 1000, in.Marker)
 	if err != nil {
 		return nil, err
 	}
 	ev.later = func(state *fsm.State) (any, error) {
-		out := &DescribeCustomKeyStoresOutput{CustomKeyStores: []CustomKeyStoresListEntry{}}
+		out := &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{}}
 		all := func(yield func(*fsmpb.KeyStore) bool) {
 			for s := range state.AllKeyStores() {
 				if s.Region == ev.region() && !yield(s) {
@@ -345,24 +350,24 @@ func describeCustomKeyStores(ev *eval, in *DescribeCustomKeyStoresInput) (*Descr
 	return nil, nil
 }
 
-func oneStore(s *fsmpb.KeyStore) *DescribeCustomKeyStoresOutput {
-	return &DescribeCustomKeyStoresOutput{CustomKeyStores: []CustomKeyStoresListEntry{storeEntry(s)}, Truncated: ptr(false)}
+func oneStore(s *fsmpb.KeyStore) *kmsapi.DescribeCustomKeyStoresOutput {
+	return &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{storeEntry(s)}, Truncated: ptr(false)}
 }
 
 // storeEntry is what is told of a store: never its secret.
-func storeEntry(s *fsmpb.KeyStore) CustomKeyStoresListEntry {
-	e := CustomKeyStoresListEntry{
+func storeEntry(s *fsmpb.KeyStore) kmsapi.CustomKeyStoresListEntry {
+	e := kmsapi.CustomKeyStoresListEntry{
 		CustomKeyStoreId: ptr(s.Id), CustomKeyStoreName: ptr(s.Name), CustomKeyStoreType: ptr(s.Type),
 		ConnectionState: ptr(connectionStates[s.State]), CreationDate: timeOf(s.Created),
 	}
 	if s.State == storeFailed {
 		e.ConnectionErrorCode = ptr(s.Error)
 	}
-	if s.Type == originHSM {
+	if s.Type == kmsapi.OriginHSM {
 		e.CloudHsmClusterId = ptr(s.Endpoint)
 	}
-	if s.Type == originXKS {
-		e.XksProxyConfiguration = &XksProxyConfiguration{
+	if s.Type == kmsapi.OriginXKS {
+		e.XksProxyConfiguration = &kmsapi.XksProxyConfiguration{
 			Connectivity: ptr(s.Connectivity), AccessKeyId: ptr(s.AccessKey), UriEndpoint: ptr(s.Endpoint), UriPath: ptr(s.Path),
 		}
 	}
@@ -370,19 +375,19 @@ func storeEntry(s *fsmpb.KeyStore) CustomKeyStoresListEntry {
 }
 
 // generateRandomInStore is GenerateRandom with the bytes of a key store.
-func (ev *eval) generateRandomInStore(id string, n int, to *recipient) (*GenerateRandomOutput, error) {
+func (ev *eval) generateRandomInStore(id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
 	s, err := ev.store(id)
 	switch {
 	case err != nil:
 		return nil, err
-	case s.Type == originHSM && s.State != storeConnected:
+	case s.Type == kmsapi.OriginHSM && s.State != storeConnected:
 		return nil, wrongStoreState(s)
 	}
 	b, err := ev.storeRandom(s, n)
 	if err != nil {
 		return nil, err
 	}
-	out := &GenerateRandomOutput{}
+	out := &kmsapi.GenerateRandomOutput{}
 	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(b))
 	return out, err
 }

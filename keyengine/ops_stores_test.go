@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // storeOperations are those on custom key stores, which are on no key.
@@ -23,33 +24,33 @@ func (r *room) newProxy() *xksproxy.Proxy {
 	p := xksproxy.Start(r.t)
 	for _, e := range r.engines {
 		e.cfg.KeyStores = KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second}
-		e.outers[originXKS] = newXKSOuter(e.cfg)
+		e.outers[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
 	}
 	return p
 }
 
-func storeAt(p *xksproxy.Proxy, name string) *CreateCustomKeyStoreInput {
-	return &CreateCustomKeyStoreInput{
-		CustomKeyStoreName: &name, CustomKeyStoreType: ptr(originXKS), XksProxyConnectivity: ptr(connectivityPublic),
+func storeAt(p *xksproxy.Proxy, name string) *kmsapi.CreateCustomKeyStoreInput {
+	return &kmsapi.CreateCustomKeyStoreInput{
+		CustomKeyStoreName: &name, CustomKeyStoreType: ptr(kmsapi.OriginXKS), XksProxyConnectivity: ptr(connectivityPublic),
 		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: ptr(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
 	}
 }
 
-func testCredential() *XksProxyAuthenticationCredential {
-	return &XksProxyAuthenticationCredential{AccessKeyId: ptr(xksproxy.AccessKeyID), RawSecretAccessKey: ptr(xksproxy.Secret)}
+func testCredential() *kmsapi.XksProxyAuthenticationCredential {
+	return &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr(xksproxy.AccessKeyID), RawSecretAccessKey: ptr(xksproxy.Secret)}
 }
 
 // newStore makes a store that is connected to a proxy.
 func (r *room) newStore(p *xksproxy.Proxy) string {
 	r.t.Helper()
-	id := must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "store")).CustomKeyStoreId
-	must[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
+	id := must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "store")).CustomKeyStoreId
+	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
 	return *id
 }
 
-func (r *room) storeEntry(id string) CustomKeyStoresListEntry {
+func (r *room) storeEntry(id string) kmsapi.CustomKeyStoresListEntry {
 	r.t.Helper()
-	return must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: &id}).CustomKeyStores[0]
+	return must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &id}).CustomKeyStores[0]
 }
 
 // mangleStore changes a store behind the engine's back.
@@ -64,7 +65,7 @@ func (r *room) mangleStore(id string, f func(*fsmpb.KeyStore)) {
 func TestStoreLife(t *testing.T) {
 	r := newRoom(t)
 	p := r.newProxy()
-	id := *must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "mine")).CustomKeyStoreId
+	id := *must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "mine")).CustomKeyStoreId
 	if !strings.HasPrefix(id, "cks-") || len(id) != 21 {
 		t.Errorf("the id is %q", id)
 	}
@@ -76,28 +77,28 @@ func TestStoreLife(t *testing.T) {
 	}
 	e := r.storeEntry(id)
 	c := e.XksProxyConfiguration
-	if *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil || *e.CustomKeyStoreName != "mine" || *e.CustomKeyStoreType != originXKS ||
+	if *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil || *e.CustomKeyStoreName != "mine" || *e.CustomKeyStoreType != kmsapi.OriginXKS ||
 		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != connectivityPublic {
 		t.Errorf("described as %+v", e)
 	}
-	byName := must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("mine")})
-	all := must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{})
-	for how, out := range map[string]*DescribeCustomKeyStoresOutput{"by name": byName, "all": all} {
+	byName := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("mine")})
+	all := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{})
+	for how, out := range map[string]*kmsapi.DescribeCustomKeyStoresOutput{"by name": byName, "all": all} {
 		if len(out.CustomKeyStores) != 1 || *out.CustomKeyStores[0].CustomKeyStoreId != id || *out.Truncated {
 			t.Errorf("%s: %+v", how, out)
 		}
 	}
 
-	connect, disconnect := &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id}, &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id}
+	connect, disconnect := &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id}, &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id}
 	_, err := call[none](r, "DisconnectCustomKeyStore", disconnect)
-	wantError(t, err, ErrCustomStoreInvalidState, "The custom key store "+id+" is DISCONNECTED, which is not valid for this operation.")
+	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is DISCONNECTED, which is not valid for this operation.")
 	must[none](r, "ConnectCustomKeyStore", connect)
 	if s := *r.storeEntry(id).ConnectionState; s != "CONNECTED" {
 		t.Errorf("connected it is %s", s)
 	}
 	must[none](r, "ConnectCustomKeyStore", connect) // nothing changes
-	_, err = call[none](r, "DeleteCustomKeyStore", &DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
-	wantError(t, err, ErrCustomStoreInvalidState, "The custom key store "+id+" is CONNECTED, which is not valid for this operation.")
+	_, err = call[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is CONNECTED, which is not valid for this operation.")
 	must[none](r, "DisconnectCustomKeyStore", disconnect)
 
 	p.Fail(xksproxy.Health, xksproxy.Named("AuthenticationFailedException"))
@@ -107,19 +108,19 @@ func TestStoreLife(t *testing.T) {
 	}
 	p.Fail(xksproxy.Health, nil)
 	for name, in := range map[string]any{
-		"ConnectCustomKeyStore": connect, "DeleteCustomKeyStore": &DeleteCustomKeyStoreInput{CustomKeyStoreId: &id},
-		"UpdateCustomKeyStore": &UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
+		"ConnectCustomKeyStore": connect, "DeleteCustomKeyStore": &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id},
+		"UpdateCustomKeyStore": &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
 	} {
 		_, err = call[none](r, name, in)
-		wantError(t, err, ErrCustomStoreInvalidState, "The custom key store "+id+" is FAILED, which is not valid for this operation.")
+		wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is FAILED, which is not valid for this operation.")
 	}
 	must[none](r, "DisconnectCustomKeyStore", disconnect)
 	if e := r.storeEntry(id); *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil {
 		t.Errorf("disconnected it is %+v", e)
 	}
-	must[none](r, "DeleteCustomKeyStore", &DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
-	_, err = call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: &id})
-	wantError(t, err, ErrCustomStoreNotFound, "")
+	must[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &id})
+	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	if rec := r.lastRecord(); rec.ErrorCode != "CustomKeyStoreNotFoundException" {
 		t.Errorf("the record says %q", rec.ErrorCode)
 	}
@@ -128,49 +129,49 @@ func TestStoreLife(t *testing.T) {
 func TestCreateStoreErrors(t *testing.T) {
 	r := newRoom(t)
 	p := r.newProxy()
-	must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "taken"))
+	must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "taken"))
 	asked := len(p.Requests(xksproxy.Health))
 	for _, tt := range []struct {
 		name    string
-		spoil   func(*CreateCustomKeyStoreInput)
-		kind    *Error
+		spoil   func(*kmsapi.CreateCustomKeyStoreInput)
+		kind    *kmsapi.Error
 		message string
 	}{
-		{"no connectivity", func(in *CreateCustomKeyStoreInput) { in.XksProxyConnectivity = nil }, ErrValidation,
+		{"no connectivity", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = nil }, kmsapi.ErrValidation,
 			"1 validation error detected: Value null at 'xksProxyConnectivity' failed to satisfy constraint: Member must not be null"},
-		{"no endpoint", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = nil }, ErrValidation, "…"},
-		{"no path", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }, ErrValidation, "…"},
-		{"no credential", func(in *CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }, ErrValidation, "…"},
-		{"short secret", func(in *CreateCustomKeyStoreInput) {
+		{"no endpoint", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = nil }, kmsapi.ErrValidation, "…"},
+		{"no path", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }, kmsapi.ErrValidation, "…"},
+		{"no credential", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }, kmsapi.ErrValidation, "…"},
+		{"short secret", func(in *kmsapi.CreateCustomKeyStoreInput) {
 			in.XksProxyAuthenticationCredential.RawSecretAccessKey = ptr("SECRETCANARY")
-		}, ErrValidation, "…"},
-		{"half a credential", func(in *CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential.AccessKeyId = nil }, ErrValidation, "…"},
-		{"no TLS", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("http://proxy.test") }, ErrValidation, "…"},
-		{"user in the endpoint", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://a@proxy.test") }, ErrValidation, "…"},
-		{"two ports", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:1:2") }, ErrValidation, "…"},
-		{"port without number", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:") }, ErrValidation, "…"},
-		{"port 0", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:0") }, ErrValidation, "…"},
-		{"large port", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:65536") }, ErrValidation, "…"},
-		{"no host", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://:443") }, ErrValidation, "…"},
-		{"path that climbs", func(in *CreateCustomKeyStoreInput) { in.XksProxyUriPath = ptr("/../kms/xks/v1") }, ErrValidation, "…"},
-		{"member of another type", func(in *CreateCustomKeyStoreInput) { in.KeyStorePassword = ptr("password") }, ErrValidation, "…"},
-		{"VPC member", func(in *CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = ptr("111122223333") }, ErrValidation, "…"},
-		{"VPC without service", func(in *CreateCustomKeyStoreInput) { in.XksProxyConnectivity = ptr(connectivityVPC) }, ErrValidation, "…"},
-		{"VPC", func(in *CreateCustomKeyStoreInput) {
+		}, kmsapi.ErrValidation, "…"},
+		{"half a credential", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential.AccessKeyId = nil }, kmsapi.ErrValidation, "…"},
+		{"no TLS", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("http://proxy.test") }, kmsapi.ErrValidation, "…"},
+		{"user in the endpoint", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://a@proxy.test") }, kmsapi.ErrValidation, "…"},
+		{"two ports", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:1:2") }, kmsapi.ErrValidation, "…"},
+		{"port without number", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:") }, kmsapi.ErrValidation, "…"},
+		{"port 0", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:0") }, kmsapi.ErrValidation, "…"},
+		{"large port", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:65536") }, kmsapi.ErrValidation, "…"},
+		{"no host", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://:443") }, kmsapi.ErrValidation, "…"},
+		{"path that climbs", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = ptr("/../kms/xks/v1") }, kmsapi.ErrValidation, "…"},
+		{"member of another type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = ptr("password") }, kmsapi.ErrValidation, "…"},
+		{"VPC member", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = ptr("111122223333") }, kmsapi.ErrValidation, "…"},
+		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = ptr(connectivityVPC) }, kmsapi.ErrValidation, "…"},
+		{"VPC", func(in *kmsapi.CreateCustomKeyStoreInput) {
 			in.XksProxyConnectivity, in.XksProxyUriPath = ptr(connectivityVPC), ptr("/vpc/kms/xks/v1")
 			in.XksProxyVpcEndpointServiceName = ptr("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
-		}, ErrXksProxyVpcNotFound, "…"},
-		{"name taken", func(in *CreateCustomKeyStoreInput) { in.CustomKeyStoreName = ptr("taken") }, ErrCustomStoreNameInUse, "…"},
-		{"place taken", func(*CreateCustomKeyStoreInput) {}, ErrXksProxyURIInUse, "…"},
-		{"default type", func(in *CreateCustomKeyStoreInput) {
-			*in = CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr("cluster-abcdefghijk"), KeyStorePassword: ptr("password")}
-		}, ErrUnsupported, "…"},
-		{"external members without type", func(in *CreateCustomKeyStoreInput) { in.CustomKeyStoreType = nil }, ErrValidation, "…"},
+		}, kmsapi.ErrXksProxyVpcNotFound, "…"},
+		{"name taken", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreName = ptr("taken") }, kmsapi.ErrCustomStoreNameInUse, "…"},
+		{"place taken", func(*kmsapi.CreateCustomKeyStoreInput) {}, kmsapi.ErrXksProxyURIInUse, "…"},
+		{"default type", func(in *kmsapi.CreateCustomKeyStoreInput) {
+			*in = kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr("cluster-abcdefghijk"), KeyStorePassword: ptr("password")}
+		}, kmsapi.ErrUnsupported, "…"},
+		{"external members without type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreType = nil }, kmsapi.ErrValidation, "…"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := storeAt(p, "new")
 			tt.spoil(in)
-			_, err := call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
+			_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
 			wantError(t, err, tt.kind, tt.message)
 			if err != nil && strings.Contains(err.Error(), "SECRETCANARY") {
 				t.Errorf("the error repeats the secret: %v", err)
@@ -183,13 +184,13 @@ func TestCreateStoreErrors(t *testing.T) {
 	for i := range defaultQuotas.KeyStores - 1 {
 		in := storeAt(p, fmt.Sprint("n", i))
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: originXKS, Created: 1, State: storeDisconnected,
+			Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
 		}}})
 	}
 	in := storeAt(p, "eleventh")
 	in.XksProxyUriPath = ptr("/other" + xksproxy.Path)
-	_, err := call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
-	wantError(t, err, ErrLimitExceeded, "The account has 10 custom key stores and cannot have more.")
+	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
+	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 10 custom key stores and cannot have more.")
 }
 
 // TestStoreOperators: without the operator's word there are no ports, and no
@@ -199,13 +200,13 @@ func TestStoreOperators(t *testing.T) {
 	p := r.newProxy()
 	e := r.first
 	e.cfg.KeyStores.AllowPrivateEndpoints = false
-	e.outers[originXKS] = newXKSOuter(e.cfg)
-	_, err := call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
-	wantError(t, err, ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
+	e.outers[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
+	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
+	wantError(t, err, kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
 	in := storeAt(p, "x")
 	in.XksProxyUriEndpoint = ptr("https://127.0.0.1")
-	_, err = call[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
-	wantError(t, err, ErrXksProxyURIUnreachable, reachMessage)
+	_, err = call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
+	wantError(t, err, kmsapi.ErrXksProxyURIUnreachable, reachMessage)
 	if n := len(p.Requests(xksproxy.Health)); n != 0 {
 		t.Errorf("the proxy was asked %d times", n)
 	}
@@ -216,17 +217,17 @@ func TestUpdateStore(t *testing.T) {
 	p := r.newProxy()
 	other := xksproxy.Start(t)
 	id := r.newStore(p)
-	update := func(in UpdateCustomKeyStoreInput) error {
+	update := func(in kmsapi.UpdateCustomKeyStoreInput) error {
 		in.CustomKeyStoreId = &id
 		_, err := call[none](r, "UpdateCustomKeyStore", &in)
 		return err
 	}
-	if err := update(UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("renamed")}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("renamed")}); err != nil {
 		t.Errorf("name, while connected: %v", err)
 	}
 	p.SetSecret("ANOTHERACCESSKEYIDAAAA", xksproxy.Secret+"x")
 	asked := len(p.Requests(xksproxy.Health))
-	if err := update(UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret + "x")}}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret + "x")}}); err != nil {
 		t.Errorf("credential, while connected: %v", err)
 	}
 	if n := len(p.Requests(xksproxy.Health)) - asked; n != 1 {
@@ -235,26 +236,26 @@ func TestUpdateStore(t *testing.T) {
 	if e := r.storeEntry(id); *e.CustomKeyStoreName != "renamed" || *e.XksProxyConfiguration.AccessKeyId != "ANOTHERACCESSKEYIDAAAA" || *e.ConnectionState != "CONNECTED" {
 		t.Errorf("updated to %+v", e)
 	}
-	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriPath: ptr("/none" + xksproxy.Path)}), ErrXksProxyInvalidConfiguration, "…")
-	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret)}}),
-		ErrXksProxyBadCredential, "…")
-	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), ErrCustomStoreInvalidState, "…")
-	wantError(t, update(UpdateCustomKeyStoreInput{}), ErrValidation, "There is nothing to update.")
-	wantError(t, update(UpdateCustomKeyStoreInput{KeyStorePassword: ptr("password")}), ErrValidation, "…")
-	must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(other, "second"))
-	wantError(t, update(UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("second")}), ErrCustomStoreNameInUse, "…")
-	must[none](r, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
-	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), ErrXksProxyURIInUse, "…")
-	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: ptr("111122223333")}), ErrValidation, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriPath: ptr("/none" + xksproxy.Path)}), kmsapi.ErrXksProxyInvalidConfiguration, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret)}}),
+		kmsapi.ErrXksProxyBadCredential, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrCustomStoreInvalidState, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{}), kmsapi.ErrValidation, "There is nothing to update.")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{KeyStorePassword: ptr("password")}), kmsapi.ErrValidation, "…")
+	must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(other, "second"))
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("second")}), kmsapi.ErrCustomStoreNameInUse, "…")
+	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrXksProxyURIInUse, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: ptr("111122223333")}), kmsapi.ErrValidation, "…")
 
 	third := xksproxy.Start(t)
-	wantError(t, update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}), ErrXksProxyBadCredential, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}), kmsapi.ErrXksProxyBadCredential, "…")
 	third.SetSecret("ANOTHERACCESSKEYIDAAAA", xksproxy.Secret+"x")
-	if err := update(UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}); err != nil {
 		t.Fatalf("endpoint, while disconnected: %v", err)
 	}
 	// The secret was taken along, and opens for the new place.
-	must[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 	if e := r.storeEntry(id); *e.ConnectionState != "CONNECTED" || *e.XksProxyConfiguration.UriEndpoint != third.Endpoint {
 		t.Errorf("at its new place it is %+v", e)
 	}
@@ -287,8 +288,8 @@ func TestStoreSecret(t *testing.T) {
 		"access key": func(s *fsmpb.KeyStore) { s.AccessKey = "ANOTHERACCESSKEYIDAAAA" },
 	} {
 		r.mangleStore(id, func(s *fsmpb.KeyStore) { edit(s); s.State = storeDisconnected })
-		_, err := call[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
-		wantError(t, err, ErrInternal, "")
+		_, err := call[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+		wantError(t, err, kmsapi.ErrInternal, "")
 		r.mangleStore(id, func(n *fsmpb.KeyStore) { n.Endpoint, n.Path, n.AccessKey = s.Endpoint, s.Path, s.AccessKey })
 	}
 }
@@ -301,26 +302,26 @@ func TestStoreAuthorisation(t *testing.T) {
 	asked := len(p.Requests(xksproxy.Health))
 	for name, in := range map[string]any{
 		"CreateCustomKeyStore":     storeAt(p, "x"),
-		"ConnectCustomKeyStore":    &ConnectCustomKeyStoreInput{CustomKeyStoreId: &id},
-		"DisconnectCustomKeyStore": &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id},
-		"DescribeCustomKeyStores":  &DescribeCustomKeyStoresInput{},
-		"UpdateCustomKeyStore":     &UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
-		"DeleteCustomKeyStore":     &DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id},
+		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id},
+		"DescribeCustomKeyStores":  &kmsapi.DescribeCustomKeyStoresInput{},
+		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
+		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
 	} {
 		_, err := callAs[none](r, r.first, alice, name, in)
-		wantError(t, err, ErrAccessDenied, "…")
+		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
 	if n := len(p.Requests(xksproxy.Health)); n != asked {
 		t.Errorf("the proxy was asked %d times for a caller who may not", n-asked)
 	}
 	for name, in := range map[string]any{
-		"ConnectCustomKeyStore":    &ConnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
-		"DisconnectCustomKeyStore": &DisconnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
-		"UpdateCustomKeyStore":     &UpdateCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none"), NewCustomKeyStoreName: ptr("x")},
-		"DeleteCustomKeyStore":     &DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none"), NewCustomKeyStoreName: ptr("x")},
+		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
 	} {
 		_, err := call[none](r, name, in)
-		wantError(t, err, ErrCustomStoreNotFound, "")
+		wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	}
 }
 
@@ -332,13 +333,13 @@ func TestDescribeStoresPages(t *testing.T) {
 			region = secondRegion
 		}
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: originXKS, Created: 1, State: storeDisconnected,
+			Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
 		}}})
 	}
 	var got []string
 	var marker *string
 	for {
-		out := must[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{Limit: ptr(int32(3)), Marker: marker})
+		out := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Limit: ptr(int32(3)), Marker: marker})
 		for _, s := range out.CustomKeyStores {
 			got = append(got, *s.CustomKeyStoreId)
 		}
@@ -349,10 +350,10 @@ func TestDescribeStoresPages(t *testing.T) {
 	if want := "cks-0 cks-1 cks-2 cks-4"; strings.Join(got, " ") != want {
 		t.Errorf("listed %v, want %s", got, want)
 	}
-	_, err := call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-3")})
-	wantError(t, err, ErrCustomStoreNotFound, "")
-	_, err = call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-1"), CustomKeyStoreName: ptr("n1")})
-	wantError(t, err, ErrValidation, "…")
-	_, err = call[DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &DescribeCustomKeyStoresInput{Marker: ptr("x")})
-	wantError(t, err, ErrInvalidMarker, "")
+	_, err := call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-3")})
+	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-1"), CustomKeyStoreName: ptr("n1")})
+	wantError(t, err, kmsapi.ErrValidation, "…")
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Marker: ptr("x")})
+	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }

@@ -6,11 +6,12 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const actionTagResource = "kms:TagResource"
 
-func tagResource(ev *eval, in *TagResourceInput) (*none, error) {
+func tagResource(ev *eval, in *kmsapi.TagResourceInput) (*none, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -23,7 +24,7 @@ func tagResource(ev *eval, in *TagResourceInput) (*none, error) {
 	return &none{}, nil
 }
 
-func untagResource(ev *eval, in *UntagResourceInput) (*none, error) {
+func untagResource(ev *eval, in *kmsapi.UntagResourceInput) (*none, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -37,7 +38,7 @@ func untagResource(ev *eval, in *UntagResourceInput) (*none, error) {
 }
 
 // mergeTags adds tags to those that a key has, in the order of their keys.
-func (ev *eval) mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
+func (ev *eval) mergeTags(had []*fsmpb.Tag, add []kmsapi.Tag) ([]*fsmpb.Tag, error) {
 	most := ev.engine.quotas.Tags
 	byKey := make(map[string]string, len(had)+min(len(add), most))
 	for _, t := range had {
@@ -47,16 +48,16 @@ func (ev *eval) mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
 	for _, t := range add {
 		key := *t.TagKey
 		if len(key) >= 4 && strings.EqualFold(key[:4], "aws:") {
-			return nil, fault(ErrTag, "Tags beginning with aws: are reserved")
+			return nil, kmsapi.Errorf(kmsapi.ErrTag, "Tags beginning with aws: are reserved")
 		}
 		if seen[key] {
-			return nil, fault(ErrTag, "Duplicate tag keys")
+			return nil, kmsapi.Errorf(kmsapi.ErrTag, "Duplicate tag keys")
 		}
 		seen[key] = true
 		byKey[key] = *t.TagValue
 	}
 	if len(byKey) > most {
-		return nil, fault(ErrTag, "Too many tags")
+		return nil, kmsapi.Errorf(kmsapi.ErrTag, "Too many tags")
 	}
 	tags := make([]*fsmpb.Tag, 0, len(byKey))
 	for k, v := range byKey {
@@ -66,7 +67,7 @@ func (ev *eval) mergeTags(had []*fsmpb.Tag, add []Tag) ([]*fsmpb.Tag, error) {
 	return tags, nil
 }
 
-func listResourceTags(ev *eval, in *ListResourceTagsInput) (*ListResourceTagsOutput, error) {
+func listResourceTags(ev *eval, in *kmsapi.ListResourceTagsInput) (*kmsapi.ListResourceTagsOutput, error) {
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
@@ -75,11 +76,11 @@ func listResourceTags(ev *eval, in *ListResourceTagsInput) (*ListResourceTagsOut
 	if err != nil {
 		return nil, err
 	}
-	out := &ListResourceTagsOutput{Tags: []Tag{}}
+	out := &kmsapi.ListResourceTagsOutput{Tags: []kmsapi.Tag{}}
 	out.NextMarker, out.Truncated, err = fill(p, slices.Values(ev.keyTags(t.id).GetTags()), func(tag *fsmpb.Tag) string {
 		return tag.Key
 	}, func(tag *fsmpb.Tag) {
-		out.Tags = append(out.Tags, Tag{TagKey: ptr(tag.Key), TagValue: ptr(tag.Value)})
+		out.Tags = append(out.Tags, kmsapi.Tag{TagKey: ptr(tag.Key), TagValue: ptr(tag.Value)})
 	})
 	return out, err
 }

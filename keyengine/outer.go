@@ -12,6 +12,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // KeyStoreConfig is what the operator says of custom key stores. It is to be the
@@ -53,10 +54,10 @@ type outer interface {
 }
 
 func newOuters(cfg Config) (map[string]outer, error) {
-	all := map[string]outer{originXKS: newXKSOuter(cfg)}
+	all := map[string]outer{kmsapi.OriginXKS: newXKSOuter(cfg)}
 	h, err := newHSMOuter(cfg)
 	if h != nil {
-		all[originHSM] = h
+		all[kmsapi.OriginHSM] = h
 	}
 	return all, err
 }
@@ -72,9 +73,9 @@ type outerStore struct {
 // storeFailure is something that a custom key store does not do. Each kind of
 // operation tells of it with an error of its own, and the same message.
 type storeFailure struct {
-	store      *Error // of operations on key stores
-	key        *Error // of CreateKey
-	connection string // ConnectionErrorCode
+	store      *kmsapi.Error // of operations on key stores
+	key        *kmsapi.Error // of CreateKey
+	connection string        // ConnectionErrorCode
 	message    string
 	err        error // for the node's log
 }
@@ -84,18 +85,18 @@ func (f *storeFailure) Unwrap() error { return f.err }
 
 // fromStore is a failure of a key store as an operation tells of it: as the error
 // that pick chooses.
-func (ev *eval) fromStore(s *fsmpb.KeyStore, err error, pick func(*storeFailure) *Error) error {
+func (ev *eval) fromStore(s *fsmpb.KeyStore, err error, pick func(*storeFailure) *kmsapi.Error) error {
 	f, ok := errors.AsType[*storeFailure](err)
 	if !ok {
 		return err
 	}
 	ev.engine.log.Warn("key store failed", "key_store", s.Id, "operation", ev.op.Name, "request_id", formatUUID(ev.caller.RequestID), "err", f.err)
-	return fault(pick(f), "%s", f.message)
+	return kmsapi.Errorf(pick(f), "%s", f.message)
 }
 
-func storeError(f *storeFailure) *Error     { return f.store }
-func storeKeyError(f *storeFailure) *Error  { return f.key }
-func storeCryptoError(*storeFailure) *Error { return ErrInvalidState }
+func storeError(f *storeFailure) *kmsapi.Error     { return f.store }
+func storeKeyError(f *storeFailure) *kmsapi.Error  { return f.key }
+func storeCryptoError(*storeFailure) *kmsapi.Error { return kmsapi.ErrInvalidState }
 
 // outerFor is the side of a store, and what it is told of the request. arn is that
 // of the key, if there is one.
@@ -234,7 +235,7 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 // failedStore is a store that answers what makes no sense.
 func failedStore(err error) error {
 	return &storeFailure{
-		store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+		store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
 		message: malformedMessage, err: err,
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/conclavekms/conclave/keyengine/internal/hsm"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // hsmOuter is the side of stores of type AWS_CLOUDHSM: tokens of a PKCS #11 module,
@@ -61,8 +62,8 @@ func (h *hsmOuter) close() { h.module.Close() }
 // hsmFailure makes a *storeFailure of a module's. Other errors, such as that the
 // node was sealed meanwhile, stay what they are.
 func hsmFailure(err error) error {
-	f := &storeFailure{store: ErrCloudHsmClusterNotFound, key: ErrCustomStoreInvalidState, err: err}
-	_, told := errors.AsType[*Error](err)
+	f := &storeFailure{store: kmsapi.ErrCloudHsmClusterNotFound, key: kmsapi.ErrCustomStoreInvalidState, err: err}
+	_, told := errors.AsType[*kmsapi.Error](err)
 	switch {
 	case err == nil, told:
 		return err

@@ -13,17 +13,18 @@ import (
 	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/xks"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func inStore(store, xksKey string) *CreateKeyInput {
-	return &CreateKeyInput{Origin: ptr(originXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
+func inStore(store, xksKey string) *kmsapi.CreateKeyInput {
+	return &kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
 }
 
 // newStoreKey makes an external key, and a KMS key for it.
 func (r *room) newStoreKey(p *xksproxy.Proxy, store, xksKey string) (id, arn string) {
 	r.t.Helper()
 	p.AddKey(xksKey)
-	m := must[CreateKeyOutput](r, "CreateKey", inStore(store, xksKey)).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, xksKey)).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
@@ -32,9 +33,9 @@ func TestStoreKey(t *testing.T) {
 	p := r.newProxy()
 	store := r.newStore(p)
 	p.AddKey("key-1")
-	m := must[CreateKeyOutput](r, "CreateKey", inStore(store, "key-1")).KeyMetadata
-	if *m.Origin != originXKS || *m.CustomKeyStoreId != store || *m.XksKeyConfiguration.Id != "key-1" || *m.KeyState != "Enabled" || !*m.Enabled ||
-		m.CurrentKeyMaterialId != nil || *m.KeySpec != specSymmetric || *m.MultiRegion {
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "key-1")).KeyMetadata
+	if *m.Origin != kmsapi.OriginXKS || *m.CustomKeyStoreId != store || *m.XksKeyConfiguration.Id != "key-1" || *m.KeyState != "Enabled" || !*m.Enabled ||
+		m.CurrentKeyMaterialId != nil || *m.KeySpec != kmsapi.SpecSymmetric || *m.MultiRegion {
 		t.Errorf("made %+v", m)
 	}
 	if q := p.Requests(xksproxy.Metadata); len(q) != 1 || q[0].Key != "key-1" || q[0].Metadata.Operation != "CreateKey" || q[0].Metadata.Principal == "" || q[0].Metadata.Key != "" {
@@ -42,7 +43,7 @@ func TestStoreKey(t *testing.T) {
 	}
 	id, ec := m.KeyId, map[string]string{"of": "this"}
 	plaintext := bytes.Repeat([]byte("PLAINTEXT-CANARY"), 256)
-	enc := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: id, Plaintext: plaintext, EncryptionContext: ec})
+	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, EncryptionContext: ec})
 	q := p.Requests(xksproxy.Encrypt)[0]
 	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != r.root.principal.String() || len(q.Metadata.RequestID) != 36 {
 		t.Errorf("the proxy was told %+v", q.Metadata)
@@ -54,39 +55,39 @@ func TestStoreKey(t *testing.T) {
 		t.Error("the additional data is not the ciphertext's header")
 	}
 	p.Rotate() // old ciphertexts stay good
-	dec := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: ec})
+	dec := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: ec})
 	if !bytes.Equal(dec.Plaintext, plaintext) || dec.KeyMaterialId != nil {
 		t.Errorf("decrypted to %d bytes, material %v", len(dec.Plaintext), dec.KeyMaterialId)
 	}
-	dk := must[GenerateDataKeyOutput](r, "GenerateDataKey", &GenerateDataKeyInput{KeyId: id, KeySpec: ptr("AES_256")})
-	if got := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: dk.CiphertextBlob, KeyId: id}); !bytes.Equal(got.Plaintext, dk.Plaintext) || dk.KeyMaterialId != nil {
+	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: ptr("AES_256")})
+	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob, KeyId: id}); !bytes.Equal(got.Plaintext, dk.Plaintext) || dk.KeyMaterialId != nil {
 		t.Errorf("the data key does not come back")
 	}
-	must[GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: ptr("AES_256")})
+	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: ptr("AES_256")})
 	// Between the store and here, both ways, and to itself.
 	plain, _ := r.newKey()
-	out := must[ReEncryptOutput](r, "ReEncrypt", &ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: ec, DestinationKeyId: &plain})
-	back := must[ReEncryptOutput](r, "ReEncrypt", &ReEncryptInput{CiphertextBlob: out.CiphertextBlob, DestinationKeyId: id})
-	again := must[ReEncryptOutput](r, "ReEncrypt", &ReEncryptInput{CiphertextBlob: back.CiphertextBlob, DestinationKeyId: id})
-	if got := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: again.CiphertextBlob}); !bytes.Equal(got.Plaintext, plaintext) {
+	out := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: ec, DestinationKeyId: &plain})
+	back := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: out.CiphertextBlob, DestinationKeyId: id})
+	again := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: back.CiphertextBlob, DestinationKeyId: id})
+	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: again.CiphertextBlob}); !bytes.Equal(got.Plaintext, plaintext) {
 		t.Error("re-encrypted to something else")
 	}
 	if out.SourceKeyMaterialId != nil || back.DestinationKeyMaterialId != nil {
 		t.Error("the material of a key in a key store is shown")
 	}
 	calls := len(p.Requests(xksproxy.Encrypt))
-	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: ptr(true)})
-	if wantError(t, err, ErrDryRun, errDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: ptr(true)})
+	if wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("a dry run of Encrypt asks the proxy")
 	}
-	must[none](r, "DisableKey", &DisableKeyInput{KeyId: id})
-	_, err = call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: id, Plaintext: plaintext})
-	if wantError(t, err, ErrDisabled, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
+	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
+	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
+	if wantError(t, err, kmsapi.ErrDisabled, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("the proxy is asked for a disabled key")
 	}
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: id})
-	_, err = callAs[EncryptOutput](r, r.first, r.user(aliceARN), "Encrypt", &EncryptInput{KeyId: id, Plaintext: plaintext})
-	if wantError(t, err, ErrAccessDenied, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
+	_, err = callAs[kmsapi.EncryptOutput](r, r.first, r.user(aliceARN), "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
+	if wantError(t, err, kmsapi.ErrAccessDenied, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("the proxy is asked for a caller who may not")
 	}
 }
@@ -102,43 +103,43 @@ func TestCreateStoreKeyErrors(t *testing.T) {
 	p.PutKey("encrypts", &xksproxy.Key{Spec: "AES_256", Usages: []string{"ENCRYPT"}})
 	for _, tt := range []struct {
 		name    string
-		spoil   func(*CreateKeyInput)
-		kind    *Error
+		spoil   func(*kmsapi.CreateKeyInput)
+		kind    *kmsapi.Error
 		message string
 	}{
-		{"no key store", func(in *CreateKeyInput) { in.CustomKeyStoreId = nil }, ErrValidation, "Origin EXTERNAL_KEY_STORE needs a CustomKeyStoreId."},
-		{"no external key", func(in *CreateKeyInput) { in.XksKeyId = nil }, ErrValidation, "…"},
-		{"another origin", func(in *CreateKeyInput) { in.Origin = ptr(originHSM) }, ErrValidation, "…"},
-		{"origin of another type", func(in *CreateKeyInput) { in.Origin, in.XksKeyId = ptr(originHSM), nil }, ErrUnsupported, "…"},
-		{"multi-Region", func(in *CreateKeyInput) { in.MultiRegion = ptr(true) }, ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
-		{"asymmetric", func(in *CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("RSA_2048"), ptr(usageSign) }, ErrUnsupported, "…"},
-		{"HMAC", func(in *CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("HMAC_256"), ptr(usageMac) }, ErrUnsupported, "…"},
-		{"unknown store", func(in *CreateKeyInput) { in.CustomKeyStoreId = ptr("cks-none") }, ErrCustomStoreNotFound, ""},
-		{"key in use", func(in *CreateKeyInput) { in.XksKeyId = ptr("used") }, ErrXksKeyAlreadyInUse, "…"},
-		{"unknown key", func(in *CreateKeyInput) { in.XksKeyId = ptr("none") }, ErrXksKeyNotFound, "…"},
-		{"disabled key", func(in *CreateKeyInput) { in.XksKeyId = ptr("disabled") }, ErrXksKeyInvalidConfiguration, "…"},
-		{"short key", func(in *CreateKeyInput) { in.XksKeyId = ptr("short") }, ErrXksKeyInvalidConfiguration, "…"},
-		{"key that only encrypts", func(in *CreateKeyInput) { in.XksKeyId = ptr("encrypts") }, ErrXksKeyInvalidConfiguration, "…"},
-		{"policy that locks out", func(in *CreateKeyInput) {
+		{"no key store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = nil }, kmsapi.ErrValidation, "Origin EXTERNAL_KEY_STORE needs a CustomKeyStoreId."},
+		{"no external key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = nil }, kmsapi.ErrValidation, "…"},
+		{"another origin", func(in *kmsapi.CreateKeyInput) { in.Origin = ptr(kmsapi.OriginHSM) }, kmsapi.ErrValidation, "…"},
+		{"origin of another type", func(in *kmsapi.CreateKeyInput) { in.Origin, in.XksKeyId = ptr(kmsapi.OriginHSM), nil }, kmsapi.ErrUnsupported, "…"},
+		{"multi-Region", func(in *kmsapi.CreateKeyInput) { in.MultiRegion = ptr(true) }, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
+		{"asymmetric", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("RSA_2048"), ptr(kmsapi.UsageSign) }, kmsapi.ErrUnsupported, "…"},
+		{"HMAC", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("HMAC_256"), ptr(kmsapi.UsageMac) }, kmsapi.ErrUnsupported, "…"},
+		{"unknown store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = ptr("cks-none") }, kmsapi.ErrCustomStoreNotFound, ""},
+		{"key in use", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("used") }, kmsapi.ErrXksKeyAlreadyInUse, "…"},
+		{"unknown key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("none") }, kmsapi.ErrXksKeyNotFound, "…"},
+		{"disabled key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("disabled") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"short key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("short") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"key that only encrypts", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("encrypts") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"policy that locks out", func(in *kmsapi.CreateKeyInput) {
 			in.Policy = ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))
-		}, ErrMalformedPolicy, "…"},
+		}, kmsapi.ErrMalformedPolicy, "…"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := inStore(store, "new")
 			tt.spoil(in)
-			_, err := call[CreateKeyOutput](r, "CreateKey", in)
+			_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", in)
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	must[none](r, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	asked := len(p.Requests(xksproxy.Metadata))
-	_, err := call[CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
-	if wantError(t, err, ErrCustomStoreInvalidState, "…"); len(p.Requests(xksproxy.Metadata)) != asked {
+	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
+	if wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…"); len(p.Requests(xksproxy.Metadata)) != asked {
 		t.Error("the proxy of a disconnected store is asked")
 	}
 	// A key pending deletion still keeps the store, and its external key.
-	_, err = call[none](r, "DeleteCustomKeyStore", &DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
-	wantError(t, err, ErrCustomStoreHasKeys, "…")
+	_, err = call[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
+	wantError(t, err, kmsapi.ErrCustomStoreHasKeys, "…")
 }
 
 // TestStoreKeyRefusals: what AWS does not do with keys in key stores.
@@ -149,22 +150,24 @@ func TestStoreKeyRefusals(t *testing.T) {
 	id, arn := r.newStoreKey(p, store, "k")
 	wrong := arn + " origin is EXTERNAL_KEY_STORE which is not valid for this operation."
 	for name, in := range map[string]any{
-		"GenerateDataKeyPair":                 &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyPairWithoutPlaintext": &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"EnableKeyRotation":                   &EnableKeyRotationInput{KeyId: &id},
-		"DisableKeyRotation":                  &DisableKeyRotationInput{KeyId: &id},
-		"GetKeyRotationStatus":                &GetKeyRotationStatusInput{KeyId: &id},
-		"RotateKeyOnDemand":                   &RotateKeyOnDemandInput{KeyId: &id},
-		"GetParametersForImport":              &GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")},
-		"DeleteImportedKeyMaterial":           &DeleteImportedKeyMaterialInput{KeyId: &id},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"EnableKeyRotation":                   &kmsapi.EnableKeyRotationInput{KeyId: &id},
+		"DisableKeyRotation":                  &kmsapi.DisableKeyRotationInput{KeyId: &id},
+		"RotateKeyOnDemand":                   &kmsapi.RotateKeyOnDemandInput{KeyId: &id},
+		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")},
+		"DeleteImportedKeyMaterial":           &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), in)
-		wantError(t, err, ErrUnsupported, wrong)
+		wantError(t, err, kmsapi.ErrUnsupported, wrong)
 	}
-	_, err := call[GenerateRandomOutput](r, "GenerateRandom", &GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: &store})
-	wantError(t, err, ErrUnsupported, "External key stores generate no random bytes.")
-	_, err = call[GenerateRandomOutput](r, "GenerateRandom", &GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: ptr("cks-none")})
-	wantError(t, err, ErrCustomStoreNotFound, "")
+	if *r.status(id).KeyRotationEnabled {
+		t.Error("a key in a key store rotates by itself")
+	}
+	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: &store})
+	wantError(t, err, kmsapi.ErrUnsupported, "External key stores generate no random bytes.")
+	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: ptr("cks-none")})
+	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 }
 
 // TestUnavailable is AWS's column of key states for keys whose store is not
@@ -175,37 +178,37 @@ func TestUnavailable(t *testing.T) {
 	store := r.newStore(p)
 	id, arn := r.newStoreKey(p, store, "k")
 	plain, _ := r.newKey()
-	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	byPlain := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
-	must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/old"), TargetKeyId: &id})
-	must[none](r, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	byPlain := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
+	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/old"), TargetKeyId: &id})
+	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	tests := []struct {
 		op   string
 		in   any
 		want string // "ok", U is unavailable, N is not pending deletion
 	}{
-		{"Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "U"},
-		{"Decrypt", &DecryptInput{CiphertextBlob: blob}, "U"},
-		{"ReEncrypt", &ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &plain}, "U"},
-		{"ReEncrypt", &ReEncryptInput{CiphertextBlob: byPlain, DestinationKeyId: &id}, "U"},
-		{"GenerateDataKey", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
-		{"GenerateDataKeyWithoutPlaintext", &GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
-		{"GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}, "U"},
-		{"CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id}, "N"},
-		{"DisableKey", &DisableKeyInput{KeyId: &id}, "ok"},
-		{"Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "U"}, // not Disabled
-		{"EnableKey", &EnableKeyInput{KeyId: &id}, "ok"},
-		{"DescribeKey", &DescribeKeyInput{KeyId: &id}, "ok"},
-		{"GetKeyPolicy", &GetKeyPolicyInput{KeyId: &id}, "ok"},
-		{"TagResource", &TagResourceInput{KeyId: &id, Tags: manyTags(1)}, "ok"},
-		{"UpdateKeyDescription", &UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")}, "ok"},
-		{"CreateAlias", &CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &id}, "ok"},
-		{"DeleteAlias", &DeleteAliasInput{AliasName: ptr("alias/old")}, "ok"},
-		{"ScheduleKeyDeletion", &ScheduleKeyDeletionInput{KeyId: &id}, "ok"},
+		{"Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "U"},
+		{"Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}, "U"},
+		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &plain}, "U"},
+		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: byPlain, DestinationKeyId: &id}, "U"},
+		{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
+		{"GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
+		{"GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}, "U"},
+		{"CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id}, "N"},
+		{"DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}, "ok"},
+		{"Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "U"}, // not Disabled
+		{"EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}, "ok"},
+		{"DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}, "ok"},
+		{"GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}, "ok"},
+		{"TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)}, "ok"},
+		{"UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")}, "ok"},
+		{"CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &id}, "ok"},
+		{"DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/old")}, "ok"},
+		{"ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ok"},
 	}
 	describe := func(want string) {
 		t.Helper()
-		d := must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &id}).KeyMetadata
+		d := must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata
 		if *d.KeyState != want || *d.Enabled != (want == "Enabled") {
 			t.Errorf("described as %s, enabled %v; want %s", *d.KeyState, *d.Enabled, want)
 		}
@@ -220,22 +223,22 @@ func TestUnavailable(t *testing.T) {
 					t.Error(err)
 				}
 			case "U":
-				wantError(t, err, ErrInvalidState, arn+" is unavailable.")
+				wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
 			case "N":
-				wantError(t, err, ErrInvalidState, arn+" is not pending deletion.")
+				wantError(t, err, kmsapi.ErrInvalidState, arn+" is not pending deletion.")
 			}
 		})
 	}
 	describe("PendingDeletion")
-	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, ErrInvalidState, arn+" is pending deletion.")
-	must[CancelKeyDeletionOutput](r, "CancelKeyDeletion", &CancelKeyDeletionInput{KeyId: &id})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
+	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
 	describe("Unavailable")
-	must[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	describe("Disabled") // DisableKey and EnableKey took effect, and so did the cancelled deletion
-	must[none](r, "EnableKey", &EnableKeyInput{KeyId: &id})
+	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	describe("Enabled")
-	must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
+	must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 }
 
 // TestProxyErrors is the table of how failures of a proxy are told by each kind of
@@ -256,10 +259,10 @@ func TestProxyErrors(t *testing.T) {
 	store := r.newStore(p)
 	id, _ := r.newStoreKey(p, store, "k")
 	p.AddKey("new")
-	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	tenant := storeAt(p, "second")
 	tenant.XksProxyUriPath = ptr(xksproxy.TenantPath)
-	second := *must[CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", tenant).CustomKeyStoreId
+	second := *must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", tenant).CustomKeyStoreId
 	faults := map[xks.Failure]xksproxy.Fault{xks.ErrMalformed: xksproxy.Says("<html>"), xks.ErrUnreachable: xksproxy.Reset()}
 	for name := range xksproxy.Names {
 		faults[xks.Failure(name)] = xksproxy.Named(name)
@@ -271,39 +274,39 @@ func TestProxyErrors(t *testing.T) {
 				p.Fail(op, fault)
 				defer p.Fail(op, nil)
 			}
-			_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-			wantError(t, err, ErrInvalidState, row.message)
-			_, err = call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
-			wantError(t, err, ErrInvalidState, row.message)
+			_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+			wantError(t, err, kmsapi.ErrInvalidState, row.message)
 			if rec := r.lastRecord(); rec.ErrorCode != "KMSInvalidStateException" {
 				t.Errorf("the record says %q", rec.ErrorCode)
 			}
-			_, err = call[GenerateDataKeyOutput](r, "GenerateDataKey", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
-			wantError(t, err, ErrInvalidState, row.message)
-			_, err = call[CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
+			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
+			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			_, err = call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
 			wantError(t, err, row.key, row.message)
-			_, err = call[none](r, "UpdateCustomKeyStore", &UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
+			_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
 			wantError(t, err, row.store, row.message)
-			must[none](r, "ConnectCustomKeyStore", &ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
 			if e := r.storeEntry(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.connection {
 				t.Errorf("connecting ends as %s, want FAILED with %s", *e.ConnectionState, row.connection)
 			}
-			must[none](r, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
 		})
 	}
 	p.Fail(xksproxy.Encrypt, xksproxy.Wrong(map[string]any{"ciphertextDataIntegrityValue": make([]byte, 32)}))
-	_, err := call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, ErrInvalidState, malformedMessage)
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
 	// A proxy that decrypts to something else.
 	p.Fail(xksproxy.Decrypt, xksproxy.Wrong(map[string]any{"plaintext": make([]byte, 1+keymat.MessageOverhead)}))
-	_, err = call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob})
-	wantError(t, err, ErrInvalidState, malformedMessage)
+	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
 	for _, e := range r.first.outers {
 		e.(*xksOuter).client = xks.New(xks.Config{AllowPrivate: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
 	}
 	p.Fail(xksproxy.Encrypt, xksproxy.Delay(time.Minute))
-	_, err = call[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, ErrInvalidState, xksFailures[xks.ErrTimeout].message)
+	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrInvalidState, xksFailures[xks.ErrTimeout].message)
 }
 
 // TestStoreCiphertexts: every altered ciphertext is refused with the one error that
@@ -315,12 +318,12 @@ func TestStoreCiphertexts(t *testing.T) {
 	store := r.newStore(p)
 	id, _ := r.newStoreKey(p, store, "k")
 	other, _ := r.newStoreKey(p, store, "other")
-	blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: map[string]string{"a": "b"}}).CiphertextBlob
-	byOther := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &other, Plaintext: []byte("x")}).CiphertextBlob
+	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: map[string]string{"a": "b"}}).CiphertextBlob
+	byOther := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &other, Plaintext: []byte("x")}).CiphertextBlob
 	inner := p.Requests(xksproxy.Encrypt)[0].Plaintext
 	refused := func(b []byte, ec map[string]string, what string, n int) {
 		t.Helper()
-		if _, err := call[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: b, EncryptionContext: ec, KeyId: &id}); err == nil ||
+		if _, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: b, EncryptionContext: ec, KeyId: &id}); err == nil ||
 			err.Error() != "InvalidCiphertextException" && !strings.HasPrefix(err.Error(), "IncorrectKeyException") {
 			t.Fatalf("%s %d: %v", what, n, err)
 		}
@@ -342,7 +345,7 @@ func TestStoreCiphertexts(t *testing.T) {
 	if n := len(p.Requests(xksproxy.Decrypt)); n != 0 {
 		t.Errorf("the proxy was shown %d of them", n)
 	}
-	must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: blob, EncryptionContext: ec, KeyId: &id})
+	must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: ec, KeyId: &id})
 }
 
 // TestDisconnectEverywhere: once DisconnectCustomKeyStore has returned no node uses
@@ -357,16 +360,16 @@ func TestDisconnectEverywhere(t *testing.T) {
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() {
-		_, err = callAs[EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err = callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
-	must[none](r, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	close(release)
 	wg.Wait()
-	wantError(t, err, ErrInvalidState, arn+" is unavailable.")
+	wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
 	r.cluster.replica("n2").freeze()
-	_, err = callAs[EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, ErrInvalidState, arn+" is unavailable.")
+	_, err = callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
 }
 
 // TestProxyOnce: however often a request is evaluated, on this node or by the
@@ -379,7 +382,7 @@ func TestProxyOnce(t *testing.T) {
 			p := r.newProxy()
 			store := r.newStore(p)
 			id, _ := r.newStoreKey(p, store, "k")
-			blob := must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+			blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 			r.cluster.leader = r.cluster.replica(leads)
 			most := 1
 			if leads == "n2" {
@@ -396,9 +399,9 @@ func TestProxyOnce(t *testing.T) {
 				in any
 				op string
 			}{
-				"Encrypt":         {&EncryptInput{KeyId: &id, Plaintext: []byte("x")}, xksproxy.Encrypt},
-				"Decrypt":         {&DecryptInput{CiphertextBlob: blob}, xksproxy.Decrypt},
-				"GenerateDataKey": {&GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}, xksproxy.Encrypt},
+				"Encrypt":         {&kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, xksproxy.Encrypt},
+				"Decrypt":         {&kmsapi.DecryptInput{CiphertextBlob: blob}, xksproxy.Decrypt},
+				"GenerateDataKey": {&kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}, xksproxy.Encrypt},
 			} {
 				n = 0
 				before := len(p.Requests(tt.op))
@@ -413,9 +416,9 @@ func TestProxyOnce(t *testing.T) {
 				if got := len(p.Requests(tt.op)) - before; got != most {
 					t.Errorf("%s: the proxy was asked %d times, want %d", name, got, most)
 				}
-				if dk, ok := out.(*GenerateDataKeyOutput); ok {
+				if dk, ok := out.(*kmsapi.GenerateDataKeyOutput); ok {
 					replica.before = nil
-					if got := must[DecryptOutput](r, "Decrypt", &DecryptInput{CiphertextBlob: dk.CiphertextBlob}); !bytes.Equal(got.Plaintext, dk.Plaintext) {
+					if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob}); !bytes.Equal(got.Plaintext, dk.Plaintext) {
 						t.Error("the data key and its ciphertext are of two evaluations")
 					}
 					break
@@ -438,10 +441,10 @@ func TestLogIsNotHeld(t *testing.T) {
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() {
-		_, err = r.first.exclusive(context.Background(), r.caller(r.root), OperationNamed("Encrypt"), &EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err = r.first.exclusive(context.Background(), r.caller(r.root), OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
-	must[EncryptOutput](r, "Encrypt", &EncryptInput{KeyId: &plain, Plaintext: []byte("x")})
+	must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")})
 	close(release)
 	wg.Wait()
 	if err != nil {

@@ -6,8 +6,9 @@ import (
 	"fmt"
 
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
-	"github.com/conclavekms/conclave/keyengine/internal/sigv4"
 	"github.com/conclavekms/conclave/keyengine/internal/xks"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 // xksOuter is the side of external key stores: their proxies.
@@ -50,7 +51,7 @@ func (x *xksOuter) checkKey(ctx context.Context, s *outerStore, key string) erro
 		return xksFailure(fmt.Errorf("external key is disabled: %w", xks.ErrInvalidState))
 	case !m.Fits():
 		return &storeFailure{
-			store: ErrXksProxyInvalidResponse, key: ErrXksKeyInvalidConfiguration, connection: "INTERNAL_ERROR",
+			store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrXksKeyInvalidConfiguration, connection: "INTERNAL_ERROR",
 			message: "The external key is not a 256-bit AES key that encrypts and decrypts.", err: errors.New("external key of another kind"),
 		}
 	}
@@ -71,7 +72,7 @@ func (x *xksOuter) decrypt(ctx context.Context, s *outerStore, key string, o *ke
 }
 
 func (x *xksOuter) random(context.Context, *outerStore, int) ([]byte, error) {
-	return nil, fault(ErrUnsupported, "External key stores generate no random bytes.")
+	return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "External key stores generate no random bytes.")
 }
 
 func (x *xksOuter) close() { x.client.Close() }
@@ -86,37 +87,37 @@ const (
 // by CreateKey, as the reason why a store is not connected. Cryptographic operations
 // tell of all of them with KMSInvalidStateException.
 var xksFailures = map[xks.Failure]storeFailure{
-	xks.ErrValidation: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE", message: malformedMessage},
-	xks.ErrInvalidState: {store: ErrXksProxyInvalidConfiguration, key: ErrXksKeyInvalidConfiguration, connection: "XKS_PROXY_INVALID_CONFIGURATION",
+	xks.ErrValidation: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE", message: malformedMessage},
+	xks.ErrInvalidState: {store: kmsapi.ErrXksProxyInvalidConfiguration, key: kmsapi.ErrXksKeyInvalidConfiguration, connection: "XKS_PROXY_INVALID_CONFIGURATION",
 		message: "The external key associated with this KMS key in an external key store is not enabled in the external key manager. Enable the external key in the external key manager and retry the request."},
-	xks.ErrInvalidCiphertext: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+	xks.ErrInvalidCiphertext: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
 		message: "The external key store proxy rejected the request because the specified ciphertext or encryption context is corrupted, missing, or otherwise invalid."},
-	xks.ErrInvalidKeyUsage: {store: ErrXksProxyInvalidResponse, key: ErrXksKeyInvalidConfiguration, connection: "XKS_PROXY_INVALID_RESPONSE",
+	xks.ErrInvalidKeyUsage: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrXksKeyInvalidConfiguration, connection: "XKS_PROXY_INVALID_RESPONSE",
 		message: "The external key associated with this KMS key in an external key store does not support the requested operation. Enable the operation on the key in your external key manager, and try the request again."},
-	xks.ErrAuthentication: {store: ErrXksProxyBadCredential, key: ErrCustomStoreInvalidState, connection: "INVALID_CREDENTIALS",
+	xks.ErrAuthentication: {store: kmsapi.ErrXksProxyBadCredential, key: kmsapi.ErrCustomStoreInvalidState, connection: "INVALID_CREDENTIALS",
 		message: "The external key store proxy rejected the request because it could not authenticate AWS KMS. Verify the XKS proxy authentication credentials for your external key store and update if necessary."},
-	xks.ErrAccessDenied: {store: ErrXksProxyInvalidConfiguration, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_ACCESS_DENIED",
+	xks.ErrAccessDenied: {store: kmsapi.ErrXksProxyInvalidConfiguration, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_ACCESS_DENIED",
 		message: "The external key store proxy denied access to the operation. Verify that the user and the external key are both authorized for this operation, and try the request again."},
-	xks.ErrKeyNotFound: {store: ErrXksProxyInvalidResponse, key: ErrXksKeyNotFound, connection: "XKS_PROXY_INVALID_RESPONSE",
+	xks.ErrKeyNotFound: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrXksKeyNotFound, connection: "XKS_PROXY_INVALID_RESPONSE",
 		message: "The external key associated with this KMS key in an external key store was not found in its external key manager. If the external key ID associated with this KMS key is incorrect, create a new KMS key with the correct external key ID."},
-	xks.ErrInvalidPath: {store: ErrXksProxyInvalidConfiguration, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_CONFIGURATION",
+	xks.ErrInvalidPath: {store: kmsapi.ErrXksProxyInvalidConfiguration, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_CONFIGURATION",
 		message: "The external key store proxy rejected the request because of an invalid URI path. Verify the URI path for your external key store and update if necessary."},
-	xks.ErrThrottling: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE",
+	xks.ErrThrottling: {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE",
 		message: "The external key store proxy rejected the request due to a very high request rate. Reduce the frequency of your calls using KMS keys in this external key store."},
-	xks.ErrInternal: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+	xks.ErrInternal: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
 		message: "The external key store proxy rejected the request because it cannot communicate with the external key manager. Verify that the external key store proxy configuration is correct and that the external key manager is available."},
-	xks.ErrUnsupported: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
+	xks.ErrUnsupported: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE",
 		message: "The external key store proxy rejected the request because it does not support the requested operation. If you see this error repeatedly, report it to your external key store proxy administrator."},
-	xks.ErrDependency: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_TIMED_OUT",
+	xks.ErrDependency: {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_TIMED_OUT",
 		message: "The external key store proxy did not respond to the request in the time allotted. Retry the request. If you see this error repeatedly, report it to your external key store proxy administrator."},
-	xks.ErrUnreachable: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
-	xks.ErrAddress:     {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
-	xks.ErrUnavailable: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
-	xks.ErrTLS: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_TLS_CONFIGURATION",
+	xks.ErrUnreachable: {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
+	xks.ErrAddress:     {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
+	xks.ErrUnavailable: {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_NOT_REACHABLE", message: reachMessage},
+	xks.ErrTLS: {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_TLS_CONFIGURATION",
 		message: "AWS KMS cannot establish a TLS connection to the external key store proxy. Verify the TLS configuration, including its certificate."},
-	xks.ErrTimeout: {store: ErrXksProxyURIUnreachable, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_TIMED_OUT",
+	xks.ErrTimeout: {store: kmsapi.ErrXksProxyURIUnreachable, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_TIMED_OUT",
 		message: "AWS KMS rejected the request because the external key store proxy did not respond in time. Retry the request. If you see this error repeatedly, report it to your external key store proxy administrator."},
-	xks.ErrMalformed: {store: ErrXksProxyInvalidResponse, key: ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE", message: malformedMessage},
+	xks.ErrMalformed: {store: kmsapi.ErrXksProxyInvalidResponse, key: kmsapi.ErrCustomStoreInvalidState, connection: "XKS_PROXY_INVALID_RESPONSE", message: malformedMessage},
 }
 
 // xksFailure makes a *storeFailure of a proxy's. Other errors, such as that the node

@@ -3,6 +3,8 @@ package keyengine
 import (
 	"fmt"
 	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // TestQuotas: each quota that is set holds, and the others are AWS's.
@@ -20,16 +22,18 @@ func TestQuotas(t *testing.T) {
 	tests := []struct {
 		op   string
 		in   func(i int) any
-		kind *Error
+		kind *kmsapi.Error
 	}{
 		{"CreateAlias", func(i int) any {
-			return &CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
-		}, ErrLimitExceeded},
-		{"TagResource", func(i int) any { return &TagResourceInput{KeyId: &id, Tags: []Tag{{ptr(fmt.Sprint(i)), ptr("")}}} }, ErrTag},
+			return &kmsapi.CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
+		}, kmsapi.ErrLimitExceeded},
+		{"TagResource", func(i int) any {
+			return &kmsapi.TagResourceInput{KeyId: &id, Tags: []kmsapi.Tag{{TagKey: ptr(fmt.Sprint(i)), TagValue: ptr("")}}}
+		}, kmsapi.ErrTag},
 		{"CreateGrant", func(int) any {
-			return &CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
-		}, ErrLimitExceeded},
-		{"RotateKeyOnDemand", func(int) any { return &RotateKeyOnDemandInput{KeyId: &id} }, ErrLimitExceeded},
+			return &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+		}, kmsapi.ErrLimitExceeded},
+		{"RotateKeyOnDemand", func(int) any { return &kmsapi.RotateKeyOnDemandInput{KeyId: &id} }, kmsapi.ErrLimitExceeded},
 	}
 	for _, tt := range tests {
 		for i := range 3 {
@@ -43,8 +47,8 @@ func TestQuotas(t *testing.T) {
 	}
 	r.newKey()
 	r.cluster.advance(2e9) // keys are counted once a second
-	_, err := call[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{})
-	wantError(t, err, ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
+	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
+	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
 
 	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": MaxQuota + 1, "": 1, "locks": 1} {
 		if err := r.first.quotas.Set(name, n); err == nil {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // storeReadCases are those of custom key stores and the keys in them. All are asked
@@ -29,7 +30,7 @@ func storeReadCases() []readCase {
 	}
 	disconnected := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
 		return withStore(func(w *readWorld, p *xksproxy.Proxy) any {
-			must[none](w.room, "DisconnectCustomKeyStore", &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store})
+			must[none](w.room, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store})
 			return in(w, p)
 		})
 	}
@@ -40,17 +41,17 @@ func storeReadCases() []readCase {
 		return func(w *readWorld) {
 			s, _ := w.cluster.state().KeyStore(w.store)
 			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-				Id: id, Region: testRegion, Name: name, Type: originXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: storeDisconnected,
+				Id: id, Region: testRegion, Name: name, Type: kmsapi.OriginXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: storeDisconnected,
 			}}})
 		}
 	}
 	encrypt := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}
+		return &kmsapi.EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}
 	})
 	decrypt := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &DecryptInput{CiphertextBlob: must[EncryptOutput](w.room, "Encrypt", &EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}).CiphertextBlob}
+		return &kmsapi.DecryptInput{CiphertextBlob: must[kmsapi.EncryptOutput](w.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}).CiphertextBlob}
 	})
-	describe := withStore(func(w *readWorld, _ *xksproxy.Proxy) any { return &DescribeKeyInput{KeyId: &w.stored} })
+	describe := withStore(func(w *readWorld, _ *xksproxy.Proxy) any { return &kmsapi.DescribeKeyInput{KeyId: &w.stored} })
 	newKey := withStore(func(w *readWorld, p *xksproxy.Proxy) any {
 		p.AddKey("new")
 		return inStore(w.store, "new")
@@ -61,25 +62,23 @@ func storeReadCases() []readCase {
 		return in
 	})
 	rename := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: ptr("new")}
+		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: ptr("new")}
 	})
 	remove := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
-		k := w.keyID(w.stored)
-		w.mangle(w.stored, func(k *fsmpb.Key) { k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, 1 })
-		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: k.Region}}})
-		return &DeleteCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+		w.deleteIn(testRegion, w.stored)
+		return &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &w.store}
 	})
 	byID := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &DescribeCustomKeyStoresInput{CustomKeyStoreId: &w.store}
+		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &w.store}
 	})
 	byName := withStore(func(*readWorld, *xksproxy.Proxy) any {
-		return &DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("new")}
+		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("new")}
 	})
 	connect := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &ConnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+		return &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
 	})
 	disconnect := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+		return &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
 	})
 	keyTaken := func(w *readWorld) {
 		k := cloneOf(w.keyIn(testRegion, w.stored))
@@ -107,6 +106,6 @@ func storeReadCases() []readCase {
 		{"store deleted, connected meanwhile", "DeleteCustomKeyStore", remove, kindStore, store, state(storeConnected), "ok", wrongState, "CREDENTIAL KEY_STORE STORE_KEYS", true, false},
 		{"store described, disconnected", "DescribeCustomKeyStores", byID, kindStore, store, state(storeDisconnected), "ok CONNECTED", "ok DISCONNECTED", "CREDENTIAL KEY_STORE", true, false},
 		{"store by name, made meanwhile", "DescribeCustomKeyStores", byName, kindStores, all, another("cks-x", "new", "/x"), "CustomKeyStoreNotFoundException", "ok DISCONNECTED", "CREDENTIAL KEY_STORES", true, false},
-		{"stores listed", "DescribeCustomKeyStores", func(*readWorld) any { return &DescribeCustomKeyStoresInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
+		{"stores listed", "DescribeCustomKeyStores", func(*readWorld) any { return &kmsapi.DescribeCustomKeyStoresInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 	}
 }

@@ -9,7 +9,9 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/keyengine/internal/attest"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/cms"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // recipient is the enclave that an answer is for; nil is the caller itself.
@@ -24,14 +26,14 @@ func ParseAttestationRoots(pem []byte) (*x509.CertPool, error) { return attest.P
 
 // recipient says whom a request wants its answer for. The document is not looked
 // at yet: see attest.
-func (ev *eval) recipient(in *RecipientInfo) (*recipient, error) {
+func (ev *eval) recipient(in *kmsapi.RecipientInfo) (*recipient, error) {
 	switch {
 	case in == nil:
 		return nil, nil
 	case ev.engine.cfg.AttestationRoots == nil:
-		return nil, fault(ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 	case in.KeyEncryptionAlgorithm == nil:
-		return nil, missingValue("recipient.keyEncryptionAlgorithm")
+		return nil, missing("recipient.keyEncryptionAlgorithm")
 	case in.AttestationDocument == nil:
 		return nil, missing("recipient.attestationDocument")
 	}
@@ -47,7 +49,7 @@ func (ev *eval) attest(r *recipient) error {
 	}
 	a, err := attest.Verify(r.document, ev.engine.cfg.AttestationRoots, ev.now())
 	if bad, ok := errors.AsType[*attest.Error](err); ok {
-		return fault(ErrValidation, "The attestation document cannot be used: %s.", bad)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The attestation document cannot be used: %s.", bad)
 	}
 	if err != nil {
 		return err
@@ -89,5 +91,5 @@ func attestedField(a *attest.Attested) *auditpb.Field {
 			shown[prefix+"EnclavePCR"+strconv.Itoa(n)] = hex.EncodeToString(value)
 		}
 	}
-	return textMap("recipient", shown)
+	return auditfield.TextMap("recipient", shown)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // enclaveRoom is a room whose nodes trust the root of an enclave.
@@ -41,12 +42,12 @@ func newEnclaveRoom(t *testing.T, nodes ...string) *enclaveRoom {
 }
 
 // recipient is a request's, with a document that is made now.
-func (r *enclaveRoom) recipient() *RecipientInfo {
+func (r *enclaveRoom) recipient() *kmsapi.RecipientInfo {
 	return recipientWith(r.enclave.Document(r.cluster.clock.Now()))
 }
 
-func recipientWith(document []byte) *RecipientInfo {
-	return &RecipientInfo{KeyEncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256"), AttestationDocument: document}
+func recipientWith(document []byte) *kmsapi.RecipientInfo {
+	return &kmsapi.RecipientInfo{KeyEncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256"), AttestationDocument: document}
 }
 
 func (r *enclaveRoom) opened(envelope []byte) []byte {
@@ -96,37 +97,37 @@ func TestRecipient(t *testing.T) {
 	}
 
 	secret := []byte("PLAINTEXT-CANARY-0123456789")
-	enc := must[EncryptOutput](r.room, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: secret})
-	dec := must[DecryptOutput](r.room, "Decrypt", &DecryptInput{CiphertextBlob: enc.CiphertextBlob, Recipient: r.recipient()})
+	enc := must[kmsapi.EncryptOutput](r.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: secret})
+	dec := must[kmsapi.DecryptOutput](r.room, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, Recipient: r.recipient()})
 	if got := check("Decrypt", dec.Plaintext, dec.CiphertextForRecipient, dec.KeyMaterialId); !bytes.Equal(got, secret) {
 		t.Errorf("Decrypt gave the enclave %q", got)
 	}
 
-	k := must[GenerateDataKeyOutput](r.room, "GenerateDataKey", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: r.recipient()})
+	k := must[kmsapi.GenerateDataKeyOutput](r.room, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: r.recipient()})
 	got := check("GenerateDataKey", k.Plaintext, k.CiphertextForRecipient, k.KeyMaterialId)
-	if again := must[DecryptOutput](r.room, "Decrypt", &DecryptInput{CiphertextBlob: k.CiphertextBlob}); len(got) != 32 || !bytes.Equal(again.Plaintext, got) {
+	if again := must[kmsapi.DecryptOutput](r.room, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: k.CiphertextBlob}); len(got) != 32 || !bytes.Equal(again.Plaintext, got) {
 		t.Errorf("GenerateDataKey gave the enclave %x, which decrypts to %x", got, again.Plaintext)
 	}
 
-	p := must[GenerateDataKeyPairOutput](r.room, "GenerateDataKeyPair", &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), Recipient: r.recipient()})
+	p := must[kmsapi.GenerateDataKeyPairOutput](r.room, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), Recipient: r.recipient()})
 	got = check("GenerateDataKeyPair", p.PrivateKeyPlaintext, p.CiphertextForRecipient, p.KeyMaterialId)
 	if public, err := primitive.Public("ECC_NIST_P256", got); err != nil || !bytes.Equal(public, p.PublicKey) {
 		t.Errorf("GenerateDataKeyPair gave the enclave another key: %v", err)
 	}
-	if again := must[DecryptOutput](r.room, "Decrypt", &DecryptInput{CiphertextBlob: p.PrivateKeyCiphertextBlob}); !bytes.Equal(again.Plaintext, got) {
+	if again := must[kmsapi.DecryptOutput](r.room, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: p.PrivateKeyCiphertextBlob}); !bytes.Equal(again.Plaintext, got) {
 		t.Error("GenerateDataKeyPair encrypted another key than it gave the enclave")
 	}
 
-	b := must[GenerateRandomOutput](r.room, "GenerateRandom", &GenerateRandomInput{NumberOfBytes: ptr(int32(1024)), Recipient: r.recipient()})
+	b := must[kmsapi.GenerateRandomOutput](r.room, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1024)), Recipient: r.recipient()})
 	if got = check("GenerateRandom", b.Plaintext, b.CiphertextForRecipient, nil); len(got) != 1024 || bytes.Equal(got, make([]byte, 1024)) {
 		t.Errorf("GenerateRandom gave the enclave %x", got)
 	}
 
-	agree := must[CreateKeyOutput](r.room, "CreateKey", &CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("KEY_AGREEMENT")}).KeyMetadata.KeyId
-	derive := &DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: p.PublicKey}
-	want := must[DeriveSharedSecretOutput](r.room, "DeriveSharedSecret", derive).SharedSecret
+	agree := must[kmsapi.CreateKeyOutput](r.room, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("KEY_AGREEMENT")}).KeyMetadata.KeyId
+	derive := &kmsapi.DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: p.PublicKey}
+	want := must[kmsapi.DeriveSharedSecretOutput](r.room, "DeriveSharedSecret", derive).SharedSecret
 	derive.Recipient = r.recipient()
-	s := must[DeriveSharedSecretOutput](r.room, "DeriveSharedSecret", derive)
+	s := must[kmsapi.DeriveSharedSecretOutput](r.room, "DeriveSharedSecret", derive)
 	if got = check("DeriveSharedSecret", s.SharedSecret, s.CiphertextForRecipient, nil); !bytes.Equal(got, want) {
 		t.Errorf("DeriveSharedSecret gave the enclave %x, want %x", got, want)
 	}
@@ -181,9 +182,9 @@ func TestRecipientRefused(t *testing.T) {
 	r := newEnclaveRoom(t)
 	now := r.cluster.clock.Now()
 	id, _ := r.newKey()
-	agree := must[CreateKeyOutput](r.room, "CreateKey", &CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("KEY_AGREEMENT")}).KeyMetadata.KeyId
-	peer := must[GetPublicKeyOutput](r.room, "GetPublicKey", &GetPublicKeyInput{KeyId: agree}).PublicKey
-	blob := must[EncryptOutput](r.room, "Encrypt", &EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	agree := must[kmsapi.CreateKeyOutput](r.room, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("KEY_AGREEMENT")}).KeyMetadata.KeyId
+	peer := must[kmsapi.GetPublicKeyOutput](r.room, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: agree}).PublicKey
+	blob := must[kmsapi.EncryptOutput](r.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	other, err := attesttest.NewEnclave(now)
 	if err != nil {
 		t.Fatal(err)
@@ -192,33 +193,33 @@ func TestRecipientRefused(t *testing.T) {
 	flipped[len(flipped)-1] ^= 1
 	algorithm := ptr("RSAES_OAEP_SHA_256")
 	const cannot = "The attestation document cannot be used: "
-	operations := map[string]func(*RecipientInfo, *bool) any{
-		"Decrypt": func(to *RecipientInfo, dry *bool) any {
-			return &DecryptInput{CiphertextBlob: blob, Recipient: to, DryRun: dry}
+	operations := map[string]func(*kmsapi.RecipientInfo, *bool) any{
+		"Decrypt": func(to *kmsapi.RecipientInfo, dry *bool) any {
+			return &kmsapi.DecryptInput{CiphertextBlob: blob, Recipient: to, DryRun: dry}
 		},
-		"GenerateDataKey": func(to *RecipientInfo, dry *bool) any {
-			return &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128"), Recipient: to, DryRun: dry}
+		"GenerateDataKey": func(to *kmsapi.RecipientInfo, dry *bool) any {
+			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128"), Recipient: to, DryRun: dry}
 		},
-		"GenerateDataKeyPair": func(to *RecipientInfo, dry *bool) any {
-			return &GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), Recipient: to, DryRun: dry}
+		"GenerateDataKeyPair": func(to *kmsapi.RecipientInfo, dry *bool) any {
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), Recipient: to, DryRun: dry}
 		},
-		"DeriveSharedSecret": func(to *RecipientInfo, dry *bool) any {
-			return &DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, Recipient: to, DryRun: dry}
+		"DeriveSharedSecret": func(to *kmsapi.RecipientInfo, dry *bool) any {
+			return &kmsapi.DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, Recipient: to, DryRun: dry}
 		},
-		"GenerateRandom": func(to *RecipientInfo, _ *bool) any {
-			return &GenerateRandomInput{NumberOfBytes: ptr(int32(1)), Recipient: to}
+		"GenerateRandom": func(to *kmsapi.RecipientInfo, _ *bool) any {
+			return &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), Recipient: to}
 		},
 	}
 	for name, in := range operations {
 		t.Run(name, func(t *testing.T) {
 			for _, tt := range []struct {
 				name    string
-				to      *RecipientInfo
+				to      *kmsapi.RecipientInfo
 				message string
 			}{
-				{"nothing", &RecipientInfo{}, "1 validation error detected: Value null at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
-				{"no algorithm", &RecipientInfo{AttestationDocument: r.enclave.Document(now)}, "1 validation error detected: Value null at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
-				{"no document", &RecipientInfo{KeyEncryptionAlgorithm: algorithm}, "1 validation error detected: Value at 'recipient.attestationDocument' failed to satisfy constraint: Member must not be null"},
+				{"nothing", &kmsapi.RecipientInfo{}, "1 validation error detected: Value null at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
+				{"no algorithm", &kmsapi.RecipientInfo{AttestationDocument: r.enclave.Document(now)}, "1 validation error detected: Value null at 'recipient.keyEncryptionAlgorithm' failed to satisfy constraint: Member must not be null"},
+				{"no document", &kmsapi.RecipientInfo{KeyEncryptionAlgorithm: algorithm}, "1 validation error detected: Value null at 'recipient.attestationDocument' failed to satisfy constraint: Member must not be null"},
 				{"garbage", recipientWith([]byte("garbage")), cannot + "it is malformed."},
 				{"changed", recipientWith(flipped), cannot + "its signature is wrong."},
 				{"another root", recipientWith(other.Document(now)), cannot + "its certificate does not chain to a trusted root, or is not valid now."},
@@ -227,7 +228,7 @@ func TestRecipientRefused(t *testing.T) {
 				{"no key", recipientWith(r.enclave.Chain.Sign(attesttest.Encode(r.enclave.Payload(now).Without("public_key")))), cannot + "it has no public key."},
 			} {
 				_, err := call[none](r.room, name, in(tt.to, nil))
-				wantError(t, err, ErrValidation, tt.message)
+				wantError(t, err, kmsapi.ErrValidation, tt.message)
 				if rec := r.lastRecord(); rec.EventName != name || rec.ErrorCode != "ValidationException" || recordedRecipient(rec) != nil {
 					t.Errorf("%s: %s left the record %v", tt.name, name, rec)
 				}
@@ -236,9 +237,9 @@ func TestRecipientRefused(t *testing.T) {
 				return // has no dry run
 			}
 			_, err := call[none](r.room, name, in(recipientWith(flipped), ptr(true)))
-			wantError(t, err, ErrValidation, cannot+"its signature is wrong.")
+			wantError(t, err, kmsapi.ErrValidation, cannot+"its signature is wrong.")
 			_, err = call[none](r.room, name, in(r.recipient(), ptr(true)))
-			wantError(t, err, ErrDryRun, "…")
+			wantError(t, err, kmsapi.ErrDryRun, "…")
 			if rec := r.lastRecord(); recordedRecipient(rec) == nil {
 				t.Errorf("the record of a dry run of %s does not name the enclave: %v", name, rec)
 			}
@@ -249,11 +250,11 @@ func TestRecipientRefused(t *testing.T) {
 	alice := r.user(aliceARN)
 	for name, in := range operations {
 		_, err := callAs[none](r.room, r.first, alice, name, in(recipientWith([]byte("garbage")), nil))
-		wantError(t, err, ErrAccessDenied, "…")
+		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
-	must[none](r.room, "DisableKey", &DisableKeyInput{KeyId: &id})
+	must[none](r.room, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	_, err = call[none](r.room, "GenerateDataKey", operations["GenerateDataKey"](recipientWith([]byte("garbage")), nil))
-	wantError(t, err, ErrDisabled, "…")
+	wantError(t, err, kmsapi.ErrDisabled, "…")
 }
 
 // TestRecipientExpires: a document that is good when the request is evaluated, but
@@ -262,8 +263,8 @@ func TestRecipientExpires(t *testing.T) {
 	r := newEnclaveRoom(t)
 	recipient := r.recipient()
 	r.cluster.advance(5*time.Minute - time.Second)
-	in := &GenerateRandomInput{NumberOfBytes: ptr(int32(32)), Recipient: recipient}
-	must[GenerateRandomOutput](r.room, "GenerateRandom", in)
+	in := &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32)), Recipient: recipient}
+	must[kmsapi.GenerateRandomOutput](r.room, "GenerateRandom", in)
 	replica, held := r.cluster.replica("n1"), false
 	replica.before = func(*fsmpb.Record) {
 		if !held {
@@ -271,8 +272,8 @@ func TestRecipientExpires(t *testing.T) {
 			r.cluster.advance(2 * time.Second)
 		}
 	}
-	_, err := call[GenerateRandomOutput](r.room, "GenerateRandom", in)
-	wantError(t, err, ErrValidation, "The attestation document cannot be used: it has expired.")
+	_, err := call[kmsapi.GenerateRandomOutput](r.room, "GenerateRandom", in)
+	wantError(t, err, kmsapi.ErrValidation, "The attestation document cannot be used: it has expired.")
 	if !held {
 		t.Error("the record was not held")
 	}
@@ -284,7 +285,7 @@ func TestRecipientByLeader(t *testing.T) {
 	id, _ := r.newKey()
 	clash := r.cluster.replica("n2")
 	clash.before = func(*fsmpb.Record) { r.mangle(id, func(k *fsmpb.Key) { k.Description += "x" }) }
-	k, err := callAs[GenerateDataKeyOutput](r.room, r.engines["n2"], r.root, "GenerateDataKey", &GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: r.recipient()})
+	k, err := callAs[kmsapi.GenerateDataKeyOutput](r.room, r.engines["n2"], r.root, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: r.recipient()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,16 +2,15 @@ package keyengine
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
-	"reflect"
 	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const eventCall = "AwsApiCall"
@@ -58,7 +57,7 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 	rec.EventTime, rec.EventName, rec.EventType, rec.EventSource = e.clock.Now().UnixNano(), ev.op.Name, eventCall, sourceKMS
 	rec.SourceIp, rec.UserAgent, rec.Transport = caller.SourceIP, caller.UserAgent, caller.Transport
 	rec.Region, rec.RecipientAccountId, rec.Node = ev.region(), c.Account, e.cfg.NodeID
-	rec.RequestParameters, rec.ReadOnly = ev.op.plan.fields(ev.in), ev.op.ReadOnly
+	rec.RequestParameters, rec.ReadOnly = ev.op.recorded.Fields(ev.in), ev.op.ReadOnly
 	rec.Identity = &room.identity
 	fillIdentity(rec.Identity, caller.Identity.principal, caller.Identity.credential)
 	if caller.TLS != (TLS{}) {
@@ -73,27 +72,30 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 		rec.Resources = append(rec.Resources, res)
 	}
 	if ev.op.recordKey != "" && ev.source != nil {
-		rec.RequestParameters = replace(rec.RequestParameters, text(ev.op.recordKey, ev.source.arn))
+		rec.RequestParameters = replace(rec.RequestParameters, auditfield.Text(ev.op.recordKey, ev.source.arn))
 	}
 	if len(ev.decisions) > 0 {
 		list := make([]string, len(ev.decisions))
 		for i, d := range ev.decisions {
 			list[i] = d.String()
 		}
-		rec.Additional = append(rec.Additional, textList("authorization", list))
+		rec.Additional = append(rec.Additional, auditfield.TextList("authorization", list))
 	}
 	for i, m := range ev.materials {
 		name := "keyMaterialId"
 		if i > 0 {
 			name = "destinationKeyMaterialId"
 		}
-		rec.Additional = append(rec.Additional, text(name, hexOf(m.MaterialId)))
+		rec.Additional = append(rec.Additional, auditfield.Text(name, hexOf(m.MaterialId)))
 	}
 	if ev.attested != nil {
 		rec.Additional = append(rec.Additional, attestedField(ev.attested))
 	}
+	if caller.SourceArn != "" {
+		rec.Additional = append(rec.Additional, auditfield.Text("sourceArn", caller.SourceArn))
+	}
 	if ev.grantID != "" {
-		rec.Additional = append(rec.Additional, text("grantId", ev.grantID))
+		rec.Additional = append(rec.Additional, auditfield.Text("grantId", ev.grantID))
 	}
 	if ev.err != nil {
 		rec.ErrorCode, rec.ErrorMessage = outcome(ev.err)
@@ -103,48 +105,16 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 	return rec, nil
 }
 
-// fields are the members of an input that a record shows.
-func (p *plan) fields(in any) []*auditpb.Field {
-	s := reflect.ValueOf(in).Elem()
-	out := make([]*auditpb.Field, 0, len(p.members))
-	for i := range p.members {
-		m := &p.members[i]
-		if !m.log {
-			continue
-		}
-		f := s.Field(m.index)
-		if f.IsNil() {
-			if m.fallback != nil {
-				out = append(out, m.fallback) // shared by all records: nobody writes to it
-			}
-			continue
-		}
-		out = append(out, m.field(f))
+// outcome is the code of an operation's error; "" for success. Errors that are
+// no outcome are internal ones.
+func outcome(err error) (code, message string) {
+	if err == nil {
+		return "", ""
 	}
-	return out
-}
-
-// field shows a member that is there.
-func (m *member) field(f reflect.Value) *auditpb.Field {
-	switch m.kind {
-	case textMember:
-		return text(m.name, f.Elem().String())
-	case numberMember:
-		return number(m.name, int(f.Elem().Int()))
-	case flagMember:
-		return flag(m.name, f.Elem().Bool())
-	case textListMember:
-		return textList(m.name, f.Interface().([]string))
-	case textMapMember:
-		return textMap(m.name, f.Interface().(map[string]string))
-	case timeMember:
-		return text(m.name, recordTime(*f.Interface().(*time.Time)))
-	case structMember:
-		return textMap(m.name, m.inner.texts(f.Elem()))
-	case structListMember:
-		return textList(m.name, m.inner.lines(f))
+	if e, ok := errors.AsType[*kmsapi.Error](err); ok {
+		return string(e.Code), e.Message
 	}
-	return &auditpb.Field{Name: m.name} // blobs are never shown
+	return string(kmsapi.ErrInternal.Code), ""
 }
 
 // replace puts a field in place of the one of its name, or adds it.
@@ -156,59 +126,3 @@ func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 	fields[i] = f
 	return fields
 }
-
-// fallbackField shows what an absent member means.
-func (m *member) fallbackField(fallback string) *auditpb.Field {
-	switch m.kind {
-	case flagMember:
-		return flag(m.name, fallback == "true")
-	case numberMember:
-		n, err := strconv.ParseInt(fallback, 10, 32)
-		if err != nil {
-			return nil
-		}
-		return number(m.name, int(n))
-	default:
-		return text(m.name, fallback)
-	}
-}
-
-// texts shows a structure of texts, flags and maps of texts as one map.
-func (p *plan) texts(s reflect.Value) map[string]string {
-	out := make(map[string]string)
-	for i := range p.members {
-		m := &p.members[i]
-		f := s.Field(m.index)
-		if !m.log || f.IsNil() {
-			continue
-		}
-		switch m.kind {
-		case textMember:
-			out[m.name] = f.Elem().String()
-		case textMapMember:
-			for k, v := range f.Interface().(map[string]string) {
-				out[m.name+"."+k] = v
-			}
-		}
-	}
-	return out
-}
-
-// lines shows structures of texts, one line each.
-func (p *plan) lines(list reflect.Value) []string {
-	lines := make([]string, 0, list.Len())
-	for i := range list.Len() {
-		var parts []string
-		for j := range p.members {
-			m := &p.members[j]
-			if f := list.Index(i).Field(m.index); m.log && m.kind == textMember && !f.IsNil() {
-				parts = append(parts, m.name+"="+f.Elem().String())
-			}
-		}
-		lines = append(lines, strings.Join(parts, " "))
-	}
-	return lines
-}
-
-// recordTime writes times inside of records as CloudTrail does for KMS.
-func recordTime(t time.Time) string { return t.UTC().Format("Jan 2, 2006, 3:04:05 PM") }

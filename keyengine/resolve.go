@@ -6,6 +6,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -32,10 +33,13 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 	if strings.HasPrefix(given, "arn:") {
 		arn, err := policy.ParseARN(given)
 		if err != nil || arn.Service != "kms" || arn.Partition != c.Partition || arn.Account == "" || arn.Region == "" {
-			return nil, fault(ErrInvalidArn, "Invalid arn %s", given)
+			return nil, kmsapi.Errorf(kmsapi.ErrInvalidArn, "Invalid arn %s", given)
+		}
+		if f == keyForms && strings.HasPrefix(arn.Resource, kmsapi.AliasPrefix) {
+			return nil, errAlias
 		}
 		if arn.Region != ev.region() {
-			return nil, fault(ErrNotFound, "Invalid arn %s", arn.Region)
+			return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid arn %s", arn.Region)
 		}
 		if arn.Account != c.Account {
 			// Whether such a key exists is nobody's business here.
@@ -43,15 +47,20 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 		}
 		switch rest, isKey := strings.CutPrefix(arn.Resource, "key/"); {
 		case isKey:
+			if _, _, ok := parseKeyID(rest); !ok && !keyIDShaped(rest) {
+				return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId %s", rest) // in AWS's words: no quotes here
+			}
 			name = rest
-			f = keyForms // an ARN of a key cannot hold the name of an alias
-		case strings.HasPrefix(arn.Resource, aliasPrefix):
+		case strings.HasPrefix(arn.Resource, kmsapi.AliasPrefix):
 			name = arn.Resource
 		default:
 			return nil, invalidKeyID(given)
 		}
 	}
-	if f == anyForm && strings.HasPrefix(name, aliasPrefix) {
+	if strings.HasPrefix(name, kmsapi.AliasPrefix) {
+		if f == keyForms {
+			return nil, errAlias
+		}
 		a := ev.alias(ev.region(), name)
 		if a == nil {
 			return nil, ev.aliasNotFound(name)
@@ -63,16 +72,26 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 		}
 		return t, nil
 	}
+	absent := func() error {
+		return kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", keyARN(c, ev.region(), name))
+	}
 	id, multi, ok := parseKeyID(name)
-	if !ok {
+	switch {
+	case !ok && keyIDShaped(name):
+		return nil, absent()
+	case !ok:
 		return nil, invalidKeyID(given)
 	}
 	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
 	if t.key == nil || t.key.MultiRegion != multi {
-		return nil, fault(ErrNotFound, "Key '%s' does not exist", keyARN(c, ev.region(), formatKeyID(id, multi)))
+		return nil, absent()
 	}
 	return t, nil
 }
+
+// errAlias answers an alias where only a key may stand. It is no NotFoundException:
+// clients take that for a key that is gone.
+var errAlias = kmsapi.Errorf(kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
 
 // target looks a key up by its id; its key is nil when there is none.
 func (ev *eval) target(id fsm.KeyID) *target {
@@ -87,10 +106,12 @@ func (ev *eval) target(id fsm.KeyID) *target {
 // name is the bare key id.
 func (t *target) name() string { return formatKeyID(t.id.ID, t.key.MultiRegion) }
 
-func invalidKeyID(given string) error { return fault(ErrNotFound, "Invalid keyId '%s'", given) }
+func invalidKeyID(given string) error {
+	return kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId '%s'", given)
+}
 
 func (ev *eval) aliasNotFound(name string) error {
-	return fault(ErrNotFound, "Alias %s is not found.", ev.aliasARN(name))
+	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", ev.aliasARN(name))
 }
 
 func (ev *eval) aliasARN(name string) string {
@@ -121,6 +142,13 @@ func formatUUID(id [16]byte) string {
 	hex.Encode(b[24:36], id[10:16])
 	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
 	return string(b[:])
+}
+
+// keyIDShaped tells whether a text would be a key id with its letters in lower case.
+// No key is called so, and AWS answers it as a key that does not exist.
+func keyIDShaped(s string) bool {
+	_, _, ok := parseKeyID(strings.ToLower(s))
+	return ok
 }
 
 // parseKeyID reads a key id in the one spelling that formatKeyID gives it: two

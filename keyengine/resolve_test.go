@@ -8,6 +8,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func TestResolve(t *testing.T) {
@@ -15,10 +16,10 @@ func TestResolve(t *testing.T) {
 	id, arn := r.newKey()
 	absent := "12345678-1234-1234-1234-1234567890ab"
 	prefix := "arn:aws:kms:eu-west-1:111122223333:"
-	must[none](r, "CreateAlias", &CreateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &id})
+	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &id})
 	multi := "mrk-" + strings.Repeat("0a", 16)
 	n := &fsmpb.Key{
-		Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, Spec: specSymmetric, Usage: usageEncrypt, Origin: originKMS,
+		Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginKMS,
 		State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: n}}, &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
@@ -28,38 +29,42 @@ func TestResolve(t *testing.T) {
 	tests := []struct {
 		given   string
 		aliases bool // whether the answer with aliases allowed is the same
-		kind    *Error
+		kind    *kmsapi.Error
 		message string
 	}{
 		{id, true, nil, arn},
 		{arn, true, nil, arn},
 		{multi, true, nil, prefix + "key/" + multi},
 		{prefix + "key/" + multi, true, nil, prefix + "key/" + multi},
-		{plain, true, ErrNotFound, "Key '" + prefix + "key/" + plain + "' does not exist"},
-		{"mrk-" + strings.ReplaceAll(id, "-", ""), true, ErrNotFound, "Key '" + prefix + "key/mrk-" + strings.ReplaceAll(id, "-", "") + "' does not exist"},
-		{absent, true, ErrNotFound, "Key '" + prefix + "key/" + absent + "' does not exist"},
-		{prefix + "key/" + absent, true, ErrNotFound, "Key '" + prefix + "key/" + absent + "' does not exist"},
-		{strings.ToUpper(id), true, ErrNotFound, "Invalid keyId '" + strings.ToUpper(id) + "'"},
-		{strings.ReplaceAll(id, "-", ""), true, ErrNotFound, "Invalid keyId '" + strings.ReplaceAll(id, "-", "") + "'"},
-		{id + "0", true, ErrNotFound, "Invalid keyId '" + id + "0'"},
-		{"mrk-0a", true, ErrNotFound, "Invalid keyId 'mrk-0a'"},
-		{multi + "0", true, ErrNotFound, "Invalid keyId '" + multi + "0'"},
-		{strings.Replace(multi, "0a", "0A", 1), true, ErrNotFound, "Invalid keyId '" + strings.Replace(multi, "0a", "0A", 1) + "'"},
-		{"key/" + id, true, ErrNotFound, "Invalid keyId 'key/" + id + "'"},
-		{"x", true, ErrNotFound, "Invalid keyId 'x'"},
-		{"Alias/a", true, ErrNotFound, "Invalid keyId 'Alias/a'"},
-		{"alias/a", false, ErrNotFound, "Invalid keyId 'alias/a'"},
-		{prefix + "alias/a", false, ErrNotFound, "Invalid keyId '" + prefix + "alias/a'"},
-		{prefix + "key/alias/a", true, ErrNotFound, "Invalid keyId '" + prefix + "key/alias/a'"},
-		{prefix + "grant/x", true, ErrNotFound, "Invalid keyId '" + prefix + "grant/x'"},
-		{"arn:aws:kms:us-east-1:111122223333:key/" + id, true, ErrNotFound, "Invalid arn us-east-1"},
-		{"arn:aws:kms:us-east-1:444455556666:key/" + id, true, ErrNotFound, "Invalid arn us-east-1"},
-		{"arn:aws:kms:eu-west-1:444455556666:key/" + id, true, ErrAccessDenied,
+		{plain, true, kmsapi.ErrNotFound, "Key '" + prefix + "key/" + plain + "' does not exist"},
+		{"mrk-" + strings.ReplaceAll(id, "-", ""), true, kmsapi.ErrNotFound, "Key '" + prefix + "key/mrk-" + strings.ReplaceAll(id, "-", "") + "' does not exist"},
+		{absent, true, kmsapi.ErrNotFound, "Key '" + prefix + "key/" + absent + "' does not exist"},
+		{prefix + "key/" + absent, true, kmsapi.ErrNotFound, "Key '" + prefix + "key/" + absent + "' does not exist"},
+		{strings.ToUpper(id), true, kmsapi.ErrNotFound, "Key '" + prefix + "key/" + strings.ToUpper(id) + "' does not exist"},
+		{prefix + "key/" + strings.ToUpper(id), true, kmsapi.ErrNotFound, "Key '" + prefix + "key/" + strings.ToUpper(id) + "' does not exist"},
+		{strings.ReplaceAll(id, "-", ""), true, kmsapi.ErrNotFound, "Invalid keyId '" + strings.ReplaceAll(id, "-", "") + "'"},
+		{id + "0", true, kmsapi.ErrNotFound, "Invalid keyId '" + id + "0'"},
+		{"mrk-0a", true, kmsapi.ErrNotFound, "Invalid keyId 'mrk-0a'"},
+		{multi + "0", true, kmsapi.ErrNotFound, "Invalid keyId '" + multi + "0'"},
+		{strings.Replace(multi, "0a", "0A", 1), true, kmsapi.ErrNotFound, "Key '" + prefix + "key/" + strings.Replace(multi, "0a", "0A", 1) + "' does not exist"},
+		{"key/" + id, true, kmsapi.ErrNotFound, "Invalid keyId 'key/" + id + "'"},
+		{"x", true, kmsapi.ErrNotFound, "Invalid keyId 'x'"},
+		{"Alias/a", true, kmsapi.ErrNotFound, "Invalid keyId 'Alias/a'"},
+		{"alias/a", false, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{"alias/none", false, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{prefix + "alias/a", false, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{"arn:aws:kms:us-east-1:444455556666:alias/a", false, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{prefix + "key/alias/a", true, kmsapi.ErrNotFound, "Invalid keyId alias/a"},
+		{prefix + "key/x", true, kmsapi.ErrNotFound, "Invalid keyId x"},
+		{prefix + "grant/x", true, kmsapi.ErrNotFound, "Invalid keyId '" + prefix + "grant/x'"},
+		{"arn:aws:kms:us-east-1:111122223333:key/" + id, true, kmsapi.ErrNotFound, "Invalid arn us-east-1"},
+		{"arn:aws:kms:us-east-1:444455556666:key/" + id, true, kmsapi.ErrNotFound, "Invalid arn us-east-1"},
+		{"arn:aws:kms:eu-west-1:444455556666:key/" + id, true, kmsapi.ErrAccessDenied,
 			"User: arn:aws:iam::111122223333:root is not authorized to perform: kms:DescribeKey on resource: arn:aws:kms:eu-west-1:444455556666:key/" + id +
 				" because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access"},
-		{"arn:aws:s3:eu-west-1:111122223333:key/" + id, true, ErrInvalidArn, "Invalid arn arn:aws:s3:eu-west-1:111122223333:key/" + id},
-		{"arn:aws-cn:kms:eu-west-1:111122223333:key/" + id, true, ErrInvalidArn, "Invalid arn arn:aws-cn:kms:eu-west-1:111122223333:key/" + id},
-		{"arn:aws:kms", true, ErrInvalidArn, "Invalid arn arn:aws:kms"},
+		{"arn:aws:s3:eu-west-1:111122223333:key/" + id, true, kmsapi.ErrInvalidArn, "Invalid arn arn:aws:s3:eu-west-1:111122223333:key/" + id},
+		{"arn:aws-cn:kms:eu-west-1:111122223333:key/" + id, true, kmsapi.ErrInvalidArn, "Invalid arn arn:aws-cn:kms:eu-west-1:111122223333:key/" + id},
+		{"arn:aws:kms", true, kmsapi.ErrInvalidArn, "Invalid arn arn:aws:kms"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.given, func(t *testing.T) {
@@ -80,13 +85,13 @@ func TestResolve(t *testing.T) {
 		})
 	}
 	for _, given := range []string{"alias/a", prefix + "alias/a"} {
-		if got := must[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &given}); *got.KeyMetadata.Arn != arn {
+		if got := must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &given}); *got.KeyMetadata.Arn != arn {
 			t.Errorf("%s is %s", given, *got.KeyMetadata.Arn)
 		}
 	}
 	for _, given := range []string{"alias/b", prefix + "alias/b"} {
-		_, err := call[DescribeKeyOutput](r, "DescribeKey", &DescribeKeyInput{KeyId: &given})
-		wantError(t, err, ErrNotFound, "Alias "+prefix+"alias/b is not found.")
+		_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &given})
+		wantError(t, err, kmsapi.ErrNotFound, "Alias "+prefix+"alias/b is not found.")
 	}
 }
 
@@ -119,7 +124,7 @@ func TestRegion(t *testing.T) {
 	ask := func(region string) error {
 		c := r.caller(r.root)
 		c.Region = region
-		_, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &DescribeKeyInput{KeyId: &id})
+		_, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
 	for _, region := range []string{"", testRegion} {
@@ -127,7 +132,7 @@ func TestRegion(t *testing.T) {
 			t.Errorf("in Region %q: %v", region, err)
 		}
 	}
-	wantError(t, ask("us-east-1"), ErrInvalidSignature, "Credential should be scoped to a valid region, not 'us-east-1'.")
+	wantError(t, ask("us-east-1"), kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not 'us-east-1'.")
 	was, _ := r.cluster.state().Cluster()
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: anyRegion(was)}})
 	if err := ask("us-east-1"); err != nil {

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const (
@@ -74,13 +76,26 @@ func (r *room) identity(uri string) Identity {
 	return id
 }
 
+// putSigned is a change that writes a credential with its MAC.
+func putSigned(t testing.TB, e *Engine, c *fsmpb.Credential) *fsmpb.Change {
+	t.Helper()
+	o, err := e.vault.current()
+	if err == nil {
+		err = signCredential(o.ring, c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}}
+}
+
 // user makes a certificate credential for a principal.
 func (r *room) user(arn string) Identity {
 	r.t.Helper()
 	uri := "spiffe://test/" + arn
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
+	r.cluster.change(putSigned(r.t, r.first, &fsmpb.Credential{
 		Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
-	}}})
+	}))
 	return r.identity(uri)
 }
 
@@ -98,7 +113,7 @@ func call[Out any](r *room, name string, in any) (*Out, error) {
 func callAs[Out any](r *room, e *Engine, id Identity, name string, in any) (*Out, error) {
 	out, err := e.Do(context.Background(), r.caller(id), OperationNamed(name), in)
 	if err != nil {
-		var told *Error
+		var told *kmsapi.Error
 		if !errors.As(err, &told) {
 			r.t.Errorf("%s failed with %T, which no caller may be told: %v", name, err, err)
 		}
@@ -122,7 +137,7 @@ func must[Out any](r *room, name string, in any) *Out {
 // newKey makes a key and returns its id and ARN.
 func (r *room) newKey() (id, arn string) {
 	r.t.Helper()
-	m := must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{}).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{}).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
@@ -141,6 +156,29 @@ func (r *room) mangle(id string, f func(*fsmpb.Key)) {
 	k := cloneOf(was)
 	f(k)
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
+}
+
+// inAWeek is the earliest date for which a deletion can be scheduled.
+func (r *room) inAWeek() int64 { return r.cluster.clock.Now().Add(week).UnixNano() }
+
+// doom has a key of a Region be deleted in a week.
+func (r *room) doom(region, id string) {
+	r.t.Helper()
+	r.mangleIn(region, id, func(k *fsmpb.Key) {
+		k.State, k.DeletionTime, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, r.inAWeek(), 0
+	})
+}
+
+// deleteIn makes a key of a Region be gone, a week from now if it is not doomed yet.
+func (r *room) deleteIn(region, id string) {
+	r.t.Helper()
+	if r.keyIn(region, id).State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
+		r.doom(region, id)
+	}
+	due := r.keyIn(region, id).DeletionTime
+	r.cluster.advance(max(0, time.Duration(due-r.cluster.state().Time())))
+	k := r.keyID(id)
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: region}}})
 }
 
 // lastRecord is the newest audit record, in the clear.
@@ -184,9 +222,9 @@ func (r *room) setPolicy(id string, doc string) {
 }
 
 // wantError checks code and whole message; a message of "…" takes any.
-func wantError(t testing.TB, err error, kind *Error, message string) {
+func wantError(t testing.TB, err error, kind *kmsapi.Error, message string) {
 	t.Helper()
-	var got *Error
+	var got *kmsapi.Error
 	if !errors.As(err, &got) {
 		t.Errorf("got error %v, want %s", err, kind.Code)
 		return

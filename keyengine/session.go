@@ -10,14 +10,18 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -41,7 +45,7 @@ const (
 // SessionProof shows that its sender has an access key's secret, without a
 // request to sign. MAC is
 //
-//	HMAC-SHA-256(k, "conclave session v1\n" AccessKeyID "\n" Time "\n" hex(Nonce))
+//	HMAC-SHA-256(k, "conclave session v2\n" AccessKeyID "\n" Time "\n" hex(Nonce) "\n" hex(Channel))
 //	k = HMAC-SHA-256("CONCLAVE1" secret, "session")
 //
 // with Time in decimal.
@@ -51,7 +55,10 @@ type SessionProof struct {
 	Time int64
 	// Nonce is 16 to 64 random bytes.
 	Nonce []byte
-	MAC   []byte
+	// Channel is what the transport knows the connection by, tls-exporter of RFC 9266,
+	// so that who is given a proof cannot use it elsewhere; empty without TLS.
+	Channel []byte
+	MAC     []byte
 
 	// What the record says of the asking; see Caller.
 	RequestID RequestID
@@ -82,20 +89,27 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 	}
 	now := e.now(e.replica.State())
 	if d := now.Unix() - p.Time; d > int64(SessionSkew/time.Second) || d < -int64(SessionSkew/time.Second) {
-		return "", time.Time{}, fault(ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
+		return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
 	}
 	claims := sessionClaims{expires: now.Add(SessionLife).Unix()}
+	used := false
 	_, _ = rand.Read(claims.session[:]) // never fails: crypto/rand ends the process instead
 	for range maxTries {
 		c, err := e.proven(ctx, o, &p)
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		id, err := o.identify(c)
+		id, err := e.identify(o, c)
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		claims.credential, claims.proof = id.credential, id.proof
+		if !used {
+			if err := e.proofs.use(now, &p); err != nil {
+				return "", time.Time{}, err
+			}
+			used = true
+		}
+		claims.credential, claims.proof = id.credential, id.sessions
 		if err = e.recordSession(ctx, p, c, &claims); err == errConflict {
 			continue // the access key is another since, if it still is one
 		}
@@ -107,7 +121,38 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 		}
 		return token, time.Unix(claims.expires, 0), nil
 	}
-	return "", time.Time{}, fault(ErrUnavailable, "The access key keeps changing. Try again.")
+	return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrUnavailable, "The access key keeps changing. Try again.")
+}
+
+// maxProofs bounds the proofs that are remembered as used.
+const maxProofs = 1 << 16
+
+// usedProofs are proofs that opened a session on this node, as long as their time
+// would let them do so again. On another node they are of another connection.
+type usedProofs struct {
+	mu   sync.Mutex
+	seen map[[sha256.Size]byte]int64 // when they are too old, Unix seconds
+}
+
+// use notes a good proof, or refuses one that was used before.
+func (u *usedProofs) use(now time.Time, p *SessionProof) error {
+	id := sha256.Sum256(p.MAC)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.seen[id]; ok {
+		return errSignature
+	}
+	if len(u.seen) >= maxProofs {
+		maps.DeleteFunc(u.seen, func(_ [sha256.Size]byte, until int64) bool { return until < now.Unix() })
+		if len(u.seen) >= maxProofs {
+			return errThrottled
+		}
+	}
+	if u.seen == nil {
+		u.seen = make(map[[sha256.Size]byte]int64)
+	}
+	u.seen[id] = p.Time + int64(SessionSkew/time.Second)
+	return nil
 }
 
 // proven is the access key whose secret made the proof.
@@ -148,7 +193,7 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 	var k [sha256.Size]byte
 	defer clear(k[:])
 	hmacInto(k[:], key, "session")
-	msg := "conclave session v1\n" + p.AccessKeyID + "\n" + strconv.FormatInt(p.Time, 10) + "\n" + hex.EncodeToString(p.Nonce)
+	msg := "conclave session v2\n" + p.AccessKeyID + "\n" + strconv.FormatInt(p.Time, 10) + "\n" + hex.EncodeToString(p.Nonce) + "\n" + hex.EncodeToString(p.Channel)
 	return hmacEqual(k[:], []byte(msg), p.MAC)
 }
 
@@ -156,7 +201,7 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 // changed is the record's precondition, so a session is never given on one that
 // was withdrawn before.
 func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *sessionClaims) error {
-	who, err := policy.ParsePrincipal(c.Principal)
+	who, err := policy.ParseCaller(c.Principal)
 	if err != nil {
 		return fmt.Errorf("credential %s: %w", c.Id, err)
 	}
@@ -164,23 +209,16 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 		name: "CreateSession", kind: eventConclave, requestID: p.RequestID,
 		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS,
 		response: []*auditpb.Field{
-			text("sessionId", hex.EncodeToString(claims.session[:])),
-			text("expiration", time.Unix(claims.expires, 0).UTC().Format(time.RFC3339)),
+			auditfield.Text("sessionId", hex.EncodeToString(claims.session[:])),
+			auditfield.Text("expiration", time.Unix(claims.expires, 0).UTC().Format(time.RFC3339)),
 		},
 		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: []byte(c.Id), Version: c.Version}},
 	})
-	switch {
-	case err != nil:
+	if err := e.settled(ctx, "CreateSession", d, err); err != nil {
 		return err
-	case d.Verdict == fsm.Conflict:
-		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-			return e.unavailable(err)
-		}
-		return errConflict
-	case d.Verdict != fsm.Accepted:
-		return fmt.Errorf("record of CreateSession found %v", d.Verdict)
-	case d.Late:
-		return errHeldUp
+	}
+	if d.TooLate() {
+		return e.withhold(p.RequestID, "CreateSession")
 	}
 	return nil
 }
@@ -248,6 +286,18 @@ func (o *opened) verify(token string) (sessionClaims, error) {
 	return c, nil
 }
 
+// KnowsToken reports whether a token is one of this cluster's that has not expired.
+// It waits for nothing and says nothing of the access key behind the token: it is
+// for whoever has to decide how much room a caller gets, before there is one.
+func (e *Engine) KnowsToken(token string) bool {
+	o, err := e.vault.current()
+	if err != nil {
+		return false
+	}
+	claims, err := o.verify(token)
+	return err == nil && e.now(e.replica.State()).Unix() < claims.expires
+}
+
 // AuthenticateSession tells whom a session token stands for. Errors:
 // ErrExpiredToken, ErrUnrecognizedClient for a token that is none of this
 // cluster's or whose access key is no longer good, ErrUnavailable.
@@ -262,7 +312,7 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 	}
 	s := e.replica.State()
 	if e.now(s).Unix() >= claims.expires {
-		return Identity{}, fault(ErrExpiredToken, "The security token included in the request is expired")
+		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
 	}
 	id, err := e.sessionIdentity(o, s, &claims)
 	if !errors.Is(err, errUnrecognized) {
@@ -280,14 +330,15 @@ func (e *Engine) sessionIdentity(o *opened, s *fsm.State, claims *sessionClaims)
 	if c == nil || !c.Active {
 		return Identity{}, errUnrecognized
 	}
-	known, err := o.identify(c)
+	known, err := e.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}
-	if !equal(known.proof, claims.proof) {
+	if !equal(known.sessions, claims.proof) {
 		return Identity{}, errUnrecognized
 	}
-	id := *known
+	id := known.Identity
+	id.proof = known.sessions
 	id.session = hex.EncodeToString(claims.session[:])
 	return id, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // stateRule says what an operation does to a key in one state.
@@ -57,18 +58,18 @@ func (r stateRules) check(arn string, s fsmpb.KeyState) error {
 	case rulePass:
 		return nil
 	case ruleDisabled:
-		return fault(ErrDisabled, "%s is disabled.", arn)
+		return kmsapi.Errorf(kmsapi.ErrDisabled, "%s is disabled.", arn)
 	case rulePending:
 		if s == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
-			return fault(ErrInvalidState, "%s is pending replica deletion.", arn)
+			return kmsapi.Errorf(kmsapi.ErrInvalidState, "%s is pending replica deletion.", arn)
 		}
-		return fault(ErrInvalidState, "%s is pending deletion.", arn)
+		return kmsapi.Errorf(kmsapi.ErrInvalidState, "%s is pending deletion.", arn)
 	case ruleNotPending:
-		return fault(ErrInvalidState, "%s is not pending deletion.", arn)
+		return kmsapi.Errorf(kmsapi.ErrInvalidState, "%s is not pending deletion.", arn)
 	case ruleImport:
-		return fault(ErrInvalidState, "%s is pending import.", arn)
+		return kmsapi.Errorf(kmsapi.ErrInvalidState, "%s is pending import.", arn)
 	case ruleOrigin:
-		return fault(ErrUnsupported, "%s origin is %s which is not valid for this operation.", arn, originImported)
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s origin is %s which is not valid for this operation.", arn, kmsapi.OriginImported)
 	}
 	return fmt.Errorf("key %s is in state %v, for which there is no rule", arn, s)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func anyRegion(c *fsmpb.Cluster) *fsmpb.Cluster {
@@ -31,7 +32,8 @@ type stateRow struct {
 	kind string // of the key, of stateKinds; "" for a symmetric one
 	in   func(k *stateKey) any
 	// The states in the order of keyStateColumns. Only imported keys come to wait
-	// for an import, so other keys have the first four.
+	// for an import, so other keys have the first four, and kinds that cannot be
+	// imported have no more.
 	want string
 	own  string // for keys of origin AWS_KMS, where that is another outcome
 }
@@ -44,10 +46,11 @@ var keyStateColumns = []fsmpb.KeyState{
 
 // stateKinds are the kinds of keys in the table: spec and usage.
 var stateKinds = map[string][2]string{
-	"":      {specSymmetric, usageEncrypt},
-	"sign":  {"ECC_NIST_P256", usageSign},
-	"agree": {"ECC_NIST_P256", usageAgree},
-	"mac":   {"HMAC_256", usageMac},
+	"":      {kmsapi.SpecSymmetric, kmsapi.UsageEncrypt},
+	"sign":  {"ECC_NIST_P256", kmsapi.UsageSign},
+	"agree": {"ECC_NIST_P256", kmsapi.UsageAgree},
+	"mac":   {"HMAC_256", kmsapi.UsageMac},
+	"kem":   {"ML_KEM_512", kmsapi.UsageEncapsulate},
 }
 
 // keyless are the operations that concern no key that exists.
@@ -56,89 +59,93 @@ var keyless = []string{"CreateKey", "ListKeys", "ListRetirableGrants", "Generate
 // keyStateRows is AWS's table of what works on a key in each state.
 func keyStateRows() []stateRow {
 	return []stateRow{
-		{"CancelKeyDeletion", "", "", func(k *stateKey) any { return &CancelKeyDeletionInput{KeyId: &k.id} }, "N N ok ok N", ""},
-		{"CreateAlias", "", "", func(k *stateKey) any { return &CreateAliasInput{AliasName: ptr(k.alias()), TargetKeyId: &k.id} }, "ok ok P R ok", ""},
+		{"CancelKeyDeletion", "", "", func(k *stateKey) any { return &kmsapi.CancelKeyDeletionInput{KeyId: &k.id} }, "N N ok ok N", ""},
+		{"CreateAlias", "", "", func(k *stateKey) any { return &kmsapi.CreateAliasInput{AliasName: ptr(k.alias()), TargetKeyId: &k.id} }, "ok ok P R ok", ""},
 		{"CreateGrant", "", "", func(k *stateKey) any {
-			return &CreateGrantInput{KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+			return &kmsapi.CreateGrantInput{KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
 		}, "ok D P R I", ""},
-		{"Decrypt", "", "", func(k *stateKey) any { return &DecryptInput{CiphertextBlob: k.seal(k.id, "x")} }, "ok D P R I", ""},
-		{"Decrypt", "with key", "", func(k *stateKey) any { return &DecryptInput{CiphertextBlob: k.seal(k.id, "x"), KeyId: &k.id} }, "ok D P R I", ""},
-		{"DeleteAlias", "", "", func(k *stateKey) any { return &DeleteAliasInput{AliasName: ptr(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
-		{"DeleteImportedKeyMaterial", "", "", func(k *stateKey) any { return &DeleteImportedKeyMaterialInput{KeyId: &k.id} }, "ok ok ok ok ok", "X X X X"},
+		{"Decrypt", "", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.seal(k.id, "x")} }, "ok D P R I", ""},
+		{"Decrypt", "with key", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.seal(k.id, "x"), KeyId: &k.id} }, "ok D P R I", ""},
+		{"Decapsulate", "", "kem", func(k *stateKey) any {
+			return decapsulateInput(k.id, k.encapsulates(k.id).SharedSecretCiphertextBlob)
+		}, "ok D P R", ""},
+		{"DeleteAlias", "", "", func(k *stateKey) any { return &kmsapi.DeleteAliasInput{AliasName: ptr(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
+		{"DeleteImportedKeyMaterial", "", "", func(k *stateKey) any { return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &k.id} }, "ok ok ok ok ok", "X X X X"},
 		{"DeriveSharedSecret", "", "agree", func(k *stateKey) any {
-			return &DeriveSharedSecretInput{KeyId: &k.id, KeyAgreementAlgorithm: ptr(algorithmECDH), PublicKey: k.publicKey(k.id)}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &k.id, KeyAgreementAlgorithm: ptr(algorithmECDH), PublicKey: k.publicKey(k.id)}
 		}, "ok D P R I", ""},
-		{"DescribeKey", "", "", func(k *stateKey) any { return &DescribeKeyInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"DisableKey", "", "", func(k *stateKey) any { return &DisableKeyInput{KeyId: &k.id} }, "ok ok P R I", ""},
-		{"DisableKeyRotation", "", "", func(k *stateKey) any { return &DisableKeyRotationInput{KeyId: &k.id} }, "X D P R X", "ok D P R"},
-		{"DisableKeyRotation", "of a kind that does not rotate", "sign", func(k *stateKey) any { return &DisableKeyRotationInput{KeyId: &k.id} }, "U D P R X", ""},
-		{"EnableKey", "", "", func(k *stateKey) any { return &EnableKeyInput{KeyId: &k.id} }, "ok ok P R I", ""},
-		{"EnableKeyRotation", "", "", func(k *stateKey) any { return &EnableKeyRotationInput{KeyId: &k.id} }, "X D P R X", "ok D P R"},
-		{"EnableKeyRotation", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &EnableKeyRotationInput{KeyId: &k.id} }, "U D P R X", ""},
-		{"Encrypt", "", "", func(k *stateKey) any { return &EncryptInput{KeyId: &k.id, Plaintext: []byte("x")} }, "ok D P R I", ""},
-		{"GenerateDataKey", "", "", func(k *stateKey) any { return &GenerateDataKeyInput{KeyId: &k.id, KeySpec: ptr("AES_128")} }, "ok D P R I", ""},
+		{"DescribeKey", "", "", func(k *stateKey) any { return &kmsapi.DescribeKeyInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"DisableKey", "", "", func(k *stateKey) any { return &kmsapi.DisableKeyInput{KeyId: &k.id} }, "ok ok P R I", ""},
+		{"DisableKeyRotation", "", "", func(k *stateKey) any { return &kmsapi.DisableKeyRotationInput{KeyId: &k.id} }, "X D P R X", "ok D P R"},
+		{"DisableKeyRotation", "of a kind that does not rotate", "sign", func(k *stateKey) any { return &kmsapi.DisableKeyRotationInput{KeyId: &k.id} }, "ok D P R X", ""},
+		{"EnableKey", "", "", func(k *stateKey) any { return &kmsapi.EnableKeyInput{KeyId: &k.id} }, "ok ok P R I", ""},
+		{"EnableKeyRotation", "", "", func(k *stateKey) any { return &kmsapi.EnableKeyRotationInput{KeyId: &k.id} }, "X D P R X", "ok D P R"},
+		{"EnableKeyRotation", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &kmsapi.EnableKeyRotationInput{KeyId: &k.id} }, "U D P R X", ""},
+		{"Encapsulate", "", "kem", func(k *stateKey) any { return encapsulateInput(k.id) }, "ok D P R", ""},
+		{"Encrypt", "", "", func(k *stateKey) any { return &kmsapi.EncryptInput{KeyId: &k.id, Plaintext: []byte("x")} }, "ok D P R I", ""},
+		{"GenerateDataKey", "", "", func(k *stateKey) any { return &kmsapi.GenerateDataKeyInput{KeyId: &k.id, KeySpec: ptr("AES_128")} }, "ok D P R I", ""},
 		{"GenerateDataKeyPair", "", "", func(k *stateKey) any {
-			return &GenerateDataKeyPairInput{KeyId: &k.id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &k.id, KeyPairSpec: ptr("ECC_NIST_P256")}
 		}, "ok D P R I", ""},
 		{"GenerateDataKeyPairWithoutPlaintext", "", "", func(k *stateKey) any {
-			return &GenerateDataKeyPairWithoutPlaintextInput{KeyId: &k.id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &k.id, KeyPairSpec: ptr("ECC_NIST_P256")}
 		}, "ok D P R I", ""},
 		{"GenerateDataKeyWithoutPlaintext", "", "", func(k *stateKey) any {
-			return &GenerateDataKeyWithoutPlaintextInput{KeyId: &k.id, KeySpec: ptr("AES_128")}
+			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &k.id, KeySpec: ptr("AES_128")}
 		}, "ok D P R I", ""},
 		{"GenerateMac", "", "mac", func(k *stateKey) any { return k.macInput(k.id) }, "ok D P R I", ""},
-		{"GetKeyLastUsage", "", "", func(k *stateKey) any { return &GetKeyLastUsageInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"GetKeyPolicy", "", "", func(k *stateKey) any { return &GetKeyPolicyInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"GetKeyRotationStatus", "", "", func(k *stateKey) any { return &GetKeyRotationStatusInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"GetKeyRotationStatus", "of a kind that does not rotate", "agree", func(k *stateKey) any { return &GetKeyRotationStatusInput{KeyId: &k.id} }, "U U U U U", ""},
+		{"GetKeyLastUsage", "", "", func(k *stateKey) any { return &kmsapi.GetKeyLastUsageInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"GetKeyPolicy", "", "", func(k *stateKey) any { return &kmsapi.GetKeyPolicyInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"GetKeyRotationStatus", "", "", func(k *stateKey) any { return &kmsapi.GetKeyRotationStatusInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"GetKeyRotationStatus", "of a kind that does not rotate", "agree", func(k *stateKey) any { return &kmsapi.GetKeyRotationStatusInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"GetParametersForImport", "", "", func(k *stateKey) any {
-			return &GetParametersForImportInput{KeyId: &k.id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")}
+			return &kmsapi.GetParametersForImportInput{KeyId: &k.id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")}
 		}, "ok ok P R ok", "X X P R"},
-		{"GetPublicKey", "", "sign", func(k *stateKey) any { return &GetPublicKeyInput{KeyId: &k.id} }, "ok D P R I", ""},
+		{"GetPublicKey", "", "sign", func(k *stateKey) any { return &kmsapi.GetPublicKeyInput{KeyId: &k.id} }, "ok D P R I", ""},
 		{"ImportKeyMaterial", "", "", (*stateKey).importInput, "ok ok P R ok", "X X P R"},
-		{"ListAliases", "", "", func(k *stateKey) any { return &ListAliasesInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"ListGrants", "", "", func(k *stateKey) any { return &ListGrantsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"ListKeyPolicies", "", "", func(k *stateKey) any { return &ListKeyPoliciesInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"ListKeyRotations", "", "", func(k *stateKey) any { return &ListKeyRotationsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
-		{"ListKeyRotations", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &ListKeyRotationsInput{KeyId: &k.id} }, "U U U U U", ""},
-		{"ListResourceTags", "", "", func(k *stateKey) any { return &ListResourceTagsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"ListAliases", "", "", func(k *stateKey) any { return &kmsapi.ListAliasesInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"ListGrants", "", "", func(k *stateKey) any { return &kmsapi.ListGrantsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"ListKeyPolicies", "", "", func(k *stateKey) any { return &kmsapi.ListKeyPoliciesInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"ListKeyRotations", "", "", func(k *stateKey) any { return &kmsapi.ListKeyRotationsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
+		{"ListKeyRotations", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &kmsapi.ListKeyRotationsInput{KeyId: &k.id} }, "U U U U U", ""},
+		{"ListResourceTags", "", "", func(k *stateKey) any { return &kmsapi.ListResourceTagsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"PutKeyPolicy", "", "", func(k *stateKey) any {
-			return &PutKeyPolicyInput{KeyId: &k.id, Policy: ptr(k.policyFor(rootStatement))}
+			return &kmsapi.PutKeyPolicyInput{KeyId: &k.id, Policy: ptr(k.policyFor(rootStatement))}
 		}, "ok ok ok ok ok", ""},
 		{"ReEncrypt", "source", "", func(k *stateKey) any {
-			return &ReEncryptInput{CiphertextBlob: k.seal(k.id, "x"), DestinationKeyId: &k.other}
+			return &kmsapi.ReEncryptInput{CiphertextBlob: k.seal(k.id, "x"), DestinationKeyId: &k.other}
 		}, "ok D P R I", ""},
 		{"ReEncrypt", "destination", "", func(k *stateKey) any {
-			return &ReEncryptInput{CiphertextBlob: k.seal(k.other, "x"), DestinationKeyId: &k.id}
+			return &kmsapi.ReEncryptInput{CiphertextBlob: k.seal(k.other, "x"), DestinationKeyId: &k.id}
 		}, "ok D P R I", ""},
-		{"ReplicateKey", "", "", func(k *stateKey) any { return &ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(thirdRegion)} }, "ok D P R I", ""},
-		{"RetireGrant", "", "", func(k *stateKey) any { return &RetireGrantInput{KeyId: &k.arn, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
-		{"RevokeGrant", "", "", func(k *stateKey) any { return &RevokeGrantInput{KeyId: &k.id, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
+		{"ReplicateKey", "", "", func(k *stateKey) any { return &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(thirdRegion)} }, "ok D P R I", ""},
+		{"RetireGrant", "", "", func(k *stateKey) any { return &kmsapi.RetireGrantInput{KeyId: &k.arn, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
+		{"RevokeGrant", "", "", func(k *stateKey) any { return &kmsapi.RevokeGrantInput{KeyId: &k.id, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
 		{"RotateKeyOnDemand", "", "", (*stateKey).rotateInput, "ok D P R I", ""},
-		{"RotateKeyOnDemand", "of a kind that does not rotate", "sign", func(k *stateKey) any { return &RotateKeyOnDemandInput{KeyId: &k.id} }, "U D P R I", ""},
-		{"ScheduleKeyDeletion", "", "", func(k *stateKey) any { return &ScheduleKeyDeletionInput{KeyId: &k.id} }, "ok ok P R ok", ""},
+		{"RotateKeyOnDemand", "of a kind that does not rotate", "sign", func(k *stateKey) any { return &kmsapi.RotateKeyOnDemandInput{KeyId: &k.id} }, "U D P R I", ""},
+		{"ScheduleKeyDeletion", "", "", func(k *stateKey) any { return &kmsapi.ScheduleKeyDeletionInput{KeyId: &k.id} }, "ok ok P R ok", ""},
 		{"Sign", "", "sign", func(k *stateKey) any { return k.signInput(k.id) }, "ok D P R I", ""},
-		{"TagResource", "", "", func(k *stateKey) any { return &TagResourceInput{KeyId: &k.id, Tags: manyTags(1)} }, "ok ok P R ok", ""},
-		{"UntagResource", "", "", func(k *stateKey) any { return &UntagResourceInput{KeyId: &k.id, TagKeys: []string{"k"}} }, "ok ok P R ok", ""},
+		{"TagResource", "", "", func(k *stateKey) any { return &kmsapi.TagResourceInput{KeyId: &k.id, Tags: manyTags(1)} }, "ok ok P R ok", ""},
+		{"UntagResource", "", "", func(k *stateKey) any { return &kmsapi.UntagResourceInput{KeyId: &k.id, TagKeys: []string{"k"}} }, "ok ok P R ok", ""},
 		{"UpdateAlias", "old target", "", func(k *stateKey) any {
-			return &UpdateAliasInput{AliasName: ptr(k.aliasOf(k.id)), TargetKeyId: &k.other}
+			return &kmsapi.UpdateAliasInput{AliasName: ptr(k.aliasOf(k.id)), TargetKeyId: &k.other}
 		}, "ok ok ok ok ok", ""},
 		{"UpdateAlias", "new target", "", func(k *stateKey) any {
-			return &UpdateAliasInput{AliasName: ptr(k.aliasOf(k.other)), TargetKeyId: &k.id}
+			return &kmsapi.UpdateAliasInput{AliasName: ptr(k.aliasOf(k.other)), TargetKeyId: &k.id}
 		}, "ok ok P R ok", ""},
-		{"UpdateKeyDescription", "", "", func(k *stateKey) any { return &UpdateKeyDescriptionInput{KeyId: &k.id, Description: ptr("")} }, "ok ok P R ok", ""},
+		{"UpdateKeyDescription", "", "", func(k *stateKey) any { return &kmsapi.UpdateKeyDescriptionInput{KeyId: &k.id, Description: ptr("")} }, "ok ok P R ok", ""},
 		{"UpdatePrimaryRegion", "", "", func(k *stateKey) any {
-			return &UpdatePrimaryRegionInput{KeyId: &k.id, PrimaryRegion: ptr(secondRegion)}
+			return &kmsapi.UpdatePrimaryRegionInput{KeyId: &k.id, PrimaryRegion: ptr(secondRegion)}
 		}, "ok D P R I", ""},
 		{"Verify", "", "sign", func(k *stateKey) any {
 			in := k.signInput(k.id)
-			s := must[SignOutput](k.room, "Sign", in).Signature
-			return &VerifyInput{KeyId: &k.id, Message: in.Message, SigningAlgorithm: in.SigningAlgorithm, Signature: s}
+			s := must[kmsapi.SignOutput](k.room, "Sign", in).Signature
+			return &kmsapi.VerifyInput{KeyId: &k.id, Message: in.Message, SigningAlgorithm: in.SigningAlgorithm, Signature: s}
 		}, "ok D P R I", ""},
 		{"VerifyMac", "", "mac", func(k *stateKey) any {
 			in := k.macInput(k.id)
-			m := must[GenerateMacOutput](k.room, "GenerateMac", in).Mac
-			return &VerifyMacInput{KeyId: &k.id, Message: in.Message, MacAlgorithm: in.MacAlgorithm, Mac: m}
+			m := must[kmsapi.GenerateMacOutput](k.room, "GenerateMac", in).Mac
+			return &kmsapi.VerifyMacInput{KeyId: &k.id, Message: in.Message, MacAlgorithm: in.MacAlgorithm, Mac: m}
 		}, "ok D P R I", ""},
 	}
 }
@@ -148,31 +155,33 @@ func keyStateRows() []stateRow {
 type stateKey struct {
 	*room
 	id, arn string
+	spec    string
 	origin  string
 	other   string // another symmetric key
 }
 
-// newStateKey makes the primary of two multi-Region keys, as no other key is ever
-// pending replica deletion, or a key of one Region.
-func newStateKey(r *room, kind, origin, other string, multi bool) *stateKey {
+// newStateKey makes a multi-Region primary, or a key of one Region. The primary has a
+// replica, as no other key is ever pending replica deletion, unless it is to be
+// deleted, which only one without can be.
+func newStateKey(r *room, kind, origin, other string, multi bool, state fsmpb.KeyState) *stateKey {
 	r.t.Helper()
 	spec := stateKinds[kind]
-	m := must[CreateKeyOutput](r, "CreateKey", &CreateKeyInput{KeySpec: &spec[0], KeyUsage: &spec[1], Origin: &origin, MultiRegion: &multi}).KeyMetadata
-	k := &stateKey{room: r, id: *m.KeyId, arn: *m.Arn, origin: origin, other: other}
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec[0], KeyUsage: &spec[1], Origin: &origin, MultiRegion: &multi}).KeyMetadata
+	k := &stateKey{room: r, id: *m.KeyId, arn: *m.Arn, spec: spec[0], origin: origin, other: other}
 	material, err := []byte(strings.Repeat("m", 32)), error(nil)
-	if spec[0] != specSymmetric {
+	if spec[0] != kmsapi.SpecSymmetric {
 		if material, err = primitive.Generate(spec[0]); err != nil {
 			r.t.Fatal(err)
 		}
 	}
-	if origin == originImported {
+	if origin == kmsapi.OriginImported {
 		r.give(k.id, material)
 	}
-	if !multi {
+	if !multi || state == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		return k
 	}
-	must[ReplicateKeyOutput](r, "ReplicateKey", &ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(secondRegion)})
-	if origin == originImported {
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(secondRegion)})
+	if origin == kmsapi.OriginImported {
 		r.give(k.id, material)
 	}
 	return k
@@ -184,32 +193,32 @@ func (k *stateKey) alias() string { return "alias/" + rand.Text() }
 func (k *stateKey) aliasOf(id string) string {
 	k.t.Helper()
 	name := k.alias()
-	must[none](k.room, "CreateAlias", &CreateAliasInput{AliasName: &name, TargetKeyId: &id})
+	must[none](k.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
 	return name
 }
 
 // grant is a new grant on the key.
 func (k *stateKey) grant() *string {
 	k.t.Helper()
-	return must[CreateGrantOutput](k.room, "CreateGrant", &CreateGrantInput{
+	return must[kmsapi.CreateGrantOutput](k.room, "CreateGrant", &kmsapi.CreateGrantInput{
 		KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"},
 	}).GrantId
 }
 
 // importInput brings the material that the key has, where it can have been imported.
 func (k *stateKey) importInput() any {
-	if k.origin == originImported {
+	if k.origin == kmsapi.OriginImported {
 		return k.wrapped(k.id, "RSA_2048", "RSAES_OAEP_SHA_256", []byte(strings.Repeat("m", 32)))
 	}
-	return &ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: ptr(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: ptr(modelForever)}
 }
 
 // rotateInput rotates to new material, which has to be there if it is imported.
 func (k *stateKey) rotateInput() any {
-	if k.origin == originImported {
+	if k.origin == kmsapi.OriginImported {
 		k.give(k.id, []byte(strings.Repeat("n", 32)))
 	}
-	return &RotateKeyOnDemandInput{KeyId: &k.id}
+	return &kmsapi.RotateKeyOnDemandInput{KeyId: &k.id}
 }
 
 // enter has the key be in a state, with what belongs to it.
@@ -218,7 +227,7 @@ func (k *stateKey) enter(state fsmpb.KeyState) {
 		key.State = state
 		switch state {
 		case fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
-			key.DeletionTime = k.cluster.clock.Now().UnixNano() + 1e18
+			key.DeletionTime = k.inAWeek()
 		case fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION:
 			key.DeletionDays = 7
 		case fsmpb.KeyState_KEY_STATE_PENDING_IMPORT:
@@ -237,19 +246,19 @@ func (k *stateKey) wantOutcome(t *testing.T, want string, out any, err error) {
 			t.Errorf("got %v, %v", out, err)
 		}
 	case "D":
-		wantError(t, err, ErrDisabled, k.arn+" is disabled.")
+		wantError(t, err, kmsapi.ErrDisabled, k.arn+" is disabled.")
 	case "P":
-		wantError(t, err, ErrInvalidState, k.arn+" is pending deletion.")
+		wantError(t, err, kmsapi.ErrInvalidState, k.arn+" is pending deletion.")
 	case "R":
-		wantError(t, err, ErrInvalidState, k.arn+" is pending replica deletion.")
+		wantError(t, err, kmsapi.ErrInvalidState, k.arn+" is pending replica deletion.")
 	case "I":
-		wantError(t, err, ErrInvalidState, k.arn+" is pending import.")
+		wantError(t, err, kmsapi.ErrInvalidState, k.arn+" is pending import.")
 	case "N":
-		wantError(t, err, ErrInvalidState, k.arn+" is not pending deletion.")
+		wantError(t, err, kmsapi.ErrInvalidState, k.arn+" is not pending deletion.")
 	case "X":
-		wantError(t, err, ErrUnsupported, k.arn+" origin is "+k.origin+" which is not valid for this operation.")
+		wantError(t, err, kmsapi.ErrUnsupported, k.arn+" origin is "+k.origin+" which is not valid for this operation.")
 	case "U":
-		wantError(t, err, ErrUnsupported, "")
+		wantError(t, err, kmsapi.ErrUnsupported, k.arn+" has key spec "+k.spec+". Only symmetric encryption keys can be rotated.")
 	default:
 		t.Errorf("there is no outcome %q", want)
 	}
@@ -271,21 +280,21 @@ func TestKeyStates(t *testing.T) {
 			multi        bool
 			want         []string
 		}{
-			{"own", originKMS, false, strings.Fields(own)[:3]},
-			{"own primary", originKMS, true, strings.Fields(own)[:4]},
-			{"imported", originImported, true, strings.Fields(row.want)},
+			{"own", kmsapi.OriginKMS, false, strings.Fields(own)[:3]},
+			{"own primary", kmsapi.OriginKMS, true, strings.Fields(own)[:4]},
+			{"imported", kmsapi.OriginImported, true, strings.Fields(row.want)},
 		} {
-			if primaries && !of.multi {
+			if primaries && !of.multi || of.origin == kmsapi.OriginImported && importable(stateKinds[row.kind][0]) != nil {
 				continue
 			}
-			if of.origin == originImported && len(of.want) != len(keyStateColumns) {
+			if of.origin == kmsapi.OriginImported && len(of.want) != len(keyStateColumns) {
 				t.Errorf("%s has %d outcomes", row.op, len(of.want))
 			}
 			for i, want := range of.want {
 				state := keyStateColumns[i]
 				t.Run(strings.Join([]string{row.op, row.name, of.name, keyStates[state]}, " "), func(t *testing.T) {
 					r.t = t
-					k := newStateKey(r, row.kind, of.origin, other, of.multi)
+					k := newStateKey(r, row.kind, of.origin, other, of.multi, state)
 					in := row.in(k)
 					k.enter(state)
 					out, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), in)

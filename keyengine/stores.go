@@ -9,6 +9,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // A custom key store is outside of the cluster. What it holds encrypts once more
@@ -39,7 +40,7 @@ var connectionStates = map[fsmpb.ConnectionState]string{
 func (ev *eval) store(id string) (*fsmpb.KeyStore, error) {
 	s := ev.keyStore(id)
 	if s == nil || s.Region != ev.region() {
-		return nil, ErrCustomStoreNotFound
+		return nil, kmsapi.ErrCustomStoreNotFound
 	}
 	return s, nil
 }
@@ -76,7 +77,7 @@ func (ev *eval) available(t *target) error {
 		return err
 	}
 	if s.State != storeConnected && switchedOn(t.key.State) {
-		return fault(ErrInvalidState, "%s is unavailable.", t.arn)
+		return kmsapi.Errorf(kmsapi.ErrInvalidState, "%s is unavailable.", t.arn)
 	}
 	return nil
 }
@@ -92,27 +93,27 @@ func (ev *eval) shownState(k *fsmpb.Key) string {
 }
 
 // storeKeyMembers checks which members go with keys in custom key stores.
-func storeKeyMembers(in *CreateKeyInput) error {
+func storeKeyMembers(in *kmsapi.CreateKeyInput) error {
 	origin := originOf(in)
-	inStore := origin == originXKS || origin == originHSM
+	inStore := origin == kmsapi.OriginXKS || origin == kmsapi.OriginHSM
 	switch {
+	case origin != kmsapi.OriginXKS && in.XksKeyId != nil:
+		return kmsapi.Errorf(kmsapi.ErrValidation, "XksKeyId is not valid with Origin %s.", origin)
 	case isSet(in.MultiRegion):
 		return nil // refused by supportedKey
 	case inStore && in.CustomKeyStoreId == nil:
-		return fault(ErrValidation, "Origin %s needs a CustomKeyStoreId.", origin)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "Origin %s needs a CustomKeyStoreId.", origin)
 	case !inStore && in.CustomKeyStoreId != nil:
-		return fault(ErrValidation, "CustomKeyStoreId is not valid with Origin %s.", origin)
-	case origin == originXKS && in.XksKeyId == nil:
-		return missingValue("xksKeyId")
-	case origin != originXKS && in.XksKeyId != nil:
-		return fault(ErrValidation, "XksKeyId is not valid with Origin %s.", origin)
+		return kmsapi.Errorf(kmsapi.ErrValidation, "CustomKeyStoreId is not valid with Origin %s.", origin)
+	case origin == kmsapi.OriginXKS && in.XksKeyId == nil:
+		return missing("xksKeyId")
 	}
 	return nil
 }
 
 // putInStore puts a new key into the store that the request names, if it does. It
 // asks the store last, when everything else is known to be well.
-func (ev *eval) putInStore(k *fsmpb.Key, in *CreateKeyInput) error {
+func (ev *eval) putInStore(k *fsmpb.Key, in *kmsapi.CreateKeyInput) error {
 	if in.CustomKeyStoreId == nil {
 		return nil
 	}
@@ -121,15 +122,15 @@ func (ev *eval) putInStore(k *fsmpb.Key, in *CreateKeyInput) error {
 	case err != nil:
 		return err
 	case s.Type != k.Origin:
-		return fault(ErrUnsupported, "The custom key store %s has type %s, which has no keys of Origin %s.", s.Id, s.Type, k.Origin)
+		return kmsapi.Errorf(kmsapi.ErrUnsupported, "The custom key store %s has type %s, which has no keys of Origin %s.", s.Id, s.Type, k.Origin)
 	case s.State != storeConnected:
 		return wrongStoreState(s)
 	}
 	k.KeyStore = s.Id
-	if s.Type == originXKS {
+	if s.Type == kmsapi.OriginXKS {
 		k.XksKey = *in.XksKeyId
 		if ev.storeHas(s.Id, k.XksKey) {
-			return fault(ErrXksKeyAlreadyInUse, "The external key %s is that of another KMS key in the custom key store %s.", k.XksKey, s.Id)
+			return kmsapi.Errorf(kmsapi.ErrXksKeyAlreadyInUse, "The external key %s is that of another KMS key in the custom key store %s.", k.XksKey, s.Id)
 		}
 	}
 	return ev.checkStoreKey(s, k.XksKey)
@@ -195,8 +196,8 @@ func newStoreID(random [9]byte) string { return storePrefix + hex.EncodeToString
 // AWS takes none, and neither does a node whose operator has not allowed private
 // endpoints.
 func (e *Engine) endpointAllowed(endpoint string) error {
-	refused := fault(ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: "+
-		"Member must satisfy regular expression pattern: %s", patterns["xksEndpoint"].text)
+	refused := kmsapi.Errorf(kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: "+
+		"Member must satisfy regular expression pattern: %s", kmsapi.PatternOf("xksEndpoint").String())
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") {
 		return refused

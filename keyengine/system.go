@@ -5,13 +5,13 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -27,7 +27,7 @@ const (
 	sourceConclave = "conclave"
 )
 
-var errHeldUp = fault(ErrUnavailable, "The answer was held up for too long and is withheld. Try again.")
+var errHeldUp = kmsapi.Errorf(kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
 
 // event is a record beside those of operations: what operators and the service
 // itself do.
@@ -51,6 +51,11 @@ type event struct {
 	changes []*fsmpb.Change
 	// The cluster time in which the event may happen; 0 leaves a side open.
 	notBefore, notAfter int64
+
+	// summary stands for itself and times-1 more of its kind, up to last.
+	summary bool
+	times   int
+	last    time.Time
 }
 
 func principalIdentity(p policy.Principal, credential string) *auditpb.Identity {
@@ -67,6 +72,8 @@ func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 		id.Type = "Root"
 	case policy.KindUser:
 		id.Type = "IAMUser"
+	case policy.KindService:
+		id.Type, id.InvokedBy, id.Arn = "AWSService", p.Name, ""
 	default:
 		id.Type = p.Kind.String()
 	}
@@ -77,7 +84,7 @@ func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 	}
 }
 
-// record builds and seals an event's record. The state's cluster may not stand
+// eventRecord builds and seals an event's record. The state's cluster may not stand
 // yet, when the event founds it.
 func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
 	if ev.requestID == (RequestID{}) {
@@ -93,7 +100,7 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt)
 	rec := &auditpb.Record{
-		Schema: 1, Salt: salt, RequestId: ev.requestID[:], EventTime: ev.at.UnixNano(),
+		Schema: auditlog.RecordSchema, Salt: salt, RequestId: ev.requestID[:], EventTime: ev.at.UnixNano(),
 		EventName: ev.name, EventType: ev.kind, EventSource: sourceConclave, Identity: ev.identity,
 		SourceIp: ev.sourceIP, UserAgent: ev.userAgent, Region: ev.region, Transport: ev.transport,
 		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
@@ -151,64 +158,24 @@ func accepted(name string, d fsm.Decision, err error) error {
 	return nil
 }
 
-// maxPendingEvents bounds the events that wait to be recorded. A ceremony takes
-// a few; only one who enters wrong shares without end reaches it.
-const maxPendingEvents = 256
-
-// pendingEvents are events of a sealed node, which cannot record. They are kept
-// in memory and recorded once it is unsealed.
-type pendingEvents struct {
-	recording sync.Mutex // held while events are recorded, so that each is once
-	mu        sync.Mutex
-	events    []event
-	dropped   int
-	wake      chan struct{}
-}
-
-func newPendingEvents() *pendingEvents { return &pendingEvents{wake: make(chan struct{}, 1)} }
-
-func (p *pendingEvents) add(ev event) {
-	p.mu.Lock()
-	if len(p.events) < maxPendingEvents {
-		p.events = append(p.events, ev)
-	} else {
-		p.dropped++
+// settled is accepted for events that may read what changes meanwhile: errConflict
+// says, once this node has the change, that they are to be decided again.
+func (e *Engine) settled(ctx context.Context, name string, d fsm.Decision, err error) error {
+	if err == nil && d.Verdict == fsm.Conflict {
+		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
+			return e.unavailable(err)
+		}
+		return errConflict
 	}
-	p.mu.Unlock()
-	p.flush()
+	return accepted(name, d, err)
 }
 
-// flush has the events recorded soon, if that is possible.
-func (p *pendingEvents) flush() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
+// serviceEvent is an event that nobody asked for.
+func serviceEvent(name string, at time.Time, details ...*auditpb.Field) event {
+	return event{
+		name: name, kind: eventService, at: at,
+		identity: &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"}, details: details,
 	}
-}
-
-// first is the oldest event, and how many were dropped.
-func (p *pendingEvents) first() (event, int, bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.events) == 0 {
-		return event{}, 0, false
-	}
-	return p.events[0], p.dropped, true
-}
-
-// done forgets the oldest event, and the drops that its record tells of.
-func (p *pendingEvents) done(dropped int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.events = p.events[1:]
-	p.dropped -= dropped
-}
-
-// renew gives the oldest event another request id.
-func (p *pendingEvents) renew() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.events[0].requestID = RequestID{}
 }
 
 // runEvents records pending events until ctx ends.
@@ -234,12 +201,9 @@ func (e *Engine) recordPending(ctx context.Context) {
 	e.pending.recording.Lock()
 	defer e.pending.recording.Unlock()
 	for !e.vault.sealed() {
-		ev, dropped, ok := e.pending.first()
+		ev, ok := e.pending.first()
 		if !ok {
 			return
-		}
-		if dropped > 0 {
-			ev.details = append(ev.details[:len(ev.details):len(ev.details)], number("eventsNotRecorded", dropped))
 		}
 		d, err := e.commitEvent(ctx, ev)
 		if err != nil {
@@ -254,7 +218,7 @@ func (e *Engine) recordPending(ctx context.Context) {
 			// making, and would again.
 			e.log.Error("an event could not be recorded", "event", ev.name, "verdict", d.Verdict.String())
 		}
-		e.pending.done(dropped)
+		e.pending.done(ev)
 	}
 }
 
@@ -265,6 +229,7 @@ func (e *Engine) runSweeps(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		e.expireShares()
+		e.recordWithheld()
 		e.vault.sweep(e.replica.State(), e.clock.Now())
 		select {
 		case <-ctx.Done():

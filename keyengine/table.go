@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // table has every operation by its name.
@@ -49,6 +51,8 @@ var table = rows(
 	define(Operation{Name: "GenerateMac", ReadOnly: true, states: usable}, generateMac, nil),
 	define(Operation{Name: "VerifyMac", ReadOnly: true, states: usable}, verifyMac, nil),
 	define(Operation{Name: "DeriveSharedSecret", ReadOnly: true, states: usable}, deriveSharedSecret, nil),
+	define(Operation{Name: "Encapsulate", ReadOnly: true, states: usable}, encapsulate, nil),
+	define(Operation{Name: "Decapsulate", ReadOnly: true, states: usable}, decapsulate, nil),
 	define(Operation{Name: "GenerateDataKeyPair", ReadOnly: true, slow: true, states: usable}, generateDataKeyPair, nil),
 	define(Operation{Name: "GenerateDataKeyPairWithoutPlaintext", ReadOnly: true, slow: true, states: usable}, generateDataKeyPairWithoutPlaintext, nil),
 
@@ -106,7 +110,8 @@ func define[In, Out any](op Operation, run func(*eval, *In) (*Out, error), respo
 	if op.Actions == nil {
 		op.Actions = []string{"kms:" + op.Name}
 	}
-	op.plan = planFor[In]()
+	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
+	op.recorded = auditfield.NewMembers(op.input)
 	op.newInput = func() any { return new(In) }
 	op.newOutput = func() any { return new(Out) }
 	_, op.empty = any(new(Out)).(*none)

@@ -15,4 +15,6 @@ var useNumber = map[string]uint32{
 	"Sign":                                10,
 	"Verify":                              11,
 	"VerifyMac":                           12,
+	"Encapsulate":                         13,
+	"Decapsulate":                         14,
 }

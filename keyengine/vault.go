@@ -16,10 +16,11 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // errSealed is the answer of a sealed node to everything that needs a key.
-var errSealed = fault(ErrUnavailable, "This node is sealed. Send the request to an unsealed node, or have the custodians unseal this one.")
+var errSealed = kmsapi.Errorf(kmsapi.ErrUnavailable, "This node is sealed. Send the request to an unsealed node, or have the custodians unseal this one.")
 
 const (
 	// signingKeys bounds the derived signing keys of access keys that are kept.
@@ -63,12 +64,19 @@ type opened struct {
 	ring       *keymat.Keyring
 	materials  *keymat.Cache // of KMS keys
 	signing    *keymat.Cache // SigV4 signing keys
-	identities *bounded[*fsmpb.Credential, *Identity]
+	identities *bounded[*fsmpb.Credential, *known]
 	tokens     *bounded[[32]byte, sessionClaims] // verified, by the hash of the token
 	openers    *bounded[auditKey, *keymat.BodySealer]
 
 	sealing atomic.Pointer[sealing]
 	sealer  sync.Mutex // held while sealing is replaced
+
+	// What signs for this node: see signOrigin.
+	origin           *keymat.Secret
+	originGeneration uint32
+	originCluster    *fsmpb.Cluster
+
+	unregister []func() // takes the caches from those that the arena asks for room
 }
 
 // auditKey names a key that sealed audit records.
@@ -98,17 +106,20 @@ func newVault(cfg Config) (*vault, error) {
 	return v, nil
 }
 
-func newOpened(cluster [16]byte, ring *keymat.Keyring) *opened {
-	return &opened{
+func newOpened(arena *keymat.Arena, cluster [16]byte, ring *keymat.Keyring) *opened {
+	o := &opened{
 		cluster:    cluster,
 		ended:      make(chan struct{}),
 		ring:       ring,
 		materials:  keymat.NewCache(0),
 		signing:    keymat.NewCache(signingKeys),
-		identities: newBounded[*fsmpb.Credential, *Identity](4096),
+		identities: newBounded[*fsmpb.Credential, *known](4096),
 		tokens:     newBounded[[32]byte, sessionClaims](4096),
 		openers:    newBounded[auditKey, *keymat.BodySealer](openers),
 	}
+	// Keys that are unwrapped again in microseconds give way to what has no room.
+	o.unregister = append(o.unregister, arena.OnFull(o.materials.Shrink), arena.OnFull(o.signing.Shrink))
+	return o
 }
 
 // install opens the vault. It reports false, and takes nothing over, when it is
@@ -141,8 +152,14 @@ func (o *opened) wipe() {
 	o.identities.clear()
 	o.tokens.clear()
 	o.openers.clear()
+	o.origin.Destroy()
 	o.sealing.Store(nil)
-	o.end.Do(func() { close(o.ended) })
+	o.end.Do(func() {
+		close(o.ended)
+		for _, f := range o.unregister {
+			f()
+		}
+	})
 }
 
 func (v *vault) sealed() bool { return v.opened.Load() == nil }
@@ -161,14 +178,21 @@ func (v *vault) close() error {
 	return v.arena.Close()
 }
 
-// gone translates the failures of keys that were wiped while in use: the node
-// was sealed meanwhile.
+// gone translates the failures of keys that were wiped while in use, as the node
+// was sealed meanwhile, and of keys for which there is no room.
 func gone(err error) error {
 	if errors.Is(err, keymat.ErrWiped) || errors.Is(err, keymat.ErrDestroyed) || errors.Is(err, keymat.ErrArenaClosed) {
 		return errSealed
 	}
+	if errors.Is(err, keymat.ErrArenaFull) {
+		return errNoRoom
+	}
 	return err
 }
+
+// errNoRoom is the answer when the keys in use at this moment fill the memory that
+// key material may take.
+var errNoRoom = kmsapi.Errorf(kmsapi.ErrUnavailable, "Too many keys are in use on this node at this moment. Retry the request, or send it to another node.")
 
 // follow keeps the caches in step with the state. It does not block.
 func (v *vault) follow(_ *fsm.State, ev fsm.Events) {
@@ -235,7 +259,7 @@ func (v *vault) cachedKeys() int {
 // newMaterial makes the first or next version of a symmetric key's material: 32
 // random bytes, wrapped for exactly that key.
 func (v *vault) newMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error) {
-	secret, err := v.arena.Random(keymat.KeySize)
+	secret, err := v.arena.Material().Random(keymat.KeySize)
 	if err != nil {
 		return nil, gone(err)
 	}
@@ -245,7 +269,7 @@ func (v *vault) newMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error
 // givenMaterial wraps material that was made elsewhere as a version of a key's. It
 // wipes b.
 func (v *vault) givenMaterial(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
-	secret, err := v.arena.Store(b)
+	secret, err := v.arena.Material().Store(b)
 	if err != nil {
 		return nil, gone(err)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 var testOperator = Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
@@ -212,7 +214,7 @@ func TestSealWipesEverything(t *testing.T) {
 		t.Errorf("a vault that was sealed made a MAC: %v", err)
 	}
 	// As it is found by those who ask now.
-	if _, err := e.vault.newMaterial(&fsmpb.Key{Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, ErrUnavailable) && err != errSealed {
+	if _, err := e.vault.newMaterial(&fsmpb.Key{Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != errSealed {
 		t.Errorf("newMaterial: %v", err)
 	}
 	for name, err := range sealedCalls(t, c, e, res, k) {
@@ -464,11 +466,51 @@ func TestSweepForgetsIdentities(t *testing.T) {
 	if !kept(alice) || !kept(root) {
 		t.Fatal("identities of good credentials are not kept")
 	}
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
-		Id: alice.Id, Kind: alice.Kind, Principal: alice.Principal, Created: alice.Created,
-	}}})
+	r.cluster.edit(alice.Id, deactivate)
 	r.first.vault.sweep(r.cluster.state(), r.cluster.clock.Now())
 	if kept(alice) || !kept(root) {
 		t.Errorf("after the credential was switched off: its identity is kept: %v, the other one: %v", kept(alice), kept(root))
 	}
+}
+
+// However many keys were used, there is room for another, for new keys, for
+// signing and checkpoints, and for the next ceremony.
+func TestKeyMemoryMakesRoom(t *testing.T) {
+	r := newRoom(t)
+	e := r.first
+	fill := func() {
+		t.Helper()
+		o, err := e.vault.current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 2 * 430 { // RSA-2048 keys, twice what there is room for
+			id := keymat.NewCacheID([16]byte{byte(n), byte(n >> 8)}, [16]byte{}, nil)
+			err := o.materials.Use(id, func() (*keymat.Secret, error) {
+				return e.vault.arena.Material().Random(1218)
+			}, func([]byte) error { return nil })
+			if err != nil {
+				t.Fatalf("key %d: %v", n, err)
+			}
+		}
+		if used, total := e.vault.arena.Usage(); used < total*3/4 {
+			t.Fatalf("%d of %d slots in use: the test fills nothing", used, total)
+		}
+	}
+	fill()
+	for range 100 {
+		must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
+	}
+	fill()
+	key := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P521"), KeyUsage: ptr(kmsapi.UsageSign)})
+	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_512")})
+	fill()
+	if err := e.Checkpoint(t.Context()); err != nil {
+		t.Errorf("Checkpoint: %v", err)
+	}
+	if err := e.Seal(t.Context(), testOperator); err != nil {
+		t.Fatal(err)
+	}
+	unsealNode(t, e, r.share)
+	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_512")})
 }

@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // toolchainFile opens a file of test data that Go's sources have.
@@ -93,7 +95,7 @@ func TestVectorsNIST(t *testing.T) {
 		if ids[now.spec] == "" {
 			ids[now.spec] = r.verifier(now.spec)
 		}
-		r.withPublic(ids[now.spec], public)
+		id := r.withPublic(ids[now.spec], public)
 		message, err := hex.DecodeString(values["Msg"])
 		if err != nil {
 			t.Fatal(err)
@@ -102,7 +104,7 @@ func TestVectorsNIST(t *testing.T) {
 		if strings.HasPrefix(value, "P") {
 			v.Result = "valid"
 		}
-		n.judge(t, v, r.verifies(ids[now.spec], now.algorithm, "RAW", message, signature), ErrInvalidSignatureValue)
+		n.judge(t, v, r.verifies(id, now.algorithm, "RAW", message, signature), kmsapi.ErrInvalidSignatureValue)
 	}
 	if err := lines.Err(); err != nil {
 		t.Fatal(err)
@@ -140,7 +142,7 @@ func TestVectorsEd25519(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := r.vectorKey(used == 0, spec, usageSign, material)
+		id := r.vectorKey(used == 0, spec, kmsapi.UsageSign, material)
 		used++
 		if !bytes.HasSuffix(r.publicKey(id), parts[1]) {
 			t.Errorf("message of %d bytes: another public key", len(message))

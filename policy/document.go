@@ -81,7 +81,7 @@ func (p *Principal) reaches(c *Principal) reach {
 			return reachAccount
 		}
 	case p.Kind == KindNone: // nobody
-	case p.ARN == c.ARN, p.Kind == KindRole && c.Kind == KindAssumedRole && p.ARN == c.Role:
+	case p.ARN == c.ARN && p.Kind == c.Kind, p.Kind == KindRole && c.Kind == KindAssumedRole && p.ARN == c.Role:
 		return reachDirect
 	}
 	return reachNone

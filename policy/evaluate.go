@@ -104,6 +104,9 @@ func (d Decision) Allowed() bool { return d.Effect == Allow }
 //   - In another account both are needed: an Allow in the key policy, for the
 //     principal or its account, and one in the account's own policies.
 //   - A grant allows what an Allow of the key policy for its grantee would.
+//   - A service is denied by a Deny for "*" and allowed by a grant to it, and by
+//     nothing else: no key policy can name one yet, "*" is not meant for it, and it
+//     has no account with policies.
 //   - Where there is no key policy to ask (aliases, kms:CreateKey and the like),
 //     the account's own policies decide.
 //
@@ -133,6 +136,12 @@ func Evaluate(req Request, policies Policies) Decision {
 		if s.principals.denies(caller) && s.concerns(req.Action, req.Resource) {
 			return Decision{ExplicitDeny, ReasonKeyPolicy, s.index, s.sid}
 		}
+	}
+	if caller.Kind == KindService {
+		if g := policies.Grantee; g != nil && g.reaches(caller) == reachDirect {
+			return Decision{Allow, ReasonGrant, NoStatement, ""}
+		}
+		return Decision{ImplicitDeny, ReasonKeyPolicy, NoStatement, ""}
 	}
 	identity := identityDecision(caller)
 	// Whether an Allow for the account, or any Allow to another account's

@@ -263,3 +263,55 @@ func TestGrantee(t *testing.T) {
 		}
 	}
 }
+
+// TestService: a service has what grants to it give, and nothing that policies say of
+// others or of everybody but their denials.
+func TestService(t *testing.T) {
+	service, err := ParseService("backup.eu-central-1.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ParseService("Backup.eu-central-1.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, user := mustPrincipal(t, testRoot), mustPrincipal(t, testUser)
+	bare := mustPrincipal(t, "111122223333")
+	named := func(effect, principal string) *Document {
+		return mustParse(t, `{"Statement":{"Effect":"`+effect+`","Principal":`+principal+`,"Action":"kms:*","Resource":"*"}}`)
+	}
+	nothing := &Document{}
+	for name, tt := range map[string]struct {
+		key     *Document
+		grantee *Principal
+		want    string
+	}{
+		"nothing":                       {nothing, nil, "ImplicitDeny key-policy"},
+		"grant":                         {nothing, &service, "Allow grant"},
+		"grant to another":              {nothing, &other, "ImplicitDeny key-policy"},
+		"grant to a user":               {nothing, &user, "ImplicitDeny key-policy"},
+		"grant to an account":           {nothing, &root, "ImplicitDeny key-policy"},
+		"grant to an account by id":     {nothing, &bare, "ImplicitDeny key-policy"},
+		"grant to nobody":               {nothing, &Principal{}, "ImplicitDeny key-policy"},
+		"allowed to everybody":          {named("Allow", `"*"`), nil, "ImplicitDeny key-policy"},
+		"allowed to an account":         {named("Allow", `{"AWS":"111122223333"}`), nil, "ImplicitDeny key-policy"},
+		"grant, denied to everybody":    {named("Deny", `"*"`), &service, "ExplicitDeny key-policy"},
+		"grant, denied to an account":   {named("Deny", `{"AWS":"111122223333"}`), &service, "Allow grant"},
+		"grant on a key without policy": {nil, &service, "ImplicitDeny request"},
+	} {
+		d := Evaluate(Request{service, "kms:Encrypt", testKey}, Policies{Key: tt.key, Grantee: tt.grantee})
+		if got := fmt.Sprint(d.Effect, " ", d.Reason); got != tt.want {
+			t.Errorf("%s: got %s, want %s", name, got, tt.want)
+		}
+	}
+	if d := Evaluate(Request{service, "kms:CreateKey", "*"}, Policies{}); d.Allowed() {
+		t.Error("a service may make keys")
+	}
+	// Nor does a grant to a service reach anybody else.
+	if d := Evaluate(Request{user, "kms:Encrypt", testKey}, Policies{Key: nothing, Grantee: &service}); d.Allowed() {
+		t.Error("a user has what a service was granted")
+	}
+	if LockoutSafe(Policies{Key: nothing, Grantee: &service}, service, testKey) {
+		t.Error("a service keeps a key manageable")
+	}
+}

@@ -16,6 +16,7 @@ const (
 	KindRole                        // an IAM role
 	KindAssumedRole                 // a session of a role
 	KindFederatedUser               // a session of a federated user
+	KindService                     // a service, which is of no account
 )
 
 // String names the kind as the condition key aws:PrincipalType does, as far as
@@ -32,18 +33,20 @@ func (k PrincipalKind) String() string {
 		return "AssumedRole"
 	case KindFederatedUser:
 		return "FederatedUser"
+	case KindService:
+		return "Service"
 	default:
 		return "None"
 	}
 }
 
 // A Principal is somebody who calls, or whom a policy names. ParsePrincipal
-// makes well-formed ones; Evaluate denies one that lacks its ARN, Kind,
-// Partition or Account. Principals are comparable with ==.
+// and ParseService make well-formed ones; Evaluate denies one that lacks its ARN,
+// Kind, Partition or Account. Principals are comparable with ==.
 type Principal struct {
-	ARN       string // as written; empty for a bare account id
-	Partition string // empty for a bare account id
-	Account   string // 12 digits
+	ARN       string // as written; empty for a bare account id; a service's name
+	Partition string // empty for a bare account id and a service
+	Account   string // 12 digits; empty for a service
 	Kind      PrincipalKind
 	// Name is the user's, role's or federated user's name without its path;
 	// for a role's session the role's name. Empty for KindRoot.
@@ -129,6 +132,34 @@ func parsePrincipal(s string) (Principal, error) {
 	return p, nil
 }
 
+// ParseService reads the name of a service principal, such as
+// "backup.example.com": three or more labels of letters, digits and hyphens. No
+// principal that ParsePrincipal reads is written like that. Names differ by case.
+// Errors wrap ErrInvalidPrincipal.
+func ParseService(s string) (Principal, error) {
+	labels := strings.Split(s, ".")
+	if len(s) > 128 || len(labels) < 3 {
+		return Principal{}, fmt.Errorf("%w: %s is not the name of a service", ErrInvalidPrincipal, quoted(s))
+	}
+	for _, l := range labels {
+		if l == "" || !only(l, func(c byte) bool {
+			return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-'
+		}) {
+			return Principal{}, fmt.Errorf("%w: %s is not the name of a service", ErrInvalidPrincipal, quoted(s))
+		}
+	}
+	return Principal{ARN: s, Kind: KindService, Name: s}, nil
+}
+
+// ParseCaller reads anybody who can call and hold a grant: whom ParsePrincipal
+// reads, or a service.
+func ParseCaller(s string) (Principal, error) {
+	if p, err := ParseService(s); err == nil {
+		return p, nil
+	}
+	return ParsePrincipal(s)
+}
+
 // WithRole returns the session p with the ARN of its role, path included. An
 // Allow for a role with a path covers only sessions that carry that ARN. A Deny
 // for a role covers its sessions by the role's name alone, which is unique in
@@ -157,7 +188,7 @@ func (p Principal) String() string {
 
 // mayCall reports whether p is complete enough to be a caller.
 func (p *Principal) mayCall() bool {
-	return p.Kind != KindNone && p.ARN != "" && p.Partition != "" && p.Account != ""
+	return p.Kind != KindNone && p.ARN != "" && (p.Kind == KindService || p.Partition != "" && p.Account != "")
 }
 
 // isName reports whether s has the characters that IAM allows in names, and

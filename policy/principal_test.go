@@ -83,12 +83,39 @@ func TestWithRole(t *testing.T) {
 	}
 }
 
+func TestParseService(t *testing.T) {
+	long := strings.Repeat("a", 60) + "." + strings.Repeat("b", 65) + ".cde"
+	for _, s := range []string{"s3.amazonaws.com", "backup.eu-central-1.example.com", "A-9.-.x", long[2:]} {
+		want := Principal{ARN: s, Kind: KindService, Name: s}
+		if got, err := ParseService(s); err != nil || got != want {
+			t.Errorf("ParseService(%q) = %+v, %v", s, got, err)
+		}
+		if got, err := ParseCaller(s); err != nil || got != want {
+			t.Errorf("ParseCaller(%q) = %+v, %v", s, got, err)
+		}
+		if _, err := ParsePrincipal(s); !errors.Is(err, ErrInvalidPrincipal) {
+			t.Errorf("ParsePrincipal(%q): %v", s, err)
+		}
+	}
+	for _, s := range []string{
+		"", "s3", "amazonaws.com", ".amazonaws.com", "s3..com", "s3.amazonaws.", "s3.amazonaws.com ", "s3.amazonaws.com\n", "s3.amazonaws.c*m", "s3_.amazonaws.com",
+		"s3.amazonaws.com/x", "é.amazonaws.com", "111122223333", testRoot, testKey, "*", long,
+	} {
+		if got, err := ParseService(s); !errors.Is(err, ErrInvalidPrincipal) || got != (Principal{}) {
+			t.Errorf("ParseService(%q) = %+v, %v; want ErrInvalidPrincipal", s, got, err)
+		}
+	}
+	if got, err := ParseCaller(testUser); err != nil || got != mustPrincipal(t, testUser) {
+		t.Errorf("ParseCaller of a user: %+v, %v", got, err)
+	}
+}
+
 func TestPrincipalKindString(t *testing.T) {
 	var got []string
-	for k := KindNone; k <= KindFederatedUser+1; k++ {
+	for k := KindNone; k <= KindService+1; k++ {
 		got = append(got, k.String())
 	}
-	want := []string{"None", "Account", "User", "Role", "AssumedRole", "FederatedUser", "None"}
+	want := []string{"None", "Account", "User", "Role", "AssumedRole", "FederatedUser", "Service", "None"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

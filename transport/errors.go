@@ -1,6 +1,14 @@
-// Package transport holds what the network faces share: the table that turns
-// errors into answers, the limits that every listener stands behind, request
-// ids, and the health endpoints. The faces themselves are its sub-packages.
+// Package transport holds what the network faces share: the pipeline of requests,
+// the table that turns errors into answers, the limits that every listener stands
+// behind, and the health endpoints. The faces themselves are its sub-packages.
+//
+// A request to an API goes through the same steps whatever its protocol. API.Arrive
+// names it, sets its deadline and finds it a place among those whose sender is not
+// known. Once its sender is known (Request.Proved) and all of it is there
+// (Request.Arrived), the gate lets it to the work (Request.Work). Request.Caller
+// describes it to the engine. API.Answer and API.Panicked say what its sender is told
+// of an error, and count and log it. API.HTTP does all of this for a protocol over
+// HTTP, of which only an Exchange is left to write.
 //
 // The reader may rely on two things. Nothing internal leaves through Lookup: an
 // error that is not made for callers becomes one fixed text. And no listener set
@@ -9,6 +17,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -17,20 +26,22 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 // Errors that arise before a request reaches the engine.
 var (
 	// ErrMissingAuthentication: nothing in the request says who asks.
-	ErrMissingAuthentication = &keyengine.Error{Code: "MissingAuthenticationTokenException"}
+	ErrMissingAuthentication = &kmsapi.Error{Code: "MissingAuthenticationTokenException"}
 	// ErrIncompleteSignature: the proof of identity cannot be read.
-	ErrIncompleteSignature = &keyengine.Error{Code: "IncompleteSignatureException"}
+	ErrIncompleteSignature = &kmsapi.Error{Code: "IncompleteSignatureException"}
 	// ErrUnknownOperation: there is no such operation, or no such address.
-	ErrUnknownOperation = &keyengine.Error{Code: "UnknownOperationException"}
+	ErrUnknownOperation = &kmsapi.Error{Code: "UnknownOperationException"}
 	// ErrSerialization: the body is not what the operation takes.
-	ErrSerialization = &keyengine.Error{Code: "SerializationException"}
+	ErrSerialization = &kmsapi.Error{Code: "SerializationException"}
 	// ErrTooLarge: the body is longer than any request can be.
-	ErrTooLarge = &keyengine.Error{Code: "RequestEntityTooLargeException"}
+	ErrTooLarge = &kmsapi.Error{Code: "RequestEntityTooLargeException"}
 )
 
 // internalMessage is all that a caller learns of an error not meant for callers.
@@ -40,7 +51,7 @@ const internalMessage = "An internal error occurred. The log of the node that an
 type Answer struct {
 	// Type is the name of the error: AWS's exception, "__type" in its protocol.
 	Type string
-	// Message is empty where AWS sends none.
+	// Message is never empty.
 	Message string
 	HTTP    int
 	GRPC    codes.Code
@@ -53,111 +64,120 @@ type Answer struct {
 type row struct {
 	http int
 	grpc codes.Code
+	// text is the message of an error that brings none. AWS sends none with some of
+	// its exceptions, and leaves those who meet them to guess. It tells nothing that
+	// the code does not: what is wrong with a ciphertext is not for everybody.
+	text string
 }
 
 // table has a row for every code: AWS's HTTP status, which is 400 for nearly
 // everything, and the gRPC code. Clients of the AWS protocol look at the name
 // alone, and repeat what is 5xx or throttled.
-var table = map[keyengine.Code]row{
-	keyengine.ErrAccessDenied.Code:                 {http.StatusBadRequest, codes.PermissionDenied},
-	keyengine.ErrAlreadyExists.Code:                {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrDisabled.Code:                     {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrDryRun.Code:                       {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrIncorrectKey.Code:                 {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidArn.Code:                   {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidCiphertext.Code:            {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidGrantToken.Code:            {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidKeyUsage.Code:              {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrInvalidMarker.Code:                {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidState.Code:                 {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrInternal.Code:                     {http.StatusInternalServerError, codes.Internal},
-	keyengine.ErrLimitExceeded.Code:                {http.StatusBadRequest, codes.ResourceExhausted},
-	keyengine.ErrMalformedPolicy.Code:              {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrNotAuthorized.Code:                {http.StatusBadRequest, codes.PermissionDenied},
-	keyengine.ErrNotFound.Code:                     {http.StatusBadRequest, codes.NotFound},
-	keyengine.ErrTag.Code:                          {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrThrottling.Code:                   {http.StatusBadRequest, codes.ResourceExhausted},
-	keyengine.ErrUnsupported.Code:                  {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrValidation.Code:                   {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrCustomStoreNotFound.Code:          {http.StatusBadRequest, codes.NotFound},
-	keyengine.ErrConflict.Code:                     {http.StatusBadRequest, codes.Aborted},
-	keyengine.ErrExpiredImportToken.Code:           {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrIncorrectKeyMaterial.Code:         {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidGrantID.Code:               {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidImportToken.Code:           {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidMac.Code:                   {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrInvalidSignatureValue.Code:        {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrKeyUnavailable.Code:               {http.StatusInternalServerError, codes.Unavailable},
-	keyengine.ErrCustomStoreInvalidState.Code:      {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrCustomStoreNameInUse.Code:         {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrCustomStoreHasKeys.Code:           {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrCloudHsmClusterInUse.Code:         {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrCloudHsmClusterNotRelated.Code:    {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrCloudHsmClusterNotFound.Code:      {http.StatusBadRequest, codes.NotFound},
-	keyengine.ErrXksKeyAlreadyInUse.Code:           {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrXksKeyInvalidConfiguration.Code:   {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrXksKeyNotFound.Code:               {http.StatusBadRequest, codes.NotFound},
-	keyengine.ErrXksProxyBadCredential.Code:        {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrXksProxyInvalidConfiguration.Code: {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrXksProxyInvalidResponse.Code:      {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrXksProxyURIEndpointInUse.Code:     {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrXksProxyURIInUse.Code:             {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrXksProxyURIUnreachable.Code:       {http.StatusBadRequest, codes.Unavailable},
-	keyengine.ErrXksProxyVpcInvalid.Code:           {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrXksProxyVpcInUse.Code:             {http.StatusBadRequest, codes.AlreadyExists},
-	keyengine.ErrXksProxyVpcNotFound.Code:          {http.StatusBadRequest, codes.NotFound},
-	keyengine.ErrInvalidAliasName.Code:             {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrUnavailable.Code:                  {http.StatusServiceUnavailable, codes.Unavailable},
+var table = map[kmsapi.Code]row{
+	kmsapi.ErrAccessDenied.Code:                 {http.StatusBadRequest, codes.PermissionDenied, "The caller may not do this."},
+	kmsapi.ErrAlreadyExists.Code:                {http.StatusBadRequest, codes.AlreadyExists, "What is to be made exists already."},
+	kmsapi.ErrDisabled.Code:                     {http.StatusBadRequest, codes.FailedPrecondition, "The key is disabled."},
+	kmsapi.ErrDryRun.Code:                       {http.StatusBadRequest, codes.FailedPrecondition, "The request would have succeeded, but the DryRun option is set."},
+	kmsapi.ErrIncorrectKey.Code:                 {http.StatusBadRequest, codes.InvalidArgument, "The key ID in the request does not identify a CMK that can perform this operation."},
+	kmsapi.ErrInvalidArn.Code:                   {http.StatusBadRequest, codes.InvalidArgument, "The ARN is not valid here."},
+	kmsapi.ErrInvalidCiphertext.Code:            {http.StatusBadRequest, codes.InvalidArgument, "The ciphertext cannot be opened: it was changed or cut, was made by another key or cluster, or its encryption context or algorithm is not that of the request."},
+	kmsapi.ErrInvalidGrantToken.Code:            {http.StatusBadRequest, codes.InvalidArgument, "The grant token is not valid."},
+	kmsapi.ErrInvalidKeyUsage.Code:              {http.StatusBadRequest, codes.FailedPrecondition, "The key cannot be used for this."},
+	kmsapi.ErrInvalidMarker.Code:                {http.StatusBadRequest, codes.InvalidArgument, "The marker is not one that the same request returned to this caller."},
+	kmsapi.ErrInvalidState.Code:                 {http.StatusBadRequest, codes.FailedPrecondition, "The state of the key or key store does not allow this."},
+	kmsapi.ErrInternal.Code:                     {http.StatusInternalServerError, codes.Internal, internalMessage},
+	kmsapi.ErrLimitExceeded.Code:                {http.StatusBadRequest, codes.ResourceExhausted, "A quota is used up."},
+	kmsapi.ErrMalformedPolicy.Code:              {http.StatusBadRequest, codes.InvalidArgument, "The policy document is not valid."},
+	kmsapi.ErrNotAuthorized.Code:                {http.StatusBadRequest, codes.PermissionDenied, "Alias names that begin with alias/aws/ are reserved."},
+	kmsapi.ErrNotFound.Code:                     {http.StatusBadRequest, codes.NotFound, "What the request names does not exist."},
+	kmsapi.ErrTag.Code:                          {http.StatusBadRequest, codes.InvalidArgument, "The tags are not valid."},
+	kmsapi.ErrThrottling.Code:                   {http.StatusBadRequest, codes.ResourceExhausted, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."},
+	kmsapi.ErrUnsupported.Code:                  {http.StatusBadRequest, codes.FailedPrecondition, "The operation is not supported for this key or in this cluster."},
+	kmsapi.ErrValidation.Code:                   {http.StatusBadRequest, codes.InvalidArgument, "A member of the request is not valid."},
+	kmsapi.ErrCustomStoreNotFound.Code:          {http.StatusBadRequest, codes.NotFound, "There is no such custom key store."},
+	kmsapi.ErrConflict.Code:                     {http.StatusBadRequest, codes.Aborted, "The request conflicts with another one. Try again later."},
+	kmsapi.ErrExpiredImportToken.Code:           {http.StatusBadRequest, codes.InvalidArgument, "The import token has expired. Ask for a new one with GetParametersForImport."},
+	kmsapi.ErrIncorrectKeyMaterial.Code:         {http.StatusBadRequest, codes.InvalidArgument, "The key material does not fit the key: it is of a wrong kind or length, or not what was imported into this key before."},
+	kmsapi.ErrInvalidGrantID.Code:               {http.StatusBadRequest, codes.InvalidArgument, "The grant ID is not valid."},
+	kmsapi.ErrInvalidImportToken.Code:           {http.StatusBadRequest, codes.InvalidArgument, "The import token is not valid, was used before, or is not for this key."},
+	kmsapi.ErrInvalidMac.Code:                   {http.StatusBadRequest, codes.InvalidArgument, "The MAC does not verify."},
+	kmsapi.ErrInvalidSignatureValue.Code:        {http.StatusBadRequest, codes.InvalidArgument, "The signature does not verify."},
+	kmsapi.ErrKeyUnavailable.Code:               {http.StatusInternalServerError, codes.Unavailable, "The key cannot be used now. Try again."},
+	kmsapi.ErrCustomStoreInvalidState.Code:      {http.StatusBadRequest, codes.FailedPrecondition, "The state of the custom key store does not allow this."},
+	kmsapi.ErrCustomStoreNameInUse.Code:         {http.StatusBadRequest, codes.AlreadyExists, "The custom key store name is in use."},
+	kmsapi.ErrCustomStoreHasKeys.Code:           {http.StatusBadRequest, codes.FailedPrecondition, "The custom key store has KMS keys."},
+	kmsapi.ErrCloudHsmClusterInUse.Code:         {http.StatusBadRequest, codes.AlreadyExists, "Another custom key store has this CloudHsmClusterId."},
+	kmsapi.ErrCloudHsmClusterNotRelated.Code:    {http.StatusBadRequest, codes.InvalidArgument, "The custom key store's key is not in this token."},
+	kmsapi.ErrCloudHsmClusterNotFound.Code:      {http.StatusBadRequest, codes.NotFound, "There is no such token."},
+	kmsapi.ErrXksKeyAlreadyInUse.Code:           {http.StatusBadRequest, codes.AlreadyExists, "The external key is that of another KMS key."},
+	kmsapi.ErrXksKeyInvalidConfiguration.Code:   {http.StatusBadRequest, codes.InvalidArgument, "The external key cannot be used."},
+	kmsapi.ErrXksKeyNotFound.Code:               {http.StatusBadRequest, codes.NotFound, "The external key store has no such key."},
+	kmsapi.ErrXksProxyBadCredential.Code:        {http.StatusBadRequest, codes.InvalidArgument, "The external key store proxy does not take the credential."},
+	kmsapi.ErrXksProxyInvalidConfiguration.Code: {http.StatusBadRequest, codes.InvalidArgument, "The external key store proxy is not configured for this."},
+	kmsapi.ErrXksProxyInvalidResponse.Code:      {http.StatusBadRequest, codes.InvalidArgument, "The external key store proxy gave an answer that is not valid."},
+	kmsapi.ErrXksProxyURIEndpointInUse.Code:     {http.StatusBadRequest, codes.AlreadyExists, "Another external key store has this endpoint."},
+	kmsapi.ErrXksProxyURIInUse.Code:             {http.StatusBadRequest, codes.AlreadyExists, "Another external key store has this endpoint and path."},
+	kmsapi.ErrXksProxyURIUnreachable.Code:       {http.StatusBadRequest, codes.Unavailable, "The external key store proxy cannot be reached."},
+	kmsapi.ErrXksProxyVpcInvalid.Code:           {http.StatusBadRequest, codes.InvalidArgument, "The VPC endpoint service is not configured for this."},
+	kmsapi.ErrXksProxyVpcInUse.Code:             {http.StatusBadRequest, codes.AlreadyExists, "Another external key store has this VPC endpoint service."},
+	kmsapi.ErrXksProxyVpcNotFound.Code:          {http.StatusBadRequest, codes.NotFound, "There is no such VPC endpoint service."},
+	kmsapi.ErrInvalidAliasName.Code:             {http.StatusBadRequest, codes.InvalidArgument, "The alias name is not valid."},
+	kmsapi.ErrUnavailable.Code:                  {http.StatusServiceUnavailable, codes.Unavailable, "The node cannot answer now. Try again."},
 
-	keyengine.ErrUnrecognizedClient.Code: {http.StatusBadRequest, codes.Unauthenticated},
-	keyengine.ErrInvalidSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated},
-	keyengine.ErrExpiredToken.Code:       {http.StatusBadRequest, codes.Unauthenticated},
+	kmsapi.ErrUnrecognizedClient.Code: {http.StatusBadRequest, codes.Unauthenticated, "The security token included in the request is invalid."},
+	kmsapi.ErrInvalidSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated, "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
+	kmsapi.ErrExpiredToken.Code:       {http.StatusBadRequest, codes.Unauthenticated, "The security token included in the request is expired"},
 
 	// Of the operators' calls, which only the gRPC face has.
-	keyengine.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition},
-	keyengine.ErrNotInitialised.Code: {http.StatusServiceUnavailable, codes.FailedPrecondition},
-	keyengine.ErrNotReady.Code:       {http.StatusServiceUnavailable, codes.Unavailable},
-	keyengine.ErrShare.Code:          {http.StatusBadRequest, codes.InvalidArgument},
-	keyengine.ErrUnsealed.Code:       {http.StatusBadRequest, codes.FailedPrecondition},
+	keyengine.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "The cluster is already initialised."},
+	keyengine.ErrNotInitialised.Code: {http.StatusServiceUnavailable, codes.FailedPrecondition, "The cluster is not initialised."},
+	keyengine.ErrNotReady.Code:       {http.StatusServiceUnavailable, codes.Unavailable, "The cluster is not ready for this."},
+	keyengine.ErrShare.Code:          {http.StatusBadRequest, codes.InvalidArgument, "The share is not valid."},
+	keyengine.ErrUnsealed.Code:       {http.StatusBadRequest, codes.FailedPrecondition, "The node is unsealed."},
+	keyengine.ErrChallenge.Code:      {http.StatusBadRequest, codes.FailedPrecondition, "The challenge is not this node's current one. Ask for a new one."},
+	keyengine.ErrOwner.Code:          {http.StatusBadRequest, codes.FailedPrecondition, "Another operator began this ceremony."},
 
-	ErrMissingAuthentication.Code: {http.StatusBadRequest, codes.Unauthenticated},
-	ErrIncompleteSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated},
-	ErrUnknownOperation.Code:      {http.StatusBadRequest, codes.Unimplemented},
-	ErrSerialization.Code:         {http.StatusBadRequest, codes.InvalidArgument},
-	ErrTooLarge.Code:              {http.StatusRequestEntityTooLarge, codes.ResourceExhausted},
+	ErrMissingAuthentication.Code: {http.StatusBadRequest, codes.Unauthenticated, "Missing Authentication Token"},
+	ErrIncompleteSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated, "The request's signature cannot be read."},
+	ErrUnknownOperation.Code:      {http.StatusBadRequest, codes.Unimplemented, "There is no such operation."},
+	ErrSerialization.Code:         {http.StatusBadRequest, codes.InvalidArgument, "The request body cannot be read."},
+	ErrTooLarge.Code:              {http.StatusRequestEntityTooLarge, codes.ResourceExhausted, "The request body is too large."},
 }
 
 // Lookup says how to tell a caller of err, which must not be nil. An error that
 // no row is meant for is an internal one, whatever it says.
 func Lookup(err error) Answer {
-	e, ok := errors.AsType[*keyengine.Error](err)
+	e, ok := errors.AsType[*kmsapi.Error](err)
 	if !ok {
 		e = plain(err)
 	}
-	if r, ok := table[e.Code]; ok && e.Code != keyengine.ErrInternal.Code {
-		return Answer{Type: string(e.Code), Message: e.Message, HTTP: r.http, GRPC: r.grpc}
+	if r, ok := table[e.Code]; ok && e.Code != kmsapi.ErrInternal.Code {
+		return Answer{Type: string(e.Code), Message: cmp.Or(e.Message, r.text), HTTP: r.http, GRPC: r.grpc}
 	}
-	r := table[keyengine.ErrInternal.Code]
+	r := table[kmsapi.ErrInternal.Code]
 	return Answer{
-		Type:     string(keyengine.ErrInternal.Code),
-		Message:  internalMessage,
+		Type:     string(kmsapi.ErrInternal.Code),
+		Message:  r.text,
 		HTTP:     r.http,
 		GRPC:     r.grpc,
 		Internal: true,
 	}
 }
 
-// plain maps the errors of the layers below that have no words for callers.
-func plain(err error) *keyengine.Error {
+// plain maps errors of other packages than the engine's.
+func plain(err error) *kmsapi.Error {
+	if s, ok := errors.AsType[*sigv4.Error](err); ok {
+		return &kmsapi.Error{Code: kmsapi.Code(s.Code), Message: s.Message}
+	}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "The request was not answered in time."}
+		return &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "The request was not answered in time."}
 	case errors.Is(err, fsm.ErrOverloaded):
-		return &keyengine.Error{Code: keyengine.ErrThrottling.Code, Message: "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."}
+		return &kmsapi.Error{Code: kmsapi.ErrThrottling.Code, Message: "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."}
 	case errors.Is(err, fsm.ErrNoLeader), errors.Is(err, fsm.ErrNodeStopped):
-		return &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "The cluster has no leader that this node can reach. Try again."}
+		return &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "The cluster has no leader that this node can reach. Try again."}
 	case errors.Is(err, fsm.ErrOutcomeUnknown):
-		return &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "The cluster did not say in time what became of the request. It may have taken effect."}
+		return &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "The cluster did not say in time what became of the request. It may have taken effect."}
 	}
-	return keyengine.ErrInternal
+	return kmsapi.ErrInternal
 }

@@ -15,18 +15,18 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // declaredCodes reads the codes of all Error values that a package's source
 // declares, so that one cannot be added without a row.
-func declaredCodes(t *testing.T, dir string) map[keyengine.Code]string {
+func declaredCodes(t *testing.T, dir string) map[kmsapi.Code]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no source in %s: %v", dir, err)
 	}
-	found := make(map[keyengine.Code]string)
+	found := make(map[kmsapi.Code]string)
 	fset := token.NewFileSet()
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
@@ -59,7 +59,7 @@ func declaredCodes(t *testing.T, dir string) map[keyengine.Code]string {
 					if err != nil {
 						t.Fatal(err)
 					}
-					found[keyengine.Code(s)] = fset.Position(v.Pos()).String()
+					found[kmsapi.Code(s)] = fset.Position(v.Pos()).String()
 				}
 			}
 			return true
@@ -69,12 +69,14 @@ func declaredCodes(t *testing.T, dir string) map[keyengine.Code]string {
 }
 
 func TestEveryCodeHasARow(t *testing.T) {
-	all := declaredCodes(t, "../keyengine")
+	all := declaredCodes(t, "../keyengine/kmsapi")
 	if len(all) < 25 {
-		t.Fatalf("found only %d codes in keyengine", len(all))
+		t.Fatalf("found only %d codes in kmsapi", len(all))
 	}
-	for code, at := range declaredCodes(t, ".") {
-		all[code] = at
+	for _, dir := range []string{"../keyengine", "."} {
+		for code, at := range declaredCodes(t, dir) {
+			all[code] = at
+		}
 	}
 	for code, at := range all {
 		if _, ok := table[code]; !ok {
@@ -85,33 +87,36 @@ func TestEveryCodeHasARow(t *testing.T) {
 		if _, ok := all[code]; !ok {
 			t.Errorf("row for %s, which nothing declares", code)
 		}
+		if a := Lookup(&kmsapi.Error{Code: code}); a.Message == "" {
+			t.Errorf("%s says nothing", code)
+		}
 	}
 }
 
 func TestLookup(t *testing.T) {
-	said := func(e *keyengine.Error, message string) error {
-		return fmt.Errorf("while testing: %w", &keyengine.Error{Code: e.Code, Message: message})
+	said := func(e *kmsapi.Error, message string) error {
+		return fmt.Errorf("while testing: %w", &kmsapi.Error{Code: e.Code, Message: message})
 	}
 	for _, tc := range []struct {
 		name string
 		err  error
 		want Answer
 	}{
-		{"wrapped", said(keyengine.ErrNotFound, "Key 'x' does not exist"),
+		{"wrapped", said(kmsapi.ErrNotFound, "Key 'x' does not exist"),
 			Answer{Type: "NotFoundException", Message: "Key 'x' does not exist", HTTP: 400, GRPC: codes.NotFound}},
-		{"no message", keyengine.ErrInvalidCiphertext,
-			Answer{Type: "InvalidCiphertextException", HTTP: 400, GRPC: codes.InvalidArgument}},
-		{"sealed", said(keyengine.ErrUnavailable, "sealed"),
+		{"no message", kmsapi.ErrInvalidMac,
+			Answer{Type: "KMSInvalidMacException", Message: "The MAC does not verify.", HTTP: 400, GRPC: codes.InvalidArgument}},
+		{"sealed", said(kmsapi.ErrUnavailable, "sealed"),
 			Answer{Type: "ServiceUnavailable", Message: "sealed", HTTP: 503, GRPC: codes.Unavailable}},
-		{"throttled", said(keyengine.ErrThrottling, "slow"),
+		{"throttled", said(kmsapi.ErrThrottling, "slow"),
 			Answer{Type: "ThrottlingException", Message: "slow", HTTP: 400, GRPC: codes.ResourceExhausted}},
 		{"too large", said(ErrTooLarge, "big"),
 			Answer{Type: "RequestEntityTooLargeException", Message: "big", HTTP: 413, GRPC: codes.ResourceExhausted}},
-		{"internal says nothing", said(keyengine.ErrInternal, "bolt: page 7 is torn"),
+		{"internal says nothing", said(kmsapi.ErrInternal, "bolt: page 7 is torn"),
 			Answer{Type: "KMSInternalException", Message: internalMessage, HTTP: 500, GRPC: codes.Internal, Internal: true}},
 		{"foreign", errors.New("dial 10.0.0.7: refused"),
 			Answer{Type: "KMSInternalException", Message: internalMessage, HTTP: 500, GRPC: codes.Internal, Internal: true}},
-		{"code without a row", &keyengine.Error{Code: "Invented", Message: "secret"},
+		{"code without a row", &kmsapi.Error{Code: "Invented", Message: "secret"},
 			Answer{Type: "KMSInternalException", Message: internalMessage, HTTP: 500, GRPC: codes.Internal, Internal: true}},
 		{"no leader", fmt.Errorf("x: %w", fsm.ErrNoLeader),
 			Answer{Type: "ServiceUnavailable", Message: "The cluster has no leader that this node can reach. Try again.", HTTP: 503, GRPC: codes.Unavailable}},

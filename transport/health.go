@@ -13,10 +13,14 @@ type Health struct {
 	Leader bool
 	// InContact is set while the node hears from a leader, itself included.
 	InContact bool
+	// DiskFull is set while the node has no room to store anything, and Disk says how
+	// much room it has; "" for not known.
+	DiskFull bool
+	Disk     string
 }
 
 // Ready reports whether the node answers requests now.
-func (h Health) Ready() bool { return h.Initialised && !h.Sealed && h.InContact }
+func (h Health) Ready() bool { return h.Initialised && !h.Sealed && h.InContact && !h.DiskFull }
 
 // healthState is one line of what /healthz distinguishes.
 type healthState struct {
@@ -30,6 +34,7 @@ var (
 	stateUninitialised = healthState{"uninitialised", http.StatusNotImplemented, "uninitcode"}
 	stateSealed        = healthState{"sealed", http.StatusServiceUnavailable, "sealedcode"}
 	stateNoLeader      = healthState{"no leader", http.StatusServiceUnavailable, ""}
+	stateDiskFull      = healthState{"disk full", http.StatusServiceUnavailable, ""}
 	stateActive        = healthState{"active", http.StatusOK, "activecode"}
 	stateStandby       = healthState{"standby", http.StatusTooManyRequests, "standbycode"}
 )
@@ -42,6 +47,8 @@ func (h Health) state() healthState {
 		return stateSealed
 	case !h.InContact && !h.Leader:
 		return stateNoLeader
+	case h.DiskFull:
+		return stateDiskFull
 	case h.Leader:
 		return stateActive
 	default:
@@ -57,24 +64,30 @@ func (h Health) state() healthState {
 //   - /readyz is 200 when the node is unsealed and in contact with a leader, else
 //     503: the one to route requests by, since every unsealed node answers them.
 //   - /healthz has Vault's codes: 200 the leader, 429 an unsealed follower, 501
-//     not initialised, 503 sealed, or without a leader. activecode, standbycode,
+//     not initialised, 503 sealed, without a leader, or with a full disk. activecode, standbycode,
 //     uninitcode and sealedcode in the query replace the first four, so that a
 //     balancer which wants all unsealed nodes asks /healthz?standbycode=200.
+//
+// Where the room on the disk is known, /readyz and /healthz say it in "disk": ample,
+// low, scarce (new keys are refused), yield (another node should lead) or full.
 func HealthHandler(health func() Health, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var name string
+		var name, disk string
 		var code int
 		switch r.URL.Path {
 		case "/livez":
 			name, code = "alive", http.StatusOK
 		case "/readyz":
 			h := health()
+			disk = h.Disk
 			name, code = h.state().name, http.StatusServiceUnavailable
 			if h.Ready() {
 				name, code = "ready", http.StatusOK
 			}
 		case "/healthz":
-			s := health().state()
+			h := health()
+			disk = h.Disk
+			s := h.state()
 			name, code = s.name, s.code
 			if s.override == "" {
 				break
@@ -96,7 +109,11 @@ func HealthHandler(health func() Health, next http.Handler) http.Handler {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return
 		}
-		body := `{"state":"` + name + "\"}\n"
+		body := `{"state":"` + name + `"`
+		if disk != "" {
+			body += `,"disk":"` + disk + `"`
+		}
+		body += "}\n"
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))

@@ -15,6 +15,7 @@ func TestHealth(t *testing.T) {
 		sealedL  = Health{Initialised: true, Sealed: true, Leader: true, InContact: true}
 		lost     = Health{Initialised: true}
 		newborn  = Health{Sealed: true, InContact: true}
+		full     = Health{Initialised: true, InContact: true, DiskFull: true}
 		anything = Health{}
 	)
 	for _, tc := range []struct {
@@ -30,6 +31,9 @@ func TestHealth(t *testing.T) {
 		{"GET", "/readyz", sealed, 503, "sealed"},
 		{"GET", "/readyz", sealedL, 503, "sealed"},
 		{"GET", "/readyz", lost, 503, "no leader"},
+		{"GET", "/readyz", full, 503, "disk full"},
+		{"GET", "/livez", full, 200, "alive"},
+		{"GET", "/healthz", full, 503, "disk full"},
 		{"GET", "/readyz", newborn, 503, "uninitialised"},
 		{"GET", "/healthz", active, 200, "active"},
 		{"GET", "/healthz", standby, 429, "standby"},

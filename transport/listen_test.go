@@ -2,7 +2,6 @@ package transport
 
 import (
 	"bufio"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -19,15 +18,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // serve starts a server on loopback and returns its address.
 func serve(t *testing.T, cfg HTTPConfig, h http.Handler) string {
 	t.Helper()
-	l, err := Listen(t.Context(), ListenConfig{Address: "127.0.0.1:0", Face: "aws", Limits: cfg.Limits})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,65 +57,6 @@ var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
 	io.WriteString(w, r.Proto)
 })
-
-func TestConnectionLimit(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := ListenConfig{Face: "aws", Limits: Limits{MaxConnections: 2}, Metrics: reg}
-	l, err := LimitListener(inner, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := LimitListener(inner, ListenConfig{Face: "grpc", Metrics: reg}); err != nil {
-		t.Fatalf("second face: %v", err)
-	}
-	defer l.Close()
-	accepted := make(chan net.Conn, 8)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				close(accepted)
-				return
-			}
-			accepted <- c
-		}
-	}()
-	addr := inner.Addr().String()
-	dial(t, addr)
-	first := <-accepted
-	dial(t, addr)
-	<-accepted
-
-	third := dial(t, addr)
-	if _, err := third.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("third connection: got %v, want it closed", err)
-	}
-	const want = `
-		# HELP conclave_connections_refused_total Client connections closed because too many were open, by face.
-		# TYPE conclave_connections_refused_total counter
-		conclave_connections_refused_total{face="aws"} 1
-		conclave_connections_refused_total{face="grpc"} 0
-	`
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "conclave_connections_refused_total"); err != nil {
-		t.Error(err)
-	}
-
-	first.Close()
-	first.Close() // gives one place back, not two
-	dial(t, addr)
-	select {
-	case <-accepted:
-	case <-time.After(10 * time.Second):
-		t.Fatal("no room after a connection was closed")
-	}
-	if got := l.(*limitListener).open.Load(); got != 2 {
-		t.Errorf("%d connections counted, want 2", got)
-	}
-}
 
 // A peer that sends its headers slowly, or its body, or nothing, is cut off.
 func TestSlowPeersAreCutOff(t *testing.T) {

@@ -29,7 +29,7 @@ type SubmitStatus int32
 const (
 	SubmitStatus_SUBMIT_STATUS_UNSPECIFIED SubmitStatus = 0
 	SubmitStatus_SUBMIT_STATUS_APPLIED     SubmitStatus = 1
-	// Not taken: try again, at the leader if one is named.
+	// Not taken: try again, at the leader.
 	SubmitStatus_SUBMIT_STATUS_NOT_LEADER SubmitStatus = 2
 	// The outcome is unknown: submit the same batch again.
 	SubmitStatus_SUBMIT_STATUS_UNKNOWN SubmitStatus = 3
@@ -92,6 +92,7 @@ type HelloRequest struct {
 	LastIndex uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	// The static set of first nodes that the caller is configured with, sorted.
 	Bootstrap     []string `protobuf:"bytes,3,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	Nonce         []byte   `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once; empty for no proof
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +148,13 @@ func (x *HelloRequest) GetBootstrap() []string {
 	return nil
 }
 
+func (x *HelloRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
 type HelloResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -158,9 +166,13 @@ type HelloResponse struct {
 	Bootstrap  []string `protobuf:"bytes,5,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
 	Version    string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	// The newest incarnation of the caller that the state or the log names.
-	Incarnation   uint64 `protobuf:"varint,9,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	SchemaMin     uint32 `protobuf:"varint,7,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
-	SchemaMax     uint32 `protobuf:"varint,8,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
+	Incarnation uint64 `protobuf:"varint,9,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	SchemaMin   uint32 `protobuf:"varint,7,opt,name=schema_min,json=schemaMin,proto3" json:"schema_min,omitempty"`
+	SchemaMax   uint32 `protobuf:"varint,8,opt,name=schema_max,json=schemaMax,proto3" json:"schema_max,omitempty"`
+	// The origin key's signature over both nodes' ids, the nonce and what the node says of
+	// the caller; absent when it is sealed, or does not know all that is committed.
+	Generation    uint32 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
+	Proof         []byte `protobuf:"bytes,11,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,13 +270,31 @@ func (x *HelloResponse) GetSchemaMax() uint32 {
 	return 0
 }
 
+func (x *HelloResponse) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *HelloResponse) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 type SubmitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
 	//
 	//	*SubmitRequest_Batch
 	//	*SubmitRequest_Register
-	Message       isSubmitRequest_Message `protobuf_oneof:"message"`
+	Message isSubmitRequest_Message `protobuf_oneof:"message"`
+	// A MAC by a key of the keyring, of that generation, over the encoded message: it
+	// comes from an unsealed node. There is none before the cluster is founded.
+	Generation    uint32 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Mac           []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +354,20 @@ func (x *SubmitRequest) GetRegister() *fsmpb.RegisterNode {
 	return nil
 }
 
+func (x *SubmitRequest) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SubmitRequest) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 type isSubmitRequest_Message interface {
 	isSubmitRequest_Message()
 }
@@ -350,8 +394,10 @@ type SubmitResponse struct {
 	Verdicts []byte `protobuf:"bytes,4,opt,name=verdicts,proto3" json:"verdicts,omitempty"`
 	// The verdicts were given to an earlier submission of the same batch.
 	RepeatedBatch bool `protobuf:"varint,5,opt,name=repeated_batch,json=repeatedBatch,proto3" json:"repeated_batch,omitempty"`
-	// The leader, where status says that this node is not it.
-	Leader        string `protobuf:"bytes,6,opt,name=leader,proto3" json:"leader,omitempty"`
+	// How long the batch had been with the leader, at least, before it can have been
+	// committed, in nanoseconds: until its entry was on the leader's own disk, from
+	// where it goes to the others.
+	Waited        int64 `protobuf:"varint,7,opt,name=waited,proto3" json:"waited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -421,11 +467,11 @@ func (x *SubmitResponse) GetRepeatedBatch() bool {
 	return false
 }
 
-func (x *SubmitResponse) GetLeader() string {
+func (x *SubmitResponse) GetWaited() int64 {
 	if x != nil {
-		return x.Leader
+		return x.Waited
 	}
-	return ""
+	return 0
 }
 
 type ExecuteRequest struct {
@@ -524,15 +570,179 @@ func (x *ExecuteResponse) GetNotLeader() bool {
 	return false
 }
 
-type ClockRequest struct {
+type ReadIndexRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexRequest) Reset() {
+	*x = ReadIndexRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexRequest) ProtoMessage() {}
+
+func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
+func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{6}
+}
+
+type ReadIndexResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	NotLeader     bool                   `protobuf:"varint,2,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexResponse) Reset() {
+	*x = ReadIndexResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexResponse) ProtoMessage() {}
+
+func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
+func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReadIndexResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ReadIndexResponse) GetNotLeader() bool {
+	if x != nil {
+		return x.NotLeader
+	}
+	return false
+}
+
+type ProbeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeRequest) Reset() {
+	*x = ProbeRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeRequest) ProtoMessage() {}
+
+func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
+func (*ProbeRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{8}
+}
+
+type ProbeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeResponse) Reset() {
+	*x = ProbeResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeResponse) ProtoMessage() {}
+
+func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
+func (*ProbeResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{9}
+}
+
+type ClockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Nonce []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once; empty for no proof
+	// Of the leader: a majority of the nodes would have no room for more, so nobody
+	// may take what makes the state grow.
+	NoGrowth      bool `protobuf:"varint,2,opt,name=no_growth,json=noGrowth,proto3" json:"no_growth,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[6]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +754,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[6]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +767,21 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{6}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ClockRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *ClockRequest) GetNoGrowth() bool {
+	if x != nil {
+		return x.NoGrowth
+	}
+	return false
 }
 
 type ClockResponse struct {
@@ -567,14 +791,24 @@ type ClockResponse struct {
 	// The node would serve as leader: it is unsealed and not fenced.
 	CanLead bool `protobuf:"varint,3,opt,name=can_lead,json=canLead,proto3" json:"can_lead,omitempty"`
 	// The newest Raft index in the node's log.
-	LastIndex     uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	LastIndex uint64 `protobuf:"varint,4,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
+	// The origin key's signature over both nodes' ids, the nonce and the state below;
+	// absent when the node is sealed.
+	Generation uint32 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
+	Proof      []byte `protobuf:"bytes,6,opt,name=proof,proto3" json:"proof,omitempty"`
+	StateIndex uint64 `protobuf:"varint,7,opt,name=state_index,json=stateIndex,proto3" json:"state_index,omitempty"`
+	StateHash  []byte `protobuf:"bytes,8,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"`
+	// The node's newest term, and whether it leads in it.
+	Term          uint64 `protobuf:"varint,9,opt,name=term,proto3" json:"term,omitempty"`
+	Leads         bool   `protobuf:"varint,10,opt,name=leads,proto3" json:"leads,omitempty"`
+	Disk          *Disk  `protobuf:"bytes,11,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClockResponse) Reset() {
 	*x = ClockResponse{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[7]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -586,7 +820,7 @@ func (x *ClockResponse) String() string {
 func (*ClockResponse) ProtoMessage() {}
 
 func (x *ClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[7]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -599,7 +833,7 @@ func (x *ClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
 func (*ClockResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{7}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ClockResponse) GetNode() string {
@@ -630,80 +864,83 @@ func (x *ClockResponse) GetLastIndex() uint64 {
 	return 0
 }
 
-type RelayRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Payload       []byte                 `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RelayRequest) Reset() {
-	*x = RelayRequest{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RelayRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RelayRequest) ProtoMessage() {}
-
-func (x *RelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[8]
+func (x *ClockResponse) GetGeneration() uint32 {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
+		return x.Generation
 	}
-	return mi.MessageOf(x)
+	return 0
 }
 
-// Deprecated: Use RelayRequest.ProtoReflect.Descriptor instead.
-func (*RelayRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *RelayRequest) GetKind() string {
+func (x *ClockResponse) GetProof() []byte {
 	if x != nil {
-		return x.Kind
-	}
-	return ""
-}
-
-func (x *RelayRequest) GetPayload() []byte {
-	if x != nil {
-		return x.Payload
+		return x.Proof
 	}
 	return nil
 }
 
-type RelayResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+func (x *ClockResponse) GetStateIndex() uint64 {
+	if x != nil {
+		return x.StateIndex
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetStateHash() []byte {
+	if x != nil {
+		return x.StateHash
+	}
+	return nil
+}
+
+func (x *ClockResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *ClockResponse) GetLeads() bool {
+	if x != nil {
+		return x.Leads
+	}
+	return false
+}
+
+func (x *ClockResponse) GetDisk() *Disk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+// Disk is how a node's disk does.
+type Disk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What a write of the log takes at present, in nanoseconds; 0 for not known.
+	Write int64 `protobuf:"varint,1,opt,name=write,proto3" json:"write,omitempty"`
+	// How long the oldest write under way has taken already.
+	Behind int64 `protobuf:"varint,2,opt,name=behind,proto3" json:"behind,omitempty"`
+	// How little room there is, as diskspace.Level counts it.
+	Space         uint32 `protobuf:"varint,3,opt,name=space,proto3" json:"space,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *RelayResponse) Reset() {
-	*x = RelayResponse{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[9]
+func (x *Disk) Reset() {
+	*x = Disk{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *RelayResponse) String() string {
+func (x *Disk) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*RelayResponse) ProtoMessage() {}
+func (*Disk) ProtoMessage() {}
 
-func (x *RelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[9]
+func (x *Disk) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,14 +951,132 @@ func (x *RelayResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use RelayResponse.ProtoReflect.Descriptor instead.
-func (*RelayResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{9}
+// Deprecated: Use Disk.ProtoReflect.Descriptor instead.
+func (*Disk) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *RelayResponse) GetPayload() []byte {
+func (x *Disk) GetWrite() int64 {
 	if x != nil {
-		return x.Payload
+		return x.Write
+	}
+	return 0
+}
+
+func (x *Disk) GetBehind() int64 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+func (x *Disk) GetSpace() uint32 {
+	if x != nil {
+		return x.Space
+	}
+	return 0
+}
+
+type AttestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	StateHash     []byte                 `protobuf:"bytes,2,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"` // the rolling hash at that index
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestRequest) Reset() {
+	*x = AttestRequest{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestRequest) ProtoMessage() {}
+
+func (x *AttestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
+func (*AttestRequest) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AttestRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *AttestRequest) GetStateHash() []byte {
+	if x != nil {
+		return x.StateHash
+	}
+	return nil
+}
+
+type AttestResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        []byte                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"` // of the state's header and rows
+	Attestation   *fsmpb.Attestation     `protobuf:"bytes,2,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestResponse) Reset() {
+	*x = AttestResponse{}
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestResponse) ProtoMessage() {}
+
+func (x *AttestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
+func (*AttestResponse) Descriptor() ([]byte, []int) {
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AttestResponse) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *AttestResponse) GetAttestation() *fsmpb.Attestation {
+	if x != nil {
+		return x.Attestation
 	}
 	return nil
 }
@@ -736,7 +1091,7 @@ type FetchAuditRequest struct {
 
 func (x *FetchAuditRequest) Reset() {
 	*x = FetchAuditRequest{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +1103,7 @@ func (x *FetchAuditRequest) String() string {
 func (*FetchAuditRequest) ProtoMessage() {}
 
 func (x *FetchAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[10]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +1116,7 @@ func (x *FetchAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchAuditRequest.ProtoReflect.Descriptor instead.
 func (*FetchAuditRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{10}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FetchAuditRequest) GetFrom() uint64 {
@@ -787,7 +1142,7 @@ type FetchAuditResponse struct {
 
 func (x *FetchAuditResponse) Reset() {
 	*x = FetchAuditResponse{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +1154,7 @@ func (x *FetchAuditResponse) String() string {
 func (*FetchAuditResponse) ProtoMessage() {}
 
 func (x *FetchAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[11]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +1167,7 @@ func (x *FetchAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchAuditResponse.ProtoReflect.Descriptor instead.
 func (*FetchAuditResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{11}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FetchAuditResponse) GetEntries() []*AuditEntry {
@@ -838,7 +1193,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1205,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_clusterpb_peer_proto_msgTypes[12]
+	mi := &file_cluster_clusterpb_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1218,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{12}
+	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AuditEntry) GetIndex() uint64 {
@@ -926,12 +1281,13 @@ var File_cluster_clusterpb_peer_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccluster/clusterpb/peer.proto\x12\x13conclave.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"_\n" +
+	"\x1ccluster/clusterpb/peer.proto\x12\x13conclave.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"u\n" +
 	"\fHelloRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1c\n" +
-	"\tbootstrap\x18\x03 \x03(\tR\tbootstrap\"\x91\x02\n" +
+	"\tbootstrap\x18\x03 \x03(\tR\tbootstrap\x12\x14\n" +
+	"\x05nonce\x18\x04 \x01(\fR\x05nonce\"\xc7\x02\n" +
 	"\rHelloResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06formed\x18\x02 \x01(\bR\x06formed\x12\x1e\n" +
@@ -945,36 +1301,72 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"schema_min\x18\a \x01(\rR\tschemaMin\x12\x1d\n" +
 	"\n" +
-	"schema_max\x18\b \x01(\rR\tschemaMax\"\x87\x01\n" +
+	"schema_max\x18\b \x01(\rR\tschemaMax\x12\x1e\n" +
+	"\n" +
+	"generation\x18\n" +
+	" \x01(\rR\n" +
+	"generation\x12\x14\n" +
+	"\x05proof\x18\v \x01(\fR\x05proof\"\xb9\x01\n" +
 	"\rSubmitRequest\x12.\n" +
 	"\x05batch\x18\x01 \x01(\v2\x16.conclave.fsm.v1.BatchH\x00R\x05batch\x12;\n" +
-	"\bregister\x18\x02 \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\bregisterB\t\n" +
-	"\amessage\"\xce\x01\n" +
+	"\bregister\x18\x02 \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\bregister\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\rR\n" +
+	"generation\x12\x10\n" +
+	"\x03mac\x18\x04 \x01(\fR\x03macB\t\n" +
+	"\amessage\"\xd4\x01\n" +
 	"\x0eSubmitResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x129\n" +
 	"\x06status\x18\x02 \x01(\x0e2!.conclave.cluster.v1.SubmitStatusR\x06status\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1a\n" +
 	"\bverdicts\x18\x04 \x01(\fR\bverdicts\x12%\n" +
 	"\x0erepeated_batch\x18\x05 \x01(\bR\rrepeatedBatch\x12\x16\n" +
-	"\x06leader\x18\x06 \x01(\tR\x06leader\"*\n" +
+	"\x06waited\x18\a \x01(\x03R\x06waitedJ\x04\b\x06\x10\a\"*\n" +
 	"\x0eExecuteRequest\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\"J\n" +
 	"\x0fExecuteResponse\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12\x1d\n" +
 	"\n" +
+	"not_leader\x18\x02 \x01(\bR\tnotLeader\"\x12\n" +
+	"\x10ReadIndexRequest\"H\n" +
+	"\x11ReadIndexResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
+	"\n" +
 	"not_leader\x18\x02 \x01(\bR\tnotLeader\"\x0e\n" +
-	"\fClockRequest\"q\n" +
+	"\fProbeRequest\"\x0f\n" +
+	"\rProbeResponse\"A\n" +
+	"\fClockRequest\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1b\n" +
+	"\tno_growth\x18\x02 \x01(\bR\bnoGrowth\"\xc0\x02\n" +
 	"\rClockResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04wall\x18\x02 \x01(\x03R\x04wall\x12\x19\n" +
 	"\bcan_lead\x18\x03 \x01(\bR\acanLead\x12\x1d\n" +
 	"\n" +
-	"last_index\x18\x04 \x01(\x04R\tlastIndex\"<\n" +
-	"\fRelayRequest\x12\x12\n" +
-	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
-	"\apayload\x18\x02 \x01(\fR\apayload\")\n" +
-	"\rRelayResponse\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload\"7\n" +
+	"last_index\x18\x04 \x01(\x04R\tlastIndex\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x05 \x01(\rR\n" +
+	"generation\x12\x14\n" +
+	"\x05proof\x18\x06 \x01(\fR\x05proof\x12\x1f\n" +
+	"\vstate_index\x18\a \x01(\x04R\n" +
+	"stateIndex\x12\x1d\n" +
+	"\n" +
+	"state_hash\x18\b \x01(\fR\tstateHash\x12\x12\n" +
+	"\x04term\x18\t \x01(\x04R\x04term\x12\x14\n" +
+	"\x05leads\x18\n" +
+	" \x01(\bR\x05leads\x12-\n" +
+	"\x04disk\x18\v \x01(\v2\x19.conclave.cluster.v1.DiskR\x04disk\"J\n" +
+	"\x04Disk\x12\x14\n" +
+	"\x05write\x18\x01 \x01(\x03R\x05write\x12\x16\n" +
+	"\x06behind\x18\x02 \x01(\x03R\x06behind\x12\x14\n" +
+	"\x05space\x18\x03 \x01(\rR\x05space\"D\n" +
+	"\rAttestRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
+	"\n" +
+	"state_hash\x18\x02 \x01(\fR\tstateHash\"h\n" +
+	"\x0eAttestResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12>\n" +
+	"\vattestation\x18\x02 \x01(\v2\x1c.conclave.fsm.v1.AttestationR\vattestation\"7\n" +
 	"\x11FetchAuditRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\x04R\x02to\"O\n" +
@@ -1002,13 +1394,15 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\x18SUBMIT_STATUS_NOT_LEADER\x10\x02\x12\x19\n" +
 	"\x15SUBMIT_STATUS_UNKNOWN\x10\x03\x12\x18\n" +
 	"\x14SUBMIT_STATUS_FENCED\x10\x04\x12\x1c\n" +
-	"\x18SUBMIT_STATUS_OVERLOADED\x10\x052\x84\x04\n" +
+	"\x18SUBMIT_STATUS_OVERLOADED\x10\x052\xb3\x05\n" +
 	"\x04Peer\x12N\n" +
 	"\x05Hello\x12!.conclave.cluster.v1.HelloRequest\x1a\".conclave.cluster.v1.HelloResponse\x12U\n" +
 	"\x06Submit\x12\".conclave.cluster.v1.SubmitRequest\x1a#.conclave.cluster.v1.SubmitResponse(\x010\x01\x12T\n" +
 	"\aExecute\x12#.conclave.cluster.v1.ExecuteRequest\x1a$.conclave.cluster.v1.ExecuteResponse\x12N\n" +
 	"\x05Clock\x12!.conclave.cluster.v1.ClockRequest\x1a\".conclave.cluster.v1.ClockResponse\x12N\n" +
-	"\x05Relay\x12!.conclave.cluster.v1.RelayRequest\x1a\".conclave.cluster.v1.RelayResponse\x12_\n" +
+	"\x05Probe\x12!.conclave.cluster.v1.ProbeRequest\x1a\".conclave.cluster.v1.ProbeResponse\x12Z\n" +
+	"\tReadIndex\x12%.conclave.cluster.v1.ReadIndexRequest\x1a&.conclave.cluster.v1.ReadIndexResponse\x12Q\n" +
+	"\x06Attest\x12\".conclave.cluster.v1.AttestRequest\x1a#.conclave.cluster.v1.AttestResponse\x12_\n" +
 	"\n" +
 	"FetchAudit\x12&.conclave.cluster.v1.FetchAuditRequest\x1a'.conclave.cluster.v1.FetchAuditResponse0\x01B3Z1github.com/conclavekms/conclave/cluster/clusterpbb\x06proto3"
 
@@ -1025,7 +1419,7 @@ func file_cluster_clusterpb_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_clusterpb_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cluster_clusterpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_cluster_clusterpb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_cluster_clusterpb_peer_proto_goTypes = []any{
 	(SubmitStatus)(0),          // 0: conclave.cluster.v1.SubmitStatus
 	(*HelloRequest)(nil),       // 1: conclave.cluster.v1.HelloRequest
@@ -1034,38 +1428,50 @@ var file_cluster_clusterpb_peer_proto_goTypes = []any{
 	(*SubmitResponse)(nil),     // 4: conclave.cluster.v1.SubmitResponse
 	(*ExecuteRequest)(nil),     // 5: conclave.cluster.v1.ExecuteRequest
 	(*ExecuteResponse)(nil),    // 6: conclave.cluster.v1.ExecuteResponse
-	(*ClockRequest)(nil),       // 7: conclave.cluster.v1.ClockRequest
-	(*ClockResponse)(nil),      // 8: conclave.cluster.v1.ClockResponse
-	(*RelayRequest)(nil),       // 9: conclave.cluster.v1.RelayRequest
-	(*RelayResponse)(nil),      // 10: conclave.cluster.v1.RelayResponse
-	(*FetchAuditRequest)(nil),  // 11: conclave.cluster.v1.FetchAuditRequest
-	(*FetchAuditResponse)(nil), // 12: conclave.cluster.v1.FetchAuditResponse
-	(*AuditEntry)(nil),         // 13: conclave.cluster.v1.AuditEntry
-	(*fsmpb.Batch)(nil),        // 14: conclave.fsm.v1.Batch
-	(*fsmpb.RegisterNode)(nil), // 15: conclave.fsm.v1.RegisterNode
+	(*ReadIndexRequest)(nil),   // 7: conclave.cluster.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil),  // 8: conclave.cluster.v1.ReadIndexResponse
+	(*ProbeRequest)(nil),       // 9: conclave.cluster.v1.ProbeRequest
+	(*ProbeResponse)(nil),      // 10: conclave.cluster.v1.ProbeResponse
+	(*ClockRequest)(nil),       // 11: conclave.cluster.v1.ClockRequest
+	(*ClockResponse)(nil),      // 12: conclave.cluster.v1.ClockResponse
+	(*Disk)(nil),               // 13: conclave.cluster.v1.Disk
+	(*AttestRequest)(nil),      // 14: conclave.cluster.v1.AttestRequest
+	(*AttestResponse)(nil),     // 15: conclave.cluster.v1.AttestResponse
+	(*FetchAuditRequest)(nil),  // 16: conclave.cluster.v1.FetchAuditRequest
+	(*FetchAuditResponse)(nil), // 17: conclave.cluster.v1.FetchAuditResponse
+	(*AuditEntry)(nil),         // 18: conclave.cluster.v1.AuditEntry
+	(*fsmpb.Batch)(nil),        // 19: conclave.fsm.v1.Batch
+	(*fsmpb.RegisterNode)(nil), // 20: conclave.fsm.v1.RegisterNode
+	(*fsmpb.Attestation)(nil),  // 21: conclave.fsm.v1.Attestation
 }
 var file_cluster_clusterpb_peer_proto_depIdxs = []int32{
-	14, // 0: conclave.cluster.v1.SubmitRequest.batch:type_name -> conclave.fsm.v1.Batch
-	15, // 1: conclave.cluster.v1.SubmitRequest.register:type_name -> conclave.fsm.v1.RegisterNode
+	19, // 0: conclave.cluster.v1.SubmitRequest.batch:type_name -> conclave.fsm.v1.Batch
+	20, // 1: conclave.cluster.v1.SubmitRequest.register:type_name -> conclave.fsm.v1.RegisterNode
 	0,  // 2: conclave.cluster.v1.SubmitResponse.status:type_name -> conclave.cluster.v1.SubmitStatus
-	13, // 3: conclave.cluster.v1.FetchAuditResponse.entries:type_name -> conclave.cluster.v1.AuditEntry
-	1,  // 4: conclave.cluster.v1.Peer.Hello:input_type -> conclave.cluster.v1.HelloRequest
-	3,  // 5: conclave.cluster.v1.Peer.Submit:input_type -> conclave.cluster.v1.SubmitRequest
-	5,  // 6: conclave.cluster.v1.Peer.Execute:input_type -> conclave.cluster.v1.ExecuteRequest
-	7,  // 7: conclave.cluster.v1.Peer.Clock:input_type -> conclave.cluster.v1.ClockRequest
-	9,  // 8: conclave.cluster.v1.Peer.Relay:input_type -> conclave.cluster.v1.RelayRequest
-	11, // 9: conclave.cluster.v1.Peer.FetchAudit:input_type -> conclave.cluster.v1.FetchAuditRequest
-	2,  // 10: conclave.cluster.v1.Peer.Hello:output_type -> conclave.cluster.v1.HelloResponse
-	4,  // 11: conclave.cluster.v1.Peer.Submit:output_type -> conclave.cluster.v1.SubmitResponse
-	6,  // 12: conclave.cluster.v1.Peer.Execute:output_type -> conclave.cluster.v1.ExecuteResponse
-	8,  // 13: conclave.cluster.v1.Peer.Clock:output_type -> conclave.cluster.v1.ClockResponse
-	10, // 14: conclave.cluster.v1.Peer.Relay:output_type -> conclave.cluster.v1.RelayResponse
-	12, // 15: conclave.cluster.v1.Peer.FetchAudit:output_type -> conclave.cluster.v1.FetchAuditResponse
-	10, // [10:16] is the sub-list for method output_type
-	4,  // [4:10] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	13, // 3: conclave.cluster.v1.ClockResponse.disk:type_name -> conclave.cluster.v1.Disk
+	21, // 4: conclave.cluster.v1.AttestResponse.attestation:type_name -> conclave.fsm.v1.Attestation
+	18, // 5: conclave.cluster.v1.FetchAuditResponse.entries:type_name -> conclave.cluster.v1.AuditEntry
+	1,  // 6: conclave.cluster.v1.Peer.Hello:input_type -> conclave.cluster.v1.HelloRequest
+	3,  // 7: conclave.cluster.v1.Peer.Submit:input_type -> conclave.cluster.v1.SubmitRequest
+	5,  // 8: conclave.cluster.v1.Peer.Execute:input_type -> conclave.cluster.v1.ExecuteRequest
+	11, // 9: conclave.cluster.v1.Peer.Clock:input_type -> conclave.cluster.v1.ClockRequest
+	9,  // 10: conclave.cluster.v1.Peer.Probe:input_type -> conclave.cluster.v1.ProbeRequest
+	7,  // 11: conclave.cluster.v1.Peer.ReadIndex:input_type -> conclave.cluster.v1.ReadIndexRequest
+	14, // 12: conclave.cluster.v1.Peer.Attest:input_type -> conclave.cluster.v1.AttestRequest
+	16, // 13: conclave.cluster.v1.Peer.FetchAudit:input_type -> conclave.cluster.v1.FetchAuditRequest
+	2,  // 14: conclave.cluster.v1.Peer.Hello:output_type -> conclave.cluster.v1.HelloResponse
+	4,  // 15: conclave.cluster.v1.Peer.Submit:output_type -> conclave.cluster.v1.SubmitResponse
+	6,  // 16: conclave.cluster.v1.Peer.Execute:output_type -> conclave.cluster.v1.ExecuteResponse
+	12, // 17: conclave.cluster.v1.Peer.Clock:output_type -> conclave.cluster.v1.ClockResponse
+	10, // 18: conclave.cluster.v1.Peer.Probe:output_type -> conclave.cluster.v1.ProbeResponse
+	8,  // 19: conclave.cluster.v1.Peer.ReadIndex:output_type -> conclave.cluster.v1.ReadIndexResponse
+	15, // 20: conclave.cluster.v1.Peer.Attest:output_type -> conclave.cluster.v1.AttestResponse
+	17, // 21: conclave.cluster.v1.Peer.FetchAudit:output_type -> conclave.cluster.v1.FetchAuditResponse
+	14, // [14:22] is the sub-list for method output_type
+	6,  // [6:14] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_cluster_clusterpb_peer_proto_init() }
@@ -1083,7 +1489,7 @@ func file_cluster_clusterpb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_clusterpb_peer_proto_rawDesc), len(file_cluster_clusterpb_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

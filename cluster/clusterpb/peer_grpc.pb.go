@@ -25,7 +25,9 @@ const (
 	Peer_Submit_FullMethodName     = "/conclave.cluster.v1.Peer/Submit"
 	Peer_Execute_FullMethodName    = "/conclave.cluster.v1.Peer/Execute"
 	Peer_Clock_FullMethodName      = "/conclave.cluster.v1.Peer/Clock"
-	Peer_Relay_FullMethodName      = "/conclave.cluster.v1.Peer/Relay"
+	Peer_Probe_FullMethodName      = "/conclave.cluster.v1.Peer/Probe"
+	Peer_ReadIndex_FullMethodName  = "/conclave.cluster.v1.Peer/ReadIndex"
+	Peer_Attest_FullMethodName     = "/conclave.cluster.v1.Peer/Attest"
 	Peer_FetchAudit_FullMethodName = "/conclave.cluster.v1.Peer/FetchAudit"
 )
 
@@ -42,10 +44,18 @@ type PeerClient interface {
 	Submit(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubmitRequest, SubmitResponse], error)
 	// Execute runs a request on the leader that kept meeting conflicts elsewhere.
 	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
-	// Clock reads the node's wall clock, and how fit it is to lead.
+	// Clock reads the node's wall clock, and how fit it is to lead; with a nonce, the
+	// node proves that it is unsealed.
 	Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error)
-	// Relay hands an operator's request on to this node.
-	Relay(ctx context.Context, in *RelayRequest, opts ...grpc.CallOption) (*RelayResponse, error)
+	// Probe writes to the node's disk and answers when that is durable: a node that
+	// writes nothing else does not know whether its disk hangs.
+	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
+	// ReadIndex tells up to where the state of the leader has everything that was
+	// committed, and writes nothing.
+	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// Attest signs the state that this node had at an index, for the snapshot of a
+	// node that is sealed and so cannot sign its own.
+	Attest(ctx context.Context, in *AttestRequest, opts ...grpc.CallOption) (*AttestResponse, error)
 	// FetchAudit streams audit entries for a node that lacks them.
 	FetchAudit(ctx context.Context, in *FetchAuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchAuditResponse], error)
 }
@@ -101,10 +111,30 @@ func (c *peerClient) Clock(ctx context.Context, in *ClockRequest, opts ...grpc.C
 	return out, nil
 }
 
-func (c *peerClient) Relay(ctx context.Context, in *RelayRequest, opts ...grpc.CallOption) (*RelayResponse, error) {
+func (c *peerClient) Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(RelayResponse)
-	err := c.cc.Invoke(ctx, Peer_Relay_FullMethodName, in, out, cOpts...)
+	out := new(ProbeResponse)
+	err := c.cc.Invoke(ctx, Peer_Probe_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadIndexResponse)
+	err := c.cc.Invoke(ctx, Peer_ReadIndex_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *peerClient) Attest(ctx context.Context, in *AttestRequest, opts ...grpc.CallOption) (*AttestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AttestResponse)
+	err := c.cc.Invoke(ctx, Peer_Attest_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +173,18 @@ type PeerServer interface {
 	Submit(grpc.BidiStreamingServer[SubmitRequest, SubmitResponse]) error
 	// Execute runs a request on the leader that kept meeting conflicts elsewhere.
 	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
-	// Clock reads the node's wall clock, and how fit it is to lead.
+	// Clock reads the node's wall clock, and how fit it is to lead; with a nonce, the
+	// node proves that it is unsealed.
 	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
-	// Relay hands an operator's request on to this node.
-	Relay(context.Context, *RelayRequest) (*RelayResponse, error)
+	// Probe writes to the node's disk and answers when that is durable: a node that
+	// writes nothing else does not know whether its disk hangs.
+	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
+	// ReadIndex tells up to where the state of the leader has everything that was
+	// committed, and writes nothing.
+	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// Attest signs the state that this node had at an index, for the snapshot of a
+	// node that is sealed and so cannot sign its own.
+	Attest(context.Context, *AttestRequest) (*AttestResponse, error)
 	// FetchAudit streams audit entries for a node that lacks them.
 	FetchAudit(*FetchAuditRequest, grpc.ServerStreamingServer[FetchAuditResponse]) error
 	mustEmbedUnimplementedPeerServer()
@@ -171,8 +209,14 @@ func (UnimplementedPeerServer) Execute(context.Context, *ExecuteRequest) (*Execu
 func (UnimplementedPeerServer) Clock(context.Context, *ClockRequest) (*ClockResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Clock not implemented")
 }
-func (UnimplementedPeerServer) Relay(context.Context, *RelayRequest) (*RelayResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Relay not implemented")
+func (UnimplementedPeerServer) Probe(context.Context, *ProbeRequest) (*ProbeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Probe not implemented")
+}
+func (UnimplementedPeerServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedPeerServer) Attest(context.Context, *AttestRequest) (*AttestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Attest not implemented")
 }
 func (UnimplementedPeerServer) FetchAudit(*FetchAuditRequest, grpc.ServerStreamingServer[FetchAuditResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchAudit not implemented")
@@ -259,20 +303,56 @@ func _Peer_Clock_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Peer_Relay_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(RelayRequest)
+func _Peer_Probe_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProbeRequest)
 	if err := dec(in); err != nil {
 		return nil, err
 	}
 	if interceptor == nil {
-		return srv.(PeerServer).Relay(ctx, in)
+		return srv.(PeerServer).Probe(ctx, in)
 	}
 	info := &grpc.UnaryServerInfo{
 		Server:     srv,
-		FullMethod: Peer_Relay_FullMethodName,
+		FullMethod: Peer_Probe_FullMethodName,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(PeerServer).Relay(ctx, req.(*RelayRequest))
+		return srv.(PeerServer).Probe(ctx, req.(*ProbeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadIndexRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).ReadIndex(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_ReadIndex_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).ReadIndex(ctx, req.(*ReadIndexRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Peer_Attest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AttestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Attest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Attest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Attest(ctx, req.(*AttestRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -308,8 +388,16 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Peer_Clock_Handler,
 		},
 		{
-			MethodName: "Relay",
-			Handler:    _Peer_Relay_Handler,
+			MethodName: "Probe",
+			Handler:    _Peer_Probe_Handler,
+		},
+		{
+			MethodName: "ReadIndex",
+			Handler:    _Peer_ReadIndex_Handler,
+		},
+		{
+			MethodName: "Attest",
+			Handler:    _Peer_Attest_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

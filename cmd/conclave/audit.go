@@ -12,12 +12,16 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 
-	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/verify"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-func (a *app) auditCommand() *cobra.Command {
+func auditCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Read and verify the audit log",
@@ -25,16 +29,17 @@ func (a *app) auditCommand() *cobra.Command {
 Verifying needs neither a server nor its trust: the files and the public key are
 enough.`,
 	}
-	cmd.AddCommand(a.auditVerifyCommand(), a.auditTailCommand(), a.auditExportCommand(), a.auditKeyCommand())
+	cmd.AddCommand(auditVerifyCommand(a), auditTailCommand(a), auditExportCommand(a), auditKeyCommand(a))
 	return cmd
 }
 
 // maxCheckpointFile is more than any checkpoint has.
 const maxCheckpointFile = 64 << 10
 
-func (a *app) auditVerifyCommand() *cobra.Command {
+func auditVerifyCommand(a *cli.App) *cobra.Command {
 	var key string
 	var earlier []string
+	var open bool
 	cmd := &cobra.Command{
 		Use:   "verify DIR --key KEY",
 		Short: "Check an audit log with its files and public key alone",
@@ -44,55 +49,88 @@ copy. KEY is the public key, as "conclave audit public-key" or init printed it, 
 a file with it.
 
 Keep checkpoints: with --earlier, a log that was rolled back or rewritten is told
-from an honest one. It exits with 1 when anything is wrong.`,
+from an honest one. It exits with 1 when anything is wrong.
+
+What is in the records is encrypted, and whether each can be opened is for an
+unsealed node to say: with --open, the server that --address names is asked for all
+of them as well, as the account's root user.`,
 		Args: cobra.ExactArgs(1),
 		Example: `  conclave audit verify /var/lib/conclave --key audit.pub
   conclave audit verify copy/audit --key audit.pub --earlier checkpoint-of-monday`,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
-				return usagef("--key is needed: the audit log's public key, or a file with it")
+				return cli.Usagef("--key is needed: the audit log's public key, or a file with it")
 			}
-			if _, err := a.format(); err != nil {
+			if _, err := a.Format(); err != nil {
 				return err
 			}
 			text, err := keyText(key)
 			if err != nil {
 				return err
 			}
-			var opts auditlog.VerifyOptions
+			var opts verify.Options
 			for _, name := range earlier {
-				raw, err := a.readInput(name, maxCheckpointFile)
+				raw, err := a.ReadInput(name, maxCheckpointFile)
 				if err != nil {
 					return err
 				}
 				opts.Earlier = append(opts.Earlier, raw)
 			}
-			rep, err := auditlog.Verify(auditDir(args[0]), text, opts)
+			rep, err := verify.Dir(auditDir(args[0]), text, opts)
 			if err != nil {
 				return err
 			}
-			if err := a.print(verifyReport(rep), func(w io.Writer) { reportTable(w, rep) }); err != nil {
+			if open {
+				if err := tryRecords(cmd.Context(), a, rep); err != nil {
+					return err
+				}
+			}
+			if err := a.Print(verifyReport(rep), func(w io.Writer) { reportTable(w, rep) }); err != nil {
 				return err
 			}
 			if !rep.OK() {
-				return fmt.Errorf("the audit log is not what it should be: %d problems", len(rep.Problems)+rep.Omitted)
+				return fmt.Errorf("audit log verification failed: %d problems", len(rep.Problems)+rep.Omitted)
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "public key, or a file with it")
+	cmd.Flags().BoolVar(&open, "open", false, "have a server open all records too")
 	cmd.Flags().StringArrayVar(&earlier, "earlier", nil, "file with a checkpoint kept from before; may be repeated")
-	return a.outputFlag(cmd)
+	a.ClientFlags(cmd)
+	return cmd
+}
+
+// maxUnopenable bounds the problems of one kind that a report lists.
+const maxUnopenable = 100
+
+// tryRecords adds to a report the records that a server cannot open.
+func tryRecords(ctx context.Context, a *cli.App, rep *verify.Report) error {
+	a.Remote.Timeout = 0 // as long as it takes
+	return a.With(ctx, "having the records opened", func(ctx context.Context, c *cli.Connection) error {
+		n := 0
+		return readAudit(ctx, c, 0, false, func(r *kmspb.ReadAuditResponse) error {
+			if !r.GetUnopenable() || r.GetIndex() >= rep.Size {
+				return nil
+			}
+			if n++; n > maxUnopenable {
+				rep.Omitted++
+				return nil
+			}
+			rep.Problems = append(rep.Problems, verify.Problem{File: "(the server)", Index: r.GetIndex(), What: "the record cannot be opened by an unsealed node"})
+			return nil
+		})
+	})
 }
 
 // auditDir finds the log in a node's data directory, and in that of a development
 // server.
 func auditDir(dir string) string {
-	if there, err := exists(filepath.Join(dir, "segments")); err == nil && there {
+	if there, err := files.Exists(filepath.Join(dir, "segments")); err == nil && there {
 		return dir
 	}
 	for _, sub := range []string{"audit", filepath.Join("node", "audit")} {
-		if there, err := exists(filepath.Join(dir, sub)); err == nil && there {
+		if there, err := files.Exists(filepath.Join(dir, sub)); err == nil && there {
 			return filepath.Join(dir, sub)
 		}
 	}
@@ -136,7 +174,7 @@ type report struct {
 	Omitted  int       `json:"omitted_problems"`
 }
 
-func verifyReport(r *auditlog.Report) report {
+func verifyReport(r *verify.Report) report {
 	out := report{
 		OK: r.OK(), Origin: r.Origin, Records: r.Size, Root: fmt.Sprintf("%x", r.Root), Signed: r.CheckpointSize,
 		Unsigned: r.Unsigned, Torn: r.Torn, Gaps: []gap{}, Problems: []problem{}, Omitted: r.Omitted,
@@ -150,41 +188,49 @@ func verifyReport(r *auditlog.Report) report {
 	return out
 }
 
-func reportTable(w io.Writer, r *auditlog.Report) {
+func reportTable(w io.Writer, r *verify.Report) {
 	verdict := "good"
 	if !r.OK() {
 		verdict = "NOT GOOD"
 	}
-	line(w, "verdict", verdict)
-	line(w, "log", orDash(r.Origin))
-	line(w, "records", r.Size)
-	line(w, "root", fmt.Sprintf("%x", r.Root))
-	line(w, "signed", fmt.Sprintf("%d records", r.CheckpointSize))
+	cli.Line(w, "verdict", verdict)
+	cli.Line(w, "log", cli.OrDash(r.Origin))
+	cli.Line(w, "records", r.Size)
+	cli.Line(w, "root", fmt.Sprintf("%x", r.Root))
+	cli.Line(w, "signed", fmt.Sprintf("%d records", r.CheckpointSize))
 	if r.Unsigned > 0 {
-		line(w, "not signed yet", fmt.Sprintf("%d records: whole and in order, vouched for by the next checkpoint", r.Unsigned))
+		cli.Line(w, "not signed yet", fmt.Sprintf("%d records: whole and in order, vouched for by the next checkpoint", r.Unsigned))
 	}
 	if r.Torn > 0 {
-		line(w, "unfinished", fmt.Sprintf("%d bytes at the end", r.Torn))
+		cli.Line(w, "unfinished", fmt.Sprintf("%d bytes at the end", r.Torn))
 	}
 	for _, g := range r.Gaps {
-		line(w, "lacking", fmt.Sprintf("records %d to %d, being fetched from other nodes", g.From, g.To-1))
+		cli.Line(w, "lacking", fmt.Sprintf("records %d to %d, being fetched from other nodes", g.From, g.To-1))
 	}
 	for _, p := range r.Problems {
-		line(w, "problem", p)
+		cli.Line(w, "problem", p)
 	}
 	if r.Omitted > 0 {
-		line(w, "problem", fmt.Sprintf("and %d more", r.Omitted))
+		cli.Line(w, "problem", fmt.Sprintf("and %d more", r.Omitted))
 	}
 }
 
 // readAudit hands over records from an index on until the log ends, or for ever.
-func readAudit(ctx context.Context, c *connection, from uint64, follow bool, each func(*kmspb.ReadAuditResponse) error) error {
+func readAudit(ctx context.Context, c *cli.Connection, from uint64, follow bool, each func(*kmspb.ReadAuditResponse) error) error {
 	stream, err := c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow})
 	if err != nil {
 		return err
 	}
-	for {
-		r, err := stream.Recv()
+	r, err := stream.Recv()
+	if f, ok := client.Error(err); ok && f.Code == codes.Unauthenticated {
+		// The session kept from an earlier command is no longer good, and was
+		// dropped.
+		if stream, err = c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow}); err != nil {
+			return err
+		}
+		r, err = stream.Recv()
+	}
+	for ; ; r, err = stream.Recv() {
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -198,28 +244,32 @@ func readAudit(ctx context.Context, c *connection, from uint64, follow bool, eac
 }
 
 // withoutEnd is with, but for calls that last until the user ends them.
-func (a *app) withoutEnd(ctx context.Context, doing string, use func(context.Context, *connection) error) error {
+func withoutEnd(ctx context.Context, a *cli.App, doing string, use func(context.Context, *cli.Connection) error) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	a.remote.timeout = 0
-	err := a.with(ctx, doing, use)
+	a.Remote.Timeout = 0
+	err := a.With(ctx, doing, use)
 	if ctx.Err() != nil {
 		return nil // that is how it is ended
 	}
 	return err
 }
 
-func (a *app) auditTailCommand() *cobra.Command {
+func auditTailCommand(a *cli.App) *cobra.Command {
 	var follow bool
 	var n uint64
 	cmd := &cobra.Command{
 		Use:   "tail",
-		Short: "Print the newest records, one line of JSON each",
+		Short: "Print the newest records, one line each",
+		Long: `Tail prints the newest records, one line each: when, place in the log, what, on
+what, how it ended, who and from where. With -o json a line is the whole record.`,
+		Example: `  conclave audit tail
+  conclave audit tail --lines 100 -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withoutEnd(cmd.Context(), "reading the audit log", func(ctx context.Context, c *connection) error {
+			return withoutEnd(cmd.Context(), a, "reading the audit log", func(ctx context.Context, c *cli.Connection) error {
 				// Only a reading finds the end: keep its last lines, in a ring.
 				seen := uint64(0)
-				next, last := uint64(0), make([]string, 0, n)
+				next, last := uint64(0), make([]*kmspb.ReadAuditResponse, 0, n)
 				if st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{}); err == nil && st.GetAudit().GetSize() > n {
 					next = st.GetAudit().GetSize() - n // an operator is told the size, and spares the reading
 				}
@@ -229,9 +279,9 @@ func (a *app) auditTailCommand() *cobra.Command {
 						return nil
 					}
 					if uint64(len(last)) < n {
-						last = append(last, r.GetJson())
+						last = append(last, r)
 					} else {
-						last[seen%n] = r.GetJson()
+						last[seen%n] = r
 					}
 					seen++
 					return nil
@@ -240,69 +290,98 @@ func (a *app) auditTailCommand() *cobra.Command {
 					return err
 				}
 				for i := range last {
-					if _, err := fmt.Fprintln(a.stdout, last[(seen+uint64(i))%uint64(len(last))]); err != nil {
+					if err := printLine(a, last[(seen+uint64(i))%uint64(len(last))]); err != nil {
 						return err
 					}
 				}
 				if !follow {
 					return nil
 				}
-				return readAudit(ctx, c, next, true, a.printRecord)
+				return readAudit(ctx, c, next, true, func(r *kmspb.ReadAuditResponse) error { return printLine(a, r) })
 			})
 		},
 	}
-	a.clientFlags(cmd)
+	a.ClientFlags(cmd)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new records as they come")
 	cmd.Flags().Uint64VarP(&n, "lines", "n", 10, "how many, at most 10000")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if n > 10000 {
-			return usagef("--lines: at most 10000; `conclave audit export` prints all")
+			return cli.Usagef("--lines: at most 10000; `conclave audit export` prints all")
 		}
 		return nil
 	}
 	return cmd
 }
 
-func (a *app) printRecord(r *kmspb.ReadAuditResponse) error {
-	_, err := fmt.Fprintln(a.stdout, r.GetJson())
+func printRecord(a *cli.App, r *kmspb.ReadAuditResponse) error {
+	_, err := fmt.Fprintln(a.Stdout, cli.Visible(r.GetJson()))
 	return err
 }
 
-func (a *app) auditExportCommand() *cobra.Command {
+// unopenable counts records that cannot be opened.
+type unopenable struct {
+	first uint64
+	count int
+}
+
+func (u *unopenable) note(r *kmspb.ReadAuditResponse) {
+	if !r.GetUnopenable() {
+		return
+	}
+	if u.count == 0 {
+		u.first = r.GetIndex()
+	}
+	u.count++
+}
+
+func (u *unopenable) err() error {
+	if u.count == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d records cannot be opened, the first of them record %d: no unsealed node of this cluster wrote them", u.count, u.first)
+}
+
+func auditExportCommand(a *cli.App) *cobra.Command {
 	var from, to uint64
 	cmd := &cobra.Command{
-		Use:     "export",
-		Short:   "Print all records, one line of JSON each",
-		Example: `  conclave audit export --from 120000 >> audit.jsonl`,
+		Use:   "export",
+		Short: "Print all records, one line of JSON each",
+		Example: `  conclave audit export > audit.jsonl
+  conclave audit export --from 10 --to 20 >> audit.jsonl`,
+		Long: `Export prints all records, one line of JSON each. A record that cannot be opened has
+a line that says so, with its place; the rest follows, and export exits with 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var bad unopenable
 			errEnough := errors.New("enough")
-			return a.withoutEnd(cmd.Context(), "reading the audit log", func(ctx context.Context, c *connection) error {
+			return withoutEnd(cmd.Context(), a, "reading the audit log", func(ctx context.Context, c *cli.Connection) error {
 				err := readAudit(ctx, c, from, false, func(r *kmspb.ReadAuditResponse) error {
 					if r.GetIndex() >= to {
 						return errEnough
 					}
-					return a.printRecord(r)
+					bad.note(r)
+					return printRecord(a, r)
 				})
-				if errors.Is(err, errEnough) {
-					return nil
+				if err != nil && !errors.Is(err, errEnough) {
+					return err
 				}
-				return err
+				return bad.err()
 			})
 		},
 	}
-	a.clientFlags(cmd)
+	a.ClientFlags(cmd)
 	cmd.Flags().Uint64Var(&from, "from", 0, "index of the first record")
 	cmd.Flags().Uint64Var(&to, "to", math.MaxUint64, "index to stop before (default the end)")
 	cmd.Flags().Lookup("to").DefValue = "0" // not shown
 	return cmd
 }
 
-func (a *app) auditKeyCommand() *cobra.Command {
-	return a.clientFlags(&cobra.Command{
-		Use:   "public-key",
-		Short: "Print the key that verifies the audit log; needs an operator's certificate",
+func auditKeyCommand(a *cli.App) *cobra.Command {
+	return a.ClientFlags(&cobra.Command{
+		Use:     "public-key",
+		Short:   "Print the key that verifies the audit log; needs an operator's certificate",
+		Example: `  conclave audit public-key > audit.pub`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), "asking for the audit log's key", func(ctx context.Context, c *connection) error {
+			return a.With(cmd.Context(), "asking for the audit log's key", func(ctx context.Context, c *cli.Connection) error {
 				st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
 				if err != nil {
 					return err
@@ -311,7 +390,7 @@ func (a *app) auditKeyCommand() *cobra.Command {
 				if key == "" {
 					return errors.New("the node does not tell: it is not initialised, or this is not an operator's certificate (--cert, --key-file)")
 				}
-				_, err = fmt.Fprintln(a.stdout, key)
+				_, err = fmt.Fprintln(a.Stdout, key)
 				return err
 			})
 		},

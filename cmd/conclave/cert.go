@@ -1,92 +1,98 @@
 package main
 
 import (
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"net"
-	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cluster/pki"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 )
 
 const (
-	day          = 24 * time.Hour
-	caValidity   = 10 * 365 * day
-	certValidity = 365 * day
+	day         = 24 * time.Hour
+	maxValidity = 20 * 365 * day
 	// renewWithin is how long before its end a certificate is worth a warning.
 	renewWithin = 30 * day
-
-	caFile      = "ca.pem"
-	caKeyFile   = "ca-key.pem"
-	gossipFile  = "gossip.key"
-	operatorPEM = "operator"
 )
 
-func (a *app) certCommand() *cobra.Command {
+func certCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cert",
 		Short: "Make the cluster's certificates",
 		Long: `Cert makes a certificate authority for the cluster and issues the certificates
-of nodes and operators: NAME.pem and NAME-key.pem, mode 0600.
+of nodes and operators: NAME.pem and NAME-key.pem, mode 0600. ca.pem, which clients
+need, can be read by everybody. The log warns, and a metric tells, when a node's
+certificate is about to expire. Certificates that fell into wrong hands are revoked.
 
 Whoever has ca-key.pem can be any node or operator. Once the certificates are
 made, keep it somewhere else.`,
 	}
-	cmd.AddCommand(a.certBootstrapCommand(), a.certIssueCommand())
+	cmd.AddCommand(certBootstrapCommand(a), certIssueCommand(a), certRevokeCommand(a), certCRLCommand(a))
 	return cmd
 }
 
-func (a *app) certBootstrapCommand() *cobra.Command {
-	var p certPlan
+func certBootstrapCommand(a *cli.App) *cobra.Command {
+	var p certs.Plan
 	cmd := &cobra.Command{
 		Use:   "bootstrap --dir DIR --nodes ID,…",
 		Short: "Make what a new cluster needs: a CA, a certificate for each node, one for an operator, the gossip key",
 		Long: `Bootstrap makes what a new cluster needs in one directory: ca.pem and ca-key.pem,
 a certificate for each node, one for the operator, and gossip.key. What is there
-already stays as it is, so it can be run again, and for more nodes.`,
-		Example: `  conclave cert bootstrap --dir tls --nodes node-1,node-2,node-3 --dns kms.example.com --ip 127.0.0.1`,
+already stays as it is, so it can be run again, and for more nodes.
+
+With --split each node and the operator also get a directory of their own, below
+that one, with what they need and nothing else: the CA's key and the others' stay
+in --dir, which no machine of the cluster needs to have.`,
+		Example: `  conclave cert bootstrap --dir tls --nodes node-1,node-2,node-3 --dns kms.example.com --ip 127.0.0.1
+  conclave cert bootstrap --dir ca --split tls --nodes node-1,node-2,node-3   # tls/node-1, …, tls/operator`,
 		RunE: func(*cobra.Command, []string) error {
-			if p.dir == "" || len(p.nodes) == 0 {
-				return usagef("--dir and --nodes are needed")
+			if p.Dir == "" || len(p.Nodes) == 0 {
+				return cli.Usagef("--dir and --nodes are needed")
 			}
-			made, err := p.bootstrap()
+			made, err := p.Bootstrap()
 			for _, name := range made {
-				a.note("made %s", filepath.Join(p.dir, name))
+				a.Note("made %s", filepath.Join(p.Dir, name))
 			}
 			if err != nil {
 				return err
 			}
-			for _, name := range append([]string{caFile, operatorPEM + ".pem"}, pemFiles(p.nodes)...) {
-				end, err := expiry(filepath.Join(p.dir, name))
+			if p.Split != "" {
+				if err := p.HandOut(); err != nil {
+					return err
+				}
+			}
+			for _, name := range append([]string{certs.CAFile, certs.OperatorFile + ".pem"}, pemFiles(p.Nodes)...) {
+				end, err := expiry(filepath.Join(p.Dir, name))
 				if err != nil {
 					return err
 				}
 				if time.Until(end) < renewWithin {
-					a.note("%s ends on %s; `conclave cert issue … --force` renews it", filepath.Join(p.dir, name), end.Format(time.DateOnly))
+					a.Note("%s ends on %s; `conclave cert issue … --force` renews it", filepath.Join(p.Dir, name), end.Format(time.DateOnly))
 				}
 			}
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&p.dir, "dir", "", "where to put them; made if it is not there")
-	f.StringSliceVar(&p.nodes, "nodes", nil, "ids of the nodes")
-	f.StringVar(&p.operator, "operator", "operator", "name of the operator")
-	f.StringSliceVar(&p.dns, "dns", nil, "host names of all nodes, besides their ids")
-	f.IPSliceVar(&p.ips, "ip", nil, "IP addresses of all nodes")
+	f.StringVar(&p.Dir, "dir", "", "where to put them; made if it is not there")
+	f.StringVar(&p.Split, "split", "", "where to put a directory for each node, and operator, with its own files only")
+	f.StringSliceVar(&p.Nodes, "nodes", nil, "ids of the nodes")
+	f.StringVar(&p.Operator, "operator", "operator", "name of the operator")
+	f.StringSliceVar(&p.DNS, "dns", nil, "host names of all nodes, besides their ids")
+	f.IPSliceVar(&p.IPs, "ip", nil, "IP addresses of all nodes")
+	f.Var((*lifetime)(&p.Validity), "validity", "how long certificates are good, such as 90d or 2160h (default 365d)")
+	f.Var((*lifetime)(&p.CALife), "ca-validity", "how long the CA's certificate is good (default 3650d)")
 	return cmd
 }
 
-func (a *app) certIssueCommand() *cobra.Command {
-	var p certPlan
+func certIssueCommand(a *cli.App) *cobra.Command {
+	var p certs.Plan
 	var force bool
 	cmd := &cobra.Command{
 		Use:       "issue node|operator NAME --dir DIR",
@@ -96,178 +102,72 @@ func (a *app) certIssueCommand() *cobra.Command {
 		Example: `  conclave cert issue operator alice --dir tls
   conclave cert issue node node-1 --dir tls --ip 10.0.0.1 --force   # renew; then SIGHUP the server`,
 		RunE: func(_ *cobra.Command, args []string) error {
-			kind := cluster.Kind(args[0])
-			if kind != cluster.KindNode && kind != cluster.KindOperator {
-				return usagef("%q is not node or operator", args[0])
+			kind := pki.Kind(args[0])
+			if kind != pki.KindNode && kind != pki.KindOperator {
+				return cli.Usagef("%q is not node or operator", args[0])
 			}
-			if p.dir == "" {
-				return usagef("--dir is needed: the directory with ca.pem and ca-key.pem")
+			if p.Dir == "" {
+				return cli.Usagef("--dir is needed: the directory with ca.pem and ca-key.pem")
 			}
-			ca, err := p.loadCA()
+			ca, err := p.LoadCA()
 			if err != nil {
 				return err
 			}
 			if ca == nil {
-				return fmt.Errorf("there is no %s in %s; `conclave cert bootstrap` makes one", caFile, p.dir)
+				return fmt.Errorf("there is no %s in %s; `conclave cert bootstrap` makes one", certs.CAFile, p.Dir)
 			}
 			name := args[1]
-			there, err := p.pairExists(name)
+			there, err := p.PairExists(name)
 			if err != nil {
 				return err
 			}
 			if there && !force {
-				return fmt.Errorf("%s.pem is there already; --force replaces it", filepath.Join(p.dir, name))
+				return fmt.Errorf("%s.pem is there already; --force replaces it", filepath.Join(p.Dir, name))
 			}
-			if err := p.issue(ca, kind, name, name); err != nil {
+			if err := p.Issue(ca, kind, name, name); err != nil {
 				return err
 			}
-			a.note("made %s.pem and %s-key.pem in %s", name, name, p.dir)
+			a.Note("made %s.pem and %s-key.pem in %s", name, name, p.Dir)
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&p.dir, "dir", "", "directory with ca.pem and ca-key.pem")
-	f.StringSliceVar(&p.dns, "dns", nil, "further host names")
-	f.IPSliceVar(&p.ips, "ip", nil, "IP addresses")
+	f.StringVar(&p.Dir, "dir", "", "directory with ca.pem and ca-key.pem")
+	f.StringSliceVar(&p.DNS, "dns", nil, "further host names")
+	f.IPSliceVar(&p.IPs, "ip", nil, "IP addresses")
+	f.Var((*lifetime)(&p.Validity), "validity", "how long the certificate is good, such as 90d or 2160h (default 365d)")
 	f.BoolVar(&force, "force", false, "replace a certificate that is there")
 	return cmd
 }
 
-// certPlan is which certificates to have in a directory.
-type certPlan struct {
-	dir      string
-	nodes    []string
-	operator string
-	dns      []string
-	ips      []net.IP
+// lifetime is a flag for how long a certificate is good: a duration, or days.
+type lifetime time.Duration
+
+func (l *lifetime) String() string {
+	if *l == 0 {
+		return ""
+	}
+	return time.Duration(*l).String()
 }
 
-// bootstrap makes what is missing and says what it made.
-func (p *certPlan) bootstrap() (made []string, err error) {
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
-		return nil, err
-	}
-	var ca *cluster.CA
-	complete, err := p.complete()
-	if err != nil {
-		return nil, err
-	}
-	if !complete {
-		// Only now: the CA's key may be kept elsewhere.
-		if ca, err = p.loadCA(); err != nil {
-			return nil, err
-		}
-		if ca == nil {
-			if ca, err = p.newCA(); err != nil {
-				return nil, fmt.Errorf("making the CA: %w", err)
-			}
-			made = append(made, caFile, caKeyFile)
-		}
-	}
-	want := func(kind cluster.Kind, name, file string) error {
-		there, err := p.pairExists(file)
-		if err != nil || there {
-			return err
-		}
-		if err := p.issue(ca, kind, name, file); err != nil {
-			return err
-		}
-		made = append(made, file+".pem", file+"-key.pem")
-		return nil
-	}
-	for _, id := range p.nodes {
-		if err := want(cluster.KindNode, id, id); err != nil {
-			return made, err
-		}
-	}
-	if err := want(cluster.KindOperator, p.operator, operatorPEM); err != nil {
-		return made, err
-	}
-	key := filepath.Join(p.dir, gossipFile)
-	there, err := exists(key)
-	if err != nil || there {
-		return made, err
-	}
-	secret := make([]byte, 32)
-	rand.Read(secret)
-	if err := writeFile(key, []byte(base64.StdEncoding.EncodeToString(secret)+"\n")); err != nil {
-		return made, err
-	}
-	return append(made, gossipFile), nil
-}
+func (l *lifetime) Type() string { return "duration" }
 
-// loadCA reads the CA; nil when there is none yet.
-func (p *certPlan) loadCA() (*cluster.CA, error) {
-	cert, err := os.ReadFile(filepath.Join(p.dir, caFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	key, err := os.ReadFile(filepath.Join(p.dir, caKeyFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s has %s but not %s, which is needed to issue certificates: bring it back for the time", p.dir, caFile, caKeyFile)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return cluster.LoadCA(cert, key)
-}
-
-// complete reports whether bootstrap has nothing to issue.
-func (p *certPlan) complete() (bool, error) {
-	if there, err := exists(filepath.Join(p.dir, caFile)); err != nil || !there {
-		return false, err
-	}
-	for _, file := range append([]string{operatorPEM}, p.nodes...) {
-		if there, err := p.pairExists(file); err != nil || !there {
-			return false, err
+func (l *lifetime) Set(s string) error {
+	d, err := time.ParseDuration(s)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n int
+		if n, err = strconv.Atoi(days); err == nil {
+			d = time.Duration(min(n, 1<<16)) * day // no overflow; too long is refused below
 		}
 	}
-	return true, nil
-}
-
-// newCA writes the key first: a certificate without a key would stop the next
-// attempt.
-func (p *certPlan) newCA() (*cluster.CA, error) {
-	ca, err := cluster.NewCA("conclave cluster CA", caValidity)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%q is not a duration such as 90d or 2160h", s)
 	}
-	key, err := ca.KeyPEM()
-	if err != nil {
-		return nil, err
+	if d < time.Hour || d > maxValidity {
+		return fmt.Errorf("%s is not between 1h and %dd", s, maxValidity/day)
 	}
-	if err := writeFile(filepath.Join(p.dir, caKeyFile), key); err != nil {
-		return nil, err
-	}
-	return ca, writeFile(filepath.Join(p.dir, caFile), ca.CertPEM())
-}
-
-func (p *certPlan) pairExists(file string) (bool, error) {
-	for _, name := range []string{file + ".pem", file + "-key.pem"} {
-		if there, err := exists(filepath.Join(p.dir, name)); err != nil || !there {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-func (p *certPlan) issue(ca *cluster.CA, kind cluster.Kind, name, file string) error {
-	r := cluster.IssueRequest{Kind: kind, Name: name, Validity: certValidity}
-	if kind == cluster.KindNode {
-		r.DNS = append([]string{name}, p.dns...)
-		r.IPs = p.ips
-	}
-	cert, key, err := ca.Issue(r)
-	if err != nil {
-		return fmt.Errorf("issuing the certificate of %s %s: %w", kind, name, err)
-	}
-	if err := writeFile(filepath.Join(p.dir, file+"-key.pem"), key); err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(p.dir, file+".pem"), cert)
+	*l = lifetime(d)
+	return nil
 }
 
 func pemFiles(names []string) []string {
@@ -280,17 +180,9 @@ func pemFiles(names []string) []string {
 
 // expiry is when the certificate in a PEM file ends.
 func expiry(file string) (time.Time, error) {
-	raw, err := os.ReadFile(file)
+	cert, err := certs.Read(file)
 	if err != nil {
 		return time.Time{}, err
-	}
-	b, _ := pem.Decode(raw)
-	if b == nil {
-		return time.Time{}, fmt.Errorf("%s has no certificate", file)
-	}
-	cert, err := x509.ParseCertificate(b.Bytes)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("%s: %w", file, err)
 	}
 	return cert.NotAfter, nil
 }

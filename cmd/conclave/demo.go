@@ -14,15 +14,18 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/verify"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-func (a *app) demoCommand() *cobra.Command {
+func demoCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
-		Use:   "demo",
-		Short: "Show three nodes, the ceremony, a crash, and what they promise",
+		Use:     "demo",
+		Example: `  conclave demo`,
+		Short:   "Show three nodes, the ceremony, a crash, and what they promise",
 		Long: `Demo starts three nodes as processes on this machine, performs the ceremony, uses
 a key on all of them, disables it, kills the leader, carries on, and verifies the
 audit log, saying what it does. It takes some seconds, leaves nothing behind, and
@@ -32,34 +35,32 @@ exits with 1 if any step fails.`,
 			defer stop()
 			ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 			defer cancel()
-			return a.demo(ctx)
+			return runDemo(ctx, a)
 		},
 	}
 }
 
 // demo is one run: a cluster and a client of each of its nodes.
 type demo struct {
-	app     *app
-	cluster *localCluster
+	app     *cli.App
+	cluster *localcluster.Cluster
 	clients []*client.Client
 	key     string
 	began   time.Time
 }
 
-func (a *app) demo(ctx context.Context) (err error) {
-	c, err := newLocalCluster(3)
+func runDemo(ctx context.Context, a *cli.App) (err error) {
+	c, err := localcluster.New(3)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			for _, n := range c.nodes {
-				if n.process != nil {
-					a.note("the end of the log of %s:\n%s", n.id, n.process.lastLog())
-				}
+			for _, log := range c.LastLogs() {
+				a.Note("%s", log)
 			}
 		}
-		err = errors.Join(err, c.close())
+		err = errors.Join(err, c.Close())
 	}()
 	d := &demo{app: a, cluster: c, began: time.Now()}
 	defer d.disconnect()
@@ -87,7 +88,7 @@ func (a *app) demo(ctx context.Context) (err error) {
 }
 
 func (d *demo) say(format string, args ...any) {
-	fmt.Fprintf(d.app.stdout, "%6.2fs  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(d.app.Stdout, "%6.2fs  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func (d *demo) disconnect() {
@@ -98,55 +99,53 @@ func (d *demo) disconnect() {
 }
 
 func (d *demo) start(ctx context.Context) error {
-	if err := d.cluster.startAll(ctx); err != nil {
+	if err := d.cluster.StartAll(ctx); err != nil {
 		return err
 	}
-	for _, n := range d.cluster.nodes {
-		d.say("%s runs as process %d: AWS API https://%s, gRPC %s", n.id, n.process.cmd.Process.Pid, n.aws, n.grpc)
+	for _, n := range d.cluster.Nodes {
+		d.say("%s runs as process %d: AWS API https://%s, gRPC %s", n.ID, n.Process.PID(), n.AWS, n.GRPC)
 	}
 	return nil
 }
 
 func (d *demo) ceremony(ctx context.Context) error {
-	if err := d.cluster.found(ctx, 5, 3); err != nil {
+	if err := d.cluster.Found(ctx, 5, 3); err != nil {
 		return err
 	}
 	d.say("Initialised: five shares of the unseal key, any three of which open the cluster. It is sealed.")
-	if err := d.unseal(ctx, d.cluster.nodes, 0, 2, 4); err != nil {
+	if err := d.unseal(ctx, d.cluster.Nodes, 0, 2, 4); err != nil {
 		return err
 	}
-	for _, n := range d.cluster.nodes {
-		if err := n.ready(ctx); err != nil {
+	for _, n := range d.cluster.Nodes {
+		if err := n.Ready(ctx); err != nil {
 			return err
 		}
-		c, err := d.cluster.connect(ctx, n)
+		c, err := d.cluster.Connect(ctx, n)
 		if err != nil {
 			return err
 		}
 		d.clients = append(d.clients, c)
 	}
-	d.say("Every node is open: the ceremony was held once, for the whole cluster.")
+	d.say("Every node is open: each custodian gave a share once, encrypted for each node.")
 	return nil
 }
 
-// unseal has custodians give their shares, in turn by way of these nodes.
-func (d *demo) unseal(ctx context.Context, by []*localNode, custodians ...int) error {
-	for i, custodian := range custodians {
-		by := by[i%len(by)]
-		nodes, err := d.cluster.submit(ctx, by, d.cluster.shares[custodian])
+// unseal has custodians give these nodes their shares.
+func (d *demo) unseal(ctx context.Context, nodes []*localcluster.Node, custodians ...int) error {
+	for _, custodian := range custodians {
+		st, err := d.cluster.Submit(ctx, d.cluster.Shares[custodian], nodes...)
 		if err != nil {
 			return err
 		}
-		progress := ""
-		for _, n := range nodes {
-			if n.GetSeal().GetSealed() {
-				progress = fmt.Sprintf("%d of %d", n.GetSeal().GetProgress(), n.GetSeal().GetThreshold())
-			}
+		progress := "the last that was needed"
+		if st.GetSeal().GetSealed() {
+			progress = fmt.Sprintf("%d of %d", st.GetSeal().GetProgress(), st.GetSeal().GetThreshold())
 		}
-		if progress == "" {
-			progress = "the last that was needed"
+		to := "every node"
+		if len(nodes) == 1 {
+			to = nodes[0].ID
 		}
-		d.say("Custodian %d gives %s a share: %s.", custodian+1, by.id, progress)
+		d.say("Custodian %d gives %s a share: %s.", custodian+1, to, progress)
 	}
 	return nil
 }
@@ -202,7 +201,7 @@ func (d *demo) disable(ctx context.Context) error {
 			for range tries {
 				_, err := d.encrypt(ctx, i)
 				if f, _ := client.Error(err); f.Type != "DisabledException" {
-					errs[i] = fmt.Errorf("%s did not refuse the disabled key: %v", d.cluster.nodes[i].id, err)
+					errs[i] = fmt.Errorf("%s did not refuse the disabled key: %v", d.cluster.Nodes[i].ID, err)
 					return
 				}
 			}
@@ -216,9 +215,9 @@ func (d *demo) disable(ctx context.Context) error {
 	if _, err := d.clients[2].KMS().EnableKey(ctx, &kmspb.EnableKeyRequest{KeyId: &d.key}); err != nil {
 		return err
 	}
-	for i, n := range d.cluster.nodes {
+	for i, n := range d.cluster.Nodes {
 		if _, err := d.encrypt(ctx, i); err != nil {
-			return fmt.Errorf("%s refused the key that was enabled again: %w", n.id, err)
+			return fmt.Errorf("%s refused the key that was enabled again: %w", n.ID, err)
 		}
 	}
 	d.say("node-3 enabled it again, and from that moment every node took it.")
@@ -230,19 +229,19 @@ func (d *demo) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leader, err := d.cluster.leader(ctx)
+	leader, err := d.cluster.Leader(ctx)
 	if err != nil {
 		return err
 	}
-	leader.process.signal(syscall.SIGKILL)
-	leader.process.wait(5 * time.Second)
+	leader.Process.Signal(syscall.SIGKILL)
+	leader.Process.Wait(5 * time.Second)
 	killed := time.Now()
-	d.say("Killed %s, the leader, with SIGKILL.", leader.id)
-	for i, n := range d.cluster.nodes {
+	d.say("Killed %s, the leader, with SIGKILL.", leader.ID)
+	for i, n := range d.cluster.Nodes {
 		if n == leader {
 			continue
 		}
-		err := poll(ctx, func() (bool, error) {
+		err := localcluster.Poll(ctx, func() (bool, error) {
 			// An answer that does not come is asked for again; a wrong one is a failure.
 			once, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
@@ -253,29 +252,29 @@ func (d *demo) kill(ctx context.Context) error {
 			return err == nil, err
 		})
 		if err != nil {
-			return fmt.Errorf("%s does not carry on: %w", n.id, err)
+			return fmt.Errorf("%s does not carry on: %w", n.ID, err)
 		}
-		d.say("%s answers, %.1f s after the crash.", n.id, time.Since(killed).Seconds())
+		d.say("%s answers, %.1f s after the crash.", n.ID, time.Since(killed).Seconds())
 	}
 	return nil
 }
 
 func (d *demo) restart(ctx context.Context) error {
-	for i, n := range d.cluster.nodes {
-		if !n.process.ended() {
+	for i, n := range d.cluster.Nodes {
+		if !n.Process.Ended() {
 			continue
 		}
-		if err := n.start(); err != nil {
+		if err := n.Start(); err != nil {
 			return err
 		}
-		if err := n.alive(ctx); err != nil {
+		if err := n.Alive(ctx); err != nil {
 			return err
 		}
-		d.say("Started %s again. It is a member at once, and sealed until custodians come.", n.id)
-		if err := d.unseal(ctx, []*localNode{n}, 1, 3, 4); err != nil {
+		d.say("Started %s again. It is a member at once, and sealed until custodians come.", n.ID)
+		if err := d.unseal(ctx, []*localcluster.Node{n}, 1, 3, 4); err != nil {
 			return err
 		}
-		if err := n.ready(ctx); err != nil {
+		if err := n.Ready(ctx); err != nil {
 			return err
 		}
 		blob, err := d.encrypt(ctx, (i+1)%len(d.clients))
@@ -283,44 +282,44 @@ func (d *demo) restart(ctx context.Context) error {
 			return err
 		}
 		if err := d.decrypt(ctx, i, blob); err != nil {
-			return fmt.Errorf("%s: %w", n.id, err)
+			return fmt.Errorf("%s: %w", n.ID, err)
 		}
-		d.say("%s decrypts again.", n.id)
+		d.say("%s decrypts again.", n.ID)
 	}
 	return nil
 }
 
 func (d *demo) verify(ctx context.Context) error {
-	for i, n := range d.cluster.nodes {
+	for i, n := range d.cluster.Nodes {
 		st, err := d.clients[i].Operator().Status(ctx, &kmspb.StatusRequest{})
 		if err != nil {
 			return err
 		}
 		want := st.GetAudit().GetSize()
-		var rep *auditlog.Report
+		var rep *verify.Report
 		// Signed every second: a node that just came up has no checkpoint yet.
 		soon, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err = poll(soon, func() (bool, error) {
+		err = localcluster.Poll(soon, func() (bool, error) {
 			var err error
-			rep, err = auditlog.Verify(filepath.Join(n.data, "audit"), d.cluster.verifierKey, auditlog.VerifyOptions{})
+			rep, err = verify.Dir(filepath.Join(n.Data, "audit"), d.cluster.VerifierKey, verify.Options{})
 			return err == nil && rep.OK() && rep.CheckpointSize >= want, err
 		})
 		cancel()
 		if err != nil && rep != nil && !rep.OK() {
-			err = fmt.Errorf("%s: %s", n.id, rep.Problems[0])
+			err = fmt.Errorf("%s: %s", n.ID, rep.Problems[0])
 		}
 		if err != nil {
 			return err
 		}
-		d.say("The audit log of %s is whole: %d records, %d of them under a signed checkpoint.", n.id, rep.Size, rep.CheckpointSize)
+		d.say("The audit log of %s is whole: %d records, %d of them under a signed checkpoint.", n.ID, rep.Size, rep.CheckpointSize)
 	}
 	return d.tamper()
 }
 
 // tamper shows that verifying is worth something.
 func (d *demo) tamper() error {
-	dir := filepath.Join(d.cluster.dir, "tampered")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(d.cluster.nodes[0].data, "audit"))); err != nil {
+	dir := filepath.Join(d.cluster.Dir, "tampered")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(d.cluster.Nodes[0].Data, "audit"))); err != nil {
 		return err
 	}
 	name := filepath.Join(dir, "segments", "00000000.seg")
@@ -332,7 +331,7 @@ func (d *demo) tamper() error {
 	if err := os.WriteFile(name, raw, 0o600); err != nil {
 		return err
 	}
-	rep, err := auditlog.Verify(dir, d.cluster.verifierKey, auditlog.VerifyOptions{})
+	rep, err := verify.Dir(dir, d.cluster.VerifierKey, verify.Options{})
 	if err != nil {
 		return err
 	}

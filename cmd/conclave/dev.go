@@ -6,38 +6,51 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/client"
 )
-
-const devNode = "dev"
 
 // devServer is one node that opens itself: for development.
 type devServer struct {
-	app             *app
-	dir             string // everything lies here
-	tls             bool
-	account, region string
-	regions         []string // all, the default one first; none for region alone
-	level           string
-	roots           string // of enclaves
-	listen          node.Addresses
-
-	accountGiven, regionGiven bool
-	secrets                   *devSecrets
+	app *cli.App
+	localcluster.Single
+	seedFile string
+	values   *serverValues
 }
 
-func (a *app) devCommand() *cobra.Command {
+// devDecides are the server's settings that dev makes itself, and why.
+var devDecides = map[string]string{
+	"node-id": "dev has one node", "peers": "dev has one node", "bootstrap-expect": "dev has one node", "gossip-key-file": "dev has one node",
+	"tls-cert": "dev makes its own certificates", "tls-key": "dev makes its own certificates", "tls-ca": "dev makes its own certificates",
+	"insecure":              "dev serves without TLS unless --tls is given",
+	"allow-unlocked-memory": "dev starts where memory cannot be locked too",
+	"data":                  "", // has a flag of dev's own
+}
+
+func devSettings() (settings []setting) {
+	for _, s := range serverSettings {
+		if _, decides := devDecides[s.flag]; !decides {
+			settings = append(settings, s)
+		}
+	}
+	return settings
+}
+
+// seedFlag is dev's alone; a server refuses the variable that goes with it.
+const seedFlag = "seed"
+
+func devCommand(a *cli.App) *cobra.Command {
 	d := &devServer{app: a}
 	cmd := &cobra.Command{
 		Use:   "dev",
@@ -46,86 +59,129 @@ func (a *app) devCommand() *cobra.Command {
 unsealed. It prints the shell lines that point AWS tools and this one at it;
 "conclave env" prints them again.
 
+It serves all of AWS's regions, each with keys of its own, unless --regions narrows
+it. The settings of "conclave server" work here too, as flags and as environment
+variables, where one node on loopback can have them.
+
 Without --data everything is gone when it stops. With --data DIR, keys and
-credentials survive, and everything needed to open this server lies in DIR.`,
+credentials survive, and everything needed to open this server lies in DIR.
+
+--seed FILE makes keys with ids, material and aliases that tests know, in YAML or JSON:
+
+  keys:
+    - id: 1234abcd-12ab-34cd-56ef-1234567890ab
+      description: card numbers
+      material: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=   # base64; random if left out
+      aliases: [cards]
+    - id: 2345bcde-12ab-34cd-56ef-1234567890ab
+      region: eu-west-1
+      spec: ECC_NIST_P256
+      usage: SIGN_VERIFY
+      material: |          # a private key: PKCS #8, in PEM or base64
+        -----BEGIN PRIVATE KEY-----
+        …
+
+Ciphertexts of such keys can be decrypted under every server that was started first
+with the same seeds. A key that is there already stays as it is.`,
 		Example: `  conclave dev
-  eval "$(conclave env --wait 10s)"; aws kms create-key     # in another shell`,
+  conclave dev --data ~/.conclave-dev --regions eu-west-1,eu-central-1
+  conclave dev --seed seeds.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d.accountGiven = cmd.Flags().Changed("account")
-			d.regionGiven = cmd.Flags().Changed("region") || len(d.regions) > 0
-			if len(d.regions) > 0 {
-				d.region = d.regions[0]
+			f := cmd.Flags()
+			d.AccountGiven, d.RegionGiven, d.RegionsGiven = f.Changed("account"), f.Changed("region"), len(d.Regions) > 0
+			if d.RegionsGiven {
+				d.Region = d.Regions[0]
+			} else {
+				d.Regions = awsRegions(d.Region)
 			}
 			return d.run(cmd.Context())
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&d.dir, "data", "", "directory that keeps keys and credentials (default a temporary one)")
-	f.BoolVar(&d.tls, "tls", false, "serve with TLS")
-	f.StringVar(&d.account, "account", "000000000000", "account id in ARNs")
-	f.StringVar(&d.region, "region", "us-east-1", "region in ARNs; requests may be signed for any")
-	f.StringSliceVar(&d.regions, "regions", nil, "all regions that it serves, instead of --region; requests for others go to the first")
+	f.StringVar(&d.Dir, "data", "", "directory that keeps keys and credentials (CONCLAVE_DATA; default a temporary one)")
+	f.BoolVar(&d.TLS, "tls", false, "serve with TLS")
+	f.StringVar(&d.Account, "account", "000000000000", "account id in ARNs")
+	f.StringVar(&d.Region, "region", "us-east-1", "default region, in which requests for regions that are not served end up")
+	f.StringSliceVar(&d.Regions, "regions", nil, "all regions that it serves, instead of AWS's; the first is the default")
 	cmd.MarkFlagsMutuallyExclusive("region", "regions")
-	f.StringVar(&d.listen.AWS, "aws-listen", "127.0.0.1:7600", "address of the AWS API; :0 takes any free port")
-	f.StringVar(&d.listen.GRPC, "grpc-listen", "127.0.0.1:7601", "address of the gRPC API")
-	f.StringVar(&d.listen.Peer, "peer-listen", "127.0.0.1:7602", "address for other nodes")
-	f.StringVar(&d.listen.Gossip, "gossip-listen", none, "address of the address book, such as 127.0.0.1:7603; one node needs none")
-	f.StringVar(&d.listen.Ops, "ops-listen", "127.0.0.1:7604", "address of metrics and health")
-	f.StringVar(&d.roots, "attestation-roots", "", "PEM file of the root certificates of enclaves, for requests with a Recipient (default refuse these)")
-	f.StringVar(&d.level, "log-level", "warn", "debug, info, warn or error")
+	f.StringVar(&d.seedFile, seedFlag, "", "file with keys to make (CONCLAVE_SEED)")
+	d.values = addServerFlags(f, devSettings())
 	return cmd
 }
 
-func (d *devServer) run(ctx context.Context) (err error) {
+// config is the server's, from flags and environment, with the parts that dev
+// decides.
+func (d *devServer) config(getenv func(string) string) (*node.Config, error) {
+	for _, s := range serverSettings {
+		if why := devDecides[s.flag]; why != "" && getenv(envName(s.flag)) != "" {
+			d.app.Note("conclave: %s has no effect: %s", envName(s.flag), why)
+		}
+	}
+	c := &node.Config{
+		NodeID: localcluster.SingleNode, BootstrapExpect: 1, Insecure: !d.TLS,
+		AllowUnlockedMemory: true, // what a laptop or container allows
+		ShutdownTimeout:     5 * time.Second,
+		LogLevel:            slog.LevelWarn, LogOutput: d.app.Stderr, Release: cli.Version,
+		// With nobody to wait for, an election need not take long.
+		Timeouts: cluster.Timeouts{Heartbeat: 50 * time.Millisecond, Election: 50 * time.Millisecond, Lease: 25 * time.Millisecond, Hello: 50 * time.Millisecond},
+	}
+	faults := d.values.apply(c, getenv)
+	d.values.addresses(c, 0, getenv)
 	for _, l := range []struct {
 		flag string
 		addr *string
 	}{
-		{"aws-listen", &d.listen.AWS}, {"grpc-listen", &d.listen.GRPC}, {"peer-listen", &d.listen.Peer},
-		{"gossip-listen", &d.listen.Gossip}, {"ops-listen", &d.listen.Ops},
+		{"aws-listen", &c.AWSListen}, {"grpc-listen", &c.GRPCListen}, {"peer-listen", &c.PeerListen},
+		{"gossip-listen", &c.GossipListen}, {"ops-listen", &c.OpsListen},
 	} {
+		var err error
 		if *l.addr, err = devAddress(*l.addr); err != nil {
-			return usagef("--%s: %v", l.flag, err)
+			faults = append(faults, fmt.Errorf("--%s (%s): %w", l.flag, envName(l.flag), err))
 		}
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(d.level)); err != nil {
-		return usagef("--log-level: %v", err)
+	if err := errors.Join(faults...); err != nil {
+		return nil, cli.Usagef("the configuration has faults; see conclave dev --help:\n%s", cli.Indent(err.Error()))
+	}
+	return c, nil
+}
+
+func (d *devServer) run(ctx context.Context) (err error) {
+	cfg, err := d.config(os.Getenv)
+	if err != nil {
+		return err
+	}
+	seeds, err := readSeeds(cli.First(d.seedFile, envName(seedFlag)))
+	if err != nil {
+		return err
 	}
 	if err := harden(); err != nil {
 		return err
 	}
-	temporary := d.dir == ""
+	d.Dir = cli.First(d.Dir, envName("data"))
+	temporary := d.Dir == ""
 	if temporary {
-		if d.dir, err = os.MkdirTemp("", "conclave-dev-"); err != nil {
+		if d.Dir, err = os.MkdirTemp("", "conclave-dev-"); err != nil {
 			return err
 		}
 		// Keys lie in it.
-		defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
+		defer func() { err = errors.Join(err, os.RemoveAll(d.Dir)) }()
 	} else {
-		if d.dir, err = filepath.Abs(d.dir); err != nil {
+		if d.Dir, err = filepath.Abs(d.Dir); err != nil {
 			return err
 		}
-		if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 			return err
 		}
 	}
-	identity, err := d.prepare()
+	identity, err := d.Prepare()
 	if err != nil {
 		return err
 	}
-	cfg := node.Config{
-		NodeID: devNode, Data: filepath.Join(d.dir, "node"),
-		AWSListen: d.listen.AWS, GRPCListen: d.listen.GRPC, PeerListen: d.listen.Peer,
-		GossipListen: d.listen.Gossip, OpsListen: d.listen.Ops,
-		BootstrapExpect: 1, Insecure: !d.tls, Identity: identity,
-		AllowUnlockedMemory: true, // what a laptop or container allows
-		AttestationRoots:    d.roots,
-		ShutdownTimeout:     5 * time.Second,
-		LogLevel:            level, LogOutput: d.app.stderr, Release: version,
+	cfg.Data, cfg.Identity = filepath.Join(d.Dir, "node"), identity
+	if cfg.Seeds = len(seeds) > 0; cfg.Seeds {
+		// Ciphertexts name the cluster: those of one seeded server open under the next.
+		d.ClusterID = seedCluster
 	}
-	// With nobody to wait for, an election need not take long.
-	cfg.Timeouts = cluster.Timeouts{Heartbeat: 50 * time.Millisecond, Election: 50 * time.Millisecond, Lease: 25 * time.Millisecond, Hello: 50 * time.Millisecond}
 
 	var announced *devAnnouncement
 	defer func() {
@@ -133,17 +189,20 @@ func (d *devServer) run(ctx context.Context) (err error) {
 			err = errors.Join(err, announced.withdraw())
 		}
 	}()
-	err = d.app.serve(ctx, &cfg, func(ctx context.Context, n *node.Node) error {
+	err = serve(ctx, d.app, cfg, func(ctx context.Context, n *node.Node) error {
 		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
-		if err := d.open(ctx, n); err != nil {
+		if err := d.Open(ctx, n); err != nil {
 			return err
 		}
-		if err := waitReady(ctx, n.Addresses().Ops); err != nil {
+		if err := plant(ctx, n, seeds); err != nil {
+			return err
+		}
+		if err := localcluster.WaitReady(ctx, n.Addresses().Ops); err != nil {
 			return err
 		}
 		info := d.info(n.Addresses())
-		if announced, err = announce(info, d.dir, temporary); err != nil {
+		if announced, err = announce(info, d.Dir, temporary); err != nil {
 			return err
 		}
 		return d.greet(info, temporary)
@@ -156,7 +215,7 @@ func (d *devServer) run(ctx context.Context) (err error) {
 
 // devAddress takes host:port, and :port for loopback; nothing but loopback.
 func devAddress(addr string) (string, error) {
-	if addr == none {
+	if addr == "" || addr == cli.None {
 		return "", nil
 	}
 	host, port, err := net.SplitHostPort(addr)
@@ -167,7 +226,7 @@ func devAddress(addr string) (string, error) {
 		host = "127.0.0.1"
 	}
 	addr = net.JoinHostPort(host, port)
-	if !loopback(addr) {
+	if !client.Loopback(addr) {
 		return "", fmt.Errorf("%s is not a loopback address; `conclave server` serves others", addr)
 	}
 	return addr, nil
@@ -177,117 +236,14 @@ func inUse(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "address already in use")
 }
 
-// prepare reads or makes what the server is opened with, and its certificates.
-func (d *devServer) prepare() (*node.Identity, error) {
-	if err := ownDir(d.dir); err != nil {
-		return nil, err
-	}
-	s, err := loadDevSecrets(d.dir)
-	if err != nil {
-		return nil, err
-	}
-	if s == nil {
-		ca, err := cluster.NewCA("conclave development CA", caValidity)
-		if err != nil {
-			return nil, err
-		}
-		key, err := ca.KeyPEM()
-		if err != nil {
-			return nil, err
-		}
-		s = &devSecrets{Account: d.account, Region: d.region, Regions: d.regions, CACert: string(ca.CertPEM()), CAKey: string(key)}
-		if err := s.save(d.dir); err != nil {
-			return nil, err
-		}
-	}
-	if d.accountGiven && s.Account != d.account || d.regionGiven && !slices.Equal(s.allRegions(), d.allRegions()) {
-		return nil, fmt.Errorf("%s is of account %s in %s, for ever; leave out --account, --region and --regions, or take another directory",
-			d.dir, s.Account, strings.Join(s.allRegions(), ","))
-	}
-	d.secrets = s
-	ca, err := cluster.LoadCA([]byte(s.CACert), []byte(s.CAKey))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(d.dir, devSecretsFile), err)
-	}
-	cert, key, err := ca.Issue(cluster.IssueRequest{
-		Kind: cluster.KindNode, Name: devNode, DNS: []string{"localhost"},
-		IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, Validity: certValidity,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if d.tls {
-		// Clients read these.
-		plan := certPlan{dir: d.dir}
-		if err := plan.issue(ca, cluster.KindOperator, operatorPEM, operatorPEM); err != nil {
-			return nil, err
-		}
-		if err := writeFile(filepath.Join(d.dir, caFile), ca.CertPEM()); err != nil {
-			return nil, err
-		}
-	}
-	return &node.Identity{Cert: cert, Key: key, CA: ca.CertPEM()}, nil
-}
-
-// allRegions are the regions asked for.
-func (d *devServer) allRegions() []string {
-	return (&devSecrets{Region: d.region, Regions: d.regions}).allRegions()
-}
-
-// open makes the node initialised and unsealed.
-func (d *devServer) open(ctx context.Context, n *node.Node) error {
-	op := keyengine.Operator{Name: "root", SourceIP: "127.0.0.1"}
-	if d.secrets.AccessKeyID == "" {
-		return d.init(ctx, n, op)
-	}
-	// The state comes back from disk when the node has become the leader.
-	err := poll(ctx, func() (bool, error) { return n.Engine().SealStatus().Initialised, nil })
-	if err != nil {
-		return fmt.Errorf("%s was initialised before, but its state does not come back: %w", d.dir, err)
-	}
-	for _, share := range d.secrets.Shares {
-		if !n.Engine().Sealed() {
-			break
-		}
-		if _, err := n.Engine().SubmitShare(ctx, op, share); err != nil {
-			return fmt.Errorf("unsealing: %w", err)
-		}
-	}
-	return nil
-}
-
-func (d *devServer) init(ctx context.Context, n *node.Node, op keyengine.Operator) error {
-	var res *keyengine.InitResult
-	err := poll(ctx, func() (bool, error) {
-		var err error
-		res, err = n.Engine().Init(ctx, op, keyengine.InitParams{
-			Shares: 1, Threshold: 1, Account: d.secrets.Account, Regions: d.secrets.allRegions(), AnyRegion: true, KeepUnsealed: true,
-		})
-		// There is no leader in the first moments.
-		if errors.Is(err, keyengine.ErrUnavailable) || errors.Is(err, keyengine.ErrNotReady) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-	if errors.Is(err, keyengine.ErrInitialised) {
-		return fmt.Errorf("%s was initialised, but its share was not saved: an earlier start was cut short. Nothing can open it; remove it", d.dir)
-	}
-	if err != nil {
-		return fmt.Errorf("initialising: %w", err)
-	}
-	d.secrets.AccessKeyID, d.secrets.SecretAccessKey = res.AccessKeyID, res.SecretAccessKey
-	d.secrets.Shares, d.secrets.VerifierKey = res.Shares, res.VerifierKey
-	return d.secrets.save(d.dir)
-}
-
 func (d *devServer) info(at node.Addresses) *devInfo {
 	i := &devInfo{
-		PID: os.Getpid(), TLS: d.tls, AWS: at.AWS, GRPC: at.GRPC, Ops: at.Ops, Region: d.secrets.Region,
-		AccessKeyID: d.secrets.AccessKeyID, SecretAccessKey: d.secrets.SecretAccessKey,
+		PID: os.Getpid(), Data: d.Dir, TLS: d.TLS, AWS: at.AWS, GRPC: at.GRPC, Ops: at.Ops, Region: d.HomeRegion(),
+		AccessKeyID: d.Founded().AccessKeyID, SecretAccessKey: d.Founded().SecretAccessKey,
 	}
-	if d.tls {
-		i.CA = filepath.Join(d.dir, caFile)
-		i.Cert, i.Key = filepath.Join(d.dir, operatorPEM+".pem"), filepath.Join(d.dir, operatorPEM+"-key.pem")
+	if d.TLS {
+		i.CA = filepath.Join(d.Dir, certs.CAFile)
+		i.Cert, i.Key = filepath.Join(d.Dir, certs.OperatorFile+".pem"), filepath.Join(d.Dir, certs.OperatorFile+"-key.pem")
 	}
 	return i
 }
@@ -295,11 +251,11 @@ func (d *devServer) info(at node.Addresses) *devInfo {
 // greet prints lines that a shell can read.
 func (d *devServer) greet(info *devInfo, temporary bool) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Conclave %s for development, on loopback. Ready.\n", version)
+	fmt.Fprintf(&b, "# Conclave %s for development, on loopback. Ready.\n", cli.Version)
 	if temporary {
 		b.WriteString("# Keys and credentials are gone when it stops; --data DIR keeps them.\n")
 	} else {
-		fmt.Fprintf(&b, "# FOR DEVELOPMENT: everything needed to open this server lies in %s.\n", d.dir)
+		fmt.Fprintf(&b, "# FOR DEVELOPMENT: everything needed to open this server lies in %s.\n", d.Dir)
 	}
 	b.WriteString("\n")
 	b.WriteString(info.shell())
@@ -309,38 +265,6 @@ func (d *devServer) greet(info *devInfo, temporary bool) error {
 #   aws kms create-alias --alias-name alias/first --target-key-id KEY
 #   echo hello | conclave encrypt --key alias/first | conclave decrypt
 `)
-	_, err := d.app.stdout.Write([]byte(b.String()))
+	_, err := d.app.Stdout.Write([]byte(b.String()))
 	return err
-}
-
-// waitReady waits until the node with this health port serves.
-func waitReady(ctx context.Context, ops string) error {
-	if ops == "" {
-		return nil
-	}
-	err := poll(ctx, func() (bool, error) {
-		_, code, err := getState(ctx, ops, "/readyz")
-		return err == nil && code == http.StatusOK, nil
-	})
-	if err != nil {
-		return fmt.Errorf("the server does not become ready: %w", err)
-	}
-	return nil
-}
-
-// poll asks until done is true, it fails or ctx ends.
-func poll(ctx context.Context, done func() (bool, error)) error {
-	wait := 2 * time.Millisecond
-	for {
-		ok, err := done()
-		if ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
-		wait = min(wait*3/2, 100*time.Millisecond)
-	}
 }

@@ -6,70 +6,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"syscall"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 )
 
 const (
-	devSecretsFile = "dev-secrets.json"
-	devInfoFile    = "dev.json"
+	devInfoFile = "dev.json" // in the server's own directory
+	devInfoGlob = "dev-*.json"
 )
-
-// devSecrets is what opens a development server again. Anywhere else the shares
-// are with custodians, and the secret with its user.
-type devSecrets struct {
-	Warning string `json:"warning"`
-
-	Account         string   `json:"account"`
-	Region          string   `json:"region"`
-	Regions         []string `json:"regions,omitempty"` // all, when there are several
-	CACert          string   `json:"ca_cert"`
-	CAKey           string   `json:"ca_key"`
-	AccessKeyID     string   `json:"access_key_id,omitempty"`
-	SecretAccessKey string   `json:"secret_access_key,omitempty"`
-	Shares          []string `json:"shares,omitempty"`
-	VerifierKey     string   `json:"verifier_key,omitempty"`
-}
-
-// allRegions that the server serves, the default one first, the others ascending
-// as the cluster has them.
-func (s *devSecrets) allRegions() []string {
-	if len(s.Regions) == 0 {
-		return []string{s.Region}
-	}
-	return append([]string{s.Region}, slices.Sorted(slices.Values(s.Regions[1:]))...)
-}
-
-// loadDevSecrets returns nil when there are none yet.
-func loadDevSecrets(dir string) (*devSecrets, error) {
-	name := filepath.Join(dir, devSecretsFile)
-	raw, err := os.ReadFile(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := new(devSecrets)
-	if err := json.Unmarshal(raw, s); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return s, nil
-}
-
-func (s *devSecrets) save(dir string) error {
-	s.Warning = "for development only: this file opens the server and all its keys"
-	raw, err := json.MarshalIndent(s, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeFile(filepath.Join(dir, devSecretsFile), append(raw, '\n'))
-}
 
 // devInfo is what clients of a running development server need.
 type devInfo struct {
 	PID             int    `json:"pid"`
+	Data            string `json:"data"`
 	TLS             bool   `json:"tls"`
 	AWS             string `json:"aws"`
 	GRPC            string `json:"grpc"`
@@ -82,7 +33,7 @@ type devInfo struct {
 	Key             string `json:"key,omitempty"`
 }
 
-// devInfoDir is where the newest development server of this user is found. Others
+// devInfoDir is where the development servers of this user are found. Others
 // can write to the directory above it, so it is looked at before it is used.
 func devInfoDir() (string, error) {
 	dir := filepath.Join(os.TempDir(), "conclave-"+strconv.Itoa(os.Getuid()))
@@ -92,25 +43,7 @@ func devInfoDir() (string, error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	return dir, ownDir(dir)
-}
-
-// ownDir refuses a directory that somebody else could read or replace.
-func ownDir(dir string) error {
-	fi, err := os.Lstat(dir)
-	if err != nil {
-		return err
-	}
-	if !fi.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir)
-	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Getuid() {
-		return fmt.Errorf("%s belongs to somebody else; it would have your keys", dir)
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s is open to others (mode %04o); chmod 700 it", dir, fi.Mode().Perm())
-	}
-	return nil
+	return dir, files.OwnDir(dir)
 }
 
 // devAnnouncement is what a server told of itself, to take back when it stops.
@@ -130,19 +63,52 @@ func announce(info *devInfo, dir string, temporary bool) (*devAnnouncement, erro
 	if err != nil {
 		return nil, err
 	}
-	dirs := []string{user}
+	names := []string{filepath.Join(user, fmt.Sprintf("dev-%d.json", info.PID))}
 	if !temporary {
-		dirs = append(dirs, dir)
+		names = append(names, filepath.Join(dir, devInfoFile))
 	}
 	a := &devAnnouncement{pid: info.PID}
-	for _, dir := range dirs {
-		name := filepath.Join(dir, devInfoFile)
-		if err := writeFile(name, append(raw, '\n')); err != nil {
+	for _, name := range names {
+		if err := files.Write(name, append(raw, '\n')); err != nil {
 			return nil, errors.Join(err, a.withdraw())
 		}
 		a.files = append(a.files, name)
 	}
 	return a, nil
+}
+
+// announced are the development servers of this user that say that they run. What
+// those left that ended without a word is removed.
+func announced() ([]*devInfo, error) {
+	dir, err := devInfoDir()
+	if err != nil {
+		return nil, err
+	}
+	names, err := filepath.Glob(filepath.Join(dir, devInfoGlob))
+	if err != nil {
+		return nil, err
+	}
+	var all []*devInfo
+	for _, name := range names {
+		info, err := readDevInfo(name)
+		switch {
+		case errors.Is(err, os.ErrNotExist): // it ended just now
+		case err != nil:
+			return nil, err
+		case !info.runs():
+			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return nil, err
+			}
+		default:
+			all = append(all, info)
+		}
+	}
+	return all, nil
+}
+
+// runs reports whether there is a process of the server's id.
+func (i *devInfo) runs() bool {
+	return i.PID > 0 && !errors.Is(syscall.Kill(i.PID, 0), syscall.ESRCH)
 }
 
 // withdraw removes what another server has not replaced.

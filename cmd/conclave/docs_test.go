@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 )
 
 var update = flag.Bool("update", false, "write docs/cli.md anew")
@@ -28,7 +30,7 @@ func TestDocs(t *testing.T) {
 		t.Fatalf("%s has lost the line %q", name, docsMark)
 	}
 	var b strings.Builder
-	describe(&b, new(app).rootCommand())
+	describe(&b, rootCommand(new(cli.App)))
 	if *update {
 		if err := os.WriteFile(name, []byte(intro+docsMark+b.String()), 0o644); err != nil {
 			t.Fatal(err)
@@ -43,7 +45,7 @@ func TestDocs(t *testing.T) {
 // describe writes the reference of a command and those below it.
 func describe(b *strings.Builder, cmd *cobra.Command) {
 	// What all clients take stands in one place.
-	client := new(app).clientFlags(new(cobra.Command)).PersistentFlags()
+	client := new(cli.App).ClientFlags(new(cobra.Command)).PersistentFlags()
 	for _, c := range cmd.Commands() {
 		if !c.IsAvailableCommand() || c.Name() == "completion" || c.Name() == "help" {
 			continue
@@ -80,5 +82,15 @@ func describe(b *strings.Builder, cmd *cobra.Command) {
 			fmt.Fprintf(b, "| `--%s`%s | %s%s |\n", f.Name, short, f.Usage, def)
 		})
 		describe(b, c)
+	}
+}
+
+// eachCommand calls visit with all commands that a user may call.
+func eachCommand(cmd *cobra.Command, visit func(*cobra.Command)) {
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() && c.Name() != "completion" && c.Name() != "help" {
+			visit(c)
+			eachCommand(c, visit)
+		}
 	}
 }

@@ -7,73 +7,120 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/health"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
 )
 
-func (a *app) envCommand() *cobra.Command {
+func envCommand(a *cli.App) *cobra.Command {
 	var dir string
+	var pid int
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "env",
 		Short: "Print the shell lines that point AWS tools at the development server",
 		Long: `Env prints shell lines for eval: the endpoint, region and credentials of the
-development server that was started last, for AWS tools and for this one.`,
+development server that runs, for AWS tools and for this one. It says on standard
+error which server that is. When several run, --data or --pid says which is meant.`,
 		Example: `  eval "$(conclave env)"
   eval "$(conclave env --wait 10s)"     # right after starting one`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			info, err := findDev(cmd.Context(), dir, wait)
+			info, err := findDev(cmd.Context(), dir, pid, wait)
 			if err != nil {
 				return err
 			}
-			_, err = a.stdout.Write([]byte(info.shell()))
+			a.Note("conclave: the development server is %s", info)
+			_, err = a.Stdout.Write([]byte(info.shell()))
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&dir, "data", "", "the server's --data directory, when there are several servers")
+	cmd.Flags().IntVar(&pid, "pid", 0, "the server's process id, when there are several servers")
+	cmd.MarkFlagsMutuallyExclusive("data", "pid")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait until the server is ready, for at most this long")
 	return cmd
 }
 
+func (i *devInfo) String() string {
+	return fmt.Sprintf("process %d at %s, data in %s", i.PID, i.AWS, i.Data)
+}
+
+var errNoDev = errors.New("no development server is running; `conclave dev` starts one")
+
 // findDev finds a running development server, waiting for it if asked to.
-func findDev(ctx context.Context, dir string, wait time.Duration) (*devInfo, error) {
-	var err error
-	if dir == "" {
-		dir, err = devInfoDir()
-	} else {
-		err = ownDir(dir)
-	}
-	if err != nil && (wait == 0 || !errors.Is(err, os.ErrNotExist)) {
-		return nil, err
-	}
+func findDev(ctx context.Context, dir string, pid int, wait time.Duration) (*devInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(wait, 2*time.Second))
 	defer cancel()
 	var info *devInfo
 	var last error
-	err = poll(ctx, func() (bool, error) {
-		if info, last = readDevInfo(filepath.Join(dir, devInfoFile)); last == nil {
-			last = info.ready(ctx)
+	err := localcluster.Poll(ctx, func() (bool, error) {
+		if dir != "" {
+			info, last = devIn(dir)
+		} else {
+			info, last = theDev(pid)
 		}
 		if last == nil {
-			// A directory that came while we waited is looked at too.
-			return true, ownDir(dir)
+			if last = info.ready(ctx); last != nil {
+				last = fmt.Errorf("the development server, %s, is not ready: %w", info, last)
+			}
 		}
-		if wait == 0 {
-			return false, last
+		_, decided := errors.AsType[*cli.CodedError](last)
+		if wait == 0 || decided {
+			return true, last
 		}
-		return false, nil
+		return last == nil, nil
 	})
 	switch {
 	case err == nil:
 		return info, nil
-	case errors.Is(last, os.ErrNotExist):
-		return nil, errors.New("no development server is running; `conclave dev` starts one")
 	case last != nil:
-		return nil, fmt.Errorf("the development server is not ready: %w", last)
+		return nil, last // says more than that time is over
 	}
 	return nil, err
+}
+
+// devIn is the development server of a directory.
+func devIn(dir string) (*devInfo, error) {
+	err := files.OwnDir(dir)
+	if err == nil {
+		var info *devInfo
+		if info, err = readDevInfo(filepath.Join(dir, devInfoFile)); err == nil && info.runs() {
+			return info, nil
+		}
+	}
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		return nil, errNoDev
+	}
+	return nil, err
+}
+
+// theDev is the one development server of this user, or the one with a process id.
+func theDev(pid int) (*devInfo, error) {
+	all, err := announced()
+	if err != nil {
+		return nil, err
+	}
+	if pid != 0 {
+		all = slices.DeleteFunc(all, func(i *devInfo) bool { return i.PID != pid })
+	}
+	switch len(all) {
+	case 0:
+		return nil, errNoDev
+	case 1:
+		return all[0], nil
+	}
+	var b strings.Builder
+	for _, i := range all {
+		fmt.Fprintf(&b, "\n  %s", i)
+	}
+	return nil, cli.Usagef("%d development servers run; --data or --pid says which is meant:%s", len(all), &b)
 }
 
 // ready asks whether the server serves. One that was killed left its file.
@@ -83,7 +130,7 @@ func (i *devInfo) ready(ctx context.Context) error {
 	if i.Ops == "" {
 		return nil // there is nobody to ask
 	}
-	state, code, err := getState(ctx, i.Ops, "/readyz")
+	state, code, err := health.State(ctx, i.Ops, "/readyz")
 	if err != nil {
 		return err
 	}
@@ -115,20 +162,9 @@ func (i *devInfo) shell() string {
 	}
 	var b strings.Builder
 	for _, v := range vars {
-		fmt.Fprintf(&b, "export %s=%s\n", v[0], quote(v[1]))
+		fmt.Fprintf(&b, "export %s=%s\n", v[0], cli.Quote(v[1]))
 	}
 	// What belongs to other credentials would be used beside or before these.
 	b.WriteString("unset AWS_SESSION_TOKEN CONCLAVE_ACCESS_KEY_ID CONCLAVE_SECRET_ACCESS_KEY\n")
 	return b.String()
-}
-
-// quote makes one word of s for a POSIX shell.
-func quote(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_./:@%+=,-", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

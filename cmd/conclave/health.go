@@ -2,19 +2,19 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/health"
 )
 
-func (a *app) healthCommand() *cobra.Command {
+func healthCommand(a *cli.App) *cobra.Command {
 	var addr string
 	var timeout time.Duration
 	cmd := &cobra.Command{
@@ -23,6 +23,8 @@ func (a *app) healthCommand() *cobra.Command {
 		Long: `Health asks the metrics and health port of the server on this machine and exits
 with 0 when the process answers and its Raft is up. A sealed node is healthy:
 it waits for its custodians, and a restart would not help.`,
+		Example: `  conclave health
+  conclave health --timeout 10s`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if addr == "" {
 				addr = opsAddress(os.Getenv)
@@ -33,7 +35,7 @@ it waits for its custodians, and a restart would not help.`,
 			if err != nil {
 				return fmt.Errorf("not healthy: %w", err)
 			}
-			_, err = fmt.Fprintln(a.stdout, state)
+			_, err = fmt.Fprintln(a.Stdout, state)
 			return err
 		},
 	}
@@ -64,10 +66,10 @@ func opsAddress(getenv func(string) string) string {
 
 // healthState is the state that a node reports, unless it is unhealthy.
 func healthState(ctx context.Context, addr string) (string, error) {
-	if _, _, err := getState(ctx, addr, "/livez"); err != nil {
+	if _, _, err := health.State(ctx, addr, "/livez"); err != nil {
 		return "", err
 	}
-	state, _, err := getState(ctx, addr, "/healthz")
+	state, _, err := health.State(ctx, addr, "/healthz")
 	if err != nil {
 		return "", err
 	}
@@ -75,26 +77,4 @@ func healthState(ctx context.Context, addr string) (string, error) {
 		return "", errors.New("the node is in contact with no leader")
 	}
 	return state, nil
-}
-
-// getState asks one of the health paths.
-func getState(ctx context.Context, addr, path string) (state string, code int, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
-	if err != nil {
-		return "", 0, err
-	}
-	// A proxy of the environment has no business here.
-	transport := &http.Transport{DisableKeepAlives: true}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return "", 0, err
-	}
-	defer resp.Body.Close()
-	var body struct {
-		State string `json:"state"`
-	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 4096)).Decode(&body); err != nil {
-		return "", 0, fmt.Errorf("%s answered %s with something else than a state", addr, path)
-	}
-	return body.State, resp.StatusCode, nil
 }

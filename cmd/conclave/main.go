@@ -12,7 +12,4 @@ import (
 	"os"
 )
 
-// version is set when a release is built.
-var version = "unknown"
-
 func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }

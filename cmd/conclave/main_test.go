@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
+	"github.com/conclavekms/conclave/integration/xksproxy"
 )
 
 // TestMain lets scripts, and the children of demo and bench, run this program:
@@ -23,7 +27,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
-		Deadline:            time.Now().Add(2 * time.Minute),
+		Deadline:            time.Now().Add(5 * time.Minute),
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":   cmdExits,
@@ -33,6 +37,7 @@ func TestScripts(t *testing.T) {
 			"capture": cmdCapture,
 			"ports":   cmdPorts,
 			"waitfor": cmdWaitFor,
+			"proxy":   func(ts *testscript.TestScript, neg bool, args []string) { cmdProxy(t, ts, neg, args) },
 		},
 	})
 }
@@ -127,11 +132,25 @@ func cmdCapture(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdPorts sets variables to free addresses on loopback: ports NAME…
 func cmdPorts(ts *testscript.TestScript, neg bool, args []string) {
-	addrs, err := freePorts(len(args))
+	addrs, err := localcluster.FreePorts(len(args))
 	ts.Check(err)
 	for i, name := range args {
 		ts.Setenv(name, addrs[i])
 	}
+}
+
+// cmdProxy starts the proxy of an external key store: proxy KEY. It sets XKS to its
+// address and writes its CA and the client's credential to files.
+func cmdProxy(t *testing.T, ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: proxy KEY")
+	}
+	p := xksproxy.Start(t)
+	p.AddKey(args[0])
+	ts.Setenv("XKS", p.Endpoint)
+	ts.Check(os.WriteFile(ts.MkAbs("xks-ca.pem"), p.CA(), 0o600))
+	credential := fmt.Sprintf(`{"AccessKeyId": %q, "RawSecretAccessKey": %q}`, xksproxy.AccessKeyID, xksproxy.Secret)
+	ts.Check(os.WriteFile(ts.MkAbs("credential.json"), []byte(credential), 0o600))
 }
 
 // conclave is where TestMain put the program.
@@ -160,7 +179,7 @@ func TestDemo(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster of processes")
 	}
-	out, err := conclave(t, "demo").Output()
+	out, err := conclave(t, exampleArgs(t, strings.NewReplacer(), "demo")...).Output()
 	if err != nil {
 		exit, _ := errors.AsType[*exec.ExitError](err)
 		t.Fatalf("demo: %v\n%s\n%s", err, out, exit.Stderr)
@@ -176,7 +195,7 @@ func TestBench(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster of processes")
 	}
-	out, err := conclave(t, "bench", "--duration", "300ms", "--concurrency", "4").Output()
+	out, err := conclave(t, exampleArgs(t, strings.NewReplacer("10s", "3s", "64", "2"), "bench")...).Output()
 	if err != nil {
 		exit, _ := errors.AsType[*exec.ExitError](err)
 		t.Fatalf("bench: %v\n%s\n%s", err, out, exit.Stderr)

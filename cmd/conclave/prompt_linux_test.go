@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 )
 
 // openTerminal makes a pseudo-terminal.
@@ -72,8 +74,8 @@ func TestPromptIsHidden(t *testing.T) {
 	if _, err := out.WriteTo(&rest); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != exitError {
-		t.Errorf("interrupted: %v, want exit code %d", err, exitError)
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != cli.ExitError {
+		t.Errorf("interrupted: %v, want exit code %d", err, cli.ExitError)
 	}
 	if !strings.Contains(rest.String(), "interrupted") {
 		t.Errorf("it says %q", &rest)

@@ -12,10 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
 
-func (a *app) serverCommand() *cobra.Command {
+func serverCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run one node of a cluster",
@@ -32,25 +33,25 @@ certificates again.`,
     --listen 10.0.0.1 --peers node-1=10.0.0.1:7602,node-2=10.0.0.2:7602,node-3=10.0.0.3:7602 \
     --tls-cert node-1.pem --tls-key node-1-key.pem --tls-ca ca.pem --gossip-key-file gossip.key`,
 	}
-	values := addServerFlags(cmd.Flags())
+	values := addServerFlags(cmd.Flags(), serverSettings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := values.config(os.Getenv)
 		if err != nil {
 			return err
 		}
-		cfg.LogOutput = a.stderr
-		cfg.Release = version
+		cfg.LogOutput = a.Stderr
+		cfg.Release = cli.Version
 		if err := harden(); err != nil {
 			return err
 		}
-		return a.serve(cmd.Context(), cfg, nil)
+		return serve(cmd.Context(), a, cfg, nil)
 	}
 	return cmd
 }
 
 // serve runs a node until it is told to stop. started, if not nil, is called when
 // the node is up; when it fails, the node is stopped again.
-func (a *app) serve(ctx context.Context, cfg *node.Config, started func(context.Context, *node.Node) error) error {
+func serve(ctx context.Context, a *cli.App, cfg *node.Config, started func(context.Context, *node.Node) error) error {
 	// Before the start, so that no signal is missed; two stops may come at once.
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
@@ -80,19 +81,19 @@ func (a *app) serve(ctx context.Context, cfg *node.Config, started func(context.
 		}
 		if err != nil {
 			cancel()
-			return errors.Join(err, a.stop(n, cfg.ShutdownTimeout, stop))
+			return errors.Join(err, stopNode(n, cfg.ShutdownTimeout, stop))
 		}
 	}
 	for {
 		select {
 		case <-ctx.Done():
-			return a.stop(n, cfg.ShutdownTimeout, stop)
+			return stopNode(n, cfg.ShutdownTimeout, stop)
 		case <-stop:
-			return a.stop(n, cfg.ShutdownTimeout, stop)
+			return stopNode(n, cfg.ShutdownTimeout, stop)
 		case <-reload:
 			if err := n.Reload(); err != nil {
 				// The old certificates serve on.
-				a.note("conclave: reading the certificates again: %v; the old ones stay in use", err)
+				a.Note("conclave: reading the certificates again: %v; the old ones stay in use", err)
 			}
 		case <-n.Done():
 			if err := n.Err(); err != nil {
@@ -103,8 +104,8 @@ func (a *app) serve(ctx context.Context, cfg *node.Config, started func(context.
 	}
 }
 
-// stop ends a node in good order, or at once at the next signal.
-func (a *app) stop(n *node.Node, limit time.Duration, again <-chan os.Signal) error {
+// stopNode ends a node in good order, or at once at the next signal.
+func stopNode(n *node.Node, limit time.Duration, again <-chan os.Signal) error {
 	if limit == 0 {
 		limit = 10 * time.Second
 	}

@@ -15,13 +15,15 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/pflag"
 
+	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
 
 func serverConfig(t *testing.T, env map[string]string, args ...string) (*node.Config, error) {
 	t.Helper()
 	f := pflag.NewFlagSet("server", pflag.ContinueOnError)
-	v := addServerFlags(f)
+	v := addServerFlags(f, serverSettings)
 	if err := f.Parse(args); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +35,8 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 	values := map[string]string{
 		"peers": "a=1.2.3.4:1", "bootstrap-expect": "7", "insecure": "true", "allow-unlocked-memory": "true", "xks-allow-private-endpoints": "true",
 		"pkcs11-tokens": "cluster-abcdefghijk=x",
-		"quotas":        "keys=200000", "heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
+		"disk-low":      "10%", "disk-scarce": "1GiB", "disk-yield": "5%", "disk-full": "1%",
+		"quotas": "keys=200000", "heartbeat-timeout": "2s", "shutdown-timeout": "3s", "log-level": "error", "log-json": "true",
 	}
 	var c node.Config
 	for _, s := range serverSettings {
@@ -45,7 +48,7 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 			t.Errorf("--%s: %v", s.flag, err)
 		}
 	}
-	notSet := []string{"Identity", "LogOutput", "Release", "Test"} // not the user's
+	notSet := []string{"Identity", "LogOutput", "Release", "Seeds", "Test"} // not the user of a server's
 	for i, v := 0, reflect.ValueOf(c); i < v.NumField(); i++ {
 		name := v.Type().Field(i).Name
 		if v.Field(i).IsZero() != slices.Contains(notSet, name) {
@@ -56,7 +59,7 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 
 func TestServerConfig(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := (&certPlan{dir: dir, nodes: []string{"n1"}, operator: "op"}).bootstrap(); err != nil {
+	if _, err := (&certs.Plan{Dir: dir, Nodes: []string{"n1"}, Operator: "op"}).Bootstrap(); err != nil {
 		t.Fatal(err)
 	}
 	env := map[string]string{
@@ -120,7 +123,7 @@ func TestServerConfig(t *testing.T) {
 // TestSignals sends a server what init systems send.
 func TestSignals(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := (&certPlan{dir: dir, nodes: []string{"n1"}, operator: "op"}).bootstrap(); err != nil {
+	if _, err := (&certs.Plan{Dir: dir, Nodes: []string{"n1"}, Operator: "op"}).Bootstrap(); err != nil {
 		t.Fatal(err)
 	}
 	cmd := conclave(t, "server", "--node-id", "n1", "--data", filepath.Join(dir, "data"),
@@ -165,7 +168,7 @@ func TestSignals(t *testing.T) {
 	}
 	await("certificates reloaded")
 	// A certificate that is no good leaves the old one in use.
-	if err := writeFile(dir+"/n1.pem", []byte("nonsense")); err != nil {
+	if err := files.Write(dir+"/n1.pem", []byte("nonsense")); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/keyengine"
 )
@@ -22,9 +24,6 @@ type setting struct {
 	isBool      bool
 	set         func(c *node.Config, value string) error
 }
-
-// none, for an address, goes without the listener.
-const none = "none"
 
 func text(field func(*node.Config) *string) func(*node.Config, string) error {
 	return func(c *node.Config, v string) error {
@@ -68,8 +67,13 @@ var serverSettings = []setting{
 	{flag: "tls-cert", usage: "PEM file of this node's certificate", set: text(func(c *node.Config) *string { return &c.TLSCert })},
 	{flag: "tls-key", usage: "PEM file of its key", set: text(func(c *node.Config) *string { return &c.TLSKey })},
 	{flag: "tls-ca", usage: "PEM file of the cluster's CA", set: text(func(c *node.Config) *string { return &c.TLSCA })},
+	{flag: "crl", usage: "PEM file of the CA's certificate revocation list; SIGHUP reads it again (default what operators deliver)", set: text(func(c *node.Config) *string { return &c.CRL })},
 	{flag: "insecure", isBool: true, usage: "serve both APIs without TLS: one node, on loopback, for development", set: truth(func(c *node.Config) *bool { return &c.Insecure })},
 	{flag: "allow-unlocked-memory", isBool: true, usage: "start even where memory cannot be locked; keys may then be swapped out", set: truth(func(c *node.Config) *bool { return &c.AllowUnlockedMemory })},
+	{flag: "cors-origins", usage: "origins whose pages may use the AWS API from a browser: https://HOST,… (default none)", set: func(c *node.Config, v string) error {
+		c.CORSOrigins = strings.Split(v, ",")
+		return nil
+	}},
 	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default refuse these)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
 	{flag: "xks-allow-private-endpoints", isBool: true, usage: "let external key stores be at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
 	{flag: "xks-ca", usage: "PEM file of the CAs of external key stores (default the system's)", set: text(func(c *node.Config) *string { return &c.XKSCA })},
@@ -81,6 +85,10 @@ var serverSettings = []setting{
 	{flag: "quotas", usage: "resource quotas that are not to be AWS's, such as keys=200000,aliases-per-key=100; the same on all nodes", set: func(c *node.Config, v string) error {
 		return parseQuotas(&c.Quotas, v)
 	}},
+	{flag: "disk-low", usage: "room on the disk below which the node warns: a share, a size, or the smaller of both (default 15%,8GiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Low })},
+	{flag: "disk-scarce", usage: "room below which new keys and other growth are refused (default 8%,2GiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Scarce })},
+	{flag: "disk-yield", usage: "room below which another node should lead (default 4%,512MiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Yield })},
+	{flag: "disk-full", usage: "room below which the node stores and answers nothing until there is more (default 2%,128MiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Full })},
 	{flag: "heartbeat-timeout", usage: "silence of the leader after which another is elected; 3 to 5 times the default between sites (default 500ms)", set: positive(func(c *node.Config) *time.Duration { return &c.Timeouts.Heartbeat })},
 	{flag: "shutdown-timeout", usage: "how long a stop in good order may take (default 10s)", set: positive(func(c *node.Config) *time.Duration { return &c.ShutdownTimeout })},
 	{flag: "log-level", usage: "debug, info, warn or error (default info)", set: func(c *node.Config, v string) error {
@@ -123,6 +131,14 @@ func parseQuotas(q *keyengine.Quotas, s string) error {
 	return nil
 }
 
+// mark sets an amount of room on the disk.
+func mark(field func(*node.Config) *diskspace.Mark) func(*node.Config, string) error {
+	return func(c *node.Config, v string) (err error) {
+		*field(c), err = diskspace.ParseMark(v)
+		return err
+	}
+}
+
 // positive sets a time that is not 0.
 func positive(field func(*node.Config) *time.Duration) func(*node.Config, string) error {
 	return func(c *node.Config, v string) error {
@@ -140,16 +156,17 @@ func envName(flag string) string {
 	return "CONCLAVE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// serverValues are the flags of the server as they were given.
+// serverValues are settings as the flags give them.
 type serverValues struct {
-	listen *string
-	values []*string
+	settings []setting
+	listen   *string
+	values   []*string
 }
 
-func addServerFlags(f *pflag.FlagSet) *serverValues {
+func addServerFlags(f *pflag.FlagSet, settings []setting) *serverValues {
 	f.SortFlags = false
-	v := &serverValues{listen: f.String("listen", "", "host or IP address of all listen addresses that are not given (default 127.0.0.1)")}
-	for _, s := range serverSettings {
+	v := &serverValues{settings: settings, listen: f.String("listen", "", "host or IP address of all listen addresses that are not given (default 127.0.0.1)")}
+	for _, s := range settings {
 		v.values = append(v.values, f.String(s.flag, "", s.usage))
 		if s.isBool {
 			f.Lookup(s.flag).NoOptDefVal = "true"
@@ -158,30 +175,32 @@ func addServerFlags(f *pflag.FlagSet) *serverValues {
 	return v
 }
 
-// config is what flags and environment say together, with every fault at once.
-func (v *serverValues) config(getenv func(string) string) (*node.Config, error) {
-	value := func(flag, name string) string {
-		if flag != "" {
-			return flag
-		}
-		return getenv(envName(name))
+// value is a flag's, or the environment's.
+func value(given, flag string, getenv func(string) string) string {
+	if given != "" {
+		return given
 	}
-	c := &node.Config{LogLevel: slog.LevelInfo}
-	var faults []error
-	for i, s := range serverSettings {
-		if val := value(*v.values[i], s.flag); val != "" {
+	return getenv(envName(flag))
+}
+
+// apply puts what flags and environment say into a configuration.
+func (v *serverValues) apply(c *node.Config, getenv func(string) string) (faults []error) {
+	for i, s := range v.settings {
+		if val := value(*v.values[i], s.flag, getenv); val != "" {
 			if err := s.set(c, val); err != nil {
 				faults = append(faults, fmt.Errorf("--%s (%s): %w", s.flag, envName(s.flag), err))
 			}
 		}
 	}
-	host := value(*v.listen, "listen")
+	return faults
+}
+
+// addresses fills in the listen addresses that are not given: gossip is the port
+// of the address book, 0 for none.
+func (v *serverValues) addresses(c *node.Config, gossip int, getenv func(string) string) {
+	host := value(*v.listen, "listen", getenv)
 	if host == "" {
 		host = "127.0.0.1"
-	}
-	gossip := node.DefaultGossipPort
-	if len(c.Peers) < 2 {
-		gossip = 0 // nobody to tell
 	}
 	for _, l := range []struct {
 		addr *string
@@ -191,22 +210,34 @@ func (v *serverValues) config(getenv func(string) string) (*node.Config, error) 
 		{&c.GossipListen, gossip}, {&c.OpsListen, node.DefaultOpsPort},
 	} {
 		switch {
-		case *l.addr == none:
+		case *l.addr == cli.None:
 			*l.addr = ""
 		case *l.addr == "" && l.port != 0:
 			*l.addr = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(l.port))
 		}
 	}
+}
+
+// config is what flags and environment say together, with every fault at once.
+func (v *serverValues) config(getenv func(string) string) (*node.Config, error) {
+	c := &node.Config{LogLevel: slog.LevelInfo}
+	faults := v.apply(c, getenv)
+	if getenv(envName(seedFlag)) != "" {
+		faults = append(faults, fmt.Errorf("%s: keys with known material are for `conclave dev`; a server takes none", envName(seedFlag)))
+	}
+	gossip := node.DefaultGossipPort
+	if len(c.Peers) < 2 {
+		gossip = 0 // nobody to tell
+	}
+	v.addresses(c, gossip, getenv)
 	if c.BootstrapExpect == 0 && len(faults) == 0 {
 		c.BootstrapExpect = max(1, len(c.Peers))
 	}
 	if err := errors.Join(append(faults, c.Validate())...); err != nil {
-		return nil, usagef("the configuration has faults; see conclave server --help:\n%s", indent(err.Error()))
+		return nil, cli.Usagef("the configuration has faults; see conclave server --help:\n%s", cli.Indent(err.Error()))
 	}
 	return c, nil
 }
-
-func indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }
 
 func parsePeers(s string) (map[string]string, error) {
 	peers := make(map[string]string)
@@ -216,7 +247,7 @@ func parsePeers(s string) (map[string]string, error) {
 			return nil, fmt.Errorf("%q is not ID=HOST:PORT", item)
 		}
 		if _, ok := peers[id]; ok {
-			return nil, fmt.Errorf("%q is there twice", id)
+			return nil, fmt.Errorf("duplicate %q", id)
 		}
 		peers[id] = addr
 	}

@@ -282,7 +282,9 @@ type Entry struct {
 	//
 	//	*Entry_Batches
 	//	*Entry_RegisterNode
-	Command       isEntry_Command `protobuf_oneof:"command"`
+	Command isEntry_Command `protobuf_oneof:"command"`
+	// Over everything before it: it is the last field.
+	Origin        *Origin `protobuf:"bytes,20,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -363,6 +365,13 @@ func (x *Entry) GetRegisterNode() *RegisterNode {
 	return nil
 }
 
+func (x *Entry) GetOrigin() *Origin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
 type isEntry_Command interface {
 	isEntry_Command()
 }
@@ -379,6 +388,61 @@ func (*Entry_Batches) isEntry_Command() {}
 
 func (*Entry_RegisterNode) isEntry_Command() {}
 
+// Origin is the signature of an unsealed leader over an entry, with the cluster's
+// origin key. Without it an entry may register nodes before the cluster is founded, and
+// found it. Afterwards it has no effect; nodes observe its clock.
+type Origin struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Origin) Reset() {
+	*x = Origin{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Origin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Origin) ProtoMessage() {}
+
+func (x *Origin) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Origin.ProtoReflect.Descriptor instead.
+func (*Origin) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Origin) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Origin) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // Clock is the leader's evidence for cluster time, which apply turns into the
 // next cluster time by rule, without a clock of its own.
 type Clock struct {
@@ -391,14 +455,19 @@ type Clock struct {
 	Elapsed int64 `protobuf:"varint,2,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
 	// Wall clocks of voters (the leader's own included), read for this entry,
 	// when cluster time has to step further than elapsed allows.
-	Readings      []*ClockReading `protobuf:"bytes,3,rep,name=readings,proto3" json:"readings,omitempty"`
+	Readings []*ClockReading `protobuf:"bytes,3,rep,name=readings,proto3" json:"readings,omitempty"`
+	// The time that the proposer observed from entries that nobody signed, Unix
+	// nanoseconds, when cluster time has to step further than elapsed allows; 0 for none.
+	// Only a signed entry moves cluster time by it, up to wall, and no further beyond the
+	// newest clock of a signed entry before it than a cluster may be sealed.
+	Heard         int64 `protobuf:"varint,4,opt,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Clock) Reset() {
 	*x = Clock{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[1]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +479,7 @@ func (x *Clock) String() string {
 func (*Clock) ProtoMessage() {}
 
 func (x *Clock) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[1]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +492,7 @@ func (x *Clock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clock.ProtoReflect.Descriptor instead.
 func (*Clock) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{1}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Clock) GetWall() int64 {
@@ -447,6 +516,13 @@ func (x *Clock) GetReadings() []*ClockReading {
 	return nil
 }
 
+func (x *Clock) GetHeard() int64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
 type ClockReading struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -457,7 +533,7 @@ type ClockReading struct {
 
 func (x *ClockReading) Reset() {
 	*x = ClockReading{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[2]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +545,7 @@ func (x *ClockReading) String() string {
 func (*ClockReading) ProtoMessage() {}
 
 func (x *ClockReading) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[2]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +558,7 @@ func (x *ClockReading) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockReading.ProtoReflect.Descriptor instead.
 func (*ClockReading) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{2}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ClockReading) GetNode() string {
@@ -510,7 +586,7 @@ type StateCheck struct {
 
 func (x *StateCheck) Reset() {
 	*x = StateCheck{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[3]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +598,7 @@ func (x *StateCheck) String() string {
 func (*StateCheck) ProtoMessage() {}
 
 func (x *StateCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[3]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +611,7 @@ func (x *StateCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCheck.ProtoReflect.Descriptor instead.
 func (*StateCheck) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{3}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StateCheck) GetIndex() uint64 {
@@ -563,7 +639,7 @@ type ConfirmTime struct {
 
 func (x *ConfirmTime) Reset() {
 	*x = ConfirmTime{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[4]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +651,7 @@ func (x *ConfirmTime) String() string {
 func (*ConfirmTime) ProtoMessage() {}
 
 func (x *ConfirmTime) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[4]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +664,7 @@ func (x *ConfirmTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmTime.ProtoReflect.Descriptor instead.
 func (*ConfirmTime) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{4}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ConfirmTime) GetUntil() int64 {
@@ -621,7 +697,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[5]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +709,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[5]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +722,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{5}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RegisterNode) GetNode() string {
@@ -728,7 +804,7 @@ type Batches struct {
 
 func (x *Batches) Reset() {
 	*x = Batches{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +816,7 @@ func (x *Batches) String() string {
 func (*Batches) ProtoMessage() {}
 
 func (x *Batches) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[6]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +829,7 @@ func (x *Batches) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batches.ProtoReflect.Descriptor instead.
 func (*Batches) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{6}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Batches) GetBatches() []*Batch {
@@ -781,7 +857,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +869,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[7]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +882,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{7}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Batch) GetNode() string {
@@ -874,7 +950,7 @@ type Record struct {
 
 func (x *Record) Reset() {
 	*x = Record{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +962,7 @@ func (x *Record) String() string {
 func (*Record) ProtoMessage() {}
 
 func (x *Record) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[8]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +975,7 @@ func (x *Record) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Record.ProtoReflect.Descriptor instead.
 func (*Record) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{8}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Record) GetRequestId() []byte {
@@ -983,7 +1059,7 @@ type Use struct {
 
 func (x *Use) Reset() {
 	*x = Use{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1071,7 @@ func (x *Use) String() string {
 func (*Use) ProtoMessage() {}
 
 func (x *Use) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[9]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1084,7 @@ func (x *Use) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Use.ProtoReflect.Descriptor instead.
 func (*Use) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{9}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Use) GetRead() uint32 {
@@ -1038,7 +1114,7 @@ type Read struct {
 
 func (x *Read) Reset() {
 	*x = Read{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1126,7 @@ func (x *Read) String() string {
 func (*Read) ProtoMessage() {}
 
 func (x *Read) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[10]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1139,7 @@ func (x *Read) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Read.ProtoReflect.Descriptor instead.
 func (*Read) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{10}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Read) GetKind() Kind {
@@ -1105,6 +1181,7 @@ type Change struct {
 	//	*Change_DeleteGrant
 	//	*Change_PutKeyStore
 	//	*Change_DeleteKeyStore
+	//	*Change_DeleteCredential
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1112,7 +1189,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1201,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[11]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1214,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{11}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Change) GetChange() isChange_Change {
@@ -1264,6 +1341,15 @@ func (x *Change) GetDeleteKeyStore() *KeyStoreID {
 	return nil
 }
 
+func (x *Change) GetDeleteCredential() *CredentialID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteCredential); ok {
+			return x.DeleteCredential
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -1320,6 +1406,10 @@ type Change_DeleteKeyStore struct {
 	DeleteKeyStore *KeyStoreID `protobuf:"bytes,13,opt,name=delete_key_store,json=deleteKeyStore,proto3,oneof"`
 }
 
+type Change_DeleteCredential struct {
+	DeleteCredential *CredentialID `protobuf:"bytes,14,opt,name=delete_credential,json=deleteCredential,proto3,oneof"`
+}
+
 func (*Change_PutCluster) isChange_Change() {}
 
 func (*Change_PutKey) isChange_Change() {}
@@ -1346,6 +1436,8 @@ func (*Change_PutKeyStore) isChange_Change() {}
 
 func (*Change_DeleteKeyStore) isChange_Change() {}
 
+func (*Change_DeleteCredential) isChange_Change() {}
+
 // Cluster is the cluster's identity and seal.
 type Cluster struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
@@ -1362,15 +1454,16 @@ type Cluster struct {
 	AuditKeyGeneration uint32                 `protobuf:"varint,11,opt,name=audit_key_generation,json=auditKeyGeneration,proto3" json:"audit_key_generation,omitempty"`
 	AnyRegion          bool                   `protobuf:"varint,12,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"` // take any region that a client signs for
 	// Further regions that the cluster serves, ascending; region is the first one.
-	MoreRegions   []string `protobuf:"bytes,13,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
-	Version       uint64   `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	MoreRegions   []string     `protobuf:"bytes,13,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
+	OriginKeys    []*OriginKey `protobuf:"bytes,16,rep,name=origin_keys,json=originKeys,proto3" json:"origin_keys,omitempty"` // as keyring, oldest first
+	Version       uint64       `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1475,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[12]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1488,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{12}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Cluster) GetId() []byte {
@@ -1489,9 +1582,86 @@ func (x *Cluster) GetMoreRegions() []string {
 	return nil
 }
 
+func (x *Cluster) GetOriginKeys() []*OriginKey {
+	if x != nil {
+		return x.OriginKeys
+	}
+	return nil
+}
+
 func (x *Cluster) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+// OriginKey is the Ed25519 key with which unsealed nodes sign what enters the state,
+// one for each generation of the keyring.
+type OriginKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	WrappedSeed   []byte                 `protobuf:"bytes,3,opt,name=wrapped_seed,json=wrappedSeed,proto3" json:"wrapped_seed,omitempty"`
+	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OriginKey) Reset() {
+	*x = OriginKey{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OriginKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OriginKey) ProtoMessage() {}
+
+func (x *OriginKey) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OriginKey.ProtoReflect.Descriptor instead.
+func (*OriginKey) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *OriginKey) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *OriginKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *OriginKey) GetWrappedSeed() []byte {
+	if x != nil {
+		return x.WrappedSeed
+	}
+	return nil
+}
+
+func (x *OriginKey) GetCreated() int64 {
+	if x != nil {
+		return x.Created
 	}
 	return 0
 }
@@ -1509,7 +1679,7 @@ type ShareSet struct {
 
 func (x *ShareSet) Reset() {
 	*x = ShareSet{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1691,7 @@ func (x *ShareSet) String() string {
 func (*ShareSet) ProtoMessage() {}
 
 func (x *ShareSet) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[13]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1704,7 @@ func (x *ShareSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShareSet.ProtoReflect.Descriptor instead.
 func (*ShareSet) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{13}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ShareSet) GetId() []byte {
@@ -1583,7 +1753,7 @@ type WrappedKEK struct {
 
 func (x *WrappedKEK) Reset() {
 	*x = WrappedKEK{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1765,7 @@ func (x *WrappedKEK) String() string {
 func (*WrappedKEK) ProtoMessage() {}
 
 func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[14]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1778,7 @@ func (x *WrappedKEK) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WrappedKEK.ProtoReflect.Descriptor instead.
 func (*WrappedKEK) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{14}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WrappedKEK) GetGeneration() uint32 {
@@ -1664,7 +1834,7 @@ type Key struct {
 
 func (x *Key) Reset() {
 	*x = Key{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1846,7 @@ func (x *Key) String() string {
 func (*Key) ProtoMessage() {}
 
 func (x *Key) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[15]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1859,7 @@ func (x *Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Key.ProtoReflect.Descriptor instead.
 func (*Key) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{15}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Key) GetId() []byte {
@@ -1844,7 +2014,7 @@ type Rotation struct {
 
 func (x *Rotation) Reset() {
 	*x = Rotation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2026,7 @@ func (x *Rotation) String() string {
 func (*Rotation) ProtoMessage() {}
 
 func (x *Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[16]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2039,7 @@ func (x *Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rotation.ProtoReflect.Descriptor instead.
 func (*Rotation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{16}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rotation) GetEnabled() bool {
@@ -1904,7 +2074,7 @@ type UsedToken struct {
 
 func (x *UsedToken) Reset() {
 	*x = UsedToken{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2086,7 @@ func (x *UsedToken) String() string {
 func (*UsedToken) ProtoMessage() {}
 
 func (x *UsedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[17]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2099,7 @@ func (x *UsedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsedToken.ProtoReflect.Descriptor instead.
 func (*UsedToken) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{17}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UsedToken) GetId() []byte {
@@ -1966,7 +2136,7 @@ type Material struct {
 
 func (x *Material) Reset() {
 	*x = Material{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2148,7 @@ func (x *Material) String() string {
 func (*Material) ProtoMessage() {}
 
 func (x *Material) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[18]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2161,7 @@ func (x *Material) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Material.ProtoReflect.Descriptor instead.
 func (*Material) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{18}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Material) GetId() []byte {
@@ -2073,19 +2243,22 @@ func (x *Material) GetDescription() string {
 
 // Grant lets a principal do some operations on a key.
 type Grant struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Key        []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Region     string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	Id         []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"` // 32 bytes
-	Grantee    string                 `protobuf:"bytes,4,opt,name=grantee,proto3" json:"grantee,omitempty"`
-	Retiring   string                 `protobuf:"bytes,5,opt,name=retiring,proto3" json:"retiring,omitempty"` // "" for nobody
-	Operations []string               `protobuf:"bytes,6,rep,name=operations,proto3" json:"operations,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Key    []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Id     []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"` // 32 bytes
+	// Who gets the operations and who may retire the grant: a principal's ARN, or
+	// the name of a service principal, which has no colon. Retiring is "" for nobody.
+	Grantee    string   `protobuf:"bytes,4,opt,name=grantee,proto3" json:"grantee,omitempty"`
+	Retiring   string   `protobuf:"bytes,5,opt,name=retiring,proto3" json:"retiring,omitempty"`
+	Operations []string `protobuf:"bytes,6,rep,name=operations,proto3" json:"operations,omitempty"`
 	// At most one of the two; absent for none.
 	ContextEquals *GrantContext `protobuf:"bytes,7,opt,name=context_equals,json=contextEquals,proto3" json:"context_equals,omitempty"`
 	ContextSubset *GrantContext `protobuf:"bytes,8,opt,name=context_subset,json=contextSubset,proto3" json:"context_subset,omitempty"`
 	Name          string        `protobuf:"bytes,9,opt,name=name,proto3" json:"name,omitempty"`
 	Created       int64         `protobuf:"varint,10,opt,name=created,proto3" json:"created,omitempty"`
-	Issuer        string        `protobuf:"bytes,11,opt,name=issuer,proto3" json:"issuer,omitempty"` // account that made it
+	Issuer        string        `protobuf:"bytes,11,opt,name=issuer,proto3" json:"issuer,omitempty"`                        // account that made it
+	SourceArn     string        `protobuf:"bytes,12,opt,name=source_arn,json=sourceArn,proto3" json:"source_arn,omitempty"` // resource that a request must be made for; "" for any
 	Version       uint64        `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2093,7 +2266,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +2278,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[19]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +2291,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{19}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Grant) GetKey() []byte {
@@ -2198,6 +2371,13 @@ func (x *Grant) GetIssuer() string {
 	return ""
 }
 
+func (x *Grant) GetSourceArn() string {
+	if x != nil {
+		return x.SourceArn
+	}
+	return ""
+}
+
 func (x *Grant) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
@@ -2215,7 +2395,7 @@ type GrantContext struct {
 
 func (x *GrantContext) Reset() {
 	*x = GrantContext{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2407,7 @@ func (x *GrantContext) String() string {
 func (*GrantContext) ProtoMessage() {}
 
 func (x *GrantContext) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[20]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2420,7 @@ func (x *GrantContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantContext.ProtoReflect.Descriptor instead.
 func (*GrantContext) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{20}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GrantContext) GetPairs() []*Tag {
@@ -2261,7 +2441,7 @@ type GrantID struct {
 
 func (x *GrantID) Reset() {
 	*x = GrantID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2453,7 @@ func (x *GrantID) String() string {
 func (*GrantID) ProtoMessage() {}
 
 func (x *GrantID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[21]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2466,7 @@ func (x *GrantID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantID.ProtoReflect.Descriptor instead.
 func (*GrantID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{21}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GrantID) GetKey() []byte {
@@ -2323,7 +2503,7 @@ type KeyGrants struct {
 
 func (x *KeyGrants) Reset() {
 	*x = KeyGrants{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2335,7 +2515,7 @@ func (x *KeyGrants) String() string {
 func (*KeyGrants) ProtoMessage() {}
 
 func (x *KeyGrants) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[22]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2348,7 +2528,7 @@ func (x *KeyGrants) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyGrants.ProtoReflect.Descriptor instead.
 func (*KeyGrants) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{22}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *KeyGrants) GetKey() []byte {
@@ -2404,7 +2584,7 @@ type KeyStore struct {
 
 func (x *KeyStore) Reset() {
 	*x = KeyStore{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2596,7 @@ func (x *KeyStore) String() string {
 func (*KeyStore) ProtoMessage() {}
 
 func (x *KeyStore) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[23]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2609,7 @@ func (x *KeyStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStore.ProtoReflect.Descriptor instead.
 func (*KeyStore) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{23}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeyStore) GetId() string {
@@ -2553,7 +2733,7 @@ type KeyStoreID struct {
 
 func (x *KeyStoreID) Reset() {
 	*x = KeyStoreID{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2745,7 @@ func (x *KeyStoreID) String() string {
 func (*KeyStoreID) ProtoMessage() {}
 
 func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[24]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2758,7 @@ func (x *KeyStoreID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStoreID.ProtoReflect.Descriptor instead.
 func (*KeyStoreID) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{24}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *KeyStoreID) GetId() string {
@@ -2599,7 +2779,7 @@ type KeyStores struct {
 
 func (x *KeyStores) Reset() {
 	*x = KeyStores{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2791,7 @@ func (x *KeyStores) String() string {
 func (*KeyStores) ProtoMessage() {}
 
 func (x *KeyStores) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[25]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2804,7 @@ func (x *KeyStores) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStores.ProtoReflect.Descriptor instead.
 func (*KeyStores) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{25}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *KeyStores) GetCount() uint32 {
@@ -2654,7 +2834,7 @@ type StoreKeys struct {
 
 func (x *StoreKeys) Reset() {
 	*x = StoreKeys{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2846,7 @@ func (x *StoreKeys) String() string {
 func (*StoreKeys) ProtoMessage() {}
 
 func (x *StoreKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[26]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2859,7 @@ func (x *StoreKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeys.ProtoReflect.Descriptor instead.
 func (*StoreKeys) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{26}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StoreKeys) GetStore() string {
@@ -2718,7 +2898,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2730,7 +2910,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[27]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2743,7 +2923,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{27}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *KeyUse) GetKey() []byte {
@@ -2800,7 +2980,7 @@ type KeyPolicy struct {
 
 func (x *KeyPolicy) Reset() {
 	*x = KeyPolicy{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2992,7 @@ func (x *KeyPolicy) String() string {
 func (*KeyPolicy) ProtoMessage() {}
 
 func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[28]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +3005,7 @@ func (x *KeyPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyPolicy.ProtoReflect.Descriptor instead.
 func (*KeyPolicy) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{28}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *KeyPolicy) GetKey() []byte {
@@ -2868,7 +3048,7 @@ type KeyTags struct {
 
 func (x *KeyTags) Reset() {
 	*x = KeyTags{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2880,7 +3060,7 @@ func (x *KeyTags) String() string {
 func (*KeyTags) ProtoMessage() {}
 
 func (x *KeyTags) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[29]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2893,7 +3073,7 @@ func (x *KeyTags) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyTags.ProtoReflect.Descriptor instead.
 func (*KeyTags) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{29}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *KeyTags) GetKey() []byte {
@@ -2934,7 +3114,7 @@ type Tag struct {
 
 func (x *Tag) Reset() {
 	*x = Tag{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3126,7 @@ func (x *Tag) String() string {
 func (*Tag) ProtoMessage() {}
 
 func (x *Tag) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[30]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3139,7 @@ func (x *Tag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tag.ProtoReflect.Descriptor instead.
 func (*Tag) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{30}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Tag) GetKey() string {
@@ -2990,7 +3170,7 @@ type Alias struct {
 
 func (x *Alias) Reset() {
 	*x = Alias{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3002,7 +3182,7 @@ func (x *Alias) String() string {
 func (*Alias) ProtoMessage() {}
 
 func (x *Alias) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[31]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3015,7 +3195,7 @@ func (x *Alias) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alias.ProtoReflect.Descriptor instead.
 func (*Alias) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{31}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Alias) GetName() string {
@@ -3070,7 +3250,7 @@ type AliasName struct {
 
 func (x *AliasName) Reset() {
 	*x = AliasName{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3262,7 @@ func (x *AliasName) String() string {
 func (*AliasName) ProtoMessage() {}
 
 func (x *AliasName) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[32]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3275,7 @@ func (x *AliasName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliasName.ProtoReflect.Descriptor instead.
 func (*AliasName) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{32}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AliasName) GetName() string {
@@ -3122,14 +3302,20 @@ type Credential struct {
 	Generation    uint32                 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	WrappedSecret []byte                 `protobuf:"bytes,6,opt,name=wrapped_secret,json=wrappedSecret,proto3" json:"wrapped_secret,omitempty"`
 	Created       int64                  `protobuf:"varint,7,opt,name=created,proto3" json:"created,omitempty"`
-	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	// MAC by the keyring's generation over all of the above and session_epoch: what an
+	// unsealed node did not write proves nothing.
+	Mac           []byte `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"` // 32 bytes
+	MacGeneration uint32 `protobuf:"varint,9,opt,name=mac_generation,json=macGeneration,proto3" json:"mac_generation,omitempty"`
+	// Sessions that were opened under another epoch have ended.
+	SessionEpoch  uint32 `protobuf:"varint,10,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	Version       uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3327,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[33]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3340,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{33}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Credential) GetId() string {
@@ -3206,11 +3392,77 @@ func (x *Credential) GetCreated() int64 {
 	return 0
 }
 
+func (x *Credential) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Credential) GetMacGeneration() uint32 {
+	if x != nil {
+		return x.MacGeneration
+	}
+	return 0
+}
+
+func (x *Credential) GetSessionEpoch() uint32 {
+	if x != nil {
+		return x.SessionEpoch
+	}
+	return 0
+}
+
 func (x *Credential) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
 	}
 	return 0
+}
+
+// CredentialID names a credential.
+type CredentialID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialID) Reset() {
+	*x = CredentialID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialID) ProtoMessage() {}
+
+func (x *CredentialID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialID.ProtoReflect.Descriptor instead.
+func (*CredentialID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CredentialID) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
 }
 
 // DeleteKey destroys a key with its policy, tags and aliases, once cluster time
@@ -3225,7 +3477,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3237,7 +3489,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[34]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3250,7 +3502,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{34}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -3281,7 +3533,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3293,7 +3545,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[35]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3306,7 +3558,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{35}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -3350,7 +3602,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3362,7 +3614,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[36]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3375,7 +3627,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{36}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -3407,7 +3659,8 @@ func (x *KeyAliases) GetVersion() uint64 {
 }
 
 // SnapshotItem is one record of a snapshot. Order: header, then each table in
-// the order of the fields below, ids ascending.
+// the order of the fields below, ids ascending; then sessions, uses, comparison
+// points, the observation, the attestation and the end.
 type SnapshotItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Item:
@@ -3430,6 +3683,9 @@ type SnapshotItem struct {
 	//	*SnapshotItem_KeyStores
 	//	*SnapshotItem_StoreKeys
 	//	*SnapshotItem_KeyUse
+	//	*SnapshotItem_Attestation
+	//	*SnapshotItem_StateChecks
+	//	*SnapshotItem_Observation
 	Item          isSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3437,7 +3693,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3705,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3718,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -3634,6 +3890,33 @@ func (x *SnapshotItem) GetKeyUse() *KeyUse {
 	return nil
 }
 
+func (x *SnapshotItem) GetAttestation() *Attestation {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Attestation); ok {
+			return x.Attestation
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetStateChecks() *StateChecks {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_StateChecks); ok {
+			return x.StateChecks
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetObservation() *Observation {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Observation); ok {
+			return x.Observation
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Item interface {
 	isSnapshotItem_Item()
 }
@@ -3710,6 +3993,18 @@ type SnapshotItem_KeyUse struct {
 	KeyUse *KeyUse `protobuf:"bytes,18,opt,name=key_use,json=keyUse,proto3,oneof"`
 }
 
+type SnapshotItem_Attestation struct {
+	Attestation *Attestation `protobuf:"bytes,19,opt,name=attestation,proto3,oneof"`
+}
+
+type SnapshotItem_StateChecks struct {
+	StateChecks *StateChecks `protobuf:"bytes,20,opt,name=state_checks,json=stateChecks,proto3,oneof"`
+}
+
+type SnapshotItem_Observation struct {
+	Observation *Observation `protobuf:"bytes,21,opt,name=observation,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Cluster) isSnapshotItem_Item() {}
@@ -3746,6 +4041,12 @@ func (*SnapshotItem_StoreKeys) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_KeyUse) isSnapshotItem_Item() {}
 
+func (*SnapshotItem_Attestation) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_StateChecks) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_Observation) isSnapshotItem_Item() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Schema        uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -3754,23 +4055,26 @@ type SnapshotHeader struct {
 	StateHash     []byte                 `protobuf:"bytes,4,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"`
 	AuditFrontier []byte                 `protobuf:"bytes,5,opt,name=audit_frontier,json=auditFrontier,proto3" json:"audit_frontier,omitempty"`
 	SegmentRoots  [][]byte               `protobuf:"bytes,6,rep,name=segment_roots,json=segmentRoots,proto3" json:"segment_roots,omitempty"`
-	RecentHashes  []*StateCheck          `protobuf:"bytes,7,rep,name=recent_hashes,json=recentHashes,proto3" json:"recent_hashes,omitempty"`
 	// Feature level of the cluster: the newest schema that may be written.
 	Level uint32 `protobuf:"varint,8,opt,name=level,proto3" json:"level,omitempty"`
 	// Voters of the newest applied Raft configuration, ascending.
 	Voters []string `protobuf:"bytes,9,rep,name=voters,proto3" json:"voters,omitempty"`
 	// See ConfirmTime.
 	ConfirmedTime int64 `protobuf:"varint,10,opt,name=confirmed_time,json=confirmedTime,proto3" json:"confirmed_time,omitempty"`
-	// How far cluster time was moved on a leader's word alone since a majority of
-	// clocks last agreed, nanoseconds.
-	Unconfirmed   int64 `protobuf:"varint,11,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
+	// How far heard was moved on a leader's word alone since a majority of clocks last
+	// agreed, nanoseconds.
+	Unconfirmed int64 `protobuf:"varint,11,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
+	// How far the evidence of signed entries goes, and the newest of their clocks;
+	// cluster time is the lesser.
+	Heard         int64 `protobuf:"varint,12,opt,name=heard,proto3" json:"heard,omitempty"`
+	Vouched       int64 `protobuf:"varint,13,opt,name=vouched,proto3" json:"vouched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4086,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4099,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -3840,13 +4144,6 @@ func (x *SnapshotHeader) GetSegmentRoots() [][]byte {
 	return nil
 }
 
-func (x *SnapshotHeader) GetRecentHashes() []*StateCheck {
-	if x != nil {
-		return x.RecentHashes
-	}
-	return nil
-}
-
 func (x *SnapshotHeader) GetLevel() uint32 {
 	if x != nil {
 		return x.Level
@@ -3875,6 +4172,175 @@ func (x *SnapshotHeader) GetUnconfirmed() int64 {
 	return 0
 }
 
+func (x *SnapshotHeader) GetHeard() int64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetVouched() int64 {
+	if x != nil {
+		return x.Vouched
+	}
+	return 0
+}
+
+// StateChecks are the comparison points that the node remembers.
+type StateChecks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checks        []*StateCheck          `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateChecks) Reset() {
+	*x = StateChecks{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateChecks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateChecks) ProtoMessage() {}
+
+func (x *StateChecks) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
+func (*StateChecks) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *StateChecks) GetChecks() []*StateCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+// Observation is the time that the node which made the snapshot heard from entries
+// that nobody signed, and how much of it rests on one clock alone, as in the header.
+// It is there when it is later than the header's heard.
+type Observation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Heard         int64                  `protobuf:"varint,1,opt,name=heard,proto3" json:"heard,omitempty"`
+	Unconfirmed   int64                  `protobuf:"varint,2,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observation) Reset() {
+	*x = Observation{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observation) ProtoMessage() {}
+
+func (x *Observation) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observation.ProtoReflect.Descriptor instead.
+func (*Observation) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Observation) GetHeard() int64 {
+	if x != nil {
+		return x.Heard
+	}
+	return 0
+}
+
+func (x *Observation) GetUnconfirmed() int64 {
+	if x != nil {
+		return x.Unconfirmed
+	}
+	return 0
+}
+
+// Attestation is an unsealed node's signature for a state: its own state at the
+// same Raft index had the same header and the same rows. It is over the SHA-256 of
+// these items as they stand in the snapshot.
+type Attestation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"` // of the origin key
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attestation) Reset() {
+	*x = Attestation{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attestation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attestation) ProtoMessage() {}
+
+func (x *Attestation) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
+func (*Attestation) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Attestation) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Attestation) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // SnapshotEnd closes a snapshot; one without it was cut short.
 type SnapshotEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3885,7 +4351,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3897,7 +4363,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3910,7 +4376,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -3934,7 +4400,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4412,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4425,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Session) GetNode() string {
@@ -4008,7 +4474,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4020,7 +4486,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4033,7 +4499,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -4061,7 +4527,7 @@ var File_fsm_fsmpb_fsm_proto protoreflect.FileDescriptor
 
 const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
-	"\x13fsm/fsmpb/fsm.proto\x12\x0fconclave.fsm.v1\"\x92\x02\n" +
+	"\x13fsm/fsmpb/fsm.proto\x12\x0fconclave.fsm.v1\"\xc3\x02\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12,\n" +
 	"\x05clock\x18\x02 \x01(\v2\x16.conclave.fsm.v1.ClockR\x05clock\x12<\n" +
@@ -4069,12 +4535,19 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"stateCheck\x124\n" +
 	"\abatches\x18\n" +
 	" \x01(\v2\x18.conclave.fsm.v1.BatchesH\x00R\abatches\x12D\n" +
-	"\rregister_node\x18\v \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\fregisterNodeB\t\n" +
-	"\acommand\"p\n" +
+	"\rregister_node\x18\v \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\fregisterNode\x12/\n" +
+	"\x06origin\x18\x14 \x01(\v2\x17.conclave.fsm.v1.OriginR\x06originB\t\n" +
+	"\acommand\"F\n" +
+	"\x06Origin\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x86\x01\n" +
 	"\x05Clock\x12\x12\n" +
 	"\x04wall\x18\x01 \x01(\x03R\x04wall\x12\x18\n" +
 	"\aelapsed\x18\x02 \x01(\x03R\aelapsed\x129\n" +
-	"\breadings\x18\x03 \x03(\v2\x1d.conclave.fsm.v1.ClockReadingR\breadings\"6\n" +
+	"\breadings\x18\x03 \x03(\v2\x1d.conclave.fsm.v1.ClockReadingR\breadings\x12\x14\n" +
+	"\x05heard\x18\x04 \x01(\x03R\x05heard\"6\n" +
 	"\fClockReading\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04wall\x18\x02 \x01(\x03R\x04wall\"6\n" +
@@ -4131,7 +4604,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\xc0\x06\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\x8e\a\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -4149,8 +4622,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\v2\x16.conclave.fsm.v1.GrantH\x00R\bputGrant\x12=\n" +
 	"\fdelete_grant\x18\v \x01(\v2\x18.conclave.fsm.v1.GrantIDH\x00R\vdeleteGrant\x12?\n" +
 	"\rput_key_store\x18\f \x01(\v2\x19.conclave.fsm.v1.KeyStoreH\x00R\vputKeyStore\x12G\n" +
-	"\x10delete_key_store\x18\r \x01(\v2\x1b.conclave.fsm.v1.KeyStoreIDH\x00R\x0edeleteKeyStoreB\b\n" +
-	"\x06change\"\xf4\x03\n" +
+	"\x10delete_key_store\x18\r \x01(\v2\x1b.conclave.fsm.v1.KeyStoreIDH\x00R\x0edeleteKeyStore\x12L\n" +
+	"\x11delete_credential\x18\x0e \x01(\v2\x1d.conclave.fsm.v1.CredentialIDH\x00R\x10deleteCredentialB\b\n" +
+	"\x06change\"\xb1\x04\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
 	"\aaccount\x18\x02 \x01(\tR\aaccount\x12\x16\n" +
@@ -4166,8 +4640,18 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x14audit_key_generation\x18\v \x01(\rR\x12auditKeyGeneration\x12\x1d\n" +
 	"\n" +
 	"any_region\x18\f \x01(\bR\tanyRegion\x12!\n" +
-	"\fmore_regions\x18\r \x03(\tR\vmoreRegions\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x86\x01\n" +
+	"\fmore_regions\x18\r \x03(\tR\vmoreRegions\x12;\n" +
+	"\vorigin_keys\x18\x10 \x03(\v2\x1a.conclave.fsm.v1.OriginKeyR\n" +
+	"originKeys\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\x87\x01\n" +
+	"\tOriginKey\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12!\n" +
+	"\fwrapped_seed\x18\x03 \x01(\fR\vwrappedSeed\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\x03R\acreated\"\x86\x01\n" +
 	"\bShareSet\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\rR\x05epoch\x12\x1c\n" +
@@ -4228,7 +4712,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\apending\x18\t \x01(\bR\apending\x12\x19\n" +
 	"\bvalid_to\x18\n" +
 	" \x01(\x03R\avalidTo\x12 \n" +
-	"\vdescription\x18\v \x01(\tR\vdescription\"\x83\x03\n" +
+	"\vdescription\x18\v \x01(\tR\vdescription\"\xa2\x03\n" +
 	"\x05Grant\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x0e\n" +
@@ -4243,7 +4727,9 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04name\x18\t \x01(\tR\x04name\x12\x18\n" +
 	"\acreated\x18\n" +
 	" \x01(\x03R\acreated\x12\x16\n" +
-	"\x06issuer\x18\v \x01(\tR\x06issuer\x12\x18\n" +
+	"\x06issuer\x18\v \x01(\tR\x06issuer\x12\x1d\n" +
+	"\n" +
+	"source_arn\x18\f \x01(\tR\tsourceArn\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\":\n" +
 	"\fGrantContext\x12*\n" +
 	"\x05pairs\x18\x01 \x03(\v2\x14.conclave.fsm.v1.TagR\x05pairs\"C\n" +
@@ -4318,7 +4804,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\"7\n" +
 	"\tAliasName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06region\x18\x02 \x01(\tR\x06region\"\x82\x02\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\"\xe0\x02\n" +
 	"\n" +
 	"Credential\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
@@ -4329,8 +4815,14 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"generation\x18\x05 \x01(\rR\n" +
 	"generation\x12%\n" +
 	"\x0ewrapped_secret\x18\x06 \x01(\fR\rwrappedSecret\x12\x18\n" +
-	"\acreated\x18\a \x01(\x03R\acreated\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"5\n" +
+	"\acreated\x18\a \x01(\x03R\acreated\x12\x10\n" +
+	"\x03mac\x18\b \x01(\fR\x03mac\x12%\n" +
+	"\x0emac_generation\x18\t \x01(\rR\rmacGeneration\x12#\n" +
+	"\rsession_epoch\x18\n" +
+	" \x01(\rR\fsessionEpoch\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\x1e\n" +
+	"\fCredentialID\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"5\n" +
 	"\tDeleteKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\"i\n" +
@@ -4344,7 +4836,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x82\b\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xc9\t\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +
@@ -4371,8 +4863,11 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"key_stores\x18\x10 \x01(\v2\x1a.conclave.fsm.v1.KeyStoresH\x00R\tkeyStores\x12;\n" +
 	"\n" +
 	"store_keys\x18\x11 \x01(\v2\x1a.conclave.fsm.v1.StoreKeysH\x00R\tstoreKeys\x122\n" +
-	"\akey_use\x18\x12 \x01(\v2\x17.conclave.fsm.v1.KeyUseH\x00R\x06keyUseB\x06\n" +
-	"\x04item\"\xf6\x02\n" +
+	"\akey_use\x18\x12 \x01(\v2\x17.conclave.fsm.v1.KeyUseH\x00R\x06keyUse\x12@\n" +
+	"\vattestation\x18\x13 \x01(\v2\x1c.conclave.fsm.v1.AttestationH\x00R\vattestation\x12A\n" +
+	"\fstate_checks\x18\x14 \x01(\v2\x1c.conclave.fsm.v1.StateChecksH\x00R\vstateChecks\x12@\n" +
+	"\vobservation\x18\x15 \x01(\v2\x1c.conclave.fsm.v1.ObservationH\x00R\vobservationB\x06\n" +
+	"\x04item\"\xea\x02\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
@@ -4380,13 +4875,24 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\n" +
 	"state_hash\x18\x04 \x01(\fR\tstateHash\x12%\n" +
 	"\x0eaudit_frontier\x18\x05 \x01(\fR\rauditFrontier\x12#\n" +
-	"\rsegment_roots\x18\x06 \x03(\fR\fsegmentRoots\x12@\n" +
-	"\rrecent_hashes\x18\a \x03(\v2\x1b.conclave.fsm.v1.StateCheckR\frecentHashes\x12\x14\n" +
+	"\rsegment_roots\x18\x06 \x03(\fR\fsegmentRoots\x12\x14\n" +
 	"\x05level\x18\b \x01(\rR\x05level\x12\x16\n" +
 	"\x06voters\x18\t \x03(\tR\x06voters\x12%\n" +
 	"\x0econfirmed_time\x18\n" +
 	" \x01(\x03R\rconfirmedTime\x12 \n" +
-	"\vunconfirmed\x18\v \x01(\x03R\vunconfirmed\"#\n" +
+	"\vunconfirmed\x18\v \x01(\x03R\vunconfirmed\x12\x14\n" +
+	"\x05heard\x18\f \x01(\x03R\x05heard\x12\x18\n" +
+	"\avouched\x18\r \x01(\x03R\avouchedJ\x04\b\a\x10\b\"B\n" +
+	"\vStateChecks\x123\n" +
+	"\x06checks\x18\x01 \x03(\v2\x1b.conclave.fsm.v1.StateCheckR\x06checks\"E\n" +
+	"\vObservation\x12\x14\n" +
+	"\x05heard\x18\x01 \x01(\x03R\x05heard\x12 \n" +
+	"\vunconfirmed\x18\x02 \x01(\x03R\vunconfirmed\"K\n" +
+	"\vAttestation\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\rR\n" +
+	"generation\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"#\n" +
 	"\vSnapshotEnd\x12\x14\n" +
 	"\x05items\x18\x01 \x01(\x04R\x05items\"\xbb\x01\n" +
 	"\aSession\x12\x12\n" +
@@ -4448,117 +4954,129 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
 	(Kind)(0),              // 0: conclave.fsm.v1.Kind
 	(KeyState)(0),          // 1: conclave.fsm.v1.KeyState
 	(ConnectionState)(0),   // 2: conclave.fsm.v1.ConnectionState
 	(CredentialKind)(0),    // 3: conclave.fsm.v1.CredentialKind
 	(*Entry)(nil),          // 4: conclave.fsm.v1.Entry
-	(*Clock)(nil),          // 5: conclave.fsm.v1.Clock
-	(*ClockReading)(nil),   // 6: conclave.fsm.v1.ClockReading
-	(*StateCheck)(nil),     // 7: conclave.fsm.v1.StateCheck
-	(*ConfirmTime)(nil),    // 8: conclave.fsm.v1.ConfirmTime
-	(*RegisterNode)(nil),   // 9: conclave.fsm.v1.RegisterNode
-	(*Batches)(nil),        // 10: conclave.fsm.v1.Batches
-	(*Batch)(nil),          // 11: conclave.fsm.v1.Batch
-	(*Record)(nil),         // 12: conclave.fsm.v1.Record
-	(*Use)(nil),            // 13: conclave.fsm.v1.Use
-	(*Read)(nil),           // 14: conclave.fsm.v1.Read
-	(*Change)(nil),         // 15: conclave.fsm.v1.Change
-	(*Cluster)(nil),        // 16: conclave.fsm.v1.Cluster
-	(*ShareSet)(nil),       // 17: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),     // 18: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),            // 19: conclave.fsm.v1.Key
-	(*Rotation)(nil),       // 20: conclave.fsm.v1.Rotation
-	(*UsedToken)(nil),      // 21: conclave.fsm.v1.UsedToken
-	(*Material)(nil),       // 22: conclave.fsm.v1.Material
-	(*Grant)(nil),          // 23: conclave.fsm.v1.Grant
-	(*GrantContext)(nil),   // 24: conclave.fsm.v1.GrantContext
-	(*GrantID)(nil),        // 25: conclave.fsm.v1.GrantID
-	(*KeyGrants)(nil),      // 26: conclave.fsm.v1.KeyGrants
-	(*KeyStore)(nil),       // 27: conclave.fsm.v1.KeyStore
-	(*KeyStoreID)(nil),     // 28: conclave.fsm.v1.KeyStoreID
-	(*KeyStores)(nil),      // 29: conclave.fsm.v1.KeyStores
-	(*StoreKeys)(nil),      // 30: conclave.fsm.v1.StoreKeys
-	(*KeyUse)(nil),         // 31: conclave.fsm.v1.KeyUse
-	(*KeyPolicy)(nil),      // 32: conclave.fsm.v1.KeyPolicy
-	(*KeyTags)(nil),        // 33: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),            // 34: conclave.fsm.v1.Tag
-	(*Alias)(nil),          // 35: conclave.fsm.v1.Alias
-	(*AliasName)(nil),      // 36: conclave.fsm.v1.AliasName
-	(*Credential)(nil),     // 37: conclave.fsm.v1.Credential
-	(*DeleteKey)(nil),      // 38: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),      // 39: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),     // 40: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),   // 41: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil), // 42: conclave.fsm.v1.SnapshotHeader
-	(*SnapshotEnd)(nil),    // 43: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),        // 44: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),   // 45: conclave.fsm.v1.AppliedBatch
+	(*Origin)(nil),         // 5: conclave.fsm.v1.Origin
+	(*Clock)(nil),          // 6: conclave.fsm.v1.Clock
+	(*ClockReading)(nil),   // 7: conclave.fsm.v1.ClockReading
+	(*StateCheck)(nil),     // 8: conclave.fsm.v1.StateCheck
+	(*ConfirmTime)(nil),    // 9: conclave.fsm.v1.ConfirmTime
+	(*RegisterNode)(nil),   // 10: conclave.fsm.v1.RegisterNode
+	(*Batches)(nil),        // 11: conclave.fsm.v1.Batches
+	(*Batch)(nil),          // 12: conclave.fsm.v1.Batch
+	(*Record)(nil),         // 13: conclave.fsm.v1.Record
+	(*Use)(nil),            // 14: conclave.fsm.v1.Use
+	(*Read)(nil),           // 15: conclave.fsm.v1.Read
+	(*Change)(nil),         // 16: conclave.fsm.v1.Change
+	(*Cluster)(nil),        // 17: conclave.fsm.v1.Cluster
+	(*OriginKey)(nil),      // 18: conclave.fsm.v1.OriginKey
+	(*ShareSet)(nil),       // 19: conclave.fsm.v1.ShareSet
+	(*WrappedKEK)(nil),     // 20: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),            // 21: conclave.fsm.v1.Key
+	(*Rotation)(nil),       // 22: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),      // 23: conclave.fsm.v1.UsedToken
+	(*Material)(nil),       // 24: conclave.fsm.v1.Material
+	(*Grant)(nil),          // 25: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),   // 26: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),        // 27: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),      // 28: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),       // 29: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),     // 30: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),      // 31: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),      // 32: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),         // 33: conclave.fsm.v1.KeyUse
+	(*KeyPolicy)(nil),      // 34: conclave.fsm.v1.KeyPolicy
+	(*KeyTags)(nil),        // 35: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),            // 36: conclave.fsm.v1.Tag
+	(*Alias)(nil),          // 37: conclave.fsm.v1.Alias
+	(*AliasName)(nil),      // 38: conclave.fsm.v1.AliasName
+	(*Credential)(nil),     // 39: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),   // 40: conclave.fsm.v1.CredentialID
+	(*DeleteKey)(nil),      // 41: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),      // 42: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),     // 43: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),   // 44: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil), // 45: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),    // 46: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),    // 47: conclave.fsm.v1.Observation
+	(*Attestation)(nil),    // 48: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),    // 49: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),        // 50: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),   // 51: conclave.fsm.v1.AppliedBatch
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
-	5,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
-	7,  // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
-	10, // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
-	9,  // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
-	6,  // 4: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
-	11, // 5: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
-	12, // 6: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
-	14, // 7: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
-	15, // 8: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
-	13, // 9: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
-	0,  // 10: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
-	16, // 11: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
-	19, // 12: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
-	32, // 13: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	33, // 14: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
-	35, // 15: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
-	36, // 16: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
-	37, // 17: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	38, // 18: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
-	8,  // 19: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
-	23, // 20: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
-	25, // 21: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
-	27, // 22: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
-	28, // 23: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
-	17, // 24: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	18, // 25: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	1,  // 26: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	22, // 27: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	20, // 28: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	21, // 29: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	24, // 30: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	24, // 31: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	34, // 32: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,  // 33: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	34, // 34: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 35: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	42, // 36: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	16, // 37: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	19, // 38: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	32, // 39: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	33, // 40: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	35, // 41: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	40, // 42: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	37, // 43: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	39, // 44: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	9,  // 45: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	44, // 46: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	43, // 47: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	23, // 48: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	26, // 49: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	27, // 50: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	29, // 51: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	30, // 52: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	31, // 53: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	7,  // 54: conclave.fsm.v1.SnapshotHeader.recent_hashes:type_name -> conclave.fsm.v1.StateCheck
-	45, // 55: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
+	8,  // 1: conclave.fsm.v1.Entry.state_check:type_name -> conclave.fsm.v1.StateCheck
+	11, // 2: conclave.fsm.v1.Entry.batches:type_name -> conclave.fsm.v1.Batches
+	10, // 3: conclave.fsm.v1.Entry.register_node:type_name -> conclave.fsm.v1.RegisterNode
+	5,  // 4: conclave.fsm.v1.Entry.origin:type_name -> conclave.fsm.v1.Origin
+	7,  // 5: conclave.fsm.v1.Clock.readings:type_name -> conclave.fsm.v1.ClockReading
+	12, // 6: conclave.fsm.v1.Batches.batches:type_name -> conclave.fsm.v1.Batch
+	13, // 7: conclave.fsm.v1.Batch.records:type_name -> conclave.fsm.v1.Record
+	15, // 8: conclave.fsm.v1.Record.reads:type_name -> conclave.fsm.v1.Read
+	16, // 9: conclave.fsm.v1.Record.changes:type_name -> conclave.fsm.v1.Change
+	14, // 10: conclave.fsm.v1.Record.uses:type_name -> conclave.fsm.v1.Use
+	0,  // 11: conclave.fsm.v1.Read.kind:type_name -> conclave.fsm.v1.Kind
+	17, // 12: conclave.fsm.v1.Change.put_cluster:type_name -> conclave.fsm.v1.Cluster
+	21, // 13: conclave.fsm.v1.Change.put_key:type_name -> conclave.fsm.v1.Key
+	34, // 14: conclave.fsm.v1.Change.put_key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	35, // 15: conclave.fsm.v1.Change.put_key_tags:type_name -> conclave.fsm.v1.KeyTags
+	37, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
+	38, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
+	39, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
+	41, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
+	25, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
+	27, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
+	29, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
+	30, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
+	40, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
+	19, // 26: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	20, // 27: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	18, // 28: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	1,  // 29: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	24, // 30: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	22, // 31: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	23, // 32: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	26, // 33: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	26, // 34: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	36, // 35: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,  // 36: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	36, // 37: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 38: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	45, // 39: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	17, // 40: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	21, // 41: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	34, // 42: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	35, // 43: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	37, // 44: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	43, // 45: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	39, // 46: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	42, // 47: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	10, // 48: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	50, // 49: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	49, // 50: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	25, // 51: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	28, // 52: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	29, // 53: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	31, // 54: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	32, // 55: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	33, // 56: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	48, // 57: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	46, // 58: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	47, // 59: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	8,  // 60: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	51, // 61: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -4570,7 +5088,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Entry_Batches)(nil),
 		(*Entry_RegisterNode)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[11].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[12].OneofWrappers = []any{
 		(*Change_PutCluster)(nil),
 		(*Change_PutKey)(nil),
 		(*Change_PutKeyPolicy)(nil),
@@ -4584,8 +5102,9 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_DeleteGrant)(nil),
 		(*Change_PutKeyStore)(nil),
 		(*Change_DeleteKeyStore)(nil),
+		(*Change_DeleteCredential)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[37].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -4604,6 +5123,9 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_KeyStores)(nil),
 		(*SnapshotItem_StoreKeys)(nil),
 		(*SnapshotItem_KeyUse)(nil),
+		(*SnapshotItem_Attestation)(nil),
+		(*SnapshotItem_StateChecks)(nil),
+		(*SnapshotItem_Observation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4611,7 +5133,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   42,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10,7 +10,7 @@ import (
 // TestCosign signs and verifies with cosign, a process, by what docs/clients.md
 // says. There is no network: no transparency log, no timestamps, no roots of trust.
 func TestCosign(t *testing.T) {
-	needProgram(t, "cosign")
+	needProgram(t, "cosign", "cosign")
 	overBoth(t, func(t *testing.T, s *server) {
 		s.write(t, "artifact", "released\n")
 		s.write(t, "tampered", "released?\n")
@@ -42,7 +42,7 @@ func TestCosign(t *testing.T) {
 
 // TestCosignHost names the server in the key's URI, which means TLS.
 func TestCosignHost(t *testing.T) {
-	needProgram(t, "cosign")
+	needProgram(t, "cosign", "cosign")
 	s := start(t, "--tls")
 	s.write(t, "artifact", "released\n")
 	s.walk(t, "## cosign")

@@ -32,6 +32,7 @@ var tested = []struct {
 	{"step-ca's awskms", "go.step.sm/crypto", "go.mod", "`AWS_ENDPOINT_URL_KMS`", "TestStepCrypto"},
 	{"sops", "github.com/getsops/sops/v3", "sops/go.mod", "`AWS_ENDPOINT_URL_KMS`", "TestSops"},
 	{"cosign", "github.com/sigstore/cosign/v3", "cosign/go.mod", "`AWS_ENDPOINT_URL_KMS`, or `awskms://HOST:PORT/alias/NAME` with TLS", "TestCosign"},
+	{"SeaweedFS with SSE-KMS", "github.com/seaweedfs/seaweedfs", "seaweedfs/go.mod", "`endpoint` in the configuration of its S3 API", "TestSeaweedFS"},
 	{"Ethereum signer for ethers", "@nexusmutual/ethers-v6-aws-kms-signer", "js/package.json", "`AWS_ENDPOINT_URL_KMS`", "TestJavaScript"},
 }
 

@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -26,9 +28,13 @@ func unavailable(t *testing.T, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// needProgram skips a test that needs a program which was not built.
-func needProgram(t *testing.T, name string) {
+// needProgram skips a test that needs a program of a module beside this package,
+// where it was not to be built or was not.
+func needProgram(t *testing.T, module, name string) {
 	t.Helper()
+	if wanted, ok := os.LookupEnv("CONCLAVE_PROGRAMS"); ok && !slices.Contains(strings.Fields(wanted), module) {
+		t.Skipf("%s is left out: CONCLAVE_PROGRAMS is %q", module, wanted)
+	}
 	if _, err := exec.LookPath(filepath.Join(programs, name)); err != nil {
 		unavailable(t, "there is no %s, which `make test-clients` builds: %v", name, err)
 	}

@@ -8,7 +8,7 @@ import (
 // TestSops encrypts a file with sops, a process that has nothing but its
 // environment and the key's ARN to go by.
 func TestSops(t *testing.T) {
-	needProgram(t, "sops")
+	needProgram(t, "sops", "sops")
 	overBoth(t, func(t *testing.T, s *server) {
 		const plain = "password: correct horse\n"
 		s.write(t, "secrets.yaml", plain)

@@ -55,6 +55,12 @@ func (c Calls) DisableKey(ctx context.Context, key string) Op {
 	return o
 }
 
+// RotateKeyOnDemand gives a key new material.
+func (c Calls) RotateKeyOnDemand(ctx context.Context, key string) Op {
+	_, o := grpcCall(ctx, c, "RotateKeyOnDemand", c.Node.KMS().RotateKeyOnDemand, &kmspb.RotateKeyOnDemandRequest{KeyId: &key})
+	return o
+}
+
 // PutKeyPolicy replaces a key's policy.
 func (c Calls) PutKeyPolicy(ctx context.Context, key, policy string) Op {
 	_, o := grpcCall(ctx, c, "PutKeyPolicy", c.Node.KMS().PutKeyPolicy, &kmspb.PutKeyPolicyRequest{KeyId: &key, Policy: &policy})

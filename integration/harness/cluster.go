@@ -10,13 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/integration/harness/ports"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -31,7 +32,7 @@ const (
 
 // Patience bounds every wait for a cluster to get somewhere. Machines under test
 // are shared and slow.
-const Patience = 30 * time.Second
+const Patience = 150 * time.Second
 
 // Quick are timings for clusters on one machine.
 var Quick = cluster.Timeouts{
@@ -41,16 +42,23 @@ var Quick = cluster.Timeouts{
 }
 
 // Options say how a cluster differs from the usual one. They are for clusters in
-// this process, but for Processes, Network, Dir and Regions.
+// this process, but for Processes, Files, Network, Disk, Dir and
+// Regions.
 type Options struct {
 	// Processes runs the real binary.
 	Processes bool
+	// Files is how many descriptors each process may have; the tests' own limit by
+	// default.
+	Files int
 	// Network carries what nodes say to each other; a good one by default. Between
 	// processes it is used only if its Break is set.
 	Network *Network
 	// Regions are those that the cluster serves, the first one being Region; that
 	// one alone by default.
 	Regions []string
+	// Disk gives each node a file system of its own, in memory and of so many bytes,
+	// for its data; 0 for none. CanMakeDisks says whether that can be had.
+	Disk int64
 	// Dir holds what the nodes keep; a temporary one by default.
 	Dir string
 	// Configure changes a node's configuration before each of its starts.
@@ -70,7 +78,7 @@ type Cluster struct {
 	VerifierKey string
 
 	dir     string
-	ca      *cluster.CA
+	ca      *pki.CA
 	roots   *x509.CertPool
 	opsCert tls.Certificate
 	opts    Options
@@ -109,9 +117,13 @@ type Node struct {
 }
 
 // Start starts n nodes that form a cluster, which is neither initialised nor
-// unsealed yet. The cluster ends with the test.
+// unsealed yet. The cluster ends with the test. With -short, which is for the race
+// detector, a test of processes is skipped.
 func Start(t testing.TB, n int, opts Options) *Cluster {
 	t.Helper()
+	if opts.Processes && testing.Short() {
+		t.Skip("its servers are processes, without the race detector: make test runs it")
+	}
 	c := &Cluster{T: t, opts: opts, dir: opts.Dir, Network: opts.Network}
 	if c.dir == "" {
 		c.dir = t.TempDir()
@@ -124,15 +136,19 @@ func Start(t testing.TB, n int, opts Options) *Cluster {
 	for i := range n {
 		id := string(rune('a' + i))
 		nd := &Node{ID: id, Index: i, Data: filepath.Join(c.dir, id), cluster: c}
+		if opts.Disk > 0 {
+			nd.Data = filepath.Join(nd.diskDir(), "data")
+			c.must("making a disk", nd.makeDisk(opts.Disk))
+		}
 		for _, addr := range []*string{&nd.AWS, &nd.GRPC, &nd.Peer, &nd.Ops} {
 			var err error
-			*addr, err = freeAddress()
+			*addr, err = ports.Free()
 			c.must("finding a port", err)
 		}
 		nd.advertise = nd.Peer
 		if opts.Processes && c.Network.Break {
 			var err error
-			nd.advertise, err = freeAddress()
+			nd.advertise, err = ports.Free()
 			c.must("finding a port", err)
 			c.must("starting a proxy", c.Network.Proxy(id, nd.advertise, nd.Peer))
 		}
@@ -188,12 +204,12 @@ func (c *Cluster) each(nodes []*Node, do func(*Node) error) {
 }
 
 func (c *Cluster) certificates() (err error) {
-	if c.ca, err = cluster.NewCA("test cluster", 24*time.Hour); err != nil {
+	if c.ca, err = pki.NewCA("test cluster", 24*time.Hour); err != nil {
 		return err
 	}
 	c.roots = x509.NewCertPool()
 	c.roots.AppendCertsFromPEM(c.ca.CertPEM())
-	cert, key, err := c.ca.Issue(cluster.IssueRequest{Kind: cluster.KindOperator, Name: "tester", Validity: 24 * time.Hour})
+	cert, key, err := c.ca.Issue(pki.IssueRequest{Kind: pki.KindOperator, Name: "tester", Validity: 24 * time.Hour})
 	if err != nil {
 		return err
 	}
@@ -210,8 +226,8 @@ func (n *Node) certFile() string { return filepath.Join(n.cluster.dir, n.ID+".pe
 func (n *Node) keyFile() string  { return filepath.Join(n.cluster.dir, n.ID+"-key.pem") }
 
 func (c *Cluster) issue(n *Node) error {
-	cert, key, err := c.ca.Issue(cluster.IssueRequest{
-		Kind: cluster.KindNode, Name: n.ID, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Validity: 24 * time.Hour,
+	cert, key, err := c.ca.Issue(pki.IssueRequest{
+		Kind: pki.KindNode, Name: n.ID, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}, Validity: 24 * time.Hour,
 	})
 	if err != nil {
 		return err
@@ -250,18 +266,21 @@ func Poll(ctx context.Context, limit time.Duration, check func(context.Context) 
 func (c *Cluster) Init() {
 	c.T.Helper()
 	c.Eventually("initialising", func(ctx context.Context) error {
-		r, err := c.Nodes[0].Operator().Init(ctx, &kmspb.InitRequest{
+		r, secrets, err := client.Init(ctx, c.Nodes[0].Operator(), &kmspb.InitRequest{
 			Shares: Shares, Threshold: Threshold, Account: Account, Region: Region, Regions: c.opts.Regions, Partition: "aws", AnyRegion: true,
 		})
 		if err != nil {
 			return err
 		}
-		c.Shares, c.AccessKeyID, c.secret, c.VerifierKey = r.GetShares(), r.GetAccessKeyId(), r.GetSecretAccessKey(), r.GetVerifierKey()
+		c.AccessKeyID, c.secret, c.VerifierKey = r.GetAccessKeyId(), string(secrets.GetSecretAccessKey()), r.GetVerifierKey()
+		for _, share := range secrets.GetShares() {
+			c.Shares = append(c.Shares, string(share))
+		}
 		return nil
 	})
 }
 
-// Unseal gives shares to one node, which hands them on to all.
+// Unseal gives shares to all nodes.
 func (c *Cluster) Unseal() {
 	c.T.Helper()
 	for _, nd := range c.Nodes {
@@ -273,34 +292,25 @@ func (c *Cluster) Unseal() {
 			return err
 		})
 	}
-	c.Nodes[0].submitShares(false)
+	for _, nd := range c.Nodes {
+		nd.Unseal()
+	}
 }
 
-// Unseal gives shares to this node alone.
+// Unseal gives shares to this node.
 func (n *Node) Unseal() {
-	n.cluster.T.Helper()
-	n.submitShares(true)
-}
-
-func (n *Node) submitShares(local bool) {
 	c := n.cluster
 	c.T.Helper()
 	for i := range Threshold {
 		c.Eventually(fmt.Sprintf("giving share %d to %s", i+1, n.ID), func(ctx context.Context) error {
-			r, err := n.Operator().SubmitShare(ctx, &kmspb.SubmitShareRequest{Share: c.Shares[i], Local: local})
+			s, err := client.SubmitShare(ctx, n.Operator(), []byte(c.Shares[i]))
 			if err != nil {
 				return err
 			}
-			var faults []string
-			for _, s := range r.GetNodes() {
-				// What a try before this one brought about is as good.
-				seal := s.GetSeal()
-				if e := s.GetError(); e != nil && (seal == nil || seal.GetSealed() && !slices.Contains(seal.GetCustodians(), uint32(i+1))) {
-					faults = append(faults, s.GetNodeId()+": "+e.GetType()+": "+e.GetMessage())
-				}
-			}
-			if faults != nil {
-				return errors.New(strings.Join(faults, "; "))
+			// What a try before this one brought about is as good.
+			seal := s.GetSeal()
+			if e := s.GetError(); e != nil && (seal == nil || seal.GetSealed() && !slices.Contains(seal.GetCustodians(), uint32(i+1))) {
+				return errors.New(s.GetNodeId() + ": " + e.GetType() + ": " + e.GetMessage())
 			}
 			return nil
 		})
@@ -335,8 +345,10 @@ func (c *Cluster) Leader() *Node {
 	return leader
 }
 
-// leaderNow is the node that says that it leads, if one says so.
-func (c *Cluster) leaderNow(ctx context.Context) *Node {
+// leaderNow is the node that says that it leads, if one says so; the one in the newest
+// term, as one whose disk hangs may go on saying so.
+func (c *Cluster) leaderNow(ctx context.Context) (leader *Node) {
+	var newest uint64
 	for _, nd := range c.Nodes {
 		if !nd.Running() {
 			continue
@@ -344,11 +356,11 @@ func (c *Cluster) leaderNow(ctx context.Context) *Node {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		s, err := nd.Status(ctx)
 		cancel()
-		if err == nil && s.GetRaft().GetState() == "Leader" {
-			return nd
+		if r := s.GetRaft(); err == nil && r.GetState() == "Leader" && (leader == nil || r.GetTerm() > newest) {
+			leader, newest = nd, r.GetTerm()
 		}
 	}
-	return nil
+	return leader
 }
 
 // Running are the nodes that run.
@@ -366,7 +378,7 @@ func (c *Cluster) Running() []*Node {
 func (c *Cluster) NoFaults() {
 	c.T.Helper()
 	for _, nd := range c.Running() {
-		if err := nd.server.fault(); err != nil {
+		if err := nd.Fault(); err != nil {
 			c.T.Errorf("node %s ended by itself: %v", nd.ID, err)
 		}
 	}
@@ -403,6 +415,9 @@ func (c *Cluster) Converged() uint64 {
 }
 
 func (c *Cluster) close() {
+	if c.T.Failed() {
+		c.NoFaults() // a node that ended may be why
+	}
 	var all sync.WaitGroup
 	for _, nd := range c.Nodes {
 		all.Go(func() {
@@ -419,6 +434,12 @@ func (n *Node) Start() {
 	n.cluster.T.Helper()
 	n.cluster.must("starting node "+n.ID, n.start())
 }
+
+// Fault is why the node ended by itself; nil while it has not, and when it was ended.
+func (n *Node) Fault() error { return n.server.fault() }
+
+// TryStart is Start for a node that may refuse what it finds.
+func (n *Node) TryStart() error { return n.start() }
 
 func (n *Node) start() error {
 	n.cluster.Network.Rejoin(n.ID)

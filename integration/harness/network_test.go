@@ -7,6 +7,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/conclavekms/conclave/integration/harness/ports"
 )
 
 // echo answers everything that it is sent.
@@ -129,7 +131,7 @@ func TestProxy(t *testing.T) {
 	w := NewNetwork(1)
 	w.Break = true
 	defer w.Close()
-	addr, err := freeAddress()
+	addr, err := ports.Free()
 	if err != nil {
 		t.Fatal(err)
 	}

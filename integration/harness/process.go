@@ -7,10 +7,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 )
 
 var binary struct {
@@ -77,12 +77,16 @@ func (p *process) start(context.Context) error {
 		peers = append(peers, id+"="+addr)
 	}
 	slices.Sort(peers)
-	cmd := exec.Command(path, "server",
+	args := []string{path, "server",
 		"--node-id", p.n.ID, "--data", p.n.Data,
 		"--aws-listen", p.n.AWS, "--grpc-listen", p.n.GRPC, "--peer-listen", p.n.Peer, "--peer-advertise", p.n.advertise,
 		"--ops-listen", p.n.Ops, "--gossip-listen", "none", "--peers", strings.Join(peers, ","),
 		"--tls-cert", p.n.certFile(), "--tls-key", p.n.keyFile(), "--tls-ca", c.CAFile(),
-		"--allow-unlocked-memory", "--log-level", "info")
+		"--allow-unlocked-memory", "--log-level", "info"}
+	if f := c.opts.Files; f > 0 {
+		args = append([]string{"sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(f)}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = logs, logs
 	// Should the test's process die, so do its children.
 	cmd.SysProcAttr = dieWithParent()
@@ -152,23 +156,4 @@ func (p *process) fault() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
-}
-
-// Pause stops the process where it is, and Resume lets it go on.
-func (n *Node) Pause(d time.Duration) error {
-	p, ok := n.server.(*process)
-	if !ok {
-		return fmt.Errorf("node %s is no process", n.ID)
-	}
-	p.mu.Lock()
-	cmd := p.cmd
-	p.mu.Unlock()
-	if cmd == nil {
-		return fmt.Errorf("node %s does not run", n.ID)
-	}
-	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		return err
-	}
-	time.Sleep(d)
-	return cmd.Process.Signal(syscall.SIGCONT)
 }

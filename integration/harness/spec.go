@@ -54,6 +54,7 @@ var specOps = map[string]struct {
 	"ListResourceTags":                {specAny, nil},
 	"EnableKey":                       {specChangeable, func(k *SpecKey, _ *Record) error { k.State = "Enabled"; return nil }},
 	"DisableKey":                      {specChangeable, func(k *SpecKey, _ *Record) error { k.State = "Disabled"; return nil }},
+	"RotateKeyOnDemand":               {specUsable, nil}, // as often as a key's quota lets it
 	"ScheduleKeyDeletion":             {specChangeable, func(k *SpecKey, _ *Record) error { k.State = "PendingDeletion"; return nil }},
 	"CancelKeyDeletion":               {specPending, func(k *SpecKey, _ *Record) error { k.State = "Disabled"; return nil }},
 	"UpdateKeyDescription": {specChangeable, func(k *SpecKey, r *Record) error {
@@ -87,6 +88,9 @@ func (s *Spec) Apply(r *Record) (code string, err error) {
 			return "", s.deleted(r)
 		}
 		return r.Code, nil // not about keys
+	}
+	if r.Code == "LimitExceededException" {
+		return r.Code, nil // the log does not show how much room the disks had
 	}
 	switch r.Name {
 	case "ListKeys", "ListAliases", "GenerateRandom":

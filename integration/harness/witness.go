@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,9 +104,9 @@ func ParseRecord(line string) (Record, error) {
 	return r, nil
 }
 
-// ReadLog reads the whole audit log from a node: everything, at least, that was
-// answered before.
-func (n *Node) ReadLog() []Record {
+// ReadLog reads the audit log from a node, from a record on: everything, at least,
+// that was answered before.
+func (n *Node) ReadLog(from uint64) []Record {
 	c := n.cluster
 	c.T.Helper()
 	var log []Record
@@ -120,7 +121,7 @@ func (n *Node) ReadLog() []Record {
 			return errors.New(mark.Code)
 		}
 		var err error
-		if log, err = n.readLog(ctx); err != nil {
+		if log, err = n.readLog(ctx, from); err != nil {
 			return err
 		}
 		if !slices.ContainsFunc(log, func(r Record) bool { return r.RequestID == mark.RequestID }) {
@@ -131,8 +132,8 @@ func (n *Node) ReadLog() []Record {
 	return log
 }
 
-func (n *Node) readLog(ctx context.Context) ([]Record, error) {
-	stream, err := n.Audit().Read(ctx, &kmspb.ReadAuditRequest{})
+func (n *Node) readLog(ctx context.Context, from uint64) ([]Record, error) {
+	stream, err := n.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from})
 	if err != nil {
 		return nil, err
 	}
@@ -156,39 +157,71 @@ func (n *Node) readLog(ctx context.Context) ([]Record, error) {
 // maxComplaints bounds what a check says: one fault has many consequences.
 const maxComplaints = 20
 
-// CheckWitness takes the audit log for what it claims to be, the order in which
-// everything happened, and checks that
+// CheckWitness checks a whole log and history, and returns the state after the last
+// record.
+func CheckWitness(log []Record, ops []Op) (*Spec, error) {
+	w := NewWitness()
+	err := w.Check(log, ops)
+	return w.Spec, err
+}
+
+// Witness takes the audit log for what it claims to be, the order in which
+// everything happened. It reads a log in one piece or, of a run too long for that, in
+// several.
+type Witness struct {
+	// Spec is the state after the last record.
+	Spec *Spec
+	// Next is the position of the first record that was not read yet.
+	Next uint64
+
+	// seen has the beginnings of the SHA-256 of all request ids, which are a third of
+	// what the ids take.
+	seen map[[16]byte]uint64
+}
+
+// NewWitness is the witness of an empty log.
+func NewWitness() *Witness {
+	return &Witness{Spec: NewSpec(), seen: make(map[[16]byte]uint64)}
+}
+
+// Check takes the log's next records, and the calls that clients made since the last
+// piece was read. No call may have been under way at that time. It checks that
 //   - positions are dense and no request has two records,
 //   - each outcome is the one that Spec gives at that position,
 //   - each answer that a client got has exactly one record, with that outcome,
 //   - a request that was answered before another was made stands before it.
 //
-// So if it finds nothing, the history is linearizable. It returns the state after
-// the last record.
-func CheckWitness(log []Record, ops []Op) (*Spec, error) {
+// So if it finds nothing in any piece, the history is linearizable: calls of an earlier
+// piece were answered before those of a later one were made, and stand before them. A
+// call that nobody answered may still stand in a later piece; it was not answered before
+// anything.
+func (w *Witness) Check(log []Record, ops []Op) error {
 	var faults []error
 	complain := func(format string, args ...any) {
 		if len(faults) < maxComplaints {
 			faults = append(faults, fmt.Errorf(format, args...))
 		}
 	}
-	spec := NewSpec()
+	first := w.Next
 	at := make(map[string]int, len(log))
 	for i := range log {
 		r := &log[i]
-		if r.Index != uint64(i) {
-			complain("record %d stands at position %d", r.Index, i)
+		if r.Index != w.Next {
+			complain("record %d stands at position %d", r.Index, w.Next)
 		}
-		if first, twice := at[r.RequestID]; twice {
-			complain("request %s has two records, %d and %d: %s", r.RequestID, first, i, r.line)
+		w.Next++
+		sum := sha256.Sum256([]byte(r.RequestID))
+		if earlier, twice := w.seen[[16]byte(sum[:])]; twice {
+			complain("request %s has two records, %d and %d: %s", r.RequestID, earlier, w.Next-1, r.line)
 			continue
 		}
+		w.seen[[16]byte(sum[:])] = w.Next - 1
 		at[r.RequestID] = i
-		want, err := spec.Apply(r)
+		want, err := w.Spec.Apply(r)
 		if err != nil {
-			complain("record %d: %w: %s", i, err, r.line)
+			complain("record %d: %w: %s", w.Next-1, err, r.line)
 		} else if want != r.Code {
-			complain("record %d: the outcome is %q, and %q by the specification: %s", i, r.Code, want, r.line)
+			complain("record %d: the outcome is %q, and %q by the specification: %s", w.Next-1, r.Code, want, r.line)
 		}
 	}
 	type placed struct {
@@ -207,7 +240,7 @@ func CheckWitness(log []Record, ops []Op) (*Spec, error) {
 				complain("%s %s on %s was answered %q, and has no record", o.Name, o.RequestID, o.Node, o.Code)
 				continue
 			case log[pos].Code != o.Code || log[pos].Name != o.Name:
-				complain("%s %s on %s was answered %q, and its record %d says %s %q", o.Name, o.RequestID, o.Node, o.Code, pos, log[pos].Name, log[pos].Code)
+				complain("%s %s on %s was answered %q, and its record %d says %s %q", o.Name, o.RequestID, o.Node, o.Code, first+uint64(pos), log[pos].Name, log[pos].Code)
 			}
 		}
 		if recorded {
@@ -221,11 +254,11 @@ func CheckWitness(log []Record, ops []Op) (*Spec, error) {
 	for _, o := range known {
 		if earliest.Returned < o.Invoked {
 			complain("%s %s (record %d) was answered at %v, before %s %s (record %d) was made at %v, and stands after it",
-				earliest.Name, earliest.RequestID, earliest.pos, earliest.Returned, o.Name, o.RequestID, o.pos, o.Invoked)
+				earliest.Name, earliest.RequestID, first+uint64(earliest.pos), earliest.Returned, o.Name, o.RequestID, first+uint64(o.pos), o.Invoked)
 		}
 		if o.Definite() && o.Returned < earliest.Returned {
 			earliest = o
 		}
 	}
-	return spec, errors.Join(faults...)
+	return errors.Join(faults...)
 }

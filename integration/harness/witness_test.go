@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -142,5 +143,47 @@ func TestWitnessFindsPlanted(t *testing.T) {
 		if _, err := CheckWitness(log, ops); err == nil {
 			t.Errorf("%s: not found", name)
 		}
+	}
+}
+
+// TestWitnessInPieces checks a run piece by piece, and what goes wrong between pieces.
+func TestWitnessInPieces(t *testing.T) {
+	pieces := func(log []Record, ops []Op, cut int) error {
+		w := NewWitness()
+		return errors.Join(w.Check(log[:cut], ops[:cut]), w.Check(log[cut:], ops[cut:]))
+	}
+	log, ops := run()
+	for _, cut := range []int{0, 1, 5, 10, len(log)} {
+		if err := pieces(log, ops, cut); err != nil {
+			t.Errorf("cut at %d: %v", cut, err)
+		}
+	}
+	// Record 8 is of a call that nobody answered, made before the cut.
+	log, ops = run()
+	ops[8].Code = unanswered
+	w := NewWitness()
+	if err := errors.Join(w.Check(log[:5], slices.Concat(ops[:5], ops[8:9])), w.Check(log[5:], slices.Concat(ops[5:8], ops[9:]))); err != nil {
+		t.Errorf("a late record of a call without answer: %v", err)
+	}
+	log, ops = run()
+	double := log[2]
+	double.Index = 12
+	log = slices.Insert(log, 12, double)
+	for i := range log {
+		log[i].Index = uint64(i)
+	}
+	w = NewWitness()
+	if err := w.Check(log[:10], ops[:10]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Check(log[10:], ops[10:]); err == nil {
+		t.Error("a request with records in two pieces was not found")
+	}
+	// Answered before the cut, and in the log after it.
+	log, ops = run()
+	log[8], log[10] = log[10], log[8]
+	log[8].Index, log[10].Index = 8, 10
+	if err := pieces(log, ops, 9); err == nil {
+		t.Error("an answer that has no record yet was not found")
 	}
 }

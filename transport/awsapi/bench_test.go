@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 // echoEngine believes everybody and answers Encrypt at once.
-type echoEngine struct{ out *keyengine.EncryptOutput }
+type echoEngine struct{ out *kmsapi.EncryptOutput }
 
-func (*echoEngine) AuthenticateSigV4(context.Context, keyengine.SigV4Proof) (keyengine.Identity, error) {
+func (*echoEngine) AuthenticateSigV4(context.Context, sigv4.Proof) (keyengine.Identity, error) {
 	return keyengine.Identity{}, nil
 }
 
@@ -27,9 +29,9 @@ func (e *echoEngine) Do(context.Context, *keyengine.Caller, *keyengine.Operation
 // signed at a time.
 func newEncrypt(b *testing.B, at time.Time) (f *fixture, r *http.Request, body []byte) {
 	const key = "arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-	engine := &echoEngine{&keyengine.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: ptr(key), EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")}}
+	engine := &echoEngine{&kmsapi.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: ptr(key), EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")}}
 	f = newFixture(b, func(c *Config) { c.Engine, c.Now = engine, func() time.Time { return at } })
-	body = encoded(b, &keyengine.EncryptInput{KeyId: ptr(key), Plaintext: make([]byte, 1024)})
+	body = encoded(b, &kmsapi.EncryptInput{KeyId: ptr(key), Plaintext: make([]byte, 1024)})
 	r = newRequest("Encrypt", body)
 	sign(b, r, body, at)
 	return f, r, body

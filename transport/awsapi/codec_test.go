@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -12,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // everything has all forms that members can have.
@@ -21,7 +20,7 @@ type everything struct {
 	Number *int32
 	Flag   *bool
 	When   *time.Time
-	Blob   []byte
+	Blob   []byte `kms:"public"`
 	Texts  []string
 	Map    map[string]string
 	Inner  *inner
@@ -33,22 +32,14 @@ type inner struct {
 	Deep *deep
 }
 
-type deep struct{ Plaintext []byte }
-
-// planFor is the plan of what v points to.
-func planFor(t testing.TB, v any) *plan {
-	t.Helper()
-	p, err := planOf(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
+type deep struct {
+	Plaintext []byte `kms:"secret"`
 }
 
 // encoded is the JSON of what v points to.
-func encoded(t testing.TB, v any) []byte {
+func encoded[T any](t testing.TB, v *T) []byte {
 	t.Helper()
-	b, err := planFor(t, v).appendOutput(nil, v)
+	b, err := appendOutput(nil, kmsapi.OutputSchema[T](), v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +47,7 @@ func encoded(t testing.TB, v any) []byte {
 }
 
 func TestDecode(t *testing.T) {
-	p := planFor(t, &everything{})
+	s := kmsapi.OutputSchema[everything]()
 	for _, tc := range []struct {
 		name, body string
 		want       everything
@@ -70,7 +61,7 @@ func TestDecode(t *testing.T) {
 			everything{Text: ptr("aé\n\""), Number: ptr(int32(-7)), Flag: ptr(true), When: ptr(time.UnixMilli(1593622000191).UTC()), Blob: []byte("hi"),
 				Texts: []string{"x", "y"}, Map: map[string]string{"k": "v", "k2": ""}, Inner: &inner{Text: ptr("i"), Deep: &deep{Plaintext: []byte{0}}},
 				Inners: []inner{{Text: ptr("1")}, {}}}},
-		{"unknown members", `{"X":1,"text":"lower","Y":{"a":[{"Text":"no"},[],null,true]},"Text":"t","Z":"s"}`, everything{Text: ptr("t")}},
+		{"unknown members", `{"X":1,"Texx":"other","Y":{"a":[{"Text":"no"},[],null,true]},"Text":"t","Z":"s"}`, everything{Text: ptr("t")}},
 		{"escaped name", `{"T\u0065xt":"t"}`, everything{Text: ptr("t")}},
 		{"escaped slash in a blob", `{"Blob":"\/\/8="}`, everything{Blob: []byte{0xff, 0xff}}},
 		{"time as integer", `{"When":0}`, everything{When: ptr(time.Unix(0, 0).UTC())}},
@@ -84,7 +75,7 @@ func TestDecode(t *testing.T) {
 			var d decoder
 			for range 2 { // a decoder is used again
 				var got everything
-				if err := d.decode(p, &got, []byte(tc.body)); err != nil {
+				if err := d.decode(s, &got, []byte(tc.body)); err != nil {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(tc.want, got, cmp.AllowUnexported(everything{})); diff != "" {
@@ -95,8 +86,67 @@ func TestDecode(t *testing.T) {
 	}
 }
 
+// narrow has members that restrict, one within another.
+type narrow struct {
+	Text   *string
+	Limits *limits `kms:"narrows"`
+	Open   *inner
+	Opens  []inner
+}
+
+type limits struct {
+	Text  *string
+	Deep  *deep
+	Deeps []deep
+}
+
+// TestUnknownMembers: where something restricts, what is not known is refused, beside
+// it and inside of it at every depth; elsewhere only what is a member but for its
+// spelling.
+func TestUnknownMembers(t *testing.T) {
+	s := kmsapi.OutputSchema[narrow]()
+	const hint = " Members that this version does not know are not passed over here, as they could restrict the request. Leave it out if it does not."
+	for _, tc := range []struct{ name, body, want string }{
+		{"beside", `{"X":1}`, `Unknown member "X".` + hint},
+		{"null", `{"X":null}`, `Unknown member "X".` + hint},
+		{"nameless", `{"":{}}`, `Unknown member "".` + hint},
+		{"with a structure", `{"Text":"t","X":{"a":[1,{}]}}`, `Unknown member "X".` + hint},
+		{"the first of two", `{"X":1,"Limits":{"Y":1}}`, `Unknown member "X".` + hint},
+		{"inside", `{"Limits":{"Text":"t","Y":1}}`, `Unknown member "Y" in Limits.` + hint},
+		{"deeper", `{"Limits":{"Deep":{"Plaintext":"","Z":1}}}`, `Unknown member "Z" in Deep.` + hint},
+		{"in a list", `{"Limits":{"Deeps":[{},{"Z":1}]}}`, `Unknown member "Z" in Deeps.` + hint},
+		{"escaped", `{"Limits":{"\u0059":1}}`, `Unknown member "Y" in Limits.` + hint},
+		{"control characters", `{"a\n\u0000\u202e":1}`, `Unknown member "a\n\x00\u202e".` + hint},
+		{"long", `{"` + strings.Repeat("x", 1000) + `":1}`, `Unknown member "` + strings.Repeat("x", 64) + `\u2026".` + hint},
+		{"other case", `{"text":"t"}`, `Unknown member "text". Did you mean Text?`},
+		{"other case where nothing restricts", `{"Open":{"TEXT":"t"}}`, `Unknown member "TEXT" in Open. Did you mean Text?`},
+		{"separators where nothing restricts", `{"Opens":[{"te_x-t":"t"}]}`, `Unknown member "te_x-t" in Opens. Did you mean Text?`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var d decoder
+			err := d.decode(s, new(narrow), []byte(tc.body))
+			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || e.Code != kmsapi.ErrValidation.Code || e.Message != tc.want {
+				t.Errorf("got  %v\nwant ValidationException: %s", err, tc.want)
+			}
+			if err := d.decode(s, new(narrow), []byte(`{"Text":"t"}`)); err != nil {
+				t.Errorf("the next body: %v", err)
+			}
+		})
+	}
+	var got narrow
+	if err := new(decoder).decode(s, &got, []byte(`{"Open":{"X":{"Limits":1}},"Opens":[{"Y":[]}]}`)); err != nil {
+		t.Errorf("unknown members where nothing restricts: %v", err)
+	}
+	// What is no JSON is said first.
+	for _, body := range []string{`{"X":1,"Text":1}`, `{"X":1`, `{"X":1,"X":2}`, `{"X":1} x`} {
+		if e, ok := errors.AsType[*kmsapi.Error](new(decoder).decode(s, &got, []byte(body))); !ok || e.Code != "SerializationException" {
+			t.Errorf("%s: %v", body, e)
+		}
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
-	p := planFor(t, &everything{})
+	s := kmsapi.OutputSchema[everything]()
 	const notJSON = "The request body is not valid JSON, at byte %d."
 	const twice = "The request body has a JSON object with the same member twice."
 	tooDeep := fmt.Sprintf("The request body is nested more than %d deep.", maxDepth)
@@ -179,9 +229,9 @@ func TestDecodeRefuses(t *testing.T) {
 			var got everything
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			err := d.decode(p, &got, []byte(tc.body))
+			err := d.decode(s, &got, []byte(tc.body))
 			runtime.ReadMemStats(&after)
-			e, ok := errors.AsType[*keyengine.Error](err)
+			e, ok := errors.AsType[*kmsapi.Error](err)
 			if !ok || e.Code != "SerializationException" || e.Message != tc.want {
 				t.Errorf("got  %v\nwant SerializationException: %s", err, tc.want)
 			}
@@ -189,7 +239,7 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("%d bytes allocated for a body of %d", n, len(tc.body))
 			}
 			// The decoder is none the worse for it.
-			if err := d.decode(p, new(everything), []byte(`{"Text":"t"}`)); err != nil {
+			if err := d.decode(s, new(everything), []byte(`{"Text":"t"}`)); err != nil {
 				t.Errorf("the next body: %v", err)
 			}
 		})
@@ -209,7 +259,7 @@ func manyMembers() string {
 func TestEncode(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		out  any
+		out  *everything
 		want string
 	}{
 		{"absent members", &everything{}, `{}`},
@@ -226,7 +276,7 @@ func TestEncode(t *testing.T) {
 		{"invalid UTF-8", &everything{Text: ptr("a\xff")}, `{"Text":"a` + "\uFFFD" + `"}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, err := planFor(t, tc.out).appendOutput(make([]byte, 0, 4), tc.out)
+			got, err := appendOutput(make([]byte, 0, 4), kmsapi.OutputSchema[everything](), tc.out)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -240,8 +290,12 @@ func TestEncode(t *testing.T) {
 // A buffer that was too small for a secret does not keep the part it held.
 func TestGrowthOverwrites(t *testing.T) {
 	small := make([]byte, 0, 64)
-	out := struct{ Plaintext, SharedSecret []byte }{[]byte("secret"), make([]byte, 1000)}
-	if _, err := planFor(t, &out).appendOutput(small, &out); err != nil {
+	type output struct {
+		Plaintext    []byte `kms:"secret"`
+		SharedSecret []byte `kms:"secret"`
+	}
+	out := output{[]byte("secret"), make([]byte, 1000)}
+	if _, err := appendOutput(small, kmsapi.OutputSchema[output](), &out); err != nil {
 		t.Fatal(err)
 	}
 	if held := small[:cap(small)]; strings.Contains(string(held), base64.StdEncoding.EncodeToString([]byte("secret"))) {
@@ -249,47 +303,15 @@ func TestGrowthOverwrites(t *testing.T) {
 	}
 }
 
-func TestWipe(t *testing.T) {
-	in := everything{Blob: []byte("blob"), Inner: &inner{Deep: &deep{Plaintext: []byte("p")}}, Inners: []inner{{}, {Deep: &deep{Plaintext: []byte("q")}}}}
-	p := planFor(t, &in)
-	public := in.Blob
-	p.wipeOutput(&in)
-	if string(public) != "blob" {
-		t.Error("an answer's public blob was overwritten")
-	}
-	if in.Inner.Deep.Plaintext[0] != 0 || in.Inners[1].Deep.Plaintext[0] != 0 {
-		t.Error("an answer's secrets were left")
-	}
-	p.wipeInput(&in)
-	if string(public) != "\x00\x00\x00\x00" {
-		t.Error("a request's blob was left")
-	}
-	p.wipeOutput(nil)
-	p.wipeOutput((*everything)(nil))
-}
-
-// A plan is of one type, and reads and writes no other.
-func TestPlanRefusesOthers(t *testing.T) {
-	p := planFor(t, &everything{})
+// A schema is of one type: no other is read or written by it.
+func TestOtherTypesAreRefused(t *testing.T) {
+	s := kmsapi.OutputSchema[everything]()
 	for _, v := range []any{nil, everything{}, &inner{}, (*inner)(nil), new(*everything)} {
-		if b, err := p.appendOutput(nil, v); err == nil {
+		if b, err := appendOutput(nil, s, v); err == nil {
 			t.Errorf("%T was written: %s", v, b)
 		}
-		if err := new(decoder).decode(p, v, []byte("{}")); err == nil {
+		if err := new(decoder).decode(s, v, []byte("{}")); err == nil {
 			t.Errorf("%T was read", v)
-		}
-		p.wipeInput(v)
-		p.wipeOutput(v)
-	}
-}
-
-func TestPlanRefusesUnknownForms(t *testing.T) {
-	for _, v := range []any{
-		struct{ A int }{}, struct{ A string }{}, struct{ A *int64 }{}, struct{ A [][]byte }{}, struct{ A map[string]int }{},
-		struct{ A *[]string }{}, struct{ a *string }{}, struct{ A any }{}, struct{ A []*inner }{}, 7,
-	} {
-		if _, err := planOf(reflect.New(reflect.TypeOf(v)).Interface()); err == nil {
-			t.Errorf("%T has a plan", v)
 		}
 	}
 }
@@ -301,18 +323,18 @@ func FuzzDecode(f *testing.F) {
 		`{"X":[[[{}]]]}`, `{"Text":null}`, "{\"Text\":\"\xff\"}", `{"When":-1e9}`, `{"Texts":[`} {
 		f.Add([]byte(s))
 	}
-	p := planFor(f, &everything{})
+	s := kmsapi.OutputSchema[everything]()
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var d decoder
 		var in, again everything
-		if err := d.decode(p, &in, body); err != nil {
-			if e, ok := errors.AsType[*keyengine.Error](err); !ok || e.Code != "SerializationException" {
+		if err := d.decode(s, &in, body); err != nil {
+			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || e.Code != "SerializationException" {
 				t.Fatalf("got %v", err)
 			}
 			return
 		}
 		out := encoded(t, &in)
-		if err := d.decode(p, &again, out); err != nil {
+		if err := d.decode(s, &again, out); err != nil {
 			t.Fatalf("%s: %v", out, err)
 		}
 		if diff := cmp.Diff(in, again); diff != "" {
@@ -323,25 +345,25 @@ func FuzzDecode(f *testing.F) {
 
 func BenchmarkEncryptCodec(b *testing.B) {
 	blob := make([]byte, 1024)
-	body := encoded(b, &keyengine.EncryptInput{
+	body := encoded(b, &kmsapi.EncryptInput{
 		KeyId:             ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
 		Plaintext:         blob,
 		EncryptionContext: map[string]string{"tenant": "17", "purpose": "test"},
 	})
-	out := &keyengine.EncryptOutput{
+	out := &kmsapi.EncryptOutput{
 		CiphertextBlob:      make([]byte, 1200),
 		KeyId:               ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
 		EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT"),
 	}
-	inPlan, outPlan := planFor(b, new(keyengine.EncryptInput)), planFor(b, out)
+	input, output := kmsapi.InputSchema[kmsapi.EncryptInput](), kmsapi.OutputSchema[kmsapi.EncryptOutput]()
 	var d decoder
 	buf := make([]byte, 0, 4096)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := d.decode(inPlan, new(keyengine.EncryptInput), body); err != nil {
+		if err := d.decode(input, new(kmsapi.EncryptInput), body); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := outPlan.appendOutput(buf, out); err != nil {
+		if _, err := appendOutput(buf, output, out); err != nil {
 			b.Fatal(err)
 		}
 	}

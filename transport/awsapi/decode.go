@@ -13,7 +13,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 )
 
@@ -32,14 +32,20 @@ type decoder struct {
 	src    bytes.Buffer
 	json   *jsontext.Decoder
 	values int // that may still come
+	// unknown is the answer to the first member that is not known and may not be
+	// passed over.
+	unknown error
 }
 
 // decode reads the JSON of an AWS request into the structure that in points to,
-// as p has it. Absent members and nulls leave fields nil. Unknown members are read over. Every
-// error is a SerializationException: what is no JSON (RFC 8259, UTF-8, no member
-// twice), values of a type other than the member's, blobs that are no base64.
-func (d *decoder) decode(p *plan, in any, body []byte) error {
-	v, err := p.of(in)
+// as its schema has it. Absent members and nulls leave fields nil. Unknown members are passed
+// over in structures that restrict nothing; elsewhere they are a ValidationException,
+// and so is everywhere what differs from a member's name only by case or by hyphens
+// and underscores. Every other error is a SerializationException: what is no JSON (RFC
+// 8259, UTF-8, no member twice), values of a type other than the member's, blobs that
+// are no base64.
+func (d *decoder) decode(s *kmsapi.Schema, in any, body []byte) error {
+	v, err := s.Of(in)
 	if err != nil {
 		return err
 	}
@@ -52,18 +58,18 @@ func (d *decoder) decode(p *plan, in any, body []byte) error {
 	} else {
 		d.json.Reset(&d.src)
 	}
-	d.values = maxValues
-	if err := d.structure(p, v, ""); err != nil {
+	d.values, d.unknown = maxValues, nil
+	if err := d.structure(s, v, ""); err != nil {
 		return err
 	}
 	if _, err := d.json.ReadToken(); err != io.EOF {
 		return malformed("Something follows the JSON object of the request body.")
 	}
-	return nil
+	return d.unknown
 }
 
 func malformed(format string, args ...any) error {
-	return &keyengine.Error{Code: transport.ErrSerialization.Code, Message: fmt.Sprintf(format, args...)}
+	return &kmsapi.Error{Code: transport.ErrSerialization.Code, Message: fmt.Sprintf(format, args...)}
 }
 
 // syntax is the answer to what is no JSON. The parser's own words are left out:
@@ -183,81 +189,109 @@ func (d *decoder) list(name string, item func() error) error {
 }
 
 // structure reads an object into v.
-func (d *decoder) structure(p *plan, v reflect.Value, name string) error {
+func (d *decoder) structure(s *kmsapi.Schema, v reflect.Value, name string) error {
 	return d.each(name, "a structure", func(quoted []byte) error {
-		i, ok := p.lookup(quoted)
+		i, ok := lookup(s, quoted)
 		if !ok {
+			if d.unknown == nil {
+				d.unknown = unknownMember(s, quoted, name)
+			}
 			return d.skip()
 		}
-		f := &p.fields[i]
 		if d.json.PeekKind() == jsontext.KindNull {
 			if _, err := d.json.ReadToken(); err != nil {
 				return syntax(err)
 			}
 			return nil
 		}
-		return d.member(f, v.Field(i))
+		return d.member(&s.Members[i], v.Field(i))
 	})
 }
 
-func (p *plan) lookup(quoted []byte) (int, bool) {
+func lookup(s *kmsapi.Schema, quoted []byte) (int, bool) {
 	if bytes.IndexByte(quoted, '\\') < 0 {
-		i, ok := p.byName[string(quoted[1:len(quoted)-1])]
-		return i, ok
+		return s.Index(quoted[1 : len(quoted)-1])
 	}
-	i, ok := p.byName[text(quoted)]
-	return i, ok
+	return s.Index([]byte(text(quoted)))
 }
 
+// unknownMember is the answer to an unknown member of a structure, which is the value of the
+// member called within or the whole input; nil if it can be passed over.
+func unknownMember(s *kmsapi.Schema, quoted []byte, within string) error {
+	name := text(quoted)
+	meant := ""
+	if len(name) <= maxShownName {
+		meant = s.Similar(name)
+	}
+	if !s.Closed && meant == "" {
+		return nil
+	}
+	if len(name) > maxShownName {
+		name = name[:maxShownName] + "…"
+	}
+	where := strconv.QuoteToASCII(name)
+	if within != "" {
+		where += " in " + within
+	}
+	hint := "Members that this version does not know are not passed over here, as they could restrict the request. Leave it out if it does not."
+	if meant != "" {
+		hint = "Did you mean " + meant + "?"
+	}
+	return &kmsapi.Error{Code: kmsapi.ErrValidation.Code, Message: "Unknown member " + where + ". " + hint}
+}
+
+// maxShownName is how much of an unknown member's name, in bytes, an answer repeats.
+const maxShownName = 64
+
 // member reads a value that is not null into a field.
-func (d *decoder) member(f *field, v reflect.Value) error {
+func (d *decoder) member(m *kmsapi.Member, v reflect.Value) error {
 	switch to := v.Addr().Interface().(type) {
 	case **string:
-		s, err := d.text(f.name)
+		s, err := d.text(m.Name)
 		*to = &s
 		return err
 	case **int32:
-		n, err := d.number(f.name)
+		n, err := d.number(m.Name)
 		*to = &n
 		return err
 	case **bool:
-		b, err := d.flag(f.name)
+		b, err := d.flag(m.Name)
 		*to = &b
 		return err
 	case **time.Time:
-		t, err := d.time(f.name)
+		t, err := d.time(m.Name)
 		*to = &t
 		return err
 	case *[]byte:
-		b, err := d.blob(f.name)
+		b, err := d.blob(m.Name)
 		*to = b
 		return err
 	case *[]string:
 		*to = []string{}
-		return d.list(f.name, func() error {
-			s, err := d.text(f.name)
+		return d.list(m.Name, func() error {
+			s, err := d.text(m.Name)
 			*to = append(*to, s)
 			return err
 		})
 	case *map[string]string:
-		m := make(map[string]string)
-		*to = m
-		return d.each(f.name, "a map", func(quoted []byte) error {
+		pairs := make(map[string]string)
+		*to = pairs
+		return d.each(m.Name, "a map", func(quoted []byte) error {
 			key := text(quoted)
-			s, err := d.text(f.name)
-			m[key] = s
+			s, err := d.text(m.Name)
+			pairs[key] = s
 			return err
 		})
 	}
-	if !f.list {
+	if m.Kind == kmsapi.KindStructure {
 		v.Set(reflect.New(v.Type().Elem()))
-		return d.structure(f.inner, v.Elem(), f.name)
+		return d.structure(m.Inner, v.Elem(), m.Name)
 	}
 	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
 	item := reflect.New(v.Type().Elem()).Elem()
-	return d.list(f.name, func() error {
+	return d.list(m.Name, func() error {
 		item.SetZero()
-		if err := d.structure(f.inner, item, f.name); err != nil {
+		if err := d.structure(m.Inner, item, m.Name); err != nil {
 			return err
 		}
 		v.Set(reflect.Append(v, item))

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // appendOutput appends the JSON of the structure that out points to. Members
@@ -16,22 +18,21 @@ import (
 // maps in that of their keys, so that one output has one form.
 //
 // Where dst has to grow, what it held is overwritten before it is let go.
-func (p *plan) appendOutput(dst []byte, out any) ([]byte, error) {
-	v, err := p.of(out)
+func appendOutput(dst []byte, s *kmsapi.Schema, out any) ([]byte, error) {
+	v, err := s.Of(out)
 	if err != nil {
 		return nil, err
 	}
 	if !v.IsValid() { // a nil pointer
 		return append(dst, "{}"...), nil
 	}
-	return appendStructure(dst, p, v), nil
+	return appendStructure(dst, s, v), nil
 }
 
-func appendStructure(b []byte, p *plan, v reflect.Value) []byte {
+func appendStructure(b []byte, s *kmsapi.Schema, v reflect.Value) []byte {
 	b = append(b, '{')
 	start := len(b)
-	for i := range p.fields {
-		f := &p.fields[i]
+	for i := range s.Members {
 		fv := v.Field(i)
 		if fv.IsNil() {
 			continue
@@ -39,13 +40,16 @@ func appendStructure(b []byte, p *plan, v reflect.Value) []byte {
 		if len(b) > start {
 			b = append(b, ',')
 		}
-		b = append(b, f.prefix...)
-		b = appendMember(b, f, fv)
+		m := &s.Members[i]
+		b = append(b, '"')
+		b = append(b, m.Name...)
+		b = append(b, '"', ':')
+		b = appendMember(b, m, fv)
 	}
 	return append(b, '}')
 }
 
-func appendMember(b []byte, f *field, v reflect.Value) []byte {
+func appendMember(b []byte, m *kmsapi.Member, v reflect.Value) []byte {
 	switch x := v.Addr().Interface().(type) {
 	case **string:
 		return appendText(b, **x)
@@ -81,15 +85,15 @@ func appendMember(b []byte, f *field, v reflect.Value) []byte {
 		}
 		return append(b, '}')
 	}
-	if !f.list {
-		return appendStructure(b, f.inner, v.Elem())
+	if m.Kind == kmsapi.KindStructure {
+		return appendStructure(b, m.Inner, v.Elem())
 	}
 	b = append(b, '[')
 	for i := range v.Len() {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendStructure(b, f.inner, v.Index(i))
+		b = appendStructure(b, m.Inner, v.Index(i))
 	}
 	return append(b, ']')
 }

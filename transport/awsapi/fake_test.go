@@ -3,12 +3,12 @@ package awsapi
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -22,6 +22,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/admission"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 const (
@@ -32,19 +36,11 @@ const (
 
 var testTime = time.Date(2026, 11, 23, 12, 36, 0, 0, time.UTC)
 
-func hmac256(key []byte, s string) []byte {
-	m := hmac.New(sha256.New, key)
-	io.WriteString(m, s)
-	return m.Sum(nil)
-}
-
-// signature is AWS's, from the parts of a proof.
-func signature(secret string, p keyengine.SigV4Proof) []byte {
-	k := hmac256([]byte("AWS4"+secret), p.Date)
-	k = hmac256(k, p.Region)
-	k = hmac256(k, p.Service)
-	k = hmac256(k, "aws4_request")
-	return hmac256(k, string(p.StringToSign))
+// signedWith reports whether a secret made the proof's signature.
+func signedWith(secret string, p *sigv4.Proof) bool {
+	var key [sigv4.KeySize]byte
+	p.Derive(key[:], []byte(secret))
+	return p.SignedBy(key[:])
 }
 
 // fakeEngine knows one access key and does what a test says.
@@ -58,15 +54,15 @@ type fakeEngine struct {
 	dos     atomic.Int64
 }
 
-func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p keyengine.SigV4Proof) (keyengine.Identity, error) {
+func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (keyengine.Identity, error) {
 	f.proofs.Add(1)
 	switch {
 	case f.authErr != nil:
 		return keyengine.Identity{}, f.authErr
 	case p.AccessKeyID != testKeyID:
-		return keyengine.Identity{}, &keyengine.Error{Code: "UnrecognizedClientException", Message: "internal words"}
-	case !hmac.Equal(signature(testSecret, p), p.Signature):
-		return keyengine.Identity{}, &keyengine.Error{Code: "InvalidSignatureException", Message: "internal words"}
+		return keyengine.Identity{}, &kmsapi.Error{Code: "UnrecognizedClientException", Message: "internal words"}
+	case !signedWith(testSecret, &p):
+		return keyengine.Identity{}, &kmsapi.Error{Code: "InvalidSignatureException", Message: "internal words"}
 	}
 	return keyengine.Identity{}, nil
 }
@@ -130,6 +126,21 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 	return f
 }
 
+// listen opens a port as a node does.
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	b, err := admission.New(admission.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := b.Listen(context.Background(), "127.0.0.1:0", admission.Share{Face: "aws", Sixteenths: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
 type lockedWriter struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -175,13 +186,14 @@ func (f *fixture) call(t testing.TB, operation, body string) *httptest.ResponseR
 	return w
 }
 
-// wantError checks an answer's status and body.
+// wantError checks an answer's status and body. No message stands for that of an
+// error that brings none.
 func wantError(t testing.TB, w *httptest.ResponseRecorder, status int, kind, message string) {
 	t.Helper()
-	want := `{"__type":"` + kind + `"}`
-	if message != "" {
-		want = `{"__type":"` + kind + `","message":` + strconv.Quote(message) + `}`
+	if message == "" {
+		message = transport.Lookup(&kmsapi.Error{Code: kmsapi.Code(kind)}).Message
 	}
+	want := `{"__type":"` + kind + `","message":` + strconv.Quote(message) + `}`
 	if w.Code != status || w.Body.String() != want {
 		t.Errorf("got  %d %s\nwant %d %s", w.Code, w.Body, status, want)
 	}

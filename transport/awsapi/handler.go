@@ -1,39 +1,36 @@
 // Package awsapi speaks the protocol of AWS KMS: JSON 1.1 over HTTP, signed with
 // SigV4, so that unmodified SDKs and tools work against Conclave.
 //
-// The reader may rely on this. A request reaches Engine.Do only after the engine
-// has found its signature right, and then exactly once. What is asked for (host,
-// date, target, body) is covered by that signature. A body is read only after the
-// headers could be those of a signed request, and never beyond a fixed size; what
-// all bodies take together is bounded too. Every answer carries a request id,
-// which is that of the audit record, and no answer says anything internal.
+// The reader may rely on this, besides what transport.HTTPFace promises. A request
+// reaches Engine.Do only after the engine has found its signature right. What is asked
+// for (host, date, target, body) is covered by that signature. A body is read only
+// after the headers could be those of a signed request.
 package awsapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"mime"
 	"net/http"
-	"runtime/debug"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 // Engine is what the face needs of the engine; *keyengine.Engine is one. It keeps
 // nothing of a proof: its bytes are used again.
 type Engine interface {
-	AuthenticateSigV4(context.Context, keyengine.SigV4Proof) (keyengine.Identity, error)
-	Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)
+	transport.Engine
+	AuthenticateSigV4(context.Context, sigv4.Proof) (keyengine.Identity, error)
 }
 
 // Config of a Handler. Engine and Operations must be given.
@@ -46,22 +43,21 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
-	// MaxBody is the size of the largest request; 1 MiB if 0.
-	MaxBody int
-	// MaxBodies is what all bodies being read may take together; 64 MiB if 0. Small
-	// ones are not counted: the limit of connections bounds them.
+	// Origins are those whose pages browsers may let use this face, each as
+	// CheckOrigin has it; none if empty.
+	Origins []string
+	// MaxBody and MaxBodies are as in transport.HTTPFaceConfig.
+	MaxBody   int
 	MaxBodies int64
-	// MaxInFlight is how many requests are worked on at once; 4,096 if 0. Others
-	// are answered ServiceUnavailable, which clients repeat after a while.
-	MaxInFlight int64
-	// Timeout of the engine's work on a request; 30 s if 0.
-	Timeout time.Duration
-	// RefusalPeriod is how often refusals before authentication are summed up in
-	// the log; 10 s if 0.
+	// MaxInFlight, Timeout and RefusalPeriod are MaxCalls, Timeout and RefusalPeriod of
+	// transport.APIConfig.
+	MaxInFlight   int64
+	Timeout       time.Duration
 	RefusalPeriod time.Duration
 }
 
 const (
+	service      = "kms"
 	contentType  = "application/x-amz-json-1.1"
 	targetPrefix = "TrentService."
 	headerTarget = "X-Amz-Target"
@@ -71,193 +67,166 @@ const (
 	headerErrorType = "x-amzn-ErrorType"
 )
 
+// verifier reads the signatures of requests. The operation must be signed.
+var verifier = sigv4.NewVerifier(service, headerTarget)
+
+// reasonOther is for what the engine refused, in metrics, for another reason than
+// those of package sigv4.
+const reasonOther = "other"
+
 // contentTypes is the header of every answer: net/http copies what it is given.
 var contentTypes = []string{contentType}
 
 // Handler is the face as an http.Handler. It is safe for concurrent use.
 type Handler struct {
 	cfg        Config
-	engine     Engine
-	operations map[string]*operation
-	refusals   *refusals
-	metrics    *metrics
-	bodies     atomic.Int64
-	inFlight   atomic.Int64
-	exchanges  sync.Pool
+	operations map[string]*keyengine.Operation
+	api        *transport.API
+	face       *transport.HTTPFace
+	origins    map[string]bool // nil where there are none
 }
 
-// operation is one of the engine's as this face has it.
-type operation struct {
-	*keyengine.Operation
-	in, out *plan
-}
-
-// New returns a handler. It fails if an operation's input or output has no form
-// in JSON.
+// New returns a handler. It fails if the configuration is wrong, or an operation stands
+// twice.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
+	h := &Handler{cfg: cfg, operations: make(map[string]*keyengine.Operation, len(cfg.Operations))}
+	for _, o := range cfg.Origins {
+		if err := CheckOrigin(o); err != nil {
+			return nil, fmt.Errorf("awsapi: %w", err)
+		}
+		if h.origins == nil {
+			h.origins = make(map[string]bool)
+		}
+		h.origins[o] = true
 	}
-	if cfg.MaxBody == 0 {
-		cfg.MaxBody = 1 << 20
-	}
-	if cfg.MaxBodies == 0 {
-		cfg.MaxBodies = 64 << 20
-	}
-	if cfg.MaxInFlight == 0 {
-		cfg.MaxInFlight = 4096
-	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 30 * time.Second
-	}
-	if cfg.RefusalPeriod == 0 {
-		cfg.RefusalPeriod = 10 * time.Second
-	}
-	h := &Handler{cfg: cfg, engine: cfg.Engine, operations: make(map[string]*operation, len(cfg.Operations))}
 	for _, op := range cfg.Operations {
 		if _, ok := h.operations[op.Name]; ok {
 			return nil, fmt.Errorf("awsapi: operation %s stands twice", op.Name)
 		}
-		in, err := planOf(op.NewInput())
-		if err != nil {
-			return nil, fmt.Errorf("awsapi: operation %s: %w", op.Name, err)
-		}
-		out, err := planOf(op.NewOutput())
-		if err != nil {
-			return nil, fmt.Errorf("awsapi: operation %s: %w", op.Name, err)
-		}
-		h.operations[op.Name] = &operation{op, in, out}
+		h.operations[op.Name] = op
 	}
 	var err error
-	if h.metrics, err = newMetrics(cfg.Metrics); err != nil {
+	h.api, err = transport.NewAPI(transport.APIConfig{
+		Name: "aws", Timeout: cfg.Timeout, MaxCalls: cfg.MaxInFlight, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+	})
+	if err != nil {
 		return nil, err
 	}
-	h.refusals = &refusals{log: cfg.Logger, period: cfg.RefusalPeriod, counter: h.metrics.refused}
-	h.exchanges.New = func() any {
-		return &exchange{body: make([]byte, 0, freeBody), canonical: make([]byte, 0, 1024), out: make([]byte, 0, 4096)}
-	}
+	h.face = h.api.HTTP(transport.HTTPFaceConfig{
+		Engine: cfg.Engine, RequestIDHeader: headerRequestID, MaxBody: cfg.MaxBody, MaxBodies: cfg.MaxBodies,
+		NewExchange: func() transport.Exchange { return &exchange{handler: h, canonical: make([]byte, 0, 1024)} },
+	})
 	return h, nil
-}
-
-// exchange is what one request needs besides what net/http made of it. It is
-// reused; buffers that held bodies are overwritten before.
-type exchange struct {
-	id        keyengine.RequestID
-	auth      authorization
-	body      []byte
-	charged   int64  // of Handler.bodies
-	canonical []byte // and the proof
-	out       []byte
-	dec       decoder
 }
 
 // ServeHTTP answers one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	ex := h.exchanges.Get().(*exchange)
-	ex.id = transport.NewRequestID()
-	w.Header()[headerRequestID] = []string{transport.FormatRequestID(ex.id)}
-	defer h.done(ex)
-	defer h.recovered(w, ex)
-
-	ctx, cancel := context.WithTimeout(r.Context(), h.cfg.Timeout)
-	defer cancel()
-	out, err := h.serve(ctx, r, ex)
-	if err != nil {
-		h.fail(w, r, ex, err)
+	if h.origins != nil && h.cors(w, r) {
 		return
 	}
-	header := w.Header()
-	header["Content-Type"] = contentTypes
-	header["Content-Length"] = []string{strconv.Itoa(len(out))}
-	w.WriteHeader(http.StatusOK)
-	w.Write(out) // a client that has gone has no use for the error
+	h.face.ServeHTTP(w, r)
 }
 
-// serve does the checks in AWS's order (signature, operation, JSON; the engine
-// goes on from there) and returns the body of the answer.
-func (h *Handler) serve(ctx context.Context, r *http.Request, ex *exchange) ([]byte, error) {
-	if u := r.URL; u.Path != "/" || u.RawPath != "" || r.Method != http.MethodPost {
-		return nil, errAddress
-	}
-	auth := &ex.auth
-	if err := auth.read(r, h.cfg.Now()); err != nil {
-		return nil, err
-	}
-	if u := r.URL; u.RawQuery != "" || u.ForceQuery {
-		return nil, refuse(reasonSignature, keyengine.ErrInvalidSignature, "Requests have no query string.")
-	}
-	if err := h.readBody(r, ex); err != nil {
-		return nil, err
-	}
-	if h.inFlight.Add(1) > h.cfg.MaxInFlight {
-		h.inFlight.Add(-1)
-		return nil, errBusy
-	}
-	defer h.inFlight.Add(-1)
+// exchange is a transport.Exchange in AWS's protocol.
+type exchange struct {
+	handler   *Handler
+	claim     sigv4.Claim
+	canonical []byte // and the proof
+	dec       decoder
+	op        *keyengine.Operation // once it is known
+	in, out   any                  // of op
+}
 
-	proof, canonical, err := auth.proof(ex.canonical, r, ex.body)
+// maxKept is the largest buffer that is kept for the next request.
+const maxKept = 64 << 10
+
+// Reset implements transport.Exchange.
+func (ex *exchange) Reset() {
+	if ex.in != nil {
+		ex.op.Input().WipeAll(ex.in)
+	}
+	if ex.out != nil {
+		ex.op.Output().Wipe(ex.out)
+	}
+	if cap(ex.canonical) > maxKept {
+		ex.canonical = nil
+	}
+	ex.claim, ex.op, ex.in, ex.out = sigv4.Claim{}, nil, nil, nil
+}
+
+// Accept implements transport.Exchange.
+func (ex *exchange) Accept(r *http.Request) error {
+	if u := r.URL; u.Path != "/" || u.RawPath != "" || r.Method != http.MethodPost {
+		return cmp.Or(forAnother(r), error(errAddress))
+	}
+	if err := verifier.Read(&ex.claim, r, ex.handler.cfg.Now()); err != nil {
+		return cmp.Or(forAnother(r), err)
+	}
+	return nil
+}
+
+// Authenticate implements transport.Exchange.
+func (ex *exchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *keyengine.Caller) error {
+	proof, canonical, err := ex.claim.Proof(ex.canonical, r, body)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ex.canonical = canonical
-	identity, err := h.engine.AuthenticateSigV4(ctx, proof)
-	if err != nil {
-		return nil, unproven(err, canonical, proof)
+	if c.Identity, err = ex.handler.cfg.Engine.AuthenticateSigV4(ctx, proof); err != nil {
+		return unproven(err, canonical, &proof)
 	}
+	c.Region = ex.claim.Region
+	return nil
+}
 
-	op, err := h.operation(r.Header)
+// Decode implements transport.Exchange.
+func (ex *exchange) Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error) {
+	op, err := ex.handler.operation(r.Header, ex.claim.Parameter(headerTarget))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	in := op.NewInput()
-	defer op.in.wipeInput(in)
-	if err := ex.dec.decode(op.in, in, ex.body); err != nil {
-		return nil, err
+	ex.op, ex.in = op, op.NewInput()
+	return op, ex.in, ex.dec.decode(op.Input(), ex.in, body)
+}
+
+// Encode implements transport.Exchange.
+func (ex *exchange) Encode(b []byte, h http.Header, out any) ([]byte, error) {
+	h["Content-Type"] = contentTypes
+	if !ex.op.HasOutput() {
+		return b, nil
 	}
-	out, err := h.engine.Do(ctx, &keyengine.Caller{
-		RequestID: ex.id,
-		Identity:  identity,
-		Region:    auth.region,
-		SourceIP:  transport.SourceIP(r.RemoteAddr),
-		UserAgent: transport.UserAgent(r.UserAgent()),
-		Transport: "aws",
-		TLS:       transport.TLSInfo(r.TLS),
-	}, op.Operation, in)
-	if err != nil {
-		return nil, err
-	}
-	if !op.HasOutput() {
-		return nil, nil
-	}
-	defer op.out.wipeOutput(out)
-	ex.out, err = op.out.appendOutput(ex.out[:0], out)
-	return ex.out, err
+	ex.out = out
+	return appendOutput(b, ex.op.Output(), out)
 }
 
 // unproven turns the engine's refusal of a signature into an answer. Errors that
 // say nothing of the signature, as that the node is sealed, pass as they are.
-func unproven(err error, canonical []byte, p keyengine.SigV4Proof) error {
-	e, ok := errors.AsType[*keyengine.Error](err)
+func unproven(err error, canonical []byte, p *sigv4.Proof) error {
+	e, ok := errors.AsType[*kmsapi.Error](err)
 	if !ok {
 		return err
 	}
 	switch e.Code {
-	case keyengine.ErrInvalidSignature.Code:
-		return mismatch(canonical, p)
-	case keyengine.ErrUnrecognizedClient.Code:
-		return refuse(reasonUnknownKey, keyengine.ErrUnrecognizedClient, badTokenText)
-	case keyengine.ErrExpiredToken.Code:
-		return &refusal{reasonOther, e}
+	case kmsapi.ErrInvalidSignature.Code:
+		return sigv4.Mismatch(canonical, p)
+	case kmsapi.ErrUnrecognizedClient.Code:
+		return sigv4.UnknownKey()
+	case kmsapi.ErrExpiredToken.Code:
+		return &sigv4.Error{Code: string(e.Code), Reason: reasonOther, Message: e.Message}
 	}
 	return err
 }
 
-// operation finds what is asked for.
-func (h *Handler) operation(header http.Header) (*operation, error) {
+// operation finds what is asked for, by the target of a presigned URL or else by the
+// header.
+func (h *Handler) operation(header http.Header, target string) (*keyengine.Operation, error) {
 	v := header[headerTarget]
+	if target != "" {
+		v = []string{target}
+	}
 	if len(v) == 1 {
 		if name, ok := strings.CutPrefix(v[0], targetPrefix); ok {
 			if op, ok := h.operations[name]; ok {
@@ -278,31 +247,4 @@ func isJSON(header http.Header) error {
 		}
 	}
 	return errContentType
-}
-
-// done gives an exchange back, with nothing of the request left in it.
-func (h *Handler) done(ex *exchange) {
-	h.bodies.Add(-ex.charged)
-	clear(ex.body)
-	clear(ex.out[:cap(ex.out)])
-	if cap(ex.body) > maxKept || cap(ex.out) > maxKept || cap(ex.canonical) > maxKept {
-		return
-	}
-	ex.auth, ex.body, ex.out, ex.charged = authorization{}, ex.body[:0], ex.out[:0], 0
-	h.exchanges.Put(ex)
-}
-
-// recovered answers a request whose handling panicked. The panic's own words go
-// to the log alone.
-func (h *Handler) recovered(w http.ResponseWriter, ex *exchange) {
-	p := recover()
-	if p == nil {
-		return
-	}
-	if p == http.ErrAbortHandler {
-		panic(p)
-	}
-	h.metrics.panics.Inc()
-	h.cfg.Logger.Error("request panicked", "request_id", transport.FormatRequestID(ex.id), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
-	h.answer(w, ex, transport.Lookup(keyengine.ErrInternal), 0)
 }

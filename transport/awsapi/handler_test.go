@@ -21,7 +21,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/admission"
 )
 
 func answer(out any, err error) func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
@@ -36,9 +38,9 @@ func TestAnswers(t *testing.T) {
 		if op.Name != "Decrypt" {
 			t.Errorf("operation %s, want Decrypt", op.Name)
 		}
-		d := *in.(*keyengine.DecryptInput)
+		d := *in.(*kmsapi.DecryptInput)
 		got = string(d.CiphertextBlob)
-		return &keyengine.DecryptOutput{KeyId: ptr("arn"), Plaintext: plaintext}, nil
+		return &kmsapi.DecryptOutput{KeyId: ptr("arn"), Plaintext: plaintext}, nil
 	})
 	w := f.call(t, "Decrypt", `{"CiphertextBlob":"aGk="}`)
 	if want := `{"KeyId":"arn","Plaintext":"cGxhaW4="}`; w.Code != 200 || w.Body.String() != want {
@@ -90,11 +92,12 @@ func TestErrors(t *testing.T) {
 		status        int
 		kind, message string
 	}{
-		{&keyengine.Error{Code: "NotFoundException", Message: "Key 'x' does not exist"}, 400, "NotFoundException", "Key 'x' does not exist"},
-		{keyengine.ErrInvalidCiphertext, 400, "InvalidCiphertextException", ""},
-		{&keyengine.Error{Code: "ServiceUnavailable", Message: "sealed"}, 503, "ServiceUnavailable", "sealed"},
+		{&kmsapi.Error{Code: "NotFoundException", Message: "Key 'x' does not exist"}, 400, "NotFoundException", "Key 'x' does not exist"},
+		{kmsapi.ErrInvalidCiphertext, 400, "InvalidCiphertextException", ""},
+		{&kmsapi.Error{Code: "ServiceUnavailable", Message: "sealed"}, 503, "ServiceUnavailable", "sealed"},
 		{fmt.Errorf("proposing: %w", fsm.ErrNoLeader), 503, "ServiceUnavailable", "The cluster has no leader that this node can reach. Try again."},
 		{errors.New("bolt: page 7 at 0xdeadbeef"), 500, "KMSInternalException", transport.Lookup(errors.New("")).Message},
+		{kmsapi.ErrInternal, 500, "KMSInternalException", transport.Lookup(errors.New("")).Message},
 	} {
 		t.Run(tc.kind, func(t *testing.T) {
 			f.engine.does(answer(nil, tc.err))
@@ -108,6 +111,9 @@ func TestErrors(t *testing.T) {
 	if !strings.Contains(f.log.String(), "page 7") || !strings.Contains(f.log.String(), "request_id=") {
 		t.Errorf("the internal error is not in the log:\n%s", f.log)
 	}
+	if n := strings.Count(f.log.String(), "request failed"); n != 1 {
+		t.Errorf("%d errors are in the log, want 1: the engine logs its own\n%s", n, f.log)
+	}
 }
 
 func TestUnprovenErrors(t *testing.T) {
@@ -117,9 +123,9 @@ func TestUnprovenErrors(t *testing.T) {
 		status        int
 		kind, message string
 	}{
-		{&keyengine.Error{Code: "UnrecognizedClientException", Message: "no row AKIA"}, 400, "UnrecognizedClientException", badTokenText},
-		{&keyengine.Error{Code: "ExpiredTokenException", Message: "expired"}, 400, "ExpiredTokenException", "expired"},
-		{&keyengine.Error{Code: "ServiceUnavailable", Message: "This node is sealed."}, 503, "ServiceUnavailable", "This node is sealed."},
+		{&kmsapi.Error{Code: "UnrecognizedClientException", Message: "no row AKIA"}, 400, "UnrecognizedClientException", badTokenText},
+		{&kmsapi.Error{Code: "ExpiredTokenException", Message: "expired"}, 400, "ExpiredTokenException", "expired"},
+		{&kmsapi.Error{Code: "ServiceUnavailable", Message: "This node is sealed."}, 503, "ServiceUnavailable", "This node is sealed."},
 	} {
 		f.engine.authErr = tc.err
 		wantError(t, f.call(t, "Encrypt", `{}`), tc.status, tc.kind, tc.message)
@@ -173,7 +179,7 @@ func TestOrderOfChecks(t *testing.T) {
 func TestLargeBodies(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.MaxBody = 100_000 })
 	f.engine.does(answer(nil, errReached))
-	body := func(n int) []byte { return []byte(`{"X":"` + strings.Repeat("x", n-8) + `"}`) }
+	body := func(n int) []byte { return []byte(`{"KeyId":"` + strings.Repeat("x", n-12) + `"}`) }
 	for _, tc := range []struct {
 		name    string
 		size    int
@@ -204,7 +210,7 @@ func TestLargeBodies(t *testing.T) {
 			if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
 				t.Errorf("%d bytes allocated", n)
 			}
-			if got := f.bodies.Load(); got != 0 {
+			if got := f.face.StrangersBodies.Used(); got != 0 {
 				t.Errorf("%d bytes still charged", got)
 			}
 		})
@@ -220,7 +226,7 @@ func TestLargeBodies(t *testing.T) {
 	r.Body = failing{t}
 	w := httptest.NewRecorder()
 	f.ServeHTTP(w, r)
-	wantError(t, w, 413, "RequestEntityTooLargeException", errTooLarge.Message)
+	wantError(t, w, 413, "RequestEntityTooLargeException", "The request is larger than any operation takes.")
 	if w.Header().Get("Connection") != "close" {
 		t.Error("the connection is kept")
 	}
@@ -228,16 +234,27 @@ func TestLargeBodies(t *testing.T) {
 
 // What all bodies take together is bounded, and a stranger's body is not read.
 func TestBodyMemory(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.MaxBodies = 100_000 })
+	f := newFixture(t, func(c *Config) { c.MaxBodies = 2 << 20 })
 	f.engine.does(answer(nil, errReached))
-	big := `{"X":"` + strings.Repeat("x", 50_000) + `"}`
-	f.bodies.Store(90_000)
-	wantError(t, f.call(t, "Encrypt", big), 503, "ServiceUnavailable", errBusy.Message)
-	wantError(t, f.call(t, "Encrypt", `{}`), 400, "DryRunOperationException", "")
-	if got := f.bodies.Load(); got != 90_000 {
-		t.Errorf("%d bytes charged, want 90000", got)
+	big := `{"KeyId":"` + strings.Repeat("x", 50_000) + `"}`
+	// Complete bodies are not taken away: what is left may be too little.
+	pool := f.face.StrangersBodies
+	var full []*admission.Place
+	for i := range 4 {
+		p, _ := pool.Enter(admission.SourceOf(fmt.Sprintf("10.0.0.%d", i)), 120_000, nil)
+		p.Keep()
+		full = append(full, p)
 	}
-	f.bodies.Store(0)
+	before := pool.Used()
+	wantError(t, f.call(t, "Encrypt", big), 503, "ServiceUnavailable", busyText)
+	wantError(t, f.call(t, "Encrypt", `{}`), 400, "DryRunOperationException", "")
+	if got := pool.Used(); got != before {
+		t.Errorf("%d bytes charged, want %d", got, before)
+	}
+	for _, p := range full {
+		p.Leave()
+	}
+	wantError(t, f.call(t, "Encrypt", big), 400, "DryRunOperationException", "")
 
 	r := newRequest("Encrypt", []byte(big))
 	r.Body = failing{t}
@@ -261,7 +278,7 @@ func TestBrokenBody(t *testing.T) {
 	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{`), brokenReader{}))
 	w := httptest.NewRecorder()
 	f.ServeHTTP(w, r)
-	wantError(t, w, 400, "SerializationException", errBody.Message)
+	wantError(t, w, 400, "SerializationException", "The request body could not be read to its end.")
 }
 
 type brokenReader struct{}
@@ -279,7 +296,7 @@ func TestInFlightLimit(t *testing.T) {
 	done := make(chan *httptest.ResponseRecorder)
 	go func() { done <- f.call(t, "EnableKey", `{}`) }()
 	<-started
-	wantError(t, f.call(t, "EnableKey", `{}`), 503, "ServiceUnavailable", errBusy.Message)
+	wantError(t, f.call(t, "EnableKey", `{}`), 503, "ServiceUnavailable", busyText)
 	close(finish)
 	if w := <-done; w.Code != 200 {
 		t.Errorf("got %d", w.Code)
@@ -307,8 +324,13 @@ func TestPanic(t *testing.T) {
 	for range 3 {
 		wantError(t, f.call(t, "EnableKey", `{}`), 500, "KMSInternalException", transport.Lookup(errors.New("")).Message)
 	}
-	if got := testutil.ToFloat64(f.metrics.panics); got != 3 {
-		t.Errorf("%v panics counted, want 3", got)
+	const want = `
+		# HELP conclave_api_panics_total Requests whose handling panicked.
+		# TYPE conclave_api_panics_total counter
+		conclave_api_panics_total{api="aws"} 3
+	`
+	if err := testutil.GatherAndCompare(f.reg, strings.NewReader(want), "conclave_api_panics_total"); err != nil {
+		t.Error(err)
 	}
 	if !strings.Contains(f.log.String(), "page 7") {
 		t.Error("the panic is not in the log")
@@ -317,16 +339,15 @@ func TestPanic(t *testing.T) {
 	if w := f.call(t, "EnableKey", `{}`); w.Code != 200 {
 		t.Errorf("afterwards: got %d", w.Code)
 	}
-	if f.inFlight.Load() != 0 || f.bodies.Load() != 0 {
-		t.Errorf("%d in flight, %d bytes charged", f.inFlight.Load(), f.bodies.Load())
+	if f.api.Calls.Inside() != 0 || f.api.Strangers.Used() != 0 {
+		t.Errorf("%d in flight, %d strangers' places held", f.api.Calls.Inside(), f.api.Strangers.Used())
 	}
 }
 
 // Strangers cause one line of log a period, and counts with bounded labels.
 func TestRefusalsAreSummedUp(t *testing.T) {
 	lines := make(chan string, 16)
-	f := newFixture(t, func(c *Config) { c.RefusalPeriod = 50 * time.Millisecond })
-	f.refusals.log = newLineLogger(lines)
+	f := newFixture(t, func(c *Config) { c.RefusalPeriod, c.Logger = 50*time.Millisecond, newLineLogger(lines) })
 	for i := range 1000 {
 		r := newRequest("Encrypt", nil)
 		switch i % 4 {
@@ -361,13 +382,13 @@ func TestRefusalsAreSummedUp(t *testing.T) {
 		t.Errorf("%d refusals in %d lines", total, count)
 	}
 	const want = `
-		# HELP conclave_aws_auth_failures_total Requests on the AWS face that were refused before it was known who sent them, by reason.
-		# TYPE conclave_aws_auth_failures_total counter
-		conclave_aws_auth_failures_total{reason="malformed"} 250
-		conclave_aws_auth_failures_total{reason="missing"} 250
-		conclave_aws_auth_failures_total{reason="signature"} 500
+		# HELP conclave_api_unauthenticated_total Requests that were refused because they did not prove who sent them, by reason.
+		# TYPE conclave_api_unauthenticated_total counter
+		conclave_api_unauthenticated_total{api="aws",reason="malformed"} 250
+		conclave_api_unauthenticated_total{api="aws",reason="missing"} 250
+		conclave_api_unauthenticated_total{api="aws",reason="signature"} 500
 	`
-	if err := testutil.GatherAndCompare(f.reg, strings.NewReader(want), "conclave_aws_auth_failures_total"); err != nil {
+	if err := testutil.GatherAndCompare(f.reg, strings.NewReader(want), "conclave_api_unauthenticated_total"); err != nil {
 		t.Error(err)
 	}
 
@@ -390,16 +411,15 @@ func TestConcurrentRequests(t *testing.T) {
 	f := newFixture(t, nil)
 	f.engine.does(func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
 		// Answers with its own input, so that buffers mixed up would show.
-		return &keyengine.DecryptOutput{Plaintext: append([]byte(nil), in.(*keyengine.DecryptInput).CiphertextBlob...)}, nil
+		return &kmsapi.DecryptOutput{Plaintext: append([]byte(nil), in.(*kmsapi.DecryptInput).CiphertextBlob...)}, nil
 	})
-	inPlan, outPlan := planFor(t, new(keyengine.DecryptInput)), planFor(t, new(keyengine.DecryptOutput))
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
 			for i := range 100 {
 				blob := []byte(strings.Repeat(fmt.Sprintf("%d-%d;", g, i), 1+i*20))
-				body, _ := inPlan.appendOutput(nil, &keyengine.DecryptInput{CiphertextBlob: blob})
-				want, _ := outPlan.appendOutput(nil, &keyengine.DecryptOutput{Plaintext: blob})
+				body := encoded(t, &kmsapi.DecryptInput{CiphertextBlob: blob})
+				want := encoded(t, &kmsapi.DecryptOutput{Plaintext: blob})
 				if w := f.call(t, "Decrypt", string(body)); w.Body.String() != string(want) {
 					t.Errorf("%d-%d: got %.100s", g, i, w.Body)
 					return
@@ -420,7 +440,10 @@ func TestEveryOperationDecodes(t *testing.T) {
 		t.Run(op.Name, func(t *testing.T) {
 			sent := op.NewInput()
 			fill(reflect.ValueOf(sent).Elem(), 1)
-			body := encoded(t, sent)
+			body, err := appendOutput(nil, op.Input(), sent)
+			if err != nil {
+				t.Fatal(err)
+			}
 			f.engine.does(func(_ context.Context, _ *keyengine.Caller, got *keyengine.Operation, in any) (any, error) {
 				if got.Name != op.Name || !reflect.DeepEqual(in, sent) {
 					t.Errorf("the engine got %s %+v", got.Name, in)
@@ -477,11 +500,8 @@ func TestNewRefusesDoubleOperations(t *testing.T) {
 // the headers.
 func TestWireFormat(t *testing.T) {
 	f := newFixture(t, nil)
-	f.engine.does(answer(&keyengine.GenerateRandomOutput{Plaintext: []byte("hi")}, nil))
-	l, err := transport.Listen(t.Context(), transport.ListenConfig{Address: "127.0.0.1:0", Face: "aws"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.engine.does(answer(&kmsapi.GenerateRandomOutput{Plaintext: []byte("hi")}, nil))
+	l := listen(t)
 	srv := transport.NewHTTPServer(transport.HTTPConfig{}, f.Handler)
 	go transport.Serve(srv, l)
 	defer srv.Close()

@@ -28,6 +28,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 )
 
@@ -58,10 +59,7 @@ func (f *fixture) serveTLS(t testing.TB) (endpoint string, roots *x509.CertPool,
 	if err := os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := transport.Listen(t.Context(), transport.ListenConfig{Address: "127.0.0.1:0", Face: "aws"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t)
 	srv := transport.NewHTTPServer(transport.HTTPConfig{
 		TLS: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}},
 	}, f.Handler)
@@ -80,8 +78,11 @@ func (f *fixture) serveTLS(t testing.TB) (endpoint string, roots *x509.CertPool,
 func newSDKClient(t *testing.T, f *fixture, http2 bool) *kms.Client {
 	t.Helper()
 	endpoint, roots, _ := f.serveTLS(t)
+	return newSDKClientAt(endpoint, roots, http2)
+}
+
+func newSDKClientAt(endpoint string, roots *x509.CertPool, http2 bool) *kms.Client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: http2}
-	t.Cleanup(tr.CloseIdleConnections)
 	return kms.New(kms.Options{
 		BaseEndpoint: &endpoint,
 		Region:       testRegion,
@@ -110,7 +111,7 @@ func testSDK(t *testing.T, http2 bool) {
 		f.engine.does(func(_ context.Context, _ *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
 			c := reflect.New(reflect.TypeOf(in).Elem())
 			c.Elem().Set(reflect.ValueOf(in).Elem())
-			if e, ok := c.Interface().(*keyengine.EncryptInput); ok {
+			if e, ok := c.Interface().(*kmsapi.EncryptInput); ok {
 				e.Plaintext = append([]byte(nil), e.Plaintext...) // wiped after the answer
 			}
 			got <- c.Interface()
@@ -119,7 +120,7 @@ func testSDK(t *testing.T, http2 bool) {
 	}
 	arn := ptr("arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab")
 
-	answers(&keyengine.EncryptOutput{CiphertextBlob: []byte{1, 2, 0xff}, KeyId: arn, EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")})
+	answers(&kmsapi.EncryptOutput{CiphertextBlob: []byte{1, 2, 0xff}, KeyId: arn, EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")})
 	enc, err := client.Encrypt(ctx, &kms.EncryptInput{
 		KeyId: ptr("alias/ключ +%/"), Plaintext: []byte("plain <&> text"), EncryptionContext: map[string]string{"a": "b", "é\"": "\u2028"},
 		GrantTokens: []string{"t"}, EncryptionAlgorithm: types.EncryptionAlgorithmSpecSymmetricDefault, DryRun: ptr(false),
@@ -127,7 +128,7 @@ func testSDK(t *testing.T, http2 bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &keyengine.EncryptInput{KeyId: ptr("alias/ключ +%/"), Plaintext: []byte("plain <&> text"), EncryptionContext: map[string]string{"a": "b", "é\"": "\u2028"},
+	want := &kmsapi.EncryptInput{KeyId: ptr("alias/ключ +%/"), Plaintext: []byte("plain <&> text"), EncryptionContext: map[string]string{"a": "b", "é\"": "\u2028"},
 		GrantTokens: []string{"t"}, EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT"), DryRun: ptr(false)}
 	if diff := cmp.Diff(any(want), <-got); diff != "" {
 		t.Errorf("Encrypt input:\n%s", diff)
@@ -140,25 +141,25 @@ func testSDK(t *testing.T, http2 bool) {
 	}
 
 	created := time.UnixMilli(1593622000191).UTC()
-	answers(&keyengine.CreateKeyOutput{KeyMetadata: &keyengine.KeyMetadata{Arn: arn, KeyId: ptr("id"), CreationDate: &created, Enabled: ptr(true), MultiRegion: ptr(false),
+	answers(&kmsapi.CreateKeyOutput{KeyMetadata: &kmsapi.KeyMetadata{Arn: arn, KeyId: ptr("id"), CreationDate: &created, Enabled: ptr(true), MultiRegion: ptr(false),
 		EncryptionAlgorithms: []string{"SYMMETRIC_DEFAULT"}, KeyState: ptr("Enabled")}})
 	ck, err := client.CreateKey(ctx, &kms.CreateKeyInput{Tags: []types.Tag{{TagKey: ptr("k"), TagValue: ptr("")}}, Policy: ptr(`{"a":"b"}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(any(&keyengine.CreateKeyInput{Tags: []keyengine.Tag{{TagKey: ptr("k"), TagValue: ptr("")}}, Policy: ptr(`{"a":"b"}`)}), <-got); diff != "" {
+	if diff := cmp.Diff(any(&kmsapi.CreateKeyInput{Tags: []kmsapi.Tag{{TagKey: ptr("k"), TagValue: ptr("")}}, Policy: ptr(`{"a":"b"}`)}), <-got); diff != "" {
 		t.Errorf("CreateKey input:\n%s", diff)
 	}
 	if m := ck.KeyMetadata; !m.CreationDate.Equal(created) || *m.Arn != *arn || !m.Enabled || m.KeyState != types.KeyStateEnabled || len(m.EncryptionAlgorithms) != 1 || m.DeletionDate != nil {
 		t.Errorf("CreateKey output: %+v", m)
 	}
 
-	answers(&keyengine.ListKeysOutput{Keys: []keyengine.KeyListEntry{{KeyId: ptr("id"), KeyArn: arn}}, NextMarker: ptr("m"), Truncated: ptr(true)})
+	answers(&kmsapi.ListKeysOutput{Keys: []kmsapi.KeyListEntry{{KeyId: ptr("id"), KeyArn: arn}}, NextMarker: ptr("m"), Truncated: ptr(true)})
 	lk, err := client.ListKeys(ctx, &kms.ListKeysInput{Limit: ptr(int32(1))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(any(&keyengine.ListKeysInput{Limit: ptr(int32(1))}), <-got); diff != "" {
+	if diff := cmp.Diff(any(&kmsapi.ListKeysInput{Limit: ptr(int32(1))}), <-got); diff != "" {
 		t.Errorf("ListKeys input:\n%s", diff)
 	}
 	if len(lk.Keys) != 1 || *lk.Keys[0].KeyArn != *arn || !lk.Truncated || *lk.NextMarker != "m" {
@@ -177,7 +178,7 @@ func TestSDKErrors(t *testing.T) {
 	f := newFixture(t, realClock)
 	client := newSDKClient(t, f, false)
 	for _, tc := range []struct {
-		code keyengine.Code
+		code kmsapi.Code
 		want any
 	}{
 		{"NotFoundException", new(*types.NotFoundException)},
@@ -191,7 +192,7 @@ func TestSDKErrors(t *testing.T) {
 		{"DryRunOperationException", new(*types.DryRunOperationException)},
 	} {
 		t.Run(string(tc.code), func(t *testing.T) {
-			f.engine.does(answer(nil, &keyengine.Error{Code: tc.code, Message: "what happened"}))
+			f.engine.does(answer(nil, &kmsapi.Error{Code: tc.code, Message: "what happened"}))
 			_, err := client.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: []byte("x")})
 			if !errors.As(err, tc.want) {
 				t.Fatalf("got %v, want a %T", err, tc.want)
@@ -204,14 +205,14 @@ func TestSDKErrors(t *testing.T) {
 			}
 		})
 	}
-	for _, code := range []keyengine.Code{"AccessDeniedException", "ValidationException", "ThrottlingException", "ServiceUnavailable"} {
-		f.engine.does(answer(nil, &keyengine.Error{Code: code, Message: "what happened"}))
+	for _, code := range []kmsapi.Code{"AccessDeniedException", "ValidationException", "ThrottlingException", "ServiceUnavailable"} {
+		f.engine.does(answer(nil, &kmsapi.Error{Code: code, Message: "what happened"}))
 		_, err := client.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: []byte("x")})
 		if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != string(code) || e.ErrorMessage() != "what happened" {
 			t.Errorf("got %v, want %s", err, code)
 		}
 	}
-	f.engine.authErr = keyengine.ErrUnrecognizedClient
+	f.engine.authErr = kmsapi.ErrUnrecognizedClient
 	_, err := client.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: []byte("x")})
 	if e, ok := errors.AsType[smithy.APIError](err); !ok || e.ErrorCode() != "UnrecognizedClientException" {
 		t.Errorf("got %v", err)
@@ -233,17 +234,19 @@ func TestBoto3(t *testing.T) {
 	endpoint, _, bundle := f.serveTLS(t)
 	f.engine.does(func(_ context.Context, _ *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
 		switch in := in.(type) {
-		case *keyengine.EncryptInput:
-			return &keyengine.EncryptOutput{CiphertextBlob: append([]byte("sealed:"), in.Plaintext...), KeyId: in.KeyId}, nil
-		case *keyengine.EnableKeyInput:
+		case *kmsapi.EncryptInput:
+			return &kmsapi.EncryptOutput{CiphertextBlob: append([]byte("sealed:"), in.Plaintext...), KeyId: in.KeyId}, nil
+		case *kmsapi.EnableKeyInput:
 			return nil, nil
-		case *keyengine.DescribeKeyInput:
-			return nil, &keyengine.Error{Code: "NotFoundException", Message: "Alias é is not found."}
+		case *kmsapi.ListKeysInput:
+			return &kmsapi.ListKeysOutput{}, nil
+		case *kmsapi.DescribeKeyInput:
+			return nil, &kmsapi.Error{Code: "NotFoundException", Message: "Alias é is not found."}
 		}
 		return nil, fmt.Errorf("asked for %s", op.Name)
 	})
 	const script = `
-import boto3, botocore, os, ssl, urllib.error, urllib.request
+import boto3, botocore.config, os, ssl, urllib.error, urllib.request
 k = boto3.client('kms')
 r = k.encrypt(KeyId='alias/\u00e9 +', Plaintext=b'\x00\xff', EncryptionContext={'a': '1'})
 assert r['CiphertextBlob'] == b'sealed:\x00\xff', r
@@ -265,13 +268,39 @@ try:
     raise SystemExit('no error')
 except botocore.exceptions.ClientError as e:
     assert e.response['Error']['Code'] == 'UnrecognizedClientException', e
-url = k.generate_presigned_url('list_keys')
+# boto3 presigns a request without a body, so that it is of use for operations that need no member.
+url = k.generate_presigned_url('list_keys', HttpMethod='POST')
 ctx = ssl.create_default_context(cafile=os.environ['AWS_CA_BUNDLE'])
+def post(data):
+    return urllib.request.urlopen(urllib.request.Request(url, method='POST', data=data, headers={
+        'Content-Type': 'application/x-amz-json-1.1', 'X-Amz-Target': 'TrentService.ListKeys'}), context=ctx)
+assert post(b'').status == 200
 try:
-    urllib.request.urlopen(urllib.request.Request(url, method='POST', data=b'{}', headers={'Content-Type': 'application/x-amz-json-1.1'}), context=ctx)
+    post(b'{}')
     raise SystemExit('no error')
 except urllib.error.HTTPError as e:
-    assert e.code == 400 and b'IncompleteSignatureException' in e.read(), e
+    assert e.code == 400 and b'InvalidSignatureException' in e.read(), e
+sts = boto3.client('sts', endpoint_url=k.meta.endpoint_url)
+try:
+    sts.get_caller_identity()
+    raise SystemExit('no error')
+except botocore.exceptions.ClientError as e:
+    assert e.response['Error']['Code'] == 'SignatureDoesNotMatch' and 'AWS_ENDPOINT_URL_KMS' in e.response['Error']['Message'], e
+try:
+    sts.assume_role_with_web_identity(RoleArn='arn:aws:iam::111122223333:role/r', RoleSessionName='session', WebIdentityToken='token')
+    raise SystemExit('no error')
+except botocore.exceptions.ClientError as e:
+    assert e.response['Error']['Code'] == 'SignatureDoesNotMatch' and 'AWS_ENDPOINT_URL_KMS' in e.response['Error']['Message'], e
+try:
+    boto3.client('s3', endpoint_url=k.meta.endpoint_url, config=botocore.config.Config(s3={'addressing_style': 'path'})).list_objects_v2(Bucket='b')
+    raise SystemExit('no error')
+except botocore.exceptions.ClientError as e:
+    assert e.response['Error']['Code'] == 'SignatureDoesNotMatch' and 'AWS_ENDPOINT_URL_KMS' in e.response['Error']['Message'], e
+try:
+    boto3.client('secretsmanager', endpoint_url=k.meta.endpoint_url).list_secrets()
+    raise SystemExit('no error')
+except botocore.exceptions.ClientError as e:
+    assert e.response['Error']['Code'] == 'InvalidSignatureException' and 'AWS_ENDPOINT_URL_KMS' in e.response['Error']['Message'], e
 `
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -289,7 +318,7 @@ func TestAWSCLI(t *testing.T) {
 	f := newFixture(t, realClock)
 	endpoint, _, bundle := f.serveTLS(t)
 	f.engine.does(func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
-		return &keyengine.EncryptOutput{CiphertextBlob: append([]byte("sealed:"), in.(*keyengine.EncryptInput).Plaintext...)}, nil
+		return &kmsapi.EncryptOutput{CiphertextBlob: append([]byte("sealed:"), in.(*kmsapi.EncryptInput).Plaintext...)}, nil
 	})
 	file := filepath.Join(t.TempDir(), "plain")
 	if err := os.WriteFile(file, []byte("hi"), 0o600); err != nil {

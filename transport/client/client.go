@@ -11,11 +11,9 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"google.golang.org/grpc"
@@ -41,16 +39,20 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // Config says where to and as whom.
 type Config struct {
-	// Address is host:port, or anything that gRPC resolves.
+	// Address is host:port, or anything that gRPC resolves; or host:port of several
+	// nodes separated by commas, of which the first that answers is used.
 	Address string
 
 	// TLS is used as it is, if set. Otherwise it is made of the files: CAFile has
 	// the certificates that servers' are issued by (the system's, if empty),
 	// CertFile and KeyFile the client's own, if any. ServerName is what the
-	// server's certificate must be for, if that is not Address's host.
+	// server's certificate must be for, if that is not the address's host.
 	TLS                       *tls.Config
 	CAFile, CertFile, KeyFile string
 	ServerName                string
+	// VerifyConnection, if set, is asked as well, as that of tls.Config; only with the
+	// files.
+	VerifyConnection func(tls.ConnectionState) error
 	// Plaintext does without TLS: for development, on loopback.
 	Plaintext bool
 
@@ -58,6 +60,11 @@ type Config struct {
 	// Dial wipes SecretAccessKey, whether it succeeds or not.
 	AccessKeyID     string
 	SecretAccessKey Secret
+
+	// SessionCache is a directory in which the session is kept for the next program
+	// that is the same caller of the same servers; "" keeps none. The file in it is
+	// encrypted with a key that SecretAccessKey gives.
+	SessionCache string
 
 	// Region that calls are for, "" for the cluster's own.
 	Region    string
@@ -92,7 +99,11 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient(cfg.Address,
+	to, opts, err := target(cfg.Address)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient(to, append(opts,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithUserAgent(cfg.UserAgent),
 		// Nothing that a DNS server says changes how calls are made.
@@ -100,13 +111,16 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithStaticStreamWindowSize(window),
 		grpc.WithStaticConnWindowSize(window),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", cfg.Address, err)
 	}
 	c := &Client{conn: conn, region: cfg.Region}
 	if cfg.AccessKeyID != "" {
 		c.session = newSession(kmspb.NewSessionClient(conn), cfg.AccessKeyID, cfg.SecretAccessKey)
+		if binding, err := cfg.binding(); err == nil && cfg.TLS == nil {
+			c.session.cache = newSessionCache(cfg.SessionCache, binding, cfg.AccessKeyID, c.session.key)
+		}
 	}
 	c.stop = context.AfterFunc(ctx, func() { _ = c.close() })
 	return c, nil
@@ -114,7 +128,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 
 // transport is how connections are secured.
 func (cfg *Config) transport() (credentials.TransportCredentials, error) {
-	files := cfg.CAFile != "" || cfg.CertFile != "" || cfg.KeyFile != "" || cfg.ServerName != ""
+	files := cfg.CAFile != "" || cfg.CertFile != "" || cfg.KeyFile != "" || cfg.ServerName != "" || cfg.VerifyConnection != nil
 	if cfg.Plaintext {
 		if files || cfg.TLS != nil {
 			return nil, errors.New("TLS settings make no sense without TLS")
@@ -127,21 +141,18 @@ func (cfg *Config) transport() (credentials.TransportCredentials, error) {
 		}
 		return credentials.NewTLS(cfg.TLS), nil
 	}
-	t := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: cfg.ServerName}
+	t := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: cfg.ServerName, VerifyConnection: cfg.VerifyConnection}
 	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
+		pool, err := readCA(cfg.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("reading the CA: %w", err)
+			return nil, err
 		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s has no certificate", cfg.CAFile)
-		}
+		t.RootCAs = pool
 	}
 	if cfg.CertFile != "" || cfg.KeyFile != "" {
-		cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
+		cert, err := readPair(cfg.CertFile, cfg.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("reading the client's certificate: %w", err)
+			return nil, err
 		}
 		t.Certificates = []tls.Certificate{cert}
 	}
@@ -164,8 +175,17 @@ func (c *Client) close() error {
 // KMS has the operations on keys.
 func (c *Client) KMS() kmspb.KMSClient { return kmspb.NewKMSClient(c.authenticated()) }
 
+// Calls makes calls by their names, such as /conclave.v1.KMS/CreateKey, in the
+// client's session.
+func (c *Client) Calls() grpc.ClientConnInterface { return c.authenticated() }
+
 // Audit reads the audit log.
 func (c *Client) Audit() kmspb.AuditClient { return kmspb.NewAuditClient(c.authenticated()) }
+
+// Credentials are the account root's.
+func (c *Client) Credentials() kmspb.CredentialsClient {
+	return kmspb.NewCredentialsClient(c.authenticated())
+}
 
 // Operator is for operators, who have a certificate; the access key is of no use
 // there, and no session is opened.

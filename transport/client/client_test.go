@@ -21,7 +21,9 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -51,7 +53,7 @@ type fakeServer struct {
 	slow   chan struct{} // Create waits for it, if set
 }
 
-func (f *fakeServer) Create(_ context.Context, in *kmspb.CreateSessionRequest) (*kmspb.CreateSessionResponse, error) {
+func (f *fakeServer) Create(ctx context.Context, in *kmspb.CreateSessionRequest) (*kmspb.CreateSessionResponse, error) {
 	if f.slow != nil {
 		<-f.slow
 	}
@@ -60,9 +62,15 @@ func (f *fakeServer) Create(_ context.Context, in *kmspb.CreateSessionRequest) (
 		io.WriteString(h, msg)
 		return h.Sum(nil)
 	}
+	var channel []byte
+	if p, _ := peer.FromContext(ctx); p != nil {
+		if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			channel, _ = info.State.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+		}
+	}
 	want := outer(string(outer("CONCLAVE1"+testSecret, "session")),
-		fmt.Sprintf("conclave session v1\n%s\n%d\n%s", in.GetAccessKeyId(), in.GetTime(), hex.EncodeToString(in.GetNonce())))
-	if !hmac.Equal(want, in.GetMac()) || in.GetAccessKeyId() != testID || len(in.GetNonce()) < 16 {
+		fmt.Sprintf("conclave session v2\n%s\n%d\n%s\n%x", in.GetAccessKeyId(), in.GetTime(), hex.EncodeToString(in.GetNonce()), channel))
+	if !hmac.Equal(want, []byte(strings.Join(metadata.ValueFromIncomingContext(ctx, "conclave-proof-bin"), ""))) || in.GetAccessKeyId() != testID || len(in.GetNonce()) < 16 {
 		return nil, detailed(codes.Unauthenticated, "InvalidSignatureException")
 	}
 	if d := time.Since(time.Unix(in.GetTime(), 0)); d < -time.Minute || d > time.Minute {

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -28,6 +29,7 @@ type session struct {
 	server kmspb.SessionClient
 	id     string
 	now    func() time.Time
+	cache  *sessionCache // nil for none
 
 	// turn has one token in it, which who opens a session holds.
 	turn chan struct{}
@@ -74,23 +76,36 @@ func (s *session) get(ctx context.Context) (token string, fresh bool, err error)
 	if token, ok := s.current(); ok {
 		return token, false, nil
 	}
+	if token, ok := s.cached(); ok {
+		return token, false, nil
+	}
 	token, err = s.open(ctx)
 	return token, true, err
+}
+
+// cached takes over the session that an earlier program left, once: a token that was
+// dropped since is not in the cache any more.
+func (s *session) cached() (string, bool) {
+	kept, ok := s.cache.load()
+	if !ok || !s.now().Before(kept.Expires.Add(-renewBefore)) {
+		return "", false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key == nil {
+		return "", false
+	}
+	s.token, s.renewAt = kept.Token, kept.Expires.Add(-renewBefore)
+	return s.token, true
 }
 
 func (s *session) open(ctx context.Context) (string, error) {
 	nonce := make([]byte, 32)
 	_, _ = rand.Read(nonce) // never fails: the program ends first
 	at := s.now().Unix()
-	message := "conclave session v1\n" + s.id + "\n" + strconv.FormatInt(at, 10) + "\n" + hex.EncodeToString(nonce)
-	s.mu.Lock()
-	if s.key == nil {
-		s.mu.Unlock()
-		return "", status.Error(codes.Canceled, "the client is closed")
-	}
-	tag := mac(s.key, message)
-	s.mu.Unlock()
-	r, err := s.server.Create(ctx, &kmspb.CreateSessionRequest{AccessKeyId: s.id, Time: at, Nonce: nonce, Mac: tag})
+	message := "conclave session v2\n" + s.id + "\n" + strconv.FormatInt(at, 10) + "\n" + hex.EncodeToString(nonce) + "\n"
+	r, err := s.server.Create(ctx, &kmspb.CreateSessionRequest{AccessKeyId: s.id, Time: at, Nonce: nonce},
+		grpc.PerRPCCredentials(proof{session: s, message: message}))
 	if err != nil {
 		return "", err
 	}
@@ -102,9 +117,41 @@ func (s *session) open(ctx context.Context) (string, error) {
 	if s.key != nil {
 		expires := r.GetExpires().AsTime()
 		s.token, s.renewAt = r.GetToken(), expires.Add(-min(renewBefore, expires.Sub(s.now())/4))
+		// Without it the next program opens one of its own.
+		_ = s.cache.save(cachedSession{Token: s.token, Expires: expires})
 	}
 	return r.GetToken(), nil
 }
+
+// proof makes a call's proof when it is known which connection the call is made on,
+// as it is good on that one alone: a server that is given it cannot use it at another.
+type proof struct {
+	session *session
+	message string
+}
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (p proof) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	var channel []byte
+	if call, ok := credentials.RequestInfoFromContext(ctx); ok {
+		if info, ok := call.AuthInfo.(credentials.TLSInfo); ok {
+			var err error
+			if channel, err = info.State.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err != nil {
+				return nil, status.Error(codes.FailedPrecondition, "the connection has no channel binding: "+err.Error())
+			}
+		}
+	}
+	p.session.mu.Lock()
+	defer p.session.mu.Unlock()
+	if p.session.key == nil {
+		return nil, status.Error(codes.Canceled, "the client is closed")
+	}
+	return map[string]string{"conclave-proof-bin": string(mac(p.session.key, p.message+hex.EncodeToString(channel)))}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials. Without TLS a
+// proof is for loopback, where nobody else is given it.
+func (proof) RequireTransportSecurity() bool { return false }
 
 // drop forgets a token that a server did not take.
 func (s *session) drop(token string) {
@@ -112,6 +159,7 @@ func (s *session) drop(token string) {
 	defer s.mu.Unlock()
 	if s.token == token {
 		s.token = ""
+		s.cache.forget()
 	}
 }
 

@@ -2,19 +2,15 @@ package grpcapi
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"runtime/debug"
 	"strings"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -25,22 +21,6 @@ const requestIDHeader = "x-conclave-request-id"
 // maxStatusMessage bounds a status's text. It travels in trailers twice, and
 // clients of other languages take 8 KiB of trailers.
 const maxStatusMessage = 1536
-
-// request is what handlers know of the call that they are in.
-type request struct {
-	id keyengine.RequestID
-	// status is an error of the library's own, which it has told the caller of
-	// already or which is fit to be told. No other status is: one that a handler
-	// was given by somebody else may say anything.
-	status error
-}
-
-type requestKey struct{}
-
-func requestOf(ctx context.Context) *request {
-	r, _ := ctx.Value(requestKey{}).(*request)
-	return r
-}
 
 // register adds a service whose methods all run behind answer. A generated
 // handler decodes before it runs its interceptors; here answer runs first, so
@@ -57,36 +37,37 @@ func (s *Server) register(desc *grpc.ServiceDesc, impl any) {
 // answer wraps the handler of one method, which is named for the log.
 func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
-		r := &request{id: transport.NewRequestID()}
-		ctx = context.WithValue(ctx, requestKey{}, r)
+		c := callOf(ctx)
+		c.Method = name
 		defer func() {
 			if p := recover(); p != nil {
-				out, err = nil, s.panicked(name, r, p)
+				out, err = nil, s.api.Panicked(c.Request, p)
 			}
 			if err != nil {
-				out, err = nil, s.refusal(name, r, err)
+				out, err = nil, s.refusal(c, err)
 			}
 		}()
-		if err := grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
-			r.status = err
+		if err := grpc.SetHeader(ctx, metadata.Pairs(requestIDHeader, transport.FormatRequestID(c.ID))); err != nil {
+			c.status = err
 			return nil, err
 		}
-		return handle(srv, ctx, r.decoder(dec), nil)
+		return handle(srv, ctx, c.decoder(dec), nil)
 	}
 }
 
-var errStopping = &keyengine.Error{Code: keyengine.ErrUnavailable.Code, Message: "This node is stopping. Send the request to another one."}
+var errStopping = &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "This node is stopping. Send the request to another one."}
 
 // answerStream is answer for streams.
 func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	r := &request{id: transport.NewRequestID()}
-	ctx, cancel := context.WithCancel(context.WithValue(ss.Context(), requestKey{}, r))
+	c := callOf(ss.Context())
+	c.Method = info.FullMethod
+	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(s.life, cancel)()
 	st := &stream{ServerStream: ss, ctx: ctx}
 	defer func() {
 		if p := recover(); p != nil {
-			err = s.panicked(info.FullMethod, r, p)
+			err = s.api.Panicked(c.Request, p)
 		}
 		switch {
 		case err == nil:
@@ -96,14 +77,14 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		case st.gone:
 			err = context.Canceled
 		case strings.HasPrefix(info.FullMethod, "/grpc.reflection."):
-			r.status = err
+			c.status = err
 		case ctx.Err() != nil:
 			err = ctx.Err() // the caller has gone, which is all that sending failed for
 		}
-		err = s.refusal(info.FullMethod, r, err)
+		err = s.refusal(c, err)
 	}()
-	if err := ss.SetHeader(metadata.Pairs(requestIDHeader, transport.FormatRequestID(r.id))); err != nil {
-		r.status = err
+	if err := ss.SetHeader(metadata.Pairs(requestIDHeader, transport.FormatRequestID(c.ID))); err != nil {
+		c.status = err
 		return err
 	}
 	return handle(srv, st)
@@ -123,50 +104,34 @@ func (s *stream) SendMsg(m any) error {
 	return err
 }
 
+// RecvMsg notes that the call's message is there.
+func (s *stream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return callOf(s.ctx).Arrived()
+}
+
 func (s *stream) Context() context.Context { return s.ctx }
 
 // unknownMethod answers calls of methods that there are not.
 func unknownMethod(any, grpc.ServerStream) error {
-	return &keyengine.Error{Code: transport.ErrUnknownOperation.Code, Message: "There is no such method."}
-}
-
-// panicked logs a panic and is the error that the caller hears of. The stack has
-// addresses, never the contents of messages.
-func (s *Server) panicked(name string, r *request, p any) error {
-	s.metrics.panics.Inc()
-	s.log.Error("panic in a request", "method", name, "request_id", transport.FormatRequestID(r.id),
-		"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	return keyengine.ErrInternal
+	return &kmsapi.Error{Code: transport.ErrUnknownOperation.Code, Message: "There is no such method."}
 }
 
 // refusal is the status of an error.
-func (s *Server) refusal(name string, r *request, err error) error {
-	if r.status != nil {
-		return r.status
+func (s *Server) refusal(c *call, err error) error {
+	if c.status != nil && !c.Evicted() {
+		return c.status
 	}
-	id := transport.FormatRequestID(r.id)
-	a := lookup(err)
-	if a.Internal && !errors.Is(err, keyengine.ErrInternal) {
-		s.log.Error("request failed", "method", name, "request_id", id, "err", err)
-	}
-	if a.GRPC == codes.Unauthenticated {
-		s.unauthenticated(a.Type)
-	}
+	id := transport.FormatRequestID(c.ID)
+	a := s.api.Answer(c.Request, err)
+	a.Message = shortened(a.Message)
 	p := status.New(a.GRPC, a.Message)
-	if a.Message == "" {
-		p = status.New(a.GRPC, a.Type)
-	}
 	if d, err := p.WithDetails(&kmspb.ErrorDetail{Type: a.Type, Message: a.Message, RequestId: id}); err == nil {
 		p = d
 	}
 	return p.Err()
-}
-
-// lookup is transport.Lookup with a message fit for a status.
-func lookup(err error) transport.Answer {
-	a := transport.Lookup(err)
-	a.Message = shortened(a.Message)
-	return a
 }
 
 // shortened is text fit for a status.
@@ -189,19 +154,19 @@ type received struct {
 	err error
 }
 
-var errNotAMessage = &keyengine.Error{Code: transport.ErrSerialization.Code, Message: "The request is not a message of this method, or not valid UTF-8."}
+var errNotAMessage = &kmsapi.Error{Code: transport.ErrSerialization.Code, Message: "The request is not a message of this method, or not valid UTF-8."}
 
 // decoder makes dec report messages that cannot be read as callers' errors.
-func (r *request) decoder(dec func(any) error) func(any) error {
+func (c *call) decoder(dec func(any) error) func(any) error {
 	return func(m any) error {
 		in := received{msg: m.(proto.Message)}
 		if err := dec(&in); err != nil {
-			r.status = err // too long, cut off
+			c.status = err // too long, cut off
 			return err
 		}
 		if in.err != nil {
 			return errNotAMessage
 		}
-		return nil
+		return c.Arrived()
 	}
 }

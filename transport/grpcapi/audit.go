@@ -12,10 +12,10 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// reproveEvery is how often a reader of the audit log must still be who it was:
+// reauthInterval is how often a reader of the audit log must still be who it was:
 // its session may end while it reads. That its credential is good is looked at
 // with every read.
-const reproveEvery = time.Minute
+const reauthInterval = time.Minute
 
 // auditReader is a *keyengine.AuditReader.
 type auditReader interface {
@@ -49,7 +49,7 @@ func (a *auditService) Read(in *kmspb.ReadAuditRequest, ss grpc.ServerStreamingS
 	if err != nil {
 		return err
 	}
-	if err := stay(ctx, &a.server.gates.audits); err != nil {
+	if err := callOf(ctx).Stay(&a.server.gates.audits); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {
@@ -76,13 +76,14 @@ func (a *auditService) send(ctx context.Context, r auditReader, ss grpc.ServerSt
 			return ctx.Err()
 		}
 		index, line, err := r.Next(until)
-		if err != nil {
+		unopenable := errors.Is(err, keyengine.ErrUnopenable)
+		if err != nil && !unopenable {
 			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 				return nil
 			}
 			return err
 		}
-		if err := ss.Send(&kmspb.ReadAuditResponse{Index: index, Json: string(line)}); err != nil {
+		if err := ss.Send(&kmspb.ReadAuditResponse{Index: index, Json: string(line), Unopenable: unopenable}); err != nil {
 			return err
 		}
 	}

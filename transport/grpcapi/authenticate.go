@@ -2,6 +2,7 @@ package grpcapi
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 )
 
@@ -25,24 +27,31 @@ const (
 )
 
 var (
-	errNoCredentials = &keyengine.Error{Code: transport.ErrMissingAuthentication.Code,
+	errNoCredentials = &kmsapi.Error{Code: transport.ErrMissingAuthentication.Code,
 		Message: "The call needs a session token (authorization: Bearer TOKEN) or the client certificate of a principal."}
-	errBadToken = &keyengine.Error{Code: keyengine.ErrUnrecognizedClient.Code,
+	errBadToken = &kmsapi.Error{Code: kmsapi.ErrUnrecognizedClient.Code,
 		Message: "The security token included in the request is invalid."}
-	errCertificate = &keyengine.Error{Code: keyengine.ErrUnrecognizedClient.Code,
+	errCertificate = &kmsapi.Error{Code: kmsapi.ErrUnrecognizedClient.Code,
 		Message: "The client certificate is not one of a principal, or is no longer valid."}
-	errNotOperator = &keyengine.Error{Code: keyengine.ErrAccessDenied.Code,
+	errNotOperator = &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code,
 		Message: "This call needs the client certificate of an operator."}
-	errRegion = &keyengine.Error{Code: keyengine.ErrValidation.Code,
+	errRegion = &kmsapi.Error{Code: kmsapi.ErrValidation.Code,
 		Message: "The region of " + regionHeader + " is not the name of a region."}
 )
 
 // connection is who is at the other end, as far as the transport knows.
 type connection struct {
-	ip       string
 	loopback bool
-	tls      keyengine.TLS
-	leaf     *x509.Certificate // verified; nil without
+	leaf     *x509.Certificate    // verified; nil without
+	state    *tls.ConnectionState // nil without TLS
+}
+
+// verified is the certificate that the other end has shown, if it was verified.
+func verified(info credentials.AuthInfo) *x509.Certificate {
+	if t, ok := info.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 && len(t.State.PeerCertificates) > 0 {
+		return t.State.PeerCertificates[0]
+	}
+	return nil
 }
 
 func connectionOf(ctx context.Context) connection {
@@ -52,30 +61,31 @@ func connectionOf(ctx context.Context) connection {
 	}
 	var c connection
 	if a, ok := p.Addr.(*net.TCPAddr); ok {
-		c.ip, c.loopback = a.IP.String(), a.IP.IsLoopback()
-	} else {
-		c.ip = transport.SourceIP(p.Addr.String())
+		c.loopback = a.IP.IsLoopback()
 	}
-	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-		c.tls = transport.TLSInfo(&info.State)
-		if len(info.State.VerifiedChains) > 0 && len(info.State.PeerCertificates) > 0 {
-			c.leaf = info.State.PeerCertificates[0]
+	if auth, ok := p.AuthInfo.(authInfo); ok {
+		if info, ok := auth.AuthInfo.(credentials.TLSInfo); ok {
+			c.state = &info.State
+			c.leaf = verified(info)
 		}
 	}
 	return c
 }
 
+// channel is the connection's channel binding tls-exporter (RFC 9266); nothing
+// without TLS.
+func (c *connection) channel() ([]byte, error) {
+	if c.state == nil {
+		return nil, nil
+	}
+	return c.state.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+}
+
 // caller finds out who makes a call on keys. A token that is no good is not made
 // up for by a certificate: the caller meant to be somebody else.
 func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
-	conn := connectionOf(ctx)
-	c := &keyengine.Caller{
-		RequestID: requestOf(ctx).id,
-		SourceIP:  conn.ip,
-		UserAgent: userAgent(ctx),
-		Transport: "grpc",
-		TLS:       conn.tls,
-	}
+	call, conn := callOf(ctx), connectionOf(ctx)
+	c := call.Caller(userAgent(ctx), conn.state)
 	var err error
 	if c.Region, err = region(ctx); err != nil {
 		return nil, err
@@ -85,8 +95,11 @@ func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
 		if !ok {
 			return nil, errBadToken
 		}
-		c.Identity, err = s.cfg.Engine.AuthenticateSession(ctx, token)
-		return c, err
+		if c.Identity, err = s.cfg.Engine.AuthenticateSession(ctx, token); err != nil {
+			return nil, err
+		}
+		call.Proved()
+		return c, call.Work(&s.api.Calls)
 	}
 	if conn.leaf == nil {
 		return nil, errNoCredentials
@@ -95,23 +108,26 @@ func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
 	if !ok {
 		return nil, errCertificate
 	}
-	c.Identity, err = s.cfg.Engine.AuthenticateCertificate(ctx, uri)
-	return c, err
+	if c.Identity, err = s.cfg.Engine.AuthenticateCertificate(ctx, uri); err != nil {
+		return nil, err
+	}
+	call.Proved()
+	return c, call.Work(&s.api.Calls)
 }
 
 // operator finds out which operator makes a call.
 func (s *Server) operator(ctx context.Context) (keyengine.Operator, error) {
-	conn := connectionOf(ctx)
-	op := keyengine.Operator{SourceIP: conn.ip, RequestID: requestOf(ctx).id}
+	call, conn := callOf(ctx), connectionOf(ctx)
+	op := keyengine.Operator{SourceIP: call.SourceIP, RequestID: call.ID}
 	if s.cfg.LoopbackOperators && conn.loopback {
 		op.Name = "root"
-		return op, nil
+		return op, call.Work(&s.gates.ceremonies)
 	}
 	var ok bool
 	if op.Name, ok = s.operatorName(conn); !ok {
 		return keyengine.Operator{}, errNotOperator
 	}
-	return op, nil
+	return op, call.Work(&s.gates.ceremonies)
 }
 
 // operatorName is the URI of an operator's verified certificate. Nodes'
@@ -160,7 +176,7 @@ func bearer(values []string) (string, bool) {
 
 func userAgent(ctx context.Context) string {
 	if v := metadata.ValueFromIncomingContext(ctx, "user-agent"); len(v) > 0 {
-		return transport.UserAgent(v[0])
+		return v[0]
 	}
 	return ""
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -90,6 +92,15 @@ func TestWhoMayCall(t *testing.T) {
 			if got := status.Code(err); got != reads {
 				t.Errorf("Read: %v, want %v", err, reads)
 			}
+			for name, call := range credentialCalls(conn) {
+				before := w.engine.count()
+				if err := call(ctx); status.Code(err) != c.keys {
+					t.Errorf("%s: %v, want %v", name, err, c.keys)
+				}
+				if made := w.engine.count() > before; made != (c.keys == ok) {
+					t.Errorf("%s: the engine was called: %v", name, made)
+				}
+			}
 			for name, call := range operatorCalls(conn) {
 				done := len(w.ceremony.done)
 				err := call(ctx)
@@ -115,10 +126,33 @@ func TestWhoMayCall(t *testing.T) {
 	}
 }
 
+func credentialCalls(conn *grpc.ClientConn) map[string]func(context.Context) error {
+	c := kmspb.NewCredentialsClient(conn)
+	return map[string]func(context.Context) error{
+		"List": func(ctx context.Context) error { _, err := c.List(ctx, &kmspb.ListCredentialsRequest{}); return err },
+		"CreateAccessKey": func(ctx context.Context) error {
+			_, err := c.CreateAccessKey(ctx, &kmspb.CreateAccessKeyRequest{})
+			return err
+		},
+		"Delete": func(ctx context.Context) error { _, err := c.Delete(ctx, &kmspb.DeleteCredentialRequest{}); return err },
+		"RevokeSessions": func(ctx context.Context) error {
+			_, err := c.RevokeSessions(ctx, &kmspb.RevokeSessionsRequest{})
+			return err
+		},
+	}
+}
+
 func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error {
 	op, cl := kmspb.NewOperatorClient(conn), kmspb.NewClusterClient(conn)
 	return map[string]func(context.Context) error{
-		"Init": func(ctx context.Context) error { _, err := op.Init(ctx, &kmspb.InitRequest{}); return err },
+		"Init": func(ctx context.Context) error {
+			_, err := op.Init(ctx, &kmspb.InitRequest{AnswerKey: []byte("key")})
+			return err
+		},
+		"Challenge": func(ctx context.Context) error {
+			_, err := op.Challenge(ctx, &kmspb.ChallengeRequest{})
+			return err
+		},
 		"SubmitShare": func(ctx context.Context) error {
 			_, err := op.SubmitShare(ctx, &kmspb.SubmitShareRequest{})
 			return err
@@ -132,6 +166,10 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 			_, err := op.ConfirmTime(ctx, &kmspb.ConfirmTimeRequest{})
 			return err
 		},
+		"InstallCRL": func(ctx context.Context) error {
+			_, err := op.InstallCRL(ctx, &kmspb.InstallCRLRequest{})
+			return err
+		},
 		"Members": func(ctx context.Context) error { _, err := cl.Members(ctx, &kmspb.MembersRequest{}); return err },
 	}
 }
@@ -139,7 +177,8 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 // TestOperatorCallsAreAllTried: a call added to the API must be in the matrix.
 func TestOperatorCallsAreAllTried(t *testing.T) {
 	calls := operatorCalls(nil)
-	for _, s := range []string{"Operator", "Cluster"} {
+	maps.Copy(calls, credentialCalls(nil))
+	for _, s := range []string{"Operator", "Cluster", "Credentials"} {
 		ms := kmspb.File_transport_kmspb_operator_proto.Services().ByName(protoName(s)).Methods()
 		for i := range ms.Len() {
 			name := string(ms.Get(i).Name())
@@ -180,7 +219,7 @@ func TestUnverifiedCertificate(t *testing.T) {
 		if verified {
 			state.VerifiedChains = [][]*x509.Certificate{{leaf}}
 		}
-		ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, AuthInfo: credentials.TLSInfo{State: state}})
+		ctx := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, AuthInfo: authInfo{AuthInfo: credentials.TLSInfo{State: state}}})
 		if got := connectionOf(ctx).leaf != nil; got != verified {
 			t.Errorf("verified %v: believed %v", verified, got)
 		}
@@ -313,26 +352,24 @@ func TestWhatTheEngineIsTold(t *testing.T) {
 // TestStrangersLearnLittle: Status without a certificate.
 func TestStrangersLearnLittle(t *testing.T) {
 	w := start(t, true, nil)
-	got, err := kmspb.NewOperatorClient(w.dial(nil)).Status(timed(t), &kmspb.StatusRequest{All: true})
+	got, err := kmspb.NewOperatorClient(w.dial(nil)).Status(timed(t), &kmspb.StatusRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &kmspb.StatusResponse{HasLeader: true, Seal: &kmspb.SealState{Initialised: true, Sealed: true, Threshold: 3, Shares: 5, Progress: 2}}
 	diffProto(t, want, got)
-	if w.ceremony.all != 0 {
-		t.Error("a stranger made the node ask all others")
-	}
-	got, err = kmspb.NewOperatorClient(w.dial(w.ca.issue(nil, "conclave://operator/bob"))).Status(timed(t), &kmspb.StatusRequest{All: true})
+	got, err = kmspb.NewOperatorClient(w.dial(w.ca.issue(nil, "conclave://operator/bob"))).Status(timed(t), &kmspb.StatusRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.GetNodeId() != "n1" || len(got.GetNodes()) != 1 || len(got.GetFaults()) != 1 {
+	if got.GetNodeId() != "n1" || len(got.GetFaults()) != 1 {
 		t.Errorf("an operator is told %v", got)
 	}
 }
 
 // TestSourceAddress: the address of a connection is the one that its text says.
 func TestSourceAddress(t *testing.T) {
+	w := start(t, false, nil)
 	for _, a := range []net.Addr{
 		&net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 4567},
 		&net.TCPAddr{IP: net.IP{10, 1, 2, 3}, Port: 4567},
@@ -340,9 +377,12 @@ func TestSourceAddress(t *testing.T) {
 		&net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 443},
 		&net.UnixAddr{Name: "@", Net: "unix"},
 	} {
-		c := connectionOf(peer.NewContext(t.Context(), &peer.Peer{Addr: a}))
-		if want := transport.SourceIP(a.String()); c.ip != want {
-			t.Errorf("%v: got %q, want %q", a, c.ip, want)
+		ctx, err := w.server.gates.enter(peer.NewContext(t.Context(), &peer.Peer{Addr: a}), &tap.Info{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := callOf(ctx).SourceIP, transport.SourceIP(a.String()); got != want {
+			t.Errorf("%v: got %q, want %q", a, got, want)
 		}
 	}
 }

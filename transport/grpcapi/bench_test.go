@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -15,7 +16,7 @@ func BenchmarkEncrypt(b *testing.B) {
 	algorithm := "SYMMETRIC_DEFAULT"
 	w := start(b, true, nil)
 	w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
-		return &keyengine.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: &key, EncryptionAlgorithm: &algorithm}, nil
+		return &kmsapi.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: &key, EncryptionAlgorithm: &algorithm}, nil
 	}
 	client := kmspb.NewKMSClient(w.dial(nil))
 	ctx := withToken(b.Context(), "good")

@@ -2,105 +2,100 @@ package grpcapi
 
 import (
 	"context"
-	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/admission"
 )
 
 // gates bound what is under way at once, before a byte of a request's message is
-// read. Everything comes in as a call, and has a call's time to be answered. A
-// stream that is to live as long as its client likes moves to a gate of its kind
-// once it has shown that it may, so that those who only open streams and say
-// nothing can neither stay nor take such places.
+// read. A call comes in through the pool of whoever seems to make it: a stranger (the
+// API's own pool), a client (its token is one of the cluster's, or its connection has
+// shown one before) or an operator (by the connection's certificate). It passes the
+// gate to the work only once all of its message is there and its caller is known. What
+// is buffered for strangers is bounded by the places in their pool.
 type gates struct {
-	calls, watches, audits gate
-	timeout                time.Duration
+	api                *transport.API
+	clients, operators *admission.Pool // coming in
+	ceremonies, audits admission.Gate  // being worked on
+	watches            *admission.Pool
+	// knows reports whether a token is one of the cluster's, without waiting.
+	knows func(token string) bool
 }
 
-// gate lets so many in at once.
-type gate struct {
-	limit  int64
-	inside atomic.Int64
+// Places in the pools: a stranger's call takes some milliseconds, and may have a
+// message of maxMessage buffered.
+const (
+	maxStrangers     = 128
+	maxStrangersFrom = 32
+	maxOperators     = 256
+)
+
+func (g *gates) init(cfg Config, api *transport.API) {
+	g.api = api
+	g.ceremonies.SetLimit(maxOperators)
+	g.audits.SetLimit(int64(cfg.MaxStreams))
+	g.clients = api.Pool(int64(cfg.MaxCalls), int64(cfg.MaxCalls))
+	g.operators = api.Pool(maxOperators, maxOperators)
+	g.watches = api.Pool(int64(cfg.MaxStreams), max(int64(cfg.MaxStreams)/4, 1))
+	g.knows = cfg.Engine.KnowsToken
 }
 
-func (g *gate) enter() bool {
-	if g.inside.Add(1) > g.limit {
-		g.inside.Add(-1)
-		return false
-	}
-	return true
+// call is what handlers know of the call that they are in.
+type call struct {
+	*transport.Request
+	// status is an error of the library's own, which it has told the caller of
+	// already or which is fit to be told. No other status is: one that a handler
+	// was given by somebody else may say anything.
+	status error
 }
 
-func (g *gate) leave() { g.inside.Add(-1) }
+type callKey struct{}
 
-func (g *gates) init(cfg Config) {
-	g.calls.limit, g.watches.limit, g.audits.limit = int64(cfg.MaxCalls), int64(cfg.MaxStreams), int64(cfg.MaxStreams)
-	g.timeout = cfg.Timeout
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
 }
 
-// pass is of one call.
-type pass struct {
-	at    atomic.Pointer[gate] // nil once the call has ended
-	clock *time.Timer
-}
-
-type passKey struct{}
-
-var errFull = &keyengine.Error{Code: keyengine.ErrThrottling.Code, Message: "This node has too many requests under way. Try again, or another node."}
+var errFull = &kmsapi.Error{Code: kmsapi.ErrThrottling.Code, Message: "This node has too many requests under way. Try again, or another node."}
 
 // enter is called on a connection's reader for each new stream. The context that
 // it returns governs reading the request too, so a client that sends headers and
 // then nothing is let go of in time.
-func (g *gates) enter(ctx context.Context, _ *tap.Info) (context.Context, error) {
-	if !g.calls.enter() {
+func (g *gates) enter(ctx context.Context, info *tap.Info) (context.Context, error) {
+	in := transport.Arrival{Pool: g.api.Strangers, Lasts: true}
+	if p, ok := peer.FromContext(ctx); ok {
+		auth, _ := p.AuthInfo.(authInfo)
+		in.Conn = auth.conn
+		in.Remote = p.Addr.String()
+		in.Pool = g.poolOf(auth, info)
+	}
+	r, timed, err := g.api.Arrive(ctx, in)
+	if err != nil {
+		r.End()
 		return nil, status.Error(codes.ResourceExhausted, errFull.Message)
 	}
-	p := &pass{}
-	p.at.Store(&g.calls)
-	timed, cancel := context.WithCancel(context.WithValue(ctx, passKey{}, p))
-	p.clock = time.AfterFunc(g.timeout, cancel)
 	// The stream's own context ends with the stream, whatever becomes of it.
-	context.AfterFunc(ctx, func() {
-		p.clock.Stop()
-		cancel()
-		p.move(nil)
-	})
-	return timed, nil
+	context.AfterFunc(ctx, r.End)
+	return context.WithValue(timed, callKey{}, &call{Request: r}), nil
 }
 
-// stay moves a call to the gate of its kind, where it may stay.
-func stay(ctx context.Context, g *gate) error {
-	p, ok := ctx.Value(passKey{}).(*pass)
-	if !ok {
-		return nil
+// poolOf is the pool that a call comes in through. It decides on places only: who
+// the caller is will be found out when the call is there.
+func (g *gates) poolOf(auth authInfo, info *tap.Info) *admission.Pool {
+	switch {
+	case auth.operator:
+		return g.operators
+	case auth.conn != nil && auth.conn.Class() != admission.Stranger:
+		return g.clients
 	}
-	if !g.enter() {
-		return errFull
+	if token, ok := bearer(info.Header.Get("authorization")); ok && g.knows(token) {
+		return g.clients
 	}
-	p.clock.Stop()
-	p.move(g)
-	return nil
-}
-
-// move gives the place at the old gate back. The call may have ended meanwhile,
-// and given back its last one.
-func (p *pass) move(to *gate) {
-	for {
-		from := p.at.Load()
-		if from == nil {
-			if to != nil {
-				to.leave()
-			}
-			return
-		}
-		if p.at.CompareAndSwap(from, to) {
-			from.leave()
-			return
-		}
-	}
+	return g.api.Strangers
 }

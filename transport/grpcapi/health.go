@@ -7,7 +7,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -19,8 +20,12 @@ const healthPoll = 250 * time.Millisecond
 type healthService struct {
 	grpc_health_v1.UnimplementedHealthServer
 	serving func() bool
-	watches *gate
+	watches *admission.Pool
+	life    time.Duration
 }
+
+// errWatchOver ends a watch. Clients that watch begin another.
+var errWatchOver = &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "The watch has lasted as long as one may. Begin another."}
 
 func (h *healthService) status(service string) grpc_health_v1.HealthCheckResponse_ServingStatus {
 	switch service {
@@ -39,16 +44,19 @@ func (h *healthService) status(service string) grpc_health_v1.HealthCheckRespons
 func (h *healthService) Check(_ context.Context, in *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
 	st := h.status(in.GetService())
 	if st == grpc_health_v1.HealthCheckResponse_SERVICE_UNKNOWN {
-		return nil, &keyengine.Error{Code: keyengine.ErrNotFound.Code, Message: "There is no such service."}
+		return nil, &kmsapi.Error{Code: kmsapi.ErrNotFound.Code, Message: "There is no such service."}
 	}
 	return &grpc_health_v1.HealthCheckResponse{Status: st}, nil
 }
 
-// Watch tells the status now and whenever it changes.
+// Watch tells the status now and whenever it changes, for as long as life lasts and
+// newer watches leave room: anybody can ask for one.
 func (h *healthService) Watch(in *grpc_health_v1.HealthCheckRequest, ss grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
-	if err := stay(ss.Context(), h.watches); err != nil {
+	if err := callOf(ss.Context()).Lodge(h.watches); err != nil {
 		return err
 	}
+	end := time.NewTimer(h.life)
+	defer end.Stop()
 	tick := time.NewTicker(healthPoll)
 	defer tick.Stop()
 	last := grpc_health_v1.HealthCheckResponse_ServingStatus(-1)
@@ -62,6 +70,8 @@ func (h *healthService) Watch(in *grpc_health_v1.HealthCheckRequest, ss grpc.Ser
 		select {
 		case <-ss.Context().Done():
 			return ss.Context().Err()
+		case <-end.C:
+			return errWatchOver
 		case <-tick.C:
 		}
 	}

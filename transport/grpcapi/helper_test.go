@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -63,12 +65,14 @@ func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (keyen
 	defer f.mu.Unlock()
 	switch {
 	case token == "expired", f.expired:
-		return keyengine.Identity{}, &keyengine.Error{Code: keyengine.ErrExpiredToken.Code, Message: "expired"}
+		return keyengine.Identity{}, &kmsapi.Error{Code: kmsapi.ErrExpiredToken.Code, Message: "expired"}
 	case token == "good":
 		return keyengine.Identity{}, nil
 	}
 	return keyengine.Identity{}, errBadToken
 }
+
+func (f *fakeEngine) KnowsToken(token string) bool { return token == "good" }
 
 func (f *fakeEngine) AuthenticateCertificate(_ context.Context, uri string) (keyengine.Identity, error) {
 	if uri == "conclave://operator/alice" {
@@ -87,6 +91,29 @@ func (f *fakeEngine) OpenSession(_ context.Context, p keyengine.SessionProof) (s
 	return "good", time.Now().Add(time.Hour), nil
 }
 
+func (f *fakeEngine) managed(c *keyengine.Caller, what string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.caller, f.op, f.calls = c, what, f.calls+1
+	return nil
+}
+
+func (f *fakeEngine) Credentials(_ context.Context, c *keyengine.Caller) ([]keyengine.CredentialInfo, error) {
+	return []keyengine.CredentialInfo{{ID: "AKIA"}, {ID: "conclave://operator/root", Certificate: true}}, f.managed(c, "list")
+}
+
+func (f *fakeEngine) CreateAccessKey(_ context.Context, c *keyengine.Caller, answerKey []byte) (string, []byte, error) {
+	return "AKIA", append([]byte("for "), answerKey...), f.managed(c, "create")
+}
+
+func (f *fakeEngine) DeleteCredential(_ context.Context, c *keyengine.Caller, id string) error {
+	return f.managed(c, "delete "+id)
+}
+
+func (f *fakeEngine) RevokeSessions(_ context.Context, c *keyengine.Caller) error {
+	return f.managed(c, "revoke sessions")
+}
+
 func (f *fakeEngine) ReadAudit(context.Context, *keyengine.Caller, uint64) (*keyengine.AuditReader, error) {
 	return nil, errors.New("there is no log")
 }
@@ -95,7 +122,6 @@ func (f *fakeEngine) ReadAudit(context.Context, *keyengine.Caller, uint64) (*key
 type fakeCeremony struct {
 	mu   sync.Mutex
 	done []string
-	all  int // calls of Status for all nodes
 	err  error
 }
 
@@ -106,15 +132,11 @@ func (f *fakeCeremony) note(op keyengine.Operator, what string) error {
 	return f.err
 }
 
-func (f *fakeCeremony) Status(_ context.Context, all bool) (*kmspb.StatusResponse, error) {
+func (f *fakeCeremony) Status(context.Context) (*kmspb.StatusResponse, error) {
 	st := &kmspb.StatusResponse{
 		NodeId: "n1", Version: "v1", LeaderId: "n2", HasLeader: true, Raft: &kmspb.RaftStatus{Term: 3},
 		Seal:      &kmspb.SealState{Initialised: true, Sealed: true, Threshold: 3, Shares: 5, Progress: 2, ClusterId: "c", Account: "111122223333", Custodians: []uint32{1, 4}},
 		Addresses: &kmspb.Addresses{Aws: "10.0.0.1:8443"}, Faults: []string{"disk"},
-	}
-	if all {
-		f.all++
-		st.Nodes = []*kmspb.NodeStatus{{NodeId: "n1"}}
 	}
 	return st, f.err
 }
@@ -123,23 +145,31 @@ func (f *fakeCeremony) Init(_ context.Context, op keyengine.Operator, p keyengin
 	if p.KeepUnsealed {
 		return nil, errors.New("the wire cannot ask for this")
 	}
-	return &keyengine.InitResult{ClusterID: "c", Shares: []string{"s1", "s2"}, AccessKeyID: "AKIA", SecretAccessKey: "secret", RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
+	return &keyengine.InitResult{ClusterID: "c", AccessKeyID: "AKIA", SealedSecrets: append([]byte("for "), p.AnswerKey...), RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
 }
 
-func (f *fakeCeremony) SubmitShare(_ context.Context, op keyengine.Operator, share string, local bool) ([]*kmspb.NodeStatus, error) {
-	return []*kmspb.NodeStatus{{NodeId: "n1"}}, f.note(op, "share")
+func (f *fakeCeremony) Challenge(context.Context) (*keyengine.Challenge, error) {
+	return &keyengine.Challenge{NodeID: "n1", PublicKey: []byte("key")}, f.err
 }
 
-func (f *fakeCeremony) ResetShares(_ context.Context, op keyengine.Operator, local bool) ([]*kmspb.NodeStatus, error) {
-	return nil, f.note(op, "reset")
+func (f *fakeCeremony) SubmitShare(_ context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
+	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "share"), op.RequestID)}
 }
 
-func (f *fakeCeremony) Seal(_ context.Context, op keyengine.Operator, all bool) ([]*kmspb.NodeStatus, error) {
-	return nil, f.note(op, "seal")
+func (f *fakeCeremony) ResetShares(_ context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus {
+	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "reset"), op.RequestID)}
+}
+
+func (f *fakeCeremony) Seal(_ context.Context, op keyengine.Operator) *kmspb.NodeStatus {
+	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "seal"), op.RequestID)}
 }
 
 func (f *fakeCeremony) ConfirmTime(_ context.Context, op keyengine.Operator) error {
 	return f.note(op, "time")
+}
+
+func (f *fakeCeremony) InstallCRL(_ context.Context, op keyengine.Operator, _ []byte) *kmspb.NodeStatus {
+	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "crl"), op.RequestID)}
 }
 
 func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {
@@ -281,7 +311,11 @@ func start(t testing.TB, withTLS bool, change func(*Config)) *world {
 	if w.server, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	budget, err := admission.New(admission.Config{Metrics: w.metrics})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := budget.Listen(t.Context(), "127.0.0.1:0", admission.Share{Face: "grpc", Sixteenths: 4})
 	if err != nil {
 		t.Fatal(err)
 	}

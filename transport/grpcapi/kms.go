@@ -12,13 +12,14 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
 // method is one operation as this face has it.
 type method struct {
 	op       *keyengine.Operation
-	in, out  *plan
+	in, out  *message
 	request  protoreflect.MessageType
 	response reflect.Type // struct
 }
@@ -34,16 +35,10 @@ func newMethod(op *keyengine.Operation, md protoreflect.MethodDescriptor) (*meth
 		return nil, err
 	}
 	m.response = reflect.TypeOf(response.New().Interface()).Elem()
-	if m.in, err = compilePlan(reflect.TypeOf(op.NewInput()), reflect.TypeOf(m.request.New().Interface())); err != nil {
+	if m.in, err = bind(op.Input(), reflect.TypeOf(m.request.New().Interface()).Elem()); err != nil {
 		return nil, err
 	}
-	if !op.HasOutput() {
-		if len(members(m.response)) > 0 {
-			return nil, fmt.Errorf("%s has no output, but %v has members", op.Name, m.response)
-		}
-		return m, nil
-	}
-	m.out, err = compilePlan(reflect.PointerTo(m.response), reflect.TypeOf(op.NewOutput()))
+	m.out, err = bind(op.Output(), m.response)
 	return m, err
 }
 
@@ -54,8 +49,8 @@ func messageType(d protoreflect.MessageDescriptor) (protoreflect.MessageType, er
 // decode makes the engine's input of a request.
 func (m *method) decode(msg proto.Message) (any, error) {
 	in := m.op.NewInput()
-	if err := m.in.run(reflect.ValueOf(in).Elem(), reflect.ValueOf(msg).Elem()); err != nil {
-		return nil, &keyengine.Error{Code: keyengine.ErrValidation.Code, Message: capital(err.Error())}
+	if err := m.in.decode(reflect.ValueOf(in).Elem(), reflect.ValueOf(msg).Elem()); err != nil {
+		return nil, &kmsapi.Error{Code: kmsapi.ErrValidation.Code, Message: capital(err.Error())}
 	}
 	return in, nil
 }
@@ -63,14 +58,19 @@ func (m *method) decode(msg proto.Message) (any, error) {
 // encode makes the response of the engine's output.
 func (m *method) encode(out any) (any, error) {
 	msg := reflect.New(m.response)
-	if m.out == nil {
+	if !m.op.HasOutput() {
 		return msg.Interface(), nil
 	}
-	if err := m.out.run(msg.Elem(), reflect.ValueOf(out).Elem()); err != nil {
+	from, err := m.op.Output().Of(out)
+	if err != nil {
 		return nil, err
 	}
+	m.out.encode(msg.Elem(), from)
 	return msg.Interface(), nil
 }
+
+// wipeRequest overwrites what a request brought, once it is answered or refused.
+func (m *method) wipeRequest(msg proto.Message) { m.in.wipe(reflect.ValueOf(msg).Elem(), true) }
 
 // kmsService is the service KMS with a handler for each operation of the engine.
 // It fails unless the API and the engine have the same operations.
@@ -81,6 +81,7 @@ func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error
 		HandlerType: (*any)(nil),
 		Metadata:    kmspb.KMS_ServiceDesc.Metadata,
 	}
+	s.answers = make(answers)
 	var faults []error
 	known := make(map[protoreflect.Name]bool)
 	for _, op := range ops {
@@ -96,6 +97,7 @@ func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error
 			faults = append(faults, fmt.Errorf("%s: %w", op.Name, err))
 			continue
 		}
+		s.answers[m.response] = m.out
 		desc.Methods = append(desc.Methods, grpc.MethodDesc{MethodName: op.Name, Handler: s.kmsHandler(m)})
 	}
 	for i := range service.Methods().Len() {
@@ -118,10 +120,10 @@ func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
 			return nil, err
 		}
 		msg := m.request.New().Interface()
+		defer m.wipeRequest(msg)
 		if err := dec(msg); err != nil {
 			return nil, err
 		}
-		defer wipe(msg)
 		in, err := m.decode(msg)
 		if err != nil {
 			return nil, err
@@ -130,7 +132,16 @@ func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
 		if err != nil {
 			return nil, err
 		}
-		return m.encode(out)
+		answer, err := m.encode(out)
+		if err != nil {
+			return nil, err
+		}
+		// The last thing before it is handed over to be written.
+		if err := caller.Overdue(); err != nil {
+			s.answers.wipe(answer)
+			return nil, err
+		}
+		return answer, nil
 	}
 }
 

@@ -3,24 +3,30 @@ package grpcapi
 import (
 	"context"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Ceremony is what operators can make the cluster do; the node implements it,
-// asking its peers where a call is for all of them. What one node makes of a
-// call stands in its NodeStatus, see Detail; an error is of the call as a whole.
+// Ceremony is what operators can make this node do; the node implements it. What
+// it makes of a call stands in its NodeStatus, see Detail; an error is of the call
+// as a whole.
 type Ceremony interface {
-	// Status describes this node, and with all every node.
-	Status(ctx context.Context, all bool) (*kmspb.StatusResponse, error)
+	Status(ctx context.Context) (*kmspb.StatusResponse, error)
 	Init(ctx context.Context, op keyengine.Operator, p keyengine.InitParams) (*keyengine.InitResult, error)
-	// SubmitShare gives the share to every node, or with local to this one only.
-	SubmitShare(ctx context.Context, op keyengine.Operator, share string, local bool) ([]*kmspb.NodeStatus, error)
-	ResetShares(ctx context.Context, op keyengine.Operator, local bool) ([]*kmspb.NodeStatus, error)
-	// Seal seals this node, and with all every node.
-	Seal(ctx context.Context, op keyengine.Operator, all bool) ([]*kmspb.NodeStatus, error)
+	Challenge(ctx context.Context) (*keyengine.Challenge, error)
+	// SubmitShare gives this node a share that is encrypted to the challenge with
+	// that nonce.
+	SubmitShare(ctx context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus
+	// ResetShares ends the ceremony under way; that of another operator by force.
+	ResetShares(ctx context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus
+	Seal(ctx context.Context, op keyengine.Operator) *kmspb.NodeStatus
 	ConfirmTime(ctx context.Context, op keyengine.Operator) error
+	// InstallCRL puts a certificate revocation list in DER into force.
+	InstallCRL(ctx context.Context, op keyengine.Operator, der []byte) *kmspb.NodeStatus
 	Members(ctx context.Context) ([]*kmspb.Member, error)
 }
 
@@ -30,8 +36,8 @@ func Detail(err error, id keyengine.RequestID) *kmspb.ErrorDetail {
 	if err == nil {
 		return nil
 	}
-	a := lookup(err)
-	return &kmspb.ErrorDetail{Type: a.Type, Message: a.Message, RequestId: transport.FormatRequestID(id)}
+	a := transport.Lookup(err)
+	return &kmspb.ErrorDetail{Type: a.Type, Message: shortened(a.Message), RequestId: transport.FormatRequestID(id)}
 }
 
 // SealState is how a node's seal stands, as a message.
@@ -52,6 +58,9 @@ func SealState(st keyengine.SealStatus) *kmspb.SealState {
 	for _, i := range st.Custodians {
 		m.Custodians = append(m.Custodians, uint32(i))
 	}
+	if c := st.Ceremony; c != nil {
+		m.Ceremony = &kmspb.Ceremony{Nonce: c.Nonce[:], Owner: c.Owner, Began: timestamppb.New(c.Began), Expires: timestamppb.New(c.Expires)}
+	}
 	return m
 }
 
@@ -61,11 +70,11 @@ type operatorService struct {
 }
 
 // Status answers strangers too: who cannot tell a sealed node from a broken one
-// will restart it. They cannot make this node ask others.
-func (o *operatorService) Status(ctx context.Context, in *kmspb.StatusRequest) (*kmspb.StatusResponse, error) {
+// will restart it.
+func (o *operatorService) Status(ctx context.Context, _ *kmspb.StatusRequest) (*kmspb.StatusResponse, error) {
 	_, err := o.server.operator(ctx)
 	known := err == nil
-	st, err := o.server.cfg.Ceremony.Status(ctx, known && in.GetAll())
+	st, err := o.server.cfg.Ceremony.Status(ctx)
 	if err != nil || known {
 		return st, err
 	}
@@ -87,6 +96,9 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 	if err != nil {
 		return nil, err
 	}
+	if in.GetAnswerKey() == nil {
+		return nil, errAnswerKey
+	}
 	r, err := o.server.cfg.Ceremony.Init(ctx, op, keyengine.InitParams{
 		Shares:          int(in.GetShares()),
 		Threshold:       int(in.GetThreshold()),
@@ -96,18 +108,34 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 		Partition:       in.GetPartition(),
 		AnyRegion:       in.GetAnyRegion(),
 		RootCertificate: in.GetRootCertificate(),
+		AnswerKey:       in.GetAnswerKey(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &kmspb.InitResponse{
-		ClusterId:       r.ClusterID,
-		Shares:          r.Shares,
-		AccessKeyId:     r.AccessKeyID,
-		SecretAccessKey: r.SecretAccessKey,
-		RootArn:         r.RootARN,
-		VerifierKey:     r.VerifierKey,
+		ClusterId:     r.ClusterID,
+		AccessKeyId:   r.AccessKeyID,
+		SealedSecrets: r.SealedSecrets,
+		RootArn:       r.RootARN,
+		VerifierKey:   r.VerifierKey,
 	}, nil
+}
+
+// errAnswerKey: the secrets never cross the wire, or this node's buffers, in the
+// clear.
+var errAnswerKey = &kmsapi.Error{Code: kmsapi.ErrValidation.Code,
+	Message: "Init needs the public key that the shares and the root user's secret are to be encrypted to."}
+
+func (o *operatorService) Challenge(ctx context.Context, _ *kmspb.ChallengeRequest) (*kmspb.ChallengeResponse, error) {
+	if _, err := o.server.operator(ctx); err != nil {
+		return nil, err
+	}
+	c, err := o.server.cfg.Ceremony.Challenge(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.ChallengeResponse{NodeId: c.NodeID, ClusterId: c.ClusterID[:], Nonce: c.Nonce[:], PublicKey: c.PublicKey}, nil
 }
 
 func (o *operatorService) SubmitShare(ctx context.Context, in *kmspb.SubmitShareRequest) (*kmspb.SubmitShareResponse, error) {
@@ -115,11 +143,7 @@ func (o *operatorService) SubmitShare(ctx context.Context, in *kmspb.SubmitShare
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := o.server.cfg.Ceremony.SubmitShare(ctx, op, in.GetShare(), in.GetLocal())
-	if err != nil {
-		return nil, err
-	}
-	return &kmspb.SubmitShareResponse{Nodes: nodes}, nil
+	return &kmspb.SubmitShareResponse{Node: o.server.cfg.Ceremony.SubmitShare(ctx, op, in.GetNonce(), in.GetSealedShare())}, nil
 }
 
 func (o *operatorService) ResetShares(ctx context.Context, in *kmspb.ResetSharesRequest) (*kmspb.ResetSharesResponse, error) {
@@ -127,23 +151,15 @@ func (o *operatorService) ResetShares(ctx context.Context, in *kmspb.ResetShares
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := o.server.cfg.Ceremony.ResetShares(ctx, op, in.GetLocal())
-	if err != nil {
-		return nil, err
-	}
-	return &kmspb.ResetSharesResponse{Nodes: nodes}, nil
+	return &kmspb.ResetSharesResponse{Node: o.server.cfg.Ceremony.ResetShares(ctx, op, in.GetForce())}, nil
 }
 
-func (o *operatorService) Seal(ctx context.Context, in *kmspb.SealRequest) (*kmspb.SealResponse, error) {
+func (o *operatorService) Seal(ctx context.Context, _ *kmspb.SealRequest) (*kmspb.SealResponse, error) {
 	op, err := o.server.operator(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := o.server.cfg.Ceremony.Seal(ctx, op, in.GetAll())
-	if err != nil {
-		return nil, err
-	}
-	return &kmspb.SealResponse{Nodes: nodes}, nil
+	return &kmspb.SealResponse{Node: o.server.cfg.Ceremony.Seal(ctx, op)}, nil
 }
 
 func (o *operatorService) ConfirmTime(ctx context.Context, _ *kmspb.ConfirmTimeRequest) (*kmspb.ConfirmTimeResponse, error) {
@@ -155,6 +171,14 @@ func (o *operatorService) ConfirmTime(ctx context.Context, _ *kmspb.ConfirmTimeR
 		return nil, err
 	}
 	return &kmspb.ConfirmTimeResponse{}, nil
+}
+
+func (o *operatorService) InstallCRL(ctx context.Context, in *kmspb.InstallCRLRequest) (*kmspb.InstallCRLResponse, error) {
+	op, err := o.server.operator(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &kmspb.InstallCRLResponse{Node: o.server.cfg.Ceremony.InstallCRL(ctx, op, in.GetCrl())}, nil
 }
 
 type clusterService struct {

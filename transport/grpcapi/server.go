@@ -23,18 +23,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
 const (
 	// maxMessage is the longest request that is read; the largest that makes sense,
-	// a GenerateRandom with an attestation document, has a quarter of it.
-	maxMessage = 1 << 20
+	// a GenerateRandom with an attestation document, has half of it.
+	maxMessage = 512 << 10
 	// maxHeaders bounds a request's metadata.
 	maxHeaders = 16 << 10
 	maxStreams = 250
@@ -52,10 +54,18 @@ const (
 // Engine is what the face needs of the engine; *keyengine.Engine is one.
 type Engine interface {
 	Do(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error)
+	// KnowsToken reports whether a session token is one of the cluster's and has not
+	// expired, without waiting for anything.
+	KnowsToken(token string) bool
 	AuthenticateSession(ctx context.Context, token string) (keyengine.Identity, error)
 	AuthenticateCertificate(ctx context.Context, uri string) (keyengine.Identity, error)
 	OpenSession(ctx context.Context, p keyengine.SessionProof) (token string, expires time.Time, err error)
 	ReadAudit(ctx context.Context, c *keyengine.Caller, from uint64) (*keyengine.AuditReader, error)
+	Credentials(ctx context.Context, c *keyengine.Caller) ([]keyengine.CredentialInfo, error)
+	// CreateAccessKey gives the secret encrypted to answerKey.
+	CreateAccessKey(ctx context.Context, c *keyengine.Caller, answerKey []byte) (id string, sealed []byte, err error)
+	DeleteCredential(ctx context.Context, c *keyengine.Caller, id string) error
+	RevokeSessions(ctx context.Context, c *keyengine.Caller) error
 }
 
 // Config is what a server works with.
@@ -78,12 +88,17 @@ type Config struct {
 	// and knows a leader. The health service says so.
 	Serving func() bool
 
-	// Timeout bounds a call, 0 for 30 s. MaxCalls bounds how many calls are under
-	// way at once over all connections, 0 for 4096; MaxStreams how many watches of
-	// the health and how many readers of the audit log, 0 for 256 each.
+	// Timeout bounds a call, 0 for 30 s. MaxCalls bounds how many calls of clients
+	// are worked on at once over all connections, 0 for 4096; MaxStreams how many
+	// watches of the health and how many readers of the audit log, 0 for 256 each.
+	// A watch lasts for WatchTime at most, 0 for an hour.
 	Timeout    time.Duration
 	MaxCalls   int
 	MaxStreams int
+	WatchTime  time.Duration
+	// RefusalPeriod is how often calls that prove nothing are summed up in the log;
+	// 10 s if 0.
+	RefusalPeriod time.Duration
 
 	Clock   keyengine.Clock
 	Logger  *slog.Logger
@@ -94,12 +109,11 @@ type Config struct {
 // listener.
 type Server struct {
 	cfg     Config
-	log     *slog.Logger
+	api     *transport.API
 	grpc    *grpc.Server
-	metrics *metrics
 	gates   gates
-	refused summary
 	audit   *auditService
+	answers answers
 
 	// life ends when the server begins to stop, and long-lived streams with it.
 	life    context.Context
@@ -112,39 +126,44 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 30 * time.Second
-	}
 	if cfg.MaxCalls == 0 {
 		cfg.MaxCalls = 4096
 	}
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = 256
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
+	if cfg.WatchTime == 0 {
+		cfg.WatchTime = time.Hour
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg}
 	var err error
-	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
+	s.api, err = transport.NewAPI(transport.APIConfig{
+		Name: "grpc", Timeout: cfg.Timeout, MaxCalls: int64(cfg.MaxCalls), MaxStrangers: maxStrangers, MaxStrangersFrom: maxStrangersFrom,
+		Busy: errFull, RefusalPeriod: cfg.RefusalPeriod, Logger: cfg.Logger, Metrics: cfg.Metrics,
+	})
+	if err != nil {
 		return nil, err
 	}
-	s.gates.init(cfg)
+	s.gates.init(cfg, s.api)
 	kms, err := kmsService(s, keyengine.Operations())
 	if err != nil {
 		return nil, err
 	}
 	s.life, s.endLife = context.WithCancel(context.Background())
 
-	s.audit = &auditService{server: s, open: s.openAudit, every: reproveEvery}
+	s.audit = &auditService{server: s, open: s.openAudit, every: reauthInterval}
 
 	s.grpc = grpc.NewServer(s.options()...)
 	s.register(kms, s)
 	s.register(&kmspb.Operator_ServiceDesc, &operatorService{server: s})
 	s.register(&kmspb.Cluster_ServiceDesc, &clusterService{server: s})
 	s.register(&kmspb.Session_ServiceDesc, &sessionService{server: s})
+	s.register(&kmspb.Credentials_ServiceDesc, &credentialsService{server: s})
 	s.register(&kmspb.Audit_ServiceDesc, s.audit)
-	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: &s.gates.watches})
+	s.register(&grpc_health_v1.Health_ServiceDesc, &healthService{serving: cfg.Serving, watches: s.gates.watches, life: cfg.WatchTime})
 	reflection.Register(s.grpc)
 	return s, nil
 }
@@ -182,15 +201,16 @@ func (s *Server) options() []grpc.ServerOption {
 		}),
 		// A goroutine for each call would grow its stack anew for each call.
 		grpc.NumStreamWorkers(streamWorkers),
-		grpc.ForceServerCodecV2(newCodec()),
+		grpc.ForceServerCodecV2(newCodec(s.answers)),
 		grpc.InTapHandle(s.gates.enter),
 		grpc.StreamInterceptor(s.answerStream),
 		grpc.UnknownServiceHandler(unknownMethod),
 	}
+	creds := insecure.NewCredentials()
 	if s.cfg.TLS != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(hardened(s.cfg.TLS))))
+		creds = credentials.NewTLS(hardened(s.cfg.TLS))
 	}
-	return opts
+	return append(opts, grpc.Creds(handshakes{creds, s}))
 }
 
 // hardened is cfg with what must hold whatever it says.

@@ -2,10 +2,13 @@ package grpcapi
 
 import (
 	"context"
+	"strings"
 
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -14,21 +17,30 @@ type sessionService struct {
 	server *Server
 }
 
-// Create is open to anybody: its request is the proof.
+// proofHeader has a session's proof, see CreateSessionRequest.
+const proofHeader = "conclave-proof-bin"
+
+// Create is open to anybody: it is made with a proof.
 func (s *sessionService) Create(ctx context.Context, in *kmspb.CreateSessionRequest) (*kmspb.CreateSessionResponse, error) {
-	conn := connectionOf(ctx)
+	call, conn := callOf(ctx), connectionOf(ctx)
+	channel, err := conn.channel()
+	if err != nil {
+		return nil, err
+	}
 	token, expires, err := s.server.cfg.Engine.OpenSession(ctx, keyengine.SessionProof{
 		AccessKeyID: in.GetAccessKeyId(),
 		Time:        in.GetTime(),
 		Nonce:       in.GetNonce(),
-		MAC:         in.GetMac(),
-		RequestID:   requestOf(ctx).id,
-		SourceIP:    conn.ip,
-		UserAgent:   userAgent(ctx),
-		TLS:         conn.tls,
+		Channel:     channel,
+		MAC:         []byte(strings.Join(metadata.ValueFromIncomingContext(ctx, proofHeader), "")),
+		RequestID:   call.ID,
+		SourceIP:    call.SourceIP,
+		UserAgent:   transport.UserAgent(userAgent(ctx)),
+		TLS:         transport.TLSInfo(conn.state),
 	})
 	if err != nil {
 		return nil, err
 	}
+	call.Proved()
 	return &kmspb.CreateSessionResponse{Token: token, Expires: timestamppb.New(expires)}, nil
 }

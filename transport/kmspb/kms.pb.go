@@ -386,6 +386,7 @@ type KeyMetadata struct {
 	MacAlgorithms               []string                  `protobuf:"bytes,24,rep,name=mac_algorithms,json=macAlgorithms,proto3" json:"mac_algorithms,omitempty"`
 	XksKeyConfiguration         *XksKeyConfiguration      `protobuf:"bytes,25,opt,name=xks_key_configuration,json=xksKeyConfiguration,proto3" json:"xks_key_configuration,omitempty"`
 	CurrentKeyMaterialId        *string                   `protobuf:"bytes,26,opt,name=current_key_material_id,json=currentKeyMaterialId,proto3,oneof" json:"current_key_material_id,omitempty"`
+	EncapsulationAlgorithms     []string                  `protobuf:"bytes,27,rep,name=encapsulation_algorithms,json=encapsulationAlgorithms,proto3" json:"encapsulation_algorithms,omitempty"`
 	unknownFields               protoimpl.UnknownFields
 	sizeCache                   protoimpl.SizeCache
 }
@@ -600,6 +601,13 @@ func (x *KeyMetadata) GetCurrentKeyMaterialId() string {
 		return *x.CurrentKeyMaterialId
 	}
 	return ""
+}
+
+func (x *KeyMetadata) GetEncapsulationAlgorithms() []string {
+	if x != nil {
+		return x.EncapsulationAlgorithms
+	}
+	return nil
 }
 
 type CreateKeyRequest struct {
@@ -3818,6 +3826,7 @@ type GrantConstraints struct {
 	state                   protoimpl.MessageState `protogen:"open.v1"`
 	EncryptionContextSubset map[string]string      `protobuf:"bytes,1,rep,name=encryption_context_subset,json=encryptionContextSubset,proto3" json:"encryption_context_subset,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	EncryptionContextEquals map[string]string      `protobuf:"bytes,2,rep,name=encryption_context_equals,json=encryptionContextEquals,proto3" json:"encryption_context_equals,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	SourceArn               *string                `protobuf:"bytes,3,opt,name=source_arn,json=sourceArn,proto3,oneof" json:"source_arn,omitempty"`
 	unknownFields           protoimpl.UnknownFields
 	sizeCache               protoimpl.SizeCache
 }
@@ -3866,18 +3875,27 @@ func (x *GrantConstraints) GetEncryptionContextEquals() map[string]string {
 	return nil
 }
 
+func (x *GrantConstraints) GetSourceArn() string {
+	if x != nil && x.SourceArn != nil {
+		return *x.SourceArn
+	}
+	return ""
+}
+
 type CreateGrantRequest struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
-	GranteePrincipal  *string                `protobuf:"bytes,2,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
-	RetiringPrincipal *string                `protobuf:"bytes,3,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
-	Operations        []string               `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`
-	Constraints       *GrantConstraints      `protobuf:"bytes,5,opt,name=constraints,proto3" json:"constraints,omitempty"`
-	GrantTokens       []string               `protobuf:"bytes,6,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
-	Name              *string                `protobuf:"bytes,7,opt,name=name,proto3,oneof" json:"name,omitempty"`
-	DryRun            *bool                  `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                    *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GranteePrincipal         *string                `protobuf:"bytes,2,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
+	RetiringPrincipal        *string                `protobuf:"bytes,3,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
+	Operations               []string               `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`
+	Constraints              *GrantConstraints      `protobuf:"bytes,5,opt,name=constraints,proto3" json:"constraints,omitempty"`
+	GrantTokens              []string               `protobuf:"bytes,6,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	Name                     *string                `protobuf:"bytes,7,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	DryRun                   *bool                  `protobuf:"varint,8,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	GranteeServicePrincipal  *string                `protobuf:"bytes,9,opt,name=grantee_service_principal,json=granteeServicePrincipal,proto3,oneof" json:"grantee_service_principal,omitempty"`
+	RetiringServicePrincipal *string                `protobuf:"bytes,10,opt,name=retiring_service_principal,json=retiringServicePrincipal,proto3,oneof" json:"retiring_service_principal,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *CreateGrantRequest) Reset() {
@@ -3964,6 +3982,20 @@ func (x *CreateGrantRequest) GetDryRun() bool {
 		return *x.DryRun
 	}
 	return false
+}
+
+func (x *CreateGrantRequest) GetGranteeServicePrincipal() string {
+	if x != nil && x.GranteeServicePrincipal != nil {
+		return *x.GranteeServicePrincipal
+	}
+	return ""
+}
+
+func (x *CreateGrantRequest) GetRetiringServicePrincipal() string {
+	if x != nil && x.RetiringServicePrincipal != nil {
+		return *x.RetiringServicePrincipal
+	}
+	return ""
 }
 
 type CreateGrantResponse struct {
@@ -4362,6 +4394,278 @@ func (x *DeriveSharedSecretResponse) GetKeyOrigin() string {
 	return ""
 }
 
+type EncapsulateRequest struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	EncapsulationAlgorithm *string                `protobuf:"bytes,2,opt,name=encapsulation_algorithm,json=encapsulationAlgorithm,proto3,oneof" json:"encapsulation_algorithm,omitempty"`
+	GrantTokens            []string               `protobuf:"bytes,3,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun                 *bool                  `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *EncapsulateRequest) Reset() {
+	*x = EncapsulateRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EncapsulateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EncapsulateRequest) ProtoMessage() {}
+
+func (x *EncapsulateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EncapsulateRequest.ProtoReflect.Descriptor instead.
+func (*EncapsulateRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *EncapsulateRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *EncapsulateRequest) GetEncapsulationAlgorithm() string {
+	if x != nil && x.EncapsulationAlgorithm != nil {
+		return *x.EncapsulationAlgorithm
+	}
+	return ""
+}
+
+func (x *EncapsulateRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *EncapsulateRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type EncapsulateResponse struct {
+	state                      protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                      *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	SharedSecret               []byte                 `protobuf:"bytes,2,opt,name=shared_secret,json=sharedSecret,proto3,oneof" json:"shared_secret,omitempty"`
+	SharedSecretCiphertextBlob []byte                 `protobuf:"bytes,3,opt,name=shared_secret_ciphertext_blob,json=sharedSecretCiphertextBlob,proto3,oneof" json:"shared_secret_ciphertext_blob,omitempty"`
+	EncapsulationAlgorithm     *string                `protobuf:"bytes,4,opt,name=encapsulation_algorithm,json=encapsulationAlgorithm,proto3,oneof" json:"encapsulation_algorithm,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
+}
+
+func (x *EncapsulateResponse) Reset() {
+	*x = EncapsulateResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EncapsulateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EncapsulateResponse) ProtoMessage() {}
+
+func (x *EncapsulateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EncapsulateResponse.ProtoReflect.Descriptor instead.
+func (*EncapsulateResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *EncapsulateResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *EncapsulateResponse) GetSharedSecret() []byte {
+	if x != nil {
+		return x.SharedSecret
+	}
+	return nil
+}
+
+func (x *EncapsulateResponse) GetSharedSecretCiphertextBlob() []byte {
+	if x != nil {
+		return x.SharedSecretCiphertextBlob
+	}
+	return nil
+}
+
+func (x *EncapsulateResponse) GetEncapsulationAlgorithm() string {
+	if x != nil && x.EncapsulationAlgorithm != nil {
+		return *x.EncapsulationAlgorithm
+	}
+	return ""
+}
+
+type DecapsulateRequest struct {
+	state                      protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                      *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	SharedSecretCiphertextBlob []byte                 `protobuf:"bytes,2,opt,name=shared_secret_ciphertext_blob,json=sharedSecretCiphertextBlob,proto3,oneof" json:"shared_secret_ciphertext_blob,omitempty"`
+	EncapsulationAlgorithm     *string                `protobuf:"bytes,3,opt,name=encapsulation_algorithm,json=encapsulationAlgorithm,proto3,oneof" json:"encapsulation_algorithm,omitempty"`
+	GrantTokens                []string               `protobuf:"bytes,4,rep,name=grant_tokens,json=grantTokens,proto3" json:"grant_tokens,omitempty"`
+	DryRun                     *bool                  `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3,oneof" json:"dry_run,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
+}
+
+func (x *DecapsulateRequest) Reset() {
+	*x = DecapsulateRequest{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecapsulateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecapsulateRequest) ProtoMessage() {}
+
+func (x *DecapsulateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecapsulateRequest.ProtoReflect.Descriptor instead.
+func (*DecapsulateRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *DecapsulateRequest) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *DecapsulateRequest) GetSharedSecretCiphertextBlob() []byte {
+	if x != nil {
+		return x.SharedSecretCiphertextBlob
+	}
+	return nil
+}
+
+func (x *DecapsulateRequest) GetEncapsulationAlgorithm() string {
+	if x != nil && x.EncapsulationAlgorithm != nil {
+		return *x.EncapsulationAlgorithm
+	}
+	return ""
+}
+
+func (x *DecapsulateRequest) GetGrantTokens() []string {
+	if x != nil {
+		return x.GrantTokens
+	}
+	return nil
+}
+
+func (x *DecapsulateRequest) GetDryRun() bool {
+	if x != nil && x.DryRun != nil {
+		return *x.DryRun
+	}
+	return false
+}
+
+type DecapsulateResponse struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	SharedSecret           []byte                 `protobuf:"bytes,2,opt,name=shared_secret,json=sharedSecret,proto3,oneof" json:"shared_secret,omitempty"`
+	EncapsulationAlgorithm *string                `protobuf:"bytes,3,opt,name=encapsulation_algorithm,json=encapsulationAlgorithm,proto3,oneof" json:"encapsulation_algorithm,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *DecapsulateResponse) Reset() {
+	*x = DecapsulateResponse{}
+	mi := &file_transport_kmspb_kms_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecapsulateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecapsulateResponse) ProtoMessage() {}
+
+func (x *DecapsulateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_kms_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecapsulateResponse.ProtoReflect.Descriptor instead.
+func (*DecapsulateResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *DecapsulateResponse) GetKeyId() string {
+	if x != nil && x.KeyId != nil {
+		return *x.KeyId
+	}
+	return ""
+}
+
+func (x *DecapsulateResponse) GetSharedSecret() []byte {
+	if x != nil {
+		return x.SharedSecret
+	}
+	return nil
+}
+
+func (x *DecapsulateResponse) GetEncapsulationAlgorithm() string {
+	if x != nil && x.EncapsulationAlgorithm != nil {
+		return *x.EncapsulationAlgorithm
+	}
+	return ""
+}
+
 type XksProxyConfiguration struct {
 	state                   protoimpl.MessageState `protogen:"open.v1"`
 	Connectivity            *string                `protobuf:"bytes,1,opt,name=connectivity,proto3,oneof" json:"connectivity,omitempty"`
@@ -4376,7 +4680,7 @@ type XksProxyConfiguration struct {
 
 func (x *XksProxyConfiguration) Reset() {
 	*x = XksProxyConfiguration{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[71]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4388,7 +4692,7 @@ func (x *XksProxyConfiguration) String() string {
 func (*XksProxyConfiguration) ProtoMessage() {}
 
 func (x *XksProxyConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[71]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4401,7 +4705,7 @@ func (x *XksProxyConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use XksProxyConfiguration.ProtoReflect.Descriptor instead.
 func (*XksProxyConfiguration) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{71}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *XksProxyConfiguration) GetConnectivity() string {
@@ -4463,7 +4767,7 @@ type CustomKeyStoresListEntry struct {
 
 func (x *CustomKeyStoresListEntry) Reset() {
 	*x = CustomKeyStoresListEntry{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[72]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4475,7 +4779,7 @@ func (x *CustomKeyStoresListEntry) String() string {
 func (*CustomKeyStoresListEntry) ProtoMessage() {}
 
 func (x *CustomKeyStoresListEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[72]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4488,7 +4792,7 @@ func (x *CustomKeyStoresListEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CustomKeyStoresListEntry.ProtoReflect.Descriptor instead.
 func (*CustomKeyStoresListEntry) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{72}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CustomKeyStoresListEntry) GetCustomKeyStoreId() string {
@@ -4566,7 +4870,7 @@ type DescribeCustomKeyStoresRequest struct {
 
 func (x *DescribeCustomKeyStoresRequest) Reset() {
 	*x = DescribeCustomKeyStoresRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[73]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4578,7 +4882,7 @@ func (x *DescribeCustomKeyStoresRequest) String() string {
 func (*DescribeCustomKeyStoresRequest) ProtoMessage() {}
 
 func (x *DescribeCustomKeyStoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[73]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4591,7 +4895,7 @@ func (x *DescribeCustomKeyStoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeCustomKeyStoresRequest.ProtoReflect.Descriptor instead.
 func (*DescribeCustomKeyStoresRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{73}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *DescribeCustomKeyStoresRequest) GetCustomKeyStoreId() string {
@@ -4633,7 +4937,7 @@ type DescribeCustomKeyStoresResponse struct {
 
 func (x *DescribeCustomKeyStoresResponse) Reset() {
 	*x = DescribeCustomKeyStoresResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[74]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4645,7 +4949,7 @@ func (x *DescribeCustomKeyStoresResponse) String() string {
 func (*DescribeCustomKeyStoresResponse) ProtoMessage() {}
 
 func (x *DescribeCustomKeyStoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[74]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4658,7 +4962,7 @@ func (x *DescribeCustomKeyStoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeCustomKeyStoresResponse.ProtoReflect.Descriptor instead.
 func (*DescribeCustomKeyStoresResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{74}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *DescribeCustomKeyStoresResponse) GetCustomKeyStores() []*CustomKeyStoresListEntry {
@@ -4691,7 +4995,7 @@ type DisableKeyRotationRequest struct {
 
 func (x *DisableKeyRotationRequest) Reset() {
 	*x = DisableKeyRotationRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[75]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4703,7 +5007,7 @@ func (x *DisableKeyRotationRequest) String() string {
 func (*DisableKeyRotationRequest) ProtoMessage() {}
 
 func (x *DisableKeyRotationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[75]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4716,7 +5020,7 @@ func (x *DisableKeyRotationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableKeyRotationRequest.ProtoReflect.Descriptor instead.
 func (*DisableKeyRotationRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{75}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *DisableKeyRotationRequest) GetKeyId() string {
@@ -4734,7 +5038,7 @@ type DisableKeyRotationResponse struct {
 
 func (x *DisableKeyRotationResponse) Reset() {
 	*x = DisableKeyRotationResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[76]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4746,7 +5050,7 @@ func (x *DisableKeyRotationResponse) String() string {
 func (*DisableKeyRotationResponse) ProtoMessage() {}
 
 func (x *DisableKeyRotationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[76]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4759,7 +5063,7 @@ func (x *DisableKeyRotationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableKeyRotationResponse.ProtoReflect.Descriptor instead.
 func (*DisableKeyRotationResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{76}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{80}
 }
 
 type DisconnectCustomKeyStoreRequest struct {
@@ -4771,7 +5075,7 @@ type DisconnectCustomKeyStoreRequest struct {
 
 func (x *DisconnectCustomKeyStoreRequest) Reset() {
 	*x = DisconnectCustomKeyStoreRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[77]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4783,7 +5087,7 @@ func (x *DisconnectCustomKeyStoreRequest) String() string {
 func (*DisconnectCustomKeyStoreRequest) ProtoMessage() {}
 
 func (x *DisconnectCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[77]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4796,7 +5100,7 @@ func (x *DisconnectCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{77}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *DisconnectCustomKeyStoreRequest) GetCustomKeyStoreId() string {
@@ -4814,7 +5118,7 @@ type DisconnectCustomKeyStoreResponse struct {
 
 func (x *DisconnectCustomKeyStoreResponse) Reset() {
 	*x = DisconnectCustomKeyStoreResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[78]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4826,7 +5130,7 @@ func (x *DisconnectCustomKeyStoreResponse) String() string {
 func (*DisconnectCustomKeyStoreResponse) ProtoMessage() {}
 
 func (x *DisconnectCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[78]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4839,7 +5143,7 @@ func (x *DisconnectCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
 func (*DisconnectCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{78}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{82}
 }
 
 type EnableKeyRotationRequest struct {
@@ -4852,7 +5156,7 @@ type EnableKeyRotationRequest struct {
 
 func (x *EnableKeyRotationRequest) Reset() {
 	*x = EnableKeyRotationRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[79]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4864,7 +5168,7 @@ func (x *EnableKeyRotationRequest) String() string {
 func (*EnableKeyRotationRequest) ProtoMessage() {}
 
 func (x *EnableKeyRotationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[79]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4877,7 +5181,7 @@ func (x *EnableKeyRotationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableKeyRotationRequest.ProtoReflect.Descriptor instead.
 func (*EnableKeyRotationRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{79}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *EnableKeyRotationRequest) GetKeyId() string {
@@ -4902,7 +5206,7 @@ type EnableKeyRotationResponse struct {
 
 func (x *EnableKeyRotationResponse) Reset() {
 	*x = EnableKeyRotationResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[80]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4914,7 +5218,7 @@ func (x *EnableKeyRotationResponse) String() string {
 func (*EnableKeyRotationResponse) ProtoMessage() {}
 
 func (x *EnableKeyRotationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[80]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4927,7 +5231,7 @@ func (x *EnableKeyRotationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableKeyRotationResponse.ProtoReflect.Descriptor instead.
 func (*EnableKeyRotationResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{80}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{84}
 }
 
 type GenerateDataKeyPairRequest struct {
@@ -4944,7 +5248,7 @@ type GenerateDataKeyPairRequest struct {
 
 func (x *GenerateDataKeyPairRequest) Reset() {
 	*x = GenerateDataKeyPairRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[81]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4956,7 +5260,7 @@ func (x *GenerateDataKeyPairRequest) String() string {
 func (*GenerateDataKeyPairRequest) ProtoMessage() {}
 
 func (x *GenerateDataKeyPairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[81]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4969,7 +5273,7 @@ func (x *GenerateDataKeyPairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateDataKeyPairRequest.ProtoReflect.Descriptor instead.
 func (*GenerateDataKeyPairRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{81}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *GenerateDataKeyPairRequest) GetEncryptionContext() map[string]string {
@@ -5029,7 +5333,7 @@ type GenerateDataKeyPairResponse struct {
 
 func (x *GenerateDataKeyPairResponse) Reset() {
 	*x = GenerateDataKeyPairResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[82]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5041,7 +5345,7 @@ func (x *GenerateDataKeyPairResponse) String() string {
 func (*GenerateDataKeyPairResponse) ProtoMessage() {}
 
 func (x *GenerateDataKeyPairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[82]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5054,7 +5358,7 @@ func (x *GenerateDataKeyPairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateDataKeyPairResponse.ProtoReflect.Descriptor instead.
 func (*GenerateDataKeyPairResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{82}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *GenerateDataKeyPairResponse) GetPrivateKeyCiphertextBlob() []byte {
@@ -5119,7 +5423,7 @@ type GenerateDataKeyPairWithoutPlaintextRequest struct {
 
 func (x *GenerateDataKeyPairWithoutPlaintextRequest) Reset() {
 	*x = GenerateDataKeyPairWithoutPlaintextRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[83]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5131,7 +5435,7 @@ func (x *GenerateDataKeyPairWithoutPlaintextRequest) String() string {
 func (*GenerateDataKeyPairWithoutPlaintextRequest) ProtoMessage() {}
 
 func (x *GenerateDataKeyPairWithoutPlaintextRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[83]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5144,7 +5448,7 @@ func (x *GenerateDataKeyPairWithoutPlaintextRequest) ProtoReflect() protoreflect
 
 // Deprecated: Use GenerateDataKeyPairWithoutPlaintextRequest.ProtoReflect.Descriptor instead.
 func (*GenerateDataKeyPairWithoutPlaintextRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{83}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *GenerateDataKeyPairWithoutPlaintextRequest) GetEncryptionContext() map[string]string {
@@ -5195,7 +5499,7 @@ type GenerateDataKeyPairWithoutPlaintextResponse struct {
 
 func (x *GenerateDataKeyPairWithoutPlaintextResponse) Reset() {
 	*x = GenerateDataKeyPairWithoutPlaintextResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[84]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5207,7 +5511,7 @@ func (x *GenerateDataKeyPairWithoutPlaintextResponse) String() string {
 func (*GenerateDataKeyPairWithoutPlaintextResponse) ProtoMessage() {}
 
 func (x *GenerateDataKeyPairWithoutPlaintextResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[84]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5220,7 +5524,7 @@ func (x *GenerateDataKeyPairWithoutPlaintextResponse) ProtoReflect() protoreflec
 
 // Deprecated: Use GenerateDataKeyPairWithoutPlaintextResponse.ProtoReflect.Descriptor instead.
 func (*GenerateDataKeyPairWithoutPlaintextResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{84}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GenerateDataKeyPairWithoutPlaintextResponse) GetPrivateKeyCiphertextBlob() []byte {
@@ -5271,7 +5575,7 @@ type GenerateMacRequest struct {
 
 func (x *GenerateMacRequest) Reset() {
 	*x = GenerateMacRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[85]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5283,7 +5587,7 @@ func (x *GenerateMacRequest) String() string {
 func (*GenerateMacRequest) ProtoMessage() {}
 
 func (x *GenerateMacRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[85]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5296,7 +5600,7 @@ func (x *GenerateMacRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateMacRequest.ProtoReflect.Descriptor instead.
 func (*GenerateMacRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{85}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GenerateMacRequest) GetMessage() []byte {
@@ -5345,7 +5649,7 @@ type GenerateMacResponse struct {
 
 func (x *GenerateMacResponse) Reset() {
 	*x = GenerateMacResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[86]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5357,7 +5661,7 @@ func (x *GenerateMacResponse) String() string {
 func (*GenerateMacResponse) ProtoMessage() {}
 
 func (x *GenerateMacResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[86]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5370,7 +5674,7 @@ func (x *GenerateMacResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenerateMacResponse.ProtoReflect.Descriptor instead.
 func (*GenerateMacResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{86}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *GenerateMacResponse) GetMac() []byte {
@@ -5406,7 +5710,7 @@ type KeyLastUsageData struct {
 
 func (x *KeyLastUsageData) Reset() {
 	*x = KeyLastUsageData{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[87]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5418,7 +5722,7 @@ func (x *KeyLastUsageData) String() string {
 func (*KeyLastUsageData) ProtoMessage() {}
 
 func (x *KeyLastUsageData) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[87]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5431,7 +5735,7 @@ func (x *KeyLastUsageData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyLastUsageData.ProtoReflect.Descriptor instead.
 func (*KeyLastUsageData) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{87}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *KeyLastUsageData) GetOperation() string {
@@ -5471,7 +5775,7 @@ type GetKeyLastUsageRequest struct {
 
 func (x *GetKeyLastUsageRequest) Reset() {
 	*x = GetKeyLastUsageRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[88]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5483,7 +5787,7 @@ func (x *GetKeyLastUsageRequest) String() string {
 func (*GetKeyLastUsageRequest) ProtoMessage() {}
 
 func (x *GetKeyLastUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[88]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5496,7 +5800,7 @@ func (x *GetKeyLastUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyLastUsageRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyLastUsageRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{88}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetKeyLastUsageRequest) GetKeyId() string {
@@ -5518,7 +5822,7 @@ type GetKeyLastUsageResponse struct {
 
 func (x *GetKeyLastUsageResponse) Reset() {
 	*x = GetKeyLastUsageResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[89]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5530,7 +5834,7 @@ func (x *GetKeyLastUsageResponse) String() string {
 func (*GetKeyLastUsageResponse) ProtoMessage() {}
 
 func (x *GetKeyLastUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[89]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5543,7 +5847,7 @@ func (x *GetKeyLastUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyLastUsageResponse.ProtoReflect.Descriptor instead.
 func (*GetKeyLastUsageResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{89}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *GetKeyLastUsageResponse) GetKeyId() string {
@@ -5583,7 +5887,7 @@ type GetKeyRotationStatusRequest struct {
 
 func (x *GetKeyRotationStatusRequest) Reset() {
 	*x = GetKeyRotationStatusRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[90]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5595,7 +5899,7 @@ func (x *GetKeyRotationStatusRequest) String() string {
 func (*GetKeyRotationStatusRequest) ProtoMessage() {}
 
 func (x *GetKeyRotationStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[90]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5608,7 +5912,7 @@ func (x *GetKeyRotationStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRotationStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRotationStatusRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{90}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *GetKeyRotationStatusRequest) GetKeyId() string {
@@ -5631,7 +5935,7 @@ type GetKeyRotationStatusResponse struct {
 
 func (x *GetKeyRotationStatusResponse) Reset() {
 	*x = GetKeyRotationStatusResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[91]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5643,7 +5947,7 @@ func (x *GetKeyRotationStatusResponse) String() string {
 func (*GetKeyRotationStatusResponse) ProtoMessage() {}
 
 func (x *GetKeyRotationStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[91]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5656,7 +5960,7 @@ func (x *GetKeyRotationStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRotationStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetKeyRotationStatusResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{91}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *GetKeyRotationStatusResponse) GetKeyRotationEnabled() bool {
@@ -5705,7 +6009,7 @@ type GetParametersForImportRequest struct {
 
 func (x *GetParametersForImportRequest) Reset() {
 	*x = GetParametersForImportRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[92]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5717,7 +6021,7 @@ func (x *GetParametersForImportRequest) String() string {
 func (*GetParametersForImportRequest) ProtoMessage() {}
 
 func (x *GetParametersForImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[92]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5730,7 +6034,7 @@ func (x *GetParametersForImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetParametersForImportRequest.ProtoReflect.Descriptor instead.
 func (*GetParametersForImportRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{92}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GetParametersForImportRequest) GetKeyId() string {
@@ -5766,7 +6070,7 @@ type GetParametersForImportResponse struct {
 
 func (x *GetParametersForImportResponse) Reset() {
 	*x = GetParametersForImportResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[93]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5778,7 +6082,7 @@ func (x *GetParametersForImportResponse) String() string {
 func (*GetParametersForImportResponse) ProtoMessage() {}
 
 func (x *GetParametersForImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[93]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5791,7 +6095,7 @@ func (x *GetParametersForImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetParametersForImportResponse.ProtoReflect.Descriptor instead.
 func (*GetParametersForImportResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{93}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *GetParametersForImportResponse) GetKeyId() string {
@@ -5832,7 +6136,7 @@ type GetPublicKeyRequest struct {
 
 func (x *GetPublicKeyRequest) Reset() {
 	*x = GetPublicKeyRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[94]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5844,7 +6148,7 @@ func (x *GetPublicKeyRequest) String() string {
 func (*GetPublicKeyRequest) ProtoMessage() {}
 
 func (x *GetPublicKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[94]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5857,7 +6161,7 @@ func (x *GetPublicKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPublicKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetPublicKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{94}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GetPublicKeyRequest) GetKeyId() string {
@@ -5875,22 +6179,23 @@ func (x *GetPublicKeyRequest) GetGrantTokens() []string {
 }
 
 type GetPublicKeyResponse struct {
-	state                  protoimpl.MessageState `protogen:"open.v1"`
-	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
-	PublicKey              []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
-	CustomerMasterKeySpec  *string                `protobuf:"bytes,3,opt,name=customer_master_key_spec,json=customerMasterKeySpec,proto3,oneof" json:"customer_master_key_spec,omitempty"`
-	KeySpec                *string                `protobuf:"bytes,4,opt,name=key_spec,json=keySpec,proto3,oneof" json:"key_spec,omitempty"`
-	KeyUsage               *string                `protobuf:"bytes,5,opt,name=key_usage,json=keyUsage,proto3,oneof" json:"key_usage,omitempty"`
-	EncryptionAlgorithms   []string               `protobuf:"bytes,6,rep,name=encryption_algorithms,json=encryptionAlgorithms,proto3" json:"encryption_algorithms,omitempty"`
-	SigningAlgorithms      []string               `protobuf:"bytes,7,rep,name=signing_algorithms,json=signingAlgorithms,proto3" json:"signing_algorithms,omitempty"`
-	KeyAgreementAlgorithms []string               `protobuf:"bytes,8,rep,name=key_agreement_algorithms,json=keyAgreementAlgorithms,proto3" json:"key_agreement_algorithms,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                   *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	PublicKey               []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3,oneof" json:"public_key,omitempty"`
+	CustomerMasterKeySpec   *string                `protobuf:"bytes,3,opt,name=customer_master_key_spec,json=customerMasterKeySpec,proto3,oneof" json:"customer_master_key_spec,omitempty"`
+	KeySpec                 *string                `protobuf:"bytes,4,opt,name=key_spec,json=keySpec,proto3,oneof" json:"key_spec,omitempty"`
+	KeyUsage                *string                `protobuf:"bytes,5,opt,name=key_usage,json=keyUsage,proto3,oneof" json:"key_usage,omitempty"`
+	EncryptionAlgorithms    []string               `protobuf:"bytes,6,rep,name=encryption_algorithms,json=encryptionAlgorithms,proto3" json:"encryption_algorithms,omitempty"`
+	SigningAlgorithms       []string               `protobuf:"bytes,7,rep,name=signing_algorithms,json=signingAlgorithms,proto3" json:"signing_algorithms,omitempty"`
+	KeyAgreementAlgorithms  []string               `protobuf:"bytes,8,rep,name=key_agreement_algorithms,json=keyAgreementAlgorithms,proto3" json:"key_agreement_algorithms,omitempty"`
+	EncapsulationAlgorithms []string               `protobuf:"bytes,9,rep,name=encapsulation_algorithms,json=encapsulationAlgorithms,proto3" json:"encapsulation_algorithms,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *GetPublicKeyResponse) Reset() {
 	*x = GetPublicKeyResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[95]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5902,7 +6207,7 @@ func (x *GetPublicKeyResponse) String() string {
 func (*GetPublicKeyResponse) ProtoMessage() {}
 
 func (x *GetPublicKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[95]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5915,7 +6220,7 @@ func (x *GetPublicKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPublicKeyResponse.ProtoReflect.Descriptor instead.
 func (*GetPublicKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{95}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *GetPublicKeyResponse) GetKeyId() string {
@@ -5974,6 +6279,13 @@ func (x *GetPublicKeyResponse) GetKeyAgreementAlgorithms() []string {
 	return nil
 }
 
+func (x *GetPublicKeyResponse) GetEncapsulationAlgorithms() []string {
+	if x != nil {
+		return x.EncapsulationAlgorithms
+	}
+	return nil
+}
+
 type ImportKeyMaterialRequest struct {
 	state                  protoimpl.MessageState `protogen:"open.v1"`
 	KeyId                  *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
@@ -5990,7 +6302,7 @@ type ImportKeyMaterialRequest struct {
 
 func (x *ImportKeyMaterialRequest) Reset() {
 	*x = ImportKeyMaterialRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[96]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6002,7 +6314,7 @@ func (x *ImportKeyMaterialRequest) String() string {
 func (*ImportKeyMaterialRequest) ProtoMessage() {}
 
 func (x *ImportKeyMaterialRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[96]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6015,7 +6327,7 @@ func (x *ImportKeyMaterialRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportKeyMaterialRequest.ProtoReflect.Descriptor instead.
 func (*ImportKeyMaterialRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{96}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ImportKeyMaterialRequest) GetKeyId() string {
@@ -6084,7 +6396,7 @@ type ImportKeyMaterialResponse struct {
 
 func (x *ImportKeyMaterialResponse) Reset() {
 	*x = ImportKeyMaterialResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[97]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6096,7 +6408,7 @@ func (x *ImportKeyMaterialResponse) String() string {
 func (*ImportKeyMaterialResponse) ProtoMessage() {}
 
 func (x *ImportKeyMaterialResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[97]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6109,7 +6421,7 @@ func (x *ImportKeyMaterialResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportKeyMaterialResponse.ProtoReflect.Descriptor instead.
 func (*ImportKeyMaterialResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{97}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ImportKeyMaterialResponse) GetKeyId() string {
@@ -6127,23 +6439,25 @@ func (x *ImportKeyMaterialResponse) GetKeyMaterialId() string {
 }
 
 type GrantListEntry struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	KeyId             *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
-	GrantId           *string                `protobuf:"bytes,2,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
-	Name              *string                `protobuf:"bytes,3,opt,name=name,proto3,oneof" json:"name,omitempty"`
-	CreationDate      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=creation_date,json=creationDate,proto3" json:"creation_date,omitempty"`
-	GranteePrincipal  *string                `protobuf:"bytes,5,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
-	RetiringPrincipal *string                `protobuf:"bytes,6,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
-	IssuingAccount    *string                `protobuf:"bytes,7,opt,name=issuing_account,json=issuingAccount,proto3,oneof" json:"issuing_account,omitempty"`
-	Operations        []string               `protobuf:"bytes,8,rep,name=operations,proto3" json:"operations,omitempty"`
-	Constraints       *GrantConstraints      `protobuf:"bytes,9,opt,name=constraints,proto3" json:"constraints,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	KeyId                    *string                `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantId                  *string                `protobuf:"bytes,2,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	Name                     *string                `protobuf:"bytes,3,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	CreationDate             *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=creation_date,json=creationDate,proto3" json:"creation_date,omitempty"`
+	GranteePrincipal         *string                `protobuf:"bytes,5,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
+	RetiringPrincipal        *string                `protobuf:"bytes,6,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
+	IssuingAccount           *string                `protobuf:"bytes,7,opt,name=issuing_account,json=issuingAccount,proto3,oneof" json:"issuing_account,omitempty"`
+	Operations               []string               `protobuf:"bytes,8,rep,name=operations,proto3" json:"operations,omitempty"`
+	Constraints              *GrantConstraints      `protobuf:"bytes,9,opt,name=constraints,proto3" json:"constraints,omitempty"`
+	GranteeServicePrincipal  *string                `protobuf:"bytes,10,opt,name=grantee_service_principal,json=granteeServicePrincipal,proto3,oneof" json:"grantee_service_principal,omitempty"`
+	RetiringServicePrincipal *string                `protobuf:"bytes,11,opt,name=retiring_service_principal,json=retiringServicePrincipal,proto3,oneof" json:"retiring_service_principal,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *GrantListEntry) Reset() {
 	*x = GrantListEntry{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[98]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6155,7 +6469,7 @@ func (x *GrantListEntry) String() string {
 func (*GrantListEntry) ProtoMessage() {}
 
 func (x *GrantListEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[98]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6168,7 +6482,7 @@ func (x *GrantListEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantListEntry.ProtoReflect.Descriptor instead.
 func (*GrantListEntry) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{98}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *GrantListEntry) GetKeyId() string {
@@ -6234,20 +6548,35 @@ func (x *GrantListEntry) GetConstraints() *GrantConstraints {
 	return nil
 }
 
+func (x *GrantListEntry) GetGranteeServicePrincipal() string {
+	if x != nil && x.GranteeServicePrincipal != nil {
+		return *x.GranteeServicePrincipal
+	}
+	return ""
+}
+
+func (x *GrantListEntry) GetRetiringServicePrincipal() string {
+	if x != nil && x.RetiringServicePrincipal != nil {
+		return *x.RetiringServicePrincipal
+	}
+	return ""
+}
+
 type ListGrantsRequest struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Limit            *int32                 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	Marker           *string                `protobuf:"bytes,2,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
-	KeyId            *string                `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
-	GrantId          *string                `protobuf:"bytes,4,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
-	GranteePrincipal *string                `protobuf:"bytes,5,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	Limit                   *int32                 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Marker                  *string                `protobuf:"bytes,2,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
+	KeyId                   *string                `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3,oneof" json:"key_id,omitempty"`
+	GrantId                 *string                `protobuf:"bytes,4,opt,name=grant_id,json=grantId,proto3,oneof" json:"grant_id,omitempty"`
+	GranteePrincipal        *string                `protobuf:"bytes,5,opt,name=grantee_principal,json=granteePrincipal,proto3,oneof" json:"grantee_principal,omitempty"`
+	GranteeServicePrincipal *string                `protobuf:"bytes,6,opt,name=grantee_service_principal,json=granteeServicePrincipal,proto3,oneof" json:"grantee_service_principal,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *ListGrantsRequest) Reset() {
 	*x = ListGrantsRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[99]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6259,7 +6588,7 @@ func (x *ListGrantsRequest) String() string {
 func (*ListGrantsRequest) ProtoMessage() {}
 
 func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[99]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6272,7 +6601,7 @@ func (x *ListGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{99}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ListGrantsRequest) GetLimit() int32 {
@@ -6310,6 +6639,13 @@ func (x *ListGrantsRequest) GetGranteePrincipal() string {
 	return ""
 }
 
+func (x *ListGrantsRequest) GetGranteeServicePrincipal() string {
+	if x != nil && x.GranteeServicePrincipal != nil {
+		return *x.GranteeServicePrincipal
+	}
+	return ""
+}
+
 type ListGrantsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Grants        []*GrantListEntry      `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
@@ -6321,7 +6657,7 @@ type ListGrantsResponse struct {
 
 func (x *ListGrantsResponse) Reset() {
 	*x = ListGrantsResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[100]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6333,7 +6669,7 @@ func (x *ListGrantsResponse) String() string {
 func (*ListGrantsResponse) ProtoMessage() {}
 
 func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[100]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6346,7 +6682,7 @@ func (x *ListGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{100}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ListGrantsResponse) GetGrants() []*GrantListEntry {
@@ -6387,7 +6723,7 @@ type RotationsListEntry struct {
 
 func (x *RotationsListEntry) Reset() {
 	*x = RotationsListEntry{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[101]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6399,7 +6735,7 @@ func (x *RotationsListEntry) String() string {
 func (*RotationsListEntry) ProtoMessage() {}
 
 func (x *RotationsListEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[101]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6412,7 +6748,7 @@ func (x *RotationsListEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationsListEntry.ProtoReflect.Descriptor instead.
 func (*RotationsListEntry) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{101}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *RotationsListEntry) GetKeyId() string {
@@ -6490,7 +6826,7 @@ type ListKeyRotationsRequest struct {
 
 func (x *ListKeyRotationsRequest) Reset() {
 	*x = ListKeyRotationsRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[102]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6502,7 +6838,7 @@ func (x *ListKeyRotationsRequest) String() string {
 func (*ListKeyRotationsRequest) ProtoMessage() {}
 
 func (x *ListKeyRotationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[102]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6515,7 +6851,7 @@ func (x *ListKeyRotationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeyRotationsRequest.ProtoReflect.Descriptor instead.
 func (*ListKeyRotationsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{102}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ListKeyRotationsRequest) GetKeyId() string {
@@ -6557,7 +6893,7 @@ type ListKeyRotationsResponse struct {
 
 func (x *ListKeyRotationsResponse) Reset() {
 	*x = ListKeyRotationsResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[103]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6569,7 +6905,7 @@ func (x *ListKeyRotationsResponse) String() string {
 func (*ListKeyRotationsResponse) ProtoMessage() {}
 
 func (x *ListKeyRotationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[103]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6582,7 +6918,7 @@ func (x *ListKeyRotationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeyRotationsResponse.ProtoReflect.Descriptor instead.
 func (*ListKeyRotationsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{103}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *ListKeyRotationsResponse) GetRotations() []*RotationsListEntry {
@@ -6607,17 +6943,18 @@ func (x *ListKeyRotationsResponse) GetTruncated() bool {
 }
 
 type ListRetirableGrantsRequest struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	Limit             *int32                 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
-	Marker            *string                `protobuf:"bytes,2,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
-	RetiringPrincipal *string                `protobuf:"bytes,3,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state                    protoimpl.MessageState `protogen:"open.v1"`
+	Limit                    *int32                 `protobuf:"varint,1,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	Marker                   *string                `protobuf:"bytes,2,opt,name=marker,proto3,oneof" json:"marker,omitempty"`
+	RetiringPrincipal        *string                `protobuf:"bytes,3,opt,name=retiring_principal,json=retiringPrincipal,proto3,oneof" json:"retiring_principal,omitempty"`
+	RetiringServicePrincipal *string                `protobuf:"bytes,4,opt,name=retiring_service_principal,json=retiringServicePrincipal,proto3,oneof" json:"retiring_service_principal,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *ListRetirableGrantsRequest) Reset() {
 	*x = ListRetirableGrantsRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[104]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6629,7 +6966,7 @@ func (x *ListRetirableGrantsRequest) String() string {
 func (*ListRetirableGrantsRequest) ProtoMessage() {}
 
 func (x *ListRetirableGrantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[104]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6642,7 +6979,7 @@ func (x *ListRetirableGrantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRetirableGrantsRequest.ProtoReflect.Descriptor instead.
 func (*ListRetirableGrantsRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{104}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ListRetirableGrantsRequest) GetLimit() int32 {
@@ -6666,6 +7003,13 @@ func (x *ListRetirableGrantsRequest) GetRetiringPrincipal() string {
 	return ""
 }
 
+func (x *ListRetirableGrantsRequest) GetRetiringServicePrincipal() string {
+	if x != nil && x.RetiringServicePrincipal != nil {
+		return *x.RetiringServicePrincipal
+	}
+	return ""
+}
+
 type ListRetirableGrantsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Grants        []*GrantListEntry      `protobuf:"bytes,1,rep,name=grants,proto3" json:"grants,omitempty"`
@@ -6677,7 +7021,7 @@ type ListRetirableGrantsResponse struct {
 
 func (x *ListRetirableGrantsResponse) Reset() {
 	*x = ListRetirableGrantsResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[105]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6689,7 +7033,7 @@ func (x *ListRetirableGrantsResponse) String() string {
 func (*ListRetirableGrantsResponse) ProtoMessage() {}
 
 func (x *ListRetirableGrantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[105]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6702,7 +7046,7 @@ func (x *ListRetirableGrantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRetirableGrantsResponse.ProtoReflect.Descriptor instead.
 func (*ListRetirableGrantsResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{105}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ListRetirableGrantsResponse) GetGrants() []*GrantListEntry {
@@ -6740,7 +7084,7 @@ type ReplicateKeyRequest struct {
 
 func (x *ReplicateKeyRequest) Reset() {
 	*x = ReplicateKeyRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[106]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6752,7 +7096,7 @@ func (x *ReplicateKeyRequest) String() string {
 func (*ReplicateKeyRequest) ProtoMessage() {}
 
 func (x *ReplicateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[106]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6765,7 +7109,7 @@ func (x *ReplicateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateKeyRequest.ProtoReflect.Descriptor instead.
 func (*ReplicateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{106}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ReplicateKeyRequest) GetKeyId() string {
@@ -6821,7 +7165,7 @@ type ReplicateKeyResponse struct {
 
 func (x *ReplicateKeyResponse) Reset() {
 	*x = ReplicateKeyResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[107]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6833,7 +7177,7 @@ func (x *ReplicateKeyResponse) String() string {
 func (*ReplicateKeyResponse) ProtoMessage() {}
 
 func (x *ReplicateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[107]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6846,7 +7190,7 @@ func (x *ReplicateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicateKeyResponse.ProtoReflect.Descriptor instead.
 func (*ReplicateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{107}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ReplicateKeyResponse) GetReplicaKeyMetadata() *KeyMetadata {
@@ -6882,7 +7226,7 @@ type RetireGrantRequest struct {
 
 func (x *RetireGrantRequest) Reset() {
 	*x = RetireGrantRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[108]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6894,7 +7238,7 @@ func (x *RetireGrantRequest) String() string {
 func (*RetireGrantRequest) ProtoMessage() {}
 
 func (x *RetireGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[108]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6907,7 +7251,7 @@ func (x *RetireGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireGrantRequest.ProtoReflect.Descriptor instead.
 func (*RetireGrantRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{108}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *RetireGrantRequest) GetGrantToken() string {
@@ -6946,7 +7290,7 @@ type RetireGrantResponse struct {
 
 func (x *RetireGrantResponse) Reset() {
 	*x = RetireGrantResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[109]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6958,7 +7302,7 @@ func (x *RetireGrantResponse) String() string {
 func (*RetireGrantResponse) ProtoMessage() {}
 
 func (x *RetireGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[109]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6971,7 +7315,7 @@ func (x *RetireGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireGrantResponse.ProtoReflect.Descriptor instead.
 func (*RetireGrantResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{109}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{113}
 }
 
 type RevokeGrantRequest struct {
@@ -6985,7 +7329,7 @@ type RevokeGrantRequest struct {
 
 func (x *RevokeGrantRequest) Reset() {
 	*x = RevokeGrantRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[110]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6997,7 +7341,7 @@ func (x *RevokeGrantRequest) String() string {
 func (*RevokeGrantRequest) ProtoMessage() {}
 
 func (x *RevokeGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[110]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7010,7 +7354,7 @@ func (x *RevokeGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeGrantRequest.ProtoReflect.Descriptor instead.
 func (*RevokeGrantRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{110}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *RevokeGrantRequest) GetKeyId() string {
@@ -7042,7 +7386,7 @@ type RevokeGrantResponse struct {
 
 func (x *RevokeGrantResponse) Reset() {
 	*x = RevokeGrantResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[111]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7054,7 +7398,7 @@ func (x *RevokeGrantResponse) String() string {
 func (*RevokeGrantResponse) ProtoMessage() {}
 
 func (x *RevokeGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[111]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7067,7 +7411,7 @@ func (x *RevokeGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeGrantResponse.ProtoReflect.Descriptor instead.
 func (*RevokeGrantResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{111}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{115}
 }
 
 type RotateKeyOnDemandRequest struct {
@@ -7079,7 +7423,7 @@ type RotateKeyOnDemandRequest struct {
 
 func (x *RotateKeyOnDemandRequest) Reset() {
 	*x = RotateKeyOnDemandRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[112]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7091,7 +7435,7 @@ func (x *RotateKeyOnDemandRequest) String() string {
 func (*RotateKeyOnDemandRequest) ProtoMessage() {}
 
 func (x *RotateKeyOnDemandRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[112]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7104,7 +7448,7 @@ func (x *RotateKeyOnDemandRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyOnDemandRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyOnDemandRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{112}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *RotateKeyOnDemandRequest) GetKeyId() string {
@@ -7123,7 +7467,7 @@ type RotateKeyOnDemandResponse struct {
 
 func (x *RotateKeyOnDemandResponse) Reset() {
 	*x = RotateKeyOnDemandResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[113]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7135,7 +7479,7 @@ func (x *RotateKeyOnDemandResponse) String() string {
 func (*RotateKeyOnDemandResponse) ProtoMessage() {}
 
 func (x *RotateKeyOnDemandResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[113]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7148,7 +7492,7 @@ func (x *RotateKeyOnDemandResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyOnDemandResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeyOnDemandResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{113}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *RotateKeyOnDemandResponse) GetKeyId() string {
@@ -7172,7 +7516,7 @@ type SignRequest struct {
 
 func (x *SignRequest) Reset() {
 	*x = SignRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[114]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7184,7 +7528,7 @@ func (x *SignRequest) String() string {
 func (*SignRequest) ProtoMessage() {}
 
 func (x *SignRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[114]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7197,7 +7541,7 @@ func (x *SignRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignRequest.ProtoReflect.Descriptor instead.
 func (*SignRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{114}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *SignRequest) GetKeyId() string {
@@ -7253,7 +7597,7 @@ type SignResponse struct {
 
 func (x *SignResponse) Reset() {
 	*x = SignResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[115]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7265,7 +7609,7 @@ func (x *SignResponse) String() string {
 func (*SignResponse) ProtoMessage() {}
 
 func (x *SignResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[115]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7278,7 +7622,7 @@ func (x *SignResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignResponse.ProtoReflect.Descriptor instead.
 func (*SignResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{115}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *SignResponse) GetKeyId() string {
@@ -7320,7 +7664,7 @@ type UpdateCustomKeyStoreRequest struct {
 
 func (x *UpdateCustomKeyStoreRequest) Reset() {
 	*x = UpdateCustomKeyStoreRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[116]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7332,7 +7676,7 @@ func (x *UpdateCustomKeyStoreRequest) String() string {
 func (*UpdateCustomKeyStoreRequest) ProtoMessage() {}
 
 func (x *UpdateCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[116]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7345,7 +7689,7 @@ func (x *UpdateCustomKeyStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCustomKeyStoreRequest.ProtoReflect.Descriptor instead.
 func (*UpdateCustomKeyStoreRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{116}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *UpdateCustomKeyStoreRequest) GetCustomKeyStoreId() string {
@@ -7426,7 +7770,7 @@ type UpdateCustomKeyStoreResponse struct {
 
 func (x *UpdateCustomKeyStoreResponse) Reset() {
 	*x = UpdateCustomKeyStoreResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[117]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7438,7 +7782,7 @@ func (x *UpdateCustomKeyStoreResponse) String() string {
 func (*UpdateCustomKeyStoreResponse) ProtoMessage() {}
 
 func (x *UpdateCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[117]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7451,7 +7795,7 @@ func (x *UpdateCustomKeyStoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCustomKeyStoreResponse.ProtoReflect.Descriptor instead.
 func (*UpdateCustomKeyStoreResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{117}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{121}
 }
 
 type UpdatePrimaryRegionRequest struct {
@@ -7464,7 +7808,7 @@ type UpdatePrimaryRegionRequest struct {
 
 func (x *UpdatePrimaryRegionRequest) Reset() {
 	*x = UpdatePrimaryRegionRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[118]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7476,7 +7820,7 @@ func (x *UpdatePrimaryRegionRequest) String() string {
 func (*UpdatePrimaryRegionRequest) ProtoMessage() {}
 
 func (x *UpdatePrimaryRegionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[118]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7489,7 +7833,7 @@ func (x *UpdatePrimaryRegionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePrimaryRegionRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePrimaryRegionRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{118}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *UpdatePrimaryRegionRequest) GetKeyId() string {
@@ -7514,7 +7858,7 @@ type UpdatePrimaryRegionResponse struct {
 
 func (x *UpdatePrimaryRegionResponse) Reset() {
 	*x = UpdatePrimaryRegionResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[119]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7526,7 +7870,7 @@ func (x *UpdatePrimaryRegionResponse) String() string {
 func (*UpdatePrimaryRegionResponse) ProtoMessage() {}
 
 func (x *UpdatePrimaryRegionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[119]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7539,7 +7883,7 @@ func (x *UpdatePrimaryRegionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePrimaryRegionResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePrimaryRegionResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{119}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{123}
 }
 
 type VerifyRequest struct {
@@ -7557,7 +7901,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[120]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7569,7 +7913,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[120]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7582,7 +7926,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{120}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *VerifyRequest) GetKeyId() string {
@@ -7645,7 +7989,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[121]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7657,7 +8001,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[121]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7670,7 +8014,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{121}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *VerifyResponse) GetKeyId() string {
@@ -7708,7 +8052,7 @@ type VerifyMacRequest struct {
 
 func (x *VerifyMacRequest) Reset() {
 	*x = VerifyMacRequest{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[122]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7720,7 +8064,7 @@ func (x *VerifyMacRequest) String() string {
 func (*VerifyMacRequest) ProtoMessage() {}
 
 func (x *VerifyMacRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[122]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7733,7 +8077,7 @@ func (x *VerifyMacRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyMacRequest.ProtoReflect.Descriptor instead.
 func (*VerifyMacRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{122}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *VerifyMacRequest) GetMessage() []byte {
@@ -7789,7 +8133,7 @@ type VerifyMacResponse struct {
 
 func (x *VerifyMacResponse) Reset() {
 	*x = VerifyMacResponse{}
-	mi := &file_transport_kmspb_kms_proto_msgTypes[123]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7801,7 +8145,7 @@ func (x *VerifyMacResponse) String() string {
 func (*VerifyMacResponse) ProtoMessage() {}
 
 func (x *VerifyMacResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_kms_proto_msgTypes[123]
+	mi := &file_transport_kmspb_kms_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7814,7 +8158,7 @@ func (x *VerifyMacResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyMacResponse.ProtoReflect.Descriptor instead.
 func (*VerifyMacResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{123}
+	return file_transport_kmspb_kms_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *VerifyMacResponse) GetKeyId() string {
@@ -7873,7 +8217,7 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x16_multi_region_key_type\"1\n" +
 	"\x13XksKeyConfiguration\x12\x13\n" +
 	"\x02id\x18\x01 \x01(\tH\x00R\x02id\x88\x01\x01B\x05\n" +
-	"\x03_id\"\xd2\f\n" +
+	"\x03_id\"\x8d\r\n" +
 	"\vKeyMetadata\x12)\n" +
 	"\x0eaws_account_id\x18\x01 \x01(\tH\x00R\fawsAccountId\x88\x01\x01\x12\x1a\n" +
 	"\x06key_id\x18\x02 \x01(\tH\x01R\x05keyId\x88\x01\x01\x12\x15\n" +
@@ -7903,7 +8247,8 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x1fpending_deletion_window_in_days\x18\x17 \x01(\x05H\x0fR\x1bpendingDeletionWindowInDays\x88\x01\x01\x12%\n" +
 	"\x0emac_algorithms\x18\x18 \x03(\tR\rmacAlgorithms\x12T\n" +
 	"\x15xks_key_configuration\x18\x19 \x01(\v2 .conclave.v1.XksKeyConfigurationR\x13xksKeyConfiguration\x12:\n" +
-	"\x17current_key_material_id\x18\x1a \x01(\tH\x10R\x14currentKeyMaterialId\x88\x01\x01B\x11\n" +
+	"\x17current_key_material_id\x18\x1a \x01(\tH\x10R\x14currentKeyMaterialId\x88\x01\x01\x129\n" +
+	"\x18encapsulation_algorithms\x18\x1b \x03(\tR\x17encapsulationAlgorithmsB\x11\n" +
 	"\x0f_aws_account_idB\t\n" +
 	"\a_key_idB\x06\n" +
 	"\x04_arnB\n" +
@@ -8306,16 +8651,19 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x17_xks_proxy_connectivity\"j\n" +
 	"\x1cCreateCustomKeyStoreResponse\x122\n" +
 	"\x13custom_key_store_id\x18\x01 \x01(\tH\x00R\x10customKeyStoreId\x88\x01\x01B\x16\n" +
-	"\x14_custom_key_store_id\"\x9a\x03\n" +
+	"\x14_custom_key_store_id\"\xcd\x03\n" +
 	"\x10GrantConstraints\x12v\n" +
 	"\x19encryption_context_subset\x18\x01 \x03(\v2:.conclave.v1.GrantConstraints.EncryptionContextSubsetEntryR\x17encryptionContextSubset\x12v\n" +
-	"\x19encryption_context_equals\x18\x02 \x03(\v2:.conclave.v1.GrantConstraints.EncryptionContextEqualsEntryR\x17encryptionContextEquals\x1aJ\n" +
+	"\x19encryption_context_equals\x18\x02 \x03(\v2:.conclave.v1.GrantConstraints.EncryptionContextEqualsEntryR\x17encryptionContextEquals\x12\"\n" +
+	"\n" +
+	"source_arn\x18\x03 \x01(\tH\x00R\tsourceArn\x88\x01\x01\x1aJ\n" +
 	"\x1cEncryptionContextSubsetEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aJ\n" +
 	"\x1cEncryptionContextEqualsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9e\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\r\n" +
+	"\v_source_arn\"\xdf\x04\n" +
 	"\x12CreateGrantRequest\x12\x1a\n" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x120\n" +
 	"\x11grantee_principal\x18\x02 \x01(\tH\x01R\x10granteePrincipal\x88\x01\x01\x122\n" +
@@ -8326,13 +8674,18 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\vconstraints\x18\x05 \x01(\v2\x1d.conclave.v1.GrantConstraintsR\vconstraints\x12!\n" +
 	"\fgrant_tokens\x18\x06 \x03(\tR\vgrantTokens\x12\x17\n" +
 	"\x04name\x18\a \x01(\tH\x03R\x04name\x88\x01\x01\x12\x1c\n" +
-	"\adry_run\x18\b \x01(\bH\x04R\x06dryRun\x88\x01\x01B\t\n" +
+	"\adry_run\x18\b \x01(\bH\x04R\x06dryRun\x88\x01\x01\x12?\n" +
+	"\x19grantee_service_principal\x18\t \x01(\tH\x05R\x17granteeServicePrincipal\x88\x01\x01\x12A\n" +
+	"\x1aretiring_service_principal\x18\n" +
+	" \x01(\tH\x06R\x18retiringServicePrincipal\x88\x01\x01B\t\n" +
 	"\a_key_idB\x14\n" +
 	"\x12_grantee_principalB\x15\n" +
 	"\x13_retiring_principalB\a\n" +
 	"\x05_nameB\n" +
 	"\n" +
-	"\b_dry_run\"x\n" +
+	"\b_dry_runB\x1c\n" +
+	"\x1a_grantee_service_principalB\x1d\n" +
+	"\x1b_retiring_service_principal\"x\n" +
 	"\x13CreateGrantResponse\x12$\n" +
 	"\vgrant_token\x18\x01 \x01(\tH\x00R\n" +
 	"grantToken\x88\x01\x01\x12\x1e\n" +
@@ -8377,7 +8730,43 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x0e_shared_secretB\x1b\n" +
 	"\x19_ciphertext_for_recipientB\x1a\n" +
 	"\x18_key_agreement_algorithmB\r\n" +
-	"\v_key_origin\"\xb1\x03\n" +
+	"\v_key_origin\"\xe2\x01\n" +
+	"\x12EncapsulateRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12<\n" +
+	"\x17encapsulation_algorithm\x18\x02 \x01(\tH\x01R\x16encapsulationAlgorithm\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x03 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\x04 \x01(\bH\x02R\x06dryRun\x88\x01\x01B\t\n" +
+	"\a_key_idB\x1a\n" +
+	"\x18_encapsulation_algorithmB\n" +
+	"\n" +
+	"\b_dry_run\"\xbc\x02\n" +
+	"\x13EncapsulateResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12(\n" +
+	"\rshared_secret\x18\x02 \x01(\fH\x01R\fsharedSecret\x88\x01\x01\x12F\n" +
+	"\x1dshared_secret_ciphertext_blob\x18\x03 \x01(\fH\x02R\x1asharedSecretCiphertextBlob\x88\x01\x01\x12<\n" +
+	"\x17encapsulation_algorithm\x18\x04 \x01(\tH\x03R\x16encapsulationAlgorithm\x88\x01\x01B\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_shared_secretB \n" +
+	"\x1e_shared_secret_ciphertext_blobB\x1a\n" +
+	"\x18_encapsulation_algorithm\"\xcc\x02\n" +
+	"\x12DecapsulateRequest\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12F\n" +
+	"\x1dshared_secret_ciphertext_blob\x18\x02 \x01(\fH\x01R\x1asharedSecretCiphertextBlob\x88\x01\x01\x12<\n" +
+	"\x17encapsulation_algorithm\x18\x03 \x01(\tH\x02R\x16encapsulationAlgorithm\x88\x01\x01\x12!\n" +
+	"\fgrant_tokens\x18\x04 \x03(\tR\vgrantTokens\x12\x1c\n" +
+	"\adry_run\x18\x05 \x01(\bH\x03R\x06dryRun\x88\x01\x01B\t\n" +
+	"\a_key_idB \n" +
+	"\x1e_shared_secret_ciphertext_blobB\x1a\n" +
+	"\x18_encapsulation_algorithmB\n" +
+	"\n" +
+	"\b_dry_run\"\xd2\x01\n" +
+	"\x13DecapsulateResponse\x12\x1a\n" +
+	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12(\n" +
+	"\rshared_secret\x18\x02 \x01(\fH\x01R\fsharedSecret\x88\x01\x01\x12<\n" +
+	"\x17encapsulation_algorithm\x18\x03 \x01(\tH\x02R\x16encapsulationAlgorithm\x88\x01\x01B\t\n" +
+	"\a_key_idB\x10\n" +
+	"\x0e_shared_secretB\x1a\n" +
+	"\x18_encapsulation_algorithm\"\xb1\x03\n" +
 	"\x15XksProxyConfiguration\x12'\n" +
 	"\fconnectivity\x18\x01 \x01(\tH\x00R\fconnectivity\x88\x01\x01\x12'\n" +
 	"\raccess_key_id\x18\x02 \x01(\tH\x01R\vaccessKeyId\x88\x01\x01\x12&\n" +
@@ -8562,7 +8951,7 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x13GetPublicKeyRequest\x12\x1a\n" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12!\n" +
 	"\fgrant_tokens\x18\x02 \x03(\tR\vgrantTokensB\t\n" +
-	"\a_key_id\"\xc6\x03\n" +
+	"\a_key_id\"\x81\x04\n" +
 	"\x14GetPublicKeyResponse\x12\x1a\n" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\"\n" +
 	"\n" +
@@ -8572,7 +8961,8 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\tkey_usage\x18\x05 \x01(\tH\x04R\bkeyUsage\x88\x01\x01\x123\n" +
 	"\x15encryption_algorithms\x18\x06 \x03(\tR\x14encryptionAlgorithms\x12-\n" +
 	"\x12signing_algorithms\x18\a \x03(\tR\x11signingAlgorithms\x128\n" +
-	"\x18key_agreement_algorithms\x18\b \x03(\tR\x16keyAgreementAlgorithmsB\t\n" +
+	"\x18key_agreement_algorithms\x18\b \x03(\tR\x16keyAgreementAlgorithms\x129\n" +
+	"\x18encapsulation_algorithms\x18\t \x03(\tR\x17encapsulationAlgorithmsB\t\n" +
 	"\a_key_idB\r\n" +
 	"\v_public_keyB\x1b\n" +
 	"\x19_customer_master_key_specB\v\n" +
@@ -8600,7 +8990,7 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12+\n" +
 	"\x0fkey_material_id\x18\x02 \x01(\tH\x01R\rkeyMaterialId\x88\x01\x01B\t\n" +
 	"\a_key_idB\x12\n" +
-	"\x10_key_material_id\"\xfd\x03\n" +
+	"\x10_key_material_id\"\xbe\x05\n" +
 	"\x0eGrantListEntry\x12\x1a\n" +
 	"\x06key_id\x18\x01 \x01(\tH\x00R\x05keyId\x88\x01\x01\x12\x1e\n" +
 	"\bgrant_id\x18\x02 \x01(\tH\x01R\agrantId\x88\x01\x01\x12\x17\n" +
@@ -8612,24 +9002,31 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\b \x03(\tR\n" +
 	"operations\x12?\n" +
-	"\vconstraints\x18\t \x01(\v2\x1d.conclave.v1.GrantConstraintsR\vconstraintsB\t\n" +
+	"\vconstraints\x18\t \x01(\v2\x1d.conclave.v1.GrantConstraintsR\vconstraints\x12?\n" +
+	"\x19grantee_service_principal\x18\n" +
+	" \x01(\tH\x06R\x17granteeServicePrincipal\x88\x01\x01\x12A\n" +
+	"\x1aretiring_service_principal\x18\v \x01(\tH\aR\x18retiringServicePrincipal\x88\x01\x01B\t\n" +
 	"\a_key_idB\v\n" +
 	"\t_grant_idB\a\n" +
 	"\x05_nameB\x14\n" +
 	"\x12_grantee_principalB\x15\n" +
 	"\x13_retiring_principalB\x12\n" +
-	"\x10_issuing_account\"\xfc\x01\n" +
+	"\x10_issuing_accountB\x1c\n" +
+	"\x1a_grantee_service_principalB\x1d\n" +
+	"\x1b_retiring_service_principal\"\xdb\x02\n" +
 	"\x11ListGrantsRequest\x12\x19\n" +
 	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
 	"\x06marker\x18\x02 \x01(\tH\x01R\x06marker\x88\x01\x01\x12\x1a\n" +
 	"\x06key_id\x18\x03 \x01(\tH\x02R\x05keyId\x88\x01\x01\x12\x1e\n" +
 	"\bgrant_id\x18\x04 \x01(\tH\x03R\agrantId\x88\x01\x01\x120\n" +
-	"\x11grantee_principal\x18\x05 \x01(\tH\x04R\x10granteePrincipal\x88\x01\x01B\b\n" +
+	"\x11grantee_principal\x18\x05 \x01(\tH\x04R\x10granteePrincipal\x88\x01\x01\x12?\n" +
+	"\x19grantee_service_principal\x18\x06 \x01(\tH\x05R\x17granteeServicePrincipal\x88\x01\x01B\b\n" +
 	"\x06_limitB\t\n" +
 	"\a_markerB\t\n" +
 	"\a_key_idB\v\n" +
 	"\t_grant_idB\x14\n" +
-	"\x12_grantee_principal\"\xb0\x01\n" +
+	"\x12_grantee_principalB\x1c\n" +
+	"\x1a_grantee_service_principal\"\xb0\x01\n" +
 	"\x12ListGrantsResponse\x123\n" +
 	"\x06grants\x18\x01 \x03(\v2\x1b.conclave.v1.GrantListEntryR\x06grants\x12$\n" +
 	"\vnext_marker\x18\x02 \x01(\tH\x00R\n" +
@@ -8671,14 +9068,16 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\ttruncated\x18\x03 \x01(\bH\x01R\ttruncated\x88\x01\x01B\x0e\n" +
 	"\f_next_markerB\f\n" +
 	"\n" +
-	"_truncated\"\xb4\x01\n" +
+	"_truncated\"\x96\x02\n" +
 	"\x1aListRetirableGrantsRequest\x12\x19\n" +
 	"\x05limit\x18\x01 \x01(\x05H\x00R\x05limit\x88\x01\x01\x12\x1b\n" +
 	"\x06marker\x18\x02 \x01(\tH\x01R\x06marker\x88\x01\x01\x122\n" +
-	"\x12retiring_principal\x18\x03 \x01(\tH\x02R\x11retiringPrincipal\x88\x01\x01B\b\n" +
+	"\x12retiring_principal\x18\x03 \x01(\tH\x02R\x11retiringPrincipal\x88\x01\x01\x12A\n" +
+	"\x1aretiring_service_principal\x18\x04 \x01(\tH\x03R\x18retiringServicePrincipal\x88\x01\x01B\b\n" +
 	"\x06_limitB\t\n" +
 	"\a_markerB\x15\n" +
-	"\x13_retiring_principal\"\xb9\x01\n" +
+	"\x13_retiring_principalB\x1d\n" +
+	"\x1b_retiring_service_principal\"\xb9\x01\n" +
 	"\x1bListRetirableGrantsResponse\x123\n" +
 	"\x06grants\x18\x01 \x03(\v2\x1b.conclave.v1.GrantListEntryR\x06grants\x12$\n" +
 	"\vnext_marker\x18\x02 \x01(\tH\x00R\n" +
@@ -8826,7 +9225,7 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\a_key_idB\f\n" +
 	"\n" +
 	"_mac_validB\x10\n" +
-	"\x0e_mac_algorithm2\xde'\n" +
+	"\x0e_mac_algorithm2\x82)\n" +
 	"\x03KMS\x12J\n" +
 	"\tCreateKey\x12\x1d.conclave.v1.CreateKeyRequest\x1a\x1e.conclave.v1.CreateKeyResponse\x12P\n" +
 	"\vDescribeKey\x12\x1f.conclave.v1.DescribeKeyRequest\x1a .conclave.v1.DescribeKeyResponse\x12G\n" +
@@ -8857,12 +9256,14 @@ const file_transport_kmspb_kms_proto_rawDesc = "" +
 	"\x14CreateCustomKeyStore\x12(.conclave.v1.CreateCustomKeyStoreRequest\x1a).conclave.v1.CreateCustomKeyStoreResponse\x12P\n" +
 	"\vCreateGrant\x12\x1f.conclave.v1.CreateGrantRequest\x1a .conclave.v1.CreateGrantResponse\x12k\n" +
 	"\x14DeleteCustomKeyStore\x12(.conclave.v1.DeleteCustomKeyStoreRequest\x1a).conclave.v1.DeleteCustomKeyStoreResponse\x12z\n" +
-	"\x19DeleteImportedKeyMaterial\x12-.conclave.v1.DeleteImportedKeyMaterialRequest\x1a..conclave.v1.DeleteImportedKeyMaterialResponse\x12e\n" +
+	"\x19DeleteImportedKeyMaterial\x12-.conclave.v1.DeleteImportedKeyMaterialRequest\x1a..conclave.v1.DeleteImportedKeyMaterialResponse\x12P\n" +
+	"\vDecapsulate\x12\x1f.conclave.v1.DecapsulateRequest\x1a .conclave.v1.DecapsulateResponse\x12e\n" +
 	"\x12DeriveSharedSecret\x12&.conclave.v1.DeriveSharedSecretRequest\x1a'.conclave.v1.DeriveSharedSecretResponse\x12t\n" +
 	"\x17DescribeCustomKeyStores\x12+.conclave.v1.DescribeCustomKeyStoresRequest\x1a,.conclave.v1.DescribeCustomKeyStoresResponse\x12e\n" +
 	"\x12DisableKeyRotation\x12&.conclave.v1.DisableKeyRotationRequest\x1a'.conclave.v1.DisableKeyRotationResponse\x12w\n" +
 	"\x18DisconnectCustomKeyStore\x12,.conclave.v1.DisconnectCustomKeyStoreRequest\x1a-.conclave.v1.DisconnectCustomKeyStoreResponse\x12b\n" +
-	"\x11EnableKeyRotation\x12%.conclave.v1.EnableKeyRotationRequest\x1a&.conclave.v1.EnableKeyRotationResponse\x12h\n" +
+	"\x11EnableKeyRotation\x12%.conclave.v1.EnableKeyRotationRequest\x1a&.conclave.v1.EnableKeyRotationResponse\x12P\n" +
+	"\vEncapsulate\x12\x1f.conclave.v1.EncapsulateRequest\x1a .conclave.v1.EncapsulateResponse\x12h\n" +
 	"\x13GenerateDataKeyPair\x12'.conclave.v1.GenerateDataKeyPairRequest\x1a(.conclave.v1.GenerateDataKeyPairResponse\x12\x98\x01\n" +
 	"#GenerateDataKeyPairWithoutPlaintext\x127.conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest\x1a8.conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse\x12P\n" +
 	"\vGenerateMac\x12\x1f.conclave.v1.GenerateMacRequest\x1a .conclave.v1.GenerateMacResponse\x12\\\n" +
@@ -8897,7 +9298,7 @@ func file_transport_kmspb_kms_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_kms_proto_rawDescData
 }
 
-var file_transport_kmspb_kms_proto_msgTypes = make([]protoimpl.MessageInfo, 134)
+var file_transport_kmspb_kms_proto_msgTypes = make([]protoimpl.MessageInfo, 138)
 var file_transport_kmspb_kms_proto_goTypes = []any{
 	(*ErrorDetail)(nil),                                 // 0: conclave.v1.ErrorDetail
 	(*Tag)(nil),                                         // 1: conclave.v1.Tag
@@ -8970,124 +9371,128 @@ var file_transport_kmspb_kms_proto_goTypes = []any{
 	(*DeleteImportedKeyMaterialResponse)(nil),           // 68: conclave.v1.DeleteImportedKeyMaterialResponse
 	(*DeriveSharedSecretRequest)(nil),                   // 69: conclave.v1.DeriveSharedSecretRequest
 	(*DeriveSharedSecretResponse)(nil),                  // 70: conclave.v1.DeriveSharedSecretResponse
-	(*XksProxyConfiguration)(nil),                       // 71: conclave.v1.XksProxyConfiguration
-	(*CustomKeyStoresListEntry)(nil),                    // 72: conclave.v1.CustomKeyStoresListEntry
-	(*DescribeCustomKeyStoresRequest)(nil),              // 73: conclave.v1.DescribeCustomKeyStoresRequest
-	(*DescribeCustomKeyStoresResponse)(nil),             // 74: conclave.v1.DescribeCustomKeyStoresResponse
-	(*DisableKeyRotationRequest)(nil),                   // 75: conclave.v1.DisableKeyRotationRequest
-	(*DisableKeyRotationResponse)(nil),                  // 76: conclave.v1.DisableKeyRotationResponse
-	(*DisconnectCustomKeyStoreRequest)(nil),             // 77: conclave.v1.DisconnectCustomKeyStoreRequest
-	(*DisconnectCustomKeyStoreResponse)(nil),            // 78: conclave.v1.DisconnectCustomKeyStoreResponse
-	(*EnableKeyRotationRequest)(nil),                    // 79: conclave.v1.EnableKeyRotationRequest
-	(*EnableKeyRotationResponse)(nil),                   // 80: conclave.v1.EnableKeyRotationResponse
-	(*GenerateDataKeyPairRequest)(nil),                  // 81: conclave.v1.GenerateDataKeyPairRequest
-	(*GenerateDataKeyPairResponse)(nil),                 // 82: conclave.v1.GenerateDataKeyPairResponse
-	(*GenerateDataKeyPairWithoutPlaintextRequest)(nil),  // 83: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest
-	(*GenerateDataKeyPairWithoutPlaintextResponse)(nil), // 84: conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse
-	(*GenerateMacRequest)(nil),                          // 85: conclave.v1.GenerateMacRequest
-	(*GenerateMacResponse)(nil),                         // 86: conclave.v1.GenerateMacResponse
-	(*KeyLastUsageData)(nil),                            // 87: conclave.v1.KeyLastUsageData
-	(*GetKeyLastUsageRequest)(nil),                      // 88: conclave.v1.GetKeyLastUsageRequest
-	(*GetKeyLastUsageResponse)(nil),                     // 89: conclave.v1.GetKeyLastUsageResponse
-	(*GetKeyRotationStatusRequest)(nil),                 // 90: conclave.v1.GetKeyRotationStatusRequest
-	(*GetKeyRotationStatusResponse)(nil),                // 91: conclave.v1.GetKeyRotationStatusResponse
-	(*GetParametersForImportRequest)(nil),               // 92: conclave.v1.GetParametersForImportRequest
-	(*GetParametersForImportResponse)(nil),              // 93: conclave.v1.GetParametersForImportResponse
-	(*GetPublicKeyRequest)(nil),                         // 94: conclave.v1.GetPublicKeyRequest
-	(*GetPublicKeyResponse)(nil),                        // 95: conclave.v1.GetPublicKeyResponse
-	(*ImportKeyMaterialRequest)(nil),                    // 96: conclave.v1.ImportKeyMaterialRequest
-	(*ImportKeyMaterialResponse)(nil),                   // 97: conclave.v1.ImportKeyMaterialResponse
-	(*GrantListEntry)(nil),                              // 98: conclave.v1.GrantListEntry
-	(*ListGrantsRequest)(nil),                           // 99: conclave.v1.ListGrantsRequest
-	(*ListGrantsResponse)(nil),                          // 100: conclave.v1.ListGrantsResponse
-	(*RotationsListEntry)(nil),                          // 101: conclave.v1.RotationsListEntry
-	(*ListKeyRotationsRequest)(nil),                     // 102: conclave.v1.ListKeyRotationsRequest
-	(*ListKeyRotationsResponse)(nil),                    // 103: conclave.v1.ListKeyRotationsResponse
-	(*ListRetirableGrantsRequest)(nil),                  // 104: conclave.v1.ListRetirableGrantsRequest
-	(*ListRetirableGrantsResponse)(nil),                 // 105: conclave.v1.ListRetirableGrantsResponse
-	(*ReplicateKeyRequest)(nil),                         // 106: conclave.v1.ReplicateKeyRequest
-	(*ReplicateKeyResponse)(nil),                        // 107: conclave.v1.ReplicateKeyResponse
-	(*RetireGrantRequest)(nil),                          // 108: conclave.v1.RetireGrantRequest
-	(*RetireGrantResponse)(nil),                         // 109: conclave.v1.RetireGrantResponse
-	(*RevokeGrantRequest)(nil),                          // 110: conclave.v1.RevokeGrantRequest
-	(*RevokeGrantResponse)(nil),                         // 111: conclave.v1.RevokeGrantResponse
-	(*RotateKeyOnDemandRequest)(nil),                    // 112: conclave.v1.RotateKeyOnDemandRequest
-	(*RotateKeyOnDemandResponse)(nil),                   // 113: conclave.v1.RotateKeyOnDemandResponse
-	(*SignRequest)(nil),                                 // 114: conclave.v1.SignRequest
-	(*SignResponse)(nil),                                // 115: conclave.v1.SignResponse
-	(*UpdateCustomKeyStoreRequest)(nil),                 // 116: conclave.v1.UpdateCustomKeyStoreRequest
-	(*UpdateCustomKeyStoreResponse)(nil),                // 117: conclave.v1.UpdateCustomKeyStoreResponse
-	(*UpdatePrimaryRegionRequest)(nil),                  // 118: conclave.v1.UpdatePrimaryRegionRequest
-	(*UpdatePrimaryRegionResponse)(nil),                 // 119: conclave.v1.UpdatePrimaryRegionResponse
-	(*VerifyRequest)(nil),                               // 120: conclave.v1.VerifyRequest
-	(*VerifyResponse)(nil),                              // 121: conclave.v1.VerifyResponse
-	(*VerifyMacRequest)(nil),                            // 122: conclave.v1.VerifyMacRequest
-	(*VerifyMacResponse)(nil),                           // 123: conclave.v1.VerifyMacResponse
-	nil,                                                 // 124: conclave.v1.EncryptRequest.EncryptionContextEntry
-	nil,                                                 // 125: conclave.v1.DecryptRequest.EncryptionContextEntry
-	nil,                                                 // 126: conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
-	nil,                                                 // 127: conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
-	nil,                                                 // 128: conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
-	nil,                                                 // 129: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
-	nil,                                                 // 130: conclave.v1.GrantConstraints.EncryptionContextSubsetEntry
-	nil,                                                 // 131: conclave.v1.GrantConstraints.EncryptionContextEqualsEntry
-	nil,                                                 // 132: conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntry
-	nil,                                                 // 133: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntry
-	(*timestamppb.Timestamp)(nil),                       // 134: google.protobuf.Timestamp
+	(*EncapsulateRequest)(nil),                          // 71: conclave.v1.EncapsulateRequest
+	(*EncapsulateResponse)(nil),                         // 72: conclave.v1.EncapsulateResponse
+	(*DecapsulateRequest)(nil),                          // 73: conclave.v1.DecapsulateRequest
+	(*DecapsulateResponse)(nil),                         // 74: conclave.v1.DecapsulateResponse
+	(*XksProxyConfiguration)(nil),                       // 75: conclave.v1.XksProxyConfiguration
+	(*CustomKeyStoresListEntry)(nil),                    // 76: conclave.v1.CustomKeyStoresListEntry
+	(*DescribeCustomKeyStoresRequest)(nil),              // 77: conclave.v1.DescribeCustomKeyStoresRequest
+	(*DescribeCustomKeyStoresResponse)(nil),             // 78: conclave.v1.DescribeCustomKeyStoresResponse
+	(*DisableKeyRotationRequest)(nil),                   // 79: conclave.v1.DisableKeyRotationRequest
+	(*DisableKeyRotationResponse)(nil),                  // 80: conclave.v1.DisableKeyRotationResponse
+	(*DisconnectCustomKeyStoreRequest)(nil),             // 81: conclave.v1.DisconnectCustomKeyStoreRequest
+	(*DisconnectCustomKeyStoreResponse)(nil),            // 82: conclave.v1.DisconnectCustomKeyStoreResponse
+	(*EnableKeyRotationRequest)(nil),                    // 83: conclave.v1.EnableKeyRotationRequest
+	(*EnableKeyRotationResponse)(nil),                   // 84: conclave.v1.EnableKeyRotationResponse
+	(*GenerateDataKeyPairRequest)(nil),                  // 85: conclave.v1.GenerateDataKeyPairRequest
+	(*GenerateDataKeyPairResponse)(nil),                 // 86: conclave.v1.GenerateDataKeyPairResponse
+	(*GenerateDataKeyPairWithoutPlaintextRequest)(nil),  // 87: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest
+	(*GenerateDataKeyPairWithoutPlaintextResponse)(nil), // 88: conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse
+	(*GenerateMacRequest)(nil),                          // 89: conclave.v1.GenerateMacRequest
+	(*GenerateMacResponse)(nil),                         // 90: conclave.v1.GenerateMacResponse
+	(*KeyLastUsageData)(nil),                            // 91: conclave.v1.KeyLastUsageData
+	(*GetKeyLastUsageRequest)(nil),                      // 92: conclave.v1.GetKeyLastUsageRequest
+	(*GetKeyLastUsageResponse)(nil),                     // 93: conclave.v1.GetKeyLastUsageResponse
+	(*GetKeyRotationStatusRequest)(nil),                 // 94: conclave.v1.GetKeyRotationStatusRequest
+	(*GetKeyRotationStatusResponse)(nil),                // 95: conclave.v1.GetKeyRotationStatusResponse
+	(*GetParametersForImportRequest)(nil),               // 96: conclave.v1.GetParametersForImportRequest
+	(*GetParametersForImportResponse)(nil),              // 97: conclave.v1.GetParametersForImportResponse
+	(*GetPublicKeyRequest)(nil),                         // 98: conclave.v1.GetPublicKeyRequest
+	(*GetPublicKeyResponse)(nil),                        // 99: conclave.v1.GetPublicKeyResponse
+	(*ImportKeyMaterialRequest)(nil),                    // 100: conclave.v1.ImportKeyMaterialRequest
+	(*ImportKeyMaterialResponse)(nil),                   // 101: conclave.v1.ImportKeyMaterialResponse
+	(*GrantListEntry)(nil),                              // 102: conclave.v1.GrantListEntry
+	(*ListGrantsRequest)(nil),                           // 103: conclave.v1.ListGrantsRequest
+	(*ListGrantsResponse)(nil),                          // 104: conclave.v1.ListGrantsResponse
+	(*RotationsListEntry)(nil),                          // 105: conclave.v1.RotationsListEntry
+	(*ListKeyRotationsRequest)(nil),                     // 106: conclave.v1.ListKeyRotationsRequest
+	(*ListKeyRotationsResponse)(nil),                    // 107: conclave.v1.ListKeyRotationsResponse
+	(*ListRetirableGrantsRequest)(nil),                  // 108: conclave.v1.ListRetirableGrantsRequest
+	(*ListRetirableGrantsResponse)(nil),                 // 109: conclave.v1.ListRetirableGrantsResponse
+	(*ReplicateKeyRequest)(nil),                         // 110: conclave.v1.ReplicateKeyRequest
+	(*ReplicateKeyResponse)(nil),                        // 111: conclave.v1.ReplicateKeyResponse
+	(*RetireGrantRequest)(nil),                          // 112: conclave.v1.RetireGrantRequest
+	(*RetireGrantResponse)(nil),                         // 113: conclave.v1.RetireGrantResponse
+	(*RevokeGrantRequest)(nil),                          // 114: conclave.v1.RevokeGrantRequest
+	(*RevokeGrantResponse)(nil),                         // 115: conclave.v1.RevokeGrantResponse
+	(*RotateKeyOnDemandRequest)(nil),                    // 116: conclave.v1.RotateKeyOnDemandRequest
+	(*RotateKeyOnDemandResponse)(nil),                   // 117: conclave.v1.RotateKeyOnDemandResponse
+	(*SignRequest)(nil),                                 // 118: conclave.v1.SignRequest
+	(*SignResponse)(nil),                                // 119: conclave.v1.SignResponse
+	(*UpdateCustomKeyStoreRequest)(nil),                 // 120: conclave.v1.UpdateCustomKeyStoreRequest
+	(*UpdateCustomKeyStoreResponse)(nil),                // 121: conclave.v1.UpdateCustomKeyStoreResponse
+	(*UpdatePrimaryRegionRequest)(nil),                  // 122: conclave.v1.UpdatePrimaryRegionRequest
+	(*UpdatePrimaryRegionResponse)(nil),                 // 123: conclave.v1.UpdatePrimaryRegionResponse
+	(*VerifyRequest)(nil),                               // 124: conclave.v1.VerifyRequest
+	(*VerifyResponse)(nil),                              // 125: conclave.v1.VerifyResponse
+	(*VerifyMacRequest)(nil),                            // 126: conclave.v1.VerifyMacRequest
+	(*VerifyMacResponse)(nil),                           // 127: conclave.v1.VerifyMacResponse
+	nil,                                                 // 128: conclave.v1.EncryptRequest.EncryptionContextEntry
+	nil,                                                 // 129: conclave.v1.DecryptRequest.EncryptionContextEntry
+	nil,                                                 // 130: conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
+	nil,                                                 // 131: conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
+	nil,                                                 // 132: conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
+	nil,                                                 // 133: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
+	nil,                                                 // 134: conclave.v1.GrantConstraints.EncryptionContextSubsetEntry
+	nil,                                                 // 135: conclave.v1.GrantConstraints.EncryptionContextEqualsEntry
+	nil,                                                 // 136: conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntry
+	nil,                                                 // 137: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntry
+	(*timestamppb.Timestamp)(nil),                       // 138: google.protobuf.Timestamp
 }
 var file_transport_kmspb_kms_proto_depIdxs = []int32{
 	3,   // 0: conclave.v1.MultiRegionConfiguration.primary_key:type_name -> conclave.v1.MultiRegionKey
 	3,   // 1: conclave.v1.MultiRegionConfiguration.replica_keys:type_name -> conclave.v1.MultiRegionKey
-	134, // 2: conclave.v1.KeyMetadata.creation_date:type_name -> google.protobuf.Timestamp
-	134, // 3: conclave.v1.KeyMetadata.deletion_date:type_name -> google.protobuf.Timestamp
-	134, // 4: conclave.v1.KeyMetadata.valid_to:type_name -> google.protobuf.Timestamp
+	138, // 2: conclave.v1.KeyMetadata.creation_date:type_name -> google.protobuf.Timestamp
+	138, // 3: conclave.v1.KeyMetadata.deletion_date:type_name -> google.protobuf.Timestamp
+	138, // 4: conclave.v1.KeyMetadata.valid_to:type_name -> google.protobuf.Timestamp
 	4,   // 5: conclave.v1.KeyMetadata.multi_region_configuration:type_name -> conclave.v1.MultiRegionConfiguration
 	5,   // 6: conclave.v1.KeyMetadata.xks_key_configuration:type_name -> conclave.v1.XksKeyConfiguration
 	1,   // 7: conclave.v1.CreateKeyRequest.tags:type_name -> conclave.v1.Tag
 	6,   // 8: conclave.v1.CreateKeyResponse.key_metadata:type_name -> conclave.v1.KeyMetadata
 	6,   // 9: conclave.v1.DescribeKeyResponse.key_metadata:type_name -> conclave.v1.KeyMetadata
 	12,  // 10: conclave.v1.ListKeysResponse.keys:type_name -> conclave.v1.KeyListEntry
-	134, // 11: conclave.v1.ScheduleKeyDeletionResponse.deletion_date:type_name -> google.protobuf.Timestamp
-	134, // 12: conclave.v1.AliasListEntry.creation_date:type_name -> google.protobuf.Timestamp
-	134, // 13: conclave.v1.AliasListEntry.last_updated_date:type_name -> google.protobuf.Timestamp
+	138, // 11: conclave.v1.ScheduleKeyDeletionResponse.deletion_date:type_name -> google.protobuf.Timestamp
+	138, // 12: conclave.v1.AliasListEntry.creation_date:type_name -> google.protobuf.Timestamp
+	138, // 13: conclave.v1.AliasListEntry.last_updated_date:type_name -> google.protobuf.Timestamp
 	31,  // 14: conclave.v1.ListAliasesResponse.aliases:type_name -> conclave.v1.AliasListEntry
 	1,   // 15: conclave.v1.TagResourceRequest.tags:type_name -> conclave.v1.Tag
 	1,   // 16: conclave.v1.ListResourceTagsResponse.tags:type_name -> conclave.v1.Tag
-	124, // 17: conclave.v1.EncryptRequest.encryption_context:type_name -> conclave.v1.EncryptRequest.EncryptionContextEntry
-	125, // 18: conclave.v1.DecryptRequest.encryption_context:type_name -> conclave.v1.DecryptRequest.EncryptionContextEntry
+	128, // 17: conclave.v1.EncryptRequest.encryption_context:type_name -> conclave.v1.EncryptRequest.EncryptionContextEntry
+	129, // 18: conclave.v1.DecryptRequest.encryption_context:type_name -> conclave.v1.DecryptRequest.EncryptionContextEntry
 	2,   // 19: conclave.v1.DecryptRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	126, // 20: conclave.v1.ReEncryptRequest.source_encryption_context:type_name -> conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
-	127, // 21: conclave.v1.ReEncryptRequest.destination_encryption_context:type_name -> conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
-	128, // 22: conclave.v1.GenerateDataKeyRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
+	130, // 20: conclave.v1.ReEncryptRequest.source_encryption_context:type_name -> conclave.v1.ReEncryptRequest.SourceEncryptionContextEntry
+	131, // 21: conclave.v1.ReEncryptRequest.destination_encryption_context:type_name -> conclave.v1.ReEncryptRequest.DestinationEncryptionContextEntry
+	132, // 22: conclave.v1.GenerateDataKeyRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyRequest.EncryptionContextEntry
 	2,   // 23: conclave.v1.GenerateDataKeyRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	129, // 24: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
+	133, // 24: conclave.v1.GenerateDataKeyWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyWithoutPlaintextRequest.EncryptionContextEntry
 	2,   // 25: conclave.v1.GenerateRandomRequest.recipient:type_name -> conclave.v1.RecipientInfo
 	59,  // 26: conclave.v1.CreateCustomKeyStoreRequest.xks_proxy_authentication_credential:type_name -> conclave.v1.XksProxyAuthenticationCredential
-	130, // 27: conclave.v1.GrantConstraints.encryption_context_subset:type_name -> conclave.v1.GrantConstraints.EncryptionContextSubsetEntry
-	131, // 28: conclave.v1.GrantConstraints.encryption_context_equals:type_name -> conclave.v1.GrantConstraints.EncryptionContextEqualsEntry
+	134, // 27: conclave.v1.GrantConstraints.encryption_context_subset:type_name -> conclave.v1.GrantConstraints.EncryptionContextSubsetEntry
+	135, // 28: conclave.v1.GrantConstraints.encryption_context_equals:type_name -> conclave.v1.GrantConstraints.EncryptionContextEqualsEntry
 	62,  // 29: conclave.v1.CreateGrantRequest.constraints:type_name -> conclave.v1.GrantConstraints
 	2,   // 30: conclave.v1.DeriveSharedSecretRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	134, // 31: conclave.v1.CustomKeyStoresListEntry.creation_date:type_name -> google.protobuf.Timestamp
-	71,  // 32: conclave.v1.CustomKeyStoresListEntry.xks_proxy_configuration:type_name -> conclave.v1.XksProxyConfiguration
-	72,  // 33: conclave.v1.DescribeCustomKeyStoresResponse.custom_key_stores:type_name -> conclave.v1.CustomKeyStoresListEntry
-	132, // 34: conclave.v1.GenerateDataKeyPairRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntry
+	138, // 31: conclave.v1.CustomKeyStoresListEntry.creation_date:type_name -> google.protobuf.Timestamp
+	75,  // 32: conclave.v1.CustomKeyStoresListEntry.xks_proxy_configuration:type_name -> conclave.v1.XksProxyConfiguration
+	76,  // 33: conclave.v1.DescribeCustomKeyStoresResponse.custom_key_stores:type_name -> conclave.v1.CustomKeyStoresListEntry
+	136, // 34: conclave.v1.GenerateDataKeyPairRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyPairRequest.EncryptionContextEntry
 	2,   // 35: conclave.v1.GenerateDataKeyPairRequest.recipient:type_name -> conclave.v1.RecipientInfo
-	133, // 36: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntry
-	134, // 37: conclave.v1.KeyLastUsageData.timestamp:type_name -> google.protobuf.Timestamp
-	87,  // 38: conclave.v1.GetKeyLastUsageResponse.key_last_usage:type_name -> conclave.v1.KeyLastUsageData
-	134, // 39: conclave.v1.GetKeyLastUsageResponse.tracking_start_date:type_name -> google.protobuf.Timestamp
-	134, // 40: conclave.v1.GetKeyLastUsageResponse.key_creation_date:type_name -> google.protobuf.Timestamp
-	134, // 41: conclave.v1.GetKeyRotationStatusResponse.next_rotation_date:type_name -> google.protobuf.Timestamp
-	134, // 42: conclave.v1.GetKeyRotationStatusResponse.on_demand_rotation_start_date:type_name -> google.protobuf.Timestamp
-	134, // 43: conclave.v1.GetParametersForImportResponse.parameters_valid_to:type_name -> google.protobuf.Timestamp
-	134, // 44: conclave.v1.ImportKeyMaterialRequest.valid_to:type_name -> google.protobuf.Timestamp
-	134, // 45: conclave.v1.GrantListEntry.creation_date:type_name -> google.protobuf.Timestamp
+	137, // 36: conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.encryption_context:type_name -> conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest.EncryptionContextEntry
+	138, // 37: conclave.v1.KeyLastUsageData.timestamp:type_name -> google.protobuf.Timestamp
+	91,  // 38: conclave.v1.GetKeyLastUsageResponse.key_last_usage:type_name -> conclave.v1.KeyLastUsageData
+	138, // 39: conclave.v1.GetKeyLastUsageResponse.tracking_start_date:type_name -> google.protobuf.Timestamp
+	138, // 40: conclave.v1.GetKeyLastUsageResponse.key_creation_date:type_name -> google.protobuf.Timestamp
+	138, // 41: conclave.v1.GetKeyRotationStatusResponse.next_rotation_date:type_name -> google.protobuf.Timestamp
+	138, // 42: conclave.v1.GetKeyRotationStatusResponse.on_demand_rotation_start_date:type_name -> google.protobuf.Timestamp
+	138, // 43: conclave.v1.GetParametersForImportResponse.parameters_valid_to:type_name -> google.protobuf.Timestamp
+	138, // 44: conclave.v1.ImportKeyMaterialRequest.valid_to:type_name -> google.protobuf.Timestamp
+	138, // 45: conclave.v1.GrantListEntry.creation_date:type_name -> google.protobuf.Timestamp
 	62,  // 46: conclave.v1.GrantListEntry.constraints:type_name -> conclave.v1.GrantConstraints
-	98,  // 47: conclave.v1.ListGrantsResponse.grants:type_name -> conclave.v1.GrantListEntry
-	134, // 48: conclave.v1.RotationsListEntry.valid_to:type_name -> google.protobuf.Timestamp
-	134, // 49: conclave.v1.RotationsListEntry.rotation_date:type_name -> google.protobuf.Timestamp
-	101, // 50: conclave.v1.ListKeyRotationsResponse.rotations:type_name -> conclave.v1.RotationsListEntry
-	98,  // 51: conclave.v1.ListRetirableGrantsResponse.grants:type_name -> conclave.v1.GrantListEntry
+	102, // 47: conclave.v1.ListGrantsResponse.grants:type_name -> conclave.v1.GrantListEntry
+	138, // 48: conclave.v1.RotationsListEntry.valid_to:type_name -> google.protobuf.Timestamp
+	138, // 49: conclave.v1.RotationsListEntry.rotation_date:type_name -> google.protobuf.Timestamp
+	105, // 50: conclave.v1.ListKeyRotationsResponse.rotations:type_name -> conclave.v1.RotationsListEntry
+	102, // 51: conclave.v1.ListRetirableGrantsResponse.grants:type_name -> conclave.v1.GrantListEntry
 	1,   // 52: conclave.v1.ReplicateKeyRequest.tags:type_name -> conclave.v1.Tag
 	6,   // 53: conclave.v1.ReplicateKeyResponse.replica_key_metadata:type_name -> conclave.v1.KeyMetadata
 	1,   // 54: conclave.v1.ReplicateKeyResponse.replica_tags:type_name -> conclave.v1.Tag
@@ -9121,87 +9526,91 @@ var file_transport_kmspb_kms_proto_depIdxs = []int32{
 	63,  // 82: conclave.v1.KMS.CreateGrant:input_type -> conclave.v1.CreateGrantRequest
 	65,  // 83: conclave.v1.KMS.DeleteCustomKeyStore:input_type -> conclave.v1.DeleteCustomKeyStoreRequest
 	67,  // 84: conclave.v1.KMS.DeleteImportedKeyMaterial:input_type -> conclave.v1.DeleteImportedKeyMaterialRequest
-	69,  // 85: conclave.v1.KMS.DeriveSharedSecret:input_type -> conclave.v1.DeriveSharedSecretRequest
-	73,  // 86: conclave.v1.KMS.DescribeCustomKeyStores:input_type -> conclave.v1.DescribeCustomKeyStoresRequest
-	75,  // 87: conclave.v1.KMS.DisableKeyRotation:input_type -> conclave.v1.DisableKeyRotationRequest
-	77,  // 88: conclave.v1.KMS.DisconnectCustomKeyStore:input_type -> conclave.v1.DisconnectCustomKeyStoreRequest
-	79,  // 89: conclave.v1.KMS.EnableKeyRotation:input_type -> conclave.v1.EnableKeyRotationRequest
-	81,  // 90: conclave.v1.KMS.GenerateDataKeyPair:input_type -> conclave.v1.GenerateDataKeyPairRequest
-	83,  // 91: conclave.v1.KMS.GenerateDataKeyPairWithoutPlaintext:input_type -> conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest
-	85,  // 92: conclave.v1.KMS.GenerateMac:input_type -> conclave.v1.GenerateMacRequest
-	88,  // 93: conclave.v1.KMS.GetKeyLastUsage:input_type -> conclave.v1.GetKeyLastUsageRequest
-	90,  // 94: conclave.v1.KMS.GetKeyRotationStatus:input_type -> conclave.v1.GetKeyRotationStatusRequest
-	92,  // 95: conclave.v1.KMS.GetParametersForImport:input_type -> conclave.v1.GetParametersForImportRequest
-	94,  // 96: conclave.v1.KMS.GetPublicKey:input_type -> conclave.v1.GetPublicKeyRequest
-	96,  // 97: conclave.v1.KMS.ImportKeyMaterial:input_type -> conclave.v1.ImportKeyMaterialRequest
-	99,  // 98: conclave.v1.KMS.ListGrants:input_type -> conclave.v1.ListGrantsRequest
-	102, // 99: conclave.v1.KMS.ListKeyRotations:input_type -> conclave.v1.ListKeyRotationsRequest
-	104, // 100: conclave.v1.KMS.ListRetirableGrants:input_type -> conclave.v1.ListRetirableGrantsRequest
-	106, // 101: conclave.v1.KMS.ReplicateKey:input_type -> conclave.v1.ReplicateKeyRequest
-	108, // 102: conclave.v1.KMS.RetireGrant:input_type -> conclave.v1.RetireGrantRequest
-	110, // 103: conclave.v1.KMS.RevokeGrant:input_type -> conclave.v1.RevokeGrantRequest
-	112, // 104: conclave.v1.KMS.RotateKeyOnDemand:input_type -> conclave.v1.RotateKeyOnDemandRequest
-	114, // 105: conclave.v1.KMS.Sign:input_type -> conclave.v1.SignRequest
-	116, // 106: conclave.v1.KMS.UpdateCustomKeyStore:input_type -> conclave.v1.UpdateCustomKeyStoreRequest
-	118, // 107: conclave.v1.KMS.UpdatePrimaryRegion:input_type -> conclave.v1.UpdatePrimaryRegionRequest
-	120, // 108: conclave.v1.KMS.Verify:input_type -> conclave.v1.VerifyRequest
-	122, // 109: conclave.v1.KMS.VerifyMac:input_type -> conclave.v1.VerifyMacRequest
-	8,   // 110: conclave.v1.KMS.CreateKey:output_type -> conclave.v1.CreateKeyResponse
-	10,  // 111: conclave.v1.KMS.DescribeKey:output_type -> conclave.v1.DescribeKeyResponse
-	13,  // 112: conclave.v1.KMS.ListKeys:output_type -> conclave.v1.ListKeysResponse
-	15,  // 113: conclave.v1.KMS.UpdateKeyDescription:output_type -> conclave.v1.UpdateKeyDescriptionResponse
-	17,  // 114: conclave.v1.KMS.EnableKey:output_type -> conclave.v1.EnableKeyResponse
-	19,  // 115: conclave.v1.KMS.DisableKey:output_type -> conclave.v1.DisableKeyResponse
-	21,  // 116: conclave.v1.KMS.ScheduleKeyDeletion:output_type -> conclave.v1.ScheduleKeyDeletionResponse
-	23,  // 117: conclave.v1.KMS.CancelKeyDeletion:output_type -> conclave.v1.CancelKeyDeletionResponse
-	25,  // 118: conclave.v1.KMS.CreateAlias:output_type -> conclave.v1.CreateAliasResponse
-	27,  // 119: conclave.v1.KMS.UpdateAlias:output_type -> conclave.v1.UpdateAliasResponse
-	29,  // 120: conclave.v1.KMS.DeleteAlias:output_type -> conclave.v1.DeleteAliasResponse
-	32,  // 121: conclave.v1.KMS.ListAliases:output_type -> conclave.v1.ListAliasesResponse
-	34,  // 122: conclave.v1.KMS.TagResource:output_type -> conclave.v1.TagResourceResponse
-	36,  // 123: conclave.v1.KMS.UntagResource:output_type -> conclave.v1.UntagResourceResponse
-	38,  // 124: conclave.v1.KMS.ListResourceTags:output_type -> conclave.v1.ListResourceTagsResponse
-	40,  // 125: conclave.v1.KMS.GetKeyPolicy:output_type -> conclave.v1.GetKeyPolicyResponse
-	42,  // 126: conclave.v1.KMS.PutKeyPolicy:output_type -> conclave.v1.PutKeyPolicyResponse
-	44,  // 127: conclave.v1.KMS.ListKeyPolicies:output_type -> conclave.v1.ListKeyPoliciesResponse
-	46,  // 128: conclave.v1.KMS.Encrypt:output_type -> conclave.v1.EncryptResponse
-	48,  // 129: conclave.v1.KMS.Decrypt:output_type -> conclave.v1.DecryptResponse
-	50,  // 130: conclave.v1.KMS.ReEncrypt:output_type -> conclave.v1.ReEncryptResponse
-	52,  // 131: conclave.v1.KMS.GenerateDataKey:output_type -> conclave.v1.GenerateDataKeyResponse
-	54,  // 132: conclave.v1.KMS.GenerateDataKeyWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyWithoutPlaintextResponse
-	56,  // 133: conclave.v1.KMS.GenerateRandom:output_type -> conclave.v1.GenerateRandomResponse
-	58,  // 134: conclave.v1.KMS.ConnectCustomKeyStore:output_type -> conclave.v1.ConnectCustomKeyStoreResponse
-	61,  // 135: conclave.v1.KMS.CreateCustomKeyStore:output_type -> conclave.v1.CreateCustomKeyStoreResponse
-	64,  // 136: conclave.v1.KMS.CreateGrant:output_type -> conclave.v1.CreateGrantResponse
-	66,  // 137: conclave.v1.KMS.DeleteCustomKeyStore:output_type -> conclave.v1.DeleteCustomKeyStoreResponse
-	68,  // 138: conclave.v1.KMS.DeleteImportedKeyMaterial:output_type -> conclave.v1.DeleteImportedKeyMaterialResponse
-	70,  // 139: conclave.v1.KMS.DeriveSharedSecret:output_type -> conclave.v1.DeriveSharedSecretResponse
-	74,  // 140: conclave.v1.KMS.DescribeCustomKeyStores:output_type -> conclave.v1.DescribeCustomKeyStoresResponse
-	76,  // 141: conclave.v1.KMS.DisableKeyRotation:output_type -> conclave.v1.DisableKeyRotationResponse
-	78,  // 142: conclave.v1.KMS.DisconnectCustomKeyStore:output_type -> conclave.v1.DisconnectCustomKeyStoreResponse
-	80,  // 143: conclave.v1.KMS.EnableKeyRotation:output_type -> conclave.v1.EnableKeyRotationResponse
-	82,  // 144: conclave.v1.KMS.GenerateDataKeyPair:output_type -> conclave.v1.GenerateDataKeyPairResponse
-	84,  // 145: conclave.v1.KMS.GenerateDataKeyPairWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse
-	86,  // 146: conclave.v1.KMS.GenerateMac:output_type -> conclave.v1.GenerateMacResponse
-	89,  // 147: conclave.v1.KMS.GetKeyLastUsage:output_type -> conclave.v1.GetKeyLastUsageResponse
-	91,  // 148: conclave.v1.KMS.GetKeyRotationStatus:output_type -> conclave.v1.GetKeyRotationStatusResponse
-	93,  // 149: conclave.v1.KMS.GetParametersForImport:output_type -> conclave.v1.GetParametersForImportResponse
-	95,  // 150: conclave.v1.KMS.GetPublicKey:output_type -> conclave.v1.GetPublicKeyResponse
-	97,  // 151: conclave.v1.KMS.ImportKeyMaterial:output_type -> conclave.v1.ImportKeyMaterialResponse
-	100, // 152: conclave.v1.KMS.ListGrants:output_type -> conclave.v1.ListGrantsResponse
-	103, // 153: conclave.v1.KMS.ListKeyRotations:output_type -> conclave.v1.ListKeyRotationsResponse
-	105, // 154: conclave.v1.KMS.ListRetirableGrants:output_type -> conclave.v1.ListRetirableGrantsResponse
-	107, // 155: conclave.v1.KMS.ReplicateKey:output_type -> conclave.v1.ReplicateKeyResponse
-	109, // 156: conclave.v1.KMS.RetireGrant:output_type -> conclave.v1.RetireGrantResponse
-	111, // 157: conclave.v1.KMS.RevokeGrant:output_type -> conclave.v1.RevokeGrantResponse
-	113, // 158: conclave.v1.KMS.RotateKeyOnDemand:output_type -> conclave.v1.RotateKeyOnDemandResponse
-	115, // 159: conclave.v1.KMS.Sign:output_type -> conclave.v1.SignResponse
-	117, // 160: conclave.v1.KMS.UpdateCustomKeyStore:output_type -> conclave.v1.UpdateCustomKeyStoreResponse
-	119, // 161: conclave.v1.KMS.UpdatePrimaryRegion:output_type -> conclave.v1.UpdatePrimaryRegionResponse
-	121, // 162: conclave.v1.KMS.Verify:output_type -> conclave.v1.VerifyResponse
-	123, // 163: conclave.v1.KMS.VerifyMac:output_type -> conclave.v1.VerifyMacResponse
-	110, // [110:164] is the sub-list for method output_type
-	56,  // [56:110] is the sub-list for method input_type
+	73,  // 85: conclave.v1.KMS.Decapsulate:input_type -> conclave.v1.DecapsulateRequest
+	69,  // 86: conclave.v1.KMS.DeriveSharedSecret:input_type -> conclave.v1.DeriveSharedSecretRequest
+	77,  // 87: conclave.v1.KMS.DescribeCustomKeyStores:input_type -> conclave.v1.DescribeCustomKeyStoresRequest
+	79,  // 88: conclave.v1.KMS.DisableKeyRotation:input_type -> conclave.v1.DisableKeyRotationRequest
+	81,  // 89: conclave.v1.KMS.DisconnectCustomKeyStore:input_type -> conclave.v1.DisconnectCustomKeyStoreRequest
+	83,  // 90: conclave.v1.KMS.EnableKeyRotation:input_type -> conclave.v1.EnableKeyRotationRequest
+	71,  // 91: conclave.v1.KMS.Encapsulate:input_type -> conclave.v1.EncapsulateRequest
+	85,  // 92: conclave.v1.KMS.GenerateDataKeyPair:input_type -> conclave.v1.GenerateDataKeyPairRequest
+	87,  // 93: conclave.v1.KMS.GenerateDataKeyPairWithoutPlaintext:input_type -> conclave.v1.GenerateDataKeyPairWithoutPlaintextRequest
+	89,  // 94: conclave.v1.KMS.GenerateMac:input_type -> conclave.v1.GenerateMacRequest
+	92,  // 95: conclave.v1.KMS.GetKeyLastUsage:input_type -> conclave.v1.GetKeyLastUsageRequest
+	94,  // 96: conclave.v1.KMS.GetKeyRotationStatus:input_type -> conclave.v1.GetKeyRotationStatusRequest
+	96,  // 97: conclave.v1.KMS.GetParametersForImport:input_type -> conclave.v1.GetParametersForImportRequest
+	98,  // 98: conclave.v1.KMS.GetPublicKey:input_type -> conclave.v1.GetPublicKeyRequest
+	100, // 99: conclave.v1.KMS.ImportKeyMaterial:input_type -> conclave.v1.ImportKeyMaterialRequest
+	103, // 100: conclave.v1.KMS.ListGrants:input_type -> conclave.v1.ListGrantsRequest
+	106, // 101: conclave.v1.KMS.ListKeyRotations:input_type -> conclave.v1.ListKeyRotationsRequest
+	108, // 102: conclave.v1.KMS.ListRetirableGrants:input_type -> conclave.v1.ListRetirableGrantsRequest
+	110, // 103: conclave.v1.KMS.ReplicateKey:input_type -> conclave.v1.ReplicateKeyRequest
+	112, // 104: conclave.v1.KMS.RetireGrant:input_type -> conclave.v1.RetireGrantRequest
+	114, // 105: conclave.v1.KMS.RevokeGrant:input_type -> conclave.v1.RevokeGrantRequest
+	116, // 106: conclave.v1.KMS.RotateKeyOnDemand:input_type -> conclave.v1.RotateKeyOnDemandRequest
+	118, // 107: conclave.v1.KMS.Sign:input_type -> conclave.v1.SignRequest
+	120, // 108: conclave.v1.KMS.UpdateCustomKeyStore:input_type -> conclave.v1.UpdateCustomKeyStoreRequest
+	122, // 109: conclave.v1.KMS.UpdatePrimaryRegion:input_type -> conclave.v1.UpdatePrimaryRegionRequest
+	124, // 110: conclave.v1.KMS.Verify:input_type -> conclave.v1.VerifyRequest
+	126, // 111: conclave.v1.KMS.VerifyMac:input_type -> conclave.v1.VerifyMacRequest
+	8,   // 112: conclave.v1.KMS.CreateKey:output_type -> conclave.v1.CreateKeyResponse
+	10,  // 113: conclave.v1.KMS.DescribeKey:output_type -> conclave.v1.DescribeKeyResponse
+	13,  // 114: conclave.v1.KMS.ListKeys:output_type -> conclave.v1.ListKeysResponse
+	15,  // 115: conclave.v1.KMS.UpdateKeyDescription:output_type -> conclave.v1.UpdateKeyDescriptionResponse
+	17,  // 116: conclave.v1.KMS.EnableKey:output_type -> conclave.v1.EnableKeyResponse
+	19,  // 117: conclave.v1.KMS.DisableKey:output_type -> conclave.v1.DisableKeyResponse
+	21,  // 118: conclave.v1.KMS.ScheduleKeyDeletion:output_type -> conclave.v1.ScheduleKeyDeletionResponse
+	23,  // 119: conclave.v1.KMS.CancelKeyDeletion:output_type -> conclave.v1.CancelKeyDeletionResponse
+	25,  // 120: conclave.v1.KMS.CreateAlias:output_type -> conclave.v1.CreateAliasResponse
+	27,  // 121: conclave.v1.KMS.UpdateAlias:output_type -> conclave.v1.UpdateAliasResponse
+	29,  // 122: conclave.v1.KMS.DeleteAlias:output_type -> conclave.v1.DeleteAliasResponse
+	32,  // 123: conclave.v1.KMS.ListAliases:output_type -> conclave.v1.ListAliasesResponse
+	34,  // 124: conclave.v1.KMS.TagResource:output_type -> conclave.v1.TagResourceResponse
+	36,  // 125: conclave.v1.KMS.UntagResource:output_type -> conclave.v1.UntagResourceResponse
+	38,  // 126: conclave.v1.KMS.ListResourceTags:output_type -> conclave.v1.ListResourceTagsResponse
+	40,  // 127: conclave.v1.KMS.GetKeyPolicy:output_type -> conclave.v1.GetKeyPolicyResponse
+	42,  // 128: conclave.v1.KMS.PutKeyPolicy:output_type -> conclave.v1.PutKeyPolicyResponse
+	44,  // 129: conclave.v1.KMS.ListKeyPolicies:output_type -> conclave.v1.ListKeyPoliciesResponse
+	46,  // 130: conclave.v1.KMS.Encrypt:output_type -> conclave.v1.EncryptResponse
+	48,  // 131: conclave.v1.KMS.Decrypt:output_type -> conclave.v1.DecryptResponse
+	50,  // 132: conclave.v1.KMS.ReEncrypt:output_type -> conclave.v1.ReEncryptResponse
+	52,  // 133: conclave.v1.KMS.GenerateDataKey:output_type -> conclave.v1.GenerateDataKeyResponse
+	54,  // 134: conclave.v1.KMS.GenerateDataKeyWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyWithoutPlaintextResponse
+	56,  // 135: conclave.v1.KMS.GenerateRandom:output_type -> conclave.v1.GenerateRandomResponse
+	58,  // 136: conclave.v1.KMS.ConnectCustomKeyStore:output_type -> conclave.v1.ConnectCustomKeyStoreResponse
+	61,  // 137: conclave.v1.KMS.CreateCustomKeyStore:output_type -> conclave.v1.CreateCustomKeyStoreResponse
+	64,  // 138: conclave.v1.KMS.CreateGrant:output_type -> conclave.v1.CreateGrantResponse
+	66,  // 139: conclave.v1.KMS.DeleteCustomKeyStore:output_type -> conclave.v1.DeleteCustomKeyStoreResponse
+	68,  // 140: conclave.v1.KMS.DeleteImportedKeyMaterial:output_type -> conclave.v1.DeleteImportedKeyMaterialResponse
+	74,  // 141: conclave.v1.KMS.Decapsulate:output_type -> conclave.v1.DecapsulateResponse
+	70,  // 142: conclave.v1.KMS.DeriveSharedSecret:output_type -> conclave.v1.DeriveSharedSecretResponse
+	78,  // 143: conclave.v1.KMS.DescribeCustomKeyStores:output_type -> conclave.v1.DescribeCustomKeyStoresResponse
+	80,  // 144: conclave.v1.KMS.DisableKeyRotation:output_type -> conclave.v1.DisableKeyRotationResponse
+	82,  // 145: conclave.v1.KMS.DisconnectCustomKeyStore:output_type -> conclave.v1.DisconnectCustomKeyStoreResponse
+	84,  // 146: conclave.v1.KMS.EnableKeyRotation:output_type -> conclave.v1.EnableKeyRotationResponse
+	72,  // 147: conclave.v1.KMS.Encapsulate:output_type -> conclave.v1.EncapsulateResponse
+	86,  // 148: conclave.v1.KMS.GenerateDataKeyPair:output_type -> conclave.v1.GenerateDataKeyPairResponse
+	88,  // 149: conclave.v1.KMS.GenerateDataKeyPairWithoutPlaintext:output_type -> conclave.v1.GenerateDataKeyPairWithoutPlaintextResponse
+	90,  // 150: conclave.v1.KMS.GenerateMac:output_type -> conclave.v1.GenerateMacResponse
+	93,  // 151: conclave.v1.KMS.GetKeyLastUsage:output_type -> conclave.v1.GetKeyLastUsageResponse
+	95,  // 152: conclave.v1.KMS.GetKeyRotationStatus:output_type -> conclave.v1.GetKeyRotationStatusResponse
+	97,  // 153: conclave.v1.KMS.GetParametersForImport:output_type -> conclave.v1.GetParametersForImportResponse
+	99,  // 154: conclave.v1.KMS.GetPublicKey:output_type -> conclave.v1.GetPublicKeyResponse
+	101, // 155: conclave.v1.KMS.ImportKeyMaterial:output_type -> conclave.v1.ImportKeyMaterialResponse
+	104, // 156: conclave.v1.KMS.ListGrants:output_type -> conclave.v1.ListGrantsResponse
+	107, // 157: conclave.v1.KMS.ListKeyRotations:output_type -> conclave.v1.ListKeyRotationsResponse
+	109, // 158: conclave.v1.KMS.ListRetirableGrants:output_type -> conclave.v1.ListRetirableGrantsResponse
+	111, // 159: conclave.v1.KMS.ReplicateKey:output_type -> conclave.v1.ReplicateKeyResponse
+	113, // 160: conclave.v1.KMS.RetireGrant:output_type -> conclave.v1.RetireGrantResponse
+	115, // 161: conclave.v1.KMS.RevokeGrant:output_type -> conclave.v1.RevokeGrantResponse
+	117, // 162: conclave.v1.KMS.RotateKeyOnDemand:output_type -> conclave.v1.RotateKeyOnDemandResponse
+	119, // 163: conclave.v1.KMS.Sign:output_type -> conclave.v1.SignResponse
+	121, // 164: conclave.v1.KMS.UpdateCustomKeyStore:output_type -> conclave.v1.UpdateCustomKeyStoreResponse
+	123, // 165: conclave.v1.KMS.UpdatePrimaryRegion:output_type -> conclave.v1.UpdatePrimaryRegionResponse
+	125, // 166: conclave.v1.KMS.Verify:output_type -> conclave.v1.VerifyResponse
+	127, // 167: conclave.v1.KMS.VerifyMac:output_type -> conclave.v1.VerifyMacResponse
+	112, // [112:168] is the sub-list for method output_type
+	56,  // [56:112] is the sub-list for method input_type
 	56,  // [56:56] is the sub-list for extension type_name
 	56,  // [56:56] is the sub-list for extension extendee
 	0,   // [0:56] is the sub-list for field type_name
@@ -9261,6 +9670,7 @@ func file_transport_kmspb_kms_proto_init() {
 	file_transport_kmspb_kms_proto_msgTypes[59].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[60].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[61].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[62].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[63].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[64].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[65].OneofWrappers = []any{}
@@ -9273,12 +9683,12 @@ func file_transport_kmspb_kms_proto_init() {
 	file_transport_kmspb_kms_proto_msgTypes[73].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[74].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[75].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[76].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[77].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[78].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[79].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[81].OneofWrappers = []any{}
-	file_transport_kmspb_kms_proto_msgTypes[82].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[83].OneofWrappers = []any{}
-	file_transport_kmspb_kms_proto_msgTypes[84].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[85].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[86].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[87].OneofWrappers = []any{}
@@ -9303,24 +9713,28 @@ func file_transport_kmspb_kms_proto_init() {
 	file_transport_kmspb_kms_proto_msgTypes[106].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[107].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[108].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[109].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[110].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[111].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[112].OneofWrappers = []any{}
-	file_transport_kmspb_kms_proto_msgTypes[113].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[114].OneofWrappers = []any{}
-	file_transport_kmspb_kms_proto_msgTypes[115].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[116].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[117].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[118].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[119].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[120].OneofWrappers = []any{}
-	file_transport_kmspb_kms_proto_msgTypes[121].OneofWrappers = []any{}
 	file_transport_kmspb_kms_proto_msgTypes[122].OneofWrappers = []any{}
-	file_transport_kmspb_kms_proto_msgTypes[123].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[124].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[125].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[126].OneofWrappers = []any{}
+	file_transport_kmspb_kms_proto_msgTypes[127].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_kms_proto_rawDesc), len(file_transport_kmspb_kms_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   134,
+			NumMessages:   138,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -60,11 +60,13 @@ const (
 	KMS_CreateGrant_FullMethodName                         = "/conclave.v1.KMS/CreateGrant"
 	KMS_DeleteCustomKeyStore_FullMethodName                = "/conclave.v1.KMS/DeleteCustomKeyStore"
 	KMS_DeleteImportedKeyMaterial_FullMethodName           = "/conclave.v1.KMS/DeleteImportedKeyMaterial"
+	KMS_Decapsulate_FullMethodName                         = "/conclave.v1.KMS/Decapsulate"
 	KMS_DeriveSharedSecret_FullMethodName                  = "/conclave.v1.KMS/DeriveSharedSecret"
 	KMS_DescribeCustomKeyStores_FullMethodName             = "/conclave.v1.KMS/DescribeCustomKeyStores"
 	KMS_DisableKeyRotation_FullMethodName                  = "/conclave.v1.KMS/DisableKeyRotation"
 	KMS_DisconnectCustomKeyStore_FullMethodName            = "/conclave.v1.KMS/DisconnectCustomKeyStore"
 	KMS_EnableKeyRotation_FullMethodName                   = "/conclave.v1.KMS/EnableKeyRotation"
+	KMS_Encapsulate_FullMethodName                         = "/conclave.v1.KMS/Encapsulate"
 	KMS_GenerateDataKeyPair_FullMethodName                 = "/conclave.v1.KMS/GenerateDataKeyPair"
 	KMS_GenerateDataKeyPairWithoutPlaintext_FullMethodName = "/conclave.v1.KMS/GenerateDataKeyPairWithoutPlaintext"
 	KMS_GenerateMac_FullMethodName                         = "/conclave.v1.KMS/GenerateMac"
@@ -125,11 +127,13 @@ type KMSClient interface {
 	CreateGrant(ctx context.Context, in *CreateGrantRequest, opts ...grpc.CallOption) (*CreateGrantResponse, error)
 	DeleteCustomKeyStore(ctx context.Context, in *DeleteCustomKeyStoreRequest, opts ...grpc.CallOption) (*DeleteCustomKeyStoreResponse, error)
 	DeleteImportedKeyMaterial(ctx context.Context, in *DeleteImportedKeyMaterialRequest, opts ...grpc.CallOption) (*DeleteImportedKeyMaterialResponse, error)
+	Decapsulate(ctx context.Context, in *DecapsulateRequest, opts ...grpc.CallOption) (*DecapsulateResponse, error)
 	DeriveSharedSecret(ctx context.Context, in *DeriveSharedSecretRequest, opts ...grpc.CallOption) (*DeriveSharedSecretResponse, error)
 	DescribeCustomKeyStores(ctx context.Context, in *DescribeCustomKeyStoresRequest, opts ...grpc.CallOption) (*DescribeCustomKeyStoresResponse, error)
 	DisableKeyRotation(ctx context.Context, in *DisableKeyRotationRequest, opts ...grpc.CallOption) (*DisableKeyRotationResponse, error)
 	DisconnectCustomKeyStore(ctx context.Context, in *DisconnectCustomKeyStoreRequest, opts ...grpc.CallOption) (*DisconnectCustomKeyStoreResponse, error)
 	EnableKeyRotation(ctx context.Context, in *EnableKeyRotationRequest, opts ...grpc.CallOption) (*EnableKeyRotationResponse, error)
+	Encapsulate(ctx context.Context, in *EncapsulateRequest, opts ...grpc.CallOption) (*EncapsulateResponse, error)
 	GenerateDataKeyPair(ctx context.Context, in *GenerateDataKeyPairRequest, opts ...grpc.CallOption) (*GenerateDataKeyPairResponse, error)
 	GenerateDataKeyPairWithoutPlaintext(ctx context.Context, in *GenerateDataKeyPairWithoutPlaintextRequest, opts ...grpc.CallOption) (*GenerateDataKeyPairWithoutPlaintextResponse, error)
 	GenerateMac(ctx context.Context, in *GenerateMacRequest, opts ...grpc.CallOption) (*GenerateMacResponse, error)
@@ -450,6 +454,16 @@ func (c *kMSClient) DeleteImportedKeyMaterial(ctx context.Context, in *DeleteImp
 	return out, nil
 }
 
+func (c *kMSClient) Decapsulate(ctx context.Context, in *DecapsulateRequest, opts ...grpc.CallOption) (*DecapsulateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DecapsulateResponse)
+	err := c.cc.Invoke(ctx, KMS_Decapsulate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *kMSClient) DeriveSharedSecret(ctx context.Context, in *DeriveSharedSecretRequest, opts ...grpc.CallOption) (*DeriveSharedSecretResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeriveSharedSecretResponse)
@@ -494,6 +508,16 @@ func (c *kMSClient) EnableKeyRotation(ctx context.Context, in *EnableKeyRotation
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(EnableKeyRotationResponse)
 	err := c.cc.Invoke(ctx, KMS_EnableKeyRotation_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *kMSClient) Encapsulate(ctx context.Context, in *EncapsulateRequest, opts ...grpc.CallOption) (*EncapsulateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EncapsulateResponse)
+	err := c.cc.Invoke(ctx, KMS_Encapsulate_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -738,11 +762,13 @@ type KMSServer interface {
 	CreateGrant(context.Context, *CreateGrantRequest) (*CreateGrantResponse, error)
 	DeleteCustomKeyStore(context.Context, *DeleteCustomKeyStoreRequest) (*DeleteCustomKeyStoreResponse, error)
 	DeleteImportedKeyMaterial(context.Context, *DeleteImportedKeyMaterialRequest) (*DeleteImportedKeyMaterialResponse, error)
+	Decapsulate(context.Context, *DecapsulateRequest) (*DecapsulateResponse, error)
 	DeriveSharedSecret(context.Context, *DeriveSharedSecretRequest) (*DeriveSharedSecretResponse, error)
 	DescribeCustomKeyStores(context.Context, *DescribeCustomKeyStoresRequest) (*DescribeCustomKeyStoresResponse, error)
 	DisableKeyRotation(context.Context, *DisableKeyRotationRequest) (*DisableKeyRotationResponse, error)
 	DisconnectCustomKeyStore(context.Context, *DisconnectCustomKeyStoreRequest) (*DisconnectCustomKeyStoreResponse, error)
 	EnableKeyRotation(context.Context, *EnableKeyRotationRequest) (*EnableKeyRotationResponse, error)
+	Encapsulate(context.Context, *EncapsulateRequest) (*EncapsulateResponse, error)
 	GenerateDataKeyPair(context.Context, *GenerateDataKeyPairRequest) (*GenerateDataKeyPairResponse, error)
 	GenerateDataKeyPairWithoutPlaintext(context.Context, *GenerateDataKeyPairWithoutPlaintextRequest) (*GenerateDataKeyPairWithoutPlaintextResponse, error)
 	GenerateMac(context.Context, *GenerateMacRequest) (*GenerateMacResponse, error)
@@ -860,6 +886,9 @@ func (UnimplementedKMSServer) DeleteCustomKeyStore(context.Context, *DeleteCusto
 func (UnimplementedKMSServer) DeleteImportedKeyMaterial(context.Context, *DeleteImportedKeyMaterialRequest) (*DeleteImportedKeyMaterialResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteImportedKeyMaterial not implemented")
 }
+func (UnimplementedKMSServer) Decapsulate(context.Context, *DecapsulateRequest) (*DecapsulateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Decapsulate not implemented")
+}
 func (UnimplementedKMSServer) DeriveSharedSecret(context.Context, *DeriveSharedSecretRequest) (*DeriveSharedSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeriveSharedSecret not implemented")
 }
@@ -874,6 +903,9 @@ func (UnimplementedKMSServer) DisconnectCustomKeyStore(context.Context, *Disconn
 }
 func (UnimplementedKMSServer) EnableKeyRotation(context.Context, *EnableKeyRotationRequest) (*EnableKeyRotationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EnableKeyRotation not implemented")
+}
+func (UnimplementedKMSServer) Encapsulate(context.Context, *EncapsulateRequest) (*EncapsulateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Encapsulate not implemented")
 }
 func (UnimplementedKMSServer) GenerateDataKeyPair(context.Context, *GenerateDataKeyPairRequest) (*GenerateDataKeyPairResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GenerateDataKeyPair not implemented")
@@ -1478,6 +1510,24 @@ func _KMS_DeleteImportedKeyMaterial_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KMS_Decapsulate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecapsulateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).Decapsulate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_Decapsulate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).Decapsulate(ctx, req.(*DecapsulateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _KMS_DeriveSharedSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeriveSharedSecretRequest)
 	if err := dec(in); err != nil {
@@ -1564,6 +1614,24 @@ func _KMS_EnableKeyRotation_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(KMSServer).EnableKeyRotation(ctx, req.(*EnableKeyRotationRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _KMS_Encapsulate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EncapsulateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KMSServer).Encapsulate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KMS_Encapsulate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KMSServer).Encapsulate(ctx, req.(*EncapsulateRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -2052,6 +2120,10 @@ var KMS_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _KMS_DeleteImportedKeyMaterial_Handler,
 		},
 		{
+			MethodName: "Decapsulate",
+			Handler:    _KMS_Decapsulate_Handler,
+		},
+		{
 			MethodName: "DeriveSharedSecret",
 			Handler:    _KMS_DeriveSharedSecret_Handler,
 		},
@@ -2070,6 +2142,10 @@ var KMS_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EnableKeyRotation",
 			Handler:    _KMS_EnableKeyRotation_Handler,
+		},
+		{
+			MethodName: "Encapsulate",
+			Handler:    _KMS_Encapsulate_Handler,
 		},
 		{
 			MethodName: "GenerateDataKeyPair",

@@ -40,7 +40,9 @@ type SealState struct {
 	// Whether keys cannot be swapped out.
 	MemoryLocked bool `protobuf:"varint,11,opt,name=memory_locked,json=memoryLocked,proto3" json:"memory_locked,omitempty"`
 	// The cluster's Regions beside region, ascending.
-	MoreRegions   []string `protobuf:"bytes,12,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
+	MoreRegions []string `protobuf:"bytes,12,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
+	// The ceremony under way; absent until the first share is held.
+	Ceremony      *Ceremony `protobuf:"bytes,13,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,17 +161,94 @@ func (x *SealState) GetMoreRegions() []string {
 	return nil
 }
 
-type StatusRequest struct {
+func (x *SealState) GetCeremony() *Ceremony {
+	if x != nil {
+		return x.Ceremony
+	}
+	return nil
+}
+
+// Ceremony is an unsealing under way on one node.
+type Ceremony struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Ask all nodes, and answer with nodes filled in. Operators only.
-	All           bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	// 16 random bytes.
+	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The operator who gave the first share: no other may reset it, but by force.
+	Owner string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	Began *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=began,proto3" json:"began,omitempty"`
+	// The shares are wiped then.
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ceremony) Reset() {
+	*x = Ceremony{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ceremony) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ceremony) ProtoMessage() {}
+
+func (x *Ceremony) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ceremony.ProtoReflect.Descriptor instead.
+func (*Ceremony) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Ceremony) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *Ceremony) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Ceremony) GetBegan() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Began
+	}
+	return nil
+}
+
+func (x *Ceremony) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+type StatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[1]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -181,7 +260,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[1]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -194,14 +273,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *StatusRequest) GetAll() bool {
-	if x != nil {
-		return x.All
-	}
-	return false
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{2}
 }
 
 type StatusResponse struct {
@@ -218,16 +290,17 @@ type StatusResponse struct {
 	ClusterTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=cluster_time,json=clusterTime,proto3" json:"cluster_time,omitempty"`
 	Audit       *AuditStatus           `protobuf:"bytes,8,opt,name=audit,proto3" json:"audit,omitempty"`
 	Addresses   *Addresses             `protobuf:"bytes,9,opt,name=addresses,proto3" json:"addresses,omitempty"`
-	Nodes       []*NodeStatus          `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Why this node does not take part, if it does not; warnings otherwise.
-	Faults        []string `protobuf:"bytes,11,rep,name=faults,proto3" json:"faults,omitempty"`
+	Faults []string `protobuf:"bytes,11,rep,name=faults,proto3" json:"faults,omitempty"`
+	// The certificate revocation lists in force, one for each CA.
+	Crls          []*CRL `protobuf:"bytes,12,rep,name=crls,proto3" json:"crls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[2]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -239,7 +312,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[2]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -252,7 +325,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{2}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *StatusResponse) GetSeal() *SealState {
@@ -318,18 +391,82 @@ func (x *StatusResponse) GetAddresses() *Addresses {
 	return nil
 }
 
-func (x *StatusResponse) GetNodes() []*NodeStatus {
-	if x != nil {
-		return x.Nodes
-	}
-	return nil
-}
-
 func (x *StatusResponse) GetFaults() []string {
 	if x != nil {
 		return x.Faults
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetCrls() []*CRL {
+	if x != nil {
+		return x.Crls
+	}
+	return nil
+}
+
+// CRL is a certificate revocation list (RFC 5280) that a node has in force.
+type CRL struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key identifier of the CA, in hex.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Higher with each list of that CA.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// How many certificates are on it.
+	Revoked       uint32 `protobuf:"varint,3,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CRL) Reset() {
+	*x = CRL{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CRL) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CRL) ProtoMessage() {}
+
+func (x *CRL) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CRL.ProtoReflect.Descriptor instead.
+func (*CRL) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CRL) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *CRL) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *CRL) GetRevoked() uint32 {
+	if x != nil {
+		return x.Revoked
+	}
+	return 0
 }
 
 type RaftStatus struct {
@@ -349,7 +486,7 @@ type RaftStatus struct {
 
 func (x *RaftStatus) Reset() {
 	*x = RaftStatus{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[3]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +498,7 @@ func (x *RaftStatus) String() string {
 func (*RaftStatus) ProtoMessage() {}
 
 func (x *RaftStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[3]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +511,7 @@ func (x *RaftStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftStatus.ProtoReflect.Descriptor instead.
 func (*RaftStatus) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{3}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RaftStatus) GetState() string {
@@ -443,7 +580,7 @@ type AuditStatus struct {
 
 func (x *AuditStatus) Reset() {
 	*x = AuditStatus{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[4]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +592,7 @@ func (x *AuditStatus) String() string {
 func (*AuditStatus) ProtoMessage() {}
 
 func (x *AuditStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[4]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +605,7 @@ func (x *AuditStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditStatus.ProtoReflect.Descriptor instead.
 func (*AuditStatus) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{4}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AuditStatus) GetSize() uint64 {
@@ -519,7 +656,7 @@ type Addresses struct {
 
 func (x *Addresses) Reset() {
 	*x = Addresses{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[5]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +668,7 @@ func (x *Addresses) String() string {
 func (*Addresses) ProtoMessage() {}
 
 func (x *Addresses) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[5]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +681,7 @@ func (x *Addresses) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Addresses.ProtoReflect.Descriptor instead.
 func (*Addresses) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{5}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Addresses) GetPeer() string {
@@ -575,23 +712,26 @@ func (x *Addresses) GetHealth() string {
 	return ""
 }
 
-// NodeStatus is one node as the asked one sees it.
+// NodeStatus is what became of an operator's call to a node.
 type NodeStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Set when the node could not be asked, or did not do what was asked.
-	Error         *ErrorDetail `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
-	Seal          *SealState   `protobuf:"bytes,3,opt,name=seal,proto3" json:"seal,omitempty"`
-	Leader        bool         `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
-	Version       string       `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
-	AppliedIndex  uint64       `protobuf:"varint,6,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// Set when the node did not do what was asked, or, by clients that make a call
+	// to several nodes, could not be asked.
+	Error        *ErrorDetail `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Seal         *SealState   `protobuf:"bytes,3,opt,name=seal,proto3" json:"seal,omitempty"`
+	Leader       bool         `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	Version      string       `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	AppliedIndex uint64       `protobuf:"varint,6,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// As in StatusResponse.
+	Crls          []*CRL `protobuf:"bytes,7,rep,name=crls,proto3" json:"crls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[6]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +743,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[6]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +756,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{6}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeStatus) GetNodeId() string {
@@ -661,6 +801,13 @@ func (x *NodeStatus) GetAppliedIndex() uint64 {
 	return 0
 }
 
+func (x *NodeStatus) GetCrls() []*CRL {
+	if x != nil {
+		return x.Crls
+	}
+	return nil
+}
+
 type InitRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Shares    uint32                 `protobuf:"varint,1,opt,name=shares,proto3" json:"shares,omitempty"`
@@ -675,14 +822,17 @@ type InitRequest struct {
 	RootCertificate string `protobuf:"bytes,7,opt,name=root_certificate,json=rootCertificate,proto3" json:"root_certificate,omitempty"`
 	// All Regions that the cluster serves, the default one first; region is then
 	// left out, or is that one.
-	Regions       []string `protobuf:"bytes,8,rep,name=regions,proto3" json:"regions,omitempty"`
+	Regions []string `protobuf:"bytes,8,rep,name=regions,proto3" json:"regions,omitempty"`
+	// The key that the answer's secrets are encrypted to: an uncompressed point on
+	// P-256, 65 bytes, whose private half the client forgets afterwards.
+	AnswerKey     []byte `protobuf:"bytes,9,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InitRequest) Reset() {
 	*x = InitRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[7]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +844,7 @@ func (x *InitRequest) String() string {
 func (*InitRequest) ProtoMessage() {}
 
 func (x *InitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[7]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +857,7 @@ func (x *InitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitRequest.ProtoReflect.Descriptor instead.
 func (*InitRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{7}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InitRequest) GetShares() uint32 {
@@ -766,15 +916,21 @@ func (x *InitRequest) GetRegions() []string {
 	return nil
 }
 
-// InitResponse is the only time that these secrets are seen.
+func (x *InitRequest) GetAnswerKey() []byte {
+	if x != nil {
+		return x.AnswerKey
+	}
+	return nil
+}
+
 type InitResponse struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	// One for each custodian.
-	Shares          []string `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
-	AccessKeyId     string   `protobuf:"bytes,3,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
-	SecretAccessKey string   `protobuf:"bytes,4,opt,name=secret_access_key,json=secretAccessKey,proto3" json:"secret_access_key,omitempty"`
-	RootArn         string   `protobuf:"bytes,5,opt,name=root_arn,json=rootArn,proto3" json:"root_arn,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	AccessKeyId string                 `protobuf:"bytes,3,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	// InitSecrets, encrypted to the answer key as SubmitShareRequest has it, with the
+	// info "conclave init v1" ‖ 0x00 ‖ cluster_id: the only time that they are seen.
+	SealedSecrets []byte `protobuf:"bytes,7,opt,name=sealed_secrets,json=sealedSecrets,proto3" json:"sealed_secrets,omitempty"`
+	RootArn       string `protobuf:"bytes,5,opt,name=root_arn,json=rootArn,proto3" json:"root_arn,omitempty"`
 	// The key that verifies the audit log's checkpoints.
 	VerifierKey   string `protobuf:"bytes,6,opt,name=verifier_key,json=verifierKey,proto3" json:"verifier_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -783,7 +939,7 @@ type InitResponse struct {
 
 func (x *InitResponse) Reset() {
 	*x = InitResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[8]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +951,7 @@ func (x *InitResponse) String() string {
 func (*InitResponse) ProtoMessage() {}
 
 func (x *InitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[8]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +964,7 @@ func (x *InitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
 func (*InitResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{8}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InitResponse) GetClusterId() string {
@@ -818,13 +974,6 @@ func (x *InitResponse) GetClusterId() string {
 	return ""
 }
 
-func (x *InitResponse) GetShares() []string {
-	if x != nil {
-		return x.Shares
-	}
-	return nil
-}
-
 func (x *InitResponse) GetAccessKeyId() string {
 	if x != nil {
 		return x.AccessKeyId
@@ -832,11 +981,11 @@ func (x *InitResponse) GetAccessKeyId() string {
 	return ""
 }
 
-func (x *InitResponse) GetSecretAccessKey() string {
+func (x *InitResponse) GetSealedSecrets() []byte {
 	if x != nil {
-		return x.SecretAccessKey
+		return x.SealedSecrets
 	}
-	return ""
+	return nil
 }
 
 func (x *InitResponse) GetRootArn() string {
@@ -853,18 +1002,189 @@ func (x *InitResponse) GetVerifierKey() string {
 	return ""
 }
 
+// InitSecrets is what founding hands out once.
+type InitSecrets struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each custodian.
+	Shares          [][]byte `protobuf:"bytes,1,rep,name=shares,proto3" json:"shares,omitempty"`
+	SecretAccessKey []byte   `protobuf:"bytes,2,opt,name=secret_access_key,json=secretAccessKey,proto3" json:"secret_access_key,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *InitSecrets) Reset() {
+	*x = InitSecrets{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitSecrets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitSecrets) ProtoMessage() {}
+
+func (x *InitSecrets) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitSecrets.ProtoReflect.Descriptor instead.
+func (*InitSecrets) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *InitSecrets) GetShares() [][]byte {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *InitSecrets) GetSecretAccessKey() []byte {
+	if x != nil {
+		return x.SecretAccessKey
+	}
+	return nil
+}
+
+type ChallengeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeRequest) Reset() {
+	*x = ChallengeRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeRequest) ProtoMessage() {}
+
+func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
+func (*ChallengeRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{12}
+}
+
+type ChallengeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node, which has to be the one in its TLS certificate.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// 16 bytes.
+	ClusterId []byte `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Names the ceremony; another one follows when it has ended.
+	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// An uncompressed point on P-256, 65 bytes. The node wipes the private half when
+	// the ceremony ends.
+	PublicKey     []byte `protobuf:"bytes,4,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeResponse) Reset() {
+	*x = ChallengeResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeResponse) ProtoMessage() {}
+
+func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
+func (*ChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ChallengeResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *ChallengeResponse) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *ChallengeResponse) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *ChallengeResponse) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
 type SubmitShareRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Share string                 `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
-	// Give it to this node only.
-	Local         bool `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
+	// The challenge's.
+	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The share's text, encrypted to the challenge's key: HPKE (RFC 9180) in base
+	// mode with DHKEM(P-256, HKDF-SHA256), HKDF-SHA256 and the export-only AEAD, and
+	// the info "conclave share v1" ‖ 0x00 ‖ cluster_id ‖ nonce ‖ node_id. It is
+	//
+	//	encapsulated key(65) ‖ IV(12) ‖ ciphertext ‖ tag(16)
+	//
+	// where AES-256-GCM has the 32 bytes for a key that HPKE exports for the context
+	// "conclave message key v1", and no additional data.
+	SealedShare   []byte `protobuf:"bytes,4,opt,name=sealed_share,json=sealedShare,proto3" json:"sealed_share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubmitShareRequest) Reset() {
 	*x = SubmitShareRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[9]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1196,7 @@ func (x *SubmitShareRequest) String() string {
 func (*SubmitShareRequest) ProtoMessage() {}
 
 func (x *SubmitShareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[9]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,33 +1209,33 @@ func (x *SubmitShareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitShareRequest.ProtoReflect.Descriptor instead.
 func (*SubmitShareRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{9}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *SubmitShareRequest) GetShare() string {
+func (x *SubmitShareRequest) GetNonce() []byte {
 	if x != nil {
-		return x.Share
+		return x.Nonce
 	}
-	return ""
+	return nil
 }
 
-func (x *SubmitShareRequest) GetLocal() bool {
+func (x *SubmitShareRequest) GetSealedShare() []byte {
 	if x != nil {
-		return x.Local
+		return x.SealedShare
 	}
-	return false
+	return nil
 }
 
 type SubmitShareResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []*NodeStatus          `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Node          *NodeStatus            `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SubmitShareResponse) Reset() {
 	*x = SubmitShareResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[10]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -927,7 +1247,7 @@ func (x *SubmitShareResponse) String() string {
 func (*SubmitShareResponse) ProtoMessage() {}
 
 func (x *SubmitShareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[10]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -940,26 +1260,27 @@ func (x *SubmitShareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitShareResponse.ProtoReflect.Descriptor instead.
 func (*SubmitShareResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{10}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{15}
 }
 
-func (x *SubmitShareResponse) GetNodes() []*NodeStatus {
+func (x *SubmitShareResponse) GetNode() *NodeStatus {
 	if x != nil {
-		return x.Nodes
+		return x.Node
 	}
 	return nil
 }
 
 type ResetSharesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Local         bool                   `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reset a ceremony of another operator: the nonce of the one that is meant.
+	Force         []byte `protobuf:"bytes,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResetSharesRequest) Reset() {
 	*x = ResetSharesRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[11]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1292,7 @@ func (x *ResetSharesRequest) String() string {
 func (*ResetSharesRequest) ProtoMessage() {}
 
 func (x *ResetSharesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[11]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,26 +1305,26 @@ func (x *ResetSharesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetSharesRequest.ProtoReflect.Descriptor instead.
 func (*ResetSharesRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{11}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *ResetSharesRequest) GetLocal() bool {
+func (x *ResetSharesRequest) GetForce() []byte {
 	if x != nil {
-		return x.Local
+		return x.Force
 	}
-	return false
+	return nil
 }
 
 type ResetSharesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []*NodeStatus          `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Node          *NodeStatus            `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResetSharesResponse) Reset() {
 	*x = ResetSharesResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[12]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1336,7 @@ func (x *ResetSharesResponse) String() string {
 func (*ResetSharesResponse) ProtoMessage() {}
 
 func (x *ResetSharesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[12]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,27 +1349,25 @@ func (x *ResetSharesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetSharesResponse.ProtoReflect.Descriptor instead.
 func (*ResetSharesResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{12}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{17}
 }
 
-func (x *ResetSharesResponse) GetNodes() []*NodeStatus {
+func (x *ResetSharesResponse) GetNode() *NodeStatus {
 	if x != nil {
-		return x.Nodes
+		return x.Node
 	}
 	return nil
 }
 
 type SealRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Seal all nodes, not only this one.
-	All           bool `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[13]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1379,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[13]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,26 +1392,19 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *SealRequest) GetAll() bool {
-	if x != nil {
-		return x.All
-	}
-	return false
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{18}
 }
 
 type SealResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []*NodeStatus          `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Node          *NodeStatus            `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SealResponse) Reset() {
 	*x = SealResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[14]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1416,7 @@ func (x *SealResponse) String() string {
 func (*SealResponse) ProtoMessage() {}
 
 func (x *SealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[14]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,10 +1429,55 @@ func (x *SealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealResponse.ProtoReflect.Descriptor instead.
 func (*SealResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{14}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{19}
 }
 
-func (x *SealResponse) GetNodes() []*NodeStatus {
+func (x *SealResponse) GetNode() *NodeStatus {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+// NodeReport is what a client that made the same call to several nodes learnt.
+type NodeReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*NodeStatus          `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeReport) Reset() {
+	*x = NodeReport{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeReport) ProtoMessage() {}
+
+func (x *NodeReport) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
+func (*NodeReport) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NodeReport) GetNodes() []*NodeStatus {
 	if x != nil {
 		return x.Nodes
 	}
@@ -1135,7 +1492,7 @@ type ConfirmTimeRequest struct {
 
 func (x *ConfirmTimeRequest) Reset() {
 	*x = ConfirmTimeRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[15]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1504,7 @@ func (x *ConfirmTimeRequest) String() string {
 func (*ConfirmTimeRequest) ProtoMessage() {}
 
 func (x *ConfirmTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[15]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1517,7 @@ func (x *ConfirmTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmTimeRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmTimeRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{15}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{21}
 }
 
 type ConfirmTimeResponse struct {
@@ -1171,7 +1528,7 @@ type ConfirmTimeResponse struct {
 
 func (x *ConfirmTimeResponse) Reset() {
 	*x = ConfirmTimeResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[16]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1540,7 @@ func (x *ConfirmTimeResponse) String() string {
 func (*ConfirmTimeResponse) ProtoMessage() {}
 
 func (x *ConfirmTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[16]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1553,98 @@ func (x *ConfirmTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmTimeResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmTimeResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{16}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{22}
+}
+
+type InstallCRLRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In DER, 256 KiB at the most, signed by one of the node's CAs. The number is
+	// higher than that of the list in force, and no revoked certificate is left out;
+	// the list in force itself may be given again.
+	Crl           []byte `protobuf:"bytes,1,opt,name=crl,proto3" json:"crl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallCRLRequest) Reset() {
+	*x = InstallCRLRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallCRLRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallCRLRequest) ProtoMessage() {}
+
+func (x *InstallCRLRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallCRLRequest.ProtoReflect.Descriptor instead.
+func (*InstallCRLRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *InstallCRLRequest) GetCrl() []byte {
+	if x != nil {
+		return x.Crl
+	}
+	return nil
+}
+
+type InstallCRLResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          *NodeStatus            `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallCRLResponse) Reset() {
+	*x = InstallCRLResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallCRLResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallCRLResponse) ProtoMessage() {}
+
+func (x *InstallCRLResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallCRLResponse.ProtoReflect.Descriptor instead.
+func (*InstallCRLResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *InstallCRLResponse) GetNode() *NodeStatus {
+	if x != nil {
+		return x.Node
+	}
+	return nil
 }
 
 type CreateSessionRequest struct {
@@ -1205,17 +1653,14 @@ type CreateSessionRequest struct {
 	// Unix seconds, within five minutes of the server's clock.
 	Time int64 `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
 	// Random, 16 to 64 bytes.
-	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	// HMAC-SHA-256 with the key HMAC-SHA-256("CONCLAVE1" + secret, "session") of
-	// "conclave session v1\n" + access_key_id + "\n" + time + "\n" + hex(nonce).
-	Mac           []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	Nonce         []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateSessionRequest) Reset() {
 	*x = CreateSessionRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[17]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1227,7 +1672,7 @@ func (x *CreateSessionRequest) String() string {
 func (*CreateSessionRequest) ProtoMessage() {}
 
 func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[17]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1240,7 +1685,7 @@ func (x *CreateSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionRequest.ProtoReflect.Descriptor instead.
 func (*CreateSessionRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{17}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreateSessionRequest) GetAccessKeyId() string {
@@ -1264,13 +1709,6 @@ func (x *CreateSessionRequest) GetNonce() []byte {
 	return nil
 }
 
-func (x *CreateSessionRequest) GetMac() []byte {
-	if x != nil {
-		return x.Mac
-	}
-	return nil
-}
-
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Goes into the metadata of later calls: "authorization: Bearer TOKEN".
@@ -1282,7 +1720,7 @@ type CreateSessionResponse struct {
 
 func (x *CreateSessionResponse) Reset() {
 	*x = CreateSessionResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[18]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1732,7 @@ func (x *CreateSessionResponse) String() string {
 func (*CreateSessionResponse) ProtoMessage() {}
 
 func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[18]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1745,7 @@ func (x *CreateSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSessionResponse.ProtoReflect.Descriptor instead.
 func (*CreateSessionResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{18}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateSessionResponse) GetToken() string {
@@ -1336,7 +1774,7 @@ type ReadAuditRequest struct {
 
 func (x *ReadAuditRequest) Reset() {
 	*x = ReadAuditRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[19]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1786,7 @@ func (x *ReadAuditRequest) String() string {
 func (*ReadAuditRequest) ProtoMessage() {}
 
 func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[19]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1799,7 @@ func (x *ReadAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditRequest.ProtoReflect.Descriptor instead.
 func (*ReadAuditRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{19}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadAuditRequest) GetFrom() uint64 {
@@ -1382,14 +1820,17 @@ type ReadAuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// The record as one line of JSON.
-	Json          string `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
+	Json string `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
+	// The record cannot be opened, and the line says only what is known without. What
+	// follows is sent all the same.
+	Unopenable    bool `protobuf:"varint,3,opt,name=unopenable,proto3" json:"unopenable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadAuditResponse) Reset() {
 	*x = ReadAuditResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[20]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1842,7 @@ func (x *ReadAuditResponse) String() string {
 func (*ReadAuditResponse) ProtoMessage() {}
 
 func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[20]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1855,7 @@ func (x *ReadAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadAuditResponse.ProtoReflect.Descriptor instead.
 func (*ReadAuditResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{20}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReadAuditResponse) GetIndex() uint64 {
@@ -1431,6 +1872,13 @@ func (x *ReadAuditResponse) GetJson() string {
 	return ""
 }
 
+func (x *ReadAuditResponse) GetUnopenable() bool {
+	if x != nil {
+		return x.Unopenable
+	}
+	return false
+}
+
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1439,7 +1887,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[21]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1899,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[21]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1912,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{21}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{29}
 }
 
 type MembersResponse struct {
@@ -1476,7 +1924,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[22]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1936,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[22]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1949,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{22}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -1519,16 +1967,14 @@ type Member struct {
 	Suffrage string `protobuf:"bytes,3,opt,name=suffrage,proto3" json:"suffrage,omitempty"`
 	Leader   bool   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
 	// A hint: gossip says so.
-	Alive bool `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`
-	// When the asked node last heard of it, where it knows.
-	LastContact   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_contact,json=lastContact,proto3" json:"last_contact,omitempty"`
+	Alive         bool `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_transport_kmspb_operator_proto_msgTypes[23]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1986,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_transport_kmspb_operator_proto_msgTypes[23]
+	mi := &file_transport_kmspb_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1999,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{23}
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Member) GetNodeId() string {
@@ -1591,18 +2037,416 @@ func (x *Member) GetAlive() bool {
 	return false
 }
 
-func (x *Member) GetLastContact() *timestamppb.Timestamp {
+type ListCredentialsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCredentialsRequest) Reset() {
+	*x = ListCredentialsRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCredentialsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCredentialsRequest) ProtoMessage() {}
+
+func (x *ListCredentialsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[32]
 	if x != nil {
-		return x.LastContact
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCredentialsRequest.ProtoReflect.Descriptor instead.
+func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{32}
+}
+
+type ListCredentialsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By id.
+	Credentials   []*Credential `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCredentialsResponse) Reset() {
+	*x = ListCredentialsResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCredentialsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCredentialsResponse) ProtoMessage() {}
+
+func (x *ListCredentialsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCredentialsResponse.ProtoReflect.Descriptor instead.
+func (*ListCredentialsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListCredentialsResponse) GetCredentials() []*Credential {
+	if x != nil {
+		return x.Credentials
 	}
 	return nil
+}
+
+// Credential is something that proves a caller to be a principal.
+type Credential struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An access key id, or the URI of a client certificate.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// "access-key" or "certificate".
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// ARN.
+	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Credential) Reset() {
+	*x = Credential{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Credential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Credential) ProtoMessage() {}
+
+func (x *Credential) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Credential.ProtoReflect.Descriptor instead.
+func (*Credential) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Credential) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Credential) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Credential) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *Credential) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+type CreateAccessKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that the secret is encrypted to, as InitRequest has it.
+	AnswerKey     []byte `protobuf:"bytes,1,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAccessKeyRequest) Reset() {
+	*x = CreateAccessKeyRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAccessKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAccessKeyRequest) ProtoMessage() {}
+
+func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
+func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
+	if x != nil {
+		return x.AnswerKey
+	}
+	return nil
+}
+
+type CreateAccessKeyResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
+	// The secret access key, encrypted to the answer key as SubmitShareRequest has it,
+	// with the info "conclave access key v1" ‖ 0x00 ‖ access_key_id: the only time that
+	// it is seen.
+	SealedSecret  []byte `protobuf:"bytes,2,opt,name=sealed_secret,json=sealedSecret,proto3" json:"sealed_secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAccessKeyResponse) Reset() {
+	*x = CreateAccessKeyResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAccessKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAccessKeyResponse) ProtoMessage() {}
+
+func (x *CreateAccessKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAccessKeyResponse.ProtoReflect.Descriptor instead.
+func (*CreateAccessKeyResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CreateAccessKeyResponse) GetAccessKeyId() string {
+	if x != nil {
+		return x.AccessKeyId
+	}
+	return ""
+}
+
+func (x *CreateAccessKeyResponse) GetSealedSecret() []byte {
+	if x != nil {
+		return x.SealedSecret
+	}
+	return nil
+}
+
+type DeleteCredentialRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCredentialRequest) Reset() {
+	*x = DeleteCredentialRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCredentialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCredentialRequest) ProtoMessage() {}
+
+func (x *DeleteCredentialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCredentialRequest.ProtoReflect.Descriptor instead.
+func (*DeleteCredentialRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DeleteCredentialRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DeleteCredentialResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteCredentialResponse) Reset() {
+	*x = DeleteCredentialResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteCredentialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteCredentialResponse) ProtoMessage() {}
+
+func (x *DeleteCredentialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteCredentialResponse.ProtoReflect.Descriptor instead.
+func (*DeleteCredentialResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{38}
+}
+
+type RevokeSessionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeSessionsRequest) Reset() {
+	*x = RevokeSessionsRequest{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeSessionsRequest) ProtoMessage() {}
+
+func (x *RevokeSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeSessionsRequest.ProtoReflect.Descriptor instead.
+func (*RevokeSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{39}
+}
+
+type RevokeSessionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeSessionsResponse) Reset() {
+	*x = RevokeSessionsResponse{}
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeSessionsResponse) ProtoMessage() {}
+
+func (x *RevokeSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_transport_kmspb_operator_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeSessionsResponse.ProtoReflect.Descriptor instead.
+func (*RevokeSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_transport_kmspb_operator_proto_rawDescGZIP(), []int{40}
 }
 
 var File_transport_kmspb_operator_proto protoreflect.FileDescriptor
 
 const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xee\x02\n" +
+	"\x1etransport/kmspb/operator.proto\x12\vconclave.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19transport/kmspb/kms.proto\"\xa1\x03\n" +
 	"\tSealState\x12 \n" +
 	"\vinitialised\x18\x01 \x01(\bR\vinitialised\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\bR\x06sealed\x12\x1c\n" +
@@ -1619,9 +2463,14 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	" \x03(\rR\n" +
 	"custodians\x12#\n" +
 	"\rmemory_locked\x18\v \x01(\bR\fmemoryLocked\x12!\n" +
-	"\fmore_regions\x18\f \x03(\tR\vmoreRegions\"!\n" +
-	"\rStatusRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"\xc4\x03\n" +
+	"\fmore_regions\x18\f \x03(\tR\vmoreRegions\x121\n" +
+	"\bceremony\x18\r \x01(\v2\x15.conclave.v1.CeremonyR\bceremony\"\x9e\x01\n" +
+	"\bCeremony\x12\x14\n" +
+	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x14\n" +
+	"\x05owner\x18\x02 \x01(\tR\x05owner\x120\n" +
+	"\x05began\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05began\x124\n" +
+	"\aexpires\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\"\x15\n" +
+	"\rStatusRequestJ\x04\b\x01\x10\x02\"\xc1\x03\n" +
 	"\x0eStatusResponse\x12*\n" +
 	"\x04seal\x18\x01 \x01(\v2\x16.conclave.v1.SealStateR\x04seal\x12\x1d\n" +
 	"\n" +
@@ -1632,10 +2481,14 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04raft\x18\x06 \x01(\v2\x17.conclave.v1.RaftStatusR\x04raft\x12=\n" +
 	"\fcluster_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vclusterTime\x12.\n" +
 	"\x05audit\x18\b \x01(\v2\x18.conclave.v1.AuditStatusR\x05audit\x124\n" +
-	"\taddresses\x18\t \x01(\v2\x16.conclave.v1.AddressesR\taddresses\x12-\n" +
-	"\x05nodes\x18\n" +
-	" \x03(\v2\x17.conclave.v1.NodeStatusR\x05nodes\x12\x16\n" +
-	"\x06faults\x18\v \x03(\tR\x06faults\"\xdd\x01\n" +
+	"\taddresses\x18\t \x01(\v2\x16.conclave.v1.AddressesR\taddresses\x12\x16\n" +
+	"\x06faults\x18\v \x03(\tR\x06faults\x12$\n" +
+	"\x04crls\x18\f \x03(\v2\x10.conclave.v1.CRLR\x04crlsJ\x04\b\n" +
+	"\x10\v\"O\n" +
+	"\x03CRL\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x18\n" +
+	"\arevoked\x18\x03 \x01(\rR\arevoked\"\xdd\x01\n" +
 	"\n" +
 	"RaftStatus\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x12\n" +
@@ -1658,7 +2511,7 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x10\n" +
 	"\x03aws\x18\x02 \x01(\tR\x03aws\x12\x12\n" +
 	"\x04grpc\x18\x03 \x01(\tR\x04grpc\x12\x16\n" +
-	"\x06health\x18\x04 \x01(\tR\x06health\"\xd8\x01\n" +
+	"\x06health\x18\x04 \x01(\tR\x06health\"\xfe\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12.\n" +
@@ -1666,7 +2519,8 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\x04seal\x18\x03 \x01(\v2\x16.conclave.v1.SealStateR\x04seal\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12#\n" +
-	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\"\xf7\x01\n" +
+	"\rapplied_index\x18\x06 \x01(\x04R\fappliedIndex\x12$\n" +
+	"\x04crls\x18\a \x03(\v2\x10.conclave.v1.CRLR\x04crls\"\x96\x02\n" +
 	"\vInitRequest\x12\x16\n" +
 	"\x06shares\x18\x01 \x01(\rR\x06shares\x12\x1c\n" +
 	"\tthreshold\x18\x02 \x01(\rR\tthreshold\x12\x18\n" +
@@ -1676,63 +2530,110 @@ const file_transport_kmspb_operator_proto_rawDesc = "" +
 	"\n" +
 	"any_region\x18\x06 \x01(\bR\tanyRegion\x12)\n" +
 	"\x10root_certificate\x18\a \x01(\tR\x0frootCertificate\x12\x18\n" +
-	"\aregions\x18\b \x03(\tR\aregions\"\xd3\x01\n" +
+	"\aregions\x18\b \x03(\tR\aregions\x12\x1d\n" +
+	"\n" +
+	"answer_key\x18\t \x01(\fR\tanswerKey\"\xc2\x01\n" +
 	"\fInitResponse\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
-	"\x06shares\x18\x02 \x03(\tR\x06shares\x12\"\n" +
-	"\raccess_key_id\x18\x03 \x01(\tR\vaccessKeyId\x12*\n" +
-	"\x11secret_access_key\x18\x04 \x01(\tR\x0fsecretAccessKey\x12\x19\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\"\n" +
+	"\raccess_key_id\x18\x03 \x01(\tR\vaccessKeyId\x12%\n" +
+	"\x0esealed_secrets\x18\a \x01(\fR\rsealedSecrets\x12\x19\n" +
 	"\broot_arn\x18\x05 \x01(\tR\arootArn\x12!\n" +
-	"\fverifier_key\x18\x06 \x01(\tR\vverifierKey\"@\n" +
+	"\fverifier_key\x18\x06 \x01(\tR\vverifierKeyJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05\"Q\n" +
+	"\vInitSecrets\x12\x16\n" +
+	"\x06shares\x18\x01 \x03(\fR\x06shares\x12*\n" +
+	"\x11secret_access_key\x18\x02 \x01(\fR\x0fsecretAccessKey\"\x12\n" +
+	"\x10ChallengeRequest\"\x80\x01\n" +
+	"\x11ChallengeResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\fR\tclusterId\x12\x14\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x04 \x01(\fR\tpublicKey\"Y\n" +
 	"\x12SubmitShareRequest\x12\x14\n" +
-	"\x05share\x18\x01 \x01(\tR\x05share\x12\x14\n" +
-	"\x05local\x18\x02 \x01(\bR\x05local\"D\n" +
-	"\x13SubmitShareResponse\x12-\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x17.conclave.v1.NodeStatusR\x05nodes\"*\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12!\n" +
+	"\fsealed_share\x18\x04 \x01(\fR\vsealedShareJ\x04\b\x01\x10\x02J\x04\b\x02\x10\x03\"H\n" +
+	"\x13SubmitShareResponse\x12+\n" +
+	"\x04node\x18\x02 \x01(\v2\x17.conclave.v1.NodeStatusR\x04nodeJ\x04\b\x01\x10\x02\"0\n" +
 	"\x12ResetSharesRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"D\n" +
-	"\x13ResetSharesResponse\x12-\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x17.conclave.v1.NodeStatusR\x05nodes\"\x1f\n" +
-	"\vSealRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"=\n" +
-	"\fSealResponse\x12-\n" +
+	"\x05force\x18\x02 \x01(\fR\x05forceJ\x04\b\x01\x10\x02\"H\n" +
+	"\x13ResetSharesResponse\x12+\n" +
+	"\x04node\x18\x02 \x01(\v2\x17.conclave.v1.NodeStatusR\x04nodeJ\x04\b\x01\x10\x02\"\x13\n" +
+	"\vSealRequestJ\x04\b\x01\x10\x02\"A\n" +
+	"\fSealResponse\x12+\n" +
+	"\x04node\x18\x02 \x01(\v2\x17.conclave.v1.NodeStatusR\x04nodeJ\x04\b\x01\x10\x02\";\n" +
+	"\n" +
+	"NodeReport\x12-\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x17.conclave.v1.NodeStatusR\x05nodes\"\x14\n" +
 	"\x12ConfirmTimeRequest\"\x15\n" +
-	"\x13ConfirmTimeResponse\"v\n" +
+	"\x13ConfirmTimeResponse\"%\n" +
+	"\x11InstallCRLRequest\x12\x10\n" +
+	"\x03crl\x18\x01 \x01(\fR\x03crl\"A\n" +
+	"\x12InstallCRLResponse\x12+\n" +
+	"\x04node\x18\x01 \x01(\v2\x17.conclave.v1.NodeStatusR\x04node\"j\n" +
 	"\x14CreateSessionRequest\x12\"\n" +
 	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x14\n" +
-	"\x05nonce\x18\x03 \x01(\fR\x05nonce\x12\x10\n" +
-	"\x03mac\x18\x04 \x01(\fR\x03mac\"c\n" +
+	"\x05nonce\x18\x03 \x01(\fR\x05nonceJ\x04\b\x04\x10\x05\"c\n" +
 	"\x15CreateSessionResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x124\n" +
 	"\aexpires\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\">\n" +
 	"\x10ReadAuditRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x16\n" +
-	"\x06follow\x18\x02 \x01(\bR\x06follow\"=\n" +
+	"\x06follow\x18\x02 \x01(\bR\x06follow\"]\n" +
 	"\x11ReadAuditResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04json\x18\x02 \x01(\tR\x04json\"\x10\n" +
+	"\x04json\x18\x02 \x01(\tR\x04json\x12\x1e\n" +
+	"\n" +
+	"unopenable\x18\x03 \x01(\bR\n" +
+	"unopenable\"\x10\n" +
 	"\x0eMembersRequest\"@\n" +
 	"\x0fMembersResponse\x12-\n" +
-	"\amembers\x18\x01 \x03(\v2\x13.conclave.v1.MemberR\amembers\"\xe0\x01\n" +
+	"\amembers\x18\x01 \x03(\v2\x13.conclave.v1.MemberR\amembers\"\xa7\x01\n" +
 	"\x06Member\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x124\n" +
 	"\taddresses\x18\x02 \x01(\v2\x16.conclave.v1.AddressesR\taddresses\x12\x1a\n" +
 	"\bsuffrage\x18\x03 \x01(\tR\bsuffrage\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\x12\x14\n" +
-	"\x05alive\x18\x05 \x01(\bR\x05alive\x12=\n" +
-	"\flast_contact\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vlastContact2\xbd\x03\n" +
+	"\x05alive\x18\x05 \x01(\bR\x05aliveJ\x04\b\x06\x10\a\"\x18\n" +
+	"\x16ListCredentialsRequest\"T\n" +
+	"\x17ListCredentialsResponse\x129\n" +
+	"\vcredentials\x18\x01 \x03(\v2\x17.conclave.v1.CredentialR\vcredentials\"\x84\x01\n" +
+	"\n" +
+	"Credential\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x124\n" +
+	"\acreated\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"7\n" +
+	"\x16CreateAccessKeyRequest\x12\x1d\n" +
+	"\n" +
+	"answer_key\x18\x01 \x01(\fR\tanswerKey\"b\n" +
+	"\x17CreateAccessKeyResponse\x12\"\n" +
+	"\raccess_key_id\x18\x01 \x01(\tR\vaccessKeyId\x12#\n" +
+	"\rsealed_secret\x18\x02 \x01(\fR\fsealedSecret\")\n" +
+	"\x17DeleteCredentialRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x1a\n" +
+	"\x18DeleteCredentialResponse\"\x17\n" +
+	"\x15RevokeSessionsRequest\"\x18\n" +
+	"\x16RevokeSessionsResponse2\xd8\x04\n" +
 	"\bOperator\x12A\n" +
 	"\x06Status\x12\x1a.conclave.v1.StatusRequest\x1a\x1b.conclave.v1.StatusResponse\x12;\n" +
-	"\x04Init\x12\x18.conclave.v1.InitRequest\x1a\x19.conclave.v1.InitResponse\x12P\n" +
+	"\x04Init\x12\x18.conclave.v1.InitRequest\x1a\x19.conclave.v1.InitResponse\x12J\n" +
+	"\tChallenge\x12\x1d.conclave.v1.ChallengeRequest\x1a\x1e.conclave.v1.ChallengeResponse\x12P\n" +
 	"\vSubmitShare\x12\x1f.conclave.v1.SubmitShareRequest\x1a .conclave.v1.SubmitShareResponse\x12P\n" +
 	"\vResetShares\x12\x1f.conclave.v1.ResetSharesRequest\x1a .conclave.v1.ResetSharesResponse\x12;\n" +
 	"\x04Seal\x12\x18.conclave.v1.SealRequest\x1a\x19.conclave.v1.SealResponse\x12P\n" +
-	"\vConfirmTime\x12\x1f.conclave.v1.ConfirmTimeRequest\x1a .conclave.v1.ConfirmTimeResponse2Z\n" +
+	"\vConfirmTime\x12\x1f.conclave.v1.ConfirmTimeRequest\x1a .conclave.v1.ConfirmTimeResponse\x12M\n" +
+	"\n" +
+	"InstallCRL\x12\x1e.conclave.v1.InstallCRLRequest\x1a\x1f.conclave.v1.InstallCRLResponse2Z\n" +
 	"\aSession\x12O\n" +
-	"\x06Create\x12!.conclave.v1.CreateSessionRequest\x1a\".conclave.v1.CreateSessionResponse2P\n" +
+	"\x06Create\x12!.conclave.v1.CreateSessionRequest\x1a\".conclave.v1.CreateSessionResponse2\xf0\x02\n" +
+	"\vCredentials\x12Q\n" +
+	"\x04List\x12#.conclave.v1.ListCredentialsRequest\x1a$.conclave.v1.ListCredentialsResponse\x12\\\n" +
+	"\x0fCreateAccessKey\x12#.conclave.v1.CreateAccessKeyRequest\x1a$.conclave.v1.CreateAccessKeyResponse\x12U\n" +
+	"\x06Delete\x12$.conclave.v1.DeleteCredentialRequest\x1a%.conclave.v1.DeleteCredentialResponse\x12Y\n" +
+	"\x0eRevokeSessions\x12\".conclave.v1.RevokeSessionsRequest\x1a#.conclave.v1.RevokeSessionsResponse2P\n" +
 	"\x05Audit\x12G\n" +
 	"\x04Read\x12\x1d.conclave.v1.ReadAuditRequest\x1a\x1e.conclave.v1.ReadAuditResponse0\x012O\n" +
 	"\aCluster\x12D\n" +
@@ -1750,74 +2651,110 @@ func file_transport_kmspb_operator_proto_rawDescGZIP() []byte {
 	return file_transport_kmspb_operator_proto_rawDescData
 }
 
-var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_transport_kmspb_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_transport_kmspb_operator_proto_goTypes = []any{
-	(*SealState)(nil),             // 0: conclave.v1.SealState
-	(*StatusRequest)(nil),         // 1: conclave.v1.StatusRequest
-	(*StatusResponse)(nil),        // 2: conclave.v1.StatusResponse
-	(*RaftStatus)(nil),            // 3: conclave.v1.RaftStatus
-	(*AuditStatus)(nil),           // 4: conclave.v1.AuditStatus
-	(*Addresses)(nil),             // 5: conclave.v1.Addresses
-	(*NodeStatus)(nil),            // 6: conclave.v1.NodeStatus
-	(*InitRequest)(nil),           // 7: conclave.v1.InitRequest
-	(*InitResponse)(nil),          // 8: conclave.v1.InitResponse
-	(*SubmitShareRequest)(nil),    // 9: conclave.v1.SubmitShareRequest
-	(*SubmitShareResponse)(nil),   // 10: conclave.v1.SubmitShareResponse
-	(*ResetSharesRequest)(nil),    // 11: conclave.v1.ResetSharesRequest
-	(*ResetSharesResponse)(nil),   // 12: conclave.v1.ResetSharesResponse
-	(*SealRequest)(nil),           // 13: conclave.v1.SealRequest
-	(*SealResponse)(nil),          // 14: conclave.v1.SealResponse
-	(*ConfirmTimeRequest)(nil),    // 15: conclave.v1.ConfirmTimeRequest
-	(*ConfirmTimeResponse)(nil),   // 16: conclave.v1.ConfirmTimeResponse
-	(*CreateSessionRequest)(nil),  // 17: conclave.v1.CreateSessionRequest
-	(*CreateSessionResponse)(nil), // 18: conclave.v1.CreateSessionResponse
-	(*ReadAuditRequest)(nil),      // 19: conclave.v1.ReadAuditRequest
-	(*ReadAuditResponse)(nil),     // 20: conclave.v1.ReadAuditResponse
-	(*MembersRequest)(nil),        // 21: conclave.v1.MembersRequest
-	(*MembersResponse)(nil),       // 22: conclave.v1.MembersResponse
-	(*Member)(nil),                // 23: conclave.v1.Member
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*ErrorDetail)(nil),           // 25: conclave.v1.ErrorDetail
+	(*SealState)(nil),                // 0: conclave.v1.SealState
+	(*Ceremony)(nil),                 // 1: conclave.v1.Ceremony
+	(*StatusRequest)(nil),            // 2: conclave.v1.StatusRequest
+	(*StatusResponse)(nil),           // 3: conclave.v1.StatusResponse
+	(*CRL)(nil),                      // 4: conclave.v1.CRL
+	(*RaftStatus)(nil),               // 5: conclave.v1.RaftStatus
+	(*AuditStatus)(nil),              // 6: conclave.v1.AuditStatus
+	(*Addresses)(nil),                // 7: conclave.v1.Addresses
+	(*NodeStatus)(nil),               // 8: conclave.v1.NodeStatus
+	(*InitRequest)(nil),              // 9: conclave.v1.InitRequest
+	(*InitResponse)(nil),             // 10: conclave.v1.InitResponse
+	(*InitSecrets)(nil),              // 11: conclave.v1.InitSecrets
+	(*ChallengeRequest)(nil),         // 12: conclave.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),        // 13: conclave.v1.ChallengeResponse
+	(*SubmitShareRequest)(nil),       // 14: conclave.v1.SubmitShareRequest
+	(*SubmitShareResponse)(nil),      // 15: conclave.v1.SubmitShareResponse
+	(*ResetSharesRequest)(nil),       // 16: conclave.v1.ResetSharesRequest
+	(*ResetSharesResponse)(nil),      // 17: conclave.v1.ResetSharesResponse
+	(*SealRequest)(nil),              // 18: conclave.v1.SealRequest
+	(*SealResponse)(nil),             // 19: conclave.v1.SealResponse
+	(*NodeReport)(nil),               // 20: conclave.v1.NodeReport
+	(*ConfirmTimeRequest)(nil),       // 21: conclave.v1.ConfirmTimeRequest
+	(*ConfirmTimeResponse)(nil),      // 22: conclave.v1.ConfirmTimeResponse
+	(*InstallCRLRequest)(nil),        // 23: conclave.v1.InstallCRLRequest
+	(*InstallCRLResponse)(nil),       // 24: conclave.v1.InstallCRLResponse
+	(*CreateSessionRequest)(nil),     // 25: conclave.v1.CreateSessionRequest
+	(*CreateSessionResponse)(nil),    // 26: conclave.v1.CreateSessionResponse
+	(*ReadAuditRequest)(nil),         // 27: conclave.v1.ReadAuditRequest
+	(*ReadAuditResponse)(nil),        // 28: conclave.v1.ReadAuditResponse
+	(*MembersRequest)(nil),           // 29: conclave.v1.MembersRequest
+	(*MembersResponse)(nil),          // 30: conclave.v1.MembersResponse
+	(*Member)(nil),                   // 31: conclave.v1.Member
+	(*ListCredentialsRequest)(nil),   // 32: conclave.v1.ListCredentialsRequest
+	(*ListCredentialsResponse)(nil),  // 33: conclave.v1.ListCredentialsResponse
+	(*Credential)(nil),               // 34: conclave.v1.Credential
+	(*CreateAccessKeyRequest)(nil),   // 35: conclave.v1.CreateAccessKeyRequest
+	(*CreateAccessKeyResponse)(nil),  // 36: conclave.v1.CreateAccessKeyResponse
+	(*DeleteCredentialRequest)(nil),  // 37: conclave.v1.DeleteCredentialRequest
+	(*DeleteCredentialResponse)(nil), // 38: conclave.v1.DeleteCredentialResponse
+	(*RevokeSessionsRequest)(nil),    // 39: conclave.v1.RevokeSessionsRequest
+	(*RevokeSessionsResponse)(nil),   // 40: conclave.v1.RevokeSessionsResponse
+	(*timestamppb.Timestamp)(nil),    // 41: google.protobuf.Timestamp
+	(*ErrorDetail)(nil),              // 42: conclave.v1.ErrorDetail
 }
 var file_transport_kmspb_operator_proto_depIdxs = []int32{
-	0,  // 0: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
-	3,  // 1: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
-	24, // 2: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
-	4,  // 3: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
-	5,  // 4: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
-	6,  // 5: conclave.v1.StatusResponse.nodes:type_name -> conclave.v1.NodeStatus
-	25, // 6: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
-	0,  // 7: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
-	6,  // 8: conclave.v1.SubmitShareResponse.nodes:type_name -> conclave.v1.NodeStatus
-	6,  // 9: conclave.v1.ResetSharesResponse.nodes:type_name -> conclave.v1.NodeStatus
-	6,  // 10: conclave.v1.SealResponse.nodes:type_name -> conclave.v1.NodeStatus
-	24, // 11: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
-	23, // 12: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
-	5,  // 13: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
-	24, // 14: conclave.v1.Member.last_contact:type_name -> google.protobuf.Timestamp
-	1,  // 15: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
-	7,  // 16: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
-	9,  // 17: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
-	11, // 18: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
-	13, // 19: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
-	15, // 20: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
-	17, // 21: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
-	19, // 22: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
-	21, // 23: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
-	2,  // 24: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
-	8,  // 25: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
-	10, // 26: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
-	12, // 27: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
-	14, // 28: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
-	16, // 29: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
-	18, // 30: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
-	20, // 31: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
-	22, // 32: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	1,  // 0: conclave.v1.SealState.ceremony:type_name -> conclave.v1.Ceremony
+	41, // 1: conclave.v1.Ceremony.began:type_name -> google.protobuf.Timestamp
+	41, // 2: conclave.v1.Ceremony.expires:type_name -> google.protobuf.Timestamp
+	0,  // 3: conclave.v1.StatusResponse.seal:type_name -> conclave.v1.SealState
+	5,  // 4: conclave.v1.StatusResponse.raft:type_name -> conclave.v1.RaftStatus
+	41, // 5: conclave.v1.StatusResponse.cluster_time:type_name -> google.protobuf.Timestamp
+	6,  // 6: conclave.v1.StatusResponse.audit:type_name -> conclave.v1.AuditStatus
+	7,  // 7: conclave.v1.StatusResponse.addresses:type_name -> conclave.v1.Addresses
+	4,  // 8: conclave.v1.StatusResponse.crls:type_name -> conclave.v1.CRL
+	42, // 9: conclave.v1.NodeStatus.error:type_name -> conclave.v1.ErrorDetail
+	0,  // 10: conclave.v1.NodeStatus.seal:type_name -> conclave.v1.SealState
+	4,  // 11: conclave.v1.NodeStatus.crls:type_name -> conclave.v1.CRL
+	8,  // 12: conclave.v1.SubmitShareResponse.node:type_name -> conclave.v1.NodeStatus
+	8,  // 13: conclave.v1.ResetSharesResponse.node:type_name -> conclave.v1.NodeStatus
+	8,  // 14: conclave.v1.SealResponse.node:type_name -> conclave.v1.NodeStatus
+	8,  // 15: conclave.v1.NodeReport.nodes:type_name -> conclave.v1.NodeStatus
+	8,  // 16: conclave.v1.InstallCRLResponse.node:type_name -> conclave.v1.NodeStatus
+	41, // 17: conclave.v1.CreateSessionResponse.expires:type_name -> google.protobuf.Timestamp
+	31, // 18: conclave.v1.MembersResponse.members:type_name -> conclave.v1.Member
+	7,  // 19: conclave.v1.Member.addresses:type_name -> conclave.v1.Addresses
+	34, // 20: conclave.v1.ListCredentialsResponse.credentials:type_name -> conclave.v1.Credential
+	41, // 21: conclave.v1.Credential.created:type_name -> google.protobuf.Timestamp
+	2,  // 22: conclave.v1.Operator.Status:input_type -> conclave.v1.StatusRequest
+	9,  // 23: conclave.v1.Operator.Init:input_type -> conclave.v1.InitRequest
+	12, // 24: conclave.v1.Operator.Challenge:input_type -> conclave.v1.ChallengeRequest
+	14, // 25: conclave.v1.Operator.SubmitShare:input_type -> conclave.v1.SubmitShareRequest
+	16, // 26: conclave.v1.Operator.ResetShares:input_type -> conclave.v1.ResetSharesRequest
+	18, // 27: conclave.v1.Operator.Seal:input_type -> conclave.v1.SealRequest
+	21, // 28: conclave.v1.Operator.ConfirmTime:input_type -> conclave.v1.ConfirmTimeRequest
+	23, // 29: conclave.v1.Operator.InstallCRL:input_type -> conclave.v1.InstallCRLRequest
+	25, // 30: conclave.v1.Session.Create:input_type -> conclave.v1.CreateSessionRequest
+	32, // 31: conclave.v1.Credentials.List:input_type -> conclave.v1.ListCredentialsRequest
+	35, // 32: conclave.v1.Credentials.CreateAccessKey:input_type -> conclave.v1.CreateAccessKeyRequest
+	37, // 33: conclave.v1.Credentials.Delete:input_type -> conclave.v1.DeleteCredentialRequest
+	39, // 34: conclave.v1.Credentials.RevokeSessions:input_type -> conclave.v1.RevokeSessionsRequest
+	27, // 35: conclave.v1.Audit.Read:input_type -> conclave.v1.ReadAuditRequest
+	29, // 36: conclave.v1.Cluster.Members:input_type -> conclave.v1.MembersRequest
+	3,  // 37: conclave.v1.Operator.Status:output_type -> conclave.v1.StatusResponse
+	10, // 38: conclave.v1.Operator.Init:output_type -> conclave.v1.InitResponse
+	13, // 39: conclave.v1.Operator.Challenge:output_type -> conclave.v1.ChallengeResponse
+	15, // 40: conclave.v1.Operator.SubmitShare:output_type -> conclave.v1.SubmitShareResponse
+	17, // 41: conclave.v1.Operator.ResetShares:output_type -> conclave.v1.ResetSharesResponse
+	19, // 42: conclave.v1.Operator.Seal:output_type -> conclave.v1.SealResponse
+	22, // 43: conclave.v1.Operator.ConfirmTime:output_type -> conclave.v1.ConfirmTimeResponse
+	24, // 44: conclave.v1.Operator.InstallCRL:output_type -> conclave.v1.InstallCRLResponse
+	26, // 45: conclave.v1.Session.Create:output_type -> conclave.v1.CreateSessionResponse
+	33, // 46: conclave.v1.Credentials.List:output_type -> conclave.v1.ListCredentialsResponse
+	36, // 47: conclave.v1.Credentials.CreateAccessKey:output_type -> conclave.v1.CreateAccessKeyResponse
+	38, // 48: conclave.v1.Credentials.Delete:output_type -> conclave.v1.DeleteCredentialResponse
+	40, // 49: conclave.v1.Credentials.RevokeSessions:output_type -> conclave.v1.RevokeSessionsResponse
+	28, // 50: conclave.v1.Audit.Read:output_type -> conclave.v1.ReadAuditResponse
+	30, // 51: conclave.v1.Cluster.Members:output_type -> conclave.v1.MembersResponse
+	37, // [37:52] is the sub-list for method output_type
+	22, // [22:37] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_transport_kmspb_operator_proto_init() }
@@ -1832,9 +2769,9 @@ func file_transport_kmspb_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transport_kmspb_operator_proto_rawDesc), len(file_transport_kmspb_operator_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   41,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_transport_kmspb_operator_proto_goTypes,
 		DependencyIndexes: file_transport_kmspb_operator_proto_depIdxs,

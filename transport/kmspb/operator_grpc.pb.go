@@ -21,10 +21,12 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Operator_Status_FullMethodName      = "/conclave.v1.Operator/Status"
 	Operator_Init_FullMethodName        = "/conclave.v1.Operator/Init"
+	Operator_Challenge_FullMethodName   = "/conclave.v1.Operator/Challenge"
 	Operator_SubmitShare_FullMethodName = "/conclave.v1.Operator/SubmitShare"
 	Operator_ResetShares_FullMethodName = "/conclave.v1.Operator/ResetShares"
 	Operator_Seal_FullMethodName        = "/conclave.v1.Operator/Seal"
 	Operator_ConfirmTime_FullMethodName = "/conclave.v1.Operator/ConfirmTime"
+	Operator_InstallCRL_FullMethodName  = "/conclave.v1.Operator/InstallCRL"
 )
 
 // OperatorClient is the client API for Operator service.
@@ -32,22 +34,30 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Operator is for those who run the cluster. All but Status need the client
-// certificate of an operator (URI SAN conclave://operator/NAME).
+// certificate of an operator (URI SAN conclave://operator/NAME). Each call is for
+// the node that it is made to: no node acts on what another says that an operator
+// wants, so clients make the same call to every node.
 type OperatorClient interface {
 	// Status is open to anybody, but tells strangers only whether the node serves
 	// and how far its unsealing is.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Init founds the cluster: once for all nodes and for ever.
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (*InitResponse, error)
-	// SubmitShare gives one custodian's share to all nodes, or to this one alone.
+	// Challenge asks a sealed node for the key that shares are encrypted to.
+	Challenge(ctx context.Context, in *ChallengeRequest, opts ...grpc.CallOption) (*ChallengeResponse, error)
+	// SubmitShare gives this node one custodian's share.
 	SubmitShare(ctx context.Context, in *SubmitShareRequest, opts ...grpc.CallOption) (*SubmitShareResponse, error)
 	// ResetShares forgets the shares of an unfinished ceremony.
 	ResetShares(ctx context.Context, in *ResetSharesRequest, opts ...grpc.CallOption) (*ResetSharesResponse, error)
-	// Seal makes this node, or all of them, forget the keys.
+	// Seal makes this node forget the keys.
 	Seal(ctx context.Context, in *SealRequest, opts ...grpc.CallOption) (*SealResponse, error)
 	// ConfirmTime is the operator's word that the nodes' clocks are right although
 	// they say that more than a day has passed.
 	ConfirmTime(ctx context.Context, in *ConfirmTimeRequest, opts ...grpc.CallOption) (*ConfirmTimeResponse, error)
+	// InstallCRL gives this node, which may be sealed, a certificate revocation list.
+	// It is in force, and the connections of those whose certificates are on it are
+	// closed, when the call returns.
+	InstallCRL(ctx context.Context, in *InstallCRLRequest, opts ...grpc.CallOption) (*InstallCRLResponse, error)
 }
 
 type operatorClient struct {
@@ -72,6 +82,16 @@ func (c *operatorClient) Init(ctx context.Context, in *InitRequest, opts ...grpc
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(InitResponse)
 	err := c.cc.Invoke(ctx, Operator_Init_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorClient) Challenge(ctx context.Context, in *ChallengeRequest, opts ...grpc.CallOption) (*ChallengeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChallengeResponse)
+	err := c.cc.Invoke(ctx, Operator_Challenge_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -118,27 +138,45 @@ func (c *operatorClient) ConfirmTime(ctx context.Context, in *ConfirmTimeRequest
 	return out, nil
 }
 
+func (c *operatorClient) InstallCRL(ctx context.Context, in *InstallCRLRequest, opts ...grpc.CallOption) (*InstallCRLResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InstallCRLResponse)
+	err := c.cc.Invoke(ctx, Operator_InstallCRL_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServer is the server API for Operator service.
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
 //
 // Operator is for those who run the cluster. All but Status need the client
-// certificate of an operator (URI SAN conclave://operator/NAME).
+// certificate of an operator (URI SAN conclave://operator/NAME). Each call is for
+// the node that it is made to: no node acts on what another says that an operator
+// wants, so clients make the same call to every node.
 type OperatorServer interface {
 	// Status is open to anybody, but tells strangers only whether the node serves
 	// and how far its unsealing is.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Init founds the cluster: once for all nodes and for ever.
 	Init(context.Context, *InitRequest) (*InitResponse, error)
-	// SubmitShare gives one custodian's share to all nodes, or to this one alone.
+	// Challenge asks a sealed node for the key that shares are encrypted to.
+	Challenge(context.Context, *ChallengeRequest) (*ChallengeResponse, error)
+	// SubmitShare gives this node one custodian's share.
 	SubmitShare(context.Context, *SubmitShareRequest) (*SubmitShareResponse, error)
 	// ResetShares forgets the shares of an unfinished ceremony.
 	ResetShares(context.Context, *ResetSharesRequest) (*ResetSharesResponse, error)
-	// Seal makes this node, or all of them, forget the keys.
+	// Seal makes this node forget the keys.
 	Seal(context.Context, *SealRequest) (*SealResponse, error)
 	// ConfirmTime is the operator's word that the nodes' clocks are right although
 	// they say that more than a day has passed.
 	ConfirmTime(context.Context, *ConfirmTimeRequest) (*ConfirmTimeResponse, error)
+	// InstallCRL gives this node, which may be sealed, a certificate revocation list.
+	// It is in force, and the connections of those whose certificates are on it are
+	// closed, when the call returns.
+	InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error)
 	mustEmbedUnimplementedOperatorServer()
 }
 
@@ -155,6 +193,9 @@ func (UnimplementedOperatorServer) Status(context.Context, *StatusRequest) (*Sta
 func (UnimplementedOperatorServer) Init(context.Context, *InitRequest) (*InitResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Init not implemented")
 }
+func (UnimplementedOperatorServer) Challenge(context.Context, *ChallengeRequest) (*ChallengeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Challenge not implemented")
+}
 func (UnimplementedOperatorServer) SubmitShare(context.Context, *SubmitShareRequest) (*SubmitShareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SubmitShare not implemented")
 }
@@ -166,6 +207,9 @@ func (UnimplementedOperatorServer) Seal(context.Context, *SealRequest) (*SealRes
 }
 func (UnimplementedOperatorServer) ConfirmTime(context.Context, *ConfirmTimeRequest) (*ConfirmTimeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConfirmTime not implemented")
+}
+func (UnimplementedOperatorServer) InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InstallCRL not implemented")
 }
 func (UnimplementedOperatorServer) mustEmbedUnimplementedOperatorServer() {}
 func (UnimplementedOperatorServer) testEmbeddedByValue()                  {}
@@ -220,6 +264,24 @@ func _Operator_Init_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(OperatorServer).Init(ctx, req.(*InitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Operator_Challenge_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChallengeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).Challenge(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_Challenge_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).Challenge(ctx, req.(*ChallengeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -296,6 +358,24 @@ func _Operator_ConfirmTime_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Operator_InstallCRL_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InstallCRLRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServer).InstallCRL(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Operator_InstallCRL_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServer).InstallCRL(ctx, req.(*InstallCRLRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Operator_ServiceDesc is the grpc.ServiceDesc for Operator service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -312,6 +392,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Operator_Init_Handler,
 		},
 		{
+			MethodName: "Challenge",
+			Handler:    _Operator_Challenge_Handler,
+		},
+		{
 			MethodName: "SubmitShare",
 			Handler:    _Operator_SubmitShare_Handler,
 		},
@@ -326,6 +410,10 @@ var Operator_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ConfirmTime",
 			Handler:    _Operator_ConfirmTime_Handler,
+		},
+		{
+			MethodName: "InstallCRL",
+			Handler:    _Operator_InstallCRL_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
@@ -434,6 +522,246 @@ var Session_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Create",
 			Handler:    _Session_Create_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "transport/kmspb/operator.proto",
+}
+
+const (
+	Credentials_List_FullMethodName            = "/conclave.v1.Credentials/List"
+	Credentials_CreateAccessKey_FullMethodName = "/conclave.v1.Credentials/CreateAccessKey"
+	Credentials_Delete_FullMethodName          = "/conclave.v1.Credentials/Delete"
+	Credentials_RevokeSessions_FullMethodName  = "/conclave.v1.Credentials/RevokeSessions"
+)
+
+// CredentialsClient is the client API for Credentials service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Credentials are what proves callers to be the account's root, who alone may call
+// this, authenticated as for KMS. Each call is in the audit log.
+type CredentialsClient interface {
+	List(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
+	// CreateAccessKey makes another access key for root, who can have two. To replace
+	// one, make another, keep it, and delete the first with it.
+	CreateAccessKey(ctx context.Context, in *CreateAccessKeyRequest, opts ...grpc.CallOption) (*CreateAccessKeyResponse, error)
+	// Delete deletes an access key, or has the client certificate of a URI stand for
+	// root no longer. When it returns, no node answers a request that is received
+	// afterwards on that credential, or on a session of it. Root's last one cannot be
+	// deleted.
+	Delete(ctx context.Context, in *DeleteCredentialRequest, opts ...grpc.CallOption) (*DeleteCredentialResponse, error)
+	// RevokeSessions ends every session that root has, the caller's too. When it
+	// returns, no node answers a request that is received afterwards on one of them.
+	// Access keys are as good as before, and open others.
+	RevokeSessions(ctx context.Context, in *RevokeSessionsRequest, opts ...grpc.CallOption) (*RevokeSessionsResponse, error)
+}
+
+type credentialsClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewCredentialsClient(cc grpc.ClientConnInterface) CredentialsClient {
+	return &credentialsClient{cc}
+}
+
+func (c *credentialsClient) List(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCredentialsResponse)
+	err := c.cc.Invoke(ctx, Credentials_List_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialsClient) CreateAccessKey(ctx context.Context, in *CreateAccessKeyRequest, opts ...grpc.CallOption) (*CreateAccessKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateAccessKeyResponse)
+	err := c.cc.Invoke(ctx, Credentials_CreateAccessKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialsClient) Delete(ctx context.Context, in *DeleteCredentialRequest, opts ...grpc.CallOption) (*DeleteCredentialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteCredentialResponse)
+	err := c.cc.Invoke(ctx, Credentials_Delete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialsClient) RevokeSessions(ctx context.Context, in *RevokeSessionsRequest, opts ...grpc.CallOption) (*RevokeSessionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeSessionsResponse)
+	err := c.cc.Invoke(ctx, Credentials_RevokeSessions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// CredentialsServer is the server API for Credentials service.
+// All implementations must embed UnimplementedCredentialsServer
+// for forward compatibility.
+//
+// Credentials are what proves callers to be the account's root, who alone may call
+// this, authenticated as for KMS. Each call is in the audit log.
+type CredentialsServer interface {
+	List(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error)
+	// CreateAccessKey makes another access key for root, who can have two. To replace
+	// one, make another, keep it, and delete the first with it.
+	CreateAccessKey(context.Context, *CreateAccessKeyRequest) (*CreateAccessKeyResponse, error)
+	// Delete deletes an access key, or has the client certificate of a URI stand for
+	// root no longer. When it returns, no node answers a request that is received
+	// afterwards on that credential, or on a session of it. Root's last one cannot be
+	// deleted.
+	Delete(context.Context, *DeleteCredentialRequest) (*DeleteCredentialResponse, error)
+	// RevokeSessions ends every session that root has, the caller's too. When it
+	// returns, no node answers a request that is received afterwards on one of them.
+	// Access keys are as good as before, and open others.
+	RevokeSessions(context.Context, *RevokeSessionsRequest) (*RevokeSessionsResponse, error)
+	mustEmbedUnimplementedCredentialsServer()
+}
+
+// UnimplementedCredentialsServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedCredentialsServer struct{}
+
+func (UnimplementedCredentialsServer) List(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedCredentialsServer) CreateAccessKey(context.Context, *CreateAccessKeyRequest) (*CreateAccessKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateAccessKey not implemented")
+}
+func (UnimplementedCredentialsServer) Delete(context.Context, *DeleteCredentialRequest) (*DeleteCredentialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedCredentialsServer) RevokeSessions(context.Context, *RevokeSessionsRequest) (*RevokeSessionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeSessions not implemented")
+}
+func (UnimplementedCredentialsServer) mustEmbedUnimplementedCredentialsServer() {}
+func (UnimplementedCredentialsServer) testEmbeddedByValue()                     {}
+
+// UnsafeCredentialsServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to CredentialsServer will
+// result in compilation errors.
+type UnsafeCredentialsServer interface {
+	mustEmbedUnimplementedCredentialsServer()
+}
+
+func RegisterCredentialsServer(s grpc.ServiceRegistrar, srv CredentialsServer) {
+	// If the following call panics, it indicates UnimplementedCredentialsServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Credentials_ServiceDesc, srv)
+}
+
+func _Credentials_List_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCredentialsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialsServer).List(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Credentials_List_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialsServer).List(ctx, req.(*ListCredentialsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Credentials_CreateAccessKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAccessKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialsServer).CreateAccessKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Credentials_CreateAccessKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialsServer).CreateAccessKey(ctx, req.(*CreateAccessKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Credentials_Delete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteCredentialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialsServer).Delete(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Credentials_Delete_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialsServer).Delete(ctx, req.(*DeleteCredentialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Credentials_RevokeSessions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeSessionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialsServer).RevokeSessions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Credentials_RevokeSessions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialsServer).RevokeSessions(ctx, req.(*RevokeSessionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Credentials_ServiceDesc is the grpc.ServiceDesc for Credentials service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Credentials_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "conclave.v1.Credentials",
+	HandlerType: (*CredentialsServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "List",
+			Handler:    _Credentials_List_Handler,
+		},
+		{
+			MethodName: "CreateAccessKey",
+			Handler:    _Credentials_CreateAccessKey_Handler,
+		},
+		{
+			MethodName: "Delete",
+			Handler:    _Credentials_Delete_Handler,
+		},
+		{
+			MethodName: "RevokeSessions",
+			Handler:    _Credentials_RevokeSessions_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -2,140 +2,51 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/keyengine"
-	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// relayTimeout bounds what one peer may take for an operator's call: a node that
-// hangs must not hide what became of the others.
-const relayTimeout = 10 * time.Second
-
-// What nodes relay to each other.
-const (
-	relayStatus = "status"
-	relayShare  = "share"
-	relayReset  = "reset"
-	relaySeal   = "seal"
-)
-
-// relayed is an operator's call on its way to another node, over mutual TLS
-// between nodes.
-type relayed struct {
-	Operator keyengine.Operator
-	Share    []byte `json:",omitempty"`
-}
-
-// ceremony is what operators can make the cluster do: this node's engine, and the
-// same on its peers.
+// ceremony is what operators can make this node do. It acts on what operators tell
+// it, and never on what another node says that one of them told it.
 type ceremony struct{ n *Node }
 
 var _ grpcapi.Ceremony = ceremony{}
 
-// here carries a call out on this node.
-func (c ceremony) here(ctx context.Context, kind string, r relayed) *kmspb.NodeStatus {
-	e := c.n.engine
-	var err error
-	switch kind {
-	case relayStatus:
-	case relayShare:
-		_, err = e.SubmitShare(ctx, r.Operator, string(r.Share))
-	case relayReset:
-		err = e.ResetShares(ctx, r.Operator)
-	case relaySeal:
-		err = e.Seal(ctx, r.Operator)
-	default:
-		err = fmt.Errorf("relayed call %q is not known to this version", kind)
-	}
+// status is this node after an operator's call.
+func (c ceremony) status(op keyengine.Operator, err error) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{
-		NodeId: c.n.cfg.NodeID, Error: grpcapi.Detail(err, r.Operator.RequestID), Seal: grpcapi.SealState(e.SealStatus()),
-		Leader: c.n.cluster.IsLeader(), Version: c.n.cfg.Release, AppliedIndex: c.n.cluster.State().Index(),
+		NodeId: c.n.cfg.NodeID, Error: grpcapi.Detail(err, op.RequestID), Seal: grpcapi.SealState(c.n.engine.SealStatus()),
+		Leader: c.n.cluster.IsLeader(), Version: c.n.cfg.Release, AppliedIndex: c.n.cluster.State().Index(), Crls: c.n.crls(),
 	}
 }
 
-// serveRelay carries out what another node was asked by an operator.
-func (n *Node) serveRelay(ctx context.Context, from, kind string, payload []byte) ([]byte, error) {
-	var r relayed
-	if err := json.Unmarshal(payload, &r); err != nil {
-		return nil, fmt.Errorf("relayed call: %w", err)
-	}
-	defer clear(r.Share)
-	defer clear(payload)
-	// Each node records its own part, and no two records share a request id.
-	r.Operator.RequestID = transport.NewRequestID()
-	n.log.Debug("relayed operator call", "kind", kind, "from", from, "operator", r.Operator.Name)
-	return proto.Marshal(ceremony{n}.here(ctx, kind, r))
-}
-
-// everywhere carries a call out on all nodes at once; what cannot be reached is
-// reported as such.
-func (c ceremony) everywhere(ctx context.Context, kind string, r relayed) []*kmspb.NodeStatus {
-	peers := c.n.cluster.Peers()
-	all := make([]*kmspb.NodeStatus, len(peers)+1)
-	var wg sync.WaitGroup
-	for i, peer := range peers {
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, relayTimeout)
-			defer cancel()
-			st, err := c.relay(ctx, peer, kind, r)
-			if err != nil {
-				c.n.log.Warn("relaying an operator call", "kind", kind, "to", peer, "err", err)
-				st = &kmspb.NodeStatus{NodeId: peer, Error: &kmspb.ErrorDetail{
-					Type: "Unreachable", Message: "the node cannot be reached from " + c.n.cfg.NodeID,
-					RequestId: transport.FormatRequestID(r.Operator.RequestID),
-				}}
-			}
-			all[i+1] = st
-		})
-	}
-	all[0] = c.here(ctx, kind, r)
-	wg.Wait()
-	return all
-}
-
-func (c ceremony) relay(ctx context.Context, peer, kind string, r relayed) (*kmspb.NodeStatus, error) {
-	payload, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(payload)
-	answer, err := c.n.cluster.Relay(ctx, peer, kind, payload)
-	if err != nil {
-		return nil, err
-	}
-	st := new(kmspb.NodeStatus)
-	return st, proto.Unmarshal(answer, st)
-}
-
-func (c ceremony) run(ctx context.Context, kind string, r relayed, local bool) []*kmspb.NodeStatus {
-	if local {
-		return []*kmspb.NodeStatus{c.here(ctx, kind, r)}
-	}
-	return c.everywhere(ctx, kind, r)
+// Challenge implements grpcapi.Ceremony.
+func (c ceremony) Challenge(ctx context.Context) (*keyengine.Challenge, error) {
+	return c.n.engine.Challenge(ctx)
 }
 
 // SubmitShare implements grpcapi.Ceremony.
-func (c ceremony) SubmitShare(ctx context.Context, op keyengine.Operator, share string, local bool) ([]*kmspb.NodeStatus, error) {
-	return c.run(ctx, relayShare, relayed{Operator: op, Share: []byte(share)}, local), nil
+func (c ceremony) SubmitShare(ctx context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
+	_, err := c.n.engine.SubmitSealedShare(ctx, op, nonce, sealed)
+	return c.status(op, err)
 }
 
 // ResetShares implements grpcapi.Ceremony.
-func (c ceremony) ResetShares(ctx context.Context, op keyengine.Operator, local bool) ([]*kmspb.NodeStatus, error) {
-	return c.run(ctx, relayReset, relayed{Operator: op}, local), nil
+func (c ceremony) ResetShares(ctx context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus {
+	return c.status(op, c.n.engine.ResetShares(ctx, op, force))
 }
 
 // Seal implements grpcapi.Ceremony.
-func (c ceremony) Seal(ctx context.Context, op keyengine.Operator, all bool) ([]*kmspb.NodeStatus, error) {
-	return c.run(ctx, relaySeal, relayed{Operator: op}, !all), nil
+func (c ceremony) Seal(ctx context.Context, op keyengine.Operator) *kmspb.NodeStatus {
+	return c.status(op, c.n.engine.Seal(ctx, op))
 }
 
 // Init implements grpcapi.Ceremony.
@@ -148,8 +59,13 @@ func (c ceremony) ConfirmTime(ctx context.Context, op keyengine.Operator) error 
 	return c.n.engine.ConfirmTime(ctx, op)
 }
 
+// InstallCRL implements grpcapi.Ceremony.
+func (c ceremony) InstallCRL(ctx context.Context, op keyengine.Operator, der []byte) *kmspb.NodeStatus {
+	return c.status(op, c.n.installCRL(ctx, op, der))
+}
+
 // Status implements grpcapi.Ceremony.
-func (c ceremony) Status(ctx context.Context, all bool) (*kmspb.StatusResponse, error) {
+func (c ceremony) Status(context.Context) (*kmspb.StatusResponse, error) {
 	n := c.n
 	st := n.cluster.Status()
 	state := n.cluster.State()
@@ -169,6 +85,7 @@ func (c ceremony) Status(ctx context.Context, all bool) (*kmspb.StatusResponse, 
 			Checkpointed: n.engine.Checkpointed(), VerifierKey: seal.VerifierKey,
 		},
 		Addresses: &kmspb.Addresses{Peer: n.addresses.Peer, Aws: n.addresses.AWS, Grpc: n.addresses.GRPC, Health: n.addresses.Ops},
+		Crls:      n.crls(),
 	}
 	if t := state.Time(); t != 0 {
 		r.ClusterTime = timestamppb.New(time.Unix(0, t))
@@ -177,12 +94,31 @@ func (c ceremony) Status(ctx context.Context, all bool) (*kmspb.StatusResponse, 
 		r.Faults = append(r.Faults, "this node has stopped: see its log")
 	}
 	if st.ClockDisagrees {
-		r.Faults = append(r.Faults, "this node leads, and its clock is not that of the others")
+		r.Faults = append(r.Faults, "clock skew: this node leads, and a majority of the other nodes' clocks disagree with its own")
 	}
-	if all {
-		r.Nodes = c.everywhere(ctx, relayStatus, relayed{})
+	if err := n.identity.Revoked(); err != nil {
+		r.Faults = append(r.Faults, "this node's own "+err.Error())
 	}
+	r.Faults = append(r.Faults, diskFaults(st)...)
 	return r, nil
+}
+
+// diskFaults is what an operator should know of a node's disk.
+func diskFaults(st cluster.Status) (faults []string) {
+	follows := map[diskspace.Level]string{
+		diskspace.Low:    "new keys will be refused when there is still less",
+		diskspace.Scarce: "new keys, aliases, grants and tags are refused",
+		diskspace.Yield:  "new keys, aliases, grants and tags are refused, and another node should lead",
+		diskspace.Full:   "this node stores and answers nothing until there is more",
+	}[st.Space]
+	if follows != "" {
+		faults = append(faults, fmt.Sprintf("the room on the disk is %v, with %d of %d MiB free and %d of %d inodes: %s",
+			st.Space, st.Room.Free>>20, st.Room.Total>>20, st.Room.FreeInodes, st.Room.TotalInodes, follows))
+	}
+	if st.Behind > 0 && st.Space < diskspace.Full {
+		faults = append(faults, fmt.Sprintf("the disk does not answer: a write has taken %v so far", st.Behind.Round(time.Millisecond)))
+	}
+	return faults
 }
 
 // Members implements grpcapi.Ceremony.

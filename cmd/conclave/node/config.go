@@ -10,15 +10,17 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/transport/awsapi"
+	"github.com/conclavekms/conclave/transport/client"
 )
 
 // Default ports.
@@ -65,6 +67,10 @@ type Config struct {
 	// TLSCert, TLSKey and TLSCA are PEM files: this node's certificate with the
 	// URI SAN conclave://node/<NodeID>, its key, and the cluster's CA.
 	TLSCert, TLSKey, TLSCA string
+	// CRL is a PEM file with certificate revocation lists of the cluster's CA; "" for
+	// none but those that operators deliver, which the node keeps in Data. It is read
+	// again by Reload, and ignored where the node has a newer list.
+	CRL string
 	// Insecure serves the AWS and gRPC APIs without TLS. Loopback only, and only a
 	// one-node cluster: for development.
 	Insecure bool
@@ -74,6 +80,12 @@ type Config struct {
 	// AllowUnlockedMemory lets the node start where it may not lock memory: keys
 	// could then be written to swap.
 	AllowUnlockedMemory bool
+
+	// CORSOrigins are the origins (https://HOST, or http on localhost) whose pages
+	// browsers may let use the AWS API; none by default. Each is trusted with the
+	// credentials that its users give it: whatever runs in such a page can do all that
+	// they allow. They are named whole; there are no wildcards.
+	CORSOrigins []string
 
 	// AttestationRoots is a PEM file with the root certificates of the enclaves that
 	// may ask for answers which only they can open (AWS Nitro Enclaves: Recipient);
@@ -97,6 +109,16 @@ type Config struct {
 	// Quotas are resource quotas; zero ones are AWS's. The same on all nodes.
 	Quotas keyengine.Quotas
 
+	// Seeds lets keys with known material be planted: for development, on the one
+	// node of an insecure cluster or of one with its own Identity.
+	Seeds bool
+
+	// Space says at how little room on the disk of Data the node warns, refuses new
+	// keys, leaves the leadership to others and stops to store anything. Zero marks
+	// are 15 % or 8 GiB, 8 % or 2 GiB, 4 % or 512 MiB, 2 % or 128 MiB, whichever is
+	// less.
+	Space diskspace.Marks
+
 	// Timeouts of the cluster; zero ones fit a local network.
 	Timeouts cluster.Timeouts
 
@@ -119,7 +141,6 @@ type Config struct {
 type Identity struct{ Cert, Key, CA []byte }
 
 var (
-	nodeID     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	errMissing = errors.New("is not set")
 )
 
@@ -131,8 +152,8 @@ func (c *Config) Validate() error {
 			faults = append(faults, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	if !nodeID.MatchString(c.NodeID) {
-		fault("node id", fmt.Errorf("%q is not 1 to 63 of a-z, 0-9 and inner hyphens", c.NodeID))
+	if err := pki.CheckNodeID(c.NodeID); err != nil {
+		faults = append(faults, err)
 	}
 	if c.Data == "" {
 		fault("data directory", errMissing)
@@ -152,9 +173,7 @@ func (c *Config) Validate() error {
 		fault("peers", fmt.Errorf("%q, this node, is not among them", c.NodeID))
 	}
 	for id, addr := range c.Peers {
-		if !nodeID.MatchString(id) {
-			fault("peers", fmt.Errorf("%q is no node id", id))
-		}
+		fault("peers", pki.CheckNodeID(id))
 		fault("peer "+id, hostPort(addr))
 	}
 	if c.BootstrapExpect < 1 || len(c.Peers) > 0 && c.BootstrapExpect != len(c.Peers) || len(c.Peers) == 0 && c.BootstrapExpect != 1 {
@@ -169,6 +188,10 @@ func (c *Config) Validate() error {
 			}
 		}
 	}
+	if c.CRL != "" {
+		_, err := os.Stat(c.CRL)
+		fault("certificate revocation list", err)
+	}
 	if c.XKSCA != "" {
 		_, err := os.Stat(c.XKSCA)
 		fault("CA of external key stores", err)
@@ -180,16 +203,23 @@ func (c *Config) Validate() error {
 			fault("gossip key file", err)
 		}
 	}
+	for _, o := range c.CORSOrigins {
+		fault("CORS origins", awsapi.CheckOrigin(o))
+	}
 	if c.AttestationRoots != "" {
 		_, err := c.attestationRoots()
 		fault("attestation roots", err)
 	}
+	if c.Seeds && c.Identity == nil {
+		fault("seeds", errors.New("keys with known material are for development only"))
+	}
+	fault("room on the disk", c.Space.Validate())
 	if c.Insecure {
 		if c.BootstrapExpect != 1 {
 			fault("insecure", errors.New("only for a one-node cluster"))
 		}
 		for _, addr := range []string{c.AWSListen, c.GRPCListen, c.PeerListen, c.OpsListen} {
-			if addr != "" && !loopback(addr) {
+			if addr != "" && !client.Loopback(addr) {
 				fault("insecure", fmt.Errorf("%s is not a loopback address", addr))
 			}
 		}
@@ -220,16 +250,4 @@ func hostPort(addr string) error {
 	}
 	_, _, err := net.SplitHostPort(addr)
 	return err
-}
-
-func loopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	if host == "localhost" {
-		return true
-	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
 }

@@ -20,9 +20,12 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/transport"
+	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/awsapi"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 )
@@ -38,6 +41,8 @@ type Hooks struct {
 	// RefusalRate and RefusalBurst as in keyengine.Config.
 	RefusalRate  float64
 	RefusalBurst int
+	// Files is how many descriptors the node thinks that it may have.
+	Files uint64
 	// XKSTimeout bounds calls to external key stores.
 	XKSTimeout time.Duration
 }
@@ -55,14 +60,17 @@ func (systemClock) Now() time.Time { return time.Now() }
 type Node struct {
 	cfg      Config
 	log      *slog.Logger
-	identity *cluster.Identity
+	identity *pki.Identity
 	registry *prometheus.Registry
-	audit    *auditlog.Log
-	cluster  *cluster.Node
-	engine   *keyengine.Engine
-	aws      *http.Server
-	grpc     *grpcapi.Server
-	ops      *http.Server
+	// crlNumber are the numbers of the certificate revocation lists.
+	crlNumber *prometheus.GaugeVec
+	budget    *admission.Budget
+	audit     *auditlog.Log
+	cluster   *cluster.Node
+	engine    *keyengine.Engine
+	aws       *http.Server
+	grpc      *grpcapi.Server
+	ops       *http.Server
 
 	addresses Addresses
 	serving   sync.WaitGroup
@@ -106,8 +114,12 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if id := n.identity.NodeID(); id != cfg.NodeID {
 		return nil, fmt.Errorf("the certificate is of node %q, this is %q", id, cfg.NodeID)
 	}
-	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
-		return nil, err
+	n.registerExpiry()
+	if err := n.privateData(); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := n.loadCRLs(); err != nil {
+		return nil, fmt.Errorf("certificate revocation lists: %w", err)
 	}
 	if n.audit, err = auditlog.Open(filepath.Join(cfg.Data, "audit"), auditlog.Options{Logger: n.log}); err != nil {
 		return nil, fmt.Errorf("opening the audit log: %w", err)
@@ -131,6 +143,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := n.startFaces(ports); err != nil {
 		return nil, err
 	}
+	n.serving.Go(func() { n.watchExpiry(n.life, expiryInterval) })
 	n.log.Info("node started", "aws", n.addresses.AWS, "grpc", n.addresses.GRPC, "peer", n.addresses.Peer, "ops", n.addresses.Ops)
 	return n, nil
 }
@@ -148,11 +161,11 @@ func (c *Config) logger() *slog.Logger {
 	return slog.New(h)
 }
 
-func (c *Config) identity() (*cluster.Identity, error) {
+func (c *Config) identity() (*pki.Identity, error) {
 	if c.Identity != nil {
-		return cluster.NewIdentity(c.Identity.Cert, c.Identity.Key, c.Identity.CA)
+		return pki.NewIdentity(c.Identity.Cert, c.Identity.Key, c.Identity.CA)
 	}
-	return cluster.LoadIdentity(c.TLSCert, c.TLSKey, c.TLSCA)
+	return pki.LoadIdentity(c.TLSCert, c.TLSKey, c.TLSCA)
 }
 
 // ports are open before anything that is told of their numbers.
@@ -173,13 +186,22 @@ func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
 			p.close()
 		}
 	}()
-	face := func(name, addr string) (net.Listener, error) {
-		return transport.Listen(ctx, transport.ListenConfig{Address: addr, Face: name, Metrics: n.registry})
+	if n.budget, err = admission.New(admission.Config{Files: n.cfg.Test.Files, Metrics: n.registry}); err != nil {
+		return nil, err
 	}
-	if p.aws, err = face("aws", n.cfg.AWSListen); err != nil {
+	face := func(addr string, s admission.Share) (net.Listener, error) {
+		l, err := n.budget.Listen(ctx, addr, s)
+		if err != nil {
+			return nil, err
+		}
+		return l, nil
+	}
+	// The cluster takes what is left of the strangers' share, for the peer port and
+	// the address book.
+	if p.aws, err = face(n.cfg.AWSListen, admission.Share{Face: "aws", Sixteenths: 8}); err != nil {
 		return nil, fmt.Errorf("AWS API: %w", err)
 	}
-	if p.grpc, err = face("grpc", n.cfg.GRPCListen); err != nil {
+	if p.grpc, err = face(n.cfg.GRPCListen, admission.Share{Face: "grpc", Sixteenths: 4}); err != nil {
 		return nil, fmt.Errorf("gRPC API: %w", err)
 	}
 	var lc net.ListenConfig
@@ -188,7 +210,7 @@ func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
 	}
 	n.addresses = Addresses{AWS: p.aws.Addr().String(), GRPC: p.grpc.Addr().String(), Peer: p.peer.Addr().String(), Gossip: n.cfg.GossipListen}
 	if n.cfg.OpsListen != "" {
-		if p.ops, err = face("ops", n.cfg.OpsListen); err != nil {
+		if p.ops, err = face(n.cfg.OpsListen, admission.Share{Face: "ops", Sixteenths: 1}); err != nil {
 			return nil, fmt.Errorf("metrics and health: %w", err)
 		}
 		n.addresses.Ops = p.ops.Addr().String()
@@ -213,16 +235,21 @@ func (n *Node) startCluster(peer net.Listener) error {
 	var engine atomic.Pointer[keyengine.Engine]
 	cfg := cluster.Config{
 		NodeID: n.cfg.NodeID, DataDir: filepath.Join(n.cfg.Data, "raft"), Identity: n.identity,
-		Listener: peer, Advertise: or(n.cfg.PeerAdvertise, n.cfg.Peers[n.cfg.NodeID]),
+		Listener: peer, Budget: n.budget, Advertise: or(n.cfg.PeerAdvertise, n.cfg.Peers[n.cfg.NodeID]),
 		Peers: n.cfg.Peers, BootstrapExpect: n.cfg.BootstrapExpect,
 		AWSAddress: or(n.cfg.AWSAdvertise, n.addresses.AWS), GRPCAddress: or(n.cfg.GRPCAdvertise, n.addresses.GRPC),
 		Release: n.cfg.Release, Gossip: gossip, Audit: n.audit,
-		Timeouts: n.cfg.Timeouts, Hooks: n.cfg.Test.Cluster,
+		Timeouts: n.cfg.Timeouts, Space: n.cfg.Space, Hooks: n.cfg.Test.Cluster,
 		SnapshotEntries: n.cfg.Test.SnapshotEntries, TrailingLogs: n.cfg.Test.TrailingLogs,
 		Logger: n.log, Registerer: n.registry, OnFault: n.fail,
 		OnApply: func(s *fsm.State, ev fsm.Events) {
 			if e := engine.Load(); e != nil {
 				e.OnApply(s, ev)
+			}
+		},
+		OnForgery: func(node, reason string) {
+			if e := engine.Load(); e != nil {
+				e.RecordForgery(node, reason)
 			}
 		},
 	}
@@ -261,15 +288,16 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 		NodeID: n.cfg.NodeID, Replica: replica, Audit: n.audit, Clock: clock, Logger: n.log, Metrics: n.registry,
 		AllowUnlockedMemory: n.cfg.AllowUnlockedMemory, AttestationRoots: roots,
 		RefusalRate: n.cfg.Test.RefusalRate, RefusalBurst: n.cfg.Test.RefusalBurst,
-		KeyStores: stores, Quotas: n.cfg.Quotas,
+		KeyStores: stores, Quotas: n.cfg.Quotas, Seeds: n.cfg.Seeds,
+		MayGrow: n.cluster.MayGrow, DiskFull: func() bool { return n.cluster.Space() >= diskspace.Full },
 	})
 }
 
 // startEngine lets the engine work in the background and answer its peers.
 func (n *Node) startEngine() error {
 	n.cluster.SetExecutor(n.engine.ServeForwarded)
-	n.cluster.SetRelayHandler(n.serveRelay)
 	n.cluster.SetCanLead(func() bool { return !n.engine.Sealed() })
+	n.cluster.SetAuthority(Authority(n.engine))
 	n.cluster.OnLeader(n.engine.Lead)
 	n.serving.Go(func() { n.engine.Run(n.life) })
 	return nil
@@ -285,6 +313,7 @@ func (n *Node) startFaces(p *ports) error {
 	}
 	handler, err := awsapi.New(awsapi.Config{
 		Engine: n.engine, Operations: keyengine.Operations(), Now: now, Logger: n.log, Metrics: n.registry,
+		Origins: n.cfg.CORSOrigins,
 	})
 	if err != nil {
 		return err
@@ -350,13 +379,15 @@ func (n *Node) Engine() *keyengine.Engine { return n.engine }
 // Cluster is the node's part of the cluster.
 func (n *Node) Cluster() *cluster.Node { return n.cluster }
 
-// Reload reads the TLS files again; connections made from then on use them.
+// Reload reads the TLS files again; connections made from then on use them. A newer
+// certificate revocation list holds for those that are open, too.
 func (n *Node) Reload() error {
 	err := n.identity.Reload()
 	if err == nil {
 		n.log.Info("certificates reloaded", "not_after", n.identity.NotAfter())
+		n.noteCRLs()
 	}
-	return err
+	return errors.Join(err, n.readCRLs())
 }
 
 // Stop stops the node: new requests are refused, those under way finish, the
@@ -409,6 +440,9 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 	select {
 	case <-drained:
 	case <-draining.Done():
+	}
+	if n.audit != nil {
+		n.audit.OnNoSpace(nil) // a stop waits for nothing that may never come
 	}
 	if n.engine != nil && n.Err() == nil && !n.engine.Sealed() {
 		note("signing the last checkpoint", n.engine.Checkpoint(ctx))

@@ -12,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
-	"github.com/conclavekms/conclave/cluster"
+	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/keyengine"
 )
@@ -20,11 +20,11 @@ import (
 // single is the configuration of a development node.
 func single(t testing.TB, data string) node.Config {
 	t.Helper()
-	ca, err := cluster.NewCA("test", time.Hour)
+	ca, err := pki.NewCA("test", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key, err := ca.Issue(cluster.IssueRequest{Kind: cluster.KindNode, Name: "dev", Validity: time.Hour})
+	cert, key, err := ca.Issue(pki.IssueRequest{Kind: pki.KindNode, Name: "dev", Validity: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

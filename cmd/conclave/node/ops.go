@@ -5,15 +5,18 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/transport"
 )
 
 func (n *Node) health() transport.Health {
 	st := n.engine.SealStatus()
 	leader, _ := n.cluster.Leader()
+	space := n.cluster.Space()
 	return transport.Health{
 		Initialised: st.Initialised, Sealed: st.Sealed || n.Err() != nil,
 		Leader: n.cluster.IsLeader(), InContact: leader != "",
+		DiskFull: space >= diskspace.Full, Disk: space.String(),
 	}
 }
 

@@ -1,5 +1,6 @@
 // The AWS SDK for JavaScript, with nothing but the environment to go by.
 import assert from 'node:assert/strict'
+import * as crypto from 'node:crypto'
 import { createHash, createPublicKey, verify } from 'node:crypto'
 import { test } from 'node:test'
 import * as kms from '@aws-sdk/client-kms'
@@ -52,4 +53,32 @@ test('signatures', async () => {
   const check = (Message) => call('Verify', { KeyId, Message, Signature, SigningAlgorithm: 'ECDSA_SHA_256' })
   assert.equal((await check(message)).SignatureValid, true)
   await assert.rejects(check(Buffer.from('another')), kms.KMSInvalidSignatureException)
+})
+
+test('encapsulation', async (t) => {
+  const EncapsulationAlgorithm = 'ML_KEM'
+  for (const KeySpec of ['ML_KEM_512', 'ML_KEM_768', 'ML_KEM_1024']) {
+    const { KeyId, Arn, EncapsulationAlgorithms } = await create({ KeySpec, KeyUsage: 'ENCAPSULATE_DECAPSULATE' })
+    assert.deepEqual(EncapsulationAlgorithms, [EncapsulationAlgorithm])
+    const made = await call('Encapsulate', { KeyId, EncapsulationAlgorithm })
+    assert.equal(made.KeyId, Arn)
+    const decapsulate = async (SharedSecretCiphertextBlob) =>
+      Buffer.from((await call('Decapsulate', { KeyId, EncapsulationAlgorithm, SharedSecretCiphertextBlob })).SharedSecret)
+    assert.deepEqual(await decapsulate(made.SharedSecretCiphertextBlob), Buffer.from(made.SharedSecret))
+    await assert.rejects(decapsulate(made.SharedSecretCiphertextBlob.subarray(1)), kms.InvalidCiphertextException)
+
+    if (!crypto.encapsulate) {
+      t.diagnostic('this Node.js has no ML-KEM of its own')
+      continue
+    }
+    // OpenSSL's ML-KEM, with the public key and the private key that the KMS gives out.
+    const der = (b, type) => ({ key: Buffer.from(b), format: 'der', type })
+    const publicKey = createPublicKey(der((await call('GetPublicKey', { KeyId })).PublicKey, 'spki'))
+    const { sharedKey, ciphertext } = crypto.encapsulate(publicKey)
+    assert.deepEqual(await decapsulate(ciphertext), Buffer.from(sharedKey))
+    const pair = await call('GenerateDataKeyPair', { KeyId: (await create()).KeyId, KeyPairSpec: KeySpec })
+    const privateKey = crypto.createPrivateKey(der(pair.PrivateKeyPlaintext, 'pkcs8'))
+    const outside = crypto.encapsulate(createPublicKey(der(pair.PublicKey, 'spki')))
+    assert.deepEqual(crypto.decapsulate(privateKey, outside.ciphertext), outside.sharedKey)
+  }
 })

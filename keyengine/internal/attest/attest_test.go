@@ -263,6 +263,9 @@ func TestMalformed(t *testing.T) {
 
 // TestEveryBit: no bit of a document can be changed, and no byte be missing.
 func TestEveryBit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	e := enclave(t)
 	roots := rootsOf(t, e.Root())
 	doc := e.Document(made)

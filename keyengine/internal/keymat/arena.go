@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync"
 )
 
@@ -16,6 +17,10 @@ const (
 	DefaultArenaSize = 512 << 10
 	// MaxSecret is the longest secret that an arena takes, in bytes.
 	MaxSecret = 8 << 10
+	// reserveShare is the part of an arena, one in so many, that key material of
+	// KMS keys cannot take: what must always work, such as sessions, signing and
+	// unsealing, finds room there however many keys are in use at once.
+	reserveShare = 8
 
 	slotSize     = 64
 	arenaUnit    = 64 * slotSize // what one word of the bitmap stands for; divides every page size
@@ -39,7 +44,11 @@ var (
 // swapped), left out of core files, empty in forked children, and enclosed by
 // guard pages, so that running over its ends faults instead of reading keys.
 // It is divided into slots of 64 bytes; a longer secret takes several.
-// It is safe for concurrent use.
+//
+// Caches that are registered with [Arena.OnFull] give their room back when it is
+// needed, so an arena is full only when the secrets in use at one moment fill it.
+// Key material is allocated through [Arena.Material], which leaves a reserve to
+// everything else. An Arena is safe for concurrent use.
 type Arena struct {
 	redacted
 
@@ -51,6 +60,53 @@ type Arena struct {
 	taken  int      // slots in use
 	live   map[*block]struct{}
 	closed bool
+	// reclaim are the functions of OnFull, in the order in which they are asked.
+	reclaim []*reclaimer
+}
+
+type reclaimer struct{ free func() bool }
+
+// Material is the arena for the key material of KMS keys: it leaves a reserve of
+// one eighth to other secrets.
+type Material struct{ arena *Arena }
+
+// Material returns the part of the arena that key material may take.
+func (a *Arena) Material() Material { return Material{a} }
+
+// Fill is [Arena.Fill] without the reserve.
+func (m Material) Fill(n int, fn func(b []byte) error) (*Secret, error) {
+	return m.arena.fill(n, m.arena.reserve(), fn)
+}
+
+// Store is [Arena.Store] without the reserve.
+func (m Material) Store(b []byte) (*Secret, error) { return storeIn(m, b) }
+
+// Random is [Arena.Random] without the reserve.
+func (m Material) Random(n int) (*Secret, error) { return randomIn(m, n) }
+
+// filler is where a secret can be made: an arena, or its part for material.
+type filler interface {
+	Fill(n int, fn func(b []byte) error) (*Secret, error)
+}
+
+// reserve is how many slots key material leaves free.
+func (a *Arena) reserve() int { return len(a.used) * 64 / reserveShare }
+
+// OnFull registers free, which is asked for room when a secret finds none: it
+// destroys secrets that can be had again, and reports whether there were any. It
+// is called without locks, by several at once, until there is room or every
+// registered function reported false. The first that was registered is asked
+// first. unregister ends it.
+func (a *Arena) OnFull(free func() bool) (unregister func()) {
+	r := &reclaimer{free}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reclaim = append(slices.Clip(a.reclaim), r)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.reclaim = slices.DeleteFunc(slices.Clone(a.reclaim), func(o *reclaimer) bool { return o == r })
+	}
 }
 
 // Open returns an arena of size bytes, rounded up to pages, 0 for
@@ -101,8 +157,10 @@ func (a *Arena) Usage() (used, total int) {
 
 // Fill makes a secret of n bytes that fn writes in place. When fn fails, or
 // leaves nothing but zeros, the memory is wiped and there is no secret.
-func (a *Arena) Fill(n int, fn func(b []byte) error) (*Secret, error) {
-	blk, err := a.alloc(n)
+func (a *Arena) Fill(n int, fn func(b []byte) error) (*Secret, error) { return a.fill(n, 0, fn) }
+
+func (a *Arena) fill(n, keep int, fn func(b []byte) error) (*Secret, error) {
+	blk, err := a.alloc(n, keep)
 	if err != nil {
 		return nil, err
 	}
@@ -126,17 +184,21 @@ func (a *Arena) Fill(n int, fn func(b []byte) error) (*Secret, error) {
 }
 
 // Store moves b into a secret: b is wiped, also when Store fails.
-func (a *Arena) Store(b []byte) (*Secret, error) {
+func (a *Arena) Store(b []byte) (*Secret, error) { return storeIn(a, b) }
+
+func storeIn(f filler, b []byte) (*Secret, error) {
 	defer clear(b)
-	return a.Fill(len(b), func(dst []byte) error {
+	return f.Fill(len(b), func(dst []byte) error {
 		copy(dst, b)
 		return nil
 	})
 }
 
 // Random makes a secret of n random bytes.
-func (a *Arena) Random(n int) (*Secret, error) {
-	return a.Fill(n, func(dst []byte) error {
+func (a *Arena) Random(n int) (*Secret, error) { return randomIn(a, n) }
+
+func randomIn(f filler, n int) (*Secret, error) {
+	return f.Fill(n, func(dst []byte) error {
 		_, err := rand.Read(dst)
 		return err
 	})
@@ -167,20 +229,36 @@ func (a *Arena) Close() error {
 	return err
 }
 
-func (a *Arena) alloc(n int) (*block, error) {
+// alloc finds room for n bytes and leaves keep slots free, after asking for room
+// as often as anybody has some to give.
+func (a *Arena) alloc(n, keep int) (*block, error) {
 	if n < 1 || n > MaxSecret {
 		return nil, fmt.Errorf("%w: %d bytes, need 1 to %d", ErrSize, n, MaxSecret)
 	}
+	for {
+		b, reclaim, err := a.tryAlloc(n, keep)
+		if !errors.Is(err, ErrArenaFull) || !slices.ContainsFunc(reclaim, func(r *reclaimer) bool { return r.free() }) {
+			return b, err
+		}
+	}
+}
+
+// tryAlloc also returns whom to ask for room when there is none.
+func (a *Arena) tryAlloc(n, keep int) (*block, []*reclaimer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.closed {
-		return nil, ErrArenaClosed
+		return nil, nil, ErrArenaClosed
 	}
 	slots := (n + slotSize - 1) / slotSize
-	first := a.find(slots)
+	total := len(a.used) * 64
+	first := -1
+	if a.taken+slots <= total-keep {
+		first = a.find(slots)
+	}
 	if first < 0 {
-		return nil, fmt.Errorf("%w: %d of %d slots in use, %d needed in a row",
-			ErrArenaFull, a.taken, len(a.mem.data)/slotSize, slots)
+		return nil, a.reclaim, fmt.Errorf("%w: %d of %d slots in use, %d kept free, %d needed in a row",
+			ErrArenaFull, a.taken, total, keep, slots)
 	}
 	for i := first; i < first+slots; i++ {
 		a.mark(i, true)
@@ -190,7 +268,7 @@ func (a *Arena) alloc(n int) (*block, error) {
 	b := &block{arena: a, first: first, slots: slots, data: a.mem.data[first*slotSize:][:n:n]}
 	b.refs.Store(1)
 	a.live[b] = struct{}{}
-	return b, nil
+	return b, nil, nil
 }
 
 // free takes back a block that nobody uses any more.

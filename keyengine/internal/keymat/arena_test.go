@@ -208,6 +208,67 @@ func TestArenaFull(t *testing.T) {
 	}
 }
 
+// Key material of any number and size leaves room for what must always work, and
+// material that is in use is never taken away.
+func TestMaterialLeavesAReserve(t *testing.T) {
+	a := newArena(t, 0)
+	c := NewCache(0)
+	t.Cleanup(a.OnFull(c.Shrink))
+	_, total := a.Usage()
+	inUse, held := 0, make(chan struct{})
+	var users sync.WaitGroup
+	defer users.Wait()
+	defer close(held)
+	for { // RSA-2048 keys, each held by a request
+		ready := make(chan error, 1)
+		n := inUse
+		users.Go(func() {
+			err := c.Use(cacheID(n), func() (*Secret, error) { return a.Material().Random(1218) }, func([]byte) error {
+				ready <- nil
+				<-held
+				return nil
+			})
+			if err != nil {
+				ready <- err
+			}
+		})
+		if err := <-ready; err != nil {
+			if !errors.Is(err, ErrArenaFull) {
+				t.Fatal(err)
+			}
+			break
+		}
+		inUse++
+	}
+	used, _ := a.Usage()
+	if want := total - total/reserveShare; used > want || used < want-20 {
+		t.Errorf("%d keys in use take %d of %d slots, want %d", inUse, used, total, want)
+	}
+	for range total / reserveShare {
+		random(t, a, slotSize)
+	}
+}
+
+// A cache that was unregistered is not asked any more.
+func TestOnFullUnregisters(t *testing.T) {
+	a := newArena(t, 4096)
+	asked := 0
+	first := a.OnFull(func() bool { asked++; return false })
+	t.Cleanup(a.OnFull(func() bool { asked += 100; return false }))
+	for range 64 {
+		random(t, a, 32)
+	}
+	for _, want := range []int{101, 201} {
+		if _, err := a.Random(1); !errors.Is(err, ErrArenaFull) {
+			t.Errorf("err = %v, want ErrArenaFull", err)
+		}
+		if asked != want {
+			t.Errorf("asked %d, want %d", asked, want)
+		}
+		first()
+	}
+}
+
 // Random allocation against a model: no two secrets overlap, none changes, and
 // everything that is freed can be used again.
 func TestArenaModel(t *testing.T) {

@@ -84,8 +84,7 @@ func NewCache(max int) *Cache {
 // Use lends the material of id to fn, and returns what fn returns. It calls
 // unwrap when the material is not there: once for all that ask meanwhile. What
 // unwrap returns becomes the cache's to destroy; its error goes to everybody
-// who waited, and is not kept. When unwrap finds the arena full, Use makes room
-// and asks it once more.
+// who waited, and is not kept.
 //
 // Material that is evicted during the use is wiped when the last use of it
 // ends. fn may neither keep the slice nor change it. unwrap must not ask the
@@ -126,14 +125,6 @@ func (c *Cache) fill(e *cacheEntry, unwrap func() (*Secret, error)) {
 		close(e.ready)
 	}()
 	s, err := unwrap()
-	if errors.Is(err, ErrArenaFull) {
-		c.mu.Lock()
-		for range (len(c.entries) + 1) / 2 {
-			c.evictOldest()
-		}
-		c.mu.Unlock()
-		s, err = unwrap()
-	}
 	if err == nil && s == nil {
 		err = fmt.Errorf("unwrapping key material: %w", ErrDestroyed)
 	}
@@ -183,6 +174,28 @@ func (c *Cache) evictOldest() {
 	if el := c.order.Back(); el != nil {
 		c.remove(el.Value.(*cacheEntry))
 	}
+}
+
+// shrinkShare is the part of a cache, one in so many entries, that Shrink gives back
+// at a time: few enough to keep most, and enough for fragments to become one piece.
+const shrinkShare = 16
+
+// Shrink destroys the least recently used of the secrets that nobody is using, a
+// sixteenth of the cache and at least one, and reports whether there was any. It
+// is what an arena needs for [Arena.OnFull].
+func (c *Cache) Shrink() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for el := c.order.Back(); el != nil && n <= len(c.entries)/shrinkShare; {
+		e := el.Value.(*cacheEntry)
+		el = el.Prev()
+		if e.users == 0 {
+			c.remove(e)
+			n++
+		}
+	}
+	return n > 0
 }
 
 // Evict removes the entries that match, and returns their number. Material that

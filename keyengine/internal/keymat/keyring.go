@@ -151,7 +151,8 @@ func (k *Keyring) WrapFor(p Purpose, b Binding, plaintext []byte) (generation ui
 	return generation, blob, err
 }
 
-// Unwrap opens what WrapFor made, into the arena. It sets b as WrapFor does.
+// Unwrap opens what WrapFor made, into the arena; material of KMS keys into the
+// part of it that such material may take. It sets b as WrapFor does.
 func (k *Keyring) Unwrap(generation uint32, p Purpose, b Binding, blob []byte) (*Secret, error) {
 	if !p.known() {
 		return nil, fmt.Errorf("%w: %q", ErrPurpose, p)
@@ -161,7 +162,11 @@ func (k *Keyring) Unwrap(generation uint32, p Purpose, b Binding, blob []byte) (
 		return nil, err
 	}
 	b.Format, b.Purpose, b.Cluster, b.Generation = 0, p, k.cluster, generation
-	return Unwrap(k.arena, kek, b, blob)
+	var into filler = k.arena
+	if p == PurposeMaterial {
+		into = k.arena.Material()
+	}
+	return unwrapInto(into, kek, b, blob)
 }
 
 // Wipe destroys all generations and makes every MAC key and body sealer that

@@ -50,6 +50,8 @@ const (
 	PurposeCommand      Purpose = "command"       // nodes' command signing keys
 	PurposeState        Purpose = "state"         // attestations of the replicated state
 	PurposePage         Purpose = "page"          // MACs of list markers
+	PurposeForward      Purpose = "forward"       // what unsealed nodes send each other
+	PurposePeer         Purpose = "peer"          // MACs of what unsealed nodes send each other
 
 	purposeRoot Purpose = "root" // the root key under the unseal key
 	purposeKEK  Purpose = "kek"  // a generation's key under the root key
@@ -59,7 +61,7 @@ const (
 func (p Purpose) known() bool {
 	switch p {
 	case PurposeMaterial, PurposeCredential, PurposeAuditSigning, PurposeSession, PurposeImport,
-		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage:
+		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage, PurposeForward, PurposePeer:
 		return true
 	}
 	return false
@@ -137,6 +139,10 @@ func Wrap(key *Secret, b Binding, plaintext []byte) ([]byte, error) {
 // Unwrap opens what Wrap made, with the same key and binding, into the arena.
 // The error is ErrUnwrap for everything that is wrong with blob.
 func Unwrap(a *Arena, key *Secret, b Binding, blob []byte) (*Secret, error) {
+	return unwrapInto(a, key, b, blob)
+}
+
+func unwrapInto(a filler, key *Secret, b Binding, blob []byte) (*Secret, error) {
 	n := len(blob) - WrapOverhead
 	if n < 1 || n > MaxSecret || blob[0] != WrapFormat || b.Format != 0 && b.Format != blob[0] {
 		return nil, ErrUnwrap

@@ -25,27 +25,51 @@ func newNIST(spec string) ([]byte, error) {
 	return x509.MarshalPKCS8PrivateKey(key)
 }
 
-func parseNIST(spec string, material []byte) (*ecdsa.PrivateKey, error) {
-	parsed, err := parsePKCS8(material)
+// parseNIST also returns the public keys that the structure has.
+func parseNIST(spec string, material []byte) (key *ecdsa.PrivateKey, publics [][]byte, err error) {
+	scalar, publics, err := parseEC(spec, material)
 	if err != nil {
-		return nil, ErrMaterial
+		return nil, nil, err
 	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != nistCurves[spec] {
-		return nil, ErrMaterial
+	defer clear(scalar)
+	if key, err = ecdsa.ParseRawPrivateKey(nistCurves[spec], scalar); err != nil {
+		return nil, nil, ErrMaterial // not in the range of the curve's order
 	}
-	return key, nil
+	return key, publics, nil
 }
 
-// checkNIST relies on the standard library for the range of the scalar. The public
-// key in the structure, if there is one, is never used: it is computed.
 func checkNIST(spec string, material []byte) error {
-	_, err := parseNIST(spec, material)
-	return err
+	key, publics, err := parseNIST(spec, material)
+	if err != nil {
+		return err
+	}
+	for _, public := range publics {
+		if given, err := parsePoint(nistCurves[spec], public); err != nil || !key.PublicKey.Equal(given) {
+			return ErrMaterial
+		}
+	}
+	return nil
+}
+
+// parsePoint reads a point in either of its forms.
+func parsePoint(c elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
+	if len(point) > 0 && point[0] == 4 {
+		return ecdsa.ParseUncompressedPublicKey(c, point)
+	}
+	x, y := elliptic.UnmarshalCompressed(c, point)
+	if x == nil {
+		return nil, ErrMaterial
+	}
+	size := (c.Params().BitSize + 7) / 8
+	whole := make([]byte, 1+2*size)
+	whole[0] = 4
+	x.FillBytes(whole[1 : 1+size])
+	y.FillBytes(whole[1+size:])
+	return ecdsa.ParseUncompressedPublicKey(c, whole)
 }
 
 func publicNIST(spec string, material []byte) ([]byte, error) {
-	key, err := parseNIST(spec, material)
+	key, _, err := parseNIST(spec, material)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +89,7 @@ func parsePublicNIST(spec string, spki []byte) (*ecdsa.PublicKey, error) {
 }
 
 func signNIST(spec string, material []byte, m message) ([]byte, error) {
-	key, err := parseNIST(spec, material)
+	key, _, err := parseNIST(spec, material)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +137,7 @@ func SharedSecret(spec string, material, peerSPKI []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := parseNIST(spec, material)
+	key, _, err := parseNIST(spec, material)
 	if err != nil {
 		return nil, err
 	}

@@ -3,14 +3,15 @@
 // message types go by AWS KMS's names.
 //
 // Key material is the key itself for HMAC, the 32-byte seed of FIPS 204 for ML-DSA,
-// and a PKCS #8 structure in DER for everything else. Public keys are DER
-// SubjectPublicKeyInfo.
+// the 64-byte seed of FIPS 203 for ML-KEM, and a PKCS #8 structure in DER for
+// everything else. Public keys are DER SubjectPublicKeyInfo.
 //
 // Curves and lattices that the standard library lacks come from elsewhere; these are
 // outside of its FIPS 140-3 module and are refused while that is in force.
 package primitive
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/fips140"
 	"crypto/x509"
@@ -56,16 +57,18 @@ type family struct {
 	generate func(spec string) ([]byte, error)
 	check    func(spec string, material []byte) error
 	public   func(spec string, material []byte) ([]byte, error)
+	export   func(spec string, material []byte) ([]byte, error) // where material is no PKCS #8
 	sign     func(spec string, material []byte, m message) ([]byte, error)
 	verify   func(spec string, spki []byte, m message, signature []byte) error
 }
 
 type keySpec struct {
 	*family
-	signing    []string
-	encryption []string
-	mac        []string
-	agreement  []string
+	signing       []string
+	encryption    []string
+	mac           []string
+	agreement     []string
+	encapsulation []string
 }
 
 var (
@@ -77,6 +80,10 @@ var (
 	rsaSpec       = keySpec{family: &rsaFamily, signing: rsaSigning, encryption: rsaEncryption}
 	mldsaSpec     = keySpec{family: &mldsaFamily, signing: []string{"ML_DSA_SHAKE_256"}}
 )
+
+func mlkemSpec(f *family) keySpec {
+	return keySpec{family: f, encapsulation: []string{"ML_KEM"}}
+}
 
 func nist(algorithm string) keySpec {
 	return keySpec{family: &nistFamily, signing: []string{algorithm}, agreement: []string{ecdhAlgorithm}}
@@ -94,6 +101,9 @@ var specs = map[string]keySpec{
 	"ML_DSA_44":             mldsaSpec,
 	"ML_DSA_65":             mldsaSpec,
 	"ML_DSA_87":             mldsaSpec,
+	"ML_KEM_512":            mlkemSpec(&mlkem512Family),
+	"ML_KEM_768":            mlkemSpec(&mlkemFamily),
+	"ML_KEM_1024":           mlkemSpec(&mlkemFamily),
 	"HMAC_224":              {family: &hmacFamily, mac: []string{"HMAC_SHA_224"}},
 	"HMAC_256":              {family: &hmacFamily, mac: []string{"HMAC_SHA_256"}},
 	"HMAC_384":              {family: &hmacFamily, mac: []string{"HMAC_SHA_384"}},
@@ -111,6 +121,9 @@ func MacAlgorithms(spec string) []string { return specs[spec].mac }
 
 // KeyAgreementAlgorithms are those that keys of the spec can agree on secrets with.
 func KeyAgreementAlgorithms(spec string) []string { return specs[spec].agreement }
+
+// EncapsulationAlgorithms are those that keys of the spec can encapsulate secrets with.
+func EncapsulationAlgorithms(spec string) []string { return specs[spec].encapsulation }
 
 func find(spec string) (*family, error) {
 	s, ok := specs[spec]
@@ -174,6 +187,18 @@ func Public(spec string, material []byte) (spki []byte, err error) {
 		return nil, err
 	}
 	return f.public(spec, material)
+}
+
+// PrivateKey is the private key as callers of KMS get it: PKCS #8. The caller wipes it.
+func PrivateKey(spec string, material []byte) (pkcs8 []byte, err error) {
+	f, err := find(spec)
+	if err != nil {
+		return nil, err
+	}
+	if f.export == nil {
+		return bytes.Clone(material), nil
+	}
+	return f.export(spec, material)
 }
 
 // A message is what a signature is over, as the caller gave it.

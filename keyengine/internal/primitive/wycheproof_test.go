@@ -48,6 +48,11 @@ type vector struct {
 	Shared  hexBytes
 	Mu      hexBytes
 	Ctx     hexBytes
+	Seed    hexBytes
+	EK      hexBytes
+	M       hexBytes
+	C       hexBytes
+	K       hexBytes
 	Result  string
 }
 
@@ -231,6 +236,9 @@ func TestWycheproofOAEP(t *testing.T) {
 // nothing else: no explicit parameters, no compressed points.
 func TestWycheproofECDH(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
+	}
 	for _, c := range []struct {
 		file, spec string
 		curve      ecdh.Curve

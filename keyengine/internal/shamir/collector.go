@@ -55,14 +55,20 @@ func (c *Collector) check(s Share) error {
 		return err
 	}
 	// Before the repetition, so that a forged share is not called repeated.
-	sum := Commitment(s)
-	if subtle.ConstantTimeCompare(sum[:], c.commitments[s.index-1][:]) != 1 {
+	if !c.dealt(s) {
 		return &ShareError{s.Index(), ErrWrongShare}
 	}
 	if _, ok := c.got[s.Index()]; ok {
 		return &ShareError{s.Index(), ErrRepeated}
 	}
 	return nil
+}
+
+// dealt tells whether s, which is of the set, is the share that was dealt to its
+// index. How long that takes does not depend on its value.
+func (c *Collector) dealt(s Share) bool {
+	sum := Commitment(s)
+	return subtle.ConstantTimeCompare(sum[:], c.commitments[s.index-1][:]) == 1
 }
 
 // Progress tells how many shares are there and how many are needed.

@@ -12,7 +12,7 @@
 //   - A [Collector] knows the commitment of every share of its set. It refuses
 //     a wrong share when it is entered, and keeps the good ones.
 //   - Shares and collectors print as [redacted] whatever the verb; only
-//     [Share.Text] gives a share away.
+//     [Share.AppendText] gives a share away.
 //
 // The checksum finds mistakes, not forgeries: who can choose a share can also
 // compute its checksum. The commitments are what a forged share fails.

@@ -160,7 +160,7 @@ func TestVectors(t *testing.T) {
 			}
 			for _, want := range v.Shares {
 				s := shares[want.Index-1]
-				if got := s.Text(); got != want.Text {
+				if got := textOf(s); got != want.Text {
 					t.Errorf("share %d:\ngot  %s\nwant %s", want.Index, got, want.Text)
 				}
 				if got := Commitment(s); hex.EncodeToString(got[:]) != want.Commitment {
@@ -177,7 +177,7 @@ func TestVectors(t *testing.T) {
 						t.Fatalf("share %d byte %d = %#x, want %#x", want.Index, j, s.cell.v.b[j], y)
 					}
 				}
-				parsed, err := ParseShare(want.Text)
+				parsed, err := ParseShare([]byte(want.Text))
 				if err != nil {
 					t.Fatal(err)
 				}

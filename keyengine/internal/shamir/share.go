@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base32"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 )
 
 // The binary envelope of a share, version 1:
@@ -34,7 +34,27 @@ const (
 	commitmentDomain = "conclave share commitment v1\x00"
 )
 
-var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+// TextSize is the length in bytes of a share's text.
+const TextSize = len(textPrefix) + encodedLen
+
+// scratch is where shares are taken apart and put together. It is in the heap,
+// which does not move, unlike a stack that grows while a share is on it, and is
+// wiped after each use.
+type scratch struct {
+	text     [TextSize + 1]byte // one byte more than a share, so that too long can be told from right
+	again    [encodedLen]byte
+	envelope [envelopeSize]byte
+	hashed   [len(commitmentDomain) + envelopeSize]byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+func getScratch() *scratch { return scratches.Get().(*scratch) }
+
+func (s *scratch) put() {
+	*s = scratch{}
+	scratches.Put(s)
+}
 
 var (
 	// ErrEmpty is returned for a share of nothing but white space.
@@ -65,7 +85,7 @@ type cell struct{ v *value }
 func newCell() *cell { return &cell{&value{live: true}} }
 
 // Share is one custodian's part of a secret. Its methods for printing, logging
-// and marshalling all give "[redacted]"; Text gives the share. The zero Share
+// and marshalling all give "[redacted]"; AppendText gives the share. The zero Share
 // has no value. Wiping a Share wipes its copies. A Share is not safe for
 // concurrent use with Wipe.
 type Share struct {
@@ -129,57 +149,91 @@ func (s Share) checkSet(set SetInfo) error {
 	return nil
 }
 
-// envelope returns the binary form. It panics for a share without a value: the
-// alternative is to print one of zeros that looks like a share.
-func (s Share) envelope() *[envelopeSize]byte {
+// envelope writes the binary form to e. It panics for a share without a value:
+// the alternative is to print one of zeros that looks like a share.
+func (s Share) envelope(t *scratch) {
 	if !s.live() {
 		panic("shamir: share used after Wipe")
 	}
-	e := new([envelopeSize]byte)
-	b := append(e[:0], envelopeVersion)
+	b := append(t.envelope[:0], envelopeVersion)
 	b = append(b, s.set.Cluster[:]...)
 	b = append(b, s.set.Set[:]...)
 	b = append(b, byte(s.set.Threshold), byte(s.set.Count), s.index)
 	b = append(b, s.cell.v.b[:]...)
-	sum := checksum(b)
-	copy(e[len(b):], sum[:])
-	return e
+	sum := t.checksum(b)
+	copy(t.envelope[len(b):], sum[:])
 }
 
-func checksum(body []byte) [checksumSize]byte {
-	var buf [len(checksumDomain) + envelopeSize]byte
-	defer clear(buf[:])
-	sum := sha256.Sum256(append(append(buf[:0], checksumDomain...), body...))
+func (t *scratch) checksum(body []byte) [checksumSize]byte {
+	sum := sha256.Sum256(append(append(t.hashed[:0], checksumDomain...), body...))
 	return [checksumSize]byte(sum[:])
 }
 
-// Text returns the share as its custodian gets it: one word of 139 characters,
-// a-z, 2-7 and hyphens. It is the secret; the string cannot be wiped, so ask
-// for it only to hand it out. Text panics when the share has been wiped.
-func (s Share) Text() string {
-	e := s.envelope()
-	defer clear(e[:])
-	var b [len(textPrefix) + encodedLen]byte
-	defer clear(b[:])
-	encoding.Encode(b[copy(b[:], textPrefix):], e[:])
-	return string(b[:])
+// AppendText appends the share as its custodian gets it: one word of
+// [TextSize] characters, a-z, 2-7 and hyphens. It is the secret, and the caller's
+// to wipe: dst must have room for it, or append would leave copies behind.
+// AppendText panics when it has not, and when the share has been wiped.
+func (s Share) AppendText(dst []byte) []byte {
+	if cap(dst)-len(dst) < TextSize {
+		panic("shamir: no room for a share's text")
+	}
+	t := getScratch()
+	defer t.put()
+	s.envelope(t)
+	dst = append(dst, textPrefix...)
+	body := dst[len(dst) : len(dst)+encodedLen]
+	encode32(body, t.envelope[:])
+	return dst[:len(dst)+encodedLen]
 }
 
-// ParseShare reads a share from the text that Text made. White space anywhere,
-// line breaks and upper case do not matter. Every other difference is refused
-// with one of ErrEmpty, ErrTooLong, ErrTruncated, ErrFormat, ErrVersion and
-// ErrChecksum. Errors never quote the text. A caller that passes bytes can wipe
-// them; a string stays in memory until it is collected.
-func ParseShare[T string | []byte](text T) (Share, error) {
+// encode32 and decode32 are base32 in lower case without padding, by arithmetic
+// instead of tables, and without the buffers that encoding/base32 allocates.
+func encode32(dst, src []byte) {
+	var bits, n uint
+	for i := range dst {
+		for n < 5 {
+			bits, n = bits<<8, n+8
+			if len(src) > 0 {
+				bits |= uint(src[0])
+				src = src[1:]
+			}
+		}
+		n -= 5
+		v := int(bits >> n & 31)
+		digit := (25 - v) >> 8 // all ones for 26 to 31, which are written 2 to 7
+		dst[i] = byte('a' + v - digit&('a'+26-'2'))
+	}
+}
+
+// decode32 expects characters of the alphabet only. Bits that are left over are
+// ignored.
+func decode32(dst, src []byte) {
+	var bits, n uint
+	for _, c := range src {
+		v := int(c)
+		digit := (v - 'a') >> 8 // all ones for 2 to 7
+		bits, n = bits<<5|uint(v-'a'+digit&('a'+26-'2'))&31, n+5
+		if n >= 8 && len(dst) > 0 {
+			n -= 8
+			dst[0] = byte(bits >> n)
+			dst = dst[1:]
+		}
+	}
+}
+
+// ParseShare reads a share from the text that AppendText made. White space
+// anywhere, line breaks and upper case do not matter. Every other difference is
+// refused with one of ErrEmpty, ErrTooLong, ErrTruncated, ErrFormat, ErrVersion
+// and ErrChecksum. Errors never quote the text, of which no copy is left but in
+// the share.
+func ParseShare(text []byte) (Share, error) {
 	if len(text) > maxText {
 		return Share{}, fmt.Errorf("%w: %d bytes", ErrTooLong, len(text))
 	}
-	// One byte more than a share, so that too long can be told from right.
-	var buf [len(textPrefix) + encodedLen + 1]byte
-	defer clear(buf[:])
+	t := getScratch()
+	defer t.put()
 	n := 0
-	for i := range len(text) {
-		c := text[i]
+	for _, c := range text {
 		switch c {
 		case ' ', '\t', '\r', '\n', '\v', '\f':
 			continue
@@ -187,16 +241,16 @@ func ParseShare[T string | []byte](text T) (Share, error) {
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
-		if n == len(buf) {
+		if n == len(t.text) {
 			break
 		}
-		buf[n] = c
+		t.text[n] = c
 		n++
 	}
 	if n == 0 {
 		return Share{}, ErrEmpty
 	}
-	body, err := cutPrefix(buf[:n])
+	body, err := cutPrefix(t.text[:n])
 	if err != nil {
 		return Share{}, err
 	}
@@ -211,20 +265,13 @@ func ParseShare[T string | []byte](text T) (Share, error) {
 	case len(body) > encodedLen:
 		return Share{}, fmt.Errorf("%w: more than %d characters after %q", ErrTooLong, encodedLen, textPrefix)
 	}
-
-	var e [envelopeSize]byte
-	defer clear(e[:])
-	if _, err := encoding.Decode(e[:], body); err != nil {
-		return Share{}, ErrFormat // not reached: alphabet and length are checked
-	}
-	// base32 leaves two bits over, which Decode ignores; only zeros are ours.
-	var again [encodedLen]byte
-	defer clear(again[:])
-	encoding.Encode(again[:], e[:])
-	if subtle.ConstantTimeCompare(again[:], body) != 1 {
+	decode32(t.envelope[:], body)
+	// Two bits are left over, which decoding ignores; only zeros are ours.
+	encode32(t.again[:], t.envelope[:])
+	if subtle.ConstantTimeCompare(t.again[:], body) != 1 {
 		return Share{}, fmt.Errorf("%w: last character", ErrChecksum)
 	}
-	return decode(&e)
+	return t.decode()
 }
 
 // cutPrefix returns what follows the text prefix in text.
@@ -252,12 +299,14 @@ func cutPrefix(text []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: it should begin with %q", ErrFormat, textPrefix)
 }
 
-func decode(e *[envelopeSize]byte) (Share, error) {
+// decode reads the envelope.
+func (t *scratch) decode() (Share, error) {
+	e := &t.envelope
 	if e[0] != envelopeVersion {
 		return Share{}, fmt.Errorf("%w: %d", ErrVersion, e[0])
 	}
 	body, sum := e[:envelopeSize-checksumSize], e[envelopeSize-checksumSize:]
-	want := checksum(body)
+	want := t.checksum(body)
 	if subtle.ConstantTimeCompare(want[:], sum) != 1 {
 		return Share{}, ErrChecksum
 	}
@@ -288,9 +337,9 @@ func Commitment(s Share) [sha256.Size]byte {
 	if !s.live() {
 		panic("shamir: share used after Wipe")
 	}
-	var buf [len(commitmentDomain) + 16 + 16 + 3 + SecretSize]byte
-	defer clear(buf[:])
-	b := append(buf[:0], commitmentDomain...)
+	t := getScratch()
+	defer t.put()
+	b := append(t.hashed[:0], commitmentDomain...)
 	b = append(b, s.set.Cluster[:]...)
 	b = append(b, s.set.Set[:]...)
 	b = append(b, byte(s.set.Threshold), byte(s.set.Count), s.index)

@@ -3,7 +3,9 @@ package xks
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
 	"github.com/conclavekms/conclave/integration/xksproxy"
-	"github.com/conclavekms/conclave/keyengine/internal/sigv4"
+	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
 // patient is a timeout that a loaded machine keeps.
@@ -26,6 +31,31 @@ func proxyOf(p *xksproxy.Proxy) *Proxy {
 			sigv4.Derive(dst, []byte(xksproxy.Secret), date, region, service)
 			return nil
 		},
+	}
+}
+
+// TestSign: requests are signed as AWS's own signer does it. The proxy of these tests
+// checks them with the package that signs them.
+func TestSign(t *testing.T) {
+	payload := []byte(`{"requestMetadata":{}}`)
+	r, err := http.NewRequest(http.MethodPost, "https://xks.example.com:8443/tenant/kms/xks/v1/keys/a.b-c_D/encrypt", bytes.NewReader(payload))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	now := time.Date(2026, 11, 23, 12, 36, 0, 0, time.UTC)
+	want := r.Clone(t.Context())
+	sum := sha256.Sum256(payload)
+	err = v4.NewSigner().SignHTTP(t.Context(), aws.Credentials{AccessKeyID: xksproxy.AccessKeyID, SecretAccessKey: xksproxy.Secret}, want,
+		hex.EncodeToString(sum[:]), "kms-xks-proxy", "eu-west-1", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sign(r, proxyOf(&xksproxy.Proxy{}), payload, now); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.Header.Get("Authorization"), want.Header.Get("Authorization"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

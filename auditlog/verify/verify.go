@@ -1,0 +1,353 @@
+// Package verify checks the audit log of a cluster from outside: an auditor, or whoever
+// keeps a copy of a log directory, needs nothing but the files and one public key. It asks
+// no server and trusts none, opens nothing for writing and takes no lock.
+//
+// It stands apart from auditlog because other people rely on it. A node relies on auditlog
+// to keep a log, and on errors that stop the node when the log is damaged. An auditor
+// relies on this package to report everything that is wrong with a log that somebody may
+// have tampered with, and to go on after each problem. So it never uses a Log. From
+// auditlog it takes only what is a function of its input: the formats of entries and
+// checkpoints, and the Merkle tree. auditlog/DESIGN.md specifies them well enough to write
+// another verifier.
+//
+// What the caller may rely on:
+//
+//   - A report without problems means that the checkpoint has a good signature of the given
+//     key, and that its entries are there, whole, and in order: none was changed, removed,
+//     added or moved since it was signed.
+//   - Entries after the checkpoint ([Report.Unsigned]) are checked among themselves only.
+//     That the last of them were cut off, or all were replaced, shows at the next checkpoint.
+//   - A log that was rolled back as a whole, checkpoint included, is consistent. Only a
+//     checkpoint that was kept elsewhere tells ([Options.Earlier]).
+//   - What the records say is encrypted and not read. That each can be opened is for an
+//     unsealed node to say.
+//   - Reading a hostile directory takes memory in proportion to the number of entries
+//     (8 bytes each), and never waits for a pipe or follows a symbolic link.
+//
+// To check one entry against a checkpoint, without the log, use auditlog.ParseCheckpoint
+// and auditlog.VerifyInclusion; that a checkpoint extends an earlier one,
+// auditlog.VerifyConsistency.
+package verify
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
+)
+
+// Options are what Dir may use besides the files and the key.
+type Options struct {
+	// Earlier are checkpoints that the caller kept. The log must contain each of
+	// their trees and have a checkpoint that is not older: that is how a log that
+	// was rolled back, or forked, is told from an honest one.
+	Earlier [][]byte
+	// FS is the file system; the operating system's when nil. It is only read from.
+	FS auditlog.FS
+}
+
+// Report is what Dir found.
+type Report struct {
+	Origin         string        // who signed the checkpoint
+	Size           uint64        // entries found from 0 on
+	Root           auditlog.Hash // of those; zero when damage keeps it from being computed
+	CheckpointSize uint64        // entries that the checkpoint vouches for
+	Unsigned       uint64        // entries after those: whole, in order, but vouched for by nobody yet
+	Torn           int64         // bytes of an unfinished last frame: of a live writer, or a crash
+	Gaps           []Gap         // history that this copy says it lacks, all after the checkpoint
+	Problems       []Problem
+	Omitted        int // problems beyond the first maxProblems
+}
+
+// Gap is a range of entries, [From, To).
+type Gap struct{ From, To uint64 }
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	File   string // path within the log directory; empty for an earlier checkpoint
+	Offset int64  // in the file
+	Index  uint64 // of the entry, or of the first one concerned
+	What   string
+}
+
+func (p Problem) String() string {
+	return fmt.Sprintf("%s: offset %d: entry %d: %s", p.File, p.Offset, p.Index, p.What)
+}
+
+// OK reports whether nothing is wrong.
+func (r *Report) OK() bool { return len(r.Problems) == 0 }
+
+const maxProblems = 1000
+
+// Dir checks a log directory with nothing but its files and the public key of
+// its checkpoints: every frame, the order of indexes, Raft indexes and times,
+// repeated request ids, every tile, every header, the names of the files, and the
+// checkpoint's signature and root. It takes no lock and writes nothing, so it
+// works on a copy and beside a live writer; when copying a live log, copy the
+// checkpoint first. Entries after the checkpoint are checked in the same way, but
+// that they were not replaced, or cut off at a frame, shows only at the next
+// checkpoint. The error is for what cannot be checked at all.
+func Dir(dir, verifierKey string, opts Options) (*Report, error) {
+	if _, err := note.NewVerifier(verifierKey); err != nil {
+		return nil, fmt.Errorf("verifier key: %w", err)
+	}
+	v := &verifier{dir: dir, fs: opts.FS, key: verifierKey, rep: new(Report)}
+	if v.fs == nil {
+		v.fs = auditlog.OSFS()
+	}
+	if err := v.run(opts.Earlier); err != nil {
+		return nil, fmt.Errorf("verifying the audit log in %s: %w", dir, err)
+	}
+	return v.rep, nil
+}
+
+type verifier struct {
+	dir string
+	fs  auditlog.FS
+	key string
+	rep *Report
+
+	checkpoint auditlog.Checkpoint
+	mark       auditlog.DurableMark
+	targets    []target
+	size       uint64            // entries read so far, and those before missing files
+	tree       auditlog.Frontier // of those entries, unless broken
+	broken     bool              // entries are missing from the tree: it means nothing
+	partial    [][]auditlog.Hash
+	ids        []uint64
+	raft       uint64
+	time       int64
+	tiles      [8][]uint64 // numbers found, by level
+	segments   []uint64
+	pendings   []string
+	covered    uint64 // index after the last entry seen
+}
+
+// target is a tree that the log must contain.
+type target struct {
+	size  uint64
+	check func(auditlog.Frontier)
+	short func() // the log is shorter
+}
+
+func (v *verifier) problem(file string, off int64, index uint64, format string, args ...any) {
+	if len(v.rep.Problems) == maxProblems {
+		v.rep.Omitted++
+		return
+	}
+	v.rep.Problems = append(v.rep.Problems, Problem{file, off, index, fmt.Sprintf(format, args...)})
+}
+
+// run reads what vouches for entries before the entries: a live writer writes
+// them in the opposite order, so all that is vouched for must be there.
+func (v *verifier) run(earlier [][]byte) error {
+	top, err := v.fs.ReadDir(v.dir)
+	if err != nil {
+		return err
+	}
+	haveCheckpoint := v.readCheckpoint()
+	haveMark := v.readMark()
+	v.readEarlier(earlier)
+	v.list(top)
+	if !haveMark {
+		v.problem(layout.DurableFile, 0, 0, "the file is missing")
+	}
+	slices.SortStableFunc(v.targets, func(a, b target) int { return cmp.Compare(a.size, b.size) })
+	v.time = math.MinInt64
+	v.reach()
+	due := uint64(0)
+	for i, n := range v.segments {
+		if n != due {
+			v.problem(layout.SegmentPath(due), 0, due*auditlog.SegmentSize, "the files of %d segments are missing", n-due)
+			v.broken = true
+		}
+		v.segment(n, i == len(v.segments)-1)
+		due = n + 1
+	}
+	if at := v.size; at%auditlog.SegmentSize == 0 && at < max(v.checkpoint.Size, v.mark.Tree.Size()) {
+		v.problem(layout.SegmentPath(at/auditlog.SegmentSize), 0, at, "the file is missing")
+	}
+	for _, t := range v.targets {
+		if t.size > v.size {
+			t.short()
+		}
+	}
+	v.rep.Size = v.size
+	if !v.broken {
+		v.rep.Root = v.tree.Root()
+	}
+	v.rep.CheckpointSize = v.checkpoint.Size
+	v.rep.Unsigned = v.size - min(v.size, v.checkpoint.Size)
+	if !haveCheckpoint && v.size > 0 {
+		v.problem(layout.CheckpointFile, 0, 0, "there is none: nothing vouches for the %d entries", v.size)
+	}
+	for level, ns := range v.tiles {
+		for _, n := range ns {
+			if n >= v.size>>(layout.TileHeight*(level+1)) && !v.broken {
+				v.problem(layout.TilePath(level, n), 0, 0, "a tile without entries")
+			}
+		}
+	}
+	v.covered = v.size
+	for _, name := range v.pendings { // by ascending index
+		v.pending(name)
+	}
+	v.repeated()
+	return nil
+}
+
+func (v *verifier) readCheckpoint() bool {
+	b, err := auditlog.ReadFile(v.fs, filepath.Join(v.dir, layout.CheckpointFile), layout.MaxCheckpoint)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	var c auditlog.Checkpoint
+	if err == nil {
+		c, err = auditlog.ParseCheckpoint(b, v.key)
+	}
+	if err != nil {
+		v.problem(layout.CheckpointFile, 0, 0, "%v", err)
+		return true
+	}
+	v.checkpoint, v.rep.Origin = c, c.Origin
+	v.targets = append(v.targets, target{c.Size, func(f auditlog.Frontier) {
+		if f.Root() != c.Root {
+			v.problem(layout.CheckpointFile, 0, 0, "the root of the first %d entries is not the signed one", c.Size)
+		}
+	}, func() {
+		v.problem(layout.CheckpointFile, 0, v.size, "it covers %d entries, but there are %d", c.Size, v.size)
+	}})
+	return true
+}
+
+func (v *verifier) readMark() bool {
+	m, err := auditlog.ReadDurableMark(v.fs, v.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if err != nil {
+		v.problem(layout.DurableFile, 0, 0, "%v", err)
+		return true
+	}
+	v.mark = m
+	v.targets = append(v.targets, target{m.Tree.Size(), func(f auditlog.Frontier) {
+		if !f.Equal(m.Tree) {
+			v.problem(layout.DurableFile, 0, 0, "the first %d entries are not the ones that were made durable", m.Tree.Size())
+		}
+	}, func() {
+		v.problem(layout.DurableFile, 0, v.size, "%d entries were durable, but there are %d", m.Tree.Size(), v.size)
+	}})
+	return true
+}
+
+func (v *verifier) readEarlier(earlier [][]byte) {
+	for i, b := range earlier {
+		c, err := auditlog.ParseCheckpoint(b, v.key)
+		if err != nil {
+			v.problem("", 0, 0, "earlier checkpoint %d: %v", i, err)
+			continue
+		}
+		if c.Size > v.checkpoint.Size {
+			v.problem(layout.CheckpointFile, 0, v.checkpoint.Size, "it covers %d entries, earlier checkpoint %d covered %d: the log was rolled back, or this copy lags",
+				v.checkpoint.Size, i, c.Size)
+		}
+		v.targets = append(v.targets, target{c.Size, func(f auditlog.Frontier) {
+			if f.Root() != c.Root {
+				v.problem("", 0, 0, "earlier checkpoint %d: its %d entries are not the first ones of this log", i, c.Size)
+			}
+		}, func() {
+			v.problem("", 0, v.size, "earlier checkpoint %d: it covered %d entries, but there are %d", i, c.Size, v.size)
+		}})
+	}
+}
+
+// reach compares the trees that the log must contain as it comes to them.
+func (v *verifier) reach() {
+	for len(v.targets) > 0 && v.targets[0].size == v.size {
+		if !v.broken {
+			v.targets[0].check(v.tree)
+		}
+		v.targets = v.targets[1:]
+	}
+}
+
+// list takes note of the files and reports those that do not belong. Tiles come
+// before segments, for a live writer writes them after.
+func (v *verifier) list(top []string) {
+	for _, name := range top {
+		switch name {
+		case layout.LockFile, layout.DurableFile, layout.CheckpointFile, layout.TmpDir + "/", layout.TileDir + "/", layout.SegmentDir + "/", layout.PendingDir + "/":
+		default:
+			v.problem(name, 0, 0, "an unknown file")
+		}
+	}
+	v.each(layout.TileDir, func(name string) bool {
+		level, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(name), "/"))
+		if err != nil || level < 0 || level >= len(v.tiles) || name != filepath.Join(layout.TileDir, strconv.Itoa(level))+"/" {
+			return false
+		}
+		v.listTiles(level, strings.TrimSuffix(name, "/"), 0)
+		return true
+	})
+	v.each(layout.SegmentDir, func(name string) bool {
+		n, ok := layout.SegmentNumber(filepath.Base(name))
+		if ok {
+			v.segments = append(v.segments, n)
+		}
+		return ok
+	})
+	slices.Sort(v.segments)
+	v.each(layout.PendingDir, func(name string) bool {
+		s, _ := strings.CutSuffix(filepath.Base(name), ".seg")
+		n, err := strconv.ParseUint(s, 10, 63)
+		if err != nil || layout.PendingPath(n) != name {
+			return false
+		}
+		v.pendings = append(v.pendings, name)
+		return true
+	})
+}
+
+// each calls fn with the names in a directory and reports those it does not know.
+func (v *verifier) each(dir string, fn func(name string) bool) {
+	names, err := v.fs.ReadDir(filepath.Join(v.dir, dir))
+	if err != nil {
+		v.problem(dir, 0, 0, "%v", err)
+		return
+	}
+	for _, base := range names {
+		if name := dir + "/" + base; !fn(name) {
+			v.problem(name, 0, 0, "an unknown file")
+		}
+	}
+}
+
+func (v *verifier) listTiles(level int, dir string, n uint64) {
+	v.each(dir, func(name string) bool {
+		base := filepath.Base(name)
+		if s, isDir := strings.CutSuffix(name, "/"); isDir {
+			i, err := strconv.ParseUint(strings.TrimPrefix(base, "x"), 10, 16)
+			if err != nil || n > 1<<40 || base != fmt.Sprintf("x%03d", i) {
+				return false
+			}
+			v.listTiles(level, s, n*1000+i)
+			return true
+		}
+		i, err := strconv.ParseUint(base, 10, 16)
+		if err != nil || layout.TilePath(level, n*1000+i) != name {
+			return false
+		}
+		v.tiles[level] = append(v.tiles[level], n*1000+i)
+		return true
+	})
+}

@@ -1,0 +1,243 @@
+// Package gossip is the cluster's address book: nodes tell each other where they are. It
+// only adds addresses; nothing is decided from it, and a wrong address costs a failed TLS
+// handshake. Whoever lacks the key can neither read nor write it, nor make a node hold
+// much memory.
+package gossip
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/conclavekms/conclave/transport/admission"
+)
+
+// Config configures the address book. Without it the cluster works with the addresses in
+// its Raft configuration.
+type Config struct {
+	// Enable turns gossip on.
+	Enable bool
+	// Listen is the UDP and TCP address, host:port.
+	Listen string
+	// Advertise is where other nodes reach Listen; an IP address and port. By
+	// default the address of Listen, or a private one of the machine's.
+	Advertise string
+	// Seeds are gossip addresses of some nodes, host:port.
+	Seeds []string
+	// Key encrypts gossip: 32 bytes, from DeriveKey.
+	Key []byte
+}
+
+const label = "conclave"
+
+// DeriveKey makes the gossip key of the content of a key file, which must
+// hold at least 32 bytes of secret; white space around it does not count.
+func DeriveKey(secret []byte) ([]byte, error) {
+	secret = bytes.TrimSpace(secret)
+	if len(secret) < 32 {
+		return nil, errors.New("gossip key file has fewer than 32 bytes")
+	}
+	return hkdf.Key(sha256.New, secret, nil, "conclave gossip key v1", 32)
+}
+
+// Validate reports all that is wrong with c.
+func (c Config) Validate() []error {
+	if !c.Enable {
+		return nil
+	}
+	var errs []error
+	if len(c.Key) != 32 {
+		errs = append(errs, fmt.Errorf("gossip key has %d bytes, not 32", len(c.Key)))
+	}
+	for _, a := range append([]string{c.Listen}, c.Seeds...) {
+		if _, _, err := splitPort(a); err != nil {
+			errs = append(errs, fmt.Errorf("gossip address: %w", err))
+		}
+	}
+	if c.Advertise != "" {
+		if host, _, err := splitPort(c.Advertise); err != nil || net.ParseIP(host) == nil {
+			errs = append(errs, fmt.Errorf("gossip advertise address %q: want IP:port", c.Advertise))
+		}
+	}
+	return errs
+}
+
+func splitPort(addr string) (string, int, error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	port, err := strconv.ParseUint(p, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("port of %q: %w", addr, err)
+	}
+	return host, int(port), nil
+}
+
+// Self is the node that takes part.
+type Self struct {
+	// ID is the node's id, Peer the address of its peer port.
+	ID, Peer string
+	// Known refuses ids that are not nodes of the cluster.
+	Known func(node string) error
+	// Budget is what its connections take from, and Prefer reports whether an address
+	// is one of a node, whose connections go last when there are too many.
+	Budget *admission.Budget
+	Prefer func(admission.Source) bool
+	Log    *slog.Logger
+}
+
+// Book is the address book.
+type Book struct {
+	self Self
+	list *memberlist.Memberlist
+	stop chan struct{}
+	wg   sync.WaitGroup
+}
+
+// meta is what a node says of itself.
+type meta struct {
+	Peer string `json:"p"`
+}
+
+// Start takes part in gossip until Close.
+func Start(c Config, self Self) (*Book, error) {
+	g := &Book{self: self, stop: make(chan struct{})}
+	mc := memberlist.DefaultLANConfig()
+	mc.Name = self.ID
+	mc.Label = label
+	mc.SecretKey = c.Key
+	mc.GossipVerifyIncoming, mc.GossipVerifyOutgoing = true, true
+	mc.MsgpackUseNewTimeFormat = true
+	mc.DeadNodeReclaimTime = 30 * time.Second // a node may come back elsewhere
+	mc.Delegate, mc.Alive, mc.Merge = delegate{g}, delegate{g}, delegate{g}
+	mc.Logger = log.New(logWriter{self.Log}, "", 0)
+	var err error
+	if mc.BindAddr, mc.BindPort, err = splitPort(c.Listen); err != nil {
+		return nil, err
+	}
+	mc.AdvertisePort = mc.BindPort
+	if c.Advertise != "" {
+		if mc.AdvertiseAddr, mc.AdvertisePort, err = splitPort(c.Advertise); err != nil {
+			return nil, err
+		}
+	}
+	door := self.Budget.Door(admission.Share{Face: "gossip", Sixteenths: 1, Max: maxStreams})
+	door.Prefer(self.Prefer)
+	network, err := newNetwork(mc, door)
+	if err != nil {
+		return nil, err
+	}
+	mc.Transport = network
+	if mc.BindPort == 0 {
+		mc.BindPort = network.GetAutoBindPort()
+		if c.Advertise == "" {
+			mc.AdvertisePort = mc.BindPort
+		}
+	}
+	if g.list, err = memberlist.Create(mc); err != nil {
+		network.Shutdown()
+		return nil, err
+	}
+	g.wg.Add(1)
+	go g.join(c.Seeds)
+	return g, nil
+}
+
+// join looks for the others until it found one, and again when all are lost.
+func (g *Book) join(seeds []string) {
+	defer g.wg.Done()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		if len(seeds) > 0 && g.list.NumMembers() < 2 {
+			g.list.Join(seeds) // its errors are in its log
+		}
+		select {
+		case <-time.After(wait):
+		case <-g.stop:
+			return
+		}
+	}
+}
+
+// Close leaves.
+func (g *Book) Close() {
+	close(g.stop)
+	g.wg.Wait()
+	g.list.Leave(100 * time.Millisecond)
+	g.list.Shutdown()
+}
+
+func (g *Book) member(node string) *memberlist.Node {
+	for _, m := range g.list.Members() {
+		if m.Name == node {
+			return m
+		}
+	}
+	return nil
+}
+
+// Alive reports whether a node is said to be there, which is a hint.
+func (g *Book) Alive(node string) bool { return g.member(node) != nil }
+
+// Address is where gossip says that a node's peer port is; "" if it does not. A wrong one
+// costs a failed handshake: the other end must show the node's certificate.
+func (g *Book) Address(node string) string {
+	m := g.member(node)
+	if m == nil {
+		return ""
+	}
+	var said meta
+	if json.Unmarshal(m.Meta, &said) != nil || len(said.Peer) > 255 {
+		return ""
+	}
+	if _, _, err := splitPort(said.Peer); err != nil {
+		return ""
+	}
+	return said.Peer
+}
+
+// delegate is what memberlist asks of the node.
+type delegate struct{ g *Book }
+
+func (d delegate) NotifyAlive(m *memberlist.Node) error { return d.g.self.Known(m.Name) }
+
+func (d delegate) NotifyMerge(ms []*memberlist.Node) error {
+	for _, m := range ms {
+		if err := d.g.self.Known(m.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d delegate) NodeMeta(limit int) []byte {
+	b, err := json.Marshal(meta{Peer: d.g.self.Peer})
+	if err != nil || len(b) > limit {
+		return nil
+	}
+	return b
+}
+
+func (delegate) NotifyMsg([]byte)                {}
+func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
+func (delegate) LocalState(bool) []byte          { return nil }
+func (delegate) MergeRemoteState([]byte, bool)   {}
+
+// logWriter passes memberlist's lines on as details: none of them needs a person.
+type logWriter struct{ l *slog.Logger }
+
+func (g logWriter) Write(b []byte) (int, error) {
+	g.l.Debug(string(bytes.TrimSpace(b)))
+	return len(b), nil
+}

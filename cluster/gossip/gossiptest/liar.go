@@ -1,0 +1,43 @@
+// Package gossiptest has members of gossip that lie.
+package gossiptest
+
+import (
+	"encoding/json"
+	"io"
+	"log"
+	"net"
+	"strconv"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// Liar starts a member that says its name is name and its peer port is at peer. It listens
+// on the address listen; key is from gossip.DeriveKey.
+func Liar(name, listen, peer string, key []byte) (*memberlist.Memberlist, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, err
+	}
+	c := memberlist.DefaultLocalConfig()
+	c.Name, c.Label, c.SecretKey = name, "conclave", key
+	c.Logger = log.New(io.Discard, "", 0)
+	c.Delegate = delegate{peer}
+	c.BindAddr = host
+	if c.BindPort, err = strconv.Atoi(port); err != nil {
+		return nil, err
+	}
+	c.AdvertisePort = c.BindPort
+	return memberlist.Create(c)
+}
+
+// delegate says where its peer port is, in the form of package gossip.
+type delegate struct{ peer string }
+
+func (d delegate) NodeMeta(int) []byte {
+	b, _ := json.Marshal(map[string]string{"p": d.peer})
+	return b
+}
+func (delegate) NotifyMsg([]byte)                {}
+func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
+func (delegate) LocalState(bool) []byte          { return nil }
+func (delegate) MergeRemoteState([]byte, bool)   {}

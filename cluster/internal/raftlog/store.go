@@ -1,0 +1,491 @@
+package raftlog
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/bbolt"
+
+	"github.com/conclavekms/conclave/auditlog"
+)
+
+// sumSize is the length of the checksum in each stored value: SHA-256,
+// truncated. It finds damage; it is no defence against a writer, who would need
+// no key to recompute it.
+const sumSize = 16
+
+// Hooks break the log store for tests.
+type Hooks struct {
+	// Before runs before a write reaches the disk, After when it did. An error
+	// fails the write; not returning hangs it. op is "store" for what goes to the
+	// journal, "flush" for what goes from there to bbolt, "delete", "set" or "probe"; a
+	// flush and a probe go on beside the others.
+	Before, After func(op string) error
+}
+
+// Store is Raft's log and stable store on bbolt, with a journal for the newest
+// entries of the log. Every value is verified when it is read. The first failed
+// write or damaged value stops it for good: what a failed fsync left on the disk
+// cannot be known, and the pages count as clean afterwards, so trying again would
+// lose data in silence.
+type Store struct {
+	db      *raftboltdb.BoltStore
+	journal *journal
+	hooks   Hooks
+	limit   time.Duration // a write takes at most
+	fault   func(error)
+
+	failed   atomic.Pointer[storeFault]
+	faulted  sync.Once
+	meter    *Meter
+	gate     *Gate // before what makes the disk fuller
+	probe    *diskProbe
+	appended atomic.Int64
+	stop     chan struct{}
+	stopped  sync.WaitGroup
+
+	latency *prometheus.HistogramVec
+
+	voteMu   sync.Mutex
+	voteTerm *uint64 // set, waiting for the candidate
+}
+
+type storeFault struct{ err error }
+
+const (
+	boltFile = "raft.db"
+	// flushAfter is how long entries lie in the journal, at most, unless more
+	// fills it before.
+	flushAfter = 250 * time.Millisecond
+)
+
+// keyJournal has the ids of the journal's files, once there are any.
+var keyJournal = []byte("conclave.journal")
+
+// Open opens or creates the store in dir, in which a write may take as long as limit.
+// fault is called once, on its own goroutine, when the store stops for a fault. latency,
+// if not nil, has the duration of each write in seconds, labelled by op as in Hooks.
+func Open(dir string, limit time.Duration, hooks Hooks, latency *prometheus.HistogramVec, fault func(error)) (*Store, error) {
+	var db *raftboltdb.BoltStore
+	err := Guard(func() (err error) {
+		db, err = raftboltdb.New(raftboltdb.Options{
+			Path: filepath.Join(dir, boltFile),
+			BoltOptions: &bbolt.Options{
+				Timeout: time.Second, // another process has the file
+				// The freelist of a log is rebuilt at open and would otherwise be
+				// written with each append: after a burst that is what each
+				// append costs.
+				NoFreelistSync: true,
+				FreelistType:   bbolt.FreelistMapType,
+			},
+			MsgpackUseNewTimeFormat: true,
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening Raft log: %w", err)
+	}
+	s := &Store{
+		db: db, hooks: hooks, limit: limit, fault: fault, latency: latency,
+		meter: NewMeter(), gate: NewGate(), stop: make(chan struct{}),
+	}
+	s.stopped.Go(s.watch)
+	err = s.openJournal(dir)
+	if err == nil {
+		s.probe, err = openProbe(dir)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening Raft log: %w", err), s.Close())
+	}
+	s.stopped.Go(s.flushes)
+	return s, nil
+}
+
+// Meter is how the store's writes fare.
+func (s *Store) Meter() *Meter { return s.meter }
+
+// Gate is what entries pass before they are stored.
+func (s *Store) Gate() *Gate { return s.gate }
+
+// WaitForSpace is what a write waits with that found no space on the disk. It reports
+// false when the store was closed and there is no point in trying again.
+func (s *Store) WaitForSpace(error) bool { return s.gate.Wait(s.meter) }
+
+func (s *Store) noSpace() auditlog.NoSpace { return s.WaitForSpace }
+
+// Appended is how many bytes of entries were stored since Open, as corrected by
+// AdjustAppended.
+func (s *Store) Appended() int64 { return s.appended.Load() }
+
+// AdjustAppended adds to Appended: the entries that lay there at Open, or, as a negative
+// number, those that a snapshot covers.
+func (s *Store) AdjustAppended(bytes int64) { s.appended.Add(bytes) }
+
+// openJournal opens the journal, or makes one, and has bbolt take what it holds.
+func (s *Store) openJournal(dir string) error {
+	known, err := s.get(keyJournal)
+	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		// What lies there was not used: its ids come first.
+		err = makeJournal(dir)
+	}
+	if err != nil {
+		return err
+	}
+	j, err := openJournal(dir, journalBytes)
+	if err != nil {
+		return err
+	}
+	for _, f := range j.files {
+		f.disk = patientDisk{f.disk, s.WaitForSpace}
+	}
+	s.journal = j
+	if known == nil {
+		err = s.put(keyJournal, j.ids())
+	} else if !bytes.Equal(known, j.ids()) {
+		err = fmt.Errorf("%w: the journal is another store's", ErrCorrupt)
+	}
+	if err != nil {
+		return err
+	}
+	return s.write("flush", func() error { return j.replay(s.restore) })
+}
+
+// restore stores what a stop left in the journal. bbolt may have it already, and
+// nothing else in its place: deleting waits until the journal is empty.
+func (s *Store) restore(logs []sealedLog) error {
+	for _, l := range logs {
+		var old raft.Log
+		err := s.GetLog(l.Index, &old)
+		if err == nil && old.Term != l.Term {
+			err = fmt.Errorf("%w: entry %d has term %d, and term %d in the journal", ErrCorrupt, l.Index, old.Term, l.Term)
+		}
+		if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
+			return err
+		}
+	}
+	return s.storeInBolt(logs)
+}
+
+// flushes brings what is in the journal to bbolt.
+func (s *Store) flushes() {
+	for {
+		select {
+		case <-s.journal.filled:
+		case <-s.stop:
+			return
+		}
+		wait := time.NewTimer(flushAfter)
+		select {
+		case <-wait.C:
+		case <-s.journal.hurry:
+			wait.Stop()
+		case <-s.stop:
+			wait.Stop()
+			return
+		}
+		if s.flush() != nil {
+			return // the store has stopped
+		}
+	}
+}
+
+func (s *Store) flush() error {
+	err := s.write("flush", func() error { return s.journal.flush(s.storeInBolt) })
+	if err != nil {
+		s.journal.stop()
+	}
+	return err
+}
+
+// Guard turns a panic of f into ErrCorrupt: bbolt panics on pages that make no sense, and
+// Raft on entries that it cannot read.
+func Guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrCorrupt, p)
+		}
+	}()
+	return f()
+}
+
+// watch feels the pulse and reports a write that does not return. What a pause of
+// this process adds to a write is not the disk's.
+func (s *Store) watch() {
+	t := time.NewTicker(max(min(s.limit/10, pulseBeat), time.Millisecond))
+	defer t.Stop()
+	for {
+		s.meter.pulse.beat(time.Now())
+		if s.meter.stuck() > s.limit {
+			s.fail(fmt.Errorf("%w: a write takes more than %v", ErrDiskStuck, s.limit))
+		}
+		select {
+		case <-t.C:
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// fail stops the store.
+func (s *Store) fail(err error) error {
+	s.failed.CompareAndSwap(nil, &storeFault{err})
+	s.faulted.Do(func() {
+		if s.fault != nil {
+			go s.fault(s.failed.Load().err)
+		}
+	})
+	return s.failed.Load().err
+}
+
+// Err is what stopped the store; nil while it works.
+func (s *Store) Err() error {
+	if f := s.failed.Load(); f != nil {
+		return f.err
+	}
+	return nil
+}
+
+// kindOf says who waits for a write.
+func kindOf(op string) writeKind {
+	switch op {
+	case "store":
+		return writeCommit
+	case "set":
+		return writeAwaited
+	}
+	return writeApart
+}
+
+// write runs one write.
+func (s *Store) write(op string, f func() error) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	write := s.meter.begin(kindOf(op))
+	err := Guard(func() error {
+		if s.hooks.Before != nil {
+			if err := s.hooks.Before(op); err != nil {
+				return err
+			}
+		}
+		if err := f(); err != nil {
+			return err
+		}
+		if s.hooks.After != nil {
+			return s.hooks.After(op)
+		}
+		return nil
+	})
+	took := s.meter.end(write)
+	if s.latency != nil {
+		s.latency.WithLabelValues(op).Observe(took.Seconds())
+	}
+	if err != nil {
+		return s.fail(fmt.Errorf("%w: %s: %w", ErrStorage, op, err))
+	}
+	return s.Err() // the watchdog may have given up on it meanwhile
+}
+
+// read runs one read. An error other than "not there" stops the store.
+func (s *Store) read(what string, f func() error) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
+	err := Guard(f)
+	if err == nil || errors.Is(err, raft.ErrLogNotFound) || errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return err
+	}
+	if !errors.Is(err, ErrCorrupt) {
+		err = fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	return s.fail(fmt.Errorf("reading %s: %w", what, err))
+}
+
+// logSum is the checksum of an entry: of all its fields, with lengths, so that
+// no byte can move from one to the next.
+func logSum(l *raft.Log, extensions []byte) [sumSize]byte {
+	h := sha256.New()
+	sumNumbers(h, l.Index, l.Term, uint64(l.Type), uint64(len(l.Data)), uint64(len(extensions)))
+	if l.AppendedAt.IsZero() {
+		sumNumbers(h, 0)
+	} else {
+		sumNumbers(h, 1, uint64(l.AppendedAt.Unix()), uint64(l.AppendedAt.Nanosecond()))
+	}
+	h.Write(l.Data)
+	h.Write(extensions)
+	return truncated(h)
+}
+
+func sumNumbers(h hash.Hash, ns ...uint64) {
+	var b [8]byte
+	for _, n := range ns {
+		binary.BigEndian.PutUint64(b[:], n)
+		h.Write(b[:])
+	}
+}
+
+func truncated(h hash.Hash) (t [sumSize]byte) {
+	var full [sha256.Size]byte
+	h.Sum(full[:0])
+	copy(t[:], full[:])
+	return t
+}
+
+// StoreLog implements raft.LogStore.
+func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *Store) StoreLogs(logs []*raft.Log) error {
+	sealed := sealLogs(logs)
+	if err := s.gate.pass(s.meter); err != nil {
+		return err
+	}
+	err := s.write("store", func() error {
+		if fits, err := s.journal.append(sealed); fits || err != nil {
+			return err
+		}
+		if err := s.journal.drain(); err != nil {
+			return err
+		}
+		return s.storeInBolt(sealed)
+	})
+	if err == nil && len(logs) > 0 {
+		var size int64
+		for _, l := range logs {
+			size += int64(len(l.Data))
+		}
+		s.appended.Add(size)
+		s.meter.keep(logs[0].Index, logs[len(logs)-1].Index)
+	}
+	return err
+}
+
+// storeInBolt stores entries in one transaction. They are copied, since Raft sends
+// them to followers at the same time; the checksum travels before the extensions
+// of the copy.
+func (s *Store) storeInBolt(sealed []sealedLog) error {
+	logs := make([]*raft.Log, len(sealed))
+	for i, l := range sealed {
+		c := *l.Log
+		c.Extensions = slices.Concat(l.sum[:], l.Extensions)
+		logs[i] = &c
+	}
+	return s.noSpace().Retry(func() error { return s.db.StoreLogs(logs) })
+}
+
+// GetLog implements raft.LogStore.
+func (s *Store) GetLog(index uint64, l *raft.Log) error {
+	return s.read(fmt.Sprintf("Raft log entry %d", index), func() error {
+		if pending, ok := s.journal.get(index); ok {
+			*l = *pending
+			return nil
+		}
+		var got raft.Log
+		err := s.db.GetLog(index, &got)
+		if errors.Is(err, raft.ErrLogNotFound) {
+			return err
+		}
+		if err != nil { // bbolt reads from a mapping: it is the decoding that failed
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		if len(got.Extensions) < sumSize || got.Index != index {
+			return fmt.Errorf("%w: not an entry of this index", ErrCorrupt)
+		}
+		rest := got.Extensions[sumSize:]
+		if sum := logSum(&got, rest); !bytes.Equal(sum[:], got.Extensions[:sumSize]) {
+			return fmt.Errorf("%w: checksum differs", ErrCorrupt)
+		}
+		got.Extensions = nil
+		if len(rest) > 0 {
+			got.Extensions = rest
+		}
+		*l = got
+		return nil
+	})
+}
+
+// DeleteRange implements raft.LogStore. The journal is emptied first, or a restart
+// would bring back what was deleted.
+func (s *Store) DeleteRange(lo, hi uint64) error {
+	return s.write("delete", func() error {
+		if err := s.journal.drain(); err != nil {
+			return err
+		}
+		return s.noSpace().Retry(func() error { return s.db.DeleteRange(lo, hi) })
+	})
+}
+
+// FirstIndex implements raft.LogStore.
+func (s *Store) FirstIndex() (i uint64, err error) {
+	err = s.read("first Raft index", func() error { i, err = s.journal.firstIndex(s.db.FirstIndex); return err })
+	return i, err
+}
+
+// LastIndex implements raft.LogStore.
+func (s *Store) LastIndex() (i uint64, err error) {
+	err = s.read("last Raft index", func() error { i, err = s.journal.lastIndex(s.db.LastIndex); return err })
+	return i, err
+}
+
+// Close closes the files. A write that hangs keeps it from returning.
+func (s *Store) Close() error {
+	s.gate.Close()          // nothing waits for space any more
+	s.faulted.Do(func() {}) // closing is no fault
+	if s.journal != nil && s.Err() == nil {
+		_ = s.flush() // what it could not do the next start does
+	}
+	s.failed.CompareAndSwap(nil, &storeFault{fmt.Errorf("%w: closed", ErrStorage)})
+	close(s.stop)
+	if s.probe != nil {
+		s.probe.close()
+	}
+	if s.journal != nil {
+		s.journal.stop()
+	}
+	s.stopped.Wait()
+	var err error
+	if s.journal != nil {
+		err = s.journal.close()
+	}
+	if s.probe != nil {
+		err = errors.Join(err, s.probe.file.Close())
+	}
+	return errors.Join(err, Guard(s.db.Close))
+}
+
+// RaftStore is the store as Raft has it. Where Raft would panic on an error, it
+// ends the goroutine that asked instead: the node has left the network by then,
+// and its owner learns of the fault and ends the process in order.
+type RaftStore struct{ *Store }
+
+// ForRaft is the store as Raft has it.
+func (s *Store) ForRaft() RaftStore { return RaftStore{s} }
+
+func (s RaftStore) GetLog(index uint64, l *raft.Log) error {
+	err := s.Store.GetLog(index, l)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrStorage) || errors.Is(err, ErrDiskStuck) {
+		runtime.Goexit()
+	}
+	return err
+}
+
+func (s RaftStore) SetUint64(key []byte, v uint64) error {
+	err := s.Store.SetUint64(key, v)
+	if err != nil {
+		runtime.Goexit()
+	}
+	return err
+}

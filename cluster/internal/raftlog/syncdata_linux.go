@@ -1,0 +1,16 @@
+package raftlog
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// syncData makes a file's bytes and length durable, without its times.
+func syncData(f *os.File) error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+			return os.NewSyscallError("fdatasync", err)
+		}
+	}
+}

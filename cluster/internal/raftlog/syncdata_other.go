@@ -1,0 +1,8 @@
+//go:build !linux
+
+package raftlog
+
+import "os"
+
+// syncData makes a file's bytes and length durable.
+func syncData(f *os.File) error { return f.Sync() }

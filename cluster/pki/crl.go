@@ -1,0 +1,381 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// MaxCRL bounds a certificate revocation list, in DER: some 5,000 certificates.
+	MaxCRL = 256 << 10
+	// maxCRLs is how many CAs a node may keep lists of.
+	maxCRLs = 8
+	// MaxCRLFile bounds a file of lists in PEM, which is less than twice as long as DER.
+	MaxCRLFile = 2 * maxCRLs * MaxCRL
+
+	crlBlock = "X509 CRL"
+)
+
+// Errors of certificate revocation lists.
+var (
+	// ErrCRL is a list that is malformed, too large, of no CA of this cluster, or
+	// one that this version cannot read in full.
+	ErrCRL = errors.New("certificate revocation list is refused")
+	// ErrOldCRL is a list that would bring a certificate back: one with a lower
+	// number than the list in force, another with the same number, or one that
+	// leaves out a certificate which is revoked.
+	ErrOldCRL = errors.New("certificate revocation list is older than the one in force")
+	// ErrRevoked is the refusal of a certificate that its CA has revoked.
+	ErrRevoked = errors.New("certificate is revoked")
+)
+
+// reasons are the reasons of RFC 5280, section 5.3.1, that revoke for good.
+var reasons = map[string]int{
+	"unspecified": 0, "key-compromise": 1, "ca-compromise": 2, "affiliation-changed": 3, "superseded": 4,
+	"cessation-of-operation": 5, "privilege-withdrawn": 9, "aa-compromise": 10,
+}
+
+// ReasonNames are the names of the reasons for which a certificate can be revoked.
+func ReasonNames() []string {
+	var names []string
+	for name := range reasons {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return reasons[a] - reasons[b] })
+	return names
+}
+
+// Reason is the code of a reason's name.
+func Reason(name string) (int, bool) {
+	code, ok := reasons[name]
+	return code, ok
+}
+
+func reasonName(code int) string {
+	for name, c := range reasons {
+		if c == code {
+			return name
+		}
+	}
+	return fmt.Sprintf("reason %d", code)
+}
+
+// Revocation is an entry of a list.
+type Revocation struct {
+	Serial *big.Int
+	At     time.Time
+	// Reason is one of ReasonNames.
+	Reason string
+}
+
+// CRL is a certificate revocation list (RFC 5280). That its CA signed it is known
+// only of those that a CA, an Identity or CRLs gave.
+type CRL struct {
+	list    *x509.RevocationList
+	serials map[string]bool
+}
+
+// parseCRL reads a list in DER. It takes complete lists of one CA only, with a
+// number, and refuses what restricts a list in ways that it does not know: such a
+// list could be read as one that revokes less. A certificate that is on hold counts
+// as revoked.
+func parseCRL(der []byte) (*CRL, error) {
+	if len(der) > MaxCRL {
+		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrCRL, MaxCRL)
+	}
+	list, err := x509.ParseRevocationList(der)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrCRL, err)
+	case len(list.Raw) != len(der):
+		return nil, fmt.Errorf("%w: there is something after it", ErrCRL)
+	case list.Number == nil || list.Number.Sign() < 0 || !list.Number.IsUint64():
+		return nil, fmt.Errorf("%w: it has no number from 0 to 2^64-1", ErrCRL)
+	}
+	critical := func(list []pkix.Extension) error {
+		for _, e := range list {
+			if e.Critical {
+				return fmt.Errorf("%w: it has the critical extension %v, which is not known", ErrCRL, e.Id)
+			}
+		}
+		return nil
+	}
+	if err := critical(list.Extensions); err != nil {
+		return nil, err
+	}
+	c := &CRL{list: list, serials: make(map[string]bool, len(list.RevokedCertificateEntries))}
+	for _, e := range list.RevokedCertificateEntries {
+		if err := critical(e.Extensions); err != nil {
+			return nil, err
+		}
+		c.serials[string(e.SerialNumber.Bytes())] = true
+	}
+	return c, nil
+}
+
+// Number is the list's number, which is higher with each list of a CA.
+func (c *CRL) Number() uint64 { return c.list.Number.Uint64() }
+
+// Issued is when the CA signed the list.
+func (c *CRL) Issued() time.Time { return c.list.ThisUpdate }
+
+// DER is the list as its CA signed it.
+func (c *CRL) DER() []byte { return c.list.Raw }
+
+// PEM is the list as files have it.
+func (c *CRL) PEM() []byte { return pem.EncodeToMemory(&pem.Block{Type: crlBlock, Bytes: c.list.Raw}) }
+
+// Issuer identifies the CA by its key identifier, in hex.
+func (c *CRL) Issuer() string { return hex.EncodeToString(c.list.AuthorityKeyId) }
+
+// Entries are the revoked certificates, as listed.
+func (c *CRL) Entries() []Revocation {
+	out := make([]Revocation, 0, len(c.list.RevokedCertificateEntries))
+	for _, e := range c.list.RevokedCertificateEntries {
+		out = append(out, Revocation{Serial: e.SerialNumber, At: e.RevocationTime, Reason: reasonName(e.ReasonCode)})
+	}
+	return out
+}
+
+// Has reports whether a certificate of the list's CA with that serial number is
+// revoked.
+func (c *CRL) Has(serial *big.Int) bool { return c.serials[string(serial.Bytes())] }
+
+// signedBy checks the list's signature.
+func (c *CRL) signedBy(ca *x509.Certificate) error {
+	switch c.list.SignatureAlgorithm {
+	case x509.MD2WithRSA, x509.MD5WithRSA, x509.SHA1WithRSA, x509.DSAWithSHA1, x509.ECDSAWithSHA1:
+		return fmt.Errorf("%w: %v is not safe", ErrCRL, c.list.SignatureAlgorithm)
+	}
+	if !bytes.Equal(c.list.RawIssuer, ca.RawSubject) {
+		return fmt.Errorf("%w: another CA issued it", ErrCRL)
+	}
+	if err := c.list.CheckSignatureFrom(ca); err != nil {
+		return fmt.Errorf("%w: %w", ErrCRL, err)
+	}
+	return nil
+}
+
+// after reports, as ErrOldCRL, whether c would undo what old says.
+func (c *CRL) after(old *CRL) error {
+	switch {
+	case c.Number() < old.Number():
+		return fmt.Errorf("%w: it has number %d, and that one %d", ErrOldCRL, c.Number(), old.Number())
+	case c.Number() == old.Number() && !bytes.Equal(c.DER(), old.DER()):
+		return fmt.Errorf("%w: it is another list with the same number, %d", ErrOldCRL, c.Number())
+	}
+	for _, e := range old.list.RevokedCertificateEntries {
+		if !c.Has(e.SerialNumber) {
+			return fmt.Errorf("%w: it has number %d, but leaves out the certificate %x, which is revoked by list %d", ErrOldCRL, c.Number(), e.SerialNumber, old.Number())
+		}
+	}
+	return nil
+}
+
+// CRL reads a list that this CA has signed.
+func (ca *CA) CRL(der []byte) (*CRL, error) {
+	c, err := parseCRL(der)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.signedBy(ca.cert); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Issued checks that a certificate is of this CA.
+func (ca *CA) Issued(cert *x509.Certificate) error { return cert.CheckSignatureFrom(ca.cert) }
+
+// Revoke makes the CA's next list: that of before, nil for the first one, and those
+// certificates as well. One that is revoked already stays as it is.
+//
+// Lists are delivered, not fetched, so a list is good until another one follows:
+// the next update that the format asks for is the end of the CA's certificate.
+func (ca *CA) Revoke(before *CRL, at time.Time, more ...Revocation) (*CRL, error) {
+	t := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: at, NextUpdate: ca.cert.NotAfter}
+	seen := make(map[string]bool)
+	if before != nil {
+		if err := before.signedBy(ca.cert); err != nil {
+			return nil, err
+		}
+		t.Number = new(big.Int).Add(before.list.Number, big.NewInt(1))
+		t.RevokedCertificateEntries = slices.Clone(before.list.RevokedCertificateEntries)
+		for s := range before.serials {
+			seen[s] = true
+		}
+	}
+	for _, r := range more {
+		code, ok := Reason(r.Reason)
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("reason %q is none of %s", r.Reason, strings.Join(ReasonNames(), ", "))
+		case r.Serial == nil || r.Serial.Sign() <= 0:
+			return nil, errors.New("a serial number is positive")
+		case seen[string(r.Serial.Bytes())]:
+			continue
+		}
+		seen[string(r.Serial.Bytes())] = true
+		t.RevokedCertificateEntries = append(t.RevokedCertificateEntries, x509.RevocationListEntry{
+			SerialNumber: r.Serial, RevocationTime: r.At, ReasonCode: code,
+		})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, t, ca.cert, ca.key)
+	if err != nil {
+		return nil, err
+	}
+	return ca.CRL(der)
+}
+
+// CRLs are the lists in force, of each CA one. They are not changed, but replaced.
+type CRLs struct {
+	of map[string]*CRL // by the public key of the CA, which outlives its certificate
+}
+
+// ReadCRLs reads lists in PEM, one for each CA at the most, that CAs in caPEM
+// signed. Anything else in the file is an error.
+func ReadCRLs(crlPEM, caPEM []byte) (*CRLs, error) {
+	return readCRLs(crlPEM, parseCertificates(caPEM))
+}
+
+func readCRLs(data []byte, cas []*x509.Certificate) (*CRLs, error) {
+	read, err := DecodeCRLs(data)
+	if err != nil {
+		return nil, err
+	}
+	lists := new(CRLs)
+	for _, c := range read {
+		key, err := c.issuedBy(cas)
+		if err != nil {
+			return nil, err
+		}
+		if lists.of[key] != nil {
+			return nil, fmt.Errorf("%w: there are two lists of one CA", ErrCRL)
+		}
+		lists = lists.with(key, c)
+	}
+	return lists, nil
+}
+
+// DecodeCRLs reads lists in PEM, of which there is at least one. Whose they are, it does
+// not check. Anything else in the file is ErrCRL.
+func DecodeCRLs(data []byte) ([]*CRL, error) {
+	if len(data) > MaxCRLFile {
+		return nil, fmt.Errorf("%w: the file has more than %d bytes", ErrCRL, MaxCRLFile)
+	}
+	var lists []*CRL
+	for len(bytes.TrimSpace(data)) > 0 {
+		b, rest := pem.Decode(data)
+		if b == nil || b.Type != crlBlock {
+			return nil, fmt.Errorf("%w: there is something other than PEM blocks %q", ErrCRL, crlBlock)
+		}
+		c, err := parseCRL(b.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		lists = append(lists, c)
+		data = rest
+	}
+	if len(lists) == 0 {
+		return nil, fmt.Errorf("%w: there is none", ErrCRL)
+	}
+	return lists, nil
+}
+
+// issuedBy is the public key of that one of the CAs that signed the list.
+func (c *CRL) issuedBy(cas []*x509.Certificate) (key string, err error) {
+	err = fmt.Errorf("%w: there is no CA", ErrCRL)
+	for _, ca := range cas {
+		if err = c.signedBy(ca); err == nil {
+			return string(ca.RawSubjectPublicKeyInfo), nil
+		}
+	}
+	return "", fmt.Errorf("list %d is of no CA that is known here: %w", c.Number(), err)
+}
+
+func (l *CRLs) with(key string, c *CRL) *CRLs {
+	next := &CRLs{of: map[string]*CRL{key: c}}
+	for k, old := range l.of {
+		if k != key {
+			next.of[k] = old
+		}
+	}
+	return next
+}
+
+// All are the lists, by issuer.
+func (l *CRLs) All() []*CRL {
+	var all []*CRL
+	for _, c := range l.of {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *CRL) int { return strings.Compare(a.Issuer(), b.Issuer()) })
+	return all
+}
+
+// pem is the lists as a file.
+func (l *CRLs) pem() []byte {
+	var b []byte
+	for _, c := range l.All() {
+		b = append(b, c.PEM()...)
+	}
+	return b
+}
+
+// check is ErrRevoked if a certificate of the chains is revoked. Whatever way there
+// is to verify a certificate, a revoked one is in none of them.
+func (l *CRLs) check(chains [][]*x509.Certificate) error {
+	if len(l.of) == 0 {
+		return nil
+	}
+	for _, chain := range chains {
+		for i := 1; i < len(chain); i++ {
+			c := l.of[string(chain[i].RawSubjectPublicKeyInfo)]
+			if cert := chain[i-1]; c != nil && c.Has(cert.SerialNumber) {
+				return fmt.Errorf("%w: %s, serial number %x", ErrRevoked, cert.Subject, cert.SerialNumber)
+			}
+		}
+	}
+	return nil
+}
+
+// VerifyConnection is a tls.Config's: it refuses revoked certificates of the other
+// end. What the other end shows has to be verified by TLS itself.
+func (l *CRLs) VerifyConnection(cs tls.ConnectionState) error {
+	if len(cs.PeerCertificates) > 0 && len(cs.VerifiedChains) == 0 {
+		return errors.New("the certificate was not verified")
+	}
+	return l.check(cs.VerifiedChains)
+}
+
+// ParseSerial reads a serial number as openssl and others write it: in hex, with or
+// without colons.
+func ParseSerial(s string) (*big.Int, error) {
+	s = strings.TrimPrefix(strings.ToLower(s), "serial=")
+	n, ok := new(big.Int).SetString(strings.ReplaceAll(s, ":", ""), 16)
+	if !ok || n.Sign() <= 0 || n.BitLen() > 160 {
+		return nil, fmt.Errorf("%q is no serial number: up to 20 bytes in hex", s)
+	}
+	return n, nil
+}
+
+// parseCertificates are the certificates in PEM that can be read.
+func parseCertificates(raw []byte) (certs []*x509.Certificate) {
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			certs = append(certs, cert)
+		}
+	}
+	return certs
+}

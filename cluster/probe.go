@@ -1,0 +1,47 @@
+package cluster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+)
+
+// Probe implements the Peer service.
+func (s *peerServer) Probe(ctx context.Context, _ *clusterpb.ProbeRequest) (*clusterpb.ProbeResponse, error) {
+	if _, err := s.member(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.n.store.Probe(ctx); err != nil {
+		return nil, status.Error(codes.Unavailable, "the disk does not answer")
+	}
+	return &clusterpb.ProbeResponse{}, nil
+}
+
+// answering is which of these nodes have a disk that answers within wait.
+func (n *Node) answering(ctx context.Context, infos map[string]*clusterpb.ClockResponse, wait time.Duration) map[string]*clusterpb.ClockResponse {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	good := make(map[string]*clusterpb.ClockResponse)
+	for id, info := range infos {
+		client, err := n.peers.client(id)
+		if err != nil {
+			continue
+		}
+		asked.Go(func() {
+			if _, err := client.Probe(ctx, &clusterpb.ProbeRequest{}); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				good[id] = info
+			}
+		})
+	}
+	asked.Wait() // each returns, with ctx at the latest
+	return good
+}

@@ -1,0 +1,110 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/fsm"
+)
+
+// snapshotStore is Raft's store of snapshots, which takes none from another node
+// before it was read in full and found to be attested: by the time that Raft
+// restores one, it has thrown away what the node had before.
+type snapshotStore struct {
+	raft.SnapshotStore
+	state func() *fsm.State
+}
+
+// errSnapshotIndex is a snapshot whose file name and content say different indexes.
+var errSnapshotIndex = errors.New("snapshot does not reach the Raft index that it is said to reach")
+
+// Create implements raft.SnapshotStore.
+func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := s.SnapshotStore.Create(version, index, term, c, configIndex, t)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state}, nil
+}
+
+// Open implements raft.SnapshotStore. Raft trusts the index beside the file, and
+// skips log entries up to it.
+func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	meta, r, err := s.SnapshotStore.Open(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	index, err := fsm.SnapshotIndex(r)
+	err = errors.Join(err, r.Close())
+	if err == nil && index != meta.Index {
+		err = fmt.Errorf("%w: %d in its file, %d beside it", errSnapshotIndex, index, meta.Index)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("snapshot %s: %w", id, err)
+	}
+	return s.SnapshotStore.Open(id)
+}
+
+// snapshotSink takes one snapshot. Unless it is this node's own, what is written
+// is checked on the way.
+type snapshotSink struct {
+	raft.SnapshotSink
+	index uint64
+	state func() *fsm.State
+	own   bool
+	check *io.PipeWriter
+	found chan error
+}
+
+// Write implements io.Writer.
+func (s *snapshotSink) Write(b []byte) (int, error) {
+	if s.own {
+		return s.SnapshotSink.Write(b)
+	}
+	if s.check == nil {
+		var r *io.PipeReader
+		r, s.check = io.Pipe()
+		s.found = make(chan error, 1)
+		go func() {
+			err := fsm.CheckSnapshot(r, s.state(), s.index)
+			r.CloseWithError(err)
+			s.found <- err
+		}()
+	}
+	if _, err := s.check.Write(b); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+		return 0, fmt.Errorf("snapshot from another node: %w", err)
+	}
+	return s.SnapshotSink.Write(b)
+}
+
+// Close implements io.Closer: the snapshot counts from here on.
+func (s *snapshotSink) Close() error {
+	if !s.own {
+		if err := s.verdict(nil); err != nil {
+			return errors.Join(fmt.Errorf("snapshot from another node: %w", err), s.SnapshotSink.Cancel())
+		}
+	}
+	return s.SnapshotSink.Close()
+}
+
+// Cancel implements raft.SnapshotSink.
+func (s *snapshotSink) Cancel() error {
+	if s.check != nil {
+		_ = s.verdict(io.ErrUnexpectedEOF)
+	}
+	return s.SnapshotSink.Cancel()
+}
+
+// verdict ends what is checked, and returns what was found.
+func (s *snapshotSink) verdict(end error) error {
+	if s.check == nil {
+		return fmt.Errorf("%w: empty", fsm.ErrUnreadable)
+	}
+	_ = s.check.CloseWithError(end)
+	err := <-s.found
+	s.found <- err // Raft may cancel after a failed Close
+	return err
+}

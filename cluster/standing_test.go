@@ -1,0 +1,468 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
+)
+
+// A leader that is sealed and does not step aside is voted out, and does not come
+// back, whatever it asks of the others' Rafts.
+func TestSealedLeaderIsVotedOut(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	thief := stealLeadership(t, c)
+	honest := c.followers()
+	start := time.Now()
+	leader := func() string {
+		var id string
+		for _, n := range honest {
+			l, _ := n.Leader()
+			if l == "" || l == thief.id || id != "" && l != id {
+				return ""
+			}
+			id = l
+		}
+		return id
+	}
+	clustertest.Eventually(t, 60*time.Second, "a leader that is unsealed", func() bool { return leader() != "" })
+	t.Logf("voted out after %v", time.Since(start).Round(time.Millisecond))
+	for _, n := range honest {
+		mustPropose(t, n, clustertest.Record())
+	}
+
+	// It is no leader any more in its own eyes either; it goes on as a thief would.
+	term, first := honest[0].term(), leader()
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(thief.id), Addr: []byte(thief.advertise)}
+	last := thief.raft.Load().LastIndex()
+	for _, n := range honest {
+		id, addr := raft.ServerID(n.id), raft.ServerAddress(n.advertise)
+		wire := thief.trans.NetworkTransport // without this node's own door
+		for name, ask := range map[string]func() error{
+			"a vote": func() error {
+				return wire.RequestVote(id, addr, &raft.RequestVoteRequest{
+					RPCHeader: header, Term: term + 5, LastLogIndex: last + 9, LastLogTerm: term + 4, LeadershipTransfer: true,
+				}, &raft.RequestVoteResponse{})
+			},
+			"a vote beforehand": func() error {
+				return wire.RequestPreVote(id, addr, &raft.RequestPreVoteRequest{
+					RPCHeader: header, Term: term + 5, LastLogIndex: last + 9, LastLogTerm: term + 4,
+				}, &raft.RequestPreVoteResponse{})
+			},
+			"to be followed": func() error {
+				return wire.AppendEntries(id, addr, &raft.AppendEntriesRequest{RPCHeader: header, Term: term + 5}, &raft.AppendEntriesResponse{})
+			},
+			"to be followed at the end of the terms": func() error {
+				return wire.AppendEntries(id, addr, &raft.AppendEntriesRequest{RPCHeader: header, Term: math.MaxUint64}, &raft.AppendEntriesResponse{})
+			},
+			"an election": func() error {
+				return wire.TimeoutNow(id, addr, &raft.TimeoutNowRequest{RPCHeader: header}, &raft.TimeoutNowResponse{})
+			},
+		} {
+			if err := ask(); err == nil {
+				t.Errorf("%s took from a thief: %s", n.id, name)
+			}
+		}
+	}
+	for _, n := range honest {
+		mustPropose(t, n, clustertest.Record())
+	}
+	if l, now := leader(), honest[0].term(); l != first || now != term {
+		t.Errorf("%s leads in term %d, was %s in term %d", l, now, first, term)
+	}
+	thief.authority.sealed.Store(false)
+	clustertest.Eventually(t, 30*time.Second, "the node is like others again when it is unsealed", func() bool {
+		return honest[0].standings.proven(thief.id, time.Now())
+	})
+	mustPropose(t, thief, clustertest.Record())
+	c.converged()
+	c.noFaults()
+}
+
+// While all nodes are sealed they elect a leader as ever, and the first one that is
+// unsealed leads.
+func TestSealedClusterElects(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	all := c.up()
+	for _, n := range all {
+		n.seal()
+	}
+	old := c.leader()
+	c.kill(old.id)
+	rest := c.up()
+	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
+		l, _ := rest[0].Leader()
+		return l == rest[0].id || l == rest[1].id
+	})
+	for _, n := range rest {
+		n.authority.sealed.Store(false)
+		n.SetCanLead(func() bool { return true })
+		mustPropose(t, n, clustertest.Record())
+	}
+	c.start(old.id)
+	c.converged()
+	c.noFaults()
+}
+
+// A request is refused, and its sender named, when it is in another node's name.
+func TestRequestsAreTheSenders(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l, f := c.leader(), c.followers()[0]
+	other := c.followers()[1]
+	header := func(id, addr string) raft.RPCHeader {
+		return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(id), Addr: []byte(addr)}
+	}
+	for name, tt := range map[string]struct {
+		h  raft.RPCHeader
+		ok bool
+	}{
+		"its own":                 {header(other.id, other.advertise), true},
+		"its own, at a new place": {header(other.id, "127.0.0.1:1"), true},
+		"the leader's":            {header(l.id, l.advertise), false},
+		"its id, its address":     {header(other.id, l.advertise), false},
+		"nobody's":                {header("", other.advertise), false},
+		"nowhere":                 {header(other.id, ""), false},
+	} {
+		if err := f.checkSender(other.id, tt.h); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	resp := &raft.AppendEntriesResponse{}
+	err := other.trans.NetworkTransport.AppendEntries(raft.ServerID(f.id), raft.ServerAddress(f.advertise),
+		&raft.AppendEntriesRequest{RPCHeader: header(l.id, l.advertise), Term: f.term()}, resp)
+	if err == nil {
+		t.Error("a heartbeat in the leader's name was answered")
+	}
+	if !f.cutOffs.has(sender{node: other.id}, time.Now()) {
+		t.Error("nobody was cut off")
+	}
+	mustPropose(t, f, clustertest.Record())
+}
+
+// What is committed stays in the log, and what may be, until a leader comes that is
+// unsealed.
+func TestLogIsKept(t *testing.T) {
+	// No other node leads because a busy machine keeps this one waiting.
+	c := startCluster(t, 3, func(_ string, cfg *Config) {
+		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+	})
+	l, f := c.leader(), c.followers()[0]
+	mustPropose(t, f, clustertest.Record())
+	c.converged()
+	applied := f.State().Index()
+	log := keptLog{f.store.ForRaft(), f.Node}
+	last, err := log.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	clustertest.Eventually(t, 20*time.Second, "the leader is known to be unsealed", func() bool { return f.standings.proven(l.id, time.Now()) })
+	if err := f.mayTruncate(log, last+1, last); err != nil {
+		t.Errorf("what nobody committed: %v", err)
+	}
+	l.authority.sealed.Store(true)
+	c.setFit(false)
+	// Asked now, it proves nothing; what it proved before would count for a while.
+	f.askAgain(l.id, 20*time.Second)
+	f.standings.forget(l.id)
+	clustertest.Eventually(t, 20*time.Second, "the leader is not known to be unsealed", func() bool { return !f.standings.proven(l.id, time.Now()) })
+	if last, err = log.LastIndex(); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.DeleteRange(applied, last); !errors.Is(err, errTruncate) {
+		t.Errorf("what is committed: %v", err)
+	}
+	if !f.cutOffs.has(sender{node: l.id}, time.Now()) {
+		t.Error("the leader is not cut off")
+	}
+	// A command that is not known to be committed, and a barrier.
+	entry, err := wire.EncodeEntry(&fsmpb.Entry{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail := raft.NewInmemStore()
+	if err := tail.StoreLogs([]*raft.Log{{Index: last + 1, Type: raft.LogBarrier}, {Index: last + 2, Type: raft.LogCommand, Data: entry}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.mayTruncate(tail, last+1, last+1); err != nil {
+		t.Errorf("a barrier: %v", err)
+	}
+	if err := f.mayTruncate(tail, last+1, last+2); !errors.Is(err, errTruncate) {
+		t.Errorf("a command under a leader without proof: %v", err)
+	}
+	if n, err := log.LastIndex(); err != nil || n < last {
+		t.Errorf("the log ends at %d, %v", n, err)
+	}
+}
+
+// standingsOf are those of n1's with others at the given indexes.
+func standingsOf(now time.Time, others map[string]*clusterpb.ClockResponse, proven ...string) *standings {
+	s := newStandings(time.Second)
+	for id, r := range others {
+		s.take(id, r, false, now)
+	}
+	for _, id := range proven {
+		s.take(id, others[id], true, now)
+	}
+	for _, id := range []string{"n2", "n3"} {
+		if others[id] == nil {
+			for range silentAfter {
+				s.silent(id)
+			}
+		}
+	}
+	return s
+}
+
+func TestWhoMayLead(t *testing.T) {
+	now := time.Now()
+	voters := []string{"n1", "n2", "n3"}
+	at := func(last uint64, fit bool) *clusterpb.ClockResponse {
+		return &clusterpb.ClockResponse{LastIndex: last, CanLead: fit}
+	}
+	sealed := self{node: "n1", last: 10, voters: voters}
+	fit := self{node: "n1", last: 10, voters: voters, fit: true}
+	behind := self{node: "n1", last: 5, voters: voters, fit: true}
+	for name, tt := range map[string]struct {
+		others map[string]*clusterpb.ClockResponse
+		proven []string
+		leader string
+		me     self
+		want   bool // n3 may lead
+	}{
+		"all are sealed":                      {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, me: sealed, want: true},
+		"it is proven":                        {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, true)}, proven: []string{"n3"}, me: fit, want: true},
+		"it claims to be fit":                 {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, true)}, me: fit, want: false},
+		"another could":                       {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, false)}, proven: []string{"n2"}, me: sealed, want: false},
+		"another leads":                       {others: map[string]*clusterpb.ClockResponse{"n2": at(99, true), "n3": at(10, false)}, proven: []string{"n2"}, leader: "n2", me: sealed, want: false},
+		"this one leads":                      {others: map[string]*clusterpb.ClockResponse{"n2": at(99, false), "n3": at(10, false)}, leader: "n1", me: behind, want: false},
+		"another says that it could":          {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, false)}, me: sealed, want: true},
+		"another is not fit":                  {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, proven: []string{"n2"}, me: sealed, want: true},
+		"this one lacks entries":              {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, me: behind, want: true},
+		"only it has more entries":            {others: map[string]*clusterpb.ClockResponse{"n2": at(5, false), "n3": at(99, false)}, me: behind, want: false},
+		"the third does not answer":           {others: map[string]*clusterpb.ClockResponse{"n3": at(10, false)}, me: fit, want: true},
+		"it leads already":                    {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, false)}, proven: []string{"n2"}, leader: "n3", me: fit, want: true},
+		"a sealed one leads and it wants to":  {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, leader: "n2", me: fit, want: false},
+		"a sealed one leads, nobody else can": {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, leader: "n2", me: sealed, want: true},
+	} {
+		s := standingsOf(now, tt.others, tt.proven...)
+		if got := s.mayLead("n3", tt.leader, tt.me, now); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	// Before the others have answered, or not answered, an unsealed one may be there.
+	s := newStandings(time.Second)
+	for i := range silentAfter + 1 {
+		if got := s.mayLead("n3", "", sealed, now); got != (i == silentAfter) {
+			t.Errorf("after %d unanswered questions to the third: %v", i, got)
+		}
+		s.silent("n2")
+	}
+}
+
+// The word of a node without proof counts while those with proof are no majority.
+func TestWhoCounts(t *testing.T) {
+	now := time.Now()
+	voters := []string{"n1", "n2", "n3"}
+	fit, unfit := &clusterpb.ClockResponse{CanLead: true}, &clusterpb.ClockResponse{}
+	for name, tt := range map[string]struct {
+		n2     *clusterpb.ClockResponse
+		proven bool
+		me     bool
+		want   bool // n3 counts
+	}{
+		"two are unsealed":             {fit, true, true, false},
+		"one has a disk that hangs":    {unfit, true, true, true},
+		"one is unsealed":              {fit, false, true, true},
+		"this one is sealed":           {fit, true, false, true},
+		"the other one does not speak": {nil, false, true, true},
+	} {
+		others := map[string]*clusterpb.ClockResponse{"n3": unfit}
+		var proven []string
+		if tt.n2 != nil {
+			others["n2"] = tt.n2
+		}
+		if tt.proven {
+			proven = append(proven, "n2")
+		}
+		s := standingsOf(now, others, proven...)
+		if got := s.counts("n3", self{node: "n1", voters: voters, fit: tt.me}, now); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+		if s.take("n3", fit, true, now); !s.counts("n3", self{node: "n1", voters: voters, fit: tt.me}, now) {
+			t.Errorf("%s: an unsealed node does not count", name)
+		}
+	}
+	r := &raft.AppendEntriesRequest{LeaderCommitIndex: 5, Entries: []*raft.Log{{Index: 4}, {Index: 5}, {Index: 6}}}
+	if got, others := alreadyCommitted(r); len(got) != 2 || !others {
+		t.Errorf("%d entries, others %v", len(got), others)
+	}
+	r.LeaderCommitIndex = 6
+	if got, others := alreadyCommitted(r); len(got) != 3 || others {
+		t.Errorf("%d entries, others %v", len(got), others)
+	}
+}
+
+func TestPatienceWithALeader(t *testing.T) {
+	start := time.Now()
+	voters := []string{"n1", "n2", "n3"}
+	s := newStandings(time.Second)
+	at := func(d time.Duration, last uint64, me self) bool {
+		now := start.Add(d)
+		s.take("n2", &clusterpb.ClockResponse{LastIndex: 10}, false, now)
+		s.take("n3", &clusterpb.ClockResponse{LastIndex: last}, false, now)
+		return s.judge("n3", me, now)
+	}
+	fit := self{node: "n1", last: 10, voters: voters, fit: true}
+	if at(0, 10, self{node: "n1", last: 10, voters: voters}) || at(time.Hour, 10, self{node: "n1", last: 10, voters: voters}) {
+		t.Error("a sealed leader of a sealed cluster is not followed")
+	}
+	if at(2*time.Hour, 10, fit) || at(2*time.Hour+(yieldWithin-1)*time.Second, 10, fit) {
+		t.Error("no time to step aside")
+	}
+	if !at(2*time.Hour+yieldWithin*time.Second, 10, fit) {
+		t.Error("it is followed for ever")
+	}
+	refused := start.Add(2*time.Hour + (yieldWithin+1)*time.Second)
+	if s.mayLead("n3", "n3", fit, refused) {
+		t.Error("it is followed still")
+	}
+	s.take("n3", &clusterpb.ClockResponse{LastIndex: 10, CanLead: true}, true, refused)
+	if !s.mayLead("n3", "n3", fit, refused) {
+		t.Error("it is unsealed and not followed")
+	}
+	// A node that lacks entries gets them from whoever leads, for a while.
+	s = newStandings(time.Second)
+	behind := self{node: "n1", last: 5, voters: voters, fit: true}
+	if at(0, 10, behind) || at((catchUpWithin-1)*time.Second, 10, behind) {
+		t.Error("no time to catch up")
+	}
+	if !at(catchUpWithin*time.Second, 10, behind) {
+		t.Error("a leader that gives nothing is followed for ever")
+	}
+}
+
+func TestOutvoted(t *testing.T) {
+	now := time.Now()
+	for i, tt := range []struct {
+		others   string // one for each: s same, d differs; S and D with proof; x not compared
+		unsealed bool
+		want     bool
+	}{
+		{"ss", true, false}, {"SS", true, false}, {"xx", true, false},
+		{"sd", true, false}, // a thief may say anything
+		{"Sd", true, false},
+		{"dd", true, true}, {"dd", false, true},
+		{"xD", true, true}, // nobody can tell which of the two is right
+		{"sD", true, true},
+		{"SD", true, false},
+		{"sD", false, false},
+		{"SDxx", true, false}, {"SDDx", true, true}, {"DD", false, true},
+	} {
+		s := newStandings(time.Second)
+		for j, c := range tt.others {
+			id := fmt.Sprint(j)
+			s.take(id, &clusterpb.ClockResponse{}, c == 'S' || c == 'D', now)
+			if c != 'x' {
+				s.compare(id, 7, c == 's' || c == 'S', now)
+			}
+		}
+		if got := s.outvoted(len(tt.others)+1, tt.unsealed, now); got != tt.want {
+			t.Errorf("%d: %q, unsealed %v: %v", i, tt.others, tt.unsealed, got)
+		}
+	}
+}
+
+// Heartbeats that change a node's term or role are Raft's own goroutine's business:
+// taken beside it, a leader that was paused stores entries in its successor's term.
+func TestHeartbeatsThatChangeSomething(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l, f := c.leader(), c.followers()[0]
+	beat := func(n *testNode, term uint64) bool {
+		return door{n.Node}.routine(&raft.AppendEntriesRequest{Term: term})
+	}
+	if term := f.term(); !beat(f, term) && f.term() == term {
+		t.Error("a follower's heartbeat of the present term waits")
+	}
+	if beat(f, f.term()+1) || beat(l, l.term()) || beat(l, l.term()+1) {
+		t.Error("a heartbeat that changes something is taken beside Raft")
+	}
+	if (door{f.Node}).routine(&raft.RequestVoteRequest{Term: f.term()}) {
+		t.Error("a vote is taken beside Raft")
+	}
+}
+
+// A node without proof makes an unsealed one step down at most once in a while.
+func TestTermsOfOthers(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l, f := c.leader(), c.followers()[0]
+	d := door{l.Node}
+	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return d.believed(f.id) })
+	if err := errors.Join(d.term(f.id, 5, 6), d.term(f.id, 5, 6), d.term("unknown", 5, 5)); err != nil {
+		t.Error(err)
+	}
+	if err := d.term(f.id, 5, 5+maxTermStep+1); !errors.Is(err, errTerm) {
+		t.Errorf("far ahead: %v", err)
+	}
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(f.id), Addr: []byte(f.advertise)}
+	if err := d.request(f.id, true, &raft.RequestVoteRequest{RPCHeader: header, Term: l.term() + 1}); err != nil {
+		t.Errorf("a request in the next term: %v", err)
+	}
+	if err := d.request(f.id, true, &raft.RequestVoteRequest{RPCHeader: header, Term: math.MaxUint64}); !errors.Is(err, errTerm) {
+		t.Errorf("a request at the end of the terms: %v", err)
+	}
+	f.seal()
+	clustertest.Eventually(t, 20*time.Second, "the follower is not known to be unsealed", func() bool { return !d.believed(f.id) })
+	if err := d.term(f.id, 5, 6); err != nil {
+		t.Errorf("the first time: %v", err)
+	}
+	if err := d.term(f.id, 6, 7); !errors.Is(err, errTerm) {
+		t.Errorf("the second time: %v", err)
+	}
+	if _, err := l.trans.AppendEntriesPipeline(raft.ServerID(f.id), raft.ServerAddress(f.advertise)); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
+		t.Errorf("a pipeline to it: %v", err)
+	}
+	mustPropose(t, l, clustertest.Record())
+}
+
+// Nodes compare their states. One that differs is named by the others, and takes
+// itself out when most say that it is the one.
+func TestStatesAreCompared(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l := c.leader()
+	others := c.followers()
+	for range 3 {
+		mustPropose(t, l, clustertest.Record())
+	}
+	index := l.State().Index()
+	for _, n := range c.up() {
+		clustertest.Eventually(t, 30*time.Second, n.id+" agrees with a majority", func() bool { return n.standings.agree(index, 3) })
+	}
+	if l.standings.agree(index+1000, 3) {
+		t.Error("a majority has what is not there yet")
+	}
+	n := others[0]
+	s := n.State()
+	wrong := make([]byte, 32)
+	n.standings.compare(l.id, s.Index(), true, time.Now())
+	n.compareStates(t.Context(), others[1].id, s.Index(), wrong)
+	if n.Fault() != nil {
+		t.Errorf("one of two differs: %v", n.Fault())
+	}
+	if n.standings.proven(others[1].id, time.Now()) {
+		t.Error("a node whose state differs may lead")
+	}
+	n.compareStates(t.Context(), others[1].id, s.Index(), wrong)
+	n.compareStates(t.Context(), l.id, s.Index(), wrong)
+	if !errors.Is(n.Fault(), fsm.ErrDiverged) {
+		t.Errorf("both differ: %v", n.Fault())
+	}
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// auditRecord is what people want to see of a record.
+type auditRecord struct {
+	UserIdentity struct{ Type, ARN, PrincipalID, AccessKeyID, InvokedBy string }
+	EventTime    string
+	EventName    string
+	AWSRegion    string
+	SourceIP     string `json:"sourceIPAddress"`
+	ErrorCode    string
+	ErrorMessage string
+	RequestID    string
+	Resources    []struct{ ARN string }
+}
+
+// auditLine is a record on one line, or, of one that is not what is expected, its
+// JSON.
+func auditLine(index uint64, raw string) string {
+	var r auditRecord
+	if err := json.Unmarshal([]byte(raw), &r); err != nil || r.EventName == "" {
+		return fmt.Sprintf("%d %s", index, cli.Printable(raw))
+	}
+	var b strings.Builder
+	word := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	word("%s %d %s", r.EventTime, index, r.EventName)
+	for _, x := range r.Resources {
+		word(" %s", resourceName(x.ARN))
+	}
+	if r.ErrorCode != "" {
+		word(" REFUSED %s", r.ErrorCode)
+		if r.ErrorMessage != "" {
+			word(" (%s)", r.ErrorMessage)
+		}
+	} else {
+		word(" ok")
+	}
+	for _, by := range []string{r.UserIdentity.ARN, r.UserIdentity.PrincipalID, r.UserIdentity.InvokedBy} {
+		if by != "" {
+			word(" by %s", by)
+			break
+		}
+	}
+	if r.UserIdentity.AccessKeyID != "" {
+		word(" with %s", r.UserIdentity.AccessKeyID)
+	}
+	word(" from %s in %s, request %s", cli.OrDash(r.SourceIP), cli.OrDash(r.AWSRegion), r.RequestID)
+	return cli.Printable(b.String())
+}
+
+// resourceName is what comes after region and account in an ARN.
+func resourceName(arn string) string {
+	if parts := strings.SplitN(arn, ":", 6); len(parts) == 6 {
+		return parts[5]
+	}
+	return arn
+}
+
+// printLine prints a record for people, or in the form that was asked for.
+func printLine(a *cli.App, r *kmspb.ReadAuditResponse) error {
+	form, err := a.Format()
+	if err != nil {
+		return err
+	}
+	switch form {
+	case "json":
+		_, err = fmt.Fprintln(a.Stdout, cli.Visible(r.GetJson()))
+	case "yaml":
+		var doc []byte
+		if doc, err = cli.JSONToYAML([]byte(r.GetJson())); err == nil {
+			_, err = fmt.Fprintf(a.Stdout, "---\n%s", cli.Visible(string(doc)))
+		}
+	default:
+		_, err = fmt.Fprintln(a.Stdout, auditLine(r.GetIndex(), r.GetJson()))
+	}
+	return err
+}

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
+	"github.com/conclavekms/conclave/integration/xksproxy"
+)
+
+// elsewhere are the commands whose examples other tests run.
+var elsewhere = map[string]string{
+	"conclave demo":   "TestDemo",
+	"conclave bench":  "TestBench",
+	"conclave dev":    "TestDevExamples",
+	"conclave server": "TestServerExample",
+	"conclave env":    "TestDevExamples",
+
+	"conclave credential rotate": "TestScripts", // the others would be without
+}
+
+// exampleOf is a command's example.
+func exampleOf(t *testing.T, path ...string) string {
+	t.Helper()
+	cmd, _, err := rootCommand(new(cli.App)).Find(path)
+	if err != nil || cmd.Example == "" {
+		t.Fatalf("conclave %s has no example: %v", strings.Join(path, " "), err)
+	}
+	return cmd.Example
+}
+
+// exampleArgs are the arguments of an example of one line.
+func exampleArgs(t *testing.T, replace *strings.Replacer, path ...string) []string {
+	t.Helper()
+	args := strings.Fields(replace.Replace(exampleOf(t, path...)))
+	if len(args) == 0 || args[0] != "conclave" || strings.Contains(exampleOf(t, path...), "\n") {
+		t.Fatalf("%q is not one command", args)
+	}
+	return args[1:]
+}
+
+// kitchen is a directory and an environment in which examples run.
+type kitchen struct {
+	t   *testing.T
+	dir string
+	env []string
+}
+
+func newKitchen(t *testing.T) *kitchen {
+	t.Helper()
+	path, err := exec.LookPath("conclave")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, sub := range []string{"home", "run", "work", "tmp"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &kitchen{t, filepath.Join(dir, "work"), []string{
+		"PATH=" + filepath.Dir(path) + ":" + os.Getenv("PATH"), "HOME=" + filepath.Join(dir, "home"), "TMPDIR=" + filepath.Join(dir, "tmp"),
+		"XDG_RUNTIME_DIR=" + filepath.Join(dir, "run"),
+		"CONCLAVE_AWS_LISTEN=127.0.0.1:0", "CONCLAVE_GRPC_LISTEN=127.0.0.1:0", "CONCLAVE_PEER_LISTEN=127.0.0.1:0", "CONCLAVE_OPS_LISTEN=127.0.0.1:0",
+	}}
+}
+
+// sh runs lines as a user's shell does, and stops at the first that fails.
+func (k *kitchen) sh(lines string) (string, error) {
+	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-eu", "-c", lines)
+	cmd.Dir, cmd.Env = k.dir, k.env
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (k *kitchen) must(lines string) string {
+	k.t.Helper()
+	out, err := k.sh(lines)
+	if err != nil {
+		k.t.Fatalf("%s\n%v\n%s", lines, err, out)
+	}
+	return out
+}
+
+// background runs a program until the test ends, or until stop.
+func (k *kitchen) background(line string) (stop func()) {
+	k.t.Helper()
+	cmd := exec.Command("sh", "-eu", "-c", "exec "+line)
+	cmd.Dir, cmd.Env = k.dir, k.env
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		k.t.Fatal(err)
+	}
+	ended := false
+	stop = func() {
+		if ended {
+			return
+		}
+		ended = true
+		_ = cmd.Process.Signal(os.Interrupt)
+		if err := cmd.Wait(); err != nil {
+			k.t.Errorf("%s: %v\n%s", line, err, &out)
+		}
+	}
+	k.t.Cleanup(stop)
+	return stop
+}
+
+// setup makes what the examples of the help speak of, beside what those of
+// `key create` make.
+const setup = `
+conclave key create --alias payments
+conclave key create --alias old-payments
+conclave key create --alias tokens --spec HMAC_256 --usage GENERATE_VERIFY_MAC
+conclave key create --alias meeting --spec ECC_NIST_P256 --usage KEY_AGREEMENT
+conclave key create --alias peer --spec ECC_NIST_P256 --usage KEY_AGREEMENT
+conclave key create --alias signer --origin EXTERNAL --spec ECC_NIST_P256 --usage SIGN_VERIFY
+conclave key create --alias worldwide --multi-region
+conclave key create --alias transport --spec ML_KEM_768 --usage ENCAPSULATE_DECAPSULATE
+conclave key public-key peer --pem > peer.pem
+conclave random > material.bin
+conclave key policy get payments > policy.json
+echo secret > secret.txt
+echo document > document.txt
+conclave encrypt --key payments --context app=shop secret.txt > secret.enc
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out private-key.pem
+mkdir -p tls
+conclave cert bootstrap --dir tls --nodes node-1
+`
+
+// early has examples run before those that need what they leave.
+var early = []string{
+	"conclave key create", "conclave alias list", "conclave sign", "conclave mac", "conclave alias create", "conclave alias update", "conclave key policy", "conclave key import",
+	"conclave keystore connect", "conclave keystore disconnect", "conclave keystore update", "conclave encapsulate",
+}
+
+// prepare gives an example what must be fresh.
+var prepare = map[string]string{
+	"conclave key cancel-deletion":    `conclave key schedule-deletion old-payments --days 7`,
+	"conclave key schedule-deletion":  `conclave key cancel-deletion old-payments 2>&1 || true`,
+	"conclave key import-wrapped":     `conclave key import-parameters imported --public-key-file w.der --token-file token.bin; openssl pkeyutl -encrypt -pubin -inkey w.der -keyform DER -pkeyopt rsa_padding_mode:oaep -pkeyopt rsa_oaep_md:sha256 -pkeyopt rsa_mgf1_md:sha256 -in material.bin -out wrapped.bin`,
+	"conclave key set-primary-region": `conclave key replicate worldwide --to us-east-2 2>&1 || true`,
+	"conclave grant retire":           `export GRANT=$(conclave grant create payments --grantee arn:aws:iam::000000000000:root --retiring arn:aws:iam::000000000000:root --operations Decrypt -o json | sed -n 's/.*"grant_id": "\(.*\)".*/\1/p')`,
+	"conclave grant revoke":           `export REVOKED=$(conclave grant create payments --grantee arn:aws:iam::000000000000:root --operations Encrypt -o json | sed -n 's/.*"grant_id": "\(.*\)".*/\1/p')`,
+	"conclave alias delete":           `conclave alias create shop payments 2>&1 || true`,
+	"conclave alias update":           `conclave alias create shop payments 2>&1 || true`,
+	"conclave alias create":           `conclave alias delete shop 2>&1 || true`,
+	"conclave alias":                  `conclave alias delete shop 2>&1 || true`,
+	"conclave keystore disconnect":    `conclave keystore connect $STORE`,
+	"conclave credential delete":      `OLD=$(conclave credential list -o json | sed -n 's/.*"id": "\(AKIA[^"]*\)".*/\1/p' | grep -v "$AWS_ACCESS_KEY_ID")`,
+	"conclave cert crl":               `conclave cert revoke --dir tls --serial 0a0b`,
+	"conclave cert revoke":            `conclave cert bootstrap --dir tls --nodes node-3`,
+	"conclave audit verify":           `cp -r "$DATA/node/audit" . ; conclave audit public-key > audit.pub; cp audit/checkpoint checkpoint-of-monday`,
+}
+
+// TestExamples: each command's help has an example, and each example works.
+func TestExamples(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs some hundred programs")
+	}
+	t.Parallel()
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("there is no openssl")
+	}
+	k := newKitchen(t)
+	first, second, third := xksproxy.Start(t), xksproxy.Start(t), xksproxy.Start(t)
+	roots := filepath.Join(k.dir, "xks-ca.pem")
+	if err := os.WriteFile(roots, slices.Concat(first.CA(), second.CA(), third.CA()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k.env = append(k.env, "CONCLAVE_XKS_CA="+roots, "CONCLAVE_XKS_ALLOW_PRIVATE_ENDPOINTS=true")
+	k.background("conclave dev --data " + filepath.Join(k.dir, "data"))
+	for line := range strings.SplitSeq(k.must("conclave env --wait 60s 2>/dev/null"), "\n") {
+		if kv, ok := strings.CutPrefix(line, "export "); ok {
+			k.env = append(k.env, strings.Trim(kv, "'"))
+		}
+	}
+	info, err := readDevInfo(filepath.Join(k.dir, "data", devInfoFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.env = append(k.env, "DATA="+filepath.Join(k.dir, "data"), "CONCLAVE_OPS_LISTEN="+info.Ops)
+	k.must(setup)
+	// What names places of an example's own.
+	local := func(p *xksproxy.Proxy) *strings.Replacer {
+		return strings.NewReplacer(
+			"https://xks.example.com", p.Endpoint, "/kms/xks/v1", xksproxy.Path,
+			"/var/lib/conclave", filepath.Join(k.dir, "data"), "copy/audit", "audit",
+		)
+	}
+	credential := fmt.Sprintf(`{"AccessKeyId": %q, "RawSecretAccessKey": %q}`, xksproxy.AccessKeyID, xksproxy.Secret)
+	if err := os.WriteFile(filepath.Join(k.dir, "credential.json"), []byte(credential), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	made := k.must(local(first).Replace(`conclave keystore create vault-0 --type EXTERNAL_KEY_STORE --endpoint https://xks.example.com --path /kms/xks/v1 \
+		--connectivity PUBLIC_ENDPOINT --credential-file credential.json`))
+	k.env = append(k.env, "STORE="+strings.TrimSpace(strings.TrimPrefix(made, "key store")))
+
+	examples := make(map[string]string)
+	var order []string
+	eachCommand(rootCommand(new(cli.App)), func(c *cobra.Command) {
+		path := c.CommandPath()
+		switch {
+		case strings.HasPrefix(path, "conclave operator") || strings.HasPrefix(path, "conclave cluster"):
+			// TestOperatorExamples gives them a cluster of their own.
+		case c.Example == "" && !c.HasSubCommands():
+			t.Errorf("%s has no example", path)
+		case c.Example == "" || elsewhere[path] != "":
+		default:
+			examples[path] = c.Example
+			order = append(order, path)
+		}
+	})
+	rank := func(path string) int {
+		if i := slices.Index(early, path); i >= 0 {
+			return i
+		}
+		return len(early)
+	}
+	slices.SortStableFunc(order, func(a, b string) int { return rank(a) - rank(b) })
+	for _, path := range order {
+		proxy := second
+		if path == "conclave keystore create" {
+			proxy = third
+		}
+		lines := prepare[path] + "\n" + local(proxy).Replace(examples[path])
+		if out, err := k.sh(lines); err != nil {
+			t.Errorf("the example of %s fails: %v\n%s\n%s", path, err, lines, out)
+		}
+	}
+}
+
+// TestDevExamples: dev's examples start servers that env finds.
+func TestDevExamples(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	t.Parallel()
+	k := newKitchen(t)
+	seeds := "keys:\n  - {id: 1234abcd-12ab-34cd-56ef-1234567890ab, aliases: [seeded]}\n"
+	if err := os.WriteFile(filepath.Join(k.dir, "seeds.yaml"), []byte(seeds), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(exampleOf(t, "dev"), "\n") {
+		stop := k.background(strings.TrimSpace(line))
+		k.must("conclave env --wait 60s")
+		k.must(exampleOf(t, "env") + "\nconclave key create --alias first\nconclave key list")
+		stop()
+	}
+}
+
+// TestServerExample: the server's example starts a node, which waits for the others.
+func TestServerExample(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a server")
+	}
+	t.Parallel()
+	k := newKitchen(t)
+	k.must("conclave cert bootstrap --dir . --nodes node-1,node-2,node-3 --ip 127.0.0.1")
+	peers, err := localcluster.FreePorts(6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.env = append(k.env, "CONCLAVE_PEER_LISTEN="+peers[0], "CONCLAVE_GOSSIP_LISTEN="+peers[3], "CONCLAVE_OPS_LISTEN="+peers[4], "CONCLAVE_ALLOW_UNLOCKED_MEMORY=true")
+	k.background(strings.NewReplacer(
+		"/var/lib/conclave", "data", "10.0.0.1:7602", peers[0], "10.0.0.2:7602", peers[1], "10.0.0.3:7602", peers[2], "10.0.0.1", "127.0.0.1",
+	).Replace(strings.TrimSpace(exampleOf(t, "server"))))
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		out, err := k.sh("conclave health")
+		if err == nil && strings.Contains(out, "uninitialised") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("health says %q, %v", out, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// operatorSteps are the commands for operators in the order of a ceremony. A command
+// is there as often as its example has lines; before says what makes the line possible,
+// and with what goes to its standard input.
+var operatorSteps = []struct{ command, before, with string }{
+	{"operator init", "", ""},
+	{"operator unseal", "cp ceremony/share-1.txt .", "ceremony/share-2.txt"},
+	{"operator unseal", "conclave operator reset", ""},
+	{"operator reset", "", ""},
+	{"operator reset", "conclave operator unseal --share-file share-1.txt", ""},
+	{"operator status", "for n in 1 2 3; do conclave operator unseal --share-file ceremony/share-$n.txt; done", ""},
+	{"operator status", "", ""},
+	{"operator confirm-time", "", ""},
+	{"cluster members", "", ""},
+	{"operator crl", "conclave cert issue operator mallory --dir . && conclave cert revoke mallory.pem --dir . && mkdir tls && cp crl.pem tls/", ""},
+	{"operator seal", "", ""},
+	// Founded twice is not at all: the last step is for a cluster of its own.
+	{"operator init", "", ""},
+}
+
+// TestOperatorExamples holds a ceremony with the examples in the help of the commands
+// for operators, on three nodes, and founds another cluster with what is left.
+func TestOperatorExamples(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts servers")
+	}
+	t.Parallel()
+	lines := make(map[string][]string)
+	eachCommand(rootCommand(new(cli.App)), func(c *cobra.Command) {
+		path := strings.TrimPrefix(c.CommandPath(), "conclave ")
+		if c.HasSubCommands() || !strings.HasPrefix(path, "operator ") && !strings.HasPrefix(path, "cluster ") {
+			return
+		}
+		if c.Example == "" {
+			t.Errorf("%s has no example", path)
+		}
+		for line := range strings.Lines(c.Example) {
+			lines[path] = append(lines[path], strings.TrimSpace(line))
+		}
+	})
+	k := newKitchen(t)
+	k.env = append(k.env, "CONCLAVE_ALLOW_UNLOCKED_MEMORY=true", "CONCLAVE_GOSSIP_LISTEN=none")
+	k.must("conclave cert bootstrap --dir . --nodes node-1,node-2,node-3,alone --ip 127.0.0.1")
+	ports, err := localcluster.FreePorts(12)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of each node its ports for gRPC, peers and health; the fourth is alone.
+	grpc, peer, ops := ports[:4], ports[4:8], ports[8:]
+	start := func(i int, name, peers string) {
+		k.background(fmt.Sprintf("conclave server --node-id %[1]s --data data-%[1]s --grpc-listen %s --peer-listen %s --ops-listen %s %s "+
+			"--tls-ca ca.pem --tls-cert %[1]s.pem --tls-key %[1]s-key.pem", name, grpc[i], peer[i], ops[i], peers))
+	}
+	for i := range 3 {
+		start(i, fmt.Sprint("node-", i+1), fmt.Sprintf("--peers node-1=%s,node-2=%s,node-3=%s", peer[0], peer[1], peer[2]))
+	}
+	start(3, "alone", "")
+	k.env = append(k.env, "CONCLAVE_CA=ca.pem", "CONCLAVE_CERT=operator.pem", "CONCLAVE_KEY=operator-key.pem")
+	addresses := strings.NewReplacer("node-1:7601", grpc[0], "node-2:7601", grpc[1], "node-3:7601", grpc[2])
+	founded := false
+	for _, step := range operatorSteps {
+		if len(lines[step.command]) == 0 {
+			t.Fatalf("the help of %s has fewer examples than are run", step.command)
+		}
+		line := addresses.Replace(lines[step.command][0])
+		lines[step.command] = lines[step.command][1:]
+		at := strings.Join(grpc[:3], ",")
+		if step.command == "operator init" {
+			if at = grpc[0]; founded {
+				at = grpc[3]
+			}
+			founded = true
+		}
+		script := "export CONCLAVE_ADDRESS=" + at + "\n" + step.before + "\n" + line
+		if step.with != "" {
+			script += " < " + step.with
+		}
+		out, err := k.sh(script)
+		// A new node has yet to open its ports, and a new cluster to elect a leader.
+		for end := time.Now().Add(2 * time.Minute); err != nil && step.command == "operator init" && time.Now().Before(end); out, err = k.sh(script) {
+			time.Sleep(200 * time.Millisecond)
+		}
+		if err != nil {
+			t.Fatalf("the example of %s fails: %v\n%s\n%s", step.command, err, script, out)
+		}
+		if want := map[string]string{"cluster members": "node-3", "operator status": "unsealed", "operator seal": "sealed"}[step.command]; !strings.Contains(out, want) {
+			t.Errorf("%s does not show %q:\n%s", line, want, out)
+		}
+	}
+	for path, left := range lines {
+		if len(left) > 0 {
+			t.Errorf("the example of %s is run by nobody: %q", path, left)
+		}
+	}
+}

@@ -1,0 +1,323 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/conclavekms/conclave/cluster/pki"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// RemoteFlags say which server to talk to, and as whom. Access keys come from
+// the environment or a file only.
+type RemoteFlags struct {
+	address, ca, cert, key, crl, region string
+	profile                             string
+	Timeout                             time.Duration
+}
+
+const defaultAddress = "127.0.0.1:7601"
+
+// Config is what flags and environment say together.
+func (r *RemoteFlags) Config() (client.Config, error) {
+	cfg := client.Config{
+		Address:   First(r.address, "CONCLAVE_ADDRESS"),
+		Region:    First(r.region, "CONCLAVE_REGION"),
+		UserAgent: "conclave-cli/" + Version,
+		CAFile:    First(r.ca, "CONCLAVE_CA"),
+		CertFile:  First(r.cert, "CONCLAVE_CERT"),
+		KeyFile:   First(r.key, "CONCLAVE_KEY"),
+	}
+	if err := r.credentials(&cfg); err != nil {
+		return cfg, err
+	}
+	if cfg.Address == "" {
+		cfg.Address = defaultAddress
+	}
+	cfg.SessionCache = sessionCacheDir()
+	if err := r.nodes(&cfg); err != nil {
+		return cfg, err
+	}
+	if cfg.Plaintext {
+		cfg.CAFile, cfg.CertFile, cfg.KeyFile = "", "", ""
+		return cfg, nil
+	}
+	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
+		return cfg, Usagef("--cert and --key-file (CONCLAVE_CERT and CONCLAVE_KEY) go together")
+	}
+	return cfg, r.revoked(&cfg)
+}
+
+// revoked has the client refuse nodes whose certificates are on the list that
+// --crl (CONCLAVE_CRL) names.
+func (r *RemoteFlags) revoked(cfg *client.Config) error {
+	name := First(r.crl, "CONCLAVE_CRL")
+	if name == "" {
+		return nil
+	}
+	if cfg.CAFile == "" {
+		return Usagef("--crl (CONCLAVE_CRL) needs --ca (CONCLAVE_CA)")
+	}
+	ca, err := files.Read(cfg.CAFile, certs.MaxFile)
+	if err != nil {
+		return err
+	}
+	raw, err := files.Read(name, pki.MaxCRLFile)
+	if err != nil {
+		return err
+	}
+	lists, err := pki.ReadCRLs(raw, ca)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	cfg.VerifyConnection = lists.VerifyConnection
+	return nil
+}
+
+// credentials are those of the profile that --profile names, of the environment, of
+// the profile that AWS_PROFILE names, or, for who has no certificate either, of the
+// default profile.
+func (r *RemoteFlags) credentials(cfg *client.Config) error {
+	id := First("", "CONCLAVE_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
+	secret := First("", "CONCLAVE_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
+	name := r.profile
+	if name == "" && id == "" && secret == "" {
+		name = os.Getenv("AWS_PROFILE")
+		if name == "" && cfg.CertFile == "" {
+			name = "default"
+		}
+	}
+	if name != "" {
+		p, err := readProfile(name, os.Getenv)
+		if err != nil && r.profile == "" && os.Getenv("AWS_PROFILE") == "" {
+			return nil // nobody asked for it; it may be for AWS alone
+		}
+		if err != nil {
+			return err
+		}
+		id, secret = p.accessKeyID, p.secretAccessKey
+		if cfg.Region == "" && id != "" {
+			cfg.Region = p.region
+		}
+	}
+	cfg.AccessKeyID = id
+	if secret != "" {
+		cfg.SecretAccessKey = client.Secret(secret)
+	}
+	return nil
+}
+
+// sessionCacheDir is where sessions are kept between commands; "" for nowhere.
+func sessionCacheDir() string {
+	if dir := os.Getenv("CONCLAVE_SESSION_CACHE"); dir == None {
+		return ""
+	} else if dir != "" {
+		return dir
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "conclave", "sessions")
+}
+
+// nodes reads the schemes of one or several addresses.
+func (r *RemoteFlags) nodes(cfg *client.Config) error {
+	addrs, err := client.Addresses(cfg.Address)
+	if err != nil {
+		return Usagef("--address (CONCLAVE_ADDRESS) %q: %v", cfg.Address, err)
+	}
+	for i, given := range addrs {
+		addr, plaintext := strings.CutPrefix(given, "http://")
+		switch {
+		case plaintext && !client.Loopback(addr): // it would go in the clear
+			return Usagef("address %s: without TLS only loopback addresses are used; leave out http://", given)
+		case i > 0 && plaintext != cfg.Plaintext:
+			return Usagef("address %s: either all addresses go without TLS or none", given)
+		}
+		addrs[i], cfg.Plaintext = strings.TrimPrefix(addr, "https://"), plaintext
+	}
+	cfg.Address = strings.Join(addrs, ",")
+	return nil
+}
+
+// Connection is a client and the address that it was made for.
+type Connection struct {
+	*client.Client
+	Address string
+}
+
+// dial makes a client from flags and environment.
+func (a *App) dial(ctx context.Context) (*Connection, error) {
+	cfg, err := a.Remote.Config()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.Dial(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to %s: %w", cfg.Address, err)
+	}
+	return &Connection{c, cfg.Address}, nil
+}
+
+// With calls use with a client and the time that an answer may take, and words what
+// goes wrong. doing says what for, as in "describing key 1234".
+func (a *App) With(ctx context.Context, doing string, use func(context.Context, *Connection) error) error {
+	return a.WithEach(ctx, doing, func(ctx context.Context, c *Connection) error {
+		return a.Timed(ctx, func(ctx context.Context) error { return use(ctx, c) })
+	})
+}
+
+// WithEach is With, for use that gives its calls their time itself: a long list has
+// many answers.
+func (a *App) WithEach(ctx context.Context, doing string, use func(context.Context, *Connection) error) error {
+	// Before the call: an answer that cannot be shown is no use.
+	if _, err := a.Format(); err != nil {
+		return err
+	}
+	c, err := a.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	err = use(ctx, c)
+	if sealedFault(err) && c.unfounded(ctx) {
+		return &CodedError{ExitSealed, fmt.Errorf("%s: the cluster is not initialised\n`conclave operator init` founds it", doing)}
+	}
+	return Explain(doing, c.Address, err)
+}
+
+// sealedFault reports whether a node refused a call because it is sealed.
+func sealedFault(err error) bool {
+	f, ok := client.Error(err)
+	return ok && f.Type == "ServiceUnavailable" && strings.Contains(f.Message, "sealed")
+}
+
+// unfounded reports whether the node is sealed because there is nothing to unseal.
+func (c *Connection) unfounded(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
+	return err == nil && !st.GetSeal().GetInitialised()
+}
+
+// Timed gives a call the time that an answer may take.
+func (a *App) Timed(ctx context.Context, call func(context.Context) error) error {
+	if a.Remote.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.Remote.Timeout)
+		defer cancel()
+	}
+	return call(ctx)
+}
+
+// Explain words an error of a call: what failed, why, and what to try next.
+func Explain(doing, address string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*CodedError](err); ok {
+		return err
+	}
+	f, ok := client.Error(err)
+	if !ok {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if f.Type == "" {
+		return fmt.Errorf("%s: %s%s", doing, Printable(f.Message), hint(f, address))
+	}
+	msg := f.Type
+	if f.Message != "" {
+		msg += ": " + Printable(f.Message)
+	}
+	if f.RequestID != "" {
+		msg += " (request " + Printable(f.RequestID) + ")"
+	}
+	code := ExitError
+	switch {
+	case sealedFault(err):
+		code = ExitSealed
+		msg += "\n`conclave operator status` shows how far it is; `conclave operator unseal` gives it a share"
+	case f.Type == "NotInitialisedException":
+		msg += "\n`conclave operator init` founds the cluster"
+	case f.Type == "MissingAuthenticationTokenException" || f.Type == "UnrecognizedClientException" || f.Type == "InvalidSignatureException":
+		msg += "\nset AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a development server: eval \"$(conclave env)\""
+	case f.Type == "AccessDeniedException" && strings.Contains(f.Message, "certificate of an operator"):
+		msg += "\ngive one with --cert and --key-file, or CONCLAVE_CERT and CONCLAVE_KEY"
+	}
+	return &CodedError{code, fmt.Errorf("%s: %s", doing, msg)}
+}
+
+// hint is what to try when no server of Conclave's answered.
+func hint(f client.Fault, address string) string {
+	has := func(parts ...string) bool {
+		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(f.Message, p) })
+	}
+	const port = "use the gRPC port, 7601 unless it was changed; 7600 is for the AWS API, 7602 for other nodes, 7604 for metrics and health"
+	const files = "check --ca, --cert and --key-file (CONCLAVE_CA, CONCLAVE_CERT, CONCLAVE_KEY)"
+	switch {
+	case f.Code == codes.DeadlineExceeded:
+		return "\n--timeout allows more time"
+	case has("unexpected HTTP status", "unexpected content-type"):
+		return "\n" + address + " is not a gRPC port: " + port
+	case f.Code != codes.Unavailable:
+		return ""
+	case has("first record does not look like a TLS handshake"):
+		return "\n" + address + " speaks without TLS: " + port + ". A gRPC port without TLS, such as a development server's, is written http://" + address
+	case has(pki.ErrRevoked.Error()):
+		return "\n" + address + " may be a stolen node: it is on the list that --crl (CONCLAVE_CRL) names"
+	case has("remote error: tls:"):
+		return "\n" + address + " refused the client's certificate, which may be revoked: " + files + "; or " + port
+	case has("error reading server preface", "broken pipe", "connection reset", "EOF"):
+		return "\n" + address + " closed the connection: " + port + "; http:// is for servers without TLS; a certificate that is revoked is refused so too"
+	case has("certificate", "tls:"):
+		return "\n" + files
+	}
+	return "\nis a server running at " + address + "? `conclave dev` starts one to try; CONCLAVE_ADDRESS or --address name another"
+}
+
+// ReadInput reads a file of the user's, or standard input for "" and "-", and
+// refuses more than limit bytes.
+func (a *App) ReadInput(name string, limit int64) ([]byte, error) {
+	if name == "" || name == "-" {
+		if a.stdinRead {
+			return nil, Usagef("standard input can be read for one thing only; give a file for the other")
+		}
+		a.stdinRead = true
+		return files.ReadLimited(a.Stdin, "standard input", limit)
+	}
+	return files.Read(name, limit)
+}
+
+// FaultText is what a node said went wrong, for a terminal.
+func FaultText(e *kmspb.ErrorDetail) string {
+	if e.GetMessage() == "" {
+		return Printable(OrDash(e.GetType()))
+	}
+	return Printable(e.GetMessage())
+}
+
+// Open opens a file of the user's, or standard input for "" and "-".
+func (a *App) Open(name string) (io.ReadCloser, string, error) {
+	if name != "" && name != "-" {
+		f, err := os.Open(name)
+		return f, name, err
+	}
+	if a.stdinRead {
+		return nil, "", Usage(errors.New("standard input can be read for one thing only; give a file for the other"))
+	}
+	a.stdinRead = true
+	return io.NopCloser(a.Stdin), "standard input", nil
+}

@@ -1,0 +1,158 @@
+package localcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/conclavekms/conclave/cluster/pki"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+// SingleNode is the id of the one node.
+const SingleNode = "dev"
+
+// Single is a cluster of one node in this process, which opens itself: all that it
+// takes to open it lies in one directory.
+type Single struct {
+	Dir             string
+	TLS             bool // clients get files with certificates
+	Account, Region string
+	Regions         []string // all, the default one first
+	ClusterID       [16]byte // of a cluster that is founded; zero for a random one
+
+	// What the user asked for, so that a directory with something else is refused.
+	AccountGiven, RegionGiven, RegionsGiven bool
+
+	secrets *secrets
+}
+
+// Prepare reads or makes what the server is opened with, and its certificates.
+func (s *Single) Prepare() (*node.Identity, error) {
+	if err := files.OwnDir(s.Dir); err != nil {
+		return nil, err
+	}
+	kept, err := loadSecrets(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if kept == nil {
+		ca, err := pki.NewCA("conclave development CA", certs.CAValidity)
+		if err != nil {
+			return nil, err
+		}
+		key, err := ca.KeyPEM()
+		if err != nil {
+			return nil, err
+		}
+		if err := s.mayTake(); err != nil {
+			return nil, err
+		}
+		kept = &secrets{Account: s.Account, Region: s.Region, Regions: s.Regions, CACert: string(ca.CertPEM()), CAKey: string(key)}
+		if err := kept.save(s.Dir); err != nil {
+			return nil, err
+		}
+	}
+	if s.AccountGiven && kept.Account != s.Account || s.RegionGiven && kept.Region != s.Region ||
+		s.RegionsGiven && !slices.Equal(kept.allRegions(), s.allRegions()) {
+		return nil, fmt.Errorf("%s is of account %s in %s, for ever; leave out --account, --region and --regions, or take another directory",
+			s.Dir, kept.Account, strings.Join(kept.allRegions(), ","))
+	}
+	s.secrets = kept
+	ca, err := pki.LoadCA([]byte(kept.CACert), []byte(kept.CAKey))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir, secretsFile), err)
+	}
+	cert, key, err := ca.Issue(pki.IssueRequest{
+		Kind: pki.KindNode, Name: SingleNode, DNS: []string{"localhost"},
+		IPs: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}, Validity: certs.Validity,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.TLS {
+		// Clients read these.
+		plan := certs.Plan{Dir: s.Dir}
+		if err := plan.Issue(ca, pki.KindOperator, certs.OperatorFile, certs.OperatorFile); err != nil {
+			return nil, err
+		}
+		if err := files.WritePublic(filepath.Join(s.Dir, certs.CAFile), ca.CertPEM()); err != nil {
+			return nil, err
+		}
+	}
+	return &node.Identity{Cert: cert, Key: key, CA: ca.CertPEM()}, nil
+}
+
+// mayTake refuses a directory that has something else in it: a server's, perhaps.
+func (s *Single) mayTake() error {
+	there, err := os.ReadDir(s.Dir)
+	if err != nil || len(there) == 0 {
+		return err
+	}
+	return fmt.Errorf("%s is not empty, and not a development server's: it has no %s; take another directory", s.Dir, secretsFile)
+}
+
+// allRegions are the regions asked for.
+func (s *Single) allRegions() []string {
+	return (&secrets{Region: s.Region, Regions: s.Regions}).allRegions()
+}
+
+// Open makes the node initialised and unsealed.
+func (s *Single) Open(ctx context.Context, n *node.Node) error {
+	op := keyengine.Operator{Name: "root", SourceIP: "127.0.0.1"}
+	if s.secrets.AccessKeyID == "" {
+		return s.init(ctx, n, op)
+	}
+	// The state comes back from disk when the node has become the leader.
+	err := Poll(ctx, func() (bool, error) { return n.Engine().SealStatus().Initialised, nil })
+	if err != nil {
+		return fmt.Errorf("%s was initialised before, but its state does not come back: %w", s.Dir, err)
+	}
+	for _, share := range s.secrets.Shares {
+		if !n.Engine().Sealed() {
+			break
+		}
+		if _, err := n.Engine().SubmitShare(ctx, op, share); err != nil {
+			return fmt.Errorf("unsealing: %w", err)
+		}
+	}
+	return nil
+}
+
+// init founds the cluster and keeps what opens it again.
+func (s *Single) init(ctx context.Context, n *node.Node, op keyengine.Operator) error {
+	var res *keyengine.InitResult
+	params := keyengine.InitParams{
+		Shares: 1, Threshold: 1, Account: s.secrets.Account, Regions: s.secrets.allRegions(), AnyRegion: true, KeepUnsealed: true,
+		ClusterID: s.ClusterID,
+	}
+	err := whenLed(ctx, func() (err error) {
+		res, err = n.Engine().Init(ctx, op, params)
+		return err
+	}, func(err error) bool {
+		return errors.Is(err, kmsapi.ErrUnavailable) || errors.Is(err, keyengine.ErrNotReady)
+	})
+	if errors.Is(err, keyengine.ErrInitialised) {
+		return fmt.Errorf("%s was initialised, but its share was not saved: an earlier start was cut short. Nothing can open it; remove it", s.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("initialising: %w", err)
+	}
+	s.secrets.Keys = Keys{AccessKeyID: res.AccessKeyID, SecretAccessKey: res.SecretAccessKey, Shares: res.Shares, VerifierKey: res.VerifierKey}
+	return s.secrets.save(s.Dir)
+}
+
+// Founded is what founding the cluster gave, once the node is open.
+func (s *Single) Founded() Keys { return s.secrets.Keys }
+
+// HomeRegion is the default region of the cluster, once its directory is prepared.
+func (s *Single) HomeRegion() string { return s.secrets.Region }

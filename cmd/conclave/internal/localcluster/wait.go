@@ -1,0 +1,63 @@
+package localcluster
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/health"
+)
+
+// Poll asks until done is true, it fails or ctx ends.
+func Poll(ctx context.Context, done func() (bool, error)) error {
+	wait := 2 * time.Millisecond
+	for {
+		ok, err := done()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = min(wait*3/2, 100*time.Millisecond)
+	}
+}
+
+// WaitReady waits until the node with this health port serves; without a port there is
+// nobody to ask.
+func WaitReady(ctx context.Context, ops string) error {
+	if ops == "" {
+		return nil
+	}
+	if err := waitFor(ctx, ops, "/readyz", func() error { return nil }); err != nil {
+		return fmt.Errorf("the server does not become ready: %w", err)
+	}
+	return nil
+}
+
+// waitFor asks one of a node's health paths until it answers with 200, ended reports
+// that the node will not, or ctx ends.
+func waitFor(ctx context.Context, ops, path string, ended func() error) error {
+	return Poll(ctx, func() (bool, error) {
+		if err := ended(); err != nil {
+			return false, err
+		}
+		_, code, err := health.State(ctx, ops, path)
+		return err == nil && code == http.StatusOK, nil
+	})
+}
+
+// whenLed makes the call that founds a cluster, and again while the cluster has no
+// leader, as in its first moments: tooEarly tells such errors.
+func whenLed(ctx context.Context, found func() error, tooEarly func(error) bool) error {
+	return Poll(ctx, func() (bool, error) {
+		err := found()
+		if err != nil && tooEarly(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}

@@ -1,0 +1,214 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+func credentialCommand(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "credential",
+		Short: "Rotate and revoke the root user's access keys, certificates and sessions",
+		Long: `Credential manages what proves a caller to be the account's root user: its access
+keys, and the client certificate that "operator init --root-certificate" named. It
+is for root alone. What it does holds on every node when it returns.`,
+	}
+	a.ClientFlags(cmd)
+	cmd.AddCommand(credentialListCommand(a), credentialCreateCommand(a), credentialRotateCommand(a), credentialDeleteCommand(a), revokeSessionsCommand(a))
+	return cmd
+}
+
+func credentialListCommand(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:     "list",
+		Short:   "List root's credentials",
+		Example: `  conclave credential list`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.With(cmd.Context(), "listing credentials", func(ctx context.Context, c *cli.Connection) error {
+				res, err := c.Credentials().List(ctx, &kmspb.ListCredentialsRequest{})
+				if err != nil {
+					return err
+				}
+				return a.Print(res, func(w io.Writer) {
+					cli.Line(w, "CREDENTIAL", "KIND", "CREATED")
+					for _, x := range res.GetCredentials() {
+						cli.Line(w, x.GetId(), x.GetKind(), cli.When(x.GetCreated()))
+					}
+				})
+			})
+		},
+	}
+}
+
+// accessKey is one that was just made.
+type accessKey struct {
+	AccessKeyID     string `json:"access_key_id"`
+	SecretAccessKey string `json:"secret_access_key,omitempty"`
+}
+
+// makeAccessKey makes an access key, and keeps it in a file or shows it. It is kept
+// when makeAccessKey returns without an error. The secret is the caller's to wipe.
+func makeAccessKey(ctx context.Context, a *cli.App, file string) (id string, secret client.Secret, err error) {
+	var out *os.File
+	if file != "" {
+		// Before the key is made: afterwards it is too late to fail.
+		if out, err = os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+			return "", nil, err
+		}
+	}
+	err = a.With(ctx, "making an access key", func(ctx context.Context, c *cli.Connection) (err error) {
+		id, secret, err = client.CreateAccessKey(ctx, c.Credentials())
+		return err
+	})
+	if err != nil {
+		if out != nil {
+			err = errors.Join(err, out.Close(), os.Remove(file))
+		}
+		return "", nil, err
+	}
+	shown := accessKey{AccessKeyID: id}
+	if out != nil {
+		_, err = fmt.Fprintf(out, "AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", cli.Quote(id), cli.Quote(string(secret)))
+		if err = errors.Join(err, out.Sync(), out.Close(), files.SyncDir(filepath.Dir(file))); err != nil {
+			return "", nil, fmt.Errorf("access key %s is made, but cannot be kept; delete it: %w", id, err)
+		}
+		a.Note("the secret is in %s, and nowhere else", file)
+	} else {
+		shown.SecretAccessKey = string(secret)
+	}
+	err = a.Print(shown, func(w io.Writer) {
+		cli.Line(w, "access key id", shown.AccessKeyID)
+		if shown.SecretAccessKey != "" {
+			cli.Line(w, "secret access key", shown.SecretAccessKey)
+		}
+	})
+	if err != nil && out == nil {
+		return "", nil, fmt.Errorf("access key %s is made, but cannot be shown; delete it: %w", id, err)
+	}
+	return id, secret, nil
+}
+
+func credentialCreateCommand(a *cli.App) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Make another access key for root, who can have two",
+		Long: `Create makes another access key for root, who can have two. Its secret is shown
+this one time, or, with --file, written to a new file of mode 0600 for a shell to
+read.`,
+		Example: `  conclave credential create --file spare.env`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, secret, err := makeAccessKey(cmd.Context(), a, file)
+			clear(secret)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&file, "file", "", "file for the access key, which must not be there yet")
+	return cmd
+}
+
+func credentialRotateCommand(a *cli.App) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Replace root's access key",
+		Long: `Rotate makes another access key for root, keeps or shows it as create does, and
+then deletes the one that it was called with, by means of the new one. When it
+returns, the old access key and the sessions that were opened with it are of no use
+on any node.
+
+If it fails in between, the old access key is still good, and "credential list" and
+"credential delete" show and mend what is left.`,
+		Example: `  conclave credential rotate --file root.env`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			cfg, err := a.Remote.Config()
+			if err != nil {
+				return err
+			}
+			clear(cfg.SecretAccessKey)
+			old := cfg.AccessKeyID
+			if old == "" {
+				return cli.Usagef("there is no access key to rotate: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+			}
+			id, secret, err := makeAccessKey(ctx, a, file)
+			if err != nil {
+				return err
+			}
+			defer clear(secret)
+			cfg.AccessKeyID, cfg.SecretAccessKey = id, bytes.Clone(secret)
+			if err := deleteCredential(ctx, a, cfg, old); err != nil {
+				return fmt.Errorf("%w\nthe new access key %s works, and the old one, %s, still does: `conclave credential delete` deletes it", err, id, old)
+			}
+			a.Note("access key %s is deleted", old)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&file, "file", "", "file for the new access key, which must not be there yet")
+	return cmd
+}
+
+// deleteCredential deletes a credential as the caller that cfg names.
+func deleteCredential(ctx context.Context, a *cli.App, cfg client.Config, id string) error {
+	doing := "deleting credential " + id
+	c, err := client.Dial(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	defer c.Close()
+	return cli.Explain(doing, cfg.Address, a.Timed(ctx, func(ctx context.Context) error {
+		_, err := c.Credentials().Delete(ctx, &kmspb.DeleteCredentialRequest{Id: id})
+		return err
+	}))
+}
+
+func credentialDeleteCommand(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "delete CREDENTIAL",
+		Short: "Delete one of root's credentials",
+		Long: `Delete deletes an access key of root's, by its id, or has a client certificate
+stand for root no longer, by its URI. When it returns, the credential and the
+sessions that were opened with it are of no use on any node. Root's last credential
+cannot be deleted.
+
+A certificate of an operator still makes an operator: see "conclave cert revoke".`,
+		Args:    cobra.ExactArgs(1),
+		Example: `  conclave credential delete $OLD`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := a.Remote.Config()
+			if err != nil {
+				return err
+			}
+			return deleteCredential(cmd.Context(), a, cfg, args[0])
+		},
+	}
+}
+
+func revokeSessionsCommand(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "revoke-sessions",
+		Short: "End all sessions of root",
+		Long: `Revoke-sessions ends every session that root has, on every node, that of this
+command too. It is for when a session token was stolen: the access key is as good
+as before, and opens others. If the access key was stolen, rotate it.`,
+		Example: `  conclave credential revoke-sessions`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.With(cmd.Context(), "revoking sessions", func(ctx context.Context, c *cli.Connection) error {
+				_, err := c.Credentials().RevokeSessions(ctx, &kmspb.RevokeSessionsRequest{})
+				return err
+			})
+		},
+	}
+}

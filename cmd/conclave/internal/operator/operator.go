@@ -1,0 +1,494 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/transport/client"
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+func operatorCommand(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "operator",
+		Short: "Found, open and close a cluster",
+		Long: `Operator has the commands of those who run a cluster. They need the client
+certificate of an operator (--cert and --key-file), which "conclave cert" makes.`,
+	}
+	a.ClientFlags(cmd)
+	cmd.AddCommand(initCommand(a), unsealCommand(a), resetCommand(a), sealCommand(a), statusCommand(a), confirmTimeCommand(a), operatorCRLCommand(a))
+	return cmd
+}
+
+func initCommand(a *cli.App) *cobra.Command {
+	var req kmspb.InitRequest
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Found the cluster: once, for all nodes",
+		Long: `Init founds the cluster, once for all nodes. It shows, this one time, the shares
+of the unseal key and the root user's credentials: nobody can show them again.
+
+With --shares-dir, each share goes to a file of its own, mode 0600, to be handed
+to its custodian, and the credentials to root.env, for a shell to read. Account
+and regions stand in every ARN and cannot be changed later.
+
+With --regions one cluster serves several regions, each with keys, aliases and
+grants of its own, among which multi-region keys can be replicated.`,
+		Example: `  conclave operator init --shares 5 --threshold 3 --region eu-west-1 --shares-dir ceremony
+  conclave operator init --regions eu-west-1,eu-central-1`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := a.Format(); err != nil {
+				return err
+			}
+			if len(req.Regions) > 0 {
+				req.Region = "" // the first of them
+			}
+			var out *ceremonyDir
+			if dir != "" {
+				// Before the cluster is founded: afterwards it is too late to fail.
+				var err error
+				if out, err = newCeremonyDir(dir, int(req.Shares)); err != nil {
+					return err
+				}
+			}
+			f := new(foundation)
+			err := a.With(cmd.Context(), "initialising the cluster", func(ctx context.Context, c *cli.Connection) error {
+				res, secrets, err := client.Init(ctx, c.Operator(), &req)
+				if err != nil {
+					return err
+				}
+				f.set(res, secrets)
+				return nil
+			})
+			if err != nil {
+				return errors.Join(err, out.discard())
+			}
+			if out != nil {
+				err := out.fill(f)
+				if err == nil {
+					a.Note("%d shares and root.env are in %s: give each custodian one, and delete them here", len(f.Shares), dir)
+					f.Shares, f.SecretAccessKey = nil, ""
+					return a.Print(f, f.table)
+				}
+				a.Note("conclave: writing to %s: %v; the secrets follow here instead, and nowhere else", dir, err)
+			}
+			return a.Print(f, func(w io.Writer) {
+				f.table(w)
+				fmt.Fprintf(w, "\nThese are shown this once. %d of the %d shares open the cluster.\n", req.Threshold, len(f.Shares))
+			})
+		},
+	}
+	f := cmd.Flags()
+	f.Uint32Var(&req.Shares, "shares", 5, "how many custodians there are, 1 to 16")
+	f.Uint32Var(&req.Threshold, "threshold", 3, "how many of them open the cluster")
+	f.StringVar(&req.Account, "account", "000000000000", "account id, 12 digits")
+	f.StringVar(&req.Region, "region", "us-east-1", "region in ARNs, and of requests")
+	f.StringSliceVar(&req.Regions, "regions", nil, "all regions that the cluster serves, instead of --region; the first is the default")
+	cmd.MarkFlagsMutuallyExclusive("region", "regions")
+	f.StringVar(&req.Partition, "partition", "", "partition of ARNs (default aws)")
+	f.BoolVar(&req.AnyRegion, "any-region", false, "take requests that are signed for whatever region")
+	f.StringVar(&req.RootCertificate, "root-certificate", "", "URI of a client certificate that shall be the account's root too, such as conclave://operator/alice")
+	f.StringVar(&dir, "shares-dir", "", "write each share to a file in this directory instead of showing it")
+	return cmd
+}
+
+// foundation is what init shows.
+type foundation struct {
+	ClusterID       string   `json:"cluster_id"`
+	Shares          []string `json:"shares,omitempty"`
+	AccessKeyID     string   `json:"access_key_id"`
+	SecretAccessKey string   `json:"secret_access_key,omitempty"`
+	RootARN         string   `json:"root_arn"`
+	VerifierKey     string   `json:"verifier_key"`
+}
+
+func (f *foundation) set(r *kmspb.InitResponse, s *kmspb.InitSecrets) {
+	f.ClusterID, f.AccessKeyID, f.RootARN, f.VerifierKey = r.GetClusterId(), r.GetAccessKeyId(), r.GetRootArn(), r.GetVerifierKey()
+	for _, share := range s.GetShares() {
+		f.Shares = append(f.Shares, string(share))
+	}
+	f.SecretAccessKey = string(s.GetSecretAccessKey())
+}
+
+func (f *foundation) table(w io.Writer) {
+	cli.Line(w, "cluster", f.ClusterID)
+	cli.Line(w, "root", f.RootARN)
+	cli.Line(w, "access key id", f.AccessKeyID)
+	if f.SecretAccessKey != "" {
+		cli.Line(w, "secret access key", f.SecretAccessKey)
+	}
+	cli.Line(w, "audit public key", f.VerifierKey)
+	for i, s := range f.Shares {
+		cli.Line(w, fmt.Sprintf("share %d", i+1), s)
+	}
+}
+
+// ceremonyDir holds the files for a ceremony's secrets, made before there are any.
+type ceremonyDir struct {
+	dir   string
+	files []*os.File // one for each share, then root.env
+}
+
+func newCeremonyDir(dir string, shares int) (_ *ceremonyDir, err error) {
+	if shares < 1 || shares > 255 {
+		return nil, cli.Usagef("%d shares make no sense", shares)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	d := &ceremonyDir{dir: dir}
+	for i := range shares + 1 {
+		name := "root.env"
+		if i < shares {
+			name = fmt.Sprintf("share-%d.txt", i+1)
+		}
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return nil, errors.Join(err, d.discard())
+		}
+		d.files = append(d.files, f)
+	}
+	return d, nil
+}
+
+// discard removes the files, which hold nothing yet.
+func (d *ceremonyDir) discard() error {
+	if d == nil {
+		return nil
+	}
+	var errs []error
+	for _, f := range d.files {
+		errs = append(errs, f.Close(), os.Remove(f.Name()))
+	}
+	return errors.Join(errs...)
+}
+
+func (d *ceremonyDir) fill(found *foundation) error {
+	if len(found.Shares) != len(d.files)-1 {
+		return errors.New("the server made another number of shares")
+	}
+	var errs []error
+	for i, f := range d.files {
+		content := fmt.Sprintf("AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", cli.Quote(found.AccessKeyID), cli.Quote(found.SecretAccessKey))
+		if i < len(found.Shares) {
+			content = found.Shares[i] + "\n"
+		}
+		_, err := io.WriteString(f, content)
+		errs = append(errs, err, f.Sync(), f.Close())
+	}
+	return errors.Join(append(errs, files.SyncDir(d.dir))...)
+}
+
+func unsealCommand(a *cli.App) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "unseal",
+		Short: "Give the cluster a custodian's share",
+		Long: `Unseal takes one custodian's share, by a prompt that does not show it, from a
+file, or from standard input, and delivers it, encrypted for each of them, to the
+nodes that --address (CONCLAVE_ADDRESS) names: list them all. Once enough
+custodians have done so, the nodes open.
+
+Nothing is delivered to an address that a node names. Take lost and stolen nodes
+from the list before: a node that has the certificate and the address of one reads
+what it is given.`,
+		Example: `  conclave operator unseal --address node-1:7601,node-2:7601,node-3:7601
+  conclave operator unseal --share-file share-1.txt`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			share, err := readShare(a, file)
+			if err != nil {
+				return err
+			}
+			defer clear(share)
+			return deliver(cmd.Context(), a, "delivering the share", "did not take the share", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+				return client.SubmitShare(ctx, c.Operator(), share)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&file, "share-file", "", "file with the share")
+	return cmd
+}
+
+// maxShare is more than any share has.
+const maxShare = 4096
+
+func readShare(a *cli.App, file string) ([]byte, error) {
+	var raw []byte
+	var err error
+	if in, ok := a.Stdin.(*os.File); file == "" && ok && term.IsTerminal(int(in.Fd())) {
+		raw, err = prompt(a, in, "share (not shown): ")
+	} else {
+		raw, err = a.ReadInput(file, maxShare)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the share: %w", err)
+	}
+	share := []byte(strings.TrimSpace(string(raw)))
+	clear(raw)
+	if len(share) == 0 {
+		return nil, errors.New("reading the share: there is nothing")
+	}
+	return share, nil
+}
+
+// prompt asks without showing what is typed, and leaves the terminal as it was
+// even when it is interrupted.
+func prompt(a *cli.App, in *os.File, text string) ([]byte, error) {
+	before, err := term.GetState(int(in.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
+	defer signal.Stop(interrupted)
+	type answer struct {
+		line []byte
+		err  error
+	}
+	got := make(chan answer, 1)
+	fmt.Fprint(a.Stderr, text)
+	go func() {
+		line, err := term.ReadPassword(int(in.Fd()))
+		got <- answer{line, err}
+	}()
+	defer fmt.Fprintln(a.Stderr)
+	select {
+	case r := <-got:
+		return r.line, r.err
+	case <-interrupted:
+		return nil, errors.Join(errors.New("interrupted"), term.Restore(int(in.Fd()), before))
+	}
+}
+
+func resetCommand(a *cli.App) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Forget the shares given so far and begin the unsealing again",
+		Long: `Reset makes the nodes that --address names forget the shares given so far. A
+ceremony belongs to the operator who gave its first share, and nobody else resets
+it before it ends by itself, a quarter of an hour after that share.
+
+With --force it is reset whoever began it. That is recorded, and logged by each
+node: it is for when a certificate is in wrong hands.`,
+		Example: `  conclave operator reset
+  conclave operator reset --force`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return deliver(cmd.Context(), a, "resetting the shares", "did not forget its shares", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+				req := &kmspb.ResetSharesRequest{}
+				if force {
+					st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
+					if err != nil {
+						return nil, err
+					}
+					req.Force = st.GetSeal().GetCeremony().GetNonce()
+				}
+				res, err := c.Operator().ResetShares(ctx, req)
+				return res.GetNode(), err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "reset the ceremony of another operator")
+	return cmd
+}
+
+func sealCommand(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "seal",
+		Short: "Make the nodes forget the keys until the custodians open them again",
+		Long: `Seal makes the nodes that --address (CONCLAVE_ADDRESS) names forget the keys until
+the custodians open them again. Any operator may do so: it is what one does when
+something is wrong.`,
+		Example: `  conclave operator seal --address node-1:7601,node-2:7601,node-3:7601`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return deliver(cmd.Context(), a, "sealing", "was not sealed", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+				res, err := c.Operator().Seal(ctx, &kmspb.SealRequest{})
+				return res.GetNode(), err
+			})
+		},
+	}
+}
+
+// sealText is how far a node is from serving: "sealed, 2 of 3".
+func sealText(s *kmspb.SealState) string {
+	switch {
+	case !s.GetInitialised():
+		return "not initialised"
+	case s.GetSealed():
+		return fmt.Sprintf("sealed, %d of %d", s.GetProgress(), s.GetThreshold())
+	default:
+		return "unsealed"
+	}
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "-"
+}
+
+func statusCommand(a *cli.App) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how a node or the cluster is; exits with 0 unsealed, 2 sealed, 1 error",
+		Long: `Status shows how a node is. Without an operator's certificate it shows only
+whether the node serves, and how far its unsealing is.
+
+With --all it asks each node that --address (CONCLAVE_ADDRESS) names.
+
+It exits with 0 when the node is unsealed (with --all: every node), with 2 when
+it is sealed or not initialised, and with 1 when that cannot be told.`,
+		Example: `  conclave operator status
+  conclave operator status --all --address node-1:7601,node-2:7601,node-3:7601`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sealed := false
+			show := func(ctx context.Context, c *cli.Connection) error {
+				res, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
+				if err != nil {
+					return err
+				}
+				sealed = closed(res.GetSeal())
+				return a.Print(res, func(w io.Writer) { statusTable(w, res) })
+			}
+			var err error
+			if all {
+				sealed, err = statusOfAll(cmd.Context(), a)
+			} else {
+				err = a.With(cmd.Context(), "asking for the status", show)
+			}
+			if err == nil && sealed {
+				return &cli.CodedError{Code: cli.ExitStatusSealed}
+			}
+			// A sealed node is no other error here.
+			if coded, ok := errors.AsType[*cli.CodedError](err); ok && coded.Code == cli.ExitSealed {
+				coded.Code = cli.ExitStatusSealed
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "ask every node that --address names")
+	return cmd
+}
+
+func closed(s *kmspb.SealState) bool { return s.GetSealed() || !s.GetInitialised() }
+
+// statusOfAll shows how every node is, and reports whether one of them is closed.
+func statusOfAll(ctx context.Context, a *cli.App) (sealed bool, err error) {
+	report, err := everyNode(ctx, a, "asking for the status", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+		return client.Status(ctx, c.Operator())
+	})
+	if err != nil {
+		return false, err
+	}
+	var lost []error
+	for _, n := range report.GetNodes() {
+		if n.GetSeal() == nil {
+			lost = append(lost, fmt.Errorf("%s could not be asked: %s", n.GetNodeId(), cli.FaultText(n.GetError())))
+			continue
+		}
+		sealed = sealed || closed(n.GetSeal())
+	}
+	return sealed, errors.Join(append(lost, a.Print(report, func(w io.Writer) { nodeTable(w, report.GetNodes()) }))...)
+}
+
+func statusTable(w io.Writer, r *kmspb.StatusResponse) {
+	s := r.GetSeal()
+	cli.Line(w, "state", sealText(s))
+	if s.GetInitialised() {
+		cli.Line(w, "shares", fmt.Sprintf("%d of %d open it", s.GetThreshold(), s.GetShares()))
+	}
+	cli.Line(w, "leader known", yes(r.GetHasLeader()))
+	if r.GetNodeId() == "" {
+		return // strangers see no more
+	}
+	cli.Line(w, "node", r.GetNodeId())
+	cli.Line(w, "version", r.GetVersion())
+	if s.GetInitialised() {
+		cli.Line(w, "cluster", s.GetClusterId())
+		cli.Line(w, "account", fmt.Sprintf("%s in %s (%s)", s.GetAccount(), strings.Join(append([]string{s.GetRegion()}, s.GetMoreRegions()...), ", "), s.GetPartition()))
+	}
+	cli.Line(w, "leader", cli.OrDash(r.GetLeaderId()))
+	cli.Line(w, "cluster time", cli.When(r.GetClusterTime()))
+	if x := r.GetRaft(); x != nil {
+		cli.Line(w, "raft", fmt.Sprintf("%s, term %d, last %d, committed %d, applied %d", x.GetState(), x.GetTerm(), x.GetLastIndex(), x.GetCommitIndex(), x.GetAppliedIndex()))
+	}
+	if x := r.GetAudit(); x != nil {
+		complete := "complete here"
+		if !x.GetComplete() {
+			complete = "not complete here"
+		}
+		cli.Line(w, "audit log", fmt.Sprintf("%d records, %d stored, %d signed, %s", x.GetSize(), x.GetStored(), x.GetCheckpointed(), complete))
+	}
+	if x := r.GetAddresses(); x != nil {
+		cli.Line(w, "addresses", fmt.Sprintf("aws %s, grpc %s, peer %s, health %s", cli.OrDash(x.GetAws()), cli.OrDash(x.GetGrpc()), cli.OrDash(x.GetPeer()), cli.OrDash(x.GetHealth())))
+	}
+	cli.Line(w, "revocation list", crlNumbers(r.GetCrls()))
+	if x := s.GetCeremony(); x != nil {
+		cli.Line(w, "ceremony", fmt.Sprintf("of %s, began %s, ends %s", cli.Printable(x.GetOwner()), cli.When(x.GetBegan()), cli.When(x.GetExpires())))
+	}
+	for _, f := range r.GetFaults() {
+		cli.Line(w, "fault", f)
+	}
+}
+
+func confirmTimeCommand(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:   "confirm-time",
+		Short: "Say that the nodes' clocks are right although more than a day has passed",
+		Long: `Cluster time does not step more than a day forward by itself: a clock gone wrong
+must not delete keys. After a long outage, look at the clocks of all nodes, and
+when they are right, say so with this.`,
+		Example: `  conclave operator confirm-time`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.With(cmd.Context(), "confirming the time", func(ctx context.Context, c *cli.Connection) error {
+				res, err := c.Operator().ConfirmTime(ctx, &kmspb.ConfirmTimeRequest{})
+				if err != nil {
+					return err
+				}
+				return a.Print(res, func(w io.Writer) {
+					cli.Line(w, "confirmed: within an hour, cluster time may step to what the nodes' clocks say")
+				})
+			})
+		},
+	}
+}
+
+func clusterCommand(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{Use: "cluster", Short: "Look at the nodes of a cluster"}
+	a.ClientFlags(cmd)
+	cmd.AddCommand(&cobra.Command{
+		Use:     "members",
+		Short:   "List the nodes",
+		Example: `  conclave cluster members`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.With(cmd.Context(), "listing the members", func(ctx context.Context, c *cli.Connection) error {
+				res, err := c.Cluster().Members(ctx, &kmspb.MembersRequest{})
+				if err != nil {
+					return err
+				}
+				return a.Print(res, func(w io.Writer) {
+					cli.Line(w, "NODE", "ROLE", "LEADER", "ALIVE", "PEER", "AWS", "GRPC")
+					for _, m := range res.GetMembers() {
+						at := m.GetAddresses()
+						cli.Line(w, m.GetNodeId(), m.GetSuffrage(), yes(m.GetLeader()), yes(m.GetAlive()), cli.OrDash(at.GetPeer()), cli.OrDash(at.GetAws()), cli.OrDash(at.GetGrpc()))
+					}
+				})
+			})
+		},
+	})
+	return cmd
+}

@@ -1,0 +1,315 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
+)
+
+// attested is a Config.Attest by the key that theCluster names.
+func attested(*State) func([32]byte) (*fsmpb.Attestation, error) {
+	return func(digest [32]byte) (*fsmpb.Attestation, error) { return Attest(digest, testSign) }
+}
+
+// unpack gives the items of a snapshot, and pack makes one of them.
+func unpack(t testing.TB, snap []byte) (items []*fsmpb.SnapshotItem) {
+	t.Helper()
+	in, close, err := openSnapshot(bytes.NewReader(snap))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer close()
+	for {
+		item, _, err := readItem(in, maxHeader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		items = append(items, item)
+		if item.GetEnd() != nil {
+			return items
+		}
+	}
+}
+
+func pack(t testing.TB, items []*fsmpb.SnapshotItem) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	z, err := zstd.NewWriter(&buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = z.Write([]byte(snapshotMagic))
+	for i, item := range items {
+		if end := item.GetEnd(); end != nil {
+			end.Items = uint64(i)
+		}
+		b := wire.Marshal(nil, item)
+		_, _ = z.Write([]byte{byte(len(b) >> 24), byte(len(b) >> 16), byte(len(b) >> 8), byte(len(b))})
+		_, _ = z.Write(b)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// The whole point of attestations: whoever edits a snapshot on a disk, field by
+// field, or puts one together from others, finds no node that takes it.
+func TestEditedSnapshotIsRefused(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	m := &machine{t: t, audit: &memoryAudit{}}
+	m.fsm = New(Config{Audit: m.audit, Attest: attested})
+	logs := history(t, seed, 80)
+	m.fsm.ApplyBatch(logs[:60])
+	older := m.snapshot()
+	m.fsm.ApplyBatch(logs[60:])
+	// Whatever the random log left: something to edit of each kind.
+	m.index, m.seq, m.wall = uint64(len(logs)), 1<<30, m.fsm.Current().Time()
+	id := testKey(200)
+	disabled := keyOf(id)
+	disabled.State = fsmpb.KeyState_KEY_STATE_DISABLED
+	wantVerdicts(t, m.propose(record(putKey(disabled), putPolicy(id, "{}"), credential("AKIAEDIT"))), Accepted)
+	snap := m.snapshot()
+	items := unpack(t, snap)
+	if !bytes.Equal(pack(t, items), snap) {
+		t.Log("zstd levels differ: the same items, other bytes")
+	}
+
+	fresh := func() *FSM { return New(Config{Audit: &memoryAudit{}, Attest: attested}) }
+	restore := func(f *FSM, b []byte) error {
+		return (&machine{t: t, fsm: f}).restore(b)
+	}
+	if err := restore(fresh(), pack(t, items)); err != nil {
+		t.Fatalf("unedited: %v", err)
+	}
+
+	edited := 0
+	for i, item := range items {
+		if !attests(item) {
+			continue
+		}
+		edited++
+		less := append(append([]*fsmpb.SnapshotItem{}, items[:i]...), items[i+1:]...)
+		if err := restore(fresh(), pack(t, less)); err == nil {
+			t.Errorf("a snapshot without item %d, %v, was restored", i, item)
+		}
+	}
+	if edited < 20 {
+		t.Fatalf("%d items are attested: the test is too small", edited)
+	}
+	for name, edit := range map[string]func(*fsmpb.SnapshotItem) bool{
+		"a key enabled": func(item *fsmpb.SnapshotItem) bool {
+			k := item.GetKey()
+			if k == nil || k.State == fsmpb.KeyState_KEY_STATE_ENABLED {
+				return false
+			}
+			k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_ENABLED, 0
+			return true
+		},
+		"a policy": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetKeyPolicy() == nil {
+				return false
+			}
+			item.GetKeyPolicy().Document += " "
+			return true
+		},
+		"a credential": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetCredential() == nil {
+				return false
+			}
+			item.GetCredential().Principal += "x"
+			return true
+		},
+		"cluster time": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetHeader() == nil {
+				return false
+			}
+			item.GetHeader().Time++
+			return true
+		},
+		"the index": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetHeader() == nil {
+				return false
+			}
+			item.GetHeader().Index++
+			return true
+		},
+		"the origin keys": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetCluster() == nil {
+				return false
+			}
+			item.GetCluster().OriginKeys = nil
+			return true
+		},
+		"the signature": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetAttestation() == nil {
+				return false
+			}
+			item.GetAttestation().Signature[9] ^= 1
+			return true
+		},
+		"another state's attestation": func(item *fsmpb.SnapshotItem) bool {
+			if item.GetAttestation() == nil {
+				return false
+			}
+			for _, o := range unpack(t, older) {
+				if a := o.GetAttestation(); a != nil {
+					item.Item.(*fsmpb.SnapshotItem_Attestation).Attestation = a
+				}
+			}
+			return true
+		},
+	} {
+		copies, done := make([]*fsmpb.SnapshotItem, len(items)), false
+		for i := range items {
+			copies[i] = proto.CloneOf(items[i])
+			done = done || edit(copies[i])
+		}
+		if !done {
+			t.Errorf("%s: nothing to edit", name)
+			continue
+		}
+		for at, f := range map[string]*FSM{"a new node": fresh(), "a node with a state": m.fsm} {
+			before := f.Current()
+			if err := restore(f, pack(t, copies)); !errors.Is(err, ErrAttestation) {
+				t.Errorf("%s: %s answered %v", name, at, err)
+			}
+			if f.Current() != before {
+				t.Errorf("%s: %s has another state", name, at)
+			}
+		}
+	}
+}
+
+// A thief who makes a cluster of his own, with the real one's id, is believed by a
+// node that knows nothing, and by no other.
+func TestForeignSnapshotIsRefused(t *testing.T) {
+	m := newMachine(t)
+	m.propose(record(theCluster()))
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	items := unpack(t, m.snapshot())
+	digest := newRestored()
+	for _, item := range items {
+		if c := item.GetCluster(); c != nil {
+			c.OriginKeys[0].PublicKey = public
+		}
+		if attests(item) {
+			b := wire.Marshal(nil, item)
+			digest.sum.Write([]byte{byte(len(b) >> 24), byte(len(b) >> 16), byte(len(b) >> 8), byte(len(b))})
+			digest.sum.Write(b)
+		}
+		if a := item.GetAttestation(); a != nil {
+			a.Signature = signWith(private, attestDomain, [32]byte(digest.sum.Sum(nil)))
+		}
+	}
+	forged := pack(t, items)
+	if err := blank(t).restore(forged); err != nil {
+		t.Fatalf("the forgery is not good enough for this test: %v", err)
+	}
+	if err := m.restore(forged); !errors.Is(err, ErrAttestation) {
+		t.Errorf("a node of the real cluster answered %v", err)
+	}
+	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, ErrAttestation) {
+		t.Errorf("CheckSnapshot answered %v", err)
+	}
+	// A cluster that is not founded is no way around either.
+	if err := m.restore(blank(t).snapshot()); !errors.Is(err, ErrAttestation) {
+		t.Errorf("a snapshot without a cluster: %v", err)
+	}
+}
+
+func TestCheckSnapshotIndex(t *testing.T) {
+	m := newMachine(t)
+	m.propose(record(theCluster()))
+	snap := m.snapshot()
+	if i, err := SnapshotIndex(bytes.NewReader(snap)); err != nil || i != m.index {
+		t.Errorf("index %d, %v; want %d", i, err, m.index)
+	}
+	if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), m.index); err != nil {
+		t.Error(err)
+	}
+	for _, index := range []uint64{m.index - 1, m.index + 1} {
+		if err := CheckSnapshot(bytes.NewReader(snap), m.fsm.Current(), index); !errors.Is(err, ErrAttestation) {
+			t.Errorf("index %d instead of %d: %v", index, m.index, err)
+		}
+	}
+}
+
+// Without anybody to attest there is no snapshot of a founded cluster.
+func TestSnapshotNeedsAnAttestation(t *testing.T) {
+	for name, attest := range map[string]func(*State) func([32]byte) (*fsmpb.Attestation, error){
+		"nobody": nil,
+		"sealed": func(*State) func([32]byte) (*fsmpb.Attestation, error) {
+			return func([32]byte) (*fsmpb.Attestation, error) { return nil, ErrNoAttestation }
+		},
+		"a wrong one": func(*State) func([32]byte) (*fsmpb.Attestation, error) {
+			return func([32]byte) (*fsmpb.Attestation, error) { return Attest([32]byte{1}, testSign) }
+		},
+	} {
+		blank(t).snapshot() // not founded
+		m := newMachine(t)
+		m.fsm.cfg.Attest = attest
+		s, err := m.fsm.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sink bufferSink
+		if err := s.Persist(&sink); err == nil || !sink.cancelled || sink.closed {
+			t.Errorf("%s: a snapshot was made: %v", name, err)
+		}
+	}
+}
+
+// What comes before a cluster is founded needs no attestation, and nothing else does
+// without one.
+func TestSnapshotBeforeFounding(t *testing.T) {
+	m := blank(t)
+	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
+	snap := m.snapshot()
+	if err := blank(t).restore(snap); err != nil {
+		t.Errorf("registrations alone: %v", err)
+	}
+	items := unpack(t, snap)
+	key := &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Key{Key: keyOf(testKey(1))}}
+	key.GetKey().Version = 1
+	if err := blank(t).restore(pack(t, append([]*fsmpb.SnapshotItem{items[0], key}, items[1:]...))); !errors.Is(err, ErrAttestation) {
+		t.Errorf("with a key: %v", err)
+	}
+}
+
+// Every node can look back to each index, however it took the entries.
+func TestStateAt(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	logs := history(t, seed, 100)
+	one, many := New(Config{Audit: &memoryAudit{}}), New(Config{Audit: &memoryAudit{}})
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	for rest := logs; len(rest) > 0; {
+		n := min(1+rnd.IntN(20), len(rest))
+		many.ApplyBatch(rest[:n])
+		rest = rest[n:]
+	}
+	for _, l := range logs {
+		one.ApplyBatch([]*raft.Log{l})
+		a, b := one.StateAt(l.Index), many.StateAt(l.Index)
+		if a == nil || b == nil || a.Digest() != b.Digest() || a.Hash() != b.Hash() {
+			t.Fatalf("the states at index %d differ: %v, %v", l.Index, a, b)
+		}
+	}
+	if one.StateAt(uint64(len(logs)+1)) != nil {
+		t.Error("a state of the future")
+	}
+}

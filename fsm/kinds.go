@@ -1,0 +1,259 @@
+package fsm
+
+import (
+	"bytes"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// kinds has a row for each kind of object, in the order of their numbers. DESIGN.md
+// tells how to add one.
+func kinds() []*row {
+	return []*row{
+		newRow(spec[*fsmpb.Cluster]{
+			kind:    fsmpb.Kind_KIND_CLUSTER,
+			item:    (*fsmpb.SnapshotItem).GetCluster,
+			version: func(m *fsmpb.Cluster) *Version { return &m.Version },
+			id:      func(*fsmpb.Cluster) ([]byte, bool) { return nil, true },
+			put:     (*fsmpb.Change).GetPutCluster,
+			rule:    (*applier).checkCluster,
+		}),
+		newRow(spec[*fsmpb.Key]{
+			kind:      fsmpb.Kind_KIND_KEY,
+			item:      (*fsmpb.SnapshotItem).GetKey,
+			version:   func(m *fsmpb.Key) *Version { return &m.Version },
+			id:        func(m *fsmpb.Key) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetId()) },
+			malformed: "a key has no valid id, Region, spec or usage",
+			put:       (*fsmpb.Change).GetPutKey,
+			rule:      (*applier).checkKey,
+			early:     (*applier).tooFar,
+			making:    (*applier).makingKey,
+			delete: &deletion[*fsmpb.Key]{
+				of:        byID((*fsmpb.Change).GetDeleteKey, func(d *fsmpb.DeleteKey) ([]byte, bool) { return keyBytes(d.Region, d.Key) }),
+				malformed: "a key has no valid id or Region",
+				alone:     "it deletes a key and changes something else",
+				rule:      (*applier).keyIsDue,
+				gone:      (*applier).buryKey,
+			},
+			absent: "it stores a policy, tags, an alias or a grant for a key that does not exist",
+			member: &member[*fsmpb.Key]{
+				in:  fsmpb.Kind_KIND_STORE_KEYS,
+				set: func(m *fsmpb.Key) ([]byte, bool) { return []byte(m.KeyStore), m.KeyStore != "" },
+			},
+			compact: compactKey,
+		}),
+		newRow(spec[*fsmpb.KeyPolicy]{
+			kind:    fsmpb.Kind_KIND_KEY_POLICY,
+			item:    (*fsmpb.SnapshotItem).GetKeyPolicy,
+			version: func(m *fsmpb.KeyPolicy) *Version { return &m.Version },
+			id:      func(m *fsmpb.KeyPolicy) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			put:     (*fsmpb.Change).GetPutKeyPolicy,
+			rule:    (*applier).checkPolicy,
+			owner:   &owner[*fsmpb.KeyPolicy]{kind: fsmpb.Kind_KIND_KEY},
+			compact: func(t *texts, _ *table, o *object, m *fsmpb.KeyPolicy) {
+				m.Key = o.last(len(m.Key), 0)
+				t.share(&m.Region, &m.Document)
+			},
+		}),
+		newRow(spec[*fsmpb.KeyTags]{
+			kind:    fsmpb.Kind_KIND_KEY_TAGS,
+			item:    (*fsmpb.SnapshotItem).GetKeyTags,
+			version: func(m *fsmpb.KeyTags) *Version { return &m.Version },
+			id:      func(m *fsmpb.KeyTags) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			put:     (*fsmpb.Change).GetPutKeyTags,
+			owner:   &owner[*fsmpb.KeyTags]{kind: fsmpb.Kind_KIND_KEY},
+			compact: func(t *texts, _ *table, o *object, m *fsmpb.KeyTags) {
+				m.Key = o.last(len(m.Key), 0)
+				t.share(&m.Region)
+			},
+		}),
+		newRow(spec[*fsmpb.Alias]{
+			kind:    fsmpb.Kind_KIND_ALIAS,
+			item:    (*fsmpb.SnapshotItem).GetAlias,
+			version: func(m *fsmpb.Alias) *Version { return &m.Version },
+			id: func(m *fsmpb.Alias) ([]byte, bool) {
+				_, valid := keyID(m.GetRegion(), m.GetKey())
+				return AliasID(m.GetRegion(), m.GetName()), valid
+			},
+			name:      (*fsmpb.Alias).GetName,
+			maxName:   256,
+			malformed: "an alias has no valid name or key",
+			put:       (*fsmpb.Change).GetPutAlias,
+			rule:      (*applier).checkAlias,
+			delete: &deletion[*fsmpb.Alias]{
+				of:      byID((*fsmpb.Change).GetDeleteAlias, func(d *fsmpb.AliasName) ([]byte, bool) { return AliasID(d.Region, d.Name), true }),
+				missing: "it deletes an alias that is not there",
+			},
+			owner: &owner[*fsmpb.Alias]{
+				kind: fsmpb.Kind_KIND_KEY,
+				id:   func(m *fsmpb.Alias) []byte { return firstOf(keyBytes(m.Region, m.Key)) },
+				all:  aliasesOf,
+			},
+			member: &member[*fsmpb.Alias]{
+				in:       fsmpb.Kind_KIND_KEY_ALIASES,
+				set:      func(m *fsmpb.Alias) ([]byte, bool) { return keyBytes(m.Region, m.Key) },
+				replaced: setLeft,
+			},
+			compact: compactAlias,
+			indexes: []*index[*fsmpb.Alias]{byTarget},
+		}),
+		newRow(spec[*fsmpb.KeyAliases]{
+			kind:    fsmpb.Kind_KIND_KEY_ALIASES,
+			item:    (*fsmpb.SnapshotItem).GetKeyAliases,
+			version: func(m *fsmpb.KeyAliases) *Version { return &m.Version },
+			id:      func(m *fsmpb.KeyAliases) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			owner:   &owner[*fsmpb.KeyAliases]{kind: fsmpb.Kind_KIND_KEY},
+			count: func(id []byte, n uint32, v Version) *fsmpb.KeyAliases {
+				k, _ := parseKeyID(id)
+				return &fsmpb.KeyAliases{Key: k.ID[:], Region: k.Region, Count: n, Version: v}
+			},
+			counted: (*fsmpb.KeyAliases).GetCount,
+		}),
+		newRow(spec[*fsmpb.Credential]{
+			kind:      fsmpb.Kind_KIND_CREDENTIAL,
+			item:      (*fsmpb.SnapshotItem).GetCredential,
+			version:   func(m *fsmpb.Credential) *Version { return &m.Version },
+			id:        func(m *fsmpb.Credential) ([]byte, bool) { return []byte(m.GetId()), true },
+			name:      (*fsmpb.Credential).GetId,
+			maxName:   1024,
+			malformed: "a credential has no id or no principal",
+			put:       (*fsmpb.Change).GetPutCredential,
+			rule:      (*applier).checkCredential,
+			delete: &deletion[*fsmpb.Credential]{
+				of: byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return []byte(d.Id), true }),
+			},
+			founding: true,
+		}),
+		newRow(spec[*fsmpb.Tombstone]{
+			kind:    fsmpb.Kind_KIND_TOMBSTONE,
+			item:    (*fsmpb.SnapshotItem).GetTombstone,
+			version: func(m *fsmpb.Tombstone) *Version { return &m.Version },
+			id:      func(m *fsmpb.Tombstone) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			compact: func(t *texts, _ *table, o *object, m *fsmpb.Tombstone) {
+				m.Key = o.last(len(m.Key), 0)
+				t.share(&m.Region)
+			},
+		}),
+		newRow(spec[*fsmpb.RegisterNode]{
+			kind:    fsmpb.Kind_KIND_NODE,
+			item:    (*fsmpb.SnapshotItem).GetNode,
+			version: func(m *fsmpb.RegisterNode) *Version { return &m.Version },
+			id:      func(m *fsmpb.RegisterNode) ([]byte, bool) { return []byte(m.GetNode()), true },
+			name:    (*fsmpb.RegisterNode).GetNode,
+			maxName: 255,
+			before:  true,
+		}),
+		newRow(spec[*fsmpb.Grant]{
+			kind:    fsmpb.Kind_KIND_GRANT,
+			item:    (*fsmpb.SnapshotItem).GetGrant,
+			version: func(m *fsmpb.Grant) *Version { return &m.Version },
+			id: func(m *fsmpb.Grant) ([]byte, bool) {
+				key, valid := keyID(m.GetRegion(), m.GetKey())
+				return GrantID(key, m.GetId()), valid && len(m.GetId()) == 32
+			},
+			malformed: "a grant has no valid key, id, grantee or operation",
+			put:       (*fsmpb.Change).GetPutGrant,
+			rule:      (*applier).checkGrant,
+			delete: &deletion[*fsmpb.Grant]{
+				of: byID((*fsmpb.Change).GetDeleteGrant, func(d *fsmpb.GrantID) ([]byte, bool) {
+					key, valid := keyID(d.Region, d.Key)
+					return GrantID(key, d.Id), valid
+				}),
+				malformed: "a grant has no valid key",
+			},
+			owner: &owner[*fsmpb.Grant]{
+				kind: fsmpb.Kind_KIND_KEY,
+				id:   func(m *fsmpb.Grant) []byte { return firstOf(keyBytes(m.Region, m.Key)) },
+				all:  func(db *table, key []byte) []*object { return under(db, fsmpb.Kind_KIND_GRANT, key) },
+			},
+			member: &member[*fsmpb.Grant]{
+				in:  fsmpb.Kind_KIND_KEY_GRANTS,
+				set: func(m *fsmpb.Grant) ([]byte, bool) { return keyBytes(m.Region, m.Key) },
+			},
+			compact: compactGrant,
+			indexes: []*index[*fsmpb.Grant]{byGrantee, byRetiring},
+		}),
+		newRow(spec[*fsmpb.KeyGrants]{
+			kind:    fsmpb.Kind_KIND_KEY_GRANTS,
+			item:    (*fsmpb.SnapshotItem).GetKeyGrants,
+			version: func(m *fsmpb.KeyGrants) *Version { return &m.Version },
+			id:      func(m *fsmpb.KeyGrants) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			owner:   &owner[*fsmpb.KeyGrants]{kind: fsmpb.Kind_KIND_KEY},
+			count: func(id []byte, n uint32, v Version) *fsmpb.KeyGrants {
+				k, _ := parseKeyID(id)
+				return &fsmpb.KeyGrants{Key: k.ID[:], Region: k.Region, Count: n, Version: v}
+			},
+			counted: (*fsmpb.KeyGrants).GetCount,
+		}),
+		newRow(spec[*fsmpb.KeyStore]{
+			kind:      fsmpb.Kind_KIND_KEY_STORE,
+			item:      (*fsmpb.SnapshotItem).GetKeyStore,
+			version:   func(m *fsmpb.KeyStore) *Version { return &m.Version },
+			id:        func(m *fsmpb.KeyStore) ([]byte, bool) { return []byte(m.GetId()), true },
+			name:      (*fsmpb.KeyStore).GetId,
+			maxName:   64,
+			malformed: "a custom key store has no id, name, type or state",
+			put:       (*fsmpb.Change).GetPutKeyStore,
+			rule:      (*applier).checkKeyStore,
+			delete: &deletion[*fsmpb.KeyStore]{
+				of:   byID((*fsmpb.Change).GetDeleteKeyStore, func(d *fsmpb.KeyStoreID) ([]byte, bool) { return []byte(d.Id), true }),
+				rule: (*applier).storeIsEmpty,
+			},
+			member: &member[*fsmpb.KeyStore]{
+				in:       fsmpb.Kind_KIND_KEY_STORES,
+				set:      func(*fsmpb.KeyStore) ([]byte, bool) { return nil, true },
+				replaced: setTouched,
+				last:     true,
+			},
+		}),
+		newRow(spec[*fsmpb.KeyStores]{
+			kind:    fsmpb.Kind_KIND_KEY_STORES,
+			item:    (*fsmpb.SnapshotItem).GetKeyStores,
+			version: func(m *fsmpb.KeyStores) *Version { return &m.Version },
+			id:      func(*fsmpb.KeyStores) ([]byte, bool) { return nil, true },
+			count:   func(_ []byte, n uint32, v Version) *fsmpb.KeyStores { return &fsmpb.KeyStores{Count: n, Version: v} },
+			counted: (*fsmpb.KeyStores).GetCount,
+		}),
+		newRow(spec[*fsmpb.StoreKeys]{
+			kind:    fsmpb.Kind_KIND_STORE_KEYS,
+			item:    (*fsmpb.SnapshotItem).GetStoreKeys,
+			version: func(m *fsmpb.StoreKeys) *Version { return &m.Version },
+			id:      func(m *fsmpb.StoreKeys) ([]byte, bool) { return []byte(m.GetStore()), true },
+			owner:   &owner[*fsmpb.StoreKeys]{kind: fsmpb.Kind_KIND_KEY_STORE},
+			count: func(id []byte, n uint32, v Version) *fsmpb.StoreKeys {
+				return &fsmpb.StoreKeys{Store: string(id), Count: n, Version: v}
+			},
+			counted: (*fsmpb.StoreKeys).GetCount,
+		}),
+	}
+}
+
+// keyBytes is the id of a key, and of what a key has one of.
+func keyBytes(region string, key []byte) (id []byte, valid bool) {
+	k, valid := keyID(region, key)
+	return k.Bytes(), valid
+}
+
+func firstOf(id []byte, _ bool) []byte { return id }
+
+// aliasesOf are the rows of a key's aliases, by name.
+func aliasesOf(db *table, key []byte) (rows []*object) {
+	id, _ := parseKeyID(key)
+	for a := range (&State{db: db}).AliasesOf(id) {
+		rows = append(rows, lookup(db, fsmpb.Kind_KIND_ALIAS, AliasID(a.Region, a.Name)))
+	}
+	return rows
+}
+
+// under are the rows of a kind whose ids begin with that of something else.
+func under(db *table, kind fsmpb.Kind, prefix []byte) (rows []*object) {
+	from := rowID(kind, prefix)
+	db.rows.AscendGreaterOrEqual(&object{id: from}, func(o *object) bool {
+		if !bytes.HasPrefix(o.id, from) {
+			return false
+		}
+		rows = append(rows, o)
+		return true
+	})
+	return rows
+}

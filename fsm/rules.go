@@ -1,0 +1,495 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
+)
+
+// The rules of this file hold for every record, whoever made it. Signatures keep out
+// what no unsealed node proposed. The rules are the second line: they bound what an
+// unsealed node with a bug, or in wrong hands, can do to what cannot be brought back.
+// So each of them is something that no operation does, whatever the proposer read.
+//
+// They decide from the state and the entry alone, as all nodes apply the same, those
+// that are sealed too. None can open anything: that a MAC is by the keyring, or that
+// bytes are a key, they cannot tell. Nor can they tell whether the caller of an
+// operation was allowed it. What an operation could have done, they let pass.
+//
+// A record that breaks a rule changes nothing, is not in the audit log, and is
+// reported as a [Refusal].
+
+// Refusal is a record that broke a rule.
+type Refusal struct {
+	Node      string   // that proposed it
+	RequestID [16]byte // zero if the record has no valid one
+	Rule      string   // what it did that no record may, for a person
+}
+
+// refuse is the answer to a change that breaks a rule.
+func (a *applier) refuse(rule string) (pending, Verdict) {
+	a.broken = rule
+	return nil, Invalid
+}
+
+// Subject is the object that a change puts or deletes. It reports false for a change
+// of none. What a deleted key takes along, and counts, are not subjects.
+func Subject(c *fsmpb.Change) (fsmpb.Kind, []byte, bool) {
+	does := changeOf(c)
+	if does == nil || does.row == nil {
+		return fsmpb.Kind_KIND_UNSPECIFIED, nil, false
+	}
+	id, _ := does.subject(c)
+	return does.row.kind, id, true
+}
+
+// checkSubjects holds for the changes of a record together: each is of another
+// object, the record read what it replaces or deletes, and one that has to be alone is.
+func (a *applier) checkSubjects(r *wire.Record) (broken string) {
+	type subject struct {
+		kind fsmpb.Kind
+		id   string
+	}
+	seen := make(map[subject]bool, len(a.edits))
+	for _, e := range a.edits {
+		if e.does == nil || e.does.row == nil {
+			continue
+		}
+		if e.does.alone != "" && len(a.edits) > 1 {
+			return e.does.alone
+		}
+		kind := e.does.row.kind
+		one := subject{kind, string(e.id)}
+		if seen[one] {
+			return "it changes an object twice"
+		}
+		seen[one] = true
+		read := func(r wire.Read) bool { return r.Kind == kind && bytes.Equal(r.ID, e.id) }
+		if e.was != nil && !slices.ContainsFunc(r.Reads, read) {
+			return "it changes what it did not read"
+		}
+	}
+	return ""
+}
+
+// stands tells whether there will be such an object: what belongs to one is stored
+// with it or after it.
+func (a *applier) stands(kind fsmpb.Kind, id []byte) bool {
+	return slices.ContainsFunc(a.edits, func(e edit) bool {
+		return e.does != nil && e.does == registry[kind].put && e.valid && bytes.Equal(e.id, id)
+	}) || lookup(a.db, kind, id) != nil
+}
+
+// members counts the keys of id's multi-Region set in other Regions.
+func (a *applier) members(id KeyID) (n int) {
+	c := a.cluster()
+	for _, r := range append([]string{c.GetRegion()}, c.GetMoreRegions()...) {
+		o := KeyID{Region: r, ID: id.ID}
+		if r != id.Region && lookup(a.db, fsmpb.Kind_KIND_KEY, o.Bytes()) != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// generation tells whether the keyring has a generation. The record that founds the
+// cluster brings the keyring with it.
+func (a *applier) generation(g uint32) bool {
+	c := a.cluster()
+	for _, e := range a.edits {
+		if p := e.GetPutCluster(); p != nil && c == nil {
+			c = p
+		}
+	}
+	return slices.ContainsFunc(c.GetKeyring(), func(k *fsmpb.WrappedKEK) bool { return k.GetGeneration() == g })
+}
+
+const (
+	originExternal = "EXTERNAL"
+
+	// A key waits for its deletion between these two, as AWS has it; in days.
+	minWaiting = 7
+	maxWaiting = 30
+	// waitingSlack is how far the clock of the node that counted a waiting period may
+	// be ahead of the leader's.
+	waitingSlack = 60_000_000_000
+
+	maxPolicy = 32768 // bytes, as package policy has it
+)
+
+// checkCluster: the record that founds a cluster makes all of its seal. Afterwards
+// nothing of it changes but whether it takes any region: a root key, shares or a keyring
+// in place of the first would lock everybody out for ever.
+func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
+	if len(n.Id) != 16 || n.Account == "" || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
+		return "a cluster's seal is incomplete"
+	}
+	for i, r := range n.MoreRegions {
+		if !validRegion(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
+			return "a cluster's Regions are not in order"
+		}
+	}
+	if was == nil {
+		return ""
+	}
+	was = proto.CloneOf(was)
+	was.AnyRegion, was.Version = n.AnyRegion, n.Version
+	if !proto.Equal(was, n) {
+		return "it changes the cluster's seal"
+	}
+	return ""
+}
+
+// checkKey holds what a key is to become, n, against what it was, nil for a new one.
+func (a *applier) checkKey(was, n *fsmpb.Key) (broken string) {
+	if n.Spec == "" || n.Usage == "" {
+		return "a key has no valid id, Region, spec or usage"
+	}
+	// An id that was a key's is never a key's again, unless as a replica of the same
+	// multi-Region key.
+	if a.grave(n) != nil && !a.replicated(n) {
+		return "it reuses the id of a deleted key"
+	}
+	if was != nil && (was.Spec != n.Spec || was.Usage != n.Usage || was.Origin != n.Origin || was.MultiRegion != n.MultiRegion ||
+		was.Created != n.Created || was.KeyStore != n.KeyStore || was.XksKey != n.XksKey) {
+		return "it changes a key's spec, usage, origin, creation date or key store"
+	}
+	if n.MultiRegion != (n.PrimaryRegion != "") {
+		return "only a multi-Region key has a primary Region, and each has"
+	}
+	if was == nil && n.MultiRegion && n.PrimaryRegion != n.Region && !a.replicated(n) {
+		return "it creates a replica whose primary key does not exist or is not enabled"
+	}
+	if was != nil && was.PrimaryRegion != n.PrimaryRegion && (isPrimary(was) || isPrimary(n)) && (!isEnabled(was) || !isEnabled(n)) {
+		return "it makes a key the primary, or no longer the primary, that is not enabled"
+	}
+	if broken := a.checkState(was, n); broken != "" {
+		return broken
+	}
+	if broken := a.checkTokens(was, n); broken != "" {
+		return broken
+	}
+	return a.checkMaterials(was, n)
+}
+
+// grave is the tombstone of the key that had the id before.
+func (a *applier) grave(k *fsmpb.Key) *object {
+	return lookup(a.db, fsmpb.Kind_KIND_TOMBSTONE, firstOf(keyBytes(k.Region, k.Id)))
+}
+
+// replicated tells whether a key is a replica of one that is there and in use:
+// nothing but such a one can follow a replica that was deleted.
+func (a *applier) replicated(n *fsmpb.Key) bool {
+	id, ok := keyID(n.PrimaryRegion, n.Id)
+	if !n.MultiRegion || !ok || n.PrimaryRegion == n.Region {
+		return false
+	}
+	o := lookup(a.db, fsmpb.Kind_KIND_KEY, id.Bytes())
+	if o == nil {
+		return false
+	}
+	k := o.value.(*fsmpb.Key)
+	return isPrimary(k) && isEnabled(k) && k.Spec == n.Spec && k.Usage == n.Usage && k.Origin == n.Origin
+}
+
+// makingKey says what is lost with a key as it was, and takes the tombstone away that
+// a new one replaces.
+func (a *applier) makingKey(was, n *fsmpb.Key) {
+	if lostMaterial(was, n) {
+		id, _ := keyID(n.Region, n.Id)
+		a.events.Destroyed = append(a.events.Destroyed, id)
+	}
+	if grave := a.grave(n); grave != nil {
+		a.remove(grave)
+	}
+}
+
+// lostMaterial tells whether a key had material that it does not have any more.
+func lostMaterial(was, is *fsmpb.Key) bool {
+	for _, m := range was.GetMaterials() {
+		kept := slices.ContainsFunc(is.Materials, func(n *fsmpb.Material) bool {
+			return bytes.Equal(n.Id, m.Id) && bytes.Equal(n.Wrapped, m.Wrapped)
+		})
+		if len(m.Wrapped) > 0 && !kept {
+			return true
+		}
+	}
+	return false
+}
+
+// keyIsDue: a key is destroyed when its time has come by cluster time, whoever says so.
+// No clock that runs ahead on one node can delete a key early.
+func (a *applier) keyIsDue(k *fsmpb.Key) Verdict {
+	switch {
+	case k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
+		return Conflict
+	case a.state.time < k.DeletionTime:
+		return Early
+	}
+	return Accepted
+}
+
+// buryKey leaves a tombstone of a key that was destroyed.
+func (a *applier) buryKey(id []byte, k *fsmpb.Key) {
+	key, _ := parseKeyID(id)
+	a.f.uses.forget(key)
+	a.put(fsmpb.Kind_KIND_TOMBSTONE, id, &fsmpb.Tombstone{Key: key.ID[:], Region: k.Region, Deleted: a.state.time})
+	a.events.Destroyed = append(a.events.Destroyed, key)
+}
+
+func isPrimary(k *fsmpb.Key) bool { return k.MultiRegion && k.PrimaryRegion == k.Region }
+
+func isEnabled(k *fsmpb.Key) bool { return k.State == fsmpb.KeyState_KEY_STATE_ENABLED }
+
+// checkState holds for the states of keys. Out of a waiting period a key comes
+// disabled, or waiting for its material. The date of its deletion is never moved: to
+// have another one, its owner cancels the deletion first, which all can see.
+func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
+	waits := func(k *fsmpb.Key) bool {
+		return k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
+	}
+	switch n.State {
+	case fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_DISABLED:
+		if waits(was) && n.State == fsmpb.KeyState_KEY_STATE_ENABLED {
+			return "it enables a key that is pending deletion"
+		}
+		if n.Origin == originExternal && !hasMaterials(n) {
+			return "it enables or disables a key that lacks imported material"
+		}
+	case fsmpb.KeyState_KEY_STATE_PENDING_IMPORT:
+		if n.Origin != originExternal {
+			return "only a key with imported material is pending import"
+		}
+	case fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
+		if was == nil {
+			return "it creates a key that is pending deletion"
+		}
+		if was.State == n.State {
+			if was.DeletionTime != n.DeletionTime {
+				return "it changes the date of a scheduled deletion"
+			}
+			break
+		}
+		days := int64(minWaiting)
+		if was.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
+			days = int64(was.DeletionDays)
+		}
+		if n.DeletionTime < a.state.time+days*maxClockStep {
+			return "it schedules a deletion too soon"
+		}
+		if id, _ := keyID(n.Region, n.Id); isPrimary(n) && a.members(id) > 0 {
+			return "it schedules the deletion of a primary key that has replicas"
+		}
+	case fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION:
+		switch {
+		case was == nil:
+			return "it creates a key that is pending deletion"
+		case !isPrimary(n):
+			return "only a multi-Region primary key waits for its replicas to be deleted"
+		case was.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
+			return "it takes the date away from a scheduled deletion"
+		case was.State == n.State && was.DeletionDays != n.DeletionDays:
+			return "it changes the waiting period of a scheduled deletion"
+		case n.DeletionDays < minWaiting || n.DeletionDays > maxWaiting:
+			return "the waiting period of a deletion is not 7 to 30 days"
+		}
+	default:
+		return "a key has no state, or an unknown one"
+	}
+	if (n.DeletionTime != 0) != (n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION) ||
+		(n.DeletionDays != 0) != (n.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION) {
+		return "only a key that is pending deletion has a date or a waiting period"
+	}
+	return ""
+}
+
+// tooFar tells whether the deletion of a key is set for later than the longest
+// waiting period from now. That is no broken rule but a clock that is ahead: of the
+// node that counted, as cluster time may be behind after a pause of the cluster.
+// Evaluated again, in the end by the leader, the date is right.
+func (a *applier) tooFar(was, n *fsmpb.Key) bool {
+	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
+		n.DeletionTime > max(a.state.time, a.wall)+maxWaiting*maxClockStep+waitingSlack
+}
+
+// hasMaterials tells whether a key has all imported material that was ever current.
+func hasMaterials(k *fsmpb.Key) bool {
+	current := false
+	for _, m := range k.Materials {
+		if !m.Pending && len(m.Wrapped) == 0 {
+			return false
+		}
+		current = current || !m.Pending
+	}
+	return current
+}
+
+// checkTokens: an import token that was used is remembered until it has expired, or
+// who saw it could bring deleted material back with it.
+func (a *applier) checkTokens(was, n *fsmpb.Key) (broken string) {
+	rest := n.UsedTokens
+	for _, u := range was.GetUsedTokens() {
+		if len(rest) > 0 && bytes.Equal(rest[0].Id, u.Id) && rest[0].Expires == u.Expires {
+			rest = rest[1:]
+		} else if u.Expires > a.state.time {
+			return "it forgets a used import token that has not expired"
+		}
+	}
+	return ""
+}
+
+// checkMaterials: what material a key has, it keeps as it is. Rotations and imports
+// add to it at the end. Only imported material can be destroyed by itself, and then
+// what tells it again stays, so that nothing else is imported in its place; what
+// never came to be used may be forgotten altogether.
+func (a *applier) checkMaterials(was, n *fsmpb.Key) (broken string) {
+	rest := n.Materials
+	for _, m := range was.GetMaterials() {
+		switch {
+		case len(rest) > 0 && bytes.Equal(rest[0].Id, m.Id):
+			if broken := a.checkMaterial(n.Origin, m, rest[0]); broken != "" {
+				return broken
+			}
+			rest = rest[1:]
+		case n.Origin != originExternal || !m.Pending:
+			return "it removes key material"
+		}
+	}
+	for i, m := range n.Materials {
+		if len(m.Id) != 16 || slices.ContainsFunc(n.Materials[:i], func(o *fsmpb.Material) bool { return bytes.Equal(o.Id, m.Id) }) {
+			return "key material has no id, or the id of other material"
+		}
+	}
+	for _, m := range rest {
+		if n.Origin != originExternal && (m.Pending || len(m.Wrapped) == 0) {
+			return "it adds generated key material without the material"
+		}
+		if len(m.Wrapped) > 0 && !a.generation(m.Generation) {
+			return "key material is not wrapped by a generation of the keyring"
+		}
+	}
+	return ""
+}
+
+// checkMaterial holds a version of a key's material against what it was.
+func (a *applier) checkMaterial(origin string, was, n *fsmpb.Material) (broken string) {
+	if !bytes.Equal(was.MaterialId, n.MaterialId) || was.Created != n.Created || !bytes.Equal(was.PublicKey, n.PublicKey) {
+		return "it changes the identity of key material"
+	}
+	rotated := was.Pending && !n.Pending
+	if was.Pending != n.Pending && !rotated || !rotated && (was.Rotated != n.Rotated || was.OnDemand != n.OnDemand) {
+		return "it changes when key material became current"
+	}
+	same := was.Generation == n.Generation && bytes.Equal(was.Wrapped, n.Wrapped)
+	if origin != originExternal {
+		if !same || rotated || was.ValidTo != n.ValidTo || was.Description != n.Description {
+			return "it changes generated key material"
+		}
+		return ""
+	}
+	switch {
+	case same:
+	case len(n.Wrapped) == 0: // destroyed
+		if n.Generation != 0 || n.ValidTo != 0 {
+			return "it deletes imported key material, but not all of it"
+		}
+	case len(was.Wrapped) > 0:
+		return "it replaces imported key material"
+	case !a.generation(n.Generation):
+		return "key material is not wrapped by a generation of the keyring"
+	}
+	return ""
+}
+
+// nodeURI begins what names a node in its certificate.
+const nodeURI = "conclave://node/"
+
+// checkCredential: whom a credential stands for, and how it is proved, never changes,
+// and sessions that were ended stay so. Whether its MAC is by the keyring, nodes find
+// out when it is used.
+func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
+	if n.Principal == "" {
+		return "a credential has no id or no principal"
+	}
+	if strings.HasPrefix(n.Id, nodeURI) {
+		return "it makes a node's certificate a credential"
+	}
+	secret := len(n.WrappedSecret) > 0
+	switch n.Kind {
+	case fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY:
+		if !secret || !a.generation(n.Generation) {
+			return "an access key has no secret that is wrapped by the keyring"
+		}
+	case fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE:
+		if secret {
+			return "a certificate has a secret"
+		}
+	default:
+		return "a credential has no kind, or an unknown one"
+	}
+	if len(n.Mac) != 32 || !a.generation(n.MacGeneration) {
+		return "a credential has no MAC by the keyring"
+	}
+	if was != nil && (was.Kind != n.Kind || was.Principal != n.Principal || was.Created != n.Created) {
+		return "it changes the kind, principal or creation date of a credential"
+	}
+	if n.SessionEpoch < was.GetSessionEpoch() {
+		return "it lowers the session epoch of a credential"
+	}
+	return ""
+}
+
+// checkPolicy: a policy is a JSON object of a size that AWS takes. What it means is
+// decided where it is used, by the newest parser: apply must come to the same on
+// nodes of two releases.
+func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
+	doc := []byte(p.Document)
+	if len(doc) > maxPolicy || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
+		return "a key policy is no JSON object of at most 32768 bytes"
+	}
+	return ""
+}
+
+// checkAlias: aliases have names of their own.
+func (a *applier) checkAlias(_, n *fsmpb.Alias) (broken string) {
+	if !strings.HasPrefix(n.Name, "alias/") {
+		return "an alias has no valid name or key"
+	}
+	return ""
+}
+
+// checkGrant: grants never change.
+func (a *applier) checkGrant(was, n *fsmpb.Grant) (broken string) {
+	if n.Grantee == "" || len(n.Operations) == 0 {
+		return "a grant has no valid key, id, grantee or operation"
+	}
+	if was != nil {
+		return "it changes a grant"
+	}
+	return ""
+}
+
+// checkKeyStore: what a custom key store is, it stays.
+func (a *applier) checkKeyStore(was, n *fsmpb.KeyStore) (broken string) {
+	if n.Name == "" || n.Type == "" || n.State == fsmpb.ConnectionState_CONNECTION_STATE_UNSPECIFIED {
+		return "a custom key store has no id, name, type or state"
+	}
+	if was != nil && (was.Type != n.Type || was.Created != n.Created || was.Region != n.Region) {
+		return "it changes what a custom key store is"
+	}
+	return ""
+}
+
+// storeIsEmpty: a custom key store is forgotten when it has no keys.
+func (a *applier) storeIsEmpty(n *fsmpb.KeyStore) Verdict {
+	if a.count(fsmpb.Kind_KIND_STORE_KEYS, []byte(n.Id)) > 0 {
+		return Conflict
+	}
+	return Accepted
+}

@@ -1,0 +1,353 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// What every request has is read here straight from the wire: every node decodes
+// every record, and the generated code makes a dozen objects of each, which cost
+// more than the rest of apply. The result is what proto.Unmarshal would give, and
+// a test holds the two against each other. Changes and the rare parts are left to
+// proto.
+
+// Entry is a decoded fsmpb.Entry. Its bytes are those of the encoded one.
+type Entry struct {
+	Schema  uint32
+	Clock   *fsmpb.Clock
+	Check   *fsmpb.StateCheck
+	Command any // []Batch, *fsmpb.RegisterNode, or nil
+	Origin  *fsmpb.Origin
+	// Signed is what Origin is over; nil when there is none, or not at the end.
+	Signed []byte
+	// unknown is what nobody knows within Command. It goes when a command of
+	// another kind follows, which takes the place of the first.
+	unknown error
+}
+
+// Batch is a decoded fsmpb.Batch.
+type Batch struct {
+	Node                                      []byte
+	Incarnation, Seq, SettledBelow, Watermark uint64
+	Records                                   []Record
+}
+
+// Record is a decoded fsmpb.Record.
+type Record struct {
+	RequestID, Commitment, Body, Salt []byte
+	Generation                        uint32
+	Reads                             []Read
+	NotBefore, NotAfter               int64
+	Changes                           []*fsmpb.Change
+	Uses                              []Use
+}
+
+// Read is a decoded fsmpb.Read.
+type Read struct {
+	Kind    fsmpb.Kind
+	ID      []byte
+	Version uint64
+}
+
+// Use is a decoded fsmpb.Use.
+type Use struct{ Read, Operation uint32 }
+
+// Decode decodes an entry and refuses fields that this binary does not know,
+// which protobuf would pass over in silence.
+func Decode(data []byte) (*Entry, error) {
+	if len(data) > MaxEntry {
+		return nil, fmt.Errorf("%w: %d bytes", ErrUnreadable, len(data))
+	}
+	var e Entry
+	err := e.decode(data)
+	if err == nil {
+		err = e.unknown
+	}
+	if err != nil && !errors.Is(err, errUnknownField) {
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	// Said first, for it is why there are unknown fields.
+	if e.Schema < SchemaMin || e.Schema > SchemaMax {
+		return nil, fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, e.Schema, SchemaMin, SchemaMax)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	if e.Origin != nil {
+		if end := AppendOrigin(nil, e.Origin); bytes.HasSuffix(data, end) {
+			e.Signed = data[:len(data)-len(end)]
+		}
+	}
+	return &e, nil
+}
+
+// Head is what a batch says of itself.
+type Head struct {
+	Node    string
+	Seq     uint64
+	Records int
+}
+
+// ReadBatch reads an encoded fsmpb.Batch just as apply will when an entry has it: a
+// batch that it refuses, with ErrUnreadable, would stop every node. It reads none
+// with more than maxRecords records.
+func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
+	// Counted first: empty records are two bytes each, and much more once decoded.
+	err = fields(b, func(tag uint64, v []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | length:
+			head.Node = string(v)
+		case 3<<3 | varint:
+			head.Seq = n
+		case 6<<3 | length:
+			head.Records++
+		}
+		return nil
+	})
+	if err == nil && head.Records > maxRecords {
+		err = fmt.Errorf("%d records", head.Records)
+	}
+	if err == nil {
+		err = new(Batch).decode(b)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return head, err
+}
+
+// CheckRecord holds an encoded record against the same rules.
+func CheckRecord(b []byte) error {
+	if err := new(Record).decode(b); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return nil
+}
+
+// CheckRegistration refuses what apply could not read of a node's registration.
+func CheckRegistration(r *fsmpb.RegisterNode) error {
+	if err := Known(r.ProtoReflect()); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return nil
+}
+
+// Wire types of the fields below. A field of another type than its own is an
+// unknown one, so that a tag is number and type together.
+const (
+	varint = uint64(protowire.VarintType)
+	length = uint64(protowire.BytesType)
+)
+
+// fields calls fn with the tag of each field of a message, and with its bytes or
+// its number. Unknown fields do not end it, but are its error if there is no other.
+func fields(b []byte, fn func(tag uint64, v []byte, n uint64) error) error {
+	var unknown error
+	for len(b) > 0 {
+		num, typ, k := protowire.ConsumeTag(b)
+		if k < 0 {
+			return protowire.ParseError(k)
+		}
+		b = b[k:]
+		var v []byte
+		var n uint64
+		switch typ {
+		case protowire.VarintType:
+			n, k = protowire.ConsumeVarint(b)
+		case protowire.BytesType:
+			v, k = protowire.ConsumeBytes(b)
+		default:
+			k = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if k < 0 {
+			return protowire.ParseError(k)
+		}
+		b = b[k:]
+		if err := fn(protowire.EncodeTag(num, typ), v, n); err != nil {
+			if !errors.Is(err, errUnknownField) {
+				return err
+			}
+			unknown = err
+		}
+	}
+	return unknown
+}
+
+// merge is how protobuf reads a message that may come in pieces.
+func merge(b []byte, m proto.Message) error {
+	if err := (proto.UnmarshalOptions{Merge: true}).Unmarshal(b, m); err != nil {
+		return err
+	}
+	return Known(m.ProtoReflect())
+}
+
+func (e *Entry) decode(b []byte) error {
+	return fields(b, func(tag uint64, v []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | varint:
+			e.Schema = uint32(n)
+		case 2<<3 | length:
+			if e.Clock == nil {
+				e.Clock = new(fsmpb.Clock)
+			}
+			return merge(v, e.Clock)
+		case 3<<3 | length:
+			if e.Check == nil {
+				e.Check = new(fsmpb.StateCheck)
+			}
+			return merge(v, e.Check)
+		case 10<<3 | length:
+			batches, ok := e.Command.([]Batch)
+			if !ok {
+				e.unknown = nil
+			}
+			batches, err := decodeBatches(v, batches)
+			e.Command = batches
+			return e.within(err)
+		case 11<<3 | length:
+			r, ok := e.Command.(*fsmpb.RegisterNode)
+			if !ok {
+				r, e.unknown = new(fsmpb.RegisterNode), nil
+				e.Command = r
+			}
+			return e.within(merge(v, r))
+		case 20<<3 | length:
+			if e.Origin == nil {
+				e.Origin = new(fsmpb.Origin)
+			}
+			return merge(v, e.Origin)
+		default:
+			return errUnknownField
+		}
+		return nil
+	})
+}
+
+// within keeps an error of the command that may not be the last one's.
+func (e *Entry) within(err error) error {
+	if errors.Is(err, errUnknownField) {
+		e.unknown, err = err, nil
+	}
+	return err
+}
+
+// decodeBatches adds the batches of a fsmpb.Batches.
+func decodeBatches(b []byte, batches []Batch) ([]Batch, error) {
+	err := fields(b, func(tag uint64, v []byte, _ uint64) error {
+		if tag != 1<<3|length {
+			return errUnknownField
+		}
+		var one Batch
+		err := one.decode(v)
+		batches = append(batches, one)
+		return err
+	})
+	return batches, err
+}
+
+func (t *Batch) decode(b []byte) error {
+	// As many as such a batch usually has, all records' reads and uses in one piece.
+	t.Records = make([]Record, 0, len(b)/512)
+	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/512)
+	return fields(b, func(tag uint64, v []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | length:
+			if !utf8.Valid(v) {
+				return errors.New("a node's name is not UTF-8")
+			}
+			t.Node = v
+		case 2<<3 | varint:
+			t.Incarnation = n
+		case 3<<3 | varint:
+			t.Seq = n
+		case 4<<3 | varint:
+			t.SettledBelow = n
+		case 5<<3 | varint:
+			t.Watermark = n
+		case 6<<3 | length:
+			r := Record{Reads: reads[len(reads):], Uses: uses[len(uses):]}
+			err := r.decode(v)
+			reads, uses = r.Reads, r.Uses
+			t.Records = append(t.Records, r)
+			return err
+		default:
+			return errUnknownField
+		}
+		return nil
+	})
+}
+
+func (r *Record) decode(b []byte) error {
+	return fields(b, func(tag uint64, v []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | length:
+			r.RequestID = v
+		case 2<<3 | length:
+			r.Commitment = v
+		case 3<<3 | length:
+			r.Body = v
+		case 4<<3 | varint:
+			r.Generation = uint32(n)
+		case 5<<3 | length:
+			r.Salt = v
+		case 6<<3 | length:
+			var one Read
+			err := one.decode(v)
+			r.Reads = append(r.Reads, one)
+			return err
+		case 7<<3 | varint:
+			r.NotBefore = int64(n)
+		case 8<<3 | varint:
+			r.NotAfter = int64(n)
+		case 9<<3 | length:
+			c := new(fsmpb.Change)
+			r.Changes = append(r.Changes, c)
+			return merge(v, c)
+		case 10<<3 | length:
+			var one Use
+			err := one.decode(v)
+			r.Uses = append(r.Uses, one)
+			return err
+		default:
+			return errUnknownField
+		}
+		return nil
+	})
+}
+
+func (r *Read) decode(b []byte) error {
+	return fields(b, func(tag uint64, v []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | varint:
+			r.Kind = fsmpb.Kind(n)
+		case 2<<3 | length:
+			r.ID = v
+		case 3<<3 | varint:
+			r.Version = n
+		default:
+			return errUnknownField
+		}
+		return nil
+	})
+}
+
+func (u *Use) decode(b []byte) error {
+	return fields(b, func(tag uint64, _ []byte, n uint64) error {
+		switch tag {
+		case 1<<3 | varint:
+			u.Read = uint32(n)
+		case 2<<3 | varint:
+			u.Operation = uint32(n)
+		default:
+			return errUnknownField
+		}
+		return nil
+	})
+}

@@ -1,0 +1,119 @@
+package wire
+
+import (
+	"bytes"
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// Field numbers of what is put together from parts that are encoded already.
+const (
+	entryBatches   protowire.Number = 10 // Entry.batches
+	entryOrigin    protowire.Number = 20 // Entry.origin
+	batchesBatches protowire.Number = 1  // Batches.batches
+	batchRecords   protowire.Number = 6  // Batch.records
+)
+
+// EncodeEntry encodes an entry for the Raft log.
+func EncodeEntry(e *fsmpb.Entry) ([]byte, error) {
+	e.Schema = SchemaMax
+	return Within(deterministic.Marshal(e))
+}
+
+// EncodeRecord encodes a record for EncodeBatch. It refuses text that is not
+// UTF-8.
+func EncodeRecord(r *fsmpb.Record) ([]byte, error) { return deterministic.Marshal(r) }
+
+// EncodeRegistration encodes a node's registration.
+func EncodeRegistration(r *fsmpb.RegisterNode) ([]byte, error) { return deterministic.Marshal(r) }
+
+// EncodeBatch encodes a batch that has encoded records instead of its own.
+func EncodeBatch(b *fsmpb.Batch, records [][]byte) ([]byte, error) {
+	size := deterministic.Size(b)
+	for _, r := range records {
+		size += sizeOfField(batchRecords, len(r))
+	}
+	out, err := deterministic.MarshalAppend(make([]byte, 0, size), b)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		out = appendField(out, batchRecords, r)
+	}
+	return out, nil
+}
+
+// EncodeBatches is EncodeEntry for an entry that has encoded batches for its
+// command. Each must be one that decodes, with nothing unknown in it: a node
+// stops at an entry that it cannot read in full.
+func EncodeBatches(e *fsmpb.Entry, batches [][]byte) ([]byte, error) {
+	e.Schema = SchemaMax
+	inner := 0
+	for _, b := range batches {
+		inner += sizeOfField(batchesBatches, len(b))
+	}
+	out, err := deterministic.MarshalAppend(make([]byte, 0, deterministic.Size(e)+sizeOfField(entryBatches, inner)), e)
+	if err != nil {
+		return nil, err
+	}
+	out = protowire.AppendTag(out, entryBatches, protowire.BytesType)
+	out = protowire.AppendVarint(out, uint64(inner))
+	for _, b := range batches {
+		out = appendField(out, batchesBatches, b)
+	}
+	return Within(out, nil)
+}
+
+// AppendOrigin appends the last field of an entry.
+func AppendOrigin(b []byte, o *fsmpb.Origin) []byte {
+	return appendField(b, entryOrigin, Marshal(nil, o))
+}
+
+// Within holds an encoded entry against the limit.
+func Within(b []byte, err error) ([]byte, error) {
+	if err == nil && len(b) > MaxEntry {
+		err = fmt.Errorf("entry of %d bytes is over %d", len(b), MaxEntry)
+	}
+	return b, err
+}
+
+func sizeOfField(n protowire.Number, size int) int {
+	return protowire.SizeTag(n) + protowire.SizeBytes(size)
+}
+
+func appendField(b []byte, n protowire.Number, v []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), v)
+}
+
+// CutOrigin takes the origin from the end of an encoded entry, without reading what
+// is before it; nil when there is none.
+func CutOrigin(b []byte) (signed []byte, o *fsmpb.Origin) {
+	for rest := b; len(rest) > 0; {
+		num, typ, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			return nil, nil
+		}
+		m := protowire.ConsumeFieldValue(num, typ, rest[n:])
+		if m < 0 {
+			return nil, nil
+		}
+		if n+m == len(rest) && num == entryOrigin && typ == protowire.BytesType {
+			v, _ := protowire.ConsumeBytes(rest[n:])
+			o = new(fsmpb.Origin)
+			if proto.Unmarshal(v, o) != nil {
+				return nil, nil
+			}
+			signed = b[:len(b)-len(rest)]
+			if !bytes.Equal(AppendOrigin(nil, o), rest) {
+				return nil, nil
+			}
+			return signed, o
+		}
+		rest = rest[n+m:]
+	}
+	return nil, nil
+}

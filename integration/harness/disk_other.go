@@ -1,0 +1,19 @@
+//go:build !linux
+
+package harness
+
+import (
+	"errors"
+	"os"
+)
+
+var errNoDisks = errors.New("file systems in memory are made on Linux alone")
+
+func (n *Node) makeDisk(int64) error { return errNoDisks }
+
+// CanMakeDisks says why Options.Disk cannot be had here; nil if it can.
+func CanMakeDisks() error { return errNoDisks }
+
+func room(string) (free, total int64, err error) { return 0, 0, errNoDisks }
+
+func resize(*os.File, int64, int64) error { return errNoDisks }

@@ -1,0 +1,194 @@
+package harness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Faults of one machine, for nodes that are processes. Each begins with a method
+// and ends with what it returns, or with the test.
+
+// Pause stops the node's process for so long, wherever it is, as a VM's migration or
+// a laptop's lid does, and lets it go on.
+func (n *Node) Pause(d time.Duration) error {
+	cmd, err := n.command()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	time.Sleep(d)
+	return cmd.Process.Signal(syscall.SIGCONT)
+}
+
+// command is the node's process.
+func (n *Node) command() (*exec.Cmd, error) {
+	p, ok := n.server.(*process)
+	if !ok {
+		return nil, fmt.Errorf("node %s is no process", n.ID)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return nil, fmt.Errorf("node %s does not run", n.ID)
+	}
+	return p.cmd, nil
+}
+
+// hang is longer than any test.
+const hang = time.Hour
+
+// HangDisk keeps every fsync of the node's process from returning, as a disk does
+// that does not answer, until mend is called.
+func (n *Node) HangDisk() (mend func(), err error) { return n.SlowDisk(hang) }
+
+// SlowDisk makes every fsync of the node's process take so much longer, until mend is
+// called, which returns when the disk is as it was. strace does it, which has to
+// stop at every other system call of the process too: with SlowDisk(0) a test finds
+// out what that alone does. Whether it can be had here says CanSlowDisks.
+func (n *Node) SlowDisk(by time.Duration) (mend func(), err error) {
+	cmd, err := n.command()
+	if err != nil {
+		return nil, err
+	}
+	const calls = "fsync,fdatasync"
+	var said strings.Builder
+	tracer := exec.Command("strace", "-f", "-qq", "-o", os.DevNull, "-p", strconv.Itoa(cmd.Process.Pid),
+		"-e", "trace="+calls, "-e", "signal=none",
+		"-e", "inject="+calls+":delay_enter="+strconv.FormatInt(by.Microseconds(), 10))
+	tracer.Stderr = &said
+	tracer.SysProcAttr = dieWithParent()
+	if err := tracer.Start(); err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = tracer.Wait()
+	}()
+	mend = sync.OnceFunc(func() {
+		_ = tracer.Process.Signal(syscall.SIGTERM) // it lets go of the process
+		select {
+		case <-done:
+		case <-time.After(Patience):
+			_ = tracer.Process.Kill()
+			<-done
+		}
+	})
+	n.cluster.T.Cleanup(mend)
+	for start := time.Now(); ; time.Sleep(time.Millisecond) {
+		if all, err := traced(cmd.Process.Pid); err != nil {
+			mend()
+			return nil, err
+		} else if all {
+			return mend, nil
+		}
+		select {
+		case <-done:
+			return nil, fmt.Errorf("strace ended: %s", said.String())
+		default:
+		}
+		if time.Since(start) > Patience {
+			mend()
+			return nil, errors.New("strace does not get hold of the process")
+		}
+	}
+}
+
+// traced reports whether every thread of a process has a tracer.
+func traced(pid int) (bool, error) {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(threads) == 0 {
+		return false, fmt.Errorf("process %d has no threads: %v", pid, err)
+	}
+	for _, file := range threads {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if strings.Contains(string(b), "TracerPid:\t0\n") {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// CanSlowDisks says why SlowDisk and HangDisk cannot work here; nil if they can.
+func CanSlowDisks() error {
+	if _, err := exec.LookPath("strace"); err != nil {
+		return errors.New("strace is not installed")
+	}
+	victim := exec.Command("sleep", "60")
+	victim.SysProcAttr = dieWithParent()
+	if err := victim.Start(); err != nil {
+		return err
+	}
+	defer victim.Wait()
+	defer victim.Process.Kill()
+	tracer := exec.Command("strace", "-f", "-qq", "-o", os.DevNull, "-p", strconv.Itoa(victim.Process.Pid),
+		"-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1")
+	var said strings.Builder
+	tracer.Stderr = &said
+	if err := tracer.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- tracer.Wait() }()
+	defer func() { _ = tracer.Process.Signal(syscall.SIGTERM) }()
+	for start := time.Now(); time.Since(start) < Patience; time.Sleep(time.Millisecond) {
+		select {
+		case err := <-done:
+			return fmt.Errorf("strace may not trace processes here: %w: %s", err, said.String())
+		default:
+		}
+		if all, err := traced(victim.Process.Pid); err != nil || all {
+			return err
+		}
+	}
+	return errors.New("strace does not get hold of a process")
+}
+
+// diskDir is where the node has a file system of its own.
+func (n *Node) diskDir() string { return filepath.Join(n.cluster.dir, n.ID+".disk") }
+
+func (n *Node) ballast() string { return filepath.Join(n.diskDir(), "ballast") }
+
+// FillDisk leaves so many bytes free on the node's own disk, which Options.Disk gives
+// it: something else takes the rest, or gives it back.
+func (n *Node) FillDisk(free int64) error {
+	f, err := os.OpenFile(n.ballast(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for range 100 {
+		var info os.FileInfo
+		if info, err = f.Stat(); err != nil {
+			return err
+		}
+		now, _, err := room(n.diskDir())
+		if err != nil {
+			return err
+		}
+		// The node takes room at the same time.
+		if err = resize(f, info.Size(), info.Size()+now-free); !errors.Is(err, syscall.ENOSPC) {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return errors.New("the node takes room faster than the disk can be filled")
+}
+
+// EmptyDisk gives back everything that FillDisk took.
+func (n *Node) EmptyDisk() error { return os.Remove(n.ballast()) }
+
+// DiskRoom is how many bytes are free on the node's own disk, and how many it has.
+func (n *Node) DiskRoom() (free, total int64, err error) { return room(n.diskDir()) }

@@ -1,0 +1,277 @@
+package keyengine
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+// aliasTakers are the operations whose KeyId may be an alias, as AWS's pages have it.
+var aliasTakers = []string{
+	"Decapsulate", "Decrypt", "DeriveSharedSecret", "DescribeKey", "Encapsulate", "Encrypt", "GenerateDataKey", "GenerateDataKeyPair",
+	"GenerateDataKeyPairWithoutPlaintext", "GenerateDataKeyWithoutPlaintext", "GenerateMac", "GetPublicKey",
+	"Sign", "Verify", "VerifyMac",
+}
+
+// TestAliasForKey names keys by an alias, by its ARN, and by aliases that do not
+// exist, in every operation that has a KeyId. Where only a key may stand that is no
+// NotFoundException, which clients take for a key that is gone.
+func TestAliasForKey(t *testing.T) {
+	r := newRoomIn(t, threeRegions())
+	other, _ := r.newKey()
+	seen := make(map[string]bool)
+	for _, row := range keyStateRows() {
+		if seen[row.op] {
+			continue
+		}
+		k := newStateKey(r, row.kind, kmsapi.OriginKMS, other, false, fsmpb.KeyState_KEY_STATE_ENABLED)
+		alias := k.aliasOf(k.id)
+		arn := k.arn[:strings.LastIndex(k.arn, ":")+1]
+		in := reflect.ValueOf(row.in(k)).Elem().FieldByName("KeyId")
+		if !in.IsValid() {
+			continue
+		}
+		seen[row.op] = true
+		for _, name := range []string{alias, arn + alias, "alias/none", arn + "alias/none"} {
+			t.Run(row.op+" "+name, func(t *testing.T) {
+				r.t = t
+				k.t = t
+				in := row.in(k)
+				reflect.ValueOf(in).Elem().FieldByName("KeyId").Set(reflect.ValueOf(&name))
+				_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), in)
+				exists := !strings.HasSuffix(name, "/none")
+				switch {
+				case !slices.Contains(aliasTakers, row.op):
+					wantError(t, err, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
+				case !exists:
+					wantError(t, err, kmsapi.ErrNotFound, "Alias "+arn+"alias/none is not found.")
+				case err != nil:
+					t.Error(err)
+				}
+			})
+		}
+	}
+	for _, op := range Operations() {
+		if f := reflect.ValueOf(op.NewInput()).Elem().FieldByName("KeyId"); f.IsValid() && !seen[op.Name] {
+			t.Errorf("%s has a KeyId and was not asked for", op.Name)
+		}
+	}
+}
+
+// cryptoRow is an operation that uses a key, or one of the two keys of ReEncrypt.
+type cryptoRow struct {
+	op, side string
+	usage    string
+	spec     string // of a key that the operation takes
+	// in names a key and an algorithm, if the operation has one to name.
+	in func(id, algorithm string) any
+	// algorithm is one that keys of that spec do not know; "" where there is none.
+	algorithm string
+	message   string // of the error about it
+}
+
+func cryptoRows(r *room, peer []byte) []cryptoRow {
+	const unknown = "is incompatible with key spec"
+	const noDataKey = "You cannot generate a data key with an asymmetric CMK"
+	some := []byte("x")
+	symmetric, _ := r.newKey()
+	return []cryptoRow{
+		{"Encrypt", "", kmsapi.UsageEncrypt, kmsapi.SpecSymmetric, func(id, alg string) any {
+			return &kmsapi.EncryptInput{KeyId: &id, Plaintext: some, EncryptionAlgorithm: &alg}
+		}, "RSAES_OAEP_SHA_256", unknown},
+		{"Decrypt", "", kmsapi.UsageEncrypt, kmsapi.SpecSymmetric, func(id, alg string) any {
+			return &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: make([]byte, 256), EncryptionAlgorithm: &alg}
+		}, "RSAES_OAEP_SHA_256", unknown},
+		{"ReEncrypt", "source", kmsapi.UsageEncrypt, kmsapi.SpecSymmetric, func(id, alg string) any {
+			return &kmsapi.ReEncryptInput{SourceKeyId: &id, CiphertextBlob: make([]byte, 256), SourceEncryptionAlgorithm: &alg, DestinationKeyId: &symmetric}
+		}, "RSAES_OAEP_SHA_256", unknown},
+		{"ReEncrypt", "destination", kmsapi.UsageEncrypt, kmsapi.SpecSymmetric, func(id, alg string) any {
+			return &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &id, DestinationEncryptionAlgorithm: &alg}
+		}, "RSAES_OAEP_SHA_256", unknown},
+		{"GenerateDataKey", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
+			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}
+		}, "the default", noDataKey},
+		{"GenerateDataKeyWithoutPlaintext", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
+			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_256")}
+		}, "the default", noDataKey},
+		{"GenerateDataKeyPair", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+		}, "the default", noDataKey},
+		{"GenerateDataKeyPairWithoutPlaintext", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+		}, "the default", noDataKey},
+		{"Sign", "", kmsapi.UsageSign, "ECC_NIST_P256", func(id, alg string) any {
+			return &kmsapi.SignInput{KeyId: &id, Message: some, SigningAlgorithm: &alg}
+		}, "ECDSA_SHA_384", unknown},
+		{"Verify", "", kmsapi.UsageSign, "ECC_NIST_P256", func(id, alg string) any {
+			return &kmsapi.VerifyInput{KeyId: &id, Message: some, Signature: some, SigningAlgorithm: &alg}
+		}, "ECDSA_SHA_384", unknown},
+		{"GenerateMac", "", kmsapi.UsageMac, "HMAC_256", func(id, alg string) any {
+			return &kmsapi.GenerateMacInput{KeyId: &id, Message: some, MacAlgorithm: &alg}
+		}, "HMAC_SHA_512", unknown},
+		{"VerifyMac", "", kmsapi.UsageMac, "HMAC_256", func(id, alg string) any {
+			return &kmsapi.VerifyMacInput{KeyId: &id, Message: some, Mac: some, MacAlgorithm: &alg}
+		}, "HMAC_SHA_512", unknown},
+		{"DeriveSharedSecret", "", kmsapi.UsageAgree, "ECC_NIST_P256", func(id, alg string) any {
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, PublicKey: peer, KeyAgreementAlgorithm: &alg}
+		}, "", ""},
+		{"Encapsulate", "", kmsapi.UsageEncapsulate, "ML_KEM_768", func(id, _ string) any {
+			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr("ML_KEM")}
+		}, "", ""},
+		{"Decapsulate", "", kmsapi.UsageEncapsulate, "ML_KEM_768", func(id, _ string) any {
+			return &kmsapi.DecapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr("ML_KEM"), SharedSecretCiphertextBlob: make([]byte, 1088)}
+		}, "", ""},
+	}
+}
+
+// TestOrderOfChecks: every operation that uses a key, for every state, looks at the
+// key's usage first, then at its state, then at the algorithm. DescribeKey is the
+// one that tells all; nobody learns the state of a key from an operation that it
+// never takes.
+func TestOrderOfChecks(t *testing.T) {
+	r := newRoom(t)
+	peerKey, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	rows := cryptoRows(r, r.publicKey(peerKey))
+	wrong := map[string][2]string{ // for each usage, a key of another one
+		kmsapi.UsageEncrypt: {"ECC_NIST_P256", kmsapi.UsageSign}, kmsapi.UsageSign: {"ECC_NIST_P256", kmsapi.UsageAgree},
+		kmsapi.UsageMac: {kmsapi.SpecSymmetric, kmsapi.UsageEncrypt}, kmsapi.UsageAgree: {"ECC_NIST_P256", kmsapi.UsageSign}, kmsapi.UsageEncapsulate: {"ECC_NIST_P256", kmsapi.UsageSign},
+	}
+	covered := make(map[string]bool)
+	for _, row := range rows {
+		covered[row.op] = true
+		for _, state := range keyStateColumns {
+			if originOfState(state) == kmsapi.OriginImported && importable(row.spec) != nil {
+				continue
+			}
+			t.Run(strings.Join([]string{row.op, row.side, keyStates[state]}, " "), func(t *testing.T) {
+				r.t = t
+				do := func(id string) error {
+					algorithm := row.algorithm
+					if algorithm == "" {
+						algorithm = algorithmECDH
+					}
+					_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), row.in(id, algorithm))
+					return err
+				}
+				of := func(spec, usage string) *stateKey { return keyIn(r, spec, usage, originOfState(state), state) }
+				other := of(wrong[row.usage][0], wrong[row.usage][1])
+				wantError(t, do(other.id), kmsapi.ErrInvalidKeyUsage, other.arn+" key usage is "+wrong[row.usage][1]+" which is not valid for "+row.op+".")
+
+				k := of(row.spec, row.usage)
+				switch err := do(k.id); state {
+				case fsmpb.KeyState_KEY_STATE_ENABLED:
+					if row.algorithm == "" {
+						return
+					}
+					if e, ok := err.(*kmsapi.Error); !ok || e.Code != kmsapi.ErrInvalidKeyUsage.Code || !strings.Contains(e.Message, row.message) {
+						t.Errorf("got %v, want %v: %s", err, kmsapi.ErrInvalidKeyUsage, row.message)
+					}
+				case fsmpb.KeyState_KEY_STATE_DISABLED:
+					wantError(t, err, kmsapi.ErrDisabled, k.arn+" is disabled.")
+				default:
+					wantError(t, err, kmsapi.ErrInvalidState, k.arn+" is "+map[fsmpb.KeyState]string{
+						fsmpb.KeyState_KEY_STATE_PENDING_DELETION:         "pending deletion",
+						fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION: "pending replica deletion",
+						fsmpb.KeyState_KEY_STATE_PENDING_IMPORT:           "pending import",
+					}[state]+".")
+				}
+			})
+		}
+	}
+	for _, op := range slices.Sorted(maps.Keys(useNumber)) {
+		if !covered[op] {
+			t.Errorf("%s uses a key and was not asked for", op)
+		}
+	}
+}
+
+// TestRotationStatusOfEachKind asks for the status of every kind of key in every state, and
+// switches off what is off.
+func TestRotationStatusOfEachKind(t *testing.T) {
+	r := newRoom(t)
+	for _, spec := range slices.Sorted(maps.Keys(usagesOf)) {
+		if spec == kmsapi.SpecSM2 || spec == "RSA_3072" || spec == "RSA_4096" { // slow to make, and as RSA_2048
+			continue
+		}
+		for _, usage := range usagesOf[spec] {
+			for _, origin := range []string{kmsapi.OriginKMS, kmsapi.OriginImported} {
+				if origin == kmsapi.OriginImported && strings.HasPrefix(spec, "ML_") {
+					continue
+				}
+				t.Run(strings.Join([]string{spec, usage, origin}, " "), func(t *testing.T) {
+					r.t = t
+					in := func(state fsmpb.KeyState) *stateKey {
+						return keyIn(r, spec, usage, origin, state)
+					}
+					for _, state := range keyStateColumns {
+						if originOfState(state) == kmsapi.OriginImported && origin != kmsapi.OriginImported {
+							continue
+						}
+						k := in(state)
+						if s := r.status(k.id); *s.KeyRotationEnabled || *s.KeyId != k.arn || s.RotationPeriodInDays != nil || s.NextRotationDate != nil {
+							t.Errorf("%s: the status is %+v", keyStates[state], s)
+						}
+					}
+					off := func(k *stateKey) error {
+						_, err := call[none](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &k.id})
+						return err
+					}
+					k := in(fsmpb.KeyState_KEY_STATE_ENABLED)
+					if origin == kmsapi.OriginImported && spec == kmsapi.SpecSymmetric {
+						wantError(t, off(k), kmsapi.ErrUnsupported, k.arn+" origin is EXTERNAL which is not valid for this operation.")
+					} else if err := off(k); err != nil {
+						t.Errorf("switching off what is off: %v", err)
+					}
+					k = in(fsmpb.KeyState_KEY_STATE_DISABLED)
+					wantError(t, off(k), kmsapi.ErrDisabled, k.arn+" is disabled.")
+				})
+			}
+		}
+	}
+	r.t = t
+	p := r.newProxy()
+	id, _ := r.newStoreKey(p, r.newStore(p), "k")
+	if *r.status(id).KeyRotationEnabled {
+		t.Error("a key in a key store rotates by itself")
+	}
+}
+
+// originOfState is the origin of a key that can be in a state.
+func originOfState(state fsmpb.KeyState) string {
+	if state == fsmpb.KeyState_KEY_STATE_PENDING_IMPORT {
+		return kmsapi.OriginImported
+	}
+	return kmsapi.OriginKMS
+}
+
+// keyIn makes a key in a state. Only a multi-Region primary can wait for replicas.
+func keyIn(r *room, spec, usage, origin string, state fsmpb.KeyState) *stateKey {
+	r.t.Helper()
+	multi := state == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: &origin, MultiRegion: &multi}).KeyMetadata
+	k := &stateKey{room: r, id: *m.KeyId, arn: *m.Arn, spec: spec, origin: origin}
+	if origin == kmsapi.OriginImported {
+		r.give(k.id, materialFor(r.t, spec))
+	}
+	k.enter(state)
+	return k
+}
+
+// materialFor is new material for keys of a spec.
+func materialFor(t testing.TB, spec string) []byte {
+	t.Helper()
+	if spec == kmsapi.SpecSymmetric {
+		return []byte(strings.Repeat("m", 32))
+	}
+	b, err := primitive.Generate(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -1,0 +1,72 @@
+// Package auditfield makes the fields of audit records, and shows the members of requests as
+// such. A record holds nothing but what its maker names or what a schema says may be shown.
+package auditfield
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+)
+
+// Every request has several fields, so each is one allocation together with its value.
+
+// Text is a field with a text.
+func Text(name, value string) *auditpb.Field {
+	var f struct {
+		field auditpb.Field
+		value auditpb.Field_Text
+	}
+	f.value.Text = value
+	f.field.Name, f.field.Value = name, &f.value
+	return &f.field
+}
+
+// Number is a field with a number.
+func Number(name string, value int) *auditpb.Field {
+	return &auditpb.Field{Name: name, Value: &auditpb.Field_Number{Number: int64(value)}}
+}
+
+// Flag is a field with a yes or no.
+func Flag(name string, value bool) *auditpb.Field {
+	return &auditpb.Field{Name: name, Value: &auditpb.Field_Flag{Flag: value}}
+}
+
+// TextList is a field with a list, which it keeps.
+func TextList(name string, items []string) *auditpb.Field {
+	var f struct {
+		field auditpb.Field
+		value auditpb.Field_List
+		list  auditpb.TextList
+	}
+	f.list.Items = items
+	f.value.List = &f.list
+	f.field.Name, f.field.Value = name, &f.value
+	return &f.field
+}
+
+// TextMap is a field with the pairs in the order of their keys, as records have to.
+func TextMap(name string, m map[string]string) *auditpb.Field {
+	var f struct {
+		field auditpb.Field
+		value auditpb.Field_Map
+		list  auditpb.TextMap
+		pairs [1]*auditpb.TextPair
+		pair  [1]auditpb.TextPair
+	}
+	free := f.pair[:]
+	f.list.Pairs = f.pairs[:0]
+	if len(m) > len(free) {
+		free = make([]auditpb.TextPair, len(m))
+		f.list.Pairs = make([]*auditpb.TextPair, 0, len(m))
+	}
+	for k, v := range m {
+		p := &free[len(f.list.Pairs)]
+		p.Key, p.Value = k, v
+		f.list.Pairs = append(f.list.Pairs, p)
+	}
+	slices.SortFunc(f.list.Pairs, func(a, b *auditpb.TextPair) int { return strings.Compare(a.Key, b.Key) })
+	f.value.Map = &f.list
+	f.field.Name, f.field.Value = name, &f.value
+	return &f.field
+}

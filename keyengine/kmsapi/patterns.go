@@ -1,0 +1,99 @@
+package kmsapi
+
+import (
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// A Pattern is a regular expression of the service model. The same is decided without one
+// where requests are frequent.
+type Pattern struct {
+	text  string
+	match func(string) bool
+}
+
+// Match reports whether the whole of s matches.
+func (p *Pattern) Match(s string) bool { return p.match(s) }
+
+// String is the expression as AWS's messages show it.
+func (p *Pattern) String() string { return p.text }
+
+// PatternOf returns the pattern that tags call name. It panics if there is none.
+func PatternOf(name string) *Pattern {
+	p := patterns[name]
+	if p == nil {
+		panic("kmsapi: no pattern " + name)
+	}
+	return p
+}
+
+// patterns are those of the service model, by the names that tags use.
+var patterns = map[string]*Pattern{
+	"alias":      {`^[a-zA-Z0-9:/_-]+$`, allOf(wordByte, ":/-")},
+	"ascii":      {`^\p{ASCII}+$`, allOf(func(c byte) bool { return c < utf8.RuneSelf }, "")}, // not in the model, but in AWS's answers
+	"policyName": {`[\w]+`, allOf(wordByte, "")},
+	"policy": {`[\u0009\u000A\u000D\u0020-\u00FF]+`, func(s string) bool {
+		for _, r := range s {
+			if r > 0xff || r < 0x20 && r != '\t' && r != '\n' && r != '\r' {
+				return false
+			}
+		}
+		return s != ""
+	}},
+	"xksKeyId": {`^[a-zA-Z0-9-_.]+$`, allOf(wordByte, "-.")},
+	"marker": {`[\u0020-\u00FF]*`, func(s string) bool {
+		for _, r := range s {
+			if r > 0xff || r < 0x20 {
+				return false
+			}
+		}
+		return true
+	}},
+	"principal":           {`^[\w+=,.@:/-]+$`, allOf(wordByte, "+=,.@:/-")},
+	"servicePrincipal":    expression(`^([A-Za-z0-9\-]+)\.([A-Za-z0-9\-]+)(\.[A-Za-z0-9\-]+)+$`),
+	"sourceArn":           expression(`^arn:aws[a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]{12}:.+$`),
+	"grantName":           {`^[a-zA-Z0-9:/_-]+$`, allOf(wordByte, ":/-")},
+	"materialId":          {`^[a-f0-9]+$`, allOf(hexByte, "")},
+	"materialDescription": {`^[a-zA-Z0-9:/_\s.-]+$`, allOf(wordByte, ":/.- \t\n\r\f\v")},
+	"account":             expression(`[0-9]{12}`),
+	"region":              expression(`^([a-z]+-){2,3}\d+$`),
+	"hsmCluster":          expression(`cluster-[2-7a-zA-Z]{11,16}`),
+	"xksEndpoint":         {`^https://[a-zA-Z0-9.-]+$`, xksEndpoint},
+	"xksPath":             expression(`^(/[a-zA-Z0-9\/_-]+/kms/xks/v\d{1,2})$|^(/kms/xks/v\d{1,2})$`),
+	"xksAccessKeyId":      expression(`^[A-Z2-7]+$`),
+	"xksSecret":           expression(`^[a-zA-Z0-9\/+=]+$`),
+	"vpcService":          expression(`^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$`),
+}
+
+// expression is a pattern of an operation that is called so seldom that a
+// regular expression may decide. AWS matches the whole text.
+func expression(text string) *Pattern {
+	return &Pattern{text, regexp.MustCompile(`^(?:` + text + `)$`).MatchString}
+}
+
+// xksEndpoint takes AWS's form and also a port: whether one may be given is an
+// operator's setting, which is asked later.
+func xksEndpoint(s string) bool {
+	host, ok := strings.CutPrefix(s, "https://")
+	return ok && allOf(wordByte, ".-:")(host) && !strings.Contains(host, "_")
+}
+
+func hexByte(c byte) bool   { return 'a' <= c && c <= 'f' || digitByte(c) }
+func digitByte(c byte) bool { return '0' <= c && c <= '9' }
+
+// allOf matches texts of one or more bytes that are in class or in more.
+func allOf(class func(byte) bool, more string) func(string) bool {
+	return func(s string) bool {
+		for i := range len(s) {
+			if !class(s[i]) && strings.IndexByte(more, s[i]) < 0 {
+				return false
+			}
+		}
+		return s != ""
+	}
+}
+
+func wordByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+}

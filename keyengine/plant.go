@@ -1,0 +1,183 @@
+package keyengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Seed is a key that tests know: its id, and its material if that is given.
+type Seed struct {
+	// ID is a key's id as AWS writes it: a UUID, or mrk-… for a multi-Region
+	// primary key.
+	ID string
+	// Region is one of the cluster's; "" for its first.
+	Region      string
+	Description string
+	Spec, Usage string // "" for a symmetric encryption key
+	// Material is what an import of this spec would take; nil for random material.
+	// Plant wipes it.
+	Material []byte
+	// Policy is JSON; "" for the default policy.
+	Policy   string
+	Tags     map[string]string
+	Aliases  []string // with "alias/"
+	Disabled bool
+}
+
+// maxSeedAliases keeps a seed within a record, which makes 16 changes.
+const maxSeedAliases = 12
+
+// ErrNoSeeds: this engine plants nothing.
+var ErrNoSeeds = errors.New("keys with known material are for development only")
+
+// Plant makes a key as a seed has it, unless there is one of that id, which stays
+// as it is. It reports whether it made one. Only an engine whose configuration
+// says so does it: whoever chooses a key's material knows it.
+func (e *Engine) Plant(ctx context.Context, op Operator, s Seed) (bool, error) {
+	defer clear(s.Material)
+	if !e.cfg.Seeds {
+		return false, ErrNoSeeds
+	}
+	ev := &eval{ctx: ctx, engine: e, state: e.replica.State()}
+	if c, _ := ev.state.Cluster(); c == nil {
+		return false, errNotInitialised
+	}
+	t, err := ev.plant(&s)
+	if err != nil || t == nil {
+		return false, err
+	}
+	event := op.event("PlantKey", ev.cluster())
+	event.region = t.id.Region
+	event.parameters = []*auditpb.Field{auditfield.Text("keyId", t.arn), auditfield.Text("keySpec", t.key.Spec), auditfield.Text("keyUsage", t.key.Usage)}
+	event.resources = []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: ev.cluster().Account, Arn: t.arn}}
+	event.reads, event.changes = ev.reads, ev.changes
+	d, err := e.commitEvent(ctx, event)
+	return err == nil, accepted(event.name, d, err)
+}
+
+// plant is what has to change for a seed; nil when nothing has.
+func (ev *eval) plant(s *Seed) (*target, error) {
+	id, multi, ok := parseKeyID(s.ID)
+	if !ok {
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "%q is not a key id: a UUID, or mrk- and 32 hexadecimal digits.", s.ID)
+	}
+	c := ev.cluster()
+	key := fsm.KeyID{Region: s.Region, ID: id}
+	if s.Region == "" {
+		key.Region = c.Region
+	}
+	if !servesRegion(c, key.Region) {
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "%s is not a Region of this cluster.", key.Region)
+	}
+	if ev.key(key) != nil {
+		return nil, nil
+	}
+	if ev.tombstone(key) != nil {
+		return nil, kmsapi.Errorf(kmsapi.ErrInvalidState, "%s was deleted; its id is never a key's again.", s.ID)
+	}
+	in := &kmsapi.CreateKeyInput{MultiRegion: &multi}
+	if s.Spec != "" {
+		in.KeySpec = &s.Spec
+	}
+	if s.Usage != "" {
+		in.KeyUsage = &s.Usage
+	}
+	if err := errors.Join(keyKind(in), supportedKey(in)); err != nil {
+		return nil, err
+	}
+	k := &fsmpb.Key{
+		Id: id[:], Region: key.Region, Created: ev.now().UnixNano(), Description: s.Description,
+		Spec: specOf(in), Usage: usageOf(in), Origin: kmsapi.OriginKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+	if multi {
+		k.MultiRegion, k.PrimaryRegion = true, key.Region
+	}
+	if s.Disabled {
+		k.State = fsmpb.KeyState_KEY_STATE_DISABLED
+	}
+	if err := ev.plantMaterial(k, s.Material); err != nil {
+		return nil, err
+	}
+	t := &target{id: key, key: k, arn: keyARN(c, key.Region, s.ID)}
+	ev.putKey(k)
+	return t, ev.plantRest(t, s)
+}
+
+// plantMaterial gives a key known material. Its id follows from the material, so
+// that ciphertexts of one seeded server are good under the next.
+func (ev *eval) plantMaterial(k *fsmpb.Key, material []byte) error {
+	if material == nil {
+		m, err := ev.randomMaterial(k)
+		k.Materials = []*fsmpb.Material{m}
+		return err
+	}
+	if err := soundMaterial(k.Spec, material); err != nil {
+		return fmt.Errorf("the material is not one of KeySpec %s: %w", k.Spec, err)
+	}
+	m := &fsmpb.Material{Created: k.Created, MaterialId: keyMaterialID(k, material)}
+	m.Id = m.MaterialId[:16]
+	if k.Spec != kmsapi.SpecSymmetric && k.Usage != kmsapi.UsageMac {
+		var err error
+		if m.PublicKey, err = primitive.Public(k.Spec, material); err != nil {
+			return refusedByFIPS(err)
+		}
+	}
+	k.Materials = []*fsmpb.Material{m}
+	return ev.engine.vault.wrapAgain(k, m, material)
+}
+
+// randomMaterial is makeMaterial without a request that would keep it between
+// tries.
+func (ev *eval) randomMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
+	if k.Spec == kmsapi.SpecSymmetric {
+		return ev.engine.vault.newMaterial(k, k.Created)
+	}
+	b, err := primitive.Generate(k.Spec)
+	if err != nil {
+		return nil, refusedByFIPS(err)
+	}
+	return ev.wrapPrivate(k, k.Created, b)
+}
+
+func (ev *eval) plantRest(t *target, s *Seed) error {
+	doc := s.Policy
+	if doc == "" {
+		doc = policy.DefaultKeyPolicy(ev.cluster().Partition, ev.cluster().Account)
+	} else if err := ev.newPolicy(doc, t.arn, true); err != nil {
+		return err
+	}
+	ev.putPolicy(t.id, doc)
+	var add []kmsapi.Tag
+	for k, v := range s.Tags {
+		add = append(add, kmsapi.Tag{TagKey: &k, TagValue: &v})
+	}
+	tags, err := ev.mergeTags(nil, add)
+	if err != nil {
+		return err
+	}
+	if len(tags) > 0 {
+		ev.putTags(t.id, tags)
+	}
+	if len(s.Aliases) > maxSeedAliases {
+		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "A seed has %d aliases at most.", maxSeedAliases)
+	}
+	for _, name := range s.Aliases {
+		if err := aliasName(name); err != nil {
+			return err
+		}
+		if ev.alias(t.id.Region, name) != nil {
+			return kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists in %s", name, t.id.Region)
+		}
+		ev.putAlias(&fsmpb.Alias{Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: t.key.Created, Updated: t.key.Created})
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package keyengine
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+// TestPlantNeedsDevelopment: an engine of a server makes no key whose material is
+// known.
+func TestPlantNeedsDevelopment(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	s := Seed{ID: "1234abcd-12ab-34cd-56ef-1234567890ab", Material: []byte("0123456789abcdef0123456789abcdef")}
+	if made, err := r.first.Plant(context.Background(), Operator{Name: "root"}, s); made || !errors.Is(err, ErrNoSeeds) {
+		t.Errorf("got %v, %v, want ErrNoSeeds", made, err)
+	}
+	if s.Material[0] != 0 {
+		t.Error("the material was not wiped")
+	}
+	if n := len(must[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{}).Keys); n != 0 {
+		t.Errorf("%d keys were made", n)
+	}
+}
+
+func TestPlant(t *testing.T) {
+	t.Parallel()
+	r := newRoomIn(t, threeRegions())
+	r.first.cfg.Seeds = true
+	op, ctx := Operator{Name: "root"}, context.Background()
+	const id = "1234abcd-12ab-34cd-56ef-1234567890ab"
+	seed := func() Seed {
+		return Seed{ID: id, Region: secondRegion, Material: []byte("0123456789abcdef0123456789abcdef"), Aliases: []string{"alias/a"}}
+	}
+	for _, want := range []bool{true, false} { // what is there stays
+		if made, err := r.first.Plant(ctx, op, seed()); made != want || err != nil {
+			t.Fatalf("got %v, %v, want %v", made, err, want)
+		}
+	}
+	if rec := r.lastRecord(); rec.EventName != "PlantKey" || rec.Region != secondRegion || rec.Resources[0].Arn != multiARN(secondRegion, id) {
+		t.Errorf("the record is %v", rec)
+	}
+	m := r.describeIn(secondRegion, "alias/a")
+	if *m.KeyId != id || *m.Origin != "AWS_KMS" {
+		t.Errorf("the key is %v", m)
+	}
+	blob := mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr(id), Plaintext: []byte("x")}).CiphertextBlob
+	if got := mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext; string(got) != "x" {
+		t.Errorf("decrypted %q", got)
+	}
+	for name, spoil := range map[string]func(*Seed){
+		"id":         func(s *Seed) { s.ID = "x" },
+		"region":     func(s *Seed) { s.Region = "ap-south-1" },
+		"spec":       func(s *Seed) { s.Spec = "AES_512"; s.Usage = kmsapi.UsageEncrypt },
+		"usage":      func(s *Seed) { s.Spec = "HMAC_256"; s.Usage = kmsapi.UsageEncrypt },
+		"no usage":   func(s *Seed) { s.Spec = "HMAC_256" },
+		"material":   func(s *Seed) { s.Material = []byte("short") },
+		"zeros":      func(s *Seed) { s.Material = make([]byte, 32) },
+		"alias":      func(s *Seed) { s.Aliases = []string{"alias/aws/x"} },
+		"alias used": func(s *Seed) { s.Aliases = []string{"alias/a"} },
+		"aliases":    func(s *Seed) { s.Aliases = make([]string, maxSeedAliases+1) },
+		"policy":     func(s *Seed) { s.Policy = "{" },
+		"tag":        func(s *Seed) { s.Tags = map[string]string{"aws:x": ""} },
+	} {
+		s := seed()
+		s.ID, s.Aliases = "2234abcd-12ab-34cd-56ef-1234567890ab", nil
+		spoil(&s)
+		if made, err := r.first.Plant(ctx, op, s); made || err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	r.deleteIn(secondRegion, id)
+	if made, err := r.first.Plant(ctx, op, seed()); made || !errors.Is(err, kmsapi.ErrInvalidState) {
+		t.Errorf("of a deleted key: %v, %v", made, err)
+	}
+}

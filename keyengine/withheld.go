@@ -1,0 +1,68 @@
+package keyengine
+
+import (
+	"sync"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+)
+
+// hold says until when the answer to a request may be given.
+type hold struct {
+	engine    *Engine
+	operation string
+	late      func() bool // nil for no bound
+}
+
+// Overdue refuses the answer that Do gave when it has been held up for too long since
+// its record was committed: the authority behind it may have been withdrawn. A face
+// calls it when all that is left to do is to write the answer. nil means that the
+// answer may be given now.
+func (c *Caller) Overdue() error {
+	if c.hold.late == nil || !c.hold.late() {
+		return nil
+	}
+	return c.hold.engine.withhold(c.RequestID, c.hold.operation)
+}
+
+// maxWithheld bounds the requests that one event names; it says how many there were.
+const maxWithheld = 200
+
+// withheld are requests whose records say what was decided, and whose callers were
+// not told. Events say so, one a second at most.
+type withheld struct {
+	mu    sync.Mutex
+	ids   []string
+	count int
+}
+
+// withhold notes that the answer to a request is withheld, and is the error instead.
+func (e *Engine) withhold(id RequestID, operation string) error {
+	e.metrics.late(operation)
+	w := &e.withheld
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count++
+	if len(w.ids) < maxWithheld {
+		w.ids = append(w.ids, formatUUID(id))
+	}
+	return errHeldUp
+}
+
+// recordWithheld has the log say whose answers were withheld since the last time.
+func (e *Engine) recordWithheld() {
+	w := &e.withheld
+	w.mu.Lock()
+	ids, count := w.ids, w.count
+	w.ids, w.count = nil, 0
+	w.mu.Unlock()
+	if count == 0 {
+		return
+	}
+	c, _ := e.replica.State().Cluster()
+	e.pending.add(event{
+		name: "AnswersWithheld", kind: eventService, sourceIP: internalCaller, userAgent: internalCaller,
+		identity: &auditpb.Identity{AccountId: c.GetAccount(), InvokedBy: internalCaller},
+		details:  []*auditpb.Field{auditfield.Number("count", count), auditfield.TextList("requestIds", ids)},
+	})
+}

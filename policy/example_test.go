@@ -1,0 +1,113 @@
+package policy_test
+
+import (
+	"errors"
+	"fmt"
+	"log"
+
+	"github.com/conclavekms/conclave/policy"
+)
+
+const keyARN = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+const keyPolicy = `{
+  "Version": "2012-10-17",
+  "Statement": [
+    {
+      "Sid": "App",
+      "Effect": "Allow",
+      "Principal": {"AWS": "arn:aws:iam::111122223333:role/app"},
+      "Action": ["kms:Encrypt", "kms:Decrypt"],
+      "Resource": "*"
+    },
+    {
+      "Sid": "NoDeletion",
+      "Effect": "Deny",
+      "Principal": "*",
+      "Action": "kms:ScheduleKeyDeletion",
+      "Resource": "*"
+    }
+  ]
+}`
+
+// A policy is parsed once, and says whom it names.
+func ExampleParse() {
+	doc, err := policy.Parse([]byte(keyPolicy))
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, p := range doc.Principals() {
+		fmt.Println(p)
+	}
+	// Output:
+	// arn:aws:iam::111122223333:role/app
+}
+
+// What Evaluate would not obey to the letter, Parse refuses, and says where it is.
+func ExampleParse_error() {
+	_, err := policy.Parse([]byte(`{"Version": "2012-10-17", "Statement": {
+		"Effect": "Permit", "Principal": "*", "Action": "kms:Encrypt", "Resource": "*"}}`))
+	fmt.Println(err)
+	if syntax, ok := errors.AsType[*policy.SyntaxError](err); ok {
+		fmt.Printf("statement %d, element %s, malformed: %t\n", syntax.Statement, syntax.Element, errors.Is(err, policy.ErrMalformed))
+	}
+	// Output:
+	// malformed policy document: Statement[0].Effect: want "Allow" or "Deny", written so
+	// statement 0, element Effect, malformed: true
+}
+
+func ExampleEvaluate() {
+	doc, err := policy.Parse([]byte(keyPolicy))
+	if err != nil {
+		log.Fatal(err)
+	}
+	app, err := policy.ParsePrincipal("arn:aws:iam::111122223333:role/app")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, action := range []string{"kms:Decrypt", "kms:Sign", "kms:ScheduleKeyDeletion"} {
+		d := policy.Evaluate(policy.Request{Principal: app, Action: action, Resource: keyARN}, policy.Policies{Key: doc})
+		fmt.Printf("%s: %s by %s, statement %d %q\n", action, d.Effect, d.Reason, d.Statement, d.Sid)
+	}
+	// Output:
+	// kms:Decrypt: Allow by key-policy, statement 0 "App"
+	// kms:Sign: ImplicitDeny by key-policy, statement -1 ""
+	// kms:ScheduleKeyDeletion: ExplicitDeny by key-policy, statement 1 "NoDeletion"
+}
+
+// The words are those of AWS, which clients and people look for.
+func ExampleDecision_Explain() {
+	doc, err := policy.Parse([]byte(keyPolicy))
+	if err != nil {
+		log.Fatal(err)
+	}
+	app, err := policy.ParsePrincipal("arn:aws:iam::111122223333:role/app")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, action := range []string{"kms:Sign", "kms:ScheduleKeyDeletion"} {
+		req := policy.Request{Principal: app, Action: action, Resource: keyARN}
+		fmt.Println(policy.Evaluate(req, policy.Policies{Key: doc}).Explain(req))
+	}
+	// Output:
+	// User: arn:aws:iam::111122223333:role/app is not authorized to perform: kms:Sign on resource: arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab because no resource-based policy allows the kms:Sign action
+	// User: arn:aws:iam::111122223333:role/app is not authorized to perform: kms:ScheduleKeyDeletion on resource: arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab with an explicit deny in a resource-based policy
+}
+
+// A key policy that nobody could change again is refused before it is in force.
+func ExampleLockoutSafe() {
+	admin, err := policy.ParsePrincipal("arn:aws:iam::111122223333:root")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, text := range []string{keyPolicy, policy.DefaultKeyPolicy("aws", "111122223333")} {
+		doc, err := policy.Parse([]byte(text))
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(policy.LockoutSafe(policy.Policies{Key: doc}, admin, keyARN))
+	}
+	// Output:
+	// false
+	// true
+}

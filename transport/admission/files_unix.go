@@ -1,0 +1,22 @@
+//go:build unix
+
+package admission
+
+import "syscall"
+
+// fileLimit is how many descriptors the process may have. Go raises the soft
+// limit to the hard one when it starts; what could not be raised is not counted.
+func fileLimit() (uint64, error) {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 0, err
+	}
+	if l.Cur < l.Max {
+		raised := l
+		raised.Cur = l.Max
+		if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) == nil {
+			l = raised
+		}
+	}
+	return uint64(l.Cur), nil
+}

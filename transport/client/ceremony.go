@@ -1,0 +1,196 @@
+package client
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/hpke"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/transport/kmspb"
+)
+
+// Secrets of the ceremonies are encrypted between the two ends, beside TLS, so that
+// none of a node's buffers ever has one in the clear: see SubmitShareRequest in
+// operator.proto.
+const (
+	messageExport = "conclave message key v1"
+	pointSize     = 65
+	nodeURI       = "conclave://node/"
+)
+
+// Init founds the cluster and returns its secrets, which are the caller's to wipe.
+func Init(ctx context.Context, op kmspb.OperatorClient, req *kmspb.InitRequest) (*kmspb.InitResponse, *kmspb.InitSecrets, error) {
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	req = proto.CloneOf(req)
+	req.AnswerKey = key.PublicKey().Bytes()
+	res, err := op.Init(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	message, err := open(key, []byte("conclave init v1\x00"+res.GetClusterId()), res.GetSealedSecrets())
+	if err != nil {
+		return nil, nil, fmt.Errorf("the cluster is initialised, but its secrets cannot be read, and nobody can show them again: %w", err)
+	}
+	defer clear(message)
+	secrets := new(kmspb.InitSecrets)
+	if err := proto.Unmarshal(message, secrets); err != nil {
+		return nil, nil, errors.New("the cluster is initialised, but its secrets cannot be read, and nobody can show them again")
+	}
+	return res, secrets, nil
+}
+
+// CreateAccessKey makes another access key for the account's root. The secret is the
+// caller's to wipe.
+func CreateAccessKey(ctx context.Context, c kmspb.CredentialsClient) (id string, secret Secret, err error) {
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		return "", nil, err
+	}
+	res, err := c.CreateAccessKey(ctx, &kmspb.CreateAccessKeyRequest{AnswerKey: key.PublicKey().Bytes()})
+	if err != nil {
+		return "", nil, err
+	}
+	id = res.GetAccessKeyId()
+	secret, err = open(key, []byte("conclave access key v1\x00"+id), res.GetSealedSecret())
+	if err != nil {
+		return "", nil, fmt.Errorf("access key %s is made, but its secret cannot be read, and nobody can show it again; delete it: %w", id, err)
+	}
+	return id, secret, nil
+}
+
+// SubmitShare gives a share to the node that op is connected to, and makes sure that
+// it is one. What the node made of it, also that it is open already, stands in its
+// status. The share is the caller's to wipe.
+func SubmitShare(ctx context.Context, op kmspb.OperatorClient, share []byte) (*kmspb.NodeStatus, error) {
+	// A ceremony that ended between the two calls has another key.
+	for again := true; ; again = false {
+		var at peer.Peer
+		c, err := op.Challenge(ctx, &kmspb.ChallengeRequest{}, grpc.Peer(&at))
+		if f, ok := Error(err); ok && f.Type == "AlreadyUnsealedException" {
+			st, err := Status(ctx, op)
+			if err == nil {
+				st.Error = &kmspb.ErrorDetail{Type: f.Type, Message: f.Message, RequestId: f.RequestID}
+			}
+			return st, err
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := checkNode(&at, c.GetNodeId()); err != nil {
+			return nil, err
+		}
+		info := slices.Concat([]byte("conclave share v1\x00"), c.GetClusterId(), c.GetNonce(), []byte(c.GetNodeId()))
+		sealed, err := seal(c.GetPublicKey(), info, share)
+		if err != nil {
+			return nil, fmt.Errorf("node %s: %w", c.GetNodeId(), err)
+		}
+		res, err := op.SubmitShare(ctx, &kmspb.SubmitShareRequest{Nonce: c.GetNonce(), SealedShare: sealed})
+		if err != nil {
+			return nil, err
+		}
+		if !again || res.GetNode().GetError().GetType() != "InvalidChallengeException" {
+			return res.GetNode(), nil
+		}
+	}
+}
+
+// Status is how the node that op is connected to is.
+func Status(ctx context.Context, op kmspb.OperatorClient) (*kmspb.NodeStatus, error) {
+	st, err := op.Status(ctx, &kmspb.StatusRequest{})
+	if err != nil {
+		return nil, err
+	}
+	id := st.GetNodeId() // which strangers are not told
+	return &kmspb.NodeStatus{
+		NodeId: id, Seal: st.GetSeal(), Leader: id != "" && id == st.GetLeaderId(), Version: st.GetVersion(), AppliedIndex: st.GetRaft().GetAppliedIndex(), Crls: st.GetCrls(),
+	}, nil
+}
+
+// checkNode makes sure that the certificate which TLS has verified is of that node.
+// Without TLS, on loopback, there is none.
+func checkNode(at *peer.Peer, node string) error {
+	info, ok := at.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil
+	}
+	if len(info.State.PeerCertificates) > 0 {
+		uris := info.State.PeerCertificates[0].URIs
+		if len(uris) == 1 && uris[0].String() == nodeURI+node {
+			return nil
+		}
+	}
+	return fmt.Errorf("the server says that it is node %q, and its certificate does not", node)
+}
+
+// seal encrypts a message to a point on P-256.
+func seal(public, info, plaintext []byte) ([]byte, error) {
+	point, err := ecdh.P256().NewPublicKey(public)
+	if err != nil {
+		return nil, fmt.Errorf("the key to encrypt to: %w", err)
+	}
+	to, err := hpke.NewDHKEMPublicKey(point)
+	if err != nil {
+		return nil, err
+	}
+	encap, sender, err := hpke.NewSender(to, hpke.HKDFSHA256(), hpke.ExportOnly(), info)
+	if err != nil {
+		return nil, err
+	}
+	key, err := sender.Export(messageExport, 32)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := newAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Seal(encap, nil, plaintext, nil), nil
+}
+
+// open is the other end of seal.
+func open(key *ecdh.PrivateKey, info, message []byte) ([]byte, error) {
+	if len(message) < pointSize {
+		return nil, errors.New("it is too short")
+	}
+	private, err := hpke.NewDHKEMPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	recipient, err := hpke.NewRecipient(message[:pointSize], private, hpke.HKDFSHA256(), hpke.ExportOnly(), info)
+	if err != nil {
+		return nil, err
+	}
+	exported, err := recipient.Export(messageExport, 32)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := newAEAD(exported)
+	if err != nil {
+		return nil, err
+	}
+	return aead.Open(nil, nil, message[pointSize:], nil)
+}
+
+// newAEAD is AES-256-GCM whose nonce is chosen at random and stands before the
+// ciphertext. It wipes the key.
+func newAEAD(key []byte) (cipher.AEAD, error) {
+	defer clear(key)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}

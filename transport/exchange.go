@@ -1,0 +1,308 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/transport/admission"
+)
+
+// Engine is what an API over HTTP needs of the engine; *keyengine.Engine is one.
+type Engine interface {
+	Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)
+}
+
+// Exchange reads a request and writes the answer in one protocol: it is all that a
+// face over HTTP consists of. Its methods are called in the order in which they stand
+// here, each once for a request, and the next one only if there was no error. Errors
+// are told to the client as Lookup has them.
+//
+// An Exchange has one request at a time, and is used again for another after Reset.
+// What it is given is good until then.
+type Exchange interface {
+	// Accept judges what can be judged without the body, which is read only
+	// afterwards: of most strangers no body is read.
+	Accept(r *http.Request) error
+	// Authenticate finds out who sent the request, and sets the caller's Identity and
+	// what else the request says of itself, such as the Region.
+	Authenticate(ctx context.Context, r *http.Request, body []byte, c *keyengine.Caller) error
+	// Decode finds the operation that is asked for, and its input.
+	Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error)
+	// Encode appends the body of the answer to b, and sets its Content-Type in h. out
+	// is nil where the operation has no output.
+	Encode(b []byte, h http.Header, out any) ([]byte, error)
+	// Reset forgets the request and overwrites what was secret in it, input and output.
+	// It is called before the answer is written, whatever went wrong.
+	Reset()
+	// Refuse appends the body of the answer to a request that failed with err to b, and
+	// sets its headers. It returns the status, which may differ from the answer's. id is
+	// that of the request.
+	Refuse(b []byte, h http.Header, r *http.Request, id string, err error, a Answer) (body []byte, status int)
+}
+
+// HTTPFaceConfig describes an API's face over HTTP. Engine, NewExchange and
+// RequestIDHeader must be given.
+type HTTPFaceConfig struct {
+	Engine      Engine
+	NewExchange func() Exchange
+	// RequestIDHeader has the request's id in every answer, spelled like this in
+	// HTTP/1.1.
+	RequestIDHeader string
+	// MaxBody is the size of the largest request; 1 MiB if 0.
+	MaxBody int
+	// MaxBodies is what all bodies being read may take together, a quarter of it for
+	// those who have not proved who they are; 64 MiB if 0. Small ones are not
+	// counted: the limits of connections and requests bound them.
+	MaxBodies int64
+}
+
+// HTTPFace is an API as an http.Handler. It is safe for concurrent use.
+//
+// The reader may rely on this. A request reaches Engine.Do only after Authenticate has
+// found out who sent it, and then exactly once. A body is read only after Accept, and
+// never beyond MaxBody; what all bodies take together is bounded too. Every answer
+// carries a request id, which is that of the audit record, and no answer says anything
+// internal. Buffers that held bodies are overwritten.
+type HTTPFace struct {
+	// Bodies of those who have not proved who they are, and of others, in bytes.
+	StrangersBodies, KnownBodies *admission.Pool
+
+	api     *API
+	cfg     HTTPFaceConfig
+	handled sync.Pool // of *handling
+}
+
+// HTTP returns a face of the API over HTTP.
+func (a *API) HTTP(cfg HTTPFaceConfig) *HTTPFace {
+	cfg.MaxBody = cmp.Or(cfg.MaxBody, 1<<20)
+	cfg.MaxBodies = cmp.Or(cfg.MaxBodies, 64<<20)
+	strangers := cfg.MaxBodies / 4
+	f := &HTTPFace{
+		api: a, cfg: cfg,
+		StrangersBodies: a.Pool(strangers, strangers/4),
+		KnownBodies:     a.Pool(cfg.MaxBodies-strangers, cfg.MaxBodies-strangers),
+	}
+	f.handled.New = func() any {
+		return &handling{Exchange: cfg.NewExchange(), body: make([]byte, 0, freeBody), out: make([]byte, 0, 4096)}
+	}
+	return f
+}
+
+const (
+	// freeBody is how much of a body is read without asking whether there is room:
+	// enough for nearly every request there is.
+	freeBody = 8 << 10
+	// maxKept is the largest buffer that is kept for the next request.
+	maxKept = 64 << 10
+)
+
+var (
+	errTooLarge = &kmsapi.Error{Code: ErrTooLarge.Code, Message: "The request is larger than any operation takes."}
+	errBody     = &kmsapi.Error{Code: ErrSerialization.Code, Message: "The request body could not be read to its end."}
+)
+
+// handling is what one request needs besides what net/http made of it. It is reused.
+type handling struct {
+	Exchange
+	request *Request
+	caller  *keyengine.Caller // once the engine has answered
+	body    []byte
+	bodies  *admission.Pool
+	charged *admission.Place // of the body; nil while it is small
+	out     []byte
+}
+
+// reading ends reads of a request's body from another goroutine.
+type reading struct {
+	mu   sync.Mutex
+	over bool // the handler has returned
+	out  *http.ResponseController
+}
+
+// stop makes reads of the body fail, unless it is too late.
+func (r *reading) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		_ = r.out.SetReadDeadline(time.Unix(1, 0)) // a test's writer has none
+	}
+}
+
+func (r *reading) end() {
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+}
+
+// ServeHTTP answers one request.
+func (f *HTTPFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := f.handled.Get().(*handling)
+	defer f.done(h)
+	in := Arrival{Remote: r.RemoteAddr, Conn: admission.FromContext(r.Context())}
+	h.bodies = f.KnownBodies
+	if in.Conn == nil || in.Conn.Class() == admission.Stranger {
+		in.Pool, h.bodies = f.api.Strangers, f.StrangersBodies
+	}
+	reading := &reading{out: http.NewResponseController(w)}
+	defer reading.end()
+	in.Evict = reading.stop
+	request, ctx, err := f.api.Arrive(r.Context(), in)
+	h.request = request
+	w.Header()[f.cfg.RequestIDHeader] = []string{FormatRequestID(request.ID)}
+	defer f.recovered(w, r, h)
+	if err == nil {
+		err = f.serve(ctx, w.Header(), r, h)
+	}
+	// The last thing before the answer is written.
+	if err == nil {
+		err = h.caller.Overdue()
+	}
+	if err != nil {
+		f.fail(w, r, h, err)
+		return
+	}
+	w.Header()["Content-Length"] = []string{strconv.Itoa(len(h.out))}
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write(h.out) // a client that has gone has no use for the error
+}
+
+// serve does the checks in AWS's order (sender, operation, input; the engine goes on
+// from there) and puts the answer's body together.
+func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Request, h *handling) error {
+	defer h.Reset()
+	if err := h.Accept(r); err != nil {
+		return err
+	}
+	if err := f.readBody(r, h); err != nil {
+		return err
+	}
+	caller := h.request.Caller(r.UserAgent(), r.TLS)
+	if err := h.Authenticate(ctx, r, h.body, caller); err != nil {
+		return err
+	}
+	h.request.Proved()
+	// Only now: who cannot say who it is, or does not get on with a request, takes no
+	// place of those who can.
+	if err := h.request.Work(&f.api.Calls); err != nil {
+		return err
+	}
+	op, in, err := h.Decode(r, h.body)
+	if err != nil {
+		return err
+	}
+	h.request.Method = op.Name
+	out, err := f.cfg.Engine.Do(ctx, caller, op, in)
+	if err != nil {
+		return err
+	}
+	h.caller = caller
+	h.out, err = h.Encode(h.out[:0], header, out)
+	return err
+}
+
+// readBody reads the body. Memory follows what has really arrived, not what
+// Content-Length announces, and beyond freeBody comes out of what all such requests
+// share: at this point nobody is authenticated.
+func (f *HTTPFace) readBody(r *http.Request, h *handling) error {
+	limit := f.cfg.MaxBody
+	if r.ContentLength > int64(limit) {
+		return errTooLarge
+	}
+	b := h.body[:0]
+	defer func() { h.body = b }()
+	for {
+		if len(b) == cap(b) {
+			size := min(2*cap(b), limit+1)
+			if len(b) > limit {
+				return errTooLarge
+			}
+			if cap(b) < size {
+				if !h.charge(int64(size)) {
+					return f.api.cfg.Busy
+				}
+				bigger := make([]byte, len(b), size)
+				copy(bigger, b)
+				clear(b)
+				b = bigger
+			}
+		}
+		n, err := r.Body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case len(b) > limit:
+			return errTooLarge
+		case err == io.EOF:
+			// All of the body is there: its bytes are not taken away any more.
+			if h.charged != nil && !h.charged.Keep() {
+				return f.api.cfg.Busy
+			}
+			return h.request.Arrived()
+		case err != nil:
+			return errBody
+		}
+	}
+}
+
+// charge takes n more bytes for the body.
+func (h *handling) charge(n int64) (ok bool) {
+	if h.charged != nil {
+		return h.charged.Grow(n)
+	}
+	h.charged, ok = h.request.Charge(h.bodies, n)
+	return ok
+}
+
+// fail answers a request with an error.
+func (f *HTTPFace) fail(w http.ResponseWriter, r *http.Request, h *handling, err error) {
+	err = h.request.failure(err)
+	a := f.api.Answer(h.request, err)
+	header := w.Header()
+	if a.HTTP == http.StatusRequestEntityTooLarge || err == errBody {
+		header.Set("Connection", "close") // there may be much more of the body
+	}
+	if a.HTTP == http.StatusServiceUnavailable || a.Type == string(kmsapi.ErrThrottling.Code) {
+		header.Set("Retry-After", "1")
+	}
+	body, status := h.Refuse(h.out[:0], header, r, FormatRequestID(h.request.ID), err, a)
+	h.out = body
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // as above
+}
+
+// recovered answers a request whose handling panicked. The panic's own words go to the
+// log alone.
+func (f *HTTPFace) recovered(w http.ResponseWriter, r *http.Request, h *handling) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	f.fail(w, r, h, f.api.Panicked(h.request, p))
+}
+
+// done gives back what a request held, with nothing of the request left in it.
+func (f *HTTPFace) done(h *handling) {
+	if h.request != nil {
+		h.request.End()
+	}
+	if h.charged != nil {
+		h.charged.Leave()
+	}
+	clear(h.body)
+	clear(h.out[:cap(h.out)])
+	if cap(h.body) > maxKept || cap(h.out) > maxKept {
+		return
+	}
+	*h = handling{Exchange: h.Exchange, body: h.body[:0], out: h.out[:0]}
+	f.handled.Put(h)
+}

@@ -1,0 +1,314 @@
+package sigv4
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Limits of what is read.
+const (
+	maxSkew   = 5 * time.Minute
+	maxKeyID  = 128
+	maxName   = 64 // of a Region, a service or a parameter of a query string
+	maxSigned = 64 // headers
+)
+
+// Verifier reads the signatures of requests to one service. It holds no secret, and
+// is safe for concurrent use.
+type Verifier struct {
+	service string
+	// meaningful are the headers that are acted upon. Others, as proxies add them
+	// (X-Amz-Cf-Id), need not be signed: nothing is read from them.
+	meaningful []string
+}
+
+// NewVerifier returns a Verifier for the service of that name in credential scopes,
+// such as "kms". It takes no request that has one of the headers unsigned: they are
+// those that the service acts upon, so that nobody between can change what is asked
+// for. Host, the date and the body's hash are always among them.
+func NewVerifier(service string, headers ...string) *Verifier {
+	v := &Verifier{service: service}
+	for _, name := range headers {
+		v.meaningful = append(v.meaningful, http.CanonicalHeaderKey(name))
+	}
+	v.meaningful = append(v.meaningful, HeaderDate, HeaderHash, HeaderToken)
+	return v
+}
+
+// Claim is what a request's headers, or its query string, say of its signature. What
+// Read accepts is well formed, for the Verifier's service and of the present time;
+// nothing of it is proven.
+type Claim struct {
+	AccessKeyID string
+	// Date (YYYYMMDD), Region and Service are those of the credential scope.
+	Date, Region, Service string
+	// Time is that of the signature, in TimeFormat.
+	Time string
+	// SignedHeaders are as they were sent: names in lower case, in order, joined by ";".
+	SignedHeaders string
+
+	signature  [32]byte
+	query      string     // canonical; "" where the signature is in a header
+	parameters parameters // of the query string; nil where the signature is in a header
+}
+
+// Parameter returns a parameter of a presigned request's query string, decoded, or ""
+// if there is none. Signers may move headers there; Read refuses a request that has a
+// header of the Verifier's in both places.
+func (c *Claim) Parameter(name string) string { return c.parameters.of(name) }
+
+// Read reads everything of a signature that can be judged without the body, so that a
+// stranger is told before a body is read. The claim's former content is lost. Errors
+// are of type *Error.
+//
+// It is as strict as the signers of the AWS SDKs allow. What could be read in two
+// ways (repeated headers, unordered or repeated names, encodings in the query) is
+// refused rather than interpreted. The request's time may differ from now by five
+// minutes, and may be past by as long as a presigned request says that it is good for.
+func (v *Verifier) Read(c *Claim, r *http.Request, now time.Time) error {
+	*c = Claim{}
+	values := r.Header[HeaderAuthorization]
+	if len(values) == 0 {
+		if IsPresigned(r) {
+			return v.readQuery(c, r, now)
+		}
+		return fail(ReasonMissing, CodeMissing, "Missing Authentication Token")
+	}
+	if len(values) > 1 {
+		return fail(ReasonMalformed, CodeIncomplete, "The request has more than one Authorization header.")
+	}
+	credential, err := c.parse(values[0])
+	if err != nil {
+		return err
+	}
+	when, stamp, err := requestTime(r.Header)
+	if err != nil {
+		return err
+	}
+	c.Time = stamp
+	if err := c.scope(credential, v.service); err != nil {
+		return err
+	}
+	if r.URL.RawQuery != "" || r.URL.ForceQuery {
+		return fail(ReasonSignature, CodeInvalid, "Requests have no query string but that of a signature, and not both a signature there and an Authorization header.")
+	}
+	if err := v.covers(c, r.Header, false); err != nil {
+		return err
+	}
+	if err := current(when, now); err != nil {
+		return err
+	}
+	if _, ok := r.Header[HeaderToken]; ok {
+		return fail(ReasonToken, CodeUnrecognized, badTokenText)
+	}
+	return nil
+}
+
+// ServiceOf returns the service that a request says it is signed for, whatever else is
+// wrong with it, or "" if it says none that can be a name. It is for telling a client
+// that it came to the wrong address.
+func ServiceOf(r *http.Request) string {
+	credential := r.URL.Query().Get(queryCred)
+	if auth := r.Header.Get(HeaderAuthorization); strings.HasPrefix(auth, Algorithm) {
+		_, credential, _ = strings.Cut(auth, "Credential=")
+		credential, _, _ = strings.Cut(credential, ",")
+	}
+	if parts := strings.Split(credential, "/"); len(parts) == 5 && wordOf(parts[3], maxName, func(c byte) bool { return c == '-' || lowerOrDigit(c) }) {
+		return parts[3]
+	}
+	return ""
+}
+
+// parse reads the header's three parameters.
+func (c *Claim) parse(header string) (credential string, err error) {
+	scheme, rest, _ := strings.Cut(header, " ")
+	switch {
+	case scheme == Algorithm:
+	case strings.HasPrefix(scheme, "AWS4-"):
+		return "", fail(ReasonUnsupported, CodeIncomplete, unsupportedText)
+	default:
+		return "", fail(ReasonMissing, CodeMissing, "Missing Authentication Token")
+	}
+	var signature string
+	for part := range strings.SplitSeq(rest, ",") {
+		name, value, ok := strings.Cut(strings.Trim(part, " "), "=")
+		if !ok {
+			return "", fail(ReasonMalformed, CodeIncomplete,
+				"A part of the Authorization header is not a valid key=value pair (missing equal-sign).")
+		}
+		var to *string
+		switch name {
+		case "Credential":
+			to = &credential
+		case "SignedHeaders":
+			to = &c.SignedHeaders
+		case "Signature":
+			to = &signature
+		default:
+			return "", fail(ReasonMalformed, CodeIncomplete,
+				"Authorization header has a parameter other than 'Credential', 'SignedHeaders' and 'Signature'.")
+		}
+		if *to != "" {
+			return "", fail(ReasonMalformed, CodeIncomplete,
+				"Authorization header has the '%s' parameter more than once.", name)
+		}
+		*to = value
+	}
+	var missing string
+	for _, p := range [...]struct{ name, value string }{{"Credential", credential}, {"Signature", signature}, {"SignedHeaders", c.SignedHeaders}} {
+		if p.value == "" {
+			missing += "Authorization header requires '" + p.name + "' parameter. "
+		}
+	}
+	if missing != "" {
+		return "", fail(ReasonMalformed, CodeIncomplete, "%s", strings.TrimSuffix(missing, " "))
+	}
+	return credential, c.decodeSignature(signature)
+}
+
+// lowerHex reports whether s is n bytes in lower-case hexadecimal: the one form
+// that signers write.
+func lowerHex(s string, n int) bool {
+	if len(s) != 2*n {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// scope takes the credential apart and checks what the signature is good for.
+func (c *Claim) scope(credential, service string) error {
+	var parts [5]string
+	for i := range parts {
+		var more bool
+		if parts[i], credential, more = strings.Cut(credential, "/"); more != (i < len(parts)-1) {
+			return fail(ReasonMalformed, CodeIncomplete, unreadableKeyText)
+		}
+	}
+	c.AccessKeyID, c.Date, c.Region, c.Service = parts[0], parts[1], parts[2], parts[3]
+	switch {
+	case !wordOf(c.AccessKeyID, maxKeyID, func(c byte) bool { return c == '_' || c >= 'A' && c <= 'Z' || lowerOrDigit(c) }):
+		return UnknownKey()
+	case parts[4] != terminator:
+		return fail(ReasonScope, CodeInvalid, "Credential should be scoped with a valid terminator: '%s'.", terminator)
+	case parts[3] != service:
+		return fail(ReasonScope, CodeInvalid, "Credential should be scoped to correct service: '%s'.", service)
+	case !wordOf(c.Region, maxName, func(c byte) bool { return c == '-' || lowerOrDigit(c) }):
+		return fail(ReasonScope, CodeInvalid, "Credential should be scoped to a valid region.")
+	case c.Date != c.Time[:len(dateFormat)]:
+		return fail(ReasonScope, CodeInvalid,
+			"Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: expected '%s', from '%s'.", c.Time[:len(dateFormat)], c.Time)
+	}
+	return nil
+}
+
+func lowerOrDigit(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+
+func wordOf(s string, max int, ok func(byte) bool) bool {
+	for i := range len(s) {
+		if !ok(s[i]) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= max
+}
+
+// requestTime is the time that the signature is made for: X-Amz-Date, or else
+// Date. stamp is the same as the signature has it.
+func requestTime(h http.Header) (when time.Time, stamp string, err error) {
+	if v := h[HeaderDate]; len(v) == 1 {
+		// Parse takes fractions of seconds that the format does not have. What is as
+		// long as the format is just what Format would write.
+		if t, err := time.Parse(TimeFormat, v[0]); err == nil && len(v[0]) == len(TimeFormat) {
+			return t, v[0], nil
+		}
+	} else if d := h[headerHTTPDate]; len(v) == 0 && len(d) == 1 {
+		if t, err := time.Parse(TimeFormat, d[0]); err == nil && len(d[0]) == len(TimeFormat) {
+			return t, d[0], nil
+		}
+		if t, err := http.ParseTime(d[0]); err == nil {
+			t = t.UTC()
+			return t, t.Format(TimeFormat), nil
+		}
+	} else if len(v) == 0 && len(d) == 0 {
+		return time.Time{}, "", fail(ReasonMalformed, CodeIncomplete,
+			"Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.")
+	}
+	return time.Time{}, "", fail(ReasonMalformed, CodeIncomplete, badDateText)
+}
+
+// covers checks which headers are signed: host, the date unless the query string has
+// it, and every one that means something.
+func (v *Verifier) covers(c *Claim, h http.Header, dated bool) error {
+	host, date, ok := signedNames(c.SignedHeaders)
+	if !ok {
+		return fail(ReasonMalformed, CodeInvalid,
+			"SignedHeaders must be at most %d different header names in lower case and in alphabetical order.", maxSigned)
+	}
+	if !host {
+		return fail(ReasonUnsigned, CodeInvalid, "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.")
+	}
+	if _, ok := h[HeaderDate]; !ok && !date && !dated {
+		return fail(ReasonUnsigned, CodeInvalid, "'Date' must be a 'SignedHeader' in the AWS Authorization.")
+	}
+	for _, name := range v.meaningful {
+		if _, ok := h[name]; ok && !lists(c.SignedHeaders, name) {
+			return fail(ReasonUnsigned, CodeInvalid, "'%s' must be a 'SignedHeader' in the AWS Authorization.", name)
+		}
+	}
+	return nil
+}
+
+// signedNames reports whether a list of signed headers is in the one form that it can
+// have, and whether host and date (the header of HTTP) are in it.
+func signedNames(list string) (host, date, ok bool) {
+	last, n := "", 0
+	for name := range strings.SplitSeq(list, ";") {
+		if n++; n > maxSigned || name <= last || !wordOf(name, 256, headerByte) {
+			return false, false, false
+		}
+		last = name
+		host = host || name == "host"
+		date = date || name == "date"
+	}
+	return host, date, true
+}
+
+// headerByte are the characters of a token (RFC 9110) that are their own lower case.
+func headerByte(c byte) bool {
+	return lowerOrDigit(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}
+
+// lists reports whether a header is in a list of signed headers.
+func lists(signed, name string) bool {
+	for s := range strings.SplitSeq(signed, ";") {
+		if strings.EqualFold(s, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// current checks the request's time against the node's clock.
+func current(when, now time.Time) error {
+	now = now.UTC().Truncate(time.Second)
+	if early := now.Add(-maxSkew); when.Before(early) {
+		return fail(ReasonClock, CodeInvalid, "Signature expired: %s is now earlier than %s (%s - 5 min.)",
+			when.Format(TimeFormat), early.Format(TimeFormat), now.Format(TimeFormat))
+	}
+	return notYet(when, now)
+}
+
+// notYet refuses a time that is ahead of the node's clock.
+func notYet(when, now time.Time) error {
+	if late := now.Add(maxSkew); when.After(late) {
+		return fail(ReasonClock, CodeInvalid, "Signature not yet current: %s is still later than %s (%s + 5 min.)",
+			when.Format(TimeFormat), late.Format(TimeFormat), now.Format(TimeFormat))
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+// Package sigv4 is AWS Signature Version 4: what servers read of a signed request
+// and check, and how clients sign one (AWS General Reference, "Create a signed AWS
+// API request"). It knows nothing of the services that are signed for.
+//
+// A server has a Verifier. Verifier.Read takes a Claim from the Authorization header
+// or the query string, before the body is read. Claim.Proof puts together what was
+// signed. Proof.SignedBy compares the signature with the one that a signing key
+// makes, and Derive makes signing keys. Only the last two see secrets, so that they
+// can run where the secrets are kept. A client has a Signer.
+//
+// The reader may rely on this. What could be read in two ways (repeated headers,
+// names out of order, a plus sign in a query string) is refused, not interpreted. The
+// work and the memory that a request takes are bounded by limits on everything in it,
+// whoever sent it. Signatures are compared in constant time.
+//
+// Not supported are SigV4A, streamed payloads, session tokens, a query string besides
+// the parameters of a presigned request, and the path rules of Amazon S3, which does
+// not escape paths a second time. Paths are never normalised: a path with empty or
+// dot segments has the signature of exactly that path.
+package sigv4
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"io"
+)
+
+const (
+	// KeySize is the length of a signing key.
+	KeySize = sha256.Size
+	// Algorithm names the only algorithm of this package.
+	Algorithm = "AWS4-HMAC-SHA256"
+	// TimeFormat is the form of the time that a signature is made for, in UTC.
+	TimeFormat = "20060102T150405Z"
+	// UnsignedPayload, in place of a body's hash, leaves the body out of the signature.
+	UnsignedPayload = "UNSIGNED-PAYLOAD"
+
+	dateFormat = "20060102"
+	terminator = "aws4_request"
+)
+
+// Headers that have a meaning for a signature, as net/http spells them. The query
+// string of a presigned request has parameters with the same names.
+const (
+	HeaderAuthorization = "Authorization"
+	HeaderDate          = "X-Amz-Date"
+	HeaderHash          = "X-Amz-Content-Sha256"
+	HeaderToken         = "X-Amz-Security-Token"
+
+	headerHTTPDate = "Date"
+)
+
+// Proof is what was signed, and the signature. What it claims has been read but not
+// proved: SignedBy does that.
+type Proof struct {
+	AccessKeyID string
+	// Date (YYYYMMDD), Region and Service are those of the credential scope.
+	Date, Region, Service string
+	StringToSign          []byte
+	// Signature is 32 bytes, decoded.
+	Signature []byte
+}
+
+// WellFormed reports whether all parts have lengths that a proof can have. Those who
+// take proofs from elsewhere than Claim.Proof check it first.
+func (p *Proof) WellFormed() bool {
+	return len(p.Signature) == sha256.Size && len(p.Date) == len(dateFormat) && p.Region != "" && len(p.Region) <= maxName &&
+		p.Service != "" && len(p.Service) <= maxName && len(p.StringToSign) <= 4096
+}
+
+// Derive writes the signing key of a secret in the proof's scope to dst, which is
+// KeySize bytes long. The caller wipes dst.
+func (p *Proof) Derive(dst, secret []byte) { Derive(dst, secret, p.Date, p.Region, p.Service) }
+
+// SignedBy reports whether the signing key made the signature.
+func (p *Proof) SignedBy(key []byte) bool {
+	var sum [sha256.Size]byte
+	return hmac.Equal(appendSignature(sum[:0], key, p.StringToSign), p.Signature)
+}
+
+func appendSignature(b, key, stringToSign []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	_, _ = h.Write(stringToSign)
+	return h.Sum(b)
+}
+
+// Derive writes the signing key of a secret for a day, Region and service to dst,
+// which is KeySize bytes long. The caller wipes dst.
+func Derive(dst, secret []byte, date, region, service string) {
+	first := make([]byte, 0, 4+len(secret))
+	first = append(append(first, "AWS4"...), secret...)
+	defer clear(first)
+	mac(dst, first, date)
+	mac(dst, dst, region)
+	mac(dst, dst, service)
+	mac(dst, dst, terminator)
+}
+
+// mac writes HMAC-SHA-256 of msg to dst, which may be the key.
+func mac(dst, key []byte, msg string) {
+	h := hmac.New(sha256.New, key)
+	_, _ = io.WriteString(h, msg)
+	h.Sum(dst[:0])
+}
