@@ -159,7 +159,8 @@ type Timeouts struct {
 	// by default.
 	ClockTick time.Duration
 	// DiskYield is how long a write may take before another node, whose disk
-	// answers, is made to lead; 750 ms by default.
+	// answers, is made to lead; 750 ms by default. A leader whose disk is much slower
+	// than another's hands over after a second, or after this if it is longer.
 	DiskYield time.Duration
 	// Disk is how long a write may take before the node gives up on its disk and
 	// ends; a minute by default. Until then it serves on as a follower. Both count

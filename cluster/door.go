@@ -126,11 +126,6 @@ func (d door) routine(command any) bool {
 	return r != nil && ok && r.State() == raft.Follower && h.Term == r.CurrentTerm()
 }
 
-// unsealed reports whether a node is known to be unsealed.
-func (d door) unsealed(node string) bool {
-	return d.n.founded() && d.n.standings.proven(node, time.Now())
-}
-
 // storing reports whether a node's word that it has stored something counts here.
 func (d door) storing(node string) bool {
 	return !d.n.founded() || d.n.standings.counts(node, d.n.self(), time.Now())

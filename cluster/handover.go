@@ -12,7 +12,8 @@ import (
 
 const (
 	// A leader whose disk takes slowFactor times what another's does, and more than
-	// slowFloor, for longer than slowFor, hands over to it.
+	// slowFloor, for longer than slowFor (or Timeouts.DiskYield, if that is more),
+	// hands over to it.
 	slowFactor = 10
 	slowFloor  = 20 * time.Millisecond
 	slowFor    = time.Second
@@ -182,8 +183,8 @@ type slowness struct {
 }
 
 // judge takes what a write takes here and at the quickest node that could take over,
-// and reports whether it should, now.
-func (s *slowness) judge(now, own, best time.Duration) bool {
+// and reports whether it should, now: this disk has been slow for longer than patience.
+func (s *slowness) judge(now, own, best, patience time.Duration) bool {
 	if own < slowFloor || best == 0 || own < slowFactor*best {
 		s.since = 0
 		return false
@@ -191,7 +192,7 @@ func (s *slowness) judge(now, own, best time.Duration) bool {
 	if s.since == 0 {
 		s.since = now
 	}
-	if now-s.since < slowFor {
+	if now-s.since < patience {
 		return false
 	}
 	if s.last != 0 && now-s.last > 2*s.pause {
@@ -214,9 +215,10 @@ func (n *Node) quicker(infos map[string]*clusterpb.ClockResponse) string {
 		best = time.Duration(i.Disk.GetWrite())
 	}
 	m := n.store.Meter()
-	if !n.slow.judge(m.Ran(), max(m.Typical(), m.Behind()), best) {
+	own := max(m.Typical(), m.Behind())
+	if !n.slow.judge(m.Ran(), own, best, max(slowFor, n.cfg.Timeouts.DiskYield)) {
 		return ""
 	}
-	n.log.Warn("this node's disk is much slower than another's", "write", m.Typical(), "other", best, "node", to)
+	n.log.Warn("this node's disk is much slower than another's", "write", own, "other", best, "node", to)
 	return to
 }

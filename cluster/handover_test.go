@@ -279,7 +279,7 @@ func TestSlownessIsJudgedWithPatience(t *testing.T) {
 	var s slowness
 	const ms = time.Millisecond
 	now := time.Hour
-	at := func(d time.Duration, own, best time.Duration) bool { now += d; return s.judge(now, own, best) }
+	at := func(d time.Duration, own, best time.Duration) bool { now += d; return s.judge(now, own, best, slowFor) }
 	for _, v := range []struct {
 		what            string
 		after, own, was time.Duration

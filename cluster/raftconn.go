@@ -125,7 +125,6 @@ func (p *connProof) read(r io.Reader) error {
 type raftConn struct {
 	*peerConn
 	theirs connProof
-	made   time.Time
 	sealed bool // this node was sealed when it was made
 }
 
@@ -154,7 +153,6 @@ func (n *Node) introduce(c *peerConn, end role, deadline time.Time) (*raftConn, 
 	if err := rc.theirs.read(c); err != nil {
 		return nil, err
 	}
-	rc.made = time.Now()
 	return rc, c.SetDeadline(time.Time{})
 }
 
@@ -173,7 +171,7 @@ var errImpostor = errors.New("not proven over this connection to be the unsealed
 // over connections with proof, and what standing says of a node holds for whatever was
 // heard of it.
 func (n *Node) notImpostor(node string, proven bool) error {
-	if proven || !n.founded() || !n.standings.proven(node, time.Now()) {
+	if proven || !n.knownUnsealed(node) {
 		return nil
 	}
 	n.metrics.unproven.WithLabelValues(node).Inc()
@@ -186,10 +184,9 @@ func (n *Node) notImpostor(node string, proven bool) error {
 // proveMore reports whether this node has been unsealed since it opened a connection.
 func (n *Node) proveMore(c *raftConn) bool { return c.sealed && n.founded() && n.unsealed() }
 
-// wantProof reports whether the other end of a connection should prove itself over a
-// new one: the node is known to be unsealed by what it answered since.
-func (n *Node) wantProof(c *raftConn) bool {
-	return n.founded() && !n.connProven(c) && n.standings.provenSince(c.node, c.made, time.Now())
+// knownUnsealed reports whether a node is known to be unsealed.
+func (n *Node) knownUnsealed(node string) bool {
+	return n.founded() && n.standings.proven(node, time.Now())
 }
 
 // errRetired is a connection that takes no more requests.
@@ -199,6 +196,7 @@ var errRetired = errors.New("the connection gives way to one over which more is 
 // in a pool between requests.
 type outbound struct {
 	*raftConn
+	proven  bool // the other end proved itself, when it was opened
 	closed  func()
 	busy    atomic.Bool  // a request waits for its answer
 	answer  atomic.Int64 // bytes since something was sent
@@ -236,13 +234,12 @@ func (c *outbound) Close() error {
 
 // retire closes a connection between two requests. The next one fails with
 // errRetired, before anything is sent.
-func (c *outbound) retire() bool {
+func (c *outbound) retire() {
 	if c.busy.Load() {
-		return false
+		return
 	}
 	c.retired.Store(true)
 	_ = c.Close()
-	return true
 }
 
 var _ net.Conn = (*outbound)(nil)

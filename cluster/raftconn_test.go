@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -441,6 +443,18 @@ func divertible(t testing.TB, addr string, to *atomic.Pointer[string]) net.Conn 
 	return near
 }
 
+// outbounds are the connections that a node's Raft has to another.
+func outbounds(from, to *testNode) (list []*outbound) {
+	from.trans.out.mu.Lock()
+	defer from.trans.out.mu.Unlock()
+	for target, conns := range from.trans.out.open {
+		if addr, _, _ := strings.Cut(string(target), laneMark); addr == to.advertise {
+			list = slices.AppendSeq(list, maps.Keys(conns))
+		}
+	}
+	return list
+}
+
 // What an impostor answers, while the node itself answers that it is unsealed, counts
 // for nothing.
 func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
@@ -459,20 +473,6 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 	addr := newRogue(t, c, f)
 	victim.Store(&f.id)
 	divert.Store(&addr)
-	// Raft dials anew.
-	l.trans.out.mu.Lock()
-	var open []*outbound
-	for target, conns := range l.trans.out.open {
-		if strings.HasPrefix(string(target), f.advertise) {
-			for conn := range conns {
-				open = append(open, conn)
-			}
-		}
-	}
-	l.trans.out.mu.Unlock()
-	for _, conn := range open {
-		conn.Close()
-	}
 	id, target := raft.ServerID(f.id), raft.ServerAddress(f.advertise)
 	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}
 	term := l.term()
@@ -503,16 +503,19 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 			return err
 		},
 	}
-	for what, ask := range asks {
-		// Raft's own requests may have the last connections that are the follower's.
-		var err error
-		for range 5 {
-			if err = ask(); errors.Is(err, errImpostor) {
-				break
-			}
-			time.Sleep(50 * time.Millisecond)
+	// Raft dials anew, and what was being dialled is closed as well.
+	refused := 0
+	clustertest.Eventually(t, 20*time.Second, "an impostor's answer to a heartbeat is refused", func() bool {
+		for _, conn := range outbounds(l, f) {
+			conn.Close()
 		}
-		if !errors.Is(err, errImpostor) {
+		if refused++; !errors.Is(asks["a heartbeat"](), errImpostor) || len(outbounds(l, f)) > 0 {
+			refused = 0
+		}
+		return refused > 20
+	})
+	for what, ask := range asks {
+		if err := ask(); !errors.Is(err, errImpostor) {
 			t.Errorf("an impostor's answer counts: %s: %v", what, err)
 		}
 	}
@@ -526,14 +529,14 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 	c.noFaults()
 }
 
-// When nodes are unsealed they prove themselves over new connections, and the old ones
-// are closed.
-func TestConnectionsAreRenewed(t *testing.T) {
-	c := startCluster(t, 3, nil)
+// sealedLeader has all nodes start again, sealed, with no connection of before, and waits
+// for one to lead.
+func sealedLeader(t *testing.T, c *testCluster) (l *testNode) {
+	t.Helper()
 	for _, n := range c.up() {
 		n.seal()
 	}
-	for _, id := range c.ids { // with no connection of before
+	for _, id := range c.ids {
 		c.kill(id)
 	}
 	for _, id := range c.ids {
@@ -542,7 +545,6 @@ func TestConnectionsAreRenewed(t *testing.T) {
 		}
 		c.nodes[id].seal()
 	}
-	var l *testNode
 	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
 		for _, n := range c.up() {
 			if n.IsLeader() && n.founded() {
@@ -552,6 +554,72 @@ func TestConnectionsAreRenewed(t *testing.T) {
 		}
 		return false
 	})
+	return l
+}
+
+func (n *testNode) unsealAgain() {
+	n.authority.sealed.Store(false)
+	n.SetCanLead(func() bool { return true })
+}
+
+// A request that has waited since before the nodes were unsealed, because a disk hangs,
+// does not keep the leader from hearing the same node over connections with proof.
+func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
+	disks := newSlowDisks()
+	c := startCluster(t, 3, disks.edit)
+	l := sealedLeader(t, c)
+	f := c.nodes[c.ids[0]]
+	if f == l {
+		f = c.nodes[c.ids[1]]
+	}
+	release := disks.hang(f.id)
+	defer release()
+	l.raft.Load().Barrier(0) // f's Raft waits for its disk with this
+	clustertest.Eventually(t, 10*time.Second, "the follower's disk hangs", func() bool { return f.store.Meter().Behind() > 50*time.Millisecond })
+	id, target := raft.ServerID(f.id), raft.ServerAddress(f.advertise)
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}
+	waits := make(chan error, 1)
+	go func() {
+		waits <- l.trans.RequestPreVote(id, target, &raft.RequestPreVoteRequest{RPCHeader: header, Term: 1}, &raft.RequestPreVoteResponse{})
+	}()
+	seen := make(map[*outbound]int) // that a heartbeat makes busy is not so every time
+	clustertest.Eventually(t, 10*time.Second, "a request waits", func() bool {
+		for _, conn := range outbounds(l, f) {
+			if seen[conn]++; conn.proven || !conn.busy.Load() {
+				seen[conn] = 0
+			} else if seen[conn] > 5 {
+				return true
+			}
+		}
+		return false
+	})
+	for _, n := range c.up() {
+		n.unsealAgain()
+	}
+	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.proven(f.id, time.Now()) })
+	for range 3 {
+		if err := l.trans.AppendEntries(id, target, &raft.AppendEntriesRequest{RPCHeader: header, Term: l.term()}, &raft.AppendEntriesResponse{}); err != nil {
+			t.Errorf("a heartbeat: %v", err)
+		}
+	}
+	select {
+	case err := <-waits:
+		t.Fatalf("void: the request did not wait: %v", err)
+	default:
+	}
+	release()
+	<-waits
+	for _, n := range c.up() {
+		mustPropose(t, n, clustertest.Record())
+	}
+	c.noFaults()
+}
+
+// When nodes are unsealed they prove themselves over new connections, and the old ones
+// are closed.
+func TestConnectionsAreRenewed(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l := sealedLeader(t, c)
 	proven := func(n *testNode) (list []bool) {
 		n.trans.mu.Lock()
 		defer n.trans.mu.Unlock()
@@ -582,16 +650,12 @@ func TestConnectionsAreRenewed(t *testing.T) {
 	if all() {
 		t.Error("void: a sealed leader proved itself")
 	}
-	unseal := func(n *testNode) {
-		n.authority.sealed.Store(false)
-		n.SetCanLead(func() bool { return true })
-	}
 	began, term := time.Now(), l.term()
-	unseal(l)
+	l.unsealAgain()
 	clustertest.Eventually(t, 10*time.Second, "proof over all connections of the leader", all)
 	t.Logf("the leader proved itself over all connections after %v", time.Since(began).Round(time.Millisecond))
 	for _, n := range c.up() {
-		unseal(n)
+		n.unsealAgain()
 	}
 	began = time.Now()
 	clustertest.Eventually(t, 10*time.Second, "pipelines and requests over connections with proof of both ends", func() bool {

@@ -28,16 +28,12 @@ type raftStream struct {
 	mu sync.Mutex
 	// open are the connections to each target.
 	open map[raft.ServerAddress]map[*outbound]struct{}
-	// unproven counts those that were opened and whose other end did not prove itself.
-	unproven map[raft.ServerAddress]uint64
-	// renewed is when connections had to give way to new ones.
-	renewed map[raft.ServerAddress]time.Time
 }
 
 func newRaftStream(n *Node) *raftStream {
 	return &raftStream{
 		subListener: newSubListener(n.port.raft.Addr()), n: n,
-		open: make(map[raft.ServerAddress]map[*outbound]struct{}), unproven: make(map[raft.ServerAddress]uint64), renewed: make(map[raft.ServerAddress]time.Time),
+		open: make(map[raft.ServerAddress]map[*outbound]struct{}),
 	}
 }
 
@@ -52,16 +48,18 @@ func (s *raftStream) Addr() net.Addr { return advertised(s.n.advertise) }
 
 // lane separates the connections of a target that serve one purpose from others, in
 // hashicorp/raft's pool, which knows them by target, and in raftStream: a target is an
-// address and its lane.
+// address and its lanes. An answer does not say which connection it came over, but it is
+// one of its target's, so those whose other end proved itself have a lane of their own.
 const (
 	laneMark      = "#"
+	provenLane    = laneMark + "proven"
 	pipelineLane  = laneMark + "pipeline"
 	snapshotsLane = laneMark + "snapshots"
 )
 
 // Dial implements raft.StreamLayer.
 func (s *raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	addr, _, _ := strings.Cut(string(target), laneMark)
+	addr, lanes, _ := strings.Cut(string(target), laneMark)
 	node, ok := s.n.nodeAt(addr)
 	if !ok {
 		return nil, fmt.Errorf("%w: no node is known at %s", ErrUnreachable, addr)
@@ -78,73 +76,46 @@ func (s *raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net
 		pc.Close()
 		return nil, fmt.Errorf("node %s: %w", node, err)
 	}
-	c := &outbound{raftConn: rc}
+	s.n.acquaint(rc, dialer)
+	c := &outbound{raftConn: rc, proven: s.n.connProven(rc)}
+	if want := strings.HasSuffix(laneMark+lanes, provenLane); c.proven != want {
+		pc.Close()
+		if c.proven {
+			return nil, errRetired
+		}
+		s.n.metrics.unproven.WithLabelValues(node).Inc()
+		return nil, fmt.Errorf("%s: %w", node, errImpostor)
+	}
 	c.closed = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.open[target], c)
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.open[target] == nil {
 		s.open[target] = make(map[*outbound]struct{})
 	}
 	s.open[target][c] = struct{}{}
-	if !s.n.connProven(rc) {
-		s.unproven[target]++
-	}
-	s.mu.Unlock()
-	s.n.acquaint(rc, dialer)
 	return c, nil
 }
 
-// mark is what is known, at one moment, of the connections to a target.
-type mark struct {
-	open int    // connections without proof that are open
-	made uint64 // connections without proof that were opened so far
-}
-
-// mark looks at the connections to a target.
-func (s *raftStream) mark(target raft.ServerAddress) mark {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := mark{made: s.unproven[target]}
-	for c := range s.open[target] {
-		if !s.n.connProven(c.raftConn) {
-			m.open++
-		}
+// renew closes those connections to a target, with and without the proven lane, that
+// should give way to others, if they are not in use.
+func (s *raftStream) renew(target raft.ServerAddress) {
+	for _, c := range append(s.outdated(target), s.outdated(target+provenLane)...) {
+		c.retire()
 	}
-	return m
 }
 
-// proven reports whether all connections to a target that were open since the mark was
-// made had proof, and so the one that an answer came over: which it was hashicorp/raft
-// does not say.
-func (s *raftStream) proven(target raft.ServerAddress, since mark) bool {
-	return since.open == 0 && s.mark(target).made == since.made
-}
-
-// renew closes those connections to a target that should give way to new ones, over
-// which more is proven, if they are not in use. It reports whether there were any.
-func (s *raftStream) renew(target raft.ServerAddress) (closed bool) {
-	for _, c := range s.outdated(target) {
-		closed = c.retire() || closed
-	}
-	if closed {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.renewed[target] = time.Now()
-	}
-	return closed
-}
-
-// outdated are the connections to a target that should give way to new ones.
+// outdated are the connections to a target that should give way to others: ones over
+// which this node can prove more, or in the lane in which the node at the other end is
+// asked now.
 func (s *raftStream) outdated(target raft.ServerAddress) (list []*outbound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// Should new ones prove no more either, they are not opened without end.
-	want := time.Since(s.renewed[target]) >= s.n.cfg.Timeouts.Heartbeat
 	for c := range s.open[target] {
-		if s.n.proveMore(c.raftConn) || want && s.n.wantProof(c.raftConn) {
+		if s.n.proveMore(c.raftConn) || c.proven != s.n.knownUnsealed(c.node) || c.proven && !s.n.connProven(c.raftConn) {
 			list = append(list, c)
 		}
 	}
@@ -375,40 +346,50 @@ var errHushed = errors.New("nothing is sent while the disk does not answer")
 // another leader.
 func (t *raftTransport) hush(silent bool) { t.silent.Store(silent) }
 
-// ask sends a request to a node and refuses the answer of an impostor. When connections
-// had to give way to new ones, over which more is proven, the request is sent again.
-func (t *raftTransport) ask(node raft.ServerID, target raft.ServerAddress, request func() error) error {
-	known := t.door.unsealed(string(node))
-	t.out.renew(target)
-	for again := false; ; again = true {
-		since := t.out.mark(target)
-		err := request()
-		for range maxPool {
-			if !errors.Is(err, errRetired) {
-				break
-			}
-			err = request() // nothing was sent
+// lane is the target at which a node is asked now, in the proven lane or not.
+func (t *raftTransport) lane(node raft.ServerID, target raft.ServerAddress) (to raft.ServerAddress, proven bool) {
+	if t.door.n.knownUnsealed(string(node)) {
+		return target + provenLane, true
+	}
+	return target, false
+}
+
+// inLane makes a request in the lane in which a node is asked now. It makes it again for
+// as long as nothing was sent, because a connection had to give way.
+func (t *raftTransport) inLane(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) (proven bool, err error) {
+	for range maxPool + 2 { // those in the pool, a new one, and one in the other lane
+		var to raft.ServerAddress
+		to, proven = t.lane(node, target)
+		if err = request(to); !errors.Is(err, errRetired) {
+			break
 		}
-		if err != nil {
+	}
+	return proven, err
+}
+
+// ask sends a request to a node and refuses the answer of an impostor. When it becomes
+// known meanwhile that the node is unsealed, or is not any more, the request is sent
+// again, in the other lane.
+func (t *raftTransport) ask(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) error {
+	for again := false; ; again = true {
+		t.out.renew(target)
+		proven, err := t.inLane(node, target, request)
+		if err == nil {
+			err = t.authentic(node, proven)
+		}
+		if again || !errors.Is(err, errImpostor) {
 			return err
 		}
-		err = t.authentic(string(node), target, since, known)
-		if err == nil || again || !t.out.renew(target) {
+		if _, now := t.lane(node, target); now == proven {
 			return err
 		}
 	}
 }
 
-// authentic refuses an answer over a connection without proof if the node was known to
-// be unsealed before the request, or is now.
-func (t *raftTransport) authentic(node string, target raft.ServerAddress, since mark, known bool) error {
-	if t.out.proven(target, since) {
-		return nil
-	}
-	if err := t.door.n.notImpostor(node, false); err != nil || !known {
-		return err
-	}
-	return fmt.Errorf("%s: %w", node, errImpostor)
+// authentic refuses an answer that came over connections without proof, if the node is
+// known to be unsealed.
+func (t *raftTransport) authentic(node raft.ServerID, proven bool) error {
+	return t.door.n.notImpostor(string(node), proven)
 }
 
 // AppendEntries implements raft.Transport.
@@ -421,7 +402,7 @@ func (t *raftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddres
 		args.Entries, held = alreadyCommitted(args)
 	}
 	args.Entries = appendable(args.Entries)
-	err := t.ask(id, target, func() error {
+	err := t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.AppendEntries(id, target, args, resp); err != nil {
 			return err
 		}
@@ -449,7 +430,7 @@ func alreadyCommitted(r *raft.AppendEntriesRequest) (entries []*raft.Log, others
 
 // RequestVote implements raft.Transport.
 func (t *raftTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	return t.ask(id, target, func() error {
+	return t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.RequestVote(id, target, args, resp); err != nil {
 			return err
 		}
@@ -460,7 +441,7 @@ func (t *raftTransport) RequestVote(id raft.ServerID, target raft.ServerAddress,
 
 // RequestPreVote implements raft.WithPreVote.
 func (t *raftTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return t.ask(id, target, func() error {
+	return t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.RequestPreVote(id, target, args, resp); err != nil {
 			return err
 		}
@@ -471,21 +452,23 @@ func (t *raftTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddre
 
 // InstallSnapshot implements raft.Transport.
 func (t *raftTransport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	known := t.door.unsealed(string(id))
-	target += snapshotsLane // whose connections serve one request each
-	since := t.out.mark(target)
-	if err := t.NetworkTransport.InstallSnapshot(id, target, args, resp, data); err != nil {
+	// A connection in that lane serves one request, so nothing of data was read when one
+	// had to give way.
+	proven, err := t.inLane(id, target+snapshotsLane, func(to raft.ServerAddress) error {
+		return t.NetworkTransport.InstallSnapshot(id, to, args, resp, data)
+	})
+	if err != nil {
 		return err
 	}
 	if err := t.door.term(string(id), args.Term, resp.Term); err != nil {
 		return err
 	}
-	return t.authentic(string(id), target, since, known)
+	return t.authentic(id, proven)
 }
 
 // TimeoutNow implements raft.Transport.
 func (t *raftTransport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return t.ask(id, target, func() error { return t.NetworkTransport.TimeoutNow(id, target, args, resp) })
+	return t.ask(id, target, func(target raft.ServerAddress) error { return t.NetworkTransport.TimeoutNow(id, target, args, resp) })
 }
 
 // AppendEntriesPipeline implements raft.Transport. The answers of a pipeline go to
@@ -495,22 +478,23 @@ func (t *raftTransport) AppendEntriesPipeline(id raft.ServerID, target raft.Serv
 	if !t.door.believed(string(id)) {
 		return nil, raft.ErrPipelineReplicationNotSupported
 	}
-	known := t.door.unsealed(string(id))
-	target += pipelineLane
-	since := t.out.mark(target)
-	inner, err := t.NetworkTransport.AppendEntriesPipeline(id, target)
+	p := &pipeline{t: t}
+	proven, err := t.inLane(id, target+pipelineLane, func(to raft.ServerAddress) (err error) {
+		p.target = to
+		p.AppendPipeline, err = t.NetworkTransport.AppendEntriesPipeline(id, to)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := t.authentic(string(id), target, since, known); err != nil {
-		inner.Close()
+	if err := t.authentic(id, proven); err != nil {
+		p.AppendPipeline.Close()
 		return nil, err
 	}
-	p := &pipeline{AppendPipeline: inner, t: t, target: target}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		inner.Close()
+		p.AppendPipeline.Close()
 		return nil, raft.ErrTransportShutdown
 	}
 	t.pipelines[p] = struct{}{}
@@ -532,7 +516,7 @@ func (t *raftTransport) closePipelines() {
 type pipeline struct {
 	raft.AppendPipeline
 	t      *raftTransport
-	target raft.ServerAddress
+	target raft.ServerAddress // with its lanes
 }
 
 // AppendEntries implements raft.AppendPipeline. It waits for the answer before

@@ -177,11 +177,11 @@ func (th *thief) introduce(c *tls.Conn) error {
 		return err
 	}
 	th.hear(theirs)
-	if len(theirs) > 1 {
-		th.mu.Lock()
+	th.mu.Lock()
+	if th.asked["connection"]++; len(theirs) > 1 {
 		th.shown = theirs
-		th.mu.Unlock()
 	}
+	th.mu.Unlock()
 	return c.SetDeadline(time.Time{})
 }
 

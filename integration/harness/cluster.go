@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -417,6 +418,9 @@ func (c *Cluster) Converged() uint64 {
 func (c *Cluster) close() {
 	if c.T.Failed() {
 		c.NoFaults() // a node that ended may be why
+		for _, nd := range c.Nodes {
+			c.showLog(nd)
+		}
 	}
 	var all sync.WaitGroup
 	for _, nd := range c.Nodes {
@@ -428,6 +432,27 @@ func (c *Cluster) close() {
 	all.Wait()
 	c.Network.Close()
 }
+
+// shownLines are how many lines of its log a node shows after a test that failed.
+const shownLines = 60
+
+// showLog writes to the test's log what the node wrote last to its own, but for what is
+// of use to those alone who have all of it.
+func (c *Cluster) showLog(n *Node) {
+	b, err := os.ReadFile(n.logFile())
+	if err != nil {
+		c.T.Log(err)
+		return
+	}
+	lines := slices.DeleteFunc(strings.Split(string(b), "\n"), func(l string) bool {
+		return l == "" || strings.Contains(l, "level=DEBUG")
+	})
+	left := max(0, len(lines)-shownLines)
+	c.T.Logf("the log of node %s, without %d lines before:\n%s", n.ID, left, strings.Join(lines[left:], "\n"))
+}
+
+// logFile is where the node writes its log.
+func (n *Node) logFile() string { return filepath.Join(n.cluster.dir, n.ID+".log") }
 
 // Start starts the node on what it has kept.
 func (n *Node) Start() {

@@ -26,7 +26,7 @@ type inProcess struct {
 
 func (p *inProcess) start(ctx context.Context) error {
 	c := p.n.cluster
-	logs, err := os.OpenFile(filepath.Join(c.dir, p.n.ID+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logs, err := os.OpenFile(p.n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (p *process) start(context.Context) error {
 		return err
 	}
 	c := p.n.cluster
-	logs, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	logs, err := os.OpenFile(p.n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -102,14 +102,12 @@ func (p *process) start(context.Context) error {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.cmd == cmd {
-			p.err = fmt.Errorf("it exited: %v; its log ends with:\n%s", err, tail(p.logFile(), 2000))
+			p.err = fmt.Errorf("it exited: %v; its log ends with:\n%s", err, tail(p.n.logFile(), 2000))
 		}
 		close(done)
 	}()
 	return nil
 }
-
-func (p *process) logFile() string { return filepath.Join(p.n.cluster.dir, p.n.ID+".log") }
 
 func tail(file string, n int) string {
 	b, err := os.ReadFile(file)
@@ -142,7 +140,7 @@ func (p *process) stop(ctx context.Context) error {
 	select {
 	case <-done:
 		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			return fmt.Errorf("exit code %d after SIGTERM; its log ends with:\n%s", code, tail(p.logFile(), 2000))
+			return fmt.Errorf("exit code %d after SIGTERM; its log ends with:\n%s", code, tail(p.n.logFile(), 2000))
 		}
 		return nil
 	case <-ctx.Done():
