@@ -164,9 +164,7 @@ func TestForgeriesAreCutOff(t *testing.T) {
 		"of another kind":   submitMessage(submitBatch, batch, 1, kindMAC),
 		"of a registration": submitMessage(submitRegister, registration, 1, make([]byte, 32)),
 	} {
-		leader.cutOffs.mu.Lock()
-		clear(leader.cutOffs.until)
-		leader.cutOffs.mu.Unlock()
+		leader.cutOffs.Clear()
 		if r, err := submit(m); err == nil {
 			t.Errorf("%s: answered with %v", name, r)
 		}

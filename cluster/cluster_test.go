@@ -265,7 +265,7 @@ func (n *testNode) end(t *testing.T, hard bool) {
 	}
 	n.down = true
 	if hard { // out of the network first, so that it can hand over nothing
-		n.port.close()
+		n.port.Close()
 		n.peers.close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

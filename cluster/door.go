@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/hashicorp/raft"
 )
 
@@ -42,7 +43,7 @@ func (d door) request(from string, proven bool, command any) error {
 	if err := n.notImpostor(from, proven); err != nil {
 		return err
 	}
-	if n.cutOffs.has(sender{from, proven}, time.Now()) {
+	if n.cutOffs.Has(standing.Sender{Node: from, Proven: proven}, time.Now()) {
 		return errCutOff
 	}
 	h, ok := command.(raft.WithRPCHeader)
@@ -50,7 +51,7 @@ func (d door) request(from string, proven bool, command any) error {
 		return fmt.Errorf("%w: %T", errEntry, command)
 	}
 	if err := n.checkSender(from, h.GetRPCHeader()); err != nil {
-		n.cutOff(sender{from, proven}, err.Error())
+		n.cutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
 		return err
 	}
 	var term uint64
@@ -65,7 +66,7 @@ func (d door) request(from string, proven bool, command any) error {
 			return fmt.Errorf("%w: index %d of term %d in term %d", errTerm, r.Entries[last].Index, r.Entries[last].Term, r.Term)
 		}
 		if err := n.checkEntries(r); err != nil {
-			n.cutOff(sender{from, proven}, err.Error())
+			n.cutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
 			return err
 		}
 	case *raft.InstallSnapshotRequest:
@@ -102,7 +103,7 @@ func (d door) term(from string, asked, told uint64) error {
 		return nil
 	case told-asked > maxTermStep:
 		return fmt.Errorf("%w: %s says %d after %d", errTerm, from, told, asked)
-	case d.believed(from), d.n.standings.mayDepose(from, time.Now()):
+	case d.believed(from), d.n.standings.MayDepose(from, time.Now()):
 		return nil
 	}
 	return fmt.Errorf("%w: %s says %d, and is not known to be unsealed", errTerm, from, told)
@@ -111,7 +112,7 @@ func (d door) term(from string, asked, told uint64) error {
 // believed reports whether a node may tell this one of a newer term at any time. An
 // unsealed node believes unsealed nodes.
 func (d door) believed(node string) bool {
-	return !d.n.founded() || !d.n.unsealed() || d.n.standings.proven(node, time.Now())
+	return !d.n.founded() || !d.n.unsealed() || d.n.standings.Proven(node, time.Now())
 }
 
 // routine reports whether a heartbeat changes nothing but when the leader was heard.
@@ -128,7 +129,7 @@ func (d door) routine(command any) bool {
 
 // storing reports whether a node's word that it has stored something counts here.
 func (d door) storing(node string) bool {
-	return !d.n.founded() || d.n.standings.counts(node, d.n.self(), time.Now())
+	return !d.n.founded() || d.n.standings.Counts(node, d.n.self(), time.Now())
 }
 
 // vote reports whether a node's vote counts here. A node may have been unsealed since
@@ -146,7 +147,7 @@ func (d door) vote(node string) bool {
 // are sealed: they have to apply the log before one can be unsealed.
 func (n *Node) committed(leader string, index uint64) uint64 {
 	now := time.Now()
-	if !n.founded() || n.standings.proven(leader, now) || !n.unsealed() && !n.standings.unsealedOther(leader, n.self(), now) {
+	if !n.founded() || n.standings.Proven(leader, now) || !n.unsealed() && !n.standings.UnsealedOther(leader, n.self(), now) {
 		return index
 	}
 	if r := n.raft.Load(); r != nil {
@@ -282,13 +283,13 @@ func (n *Node) mayTruncate(log raft.LogStore, first, last uint64) error {
 	}
 	_, id := r.LeaderWithID()
 	leader := string(id)
-	proven := n.standings.proven(leader, time.Now()) && !n.standings.pending(leader)
+	proven := n.standings.Proven(leader, time.Now()) && !n.standings.Pending(leader)
 	if applied := max(n.State().Index(), r.CommitIndex()); first <= applied {
 		err := fmt.Errorf("%w: %s has no entry %d, which is committed up to %d here", errTruncate, leader, first, applied)
 		if proven {
 			n.fault(err)
 		} else {
-			n.cutOff(sender{node: leader}, err.Error())
+			n.cutOff(standing.Sender{Node: leader}, err.Error())
 		}
 		return err
 	}

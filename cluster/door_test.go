@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -55,7 +56,7 @@ func TestDoor(t *testing.T) {
 	before := n.raft.Load().LastIndex()
 	thief.raft.Load().Apply([]byte("an entry that nobody can read"), time.Second)
 	clustertest.Eventually(t, 30*time.Second, "a refusal of the thief's entry", func() bool {
-		return n.cutOffs.has(sender{node: thief.id}, time.Now())
+		return n.cutOffs.Has(standing.Sender{Node: thief.id}, time.Now())
 	})
 	// It is refused whatever it asks, so another one leads.
 	mustPropose(t, n, clustertest.Record())

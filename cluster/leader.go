@@ -287,12 +287,12 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 	began := time.Now()
 	r, err := client.Clock(ctx, &clusterpb.ClockRequest{NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
 	if err != nil || r.Node != id {
-		n.standings.silent(id)
+		n.standings.Silent(id)
 		return nil, 0
 	}
 	// The answer was made somewhere in the round trip: take its middle.
 	mid := before.Add(time.Since(began) / 2)
-	n.standings.take(id, r, n.proven(r, nonce), time.Now())
+	n.standings.Take(id, r, n.proven(r, nonce), time.Now())
 	return r, time.Unix(0, r.Wall).Sub(mid)
 }
 
@@ -302,9 +302,9 @@ func (n *Node) acquaint(c *raftConn, end role) {
 	switch {
 	case !n.founded():
 	case n.connProven(c):
-		n.standings.prove(c.node, time.Now())
-	case end == acceptor || n.standings.proven(c.node, time.Now()):
-		n.askForProof(c.node)
+		n.standings.Prove(c.Node, time.Now())
+	case end == acceptor || n.standings.Proven(c.Node, time.Now()):
+		n.askForProof(c.Node)
 	}
 }
 
@@ -312,12 +312,12 @@ func (n *Node) acquaint(c *raftConn, end role) {
 // been sealed, or started again, since it was asked last; or it is somebody else who
 // came. It is not asked for each who does.
 func (n *Node) askForProof(node string) {
-	n.standings.asking(node, func() {
+	n.standings.Ask(node, func() {
 		began := time.Now()
 		r := n.askAgain(node, proofWait, grpc.WaitForReady(true))
 		// Should it not answer, it is what it was known to be.
-		if r != nil && !n.standings.provenSince(node, began, time.Now()) {
-			n.standings.forget(node)
+		if r != nil && !n.standings.ProvenSince(node, began, time.Now()) {
+			n.standings.Forget(node)
 		}
 	})
 }
@@ -345,7 +345,7 @@ func (n *Node) tickClock() {
 // it may be this node whose state is wrong.
 func (n *Node) nextCheck() *fsmpb.StateCheck {
 	c := n.applied.check.Load()
-	if c == nil || c.Index <= n.proposedCheck || !n.standings.agree(c.Index, len(n.voters())) {
+	if c == nil || c.Index <= n.proposedCheck || !n.standings.Agree(c.Index, len(n.voters())) {
 		return nil
 	}
 	n.proposedCheck = c.Index

@@ -19,7 +19,9 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -46,7 +48,7 @@ type Node struct {
 	committer *commit.Committer
 	proposer  *commit.Proposer
 	barriers  barriers
-	port      *port
+	port      *peerport.Port
 	peers     *peers
 	server    *grpc.Server
 	trans     *raftTransport
@@ -57,8 +59,8 @@ type Node struct {
 	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
 	leadCheck atomic.Pointer[func() bool]
 	authority atomic.Pointer[Authority]
-	cutOffs   cutOffs
-	standings *standings
+	cutOffs   standing.CutOffs
+	standings *standing.Standings
 	onLeader  leaderFuncs
 	contacts  contacts
 	transfer  chan struct{}  // held by the one transfer under way
@@ -111,7 +113,7 @@ func Open(cfg Config) (*Node, error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
 	n.barriers.run = n.runBarrier
-	n.standings = newStandings(cfg.Timeouts.Heartbeat)
+	n.standings = standing.New(cfg.Timeouts.Heartbeat)
 	err := n.open()
 	close(n.opened)
 	if err != nil {
@@ -162,19 +164,19 @@ func (n *Node) open() error {
 		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.fault,
 	})
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
-	n.port = newPort(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
+	n.port = peerport.New(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
 	}, n.peerHosts())
 	n.server = newGRPCServer()
 	clusterpb.RegisterPeerServer(n.server, &peerServer{n: n, auditStreams: make(chan struct{}, maxAuditStreams)})
-	n.goroutine(func() { n.server.Serve(n.port.peer) }) // ends with the listener
+	n.goroutine(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	if n.cfg.Gossip.Enable {
 		n.gossip, err = gossip.Start(n.cfg.Gossip, gossip.Self{
 			ID: n.cfg.NodeID, Peer: n.advertise, Known: n.isKnown,
-			Budget: n.cfg.Budget, Prefer: n.port.known.has, Log: n.log.With("part", "gossip"),
+			Budget: n.cfg.Budget, Prefer: n.port.Known, Log: n.log.With("part", "gossip"),
 		})
 		if err != nil {
 			return fmt.Errorf("gossip: %w", err)
@@ -248,7 +250,7 @@ func (n *Node) startRaft() (err error) {
 			Logger: newRaftLogger(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
 		}
 	})
-	n.goroutine(func() { n.trans.serve(n.port.raft) })
+	n.goroutine(func() { n.trans.serve(n.port.Raft) })
 	cache, err := raft.NewLogCache(512, n.store.ForRaft())
 	if err != nil {
 		return err
@@ -329,7 +331,7 @@ func (n *Node) fault(err error) {
 		go func() {
 			<-n.opened
 			if n.port != nil {
-				n.port.close()
+				n.port.Close()
 			}
 			if n.peers != nil {
 				n.peers.close()
@@ -430,8 +432,8 @@ func (n *Node) stopRest() error {
 		errs = append(errs, n.trans.Close())
 	}
 	if n.port != nil {
-		n.port.close()
-		n.port.wait()
+		n.port.Close()
+		n.port.Wait()
 	}
 	if n.peers != nil {
 		n.peers.close()

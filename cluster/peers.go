@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
@@ -38,7 +39,7 @@ type peers struct {
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
-	raw    map[*peerConn]struct{}
+	raw    map[*peerport.Conn]struct{}
 	closed bool
 }
 
@@ -49,16 +50,16 @@ func newPeers(self string, id *pki.Identity, dial func(context.Context, string, 
 	}
 	return &peers{
 		self: self, identity: id, dial: dial, addresses: addresses,
-		conns: make(map[string]*grpc.ClientConn), raw: make(map[*peerConn]struct{}),
+		conns: make(map[string]*grpc.ClientConn), raw: make(map[*peerport.Conn]struct{}),
 	}
 }
 
 // connect opens a verified connection to that node, at whichever of its
 // addresses it answers.
-func (p *peers) connect(ctx context.Context, node, alpn string) (*peerConn, error) {
+func (p *peers) connect(ctx context.Context, node, alpn string) (*peerport.Conn, error) {
 	err := fmt.Errorf("%w: no address of node %s", ErrUnreachable, node)
 	for _, addr := range p.addresses(node) {
-		var c *peerConn
+		var c *peerport.Conn
 		if c, err = p.connectTo(ctx, node, addr, alpn); err == nil {
 			return c, nil
 		}
@@ -69,7 +70,7 @@ func (p *peers) connect(ctx context.Context, node, alpn string) (*peerConn, erro
 	return nil, err
 }
 
-func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (*peerConn, error) {
+func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (*peerport.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	raw, err := p.dial(ctx, node, addr)
@@ -86,8 +87,8 @@ func (p *peers) connectTo(ctx context.Context, node, addr, alpn string) (*peerCo
 		raw.Close()
 		return nil, fmt.Errorf("node %s at %s: %w", node, addr, err)
 	}
-	pc := &peerConn{Conn: c, node: node}
-	pc.done = func() {
+	pc := &peerport.Conn{Conn: c, Node: node}
+	pc.Done = func() {
 		release()
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -120,7 +121,7 @@ func (p *peers) client(node string) (clusterpb.PeerClient, error) {
 		return clusterpb.NewPeerClient(c), nil
 	}
 	c, err := grpc.NewClient("passthrough:///"+node,
-		grpc.WithTransportCredentials(verifiedPeer{}),
+		grpc.WithTransportCredentials(peerport.Credentials{}),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			c, err := p.connect(ctx, node, pki.ALPNPeer)
 			if err != nil {
@@ -190,7 +191,7 @@ func (p *peers) reset(node string) {
 func (p *peers) close() {
 	p.mu.Lock()
 	p.closed = true
-	conns, raw := p.conns, make([]*peerConn, 0, len(p.raw))
+	conns, raw := p.conns, make([]*peerport.Conn, 0, len(p.raw))
 	p.conns = nil
 	for c := range p.raw {
 		raw = append(raw, c)

@@ -17,6 +17,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -37,7 +39,7 @@ type peerServer struct {
 
 func newGRPCServer() *grpc.Server {
 	return grpc.NewServer(
-		grpc.Creds(verifiedPeer{}),
+		grpc.Creds(peerport.Credentials{}),
 		grpc.ForceServerCodecV2(newPeerCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
@@ -45,7 +47,7 @@ func newGRPCServer() *grpc.Server {
 		grpc.StaticStreamWindowSize(peerWindow),
 		grpc.StaticConnWindowSize(peerWindow),
 		grpc.MaxHeaderListSize(8<<10),
-		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.ConnectionTimeout(peerport.HandshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
@@ -54,8 +56,8 @@ func newGRPCServer() *grpc.Server {
 // caller is the node at the other end.
 func caller(ctx context.Context) (string, error) {
 	if p, ok := peer.FromContext(ctx); ok {
-		if a, ok := p.AuthInfo.(peerAuth); ok {
-			return a.node, nil
+		if node, ok := peerport.NodeOf(p.AuthInfo); ok {
+			return node, nil
 		}
 	}
 	return "", status.Error(codes.Unauthenticated, "no node identity")
@@ -68,9 +70,9 @@ func (s *peerServer) member(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !s.n.isMember(node) {
-		return "", status.Errorf(codes.PermissionDenied, "node %s is %v", node, errNotMember)
+		return "", status.Errorf(codes.PermissionDenied, "node %s is %v", node, peerport.ErrNotMember)
 	}
-	if s.n.cutOffs.has(sender{node: node}, time.Now()) {
+	if s.n.cutOffs.Has(standing.Sender{Node: node}, time.Now()) {
 		return "", status.Errorf(codes.PermissionDenied, "node %s is refused for what it sent", node)
 	}
 	return node, nil
@@ -140,7 +142,7 @@ func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequ
 		sub.Answer = answer
 		switch err := s.n.checkSubmission(sub.Vouched()); {
 		case errors.Is(err, errForged):
-			s.n.cutOff(sender{node: node}, err.Error())
+			s.n.cutOff(standing.Sender{Node: node}, err.Error())
 			return status.Error(codes.PermissionDenied, errForged.Error())
 		case err != nil:
 			sub.Refuse(clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
@@ -123,14 +124,14 @@ func (p *connProof) read(r io.Reader) error {
 
 // raftConn is a connection of Raft whose ends have said what they can prove.
 type raftConn struct {
-	*peerConn
+	*peerport.Conn
 	theirs connProof
 	sealed bool // this node was sealed when it was made
 }
 
 // introduce has both ends of a new connection prove themselves, by the deadline. Each
 // end writes before it reads, so neither waits for the other.
-func (n *Node) introduce(c *peerConn, end role, deadline time.Time) (*raftConn, error) {
+func (n *Node) introduce(c *peerport.Conn, end role, deadline time.Time) (*raftConn, error) {
 	if err := c.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
@@ -139,11 +140,11 @@ func (n *Node) introduce(c *peerConn, end role, deadline time.Time) (*raftConn, 
 	if err != nil {
 		return nil, err
 	}
-	rc := &raftConn{peerConn: c, sealed: !n.unsealed()}
-	rc.theirs.digest = connDigest(c.node, n.cfg.NodeID, end.other(), exported)
+	rc := &raftConn{Conn: c, sealed: !n.unsealed()}
+	rc.theirs.digest = connDigest(c.Node, n.cfg.NodeID, end.other(), exported)
 	var mine connProof
 	if !rc.sealed {
-		if g, sig, err := n.sign(connDomain, connDigest(n.cfg.NodeID, c.node, end, exported)); err == nil && len(sig) == ed25519.SignatureSize {
+		if g, sig, err := n.sign(connDomain, connDigest(n.cfg.NodeID, c.Node, end, exported)); err == nil && len(sig) == ed25519.SignatureSize {
 			mine.generation, mine.signature = g, sig
 		}
 	}
@@ -175,7 +176,7 @@ func (n *Node) notImpostor(node string, proven bool) error {
 		return nil
 	}
 	n.metrics.unproven.WithLabelValues(node).Inc()
-	if n.standings.unasked(node) { // however often somebody comes
+	if n.standings.Unasked(node) { // however often somebody comes
 		go n.askForProof(node) // ends with the node
 	}
 	return fmt.Errorf("%s: %w", node, errImpostor)
@@ -186,7 +187,7 @@ func (n *Node) proveMore(c *raftConn) bool { return c.sealed && n.founded() && n
 
 // knownUnsealed reports whether a node is known to be unsealed.
 func (n *Node) knownUnsealed(node string) bool {
-	return n.founded() && n.standings.proven(node, time.Now())
+	return n.founded() && n.standings.Proven(node, time.Now())
 }
 
 // errRetired is a connection that takes no more requests.

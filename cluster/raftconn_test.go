@@ -19,13 +19,15 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
 // raftPair is a connection between two nodes as TLS leaves it.
-func raftPair(t *testing.T, ca *pki.CA, from, to string) (dials, accepts *peerConn) {
+func raftPair(t *testing.T, ca *pki.CA, from, to string) (dials, accepts *peerport.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -52,12 +54,12 @@ func raftPair(t *testing.T, ca *pki.CA, from, to string) (dials, accepts *peerCo
 	if err := c.HandshakeContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	dials, accepts = &peerConn{Conn: c, node: to}, &peerConn{Conn: <-accepted, node: from}
+	dials, accepts = &peerport.Conn{Conn: c, Node: to}, &peerport.Conn{Conn: <-accepted, Node: from}
 	t.Cleanup(func() { dials.Close(); accepts.Close() })
 	return dials, accepts
 }
 
-func exported(t *testing.T, c *peerConn) []byte {
+func exported(t *testing.T, c *peerport.Conn) []byte {
 	t.Helper()
 	cs := c.ConnectionState()
 	b, err := cs.ExportKeyingMaterial(connExporter, nil, exporterSize)
@@ -75,9 +77,9 @@ func signedFrame(c *fsmpb.Cluster, generation uint32, domain string, digest [32]
 
 // introduced is what a node makes of a connection over which the other end, n2, sends
 // a frame; nil if it closes the connection.
-func introduced(t *testing.T, c *testCluster, n *testNode, end role, frame func(conn *peerConn) []byte) (*raftConn, error) {
+func introduced(t *testing.T, c *testCluster, n *testNode, end role, frame func(conn *peerport.Conn) []byte) (*raftConn, error) {
 	t.Helper()
-	var theirs, ours *peerConn
+	var theirs, ours *peerport.Conn
 	if end == acceptor {
 		theirs, ours = raftPair(t, c.ca, "n2", n.id)
 	} else {
@@ -101,36 +103,36 @@ func TestConnProofs(t *testing.T) {
 	n := c.nodes["n1"]
 	other := testFounded()
 	other.Id[0] ^= 1
-	sign := func(conn *peerConn, prover, verifier string, end role) []byte {
+	sign := func(conn *peerport.Conn, prover, verifier string, end role) []byte {
 		return signedFrame(testFounded(), 1, connDomain, connDigest(prover, verifier, end, exported(t, conn)))
 	}
 	for name, tt := range map[string]struct {
-		frame func(conn *peerConn) []byte
+		frame func(conn *peerport.Conn) []byte
 		good  bool
 	}{
-		"a good one": {func(conn *peerConn) []byte { return sign(conn, "n2", "n1", dialer) }, true},
-		"none":       {func(*peerConn) []byte { return []byte{0} }, false},
-		"of another connection": {func(*peerConn) []byte {
+		"a good one": {func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", dialer) }, true},
+		"none":       {func(*peerport.Conn) []byte { return []byte{0} }, false},
+		"of another connection": {func(*peerport.Conn) []byte {
 			before, _ := raftPair(t, c.ca, "n2", "n1")
 			return sign(before, "n2", "n1", dialer)
 		}, false},
-		"of the other end":  {func(conn *peerConn) []byte { return sign(conn, "n2", "n1", acceptor) }, false},
-		"of another prover": {func(conn *peerConn) []byte { return sign(conn, "n3", "n1", dialer) }, false},
-		"for another node":  {func(conn *peerConn) []byte { return sign(conn, "n2", "n3", dialer) }, false},
-		"this node's own":   {func(conn *peerConn) []byte { return sign(conn, "n1", "n2", acceptor) }, false},
-		"of another cluster": {func(conn *peerConn) []byte {
+		"of the other end":  {func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", acceptor) }, false},
+		"of another prover": {func(conn *peerport.Conn) []byte { return sign(conn, "n3", "n1", dialer) }, false},
+		"for another node":  {func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n3", dialer) }, false},
+		"this node's own":   {func(conn *peerport.Conn) []byte { return sign(conn, "n1", "n2", acceptor) }, false},
+		"of another cluster": {func(conn *peerport.Conn) []byte {
 			return signedFrame(other, 1, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
 		}, false},
-		"of another kind": {func(conn *peerConn) []byte {
+		"of another kind": {func(conn *peerport.Conn) []byte {
 			return signedFrame(testFounded(), 1, unsealedDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
 		}, false},
-		"of an unknown generation": {func(conn *peerConn) []byte {
+		"of an unknown generation": {func(conn *peerport.Conn) []byte {
 			return signedFrame(testFounded(), 2, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
 		}, false},
-		"of no generation": {func(conn *peerConn) []byte {
+		"of no generation": {func(conn *peerport.Conn) []byte {
 			return signedFrame(testFounded(), 0, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
 		}, false},
-		"with a flipped bit": {func(conn *peerConn) []byte {
+		"with a flipped bit": {func(conn *peerport.Conn) []byte {
 			b := sign(conn, "n2", "n1", dialer)
 			b[20] ^= 1
 			return b
@@ -145,7 +147,7 @@ func TestConnProofs(t *testing.T) {
 			t.Errorf("%s: proven %v", name, got)
 		}
 	}
-	rc, err := introduced(t, c, n, dialer, func(conn *peerConn) []byte { return sign(conn, "n2", "n1", acceptor) })
+	rc, err := introduced(t, c, n, dialer, func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", acceptor) })
 	if err != nil || !n.connProven(rc) {
 		t.Errorf("as the dialer: %v", err)
 	}
@@ -167,7 +169,7 @@ func TestConnProofFrames(t *testing.T) {
 		"Raft":      {[]byte{1, 0x85}, errProofFrame},
 	} {
 		began := time.Now()
-		_, err := introduced(t, c, n, acceptor, func(*peerConn) []byte { return tt.frame })
+		_, err := introduced(t, c, n, acceptor, func(*peerport.Conn) []byte { return tt.frame })
 		var ne net.Error
 		timeout := errors.As(err, &ne) && ne.Timeout()
 		if tt.want == context.DeadlineExceeded && !timeout || tt.want != context.DeadlineExceeded && !errors.Is(err, tt.want) {
@@ -177,7 +179,7 @@ func TestConnProofFrames(t *testing.T) {
 			t.Errorf("%s: closed after %v", name, took)
 		}
 	}
-	if _, err := introduced(t, c, n, acceptor, func(*peerConn) []byte { return []byte{0} }); err != nil {
+	if _, err := introduced(t, c, n, acceptor, func(*peerport.Conn) []byte { return []byte{0} }); err != nil {
 		t.Error(err)
 	}
 }
@@ -188,7 +190,7 @@ func TestConnProofBeforeFounding(t *testing.T) {
 	c.startAll()
 	n := c.leader()
 	n.authority.sealed.Store(true)
-	rc, err := introduced(t, c, n, acceptor, func(conn *peerConn) []byte {
+	rc, err := introduced(t, c, n, acceptor, func(conn *peerport.Conn) []byte {
 		return signedFrame(testFounded(), 1, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
 	})
 	if err != nil {
@@ -212,7 +214,7 @@ func TestConnProofBeforeFounding(t *testing.T) {
 
 // impostor dials nodes with the identity of one of them, and proves nothing.
 type impostor struct {
-	*subListener
+	*peerport.Listener
 	c  *testCluster
 	as *testNode
 }
@@ -247,13 +249,13 @@ func TestImpostorsAreRefused(t *testing.T) {
 	for _, n := range c.up() {
 		for _, o := range c.up() {
 			clustertest.Eventually(t, 20*time.Second, n.id+" knows that "+o.id+" is unsealed", func() bool {
-				return n == o || n.standings.proven(o.id, time.Now())
+				return n == o || n.standings.Proven(o.id, time.Now())
 			})
 		}
 	}
 	// In the name of the leader, and of a follower.
 	for _, as := range []*testNode{l, f} {
-		tr := impostor{newSubListener(advertised(as.advertise)), c, as}.transport()
+		tr := impostor{peerport.NewListener(advertised(as.advertise)), c, as}.transport()
 		header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(as.id), Addr: []byte(as.advertise)}
 		term, last := l.term(), l.raft.Load().LastIndex()
 		for _, n := range c.up() {
@@ -304,10 +306,10 @@ func TestImpostorsAreRefused(t *testing.T) {
 					t.Errorf("%s took from an impostor of %s: %s: %v", n.id, as.id, what, err)
 				}
 			}
-			if n.cutOffs.has(sender{node: as.id}, time.Now()) {
+			if n.cutOffs.Has(standing.Sender{Node: as.id}, time.Now()) {
 				t.Errorf("%s is cut off for what its impostor sent", as.id)
 			}
-			if !n.standings.proven(as.id, time.Now()) {
+			if !n.standings.Proven(as.id, time.Now()) {
 				t.Errorf("%s is not known any more to be unsealed", as.id)
 			}
 			if n.term() != term {
@@ -319,7 +321,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 	// the node's own connections.
 	for _, n := range c.up() {
 		if n != l {
-			n.cutOff(sender{node: l.id}, "a test")
+			n.cutOff(standing.Sender{Node: l.id}, "a test")
 		}
 	}
 	term := l.term()
@@ -331,9 +333,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 		t.Error("the leader is cut off for what its impostor sent")
 	}
 	for _, n := range c.up() {
-		n.cutOffs.mu.Lock()
-		clear(n.cutOffs.until)
-		n.cutOffs.mu.Unlock()
+		n.cutOffs.Clear()
 	}
 	for _, n := range c.up() {
 		mustPropose(t, n, clustertest.Record())
@@ -344,7 +344,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 // rogue answers Raft's requests in the name of a node, with whatever does most harm. It
 // proves nothing.
 type rogue struct {
-	*subListener
+	*peerport.Listener
 }
 
 func (rogue) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) { return nil, ErrUnreachable }
@@ -357,7 +357,7 @@ func newRogue(t *testing.T, c *testCluster, as *testNode) string {
 		t.Fatal(err)
 	}
 	conf := testIdentity(t, c.ca, as.id).Server(func(string, string) error { return nil })
-	r := rogue{newSubListener(advertised(as.advertise))}
+	r := rogue{peerport.NewListener(advertised(as.advertise))}
 	go func() {
 		for {
 			raw, err := ln.Accept()
@@ -375,7 +375,7 @@ func newRogue(t *testing.T, c *testCluster, as *testNode) string {
 					raw.Close()
 					return
 				}
-				r.deliver(conn)
+				r.Deliver(conn)
 			}()
 		}
 	}()
@@ -469,7 +469,7 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 		}
 	})
 	l, f := c.leader(), c.followers()[0]
-	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.proven(f.id, time.Now()) })
+	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.Proven(f.id, time.Now()) })
 	addr := newRogue(t, c, f)
 	victim.Store(&f.id)
 	divert.Store(&addr)
@@ -596,7 +596,7 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	for _, n := range c.up() {
 		n.unsealAgain()
 	}
-	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.proven(f.id, time.Now()) })
+	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.Proven(f.id, time.Now()) })
 	for range 3 {
 		if err := l.trans.AppendEntries(id, target, &raft.AppendEntriesRequest{RPCHeader: header, Term: l.term()}, &raft.AppendEntriesResponse{}); err != nil {
 			t.Errorf("a heartbeat: %v", err)
@@ -624,7 +624,7 @@ func TestConnectionsAreRenewed(t *testing.T) {
 		n.trans.mu.Lock()
 		defer n.trans.mu.Unlock()
 		for in := range n.trans.inbound {
-			if in.conn.node == l.id {
+			if in.conn.Node == l.id {
 				list = append(list, n.connProven(in.conn))
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
@@ -259,15 +260,15 @@ func (s *requestScan) value() {
 // largeRequests bounds what the connections of one sender bring at a time.
 type largeRequests struct {
 	mu sync.Mutex
-	of map[sender]chan struct{}
+	of map[standing.Sender]chan struct{}
 }
 
 // begin waits until a sender has fewer than largeAtOnce large requests under way, and
 // returns what ends this one; false after stop.
-func (l *largeRequests) begin(from sender, stop <-chan struct{}) (end func(), ok bool) {
+func (l *largeRequests) begin(from standing.Sender, stop <-chan struct{}) (end func(), ok bool) {
 	l.mu.Lock()
 	if l.of == nil {
-		l.of = make(map[sender]chan struct{})
+		l.of = make(map[standing.Sender]chan struct{})
 	}
 	places := l.of[from]
 	if places == nil {
@@ -286,7 +287,7 @@ func (l *largeRequests) begin(from sender, stop <-chan struct{}) (end func(), ok
 // inboundConn is the connection of an inbound, which ends with it.
 type inboundConn struct {
 	*raftConn
-	from    sender
+	from    standing.Sender
 	timeout time.Duration // of one request, at its sender
 	large   *largeRequests
 	excess  func(error)

@@ -17,12 +17,14 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // captured is what hashicorp/raft's transport sends.
 type captured struct {
-	*subListener
+	*peerport.Listener
 	mu   sync.Mutex
 	sent bytes.Buffer
 }
@@ -49,7 +51,7 @@ func (c *captured) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
 // requestBytes is a request as it is sent.
 func requestBytes(t *testing.T, ask func(tr *raft.NetworkTransport)) []byte {
 	t.Helper()
-	c := &captured{subListener: newSubListener(advertised("x"))}
+	c := &captured{Listener: peerport.NewListener(advertised("x"))}
 	tr := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: c, MaxPool: 1, Timeout: 10 * time.Second, Logger: hclog.NewNullLogger(), MsgpackUseNewTimeFormat: true,
 	})
@@ -225,7 +227,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	f.seal()
-	clustertest.Eventually(t, 20*time.Second, "the follower is not known to be unsealed", func() bool { return !l.standings.proven(f.id, time.Now()) })
+	clustertest.Eventually(t, 20*time.Second, "the follower is not known to be unsealed", func() bool { return !l.standings.Proven(f.id, time.Now()) })
 	runtime.GC()
 	var before, now runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -244,7 +246,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 			}
 		}
 	}()
-	dial := impostor{newSubListener(advertised(f.advertise)), c, f}
+	dial := impostor{peerport.NewListener(advertised(f.advertise)), c, f}
 	var all sync.WaitGroup
 	for range 2 {
 		for name, flood := range floods {
@@ -270,7 +272,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 	if peak > before.HeapInuse+128<<20 {
 		t.Errorf("the heap took %d MiB, and %d MiB before", peak>>20, before.HeapInuse>>20)
 	}
-	if !l.cutOffs.has(sender{node: f.id}, time.Now()) {
+	if !l.cutOffs.Has(standing.Sender{Node: f.id}, time.Now()) {
 		t.Error("nobody is cut off")
 	}
 	mustPropose(t, l, clustertest.Record())
@@ -281,7 +283,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 // gives its place back.
 func TestLargeRequestsWait(t *testing.T) {
 	var l largeRequests
-	from := sender{node: "n2"}
+	from := standing.Sender{Node: "n2"}
 	stop := make(chan struct{})
 	var ends []func()
 	for range largeAtOnce {
@@ -291,7 +293,7 @@ func TestLargeRequestsWait(t *testing.T) {
 		}
 		ends = append(ends, end)
 	}
-	if end, ok := l.begin(sender{"n2", true}, stop); !ok {
+	if end, ok := l.begin(standing.Sender{Node: "n2", Proven: true}, stop); !ok {
 		t.Error("an impostor takes the node's own places")
 	} else {
 		end()
@@ -317,7 +319,7 @@ func TestLargeRequestsWait(t *testing.T) {
 
 	c := startCluster(t, 3, nil)
 	n, f := c.leader(), c.followers()[0]
-	dial := impostor{newSubListener(advertised(f.advertise)), c, f}
+	dial := impostor{peerport.NewListener(advertised(f.advertise)), c, f}
 	var all sync.WaitGroup
 	for name, begin := range map[string]string{
 		"a request":  "\x00\x81\xa7Entries\x91\x81\xa4Data\xc6\x00\x0f\xff\xff" + strings.Repeat("x", 100<<10),
@@ -346,7 +348,7 @@ func TestLargeRequestsWait(t *testing.T) {
 // An answer ends the connection when it is too long.
 func TestLongAnswers(t *testing.T) {
 	ours, theirs := raftPair(t, testCA(t), "n1", "n2")
-	out := &outbound{raftConn: &raftConn{peerConn: ours}}
+	out := &outbound{raftConn: &raftConn{Conn: ours}}
 	go func() { _, _ = theirs.Write(make([]byte, 3*maxAnswer)) }()
 	b := make([]byte, 1000)
 	read := 0

@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
@@ -36,7 +37,7 @@ func (n *Node) isKnown(node string) error {
 	if _, ok := n.cfg.Peers[node]; ok || node == n.cfg.NodeID || n.isMember(node) {
 		return nil
 	}
-	return errNotMember
+	return peerport.ErrNotMember
 }
 
 // admit decides at the handshake. A static peer may always ask Hello, even one
@@ -48,7 +49,7 @@ func (n *Node) admit(node, alpn string) error {
 	if _, ok := n.cfg.Peers[node]; ok && alpn == pki.ALPNPeer {
 		return nil
 	}
-	return errNotMember
+	return peerport.ErrNotMember
 }
 
 // addressesOf are where a node may be reached, best first.

@@ -34,13 +34,11 @@ func TestRevokedNode(t *testing.T) {
 		}
 	}
 	open := func(n *testNode) (with int) {
-		n.port.mu.Lock()
-		with = n.port.nodes[stolen.id]
-		n.port.mu.Unlock()
+		_, with = n.port.Open(stolen.id)
 		n.peers.mu.Lock()
 		defer n.peers.mu.Unlock()
 		for pc := range n.peers.raw {
-			if pc.node == stolen.id {
+			if pc.Node == stolen.id {
 				with++
 			}
 		}

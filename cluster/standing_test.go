@@ -2,15 +2,14 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
-	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -81,7 +80,7 @@ func TestSealedLeaderIsVotedOut(t *testing.T) {
 	}
 	thief.authority.sealed.Store(false)
 	clustertest.Eventually(t, 30*time.Second, "the node is like others again when it is unsealed", func() bool {
-		return honest[0].standings.proven(thief.id, time.Now())
+		return honest[0].standings.Proven(thief.id, time.Now())
 	})
 	mustPropose(t, thief, clustertest.Record())
 	c.converged()
@@ -113,6 +112,18 @@ func TestSealedClusterElects(t *testing.T) {
 	c.noFaults()
 }
 
+// A node whose acknowledgement does not count is sent what is committed without it.
+func TestAlreadyCommitted(t *testing.T) {
+	r := &raft.AppendEntriesRequest{LeaderCommitIndex: 5, Entries: []*raft.Log{{Index: 4}, {Index: 5}, {Index: 6}}}
+	if got, others := alreadyCommitted(r); len(got) != 2 || !others {
+		t.Errorf("%d entries, others %v", len(got), others)
+	}
+	r.LeaderCommitIndex = 6
+	if got, others := alreadyCommitted(r); len(got) != 3 || others {
+		t.Errorf("%d entries, others %v", len(got), others)
+	}
+}
+
 // A request is refused, and its sender named, when it is in another node's name.
 func TestRequestsAreTheSenders(t *testing.T) {
 	c := startCluster(t, 3, nil)
@@ -142,7 +153,7 @@ func TestRequestsAreTheSenders(t *testing.T) {
 	if err == nil {
 		t.Error("a heartbeat in the leader's name was answered")
 	}
-	if now := time.Now(); !f.cutOffs.has(sender{other.id, true}, now) && !f.cutOffs.has(sender{other.id, false}, now) {
+	if now := time.Now(); !f.cutOffs.Has(standing.Sender{Node: other.id, Proven: true}, now) && !f.cutOffs.Has(standing.Sender{Node: other.id, Proven: false}, now) {
 		t.Error("nobody was cut off")
 	}
 	mustPropose(t, f, clustertest.Record())
@@ -164,7 +175,7 @@ func TestLogIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clustertest.Eventually(t, 20*time.Second, "the leader is known to be unsealed", func() bool { return f.standings.proven(l.id, time.Now()) })
+	clustertest.Eventually(t, 20*time.Second, "the leader is known to be unsealed", func() bool { return f.standings.Proven(l.id, time.Now()) })
 	if err := f.mayTruncate(log, last+1, last); err != nil {
 		t.Errorf("what nobody committed: %v", err)
 	}
@@ -172,15 +183,15 @@ func TestLogIsKept(t *testing.T) {
 	c.setFit(false)
 	// Asked now, it proves nothing; what it proved before would count for a while.
 	f.askAgain(l.id, 20*time.Second)
-	f.standings.forget(l.id)
-	clustertest.Eventually(t, 20*time.Second, "the leader is not known to be unsealed", func() bool { return !f.standings.proven(l.id, time.Now()) })
+	f.standings.Forget(l.id)
+	clustertest.Eventually(t, 20*time.Second, "the leader is not known to be unsealed", func() bool { return !f.standings.Proven(l.id, time.Now()) })
 	if last, err = log.LastIndex(); err != nil {
 		t.Fatal(err)
 	}
 	if err := log.DeleteRange(applied, last); !errors.Is(err, errTruncate) {
 		t.Errorf("what is committed: %v", err)
 	}
-	if !f.cutOffs.has(sender{node: l.id}, time.Now()) {
+	if !f.cutOffs.Has(standing.Sender{Node: l.id}, time.Now()) {
 		t.Error("the leader is not cut off")
 	}
 	// A command that is not known to be committed, and a barrier.
@@ -200,184 +211,6 @@ func TestLogIsKept(t *testing.T) {
 	}
 	if n, err := log.LastIndex(); err != nil || n < last {
 		t.Errorf("the log ends at %d, %v", n, err)
-	}
-}
-
-// standingsOf are those of n1's with others at the given indexes.
-func standingsOf(now time.Time, others map[string]*clusterpb.ClockResponse, proven ...string) *standings {
-	s := newStandings(time.Second)
-	for id, r := range others {
-		s.take(id, r, false, now)
-	}
-	for _, id := range proven {
-		s.take(id, others[id], true, now)
-	}
-	for _, id := range []string{"n2", "n3"} {
-		if others[id] == nil {
-			for range silentAfter {
-				s.silent(id)
-			}
-		}
-	}
-	return s
-}
-
-func TestWhoMayLead(t *testing.T) {
-	now := time.Now()
-	voters := []string{"n1", "n2", "n3"}
-	at := func(last uint64, fit bool) *clusterpb.ClockResponse {
-		return &clusterpb.ClockResponse{LastIndex: last, CanLead: fit}
-	}
-	sealed := self{node: "n1", last: 10, voters: voters}
-	fit := self{node: "n1", last: 10, voters: voters, fit: true}
-	behind := self{node: "n1", last: 5, voters: voters, fit: true}
-	for name, tt := range map[string]struct {
-		others map[string]*clusterpb.ClockResponse
-		proven []string
-		leader string
-		me     self
-		want   bool // n3 may lead
-	}{
-		"all are sealed":                      {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, me: sealed, want: true},
-		"it is proven":                        {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, true)}, proven: []string{"n3"}, me: fit, want: true},
-		"it claims to be fit":                 {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, true)}, me: fit, want: false},
-		"another could":                       {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, false)}, proven: []string{"n2"}, me: sealed, want: false},
-		"another leads":                       {others: map[string]*clusterpb.ClockResponse{"n2": at(99, true), "n3": at(10, false)}, proven: []string{"n2"}, leader: "n2", me: sealed, want: false},
-		"this one leads":                      {others: map[string]*clusterpb.ClockResponse{"n2": at(99, false), "n3": at(10, false)}, leader: "n1", me: behind, want: false},
-		"another says that it could":          {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, false)}, me: sealed, want: true},
-		"another is not fit":                  {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, proven: []string{"n2"}, me: sealed, want: true},
-		"this one lacks entries":              {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, me: behind, want: true},
-		"only it has more entries":            {others: map[string]*clusterpb.ClockResponse{"n2": at(5, false), "n3": at(99, false)}, me: behind, want: false},
-		"the third does not answer":           {others: map[string]*clusterpb.ClockResponse{"n3": at(10, false)}, me: fit, want: true},
-		"it leads already":                    {others: map[string]*clusterpb.ClockResponse{"n2": at(10, true), "n3": at(10, false)}, proven: []string{"n2"}, leader: "n3", me: fit, want: true},
-		"a sealed one leads and it wants to":  {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, leader: "n2", me: fit, want: false},
-		"a sealed one leads, nobody else can": {others: map[string]*clusterpb.ClockResponse{"n2": at(10, false), "n3": at(10, false)}, leader: "n2", me: sealed, want: true},
-	} {
-		s := standingsOf(now, tt.others, tt.proven...)
-		if got := s.mayLead("n3", tt.leader, tt.me, now); got != tt.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-	// Before the others have answered, or not answered, an unsealed one may be there.
-	s := newStandings(time.Second)
-	for i := range silentAfter + 1 {
-		if got := s.mayLead("n3", "", sealed, now); got != (i == silentAfter) {
-			t.Errorf("after %d unanswered questions to the third: %v", i, got)
-		}
-		s.silent("n2")
-	}
-}
-
-// The word of a node without proof counts while those with proof are no majority.
-func TestWhoCounts(t *testing.T) {
-	now := time.Now()
-	voters := []string{"n1", "n2", "n3"}
-	fit, unfit := &clusterpb.ClockResponse{CanLead: true}, &clusterpb.ClockResponse{}
-	for name, tt := range map[string]struct {
-		n2     *clusterpb.ClockResponse
-		proven bool
-		me     bool
-		want   bool // n3 counts
-	}{
-		"two are unsealed":             {fit, true, true, false},
-		"one has a disk that hangs":    {unfit, true, true, true},
-		"one is unsealed":              {fit, false, true, true},
-		"this one is sealed":           {fit, true, false, true},
-		"the other one does not speak": {nil, false, true, true},
-	} {
-		others := map[string]*clusterpb.ClockResponse{"n3": unfit}
-		var proven []string
-		if tt.n2 != nil {
-			others["n2"] = tt.n2
-		}
-		if tt.proven {
-			proven = append(proven, "n2")
-		}
-		s := standingsOf(now, others, proven...)
-		if got := s.counts("n3", self{node: "n1", voters: voters, fit: tt.me}, now); got != tt.want {
-			t.Errorf("%s: %v", name, got)
-		}
-		if s.take("n3", fit, true, now); !s.counts("n3", self{node: "n1", voters: voters, fit: tt.me}, now) {
-			t.Errorf("%s: an unsealed node does not count", name)
-		}
-	}
-	r := &raft.AppendEntriesRequest{LeaderCommitIndex: 5, Entries: []*raft.Log{{Index: 4}, {Index: 5}, {Index: 6}}}
-	if got, others := alreadyCommitted(r); len(got) != 2 || !others {
-		t.Errorf("%d entries, others %v", len(got), others)
-	}
-	r.LeaderCommitIndex = 6
-	if got, others := alreadyCommitted(r); len(got) != 3 || others {
-		t.Errorf("%d entries, others %v", len(got), others)
-	}
-}
-
-func TestPatienceWithALeader(t *testing.T) {
-	start := time.Now()
-	voters := []string{"n1", "n2", "n3"}
-	s := newStandings(time.Second)
-	at := func(d time.Duration, last uint64, me self) bool {
-		now := start.Add(d)
-		s.take("n2", &clusterpb.ClockResponse{LastIndex: 10}, false, now)
-		s.take("n3", &clusterpb.ClockResponse{LastIndex: last}, false, now)
-		return s.judge("n3", me, now)
-	}
-	fit := self{node: "n1", last: 10, voters: voters, fit: true}
-	if at(0, 10, self{node: "n1", last: 10, voters: voters}) || at(time.Hour, 10, self{node: "n1", last: 10, voters: voters}) {
-		t.Error("a sealed leader of a sealed cluster is not followed")
-	}
-	if at(2*time.Hour, 10, fit) || at(2*time.Hour+(yieldWithin-1)*time.Second, 10, fit) {
-		t.Error("no time to step aside")
-	}
-	if !at(2*time.Hour+yieldWithin*time.Second, 10, fit) {
-		t.Error("it is followed for ever")
-	}
-	refused := start.Add(2*time.Hour + (yieldWithin+1)*time.Second)
-	if s.mayLead("n3", "n3", fit, refused) {
-		t.Error("it is followed still")
-	}
-	s.take("n3", &clusterpb.ClockResponse{LastIndex: 10, CanLead: true}, true, refused)
-	if !s.mayLead("n3", "n3", fit, refused) {
-		t.Error("it is unsealed and not followed")
-	}
-	// A node that lacks entries gets them from whoever leads, for a while.
-	s = newStandings(time.Second)
-	behind := self{node: "n1", last: 5, voters: voters, fit: true}
-	if at(0, 10, behind) || at((catchUpWithin-1)*time.Second, 10, behind) {
-		t.Error("no time to catch up")
-	}
-	if !at(catchUpWithin*time.Second, 10, behind) {
-		t.Error("a leader that gives nothing is followed for ever")
-	}
-}
-
-func TestOutvoted(t *testing.T) {
-	now := time.Now()
-	for i, tt := range []struct {
-		others   string // one for each: s same, d differs; S and D with proof; x not compared
-		unsealed bool
-		want     bool
-	}{
-		{"ss", true, false}, {"SS", true, false}, {"xx", true, false},
-		{"sd", true, false}, // a thief may say anything
-		{"Sd", true, false},
-		{"dd", true, true}, {"dd", false, true},
-		{"xD", true, true}, // nobody can tell which of the two is right
-		{"sD", true, true},
-		{"SD", true, false},
-		{"sD", false, false},
-		{"SDxx", true, false}, {"SDDx", true, true}, {"DD", false, true},
-	} {
-		s := newStandings(time.Second)
-		for j, c := range tt.others {
-			id := fmt.Sprint(j)
-			s.take(id, &clusterpb.ClockResponse{}, c == 'S' || c == 'D', now)
-			if c != 'x' {
-				s.compare(id, 7, c == 's' || c == 'S', now)
-			}
-		}
-		if got := s.outvoted(len(tt.others)+1, tt.unsealed, now); got != tt.want {
-			t.Errorf("%d: %q, unsealed %v: %v", i, tt.others, tt.unsealed, got)
-		}
 	}
 }
 
@@ -444,20 +277,20 @@ func TestStatesAreCompared(t *testing.T) {
 	}
 	index := l.State().Index()
 	for _, n := range c.up() {
-		clustertest.Eventually(t, 30*time.Second, n.id+" agrees with a majority", func() bool { return n.standings.agree(index, 3) })
+		clustertest.Eventually(t, 30*time.Second, n.id+" agrees with a majority", func() bool { return n.standings.Agree(index, 3) })
 	}
-	if l.standings.agree(index+1000, 3) {
+	if l.standings.Agree(index+1000, 3) {
 		t.Error("a majority has what is not there yet")
 	}
 	n := others[0]
 	s := n.State()
 	wrong := make([]byte, 32)
-	n.standings.compare(l.id, s.Index(), true, time.Now())
+	n.standings.Compare(l.id, s.Index(), true, time.Now())
 	n.compareStates(t.Context(), others[1].id, s.Index(), wrong)
 	if n.Fault() != nil {
 		t.Errorf("one of two differs: %v", n.Fault())
 	}
-	if n.standings.proven(others[1].id, time.Now()) {
+	if n.standings.Proven(others[1].id, time.Now()) {
 		t.Error("a node whose state differs may lead")
 	}
 	n.compareStates(t.Context(), others[1].id, s.Index(), wrong)

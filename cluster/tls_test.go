@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
@@ -76,7 +77,7 @@ func TestPeerPortAbuse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn.SetDeadline(time.Now().Add(handshakeTimeout + 2*time.Second))
+		conn.SetDeadline(time.Now().Add(peerport.HandshakeTimeout + 2*time.Second))
 		conn.Write(junk)
 		if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%s: the connection was kept", name)
@@ -84,10 +85,7 @@ func TestPeerPortAbuse(t *testing.T) {
 		conn.Close()
 	}
 	mustPropose(t, n, clustertest.Record())
-	n.port.mu.Lock()
-	open := len(n.port.conns)
-	n.port.mu.Unlock()
-	if open > 1 {
+	if open, _ := n.port.Open(""); open > 1 {
 		t.Errorf("%d connections are still counted", open)
 	}
 	c.noFaults()
@@ -143,7 +141,7 @@ func flood(t *testing.T, addr string, n int) {
 func TestSlowStrangersDoNotLockOut(t *testing.T) {
 	c := startCluster(t, 1, nil)
 	n := c.nodes["n1"]
-	total, each := n.port.ln.Door().Strangers()
+	total, each := n.port.Door().Strangers()
 	flood(t, c.peers["n1"], int(2*total))
 	// From the address of a known node: as many as it may have, and one more.
 	for range each + 1 {
@@ -164,13 +162,11 @@ func TestSlowStrangersDoNotLockOut(t *testing.T) {
 				}
 				t.Cleanup(func() { conn.Close() })
 				tc := tls.Client(conn, testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNPeer))
-				return tc.HandshakeContext(within(t, handshakeTimeout)) == nil
+				return tc.HandshakeContext(within(t, peerport.HandshakeTimeout)) == nil
 			})
 		}
 	}
-	n.port.mu.Lock()
-	defer n.port.mu.Unlock()
-	if open := len(n.port.conns); open > int(total)+20 {
+	if open, _ := n.port.Open(""); open > int(total)+20 {
 		t.Errorf("%d connections are open, strangers may have %d", open, total)
 	}
 }
@@ -180,7 +176,7 @@ func TestOneNodesConnections(t *testing.T) {
 	c := startCluster(t, 1, nil)
 	mustPropose(t, c.nodes["n1"], clustertest.Record()) // it is a member by then
 	var open []*tls.Conn                                // of Raft, which waits for as long as the other end likes, once that has said that it proves nothing
-	for range maxConnectionsOfNode {
+	for range peerport.MaxOfNode {
 		conn, err := tls.Dial("tcp", c.peers["n1"], testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNRaft))
 		if err != nil {
 			t.Fatal(err)
@@ -198,7 +194,7 @@ func TestOneNodesConnections(t *testing.T) {
 	within := time.Now().Add(10 * time.Second)
 	for !closed(t, c.peers["n1"], one) {
 		if time.Now().After(within) {
-			t.Fatalf("one node has more than %d connections", maxConnectionsOfNode)
+			t.Fatalf("one node has more than %d connections", peerport.MaxOfNode)
 		}
 	}
 	open[0].Close()

@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
@@ -22,7 +24,7 @@ import (
 // address; the address says which node's certificate the other end must have.
 // What comes from other nodes does not come this way: see raftTransport.
 type raftStream struct {
-	*subListener
+	*peerport.Listener
 	n *Node
 
 	mu sync.Mutex
@@ -32,7 +34,7 @@ type raftStream struct {
 
 func newRaftStream(n *Node) *raftStream {
 	return &raftStream{
-		subListener: newSubListener(n.port.raft.Addr()), n: n,
+		Listener: peerport.NewListener(n.port.Raft.Addr()), n: n,
 		open: make(map[raft.ServerAddress]map[*outbound]struct{}),
 	}
 }
@@ -115,7 +117,7 @@ func (s *raftStream) outdated(target raft.ServerAddress) (list []*outbound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.open[target] {
-		if s.n.proveMore(c.raftConn) || c.proven != s.n.knownUnsealed(c.node) || c.proven && !s.n.connProven(c.raftConn) {
+		if s.n.proveMore(c.raftConn) || c.proven != s.n.knownUnsealed(c.Node) || c.proven && !s.n.connProven(c.raftConn) {
 			list = append(list, c)
 		}
 	}
@@ -183,7 +185,7 @@ type inbound struct {
 }
 
 // inboundStream is the raft.StreamLayer of an inbound.
-type inboundStream struct{ *subListener }
+type inboundStream struct{ *peerport.Listener }
 
 // Dial implements raft.StreamLayer.
 func (inboundStream) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
@@ -206,16 +208,16 @@ func (t *raftTransport) serve(ln net.Listener) {
 		if err != nil {
 			return
 		}
-		pc, ok := c.(*peerConn)
+		pc, ok := c.(*peerport.Conn)
 		if !ok {
 			c.Close()
 			continue
 		}
 		go func() {
-			rc, err := t.door.n.introduce(pc, acceptor, time.Now().Add(handshakeTimeout))
+			rc, err := t.door.n.introduce(pc, acceptor, time.Now().Add(peerport.HandshakeTimeout))
 			if err != nil {
 				pc.Close()
-				t.door.n.log.Debug("refused a connection for Raft", "node", pc.node, "err", err)
+				t.door.n.log.Debug("refused a connection for Raft", "node", pc.Node, "err", err)
 				return
 			}
 			t.door.n.acquaint(rc, acceptor)
@@ -228,7 +230,7 @@ func (t *raftTransport) serve(ln net.Listener) {
 // port lets in.
 func (t *raftTransport) take(c *raftConn) {
 	in := &inbound{conn: c}
-	sub := newSubListener(advertised(t.LocalAddr()))
+	sub := peerport.NewListener(advertised(t.LocalAddr()))
 	t.mu.Lock()
 	closed := t.closed
 	if !closed {
@@ -251,8 +253,10 @@ func (t *raftTransport) take(c *raftConn) {
 		t.pass(c, rpc)
 	})
 	conn := &inboundConn{
-		raftConn: c, from: sender{c.node, t.door.n.connProven(c)}, timeout: t.timeout, large: &t.large, ended: make(chan struct{}), stop: t.stop,
-		excess: func(err error) { t.door.n.cutOff(sender{c.node, t.door.n.connProven(c)}, err.Error()) },
+		raftConn: c, from: standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, timeout: t.timeout, large: &t.large, ended: make(chan struct{}), stop: t.stop,
+		excess: func(err error) {
+			t.door.n.cutOff(standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, err.Error())
+		},
 		closed: func() {
 			in.NetworkTransport.Close()
 			t.mu.Lock()
@@ -272,7 +276,7 @@ func (t *raftTransport) take(c *raftConn) {
 			}
 		}
 	}()
-	sub.deliver(conn)
+	sub.Deliver(conn)
 }
 
 // pass gives an admitted request to Raft. One that came without proof is counted until
@@ -281,9 +285,9 @@ func (t *raftTransport) pass(c *raftConn, rpc raft.RPC) {
 	if !t.door.n.connProven(c) {
 		answer, to := make(chan raft.RPCResponse, 1), rpc.RespChan
 		rpc.RespChan = answer
-		t.door.n.standings.pend(c.node, 1)
+		t.door.n.standings.Begin(c.Node, 1)
 		go func() {
-			defer t.door.n.standings.pend(c.node, -1)
+			defer t.door.n.standings.Begin(c.Node, -1)
 			select {
 			case r := <-answer:
 				to <- r // which has room
@@ -300,7 +304,7 @@ func (t *raftTransport) pass(c *raftConn, rpc raft.RPC) {
 
 // admit lets a request through the door, or answers it.
 func (t *raftTransport) admit(c *raftConn, rpc raft.RPC) bool {
-	err := t.door.request(c.node, t.door.n.connProven(c), rpc.Command)
+	err := t.door.request(c.Node, t.door.n.connProven(c), rpc.Command)
 	switch {
 	case errors.Is(err, errInstalled):
 		// All of it is read, or the rest would be taken for the next request.

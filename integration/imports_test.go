@@ -60,6 +60,8 @@ var imports = []struct {
 	{"cluster/gossip", []string{"transport/admission"}},
 	{"cluster/internal/commit", []string{"cluster/internal/signal", "cluster/clusterpb", "fsm/..."}},
 	{"cluster/internal/raftlog", []string{"cluster/internal/signal", "cluster/internal/durable", "auditlog"}},
+	{"cluster/internal/peerport", []string{"cluster/pki", "transport/admission"}},
+	{"cluster/internal/standing", []string{"cluster/clusterpb"}},
 	{"cluster/internal/durable", nil},
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},

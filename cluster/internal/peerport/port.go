@@ -1,4 +1,7 @@
-package cluster
+// Package peerport accepts the connections of other nodes on one port, and sorts them by
+// protocol. What it hands on is a connection whose other end proved, by its certificate,
+// which node it is; whether that node is unsealed it did not prove.
+package peerport
 
 import (
 	"context"
@@ -18,45 +21,48 @@ import (
 )
 
 const (
-	handshakeTimeout = 5 * time.Second
-	// maxConnectionsOfNode is how many connections of one node there may be: who has
+	// HandshakeTimeout is how long a handshake may take.
+	HandshakeTimeout = 5 * time.Second
+	// MaxOfNode is how many connections of one node there may be: who has
 	// one node's key gets no more of the nodes' places.
-	maxConnectionsOfNode = 64
+	MaxOfNode = 64
 	// maxKnownSources bounds the addresses that are remembered as nodes'.
 	maxKnownSources = 256
 )
 
-// peerConn is a connection whose other end proved to be a node of the cluster.
-type peerConn struct {
+// Conn is a connection whose other end proved to be a node of the cluster.
+type Conn struct {
 	*tls.Conn
-	node string
-	done func()
+	Node string
+	Done func() // called by Close, unless it is nil
 }
 
-func (c *peerConn) Close() error {
+// Close implements net.Conn.
+func (c *Conn) Close() error {
 	err := c.Conn.Close()
-	if c.done != nil {
-		c.done()
+	if c.Done != nil {
+		c.Done()
 	}
 	return err
 }
 
-// port accepts connections on the peer port and sorts them by protocol. Not a
+// Port accepts connections on the peer port and sorts them by protocol. Not a
 // byte is decoded, beyond TLS, before the other end's identity is verified.
 //
 // Whose handshake is not done is a stranger: it has a place in the admission
 // budget's share of those, which the next one takes if it says nothing. Addresses
 // of nodes keep their places for longer than others, so that however many
 // strangers there are a node that comes back gets in.
-type port struct {
+type Port struct {
 	ln      *admission.Listener
 	id      *pki.Identity
 	conf    *tls.Config
 	log     *slog.Logger
 	refused func(reason string)
-	raft    *subListener
-	peer    *subListener
-	wg      sync.WaitGroup
+	// Raft and Peers are the connections of either protocol.
+	Raft  *Listener
+	Peers *Listener
+	wg    sync.WaitGroup
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
@@ -96,9 +102,11 @@ func (k *knownSources) add(s admission.Source) {
 	k.seen[s] = true
 }
 
-// newPort takes over the listener. hosts are those of the nodes' addresses.
-func newPort(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string) error, log *slog.Logger, refused func(string), hosts []string) *port {
-	p := &port{
+// New takes over the listener. A node is let in if admit returns no error, and refused is
+// called with a reason, a word, for every connection that was not. hosts are those of the
+// nodes' addresses.
+func New(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string) error, log *slog.Logger, refused func(reason string), hosts []string) *Port {
+	p := &Port{
 		ln: ln, id: id, conf: id.Server(admit), log: log, refused: refused,
 		conns: make(map[net.Conn]struct{}), nodes: make(map[string]int),
 	}
@@ -109,14 +117,27 @@ func newPort(ln *admission.Listener, id *pki.Identity, admit func(node, alpn str
 		}
 	}
 	ln.Door().Prefer(p.known.has)
-	p.raft = newSubListener(ln.Addr())
-	p.peer = newSubListener(ln.Addr())
+	p.Raft = NewListener(ln.Addr())
+	p.Peers = NewListener(ln.Addr())
 	p.wg.Add(1)
 	go p.accept()
 	return p
 }
 
-func (p *port) accept() {
+// Known reports whether a node was seen at a source, or should be there.
+func (p *Port) Known(s admission.Source) bool { return p.known.has(s) }
+
+// Door is where the port's connections are admitted.
+func (p *Port) Door() *admission.Door { return p.ln.Door() }
+
+// Open is how many connections there are, and how many of them are that node's.
+func (p *Port) Open(node string) (all, ofNode int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns), p.nodes[node]
+}
+
+func (p *Port) accept() {
 	defer p.wg.Done()
 	for {
 		c, err := p.ln.Accept()
@@ -140,7 +161,7 @@ func (p *port) accept() {
 	}
 }
 
-func (p *port) track(c net.Conn) bool {
+func (p *Port) track(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -150,24 +171,24 @@ func (p *port) track(c net.Conn) bool {
 	return true
 }
 
-func (p *port) untrack(c net.Conn) {
+func (p *Port) untrack(c net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
 }
 
 // enter counts a verified connection for its node.
-func (p *port) enter(node string) bool {
+func (p *Port) enter(node string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.nodes[node] >= maxConnectionsOfNode {
+	if p.nodes[node] >= MaxOfNode {
 		return false
 	}
 	p.nodes[node]++
 	return true
 }
 
-func (p *port) leave(node string) {
+func (p *Port) leave(node string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.nodes[node]--; p.nodes[node] <= 0 {
@@ -175,8 +196,8 @@ func (p *port) leave(node string) {
 	}
 }
 
-func (p *port) handshake(raw net.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+func (p *Port) handshake(raw net.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), HandshakeTimeout)
 	c := tls.Server(raw, p.conf)
 	err := c.HandshakeContext(ctx)
 	cancel()
@@ -214,12 +235,12 @@ func (p *port) handshake(raw net.Conn) {
 		drop(refusal(err))
 		return
 	}
-	sub := p.peer
+	sub := p.Peers
 	if cs.NegotiatedProtocol == pki.ALPNRaft {
-		sub = p.raft
+		sub = p.Raft
 	}
 	var once sync.Once
-	sub.deliver(&peerConn{Conn: c, node: node, done: func() {
+	sub.Deliver(&Conn{Conn: c, Node: node, Done: func() {
 		once.Do(func() {
 			release()
 			p.untrack(raw)
@@ -228,15 +249,15 @@ func (p *port) handshake(raw net.Conn) {
 	}})
 }
 
-// errNotMember is the refusal of a node that the cluster does not know.
-var errNotMember = errors.New("not a member of the cluster")
+// ErrNotMember is what admit returns for a node that the cluster does not know.
+var ErrNotMember = errors.New("not a member of the cluster")
 
 func refusal(err error) string {
 	var ne net.Error
 	var cert *tls.CertificateVerificationError
 	var header tls.RecordHeaderError
 	switch {
-	case errors.Is(err, errNotMember):
+	case errors.Is(err, ErrNotMember):
 		return "not_member"
 	case errors.Is(err, pki.ErrRevoked):
 		return "revoked"
@@ -250,8 +271,8 @@ func refusal(err error) string {
 	return "handshake"
 }
 
-// close stops listening and cuts every connection.
-func (p *port) close() {
+// Close stops listening and cuts every connection.
+func (p *Port) Close() {
 	p.mu.Lock()
 	p.closed = true
 	conns := make([]net.Conn, 0, len(p.conns))
@@ -260,32 +281,34 @@ func (p *port) close() {
 	}
 	p.mu.Unlock()
 	p.ln.Close()
-	p.raft.Close()
-	p.peer.Close()
+	p.Raft.Close()
+	p.Peers.Close()
 	for _, c := range conns {
 		c.Close()
 	}
 }
 
-// wait returns when no goroutine of the port runs any more.
-func (p *port) wait() { p.wg.Wait() }
+// Wait returns when no goroutine of the port runs any more.
+func (p *Port) Wait() { p.wg.Wait() }
 
-// subListener is the net.Listener of one protocol of the port.
-type subListener struct {
+// Listener is a net.Listener of connections that are delivered to it, such as those of one
+// protocol of the port.
+type Listener struct {
 	addr  net.Addr
 	conns chan net.Conn
 	done  chan struct{}
 	once  sync.Once
 }
 
-func newSubListener(addr net.Addr) *subListener {
-	return &subListener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
+// NewListener returns a listener at an address, which nothing listens at.
+func NewListener(addr net.Addr) *Listener {
+	return &Listener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// deliver hands a connection over; one that nobody takes in time is closed, so
+// Deliver hands a connection over; one that nobody takes in time is closed, so
 // that the other end tries again.
-func (l *subListener) deliver(c net.Conn) {
-	t := time.NewTimer(handshakeTimeout)
+func (l *Listener) Deliver(c net.Conn) {
+	t := time.NewTimer(HandshakeTimeout)
 	defer t.Stop()
 	select {
 	case l.conns <- c:
@@ -296,7 +319,8 @@ func (l *subListener) deliver(c net.Conn) {
 	}
 }
 
-func (l *subListener) Accept() (net.Conn, error) {
+// Accept implements net.Listener.
+func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
 		return c, nil
@@ -305,41 +329,57 @@ func (l *subListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *subListener) Close() error {
+// Close implements net.Listener. Connections that were accepted stay open.
+func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.done) })
 	return nil
 }
 
-func (l *subListener) Addr() net.Addr { return l.addr }
+// Addr implements net.Listener.
+func (l *Listener) Addr() net.Addr { return l.addr }
 
-// verifiedPeer tells gRPC that the handshake is done, and whose connection it is.
-type verifiedPeer struct{}
+// Credentials tell gRPC that the handshake is done, and whose connection it is: a Conn's.
+type Credentials struct{}
 
-type peerAuth struct {
+type authInfo struct {
 	credentials.CommonAuthInfo
 	node string
 }
 
-func (peerAuth) AuthType() string { return "conclave" }
+// NodeOf is the node at the other end of a call over a Conn.
+func NodeOf(info credentials.AuthInfo) (node string, ok bool) {
+	a, ok := info.(authInfo)
+	return a.node, ok
+}
 
-func (verifiedPeer) handshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	pc, ok := c.(*peerConn)
+// AuthType implements credentials.AuthInfo.
+func (authInfo) AuthType() string { return "conclave" }
+
+func (Credentials) handshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	pc, ok := c.(*Conn)
 	if !ok {
 		return nil, nil, fmt.Errorf("connection %T was not verified", c)
 	}
-	return pc, peerAuth{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, pc.node}, nil
+	return pc, authInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, pc.Node}, nil
 }
 
-func (v verifiedPeer) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+// ClientHandshake implements credentials.TransportCredentials.
+func (v Credentials) ClientHandshake(_ context.Context, _ string, c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return v.handshake(c)
 }
 
-func (v verifiedPeer) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+// ServerHandshake implements credentials.TransportCredentials.
+func (v Credentials) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return v.handshake(c)
 }
 
-func (verifiedPeer) Info() credentials.ProtocolInfo {
+// Info implements credentials.TransportCredentials.
+func (Credentials) Info() credentials.ProtocolInfo {
 	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
-func (v verifiedPeer) Clone() credentials.TransportCredentials { return v }
-func (verifiedPeer) OverrideServerName(string) error           { return nil }
+
+// Clone implements credentials.TransportCredentials.
+func (v Credentials) Clone() credentials.TransportCredentials { return v }
+
+// OverrideServerName implements credentials.TransportCredentials.
+func (Credentials) OverrideServerName(string) error { return nil }
