@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -90,7 +91,7 @@ func TestReceivedSnapshotsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(t.TempDir(), 3, newRaftLogger(testLogger(), "snapshot"))
+	files, err := raft.NewFileSnapshotStoreWithLogger(t.TempDir(), 3, raftlogger.New(testLogger(), "snapshot"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -430,7 +430,7 @@ func TestHelloIsProven(t *testing.T) {
 		return proven
 	}
 	if f.survey.cluster == nil { // the founding came after the start
-		f.survey.cluster = testFounded()
+		f.survey.cluster = clustertest.Founded()
 	}
 	if !ask() {
 		t.Error("an unsealed leader's answer is not proven")

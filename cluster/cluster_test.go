@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
@@ -62,28 +61,6 @@ func testLogger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(io.Discard, nil))
 }
 
-func testCA(t testing.TB) *pki.CA {
-	t.Helper()
-	ca, err := pki.NewCA("test CA", time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ca
-}
-
-func testIdentity(t testing.TB, ca *pki.CA, node string) *pki.Identity {
-	t.Helper()
-	cert, key, err := ca.Issue(pki.IssueRequest{Kind: pki.KindNode, Name: node, Validity: time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := pki.NewIdentity(cert, key, ca.CertPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // freeAddr is an address that stays the node's over restarts.
 func freeAddr(t testing.TB) string {
 	t.Helper()
@@ -97,7 +74,7 @@ func freeAddr(t testing.TB) string {
 // newCluster makes the files of n nodes and starts none.
 func newCluster(t *testing.T, n int, edit func(id string, c *Config)) *testCluster {
 	t.Helper()
-	c := &testCluster{t: t, ca: testCA(t), peers: map[string]string{}, nodes: map[string]*testNode{}, edit: edit}
+	c := &testCluster{t: t, ca: clustertest.NewCA(t), peers: map[string]string{}, nodes: map[string]*testNode{}, edit: edit}
 	root := t.TempDir()
 	for i := range n {
 		id := fmt.Sprintf("n%d", i+1)
@@ -122,7 +99,7 @@ func startCluster(t *testing.T, n int, edit func(id string, c *Config)) *testClu
 func (c *testCluster) config(id string) Config {
 	tn := c.nodes[id]
 	cfg := Config{
-		NodeID: id, DataDir: tn.dir, Identity: testIdentity(c.t, c.ca, id), Listen: c.peers[id],
+		NodeID: id, DataDir: tn.dir, Identity: clustertest.Identity(c.t, c.ca, id), Listen: c.peers[id],
 		Peers: c.peers, BootstrapExpect: len(c.peers), Timeouts: quick, Logger: testLogger(),
 		OnFault: func(err error) { tn.faults <- err },
 	}
@@ -158,28 +135,18 @@ func (c *testCluster) open(id string) error {
 	return nil
 }
 
-// testOriginKey is the origin key of clusters that tests found.
-var testOriginKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-
-func testFounded() *fsmpb.Cluster {
-	return &fsmpb.Cluster{
-		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: "eu-test-1", Partition: "aws",
-		Shares: &fsmpb.ShareSet{Threshold: 1, Count: 1}, Keyring: []*fsmpb.WrappedKEK{{Generation: 1}},
-		OriginKeys: []*fsmpb.OriginKey{{Generation: 1, PublicKey: testOriginKey.Public().(ed25519.PublicKey)}},
-	}
-}
-
-// testAuthority is that of a node of testFounded.
+// clustertest.OriginKey is the origin key of clusters that tests found.
+// testAuthority is that of a node of clustertest.Founded.
 type testAuthority struct{ sealed atomic.Bool }
 
 func (a *testAuthority) Sealed() bool { return a.sealed.Load() }
 
 func (a *testAuthority) SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
-	return 1, ed25519.Sign(testOriginKey, fsm.OriginMessage(testFounded(), domain, digest)), nil
+	return 1, ed25519.Sign(clustertest.OriginKey, fsm.OriginMessage(clustertest.Founded(), domain, digest)), nil
 }
 
 func (a *testAuthority) PeerMAC(message []byte) (uint32, []byte, error) {
-	h := hmac.New(sha256.New, testOriginKey)
+	h := hmac.New(sha256.New, clustertest.OriginKey)
 	h.Write(message)
 	return 1, h.Sum(nil), nil
 }
@@ -219,7 +186,7 @@ func foundBy(t testing.TB, n *testNode) {
 	}
 	r := clustertest.Record()
 	r.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
-	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: testFounded()}}}
+	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: clustertest.Founded()}}}
 	v, err := n.Propose(within(t, 10*time.Second), r)
 	if err != nil || v.Verdict != fsm.Accepted && v.Verdict != fsm.Conflict {
 		t.Fatalf("%s: founding: %+v, %v", n.id, v, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -298,12 +299,12 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 
 // acquaint takes over what the other end of a new connection for Raft proved. If it
 // proved nothing the node is asked what it is.
-func (n *Node) acquaint(c *raftConn, end role) {
+func (n *Node) acquaint(c *raftConn, end peerproof.Role) {
 	switch {
 	case !n.founded():
 	case n.connProven(c):
 		n.standings.Prove(c.Node, time.Now())
-	case end == acceptor || n.standings.Proven(c.Node, time.Now()):
+	case end == peerproof.Acceptor || n.standings.Proven(c.Node, time.Now()):
 		n.askForProof(c.Node)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
+	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -214,7 +215,7 @@ func (n *Node) openDisk() error {
 	if err != nil {
 		return err
 	}
-	files, err := raft.NewFileSnapshotStoreWithLogger(path, 3, newRaftLogger(n.log, "snapshot"))
+	files, err := raft.NewFileSnapshotStoreWithLogger(path, 3, raftlogger.New(n.log, "snapshot"))
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
@@ -247,7 +248,7 @@ func (n *Node) startRaft() (err error) {
 	n.trans = newRaftTransport(newRaftStream(n), timeout, door{n}, func(s raft.StreamLayer) *raft.NetworkTransportConfig {
 		return &raft.NetworkTransportConfig{
 			Stream: s, MaxPool: maxPool, Timeout: timeout,
-			Logger: newRaftLogger(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
+			Logger: raftlogger.New(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
 		}
 	})
 	n.goroutine(func() { n.trans.serve(n.port.Raft) })

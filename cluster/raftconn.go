@@ -1,166 +1,40 @@
 package cluster
 
 import (
-	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync/atomic"
 	"time"
 
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
-	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
+	"github.com/conclavekms/conclave/cluster/internal/raftscan"
 )
-
-// The certificate of a connection says which node is at its other end, and whoever
-// copied a node's files has that. What other nodes answer to a question (standing)
-// says that the node runs somewhere and is unsealed, not that it is the one at the
-// other end. So the ends of each connection of Raft prove to each other, before Raft
-// gets it, that they are unsealed: each signs what no other connection has.
-
-// role is an end of a connection.
-type role byte
-
-const (
-	dialer   role = 'd'
-	acceptor role = 'a'
-)
-
-func (r role) other() role {
-	if r == dialer {
-		return acceptor
-	}
-	return dialer
-}
-
-const (
-	// connDomain separates proofs over connections from what else the key signs.
-	connDomain = "conclave raft connection v1"
-	// connExporter is the label under which TLS derives what a proof is bound to
-	// (RFC 8446, section 7.5).
-	connExporter = "EXPORTER-conclave-raft-connection"
-	exporterSize = 32
-	// connProofSize is that of a generation and a signature. A frame has one byte
-	// more in front, its length.
-	connProofSize = 4 + ed25519.SignatureSize
-)
-
-// errProofFrame is a connection whose other end does not begin with a proof, or with
-// the word that it has none.
-var errProofFrame = errors.New("malformed proof at the beginning of a connection")
-
-// connProof is what one end of a connection says to prove that it is unsealed.
-type connProof struct {
-	digest     [32]byte // what is to be signed
-	generation uint32
-	signature  []byte // nil for none
-	judged     atomic.Pointer[judgement]
-}
-
-// judgement is what a proof is worth by the origin keys of a cluster.
-type judgement struct {
-	by   *fsmpb.Cluster
-	good bool
-}
-
-// connDigest is what prover signs to prove to verifier that it is unsealed, over the
-// connection with that exported keying material of which it is that end.
-func connDigest(prover, verifier string, end role, exported []byte) [32]byte {
-	h := sha256.New()
-	for _, b := range [][]byte{[]byte(prover), []byte(verifier), {byte(end)}, exported} {
-		_, _ = h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
-		_, _ = h.Write(b)
-	}
-	return [32]byte(h.Sum(nil))
-}
-
-// good reports whether an unsealed node of the cluster made the proof. It is looked at
-// again whenever the cluster's record changes: a node that was just founded, or lags
-// behind, may not know the key yet that made it.
-func (p *connProof) good(c *fsmpb.Cluster) bool {
-	if c == nil || p.signature == nil {
-		return false
-	}
-	if j := p.judged.Load(); j != nil && j.by == c {
-		return j.good
-	}
-	j := &judgement{c, fsm.VerifyOrigin(c, p.generation, connDomain, p.digest, p.signature)}
-	p.judged.Store(j)
-	return j.good
-}
-
-// frame is how a proof is sent.
-func (p *connProof) frame() []byte {
-	if p.signature == nil {
-		return []byte{0}
-	}
-	b := binary.BigEndian.AppendUint32([]byte{connProofSize}, p.generation)
-	return append(b, p.signature...)
-}
-
-// read takes a proof from the other end, of which nothing but the frame is read.
-func (p *connProof) read(r io.Reader) error {
-	var b [connProofSize]byte
-	if _, err := io.ReadFull(r, b[:1]); err != nil {
-		return err
-	}
-	switch b[0] {
-	case 0:
-		return nil
-	case connProofSize:
-	default:
-		return fmt.Errorf("%w: of %d bytes", errProofFrame, b[0])
-	}
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return err
-	}
-	p.generation, p.signature = binary.BigEndian.Uint32(b[:4]), b[4:]
-	return nil
-}
 
 // raftConn is a connection of Raft whose ends have said what they can prove.
 type raftConn struct {
 	*peerport.Conn
-	theirs connProof
-	sealed bool // this node was sealed when it was made
+	theirs *peerproof.Proof
+	sealed bool // this node was when it was made
 }
 
-// introduce has both ends of a new connection prove themselves, by the deadline. Each
-// end writes before it reads, so neither waits for the other.
-func (n *Node) introduce(c *peerport.Conn, end role, deadline time.Time) (*raftConn, error) {
-	if err := c.SetDeadline(deadline); err != nil {
-		return nil, err
-	}
-	cs := c.ConnectionState()
-	exported, err := cs.ExportKeyingMaterial(connExporter, nil, exporterSize)
-	if err != nil {
-		return nil, err
-	}
+// introduce has both ends of a new connection prove themselves, by the deadline.
+func (n *Node) introduce(c *peerport.Conn, end peerproof.Role, deadline time.Time) (*raftConn, error) {
 	rc := &raftConn{Conn: c, sealed: !n.unsealed()}
-	rc.theirs.digest = connDigest(c.Node, n.cfg.NodeID, end.other(), exported)
-	var mine connProof
-	if !rc.sealed {
-		if g, sig, err := n.sign(connDomain, connDigest(n.cfg.NodeID, c.Node, end, exported)); err == nil && len(sig) == ed25519.SignatureSize {
-			mine.generation, mine.signature = g, sig
-		}
+	sign := n.sign
+	if rc.sealed {
+		sign = nil
 	}
-	if _, err := c.Write(mine.frame()); err != nil {
-		return nil, err
-	}
-	if err := rc.theirs.read(c); err != nil {
-		return nil, err
-	}
-	return rc, c.SetDeadline(time.Time{})
+	var err error
+	rc.theirs, err = peerproof.Exchange(c, n.cfg.NodeID, end, sign, deadline)
+	return rc, err
 }
 
 // connProven reports whether the other end of a connection proved that it is unsealed.
 func (n *Node) connProven(c *raftConn) bool {
 	cluster, _ := n.State().Cluster()
-	return c.theirs.good(cluster)
+	return c.theirs.Good(cluster)
 }
 
 // errImpostor is what comes over a connection in the name of a node that is known to
@@ -220,8 +94,8 @@ func (c *outbound) Read(b []byte) (int, error) {
 	if n > 0 {
 		c.busy.Store(false)
 	}
-	if c.answer.Add(int64(n)) > maxAnswer {
-		return 0, fmt.Errorf("%w: an answer of more than %d bytes", errExcess, maxAnswer)
+	if c.answer.Add(int64(n)) > raftscan.MaxAnswer {
+		return 0, fmt.Errorf("%w: an answer of more than %d bytes", raftscan.ErrExcess, raftscan.MaxAnswer)
 	}
 	return n, err
 }

@@ -2,9 +2,7 @@ package cluster
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"io"
 	"maps"
@@ -20,169 +18,10 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/cluster/pki"
-	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
-
-// raftPair is a connection between two nodes as TLS leaves it.
-func raftPair(t *testing.T, ca *pki.CA, from, to string) (dials, accepts *peerport.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	server := testIdentity(t, ca, to).Server(func(string, string) error { return nil })
-	accepted := make(chan *tls.Conn, 1)
-	go func() {
-		raw, err := ln.Accept()
-		if err != nil {
-			close(accepted)
-			return
-		}
-		c := tls.Server(raw, server)
-		_ = c.HandshakeContext(context.Background())
-		accepted <- c
-	}()
-	raw, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := tls.Client(raw, testIdentity(t, ca, from).Client(to, pki.ALPNRaft))
-	if err := c.HandshakeContext(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	dials, accepts = &peerport.Conn{Conn: c, Node: to}, &peerport.Conn{Conn: <-accepted, Node: from}
-	t.Cleanup(func() { dials.Close(); accepts.Close() })
-	return dials, accepts
-}
-
-func exported(t *testing.T, c *peerport.Conn) []byte {
-	t.Helper()
-	cs := c.ConnectionState()
-	b, err := cs.ExportKeyingMaterial(connExporter, nil, exporterSize)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// signedFrame is a frame with a signature of the cluster's origin key.
-func signedFrame(c *fsmpb.Cluster, generation uint32, domain string, digest [32]byte) []byte {
-	p := connProof{generation: generation, signature: ed25519.Sign(testOriginKey, fsm.OriginMessage(c, domain, digest))}
-	return p.frame()
-}
-
-// introduced is what a node makes of a connection over which the other end, n2, sends
-// a frame; nil if it closes the connection.
-func introduced(t *testing.T, c *testCluster, n *testNode, end role, frame func(conn *peerport.Conn) []byte) (*raftConn, error) {
-	t.Helper()
-	var theirs, ours *peerport.Conn
-	if end == acceptor {
-		theirs, ours = raftPair(t, c.ca, "n2", n.id)
-	} else {
-		ours, theirs = raftPair(t, c.ca, n.id, "n2")
-	}
-	if b := frame(theirs); b != nil {
-		if _, err := theirs.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		if len(b) < 1+connProofSize && b[0] != 0 {
-			_ = theirs.CloseWrite()
-		}
-	}
-	return n.introduce(ours, end, time.Now().Add(500*time.Millisecond))
-}
-
-// A proof is for one connection, one end of it, one prover, one verifier and one
-// cluster.
-func TestConnProofs(t *testing.T) {
-	c := startCluster(t, 1, nil)
-	n := c.nodes["n1"]
-	other := testFounded()
-	other.Id[0] ^= 1
-	sign := func(conn *peerport.Conn, prover, verifier string, end role) []byte {
-		return signedFrame(testFounded(), 1, connDomain, connDigest(prover, verifier, end, exported(t, conn)))
-	}
-	for name, tt := range map[string]struct {
-		frame func(conn *peerport.Conn) []byte
-		good  bool
-	}{
-		"a good one": {func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", dialer) }, true},
-		"none":       {func(*peerport.Conn) []byte { return []byte{0} }, false},
-		"of another connection": {func(*peerport.Conn) []byte {
-			before, _ := raftPair(t, c.ca, "n2", "n1")
-			return sign(before, "n2", "n1", dialer)
-		}, false},
-		"of the other end":  {func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", acceptor) }, false},
-		"of another prover": {func(conn *peerport.Conn) []byte { return sign(conn, "n3", "n1", dialer) }, false},
-		"for another node":  {func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n3", dialer) }, false},
-		"this node's own":   {func(conn *peerport.Conn) []byte { return sign(conn, "n1", "n2", acceptor) }, false},
-		"of another cluster": {func(conn *peerport.Conn) []byte {
-			return signedFrame(other, 1, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
-		}, false},
-		"of another kind": {func(conn *peerport.Conn) []byte {
-			return signedFrame(testFounded(), 1, unsealedDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
-		}, false},
-		"of an unknown generation": {func(conn *peerport.Conn) []byte {
-			return signedFrame(testFounded(), 2, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
-		}, false},
-		"of no generation": {func(conn *peerport.Conn) []byte {
-			return signedFrame(testFounded(), 0, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
-		}, false},
-		"with a flipped bit": {func(conn *peerport.Conn) []byte {
-			b := sign(conn, "n2", "n1", dialer)
-			b[20] ^= 1
-			return b
-		}, false},
-	} {
-		rc, err := introduced(t, c, n, acceptor, tt.frame)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if got := n.connProven(rc); got != tt.good {
-			t.Errorf("%s: proven %v", name, got)
-		}
-	}
-	rc, err := introduced(t, c, n, dialer, func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", acceptor) })
-	if err != nil || !n.connProven(rc) {
-		t.Errorf("as the dialer: %v", err)
-	}
-}
-
-// What begins with anything but a frame is closed, and soon.
-func TestConnProofFrames(t *testing.T) {
-	c := startCluster(t, 1, nil)
-	n := c.nodes["n1"]
-	for name, tt := range map[string]struct {
-		frame []byte
-		want  error
-	}{
-		"truncated": {[]byte{connProofSize}, io.EOF},
-		"cut short": {append([]byte{connProofSize}, make([]byte, 20)...), io.ErrUnexpectedEOF},
-		"oversized": {append([]byte{255}, make([]byte, 255)...), errProofFrame},
-		"too short": {append([]byte{connProofSize - 1}, make([]byte, connProofSize-1)...), errProofFrame},
-		"nothing":   {nil, context.DeadlineExceeded},
-		"Raft":      {[]byte{1, 0x85}, errProofFrame},
-	} {
-		began := time.Now()
-		_, err := introduced(t, c, n, acceptor, func(*peerport.Conn) []byte { return tt.frame })
-		var ne net.Error
-		timeout := errors.As(err, &ne) && ne.Timeout()
-		if tt.want == context.DeadlineExceeded && !timeout || tt.want != context.DeadlineExceeded && !errors.Is(err, tt.want) {
-			t.Errorf("%s: %v, want %v", name, err, tt.want)
-		}
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("%s: closed after %v", name, took)
-		}
-	}
-	if _, err := introduced(t, c, n, acceptor, func(*peerport.Conn) []byte { return []byte{0} }); err != nil {
-		t.Error(err)
-	}
-}
 
 // A node that is not founded yet takes a proof, and can tell later what it is worth.
 func TestConnProofBeforeFounding(t *testing.T) {
@@ -190,9 +29,11 @@ func TestConnProofBeforeFounding(t *testing.T) {
 	c.startAll()
 	n := c.leader()
 	n.authority.sealed.Store(true)
-	rc, err := introduced(t, c, n, acceptor, func(conn *peerport.Conn) []byte {
-		return signedFrame(testFounded(), 1, connDomain, connDigest("n2", "n1", dialer, exported(t, conn)))
-	})
+	theirs, ours := clustertest.RaftPair(t, c.ca, "n2", n.id)
+	go func() {
+		_, _ = peerproof.Exchange(theirs, "n2", peerproof.Dialer, clustertest.SignOrigin, time.Now().Add(5*time.Second))
+	}()
+	rc, err := n.introduce(ours, peerproof.Acceptor, time.Now().Add(5*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,11 +66,8 @@ func (i impostor) Dial(addr raft.ServerAddress, _ time.Duration) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	if _, err := pc.Write([]byte{0}); err != nil {
-		return nil, err
-	}
-	var p connProof
-	return pc, p.read(pc)
+	_, err = peerproof.Exchange(pc, i.as.id, peerproof.Dialer, nil, time.Now().Add(5*time.Second))
+	return pc, err
 }
 
 // transport is hashicorp/raft's, over an impostor's connections.
@@ -356,7 +194,7 @@ func newRogue(t *testing.T, c *testCluster, as *testNode) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := testIdentity(t, c.ca, as.id).Server(func(string, string) error { return nil })
+	conf := clustertest.Identity(t, c.ca, as.id).Server(func(string, string) error { return nil })
 	r := rogue{peerport.NewListener(advertised(as.advertise))}
 	go func() {
 		for {
@@ -366,12 +204,11 @@ func newRogue(t *testing.T, c *testCluster, as *testNode) string {
 			}
 			go func() {
 				conn := tls.Server(raw, conf)
-				var p connProof
 				if conn.HandshakeContext(context.Background()) != nil || conn.ConnectionState().NegotiatedProtocol != pki.ALPNRaft {
 					raw.Close()
 					return
 				}
-				if _, err := conn.Write([]byte{0}); err != nil || p.read(conn) != nil {
+				if _, err := peerproof.Exchange(&peerport.Conn{Conn: conn}, as.id, peerproof.Acceptor, nil, time.Now().Add(5*time.Second)); err != nil {
 					raw.Close()
 					return
 				}
@@ -680,13 +517,4 @@ func TestConnectionsAreRenewed(t *testing.T) {
 		mustPropose(t, n, clustertest.Record())
 	}
 	c.noFaults()
-}
-
-// The proof of a frame has the length that its first byte says.
-func TestConnProofFrameSize(t *testing.T) {
-	p := connProof{generation: 7, signature: make([]byte, ed25519.SignatureSize)}
-	b := p.frame()
-	if len(b) != 1+connProofSize || b[0] != connProofSize || binary.BigEndian.Uint32(b[1:]) != 7 {
-		t.Errorf("a frame of %d bytes, %x", len(b), b[:5])
-	}
 }

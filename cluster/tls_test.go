@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
@@ -45,7 +46,7 @@ func TestPeerPortAbuse(t *testing.T) {
 	operator := pki.IssueRequest{Kind: pki.KindOperator, Name: "n1", Validity: time.Hour}
 	for name, conf := range map[string]*tls.Config{
 		"no certificate": {},
-		"foreign CA":     {Certificates: cert(testCA(t), good)},
+		"foreign CA":     {Certificates: cert(clustertest.NewCA(t), good)},
 		"expired":        {Certificates: cert(c.ca, expired)},
 		"other node":     {Certificates: cert(c.ca, stranger)},
 		"operator":       {Certificates: cert(c.ca, operator)},
@@ -161,7 +162,7 @@ func TestSlowStrangersDoNotLockOut(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Cleanup(func() { conn.Close() })
-				tc := tls.Client(conn, testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNPeer))
+				tc := tls.Client(conn, clustertest.Identity(t, c.ca, "n1").Client("n1", pki.ALPNPeer))
 				return tc.HandshakeContext(within(t, peerport.HandshakeTimeout)) == nil
 			})
 		}
@@ -177,20 +178,17 @@ func TestOneNodesConnections(t *testing.T) {
 	mustPropose(t, c.nodes["n1"], clustertest.Record()) // it is a member by then
 	var open []*tls.Conn                                // of Raft, which waits for as long as the other end likes, once that has said that it proves nothing
 	for range peerport.MaxOfNode {
-		conn, err := tls.Dial("tcp", c.peers["n1"], testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNRaft))
+		conn, err := tls.Dial("tcp", c.peers["n1"], clustertest.Identity(t, c.ca, "n1").Client("n1", pki.ALPNRaft))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := conn.Write([]byte{0}); err != nil {
-			t.Fatal(err)
-		}
-		if err := new(connProof).read(conn); err != nil { // it was let in, before the next one
+		if _, err := peerproof.Exchange(&peerport.Conn{Conn: conn, Node: "n1"}, "n1", peerproof.Dialer, nil, time.Now().Add(5*time.Second)); err != nil { // it was let in, before the next one
 			t.Fatal(err)
 		}
 		open = append(open, conn)
 	}
-	one := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{pki.ALPNRaft}, GetClientCertificate: testIdentity(t, c.ca, "n1").Client("n1", pki.ALPNRaft).GetClientCertificate}
+	one := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{pki.ALPNRaft}, GetClientCertificate: clustertest.Identity(t, c.ca, "n1").Client("n1", pki.ALPNRaft).GetClientCertificate}
 	within := time.Now().Add(10 * time.Second)
 	for !closed(t, c.peers["n1"], one) {
 		if time.Now().After(within) {
@@ -301,7 +299,7 @@ func TestDialWantsThatNode(t *testing.T) {
 		conn.Close()
 	}
 	// A server of a foreign CA, or an operator's.
-	foreign := testIdentity(t, testCA(t), "n2")
+	foreign := clustertest.Identity(t, clustertest.NewCA(t), "n2")
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", foreign.Server(func(string, string) error { return nil }))
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,9 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
+	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
+	"github.com/conclavekms/conclave/cluster/internal/raftscan"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/cluster/pki"
 )
@@ -73,12 +76,12 @@ func (s *raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net
 	if err != nil {
 		return nil, err
 	}
-	rc, err := s.n.introduce(pc, dialer, deadline)
+	rc, err := s.n.introduce(pc, peerproof.Dialer, deadline)
 	if err != nil {
 		pc.Close()
 		return nil, fmt.Errorf("node %s: %w", node, err)
 	}
-	s.n.acquaint(rc, dialer)
+	s.n.acquaint(rc, peerproof.Dialer)
 	c := &outbound{raftConn: rc, proven: s.n.connProven(rc)}
 	if want := strings.HasSuffix(laneMark+lanes, provenLane); c.proven != want {
 		pc.Close()
@@ -136,13 +139,13 @@ func raftConfig(c *Config) *raft.Config {
 	rc.ElectionTimeout = c.Timeouts.Election
 	rc.LeaderLeaseTimeout = c.Timeouts.Lease
 	rc.CommitTimeout = c.Timeouts.Commit
-	rc.MaxAppendEntries = maxAppendEntries
+	rc.MaxAppendEntries = raftscan.MaxEntries
 	rc.BatchApplyCh = true
 	rc.ShutdownOnRemove = true
 	rc.TrailingLogs = c.TrailingLogs
 	rc.SnapshotInterval = c.Timeouts.Snapshot
 	rc.SnapshotThreshold = c.SnapshotEntries
-	rc.Logger = newRaftLogger(c.Logger, "raft")
+	rc.Logger = raftlogger.New(c.Logger, "raft")
 	rc.NoLegacyTelemetry = true
 	return rc
 }
@@ -172,7 +175,7 @@ type raftTransport struct {
 	mu        sync.Mutex
 	pipelines map[*pipeline]struct{}
 	inbound   map[*inbound]struct{}
-	large     largeRequests
+	large     raftscan.Large
 	closed    bool
 
 	silent atomic.Bool
@@ -214,13 +217,13 @@ func (t *raftTransport) serve(ln net.Listener) {
 			continue
 		}
 		go func() {
-			rc, err := t.door.n.introduce(pc, acceptor, time.Now().Add(peerport.HandshakeTimeout))
+			rc, err := t.door.n.introduce(pc, peerproof.Acceptor, time.Now().Add(peerport.HandshakeTimeout))
 			if err != nil {
 				pc.Close()
 				t.door.n.log.Debug("refused a connection for Raft", "node", pc.Node, "err", err)
 				return
 			}
-			t.door.n.acquaint(rc, acceptor)
+			t.door.n.acquaint(rc, peerproof.Acceptor)
 			t.take(rc)
 		}()
 	}
@@ -252,18 +255,18 @@ func (t *raftTransport) take(c *raftConn) {
 		}
 		t.pass(c, rpc)
 	})
-	conn := &inboundConn{
-		raftConn: c, from: standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, timeout: t.timeout, large: &t.large, ended: make(chan struct{}), stop: t.stop,
-		excess: func(err error) {
+	conn := raftscan.New(c, raftscan.Options{
+		From: standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, Timeout: t.timeout, Large: &t.large, Stop: t.stop,
+		Excess: func(err error) {
 			t.door.n.cutOff(standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, err.Error())
 		},
-		closed: func() {
+		Closed: func() {
 			in.NetworkTransport.Close()
 			t.mu.Lock()
 			defer t.mu.Unlock()
 			delete(t.inbound, in)
 		},
-	}
+	})
 	go func() {
 		for {
 			select {
@@ -271,7 +274,7 @@ func (t *raftTransport) take(c *raftConn) {
 				if t.admit(c, rpc) {
 					t.pass(c, rpc)
 				}
-			case <-conn.ended:
+			case <-conn.Ended():
 				return
 			}
 		}
@@ -405,7 +408,7 @@ func (t *raftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddres
 	if len(args.Entries) > 0 && !t.door.storing(string(id)) {
 		args.Entries, held = alreadyCommitted(args)
 	}
-	args.Entries = appendable(args.Entries)
+	args.Entries = raftscan.Appendable(args.Entries)
 	err := t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.AppendEntries(id, target, args, resp); err != nil {
 			return err
@@ -532,7 +535,7 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 	if len(p.t.out.outdated(p.target)) > 0 {
 		return nil, errRetired // Raft opens another one
 	}
-	args.Entries = appendable(args.Entries)
+	args.Entries = raftscan.Appendable(args.Entries)
 	stuck := time.AfterFunc(2*p.t.timeout, func() { p.Close() })
 	defer stuck.Stop()
 	return p.AppendPipeline.AppendEntries(args, resp)

@@ -1,4 +1,5 @@
-package cluster
+// Package raftlogger writes what hashicorp/raft logs to slog.
+package raftlogger
 
 import (
 	"context"
@@ -14,17 +15,18 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// raftLogger writes what Raft logs to slog. Raft says what a person need not
+// logger writes what Raft logs to slog. Raft says what a person need not
 // act on at Info and Warn, so everything goes one level lower, except errors.
-type raftLogger struct {
+type logger struct {
 	l    *slog.Logger
 	name string
 	args []any
 	lost *lostPeers
 }
 
-func newRaftLogger(l *slog.Logger, name string) hclog.Logger {
-	return &raftLogger{l: l.With("part", name), name: name, lost: &lostPeers{now: time.Now}}
+// New returns a logger of the part of Raft with that name.
+func New(l *slog.Logger, name string) hclog.Logger {
+	return &logger{l: l.With("part", name), name: name, lost: &lostPeers{now: time.Now}}
 }
 
 const (
@@ -105,7 +107,7 @@ func slogLevel(l hclog.Level) slog.Level {
 	}
 }
 
-func (r *raftLogger) Log(level hclog.Level, msg string, args ...any) {
+func (r *logger) Log(level hclog.Level, msg string, args ...any) {
 	sl := slogLevel(level)
 	ctx := context.Background()
 	if level == hclog.Trace || level == hclog.Off || !r.l.Enabled(ctx, sl) {
@@ -127,37 +129,37 @@ func (r *raftLogger) Log(level hclog.Level, msg string, args ...any) {
 	r.l.Log(ctx, sl, msg, args...)
 }
 
-func (r *raftLogger) Trace(string, ...any)          {}
-func (r *raftLogger) Debug(msg string, args ...any) { r.Log(hclog.Debug, msg, args...) }
-func (r *raftLogger) Info(msg string, args ...any)  { r.Log(hclog.Info, msg, args...) }
-func (r *raftLogger) Warn(msg string, args ...any)  { r.Log(hclog.Warn, msg, args...) }
-func (r *raftLogger) Error(msg string, args ...any) { r.Log(hclog.Error, msg, args...) }
+func (r *logger) Trace(string, ...any)          {}
+func (r *logger) Debug(msg string, args ...any) { r.Log(hclog.Debug, msg, args...) }
+func (r *logger) Info(msg string, args ...any)  { r.Log(hclog.Info, msg, args...) }
+func (r *logger) Warn(msg string, args ...any)  { r.Log(hclog.Warn, msg, args...) }
+func (r *logger) Error(msg string, args ...any) { r.Log(hclog.Error, msg, args...) }
 
-func (r *raftLogger) enabled(l hclog.Level) bool {
+func (r *logger) enabled(l hclog.Level) bool {
 	return r.l.Enabled(context.Background(), slogLevel(l))
 }
-func (r *raftLogger) IsTrace() bool { return false }
-func (r *raftLogger) IsDebug() bool { return r.enabled(hclog.Debug) }
-func (r *raftLogger) IsInfo() bool  { return r.enabled(hclog.Info) }
-func (r *raftLogger) IsWarn() bool  { return r.enabled(hclog.Warn) }
-func (r *raftLogger) IsError() bool { return r.enabled(hclog.Error) }
+func (r *logger) IsTrace() bool { return false }
+func (r *logger) IsDebug() bool { return r.enabled(hclog.Debug) }
+func (r *logger) IsInfo() bool  { return r.enabled(hclog.Info) }
+func (r *logger) IsWarn() bool  { return r.enabled(hclog.Warn) }
+func (r *logger) IsError() bool { return r.enabled(hclog.Error) }
 
-func (r *raftLogger) ImpliedArgs() []any { return r.args }
-func (r *raftLogger) With(args ...any) hclog.Logger {
-	return &raftLogger{l: r.l.With(args...), name: r.name, lost: r.lost, args: append(r.args[:len(r.args):len(r.args)], args...)}
+func (r *logger) ImpliedArgs() []any { return r.args }
+func (r *logger) With(args ...any) hclog.Logger {
+	return &logger{l: r.l.With(args...), name: r.name, lost: r.lost, args: append(r.args[:len(r.args):len(r.args)], args...)}
 }
-func (r *raftLogger) Name() string { return r.name }
-func (r *raftLogger) Named(name string) hclog.Logger {
-	return &raftLogger{l: r.l, name: r.name + "." + name, args: r.args, lost: r.lost}
+func (r *logger) Name() string { return r.name }
+func (r *logger) Named(name string) hclog.Logger {
+	return &logger{l: r.l, name: r.name + "." + name, args: r.args, lost: r.lost}
 }
-func (r *raftLogger) ResetNamed(name string) hclog.Logger {
-	return &raftLogger{l: r.l, name: name, args: r.args, lost: r.lost}
+func (r *logger) ResetNamed(name string) hclog.Logger {
+	return &logger{l: r.l, name: name, args: r.args, lost: r.lost}
 }
-func (r *raftLogger) SetLevel(hclog.Level)  {}
-func (r *raftLogger) GetLevel() hclog.Level { return hclog.Debug }
-func (r *raftLogger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
+func (r *logger) SetLevel(hclog.Level)  {}
+func (r *logger) GetLevel() hclog.Level { return hclog.Debug }
+func (r *logger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
 	return slog.NewLogLogger(r.l.Handler(), slog.LevelDebug)
 }
-func (r *raftLogger) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
+func (r *logger) StandardWriter(*hclog.StandardLoggerOptions) io.Writer {
 	return r.StandardLogger(nil).Writer()
 }

@@ -1,10 +1,16 @@
-package cluster
+// Package raftscan bounds what a connection of Raft may bring. hashicorp/raft decodes
+// whatever comes: as many entries as are announced, a hundred bytes of memory for each
+// byte, and blobs of any length. So the bytes are looked at before it gets them, as far as
+// to see where each request ends and how much it holds. What an honest node never sends
+// ends the connection.
+package raftscan
 
 import (
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -15,28 +21,24 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// hashicorp/raft decodes whatever a connection brings: as many entries as are
-// announced, a hundred bytes of memory for each byte, and blobs of any length. So the
-// bytes are looked at before it gets them, as far as to see where each request ends
-// and how much it holds. What an honest node never sends ends the connection.
-
 // Limits of one request, but for the content of a snapshot.
 const (
-	// maxAppend is how many bytes of entries this node sends at once, unless one entry
+	// MaxAppend is how many bytes of entries this node sends at once, unless one entry
 	// has more: enough that the rest of a request does not matter.
-	maxAppend = 4 << 20
+	MaxAppend = 4 << 20
 	// maxRequest bounds a request in bytes.
-	maxRequest = maxAppend + wire.MaxEntry + 1<<18
-	// maxRequestValues bounds its msgpack values: maxAppendEntries entries have six
+	maxRequest = MaxAppend + wire.MaxEntry + 1<<18
+	// maxRequestValues bounds its msgpack values: MaxEntries entries have six
 	// fields each, which with their names are 13 values.
-	maxRequestValues = 16*maxAppendEntries + 64
-	maxAppendEntries = 256
+	maxRequestValues = 16*MaxEntries + 64
+	// MaxEntries is how many entries a request has at the most.
+	MaxEntries = 256
 	// maxRequestDepth is how deep they lie: a request, its entries, an entry.
 	maxRequestDepth = 4
 	// maxName bounds the name of a field of a request.
 	maxName = 32
-	// maxAnswer bounds the answer to a request.
-	maxAnswer = 64 << 10
+	// MaxAnswer bounds the answer to a request.
+	MaxAnswer = 64 << 10
 )
 
 const (
@@ -46,8 +48,8 @@ const (
 	largeAtOnce  = 2
 )
 
-// errExcess is a request of a size or shape that no honest node sends.
-var errExcess = errors.New("malformed or excessive request")
+// ErrExcess is a request of a size or shape that no honest node sends.
+var ErrExcess = errors.New("malformed or excessive request")
 
 // requestScan follows the requests that a connection brings: a byte for the kind, a
 // msgpack map, and after that of kind installSnapshot the snapshot.
@@ -84,7 +86,7 @@ func (s *requestScan) scan(b []byte) error {
 			s.body -= n
 			b = b[n:]
 		case s.last:
-			return fmt.Errorf("%w: something follows a snapshot", errExcess)
+			return fmt.Errorf("%w: something follows a snapshot", ErrExcess)
 		case !s.began:
 			*s = requestScan{kind: b[0], began: true, bytes: 1, open: append(s.open[:0], 1), name: s.name[:0]}
 			b = b[1:]
@@ -107,7 +109,7 @@ func (s *requestScan) scan(b []byte) error {
 			b = b[1:]
 		}
 		if s.bytes > maxRequest {
-			return fmt.Errorf("%w: more than %d bytes", errExcess, maxRequest)
+			return fmt.Errorf("%w: more than %d bytes", ErrExcess, maxRequest)
 		}
 	}
 	return nil
@@ -141,7 +143,7 @@ func (s *requestScan) next(c byte) error {
 // begin takes the first byte of a value.
 func (s *requestScan) begin(c byte) error {
 	if s.values++; s.values > maxRequestValues {
-		return fmt.Errorf("%w: more than %d values", errExcess, maxRequestValues)
+		return fmt.Errorf("%w: more than %d values", ErrExcess, maxRequestValues)
 	}
 	isMap := c&0xf0 == 0x80 || c == 0xde || c == 0xdf
 	isText := c&0xe0 == 0xa0 || c >= 0xd9 && c <= 0xdb
@@ -149,15 +151,15 @@ func (s *requestScan) begin(c byte) error {
 	switch len(s.open) {
 	case 1:
 		if !isMap {
-			return fmt.Errorf("%w: not a request", errExcess)
+			return fmt.Errorf("%w: not a request", ErrExcess)
 		}
 	case 2: // of the request: names and values in turn
 		if s.naming = s.open[1]%2 == 0; s.naming {
 			if s.name = s.name[:0]; !isText {
-				return fmt.Errorf("%w: a field without a name", errExcess)
+				return fmt.Errorf("%w: a field without a name", ErrExcess)
 			}
 		} else if s.sizes() && (c >= 0x80 && c < 0xcc || c > 0xd3 && c < 0xe0) {
-			return fmt.Errorf("%w: the size of a snapshot is no number", errExcess)
+			return fmt.Errorf("%w: the size of a snapshot is no number", ErrExcess)
 		}
 	}
 	s.head, s.number = c, 0
@@ -174,7 +176,7 @@ func (s *requestScan) begin(c byte) error {
 	case c == 0xc0, c == 0xc2, c == 0xc3:
 		s.value()
 	case c == 0xc1:
-		return fmt.Errorf("%w: a value of no kind", errExcess)
+		return fmt.Errorf("%w: a value of no kind", ErrExcess)
 	case c <= 0xc6: // blobs
 		s.length = 1 << (c - 0xc4)
 	case c <= 0xc9: // extensions
@@ -202,7 +204,7 @@ func (s *requestScan) sized(head byte, n uint64) error {
 	container := head&0xf0 == 0x80 || head&0xf0 == 0x90 || head >= 0xdc && head <= 0xdf
 	if !container {
 		if n > wire.MaxEntry || s.naming && n > maxName {
-			return fmt.Errorf("%w: a blob of %d bytes", errExcess, n)
+			return fmt.Errorf("%w: a blob of %d bytes", ErrExcess, n)
 		}
 		if head >= 0xc7 && head <= 0xc9 {
 			n++ // its type
@@ -216,7 +218,7 @@ func (s *requestScan) sized(head byte, n uint64) error {
 		n *= 2
 	}
 	if n > maxRequestValues || len(s.open) >= maxRequestDepth && n > 0 {
-		return fmt.Errorf("%w: %d values in one, %d deep", errExcess, n, len(s.open))
+		return fmt.Errorf("%w: %d values in one, %d deep", ErrExcess, n, len(s.open))
 	}
 	if s.open = append(s.open, int(n)); n == 0 {
 		s.open = s.open[:len(s.open)-1]
@@ -234,7 +236,7 @@ func (s *requestScan) counted(n uint64, negative bool) error {
 		return nil
 	}
 	if negative || n > math.MaxInt64 {
-		return fmt.Errorf("%w: the size of a snapshot is no size", errExcess)
+		return fmt.Errorf("%w: the size of a snapshot is no size", ErrExcess)
 	}
 	s.size = n
 	return nil
@@ -257,15 +259,15 @@ func (s *requestScan) value() {
 	}
 }
 
-// largeRequests bounds what the connections of one sender bring at a time.
-type largeRequests struct {
+// Large bounds what the connections of one sender bring at a time.
+type Large struct {
 	mu sync.Mutex
 	of map[standing.Sender]chan struct{}
 }
 
 // begin waits until a sender has fewer than largeAtOnce large requests under way, and
 // returns what ends this one; false after stop.
-func (l *largeRequests) begin(from standing.Sender, stop <-chan struct{}) (end func(), ok bool) {
+func (l *Large) begin(from standing.Sender, stop <-chan struct{}) (end func(), ok bool) {
 	l.mu.Lock()
 	if l.of == nil {
 		l.of = make(map[standing.Sender]chan struct{})
@@ -284,17 +286,22 @@ func (l *largeRequests) begin(from standing.Sender, stop <-chan struct{}) (end f
 	}
 }
 
-// inboundConn is the connection of an inbound, which ends with it.
-type inboundConn struct {
-	*raftConn
-	from    standing.Sender
-	timeout time.Duration // of one request, at its sender
-	large   *largeRequests
-	excess  func(error)
-	closed  func()
-	ended   chan struct{}
-	stop    <-chan struct{} // the transport's end
-	once    sync.Once
+// Options are what a Conn needs to know.
+type Options struct {
+	From    standing.Sender
+	Timeout time.Duration   // of one request, at its sender
+	Large   *Large          // of all connections
+	Excess  func(error)     // is called with an ErrExcess when there is one
+	Closed  func()          // is called when the connection is closed
+	Stop    <-chan struct{} // ends what waits
+}
+
+// Conn is a connection that brings requests, for one of hashicorp/raft's transports.
+type Conn struct {
+	net.Conn
+	o     Options
+	ended chan struct{}
+	once  sync.Once
 
 	// Read and Write are called by one goroutine.
 	scan  requestScan
@@ -303,26 +310,34 @@ type inboundConn struct {
 	took  int       // bytes of it
 }
 
+// New returns a connection that reads and writes c.
+func New(c net.Conn, o Options) *Conn {
+	return &Conn{Conn: c, o: o, ended: make(chan struct{})}
+}
+
+// Ended is closed when the connection is.
+func (c *Conn) Ended() <-chan struct{} { return c.ended }
+
 // Read implements net.Conn. A request that has begun goes on, and a snapshot as fast as
 // its sender's own patience needs; otherwise whoever sent part of one would keep what
 // it takes here, and Raft, which waits for a snapshot, for ever.
-func (c *inboundConn) Read(b []byte) (int, error) {
+func (c *Conn) Read(b []byte) (int, error) {
 	var deadline time.Time
 	switch {
 	case c.scan.body > 0:
 		if c.since.IsZero() {
 			c.since = time.Now()
 		}
-		deadline = c.since.Add(2*c.timeout + time.Duration(c.took/raft.DefaultTimeoutScale)*2*c.timeout)
+		deadline = c.since.Add(2*c.o.Timeout + time.Duration(c.took/raft.DefaultTimeoutScale)*2*c.o.Timeout)
 	case c.scan.last: // its sender opens another one for what comes next
 		return 0, io.EOF
 	case !c.scan.idle():
-		deadline = time.Now().Add(2 * c.timeout)
+		deadline = time.Now().Add(2 * c.o.Timeout)
 	}
 	if err := c.SetReadDeadline(deadline); err != nil {
 		return 0, err
 	}
-	n, err := c.raftConn.Read(b)
+	n, err := c.Conn.Read(b)
 	if n == 0 {
 		return n, err
 	}
@@ -330,11 +345,11 @@ func (c *inboundConn) Read(b []byte) (int, error) {
 		c.took += n
 	}
 	if serr := c.scan.scan(b[:n]); serr != nil {
-		c.excess(serr)
+		c.o.Excess(serr)
 		return 0, serr
 	}
 	if c.scan.bytes > largeRequest && c.end == nil {
-		end, ok := c.large.begin(c.from, c.stop)
+		end, ok := c.o.Large.begin(c.o.From, c.o.Stop)
 		if !ok {
 			return 0, io.ErrClosedPipe
 		}
@@ -344,12 +359,12 @@ func (c *inboundConn) Read(b []byte) (int, error) {
 }
 
 // Write implements net.Conn: it answers a request.
-func (c *inboundConn) Write(b []byte) (int, error) {
+func (c *Conn) Write(b []byte) (int, error) {
 	c.release()
-	return c.raftConn.Write(b)
+	return c.Conn.Write(b)
 }
 
-func (c *inboundConn) release() {
+func (c *Conn) release() {
 	if c.end != nil {
 		c.end()
 		c.end = nil
@@ -358,22 +373,22 @@ func (c *inboundConn) release() {
 
 // Close implements net.Conn. hashicorp/raft calls it on the goroutine that reads, or
 // before there is one.
-func (c *inboundConn) Close() error {
-	err := c.raftConn.Close()
+func (c *Conn) Close() error {
+	err := c.Conn.Close()
 	c.once.Do(func() {
 		close(c.ended)
 		c.release()
-		c.closed()
+		c.o.Closed()
 	})
 	return err
 }
 
-// appendable are as many of a request's entries as are sent at once: some at least.
-func appendable(entries []*raft.Log) []*raft.Log {
+// Appendable are as many of a request's entries as are sent at once: some at least.
+func Appendable(entries []*raft.Log) []*raft.Log {
 	size := 0
 	i := slices.IndexFunc(entries, func(l *raft.Log) bool {
 		size += len(l.Data) + len(l.Extensions)
-		return size > maxAppend
+		return size > MaxAppend
 	})
 	if i < 0 {
 		return entries

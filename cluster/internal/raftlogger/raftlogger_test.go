@@ -1,4 +1,4 @@
-package cluster
+package raftlogger
 
 import (
 	"bytes"
@@ -17,7 +17,7 @@ func TestDeadPeerIsLoggedOnceAPeriod(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	now := time.Unix(0, 0)
-	l := newRaftLogger(slog.New(slog.NewTextHandler(&out, nil)), "raft").(*raftLogger)
+	l := New(slog.New(slog.NewTextHandler(&out, nil)), "raft").(*logger)
 	l.lost.now = func() time.Time { return now }
 	noise := func() {
 		server := raft.Server{ID: "n2", Address: "n2:7602"}
