@@ -84,7 +84,7 @@ func (l *Log) collect(entries []Entry) (int, error) {
 	if l.fill.tree.size < end {
 		return n, nil
 	}
-	known, why := l.content.vouches(&l.fill.tree, to)
+	known, why := l.content.vouches(&l.fill.tree, end, to)
 	switch {
 	case why != "":
 		return 0, l.reject(why)
@@ -108,11 +108,10 @@ func hashFrom(entries []Entry, from uint64) ([]Hash, error) {
 	return leaves, nil
 }
 
-// vouches compares the tree of backfill, which ends with a segment or with the gap that
-// ends at to, with the state's. It says why it is another one, and is not known when
-// the state that was restored is an older one, which does not know the segment.
-func (c *content) vouches(tree *Frontier, to uint64) (known bool, why string) {
-	end := tree.size
+// vouches compares the tree of backfill with the state's at end, where a segment ends or
+// the gap, which ends at to. It says why it is another one, and is not known when the
+// state that was restored is an older one, which does not know the segment.
+func (c *content) vouches(tree *Frontier, end, to uint64) (known bool, why string) {
 	if k := end / SegmentSize; end%SegmentSize == 0 {
 		switch {
 		case k <= uint64(len(c.roots)) && tree.segment != c.roots[k-1]:
@@ -121,7 +120,7 @@ func (c *content) vouches(tree *Frontier, to uint64) (known bool, why string) {
 			return false, ""
 		}
 	}
-	if end == to && !tree.Equal(c.gaps.after(to - 1).before) {
+	if end == to && !tree.Equal(c.gaps.after(to-1).before) {
 		return true, fmt.Sprintf("the tree of %d entries is not the cluster's", to)
 	}
 	return true, ""
