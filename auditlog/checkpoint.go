@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -147,7 +146,7 @@ func (l *Log) WriteCheckpoint(msg []byte) error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
 	l.mu.Lock()
-	failed, durable, old, v := l.failed, l.durable, l.checkpoint, l.view()
+	failed, durable, old, v := l.failed, l.durable, l.checkpoint, l.content.tree.view()
 	l.mu.Unlock()
 	if failed != nil {
 		return failed
@@ -172,7 +171,7 @@ func (l *Log) WriteCheckpoint(msg []byte) error {
 	if err := v.check(c); err != nil {
 		return err
 	}
-	if err := put(l.fs, l.dir, layout.CheckpointFile, msg, true); err != nil {
+	if err := l.dir.put(layout.CheckpointFile, msg, true); err != nil {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		return l.fail(fmt.Errorf("writing the checkpoint: %w", err))
@@ -205,25 +204,24 @@ func (l *Log) Checkpoint() []byte {
 // loadCheckpoint reads the stored checkpoint. A tree that does not lead to it is
 // damaged. It covers nothing that was not durable, so when entries are missing
 // the durable mark is, too: someone removed it, to have peers fill them in.
-func (l *Log) loadCheckpoint() error {
-	b, err := ReadFile(l.fs, filepath.Join(l.dir, layout.CheckpointFile), layout.MaxCheckpoint)
+func (d *directory) loadCheckpoint(v *treeView) ([]byte, error) {
+	b, err := d.read(layout.CheckpointFile, layout.MaxCheckpoint)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := parseCheckpoint(b)
 	switch {
 	case err != nil:
-	case c.Size > l.tree.size:
-		l.logger.Warn("the audit checkpoint covers entries that are missing here", "entries", l.tree.size, "checkpoint", c.Size)
+	case c.Size > v.tree.size:
+		d.logger.Warn("the audit checkpoint covers entries that are missing here", "entries", v.tree.size, "checkpoint", c.Size)
 	default:
-		err = l.view().check(c)
+		err = v.check(c)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrCorrupt, layout.CheckpointFile, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, layout.CheckpointFile, err)
 	}
-	l.checkpoint = b
-	return nil
+	return b, nil
 }

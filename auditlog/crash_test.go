@@ -38,7 +38,7 @@ func play(fsys *memFS, h *history, base uint64) error {
 		err := l.Sync()
 		if err == nil {
 			l.mu.Lock()
-			h.synced = l.tree.size
+			h.synced = l.content.tree.size
 			l.mu.Unlock()
 			h.state = h.applied // a Raft snapshot completes
 		}
@@ -104,7 +104,7 @@ func survive(t *testing.T, fsys *memFS, h history, base uint64) {
 	if err != nil {
 		t.Fatalf("open after a crash: %v", err)
 	}
-	have := l.view().tree
+	have := l.content.tree.view().tree
 	if have.size < h.synced {
 		t.Fatalf("%d entries, but %d were synced", have.size, h.synced)
 	}

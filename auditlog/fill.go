@@ -10,10 +10,7 @@ import (
 // filler collects backfilled entries up to a point where the tree over them can
 // be compared with one from the state. Until then they are in a file that a
 // restart removes, and nobody can read them.
-type filler struct {
-	*run
-	tree Frontier // up to the last collected entry
-}
+type filler struct{ treeRun }
 
 const fillFile = "backfill"
 
@@ -27,14 +24,15 @@ func (l *Log) Missing() (from, to uint64, ok bool) {
 }
 
 func (l *Log) missing() (from, to uint64, ok bool) {
-	p := l.pendingAfter(l.tree.size)
-	if p == nil || !l.restored {
+	c := &l.content
+	p := c.gaps.after(c.tree.size)
+	if p == nil || !c.restored {
 		return 0, 0, false
 	}
 	if l.fill != nil && l.fill.next() < p.first {
 		return l.fill.next(), p.first, true
 	}
-	return l.tree.size, p.first, true
+	return c.tree.size, p.first, true
 }
 
 // Fill adds entries from a peer, in order, beginning with the one that Missing
@@ -71,59 +69,78 @@ func (l *Log) collect(entries []Entry) (int, error) {
 	if entries[0].Index != from {
 		return 0, fmt.Errorf("%w: backfill begins at %d, not at %d", ErrGap, entries[0].Index, from)
 	}
-	if err := l.openFill(from); err != nil {
+	if err := l.beginFill(from); err != nil {
 		return 0, l.fail(err)
 	}
-	f := l.fill
 	end := min(to, (from/SegmentSize+1)*SegmentSize)
 	n := int(min(uint64(len(entries)), end-from))
-	leaves := make([]Hash, n)
-	for i := range leaves {
-		e := &entries[i]
-		if err := e.Check(); err != nil || e.Index != from+uint64(i) {
-			return 0, l.reject(fmt.Sprintf("entry %d where %d belongs, or too long", e.Index, from+uint64(i)))
-		}
-		leaves[i] = e.LeafHash()
+	leaves, err := hashFrom(entries[:n], from)
+	if err != nil {
+		return 0, l.reject(err.Error())
 	}
-	if err := f.append(entries[:n], leaves); err != nil {
+	if err := l.fill.append(entries[:n], leaves); err != nil {
 		return 0, l.fail(err)
 	}
-	for _, h := range leaves {
-		f.tree.Append(h)
-	}
-	if f.tree.size < end {
+	if l.fill.tree.size < end {
 		return n, nil
 	}
-	if k := end / SegmentSize; end%SegmentSize == 0 {
-		switch {
-		case k <= uint64(len(l.roots)) && f.tree.segment != l.roots[k-1]:
-			return 0, l.reject(fmt.Sprintf("the root of %s is not the cluster's", layout.SegmentPath(k-1)))
-		case k > uint64(len(l.roots)) && end < to:
-			// An older snapshot was restored, which does not know this segment.
-			return n, nil
-		}
-	}
-	if end == to && !f.tree.Equal(l.pendingAfter(from).before) {
-		return 0, l.reject(fmt.Sprintf("the tree of %d entries is not the cluster's", to))
+	known, why := l.content.vouches(&l.fill.tree, end, to)
+	switch {
+	case why != "":
+		return 0, l.reject(why)
+	case !known:
+		return n, nil
 	}
 	return n, l.keep()
 }
 
-// openFill makes the file for collected entries when there is none, and empties
+// hashFrom is the leaf hashes of a peer's entries, the first of which has to be number
+// from.
+func hashFrom(entries []Entry, from uint64) ([]Hash, error) {
+	leaves := make([]Hash, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		if err := e.Check(); err != nil || e.Index != from+uint64(i) {
+			return nil, fmt.Errorf("entry %d where %d belongs, or too long", e.Index, from+uint64(i))
+		}
+		leaves[i] = e.LeafHash()
+	}
+	return leaves, nil
+}
+
+// vouches compares the tree of backfill with the state's at end, where a segment ends or
+// the gap, which ends at to. It says why it is another one, and is not known when the
+// state that was restored is an older one, which does not know the segment.
+func (c *content) vouches(tree *Frontier, end, to uint64) (known bool, why string) {
+	if k := end / SegmentSize; end%SegmentSize == 0 {
+		switch {
+		case k <= uint64(len(c.roots)) && tree.segment != c.roots[k-1]:
+			return true, fmt.Sprintf("the root of %s is not the cluster's", layout.SegmentPath(k-1))
+		case k > uint64(len(c.roots)) && end < to:
+			return false, ""
+		}
+	}
+	if end == to && !tree.Equal(c.gaps.after(to-1).before) {
+		return true, fmt.Sprintf("the tree of %d entries is not the cluster's", to)
+	}
+	return true, ""
+}
+
+// beginFill makes the file for collected entries when there is none, and empties
 // it when its entries lead past the gap: a state was restored that ends it sooner.
-func (l *Log) openFill(from uint64) error {
+func (l *Log) beginFill(from uint64) error {
 	if l.fill != nil {
 		if l.fill.next() == from {
 			return nil
 		}
-		l.fill.tree = l.tree
+		l.fill.tree = l.content.tree.Frontier
 		return l.fill.clear(from)
 	}
-	r, err := createRun(l.fs, l.dir, filepath.Join(layout.TmpDir, fillFile), l.tree.size, nil)
+	r, err := l.dir.create(filepath.Join(layout.TmpDir, fillFile), l.content.tree.size, nil)
 	if err != nil {
 		return fmt.Errorf("creating a file for backfill: %w", err)
 	}
-	l.fill = &filler{run: r, tree: l.tree}
+	l.fill = &filler{treeRun{r, l.content.tree.Frontier}}
 	return nil
 }
 
@@ -132,18 +149,18 @@ func (l *Log) openFill(from uint64) error {
 // is asked for, and then compared with them.
 func (l *Log) reject(why string) error {
 	f := l.fill
-	start := l.tree.size
+	start := l.content.tree.size
 	if f.first == start {
 		start -= start % SegmentSize
 	}
 	err := f.clear(start)
 	if err == nil {
-		f.tree, err = l.view().at(start)
+		f.tree, err = l.content.tree.view().at(start)
 	}
 	if err != nil {
 		return l.fail(err)
 	}
-	l.logger.Warn("rejected backfilled audit entries", "reason", why)
+	l.dir.logger.Warn("rejected backfilled audit entries", "reason", why)
 	return fmt.Errorf("%w: %s", ErrRejected, why)
 }
 
@@ -160,7 +177,7 @@ func (l *Log) keep() error {
 	for i := f.first; i < f.next(); {
 		var entries []Entry
 		var leaves []Hash
-		err := f.span(i).scan(l.fs, i, func(e *Entry, leaf Hash) error {
+		err := f.span(i).scan(l.dir.fs, i, func(e *Entry, leaf Hash) error {
 			c := *e
 			c.Body = append([]byte(nil), e.Body...)
 			entries, leaves = append(entries, c), append(leaves, leaf)
@@ -172,7 +189,7 @@ func (l *Log) keep() error {
 		if err != nil {
 			return l.fail(err)
 		}
-		if err := l.settle(entries, leaves); err != nil {
+		if err := l.content.settle(entries, leaves); err != nil {
 			return l.fail(err)
 		}
 		i += uint64(len(entries))
@@ -180,39 +197,26 @@ func (l *Log) keep() error {
 			return err
 		}
 	}
-	for len(l.pending) > 0 && l.pending[0].first <= l.tree.size {
-		if _, err := l.mergeSome(fillBatch); err != nil {
+	for l.content.joins() {
+		done, err := l.content.mergeSome(fillBatch)
+		if err != nil {
 			return l.fail(err)
+		}
+		if done {
+			l.notify()
 		}
 		if err := breathe(); err != nil {
 			return err
 		}
 	}
 	// The next collection begins where the entries now end.
-	if err := f.clear(l.tree.size); err != nil {
+	if err := f.clear(l.content.tree.size); err != nil {
 		return l.fail(err)
 	}
-	f.tree = l.tree
+	f.tree = l.content.tree.Frontier
 	l.notify()
 	return nil
 }
 
 // fillBatch is how many entries are moved at a time.
 const fillBatch = 1024
-
-// settle compares verified entries with those there are and appends the rest.
-func (l *Log) settle(entries []Entry, leaves []Hash) error {
-	for len(entries) > 0 {
-		n, err := len(entries), error(nil)
-		if entries[0].Index < l.tree.size {
-			n, err = l.compare(entries, leaves)
-		} else {
-			err = l.extend(entries, leaves)
-		}
-		if err != nil {
-			return err
-		}
-		entries, leaves = entries[n:], leaves[n:]
-	}
-	return nil
-}

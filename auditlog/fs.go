@@ -6,13 +6,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // FS is the file system a log lives in. It exists so that tests can make any
@@ -154,31 +151,4 @@ func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	return b, nil
-}
-
-// put replaces the file dir/name by one with the bytes b, so that after a crash
-// there is the old file or the new one. When durable is set it is on disk when
-// put returns. The new file is made in dir/tmp, which a restart clears.
-func put(fsys FS, dir, name string, b []byte, durable bool) (err error) {
-	// The whole name, for several tiles have the same last element.
-	tmp := filepath.Join(dir, layout.TmpDir, strings.ReplaceAll(name, string(filepath.Separator), "-"))
-	f, err := fsys.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b, 0)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	to := filepath.Join(dir, name)
-	if err := fsys.Rename(tmp, to); err != nil {
-		return err
-	}
-	if durable {
-		return fsys.SyncDir(filepath.Dir(to))
-	}
-	return nil
 }

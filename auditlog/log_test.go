@@ -89,7 +89,7 @@ func TestSegmentBoundary(t *testing.T) {
 	// Views of older sizes, from tiles only and from tiles and memory.
 	for _, size := range []uint64{1, 255, 256, 257, 65535, 65536, 65537, n, n + 500} {
 		f, _ := testState(size)
-		got, err := l.view().at(size)
+		got, err := l.content.tree.view().at(size)
 		if err != nil || !got.Equal(f) {
 			t.Errorf("tree at %d: %v", size, err)
 		}
@@ -389,7 +389,7 @@ func TestTileOfSegments(t *testing.T) {
 		}
 	}
 	mustSync(t, l)
-	last := l.roots[TileWidth-1]
+	last := l.content.roots[TileWidth-1]
 	want = append(want, last[:]...)
 	check := func() {
 		t.Helper()
@@ -399,9 +399,9 @@ func TestTileOfSegments(t *testing.T) {
 		}
 	}
 	check()
-	tree := l.view().tree
+	tree := l.content.tree.view().tree
 	for _, size := range []uint64{SegmentSize, first, first + 1000, first + SegmentSize - 1} {
-		at, err := l.view().at(size)
+		at, err := l.content.tree.view().at(size)
 		if err != nil || at.Size() != size {
 			t.Errorf("tree at %d: %v", size, err)
 		}
@@ -415,7 +415,7 @@ func TestTileOfSegments(t *testing.T) {
 	l = mustOpen(t, "/log", fsys)
 	defer l.Close()
 	check()
-	if !l.view().tree.Equal(tree) {
+	if !l.content.tree.view().tree.Equal(tree) {
 		t.Error("another tree after opening")
 	}
 	if err := l.Restore(tree, append(roots, last)); err != nil {

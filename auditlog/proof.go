@@ -85,11 +85,11 @@ func (l *Log) proofView(size uint64) (*treeView, int64, error) {
 	if l.failed != nil {
 		return nil, 0, l.failed
 	}
-	if size > l.tree.size {
-		return nil, 0, fmt.Errorf("%w: a tree of %d entries; %d are here", ErrMissing, size, l.tree.size)
+	if size > l.content.tree.size {
+		return nil, 0, fmt.Errorf("%w: a tree of %d entries; %d are here", ErrMissing, size, l.content.tree.size)
 	}
 	t, err := tlogSize(size)
-	return l.view(), t, err
+	return l.content.tree.view(), t, err
 }
 
 // VerifyInclusion checks a proof that the tree of size entries with that root has

@@ -4,7 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+
+	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
 // run is a file of consecutive frames that is being appended to: the newest
@@ -29,17 +30,17 @@ const markEvery = 64
 // writeChunk bounds how much a single write carries.
 const writeChunk = 1 << 20
 
-// createRun makes a new file with a header.
-func createRun(fsys FS, dir, name string, first uint64, header []byte) (*run, error) {
-	path := filepath.Join(dir, name)
-	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, filePerm)
+// create makes a new file of frames with a header.
+func (d *directory) create(name string, first uint64, header []byte) (*run, error) {
+	path := d.at(name)
+	f, err := d.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, filePerm)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := f.WriteAt(header, 0); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &run{fs: fsys, path: path, name: name, file: f, first: first, head: int64(len(header)), end: int64(len(header)), dirty: true}, nil
+	return &run{fs: d.fs, path: path, name: name, file: f, first: first, head: int64(len(header)), end: int64(len(header)), dirty: true}, nil
 }
 
 // next is the index of the entry that follows the run.
@@ -105,3 +106,69 @@ func (r *run) span(index uint64) span {
 
 // errStop ends a scan early.
 var errStop = errors.New("stop")
+
+// locate learns the offsets in the sealed segment of an unmarked span.
+func (s span) locate(fsys FS) (*run, error) {
+	f, err := fsys.OpenFile(s.path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return nil, err
+	}
+	r := &run{path: s.path, name: s.name, first: s.index, head: s.off, end: s.off}
+	err = layout.ScanFrames(f, r.head, size, func(off int64, frame []byte) error {
+		r.found(off, len(frame))
+		return nil
+	})
+	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
+		return nil, fmt.Errorf("%w: %s, entry %d, %w", ErrCorrupt, s.name, r.next(), err)
+	}
+	if err == nil && r.count != SegmentSize {
+		err = fmt.Errorf("%w: %s holds %d entries", ErrCorrupt, s.name, r.count)
+	}
+	return r, err
+}
+
+// scan calls fn with the entries of the span from index on, each checked against
+// its leaf hash. The entry is valid only during the call.
+func (s span) scan(fsys FS, index uint64, fn func(*Entry, Hash) error) error {
+	f, err := fsys.OpenFile(s.path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if s.end == 0 { // a sealed segment
+		if s.end, err = f.Size(); err != nil {
+			return err
+		}
+	}
+	next := s.index
+	err = layout.ScanFrames(f, s.off, s.end, func(off int64, frame []byte) error {
+		if next < index {
+			next++
+			return nil
+		}
+		e, leaf, err := DecodeFrame(frame)
+		if err == nil && (e.Index != next || next == s.next) {
+			err = fmt.Errorf("%w: entry %d does not belong here", ErrMalformed, e.Index)
+		}
+		if err != nil {
+			return &layout.FrameError{Off: off, Err: err}
+		}
+		next++
+		return fn(&e, leaf)
+	})
+	if errors.Is(err, errStop) {
+		return nil
+	}
+	if bad := (*layout.FrameError)(nil); errors.As(err, &bad) {
+		return fmt.Errorf("%w: %s, entry %d, %w", ErrCorrupt, s.name, next, err)
+	}
+	if err == nil && next != s.next {
+		return fmt.Errorf("%w: %s ends at entry %d, not %d", ErrCorrupt, s.name, next, s.next)
+	}
+	return err
+}

@@ -19,18 +19,16 @@ func (l *Log) Scrub(n uint64) error {
 	if err != nil {
 		return err
 	}
-	name := layout.SegmentPath(n)
-	path := filepath.Join(l.dir, name)
-	leaves, err := readSegment(l.fs, path, name, n)
+	leaves, err := l.dir.readSegment(n)
 	if err != nil {
 		return err
 	}
 	if fold(leaves) != root {
-		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrCorrupt, name)
+		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrCorrupt, layout.SegmentPath(n))
 	}
 	l.fillMu.Lock()
 	defer l.fillMu.Unlock()
-	return l.scrubTiles(n, leaves)
+	return l.mendTiles(n, leaves)
 }
 
 // sealedRoot is the root that full segment n must have.
@@ -40,17 +38,19 @@ func (l *Log) sealedRoot(n uint64) (Hash, error) {
 	switch {
 	case l.failed != nil:
 		return Hash{}, l.failed
-	case n >= l.tree.size/SegmentSize:
+	case n >= l.content.tree.size/SegmentSize:
 		return Hash{}, fmt.Errorf("%w: segment %d is not full here", ErrMissing, n)
-	case n >= uint64(len(l.roots)):
+	case n >= uint64(len(l.content.roots)):
 		return Hash{}, fmt.Errorf("%w: nothing vouches for the root of segment %d yet", ErrMissing, n)
 	}
-	return l.roots[n], nil
+	return l.content.roots[n], nil
 }
 
 // readSegment checks a segment file's frames and returns their leaf hashes.
-func readSegment(fsys FS, path, name string, n uint64) ([]Hash, error) {
-	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
+func (d *directory) readSegment(n uint64) ([]Hash, error) {
+	name := layout.SegmentPath(n)
+	path := d.at(name)
+	f, err := d.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
@@ -61,29 +61,47 @@ func readSegment(fsys FS, path, name string, n uint64) ([]Hash, error) {
 	}
 	s := span{path: path, name: name, index: n * SegmentSize, off: layout.SegmentHeaderSize, next: (n + 1) * SegmentSize}
 	leaves := make([]Hash, 0, SegmentSize)
-	err = s.scan(fsys, s.index, func(_ *Entry, leaf Hash) error {
+	err = s.scan(d.fs, s.index, func(_ *Entry, leaf Hash) error {
 		leaves = append(leaves, leaf)
 		return nil
 	})
 	return leaves, err
 }
 
-// scrubTiles compares the tiles that segment n filled with what they must be, and
-// makes those again that differ. Above level 1 they follow from the roots. fillMu
-// is held.
-func (l *Log) scrubTiles(n uint64, leaves []Hash) error {
+// mendTiles compares the tiles that segment n filled with what they must be, and
+// makes those again that differ. fillMu is held.
+func (l *Log) mendTiles(n uint64, leaves []Hash) error {
 	l.mu.Lock()
-	roots := l.roots
+	roots := l.content.roots
 	l.mu.Unlock()
+	return eachTile(n, leaves, roots, func(level int, n uint64, hashes []Hash) error {
+		name, want := layout.TilePath(level, n), joined(hashes)
+		have, err := l.dir.read(name, TileWidth*HashSize)
+		if err == nil && bytes.Equal(have, want) {
+			return nil
+		}
+		l.dir.logger.Warn("making a damaged audit tile again", "file", name, "err", err)
+		return l.replace(func() error {
+			if err := l.dir.makeFor(name); err != nil {
+				return err
+			}
+			return l.dir.put(name, want, true)
+		})
+	})
+}
+
+// eachTile calls fn with the tiles that segment n, which has those leaves, filled. Above
+// level 1 they follow from the roots of the segments up to it.
+func eachTile(n uint64, leaves, roots []Hash, fn func(level int, n uint64, hashes []Hash) error) error {
 	level1 := make([]Hash, TileWidth)
 	for i := range level1 {
 		t := leaves[i*TileWidth : (i+1)*TileWidth]
-		if err := l.scrubTile(0, n*TileWidth+uint64(i), t); err != nil {
+		if err := fn(0, n*TileWidth+uint64(i), t); err != nil {
 			return err
 		}
 		level1[i] = fold(t)
 	}
-	if err := l.scrubTile(1, n, level1); err != nil {
+	if err := fn(1, n, level1); err != nil {
 		return err
 	}
 	// A hash of level 2 is over one segment, one of level 3 over 256, and so on.
@@ -94,30 +112,11 @@ func (l *Log) scrubTiles(n uint64, leaves []Hash) error {
 			first := (t*TileWidth + uint64(i)) * each
 			hashes[i] = fold(roots[first : first+each])
 		}
-		if err := l.scrubTile(level, t, hashes); err != nil {
+		if err := fn(level, t, hashes); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (l *Log) scrubTile(level int, n uint64, hashes []Hash) error {
-	want := make([]byte, 0, TileWidth*HashSize)
-	for i := range hashes {
-		want = append(want, hashes[i][:]...)
-	}
-	name := layout.TilePath(level, n)
-	have, err := ReadFile(l.fs, filepath.Join(l.dir, name), TileWidth*HashSize)
-	if err == nil && bytes.Equal(have, want) {
-		return nil
-	}
-	l.logger.Warn("making a damaged audit tile again", "file", name, "err", err)
-	return l.replace(func() error {
-		if err := l.fs.MkdirAll(filepath.Dir(filepath.Join(l.dir, name)), dirPerm); err != nil {
-			return err
-		}
-		return put(l.fs, l.dir, name, want, true)
-	})
 }
 
 // replace runs a change of files that are in use, and stops the log if it fails.
@@ -142,63 +141,69 @@ const repairFile = "repair"
 // next index it needs until it has them all; what fetch returns must begin there.
 // Entries that do not lead to the root that the state vouches for are
 // ErrRejected, and change nothing.
-func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) (err error) {
+func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) error {
 	root, err := l.sealedRoot(n)
 	if err != nil {
 		return err
 	}
 	l.fillMu.Lock()
 	defer l.fillMu.Unlock()
-	tmp := filepath.Join(layout.TmpDir, repairFile)
-	path := filepath.Join(l.dir, tmp)
-	if err := l.fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	tmp, name := filepath.Join(layout.TmpDir, repairFile), layout.SegmentPath(n)
+	if err := l.dir.remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	r, err := createRun(l.fs, l.dir, tmp, n*SegmentSize, layout.SegmentHeader(n))
+	leaves, err := l.dir.fetchSegment(tmp, n, fetch)
 	if err != nil {
-		return fmt.Errorf("creating a file for repair: %w", err)
-	}
-	defer func() { err = errors.Join(err, r.file.Close()) }()
-	leaves := make([]Hash, 0, SegmentSize)
-	for r.count < SegmentSize {
-		entries, err := fetch(r.next())
-		if err != nil {
-			return fmt.Errorf("fetching entry %d: %w", r.next(), err)
-		}
-		entries = entries[:min(uint64(len(entries)), SegmentSize-r.count)]
-		if len(entries) == 0 {
-			return fmt.Errorf("%w: none from %d on", ErrRejected, r.next())
-		}
-		from := len(leaves)
-		for i := range entries {
-			e := &entries[i]
-			if err := e.Check(); err != nil || e.Index != r.next()+uint64(i) {
-				return fmt.Errorf("%w: entry %d where %d belongs, or too long", ErrRejected, e.Index, r.next()+uint64(i))
-			}
-			leaves = append(leaves, e.LeafHash())
-		}
-		if err := r.append(entries, leaves[from:]); err != nil {
-			return err
-		}
+		return err
 	}
 	if fold(leaves) != root {
-		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, layout.SegmentPath(n))
-	}
-	if err := r.file.Sync(); err != nil {
-		return fmt.Errorf("syncing a repaired segment: %w", err)
+		return fmt.Errorf("%w: the root of %s is not the cluster's", ErrRejected, name)
 	}
 	err = l.replace(func() error {
-		if err := l.fs.Rename(path, filepath.Join(l.dir, layout.SegmentPath(n))); err != nil {
+		if err := l.dir.fs.Rename(l.dir.at(tmp), l.dir.at(name)); err != nil {
 			return err
 		}
-		return l.fs.SyncDir(filepath.Join(l.dir, layout.SegmentDir))
+		return l.dir.fs.SyncDir(l.dir.at(layout.SegmentDir))
 	})
 	if err != nil {
 		return err
 	}
-	l.logger.Warn("replaced a damaged audit segment by a peer's", "file", layout.SegmentPath(n))
+	l.dir.logger.Warn("replaced a damaged audit segment by a peer's", "file", name)
 	l.mu.Lock()
-	delete(l.marks, n) // they may be those of the damaged file
+	delete(l.content.marks, n) // they may be those of the damaged file
 	l.mu.Unlock()
-	return l.scrubTiles(n, leaves)
+	return l.mendTiles(n, leaves)
+}
+
+// fetchSegment makes the file name, durably, of what fetch returns of segment n, and
+// returns the leaf hashes.
+func (d *directory) fetchSegment(name string, n uint64, fetch func(from uint64) ([]Entry, error)) (leaves []Hash, err error) {
+	r, err := d.create(name, n*SegmentSize, layout.SegmentHeader(n))
+	if err != nil {
+		return nil, fmt.Errorf("creating a file for repair: %w", err)
+	}
+	defer func() { err = errors.Join(err, r.file.Close()) }()
+	leaves = make([]Hash, 0, SegmentSize)
+	for r.count < SegmentSize {
+		entries, err := fetch(r.next())
+		if err != nil {
+			return nil, fmt.Errorf("fetching entry %d: %w", r.next(), err)
+		}
+		entries = entries[:min(uint64(len(entries)), SegmentSize-r.count)]
+		if len(entries) == 0 {
+			return nil, fmt.Errorf("%w: none from %d on", ErrRejected, r.next())
+		}
+		more, err := hashFrom(entries, r.next())
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRejected, err)
+		}
+		if err := r.append(entries, more); err != nil {
+			return nil, err
+		}
+		leaves = append(leaves, more...)
+	}
+	if err := r.file.Sync(); err != nil {
+		return nil, fmt.Errorf("syncing a repaired segment: %w", err)
+	}
+	return leaves, nil
 }

@@ -3,7 +3,6 @@ package auditlog
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
@@ -13,110 +12,107 @@ import (
 func (l *Log) Sync() error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
-	return l.sync()
-}
-
-// sync does Sync's work; syncMu is held.
-//
-// The order survives a crash at any point: entries first, then the names of their
-// files, then the durable mark, which is what Open believes, then the removal of
-// what the mark no longer names.
-func (l *Log) sync() error {
 	l.mu.Lock()
 	if l.failed != nil {
 		defer l.mu.Unlock()
 		return l.failed
 	}
-	var runs []*run
+	due := l.content.takeDue()
+	l.mu.Unlock()
+	if due.none() {
+		return nil
+	}
+	err := due.flush(l.dir)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		return l.fail(err)
+	}
+	l.durable = due.mark.Tree.size
+	return nil
+}
+
+// due is what a Sync has to do, taken from the content at one moment.
+type due struct {
+	runs    []*run // with frames that are not durable
+	sealed  []*run // to be closed
+	tiles   []string
+	dirs    map[string]struct{}
+	mark    DurableMark // of when all that is done
+	retired []*pending
+}
+
+// takeDue takes what is due. What is appended from then on is the next Sync's.
+func (c *content) takeDue() due {
+	d := due{mark: DurableMark{Tree: c.tree.Frontier}, sealed: c.sealed, retired: c.gaps.retired}
 	use := func(r *run) {
 		if r.dirty {
 			r.dirty = false // again by an append that comes meanwhile
-			runs = append(runs, r)
+			d.runs = append(d.runs, r)
 		}
 	}
-	mark := DurableMark{Tree: l.tree}
-	for _, p := range l.pending {
+	for _, p := range c.gaps.runs {
 		use(p.run)
-		mark.Pending = append(mark.Pending, PendingRange{p.first, p.next()})
+		d.mark.Pending = append(d.mark.Pending, PendingRange{p.first, p.next()})
 	}
-	sealed := l.sealed
-	for _, r := range sealed {
+	for _, r := range d.sealed {
 		use(r)
 	}
-	if l.seg != nil {
-		use(l.seg)
+	if c.newest != nil {
+		use(c.newest)
 	}
-	var tiles []string
-	if len(sealed) > 0 {
-		tiles, l.tiles = l.tiles, nil
+	if len(d.sealed) > 0 {
+		d.tiles, c.tree.tiles = c.tree.tiles, nil
 		// Those of the segment that began since are not due; doing them is harmless.
 	}
-	for _, name := range tiles {
-		for d := filepath.Dir(name); ; d = filepath.Dir(d) {
-			l.dirty(d)
-			if d == "." {
+	for _, name := range d.tiles {
+		for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+			c.dir.dirty(dir)
+			if dir == "." {
 				break
 			}
 		}
 	}
-	dirs := l.dirs
-	retired := l.retired
-	l.sealed, l.dirs, l.retired = nil, nil, nil
-	l.mu.Unlock()
-
-	if len(runs)+len(tiles)+len(dirs)+len(retired) == 0 {
-		return nil
-	}
-	if err := l.flush(runs, sealed, tiles, dirs, mark, retired); err != nil {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.fail(err)
-	}
-	l.mu.Lock()
-	l.durable = mark.Tree.size
-	l.mu.Unlock()
-	return nil
+	d.dirs = c.dir.unsynced
+	c.sealed, c.dir.unsynced, c.gaps.retired = nil, nil, nil
+	return d
 }
 
-func (l *Log) flush(runs, sealed []*run, tiles []string, dirs map[string]struct{}, mark DurableMark, retired []*pending) error {
-	for _, r := range runs {
+func (d *due) none() bool { return len(d.runs)+len(d.tiles)+len(d.dirs)+len(d.retired) == 0 }
+
+// flush does what is due.
+//
+// The order survives a crash at any point: entries first, then the names of their
+// files, then the durable mark, which is what Open believes, then the removal of
+// what the mark no longer names.
+func (d *due) flush(dir *directory) error {
+	for _, r := range d.runs {
 		if err := r.file.Sync(); err != nil {
 			return fmt.Errorf("syncing %s: %w", r.name, err)
 		}
 	}
-	for _, r := range sealed {
+	for _, r := range d.sealed {
 		if err := r.file.Close(); err != nil {
 			return fmt.Errorf("closing %s: %w", r.name, err)
 		}
 	}
-	for _, name := range tiles {
-		if err := l.syncFile(name); err != nil {
+	for _, name := range d.tiles {
+		if err := dir.syncFile(name); err != nil {
 			return err
 		}
 	}
-	for d := range dirs {
-		if err := l.fs.SyncDir(filepath.Join(l.dir, d)); err != nil {
-			return fmt.Errorf("syncing directory %s: %w", d, err)
+	for name := range d.dirs {
+		if err := dir.fs.SyncDir(dir.at(name)); err != nil {
+			return fmt.Errorf("syncing directory %s: %w", name, err)
 		}
 	}
-	if err := put(l.fs, l.dir, layout.DurableFile, mark.encode(), true); err != nil {
+	if err := dir.put(layout.DurableFile, d.mark.encode(), true); err != nil {
 		return fmt.Errorf("writing the durable mark: %w", err)
 	}
-	for _, p := range retired {
-		if err := errors.Join(p.file.Close(), l.fs.Remove(p.path)); err != nil {
+	for _, p := range d.retired {
+		if err := errors.Join(p.file.Close(), dir.remove(p.name)); err != nil {
 			return fmt.Errorf("removing %s: %w", p.name, err)
 		}
-	}
-	return nil
-}
-
-func (l *Log) syncFile(name string) error {
-	f, err := l.fs.OpenFile(filepath.Join(l.dir, name), os.O_RDWR, 0)
-	if err == nil {
-		err = errors.Join(f.Sync(), f.Close())
-	}
-	if err != nil {
-		return fmt.Errorf("syncing %s: %w", name, err)
 	}
 	return nil
 }

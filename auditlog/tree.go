@@ -1,10 +1,13 @@
 package auditlog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -21,12 +24,20 @@ func fold(hashes []Hash) Hash {
 	return nodeHash(fold(hashes[:m]), fold(hashes[m:]))
 }
 
+// joined is what a tile's file holds.
+func joined(hashes []Hash) []byte {
+	b := make([]byte, 0, len(hashes)*HashSize)
+	for i := range hashes {
+		b = append(b, hashes[i][:]...)
+	}
+	return b
+}
+
 // treeView reads the hashes of a tree of a fixed size: leaves of the last segment
 // from memory, the rest from tiles, which never change. It needs no lock and is
 // for one goroutine.
 type treeView struct {
-	fs     FS
-	dir    string
+	dir    *directory
 	tree   Frontier
 	first  uint64 // index of leaves[0]; a multiple of SegmentSize
 	leaves []Hash
@@ -72,7 +83,7 @@ func (v *treeView) tile(level int, n uint64) ([]Hash, error) {
 	if t := v.tiles[name]; t != nil {
 		return t, nil
 	}
-	b, err := ReadFile(v.fs, filepath.Join(v.dir, name), TileWidth*HashSize)
+	b, err := v.dir.read(name, TileWidth*HashSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: no tile %s", ErrCorrupt, name)
 	}
@@ -132,4 +143,137 @@ func (v *treeView) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 		hashes[i] = tlog.Hash(h)
 	}
 	return hashes, nil
+}
+
+// tiledTree is the Merkle tree over the entries from 0 on: its right edge, and its
+// hashes, of which those that no full tile has are in memory. Every tile that is full is
+// in its file when grow returns. It has no lock of its own.
+type tiledTree struct {
+	dir *directory
+	Frontier
+	leaves []Hash   // of the newest segment, unless that is full
+	folded []Hash   // roots of the tiles that leaves fill
+	tiles  []string // files that are not durable yet
+	// opening is set while Log is opened: then the file of a tile may be there.
+	opening bool
+}
+
+// grow adds a leaf to the tree and writes the tiles that it fills.
+func (t *tiledTree) grow(leaf Hash) error {
+	if t.leaves == nil {
+		// As many as there will be: growing copies them over and over.
+		t.leaves = make([]Hash, 0, SegmentSize)
+		t.folded = make([]Hash, 0, SegmentSize/TileWidth)
+	}
+	t.leaves = append(t.leaves, leaf)
+	if len(t.leaves)%TileWidth != 0 {
+		t.carry(leaf, 0, nil)
+		return nil
+	}
+	var full []Hash // roots of the tiles that are full now, from level 0 up
+	t.carry(leaf, 0, func(level int, h Hash) {
+		if level > 0 && level%layout.TileHeight == 0 {
+			full = append(full, h)
+		}
+	})
+	t.folded = append(t.folded, full[0])
+	for level, root := range full {
+		if err := t.writeTile(level, root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeTile writes the tile of a level that the newest leaf filled.
+func (t *tiledTree) writeTile(level int, root Hash) error {
+	n := t.size>>(layout.TileHeight*(level+1)) - 1
+	var hashes []Hash
+	switch level {
+	case 0:
+		hashes = t.leaves[len(t.leaves)-TileWidth:]
+	case 1:
+		hashes = t.folded // of the whole segment
+	default:
+		// Not by way of node, which would look in the tile that is being made.
+		v := t.view()
+		for i := range uint64(TileWidth) {
+			below, err := v.tile(level-1, n<<layout.TileHeight+i)
+			if err != nil {
+				return err
+			}
+			hashes = append(hashes, fold(below))
+		}
+	}
+	b := joined(hashes)
+	name := layout.TilePath(level, n)
+	// Not yet durable: the tiles of the newest segment are made again from it when
+	// the log is opened, so only a sealed segment's have to be on disk.
+	t.tiles = append(t.tiles, name)
+	// Above the leaves a tile is made from tiles, which may have rotted since.
+	if level > 0 && fold(hashes) != root {
+		return fmt.Errorf("%w: the tiles below %s do not lead to its root", ErrCorrupt, name)
+	}
+	if t.opening {
+		have, err := t.dir.read(name, TileWidth*HashSize)
+		if err == nil && bytes.Equal(have, b) {
+			return nil
+		}
+		t.dir.logger.Warn("making an audit tile again", "file", name)
+	}
+	err := t.dir.put(name, b, false)
+	if errors.Is(err, fs.ErrNotExist) { // the first of its directory
+		if err = t.dir.makeFor(name); err == nil {
+			err = t.dir.put(name, b, false)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	return nil
+}
+
+// firstLeaf is the index of leaves[0].
+func (t *tiledTree) firstLeaf() uint64 { return t.size - uint64(len(t.leaves)) }
+
+// view is the tree as it is now.
+func (t *tiledTree) view() *treeView {
+	return &treeView{dir: t.dir, tree: t.Frontier, first: t.firstLeaf(), leaves: t.leaves, folded: t.folded}
+}
+
+// removeTiles removes tiles of entries that a crash took.
+func (t *tiledTree) removeTiles() error {
+	levels, err := t.dir.list(layout.TileDir)
+	if err != nil {
+		return err
+	}
+	for _, name := range levels {
+		level, err := strconv.Atoi(strings.TrimSuffix(name, "/"))
+		if err != nil || level < 0 || level > 7 {
+			continue
+		}
+		// They lie in the directory of the first tile that is not full, or follow.
+		full := t.size >> (layout.TileHeight * (level + 1))
+		for group := full / 1000; ; group++ {
+			dir := filepath.Dir(layout.TilePath(level, group*1000))
+			names, err := t.dir.list(dir)
+			if errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				i, err := strconv.ParseUint(name, 10, 16)
+				if err != nil || group*1000+i < full {
+					continue
+				}
+				t.dir.dirty(dir)
+				if err := t.dir.remove(filepath.Join(dir, name)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -1,11 +1,6 @@
 package fsm
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"fmt"
-	"hash"
 	"slices"
 
 	"github.com/hashicorp/raft"
@@ -24,9 +19,8 @@ type applier struct {
 	db    *table // reads; its own clone once there is a change
 	write bool
 	index uint64 // of the entry being applied
-	sum   hash.Hash
-	buf   []byte
-	num   []byte // fold's, whose callers use buf
+	hash  rollingHash
+	buf   []byte // version's
 	// versions are those that were looked up since the last change, by rowID: the
 	// records of an entry read much the same.
 	versions map[string]Version
@@ -42,7 +36,7 @@ type applier struct {
 
 func (f *FSM) begin() *applier {
 	s := *f.current.Load()
-	return &applier{f: f, state: s, db: s.db, sum: sha256.New()}
+	return &applier{f: f, state: s, db: s.db, hash: newRollingHash()}
 }
 
 // writable clones the table at the first change: most entries make none. Every
@@ -76,7 +70,7 @@ func (a *applier) keep() {
 // entry applies one Raft entry. An error stops the machine.
 func (a *applier) entry(l *raft.Log) (*Result, error) {
 	if l.Type == raft.LogConfiguration {
-		a.configuration(l.Data)
+		a.state.voters = votersOf(l.Data)
 		// So that a snapshot's index is that of the newest entry it covers.
 		a.state.index = l.Index
 		return &Result{Index: l.Index}, nil
@@ -95,7 +89,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	signed := c != nil && authentic(e, c, &a.f.verified)
 	if signed {
 		// Anybody who leads could stop all nodes with a wrong hash.
-		if err := a.compare(e.Check); err != nil {
+		if err := a.f.compare(e.Check); err != nil {
 			return nil, err
 		}
 	}
@@ -108,9 +102,8 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		return unsignedResult(e, l.Index), nil
 	}
 
-	a.sum.Reset()
-	a.sum.Write(a.state.hash[:])
-	a.fold(a.index, uint64(a.state.time))
+	a.hash.begin(a.state.hash)
+	a.hash.numbers(a.index, uint64(a.state.time))
 	res := &Result{Index: l.Index}
 	switch c := e.Command.(type) {
 	case []wire.Batch:
@@ -122,7 +115,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		res.Registered = a.registerNode(c)
 	case nil: // carries only a clock: a barrier
 	}
-	a.sum.Sum(a.state.hash[:0])
+	a.hash.end(&a.state.hash)
 	if l.Index%StateCheckEvery == 0 {
 		a.f.remember(check{index: l.Index, hash: a.state.hash})
 	}
@@ -152,37 +145,15 @@ func (a *applier) cluster() *fsmpb.Cluster {
 	return nil
 }
 
-// fold adds numbers to the rolling hash.
-func (a *applier) fold(ns ...uint64) {
-	for _, n := range ns {
-		a.num = binary.BigEndian.AppendUint64(a.num[:0], n)
-		a.sum.Write(a.num)
-	}
-}
-
-// configuration follows the voters, whose clocks make a majority.
-func (a *applier) configuration(data []byte) {
-	var voters []string
+// votersOf are the voters of a configuration, whose clocks make a majority.
+func votersOf(data []byte) (voters []string) {
 	for _, s := range raft.DecodeConfiguration(data).Servers {
 		if s.Suffrage == raft.Voter {
 			voters = append(voters, string(s.ID))
 		}
 	}
 	slices.Sort(voters)
-	a.state.voters = voters
-}
-
-// compare holds this node's hash against the leader's.
-func (a *applier) compare(c *fsmpb.StateCheck) error {
-	if c == nil {
-		return nil
-	}
-	for _, own := range a.f.checks {
-		if own.index == c.Index && !bytes.Equal(own.hash[:], c.Hash) {
-			return fmt.Errorf("%w: at Raft index %d", ErrDiverged, c.Index)
-		}
-	}
-	return nil
+	return voters
 }
 
 // batch applies one node's batch, once. What no unsealed node signed can do nothing
@@ -213,8 +184,8 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 			a.refused(&b.Records[i])
 		}
 	}
-	a.fold(b.Incarnation, b.Seq, uint64(len(verdicts)))
-	a.sum.Write(verdictBytes(verdicts))
+	a.hash.numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
+	a.hash.bytes(verdictBytes(verdicts))
 	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
 	s.settle(b.SettledBelow)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
@@ -273,7 +244,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 	}
 	leaf := e.LeafHash()
 	a.entries, a.leaves = append(a.entries, e), append(a.leaves, leaf)
-	a.sum.Write(a.leaves[len(a.leaves)-1][:])
+	a.hash.bytes(a.leaves[len(a.leaves)-1][:])
 	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
 	if (e.Index+1)%auditlog.SegmentSize == 0 {

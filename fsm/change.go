@@ -1,8 +1,6 @@
 package fsm
 
 import (
-	"encoding/binary"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -193,25 +191,12 @@ func (a *applier) count(kind fsmpb.Kind, set []byte) uint32 {
 // version.
 func (a *applier) put(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	*registry[kind].version(msg) = a.index
-	a.foldObject(kind, id, msg)
+	a.hash.object(kind, id, msg)
 	db := a.writable()
 	db.insert(a.f.texts.newObject(db, kind, id, a.index, msg))
 }
 
 func (a *applier) remove(o *object) {
-	a.foldObject(o.kind(), o.name(), nil)
+	a.hash.object(o.kind(), o.name(), nil)
 	a.writable().remove(o)
-}
-
-// foldObject adds what became of an object to the rolling hash.
-func (a *applier) foldObject(kind fsmpb.Kind, id []byte, msg proto.Message) {
-	b := append(a.buf[:0], byte(kind))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(id)))
-	b = append(b, id...)
-	if msg != nil {
-		b = wire.Marshal(b, msg)
-	}
-	a.buf = b[:0]
-	a.fold(uint64(len(b)))
-	a.sum.Write(b)
 }

@@ -12,6 +12,7 @@
 package fsm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -254,6 +255,19 @@ func (f *FSM) remember(c check) {
 	if len(f.checks) > keptChecks {
 		f.checks = append([]check(nil), f.checks[len(f.checks)-keptChecks:]...)
 	}
+}
+
+// compare holds this node's hash against the leader's.
+func (f *FSM) compare(c *fsmpb.StateCheck) error {
+	if c == nil {
+		return nil
+	}
+	for _, own := range f.checks {
+		if own.index == c.Index && !bytes.Equal(own.hash[:], c.Hash) {
+			return fmt.Errorf("%w: at Raft index %d", ErrDiverged, c.Index)
+		}
+	}
+	return nil
 }
 
 // LatestCheck is the newest comparison point, for the leader to propose. It must
