@@ -143,7 +143,7 @@ func (s *State) header() *fsmpb.SnapshotHeader {
 	h := &fsmpb.SnapshotHeader{
 		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
 		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Unconfirmed: s.heard.unconfirmed,
-		Heard: s.heard.at, Vouched: s.vouched,
+		Heard: s.heard.at, Vouched: s.vouched, Group: wire.Group,
 	}
 	for _, r := range s.roots {
 		h.SegmentRoots = append(h.SegmentRoots, r[:])
@@ -371,6 +371,9 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	if h.Schema < wire.SchemaMin || h.Schema > wire.SchemaMax {
 		return fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, h.Schema, wire.SchemaMin, wire.SchemaMax)
+	}
+	if err := wire.CheckGroup(h.Group); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	if h.Level < wire.SchemaMin || h.Level > wire.SchemaMax {
 		return fmt.Errorf("%w: level %d, this binary knows %d to %d", ErrUnreadable, h.Level, wire.SchemaMin, wire.SchemaMax)
