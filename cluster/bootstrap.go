@@ -370,7 +370,7 @@ func (n *Node) ask(ctx context.Context, node string) (r *clusterpb.HelloResponse
 	defer cancel()
 	nonce := newNonce()
 	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
-		Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(), Nonce: nonce,
+		Group: wire.Group, Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(), Nonce: nonce,
 	})
 	if err != nil {
 		return nil, false, err

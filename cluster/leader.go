@@ -12,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
@@ -285,7 +286,7 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 	nonce := newNonce()
 	before := n.cfg.Clock.Now()
 	began := time.Now()
-	r, err := client.Clock(ctx, &clusterpb.ClockRequest{NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
+	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
 	if err != nil || r.Node != id {
 		n.standings.silent(id)
 		return nil, 0

@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // The certificate of a connection says which node is at its other end, and whoever
@@ -51,6 +52,23 @@ const (
 // errProofFrame is a connection whose other end does not begin with a proof, or with
 // the word that it has none.
 var errProofFrame = errors.New("malformed proof at the beginning of a connection")
+
+// prefaceSize is that of what each end of a connection of Raft begins with, before the
+// frame of its proof: the number of the Raft group that it is for, big-endian. A proof is
+// of that group too, as what the origin key signs names it.
+const prefaceSize = 4
+
+// preface is that of a connection of this node's.
+func preface() []byte { return binary.BigEndian.AppendUint32(nil, wire.Group) }
+
+// readPreface refuses a connection of another Raft group, with wire.ErrGroup.
+func readPreface(r io.Reader) error {
+	var b [prefaceSize]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return err
+	}
+	return wire.CheckGroup(binary.BigEndian.Uint32(b[:]))
+}
 
 // connProof is what one end of a connection says to prove that it is unsealed.
 type connProof struct {
@@ -147,7 +165,10 @@ func (n *Node) introduce(c *peerConn, end role, deadline time.Time) (*raftConn, 
 			mine.generation, mine.signature = g, sig
 		}
 	}
-	if _, err := c.Write(mine.frame()); err != nil {
+	if _, err := c.Write(append(preface(), mine.frame()...)); err != nil {
+		return nil, err
+	}
+	if err := readPreface(c); err != nil {
 		return nil, err
 	}
 	if err := rc.theirs.read(c); err != nil {

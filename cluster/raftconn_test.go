@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // raftPair is a connection between two nodes as TLS leaves it.
@@ -84,7 +85,7 @@ func introduced(t *testing.T, c *testCluster, n *testNode, end role, frame func(
 		ours, theirs = raftPair(t, c.ca, n.id, "n2")
 	}
 	if b := frame(theirs); b != nil {
-		if _, err := theirs.Write(b); err != nil {
+		if _, err := theirs.Write(append(preface(), b...)); err != nil {
 			t.Fatal(err)
 		}
 		if len(b) < 1+connProofSize && b[0] != 0 {
@@ -182,6 +183,34 @@ func TestConnProofFrames(t *testing.T) {
 	}
 }
 
+// A connection of another Raft group is closed, whatever is proven over it, and so is
+// one that ends before it says which group it is for.
+func TestConnOfAnotherGroup(t *testing.T) {
+	c := startCluster(t, 1, nil)
+	for _, tt := range []struct {
+		preface []byte
+		want    error
+	}{
+		{[]byte{0, 0, 0, 1}, wire.ErrGroup},
+		{[]byte{1, 0, 0, 0}, wire.ErrGroup},
+		{[]byte{0, 0, 0}, io.ErrUnexpectedEOF},
+		{[]byte{0, 0, 0, 0}, nil},
+	} {
+		theirs, ours := raftPair(t, c.ca, "n2", "n1")
+		frame := signedFrame(testFounded(), 1, connDomain, connDigest("n2", "n1", dialer, exported(t, theirs)))
+		if len(tt.preface) < prefaceSize {
+			frame = nil
+		}
+		if _, err := theirs.Write(append(tt.preface, frame...)); err != nil {
+			t.Fatal(err)
+		}
+		_ = theirs.CloseWrite()
+		if _, err := c.nodes["n1"].introduce(ours, acceptor, time.Now().Add(5*time.Second)); !errors.Is(err, tt.want) {
+			t.Errorf("%x: %v, want %v", tt.preface, err, tt.want)
+		}
+	}
+}
+
 // A node that is not founded yet takes a proof, and can tell later what it is worth.
 func TestConnProofBeforeFounding(t *testing.T) {
 	c := newCluster(t, 1, nil)
@@ -223,10 +252,13 @@ func (i impostor) Dial(addr raft.ServerAddress, _ time.Duration) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	if _, err := pc.Write([]byte{0}); err != nil {
+	if _, err := pc.Write(append(preface(), 0)); err != nil {
 		return nil, err
 	}
 	var p connProof
+	if err := readPreface(pc); err != nil {
+		return nil, err
+	}
 	return pc, p.read(pc)
 }
 
@@ -371,7 +403,7 @@ func newRogue(t *testing.T, c *testCluster, as *testNode) string {
 					raw.Close()
 					return
 				}
-				if _, err := conn.Write([]byte{0}); err != nil || p.read(conn) != nil {
+				if _, err := conn.Write(append(preface(), 0)); err != nil || readPreface(conn) != nil || p.read(conn) != nil {
 					raw.Close()
 					return
 				}

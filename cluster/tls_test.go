@@ -186,10 +186,10 @@ func TestOneNodesConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		if _, err := conn.Write([]byte{0}); err != nil {
+		if _, err := conn.Write(append(preface(), 0)); err != nil {
 			t.Fatal(err)
 		}
-		if err := new(connProof).read(conn); err != nil { // it was let in, before the next one
+		if err := errors.Join(readPreface(conn), new(connProof).read(conn)); err != nil { // it was let in, before the next one
 			t.Fatal(err)
 		}
 		open = append(open, conn)
