@@ -409,7 +409,7 @@ func (n *Node) join() error {
 		return err
 	}
 	if !has {
-		if n.dir.file.Joined {
+		if n.dir.hasJoined() {
 			return fmt.Errorf("%w (%s says that there was Raft state)", ErrWipedDisk, identityFile)
 		}
 		return n.found()
