@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
@@ -50,7 +51,7 @@ func (n *Node) attest(s *fsm.State) func(digest [32]byte) (*fsmpb.Attestation, e
 			if err != nil {
 				return
 			}
-			r, err := client.Attest(ctx, &clusterpb.AttestRequest{Index: s.Index(), StateHash: hash[:]})
+			r, err := client.Attest(ctx, &clusterpb.AttestRequest{Group: wire.Group, Index: s.Index(), StateHash: hash[:]})
 			if err != nil {
 				n.log.Debug("asking for an attestation of the state", "node", id, "index", s.Index(), "err", err)
 				return

@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // Authority is what only an unsealed node of a founded cluster has. A node without
@@ -155,7 +156,7 @@ func (n *Node) challenge(ctx context.Context, node string, client clusterpb.Peer
 	ctx, cancel := context.WithTimeout(ctx, proofWait)
 	defer cancel()
 	nonce := newNonce()
-	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Nonce: nonce})
+	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, Nonce: nonce})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/signal"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
@@ -67,7 +68,7 @@ func (n *Node) fetchFrom(node string, from, to uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, fetchTimeout)
 	defer cancel()
-	stream, err := client.FetchAudit(ctx, &clusterpb.FetchAuditRequest{From: from, To: to})
+	stream, err := client.FetchAudit(ctx, &clusterpb.FetchAuditRequest{Group: wire.Group, From: from, To: to})
 	if err != nil {
 		return err
 	}

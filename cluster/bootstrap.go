@@ -370,7 +370,7 @@ func (n *Node) ask(ctx context.Context, node string) (r *clusterpb.HelloResponse
 	defer cancel()
 	nonce := newNonce()
 	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
-		Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(), Nonce: nonce,
+		Group: wire.Group, Node: n.cfg.NodeID, LastIndex: n.lastIndex, Bootstrap: n.bootstrapSet(), Nonce: nonce,
 	})
 	if err != nil {
 		return nil, false, err
@@ -409,7 +409,7 @@ func (n *Node) join() error {
 		return err
 	}
 	if !has {
-		if n.dir.file.Joined {
+		if n.dir.hasJoined() {
 			return fmt.Errorf("%w (%s says that there was Raft state)", ErrWipedDisk, identityFile)
 		}
 		return n.found()

@@ -328,7 +328,7 @@ func TestCorruptLogStopsTheStart(t *testing.T) {
 	c.converged()
 	last := f.raft.Load().LastIndex()
 	c.kill(f.id)
-	path := filepath.Join(f.dir, "raft", "raft.db")
+	path := filepath.Join(f.dir, "groups", "0", "raft", "raft.db")
 	for _, index := range []uint64{last, last - 2} {
 		key := []byte{0, 0, 0, 0, 0, 0, byte(index >> 8), byte(index)}
 		good := raftlogtest.Rewrite(t, path, "logs", key, func(b []byte) []byte { b[len(b)/2] ^= 4; return b })
@@ -363,7 +363,7 @@ func TestSurveyOfForgedEntries(t *testing.T) {
 	}
 	id := n.id
 	c.kill(id)
-	st, err := raftlog.Open(filepath.Join(n.dir, "raft"), time.Minute, raftlog.Hooks{}, newMetrics().disk, func(err error) { t.Error(err) })
+	st, err := raftlog.Open(filepath.Join(n.dir, "groups", "0", "raft"), time.Minute, raftlog.Hooks{}, newMetrics().disk, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func (c *testCluster) open(id string) error {
 	if !tn.down {
 		c.t.Fatalf("%s runs already", id)
 	}
-	audit, err := auditlog.Open(filepath.Join(tn.dir, "audit"), auditlog.Options{Logger: testLogger()})
+	audit, err := auditlog.Open(filepath.Join(GroupDir(tn.dir), "audit"), auditlog.Options{Logger: testLogger()})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -51,7 +51,8 @@ type Config struct {
 	// NodeID names the node in the cluster for ever: 1 to 63 of a-z, 0-9, '-'
 	// and '.'. The node's certificate carries the same id.
 	NodeID string
-	// DataDir holds the Raft log, snapshots and the node's identity file. It is
+	// DataDir holds the node's identity file, and the Raft log and snapshots in its
+	// [GroupDir]. It is
 	// created with mode 0700.
 	DataDir string
 	// Identity is the node's certificate, its key and the cluster's CA.

@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
@@ -286,7 +287,7 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 	nonce := newNonce()
 	before := n.cfg.Clock.Now()
 	began := time.Now()
-	r, err := client.Clock(ctx, &clusterpb.ClockRequest{NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
+	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
 	if err != nil || r.Node != id {
 		n.standings.Silent(id)
 		return nil, 0

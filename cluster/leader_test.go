@@ -271,7 +271,7 @@ func TestSnapshotBySize(t *testing.T) {
 		list, err := n.snapshots.List()
 		return err == nil && len(list) > 0
 	})
-	if fi, err := os.Stat(filepath.Join(n.dir, "raft", "snapshots")); err != nil || fi.Mode().Perm() != 0o700 {
+	if fi, err := os.Stat(filepath.Join(n.dir, "groups", "0", "raft", "snapshots")); err != nil || fi.Mode().Perm() != 0o700 {
 		t.Errorf("snapshot directory: %v, %v", fi.Mode(), err)
 	}
 	c.noFaults()

@@ -206,7 +206,7 @@ func (n *Node) peerHosts() []string {
 // openDisk opens the Raft log and snapshots and checks them against the identity
 // file.
 func (n *Node) openDisk() error {
-	path := filepath.Join(n.dir.path, "raft")
+	path := filepath.Join(GroupDir(n.dir.path), "raft")
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // Limits of what one other node may have going on here.
@@ -40,6 +41,7 @@ type peerServer struct {
 func newGRPCServer() *grpc.Server {
 	return grpc.NewServer(
 		grpc.Creds(peerport.Credentials{}),
+		grpc.UnaryInterceptor(ofGroup),
 		grpc.ForceServerCodecV2(newPeerCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
@@ -51,6 +53,27 @@ func newGRPCServer() *grpc.Server {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
+}
+
+// ofGroup refuses requests about another Raft group. Those of streams are checked where
+// they are read.
+func ofGroup(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	r, ok := req.(interface{ GetGroup() uint32 })
+	if !ok {
+		return nil, status.Errorf(codes.Internal, "%T names no group", req)
+	}
+	if err := checkGroup(r.GetGroup()); err != nil {
+		return nil, err
+	}
+	return next(ctx, req)
+}
+
+// checkGroup refuses a request about that Raft group if it is another than this node's.
+func checkGroup(group uint32) error {
+	if err := wire.CheckGroup(group); err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	return nil
 }
 
 // caller is the node at the other end.
@@ -158,6 +181,9 @@ func readSubmission(m *wireMessage, node string) (*commit.Submission, error) {
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	if err := checkGroup(in.group); err != nil {
+		return nil, err
+	}
 	if in.register != nil {
 		r := &fsmpb.RegisterNode{}
 		if err := proto.Unmarshal(in.register, r); err != nil {
@@ -225,6 +251,9 @@ func remoteStatus(err error) error {
 
 // FetchAudit implements the Peer service.
 func (s *peerServer) FetchAudit(r *clusterpb.FetchAuditRequest, stream grpc.ServerStreamingServer[clusterpb.FetchAuditResponse]) error {
+	if err := checkGroup(r.Group); err != nil {
+		return err
+	}
 	if _, err := s.member(stream.Context()); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // Probe implements the Peer service.
@@ -35,7 +36,7 @@ func (n *Node) answering(ctx context.Context, infos map[string]*clusterpb.ClockR
 			continue
 		}
 		asked.Go(func() {
-			if _, err := client.Probe(ctx, &clusterpb.ProbeRequest{}); err == nil {
+			if _, err := client.Probe(ctx, &clusterpb.ProbeRequest{Group: wire.Group}); err == nil {
 				mu.Lock()
 				defer mu.Unlock()
 				good[id] = info

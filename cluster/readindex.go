@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // Barrier returns once State contains everything that was committed when it was
@@ -64,7 +65,7 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 			return 0, err
 		}
 	}
-	r, err := client.ReadIndex(ctx, &clusterpb.ReadIndexRequest{})
+	r, err := client.ReadIndex(ctx, &clusterpb.ReadIndexRequest{Group: wire.Group})
 	if err != nil {
 		return 0, err
 	}

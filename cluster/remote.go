@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // MaxPayload bounds what ExecuteOnLeader carries, each way.
@@ -49,7 +50,7 @@ func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, err
 	if err := n.challenge(ctx, leader, client); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoLeader, err)
 	}
-	r, err := client.Execute(ctx, &clusterpb.ExecuteRequest{Payload: payload})
+	r, err := client.Execute(ctx, &clusterpb.ExecuteRequest{Group: wire.Group, Payload: payload})
 	switch {
 	case err == nil && r.NotLeader:
 		return nil, ErrNoLeader

@@ -7,6 +7,8 @@ import (
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // A record is encoded once, where it is proposed, and its bytes travel: to the
@@ -19,6 +21,7 @@ const (
 	submitRegister   protowire.Number = 2
 	submitGeneration protowire.Number = 3
 	submitMAC        protowire.Number = 4
+	submitGroup      protowire.Number = 15
 )
 
 // wireMessage is a message between nodes as its bytes, in one piece or more.
@@ -28,12 +31,12 @@ type wireMessage struct{ parts [][]byte }
 // submitMessage is a SubmitRequest with an encoded batch or registration.
 func submitMessage(field protowire.Number, encoded []byte, generation uint32, mac []byte) *wireMessage {
 	head := protowire.AppendTag(nil, field, protowire.BytesType)
-	m := &wireMessage{[][]byte{protowire.AppendVarint(head, uint64(len(encoded))), encoded}}
+	tail := protowire.AppendVarint(protowire.AppendTag(nil, submitGroup, protowire.VarintType), uint64(wire.Group))
 	if len(mac) > 0 {
-		tail := protowire.AppendVarint(protowire.AppendTag(nil, submitGeneration, protowire.VarintType), uint64(generation))
-		m.parts = append(m.parts, protowire.AppendBytes(protowire.AppendTag(tail, submitMAC, protowire.BytesType), mac))
+		tail = protowire.AppendVarint(protowire.AppendTag(tail, submitGeneration, protowire.VarintType), uint64(generation))
+		tail = protowire.AppendBytes(protowire.AppendTag(tail, submitMAC, protowire.BytesType), mac)
 	}
-	return m
+	return &wireMessage{[][]byte{protowire.AppendVarint(head, uint64(len(encoded))), encoded, tail}}
 }
 
 // peerCodec is gRPC's own for protobuf, which also takes wireMessages.
@@ -72,6 +75,7 @@ type received struct {
 	batch, register []byte
 	generation      uint32
 	mac             []byte
+	group           uint32
 }
 
 // readSubmit takes a received SubmitRequest apart. Fields that this release does not
@@ -103,6 +107,9 @@ func readSubmit(m *wireMessage) (r received, err error) {
 			r.generation = uint32(g)
 		case num == submitMAC && typ == protowire.BytesType:
 			r.mac, _ = protowire.ConsumeBytes(value)
+		case num == submitGroup && typ == protowire.VarintType:
+			g, _ := protowire.ConsumeVarint(value)
+			r.group = uint32(g)
 		}
 	}
 	if r.batch == nil && r.register == nil {

@@ -187,7 +187,7 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	a.hash.numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
 	a.hash.bytes(verdictBytes(verdicts))
 	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
-	s.settle(b.SettledBelow)
+	s.settle(b.SettledBelow, a.state.limits().unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
@@ -214,7 +214,7 @@ func founds(b *wire.Batch) bool {
 // record decides and, if everything that the record read still holds, makes its
 // changes and its leaf of the audit tree: all of it or nothing.
 func (a *applier) record(r *wire.Record) Verdict {
-	if !validRecord(r) {
+	if !validRecord(r, a.state.limits()) {
 		a.broken = "the record is malformed"
 		return Invalid
 	}
@@ -275,18 +275,13 @@ func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
 	return v
 }
 
-const (
-	maxReads   = 128
-	maxChanges = 16
-	maxUses    = 4
-	// maxVersions bounds what an applier remembers of a table.
-	maxVersions = 1024
-)
+// maxVersions bounds what an applier remembers of a table.
+const maxVersions = 1024
 
-func validRecord(r *wire.Record) bool {
+func validRecord(r *wire.Record, most *limits) bool {
 	if len(r.RequestID) != 16 || len(r.Salt) != 16 || len(r.Commitment) != auditlog.HashSize ||
-		len(r.Body) == 0 || len(r.Body) > auditlog.MaxBody ||
-		len(r.Reads) > maxReads || len(r.Changes) > maxChanges || len(r.Uses) > maxUses {
+		len(r.Body) == 0 || len(r.Body) > most.body ||
+		len(r.Reads) > most.reads || len(r.Changes) > most.changes || len(r.Uses) > most.uses {
 		return false
 	}
 	for _, read := range r.Reads {

@@ -361,10 +361,10 @@ func TestIncarnationFencesTheEarlierOne(t *testing.T) {
 
 func TestWindowIsBounded(t *testing.T) {
 	m := newMachine(t)
-	for range maxUnsettled + 10 {
+	for range limitsOf[wire.SchemaMax].unsettled + 10 {
 		m.apply(batchEntry(m.batch()))
 	}
-	if n := len(m.fsm.sessions["n1"].batches); n > maxUnsettled+1 {
+	if n := len(m.fsm.sessions["n1"].batches); n > limitsOf[wire.SchemaMax].unsettled+1 {
 		t.Errorf("%d batches are remembered", n)
 	}
 }
@@ -377,7 +377,7 @@ func TestInvalidRecords(t *testing.T) {
 		"commitment":   func(r *fsmpb.Record) { r.Commitment = make([]byte, 33) },
 		"no body":      func(r *fsmpb.Record) { r.Body = nil },
 		"long body":    func(r *fsmpb.Record) { r.Body = make([]byte, auditlog.MaxBody+1) },
-		"reads":        func(r *fsmpb.Record) { r.Reads = make([]*fsmpb.Read, maxReads+1) },
+		"reads":        func(r *fsmpb.Record) { r.Reads = make([]*fsmpb.Read, limitsOf[wire.SchemaMax].reads+1) },
 		"kind":         func(r *fsmpb.Record) { reads(r, 0, nil, 0) },
 		"unknown kind": func(r *fsmpb.Record) { reads(r, 99, nil, 0) },
 		"region":       func(r *fsmpb.Record) { r.Changes[0].GetPutKey().Region = "EU\x00" },
@@ -390,7 +390,7 @@ func TestInvalidRecords(t *testing.T) {
 			m := newMachine(t)
 			r := record(putKey(keyOf(id)))
 			spoil(r)
-			if len(r.Reads) > maxReads {
+			if len(r.Reads) > limitsOf[wire.SchemaMax].reads {
 				for i := range r.Reads {
 					r.Reads[i] = &fsmpb.Read{Kind: 1}
 				}

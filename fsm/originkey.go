@@ -15,10 +15,6 @@ import (
 // it has signed comes from an unsealed node, and any node can check that, sealed
 // or not. There is one for each generation of the keyring.
 
-// group is the Raft group that all of a cluster's state is in. Signatures name it,
-// so that they will mean the same when there are several.
-const group uint32 = 0
-
 // originDomain begins every message that an origin key signs.
 const originDomain = "conclave origin v1\x00"
 
@@ -168,7 +164,7 @@ func OriginMessage(c *fsmpb.Cluster, domain string, digest [32]byte) []byte {
 	m = append(m, domain...)
 	m = append(m, 0)
 	m = append(m, c.GetId()...)
-	m = binary.BigEndian.AppendUint32(m, group)
+	m = binary.BigEndian.AppendUint32(m, wire.Group) // so that they mean the same when there are several
 	return append(m, digest[:]...)
 }
 

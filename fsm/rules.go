@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -113,14 +114,9 @@ func (a *applier) generation(g uint32) bool {
 const (
 	originExternal = "EXTERNAL"
 
-	// A key waits for its deletion between these two, as AWS has it; in days.
-	minWaiting = 7
-	maxWaiting = 30
 	// waitingSlack is how far the clock of the node that counted a waiting period may
 	// be ahead of the leader's.
 	waitingSlack = 60_000_000_000
-
-	maxPolicy = 32768 // bytes, as package policy has it
 )
 
 // checkCluster: the record that founds a cluster makes all of its seal. Afterwards
@@ -251,6 +247,7 @@ func isEnabled(k *fsmpb.Key) bool { return k.State == fsmpb.KeyState_KEY_STATE_E
 // disabled, or waiting for its material. The date of its deletion is never moved: to
 // have another one, its owner cancels the deletion first, which all can see.
 func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
+	most := a.state.limits()
 	waits := func(k *fsmpb.Key) bool {
 		return k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
 	}
@@ -276,7 +273,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 			}
 			break
 		}
-		days := int64(minWaiting)
+		days := int64(most.minWaiting)
 		if was.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
 			days = int64(was.DeletionDays)
 		}
@@ -296,8 +293,8 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 			return "it takes the date away from a scheduled deletion"
 		case was.State == n.State && was.DeletionDays != n.DeletionDays:
 			return "it changes the waiting period of a scheduled deletion"
-		case n.DeletionDays < minWaiting || n.DeletionDays > maxWaiting:
-			return "the waiting period of a deletion is not 7 to 30 days"
+		case n.DeletionDays < most.minWaiting || n.DeletionDays > most.maxWaiting:
+			return fmt.Sprintf("the waiting period of a deletion is not %d to %d days", most.minWaiting, most.maxWaiting)
 		}
 	default:
 		return "a key has no state, or an unknown one"
@@ -315,7 +312,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 // Evaluated again, in the end by the leader, the date is right.
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
-		n.DeletionTime > max(a.state.time, a.wall)+maxWaiting*maxClockStep+waitingSlack
+		n.DeletionTime > max(a.state.time, a.wall)+int64(a.state.limits().maxWaiting)*maxClockStep+waitingSlack
 }
 
 // hasMaterials tells whether a key has all imported material that was ever current.
@@ -450,8 +447,9 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // nodes of two releases.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
 	doc := []byte(p.Document)
-	if len(doc) > maxPolicy || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
-		return "a key policy is no JSON object of at most 32768 bytes"
+	most := a.state.limits().policy
+	if len(doc) > most || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
+		return fmt.Sprintf("a key policy is no JSON object of at most %d bytes", most)
 	}
 	return ""
 }

@@ -6,10 +6,6 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// maxUnsettled bounds the batches remembered for one node. A node has only a
-// few in flight, so a window this wide is never reached by an honest one.
-const maxUnsettled = 1024
-
 // session is what apply remembers of one node's batches, so that a batch that is
 // submitted again gets the answer it had and is not applied twice.
 type session struct {
@@ -25,8 +21,8 @@ type applied struct {
 }
 
 // settle forgets batches whose answers the node has, and the oldest beyond the
-// window.
-func (s *session) settle(below uint64) {
+// window, which takes that many.
+func (s *session) settle(below uint64, window int) {
 	if below > s.settledBelow {
 		s.settledBelow = below
 		for seq := range s.batches {
@@ -35,7 +31,7 @@ func (s *session) settle(below uint64) {
 			}
 		}
 	}
-	for len(s.batches) > maxUnsettled {
+	for len(s.batches) > window {
 		oldest := ^uint64(0)
 		for seq := range s.batches {
 			oldest = min(oldest, seq)

@@ -124,17 +124,8 @@ func (s *snapshot) write(w io.Writer) error {
 // writeTo writes what belongs to the state: its header and its rows. It returns the
 // digest of what it wrote, which is the same on all nodes for the same index.
 func (s *State) writeTo(out *snapshotWriter) [32]byte {
-	frontier, _ := s.frontier.MarshalBinary() // never fails
-	h := &fsmpb.SnapshotHeader{
-		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
-		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Unconfirmed: s.heard.unconfirmed,
-		Heard: s.heard.at, Vouched: s.vouched,
-	}
-	for _, r := range s.roots {
-		h.SegmentRoots = append(h.SegmentRoots, r[:])
-	}
 	out.sum = sha256.New()
-	out.item(h)
+	out.item(s.header())
 	for _, r := range snapshotRows {
 		for m := range scan[proto.Message](s, r.kind, nil, nil) {
 			out.field(r.number, m)
@@ -144,6 +135,20 @@ func (s *State) writeTo(out *snapshotWriter) [32]byte {
 	out.sum.Sum(digest[:0])
 	out.sum = nil
 	return digest
+}
+
+// header is the first item of a snapshot.
+func (s *State) header() *fsmpb.SnapshotHeader {
+	frontier, _ := s.frontier.MarshalBinary() // never fails
+	h := &fsmpb.SnapshotHeader{
+		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
+		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Unconfirmed: s.heard.unconfirmed,
+		Heard: s.heard.at, Vouched: s.vouched, Group: wire.Group,
+	}
+	for _, r := range s.roots {
+		h.SegmentRoots = append(h.SegmentRoots, r[:])
+	}
+	return h
 }
 
 // Digest is the digest of the state's header and rows, which an [Attestation] in a
@@ -366,6 +371,12 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	if h.Schema < wire.SchemaMin || h.Schema > wire.SchemaMax {
 		return fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, h.Schema, wire.SchemaMin, wire.SchemaMax)
+	}
+	if err := wire.CheckGroup(h.Group); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	if h.Level < wire.SchemaMin || h.Level > wire.SchemaMax {
+		return fmt.Errorf("%w: level %d, this binary knows %d to %d", ErrUnreadable, h.Level, wire.SchemaMin, wire.SchemaMax)
 	}
 	if len(h.StateHash) != len(n.state.hash) {
 		return fmt.Errorf("%w: state hash", ErrUnreadable)

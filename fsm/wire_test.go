@@ -35,6 +35,11 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 			}
 		}
 	}
+	for _, b := range c.GetBatches().GetBatches() {
+		if err := wire.CheckGroup(b.Group); err != nil {
+			return nil, err
+		}
+	}
 	return e, wire.Known(c.ProtoReflect())
 }
 
@@ -49,6 +54,7 @@ func messageOf(e *wire.Entry) *fsmpb.Entry {
 		for i, b := range c {
 			bs[i] = &fsmpb.Batch{
 				Node: string(b.Node), Incarnation: b.Incarnation, Seq: b.Seq, SettledBelow: b.SettledBelow, Watermark: b.Watermark,
+				Group: b.Group,
 			}
 			for _, r := range b.Records {
 				n := &fsmpb.Record{
@@ -168,6 +174,9 @@ func TestEveryFieldIsRead(t *testing.T) {
 	} {
 		n := int64(0)
 		fill(e.ProtoReflect(), &n)
+		for _, b := range e.GetBatches().GetBatches() {
+			b.Group = wire.Group // another one is refused, see TestAnotherGroupIsRefused
+		}
 		if !compareDecoders(t, mustEncode(t, e)) {
 			t.Errorf("%v is not readable", e)
 		}

@@ -168,7 +168,7 @@ func TestThiefRunsTheServer(t *testing.T) {
 func TestThiefPlantsSnapshots(t *testing.T) {
 	t.Parallel()
 	x := steal(t, theft{old: true})
-	snapshots := func(data string) string { return filepath.Join(data, "raft", "raft", "snapshots") }
+	snapshots := func(data string) string { return filepath.Join(data, "groups", "0", "raft", "snapshots") }
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

@@ -360,7 +360,7 @@ func (th *thief) installRaw(node string, head raft.RPCHeader, term uint64, meta 
 // snapshotIn is the newest snapshot of a data directory.
 func snapshotIn(t *testing.T, data string) (meta *raft.SnapshotMeta, state []byte, path string) {
 	t.Helper()
-	names, err := filepath.Glob(filepath.Join(data, "raft", "raft", "snapshots", "*-*-*"))
+	names, err := filepath.Glob(filepath.Join(data, "groups", "0", "raft", "snapshots", "*-*-*"))
 	if err != nil {
 		t.Fatal(err)
 	}

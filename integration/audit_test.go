@@ -202,7 +202,7 @@ func TestAuditVerify(t *testing.T) {
 	}
 	// Nothing but the files and the key, somewhere else.
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(n.Data, "audit"))); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(n.Data, "groups", "0", "audit"))); err != nil {
 		t.Fatal(err)
 	}
 	keyFile := filepath.Join(t.TempDir(), "audit.pub")
@@ -222,7 +222,7 @@ func TestAuditVerify(t *testing.T) {
 		}
 		return err == nil, string(b)
 	}
-	for _, where := range []string{n.Data, filepath.Join(n.Data, "audit"), dir} {
+	for _, where := range []string{n.Data, filepath.Join(n.Data, "groups", "0", "audit"), dir} {
 		if ok, out := conclaveVerify(where, keyFile); !ok {
 			t.Fatalf("the log as it was left in %s: %s", where, out)
 		}

@@ -105,7 +105,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 
 // snapshotIndex is the index of a node's newest Raft snapshot, by its directory.
 func snapshotIndex(nd *harness.Node) (uint64, error) {
-	names, err := filepath.Glob(filepath.Join(nd.Data, "raft", "raft", "snapshots", "*-*-*"))
+	names, err := filepath.Glob(filepath.Join(nd.Data, "groups", "0", "raft", "snapshots", "*-*-*"))
 	if err != nil {
 		return 0, err
 	}
@@ -143,7 +143,7 @@ func sameAudit(t *testing.T, c *harness.Cluster, signed bool) {
 	var reports []*verify.Report
 	var segments []map[string][]byte
 	for _, nd := range c.Nodes {
-		dir := filepath.Join(nd.Data, "audit")
+		dir := filepath.Join(nd.Data, "groups", "0", "audit")
 		r, err := verify.Dir(dir, c.VerifierKey, verify.Options{})
 		if err != nil {
 			t.Fatalf("node %s: %v", nd.ID, err)

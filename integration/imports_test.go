@@ -62,7 +62,7 @@ var imports = []struct {
 	{"cluster/internal/raftlog", []string{"cluster/internal/signal", "cluster/internal/durable", "auditlog"}},
 	{"cluster/internal/peerport", []string{"cluster/pki", "transport/admission"}},
 	{"cluster/internal/clustertest", []string{"cluster/internal/peerport", "cluster/pki", "fsm/...", "auditlog"}},
-	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm", "fsm/fsmpb"}},
+	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
 	{"cluster/internal/raftscan", []string{"cluster/internal/standing", "fsm/wire"}},
 	{"cluster/internal/standing", []string{"cluster/clusterpb"}},

@@ -223,7 +223,7 @@ func TestSecretsStayInside(t *testing.T) {
 	}
 	c.Eventually("waiting for snapshots", func(context.Context) error {
 		for _, n := range c.Nodes {
-			if files, err := filepath.Glob(filepath.Join(n.Data, "raft", "raft", "snapshots", "*", "state.bin")); err != nil || len(files) == 0 {
+			if files, err := filepath.Glob(filepath.Join(n.Data, "groups", "0", "raft", "snapshots", "*", "state.bin")); err != nil || len(files) == 0 {
 				return fmt.Errorf("%s has no snapshot: %v", n.ID, err)
 			}
 		}

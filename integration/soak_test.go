@@ -365,7 +365,7 @@ func (s *soak) measure() {
 		}
 		sample(nd, "goroutines", 20, judgedRun, metric(s.t, nd, "go_goroutines"))
 		sample(nd, "descriptors", 10, judgedRun, metric(s.t, nd, "process_open_fds"))
-		size, err := treeSize(filepath.Join(nd.Data, "raft"))
+		size, err := treeSize(filepath.Join(nd.Data, "groups", "0", "raft"))
 		if err != nil {
 			s.t.Fatal(err)
 		}

@@ -155,8 +155,8 @@ func (th *thief) dial(ctx context.Context, node, alpn string) (net.Conn, error) 
 	return tap{c, th}, nil
 }
 
-// introduce begins a connection for Raft: each end says first what it can prove, in a
-// frame whose length is its first byte.
+// introduce begins a connection for Raft: each end names its Raft group first, and then what
+// it can prove, in a frame whose length is its first byte.
 func (th *thief) introduce(c *tls.Conn) error {
 	frame := []byte{0}
 	if th.frame != nil {
@@ -165,13 +165,14 @@ func (th *thief) introduce(c *tls.Conn) error {
 	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := c.Write(frame); err != nil {
+	if _, err := c.Write(append([]byte{0, 0, 0, 0}, frame...)); err != nil {
 		return err
 	}
-	theirs := make([]byte, 1, 256)
-	if _, err := io.ReadFull(c, theirs); err != nil {
+	begin := make([]byte, 4+1)
+	if _, err := io.ReadFull(c, begin); err != nil {
 		return err
 	}
+	theirs := append(make([]byte, 0, 256), begin[4])
 	theirs = theirs[:1+int(theirs[0])]
 	if _, err := io.ReadFull(c, theirs[1:]); err != nil {
 		return err

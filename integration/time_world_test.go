@@ -208,7 +208,7 @@ func (n *worldNode) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if n.audit, err = auditlog.Open(filepath.Join(n.dir, n.id, "audit"), auditlog.Options{Logger: log}); err != nil {
+	if n.audit, err = auditlog.Open(filepath.Join(n.dir, n.id, "groups", "0", "audit"), auditlog.Options{Logger: log}); err != nil {
 		return err
 	}
 	peers := make(map[string]string)
@@ -220,7 +220,7 @@ func (n *worldNode) open() (err error) {
 	n.mu.Unlock()
 	var engine atomic.Pointer[keyengine.Engine]
 	n.cluster, err = cluster.Open(cluster.Config{
-		NodeID: n.id, DataDir: filepath.Join(n.dir, n.id, "raft"), Identity: identity,
+		NodeID: n.id, DataDir: filepath.Join(n.dir, n.id), Identity: identity,
 		Listener: n.mem.Listen(n.id), Advertise: peers[n.id], Peers: peers, BootstrapExpect: len(peers),
 		Audit: n.audit, Clock: n, Logger: log, Hooks: cluster.Hooks{Dial: n.mem.Dialer(n.id)},
 		OnFault: func(err error) { n.fault("node %s: %w", n.id, err) },
@@ -282,7 +282,7 @@ func (n *worldNode) close(ctx context.Context) {
 
 // unlocked waits until nobody has the node's Raft log open.
 func (n *worldNode) unlocked() error {
-	f, err := os.Open(filepath.Join(n.dir, n.id, "raft", "raft", "raft.db"))
+	f, err := os.Open(filepath.Join(n.dir, n.id, "groups", "0", "raft", "raft.db"))
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ type HelloRequest struct {
 	// The static set of first nodes that the caller is configured with, sorted.
 	Bootstrap     []string `protobuf:"bytes,3,rep,name=bootstrap,proto3" json:"bootstrap,omitempty"`
 	Nonce         []byte   `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once; empty for no proof
+	Group         uint32   `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +154,13 @@ func (x *HelloRequest) GetNonce() []byte {
 		return x.Nonce
 	}
 	return nil
+}
+
+func (x *HelloRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type HelloResponse struct {
@@ -295,6 +303,7 @@ type SubmitRequest struct {
 	// comes from an unsealed node. There is none before the cluster is founded.
 	Generation    uint32 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	Mac           []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
+	Group         uint32 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,6 +375,13 @@ func (x *SubmitRequest) GetMac() []byte {
 		return x.Mac
 	}
 	return nil
+}
+
+func (x *SubmitRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type isSubmitRequest_Message interface {
@@ -477,6 +493,7 @@ func (x *SubmitResponse) GetWaited() int64 {
 type ExecuteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Payload       []byte                 `protobuf:"bytes,1,opt,name=payload,proto3" json:"payload,omitempty"`
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +533,13 @@ func (x *ExecuteRequest) GetPayload() []byte {
 		return x.Payload
 	}
 	return nil
+}
+
+func (x *ExecuteRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type ExecuteResponse struct {
@@ -572,6 +596,7 @@ func (x *ExecuteResponse) GetNotLeader() bool {
 
 type ReadIndexRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -604,6 +629,13 @@ func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
 func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
 	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReadIndexRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type ReadIndexResponse struct {
@@ -660,6 +692,7 @@ func (x *ReadIndexResponse) GetNotLeader() bool {
 
 type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +725,13 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
 	return file_cluster_clusterpb_peer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ProbeRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type ProbeResponse struct {
@@ -735,7 +775,8 @@ type ClockRequest struct {
 	Nonce []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, used once; empty for no proof
 	// Of the leader: a majority of the nodes would have no room for more, so nobody
 	// may take what makes the state grow.
-	NoGrowth      bool `protobuf:"varint,2,opt,name=no_growth,json=noGrowth,proto3" json:"no_growth,omitempty"`
+	NoGrowth      bool   `protobuf:"varint,2,opt,name=no_growth,json=noGrowth,proto3" json:"no_growth,omitempty"`
+	Group         uint32 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -782,6 +823,13 @@ func (x *ClockRequest) GetNoGrowth() bool {
 		return x.NoGrowth
 	}
 	return false
+}
+
+func (x *ClockRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type ClockResponse struct {
@@ -981,6 +1029,7 @@ type AttestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	StateHash     []byte                 `protobuf:"bytes,2,opt,name=state_hash,json=stateHash,proto3" json:"state_hash,omitempty"` // the rolling hash at that index
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1027,6 +1076,13 @@ func (x *AttestRequest) GetStateHash() []byte {
 		return x.StateHash
 	}
 	return nil
+}
+
+func (x *AttestRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type AttestResponse struct {
@@ -1085,6 +1141,7 @@ type FetchAuditRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	From          uint64                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	To            uint64                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	Group         uint32                 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1129,6 +1186,13 @@ func (x *FetchAuditRequest) GetFrom() uint64 {
 func (x *FetchAuditRequest) GetTo() uint64 {
 	if x != nil {
 		return x.To
+	}
+	return 0
+}
+
+func (x *FetchAuditRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
 	}
 	return 0
 }
@@ -1281,13 +1345,14 @@ var File_cluster_clusterpb_peer_proto protoreflect.FileDescriptor
 
 const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x1ccluster/clusterpb/peer.proto\x12\x13conclave.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"u\n" +
+	"\x1ccluster/clusterpb/peer.proto\x12\x13conclave.cluster.v1\x1a\x13fsm/fsmpb/fsm.proto\"\x8b\x01\n" +
 	"\fHelloRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x1c\n" +
 	"\tbootstrap\x18\x03 \x03(\tR\tbootstrap\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\fR\x05nonce\"\xc7\x02\n" +
+	"\x05nonce\x18\x04 \x01(\fR\x05nonce\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\xc7\x02\n" +
 	"\rHelloResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06formed\x18\x02 \x01(\bR\x06formed\x12\x1e\n" +
@@ -1306,14 +1371,15 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"generation\x18\n" +
 	" \x01(\rR\n" +
 	"generation\x12\x14\n" +
-	"\x05proof\x18\v \x01(\fR\x05proof\"\xb9\x01\n" +
+	"\x05proof\x18\v \x01(\fR\x05proof\"\xcf\x01\n" +
 	"\rSubmitRequest\x12.\n" +
 	"\x05batch\x18\x01 \x01(\v2\x16.conclave.fsm.v1.BatchH\x00R\x05batch\x12;\n" +
 	"\bregister\x18\x02 \x01(\v2\x1d.conclave.fsm.v1.RegisterNodeH\x00R\bregister\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\rR\n" +
 	"generation\x12\x10\n" +
-	"\x03mac\x18\x04 \x01(\fR\x03macB\t\n" +
+	"\x03mac\x18\x04 \x01(\fR\x03mac\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05groupB\t\n" +
 	"\amessage\"\xd4\x01\n" +
 	"\x0eSubmitResponse\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x129\n" +
@@ -1321,23 +1387,27 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x1a\n" +
 	"\bverdicts\x18\x04 \x01(\fR\bverdicts\x12%\n" +
 	"\x0erepeated_batch\x18\x05 \x01(\bR\rrepeatedBatch\x12\x16\n" +
-	"\x06waited\x18\a \x01(\x03R\x06waitedJ\x04\b\x06\x10\a\"*\n" +
+	"\x06waited\x18\a \x01(\x03R\x06waitedJ\x04\b\x06\x10\a\"@\n" +
 	"\x0eExecuteRequest\x12\x18\n" +
-	"\apayload\x18\x01 \x01(\fR\apayload\"J\n" +
+	"\apayload\x18\x01 \x01(\fR\apayload\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"J\n" +
 	"\x0fExecuteResponse\x12\x18\n" +
 	"\apayload\x18\x01 \x01(\fR\apayload\x12\x1d\n" +
 	"\n" +
-	"not_leader\x18\x02 \x01(\bR\tnotLeader\"\x12\n" +
-	"\x10ReadIndexRequest\"H\n" +
+	"not_leader\x18\x02 \x01(\bR\tnotLeader\"(\n" +
+	"\x10ReadIndexRequest\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"H\n" +
 	"\x11ReadIndexResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
-	"not_leader\x18\x02 \x01(\bR\tnotLeader\"\x0e\n" +
-	"\fProbeRequest\"\x0f\n" +
-	"\rProbeResponse\"A\n" +
+	"not_leader\x18\x02 \x01(\bR\tnotLeader\"$\n" +
+	"\fProbeRequest\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\x0f\n" +
+	"\rProbeResponse\"W\n" +
 	"\fClockRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12\x1b\n" +
-	"\tno_growth\x18\x02 \x01(\bR\bnoGrowth\"\xc0\x02\n" +
+	"\tno_growth\x18\x02 \x01(\bR\bnoGrowth\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"\xc0\x02\n" +
 	"\rClockResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04wall\x18\x02 \x01(\x03R\x04wall\x12\x19\n" +
@@ -1359,17 +1429,19 @@ const file_cluster_clusterpb_peer_proto_rawDesc = "" +
 	"\x04Disk\x12\x14\n" +
 	"\x05write\x18\x01 \x01(\x03R\x05write\x12\x16\n" +
 	"\x06behind\x18\x02 \x01(\x03R\x06behind\x12\x14\n" +
-	"\x05space\x18\x03 \x01(\rR\x05space\"D\n" +
+	"\x05space\x18\x03 \x01(\rR\x05space\"Z\n" +
 	"\rAttestRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x1d\n" +
 	"\n" +
-	"state_hash\x18\x02 \x01(\fR\tstateHash\"h\n" +
+	"state_hash\x18\x02 \x01(\fR\tstateHash\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"h\n" +
 	"\x0eAttestResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12>\n" +
-	"\vattestation\x18\x02 \x01(\v2\x1c.conclave.fsm.v1.AttestationR\vattestation\"7\n" +
+	"\vattestation\x18\x02 \x01(\v2\x1c.conclave.fsm.v1.AttestationR\vattestation\"M\n" +
 	"\x11FetchAuditRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\x04R\x02to\"O\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02to\x12\x14\n" +
+	"\x05group\x18\x0f \x01(\rR\x05group\"O\n" +
 	"\x12FetchAuditResponse\x129\n" +
 	"\aentries\x18\x01 \x03(\v2\x1f.conclave.cluster.v1.AuditEntryR\aentries\"\xdc\x01\n" +
 	"\n" +

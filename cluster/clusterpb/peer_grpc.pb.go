@@ -36,6 +36,9 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Peer is served on the peer port, mutual TLS with node identities only.
+//
+// Each request names the Raft group that it is about, in field 15. A node refuses one
+// about a group that it does not serve.
 type PeerClient interface {
 	// Hello is asked before a node starts Raft: is there a cluster already, and
 	// does it know the caller?
@@ -165,6 +168,9 @@ type Peer_FetchAuditClient = grpc.ServerStreamingClient[FetchAuditResponse]
 // for forward compatibility.
 //
 // Peer is served on the peer port, mutual TLS with node identities only.
+//
+// Each request names the Raft group that it is about, in field 15. A node refuses one
+// about a group that it does not serve.
 type PeerServer interface {
 	// Hello is asked before a node starts Raft: is there a cluster already, and
 	// does it know the caller?

@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
+	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -129,9 +130,10 @@ func auditDir(dir string) string {
 	if there, err := files.Exists(filepath.Join(dir, "segments")); err == nil && there {
 		return dir
 	}
-	for _, sub := range []string{"audit", filepath.Join("node", "audit")} {
-		if there, err := files.Exists(filepath.Join(dir, sub)); err == nil && there {
-			return filepath.Join(dir, sub)
+	for _, data := range []string{dir, filepath.Join(dir, "node")} {
+		audit := node.AuditDir(data)
+		if there, err := files.Exists(audit); err == nil && there {
+			return audit
 		}
 	}
 	return dir

@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
+	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -301,7 +302,7 @@ func (d *demo) verify(ctx context.Context) error {
 		soon, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err = localcluster.Poll(soon, func() (bool, error) {
 			var err error
-			rep, err = verify.Dir(filepath.Join(n.Data, "audit"), d.cluster.VerifierKey, verify.Options{})
+			rep, err = verify.Dir(node.AuditDir(n.Data), d.cluster.VerifierKey, verify.Options{})
 			return err == nil && rep.OK() && rep.CheckpointSize >= want, err
 		})
 		cancel()
@@ -319,7 +320,7 @@ func (d *demo) verify(ctx context.Context) error {
 // tamper shows that verifying is worth something.
 func (d *demo) tamper() error {
 	dir := filepath.Join(d.cluster.Dir, "tampered")
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(d.cluster.Nodes[0].Data, "audit"))); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(node.AuditDir(d.cluster.Nodes[0].Data))); err != nil {
 		return err
 	}
 	name := filepath.Join(dir, "segments", "00000000.seg")

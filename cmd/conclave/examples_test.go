@@ -163,7 +163,7 @@ var prepare = map[string]string{
 	"conclave credential delete":      `OLD=$(conclave credential list -o json | sed -n 's/.*"id": "\(AKIA[^"]*\)".*/\1/p' | grep -v "$AWS_ACCESS_KEY_ID")`,
 	"conclave cert crl":               `conclave cert revoke --dir tls --serial 0a0b`,
 	"conclave cert revoke":            `conclave cert bootstrap --dir tls --nodes node-3`,
-	"conclave audit verify":           `cp -r "$DATA/node/audit" . ; conclave audit public-key > audit.pub; cp audit/checkpoint checkpoint-of-monday`,
+	"conclave audit verify":           `cp -r "$DATA/node/groups/0/audit" . ; conclave audit public-key > audit.pub; cp audit/checkpoint checkpoint-of-monday`,
 }
 
 // TestExamples: each command's help has an example, and each example works.

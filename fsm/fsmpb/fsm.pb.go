@@ -839,7 +839,8 @@ func (x *Batches) GetBatches() []*Batch {
 	return nil
 }
 
-// Batch is what one node sends as one piece; it is applied at most once.
+// Batch is what one node sends as one piece; it is applied at most once. Its id is
+// group, node, incarnation and seq.
 type Batch struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -849,8 +850,10 @@ type Batch struct {
 	// verdicts need not be kept.
 	SettledBelow uint64 `protobuf:"varint,4,opt,name=settled_below,json=settledBelow,proto3" json:"settled_below,omitempty"`
 	// The newest Raft index that the node's disk is known to hold.
-	Watermark     uint64    `protobuf:"varint,5,opt,name=watermark,proto3" json:"watermark,omitempty"`
-	Records       []*Record `protobuf:"bytes,6,rep,name=records,proto3" json:"records,omitempty"`
+	Watermark uint64    `protobuf:"varint,5,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	Records   []*Record `protobuf:"bytes,6,rep,name=records,proto3" json:"records,omitempty"`
+	// The Raft group whose log it is for.
+	Group         uint32 `protobuf:"varint,7,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -925,6 +928,13 @@ func (x *Batch) GetRecords() []*Record {
 		return x.Records
 	}
 	return nil
+}
+
+func (x *Batch) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 // Record is one answered request: at once the change it makes, the precondition
@@ -4066,8 +4076,10 @@ type SnapshotHeader struct {
 	Unconfirmed int64 `protobuf:"varint,11,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
 	// How far the evidence of signed entries goes, and the newest of their clocks;
 	// cluster time is the lesser.
-	Heard         int64 `protobuf:"varint,12,opt,name=heard,proto3" json:"heard,omitempty"`
-	Vouched       int64 `protobuf:"varint,13,opt,name=vouched,proto3" json:"vouched,omitempty"`
+	Heard   int64 `protobuf:"varint,12,opt,name=heard,proto3" json:"heard,omitempty"`
+	Vouched int64 `protobuf:"varint,13,opt,name=vouched,proto3" json:"vouched,omitempty"`
+	// The Raft group whose state it is.
+	Group         uint32 `protobuf:"varint,14,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4182,6 +4194,13 @@ func (x *SnapshotHeader) GetHeard() int64 {
 func (x *SnapshotHeader) GetVouched() int64 {
 	if x != nil {
 		return x.Vouched
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
 	}
 	return 0
 }
@@ -4572,14 +4591,15 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\twatermark\x18\t \x01(\x04R\twatermark\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\";\n" +
 	"\aBatches\x120\n" +
-	"\abatches\x18\x01 \x03(\v2\x16.conclave.fsm.v1.BatchR\abatches\"\xcb\x01\n" +
+	"\abatches\x18\x01 \x03(\v2\x16.conclave.fsm.v1.BatchR\abatches\"\xe1\x01\n" +
 	"\x05Batch\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12#\n" +
 	"\rsettled_below\x18\x04 \x01(\x04R\fsettledBelow\x12\x1c\n" +
 	"\twatermark\x18\x05 \x01(\x04R\twatermark\x121\n" +
-	"\arecords\x18\x06 \x03(\v2\x17.conclave.fsm.v1.RecordR\arecordsJ\x04\b\x0f\x10\x10\"\xd5\x02\n" +
+	"\arecords\x18\x06 \x03(\v2\x17.conclave.fsm.v1.RecordR\arecords\x12\x14\n" +
+	"\x05group\x18\a \x01(\rR\x05groupJ\x04\b\x0f\x10\x10\"\xd5\x02\n" +
 	"\x06Record\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\x12\x1e\n" +
@@ -4867,7 +4887,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vattestation\x18\x13 \x01(\v2\x1c.conclave.fsm.v1.AttestationH\x00R\vattestation\x12A\n" +
 	"\fstate_checks\x18\x14 \x01(\v2\x1c.conclave.fsm.v1.StateChecksH\x00R\vstateChecks\x12@\n" +
 	"\vobservation\x18\x15 \x01(\v2\x1c.conclave.fsm.v1.ObservationH\x00R\vobservationB\x06\n" +
-	"\x04item\"\xea\x02\n" +
+	"\x04item\"\x80\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
@@ -4882,7 +4902,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	" \x01(\x03R\rconfirmedTime\x12 \n" +
 	"\vunconfirmed\x18\v \x01(\x03R\vunconfirmed\x12\x14\n" +
 	"\x05heard\x18\f \x01(\x03R\x05heard\x12\x18\n" +
-	"\avouched\x18\r \x01(\x03R\avouchedJ\x04\b\a\x10\b\"B\n" +
+	"\avouched\x18\r \x01(\x03R\avouched\x12\x14\n" +
+	"\x05group\x18\x0e \x01(\rR\x05groupJ\x04\b\a\x10\b\"B\n" +
 	"\vStateChecks\x123\n" +
 	"\x06checks\x18\x01 \x03(\v2\x1b.conclave.fsm.v1.StateCheckR\x06checks\"E\n" +
 	"\vObservation\x12\x14\n" +

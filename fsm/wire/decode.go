@@ -37,6 +37,7 @@ type Batch struct {
 	Node                                      []byte
 	Incarnation, Seq, SettledBelow, Watermark uint64
 	Records                                   []Record
+	Group                                     uint32
 }
 
 // Record is a decoded fsmpb.Record.
@@ -70,7 +71,7 @@ func Decode(data []byte) (*Entry, error) {
 	if err == nil {
 		err = e.unknown
 	}
-	if err != nil && !errors.Is(err, errUnknownField) {
+	if err != nil && !passed(err) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	// Said first, for it is why there are unknown fields.
@@ -146,8 +147,12 @@ const (
 	length = uint64(protowire.BytesType)
 )
 
+// passed reports whether decoding goes on after an error, so that what comes later can
+// take its place or be a worse one.
+func passed(err error) bool { return errors.Is(err, errUnknownField) || errors.Is(err, ErrGroup) }
+
 // fields calls fn with the tag of each field of a message, and with its bytes or
-// its number. Unknown fields do not end it, but are its error if there is no other.
+// its number. What is passed over does not end it, but is its error if there is no other.
 func fields(b []byte, fn func(tag uint64, v []byte, n uint64) error) error {
 	var unknown error
 	for len(b) > 0 {
@@ -171,7 +176,7 @@ func fields(b []byte, fn func(tag uint64, v []byte, n uint64) error) error {
 		}
 		b = b[k:]
 		if err := fn(protowire.EncodeTag(num, typ), v, n); err != nil {
-			if !errors.Is(err, errUnknownField) {
+			if !passed(err) {
 				return err
 			}
 			unknown = err
@@ -232,7 +237,7 @@ func (e *Entry) decode(b []byte) error {
 
 // within keeps an error of the command that may not be the last one's.
 func (e *Entry) within(err error) error {
-	if errors.Is(err, errUnknownField) {
+	if passed(err) {
 		e.unknown, err = err, nil
 	}
 	return err
@@ -256,7 +261,7 @@ func (t *Batch) decode(b []byte) error {
 	// As many as such a batch usually has, all records' reads and uses in one piece.
 	t.Records = make([]Record, 0, len(b)/512)
 	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/512)
-	return fields(b, func(tag uint64, v []byte, n uint64) error {
+	err := fields(b, func(tag uint64, v []byte, n uint64) error {
 		switch tag {
 		case 1<<3 | length:
 			if !utf8.Valid(v) {
@@ -277,11 +282,17 @@ func (t *Batch) decode(b []byte) error {
 			reads, uses = r.Reads, r.Uses
 			t.Records = append(t.Records, r)
 			return err
+		case 7<<3 | varint:
+			t.Group = uint32(n)
 		default:
 			return errUnknownField
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return CheckGroup(t.Group)
 }
 
 func (r *Record) decode(b []byte) error {

@@ -18,9 +18,26 @@ const (
 	SchemaMax = 1
 )
 
+// Group is the Raft group that this process serves: the one that all of a cluster's state
+// is in. Everything that would be confused if there were several names it.
+const Group uint32 = 0
+
+// ErrGroup is something of another Raft group.
+var ErrGroup = errors.New("of another Raft group")
+
+// CheckGroup refuses what is not of this process's group, with ErrGroup.
+func CheckGroup(group uint32) error {
+	if group != Group {
+		return fmt.Errorf("%w: of group %d, and this node serves group %d alone", ErrGroup, group, Group)
+	}
+	return nil
+}
+
 // ErrUnreadable is something that this binary cannot read in full.
 var ErrUnreadable = errors.New("unreadable by this version")
 
+// errUnknownField, and ErrGroup, do not end the decoding of an entry, as a command of another
+// kind may follow that takes the place of this one.
 var errUnknownField = errors.New("unknown field")
 
 var deterministic = proto.MarshalOptions{Deterministic: true}

@@ -73,7 +73,7 @@ func (p *inProcess) end(ctx context.Context) error {
 		return nil
 	}
 	err := n.Stop(ctx)
-	err = errors.Join(err, waitUnlocked(filepath.Join(p.n.Data, "raft", "raft", "raft.db")))
+	err = errors.Join(err, waitUnlocked(filepath.Join(p.n.Data, "groups", "0", "raft", "raft.db")))
 	p.log.Close()
 	return err
 }

@@ -77,7 +77,7 @@ func (pr *Proposer) send(b *sentBatch) {
 	if b.encoded == nil {
 		encoded, err := wire.EncodeBatch(&fsmpb.Batch{
 			Node: pr.cfg.Node, Incarnation: pr.cfg.Incarnation, Seq: b.seq,
-			SettledBelow: pr.unsettled[0].seq, Watermark: pr.cfg.Watermark(),
+			SettledBelow: pr.unsettled[0].seq, Watermark: pr.cfg.Watermark(), Group: wire.Group,
 		}, b.records)
 		if err != nil {
 			panic(err) // the node's id is the only text in it

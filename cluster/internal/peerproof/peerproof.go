@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // Role is an end of a connection.
@@ -53,6 +54,23 @@ const (
 // ErrFrame is a connection whose other end does not begin with a proof, or with
 // the word that it has none.
 var ErrFrame = errors.New("malformed proof at the beginning of a connection")
+
+// prefaceSize is that of what each end begins with, before the frame of its proof: the
+// number of the Raft group that the connection is for, big-endian. A proof is of that group
+// too, as what the origin key signs names it.
+const prefaceSize = 4
+
+// preface is that of a connection of this node's.
+func preface() []byte { return binary.BigEndian.AppendUint32(nil, wire.Group) }
+
+// readPreface refuses a connection of another Raft group, with wire.ErrGroup.
+func readPreface(r io.Reader) error {
+	var b [prefaceSize]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return err
+	}
+	return wire.CheckGroup(binary.BigEndian.Uint32(b[:]))
+}
 
 // Proof is what one end of a connection says to prove that it is unsealed.
 type Proof struct {
@@ -124,7 +142,8 @@ func (p *Proof) read(r io.Reader) error {
 }
 
 // Exchange has both ends of a new connection prove to each other that they are unsealed, by
-// the deadline, and returns what the other end said. self is this node, which proves
+// the deadline, and returns what the other end said. A connection of another Raft group is
+// refused, with wire.ErrGroup. self is this node, which proves
 // nothing if sign is nil. Each end writes before it reads, so neither waits for the other.
 func Exchange(c *peerport.Conn, self string, end Role, sign Signer, deadline time.Time) (theirs *Proof, err error) {
 	if err := c.SetDeadline(deadline); err != nil {
@@ -142,7 +161,10 @@ func Exchange(c *peerport.Conn, self string, end Role, sign Signer, deadline tim
 			mine.generation, mine.signature = g, sig
 		}
 	}
-	if _, err := c.Write(mine.frame()); err != nil {
+	if _, err := c.Write(append(preface(), mine.frame()...)); err != nil {
+		return nil, err
+	}
+	if err := readPreface(c); err != nil {
 		return nil, err
 	}
 	if err := theirs.read(c); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 func exported(t *testing.T, c *peerport.Conn) []byte {
@@ -44,7 +45,7 @@ func exchanged(t *testing.T, ca *pki.CA, end Role, frame func(conn *peerport.Con
 		ours, theirs = clustertest.RaftPair(t, ca, "n1", "n2")
 	}
 	if b := frame(theirs); b != nil {
-		if _, err := theirs.Write(b); err != nil {
+		if _, err := theirs.Write(append(preface(), b...)); err != nil {
 			t.Fatal(err)
 		}
 		if len(b) < 1+proofSize && b[0] != 0 {
@@ -137,6 +138,34 @@ func TestFrames(t *testing.T) {
 	}
 	if _, err := exchanged(t, ca, Acceptor, func(*peerport.Conn) []byte { return []byte{0} }); err != nil {
 		t.Error(err)
+	}
+}
+
+// A connection of another Raft group is closed, whatever is proven over it, and so is
+// one that ends before it says which group it is for.
+func TestConnOfAnotherGroup(t *testing.T) {
+	ca := clustertest.NewCA(t)
+	for _, tt := range []struct {
+		preface []byte
+		want    error
+	}{
+		{[]byte{0, 0, 0, 1}, wire.ErrGroup},
+		{[]byte{1, 0, 0, 0}, wire.ErrGroup},
+		{[]byte{0, 0, 0}, io.ErrUnexpectedEOF},
+		{[]byte{0, 0, 0, 0}, nil},
+	} {
+		theirs, ours := clustertest.RaftPair(t, ca, "n2", "n1")
+		frame := signedFrame(clustertest.Founded(), 1, domain, digest("n2", "n1", Dialer, exported(t, theirs)))
+		if len(tt.preface) < prefaceSize {
+			frame = nil
+		}
+		if _, err := theirs.Write(append(tt.preface, frame...)); err != nil {
+			t.Fatal(err)
+		}
+		_ = theirs.CloseWrite()
+		if _, err := Exchange(ours, "n1", Acceptor, clustertest.SignOrigin, time.Now().Add(5*time.Second)); !errors.Is(err, tt.want) {
+			t.Errorf("%x: %v, want %v", tt.preface, err, tt.want)
+		}
 	}
 }
 

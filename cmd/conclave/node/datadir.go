@@ -3,13 +3,23 @@ package node
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+
+	"github.com/conclavekms/conclave/cluster"
 )
+
+// AuditDir is where a data directory has the audit log of the Raft group that this process
+// serves.
+func AuditDir(data string) string { return filepath.Join(cluster.GroupDir(data), "audit") }
 
 // privateData makes the data directory, or sees to it that it is this user's alone.
 // What only let others read is mended. Where others could have written, what lies
 // there is no longer known to be the node's own: a person has to look.
 func (n *Node) privateData() error {
 	dir := n.cfg.Data
+	if err := cluster.CheckDataDir(dir); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}

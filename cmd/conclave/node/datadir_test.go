@@ -27,7 +27,7 @@ func TestDataIsPrivate(t *testing.T) {
 	n := start(t, cfg)
 	c := sdk(n, found(t, n))
 	state := func() (files []string) {
-		files, _ = filepath.Glob(filepath.Join(data, "raft", "raft", "snapshots", "*", "state.bin"))
+		files, _ = filepath.Glob(filepath.Join(data, "groups", "0", "raft", "snapshots", "*", "state.bin"))
 		return files
 	}
 	for end := time.Now().Add(30 * time.Second); len(state()) == 0; {

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,7 +120,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := n.loadCRLs(); err != nil {
 		return nil, fmt.Errorf("certificate revocation lists: %w", err)
 	}
-	if n.audit, err = auditlog.Open(filepath.Join(cfg.Data, "audit"), auditlog.Options{Logger: n.log}); err != nil {
+	if n.audit, err = auditlog.Open(AuditDir(cfg.Data), auditlog.Options{Logger: n.log}); err != nil {
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
 	ports, err := n.listen(ctx)
@@ -234,7 +233,7 @@ func (n *Node) startCluster(peer net.Listener) error {
 	// that they could concern.
 	var engine atomic.Pointer[keyengine.Engine]
 	cfg := cluster.Config{
-		NodeID: n.cfg.NodeID, DataDir: filepath.Join(n.cfg.Data, "raft"), Identity: n.identity,
+		NodeID: n.cfg.NodeID, DataDir: n.cfg.Data, Identity: n.identity,
 		Listener: peer, Budget: n.budget, Advertise: or(n.cfg.PeerAdvertise, n.cfg.Peers[n.cfg.NodeID]),
 		Peers: n.cfg.Peers, BootstrapExpect: n.cfg.BootstrapExpect,
 		AWSAddress: or(n.cfg.AWSAdvertise, n.addresses.AWS), GRPCAddress: or(n.cfg.GRPCAdvertise, n.addresses.GRPC),

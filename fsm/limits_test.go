@@ -1,0 +1,69 @@
+package fsm
+
+import (
+	"testing"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
+)
+
+// TestLimitsAreFrozen: a binary in which a limit of a level is another one comes to
+// another verdict than the nodes beside it, and to another state.
+func TestLimitsAreFrozen(t *testing.T) {
+	if got, want := limitsOf[1], (limits{
+		reads: 128, changes: 16, uses: 4, body: 65563, policy: 32768, minWaiting: 7, maxWaiting: 30, unsettled: 1024,
+	}); got != want {
+		t.Errorf("limits of level 1: %+v, they were %+v", got, want)
+	}
+	for level := wire.SchemaMin; level <= wire.SchemaMax; level++ {
+		if l := limitsOf[level]; l.reads == 0 || l.unsettled == 0 || l.body == 0 || l.body > auditlog.MaxBody {
+			t.Errorf("limits of level %d: %+v", level, l)
+		}
+	}
+}
+
+// TestLimitsBySize: each limit is reached, and no more.
+func TestLimitsBySize(t *testing.T) {
+	most := limitsOf[wire.SchemaMax]
+	id := testKey(1)
+	for name, spoil := range map[string]func(r *fsmpb.Record, more int){
+		"reads": func(r *fsmpb.Record, more int) {
+			reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), 0) // as its change demands
+			for len(r.Reads) < most.reads+more {
+				reads(r, fsmpb.Kind_KIND_ALIAS, []byte("none"), 0)
+			}
+		},
+		"changes": func(r *fsmpb.Record, more int) {
+			for i := len(r.Changes); i < most.changes+more; i++ {
+				r.Changes = append(r.Changes, putKey(keyOf(testKey(byte(100+i)))))
+			}
+		},
+		"uses": func(r *fsmpb.Record, more int) {
+			for len(r.Uses) < most.uses+more {
+				used(r, 0, 1)
+			}
+		},
+		"body": func(r *fsmpb.Record, more int) { r.Body = make([]byte, most.body+more) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for more, want := range []Verdict{Accepted, Invalid} {
+				m := newMachine(t)
+				r := record(putKey(keyOf(id)))
+				spoil(r, more)
+				wantVerdicts(t, m.propose(r), want)
+			}
+		})
+	}
+}
+
+// TestUnknownLevel: a state whose limits this binary does not know is not taken over.
+func TestUnknownLevel(t *testing.T) {
+	for _, level := range []uint32{0, wire.SchemaMax + 1} {
+		h := newMachine(t).fsm.Current().header()
+		h.Level = level
+		if err := newRestored().header(h); err == nil {
+			t.Errorf("a snapshot of level %d is taken", level)
+		}
+	}
+}
