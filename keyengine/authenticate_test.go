@@ -58,7 +58,7 @@ func proofOf(res *InitResult, now time.Time) SessionProof {
 // credential is a copy of one, to edit.
 func (c *fakeCluster) credential(id string) *fsmpb.Credential {
 	c.t.Helper()
-	cred, _ := c.state().Credential(id)
+	cred, _ := c.state().Credential(testAccountNumber, id)
 	return proto.CloneOf(cred)
 }
 
@@ -577,14 +577,14 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 		}
 	}
 	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
-		Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 		Mac: make([]byte, 32), MacGeneration: 1,
 	}}})
 	_, err := e.AuthenticateCertificate(t.Context(), "conclave://operator/thief")
 	refused("planted", err)
 
 	ann := &fsmpb.Credential{
-		Id: "conclave://operator/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Created: 1,
+		Account: uint64(testAccountNumber), Id: "conclave://operator/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Created: 1,
 	}
 	put := putSigned(t, e, ann)
 	signed := proto.CloneOf(ann)
@@ -622,7 +622,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 	}
 	// A node's certificate is nobody's credential, whoever writes it.
 	node := &fsmpb.Credential{
-		Id: "conclave://node/a", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: "conclave://node/a", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 	}
 	if v, _ := c.verdict(putSigned(t, e, node)); v != fsm.Invalid {
 		t.Errorf("a credential for a node's certificate: %v", v)
