@@ -26,6 +26,9 @@ func TestAccessKeyIDsOfAWS(t *testing.T) {
 	if kind, a, ok := ParseAccessKeyID("ASIAQNZGKIQY56JQ7WML"); !ok || kind != Session || a != 29608264753 {
 		t.Errorf("it is %q of %v, %v", kind, a, ok)
 	}
+	if kind, a, ok := ParseAccessKeyID("AKIAY34FZKBOKMUTVV7A"); !ok || kind != LongTerm || a != 609629065308 {
+		t.Errorf("it is %q of %v, %v", kind, a, ok)
+	}
 	for _, id := range []string{
 		"AKIAIOSFODNN7EXAMPLE", "AKIAI44QH8DHBEXAMPLE", // from before there were accounts in them
 		"", "AKIA", "AIDAQNZGKIQY56JQ7WML", "asiaqnzgkiqy56jq7wml", "ASIAqnzgkiqy56jq7wml", "ASIAQNZGKIQY56JQ7WM1", "ASIAQNZGKIQY56JQ7WM=",

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -140,7 +139,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		r := c.replica("a")
 		stranger := func(i int) sigv4.Proof {
 			p := signed(res, "20300102", "text")
-			p.AccessKeyID = "AKIA" + base32.StdEncoding.EncodeToString(fmt.Appendf(nil, "%010d", i))
+			p.AccessKeyID = fsm.AccessKeyID(fsm.LongTerm, testAccountNumber, [fsm.AccessKeyNoise]byte{3: byte(i >> 8), 4: byte(i)})
 			if !isAccessKeyID(p.AccessKeyID) {
 				t.Fatalf("%q", p.AccessKeyID)
 			}
@@ -203,7 +202,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		time.Sleep(time.Second)
 		before = r.asked()
 		p := stranger(0)
-		for _, id := range []string{"", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
+		for _, id := range []string{fsm.AccessKeyID(fsm.LongTerm, testAccountNumber+1, [fsm.AccessKeyNoise]byte{}), "AKIA" + strings.Repeat("A", 16), "", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
 			p.AccessKeyID = id
 			if _, err := e.AuthenticateSigV4(t.Context(), p); err != errUnrecognized {
 				t.Errorf("%.30q: %v", id, err)
@@ -409,6 +408,21 @@ func TestForgedTokens(t *testing.T) {
 	refused("padded", token+"=")
 	refused("with a line break", token[:20]+"\n"+token[20:])
 	refused("longer", base64.RawURLEncoding.EncodeToString(append(raw, 0)))
+
+	o := e.vault.opened.Load()
+	claims, err := o.verify(token)
+	if err != nil || claims.account != testAccountNumber {
+		t.Fatalf("the token is of account %v: %v", claims.account, err)
+	}
+	claims.account++
+	other, err := o.sign(&claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused("another account's", other)
+	if e.KnowsToken(other) || !e.KnowsToken(token) {
+		t.Error("a token of another account is known, or the right one is not")
+	}
 }
 
 func FuzzVerifyToken(f *testing.F) {
@@ -465,7 +479,7 @@ func TestSessionProofs(t *testing.T) {
 		}
 	}
 	p := proofOf(res, now)
-	p.AccessKeyID = "AKIA" + strings.Repeat("A", 16)
+	p.AccessKeyID = fsm.AccessKeyID(fsm.LongTerm, testAccountNumber, [fsm.AccessKeyNoise]byte{})
 	if _, _, err := e.OpenSession(t.Context(), p); err != errUnrecognized {
 		t.Errorf("unknown key: %v", err)
 	}

@@ -376,7 +376,7 @@ func denialCases() []readCase {
 			w.mangle(w.id, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
 		}, "DisabledException", "ok", "KEY KEY_POLICY CREDENTIAL", false, false},
 		{"no such alias, then made", "Encrypt", func(*readWorld) any { return &kmsapi.EncryptInput{KeyId: &absent, Plaintext: []byte("x")} },
-			fsmpb.Kind_KIND_ALIAS, func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), absent...) }, func(w *readWorld) {
+			fsmpb.Kind_KIND_ALIAS, func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, absent) }, func(w *readWorld) {
 				k := w.keyID(w.id)
 				w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: absent, Region: testRegion, Key: k.ID[:]}}})
 			}, "NotFoundException", "ok", "ALIAS CREDENTIAL", false, false},
