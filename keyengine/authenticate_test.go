@@ -415,12 +415,12 @@ func TestForgedTokens(t *testing.T) {
 		t.Fatalf("the token is of account %v: %v", claims.account, err)
 	}
 	claims.account++
-	other, err := o.sign(&claims)
+	strange, err := o.sign(&claims)
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused("another account's", other)
-	if e.KnowsToken(other) || !e.KnowsToken(token) {
+	refused("another account's", strange)
+	if e.KnowsToken(strange) || !e.KnowsToken(token) {
 		t.Error("a token of another account is known, or the right one is not")
 	}
 }
