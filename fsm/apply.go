@@ -27,6 +27,7 @@ type applier struct {
 	entries  []auditlog.Entry
 	leaves   []auditlog.Hash // of entries
 	events   Events
+	account  []byte   // the cluster's, as ids begin with it; nil before there is one
 	wall     int64    // the leader's clock, of the entry being applied
 	node     string   // that proposed the batch being applied
 	edits    []edit   // of the record being applied
@@ -77,6 +78,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	}
 	a.index = l.Index
 	c := a.cluster()
+	a.account = accountOf(c)
 	e, err := wire.Decode(l.Data)
 	if err != nil {
 		if c == nil || a.f.signed(c, l.Data) {
@@ -224,7 +226,15 @@ func (a *applier) record(r *wire.Record) Verdict {
 	if r.NotAfter != 0 && a.state.time >= r.NotAfter {
 		return Late
 	}
+	if a.account == nil {
+		a.account = accountToBe(r)
+		defer func() { a.account = accountOf(a.cluster()) }() // if the record founded it
+	}
 	for _, read := range r.Reads {
+		if a.foreign(read.Kind, read.ID) {
+			a.broken = "it names another account than the cluster's"
+			return Invalid
+		}
 		if a.version(read.Kind, read.ID) != read.Version {
 			return Conflict
 		}

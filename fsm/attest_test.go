@@ -285,7 +285,7 @@ func TestSnapshotBeforeFounding(t *testing.T) {
 	items := unpack(t, snap)
 	key := &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Key{Key: keyOf(testKey(1))}}
 	key.GetKey().Version = 1
-	if err := blank(t).restore(pack(t, append([]*fsmpb.SnapshotItem{items[0], key}, items[1:]...))); !errors.Is(err, ErrAttestation) {
+	if err := blank(t).restore(pack(t, append([]*fsmpb.SnapshotItem{items[0], key}, items[1:]...))); !errors.Is(err, ErrUnreadable) {
 		t.Errorf("with a key: %v", err)
 	}
 }

@@ -39,7 +39,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 				r := record()
 				r.Body = body
 				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, founded)
-				reads(r, fsmpb.Kind_KIND_CREDENTIAL, []byte("AKIA"), v)
+				reads(r, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, "AKIA"), v)
 				reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v)
 				reads(r, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
 				rs[i] = used(r, 2, 1)

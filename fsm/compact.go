@@ -62,7 +62,7 @@ func compactKey(t *texts, _ *table, o *object, m *fsmpb.Key) {
 
 func compactAlias(t *texts, db *table, _ *object, m *fsmpb.Alias) {
 	t.share(&m.Region)
-	if id, ok := keyID(m.Region, m.Key); ok {
+	if id, ok := owning(m); ok {
 		if k := lookup(db, fsmpb.Kind_KIND_KEY, id.Bytes()); k != nil {
 			m.Key = k.last(len(m.Key), 0)
 		}

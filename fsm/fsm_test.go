@@ -25,10 +25,11 @@ import (
 )
 
 const (
-	region = "eu-test-1"
-	second = 1_000_000_000
-	day    = 24 * 3600 * second
-	start  = 1_700_000_000 * second
+	account Account = 111122223333
+	region          = "eu-test-1"
+	second          = 1_000_000_000
+	day             = 24 * 3600 * second
+	start           = 1_700_000_000 * second
 )
 
 // memoryAudit keeps entries in memory, with an error to give when told.
@@ -202,11 +203,11 @@ func reads(r *fsmpb.Record, kind fsmpb.Kind, id []byte, v Version) *fsmpb.Record
 	return r
 }
 
-func testKey(n byte) KeyID { return KeyID{Region: region, ID: [16]byte{n, 1, 2}} }
+func testKey(n byte) KeyID { return KeyID{Account: account, Region: region, ID: [16]byte{n, 1, 2}} }
 
 func keyOf(id KeyID) *fsmpb.Key {
 	return &fsmpb.Key{
-		Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
+		Account: uint64(id.Account), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
 		Created: start, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 }
@@ -221,27 +222,27 @@ func putKey(k *fsmpb.Key, edits ...func(*fsmpb.Key)) *fsmpb.Change {
 }
 
 func putPolicy(id KeyID, doc string) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: id.ID[:], Region: id.Region, Document: doc}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: doc}}}
 }
 
 func putAlias(id KeyID, name string) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: name, Region: id.Region, Key: id.ID[:]}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(id.Account), Name: name, Region: id.Region, Key: id.ID[:]}}}
 }
 
 func deleteKey(id KeyID) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: id.ID[:], Region: id.Region}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region}}}
 }
 
 func credential(id string) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
-		Id: id, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: "arn:aws:iam::000000000000:root", Active: true,
+		Account: uint64(account), Id: id, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: "arn:aws:iam::000000000000:root", Active: true,
 		Generation: 1, WrappedSecret: []byte("secret"), Mac: make([]byte, 32), MacGeneration: 1,
 	}}}
 }
 
 func theCluster() *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: &fsmpb.Cluster{
-		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: region, Partition: "aws", MoreRegions: []string{"eu-test-2", "us-test-1"},
+		Id: bytes.Repeat([]byte{7}, 16), Account: account.String(), Region: region, Partition: "aws", MoreRegions: []string{"eu-test-2", "us-test-1"},
 		Shares: &fsmpb.ShareSet{Threshold: 1, Count: 1}, Keyring: []*fsmpb.WrappedKEK{{Generation: 1}},
 		OriginKeys: []*fsmpb.OriginKey{{Generation: 1, PublicKey: testOrigin.Public().(ed25519.PublicKey)}},
 	}}}
@@ -274,11 +275,12 @@ func TestReadSetIsCheckedAgainstTheStateBefore(t *testing.T) {
 		Accepted, Accepted, Conflict)
 
 	// Each kind of object is compared, absence included.
+	x := CredentialID(account, "x")
 	for _, kind := range []fsmpb.Kind{
 		fsmpb.Kind_KIND_CLUSTER, fsmpb.Kind_KIND_KEY_POLICY, fsmpb.Kind_KIND_KEY_TAGS, fsmpb.Kind_KIND_ALIAS,
 		fsmpb.Kind_KIND_KEY_ALIASES, fsmpb.Kind_KIND_CREDENTIAL, fsmpb.Kind_KIND_TOMBSTONE,
 	} {
-		wantVerdicts(t, m.propose(reads(record(), kind, []byte("x"), 0), reads(record(), kind, []byte("x"), 1)), Accepted, Conflict)
+		wantVerdicts(t, m.propose(reads(record(), kind, x, 0), reads(record(), kind, x, 1)), Accepted, Conflict)
 	}
 }
 
@@ -444,11 +446,11 @@ func TestKeyIsDeletedOnTimeAndForGood(t *testing.T) {
 		t.Error("its policy is still there")
 	}
 	for _, name := range []string{"alias/a", "alias/b"} {
-		if a, _ := s.Alias(region, name); a != nil {
+		if a, _ := s.Alias(account, region, name); a != nil {
 			t.Errorf("%s is still there", name)
 		}
 	}
-	if a, _ := s.Alias(region, "alias/c"); a == nil {
+	if a, _ := s.Alias(account, region, "alias/c"); a == nil {
 		t.Error("another key's alias is gone")
 	}
 	if ts, v := s.Tombstone(id); ts == nil || v != m.index {
@@ -476,7 +478,7 @@ func TestAliasCounts(t *testing.T) {
 	if count(a) != 1 || count(b) != 1 {
 		t.Errorf("after moving one: %d and %d", count(a), count(b))
 	}
-	drop := record(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/x", Region: region}}})
+	drop := record(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(account), Name: "alias/x", Region: region}}})
 	wantVerdicts(t, m.propose(drop), Accepted)
 	if count(b) != 0 {
 		t.Errorf("after deleting: %d", count(b))
@@ -487,19 +489,19 @@ func TestScans(t *testing.T) {
 	m := newMachine(t)
 	for n := byte(5); n > 0; n-- {
 		m.propose(record(putKey(keyOf(testKey(n))), putAlias(testKey(n), fmt.Sprintf("alias/%d", n))))
-		elsewhere := KeyID{Region: region + "1", ID: [16]byte{n}}
+		elsewhere := KeyID{Account: account, Region: region + "1", ID: [16]byte{n}}
 		m.propose(record(putKey(keyOf(elsewhere)), putAlias(elsewhere, fmt.Sprintf("alias/%d", n))))
 	}
 	s := m.fsm.Current()
 	var got []byte
-	for k := range s.Keys(KeyID{Region: region}) {
+	for k := range s.Keys(KeyID{Account: account, Region: region}) {
 		got = append(got, k.Id[0])
 	}
 	for k := range s.Keys(testKey(3)) {
 		got = append(got, 10*k.Id[0])
 	}
 	var names []string
-	for a := range s.Aliases(region, "alias/3") {
+	for a := range s.Aliases(account, region, "alias/3") {
 		names = append(names, a.Name)
 	}
 	if diff := cmp.Diff([]byte{1, 2, 3, 4, 5, 40, 50}, got); diff != "" {
@@ -758,8 +760,8 @@ func history(t testing.TB, seed uint64, n int) []*raft.Log {
 			}
 			r := record([]*fsmpb.Change{
 				putKey(k), putPolicy(id, fmt.Sprintf(`{"Id":"%d"}`, rnd.Int())), putAlias(id, fmt.Sprintf("alias/%d", rnd.IntN(9))), deleteKey(id),
-				{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: fmt.Sprintf("alias/%d", rnd.IntN(9)), Region: region}}},
-				{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
+				{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(account), Name: fmt.Sprintf("alias/%d", rnd.IntN(9)), Region: region}}},
+				{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Account: uint64(account), Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
 				{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: m.wall}}},
 				credential(fmt.Sprintf("AKIA%d", rnd.IntN(3))),
 				putGrant(id, byte(rnd.IntN(4))), deleteGrant(id, byte(rnd.IntN(4))),

@@ -15,21 +15,25 @@ func kinds() []*row {
 			item:    (*fsmpb.SnapshotItem).GetCluster,
 			version: func(m *fsmpb.Cluster) *Version { return &m.Version },
 			id:      func(*fsmpb.Cluster) ([]byte, bool) { return nil, true },
+			whole:   true,
 			put:     (*fsmpb.Change).GetPutCluster,
 			rule:    (*applier).checkCluster,
 		}),
 		newRow(spec[*fsmpb.Key]{
-			kind:      fsmpb.Kind_KIND_KEY,
-			item:      (*fsmpb.SnapshotItem).GetKey,
-			version:   func(m *fsmpb.Key) *Version { return &m.Version },
-			id:        func(m *fsmpb.Key) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetId()) },
+			kind:    fsmpb.Kind_KIND_KEY,
+			item:    (*fsmpb.SnapshotItem).GetKey,
+			version: func(m *fsmpb.Key) *Version { return &m.Version },
+			id: func(m *fsmpb.Key) ([]byte, bool) {
+				k, valid := keyID(m.GetAccount(), m.GetRegion(), m.GetId())
+				return k.Bytes(), valid
+			},
 			malformed: "a key has no valid id, Region, spec or usage",
 			put:       (*fsmpb.Change).GetPutKey,
 			rule:      (*applier).checkKey,
 			early:     (*applier).tooFar,
 			making:    (*applier).makingKey,
 			delete: &deletion[*fsmpb.Key]{
-				of:        byID((*fsmpb.Change).GetDeleteKey, func(d *fsmpb.DeleteKey) ([]byte, bool) { return keyBytes(d.Region, d.Key) }),
+				of:        byID((*fsmpb.Change).GetDeleteKey, func(d *fsmpb.DeleteKey) ([]byte, bool) { return keyBytes(d) }),
 				malformed: "a key has no valid id or Region",
 				alone:     "it deletes a key and changes something else",
 				rule:      (*applier).keyIsDue,
@@ -38,7 +42,7 @@ func kinds() []*row {
 			absent: "it stores a policy, tags, an alias or a grant for a key that does not exist",
 			member: &member[*fsmpb.Key]{
 				in:  fsmpb.Kind_KIND_STORE_KEYS,
-				set: func(m *fsmpb.Key) ([]byte, bool) { return []byte(m.KeyStore), m.KeyStore != "" },
+				set: func(m *fsmpb.Key) ([]byte, bool) { return KeyStoreID(Account(m.Account), m.KeyStore), m.KeyStore != "" },
 			},
 			compact: compactKey,
 		}),
@@ -46,7 +50,7 @@ func kinds() []*row {
 			kind:    fsmpb.Kind_KIND_KEY_POLICY,
 			item:    (*fsmpb.SnapshotItem).GetKeyPolicy,
 			version: func(m *fsmpb.KeyPolicy) *Version { return &m.Version },
-			id:      func(m *fsmpb.KeyPolicy) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			id:      func(m *fsmpb.KeyPolicy) ([]byte, bool) { return keyBytes(m) },
 			put:     (*fsmpb.Change).GetPutKeyPolicy,
 			rule:    (*applier).checkPolicy,
 			owner:   &owner[*fsmpb.KeyPolicy]{kind: fsmpb.Kind_KIND_KEY},
@@ -59,7 +63,7 @@ func kinds() []*row {
 			kind:    fsmpb.Kind_KIND_KEY_TAGS,
 			item:    (*fsmpb.SnapshotItem).GetKeyTags,
 			version: func(m *fsmpb.KeyTags) *Version { return &m.Version },
-			id:      func(m *fsmpb.KeyTags) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			id:      func(m *fsmpb.KeyTags) ([]byte, bool) { return keyBytes(m) },
 			put:     (*fsmpb.Change).GetPutKeyTags,
 			owner:   &owner[*fsmpb.KeyTags]{kind: fsmpb.Kind_KIND_KEY},
 			compact: func(t *texts, _ *table, o *object, m *fsmpb.KeyTags) {
@@ -72,8 +76,8 @@ func kinds() []*row {
 			item:    (*fsmpb.SnapshotItem).GetAlias,
 			version: func(m *fsmpb.Alias) *Version { return &m.Version },
 			id: func(m *fsmpb.Alias) ([]byte, bool) {
-				_, valid := keyID(m.GetRegion(), m.GetKey())
-				return AliasID(m.GetRegion(), m.GetName()), valid
+				k, valid := owning(m)
+				return AliasID(k.Account, k.Region, m.GetName()), valid
 			},
 			name:      (*fsmpb.Alias).GetName,
 			maxName:   256,
@@ -81,17 +85,19 @@ func kinds() []*row {
 			put:       (*fsmpb.Change).GetPutAlias,
 			rule:      (*applier).checkAlias,
 			delete: &deletion[*fsmpb.Alias]{
-				of:      byID((*fsmpb.Change).GetDeleteAlias, func(d *fsmpb.AliasName) ([]byte, bool) { return AliasID(d.Region, d.Name), true }),
+				of: byID((*fsmpb.Change).GetDeleteAlias, func(d *fsmpb.AliasName) ([]byte, bool) {
+					return AliasID(Account(d.Account), d.Region, d.Name), Account(d.Account).valid()
+				}),
 				missing: "it deletes an alias that is not there",
 			},
 			owner: &owner[*fsmpb.Alias]{
 				kind: fsmpb.Kind_KIND_KEY,
-				id:   func(m *fsmpb.Alias) []byte { return firstOf(keyBytes(m.Region, m.Key)) },
+				id:   func(m *fsmpb.Alias) []byte { return firstOf(keyBytes(m)) },
 				all:  aliasesOf,
 			},
 			member: &member[*fsmpb.Alias]{
 				in:       fsmpb.Kind_KIND_KEY_ALIASES,
-				set:      func(m *fsmpb.Alias) ([]byte, bool) { return keyBytes(m.Region, m.Key) },
+				set:      func(m *fsmpb.Alias) ([]byte, bool) { return keyBytes(m) },
 				replaced: setLeft,
 			},
 			compact: compactAlias,
@@ -101,11 +107,11 @@ func kinds() []*row {
 			kind:    fsmpb.Kind_KIND_KEY_ALIASES,
 			item:    (*fsmpb.SnapshotItem).GetKeyAliases,
 			version: func(m *fsmpb.KeyAliases) *Version { return &m.Version },
-			id:      func(m *fsmpb.KeyAliases) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			id:      func(m *fsmpb.KeyAliases) ([]byte, bool) { return keyBytes(m) },
 			owner:   &owner[*fsmpb.KeyAliases]{kind: fsmpb.Kind_KIND_KEY},
 			count: func(id []byte, n uint32, v Version) *fsmpb.KeyAliases {
 				k, _ := parseKeyID(id)
-				return &fsmpb.KeyAliases{Key: k.ID[:], Region: k.Region, Count: n, Version: v}
+				return &fsmpb.KeyAliases{Account: uint64(k.Account), Region: k.Region, Key: k.ID[:], Count: n, Version: v}
 			},
 			counted: (*fsmpb.KeyAliases).GetCount,
 		}),
@@ -113,14 +119,14 @@ func kinds() []*row {
 			kind:      fsmpb.Kind_KIND_CREDENTIAL,
 			item:      (*fsmpb.SnapshotItem).GetCredential,
 			version:   func(m *fsmpb.Credential) *Version { return &m.Version },
-			id:        func(m *fsmpb.Credential) ([]byte, bool) { return []byte(m.GetId()), true },
+			id:        func(m *fsmpb.Credential) ([]byte, bool) { return ofAccount(CredentialID, m) },
 			name:      (*fsmpb.Credential).GetId,
 			maxName:   1024,
 			malformed: "a credential has no id or no principal",
 			put:       (*fsmpb.Change).GetPutCredential,
 			rule:      (*applier).checkCredential,
 			delete: &deletion[*fsmpb.Credential]{
-				of: byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return []byte(d.Id), true }),
+				of: byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return ofAccount(CredentialID, d) }),
 			},
 			founding: true,
 		}),
@@ -128,7 +134,7 @@ func kinds() []*row {
 			kind:    fsmpb.Kind_KIND_TOMBSTONE,
 			item:    (*fsmpb.SnapshotItem).GetTombstone,
 			version: func(m *fsmpb.Tombstone) *Version { return &m.Version },
-			id:      func(m *fsmpb.Tombstone) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			id:      func(m *fsmpb.Tombstone) ([]byte, bool) { return keyBytes(m) },
 			compact: func(t *texts, _ *table, o *object, m *fsmpb.Tombstone) {
 				m.Key = o.last(len(m.Key), 0)
 				t.share(&m.Region)
@@ -142,13 +148,14 @@ func kinds() []*row {
 			name:    (*fsmpb.RegisterNode).GetNode,
 			maxName: 255,
 			before:  true,
+			whole:   true,
 		}),
 		newRow(spec[*fsmpb.Grant]{
 			kind:    fsmpb.Kind_KIND_GRANT,
 			item:    (*fsmpb.SnapshotItem).GetGrant,
 			version: func(m *fsmpb.Grant) *Version { return &m.Version },
 			id: func(m *fsmpb.Grant) ([]byte, bool) {
-				key, valid := keyID(m.GetRegion(), m.GetKey())
+				key, valid := owning(m)
 				return GrantID(key, m.GetId()), valid && len(m.GetId()) == 32
 			},
 			malformed: "a grant has no valid key, id, grantee or operation",
@@ -156,19 +163,19 @@ func kinds() []*row {
 			rule:      (*applier).checkGrant,
 			delete: &deletion[*fsmpb.Grant]{
 				of: byID((*fsmpb.Change).GetDeleteGrant, func(d *fsmpb.GrantID) ([]byte, bool) {
-					key, valid := keyID(d.Region, d.Key)
+					key, valid := owning(d)
 					return GrantID(key, d.Id), valid
 				}),
 				malformed: "a grant has no valid key",
 			},
 			owner: &owner[*fsmpb.Grant]{
 				kind: fsmpb.Kind_KIND_KEY,
-				id:   func(m *fsmpb.Grant) []byte { return firstOf(keyBytes(m.Region, m.Key)) },
+				id:   func(m *fsmpb.Grant) []byte { return firstOf(keyBytes(m)) },
 				all:  func(db *table, key []byte) []*object { return under(db, fsmpb.Kind_KIND_GRANT, key) },
 			},
 			member: &member[*fsmpb.Grant]{
 				in:  fsmpb.Kind_KIND_KEY_GRANTS,
-				set: func(m *fsmpb.Grant) ([]byte, bool) { return keyBytes(m.Region, m.Key) },
+				set: func(m *fsmpb.Grant) ([]byte, bool) { return keyBytes(m) },
 			},
 			compact: compactGrant,
 			indexes: []*index[*fsmpb.Grant]{byGrantee, byRetiring},
@@ -177,11 +184,11 @@ func kinds() []*row {
 			kind:    fsmpb.Kind_KIND_KEY_GRANTS,
 			item:    (*fsmpb.SnapshotItem).GetKeyGrants,
 			version: func(m *fsmpb.KeyGrants) *Version { return &m.Version },
-			id:      func(m *fsmpb.KeyGrants) ([]byte, bool) { return keyBytes(m.GetRegion(), m.GetKey()) },
+			id:      func(m *fsmpb.KeyGrants) ([]byte, bool) { return keyBytes(m) },
 			owner:   &owner[*fsmpb.KeyGrants]{kind: fsmpb.Kind_KIND_KEY},
 			count: func(id []byte, n uint32, v Version) *fsmpb.KeyGrants {
 				k, _ := parseKeyID(id)
-				return &fsmpb.KeyGrants{Key: k.ID[:], Region: k.Region, Count: n, Version: v}
+				return &fsmpb.KeyGrants{Account: uint64(k.Account), Region: k.Region, Key: k.ID[:], Count: n, Version: v}
 			},
 			counted: (*fsmpb.KeyGrants).GetCount,
 		}),
@@ -189,19 +196,19 @@ func kinds() []*row {
 			kind:      fsmpb.Kind_KIND_KEY_STORE,
 			item:      (*fsmpb.SnapshotItem).GetKeyStore,
 			version:   func(m *fsmpb.KeyStore) *Version { return &m.Version },
-			id:        func(m *fsmpb.KeyStore) ([]byte, bool) { return []byte(m.GetId()), true },
+			id:        func(m *fsmpb.KeyStore) ([]byte, bool) { return ofAccount(KeyStoreID, m) },
 			name:      (*fsmpb.KeyStore).GetId,
 			maxName:   64,
 			malformed: "a custom key store has no id, name, type or state",
 			put:       (*fsmpb.Change).GetPutKeyStore,
 			rule:      (*applier).checkKeyStore,
 			delete: &deletion[*fsmpb.KeyStore]{
-				of:   byID((*fsmpb.Change).GetDeleteKeyStore, func(d *fsmpb.KeyStoreID) ([]byte, bool) { return []byte(d.Id), true }),
+				of:   byID((*fsmpb.Change).GetDeleteKeyStore, func(d *fsmpb.KeyStoreID) ([]byte, bool) { return ofAccount(KeyStoreID, d) }),
 				rule: (*applier).storeIsEmpty,
 			},
 			member: &member[*fsmpb.KeyStore]{
 				in:       fsmpb.Kind_KIND_KEY_STORES,
-				set:      func(*fsmpb.KeyStore) ([]byte, bool) { return nil, true },
+				set:      func(m *fsmpb.KeyStore) ([]byte, bool) { return AccountID(Account(m.Account)), true },
 				replaced: setTouched,
 				last:     true,
 			},
@@ -210,28 +217,32 @@ func kinds() []*row {
 			kind:    fsmpb.Kind_KIND_KEY_STORES,
 			item:    (*fsmpb.SnapshotItem).GetKeyStores,
 			version: func(m *fsmpb.KeyStores) *Version { return &m.Version },
-			id:      func(*fsmpb.KeyStores) ([]byte, bool) { return nil, true },
-			count:   func(_ []byte, n uint32, v Version) *fsmpb.KeyStores { return &fsmpb.KeyStores{Count: n, Version: v} },
+			id: func(m *fsmpb.KeyStores) ([]byte, bool) {
+				a := Account(m.GetAccount())
+				return AccountID(a), a.valid()
+			},
+			count: func(id []byte, n uint32, v Version) *fsmpb.KeyStores {
+				a, _, _ := CutAccount(id)
+				return &fsmpb.KeyStores{Account: uint64(a), Count: n, Version: v}
+			},
 			counted: (*fsmpb.KeyStores).GetCount,
 		}),
 		newRow(spec[*fsmpb.StoreKeys]{
 			kind:    fsmpb.Kind_KIND_STORE_KEYS,
 			item:    (*fsmpb.SnapshotItem).GetStoreKeys,
 			version: func(m *fsmpb.StoreKeys) *Version { return &m.Version },
-			id:      func(m *fsmpb.StoreKeys) ([]byte, bool) { return []byte(m.GetStore()), true },
-			owner:   &owner[*fsmpb.StoreKeys]{kind: fsmpb.Kind_KIND_KEY_STORE},
+			id: func(m *fsmpb.StoreKeys) ([]byte, bool) {
+				a := Account(m.GetAccount())
+				return KeyStoreID(a, m.GetStore()), a.valid()
+			},
+			owner: &owner[*fsmpb.StoreKeys]{kind: fsmpb.Kind_KIND_KEY_STORE},
 			count: func(id []byte, n uint32, v Version) *fsmpb.StoreKeys {
-				return &fsmpb.StoreKeys{Store: string(id), Count: n, Version: v}
+				a, store, _ := CutAccount(id)
+				return &fsmpb.StoreKeys{Account: uint64(a), Store: string(store), Count: n, Version: v}
 			},
 			counted: (*fsmpb.StoreKeys).GetCount,
 		}),
 	}
-}
-
-// keyBytes is the id of a key, and of what a key has one of.
-func keyBytes(region string, key []byte) (id []byte, valid bool) {
-	k, valid := keyID(region, key)
-	return k.Bytes(), valid
 }
 
 func firstOf(id []byte, _ bool) []byte { return id }
@@ -240,7 +251,7 @@ func firstOf(id []byte, _ bool) []byte { return id }
 func aliasesOf(db *table, key []byte) (rows []*object) {
 	id, _ := parseKeyID(key)
 	for a := range (&State{db: db}).AliasesOf(id) {
-		rows = append(rows, lookup(db, fsmpb.Kind_KIND_ALIAS, AliasID(a.Region, a.Name)))
+		rows = append(rows, lookup(db, fsmpb.Kind_KIND_ALIAS, AliasID(id.Account, a.Region, a.Name)))
 	}
 	return rows
 }

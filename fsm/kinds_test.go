@@ -17,23 +17,27 @@ func grantID(n byte) []byte { return bytes.Repeat([]byte{n}, 32) }
 
 func putGrant(id KeyID, n byte) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
-		Key: id.ID[:], Region: id.Region, Id: grantID(n), Grantee: "arn:aws:iam::000000000000:user/a", Retiring: "arn:aws:iam::000000000000:user/b",
+		Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Id: grantID(n), Grantee: "arn:aws:iam::000000000000:user/a", Retiring: "arn:aws:iam::000000000000:user/b",
 		Operations: []string{"Encrypt"}, Created: start, SourceArn: "arn:aws:dynamodb:eu-test-1:000000000000:table/t",
 	}}}
 }
 
 func deleteGrant(id KeyID, n byte) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Key: id.ID[:], Region: id.Region, Id: grantID(n)}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Id: grantID(n)}}}
 }
 
 func putStore(id string) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-		Id: id, Region: region, Name: "store " + id, Type: "EXTERNAL_KEY_STORE", Created: start, State: fsmpb.ConnectionState_CONNECTION_STATE_CONNECTED,
+		Account: uint64(account), Id: id, Region: region, Name: "store " + id, Type: "EXTERNAL_KEY_STORE", Created: start, State: fsmpb.ConnectionState_CONNECTION_STATE_CONNECTED,
 	}}}
 }
 
+func deleteStoreOf(a Account, id string) *fsmpb.Change {
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Account: uint64(a), Id: id}}}
+}
+
 func deleteStore(id string) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Id: id}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Account: uint64(account), Id: id}}}
 }
 
 // inStore is a key in a custom key store.
@@ -58,7 +62,7 @@ func pendingDeletion(k *fsmpb.Key, at int64) *fsmpb.Key {
 // filled, comes back from a snapshot as it was.
 func TestSnapshotHasEveryKind(t *testing.T) {
 	m := newMachine(t)
-	id, gone, replica := testKey(1), testKey(2), KeyID{Region: "us-test-1", ID: testKey(3).ID}
+	id, gone, replica := testKey(1), testKey(2), KeyID{Account: account, Region: "us-test-1", ID: testKey(3).ID}
 	k := keyOf(id)
 	k.Origin = "EXTERNAL"
 	k.MultiRegion, k.PrimaryRegion, k.RotationsOnDemand, k.DisabledBeforeImport = true, region, 3, true
@@ -68,7 +72,7 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 	k.Materials = []*fsmpb.Material{{Id: make([]byte, 16), MaterialId: make([]byte, 32), Generation: 1, Wrapped: []byte("w"), Created: 1,
 		PublicKey: []byte("p"), Rotated: 2, OnDemand: true, Pending: true, ValidTo: 3, Description: "d"}}
 	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), putKey(k), putPolicy(id, "{}"), putAlias(id, "alias/a"),
-		&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
+		&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Account: uint64(account), Key: id.ID[:], Region: region, Tags: []*fsmpb.Tag{{Key: "a", Value: "b"}}}}},
 		putGrant(id, 1), putStore("cks-1"), putKey(inStore(replica, "cks-1")), putKey(keyOf(gone)))), Accepted)
 	k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7
 	wantVerdicts(t, m.propose(record(putKey(pendingDeletion(keyOf(gone), start+7*day)), putKey(k))), Accepted)
@@ -118,7 +122,7 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 	if g := slices.Collect(r.GrantsTo(id, "arn:aws:iam::000000000000:user/a", nil)); len(g) != 1 || !proto.Equal(g[0], grant) || g[0].SourceArn == "" {
 		t.Errorf("the grants to the grantee in the restored state are %v, want %v", g, grant)
 	}
-	if g := slices.Collect(r.GrantsRetiredBy(region, "arn:aws:iam::000000000000:user/b", nil)); len(g) != 1 {
+	if g := slices.Collect(r.GrantsRetiredBy(account, region, "arn:aws:iam::000000000000:user/b", nil)); len(g) != 1 {
 		t.Errorf("%d grants of the retiring principal in the restored state, want 1", len(g))
 	}
 }
@@ -127,11 +131,11 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 func TestWrongItemsOfASnapshotAreRefused(t *testing.T) {
 	id := testKey(1)
 	for name, item := range map[string]*fsmpb.SnapshotItem{
-		"grant id":    {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
-		"grant's key": {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
-		"version":     {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Id: "cks-1"}}},
-		"key's use":   {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Key: id.ID[:], Region: "EU"}}},
-		"grant count": {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Key: id.ID[:], Version: 1}}},
+		"grant id":    {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[:], Region: region, Id: grantID(1)[1:], Version: 1}}},
+		"grant's key": {Item: &fsmpb.SnapshotItem_Grant{Grant: &fsmpb.Grant{Account: uint64(account), Key: id.ID[1:], Region: region, Id: grantID(1), Version: 1}}},
+		"version":     {Item: &fsmpb.SnapshotItem_KeyStore{KeyStore: &fsmpb.KeyStore{Account: uint64(account), Id: "cks-1"}}},
+		"key's use":   {Item: &fsmpb.SnapshotItem_KeyUse{KeyUse: &fsmpb.KeyUse{Account: uint64(account), Key: id.ID[:], Region: "EU"}}},
+		"grant count": {Item: &fsmpb.SnapshotItem_KeyGrants{KeyGrants: &fsmpb.KeyGrants{Account: uint64(account), Key: id.ID[:], Version: 1}}},
 	} {
 		if err := newRestored().add(item); err == nil {
 			t.Errorf("%s: the item was taken", name)
@@ -177,7 +181,7 @@ func TestHostileChanges(t *testing.T) {
 		{"grant of nothing", grant(func(g *fsmpb.Grant) { g.Operations = nil }), Invalid},
 		{"no such grant", deleteGrant(id, 9), Conflict},
 		{"grant of another key", deleteGrant(testKey(2), 1), Conflict},
-		{"grant of another region", deleteGrant(KeyID{Region: "us-test-1", ID: id.ID}, 1), Conflict},
+		{"grant of another region", deleteGrant(KeyID{Account: account, Region: "us-test-1", ID: id.ID}, 1), Conflict},
 		{"grant of a wrong key", deleteGrant(KeyID{ID: id.ID}, 1), Invalid},
 		{"store with keys", deleteStore("cks-1"), Conflict},
 		{"no such store", deleteStore("cks-9"), Conflict},
@@ -222,7 +226,7 @@ func TestHostileChanges(t *testing.T) {
 // last use go with it; those of its replica and of other keys stay.
 func TestDeletedKeyLeavesNothing(t *testing.T) {
 	m := newMachine(t)
-	id, replica := testKey(1), KeyID{Region: "us-test-1", ID: testKey(1).ID}
+	id, replica := testKey(1), KeyID{Account: account, Region: "us-test-1", ID: testKey(1).ID}
 	k, r := inStore(id, "cks-1"), keyOf(replica)
 	wantVerdicts(t, m.propose(record(putStore("cks-1"), putKey(k), putKey(r), putGrant(id, 1), putGrant(id, 2), putGrant(replica, 1))), Accepted)
 	v := m.index
@@ -232,7 +236,7 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 		record(putKey(pendingDeletion(k, start+7*day))),
 	), Accepted, Accepted, Accepted)
 	m.pass(7)
-	if n, _ := m.fsm.Current().StoreKeys("cks-1"); n.GetCount() != 1 {
+	if n, _ := m.fsm.Current().StoreKeys(account, "cks-1"); n.GetCount() != 1 {
 		t.Errorf("the store has %d keys, want 1", n.GetCount())
 	}
 	if n, _ := m.fsm.Current().KeyGrants(id); n.GetCount() != 2 {
@@ -260,7 +264,7 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 	if g, _ := s.Grant(replica, grantID(1)); g == nil {
 		t.Error("its replica's grant is gone")
 	}
-	if n, _ := s.KeyStores(); n.GetCount() != 0 {
+	if n, _ := s.KeyStores(account); n.GetCount() != 0 {
 		t.Errorf("there are %d stores, want 0", n.GetCount())
 	}
 }
@@ -270,7 +274,7 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 func TestGrantLookups(t *testing.T) {
 	m := newMachine(t)
 	const who = "arn:aws:iam::000000000000:user/a"
-	first, second, elsewhere := testKey(1), testKey(2), KeyID{Region: "us-test-1", ID: testKey(1).ID}
+	first, second, elsewhere := testKey(1), testKey(2), KeyID{Account: account, Region: "us-test-1", ID: testKey(1).ID}
 	grant := func(id KeyID, n byte, grantee, retiring string) *fsmpb.Change {
 		c := putGrant(id, n)
 		c.GetPutGrant().Grantee, c.GetPutGrant().Retiring = grantee, retiring
@@ -297,11 +301,11 @@ func TestGrantLookups(t *testing.T) {
 		{"to, after the last", s.GrantsTo(first, who, grantID(255)), nil},
 		{"to nobody", s.GrantsTo(first, "arn:", nil), nil},
 		{"to, elsewhere", s.GrantsTo(elsewhere, who, nil), []string{"1.1"}},
-		{"retired by", s.GrantsRetiredBy(region, who, nil), []string{"1.5", "1.255", "2.0", "2.1"}},
-		{"retired by, after the first", s.GrantsRetiredBy(region, who, GrantID(first, grantID(5))), []string{"1.255", "2.0", "2.1"}},
-		{"retired by, after the first key's", s.GrantsRetiredBy(region, who, GrantID(first, grantID(255))), []string{"2.0", "2.1"}},
-		{"retired by, after the last", s.GrantsRetiredBy(region, who, GrantID(second, grantID(1))), nil},
-		{"retired by nobody", s.GrantsRetiredBy(region, "", nil), nil},
+		{"retired by", s.GrantsRetiredBy(account, region, who, nil), []string{"1.5", "1.255", "2.0", "2.1"}},
+		{"retired by, after the first", s.GrantsRetiredBy(account, region, who, GrantID(first, grantID(5))), []string{"1.255", "2.0", "2.1"}},
+		{"retired by, after the first key's", s.GrantsRetiredBy(account, region, who, GrantID(first, grantID(255))), []string{"2.0", "2.1"}},
+		{"retired by, after the last", s.GrantsRetiredBy(account, region, who, GrantID(second, grantID(1))), nil},
+		{"retired by nobody", s.GrantsRetiredBy(account, region, "", nil), nil},
 	} {
 		if got := names(tt.got); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
@@ -328,7 +332,7 @@ func TestUses(t *testing.T) {
 	entry := m.audit.entries[len(m.audit.entries)-1]
 	event := auditlog.EventID(entry.LeafHash())
 	for _, id := range []KeyID{id, other} {
-		want := &fsmpb.KeyUse{Key: id.ID[:], Region: region, Operation: 9, Time: m.wall, RequestId: both.RequestId, EventId: event[:]}
+		want := &fsmpb.KeyUse{Account: uint64(account), Key: id.ID[:], Region: region, Operation: 9, Time: m.wall, RequestId: both.RequestId, EventId: event[:]}
 		if got := m.fsm.Current().KeyUse(id); !proto.Equal(got, want) {
 			t.Errorf("use of %v is %v, want %v", id, got, want)
 		}
@@ -339,7 +343,7 @@ func TestUses(t *testing.T) {
 	wantVerdicts(t, m.propose(
 		use(id, v-1, 5), late, use(testKey(7), 0, 5),
 		used(record(), 0, 5), used(reads(record(), kind, id.Bytes(), v), 1, 5),
-		used(reads(record(), fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), 0), 0, 5), used(reads(record(), kind, []byte("x"), 0), 0, 5),
+		used(reads(record(), fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), 0), 0, 5), used(reads(record(), kind, CredentialID(account, "x"), 0), 0, 5),
 		used(used(used(used(used(reads(record(), kind, id.Bytes(), v), 0, 5), 0, 5), 0, 5), 0, 5), 0, 5),
 	), Conflict, Late, Accepted, Accepted, Accepted, Accepted, Accepted, Invalid)
 	if got := m.fsm.Current().KeyUse(id).GetOperation(); got != 9 {
@@ -353,7 +357,7 @@ func TestUses(t *testing.T) {
 // TestReplicaAfterItsDeletion: an id comes back only as a replica of the same
 // multi-Region key.
 func TestReplicaAfterItsDeletion(t *testing.T) {
-	home, away := testKey(1), KeyID{Region: "us-test-1", ID: testKey(1).ID}
+	home, away := testKey(1), KeyID{Account: account, Region: "us-test-1", ID: testKey(1).ID}
 	of := func(id KeyID, spoil func(*fsmpb.Key)) *fsmpb.Key {
 		k := keyOf(id)
 		k.MultiRegion, k.PrimaryRegion = true, home.Region
@@ -365,7 +369,7 @@ func TestReplicaAfterItsDeletion(t *testing.T) {
 	begin := func(t *testing.T) *machine {
 		m := newMachine(t)
 		wantVerdicts(t, m.propose(
-			record(putKey(of(home, nil)), putKey(keyOf(KeyID{Region: away.Region, ID: testKey(2).ID}))), record(putKey(of(away, nil))),
+			record(putKey(of(home, nil)), putKey(keyOf(KeyID{Account: account, Region: away.Region, ID: testKey(2).ID}))), record(putKey(of(away, nil))),
 			record(putKey(pendingDeletion(of(away, nil), start+7*day))),
 		), Accepted, Accepted, Accepted)
 		m.pass(7)
@@ -420,12 +424,12 @@ func TestDeleteCredential(t *testing.T) {
 	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), credential("AKIB"))), Accepted)
 	v := m.index
 	remove := func() *fsmpb.Record {
-		return reads(record(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Id: "AKIA"}}}),
-			fsmpb.Kind_KIND_CREDENTIAL, []byte("AKIA"), v)
+		return reads(record(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(account), Id: "AKIA"}}}),
+			fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, "AKIA"), v)
 	}
 	wantVerdicts(t, m.propose(remove(), remove()), Accepted, Conflict)
 	var left []string
-	for c := range m.fsm.Current().Credentials() {
+	for c := range m.fsm.Current().Credentials(account) {
 		left = append(left, c.Id)
 	}
 	if !slices.Equal(left, []string{"AKIB"}) {
@@ -435,7 +439,7 @@ func TestDeleteCredential(t *testing.T) {
 	if err := other.restore(m.snapshot()); err != nil {
 		t.Fatal(err)
 	}
-	if c, _ := other.fsm.Current().Credential("AKIA"); c != nil {
+	if c, _ := other.fsm.Current().Credential(account, "AKIA"); c != nil {
 		t.Errorf("a snapshot brought %v back", c)
 	}
 }

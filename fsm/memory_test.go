@@ -45,7 +45,7 @@ func filled(t testing.TB, n int) *machine {
 			record(putKey(k), putPolicy(id, defaultPolicy)),
 			used(reads(record(putAlias(id, fmt.Sprintf("alias/scale/%06d", i))), fsmpb.Kind_KIND_KEY, id.Bytes(), m.index+1), 0, 1),
 			record(&fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
-				Key: on.ID[:], Region: on.Region, Id: grant[:], Grantee: fmt.Sprintf("arn:aws:iam::000000000000:user/u%d", i),
+				Account: uint64(on.Account), Key: on.ID[:], Region: on.Region, Id: grant[:], Grantee: fmt.Sprintf("arn:aws:iam::000000000000:user/u%d", i),
 				Retiring: "arn:aws:iam::000000000000:role/retirer", Operations: []string{"Encrypt", "Decrypt"}, Created: start,
 				Issuer: "000000000000",
 			}}}))
@@ -62,7 +62,7 @@ func filled(t testing.TB, n int) *machine {
 // numbered is a key whose id looks as random as they are.
 func numbered(i int) KeyID {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
-	return KeyID{Region: region, ID: [16]byte(sum[:])}
+	return KeyID{Account: account, Region: region, ID: [16]byte(sum[:])}
 }
 
 // TestMemoryOfAKey holds what a key costs in memory with its policy, alias, grant and

@@ -60,7 +60,7 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 			if k, _ := after.Key(id); k.State != disabled.State {
 				t.Error("the key was changed")
 			}
-			if c, _ := after.Credential("AKIATHIEF"); c != nil {
+			if c, _ := after.Credential(account, "AKIATHIEF"); c != nil {
 				t.Error("a credential was planted")
 			}
 			if len(m.audit.entries) != records {

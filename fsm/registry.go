@@ -64,6 +64,8 @@ type spec[M message] struct {
 	count   func(id []byte, n uint32, v Version) M
 	counted func(M) uint32
 
+	// whole says that such objects are the whole cluster's, and of no account.
+	whole bool
 	// founding says that such objects may come with the record that founds the cluster;
 	// before says that they may be there before that.
 	founding, before bool
@@ -164,6 +166,7 @@ type row struct {
 	counted func(proto.Message) uint32
 
 	founding, before bool
+	whole            bool
 
 	compact func(t *texts, db *table, o *object)
 	indexes []indexer
@@ -247,6 +250,7 @@ func newRow[M message](s spec[M]) *row {
 		absent:   s.absent,
 		founding: s.founding,
 		before:   s.before,
+		whole:    s.whole,
 		number:   itemFields[none.ProtoReflect().Descriptor().FullName()],
 		item: func(i *fsmpb.SnapshotItem) (proto.Message, bool) {
 			m := s.item(i)

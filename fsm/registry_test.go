@@ -327,14 +327,14 @@ func TestStateHashIsFixed(t *testing.T) {
 	w.pass(7)
 	wantVerdicts(t, w.propose(record(deleteKey(doomedKey)), record(deleteKey(storeKey)), record(deleteKey(replicaKey))), Accepted, Accepted, Accepted)
 	wantVerdicts(t, w.propose(record(deleteStore("cks-2")), record(w.key(primaryKey, in("us-test-1"))),
-		record(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Id: "AKIAONE"}}}),
+		record(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(account), Id: "AKIAONE"}}}),
 		record(&fsmpb.Change{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: at}}}),
 	), Accepted, Accepted, Accepted, Accepted)
-	const want = "7a7fe325552545858c596252f3ce1b35050198955adc768e93e2e7dde27c7998"
+	const want = "ac37364deaff06ed8a938c8b6652156c411e51acbc3834082cee5645ce5e0ad9"
 	if got := fmt.Sprintf("%x", w.fsm.Current().Hash()); got != want {
 		t.Errorf("the state hash is %s, was %s", got, want)
 	}
-	const wantDigest = "fcc2c359066af009af278be12748daddf5530efae2640a90cea5013e8a3a1044"
+	const wantDigest = "d48eb153d09f10393efcf6672171c7cb4b55d9cff3a08ef3972375ccbd0d611b"
 	if got := fmt.Sprintf("%x", w.fsm.Current().Digest()); got != wantDigest {
 		t.Errorf("the digest of the rows is %s, was %s", got, wantDigest)
 	}

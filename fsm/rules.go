@@ -66,6 +66,9 @@ func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 			return e.does.alone
 		}
 		kind := e.does.row.kind
+		if a.foreign(kind, e.id) {
+			return "it names another account than the cluster's"
+		}
 		one := subject{kind, string(e.id)}
 		if seen[one] {
 			return "it changes an object twice"
@@ -77,6 +80,31 @@ func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 		}
 	}
 	return ""
+}
+
+// accountOf is a cluster's account, as the ids of its objects begin with it; nil for none.
+func accountOf(c *fsmpb.Cluster) []byte {
+	a, ok := ParseAccount(c.GetAccount())
+	if !ok {
+		return nil
+	}
+	return AccountID(a)
+}
+
+// accountToBe is that of the cluster that a record founds.
+func accountToBe(r *wire.Record) []byte {
+	for _, c := range r.Changes {
+		if put := c.GetPutCluster(); put != nil {
+			return accountOf(put)
+		}
+	}
+	return nil
+}
+
+// foreign tells whether an id is of another account than the cluster's. As long as a
+// cluster has one account, there is nothing of another that a record could be about.
+func (a *applier) foreign(kind fsmpb.Kind, id []byte) bool {
+	return !registry[kind].whole && (a.account == nil || !bytes.HasPrefix(id, a.account))
 }
 
 // stands tells whether there will be such an object: what belongs to one is stored
@@ -91,7 +119,7 @@ func (a *applier) stands(kind fsmpb.Kind, id []byte) bool {
 func (a *applier) members(id KeyID) (n int) {
 	c := a.cluster()
 	for _, r := range append([]string{c.GetRegion()}, c.GetMoreRegions()...) {
-		o := KeyID{Region: r, ID: id.ID}
+		o := KeyID{Account: id.Account, Region: r, ID: id.ID}
 		if r != id.Region && lookup(a.db, fsmpb.Kind_KIND_KEY, o.Bytes()) != nil {
 			n++
 		}
@@ -123,7 +151,7 @@ const (
 // nothing of it changes but whether it takes any region: a root key, shares or a keyring
 // in place of the first would lock everybody out for ever.
 func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
-	if len(n.Id) != 16 || n.Account == "" || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
+	if len(n.Id) != 16 || accountOf(n) == nil || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
 		return "a cluster's seal is incomplete"
 	}
 	for i, r := range n.MoreRegions {
@@ -176,13 +204,13 @@ func (a *applier) checkKey(was, n *fsmpb.Key) (broken string) {
 
 // grave is the tombstone of the key that had the id before.
 func (a *applier) grave(k *fsmpb.Key) *object {
-	return lookup(a.db, fsmpb.Kind_KIND_TOMBSTONE, firstOf(keyBytes(k.Region, k.Id)))
+	return lookup(a.db, fsmpb.Kind_KIND_TOMBSTONE, IDOf(k).Bytes())
 }
 
 // replicated tells whether a key is a replica of one that is there and in use:
 // nothing but such a one can follow a replica that was deleted.
 func (a *applier) replicated(n *fsmpb.Key) bool {
-	id, ok := keyID(n.PrimaryRegion, n.Id)
+	id, ok := keyID(n.Account, n.PrimaryRegion, n.Id)
 	if !n.MultiRegion || !ok || n.PrimaryRegion == n.Region {
 		return false
 	}
@@ -198,7 +226,7 @@ func (a *applier) replicated(n *fsmpb.Key) bool {
 // a new one replaces.
 func (a *applier) makingKey(was, n *fsmpb.Key) {
 	if lostMaterial(was, n) {
-		id, _ := keyID(n.Region, n.Id)
+		id := IDOf(n)
 		a.events.Destroyed = append(a.events.Destroyed, id)
 	}
 	if grave := a.grave(n); grave != nil {
@@ -235,7 +263,7 @@ func (a *applier) keyIsDue(k *fsmpb.Key) Verdict {
 func (a *applier) buryKey(id []byte, k *fsmpb.Key) {
 	key, _ := parseKeyID(id)
 	a.f.uses.forget(key)
-	a.put(fsmpb.Kind_KIND_TOMBSTONE, id, &fsmpb.Tombstone{Key: key.ID[:], Region: k.Region, Deleted: a.state.time})
+	a.put(fsmpb.Kind_KIND_TOMBSTONE, id, &fsmpb.Tombstone{Account: k.Account, Region: k.Region, Key: key.ID[:], Deleted: a.state.time})
 	a.events.Destroyed = append(a.events.Destroyed, key)
 }
 
@@ -280,7 +308,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 		if n.DeletionTime < a.state.time+days*maxClockStep {
 			return "it schedules a deletion too soon"
 		}
-		if id, _ := keyID(n.Region, n.Id); isPrimary(n) && a.members(id) > 0 {
+		if id := IDOf(n); isPrimary(n) && a.members(id) > 0 {
 			return "it schedules the deletion of a primary key that has replicas"
 		}
 	case fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION:
@@ -486,7 +514,7 @@ func (a *applier) checkKeyStore(was, n *fsmpb.KeyStore) (broken string) {
 
 // storeIsEmpty: a custom key store is forgotten when it has no keys.
 func (a *applier) storeIsEmpty(n *fsmpb.KeyStore) Verdict {
-	if a.count(fsmpb.Kind_KIND_STORE_KEYS, []byte(n.Id)) > 0 {
+	if a.count(fsmpb.Kind_KIND_STORE_KEYS, KeyStoreID(Account(n.Account), n.Id)) > 0 {
 		return Conflict
 	}
 	return Accepted

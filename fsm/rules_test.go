@@ -27,8 +27,9 @@ var (
 	storeKey    = testKey(9)
 	noKey       = testKey(99)
 
-	replicaKey = KeyID{Region: "us-test-1", ID: primaryKey.ID}
-	waitingFor = KeyID{Region: "us-test-1", ID: waitingKey.ID}
+	replicaKey   = KeyID{Account: account, Region: "us-test-1", ID: primaryKey.ID}
+	strangersKey = KeyID{Account: account + 1, Region: region, ID: ownKey.ID}
+	waitingFor   = KeyID{Account: account, Region: "us-test-1", ID: waitingKey.ID}
 )
 
 const usedURI = "spiffe://test/ann"
@@ -43,11 +44,11 @@ func material(n byte) *fsmpb.Material {
 }
 
 func tagsOf(id KeyID) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: id.Region}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region}}}
 }
 
 func deleteAlias(name string) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: name, Region: region}}}
+	return &fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(account), Name: name, Region: region}}}
 }
 
 // world is a state with something that each rule protects.
@@ -71,7 +72,7 @@ func newWorld(t *testing.T) *world {
 	empty := keyOf(emptyKey)
 	empty.Origin, empty.State = "EXTERNAL", fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 	certificate := &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
-		Id: usedURI, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::000000000000:user/ann", Active: true,
+		Account: uint64(account), Id: usedURI, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::000000000000:user/ann", Active: true,
 		Mac: make([]byte, 32), MacGeneration: 1, SessionEpoch: 3,
 	}}}
 	own := keyOf(ownKey)
@@ -113,7 +114,7 @@ func (w *world) key(id KeyID, edit func(*fsmpb.Key)) *fsmpb.Change {
 
 // cred is a change of a credential as it stands.
 func (w *world) cred(id string, edit func(*fsmpb.Credential)) *fsmpb.Change {
-	c, _ := w.fsm.Current().Credential(id)
+	c, _ := w.fsm.Current().Credential(account, id)
 	c = proto.CloneOf(c)
 	edit(c)
 	return &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}}
@@ -188,8 +189,20 @@ var ruleCases = []struct {
 	{"it changes an object twice", "put and deleted", changing(putAlias(ownKey, "alias/a"), deleteAlias("alias/a")), changing(deleteAlias("alias/a"))},
 	{"it changes an object twice", "a grant that ends twice", changing(deleteGrant(ownKey, 1), deleteGrant(ownKey, 1)), changing(deleteGrant(ownKey, 1))},
 
+	// The account.
+	{"it names another account than the cluster's", "changed", changing(putAlias(strangersKey, "alias/x")), changing(putAlias(ownKey, "alias/x"))},
+	{"it names another account than the cluster's", "deleted", changing(deleteKey(strangersKey)), nil},
+	{"it names another account than the cluster's", "credential", ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Account++ }), ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Active = false })},
+	{"it names another account than the cluster's", "key store", changing(deleteStoreOf(account+1, "cks-1")), nil},
+	{"it names another account than the cluster's", "no account", changing(deleteKey(KeyID{Region: region, ID: ownKey.ID})), nil},
+	{"it names another account than the cluster's", "read", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, strangersKey.Bytes(), 0) },
+		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, testKey(200).Bytes(), 0) }},
+	{"it names another account than the cluster's", "read of nothing", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY_STORES, nil, 0) },
+		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_NODE, nil, 0) }},
+
 	// The cluster.
 	{"a cluster's seal is incomplete", "", ofCluster(func(c *fsmpb.Cluster) { c.Keyring = nil }), ofCluster(func(c *fsmpb.Cluster) { c.AnyRegion = true })},
+	{"a cluster's seal is incomplete", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "11112222333" }), nil},
 	{"a cluster's Regions are not in order", "", ofCluster(func(c *fsmpb.Cluster) { slices.Reverse(c.MoreRegions) }), nil},
 	{"it changes the cluster's seal", "root key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedRoot = []byte("noise") }), nil},
 	{"it changes the cluster's seal", "shares", ofCluster(func(c *fsmpb.Cluster) { c.Shares.Threshold++ }), nil},
@@ -201,7 +214,7 @@ var ruleCases = []struct {
 
 	// What a key is.
 	{"a key has no valid id, Region, spec or usage", "", newKey(func(k *fsmpb.Key) { k.Spec = "" }), newKey(nil)},
-	{"a key has no valid id or Region", "", changing(deleteKey(KeyID{Region: "EU", ID: ownKey.ID})), nil},
+	{"a key has no valid id or Region", "", changing(deleteKey(KeyID{Account: account, Region: "EU", ID: ownKey.ID})), nil},
 	{"it reuses the id of a deleted key", "", changing(putKey(keyOf(goneKey))), newKey(nil)},
 	{"it changes a key's spec, usage, origin, creation date or key store", "spec", ofKey(ownKey, func(k *fsmpb.Key) { k.Spec = "HMAC_256" }), ofKey(ownKey, func(k *fsmpb.Key) { k.Description = "x" })},
 	{"it changes a key's spec, usage, origin, creation date or key store", "origin", ofKey(ownKey, func(k *fsmpb.Key) { k.Origin = "EXTERNAL" }), nil},
@@ -339,7 +352,7 @@ var ruleCases = []struct {
 	{"an alias has no valid name or key", "", changing(putAlias(ownKey, "b")), nil},
 	{"it deletes an alias that is not there", "", changing(deleteAlias("alias/b")), nil},
 	{"a grant has no valid key, id, grantee or operation", "", changing(edited(putGrant(ownKey, 2), (*fsmpb.Change).GetPutGrant, func(g *fsmpb.Grant) { g.Operations = nil })), nil},
-	{"a grant has no valid key", "", changing(deleteGrant(KeyID{Region: "EU"}, 1)), nil},
+	{"a grant has no valid key", "", changing(deleteGrant(KeyID{Account: account, Region: "EU"}, 1)), nil},
 	{"it changes a grant", "", changing(edited(putGrant(ownKey, 1), (*fsmpb.Change).GetPutGrant, func(g *fsmpb.Grant) { g.Operations = []string{"Decrypt"} })), changing(putGrant(ownKey, 2))},
 	{"a custom key store has no id, name, type or state", "", changing(edited(putStore("cks-2"), (*fsmpb.Change).GetPutKeyStore, func(s *fsmpb.KeyStore) { s.Name = "" })), changing(putStore("cks-2"))},
 	{"it changes what a custom key store is", "", changing(edited(putStore("cks-1"), (*fsmpb.Change).GetPutKeyStore, func(s *fsmpb.KeyStore) { s.Type = "AWS_CLOUDHSM" })),

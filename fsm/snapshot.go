@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -248,6 +249,7 @@ type restored struct {
 	checks   []check
 	uses     []*fsmpb.KeyUse
 	sum      hash.Hash // of the items that are attested
+	account  []byte    // as ids begin with it; nil until the cluster's record was read
 	attested *fsmpb.Attestation
 }
 
@@ -349,7 +351,7 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 		n.sessions[m.Session.Node] = sessionOf(m.Session)
 		return nil
 	case *fsmpb.SnapshotItem_KeyUse:
-		if _, ok := keyID(m.KeyUse.Region, m.KeyUse.Key); !ok {
+		if k, ok := owning(m.KeyUse); !ok || !n.ours(k.Bytes()) {
 			return fmt.Errorf("%w: use of a key with a wrong id", ErrUnreadable)
 		}
 		n.uses = append(n.uses, m.KeyUse)
@@ -422,14 +424,21 @@ func (n *restored) observation(o *fsmpb.Observation) error {
 	return nil
 }
 
+// ours tells whether an id begins with the account of the cluster, whose record comes
+// first.
+func (n *restored) ours(id []byte) bool { return n.account != nil && bytes.HasPrefix(id, n.account) }
+
 func (n *restored) insert(r *row, m proto.Message) error {
 	id, valid := r.id(m)
-	if !valid {
+	if !valid || !r.whole && !n.ours(id) {
 		return fmt.Errorf("%w: %v with a wrong id", ErrUnreadable, r.kind)
 	}
 	version := *r.version(m)
 	if version == 0 {
 		return fmt.Errorf("%w: %v without a version", ErrUnreadable, r.kind)
+	}
+	if c, ok := m.(*fsmpb.Cluster); ok {
+		n.account = accountOf(c)
 	}
 	n.db.insert(n.texts.newObject(n.db, r.kind, id, version, m))
 	return nil

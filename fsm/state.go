@@ -2,7 +2,6 @@ package fsm
 
 import (
 	"bytes"
-	"encoding/hex"
 	"iter"
 
 	"github.com/google/btree"
@@ -65,49 +64,6 @@ func (s *State) Audit() (auditlog.Frontier, []auditlog.Hash) { return s.frontier
 // configuration, ascending.
 func (s *State) Voters() []string { return s.voters }
 
-// KeyID names a KMS key: multi-Region keys have the same id in several regions.
-type KeyID struct {
-	Region string
-	ID     [16]byte
-}
-
-func (k KeyID) String() string { return k.Region + "/" + hex.EncodeToString(k.ID[:]) }
-
-// Bytes is the id as read sets and tables have it.
-func (k KeyID) Bytes() []byte {
-	b := make([]byte, 0, len(k.Region)+1+16)
-	b = append(b, k.Region...)
-	b = append(b, 0) // no region contains it, so no id is a prefix of another region's
-	return append(b, k.ID[:]...)
-}
-
-func keyID(region string, id []byte) (KeyID, bool) {
-	k := KeyID{Region: region}
-	ok := len(id) == len(k.ID) && validRegion(region)
-	copy(k.ID[:], id)
-	return k, ok
-}
-
-func validRegion(r string) bool {
-	if len(r) == 0 || len(r) > 32 {
-		return false
-	}
-	for _, c := range []byte(r) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return false
-		}
-	}
-	return true
-}
-
-// AliasID is the id of an alias as read sets and tables have it.
-func AliasID(region, name string) []byte {
-	b := make([]byte, 0, len(region)+1+len(name))
-	b = append(b, region...)
-	b = append(b, 0)
-	return append(b, name...)
-}
-
 // VersionOf is the version of any object that a read set can name.
 func (s *State) VersionOf(kind fsmpb.Kind, id []byte) Version {
 	return versionOf(s.db, kind, id)
@@ -127,6 +83,14 @@ func (s *State) Cluster() (*fsmpb.Cluster, Version) {
 	return get[*fsmpb.Cluster](s, fsmpb.Kind_KIND_CLUSTER, nil)
 }
 
+// Account is the one account of the cluster; 0 before init. It never changes, so that
+// nothing has to note that it was read.
+func (s *State) Account() Account {
+	c, _ := s.Cluster()
+	a, _ := ParseAccount(c.GetAccount())
+	return a
+}
+
 // Key is the key with that id; nil when there is none.
 func (s *State) Key(id KeyID) (*fsmpb.Key, Version) {
 	return get[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, id.Bytes())
@@ -143,8 +107,8 @@ func (s *State) KeyTags(id KeyID) (*fsmpb.KeyTags, Version) {
 }
 
 // Alias is the alias of that name, "alias/…".
-func (s *State) Alias(region, name string) (*fsmpb.Alias, Version) {
-	return get[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, AliasID(region, name))
+func (s *State) Alias(a Account, region, name string) (*fsmpb.Alias, Version) {
+	return get[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, AliasID(a, region, name))
 }
 
 // KeyAliases counts the key's aliases; its version changes with the set.
@@ -154,23 +118,19 @@ func (s *State) KeyAliases(id KeyID) (*fsmpb.KeyAliases, Version) {
 
 // Credential is the credential with that id: an access key id, or the URI of a
 // client certificate.
-func (s *State) Credential(id string) (*fsmpb.Credential, Version) {
-	return get[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, []byte(id))
+func (s *State) Credential(a Account, id string) (*fsmpb.Credential, Version) {
+	return get[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(a, id))
 }
 
-// Credentials are all credentials by id.
-func (s *State) Credentials() iter.Seq[*fsmpb.Credential] {
-	return scan[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, nil, nil)
+// Credentials are the account's credentials by id.
+func (s *State) Credentials(a Account) iter.Seq[*fsmpb.Credential] {
+	return scan[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, AccountID(a), AccountID(a))
 }
 
 // Tombstone is what is left of a deleted key.
 func (s *State) Tombstone(id KeyID) (*fsmpb.Tombstone, Version) {
 	return get[*fsmpb.Tombstone](s, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes())
 }
-
-// GrantID is the id of a grant as read sets and tables have it: the key's, then
-// the grant's 32 bytes.
-func GrantID(key KeyID, id []byte) []byte { return append(key.Bytes(), id...) }
 
 // Grant is the grant of that id on a key.
 func (s *State) Grant(key KeyID, id []byte) (*fsmpb.Grant, Version) {
@@ -196,23 +156,24 @@ func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 // GrantsTo are the grants on the key whose grantee is that text, by id, from the
 // one after the given id on; nil starts at the first.
 func (s *State) GrantsTo(key KeyID, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
-	from := &fsmpb.Grant{Region: key.Region, Key: key.ID[:], Grantee: principal, Id: after}
+	from := &fsmpb.Grant{Account: uint64(key.Account), Region: key.Region, Key: key.ID[:], Grantee: principal, Id: after}
 	return grantsBy(byGrantee.in(s.db), from, func(g *fsmpb.Grant) bool {
-		return g.Grantee == principal && g.Region == key.Region && bytes.Equal(g.Key, key.ID[:])
+		return g.Grantee == principal && Account(g.Account) == key.Account && g.Region == key.Region && bytes.Equal(g.Key, key.ID[:])
 	})
 }
 
-// GrantsRetiredBy are the region's grants whose retiring principal is that text,
+// GrantsRetiredBy are the grants of an account's keys in a Region whose retiring principal is that text,
 // by key, then id, from the one after the given GrantID on; nil starts at the
 // first.
-func (s *State) GrantsRetiredBy(region, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
-	from := &fsmpb.Grant{Region: region, Retiring: principal}
-	if _, ids, ok := bytes.Cut(after, []byte{0}); ok {
+func (s *State) GrantsRetiredBy(a Account, region, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
+	from := &fsmpb.Grant{Account: uint64(a), Region: region, Retiring: principal}
+	if prefix := regional(a, region, 0); bytes.HasPrefix(after, prefix) {
+		ids := after[len(prefix):]
 		n := min(len(ids), len(KeyID{}.ID))
 		from.Key, from.Id = ids[:n], ids[n:]
 	}
 	return grantsBy(byRetiring.in(s.db), from, func(g *fsmpb.Grant) bool {
-		return g.Retiring == principal && g.Region == region
+		return g.Retiring == principal && Account(g.Account) == a && g.Region == region
 	})
 }
 
@@ -227,25 +188,25 @@ func grantsBy(index *btree.BTreeG[*fsmpb.Grant], after *fsmpb.Grant, belong func
 }
 
 // KeyStore is the custom key store with that id.
-func (s *State) KeyStore(id string) (*fsmpb.KeyStore, Version) {
-	return get[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, []byte(id))
+func (s *State) KeyStore(a Account, id string) (*fsmpb.KeyStore, Version) {
+	return get[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, KeyStoreID(a, id))
 }
 
-// KeyStores counts the custom key stores; its version changes when one is made,
+// KeyStores counts the account's custom key stores; its version changes when one is made,
 // deleted or given another name or address.
-func (s *State) KeyStores() (*fsmpb.KeyStores, Version) {
-	return get[*fsmpb.KeyStores](s, fsmpb.Kind_KIND_KEY_STORES, nil)
+func (s *State) KeyStores(a Account) (*fsmpb.KeyStores, Version) {
+	return get[*fsmpb.KeyStores](s, fsmpb.Kind_KIND_KEY_STORES, AccountID(a))
 }
 
-// AllKeyStores are the custom key stores by id.
-func (s *State) AllKeyStores() iter.Seq[*fsmpb.KeyStore] {
-	return scan[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, nil, nil)
+// AllKeyStores are the account's custom key stores by id.
+func (s *State) AllKeyStores(a Account) iter.Seq[*fsmpb.KeyStore] {
+	return scan[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, AccountID(a), AccountID(a))
 }
 
 // StoreKeys counts the keys of a custom key store; its version changes with the
 // set.
-func (s *State) StoreKeys(store string) (*fsmpb.StoreKeys, Version) {
-	return get[*fsmpb.StoreKeys](s, fsmpb.Kind_KIND_STORE_KEYS, []byte(store))
+func (s *State) StoreKeys(a Account, store string) (*fsmpb.StoreKeys, Version) {
+	return get[*fsmpb.StoreKeys](s, fsmpb.Kind_KIND_STORE_KEYS, KeyStoreID(a, store))
 }
 
 // KeyUse is the newest use of a key; nil when it was never used. It may be newer
@@ -262,10 +223,10 @@ func (s *State) Nodes() iter.Seq[*fsmpb.RegisterNode] {
 	return scan[*fsmpb.RegisterNode](s, fsmpb.Kind_KIND_NODE, nil, nil)
 }
 
-// Keys are the region's keys by id, from the one after the given id on; a zero
+// Keys are the keys of an account in a Region by id, from the one after the given id on; a zero
 // id starts at the first.
 func (s *State) Keys(after KeyID) iter.Seq[*fsmpb.Key] {
-	prefix := append([]byte(after.Region), 0)
+	prefix := regional(after.Account, after.Region, 0)
 	from := prefix
 	if after.ID != [16]byte{} {
 		from = append(after.Bytes(), 0) // the least id greater than after
@@ -273,18 +234,18 @@ func (s *State) Keys(after KeyID) iter.Seq[*fsmpb.Key] {
 	return scan[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, prefix, from)
 }
 
-// AllKeys are the keys of every region.
+// AllKeys are the keys of every account and Region.
 func (s *State) AllKeys() iter.Seq[*fsmpb.Key] {
 	return scan[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, nil, nil)
 }
 
-// Aliases are the region's aliases by name, from the one after the given name
+// Aliases are the aliases of an account in a Region by name, from the one after the given name
 // on; "" starts at the first.
-func (s *State) Aliases(region, after string) iter.Seq[*fsmpb.Alias] {
-	prefix := append([]byte(region), 0)
+func (s *State) Aliases(a Account, region, after string) iter.Seq[*fsmpb.Alias] {
+	prefix := regional(a, region, 0)
 	from := prefix
 	if after != "" {
-		from = append(AliasID(region, after), 0)
+		from = append(AliasID(a, region, after), 0)
 	}
 	return scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, prefix, from)
 }
@@ -292,8 +253,8 @@ func (s *State) Aliases(region, after string) iter.Seq[*fsmpb.Alias] {
 // AliasesOf are the key's aliases by name.
 func (s *State) AliasesOf(id KeyID) iter.Seq[*fsmpb.Alias] {
 	return func(yield func(*fsmpb.Alias) bool) {
-		byTarget.in(s.db).AscendGreaterOrEqual(&fsmpb.Alias{Region: id.Region, Key: id.ID[:]}, func(a *fsmpb.Alias) bool {
-			return a.Region == id.Region && bytes.Equal(a.Key, id.ID[:]) && yield(a)
+		byTarget.in(s.db).AscendGreaterOrEqual(&fsmpb.Alias{Account: uint64(id.Account), Region: id.Region, Key: id.ID[:]}, func(a *fsmpb.Alias) bool {
+			return Account(a.Account) == id.Account && a.Region == id.Region && bytes.Equal(a.Key, id.ID[:]) && yield(a)
 		})
 	}
 }

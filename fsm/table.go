@@ -104,15 +104,15 @@ var indexes []indexer
 var (
 	// byTarget has aliases by the key that they name.
 	byTarget = newIndex(func(a, b *fsmpb.Alias) bool {
-		return cmp.Or(strings.Compare(a.Region, b.Region), bytes.Compare(a.Key, b.Key), strings.Compare(a.Name, b.Name)) < 0
+		return cmp.Or(cmp.Compare(a.Account, b.Account), strings.Compare(a.Region, b.Region), bytes.Compare(a.Key, b.Key), strings.Compare(a.Name, b.Name)) < 0
 	}, nil)
 	// byGrantee has grants by key and grantee.
 	byGrantee = newIndex(func(a, b *fsmpb.Grant) bool {
-		return cmp.Or(strings.Compare(a.Region, b.Region), bytes.Compare(a.Key, b.Key), strings.Compare(a.Grantee, b.Grantee), bytes.Compare(a.Id, b.Id)) < 0
+		return cmp.Or(cmp.Compare(a.Account, b.Account), strings.Compare(a.Region, b.Region), bytes.Compare(a.Key, b.Key), strings.Compare(a.Grantee, b.Grantee), bytes.Compare(a.Id, b.Id)) < 0
 	}, nil)
 	// byRetiring has grants by the principal that may retire them.
 	byRetiring = newIndex(func(a, b *fsmpb.Grant) bool {
-		return cmp.Or(strings.Compare(a.Region, b.Region), strings.Compare(a.Retiring, b.Retiring), bytes.Compare(a.Key, b.Key), bytes.Compare(a.Id, b.Id)) < 0
+		return cmp.Or(cmp.Compare(a.Account, b.Account), strings.Compare(a.Region, b.Region), strings.Compare(a.Retiring, b.Retiring), bytes.Compare(a.Key, b.Key), bytes.Compare(a.Id, b.Id)) < 0
 	}, func(g *fsmpb.Grant) bool { return g.Retiring != "" })
 )
 

@@ -52,21 +52,21 @@ func TestPublishedStatesDoNotChange(t *testing.T) {
 
 		var aliases, grants, retirable int
 		for a := range scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, nil, nil) {
-			id, _ := keyID(a.Region, a.Key)
+			id, _ := owning(a)
 			if !slices.Contains(slices.Collect(s.AliasesOf(id)), a) {
 				t.Fatalf("index %d: %s is not among its key's aliases", l.Index, a.Name)
 			}
 			aliases++
 		}
 		for g := range scan[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, nil, nil) {
-			id, _ := keyID(g.Region, g.Key)
+			id, _ := owning(g)
 			if !slices.Contains(slices.Collect(s.GrantsTo(id, g.Grantee, nil)), g) {
 				t.Fatalf("index %d: grant %x is not among its grantee's", l.Index, g.Id)
 			}
 			if grants++; g.Retiring == "" {
 				continue
 			}
-			if !slices.Contains(slices.Collect(s.GrantsRetiredBy(g.Region, g.Retiring, nil)), g) {
+			if !slices.Contains(slices.Collect(s.GrantsRetiredBy(account, g.Region, g.Retiring, nil)), g) {
 				t.Fatalf("index %d: grant %x is not among those that its principal may retire", l.Index, g.Id)
 			}
 			retirable++

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"bytes"
+	"cmp"
 	"strings"
 	"sync"
 
@@ -51,15 +52,6 @@ func (u *uses) note(r *wire.Record, n use) {
 	}
 }
 
-// parseKeyID reads what KeyID.Bytes wrote.
-func parseKeyID(b []byte) (KeyID, bool) {
-	region, id, ok := bytes.Cut(b, []byte{0})
-	if !ok {
-		return KeyID{}, false
-	}
-	return keyID(string(region), id)
-}
-
 func (u *uses) forget(id KeyID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -78,7 +70,8 @@ func (u *uses) get(id KeyID) *fsmpb.KeyUse {
 
 func (n use) proto(id KeyID) *fsmpb.KeyUse {
 	return &fsmpb.KeyUse{
-		Key: id.ID[:], Region: id.Region, Operation: n.operation, Time: n.time, RequestId: n.requestID[:], EventId: n.eventID[:],
+		Account: uint64(id.Account), Region: id.Region, Key: id.ID[:],
+		Operation: n.operation, Time: n.time, RequestId: n.requestID[:], EventId: n.eventID[:],
 	}
 }
 
@@ -89,10 +82,8 @@ type keyUse struct {
 }
 
 func (k keyUse) compare(other keyUse) int {
-	if c := strings.Compare(k.key.Region, other.key.Region); c != 0 {
-		return c
-	}
-	return bytes.Compare(k.key.ID[:], other.key.ID[:])
+	return cmp.Or(cmp.Compare(k.key.Account, other.key.Account), strings.Compare(k.key.Region, other.key.Region),
+		bytes.Compare(k.key.ID[:], other.key.ID[:]))
 }
 
 // all are the uses, for a snapshot.
@@ -112,7 +103,7 @@ func (u *uses) replace(list []*fsmpb.KeyUse) {
 	defer u.mu.Unlock()
 	clear(u.of)
 	for _, n := range list {
-		id, _ := keyID(n.Region, n.Key)
+		id, _ := owning(n)
 		u.texts.share(&id.Region)
 		s := use{operation: n.Operation, time: n.Time}
 		copy(s.requestID[:], n.RequestId)

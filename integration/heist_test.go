@@ -196,7 +196,7 @@ func (x *heist) state(n *harness.Node) map[string]string {
 	c, _ := s.Cluster()
 	put("cluster", c)
 	for k := range s.AllKeys() {
-		id := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
+		id := fsm.IDOf(k)
 		name := fmt.Sprintf(" of key %x", k.Id)
 		put("key"+name, k)
 		policy, _ := s.KeyPolicy(id)
@@ -208,11 +208,11 @@ func (x *heist) state(n *harness.Node) map[string]string {
 		grants, _ := s.KeyGrants(id)
 		put("grants"+name, grants)
 	}
-	for a := range s.Aliases(harness.Region, "") {
+	for a := range s.Aliases(s.Account(), harness.Region, "") {
 		put("alias "+a.Name, a)
 	}
 	for _, id := range []string{x.c.AccessKeyID, thiefAccessKey, x.thiefCertificate()} {
-		cred, _ := s.Credential(id)
+		cred, _ := s.Credential(s.Account(), id)
 		put("credential "+id, cred)
 	}
 	for r := range s.Nodes() {
@@ -419,7 +419,7 @@ func (x *heist) forgeries(signed [][]byte) map[string][]byte {
 		x.t.Fatal("the disabled key is not there")
 	}
 	dead.State = fsmpb.KeyState_KEY_STATE_ENABLED
-	root, _ := s.Credential(x.c.AccessKeyID)
+	root, _ := s.Credential(s.Account(), x.c.AccessKeyID)
 	planted, certificate := proto.CloneOf(root), proto.CloneOf(root)
 	planted.Id, certificate.Id = thiefAccessKey, x.thiefCertificate()
 	c, _ := s.Cluster()
@@ -430,7 +430,7 @@ func (x *heist) forgeries(signed [][]byte) map[string][]byte {
 		"a credential of root":      {{Change: &fsmpb.Change_PutCredential{PutCredential: planted}}},
 		"the node as root":          {{Change: &fsmpb.Change_PutCredential{PutCredential: certificate}}},
 		"another seal":              {{Change: &fsmpb.Change_PutCluster{PutCluster: seal}}},
-		"a key deleted":             {{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Region: dead.Region, Key: dead.Id}}}},
+		"a key deleted":             {{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: dead.Account, Region: dead.Region, Key: dead.Id}}}},
 		"time confirmed for a year": {{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: time.Now().AddDate(1, 0, 0).UnixNano()}}}},
 		"noise in the audit log":    nil,
 	}

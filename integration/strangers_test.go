@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base32"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -78,7 +78,8 @@ func (s *strangers) ask(f *face, n *harness.Node, i int) {
 	tr := &http.Transport{TLSClientConfig: f.tls(), DialContext: d.DialContext, ForceAttemptHTTP2: true}
 	s.t.Cleanup(tr.CloseIdleConnections)
 	key := func(j int) string {
-		return "AKIA" + base32.StdEncoding.EncodeToString(fmt.Appendf(nil, "%02d%08d", i, j))
+		account, _ := fsm.ParseAccount(harness.Account)
+		return fsm.AccessKeyID(fsm.LongTerm, account, [fsm.AccessKeyNoise]byte{1: byte(i), 3: byte(j >> 8), 4: byte(j)})
 	}
 	s.run(func() {
 		for j := 0; s.ctx.Err() == nil; j++ {

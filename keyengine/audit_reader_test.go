@@ -59,9 +59,9 @@ func TestReadAudit(t *testing.T) {
 func TestReadAuditIsTheAccountsOnly(t *testing.T) {
 	c, e, _ := openCluster(t)
 	c.change(putSigned(t, e, &fsmpb.Credential{
-		Id: "conclave://client/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::111122223333:user/ann",
+		Account: uint64(testAccountNumber), Id: "conclave://client/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::111122223333:user/ann",
 	}), putSigned(t, e, &fsmpb.Credential{
-		Id: "conclave://client/other", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::999999999999:root",
+		Account: uint64(testAccountNumber), Id: "conclave://client/other", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::999999999999:root",
 	}))
 	for _, uri := range []string{"conclave://client/ann", "conclave://client/other"} {
 		id, err := e.AuthenticateCertificate(t.Context(), uri)
@@ -202,7 +202,7 @@ func TestReadAuditUnderConflict(t *testing.T) {
 	// Somebody else rewrites the same credential between decision and commit.
 	c.replica("a").before = func(r *fsmpb.Record) {
 		if n++; n < maxTries {
-			cred, _ := c.state().Credential(res.AccessKeyID)
+			cred, _ := c.state().Credential(testAccountNumber, res.AccessKeyID)
 			c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
 		}
 	}

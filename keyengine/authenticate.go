@@ -10,6 +10,7 @@ import (
 	"io"
 	"strconv"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -102,7 +103,8 @@ var decoySecret = []byte("0000000000000000000000000000000000000000")
 
 // accessKey is the good access key with that id.
 func (e *Engine) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
-	if !isAccessKeyID(id) {
+	kind, account, ok := fsm.ParseAccessKeyID(id)
+	if !ok || kind != fsm.LongTerm || account != e.replica.State().Account() {
 		return nil, errUnrecognized
 	}
 	return e.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -58,7 +57,7 @@ func proofOf(res *InitResult, now time.Time) SessionProof {
 // credential is a copy of one, to edit.
 func (c *fakeCluster) credential(id string) *fsmpb.Credential {
 	c.t.Helper()
-	cred, _ := c.state().Credential(id)
+	cred, _ := c.state().Credential(testAccountNumber, id)
 	return proto.CloneOf(cred)
 }
 
@@ -140,7 +139,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		r := c.replica("a")
 		stranger := func(i int) sigv4.Proof {
 			p := signed(res, "20300102", "text")
-			p.AccessKeyID = "AKIA" + base32.StdEncoding.EncodeToString(fmt.Appendf(nil, "%010d", i))
+			p.AccessKeyID = fsm.AccessKeyID(fsm.LongTerm, testAccountNumber, [fsm.AccessKeyNoise]byte{3: byte(i >> 8), 4: byte(i)})
 			if !isAccessKeyID(p.AccessKeyID) {
 				t.Fatalf("%q", p.AccessKeyID)
 			}
@@ -203,7 +202,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		time.Sleep(time.Second)
 		before = r.asked()
 		p := stranger(0)
-		for _, id := range []string{"", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
+		for _, id := range []string{fsm.AccessKeyID(fsm.LongTerm, testAccountNumber+1, [fsm.AccessKeyNoise]byte{}), "AKIA" + strings.Repeat("A", 16), "", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
 			p.AccessKeyID = id
 			if _, err := e.AuthenticateSigV4(t.Context(), p); err != errUnrecognized {
 				t.Errorf("%.30q: %v", id, err)
@@ -409,6 +408,21 @@ func TestForgedTokens(t *testing.T) {
 	refused("padded", token+"=")
 	refused("with a line break", token[:20]+"\n"+token[20:])
 	refused("longer", base64.RawURLEncoding.EncodeToString(append(raw, 0)))
+
+	o := e.vault.opened.Load()
+	claims, err := o.verify(token)
+	if err != nil || claims.account != testAccountNumber {
+		t.Fatalf("the token is of account %v: %v", claims.account, err)
+	}
+	claims.account++
+	strange, err := o.sign(&claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused("another account's", strange)
+	if e.KnowsToken(strange) || !e.KnowsToken(token) {
+		t.Error("a token of another account is known, or the right one is not")
+	}
 }
 
 func FuzzVerifyToken(f *testing.F) {
@@ -465,7 +479,7 @@ func TestSessionProofs(t *testing.T) {
 		}
 	}
 	p := proofOf(res, now)
-	p.AccessKeyID = "AKIA" + strings.Repeat("A", 16)
+	p.AccessKeyID = fsm.AccessKeyID(fsm.LongTerm, testAccountNumber, [fsm.AccessKeyNoise]byte{})
 	if _, _, err := e.OpenSession(t.Context(), p); err != errUnrecognized {
 		t.Errorf("unknown key: %v", err)
 	}
@@ -577,14 +591,14 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 		}
 	}
 	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
-		Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 		Mac: make([]byte, 32), MacGeneration: 1,
 	}}})
 	_, err := e.AuthenticateCertificate(t.Context(), "conclave://operator/thief")
 	refused("planted", err)
 
 	ann := &fsmpb.Credential{
-		Id: "conclave://operator/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Created: 1,
+		Account: uint64(testAccountNumber), Id: "conclave://operator/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Created: 1,
 	}
 	put := putSigned(t, e, ann)
 	signed := proto.CloneOf(ann)
@@ -622,7 +636,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 	}
 	// A node's certificate is nobody's credential, whoever writes it.
 	node := &fsmpb.Credential{
-		Id: "conclave://node/a", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: "conclave://node/a", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 	}
 	if v, _ := c.verdict(putSigned(t, e, node)); v != fsm.Invalid {
 		t.Errorf("a credential for a node's certificate: %v", v)

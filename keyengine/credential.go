@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -15,12 +16,8 @@ import (
 )
 
 const (
-	accessKeyPrefix = "AKIA"
-	accessKeyLen    = len(accessKeyPrefix) + 16
-	secretLen       = 40
-
-	accessKeyAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-	secretAlphabet    = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/+"
+	secretLen      = 40
+	secretAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/+"
 
 	// maxCredentialID is the longest id that the state takes.
 	maxCredentialID = 1024
@@ -38,11 +35,11 @@ func randomText(b []byte, alphabet string) {
 	}
 }
 
-// newAccessKey makes an access key for a principal. The secret is the caller's
+// newAccessKey makes an access key for a principal of an account. The secret is the caller's
 // to destroy.
-func newAccessKey(arena *keymat.Arena, ring *keymat.Keyring, principal string, created int64) (*fsmpb.Credential, *keymat.Secret, error) {
-	id := make([]byte, accessKeyLen)
-	randomText(id[copy(id, accessKeyPrefix):], accessKeyAlphabet)
+func newAccessKey(arena *keymat.Arena, ring *keymat.Keyring, account fsm.Account, principal string, created int64) (*fsmpb.Credential, *keymat.Secret, error) {
+	var noise [fsm.AccessKeyNoise]byte
+	_, _ = rand.Read(noise[:]) // never fails: crypto/rand ends the process instead
 	secret, err := arena.Fill(secretLen, func(b []byte) error {
 		randomText(b, secretAlphabet)
 		return nil
@@ -51,7 +48,7 @@ func newAccessKey(arena *keymat.Arena, ring *keymat.Keyring, principal string, c
 		return nil, nil, err
 	}
 	c := &fsmpb.Credential{
-		Id: string(id), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
+		Account: uint64(account), Id: fsm.AccessKeyID(fsm.LongTerm, account, noise), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
 	}
 	err = secret.With(func(b []byte) (err error) {
 		c.Generation, c.WrappedSecret, err = ring.WrapFor(keymat.PurposeCredential, credentialBinding(c), b)
@@ -70,7 +67,7 @@ func newAccessKey(arena *keymat.Arena, ring *keymat.Keyring, principal string, c
 // credentialBinding ties a secret to its id and to the principal that it proves:
 // a credential whose principal was edited on disk does not open.
 func credentialBinding(c *fsmpb.Credential) keymat.Binding {
-	return keymat.Binding{Object: []byte(c.Id), Spec: "ACCESS_KEY", Usage: c.Principal}
+	return keymat.Binding{Object: fsm.CredentialID(fsm.Account(c.Account), c.Id), Spec: "ACCESS_KEY", Usage: c.Principal}
 }
 
 // credentialCacheKey names a credential in caches of keys derived from it.
@@ -79,18 +76,11 @@ func credentialCacheKey(id string) [16]byte {
 	return [16]byte(h[:])
 }
 
-// isAccessKeyID reports whether an id is one that this package could have made:
-// nothing else is worth looking for twice.
+// isAccessKeyID reports whether an id is one that a cluster could have made: nothing
+// else is worth looking for twice.
 func isAccessKeyID(id string) bool {
-	if len(id) != accessKeyLen || id[:len(accessKeyPrefix)] != accessKeyPrefix {
-		return false
-	}
-	for _, c := range []byte(id[len(accessKeyPrefix):]) {
-		if (c < 'A' || c > 'Z') && (c < '2' || c > '7') {
-			return false
-		}
-	}
-	return true
+	kind, _, ok := fsm.ParseAccessKeyID(id)
+	return ok && kind == fsm.LongTerm
 }
 
 // proof is what an identity carries of the credential that proved it: a MAC over
@@ -111,6 +101,7 @@ func (o *opened) sessionProof(c *fsmpb.Credential) ([32]byte, error) {
 // credentialText is what identifies a credential, without what may change of it.
 func credentialText(c *fsmpb.Credential) []byte {
 	b := make([]byte, 0, 512)
+	b = fsm.Account(c.Account).Append(b)
 	for _, f := range [][]byte{[]byte(c.Id), []byte(c.Principal), c.WrappedSecret} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(f)))
 		b = append(b, f...)
@@ -209,14 +200,16 @@ func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
 // once more in a state that has everything that was committed when the caller
 // asked, as a credential made on another node just before must work here.
 func (e *Engine) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
-	if c, _ := e.replica.State().Credential(id); good(c, kind) {
+	s := e.replica.State()
+	account := s.Account() // which never changes
+	if c, _ := s.Credential(account, id); good(c, kind) {
 		return c, nil
 	}
 	fresh, err := e.freshState(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if c, _ := fresh.Credential(id); good(c, kind) {
+	if c, _ := fresh.Credential(account, id); good(c, kind) {
 		return c, nil
 	}
 	return nil, errUnrecognized

@@ -138,7 +138,7 @@ func TestLastCredential(t *testing.T) {
 	if err := b.DeleteCredential(t.Context(), behind, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
 		t.Errorf("the last one, on a node that is behind: %v", err)
 	}
-	if cr, _ := c.state().Credential(res.AccessKeyID); cr == nil {
+	if cr, _ := c.state().Credential(testAccountNumber, res.AccessKeyID); cr == nil {
 		t.Error("no credential is left")
 	}
 }
@@ -208,7 +208,7 @@ func TestCredentialsAreRoots(t *testing.T) {
 	c, e, res := openCluster(t)
 	const uri = "conclave://operator/ann"
 	c.change(putSigned(t, e, &fsmpb.Credential{
-		Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Active: true, Created: 1,
 	}))
 	id, err := e.AuthenticateCertificate(t.Context(), uri)
 	if err != nil {
@@ -227,7 +227,7 @@ func TestCredentialsAreRoots(t *testing.T) {
 	// A certificate that stands for root is one credential of it.
 	const second = "conclave://operator/root"
 	c.change(putSigned(t, e, &fsmpb.Credential{
-		Id: second, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: second, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 	}))
 	root := rootCaller(t, e, res)
 	list, err := e.Credentials(t.Context(), root)

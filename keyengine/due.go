@@ -46,7 +46,7 @@ func deletionDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 }
 
 func deleteDue(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: t.id.ID[:], Region: t.id.Region}}})
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: uint64(t.id.Account), Key: t.id.ID[:], Region: t.id.Region}}})
 	return nil, nil
 }
 
@@ -86,7 +86,7 @@ func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 		return 0, false
 	}
 	for _, r := range regions(c) {
-		if o, _ := s.Key(fsm.KeyID{Region: r, ID: [16]byte(k.Id)}); o != nil && r != k.Region {
+		if o, _ := s.Key(fsm.KeyID{Account: fsm.Account(k.Account), Region: r, ID: [16]byte(k.Id)}); o != nil && r != k.Region {
 			return 0, false
 		}
 	}
@@ -202,7 +202,7 @@ func (d *due) look(s *fsm.State, now time.Time) {
 			if !ok {
 				continue
 			}
-			id := dueID{fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}, y}
+			id := dueID{fsm.IDOf(k), y}
 			d.pending = append(d.pending, dueKey{dueID: id, version: k.Version, at: at})
 			if again, ok := retry[id]; ok {
 				d.waits[id], d.retry[id] = waits[id], again

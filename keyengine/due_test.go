@@ -36,7 +36,7 @@ func TestDueKeyIsDeletedOnce(t *testing.T) {
 	b := c.newEngine("b")
 	unsealNode(t, b, res.Shares...)
 	makeKey(t, c, a, testKey)
-	makeKey(t, c, a, fsm.KeyID{Region: "eu-west-1", ID: [16]byte{9}})
+	makeKey(t, c, a, fsm.KeyID{Account: testAccountNumber, Region: "eu-west-1", ID: [16]byte{9}})
 	c.schedule(testKey, week)
 	da, db, now := newDue(a), newDue(b), time.Now()
 	if wait := da.round(t.Context(), now); wait != dueLookMax {

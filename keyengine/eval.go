@@ -90,6 +90,12 @@ func (ev *eval) cluster() *fsmpb.Cluster {
 	return ev.founded
 }
 
+// account is the cluster's only one, whose objects all requests are about.
+func (ev *eval) account() fsm.Account {
+	a, _ := fsm.ParseAccount(ev.cluster().GetAccount())
+	return a
+}
+
 func (ev *eval) key(id fsm.KeyID) *fsmpb.Key {
 	k, v := ev.state.Key(id)
 	ev.note(fsmpb.Kind_KIND_KEY, ev.bytesOf(id), v)
@@ -109,8 +115,8 @@ func (ev *eval) keyTags(id fsm.KeyID) *fsmpb.KeyTags {
 }
 
 func (ev *eval) alias(region, name string) *fsmpb.Alias {
-	a, v := ev.state.Alias(region, name)
-	ev.note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(region, name), v)
+	a, v := ev.state.Alias(ev.account(), region, name)
+	ev.note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(ev.account(), region, name), v)
 	return a
 }
 
@@ -121,8 +127,8 @@ func (ev *eval) keyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
 }
 
 func (ev *eval) credential(id string) *fsmpb.Credential {
-	c, v := ev.state.Credential(id)
-	ev.note(fsmpb.Kind_KIND_CREDENTIAL, []byte(id), v)
+	c, v := ev.state.Credential(ev.account(), id)
+	ev.note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(ev.account(), id), v)
 	return c
 }
 
@@ -162,22 +168,22 @@ func (ev *eval) keyGrants(id fsm.KeyID) *fsmpb.KeyGrants {
 }
 
 func (ev *eval) keyStore(id string) *fsmpb.KeyStore {
-	k, v := ev.state.KeyStore(id)
-	ev.note(fsmpb.Kind_KIND_KEY_STORE, []byte(id), v)
+	k, v := ev.state.KeyStore(ev.account(), id)
+	ev.note(fsmpb.Kind_KIND_KEY_STORE, fsm.KeyStoreID(ev.account(), id), v)
 	return k
 }
 
 // keyStores notes the whole set of custom key stores.
 func (ev *eval) keyStores() *fsmpb.KeyStores {
-	n, v := ev.state.KeyStores()
-	ev.note(fsmpb.Kind_KIND_KEY_STORES, nil, v)
+	n, v := ev.state.KeyStores(ev.account())
+	ev.note(fsmpb.Kind_KIND_KEY_STORES, fsm.AccountID(ev.account()), v)
 	return n
 }
 
 // storeKeys notes the set of a custom key store's keys.
 func (ev *eval) storeKeys(store string) *fsmpb.StoreKeys {
-	n, v := ev.state.StoreKeys(store)
-	ev.note(fsmpb.Kind_KIND_STORE_KEYS, []byte(store), v)
+	n, v := ev.state.StoreKeys(ev.account(), store)
+	ev.note(fsmpb.Kind_KIND_STORE_KEYS, fsm.KeyStoreID(ev.account(), store), v)
 	return n
 }
 

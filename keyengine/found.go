@@ -373,7 +373,11 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 	}
 	f.result.VerifierKey = verifierKey(c)
 
-	key, secret, err := newAccessKey(arena, ring, f.result.RootARN, now)
+	account, ok := fsm.ParseAccount(p.Account)
+	if !ok {
+		return nil, fmt.Errorf("%q is no account id", p.Account)
+	}
+	key, secret, err := newAccessKey(arena, ring, account, f.result.RootARN, now)
 	if err != nil {
 		return nil, err
 	}
@@ -385,7 +389,7 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 	f.credentials = []*fsmpb.Credential{key}
 	if p.RootCertificate != "" {
 		cert := &fsmpb.Credential{
-			Id: p.RootCertificate, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: f.result.RootARN, Active: true, Created: now,
+			Account: uint64(account), Id: p.RootCertificate, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: f.result.RootARN, Active: true, Created: now,
 		}
 		if err := signCredential(ring, cert); err != nil {
 			return nil, err

@@ -18,12 +18,12 @@ import (
 // that every unsealed node knows the tokens that the cluster gave out, and none that
 // it did not, without keeping them.
 //
-// Format 1, in base64: format(1) generation(4) nonce(16) key(16) grant(32), the
+// Format 1, in base64: format(1) generation(4) nonce(16) account(5) key(16) grant(32), the
 // key's Region with its length(1) before it, and a MAC(32) of all before that, by
 // the keyring's generation that the token names. The nonce makes each token another.
 const (
 	grantTokenFormat = 1
-	grantTokenFixed  = 1 + 4 + 16 + 16 + 32 + 1
+	grantTokenFixed  = 1 + 4 + 16 + 5 + 16 + 32 + 1
 	grantTokenMAC    = "grant token v1"
 )
 
@@ -39,6 +39,7 @@ func (v *vault) grantToken(key fsm.KeyID, grant [32]byte) (string, error) {
 	b = binary.BigEndian.AppendUint32(b, generation)
 	b = append(b, make([]byte, 16)...)
 	_, _ = rand.Read(b[5:21]) // never fails: crypto/rand ends the process instead
+	b = key.Account.Append(b)
 	b = append(b, key.ID[:]...)
 	b = append(b, grant[:]...)
 	b = append(b, byte(len(key.Region))) // Regions have 32 bytes at most
@@ -75,7 +76,11 @@ func (v *vault) grantOfToken(token string) (key fsm.KeyID, grant [32]byte, err e
 	if !equal(want, [32]byte(tag)) || int(body[grantTokenFixed-1]) != len(body)-grantTokenFixed {
 		return key, grant, kmsapi.ErrInvalidGrantToken
 	}
-	return fsm.KeyID{Region: string(body[grantTokenFixed:]), ID: [16]byte(body[21:37])}, [32]byte(body[37:69]), nil
+	account, ids, ok := fsm.CutAccount(body[21:])
+	if !ok {
+		return key, grant, kmsapi.ErrInvalidGrantToken
+	}
+	return fsm.KeyID{Account: account, Region: string(body[grantTokenFixed:]), ID: [16]byte(ids)}, [32]byte(ids[16:]), nil
 }
 
 // checkTokens refuses grant tokens that the cluster did not give out for this
@@ -90,10 +95,10 @@ func (ev *eval) checkTokens(tokens []string) error {
 	return nil
 }
 
-// tokenGrant is the grant of this Region that a token names.
+// tokenGrant is the grant of this account and Region that a token names.
 func (ev *eval) tokenGrant(token string) (fsm.KeyID, [32]byte, error) {
 	key, grant, err := ev.engine.vault.grantOfToken(token)
-	if err == nil && key.Region != ev.region() {
+	if err == nil && (key.Account != ev.account() || key.Region != ev.region()) {
 		err = kmsapi.ErrInvalidGrantToken
 	}
 	return key, grant, err

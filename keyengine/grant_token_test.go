@@ -85,7 +85,7 @@ func TestGrantTokens(t *testing.T) {
 	}
 
 	// Bits that base64 has to spare at the end, in Regions of other lengths.
-	padded, err := r.first.vault.grantToken(fsm.KeyID{Region: "eu-west-10"}, [32]byte{})
+	padded, err := r.first.vault.grantToken(fsm.KeyID{Account: testAccountNumber, Region: "eu-west-100"}, [32]byte{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*gone.GrantId+" not found")
 	// A token cannot be made to name more than it does: key and grant are bound.
 	key, grant, err := r.first.vault.grantOfToken(*there.GrantToken)
-	if want := (fsm.KeyID{Region: testRegion, ID: r.keyID(other).ID}); err != nil || key != want || string(grant[:]) != string(bytesOfGrant(*there.GrantId)) {
+	if want := (fsm.KeyID{Account: testAccountNumber, Region: testRegion, ID: r.keyID(other).ID}); err != nil || key != want || string(grant[:]) != string(bytesOfGrant(*there.GrantId)) {
 		t.Errorf("the token names %v, %x: %v", key, grant, err)
 	}
 }

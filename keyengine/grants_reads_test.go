@@ -25,7 +25,7 @@ func bytesOfGrant(id string) []byte {
 func (r *room) grantChange(key, id, grantee string, operations ...string) *fsmpb.Change {
 	k := r.keyID(key)
 	return &fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: &fsmpb.Grant{
-		Key: k.ID[:], Region: k.Region, Id: bytesOfGrant(id), Grantee: grantee, Operations: operations, Issuer: testAccount,
+		Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region, Id: bytesOfGrant(id), Grantee: grantee, Operations: operations, Issuer: testAccount,
 	}}}
 }
 
@@ -37,7 +37,7 @@ func (r *room) putGrant(key, id, grantee string, operations ...string) {
 func (r *room) dropGrant(key, id string) {
 	r.t.Helper()
 	k := r.keyID(key)
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Key: k.ID[:], Region: k.Region, Id: bytesOfGrant(id)}}})
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region, Id: bytesOfGrant(id)}}})
 }
 
 // grantReadCases are those of grants: the operations on them, and what they allow.

@@ -15,7 +15,7 @@ import (
 // back: the private half of the wrapping key, wrapped under the keyring. So nothing
 // has to be kept for it, and any unsealed node can read it.
 //
-// Format 1: format(1) generation(4) id(16) key(16) expires(8) algorithm(1), the
+// Format 1: format(1) generation(4) id(16) account(5) key(16) expires(8) algorithm(1), the
 // key's Region with its length(1) before it, and the wrapped private half. All
 // before that is bound to it: a token that was altered does not open.
 type importToken struct {
@@ -27,7 +27,7 @@ type importToken struct {
 
 const (
 	importTokenFormat = 1
-	importTokenFixed  = 1 + 4 + 16 + 16 + 8 + 1 + 1
+	importTokenFixed  = 1 + 4 + 16 + 5 + 16 + 8 + 1 + 1
 	// maxImportToken is AWS's for the member that it comes back in.
 	maxImportToken = 6144
 )
@@ -48,6 +48,7 @@ func (t *importToken) header(generation uint32) ([]byte, error) {
 	b := []byte{importTokenFormat}
 	b = binary.BigEndian.AppendUint32(b, generation)
 	b = append(b, t.id[:]...)
+	b = t.key.Account.Append(b)
 	b = append(b, t.key.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(t.expires))
 	b = append(b, byte(algorithm), byte(len(t.key.Region)))
@@ -107,13 +108,14 @@ func parseToken(b []byte) (t *importToken, generation uint32, wrapped []byte) {
 	if len(b) < importTokenFixed || len(b) > maxImportToken || b[0] != importTokenFormat {
 		return nil, 0, nil
 	}
-	algorithm, region := int(b[45]), int(b[46])
-	if algorithm >= len(tokenAlgorithms) || len(b) < importTokenFixed+region {
+	account, rest, ok := fsm.CutAccount(b[21:])
+	algorithm, region := int(b[50]), int(b[51])
+	if !ok || algorithm >= len(tokenAlgorithms) || len(b) < importTokenFixed+region {
 		return nil, 0, nil
 	}
 	t = &importToken{
-		id: [16]byte(b[5:21]), algorithm: tokenAlgorithms[algorithm], expires: int64(binary.BigEndian.Uint64(b[37:45])),
-		key: fsm.KeyID{Region: string(b[importTokenFixed : importTokenFixed+region]), ID: [16]byte(b[21:37])},
+		id: [16]byte(b[5:21]), algorithm: tokenAlgorithms[algorithm], expires: int64(binary.BigEndian.Uint64(b[42:50])),
+		key: fsm.KeyID{Account: account, Region: string(b[importTokenFixed : importTokenFixed+region]), ID: [16]byte(rest)},
 	}
 	return t, binary.BigEndian.Uint32(b[1:5]), b[importTokenFixed+region:]
 }

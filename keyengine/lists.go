@@ -24,7 +24,7 @@ func listKeys(ev *eval, in *kmsapi.ListKeysInput) (*kmsapi.ListKeysOutput, error
 	if err != nil {
 		return nil, err
 	}
-	after := fsm.KeyID{Region: ev.region()}
+	after := fsm.KeyID{Account: ev.account(), Region: ev.region()}
 	if id, err := hex.DecodeString(p.after); err == nil {
 		copy(after.ID[:], id)
 	}
@@ -60,7 +60,7 @@ func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutp
 	}
 	ev.later = func(s *fsm.State) (any, error) {
 		out := &kmsapi.ListAliasesOutput{Aliases: []kmsapi.AliasListEntry{}}
-		all := s.Aliases(ev.region(), p.after)
+		all := s.Aliases(ev.account(), ev.region(), p.after)
 		if filter != nil {
 			all = s.AliasesOf(filter.id)
 		}
@@ -69,7 +69,7 @@ func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutp
 				AliasName: ptr(a.Name), AliasArn: ptr(ev.aliasARN(a.Name)),
 				CreationDate: timeOf(a.Created), LastUpdatedDate: timeOf(a.Updated),
 			}
-			if k, _ := s.Key(fsm.KeyID{Region: a.Region, ID: [16]byte(a.Key)}); k != nil {
+			if k, _ := s.Key(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)}); k != nil {
 				e.TargetKeyId = ptr(formatKeyID([16]byte(k.Id), k.MultiRegion))
 			}
 			out.Aliases = append(out.Aliases, e)

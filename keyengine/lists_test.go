@@ -142,7 +142,7 @@ func TestLongLists(t *testing.T) {
 	id, _ := r.newKey()
 	k := r.keyID(id)
 	for i := range 120 {
-		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: fmt.Sprintf("alias/%03d", i), Region: testRegion, Key: k.ID[:]}}})
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: fmt.Sprintf("alias/%03d", i), Region: testRegion, Key: k.ID[:]}}})
 	}
 	for _, tt := range []struct {
 		limit *int32

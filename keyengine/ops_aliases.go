@@ -30,7 +30,7 @@ func createAlias(ev *eval, in *kmsapi.CreateAliasInput) (*none, error) {
 		return nil, err
 	}
 	now := ev.now().UnixNano()
-	ev.putAlias(&fsmpb.Alias{Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: now, Updated: now})
+	ev.putAlias(&fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: now, Updated: now})
 	return &none{}, nil
 }
 
@@ -61,7 +61,7 @@ func updateAlias(ev *eval, in *kmsapi.UpdateAliasInput) (*none, error) {
 			return nil, err
 		}
 	}
-	ev.putAlias(&fsmpb.Alias{Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: a.Created, Updated: ev.now().UnixNano()})
+	ev.putAlias(&fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: a.Created, Updated: ev.now().UnixNano()})
 	return &none{}, nil
 }
 
@@ -80,7 +80,7 @@ func deleteAlias(ev *eval, in *kmsapi.DeleteAliasInput) (*none, error) {
 	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
 		return nil, err
 	}
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: name, Region: t.id.Region}}})
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(t.id.Account), Name: name, Region: t.id.Region}}})
 	return &none{}, nil
 }
 
@@ -115,7 +115,7 @@ func (ev *eval) existingAlias(name string) (*fsmpb.Alias, *target, error) {
 	if a == nil {
 		return nil, nil, ev.aliasNotFound(name)
 	}
-	t := ev.target(fsm.KeyID{Region: a.Region, ID: [16]byte(a.Key)})
+	t := ev.target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 	if t.key == nil {
 		return nil, nil, ev.aliasNotFound(name) // the key went, and its aliases with it
 	}

@@ -36,7 +36,7 @@ func createGrant(ev *eval, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutp
 	if err != nil {
 		return nil, err
 	}
-	n.Key, n.Region = t.id.ID[:], t.id.Region
+	n.Account, n.Region, n.Key = uint64(t.id.Account), t.id.Region, t.id.ID[:]
 	if err := ev.authoriseBy(t, actionCreateGrant, func(parent *fsmpb.Grant) bool { return covers(parent, n) }); err != nil {
 		return nil, err
 	}
@@ -329,7 +329,7 @@ func (ev *eval) endGrant(key fsm.KeyID, id [32]byte, dryRun *bool) (*none, error
 	if isSet(dryRun) {
 		return nil, errDryRun
 	}
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Key: key.ID[:], Region: key.Region, Id: id[:]}}})
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteGrant{DeleteGrant: &fsmpb.GrantID{Account: uint64(key.Account), Key: key.ID[:], Region: key.Region, Id: id[:]}}})
 	return &none{}, nil
 }
 

@@ -676,7 +676,7 @@ func TestExpiryOfSeveral(t *testing.T) {
 func TestImportIntoReplicas(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginImported)})
-	second := fsm.KeyID{Region: secondRegion, ID: r.keyID(name).ID}
+	second := fsm.KeyID{Account: testAccountNumber, Region: secondRegion, ID: r.keyID(name).ID}
 	into := func(region string, digit byte, kind *string) error {
 		t.Helper()
 		p, err := callIn[kmsapi.GetParametersForImportOutput](r, region, "GetParametersForImport", &kmsapi.GetParametersForImportInput{

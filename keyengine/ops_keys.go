@@ -38,7 +38,7 @@ func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, er
 		return nil, err
 	}
 	c := ev.cluster()
-	id := fsm.KeyID{Region: ev.region()}
+	id := fsm.KeyID{Account: ev.account(), Region: ev.region()}
 	if _, err := rand.Read(id.ID[:]); err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, er
 		return nil, err
 	}
 	k := &fsmpb.Key{
-		Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
+		Account: uint64(id.Account), Id: id.ID[:], Region: id.Region, Created: ev.now().UnixNano(),
 		Spec: specOf(in), Usage: usageOf(in), Origin: originOf(in), State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	if isSet(in.MultiRegion) {

@@ -66,5 +66,5 @@ func onlyPolicy(name *string) error {
 }
 
 func (ev *eval) putPolicy(id fsm.KeyID, doc string) {
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: id.ID[:], Region: id.Region, Document: doc}}})
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: doc}}})
 }

@@ -53,7 +53,7 @@ func (ev *eval) members(t *target) []*target {
 // member is the key of t's set in another Region; its key is nil when there is
 // none. Unlike target, it does not say that the request acts on it.
 func (ev *eval) member(t *target, region string) *target {
-	id := fsm.KeyID{Region: region, ID: t.id.ID}
+	id := fsm.KeyID{Account: t.id.Account, Region: region, ID: t.id.ID}
 	return &target{id: id, key: ev.key(id), arn: keyARN(ev.cluster(), region, t.name())}
 }
 
@@ -228,7 +228,7 @@ func (ev *eval) authoriseReplica(in *kmsapi.ReplicateKeyInput) error {
 // newReplica is a new key of t's set.
 func (ev *eval) newReplica(t *target, region string, description *string) (*fsmpb.Key, error) {
 	k := &fsmpb.Key{
-		Id: t.id.ID[:], Region: region, MultiRegion: true, Created: ev.now().UnixNano(),
+		Account: uint64(t.id.Account), Id: t.id.ID[:], Region: region, MultiRegion: true, Created: ev.now().UnixNano(),
 		Spec: t.key.Spec, Usage: t.key.Usage, Origin: t.key.Origin, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	if description != nil {
@@ -284,7 +284,7 @@ func (ev *eval) waitsForReplicas(t *target) bool {
 // wasKey tells whether an id is or was a key's in any of the cluster's Regions.
 func (ev *eval) wasKey(id [16]byte) bool {
 	for _, r := range regions(ev.cluster()) {
-		k := fsm.KeyID{Region: r, ID: id}
+		k := fsm.KeyID{Account: ev.account(), Region: r, ID: id}
 		if ev.tombstone(k) != nil || ev.key(k) != nil {
 			return true
 		}

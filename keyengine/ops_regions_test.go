@@ -66,7 +66,7 @@ func (r *room) describeIn(region, id string) *kmsapi.KeyMetadata {
 
 func (r *room) keyIn(region, id string) *fsmpb.Key {
 	r.t.Helper()
-	k, _ := r.cluster.state().Key(fsm.KeyID{Region: region, ID: r.keyID(id).ID})
+	k, _ := r.cluster.state().Key(fsm.KeyID{Account: testAccountNumber, Region: region, ID: r.keyID(id).ID})
 	return k
 }
 
@@ -84,7 +84,7 @@ func putKeyChange(k *fsmpb.Key) *fsmpb.Change {
 
 func defaultPolicyChange(k *fsmpb.Key) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{
-		PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.Id, Region: k.Region, Document: policy.DefaultKeyPolicy("aws", testAccount)},
+		PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.Id, Region: k.Region, Document: policy.DefaultKeyPolicy("aws", testAccount)},
 	}}
 }
 
@@ -317,7 +317,7 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	mustIn[none](r, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	k := r.keyID(id)
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.ID[:], Region: thirdRegion,
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: thirdRegion,
 		Document: r.policyFor(rootStatement, statement("Deny", testAccount, "kms:Decrypt"))}}})
 	decrypt := &kmsapi.DecryptInput{CiphertextBlob: blob}
 	_, err := callIn[kmsapi.DecryptOutput](r, testRegion, "Decrypt", decrypt)
@@ -374,7 +374,7 @@ func TestReplicateKeyErrors(t *testing.T) {
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	for k := range r.cluster.state().Keys(fsm.KeyID{Region: thirdRegion}) {
+	for k := range r.cluster.state().Keys(fsm.KeyID{Account: testAccountNumber, Region: thirdRegion}) {
 		t.Errorf("a refused ReplicateKey made %x", k.Id)
 	}
 	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), BypassPolicyLockoutSafetyCheck: ptr(true),
@@ -403,7 +403,7 @@ func TestReplicateKeyErrors(t *testing.T) {
 func TestImportedReplica(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	k := &fsmpb.Key{
-		Id: bytes.Repeat([]byte{7}, 16), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
+		Account: uint64(testAccountNumber), Id: bytes.Repeat([]byte{7}, 16), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
 		Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginImported, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	m, err := r.first.vault.newMaterial(k, 1)
@@ -546,9 +546,9 @@ func TestUpdatePrimaryRegion(t *testing.T) {
 	// The replica's policy has a say.
 	key := r.keyID(id)
 	deny := r.policyFor(rootStatement, statement("Deny", testAccount, "kms:UpdatePrimaryRegion"))
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: key.ID[:], Region: secondRegion, Document: deny}}})
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: deny}}})
 	wantError(t, update(testRegion, id, secondRegion), kmsapi.ErrAccessDenied, "…")
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: key.ID[:], Region: secondRegion, Document: r.policyFor(rootStatement)}}})
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: r.policyFor(rootStatement)}}})
 
 	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
@@ -652,7 +652,7 @@ func TestSealedNodeReplicatesNothing(t *testing.T) {
 	id := r.newMultiKey(kmsapi.CreateKeyInput{})
 	k := r.keyIn(testRegion, id)
 	r.first.vault.seal()
-	if _, err := r.first.vault.inStep(k, &fsmpb.Key{Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, err := r.first.vault.inStep(k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, kmsapi.ErrUnavailable)
 	}
 	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})

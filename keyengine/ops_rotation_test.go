@@ -352,7 +352,7 @@ func (r *room) multiRegion() (name string, primary, second fsm.KeyID) {
 	r.t.Helper()
 	name = r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	id := r.keyID(name).ID
-	return name, fsm.KeyID{Region: testRegion, ID: id}, fsm.KeyID{Region: secondRegion, ID: id}
+	return name, fsm.KeyID{Account: testAccountNumber, Region: testRegion, ID: id}, fsm.KeyID{Account: testAccountNumber, Region: secondRegion, ID: id}
 }
 
 // TestRotationOfReplicas: all keys of a multi-Region set get the same material, and
@@ -474,9 +474,9 @@ func TestDueWindow(t *testing.T) {
 // window from beginning.
 func TestDueWindowSeesAReplica(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	id := fsm.KeyID{Region: testRegion, ID: [16]byte{9}}
+	id := fsm.KeyID{Account: testAccountNumber, Region: testRegion, ID: [16]byte{9}}
 	k := &fsmpb.Key{
-		Id: id.ID[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt,
+		Account: uint64(testAccountNumber), Id: id.ID[:], Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt,
 		Origin: kmsapi.OriginKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	enter := func(state fsmpb.KeyState, days int32) {

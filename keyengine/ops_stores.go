@@ -21,7 +21,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 		return nil, err
 	}
 	s := &fsmpb.KeyStore{
-		Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
+		Account: uint64(ev.account()), Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
 	}
 	switch {
 	case ev.engine.outers[s.Type] == nil:
@@ -205,7 +205,7 @@ func deleteCustomKeyStore(ev *eval, in *kmsapi.DeleteCustomKeyStoreInput) (*none
 	if ev.storeKeys(s.Id).GetCount() > 0 {
 		return nil, kmsapi.Errorf(kmsapi.ErrCustomStoreHasKeys, "The custom key store %s has KMS keys, also those that are pending deletion.", s.Id)
 	}
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Id: s.Id}}})
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKeyStore{DeleteKeyStore: &fsmpb.KeyStoreID{Account: s.Account, Id: s.Id}}})
 	return &none{}, nil
 }
 
@@ -336,7 +336,7 @@ func describeCustomKeyStores(ev *eval, in *kmsapi.DescribeCustomKeyStoresInput) 
 	ev.later = func(state *fsm.State) (any, error) {
 		out := &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{}}
 		all := func(yield func(*fsmpb.KeyStore) bool) {
-			for s := range state.AllKeyStores() {
+			for s := range state.AllKeyStores(ev.account()) {
 				if s.Region == ev.region() && !yield(s) {
 					return
 				}

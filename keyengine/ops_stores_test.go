@@ -56,7 +56,7 @@ func (r *room) storeEntry(id string) kmsapi.CustomKeyStoresListEntry {
 // mangleStore changes a store behind the engine's back.
 func (r *room) mangleStore(id string, f func(*fsmpb.KeyStore)) {
 	r.t.Helper()
-	was, _ := r.cluster.state().KeyStore(id)
+	was, _ := r.cluster.state().KeyStore(testAccountNumber, id)
 	s := proto.CloneOf(was)
 	f(s)
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: s}})
@@ -184,7 +184,7 @@ func TestCreateStoreErrors(t *testing.T) {
 	for i := range defaultQuotas.KeyStores - 1 {
 		in := storeAt(p, fmt.Sprint("n", i))
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
+			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
 		}}})
 	}
 	in := storeAt(p, "eleventh")
@@ -267,7 +267,7 @@ func TestStoreSecret(t *testing.T) {
 	r := newRoom(t)
 	p := r.newProxy()
 	id := r.newStore(p)
-	s, _ := r.cluster.state().KeyStore(id)
+	s, _ := r.cluster.state().KeyStore(testAccountNumber, id)
 	if strings.Contains(s.String(), xksproxy.Secret) || strings.Contains(string(s.WrappedSecret), xksproxy.Secret) {
 		t.Error("the state has the secret in the clear")
 	}
@@ -333,7 +333,7 @@ func TestDescribeStoresPages(t *testing.T) {
 			region = secondRegion
 		}
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
+			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
 		}}})
 	}
 	var got []string

@@ -86,5 +86,5 @@ func listResourceTags(ev *eval, in *kmsapi.ListResourceTagsInput) (*kmsapi.ListR
 }
 
 func (ev *eval) putTags(id fsm.KeyID, tags []*fsmpb.Tag) {
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Key: id.ID[:], Region: id.Region, Tags: tags}}})
+	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Tags: tags}}})
 }

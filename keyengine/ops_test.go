@@ -344,7 +344,7 @@ func TestCiphertextErrors(t *testing.T) {
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context}), kmsapi.ErrInvalidState, arn+" is pending deletion.")
 		r.cluster.advance(8 * 24 * time.Hour)
 		k := r.keyID(id)
-		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: k.Region}}})
+		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region}}})
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context}), kmsapi.ErrAccessDenied, denied)
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &id}), kmsapi.ErrNotFound, "Key '"+arn+"' does not exist")
 		// No permission reads exactly like no key.

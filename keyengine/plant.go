@@ -71,7 +71,7 @@ func (ev *eval) plant(s *Seed) (*target, error) {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "%q is not a key id: a UUID, or mrk- and 32 hexadecimal digits.", s.ID)
 	}
 	c := ev.cluster()
-	key := fsm.KeyID{Region: s.Region, ID: id}
+	key := fsm.KeyID{Account: ev.account(), Region: s.Region, ID: id}
 	if s.Region == "" {
 		key.Region = c.Region
 	}
@@ -95,7 +95,7 @@ func (ev *eval) plant(s *Seed) (*target, error) {
 		return nil, err
 	}
 	k := &fsmpb.Key{
-		Id: id[:], Region: key.Region, Created: ev.now().UnixNano(), Description: s.Description,
+		Account: uint64(key.Account), Id: id[:], Region: key.Region, Created: ev.now().UnixNano(), Description: s.Description,
 		Spec: specOf(in), Usage: usageOf(in), Origin: kmsapi.OriginKMS, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	if multi {
@@ -177,7 +177,7 @@ func (ev *eval) plantRest(t *target, s *Seed) error {
 		if ev.alias(t.id.Region, name) != nil {
 			return kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists in %s", name, t.id.Region)
 		}
-		ev.putAlias(&fsmpb.Alias{Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: t.key.Created, Updated: t.key.Created})
+		ev.putAlias(&fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: t.key.Created, Updated: t.key.Created})
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -11,12 +12,12 @@ func asymmetricReadCases() (cases []readCase) {
 	const all, aliased = "KEY KEY_POLICY CREDENTIAL", "KEY KEY_POLICY ALIAS CREDENTIAL"
 	used := func(w *readWorld) []byte { return w.keyBytes(w.used) }
 	alias := func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), "alias/used"...) }
-	credential := func(w *readWorld) []byte { return []byte(w.alice.Credential()) }
+	credential := func(w *readWorld) []byte { return fsm.CredentialID(testAccountNumber, w.alice.Credential()) }
 	disable := func(w *readWorld) {
 		w.mangle(w.used, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
 	}
 	removeAlias := func(w *readWorld) {
-		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/used", Region: testRegion}}})
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(testAccountNumber), Name: "alias/used", Region: testRegion}}})
 	}
 	for _, op := range []string{
 		"Sign", "Verify", "GetPublicKey", "GenerateMac", "VerifyMac", "DeriveSharedSecret", "Encapsulate", "Decapsulate", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext",

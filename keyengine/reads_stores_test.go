@@ -39,9 +39,9 @@ func storeReadCases() []readCase {
 	}
 	another := func(id, name, path string) func(*readWorld) {
 		return func(w *readWorld) {
-			s, _ := w.cluster.state().KeyStore(w.store)
+			s, _ := w.cluster.state().KeyStore(testAccountNumber, w.store)
 			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-				Id: id, Region: testRegion, Name: name, Type: kmsapi.OriginXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: storeDisconnected,
+				Account: uint64(testAccountNumber), Id: id, Region: testRegion, Name: name, Type: kmsapi.OriginXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: storeDisconnected,
 			}}})
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -103,11 +104,11 @@ func (w *readWorld) disable() {
 
 func (w *readWorld) moveAlias(to string) {
 	k := w.keyID(to)
-	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: "alias/app", Region: testRegion, Key: k.ID[:]}}})
+	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: "alias/app", Region: testRegion, Key: k.ID[:]}}})
 }
 
 func (w *readWorld) revoke(id Identity) {
-	c, _ := w.cluster.state().Credential(id.Credential())
+	c, _ := w.cluster.state().Credential(testAccountNumber, id.Credential())
 	c = proto.CloneOf(c)
 	c.Active = false
 	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
@@ -115,7 +116,7 @@ func (w *readWorld) revoke(id Identity) {
 
 func (w *readWorld) fillTags(n int) {
 	k := w.keyID(w.id)
-	tags := &fsmpb.KeyTags{Key: k.ID[:], Region: k.Region}
+	tags := &fsmpb.KeyTags{Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region}
 	for i := range n {
 		tags.Tags = append(tags.Tags, &fsmpb.Tag{Key: fmt.Sprintf("t%02d", i)})
 	}
@@ -125,7 +126,7 @@ func (w *readWorld) fillTags(n int) {
 func (w *readWorld) fillAliases(n int) {
 	k := w.keyID(w.id)
 	for i := range n {
-		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: fmt.Sprintf("alias/f%02d", i), Region: testRegion, Key: k.ID[:]}}})
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: fmt.Sprintf("alias/f%02d", i), Region: testRegion, Key: k.ID[:]}}})
 	}
 }
 
@@ -141,7 +142,7 @@ func readCases() []readCase {
 	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
 	other := func(w *readWorld) []byte { return w.keyBytes(w.other) }
 	alias := func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), "alias/app"...) }
-	credential := func(w *readWorld) []byte { return []byte(w.alice.Credential()) }
+	credential := func(w *readWorld) []byte { return fsm.CredentialID(testAccountNumber, w.alice.Credential()) }
 	const (
 		kindKey    = fsmpb.Kind_KIND_KEY
 		kindPolicy = fsmpb.Kind_KIND_KEY_POLICY
@@ -155,7 +156,7 @@ func readCases() []readCase {
 		{"encrypt, credential revoked", "Encrypt", encrypt, kindCred, credential, func(w *readWorld) { w.revoke(w.alice) }, "ok", "UnrecognizedClientException", "KEY KEY_POLICY CREDENTIAL", false, false},
 		{"encrypt by alias, alias moved", "Encrypt", byAlias, kindAlias, alias, func(w *readWorld) { w.moveAlias(w.other) }, "ok", "ok other", "KEY KEY_POLICY ALIAS CREDENTIAL", false, false},
 		{"encrypt by alias, alias deleted", "Encrypt", byAlias, kindAlias, alias, func(w *readWorld) {
-			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/app", Region: testRegion}}})
+			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(testAccountNumber), Name: "alias/app", Region: testRegion}}})
 		}, "ok", "NotFoundException", "KEY KEY_POLICY ALIAS CREDENTIAL", false, false},
 		{"decrypt, key disabled", "Decrypt", decrypt, kindKey, key, (*readWorld).disable, "ok", "DisabledException", "KEY KEY_POLICY CREDENTIAL", false, false},
 		{"decrypt, permission withdrawn", "Decrypt", decrypt, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
@@ -278,10 +279,10 @@ func rootReadCases() []readCase {
 	}
 	taken := func(w *readWorld) {
 		k := w.keyID(w.other)
-		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: "alias/new", Region: testRegion, Key: k.ID[:]}}})
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: "alias/new", Region: testRegion, Key: k.ID[:]}}})
 	}
 	gone := func(w *readWorld) {
-		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Name: "alias/app", Region: testRegion}}})
+		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(testAccountNumber), Name: "alias/app", Region: testRegion}}})
 	}
 	return []readCase{
 		{"alias made, name taken", "CreateAlias", create, kindAlias, alias("alias/new"), taken, "ok", "AlreadyExistsException", all, true, false},
@@ -375,9 +376,9 @@ func denialCases() []readCase {
 			w.mangle(w.id, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
 		}, "DisabledException", "ok", "KEY KEY_POLICY CREDENTIAL", false, false},
 		{"no such alias, then made", "Encrypt", func(*readWorld) any { return &kmsapi.EncryptInput{KeyId: &absent, Plaintext: []byte("x")} },
-			fsmpb.Kind_KIND_ALIAS, func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), absent...) }, func(w *readWorld) {
+			fsmpb.Kind_KIND_ALIAS, func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, absent) }, func(w *readWorld) {
 				k := w.keyID(w.id)
-				w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Name: absent, Region: testRegion, Key: k.ID[:]}}})
+				w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: absent, Region: testRegion, Key: k.ID[:]}}})
 			}, "NotFoundException", "ok", "ALIAS CREDENTIAL", false, false},
 		{"decrypt of a deleted key", "Decrypt", func(w *readWorld) any {
 			w.deleteKey()

@@ -66,7 +66,7 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 			return nil, ev.aliasNotFound(name)
 		}
 		ev.resource("AWS::KMS::Alias", ev.aliasARN(name))
-		t := ev.target(fsm.KeyID{Region: a.Region, ID: [16]byte(a.Key)})
+		t := ev.target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 		if t.key == nil {
 			return nil, ev.aliasNotFound(name) // the key went, and its aliases with it
 		}
@@ -82,7 +82,7 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 	case !ok:
 		return nil, invalidKeyID(given)
 	}
-	t := ev.target(fsm.KeyID{Region: ev.region(), ID: id})
+	t := ev.target(fsm.KeyID{Account: ev.account(), Region: ev.region(), ID: id})
 	if t.key == nil || t.key.MultiRegion != multi {
 		return nil, absent()
 	}

@@ -19,11 +19,11 @@ func TestResolve(t *testing.T) {
 	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &id})
 	multi := "mrk-" + strings.Repeat("0a", 16)
 	n := &fsmpb.Key{
-		Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginKMS,
+		Account: uint64(testAccountNumber), Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginKMS,
 		State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: n}}, &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
-		Key: n.Id, Region: n.Region, Document: r.policyFor(rootStatement)}}})
+		Account: uint64(testAccountNumber), Key: n.Id, Region: n.Region, Document: r.policyFor(rootStatement)}}})
 	plain := "0a0a0a0a-0a0a-0a0a-0a0a-0a0a0a0a0a0a"
 
 	tests := []struct {

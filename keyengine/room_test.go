@@ -18,8 +18,10 @@ import (
 
 const (
 	testAccount = "111122223333"
-	testRegion  = "eu-west-1"
-	rootURI     = "spiffe://test/root"
+
+	testAccountNumber fsm.Account = 111122223333
+	testRegion                    = "eu-west-1"
+	rootURI                       = "spiffe://test/root"
 )
 
 // room is an initialised cluster whose nodes are all unsealed.
@@ -94,7 +96,7 @@ func (r *room) user(arn string) Identity {
 	r.t.Helper()
 	uri := "spiffe://test/" + arn
 	r.cluster.change(putSigned(r.t, r.first, &fsmpb.Credential{
-		Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
+		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: arn, Active: true, Created: 1,
 	}))
 	return r.identity(uri)
 }
@@ -146,7 +148,7 @@ func (r *room) keyID(id string) fsm.KeyID {
 	if !ok {
 		r.t.Fatalf("key id %q", id)
 	}
-	return fsm.KeyID{Region: testRegion, ID: b}
+	return fsm.KeyID{Account: testAccountNumber, Region: testRegion, ID: b}
 }
 
 // mangle changes a key behind the engine's back.
@@ -178,7 +180,7 @@ func (r *room) deleteIn(region, id string) {
 	due := r.keyIn(region, id).DeletionTime
 	r.cluster.advance(max(0, time.Duration(due-r.cluster.state().Time())))
 	k := r.keyID(id)
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Key: k.ID[:], Region: region}}})
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: uint64(testAccountNumber), Key: k.ID[:], Region: region}}})
 }
 
 // lastRecord is the newest audit record, in the clear.
@@ -218,7 +220,7 @@ func statement(effect, principal, action string) string {
 func (r *room) setPolicy(id string, doc string) {
 	r.t.Helper()
 	k := r.keyID(id)
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Key: k.ID[:], Region: k.Region, Document: doc}}})
+	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: k.Region, Document: doc}}})
 }
 
 // wantError checks code and whole message; a message of "…" takes any.

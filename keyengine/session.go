@@ -37,7 +37,7 @@ const (
 	maxNonce = 64
 
 	tokenFormat = 1
-	tokenMin    = 1 + 4 + 8 + 16 + 32 + 2 + 1 + 32
+	tokenMin    = 1 + 4 + 5 + 8 + 16 + 32 + 2 + 1 + 32
 	tokenMax    = tokenMin - 1 + maxCredentialID
 	tokenMAC    = "session token v1"
 )
@@ -69,6 +69,7 @@ type SessionProof struct {
 
 // sessionClaims is what a session token says.
 type sessionClaims struct {
+	account    fsm.Account
 	credential string
 	proof      [32]byte
 	session    [16]byte
@@ -109,7 +110,7 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 			}
 			used = true
 		}
-		claims.credential, claims.proof = id.credential, id.sessions
+		claims.account, claims.credential, claims.proof = fsm.Account(c.Account), id.credential, id.sessions
 		if err = e.recordSession(ctx, p, c, &claims); err == errConflict {
 			continue // the access key is another since, if it still is one
 		}
@@ -212,7 +213,7 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 			auditfield.Text("sessionId", hex.EncodeToString(claims.session[:])),
 			auditfield.Text("expiration", time.Unix(claims.expires, 0).UTC().Format(time.RFC3339)),
 		},
-		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: []byte(c.Id), Version: c.Version}},
+		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}},
 	})
 	if err := e.settled(ctx, "CreateSession", d, err); err != nil {
 		return err
@@ -225,7 +226,7 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 
 // A token is the URL-safe base64 of
 //
-//	format(1) generation(4) expires(8) session(16) proof(32) length(2) credential MAC(32)
+//	format(1) generation(4) account(5) expires(8) session(16) proof(32) length(2) credential MAC(32)
 //
 // where the MAC is over everything before it, by the keyring's generation that
 // the token names.
@@ -234,6 +235,7 @@ func (o *opened) sign(c *sessionClaims) (string, error) {
 	b := make([]byte, 0, tokenMin+len(c.credential))
 	b = append(b, tokenFormat)
 	b = binary.BigEndian.AppendUint32(b, generation)
+	b = c.account.Append(b)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.expires))
 	b = append(b, c.session[:]...)
 	b = append(b, c.proof[:]...)
@@ -272,8 +274,13 @@ func (o *opened) verify(token string) (sessionClaims, error) {
 	if !equal(want, [32]byte(tag)) {
 		return sessionClaims{}, errUnrecognized
 	}
-	r := bytes.NewBuffer(body[5:])
+	account, rest, ok := fsm.CutAccount(body[5:])
+	if !ok {
+		return sessionClaims{}, errUnrecognized
+	}
+	r := bytes.NewBuffer(rest)
 	c := sessionClaims{
+		account: account,
 		expires: int64(binary.BigEndian.Uint64(r.Next(8))),
 		session: [16]byte(r.Next(16)),
 		proof:   [32]byte(r.Next(32)),
@@ -295,7 +302,8 @@ func (e *Engine) KnowsToken(token string) bool {
 		return false
 	}
 	claims, err := o.verify(token)
-	return err == nil && e.now(e.replica.State()).Unix() < claims.expires
+	s := e.replica.State()
+	return err == nil && claims.account == s.Account() && e.now(s).Unix() < claims.expires
 }
 
 // AuthenticateSession tells whom a session token stands for. Errors:
@@ -311,6 +319,9 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 		return Identity{}, err
 	}
 	s := e.replica.State()
+	if claims.account != s.Account() {
+		return Identity{}, errUnrecognized
+	}
 	if e.now(s).Unix() >= claims.expires {
 		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
 	}
@@ -326,7 +337,7 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 }
 
 func (e *Engine) sessionIdentity(o *opened, s *fsm.State, claims *sessionClaims) (Identity, error) {
-	c, _ := s.Credential(claims.credential)
+	c, _ := s.Credential(claims.account, claims.credential)
 	if c == nil || !c.Active {
 		return Identity{}, errUnrecognized
 	}

@@ -239,7 +239,7 @@ func (v *vault) sweep(s *fsm.State, now time.Time) {
 		return
 	}
 	o.identities.drop(func(c *fsmpb.Credential) bool {
-		if newest, _ := s.Credential(c.Id); newest == c && c.Active {
+		if newest, _ := s.Credential(fsm.Account(c.Account), c.Id); newest == c && c.Active {
 			return false
 		}
 		o.signing.EvictKey(credentialCacheKey(c.Id))
@@ -295,7 +295,7 @@ func (v *vault) wrapAgain(k *fsmpb.Key, m *fsmpb.Material, b []byte) error {
 	if err != nil {
 		return err
 	}
-	id := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
+	id := fsm.IDOf(k)
 	m.Generation, m.Wrapped, err = o.ring.WrapFor(keymat.PurposeMaterial, materialBinding(id, m.Id, k.Spec, k.Usage, k.Origin), b)
 	if err != nil {
 		return fmt.Errorf("wrapping material of key %v: %w", id, gone(err))
@@ -327,7 +327,7 @@ func (v *vault) withMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material 
 	if len(k.Id) != 16 || len(m.Id) != 16 {
 		return fmt.Errorf("key %x has material %x of no known form", k.Id, m.Id)
 	}
-	id := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
+	id := fsm.IDOf(k)
 	var used error
 	cached := keymat.NewCacheID(id.ID, [16]byte(m.Id), m.Wrapped, k.Region, k.Spec, k.Usage, k.Origin, strconv.Itoa(int(m.Generation)))
 	err = o.materials.Use(cached, func() (*keymat.Secret, error) {

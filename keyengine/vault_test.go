@@ -104,17 +104,17 @@ func names(recs []*auditpb.Record) []string {
 	return n
 }
 
-var testKey = fsm.KeyID{Region: "eu-west-1", ID: [16]byte{1, 2, 3}}
+var testKey = fsm.KeyID{Account: testAccountNumber, Region: "eu-west-1", ID: [16]byte{1, 2, 3}}
 
 // makeKey gives the state a key, as CreateKey would.
 func makeKey(t testing.TB, c *fakeCluster, e *Engine, id fsm.KeyID) *fsmpb.Key {
 	t.Helper()
-	m, err := e.vault.newMaterial(&fsmpb.Key{Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS"}, 1)
+	m, err := e.vault.newMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS"}, 1)
 	if err != nil {
 		t.Fatalf("newMaterial: %v", err)
 	}
 	k := &fsmpb.Key{
-		Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
+		Account: uint64(testAccountNumber), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
 		State: fsmpb.KeyState_KEY_STATE_ENABLED, Created: 1, Materials: []*fsmpb.Material{m},
 	}
 	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
@@ -163,7 +163,7 @@ func TestMaterialOpensOnlyAsWhatItWasMadeFor(t *testing.T) {
 			"blob":       func(k *fsmpb.Key, m *fsmpb.Material) { m.Wrapped = append(bytes.Clone(m.Wrapped[:40]), 1) },
 			"long id":    func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = make([]byte, 17) },
 		} {
-			edited := &fsmpb.Key{Id: k.Id, Region: k.Region, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}
+			edited := &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: k.Region, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}
 			m := &fsmpb.Material{Id: k.Materials[0].Id, Generation: k.Materials[0].Generation, Wrapped: k.Materials[0].Wrapped}
 			edit(edited, m)
 			if err := e.vault.withMaterial(edited, m, func([]byte) error { return nil }); err == nil {
@@ -214,7 +214,7 @@ func TestSealWipesEverything(t *testing.T) {
 		t.Errorf("a vault that was sealed made a MAC: %v", err)
 	}
 	// As it is found by those who ask now.
-	if _, err := e.vault.newMaterial(&fsmpb.Key{Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != errSealed {
+	if _, err := e.vault.newMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != errSealed {
 		t.Errorf("newMaterial: %v", err)
 	}
 	for name, err := range sealedCalls(t, c, e, res, k) {
@@ -456,8 +456,8 @@ func TestSweepForgetsIdentities(t *testing.T) {
 	arn := "arn:aws:iam::" + testAccount + ":user/alice"
 	r.user(arn)
 	o, before := r.first.vault.opened.Load(), r.cluster.state()
-	alice, _ := before.Credential("spiffe://test/" + arn)
-	root, _ := before.Credential(rootURI)
+	alice, _ := before.Credential(testAccountNumber, "spiffe://test/"+arn)
+	root, _ := before.Credential(testAccountNumber, rootURI)
 	kept := func(c *fsmpb.Credential) bool {
 		_, ok := o.identities.get(c)
 		return ok

@@ -24,7 +24,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Kind names a kind of object that a decision can depend on.
+// Kind names a kind of object that a decision can depend on. Where a message has an
+// account, it is the number that the 12 digits write, and the object's id begins with
+// it: fsm/ids.go. Account 000000000000 is 0, which the wire leaves out.
 type Kind int32
 
 const (
@@ -40,8 +42,8 @@ const (
 	Kind_KIND_NODE        Kind = 9  // a registered node
 	Kind_KIND_GRANT       Kind = 10 // id: the key's, then the grant's 32 bytes
 	Kind_KIND_KEY_GRANTS  Kind = 11 // the set of a key's grants
-	Kind_KIND_KEY_STORE   Kind = 12 // a custom key store, id cks-…
-	Kind_KIND_KEY_STORES  Kind = 13 // the set of custom key stores, id empty
+	Kind_KIND_KEY_STORE   Kind = 12 // a custom key store, cks-…
+	Kind_KIND_KEY_STORES  Kind = 13 // the set of an account's custom key stores
 	Kind_KIND_STORE_KEYS  Kind = 14 // the set of a custom key store's keys
 )
 
@@ -1837,7 +1839,8 @@ type Key struct {
 	XksKey            string       `protobuf:"bytes,19,opt,name=xks_key,json=xksKey,proto3" json:"xks_key,omitempty"`                      // id in the external key store
 	// AWS's KeyState is Disabled once a key that waits for its material has it
 	// again; kept for keys that were disabled before.
-	DisabledBeforeImport bool `protobuf:"varint,20,opt,name=disabled_before_import,json=disabledBeforeImport,proto3" json:"disabled_before_import,omitempty"`
+	DisabledBeforeImport bool   `protobuf:"varint,20,opt,name=disabled_before_import,json=disabledBeforeImport,proto3" json:"disabled_before_import,omitempty"`
+	Account              uint64 `protobuf:"varint,21,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -2010,6 +2013,13 @@ func (x *Key) GetDisabledBeforeImport() bool {
 		return x.DisabledBeforeImport
 	}
 	return false
+}
+
+func (x *Key) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
 }
 
 // Rotation is automatic rotation as EnableKeyRotation set it.
@@ -2270,6 +2280,7 @@ type Grant struct {
 	Issuer        string        `protobuf:"bytes,11,opt,name=issuer,proto3" json:"issuer,omitempty"`                        // account that made it
 	SourceArn     string        `protobuf:"bytes,12,opt,name=source_arn,json=sourceArn,proto3" json:"source_arn,omitempty"` // resource that a request must be made for; "" for any
 	Version       uint64        `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64        `protobuf:"varint,13,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2395,6 +2406,13 @@ func (x *Grant) GetVersion() uint64 {
 	return 0
 }
 
+func (x *Grant) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // GrantContext is an encryption context, by ascending keys.
 type GrantContext struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2445,6 +2463,7 @@ type GrantID struct {
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Id            []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2500,6 +2519,13 @@ func (x *GrantID) GetId() []byte {
 	return nil
 }
 
+func (x *GrantID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // KeyGrants counts a key's grants and carries the version of the set.
 type KeyGrants struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2507,6 +2533,7 @@ type KeyGrants struct {
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2569,6 +2596,13 @@ func (x *KeyGrants) GetVersion() uint64 {
 	return 0
 }
 
+func (x *KeyGrants) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // KeyStore is a custom key store.
 type KeyStore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2588,6 +2622,7 @@ type KeyStore struct {
 	VpcService    string                 `protobuf:"bytes,14,opt,name=vpc_service,json=vpcService,proto3" json:"vpc_service,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
 	VpcOwner      string                 `protobuf:"bytes,16,opt,name=vpc_owner,json=vpcOwner,proto3" json:"vpc_owner,omitempty"`
+	Account       uint64                 `protobuf:"varint,17,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2734,9 +2769,17 @@ func (x *KeyStore) GetVpcOwner() string {
 	return ""
 }
 
+func (x *KeyStore) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 type KeyStoreID struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Account       uint64                 `protobuf:"varint,2,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2778,11 +2821,19 @@ func (x *KeyStoreID) GetId() string {
 	return ""
 }
 
+func (x *KeyStoreID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // KeyStores counts the custom key stores and carries the version of the set.
 type KeyStores struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,2,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2831,6 +2882,13 @@ func (x *KeyStores) GetVersion() uint64 {
 	return 0
 }
 
+func (x *KeyStores) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // StoreKeys counts the keys of a custom key store and carries the version of the
 // set.
 type StoreKeys struct {
@@ -2838,6 +2896,7 @@ type StoreKeys struct {
 	Store         string                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
 	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,3,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2893,6 +2952,13 @@ func (x *StoreKeys) GetVersion() uint64 {
 	return 0
 }
 
+func (x *StoreKeys) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // KeyUse is the newest use of a key.
 type KeyUse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2902,6 +2968,7 @@ type KeyUse struct {
 	Time          int64                  `protobuf:"varint,4,opt,name=time,proto3" json:"time,omitempty"` // cluster time
 	RequestId     []byte                 `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	EventId       []byte                 `protobuf:"bytes,6,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"` // 16 bytes, of its audit record
+	Account       uint64                 `protobuf:"varint,7,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2978,12 +3045,20 @@ func (x *KeyUse) GetEventId() []byte {
 	return nil
 }
 
+func (x *KeyUse) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 type KeyPolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Document      string                 `protobuf:"bytes,3,opt,name=document,proto3" json:"document,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3046,12 +3121,20 @@ func (x *KeyPolicy) GetVersion() uint64 {
 	return 0
 }
 
+func (x *KeyPolicy) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 type KeyTags struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Tags          []*Tag                 `protobuf:"bytes,3,rep,name=tags,proto3" json:"tags,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3110,6 +3193,13 @@ func (x *KeyTags) GetTags() []*Tag {
 func (x *KeyTags) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *KeyTags) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
 	}
 	return 0
 }
@@ -3174,6 +3264,7 @@ type Alias struct {
 	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
 	Updated       int64                  `protobuf:"varint,5,opt,name=updated,proto3" json:"updated,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,7,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3250,10 +3341,18 @@ func (x *Alias) GetVersion() uint64 {
 	return 0
 }
 
+func (x *Alias) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 type AliasName struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Account       uint64                 `protobuf:"varint,3,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3302,6 +3401,13 @@ func (x *AliasName) GetRegion() string {
 	return ""
 }
 
+func (x *AliasName) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // Credential is something a caller proves to be a principal.
 type Credential struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3319,6 +3425,7 @@ type Credential struct {
 	// Sessions that were opened under another epoch have ended.
 	SessionEpoch  uint32 `protobuf:"varint,10,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	Version       uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64 `protobuf:"varint,11,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3430,10 +3537,18 @@ func (x *Credential) GetVersion() uint64 {
 	return 0
 }
 
+func (x *Credential) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // CredentialID names a credential.
 type CredentialID struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Account       uint64                 `protobuf:"varint,2,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3475,12 +3590,20 @@ func (x *CredentialID) GetId() string {
 	return ""
 }
 
+func (x *CredentialID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // DeleteKey destroys a key with its policy, tags and aliases, once cluster time
 // has reached the key's deletion time.
 type DeleteKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Account       uint64                 `protobuf:"varint,3,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3529,6 +3652,13 @@ func (x *DeleteKey) GetRegion() string {
 	return ""
 }
 
+func (x *DeleteKey) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // Tombstone is what is left of a deleted key, so that its ciphertexts are known
 // for what they are and its id is never used again.
 type Tombstone struct {
@@ -3537,6 +3667,7 @@ type Tombstone struct {
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Deleted       int64                  `protobuf:"varint,3,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3599,6 +3730,13 @@ func (x *Tombstone) GetVersion() uint64 {
 	return 0
 }
 
+func (x *Tombstone) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
 // KeyAliases counts a key's aliases and carries the version of the set.
 type KeyAliases struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3606,6 +3744,7 @@ type KeyAliases struct {
 	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
 	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	Account       uint64                 `protobuf:"varint,4,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3664,6 +3803,13 @@ func (x *KeyAliases) GetCount() uint32 {
 func (x *KeyAliases) GetVersion() uint64 {
 	if x != nil {
 		return x.Version
+	}
+	return 0
+}
+
+func (x *KeyAliases) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
 	}
 	return 0
 }
@@ -4684,7 +4830,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"generation\x18\x01 \x01(\rR\n" +
 	"generation\x12\x18\n" +
 	"\awrapped\x18\x02 \x01(\fR\awrapped\x12\x18\n" +
-	"\acreated\x18\x03 \x01(\x03R\acreated\"\xd3\x05\n" +
+	"\acreated\x18\x03 \x01(\x03R\acreated\"\xed\x05\n" +
 	"\x03Key\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12!\n" +
@@ -4707,7 +4853,8 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\rdeletion_days\x18\x11 \x01(\x05R\fdeletionDays\x12\x1b\n" +
 	"\tkey_store\x18\x12 \x01(\tR\bkeyStore\x12\x17\n" +
 	"\axks_key\x18\x13 \x01(\tR\x06xksKey\x124\n" +
-	"\x16disabled_before_import\x18\x14 \x01(\bR\x14disabledBeforeImport\"Y\n" +
+	"\x16disabled_before_import\x18\x14 \x01(\bR\x14disabledBeforeImport\x12\x18\n" +
+	"\aaccount\x18\x15 \x01(\x04R\aaccount\"Y\n" +
 	"\bRotation\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x1f\n" +
 	"\vperiod_days\x18\x02 \x01(\rR\n" +
@@ -4732,7 +4879,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\apending\x18\t \x01(\bR\apending\x12\x19\n" +
 	"\bvalid_to\x18\n" +
 	" \x01(\x03R\avalidTo\x12 \n" +
-	"\vdescription\x18\v \x01(\tR\vdescription\"\xa2\x03\n" +
+	"\vdescription\x18\v \x01(\tR\vdescription\"\xbc\x03\n" +
 	"\x05Grant\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x0e\n" +
@@ -4750,18 +4897,21 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06issuer\x18\v \x01(\tR\x06issuer\x12\x1d\n" +
 	"\n" +
 	"source_arn\x18\f \x01(\tR\tsourceArn\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\":\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\r \x01(\x04R\aaccount\":\n" +
 	"\fGrantContext\x12*\n" +
-	"\x05pairs\x18\x01 \x03(\v2\x14.conclave.fsm.v1.TagR\x05pairs\"C\n" +
+	"\x05pairs\x18\x01 \x03(\v2\x14.conclave.fsm.v1.TagR\x05pairs\"]\n" +
 	"\aGrantID\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x0e\n" +
-	"\x02id\x18\x03 \x01(\fR\x02id\"e\n" +
+	"\x02id\x18\x03 \x01(\fR\x02id\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\x7f\n" +
 	"\tKeyGrants\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\xd4\x03\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xee\x03\n" +
 	"\bKeyStore\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x12\n" +
@@ -4783,17 +4933,21 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\vvpc_service\x18\x0e \x01(\tR\n" +
 	"vpcService\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x1b\n" +
-	"\tvpc_owner\x18\x10 \x01(\tR\bvpcOwner\"\x1c\n" +
+	"\tvpc_owner\x18\x10 \x01(\tR\bvpcOwner\x12\x18\n" +
+	"\aaccount\x18\x11 \x01(\x04R\aaccount\"6\n" +
 	"\n" +
 	"KeyStoreID\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\";\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\x04R\aaccount\"U\n" +
 	"\tKeyStores\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"Q\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\x04R\aaccount\"k\n" +
 	"\tStoreKeys\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x9e\x01\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\xb8\x01\n" +
 	"\x06KeyUse\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
@@ -4801,30 +4955,35 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04time\x18\x04 \x01(\x03R\x04time\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x05 \x01(\fR\trequestId\x12\x19\n" +
-	"\bevent_id\x18\x06 \x01(\fR\aeventId\"k\n" +
+	"\bevent_id\x18\x06 \x01(\fR\aeventId\x12\x18\n" +
+	"\aaccount\x18\a \x01(\x04R\aaccount\"\x85\x01\n" +
 	"\tKeyPolicy\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
 	"\bdocument\x18\x03 \x01(\tR\bdocument\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"w\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\x91\x01\n" +
 	"\aKeyTags\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12(\n" +
 	"\x04tags\x18\x03 \x03(\v2\x14.conclave.fsm.v1.TagR\x04tags\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"-\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"-\n" +
 	"\x03Tag\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x93\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xad\x01\n" +
 	"\x05Alias\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12\x18\n" +
 	"\acreated\x18\x04 \x01(\x03R\acreated\x12\x18\n" +
 	"\aupdated\x18\x05 \x01(\x03R\aupdated\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"7\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\a \x01(\x04R\aaccount\"Q\n" +
 	"\tAliasName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06region\x18\x02 \x01(\tR\x06region\"\xe0\x02\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\xfa\x02\n" +
 	"\n" +
 	"Credential\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
@@ -4840,23 +4999,28 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0emac_generation\x18\t \x01(\rR\rmacGeneration\x12#\n" +
 	"\rsession_epoch\x18\n" +
 	" \x01(\rR\fsessionEpoch\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\x1e\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\v \x01(\x04R\aaccount\"8\n" +
 	"\fCredentialID\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"5\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaccount\x18\x02 \x01(\x04R\aaccount\"O\n" +
 	"\tDeleteKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
-	"\x06region\x18\x02 \x01(\tR\x06region\"i\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\x04R\aaccount\"\x83\x01\n" +
 	"\tTombstone\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
 	"\adeleted\x18\x03 \x01(\x03R\adeleted\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"f\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\x80\x01\n" +
 	"\n" +
 	"KeyAliases\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
-	"\aversion\x18\x0f \x01(\x04R\aversion\"\xc9\t\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xc9\t\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +

@@ -33,7 +33,7 @@ func (s *Spec) SameAs(state *fsm.State) error {
 			continue
 		}
 		seen++
-		kid := fsm.KeyID{Region: k.Region, ID: [16]byte(k.Id)}
+		kid := fsm.IDOf(k)
 		if got := specStates[k.State]; got != want.State {
 			complain("key %s is %s, want %s", id, got, want.State)
 		}
@@ -66,7 +66,7 @@ func (s *Spec) SameAs(state *fsm.State) error {
 		complain("the state has %d keys of the log's %d", seen, len(s.Keys))
 	}
 	aliases := make(map[string]string)
-	for a := range state.Aliases(Region, "") {
+	for a := range state.Aliases(state.Account(), Region, "") {
 		aliases[a.Name] = uuid(a.Key)
 	}
 	if !maps.Equal(aliases, s.Aliases) {

@@ -54,11 +54,11 @@ func PolicyChange(s *fsm.State, id fsm.KeyID, name string) *fsmpb.Record {
 	_, version := s.KeyPolicy(id)
 	r.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_KEY_POLICY, Id: id.Bytes(), Version: version}}
 	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
-		Key: id.ID[:], Region: id.Region, Document: `{"Id":"` + name + `"}`,
+		Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: `{"Id":"` + name + `"}`,
 	}}}}
 	if k, _ := s.Key(id); k == nil {
 		r.Changes = append(r.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: &fsmpb.Key{
-			Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
+			Account: uint64(id.Account), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
 			State: fsmpb.KeyState_KEY_STATE_ENABLED,
 		}}})
 	}

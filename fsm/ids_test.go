@@ -1,0 +1,173 @@
+package fsm
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+func TestParseAccount(t *testing.T) {
+	for text, want := range map[string]Account{"000000000000": 0, "111122223333": 111122223333, "999999999999": 999999999999, "000000000007": 7} {
+		if a, ok := ParseAccount(text); !ok || a != want || a.String() != text {
+			t.Errorf("%s is %v, %v", text, a, ok)
+		}
+	}
+	for _, text := range []string{"", "1", "11112222333", "1111222233334", "11112222333x", "+11112222333", " 1111222233", "aws", "-00000000001"} {
+		if a, ok := ParseAccount(text); ok {
+			t.Errorf("%q is account %v", text, a)
+		}
+	}
+}
+
+var (
+	anAccount = rapid.Map(rapid.Uint64Range(0, accounts-1), func(n uint64) Account { return Account(n) })
+	aRegion   = rapid.StringMatching(`[a-z0-9-]{1,32}`)
+	aKey      = rapid.Custom(func(t *rapid.T) KeyID {
+		return KeyID{
+			Account: anAccount.Draw(t, "account"), Region: aRegion.Draw(t, "region"),
+			ID: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id")),
+		}
+	})
+)
+
+// TestKeyIDs: ids can be read again, are in the order of account, Region and key, and
+// none is the beginning of another.
+func TestKeyIDs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := aKey.Draw(t, "a"), aKey.Draw(t, "b")
+		if rapid.Bool().Draw(t, "same account") {
+			b.Account = a.Account
+		}
+		if rapid.Bool().Draw(t, "longer region") {
+			b.Region = (a.Region + b.Region)[:min(32, len(a.Region)+len(b.Region))]
+		}
+		if got, ok := parseKeyID(a.Bytes()); !ok || got != a {
+			t.Fatalf("%v is read as %v, %v", a, got, ok)
+		}
+		want := cmp.Or(cmp.Compare(a.Account, b.Account), strings.Compare(a.Region, b.Region), bytes.Compare(a.ID[:], b.ID[:]))
+		if got := bytes.Compare(a.Bytes(), b.Bytes()); got != want {
+			t.Fatalf("%v and %v compare as %d: %x, %x", a, b, got, a.Bytes(), b.Bytes())
+		}
+		if pa, pb := regional(a.Account, a.Region, 0), regional(b.Account, b.Region, 0); !bytes.Equal(pa, pb) && bytes.HasPrefix(pb, pa) {
+			t.Fatalf("the ids of %s begin like those of %s", b.Region, a.Region)
+		}
+	})
+}
+
+// TestIDsAreShort: with the table's byte, the id of a key in a Region of AWS fits
+// into 32 bytes, beyond which an allocation takes 48.
+func TestIDsAreShort(t *testing.T) {
+	for _, region := range []string{"us-east-1", "eu-central-1", "ap-southeast-1", "us-isob-east-1", "cn-northwest-1"} {
+		if id := rowID(fsmpb.Kind_KIND_KEY, (KeyID{Region: region}).Bytes()); cap(id) > 32 {
+			t.Errorf("the id of a key in %s has %d bytes", region, cap(id))
+		}
+	}
+}
+
+func TestMalformedKeyIDs(t *testing.T) {
+	good := testKey(1).Bytes()
+	region := appendRegion(nil, "eu-test-1")
+	with := func(parts ...[]byte) []byte { return slices.Concat(parts...) }
+	account := AccountID(account)
+	key := make([]byte, 16)
+	if _, ok := parseKeyID(with(account, region, key)); !ok {
+		t.Fatal("a well-formed id is refused")
+	}
+	for name, b := range map[string][]byte{
+		"nothing": nil, "short": good[:len(good)-1], "long": append(slices.Clone(good), 0), "account alone": account,
+		"too large an account": with([]byte{0xff, 0xff, 0xff, 0xff, 0xff}, region, key),
+		"no Region":            with(account, appendRegion(nil, ""), key),
+		"no end of the Region": with(account, region[:len(region)-2], bytes.Repeat([]byte{0x19, 0}, 20)),
+		"a character of none":  with(account, appendRegion(nil, "EU"), key),
+		"text behind the end":  with(account, []byte{0, 5}, key),
+		"too large a number":   with(account, []byte{0xff, 0xff}, region, key),
+	} {
+		if k, ok := parseKeyID(b); ok {
+			t.Errorf("%s is read as %v", name, k)
+		}
+	}
+}
+
+// FuzzParseKeyID: what is read has one spelling.
+func FuzzParseKeyID(f *testing.F) {
+	f.Add(testKey(1).Bytes())
+	f.Add(AccountID(account))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if k, ok := parseKeyID(b); ok && !bytes.Equal(k.Bytes(), b) {
+			t.Errorf("%x is read as %v, which is %x", b, k, k.Bytes())
+		}
+	})
+}
+
+// TestScansStayInAnAccount: what is listed of one account has nothing of those before
+// and after it. Apply takes no second account yet, so the table is filled by hand.
+func TestScansStayInAnAccount(t *testing.T) {
+	s := &State{db: newTable()}
+	texts := newTexts()
+	put := func(kind fsmpb.Kind, m proto.Message) {
+		id, valid := registry[kind].id(m)
+		if !valid {
+			t.Fatalf("%v has no valid id", m)
+		}
+		s.db.insert(texts.newObject(s.db, kind, id, 1, m))
+	}
+	for a := account - 1; a <= account+1; a++ {
+		for n := range byte(3) {
+			id := testKey(n)
+			id.Account = a
+			put(fsmpb.Kind_KIND_KEY, keyOf(id))
+			put(fsmpb.Kind_KIND_ALIAS, putAlias(id, "alias/"+string('a'+rune(n))).GetPutAlias())
+			g := putGrant(id, n).GetPutGrant()
+			put(fsmpb.Kind_KIND_GRANT, g)
+		}
+		c := credential("AKIA").GetPutCredential()
+		c.Account = uint64(a)
+		put(fsmpb.Kind_KIND_CREDENTIAL, c)
+		st := putStore("cks-1").GetPutKeyStore()
+		st.Account = uint64(a)
+		put(fsmpb.Kind_KIND_KEY_STORE, st)
+	}
+	seen := map[string]int{}
+	note := func(what string, of uint64) {
+		seen[what]++
+		if Account(of) != account {
+			t.Errorf("%s of account %v", what, Account(of))
+		}
+	}
+	for k := range s.Keys(KeyID{Account: account, Region: region}) {
+		note("keys", k.Account)
+	}
+	for a := range s.Aliases(account, region, "") {
+		note("aliases", a.Account)
+	}
+	for a := range s.AliasesOf(testKey(1)) {
+		note("aliases of a key", a.Account)
+	}
+	for g := range s.Grants(testKey(1), nil) {
+		note("grants", g.Account)
+	}
+	for g := range s.GrantsTo(testKey(1), "arn:aws:iam::000000000000:user/a", nil) {
+		note("grants to", g.Account)
+	}
+	for g := range s.GrantsRetiredBy(account, region, "arn:aws:iam::000000000000:user/b", nil) {
+		note("grants retired by", g.Account)
+	}
+	for c := range s.Credentials(account) {
+		note("credentials", c.Account)
+	}
+	for k := range s.AllKeyStores(account) {
+		note("key stores", k.Account)
+	}
+	for what, want := range map[string]int{"keys": 3, "aliases": 3, "aliases of a key": 1, "grants": 1, "grants to": 1, "grants retired by": 3, "credentials": 1, "key stores": 1} {
+		if seen[what] != want {
+			t.Errorf("%d %s, want %d", seen[what], what, want)
+		}
+	}
+}
