@@ -291,12 +291,12 @@ func TestSigningKeysOfRevokedCredentialsLeaveMemory(t *testing.T) {
 	if used(e) == idle {
 		t.Fatal("the signing key is not cached")
 	}
-	e.vault.sweep(c.state(), c.clock.Now())
+	e.vault.Sweep(c.state(), c.clock.Now())
 	if used(e) == idle {
 		t.Error("the signing key of a good credential was dropped")
 	}
 	c.edit(res.AccessKeyID, deactivate)
-	e.vault.sweep(c.state(), c.clock.Now())
+	e.vault.Sweep(c.state(), c.clock.Now())
 	if n := used(e); n != idle {
 		t.Errorf("%d slots in use, want %d", n, idle)
 	}
@@ -423,8 +423,12 @@ func FuzzVerifyToken(f *testing.F) {
 	}
 	f.Add([]byte(token))
 	f.Add([]byte(strings.Repeat("A", 300)))
+	o, err := e.vault.Current()
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := e.vault.opened.Load().verify(string(b)); (err == nil) != (string(b) == token) {
+		if _, err := o.VerifySession(string(b)); (err == nil) != (string(b) == token) {
 			t.Errorf("%q: %v", b, err)
 		}
 	})
