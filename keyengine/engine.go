@@ -1,16 +1,3 @@
-// Package keyengine is the only door to keys. Every operation on a key is
-// decided, carried out and recorded here, in that order, and answered only once
-// the record of the outcome is committed by a majority.
-//
-// A request is evaluated on one immutable state (eval), which notes every object
-// that the outcome depends on with its version. The record that is committed
-// carries that read set, and is refused at apply if any of it has changed. So an
-// answer that was given was right at the position of its record in the log,
-// whichever node gave it, and callers on any node see authority withdrawn or
-// granted as soon as the call that did it has returned.
-//
-// Keys in the clear are below internal/keymat, in locked memory, and only while
-// the node is unsealed.
 package keyengine
 
 import (
