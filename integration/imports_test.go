@@ -53,6 +53,8 @@ var imports = []struct {
 	{"keyengine/internal/xks", []string{"transport/sigv4"}},
 	{"keyengine/internal/forward", []string{"keyengine/internal/forwardpb", "keyengine/kmsapi"}},
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
+	// What the keys are of, and what seals and opens: no request, and nobody's authority.
+	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "auditlog", "policy"}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "transport/sigv4", "keyengine/kmsapi", "keyengine/internal/..."}},
 	{"cluster/diskspace", nil},

@@ -26,8 +26,8 @@ const (
 var stillLarger = map[string]int{
 	"cluster":          5921,
 	"cluster.Node":     133,
-	"keyengine":        11551,
-	"keyengine.Engine": 85,
+	"keyengine":        10432,
+	"keyengine.Engine": 82,
 	"keyengine.eval":   148,
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -58,7 +59,7 @@ func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err 
 	}
 	entry := r.entries[0]
 	line, err = r.e.render(entry)
-	if errors.Is(err, errSealed) {
+	if errors.Is(err, vault.ErrSealed) {
 		return 0, nil, err
 	}
 	r.entries, r.next = r.entries[1:], entry.Index+1
@@ -72,7 +73,7 @@ func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err 
 
 // render opens an entry and writes its record as a line of JSON.
 func (e *Engine) render(entry auditlog.Entry) ([]byte, error) {
-	plain, err := e.vault.openBody(entry)
+	plain, err := e.vault.OpenBody(entry)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func (e *Engine) render(entry auditlog.Entry) ([]byte, error) {
 // fill reads on from the log, or returns io.EOF, or waits.
 func (r *AuditReader) fill(ctx context.Context) error {
 	// What the caller may read from here on is what it may read now.
-	o, err := r.e.vault.current()
+	o, err := r.e.vault.Current()
 	if err != nil {
 		return err
 	}
@@ -111,8 +112,8 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	select {
 	case <-changed:
 		return nil
-	case <-o.ended:
-		return errSealed
+	case <-o.Ended():
+		return vault.ErrSealed
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	auditverify "github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -131,7 +132,7 @@ func TestReadAuditEndsWithTheSeal(t *testing.T) {
 	if err := e.Seal(t.Context(), testOperator); err != nil {
 		t.Fatal(err)
 	}
-	if _, line, err := r.Next(t.Context()); !errors.Is(err, errSealed) || line != nil {
+	if _, line, err := r.Next(t.Context()); !errors.Is(err, vault.ErrSealed) || line != nil {
 		t.Errorf("sealed: %s, %v", line, err)
 	}
 
@@ -146,8 +147,8 @@ func TestReadAuditEndsWithTheSeal(t *testing.T) {
 		_, _, err := r.Next(t.Context())
 		done <- err
 	}()
-	e.vault.seal()
-	if err := <-done; !errors.Is(err, errSealed) {
+	e.vault.Seal()
+	if err := <-done; !errors.Is(err, vault.ErrSealed) {
 		t.Errorf("sealed while waiting: %v", err)
 	}
 }

@@ -8,11 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -28,7 +27,7 @@ var errSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signat
 // signature that its secret did not make, ErrUnavailable when the node is sealed
 // or has no majority.
 func (e *Engine) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity, error) {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
@@ -46,39 +45,31 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity
 	if err != nil {
 		return Identity{}, err
 	}
-	if err := e.verifySigV4(o, c, &p); err != nil {
+	if err := verifySigV4(o, c, &p); err != nil {
 		return Identity{}, err
 	}
-	id, err := e.identify(o, c)
+	known, err := e.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}
-	return id.Identity, nil
+	return identity(c, known), nil
 }
 
 // verifySigV4 compares a signature with the one that the credential's secret
 // makes. Derived keys are kept only once they made a right signature: the scope
 // is the caller's choice, and a stranger who knows an access key id must not
 // push out the keys that are in use.
-func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *sigv4.Proof) error {
-	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte{}, c.WrappedSecret,
-		c.Principal, strconv.Itoa(int(c.Generation)), p.Date, p.Region, p.Service)
+func verifySigV4(o *vault.Opened, c *fsmpb.Credential, p *sigv4.Proof) error {
 	derived := false
-	err := o.signing.Use(id, func() (key *keymat.Secret, err error) {
+	err := o.WithSigningKey(c, sigv4.KeySize, p.Date, p.Region, p.Service, func(dst, secret []byte) error {
 		derived = true
-		err = e.withSecret(o, c, func(secret []byte) error {
-			key, err = e.vault.arena.Fill(sigv4.KeySize, func(dst []byte) error {
-				p.Derive(dst, secret)
-				return checkSignature(dst, p)
-			})
-			return err
-		})
-		return key, err
+		p.Derive(dst, secret)
+		return checkSignature(dst, p)
 	}, func(key []byte) error { return checkSignature(key, p) })
 	if errors.Is(err, errSignature) && !derived {
 		// Wrong by the key at hand, or by the one that another caller derived for
 		// a wrong signature of its own, which says nothing of this one.
-		err = e.withSecret(o, c, func(secret []byte) error {
+		err = o.WithSecret(c, func(secret []byte) error {
 			var key [sigv4.KeySize]byte
 			defer clear(key[:])
 			p.Derive(key[:], secret)
@@ -86,7 +77,7 @@ func (e *Engine) verifySigV4(o *opened, c *fsmpb.Credential, p *sigv4.Proof) err
 		})
 	}
 	if err != nil && !errors.Is(err, errSignature) {
-		return fmt.Errorf("access key %s: %w", c.Id, gone(err))
+		return fmt.Errorf("access key %s: %w", c.Id, err)
 	}
 	return err
 }
@@ -110,16 +101,6 @@ func (e *Engine) accessKey(ctx context.Context, id string) (*fsmpb.Credential, e
 	return e.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
 }
 
-// withSecret lends an access key's secret to use.
-func (e *Engine) withSecret(o *opened, c *fsmpb.Credential, use func(secret []byte) error) error {
-	s, err := o.ring.Unwrap(c.Generation, keymat.PurposeCredential, credentialBinding(c), c.WrappedSecret)
-	if err != nil {
-		return gone(err)
-	}
-	defer s.Destroy()
-	return s.With(use)
-}
-
 // hmacInto writes HMAC-SHA-256 of msg to dst, which may be the key.
 func hmacInto(dst, key []byte, msg string) {
 	h := hmac.New(sha256.New, key)
@@ -140,20 +121,20 @@ func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) =
 // URI. The transport has verified the certificate. Errors:
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
-	if uri == "" || len(uri) > maxCredentialID {
+	if uri == "" || len(uri) > vault.MaxCredentialID {
 		return Identity{}, errUnrecognized
 	}
 	c, err := e.find(ctx, uri, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE)
 	if err != nil {
 		return Identity{}, err
 	}
-	id, err := e.identify(o, c)
+	known, err := e.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}
-	return id.Identity, nil
+	return identity(c, known), nil
 }

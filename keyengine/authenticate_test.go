@@ -290,12 +290,12 @@ func TestSigningKeysOfRevokedCredentialsLeaveMemory(t *testing.T) {
 	if used(e) == idle {
 		t.Fatal("the signing key is not cached")
 	}
-	e.vault.sweep(c.state(), c.clock.Now())
+	e.vault.Sweep(c.state(), c.clock.Now())
 	if used(e) == idle {
 		t.Error("the signing key of a good credential was dropped")
 	}
 	c.edit(res.AccessKeyID, deactivate)
-	e.vault.sweep(c.state(), c.clock.Now())
+	e.vault.Sweep(c.state(), c.clock.Now())
 	if n := used(e); n != idle {
 		t.Errorf("%d slots in use, want %d", n, idle)
 	}
@@ -409,13 +409,16 @@ func TestForgedTokens(t *testing.T) {
 	refused("with a line break", token[:20]+"\n"+token[20:])
 	refused("longer", base64.RawURLEncoding.EncodeToString(append(raw, 0)))
 
-	o := e.vault.opened.Load()
-	claims, err := o.verify(token)
-	if err != nil || claims.account != testAccountNumber {
-		t.Fatalf("the token is of account %v: %v", claims.account, err)
+	o, err := e.vault.Current()
+	if err != nil {
+		t.Fatal(err)
 	}
-	claims.account++
-	strange, err := o.sign(&claims)
+	claims, err := o.VerifySession(token)
+	if err != nil || claims.Account != testAccountNumber {
+		t.Fatalf("the token is of account %v: %v", claims.Account, err)
+	}
+	claims.Account++
+	strange, err := o.SignSession(&claims)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -437,8 +440,12 @@ func FuzzVerifyToken(f *testing.F) {
 	}
 	f.Add([]byte(token))
 	f.Add([]byte(strings.Repeat("A", 300)))
+	o, err := e.vault.Current()
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := e.vault.opened.Load().verify(string(b)); (err == nil) != (string(b) == token) {
+		if _, err := o.VerifySession(string(b)); (err == nil) != (string(b) == token) {
 			t.Errorf("%q: %v", b, err)
 		}
 	})

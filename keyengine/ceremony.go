@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -94,11 +93,11 @@ type CeremonyStatus struct {
 }
 
 // Sealed reports whether the node is sealed.
-func (e *Engine) Sealed() bool { return e.vault.sealed() }
+func (e *Engine) Sealed() bool { return e.vault.Sealed() }
 
 // SealStatus tells how this node's seal stands.
 func (e *Engine) SealStatus() SealStatus {
-	st := SealStatus{Sealed: e.vault.sealed(), NodeID: e.cfg.NodeID, MemoryLocked: e.vault.arena.Locked()}
+	st := SealStatus{Sealed: e.vault.Sealed(), NodeID: e.cfg.NodeID, MemoryLocked: e.vault.Arena().Locked()}
 	c, _ := e.replica.State().Cluster()
 	if c == nil {
 		return st
@@ -161,7 +160,7 @@ func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 			return nil, errNotInitialised
 		}
 	}
-	if !e.vault.sealed() {
+	if !e.vault.Sealed() {
 		return nil, kmsapi.Errorf(ErrUnsealed, "This node is unsealed already.")
 	}
 	return c, nil
@@ -209,7 +208,7 @@ func (e *Engine) SubmitSealedShare(ctx context.Context, op Operator, nonce, seal
 // who runs the node in its own process and has the shares there.
 func (e *Engine) SubmitShare(ctx context.Context, op Operator, share string) (SealStatus, error) {
 	err := e.submitShare(ctx, op, func(*fsmpb.Cluster) (*keymat.Secret, error) {
-		return e.vault.arena.Store([]byte(share))
+		return e.vault.Arena().Store([]byte(share))
 	})
 	return e.SealStatus(), err
 }
@@ -263,7 +262,7 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	done.at = e.clock.Now()
 	done.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
 	e.ceremony.endLocked()
-	keymat.Scrub(func() { done.err = e.open(c, unseal) })
+	keymat.Scrub(func() { done.err = e.vault.Open(c, unseal) })
 	e.pending.add(done)
 	if done.err != nil {
 		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.err)
@@ -271,33 +270,6 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 		e.log.Info("node unsealed", "operator", op.Name)
 	}
 	return done.err
-}
-
-// open opens the vault with the unseal key, which it destroys.
-func (e *Engine) open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
-	defer unseal.Destroy()
-	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
-	root, err := keymat.UnwrapRoot(e.vault.arena, unseal, cluster, set, c.Shares.Epoch, c.WrappedRoot)
-	if err != nil {
-		return fmt.Errorf("root key: %w", err)
-	}
-	defer root.Destroy()
-	ring := keymat.NewKeyring(e.vault.arena, cluster)
-	for _, k := range c.Keyring {
-		if err := ring.Load(root, k.Generation, k.Wrapped); err != nil {
-			ring.Wipe()
-			return err
-		}
-	}
-	o := newOpened(e.vault.arena, cluster, ring)
-	if err := o.loadOriginKeys(e.vault.arena, c); err != nil {
-		o.wipe()
-		return err
-	}
-	if !e.vault.install(o) {
-		o.wipe() // opened by somebody else meanwhile, which is as good
-	}
-	return nil
 }
 
 // abandonLocked wipes what an unfinished ceremony left, if it is time.
@@ -371,7 +343,7 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 	if c == nil {
 		return errNotInitialised
 	}
-	if e.vault.sealed() {
+	if e.vault.Sealed() {
 		return e.ResetShares(ctx, op, nil)
 	}
 	ev := op.event("Seal", c)
@@ -380,7 +352,7 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
 	_, err := e.commitEvent(ctx, ev)
-	e.vault.seal()
+	e.vault.Seal()
 	e.log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		e.log.Warn("the record of sealing has to wait for the next unsealing", "err", err)

@@ -254,7 +254,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 				if got := material(t, e, probe); string(got) != string(want) {
 					t.Fatalf("subset %v opens something else", pick)
 				}
-				e.vault.seal()
+				e.vault.Seal()
 				e.pending.events = nil
 			})
 			subsetsOf(set.n, set.t-1, func(pick []int) {
@@ -404,7 +404,7 @@ func TestSharesOfAReplacedSet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	given, err := e.vault.arena.Store([]byte(res.Shares[1]))
+	given, err := e.vault.Arena().Store([]byte(res.Shares[1]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -648,7 +648,7 @@ func TestSealedSecrets(t *testing.T) {
 	if _, err := e.Init(t.Context(), testOperator, p); !errors.Is(err, kmsapi.ErrValidation) {
 		t.Fatalf("a key that is none: %v", err)
 	}
-	r, err := keymat.NewReceiver(e.vault.arena)
+	r, err := keymat.NewReceiver(e.vault.Arena())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -671,6 +671,7 @@ func TestSealedSecrets(t *testing.T) {
 		if len(fields) != 4 || len(fields[3]) != secretLen {
 			t.Fatalf("%d fields", len(fields))
 		}
+		e.replica.(*fakeReplica).cluster.watch(fields[:3])
 		unsealNode(t, e, fields[2], fields[0])
 		return nil
 	})

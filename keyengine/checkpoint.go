@@ -2,7 +2,6 @@ package keyengine
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,8 +9,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
 const (
@@ -50,7 +48,7 @@ func (e *Engine) runCheckpoints(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if e.vault.sealed() {
+		if e.vault.Sealed() {
 			continue
 		}
 		frontier, _ := e.replica.State().Audit()
@@ -61,7 +59,7 @@ func (e *Engine) runCheckpoints(ctx context.Context) {
 		last = time.Now()
 		err := e.Checkpoint(ctx)
 		failed = err != nil || e.checkpoint.signed.Load() < size
-		if err != nil && !errors.Is(err, errSealed) {
+		if err != nil && !errors.Is(err, vault.ErrSealed) {
 			e.log.Warn("signing an audit checkpoint", "size", size, "err", err)
 		}
 	}
@@ -73,7 +71,7 @@ func (e *Engine) runCheckpoints(ctx context.Context) {
 func (e *Engine) Checkpoint(ctx context.Context) error {
 	e.checkpoint.mu.Lock()
 	defer e.checkpoint.mu.Unlock()
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return err
 	}
@@ -89,7 +87,7 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	if err := e.cfg.Audit.Sync(); err != nil {
 		return fmt.Errorf("syncing the audit log: %w", err)
 	}
-	note, err := o.signCheckpoint(c, frontier)
+	note, err := o.SignCheckpoint(c, auditOrigin(c), frontier)
 	if err != nil {
 		return err
 	}
@@ -102,27 +100,6 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	}
 	e.checkpoint.signed.Store(frontier.Size())
 	return nil
-}
-
-// signCheckpoint signs with the cluster's audit key, which is unwrapped for the
-// moment.
-func (o *opened) signCheckpoint(c *fsmpb.Cluster, f auditlog.Frontier) ([]byte, error) {
-	seed, err := o.ring.Unwrap(c.AuditKeyGeneration, keymat.PurposeAuditSigning, auditKeyBinding(c), c.WrappedAuditKey)
-	if err != nil {
-		return nil, fmt.Errorf("audit signing key: %w", gone(err))
-	}
-	defer seed.Destroy()
-	var note []byte
-	err = seed.With(func(b []byte) error {
-		if len(b) != ed25519.SeedSize {
-			return fmt.Errorf("audit signing key has %d bytes", len(b))
-		}
-		key := ed25519.NewKeyFromSeed(b)
-		defer clear(key)
-		note, err = auditlog.SignCheckpoint(auditOrigin(c), key, f)
-		return err
-	})
-	return note, gone(err)
 }
 
 // Checkpointed is how many records this node's newest checkpoint covers.

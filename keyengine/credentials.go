@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -94,7 +95,7 @@ type CredentialInfo struct {
 // ofCaller are the good credentials of the caller's principal on the state of the
 // evaluation, all of them noted as read. One that no unsealed node wrote is none.
 func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
-	o, err := ev.engine.vault.current()
+	o, err := ev.engine.vault.Current()
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +153,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
 	}
 	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", event{}, func(ev *eval, done *event) error {
-		o, err := e.vault.current()
+		o, err := e.vault.Current()
 		if err != nil {
 			return err
 		}
@@ -173,7 +174,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = newAccessKey(e.vault.arena, o.ring, ev.account(), ev.caller.Identity.principal.ARN, e.now(ev.state).UnixNano())
+			made, secret, err = newAccessKey(e.vault.Arena(), o, ev.account(), ev.caller.Identity.principal.ARN, e.now(ev.state).UnixNano())
 			if err != nil {
 				return
 			}
@@ -184,7 +185,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 			})
 		})
 		if err != nil {
-			return gone(err)
+			return vault.Gone(err)
 		}
 		id = made.Id
 		done.response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
@@ -204,7 +205,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 // ErrNotFound, ErrInvalidState for the last one, ErrAccessDenied, ErrUnrecognizedClient,
 // ErrUnavailable.
 func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) error {
-	if id == "" || len(id) > maxCredentialID {
+	if id == "" || len(id) > vault.MaxCredentialID {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "A credential is named by an access key id or the URI of a certificate.")
 	}
 	ask := event{parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
@@ -237,7 +238,7 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
 	return e.byRoot(ctx, c, "RevokeSessions", "revoke sessions", event{}, func(ev *eval, done *event) error {
-		o, err := e.vault.current()
+		o, err := e.vault.Current()
 		if err != nil {
 			return err
 		}
@@ -255,8 +256,8 @@ func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
 				return fmt.Errorf("the sessions of %s were revoked too often", c.Id)
 			}
 			next.SessionEpoch++
-			if err := signCredential(o.ring, next); err != nil {
-				return gone(err)
+			if err := o.SignCredential(next); err != nil {
+				return err
 			}
 			ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: next}})
 			keys = append(keys, c.Id)

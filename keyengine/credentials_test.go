@@ -14,7 +14,7 @@ import (
 // newKey makes an access key as a client does, and gives it as Init's result does.
 func newKey(t *testing.T, e *Engine, c *Caller, res *InitResult) *InitResult {
 	t.Helper()
-	to, err := keymat.NewReceiver(e.vault.arena)
+	to, err := keymat.NewReceiver(e.vault.Arena())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestLastCredential(t *testing.T) {
 
 func pointOf(t *testing.T, e *Engine) []byte {
 	t.Helper()
-	r, err := keymat.NewReceiver(e.vault.arena)
+	r, err := keymat.NewReceiver(e.vault.Arena())
 	if err != nil {
 		t.Fatal(err)
 	}

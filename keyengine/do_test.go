@@ -185,13 +185,13 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	op, in := OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("a plaintext that nobody reads on its way"), EncryptionContext: map[string]string{}}
-	o, err := r.first.vault.current()
+	o, err := r.first.vault.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
 	encode := func(who Identity) []byte {
 		t.Helper()
-		payload, err := o.encodeForwarded("n2", r.caller(who), op, in)
+		payload, err := encodeForwarded(o, "n2", r.caller(who), op, in)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,14 +203,14 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_, err = o.decodeAnswer("n2", requestID, op, answer)
+		_, err = decodeAnswer(o, "n2", requestID, op, answer)
 		return err
 	}
 	good := encode(r.root)
 	if bytes.Contains(good, in.Plaintext) {
 		t.Error("the plaintext travels in the clear")
 	}
-	c, _, _, err := o.decodeForwarded("n2", good)
+	c, _, _, err := decodeForwarded(o, "n2", good)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,14 +227,14 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.decodeAnswer("n2", RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
+	if _, err := decodeAnswer(o, "n2", RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
 		t.Errorf("an answer to another request: %v", err)
 	}
 	forged := r.root
 	forged.proof[0] ^= 1
 	refused := func(payload []byte) {
 		t.Helper()
-		c, _, _, err := o.decodeForwarded("n2", payload)
+		c, _, _, err := decodeForwarded(o, "n2", payload)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +248,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 
 	seal := func(m proto.Message) []byte {
 		t.Helper()
-		payload, err := o.seal(forwardContext("request", "n2", RequestID{}), m)
+		payload, err := sealMessage(o, forwardContext("request", "n2", RequestID{}), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,10 +286,10 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := o.encodeForwarded("n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: ptr("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, err := encodeForwarded(o, "n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: ptr("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("text that would arrive as another: %v", err)
 	}
-	r.first.vault.seal()
+	r.first.vault.Seal()
 	if err := serve(good); !errors.Is(err, fsm.ErrNoLeader) {
 		t.Errorf("a sealed leader: %v", err)
 	}
@@ -301,12 +301,12 @@ func TestForwardingLeavesTheStateAlone(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageSign)
 	want := bytes.Clone(r.publicKey(id))
-	o, err := r.first.vault.current()
+	o, err := r.first.vault.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
 	c, op := r.caller(r.root), OperationNamed("GetPublicKey")
-	payload, err := o.encodeForwarded("n2", c, op, &kmsapi.GetPublicKeyInput{KeyId: &id})
+	payload, err := encodeForwarded(o, "n2", c, op, &kmsapi.GetPublicKeyInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestForwardingLeavesTheStateAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := o.decodeAnswer("n2", c.RequestID, op, answer)
+	out, err := decodeAnswer(o, "n2", c.RequestID, op, answer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -141,7 +141,7 @@ func (e *Engine) runDue(ctx context.Context) {
 	d := newDue(e)
 	for {
 		wait := dueLookMin
-		if !e.vault.sealed() && e.replica.IsLeader() {
+		if !e.vault.Sealed() && e.replica.IsLeader() {
 			wait = d.round(ctx, time.Now())
 		}
 		select {

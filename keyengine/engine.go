@@ -1,16 +1,3 @@
-// Package keyengine is the only door to keys. Every operation on a key is
-// decided, carried out and recorded here, in that order, and answered only once
-// the record of the outcome is committed by a majority.
-//
-// A request is evaluated on one immutable state (eval), which notes every object
-// that the outcome depends on with its version. The record that is committed
-// carries that read set, and is refused at apply if any of it has changed. So an
-// answer that was given was right at the position of its record in the log,
-// whichever node gave it, and callers on any node see authority withdrawn or
-// granted as soon as the call that did it has returned.
-//
-// Keys in the clear are below internal/keymat, in locked memory, and only while
-// the node is unsealed.
 package keyengine
 
 import (
@@ -27,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
 // Clock is the engine's time; tests turn it.
@@ -84,7 +72,7 @@ type Engine struct {
 	replica Replica
 	clock   Clock
 	log     *slog.Logger
-	vault   *vault
+	vault   *vault.Vault
 	// founding is held by Init.
 	founding   sync.Mutex
 	ceremony   *ceremony
@@ -110,10 +98,13 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{cfg: cfg, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, refusals: make(map[string]time.Time)}
 	var err error
-	if e.vault, err = newVault(cfg); err != nil {
+	if e.vault, err = vault.New(cfg.Clock.Now, !cfg.AllowUnlockedMemory); err != nil {
 		return nil, err
 	}
-	e.ceremony = newCeremony(cfg, e.vault.arena)
+	if !e.vault.Arena().Locked() {
+		cfg.Logger.Warn("key memory is not locked: the system may swap keys out")
+	}
+	e.ceremony = newCeremony(cfg, e.vault.Arena())
 	e.pending = newPendingEvents()
 	e.checkpoint.every = checkpointEvery
 	e.fresh = newFreshness()
@@ -121,7 +112,7 @@ func New(cfg Config) (*Engine, error) {
 	e.limits = newLimits(cfg)
 	e.quotas = cfg.Quotas.orDefault()
 	if e.outers, err = newOuters(cfg); err != nil {
-		return nil, errors.Join(err, e.vault.close())
+		return nil, errors.Join(err, e.vault.Close())
 	}
 	e.metrics = newMetrics(cfg, e)
 	return e, nil
@@ -132,7 +123,7 @@ func New(cfg Config) (*Engine, error) {
 func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	c, _ := s.Cluster()
 	e.newest.Store(&foundedState{s, c})
-	e.vault.follow(s, ev)
+	e.vault.Follow(s, ev)
 	e.refused(ev.Refused)
 }
 
@@ -174,5 +165,5 @@ func (e *Engine) Close() error {
 	for _, o := range e.outers {
 		o.close()
 	}
-	return e.vault.close()
+	return e.vault.Close()
 }

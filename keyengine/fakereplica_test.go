@@ -3,7 +3,6 @@ package keyengine
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -19,6 +18,8 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
 // fakeCluster is a replicated log in memory on a real state machine: an entry is
@@ -38,26 +39,59 @@ type fakeCluster struct {
 	engines  []*Engine
 	hostile  bool   // a test makes records that are to be refused
 	broken   string // the rule that the newest refused record broke
-	// origin is the cluster's origin key, of the first engine that was unsealed: an
-	// entry is signed as by an unsealed leader, also when a test seals all engines.
-	origin ed25519.PrivateKey
+	// witness has the cluster's keys from Init on: an entry is signed as by an unsealed
+	// leader, also when a test seals all engines.
+	witness *vault.Vault
 }
 
 // sign signs as an unsealed leader.
 func (c *fakeCluster) sign(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
-	for _, e := range c.engines {
-		if o := e.vault.opened.Load(); o != nil && c.origin == nil {
-			_ = o.origin.With(func(b []byte) error { c.origin = bytes.Clone(b); return nil })
+	if c.witness == nil {
+		return 0, nil, vault.ErrSealed
+	}
+	o, err := c.witness.Current()
+	if err != nil {
+		return 0, nil, err
+	}
+	return o.SignOrigin(domain, digest)
+}
+
+// watch opens the witness with the shares of a cluster that was just initialised.
+func (c *fakeCluster) watch(shares []string) {
+	c.t.Helper()
+	v, err := vault.New(c.clock.Now, false)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = v.Close() })
+	founded, _ := c.state().Cluster()
+	set, commitments, err := shareSet(founded)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	all, err := shamir.NewCollector(set, commitments)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, s := range shares[:set.Threshold] {
+		if err := collect(all, []byte(s)); err != nil {
+			c.t.Fatal(err)
 		}
 	}
-	if c.origin == nil {
-		return 0, nil, errSealed
+	key, err := all.Secret()
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	founded, _ := c.fsm.Current().Cluster()
-	if founded == nil {
-		return 0, nil, errSealed
+	unseal, err := v.Arena().Store(key)
+	if err != nil {
+		c.t.Fatal(err)
 	}
-	return 1, ed25519.Sign(c.origin, fsm.OriginMessage(founded, domain, digest)), nil
+	if err := v.Open(founded, unseal); err != nil {
+		c.t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.witness = v
 }
 
 // newFakeCluster makes a cluster of registered, voting nodes; the first leads.

@@ -13,7 +13,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -31,20 +31,20 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 	if e.replica.IsLeader() {
 		return e.exclusive(ctx, c, op, in)
 	}
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return nil, err
 	}
-	payload, err := o.encodeForwarded(e.cfg.NodeID, c, op, in)
+	payload, err := encodeForwarded(o, e.cfg.NodeID, c, op, in)
 	if err != nil {
-		return nil, gone(err)
+		return nil, err
 	}
 	start := time.Now()
 	answer, err := e.replica.ExecuteOnLeader(ctx, payload)
 	if err != nil {
 		return nil, e.unavailable(err)
 	}
-	out, err := o.decodeAnswer(e.cfg.NodeID, c.RequestID, op, answer)
+	out, err := decodeAnswer(o, e.cfg.NodeID, c.RequestID, op, answer)
 	if err == nil && op.ReadOnly {
 		c.hold = hold{e, op.Name, func() bool {
 			now := time.Now()
@@ -102,12 +102,12 @@ func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any
 // made. The answer holds every outcome; an error says that there was no request to
 // be understood, or fsm.ErrNoLeader that this node is sealed and so did nothing.
 func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte) ([]byte, error) {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return nil, fsm.ErrNoLeader
 	}
-	c, op, in, err := o.decodeForwarded(from, payload)
-	if errors.Is(gone(err), errSealed) {
+	c, op, in, err := decodeForwarded(o, from, payload)
+	if errors.Is(err, vault.ErrSealed) {
 		return nil, fsm.ErrNoLeader
 	}
 	if err != nil {
@@ -118,11 +118,11 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 	var answer []byte
 	if err == nil {
 		defer op.output.Wipe(out)
-		answer, err = o.encodeAnswer(from, c.RequestID, op, out)
+		answer, err = encodeAnswer(o, from, c.RequestID, op, out)
 	} else {
-		answer, err = o.encodeRefusal(from, c.RequestID, e.told(op, c, err))
+		answer, err = encodeRefusal(o, from, c.RequestID, e.told(op, c, err))
 	}
-	if errors.Is(gone(err), errSealed) {
+	if errors.Is(err, vault.ErrSealed) {
 		return nil, fsm.ErrOutcomeUnknown // sealed meanwhile
 	}
 	return answer, err
@@ -134,21 +134,21 @@ func forwardContext(kind, from string, id RequestID) []byte {
 	return slices.Concat([]byte(kind+"\x00"), id[:], []byte(from))
 }
 
-// seal encrypts a message for other unsealed nodes, and leaves no copy of it.
-func (o *opened) seal(context []byte, m proto.Message) ([]byte, error) {
+// sealMessage encrypts a message for other unsealed nodes, and leaves no copy of it.
+func sealMessage(o *vault.Opened, context []byte, m proto.Message) ([]byte, error) {
 	plain := make([]byte, 0, proto.Size(m))
 	defer func() { clear(plain[:cap(plain)]) }()
 	out, err := proto.MarshalOptions{}.MarshalAppend(plain, m)
 	if err != nil {
 		return nil, err
 	}
-	return o.ring.SealTransit(keymat.PurposeForward, context, out)
+	return o.SealTransit(context, out)
 }
 
-// unseal decrypts and reads a message. What it does not know of it is the caller's to
+// openMessage decrypts and reads a message. What it does not know of it is the caller's to
 // refuse.
-func (o *opened) unseal(context, message []byte, m proto.Message) error {
-	plain, err := o.ring.OpenTransit(keymat.PurposeForward, context, message)
+func openMessage(o *vault.Opened, context, message []byte, m proto.Message) error {
+	plain, err := o.OpenTransit(context, message)
 	if err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func (o *opened) unseal(context, message []byte, m proto.Message) error {
 	return forward.AllKnown(m.ProtoReflect())
 }
 
-func (o *opened) encodeForwarded(from string, c *Caller, op *Operation, in any) ([]byte, error) {
+func encodeForwarded(o *vault.Opened, from string, c *Caller, op *Operation, in any) ([]byte, error) {
 	if err := op.input.Validate(in); err != nil {
 		// Nothing that it depends on but the credential changes, so this is not
 		// expected; and text that is no Unicode would not arrive as it is.
@@ -170,7 +170,7 @@ func (o *opened) encodeForwarded(from string, c *Caller, op *Operation, in any) 
 		return nil, fmt.Errorf("forwarding %s: %w", op.Name, err)
 	}
 	id := &c.Identity
-	return o.seal(forwardContext("request", from, RequestID{}), &forwardpb.Request{
+	return sealMessage(o, forwardContext("request", from, RequestID{}), &forwardpb.Request{
 		Operation: op.Name, RequestId: c.RequestID[:],
 		Principal: id.principal.ARN, Credential: id.credential, Proof: id.proof[:], Session: id.session,
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
@@ -179,10 +179,10 @@ func (o *opened) encodeForwarded(from string, c *Caller, op *Operation, in any) 
 	})
 }
 
-func (o *opened) decodeForwarded(from string, payload []byte) (*Caller, *Operation, any, error) {
+func decodeForwarded(o *vault.Opened, from string, payload []byte) (*Caller, *Operation, any, error) {
 	f := new(forwardpb.Request)
-	if err := o.unseal(forwardContext("request", from, RequestID{}), payload, f); err != nil {
-		if gone(err) != err {
+	if err := openMessage(o, forwardContext("request", from, RequestID{}), payload, f); err != nil {
+		if errors.Is(err, kmsapi.ErrUnavailable) {
 			return nil, nil, nil, err
 		}
 		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
@@ -216,23 +216,23 @@ func readForwarded(f *forwardpb.Request) (_ *Caller, _ *Operation, in any, err e
 	}, op, in, nil
 }
 
-func (o *opened) encodeAnswer(from string, id RequestID, op *Operation, out any) ([]byte, error) {
+func encodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, out any) ([]byte, error) {
 	output, err := forward.Pack(op.output, out)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an answer: %w", err)
 	}
-	return o.seal(forwardContext("answer", from, id), &forwardpb.Answer{Output: output})
+	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Output: output})
 }
 
-func (o *opened) encodeRefusal(from string, id RequestID, e *kmsapi.Error) ([]byte, error) {
-	return o.seal(forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message})
+func encodeRefusal(o *vault.Opened, from string, id RequestID, e *kmsapi.Error) ([]byte, error) {
+	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message})
 }
 
-func (o *opened) decodeAnswer(from string, id RequestID, op *Operation, answer []byte) (any, error) {
+func decodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, answer []byte) (any, error) {
 	a := new(forwardpb.Answer)
-	if err := o.unseal(forwardContext("answer", from, id), answer, a); err != nil {
-		if gone(err) != err {
-			return nil, gone(err)
+	if err := openMessage(o, forwardContext("answer", from, id), answer, a); err != nil {
+		if errors.Is(err, kmsapi.ErrUnavailable) {
+			return nil, err
 		}
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -119,8 +120,8 @@ func (p *InitParams) check() error {
 		bad = append(bad, "the partition must be aws or begin with aws-")
 	}
 	if p.RootCertificate != "" {
-		if u, err := url.Parse(p.RootCertificate); err != nil || u.Scheme == "" || len(p.RootCertificate) > maxCredentialID {
-			bad = append(bad, fmt.Sprintf("the root certificate must be given by its URI of at most %d bytes", maxCredentialID))
+		if u, err := url.Parse(p.RootCertificate); err != nil || u.Scheme == "" || len(p.RootCertificate) > vault.MaxCredentialID {
+			bad = append(bad, fmt.Sprintf("the root certificate must be given by its URI of at most %d bytes", vault.MaxCredentialID))
 		} else if u.Scheme == "conclave" && u.Host == "node" {
 			bad = append(bad, "a node's certificate cannot be the root user's")
 		}
@@ -246,7 +247,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	case d.Verdict != fsm.Accepted:
 		return nil, fmt.Errorf("record of Init found %v", d.Verdict)
 	}
-	if p.KeepUnsealed && e.vault.install(f.opened) {
+	if p.KeepUnsealed && e.vault.Install(f.opened) {
 		f.opened = nil // the vault's now
 	}
 	e.log.Info("cluster initialised", "cluster", f.result.ClusterID, "shares", p.Shares, "threshold", p.Threshold, "operator", op.Name)
@@ -301,7 +302,7 @@ func (e *Engine) isFounded(ctx context.Context, want *fsmpb.Cluster) error {
 
 // founding is everything that Init makes.
 type founding struct {
-	*opened
+	opened      *vault.Opened
 	cluster     *fsmpb.Cluster
 	credentials []*fsmpb.Credential
 	result      *InitResult
@@ -309,7 +310,7 @@ type founding struct {
 
 func (f *founding) wipe() {
 	if f.opened != nil {
-		f.opened.wipe()
+		f.opened.Wipe()
 	}
 }
 
@@ -320,25 +321,13 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 	if p.ClusterID != ([16]byte{}) {
 		cluster = p.ClusterID
 	}
-	arena := e.vault.arena
-	ring := keymat.NewKeyring(arena, cluster)
-	f := &founding{opened: newOpened(arena, cluster, ring)}
+	arena := e.vault.Arena()
+	f := new(founding)
 	defer func() {
 		if err != nil {
 			f.wipe()
 		}
 	}()
-
-	root, err := arena.Random(keymat.KeySize)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Destroy()
-	unseal, err := arena.Random(keymat.KeySize)
-	if err != nil {
-		return nil, err
-	}
-	defer unseal.Destroy()
 
 	c := &fsmpb.Cluster{
 		Id: cluster[:], Account: p.Account, Region: p.Region, MoreRegions: slices.Sorted(slices.Values(p.Regions[1:])),
@@ -346,18 +335,11 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 		Shares: &fsmpb.ShareSet{Id: set[:], Epoch: 1, Threshold: uint32(p.Threshold), Count: uint32(p.Shares)},
 	}
 	f.cluster = c
-	if c.WrappedRoot, err = keymat.WrapRoot(unseal, root, cluster, set, c.Shares.Epoch); err != nil {
+	var unseal *keymat.Secret
+	if f.opened, unseal, err = e.vault.Found(c); err != nil {
 		return nil, err
 	}
-	generation, err := ring.Generate()
-	if err != nil {
-		return nil, err
-	}
-	wrapped, err := ring.WrapGeneration(root, generation)
-	if err != nil {
-		return nil, err
-	}
-	c.Keyring = []*fsmpb.WrappedKEK{{Generation: generation, Wrapped: wrapped, Created: now}}
+	defer unseal.Destroy()
 
 	f.result = &InitResult{ClusterID: clusterID(c), RootARN: rootARN(p.Partition, p.Account)}
 	shares, err := f.deal(arena, unseal, p)
@@ -365,19 +347,13 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 		return nil, err
 	}
 	defer shares.Destroy()
-	if err := f.auditKey(arena); err != nil {
-		return nil, err
-	}
-	if err := f.originKey(arena); err != nil {
-		return nil, err
-	}
 	f.result.VerifierKey = verifierKey(c)
 
 	account, ok := fsm.ParseAccount(p.Account)
 	if !ok {
 		return nil, fmt.Errorf("%q is no account id", p.Account)
 	}
-	key, secret, err := newAccessKey(arena, ring, account, f.result.RootARN, now)
+	key, secret, err := newAccessKey(arena, f.opened, account, f.result.RootARN, now)
 	if err != nil {
 		return nil, err
 	}
@@ -391,7 +367,7 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 		cert := &fsmpb.Credential{
 			Account: uint64(account), Id: p.RootCertificate, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: f.result.RootARN, Active: true, Created: now,
 		}
-		if err := signCredential(ring, cert); err != nil {
+		if err := f.opened.SignCredential(cert); err != nil {
 			return nil, err
 		}
 		f.credentials = append(f.credentials, cert)
@@ -480,27 +456,6 @@ func (f *founding) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p In
 		f.result.SealedSecrets, err = keymat.SealTo(p.AnswerKey, initInfo(f.result.ClusterID), b)
 		return err
 	})
-}
-
-// auditKey makes the key that signs checkpoints.
-func (f *founding) auditKey(arena *keymat.Arena) error {
-	seed, err := arena.Random(ed25519.SeedSize)
-	if err != nil {
-		return err
-	}
-	defer seed.Destroy()
-	return seed.With(func(b []byte) error {
-		key := ed25519.NewKeyFromSeed(b)
-		defer clear(key)
-		f.cluster.AuditPublicKey = slices.Clone(key.Public().(ed25519.PublicKey))
-		f.cluster.AuditKeyGeneration, f.cluster.WrappedAuditKey, err = f.ring.WrapFor(keymat.PurposeAuditSigning, auditKeyBinding(f.cluster), b)
-		return err
-	})
-}
-
-// auditKeyBinding ties the signing key to its public half.
-func auditKeyBinding(c *fsmpb.Cluster) keymat.Binding {
-	return keymat.Binding{Object: c.AuditPublicKey, Spec: "Ed25519"}
 }
 
 // auditOrigin names the cluster's audit log in checkpoints.

@@ -156,7 +156,7 @@ func grantReadCases() []readCase {
 			"NotFoundException", "ok", "KEY CREDENTIAL GRANT", false, false},
 		{"token of a grant on a key that is gone", "RetireGrant", func(w *readWorld) any {
 			w.deleteKey()
-			token, err := w.first.vault.grantToken(w.keyID(w.id), [32]byte(bytesOfGrant(grantHex(1))))
+			token, err := w.first.vault.GrantToken(w.keyID(w.id), [32]byte(bytesOfGrant(grantHex(1))))
 			if err != nil {
 				panic(err)
 			}

@@ -39,7 +39,7 @@ func (r *room) give(id string, b []byte) {
 			k.Materials = append(k.Materials, m)
 		}
 		if known := sameMaterial(was, given); known == nil || len(known.Wrapped) == 0 {
-			if err := r.first.vault.wrapAgain(k, m, b); err != nil {
+			if err := r.first.vault.WrapAgain(k, m, b); err != nil {
 				r.t.Fatalf("wrapping: %v", err)
 			}
 		}
@@ -65,7 +65,7 @@ func (r *room) refilled(id string, b []byte) string {
 	r.t.Helper()
 	return r.another(id, func(k *fsmpb.Key) {
 		m := r.wrapMaterial(k, b)
-		if err := r.first.vault.wrapAgain(k, m, b); err != nil {
+		if err := r.first.vault.WrapAgain(k, m, b); err != nil {
 			r.t.Fatalf("wrapping: %v", err)
 		}
 		k.Materials = []*fsmpb.Material{m}
@@ -75,7 +75,7 @@ func (r *room) refilled(id string, b []byte) string {
 // wrapMaterial makes a material of a key of bytes, with its public half.
 func (r *room) wrapMaterial(k *fsmpb.Key, b []byte) *fsmpb.Material {
 	r.t.Helper()
-	m, err := r.first.vault.givenMaterial(k, r.cluster.clock.Now().UnixNano(), bytes.Clone(b))
+	m, err := r.first.vault.GivenMaterial(k, r.cluster.clock.Now().UnixNano(), bytes.Clone(b))
 	if err == nil && k.Spec != kmsapi.SpecSymmetric {
 		m.PublicKey, err = primitive.Public(k.Spec, b)
 	}

@@ -32,14 +32,14 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "conclave_sealed", Help: "1 while this node is sealed, 0 while it can use keys.",
 	}, func() float64 {
-		if e.vault.sealed() {
+		if e.vault.Sealed() {
 			return 1
 		}
 		return 0
 	})
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "conclave_cached_keys", Help: "Versions of KMS keys that this node holds in the clear, in locked memory.",
-	}, func() float64 { return float64(e.vault.cachedKeys()) })
+	}, func() float64 { return float64(e.vault.CachedKeys()) })
 	return &metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_requests_total", Help: "Requests answered, by operation, outcome and transport.",

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -316,7 +317,7 @@ func TestOpenSSLImport(t *testing.T) {
 			switch tt.usage {
 			case kmsapi.UsageEncrypt:
 				r.opens(r.seal(id, "x"), "x")
-				if want := hex.EncodeToString(keyMaterialID(r.stored(id), material)); r.current(id) != want {
+				if want := hex.EncodeToString(vault.KeyMaterialID(r.stored(id), material)); r.current(id) != want {
 					t.Error("the material is not what was wrapped")
 				}
 			case kmsapi.UsageMac:

@@ -59,7 +59,7 @@ func createGrant(ev *eval, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutp
 		g = n
 		ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: g}})
 	}
-	token, err := ev.engine.vault.grantToken(t.id, [32]byte(g.Id))
+	token, err := ev.engine.vault.GrantToken(t.id, [32]byte(g.Id))
 	if err != nil {
 		return nil, err
 	}

@@ -258,7 +258,7 @@ func TestNamedGrants(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want grant %s with a new token", name, out, err, *first.GrantId)
 			continue
 		}
-		if _, grant, err := r.first.vault.grantOfToken(*out.GrantToken); err != nil || string(grant[:]) != string(bytesOfGrant(*first.GrantId)) {
+		if _, grant, err := r.first.vault.GrantOfToken(*out.GrantToken); err != nil || string(grant[:]) != string(bytesOfGrant(*first.GrantId)) {
 			t.Errorf("%s: the new token names %x: %v", name, grant, err)
 		}
 	}
@@ -500,7 +500,7 @@ func TestRetireGrant(t *testing.T) {
 				c.GetPutGrant().Issuer = tt.issuer
 			}
 			r.cluster.change(c)
-			token, err := r.first.vault.grantToken(r.keyID(id), [32]byte(bytesOfGrant(grantHex(1))))
+			token, err := r.first.vault.GrantToken(r.keyID(id), [32]byte(bytesOfGrant(grantHex(1))))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -103,13 +104,13 @@ func getParametersForImport(ev *eval, in *kmsapi.GetParametersForImportInput) (*
 	}
 	// A node whose clock is ahead does not make tokens live longer.
 	from := min(ev.fromNow().UnixNano(), ev.state.Time()+int64(importTokenAhead))
-	token := &importToken{id: randomID(), key: t.id, algorithm: *in.WrappingAlgorithm, expires: from + int64(importTokenLife)}
-	sealed, err := ev.engine.vault.sealToken(token, pkcs8)
+	token := &vault.ImportToken{ID: randomID(), Key: t.id, Algorithm: *in.WrappingAlgorithm, Expires: from + int64(importTokenLife)}
+	sealed, err := ev.engine.vault.SealImportToken(token, pkcs8)
 	if err != nil {
 		return nil, err
 	}
 	return &kmsapi.GetParametersForImportOutput{
-		KeyId: &t.arn, ImportToken: sealed, PublicKey: public, ParametersValidTo: timeOf(token.expires),
+		KeyId: &t.arn, ImportToken: sealed, PublicKey: public, ParametersValidTo: timeOf(token.Expires),
 	}, nil
 }
 
@@ -211,34 +212,34 @@ func (ev *eval) validTo(in *kmsapi.ImportKeyMaterialInput) (int64, error) {
 
 // unwrapImport opens the token of an import, and with it the material. That the
 // token is out of date is said of genuine ones only.
-func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*importToken, []byte, error) {
-	tok, pkcs8, err := ev.engine.vault.openToken(token)
+func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*vault.ImportToken, []byte, error) {
+	tok, pkcs8, err := ev.engine.vault.OpenImportToken(token)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer pkcs8.Destroy()
-	if tok.key != t.id {
+	if tok.Key != t.id {
 		return nil, nil, kmsapi.ErrInvalidImportToken
 	}
-	if ev.state.Time() >= tok.expires {
+	if ev.state.Time() >= tok.Expires {
 		return nil, nil, kmsapi.ErrExpiredImportToken
 	}
-	ev.within(0, tok.expires)
+	ev.within(0, tok.Expires)
 	for _, u := range t.key.UsedTokens {
-		if bytes.Equal(u.Id, tok.id[:]) {
+		if bytes.Equal(u.Id, tok.ID[:]) {
 			return nil, nil, kmsapi.ErrInvalidImportToken
 		}
 	}
 	var material []byte
 	err = pkcs8.With(func(b []byte) (err error) {
-		material, err = keywrap.Unwrap(b, tok.algorithm, wrapped)
+		material, err = keywrap.Unwrap(b, tok.Algorithm, wrapped)
 		return err
 	})
 	switch {
 	case errors.Is(err, keywrap.ErrUnwrap):
 		return nil, nil, kmsapi.ErrInvalidCiphertext
 	case err != nil:
-		return nil, nil, gone(err)
+		return nil, nil, vault.Gone(err)
 	}
 	return tok, material, nil
 }
@@ -262,13 +263,13 @@ func soundMaterial(spec string, material []byte) error {
 }
 
 // useToken has a key remember a token until nobody could use it any more.
-func (ev *eval) useToken(k *fsmpb.Key, t *importToken) error {
+func (ev *eval) useToken(k *fsmpb.Key, t *vault.ImportToken) error {
 	now := ev.state.Time()
 	k.UsedTokens = slices.DeleteFunc(k.UsedTokens, func(u *fsmpb.UsedToken) bool { return u.Expires <= now })
 	if len(k.UsedTokens) >= maxUsedTokens {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "Key material can be imported into a KMS key %d times in 24 hours.", maxUsedTokens)
 	}
-	k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: t.id[:], Expires: t.expires})
+	k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: t.ID[:], Expires: t.Expires})
 	return nil
 }
 
@@ -292,7 +293,7 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput
 		return given, addMaterial(t, k, given)
 	case len(known.Wrapped) == 0:
 		// Under the id that its ciphertexts name.
-		err = ev.engine.vault.wrapAgain(k, known, b)
+		err = ev.engine.vault.WrapAgain(k, known, b)
 	}
 	return known, err
 }
@@ -301,7 +302,7 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput
 func (ev *eval) wrapImported(k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
-		return ev.engine.vault.givenMaterial(k, now, bytes.Clone(b))
+		return ev.engine.vault.GivenMaterial(k, now, bytes.Clone(b))
 	}
 	return ev.wrapPrivate(k, now, bytes.Clone(b))
 }

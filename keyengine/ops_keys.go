@@ -124,7 +124,7 @@ func usageOf(in *kmsapi.CreateKeyInput) string {
 func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
-		return ev.engine.vault.newMaterial(k, now)
+		return ev.engine.vault.NewMaterial(k, now)
 	}
 	b, err := ev.once(func() ([]byte, error) { return primitive.Generate(k.Spec) })
 	if err != nil {
@@ -144,7 +144,7 @@ func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Mater
 			return nil, refusedByFIPS(err)
 		}
 	}
-	m, err := ev.engine.vault.givenMaterial(k, created, b)
+	m, err := ev.engine.vault.GivenMaterial(k, created, b)
 	if err != nil {
 		return nil, err
 	}

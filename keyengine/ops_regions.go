@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -64,7 +65,7 @@ func (ev *eval) putMembers(k *fsmpb.Key, members []*target) error {
 		n := k
 		if m.id.Region != k.Region {
 			var err error
-			if n, err = ev.engine.vault.inStep(k, m.key); err != nil {
+			if n, err = inStep(ev.engine.vault, k, m.key); err != nil {
 				return err
 			}
 		}
@@ -77,12 +78,12 @@ func (ev *eval) putMembers(k *fsmpb.Key, members []*target) error {
 
 // inStep is a key of a set, with what the set shares as another of its keys has
 // it.
-func (v *vault) inStep(from, to *fsmpb.Key) (*fsmpb.Key, error) {
+func inStep(v *vault.Vault, from, to *fsmpb.Key) (*fsmpb.Key, error) {
 	k := proto.CloneOf(to)
 	k.PrimaryRegion, k.Rotation, k.RotationsOnDemand = from.PrimaryRegion, proto.CloneOf(from.Rotation), from.RotationsOnDemand
 	k.Materials = nil
 	for _, m := range from.Materials {
-		n, err := v.sharedMaterial(from, m, to)
+		n, err := sharedMaterial(v, from, m, to)
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +100,7 @@ func (v *vault) inStep(from, to *fsmpb.Key) (*fsmpb.Key, error) {
 // sharedMaterial is a version of a key's material as another key of its set has
 // it. Imported material comes without the material itself: each key of the set
 // gets that by an import of its own.
-func (v *vault) sharedMaterial(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key) (*fsmpb.Material, error) {
+func sharedMaterial(v *vault.Vault, from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key) (*fsmpb.Material, error) {
 	n := &fsmpb.Material{
 		Id: m.Id, MaterialId: m.MaterialId, Created: m.Created, PublicKey: m.PublicKey,
 		Rotated: m.Rotated, OnDemand: m.OnDemand, Pending: m.Pending,
@@ -111,15 +112,7 @@ func (v *vault) sharedMaterial(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key
 	if from.Origin == kmsapi.OriginImported {
 		return n, nil
 	}
-	return n, v.handOver(from, m, to, n)
-}
-
-// handOver wraps material m of one key as n of another of its set. It is the one
-// place where material passes from Region to Region, and it does so inside of this
-// vault's locked memory: to a Region of another cluster it would pass wrapped to
-// that cluster's public key.
-func (v *vault) handOver(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key, n *fsmpb.Material) error {
-	return v.withMaterial(from, m, func(material []byte) error { return v.wrapAgain(to, n, material) })
+	return n, v.HandOver(from, m, to, n)
 }
 
 // materialOf is the version of a key's material with that id; nil if it has none.
@@ -237,7 +230,7 @@ func (ev *eval) newReplica(t *target, region string, description *string) (*fsmp
 	if k.Origin == kmsapi.OriginImported {
 		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 	}
-	return ev.engine.vault.inStep(t.key, k)
+	return inStep(ev.engine.vault, t.key, k)
 }
 
 // recordReplica is what the record of ReplicateKey shows of the answer.

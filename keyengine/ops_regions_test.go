@@ -406,7 +406,7 @@ func TestImportedReplica(t *testing.T) {
 		Account: uint64(testAccountNumber), Id: bytes.Repeat([]byte{7}, 16), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
 		Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginImported, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
-	m, err := r.first.vault.newMaterial(k, 1)
+	m, err := r.first.vault.NewMaterial(k, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -450,7 +450,7 @@ func TestPutMembers(t *testing.T) {
 		t.Errorf("%d reads are noted, want one for each Region", len(ev.reads))
 	}
 	k := cloneOf(members[0].key)
-	m, err := r.first.vault.newMaterial(k, 5)
+	m, err := r.first.vault.NewMaterial(k, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -490,7 +490,7 @@ func TestPutMembers(t *testing.T) {
 	// A replica made later gets all of it.
 	late := r.newMultiKey(kmsapi.CreateKeyInput{})
 	r.mangle(late, func(k *fsmpb.Key) {
-		n, err := r.first.vault.newMaterial(k, 5)
+		n, err := r.first.vault.NewMaterial(k, 5)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -651,8 +651,8 @@ func TestSealedNodeReplicatesNothing(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	id := r.newMultiKey(kmsapi.CreateKeyInput{})
 	k := r.keyIn(testRegion, id)
-	r.first.vault.seal()
-	if _, err := r.first.vault.inStep(k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	r.first.vault.Seal()
+	if _, err := inStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, kmsapi.ErrUnavailable)
 	}
 	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})

@@ -57,7 +57,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 	var id [9]byte
 	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
 	s.Id = newStoreID(id)
-	if err := ev.engine.vault.wrapStore(s, secret); err != nil {
+	if err := ev.engine.vault.WrapStoreSecret(s, secret); err != nil {
 		return nil, err
 	}
 	ev.keyStore(s.Id) // there must be none of that id
@@ -278,7 +278,7 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKe
 	defer func() { clear(secret) }()
 	if c := in.XksProxyAuthenticationCredential; c != nil {
 		s.AccessKey, secret = *c.AccessKeyId, []byte(*c.RawSecretAccessKey)
-	} else if err := ev.engine.vault.withStoreSecret(was, func(b []byte) error {
+	} else if err := ev.engine.vault.WithStoreSecret(was, func(b []byte) error {
 		secret = append(secret, b...)
 		return nil
 	}); err != nil {
@@ -287,7 +287,7 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKe
 	if err := ev.tryStore(s, secret); err != nil {
 		return err
 	}
-	return ev.engine.vault.wrapStore(s, secret)
+	return ev.engine.vault.WrapStoreSecret(s, secret)
 }
 
 // updateHSM takes another password. Another token has not the store's key.
@@ -300,7 +300,7 @@ func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInpu
 	}
 	secret := []byte(*in.KeyStorePassword)
 	defer clear(secret)
-	return ev.engine.vault.wrapStore(s, secret)
+	return ev.engine.vault.WrapStoreSecret(s, secret)
 }
 
 func unsupportedStore(kind string) error {

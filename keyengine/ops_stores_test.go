@@ -275,7 +275,7 @@ func TestStoreSecret(t *testing.T) {
 		if string(e.Body) == "behind" {
 			continue
 		}
-		if b, err := r.first.vault.openBody(e); err != nil || strings.Contains(string(b), xksproxy.Secret) {
+		if b, err := r.first.vault.OpenBody(e); err != nil || strings.Contains(string(b), xksproxy.Secret) {
 			t.Errorf("record %d has the secret, or does not open: %v", e.Index, err)
 		}
 	}

@@ -108,7 +108,7 @@ func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, err
 	return o, &outerStore{
 		KeyStore: s,
 		secret: func(use func([]byte) error) error {
-			return ev.engine.vault.withStoreSecret(s, use)
+			return ev.engine.vault.WithStoreSecret(s, use)
 		},
 		principal: ev.caller.Identity.principal.String(), keyARN: arn, operation: ev.op.Name, request: formatUUID(ev.caller.RequestID),
 	}, nil
@@ -173,7 +173,7 @@ func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, contex
 	name := outsideName("encrypt", []byte(s.Id), version(s), t.id.Bytes(), m.Id, plaintext, keymat.ContextForm(context))
 	blob, err := ev.outside(name, func() ([]byte, error) {
 		var inner []byte
-		err := ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+		err := ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 			inner, err = keymat.SealMessage(material, h, plaintext, context)
 			return err
 		})
@@ -185,7 +185,7 @@ func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, contex
 			return nil, err
 		}
 		var blob []byte
-		err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+		err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 			blob, err = keymat.JoinOuter(material, h, sealed, context)
 			return err
 		})
@@ -206,7 +206,7 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 		return nil, err
 	}
 	var sealed *keymat.Outer
-	err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+	err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 		sealed, err = keymat.SplitOuter(material, blob, context)
 		return err
 	})
@@ -221,7 +221,7 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 		return nil, ev.fromStore(s, err, storeCryptoError)
 	}
 	var plaintext []byte
-	err = ev.engine.vault.withMaterial(t.key, m, func(material []byte) (err error) {
+	err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 		plaintext, err = keymat.OpenMessage(material, inner, context)
 		return err
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -123,7 +124,7 @@ func (ev *eval) plantMaterial(k *fsmpb.Key, material []byte) error {
 	if err := soundMaterial(k.Spec, material); err != nil {
 		return fmt.Errorf("the material is not one of KeySpec %s: %w", k.Spec, err)
 	}
-	m := &fsmpb.Material{Created: k.Created, MaterialId: keyMaterialID(k, material)}
+	m := &fsmpb.Material{Created: k.Created, MaterialId: vault.KeyMaterialID(k, material)}
 	m.Id = m.MaterialId[:16]
 	if k.Spec != kmsapi.SpecSymmetric && k.Usage != kmsapi.UsageMac {
 		var err error
@@ -132,14 +133,14 @@ func (ev *eval) plantMaterial(k *fsmpb.Key, material []byte) error {
 		}
 	}
 	k.Materials = []*fsmpb.Material{m}
-	return ev.engine.vault.wrapAgain(k, m, material)
+	return ev.engine.vault.WrapAgain(k, m, material)
 }
 
 // randomMaterial is makeMaterial without a request that would keep it between
 // tries.
 func (ev *eval) randomMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	if k.Spec == kmsapi.SpecSymmetric {
-		return ev.engine.vault.newMaterial(k, k.Created)
+		return ev.engine.vault.NewMaterial(k, k.Created)
 	}
 	b, err := primitive.Generate(k.Spec)
 	if err != nil {

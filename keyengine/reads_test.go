@@ -89,8 +89,12 @@ func (w *readWorld) toImport() *kmsapi.ImportKeyMaterialInput {
 	w.imported, _ = w.keyToImport(kmsapi.SpecSymmetric, kmsapi.UsageEncrypt)
 	w.setPolicy(w.imported, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
 	in := w.symmetric(w.imported, 1)
-	tok, _, _ := parseToken(in.ImportToken)
-	w.token = tok.id[:]
+	tok, private, err := w.first.vault.OpenImportToken(in.ImportToken)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	private.Destroy()
+	w.token = tok.ID[:]
 	return in
 }
 

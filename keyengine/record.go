@@ -28,7 +28,7 @@ func (e *Engine) newRecord(ev *evaluation) (*fsmpb.Record, error) {
 	}
 	d := ev.draft
 	r := &d.record
-	if r.Body, r.Generation, d.salt, d.commitment, err = e.vault.sealBody(ev.caller.RequestID, plain); err != nil {
+	if r.Body, r.Generation, d.salt, d.commitment, err = e.vault.SealBody(ev.caller.RequestID, plain); err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.op.Name, err)
 	}
 	r.RequestId, r.Commitment, r.Salt = ev.caller.RequestID[:], d.commitment[:], d.salt[:]

@@ -26,7 +26,7 @@ func (e *Engine) refused(list []fsm.Refusal) {
 		id := formatUUID(RequestID(r.RequestID))
 		e.log.Error("an unsealed node proposed a record that breaks a rule, and it is refused: the node has a fault, or is in wrong hands",
 			"node", r.Node, "rule", r.Rule, "request_id", id)
-		if e.vault.sealed() {
+		if e.vault.Sealed() {
 			continue
 		}
 		e.pending.add(serviceEvent("RefuseRecord", now, auditfield.Text("node", r.Node), auditfield.Text("rule", r.Rule), auditfield.Text("requestId", id)))

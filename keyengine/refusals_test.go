@@ -18,7 +18,7 @@ import (
 func TestRefusedRecordsAreNamed(t *testing.T) {
 	r := newRoom(t, "n1", "n2", "n3")
 	other, sealed := r.engines["n2"], r.engines["n3"]
-	sealed.vault.seal()
+	sealed.vault.Seal()
 	reg, log := prometheus.NewRegistry(), new(bytes.Buffer)
 	other.metrics = newMetrics(Config{Metrics: reg}, other)
 	other.log = slog.New(slog.NewTextHandler(log, nil))
@@ -31,7 +31,7 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 			t.Fatalf("a key without its material is %v", v)
 		}
 		for _, e := range r.engines {
-			if !e.vault.sealed() {
+			if !e.vault.Sealed() {
 				e.recordPending(t.Context())
 			}
 		}

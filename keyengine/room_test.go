@@ -57,6 +57,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 	if err != nil {
 		t.Fatalf("Init: %v", err)
 	}
+	r.cluster.watch(res.Shares)
 	for _, e := range r.engines {
 		if e == r.first {
 			continue
@@ -81,9 +82,9 @@ func (r *room) identity(uri string) Identity {
 // putSigned is a change that writes a credential with its MAC.
 func putSigned(t testing.TB, e *Engine, c *fsmpb.Credential) *fsmpb.Change {
 	t.Helper()
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err == nil {
-		err = signCredential(o.ring, c)
+		err = o.SignCredential(c)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +195,7 @@ func (r *room) lastRecord() *auditpb.Record {
 
 func (r *room) open(e auditlog.Entry) *auditpb.Record {
 	r.t.Helper()
-	b, err := r.first.vault.openBody(e)
+	b, err := r.first.vault.OpenBody(e)
 	if err != nil {
 		r.t.Fatalf("opening a record: %v", err)
 	}

@@ -1,18 +1,14 @@
 package keyengine
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -20,7 +16,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -35,11 +31,6 @@ const (
 const (
 	minNonce = 16
 	maxNonce = 64
-
-	tokenFormat = 1
-	tokenMin    = 1 + 4 + 5 + 8 + 16 + 32 + 2 + 1 + 32
-	tokenMax    = tokenMin - 1 + maxCredentialID
-	tokenMAC    = "session token v1"
 )
 
 // SessionProof shows that its sender has an access key's secret, without a
@@ -67,21 +58,12 @@ type SessionProof struct {
 	TLS       TLS
 }
 
-// sessionClaims is what a session token says.
-type sessionClaims struct {
-	account    fsm.Account
-	credential string
-	proof      [32]byte
-	session    [16]byte
-	expires    int64 // Unix seconds
-}
-
 // OpenSession gives a token that stands for an access key until it expires or
 // the access key is no longer good, on every unsealed node. The session is in
 // the audit log, as CreateSession, before the token is given. Errors:
 // ErrUnrecognizedClient, ErrInvalidSignature, ErrUnavailable.
 func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return "", time.Time{}, err
 	}
@@ -92,15 +74,15 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 	if d := now.Unix() - p.Time; d > int64(SessionSkew/time.Second) || d < -int64(SessionSkew/time.Second) {
 		return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
 	}
-	claims := sessionClaims{expires: now.Add(SessionLife).Unix()}
+	claims := vault.Session{Expires: now.Add(SessionLife).Unix()}
 	used := false
-	_, _ = rand.Read(claims.session[:]) // never fails: crypto/rand ends the process instead
+	_, _ = rand.Read(claims.ID[:]) // never fails: crypto/rand ends the process instead
 	for range maxTries {
 		c, err := e.proven(ctx, o, &p)
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		id, err := e.identify(o, c)
+		known, err := e.identify(o, c)
 		if err != nil {
 			return "", time.Time{}, err
 		}
@@ -110,17 +92,17 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 			}
 			used = true
 		}
-		claims.account, claims.credential, claims.proof = fsm.Account(c.Account), id.credential, id.sessions
+		claims.Account, claims.Credential, claims.Proof = fsm.Account(c.Account), c.Id, known.Sessions
 		if err = e.recordSession(ctx, p, c, &claims); err == errConflict {
 			continue // the access key is another since, if it still is one
 		}
 		if err == nil {
-			token, err = o.sign(&claims)
+			token, err = o.SignSession(&claims)
 		}
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		return token, time.Unix(claims.expires, 0), nil
+		return token, time.Unix(claims.Expires, 0), nil
 	}
 	return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrUnavailable, "The access key keeps changing. Try again.")
 }
@@ -157,7 +139,7 @@ func (u *usedProofs) use(now time.Time, p *SessionProof) error {
 }
 
 // proven is the access key whose secret made the proof.
-func (e *Engine) proven(ctx context.Context, o *opened, p *SessionProof) (*fsmpb.Credential, error) {
+func (e *Engine) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, error) {
 	c, err := e.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, errUnrecognized) {
 		_ = checkSessionProof(decoySecret, p) // the same work as for a wrong secret
@@ -167,7 +149,7 @@ func (e *Engine) proven(ctx context.Context, o *opened, p *SessionProof) (*fsmpb
 		return nil, err
 	}
 	ok := false
-	if err := e.withSecret(o, c, func(secret []byte) error {
+	if err := o.WithSecret(c, func(secret []byte) error {
 		ok = checkSessionProof(secret, p)
 		return nil
 	}); err != nil {
@@ -201,7 +183,7 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 // recordSession commits that the session was given. That the credential has not
 // changed is the record's precondition, so a session is never given on one that
 // was withdrawn before.
-func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *sessionClaims) error {
+func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *vault.Session) error {
 	who, err := policy.ParseCaller(c.Principal)
 	if err != nil {
 		return fmt.Errorf("credential %s: %w", c.Id, err)
@@ -210,8 +192,8 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 		name: "CreateSession", kind: eventConclave, requestID: p.RequestID,
 		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS,
 		response: []*auditpb.Field{
-			auditfield.Text("sessionId", hex.EncodeToString(claims.session[:])),
-			auditfield.Text("expiration", time.Unix(claims.expires, 0).UTC().Format(time.RFC3339)),
+			auditfield.Text("sessionId", hex.EncodeToString(claims.ID[:])),
+			auditfield.Text("expiration", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339)),
 		},
 		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}},
 	})
@@ -224,105 +206,39 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 	return nil
 }
 
-// A token is the URL-safe base64 of
-//
-//	format(1) generation(4) account(5) expires(8) session(16) proof(32) length(2) credential MAC(32)
-//
-// where the MAC is over everything before it, by the keyring's generation that
-// the token names.
-func (o *opened) sign(c *sessionClaims) (string, error) {
-	generation := o.ring.Newest()
-	b := make([]byte, 0, tokenMin+len(c.credential))
-	b = append(b, tokenFormat)
-	b = binary.BigEndian.AppendUint32(b, generation)
-	b = c.account.Append(b)
-	b = binary.BigEndian.AppendUint64(b, uint64(c.expires))
-	b = append(b, c.session[:]...)
-	b = append(b, c.proof[:]...)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(c.credential)))
-	b = append(b, c.credential...)
-	tag, err := o.mac(generation, tokenMAC, b)
-	if err != nil {
-		return "", err
-	}
-	return base64.RawURLEncoding.EncodeToString(append(b, tag[:]...)), nil
-}
-
-// verify reads a token. Anything but an unchanged token of this cluster is
-// errUnrecognized; that it has expired is the caller's to see.
-func (o *opened) verify(token string) (sessionClaims, error) {
-	if len(token) < base64.RawURLEncoding.EncodedLen(tokenMin) || len(token) > base64.RawURLEncoding.EncodedLen(tokenMax) ||
-		strings.ContainsAny(token, "\r\n") { // which decoding would pass over
-		return sessionClaims{}, errUnrecognized
-	}
-	id := sha256.Sum256([]byte(token))
-	if c, ok := o.tokens.get(id); ok {
-		return c, nil
-	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(b) < tokenMin || b[0] != tokenFormat {
-		return sessionClaims{}, errUnrecognized
-	}
-	body, tag := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
-	want, err := o.mac(binary.BigEndian.Uint32(body[1:]), tokenMAC, body)
-	if errors.Is(err, keymat.ErrGeneration) {
-		return sessionClaims{}, errUnrecognized
-	}
-	if err != nil {
-		return sessionClaims{}, err
-	}
-	if !equal(want, [32]byte(tag)) {
-		return sessionClaims{}, errUnrecognized
-	}
-	account, rest, ok := fsm.CutAccount(body[5:])
-	if !ok {
-		return sessionClaims{}, errUnrecognized
-	}
-	r := bytes.NewBuffer(rest)
-	c := sessionClaims{
-		account: account,
-		expires: int64(binary.BigEndian.Uint64(r.Next(8))),
-		session: [16]byte(r.Next(16)),
-		proof:   [32]byte(r.Next(32)),
-	}
-	if n := int(binary.BigEndian.Uint16(r.Next(2))); n != r.Len() {
-		return sessionClaims{}, errUnrecognized
-	}
-	c.credential = r.String()
-	o.tokens.put(id, c)
-	return c, nil
-}
-
 // KnowsToken reports whether a token is one of this cluster's that has not expired.
 // It waits for nothing and says nothing of the access key behind the token: it is
 // for whoever has to decide how much room a caller gets, before there is one.
 func (e *Engine) KnowsToken(token string) bool {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return false
 	}
-	claims, err := o.verify(token)
+	claims, err := o.VerifySession(token)
 	s := e.replica.State()
-	return err == nil && claims.account == s.Account() && e.now(s).Unix() < claims.expires
+	return err == nil && claims.Account == s.Account() && e.now(s).Unix() < claims.Expires
 }
 
 // AuthenticateSession tells whom a session token stands for. Errors:
 // ErrExpiredToken, ErrUnrecognizedClient for a token that is none of this
 // cluster's or whose access key is no longer good, ErrUnavailable.
 func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
-	claims, err := o.verify(token)
+	claims, err := o.VerifySession(token)
+	if errors.Is(err, vault.ErrToken) {
+		err = errUnrecognized
+	}
 	if err != nil {
 		return Identity{}, err
 	}
 	s := e.replica.State()
-	if claims.account != s.Account() {
+	if claims.Account != s.Account() {
 		return Identity{}, errUnrecognized
 	}
-	if e.now(s).Unix() >= claims.expires {
+	if e.now(s).Unix() >= claims.Expires {
 		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
 	}
 	id, err := e.sessionIdentity(o, s, &claims)
@@ -336,8 +252,8 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 	return e.sessionIdentity(o, fresh, &claims)
 }
 
-func (e *Engine) sessionIdentity(o *opened, s *fsm.State, claims *sessionClaims) (Identity, error) {
-	c, _ := s.Credential(claims.account, claims.credential)
+func (e *Engine) sessionIdentity(o *vault.Opened, s *fsm.State, claims *vault.Session) (Identity, error) {
+	c, _ := s.Credential(claims.Account, claims.Credential)
 	if c == nil || !c.Active {
 		return Identity{}, errUnrecognized
 	}
@@ -345,11 +261,11 @@ func (e *Engine) sessionIdentity(o *opened, s *fsm.State, claims *sessionClaims)
 	if err != nil {
 		return Identity{}, err
 	}
-	if !equal(known.sessions, claims.proof) {
+	if !equal(known.Sessions, claims.Proof) {
 		return Identity{}, errUnrecognized
 	}
-	id := known.Identity
-	id.proof = known.sessions
-	id.session = hex.EncodeToString(claims.session[:])
+	id := identity(c, known)
+	id.proof = known.Sessions
+	id.session = hex.EncodeToString(claims.ID[:])
 	return id, nil
 }

@@ -23,6 +23,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
+const redacted = "[redacted]"
+
 const (
 	defaultShareTimeout = 15 * time.Minute
 

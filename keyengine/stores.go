@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -153,40 +152,6 @@ func (ev *eval) storeHas(store, xksKey string) bool {
 // putStore changes a custom key store.
 func (ev *eval) putStore(s *fsmpb.KeyStore) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: s}})
-}
-
-// storeBinding ties a store's secret to what it is used for: a store whose
-// endpoint was edited on disk does not sign requests to it.
-func storeBinding(s *fsmpb.KeyStore) keymat.Binding {
-	return keymat.Binding{Object: []byte(s.Id), Version: []byte(s.AccessKey), Spec: "KEY_STORE", Usage: s.Type, Origin: s.Endpoint + s.Path}
-}
-
-// wrapStore gives a store its secret, wrapped.
-func (v *vault) wrapStore(s *fsmpb.KeyStore, secret []byte) error {
-	o, err := v.current()
-	if err != nil {
-		return err
-	}
-	s.Generation, s.WrappedSecret, err = o.ring.WrapFor(keymat.PurposeCredential, storeBinding(s), secret)
-	if err != nil {
-		return fmt.Errorf("wrapping the secret of key store %s: %w", s.Id, gone(err))
-	}
-	return nil
-}
-
-// withStoreSecret lends a store's secret to use, which may not keep it, and must
-// not wait for anything.
-func (v *vault) withStoreSecret(s *fsmpb.KeyStore, use func(secret []byte) error) error {
-	o, err := v.current()
-	if err != nil {
-		return err
-	}
-	secret, err := o.ring.Unwrap(s.Generation, keymat.PurposeCredential, storeBinding(s), s.WrappedSecret)
-	if err != nil {
-		return fmt.Errorf("unwrapping the secret of key store %s: %w", s.Id, gone(err))
-	}
-	defer secret.Destroy()
-	return secret.With(use)
 }
 
 // newStoreID makes an id of AWS's form: 17 hex digits.

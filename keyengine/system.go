@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -86,7 +87,7 @@ func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 
 // eventRecord builds and seals an event's record. The state's cluster may not stand
 // yet, when the event founds it.
-func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
+func (e *Engine) eventRecord(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
 	if ev.requestID == (RequestID{}) {
 		_, _ = rand.Read(ev.requestID[:]) // never fails: crypto/rand ends the process instead
 	}
@@ -117,7 +118,7 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 	if err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.name, err)
 	}
-	body, generation, sealSalt, commitment, err := o.sealBody(now, ev.requestID, plain)
+	body, generation, sealSalt, commitment, err := o.SealBody(now, ev.requestID, plain)
 	if err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.name, err)
 	}
@@ -130,7 +131,7 @@ func (e *Engine) eventRecord(o *opened, c *fsmpb.Cluster, ev event) (*fsmpb.Reco
 // commitEvent records an event. An error means that it is not recorded, unless
 // it says that this is unknown.
 func (e *Engine) commitEvent(ctx context.Context, ev event) (fsm.Decision, error) {
-	o, err := e.vault.current()
+	o, err := e.vault.Current()
 	if err != nil {
 		return fsm.Decision{}, err
 	}
@@ -200,7 +201,7 @@ func (e *Engine) runEvents(ctx context.Context) {
 func (e *Engine) recordPending(ctx context.Context) {
 	e.pending.recording.Lock()
 	defer e.pending.recording.Unlock()
-	for !e.vault.sealed() {
+	for !e.vault.Sealed() {
 		ev, ok := e.pending.first()
 		if !ok {
 			return
@@ -230,7 +231,7 @@ func (e *Engine) runSweeps(ctx context.Context) {
 	for {
 		e.expireShares()
 		e.recordWithheld()
-		e.vault.sweep(e.replica.State(), e.clock.Now())
+		e.vault.Sweep(e.replica.State(), e.clock.Now())
 		select {
 		case <-ctx.Done():
 			return

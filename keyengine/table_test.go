@@ -111,7 +111,7 @@ func TestRecords(t *testing.T) {
 		if string(e.Body) == "behind" {
 			continue
 		}
-		plain, err := r.first.vault.openBody(e)
+		plain, err := r.first.vault.OpenBody(e)
 		if err != nil {
 			t.Fatal(err)
 		}

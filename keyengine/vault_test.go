@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -32,6 +31,9 @@ func initCluster(t testing.TB, e *Engine, p InitParams) *InitResult {
 	res, err := e.Init(t.Context(), testOperator, p)
 	if err != nil {
 		t.Fatalf("Init: %v", err)
+	}
+	if res.Shares != nil { // not encrypted
+		e.replica.(*fakeReplica).cluster.watch(res.Shares)
 	}
 	return res
 }
@@ -79,7 +81,7 @@ func records(t testing.TB, c *fakeCluster, e *Engine) []*auditpb.Record {
 		if bytes.Equal(entry.Body, []byte("behind")) {
 			continue // a test's own change
 		}
-		b, err := e.vault.openBody(entry)
+		b, err := e.vault.OpenBody(entry)
 		if err != nil {
 			t.Fatalf("entry %d: %v", entry.Index, err)
 		}
@@ -109,7 +111,7 @@ var testKey = fsm.KeyID{Account: testAccountNumber, Region: "eu-west-1", ID: [16
 // makeKey gives the state a key, as CreateKey would.
 func makeKey(t testing.TB, c *fakeCluster, e *Engine, id fsm.KeyID) *fsmpb.Key {
 	t.Helper()
-	m, err := e.vault.newMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS"}, 1)
+	m, err := e.vault.NewMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS"}, 1)
 	if err != nil {
 		t.Fatalf("newMaterial: %v", err)
 	}
@@ -125,7 +127,7 @@ func makeKey(t testing.TB, c *fakeCluster, e *Engine, id fsm.KeyID) *fsmpb.Key {
 func material(t testing.TB, e *Engine, k *fsmpb.Key) []byte {
 	t.Helper()
 	var out []byte
-	if err := e.vault.withMaterial(k, k.Materials[0], func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
+	if err := e.vault.WithMaterial(k, k.Materials[0], func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
 		t.Fatalf("withMaterial: %v", err)
 	}
 	return out
@@ -144,49 +146,11 @@ func TestMaterialOpensOnEveryUnsealedNode(t *testing.T) {
 	}
 }
 
-func TestMaterialOpensOnlyAsWhatItWasMadeFor(t *testing.T) {
-	c, e, _ := openCluster(t)
-	k := makeKey(t, c, e, testKey)
-	// Not from a cold cache, and not from one that has the material.
-	for _, warm := range []bool{false, true} {
-		if warm {
-			material(t, e, k)
-		}
-		for name, edit := range map[string]func(k *fsmpb.Key, m *fsmpb.Material){
-			"id":         func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = flipped(k.Id) },
-			"region":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Region = "eu-west-2" },
-			"spec":       func(k *fsmpb.Key, m *fsmpb.Material) { k.Spec = "HMAC_256" },
-			"usage":      func(k *fsmpb.Key, m *fsmpb.Material) { k.Usage = "SIGN_VERIFY" },
-			"origin":     func(k *fsmpb.Key, m *fsmpb.Material) { k.Origin = "EXTERNAL" },
-			"version":    func(k *fsmpb.Key, m *fsmpb.Material) { m.Id = flipped(m.Id) },
-			"generation": func(k *fsmpb.Key, m *fsmpb.Material) { m.Generation = 2 },
-			"blob":       func(k *fsmpb.Key, m *fsmpb.Material) { m.Wrapped = append(bytes.Clone(m.Wrapped[:40]), 1) },
-			"long id":    func(k *fsmpb.Key, m *fsmpb.Material) { k.Id = make([]byte, 17) },
-		} {
-			edited := &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: k.Region, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}
-			m := &fsmpb.Material{Id: k.Materials[0].Id, Generation: k.Materials[0].Generation, Wrapped: k.Materials[0].Wrapped}
-			edit(edited, m)
-			if err := e.vault.withMaterial(edited, m, func([]byte) error { return nil }); err == nil {
-				t.Errorf("material opens with another %s (cached: %v)", name, warm)
-			}
-		}
-	}
-}
-
 func flipped(b []byte) []byte { return append([]byte{^b[0]}, b[1:]...) }
-
-func TestUseErrorIsPassedOn(t *testing.T) {
-	c, e, _ := openCluster(t)
-	k := makeKey(t, c, e, testKey)
-	want := errors.New("of the caller")
-	if err := e.vault.withMaterial(k, k.Materials[0], func([]byte) error { return want }); err != want {
-		t.Errorf("got %v", err)
-	}
-}
 
 // used is how many slots of locked memory hold something.
 func used(e *Engine) int {
-	n, _ := e.vault.arena.Usage()
+	n, _ := e.vault.Arena().Usage()
 	return n
 }
 
@@ -200,25 +164,28 @@ func TestSealWipesEverything(t *testing.T) {
 	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
 		t.Fatal(err)
 	}
-	o := e.vault.opened.Load()
+	o, err := e.vault.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := e.Seal(t.Context(), testOperator); err != nil {
 		t.Fatal(err)
 	}
 	if n := used(e); n != 0 {
 		t.Errorf("%d slots of locked memory are in use after sealing", n)
 	}
-	if _, _, _, _, err := o.sealBody(c.clock.Now(), [16]byte{}, []byte("x")); !errors.Is(err, errSealed) {
+	if _, _, _, _, err := o.SealBody(c.clock.Now(), [16]byte{}, []byte("x")); !errors.Is(err, vault.ErrSealed) {
 		t.Errorf("a vault that was sealed sealed a record: %v", err)
 	}
-	if _, err := o.mac(1, "x", nil); !errors.Is(err, errSealed) {
+	if _, err := o.SignSession(&vault.Session{Credential: "x"}); !errors.Is(err, vault.ErrSealed) {
 		t.Errorf("a vault that was sealed made a MAC: %v", err)
 	}
 	// As it is found by those who ask now.
-	if _, err := e.vault.newMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != errSealed {
+	if _, err := e.vault.NewMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != vault.ErrSealed {
 		t.Errorf("newMaterial: %v", err)
 	}
 	for name, err := range sealedCalls(t, c, e, res, k) {
-		if err != errSealed {
+		if err != vault.ErrSealed {
 			t.Errorf("%s on a sealed node: %v", name, err)
 		}
 	}
@@ -227,11 +194,11 @@ func TestSealWipesEverything(t *testing.T) {
 // sealedCalls are the outcomes of everything that a sealed node must refuse.
 func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fsmpb.Key) map[string]error {
 	errs := make(map[string]error)
-	errs["withMaterial"] = e.vault.withMaterial(k, k.Materials[0], func([]byte) error { return nil })
-	_, _, _, _, errs["sealBody"] = e.vault.sealBody([16]byte{}, []byte("x"))
+	errs["withMaterial"] = e.vault.WithMaterial(k, k.Materials[0], func([]byte) error { return nil })
+	_, _, _, _, errs["sealBody"] = e.vault.SealBody([16]byte{}, []byte("x"))
 	entries, _ := c.audit.Read(0, 1, 1)
-	_, errs["openBody"] = e.vault.openBody(entries[0])
-	_, errs["mac"] = e.vault.mac("x", nil)
+	_, errs["openBody"] = e.vault.OpenBody(entries[0])
+	_, errs["mac"] = e.vault.MAC("x", nil)
 	_, errs["sigv4"] = e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
 	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
 	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
@@ -245,7 +212,7 @@ func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fs
 func TestSealDuringUse(t *testing.T) {
 	c, e, _ := openCluster(t)
 	k := makeKey(t, c, e, testKey)
-	err := e.vault.withMaterial(k, k.Materials[0], func(b []byte) error {
+	err := e.vault.WithMaterial(k, k.Materials[0], func(b []byte) error {
 		before := bytes.Clone(b)
 		if err := e.Seal(t.Context(), testOperator); err != nil {
 			return err
@@ -260,121 +227,6 @@ func TestSealDuringUse(t *testing.T) {
 	}
 	if n := used(e); n != 0 {
 		t.Errorf("%d slots are in use after the last user left", n)
-	}
-}
-
-func TestDestroyedMaterialLeavesMemory(t *testing.T) {
-	c, e, _ := openCluster(t)
-	k := makeKey(t, c, e, testKey)
-	idle := used(e)
-	material(t, e, k)
-	if used(e) == idle {
-		t.Fatal("material is not cached")
-	}
-	e.vault.follow(c.state(), fsm.Events{Destroyed: []fsm.KeyID{testKey}})
-	if n := used(e); n != idle {
-		t.Errorf("%d slots in use after the key was destroyed, want %d", n, idle)
-	}
-	// A request that began before puts it back; the next sweep finds it.
-	material(t, e, k)
-	c.clock.advance(time.Second)
-	e.vault.sweep(c.state(), c.clock.Now())
-	if n := used(e); n != idle {
-		t.Errorf("%d slots in use after the sweep, want %d", n, idle)
-	}
-	c.clock.advance(destroyedFor)
-	e.vault.sweep(c.state(), c.clock.Now())
-	if n := len(e.vault.destroyed.keys); n != 0 {
-		t.Errorf("%d destroyed keys are still looked for", n)
-	}
-	material(t, e, k)
-	e.vault.follow(c.state(), fsm.Events{Restored: true})
-	if n := used(e); n != idle {
-		t.Errorf("%d slots in use after a restore, want %d", n, idle)
-	}
-}
-
-func TestSealingKeyIsReplaced(t *testing.T) {
-	c, e, _ := openCluster(t)
-	salt := func() [16]byte {
-		_, _, s, _, err := e.vault.sealBody([16]byte{1}, []byte("record"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	first := salt()
-	if salt() != first {
-		t.Error("another key for the next record")
-	}
-	c.clock.advance(sealerAge)
-	second := salt()
-	if second == first {
-		t.Error("the same key after its time")
-	}
-	c.clock.advance(-time.Hour)
-	third := salt()
-	if third == second {
-		t.Error("the same key after the clock was set back")
-	}
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for range sealerRecords / 4 {
-				if _, _, _, _, err := e.vault.sealBody([16]byte{1}, []byte("r")); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if salt() == third {
-		t.Error("the same key after its records")
-	}
-}
-
-func TestBodyOpensOnlyInItsPlace(t *testing.T) {
-	c, e, _ := openCluster(t)
-	entries, _ := c.audit.Read(0, 1, 1)
-	for name, edit := range map[string]func(*auditlog.Entry){
-		"request id": func(e *auditlog.Entry) { e.RequestID[3] ^= 1 },
-		"salt":       func(e *auditlog.Entry) { e.Salt[3] ^= 1 },
-		"generation": func(e *auditlog.Entry) { e.Generation++ },
-		"commitment": func(e *auditlog.Entry) { e.Commitment[3] ^= 1 },
-		"body":       func(e *auditlog.Entry) { e.Body = bytes.Clone(e.Body); e.Body[20] ^= 1 },
-	} {
-		entry := entries[0]
-		edit(&entry)
-		if _, err := e.vault.openBody(entry); err == nil {
-			t.Errorf("a record with another %s opens", name)
-		}
-	}
-	if _, err := e.vault.openBody(entries[0]); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestMACsAreKeptApart(t *testing.T) {
-	_, e, _ := openCluster(t)
-	_, other, _ := openCluster(t)
-	m := func(e *Engine, purpose, data string) [32]byte {
-		tag, err := e.vault.mac(purpose, []byte(data))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return tag
-	}
-	base := m(e, "p", "data")
-	if m(e, "p", "data") != base {
-		t.Error("a MAC changes")
-	}
-	for what, tag := range map[string][32]byte{
-		"purpose": m(e, "q", "data"), "data": m(e, "p", "datA"), "cluster": m(other, "p", "data"), "border": m(e, "pd", "ata"),
-	} {
-		if tag == base {
-			t.Errorf("the same MAC for another %s", what)
-		}
 	}
 }
 
@@ -394,8 +246,12 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	for _, s := range res.Shares {
 		secrets = append(secrets, s, s[len(s)-60:])
 	}
+	o, err := e.vault.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
 	things := map[string]any{
-		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": e.vault.opened.Load(), "ceremony": sealed.ceremony,
+		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremony": sealed.ceremony,
 		"result": res, "result value": *res, "identity": id, "caller": Caller{Identity: id}, "events": sealed.pending,
 		"error": fmt.Errorf("with %v", res),
 	}
@@ -455,19 +311,30 @@ func TestSweepForgetsIdentities(t *testing.T) {
 	r := newRoom(t)
 	arn := "arn:aws:iam::" + testAccount + ":user/alice"
 	r.user(arn)
-	o, before := r.first.vault.opened.Load(), r.cluster.state()
+	before := r.cluster.state()
 	alice, _ := before.Credential(testAccountNumber, "spiffe://test/"+arn)
 	root, _ := before.Credential(testAccountNumber, rootURI)
-	kept := func(c *fsmpb.Credential) bool {
-		_, ok := o.identities.get(c)
-		return ok
+	identified := func(c *fsmpb.Credential) *vault.Known {
+		t.Helper()
+		o, err := r.first.vault.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := o.Identify(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
 	}
-	r.first.vault.sweep(before, r.cluster.clock.Now())
+	first := map[*fsmpb.Credential]*vault.Known{alice: identified(alice), root: identified(root)}
+	// What is not kept is made anew.
+	kept := func(c *fsmpb.Credential) bool { return identified(c) == first[c] }
+	r.first.vault.Sweep(before, r.cluster.clock.Now())
 	if !kept(alice) || !kept(root) {
 		t.Fatal("identities of good credentials are not kept")
 	}
 	r.cluster.edit(alice.Id, deactivate)
-	r.first.vault.sweep(r.cluster.state(), r.cluster.clock.Now())
+	r.first.vault.Sweep(r.cluster.state(), r.cluster.clock.Now())
 	if kept(alice) || !kept(root) {
 		t.Errorf("after the credential was switched off: its identity is kept: %v, the other one: %v", kept(alice), kept(root))
 	}
@@ -478,22 +345,19 @@ func TestSweepForgetsIdentities(t *testing.T) {
 func TestKeyMemoryMakesRoom(t *testing.T) {
 	r := newRoom(t)
 	e := r.first
+	k := &fsmpb.Key{Id: testKey.ID[:], Region: testKey.Region, Spec: "RSA_2048", Usage: "SIGN_VERIFY", Origin: "AWS_KMS"}
 	fill := func() {
 		t.Helper()
-		o, err := e.vault.current()
-		if err != nil {
-			t.Fatal(err)
-		}
 		for n := range 2 * 430 { // RSA-2048 keys, twice what there is room for
-			id := keymat.NewCacheID([16]byte{byte(n), byte(n >> 8)}, [16]byte{}, nil)
-			err := o.materials.Use(id, func() (*keymat.Secret, error) {
-				return e.vault.arena.Material().Random(1218)
-			}, func([]byte) error { return nil })
+			m, err := e.vault.GivenMaterial(k, 1, bytes.Repeat([]byte{1}, 1218))
+			if err == nil {
+				err = e.vault.WithMaterial(k, m, func([]byte) error { return nil })
+			}
 			if err != nil {
 				t.Fatalf("key %d: %v", n, err)
 			}
 		}
-		if used, total := e.vault.arena.Usage(); used < total*3/4 {
+		if used, total := e.vault.Arena().Usage(); used < total*3/4 {
 			t.Fatalf("%d of %d slots in use: the test fills nothing", used, total)
 		}
 	}

@@ -1,4 +1,4 @@
-package keyengine
+package vault
 
 import (
 	"encoding/binary"
@@ -11,18 +11,18 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// importToken is what GetParametersForImport gives out and ImportKeyMaterial needs
+// ImportToken is what GetParametersForImport gives out and ImportKeyMaterial needs
 // back: the private half of the wrapping key, wrapped under the keyring. So nothing
 // has to be kept for it, and any unsealed node can read it.
 //
 // Format 1: format(1) generation(4) id(16) account(5) key(16) expires(8) algorithm(1), the
 // key's Region with its length(1) before it, and the wrapped private half. All
 // before that is bound to it: a token that was altered does not open.
-type importToken struct {
-	id        [16]byte
-	key       fsm.KeyID
-	algorithm string // one of tokenAlgorithms
-	expires   int64  // cluster time
+type ImportToken struct {
+	ID        [16]byte
+	Key       fsm.KeyID
+	Algorithm string // one of tokenAlgorithms
+	Expires   int64  // cluster time
 }
 
 const (
@@ -40,30 +40,30 @@ const importTokenSpec = "import token v1"
 var tokenAlgorithms = []string{"RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256", "RSA_AES_KEY_WRAP_SHA_1", "RSA_AES_KEY_WRAP_SHA_256"}
 
 // header is the token before the wrapped private half.
-func (t *importToken) header(generation uint32) ([]byte, error) {
-	algorithm := slices.Index(tokenAlgorithms, t.algorithm)
-	if algorithm < 0 || len(t.key.Region) > 255 {
-		return nil, fmt.Errorf("an import token for algorithm %q has no encoding", t.algorithm)
+func (t *ImportToken) header(generation uint32) ([]byte, error) {
+	algorithm := slices.Index(tokenAlgorithms, t.Algorithm)
+	if algorithm < 0 || len(t.Key.Region) > 255 {
+		return nil, fmt.Errorf("an import token for algorithm %q has no encoding", t.Algorithm)
 	}
 	b := []byte{importTokenFormat}
 	b = binary.BigEndian.AppendUint32(b, generation)
-	b = append(b, t.id[:]...)
-	b = t.key.Account.Append(b)
-	b = append(b, t.key.ID[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(t.expires))
-	b = append(b, byte(algorithm), byte(len(t.key.Region)))
-	return append(b, t.key.Region...), nil
+	b = append(b, t.ID[:]...)
+	b = t.Key.Account.Append(b)
+	b = append(b, t.Key.ID[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(t.Expires))
+	b = append(b, byte(algorithm), byte(len(t.Key.Region)))
+	return append(b, t.Key.Region...), nil
 }
 
 // binding leaves the generation to the keyring, which binds it itself.
-func (t *importToken) binding() (keymat.Binding, error) {
+func (t *ImportToken) binding() (keymat.Binding, error) {
 	h, err := t.header(0)
-	return keymat.Binding{Object: t.key.Bytes(), Version: h, Spec: importTokenSpec}, err
+	return keymat.Binding{Object: t.Key.Bytes(), Version: h, Spec: importTokenSpec}, err
 }
 
-// sealToken makes a token of a wrapping key's private half.
-func (v *vault) sealToken(t *importToken, pkcs8 []byte) ([]byte, error) {
-	o, err := v.current()
+// SealImportToken makes a token of a wrapping key's private half.
+func (v *Vault) SealImportToken(t *ImportToken, pkcs8 []byte) ([]byte, error) {
+	o, err := v.Current()
 	if err != nil {
 		return nil, err
 	}
@@ -73,17 +73,17 @@ func (v *vault) sealToken(t *importToken, pkcs8 []byte) ([]byte, error) {
 	}
 	generation, wrapped, err := o.ring.WrapFor(keymat.PurposeImport, b, pkcs8)
 	if err != nil {
-		return nil, fmt.Errorf("wrapping an import token: %w", gone(err))
+		return nil, fmt.Errorf("wrapping an import token: %w", Gone(err))
 	}
 	h, err := t.header(generation)
 	return append(h, wrapped...), err
 }
 
-// openToken reads a token. The error is ErrInvalidImportToken for everything that
+// OpenImportToken reads a token. The error is ErrInvalidImportToken for everything that
 // the cluster did not give out. The caller destroys the secret, the private half of
 // the wrapping key.
-func (v *vault) openToken(given []byte) (*importToken, *keymat.Secret, error) {
-	o, err := v.current()
+func (v *Vault) OpenImportToken(given []byte) (*ImportToken, *keymat.Secret, error) {
+	o, err := v.Current()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -99,12 +99,12 @@ func (v *vault) openToken(given []byte) (*importToken, *keymat.Secret, error) {
 	if errors.Is(err, keymat.ErrUnwrap) || errors.Is(err, keymat.ErrGeneration) {
 		return nil, nil, kmsapi.ErrInvalidImportToken
 	}
-	return t, pkcs8, gone(err)
+	return t, pkcs8, Gone(err)
 }
 
 // parseToken takes a token apart; nil for what is none. Nothing of it is to be
 // believed yet.
-func parseToken(b []byte) (t *importToken, generation uint32, wrapped []byte) {
+func parseToken(b []byte) (t *ImportToken, generation uint32, wrapped []byte) {
 	if len(b) < importTokenFixed || len(b) > maxImportToken || b[0] != importTokenFormat {
 		return nil, 0, nil
 	}
@@ -113,9 +113,9 @@ func parseToken(b []byte) (t *importToken, generation uint32, wrapped []byte) {
 	if !ok || algorithm >= len(tokenAlgorithms) || len(b) < importTokenFixed+region {
 		return nil, 0, nil
 	}
-	t = &importToken{
-		id: [16]byte(b[5:21]), algorithm: tokenAlgorithms[algorithm], expires: int64(binary.BigEndian.Uint64(b[42:50])),
-		key: fsm.KeyID{Account: account, Region: string(b[importTokenFixed : importTokenFixed+region]), ID: [16]byte(rest)},
+	t = &ImportToken{
+		ID: [16]byte(b[5:21]), Algorithm: tokenAlgorithms[algorithm], Expires: int64(binary.BigEndian.Uint64(b[42:50])),
+		Key: fsm.KeyID{Account: account, Region: string(b[importTokenFixed : importTokenFixed+region]), ID: [16]byte(rest)},
 	}
 	return t, binary.BigEndian.Uint32(b[1:5]), b[importTokenFixed+region:]
 }

@@ -1,0 +1,121 @@
+package vault
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"slices"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+// Found makes the key hierarchy of a new cluster and puts it, wrapped, into c, which
+// says what the cluster is: its id, its share set and when it was created. The caller
+// splits the unseal key into shares and destroys it, and either installs what is
+// returned or wipes it.
+func (v *Vault) Found(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, err error) {
+	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
+	ring := keymat.NewKeyring(v.arena, cluster)
+	o = newOpened(v.arena, ring)
+	defer func() {
+		if err != nil {
+			o.Wipe()
+			unseal.Destroy()
+			o, unseal = nil, nil
+		}
+	}()
+	root, err := v.arena.Random(keymat.KeySize)
+	if err != nil {
+		return o, nil, err
+	}
+	defer root.Destroy()
+	if unseal, err = v.arena.Random(keymat.KeySize); err != nil {
+		return o, nil, err
+	}
+	if c.WrappedRoot, err = keymat.WrapRoot(unseal, root, cluster, set, c.Shares.Epoch); err != nil {
+		return o, unseal, err
+	}
+	generation, err := ring.Generate()
+	if err != nil {
+		return o, unseal, err
+	}
+	wrapped, err := ring.WrapGeneration(root, generation)
+	if err != nil {
+		return o, unseal, err
+	}
+	c.Keyring = []*fsmpb.WrappedKEK{{Generation: generation, Wrapped: wrapped, Created: c.Created}}
+	if err := o.makeAuditKey(c); err != nil {
+		return o, unseal, err
+	}
+	return o, unseal, o.makeOriginKey(c)
+}
+
+// Open opens the vault with the unseal key, which it destroys.
+func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
+	defer unseal.Destroy()
+	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
+	root, err := keymat.UnwrapRoot(v.arena, unseal, cluster, set, c.Shares.Epoch, c.WrappedRoot)
+	if err != nil {
+		return fmt.Errorf("root key: %w", err)
+	}
+	defer root.Destroy()
+	ring := keymat.NewKeyring(v.arena, cluster)
+	for _, k := range c.Keyring {
+		if err := ring.Load(root, k.Generation, k.Wrapped); err != nil {
+			ring.Wipe()
+			return err
+		}
+	}
+	o := newOpened(v.arena, ring)
+	if err := o.loadOriginKeys(c); err != nil {
+		o.Wipe()
+		return err
+	}
+	if !v.Install(o) {
+		o.Wipe() // opened by somebody else meanwhile, which is as good
+	}
+	return nil
+}
+
+// makeAuditKey makes the key that signs checkpoints.
+func (o *Opened) makeAuditKey(c *fsmpb.Cluster) error {
+	seed, err := o.arena.Random(ed25519.SeedSize)
+	if err != nil {
+		return err
+	}
+	defer seed.Destroy()
+	return seed.With(func(b []byte) error {
+		key := ed25519.NewKeyFromSeed(b)
+		defer clear(key)
+		c.AuditPublicKey = slices.Clone(key.Public().(ed25519.PublicKey))
+		c.AuditKeyGeneration, c.WrappedAuditKey, err = o.ring.WrapFor(keymat.PurposeAuditSigning, auditKeyBinding(c), b)
+		return err
+	})
+}
+
+// auditKeyBinding ties the signing key to its public half.
+func auditKeyBinding(c *fsmpb.Cluster) keymat.Binding {
+	return keymat.Binding{Object: c.AuditPublicKey, Spec: "Ed25519"}
+}
+
+// SignCheckpoint signs with the cluster's audit key, which is unwrapped for the
+// moment. origin names the audit log.
+func (o *Opened) SignCheckpoint(c *fsmpb.Cluster, origin string, f auditlog.Frontier) ([]byte, error) {
+	seed, err := o.ring.Unwrap(c.AuditKeyGeneration, keymat.PurposeAuditSigning, auditKeyBinding(c), c.WrappedAuditKey)
+	if err != nil {
+		return nil, fmt.Errorf("audit signing key: %w", Gone(err))
+	}
+	defer seed.Destroy()
+	var note []byte
+	err = seed.With(func(b []byte) error {
+		if len(b) != ed25519.SeedSize {
+			return fmt.Errorf("audit signing key has %d bytes", len(b))
+		}
+		key := ed25519.NewKeyFromSeed(b)
+		defer clear(key)
+		note, err = auditlog.SignCheckpoint(origin, key, f)
+		return err
+	})
+	return note, Gone(err)
+}

@@ -1,0 +1,107 @@
+package vault
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+// NewMaterial makes the first or next version of a symmetric key's material: 32
+// random bytes, wrapped for exactly that key.
+func (v *Vault) NewMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error) {
+	secret, err := v.arena.Material().Random(keymat.KeySize)
+	if err != nil {
+		return nil, Gone(err)
+	}
+	return v.wrapMaterial(k, created, secret)
+}
+
+// GivenMaterial wraps material that was made elsewhere as a version of a key's. It
+// wipes b.
+func (v *Vault) GivenMaterial(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
+	secret, err := v.arena.Material().Store(b)
+	if err != nil {
+		return nil, Gone(err)
+	}
+	return v.wrapMaterial(k, created, secret)
+}
+
+// wrapMaterial wraps a secret for a key, and destroys it.
+func (v *Vault) wrapMaterial(k *fsmpb.Key, created int64, secret *keymat.Secret) (*fsmpb.Material, error) {
+	defer secret.Destroy()
+	version := make([]byte, 16)
+	_, _ = rand.Read(version) // never fails: crypto/rand ends the process instead
+	m := &fsmpb.Material{Id: version, Created: created}
+	return m, secret.With(func(b []byte) error {
+		m.MaterialId = KeyMaterialID(k, b)
+		return v.WrapAgain(k, m, b)
+	})
+}
+
+// WrapAgain wraps material for a key under the keyring's newest generation, as
+// the version that m names.
+func (v *Vault) WrapAgain(k *fsmpb.Key, m *fsmpb.Material, b []byte) error {
+	o, err := v.Current()
+	if err != nil {
+		return err
+	}
+	id := fsm.IDOf(k)
+	m.Generation, m.Wrapped, err = o.ring.WrapFor(keymat.PurposeMaterial, materialBinding(id, m.Id, k.Spec, k.Usage, k.Origin), b)
+	if err != nil {
+		return fmt.Errorf("wrapping material of key %v: %w", id, Gone(err))
+	}
+	return nil
+}
+
+// KeyMaterialID is AWS's KeyMaterialId, a function of the key and the material.
+// Keys of one multi-Region set have the same.
+func KeyMaterialID(k *fsmpb.Key, material []byte) []byte {
+	h := sha256.New()
+	_, _ = io.WriteString(h, "conclave key material id v1\x00")
+	_, _ = h.Write(k.Id)
+	_, _ = h.Write(material)
+	return h.Sum(nil)
+}
+
+func materialBinding(id fsm.KeyID, version []byte, spec, usage, origin string) keymat.Binding {
+	return keymat.Binding{Object: id.Bytes(), Version: version, Spec: spec, Usage: usage, Origin: origin}
+}
+
+// WithMaterial lends a version of a key's material in the clear to use, which
+// may neither keep nor change it.
+func (v *Vault) WithMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material []byte) error) error {
+	o, err := v.Current()
+	if err != nil {
+		return err
+	}
+	if len(k.Id) != 16 || len(m.Id) != 16 {
+		return fmt.Errorf("key %x has material %x of no known form", k.Id, m.Id)
+	}
+	id := fsm.IDOf(k)
+	var used error
+	cached := keymat.NewCacheID(id.ID, [16]byte(m.Id), m.Wrapped, k.Region, k.Spec, k.Usage, k.Origin, strconv.Itoa(int(m.Generation)))
+	err = o.materials.Use(cached, func() (*keymat.Secret, error) {
+		return o.ring.Unwrap(m.Generation, keymat.PurposeMaterial, materialBinding(id, m.Id, k.Spec, k.Usage, k.Origin), m.Wrapped)
+	}, func(b []byte) error {
+		used = use(b)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("unwrapping material of key %v: %w", id, Gone(err))
+	}
+	return used
+}
+
+// HandOver wraps material m of one key as n of another of its set. It is the one
+// place where material passes from Region to Region, and it does so inside of this
+// vault's locked memory: to a Region of another cluster it would pass wrapped to
+// that cluster's public key.
+func (v *Vault) HandOver(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key, n *fsmpb.Material) error {
+	return v.WithMaterial(from, m, func(material []byte) error { return v.WrapAgain(to, n, material) })
+}

@@ -1,0 +1,42 @@
+package vault
+
+import (
+	"fmt"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+)
+
+// storeBinding ties a store's secret to what it is used for: a store whose
+// endpoint was edited on disk does not sign requests to it.
+func storeBinding(s *fsmpb.KeyStore) keymat.Binding {
+	return keymat.Binding{Object: []byte(s.Id), Version: []byte(s.AccessKey), Spec: "KEY_STORE", Usage: s.Type, Origin: s.Endpoint + s.Path}
+}
+
+// WrapStoreSecret gives a store its secret, wrapped.
+func (v *Vault) WrapStoreSecret(s *fsmpb.KeyStore, secret []byte) error {
+	o, err := v.Current()
+	if err != nil {
+		return err
+	}
+	s.Generation, s.WrappedSecret, err = o.ring.WrapFor(keymat.PurposeCredential, storeBinding(s), secret)
+	if err != nil {
+		return fmt.Errorf("wrapping the secret of key store %s: %w", s.Id, Gone(err))
+	}
+	return nil
+}
+
+// WithStoreSecret lends a store's secret to use, which may not keep it, and must
+// not wait for anything.
+func (v *Vault) WithStoreSecret(s *fsmpb.KeyStore, use func(secret []byte) error) error {
+	o, err := v.Current()
+	if err != nil {
+		return err
+	}
+	secret, err := o.ring.Unwrap(s.Generation, keymat.PurposeCredential, storeBinding(s), s.WrappedSecret)
+	if err != nil {
+		return fmt.Errorf("unwrapping the secret of key store %s: %w", s.Id, Gone(err))
+	}
+	defer secret.Destroy()
+	return secret.With(use)
+}
