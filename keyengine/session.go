@@ -303,7 +303,7 @@ func (e *Engine) KnowsToken(token string) bool {
 	}
 	claims, err := o.verify(token)
 	s := e.replica.State()
-	return err == nil && claims.account == s.Account() && e.now(s).Unix() < claims.expires
+	return err == nil && claims.account == fsm.AccountOf(s) && e.now(s).Unix() < claims.expires
 }
 
 // AuthenticateSession tells whom a session token stands for. Errors:
@@ -319,7 +319,7 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 		return Identity{}, err
 	}
 	s := e.replica.State()
-	if claims.account != s.Account() {
+	if claims.account != fsm.AccountOf(s) {
 		return Identity{}, errUnrecognized
 	}
 	if e.now(s).Unix() >= claims.expires {
