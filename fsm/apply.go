@@ -231,7 +231,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 		defer func() { a.account = accountOf(a.cluster()) }() // if the record founded it
 	}
 	for _, read := range r.Reads {
-		if a.foreign(read.Kind, read.ID) {
+		if foreign(a.account, read.Kind, read.ID) {
 			a.broken = "it names another account than the cluster's"
 			return Invalid
 		}

@@ -66,7 +66,7 @@ func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 			return e.does.alone
 		}
 		kind := e.does.row.kind
-		if a.foreign(kind, e.id) {
+		if foreign(a.account, kind, e.id) {
 			return "it names another account than the cluster's"
 		}
 		one := subject{kind, string(e.id)}
@@ -103,8 +103,8 @@ func accountToBe(r *wire.Record) []byte {
 
 // foreign tells whether an id is of another account than the cluster's. As long as a
 // cluster has one account, there is nothing of another that a record could be about.
-func (a *applier) foreign(kind fsmpb.Kind, id []byte) bool {
-	return !registry[kind].whole && (a.account == nil || !bytes.HasPrefix(id, a.account))
+func foreign(account []byte, kind fsmpb.Kind, id []byte) bool {
+	return !registry[kind].whole && (account == nil || !bytes.HasPrefix(id, account))
 }
 
 // stands tells whether there will be such an object: what belongs to one is stored

@@ -83,9 +83,9 @@ func (s *State) Cluster() (*fsmpb.Cluster, Version) {
 	return get[*fsmpb.Cluster](s, fsmpb.Kind_KIND_CLUSTER, nil)
 }
 
-// Account is the one account of the cluster; 0 before init. It never changes, so that
+// AccountOf is the one account of the cluster; 0 before init. It never changes, so that
 // nothing has to note that it was read.
-func (s *State) Account() Account {
+func AccountOf(s *State) Account {
 	c, _ := s.Cluster()
 	a, _ := ParseAccount(c.GetAccount())
 	return a

@@ -208,11 +208,11 @@ func (x *heist) state(n *harness.Node) map[string]string {
 		grants, _ := s.KeyGrants(id)
 		put("grants"+name, grants)
 	}
-	for a := range s.Aliases(s.Account(), harness.Region, "") {
+	for a := range s.Aliases(fsm.AccountOf(s), harness.Region, "") {
 		put("alias "+a.Name, a)
 	}
 	for _, id := range []string{x.c.AccessKeyID, thiefAccessKey, x.thiefCertificate()} {
-		cred, _ := s.Credential(s.Account(), id)
+		cred, _ := s.Credential(fsm.AccountOf(s), id)
 		put("credential "+id, cred)
 	}
 	for r := range s.Nodes() {
@@ -419,7 +419,7 @@ func (x *heist) forgeries(signed [][]byte) map[string][]byte {
 		x.t.Fatal("the disabled key is not there")
 	}
 	dead.State = fsmpb.KeyState_KEY_STATE_ENABLED
-	root, _ := s.Credential(s.Account(), x.c.AccessKeyID)
+	root, _ := s.Credential(fsm.AccountOf(s), x.c.AccessKeyID)
 	planted, certificate := proto.CloneOf(root), proto.CloneOf(root)
 	planted.Id, certificate.Id = thiefAccessKey, x.thiefCertificate()
 	c, _ := s.Cluster()

@@ -232,12 +232,12 @@ var readSets = []struct {
 func (s *scene) activate(active bool) {
 	s.t.Helper()
 	n := s.early.Node.InProcess().Cluster()
-	old, _ := n.State().Credential(n.State().Account(), s.c.AccessKeyID)
+	old, _ := n.State().Credential(fsm.AccountOf(n.State()), s.c.AccessKeyID)
 	credential := proto.CloneOf(old)
 	credential.Active = active
 	r := &fsmpb.Record{
 		RequestId: make([]byte, 16), Salt: make([]byte, 16), Commitment: make([]byte, 32), Body: []byte("no record"),
-		Reads:   []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(n.State().Account(), old.Id), Version: old.Version}},
+		Reads:   []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.AccountOf(n.State()), old.Id), Version: old.Version}},
 		Changes: []*fsmpb.Change{{Change: &fsmpb.Change_PutCredential{PutCredential: credential}}},
 	}
 	rand.Read(r.RequestId)

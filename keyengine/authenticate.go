@@ -95,7 +95,7 @@ var decoySecret = []byte("0000000000000000000000000000000000000000")
 // accessKey is the good access key with that id.
 func (e *Engine) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
 	kind, account, ok := fsm.ParseAccessKeyID(id)
-	if !ok || kind != fsm.LongTerm || account != e.replica.State().Account() {
+	if !ok || kind != fsm.LongTerm || account != fsm.AccountOf(e.replica.State()) {
 		return nil, errUnrecognized
 	}
 	return e.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)

@@ -91,7 +91,7 @@ func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
 // asked, as a credential made on another node just before must work here.
 func (e *Engine) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
 	s := e.replica.State()
-	account := s.Account() // which never changes
+	account := fsm.AccountOf(s) // which never changes
 	if c, _ := s.Credential(account, id); good(c, kind) {
 		return c, nil
 	}

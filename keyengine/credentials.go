@@ -99,7 +99,7 @@ func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for c := range ev.state.Credentials(ev.account()) {
+	for c := range ev.state.Credentials(accountOf(ev)) {
 		if c.Principal != ev.caller.Identity.principal.ARN || !c.Active {
 			continue
 		}
@@ -174,7 +174,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = newAccessKey(e.vault.Arena(), o, ev.account(), ev.caller.Identity.principal.ARN, e.now(ev.state).UnixNano())
+			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.principal.ARN, e.now(ev.state).UnixNano())
 			if err != nil {
 				return
 			}
@@ -227,7 +227,7 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 		case len(own) == 1:
 			return kmsapi.Errorf(kmsapi.ErrInvalidState, "This is the last credential of the account's root user. Create an access key first, and delete this one with that.")
 		}
-		ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(ev.account()), Id: id}}})
+		ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(accountOf(ev)), Id: id}}})
 		return nil
 	})
 }

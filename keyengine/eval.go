@@ -90,8 +90,8 @@ func (ev *eval) cluster() *fsmpb.Cluster {
 	return ev.founded
 }
 
-// account is the cluster's only one, whose objects all requests are about.
-func (ev *eval) account() fsm.Account {
+// accountOf is the cluster's only one, whose objects all requests are about.
+func accountOf(ev *eval) fsm.Account {
 	a, _ := fsm.ParseAccount(ev.cluster().GetAccount())
 	return a
 }
@@ -115,8 +115,8 @@ func (ev *eval) keyTags(id fsm.KeyID) *fsmpb.KeyTags {
 }
 
 func (ev *eval) alias(region, name string) *fsmpb.Alias {
-	a, v := ev.state.Alias(ev.account(), region, name)
-	ev.note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(ev.account(), region, name), v)
+	a, v := ev.state.Alias(accountOf(ev), region, name)
+	ev.note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(accountOf(ev), region, name), v)
 	return a
 }
 
@@ -127,8 +127,8 @@ func (ev *eval) keyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
 }
 
 func (ev *eval) credential(id string) *fsmpb.Credential {
-	c, v := ev.state.Credential(ev.account(), id)
-	ev.note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(ev.account(), id), v)
+	c, v := ev.state.Credential(accountOf(ev), id)
+	ev.note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(accountOf(ev), id), v)
 	return c
 }
 
@@ -168,22 +168,22 @@ func (ev *eval) keyGrants(id fsm.KeyID) *fsmpb.KeyGrants {
 }
 
 func (ev *eval) keyStore(id string) *fsmpb.KeyStore {
-	k, v := ev.state.KeyStore(ev.account(), id)
-	ev.note(fsmpb.Kind_KIND_KEY_STORE, fsm.KeyStoreID(ev.account(), id), v)
+	k, v := ev.state.KeyStore(accountOf(ev), id)
+	ev.note(fsmpb.Kind_KIND_KEY_STORE, fsm.KeyStoreID(accountOf(ev), id), v)
 	return k
 }
 
 // keyStores notes the whole set of custom key stores.
 func (ev *eval) keyStores() *fsmpb.KeyStores {
-	n, v := ev.state.KeyStores(ev.account())
-	ev.note(fsmpb.Kind_KIND_KEY_STORES, fsm.AccountID(ev.account()), v)
+	n, v := ev.state.KeyStores(accountOf(ev))
+	ev.note(fsmpb.Kind_KIND_KEY_STORES, fsm.AccountID(accountOf(ev)), v)
 	return n
 }
 
 // storeKeys notes the set of a custom key store's keys.
 func (ev *eval) storeKeys(store string) *fsmpb.StoreKeys {
-	n, v := ev.state.StoreKeys(ev.account(), store)
-	ev.note(fsmpb.Kind_KIND_STORE_KEYS, fsm.KeyStoreID(ev.account(), store), v)
+	n, v := ev.state.StoreKeys(accountOf(ev), store)
+	ev.note(fsmpb.Kind_KIND_STORE_KEYS, fsm.KeyStoreID(accountOf(ev), store), v)
 	return n
 }
 

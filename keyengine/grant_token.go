@@ -20,7 +20,7 @@ func (ev *eval) checkTokens(tokens []string) error {
 // tokenGrant is the grant of this account and Region that a token names.
 func (ev *eval) tokenGrant(token string) (fsm.KeyID, [32]byte, error) {
 	key, grant, err := ev.engine.vault.GrantOfToken(token)
-	if err == nil && (key.Account != ev.account() || key.Region != ev.region()) {
+	if err == nil && (key.Account != accountOf(ev) || key.Region != ev.region()) {
 		err = kmsapi.ErrInvalidGrantToken
 	}
 	return key, grant, err

@@ -24,7 +24,7 @@ func listKeys(ev *eval, in *kmsapi.ListKeysInput) (*kmsapi.ListKeysOutput, error
 	if err != nil {
 		return nil, err
 	}
-	after := fsm.KeyID{Account: ev.account(), Region: ev.region()}
+	after := fsm.KeyID{Account: accountOf(ev), Region: ev.region()}
 	if id, err := hex.DecodeString(p.after); err == nil {
 		copy(after.ID[:], id)
 	}
@@ -60,7 +60,7 @@ func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutp
 	}
 	ev.later = func(s *fsm.State) (any, error) {
 		out := &kmsapi.ListAliasesOutput{Aliases: []kmsapi.AliasListEntry{}}
-		all := s.Aliases(ev.account(), ev.region(), p.after)
+		all := s.Aliases(accountOf(ev), ev.region(), p.after)
 		if filter != nil {
 			all = s.AliasesOf(filter.id)
 		}

@@ -362,7 +362,7 @@ func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Materi
 // ciphertextKey finds the key that a ciphertext names, without telling a key
 // that is gone from one that the caller may not use.
 func (ev *eval) ciphertextKey(id [16]byte, action string, context map[string]string) (*target, error) {
-	t := ev.target(fsm.KeyID{Account: ev.account(), Region: ev.region(), ID: id})
+	t := ev.target(fsm.KeyID{Account: accountOf(ev), Region: ev.region(), ID: id})
 	if t.key == nil {
 		if !ev.wasKey(id) {
 			return nil, kmsapi.ErrInvalidCiphertext // never was a key: not a ciphertext

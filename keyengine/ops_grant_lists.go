@@ -92,11 +92,11 @@ func listRetirableGrants(ev *eval, in *kmsapi.ListRetirableGrantsInput) (*kmsapi
 	region := ev.region()
 	ev.later = func(s *fsm.State) (any, error) {
 		out := &kmsapi.ListRetirableGrantsOutput{Grants: []kmsapi.GrantListEntry{}}
-		out.NextMarker, out.Truncated, err = fill(p, s.GrantsRetiredBy(ev.account(), region, who, after), func(g *fsmpb.Grant) string {
+		out.NextMarker, out.Truncated, err = fill(p, s.GrantsRetiredBy(accountOf(ev), region, who, after), func(g *fsmpb.Grant) string {
 			return hex.EncodeToString(g.Key) + hex.EncodeToString(g.Id)
 		}, func(g *fsmpb.Grant) {
 			// A key that is gone has no grants.
-			k, _ := s.Key(fsm.KeyID{Account: ev.account(), Region: region, ID: [16]byte(g.Key)})
+			k, _ := s.Key(fsm.KeyID{Account: accountOf(ev), Region: region, ID: [16]byte(g.Key)})
 			arn := keyARN(ev.cluster(), region, formatKeyID([16]byte(g.Key), k.GetMultiRegion()))
 			out.Grants = append(out.Grants, grantEntry(ev.cluster(), arn, g))
 		})
@@ -127,7 +127,7 @@ func (ev *eval) grantAfter(name string) ([]byte, error) {
 	if err != nil || len(b) != 16+32 {
 		return nil, kmsapi.ErrInvalidMarker
 	}
-	return fsm.GrantID(fsm.KeyID{Account: ev.account(), Region: ev.region(), ID: [16]byte(b)}, b[16:]), nil
+	return fsm.GrantID(fsm.KeyID{Account: accountOf(ev), Region: ev.region(), ID: [16]byte(b)}, b[16:]), nil
 }
 
 // grantEntry is a grant as lists show it. One without a name has an empty one.

@@ -38,7 +38,7 @@ func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, er
 		return nil, err
 	}
 	c := ev.cluster()
-	id := fsm.KeyID{Account: ev.account(), Region: ev.region()}
+	id := fsm.KeyID{Account: accountOf(ev), Region: ev.region()}
 	if _, err := rand.Read(id.ID[:]); err != nil {
 		return nil, err
 	}

@@ -277,7 +277,7 @@ func (ev *eval) waitsForReplicas(t *target) bool {
 // wasKey tells whether an id is or was a key's in any of the cluster's Regions.
 func (ev *eval) wasKey(id [16]byte) bool {
 	for _, r := range regions(ev.cluster()) {
-		k := fsm.KeyID{Account: ev.account(), Region: r, ID: id}
+		k := fsm.KeyID{Account: accountOf(ev), Region: r, ID: id}
 		if ev.tombstone(k) != nil || ev.key(k) != nil {
 			return true
 		}

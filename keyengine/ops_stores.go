@@ -21,7 +21,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 		return nil, err
 	}
 	s := &fsmpb.KeyStore{
-		Account: uint64(ev.account()), Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
+		Account: uint64(accountOf(ev)), Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
 	}
 	switch {
 	case ev.engine.outers[s.Type] == nil:
@@ -336,7 +336,7 @@ func describeCustomKeyStores(ev *eval, in *kmsapi.DescribeCustomKeyStoresInput) 
 	ev.later = func(state *fsm.State) (any, error) {
 		out := &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{}}
 		all := func(yield func(*fsmpb.KeyStore) bool) {
-			for s := range state.AllKeyStores(ev.account()) {
+			for s := range state.AllKeyStores(accountOf(ev)) {
 				if s.Region == ev.region() && !yield(s) {
 					return
 				}

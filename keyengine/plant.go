@@ -72,7 +72,7 @@ func (ev *eval) plant(s *Seed) (*target, error) {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "%q is not a key id: a UUID, or mrk- and 32 hexadecimal digits.", s.ID)
 	}
 	c := ev.cluster()
-	key := fsm.KeyID{Account: ev.account(), Region: s.Region, ID: id}
+	key := fsm.KeyID{Account: accountOf(ev), Region: s.Region, ID: id}
 	if s.Region == "" {
 		key.Region = c.Region
 	}

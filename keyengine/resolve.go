@@ -82,7 +82,7 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 	case !ok:
 		return nil, invalidKeyID(given)
 	}
-	t := ev.target(fsm.KeyID{Account: ev.account(), Region: ev.region(), ID: id})
+	t := ev.target(fsm.KeyID{Account: accountOf(ev), Region: ev.region(), ID: id})
 	if t.key == nil || t.key.MultiRegion != multi {
 		return nil, absent()
 	}

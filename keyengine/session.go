@@ -216,7 +216,7 @@ func (e *Engine) KnowsToken(token string) bool {
 	}
 	claims, err := o.VerifySession(token)
 	s := e.replica.State()
-	return err == nil && claims.Account == s.Account() && e.now(s).Unix() < claims.Expires
+	return err == nil && claims.Account == fsm.AccountOf(s) && e.now(s).Unix() < claims.Expires
 }
 
 // AuthenticateSession tells whom a session token stands for. Errors:
@@ -235,7 +235,7 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 		return Identity{}, err
 	}
 	s := e.replica.State()
-	if claims.Account != s.Account() {
+	if claims.Account != fsm.AccountOf(s) {
 		return Identity{}, errUnrecognized
 	}
 	if e.now(s).Unix() >= claims.Expires {

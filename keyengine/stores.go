@@ -47,7 +47,7 @@ func (ev *eval) store(id string) (*fsmpb.KeyStore, error) {
 // stores are all custom key stores of the Region, and their set is noted.
 func (ev *eval) stores() (all []*fsmpb.KeyStore) {
 	ev.keyStores()
-	for s := range ev.state.AllKeyStores(ev.account()) {
+	for s := range ev.state.AllKeyStores(accountOf(ev)) {
 		if s.Region == ev.region() {
 			all = append(all, s)
 		}

@@ -66,7 +66,7 @@ func (s *Spec) SameAs(state *fsm.State) error {
 		complain("the state has %d keys of the log's %d", seen, len(s.Keys))
 	}
 	aliases := make(map[string]string)
-	for a := range state.Aliases(state.Account(), Region, "") {
+	for a := range state.Aliases(fsm.AccountOf(state), Region, "") {
 		aliases[a.Name] = uuid(a.Key)
 	}
 	if !maps.Equal(aliases, s.Aliases) {
