@@ -17,7 +17,7 @@ import (
 
 // Checkpoint is a signed tree head: C2SP tlog-checkpoint.
 type Checkpoint struct {
-	Origin string // "conclave/<cluster id in hex>"
+	Origin string // "conclave/<cluster id in hex>/<Raft group>"
 	Size   uint64
 	Root   Hash
 }

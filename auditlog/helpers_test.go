@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-const testOrigin = "conclave/00112233445566778899aabbccddeeff"
+const testOrigin = "conclave/00112233445566778899aabbccddeeff/0"
 
 var (
 	testPriv = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))

@@ -189,7 +189,7 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	a.hash.numbers(b.Incarnation, b.Seq, uint64(len(verdicts)))
 	a.hash.bytes(verdictBytes(verdicts))
 	s.batches[b.Seq] = applied{index: a.index, verdicts: verdicts}
-	s.settle(b.SettledBelow, a.state.limits().unsettled)
+	s.settle(b.SettledBelow, limitsAt(a.state.level).unsettled)
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
@@ -216,7 +216,7 @@ func founds(b *wire.Batch) bool {
 // record decides and, if everything that the record read still holds, makes its
 // changes and its leaf of the audit tree: all of it or nothing.
 func (a *applier) record(r *wire.Record) Verdict {
-	if !validRecord(r, a.state.limits()) {
+	if !validRecord(r, limitsAt(a.state.level)) {
 		a.broken = "the record is malformed"
 		return Invalid
 	}

@@ -30,7 +30,7 @@ func TestAnotherGroupIsRefused(t *testing.T) {
 		t.Error("a registration behind it is not readable")
 	}
 
-	h := m.fsm.Current().header()
+	h := headerOf(m.fsm.Current())
 	h.Group = 1
 	if err := newRestored().header(h); !errors.Is(err, wire.ErrGroup) || !errors.Is(err, ErrUnreadable) {
 		t.Errorf("a snapshot: %v", err)

@@ -24,5 +24,5 @@ var limitsOf = [wire.SchemaMax + 1]limits{
 	},
 }
 
-// limits are those of the state's level.
-func (s *State) limits() *limits { return &limitsOf[s.level] }
+// limitsAt are those of a level that a state has.
+func limitsAt(level uint32) *limits { return &limitsOf[level] }

@@ -60,7 +60,7 @@ func TestLimitsBySize(t *testing.T) {
 // TestUnknownLevel: a state whose limits this binary does not know is not taken over.
 func TestUnknownLevel(t *testing.T) {
 	for _, level := range []uint32{0, wire.SchemaMax + 1} {
-		h := newMachine(t).fsm.Current().header()
+		h := headerOf(newMachine(t).fsm.Current())
 		h.Level = level
 		if err := newRestored().header(h); err == nil {
 			t.Errorf("a snapshot of level %d is taken", level)

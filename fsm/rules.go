@@ -275,7 +275,7 @@ func isEnabled(k *fsmpb.Key) bool { return k.State == fsmpb.KeyState_KEY_STATE_E
 // disabled, or waiting for its material. The date of its deletion is never moved: to
 // have another one, its owner cancels the deletion first, which all can see.
 func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
-	most := a.state.limits()
+	most := limitsAt(a.state.level)
 	waits := func(k *fsmpb.Key) bool {
 		return k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.GetState() == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
 	}
@@ -340,7 +340,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 // Evaluated again, in the end by the leader, the date is right.
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
-		n.DeletionTime > max(a.state.time, a.wall)+int64(a.state.limits().maxWaiting)*maxClockStep+waitingSlack
+		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).maxWaiting)*maxClockStep+waitingSlack
 }
 
 // hasMaterials tells whether a key has all imported material that was ever current.
@@ -475,7 +475,7 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 // nodes of two releases.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
 	doc := []byte(p.Document)
-	most := a.state.limits().policy
+	most := limitsAt(a.state.level).policy
 	if len(doc) > most || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
 		return fmt.Sprintf("a key policy is no JSON object of at most %d bytes", most)
 	}

@@ -126,7 +126,7 @@ func (s *snapshot) write(w io.Writer) error {
 // digest of what it wrote, which is the same on all nodes for the same index.
 func (s *State) writeTo(out *snapshotWriter) [32]byte {
 	out.sum = sha256.New()
-	out.item(s.header())
+	out.item(headerOf(s))
 	for _, r := range snapshotRows {
 		for m := range scan[proto.Message](s, r.kind, nil, nil) {
 			out.field(r.number, m)
@@ -138,8 +138,8 @@ func (s *State) writeTo(out *snapshotWriter) [32]byte {
 	return digest
 }
 
-// header is the first item of a snapshot.
-func (s *State) header() *fsmpb.SnapshotHeader {
+// headerOf is the first item of a snapshot.
+func headerOf(s *State) *fsmpb.SnapshotHeader {
 	frontier, _ := s.frontier.MarshalBinary() // never fails
 	h := &fsmpb.SnapshotHeader{
 		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,

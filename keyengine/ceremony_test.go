@@ -51,7 +51,7 @@ func TestInitUnsealSeal(t *testing.T) {
 	if res.RootARN != "arn:aws:iam::111122223333:root" || !isAccessKeyID(res.AccessKeyID) || len(res.SecretAccessKey) != 40 || len(res.Shares) != 3 {
 		t.Errorf("result %v, secret of %d", res, len(res.SecretAccessKey))
 	}
-	if !strings.HasPrefix(res.VerifierKey, "conclave/"+res.ClusterID+"+") || a.VerifierKey() != res.VerifierKey {
+	if !strings.HasPrefix(res.VerifierKey, "conclave/"+res.ClusterID+"/0+") || a.VerifierKey() != res.VerifierKey {
 		t.Errorf("verifier key %q and %q", res.VerifierKey, a.VerifierKey())
 	}
 	if _, err := b.Init(t.Context(), testOperator, p); !errors.Is(err, ErrInitialised) {

@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
@@ -458,8 +459,10 @@ func (f *founding) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p In
 	})
 }
 
-// auditOrigin names the cluster's audit log in checkpoints.
-func auditOrigin(c *fsmpb.Cluster) string { return "conclave/" + clusterID(c) }
+// auditOrigin names the audit log of the cluster's Raft group in checkpoints.
+func auditOrigin(c *fsmpb.Cluster) string {
+	return fmt.Sprintf("conclave/%s/%d", clusterID(c), wire.Group)
+}
 
 func verifierKey(c *fsmpb.Cluster) string {
 	return auditlog.VerifierKey(auditOrigin(c), ed25519.PublicKey(c.AuditPublicKey))

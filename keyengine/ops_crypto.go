@@ -299,7 +299,7 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 		return nil, nil, nil, kmsapi.Errorf(kmsapi.ErrValidation, "%s is required with the algorithm %s.", c.keyMember, *c.algorithm)
 	}
 	h, err := parseHeader(c.blob)
-	ours := err == nil && h.Cluster == [8]byte(ev.cluster().Id)
+	ours := err == nil && h.Cell == keymat.CellOf(ev.cluster().Id)
 	var t *target
 	if c.keyID != nil {
 		t, err = ev.authorised(*c.keyID, anyForm, action, c.context)

@@ -242,7 +242,7 @@ func failedStore(err error) error {
 
 // header is what a ciphertext under a material of a key begins with.
 func (ev *eval) header(t *target, m *fsmpb.Material) keymat.Header {
-	return keymat.Header{Cluster: [8]byte(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
+	return keymat.Header{Cell: keymat.CellOf(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
 }
 
 // outsideName names a question to a store, by a digest of all its parts.

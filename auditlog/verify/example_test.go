@@ -25,7 +25,7 @@ func ExampleDir() {
 	fmt.Println("entries:", report.Size, "of which signed:", report.CheckpointSize)
 	// Output:
 	// nothing is wrong: true
-	// signed by: conclave/00112233445566778899aabbccddeeff
+	// signed by: conclave/00112233445566778899aabbccddeeff/0
 	// entries: 3 of which signed: 3
 }
 
@@ -86,7 +86,7 @@ func ExampleOptions() {
 // copyOfLog stands for a copy of a node's audit directory with n entries. It returns the
 // directory, and the public key that the operators published.
 func copyOfLog(n uint64) (dir, key string) {
-	const origin = "conclave/00112233445566778899aabbccddeeff"
+	const origin = "conclave/00112233445566778899aabbccddeeff/0"
 	signing := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	dir, err := os.MkdirTemp("", "audit")
 	if err != nil {

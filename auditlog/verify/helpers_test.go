@@ -18,7 +18,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 )
 
-const testOrigin = "conclave/00112233445566778899aabbccddeeff"
+const testOrigin = "conclave/00112233445566778899aabbccddeeff/0"
 
 var (
 	testPriv = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))

@@ -12,7 +12,7 @@ import (
 
 // A ciphertext of the KMS, format 1:
 //
-//	format(1) suite(2) cluster(8) key(16) version(16) salt(32) commitment(32) nonce(12) body tag(16)
+//	format(1) suite(2) cell(8) key(16) version(16) salt(32) commitment(32) nonce(12) body tag(16)
 //
 // Suite 1 derives, by [Derive] from the key material with context
 // salt ‖ format…version, an AES-256-GCM key (label "enc") and the commitment
@@ -31,7 +31,7 @@ const (
 	messageSuite  = 1
 
 	offSuite      = 1
-	offCluster    = 3
+	offCell       = 3
 	offKey        = 11
 	offVersion    = 27
 	offSalt       = 43
@@ -53,10 +53,14 @@ var (
 // Header says which key a ciphertext belongs to. It is authenticated, but
 // [ParseHeader] only reads it.
 type Header struct {
-	Cluster [8]byte  // the first 8 bytes of the cluster's id
+	Cell    [8]byte  // the id of the cell that has the key
 	Key     [16]byte // the key's id
 	Version [16]byte // the id of the material
 }
+
+// CellOf is the id of the cell that has a cluster's keys: of the one that there is, the first
+// 8 bytes of the cluster's id. Ciphertexts begin with it, so it is never another one.
+func CellOf(cluster []byte) [8]byte { return [8]byte(cluster) }
 
 // SealMessage encrypts plaintext, 1 to MaxMessage-MessageOverhead bytes, under
 // key material of KeySize bytes. The encryption context is authenticated, not
@@ -71,7 +75,7 @@ func SealMessage(material []byte, h Header, plaintext []byte, context map[string
 	blob := make([]byte, messageHeader, len(plaintext)+MessageOverhead)
 	blob[0] = messageFormat
 	binary.BigEndian.PutUint16(blob[offSuite:], messageSuite)
-	copy(blob[offCluster:], h.Cluster[:])
+	copy(blob[offCell:], h.Cell[:])
 	copy(blob[offKey:], h.Key[:])
 	copy(blob[offVersion:], h.Version[:])
 	if _, err := rand.Read(blob[offSalt:offCommitment]); err != nil {
@@ -93,7 +97,7 @@ func ParseHeader(blob []byte) (Header, error) {
 		return Header{}, ErrCiphertext
 	}
 	return Header{
-		Cluster: [8]byte(blob[offCluster:]),
+		Cell:    [8]byte(blob[offCell:]),
 		Key:     [16]byte(blob[offKey:]),
 		Version: [16]byte(blob[offVersion:]),
 	}, nil

@@ -20,7 +20,7 @@ func randomKey(t testing.TB) []byte {
 }
 
 func testHeader() Header {
-	return Header{Cluster: [8]byte{1, 2}, Key: [16]byte{3, 4}, Version: [16]byte{5, 6}}
+	return Header{Cell: [8]byte{1, 2}, Key: [16]byte{3, 4}, Version: [16]byte{5, 6}}
 }
 
 type goldenMessage struct {
@@ -170,7 +170,7 @@ func TestMessageSplice(t *testing.T) {
 	if _, err := OpenMessage(other, a, nil); err != ErrCiphertext {
 		t.Errorf("wrong material: %v", err)
 	}
-	for _, cut := range []int{offSuite, offCluster, offKey, offVersion, offSalt, offCommitment, messageHeader, messageHeader + gcmNonce} {
+	for _, cut := range []int{offSuite, offCell, offKey, offVersion, offSalt, offCommitment, messageHeader, messageHeader + gcmNonce} {
 		for _, pair := range [][2][]byte{{a, b}, {b, a}, {a, c}, {c, a}} {
 			if bytes.Equal(pair[0][:cut], pair[1][:cut]) {
 				continue // the same header: nothing was spliced

@@ -10,7 +10,7 @@ import (
 // A ciphertext of a key in a custom key store, format 1, suite 2: a message of
 // suite 1 that was encrypted a second time outside of the cluster.
 //
-//	format(1) suite(2) cluster(8) key(16) version(16) iv-size(1) metadata-size(1)
+//	format(1) suite(2) cell(8) key(16) version(16) iv-size(1) metadata-size(1)
 //	iv(12 or 16) tag(16) metadata(0 to 20) body mac(32)
 //
 // The outer encryption authenticates format…version ([OuterAAD]). The MAC, with a
@@ -45,7 +45,7 @@ func OuterAAD(h Header) []byte {
 	b := make([]byte, offOuter)
 	b[0] = messageFormat
 	binary.BigEndian.PutUint16(b[offSuite:], outerSuite)
-	copy(b[offCluster:], h.Cluster[:])
+	copy(b[offCell:], h.Cell[:])
 	copy(b[offKey:], h.Key[:])
 	copy(b[offVersion:], h.Version[:])
 	return b
@@ -78,7 +78,7 @@ func ParseOuterHeader(blob []byte) (Header, error) {
 		return Header{}, ErrCiphertext
 	}
 	return Header{
-		Cluster: [8]byte(blob[offCluster:]),
+		Cell:    [8]byte(blob[offCell:]),
 		Key:     [16]byte(blob[offKey:]),
 		Version: [16]byte(blob[offVersion:]),
 	}, nil
