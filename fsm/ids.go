@@ -48,7 +48,8 @@ func ParseAccount(s string) (Account, bool) {
 
 func (a Account) String() string { return fmt.Sprintf("%0*d", accountDigits, uint64(a)) }
 
-func (a Account) valid() bool { return a < accounts }
+// Valid reports whether it has at most 12 digits.
+func (a Account) Valid() bool { return a < accounts }
 
 // Append appends the account as ids begin with it.
 func (a Account) Append(b []byte) []byte {
@@ -63,7 +64,7 @@ func CutAccount(b []byte) (a Account, rest []byte, ok bool) {
 	for _, c := range b[:accountBytes] {
 		a = a<<8 | Account(c)
 	}
-	return a, b[accountBytes:], a.valid()
+	return a, b[accountBytes:], a.Valid()
 }
 
 // AccountID is the id of what an account has one of.
@@ -167,7 +168,7 @@ func KeyStoreID(a Account, store string) []byte { return named(a, store) }
 // keyID is the id of a key, and whether it is one.
 func keyID(account uint64, region string, id []byte) (KeyID, bool) {
 	k := KeyID{Account: Account(account), Region: region}
-	ok := k.Account.valid() && len(id) == len(k.ID) && validRegion(region)
+	ok := k.Account.Valid() && len(id) == len(k.ID) && validRegion(region)
 	copy(k.ID[:], id)
 	return k, ok
 }
@@ -207,7 +208,7 @@ func ofAccount[M interface {
 	GetId() string
 }](id func(Account, string) []byte, m M) ([]byte, bool) {
 	a := Account(m.GetAccount())
-	return id(a, m.GetId()), a.valid()
+	return id(a, m.GetId()), a.Valid()
 }
 
 func validRegion(r string) bool {

@@ -86,7 +86,7 @@ func kinds() []*row {
 			rule:      (*applier).checkAlias,
 			delete: &deletion[*fsmpb.Alias]{
 				of: byID((*fsmpb.Change).GetDeleteAlias, func(d *fsmpb.AliasName) ([]byte, bool) {
-					return AliasID(Account(d.Account), d.Region, d.Name), Account(d.Account).valid()
+					return AliasID(Account(d.Account), d.Region, d.Name), Account(d.Account).Valid()
 				}),
 				missing: "it deletes an alias that is not there",
 			},
@@ -219,7 +219,7 @@ func kinds() []*row {
 			version: func(m *fsmpb.KeyStores) *Version { return &m.Version },
 			id: func(m *fsmpb.KeyStores) ([]byte, bool) {
 				a := Account(m.GetAccount())
-				return AccountID(a), a.valid()
+				return AccountID(a), a.Valid()
 			},
 			count: func(id []byte, n uint32, v Version) *fsmpb.KeyStores {
 				a, _, _ := CutAccount(id)
@@ -233,7 +233,7 @@ func kinds() []*row {
 			version: func(m *fsmpb.StoreKeys) *Version { return &m.Version },
 			id: func(m *fsmpb.StoreKeys) ([]byte, bool) {
 				a := Account(m.GetAccount())
-				return KeyStoreID(a, m.GetStore()), a.valid()
+				return KeyStoreID(a, m.GetStore()), a.Valid()
 			},
 			owner: &owner[*fsmpb.StoreKeys]{kind: fsmpb.Kind_KIND_KEY_STORE},
 			count: func(id []byte, n uint32, v Version) *fsmpb.StoreKeys {

@@ -54,9 +54,10 @@ var imports = []struct {
 	{"keyengine/internal/forward", []string{"keyengine/internal/forwardpb", "keyengine/kmsapi"}},
 	{"keyengine/internal/auditfield", []string{"keyengine/kmsapi", "auditlog/auditpb"}},
 	// What the keys are of, and what seals and opens: no request, and nobody's authority.
+	{"keyengine/accesskey", []string{"fsm"}},
 	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "auditlog", "policy"}},
 	{"keyengine/internal", nil},
-	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "transport/sigv4", "keyengine/kmsapi", "keyengine/internal/..."}},
+	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "transport/sigv4", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
 	{"cluster/diskspace", nil},
 	{"cluster/pki", []string{"cluster/internal/durable", "transport/admission"}},
 	{"cluster/gossip", []string{"transport/admission"}},

@@ -26,7 +26,7 @@ const (
 var stillLarger = map[string]int{
 	"cluster":          5921,
 	"cluster.Node":     133,
-	"keyengine":        10432,
+	"keyengine":        10447,
 	"keyengine.Engine": 82,
 	"keyengine.eval":   148,
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine/accesskey"
+
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
@@ -79,7 +81,7 @@ func (s *strangers) ask(f *face, n *harness.Node, i int) {
 	s.t.Cleanup(tr.CloseIdleConnections)
 	key := func(j int) string {
 		account, _ := fsm.ParseAccount(harness.Account)
-		return fsm.AccessKeyID(fsm.LongTerm, account, [fsm.AccessKeyNoise]byte{1: byte(i), 3: byte(j >> 8), 4: byte(j)})
+		return accesskey.ID(accesskey.LongTerm, account, [accesskey.Noise]byte{1: byte(i), 3: byte(j >> 8), 4: byte(j)})
 	}
 	s.run(func() {
 		for j := 0; s.ctx.Err() == nil; j++ {

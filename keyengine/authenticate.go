@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/conclavekms/conclave/keyengine/accesskey"
+
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -94,8 +96,8 @@ var decoySecret = []byte("0000000000000000000000000000000000000000")
 
 // accessKey is the good access key with that id.
 func (e *Engine) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
-	kind, account, ok := fsm.ParseAccessKeyID(id)
-	if !ok || kind != fsm.LongTerm || account != fsm.AccountOf(e.replica.State()) {
+	kind, account, ok := accesskey.Parse(id)
+	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(e.replica.State()) {
 		return nil, errUnrecognized
 	}
 	return e.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)

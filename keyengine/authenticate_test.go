@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine/accesskey"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm"
@@ -139,7 +141,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		r := c.replica("a")
 		stranger := func(i int) sigv4.Proof {
 			p := signed(res, "20300102", "text")
-			p.AccessKeyID = fsm.AccessKeyID(fsm.LongTerm, testAccountNumber, [fsm.AccessKeyNoise]byte{3: byte(i >> 8), 4: byte(i)})
+			p.AccessKeyID = accesskey.ID(accesskey.LongTerm, testAccountNumber, [accesskey.Noise]byte{3: byte(i >> 8), 4: byte(i)})
 			if !isAccessKeyID(p.AccessKeyID) {
 				t.Fatalf("%q", p.AccessKeyID)
 			}
@@ -202,7 +204,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		time.Sleep(time.Second)
 		before = r.asked()
 		p := stranger(0)
-		for _, id := range []string{fsm.AccessKeyID(fsm.LongTerm, testAccountNumber+1, [fsm.AccessKeyNoise]byte{}), "AKIA" + strings.Repeat("A", 16), "", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
+		for _, id := range []string{accesskey.ID(accesskey.LongTerm, testAccountNumber+1, [accesskey.Noise]byte{}), "AKIA" + strings.Repeat("A", 16), "", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
 			p.AccessKeyID = id
 			if _, err := e.AuthenticateSigV4(t.Context(), p); err != errUnrecognized {
 				t.Errorf("%.30q: %v", id, err)
@@ -486,7 +488,7 @@ func TestSessionProofs(t *testing.T) {
 		}
 	}
 	p := proofOf(res, now)
-	p.AccessKeyID = fsm.AccessKeyID(fsm.LongTerm, testAccountNumber, [fsm.AccessKeyNoise]byte{})
+	p.AccessKeyID = accesskey.ID(accesskey.LongTerm, testAccountNumber, [accesskey.Noise]byte{})
 	if _, _, err := e.OpenSession(t.Context(), p); err != errUnrecognized {
 		t.Errorf("unknown key: %v", err)
 	}

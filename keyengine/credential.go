@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/conclavekms/conclave/keyengine/accesskey"
+
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
@@ -33,7 +35,7 @@ func randomText(b []byte, alphabet string) {
 // newAccessKey makes an access key for a principal of an account. The secret is the caller's
 // to destroy.
 func newAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, principal string, created int64) (*fsmpb.Credential, *keymat.Secret, error) {
-	var noise [fsm.AccessKeyNoise]byte
+	var noise [accesskey.Noise]byte
 	_, _ = rand.Read(noise[:]) // never fails: crypto/rand ends the process instead
 	secret, err := arena.Fill(secretLen, func(b []byte) error {
 		randomText(b, secretAlphabet)
@@ -43,7 +45,7 @@ func newAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 		return nil, nil, err
 	}
 	c := &fsmpb.Credential{
-		Account: uint64(account), Id: fsm.AccessKeyID(fsm.LongTerm, account, noise), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
+		Account: uint64(account), Id: accesskey.ID(accesskey.LongTerm, account, noise), Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY, Principal: principal, Active: true, Created: created,
 	}
 	err = secret.With(func(b []byte) error { return o.WrapSecret(c, b) })
 	if err == nil {
@@ -59,8 +61,8 @@ func newAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 // isAccessKeyID reports whether an id is one that a cluster could have made: nothing
 // else is worth looking for twice.
 func isAccessKeyID(id string) bool {
-	kind, _, ok := fsm.ParseAccessKeyID(id)
-	return ok && kind == fsm.LongTerm
+	kind, _, ok := accesskey.Parse(id)
+	return ok && kind == accesskey.LongTerm
 }
 
 // identity is that of whom a credential stands for itself, without a session.

@@ -11,7 +11,7 @@ import (
 func asymmetricReadCases() (cases []readCase) {
 	const all, aliased = "KEY KEY_POLICY CREDENTIAL", "KEY KEY_POLICY ALIAS CREDENTIAL"
 	used := func(w *readWorld) []byte { return w.keyBytes(w.used) }
-	alias := func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), "alias/used"...) }
+	alias := func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, "alias/used") }
 	credential := func(w *readWorld) []byte { return fsm.CredentialID(testAccountNumber, w.alice.Credential()) }
 	disable := func(w *readWorld) {
 		w.mangle(w.used, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })

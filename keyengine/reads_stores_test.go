@@ -3,6 +3,7 @@ package keyengine
 import (
 	"fmt"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -17,8 +18,8 @@ func storeReadCases() []readCase {
 		kindKeys   = fsmpb.Kind_KIND_STORE_KEYS
 		onKey      = "KEY KEY_POLICY CREDENTIAL KEY_STORE"
 	)
-	store := func(w *readWorld) []byte { return []byte(w.store) }
-	all := func(*readWorld) []byte { return nil }
+	store := func(w *readWorld) []byte { return fsm.KeyStoreID(testAccountNumber, w.store) }
+	all := func(*readWorld) []byte { return fsm.AccountID(testAccountNumber) }
 	// withStore prepares a world that has a store, connected, and a key in it.
 	withStore := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
 		return func(w *readWorld) any {

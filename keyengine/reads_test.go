@@ -145,7 +145,7 @@ func readCases() []readCase {
 	}
 	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
 	other := func(w *readWorld) []byte { return w.keyBytes(w.other) }
-	alias := func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), "alias/app"...) }
+	alias := func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, "alias/app") }
 	credential := func(w *readWorld) []byte { return fsm.CredentialID(testAccountNumber, w.alice.Credential()) }
 	const (
 		kindKey    = fsmpb.Kind_KIND_KEY
@@ -261,7 +261,7 @@ func rootReadCases() []readCase {
 	key := func(w *readWorld) []byte { return w.keyBytes(w.id) }
 	other := func(w *readWorld) []byte { return w.keyBytes(w.other) }
 	alias := func(name string) func(*readWorld) []byte {
-		return func(*readWorld) []byte { return append([]byte(testRegion+"\x00"), name...) }
+		return func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, name) }
 	}
 	create := func(w *readWorld) any {
 		return &kmsapi.CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &w.id}

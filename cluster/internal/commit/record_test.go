@@ -24,6 +24,9 @@ func decodedCheck(encoded []byte) (*fsmpb.Batch, error) {
 	if b.Seq == 0 || len(b.Records) > MaxBatchRecords || len(encoded) > MaxBatch {
 		return b, errors.New("beyond a limit")
 	}
+	if b.Group != 0 {
+		return b, errors.New("of another Raft group")
+	}
 	return b, allKnown(b.ProtoReflect())
 }
 
@@ -104,6 +107,8 @@ func TestEncodedBatchesAreChecked(t *testing.T) {
 		"long number":                   {slices.Concat(good, []byte{3 << 3, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2}), false},
 		"number with padding":           {slices.Concat(good, []byte{3 << 3, 0x81, 0x80, 0}), true},
 		"tag with padding":              {slices.Concat(good, []byte{3<<3 | 0x80, 0, 1}), true},
+		"another Raft group":            {slices.Concat(good, []byte{7 << 3, 1}), false},
+		"group 0 at last":               {slices.Concat(good, []byte{7 << 3, 1, 7 << 3, 0}), true},
 		"seq 0 at last":                 {slices.Concat(good, []byte{3 << 3, 0}), false},
 		"node is not UTF-8 at first":    {slices.Concat(field(1, []byte("\xff")), good), false},
 		"as many records as may be":     {full, true},

@@ -1,32 +1,33 @@
-package fsm
+package accesskey
 
 import (
 	"encoding/base32"
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/fsm"
 	"pgregory.net/rapid"
 )
 
 // publicAccount is what public tools tell of an access key id.
-func publicAccount(id string) Account {
+func publicAccount(id string) fsm.Account {
 	b, err := base32.StdEncoding.DecodeString(id[4:])
 	if err != nil {
 		return 0
 	}
-	n := Account(0)
+	n := fsm.Account(0)
 	for _, c := range b[:6] {
-		n = n<<8 | Account(c)
+		n = n<<8 | fsm.Account(c)
 	}
 	return n & 0x7fffffffff80 >> 7
 }
 
 // TestAccessKeyIDsOfAWS: the ids and accounts are published ones.
 func TestAccessKeyIDsOfAWS(t *testing.T) {
-	if kind, a, ok := ParseAccessKeyID("ASIAQNZGKIQY56JQ7WML"); !ok || kind != Session || a != 29608264753 {
+	if kind, a, ok := Parse("ASIAQNZGKIQY56JQ7WML"); !ok || kind != Session || a != 29608264753 {
 		t.Errorf("it is %q of %v, %v", kind, a, ok)
 	}
-	if kind, a, ok := ParseAccessKeyID("AKIAY34FZKBOKMUTVV7A"); !ok || kind != LongTerm || a != 609629065308 {
+	if kind, a, ok := Parse("AKIAY34FZKBOKMUTVV7A"); !ok || kind != LongTerm || a != 609629065308 {
 		t.Errorf("it is %q of %v, %v", kind, a, ok)
 	}
 	for _, id := range []string{
@@ -34,7 +35,7 @@ func TestAccessKeyIDsOfAWS(t *testing.T) {
 		"", "AKIA", "AIDAQNZGKIQY56JQ7WML", "asiaqnzgkiqy56jq7wml", "ASIAqnzgkiqy56jq7wml", "ASIAQNZGKIQY56JQ7WM1", "ASIAQNZGKIQY56JQ7WM=",
 		"ASIAQNZGKIQY56JQ7WMLA", "ASIAQNZGKIQY56JQ7W\nM", "ASIA\nQNZGKIQY56JQ7WML", "AKIA77777777" + strings.Repeat("A", 8),
 	} {
-		if _, a, ok := ParseAccessKeyID(id); ok {
+		if _, a, ok := Parse(id); ok {
 			t.Errorf("%q is of %v", id, a)
 		}
 	}
@@ -42,28 +43,28 @@ func TestAccessKeyIDsOfAWS(t *testing.T) {
 
 func TestAccessKeyIDRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		a := Account(rapid.Uint64Range(0, accounts-1).Draw(t, "account"))
-		var noise [AccessKeyNoise]byte
+		a := fsm.Account(rapid.Uint64Range(0, 999_999_999_999).Draw(t, "account"))
+		var noise [Noise]byte
 		copy(noise[:], rapid.SliceOfN(rapid.Byte(), len(noise), len(noise)).Draw(t, "noise"))
-		kind := rapid.SampledFrom([]AccessKeyKind{LongTerm, Session}).Draw(t, "kind")
-		id := AccessKeyID(kind, a, noise)
-		k, got, ok := ParseAccessKeyID(id)
+		kind := rapid.SampledFrom([]Kind{LongTerm, Session}).Draw(t, "kind")
+		id := ID(kind, a, noise)
+		k, got, ok := Parse(id)
 		if !ok || k != kind || got != a || publicAccount(id) != a {
 			t.Fatalf("%s of %v is %q of %v, %v, and by others of %v", id, a, k, got, ok, publicAccount(id))
 		}
 		noise[0] ^= 1 << rapid.IntRange(0, 6).Draw(t, "bit")
-		if AccessKeyID(kind, a, noise) == id {
+		if ID(kind, a, noise) == id {
 			t.Fatal("a bit does not count")
 		}
 	})
 }
 
-// FuzzParseAccessKeyID: there is one id of what is read from it.
-func FuzzParseAccessKeyID(f *testing.F) {
+// FuzzParse: there is one id of what is read from it.
+func FuzzParse(f *testing.F) {
 	f.Add("ASIAQNZGKIQY56JQ7WML")
 	f.Add("AKIAIOSFODNN7EXAMPLE")
 	f.Fuzz(func(t *testing.T, id string) {
-		kind, a, ok := ParseAccessKeyID(id)
+		kind, a, ok := Parse(id)
 		if !ok {
 			return
 		}
@@ -71,9 +72,9 @@ func FuzzParseAccessKeyID(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q was read: %v", id, err)
 		}
-		noise := [AccessKeyNoise]byte{b[5]}
+		noise := [Noise]byte{b[5]}
 		copy(noise[1:], b[6:])
-		if again := AccessKeyID(kind, a, noise); again != id {
+		if again := ID(kind, a, noise); again != id {
 			t.Fatalf("%q was read, and is written %q", id, again)
 		}
 	})
