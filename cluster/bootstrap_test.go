@@ -12,9 +12,11 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog/raftlogtest"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -291,33 +293,6 @@ func TestDataDirOfAnotherNode(t *testing.T) {
 	}
 }
 
-// TestSurvey holds the hand-read fields against the schema.
-func TestSurvey(t *testing.T) {
-	encode := func(e *fsmpb.Entry) []byte {
-		b, err := wire.EncodeEntry(e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	nodes := make(map[string]sighting)
-	surveyEntry(encode(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: 5}, Command: &fsmpb.Entry_RegisterNode{
-		RegisterNode: &fsmpb.RegisterNode{Node: "a", Incarnation: 3, Watermark: 17, Release: "x"},
-	}}), nodes)
-	surveyEntry(encode(&fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: []*fsmpb.Batch{
-		{Node: "b", Incarnation: 1, Seq: 2, Watermark: 30, Records: []*fsmpb.Record{clustertest.Record(), clustertest.Record()}},
-		{Node: "a", Incarnation: 3, Seq: 1, Watermark: 12},
-	}}}}), nodes)
-	if len(nodes) != 2 || nodes["a"] != (sighting{3, 17}) || nodes["b"] != (sighting{1, 30}) {
-		t.Errorf("survey = %v", nodes)
-	}
-}
-
-func FuzzSurveyEntry(f *testing.F) {
-	f.Add([]byte{0x5a, 3, 0x0a, 1, 'a'})
-	f.Fuzz(func(t *testing.T, b []byte) { surveyEntry(b, map[string]sighting{}) })
-}
-
 // TestCorruptLogStopsTheStart damages what a node is about to read.
 func TestCorruptLogStopsTheStart(t *testing.T) {
 	c := startCluster(t, 3, nil)
@@ -370,52 +345,31 @@ func TestSurveyOfForgedEntries(t *testing.T) {
 	if err := st.StoreLog(&raft.Log{Index: last + 1, Term: 1, Type: raft.LogCommand, Data: forged}); err != nil {
 		t.Fatal(err)
 	}
-	from, err := st.FirstIndex()
+	disk, err := bootstrap.Inspect(st, raft.NewInmemSnapshotStore())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &survey{from: from, to: last + 1, done: make(chan struct{}), nodes: make(map[string]sighting)}
-	s.run(t.Context(), st)
+	disk.Survey(t.Context())
+	// What others would be told, of this log alone.
+	empty := fsm.New(fsm.Config{})
+	starting := bootstrap.New(bootstrap.Config{
+		Node: id, Disk: disk, State: empty.Current, Watermark: empty.Watermark, Unsealed: func() bool { return false },
+	})
+	for _, node := range c.ids {
+		seen, err := starting.Answer(t.Context(), &clusterpb.HelloRequest{Node: node})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !seen.Registered || seen.Incarnation == 0 || seen.Incarnation == 1<<62 || seen.Watermark > last {
+			t.Errorf("%s: %v", node, seen)
+		}
+	}
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if s.cluster == nil {
-		t.Error("the founding was not found")
-	}
-	for _, node := range c.ids {
-		if seen := s.nodes[node]; seen.incarnation == 0 || seen.incarnation == 1<<62 || seen.watermark > last {
-			t.Errorf("%s: %+v", node, seen)
-		}
-	}
 }
 
-// An objection of a node that may be a thief is overruled by an unsealed node that
-// knows what the cluster does, and by nobody else.
-func TestObjections(t *testing.T) {
-	no := errors.New("no")
-	proven, other := helloResult{node: "n2", proven: true}, helloResult{node: "n3"}
-	for name, tt := range map[string]struct {
-		hear        func(o *objections)
-		final, open bool
-	}{
-		"nobody":                        {func(o *objections) {}, false, false},
-		"a sealed node has none":        {func(o *objections) { o.hear(other, nil) }, false, false},
-		"a sealed node":                 {func(o *objections) { o.hear(other, no) }, false, true},
-		"two of them differ":            {func(o *objections) { o.hear(other, no); o.hear(other, nil) }, false, true},
-		"an unsealed node denies it":    {func(o *objections) { o.hear(other, no); o.hear(proven, nil) }, false, false},
-		"an unsealed node denied it":    {func(o *objections) { o.hear(proven, nil); o.hear(other, no) }, false, false},
-		"an unsealed node":              {func(o *objections) { o.hear(proven, no) }, true, false},
-		"of two unsealed ones, one has": {func(o *objections) { o.hear(proven, nil); o.hear(proven, no) }, true, false},
-	} {
-		var o objections
-		tt.hear(&o)
-		if (o.final() != nil) != tt.final || (o.open() != nil) != tt.open {
-			t.Errorf("%s: %v, %v", name, o.final(), o.open())
-		}
-	}
-}
-
-// An answer to Hello is proven for one asker, one nonce and what it says.
+// An answer to Hello that comes over the network is proven while the node is unsealed.
 func TestHelloIsProven(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
@@ -423,31 +377,19 @@ func TestHelloIsProven(t *testing.T) {
 		t.Helper()
 		var proven bool
 		clustertest.Eventually(t, 20*time.Second, "an answer", func() bool {
-			r, ok, err := f.ask(t.Context(), l.id)
-			proven = ok
+			client, err := f.peers.client(l.id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nonce := newNonce()
+			r, err := client.Hello(t.Context(), &clusterpb.HelloRequest{Group: wire.Group, Node: f.id, Nonce: nonce})
+			proven = err == nil && bootstrap.Proven(clustertest.Founded(), f.id, nonce, r)
 			return err == nil && r.Registered
 		})
 		return proven
 	}
-	if f.survey.cluster == nil { // the founding came after the start
-		f.survey.cluster = clustertest.Founded()
-	}
 	if !ask() {
 		t.Error("an unsealed leader's answer is not proven")
-	}
-	r := &clusterpb.HelloResponse{Node: l.id, Registered: true, Watermark: 5, Incarnation: 2}
-	want := helloDigest(f.id, []byte("nonce"), r)
-	for name, got := range map[string][32]byte{
-		"asker":       helloDigest("n9", []byte("nonce"), r),
-		"nonce":       helloDigest(f.id, []byte("other"), r),
-		"node":        helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: "n9", Registered: true, Watermark: 5, Incarnation: 2}),
-		"registered":  helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: l.id, Watermark: 5, Incarnation: 2}),
-		"watermark":   helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: l.id, Registered: true, Watermark: 6, Incarnation: 2}),
-		"incarnation": helloDigest(f.id, []byte("nonce"), &clusterpb.HelloResponse{Node: l.id, Registered: true, Watermark: 5, Incarnation: 3}),
-	} {
-		if got == want {
-			t.Errorf("%s is not signed", name)
-		}
 	}
 	l.seal()
 	if ask() {

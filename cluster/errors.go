@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
@@ -50,9 +51,9 @@ var (
 	// ErrIncarnation: a newer start of this node is registered.
 	ErrIncarnation = commit.ErrIncarnation
 	// ErrWipedDisk: the cluster knows this node, whose disk is empty.
-	ErrWipedDisk = errors.New("the data directory of a known node is empty: start the node with the one that it had")
+	ErrWipedDisk = bootstrap.ErrWipedDisk
 	// ErrRolledBack: the cluster knows this node's disk to have held more.
-	ErrRolledBack = errors.New("the data directory was rolled back to an older state: start the node with the newest one")
+	ErrRolledBack = bootstrap.ErrRolledBack
 	// ErrDataDir: the data directory is another node's, or damaged.
 	ErrDataDir = errors.New("unusable data directory")
 	// ErrTransferStuck: the leader refuses writes because of a leadership

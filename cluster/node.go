@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
@@ -40,8 +41,8 @@ type Node struct {
 	store        *raftlog.Store
 	snapshots    raft.SnapshotStore
 	attestations attestations
-	lastIndex    uint64 // of the disk, at the start
-	survey       *survey
+	onDisk       *bootstrap.Disk
+	boot         *bootstrap.Joiner
 
 	machine   *machine
 	applied   applied
@@ -67,7 +68,6 @@ type Node struct {
 	transfer  chan struct{}  // held by the one transfer under way
 	gap       chan struct{}  // an audit gap may have opened
 	installs  map[uint64]int // by the apply goroutine
-	known     bool           // likewise: this incarnation is registered
 	// refusing is since when Raft refuses entries because of a transfer, and
 	// refusingFrom the same by the pulse; like slow, by the leader's goroutine.
 	refusing     time.Time
@@ -164,6 +164,7 @@ func (n *Node) open() error {
 		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.powerless, MAC: n.submissionMAC,
 		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.fault,
 	})
+	n.boot = bootstrap.New(n.bootstrapConfig())
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
 	n.port = peerport.New(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
@@ -183,13 +184,32 @@ func (n *Node) open() error {
 			return fmt.Errorf("gossip: %w", err)
 		}
 	}
-	n.goroutine(func() { n.survey.run(n.ctx, n.store) })
+	n.goroutine(func() { n.onDisk.Survey(n.ctx) })
 	n.goroutine(n.watchLeadership)
 	n.goroutine(n.backfill)
 	n.goroutine(n.watchLog)
 	n.goroutine(n.watchDisk)
 	n.goroutine(n.watchSpace)
-	return n.join()
+	return n.boot.Join(n.ctx)
+}
+
+// bootstrapConfig is what the start needs of this node.
+func (n *Node) bootstrapConfig() bootstrap.Config {
+	c := bootstrap.Config{
+		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release,
+		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
+		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.unsealed, Sign: n.sign, Barrier: n.Barrier,
+		StartRaft: n.startRaft, Go: n.goroutine, Fault: n.fault,
+		Client: func(node string) (clusterpb.PeerClient, error) {
+			client, err := n.peers.client(node)
+			n.peers.reset(node)
+			return client, err
+		},
+	}
+	if n.dir.hasJoined() {
+		c.Joined = identityFile
+	}
+	return c
 }
 
 // peerHosts are where this node was told that others are.
@@ -224,7 +244,8 @@ func (n *Node) openDisk() error {
 	if err := makePrivate(filepath.Join(path, "snapshots")); err != nil {
 		return err
 	}
-	return n.inspectDisk()
+	n.onDisk, err = bootstrap.Inspect(n.store, n.snapshots)
+	return err
 }
 
 // startRaft starts Raft on what the disk has.
@@ -237,7 +258,7 @@ func (n *Node) startRaft() (err error) {
 	if f := n.faulted.Load(); f != nil {
 		return f.err
 	}
-	if n.lastIndex > 0 {
+	if n.onDisk.LastIndex() > 0 {
 		if err := n.dir.joined(); err != nil {
 			return err
 		}
@@ -457,31 +478,14 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 	if e.Restored {
 		n.lookForGap()
 	}
-	n.compareWatermark(s)
+	if err := n.boot.Compare(s, n.machine.fsm.Watermark); err != nil {
+		n.fault(err)
+	}
 	if n.cfg.OnApply != nil {
 		n.cfg.OnApply(s, e)
 	}
 	// Last: who waits for an index finds that caches followed.
 	n.applied.advance(s.Index())
-}
-
-// compareWatermark looks, until this incarnation is registered, for what earlier
-// ones said of this disk: other nodes that could have told may all be gone.
-func (n *Node) compareWatermark(s *fsm.State) {
-	if n.known {
-		return
-	}
-	r, _ := s.Node(n.cfg.NodeID)
-	if r == nil {
-		return
-	}
-	if r.Incarnation >= n.dir.file.Incarnation {
-		n.known = true
-		return
-	}
-	if mark, _ := n.machine.fsm.Watermark(n.cfg.NodeID); mark > n.lastIndex {
-		n.fault(fmt.Errorf("%w (it was known up to index %d, and it has %d)", ErrRolledBack, mark, n.lastIndex))
-	}
 }
 
 // restored runs on the apply goroutine after a snapshot was taken over.

@@ -110,7 +110,7 @@ func (s *peerServer) Hello(ctx context.Context, r *clusterpb.HelloRequest) (*clu
 	if r.Node != node {
 		return nil, status.Error(codes.PermissionDenied, "not your node id")
 	}
-	return s.n.hello(ctx, r)
+	return s.n.boot.Answer(ctx, r)
 }
 
 // Submit implements the Peer service.

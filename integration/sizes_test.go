@@ -24,8 +24,8 @@ const (
 // stillLarger are the packages and types that are larger and have to be split. Each may
 // shrink, and goes from here when it is small enough.
 var stillLarger = map[string]int{
-	"cluster":          5921,
-	"cluster.Node":     133,
+	"cluster":          5429,
+	"cluster.Node":     119,
 	"keyengine":        10447,
 	"keyengine.Engine": 82,
 	"keyengine.eval":   148,

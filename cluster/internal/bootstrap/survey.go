@@ -1,0 +1,158 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/conclavekms/conclave/cluster/internal/raftlog"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// survey is what the part of the log that is not applied yet says of nodes. A
+// node that starts has applied only its snapshot; asked about another node, it
+// must not forget what is in its log behind that.
+type survey struct {
+	from, to uint64
+	done     chan struct{}
+	nodes    map[string]sighting // each node that registered or sent a batch
+	bytes    int64
+	// cluster is the one that the disk's state is of: from the snapshot, or founded in
+	// the log; nil before it is founded.
+	cluster *fsmpb.Cluster
+}
+
+// sighting is what a log says of a node.
+type sighting struct {
+	incarnation uint64 // the newest
+	watermark   uint64 // the highest
+}
+
+// run looks through the log. What no unsealed leader signed says nothing of nodes,
+// once the cluster is founded: whoever led may have put it there.
+func (s *survey) run(ctx context.Context, st *raftlog.Store) {
+	defer close(s.done)
+	founded := s.from // up to there nobody could sign
+	entries := func(from, to uint64, f func(uint64, []byte)) bool {
+		for i := from; i <= to && ctx.Err() == nil; i++ {
+			var l raft.Log
+			if err := st.GetLog(i, &l); err != nil {
+				if errors.Is(err, raft.ErrLogNotFound) {
+					continue // behind a snapshot that was installed
+				}
+				return false // the store reported it
+			}
+			if l.Type == raft.LogCommand {
+				f(i, l.Data)
+			} else {
+				s.bytes += int64(len(l.Data))
+			}
+		}
+		return ctx.Err() == nil
+	}
+	if !entries(s.from, s.to, func(i uint64, b []byte) {
+		s.bytes += int64(len(b))
+		if s.cluster == nil {
+			surveyEntry(b, s.nodes)
+			s.cluster, founded = fsm.EntryFounds(b), i+1
+		}
+	}) {
+		return
+	}
+	// The newest first: they say the most, and the others need not be verified.
+	for i := s.to; s.cluster != nil && i >= max(founded, 1); i-- {
+		if !entries(i, i, func(_ uint64, b []byte) {
+			seen := make(map[string]sighting)
+			surveyEntry(b, seen)
+			for node, is := range seen {
+				if was := s.nodes[node]; (is.incarnation > was.incarnation || is.watermark > was.watermark) && fsm.EntrySigned(s.cluster, b) {
+					s.nodes[node] = sighting{max(was.incarnation, is.incarnation), max(was.watermark, is.watermark)}
+				}
+			}
+		}) {
+			return
+		}
+	}
+	st.AdjustAppended(s.bytes)
+}
+
+// Field numbers of fsm.proto that the survey reads without decoding records.
+const (
+	entryBatches, entryRegister = 10, 11
+	batchesBatch                = 1
+	batchWatermark              = 5
+	registerWatermark           = 9
+	// Of both messages.
+	nodeName, nodeIncarnation = 1, 2
+)
+
+// surveyEntry notes the nodes of one entry. Bytes that make no sense are passed
+// over: the state machine will stop at them.
+func surveyEntry(b []byte, nodes map[string]sighting) {
+	fields(b, func(num protowire.Number, v []byte, _ uint64) {
+		switch num {
+		case entryBatches:
+			fields(v, func(num protowire.Number, v []byte, _ uint64) {
+				if num == batchesBatch {
+					note(v, batchWatermark, nodes)
+				}
+			})
+		case entryRegister:
+			note(v, registerWatermark, nodes)
+		}
+	})
+}
+
+func note(b []byte, watermark protowire.Number, nodes map[string]sighting) {
+	var node string
+	var seen sighting
+	fields(b, func(num protowire.Number, v []byte, n uint64) {
+		switch num {
+		case nodeName:
+			node = string(v)
+		case nodeIncarnation:
+			seen.incarnation = n
+		case watermark:
+			seen.watermark = n
+		}
+	})
+	if node != "" {
+		before := nodes[node]
+		nodes[node] = sighting{max(before.incarnation, seen.incarnation), max(before.watermark, seen.watermark)}
+	}
+}
+
+func fields(b []byte, f func(num protowire.Number, bytes []byte, n uint64)) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return
+		}
+		b = b[n:]
+		switch typ {
+		case protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return
+			}
+			f(num, v, 0)
+			b = b[n:]
+		case protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return
+			}
+			f(num, nil, v)
+			b = b[n:]
+		default:
+			n := protowire.ConsumeFieldValue(num, typ, b)
+			if n < 0 {
+				return
+			}
+			b = b[n:]
+		}
+	}
+}
