@@ -50,7 +50,9 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 			now := time.Now()
 			return now.Sub(start) > releaseDeadline || now.Round(0).Sub(start.Round(0)) > releaseDeadline
 		}}
-		err = c.Overdue()
+		if err = c.Overdue(); err != nil {
+			op.output.WipeAll(out) // this node's own copy
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -182,6 +184,7 @@ func encodeForwarded(o *vault.Opened, from string, c *Caller, op *Operation, in 
 func decodeForwarded(o *vault.Opened, from string, payload []byte) (*Caller, *Operation, any, error) {
 	f := new(forwardpb.Request)
 	if err := openMessage(o, forwardContext("request", from, RequestID{}), payload, f); err != nil {
+		forward.Wipe(f.Input)
 		if errors.Is(err, kmsapi.ErrUnavailable) {
 			return nil, nil, nil, err
 		}
@@ -192,6 +195,11 @@ func decodeForwarded(o *vault.Opened, from string, payload []byte) (*Caller, *Op
 
 // readForwarded makes a request of a message, or wipes it.
 func readForwarded(f *forwardpb.Request) (_ *Caller, _ *Operation, in any, err error) {
+	defer func() {
+		if err != nil {
+			forward.Wipe(f.Input)
+		}
+	}()
 	op := table[f.Operation]
 	switch {
 	case op == nil:
@@ -205,7 +213,6 @@ func readForwarded(f *forwardpb.Request) (_ *Caller, _ *Operation, in any, err e
 	}
 	in = op.newInput()
 	if err := forward.Unpack(op.input, in, f.Input); err != nil {
-		op.input.WipeAll(in)
 		return nil, nil, nil, fmt.Errorf("%w: input: %w", ErrForwarded, err)
 	}
 	return &Caller{
@@ -231,6 +238,7 @@ func encodeRefusal(o *vault.Opened, from string, id RequestID, e *kmsapi.Error) 
 func decodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, answer []byte) (any, error) {
 	a := new(forwardpb.Answer)
 	if err := openMessage(o, forwardContext("answer", from, id), answer, a); err != nil {
+		forward.Wipe(a.Output)
 		if errors.Is(err, kmsapi.ErrUnavailable) {
 			return nil, err
 		}
@@ -241,7 +249,7 @@ func decodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, ans
 	}
 	out := op.newOutput()
 	if err := forward.Unpack(op.output, out, a.Output); err != nil {
-		op.output.WipeAll(out) // this node's own copy
+		forward.Wipe(a.Output) // which out shares
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}
 	return out, nil

@@ -146,8 +146,6 @@ func TestMaterialOpensOnEveryUnsealedNode(t *testing.T) {
 	}
 }
 
-func flipped(b []byte) []byte { return append([]byte{^b[0]}, b[1:]...) }
-
 // used is how many slots of locked memory hold something.
 func used(e *Engine) int {
 	n, _ := e.vault.Arena().Usage()

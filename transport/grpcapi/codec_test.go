@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -36,6 +37,42 @@ func TestSecretsAreWiped(t *testing.T) {
 		}
 		if left, _ := proto.Marshal(m); bytes.Contains(left, secret) {
 			t.Errorf("%s still has its secret", name)
+		}
+	}
+}
+
+// TestFramesAreWiped: of a request nothing is left in the frames that it came in, and of
+// an answer nothing in what was given to the connection.
+func TestFramesAreWiped(t *testing.T) {
+	all := make(answers)
+	for _, m := range methods(t) {
+		all[m.response] = m.out
+	}
+	secret := bytes.Repeat([]byte("a secret of thirty-two bytes ..."), 100)
+	whole, err := proto.Marshal(&kmspb.EncryptRequest{Plaintext: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, frames := range []mem.BufferSlice{
+		{mem.SliceBuffer(bytes.Clone(whole))},
+		{mem.SliceBuffer(bytes.Clone(whole[:700])), mem.SliceBuffer(bytes.Clone(whole[700:]))},
+	} {
+		var in kmspb.EncryptRequest
+		if err := newCodec(all).Unmarshal(frames, &in); err != nil || !bytes.Equal(in.GetPlaintext(), secret) {
+			t.Errorf("%d frames were read as %q, %v", len(frames), in.GetPlaintext(), err)
+		}
+		if left := frames.Materialize(); !bytes.Equal(left, make([]byte, len(left))) {
+			t.Errorf("%d frames were not wiped", len(frames))
+		}
+	}
+	for _, size := range []int{32, len(secret)} {
+		data, err := newCodec(all).Marshal(&kmspb.DecryptResponse{Plaintext: bytes.Clone(secret[:size])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		bytesOf := data[0].ReadOnlyData()
+		if data.Free(); !bytes.Equal(bytesOf, make([]byte, len(bytesOf))) {
+			t.Errorf("an answer with %d bytes was not wiped", size)
 		}
 	}
 }

@@ -41,6 +41,21 @@ func AllKnown(m protoreflect.Message) (err error) {
 	return err
 }
 
+// Wipe overwrites the blobs of a message that no structure was made of, or not all of one.
+func Wipe(s *forwardpb.Struct) {
+	for _, m := range s.GetMembers() {
+		wipeValue(m.GetValue())
+	}
+}
+
+func wipeValue(v *forwardpb.Value) {
+	clear(v.GetBlob())
+	Wipe(v.GetStruct())
+	for _, e := range v.GetList().GetValues() {
+		wipeValue(e)
+	}
+}
+
 // Pack makes a message of what v points to, a structure of the schema.
 func Pack(s *kmsapi.Schema, v any) (*forwardpb.Struct, error) {
 	from, err := s.Of(v)

@@ -1,6 +1,7 @@
 package forward_test
 
 import (
+	"bytes"
 	"fmt"
 	"reflect"
 	"testing"
@@ -82,4 +83,24 @@ func fillValue(t *testing.T, v reflect.Value, n *int) {
 	default:
 		t.Fatalf("a %v", v.Type())
 	}
+}
+
+// Wipe overwrites every blob, however deep.
+func TestWipe(t *testing.T) {
+	blob := func() *forwardpb.Value { return &forwardpb.Value{Kind: &forwardpb.Value_Blob{Blob: []byte("secret")}} }
+	var all []*forwardpb.Value
+	member := func(v *forwardpb.Value) *forwardpb.Member { return &forwardpb.Member{Name: "x", Value: v} }
+	top, inner, listed := blob(), blob(), blob()
+	all = append(all, top, inner, listed)
+	forward.Wipe(&forwardpb.Struct{Members: []*forwardpb.Member{
+		member(nil), member(top),
+		member(&forwardpb.Value{Kind: &forwardpb.Value_Struct{Struct: &forwardpb.Struct{Members: []*forwardpb.Member{member(inner)}}}}),
+		member(&forwardpb.Value{Kind: &forwardpb.Value_List{List: &forwardpb.List{Values: []*forwardpb.Value{nil, listed}}}}),
+	}})
+	for i, v := range all {
+		if !bytes.Equal(v.GetBlob(), make([]byte, 6)) {
+			t.Errorf("blob %d is %q", i, v.GetBlob())
+		}
+	}
+	forward.Wipe(nil)
 }
