@@ -12,13 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/conclavekms/conclave/keyengine/accesskey"
-
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/keyengine/accesskey"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )

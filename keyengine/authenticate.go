@@ -9,10 +9,9 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/conclavekms/conclave/keyengine/accesskey"
-
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/accesskey"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
