@@ -14,7 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// Authority is what only an unsealed node of a founded cluster has. A node without
+// Authority is what only an unsealed node of an initialised cluster has. A node without
 // it keeps copies and votes, and nothing that it says changes the state.
 type Authority interface {
 	// Sealed reports whether the node has no authority now.
@@ -45,9 +45,9 @@ func (n *Node) signEntry(encoded []byte) ([]byte, error) {
 	return n.machine.fsm.SignEntry(encoded, n.sign)
 }
 
-// founded reports whether the state has a cluster: from then on nothing enters the
+// initialised reports whether the state has a cluster: from then on nothing enters the
 // state that no unsealed node vouches for.
-func (n *Node) founded() bool {
+func (n *Node) initialised() bool {
 	c, _ := n.State().Cluster()
 	return c != nil
 }
@@ -58,13 +58,13 @@ func (n *Node) unsealed() bool {
 	return a != nil && !(*a).Sealed()
 }
 
-// powerless reports whether the cluster is founded and this node sealed.
-func (n *Node) powerless() bool { return n.founded() && !n.unsealed() }
+// powerless reports whether the cluster is initialised and this node sealed.
+func (n *Node) powerless() bool { return n.initialised() && !n.unsealed() }
 
 // submissionMAC authenticates an encoded batch or registration to the leader. There
-// is none before the cluster is founded.
+// is none before the cluster is initialised.
 func (n *Node) submissionMAC(kind string, encoded []byte) (generation uint32, mac []byte, err error) {
-	if !n.founded() {
+	if !n.initialised() {
 		return 0, nil, nil
 	}
 	if !n.unsealed() {
@@ -80,7 +80,7 @@ var errForged = errors.New("not from an unsealed node of this cluster")
 // ErrSealed when this node cannot tell or the other one did not claim anything,
 // and errForged when the claim is false.
 func (n *Node) checkSubmission(kind string, encoded []byte, generation uint32, mac []byte) error {
-	if !n.founded() {
+	if !n.initialised() {
 		return nil
 	}
 	if !n.unsealed() || len(mac) == 0 {
@@ -150,7 +150,7 @@ func newNonce() []byte {
 // challenge has the node at the other end of client prove that it is unsealed. It
 // proves nothing about who leads.
 func (n *Node) challenge(ctx context.Context, node string, client clusterpb.PeerClient) error {
-	if !n.founded() {
+	if !n.initialised() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofWait)

@@ -383,7 +383,7 @@ func TestHelloIsProven(t *testing.T) {
 			}
 			nonce := newNonce()
 			r, err := client.Hello(t.Context(), &clusterpb.HelloRequest{Group: wire.Group, Node: f.id, Nonce: nonce})
-			proven = err == nil && bootstrap.Proven(clustertest.Founded(), f.id, nonce, r)
+			proven = err == nil && bootstrap.Proven(clustertest.Cluster(), f.id, nonce, r)
 			return err == nil && r.Registered
 		})
 		return proven

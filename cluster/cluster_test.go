@@ -136,13 +136,13 @@ func (c *testCluster) open(id string) error {
 }
 
 // clustertest.OriginKey is the origin key of clusters that tests found.
-// testAuthority is that of a node of clustertest.Founded.
+// testAuthority is that of a node of clustertest.Cluster.
 type testAuthority struct{ sealed atomic.Bool }
 
 func (a *testAuthority) Sealed() bool { return a.sealed.Load() }
 
 func (a *testAuthority) SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
-	return 1, ed25519.Sign(clustertest.OriginKey, fsm.OriginMessage(clustertest.Founded(), domain, digest)), nil
+	return 1, ed25519.Sign(clustertest.OriginKey, fsm.OriginMessage(clustertest.Cluster(), domain, digest)), nil
 }
 
 func (a *testAuthority) PeerMAC(message []byte) (uint32, []byte, error) {
@@ -169,9 +169,9 @@ func (c *testCluster) found() {
 	c.t.Helper()
 	n := c.leader()
 	foundBy(c.t, n)
-	clustertest.Eventually(c.t, 10*time.Second, "a founded cluster", func() bool {
+	clustertest.Eventually(c.t, 10*time.Second, "an initialised cluster", func() bool {
 		for _, n := range c.up() {
-			if !n.founded() {
+			if !n.initialised() {
 				return false
 			}
 		}
@@ -181,12 +181,12 @@ func (c *testCluster) found() {
 
 func foundBy(t testing.TB, n *testNode) {
 	t.Helper()
-	if n.founded() {
+	if n.initialised() {
 		return
 	}
 	r := clustertest.Record()
 	r.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
-	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: clustertest.Founded()}}}
+	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: clustertest.Cluster()}}}
 	v, err := n.Propose(within(t, 10*time.Second), r)
 	if err != nil || v.Verdict != fsm.Accepted && v.Verdict != fsm.Conflict {
 		t.Fatalf("%s: founding: %+v, %v", n.id, v, err)

@@ -112,7 +112,7 @@ func (d door) term(from string, asked, told uint64) error {
 // believed reports whether a node may tell this one of a newer term at any time. An
 // unsealed node believes unsealed nodes.
 func (d door) believed(node string) bool {
-	return !d.n.founded() || !d.n.unsealed() || d.n.standings.Proven(node, time.Now())
+	return !d.n.initialised() || !d.n.unsealed() || d.n.standings.Proven(node, time.Now())
 }
 
 // routine reports whether a heartbeat changes nothing but when the leader was heard.
@@ -129,7 +129,7 @@ func (d door) routine(command any) bool {
 
 // storing reports whether a node's word that it has stored something counts here.
 func (d door) storing(node string) bool {
-	return !d.n.founded() || d.n.standings.Counts(node, d.n.self(), time.Now())
+	return !d.n.initialised() || d.n.standings.Counts(node, d.n.self(), time.Now())
 }
 
 // vote reports whether a node's vote counts here. A node may have been unsealed since
@@ -147,7 +147,7 @@ func (d door) vote(node string) bool {
 // are sealed: they have to apply the log before one can be unsealed.
 func (n *Node) committed(leader string, index uint64) uint64 {
 	now := time.Now()
-	if !n.founded() || n.standings.Proven(leader, now) || !n.unsealed() && !n.standings.UnsealedOther(leader, n.self(), now) {
+	if !n.initialised() || n.standings.Proven(leader, now) || !n.unsealed() && !n.standings.UnsealedOther(leader, n.self(), now) {
 		return index
 	}
 	if r := n.raft.Load(); r != nil {
@@ -184,7 +184,7 @@ func (n *Node) checkSender(from string, h raft.RPCHeader) error {
 // checkEntries holds a leader's entries against what every node must be able to
 // apply, and its configurations against the one in force: there are no changes of
 // membership yet, so the only configuration that may come is the one that the
-// cluster was founded with.
+// cluster was bootstrapped with.
 func (n *Node) checkEntries(r *raft.AppendEntriesRequest) error {
 	for i, l := range r.Entries {
 		if l.Index != r.PrevLogEntry+1+uint64(i) { // Raft would store a gap
@@ -278,7 +278,7 @@ func (l keptLog) DeleteRange(first, last uint64) error {
 // it away. It waits for a leader that is unsealed.
 func (n *Node) mayTruncate(log raft.LogStore, first, last uint64) error {
 	r := n.raft.Load()
-	if r == nil || !n.founded() {
+	if r == nil || !n.initialised() {
 		return nil
 	}
 	_, id := r.LeaderWithID()

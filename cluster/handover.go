@@ -175,7 +175,7 @@ func poorDisk(d *clusterpb.Disk, yield time.Duration) bool {
 }
 
 // slowness decides when a leader whose disk is slow, but answers, hands over. The
-// leader's goroutine owns it; it outlives a term of office.
+// leader's goroutine owns it; it outlives a leadership term.
 type slowness struct {
 	since time.Duration // by the pulse; 0 when it is not slow
 	pause time.Duration

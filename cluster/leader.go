@@ -31,7 +31,7 @@ const (
 type leaderFuncs struct {
 	mu    sync.Mutex
 	funcs []func(context.Context)
-	ctx   context.Context // of the term of office under way, or nil
+	ctx   context.Context // of the leadership term under way, or nil
 	run   func(func())
 }
 
@@ -65,55 +65,55 @@ func (l *leaderFuncs) end() {
 }
 
 // watchLeadership takes every change that Raft reports at once, since Raft waits
-// for that, and keeps one term of office running while this node leads.
+// for that, and keeps one leadership term running while this node leads.
 func (n *Node) watchLeadership() {
-	var office *office
+	var current *leadership
 	for {
 		select {
 		case leading := <-n.notify:
 			// Flapping: a second "leading" without an end between is a new term.
-			n.leave(office)
+			n.leave(current)
 			if !leading {
 				n.proposer.Poke()
 				continue
 			}
-			office = n.enter(office)
+			current = n.enter(current)
 		case <-n.ctx.Done():
-			n.leave(office)
+			n.leave(current)
 			return
 		}
 	}
 }
 
-// office is one term in which this node leads.
-type office struct {
+// leadership is one leadership term: the time in which this node leads, without a break.
+type leadership struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
 // enter begins a term once the last one has ended in full.
-func (n *Node) enter(last *office) *office {
+func (n *Node) enter(last *leadership) *leadership {
 	ctx, cancel := context.WithCancel(n.ctx)
-	o := &office{cancel: cancel, done: make(chan struct{})}
+	l := &leadership{cancel: cancel, done: make(chan struct{})}
 	n.goroutine(func() {
-		defer close(o.done)
+		defer close(l.done)
 		defer cancel()
 		if last != nil {
 			<-last.done // its functions may take a moment to return
 		}
 		n.lead(ctx)
 	})
-	return o
+	return l
 }
 
-func (n *Node) leave(o *office) {
-	if o != nil {
-		o.cancel()
+func (n *Node) leave(l *leadership) {
+	if l != nil {
+		l.cancel()
 		n.committer.SetOpen(false)
 	}
 }
 
-// lead is one term of office.
+// lead is one leadership term.
 func (n *Node) lead(ctx context.Context) {
 	r := n.raft.Load()
 	term := r.CurrentTerm()
@@ -302,7 +302,7 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 // proved nothing the node is asked what it is.
 func (n *Node) acquaint(c *raftConn, end peerproof.Role) {
 	switch {
-	case !n.founded():
+	case !n.initialised():
 	case n.connProven(c):
 		n.standings.Prove(c.Node, time.Now())
 	case end == peerproof.Acceptor || n.standings.Proven(c.Node, time.Now()):

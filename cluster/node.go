@@ -152,7 +152,7 @@ func (n *Node) open() error {
 	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
 	n.peers = newPeers(n.cfg.NodeID, n.cfg.Identity, n.cfg.Hooks.Dial, n.addressesOf)
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
-		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Sign: n.signEntry, Founded: n.founded,
+		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Sign: n.signEntry, Initialised: n.initialised,
 		StoredSince: n.store.Meter().StoredSince,
 		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
 	})

@@ -57,11 +57,11 @@ func (n *Node) notImpostor(node string, proven bool) error {
 }
 
 // proveMore reports whether this node has been unsealed since it opened a connection.
-func (n *Node) proveMore(c *raftConn) bool { return c.sealed && n.founded() && n.unsealed() }
+func (n *Node) proveMore(c *raftConn) bool { return c.sealed && n.initialised() && n.unsealed() }
 
 // knownUnsealed reports whether a node is known to be unsealed.
 func (n *Node) knownUnsealed(node string) bool {
-	return n.founded() && n.standings.Proven(node, time.Now())
+	return n.initialised() && n.standings.Proven(node, time.Now())
 }
 
 // errRetired is a connection that takes no more requests.

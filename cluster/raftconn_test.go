@@ -23,7 +23,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
-// A node that is not founded yet takes a proof, and can tell later what it is worth.
+// A node whose cluster is not initialised yet takes a proof, and can tell later what it is worth.
 func TestConnProofBeforeFounding(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	c.startAll()
@@ -384,7 +384,7 @@ func sealedLeader(t *testing.T, c *testCluster) (l *testNode) {
 	}
 	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
 		for _, n := range c.up() {
-			if n.IsLeader() && n.founded() {
+			if n.IsLeader() && n.initialised() {
 				l = n
 				return true
 			}

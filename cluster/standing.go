@@ -24,7 +24,7 @@ var errUnproven = errors.New("not known to be unsealed, while a node that is cou
 
 // mayLead refuses to follow or to vote for a node without proof.
 func (n *Node) mayLead(from string) error {
-	if !n.founded() || n.standings.Proven(from, time.Now()) {
+	if !n.initialised() || n.standings.Proven(from, time.Now()) {
 		return nil
 	}
 	leader, _ := n.Leader()
@@ -62,7 +62,7 @@ func (n *Node) lookAtStandings(wait time.Duration) {
 		defer cancel()
 		n.askVoters(ctx)
 	}
-	if n.founded() && n.standings.Judge(leader, n.self(), time.Now()) {
+	if n.initialised() && n.standings.Judge(leader, n.self(), time.Now()) {
 		n.log.Warn("the leader does not prove that it is unsealed, and another node that is could lead: it is not followed any more. "+
 			"If it does not step aside, its identity may be stolen", "leader", leader)
 	}
@@ -71,7 +71,7 @@ func (n *Node) lookAtStandings(wait time.Duration) {
 // compareStates compares this node's state with another's, which says to have that
 // hash at that index. The other one may be ahead by a moment.
 func (n *Node) compareStates(ctx context.Context, node string, index uint64, hash []byte) {
-	if !n.founded() || index == 0 || len(hash) == 0 {
+	if !n.initialised() || index == 0 || len(hash) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Heartbeat)

@@ -31,7 +31,7 @@ func TestLimitsBySize(t *testing.T) {
 		"reads": func(r *fsmpb.Record, more int) {
 			reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), 0) // as its change demands
 			for len(r.Reads) < most.reads+more {
-				reads(r, fsmpb.Kind_KIND_ALIAS, []byte("none"), 0)
+				reads(r, fsmpb.Kind_KIND_ALIAS, AliasID(id.Account, id.Region, "alias/none"), 0)
 			}
 		},
 		"changes": func(r *fsmpb.Record, more int) {

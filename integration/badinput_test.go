@@ -807,7 +807,7 @@ func badMessages(t *testing.T, f *face, token string) {
 	ctx, n := t.Context(), f.n
 	_, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: proto.String("nothing")})
 	grpcFails(t, "no such key", err, codes.NotFound)
-	if f, ok := client.Error(err); !ok || f.Type != "NotFoundException" || f.RequestID == "" {
+	if f, ok := client.FromError(err); !ok || f.Type != "NotFoundException" || f.RequestID == "" {
 		t.Errorf("the error's details are %+v", f)
 	}
 	_, err = n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{})

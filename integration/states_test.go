@@ -322,7 +322,7 @@ func told(err error) (code, message string) {
 	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		return api.ErrorCode(), api.ErrorMessage()
 	}
-	if f, ok := client.Error(err); ok {
+	if f, ok := client.FromError(err); ok {
 		return f.Type, f.Message
 	}
 	return "no answer", err.Error()

@@ -73,22 +73,22 @@ type Engine struct {
 	clock   Clock
 	log     *slog.Logger
 	vault   *vault.Vault
-	// founding is held by Init.
-	founding   sync.Mutex
-	ceremony   *ceremony
-	proofs     usedProofs
-	pending    *pendingEvents
-	withheld   withheld
-	checkpoint checkpointing
-	fresh      *freshness
-	policies   *policyCache
-	keys       keyCount
-	limits     *limits
-	quotas     Quotas
-	outers     map[string]outer             // by type of custom key stores
-	newest     atomic.Pointer[foundedState] // that was applied
-	metrics    *metrics
-	refusals   map[string]time.Time // when a node was named last; OnApply's alone
+	// initialising is held by Init.
+	initialising sync.Mutex
+	ceremony     *ceremony
+	proofs       usedProofs
+	pending      *pendingEvents
+	withheld     withheld
+	checkpoint   checkpointing
+	fresh        *freshness
+	policies     *policyCache
+	keys         keyCount
+	limits       *limits
+	quotas       Quotas
+	outers       map[string]outer             // by type of custom key stores
+	newest       atomic.Pointer[foundedState] // that was applied
+	metrics      *metrics
+	refusals     map[string]time.Time // when a node was named last; OnApply's alone
 }
 
 // New returns a sealed engine.

@@ -22,22 +22,22 @@ type eval struct {
 	caller *Caller
 	op     *Operation
 
-	founded   *fsmpb.Cluster // once it was asked for
-	lastKey   keyBytes       // of the key that was looked at last
-	reads     []*fsmpb.Read
-	freeReads []fsmpb.Read // see draft
-	freeUses  []fsmpb.Use
-	changes   []*fsmpb.Change
-	uses      []*fsmpb.Use
-	notBefore int64
-	notAfter  int64
-	resources []resource
-	decisions []decision
-	materials []*fsmpb.Material // that the key material of the answer came from
-	source    *target           // the key of the ciphertext that was given, once known
-	attested  *attest.Attested  // the enclave that the answer is for, once verified
-	grantID   string            // of the grant that the request is about, for the record
-	secrets   [][]byte
+	clusterRecord *fsmpb.Cluster // once it was asked for
+	lastKey       keyBytes       // of the key that was looked at last
+	reads         []*fsmpb.Read
+	freeReads     []fsmpb.Read // see draft
+	freeUses      []fsmpb.Use
+	changes       []*fsmpb.Change
+	uses          []*fsmpb.Use
+	notBefore     int64
+	notAfter      int64
+	resources     []resource
+	decisions     []decision
+	materials     []*fsmpb.Material // that the key material of the answer came from
+	source        *target           // the key of the ciphertext that was given, once known
+	attested      *attest.Attested  // the enclave that the answer is for, once verified
+	grantID       string            // of the grant that the request is about, for the record
+	secrets       [][]byte
 	// later, for lists, runs after the record is committed, on a state that
 	// contains it, and gives the answer.
 	later func(*fsm.State) (any, error)
@@ -84,10 +84,10 @@ func (ev *eval) note(kind fsmpb.Kind, id []byte, v fsm.Version) {
 
 func (ev *eval) cluster() *fsmpb.Cluster {
 	// Not noted: what an answer can depend on of it never changes after init.
-	if ev.founded == nil {
-		ev.founded = ev.engine.cluster(ev.state)
+	if ev.clusterRecord == nil {
+		ev.clusterRecord = ev.engine.cluster(ev.state)
 	}
-	return ev.founded
+	return ev.clusterRecord
 }
 
 // accountOf is the cluster's only one, whose objects all requests are about.

@@ -300,7 +300,7 @@ type SubmitRequest struct {
 	//	*SubmitRequest_Register
 	Message isSubmitRequest_Message `protobuf_oneof:"message"`
 	// A MAC by a key of the keyring, of that generation, over the encoded message: it
-	// comes from an unsealed node. There is none before the cluster is founded.
+	// comes from an unsealed node. There is none before the cluster is initialised.
 	Generation    uint32 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
 	Mac           []byte `protobuf:"bytes,4,opt,name=mac,proto3" json:"mac,omitempty"`
 	Group         uint32 `protobuf:"varint,15,opt,name=group,proto3" json:"group,omitempty"`

@@ -224,7 +224,7 @@ func readAudit(ctx context.Context, c *cli.Connection, from uint64, follow bool,
 		return err
 	}
 	r, err := stream.Recv()
-	if f, ok := client.Error(err); ok && f.Code == codes.Unauthenticated {
+	if f, ok := client.FromError(err); ok && f.Code == codes.Unauthenticated {
 		// The session kept from an earlier command is no longer good, and was
 		// dropped.
 		if stream, err = c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow}); err != nil {

@@ -201,7 +201,7 @@ func (d *demo) disable(ctx context.Context) error {
 		wg.Go(func() {
 			for range tries {
 				_, err := d.encrypt(ctx, i)
-				if f, _ := client.Error(err); f.Type != "DisabledException" {
+				if f, _ := client.FromError(err); f.Type != "DisabledException" {
 					errs[i] = fmt.Errorf("%s did not refuse the disabled key: %v", d.cluster.Nodes[i].ID, err)
 					return
 				}
@@ -247,7 +247,7 @@ func (d *demo) kill(ctx context.Context) error {
 			once, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
 			err := d.decrypt(once, i, before)
-			if f, ok := client.Error(err); ok && (f.Type == "ServiceUnavailable" || f.Type == "") {
+			if f, ok := client.FromError(err); ok && (f.Type == "ServiceUnavailable" || f.Type == "") {
 				return false, nil
 			}
 			return err == nil, err

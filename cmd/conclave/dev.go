@@ -239,7 +239,7 @@ func inUse(err error) bool {
 func (d *devServer) info(at node.Addresses) *devInfo {
 	i := &devInfo{
 		PID: os.Getpid(), Data: d.Dir, TLS: d.TLS, AWS: at.AWS, GRPC: at.GRPC, Ops: at.Ops, Region: d.HomeRegion(),
-		AccessKeyID: d.Founded().AccessKeyID, SecretAccessKey: d.Founded().SecretAccessKey,
+		AccessKeyID: d.InitKeys().AccessKeyID, SecretAccessKey: d.InitKeys().SecretAccessKey,
 	}
 	if d.TLS {
 		i.CA = filepath.Join(d.Dir, certs.CAFile)

@@ -88,7 +88,7 @@ func (h *History) GRPC(ctx context.Context, n *Node, name string, call func(cont
 	}
 	if err != nil {
 		o.Code, o.Message = unanswered, err.Error()
-		if f, ok := client.Error(err); ok && f.Type != "" {
+		if f, ok := client.FromError(err); ok && f.Type != "" {
 			o.Code, o.Message, o.RequestID = f.Type, f.Message, f.RequestID
 		}
 	}

@@ -79,7 +79,7 @@ func SubmitShare(ctx context.Context, op kmspb.OperatorClient, share []byte) (*k
 	for again := true; ; again = false {
 		var at peer.Peer
 		c, err := op.Challenge(ctx, &kmspb.ChallengeRequest{}, grpc.Peer(&at))
-		if f, ok := Error(err); ok && f.Type == "AlreadyUnsealedException" {
+		if f, ok := FromError(err); ok && f.Type == "AlreadyUnsealedException" {
 			st, err := Status(ctx, op)
 			if err == nil {
 				st.Error = &kmspb.ErrorDetail{Type: f.Type, Message: f.Message, RequestId: f.RequestID}

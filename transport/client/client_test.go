@@ -330,8 +330,8 @@ func TestWrongSecret(t *testing.T) {
 	cfg.SecretAccessKey = Secret("another secret")
 	c := dial(t, cfg)
 	_, err := c.KMS().ListKeys(timed(t), &kmspb.ListKeysRequest{})
-	got, ok := Error(err)
-	want := Fault{Code: codes.Unauthenticated, Type: "InvalidSignatureException", Message: "message of InvalidSignatureException", RequestID: "id-1"}
+	got, ok := FromError(err)
+	want := Error{Code: codes.Unauthenticated, Type: "InvalidSignatureException", Message: "message of InvalidSignatureException", RequestID: "id-1"}
 	if !ok || got != want {
 		t.Errorf("got %+v of %v, want %+v", got, err, want)
 	}
@@ -455,16 +455,16 @@ func TestBadConfig(t *testing.T) {
 }
 
 func TestError(t *testing.T) {
-	if _, ok := Error(nil); ok {
+	if _, ok := FromError(nil); ok {
 		t.Error("nil has a fault")
 	}
-	if _, ok := Error(errors.New("x")); ok {
+	if _, ok := FromError(errors.New("x")); ok {
 		t.Error("an error from elsewhere has a fault")
 	}
-	if f, ok := Error(status.Error(codes.Unavailable, "no route")); !ok || f != (Fault{Code: codes.Unavailable, Message: "no route"}) {
+	if f, ok := FromError(status.Error(codes.Unavailable, "no route")); !ok || f != (Error{Code: codes.Unavailable, Message: "no route"}) {
 		t.Errorf("got %+v, %v", f, ok)
 	}
-	if f, ok := Error(fmt.Errorf("listing keys: %w", detailed(codes.NotFound, "NotFoundException"))); !ok || f.Type != "NotFoundException" || f.RequestID != "id-1" || f.Code != codes.NotFound {
+	if f, ok := FromError(fmt.Errorf("listing keys: %w", detailed(codes.NotFound, "NotFoundException"))); !ok || f.Type != "NotFoundException" || f.RequestID != "id-1" || f.Code != codes.NotFound {
 		t.Errorf("got %+v, %v", f, ok)
 	}
 }

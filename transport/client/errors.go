@@ -7,8 +7,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Fault is what a server says of a call that failed.
-type Fault struct {
+// Error is what a server says of a call that failed.
+type Error struct {
 	Code codes.Code
 	// Type is AWS's name of the error, such as AccessDeniedException; empty when
 	// no server of Conclave's was reached.
@@ -19,20 +19,20 @@ type Fault struct {
 	RequestID string
 }
 
-// Error takes the fault out of an error that a call returned, wrapped or not. It
+// FromError takes it out of an error that a call returned, wrapped or not. It
 // is false for nil and for errors that come from elsewhere.
-func Error(err error) (Fault, bool) {
+func FromError(err error) (Error, bool) {
 	if err == nil {
-		return Fault{}, false
+		return Error{}, false
 	}
 	st, ok := status.FromError(err)
 	if !ok {
-		return Fault{}, false
+		return Error{}, false
 	}
 	for _, d := range st.Details() {
 		if d, ok := d.(*kmspb.ErrorDetail); ok {
-			return Fault{Code: st.Code(), Type: d.GetType(), Message: d.GetMessage(), RequestID: d.GetRequestId()}, true
+			return Error{Code: st.Code(), Type: d.GetType(), Message: d.GetMessage(), RequestID: d.GetRequestId()}, true
 		}
 	}
-	return Fault{Code: st.Code(), Message: st.Message()}, true
+	return Error{Code: st.Code(), Message: st.Message()}, true
 }

@@ -40,7 +40,7 @@ func Example() {
 
 // What a server refuses has AWS's name for it, and the id under which the audit log has
 // the request.
-func ExampleError() {
+func ExampleFromError() {
 	ctx := context.Background()
 	c, err := client.Dial(ctx, client.Config{Address: "localhost:7601", CAFile: "ca.pem", CertFile: "app.pem", KeyFile: "app-key.pem"})
 	if err != nil {
@@ -48,7 +48,7 @@ func ExampleError() {
 	}
 	defer c.Close()
 	_, err = c.KMS().DisableKey(ctx, &kmspb.DisableKeyRequest{KeyId: proto.String("1234abcd-12ab-34cd-56ef-1234567890ab")})
-	if e, ok := client.Error(err); ok && e.Type == "NotFoundException" {
+	if e, ok := client.FromError(err); ok && e.Type == "NotFoundException" {
 		fmt.Printf("there is no such key (request %s)\n", e.RequestID)
 	}
 }

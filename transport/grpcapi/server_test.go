@@ -147,7 +147,7 @@ func TestErrors(t *testing.T) {
 		w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) { return nil, c.err }
 		var header metadata.MD
 		_, err := kms.EnableKey(withToken(timed(t), "good"), &kmspb.EnableKeyRequest{}, grpc.Header(&header))
-		f, ok := client.Error(err)
+		f, ok := client.FromError(err)
 		if !ok || f.Code != c.code || f.Type != c.typ || !strings.HasPrefix(f.Message, c.message) {
 			t.Errorf("%.80v: got %.200v", c.err, f)
 		}
@@ -177,7 +177,7 @@ func TestEveryErrorOfOperators(t *testing.T) {
 	} {
 		w.ceremony.err = &kmsapi.Error{Code: code, Message: "why"}
 		_, err := op.Init(timed(t), &kmspb.InitRequest{AnswerKey: []byte("key")})
-		if f, _ := client.Error(err); f.Code != want || f.Type != string(code) || f.Message != "why" {
+		if f, _ := client.FromError(err); f.Code != want || f.Type != string(code) || f.Message != "why" {
 			t.Errorf("%s: got %+v", code, f)
 		}
 		if d := Detail(w.ceremony.err, keyengine.RequestID{}); d.GetType() != string(code) || d.GetMessage() != "why" {
@@ -197,7 +197,7 @@ func TestPanicIsSurvived(t *testing.T) {
 	kms := kmspb.NewKMSClient(w.dial(nil))
 	w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) { panic("broken") }
 	_, err := kms.EnableKey(withToken(timed(t), "good"), &kmspb.EnableKeyRequest{})
-	if f, _ := client.Error(err); f.Code != codes.Internal || f.Type != "KMSInternalException" || strings.Contains(err.Error(), "broken") {
+	if f, _ := client.FromError(err); f.Code != codes.Internal || f.Type != "KMSInternalException" || strings.Contains(err.Error(), "broken") {
 		t.Errorf("got %v", err)
 	}
 	if log := w.log.String(); !strings.Contains(log, "broken") || !strings.Contains(log, "server_test.go") {
@@ -250,7 +250,7 @@ func TestBadInput(t *testing.T) {
 	} {
 		var header metadata.MD
 		err := send(c.method, c.body, grpc.Header(&header))
-		f, _ := client.Error(err)
+		f, _ := client.FromError(err)
 		if status.Code(err) != c.code || f.Type != c.typ {
 			t.Errorf("%s: %v (%s), want %v %s", c.name, err, f.Type, c.code, c.typ)
 		}
@@ -436,7 +436,7 @@ func TestTimeout(t *testing.T) {
 		return nil, ctx.Err()
 	}
 	_, err := kmspb.NewKMSClient(w.dial(nil)).ListKeys(withToken(timed(t), "good"), &kmspb.ListKeysRequest{})
-	if f, _ := client.Error(err); f.Code != codes.Unavailable || f.Type != "ServiceUnavailable" {
+	if f, _ := client.FromError(err); f.Code != codes.Unavailable || f.Type != "ServiceUnavailable" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -208,6 +208,6 @@ func (j *Joiner) write(servers ...raft.Server) error {
 	if err := j.cfg.Disk.found(servers); err != nil {
 		return err
 	}
-	j.cfg.Log.Info("founded the cluster", "servers", len(servers))
+	j.cfg.Log.Info("bootstrapped the cluster", "servers", len(servers))
 	return nil
 }

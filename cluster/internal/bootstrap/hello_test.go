@@ -71,11 +71,11 @@ func TestAnswerIsProven(t *testing.T) {
 		answerer string
 		want     bool
 	}{
-		"unsealed":               {unsealed, upToDate, clustertest.Founded(), "n1", true},
-		"sealed":                 {func() bool { return false }, upToDate, clustertest.Founded(), "n1", false},
-		"behind":                 {unsealed, func(context.Context) error { return fsm.ErrNoLeader }, clustertest.Founded(), "n1", false},
+		"unsealed":               {unsealed, upToDate, clustertest.Cluster(), "n1", true},
+		"sealed":                 {func() bool { return false }, upToDate, clustertest.Cluster(), "n1", false},
+		"behind":                 {unsealed, func(context.Context) error { return fsm.ErrNoLeader }, clustertest.Cluster(), "n1", false},
 		"asker knows no cluster": {unsealed, upToDate, nil, "n1", false},
-		"in the name of another": {unsealed, upToDate, clustertest.Founded(), "n3", false},
+		"in the name of another": {unsealed, upToDate, clustertest.Cluster(), "n3", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			empty := fsm.New(fsm.Config{})

@@ -20,8 +20,8 @@ type survey struct {
 	done     chan struct{}
 	nodes    map[string]sighting // each node that registered or sent a batch
 	bytes    int64
-	// cluster is the one that the disk's state is of: from the snapshot, or founded in
-	// the log; nil before it is founded.
+	// cluster is the one that the disk's state is of: from the snapshot, or written in
+	// the log; nil before it is initialised.
 	cluster *fsmpb.Cluster
 }
 
@@ -32,7 +32,7 @@ type sighting struct {
 }
 
 // run looks through the log. What no unsealed leader signed says nothing of nodes,
-// once the cluster is founded: whoever led may have put it there.
+// once the cluster is initialised: whoever led may have put it there.
 func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 	defer close(s.done)
 	founded := s.from // up to there nobody could sign

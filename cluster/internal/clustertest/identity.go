@@ -39,11 +39,11 @@ func Identity(t testing.TB, ca *pki.CA, node string) *pki.Identity {
 	return id
 }
 
-// OriginKey is the origin key of Founded.
+// OriginKey is the origin key of Cluster.
 var OriginKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 
-// Founded is the record of a cluster.
-func Founded() *fsmpb.Cluster {
+// Cluster is the record of a cluster.
+func Cluster() *fsmpb.Cluster {
 	return &fsmpb.Cluster{
 		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: "eu-test-1", Partition: "aws",
 		Shares: &fsmpb.ShareSet{Threshold: 1, Count: 1}, Keyring: []*fsmpb.WrappedKEK{{Generation: 1}},
@@ -84,7 +84,7 @@ func RaftPair(t testing.TB, ca *pki.CA, from, to string) (dials, accepts *peerpo
 	return dials, accepts
 }
 
-// SignOrigin signs as an unsealed node of Founded does.
+// SignOrigin signs as an unsealed node of Cluster does.
 func SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
-	return 1, ed25519.Sign(OriginKey, fsm.OriginMessage(Founded(), domain, digest)), nil
+	return 1, ed25519.Sign(OriginKey, fsm.OriginMessage(Cluster(), domain, digest)), nil
 }

@@ -52,10 +52,10 @@ type CommitterConfig struct {
 	// Registered reports whether that incarnation is the node's, after a registration
 	// that changed nothing.
 	Registered func(node string, incarnation uint64) bool
-	// Sign signs entries, which it can only while this node is unsealed. Founded
+	// Sign signs entries, which it can only while this node is unsealed. Initialised
 	// reports whether they need it.
-	Sign    func(encoded []byte) ([]byte, error)
-	Founded func() bool
+	Sign        func(encoded []byte) ([]byte, error)
+	Initialised func() bool
 	// StoredSince is when this node had an entry on its disk, before which nobody
 	// else can have got it from here.
 	StoredSince func(index uint64) (time.Time, bool)
@@ -302,7 +302,7 @@ func (c *Committer) merge() {
 	}
 }
 
-// encode makes the entry of some submissions, signed. A sealed leader of a founded
+// encode makes the entry of some submissions, signed. A sealed leader of an initialised
 // cluster can only tell the time.
 func (c *Committer) encode(parts []*Submission) ([]byte, error) {
 	data, err := c.unsigned(parts)
@@ -313,7 +313,7 @@ func (c *Committer) encode(parts []*Submission) ([]byte, error) {
 	if err == nil {
 		return signed, nil
 	}
-	if c.cfg.Founded() && (parts[0].Register != nil || parts[0].Batch != nil) {
+	if c.cfg.Initialised() && (parts[0].Register != nil || parts[0].Batch != nil) {
 		return nil, fmt.Errorf("%w: %w", ErrSealed, err)
 	}
 	return data, nil

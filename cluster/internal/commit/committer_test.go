@@ -47,7 +47,7 @@ func testCommitter(t *testing.T, r fakeRaft) *Committer {
 		Raft: r, Evidence: func() (*fsmpb.Clock, *fsmpb.StateCheck) { return &fsmpb.Clock{}, nil },
 		Registered:  func(_ string, incarnation uint64) bool { return incarnation == 7 },
 		StoredSince: func(uint64) (time.Time, bool) { return time.Time{}, false },
-		Sign:        func(b []byte) ([]byte, error) { return b, nil }, Founded: func() bool { return true },
+		Sign:        func(b []byte) ([]byte, error) { return b, nil }, Initialised: func() bool { return true },
 		Log: slog.New(slog.DiscardHandler), MaxBytes: 1 << 20,
 		EntryRecords: prometheus.NewHistogram(prometheus.HistogramOpts{}), Commit: prometheus.NewHistogram(prometheus.HistogramOpts{}),
 	})

@@ -98,7 +98,7 @@ func digest(prover, verifier string, end Role, exported []byte) [32]byte {
 }
 
 // Good reports whether an unsealed node of the cluster made the proof. It is looked at
-// again whenever the cluster's record changes: a node that was just founded, or lags
+// again whenever the cluster's record changes: a node whose cluster was just initialised, or lags
 // behind, may not know the key yet that made it.
 func (p *Proof) Good(c *fsmpb.Cluster) bool {
 	if c == nil || p.signature == nil {

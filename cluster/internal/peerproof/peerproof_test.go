@@ -59,10 +59,10 @@ func exchanged(t *testing.T, ca *pki.CA, end Role, frame func(conn *peerport.Con
 // cluster.
 func TestProofs(t *testing.T) {
 	ca := clustertest.NewCA(t)
-	other := clustertest.Founded()
+	other := clustertest.Cluster()
 	other.Id[0] ^= 1
 	sign := func(conn *peerport.Conn, prover, verifier string, end Role) []byte {
-		return signedFrame(clustertest.Founded(), 1, domain, digest(prover, verifier, end, exported(t, conn)))
+		return signedFrame(clustertest.Cluster(), 1, domain, digest(prover, verifier, end, exported(t, conn)))
 	}
 	for name, tt := range map[string]struct {
 		frame func(conn *peerport.Conn) []byte
@@ -82,13 +82,13 @@ func TestProofs(t *testing.T) {
 			return signedFrame(other, 1, domain, digest("n2", "n1", Dialer, exported(t, conn)))
 		}, false},
 		"of another kind": {func(conn *peerport.Conn) []byte {
-			return signedFrame(clustertest.Founded(), 1, "conclave unsealed v1", digest("n2", "n1", Dialer, exported(t, conn)))
+			return signedFrame(clustertest.Cluster(), 1, "conclave unsealed v1", digest("n2", "n1", Dialer, exported(t, conn)))
 		}, false},
 		"of an unknown generation": {func(conn *peerport.Conn) []byte {
-			return signedFrame(clustertest.Founded(), 2, domain, digest("n2", "n1", Dialer, exported(t, conn)))
+			return signedFrame(clustertest.Cluster(), 2, domain, digest("n2", "n1", Dialer, exported(t, conn)))
 		}, false},
 		"of no generation": {func(conn *peerport.Conn) []byte {
-			return signedFrame(clustertest.Founded(), 0, domain, digest("n2", "n1", Dialer, exported(t, conn)))
+			return signedFrame(clustertest.Cluster(), 0, domain, digest("n2", "n1", Dialer, exported(t, conn)))
 		}, false},
 		"with a flipped bit": {func(conn *peerport.Conn) []byte {
 			b := sign(conn, "n2", "n1", Dialer)
@@ -101,12 +101,12 @@ func TestProofs(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got := p.Good(clustertest.Founded()); got != tt.good {
+		if got := p.Good(clustertest.Cluster()); got != tt.good {
 			t.Errorf("%s: proven %v", name, got)
 		}
 	}
 	p, err := exchanged(t, ca, Dialer, func(conn *peerport.Conn) []byte { return sign(conn, "n2", "n1", Acceptor) })
-	if err != nil || !p.Good(clustertest.Founded()) {
+	if err != nil || !p.Good(clustertest.Cluster()) {
 		t.Errorf("as the dialer: %v", err)
 	}
 }
@@ -155,7 +155,7 @@ func TestConnOfAnotherGroup(t *testing.T) {
 		{[]byte{0, 0, 0, 0}, nil},
 	} {
 		theirs, ours := clustertest.RaftPair(t, ca, "n2", "n1")
-		frame := signedFrame(clustertest.Founded(), 1, domain, digest("n2", "n1", Dialer, exported(t, theirs)))
+		frame := signedFrame(clustertest.Cluster(), 1, domain, digest("n2", "n1", Dialer, exported(t, theirs)))
 		if len(tt.preface) < prefaceSize {
 			frame = nil
 		}

@@ -201,7 +201,7 @@ func (a *App) WithEach(ctx context.Context, doing string, use func(context.Conte
 
 // sealedFault reports whether a node refused a call because it is sealed.
 func sealedFault(err error) bool {
-	f, ok := client.Error(err)
+	f, ok := client.FromError(err)
 	return ok && f.Type == "ServiceUnavailable" && strings.Contains(f.Message, "sealed")
 }
 
@@ -231,7 +231,7 @@ func Explain(doing, address string, err error) error {
 	if _, ok := errors.AsType[*CodedError](err); ok {
 		return err
 	}
-	f, ok := client.Error(err)
+	f, ok := client.FromError(err)
 	if !ok {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
@@ -261,7 +261,7 @@ func Explain(doing, address string, err error) error {
 }
 
 // hint is what to try when no server of Conclave's answered.
-func hint(f client.Fault, address string) string {
+func hint(f client.Error, address string) string {
 	has := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(f.Message, p) })
 	}

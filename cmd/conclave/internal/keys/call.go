@@ -249,7 +249,7 @@ func invoke(c *cli.Connection, ctx context.Context, op string, req, res proto.Me
 
 // dryRun takes the answer of a dry run that went well for what it is.
 func (b *bound) dryRun(err error) error {
-	if f, ok := client.Error(err); ok && f.Type == "DryRunOperationException" {
+	if f, ok := client.FromError(err); ok && f.Type == "DryRunOperationException" {
 		b.app.Note("dry run: the request would have succeeded; nothing was done")
 		return nil
 	}

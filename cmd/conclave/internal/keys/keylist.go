@@ -156,7 +156,7 @@ func (k *listedKey) inquire(ctx context.Context, c *cli.Connection) error {
 // unlessDenied lets pass what the caller may not see, and a key that went while the
 // list was made.
 func unlessDenied(err error) error {
-	if f, ok := client.Error(err); ok && (f.Type == "AccessDeniedException" || f.Type == "NotFoundException") {
+	if f, ok := client.FromError(err); ok && (f.Type == "AccessDeniedException" || f.Type == "NotFoundException") {
 		return nil
 	}
 	return err

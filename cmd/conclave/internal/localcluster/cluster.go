@@ -173,7 +173,7 @@ func (c *Cluster) Found(ctx context.Context, shares, threshold uint32) error {
 		res, once, err = client.Init(ctx, op.Operator(), &kmspb.InitRequest{Shares: shares, Threshold: threshold, Account: "000000000000", Region: "us-east-1"})
 		return err
 	}, func(err error) bool {
-		f, ok := client.Error(err)
+		f, ok := client.FromError(err)
 		return ok && (f.Type == "ServiceUnavailable" || f.Type == "ClusterNotReadyException")
 	})
 	if err != nil {

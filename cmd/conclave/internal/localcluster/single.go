@@ -151,8 +151,8 @@ func (s *Single) init(ctx context.Context, n *node.Node, op keyengine.Operator) 
 	return s.secrets.save(s.Dir)
 }
 
-// Founded is what founding the cluster gave, once the node is open.
-func (s *Single) Founded() Keys { return s.secrets.Keys }
+// InitKeys is what initialising the cluster gave, once the node is open.
+func (s *Single) InitKeys() Keys { return s.secrets.Keys }
 
 // HomeRegion is the default region of the cluster, once its directory is prepared.
 func (s *Single) HomeRegion() string { return s.secrets.Region }

@@ -110,7 +110,7 @@ func distinct(errs []error) (out []error) {
 // failedStatus stands for a node that could not be asked.
 func failedStatus(addr string, err error) *kmspb.NodeStatus {
 	detail := &kmspb.ErrorDetail{Type: unreachable, Message: "the node cannot be reached"}
-	if f, ok := client.Error(err); ok && f.Type != "" {
+	if f, ok := client.FromError(err); ok && f.Type != "" {
 		detail = &kmspb.ErrorDetail{Type: f.Type, Message: f.Message, RequestId: f.RequestID}
 	}
 	return &kmspb.NodeStatus{NodeId: addr, Error: detail}

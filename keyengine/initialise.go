@@ -188,8 +188,8 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	e.founding.Lock()
-	defer e.founding.Unlock()
+	e.initialising.Lock()
+	defer e.initialising.Unlock()
 	if err := e.replica.Barrier(ctx); err != nil {
 		return nil, e.unavailable(err)
 	}
@@ -200,9 +200,9 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	if err := ready(s); err != nil {
 		return nil, err
 	}
-	var f *founding
+	var f *initialisation
 	var err error
-	keymat.Scrub(func() { f, err = e.found(p) })
+	keymat.Scrub(func() { f, err = e.makeCluster(p) })
 	if err != nil {
 		return nil, fmt.Errorf("making the cluster's keys: %w", err)
 	}
@@ -231,11 +231,11 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	}
 	d, err := e.replica.Propose(ctx, rec)
 	if errors.Is(err, fsm.ErrOutcomeUnknown) {
-		err = e.isFounded(ctx, f.cluster)
+		err = e.isInitialised(ctx, f.cluster)
 		d.Verdict = fsm.Accepted
 	}
 	if err != nil {
-		// A sealed leader takes no founding once there is one.
+		// A sealed leader takes no initialisation once there is one.
 		if c, _ := e.replica.State().Cluster(); c != nil && !slices.Equal(c.Id, f.cluster.Id) {
 			return nil, errInitialised
 		}
@@ -261,7 +261,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 
 var errInitialised = kmsapi.Errorf(ErrInitialised, "The cluster is already initialised.")
 
-// ready reports whether every voter is registered: a cluster must not be founded
+// ready reports whether every voter is registered: a cluster must not be initialised
 // on a part of its nodes.
 func ready(s *fsm.State) error {
 	voters := s.Voters()
@@ -280,9 +280,9 @@ func ready(s *fsm.State) error {
 	return nil
 }
 
-// isFounded finds out, as long as ctx allows, whether the cluster was founded
+// isInitialised finds out, as long as ctx allows, whether the cluster was initialised
 // with these keys. To guess wrong would leave a cluster whose shares nobody has.
-func (e *Engine) isFounded(ctx context.Context, want *fsmpb.Cluster) error {
+func (e *Engine) isInitialised(ctx context.Context, want *fsmpb.Cluster) error {
 	for {
 		if e.replica.Barrier(ctx) == nil {
 			if c, _ := e.replica.State().Cluster(); c != nil && slices.Equal(c.Id, want.Id) {
@@ -301,29 +301,29 @@ func (e *Engine) isFounded(ctx context.Context, want *fsmpb.Cluster) error {
 	}
 }
 
-// founding is everything that Init makes.
-type founding struct {
+// initialisation is everything that Init makes.
+type initialisation struct {
 	opened      *vault.Opened
 	cluster     *fsmpb.Cluster
 	credentials []*fsmpb.Credential
 	result      *InitResult
 }
 
-func (f *founding) wipe() {
+func (f *initialisation) wipe() {
 	if f.opened != nil {
 		f.opened.Wipe()
 	}
 }
 
-// found makes the keys of a new cluster, in the arena.
-func (e *Engine) found(p InitParams) (_ *founding, err error) {
+// makeCluster makes the keys of a new cluster, in the arena.
+func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
 	now := e.now(e.replica.State()).UnixNano()
 	cluster, set := randomID(), randomID()
 	if p.ClusterID != ([16]byte{}) {
 		cluster = p.ClusterID
 	}
 	arena := e.vault.Arena()
-	f := new(founding)
+	f := new(initialisation)
 	defer func() {
 		if err != nil {
 			f.wipe()
@@ -379,7 +379,7 @@ func (e *Engine) found(p InitParams) (_ *founding, err error) {
 // deal splits the unseal key, and makes sure of what it hands out: shares that
 // do not open would be found out when everything depends on them. It returns the
 // shares' texts, one after the other.
-func (f *founding) deal(arena *keymat.Arena, unseal *keymat.Secret, p InitParams) (texts *keymat.Secret, err error) {
+func (f *initialisation) deal(arena *keymat.Arena, unseal *keymat.Secret, p InitParams) (texts *keymat.Secret, err error) {
 	set := shamir.SetInfo{Cluster: [16]byte(f.cluster.Id), Set: [16]byte(f.cluster.Shares.Id), Threshold: p.Threshold, Count: p.Shares}
 	err = unseal.With(func(secret []byte) error {
 		shares, err := shamir.Split(rand.Reader, secret, set)
@@ -414,11 +414,11 @@ const (
 	initSecret protowire.Number = 2
 )
 
-// initInfo binds the secrets of a founding to the cluster.
+// initInfo binds the secrets of an initialisation to the cluster.
 func initInfo(clusterID string) []byte { return []byte("conclave init v1\x00" + clusterID) }
 
 // hand puts the secrets into the result, encrypted if there is a key to do so.
-func (f *founding) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) error {
+func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) error {
 	each := func(fn func(number protowire.Number, b []byte)) error {
 		return shares.With(func(texts []byte) error {
 			for t := range slices.Chunk(texts, shamir.TextSize) {
