@@ -38,6 +38,7 @@ func TestShutdownHandsOver(t *testing.T) {
 		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 3*time.Second, 3*time.Second, time.Second
 	})
 	old := c.leader()
+	knowEachOther(t, c) // a node votes for none that might be a thief
 	start := time.Now()
 	old.end(t, false)
 	next := c.leader()

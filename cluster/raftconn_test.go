@@ -79,11 +79,9 @@ func (i impostor) transport() *raft.NetworkTransport {
 	return tr
 }
 
-// Who has the identity of a node that runs on, unsealed, is not taken for it, and does
-// not make the others take the node for a thief.
-func TestImpostorsAreRefused(t *testing.T) {
-	c := startCluster(t, 3, nil)
-	l, f := c.leader(), c.followers()[0]
+// knowEachOther waits until each node knows that the others are unsealed.
+func knowEachOther(t *testing.T, c *testCluster) {
+	t.Helper()
 	for _, n := range c.up() {
 		for _, o := range c.up() {
 			clustertest.Eventually(t, 20*time.Second, n.id+" knows that "+o.id+" is unsealed", func() bool {
@@ -91,6 +89,14 @@ func TestImpostorsAreRefused(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Who has the identity of a node that runs on, unsealed, is not taken for it, and does
+// not make the others take the node for a thief.
+func TestImpostorsAreRefused(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	l, f := c.leader(), c.followers()[0]
+	knowEachOther(t, c)
 	// In the name of the leader, and of a follower.
 	for _, as := range []*testNode{l, f} {
 		tr := impostor{peerport.NewListener(advertised(as.advertise)), c, as}.transport()
@@ -403,7 +409,12 @@ func (n *testNode) unsealAgain() {
 // does not keep the leader from hearing the same node over connections with proof.
 func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	disks := newSlowDisks()
-	c := startCluster(t, 3, disks.edit)
+	c := startCluster(t, 3, func(id string, cfg *Config) {
+		disks.edit(id, cfg)
+		// No other node leads because a busy machine keeps this one waiting: a heartbeat of
+		// another term would wait for the disk.
+		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+	})
 	l := sealedLeader(t, c)
 	f := c.nodes[c.ids[0]]
 	if f == l {
