@@ -71,7 +71,7 @@ var errRetired = errors.New("the connection gives way to one over which more is 
 // in a pool between requests.
 type outbound struct {
 	*raftConn
-	proven  bool // the other end proved itself, when it was opened
+	proven  bool // it is in the proven lane
 	closed  func()
 	busy    atomic.Bool  // a request waits for its answer
 	answer  atomic.Int64 // bytes since something was sent

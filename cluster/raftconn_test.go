@@ -463,6 +463,26 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	c.noFaults()
 }
 
+// A node that proves itself, and whose state is another one, is not believed; it is asked
+// all the same.
+func TestDifferentStatesAreAsked(t *testing.T) {
+	c := startCluster(t, 3, nil)
+	knowEachOther(t, c)
+	l, f := c.leader(), c.followers()[0]
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}
+	for range 5 {
+		l.standings.Compare(f.id, 1, false, time.Now()) // until the next comparison
+		for _, conn := range outbounds(l, f) {
+			conn.Close()
+		}
+		err := l.trans.AppendEntries(raft.ServerID(f.id), raft.ServerAddress(f.advertise),
+			&raft.AppendEntriesRequest{RPCHeader: header, Term: l.term()}, &raft.AppendEntriesResponse{})
+		if errors.Is(err, errRetired) || errors.Is(err, errImpostor) {
+			t.Errorf("a heartbeat: %v", err)
+		}
+	}
+}
+
 // When nodes are unsealed they prove themselves over new connections, and the old ones
 // are closed.
 func TestConnectionsAreRenewed(t *testing.T) {

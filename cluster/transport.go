@@ -82,15 +82,17 @@ func (s *raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net
 		return nil, fmt.Errorf("node %s: %w", node, err)
 	}
 	s.n.acquaint(rc, peerproof.Dialer)
-	c := &outbound{raftConn: rc, proven: s.n.connProven(rc)}
-	if want := strings.HasSuffix(laneMark+lanes, provenLane); c.proven != want {
+	want := strings.HasSuffix(laneMark+lanes, provenLane)
+	switch {
+	case want && !s.n.connProven(rc):
 		pc.Close()
-		if c.proven {
-			return nil, errRetired
-		}
 		s.n.metrics.unproven.WithLabelValues(node).Inc()
 		return nil, fmt.Errorf("%s: %w", node, errImpostor)
+	case !want && s.n.knownUnsealed(node): // since now
+		pc.Close()
+		return nil, errRetired
 	}
+	c := &outbound{raftConn: rc, proven: want}
 	c.closed = func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -123,7 +123,7 @@ func New(cfg Config) (*Engine, error) {
 func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	c, _ := s.Cluster()
 	e.newest.Store(&foundedState{s, c})
-	e.vault.Follow(s, ev)
+	e.vault.Follow(ev)
 	e.refused(ev.Refused)
 }
 

@@ -141,7 +141,7 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 		t.Fatalf("%d materials, want 3", n)
 	}
 	for _, e := range r.engines {
-		e.vault.Follow(r.cluster.state(), fsm.Events{Restored: true}) // nothing cached
+		e.vault.Follow(fsm.Events{Restored: true}) // nothing cached
 		out, err := callAs[kmsapi.DecryptOutput](r, e, r.root, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 		if err != nil || string(out.Plaintext) != "golden" || *out.KeyMaterialId != was {
 			t.Errorf("after rotation: %v, %v", out, err)
@@ -381,7 +381,7 @@ func TestRotationOfReplicas(t *testing.T) {
 	crosses := func(when string) {
 		t.Helper()
 		blob := r.seal(name, when)
-		r.first.vault.Follow(r.cluster.state(), fsm.Events{Restored: true}) // nothing cached
+		r.first.vault.Follow(fsm.Events{Restored: true}) // nothing cached
 		out, err := callIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 		if err != nil || string(out.Plaintext) != when || *out.KeyMaterialId != r.current(name) {
 			t.Errorf("%s: the replica gives %v, %v", when, out, err)

@@ -183,7 +183,7 @@ func Gone(err error) error {
 var ErrNoRoom = kmsapi.Errorf(kmsapi.ErrUnavailable, "Too many keys are in use on this node at this moment. Retry the request, or send it to another node.")
 
 // Follow keeps the caches in step with the state. It does not block.
-func (v *Vault) Follow(_ *fsm.State, ev fsm.Events) {
+func (v *Vault) Follow(ev fsm.Events) {
 	if len(ev.Destroyed) > 0 {
 		now := v.now()
 		v.destroyed.Lock()

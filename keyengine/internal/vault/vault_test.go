@@ -169,7 +169,7 @@ func TestDestroyedMaterialLeavesMemory(t *testing.T) {
 	if used(v) == idle {
 		t.Fatal("material is not cached")
 	}
-	v.Follow(nil, fsm.Events{Destroyed: []fsm.KeyID{testKey}})
+	v.Follow(fsm.Events{Destroyed: []fsm.KeyID{testKey}})
 	if n := used(v); n != idle {
 		t.Errorf("%d slots in use after the key was destroyed, want %d", n, idle)
 	}
@@ -186,7 +186,7 @@ func TestDestroyedMaterialLeavesMemory(t *testing.T) {
 		t.Errorf("%d destroyed keys are still looked for", n)
 	}
 	material(t, v, k)
-	v.Follow(nil, fsm.Events{Restored: true})
+	v.Follow(fsm.Events{Restored: true})
 	if n := used(v); n != idle {
 		t.Errorf("%d slots in use after a restore, want %d", n, idle)
 	}
