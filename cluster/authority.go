@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -102,11 +102,8 @@ func macMessage(kind string, encoded []byte) []byte {
 // unsealedDomain separates proofs of being unsealed from what else the key signs.
 const unsealedDomain = "conclave unsealed v1"
 
-const (
-	nonceSize = 32
-	// proofWait bounds how long another node may take to prove itself.
-	proofWait = 2 * time.Second
-)
+// proofWait bounds how long another node may take to prove itself.
+const proofWait = 2 * time.Second
 
 // proofDigest is what a node signs to prove to another, for its nonce, that it is
 // unsealed and what state it has.
@@ -125,7 +122,7 @@ func (n *Node) prove(r *clusterpb.ClockResponse, verifier string, nonce []byte) 
 	s := n.State()
 	hash := s.Hash()
 	r.StateIndex, r.StateHash = s.Index(), hash[:]
-	if len(nonce) != nonceSize {
+	if len(nonce) != peerproof.NonceSize {
 		return
 	}
 	g, sig, err := n.sign(unsealedDomain, proofDigest(r.Node, verifier, nonce, r.StateIndex, r.StateHash))
@@ -140,13 +137,6 @@ func (n *Node) proven(r *clusterpb.ClockResponse, nonce []byte) bool {
 	return fsm.VerifyOrigin(c, r.Generation, unsealedDomain, proofDigest(r.Node, n.cfg.NodeID, nonce, r.StateIndex, r.StateHash), r.Proof)
 }
 
-// newNonce is a challenge that is used once.
-func newNonce() []byte {
-	b := make([]byte, nonceSize)
-	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
-	return b
-}
-
 // challenge has the node at the other end of client prove that it is unsealed. It
 // proves nothing about who leads.
 func (n *Node) challenge(ctx context.Context, node string, client clusterpb.PeerClient) error {
@@ -155,7 +145,7 @@ func (n *Node) challenge(ctx context.Context, node string, client clusterpb.Peer
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofWait)
 	defer cancel()
-	nonce := newNonce()
+	nonce := peerproof.NewNonce()
 	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, Nonce: nonce})
 	if err != nil {
 		return err

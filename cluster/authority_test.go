@@ -11,6 +11,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -209,12 +210,12 @@ func TestProofs(t *testing.T) {
 		}
 		return r
 	}
-	nonce := newNonce()
+	nonce := peerproof.NewNonce()
 	r := ask(nonce)
 	if !f.proven(r, nonce) {
 		t.Fatal("an honest proof is refused")
 	}
-	if f.proven(r, newNonce()) {
+	if f.proven(r, peerproof.NewNonce()) {
 		t.Error("a replayed proof is taken")
 	}
 	if c.followers()[1].proven(r, nonce) {

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog/raftlogtest"
 	"github.com/conclavekms/conclave/fsm"
@@ -381,7 +382,7 @@ func TestHelloIsProven(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			nonce := newNonce()
+			nonce := peerproof.NewNonce()
 			r, err := client.Hello(t.Context(), &clusterpb.HelloRequest{Group: wire.Group, Node: f.id, Nonce: nonce})
 			proven = err == nil && bootstrap.Proven(clustertest.Cluster(), f.id, nonce, r)
 			return err == nil && r.Registered

@@ -284,7 +284,7 @@ func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.Clock
 // askVoter asks one of them, and says how far its clock is from this node's; nil
 // without an answer.
 func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerClient, opts ...grpc.CallOption) (*clusterpb.ClockResponse, time.Duration) {
-	nonce := newNonce()
+	nonce := peerproof.NewNonce()
 	before := n.cfg.Clock.Now()
 	began := time.Now()
 	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)

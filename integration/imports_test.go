@@ -69,7 +69,7 @@ var imports = []struct {
 	{"cluster/internal/raftlogger", nil},
 	{"cluster/internal/raftscan", []string{"cluster/internal/standing", "fsm/wire"}},
 	{"cluster/internal/standing", []string{"cluster/clusterpb"}},
-	{"cluster/internal/bootstrap", []string{"cluster/internal/commit", "cluster/internal/raftlog", "cluster/clusterpb", "fsm/..."}},
+	{"cluster/internal/bootstrap", []string{"cluster/internal/peerproof", "cluster/internal/commit", "cluster/internal/raftlog", "cluster/clusterpb", "fsm/..."}},
 	{"cluster/internal/durable", nil},
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},

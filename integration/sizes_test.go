@@ -24,7 +24,7 @@ const (
 // stillLarger are the packages and types that are larger and have to be split. Each may
 // shrink, and goes from here when it is small enough.
 var stillLarger = map[string]int{
-	"cluster":          5429,
+	"cluster":          5421,
 	"cluster.Node":     119,
 	"keyengine":        10455,
 	"keyengine.Engine": 82,

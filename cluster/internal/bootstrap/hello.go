@@ -2,7 +2,6 @@ package bootstrap
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -23,8 +23,6 @@ const (
 	maxHelloAgain = time.Second
 	// askTimeout bounds one question, and the connection attempt before it.
 	askTimeout = 3 * time.Second
-	// nonceSize is how long the nonce is that a node asks with.
-	nonceSize = 32
 )
 
 // firstNodes is the static set of first nodes as nodes compare it.
@@ -55,7 +53,7 @@ func (j *Joiner) Answer(ctx context.Context, r *clusterpb.HelloRequest) (*cluste
 	}
 	// What an unsealed node says after a barrier is all that the cluster knows.
 	current := false
-	if j.cfg.Unsealed() && len(r.Nonce) == nonceSize {
+	if j.cfg.Unsealed() && len(r.Nonce) == peerproof.NonceSize {
 		ctx, cancel := context.WithTimeout(ctx, j.cfg.Patience/2)
 		defer cancel()
 		current = j.cfg.Barrier(ctx) == nil
@@ -161,8 +159,7 @@ func (j *Joiner) ask(ctx context.Context, node string) (r *clusterpb.HelloRespon
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	nonce := make([]byte, nonceSize)
-	_, _ = rand.Read(nonce) // never fails: crypto/rand ends the process instead
+	nonce := peerproof.NewNonce()
 	r, err = client.Hello(ctx, &clusterpb.HelloRequest{
 		Group: wire.Group, Node: j.cfg.Node, LastIndex: j.cfg.Disk.last, Bootstrap: j.firstNodes(), Nonce: nonce,
 	})
