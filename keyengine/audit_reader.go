@@ -91,7 +91,7 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now := &eval{ctx: ctx, engine: r.e, state: r.e.replica.State(), caller: r.caller}
+	now := &eval{ctx: ctx, Services: r.e.services, state: r.e.replica.State(), caller: r.caller}
 	if err := now.admitOn(o); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -15,11 +16,26 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // errSignature has AWS's words for a signature that is not ours.
 var errSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signature we calculated does not match the signature you provided. "+
 	"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
+
+// Authenticator tells who callers are, from what they prove: a signature, a session
+// token, a client certificate. It is safe for concurrent use.
+type Authenticator struct {
+	vault    *vault.Vault
+	replica  Replica
+	clock    Clock
+	log      *slog.Logger
+	events   *recorder
+	withheld *withheld
+	fresh    *freshness
+	proofs   usedProofs
+	forged   prometheus.Counter // refusals of credentials that no unsealed node wrote
+}
 
 // AuthenticateSigV4 tells whose signature it is. The transport has put the proof
 // together from the request and checked its date; here it is only text that was
@@ -27,15 +43,15 @@ var errSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signat
 // for an access key that is unknown or inactive, ErrInvalidSignature for a
 // signature that its secret did not make, ErrUnavailable when the node is sealed
 // or has no majority.
-func (e *Engine) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity, error) {
-	o, err := e.vault.Current()
+func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity, error) {
+	o, err := a.vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
 	if !p.WellFormed() {
 		return Identity{}, errSignature
 	}
-	c, err := e.accessKey(ctx, p.AccessKeyID)
+	c, err := a.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, errUnrecognized) {
 		// The same work as for a known key with a wrong signature.
 		var key [sigv4.KeySize]byte
@@ -49,7 +65,7 @@ func (e *Engine) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity
 	if err := verifySigV4(o, c, &p); err != nil {
 		return Identity{}, err
 	}
-	known, err := e.identify(o, c)
+	known, err := a.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -94,12 +110,12 @@ func checkSignature(key []byte, p *sigv4.Proof) error {
 var decoySecret = []byte("0000000000000000000000000000000000000000")
 
 // accessKey is the good access key with that id.
-func (e *Engine) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
+func (a *Authenticator) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
 	kind, account, ok := accesskey.Parse(id)
-	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(e.replica.State()) {
+	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(a.replica.State()) {
 		return nil, errUnrecognized
 	}
-	return e.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
+	return a.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
 }
 
 // hmacInto writes HMAC-SHA-256 of msg to dst, which may be the key.
@@ -121,19 +137,19 @@ func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) =
 // AuthenticateCertificate tells whom a client certificate stands for, by its
 // URI. The transport has verified the certificate. Errors:
 // ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
-	o, err := e.vault.Current()
+func (a *Authenticator) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
+	o, err := a.vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
 	if uri == "" || len(uri) > vault.MaxCredentialID {
 		return Identity{}, errUnrecognized
 	}
-	c, err := e.find(ctx, uri, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE)
+	c, err := a.find(ctx, uri, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE)
 	if err != nil {
 		return Identity{}, err
 	}
-	known, err := e.identify(o, c)
+	known, err := a.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}

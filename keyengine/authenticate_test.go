@@ -215,7 +215,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := e.freshState(t.Context()); err == nil {
+		if s, err := e.fresh.state(t.Context()); err == nil {
 			t.Errorf("a closed engine has state %v", s.Index())
 		}
 	})
@@ -580,7 +580,7 @@ func BenchmarkAdmit(b *testing.B) {
 	caller := &Caller{Identity: id}
 	b.ReportAllocs()
 	for b.Loop() {
-		ev := &eval{ctx: b.Context(), engine: e, state: c.state(), caller: caller}
+		ev := &eval{ctx: b.Context(), Services: e.services, state: c.state(), caller: caller}
 		if err := ev.admit(); err != nil {
 			b.Fatal(err)
 		}

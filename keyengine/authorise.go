@@ -30,7 +30,7 @@ func (ev *eval) authoriseBy(t *target, action string, good func(*fsmpb.Grant) bo
 	if p == nil {
 		return fmt.Errorf("key %s has no policy", t.id)
 	}
-	doc, err := ev.engine.parsedPolicy(t.id, v, p)
+	doc, err := ev.Policies.parsed(t.id, v, p)
 	if err != nil {
 		return err
 	}
@@ -124,15 +124,15 @@ func (d decision) String() string {
 
 // parsedPolicy is a stored policy parsed. One that cannot be parsed lets nobody
 // do anything: that is an internal error.
-func (e *Engine) parsedPolicy(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
-	if doc := e.policies.get(p.Document); doc != nil {
+func (c *policyCache) parsed(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
+	if doc := c.get(p.Document); doc != nil {
 		return doc, nil
 	}
 	doc, err := policy.Parse([]byte(p.Document))
 	if err != nil {
 		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
 	}
-	e.policies.put(p.Document, doc)
+	c.put(p.Document, doc)
 	return doc, nil
 }
 

@@ -46,7 +46,7 @@ func TestPoliciesAreParsedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(r.first.policies.docs); n != 1 {
+	if n := len(r.first.services.Policies.docs); n != 1 {
 		t.Errorf("%d policies are kept for two keys with the same", n)
 	}
 	deny := r.policyFor(rootStatement, `{"Effect":"Deny","Principal":"*","Action":"kms:Encrypt","Resource":"*"}`)

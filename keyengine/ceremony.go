@@ -152,7 +152,7 @@ func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 	c, _ := e.replica.State().Cluster()
 	if c == nil {
 		// A node that has just started may not have heard of it yet.
-		s, err := e.freshState(ctx)
+		s, err := e.fresh.state(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +249,7 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	step.parameters = append(step.parameters, auditfield.Text("shareSet", hex.EncodeToString(set.Set[:])))
 	step.parameters = append(step.parameters, e.ceremony.fieldsLocked()...)
 	step.err = err
-	e.pending.add(step)
+	e.events.pending.add(step)
 	if err != nil {
 		return err
 	}
@@ -263,7 +263,7 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	done.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
 	e.ceremony.endLocked()
 	keymat.Scrub(func() { done.err = e.vault.Open(c, unseal) })
-	e.pending.add(done)
+	e.events.pending.add(done)
 	if done.err != nil {
 		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.err)
 	} else {
@@ -280,7 +280,7 @@ func (e *Engine) abandonLocked(c *fsmpb.Cluster) {
 		return
 	}
 	e.log.Info("shares of an unfinished unsealing were wiped", "shares", n)
-	e.pending.add(event{
+	e.events.pending.add(event{
 		name: "AbandonShares", kind: eventOperator, at: e.clock.Now(),
 		identity:   &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"},
 		parameters: append([]*auditpb.Field{auditfield.Number("shares", n)}, fields...),
@@ -318,14 +318,14 @@ func (e *Engine) ResetShares(_ context.Context, op Operator, force []byte) error
 		if !slices.Equal(force, e.ceremony.nonce[:]) {
 			step.err = kmsapi.Errorf(ErrOwner, "The ceremony under way was begun by %s, and holds %d shares. Only that operator may reset it, or whoever "+
 				"forces it, naming ceremony %x; it is recorded.", owner, len(e.ceremony.shares), e.ceremony.nonce)
-			e.pending.add(step)
+			e.events.pending.add(step)
 			return step.err
 		}
 		step.parameters = append(step.parameters, auditfield.Flag("forced", true))
 		e.log.Warn("the ceremony of another operator is reset by force", "operator", op.Name, "owner", owner)
 	}
 	e.ceremony.endLocked()
-	e.pending.add(step)
+	e.events.pending.add(step)
 	return nil
 }
 
@@ -348,24 +348,18 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 	}
 	ev := op.event("Seal", c)
 	ev.at = e.clock.Now()
-	e.recordPendingBriefly(ctx) // what happened before it
+	e.events.recordPendingWithin(ctx, sealPatience/2) // what happened before it
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
-	_, err := e.commitEvent(ctx, ev)
+	_, err := e.events.commit(ctx, ev)
 	e.vault.Seal()
 	e.log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		e.log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
 		ev.requestID = RequestID{} // the first may be recorded after all
-		e.pending.add(ev)
+		e.events.pending.add(ev)
 	}
 	return nil
-}
-
-func (e *Engine) recordPendingBriefly(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, sealPatience/2)
-	defer cancel()
-	e.recordPending(ctx)
 }
 
 // ConfirmTime is an operator's word that cluster time may step by more than a
@@ -380,7 +374,7 @@ func (e *Engine) ConfirmTime(ctx context.Context, op Operator) error {
 	ev := op.event("ConfirmTime", c)
 	ev.parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
 	ev.changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
-	d, err := e.commitEvent(ctx, ev)
+	d, err := e.events.commit(ctx, ev)
 	return accepted(ev.name, d, err)
 }
 
@@ -406,6 +400,6 @@ func (e *Engine) RecordCRL(ctx context.Context, op Operator, r CRLEvent) {
 			auditfield.Text("issuer", r.Issuer), auditfield.Text("number", strconv.FormatUint(r.Number, 10)), auditfield.Number("revoked", r.Revoked), auditfield.Number("connectionsClosed", r.Closed),
 		}
 	}
-	e.pending.add(ev)
-	e.recordPendingBriefly(ctx)
+	e.events.pending.add(ev)
+	e.events.recordPendingWithin(ctx, sealPatience/2)
 }

@@ -255,7 +255,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 					t.Fatalf("subset %v opens something else", pick)
 				}
 				e.vault.Seal()
-				e.pending.events = nil
+				e.events.pending.events = nil
 			})
 			subsetsOf(set.n, set.t-1, func(pick []int) {
 				for _, p := range pick {
@@ -266,7 +266,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 				if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {
 					t.Fatal(err)
 				}
-				e.pending.events = nil
+				e.events.pending.events = nil
 			})
 			if n := used(e); n != 0 {
 				t.Errorf("%d slots of locked memory are in use", n)
@@ -444,7 +444,7 @@ func TestEventsWaitForALeader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.recordPending(t.Context())
+	e.events.recordPending(t.Context())
 	if e.Sealed() || c.audit.Size() != 1 {
 		t.Fatalf("sealed %v, %d records", e.Sealed(), c.audit.Size())
 	}
@@ -497,8 +497,8 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 	if d := cmp.Diff(want, summaries); d != "" {
 		t.Errorf("summaries (-want +got):\n%s", d)
 	}
-	if len(e.pending.events) != 0 {
-		t.Errorf("%d events are still to be recorded", len(e.pending.events))
+	if len(e.events.pending.events) != 0 {
+		t.Errorf("%d events are still to be recorded", len(e.events.pending.events))
 	}
 
 	// A minute later the operator is heard again.

@@ -71,11 +71,11 @@ func identity(c *fsmpb.Credential, k *vault.Known) Identity {
 
 // identify tells whom a credential stands for. One that no unsealed node wrote, or that
 // was edited since, stands for nobody.
-func (e *Engine) identify(o *vault.Opened, c *fsmpb.Credential) (*vault.Known, error) {
+func (a *Authenticator) identify(o *vault.Opened, c *fsmpb.Credential) (*vault.Known, error) {
 	known, err := o.Identify(c)
 	if errors.Is(err, vault.ErrForged) {
-		e.metrics.forged.Inc()
-		e.log.Error("a credential in the state was not written by an unsealed node; it is refused", "credential", c.Id, "principal", c.Principal)
+		a.forged.Inc()
+		a.log.Error("a credential in the state was not written by an unsealed node; it is refused", "credential", c.Id, "principal", c.Principal)
 		return nil, errUnrecognized
 	}
 	return known, err
@@ -90,13 +90,13 @@ func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
 // find looks for a good credential. When this node's state has none, it looks
 // once more in a state that has everything that was committed when the caller
 // asked, as a credential made on another node just before must work here.
-func (e *Engine) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
-	s := e.replica.State()
+func (a *Authenticator) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
+	s := a.replica.State()
 	account := fsm.AccountOf(s) // which never changes
 	if c, _ := s.Credential(account, id); good(c, kind) {
 		return c, nil
 	}
-	fresh, err := e.freshState(ctx)
+	fresh, err := a.fresh.state(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func withNewestState(ctx context.Context) context.Context {
 // state, which the evaluation then continues with: a refusal must not rest on a
 // state that is behind.
 func (ev *eval) admit() error {
-	o, err := ev.engine.vault.Current()
+	o, err := ev.Vault.Current()
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (ev *eval) admit() error {
 	if err == nil || !errors.Is(err, errUnrecognized) || ev.ctx.Value(newestState{}) != nil {
 		return err
 	}
-	fresh, ferr := ev.engine.freshState(ev.ctx)
+	fresh, ferr := ev.Authenticator.fresh.state(ev.ctx)
 	if ferr != nil {
 		return ferr
 	}
@@ -148,7 +148,7 @@ func (ev *eval) admitOn(o *vault.Opened) error {
 	if c == nil || !c.Active || c.Principal != id.principal.ARN {
 		return errUnrecognized
 	}
-	now, err := ev.engine.identify(o, c)
+	now, err := ev.Authenticator.identify(o, c)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 		return err
 	}
 	for range maxTries {
-		ev := &eval{ctx: ctx, engine: e, state: e.replica.State(), caller: c}
+		ev := &eval{ctx: ctx, Services: e.services, state: e.replica.State(), caller: c}
 		if err := ev.admit(); err != nil {
 			return err
 		}
@@ -50,14 +50,14 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 			done.err, done.response, ev.changes = refused, nil, nil
 		}
 		done.reads, done.changes = ev.reads, ev.changes
-		d, err := e.commitEvent(ctx, done)
-		switch err := e.settled(ctx, name, d, err); {
+		d, err := e.events.commit(ctx, done)
+		switch err := e.events.settled(ctx, name, d, err); {
 		case err == errConflict:
 			continue
 		case err != nil:
 			return err
 		case len(done.changes) == 0 && d.TooLate():
-			return e.withhold(c.RequestID, name)
+			return e.withheld.withhold(c.RequestID, name)
 		case refused != nil:
 			e.limits.refused(c, refused)
 			return refused
@@ -95,7 +95,7 @@ type CredentialInfo struct {
 // ofCaller are the good credentials of the caller's principal on the state of the
 // evaluation, all of them noted as read. One that no unsealed node wrote is none.
 func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
-	o, err := ev.engine.vault.Current()
+	o, err := ev.Vault.Current()
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
 		if c.Principal != ev.caller.Identity.principal.ARN || !c.Active {
 			continue
 		}
-		switch _, err := ev.engine.identify(o, c); {
+		switch _, err := ev.Authenticator.identify(o, c); {
 		case errors.Is(err, errUnrecognized):
 			continue
 		case err != nil:
@@ -119,7 +119,7 @@ func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) Credentials(ctx context.Context, c *Caller) (list []CredentialInfo, err error) {
 	// One that was made on another node just before must be there.
-	if _, err := e.freshState(ctx); err != nil {
+	if _, err := e.fresh.state(ctx); err != nil {
 		return nil, err
 	}
 	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", event{readOnly: true}, func(ev *eval, _ *event) error {
@@ -174,7 +174,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.principal.ARN, e.now(ev.state).UnixNano())
+			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.principal.ARN, nowIn(ev.state, e.clock).UnixNano())
 			if err != nil {
 				return
 			}

@@ -100,7 +100,7 @@ func (e *Engine) newEvaluation(ctx context.Context, s *fsm.State, c *Caller, op 
 	d := new(draft)
 	ev := &evaluation{in: in, draft: d}
 	ev.eval = eval{
-		ctx: ctx, engine: e, state: s, caller: c, op: op,
+		ctx: ctx, Services: e.services, state: s, caller: c, op: op,
 		reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],
 		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
 	}
@@ -191,7 +191,7 @@ func (e *Engine) commit(ctx context.Context, ev *evaluation) (any, error) {
 func (e *Engine) settle(ctx context.Context, ev *evaluation, d fsm.Decision, err error) (any, error) {
 	if err != nil {
 		ev.wipe()
-		return nil, e.unavailable(err)
+		return nil, unavailable(err)
 	}
 	switch d.Verdict {
 	case fsm.Accepted:
@@ -200,7 +200,7 @@ func (e *Engine) settle(ctx context.Context, ev *evaluation, d fsm.Decision, err
 		ev.wipe()
 		e.metrics.conflict(ev.op)
 		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-			return nil, e.unavailable(err)
+			return nil, unavailable(err)
 		}
 		return nil, errConflict
 	default:
@@ -215,7 +215,7 @@ func (e *Engine) release(ctx context.Context, ev *evaluation, d fsm.Decision) (a
 		// The authority behind the answer may be withdrawn at any time from the commit
 		// on. Changes have happened and are answered; what is read or opened is asked
 		// again when it took too long.
-		ev.caller.hold = hold{e, ev.op.Name, d.Late}
+		ev.caller.hold = hold{e.withheld, ev.op.Name, d.Late}
 		if err := ev.caller.Overdue(); err != nil {
 			ev.wipe()
 			return nil, err
@@ -229,7 +229,7 @@ func (e *Engine) release(ctx context.Context, ev *evaluation, d fsm.Decision) (a
 		// So that the caller reads its own write here without a second try, and a
 		// list is read no earlier than its record stands.
 		if err := e.replica.WaitApplied(ctx, d.Index); err != nil && ev.later != nil {
-			return nil, e.unavailable(err)
+			return nil, unavailable(err)
 		}
 	}
 	if ev.later != nil {
@@ -239,7 +239,7 @@ func (e *Engine) release(ctx context.Context, ev *evaluation, d fsm.Decision) (a
 }
 
 // unavailable is what a caller is told when the log could not take a record.
-func (e *Engine) unavailable(err error) error {
+func unavailable(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The request was not answered in time.")

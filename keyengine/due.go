@@ -164,7 +164,7 @@ func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 		d.look(s, now)
 	}
 	// Whichever says that a key is due is good enough to ask: the log decides.
-	clock := d.e.now(s).UnixNano()
+	clock := nowIn(s, d.e.clock).UnixNano()
 	wait := dueLookMax
 	rest := d.pending[:0]
 	for _, k := range d.pending {
@@ -222,7 +222,7 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	}
 	var dec fsm.Decision
 	if err == nil {
-		dec, err = e.commitEvent(ctx, *rec)
+		dec, err = e.events.commit(ctx, *rec)
 	}
 	log := e.log.With("event", k.duty.event, "key_id", k.key.String())
 	wait := 2 * d.waits[k.dueID]
@@ -254,7 +254,7 @@ func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*event, error) {
 	if key == nil || version != k.version {
 		return nil, nil
 	}
-	ev := &eval{ctx: ctx, engine: e, state: s}
+	ev := &eval{ctx: ctx, Services: e.services, state: s}
 	ev.note(fsmpb.Kind_KIND_KEY, k.key.Bytes(), version)
 	c := ev.cluster()
 	// The key as it is stored: not all that is due on it may have happened to it as

@@ -68,6 +68,9 @@ type Config struct {
 
 // Engine answers requests on one node. It is safe for concurrent use.
 type Engine struct {
+	// Who callers are.
+	*Authenticator
+
 	cfg     Config
 	replica Replica
 	clock   Clock
@@ -76,16 +79,11 @@ type Engine struct {
 	// initialising is held by Init.
 	initialising sync.Mutex
 	ceremony     *ceremony
-	proofs       usedProofs
-	pending      *pendingEvents
-	withheld     withheld
+	events       *recorder
+	withheld     *withheld
 	checkpoint   checkpointing
-	fresh        *freshness
-	policies     *policyCache
-	keys         keyCount
 	limits       *limits
-	quotas       Quotas
-	outers       map[string]outer             // by type of custom key stores
+	services     *Services
 	newest       atomic.Pointer[foundedState] // that was applied
 	metrics      *metrics
 	refusals     map[string]time.Time // when a node was named last; OnApply's alone
@@ -105,16 +103,23 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Logger.Warn("key memory is not locked: the system may swap keys out")
 	}
 	e.ceremony = newCeremony(cfg, e.vault.Arena())
-	e.pending = newPendingEvents()
 	e.checkpoint.every = checkpointEvery
-	e.fresh = newFreshness()
-	e.policies = newPolicyCache()
 	e.limits = newLimits(cfg)
-	e.quotas = cfg.Quotas.orDefault()
-	if e.outers, err = newOuters(cfg); err != nil {
+	stores, err := newKeyStores(cfg)
+	if err != nil {
 		return nil, errors.Join(err, e.vault.Close())
 	}
 	e.metrics = newMetrics(cfg, e)
+	e.events = &recorder{node: cfg.NodeID, vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, pending: newPendingEvents()}
+	e.withheld = &withheld{metrics: e.metrics, pending: e.events.pending}
+	e.Authenticator = &Authenticator{
+		vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, events: e.events, withheld: e.withheld,
+		fresh: newFreshness(cfg.Replica), forged: e.metrics.forged,
+	}
+	e.services = &Services{
+		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.orDefault(),
+		Policies: newPolicyCache(), Keys: new(keyCount), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
+	}
 	return e, nil
 }
 
@@ -149,7 +154,7 @@ func (e *Engine) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { e.runCheckpoints(ctx) })
-	wg.Go(func() { e.runEvents(ctx) })
+	wg.Go(func() { e.events.run(ctx) })
 	wg.Go(func() { e.runSweeps(ctx) })
 	wg.Go(func() { e.runThrottled(ctx) })
 }
@@ -162,8 +167,6 @@ func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
 // Seal for that, and Checkpoint before, while the node still has peers.
 func (e *Engine) Close() error {
 	e.fresh.close()
-	for _, o := range e.outers {
-		o.close()
-	}
+	e.services.Stores.close()
 	return e.vault.Close()
 }

@@ -16,8 +16,8 @@ import (
 // is the read set, which apply checks again. An operation that reaches past them
 // breaks the promise that no answer rests on outdated authority.
 type eval struct {
-	ctx    context.Context
-	engine *Engine
+	ctx context.Context
+	*Services
 	state  *fsm.State
 	caller *Caller
 	op     *Operation
@@ -85,7 +85,7 @@ func (ev *eval) note(kind fsmpb.Kind, id []byte, v fsm.Version) {
 func (ev *eval) cluster() *fsmpb.Cluster {
 	// Not noted: what an answer can depend on of it never changes after init.
 	if ev.clusterRecord == nil {
-		ev.clusterRecord = ev.engine.cluster(ev.state)
+		ev.clusterRecord = ev.ClusterOf(ev.state)
 	}
 	return ev.clusterRecord
 }
@@ -233,9 +233,5 @@ func (ev *eval) wipe() {
 // now is the time to stamp on what the evaluation makes: this node's clock, but
 // never before cluster time.
 func (ev *eval) now() time.Time {
-	t := ev.engine.clock.Now()
-	if c := time.Unix(0, ev.state.Time()); c.After(t) {
-		return c
-	}
-	return t
+	return nowIn(ev.state, ev.Clock)
 }

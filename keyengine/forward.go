@@ -42,11 +42,11 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 	start := time.Now()
 	answer, err := e.replica.ExecuteOnLeader(ctx, payload)
 	if err != nil {
-		return nil, e.unavailable(err)
+		return nil, unavailable(err)
 	}
 	out, err := decodeAnswer(o, e.cfg.NodeID, c.RequestID, op, answer)
 	if err == nil && op.ReadOnly {
-		c.hold = hold{e, op.Name, func() bool {
+		c.hold = hold{e.withheld, op.Name, func() bool {
 			now := time.Now()
 			return now.Sub(start) > releaseDeadline || now.Round(0).Sub(start.Round(0)) > releaseDeadline
 		}}
@@ -83,7 +83,7 @@ func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any
 		})
 		switch {
 		case ev == nil:
-			return nil, e.unavailable(err)
+			return nil, unavailable(err)
 		case errors.Is(ev.err, errOutside):
 			// Asked while nobody waits: a slow proxy holds up its own callers only.
 			e.evaluate(ctx, e.replica.State(), c, op, in).wipe()

@@ -24,6 +24,7 @@ const (
 // rate. However many ask, each has its answer after two of them: strangers make a
 // credential that was just made elsewhere wait for 2/freshRate seconds at most.
 type freshness struct {
+	replica Replica
 	life    context.Context
 	end     context.CancelFunc
 	workers sync.WaitGroup
@@ -41,8 +42,8 @@ type barrier struct {
 	err   error
 }
 
-func newFreshness() *freshness {
-	f := &freshness{rate: rate.NewLimiter(freshRate, freshRate)}
+func newFreshness(r Replica) *freshness {
+	f := &freshness{replica: r, rate: rate.NewLimiter(freshRate, freshRate)}
 	f.life, f.end = context.WithCancel(context.Background())
 	return f
 }
@@ -55,33 +56,32 @@ func (f *freshness) close() {
 	f.workers.Wait()
 }
 
-// freshState is a state that has everything that was committed before the call.
-func (e *Engine) freshState(ctx context.Context) (*fsm.State, error) {
-	f := e.fresh
+// state is a state that has everything that was committed before the call.
+func (f *freshness) state(ctx context.Context) (*fsm.State, error) {
 	f.mu.Lock()
 	b := f.next
 	if b == nil {
 		if f.life.Err() != nil {
 			f.mu.Unlock()
-			return nil, e.unavailable(fsm.ErrNodeStopped)
+			return nil, unavailable(fsm.ErrNodeStopped)
 		}
 		b = &barrier{done: make(chan struct{})}
 		f.next = b
-		f.workers.Go(func() { f.run(e, b) })
+		f.workers.Go(func() { f.run(b) })
 	}
 	f.mu.Unlock()
 	select {
 	case <-b.done:
 		if b.err != nil {
-			return nil, e.unavailable(b.err)
+			return nil, unavailable(b.err)
 		}
 		return b.state, nil
 	case <-ctx.Done():
-		return nil, e.unavailable(ctx.Err())
+		return nil, unavailable(ctx.Err())
 	}
 }
 
-func (f *freshness) run(e *Engine, b *barrier) {
+func (f *freshness) run(b *barrier) {
 	defer close(b.done)
 	f.running.Lock()
 	defer f.running.Unlock()
@@ -94,7 +94,7 @@ func (f *freshness) run(e *Engine, b *barrier) {
 	}
 	ctx, cancel := context.WithTimeout(f.life, freshPatience)
 	defer cancel()
-	if b.err = e.replica.Barrier(ctx); b.err == nil {
-		b.state = e.replica.State()
+	if b.err = f.replica.Barrier(ctx); b.err == nil {
+		b.state = f.replica.State()
 	}
 }

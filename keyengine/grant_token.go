@@ -19,7 +19,7 @@ func (ev *eval) checkTokens(tokens []string) error {
 
 // tokenGrant is the grant of this account and Region that a token names.
 func (ev *eval) tokenGrant(token string) (fsm.KeyID, [32]byte, error) {
-	key, grant, err := ev.engine.vault.GrantOfToken(token)
+	key, grant, err := ev.Vault.GrantOfToken(token)
 	if err == nil && (key.Account != accountOf(ev) || key.Region != ev.region()) {
 		err = kmsapi.ErrInvalidGrantToken
 	}

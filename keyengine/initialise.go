@@ -191,7 +191,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	e.initialising.Lock()
 	defer e.initialising.Unlock()
 	if err := e.replica.Barrier(ctx); err != nil {
-		return nil, e.unavailable(err)
+		return nil, unavailable(err)
 	}
 	s := e.replica.State()
 	if c, _ := s.Cluster(); c != nil {
@@ -225,7 +225,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	for _, c := range f.credentials {
 		ev.changes = append(ev.changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
 	}
-	rec, err := e.eventRecord(f.opened, f.cluster, ev)
+	rec, err := e.events.seal(f.opened, f.cluster, ev)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +242,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	}
 	switch {
 	case err != nil:
-		return nil, e.unavailable(err)
+		return nil, unavailable(err)
 	case d.Verdict == fsm.Conflict:
 		return nil, errInitialised
 	case d.Verdict != fsm.Accepted:
@@ -317,7 +317,7 @@ func (f *initialisation) wipe() {
 
 // makeCluster makes the keys of a new cluster, in the arena.
 func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
-	now := e.now(e.replica.State()).UnixNano()
+	now := nowIn(e.replica.State(), e.clock).UnixNano()
 	cluster, set := randomID(), randomID()
 	if p.ClusterID != ([16]byte{}) {
 		cluster = p.ClusterID

@@ -119,7 +119,7 @@ func (e *Engine) runThrottled(ctx context.Context) {
 
 func (e *Engine) recordThrottled(ctx context.Context) {
 	for _, t := range e.limits.take() {
-		_, err := e.commitEvent(ctx, event{
+		_, err := e.events.commit(ctx, event{
 			name: "ThrottleRequests", kind: eventConclave, identity: principalIdentity(t.principal, t.credential),
 			err: errThrottled, readOnly: true,
 			details: []*auditpb.Field{

@@ -124,7 +124,7 @@ const (
 )
 
 func (p *page) mac(after string) ([]byte, error) {
-	sum, err := p.ev.engine.vault.MAC(markerPurpose, []byte(p.scope+strconv.Itoa(len(after))+":"+after))
+	sum, err := p.ev.Vault.MAC(markerPurpose, []byte(p.scope+strconv.Itoa(len(after))+":"+after))
 	return sum[:markerMAC], err
 }
 

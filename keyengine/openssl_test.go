@@ -15,9 +15,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// unavailable skips a test for want of a tool that not every machine has, or fails
+// missingTool skips a test for want of a tool that not every machine has, or fails
 // it where the tools are promised to be there.
-func unavailable(t testing.TB, format string, args ...any) {
+func missingTool(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CONCLAVE_NO_SKIP") == "1" {
 		t.Fatalf("CONCLAVE_NO_SKIP is set, but "+format, args...)
@@ -34,7 +34,7 @@ type bench struct {
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {
-		unavailable(t, "there is no openssl to compare with")
+		missingTool(t, "there is no openssl to compare with")
 	}
 	return &bench{t, t.TempDir()}
 }

@@ -149,7 +149,7 @@ func (ev *eval) authoriseAlias(name string, keys ...*target) error {
 }
 
 func (ev *eval) roomForAlias(t *target) error {
-	if n, most := ev.keyAliases(t.id), ev.engine.quotas.Aliases; int(n.GetCount()) >= most {
+	if n, most := ev.keyAliases(t.id), ev.Quotas.Aliases; int(n.GetCount()) >= most {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, n.GetCount())
 	}
 	return nil

@@ -284,7 +284,7 @@ func (ev *eval) withCurrent(t *target, use func(material []byte) error) error {
 		return errors.New("key " + t.id.String() + " has no material")
 	}
 	ev.use(t, m)
-	return refusedByFIPS(ev.engine.vault.WithMaterial(t.key, m, use))
+	return refusedByFIPS(ev.Vault.WithMaterial(t.key, m, use))
 }
 
 // refusedByFIPS tells the caller of algorithms that FIPS mode does not have.

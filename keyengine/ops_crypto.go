@@ -266,7 +266,7 @@ func (ev *eval) seal(t *target, plaintext []byte, context map[string]string) ([]
 	}
 	h := ev.header(t, m)
 	var blob []byte
-	err := ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
+	err := ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 		blob, err = keymat.SealMessage(material, h, plaintext, context)
 		return err
 	})
@@ -385,7 +385,7 @@ func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error)
 		// would open here without it.
 		plaintext, err = ev.openOuter(t, m, c.blob, c.context)
 	} else {
-		err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
+		err = ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 			plaintext, err = keymat.OpenMessage(material, c.blob, c.context)
 			return err
 		})

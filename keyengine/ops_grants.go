@@ -59,7 +59,7 @@ func createGrant(ev *eval, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutp
 		g = n
 		ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutGrant{PutGrant: g}})
 	}
-	token, err := ev.engine.vault.GrantToken(t.id, [32]byte(g.Id))
+	token, err := ev.Vault.GrantToken(t.id, [32]byte(g.Id))
 	if err != nil {
 		return nil, err
 	}
@@ -253,11 +253,11 @@ func (ev *eval) namesake(t *target, n *fsmpb.Grant) *fsmpb.Grant {
 
 // roomForGrant: only a refusal depends on the number of grants.
 func (ev *eval) roomForGrant(t *target) error {
-	if n, _ := ev.state.KeyGrants(t.id); int(n.GetCount()) < ev.engine.quotas.Grants {
+	if n, _ := ev.state.KeyGrants(t.id); int(n.GetCount()) < ev.Quotas.Grants {
 		return nil
 	}
 	ev.keyGrants(t.id)
-	return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has %d grants and cannot have more.", t.arn, ev.engine.quotas.Grants)
+	return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has %d grants and cannot have more.", t.arn, ev.Quotas.Grants)
 }
 
 func revokeGrant(ev *eval, in *kmsapi.RevokeGrantInput) (*none, error) {

@@ -105,7 +105,7 @@ func getParametersForImport(ev *eval, in *kmsapi.GetParametersForImportInput) (*
 	// A node whose clock is ahead does not make tokens live longer.
 	from := min(ev.fromNow().UnixNano(), ev.state.Time()+int64(importTokenAhead))
 	token := &vault.ImportToken{ID: randomID(), Key: t.id, Algorithm: *in.WrappingAlgorithm, Expires: from + int64(importTokenLife)}
-	sealed, err := ev.engine.vault.SealImportToken(token, pkcs8)
+	sealed, err := ev.Vault.SealImportToken(token, pkcs8)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func (ev *eval) validTo(in *kmsapi.ImportKeyMaterialInput) (int64, error) {
 // unwrapImport opens the token of an import, and with it the material. That the
 // token is out of date is said of genuine ones only.
 func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*vault.ImportToken, []byte, error) {
-	tok, pkcs8, err := ev.engine.vault.OpenImportToken(token)
+	tok, pkcs8, err := ev.Vault.OpenImportToken(token)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -293,7 +293,7 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput
 		return given, addMaterial(t, k, given)
 	case len(known.Wrapped) == 0:
 		// Under the id that its ciphertexts name.
-		err = ev.engine.vault.WrapAgain(k, known, b)
+		err = ev.Vault.WrapAgain(k, known, b)
 	}
 	return known, err
 }
@@ -302,7 +302,7 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput
 func (ev *eval) wrapImported(k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
-		return ev.engine.vault.GivenMaterial(k, now, bytes.Clone(b))
+		return ev.Vault.GivenMaterial(k, now, bytes.Clone(b))
 	}
 	return ev.wrapPrivate(k, now, bytes.Clone(b))
 }

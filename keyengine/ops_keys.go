@@ -124,7 +124,7 @@ func usageOf(in *kmsapi.CreateKeyInput) string {
 func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
-		return ev.engine.vault.NewMaterial(k, now)
+		return ev.Vault.NewMaterial(k, now)
 	}
 	b, err := ev.once(func() ([]byte, error) { return primitive.Generate(k.Spec) })
 	if err != nil {
@@ -144,7 +144,7 @@ func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Mater
 			return nil, refusedByFIPS(err)
 		}
 	}
-	m, err := ev.engine.vault.GivenMaterial(k, created, b)
+	m, err := ev.Vault.GivenMaterial(k, created, b)
 	if err != nil {
 		return nil, err
 	}
@@ -380,7 +380,7 @@ func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
 
 // roomForKey checks the quota of keys in a Region.
 func (ev *eval) roomForKey(region string) error {
-	if most := ev.engine.quotas.Keys; ev.engine.keys.atLeast(ev.state, ev.engine.clock.Now(), region, most) {
+	if most := ev.Quotas.Keys; ev.Keys.atLeast(ev.state, ev.Clock.Now(), region, most) {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
 	}
 	return nil

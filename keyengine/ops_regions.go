@@ -65,7 +65,7 @@ func (ev *eval) putMembers(k *fsmpb.Key, members []*target) error {
 		n := k
 		if m.id.Region != k.Region {
 			var err error
-			if n, err = inStep(ev.engine.vault, k, m.key); err != nil {
+			if n, err = inStep(ev.Vault, k, m.key); err != nil {
 				return err
 			}
 		}
@@ -230,7 +230,7 @@ func (ev *eval) newReplica(t *target, region string, description *string) (*fsmp
 	if k.Origin == kmsapi.OriginImported {
 		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 	}
-	return inStep(ev.engine.vault, t.key, k)
+	return inStep(ev.Vault, t.key, k)
 }
 
 // recordReplica is what the record of ReplicateKey shows of the answer.

@@ -437,7 +437,7 @@ func TestPutMembers(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
 	old := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
-	ev := &eval{ctx: t.Context(), engine: r.first, state: r.cluster.state()}
+	ev := &eval{ctx: t.Context(), Services: r.first.services, state: r.cluster.state()}
 	members := ev.members(ev.target(r.keyID(id)))
 	var order []string
 	for _, m := range members {
@@ -502,7 +502,7 @@ func TestPutMembers(t *testing.T) {
 	}
 	// Nothing is lost for want of it elsewhere.
 	k = cloneOf(members[0].key)
-	ev = &eval{ctx: t.Context(), engine: r.first, state: r.cluster.state()}
+	ev = &eval{ctx: t.Context(), Services: r.first.services, state: r.cluster.state()}
 	k.Materials = k.Materials[:1]
 	if err := ev.putMembers(k, ev.members(ev.target(r.keyID(id)))); err == nil {
 		t.Error("a replica's material was taken away")

@@ -150,7 +150,7 @@ func rotateKeyOnDemand(ev *eval, in *kmsapi.RotateKeyOnDemandInput) (*kmsapi.Rot
 	if err := ev.noneDueSoon(t.key); err != nil {
 		return nil, err
 	}
-	if int(t.key.RotationsOnDemand) >= ev.engine.quotas.Rotations {
+	if int(t.key.RotationsOnDemand) >= ev.Quotas.Rotations {
 		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The on-demand rotations limit has been reached for the given keyId. "+
 			"No more on-demand rotations can be performed for this key: %s", t.arn)
 	}

@@ -24,7 +24,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 		Account: uint64(accountOf(ev)), Region: ev.region(), Name: *in.CustomKeyStoreName, Type: storeType(in), Created: ev.now().UnixNano(), State: storeDisconnected,
 	}
 	switch {
-	case ev.engine.outers[s.Type] == nil:
+	case ev.Stores.types[s.Type] == nil:
 		return nil, unsupportedStore(s.Type)
 	case in.TrustAnchorCertificate != nil:
 		// What is not checked must not look as if it were.
@@ -35,14 +35,14 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 	if s.Type == kmsapi.OriginXKS {
 		s.Connectivity, s.Endpoint, s.Path = *in.XksProxyConnectivity, *in.XksProxyUriEndpoint, *in.XksProxyUriPath
 		s.AccessKey, secret = *in.XksProxyAuthenticationCredential.AccessKeyId, []byte(*in.XksProxyAuthenticationCredential.RawSecretAccessKey)
-		if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
+		if err := ev.Stores.endpointAllowed(s.Endpoint); err != nil {
 			return nil, err
 		}
 	} else {
 		s.Endpoint, secret = *in.CloudHsmClusterId, []byte(*in.KeyStorePassword)
 	}
 	all := ev.stores()
-	if most := ev.engine.quotas.KeyStores; len(all) >= most {
+	if most := ev.Quotas.KeyStores; len(all) >= most {
 		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", most)
 	}
 	if err := distinct(s, all); err != nil {
@@ -57,7 +57,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 	var id [9]byte
 	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
 	s.Id = newStoreID(id)
-	if err := ev.engine.vault.WrapStoreSecret(s, secret); err != nil {
+	if err := ev.Vault.WrapStoreSecret(s, secret); err != nil {
 		return nil, err
 	}
 	ev.keyStore(s.Id) // there must be none of that id
@@ -268,7 +268,7 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKe
 	if err := vpcMembers(s.Connectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner); err != nil {
 		return err
 	}
-	if err := ev.engine.endpointAllowed(s.Endpoint); err != nil {
+	if err := ev.Stores.endpointAllowed(s.Endpoint); err != nil {
 		return err
 	}
 	if err := reachable(s); err != nil {
@@ -278,7 +278,7 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKe
 	defer func() { clear(secret) }()
 	if c := in.XksProxyAuthenticationCredential; c != nil {
 		s.AccessKey, secret = *c.AccessKeyId, []byte(*c.RawSecretAccessKey)
-	} else if err := ev.engine.vault.WithStoreSecret(was, func(b []byte) error {
+	} else if err := ev.Vault.WithStoreSecret(was, func(b []byte) error {
 		secret = append(secret, b...)
 		return nil
 	}); err != nil {
@@ -287,7 +287,7 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKe
 	if err := ev.tryStore(s, secret); err != nil {
 		return err
 	}
-	return ev.engine.vault.WrapStoreSecret(s, secret)
+	return ev.Vault.WrapStoreSecret(s, secret)
 }
 
 // updateHSM takes another password. Another token has not the store's key.
@@ -300,7 +300,7 @@ func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInpu
 	}
 	secret := []byte(*in.KeyStorePassword)
 	defer clear(secret)
-	return ev.engine.vault.WrapStoreSecret(s, secret)
+	return ev.Vault.WrapStoreSecret(s, secret)
 }
 
 func unsupportedStore(kind string) error {

@@ -24,7 +24,7 @@ func (r *room) newProxy() *xksproxy.Proxy {
 	p := xksproxy.Start(r.t)
 	for _, e := range r.engines {
 		e.cfg.KeyStores = KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second}
-		e.outers[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
+		e.services.Stores.types[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
 	}
 	return p
 }
@@ -200,7 +200,7 @@ func TestStoreOperators(t *testing.T) {
 	p := r.newProxy()
 	e := r.first
 	e.cfg.KeyStores.AllowPrivateEndpoints = false
-	e.outers[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
+	e.services.Stores.types[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
 	wantError(t, err, kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
 	in := storeAt(p, "x")

@@ -39,7 +39,7 @@ func untagResource(ev *eval, in *kmsapi.UntagResourceInput) (*none, error) {
 
 // mergeTags adds tags to those that a key has, in the order of their keys.
 func (ev *eval) mergeTags(had []*fsmpb.Tag, add []kmsapi.Tag) ([]*fsmpb.Tag, error) {
-	most := ev.engine.quotas.Tags
+	most := ev.Quotas.Tags
 	byKey := make(map[string]string, len(had)+min(len(add), most))
 	for _, t := range had {
 		byKey[t.Key] = t.Value

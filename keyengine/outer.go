@@ -53,13 +53,25 @@ type outer interface {
 	close()
 }
 
-func newOuters(cfg Config) (map[string]outer, error) {
-	all := map[string]outer{kmsapi.OriginXKS: newXKSOuter(cfg)}
+// KeyStores are the sides of all custom key stores, by the type of a store.
+type KeyStores struct {
+	types        map[string]outer
+	allowPrivate bool
+}
+
+func newKeyStores(cfg Config) (*KeyStores, error) {
+	s := &KeyStores{types: map[string]outer{kmsapi.OriginXKS: newXKSOuter(cfg)}, allowPrivate: cfg.KeyStores.AllowPrivateEndpoints}
 	h, err := newHSMOuter(cfg)
 	if h != nil {
-		all[kmsapi.OriginHSM] = h
+		s.types[kmsapi.OriginHSM] = h
 	}
-	return all, err
+	return s, err
+}
+
+func (s *KeyStores) close() {
+	for _, o := range s.types {
+		o.close()
+	}
 }
 
 // outerStore is a store, with what its side is told of the request.
@@ -90,7 +102,7 @@ func (ev *eval) fromStore(s *fsmpb.KeyStore, err error, pick func(*storeFailure)
 	if !ok {
 		return err
 	}
-	ev.engine.log.Warn("key store failed", "key_store", s.Id, "operation", ev.op.Name, "request_id", formatUUID(ev.caller.RequestID), "err", f.err)
+	ev.Log.Warn("key store failed", "key_store", s.Id, "operation", ev.op.Name, "request_id", formatUUID(ev.caller.RequestID), "err", f.err)
 	return kmsapi.Errorf(pick(f), "%s", f.message)
 }
 
@@ -101,14 +113,14 @@ func storeCryptoError(*storeFailure) *kmsapi.Error { return kmsapi.ErrInvalidSta
 // outerFor is the side of a store, and what it is told of the request. arn is that
 // of the key, if there is one.
 func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, error) {
-	o := ev.engine.outers[s.Type]
+	o := ev.Stores.types[s.Type]
 	if o == nil {
 		return nil, nil, unsupportedStore(s.Type)
 	}
 	return o, &outerStore{
 		KeyStore: s,
 		secret: func(use func([]byte) error) error {
-			return ev.engine.vault.WithStoreSecret(s, use)
+			return ev.Vault.WithStoreSecret(s, use)
 		},
 		principal: ev.caller.Identity.principal.String(), keyARN: arn, operation: ev.op.Name, request: formatUUID(ev.caller.RequestID),
 	}, nil
@@ -173,7 +185,7 @@ func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, contex
 	name := outsideName("encrypt", []byte(s.Id), version(s), t.id.Bytes(), m.Id, plaintext, keymat.ContextForm(context))
 	blob, err := ev.outside(name, func() ([]byte, error) {
 		var inner []byte
-		err := ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
+		err := ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 			inner, err = keymat.SealMessage(material, h, plaintext, context)
 			return err
 		})
@@ -185,7 +197,7 @@ func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, contex
 			return nil, err
 		}
 		var blob []byte
-		err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
+		err = ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 			blob, err = keymat.JoinOuter(material, h, sealed, context)
 			return err
 		})
@@ -206,7 +218,7 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 		return nil, err
 	}
 	var sealed *keymat.Outer
-	err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
+	err = ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 		sealed, err = keymat.SplitOuter(material, blob, context)
 		return err
 	})
@@ -221,7 +233,7 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 		return nil, ev.fromStore(s, err, storeCryptoError)
 	}
 	var plaintext []byte
-	err = ev.engine.vault.WithMaterial(t.key, m, func(material []byte) (err error) {
+	err = ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 		plaintext, err = keymat.OpenMessage(material, inner, context)
 		return err
 	})

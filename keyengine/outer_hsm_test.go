@@ -22,7 +22,7 @@ func (r *room) newHSM() (softhsm.Token, *kmsapi.CreateCustomKeyStoreInput) {
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		e.outers[kmsapi.OriginHSM] = o // closed with the engine
+		e.services.Stores.types[kmsapi.OriginHSM] = o // closed with the engine
 	}
 	return token, &kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr(testHSM), KeyStorePassword: &token.PIN}
 }
@@ -96,7 +96,7 @@ func TestHSMStore(t *testing.T) {
 	must[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 
 	// Without the token nothing opens, though all of the cluster's keys are there.
-	r.first.outers[kmsapi.OriginHSM].(*hsmOuter).close()
+	r.first.services.Stores.types[kmsapi.OriginHSM].(*hsmOuter).close()
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 	wantError(t, err, kmsapi.ErrInvalidState, "The token of the custom key store failed.")
 }

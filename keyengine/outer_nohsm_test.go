@@ -6,7 +6,7 @@ import "testing"
 
 // TestNoPKCS11: a binary that cannot load a module does not start as if it had.
 func TestNoPKCS11(t *testing.T) {
-	if _, err := newOuters(Config{Clock: &fakeClock{}, KeyStores: KeyStoreConfig{PKCS11Module: "/module.so"}}); err == nil {
+	if _, err := newKeyStores(Config{Clock: &fakeClock{}, KeyStores: KeyStoreConfig{PKCS11Module: "/module.so"}}); err == nil {
 		t.Error("a module is taken")
 	}
 }

@@ -37,5 +37,5 @@ func (e *Engine) SignOrigin(domain string, digest [32]byte) (generation uint32, 
 // RecordForgery records that another node sent what only an unsealed node can,
 // without being one: its disk or its identity is in wrong hands. It does not block.
 func (e *Engine) RecordForgery(node, reason string) {
-	e.pending.add(serviceEvent("RefuseForgery", e.clock.Now(), auditfield.Text("node", node), auditfield.Text("reason", reason)))
+	e.events.pending.add(serviceEvent("RefuseForgery", e.clock.Now(), auditfield.Text("node", node), auditfield.Text("reason", reason)))
 }

@@ -48,7 +48,7 @@ func (e *Engine) Plant(ctx context.Context, op Operator, s Seed) (bool, error) {
 	if !e.cfg.Seeds {
 		return false, ErrNoSeeds
 	}
-	ev := &eval{ctx: ctx, engine: e, state: e.replica.State()}
+	ev := &eval{ctx: ctx, Services: e.services, state: e.replica.State()}
 	if c, _ := ev.state.Cluster(); c == nil {
 		return false, errNotInitialised
 	}
@@ -61,7 +61,7 @@ func (e *Engine) Plant(ctx context.Context, op Operator, s Seed) (bool, error) {
 	event.parameters = []*auditpb.Field{auditfield.Text("keyId", t.arn), auditfield.Text("keySpec", t.key.Spec), auditfield.Text("keyUsage", t.key.Usage)}
 	event.resources = []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: ev.cluster().Account, Arn: t.arn}}
 	event.reads, event.changes = ev.reads, ev.changes
-	d, err := e.commitEvent(ctx, event)
+	d, err := e.events.commit(ctx, event)
 	return err == nil, accepted(event.name, d, err)
 }
 
@@ -133,14 +133,14 @@ func (ev *eval) plantMaterial(k *fsmpb.Key, material []byte) error {
 		}
 	}
 	k.Materials = []*fsmpb.Material{m}
-	return ev.engine.vault.WrapAgain(k, m, material)
+	return ev.Vault.WrapAgain(k, m, material)
 }
 
 // randomMaterial is makeMaterial without a request that would keep it between
 // tries.
 func (ev *eval) randomMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	if k.Spec == kmsapi.SpecSymmetric {
-		return ev.engine.vault.NewMaterial(k, k.Created)
+		return ev.Vault.NewMaterial(k, k.Created)
 	}
 	b, err := primitive.Generate(k.Spec)
 	if err != nil {

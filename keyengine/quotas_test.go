@@ -11,11 +11,11 @@ import (
 func TestQuotas(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	if r.first.quotas != defaultQuotas {
-		t.Errorf("by default, the quotas are %+v", r.first.quotas)
+	if r.first.services.Quotas != defaultQuotas {
+		t.Errorf("by default, the quotas are %+v", r.first.services.Quotas)
 	}
 	for _, name := range []string{"keys", "key-stores", "aliases-per-key", "tags-per-key", "grants-per-key", "rotations-per-key"} {
-		if err := r.first.quotas.Set(name, 2); err != nil {
+		if err := r.first.services.Quotas.Set(name, 2); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -51,7 +51,7 @@ func TestQuotas(t *testing.T) {
 	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
 
 	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": MaxQuota + 1, "": 1, "locks": 1} {
-		if err := r.first.quotas.Set(name, n); err == nil {
+		if err := r.first.services.Quotas.Set(name, n); err == nil {
 			t.Errorf("the quota %q can be %d", name, n)
 		}
 	}

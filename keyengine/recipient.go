@@ -30,7 +30,7 @@ func (ev *eval) recipient(in *kmsapi.RecipientInfo) (*recipient, error) {
 	switch {
 	case in == nil:
 		return nil, nil
-	case ev.engine.cfg.AttestationRoots == nil:
+	case ev.AttestationRoots == nil:
 		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 	case in.KeyEncryptionAlgorithm == nil:
 		return nil, missing("recipient.keyEncryptionAlgorithm")
@@ -47,7 +47,7 @@ func (ev *eval) attest(r *recipient) error {
 	if r == nil {
 		return nil
 	}
-	a, err := attest.Verify(r.document, ev.engine.cfg.AttestationRoots, ev.now())
+	a, err := attest.Verify(r.document, ev.AttestationRoots, ev.now())
 	if bad, ok := errors.AsType[*attest.Error](err); ok {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "The attestation document cannot be used: %s.", bad)
 	}

@@ -36,7 +36,7 @@ func newEnclaveRoom(t *testing.T, nodes ...string) *enclaveRoom {
 		t.Fatal(err)
 	}
 	for _, e := range r.engines {
-		e.cfg.AttestationRoots = roots
+		e.services.AttestationRoots = roots
 	}
 	return r
 }
@@ -301,7 +301,7 @@ func TestRecipientByLeader(t *testing.T) {
 // a verified document nothing is delivered.
 func TestRecipientWipes(t *testing.T) {
 	r := newEnclaveRoom(t)
-	ev := &eval{ctx: context.Background(), engine: r.first, state: r.cluster.state()}
+	ev := &eval{ctx: context.Background(), Services: r.first.services, state: r.cluster.state()}
 	to, err := ev.recipient(r.recipient())
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,6 @@ func (e *Engine) refused(list []fsm.Refusal) {
 		if e.vault.Sealed() {
 			continue
 		}
-		e.pending.add(serviceEvent("RefuseRecord", now, auditfield.Text("node", r.Node), auditfield.Text("rule", r.Rule), auditfield.Text("requestId", id)))
+		e.events.pending.add(serviceEvent("RefuseRecord", now, auditfield.Text("node", r.Node), auditfield.Text("rule", r.Rule), auditfield.Text("requestId", id)))
 	}
 }

@@ -32,7 +32,7 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 		}
 		for _, e := range r.engines {
 			if !e.vault.Sealed() {
-				e.recordPending(t.Context())
+				e.events.recordPending(t.Context())
 			}
 		}
 	}
@@ -79,7 +79,7 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 	if k := r.stored(id); len(k.Materials) != 1 || k.State != fsmpb.KeyState_KEY_STATE_ENABLED {
 		t.Error("the key changed")
 	}
-	for _, ev := range sealed.pending.events {
+	for _, ev := range sealed.events.pending.events {
 		if ev.name == "RefuseRecord" {
 			t.Error("the sealed node keeps an event of it")
 		}

@@ -72,7 +72,7 @@ func TestResolve(t *testing.T) {
 				if f == anyForm && !tt.aliases {
 					continue
 				}
-				ev := &eval{engine: r.first, state: r.cluster.state(), caller: r.caller(r.root), op: OperationNamed("DescribeKey")}
+				ev := &eval{Services: r.first.services, state: r.cluster.state(), caller: r.caller(r.root), op: OperationNamed("DescribeKey")}
 				got, err := ev.resolve(tt.given, f, "kms:DescribeKey")
 				if tt.kind == nil {
 					if err != nil || got.arn != tt.message {

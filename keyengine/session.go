@@ -62,15 +62,15 @@ type SessionProof struct {
 // the access key is no longer good, on every unsealed node. The session is in
 // the audit log, as CreateSession, before the token is given. Errors:
 // ErrUnrecognizedClient, ErrInvalidSignature, ErrUnavailable.
-func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
-	o, err := e.vault.Current()
+func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
+	o, err := a.vault.Current()
 	if err != nil {
 		return "", time.Time{}, err
 	}
 	if len(p.MAC) != sha256.Size || len(p.Nonce) < minNonce || len(p.Nonce) > maxNonce {
 		return "", time.Time{}, errSignature
 	}
-	now := e.now(e.replica.State())
+	now := nowIn(a.replica.State(), a.clock)
 	if d := now.Unix() - p.Time; d > int64(SessionSkew/time.Second) || d < -int64(SessionSkew/time.Second) {
 		return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
 	}
@@ -78,22 +78,22 @@ func (e *Engine) OpenSession(ctx context.Context, p SessionProof) (token string,
 	used := false
 	_, _ = rand.Read(claims.ID[:]) // never fails: crypto/rand ends the process instead
 	for range maxTries {
-		c, err := e.proven(ctx, o, &p)
+		c, err := a.proven(ctx, o, &p)
 		if err != nil {
 			return "", time.Time{}, err
 		}
-		known, err := e.identify(o, c)
+		known, err := a.identify(o, c)
 		if err != nil {
 			return "", time.Time{}, err
 		}
 		if !used {
-			if err := e.proofs.use(now, &p); err != nil {
+			if err := a.proofs.use(now, &p); err != nil {
 				return "", time.Time{}, err
 			}
 			used = true
 		}
 		claims.Account, claims.Credential, claims.Proof = fsm.Account(c.Account), c.Id, known.Sessions
-		if err = e.recordSession(ctx, p, c, &claims); err == errConflict {
+		if err = a.recordSession(ctx, p, c, &claims); err == errConflict {
 			continue // the access key is another since, if it still is one
 		}
 		if err == nil {
@@ -139,8 +139,8 @@ func (u *usedProofs) use(now time.Time, p *SessionProof) error {
 }
 
 // proven is the access key whose secret made the proof.
-func (e *Engine) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, error) {
-	c, err := e.accessKey(ctx, p.AccessKeyID)
+func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, error) {
+	c, err := a.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, errUnrecognized) {
 		_ = checkSessionProof(decoySecret, p) // the same work as for a wrong secret
 		return nil, err
@@ -161,9 +161,9 @@ func (e *Engine) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (
 	return c, nil
 }
 
-// now is this node's clock, but never before cluster time.
-func (e *Engine) now(s *fsm.State) time.Time {
-	t := e.clock.Now()
+// nowIn is the clock's time, but never before the cluster time of a state.
+func nowIn(s *fsm.State, clock Clock) time.Time {
+	t := clock.Now()
 	if c := time.Unix(0, s.Time()); c.After(t) {
 		return c
 	}
@@ -183,12 +183,12 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 // recordSession commits that the session was given. That the credential has not
 // changed is the record's precondition, so a session is never given on one that
 // was withdrawn before.
-func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *vault.Session) error {
+func (a *Authenticator) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *vault.Session) error {
 	who, err := policy.ParseCaller(c.Principal)
 	if err != nil {
 		return fmt.Errorf("credential %s: %w", c.Id, err)
 	}
-	d, err := e.commitEvent(ctx, event{
+	d, err := a.events.commit(ctx, event{
 		name: "CreateSession", kind: eventConclave, requestID: p.RequestID,
 		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS,
 		response: []*auditpb.Field{
@@ -197,11 +197,11 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 		},
 		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}},
 	})
-	if err := e.settled(ctx, "CreateSession", d, err); err != nil {
+	if err := a.events.settled(ctx, "CreateSession", d, err); err != nil {
 		return err
 	}
 	if d.TooLate() {
-		return e.withhold(p.RequestID, "CreateSession")
+		return a.withheld.withhold(p.RequestID, "CreateSession")
 	}
 	return nil
 }
@@ -209,21 +209,21 @@ func (e *Engine) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Cre
 // KnowsToken reports whether a token is one of this cluster's that has not expired.
 // It waits for nothing and says nothing of the access key behind the token: it is
 // for whoever has to decide how much room a caller gets, before there is one.
-func (e *Engine) KnowsToken(token string) bool {
-	o, err := e.vault.Current()
+func (a *Authenticator) KnowsToken(token string) bool {
+	o, err := a.vault.Current()
 	if err != nil {
 		return false
 	}
 	claims, err := o.VerifySession(token)
-	s := e.replica.State()
-	return err == nil && claims.Account == fsm.AccountOf(s) && e.now(s).Unix() < claims.Expires
+	s := a.replica.State()
+	return err == nil && claims.Account == fsm.AccountOf(s) && nowIn(s, a.clock).Unix() < claims.Expires
 }
 
 // AuthenticateSession tells whom a session token stands for. Errors:
 // ErrExpiredToken, ErrUnrecognizedClient for a token that is none of this
 // cluster's or whose access key is no longer good, ErrUnavailable.
-func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
-	o, err := e.vault.Current()
+func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
+	o, err := a.vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
@@ -234,30 +234,30 @@ func (e *Engine) AuthenticateSession(ctx context.Context, token string) (Identit
 	if err != nil {
 		return Identity{}, err
 	}
-	s := e.replica.State()
+	s := a.replica.State()
 	if claims.Account != fsm.AccountOf(s) {
 		return Identity{}, errUnrecognized
 	}
-	if e.now(s).Unix() >= claims.Expires {
+	if nowIn(s, a.clock).Unix() >= claims.Expires {
 		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
 	}
-	id, err := e.sessionIdentity(o, s, &claims)
+	id, err := a.sessionIdentity(o, s, &claims)
 	if !errors.Is(err, errUnrecognized) {
 		return id, err
 	}
-	fresh, err := e.freshState(ctx)
+	fresh, err := a.fresh.state(ctx)
 	if err != nil {
 		return Identity{}, err
 	}
-	return e.sessionIdentity(o, fresh, &claims)
+	return a.sessionIdentity(o, fresh, &claims)
 }
 
-func (e *Engine) sessionIdentity(o *vault.Opened, s *fsm.State, claims *vault.Session) (Identity, error) {
+func (a *Authenticator) sessionIdentity(o *vault.Opened, s *fsm.State, claims *vault.Session) (Identity, error) {
 	c, _ := s.Credential(claims.Account, claims.Credential)
 	if c == nil || !c.Active {
 		return Identity{}, errUnrecognized
 	}
-	known, err := e.identify(o, c)
+	known, err := a.identify(o, c)
 	if err != nil {
 		return Identity{}, err
 	}

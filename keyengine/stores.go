@@ -160,7 +160,7 @@ func newStoreID(random [9]byte) string { return storePrefix + hex.EncodeToString
 // endpointAllowed checks an endpoint that matched the pattern, which takes a port:
 // AWS takes none, and neither does a node whose operator has not allowed private
 // endpoints.
-func (e *Engine) endpointAllowed(endpoint string) error {
+func (s *KeyStores) endpointAllowed(endpoint string) error {
 	refused := kmsapi.Errorf(kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: "+
 		"Member must satisfy regular expression pattern: %s", kmsapi.PatternOf("xksEndpoint").String())
 	u, err := url.Parse(endpoint)
@@ -168,7 +168,7 @@ func (e *Engine) endpointAllowed(endpoint string) error {
 		return refused
 	}
 	if port := u.Port(); port != "" {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || !e.cfg.KeyStores.AllowPrivateEndpoints {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || !s.allowPrivate {
 			return refused
 		}
 	}

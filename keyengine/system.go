@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
@@ -85,16 +86,26 @@ func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 	}
 }
 
-// eventRecord builds and seals an event's record. The state's cluster may not stand
+// recorder commits events. It is the one way to record what is no operation of Do.
+type recorder struct {
+	node    string // that stands in the records
+	vault   *vault.Vault
+	replica Replica
+	clock   Clock
+	log     *slog.Logger
+	pending *pendingEvents
+}
+
+// seal builds and seals an event's record. The state's cluster may not stand
 // yet, when the event founds it.
-func (e *Engine) eventRecord(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
+func (r *recorder) seal(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
 	if ev.requestID == (RequestID{}) {
 		_, _ = rand.Read(ev.requestID[:]) // never fails: crypto/rand ends the process instead
 	}
 	if ev.region == "" {
 		ev.region = c.GetRegion()
 	}
-	now := e.clock.Now()
+	now := r.clock.Now()
 	if ev.at.IsZero() {
 		ev.at = now
 	}
@@ -105,7 +116,7 @@ func (e *Engine) eventRecord(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmp
 		EventName: ev.name, EventType: ev.kind, EventSource: sourceConclave, Identity: ev.identity,
 		SourceIp: ev.sourceIP, UserAgent: ev.userAgent, Region: ev.region, Transport: ev.transport,
 		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
-		Resources: ev.resources, ReadOnly: ev.readOnly, Node: e.cfg.NodeID, RecipientAccountId: c.GetAccount(),
+		Resources: ev.resources, ReadOnly: ev.readOnly, Node: r.node, RecipientAccountId: c.GetAccount(),
 	}
 	if ev.kind == eventService {
 		rec.EventSource = sourceKMS
@@ -128,26 +139,26 @@ func (e *Engine) eventRecord(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmp
 	}, nil
 }
 
-// commitEvent records an event. An error means that it is not recorded, unless
+// commit records an event. An error means that it is not recorded, unless
 // it says that this is unknown.
-func (e *Engine) commitEvent(ctx context.Context, ev event) (fsm.Decision, error) {
-	o, err := e.vault.Current()
+func (r *recorder) commit(ctx context.Context, ev event) (fsm.Decision, error) {
+	o, err := r.vault.Current()
 	if err != nil {
 		return fsm.Decision{}, err
 	}
-	c, _ := e.replica.State().Cluster()
-	rec, err := e.eventRecord(o, c, ev)
+	c, _ := r.replica.State().Cluster()
+	rec, err := r.seal(o, c, ev)
 	if err != nil {
 		return fsm.Decision{}, err
 	}
-	d, err := e.replica.Propose(ctx, rec)
+	d, err := r.replica.Propose(ctx, rec)
 	if err != nil {
-		return fsm.Decision{}, e.unavailable(err)
+		return fsm.Decision{}, unavailable(err)
 	}
 	return d, nil
 }
 
-// accepted is commitEvent's answer for events that the log takes unless
+// accepted is commit's answer for events that the log takes unless
 // something is wrong.
 func accepted(name string, d fsm.Decision, err error) error {
 	if err != nil {
@@ -161,10 +172,10 @@ func accepted(name string, d fsm.Decision, err error) error {
 
 // settled is accepted for events that may read what changes meanwhile: errConflict
 // says, once this node has the change, that they are to be decided again.
-func (e *Engine) settled(ctx context.Context, name string, d fsm.Decision, err error) error {
+func (r *recorder) settled(ctx context.Context, name string, d fsm.Decision, err error) error {
 	if err == nil && d.Verdict == fsm.Conflict {
-		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-			return e.unavailable(err)
+		if err := r.replica.WaitApplied(ctx, d.Index); err != nil {
+			return unavailable(err)
 		}
 		return errConflict
 	}
@@ -179,16 +190,16 @@ func serviceEvent(name string, at time.Time, details ...*auditpb.Field) event {
 	}
 }
 
-// runEvents records pending events until ctx ends.
-func (e *Engine) runEvents(ctx context.Context) {
+// run records pending events until ctx ends.
+func (r *recorder) run(ctx context.Context) {
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
 	for {
-		e.recordPending(ctx)
+		r.recordPending(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-e.pending.wake:
+		case <-r.pending.wake:
 		case <-retry.C:
 		}
 	}
@@ -198,29 +209,36 @@ func (e *Engine) runEvents(ctx context.Context) {
 // outcome is unknown is recorded again: better twice than not at all. The second
 // has a request id of its own, as an id that stands twice in the audit log is a
 // sign that somebody copied a record.
-func (e *Engine) recordPending(ctx context.Context) {
-	e.pending.recording.Lock()
-	defer e.pending.recording.Unlock()
-	for !e.vault.Sealed() {
-		ev, ok := e.pending.first()
+func (r *recorder) recordPending(ctx context.Context) {
+	r.pending.recording.Lock()
+	defer r.pending.recording.Unlock()
+	for !r.vault.Sealed() {
+		ev, ok := r.pending.first()
 		if !ok {
 			return
 		}
-		d, err := e.commitEvent(ctx, ev)
+		d, err := r.commit(ctx, ev)
 		if err != nil {
-			e.pending.renew()
+			r.pending.renew()
 			if ctx.Err() == nil {
-				e.log.Warn("an event is not recorded yet", "event", ev.name, "err", err)
+				r.log.Warn("an event is not recorded yet", "event", ev.name, "err", err)
 			}
 			return
 		}
 		if d.Verdict != fsm.Accepted {
 			// It has no read set, so the log can only refuse it for a fault in its
 			// making, and would again.
-			e.log.Error("an event could not be recorded", "event", ev.name, "verdict", d.Verdict.String())
+			r.log.Error("an event could not be recorded", "event", ev.name, "verdict", d.Verdict.String())
 		}
-		e.pending.done(ev)
+		r.pending.done(ev)
 	}
+}
+
+// recordPendingWithin is recordPending with a bound of its own.
+func (r *recorder) recordPendingWithin(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r.recordPending(ctx)
 }
 
 // runSweeps drops, every second until ctx ends, what must not be kept: shares of
@@ -230,7 +248,7 @@ func (e *Engine) runSweeps(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		e.expireShares()
-		e.recordWithheld()
+		e.withheld.record(e.replica.State())
 		e.vault.Sweep(e.replica.State(), e.clock.Now())
 		select {
 		case <-ctx.Done():

@@ -49,7 +49,7 @@ func unsealNode(t testing.TB, e *Engine, shares ...string) {
 			t.Fatalf("share %d: %v", i+1, err)
 		}
 		if !st.Sealed {
-			e.recordPending(t.Context())
+			e.events.recordPending(t.Context())
 			return
 		}
 	}
@@ -250,7 +250,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	}
 	things := map[string]any{
 		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremony": sealed.ceremony,
-		"result": res, "result value": *res, "identity": id, "caller": Caller{Identity: id}, "events": sealed.pending,
+		"result": res, "result value": *res, "identity": id, "caller": Caller{Identity: id}, "events": sealed.events.pending,
 		"error": fmt.Errorf("with %v", res),
 	}
 	for name, thing := range things {

@@ -27,11 +27,11 @@ func toolchainFile(t *testing.T, name string) *os.File {
 	t.Helper()
 	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
 	if err != nil {
-		unavailable(t, "there is no go command to ask for its sources: %v", err)
+		missingTool(t, "there is no go command to ask for its sources: %v", err)
 	}
 	f, err := os.Open(filepath.Join(strings.TrimSpace(string(root)), "src", filepath.FromSlash(name)))
 	if err != nil {
-		unavailable(t, "Go is installed without its test data: %v", err)
+		missingTool(t, "Go is installed without its test data: %v", err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
 	return f

@@ -4,12 +4,13 @@ import (
 	"sync"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 )
 
 // hold says until when the answer to a request may be given.
 type hold struct {
-	engine    *Engine
+	by        *withheld
 	operation string
 	late      func() bool // nil for no bound
 }
@@ -22,7 +23,7 @@ func (c *Caller) Overdue() error {
 	if c.hold.late == nil || !c.hold.late() {
 		return nil
 	}
-	return c.hold.engine.withhold(c.RequestID, c.hold.operation)
+	return c.hold.by.withhold(c.RequestID, c.hold.operation)
 }
 
 // maxWithheld bounds the requests that one event names; it says how many there were.
@@ -31,15 +32,17 @@ const maxWithheld = 200
 // withheld are requests whose records say what was decided, and whose callers were
 // not told. Events say so, one a second at most.
 type withheld struct {
+	metrics *metrics
+	pending *pendingEvents
+
 	mu    sync.Mutex
 	ids   []string
 	count int
 }
 
 // withhold notes that the answer to a request is withheld, and is the error instead.
-func (e *Engine) withhold(id RequestID, operation string) error {
-	e.metrics.late(operation)
-	w := &e.withheld
+func (w *withheld) withhold(id RequestID, operation string) error {
+	w.metrics.late(operation)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.count++
@@ -49,9 +52,8 @@ func (e *Engine) withhold(id RequestID, operation string) error {
 	return errHeldUp
 }
 
-// recordWithheld has the log say whose answers were withheld since the last time.
-func (e *Engine) recordWithheld() {
-	w := &e.withheld
+// record has the log say whose answers were withheld since the last time.
+func (w *withheld) record(s *fsm.State) {
 	w.mu.Lock()
 	ids, count := w.ids, w.count
 	w.ids, w.count = nil, 0
@@ -59,8 +61,8 @@ func (e *Engine) recordWithheld() {
 	if count == 0 {
 		return
 	}
-	c, _ := e.replica.State().Cluster()
-	e.pending.add(event{
+	c, _ := s.Cluster()
+	w.pending.add(event{
 		name: "AnswersWithheld", kind: eventService, sourceIP: internalCaller, userAgent: internalCaller,
 		identity: &auditpb.Identity{AccountId: c.GetAccount(), InvokedBy: internalCaller},
 		details:  []*auditpb.Field{auditfield.Number("count", count), auditfield.TextList("requestIds", ids)},

@@ -44,8 +44,8 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 	}
 	replica.stale.Store(false)
 
-	r.first.recordWithheld()
-	r.first.recordPending(context.Background())
+	r.first.withheld.record(r.first.replica.State())
+	r.first.events.recordPending(context.Background())
 	rec := r.lastRecord()
 	if rec.EventName != "AnswersWithheld" || rec.EventType != eventService {
 		t.Fatalf("the newest record is a %s, %s", rec.EventName, rec.EventType)
@@ -63,8 +63,8 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 	if count != 2 || len(ids) != 2 || ids[0] != formatUUID(before.RequestID) || ids[1] != formatUUID(between.RequestID) {
 		t.Errorf("the event names %v of %v requests", ids, count)
 	}
-	r.first.recordWithheld()
-	r.first.recordPending(context.Background())
+	r.first.withheld.record(r.first.replica.State())
+	r.first.events.recordPending(context.Background())
 	if again := r.lastRecord(); string(again.RequestId) != string(rec.RequestId) {
 		t.Errorf("a second event, %s, though nothing more was withheld", again.EventName)
 	}

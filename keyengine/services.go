@@ -1,0 +1,28 @@
+package keyengine
+
+import (
+	"crypto/x509"
+	"log/slog"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
+)
+
+// Services are what evaluations use of the node that they run on. All of it is safe
+// for concurrent use.
+type Services struct {
+	Authenticator *Authenticator
+	Vault         *vault.Vault
+	Clock         Clock
+	Log           *slog.Logger
+	Quotas        Quotas
+	Policies      *policyCache
+	Keys          *keyCount
+	Stores        *KeyStores
+	// AttestationRoots are what the attestation documents of enclaves have to chain
+	// to; nil refuses requests with a Recipient.
+	AttestationRoots *x509.CertPool
+	// ClusterOf is the cluster's record in a state, which every request asks for.
+	ClusterOf func(*fsm.State) *fsmpb.Cluster
+}
