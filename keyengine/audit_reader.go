@@ -92,7 +92,7 @@ func (r *AuditReader) fill(ctx context.Context) error {
 		return err
 	}
 	now := &eval{ctx: ctx, Services: r.e.services, state: r.e.replica.State(), caller: r.caller}
-	if err := now.admitOn(o); err != nil {
+	if err := admitOn(now, o); err != nil {
 		return err
 	}
 	changed := r.e.cfg.Audit.Changed() // before looking, so as to miss nothing

@@ -37,7 +37,7 @@ func (ev *eval) authoriseBy(t *target, action string, good func(*fsmpb.Grant) bo
 	req := policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: t.arn}
 	d := policy.Evaluate(req, policy.Policies{Key: doc})
 	if d.Effect == policy.ImplicitDeny && grantable(action) {
-		if by, g := ev.granted(t, req, doc, good); g != nil {
+		if by, g := granted(ev, t, req, doc, good); g != nil {
 			return ev.decided(req, by, g)
 		}
 	}
@@ -181,7 +181,7 @@ func (c *policyCache) put(text string, doc *policy.Document) {
 
 // newPolicy checks a policy that a caller wants for a key: that it is one, names
 // only principals that exist, and lets the caller replace it again.
-func (ev *eval) newPolicy(text, keyARN string, bypass bool) error {
+func checkPolicy(ev *eval, text, keyARN string, bypass bool) error {
 	doc, err := policy.Parse([]byte(text))
 	if err != nil {
 		return malformed(err)

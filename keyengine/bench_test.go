@@ -35,7 +35,7 @@ func benchmarkEvaluate(b *testing.B, r *room, op *Operation, in any) {
 	c, s := r.caller(r.root), r.cluster.state()
 	b.ReportAllocs()
 	for b.Loop() {
-		if ev := r.first.evaluate(b.Context(), s, c, op, in); ev.err != nil || ev.record == nil {
+		if ev := evaluate(b.Context(), r.first.services, s, c, op, in); ev.err != nil || ev.record == nil {
 			b.Fatal(ev.err)
 		}
 	}

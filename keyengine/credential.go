@@ -124,7 +124,7 @@ func (ev *eval) admit() error {
 	if err != nil {
 		return err
 	}
-	err = ev.admitOn(o)
+	err = admitOn(ev, o)
 	if err == nil || !errors.Is(err, errUnrecognized) || ev.ctx.Value(newestState{}) != nil {
 		return err
 	}
@@ -136,10 +136,10 @@ func (ev *eval) admit() error {
 		return err
 	}
 	ev.state, ev.reads = fresh, nil
-	return ev.admitOn(o)
+	return admitOn(ev, o)
 }
 
-func (ev *eval) admitOn(o *vault.Opened) error {
+func admitOn(ev *eval, o *vault.Opened) error {
 	id := &ev.caller.Identity
 	if id.credential == "" {
 		return errUnrecognized

@@ -94,7 +94,7 @@ type CredentialInfo struct {
 
 // ofCaller are the good credentials of the caller's principal on the state of the
 // evaluation, all of them noted as read. One that no unsealed node wrote is none.
-func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
+func credentialsOfCaller(ev *eval) (list []*fsmpb.Credential, err error) {
 	o, err := ev.Vault.Current()
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (e *Engine) Credentials(ctx context.Context, c *Caller) (list []CredentialI
 		return nil, err
 	}
 	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", event{readOnly: true}, func(ev *eval, _ *event) error {
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		list = nil
 		for _, c := range own {
 			list = append(list, CredentialInfo{
@@ -157,7 +157,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		if err != nil {
 			return err
 		}
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
 		}
@@ -212,7 +212,7 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *eval, _ *event) error {
 		// What others there are is read as well: of two calls that would delete each
 		// the other's last one, one comes to nothing.
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
 		}
@@ -242,7 +242,7 @@ func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
 		if err != nil {
 			return err
 		}
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
 		}

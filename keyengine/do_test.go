@@ -391,7 +391,7 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
 		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := r.first.evaluate(t.Context(), r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
+		ev := evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
 		plaintext := ev.out.(*kmsapi.GenerateRandomOutput).Plaintext
 		if out, err := r.first.settle(t.Context(), ev, decision.d, decision.err); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", name, out, err)
@@ -408,7 +408,7 @@ func TestFailureChangesNothing(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	op := define(Operation{Name: "Fail", states: anyState}, func(ev *eval, in *kmsapi.EnableKeyInput) (*none, error) {
-		ev.putTags(r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
+		putTags(ev, r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
 		ev.later = func(*fsm.State) (any, error) { return &none{}, nil }
 		return nil, kmsapi.ErrDisabled
 	}, nil)

@@ -74,7 +74,7 @@ func expireDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 		}
 		return expired
 	})
-	if err := ev.putDestroyed(t, k); err != nil {
+	if err := putDestroyed(ev, t, k); err != nil {
 		return nil, err
 	}
 	return []*auditpb.Field{auditfield.TextList("keyMaterialId", names)}, nil
@@ -95,14 +95,14 @@ func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 
 // startWindow lets the time run after which a primary without replicas is deleted.
 func startWindow(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
-	if len(ev.members(t)) > 1 {
+	if len(membersOf(ev, t)) > 1 {
 		return nil, nil
 	}
 	k := proto.CloneOf(t.key)
 	k.State = fsmpb.KeyState_KEY_STATE_PENDING_DELETION
-	k.DeletionTime = ev.fromNow().Add(time.Duration(k.DeletionDays) * day).UnixNano()
+	k.DeletionTime = fromNow(ev).Add(time.Duration(k.DeletionDays) * day).UnixNano()
 	k.DeletionDays = 0
-	ev.putKey(k)
+	putKey(ev, k)
 	return []*auditpb.Field{auditfield.Text("deletionDate", auditfield.FormatTime(*timeOf(k.DeletionTime)))}, nil
 }
 

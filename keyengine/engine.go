@@ -117,6 +117,7 @@ func New(cfg Config) (*Engine, error) {
 		fresh: newFreshness(cfg.Replica), forged: e.metrics.forged,
 	}
 	e.services = &Services{
+		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.orDefault(),
 		Policies: newPolicyCache(), Keys: new(keyCount), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
 	}

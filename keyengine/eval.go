@@ -50,7 +50,7 @@ type keyBytes struct {
 }
 
 // bytesOf is id.Bytes, made once for as long as it is about the same key.
-func (ev *eval) bytesOf(id fsm.KeyID) []byte {
+func bytesOf(ev *eval, id fsm.KeyID) []byte {
 	if ev.lastKey.bytes == nil || ev.lastKey.id != id {
 		ev.lastKey = keyBytes{id, id.Bytes()}
 	}
@@ -98,19 +98,19 @@ func accountOf(ev *eval) fsm.Account {
 
 func (ev *eval) key(id fsm.KeyID) *fsmpb.Key {
 	k, v := ev.state.Key(id)
-	ev.note(fsmpb.Kind_KIND_KEY, ev.bytesOf(id), v)
-	return ev.asOf(k)
+	ev.note(fsmpb.Kind_KIND_KEY, bytesOf(ev, id), v)
+	return asOf(ev, k)
 }
 
 func (ev *eval) keyPolicy(id fsm.KeyID) (*fsmpb.KeyPolicy, fsm.Version) {
 	p, v := ev.state.KeyPolicy(id)
-	ev.note(fsmpb.Kind_KIND_KEY_POLICY, ev.bytesOf(id), v)
+	ev.note(fsmpb.Kind_KIND_KEY_POLICY, bytesOf(ev, id), v)
 	return p, v
 }
 
 func (ev *eval) keyTags(id fsm.KeyID) *fsmpb.KeyTags {
 	t, v := ev.state.KeyTags(id)
-	ev.note(fsmpb.Kind_KIND_KEY_TAGS, ev.bytesOf(id), v)
+	ev.note(fsmpb.Kind_KIND_KEY_TAGS, bytesOf(ev, id), v)
 	return t
 }
 
@@ -122,7 +122,7 @@ func (ev *eval) alias(region, name string) *fsmpb.Alias {
 
 func (ev *eval) keyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
 	n, v := ev.state.KeyAliases(id)
-	ev.note(fsmpb.Kind_KIND_KEY_ALIASES, ev.bytesOf(id), v)
+	ev.note(fsmpb.Kind_KIND_KEY_ALIASES, bytesOf(ev, id), v)
 	return n
 }
 
@@ -134,7 +134,7 @@ func (ev *eval) credential(id string) *fsmpb.Credential {
 
 func (ev *eval) tombstone(id fsm.KeyID) *fsmpb.Tombstone {
 	t, v := ev.state.Tombstone(id)
-	ev.note(fsmpb.Kind_KIND_TOMBSTONE, ev.bytesOf(id), v)
+	ev.note(fsmpb.Kind_KIND_TOMBSTONE, bytesOf(ev, id), v)
 	return t
 }
 
@@ -163,7 +163,7 @@ func (ev *eval) grantTo(key fsm.KeyID, principals []string, match func(*fsmpb.Gr
 // keyGrants notes the whole set of a key's grants.
 func (ev *eval) keyGrants(id fsm.KeyID) *fsmpb.KeyGrants {
 	n, v := ev.state.KeyGrants(id)
-	ev.note(fsmpb.Kind_KIND_KEY_GRANTS, ev.bytesOf(id), v)
+	ev.note(fsmpb.Kind_KIND_KEY_GRANTS, bytesOf(ev, id), v)
 	return n
 }
 
@@ -187,14 +187,15 @@ func (ev *eval) storeKeys(store string) *fsmpb.StoreKeys {
 	return n
 }
 
-// used says that the answer was made with a key: it counts as a use of it if the
-// request succeeds.
-func (ev *eval) used(t *target) {
+// used says that the answer is made with a material of a key: the record names it,
+// and it counts as a use of the key if the request succeeds.
+func (ev *eval) used(t *target, m *fsmpb.Material) {
+	ev.materials = append(ev.materials, m)
 	number := useNumber[ev.op.Name]
 	if number == 0 {
 		return
 	}
-	id := ev.bytesOf(t.id)
+	id := bytesOf(ev, t.id)
 	for i, r := range ev.reads {
 		if r.Kind == fsmpb.Kind_KIND_KEY && bytes.Equal(r.Id, id) {
 			u := take(&ev.freeUses)

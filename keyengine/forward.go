@@ -67,15 +67,15 @@ func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any
 	defer room.wipe()
 	if op.slow {
 		// What takes long is done before the cluster has to wait for it.
-		e.evaluate(ctx, e.replica.State(), c, op, in).wipe()
+		evaluate(ctx, e.services, e.replica.State(), c, op, in).wipe()
 	}
 	for range maxTries {
-		var ev *evaluation
+		var ev *attempt
 		d, err := e.replica.ProposeExclusive(ctx, func(s *fsm.State) (*fsmpb.Record, error) {
 			if ev != nil {
 				ev.wipe()
 			}
-			ev = e.evaluate(withNewestState(ctx), s, c, op, in)
+			ev = evaluate(withNewestState(ctx), e.services, s, c, op, in)
 			if ev.record == nil {
 				return nil, ev.err
 			}
@@ -86,7 +86,7 @@ func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any
 			return nil, unavailable(err)
 		case errors.Is(ev.err, errOutside):
 			// Asked while nobody waits: a slow proxy holds up its own callers only.
-			e.evaluate(ctx, e.replica.State(), c, op, in).wipe()
+			evaluate(ctx, e.services, e.replica.State(), c, op, in).wipe()
 			continue
 		case ev.record == nil:
 			return nil, ev.err
@@ -122,7 +122,7 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 		defer op.output.Wipe(out)
 		answer, err = encodeAnswer(o, from, c.RequestID, op, out)
 	} else {
-		answer, err = encodeRefusal(o, from, c.RequestID, e.told(op, c, err))
+		answer, err = encodeRefusal(o, from, c.RequestID, told(e.log, op, c, err))
 	}
 	if errors.Is(err, vault.ErrSealed) {
 		return nil, fsm.ErrOutcomeUnknown // sealed meanwhile

@@ -8,9 +8,9 @@ import (
 // checkTokens refuses grant tokens that the cluster did not give out for this
 // Region. What is true of a genuine one, that its grant is there and whose it is,
 // the state says already, so it changes nothing.
-func (ev *eval) checkTokens(tokens []string) error {
+func checkTokens(ev *eval, tokens []string) error {
 	for _, token := range tokens {
-		if _, _, err := ev.tokenGrant(token); err != nil {
+		if _, _, err := tokenGrant(ev, token); err != nil {
 			return err
 		}
 	}
@@ -18,7 +18,7 @@ func (ev *eval) checkTokens(tokens []string) error {
 }
 
 // tokenGrant is the grant of this account and Region that a token names.
-func (ev *eval) tokenGrant(token string) (fsm.KeyID, [32]byte, error) {
+func tokenGrant(ev *eval, token string) (fsm.KeyID, [32]byte, error) {
 	key, grant, err := ev.Vault.GrantOfToken(token)
 	if err == nil && (key.Account != accountOf(ev) || key.Region != ev.region()) {
 		err = kmsapi.ErrInvalidGrantToken

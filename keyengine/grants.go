@@ -32,7 +32,7 @@ func operationOf(action string) string { return strings.TrimPrefix(action, "kms:
 // granted looks for a grant that lets the caller do the action on the key and is
 // good for the request: for what it is made for, which holds for every action, and
 // for what else good asks. The decision is the one that rests on it.
-func (ev *eval) granted(t *target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant) {
+func granted(ev *eval, t *target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant) {
 	var names []string
 	var decision policy.Decision
 	for _, name := range granteeNames(req.Principal) {
@@ -44,7 +44,7 @@ func (ev *eval) granted(t *target, req policy.Request, doc *policy.Document, goo
 		return decision, nil // whatever grants there are
 	}
 	g := ev.grantTo(t.id, names, func(g *fsmpb.Grant) bool {
-		return slices.Contains(g.Operations, operationOf(req.Action)) && ev.fromSource(g) && good(g)
+		return slices.Contains(g.Operations, operationOf(req.Action)) && fromSource(ev, g) && good(g)
 	})
 	return decision, g
 }
@@ -62,7 +62,7 @@ func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) pol
 // limited to. Whoever the grantee is, a request that is made for none is not: AWS
 // asks for it only where a service calls, and lets others have the grant as if it
 // had no such constraint. ARNs are compared as texts; there are no wildcards.
-func (ev *eval) fromSource(g *fsmpb.Grant) bool {
+func fromSource(ev *eval, g *fsmpb.Grant) bool {
 	return g.SourceArn == "" || g.SourceArn == ev.caller.SourceArn
 }
 

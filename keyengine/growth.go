@@ -14,8 +14,8 @@ var growing = map[string]bool{
 // mayGrow refuses an operation for which there may soon be no room. The code is the
 // one that AWS has for quotas: clients report it at once, where they would repeat
 // what is 5xx, and nothing gets better by repeating.
-func (e *Engine) mayGrow(op *Operation) error {
-	if e.cfg.MayGrow == nil || !growing[op.Name] || e.cfg.MayGrow() {
+func (s *Services) mayGrow(op *Operation) error {
+	if s.MayGrow == nil || !growing[op.Name] || s.MayGrow() {
 		return nil
 	}
 	return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The disks of the cluster's nodes have too little room for more keys, aliases, grants and tags. Make room on them; what is there can be used.")

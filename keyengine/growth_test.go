@@ -14,7 +14,7 @@ func TestLittleRoom(t *testing.T) {
 	r := newRoom(t)
 	key, _ := r.newKey()
 	var scarce, full atomic.Bool
-	r.first.cfg.MayGrow = func() bool { return !scarce.Load() }
+	r.first.services.MayGrow = func() bool { return !scarce.Load() }
 	r.first.cfg.DiskFull = full.Load
 
 	scarce.Store(true)

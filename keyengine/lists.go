@@ -20,7 +20,7 @@ func listKeys(ev *eval, in *kmsapi.ListKeysInput) (*kmsapi.ListKeysOutput, error
 	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
 		return nil, err
 	}
-	p, err := ev.page(in.Limit, 100, 1000, in.Marker)
+	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutp
 	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
 		return nil, err
 	}
-	p, err := ev.page(in.Limit, 50, 100, in.Marker, scope)
+	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, scope)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutp
 		}
 		out.NextMarker, out.Truncated, err = fill(p, all, func(a *fsmpb.Alias) string { return a.Name }, func(a *fsmpb.Alias) {
 			e := kmsapi.AliasListEntry{
-				AliasName: ptr(a.Name), AliasArn: ptr(ev.aliasARN(a.Name)),
+				AliasName: ptr(a.Name), AliasArn: ptr(aliasARN(ev, a.Name)),
 				CreationDate: timeOf(a.Created), LastUpdatedDate: timeOf(a.Updated),
 			}
 			if k, _ := s.Key(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)}); k != nil {
@@ -91,7 +91,7 @@ type page struct {
 // page reads Limit and Marker. Markers are good for one operation, one caller, one
 // Region and the same arguments; they are authenticated, so that any node knows those
 // that the cluster gave out, and none that it did not.
-func (ev *eval) page(limit *int32, normal, most int, marker *string, arguments ...string) (*page, error) {
+func pageOf(ev *eval, limit *int32, normal, most int, marker *string, arguments ...string) (*page, error) {
 	p := &page{ev: ev, limit: normal}
 	if limit != nil {
 		p.limit = min(int(*limit), most)

@@ -30,7 +30,7 @@ func complete(k *fsmpb.Key, at int64) bool {
 // that it expires; that it is destroyed too, which the leader sees to, may take a
 // little longer. What is derived from material that has yet to expire holds until
 // then.
-func (ev *eval) asOf(k *fsmpb.Key) *fsmpb.Key {
+func asOf(ev *eval, k *fsmpb.Key) *fsmpb.Key {
 	if k == nil || k.Origin != kmsapi.OriginImported {
 		return k
 	}
@@ -92,14 +92,14 @@ func destroy(k *fsmpb.Key, gone func(*fsmpb.Material) bool) {
 // putDestroyed changes t's key to k, some of whose material was destroyed. One that
 // waited for a rotation is forgotten, by the whole set, when the last key of the set
 // that had it has it no more.
-func (ev *eval) putDestroyed(t *target, k *fsmpb.Key) error {
-	members := ev.members(t)
+func putDestroyed(ev *eval, t *target, k *fsmpb.Key) error {
+	members := membersOf(ev, t)
 	k.Materials = slices.DeleteFunc(k.Materials, func(m *fsmpb.Material) bool {
 		return m.Pending && len(m.Wrapped) == 0 && !slices.ContainsFunc(members, func(o *target) bool {
 			return o.id != t.id && holds(o.key, m)
 		})
 	})
-	return ev.putMembers(k, members)
+	return putMembers(ev, k, members)
 }
 
 // holds tells whether a key has the bytes of a material of its set.

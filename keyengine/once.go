@@ -60,7 +60,7 @@ func (o *once) wipe() {
 // once makes something, or returns what an earlier evaluation of the same request
 // made. The result is a copy that the caller wipes.
 func (ev *eval) once(make func() ([]byte, error)) ([]byte, error) {
-	m := ev.remembered("", make)
+	m := remembered(ev, "", make)
 	return append([]byte(nil), m.value...), m.err
 }
 
@@ -77,11 +77,11 @@ func (ev *eval) outside(name string, ask func() ([]byte, error)) ([]byte, error)
 			return nil, errOutside
 		}
 	}
-	m := ev.remembered(name, ask)
+	m := remembered(ev, name, ask)
 	return append([]byte(nil), m.value...), m.err
 }
 
-func (ev *eval) remembered(name string, make func() ([]byte, error)) made {
+func remembered(ev *eval, name string, make func() ([]byte, error)) made {
 	o, _ := ev.ctx.Value(onceKey{}).(*once)
 	if o != nil {
 		if m, ok := o.made[name]; ok {

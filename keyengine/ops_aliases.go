@@ -17,20 +17,20 @@ func createAlias(ev *eval, in *kmsapi.CreateAliasInput) (*none, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.authoriseAlias(name, t); err != nil {
+	if err := authoriseAlias(ev, name, t); err != nil {
 		return nil, err
 	}
 	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
 		return nil, err
 	}
 	if ev.alias(t.id.Region, name) != nil {
-		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists", ev.aliasARN(name))
+		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists", aliasARN(ev, name))
 	}
-	if err := ev.roomForAlias(t); err != nil {
+	if err := roomForAlias(ev, t); err != nil {
 		return nil, err
 	}
 	now := ev.now().UnixNano()
-	ev.putAlias(&fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: now, Updated: now})
+	putAlias(ev, &fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: now, Updated: now})
 	return &none{}, nil
 }
 
@@ -39,7 +39,7 @@ func updateAlias(ev *eval, in *kmsapi.UpdateAliasInput) (*none, error) {
 	if err := aliasMembers(name, *in.TargetKeyId); err != nil {
 		return nil, err
 	}
-	a, old, err := ev.existingAlias(name)
+	a, old, err := existingAlias(ev, name)
 	if err != nil {
 		return nil, err
 	}
@@ -47,21 +47,21 @@ func updateAlias(ev *eval, in *kmsapi.UpdateAliasInput) (*none, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.authoriseAlias(name, old, t); err != nil {
+	if err := authoriseAlias(ev, name, old, t); err != nil {
 		return nil, err
 	}
 	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
 		return nil, err
 	}
 	if kindOf(old.key) != kindOf(t.key) || old.key.Usage != t.key.Usage {
-		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", ev.aliasARN(name), old.arn, t.arn)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", aliasARN(ev, name), old.arn, t.arn)
 	}
 	if old.id != t.id {
-		if err := ev.roomForAlias(t); err != nil {
+		if err := roomForAlias(ev, t); err != nil {
 			return nil, err
 		}
 	}
-	ev.putAlias(&fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: a.Created, Updated: ev.now().UnixNano()})
+	putAlias(ev, &fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: a.Created, Updated: ev.now().UnixNano()})
 	return &none{}, nil
 }
 
@@ -70,11 +70,11 @@ func deleteAlias(ev *eval, in *kmsapi.DeleteAliasInput) (*none, error) {
 	if err := aliasName(name); err != nil {
 		return nil, err
 	}
-	_, t, err := ev.existingAlias(name)
+	_, t, err := existingAlias(ev, name)
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.authoriseAlias(name, t); err != nil {
+	if err := authoriseAlias(ev, name, t); err != nil {
 		return nil, err
 	}
 	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
@@ -110,14 +110,14 @@ func aliasName(name string) error {
 }
 
 // existingAlias is an alias with the key that it names.
-func (ev *eval) existingAlias(name string) (*fsmpb.Alias, *target, error) {
+func existingAlias(ev *eval, name string) (*fsmpb.Alias, *target, error) {
 	a := ev.alias(ev.region(), name)
 	if a == nil {
-		return nil, nil, ev.aliasNotFound(name)
+		return nil, nil, aliasNotFound(ev, name)
 	}
 	t := ev.target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 	if t.key == nil {
-		return nil, nil, ev.aliasNotFound(name) // the key went, and its aliases with it
+		return nil, nil, aliasNotFound(ev, name) // the key went, and its aliases with it
 	}
 	return a, t, nil
 }
@@ -134,8 +134,8 @@ func kindOf(k *fsmpb.Key) string {
 }
 
 // authoriseAlias asks for the operation's action on the alias and on the keys.
-func (ev *eval) authoriseAlias(name string, keys ...*target) error {
-	arn := ev.aliasARN(name)
+func authoriseAlias(ev *eval, name string, keys ...*target) error {
+	arn := aliasARN(ev, name)
 	ev.resource("AWS::KMS::Alias", arn)
 	if err := ev.authoriseAccount(ev.op.action(), arn); err != nil {
 		return err
@@ -148,13 +148,13 @@ func (ev *eval) authoriseAlias(name string, keys ...*target) error {
 	return nil
 }
 
-func (ev *eval) roomForAlias(t *target) error {
+func roomForAlias(ev *eval, t *target) error {
 	if n, most := ev.keyAliases(t.id), ev.Quotas.Aliases; int(n.GetCount()) >= most {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has %d aliases and cannot have more.", t.arn, n.GetCount())
 	}
 	return nil
 }
 
-func (ev *eval) putAlias(a *fsmpb.Alias) {
+func putAlias(ev *eval, a *fsmpb.Alias) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: a}})
 }

@@ -16,7 +16,7 @@ const (
 )
 
 func sign(ev *eval, in *kmsapi.SignInput) (*kmsapi.SignOutput, error) {
-	t, err := ev.useToSign(*in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
+	t, err := useToSign(ev, *in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -24,7 +24,7 @@ func sign(ev *eval, in *kmsapi.SignInput) (*kmsapi.SignOutput, error) {
 		return nil, errDryRun
 	}
 	var signature []byte
-	err = ev.withCurrent(t, func(material []byte) (err error) {
+	err = withCurrent(ev, t, func(material []byte) (err error) {
 		signature, err = primitive.Sign(t.key.Spec, material, *in.SigningAlgorithm, messageType(in.MessageType), in.Message)
 		return err
 	})
@@ -36,7 +36,7 @@ func sign(ev *eval, in *kmsapi.SignInput) (*kmsapi.SignOutput, error) {
 
 // verify needs the public key only, so that it never unwraps anything.
 func verify(ev *eval, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutput, error) {
-	t, err := ev.useToSign(*in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
+	t, err := useToSign(ev, *in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func verify(ev *eval, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutput, error) {
 		return nil, errDryRun
 	}
 	m := currentMaterial(t.key)
-	ev.use(t, m)
+	ev.used(t, m)
 	err = primitive.Verify(t.key.Spec, m.PublicKey, *in.SigningAlgorithm, messageType(in.MessageType), in.Message, in.Signature)
 	if errors.Is(err, primitive.ErrSignature) {
 		return nil, kmsapi.ErrInvalidSignatureValue
@@ -57,11 +57,11 @@ func verify(ev *eval, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutput, error) {
 
 // useToSign finds a key to sign or verify with, and checks the message against the
 // algorithm.
-func (ev *eval) useToSign(keyID, algorithm string, kind *string, message []byte, tokens []string) (*target, error) {
-	if err := ev.checkTokens(tokens); err != nil {
+func useToSign(ev *eval, keyID, algorithm string, kind *string, message []byte, tokens []string) (*target, error) {
+	if err := checkTokens(ev, tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), nil, kmsapi.UsageSign, algorithm)
+	t, err := useKey(ev, keyID, ev.op.action(), nil, kmsapi.UsageSign, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func messageType(given *string) string {
 }
 
 func getPublicKey(ev *eval, in *kmsapi.GetPublicKeyInput) (*kmsapi.GetPublicKeyOutput, error) {
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
 	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action(), nil)
@@ -107,7 +107,7 @@ func getPublicKey(ev *eval, in *kmsapi.GetPublicKeyInput) (*kmsapi.GetPublicKeyO
 	if m == nil || m.PublicKey == nil {
 		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is not an asymmetric KMS key.", t.arn)
 	}
-	d := ev.ownMetadata(t)
+	d := ownMetadata(ev, t)
 	return &kmsapi.GetPublicKeyOutput{
 		KeyId: &t.arn, PublicKey: m.PublicKey, CustomerMasterKeySpec: d.CustomerMasterKeySpec, KeySpec: d.KeySpec, KeyUsage: d.KeyUsage,
 		EncryptionAlgorithms: d.EncryptionAlgorithms, SigningAlgorithms: d.SigningAlgorithms, KeyAgreementAlgorithms: d.KeyAgreementAlgorithms,
@@ -116,12 +116,12 @@ func getPublicKey(ev *eval, in *kmsapi.GetPublicKeyInput) (*kmsapi.GetPublicKeyO
 }
 
 func generateMac(ev *eval, in *kmsapi.GenerateMacInput) (*kmsapi.GenerateMacOutput, error) {
-	t, err := ev.useForMac(*in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
+	t, err := useForMac(ev, *in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
 	if err != nil {
 		return nil, err
 	}
 	var mac []byte
-	err = ev.withCurrent(t, func(material []byte) (err error) {
+	err = withCurrent(ev, t, func(material []byte) (err error) {
 		mac, err = primitive.Mac(t.key.Spec, material, *in.MacAlgorithm, in.Message)
 		return err
 	})
@@ -132,11 +132,11 @@ func generateMac(ev *eval, in *kmsapi.GenerateMacInput) (*kmsapi.GenerateMacOutp
 }
 
 func verifyMac(ev *eval, in *kmsapi.VerifyMacInput) (*kmsapi.VerifyMacOutput, error) {
-	t, err := ev.useForMac(*in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
+	t, err := useForMac(ev, *in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
 	if err != nil {
 		return nil, err
 	}
-	err = ev.withCurrent(t, func(material []byte) error {
+	err = withCurrent(ev, t, func(material []byte) error {
 		return primitive.VerifyMac(t.key.Spec, material, *in.MacAlgorithm, in.Message, in.Mac)
 	})
 	if errors.Is(err, primitive.ErrMac) {
@@ -148,11 +148,11 @@ func verifyMac(ev *eval, in *kmsapi.VerifyMacInput) (*kmsapi.VerifyMacOutput, er
 	return &kmsapi.VerifyMacOutput{KeyId: &t.arn, MacValid: ptr(true), MacAlgorithm: in.MacAlgorithm}, nil
 }
 
-func (ev *eval) useForMac(keyID, algorithm string, tokens []string, dryRun *bool) (*target, error) {
-	if err := ev.checkTokens(tokens); err != nil {
+func useForMac(ev *eval, keyID, algorithm string, tokens []string, dryRun *bool) (*target, error) {
+	if err := checkTokens(ev, tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), nil, kmsapi.UsageMac, algorithm)
+	t, err := useKey(ev, keyID, ev.op.action(), nil, kmsapi.UsageMac, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -163,28 +163,28 @@ func (ev *eval) useForMac(keyID, algorithm string, tokens []string, dryRun *bool
 }
 
 func deriveSharedSecret(ev *eval, in *kmsapi.DeriveSharedSecretInput) (*kmsapi.DeriveSharedSecretOutput, error) {
-	to, err := ev.recipient(in.Recipient)
+	to, err := recipientOf(ev, in.Recipient)
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), nil, kmsapi.UsageAgree, *in.KeyAgreementAlgorithm)
+	t, err := useKey(ev, *in.KeyId, ev.op.action(), nil, kmsapi.UsageAgree, *in.KeyAgreementAlgorithm)
 	if err != nil {
 		return nil, err
 	}
 	if err := primitive.CheckPeer(t.key.Spec, in.PublicKey); err != nil {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "PublicKey is not a public key in DER on the curve of %s.", t.key.Spec)
 	}
-	if err := ev.attest(to); err != nil {
+	if err := attestTo(ev, to); err != nil {
 		return nil, err
 	}
 	if isSet(in.DryRun) {
 		return nil, errDryRun
 	}
 	var secret []byte
-	err = ev.withCurrent(t, func(material []byte) (err error) {
+	err = withCurrent(ev, t, func(material []byte) (err error) {
 		secret, err = primitive.SharedSecret(t.key.Spec, material, in.PublicKey)
 		return err
 	})
@@ -197,11 +197,11 @@ func deriveSharedSecret(ev *eval, in *kmsapi.DeriveSharedSecretInput) (*kmsapi.D
 }
 
 func generateDataKeyPair(ev *eval, in *kmsapi.GenerateDataKeyPairInput) (*kmsapi.GenerateDataKeyPairOutput, error) {
-	to, err := ev.recipient(in.Recipient)
+	to, err := recipientOf(ev, in.Recipient)
 	if err != nil {
 		return nil, err
 	}
-	out, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, to)
+	out, err := dataKeyPair(ev, *in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, to)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func generateDataKeyPair(ev *eval, in *kmsapi.GenerateDataKeyPairInput) (*kmsapi
 }
 
 func generateDataKeyPairWithoutPlaintext(ev *eval, in *kmsapi.GenerateDataKeyPairWithoutPlaintextInput) (*kmsapi.GenerateDataKeyPairWithoutPlaintextOutput, error) {
-	p, err := ev.dataKeyPair(*in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
+	p, err := dataKeyPair(ev, *in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -224,11 +224,11 @@ func generateDataKeyPairWithoutPlaintext(ev *eval, in *kmsapi.GenerateDataKeyPai
 	}, nil
 }
 
-func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*kmsapi.GenerateDataKeyPairOutput, error) {
-	if err := ev.checkTokens(tokens); err != nil {
+func dataKeyPair(ev *eval, keyID, spec string, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*kmsapi.GenerateDataKeyPairOutput, error) {
+	if err := checkTokens(ev, tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.forDataKeys(keyID, context)
+	t, err := forDataKeys(ev, keyID, context)
 	if err != nil {
 		return nil, err
 	}
@@ -241,7 +241,7 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	if err := primitive.Available(spec); err != nil {
 		return nil, refusedByFIPS(err)
 	}
-	if err := ev.attest(to); err != nil {
+	if err := attestTo(ev, to); err != nil {
 		return nil, err
 	}
 	if isSet(dryRun) {
@@ -261,7 +261,7 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 		return nil, err
 	}
 	ev.secret(private)
-	blob, m, err := ev.seal(t, private, context)
+	blob, m, err := sealMessageFor(ev, t, private, context)
 	if err != nil {
 		return nil, err
 	}
@@ -271,19 +271,13 @@ func (ev *eval) dataKeyPair(keyID, spec string, context map[string]string, token
 	}, nil
 }
 
-// use notes which material of which key the answer is made with.
-func (ev *eval) use(t *target, m *fsmpb.Material) {
-	ev.materials = append(ev.materials, m)
-	ev.used(t)
-}
-
 // withCurrent lends the newest material of a key.
-func (ev *eval) withCurrent(t *target, use func(material []byte) error) error {
+func withCurrent(ev *eval, t *target, use func(material []byte) error) error {
 	m := currentMaterial(t.key)
 	if m == nil {
 		return errors.New("key " + t.id.String() + " has no material")
 	}
-	ev.use(t, m)
+	ev.used(t, m)
 	return refusedByFIPS(ev.Vault.WithMaterial(t.key, m, use))
 }
 
@@ -317,16 +311,16 @@ func algorithms(k *fsmpb.Key) []string {
 // useKey finds a key for a usage, and checks in AWS's order that the caller may,
 // in the request's encryption context if it has one, that the key's usage and then
 // its state allow it, and that it knows the algorithm.
-func (ev *eval) useKey(keyID, action string, context map[string]string, usage, algorithm string) (*target, error) {
+func useKey(ev *eval, keyID, action string, context map[string]string, usage, algorithm string) (*target, error) {
 	t, err := ev.authorised(keyID, anyForm, action, context)
 	if err != nil {
 		return nil, err
 	}
-	return t, ev.fit(t, usage, algorithm)
+	return t, fitFor(ev, t, usage, algorithm)
 }
 
-func (ev *eval) fit(t *target, usage, algorithm string) error {
-	if err := ev.ready(t, usage); err != nil {
+func fitFor(ev *eval, t *target, usage, algorithm string) error {
+	if err := keyReady(ev, t, usage); err != nil {
 		return err
 	}
 	if !slices.Contains(algorithms(t.key), algorithm) {
@@ -337,23 +331,23 @@ func (ev *eval) fit(t *target, usage, algorithm string) error {
 
 // ready checks that a key is for a usage and in a state to be used: in this order,
 // since what a key is for never changes, and its state may.
-func (ev *eval) ready(t *target, usage string) error {
+func keyReady(ev *eval, t *target, usage string) error {
 	if t.key.Usage != usage {
 		return kmsapi.Errorf(kmsapi.ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.arn, t.key.Usage, ev.op.Name)
 	}
-	if err := ev.available(t); err != nil {
+	if err := available(ev, t); err != nil {
 		return err
 	}
 	return ev.op.states.check(t.arn, t.key.State)
 }
 
 // forDataKeys finds a key to encrypt data keys with: a symmetric one.
-func (ev *eval) forDataKeys(keyID string, context map[string]string) (*target, error) {
+func forDataKeys(ev *eval, keyID string, context map[string]string) (*target, error) {
 	t, err := ev.authorised(keyID, anyForm, ev.op.action(), context)
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.ready(t, kmsapi.UsageEncrypt); err != nil {
+	if err := keyReady(ev, t, kmsapi.UsageEncrypt); err != nil {
 		return nil, err
 	}
 	if t.key.Spec != kmsapi.SpecSymmetric {

@@ -14,11 +14,11 @@ import (
 )
 
 func encrypt(ev *eval, in *kmsapi.EncryptInput) (*kmsapi.EncryptOutput, error) {
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
 	algorithm := algorithmOr(in.EncryptionAlgorithm)
-	t, err := ev.useKey(*in.KeyId, ev.op.action(), in.EncryptionContext, kmsapi.UsageEncrypt, algorithm)
+	t, err := useKey(ev, *in.KeyId, ev.op.action(), in.EncryptionContext, kmsapi.UsageEncrypt, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +28,7 @@ func encrypt(ev *eval, in *kmsapi.EncryptInput) (*kmsapi.EncryptOutput, error) {
 	if isSet(in.DryRun) {
 		return nil, errDryRun
 	}
-	blob, _, err := ev.encrypt(t, algorithm, in.Plaintext, in.EncryptionContext)
+	blob, _, err := encryptUnder(ev, t, algorithm, in.Plaintext, in.EncryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -36,10 +36,10 @@ func encrypt(ev *eval, in *kmsapi.EncryptInput) (*kmsapi.EncryptOutput, error) {
 }
 
 func decrypt(ev *eval, in *kmsapi.DecryptInput) (*kmsapi.DecryptOutput, error) {
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
-	to, err := ev.recipient(in.Recipient)
+	to, err := recipientOf(ev, in.Recipient)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func decrypt(ev *eval, in *kmsapi.DecryptInput) (*kmsapi.DecryptOutput, error) {
 		keyMember: "KeyId", keyID: in.KeyId, algorithm: in.EncryptionAlgorithm,
 		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, kmsapi.IgnoreCiphertext),
 	}
-	t, plaintext, m, err := ev.openCiphertext(c, ev.op.action())
+	t, plaintext, m, err := openCiphertext(ev, c, ev.op.action())
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func decrypt(ev *eval, in *kmsapi.DecryptInput) (*kmsapi.DecryptOutput, error) {
 
 // reEncrypt finishes with the source before it looks at the destination.
 func reEncrypt(ev *eval, in *kmsapi.ReEncryptInput) (*kmsapi.ReEncryptOutput, error) {
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
 	c := ciphertext{
@@ -76,13 +76,13 @@ func reEncrypt(ev *eval, in *kmsapi.ReEncryptInput) (*kmsapi.ReEncryptOutput, er
 		keyMember: "SourceKeyId", keyID: in.SourceKeyId, algorithm: in.SourceEncryptionAlgorithm,
 		ignored: isSet(in.DryRun) && slices.Contains(in.DryRunModifiers, kmsapi.IgnoreCiphertext),
 	}
-	from, plaintext, m, err := ev.openCiphertext(c, actionReEncryptFrom)
+	from, plaintext, m, err := openCiphertext(ev, c, actionReEncryptFrom)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(plaintext)
 	algorithm := algorithmOr(in.DestinationEncryptionAlgorithm)
-	to, err := ev.useKey(*in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionContext, kmsapi.UsageEncrypt, algorithm)
+	to, err := useKey(ev, *in.DestinationKeyId, actionReEncryptTo, in.DestinationEncryptionContext, kmsapi.UsageEncrypt, algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func reEncrypt(ev *eval, in *kmsapi.ReEncryptInput) (*kmsapi.ReEncryptOutput, er
 	if isSet(in.DryRun) {
 		return nil, errDryRun
 	}
-	blob, n, err := ev.encrypt(to, algorithm, plaintext, in.DestinationEncryptionContext)
+	blob, n, err := encryptUnder(ev, to, algorithm, plaintext, in.DestinationEncryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -109,11 +109,11 @@ const (
 )
 
 func generateDataKey(ev *eval, in *kmsapi.GenerateDataKeyInput) (*kmsapi.GenerateDataKeyOutput, error) {
-	to, err := ev.recipient(in.Recipient)
+	to, err := recipientOf(ev, in.Recipient)
 	if err != nil {
 		return nil, err
 	}
-	out, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, to)
+	out, err := dataKey(ev, *in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, to)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func generateDataKey(ev *eval, in *kmsapi.GenerateDataKeyInput) (*kmsapi.Generat
 }
 
 func generateDataKeyWithoutPlaintext(ev *eval, in *kmsapi.GenerateDataKeyWithoutPlaintextInput) (*kmsapi.GenerateDataKeyWithoutPlaintextOutput, error) {
-	k, err := ev.dataKey(*in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
+	k, err := dataKey(ev, *in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +133,8 @@ func generateDataKeyWithoutPlaintext(ev *eval, in *kmsapi.GenerateDataKeyWithout
 	return &kmsapi.GenerateDataKeyWithoutPlaintextOutput{CiphertextBlob: k.CiphertextBlob, KeyId: k.KeyId, KeyMaterialId: k.KeyMaterialId}, nil
 }
 
-func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*kmsapi.GenerateDataKeyOutput, error) {
-	if err := ev.checkTokens(tokens); err != nil {
+func dataKey(ev *eval, keyID string, spec *string, size *int32, context map[string]string, tokens []string, dryRun *bool, to *recipient) (*kmsapi.GenerateDataKeyOutput, error) {
+	if err := checkTokens(ev, tokens); err != nil {
 		return nil, err
 	}
 	if (spec == nil) == (size == nil) {
@@ -147,21 +147,21 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 	case *spec == kmsapi.DataKeyAES256:
 		n = 32
 	}
-	t, err := ev.forDataKeys(keyID, context)
+	t, err := forDataKeys(ev, keyID, context)
 	if err != nil {
 		return nil, err
 	}
-	if err := ev.attest(to); err != nil {
+	if err := attestTo(ev, to); err != nil {
 		return nil, err
 	}
 	if isSet(dryRun) {
 		return nil, errDryRun
 	}
-	plaintext, err := ev.newDataKey(t, n)
+	plaintext, err := newDataKey(ev, t, n)
 	if err != nil {
 		return nil, err
 	}
-	blob, m, err := ev.seal(t, plaintext, context)
+	blob, m, err := sealMessageFor(ev, t, plaintext, context)
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (ev *eval) dataKey(keyID string, spec *string, size *int32, context map[str
 
 // newDataKey makes a data key. One that a key store encrypts is made once: what the
 // store made of it is kept too, and has to be of the same bytes.
-func (ev *eval) newDataKey(t *target, n int) ([]byte, error) {
+func newDataKey(ev *eval, t *target, n int) ([]byte, error) {
 	random := func() ([]byte, error) {
 		b := make([]byte, n)
 		_, err := rand.Read(b)
@@ -185,7 +185,7 @@ func (ev *eval) newDataKey(t *target, n int) ([]byte, error) {
 }
 
 func generateRandom(ev *eval, in *kmsapi.GenerateRandomInput) (*kmsapi.GenerateRandomOutput, error) {
-	to, err := ev.recipient(in.Recipient)
+	to, err := recipientOf(ev, in.Recipient)
 	if err != nil {
 		return nil, err
 	}
@@ -196,9 +196,9 @@ func generateRandom(ev *eval, in *kmsapi.GenerateRandomInput) (*kmsapi.GenerateR
 		return nil, err
 	}
 	if in.CustomKeyStoreId != nil {
-		return ev.generateRandomInStore(*in.CustomKeyStoreId, int(*in.NumberOfBytes), to)
+		return generateRandomInStore(ev, *in.CustomKeyStoreId, int(*in.NumberOfBytes), to)
 	}
-	if err := ev.attest(to); err != nil {
+	if err := attestTo(ev, to); err != nil {
 		return nil, err
 	}
 	b := ev.secret(make([]byte, *in.NumberOfBytes))
@@ -235,12 +235,12 @@ func fits(t *target, algorithm string, size int, context map[string]string) erro
 
 // encrypt encrypts under the newest material of a key: with its public half if it
 // is asymmetric.
-func (ev *eval) encrypt(t *target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
+func encryptUnder(ev *eval, t *target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	if algorithm == kmsapi.AlgorithmSymmetric {
-		return ev.seal(t, plaintext, context)
+		return sealMessageFor(ev, t, plaintext, context)
 	}
 	m := currentMaterial(t.key)
-	ev.use(t, m)
+	ev.used(t, m)
 	blob, err := primitive.EncryptRSA(t.key.Spec, m.PublicKey, algorithm, plaintext)
 	return blob, m, err
 }
@@ -254,17 +254,17 @@ func shownMaterial(t *target, m *fsmpb.Material) *string {
 }
 
 // seal encrypts under the newest material of a symmetric key.
-func (ev *eval) seal(t *target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
+func sealMessageFor(ev *eval, t *target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	m := currentMaterial(t.key)
 	if m == nil {
 		return nil, nil, errors.New("key " + t.id.String() + " has no material")
 	}
-	ev.use(t, m)
+	ev.used(t, m)
 	if t.key.KeyStore != "" {
-		blob, err := ev.sealOuter(t, m, plaintext, context)
+		blob, err := sealOuter(ev, t, m, plaintext, context)
 		return blob, m, err
 	}
-	h := ev.header(t, m)
+	h := headerOf(ev, t, m)
 	var blob []byte
 	err := ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 		blob, err = keymat.SealMessage(material, h, plaintext, context)
@@ -288,7 +288,7 @@ type ciphertext struct {
 // only says which one it may be. Whatever is wrong with a ciphertext is one and
 // the same error. A dry run opens it too: else it could not tell that the
 // request would have succeeded.
-func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *fsmpb.Material, error) {
+func openCiphertext(ev *eval, c ciphertext, action string) (*target, []byte, *fsmpb.Material, error) {
 	if c.blob == nil && !c.ignored {
 		return nil, nil, nil, missing("ciphertextBlob")
 	}
@@ -313,19 +313,19 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 			err = kmsapi.ErrInvalidCiphertext
 		}
 	} else if ours {
-		t, err = ev.ciphertextKey(h.Key, action, c.context)
+		t, err = ciphertextKey(ev, h.Key, action, c.context)
 	} else {
 		err = kmsapi.ErrInvalidCiphertext
 	}
 	if err == nil {
 		ev.source = t
-		err = ev.fit(t, kmsapi.UsageEncrypt, algorithmOr(c.algorithm))
+		err = fitFor(ev, t, kmsapi.UsageEncrypt, algorithmOr(c.algorithm))
 	}
 	if err == nil {
 		err = fits(t, algorithmOr(c.algorithm), 0, c.context)
 	}
 	if err == nil {
-		err = ev.attest(c.to)
+		err = attestTo(ev, c.to)
 	}
 	switch {
 	case err != nil:
@@ -333,13 +333,13 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 	case c.ignored:
 		return t, nil, nil, nil
 	case t.key.Spec != kmsapi.SpecSymmetric:
-		return ev.openRSA(t, c)
+		return openRSA(ev, t, c)
 	case !ours:
 		return nil, nil, nil, kmsapi.ErrInvalidCiphertext
 	}
 	for _, m := range t.key.Materials {
 		if [16]byte(m.Id) == h.Version {
-			plaintext, err := ev.open(t, m, c)
+			plaintext, err := openUnder(ev, t, m, c)
 			return t, plaintext, m, err
 		}
 	}
@@ -347,9 +347,9 @@ func (ev *eval) openCiphertext(c ciphertext, action string) (*target, []byte, *f
 }
 
 // openRSA decrypts what was encrypted with an asymmetric key's public half.
-func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Material, error) {
+func openRSA(ev *eval, t *target, c ciphertext) (*target, []byte, *fsmpb.Material, error) {
 	var plaintext []byte
-	err := ev.withCurrent(t, func(material []byte) (err error) {
+	err := withCurrent(ev, t, func(material []byte) (err error) {
 		plaintext, err = primitive.DecryptRSA(t.key.Spec, material, *c.algorithm, c.blob)
 		return err
 	})
@@ -361,10 +361,10 @@ func (ev *eval) openRSA(t *target, c ciphertext) (*target, []byte, *fsmpb.Materi
 
 // ciphertextKey finds the key that a ciphertext names, without telling a key
 // that is gone from one that the caller may not use.
-func (ev *eval) ciphertextKey(id [16]byte, action string, context map[string]string) (*target, error) {
+func ciphertextKey(ev *eval, id [16]byte, action string, context map[string]string) (*target, error) {
 	t := ev.target(fsm.KeyID{Account: accountOf(ev), Region: ev.region(), ID: id})
 	if t.key == nil {
-		if !ev.wasKey(id) {
+		if !wasKey(ev, id) {
 			return nil, kmsapi.ErrInvalidCiphertext // never was a key: not a ciphertext
 		}
 		return nil, ev.forbiddenCiphertext(action)
@@ -376,14 +376,14 @@ func (ev *eval) ciphertextKey(id [16]byte, action string, context map[string]str
 	return t, err
 }
 
-func (ev *eval) open(t *target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
-	ev.use(t, m)
+func openUnder(ev *eval, t *target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
+	ev.used(t, m)
 	var plaintext []byte
 	var err error
 	if t.key.KeyStore != "" {
 		// And in no other way: the store knows the message that it encrypted, which
 		// would open here without it.
-		plaintext, err = ev.openOuter(t, m, c.blob, c.context)
+		plaintext, err = openOuter(ev, t, m, c.blob, c.context)
 	} else {
 		err = ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
 			plaintext, err = keymat.OpenMessage(material, c.blob, c.context)

@@ -21,14 +21,14 @@ func listGrants(ev *eval, in *kmsapi.ListGrantsInput) (*kmsapi.ListGrantsOutput,
 		filter.id = id[:]
 	}
 	var err error
-	if filter.grantee, err = ev.party("GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
+	if filter.grantee, err = party(ev, "GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
 		return nil, err
 	}
 	t, err := ev.managed(*in.KeyId)
 	if err != nil {
 		return nil, err
 	}
-	p, err := ev.page(in.Limit, 50, 100, in.Marker, t.arn, hex.EncodeToString(filter.id), filter.grantee)
+	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, t.arn, hex.EncodeToString(filter.id), filter.grantee)
 	if err != nil {
 		return nil, err
 	}
@@ -71,21 +71,21 @@ func (f *grantFilter) grants(s *fsm.State, key fsm.KeyID, after []byte) iter.Seq
 }
 
 func listRetirableGrants(ev *eval, in *kmsapi.ListRetirableGrantsInput) (*kmsapi.ListRetirableGrantsOutput, error) {
-	who, err := ev.party("RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal)
+	who, err := party(ev, "RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal)
 	if err != nil {
 		return nil, err
 	}
 	if who == "" {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "You must specify either RetiringPrincipal or RetiringServicePrincipal.")
 	}
-	if err := ev.mayListRetirable(who); err != nil {
+	if err := mayListRetirable(ev, who); err != nil {
 		return nil, err
 	}
-	p, err := ev.page(in.Limit, 50, 100, in.Marker, who)
+	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, who)
 	if err != nil {
 		return nil, err
 	}
-	after, err := ev.grantAfter(p.after)
+	after, err := grantAfter(ev, p.after)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func listRetirableGrants(ev *eval, in *kmsapi.ListRetirableGrantsInput) (*kmsapi
 // mayListRetirable asks whether the caller may see the grants that somebody may
 // retire. An account's own policies say so for its principals; a service is no
 // account's, and sees its own.
-func (ev *eval) mayListRetirable(who string) error {
+func mayListRetirable(ev *eval, who string) error {
 	action, p := ev.op.action(), ev.caller.Identity.principal
 	if p.Kind == policy.KindService && p.ARN == who {
 		req := policy.Request{Principal: p, Action: action, Resource: who}
@@ -119,7 +119,7 @@ func (ev *eval) mayListRetirable(who string) error {
 
 // grantAfter is the fsm.GrantID of the grant that a page of retirable grants comes
 // after; nil for the first page.
-func (ev *eval) grantAfter(name string) ([]byte, error) {
+func grantAfter(ev *eval, name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
 	}

@@ -25,10 +25,10 @@ const (
 )
 
 func createGrant(ev *eval, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutput, error) {
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
-	n, err := ev.newGrant(in)
+	n, err := newGrant(ev, in)
 	if err != nil {
 		return nil, err
 	}
@@ -46,9 +46,9 @@ func createGrant(ev *eval, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutp
 	if err := fitsKey(t, n); err != nil {
 		return nil, err
 	}
-	g := ev.namesake(t, n)
+	g := namesake(ev, t, n)
 	if g == nil {
-		if err := ev.roomForGrant(t); err != nil {
+		if err := roomForGrant(ev, t); err != nil {
 			return nil, err
 		}
 	}
@@ -73,10 +73,10 @@ func recordGrant(out *kmsapi.CreateGrantOutput, rec *auditpb.Record) {
 
 // newGrant is the grant that a request asks for, as far as it can be told without
 // the key.
-func (ev *eval) newGrant(in *kmsapi.CreateGrantInput) (*fsmpb.Grant, error) {
-	g := &fsmpb.Grant{Id: make([]byte, 32), Created: ev.now().UnixNano(), Issuer: ev.issuer()}
+func newGrant(ev *eval, in *kmsapi.CreateGrantInput) (*fsmpb.Grant, error) {
+	g := &fsmpb.Grant{Id: make([]byte, 32), Created: ev.now().UnixNano(), Issuer: issuer(ev)}
 	_, _ = rand.Read(g.Id) // never fails: crypto/rand ends the process instead
-	if err := ev.parties(in, g); err != nil {
+	if err := parties(ev, in, g); err != nil {
 		return nil, err
 	}
 	if in.Name != nil {
@@ -104,20 +104,20 @@ func (ev *eval) newGrant(in *kmsapi.CreateGrantInput) (*fsmpb.Grant, error) {
 
 // issuer is the account that a grant is made under: the caller's, or the key's own
 // if the caller is a service, which has none.
-func (ev *eval) issuer() string {
+func issuer(ev *eval) string {
 	return cmp.Or(ev.caller.Identity.principal.Account, ev.cluster().Account)
 }
 
 // parties says in a grant who gets it and who may retire it. A service that gets one
 // cannot be asked to give it back by anybody it knows, so somebody has to be named.
-func (ev *eval) parties(in *kmsapi.CreateGrantInput, g *fsmpb.Grant) (err error) {
-	if g.Grantee, err = ev.party("GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
+func parties(ev *eval, in *kmsapi.CreateGrantInput, g *fsmpb.Grant) (err error) {
+	if g.Grantee, err = party(ev, "GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
 		return err
 	}
 	if g.Grantee == "" {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "You must specify either GranteePrincipal or GranteeServicePrincipal.")
 	}
-	if g.Retiring, err = ev.party("RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal); err != nil {
+	if g.Retiring, err = party(ev, "RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal); err != nil {
 		return err
 	}
 	if in.GranteeServicePrincipal != nil && g.Retiring == "" {
@@ -127,12 +127,12 @@ func (ev *eval) parties(in *kmsapi.CreateGrantInput, g *fsmpb.Grant) (err error)
 }
 
 // party is who one of two members names, a principal or a service; "" for nobody.
-func (ev *eval) party(member string, principal *string, serviceMember string, service *string) (string, error) {
+func party(ev *eval, member string, principal *string, serviceMember string, service *string) (string, error) {
 	switch {
 	case principal != nil && service != nil:
 		return "", kmsapi.Errorf(kmsapi.ErrValidation, "You can specify either %s or %s, but not both.", member, serviceMember)
 	case principal != nil:
-		return *principal, ev.principalOfGrant(*principal)
+		return *principal, principalOfGrant(ev, *principal)
 	case service != nil:
 		return *service, nil // its pattern is all that can be said of a service
 	}
@@ -141,7 +141,7 @@ func (ev *eval) party(member string, principal *string, serviceMember string, se
 
 // principalOfGrant checks that a grant may name somebody. That he exists cannot be
 // told: there are no principals to look among.
-func (ev *eval) principalOfGrant(arn string) error {
+func principalOfGrant(ev *eval, arn string) error {
 	p, err := policy.ParsePrincipal(arn)
 	if err != nil || p.Partition != ev.cluster().Partition { // a bare account id has none
 		return kmsapi.Errorf(kmsapi.ErrInvalidArn, "ARN does not refer to a valid principal")
@@ -235,7 +235,7 @@ func grantOperations(k *fsmpb.Key) []string {
 // grants. Nameless requests are each for another grant. Two requests are the same
 // if nothing tells their grants apart but what each grant has to itself: what grants
 // are given later is compared too.
-func (ev *eval) namesake(t *target, n *fsmpb.Grant) *fsmpb.Grant {
+func namesake(ev *eval, t *target, n *fsmpb.Grant) *fsmpb.Grant {
 	if n.Name == "" {
 		return nil
 	}
@@ -252,7 +252,7 @@ func (ev *eval) namesake(t *target, n *fsmpb.Grant) *fsmpb.Grant {
 }
 
 // roomForGrant: only a refusal depends on the number of grants.
-func (ev *eval) roomForGrant(t *target) error {
+func roomForGrant(ev *eval, t *target) error {
 	if n, _ := ev.state.KeyGrants(t.id); int(n.GetCount()) < ev.Quotas.Grants {
 		return nil
 	}
@@ -269,18 +269,18 @@ func revokeGrant(ev *eval, in *kmsapi.RevokeGrantInput) (*none, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := ev.existingGrant(t.id, id); err != nil {
+	if _, err := existingGrant(ev, t.id, id); err != nil {
 		return nil, err
 	}
-	return ev.endGrant(t.id, id, in.DryRun)
+	return endGrant(ev, t.id, id, in.DryRun)
 }
 
 func retireGrant(ev *eval, in *kmsapi.RetireGrantInput) (*none, error) {
-	t, id, err := ev.toRetire(in)
+	t, id, err := toRetire(ev, in)
 	if err != nil {
 		return nil, err
 	}
-	g, err := ev.existingGrant(t.id, id)
+	g, err := existingGrant(ev, t.id, id)
 	if err != nil {
 		return nil, err
 	}
@@ -290,15 +290,15 @@ func retireGrant(ev *eval, in *kmsapi.RetireGrantInput) (*none, error) {
 	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
 		return nil, err
 	}
-	return ev.endGrant(t.id, id, in.DryRun)
+	return endGrant(ev, t.id, id, in.DryRun)
 }
 
 // toRetire is the grant that a request names in one of the two ways that there
 // are. The key is gone, and its grants with it, when the target has none.
-func (ev *eval) toRetire(in *kmsapi.RetireGrantInput) (*target, [32]byte, error) {
+func toRetire(ev *eval, in *kmsapi.RetireGrantInput) (*target, [32]byte, error) {
 	switch {
 	case in.GrantToken != nil && in.KeyId == nil && in.GrantId == nil:
-		key, id, err := ev.tokenGrant(*in.GrantToken)
+		key, id, err := tokenGrant(ev, *in.GrantToken)
 		if err != nil {
 			return nil, id, err
 		}
@@ -315,7 +315,7 @@ func (ev *eval) toRetire(in *kmsapi.RetireGrantInput) (*target, [32]byte, error)
 }
 
 // existingGrant is a grant on a key, which the record then names.
-func (ev *eval) existingGrant(key fsm.KeyID, id [32]byte) (*fsmpb.Grant, error) {
+func existingGrant(ev *eval, key fsm.KeyID, id [32]byte) (*fsmpb.Grant, error) {
 	ev.grantID = hex.EncodeToString(id[:])
 	g := ev.grant(key, id[:])
 	if g == nil {
@@ -325,7 +325,7 @@ func (ev *eval) existingGrant(key fsm.KeyID, id [32]byte) (*fsmpb.Grant, error) 
 }
 
 // endGrant makes an end of a grant. The grants that were made by it stay.
-func (ev *eval) endGrant(key fsm.KeyID, id [32]byte, dryRun *bool) (*none, error) {
+func endGrant(ev *eval, key fsm.KeyID, id [32]byte, dryRun *bool) (*none, error) {
 	if isSet(dryRun) {
 		return nil, errDryRun
 	}

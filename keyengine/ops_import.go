@@ -57,12 +57,12 @@ func importable(spec string) error {
 }
 
 // firstMaterial gives a new key its material, or has it wait for an import.
-func (ev *eval) firstMaterial(k *fsmpb.Key) error {
+func firstMaterial(ev *eval, k *fsmpb.Key) error {
 	if k.Origin == kmsapi.OriginImported {
 		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
 		return nil
 	}
-	m, err := ev.makeMaterial(k)
+	m, err := makeMaterial(ev, k)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (ev *eval) firstMaterial(k *fsmpb.Key) error {
 }
 
 // imported finds the key of an operation on imported material.
-func (ev *eval) imported(keyID string) (*target, error) {
+func imported(ev *eval, keyID string) (*target, error) {
 	t, err := ev.managed(keyID)
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (ev *eval) imported(keyID string) (*target, error) {
 }
 
 func getParametersForImport(ev *eval, in *kmsapi.GetParametersForImportInput) (*kmsapi.GetParametersForImportOutput, error) {
-	t, err := ev.imported(*in.KeyId)
+	t, err := imported(ev, *in.KeyId)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func getParametersForImport(ev *eval, in *kmsapi.GetParametersForImportInput) (*
 		return nil, err
 	}
 	// A node whose clock is ahead does not make tokens live longer.
-	from := min(ev.fromNow().UnixNano(), ev.state.Time()+int64(importTokenAhead))
+	from := min(fromNow(ev).UnixNano(), ev.state.Time()+int64(importTokenAhead))
 	token := &vault.ImportToken{ID: randomID(), Key: t.id, Algorithm: *in.WrappingAlgorithm, Expires: from + int64(importTokenLife)}
 	sealed, err := ev.Vault.SealImportToken(token, pkcs8)
 	if err != nil {
@@ -131,21 +131,21 @@ func wraps(spec, wrapping, algorithm string) error {
 }
 
 func importKeyMaterial(ev *eval, in *kmsapi.ImportKeyMaterialInput) (*kmsapi.ImportKeyMaterialOutput, error) {
-	validTo, err := ev.validTo(in)
+	validTo, err := validTo(ev, in)
 	if err != nil {
 		return nil, err
 	}
 	if in.KeyMaterialId != nil && in.ImportType != nil && *in.ImportType == importNew {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "KeyMaterialId cannot be specified with the ImportType %s.", importNew)
 	}
-	t, err := ev.imported(*in.KeyId)
+	t, err := imported(ev, *in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	if t.key.Spec != kmsapi.SpecSymmetric && (in.ImportType != nil || in.KeyMaterialDescription != nil || in.KeyMaterialId != nil) {
 		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "ImportType, KeyMaterialDescription and KeyMaterialId are supported for symmetric encryption keys only.")
 	}
-	token, material, err := ev.unwrapImport(t, in.ImportToken, in.EncryptedKeyMaterial)
+	token, material, err := unwrapImport(ev, t, in.ImportToken, in.EncryptedKeyMaterial)
 	if err != nil {
 		return nil, err
 	}
@@ -154,10 +154,10 @@ func importKeyMaterial(ev *eval, in *kmsapi.ImportKeyMaterialInput) (*kmsapi.Imp
 		return nil, err
 	}
 	k := proto.CloneOf(t.key)
-	if err := ev.useToken(k, token); err != nil {
+	if err := useToken(ev, k, token); err != nil {
 		return nil, err
 	}
-	m, err := ev.place(t, k, in, material)
+	m, err := placeMaterial(ev, t, k, in, material)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func importKeyMaterial(ev *eval, in *kmsapi.ImportKeyMaterialInput) (*kmsapi.Imp
 	}
 	endImport(k, ev.state.Time())
 	// A new one becomes known to the whole set, for which each key imports it.
-	if err := ev.putMembers(k, ev.members(t)); err != nil {
+	if err := putMembers(ev, k, membersOf(ev, t)); err != nil {
 		return nil, err
 	}
 	return &kmsapi.ImportKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}, nil
@@ -191,7 +191,7 @@ func materialElements(keyID, id *string) []*auditpb.Field {
 
 // validTo is when the material of an import expires, 0 for never. It must not be
 // over by the time that the import is recorded.
-func (ev *eval) validTo(in *kmsapi.ImportKeyMaterialInput) (int64, error) {
+func validTo(ev *eval, in *kmsapi.ImportKeyMaterialInput) (int64, error) {
 	if in.ExpirationModel != nil && *in.ExpirationModel == modelForever {
 		if in.ValidTo != nil {
 			return 0, kmsapi.Errorf(kmsapi.ErrValidation, "A validTo date cannot be set if the ExpirationModel is %s", modelForever)
@@ -212,7 +212,7 @@ func (ev *eval) validTo(in *kmsapi.ImportKeyMaterialInput) (int64, error) {
 
 // unwrapImport opens the token of an import, and with it the material. That the
 // token is out of date is said of genuine ones only.
-func (ev *eval) unwrapImport(t *target, token, wrapped []byte) (*vault.ImportToken, []byte, error) {
+func unwrapImport(ev *eval, t *target, token, wrapped []byte) (*vault.ImportToken, []byte, error) {
 	tok, pkcs8, err := ev.Vault.OpenImportToken(token)
 	if err != nil {
 		return nil, nil, err
@@ -263,7 +263,7 @@ func soundMaterial(spec string, material []byte) error {
 }
 
 // useToken has a key remember a token until nobody could use it any more.
-func (ev *eval) useToken(k *fsmpb.Key, t *vault.ImportToken) error {
+func useToken(ev *eval, k *fsmpb.Key, t *vault.ImportToken) error {
 	now := ev.state.Time()
 	k.UsedTokens = slices.DeleteFunc(k.UsedTokens, func(u *fsmpb.UsedToken) bool { return u.Expires <= now })
 	if len(k.UsedTokens) >= maxUsedTokens {
@@ -275,8 +275,8 @@ func (ev *eval) useToken(k *fsmpb.Key, t *vault.ImportToken) error {
 
 // place finds the material of a key, which it changes, that imported bytes are, or
 // makes them a new one where they may be.
-func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
-	given, err := ev.wrapImported(k, b)
+func placeMaterial(ev *eval, t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
+	given, err := wrapImported(ev, k, b)
 	if err != nil {
 		return nil, err
 	}
@@ -299,12 +299,12 @@ func (ev *eval) place(t *target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput
 }
 
 // wrapImported makes a material of bytes, which it leaves as they are.
-func (ev *eval) wrapImported(k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
+func wrapImported(ev *eval, k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
 		return ev.Vault.GivenMaterial(k, now, bytes.Clone(b))
 	}
-	return ev.wrapPrivate(k, now, bytes.Clone(b))
+	return wrapPrivate(ev, k, now, bytes.Clone(b))
 }
 
 // sameMaterial is the material of a key that another one is too; nil for none. One
@@ -337,7 +337,7 @@ func addMaterial(t *target, k *fsmpb.Key, m *fsmpb.Material) error {
 // deleteImportedKeyMaterial destroys a material as of now: no answer is made with
 // it once the record is committed.
 func deleteImportedKeyMaterial(ev *eval, in *kmsapi.DeleteImportedKeyMaterialInput) (*kmsapi.DeleteImportedKeyMaterialOutput, error) {
-	t, err := ev.imported(*in.KeyId)
+	t, err := imported(ev, *in.KeyId)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +356,7 @@ func deleteImportedKeyMaterial(ev *eval, in *kmsapi.DeleteImportedKeyMaterialInp
 	out := &kmsapi.DeleteImportedKeyMaterialOutput{KeyId: &t.arn, KeyMaterialId: shownMaterial(t, m)}
 	if m != nil && len(m.Wrapped) > 0 {
 		destroy(k, func(o *fsmpb.Material) bool { return o == m })
-		return out, ev.putDestroyed(t, k)
+		return out, putDestroyed(ev, t, k)
 	}
 	return out, nil
 }

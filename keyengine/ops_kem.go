@@ -9,7 +9,7 @@ import (
 
 // encapsulate needs the public key only, so that it never unwraps anything.
 func encapsulate(ev *eval, in *kmsapi.EncapsulateInput) (*kmsapi.EncapsulateOutput, error) {
-	t, err := ev.useKEM(*in.KeyId, *in.EncapsulationAlgorithm, in.GrantTokens)
+	t, err := useKEM(ev, *in.KeyId, *in.EncapsulationAlgorithm, in.GrantTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -17,7 +17,7 @@ func encapsulate(ev *eval, in *kmsapi.EncapsulateInput) (*kmsapi.EncapsulateOutp
 		return nil, errDryRun
 	}
 	m := currentMaterial(t.key)
-	ev.use(t, m)
+	ev.used(t, m)
 	secret, ciphertext, err := primitive.Encapsulate(t.key.Spec, m.PublicKey)
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func encapsulate(ev *eval, in *kmsapi.EncapsulateInput) (*kmsapi.EncapsulateOutp
 // decapsulate gives a secret for every ciphertext of the right length: whether it is
 // the one that was encapsulated is for the two sides to find out.
 func decapsulate(ev *eval, in *kmsapi.DecapsulateInput) (*kmsapi.DecapsulateOutput, error) {
-	t, err := ev.useKEM(*in.KeyId, *in.EncapsulationAlgorithm, in.GrantTokens)
+	t, err := useKEM(ev, *in.KeyId, *in.EncapsulationAlgorithm, in.GrantTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func decapsulate(ev *eval, in *kmsapi.DecapsulateInput) (*kmsapi.DecapsulateOutp
 		return nil, errDryRun
 	}
 	var secret []byte
-	err = ev.withCurrent(t, func(material []byte) (err error) {
+	err = withCurrent(ev, t, func(material []byte) (err error) {
 		secret, err = primitive.Decapsulate(t.key.Spec, material, in.SharedSecretCiphertextBlob)
 		return err
 	})
@@ -54,11 +54,11 @@ func decapsulate(ev *eval, in *kmsapi.DecapsulateInput) (*kmsapi.DecapsulateOutp
 }
 
 // useKEM finds a key to encapsulate or decapsulate with.
-func (ev *eval) useKEM(keyID, algorithm string, tokens []string) (*target, error) {
-	if err := ev.checkTokens(tokens); err != nil {
+func useKEM(ev *eval, keyID, algorithm string, tokens []string) (*target, error) {
+	if err := checkTokens(ev, tokens); err != nil {
 		return nil, err
 	}
-	t, err := ev.useKey(keyID, ev.op.action(), nil, kmsapi.UsageEncapsulate, algorithm)
+	t, err := useKey(ev, keyID, ev.op.action(), nil, kmsapi.UsageEncapsulate, algorithm)
 	if err != nil {
 		return nil, err
 	}

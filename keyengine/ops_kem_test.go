@@ -210,7 +210,7 @@ func TestSharedSecretsAreWiped(t *testing.T) {
 	id, _ := r.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	ciphertext := r.encapsulates(id).SharedSecretCiphertextBlob
 	for op, in := range map[string]any{"Encapsulate": encapsulateInput(id), "Decapsulate": decapsulateInput(id, ciphertext)} {
-		ev := r.first.evaluate(t.Context(), r.cluster.state(), r.caller(r.root), OperationNamed(op), in)
+		ev := evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed(op), in)
 		var secret []byte
 		switch out := ev.out.(type) {
 		case *kmsapi.EncapsulateOutput:

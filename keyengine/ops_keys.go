@@ -33,7 +33,7 @@ func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, er
 	if err := supportedKey(in); err != nil {
 		return nil, err
 	}
-	tags, err := ev.mergeTags(nil, in.Tags)
+	tags, err := mergeTags(ev, nil, in.Tags)
 	if err != nil {
 		return nil, err
 	}
@@ -47,11 +47,11 @@ func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, er
 	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := ev.newPolicy(doc, keyARN(c, id.Region, formatKeyID(id.ID, isSet(in.MultiRegion))), isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if err := checkPolicy(ev, doc, keyARN(c, id.Region, formatKeyID(id.ID, isSet(in.MultiRegion))), isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
-	if err := ev.roomForKey(id.Region); err != nil {
+	if err := roomForKey(ev, id.Region); err != nil {
 		return nil, err
 	}
 	k := &fsmpb.Key{
@@ -64,21 +64,21 @@ func createKey(ev *eval, in *kmsapi.CreateKeyInput) (*kmsapi.CreateKeyOutput, er
 	if in.Description != nil {
 		k.Description = *in.Description
 	}
-	if err := ev.putInStore(k, in); err != nil {
+	if err := putInStore(ev, k, in); err != nil {
 		return nil, err
 	}
-	if err := ev.firstMaterial(k); err != nil {
+	if err := firstMaterial(ev, k); err != nil {
 		return nil, err
 	}
 	ev.key(id) // there must be none of that id
-	ev.putKey(k)
-	ev.putPolicy(id, doc)
+	putKey(ev, k)
+	putPolicy(ev, id, doc)
 	if len(tags) > 0 {
-		ev.putTags(id, tags)
+		putTags(ev, id, tags)
 	}
 	t := &target{id: id, key: k, arn: keyARN(c, id.Region, formatKeyID(id.ID, isSet(in.MultiRegion)))}
 	ev.resource("AWS::KMS::Key", t.arn)
-	return &kmsapi.CreateKeyOutput{KeyMetadata: ev.metadata(t)}, nil
+	return &kmsapi.CreateKeyOutput{KeyMetadata: metadataOf(ev, t)}, nil
 }
 
 // keyKind checks what can be said of the kind of key that is asked for without
@@ -121,7 +121,7 @@ func usageOf(in *kmsapi.CreateKeyInput) string {
 }
 
 // makeMaterial makes the first or next material of a key whose origin is here.
-func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
+func makeMaterial(ev *eval, k *fsmpb.Key) (*fsmpb.Material, error) {
 	now := ev.now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
 		return ev.Vault.NewMaterial(k, now)
@@ -130,12 +130,12 @@ func (ev *eval) makeMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	if err != nil {
 		return nil, refusedByFIPS(err)
 	}
-	return ev.wrapPrivate(k, now, b)
+	return wrapPrivate(ev, k, now, b)
 }
 
 // wrapPrivate makes the material of a key that is no symmetric encryption key, with
 // its public half if it has one. It wipes b.
-func (ev *eval) wrapPrivate(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
+func wrapPrivate(ev *eval, k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
 	defer clear(b)
 	var public []byte
 	if k.Usage != kmsapi.UsageMac {
@@ -168,26 +168,26 @@ func supportedKey(in *kmsapi.CreateKeyInput) error {
 }
 
 func describeKey(ev *eval, in *kmsapi.DescribeKeyInput) (*kmsapi.DescribeKeyOutput, error) {
-	if err := ev.checkTokens(in.GrantTokens); err != nil {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
 	}
 	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action(), nil)
 	if err != nil {
 		return nil, err
 	}
-	return &kmsapi.DescribeKeyOutput{KeyMetadata: ev.metadata(t)}, ev.op.states.check(t.arn, t.key.State)
+	return &kmsapi.DescribeKeyOutput{KeyMetadata: metadataOf(ev, t)}, ev.op.states.check(t.arn, t.key.State)
 }
 
-func (ev *eval) metadata(t *target) *kmsapi.KeyMetadata {
-	d := ev.ownMetadata(t)
+func metadataOf(ev *eval, t *target) *kmsapi.KeyMetadata {
+	d := ownMetadata(ev, t)
 	if t.key.MultiRegion {
-		d.MultiRegionConfiguration = ev.configuration(t)
+		d.MultiRegionConfiguration = configurationOf(ev, t)
 	}
 	return d
 }
 
 // ownMetadata is what metadata says without looking at other keys.
-func (ev *eval) ownMetadata(t *target) *kmsapi.KeyMetadata {
+func ownMetadata(ev *eval, t *target) *kmsapi.KeyMetadata {
 	k := t.key
 	d := &kmsapi.KeyMetadata{
 		AWSAccountId: ptr(ev.cluster().Account),
@@ -197,7 +197,7 @@ func (ev *eval) ownMetadata(t *target) *kmsapi.KeyMetadata {
 		Enabled:      ptr(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
 		Description:  ptr(k.Description),
 		KeyUsage:     ptr(k.Usage),
-		KeyState:     ptr(ev.shownState(k)),
+		KeyState:     ptr(shownState(ev, k)),
 		Origin:       ptr(k.Origin),
 		KeyManager:   ptr(kmsapi.ManagerCustomer),
 		KeySpec:      ptr(k.Spec),
@@ -275,26 +275,26 @@ func metadataField(name string, d *kmsapi.KeyMetadata) *auditpb.Field {
 }
 
 func updateKeyDescription(ev *eval, in *kmsapi.UpdateKeyDescriptionInput) (*none, error) {
-	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.Description = *in.Description })
+	return updateKey(ev, *in.KeyId, func(k *fsmpb.Key) { k.Description = *in.Description })
 }
 
 func enableKey(ev *eval, in *kmsapi.EnableKeyInput) (*none, error) {
-	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
+	return updateKey(ev, *in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_ENABLED })
 }
 
 func disableKey(ev *eval, in *kmsapi.DisableKeyInput) (*none, error) {
-	return ev.updateKey(*in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+	return updateKey(ev, *in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
 }
 
 // updateKey changes a key, if that makes a difference.
-func (ev *eval) updateKey(keyID string, update func(*fsmpb.Key)) (*none, error) {
+func updateKey(ev *eval, keyID string, update func(*fsmpb.Key)) (*none, error) {
 	t, err := ev.managed(keyID)
 	if err != nil {
 		return nil, err
 	}
 	k := proto.CloneOf(t.key)
 	if update(k); !proto.Equal(k, t.key) {
-		ev.putKey(k)
+		putKey(ev, k)
 	}
 	return &none{}, nil
 }
@@ -313,14 +313,14 @@ func scheduleKeyDeletion(ev *eval, in *kmsapi.ScheduleKeyDeletionInput) (*kmsapi
 		days = *in.PendingWindowInDays
 	}
 	k := proto.CloneOf(t.key)
-	if ev.waitsForReplicas(t) {
+	if waitsForReplicas(ev, t) {
 		k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, days
 	} else {
 		base := ev.now().Add(time.Second - 1).Truncate(time.Second)
 		ev.within(0, base.UnixNano()+1)
 		k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, base.Add(time.Duration(days)*24*time.Hour).UnixNano()
 	}
-	ev.putKey(k)
+	putKey(ev, k)
 	out := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &t.arn, KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days}
 	if k.DeletionTime != 0 {
 		out.DeletionDate = timeOf(k.DeletionTime)
@@ -346,7 +346,7 @@ func cancelKeyDeletion(ev *eval, in *kmsapi.CancelKeyDeletionInput) (*kmsapi.Can
 	if lacksMaterial(k) {
 		k.State, k.DisabledBeforeImport = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT, true
 	}
-	ev.putKey(k)
+	putKey(ev, k)
 	return &kmsapi.CancelKeyDeletionOutput{KeyId: &t.arn}, nil
 }
 
@@ -372,14 +372,14 @@ func lacksMaterial(k *fsmpb.Key) bool {
 		slices.ContainsFunc(k.Materials, func(m *fsmpb.Material) bool { return !m.Pending && len(m.Wrapped) == 0 }))
 }
 
-func (ev *eval) putKey(k *fsmpb.Key) {
+func putKey(ev *eval, k *fsmpb.Key) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
 }
 
 func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
 
 // roomForKey checks the quota of keys in a Region.
-func (ev *eval) roomForKey(region string) error {
+func roomForKey(ev *eval, region string) error {
 	if most := ev.Quotas.Keys; ev.Keys.atLeast(ev.state, ev.Clock.Now(), region, most) {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
 	}

@@ -32,10 +32,10 @@ func putKeyPolicy(ev *eval, in *kmsapi.PutKeyPolicyInput) (*none, error) {
 	if err := onlyPolicy(in.PolicyName); err != nil {
 		return nil, err
 	}
-	if err := ev.newPolicy(*in.Policy, t.arn, isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+	if err := checkPolicy(ev, *in.Policy, t.arn, isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 		return nil, err
 	}
-	ev.putPolicy(t.id, *in.Policy)
+	putPolicy(ev, t.id, *in.Policy)
 	return &none{}, nil
 }
 
@@ -44,7 +44,7 @@ func listKeyPolicies(ev *eval, in *kmsapi.ListKeyPoliciesInput) (*kmsapi.ListKey
 	if err != nil {
 		return nil, err
 	}
-	p, err := ev.page(in.Limit, 100, 1000, in.Marker, t.arn)
+	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker, t.arn)
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +65,6 @@ func onlyPolicy(name *string) error {
 	return nil
 }
 
-func (ev *eval) putPolicy(id fsm.KeyID, doc string) {
+func putPolicy(ev *eval, id fsm.KeyID, doc string) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: doc}}})
 }

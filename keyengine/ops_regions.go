@@ -36,7 +36,7 @@ const (
 // Regions; a single-Region key is alone. That a Region has none is noted too. An
 // eval without a caller will do, for events: what they need is its reads and
 // changes.
-func (ev *eval) members(t *target) []*target {
+func membersOf(ev *eval, t *target) []*target {
 	if !t.key.MultiRegion {
 		return []*target{t}
 	}
@@ -44,7 +44,7 @@ func (ev *eval) members(t *target) []*target {
 	for _, r := range regions(ev.cluster()) {
 		if r == t.id.Region {
 			all = append(all, t)
-		} else if m := ev.member(t, r); m.key != nil {
+		} else if m := memberIn(ev, t, r); m.key != nil {
 			all = append(all, m)
 		}
 	}
@@ -53,14 +53,14 @@ func (ev *eval) members(t *target) []*target {
 
 // member is the key of t's set in another Region; its key is nil when there is
 // none. Unlike target, it does not say that the request acts on it.
-func (ev *eval) member(t *target, region string) *target {
+func memberIn(ev *eval, t *target, region string) *target {
 	id := fsm.KeyID{Account: t.id.Account, Region: region, ID: t.id.ID}
 	return &target{id: id, key: ev.key(id), arn: keyARN(ev.cluster(), region, t.name())}
 }
 
 // putMembers changes a key of a set to k, and what the others share with it to
 // the same: material that they lack is wrapped for each of them.
-func (ev *eval) putMembers(k *fsmpb.Key, members []*target) error {
+func putMembers(ev *eval, k *fsmpb.Key, members []*target) error {
 	for _, m := range members {
 		n := k
 		if m.id.Region != k.Region {
@@ -70,7 +70,7 @@ func (ev *eval) putMembers(k *fsmpb.Key, members []*target) error {
 			}
 		}
 		if !proto.Equal(n, m.key) {
-			ev.putKey(n)
+			putKey(ev, n)
 		}
 	}
 	return nil
@@ -129,7 +129,7 @@ func materialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
 func (t *target) isPrimary() bool { return t.key.MultiRegion && t.key.PrimaryRegion == t.id.Region }
 
 // configuration describes a key's set.
-func (ev *eval) configuration(t *target) *kmsapi.MultiRegionConfiguration {
+func configurationOf(ev *eval, t *target) *kmsapi.MultiRegionConfiguration {
 	name := func(region string) kmsapi.MultiRegionKey {
 		return kmsapi.MultiRegionKey{Arn: ptr(keyARN(ev.cluster(), region, t.name())), Region: ptr(region)}
 	}
@@ -139,7 +139,7 @@ func (ev *eval) configuration(t *target) *kmsapi.MultiRegionConfiguration {
 	if t.isPrimary() {
 		c.MultiRegionKeyType = ptr(typePrimary)
 	}
-	for _, m := range ev.members(t) {
+	for _, m := range membersOf(ev, t) {
 		if m.id.Region != t.key.PrimaryRegion {
 			c.ReplicaKeys = append(c.ReplicaKeys, name(m.id.Region))
 		}
@@ -148,7 +148,7 @@ func (ev *eval) configuration(t *target) *kmsapi.MultiRegionConfiguration {
 }
 
 // managedPrimary is managed for operations on the primary of a set.
-func (ev *eval) managedPrimary(keyID string) (*target, error) {
+func managedPrimary(ev *eval, keyID string) (*target, error) {
 	t, err := ev.managed(keyID)
 	if err == nil && !t.isPrimary() {
 		err = notPrimary(t)
@@ -161,25 +161,25 @@ func notPrimary(t *target) error {
 }
 
 func replicateKey(ev *eval, in *kmsapi.ReplicateKeyInput) (*kmsapi.ReplicateKeyOutput, error) {
-	t, err := ev.managedPrimary(*in.KeyId)
+	t, err := managedPrimary(ev, *in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	if !servesRegion(ev.cluster(), *in.ReplicaRegion) {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "ReplicaRegion %s is not a Region of this cluster.", *in.ReplicaRegion)
 	}
-	if err := ev.authoriseReplica(in); err != nil {
+	if err := authoriseReplica(ev, in); err != nil {
 		return nil, err
 	}
-	r := ev.member(t, *in.ReplicaRegion)
+	r := memberIn(ev, t, *in.ReplicaRegion)
 	ev.resource("AWS::KMS::Key", r.arn)
 	if r.key != nil {
 		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "Key '%s' already exists", r.arn)
 	}
-	if len(ev.members(t)) >= maxSet {
+	if len(membersOf(ev, t)) >= maxSet {
 		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has keys in %d Regions and cannot have more.", t.arn, maxSet)
 	}
-	tags, err := ev.mergeTags(nil, in.Tags)
+	tags, err := mergeTags(ev, nil, in.Tags)
 	if err != nil {
 		return nil, err
 	}
@@ -187,28 +187,28 @@ func replicateKey(ev *eval, in *kmsapi.ReplicateKeyInput) (*kmsapi.ReplicateKeyO
 	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := ev.newPolicy(doc, r.arn, isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if err := checkPolicy(ev, doc, r.arn, isSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
-	if err := ev.roomForKey(r.id.Region); err != nil {
+	if err := roomForKey(ev, r.id.Region); err != nil {
 		return nil, err
 	}
-	if r.key, err = ev.newReplica(t, r.id.Region, in.Description); err != nil {
+	if r.key, err = newReplica(ev, t, r.id.Region, in.Description); err != nil {
 		return nil, err
 	}
-	ev.putKey(r.key)
-	ev.putPolicy(r.id, doc)
+	putKey(ev, r.key)
+	putPolicy(ev, r.id, doc)
 	if len(tags) > 0 {
-		ev.putTags(r.id, tags)
+		putTags(ev, r.id, tags)
 	}
-	d := ev.metadata(r)
+	d := metadataOf(ev, r)
 	d.KeyState, d.Enabled, d.CurrentKeyMaterialId = ptr(stateCreating), ptr(false), nil
 	return &kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
 }
 
 // authoriseReplica asks for what the replica's Region takes to make a key there.
-func (ev *eval) authoriseReplica(in *kmsapi.ReplicateKeyInput) error {
+func authoriseReplica(ev *eval, in *kmsapi.ReplicateKeyInput) error {
 	if err := ev.authoriseAccount(actionCreateKey, "*"); err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (ev *eval) authoriseReplica(in *kmsapi.ReplicateKeyInput) error {
 }
 
 // newReplica is a new key of t's set.
-func (ev *eval) newReplica(t *target, region string, description *string) (*fsmpb.Key, error) {
+func newReplica(ev *eval, t *target, region string, description *string) (*fsmpb.Key, error) {
 	k := &fsmpb.Key{
 		Account: uint64(t.id.Account), Id: t.id.ID[:], Region: region, MultiRegion: true, Created: ev.now().UnixNano(),
 		Spec: t.key.Spec, Usage: t.key.Usage, Origin: t.key.Origin, State: fsmpb.KeyState_KEY_STATE_ENABLED,
@@ -243,14 +243,14 @@ func recordReplica(out *kmsapi.ReplicateKeyOutput, rec *auditpb.Record) {
 // updatePrimaryRegion swaps the roles of the primary and a replica. The caller
 // has to be allowed that on both, and neither may be on its way out.
 func updatePrimaryRegion(ev *eval, in *kmsapi.UpdatePrimaryRegionInput) (*none, error) {
-	t, err := ev.managedPrimary(*in.KeyId)
+	t, err := managedPrimary(ev, *in.KeyId)
 	if err != nil {
 		return nil, err
 	}
 	if *in.PrimaryRegion == t.id.Region {
 		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is the multi-region primary key already.", t.arn)
 	}
-	members := ev.members(t)
+	members := membersOf(ev, t)
 	i := slices.IndexFunc(members, func(m *target) bool { return m.id.Region == *in.PrimaryRegion })
 	if i < 0 {
 		return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", keyARN(ev.cluster(), *in.PrimaryRegion, t.name()))
@@ -265,17 +265,17 @@ func updatePrimaryRegion(ev *eval, in *kmsapi.UpdatePrimaryRegionInput) (*none, 
 	}
 	k := proto.CloneOf(t.key)
 	k.PrimaryRegion = r.id.Region
-	return &none{}, ev.putMembers(k, members)
+	return &none{}, putMembers(ev, k, members)
 }
 
 // waitsForReplicas tells whether a key is a primary with replicas, which goes
 // only after them, whatever their state.
-func (ev *eval) waitsForReplicas(t *target) bool {
-	return t.isPrimary() && len(ev.members(t)) > 1
+func waitsForReplicas(ev *eval, t *target) bool {
+	return t.isPrimary() && len(membersOf(ev, t)) > 1
 }
 
 // wasKey tells whether an id is or was a key's in any of the cluster's Regions.
-func (ev *eval) wasKey(id [16]byte) bool {
+func wasKey(ev *eval, id [16]byte) bool {
 	for _, r := range regions(ev.cluster()) {
 		k := fsm.KeyID{Account: accountOf(ev), Region: r, ID: id}
 		if ev.tombstone(k) != nil || ev.key(k) != nil {

@@ -438,7 +438,7 @@ func TestPutMembers(t *testing.T) {
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
 	old := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
 	ev := &eval{ctx: t.Context(), Services: r.first.services, state: r.cluster.state()}
-	members := ev.members(ev.target(r.keyID(id)))
+	members := membersOf(ev, ev.target(r.keyID(id)))
 	var order []string
 	for _, m := range members {
 		order = append(order, m.id.Region)
@@ -458,7 +458,7 @@ func TestPutMembers(t *testing.T) {
 	k.Materials = append(k.Materials, m)
 	k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
 	k.RotationsOnDemand = 1
-	if err := ev.putMembers(k, members); err != nil {
+	if err := putMembers(ev, k, members); err != nil {
 		t.Fatal(err)
 	}
 	if len(ev.changes) != 3 {
@@ -504,12 +504,12 @@ func TestPutMembers(t *testing.T) {
 	k = cloneOf(members[0].key)
 	ev = &eval{ctx: t.Context(), Services: r.first.services, state: r.cluster.state()}
 	k.Materials = k.Materials[:1]
-	if err := ev.putMembers(k, ev.members(ev.target(r.keyID(id)))); err == nil {
+	if err := putMembers(ev, k, membersOf(ev, ev.target(r.keyID(id)))); err == nil {
 		t.Error("a replica's material was taken away")
 	}
 	single, _ := r.newKey()
 	ev.state = r.cluster.state()
-	if n := len(ev.members(ev.target(r.keyID(single)))); n != 1 {
+	if n := len(membersOf(ev, ev.target(r.keyID(single)))); n != 1 {
 		t.Errorf("a single-Region key has %d members", n)
 	}
 }

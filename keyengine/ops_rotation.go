@@ -79,13 +79,13 @@ func enableKeyRotation(ev *eval, in *kmsapi.EnableKeyRotationInput) (*none, erro
 	if r := t.key.Rotation; r.GetEnabled() && r.PeriodDays == days {
 		return &none{}, nil
 	}
-	next := ev.fromNow().Add(time.Duration(days) * day)
-	return &none{}, ev.putRotation(t, &fsmpb.Rotation{Enabled: true, PeriodDays: days, Next: next.UnixNano()})
+	next := fromNow(ev).Add(time.Duration(days) * day)
+	return &none{}, putRotation(ev, t, &fsmpb.Rotation{Enabled: true, PeriodDays: days, Next: next.UnixNano()})
 }
 
 // fromNow is the next whole second, from which times that are promised are
 // counted: the record is refused if cluster time is past it by then.
-func (ev *eval) fromNow() time.Time {
+func fromNow(ev *eval) time.Time {
 	base := ev.now().Add(time.Second - 1).Truncate(time.Second)
 	ev.within(0, base.UnixNano()+1)
 	return base
@@ -108,14 +108,14 @@ func disableKeyRotation(ev *eval, in *kmsapi.DisableKeyRotationInput) (*none, er
 	if !t.key.Rotation.GetEnabled() {
 		return &none{}, nil
 	}
-	return &none{}, ev.putRotation(t, &fsmpb.Rotation{})
+	return &none{}, putRotation(ev, t, &fsmpb.Rotation{})
 }
 
 // putRotation sets automatic rotation for a key and all of its set.
-func (ev *eval) putRotation(t *target, r *fsmpb.Rotation) error {
+func putRotation(ev *eval, t *target, r *fsmpb.Rotation) error {
 	k := proto.CloneOf(t.key)
 	k.Rotation = r
-	return ev.putMembers(k, ev.members(t))
+	return putMembers(ev, k, membersOf(ev, t))
 }
 
 // getKeyRotationStatus answers for every kind of key: that it does not rotate by
@@ -147,7 +147,7 @@ func rotateKeyOnDemand(ev *eval, in *kmsapi.RotateKeyOnDemandInput) (*kmsapi.Rot
 	if err := primary(t); err != nil {
 		return nil, err
 	}
-	if err := ev.noneDueSoon(t.key); err != nil {
+	if err := noneDueSoon(ev, t.key); err != nil {
 		return nil, err
 	}
 	if int(t.key.RotationsOnDemand) >= ev.Quotas.Rotations {
@@ -157,9 +157,9 @@ func rotateKeyOnDemand(ev *eval, in *kmsapi.RotateKeyOnDemandInput) (*kmsapi.Rot
 	k := proto.CloneOf(t.key)
 	k.RotationsOnDemand++
 	if k.Origin == kmsapi.OriginImported {
-		err = ev.rotateImported(t, k)
+		err = rotateImported(ev, t, k)
 	} else {
-		err = ev.rotate(t, k, true)
+		err = rotateKey(ev, t, k, true)
 	}
 	if err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ func rotateKeyOnDemand(ev *eval, in *kmsapi.RotateKeyOnDemandInput) (*kmsapi.Rot
 }
 
 // noneDueSoon refuses what would collide with an automatic rotation.
-func (ev *eval) noneDueSoon(k *fsmpb.Key) error {
+func noneDueSoon(ev *eval, k *fsmpb.Key) error {
 	if !k.Rotation.GetEnabled() {
 		return nil
 	}
@@ -181,30 +181,30 @@ func (ev *eval) noneDueSoon(k *fsmpb.Key) error {
 }
 
 // rotate gives t's key, as k is to become, and its replicas new material.
-func (ev *eval) rotate(t *target, k *fsmpb.Key, onDemand bool) error {
-	m, err := ev.makeMaterial(k)
+func rotateKey(ev *eval, t *target, k *fsmpb.Key, onDemand bool) error {
+	m, err := makeMaterial(ev, k)
 	if err != nil {
 		return err
 	}
 	m.Rotated, m.OnDemand = m.Created, onDemand
 	k.Materials = append(k.Materials, m)
-	return ev.putMembers(k, ev.members(t))
+	return putMembers(ev, k, membersOf(ev, t))
 }
 
 // rotateImported makes the material that was imported for it the current one, of
 // t's key, as k is to become, and of its replicas. All of them must have it.
-func (ev *eval) rotateImported(t *target, k *fsmpb.Key) error {
+func rotateImported(ev *eval, t *target, k *fsmpb.Key) error {
 	next := pendingMaterial(k)
-	members := ev.members(t)
-	if next == nil || !ev.haveAll(members, next) {
+	members := membersOf(ev, t)
+	if next == nil || !haveAll(ev, members, next) {
 		return kmsapi.Errorf(kmsapi.ErrInvalidState, "No available key material pending rotation for the key: %s.", t.arn)
 	}
 	next.Pending, next.Rotated, next.OnDemand = false, ev.now().UnixNano(), true
-	return ev.putMembers(k, members)
+	return putMembers(ev, k, members)
 }
 
 // haveAll tells whether each key of a set holds a material of one of them.
-func (ev *eval) haveAll(members []*target, m *fsmpb.Material) bool {
+func haveAll(ev *eval, members []*target, m *fsmpb.Material) bool {
 	return !slices.ContainsFunc(members, func(o *target) bool {
 		n := materialOf(o.key, m.Id)
 		return n == nil || !there(n, ev.state.Time())
@@ -221,7 +221,7 @@ func listKeyRotations(ev *eval, in *kmsapi.ListKeyRotationsInput) (*kmsapi.ListK
 		return nil, err
 	}
 	all := in.IncludeKeyMaterial != nil && *in.IncludeKeyMaterial == allMaterial
-	p, err := ev.page(in.Limit, 100, 1000, in.Marker, t.arn, fmt.Sprint(all))
+	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker, t.arn, fmt.Sprint(all))
 	if err != nil {
 		return nil, err
 	}
@@ -237,14 +237,14 @@ func listKeyRotations(ev *eval, in *kmsapi.ListKeyRotationsInput) (*kmsapi.ListK
 	}
 	out := &kmsapi.ListKeyRotationsOutput{Rotations: []kmsapi.RotationsListEntry{}}
 	out.NextMarker, out.Truncated, err = fill(p, slices.Values(items), func(i item) string { return i.place }, func(i item) {
-		out.Rotations = append(out.Rotations, ev.rotation(t, i.m))
+		out.Rotations = append(out.Rotations, rotationOf(ev, t, i.m))
 	})
 	return out, err
 }
 
 // rotation describes a material of a key.
-func (ev *eval) rotation(t *target, m *fsmpb.Material) kmsapi.RotationsListEntry {
-	e := kmsapi.RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(ev.materialState(t, m))}
+func rotationOf(ev *eval, t *target, m *fsmpb.Material) kmsapi.RotationsListEntry {
+	e := kmsapi.RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(materialState(ev, t, m))}
 	if m.Rotated != 0 {
 		e.RotationDate, e.RotationType = timeOf(m.Rotated), ptr(rotationAutomatic)
 		if m.OnDemand {
@@ -266,13 +266,13 @@ func (ev *eval) rotation(t *target, m *fsmpb.Material) kmsapi.RotationsListEntry
 	return e
 }
 
-func (ev *eval) materialState(t *target, m *fsmpb.Material) string {
+func materialState(ev *eval, t *target, m *fsmpb.Material) string {
 	switch {
 	case m == currentMaterial(t.key):
 		return "CURRENT"
 	case !m.Pending:
 		return "NON_CURRENT"
-	case t.isPrimary() && !ev.haveAll(ev.members(t), m):
+	case t.isPrimary() && !haveAll(ev, membersOf(ev, t), m):
 		return "PENDING_MULTI_REGION_IMPORT_AND_ROTATION"
 	}
 	return "PENDING_ROTATION"
@@ -303,7 +303,7 @@ func rotateDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
 		k.Rotation.Next = ev.state.Time() + period
 	}
 	ev.within(0, k.Rotation.Next)
-	if err := ev.rotate(t, k, false); err != nil {
+	if err := rotateKey(ev, t, k, false); err != nil {
 		return nil, err
 	}
 	m := currentMaterial(k)

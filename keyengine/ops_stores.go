@@ -41,7 +41,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 	} else {
 		s.Endpoint, secret = *in.CloudHsmClusterId, []byte(*in.KeyStorePassword)
 	}
-	all := ev.stores()
+	all := storesOf(ev)
 	if most := ev.Quotas.KeyStores; len(all) >= most {
 		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", most)
 	}
@@ -51,7 +51,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 	if err := reachable(s); err != nil {
 		return nil, err
 	}
-	if err := ev.tryStore(s, secret); err != nil {
+	if err := tryStore(ev, s, secret); err != nil {
 		return nil, err
 	}
 	var id [9]byte
@@ -61,7 +61,7 @@ func createCustomKeyStore(ev *eval, in *kmsapi.CreateCustomKeyStoreInput) (*kmsa
 		return nil, err
 	}
 	ev.keyStore(s.Id) // there must be none of that id
-	ev.putStore(s)
+	putStore(ev, s)
 	return &kmsapi.CreateCustomKeyStoreOutput{CustomKeyStoreId: &s.Id}, nil
 }
 
@@ -142,11 +142,11 @@ func reachable(s *fsmpb.KeyStore) error {
 }
 
 // managedStore asks for an operation on a key store and finds it.
-func (ev *eval) managedStore(id string) (*fsmpb.KeyStore, error) {
+func managedStore(ev *eval, id string) (*fsmpb.KeyStore, error) {
 	if err := ev.authoriseAccount(ev.op.action(), "*"); err != nil {
 		return nil, err
 	}
-	return ev.store(id)
+	return storeNamed(ev, id)
 }
 
 // wrongStoreState refuses an operation for the state of a store.
@@ -157,7 +157,7 @@ func wrongStoreState(s *fsmpb.KeyStore) error {
 // connectCustomKeyStore tries the store out and then answers. That it could not be
 // connected is no failure of the call: DescribeCustomKeyStores says so.
 func connectCustomKeyStore(ev *eval, in *kmsapi.ConnectCustomKeyStoreInput) (*none, error) {
-	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	s, err := managedStore(ev, *in.CustomKeyStoreId)
 	switch {
 	case err != nil:
 		return nil, err
@@ -167,21 +167,21 @@ func connectCustomKeyStore(ev *eval, in *kmsapi.ConnectCustomKeyStoreInput) (*no
 		return &none{}, nil
 	}
 	s = proto.CloneOf(s)
-	err = ev.connectStore(s)
+	err = connectStore(ev, s)
 	if f, ok := errors.AsType[*storeFailure](err); ok {
-		_ = ev.fromStore(s, f, storeError) // for the node's log
+		_ = fromStore(ev, s, f, storeError) // for the node's log
 		s.State, s.Error = storeFailed, f.connection
 	} else if err != nil {
 		return nil, err
 	} else {
 		s.State, s.Error = storeConnected, ""
 	}
-	ev.putStore(s)
+	putStore(ev, s)
 	return &none{}, nil
 }
 
 func disconnectCustomKeyStore(ev *eval, in *kmsapi.DisconnectCustomKeyStoreInput) (*none, error) {
-	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	s, err := managedStore(ev, *in.CustomKeyStoreId)
 	if err != nil {
 		return nil, err
 	}
@@ -190,12 +190,12 @@ func disconnectCustomKeyStore(ev *eval, in *kmsapi.DisconnectCustomKeyStoreInput
 	}
 	s = proto.CloneOf(s)
 	s.State, s.Error = storeDisconnected, ""
-	ev.putStore(s)
+	putStore(ev, s)
 	return &none{}, nil
 }
 
 func deleteCustomKeyStore(ev *eval, in *kmsapi.DeleteCustomKeyStoreInput) (*none, error) {
-	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	s, err := managedStore(ev, *in.CustomKeyStoreId)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func updateCustomKeyStore(ev *eval, in *kmsapi.UpdateCustomKeyStoreInput) (*none
 	if external && hsm {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "Members of external key stores and of CloudHSM key stores are not valid together.")
 	}
-	s, err := ev.managedStore(*in.CustomKeyStoreId)
+	s, err := managedStore(ev, *in.CustomKeyStoreId)
 	switch {
 	case err != nil:
 		return nil, err
@@ -244,27 +244,27 @@ func updateCustomKeyStore(ev *eval, in *kmsapi.UpdateCustomKeyStoreInput) (*none
 			*m.to = *m.in
 		}
 	}
-	if err := distinct(s, ev.stores()); err != nil {
+	if err := distinct(s, storesOf(ev)); err != nil {
 		return nil, err
 	}
 	switch {
 	case external:
-		err = ev.updateExternal(was, s, in)
+		err = updateExternal(ev, was, s, in)
 	case hsm:
-		err = ev.updateHSM(s, in)
+		err = updateHSM(ev, s, in)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if !proto.Equal(s, was) {
-		ev.putStore(s)
+		putStore(ev, s)
 	}
 	return &none{}, nil
 }
 
 // updateExternal checks what an external key store is changed to, and wraps its
 // secret for that.
-func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
+func updateExternal(ev *eval, was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
 	if err := vpcMembers(s.Connectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner); err != nil {
 		return err
 	}
@@ -284,14 +284,14 @@ func (ev *eval) updateExternal(was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKe
 	}); err != nil {
 		return err
 	}
-	if err := ev.tryStore(s, secret); err != nil {
+	if err := tryStore(ev, s, secret); err != nil {
 		return err
 	}
 	return ev.Vault.WrapStoreSecret(s, secret)
 }
 
 // updateHSM takes another password. Another token has not the store's key.
-func (ev *eval) updateHSM(s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
+func updateHSM(ev *eval, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
 	if in.CloudHsmClusterId != nil && *in.CloudHsmClusterId != s.Endpoint {
 		return kmsapi.Errorf(kmsapi.ErrCloudHsmClusterNotRelated, "The key of the custom key store %s is in the token of %s.", s.Id, s.Endpoint)
 	}
@@ -315,21 +315,21 @@ func describeCustomKeyStores(ev *eval, in *kmsapi.DescribeCustomKeyStoresInput) 
 		return nil, err
 	}
 	if in.CustomKeyStoreId != nil {
-		s, err := ev.store(*in.CustomKeyStoreId)
+		s, err := storeNamed(ev, *in.CustomKeyStoreId)
 		if err != nil {
 			return nil, err
 		}
 		return oneStore(s), nil
 	}
 	if in.CustomKeyStoreName != nil {
-		for _, s := range ev.stores() {
+		for _, s := range storesOf(ev) {
 			if s.Name == *in.CustomKeyStoreName {
 				return oneStore(s), nil
 			}
 		}
 		return nil, kmsapi.ErrCustomStoreNotFound
 	}
-	p, err := ev.page(in.Limit, 100, 1000, in.Marker)
+	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker)
 	if err != nil {
 		return nil, err
 	}
@@ -375,15 +375,15 @@ func storeEntry(s *fsmpb.KeyStore) kmsapi.CustomKeyStoresListEntry {
 }
 
 // generateRandomInStore is GenerateRandom with the bytes of a key store.
-func (ev *eval) generateRandomInStore(id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
-	s, err := ev.store(id)
+func generateRandomInStore(ev *eval, id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
+	s, err := storeNamed(ev, id)
 	switch {
 	case err != nil:
 		return nil, err
 	case s.Type == kmsapi.OriginHSM && s.State != storeConnected:
 		return nil, wrongStoreState(s)
 	}
-	b, err := ev.storeRandom(s, n)
+	b, err := storeRandom(ev, s, n)
 	if err != nil {
 		return nil, err
 	}

@@ -16,11 +16,11 @@ func tagResource(ev *eval, in *kmsapi.TagResourceInput) (*none, error) {
 	if err != nil {
 		return nil, err
 	}
-	tags, err := ev.mergeTags(ev.keyTags(t.id).GetTags(), in.Tags)
+	tags, err := mergeTags(ev, ev.keyTags(t.id).GetTags(), in.Tags)
 	if err != nil {
 		return nil, err
 	}
-	ev.putTags(t.id, tags)
+	putTags(ev, t.id, tags)
 	return &none{}, nil
 }
 
@@ -32,13 +32,13 @@ func untagResource(ev *eval, in *kmsapi.UntagResourceInput) (*none, error) {
 	had := ev.keyTags(t.id).GetTags()
 	left := slices.DeleteFunc(slices.Clone(had), func(tag *fsmpb.Tag) bool { return slices.Contains(in.TagKeys, tag.Key) })
 	if len(left) < len(had) {
-		ev.putTags(t.id, left)
+		putTags(ev, t.id, left)
 	}
 	return &none{}, nil
 }
 
 // mergeTags adds tags to those that a key has, in the order of their keys.
-func (ev *eval) mergeTags(had []*fsmpb.Tag, add []kmsapi.Tag) ([]*fsmpb.Tag, error) {
+func mergeTags(ev *eval, had []*fsmpb.Tag, add []kmsapi.Tag) ([]*fsmpb.Tag, error) {
 	most := ev.Quotas.Tags
 	byKey := make(map[string]string, len(had)+min(len(add), most))
 	for _, t := range had {
@@ -72,7 +72,7 @@ func listResourceTags(ev *eval, in *kmsapi.ListResourceTagsInput) (*kmsapi.ListR
 	if err != nil {
 		return nil, err
 	}
-	p, err := ev.page(in.Limit, 50, 50, in.Marker, t.arn)
+	p, err := pageOf(ev, in.Limit, 50, 50, in.Marker, t.arn)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +85,6 @@ func listResourceTags(ev *eval, in *kmsapi.ListResourceTagsInput) (*kmsapi.ListR
 	return out, err
 }
 
-func (ev *eval) putTags(id fsm.KeyID, tags []*fsmpb.Tag) {
+func putTags(ev *eval, id fsm.KeyID, tags []*fsmpb.Tag) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Tags: tags}}})
 }

@@ -97,7 +97,7 @@ func (f *storeFailure) Unwrap() error { return f.err }
 
 // fromStore is a failure of a key store as an operation tells of it: as the error
 // that pick chooses.
-func (ev *eval) fromStore(s *fsmpb.KeyStore, err error, pick func(*storeFailure) *kmsapi.Error) error {
+func fromStore(ev *eval, s *fsmpb.KeyStore, err error, pick func(*storeFailure) *kmsapi.Error) error {
 	f, ok := errors.AsType[*storeFailure](err)
 	if !ok {
 		return err
@@ -112,7 +112,7 @@ func storeCryptoError(*storeFailure) *kmsapi.Error { return kmsapi.ErrInvalidSta
 
 // outerFor is the side of a store, and what it is told of the request. arn is that
 // of the key, if there is one.
-func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, error) {
+func outerFor(ev *eval, s *fsmpb.KeyStore, arn string) (outer, *outerStore, error) {
 	o := ev.Stores.types[s.Type]
 	if o == nil {
 		return nil, nil, unsupportedStore(s.Type)
@@ -127,8 +127,8 @@ func (ev *eval) outerFor(s *fsmpb.KeyStore, arn string) (outer, *outerStore, err
 }
 
 // connectStore has a store be used.
-func (ev *eval) connectStore(s *fsmpb.KeyStore) error {
-	o, to, err := ev.outerFor(s, "")
+func connectStore(ev *eval, s *fsmpb.KeyStore) error {
+	o, to, err := outerFor(ev, s, "")
 	if err != nil {
 		return err
 	}
@@ -138,50 +138,50 @@ func (ev *eval) connectStore(s *fsmpb.KeyStore) error {
 
 // tryStore has a store with new settings tried out before they are taken. Its secret
 // is not wrapped yet.
-func (ev *eval) tryStore(s *fsmpb.KeyStore, secret []byte) error {
-	o, to, err := ev.outerFor(s, "")
+func tryStore(ev *eval, s *fsmpb.KeyStore, secret []byte) error {
+	o, to, err := outerFor(ev, s, "")
 	if err != nil {
 		return err
 	}
 	to.secret = func(use func([]byte) error) error { return use(secret) }
 	name := outsideName("try", []byte(s.Id), version(s), []byte(s.Endpoint), []byte(s.Path), []byte(s.AccessKey), secret)
 	_, err = ev.outside(name, func() ([]byte, error) { return nil, o.try(ev.ctx, to) })
-	return ev.fromStore(s, err, storeError)
+	return fromStore(ev, s, err, storeError)
 }
 
 // storeRandom has a store make random bytes.
-func (ev *eval) storeRandom(s *fsmpb.KeyStore, n int) ([]byte, error) {
-	o, to, err := ev.outerFor(s, "")
+func storeRandom(ev *eval, s *fsmpb.KeyStore, n int) ([]byte, error) {
+	o, to, err := outerFor(ev, s, "")
 	if err != nil {
 		return nil, err
 	}
 	b, err := ev.outside(outsideName("random", []byte(s.Id), version(s)), func() ([]byte, error) { return o.random(ev.ctx, to, n) })
-	return b, ev.fromStore(s, err, storeKeyError)
+	return b, fromStore(ev, s, err, storeKeyError)
 }
 
 // checkStoreKey checks the external key of a new KMS key.
-func (ev *eval) checkStoreKey(s *fsmpb.KeyStore, key string) error {
-	o, to, err := ev.outerFor(s, "")
+func checkStoreKey(ev *eval, s *fsmpb.KeyStore, key string) error {
+	o, to, err := outerFor(ev, s, "")
 	if err != nil {
 		return err
 	}
 	name := outsideName("key", []byte(s.Id), version(s), []byte(key))
 	_, err = ev.outside(name, func() ([]byte, error) { return nil, o.checkKey(ev.ctx, to, key) })
-	return ev.fromStore(s, err, storeKeyError)
+	return fromStore(ev, s, err, storeKeyError)
 }
 
 // sealOuter encrypts under the newest material of a key in a custom key store, and
 // has the store encrypt that.
-func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, context map[string]string) ([]byte, error) {
-	s, err := ev.storeOf(t.key)
+func sealOuter(ev *eval, t *target, m *fsmpb.Material, plaintext []byte, context map[string]string) ([]byte, error) {
+	s, err := storeOf(ev, t.key)
 	if err != nil {
 		return nil, err
 	}
-	o, to, err := ev.outerFor(s, t.arn)
+	o, to, err := outerFor(ev, s, t.arn)
 	if err != nil {
 		return nil, err
 	}
-	h := ev.header(t, m)
+	h := headerOf(ev, t, m)
 	name := outsideName("encrypt", []byte(s.Id), version(s), t.id.Bytes(), m.Id, plaintext, keymat.ContextForm(context))
 	blob, err := ev.outside(name, func() ([]byte, error) {
 		var inner []byte
@@ -203,17 +203,17 @@ func (ev *eval) sealOuter(t *target, m *fsmpb.Material, plaintext []byte, contex
 		})
 		return blob, err
 	})
-	return blob, ev.fromStore(s, err, storeCryptoError)
+	return blob, fromStore(ev, s, err, storeCryptoError)
 }
 
 // openOuter is the reverse. What is wrong with the ciphertext is found out here,
 // and the store never sees it.
-func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map[string]string) ([]byte, error) {
-	s, err := ev.storeOf(t.key)
+func openOuter(ev *eval, t *target, m *fsmpb.Material, blob []byte, context map[string]string) ([]byte, error) {
+	s, err := storeOf(ev, t.key)
 	if err != nil {
 		return nil, err
 	}
-	to, store, err := ev.outerFor(s, t.arn)
+	to, store, err := outerFor(ev, s, t.arn)
 	if err != nil {
 		return nil, err
 	}
@@ -227,10 +227,10 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 	}
 	name := outsideName("decrypt", []byte(s.Id), version(s), t.id.Bytes(), m.Id, blob)
 	inner, err := ev.outside(name, func() ([]byte, error) {
-		return to.decrypt(ev.ctx, store, t.key.XksKey, sealed, keymat.OuterAAD(ev.header(t, m)))
+		return to.decrypt(ev.ctx, store, t.key.XksKey, sealed, keymat.OuterAAD(headerOf(ev, t, m)))
 	})
 	if err != nil {
-		return nil, ev.fromStore(s, err, storeCryptoError)
+		return nil, fromStore(ev, s, err, storeCryptoError)
 	}
 	var plaintext []byte
 	err = ev.Vault.WithMaterial(t.key, m, func(material []byte) (err error) {
@@ -239,7 +239,7 @@ func (ev *eval) openOuter(t *target, m *fsmpb.Material, blob []byte, context map
 	})
 	if errors.Is(err, keymat.ErrCiphertext) {
 		// The ciphertext is ours, so what the store made of it is wrong.
-		return nil, ev.fromStore(s, failedStore(fmt.Errorf("key %s: what the key store decrypted to is no message of ours", t.id)), storeCryptoError)
+		return nil, fromStore(ev, s, failedStore(fmt.Errorf("key %s: what the key store decrypted to is no message of ours", t.id)), storeCryptoError)
 	}
 	return plaintext, err
 }
@@ -253,7 +253,7 @@ func failedStore(err error) error {
 }
 
 // header is what a ciphertext under a material of a key begins with.
-func (ev *eval) header(t *target, m *fsmpb.Material) keymat.Header {
+func headerOf(ev *eval, t *target, m *fsmpb.Material) keymat.Header {
 	return keymat.Header{Cell: keymat.CellOf(ev.cluster().Id), Key: t.id.ID, Version: [16]byte(m.Id)}
 }
 

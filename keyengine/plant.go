@@ -52,7 +52,7 @@ func (e *Engine) Plant(ctx context.Context, op Operator, s Seed) (bool, error) {
 	if c, _ := ev.state.Cluster(); c == nil {
 		return false, errNotInitialised
 	}
-	t, err := ev.plant(&s)
+	t, err := plantKey(ev, &s)
 	if err != nil || t == nil {
 		return false, err
 	}
@@ -66,7 +66,7 @@ func (e *Engine) Plant(ctx context.Context, op Operator, s Seed) (bool, error) {
 }
 
 // plant is what has to change for a seed; nil when nothing has.
-func (ev *eval) plant(s *Seed) (*target, error) {
+func plantKey(ev *eval, s *Seed) (*target, error) {
 	id, multi, ok := parseKeyID(s.ID)
 	if !ok {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "%q is not a key id: a UUID, or mrk- and 32 hexadecimal digits.", s.ID)
@@ -105,19 +105,19 @@ func (ev *eval) plant(s *Seed) (*target, error) {
 	if s.Disabled {
 		k.State = fsmpb.KeyState_KEY_STATE_DISABLED
 	}
-	if err := ev.plantMaterial(k, s.Material); err != nil {
+	if err := plantMaterial(ev, k, s.Material); err != nil {
 		return nil, err
 	}
 	t := &target{id: key, key: k, arn: keyARN(c, key.Region, s.ID)}
-	ev.putKey(k)
-	return t, ev.plantRest(t, s)
+	putKey(ev, k)
+	return t, plantRest(ev, t, s)
 }
 
 // plantMaterial gives a key known material. Its id follows from the material, so
 // that ciphertexts of one seeded server are good under the next.
-func (ev *eval) plantMaterial(k *fsmpb.Key, material []byte) error {
+func plantMaterial(ev *eval, k *fsmpb.Key, material []byte) error {
 	if material == nil {
-		m, err := ev.randomMaterial(k)
+		m, err := randomMaterial(ev, k)
 		k.Materials = []*fsmpb.Material{m}
 		return err
 	}
@@ -138,7 +138,7 @@ func (ev *eval) plantMaterial(k *fsmpb.Key, material []byte) error {
 
 // randomMaterial is makeMaterial without a request that would keep it between
 // tries.
-func (ev *eval) randomMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
+func randomMaterial(ev *eval, k *fsmpb.Key) (*fsmpb.Material, error) {
 	if k.Spec == kmsapi.SpecSymmetric {
 		return ev.Vault.NewMaterial(k, k.Created)
 	}
@@ -146,27 +146,27 @@ func (ev *eval) randomMaterial(k *fsmpb.Key) (*fsmpb.Material, error) {
 	if err != nil {
 		return nil, refusedByFIPS(err)
 	}
-	return ev.wrapPrivate(k, k.Created, b)
+	return wrapPrivate(ev, k, k.Created, b)
 }
 
-func (ev *eval) plantRest(t *target, s *Seed) error {
+func plantRest(ev *eval, t *target, s *Seed) error {
 	doc := s.Policy
 	if doc == "" {
 		doc = policy.DefaultKeyPolicy(ev.cluster().Partition, ev.cluster().Account)
-	} else if err := ev.newPolicy(doc, t.arn, true); err != nil {
+	} else if err := checkPolicy(ev, doc, t.arn, true); err != nil {
 		return err
 	}
-	ev.putPolicy(t.id, doc)
+	putPolicy(ev, t.id, doc)
 	var add []kmsapi.Tag
 	for k, v := range s.Tags {
 		add = append(add, kmsapi.Tag{TagKey: &k, TagValue: &v})
 	}
-	tags, err := ev.mergeTags(nil, add)
+	tags, err := mergeTags(ev, nil, add)
 	if err != nil {
 		return err
 	}
 	if len(tags) > 0 {
-		ev.putTags(t.id, tags)
+		putTags(ev, t.id, tags)
 	}
 	if len(s.Aliases) > maxSeedAliases {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "A seed has %d aliases at most.", maxSeedAliases)
@@ -178,7 +178,7 @@ func (ev *eval) plantRest(t *target, s *Seed) error {
 		if ev.alias(t.id.Region, name) != nil {
 			return kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists in %s", name, t.id.Region)
 		}
-		ev.putAlias(&fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: t.key.Created, Updated: t.key.Created})
+		putAlias(ev, &fsmpb.Alias{Account: uint64(t.id.Account), Name: name, Region: t.id.Region, Key: t.id.ID[:], Created: t.key.Created, Updated: t.key.Created})
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func ParseAttestationRoots(pem []byte) (*x509.CertPool, error) { return attest.P
 
 // recipient says whom a request wants its answer for. The document is not looked
 // at yet: see attest.
-func (ev *eval) recipient(in *kmsapi.RecipientInfo) (*recipient, error) {
+func recipientOf(ev *eval, in *kmsapi.RecipientInfo) (*recipient, error) {
 	switch {
 	case in == nil:
 		return nil, nil
@@ -43,7 +43,7 @@ func (ev *eval) recipient(in *kmsapi.RecipientInfo) (*recipient, error) {
 // attest verifies the document of a recipient, if there is one. Operations call it
 // once the caller is known to be allowed to what it asks for, as it costs some
 // milliseconds, and before anything is made or opened.
-func (ev *eval) attest(r *recipient) error {
+func attestTo(ev *eval, r *recipient) error {
 	if r == nil {
 		return nil
 	}

@@ -302,7 +302,7 @@ func TestRecipientByLeader(t *testing.T) {
 func TestRecipientWipes(t *testing.T) {
 	r := newEnclaveRoom(t)
 	ev := &eval{ctx: context.Background(), Services: r.first.services, state: r.cluster.state()}
-	to, err := ev.recipient(r.recipient())
+	to, err := recipientOf(ev, r.recipient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +310,7 @@ func TestRecipientWipes(t *testing.T) {
 	if plain, envelope, err := to.deliver(secret); err == nil || plain != nil || envelope != nil || !bytes.Equal(secret, make([]byte, 6)) {
 		t.Errorf("unverified: %x, %x, %v; the plaintext is %q", plain, envelope, err, secret)
 	}
-	if err := ev.attest(to); err != nil {
+	if err := attestTo(ev, to); err != nil {
 		t.Fatal(err)
 	}
 	secret = []byte("secret")

@@ -17,8 +17,8 @@ const eventCall = "AwsApiCall"
 
 // newRecord builds the record of an evaluation: what happened, sealed, and what
 // has to hold for it to have happened.
-func (e *Engine) newRecord(ev *evaluation) (*fsmpb.Record, error) {
-	rec, err := e.auditRecord(ev)
+func (ev *attempt) newRecord() (*fsmpb.Record, error) {
+	rec, err := ev.auditRecord()
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +28,7 @@ func (e *Engine) newRecord(ev *evaluation) (*fsmpb.Record, error) {
 	}
 	d := ev.draft
 	r := &d.record
-	if r.Body, r.Generation, d.salt, d.commitment, err = e.vault.SealBody(ev.caller.RequestID, plain); err != nil {
+	if r.Body, r.Generation, d.salt, d.commitment, err = ev.Vault.SealBody(ev.caller.RequestID, plain); err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.op.Name, err)
 	}
 	r.RequestId, r.Commitment, r.Salt = ev.caller.RequestID[:], d.commitment[:], d.salt[:]
@@ -39,7 +39,7 @@ func (e *Engine) newRecord(ev *evaluation) (*fsmpb.Record, error) {
 // auditRecord is the record in the clear. Nothing gets into it but what is named
 // here, the members of the input that are tagged for it, and what the row of the
 // operation adds.
-func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
+func (ev *attempt) auditRecord() (*auditpb.Record, error) {
 	var room struct {
 		record     auditpb.Record
 		identity   auditpb.Identity
@@ -54,9 +54,9 @@ func (e *Engine) auditRecord(ev *evaluation) (*auditpb.Record, error) {
 	}
 	c, caller, rec := ev.cluster(), ev.caller, &room.record
 	rec.Schema, rec.Salt, rec.RequestId = auditlog.RecordSchema, room.salt[:], caller.RequestID[:]
-	rec.EventTime, rec.EventName, rec.EventType, rec.EventSource = e.clock.Now().UnixNano(), ev.op.Name, eventCall, sourceKMS
+	rec.EventTime, rec.EventName, rec.EventType, rec.EventSource = ev.Clock.Now().UnixNano(), ev.op.Name, eventCall, sourceKMS
 	rec.SourceIp, rec.UserAgent, rec.Transport = caller.SourceIP, caller.UserAgent, caller.Transport
-	rec.Region, rec.RecipientAccountId, rec.Node = ev.region(), c.Account, e.cfg.NodeID
+	rec.Region, rec.RecipientAccountId, rec.Node = ev.region(), c.Account, ev.NodeID
 	rec.RequestParameters, rec.ReadOnly = ev.op.recorded.Fields(ev.in), ev.op.ReadOnly
 	rec.Identity = &room.identity
 	fillIdentity(rec.Identity, caller.Identity.principal, caller.Identity.credential)

@@ -63,12 +63,12 @@ func (ev *eval) resolve(given string, f forms, action string) (*target, error) {
 		}
 		a := ev.alias(ev.region(), name)
 		if a == nil {
-			return nil, ev.aliasNotFound(name)
+			return nil, aliasNotFound(ev, name)
 		}
-		ev.resource("AWS::KMS::Alias", ev.aliasARN(name))
+		ev.resource("AWS::KMS::Alias", aliasARN(ev, name))
 		t := ev.target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 		if t.key == nil {
-			return nil, ev.aliasNotFound(name) // the key went, and its aliases with it
+			return nil, aliasNotFound(ev, name) // the key went, and its aliases with it
 		}
 		return t, nil
 	}
@@ -110,11 +110,11 @@ func invalidKeyID(given string) error {
 	return kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId '%s'", given)
 }
 
-func (ev *eval) aliasNotFound(name string) error {
-	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", ev.aliasARN(name))
+func aliasNotFound(ev *eval, name string) error {
+	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", aliasARN(ev, name))
 }
 
-func (ev *eval) aliasARN(name string) string {
+func aliasARN(ev *eval, name string) string {
 	c := ev.cluster()
 	return "arn:" + c.Partition + ":kms:" + ev.region() + ":" + c.Account + ":" + name
 }

@@ -12,6 +12,8 @@ import (
 // Services are what evaluations use of the node that they run on. All of it is safe
 // for concurrent use.
 type Services struct {
+	// NodeID stands in the records.
+	NodeID        string
 	Authenticator *Authenticator
 	Vault         *vault.Vault
 	Clock         Clock
@@ -25,4 +27,7 @@ type Services struct {
 	AttestationRoots *x509.CertPool
 	// ClusterOf is the cluster's record in a state, which every request asks for.
 	ClusterOf func(*fsm.State) *fsmpb.Cluster
+	// MayGrow reports whether the nodes' disks have room for what makes the state
+	// grow; nil for not to be asked.
+	MayGrow func() bool
 }

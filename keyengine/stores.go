@@ -36,7 +36,7 @@ var connectionStates = map[fsmpb.ConnectionState]string{
 }
 
 // store finds a custom key store of the Region.
-func (ev *eval) store(id string) (*fsmpb.KeyStore, error) {
+func storeNamed(ev *eval, id string) (*fsmpb.KeyStore, error) {
 	s := ev.keyStore(id)
 	if s == nil || s.Region != ev.region() {
 		return nil, kmsapi.ErrCustomStoreNotFound
@@ -45,7 +45,7 @@ func (ev *eval) store(id string) (*fsmpb.KeyStore, error) {
 }
 
 // stores are all custom key stores of the Region, and their set is noted.
-func (ev *eval) stores() (all []*fsmpb.KeyStore) {
+func storesOf(ev *eval) (all []*fsmpb.KeyStore) {
 	ev.keyStores()
 	for s := range ev.state.AllKeyStores(accountOf(ev)) {
 		if s.Region == ev.region() {
@@ -57,7 +57,7 @@ func (ev *eval) stores() (all []*fsmpb.KeyStore) {
 
 // storeOf is the store of a key; nil for keys that are in none. A key outlives no
 // store of its, which apply sees to.
-func (ev *eval) storeOf(k *fsmpb.Key) (*fsmpb.KeyStore, error) {
+func storeOf(ev *eval, k *fsmpb.Key) (*fsmpb.KeyStore, error) {
 	if k.KeyStore == "" {
 		return nil, nil
 	}
@@ -70,8 +70,8 @@ func (ev *eval) storeOf(k *fsmpb.Key) (*fsmpb.KeyStore, error) {
 
 // available refuses a key whose store is not connected. A key that is on its way
 // out stays so, and is told apart by its state.
-func (ev *eval) available(t *target) error {
-	s, err := ev.storeOf(t.key)
+func available(ev *eval, t *target) error {
+	s, err := storeOf(ev, t.key)
 	if err != nil || s == nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (ev *eval) available(t *target) error {
 }
 
 // shownState is a key's state as AWS tells it.
-func (ev *eval) shownState(k *fsmpb.Key) string {
+func shownState(ev *eval, k *fsmpb.Key) string {
 	if k.KeyStore != "" && switchedOn(k.State) {
 		if s := ev.keyStore(k.KeyStore); s == nil || s.State != storeConnected {
 			return stateUnavailable
@@ -112,11 +112,11 @@ func storeKeyMembers(in *kmsapi.CreateKeyInput) error {
 
 // putInStore puts a new key into the store that the request names, if it does. It
 // asks the store last, when everything else is known to be well.
-func (ev *eval) putInStore(k *fsmpb.Key, in *kmsapi.CreateKeyInput) error {
+func putInStore(ev *eval, k *fsmpb.Key, in *kmsapi.CreateKeyInput) error {
 	if in.CustomKeyStoreId == nil {
 		return nil
 	}
-	s, err := ev.store(*in.CustomKeyStoreId)
+	s, err := storeNamed(ev, *in.CustomKeyStoreId)
 	switch {
 	case err != nil:
 		return err
@@ -128,16 +128,16 @@ func (ev *eval) putInStore(k *fsmpb.Key, in *kmsapi.CreateKeyInput) error {
 	k.KeyStore = s.Id
 	if s.Type == kmsapi.OriginXKS {
 		k.XksKey = *in.XksKeyId
-		if ev.storeHas(s.Id, k.XksKey) {
+		if storeHas(ev, s.Id, k.XksKey) {
 			return kmsapi.Errorf(kmsapi.ErrXksKeyAlreadyInUse, "The external key %s is that of another KMS key in the custom key store %s.", k.XksKey, s.Id)
 		}
 	}
-	return ev.checkStoreKey(s, k.XksKey)
+	return checkStoreKey(ev, s, k.XksKey)
 }
 
 // storeHas tells whether an external key is a KMS key's already, and notes the set
 // of the store's keys.
-func (ev *eval) storeHas(store, xksKey string) bool {
+func storeHas(ev *eval, store, xksKey string) bool {
 	if ev.storeKeys(store).GetCount() == 0 {
 		return false
 	}
@@ -150,7 +150,7 @@ func (ev *eval) storeHas(store, xksKey string) bool {
 }
 
 // putStore changes a custom key store.
-func (ev *eval) putStore(s *fsmpb.KeyStore) {
+func putStore(ev *eval, s *fsmpb.KeyStore) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: s}})
 }
 

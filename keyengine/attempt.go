@@ -1,0 +1,136 @@
+package keyengine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// attempt is one evaluation of a request: what came of it, with the record that must be committed before anyone
+// hears of it.
+type attempt struct {
+	eval
+	in     any
+	out    any
+	err    error
+	record *fsmpb.Record
+	draft  *draft
+
+	// Room for what most evaluations come to, instead of allocations.
+	fewResources [1]resource
+	fewDecisions [1]decision
+	fewMaterials [2]*fsmpb.Material
+	fewSecrets   [1][]byte
+}
+
+// draft is a record in the making, with room for what most records hold, so that
+// all of it is one allocation. It is apart from the evaluation, which knows
+// secrets, since the log may keep it for longer.
+type draft struct {
+	record     fsmpb.Record
+	salt       [16]byte
+	commitment auditlog.Hash
+	reads      [4]*fsmpb.Read
+	uses       [1]*fsmpb.Use
+	eachRead   [4]fsmpb.Read
+	eachUse    [1]fsmpb.Use
+}
+
+func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *Caller, op *Operation, in any) *attempt {
+	d := new(draft)
+	ev := &attempt{in: in, draft: d}
+	ev.eval = eval{
+		ctx: ctx, Services: svc, state: s, caller: c, op: op,
+		reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],
+		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
+	}
+	return ev
+}
+
+// take is the next of what was allocated together, or a new one when there is none
+// left.
+func take[T any](free *[]T) *T {
+	if len(*free) == 0 {
+		return new(T)
+	}
+	t := &(*free)[0]
+	*free = (*free)[1:]
+	return t
+}
+
+// evaluate runs the operation on a state and builds its record. There is no
+// record, only an error, when there can be none: the node is sealed, the caller's
+// credential is no longer one, or something outside has to be asked first.
+func evaluate(ctx context.Context, svc *Services, s *fsm.State, c *Caller, op *Operation, in any) *attempt {
+	ev := newAttempt(ctx, svc, s, c, op, in)
+	if ev.err = ev.admit(); ev.err != nil {
+		return ev
+	}
+	if ev.err = cmp.Or(inRegion(&ev.eval), checkSource(&ev.eval)); ev.err == nil {
+		if ev.err = op.input.Validate(in); ev.err == nil {
+			if ev.err = svc.mayGrow(op); ev.err == nil {
+				ev.out, ev.err = op.run(&ev.eval, in)
+			}
+		}
+	}
+	if ev.err != nil {
+		ev.wipe()
+		ev.out, ev.changes, ev.uses, ev.later = nil, nil, nil, nil
+		if errors.Is(ev.err, errOutside) {
+			return ev
+		}
+		ev.err = told(svc.Log, op, c, ev.err)
+	}
+	var err error
+	if ev.record, err = ev.newRecord(); err != nil {
+		ev.wipe()
+		ev.out, ev.err, ev.record = nil, err, nil
+	}
+	return ev
+}
+
+// inRegion refuses a request that was made for another Region.
+func inRegion(ev *eval) error {
+	c := ev.cluster()
+	if r := ev.caller.Region; r != "" && !servesRegion(c, r) && !c.AnyRegion {
+		return kmsapi.Errorf(kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
+	}
+	return nil
+}
+
+// errNoSource is for callers who say what only services may say: it would get them
+// what is granted to those who act for that resource.
+var errNoSource = kmsapi.Errorf(kmsapi.ErrAccessDenied, "Only service principals make requests on behalf of a resource.")
+
+// checkSource refuses a source ARN that the caller may not give, or that is none.
+func checkSource(ev *eval) error {
+	switch arn := ev.caller.SourceArn; {
+	case arn == "":
+		return nil
+	case ev.caller.Identity.principal.Kind != policy.KindService:
+		return errNoSource
+	case len(arn) > maxSourceARN || !kmsapi.PatternOf("sourceArn").Match(arn):
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The source ARN of the request is not the ARN of a resource.")
+	}
+	return nil
+}
+
+// told is what a caller may know of an error. The rest goes to the node's log, once: an
+// error that is told as it is has no more to say, or was made here of one that had.
+func told(log *slog.Logger, op *Operation, c *Caller, err error) *kmsapi.Error {
+	t, ok := errors.AsType[*kmsapi.Error](err)
+	if !ok {
+		t = kmsapi.ErrInternal
+	}
+	if t.Code == kmsapi.ErrInternal.Code && err != error(t) {
+		log.Error("request failed", "operation", op.Name, "request_id", formatUUID(c.RequestID), "err", err)
+	}
+	return t
+}
