@@ -27,8 +27,8 @@ var errSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signat
 // token, a client certificate. It is safe for concurrent use.
 type Authenticator struct {
 	vault    *vault.Vault
-	replica  Replica
-	clock    Clock
+	replica  iamReplica
+	clock    recordClock
 	log      *slog.Logger
 	events   *recorder
 	withheld *withheld

@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/policy"
 )
 
@@ -36,6 +37,14 @@ type TLS struct {
 	Cipher  string
 }
 
+// recorded is what records say of a connection; nil for nothing.
+func (t TLS) recorded() *auditpb.Tls {
+	if t == (TLS{}) {
+		return nil
+	}
+	return &auditpb.Tls{Version: t.Version, Cipher: t.Cipher}
+}
+
 // Identity is a principal, with the credential that proved it. Only this package
 // makes one, from a proof. It stays good only while the credential does: every
 // evaluation looks again.
@@ -51,3 +60,21 @@ func (id Identity) Principal() policy.Principal { return id.principal }
 
 // Credential is the id of the access key or certificate behind the identity.
 func (id Identity) Credential() string { return id.credential }
+
+// hold says until when the answer to a request may be given.
+type hold struct {
+	by        *withheld
+	operation string
+	late      func() bool // nil for no bound
+}
+
+// Overdue refuses the answer that Do gave when it has been held up for too long since
+// its record was committed: the authority behind it may have been withdrawn. A face
+// calls it when all that is left to do is to write the answer. nil means that the
+// answer may be given now.
+func (c *Caller) Overdue() error {
+	if c.hold.late == nil || !c.hold.late() {
+		return nil
+	}
+	return c.hold.by.withhold(c.RequestID, c.hold.operation)
+}

@@ -43,9 +43,6 @@ type Operator struct {
 	RequestID RequestID
 }
 
-// operatorType is what records call an operator.
-const operatorType = "ConclaveOperator"
-
 func (op Operator) identity(c *fsmpb.Cluster) *auditpb.Identity {
 	return &auditpb.Identity{Type: operatorType, PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
 }
@@ -258,7 +255,7 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	}
 	// Enough shares. Whatever comes of it, they have served.
 	done := op.event("Unseal", c)
-	done.requestID = RequestID{} // the last share's step has it
+	done.requestID = [16]byte{} // the last share's step has it
 	done.at = e.clock.Now()
 	done.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
 	e.ceremony.endLocked()
@@ -356,7 +353,7 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 	e.log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		e.log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
-		ev.requestID = RequestID{} // the first may be recorded after all
+		ev.requestID = [16]byte{} // the first may be recorded after all
 		e.events.pending.add(ev)
 	}
 	return nil

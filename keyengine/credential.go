@@ -57,13 +57,6 @@ func newAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 	return c, secret, nil
 }
 
-// isAccessKeyID reports whether an id is one that a cluster could have made: nothing
-// else is worth looking for twice.
-func isAccessKeyID(id string) bool {
-	kind, _, ok := accesskey.Parse(id)
-	return ok && kind == accesskey.LongTerm
-}
-
 // identity is that of whom a credential stands for itself, without a session.
 func identity(c *fsmpb.Credential, k *vault.Known) Identity {
 	return Identity{principal: k.Principal, credential: c.Id, proof: k.Proof}
@@ -106,49 +99,13 @@ func (a *Authenticator) find(ctx context.Context, id string, kind fsmpb.Credenti
 	return nil, errUnrecognized
 }
 
-// newestState marks the context of an evaluation on a state that nothing can
-// overtake: ProposeExclusive holds the log back meanwhile, and a barrier would
-// wait for itself.
-type newestState struct{}
-
-func withNewestState(ctx context.Context) context.Context {
-	return context.WithValue(ctx, newestState{}, true)
-}
-
-// admit decides whether the caller is still who it proved to be, on the state of
-// the evaluation, and notes the credential. If not, it looks again on a fresh
-// state, which the evaluation then continues with: a refusal must not rest on a
-// state that is behind.
-func (ev *eval) admit() error {
-	o, err := ev.Vault.Current()
-	if err != nil {
-		return err
-	}
-	err = admitOn(ev, o)
-	if err == nil || !errors.Is(err, errUnrecognized) || ev.ctx.Value(newestState{}) != nil {
-		return err
-	}
-	fresh, ferr := ev.Authenticator.fresh.state(ev.ctx)
-	if ferr != nil {
-		return ferr
-	}
-	if fresh == ev.state {
-		return err
-	}
-	ev.state, ev.reads = fresh, nil
-	return admitOn(ev, o)
-}
-
-func admitOn(ev *eval, o *vault.Opened) error {
-	id := &ev.caller.Identity
-	if id.credential == "" {
-		return errUnrecognized
-	}
-	c := ev.credential(id.credential)
+// admit decides whether an identity is still good, given its credential in a state;
+// nil for none.
+func (a *Authenticator) admit(o *vault.Opened, id *Identity, c *fsmpb.Credential) error {
 	if c == nil || !c.Active || c.Principal != id.principal.ARN {
 		return errUnrecognized
 	}
-	now, err := ev.Authenticator.identify(o, c)
+	now, err := a.identify(o, c)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 		done := ask
 		done.name, done.kind, done.requestID = name, eventConclave, c.RequestID
 		done.identity = principalIdentity(c.Identity.principal, c.Identity.credential)
-		done.sourceIP, done.userAgent, done.transport, done.tls = c.SourceIP, c.UserAgent, c.Transport, c.TLS
+		done.sourceIP, done.userAgent, done.transport, done.tls = c.SourceIP, c.UserAgent, c.Transport, c.TLS.recorded()
 		refused := mustBeRoot(ev, what)
 		if refused == nil && act != nil {
 			refused = act(ev, &done)

@@ -2,16 +2,10 @@ package keyengine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
-
-// maxTries is how often a node evaluates a request whose read set keeps
-// changing, before the leader executes it.
-const maxTries = 3
 
 // Do executes an operation for a caller: evaluate on one state, commit the
 // record of the outcome, and give the answer only once the log accepted both.
@@ -48,9 +42,6 @@ func (e *Engine) do(ctx context.Context, c *Caller, op *Operation, in any) (any,
 	}
 	return e.onLeader(ctx, c, op, in)
 }
-
-// errConflict: what the evaluation read has changed; evaluate again.
-var errConflict = errors.New("conflict")
 
 // commit proposes an evaluation's record and releases its answer if the log took
 // it.
@@ -110,19 +101,4 @@ func (e *Engine) release(ctx context.Context, ev *attempt, d fsm.Decision) (any,
 		return ev.later(e.replica.State())
 	}
 	return ev.out, nil
-}
-
-// unavailable is what a caller is told when the log could not take a record.
-func unavailable(err error) error {
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The request was not answered in time.")
-	case errors.Is(err, fsm.ErrOverloaded):
-		return errThrottled
-	case errors.Is(err, fsm.ErrNoLeader), errors.Is(err, fsm.ErrNodeStopped):
-		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
-	case errors.Is(err, fsm.ErrOutcomeUnknown):
-		return kmsapi.Errorf(kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
-	}
-	return err
 }

@@ -273,6 +273,3 @@ func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*event, error) {
 		reads:     ev.reads, changes: ev.changes, notBefore: ev.notBefore, notAfter: ev.notAfter,
 	}, nil
 }
-
-// internalCaller is what AWS writes for what a service does by itself.
-const internalCaller = "AWS Internal"

@@ -3,6 +3,7 @@ package keyengine
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -14,7 +15,9 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/attest"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Clock is the engine's time; tests turn it.
@@ -105,13 +108,13 @@ func New(cfg Config) (*Engine, error) {
 	e.ceremony = newCeremony(cfg, e.vault.Arena())
 	e.checkpoint.every = checkpointEvery
 	e.limits = newLimits(cfg)
-	stores, err := newKeyStores(cfg)
+	stores, err := newKeyStores(cfg.KeyStores, cfg.Clock.Now)
 	if err != nil {
 		return nil, errors.Join(err, e.vault.Close())
 	}
 	e.metrics = newMetrics(cfg, e)
 	e.events = &recorder{node: cfg.NodeID, vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, pending: newPendingEvents()}
-	e.withheld = &withheld{metrics: e.metrics, pending: e.events.pending}
+	e.withheld = &withheld{late: e.metrics.late, pending: e.events.pending}
 	e.Authenticator = &Authenticator{
 		vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, events: e.events, withheld: e.withheld,
 		fresh: newFreshness(cfg.Replica), forged: e.metrics.forged,
@@ -171,3 +174,35 @@ func (e *Engine) Close() error {
 	e.services.Stores.close()
 	return e.vault.Close()
 }
+
+// runSweeps drops, every second until ctx ends, what must not be kept: shares of
+// an abandoned ceremony, keys of what is no more.
+func (e *Engine) runSweeps(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		e.expireShares()
+		e.withheld.record(e.replica.State())
+		e.vault.Sweep(e.replica.State(), e.clock.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// clusterID is the cluster's id as text.
+func clusterID(c *fsmpb.Cluster) string { return hex.EncodeToString(c.GetId()) }
+
+// hasRoom refuses everything while this node's disk is full.
+func (e *Engine) hasRoom() error {
+	if e.cfg.DiskFull == nil || !e.cfg.DiskFull() {
+		return nil
+	}
+	return kmsapi.Errorf(kmsapi.ErrUnavailable, "The disk of this node is full. Ask another node, or make room.")
+}
+
+// ParseAttestationRoots reads the certificates, in PEM, that enclaves' attestation
+// documents have to chain to: for Config.
+func ParseAttestationRoots(pem []byte) (*x509.CertPool, error) { return attest.ParseRoots(pem) }

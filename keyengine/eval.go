@@ -6,9 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/keyengine/internal/attest"
 )
 
 // eval is one evaluation of a request on one state. Its getters are the only way
@@ -35,7 +35,7 @@ type eval struct {
 	decisions     []decision
 	materials     []*fsmpb.Material // that the key material of the answer came from
 	source        *target           // the key of the ciphertext that was given, once known
-	attested      *attest.Attested  // the enclave that the answer is for, once verified
+	recipient     *auditpb.Field    // what the record says of the enclave that the answer is for
 	grantID       string            // of the grant that the request is about, for the record
 	secrets       [][]byte
 	// later, for lists, runs after the record is committed, on a state that

@@ -18,13 +18,20 @@ const (
 	freshPatience = 3 * time.Second
 )
 
+// iamReplica is what authentication needs of the replicated log.
+type iamReplica interface {
+	State() *fsm.State
+	// Barrier waits until State has everything that was committed before.
+	Barrier(ctx context.Context) error
+}
+
 // freshness gets states that are not behind. Each costs the leader a word with a
 // majority, though nothing is written, and anybody can ask for one by naming an
 // access key that does not exist; so they are shared, one at a time, at a bounded
 // rate. However many ask, each has its answer after two of them: strangers make a
 // credential that was just made elsewhere wait for 2/freshRate seconds at most.
 type freshness struct {
-	replica Replica
+	replica iamReplica
 	life    context.Context
 	end     context.CancelFunc
 	workers sync.WaitGroup
@@ -42,7 +49,7 @@ type barrier struct {
 	err   error
 }
 
-func newFreshness(r Replica) *freshness {
+func newFreshness(r iamReplica) *freshness {
 	f := &freshness{replica: r, rate: rate.NewLimiter(freshRate, freshRate)}
 	f.life, f.end = context.WithCancel(context.Background())
 	return f

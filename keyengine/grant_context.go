@@ -89,3 +89,6 @@ func contextMap(c *fsmpb.GrantContext) map[string]string {
 	}
 	return m
 }
+
+// maxConstraintPairs is how many pairs a constraint may have.
+const maxConstraintPairs = 8

@@ -20,11 +20,3 @@ func (s *Services) mayGrow(op *Operation) error {
 	}
 	return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The disks of the cluster's nodes have too little room for more keys, aliases, grants and tags. Make room on them; what is there can be used.")
 }
-
-// hasRoom refuses everything while this node's disk is full.
-func (e *Engine) hasRoom() error {
-	if e.cfg.DiskFull == nil || !e.cfg.DiskFull() {
-		return nil
-	}
-	return kmsapi.Errorf(kmsapi.ErrUnavailable, "The disk of this node is full. Ask another node, or make room.")
-}

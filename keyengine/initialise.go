@@ -174,10 +174,6 @@ func isRegion(r string) bool {
 	return strings.Trim(r, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
-func rootARN(partition, account string) string {
-	return "arn:" + partition + ":iam::" + account + ":root"
-}
-
 // Init founds the cluster: it makes the key hierarchy, deals the shares of the
 // unseal key, makes the account's root access key and the key that signs
 // checkpoints, and commits all that together with its record. Nothing of it

@@ -44,8 +44,6 @@ const (
 	maxThrottledRecords = 32
 )
 
-var errThrottled = kmsapi.Errorf(kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
-
 func newLimits(cfg Config) *limits {
 	l := &limits{clock: cfg.Clock, rate: rate.Limit(cfg.RefusalRate), burst: cfg.RefusalBurst, left: make(map[string]*rate.Limiter), over: make(map[string]*throttled)}
 	if l.rate <= 0 {

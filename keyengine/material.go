@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"bytes"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -75,39 +76,6 @@ func endImport(k *fsmpb.Key, at int64) {
 	k.DisabledBeforeImport = false
 }
 
-// destroy removes the imported materials that gone chooses. What tells a material
-// again stays, as nothing else may be imported in its place; putDestroyed forgets
-// what never came to be used.
-func destroy(k *fsmpb.Key, gone func(*fsmpb.Material) bool) {
-	for _, m := range k.Materials {
-		if gone(m) {
-			m.Generation, m.Wrapped, m.ValidTo = 0, nil, 0
-			if !m.Pending {
-				awaitImport(k)
-			}
-		}
-	}
-}
-
-// putDestroyed changes t's key to k, some of whose material was destroyed. One that
-// waited for a rotation is forgotten, by the whole set, when the last key of the set
-// that had it has it no more.
-func putDestroyed(ev *eval, t *target, k *fsmpb.Key) error {
-	members := membersOf(ev, t)
-	k.Materials = slices.DeleteFunc(k.Materials, func(m *fsmpb.Material) bool {
-		return m.Pending && len(m.Wrapped) == 0 && !slices.ContainsFunc(members, func(o *target) bool {
-			return o.id != t.id && holds(o.key, m)
-		})
-	})
-	return putMembers(ev, k, members)
-}
-
-// holds tells whether a key has the bytes of a material of its set.
-func holds(k *fsmpb.Key, m *fsmpb.Material) bool {
-	n := materialOf(k, m.Id)
-	return n != nil && len(n.Wrapped) > 0
-}
-
 // pendingMaterial is the imported material that the next rotation makes current;
 // nil when there is none.
 func pendingMaterial(k *fsmpb.Key) *fsmpb.Material {
@@ -131,3 +99,24 @@ func expires(k *fsmpb.Key) (at int64) {
 
 // replica tells whether a key is a multi-Region key that follows a primary.
 func replica(k *fsmpb.Key) bool { return k.MultiRegion && k.PrimaryRegion != k.Region }
+
+// currentMaterial is the material that encrypts; nil for a key that has none yet.
+// Imported material that was deleted since is still the current one.
+func currentMaterial(k *fsmpb.Key) *fsmpb.Material {
+	for _, m := range slices.Backward(k.Materials) {
+		if !m.Pending {
+			return m
+		}
+	}
+	return nil
+}
+
+// materialOf is the version of a key's material with that id; nil if it has none.
+func materialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
+	for _, m := range k.Materials {
+		if bytes.Equal(m.Id, id) {
+			return m
+		}
+	}
+	return nil
+}

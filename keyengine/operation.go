@@ -61,3 +61,29 @@ func (op *Operation) action() string { return op.Actions[0] }
 
 // none is the output of operations that have none.
 type none struct{}
+
+// define makes a row from typed parts. A row without actions is allowed by the
+// action of its own name. What records say of a request is in the tags of In;
+// respond, if there is one, adds what they say of a successful answer.
+func define[In, Out any](op Operation, run func(*eval, *In) (*Out, error), respond func(*Out, *auditpb.Record)) *Operation {
+	if op.Actions == nil {
+		op.Actions = []string{"kms:" + op.Name}
+	}
+	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
+	op.recorded = auditfield.NewMembers(op.input)
+	op.newInput = func() any { return new(In) }
+	op.newOutput = func() any { return new(Out) }
+	_, op.empty = any(new(Out)).(*none)
+	op.empty = op.empty && !op.object
+	op.run = func(ev *eval, in any) (any, error) {
+		out, err := run(ev, in.(*In))
+		if err != nil {
+			return nil, err
+		}
+		return out, nil
+	}
+	if respond != nil {
+		op.respond = func(out any, rec *auditpb.Record) { respond(out.(*Out), rec) }
+	}
+	return &op
+}

@@ -2,7 +2,6 @@ package keyengine
 
 import (
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"slices"
 
@@ -419,12 +418,6 @@ func notNull(shown, member string) error {
 }
 
 func materialID(m *fsmpb.Material) *string { return ptr(hexOf(m.MaterialId)) }
-
-// hexOf is hex.EncodeToString for ids of up to 32 bytes, with one allocation.
-func hexOf(id []byte) string {
-	var b [64]byte
-	return string(hex.AppendEncode(b[:0], id))
-}
 
 func ptr[T any](v T) *T { return &v }
 

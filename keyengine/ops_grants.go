@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	maxConstraintPairs = 8
 	maxConstraintValue = 384 // characters
 )
 

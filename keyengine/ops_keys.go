@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -354,17 +353,6 @@ func recordCancel(out *kmsapi.CancelKeyDeletionOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
 }
 
-// currentMaterial is the material that encrypts; nil for a key that has none yet.
-// Imported material that was deleted since is still the current one.
-func currentMaterial(k *fsmpb.Key) *fsmpb.Material {
-	for _, m := range slices.Backward(k.Materials) {
-		if !m.Pending {
-			return m
-		}
-	}
-	return nil
-}
-
 // lacksMaterial tells whether a key is without some of the imported material that
 // it needs to be enabled: it was never there, or is no more.
 func lacksMaterial(k *fsmpb.Key) bool {
@@ -384,24 +372,4 @@ func roomForKey(ev *eval, region string) error {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)
 	}
 	return nil
-}
-
-// keyCount knows about how many keys there are in each Region. To count them takes
-// a while when there are many, so it is done at most once a second.
-type keyCount struct {
-	mu sync.Mutex
-	at time.Time
-	n  map[string]int
-}
-
-func (c *keyCount) atLeast(s *fsm.State, now time.Time, region string, limit int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if age := now.Sub(c.at); age < 0 || age >= time.Second {
-		c.at, c.n = now, make(map[string]int)
-		for k := range s.AllKeys() {
-			c.n[k.Region]++
-		}
-	}
-	return c.n[region] >= limit
 }

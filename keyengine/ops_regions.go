@@ -1,7 +1,6 @@
 package keyengine
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 
@@ -113,16 +112,6 @@ func sharedMaterial(v *vault.Vault, from *fsmpb.Key, m *fsmpb.Material, to *fsmp
 		return n, nil
 	}
 	return n, v.HandOver(from, m, to, n)
-}
-
-// materialOf is the version of a key's material with that id; nil if it has none.
-func materialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
-	for _, m := range k.Materials {
-		if bytes.Equal(m.Id, id) {
-			return m
-		}
-	}
-	return nil
 }
 
 // isPrimary tells whether a key is the primary of a set.

@@ -303,10 +303,6 @@ func updateHSM(ev *eval, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput
 	return ev.Vault.WrapStoreSecret(s, secret)
 }
 
-func unsupportedStore(kind string) error {
-	return kmsapi.Errorf(kmsapi.ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", kind)
-}
-
 func describeCustomKeyStores(ev *eval, in *kmsapi.DescribeCustomKeyStoresInput) (*kmsapi.DescribeCustomKeyStoresOutput, error) {
 	if in.CustomKeyStoreId != nil && in.CustomKeyStoreName != nil {
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "CustomKeyStoreId and CustomKeyStoreName cannot be in the same request.")

@@ -22,11 +22,21 @@ var storeOperations = []string{
 func (r *room) newProxy() *xksproxy.Proxy {
 	r.t.Helper()
 	p := xksproxy.Start(r.t)
-	for _, e := range r.engines {
-		e.cfg.KeyStores = KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second}
-		e.services.Stores.types[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
-	}
+	r.useKeyStores(KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second})
 	return p
+}
+
+// useKeyStores has all engines of the room use key stores by other settings.
+func (r *room) useKeyStores(cfg KeyStoreConfig) {
+	r.t.Helper()
+	for _, e := range r.engines {
+		s, err := newKeyStores(cfg, r.cluster.clock.Now)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		e.services.Stores.close()
+		e.services.Stores = s // closed with the engine
+	}
 }
 
 func storeAt(p *xksproxy.Proxy, name string) *kmsapi.CreateCustomKeyStoreInput {
@@ -198,9 +208,7 @@ func TestCreateStoreErrors(t *testing.T) {
 func TestStoreOperators(t *testing.T) {
 	r := newRoom(t)
 	p := r.newProxy()
-	e := r.first
-	e.cfg.KeyStores.AllowPrivateEndpoints = false
-	e.services.Stores.types[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
+	r.useKeyStores(KeyStoreConfig{Roots: p.Roots(), Timeout: 10 * time.Second})
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
 	wantError(t, err, kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
 	in := storeAt(p, "x")

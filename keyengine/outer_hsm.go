@@ -16,11 +16,11 @@ import (
 // its token.
 type hsmOuter struct{ module *hsm.Module }
 
-func newHSMOuter(cfg Config) (outer, error) {
-	if cfg.KeyStores.PKCS11Module == "" {
+func newHSMOuter(cfg KeyStoreConfig) (outer, error) {
+	if cfg.PKCS11Module == "" {
 		return nil, nil
 	}
-	m, err := hsm.Open(cfg.KeyStores.PKCS11Module, cfg.KeyStores.PKCS11Tokens)
+	m, err := hsm.Open(cfg.PKCS11Module, cfg.PKCS11Tokens)
 	if err != nil {
 		return nil, err
 	}

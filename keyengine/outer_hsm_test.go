@@ -5,6 +5,7 @@ package keyengine
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"github.com/conclavekms/conclave/integration/softhsm"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -16,14 +17,7 @@ const testHSM = "cluster-abcdefghijk"
 func (r *room) newHSM() (softhsm.Token, *kmsapi.CreateCustomKeyStoreInput) {
 	r.t.Helper()
 	token := softhsm.NewToken(r.t)
-	for _, e := range r.engines {
-		e.cfg.KeyStores.PKCS11Module, e.cfg.KeyStores.PKCS11Tokens = token.Module, map[string]string{testHSM: token.Label}
-		o, err := newHSMOuter(e.cfg)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		e.services.Stores.types[kmsapi.OriginHSM] = o // closed with the engine
-	}
+	r.useKeyStores(KeyStoreConfig{PKCS11Module: token.Module, PKCS11Tokens: map[string]string{testHSM: token.Label}})
 	return token, &kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr(testHSM), KeyStorePassword: &token.PIN}
 }
 
@@ -96,13 +90,13 @@ func TestHSMStore(t *testing.T) {
 	must[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 
 	// Without the token nothing opens, though all of the cluster's keys are there.
-	r.first.services.Stores.types[kmsapi.OriginHSM].(*hsmOuter).close()
+	r.first.services.Stores.close()
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 	wantError(t, err, kmsapi.ErrInvalidState, "The token of the custom key store failed.")
 }
 
 func TestHSMModule(t *testing.T) {
-	if _, err := newHSMOuter(Config{KeyStores: KeyStoreConfig{PKCS11Module: "/none.so"}}); err == nil {
+	if _, err := newKeyStores(KeyStoreConfig{PKCS11Module: "/none.so"}, time.Now); err == nil {
 		t.Error("a module that is not there is taken")
 	}
 }

@@ -5,8 +5,8 @@ package keyengine
 import "errors"
 
 // newHSMOuter: this build has no PKCS #11, and stores of that type are refused.
-func newHSMOuter(cfg Config) (outer, error) {
-	if cfg.KeyStores.PKCS11Module != "" || len(cfg.KeyStores.PKCS11Tokens) > 0 {
+func newHSMOuter(cfg KeyStoreConfig) (outer, error) {
+	if cfg.PKCS11Module != "" || len(cfg.PKCS11Tokens) > 0 {
 		return nil, errors.New("this binary was built without PKCS #11 (build tag pkcs11)")
 	}
 	return nil, nil

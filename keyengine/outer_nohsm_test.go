@@ -2,11 +2,14 @@
 
 package keyengine
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // TestNoPKCS11: a binary that cannot load a module does not start as if it had.
 func TestNoPKCS11(t *testing.T) {
-	if _, err := newKeyStores(Config{Clock: &fakeClock{}, KeyStores: KeyStoreConfig{PKCS11Module: "/module.so"}}); err == nil {
+	if _, err := newKeyStores(KeyStoreConfig{PKCS11Module: "/module.so"}, time.Now); err == nil {
 		t.Error("a module is taken")
 	}
 }

@@ -301,9 +301,7 @@ func TestProxyErrors(t *testing.T) {
 	p.Fail(xksproxy.Decrypt, xksproxy.Wrong(map[string]any{"plaintext": make([]byte, 1+keymat.MessageOverhead)}))
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
-	for _, e := range r.first.services.Stores.types {
-		e.(*xksOuter).client = xks.New(xks.Config{AllowPrivate: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
-	}
+	r.useKeyStores(KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
 	p.Fail(xksproxy.Encrypt, xksproxy.Delay(time.Minute))
 	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, xksFailures[xks.ErrTimeout].message)

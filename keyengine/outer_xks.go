@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/xks"
@@ -14,9 +15,9 @@ import (
 // xksOuter is the side of external key stores: their proxies.
 type xksOuter struct{ client *xks.Client }
 
-func newXKSOuter(cfg Config) *xksOuter {
+func newXKSOuter(cfg KeyStoreConfig, now func() time.Time) *xksOuter {
 	return &xksOuter{client: xks.New(xks.Config{
-		AllowPrivate: cfg.KeyStores.AllowPrivateEndpoints, Roots: cfg.KeyStores.Roots, Timeout: cfg.KeyStores.Timeout, Now: cfg.Clock.Now,
+		AllowPrivate: cfg.AllowPrivateEndpoints, Roots: cfg.Roots, Timeout: cfg.Timeout, Now: now,
 	})}
 }
 

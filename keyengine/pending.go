@@ -104,7 +104,7 @@ func (p *pendingEvents) done(recorded event) {
 	defer p.mu.Unlock()
 	if old := &p.events[0]; old.summary && old.times > recorded.times {
 		old.times -= recorded.times
-		old.at, old.requestID = old.last, RequestID{}
+		old.at, old.requestID = old.last, [16]byte{}
 		return
 	}
 	p.events = p.events[1:]
@@ -114,5 +114,5 @@ func (p *pendingEvents) done(recorded event) {
 func (p *pendingEvents) renew() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.events[0].requestID = RequestID{}
+	p.events[0].requestID = [16]byte{}
 }

@@ -1,7 +1,6 @@
 package keyengine
 
 import (
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"slices"
@@ -19,10 +18,6 @@ type recipient struct {
 	document []byte
 	attested *attest.Attested // once the document is verified
 }
-
-// ParseAttestationRoots reads the certificates, in PEM, that enclaves' attestation
-// documents have to chain to: for Config.
-func ParseAttestationRoots(pem []byte) (*x509.CertPool, error) { return attest.ParseRoots(pem) }
 
 // recipient says whom a request wants its answer for. The document is not looked
 // at yet: see attest.
@@ -56,7 +51,7 @@ func attestTo(ev *eval, r *recipient) error {
 	}
 	// So that a record which waits does not outlast the document.
 	ev.within(0, a.Until.UnixNano())
-	r.attested, ev.attested = a, a
+	r.attested, ev.recipient = a, attestedField(a)
 	return nil
 }
 

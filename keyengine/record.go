@@ -2,7 +2,7 @@ package keyengine
 
 import (
 	"crypto/rand"
-	"errors"
+	"encoding/hex"
 	"fmt"
 	"slices"
 
@@ -10,7 +10,6 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 const eventCall = "AwsApiCall"
@@ -88,8 +87,8 @@ func (ev *attempt) auditRecord() (*auditpb.Record, error) {
 		}
 		rec.Additional = append(rec.Additional, auditfield.Text(name, hexOf(m.MaterialId)))
 	}
-	if ev.attested != nil {
-		rec.Additional = append(rec.Additional, attestedField(ev.attested))
+	if ev.recipient != nil {
+		rec.Additional = append(rec.Additional, ev.recipient)
 	}
 	if caller.SourceArn != "" {
 		rec.Additional = append(rec.Additional, auditfield.Text("sourceArn", caller.SourceArn))
@@ -105,18 +104,6 @@ func (ev *attempt) auditRecord() (*auditpb.Record, error) {
 	return rec, nil
 }
 
-// outcome is the code of an operation's error; "" for success. Errors that are
-// no outcome are internal ones.
-func outcome(err error) (code, message string) {
-	if err == nil {
-		return "", ""
-	}
-	if e, ok := errors.AsType[*kmsapi.Error](err); ok {
-		return string(e.Code), e.Message
-	}
-	return string(kmsapi.ErrInternal.Code), ""
-}
-
 // replace puts a field in place of the one of its name, or adds it.
 func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 	i := slices.IndexFunc(fields, func(g *auditpb.Field) bool { return g.Name == f.Name })
@@ -125,4 +112,10 @@ func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 	}
 	fields[i] = f
 	return fields
+}
+
+// hexOf is hex.EncodeToString for ids of up to 32 bytes, with one allocation.
+func hexOf(id []byte) string {
+	var b [64]byte
+	return string(hex.AppendEncode(b[:0], id))
 }

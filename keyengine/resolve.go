@@ -133,17 +133,6 @@ func formatKeyID(id [16]byte, multiRegion bool) string {
 	return formatUUID(id)
 }
 
-func formatUUID(id [16]byte) string {
-	var b [36]byte
-	hex.Encode(b[0:8], id[0:4])
-	hex.Encode(b[9:13], id[4:6])
-	hex.Encode(b[14:18], id[6:8])
-	hex.Encode(b[19:23], id[8:10])
-	hex.Encode(b[24:36], id[10:16])
-	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
-	return string(b[:])
-}
-
 // keyIDShaped tells whether a text would be a key id with its letters in lower case.
 // No key is called so, and AWS answers it as a key that does not exist.
 func keyIDShaped(s string) bool {
@@ -174,4 +163,9 @@ func parseKeyID(s string) (id [16]byte, multiRegion, ok bool) {
 	}
 	_, err := hex.Decode(id[:], digits[:])
 	return id, multiRegion, err == nil
+}
+
+// rootARN is the ARN of an account's root user.
+func rootARN(partition, account string) string {
+	return "arn:" + partition + ":iam::" + account + ":root"
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/accesskey"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -235,4 +236,10 @@ func wantError(t testing.TB, err error, kind *kmsapi.Error, message string) {
 	if got.Code != kind.Code || message != "…" && got.Message != message {
 		t.Errorf("got  %s: %s\nwant %s: %s", got.Code, got.Message, kind.Code, message)
 	}
+}
+
+// isAccessKeyID reports whether an id is one that a cluster could have made.
+func isAccessKeyID(id string) bool {
+	kind, _, ok := accesskey.Parse(id)
+	return ok && kind == accesskey.LongTerm
 }

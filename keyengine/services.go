@@ -16,7 +16,7 @@ type Services struct {
 	NodeID        string
 	Authenticator *Authenticator
 	Vault         *vault.Vault
-	Clock         Clock
+	Clock         recordClock
 	Log           *slog.Logger
 	Quotas        Quotas
 	Policies      *policyCache

@@ -161,15 +161,6 @@ func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionP
 	return c, nil
 }
 
-// nowIn is the clock's time, but never before the cluster time of a state.
-func nowIn(s *fsm.State, clock Clock) time.Time {
-	t := clock.Now()
-	if c := time.Unix(0, s.Time()); c.After(t) {
-		return c
-	}
-	return t
-}
-
 func checkSessionProof(secret []byte, p *SessionProof) bool {
 	key := append(append(make([]byte, 0, 9+len(secret)), "CONCLAVE1"...), secret...)
 	defer clear(key)
@@ -190,7 +181,7 @@ func (a *Authenticator) recordSession(ctx context.Context, p SessionProof, c *fs
 	}
 	d, err := a.events.commit(ctx, event{
 		name: "CreateSession", kind: eventConclave, requestID: p.RequestID,
-		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS,
+		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS.recorded(),
 		response: []*auditpb.Field{
 			auditfield.Text("sessionId", hex.EncodeToString(claims.ID[:])),
 			auditfield.Text("expiration", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339)),

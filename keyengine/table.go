@@ -2,12 +2,6 @@ package keyengine
 
 import (
 	"fmt"
-	"maps"
-	"slices"
-
-	"github.com/conclavekms/conclave/auditlog/auditpb"
-	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // table has every operation by its name.
@@ -89,42 +83,4 @@ func rows(ops ...*Operation) map[string]*Operation {
 		t[op.Name] = op
 	}
 	return t
-}
-
-// OperationNamed is the operation that AWS calls name; nil when there is none.
-func OperationNamed(name string) *Operation { return table[name] }
-
-// Operations are all operations by name.
-func Operations() []*Operation {
-	ops := make([]*Operation, 0, len(table))
-	for _, name := range slices.Sorted(maps.Keys(table)) {
-		ops = append(ops, table[name])
-	}
-	return ops
-}
-
-// define makes a row from typed parts. A row without actions is allowed by the
-// action of its own name. What records say of a request is in the tags of In;
-// respond, if there is one, adds what they say of a successful answer.
-func define[In, Out any](op Operation, run func(*eval, *In) (*Out, error), respond func(*Out, *auditpb.Record)) *Operation {
-	if op.Actions == nil {
-		op.Actions = []string{"kms:" + op.Name}
-	}
-	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
-	op.recorded = auditfield.NewMembers(op.input)
-	op.newInput = func() any { return new(In) }
-	op.newOutput = func() any { return new(Out) }
-	_, op.empty = any(new(Out)).(*none)
-	op.empty = op.empty && !op.object
-	op.run = func(ev *eval, in any) (any, error) {
-		out, err := run(ev, in.(*In))
-		if err != nil {
-			return nil, err
-		}
-		return out, nil
-	}
-	if respond != nil {
-		op.respond = func(out any, rec *auditpb.Record) { respond(out.(*Out), rec) }
-	}
-	return &op
 }

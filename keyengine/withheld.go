@@ -8,31 +8,13 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 )
 
-// hold says until when the answer to a request may be given.
-type hold struct {
-	by        *withheld
-	operation string
-	late      func() bool // nil for no bound
-}
-
-// Overdue refuses the answer that Do gave when it has been held up for too long since
-// its record was committed: the authority behind it may have been withdrawn. A face
-// calls it when all that is left to do is to write the answer. nil means that the
-// answer may be given now.
-func (c *Caller) Overdue() error {
-	if c.hold.late == nil || !c.hold.late() {
-		return nil
-	}
-	return c.hold.by.withhold(c.RequestID, c.hold.operation)
-}
-
 // maxWithheld bounds the requests that one event names; it says how many there were.
 const maxWithheld = 200
 
 // withheld are requests whose records say what was decided, and whose callers were
 // not told. Events say so, one a second at most.
 type withheld struct {
-	metrics *metrics
+	late    func(operation string) // counts them
 	pending *pendingEvents
 
 	mu    sync.Mutex
@@ -41,8 +23,8 @@ type withheld struct {
 }
 
 // withhold notes that the answer to a request is withheld, and is the error instead.
-func (w *withheld) withhold(id RequestID, operation string) error {
-	w.metrics.late(operation)
+func (w *withheld) withhold(id [16]byte, operation string) error {
+	w.late(operation)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.count++

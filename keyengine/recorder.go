@@ -3,7 +3,6 @@ package keyengine
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"time"
@@ -13,85 +12,24 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
-	"github.com/conclavekms/conclave/keyengine/kmsapi"
-	"github.com/conclavekms/conclave/policy"
 )
 
-// Kinds of events that are no operation of Do, as eventType has them.
-const (
-	eventService  = "AwsServiceEvent"       // the service did it by itself
-	eventOperator = "ConclaveOperatorEvent" // an operator did it
-	eventConclave = "ConclaveApiCall"       // a caller did it with something that AWS does not have
-)
+// recordClock is a node's time.
+type recordClock interface{ Now() time.Time }
 
-const (
-	sourceKMS      = "kms.amazonaws.com"
-	sourceConclave = "conclave"
-)
-
-var errHeldUp = kmsapi.Errorf(kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
-
-// event is a record beside those of operations: what operators and the service
-// itself do.
-type event struct {
-	name, kind string
-	region     string    // the cluster's first when empty
-	requestID  RequestID // made up when zero
-	at         time.Time // now when zero
-	identity   *auditpb.Identity
-	sourceIP   string
-	userAgent  string
-	transport  string
-	tls        TLS
-	err        error
-	readOnly   bool
-
-	parameters, response, details []*auditpb.Field
-	resources                     []*auditpb.Resource
-
-	reads   []*fsmpb.Read
-	changes []*fsmpb.Change
-	// The cluster time in which the event may happen; 0 leaves a side open.
-	notBefore, notAfter int64
-
-	// summary stands for itself and times-1 more of its kind, up to last.
-	summary bool
-	times   int
-	last    time.Time
-}
-
-func principalIdentity(p policy.Principal, credential string) *auditpb.Identity {
-	id := new(auditpb.Identity)
-	fillIdentity(id, p, credential)
-	return id
-}
-
-// fillIdentity says in a record whom it is about.
-func fillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
-	id.Arn, id.AccountId, id.PrincipalId, id.UserName = p.ARN, p.Account, p.Account, p.Name
-	switch p.Kind {
-	case policy.KindRoot:
-		id.Type = "Root"
-	case policy.KindUser:
-		id.Type = "IAMUser"
-	case policy.KindService:
-		id.Type, id.InvokedBy, id.Arn = "AWSService", p.Name, ""
-	default:
-		id.Type = p.Kind.String()
-	}
-	if isAccessKeyID(credential) {
-		id.AccessKeyId = credential
-	} else {
-		id.Certificate = credential
-	}
+// recordLog is what records need of the replicated log.
+type recordLog interface {
+	State() *fsm.State
+	Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error)
+	WaitApplied(ctx context.Context, index uint64) error
 }
 
 // recorder commits events. It is the one way to record what is no operation of Do.
 type recorder struct {
 	node    string // that stands in the records
 	vault   *vault.Vault
-	replica Replica
-	clock   Clock
+	replica recordLog
+	clock   recordClock
 	log     *slog.Logger
 	pending *pendingEvents
 }
@@ -99,7 +37,7 @@ type recorder struct {
 // seal builds and seals an event's record. The state's cluster may not stand
 // yet, when the event founds it.
 func (r *recorder) seal(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmpb.Record, error) {
-	if ev.requestID == (RequestID{}) {
+	if ev.requestID == ([16]byte{}) {
 		_, _ = rand.Read(ev.requestID[:]) // never fails: crypto/rand ends the process instead
 	}
 	if ev.region == "" {
@@ -116,13 +54,10 @@ func (r *recorder) seal(o *vault.Opened, c *fsmpb.Cluster, ev event) (*fsmpb.Rec
 		EventName: ev.name, EventType: ev.kind, EventSource: sourceConclave, Identity: ev.identity,
 		SourceIp: ev.sourceIP, UserAgent: ev.userAgent, Region: ev.region, Transport: ev.transport,
 		RequestParameters: ev.parameters, ResponseElements: ev.response, ServiceEventDetails: ev.details,
-		Resources: ev.resources, ReadOnly: ev.readOnly, Node: r.node, RecipientAccountId: c.GetAccount(),
+		Tls: ev.tls, Resources: ev.resources, ReadOnly: ev.readOnly, Node: r.node, RecipientAccountId: c.GetAccount(),
 	}
 	if ev.kind == eventService {
 		rec.EventSource = sourceKMS
-	}
-	if ev.tls != (TLS{}) {
-		rec.Tls = &auditpb.Tls{Version: ev.tls.Version, Cipher: ev.tls.Cipher}
 	}
 	rec.ErrorCode, rec.ErrorMessage = outcome(ev.err)
 	plain, err := auditlog.EncodeRecord(rec)
@@ -182,14 +117,6 @@ func (r *recorder) settled(ctx context.Context, name string, d fsm.Decision, err
 	return accepted(name, d, err)
 }
 
-// serviceEvent is an event that nobody asked for.
-func serviceEvent(name string, at time.Time, details ...*auditpb.Field) event {
-	return event{
-		name: name, kind: eventService, at: at,
-		identity: &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"}, details: details,
-	}
-}
-
 // run records pending events until ctx ends.
 func (r *recorder) run(ctx context.Context) {
 	retry := time.NewTicker(time.Second)
@@ -241,22 +168,15 @@ func (r *recorder) recordPendingWithin(ctx context.Context, patience time.Durati
 	r.recordPending(ctx)
 }
 
-// runSweeps drops, every second until ctx ends, what must not be kept: shares of
-// an abandoned ceremony, keys of what is no more.
-func (e *Engine) runSweeps(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		e.expireShares()
-		e.withheld.record(e.replica.State())
-		e.vault.Sweep(e.replica.State(), e.clock.Now())
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+// nowIn is the clock's time, but never before the cluster time of a state.
+func nowIn(s *fsm.State, clock recordClock) time.Time {
+	t := clock.Now()
+	if c := time.Unix(0, s.Time()); c.After(t) {
+		return c
 	}
+	return t
 }
 
-// clusterID is the cluster's id as text.
-func clusterID(c *fsmpb.Cluster) string { return hex.EncodeToString(c.GetId()) }
+// maxTries is how often a node evaluates a request whose read set keeps
+// changing, before the leader executes it.
+const maxTries = 3
