@@ -95,16 +95,16 @@ func cryptoRows(r *room, peer []byte) []cryptoRow {
 			return &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &id, DestinationEncryptionAlgorithm: &alg}
 		}, "RSAES_OAEP_SHA_256", unknown},
 		{"GenerateDataKey", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}
+			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")}
 		}, "the default", noDataKey},
 		{"GenerateDataKeyWithoutPlaintext", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_256")}
+			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_256")}
 		}, "the default", noDataKey},
 		{"GenerateDataKeyPair", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}
 		}, "the default", noDataKey},
 		{"GenerateDataKeyPairWithoutPlaintext", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}
 		}, "the default", noDataKey},
 		{"Sign", "", kmsapi.UsageSign, "ECC_NIST_P256", func(id, alg string) any {
 			return &kmsapi.SignInput{KeyId: &id, Message: some, SigningAlgorithm: &alg}
@@ -122,10 +122,10 @@ func cryptoRows(r *room, peer []byte) []cryptoRow {
 			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, PublicKey: peer, KeyAgreementAlgorithm: &alg}
 		}, "", ""},
 		{"Encapsulate", "", kmsapi.UsageEncapsulate, "ML_KEM_768", func(id, _ string) any {
-			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr("ML_KEM")}
+			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new("ML_KEM")}
 		}, "", ""},
 		{"Decapsulate", "", kmsapi.UsageEncapsulate, "ML_KEM_768", func(id, _ string) any {
-			return &kmsapi.DecapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr("ML_KEM"), SharedSecretCiphertextBlob: make([]byte, 1088)}
+			return &kmsapi.DecapsulateInput{KeyId: &id, EncapsulationAlgorithm: new("ML_KEM"), SharedSecretCiphertextBlob: make([]byte, 1088)}
 		}, "", ""},
 	}
 }

@@ -27,7 +27,7 @@ func BenchmarkEvaluateDecrypt(b *testing.B) {
 func BenchmarkEvaluateGenerateDataKey(b *testing.B) {
 	r := newRoom(b)
 	id, _ := r.newKey()
-	in := &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
+	in := &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
 	benchmarkEvaluate(b, r, OperationNamed("GenerateDataKey"), in)
 }
 

@@ -53,12 +53,12 @@ func TestNodeThatIsBehind(t *testing.T) {
 		{"disabled", func() { must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
 		{"enabled", func() { must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
 		{"alias made", func() {
-			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/x"), TargetKeyId: &id})
-		}, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, nil},
-		{"alias deleted", func() { must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/x")}) },
-			"Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
+			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id})
+		}, "Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, nil},
+		{"alias deleted", func() { must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/x")}) },
+			"Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
 		{"permission withdrawn", func() {
-			must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement))})
+			must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement))})
 		},
 			"Decrypt", decrypt, kmsapi.ErrAccessDenied},
 		{"permission given", func() { r.setPolicy(id, allow) }, "Decrypt", decrypt, nil},
@@ -84,7 +84,7 @@ func TestNodeThatIsBehind(t *testing.T) {
 	}
 	// What was changed on a node can be read there and on the other at once.
 	behind.freeze()
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: ptr(r.keyOf("second")), Description: ptr("new")})
+	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: new(r.keyOf("second")), Description: new("new")})
 	out, err := callAs[kmsapi.ListKeysOutput](r, n2, r.root, "ListKeys", &kmsapi.ListKeysInput{})
 	if err != nil || len(out.Keys) != 2 || *out.Keys[0].KeyArn != arn && *out.Keys[1].KeyArn != arn {
 		t.Errorf("ListKeys on a node that is behind: %v, %v", out, err)
@@ -286,7 +286,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := encodeForwarded(o, "n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: ptr("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, err := encodeForwarded(o, "n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: new("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("text that would arrive as another: %v", err)
 	}
 	r.first.vault.Seal()
@@ -352,7 +352,7 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	id, _ := r.newKey()
 	replica := r.cluster.replica("n1")
 	do := func() error {
-		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
+		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
 		return err
 	}
 	size := r.cluster.audit.Size()
@@ -391,7 +391,7 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
 		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
+		ev := evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
 		plaintext := ev.out.(*kmsapi.GenerateRandomOutput).Plaintext
 		if out, err := r.first.settle(t.Context(), ev, decision.d, decision.err); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", name, out, err)
@@ -466,7 +466,7 @@ func TestBrokenPolicy(t *testing.T) {
 func TestDeletionTime(t *testing.T) {
 	r := newRoom(t)
 	schedule := func(id string) time.Time {
-		return *must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(7))}).DeletionDate
+		return *must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))}).DeletionDate
 	}
 	r.cluster.clock.advance(time.Hour + 123*time.Millisecond)
 	r.cluster.commit(&fsmpb.Entry{})
@@ -580,7 +580,7 @@ func TestMetrics(t *testing.T) {
 	r := newRoom(t)
 	r.first.metrics = newMetrics(Config{Metrics: reg}, r.first)
 	id, _ := r.newKey()
-	_, _ = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: ptr("alias/none")})
+	_, _ = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new("alias/none")})
 	c := r.caller(r.root)
 	c.Transport = "made up"
 	if _, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
@@ -646,7 +646,7 @@ func TestConcurrent(t *testing.T) {
 						t.Errorf("Decrypt: %v", err)
 					}
 					if i == 0 {
-						if _, err := callAs[none](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("d")}); err != nil {
+						if _, err := callAs[none](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("d")}); err != nil {
 							t.Errorf("UpdateKeyDescription: %v", err)
 						}
 						if _, err := callAs[none](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
@@ -665,7 +665,7 @@ func TestConcurrent(t *testing.T) {
 func TestInvalidInputIsRecorded(t *testing.T) {
 	r := newRoom(t)
 	size := r.cluster.audit.Size()
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: new("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 	if n := r.cluster.audit.Size() - size; n != 1 {
 		t.Fatalf("the request left %d records", n)

@@ -53,7 +53,7 @@ func TestFIPS(t *testing.T) {
 			}
 			continue
 		}
-		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageSign)})
+		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: new(kmsapi.UsageSign)})
 		wantError(t, err, kmsapi.ErrUnsupported, refusal)
 		id := r.madeBefore(tt.spec, kmsapi.UsageSign)
 		for _, dry := range []bool{false, true} {
@@ -77,13 +77,13 @@ func TestFIPS(t *testing.T) {
 			must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec})
 			continue
 		}
-		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageEncapsulate)})
+		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: new(kmsapi.UsageEncapsulate)})
 		wantError(t, err, kmsapi.ErrUnsupported, refusal)
 		id := r.madeBefore(tt.spec, kmsapi.UsageEncapsulate)
 		for _, dry := range []bool{false, true} {
-			_, err = call[none](r, "Encapsulate", &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: &dry})
+			_, err = call[none](r, "Encapsulate", &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
-			_, err = call[none](r, "Decapsulate", &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: make([]byte, tt.ciphertext), EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: &dry})
+			_, err = call[none](r, "Decapsulate", &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: make([]byte, tt.ciphertext), EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
 			_, err = call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)

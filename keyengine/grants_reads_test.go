@@ -81,7 +81,7 @@ func grantReadCases() []readCase {
 	}
 	create := func(name *string) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &kmsapi.CreateGrantInput{KeyId: &w.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: name}
+			return &kmsapi.CreateGrantInput{KeyId: &w.id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, Name: name}
 		}
 	}
 	named := func(w *readWorld) {
@@ -91,12 +91,12 @@ func grantReadCases() []readCase {
 	}
 	retire := func(dry *bool) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &kmsapi.RetireGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry}
+			return &kmsapi.RetireGrantInput{KeyId: &w.id, GrantId: new(grantHex(1)), DryRun: dry}
 		}
 	}
 	revoke := func(dry *bool) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &kmsapi.RevokeGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry}
+			return &kmsapi.RevokeGrantInput{KeyId: &w.id, GrantId: new(grantHex(1)), DryRun: dry}
 		}
 	}
 	withGrant := func(in func(*readWorld) any) func(*readWorld) any {
@@ -105,7 +105,7 @@ func grantReadCases() []readCase {
 			return in(w)
 		}
 	}
-	dry := ptr(true)
+	dry := new(true)
 	return []readCase{
 		{"encrypt by grant, grant revoked", "Encrypt", granted("Encrypt", encrypt), kindGrant, grant, revoked, "ok", "AccessDeniedException", byGrant, false, false},
 		{"encrypt by grant, denied by policy since", "Encrypt", granted("Encrypt", encrypt), kindPolicy, key, denied, "ok", "AccessDeniedException", byGrant, false, false},
@@ -142,10 +142,10 @@ func grantReadCases() []readCase {
 			w.deny(w.id)
 			return create(nil)(w)
 		}, kindGrants, key, func(w *readWorld) { w.putGrant(w.id, grantHex(2), aliceARN, "CreateGrant", "Encrypt") }, "AccessDeniedException", "ok", byNone, false, false},
-		{"named grant made, namesake made", "CreateGrant", create(ptr("n")), kindGrants, key, named, "ok", "ok same", byNone, false, false},
+		{"named grant made, namesake made", "CreateGrant", create(new("n")), kindGrants, key, named, "ok", "ok same", byNone, false, false},
 		{"named grant found, revoked", "CreateGrant", func(w *readWorld) any {
 			named(w)
-			return create(ptr("n"))(w)
+			return create(new("n"))(w)
 		}, kindGrant, grant, revoked, "ok same", "ok", byGrant, false, false},
 
 		{"retirement tried, grant revoked", "RetireGrant", granted("RetireGrant", retire(dry)), kindGrant, grant, revoked,
@@ -170,7 +170,7 @@ func grantReadCases() []readCase {
 
 		{"grants listed, permission withdrawn", "ListGrants", func(w *readWorld) any { return &kmsapi.ListGrantsInput{KeyId: &w.id} }, kindPolicy, key,
 			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", byPolicy, false, false},
-		{"retirable grants listed", "ListRetirableGrants", func(*readWorld) any { return &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(aliceARN)} },
+		{"retirable grants listed", "ListRetirableGrants", func(*readWorld) any { return &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(aliceARN)} },
 			0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 	}
 }

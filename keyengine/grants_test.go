@@ -76,7 +76,7 @@ func TestGrantConstraints(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			id, _ := r.newKey()
-			must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Constraints: tt.constraint,
+			must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Constraints: tt.constraint,
 				Operations: []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext",
 					"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "DescribeKey"}})
 			blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
@@ -94,18 +94,18 @@ func TestGrantConstraints(t *testing.T) {
 				want     bool
 			}{
 				{"Encrypt", "", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}, tt.want},
-				{"Encrypt", "dry run", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: ptr(true)}, tt.want},
+				{"Encrypt", "dry run", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: new(true)}, tt.want},
 				{"Decrypt", "", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
 				{"Decrypt", "with key", &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
-				{"Decrypt", "without the ciphertext", &kmsapi.DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: ptr(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}}, tt.want},
+				{"Decrypt", "without the ciphertext", &kmsapi.DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: new(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}}, tt.want},
 				{"ReEncrypt", "source", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &open}, tt.want},
 				{"ReEncrypt", "destination", &kmsapi.ReEncryptInput{CiphertextBlob: byOpen, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
 				{"ReEncrypt", "source good, destination to test", &kmsapi.ReEncryptInput{CiphertextBlob: goodBlob, SourceEncryptionContext: good, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
 				{"ReEncrypt", "source to test, destination good", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &id, DestinationEncryptionContext: good}, tt.want},
-				{"GenerateDataKey", "", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyWithoutPlaintext", "", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyPair", "", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKey", "", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyWithoutPlaintext", "", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPair", "", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
 				{"DescribeKey", "", &kmsapi.DescribeKeyInput{KeyId: &id}, true},
 			} {
 				_, err := r.first.Do(t.Context(), r.caller(alice), OperationNamed(req.op), req.in)
@@ -141,15 +141,15 @@ func TestGrantedOperations(t *testing.T) {
 			"Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blobOf(id)},
 			"ReEncryptFrom":                       &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(id), DestinationKeyId: &open},
 			"ReEncryptTo":                         &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(open), DestinationKeyId: &id},
-			"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
-			"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
-			"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-			"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+			"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256)},
+			"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256)},
+			"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+			"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 			"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
-			"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"CreateGrant", "DescribeKey"}},
-			"RetireGrant":                         &kmsapi.RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: ptr(true)},
+			"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"CreateGrant", "DescribeKey"}},
+			"RetireGrant":                         &kmsapi.RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: new(true)},
 			// No grant allows these.
-			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)},
+			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: new(true)},
 			"DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}, "ScheduleKeyDeletion": &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ListGrants": &kmsapi.ListGrantsInput{KeyId: &id},
 			"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)},
 		}
@@ -230,7 +230,7 @@ func TestDenyDespiteGrant(t *testing.T) {
 		wantError(t, err, kmsapi.ErrAccessDenied, "User: "+aliceARN+" is not authorized to perform: kms:Encrypt on resource: "+arn+" with an explicit deny in a resource-based policy")
 	}
 	r.setPolicy(id, r.policyFor(rootStatement, statement("Deny", aliceARN, "kms:CreateGrant")))
-	_, err := callAs[kmsapi.CreateGrantOutput](r, r.first, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+	_, err := callAs[kmsapi.CreateGrantOutput](r, r.first, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 }
 
@@ -330,12 +330,12 @@ func TestEscalationByGrants(t *testing.T) {
 	id, arn := r.newKey()
 	other, _ := r.newKey()
 	app := contextOf("app", "one")
-	parent := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN),
+	parent := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN),
 		Operations: []string{"CreateGrant", "Decrypt"}, Constraints: subset(app)})
 	// A second grant, with other powers, must not lend them to the first.
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
 	// Nor a third one, that can make grants of nothing else, its missing constraint.
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
 	try := func(who Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
 		return callAs[kmsapi.CreateGrantOutput](r, r.first, who, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
 	}

@@ -92,11 +92,11 @@ func (r *room) publicKey(id string) []byte {
 
 // signInput and macInput are requests that keys of the table of key states take.
 func (r *room) signInput(id string) *kmsapi.SignInput {
-	return &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+	return &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")}
 }
 
 func (r *room) macInput(id string) *kmsapi.GenerateMacInput {
-	return &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
+	return &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}
 }
 
 // manyRefusals lets the first node refuse more than one principal may cause.

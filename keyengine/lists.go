@@ -34,7 +34,7 @@ func listKeys(ev *eval, in *kmsapi.ListKeysInput) (*kmsapi.ListKeysOutput, error
 			return hex.EncodeToString(k.Id)
 		}, func(k *fsmpb.Key) {
 			name := formatKeyID([16]byte(k.Id), k.MultiRegion)
-			out.Keys = append(out.Keys, kmsapi.KeyListEntry{KeyId: &name, KeyArn: ptr(keyARN(ev.cluster(), k.Region, name))})
+			out.Keys = append(out.Keys, kmsapi.KeyListEntry{KeyId: &name, KeyArn: new(keyARN(ev.cluster(), k.Region, name))})
 		})
 		return out, err
 	}
@@ -66,11 +66,11 @@ func listAliases(ev *eval, in *kmsapi.ListAliasesInput) (*kmsapi.ListAliasesOutp
 		}
 		out.NextMarker, out.Truncated, err = fill(p, all, func(a *fsmpb.Alias) string { return a.Name }, func(a *fsmpb.Alias) {
 			e := kmsapi.AliasListEntry{
-				AliasName: ptr(a.Name), AliasArn: ptr(aliasARN(ev, a.Name)),
+				AliasName: new(a.Name), AliasArn: new(aliasARN(ev, a.Name)),
 				CreationDate: timeOf(a.Created), LastUpdatedDate: timeOf(a.Updated),
 			}
 			if k, _ := s.Key(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)}); k != nil {
-				e.TargetKeyId = ptr(formatKeyID([16]byte(k.Id), k.MultiRegion))
+				e.TargetKeyId = new(formatKeyID([16]byte(k.Id), k.MultiRegion))
 			}
 			out.Aliases = append(out.Aliases, e)
 		})
@@ -135,7 +135,7 @@ func (p *page) marker(after string) (*string, error) {
 		return nil, err
 	}
 	b := append([]byte{markerVersion}, mac...)
-	return ptr(base64.RawURLEncoding.EncodeToString(append(b, after...))), nil
+	return new(base64.RawURLEncoding.EncodeToString(append(b, after...))), nil
 }
 
 // fill takes the page's items from all, which is in ascending order of names and
@@ -149,10 +149,10 @@ func fill[T any](p *page, all iter.Seq[T], name func(T) string, take func(T)) (n
 		}
 		if n == p.limit {
 			next, err = p.marker(last)
-			return next, ptr(true), err
+			return next, new(true), err
 		}
 		take(item)
 		n, last = n+1, at
 	}
-	return nil, ptr(false), nil
+	return nil, new(false), nil
 }

@@ -312,7 +312,7 @@ func TestOpenSSLImport(t *testing.T) {
 				material = b.read("random")
 			}
 			r.imports(&kmsapi.ImportKeyMaterialInput{
-				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: ptr(modelForever),
+				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: new(modelForever),
 			})
 			switch tt.usage {
 			case kmsapi.UsageEncrypt:
@@ -322,7 +322,7 @@ func TestOpenSSLImport(t *testing.T) {
 				}
 			case kmsapi.UsageMac:
 				size := tt.spec[len(tt.spec)-3:]
-				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: ptr("HMAC_SHA_" + size)})
+				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: new("HMAC_SHA_" + size)})
 				if !bytes.Equal(out.Mac, b.mac(size, material, message)) {
 					t.Error("OpenSSL has another MAC with the key")
 				}

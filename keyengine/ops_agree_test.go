@@ -86,7 +86,7 @@ var agreeing = []struct {
 
 func (r *room) derives(id string, peer []byte) (*kmsapi.DeriveSharedSecretOutput, error) {
 	r.t.Helper()
-	return call[kmsapi.DeriveSharedSecretOutput](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer})
+	return call[kmsapi.DeriveSharedSecretOutput](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer})
 }
 
 // TestSharedSecrets: both sides come to the same secret, the other one with the
@@ -220,7 +220,7 @@ func TestBadPeers(t *testing.T) {
 	} {
 		for _, dry := range []bool{false, true} {
 			_, err := call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{
-				KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, DryRun: &dry,
+				KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer, DryRun: &dry,
 			})
 			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || *e != *badPeer("ECC_NIST_P256") {
 				t.Errorf("%s: %v", name, err)
@@ -234,7 +234,7 @@ func TestBadPeers(t *testing.T) {
 		_, err := r.derives(id, make([]byte, size))
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
-	_, err = call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("SM2"), PublicKey: good})
+	_, err = call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("SM2"), PublicKey: good})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 }
 

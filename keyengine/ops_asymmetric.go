@@ -52,7 +52,7 @@ func verify(ev *eval, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kmsapi.VerifyOutput{KeyId: &t.arn, SignatureValid: ptr(true), SigningAlgorithm: in.SigningAlgorithm}, nil
+	return &kmsapi.VerifyOutput{KeyId: &t.arn, SignatureValid: new(true), SigningAlgorithm: in.SigningAlgorithm}, nil
 }
 
 // useToSign finds a key to sign or verify with, and checks the message against the
@@ -145,7 +145,7 @@ func verifyMac(ev *eval, in *kmsapi.VerifyMacInput) (*kmsapi.VerifyMacOutput, er
 	if err != nil {
 		return nil, err
 	}
-	return &kmsapi.VerifyMacOutput{KeyId: &t.arn, MacValid: ptr(true), MacAlgorithm: in.MacAlgorithm}, nil
+	return &kmsapi.VerifyMacOutput{KeyId: &t.arn, MacValid: new(true), MacAlgorithm: in.MacAlgorithm}, nil
 }
 
 func useForMac(ev *eval, keyID, algorithm string, tokens []string, dryRun *bool) (*target, error) {

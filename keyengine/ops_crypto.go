@@ -55,7 +55,7 @@ func decrypt(ev *eval, in *kmsapi.DecryptInput) (*kmsapi.DecryptOutput, error) {
 		clear(plaintext)
 		return nil, errDryRun
 	}
-	out := &kmsapi.DecryptOutput{KeyId: &t.arn, EncryptionAlgorithm: ptr(algorithmOr(in.EncryptionAlgorithm))}
+	out := &kmsapi.DecryptOutput{KeyId: &t.arn, EncryptionAlgorithm: new(algorithmOr(in.EncryptionAlgorithm))}
 	if out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(plaintext)); err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func reEncrypt(ev *eval, in *kmsapi.ReEncryptInput) (*kmsapi.ReEncryptOutput, er
 	}
 	return &kmsapi.ReEncryptOutput{
 		CiphertextBlob: blob, SourceKeyId: &from.arn, KeyId: &to.arn,
-		SourceEncryptionAlgorithm: ptr(algorithmOr(in.SourceEncryptionAlgorithm)), DestinationEncryptionAlgorithm: &algorithm,
+		SourceEncryptionAlgorithm: new(algorithmOr(in.SourceEncryptionAlgorithm)), DestinationEncryptionAlgorithm: &algorithm,
 		SourceKeyMaterialId: shownMaterial(from, m), DestinationKeyMaterialId: shownMaterial(to, n),
 	}, nil
 }
@@ -417,7 +417,7 @@ func notNull(shown, member string) error {
 	return kmsapi.Errorf(kmsapi.ErrValidation, "1 validation error detected: %s at '%s' failed to satisfy constraint: Member must not be null", shown, member)
 }
 
-func materialID(m *fsmpb.Material) *string { return ptr(hexOf(m.MaterialId)) }
+func materialID(m *fsmpb.Material) *string { return new(hexOf(m.MaterialId)) }
 
 func ptr[T any](v T) *T { return &v }
 

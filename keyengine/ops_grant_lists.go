@@ -133,8 +133,8 @@ func grantAfter(ev *eval, name string) ([]byte, error) {
 // grantEntry is a grant as lists show it. One without a name has an empty one.
 func grantEntry(c *fsmpb.Cluster, keyARN string, g *fsmpb.Grant) kmsapi.GrantListEntry {
 	e := kmsapi.GrantListEntry{
-		KeyId: &keyARN, GrantId: ptr(hex.EncodeToString(g.Id)), Name: ptr(g.Name), CreationDate: timeOf(g.Created),
-		IssuingAccount: ptr(rootARN(c.Partition, g.Issuer)), Operations: slices.Clone(g.Operations),
+		KeyId: &keyARN, GrantId: new(hex.EncodeToString(g.Id)), Name: new(g.Name), CreationDate: timeOf(g.Created),
+		IssuingAccount: new(rootARN(c.Partition, g.Issuer)), Operations: slices.Clone(g.Operations),
 	}
 	e.GranteePrincipal, e.GranteeServicePrincipal = eitherParty(g.Grantee)
 	e.RetiringPrincipal, e.RetiringServicePrincipal = eitherParty(g.Retiring)
@@ -149,7 +149,7 @@ func grantEntry(c *fsmpb.Cluster, keyARN string, g *fsmpb.Grant) kmsapi.GrantLis
 		e.Constraints.EncryptionContextSubset = contextMap(g.ContextSubset)
 	}
 	if g.SourceArn != "" {
-		e.Constraints.SourceArn = ptr(g.SourceArn)
+		e.Constraints.SourceArn = new(g.SourceArn)
 	}
 	return e
 }

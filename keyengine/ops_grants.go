@@ -62,7 +62,7 @@ func createGrant(ev *eval, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutp
 	if err != nil {
 		return nil, err
 	}
-	return &kmsapi.CreateGrantOutput{GrantToken: &token, GrantId: ptr(hex.EncodeToString(g.Id))}, nil
+	return &kmsapi.CreateGrantOutput{GrantToken: &token, GrantId: new(hex.EncodeToString(g.Id))}, nil
 }
 
 // recordGrant shows which grant was made on which key, and never its token.

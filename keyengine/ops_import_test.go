@@ -19,7 +19,7 @@ import (
 
 func (r *room) keyToImport(spec, usage string) (id, arn string) {
 	r.t.Helper()
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: ptr(kmsapi.OriginImported)}).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: new(kmsapi.OriginImported)}).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
@@ -33,7 +33,7 @@ func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *kmsapi.
 	if err != nil {
 		r.t.Fatalf("wrapping: %v", err)
 	}
-	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(modelForever)}
 }
 
 // symmetric is an import of a 32-byte key made of one digit.
@@ -80,14 +80,14 @@ func TestImportSymmetric(t *testing.T) {
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	start := r.cluster.clock.Now()
 	p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
-		KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_4096"),
+		KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_4096"),
 	})
 	if *p.KeyId != arn || !p.ParametersValidTo.Equal(start.Add(24*time.Hour)) || len(p.ImportToken) > 6144 {
 		t.Errorf("parameters of %s, valid to %v, token of %d bytes", *p.KeyId, *p.ParametersValidTo, len(p.ImportToken))
 	}
 	in := r.symmetric(id, 1)
 	until := start.Add(100 * day)
-	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, ptr("from the safe")
+	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, new("from the safe")
 	// Another node than gave out the token takes it, that leads by now and has lost all
 	// that it held in memory meanwhile.
 	second := r.engines["n2"]
@@ -185,7 +185,7 @@ func TestImportEachSpec(t *testing.T) {
 			r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material))
 			r.wantState(id, "Enabled")
 			in := r.wrapped(id, tt.wrapping, tt.algorithm, material)
-			in.ImportType = ptr(importExisting)
+			in.ImportType = new(importExisting)
 			r.refusesImport(in, kmsapi.ErrUnsupported, "…")
 		})
 	}
@@ -212,19 +212,19 @@ func TestImportErrors(t *testing.T) {
 	}{
 		{"no date", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel = nil }), kmsapi.ErrValidation,
 			"A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"},
-		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = ptr(now.Add(day)) }), kmsapi.ErrValidation,
+		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = new(now.Add(day)) }), kmsapi.ErrValidation,
 			"A validTo date cannot be set if the ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE"},
 		{"date now", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.ValidTo = nil, &now }), kmsapi.ErrValidation, "…"},
 		{"date far ahead", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ExpirationModel, in.ValidTo = nil, ptr(now.Add(365*day+time.Second))
+			in.ExpirationModel, in.ValidTo = nil, new(now.Add(365*day+time.Second))
 		}), kmsapi.ErrValidation, "…"},
 		{"date beyond all clocks", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ExpirationModel, in.ValidTo = nil, ptr(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+			in.ExpirationModel, in.ValidTo = nil, new(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 		}), kmsapi.ErrValidation, "…"},
 		{"new, but which", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ImportType, in.KeyMaterialId = ptr(importNew), ptr(strings.Repeat("a", 64))
+			in.ImportType, in.KeyMaterialId = new(importNew), new(strings.Repeat("a", 64))
 		}), kmsapi.ErrValidation, "…"},
-		{"rules between members before the key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, ptr("nothing") }), kmsapi.ErrValidation, "…"},
+		{"rules between members before the key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, new("nothing") }), kmsapi.ErrValidation, "…"},
 		{"key of other origin", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &ours }), kmsapi.ErrUnsupported, oursARN + " origin is AWS_KMS which is not valid for this operation."},
 		{"token of another key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &other }), kmsapi.ErrInvalidImportToken, ""},
 		{"no token", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportToken = []byte("x") }), kmsapi.ErrInvalidImportToken, ""},
@@ -234,8 +234,8 @@ func TestImportErrors(t *testing.T) {
 		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = ptr(importExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = ptr(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = new(importExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = new(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -385,7 +385,7 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
 		t.Error("deleting what is deleted changed the key")
 	}
-	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: ptr(strings.Repeat("a", 64))})
+	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: new(strings.Repeat("a", 64))})
 	wantError(t, err, kmsapi.ErrNotFound, "…")
 	for _, op := range []string{"EnableKey", "DisableKey"} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
@@ -431,16 +431,16 @@ func TestImportAndRotate(t *testing.T) {
 	nothing := "No available key material pending rotation for the key: " + arn + "."
 	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
 	known := r.symmetric(id, 1)
-	known.ImportType = ptr(importNew)
+	known.ImportType = new(importNew)
 	r.refusesImport(known, kmsapi.ErrIncorrectKeyMaterial, "")
 	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "") // existing is the default now
 	fresh := func(digit byte) *kmsapi.ImportKeyMaterialInput {
 		in := r.symmetric(id, digit)
-		in.ImportType = ptr(importNew)
+		in.ImportType = new(importNew)
 		return in
 	}
 	second := fresh(2)
-	second.KeyMaterialDescription = ptr("second")
+	second.KeyMaterialDescription = new("second")
 	two := r.imports(second)
 	if r.current(id) != one {
 		t.Error("new material is current before the rotation")
@@ -461,7 +461,7 @@ func TestImportAndRotate(t *testing.T) {
 		}
 		return strings.Join(lines, ", ")
 	}
-	if got := show(ptr(allMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
+	if got := show(new(allMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
 		t.Errorf("materials: %s", got)
 	}
 	if got := show(nil); got != "" {
@@ -485,7 +485,7 @@ func TestImportAndRotate(t *testing.T) {
 	// All of them are needed.
 	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
 	r.wantState(id, "PendingImport")
-	if got := show(ptr(allMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
+	if got := show(new(allMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
 		t.Errorf("materials: %s", got)
 	}
 	r.imports(r.symmetric(id, 1))
@@ -501,7 +501,7 @@ func (r *room) expiring(id string, digit byte, after time.Duration) int64 {
 	r.t.Helper()
 	in := r.symmetric(id, digit)
 	at := r.cluster.clock.Now().Add(after)
-	in.ExpirationModel, in.ValidTo = ptr(modelExpires), &at
+	in.ExpirationModel, in.ValidTo = new(modelExpires), &at
 	r.imports(in)
 	return at.UnixNano()
 }
@@ -515,7 +515,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	blob := r.seal(id, "x")
 	requests := map[string]any{
 		"Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blob}, "Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")},
-		"GenerateDataKey": &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
+		"GenerateDataKey": &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")},
 	}
 	replica := r.cluster.replica("n1")
 	for op, in := range requests {
@@ -544,7 +544,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	}
 	r.wantState(id, "PendingImport")
 	// A change of the key meanwhile neither revives it nor swallows the event.
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")})
+	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
 	newDue(r.first).round(t.Context(), time.Now())
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
@@ -572,7 +572,7 @@ func TestImportOfWhatExpires(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	in := r.symmetric(id, 1)
-	in.ExpirationModel, in.ValidTo = nil, ptr(r.cluster.clock.Now().Add(time.Second))
+	in.ExpirationModel, in.ValidTo = nil, new(r.cluster.clock.Now().Add(time.Second))
 	r.passes(time.Second)
 	r.refusesImport(in, kmsapi.ErrValidation, "…")
 }
@@ -583,7 +583,7 @@ func TestRotateToWhatExpires(t *testing.T) {
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	r.imports(r.symmetric(id, 1))
 	in := r.symmetric(id, 2)
-	in.ImportType, in.ExpirationModel, in.ValidTo = ptr(importNew), nil, ptr(r.cluster.clock.Now().Add(time.Hour))
+	in.ImportType, in.ExpirationModel, in.ValidTo = new(importNew), nil, new(r.cluster.clock.Now().Add(time.Hour))
 	r.imports(in)
 	r.cluster.advance(time.Hour - time.Second)
 	r.passes(time.Second)
@@ -649,7 +649,7 @@ func TestExpiryOfSeveral(t *testing.T) {
 	late := r.expiring(id, 1, 10*day)
 	pending := r.symmetric(id, 2)
 	soon := r.cluster.clock.Now().Add(day)
-	pending.ImportType, pending.ExpirationModel, pending.ValidTo = ptr(importNew), nil, &soon
+	pending.ImportType, pending.ExpirationModel, pending.ValidTo = new(importNew), nil, &soon
 	r.imports(pending)
 	if m := r.describe(id); !m.ValidTo.Equal(soon) {
 		t.Errorf("ValidTo is %v, want the earliest, %v", m.ValidTo, soon)
@@ -676,12 +676,12 @@ func TestExpiryOfSeveral(t *testing.T) {
 // same material, and rotates when all have the next.
 func TestImportIntoReplicas(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginImported)})
+	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginImported)})
 	second := fsm.KeyID{Account: testAccountNumber, Region: secondRegion, ID: r.keyID(name).ID}
 	into := func(region string, digit byte, kind *string) error {
 		t.Helper()
 		p, err := callIn[kmsapi.GetParametersForImportOutput](r, region, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
-			KeyId: &name, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048"),
+			KeyId: &name, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -691,16 +691,16 @@ func TestImportIntoReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = callIn[kmsapi.ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &kmsapi.ImportKeyMaterialInput{
-			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever), ImportType: kind,
+			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(modelForever), ImportType: kind,
 		})
 		return err
 	}
 	if err := into(testRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: ptr(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: new(secondRegion)})
 	wantError(t, into(secondRegion, 2, nil), kmsapi.ErrIncorrectKeyMaterial, "")
-	wantError(t, into(secondRegion, 2, ptr(importNew)), kmsapi.ErrIncorrectKeyMaterial, "")
+	wantError(t, into(secondRegion, 2, new(importNew)), kmsapi.ErrIncorrectKeyMaterial, "")
 	if err := into(secondRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -712,12 +712,12 @@ func TestImportIntoReplicas(t *testing.T) {
 		}
 	}
 	crosses()
-	if err := into(testRegion, 2, ptr(importNew)); err != nil {
+	if err := into(testRegion, 2, new(importNew)); err != nil {
 		t.Fatal(err)
 	}
 	pending := func() string {
 		t.Helper()
-		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: new(allMaterial)}).Rotations
 		return *list[1].KeyMaterialState
 	}
 	if got := pending(); got != "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" {
@@ -725,7 +725,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	wantError(t, err, kmsapi.ErrInvalidState, "…")
-	if err := into(secondRegion, 2, ptr(importExisting)); err != nil {
+	if err := into(secondRegion, 2, new(importExisting)); err != nil {
 		t.Fatal(err)
 	}
 	if got := pending(); got != "PENDING_ROTATION" {

@@ -30,11 +30,11 @@ var kemSpecs = []struct {
 const algorithmMLKEM = "ML_KEM"
 
 func encapsulateInput(id string) *kmsapi.EncapsulateInput {
-	return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM)}
+	return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new(algorithmMLKEM)}
 }
 
 func decapsulateInput(id string, ciphertext []byte) *kmsapi.DecapsulateInput {
-	return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: ciphertext, EncapsulationAlgorithm: ptr(algorithmMLKEM)}
+	return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: ciphertext, EncapsulationAlgorithm: new(algorithmMLKEM)}
 }
 
 func (r *room) encapsulates(id string) *kmsapi.EncapsulateOutput {
@@ -141,7 +141,7 @@ func TestDecapsulateLength(t *testing.T) {
 	r.manyRefusals()
 	for _, tt := range kemSpecs {
 		id, _ := r.newKeyOf(tt.spec, kmsapi.UsageEncapsulate)
-		for _, dry := range []*bool{nil, ptr(false), ptr(true)} {
+		for _, dry := range []*bool{nil, new(false), new(true)} {
 			for _, size := range []int{1, tt.ciphertext - 1, tt.ciphertext + 1, 768, 1088, 1568, 6144} {
 				in := decapsulateInput(id, make([]byte, size))
 				in.DryRun = dry
@@ -168,7 +168,7 @@ func TestDecapsulateLength(t *testing.T) {
 func TestEncapsulateInRegions(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	for _, tt := range kemSpecs {
-		id := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageEncapsulate)}, secondRegion)
+		id := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: new(kmsapi.UsageEncapsulate)}, secondRegion)
 		out := r.encapsulates(id)
 		got := mustIn[kmsapi.DecapsulateOutput](r, secondRegion, "Decapsulate", decapsulateInput(id, out.SharedSecretCiphertextBlob))
 		if !bytes.Equal(got.SharedSecret, out.SharedSecret) || *got.KeyId != multiARN(secondRegion, id) {

@@ -125,9 +125,9 @@ func TestDataKeyPairSpecs(t *testing.T) {
 	id, _ := r.newKey()
 	for _, dry := range []bool{false, true} {
 		const message = "KeyPairSpec SM2 is not supported in this Region."
-		_, err := call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr(kmsapi.SpecSM2), DryRun: &dry})
+		_, err := call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new(kmsapi.SpecSM2), DryRun: &dry})
 		wantError(t, err, kmsapi.ErrUnsupported, message)
-		_, err = call[none](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr(kmsapi.SpecSM2), DryRun: &dry})
+		_, err = call[none](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new(kmsapi.SpecSM2), DryRun: &dry})
 		wantError(t, err, kmsapi.ErrUnsupported, message)
 	}
 	for _, spec := range []string{"HMAC_256", "ML_DSA_44", kmsapi.SpecSymmetric, "RSA_1024", ""} {
@@ -182,7 +182,7 @@ func (r *room) asymmetricCalls() []asymmetricCall {
 	kem, _ := r.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	symmetric, _ := r.newKey()
 	message, public := []byte(secretText), r.publicKey(agree)
-	ecdsa, hmac, oaep, curve := ptr("ECDSA_SHA_256"), ptr("HMAC_SHA_256"), ptr(oaepSHA256), ptr("ECC_NIST_P256")
+	ecdsa, hmac, oaep, curve := new("ECDSA_SHA_256"), new("HMAC_SHA_256"), new(oaepSHA256), new("ECC_NIST_P256")
 	signature := r.signs(signer, *ecdsa, "RAW", message)
 	code := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: message, MacAlgorithm: hmac}).Mac
 	blob := r.encryptRSA(rsa, *oaep, message)
@@ -201,13 +201,13 @@ func (r *room) asymmetricCalls() []asymmetricCall {
 			return &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: code, MacAlgorithm: hmac, DryRun: dry}
 		}},
 		{"DeriveSharedSecret", agree, func(id string, dry *bool) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public, DryRun: dry}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: public, DryRun: dry}
 		}},
 		{"Encapsulate", kem, func(id string, dry *bool) any {
-			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: dry}
 		}},
 		{"Decapsulate", kem, func(id string, dry *bool) any {
-			return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+			return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: dry}
 		}},
 		{"GenerateDataKeyPair", symmetric, func(id string, dry *bool) any {
 			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: curve, DryRun: dry}
@@ -237,7 +237,7 @@ func TestAsymmetricDryRun(t *testing.T) {
 	r.cluster.clock.advance(day)
 	for _, c := range r.asymmetricCalls() {
 		before := r.lastUsage(c.key)
-		_, err := call[none](r, c.op, c.in(c.key, ptr(true)))
+		_, err := call[none](r, c.op, c.in(c.key, new(true)))
 		wantError(t, err, kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
 		if rec := r.lastRecord(); rec.ErrorCode != string(kmsapi.ErrDryRun.Code) || rec.EventName != c.op {
 			t.Errorf("%s left a record of %s with %q", c.op, rec.EventName, rec.ErrorCode)
@@ -247,7 +247,7 @@ func TestAsymmetricDryRun(t *testing.T) {
 			t.Errorf("a dry run of %s counts as a use", c.op)
 		}
 		must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &c.key})
-		_, err = call[none](r, c.op, c.in(c.key, ptr(true)))
+		_, err = call[none](r, c.op, c.in(c.key, new(true)))
 		wantError(t, err, kmsapi.ErrDisabled, "…")
 		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &c.key})
 	}

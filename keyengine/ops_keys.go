@@ -189,18 +189,18 @@ func metadataOf(ev *eval, t *target) *kmsapi.KeyMetadata {
 func ownMetadata(ev *eval, t *target) *kmsapi.KeyMetadata {
 	k := t.key
 	d := &kmsapi.KeyMetadata{
-		AWSAccountId: ptr(ev.cluster().Account),
-		KeyId:        ptr(t.name()),
-		Arn:          ptr(t.arn),
+		AWSAccountId: new(ev.cluster().Account),
+		KeyId:        new(t.name()),
+		Arn:          new(t.arn),
 		CreationDate: timeOf(k.Created),
-		Enabled:      ptr(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
-		Description:  ptr(k.Description),
-		KeyUsage:     ptr(k.Usage),
-		KeyState:     ptr(shownState(ev, k)),
-		Origin:       ptr(k.Origin),
-		KeyManager:   ptr(kmsapi.ManagerCustomer),
-		KeySpec:      ptr(k.Spec),
-		MultiRegion:  ptr(k.MultiRegion),
+		Enabled:      new(k.State == fsmpb.KeyState_KEY_STATE_ENABLED),
+		Description:  new(k.Description),
+		KeyUsage:     new(k.Usage),
+		KeyState:     new(shownState(ev, k)),
+		Origin:       new(k.Origin),
+		KeyManager:   new(kmsapi.ManagerCustomer),
+		KeySpec:      new(k.Spec),
+		MultiRegion:  new(k.MultiRegion),
 	}
 	if slices.Contains(kmsapi.EnumOf("CustomerMasterKeySpec").Values(), k.Spec) {
 		d.CustomerMasterKeySpec = d.KeySpec
@@ -224,17 +224,17 @@ func ownMetadata(ev *eval, t *target) *kmsapi.KeyMetadata {
 		d.ExpirationModel, d.ValidTo = expiration(expires(k))
 	}
 	if k.State == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION {
-		d.PendingDeletionWindowInDays = ptr(k.DeletionDays)
+		d.PendingDeletionWindowInDays = new(k.DeletionDays)
 	}
 	if k.KeyStore != "" {
-		d.CustomKeyStoreId = ptr(k.KeyStore)
+		d.CustomKeyStoreId = new(k.KeyStore)
 		if s := ev.keyStore(k.KeyStore); s != nil && s.Type == kmsapi.OriginHSM {
-			d.CloudHsmClusterId = ptr(s.Endpoint)
+			d.CloudHsmClusterId = new(s.Endpoint)
 		}
-		d.Enabled = ptr(*d.KeyState == keyStates[fsmpb.KeyState_KEY_STATE_ENABLED])
+		d.Enabled = new(*d.KeyState == keyStates[fsmpb.KeyState_KEY_STATE_ENABLED])
 	}
 	if k.XksKey != "" {
-		d.XksKeyConfiguration = &kmsapi.XksKeyConfiguration{Id: ptr(k.XksKey)}
+		d.XksKeyConfiguration = &kmsapi.XksKeyConfiguration{Id: new(k.XksKey)}
 	}
 	d.CurrentKeyMaterialId = shownMaterial(t, currentMaterial(k))
 	return d
@@ -320,7 +320,7 @@ func scheduleKeyDeletion(ev *eval, in *kmsapi.ScheduleKeyDeletionInput) (*kmsapi
 		k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, base.Add(time.Duration(days)*24*time.Hour).UnixNano()
 	}
 	putKey(ev, k)
-	out := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &t.arn, KeyState: ptr(keyStates[k.State]), PendingWindowInDays: &days}
+	out := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &t.arn, KeyState: new(keyStates[k.State]), PendingWindowInDays: &days}
 	if k.DeletionTime != 0 {
 		out.DeletionDate = timeOf(k.DeletionTime)
 	}
@@ -364,7 +364,7 @@ func putKey(ev *eval, k *fsmpb.Key) {
 	ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
 }
 
-func timeOf(nanos int64) *time.Time { return ptr(time.Unix(0, nanos).UTC()) }
+func timeOf(nanos int64) *time.Time { return new(time.Unix(0, nanos).UTC()) }
 
 // roomForKey checks the quota of keys in a Region.
 func roomForKey(ev *eval, region string) error {

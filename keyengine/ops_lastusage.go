@@ -38,7 +38,7 @@ func getKeyLastUsage(ev *eval, in *kmsapi.GetKeyLastUsageInput) (*kmsapi.GetKeyL
 		}
 		out.KeyLastUsage = &kmsapi.KeyLastUsageData{
 			Operation: &name, Timestamp: timeOf(u.Time),
-			CloudTrailEventId: ptr(formatUUID([16]byte(u.EventId))), KmsRequestId: ptr(formatUUID([16]byte(u.RequestId))),
+			CloudTrailEventId: new(formatUUID([16]byte(u.EventId))), KmsRequestId: new(formatUUID([16]byte(u.RequestId))),
 		}
 		return out, nil
 	}

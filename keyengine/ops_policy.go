@@ -21,7 +21,7 @@ func getKeyPolicy(ev *eval, in *kmsapi.GetKeyPolicyInput) (*kmsapi.GetKeyPolicyO
 	if p == nil {
 		return nil, fmt.Errorf("key %s has no policy", t.id)
 	}
-	return &kmsapi.GetKeyPolicyOutput{Policy: ptr(p.Document), PolicyName: ptr(kmsapi.DefaultPolicyName)}, nil
+	return &kmsapi.GetKeyPolicyOutput{Policy: new(p.Document), PolicyName: new(kmsapi.DefaultPolicyName)}, nil
 }
 
 func putKeyPolicy(ev *eval, in *kmsapi.PutKeyPolicyInput) (*none, error) {

@@ -120,13 +120,13 @@ func (t *target) isPrimary() bool { return t.key.MultiRegion && t.key.PrimaryReg
 // configuration describes a key's set.
 func configurationOf(ev *eval, t *target) *kmsapi.MultiRegionConfiguration {
 	name := func(region string) kmsapi.MultiRegionKey {
-		return kmsapi.MultiRegionKey{Arn: ptr(keyARN(ev.cluster(), region, t.name())), Region: ptr(region)}
+		return kmsapi.MultiRegionKey{Arn: new(keyARN(ev.cluster(), region, t.name())), Region: new(region)}
 	}
 	c := &kmsapi.MultiRegionConfiguration{
-		MultiRegionKeyType: ptr(typeReplica), PrimaryKey: ptr(name(t.key.PrimaryRegion)), ReplicaKeys: []kmsapi.MultiRegionKey{},
+		MultiRegionKeyType: new(typeReplica), PrimaryKey: new(name(t.key.PrimaryRegion)), ReplicaKeys: []kmsapi.MultiRegionKey{},
 	}
 	if t.isPrimary() {
-		c.MultiRegionKeyType = ptr(typePrimary)
+		c.MultiRegionKeyType = new(typePrimary)
 	}
 	for _, m := range membersOf(ev, t) {
 		if m.id.Region != t.key.PrimaryRegion {
@@ -192,7 +192,7 @@ func replicateKey(ev *eval, in *kmsapi.ReplicateKeyInput) (*kmsapi.ReplicateKeyO
 		putTags(ev, r.id, tags)
 	}
 	d := metadataOf(ev, r)
-	d.KeyState, d.Enabled, d.CurrentKeyMaterialId = ptr(stateCreating), ptr(false), nil
+	d.KeyState, d.Enabled, d.CurrentKeyMaterialId = new(stateCreating), new(false), nil
 	return &kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
 }
 

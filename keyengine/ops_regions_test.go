@@ -51,10 +51,10 @@ func mustIn[Out any](r *room, region, name string, in any) *Out {
 // newMultiKey makes a multi-Region key with replicas in some Regions.
 func (r *room) newMultiKey(in kmsapi.CreateKeyInput, replicas ...string) string {
 	r.t.Helper()
-	in.MultiRegion = ptr(true)
+	in.MultiRegion = new(true)
 	id := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &in).KeyMetadata.KeyId
 	for _, region := range replicas {
-		must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(region)})
+		must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(region)})
 	}
 	return id
 }
@@ -95,9 +95,9 @@ func multiARN(region, id string) string {
 // configured is a set's configuration as one of its keys shows it.
 func configured(id, kind, primary string, replicas ...string) *kmsapi.MultiRegionConfiguration {
 	name := func(r string) kmsapi.MultiRegionKey {
-		return kmsapi.MultiRegionKey{Arn: ptr(multiARN(r, id)), Region: ptr(r)}
+		return kmsapi.MultiRegionKey{Arn: new(multiARN(r, id)), Region: new(r)}
 	}
-	c := &kmsapi.MultiRegionConfiguration{MultiRegionKeyType: &kind, PrimaryKey: ptr(name(primary)), ReplicaKeys: []kmsapi.MultiRegionKey{}}
+	c := &kmsapi.MultiRegionConfiguration{MultiRegionKeyType: &kind, PrimaryKey: new(name(primary)), ReplicaKeys: []kmsapi.MultiRegionKey{}}
 	for _, r := range replicas {
 		c.ReplicaKeys = append(c.ReplicaKeys, name(r))
 	}
@@ -157,7 +157,7 @@ func TestRegionsAreApart(t *testing.T) {
 		if got := r.lastRecord(); got.Region != region || got.Resources[0].Arn != *m.Arn {
 			t.Errorf("the record says %s, %v, want %s", got.Region, got.Resources, region)
 		}
-		mustIn[none](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/same"), TargetKeyId: m.KeyId})
+		mustIn[none](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/same"), TargetKeyId: m.KeyId})
 		ids = append(ids, *m.KeyId)
 	}
 	for i, region := range threeRegions() {
@@ -175,7 +175,7 @@ func TestRegionsAreApart(t *testing.T) {
 	}
 	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &ids[1]})
 	wantError(t, err, kmsapi.ErrNotFound, "Key '"+multiARN(testRegion, ids[1])+"' does not exist")
-	_, err = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: ptr(multiARN(thirdRegion, ids[1]))})
+	_, err = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new(multiARN(thirdRegion, ids[1]))})
 	wantError(t, err, kmsapi.ErrNotFound, "Invalid arn "+thirdRegion)
 	_, err = callIn[kmsapi.ListKeysOutput](r, "ap-south-1", "ListKeys", &kmsapi.ListKeysInput{})
 	wantError(t, err, kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not 'ap-south-1'.")
@@ -210,7 +210,7 @@ func TestMarkersAreOfTheirRegion(t *testing.T) {
 			mustIn[kmsapi.CreateKeyOutput](r, region, "CreateKey", &kmsapi.CreateKeyInput{})
 		}
 	}
-	in := &kmsapi.ListKeysInput{Limit: ptr(int32(1))}
+	in := &kmsapi.ListKeysInput{Limit: new(int32(1))}
 	in.Marker = must[kmsapi.ListKeysOutput](r, "ListKeys", in).NextMarker
 	must[kmsapi.ListKeysOutput](r, "ListKeys", in)
 	_, err := callIn[kmsapi.ListKeysOutput](r, secondRegion, "ListKeys", in)
@@ -219,7 +219,7 @@ func TestMarkersAreOfTheirRegion(t *testing.T) {
 
 func TestMultiRegionKey(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{Description: ptr("the primary"), Tags: manyTags(2)})
+	id := r.newMultiKey(kmsapi.CreateKeyInput{Description: new("the primary"), Tags: manyTags(2)})
 	if !strings.HasPrefix(id, "mrk-") || len(id) != 36 {
 		t.Errorf("id is %s", id)
 	}
@@ -233,12 +233,12 @@ func TestMultiRegionKey(t *testing.T) {
 
 	r.cluster.clock.advance(time.Hour)
 	doc := r.policyFor(rootStatement, statement("Allow", testAccount, "kms:Encrypt"))
-	in := &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), Policy: &doc, Description: ptr("the replica"), Tags: []kmsapi.Tag{{TagKey: ptr("b"), TagValue: ptr("2")}, {TagKey: ptr("a"), TagValue: ptr("1")}}}
+	in := &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), Policy: &doc, Description: new("the replica"), Tags: []kmsapi.Tag{{TagKey: new("b"), TagValue: new("2")}, {TagKey: new("a"), TagValue: new("1")}}}
 	out := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", in)
 	now := r.cluster.clock.Now()
 	want := *primary
-	want.Arn, want.CreationDate, want.Description = ptr(multiARN(thirdRegion, id)), &now, ptr("the replica")
-	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = ptr("Creating"), ptr(false), nil
+	want.Arn, want.CreationDate, want.Description = new(multiARN(thirdRegion, id)), &now, new("the replica")
+	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = new("Creating"), new(false), nil
 	want.MultiRegionConfiguration = configured(id, "REPLICA", testRegion, thirdRegion)
 	if d := cmp.Diff(&kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: &want, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, out); d != "" {
 		t.Errorf("ReplicateKey (-want +got):\n%s", d)
@@ -260,7 +260,7 @@ func TestMultiRegionKey(t *testing.T) {
 		}
 	}
 	// The next request finds it made.
-	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = ptr("Enabled"), ptr(true), primary.CurrentKeyMaterialId
+	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = new("Enabled"), new(true), primary.CurrentKeyMaterialId
 	if d := cmp.Diff(&want, r.describeIn(thirdRegion, id)); d != "" {
 		t.Errorf("the replica (-want +got):\n%s", d)
 	}
@@ -268,7 +268,7 @@ func TestMultiRegionKey(t *testing.T) {
 		t.Errorf("DescribeKey's record names %v", got)
 	}
 	tags := mustIn[kmsapi.ListResourceTagsOutput](r, thirdRegion, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &id}).Tags
-	if d := cmp.Diff([]kmsapi.Tag{{TagKey: ptr("a"), TagValue: ptr("1")}, {TagKey: ptr("b"), TagValue: ptr("2")}}, tags); d != "" {
+	if d := cmp.Diff([]kmsapi.Tag{{TagKey: new("a"), TagValue: new("1")}, {TagKey: new("b"), TagValue: new("2")}}, tags); d != "" {
 		t.Errorf("tags of the replica (-want +got):\n%s", d)
 	}
 	if got := *mustIn[kmsapi.GetKeyPolicyOutput](r, thirdRegion, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}).Policy; got != doc {
@@ -276,7 +276,7 @@ func TestMultiRegionKey(t *testing.T) {
 	}
 
 	// Nothing but the Region given: the defaults.
-	least := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: ptr(multiARN(testRegion, id)), ReplicaRegion: ptr(secondRegion)})
+	least := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: new(multiARN(testRegion, id)), ReplicaRegion: new(secondRegion)})
 	if *least.ReplicaPolicy != policy.DefaultKeyPolicy("aws", testAccount) || least.ReplicaTags != nil || *least.ReplicaKeyMetadata.Description != "" {
 		t.Errorf("a replica by default has policy %s, tags %v, description %q", *least.ReplicaPolicy, least.ReplicaTags, *least.ReplicaKeyMetadata.Description)
 	}
@@ -295,7 +295,7 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	for _, from := range threeRegions() {
 		blob := mustIn[kmsapi.EncryptOutput](r, from, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("from " + from)}).CiphertextBlob
 		for _, to := range threeRegions() {
-			for _, given := range []*string{nil, &id, ptr(multiARN(to, id))} {
+			for _, given := range []*string{nil, &id, new(multiARN(to, id))} {
 				out := mustIn[kmsapi.DecryptOutput](r, to, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: given})
 				if string(out.Plaintext) != "from "+from || *out.KeyId != multiARN(to, id) {
 					t.Errorf("from %s, in %s: %q under %s", from, to, out.Plaintext, *out.KeyId)
@@ -326,17 +326,17 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", decrypt)
 
-	sig := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("SIGN_VERIFY")}, secondRegion)
-	s := mustIn[kmsapi.SignOutput](r, secondRegion, "Sign", &kmsapi.SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")})
-	must[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: ptr("ECDSA_SHA_256")})
+	sig := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new("SIGN_VERIFY")}, secondRegion)
+	s := mustIn[kmsapi.SignOutput](r, secondRegion, "Sign", &kmsapi.SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")})
+	must[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: new("ECDSA_SHA_256")})
 	a := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
 	b := mustIn[kmsapi.GetPublicKeyOutput](r, secondRegion, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
 	if len(a) == 0 || !bytes.Equal(a, b) {
 		t.Error("the public keys differ")
 	}
-	mac := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: ptr("HMAC_256"), KeyUsage: ptr("GENERATE_VERIFY_MAC")}, secondRegion)
-	m := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")})
-	mustIn[kmsapi.VerifyMacOutput](r, secondRegion, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: ptr("HMAC_SHA_256")})
+	mac := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("HMAC_256"), KeyUsage: new("GENERATE_VERIFY_MAC")}, secondRegion)
+	m := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")})
+	mustIn[kmsapi.VerifyMacOutput](r, secondRegion, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: new("HMAC_SHA_256")})
 }
 
 func TestReplicateKeyErrors(t *testing.T) {
@@ -354,21 +354,21 @@ func TestReplicateKeyErrors(t *testing.T) {
 		{"single-Region key", testRegion, kmsapi.ReplicateKeyInput{KeyId: &single}, kmsapi.ErrUnsupported, singleARN + " is not a multi-region primary key."},
 		{"replica", secondRegion, kmsapi.ReplicateKeyInput{KeyId: &id}, kmsapi.ErrUnsupported, multiARN(secondRegion, id) + " is not a multi-region primary key."},
 		{"not there", thirdRegion, kmsapi.ReplicateKeyInput{KeyId: &id}, kmsapi.ErrNotFound, "Key '" + multiARN(thirdRegion, id) + "' does not exist"},
-		{"alias", testRegion, kmsapi.ReplicateKeyInput{KeyId: ptr("alias/x")}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
-		{"no such Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr("ap-south-1")}, kmsapi.ErrValidation, "ReplicaRegion ap-south-1 is not a Region of this cluster."},
-		{"no Region at all", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr("here")}, kmsapi.ErrValidation, "…"},
-		{"own Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(testRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(testRegion, id) + "' already exists"},
-		{"exists", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, id) + "' already exists"},
-		{"exists, pending deletion", testRegion, kmsapi.ReplicateKeyInput{KeyId: &gone, ReplicaRegion: ptr(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, gone) + "' already exists"},
-		{"policy that locks out", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))}, kmsapi.ErrMalformedPolicy,
+		{"alias", testRegion, kmsapi.ReplicateKeyInput{KeyId: new("alias/x")}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{"no such Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new("ap-south-1")}, kmsapi.ErrValidation, "ReplicaRegion ap-south-1 is not a Region of this cluster."},
+		{"no Region at all", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new("here")}, kmsapi.ErrValidation, "…"},
+		{"own Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(testRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(testRegion, id) + "' already exists"},
+		{"exists", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, id) + "' already exists"},
+		{"exists, pending deletion", testRegion, kmsapi.ReplicateKeyInput{KeyId: &gone, ReplicaRegion: new(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, gone) + "' already exists"},
+		{"policy that locks out", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))}, kmsapi.ErrMalformedPolicy,
 			"The new key policy will not allow you to update the key policy in the future."},
-		{"policy that is none", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: ptr("{")}, kmsapi.ErrMalformedPolicy, "…"},
+		{"policy that is none", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new("{")}, kmsapi.ErrMalformedPolicy, "…"},
 		{"tags", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Tags: manyTags(51)}, kmsapi.ErrTag, "Too many tags"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.in.ReplicaRegion == nil {
-				tt.in.ReplicaRegion = ptr(thirdRegion)
+				tt.in.ReplicaRegion = new(thirdRegion)
 			}
 			_, err := callIn[kmsapi.ReplicateKeyOutput](r, tt.region, "ReplicateKey", &tt.in)
 			wantError(t, err, tt.kind, tt.message)
@@ -377,8 +377,8 @@ func TestReplicateKeyErrors(t *testing.T) {
 	for k := range r.cluster.state().Keys(fsm.KeyID{Account: testAccountNumber, Region: thirdRegion}) {
 		t.Errorf("a refused ReplicateKey made %x", k.Id)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), BypassPolicyLockoutSafetyCheck: ptr(true),
-		Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), BypassPolicyLockoutSafetyCheck: new(true),
+		Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))})
 
 	// The primary's policy decides about ReplicateKey, the account about CreateKey
 	// and TagResource: a user whom the policy allows everything may not.
@@ -386,7 +386,7 @@ func TestReplicateKeyErrors(t *testing.T) {
 	alice := r.user(aliceARN)
 	r.setPolicy(other, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
 	ask := func() error {
-		_, err := callAs[kmsapi.ReplicateKeyOutput](r, r.first, alice, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &other, ReplicaRegion: ptr(thirdRegion)})
+		_, err := callAs[kmsapi.ReplicateKeyOutput](r, r.first, alice, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &other, ReplicaRegion: new(thirdRegion)})
 		return err
 	}
 	if err := ask(); !errors.Is(err, kmsapi.ErrAccessDenied) || !strings.Contains(err.Error(), "kms:CreateKey") {
@@ -414,7 +414,7 @@ func TestImportedReplica(t *testing.T) {
 	k.Materials = []*fsmpb.Material{m}
 	id := formatKeyID([16]byte(k.Id), true)
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	got := r.keyIn(thirdRegion, id)
 	want := []*fsmpb.Material{{Id: m.Id, MaterialId: m.MaterialId, Created: m.Created}}
 	if d := cmp.Diff(want, got.Materials, protocmp.Transform()); d != "" {
@@ -496,7 +496,7 @@ func TestPutMembers(t *testing.T) {
 		}
 		k.Materials, k.Rotation = append(k.Materials, n), &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
 	})
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &late, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &late, ReplicaRegion: new(thirdRegion)})
 	if k := r.keyIn(thirdRegion, late); len(k.Materials) != 2 || !k.Rotation.GetEnabled() {
 		t.Errorf("a late replica has %d materials and rotation %v", len(k.Materials), k.Rotation)
 	}
@@ -550,7 +550,7 @@ func TestUpdatePrimaryRegion(t *testing.T) {
 	wantError(t, update(testRegion, id, secondRegion), kmsapi.ErrAccessDenied, "…")
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: r.policyFor(rootStatement)}}})
 
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	size := r.cluster.audit.Size()
 	if err := update(testRegion, id, secondRegion); err != nil {
@@ -584,9 +584,9 @@ func TestPrimaryGoesLast(t *testing.T) {
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	schedule := func(region string) *kmsapi.ScheduleKeyDeletionOutput {
 		t.Helper()
-		return mustIn[kmsapi.ScheduleKeyDeletionOutput](r, region, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(9))})
+		return mustIn[kmsapi.ScheduleKeyDeletionOutput](r, region, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(9))})
 	}
-	want := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, KeyState: ptr("PendingReplicaDeletion"), PendingWindowInDays: ptr(int32(9))}
+	want := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, KeyState: new("PendingReplicaDeletion"), PendingWindowInDays: new(int32(9))}
 	if d := cmp.Diff(want, schedule(testRegion)); d != "" {
 		t.Errorf("ScheduleKeyDeletion (-want +got):\n%s", d)
 	}
@@ -601,7 +601,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 	}
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending replica deletion.")
-	_, err = call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	_, err = call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending replica deletion.")
 	if got := string(mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
 		t.Errorf("the replica decrypts to %q", got)
@@ -636,7 +636,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 	if d := cmp.Diff(configured(id, "PRIMARY", testRegion), r.describeIn(testRegion, id).MultiRegionConfiguration); d != "" {
 		t.Errorf("configuration without the replica (-want +got):\n%s", d)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)})
 	if got := string(mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
 		t.Errorf("the replica that was made again decrypts to %q", got)
 	}
@@ -655,6 +655,6 @@ func TestSealedNodeReplicatesNothing(t *testing.T) {
 	if _, err := inStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, kmsapi.ErrUnavailable)
 	}
-	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	wantError(t, err, kmsapi.ErrUnavailable, "…")
 }

@@ -130,7 +130,7 @@ func getKeyRotationStatus(ev *eval, in *kmsapi.GetKeyRotationStatusInput) (*kmsa
 	kept := switchedOn(t.key.State) && r.GetEnabled()
 	out := &kmsapi.GetKeyRotationStatusOutput{KeyId: &t.arn, KeyRotationEnabled: &kept}
 	if kept {
-		out.RotationPeriodInDays, out.NextRotationDate = ptr(int32(r.PeriodDays)), timeOf(r.Next)
+		out.RotationPeriodInDays, out.NextRotationDate = new(int32(r.PeriodDays)), timeOf(r.Next)
 	}
 	return out, nil
 }
@@ -244,11 +244,11 @@ func listKeyRotations(ev *eval, in *kmsapi.ListKeyRotationsInput) (*kmsapi.ListK
 
 // rotation describes a material of a key.
 func rotationOf(ev *eval, t *target, m *fsmpb.Material) kmsapi.RotationsListEntry {
-	e := kmsapi.RotationsListEntry{KeyId: ptr(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: ptr(materialState(ev, t, m))}
+	e := kmsapi.RotationsListEntry{KeyId: new(t.name()), KeyMaterialId: materialID(m), KeyMaterialState: new(materialState(ev, t, m))}
 	if m.Rotated != 0 {
-		e.RotationDate, e.RotationType = timeOf(m.Rotated), ptr(rotationAutomatic)
+		e.RotationDate, e.RotationType = timeOf(m.Rotated), new(rotationAutomatic)
 		if m.OnDemand {
-			e.RotationType = ptr(rotationOnDemand)
+			e.RotationType = new(rotationOnDemand)
 		}
 	}
 	if t.key.Origin != kmsapi.OriginImported {
@@ -258,10 +258,10 @@ func rotationOf(ev *eval, t *target, m *fsmpb.Material) kmsapi.RotationsListEntr
 		e.KeyMaterialDescription = &m.Description
 	}
 	if !there(m, ev.state.Time()) {
-		e.ImportState = ptr("PENDING_IMPORT")
+		e.ImportState = new("PENDING_IMPORT")
 		return e
 	}
-	e.ImportState = ptr("IMPORTED")
+	e.ImportState = new("IMPORTED")
 	e.ExpirationModel, e.ValidTo = expiration(m.ValidTo)
 	return e
 }
@@ -287,9 +287,9 @@ const (
 // expiration is what answers show of when material expires, 0 for never.
 func expiration(validTo int64) (model *string, at *time.Time) {
 	if validTo == 0 {
-		return ptr(modelForever), nil
+		return new(modelForever), nil
 	}
-	return ptr(modelExpires), timeOf(validTo)
+	return new(modelExpires), timeOf(validTo)
 }
 
 // rotateDue does an automatic rotation that was due at a time. When the next one is

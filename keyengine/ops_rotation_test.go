@@ -82,7 +82,7 @@ func TestRotationStatus(t *testing.T) {
 	r.cluster.advance(day)
 	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
 	check("enabled again", true, 365, start.Add(365*day))
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	check("another period", true, 90, start.Add(91*day))
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	check("rotated on demand", true, 90, start.Add(91*day))
@@ -133,7 +133,7 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 	id, _ := r.newKey()
 	blob := r.seal(id, "golden")
 	was := r.current(id)
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	r.cluster.advance(91 * day)
 	newDue(r.first).round(t.Context(), time.Now())
@@ -177,7 +177,7 @@ func TestRotationRefused(t *testing.T) {
 func TestRotationConflict(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	r.cluster.advance(90*day - rotationSoon - time.Second)
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	// The time comes between evaluation and commit.
@@ -210,7 +210,7 @@ func TestListKeyRotations(t *testing.T) {
 		t.Errorf("a new key has %d rotations", len(got.Rotations))
 	}
 	first := r.current(id)
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	r.cluster.advance(90 * day)
 	automatic := r.cluster.clock.Now()
 	newDue(r.first).round(t.Context(), time.Now())
@@ -236,13 +236,13 @@ func TestListKeyRotations(t *testing.T) {
 	if got := show(list(kmsapi.ListKeyRotationsInput{}).Rotations); got != "NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" {
 		t.Errorf("rotations: %s", got)
 	}
-	all := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+	all := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: new(allMaterial)}).Rotations
 	if got := show(all); got != "NON_CURRENT, NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" || *all[0].KeyMaterialId != first || *all[2].KeyMaterialId != r.current(id) {
 		t.Errorf("materials: %s", got)
 	}
 	got := pages(t, func(after *string) ([]string, *string, *bool, error) {
 		out, err := call[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{
-			KeyId: &id, IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(2)), Marker: after,
+			KeyId: &id, IncludeKeyMaterial: new(allMaterial), Limit: new(int32(2)), Marker: after,
 		})
 		if err != nil {
 			return nil, nil, nil, err
@@ -256,7 +256,7 @@ func TestListKeyRotations(t *testing.T) {
 	if sizes(got) != "2 1" {
 		t.Errorf("pages of %s", sizes(got))
 	}
-	marker := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(1))}).NextMarker
+	marker := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: new(allMaterial), Limit: new(int32(1))}).NextMarker
 	_, err := call[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &id, Marker: marker})
 	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }
@@ -266,7 +266,7 @@ func TestListKeyRotations(t *testing.T) {
 func TestDueRotationOnce(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, arn := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := r.stored(id).Rotation.Next
 	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
 	d1.round(t.Context(), now)
@@ -304,7 +304,7 @@ func TestDueRotationOnce(t *testing.T) {
 func TestDueRotationIsNeverEarly(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(100 * day)}
 	d, now := newDue(r.first), time.Now()
 	for range 600 {
@@ -328,7 +328,7 @@ func TestDueRotationIsNeverEarly(t *testing.T) {
 func TestDueRotationOfADisabledKey(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	d, now := newDue(r.first), time.Now()
 	r.cluster.advance(200 * day)
@@ -370,7 +370,7 @@ func TestRotationOfReplicas(t *testing.T) {
 		_, err := r.first.Do(t.Context(), c, OperationNamed(op), in)
 		wantError(t, err, kmsapi.ErrUnsupported, arn+" is not a multi-region primary key.")
 	}
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: new(int32(90))})
 	status := func() (int32, time.Time) {
 		out, err := callIn[kmsapi.GetKeyRotationStatusOutput](r, secondRegion, "GetKeyRotationStatus", &kmsapi.GetKeyRotationStatusInput{KeyId: &name})
 		if err != nil || !*out.KeyRotationEnabled {
@@ -511,7 +511,7 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 func TestRotationByAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := time.Unix(0, r.stored(id).Rotation.Next)
 	r.cluster.advance(due.Sub(r.cluster.clock.Now()))
 	r.first.clock = &fakeClock{now: due.Add(10 * 365 * day)}

@@ -347,24 +347,24 @@ func describeCustomKeyStores(ev *eval, in *kmsapi.DescribeCustomKeyStoresInput) 
 }
 
 func oneStore(s *fsmpb.KeyStore) *kmsapi.DescribeCustomKeyStoresOutput {
-	return &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{storeEntry(s)}, Truncated: ptr(false)}
+	return &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{storeEntry(s)}, Truncated: new(false)}
 }
 
 // storeEntry is what is told of a store: never its secret.
 func storeEntry(s *fsmpb.KeyStore) kmsapi.CustomKeyStoresListEntry {
 	e := kmsapi.CustomKeyStoresListEntry{
-		CustomKeyStoreId: ptr(s.Id), CustomKeyStoreName: ptr(s.Name), CustomKeyStoreType: ptr(s.Type),
-		ConnectionState: ptr(connectionStates[s.State]), CreationDate: timeOf(s.Created),
+		CustomKeyStoreId: new(s.Id), CustomKeyStoreName: new(s.Name), CustomKeyStoreType: new(s.Type),
+		ConnectionState: new(connectionStates[s.State]), CreationDate: timeOf(s.Created),
 	}
 	if s.State == storeFailed {
-		e.ConnectionErrorCode = ptr(s.Error)
+		e.ConnectionErrorCode = new(s.Error)
 	}
 	if s.Type == kmsapi.OriginHSM {
-		e.CloudHsmClusterId = ptr(s.Endpoint)
+		e.CloudHsmClusterId = new(s.Endpoint)
 	}
 	if s.Type == kmsapi.OriginXKS {
 		e.XksProxyConfiguration = &kmsapi.XksProxyConfiguration{
-			Connectivity: ptr(s.Connectivity), AccessKeyId: ptr(s.AccessKey), UriEndpoint: ptr(s.Endpoint), UriPath: ptr(s.Path),
+			Connectivity: new(s.Connectivity), AccessKeyId: new(s.AccessKey), UriEndpoint: new(s.Endpoint), UriPath: new(s.Path),
 		}
 	}
 	return e

@@ -41,13 +41,13 @@ func (r *room) useKeyStores(cfg KeyStoreConfig) {
 
 func storeAt(p *xksproxy.Proxy, name string) *kmsapi.CreateCustomKeyStoreInput {
 	return &kmsapi.CreateCustomKeyStoreInput{
-		CustomKeyStoreName: &name, CustomKeyStoreType: ptr(kmsapi.OriginXKS), XksProxyConnectivity: ptr(connectivityPublic),
-		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: ptr(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
+		CustomKeyStoreName: &name, CustomKeyStoreType: new(kmsapi.OriginXKS), XksProxyConnectivity: new(connectivityPublic),
+		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: new(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
 	}
 }
 
 func testCredential() *kmsapi.XksProxyAuthenticationCredential {
-	return &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr(xksproxy.AccessKeyID), RawSecretAccessKey: ptr(xksproxy.Secret)}
+	return &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: new(xksproxy.AccessKeyID), RawSecretAccessKey: new(xksproxy.Secret)}
 }
 
 // newStore makes a store that is connected to a proxy.
@@ -91,7 +91,7 @@ func TestStoreLife(t *testing.T) {
 		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != connectivityPublic {
 		t.Errorf("described as %+v", e)
 	}
-	byName := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("mine")})
+	byName := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: new("mine")})
 	all := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{})
 	for how, out := range map[string]*kmsapi.DescribeCustomKeyStoresOutput{"by name": byName, "all": all} {
 		if len(out.CustomKeyStores) != 1 || *out.CustomKeyStores[0].CustomKeyStoreId != id || *out.Truncated {
@@ -119,7 +119,7 @@ func TestStoreLife(t *testing.T) {
 	p.Fail(xksproxy.Health, nil)
 	for name, in := range map[string]any{
 		"ConnectCustomKeyStore": connect, "DeleteCustomKeyStore": &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id},
-		"UpdateCustomKeyStore": &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
+		"UpdateCustomKeyStore": &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: new("x")},
 	} {
 		_, err = call[none](r, name, in)
 		wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is FAILED, which is not valid for this operation.")
@@ -153,28 +153,28 @@ func TestCreateStoreErrors(t *testing.T) {
 		{"no path", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }, kmsapi.ErrValidation, "…"},
 		{"no credential", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }, kmsapi.ErrValidation, "…"},
 		{"short secret", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			in.XksProxyAuthenticationCredential.RawSecretAccessKey = ptr("SECRETCANARY")
+			in.XksProxyAuthenticationCredential.RawSecretAccessKey = new("SECRETCANARY")
 		}, kmsapi.ErrValidation, "…"},
 		{"half a credential", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential.AccessKeyId = nil }, kmsapi.ErrValidation, "…"},
-		{"no TLS", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("http://proxy.test") }, kmsapi.ErrValidation, "…"},
-		{"user in the endpoint", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://a@proxy.test") }, kmsapi.ErrValidation, "…"},
-		{"two ports", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:1:2") }, kmsapi.ErrValidation, "…"},
-		{"port without number", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:") }, kmsapi.ErrValidation, "…"},
-		{"port 0", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:0") }, kmsapi.ErrValidation, "…"},
-		{"large port", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:65536") }, kmsapi.ErrValidation, "…"},
-		{"no host", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://:443") }, kmsapi.ErrValidation, "…"},
-		{"path that climbs", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = ptr("/../kms/xks/v1") }, kmsapi.ErrValidation, "…"},
-		{"member of another type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = ptr("password") }, kmsapi.ErrValidation, "…"},
-		{"VPC member", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = ptr("111122223333") }, kmsapi.ErrValidation, "…"},
-		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = ptr(connectivityVPC) }, kmsapi.ErrValidation, "…"},
+		{"no TLS", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("http://proxy.test") }, kmsapi.ErrValidation, "…"},
+		{"user in the endpoint", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://a@proxy.test") }, kmsapi.ErrValidation, "…"},
+		{"two ports", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:1:2") }, kmsapi.ErrValidation, "…"},
+		{"port without number", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:") }, kmsapi.ErrValidation, "…"},
+		{"port 0", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:0") }, kmsapi.ErrValidation, "…"},
+		{"large port", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:65536") }, kmsapi.ErrValidation, "…"},
+		{"no host", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://:443") }, kmsapi.ErrValidation, "…"},
+		{"path that climbs", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = new("/../kms/xks/v1") }, kmsapi.ErrValidation, "…"},
+		{"member of another type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = new("password") }, kmsapi.ErrValidation, "…"},
+		{"VPC member", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = new("111122223333") }, kmsapi.ErrValidation, "…"},
+		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = new(connectivityVPC) }, kmsapi.ErrValidation, "…"},
 		{"VPC", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			in.XksProxyConnectivity, in.XksProxyUriPath = ptr(connectivityVPC), ptr("/vpc/kms/xks/v1")
-			in.XksProxyVpcEndpointServiceName = ptr("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
+			in.XksProxyConnectivity, in.XksProxyUriPath = new(connectivityVPC), new("/vpc/kms/xks/v1")
+			in.XksProxyVpcEndpointServiceName = new("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
 		}, kmsapi.ErrXksProxyVpcNotFound, "…"},
-		{"name taken", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreName = ptr("taken") }, kmsapi.ErrCustomStoreNameInUse, "…"},
+		{"name taken", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreName = new("taken") }, kmsapi.ErrCustomStoreNameInUse, "…"},
 		{"place taken", func(*kmsapi.CreateCustomKeyStoreInput) {}, kmsapi.ErrXksProxyURIInUse, "…"},
 		{"default type", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			*in = kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr("cluster-abcdefghijk"), KeyStorePassword: ptr("password")}
+			*in = kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: new("hsm"), CloudHsmClusterId: new("cluster-abcdefghijk"), KeyStorePassword: new("password")}
 		}, kmsapi.ErrUnsupported, "…"},
 		{"external members without type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreType = nil }, kmsapi.ErrValidation, "…"},
 	} {
@@ -198,7 +198,7 @@ func TestCreateStoreErrors(t *testing.T) {
 		}}})
 	}
 	in := storeAt(p, "eleventh")
-	in.XksProxyUriPath = ptr("/other" + xksproxy.Path)
+	in.XksProxyUriPath = new("/other" + xksproxy.Path)
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
 	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 10 custom key stores and cannot have more.")
 }
@@ -212,7 +212,7 @@ func TestStoreOperators(t *testing.T) {
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
 	wantError(t, err, kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
 	in := storeAt(p, "x")
-	in.XksProxyUriEndpoint = ptr("https://127.0.0.1")
+	in.XksProxyUriEndpoint = new("https://127.0.0.1")
 	_, err = call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
 	wantError(t, err, kmsapi.ErrXksProxyURIUnreachable, reachMessage)
 	if n := len(p.Requests(xksproxy.Health)); n != 0 {
@@ -230,12 +230,12 @@ func TestUpdateStore(t *testing.T) {
 		_, err := call[none](r, "UpdateCustomKeyStore", &in)
 		return err
 	}
-	if err := update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("renamed")}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: new("renamed")}); err != nil {
 		t.Errorf("name, while connected: %v", err)
 	}
 	p.SetSecret("ANOTHERACCESSKEYIDAAAA", xksproxy.Secret+"x")
 	asked := len(p.Requests(xksproxy.Health))
-	if err := update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret + "x")}}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: new("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: new(xksproxy.Secret + "x")}}); err != nil {
 		t.Errorf("credential, while connected: %v", err)
 	}
 	if n := len(p.Requests(xksproxy.Health)) - asked; n != 1 {
@@ -244,17 +244,17 @@ func TestUpdateStore(t *testing.T) {
 	if e := r.storeEntry(id); *e.CustomKeyStoreName != "renamed" || *e.XksProxyConfiguration.AccessKeyId != "ANOTHERACCESSKEYIDAAAA" || *e.ConnectionState != "CONNECTED" {
 		t.Errorf("updated to %+v", e)
 	}
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriPath: ptr("/none" + xksproxy.Path)}), kmsapi.ErrXksProxyInvalidConfiguration, "…")
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret)}}),
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriPath: new("/none" + xksproxy.Path)}), kmsapi.ErrXksProxyInvalidConfiguration, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: new("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: new(xksproxy.Secret)}}),
 		kmsapi.ErrXksProxyBadCredential, "…")
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrCustomStoreInvalidState, "…")
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{}), kmsapi.ErrValidation, "There is nothing to update.")
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{KeyStorePassword: ptr("password")}), kmsapi.ErrValidation, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{KeyStorePassword: new("password")}), kmsapi.ErrValidation, "…")
 	must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(other, "second"))
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("second")}), kmsapi.ErrCustomStoreNameInUse, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: new("second")}), kmsapi.ErrCustomStoreNameInUse, "…")
 	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrXksProxyURIInUse, "…")
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: ptr("111122223333")}), kmsapi.ErrValidation, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: new("111122223333")}), kmsapi.ErrValidation, "…")
 
 	third := xksproxy.Start(t)
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}), kmsapi.ErrXksProxyBadCredential, "…")
@@ -313,8 +313,8 @@ func TestStoreAuthorisation(t *testing.T) {
 		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id},
 		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id},
 		"DescribeCustomKeyStores":  &kmsapi.DescribeCustomKeyStoresInput{},
-		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
-		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: new("x")},
+		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
 	} {
 		_, err := callAs[none](r, r.first, alice, name, in)
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
@@ -323,10 +323,10 @@ func TestStoreAuthorisation(t *testing.T) {
 		t.Errorf("the proxy was asked %d times for a caller who may not", n-asked)
 	}
 	for name, in := range map[string]any{
-		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
-		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
-		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none"), NewCustomKeyStoreName: ptr("x")},
-		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
+		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
+		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: new("cks-none"), NewCustomKeyStoreName: new("x")},
+		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
 	} {
 		_, err := call[none](r, name, in)
 		wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
@@ -347,7 +347,7 @@ func TestDescribeStoresPages(t *testing.T) {
 	var got []string
 	var marker *string
 	for {
-		out := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Limit: ptr(int32(3)), Marker: marker})
+		out := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Limit: new(int32(3)), Marker: marker})
 		for _, s := range out.CustomKeyStores {
 			got = append(got, *s.CustomKeyStoreId)
 		}
@@ -358,10 +358,10 @@ func TestDescribeStoresPages(t *testing.T) {
 	if want := "cks-0 cks-1 cks-2 cks-4"; strings.Join(got, " ") != want {
 		t.Errorf("listed %v, want %s", got, want)
 	}
-	_, err := call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-3")})
+	_, err := call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: new("cks-3")})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
-	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-1"), CustomKeyStoreName: ptr("n1")})
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: new("cks-1"), CustomKeyStoreName: new("n1")})
 	wantError(t, err, kmsapi.ErrValidation, "…")
-	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Marker: ptr("x")})
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Marker: new("x")})
 	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }

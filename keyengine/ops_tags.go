@@ -80,7 +80,7 @@ func listResourceTags(ev *eval, in *kmsapi.ListResourceTagsInput) (*kmsapi.ListR
 	out.NextMarker, out.Truncated, err = fill(p, slices.Values(ev.keyTags(t.id).GetTags()), func(tag *fsmpb.Tag) string {
 		return tag.Key
 	}, func(tag *fsmpb.Tag) {
-		out.Tags = append(out.Tags, kmsapi.Tag{TagKey: ptr(tag.Key), TagValue: ptr(tag.Value)})
+		out.Tags = append(out.Tags, kmsapi.Tag{TagKey: new(tag.Key), TagValue: new(tag.Value)})
 	})
 	return out, err
 }

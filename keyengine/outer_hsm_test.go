@@ -18,7 +18,7 @@ func (r *room) newHSM() (softhsm.Token, *kmsapi.CreateCustomKeyStoreInput) {
 	r.t.Helper()
 	token := softhsm.NewToken(r.t)
 	r.useKeyStores(KeyStoreConfig{PKCS11Module: token.Module, PKCS11Tokens: map[string]string{testHSM: token.Label}})
-	return token, &kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr(testHSM), KeyStorePassword: &token.PIN}
+	return token, &kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: new("hsm"), CloudHsmClusterId: new(testHSM), KeyStorePassword: &token.PIN}
 }
 
 func TestHSMStore(t *testing.T) {
@@ -30,9 +30,9 @@ func TestHSMStore(t *testing.T) {
 	}{
 		"no token":            {func(in *kmsapi.CreateCustomKeyStoreInput) { in.CloudHsmClusterId = nil }, kmsapi.ErrValidation},
 		"no password":         {func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = nil }, kmsapi.ErrValidation},
-		"certificate":         {func(in *kmsapi.CreateCustomKeyStoreInput) { in.TrustAnchorCertificate = ptr("x") }, kmsapi.ErrValidation},
-		"token nobody named":  {func(in *kmsapi.CreateCustomKeyStoreInput) { in.CloudHsmClusterId = ptr("cluster-bbbbbbbbbbb") }, kmsapi.ErrCloudHsmClusterNotFound},
-		"external key member": {func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = ptr("/kms/xks/v1") }, kmsapi.ErrValidation},
+		"certificate":         {func(in *kmsapi.CreateCustomKeyStoreInput) { in.TrustAnchorCertificate = new("x") }, kmsapi.ErrValidation},
+		"token nobody named":  {func(in *kmsapi.CreateCustomKeyStoreInput) { in.CloudHsmClusterId = new("cluster-bbbbbbbbbbb") }, kmsapi.ErrCloudHsmClusterNotFound},
+		"external key member": {func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = new("/kms/xks/v1") }, kmsapi.ErrValidation},
 	} {
 		bad := *in
 		tt.spoil(&bad)
@@ -40,10 +40,10 @@ func TestHSMStore(t *testing.T) {
 		t.Run(name, func(t *testing.T) { wantError(t, err, tt.kind, "…") })
 	}
 	wrong := *in
-	wrong.KeyStorePassword = ptr("another PIN")
+	wrong.KeyStorePassword = new("another PIN")
 	id := must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", &wrong).CustomKeyStoreId
 	second := *in
-	second.CustomKeyStoreName = ptr("second")
+	second.CustomKeyStoreName = new("second")
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", &second)
 	wantError(t, err, kmsapi.ErrCloudHsmClusterInUse, "…")
 	connect := &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id}
@@ -52,10 +52,10 @@ func TestHSMStore(t *testing.T) {
 		t.Errorf("with a wrong PIN it is %+v", e)
 	}
 	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: id})
-	_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, CloudHsmClusterId: ptr("cluster-bbbbbbbbbbb")})
+	_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, CloudHsmClusterId: new("cluster-bbbbbbbbbbb")})
 	wantError(t, err, kmsapi.ErrCloudHsmClusterNotRelated, "…")
 	must[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, KeyStorePassword: &token.PIN})
-	random := &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32)), CustomKeyStoreId: id}
+	random := &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32)), CustomKeyStoreId: id}
 	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", random)
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…")
 	must[none](r, "ConnectCustomKeyStore", connect)
@@ -69,7 +69,7 @@ func TestHSMStore(t *testing.T) {
 		t.Errorf("random bytes %x, %x", one, two)
 	}
 
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginHSM), CustomKeyStoreId: id}).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginHSM), CustomKeyStoreId: id}).KeyMetadata
 	if *m.Origin != kmsapi.OriginHSM || *m.CloudHsmClusterId != testHSM || *m.CustomKeyStoreId != *id || m.XksKeyConfiguration != nil || m.CurrentKeyMaterialId != nil {
 		t.Errorf("made %+v", m)
 	}
@@ -79,7 +79,7 @@ func TestHSMStore(t *testing.T) {
 	if got := must[kmsapi.DecryptOutput](r, "Decrypt", decrypt); string(got.Plaintext) != "plaintext" {
 		t.Errorf("decrypted to %q", got.Plaintext)
 	}
-	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: m.KeyId, KeySpec: ptr("AES_256")})
+	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: m.KeyId, KeySpec: new("AES_256")})
 	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob}); !bytes.Equal(got.Plaintext, dk.Plaintext) {
 		t.Error("the data key does not come back")
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 func inStore(store, xksKey string) *kmsapi.CreateKeyInput {
-	return &kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
+	return &kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
 }
 
 // newStoreKey makes an external key, and a KMS key for it.
@@ -59,11 +59,11 @@ func TestStoreKey(t *testing.T) {
 	if !bytes.Equal(dec.Plaintext, plaintext) || dec.KeyMaterialId != nil {
 		t.Errorf("decrypted to %d bytes, material %v", len(dec.Plaintext), dec.KeyMaterialId)
 	}
-	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: ptr("AES_256")})
+	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: new("AES_256")})
 	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob, KeyId: id}); !bytes.Equal(got.Plaintext, dk.Plaintext) || dk.KeyMaterialId != nil {
 		t.Errorf("the data key does not come back")
 	}
-	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: ptr("AES_256")})
+	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: new("AES_256")})
 	// Between the store and here, both ways, and to itself.
 	plain, _ := r.newKey()
 	out := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: ec, DestinationKeyId: &plain})
@@ -76,7 +76,7 @@ func TestStoreKey(t *testing.T) {
 		t.Error("the material of a key in a key store is shown")
 	}
 	calls := len(p.Requests(xksproxy.Encrypt))
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: ptr(true)})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: new(true)})
 	if wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("a dry run of Encrypt asks the proxy")
 	}
@@ -109,19 +109,19 @@ func TestCreateStoreKeyErrors(t *testing.T) {
 	}{
 		{"no key store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = nil }, kmsapi.ErrValidation, "Origin EXTERNAL_KEY_STORE needs a CustomKeyStoreId."},
 		{"no external key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = nil }, kmsapi.ErrValidation, "…"},
-		{"another origin", func(in *kmsapi.CreateKeyInput) { in.Origin = ptr(kmsapi.OriginHSM) }, kmsapi.ErrValidation, "…"},
-		{"origin of another type", func(in *kmsapi.CreateKeyInput) { in.Origin, in.XksKeyId = ptr(kmsapi.OriginHSM), nil }, kmsapi.ErrUnsupported, "…"},
-		{"multi-Region", func(in *kmsapi.CreateKeyInput) { in.MultiRegion = ptr(true) }, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
-		{"asymmetric", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("RSA_2048"), ptr(kmsapi.UsageSign) }, kmsapi.ErrUnsupported, "…"},
-		{"HMAC", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("HMAC_256"), ptr(kmsapi.UsageMac) }, kmsapi.ErrUnsupported, "…"},
-		{"unknown store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = ptr("cks-none") }, kmsapi.ErrCustomStoreNotFound, ""},
-		{"key in use", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("used") }, kmsapi.ErrXksKeyAlreadyInUse, "…"},
-		{"unknown key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("none") }, kmsapi.ErrXksKeyNotFound, "…"},
-		{"disabled key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("disabled") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
-		{"short key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("short") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
-		{"key that only encrypts", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("encrypts") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"another origin", func(in *kmsapi.CreateKeyInput) { in.Origin = new(kmsapi.OriginHSM) }, kmsapi.ErrValidation, "…"},
+		{"origin of another type", func(in *kmsapi.CreateKeyInput) { in.Origin, in.XksKeyId = new(kmsapi.OriginHSM), nil }, kmsapi.ErrUnsupported, "…"},
+		{"multi-Region", func(in *kmsapi.CreateKeyInput) { in.MultiRegion = new(true) }, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
+		{"asymmetric", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = new("RSA_2048"), new(kmsapi.UsageSign) }, kmsapi.ErrUnsupported, "…"},
+		{"HMAC", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = new("HMAC_256"), new(kmsapi.UsageMac) }, kmsapi.ErrUnsupported, "…"},
+		{"unknown store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = new("cks-none") }, kmsapi.ErrCustomStoreNotFound, ""},
+		{"key in use", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("used") }, kmsapi.ErrXksKeyAlreadyInUse, "…"},
+		{"unknown key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("none") }, kmsapi.ErrXksKeyNotFound, "…"},
+		{"disabled key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("disabled") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"short key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("short") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"key that only encrypts", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("encrypts") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
 		{"policy that locks out", func(in *kmsapi.CreateKeyInput) {
-			in.Policy = ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))
+			in.Policy = new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))
 		}, kmsapi.ErrMalformedPolicy, "…"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -150,12 +150,12 @@ func TestStoreKeyRefusals(t *testing.T) {
 	id, arn := r.newStoreKey(p, store, "k")
 	wrong := arn + " origin is EXTERNAL_KEY_STORE which is not valid for this operation."
 	for name, in := range map[string]any{
-		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 		"EnableKeyRotation":                   &kmsapi.EnableKeyRotationInput{KeyId: &id},
 		"DisableKeyRotation":                  &kmsapi.DisableKeyRotationInput{KeyId: &id},
 		"RotateKeyOnDemand":                   &kmsapi.RotateKeyOnDemandInput{KeyId: &id},
-		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")},
+		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048")},
 		"DeleteImportedKeyMaterial":           &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), in)
@@ -164,9 +164,9 @@ func TestStoreKeyRefusals(t *testing.T) {
 	if *r.status(id).KeyRotationEnabled {
 		t.Error("a key in a key store rotates by itself")
 	}
-	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: &store})
+	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: &store})
 	wantError(t, err, kmsapi.ErrUnsupported, "External key stores generate no random bytes.")
-	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: ptr("cks-none")})
+	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: new("cks-none")})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 }
 
@@ -180,7 +180,7 @@ func TestUnavailable(t *testing.T) {
 	plain, _ := r.newKey()
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	byPlain := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/old"), TargetKeyId: &id})
+	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/old"), TargetKeyId: &id})
 	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	tests := []struct {
 		op   string
@@ -191,9 +191,9 @@ func TestUnavailable(t *testing.T) {
 		{"Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}, "U"},
 		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &plain}, "U"},
 		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: byPlain, DestinationKeyId: &id}, "U"},
-		{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
-		{"GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
-		{"GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}, "U"},
+		{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_128")}, "U"},
+		{"GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_128")}, "U"},
+		{"GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}, "U"},
 		{"CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id}, "N"},
 		{"DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}, "ok"},
 		{"Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "U"}, // not Disabled
@@ -201,9 +201,9 @@ func TestUnavailable(t *testing.T) {
 		{"DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}, "ok"},
 		{"GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}, "ok"},
 		{"TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)}, "ok"},
-		{"UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")}, "ok"},
-		{"CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &id}, "ok"},
-		{"DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/old")}, "ok"},
+		{"UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")}, "ok"},
+		{"CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/new"), TargetKeyId: &id}, "ok"},
+		{"DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/old")}, "ok"},
 		{"ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ok"},
 	}
 	describe := func(want string) {
@@ -261,7 +261,7 @@ func TestProxyErrors(t *testing.T) {
 	p.AddKey("new")
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	tenant := storeAt(p, "second")
-	tenant.XksProxyUriPath = ptr(xksproxy.TenantPath)
+	tenant.XksProxyUriPath = new(xksproxy.TenantPath)
 	second := *must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", tenant).CustomKeyStoreId
 	faults := map[xks.Failure]xksproxy.Fault{xks.ErrMalformed: xksproxy.Says("<html>"), xks.ErrUnreachable: xksproxy.Reset()}
 	for name := range xksproxy.Names {
@@ -281,7 +281,7 @@ func TestProxyErrors(t *testing.T) {
 			if rec := r.lastRecord(); rec.ErrorCode != "KMSInvalidStateException" {
 				t.Errorf("the record says %q", rec.ErrorCode)
 			}
-			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
+			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
 			wantError(t, err, kmsapi.ErrInvalidState, row.message)
 			_, err = call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
 			wantError(t, err, row.key, row.message)
@@ -399,7 +399,7 @@ func TestProxyOnce(t *testing.T) {
 			}{
 				"Encrypt":         {&kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, xksproxy.Encrypt},
 				"Decrypt":         {&kmsapi.DecryptInput{CiphertextBlob: blob}, xksproxy.Decrypt},
-				"GenerateDataKey": {&kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}, xksproxy.Encrypt},
+				"GenerateDataKey": {&kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")}, xksproxy.Encrypt},
 			} {
 				n = 0
 				before := len(p.Requests(tt.op))

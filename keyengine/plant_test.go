@@ -46,7 +46,7 @@ func TestPlant(t *testing.T) {
 	if *m.KeyId != id || *m.Origin != "AWS_KMS" {
 		t.Errorf("the key is %v", m)
 	}
-	blob := mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr(id), Plaintext: []byte("x")}).CiphertextBlob
+	blob := mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: new(id), Plaintext: []byte("x")}).CiphertextBlob
 	if got := mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext; string(got) != "x" {
 		t.Errorf("decrypted %q", got)
 	}

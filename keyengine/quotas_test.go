@@ -25,13 +25,13 @@ func TestQuotas(t *testing.T) {
 		kind *kmsapi.Error
 	}{
 		{"CreateAlias", func(i int) any {
-			return &kmsapi.CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
+			return &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
 		}, kmsapi.ErrLimitExceeded},
 		{"TagResource", func(i int) any {
-			return &kmsapi.TagResourceInput{KeyId: &id, Tags: []kmsapi.Tag{{TagKey: ptr(fmt.Sprint(i)), TagValue: ptr("")}}}
+			return &kmsapi.TagResourceInput{KeyId: &id, Tags: []kmsapi.Tag{{TagKey: new(fmt.Sprint(i)), TagValue: new("")}}}
 		}, kmsapi.ErrTag},
 		{"CreateGrant", func(int) any {
-			return &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+			return &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}}
 		}, kmsapi.ErrLimitExceeded},
 		{"RotateKeyOnDemand", func(int) any { return &kmsapi.RotateKeyOnDemandInput{KeyId: &id} }, kmsapi.ErrLimitExceeded},
 	}

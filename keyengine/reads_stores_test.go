@@ -59,11 +59,11 @@ func storeReadCases() []readCase {
 	})
 	newStore := withStore(func(_ *readWorld, p *xksproxy.Proxy) any {
 		in := storeAt(p, "new")
-		in.XksProxyUriPath = ptr(xksproxy.TenantPath)
+		in.XksProxyUriPath = new(xksproxy.TenantPath)
 		return in
 	})
 	rename := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: ptr("new")}
+		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: new("new")}
 	})
 	remove := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
 		w.deleteIn(testRegion, w.stored)
@@ -73,7 +73,7 @@ func storeReadCases() []readCase {
 		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &w.store}
 	})
 	byName := withStore(func(*readWorld, *xksproxy.Proxy) any {
-		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("new")}
+		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: new("new")}
 	})
 	connect := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
 		return &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}

@@ -16,7 +16,7 @@ func TestResolve(t *testing.T) {
 	id, arn := r.newKey()
 	absent := "12345678-1234-1234-1234-1234567890ab"
 	prefix := "arn:aws:kms:eu-west-1:111122223333:"
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &id})
+	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
 	multi := "mrk-" + strings.Repeat("0a", 16)
 	n := &fsmpb.Key{
 		Account: uint64(testAccountNumber), Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginKMS,

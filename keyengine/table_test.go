@@ -51,13 +51,13 @@ func TestRecords(t *testing.T) {
 	r := newRoom(t)
 	plaintext := []byte("PLAINTEXT-CANARY-0123456789")
 	id, arn := r.newKey()
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
+	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	rec := r.lastRecord()
 	if len(rec.Resources) != 2 || rec.Resources[0].Arn != arn || rec.Resources[1].Arn != "arn:aws:kms:eu-west-1:111122223333:alias/app" || rec.ReadOnly {
 		t.Errorf("CreateAlias's record names %v", rec.Resources)
 	}
 	context := map[string]string{"purpose": "CONTEXT"}
-	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/app"), Plaintext: plaintext, EncryptionContext: context})
+	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/app"), Plaintext: plaintext, EncryptionContext: context})
 	rec = r.lastRecord()
 	params := map[string]string{}
 	for _, f := range rec.RequestParameters {
@@ -90,8 +90,8 @@ func TestRecords(t *testing.T) {
 	if !found {
 		t.Errorf("Decrypt's record does not name the key: %v", rec.RequestParameters)
 	}
-	k := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
-	random := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
+	k := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
+	random := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
 	if rec = r.lastRecord(); len(rec.RequestParameters) != 0 || len(rec.Resources) != 0 {
 		t.Errorf("GenerateRandom's record: %v", rec)
 	}
@@ -144,8 +144,8 @@ func TestDeniedIsRecorded(t *testing.T) {
 		t.Errorf("record of a denial: %v", rec)
 	}
 	for name, in := range map[string]any{
-		"CreateKey": &kmsapi.CreateKeyInput{}, "ListKeys": &kmsapi.ListKeysInput{}, "ListAliases": &kmsapi.ListAliasesInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1))},
-		"CreateAlias": &kmsapi.CreateAliasInput{AliasName: ptr("alias/x"), TargetKeyId: &id},
+		"CreateKey": &kmsapi.CreateKeyInput{}, "ListKeys": &kmsapi.ListKeysInput{}, "ListAliases": &kmsapi.ListAliasesInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1))},
+		"CreateAlias": &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id},
 	} {
 		_, err := callAs[none](r, r.first, alice, name, in)
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")

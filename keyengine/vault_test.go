@@ -364,8 +364,8 @@ func TestKeyMemoryMakesRoom(t *testing.T) {
 		must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
 	}
 	fill()
-	key := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P521"), KeyUsage: ptr(kmsapi.UsageSign)})
-	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_512")})
+	key := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P521"), KeyUsage: new(kmsapi.UsageSign)})
+	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
 	fill()
 	if err := e.Checkpoint(t.Context()); err != nil {
 		t.Errorf("Checkpoint: %v", err)
@@ -374,5 +374,5 @@ func TestKeyMemoryMakesRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	unsealNode(t, e, r.share)
-	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_512")})
+	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
 }
