@@ -29,7 +29,7 @@ func (ev *eval) admit() error {
 	if err == nil || !errors.Is(err, errUnrecognized) || ev.ctx.Value(newestState{}) != nil {
 		return err
 	}
-	fresh, ferr := ev.Authenticator.fresh.state(ev.ctx)
+	fresh, ferr := ev.Authenticator.FreshState(ev.ctx)
 	if ferr != nil {
 		return ferr
 	}
@@ -42,8 +42,8 @@ func (ev *eval) admit() error {
 
 func admitOn(ev *eval, o *vault.Opened) error {
 	id := &ev.caller.Identity
-	if id.credential == "" {
+	if id.Credential() == "" {
 		return errUnrecognized
 	}
-	return ev.Authenticator.admit(o, id, ev.credential(id.credential))
+	return ev.Authenticator.admit(o, id, ev.credential(id.Credential()))
 }

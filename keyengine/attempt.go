@@ -114,7 +114,7 @@ func checkSource(ev *eval) error {
 	switch arn := ev.caller.SourceArn; {
 	case arn == "":
 		return nil
-	case ev.caller.Identity.principal.Kind != policy.KindService:
+	case ev.caller.Identity.Principal().Kind != policy.KindService:
 		return errNoSource
 	case len(arn) > maxSourceARN || !kmsapi.PatternOf("sourceArn").Match(arn):
 		return kmsapi.Errorf(kmsapi.ErrValidation, "The source ARN of the request is not the ARN of a resource.")

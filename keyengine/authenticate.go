@@ -26,15 +26,33 @@ var errSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signat
 // Authenticator tells who callers are, from what they prove: a signature, a session
 // token, a client certificate. It is safe for concurrent use.
 type Authenticator struct {
-	vault    *vault.Vault
-	replica  iamReplica
-	clock    recordClock
-	log      *slog.Logger
-	events   *recorder
-	withheld *withheld
-	fresh    *freshness
-	proofs   usedProofs
-	forged   prometheus.Counter // refusals of credentials that no unsealed node wrote
+	cfg    AuthenticatorConfig
+	fresh  *freshness
+	proofs usedProofs
+}
+
+// AuthenticatorConfig is what an Authenticator works with.
+type AuthenticatorConfig struct {
+	Vault    *vault.Vault
+	Replica  iamReplica
+	Clock    recordClock
+	Log      *slog.Logger
+	Events   *recorder
+	Withheld *withheld
+	Forged   prometheus.Counter // of refusals of credentials that no unsealed node wrote
+}
+
+// NewAuthenticator returns an Authenticator that has to be closed.
+func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator {
+	return &Authenticator{cfg: cfg, fresh: newFreshness(cfg.Replica)}
+}
+
+// Close ends what is under way. Nobody may ask any more.
+func (a *Authenticator) Close() { a.fresh.close() }
+
+// FreshState is a state that has everything that was committed before the call.
+func (a *Authenticator) FreshState(ctx context.Context) (*fsm.State, error) {
+	return a.fresh.state(ctx)
 }
 
 // AuthenticateSigV4 tells whose signature it is. The transport has put the proof
@@ -44,7 +62,7 @@ type Authenticator struct {
 // signature that its secret did not make, ErrUnavailable when the node is sealed
 // or has no majority.
 func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity, error) {
-	o, err := a.vault.Current()
+	o, err := a.cfg.Vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
@@ -112,7 +130,7 @@ var decoySecret = []byte("0000000000000000000000000000000000000000")
 // accessKey is the good access key with that id.
 func (a *Authenticator) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
 	kind, account, ok := accesskey.Parse(id)
-	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(a.replica.State()) {
+	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(a.cfg.Replica.State()) {
 		return nil, errUnrecognized
 	}
 	return a.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
@@ -138,7 +156,7 @@ func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) =
 // URI. The transport has verified the certificate. Errors:
 // ErrUnrecognizedClient, ErrUnavailable.
 func (a *Authenticator) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
-	o, err := a.vault.Current()
+	o, err := a.cfg.Vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}

@@ -215,7 +215,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := e.fresh.state(t.Context()); err == nil {
+		if s, err := e.FreshState(t.Context()); err == nil {
 			t.Errorf("a closed engine has state %v", s.Index())
 		}
 	})

@@ -34,7 +34,7 @@ func (ev *eval) authoriseBy(t *target, action string, good func(*fsmpb.Grant) bo
 	if err != nil {
 		return err
 	}
-	req := policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: t.arn}
+	req := policy.Request{Principal: ev.caller.Identity.Principal(), Action: action, Resource: t.arn}
 	d := policy.Evaluate(req, policy.Policies{Key: doc})
 	if d.Effect == policy.ImplicitDeny && grantable(action) {
 		if by, g := granted(ev, t, req, doc, good); g != nil {
@@ -67,7 +67,7 @@ func (ev *eval) managed(keyID string) (*target, error) {
 // authoriseAccount asks for what no key policy decides: operations on no key
 // (resource "*") and the alias side of alias operations.
 func (ev *eval) authoriseAccount(action, resource string) error {
-	req := policy.Request{Principal: ev.caller.Identity.principal, Action: action, Resource: resource}
+	req := policy.Request{Principal: ev.caller.Identity.Principal(), Action: action, Resource: resource}
 	return ev.decided(req, policy.Evaluate(req, policy.Policies{}), nil)
 }
 
@@ -85,7 +85,7 @@ func (ev *eval) decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) e
 func (ev *eval) inaccessible(action, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
 		"no resource-based policies allow access, or a resource-based policy explicitly denies access",
-		ev.caller.Identity.principal, action, what)
+		ev.caller.Identity.Principal(), action, what)
 }
 
 // forbiddenCiphertext denies a ciphertext whose key is gone or not the caller's
@@ -193,7 +193,7 @@ func checkPolicy(ev *eval, text, keyARN string, bypass bool) error {
 			return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
 		}
 	}
-	if !bypass && !policy.LockoutSafe(policy.Policies{Key: doc}, ev.caller.Identity.principal, keyARN) {
+	if !bypass && !policy.LockoutSafe(policy.Policies{Key: doc}, ev.caller.Identity.Principal(), keyARN) {
 		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
 	}
 	return nil

@@ -55,6 +55,18 @@ type Identity struct {
 	session    string   // id of the session, where one stood for the credential
 }
 
+// ForwardedIdentity is an identity that another unsealed node made of a proof, of what
+// that node sent of it: see Proof and Session.
+func ForwardedIdentity(principal policy.Principal, credential string, proof [32]byte, session string) Identity {
+	return Identity{principal: principal, credential: credential, proof: proof, session: session}
+}
+
+// Proof names the credential's secret, or its sessions, at the time of the proof.
+func (id Identity) Proof() []byte { return id.proof[:] }
+
+// Session is the id of the session that stood for the credential; "" for none.
+func (id Identity) Session() string { return id.session }
+
 // Principal is whom the identity stands for.
 func (id Identity) Principal() policy.Principal { return id.principal }
 
@@ -66,6 +78,13 @@ type hold struct {
 	by        *withheld
 	operation string
 	late      func() bool // nil for no bound
+}
+
+// Bound says when it is too late to give the answer that this caller gets: from when
+// late, which may be nil, reports so. Overdue asks it, and w hears of answers that are
+// withheld.
+func (c *Caller) Bound(w *withheld, operation string, late func() bool) {
+	c.hold = hold{w, operation, late}
 }
 
 // Overdue refuses the answer that Do gave when it has been held up for too long since

@@ -149,7 +149,7 @@ func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 	c, _ := e.replica.State().Cluster()
 	if c == nil {
 		// A node that has just started may not have heard of it yet.
-		s, err := e.fresh.state(ctx)
+		s, err := e.FreshState(ctx)
 		if err != nil {
 			return nil, err
 		}

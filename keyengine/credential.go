@@ -67,8 +67,8 @@ func identity(c *fsmpb.Credential, k *vault.Known) Identity {
 func (a *Authenticator) identify(o *vault.Opened, c *fsmpb.Credential) (*vault.Known, error) {
 	known, err := o.Identify(c)
 	if errors.Is(err, vault.ErrForged) {
-		a.forged.Inc()
-		a.log.Error("a credential in the state was not written by an unsealed node; it is refused", "credential", c.Id, "principal", c.Principal)
+		a.cfg.Forged.Inc()
+		a.cfg.Log.Error("a credential in the state was not written by an unsealed node; it is refused", "credential", c.Id, "principal", c.Principal)
 		return nil, errUnrecognized
 	}
 	return known, err
@@ -84,7 +84,7 @@ func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
 // once more in a state that has everything that was committed when the caller
 // asked, as a credential made on another node just before must work here.
 func (a *Authenticator) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
-	s := a.replica.State()
+	s := a.cfg.Replica.State()
 	account := fsm.AccountOf(s) // which never changes
 	if c, _ := s.Credential(account, id); good(c, kind) {
 		return c, nil

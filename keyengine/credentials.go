@@ -37,7 +37,7 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 		}
 		done := ask
 		done.name, done.kind, done.requestID = name, eventConclave, c.RequestID
-		done.identity = principalIdentity(c.Identity.principal, c.Identity.credential)
+		done.identity = principalIdentity(c.Identity.Principal(), c.Identity.Credential())
 		done.sourceIP, done.userAgent, done.transport, done.tls = c.SourceIP, c.UserAgent, c.Transport, c.TLS.recorded()
 		refused := mustBeRoot(ev, what)
 		if refused == nil && act != nil {
@@ -75,7 +75,7 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 
 // mustBeRoot decides: what concerns every principal is the account's own business.
 func mustBeRoot(ev *eval, what string) error {
-	p, c := ev.caller.Identity.principal, ev.cluster()
+	p, c := ev.caller.Identity.Principal(), ev.cluster()
 	if c != nil && p.Kind == policy.KindRoot && p.Account == c.Account && p.Partition == c.Partition {
 		return nil
 	}
@@ -100,7 +100,7 @@ func credentialsOfCaller(ev *eval) (list []*fsmpb.Credential, err error) {
 		return nil, err
 	}
 	for c := range ev.state.Credentials(accountOf(ev)) {
-		if c.Principal != ev.caller.Identity.principal.ARN || !c.Active {
+		if c.Principal != ev.caller.Identity.Principal().ARN || !c.Active {
 			continue
 		}
 		switch _, err := ev.Authenticator.identify(o, c); {
@@ -119,7 +119,7 @@ func credentialsOfCaller(ev *eval) (list []*fsmpb.Credential, err error) {
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) Credentials(ctx context.Context, c *Caller) (list []CredentialInfo, err error) {
 	// One that was made on another node just before must be there.
-	if _, err := e.fresh.state(ctx); err != nil {
+	if _, err := e.FreshState(ctx); err != nil {
 		return nil, err
 	}
 	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", event{readOnly: true}, func(ev *eval, _ *event) error {
@@ -174,7 +174,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.principal.ARN, nowIn(ev.state, e.clock).UnixNano())
+			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.Principal().ARN, nowIn(ev.state, e.clock).UnixNano())
 			if err != nil {
 				return
 			}

@@ -80,7 +80,7 @@ func (e *Engine) release(ctx context.Context, ev *attempt, d fsm.Decision) (any,
 		// The authority behind the answer may be withdrawn at any time from the commit
 		// on. Changes have happened and are answered; what is read or opened is asked
 		// again when it took too long.
-		ev.caller.hold = hold{e.withheld, ev.op.Name, d.Late}
+		ev.caller.Bound(e.withheld, ev.op.Name, d.Late)
 		if err := ev.caller.Overdue(); err != nil {
 			ev.wipe()
 			return nil, err

@@ -243,7 +243,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	refused(encode(forged))
 	other := r.user(aliceARN)
-	other.principal = r.root.principal
+	other.principal = r.root.Principal()
 	refused(encode(other))
 
 	seal := func(m proto.Message) []byte {
@@ -256,7 +256,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	request := func(edit func(*forwardpb.Request)) []byte {
 		m := &forwardpb.Request{
-			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: r.root.principal.ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
+			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: r.root.Principal().ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
 		}
 		edit(m)
 		return seal(m)
@@ -339,8 +339,8 @@ func FuzzReadForwarded(f *testing.F) {
 		}
 		_, op, in, err := readForwarded(m)
 		if err == nil {
-			_ = op.input.Validate(in)
-			op.input.WipeAll(in)
+			_ = op.Input().Validate(in)
+			op.Input().WipeAll(in)
 		}
 	})
 }
@@ -570,7 +570,7 @@ func TestLimitsAreBounded(t *testing.T) {
 	}
 	l.refused(c, kmsapi.ErrDryRun)
 	l.refused(c, kmsapi.ErrInternal)
-	if got := l.left[c.Identity.principal.ARN].TokensAt(clock.Now()); got != 499 {
+	if got := l.left[c.Identity.Principal().ARN].TokensAt(clock.Now()); got != 499 {
 		t.Errorf("%v refusals are left, want 499", got)
 	}
 }

@@ -115,10 +115,9 @@ func New(cfg Config) (*Engine, error) {
 	e.metrics = newMetrics(cfg, e)
 	e.events = &recorder{node: cfg.NodeID, vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, pending: newPendingEvents()}
 	e.withheld = &withheld{late: e.metrics.late, pending: e.events.pending}
-	e.Authenticator = &Authenticator{
-		vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, events: e.events, withheld: e.withheld,
-		fresh: newFreshness(cfg.Replica), forged: e.metrics.forged,
-	}
+	e.Authenticator = NewAuthenticator(AuthenticatorConfig{
+		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
+	})
 	e.services = &Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
 		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.orDefault(),
@@ -170,7 +169,7 @@ func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
 // Close seals the node and gives its locked memory back. It records nothing: call
 // Seal for that, and Checkpoint before, while the node still has peers.
 func (e *Engine) Close() error {
-	e.fresh.close()
+	e.Authenticator.Close()
 	e.services.Stores.close()
 	return e.vault.Close()
 }

@@ -46,12 +46,12 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 	}
 	out, err := decodeAnswer(o, e.cfg.NodeID, c.RequestID, op, answer)
 	if err == nil && op.ReadOnly {
-		c.hold = hold{e.withheld, op.Name, func() bool {
+		c.Bound(e.withheld, op.Name, func() bool {
 			now := time.Now()
 			return now.Sub(start) > releaseDeadline || now.Round(0).Sub(start.Round(0)) > releaseDeadline
-		}}
+		})
 		if err = c.Overdue(); err != nil {
-			op.output.WipeAll(out) // this node's own copy
+			op.Output().WipeAll(out) // this node's own copy
 		}
 	}
 	if err != nil {
@@ -115,11 +115,11 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 	if err != nil {
 		return nil, err
 	}
-	defer op.input.WipeAll(in)
+	defer op.Input().WipeAll(in)
 	out, err := e.exclusive(ctx, c, op, in)
 	var answer []byte
 	if err == nil {
-		defer op.output.Wipe(out)
+		defer op.Output().Wipe(out)
 		answer, err = encodeAnswer(o, from, c.RequestID, op, out)
 	} else {
 		answer, err = encodeRefusal(o, from, c.RequestID, told(e.log, op, c, err))
@@ -162,19 +162,19 @@ func openMessage(o *vault.Opened, context, message []byte, m proto.Message) erro
 }
 
 func encodeForwarded(o *vault.Opened, from string, c *Caller, op *Operation, in any) ([]byte, error) {
-	if err := op.input.Validate(in); err != nil {
+	if err := op.Input().Validate(in); err != nil {
 		// Nothing that it depends on but the credential changes, so this is not
 		// expected; and text that is no Unicode would not arrive as it is.
 		return nil, kmsapi.Errorf(kmsapi.ErrUnavailable, "The request conflicts with others. Try again.")
 	}
-	input, err := forward.Pack(op.input, in)
+	input, err := forward.Pack(op.Input(), in)
 	if err != nil {
 		return nil, fmt.Errorf("forwarding %s: %w", op.Name, err)
 	}
 	id := &c.Identity
 	return sealMessage(o, forwardContext("request", from, RequestID{}), &forwardpb.Request{
 		Operation: op.Name, RequestId: c.RequestID[:],
-		Principal: id.principal.ARN, Credential: id.credential, Proof: id.proof[:], Session: id.session,
+		Principal: id.Principal().ARN, Credential: id.Credential(), Proof: id.Proof(), Session: id.Session(),
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
 		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
 		Input: input,
@@ -204,27 +204,27 @@ func readForwarded(f *forwardpb.Request) (_ *Caller, _ *Operation, in any, err e
 	switch {
 	case op == nil:
 		return nil, nil, nil, fmt.Errorf("%w: operation %.64q", ErrForwarded, f.Operation)
-	case len(f.RequestId) != len(RequestID{}) || len(f.Proof) != len(Identity{}.proof):
+	case len(f.RequestId) != len(RequestID{}) || len(f.Proof) != len(Identity{}.Proof()):
 		return nil, nil, nil, fmt.Errorf("%w: request id or proof", ErrForwarded)
 	}
 	p, err := policy.ParseCaller(f.Principal)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
-	in = op.newInput()
-	if err := forward.Unpack(op.input, in, f.Input); err != nil {
+	in = op.NewInput()
+	if err := forward.Unpack(op.Input(), in, f.Input); err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: input: %w", ErrForwarded, err)
 	}
 	return &Caller{
 		RequestID: RequestID(f.RequestId),
-		Identity:  Identity{principal: p, credential: f.Credential, proof: [32]byte(f.Proof), session: f.Session},
+		Identity:  ForwardedIdentity(p, f.Credential, [32]byte(f.Proof), f.Session),
 		Region:    f.Region, SourceIP: f.SourceIp, UserAgent: f.UserAgent, Transport: f.Transport,
 		TLS: TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
 	}, op, in, nil
 }
 
 func encodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, out any) ([]byte, error) {
-	output, err := forward.Pack(op.output, out)
+	output, err := forward.Pack(op.Output(), out)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an answer: %w", err)
 	}
@@ -247,8 +247,8 @@ func decodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, ans
 	if a.Code != "" {
 		return nil, &kmsapi.Error{Code: kmsapi.Code(a.Code), Message: a.Message}
 	}
-	out := op.newOutput()
-	if err := forward.Unpack(op.output, out, a.Output); err != nil {
+	out := op.NewOutput()
+	if err := forward.Unpack(op.Output(), out, a.Output); err != nil {
 		forward.Wipe(a.Output) // which out shares
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}

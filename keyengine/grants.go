@@ -119,7 +119,7 @@ func (ev *eval) mayRetire(t *target, g *fsmpb.Grant) error {
 	}
 	// The account is last: its refusal says what the caller lacks.
 	parties = append(parties, rootARN(ev.cluster().Partition, g.Issuer))
-	req := policy.Request{Principal: ev.caller.Identity.principal, Action: actionRetireGrant, Resource: t.arn}
+	req := policy.Request{Principal: ev.caller.Identity.Principal(), Action: actionRetireGrant, Resource: t.arn}
 	var d policy.Decision
 	for _, p := range parties {
 		if d = evaluateGrant(req, noStatements, p); d.Allowed() {

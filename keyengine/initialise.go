@@ -36,9 +36,6 @@ const (
 	// ciphertext of no key notes of each Region that it has none and had none, and a
 	// record has 128 reads.
 	maxRegions = 40
-	// maxSet is the largest number of keys in a multi-Region set: some operations
-	// change all of them with one record, which can make 16 changes.
-	maxSet = 12
 )
 
 // InitParams say what the new cluster is. Account, Region and Partition stand in

@@ -60,10 +60,10 @@ func (l *limits) allow(c *Caller) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock.Now()
-	if r := l.left[c.Identity.principal.ARN]; r == nil || r.TokensAt(now) >= 1 {
+	if r := l.left[c.Identity.Principal().ARN]; r == nil || r.TokensAt(now) >= 1 {
 		return nil
 	}
-	l.note(throttled{principal: c.Identity.principal, credential: c.Identity.credential, count: 1, since: now, until: now})
+	l.note(throttled{principal: c.Identity.Principal(), credential: c.Identity.Credential(), count: 1, since: now, until: now})
 	return errThrottled
 }
 
@@ -143,7 +143,7 @@ func (l *limits) refused(c *Caller, err error) {
 	now := l.clock.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	who := c.Identity.principal.ARN
+	who := c.Identity.Principal().ARN
 	r := l.left[who]
 	if r == nil {
 		l.makeRoom()

@@ -96,7 +96,7 @@ func pageOf(ev *eval, limit *int32, normal, most int, marker *string, arguments 
 	if limit != nil {
 		p.limit = min(int(*limit), most)
 	}
-	for _, s := range append(arguments, ev.op.Name, ev.caller.Identity.principal.String(), ev.region()) {
+	for _, s := range append(arguments, ev.op.Name, ev.caller.Identity.Principal().String(), ev.region()) {
 		p.scope += strconv.Itoa(len(s)) + ":" + s
 	}
 	if marker == nil {

@@ -120,3 +120,14 @@ func materialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
 	}
 	return nil
 }
+
+// materialID is the KeyMaterialId of a material.
+func materialID(m *fsmpb.Material) *string { return new(hexOf(m.MaterialId)) }
+
+// shownMaterial is the KeyMaterialId that answers show: symmetric keys' only.
+func shownMaterial(t *target, m *fsmpb.Material) *string {
+	if t.key.Spec != kmsapi.SpecSymmetric || t.key.KeyStore != "" || m == nil {
+		return nil
+	}
+	return materialID(m)
+}

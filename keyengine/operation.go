@@ -87,3 +87,8 @@ func define[In, Out any](op Operation, run func(*eval, *In) (*Out, error), respo
 	}
 	return &op
 }
+
+// isSet is whether a member that is true or false, or left out, is true.
+func isSet(b *bool) bool { return b != nil && *b }
+
+var errDryRun = kmsapi.Errorf(kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")

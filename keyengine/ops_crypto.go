@@ -244,14 +244,6 @@ func encryptUnder(ev *eval, t *target, algorithm string, plaintext []byte, conte
 	return blob, m, err
 }
 
-// shownMaterial is the KeyMaterialId that answers show: symmetric keys' only.
-func shownMaterial(t *target, m *fsmpb.Material) *string {
-	if t.key.Spec != kmsapi.SpecSymmetric || t.key.KeyStore != "" || m == nil {
-		return nil
-	}
-	return materialID(m)
-}
-
 // seal encrypts under the newest material of a symmetric key.
 func sealMessageFor(ev *eval, t *target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	m := currentMaterial(t.key)
@@ -395,8 +387,6 @@ func openUnder(ev *eval, t *target, m *fsmpb.Material, c ciphertext) ([]byte, er
 	return plaintext, err
 }
 
-var errDryRun = kmsapi.Errorf(kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
-
 // parseHeader reads which key a ciphertext belongs to. Whether it has the form that
 // the key's have is found out when it is opened.
 func parseHeader(blob []byte) (keymat.Header, error) {
@@ -405,20 +395,3 @@ func parseHeader(blob []byte) (keymat.Header, error) {
 	}
 	return keymat.ParseOuterHeader(blob)
 }
-
-// missing says that a member that only some requests need is not there.
-func missing(member string) error { return notNull("Value null", member) }
-
-// missingSensitive is missing for members whose values are never shown, not even
-// that there is none.
-func missingSensitive(member string) error { return notNull("Value", member) }
-
-func notNull(shown, member string) error {
-	return kmsapi.Errorf(kmsapi.ErrValidation, "1 validation error detected: %s at '%s' failed to satisfy constraint: Member must not be null", shown, member)
-}
-
-func materialID(m *fsmpb.Material) *string { return new(hexOf(m.MaterialId)) }
-
-func ptr[T any](v T) *T { return &v }
-
-func isSet(b *bool) bool { return b != nil && *b }

@@ -109,7 +109,7 @@ func listRetirableGrants(ev *eval, in *kmsapi.ListRetirableGrantsInput) (*kmsapi
 // retire. An account's own policies say so for its principals; a service is no
 // account's, and sees its own.
 func mayListRetirable(ev *eval, who string) error {
-	action, p := ev.op.action(), ev.caller.Identity.principal
+	action, p := ev.op.action(), ev.caller.Identity.Principal()
 	if p.Kind == policy.KindService && p.ARN == who {
 		req := policy.Request{Principal: p, Action: action, Resource: who}
 		return ev.decided(req, policy.Decision{Effect: policy.Allow, Reason: policy.ReasonRequest, Statement: policy.NoStatement}, nil)

@@ -104,7 +104,7 @@ func newGrant(ev *eval, in *kmsapi.CreateGrantInput) (*fsmpb.Grant, error) {
 // issuer is the account that a grant is made under: the caller's, or the key's own
 // if the caller is a service, which has none.
 func issuer(ev *eval) string {
-	return cmp.Or(ev.caller.Identity.principal.Account, ev.cluster().Account)
+	return cmp.Or(ev.caller.Identity.Principal().Account, ev.cluster().Account)
 }
 
 // parties says in a grant who gets it and who may retire it. A service that gets one

@@ -2,6 +2,7 @@ package keyengine
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"slices"
@@ -104,7 +105,8 @@ func getParametersForImport(ev *eval, in *kmsapi.GetParametersForImportInput) (*
 	}
 	// A node whose clock is ahead does not make tokens live longer.
 	from := min(fromNow(ev).UnixNano(), ev.state.Time()+int64(importTokenAhead))
-	token := &vault.ImportToken{ID: randomID(), Key: t.id, Algorithm: *in.WrappingAlgorithm, Expires: from + int64(importTokenLife)}
+	token := &vault.ImportToken{Key: t.id, Algorithm: *in.WrappingAlgorithm, Expires: from + int64(importTokenLife)}
+	_, _ = rand.Read(token.ID[:]) // never fails: crypto/rand ends the process instead
 	sealed, err := ev.Vault.SealImportToken(token, pkcs8)
 	if err != nil {
 		return nil, err

@@ -373,3 +373,26 @@ func roomForKey(ev *eval, region string) error {
 	}
 	return nil
 }
+
+func getPublicKey(ev *eval, in *kmsapi.GetPublicKeyInput) (*kmsapi.GetPublicKeyOutput, error) {
+	if err := checkTokens(ev, in.GrantTokens); err != nil {
+		return nil, err
+	}
+	t, err := ev.authorised(*in.KeyId, anyForm, ev.op.action(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := ev.op.states.check(t.arn, t.key.State); err != nil {
+		return nil, err
+	}
+	m := currentMaterial(t.key)
+	if m == nil || m.PublicKey == nil {
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is not an asymmetric KMS key.", t.arn)
+	}
+	d := ownMetadata(ev, t)
+	return &kmsapi.GetPublicKeyOutput{
+		KeyId: &t.arn, PublicKey: m.PublicKey, CustomerMasterKeySpec: d.CustomerMasterKeySpec, KeySpec: d.KeySpec, KeyUsage: d.KeyUsage,
+		EncryptionAlgorithms: d.EncryptionAlgorithms, SigningAlgorithms: d.SigningAlgorithms, KeyAgreementAlgorithms: d.KeyAgreementAlgorithms,
+		EncapsulationAlgorithms: d.EncapsulationAlgorithms,
+	}, nil
+}

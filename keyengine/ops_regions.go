@@ -263,13 +263,6 @@ func waitsForReplicas(ev *eval, t *target) bool {
 	return t.isPrimary() && len(membersOf(ev, t)) > 1
 }
 
-// wasKey tells whether an id is or was a key's in any of the cluster's Regions.
-func wasKey(ev *eval, id [16]byte) bool {
-	for _, r := range regions(ev.cluster()) {
-		k := fsm.KeyID{Account: accountOf(ev), Region: r, ID: id}
-		if ev.tombstone(k) != nil || ev.key(k) != nil {
-			return true
-		}
-	}
-	return false
-}
+// maxSet is the largest number of keys in a multi-Region set: some operations
+// change all of them with one record, which can make 16 changes.
+const maxSet = 12

@@ -58,10 +58,6 @@ func primary(t *target) error {
 	return nil
 }
 
-func wrongOrigin(t *target) error {
-	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.arn, t.key.Origin)
-}
-
 // enableKeyRotation: rotation is never early by cluster time, as deletion is not
 // (see scheduleKeyDeletion).
 func enableKeyRotation(ev *eval, in *kmsapi.EnableKeyRotationInput) (*none, error) {

@@ -149,11 +149,6 @@ func managedStore(ev *eval, id string) (*fsmpb.KeyStore, error) {
 	return storeNamed(ev, id)
 }
 
-// wrongStoreState refuses an operation for the state of a store.
-func wrongStoreState(s *fsmpb.KeyStore) error {
-	return kmsapi.Errorf(kmsapi.ErrCustomStoreInvalidState, "The custom key store %s is %s, which is not valid for this operation.", s.Id, connectionStates[s.State])
-}
-
 // connectCustomKeyStore tries the store out and then answers. That it could not be
 // connected is no failure of the call: DescribeCustomKeyStores says so.
 func connectCustomKeyStore(ev *eval, in *kmsapi.ConnectCustomKeyStoreInput) (*none, error) {
@@ -368,22 +363,4 @@ func storeEntry(s *fsmpb.KeyStore) kmsapi.CustomKeyStoresListEntry {
 		}
 	}
 	return e
-}
-
-// generateRandomInStore is GenerateRandom with the bytes of a key store.
-func generateRandomInStore(ev *eval, id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
-	s, err := storeNamed(ev, id)
-	switch {
-	case err != nil:
-		return nil, err
-	case s.Type == kmsapi.OriginHSM && s.State != storeConnected:
-		return nil, wrongStoreState(s)
-	}
-	b, err := storeRandom(ev, s, n)
-	if err != nil {
-		return nil, err
-	}
-	out := &kmsapi.GenerateRandomOutput{}
-	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(b))
-	return out, err
 }

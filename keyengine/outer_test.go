@@ -45,7 +45,7 @@ func TestStoreKey(t *testing.T) {
 	plaintext := bytes.Repeat([]byte("PLAINTEXT-CANARY"), 256)
 	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, EncryptionContext: ec})
 	q := p.Requests(xksproxy.Encrypt)[0]
-	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != r.root.principal.String() || len(q.Metadata.RequestID) != 36 {
+	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != r.root.Principal().String() || len(q.Metadata.RequestID) != 36 {
 		t.Errorf("the proxy was told %+v", q.Metadata)
 	}
 	if bytes.Contains(q.Plaintext, []byte("CANARY")) || bytes.Contains(enc.CiphertextBlob, []byte("CANARY")) {

@@ -58,7 +58,7 @@ func (ev *attempt) auditRecord() (*auditpb.Record, error) {
 	rec.Region, rec.RecipientAccountId, rec.Node = ev.region(), c.Account, ev.NodeID
 	rec.RequestParameters, rec.ReadOnly = ev.op.recorded.Fields(ev.in), ev.op.ReadOnly
 	rec.Identity = &room.identity
-	fillIdentity(rec.Identity, caller.Identity.principal, caller.Identity.credential)
+	fillIdentity(rec.Identity, caller.Identity.Principal(), caller.Identity.Credential())
 	if caller.TLS != (TLS{}) {
 		rec.Tls = &room.tls
 		rec.Tls.Version, rec.Tls.Cipher = caller.TLS.Version, caller.TLS.Cipher

@@ -169,3 +169,19 @@ func parseKeyID(s string) (id [16]byte, multiRegion, ok bool) {
 func rootARN(partition, account string) string {
 	return "arn:" + partition + ":iam::" + account + ":root"
 }
+
+// wasKey tells whether an id is or was a key's in any of the cluster's Regions.
+func wasKey(ev *eval, id [16]byte) bool {
+	for _, r := range regions(ev.cluster()) {
+		k := fsm.KeyID{Account: accountOf(ev), Region: r, ID: id}
+		if ev.tombstone(k) != nil || ev.key(k) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// wrongOrigin refuses a key for where its material is from.
+func wrongOrigin(t *target) error {
+	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.arn, t.key.Origin)
+}

@@ -63,14 +63,14 @@ type SessionProof struct {
 // the audit log, as CreateSession, before the token is given. Errors:
 // ErrUnrecognizedClient, ErrInvalidSignature, ErrUnavailable.
 func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
-	o, err := a.vault.Current()
+	o, err := a.cfg.Vault.Current()
 	if err != nil {
 		return "", time.Time{}, err
 	}
 	if len(p.MAC) != sha256.Size || len(p.Nonce) < minNonce || len(p.Nonce) > maxNonce {
 		return "", time.Time{}, errSignature
 	}
-	now := nowIn(a.replica.State(), a.clock)
+	now := nowIn(a.cfg.Replica.State(), a.cfg.Clock)
 	if d := now.Unix() - p.Time; d > int64(SessionSkew/time.Second) || d < -int64(SessionSkew/time.Second) {
 		return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The time of the proof is too far from the server's, which is %s.", now.UTC().Format(time.RFC3339))
 	}
@@ -179,7 +179,7 @@ func (a *Authenticator) recordSession(ctx context.Context, p SessionProof, c *fs
 	if err != nil {
 		return fmt.Errorf("credential %s: %w", c.Id, err)
 	}
-	d, err := a.events.commit(ctx, event{
+	d, err := a.cfg.Events.commit(ctx, event{
 		name: "CreateSession", kind: eventConclave, requestID: p.RequestID,
 		identity: principalIdentity(who, c.Id), sourceIP: p.SourceIP, userAgent: p.UserAgent, transport: "grpc", tls: p.TLS.recorded(),
 		response: []*auditpb.Field{
@@ -188,11 +188,11 @@ func (a *Authenticator) recordSession(ctx context.Context, p SessionProof, c *fs
 		},
 		reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}},
 	})
-	if err := a.events.settled(ctx, "CreateSession", d, err); err != nil {
+	if err := a.cfg.Events.settled(ctx, "CreateSession", d, err); err != nil {
 		return err
 	}
 	if d.TooLate() {
-		return a.withheld.withhold(p.RequestID, "CreateSession")
+		return a.cfg.Withheld.withhold(p.RequestID, "CreateSession")
 	}
 	return nil
 }
@@ -201,20 +201,20 @@ func (a *Authenticator) recordSession(ctx context.Context, p SessionProof, c *fs
 // It waits for nothing and says nothing of the access key behind the token: it is
 // for whoever has to decide how much room a caller gets, before there is one.
 func (a *Authenticator) KnowsToken(token string) bool {
-	o, err := a.vault.Current()
+	o, err := a.cfg.Vault.Current()
 	if err != nil {
 		return false
 	}
 	claims, err := o.VerifySession(token)
-	s := a.replica.State()
-	return err == nil && claims.Account == fsm.AccountOf(s) && nowIn(s, a.clock).Unix() < claims.Expires
+	s := a.cfg.Replica.State()
+	return err == nil && claims.Account == fsm.AccountOf(s) && nowIn(s, a.cfg.Clock).Unix() < claims.Expires
 }
 
 // AuthenticateSession tells whom a session token stands for. Errors:
 // ErrExpiredToken, ErrUnrecognizedClient for a token that is none of this
 // cluster's or whose access key is no longer good, ErrUnavailable.
 func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
-	o, err := a.vault.Current()
+	o, err := a.cfg.Vault.Current()
 	if err != nil {
 		return Identity{}, err
 	}
@@ -225,11 +225,11 @@ func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (
 	if err != nil {
 		return Identity{}, err
 	}
-	s := a.replica.State()
+	s := a.cfg.Replica.State()
 	if claims.Account != fsm.AccountOf(s) {
 		return Identity{}, errUnrecognized
 	}
-	if nowIn(s, a.clock).Unix() >= claims.Expires {
+	if nowIn(s, a.cfg.Clock).Unix() >= claims.Expires {
 		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
 	}
 	id, err := a.sessionIdentity(o, s, &claims)

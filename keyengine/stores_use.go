@@ -39,7 +39,7 @@ func outerFor(ev *eval, s *fsmpb.KeyStore, arn string) (outer, *outerStore, erro
 		secret: func(use func([]byte) error) error {
 			return ev.Vault.WithStoreSecret(s, use)
 		},
-		principal: ev.caller.Identity.principal.String(), keyARN: arn, operation: ev.op.Name, request: formatUUID(ev.caller.RequestID),
+		principal: ev.caller.Identity.Principal().String(), keyARN: arn, operation: ev.op.Name, request: formatUUID(ev.caller.RequestID),
 	}, nil
 }
 
@@ -178,3 +178,21 @@ func outsideName(kind string, parts ...[]byte) string {
 
 // version is that of a store, which changes with everything about it.
 func version(s *fsmpb.KeyStore) []byte { return binary.BigEndian.AppendUint64(nil, s.Version) }
+
+// generateRandomInStore is GenerateRandom with the bytes of a key store.
+func generateRandomInStore(ev *eval, id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
+	s, err := storeNamed(ev, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case s.Type == kmsapi.OriginHSM && s.State != storeConnected:
+		return nil, wrongStoreState(s)
+	}
+	b, err := storeRandom(ev, s, n)
+	if err != nil {
+		return nil, err
+	}
+	out := &kmsapi.GenerateRandomOutput{}
+	out.Plaintext, out.CiphertextForRecipient, err = to.deliver(ev.secret(b))
+	return out, err
+}
