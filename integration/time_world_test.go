@@ -24,6 +24,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -50,7 +51,7 @@ type world struct {
 	ca    *pki.CA
 	dir   string
 	nodes []*worldNode
-	root  keyengine.Identity
+	root  iam.Identity
 	share string
 	leapt atomic.Int64
 	// misled says that a majority of clocks was made wrong: true time counts for

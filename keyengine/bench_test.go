@@ -3,6 +3,7 @@ package keyengine
 import (
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -31,12 +32,12 @@ func BenchmarkEvaluateGenerateDataKey(b *testing.B) {
 	benchmarkEvaluate(b, r, OperationNamed("GenerateDataKey"), in)
 }
 
-func benchmarkEvaluate(b *testing.B, r *room, op *Operation, in any) {
+func benchmarkEvaluate(b *testing.B, r *room, op *request.Operation, in any) {
 	c, s := r.caller(r.root), r.cluster.state()
 	b.ReportAllocs()
 	for b.Loop() {
-		if ev := evaluate(b.Context(), r.first.services, s, c, op, in); ev.err != nil || ev.record == nil {
-			b.Fatal(ev.err)
+		if ev := request.Evaluate(b.Context(), r.first.services, s, c, op, in); ev.Err != nil || ev.Record == nil {
+			b.Fatal(ev.Err)
 		}
 	}
 }

@@ -10,8 +10,10 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -40,17 +42,17 @@ type Operator struct {
 	// Name is the identity URI of the client certificate, or "root".
 	Name      string
 	SourceIP  string
-	RequestID RequestID
+	RequestID iam.RequestID
 }
 
 func (op Operator) identity(c *fsmpb.Cluster) *auditpb.Identity {
-	return &auditpb.Identity{Type: operatorType, PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
+	return &auditpb.Identity{Type: record.OperatorType, PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
 }
 
 // event is a record of something that the operator did.
-func (op Operator) event(name string, c *fsmpb.Cluster) event {
-	return event{
-		name: name, kind: eventOperator, requestID: op.RequestID, identity: op.identity(c), sourceIP: op.SourceIP, transport: "grpc",
+func (op Operator) event(name string, c *fsmpb.Cluster) record.Event {
+	return record.Event{
+		Name: name, Kind: record.KindOperator, RequestID: op.RequestID, Identity: op.identity(c), SourceIP: op.SourceIP, Transport: "grpc",
 	}
 }
 
@@ -239,14 +241,14 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 		}
 	}
 	step := op.event("SubmitShare", c)
-	step.at = e.clock.Now()
+	step.At = e.clock.Now()
 	if index > 0 {
-		step.parameters = append(step.parameters, auditfield.Number("custodian", index))
+		step.Parameters = append(step.Parameters, auditfield.Number("custodian", index))
 	}
-	step.parameters = append(step.parameters, auditfield.Text("shareSet", hex.EncodeToString(set.Set[:])))
-	step.parameters = append(step.parameters, e.ceremony.fieldsLocked()...)
-	step.err = err
-	e.events.pending.add(step)
+	step.Parameters = append(step.Parameters, auditfield.Text("shareSet", hex.EncodeToString(set.Set[:])))
+	step.Parameters = append(step.Parameters, e.ceremony.fieldsLocked()...)
+	step.Err = err
+	e.events.Pending.Add(step)
 	if err != nil {
 		return err
 	}
@@ -255,18 +257,18 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	}
 	// Enough shares. Whatever comes of it, they have served.
 	done := op.event("Unseal", c)
-	done.requestID = [16]byte{} // the last share's step has it
-	done.at = e.clock.Now()
-	done.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
+	done.RequestID = [16]byte{} // the last share's step has it
+	done.At = e.clock.Now()
+	done.Parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
 	e.ceremony.endLocked()
-	keymat.Scrub(func() { done.err = e.vault.Open(c, unseal) })
-	e.events.pending.add(done)
-	if done.err != nil {
-		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.err)
+	keymat.Scrub(func() { done.Err = e.vault.Open(c, unseal) })
+	e.events.Pending.Add(done)
+	if done.Err != nil {
+		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.Err)
 	} else {
 		e.log.Info("node unsealed", "operator", op.Name)
 	}
-	return done.err
+	return done.Err
 }
 
 // abandonLocked wipes what an unfinished ceremony left, if it is time.
@@ -277,10 +279,10 @@ func (e *Engine) abandonLocked(c *fsmpb.Cluster) {
 		return
 	}
 	e.log.Info("shares of an unfinished unsealing were wiped", "shares", n)
-	e.events.pending.add(event{
-		name: "AbandonShares", kind: eventOperator, at: e.clock.Now(),
-		identity:   &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"},
-		parameters: append([]*auditpb.Field{auditfield.Number("shares", n)}, fields...),
+	e.events.Pending.Add(record.Event{
+		Name: "AbandonShares", Kind: record.KindOperator, At: e.clock.Now(),
+		Identity:   &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"},
+		Parameters: append([]*auditpb.Field{auditfield.Number("shares", n)}, fields...),
 	})
 }
 
@@ -309,20 +311,20 @@ func (e *Engine) ResetShares(_ context.Context, op Operator, force []byte) error
 		return nil
 	}
 	step := op.event("ResetShares", c)
-	step.at = e.clock.Now()
-	step.parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
+	step.At = e.clock.Now()
+	step.Parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
 	if owner := e.ceremony.owner; owner != op.Name {
 		if !slices.Equal(force, e.ceremony.nonce[:]) {
-			step.err = kmsapi.Errorf(ErrOwner, "The ceremony under way was begun by %s, and holds %d shares. Only that operator may reset it, or whoever "+
+			step.Err = kmsapi.Errorf(ErrOwner, "The ceremony under way was begun by %s, and holds %d shares. Only that operator may reset it, or whoever "+
 				"forces it, naming ceremony %x; it is recorded.", owner, len(e.ceremony.shares), e.ceremony.nonce)
-			e.events.pending.add(step)
-			return step.err
+			e.events.Pending.Add(step)
+			return step.Err
 		}
-		step.parameters = append(step.parameters, auditfield.Flag("forced", true))
+		step.Parameters = append(step.Parameters, auditfield.Flag("forced", true))
 		e.log.Warn("the ceremony of another operator is reset by force", "operator", op.Name, "owner", owner)
 	}
 	e.ceremony.endLocked()
-	e.events.pending.add(step)
+	e.events.Pending.Add(step)
 	return nil
 }
 
@@ -344,17 +346,17 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 		return e.ResetShares(ctx, op, nil)
 	}
 	ev := op.event("Seal", c)
-	ev.at = e.clock.Now()
-	e.events.recordPendingWithin(ctx, sealPatience/2) // what happened before it
+	ev.At = e.clock.Now()
+	e.events.RecordPendingWithin(ctx, sealPatience/2) // what happened before it
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
-	_, err := e.events.commit(ctx, ev)
+	_, err := e.events.Commit(ctx, ev)
 	e.vault.Seal()
 	e.log.Info("node sealed", "operator", op.Name)
 	if err != nil {
 		e.log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
-		ev.requestID = [16]byte{} // the first may be recorded after all
-		e.events.pending.add(ev)
+		ev.RequestID = [16]byte{} // the first may be recorded after all
+		e.events.Pending.Add(ev)
 	}
 	return nil
 }
@@ -369,10 +371,10 @@ func (e *Engine) ConfirmTime(ctx context.Context, op Operator) error {
 	}
 	until := e.clock.Now().Add(time.Hour)
 	ev := op.event("ConfirmTime", c)
-	ev.parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
-	ev.changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
-	d, err := e.events.commit(ctx, ev)
-	return accepted(ev.name, d, err)
+	ev.Parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
+	ev.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
+	d, err := e.events.Commit(ctx, ev)
+	return record.Accepted(ev.Name, d, err)
 }
 
 // CRLEvent is what came of a certificate revocation list that an operator gave this
@@ -391,12 +393,12 @@ type CRLEvent struct {
 func (e *Engine) RecordCRL(ctx context.Context, op Operator, r CRLEvent) {
 	c, _ := e.replica.State().Cluster()
 	ev := op.event("InstallCRL", c)
-	ev.at, ev.err = e.clock.Now(), r.Err
+	ev.At, ev.Err = e.clock.Now(), r.Err
 	if r.Issuer != "" {
-		ev.parameters = []*auditpb.Field{
+		ev.Parameters = []*auditpb.Field{
 			auditfield.Text("issuer", r.Issuer), auditfield.Text("number", strconv.FormatUint(r.Number, 10)), auditfield.Number("revoked", r.Revoked), auditfield.Number("connectionsClosed", r.Closed),
 		}
 	}
-	e.events.pending.add(ev)
-	e.events.recordPendingWithin(ctx, sealPatience/2)
+	e.events.Pending.Add(ev)
+	e.events.RecordPendingWithin(ctx, sealPatience/2)
 }

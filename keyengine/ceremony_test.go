@@ -18,7 +18,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -85,7 +87,7 @@ func TestInitUnsealSeal(t *testing.T) {
 		if r.EventName == "Seal" {
 			who = "conclave://operator/eve"
 		}
-		if r.EventType != eventOperator || r.Identity.Certificate != who || r.RecipientAccountId != "111122223333" || r.Region != "eu-west-1" {
+		if r.EventType != record.KindOperator || r.Identity.Certificate != who || r.RecipientAccountId != "111122223333" || r.Region != "eu-west-1" {
 			t.Errorf("record of %s: %v", r.EventName, r)
 		}
 	}
@@ -213,7 +215,7 @@ func (*unknowing) Propose(context.Context, *fsmpb.Record) (fsm.Decision, error) 
 }
 
 func isUnavailable(err error) bool {
-	code, _ := outcome(err)
+	code, _ := record.Outcome(err)
 	return code == string(kmsapi.ErrUnavailable.Code)
 }
 
@@ -255,7 +257,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 					t.Fatalf("subset %v opens something else", pick)
 				}
 				e.vault.Seal()
-				e.events.pending.events = nil
+				e.events.Pending.Events = nil
 			})
 			subsetsOf(set.n, set.t-1, func(pick []int) {
 				for _, p := range pick {
@@ -266,7 +268,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 				if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {
 					t.Fatal(err)
 				}
-				e.events.pending.events = nil
+				e.events.Pending.Events = nil
 			})
 			if n := used(e); n != 0 {
 				t.Errorf("%d slots of locked memory are in use", n)
@@ -444,7 +446,7 @@ func TestEventsWaitForALeader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.events.recordPending(t.Context())
+	e.events.RecordPending(t.Context())
 	if e.Sealed() || c.audit.Size() != 1 {
 		t.Fatalf("sealed %v, %d records", e.Sealed(), c.audit.Size())
 	}
@@ -490,15 +492,15 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 			summaries[r.ErrorCode] = r.ServiceEventDetails[0].GetNumber()
 		}
 	}
-	if real != 3 || single != maxPendingRefused {
+	if real != 3 || single != record.MaxPendingRefused {
 		t.Errorf("%d records of the unsealing, %d of single refusals", real, single)
 	}
-	want := map[string]int64{string(ErrShare.Code): refusedShares - maxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - refusedShares}
+	want := map[string]int64{string(ErrShare.Code): refusedShares - record.MaxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - refusedShares}
 	if d := cmp.Diff(want, summaries); d != "" {
 		t.Errorf("summaries (-want +got):\n%s", d)
 	}
-	if len(e.events.pending.events) != 0 {
-		t.Errorf("%d events are still to be recorded", len(e.events.pending.events))
+	if len(e.events.Pending.Events) != 0 {
+		t.Errorf("%d events are still to be recorded", len(e.events.Pending.Events))
 	}
 
 	// A minute later the operator is heard again.
@@ -515,42 +517,42 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 // TestPendingEventsAreBounded: neither many operators nor many steps of one fill
 // the memory, and each has a record of what it did.
 func TestPendingEventsAreBounded(t *testing.T) {
-	p := newPendingEvents()
-	const operators = maxPendingOperators + 8
+	p := record.NewPending()
+	const operators = record.MaxPendingOperators + 8
 	at := time.Unix(1, 0)
 	for i := range operators {
 		op := Operator{Name: fmt.Sprintf("conclave://operator/%d", i)}
-		for range 3 * maxPendingSteps {
+		for range 3 * record.MaxPendingSteps {
 			at = at.Add(time.Second)
 			ev := op.event("ResetShares", nil)
-			ev.at = at
-			p.add(ev)
+			ev.At = at
+			p.Add(ev)
 		}
 	}
-	if n, most := len(p.events), maxPendingOperators*(maxPendingSteps+1)+1; n != most {
+	if n, most := len(p.Events), record.MaxPendingOperators*(record.MaxPendingSteps+1)+1; n != most {
 		t.Errorf("%d events wait, want %d", n, most)
 	}
 	times := make(map[string]int)
-	for len(p.events) > 0 {
-		ev, _ := p.first()
-		times[ev.actor()] += max(1, ev.times)
-		if ev.summary && ev.actor() == "" {
+	for len(p.Events) > 0 {
+		ev, _ := p.First()
+		times[ev.Actor()] += max(1, ev.Times)
+		if ev.Summary && ev.Actor() == "" {
 			// More of it happens while it is being recorded.
-			p.events[0].times++
-			p.done(ev)
-			if len(p.events) != 1 || p.events[0].times != 1 {
-				t.Fatalf("what happened during the recording: %+v", p.events)
+			p.Events[0].Times++
+			p.Done(ev)
+			if len(p.Events) != 1 || p.Events[0].Times != 1 {
+				t.Fatalf("what happened during the recording: %+v", p.Events)
 			}
 			times[""]++
-			p.events = nil
+			p.Events = nil
 			break
 		}
-		p.done(ev)
+		p.Done(ev)
 	}
-	if len(times) != maxPendingOperators+1 || times["conclave://operator/0"] != 3*maxPendingSteps {
+	if len(times) != record.MaxPendingOperators+1 || times["conclave://operator/0"] != 3*record.MaxPendingSteps {
 		t.Errorf("%d operators, the first with %d steps", len(times), times["conclave://operator/0"])
 	}
-	if want := (operators-maxPendingOperators)*3*maxPendingSteps + 1; times[""] != want {
+	if want := (operators-record.MaxPendingOperators)*3*record.MaxPendingSteps + 1; times[""] != want {
 		t.Errorf("%d steps of the others, want %d", times[""], want)
 	}
 }
@@ -668,7 +670,7 @@ func TestSealedSecrets(t *testing.T) {
 			v, m := protowire.ConsumeBytes(b[n:])
 			fields, b = append(fields, string(v)), b[n+m:]
 		}
-		if len(fields) != 4 || len(fields[3]) != secretLen {
+		if len(fields) != 4 || len(fields[3]) != iam.SecretLen {
 			t.Fatalf("%d fields", len(fields))
 		}
 		e.replica.(*fakeReplica).cluster.watch(fields[:3])

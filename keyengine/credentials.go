@@ -11,8 +11,11 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -26,19 +29,19 @@ const maxAccessKeys = 2
 // act decides on a state, what it reads of which is the record's precondition, and
 // says what is changed. Nothing is changed or told before the record, of a refusal
 // too, is committed.
-func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask event, act func(*eval, *event) error) error {
+func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, ask record.Event, act func(*request.Evaluation, *record.Event) error) error {
 	if err := e.limits.allow(c); err != nil {
 		return err
 	}
-	for range maxTries {
-		ev := &eval{ctx: ctx, Services: e.services, state: e.replica.State(), caller: c}
-		if err := ev.admit(); err != nil {
+	for range record.MaxTries {
+		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: e.replica.State(), Caller: c}
+		if err := ev.Admit(); err != nil {
 			return err
 		}
 		done := ask
-		done.name, done.kind, done.requestID = name, eventConclave, c.RequestID
-		done.identity = principalIdentity(c.Identity.Principal(), c.Identity.Credential())
-		done.sourceIP, done.userAgent, done.transport, done.tls = c.SourceIP, c.UserAgent, c.Transport, c.TLS.recorded()
+		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
+		done.Identity = record.IdentityOf(c.Identity.Principal(), c.Identity.Credential())
+		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
 		refused := mustBeRoot(ev, what)
 		if refused == nil && act != nil {
 			refused = act(ev, &done)
@@ -47,22 +50,22 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 			if _, ok := errors.AsType[*kmsapi.Error](refused); !ok {
 				return refused // a fault of this node's
 			}
-			done.err, done.response, ev.changes = refused, nil, nil
+			done.Err, done.Response, ev.Changes = refused, nil, nil
 		}
-		done.reads, done.changes = ev.reads, ev.changes
-		d, err := e.events.commit(ctx, done)
-		switch err := e.events.settled(ctx, name, d, err); {
-		case err == errConflict:
+		done.Reads, done.Changes = ev.Reads, ev.Changes
+		d, err := e.events.Commit(ctx, done)
+		switch err := e.events.Settled(ctx, name, d, err); {
+		case err == record.ErrConflict:
 			continue
 		case err != nil:
 			return err
-		case len(done.changes) == 0 && d.TooLate():
-			return e.withheld.withhold(c.RequestID, name)
+		case len(done.Changes) == 0 && d.TooLate():
+			return e.withheld.Withhold(c.RequestID, name)
 		case refused != nil:
 			e.limits.refused(c, refused)
 			return refused
 		}
-		if len(done.changes) > 0 {
+		if len(done.Changes) > 0 {
 			// So that the caller reads its own write here without a second try.
 			if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
 				e.log.Warn("the change is committed, but this node is behind", "event", name, "err", err)
@@ -74,8 +77,8 @@ func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask e
 }
 
 // mustBeRoot decides: what concerns every principal is the account's own business.
-func mustBeRoot(ev *eval, what string) error {
-	p, c := ev.caller.Identity.Principal(), ev.cluster()
+func mustBeRoot(ev *request.Evaluation, what string) error {
+	p, c := ev.Caller.Identity.Principal(), ev.Cluster()
 	if c != nil && p.Kind == policy.KindRoot && p.Account == c.Account && p.Partition == c.Partition {
 		return nil
 	}
@@ -92,24 +95,24 @@ type CredentialInfo struct {
 	Created     time.Time
 }
 
-// ofCaller are the good credentials of the caller's principal on the state of the
+// credentialsOfCaller are the good credentials of the caller's principal on the state of the
 // evaluation, all of them noted as read. One that no unsealed node wrote is none.
-func credentialsOfCaller(ev *eval) (list []*fsmpb.Credential, err error) {
+func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err error) {
 	o, err := ev.Vault.Current()
 	if err != nil {
 		return nil, err
 	}
-	for c := range ev.state.Credentials(accountOf(ev)) {
-		if c.Principal != ev.caller.Identity.Principal().ARN || !c.Active {
+	for c := range ev.State.Credentials(request.AccountOf(ev)) {
+		if c.Principal != ev.Caller.Identity.Principal().ARN || !c.Active {
 			continue
 		}
-		switch _, err := ev.Authenticator.identify(o, c); {
-		case errors.Is(err, errUnrecognized):
+		switch _, err := ev.Authenticator.Identify(o, c); {
+		case errors.Is(err, iam.ErrUnrecognized):
 			continue
 		case err != nil:
 			return nil, err
 		}
-		ev.credential(c.Id)
+		ev.Credential(c.Id)
 		list = append(list, c)
 	}
 	return list, nil
@@ -117,12 +120,12 @@ func credentialsOfCaller(ev *eval) (list []*fsmpb.Credential, err error) {
 
 // Credentials are the caller's credentials by id, who must be root. Errors:
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) Credentials(ctx context.Context, c *Caller) (list []CredentialInfo, err error) {
+func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []CredentialInfo, err error) {
 	// One that was made on another node just before must be there.
 	if _, err := e.FreshState(ctx); err != nil {
 		return nil, err
 	}
-	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", event{readOnly: true}, func(ev *eval, _ *event) error {
+	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", record.Event{ReadOnly: true}, func(ev *request.Evaluation, _ *record.Event) error {
 		own, err := credentialsOfCaller(ev)
 		list = nil
 		for _, c := range own {
@@ -145,14 +148,14 @@ func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00
 // secret is encrypted to answerKey, see keymat.SealTo, and stored nowhere else.
 // Errors: ErrValidation, ErrLimitExceeded for a third access key, ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byte) (id string, sealed []byte, err error) {
+func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error) {
 	if err := e.hasRoom(); err != nil {
 		return "", nil, err
 	}
 	if _, err := keymat.SealTo(answerKey, nil, nil); err != nil {
 		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
 	}
-	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", event{}, func(ev *eval, done *event) error {
+	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
 		o, err := e.vault.Current()
 		if err != nil {
 			return err
@@ -174,7 +177,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.Principal().ARN, nowIn(ev.state, e.clock).UnixNano())
+			made, secret, err = iam.NewAccessKey(e.vault.Arena(), o, request.AccountOf(ev), ev.Caller.Identity.Principal().ARN, record.Now(ev.State, e.clock).UnixNano())
 			if err != nil {
 				return
 			}
@@ -188,9 +191,9 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 			return vault.Gone(err)
 		}
 		id = made.Id
-		done.response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-		ev.credential(id) // which must not be there
-		ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
+		done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
+		ev.Credential(id) // which must not be there
+		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
 		return nil
 	})
 	if err != nil {
@@ -204,12 +207,12 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 // answers a request received afterwards on it, or on a session of it. Errors:
 // ErrNotFound, ErrInvalidState for the last one, ErrAccessDenied, ErrUnrecognizedClient,
 // ErrUnavailable.
-func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) error {
+func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string) error {
 	if id == "" || len(id) > vault.MaxCredentialID {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "A credential is named by an access key id or the URI of a certificate.")
 	}
-	ask := event{parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
-	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *eval, _ *event) error {
+	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
+	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *request.Evaluation, _ *record.Event) error {
 		// What others there are is read as well: of two calls that would delete each
 		// the other's last one, one comes to nothing.
 		own, err := credentialsOfCaller(ev)
@@ -222,12 +225,12 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 		}
 		switch {
 		case !found:
-			ev.credential(id)
+			ev.Credential(id)
 			return kmsapi.Errorf(kmsapi.ErrNotFound, "Root has no credential %s.", id)
 		case len(own) == 1:
 			return kmsapi.Errorf(kmsapi.ErrInvalidState, "This is the last credential of the account's root user. Create an access key first, and delete this one with that.")
 		}
-		ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(accountOf(ev)), Id: id}}})
+		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(request.AccountOf(ev)), Id: id}}})
 		return nil
 	})
 }
@@ -236,8 +239,8 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 // epoch of each of its access keys is raised. When it returns, no node answers a
 // request received afterwards on one of them. Errors: ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
-	return e.byRoot(ctx, c, "RevokeSessions", "revoke sessions", event{}, func(ev *eval, done *event) error {
+func (e *Engine) RevokeSessions(ctx context.Context, c *iam.Caller) error {
+	return e.byRoot(ctx, c, "RevokeSessions", "revoke sessions", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
 		o, err := e.vault.Current()
 		if err != nil {
 			return err
@@ -259,10 +262,10 @@ func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
 			if err := o.SignCredential(next); err != nil {
 				return err
 			}
-			ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: next}})
+			ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: next}})
 			keys = append(keys, c.Id)
 		}
-		done.response = []*auditpb.Field{auditfield.TextList("accessKeyIds", keys)}
+		done.Response = []*auditpb.Field{auditfield.TextList("accessKeyIds", keys)}
 		return nil
 	})
 }

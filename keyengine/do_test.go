@@ -18,10 +18,15 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // TestNodeThatIsBehind: whatever one node has answered, the other answers by it,
@@ -50,15 +55,15 @@ func TestNodeThatIsBehind(t *testing.T) {
 	}{
 		{"denied", func() {}, "Encrypt", encrypt, kmsapi.ErrAccessDenied},
 		{"allowed", func() { r.setPolicy(id, allow) }, "Encrypt", encrypt, nil},
-		{"disabled", func() { must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
-		{"enabled", func() { must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
+		{"disabled", func() { must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
+		{"enabled", func() { must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
 		{"alias made", func() {
-			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id})
+			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id})
 		}, "Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, nil},
-		{"alias deleted", func() { must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/x")}) },
+		{"alias deleted", func() { must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/x")}) },
 			"Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
 		{"permission withdrawn", func() {
-			must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement))})
+			must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement))})
 		},
 			"Decrypt", decrypt, kmsapi.ErrAccessDenied},
 		{"permission given", func() { r.setPolicy(id, allow) }, "Decrypt", decrypt, nil},
@@ -84,7 +89,7 @@ func TestNodeThatIsBehind(t *testing.T) {
 	}
 	// What was changed on a node can be read there and on the other at once.
 	behind.freeze()
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: new(r.keyOf("second")), Description: new("new")})
+	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: new(r.keyOf("second")), Description: new("new")})
 	out, err := callAs[kmsapi.ListKeysOutput](r, n2, r.root, "ListKeys", &kmsapi.ListKeysInput{})
 	if err != nil || len(out.Keys) != 2 || *out.Keys[0].KeyArn != arn && *out.Keys[1].KeyArn != arn {
 		t.Errorf("ListKeys on a node that is behind: %v, %v", out, err)
@@ -114,8 +119,8 @@ func TestConflictsEndOnTheLeader(t *testing.T) {
 			do := func(op string, in any) (any, error) {
 				conflicts = 0
 				out, err := r.engines[node].Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
-				if conflicts != maxTries {
-					t.Errorf("%s: %d tries before the leader took over, want %d", op, conflicts, maxTries)
+				if conflicts != record.MaxTries {
+					t.Errorf("%s: %d tries before the leader took over, want %d", op, conflicts, record.MaxTries)
 				}
 				return out, err
 			}
@@ -189,7 +194,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encode := func(who Identity) []byte {
+	encode := func(who iam.Identity) []byte {
 		t.Helper()
 		payload, err := encodeForwarded(o, "n2", r.caller(who), op, in)
 		if err != nil {
@@ -227,11 +232,12 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := decodeAnswer(o, "n2", RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
+	if _, err := decodeAnswer(o, "n2", iam.RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
 		t.Errorf("an answer to another request: %v", err)
 	}
-	forged := r.root
-	forged.proof[0] ^= 1
+	proof := [32]byte(r.root.Proof())
+	proof[0] ^= 1
+	forged := iam.ForwardedIdentity(r.root.Principal(), r.root.Credential(), proof, "")
 	refused := func(payload []byte) {
 		t.Helper()
 		c, _, _, err := decodeForwarded(o, "n2", payload)
@@ -243,12 +249,11 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	refused(encode(forged))
 	other := r.user(aliceARN)
-	other.principal = r.root.Principal()
-	refused(encode(other))
+	refused(encode(iam.ForwardedIdentity(r.root.Principal(), other.Credential(), [32]byte(other.Proof()), "")))
 
 	seal := func(m proto.Message) []byte {
 		t.Helper()
-		payload, err := sealMessage(o, forwardContext("request", "n2", RequestID{}), m)
+		payload, err := sealMessage(o, forwardContext("request", "n2", iam.RequestID{}), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -377,8 +382,8 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	replica.err = nil
 	replica.late = true
 	wantError(t, do(), kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
-	wantError(t, do(), kmsapi.ErrUnavailable, "…")                   // a denial may be outdated too
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
+	wantError(t, do(), kmsapi.ErrUnavailable, "…")                           // a denial may be outdated too
 	replica.late = false
 	replica.decide = func() fsm.Verdict { return fsm.Invalid }
 	wantError(t, do(), kmsapi.ErrInternal, "")
@@ -391,8 +396,8 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
 		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
-		plaintext := ev.out.(*kmsapi.GenerateRandomOutput).Plaintext
+		ev := request.Evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
+		plaintext := ev.Out.(*kmsapi.GenerateRandomOutput).Plaintext
 		if out, err := r.first.settle(t.Context(), ev, decision.d, decision.err); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", name, out, err)
 		}
@@ -407,9 +412,9 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 func TestFailureChangesNothing(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	op := define(Operation{Name: "Fail", states: anyState}, func(ev *eval, in *kmsapi.EnableKeyInput) (*none, error) {
-		putTags(ev, r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
-		ev.later = func(*fsm.State) (any, error) { return &none{}, nil }
+	op := request.Define(request.Operation{Name: "Fail", States: request.AnyState}, func(ev *request.Evaluation, in *kmsapi.EnableKeyInput) (*request.None, error) {
+		ops.PutTags(ev, r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
+		ev.Later = func(*fsm.State) (any, error) { return &request.None{}, nil }
 		return nil, kmsapi.ErrDisabled
 	}, nil)
 	out, err := r.first.Do(t.Context(), r.caller(r.root), op, &kmsapi.EnableKeyInput{KeyId: &id})
@@ -451,6 +456,7 @@ func TestBrokenPolicy(t *testing.T) {
 	r.setPolicy(id, "{}")
 	var log bytes.Buffer
 	r.first.log = slog.New(slog.NewTextHandler(&log, nil))
+	r.first.services.Log = r.first.log
 	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrInternal, "")
 	if rec := r.lastRecord(); rec.ErrorCode != "KMSInternalException" || rec.ErrorMessage != "" {
@@ -515,7 +521,7 @@ func TestRefusalsAreLimited(t *testing.T) {
 	id, _ := r.newKey()
 	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalRate: 1, RefusalBurst: 3})
 	alice, bob := r.user(aliceARN), r.user("arn:aws:iam::111122223333:user/bob")
-	ask := func(who Identity) error {
+	ask := func(who iam.Identity) error {
 		_, err := callAs[kmsapi.DescribeKeyOutput](r, r.first, who, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
@@ -557,9 +563,10 @@ func TestLimitsAreBounded(t *testing.T) {
 	}
 	clock := &fakeClock{now: time.Unix(1e9, 0)}
 	l := newLimits(Config{Clock: clock})
-	c := &Caller{}
+	c := &iam.Caller{}
 	for i := range 3 * maxLimited {
-		c.Identity.principal.ARN = string(rune('a'+i%26)) + time.Duration(i).String()
+		who := policy.Principal{ARN: string(rune('a'+i%26)) + time.Duration(i).String()}
+		c.Identity = iam.ForwardedIdentity(who, "", [32]byte{}, "")
 		l.refused(c, kmsapi.ErrAccessDenied)
 		if i == maxLimited {
 			clock.advance(time.Hour)
@@ -646,10 +653,10 @@ func TestConcurrent(t *testing.T) {
 						t.Errorf("Decrypt: %v", err)
 					}
 					if i == 0 {
-						if _, err := callAs[none](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("d")}); err != nil {
+						if _, err := callAs[request.None](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("d")}); err != nil {
 							t.Errorf("UpdateKeyDescription: %v", err)
 						}
-						if _, err := callAs[none](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
+						if _, err := callAs[request.None](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
 							t.Errorf("TagResource: %v", err)
 						}
 					}

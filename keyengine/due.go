@@ -11,6 +11,9 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -31,12 +34,12 @@ type duty struct {
 	at func(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool)
 	// do makes the changes, and says what the record tells beside the key. It must
 	// note all that it reads.
-	do func(ev *eval, t *target, at int64) ([]*auditpb.Field, error)
+	do func(ev *request.Evaluation, t *request.Target, at int64) ([]*auditpb.Field, error)
 }
 
 var duties = []*duty{
 	{"DeleteKey", deletionDue, deleteDue},
-	{"RotateKey", rotationDue, rotateDue},
+	{"RotateKey", rotationDue, ops.RotateDue},
 	{"DeleteExpiredKeyMaterial", expiryDue, expireDue},
 	{"SynchronizeMultiRegionKey", windowDue, startWindow},
 }
@@ -45,8 +48,8 @@ func deletionDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 	return k.DeletionTime, k.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION
 }
 
-func deleteDue(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
-	ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: uint64(t.id.Account), Key: t.id.ID[:], Region: t.id.Region}}})
+func deleteDue(ev *request.Evaluation, t *request.Target, _ int64) ([]*auditpb.Field, error) {
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteKey{DeleteKey: &fsmpb.DeleteKey{Account: uint64(t.ID.Account), Key: t.ID.ID[:], Region: t.ID.Region}}})
 	return nil, nil
 }
 
@@ -54,27 +57,27 @@ func deleteDue(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
 // their primary.
 func rotationDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 	return k.Rotation.GetNext(), k.Rotation.GetEnabled() && k.State == fsmpb.KeyState_KEY_STATE_ENABLED &&
-		k.Origin == kmsapi.OriginKMS && k.Spec == kmsapi.SpecSymmetric && !replica(k)
+		k.Origin == kmsapi.OriginKMS && k.Spec == kmsapi.SpecSymmetric && !request.Replica(k)
 }
 
 func expiryDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
-	at := expires(k)
+	at := request.Expires(k)
 	return at, at != 0 && k.Origin == kmsapi.OriginImported
 }
 
 // expireDue destroys material that has expired. It has not been used since (see
 // asOf).
-func expireDue(ev *eval, t *target, at int64) ([]*auditpb.Field, error) {
-	k := proto.CloneOf(t.key)
+func expireDue(ev *request.Evaluation, t *request.Target, at int64) ([]*auditpb.Field, error) {
+	k := proto.CloneOf(t.Key)
 	var names []string
-	destroy(k, func(m *fsmpb.Material) bool {
+	ops.Destroy(k, func(m *fsmpb.Material) bool {
 		expired := len(m.Wrapped) > 0 && m.ValidTo != 0 && m.ValidTo <= at
 		if expired {
 			names = append(names, hex.EncodeToString(m.MaterialId))
 		}
 		return expired
 	})
-	if err := putDestroyed(ev, t, k); err != nil {
+	if err := ops.PutDestroyed(ev, t, k); err != nil {
 		return nil, err
 	}
 	return []*auditpb.Field{auditfield.TextList("keyMaterialId", names)}, nil
@@ -85,7 +88,7 @@ func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 	if k.State != fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION || len(k.Id) != 16 {
 		return 0, false
 	}
-	for _, r := range regions(c) {
+	for _, r := range request.Regions(c) {
 		if o, _ := s.Key(fsm.KeyID{Account: fsm.Account(k.Account), Region: r, ID: [16]byte(k.Id)}); o != nil && r != k.Region {
 			return 0, false
 		}
@@ -94,16 +97,16 @@ func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 }
 
 // startWindow lets the time run after which a primary without replicas is deleted.
-func startWindow(ev *eval, t *target, _ int64) ([]*auditpb.Field, error) {
-	if len(membersOf(ev, t)) > 1 {
+func startWindow(ev *request.Evaluation, t *request.Target, _ int64) ([]*auditpb.Field, error) {
+	if len(ops.MembersOf(ev, t)) > 1 {
 		return nil, nil
 	}
-	k := proto.CloneOf(t.key)
+	k := proto.CloneOf(t.Key)
 	k.State = fsmpb.KeyState_KEY_STATE_PENDING_DELETION
-	k.DeletionTime = fromNow(ev).Add(time.Duration(k.DeletionDays) * day).UnixNano()
+	k.DeletionTime = ops.FromNow(ev).Add(time.Duration(k.DeletionDays) * ops.Day).UnixNano()
 	k.DeletionDays = 0
-	putKey(ev, k)
-	return []*auditpb.Field{auditfield.Text("deletionDate", auditfield.FormatTime(*timeOf(k.DeletionTime)))}, nil
+	ops.PutKey(ev, k)
+	return []*auditpb.Field{auditfield.Text("deletionDate", auditfield.FormatTime(*ops.TimeOf(k.DeletionTime)))}, nil
 }
 
 // dueID names something that is to happen to a key.
@@ -164,7 +167,7 @@ func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 		d.look(s, now)
 	}
 	// Whichever says that a key is due is good enough to ask: the log decides.
-	clock := nowIn(s, d.e.clock).UnixNano()
+	clock := record.Now(s, d.e.clock).UnixNano()
 	wait := dueLookMax
 	rest := d.pending[:0]
 	for _, k := range d.pending {
@@ -222,7 +225,7 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	}
 	var dec fsm.Decision
 	if err == nil {
-		dec, err = e.events.commit(ctx, *rec)
+		dec, err = e.events.Commit(ctx, *rec)
 	}
 	log := e.log.With("event", k.duty.event, "key_id", k.key.String())
 	wait := 2 * d.waits[k.dueID]
@@ -248,28 +251,28 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 
 // dueEvent is the event that does what is due on a key; nil when that is no longer
 // to be done.
-func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*event, error) {
+func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*record.Event, error) {
 	s := e.replica.State()
 	key, version := s.Key(k.key)
 	if key == nil || version != k.version {
 		return nil, nil
 	}
-	ev := &eval{ctx: ctx, Services: e.services, state: s}
-	ev.note(fsmpb.Kind_KIND_KEY, k.key.Bytes(), version)
-	c := ev.cluster()
+	ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: s}
+	ev.Note(fsmpb.Kind_KIND_KEY, k.key.Bytes(), version)
+	c := ev.Cluster()
 	// The key as it is stored: not all that is due on it may have happened to it as
 	// of now.
-	t := &target{id: k.key, key: key, arn: keyARN(c, k.key.Region, formatKeyID(k.key.ID, key.MultiRegion))}
-	ev.within(k.at, 0)
+	t := &request.Target{ID: k.key, Key: key, ARN: request.KeyARN(c, k.key.Region, request.FormatKeyID(k.key.ID, key.MultiRegion))}
+	ev.Within(k.at, 0)
 	details, err := k.duty.do(ev, t, k.at)
-	if err != nil || len(ev.changes) == 0 {
+	if err != nil || len(ev.Changes) == 0 {
 		return nil, err
 	}
-	return &event{
-		name: k.duty.event, kind: eventService, region: k.key.Region, sourceIP: internalCaller, userAgent: internalCaller,
-		identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: internalCaller},
-		details:   append([]*auditpb.Field{auditfield.Text("keyId", t.arn)}, details...),
-		resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: c.Account, Arn: t.arn}},
-		reads:     ev.reads, changes: ev.changes, notBefore: ev.notBefore, notAfter: ev.notAfter,
+	return &record.Event{
+		Name: k.duty.event, Kind: record.KindService, Region: k.key.Region, SourceIP: record.InternalCaller, UserAgent: record.InternalCaller,
+		Identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: record.InternalCaller},
+		Details:   append([]*auditpb.Field{auditfield.Text("keyId", t.ARN)}, details...),
+		Resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: c.Account, Arn: t.ARN}},
+		Reads:     ev.Reads, Changes: ev.Changes, NotBefore: ev.NotBefore, NotAfter: ev.NotAfter,
 	}, nil
 }

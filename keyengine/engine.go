@@ -15,7 +15,11 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/attest"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -61,9 +65,9 @@ type Config struct {
 	// grow, and DiskFull whether this one's has none; nil for not to be asked.
 	MayGrow, DiskFull func() bool
 
-	KeyStores KeyStoreConfig
+	KeyStores keystore.Config
 
-	Quotas Quotas
+	Quotas request.Quotas
 
 	// Seeds lets Plant make keys whose material is known: for development.
 	Seeds bool
@@ -72,7 +76,7 @@ type Config struct {
 // Engine answers requests on one node. It is safe for concurrent use.
 type Engine struct {
 	// Who callers are.
-	*Authenticator
+	*iam.Authenticator
 
 	cfg     Config
 	replica Replica
@@ -82,11 +86,11 @@ type Engine struct {
 	// initialising is held by Init.
 	initialising sync.Mutex
 	ceremony     *ceremony
-	events       *recorder
-	withheld     *withheld
+	events       *record.Recorder
+	withheld     *record.Withheld
 	checkpoint   checkpointing
 	limits       *limits
-	services     *Services
+	services     *request.Services
 	newest       atomic.Pointer[foundedState] // that was applied
 	metrics      *metrics
 	refusals     map[string]time.Time // when a node was named last; OnApply's alone
@@ -108,20 +112,20 @@ func New(cfg Config) (*Engine, error) {
 	e.ceremony = newCeremony(cfg, e.vault.Arena())
 	e.checkpoint.every = checkpointEvery
 	e.limits = newLimits(cfg)
-	stores, err := newKeyStores(cfg.KeyStores, cfg.Clock.Now)
+	stores, err := keystore.Open(cfg.KeyStores, cfg.Clock.Now)
 	if err != nil {
 		return nil, errors.Join(err, e.vault.Close())
 	}
 	e.metrics = newMetrics(cfg, e)
-	e.events = &recorder{node: cfg.NodeID, vault: e.vault, replica: cfg.Replica, clock: cfg.Clock, log: cfg.Logger, pending: newPendingEvents()}
-	e.withheld = &withheld{late: e.metrics.late, pending: e.events.pending}
-	e.Authenticator = NewAuthenticator(AuthenticatorConfig{
+	e.events = &record.Recorder{Node: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Pending: record.NewPending()}
+	e.withheld = &record.Withheld{Late: e.metrics.late, Pending: e.events.Pending}
+	e.Authenticator = iam.NewAuthenticator(iam.AuthenticatorConfig{
 		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
 	})
-	e.services = &Services{
+	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
-		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.orDefault(),
-		Policies: newPolicyCache(), Keys: new(keyCount), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
+		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),
+		Policies: request.NewPolicyCache(), Keys: new(request.KeyCount), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
 	}
 	return e, nil
 }
@@ -157,7 +161,7 @@ func (e *Engine) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { e.runCheckpoints(ctx) })
-	wg.Go(func() { e.events.run(ctx) })
+	wg.Go(func() { e.events.Run(ctx) })
 	wg.Go(func() { e.runSweeps(ctx) })
 	wg.Go(func() { e.runThrottled(ctx) })
 }
@@ -170,7 +174,7 @@ func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
 // Seal for that, and Checkpoint before, while the node still has peers.
 func (e *Engine) Close() error {
 	e.Authenticator.Close()
-	e.services.Stores.close()
+	e.services.Stores.Close()
 	return e.vault.Close()
 }
 
@@ -181,7 +185,7 @@ func (e *Engine) runSweeps(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		e.expireShares()
-		e.withheld.record(e.replica.State())
+		e.withheld.Record(e.replica.State())
 		e.vault.Sweep(e.replica.State(), e.clock.Now())
 		select {
 		case <-ctx.Done():

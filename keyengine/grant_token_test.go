@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -85,7 +87,7 @@ func TestGrantTokens(t *testing.T) {
 		}
 		_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{token, s}})
 		wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
-		_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &s})
+		_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &s})
 		wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
 	}
 
@@ -128,9 +130,9 @@ func TestGrantTokenOfAnotherRegion(t *testing.T) {
 	there := mustIn[kmsapi.CreateGrantOutput](r, secondRegion, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}})
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
 	wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
-	_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
+	_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
 	wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
-	mustIn[none](r, secondRegion, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
+	mustIn[request.None](r, secondRegion, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
 }
 
 // TestGrantTokensEverywhere: every operation that takes tokens refuses made-up ones,
@@ -150,7 +152,7 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	inputs := map[string]any{
 		"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}},
 		"Decrypt":                             &kmsapi.DecryptInput{CiphertextBlob: blob},
-		"DeriveSharedSecret":                  &kmsapi.DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: new(algorithmECDH)},
+		"DeriveSharedSecret":                  &kmsapi.DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH)},
 		"Decapsulate":                         decapsulateInput(*kem, r.encapsulates(*kem).SharedSecretCiphertextBlob),
 		"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
 		"Encapsulate":                         encapsulateInput(*kem),
@@ -168,7 +170,7 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	}
 	other, _ := r.newKey()
 	gone := r.createGrant(other, aliceARN, "Encrypt")
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
 	there := r.createGrant(other, aliceARN, "Encrypt")
 	for _, op := range Operations() {
 		f, takes := reflect.TypeOf(op.NewInput()).Elem().FieldByName("GrantTokens")
@@ -200,7 +202,7 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	_, err := callAs[kmsapi.EncryptOutput](r, r.first, bob, "Encrypt", &kmsapi.EncryptInput{KeyId: &other, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	// Retiring by a token of what is gone says so.
-	_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: gone.GrantToken})
+	_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: gone.GrantToken})
 	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*gone.GrantId+" not found")
 	// A token cannot be made to name more than it does: key and grant are bound.
 	key, grant, err := r.first.vault.GrantOfToken(*there.GrantToken)

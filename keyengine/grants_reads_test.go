@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -14,7 +15,7 @@ import (
 func grantHex(n byte) string { return strings.Repeat(hex.EncodeToString([]byte{n}), 32) }
 
 func bytesOfGrant(id string) []byte {
-	b, err := parseGrantID(id)
+	b, err := ops.ParseGrantID(id)
 	if err != nil {
 		panic(err)
 	}

@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -19,7 +22,7 @@ const (
 )
 
 // from is a request that is made for a resource.
-func (r *room) from(e *Engine, id Identity, source, op string, in any) (any, error) {
+func (r *room) from(e *Engine, id iam.Identity, source, op string, in any) (any, error) {
 	c := r.caller(id)
 	c.SourceArn = source
 	return e.Do(r.t.Context(), c, OperationNamed(op), in)
@@ -97,7 +100,7 @@ func TestSourceArnOfOrdinaryCallers(t *testing.T) {
 	// Not even where the caller needs no grant, so that no request has a source that
 	// it may not have.
 	_, err := r.from(r.first, r.root, tableARN, "Encrypt", in)
-	wantError(t, err, kmsapi.ErrAccessDenied, errNoSource.Message)
+	wantError(t, err, kmsapi.ErrAccessDenied, request.ErrNoSource.Message)
 	if _, err := r.from(r.first, r.root, "", "Encrypt", in); err != nil {
 		t.Error(err)
 	}
@@ -136,7 +139,7 @@ func TestSourceArnAndContext(t *testing.T) {
 		c.SourceArn = new(tableARN)
 		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: new(backupService), RetiringPrincipal: new(bobARN),
 			Operations: []string{"Encrypt"}, Constraints: c})
-		want := kmsapi.GrantListEntry{KeyId: &arn, GrantId: out.GrantId, Name: new(""), CreationDate: timeOf(r.cluster.clock.Now().UnixNano()), GranteeServicePrincipal: new(backupService),
+		want := kmsapi.GrantListEntry{KeyId: &arn, GrantId: out.GrantId, Name: new(""), CreationDate: ops.TimeOf(r.cluster.clock.Now().UnixNano()), GranteeServicePrincipal: new(backupService),
 			RetiringPrincipal: new(bobARN), IssuingAccount: new("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Encrypt"}, Constraints: c}
 		if d := cmp.Diff([]kmsapi.GrantListEntry{want}, r.grantsOf(id)); d != "" {
 			t.Errorf("ListGrants (-want +got):\n%s", d)
@@ -206,7 +209,7 @@ func TestGrantsOfServices(t *testing.T) {
 	if err != nil || len(list.Grants) != 2 || list.Grants[0].RetiringPrincipal != nil || *list.Grants[0].RetiringServicePrincipal != backupService {
 		t.Errorf("the service's retirable grants: %v, %v", list, err)
 	}
-	for name, who := range map[string]Identity{"another service": other, "the account": r.root, "a user": r.user(aliceARN)} {
+	for name, who := range map[string]iam.Identity{"another service": other, "the account": r.root, "a user": r.user(aliceARN)} {
 		if _, err := callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, who, "ListRetirableGrants", mine); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("%s lists the service's retirable grants: %v", name, err)
 		}
@@ -229,7 +232,7 @@ func TestGrantsOfServices(t *testing.T) {
 	// A grant's source says nothing on who may retire it.
 	for _, tt := range []struct {
 		name  string
-		who   Identity
+		who   iam.Identity
 		grant *kmsapi.CreateGrantOutput
 		want  *kmsapi.Error
 	}{
@@ -240,12 +243,12 @@ func TestGrantsOfServices(t *testing.T) {
 		{"grantee service with RetireGrant", other, third, kmsapi.ErrDryRun},
 		{"the account that made it", r.root, first, kmsapi.ErrDryRun},
 	} {
-		_, err := callAs[none](r, r.first, tt.who, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: tt.grant.GrantId, DryRun: new(true)})
+		_, err := callAs[request.None](r, r.first, tt.who, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: tt.grant.GrantId, DryRun: new(true)})
 		if !errors.Is(err, tt.want) {
 			t.Errorf("RetireGrant, %s: %v, want %v", tt.name, err, tt.want.Code)
 		}
 	}
-	if _, err := callAs[none](r, r.first, backup, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: second.GrantToken}); err != nil {
+	if _, err := callAs[request.None](r, r.first, backup, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: second.GrantToken}); err != nil {
 		t.Error(err)
 	}
 }

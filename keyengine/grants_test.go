@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -247,13 +250,13 @@ func TestGrantsEverywhere(t *testing.T) {
 	}
 	for i, end := range []func(g *kmsapi.CreateGrantOutput){
 		func(g *kmsapi.CreateGrantOutput) {
-			must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
+			must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
 		},
 		func(g *kmsapi.CreateGrantOutput) {
-			must[none](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
+			must[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
 		},
 		func(g *kmsapi.CreateGrantOutput) {
-			must[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
+			must[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
 		},
 	} {
 		if err := encrypt(); !errors.Is(err, kmsapi.ErrAccessDenied) {
@@ -278,7 +281,7 @@ func TestGrantsEverywhere(t *testing.T) {
 		if err != nil || len(list.Grants) != 1 || *list.Grants[0].GrantId != *g.GrantId {
 			t.Errorf("way %d: ListGrants on the other node: %v, %v", i, list, err)
 		}
-		if _, err := callAs[none](r, n2, r.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
+		if _, err := callAs[request.None](r, n2, r.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
 			t.Errorf("way %d: RetireGrant on the other node: %v", i, err)
 		}
 		behind.thaw()
@@ -288,13 +291,13 @@ func TestGrantsEverywhere(t *testing.T) {
 func grantWith(c *kmsapi.GrantConstraints, operations ...string) *fsmpb.Grant {
 	g := &fsmpb.Grant{Operations: operations}
 	if c != nil {
-		_ = constrain(g, c)
+		_ = ops.Constrain(g, c)
 	}
 	return g
 }
 
 func admits(g *fsmpb.Grant, context map[string]string) bool {
-	return (&requestContext{pairs: context}).admits(g, "kms:Encrypt")
+	return (&request.RequestContext{Pairs: context}).Admits(g, "kms:Encrypt")
 }
 
 // TestChildConstraints: which constraints are as strict as which.
@@ -315,7 +318,7 @@ func TestChildConstraints(t *testing.T) {
 			for _, ctx := range contexts {
 				want = want && (!admits(child, ctx) || admits(parent, ctx))
 			}
-			if got := covers(parent, child); got != want {
+			if got := request.Covers(parent, child); got != want {
 				t.Errorf("parent %d (%v), child %d (%v): %v, want %v", i, p, j, c, got, want)
 			}
 		}
@@ -336,7 +339,7 @@ func TestEscalationByGrants(t *testing.T) {
 	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
 	// Nor a third one, that can make grants of nothing else, its missing constraint.
 	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
-	try := func(who Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
+	try := func(who iam.Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
 		return callAs[kmsapi.CreateGrantOutput](r, r.first, who, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
 	}
 	for _, tt := range []struct {
@@ -361,7 +364,7 @@ func TestEscalationByGrants(t *testing.T) {
 		{"one of each grant", id, subset(app), []string{"Decrypt", "Encrypt"}, false},
 		{"one of each grant that may make grants", id, subset(app), []string{"Decrypt", "RetireGrant"}, false},
 		{"an operation of no grant", id, subset(app), []string{"GenerateDataKey"}, false},
-		{"all operations", id, subset(app), append([]string(nil), grantOperations(&fsmpb.Key{Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt})...), false},
+		{"all operations", id, subset(app), append([]string(nil), ops.GrantOperations(&fsmpb.Key{Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt})...), false},
 		{"one twice and one more", id, subset(app), []string{"Decrypt", "Decrypt", "ReEncryptFrom"}, false},
 		{"another key", other, subset(app), []string{"Decrypt"}, false},
 	} {
@@ -381,17 +384,17 @@ func TestEscalationByGrants(t *testing.T) {
 		t.Errorf("second step without constraint: %v", err)
 	}
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
-	for _, who := range []Identity{alice, bob} {
+	for _, who := range []iam.Identity{alice, bob} {
 		_, err := callAs[kmsapi.DecryptOutput](r, r.first, who, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
 	// A grantee can end nothing that it was not given to end.
-	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	_, err := callAs[request.None](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	_, err = callAs[none](r, r.first, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
+	_, err = callAs[request.None](r, r.first, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
 	wantError(t, err, kmsapi.ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: kms:RetireGrant on resource: %s because no identity-based policy allows the kms:RetireGrant action", bobARN, arn))
 	// With the parent gone its grantee makes no more of them; those made stay.
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
 	blob = must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
 	if _, err := callAs[kmsapi.DecryptOutput](r, r.first, bob, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
 		t.Errorf("by a child whose parent is gone: %v", err)

@@ -20,8 +20,11 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -114,7 +117,7 @@ func (p *InitParams) check() error {
 	if p.Partition == "" {
 		p.Partition = "aws"
 	}
-	if _, err := policy.ParsePrincipal(rootARN(p.Partition, "000000000000")); err != nil {
+	if _, err := policy.ParsePrincipal(request.RootARN(p.Partition, "000000000000")); err != nil {
 		bad = append(bad, "the partition must be aws or begin with aws-")
 	}
 	if p.RootCertificate != "" {
@@ -184,7 +187,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	e.initialising.Lock()
 	defer e.initialising.Unlock()
 	if err := e.replica.Barrier(ctx); err != nil {
-		return nil, unavailable(err)
+		return nil, record.Unavailable(err)
 	}
 	s := e.replica.State()
 	if c, _ := s.Cluster(); c != nil {
@@ -201,24 +204,24 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	}
 	defer f.wipe()
 	ev := op.event("Init", f.cluster)
-	ev.parameters = []*auditpb.Field{
+	ev.Parameters = []*auditpb.Field{
 		auditfield.Number("shares", p.Shares), auditfield.Number("threshold", p.Threshold), auditfield.Text("account", p.Account), auditfield.Text("region", p.Region),
 		auditfield.Text("partition", p.Partition), auditfield.Flag("anyRegion", p.AnyRegion),
 	}
 	if len(p.Regions) > 1 {
-		ev.parameters = append(ev.parameters, auditfield.TextList("regions", p.Regions))
+		ev.Parameters = append(ev.Parameters, auditfield.TextList("regions", p.Regions))
 	}
 	if p.RootCertificate != "" {
-		ev.parameters = append(ev.parameters, auditfield.Text("rootCertificate", p.RootCertificate))
+		ev.Parameters = append(ev.Parameters, auditfield.Text("rootCertificate", p.RootCertificate))
 	}
-	ev.response = []*auditpb.Field{auditfield.Text("clusterId", clusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
+	ev.Response = []*auditpb.Field{auditfield.Text("clusterId", clusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
 	// That there is no cluster yet is the precondition: of two who try, one fails.
-	ev.reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
-	ev.changes = append(ev.changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
+	ev.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
+	ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
 	for _, c := range f.credentials {
-		ev.changes = append(ev.changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
+		ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
 	}
-	rec, err := e.events.seal(f.opened, f.cluster, ev)
+	rec, err := e.events.Seal(f.opened, f.cluster, ev)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +238,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	}
 	switch {
 	case err != nil:
-		return nil, unavailable(err)
+		return nil, record.Unavailable(err)
 	case d.Verdict == fsm.Conflict:
 		return nil, errInitialised
 	case d.Verdict != fsm.Accepted:
@@ -310,7 +313,7 @@ func (f *initialisation) wipe() {
 
 // makeCluster makes the keys of a new cluster, in the arena.
 func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
-	now := nowIn(e.replica.State(), e.clock).UnixNano()
+	now := record.Now(e.replica.State(), e.clock).UnixNano()
 	cluster, set := randomID(), randomID()
 	if p.ClusterID != ([16]byte{}) {
 		cluster = p.ClusterID
@@ -335,7 +338,7 @@ func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
 	}
 	defer unseal.Destroy()
 
-	f.result = &InitResult{ClusterID: clusterID(c), RootARN: rootARN(p.Partition, p.Account)}
+	f.result = &InitResult{ClusterID: clusterID(c), RootARN: request.RootARN(p.Partition, p.Account)}
 	shares, err := f.deal(arena, unseal, p)
 	if err != nil {
 		return nil, err
@@ -347,7 +350,7 @@ func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
 	if !ok {
 		return nil, fmt.Errorf("%q is no account id", p.Account)
 	}
-	key, secret, err := newAccessKey(arena, f.opened, account, f.result.RootARN, now)
+	key, secret, err := iam.NewAccessKey(arena, f.opened, account, f.result.RootARN, now)
 	if err != nil {
 		return nil, err
 	}

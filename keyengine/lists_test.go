@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -55,10 +56,10 @@ func TestLists(t *testing.T) {
 	long := "alias/" + strings.Repeat("x", 250)
 	names := []string{"alias/A", "alias/a", "alias/a/b", "alias/a0", "alias/z", long}
 	for i, name := range names {
-		must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
+		must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
 	}
 	slices.Sort(names)
-	must[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
+	must[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
 
 	keys := func(limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
@@ -125,7 +126,7 @@ func TestLists(t *testing.T) {
 	}
 	// A list that changes between pages misses nothing that stays.
 	out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(2))})
-	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
+	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
 	out = must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(100)), Marker: out.NextMarker})
 	if got := len(out.Aliases); got != 4 || *out.Aliases[0].AliasName != names[2] {
 		t.Errorf("after a deletion the next page has %d aliases from %s on, want 4 from %s on", got, *out.Aliases[0].AliasName, names[2])
@@ -163,9 +164,9 @@ func TestMarkers(t *testing.T) {
 	b, _ := r.newKey()
 	for _, key := range []string{a, b} {
 		for i := range 2 {
-			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
+			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
 		}
-		must[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
+		must[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
 	}
 	one := new(int32(1))
 	keysMarker := must[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Limit: one}).NextMarker

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -312,7 +313,7 @@ func TestOpenSSLImport(t *testing.T) {
 				material = b.read("random")
 			}
 			r.imports(&kmsapi.ImportKeyMaterialInput{
-				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: new(modelForever),
+				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: new(ops.ModelForever),
 			})
 			switch tt.usage {
 			case kmsapi.UsageEncrypt:

@@ -3,16 +3,19 @@ package keyengine
 import (
 	"maps"
 	"slices"
+
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
 // OperationNamed is the operation that AWS calls name; nil when there is none.
-func OperationNamed(name string) *Operation { return table[name] }
+func OperationNamed(name string) *request.Operation { return ops.Table[name] }
 
 // Operations are all operations by name.
-func Operations() []*Operation {
-	ops := make([]*Operation, 0, len(table))
-	for _, name := range slices.Sorted(maps.Keys(table)) {
-		ops = append(ops, table[name])
+func Operations() []*request.Operation {
+	list := make([]*request.Operation, 0, len(ops.Table))
+	for _, name := range slices.Sorted(maps.Keys(ops.Table)) {
+		list = append(list, ops.Table[name])
 	}
-	return ops
+	return list
 }

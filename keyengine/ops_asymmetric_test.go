@@ -18,6 +18,7 @@ import (
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	secgecdsa "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -413,7 +414,7 @@ func TestWrongUsage(t *testing.T) {
 			if op.usage == k.usage {
 				continue
 			}
-			_, err := call[none](r, op.name, op.in(id))
+			_, err := call[request.None](r, op.name, op.in(id))
 			wantError(t, err, kmsapi.ErrInvalidKeyUsage, arn+" key usage is "+k.usage+" which is not valid for "+op.name+".")
 		}
 	}
@@ -426,9 +427,9 @@ func TestWrongUsage(t *testing.T) {
 		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 	} {
-		_, err := call[none](r, op, in)
+		_, err := call[request.None](r, op, in)
 		wantError(t, err, kmsapi.ErrInvalidKeyUsage, "You cannot generate a data key with an asymmetric CMK")
 	}
-	_, err := call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, other)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -64,7 +66,7 @@ func TestCreateGrant(t *testing.T) {
 		t.Error("the record holds the token")
 	}
 	entry := kmsapi.GrantListEntry{
-		KeyId: &arn, GrantId: out.GrantId, Name: new("my/grant:1_-"), CreationDate: timeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: new(aliceARN),
+		KeyId: &arn, GrantId: out.GrantId, Name: new("my/grant:1_-"), CreationDate: ops.TimeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: new(aliceARN),
 		RetiringPrincipal: new(bobARN), IssuingAccount: new("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Decrypt", "Encrypt"}, Constraints: subset(pairs),
 	}
 	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, r.grantsOf(id)); d != "" {
@@ -94,7 +96,7 @@ func TestCreateGrantErrors(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
 	rsa := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), KeyUsage: new(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	long := strings.Repeat("é", 384)
 	nine := map[string]string{}
 	for i := range 9 {
@@ -300,7 +302,7 @@ func TestNamedGrants(t *testing.T) {
 		t.Error("a request found the grant of another account's")
 	}
 	// One that was revoked does not come back.
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
 	if out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
 		t.Error("a revoked grant came back under its id")
 	}
@@ -510,14 +512,14 @@ func TestRetireGrant(t *testing.T) {
 			} {
 				in.DryRun = new(true)
 				want := map[bool]*kmsapi.Error{true: kmsapi.ErrDryRun, false: kmsapi.ErrAccessDenied}[tt.want]
-				_, err := callAs[none](r, r.first, who, "RetireGrant", in)
+				_, err := callAs[request.None](r, r.first, who, "RetireGrant", in)
 				wantError(t, err, want, "…")
 				rec := r.lastRecord()
 				if last := rec.Additional[len(rec.Additional)-1]; last.Name != "grantId" || last.GetText() != grantHex(1) || len(rec.Resources) != 1 || rec.Resources[0].Arn != arn {
 					t.Errorf("by %s: the record does not name the grant and its key: %v", way, rec)
 				}
 			}
-			_, err = callAs[none](r, r.first, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
+			_, err = callAs[request.None](r, r.first, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
 			if (err == nil) != tt.want {
 				t.Errorf("got %v", err)
 			}
@@ -557,14 +559,14 @@ func TestEndGrantErrors(t *testing.T) {
 		{"no such key", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: new("x"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "Invalid keyId 'x'"},
 		{"by alias", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: new("alias/x"), GrantId: out.GrantId}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
 		{"long token", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: new(strings.Repeat("A", 8193))}, kmsapi.ErrValidation, "…"},
-		{"dry run", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: new(true)}, kmsapi.ErrDryRun, errDryRun.Message},
+		{"dry run", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
 		{"malformed id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: new(strings.ToUpper(grantHex(0xab)))}, kmsapi.ErrInvalidGrantID, ""},
 		{"unknown id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: &unknown}, kmsapi.ErrNotFound, "Grant ID " + unknown + " not found"},
 		{"on another key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: out.GrantId}, kmsapi.ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
 		{"no grant", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn}, kmsapi.ErrValidation, "…"},
 		{"no such key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: new("12345678-1234-1234-1234-123456789012"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "…"},
-		{"dry run", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: new(true)}, kmsapi.ErrDryRun, errDryRun.Message},
-		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, DryRun: new(true)}, kmsapi.ErrDryRun, errDryRun.Message},
+		{"dry run", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
+		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
 		{"dry run of a bad one", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Sign"}, DryRun: new(true)}, kmsapi.ErrValidation, "…"},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
@@ -574,12 +576,12 @@ func TestEndGrantErrors(t *testing.T) {
 		}
 	}
 	alice := r.user(aliceARN)
-	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
+	_, err := callAs[request.None](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	if got := idsOf(r.grantsOf(id)); !slices.Equal(got, []string{*out.GrantId}) {
 		t.Errorf("the key has grants %v, want %s", got, *out.GrantId)
 	}
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
 	if rec := r.lastRecord(); rec.ResponseElements != nil || rec.ReadOnly {
 		t.Errorf("RevokeGrant's record: %v", rec)
 	}
@@ -599,16 +601,16 @@ func TestGrantsAndKeys(t *testing.T) {
 		_, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	wantError(t, encrypt(), kmsapi.ErrDisabled, arn+" is disabled.")
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	wantError(t, encrypt(), kmsapi.ErrInvalidState, arn+" is pending deletion.")
 	if n := len(r.grantsOf(id)); n != 1 {
 		t.Errorf("%d grants on a key that is to be deleted, want 1", n)
 	}
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	if err := encrypt(); err != nil {
 		t.Errorf("with the deletion called off: %v", err)
 	}
@@ -623,16 +625,16 @@ func TestGrantsAndKeys(t *testing.T) {
 		_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
 		wantError(t, err, kmsapi.ErrInvalidState, message)
 		g := r.grantsOf(id)[0].GrantId
-		_, err = call[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
+		_, err = call[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
 		wantError(t, err, kmsapi.ErrDryRun, "…")
-		_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
+		_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
 		wantError(t, err, kmsapi.ErrDryRun, "…")
 	}
 	r.deleteIn(testRegion, id)
 	if g, _ := r.cluster.state().Grant(r.keyID(id), bytesOfGrant(*out.GrantId)); g != nil {
 		t.Error("the grant outlives its key")
 	}
-	_, err := callAs[none](r, r.first, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
+	_, err := callAs[request.None](r, r.first, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
 	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
 	wantError(t, encrypt(), kmsapi.ErrNotFound, "…")
 
@@ -664,16 +666,16 @@ func TestGrantQuota(t *testing.T) {
 	alice := r.user(aliceARN)
 	id, arn := r.newKey()
 	k := r.keyID(id)
-	for i := 0; i < defaultQuotas.Grants-1; {
+	for i := 0; i < request.DefaultQuotas.Grants-1; {
 		var changes []*fsmpb.Change
-		for ; len(changes) < 16 && i < defaultQuotas.Grants-1; i++ {
+		for ; len(changes) < 16 && i < request.DefaultQuotas.Grants-1; i++ {
 			c := r.grantChange(id, fmt.Sprintf("%064x", i), fmt.Sprintf("arn:aws:iam::%s:user/u%d", testAccount, i), "Encrypt")
 			changes = append(changes, c)
 		}
 		r.cluster.change(changes...)
 	}
 	last := r.createGrant(id, aliceARN, "Encrypt")
-	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != defaultQuotas.Grants {
+	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != request.DefaultQuotas.Grants {
 		t.Fatalf("the key has %d grants", n.Count)
 	}
 	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
@@ -693,7 +695,7 @@ func TestGrantQuota(t *testing.T) {
 	}
 	r.dropGrant(id, grantHex(0xee))
 	r.cluster.replica("n2").freeze()
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
 	if _, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", more); err != nil {
 		t.Errorf("on a node that is behind, with room made: %v", err)
 	}

@@ -12,7 +12,9 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -33,7 +35,7 @@ func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *kmsapi.
 	if err != nil {
 		r.t.Fatalf("wrapping: %v", err)
 	}
-	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(ops.ModelForever)}
 }
 
 // symmetric is an import of a 32-byte key made of one digit.
@@ -86,7 +88,7 @@ func TestImportSymmetric(t *testing.T) {
 		t.Errorf("parameters of %s, valid to %v, token of %d bytes", *p.KeyId, *p.ParametersValidTo, len(p.ImportToken))
 	}
 	in := r.symmetric(id, 1)
-	until := start.Add(100 * day)
+	until := start.Add(100 * ops.Day)
 	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, new("from the safe")
 	// Another node than gave out the token takes it, that leads by now and has lost all
 	// that it held in memory meanwhile.
@@ -107,7 +109,7 @@ func TestImportSymmetric(t *testing.T) {
 		t.Errorf("answer: %s, %s; want %s", *out.KeyId, *out.KeyMaterialId, want)
 	}
 	m = r.describe(id)
-	if *m.KeyState != "Enabled" || !*m.Enabled || *m.ExpirationModel != modelExpires || !m.ValidTo.Equal(until) || *m.CurrentKeyMaterialId != want {
+	if *m.KeyState != "Enabled" || !*m.Enabled || *m.ExpirationModel != ops.ModelExpires || !m.ValidTo.Equal(until) || *m.CurrentKeyMaterialId != want {
 		t.Errorf("after the import: %+v", m)
 	}
 	if r.opens(r.seal(id, "hello"), "hello") != want {
@@ -185,7 +187,7 @@ func TestImportEachSpec(t *testing.T) {
 			r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material))
 			r.wantState(id, "Enabled")
 			in := r.wrapped(id, tt.wrapping, tt.algorithm, material)
-			in.ImportType = new(importExisting)
+			in.ImportType = new(ops.ImportExisting)
 			r.refusesImport(in, kmsapi.ErrUnsupported, "…")
 		})
 	}
@@ -212,17 +214,17 @@ func TestImportErrors(t *testing.T) {
 	}{
 		{"no date", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel = nil }), kmsapi.ErrValidation,
 			"A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"},
-		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = new(now.Add(day)) }), kmsapi.ErrValidation,
+		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = new(now.Add(ops.Day)) }), kmsapi.ErrValidation,
 			"A validTo date cannot be set if the ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE"},
 		{"date now", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.ValidTo = nil, &now }), kmsapi.ErrValidation, "…"},
 		{"date far ahead", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ExpirationModel, in.ValidTo = nil, new(now.Add(365*day+time.Second))
+			in.ExpirationModel, in.ValidTo = nil, new(now.Add(365*ops.Day+time.Second))
 		}), kmsapi.ErrValidation, "…"},
 		{"date beyond all clocks", variant(func(in *kmsapi.ImportKeyMaterialInput) {
 			in.ExpirationModel, in.ValidTo = nil, new(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 		}), kmsapi.ErrValidation, "…"},
 		{"new, but which", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ImportType, in.KeyMaterialId = new(importNew), new(strings.Repeat("a", 64))
+			in.ImportType, in.KeyMaterialId = new(ops.ImportNew), new(strings.Repeat("a", 64))
 		}), kmsapi.ErrValidation, "…"},
 		{"rules between members before the key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, new("nothing") }), kmsapi.ErrValidation, "…"},
 		{"key of other origin", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &ours }), kmsapi.ErrUnsupported, oursARN + " origin is AWS_KMS which is not valid for this operation."},
@@ -234,7 +236,7 @@ func TestImportErrors(t *testing.T) {
 		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = new(importExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = new(ops.ImportExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = new(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 	}
 	for _, tt := range tests {
@@ -302,8 +304,8 @@ func TestImportTokenExpires(t *testing.T) {
 		t.Errorf("remembers %d tokens, of which one can be used", len(k.UsedTokens))
 	}
 	r.mangle(id, func(k *fsmpb.Key) {
-		for i := range maxUsedTokens - 1 {
-			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(day).UnixNano()})
+		for i := range ops.MaxUsedTokens - 1 {
+			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(ops.Day).UnixNano()})
 		}
 	})
 	r.refusesImport(r.symmetric(id, 1), kmsapi.ErrLimitExceeded, "…")
@@ -400,12 +402,12 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	r.opens(blob, "x")
 
 	// A key that was disabled is so afterwards, too.
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	remove(nil)
 	r.wantState(id, "PendingImport")
 	r.imports(r.symmetric(id, 1))
 	r.wantState(id, "Disabled")
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	// What is pending deletion stays so; when that is cancelled, it waits.
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
@@ -431,12 +433,12 @@ func TestImportAndRotate(t *testing.T) {
 	nothing := "No available key material pending rotation for the key: " + arn + "."
 	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
 	known := r.symmetric(id, 1)
-	known.ImportType = new(importNew)
+	known.ImportType = new(ops.ImportNew)
 	r.refusesImport(known, kmsapi.ErrIncorrectKeyMaterial, "")
 	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "") // existing is the default now
 	fresh := func(digit byte) *kmsapi.ImportKeyMaterialInput {
 		in := r.symmetric(id, digit)
-		in.ImportType = new(importNew)
+		in.ImportType = new(ops.ImportNew)
 		return in
 	}
 	second := fresh(2)
@@ -461,7 +463,7 @@ func TestImportAndRotate(t *testing.T) {
 		}
 		return strings.Join(lines, ", ")
 	}
-	if got := show(new(allMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
+	if got := show(new(ops.AllMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
 		t.Errorf("materials: %s", got)
 	}
 	if got := show(nil); got != "" {
@@ -485,7 +487,7 @@ func TestImportAndRotate(t *testing.T) {
 	// All of them are needed.
 	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
 	r.wantState(id, "PendingImport")
-	if got := show(new(allMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
+	if got := show(new(ops.AllMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
 		t.Errorf("materials: %s", got)
 	}
 	r.imports(r.symmetric(id, 1))
@@ -501,7 +503,7 @@ func (r *room) expiring(id string, digit byte, after time.Duration) int64 {
 	r.t.Helper()
 	in := r.symmetric(id, digit)
 	at := r.cluster.clock.Now().Add(after)
-	in.ExpirationModel, in.ValidTo = new(modelExpires), &at
+	in.ExpirationModel, in.ValidTo = new(ops.ModelExpires), &at
 	r.imports(in)
 	return at.UnixNano()
 }
@@ -544,7 +546,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	}
 	r.wantState(id, "PendingImport")
 	// A change of the key meanwhile neither revives it nor swallows the event.
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
+	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
 	newDue(r.first).round(t.Context(), time.Now())
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
@@ -583,7 +585,7 @@ func TestRotateToWhatExpires(t *testing.T) {
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	r.imports(r.symmetric(id, 1))
 	in := r.symmetric(id, 2)
-	in.ImportType, in.ExpirationModel, in.ValidTo = new(importNew), nil, new(r.cluster.clock.Now().Add(time.Hour))
+	in.ImportType, in.ExpirationModel, in.ValidTo = new(ops.ImportNew), nil, new(r.cluster.clock.Now().Add(time.Hour))
 	r.imports(in)
 	r.cluster.advance(time.Hour - time.Second)
 	r.passes(time.Second)
@@ -597,9 +599,9 @@ func TestRotateToWhatExpires(t *testing.T) {
 func TestDueExpiryOnce(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	r.expiring(id, 1, 100*day)
+	r.expiring(id, 1, 100*ops.Day)
 	r.seal(id, "x")
-	r.engines["n2"].clock = &fakeClock{now: r.cluster.clock.Now().Add(200 * day)} // ahead
+	r.engines["n2"].clock = &fakeClock{now: r.cluster.clock.Now().Add(200 * ops.Day)} // ahead
 	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
 	there := func() bool { return len(r.stored(id).Materials[0].Wrapped) > 0 }
 	for range 5 {
@@ -607,7 +609,7 @@ func TestDueExpiryOnce(t *testing.T) {
 		d1.round(t.Context(), now)
 		d2.round(t.Context(), now)
 	}
-	r.cluster.advance(100*day - time.Second)
+	r.cluster.advance(100*ops.Day - time.Second)
 	now = now.Add(dueRetryMax)
 	d2.round(t.Context(), now)
 	if !there() {
@@ -646,15 +648,15 @@ func TestDueExpiryOnce(t *testing.T) {
 func TestExpiryOfSeveral(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	late := r.expiring(id, 1, 10*day)
+	late := r.expiring(id, 1, 10*ops.Day)
 	pending := r.symmetric(id, 2)
-	soon := r.cluster.clock.Now().Add(day)
-	pending.ImportType, pending.ExpirationModel, pending.ValidTo = new(importNew), nil, &soon
+	soon := r.cluster.clock.Now().Add(ops.Day)
+	pending.ImportType, pending.ExpirationModel, pending.ValidTo = new(ops.ImportNew), nil, &soon
 	r.imports(pending)
 	if m := r.describe(id); !m.ValidTo.Equal(soon) {
 		t.Errorf("ValidTo is %v, want the earliest, %v", m.ValidTo, soon)
 	}
-	r.cluster.advance(day)
+	r.cluster.advance(ops.Day)
 	d, now := newDue(r.first), time.Now()
 	d.round(t.Context(), now)
 	if k := r.stored(id); len(k.Materials) != 1 {
@@ -664,10 +666,10 @@ func TestExpiryOfSeveral(t *testing.T) {
 		t.Errorf("%s, valid to %v", *m.KeyState, m.ValidTo)
 	}
 	r.imports(r.symmetric(id, 1))
-	if m := r.describe(id); *m.ExpirationModel != modelForever || m.ValidTo != nil {
+	if m := r.describe(id); *m.ExpirationModel != ops.ModelForever || m.ValidTo != nil {
 		t.Errorf("%s, valid to %v", *m.ExpirationModel, m.ValidTo)
 	}
-	r.cluster.advance(20 * day)
+	r.cluster.advance(20 * ops.Day)
 	d.round(t.Context(), now.Add(dueLookMax))
 	r.wantState(id, "Enabled")
 }
@@ -691,7 +693,7 @@ func TestImportIntoReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = callIn[kmsapi.ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &kmsapi.ImportKeyMaterialInput{
-			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(modelForever), ImportType: kind,
+			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(ops.ModelForever), ImportType: kind,
 		})
 		return err
 	}
@@ -700,7 +702,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: new(secondRegion)})
 	wantError(t, into(secondRegion, 2, nil), kmsapi.ErrIncorrectKeyMaterial, "")
-	wantError(t, into(secondRegion, 2, new(importNew)), kmsapi.ErrIncorrectKeyMaterial, "")
+	wantError(t, into(secondRegion, 2, new(ops.ImportNew)), kmsapi.ErrIncorrectKeyMaterial, "")
 	if err := into(secondRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -712,12 +714,12 @@ func TestImportIntoReplicas(t *testing.T) {
 		}
 	}
 	crosses()
-	if err := into(testRegion, 2, new(importNew)); err != nil {
+	if err := into(testRegion, 2, new(ops.ImportNew)); err != nil {
 		t.Fatal(err)
 	}
 	pending := func() string {
 		t.Helper()
-		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: new(allMaterial)}).Rotations
+		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: new(ops.AllMaterial)}).Rotations
 		return *list[1].KeyMaterialState
 	}
 	if got := pending(); got != "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" {
@@ -725,7 +727,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	wantError(t, err, kmsapi.ErrInvalidState, "…")
-	if err := into(secondRegion, 2, new(importExisting)); err != nil {
+	if err := into(secondRegion, 2, new(ops.ImportExisting)); err != nil {
 		t.Fatal(err)
 	}
 	if got := pending(); got != "PENDING_ROTATION" {
@@ -733,7 +735,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	crosses()
-	if k, _ := r.cluster.state().Key(second); pendingMaterial(k) != nil || len(k.Materials) != 2 {
+	if k, _ := r.cluster.state().Key(second); request.PendingMaterial(k) != nil || len(k.Materials) != 2 {
 		t.Errorf("the replica has %d materials", len(k.Materials))
 	}
 }
@@ -765,6 +767,6 @@ func TestImportTokenOfAClockThatIsAhead(t *testing.T) {
 	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)}
 	in := r.symmetric(id, 1)
 	r.first.clock = right
-	r.cluster.advance(importTokenLife + importTokenAhead)
+	r.cluster.advance(ops.ImportTokenLife + ops.ImportTokenAhead)
 	r.refusesImport(in, kmsapi.ErrExpiredImportToken, "")
 }

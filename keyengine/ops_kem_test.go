@@ -12,6 +12,7 @@ import (
 	"github.com/cloudflare/circl/kem/mlkem/mlkem768"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -149,14 +150,14 @@ func TestDecapsulateLength(t *testing.T) {
 				switch {
 				case size != tt.ciphertext:
 					wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-				case isSet(dry):
-					wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message)
+				case request.IsSet(dry):
+					wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message)
 				case err != nil:
 					t.Errorf("%s: %v", tt.spec, err)
 				}
 			}
 			for _, size := range []int{0, 6145} {
-				_, err := call[none](r, "Decapsulate", decapsulateInput(id, make([]byte, size)))
+				_, err := call[request.None](r, "Decapsulate", decapsulateInput(id, make([]byte, size)))
 				wantError(t, err, kmsapi.ErrValidation, "…")
 			}
 		}
@@ -200,7 +201,7 @@ func TestEncapsulateByGrant(t *testing.T) {
 			}
 			wantError(t, err, kmsapi.ErrAccessDenied, "…")
 		}
-		must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId})
+		must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId})
 	}
 }
 
@@ -210,16 +211,16 @@ func TestSharedSecretsAreWiped(t *testing.T) {
 	id, _ := r.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	ciphertext := r.encapsulates(id).SharedSecretCiphertextBlob
 	for op, in := range map[string]any{"Encapsulate": encapsulateInput(id), "Decapsulate": decapsulateInput(id, ciphertext)} {
-		ev := evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed(op), in)
+		ev := request.Evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed(op), in)
 		var secret []byte
-		switch out := ev.out.(type) {
+		switch out := ev.Out.(type) {
 		case *kmsapi.EncapsulateOutput:
 			secret = out.SharedSecret
 		case *kmsapi.DecapsulateOutput:
 			secret = out.SharedSecret
 		}
 		if len(secret) != 32 || bytes.Equal(secret, make([]byte, 32)) {
-			t.Fatalf("%s: %x, %v", op, secret, ev.err)
+			t.Fatalf("%s: %x, %v", op, secret, ev.Err)
 		}
 		if out, err := r.first.settle(t.Context(), ev, fsm.Decision{Verdict: fsm.Conflict}, nil); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", op, out, err)

@@ -7,6 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -24,7 +26,7 @@ func (r *room) usageOfRecord(operation string) *kmsapi.KeyLastUsageData {
 	at := time.Unix(0, e.Time).UTC()
 	return &kmsapi.KeyLastUsageData{
 		Operation: &operation, Timestamp: &at,
-		CloudTrailEventId: new(formatUUID(auditlog.EventID(e.LeafHash()))), KmsRequestId: new(formatUUID(e.RequestID)),
+		CloudTrailEventId: new(record.UUID(auditlog.EventID(e.LeafHash()))), KmsRequestId: new(record.UUID(e.RequestID)),
 	}
 }
 
@@ -114,7 +116,7 @@ func TestKeyLastUsage(t *testing.T) {
 			used := r.usageOfRecord(tt.op)
 			r.cluster.clock.advance(time.Minute)
 			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(new(true)))
-			wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message)
+			wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message)
 			stranger := r.user(aliceARN)
 			_, err = r.first.Do(t.Context(), r.caller(stranger), OperationNamed(tt.op), tt.in(nil))
 			wantError(t, err, kmsapi.ErrAccessDenied, "…")
@@ -126,7 +128,7 @@ func TestKeyLastUsage(t *testing.T) {
 			}
 		})
 	}
-	for name := range useNumber {
+	for name := range request.UseNumber {
 		if !covered[name] {
 			t.Errorf("%s is counted and not tested", name)
 		}
@@ -199,7 +201,7 @@ func TestKeyOlderThanItsCluster(t *testing.T) {
 	fresh := randomID()
 	k.Id = fresh[:]
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	got := r.lastUsage(formatUUID(fresh))
+	got := r.lastUsage(record.UUID(fresh))
 	c, _ := r.cluster.state().Cluster()
 	if !got.TrackingStartDate.Equal(time.Unix(0, c.Created)) || !got.KeyCreationDate.Equal(time.Unix(0, k.Created)) {
 		t.Errorf("tracked since %v, made at %v", got.TrackingStartDate, got.KeyCreationDate)

@@ -16,6 +16,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -157,7 +159,7 @@ func TestRegionsAreApart(t *testing.T) {
 		if got := r.lastRecord(); got.Region != region || got.Resources[0].Arn != *m.Arn {
 			t.Errorf("the record says %s, %v, want %s", got.Region, got.Resources, region)
 		}
-		mustIn[none](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/same"), TargetKeyId: m.KeyId})
+		mustIn[request.None](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/same"), TargetKeyId: m.KeyId})
 		ids = append(ids, *m.KeyId)
 	}
 	for i, region := range threeRegions() {
@@ -315,7 +317,7 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	}
 
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	mustIn[none](r, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	mustIn[request.None](r, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	k := r.keyID(id)
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: thirdRegion,
 		Document: r.policyFor(rootStatement, statement("Deny", testAccount, "kms:Decrypt"))}}})
@@ -412,7 +414,7 @@ func TestImportedReplica(t *testing.T) {
 	}
 	m.ValidTo, m.Description = 4e18, "imported"
 	k.Materials = []*fsmpb.Material{m}
-	id := formatKeyID([16]byte(k.Id), true)
+	id := request.FormatKeyID([16]byte(k.Id), true)
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
 	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	got := r.keyIn(thirdRegion, id)
@@ -437,19 +439,19 @@ func TestPutMembers(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
 	old := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
-	ev := &eval{ctx: t.Context(), Services: r.first.services, state: r.cluster.state()}
-	members := membersOf(ev, ev.target(r.keyID(id)))
+	ev := &request.Evaluation{Ctx: t.Context(), Services: r.first.services, State: r.cluster.state()}
+	members := ops.MembersOf(ev, ev.Target(r.keyID(id)))
 	var order []string
 	for _, m := range members {
-		order = append(order, m.id.Region)
+		order = append(order, m.ID.Region)
 	}
 	if d := cmp.Diff([]string{testRegion, secondRegion, thirdRegion}, order); d != "" {
 		t.Errorf("members (-want +got):\n%s", d)
 	}
-	if len(ev.reads) != 3 {
-		t.Errorf("%d reads are noted, want one for each Region", len(ev.reads))
+	if len(ev.Reads) != 3 {
+		t.Errorf("%d reads are noted, want one for each Region", len(ev.Reads))
 	}
-	k := cloneOf(members[0].key)
+	k := cloneOf(members[0].Key)
 	m, err := r.first.vault.NewMaterial(k, 5)
 	if err != nil {
 		t.Fatal(err)
@@ -458,14 +460,14 @@ func TestPutMembers(t *testing.T) {
 	k.Materials = append(k.Materials, m)
 	k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
 	k.RotationsOnDemand = 1
-	if err := putMembers(ev, k, members); err != nil {
+	if err := ops.PutMembers(ev, k, members); err != nil {
 		t.Fatal(err)
 	}
-	if len(ev.changes) != 3 {
-		t.Fatalf("%d changes, want 3", len(ev.changes))
+	if len(ev.Changes) != 3 {
+		t.Fatalf("%d changes, want 3", len(ev.Changes))
 	}
-	r.cluster.change(ev.changes...)
-	was := members[1].key.Materials[0]
+	r.cluster.change(ev.Changes...)
+	was := members[1].Key.Materials[0]
 	is := r.keyIn(secondRegion, id)
 	if !proto.Equal(was, is.Materials[0]) {
 		t.Error("material that a replica had was wrapped again")
@@ -483,7 +485,7 @@ func TestPutMembers(t *testing.T) {
 				t.Errorf("in %s: %q, want %q", region, got, want)
 			}
 		}
-		if got := *r.describeIn(region, id).CurrentKeyMaterialId; got != *materialID(m) {
+		if got := *r.describeIn(region, id).CurrentKeyMaterialId; got != *request.MaterialID(m) {
 			t.Errorf("current material in %s is %s", region, got)
 		}
 	}
@@ -501,15 +503,15 @@ func TestPutMembers(t *testing.T) {
 		t.Errorf("a late replica has %d materials and rotation %v", len(k.Materials), k.Rotation)
 	}
 	// Nothing is lost for want of it elsewhere.
-	k = cloneOf(members[0].key)
-	ev = &eval{ctx: t.Context(), Services: r.first.services, state: r.cluster.state()}
+	k = cloneOf(members[0].Key)
+	ev = &request.Evaluation{Ctx: t.Context(), Services: r.first.services, State: r.cluster.state()}
 	k.Materials = k.Materials[:1]
-	if err := putMembers(ev, k, membersOf(ev, ev.target(r.keyID(id)))); err == nil {
+	if err := ops.PutMembers(ev, k, ops.MembersOf(ev, ev.Target(r.keyID(id)))); err == nil {
 		t.Error("a replica's material was taken away")
 	}
 	single, _ := r.newKey()
-	ev.state = r.cluster.state()
-	if n := len(membersOf(ev, ev.target(r.keyID(single)))); n != 1 {
+	ev.State = r.cluster.state()
+	if n := len(ops.MembersOf(ev, ev.Target(r.keyID(single)))); n != 1 {
 		t.Errorf("a single-Region key has %d members", n)
 	}
 }
@@ -519,7 +521,7 @@ func TestUpdatePrimaryRegion(t *testing.T) {
 	single, singleARN := r.newKey()
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	update := func(region, id, to string) error {
-		_, err := callIn[none](r, region, "UpdatePrimaryRegion", &kmsapi.UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
+		_, err := callIn[request.None](r, region, "UpdatePrimaryRegion", &kmsapi.UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
 		return err
 	}
 	wantError(t, update(testRegion, single, secondRegion), kmsapi.ErrUnsupported, singleARN+" is not a multi-region primary key.")
@@ -610,7 +612,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 	if k := r.keyIn(testRegion, id); k.State != fsmpb.KeyState_KEY_STATE_DISABLED || k.DeletionDays != 0 {
 		t.Errorf("after CancelKeyDeletion: %v, %d days", k.State, k.DeletionDays)
 	}
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	s := schedule(secondRegion)
 	if *s.KeyState != "PendingDeletion" || s.DeletionDate == nil {
@@ -620,7 +622,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 		t.Errorf("with a replica that is pending deletion, the primary is %s", got)
 	}
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	// The replica goes, and the record of it is its Region's.
 	r.cluster.advance(10 * 24 * time.Hour)
@@ -652,7 +654,7 @@ func TestSealedNodeReplicatesNothing(t *testing.T) {
 	id := r.newMultiKey(kmsapi.CreateKeyInput{})
 	k := r.keyIn(testRegion, id)
 	r.first.vault.Seal()
-	if _, err := inStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, err := ops.InStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, kmsapi.ErrUnavailable)
 	}
 	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})

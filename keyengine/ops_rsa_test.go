@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -77,7 +78,7 @@ func TestEncryptRSA(t *testing.T) {
 					}
 				}
 				for _, dry := range []bool{false, true} {
-					_, err := call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, most+1), EncryptionAlgorithm: &algorithm, DryRun: &dry})
+					_, err := call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, most+1), EncryptionAlgorithm: &algorithm, DryRun: &dry})
 					wantError(t, err, kmsapi.ErrValidation, fmt.Sprintf("Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, tt.spec, most))
 				}
 			}
@@ -109,18 +110,18 @@ func TestDecryptRSARefuses(t *testing.T) {
 	symmetric, _ := r.newKey()
 	_, err := r.decryptRSA(id, oaepSHA256, r.seal(symmetric, "x"))
 	wantError(t, err, kmsapi.ErrIncorrectKey, "…")
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: new(oaepSHA256)})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: new(oaepSHA256)})
 	wantError(t, err, kmsapi.ErrValidation, "KeyId is required with the algorithm RSAES_OAEP_SHA_256.")
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 	// The algorithm's default is that of other ciphertexts, which this is not.
 	for _, algorithm := range []*string{nil, new(kmsapi.AlgorithmSymmetric)} {
-		_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &id, EncryptionAlgorithm: algorithm})
+		_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &id, EncryptionAlgorithm: algorithm})
 		wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-		_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceKeyId: &id, SourceEncryptionAlgorithm: algorithm, DestinationKeyId: &symmetric})
+		_, err = call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceKeyId: &id, SourceEncryptionAlgorithm: algorithm, DestinationKeyId: &symmetric})
 		wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 	}
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{KeyId: &id, DryRun: new(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{KeyId: &id, DryRun: new(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
 	_, err = r.decryptRSA(symmetric, oaepSHA256, blob)
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm RSAES_OAEP_SHA_256 is incompatible with key spec SYMMETRIC_DEFAULT.")
@@ -149,7 +150,7 @@ func TestRSAWithoutContext(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.t = t
-			_, err := call[none](r, tt.op, tt.in)
+			_, err := call[request.None](r, tt.op, tt.in)
 			wantError(t, err, kmsapi.ErrValidation, "EncryptionContext is not supported when encrypting/decrypting with asymmetric CMKs.")
 		})
 	}
@@ -193,12 +194,12 @@ func TestReEncryptKinds(t *testing.T) {
 		t.Errorf("RSA to symmetric opened to %x", got.Plaintext)
 	}
 
-	_, err := call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{
+	_, err := call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{
 		CiphertextBlob: r.seal(symmetric, string(plaintext)+"x"), DestinationKeyId: &first, DestinationEncryptionAlgorithm: new(oaepSHA256),
 	})
 	wantError(t, err, kmsapi.ErrValidation, "Algorithm RSAES_OAEP_SHA_256 and key spec RSA_2048 cannot encrypt data larger than 190 bytes.")
-	_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.encryptRSA(first, oaepSHA256, []byte("x")), SourceEncryptionAlgorithm: new(oaepSHA256), DestinationKeyId: &symmetric})
+	_, err = call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.encryptRSA(first, oaepSHA256, []byte("x")), SourceEncryptionAlgorithm: new(oaepSHA256), DestinationKeyId: &symmetric})
 	wantError(t, err, kmsapi.ErrValidation, "SourceKeyId is required with the algorithm RSAES_OAEP_SHA_256.")
-	_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &first})
+	_, err = call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &first})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
 }

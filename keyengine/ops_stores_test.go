@@ -10,6 +10,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -22,26 +25,26 @@ var storeOperations = []string{
 func (r *room) newProxy() *xksproxy.Proxy {
 	r.t.Helper()
 	p := xksproxy.Start(r.t)
-	r.useKeyStores(KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second})
+	r.useKeyStores(keystore.Config{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second})
 	return p
 }
 
 // useKeyStores has all engines of the room use key stores by other settings.
-func (r *room) useKeyStores(cfg KeyStoreConfig) {
+func (r *room) useKeyStores(cfg keystore.Config) {
 	r.t.Helper()
 	for _, e := range r.engines {
-		s, err := newKeyStores(cfg, r.cluster.clock.Now)
+		s, err := keystore.Open(cfg, r.cluster.clock.Now)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		e.services.Stores.close()
+		e.services.Stores.Close()
 		e.services.Stores = s // closed with the engine
 	}
 }
 
 func storeAt(p *xksproxy.Proxy, name string) *kmsapi.CreateCustomKeyStoreInput {
 	return &kmsapi.CreateCustomKeyStoreInput{
-		CustomKeyStoreName: &name, CustomKeyStoreType: new(kmsapi.OriginXKS), XksProxyConnectivity: new(connectivityPublic),
+		CustomKeyStoreName: &name, CustomKeyStoreType: new(kmsapi.OriginXKS), XksProxyConnectivity: new(ops.ConnectivityPublic),
 		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: new(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
 	}
 }
@@ -54,7 +57,7 @@ func testCredential() *kmsapi.XksProxyAuthenticationCredential {
 func (r *room) newStore(p *xksproxy.Proxy) string {
 	r.t.Helper()
 	id := must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "store")).CustomKeyStoreId
-	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
+	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
 	return *id
 }
 
@@ -88,7 +91,7 @@ func TestStoreLife(t *testing.T) {
 	e := r.storeEntry(id)
 	c := e.XksProxyConfiguration
 	if *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil || *e.CustomKeyStoreName != "mine" || *e.CustomKeyStoreType != kmsapi.OriginXKS ||
-		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != connectivityPublic {
+		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != ops.ConnectivityPublic {
 		t.Errorf("described as %+v", e)
 	}
 	byName := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: new("mine")})
@@ -100,19 +103,19 @@ func TestStoreLife(t *testing.T) {
 	}
 
 	connect, disconnect := &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id}, &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id}
-	_, err := call[none](r, "DisconnectCustomKeyStore", disconnect)
+	_, err := call[request.None](r, "DisconnectCustomKeyStore", disconnect)
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is DISCONNECTED, which is not valid for this operation.")
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	if s := *r.storeEntry(id).ConnectionState; s != "CONNECTED" {
 		t.Errorf("connected it is %s", s)
 	}
-	must[none](r, "ConnectCustomKeyStore", connect) // nothing changes
-	_, err = call[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "ConnectCustomKeyStore", connect) // nothing changes
+	_, err = call[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is CONNECTED, which is not valid for this operation.")
-	must[none](r, "DisconnectCustomKeyStore", disconnect)
+	must[request.None](r, "DisconnectCustomKeyStore", disconnect)
 
 	p.Fail(xksproxy.Health, xksproxy.Named("AuthenticationFailedException"))
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	if e := r.storeEntry(id); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != "INVALID_CREDENTIALS" {
 		t.Errorf("refused by the proxy it is %+v", e)
 	}
@@ -121,14 +124,14 @@ func TestStoreLife(t *testing.T) {
 		"ConnectCustomKeyStore": connect, "DeleteCustomKeyStore": &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id},
 		"UpdateCustomKeyStore": &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: new("x")},
 	} {
-		_, err = call[none](r, name, in)
+		_, err = call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is FAILED, which is not valid for this operation.")
 	}
-	must[none](r, "DisconnectCustomKeyStore", disconnect)
+	must[request.None](r, "DisconnectCustomKeyStore", disconnect)
 	if e := r.storeEntry(id); *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil {
 		t.Errorf("disconnected it is %+v", e)
 	}
-	must[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
 	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &id})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	if rec := r.lastRecord(); rec.ErrorCode != "CustomKeyStoreNotFoundException" {
@@ -166,9 +169,9 @@ func TestCreateStoreErrors(t *testing.T) {
 		{"path that climbs", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = new("/../kms/xks/v1") }, kmsapi.ErrValidation, "…"},
 		{"member of another type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = new("password") }, kmsapi.ErrValidation, "…"},
 		{"VPC member", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = new("111122223333") }, kmsapi.ErrValidation, "…"},
-		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = new(connectivityVPC) }, kmsapi.ErrValidation, "…"},
+		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = new(ops.ConnectivityVPC) }, kmsapi.ErrValidation, "…"},
 		{"VPC", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			in.XksProxyConnectivity, in.XksProxyUriPath = new(connectivityVPC), new("/vpc/kms/xks/v1")
+			in.XksProxyConnectivity, in.XksProxyUriPath = new(ops.ConnectivityVPC), new("/vpc/kms/xks/v1")
 			in.XksProxyVpcEndpointServiceName = new("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
 		}, kmsapi.ErrXksProxyVpcNotFound, "…"},
 		{"name taken", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreName = new("taken") }, kmsapi.ErrCustomStoreNameInUse, "…"},
@@ -191,10 +194,10 @@ func TestCreateStoreErrors(t *testing.T) {
 	if n := len(p.Requests(xksproxy.Health)); n != asked {
 		t.Errorf("the proxy was asked %d times for stores that cannot be", n-asked)
 	}
-	for i := range defaultQuotas.KeyStores - 1 {
+	for i := range request.DefaultQuotas.KeyStores - 1 {
 		in := storeAt(p, fmt.Sprint("n", i))
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
+			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: request.StoreDisconnected,
 		}}})
 	}
 	in := storeAt(p, "eleventh")
@@ -208,13 +211,13 @@ func TestCreateStoreErrors(t *testing.T) {
 func TestStoreOperators(t *testing.T) {
 	r := newRoom(t)
 	p := r.newProxy()
-	r.useKeyStores(KeyStoreConfig{Roots: p.Roots(), Timeout: 10 * time.Second})
+	r.useKeyStores(keystore.Config{Roots: p.Roots(), Timeout: 10 * time.Second})
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
 	wantError(t, err, kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
 	in := storeAt(p, "x")
 	in.XksProxyUriEndpoint = new("https://127.0.0.1")
 	_, err = call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
-	wantError(t, err, kmsapi.ErrXksProxyURIUnreachable, reachMessage)
+	wantError(t, err, kmsapi.ErrXksProxyURIUnreachable, keystore.ReachMessage)
 	if n := len(p.Requests(xksproxy.Health)); n != 0 {
 		t.Errorf("the proxy was asked %d times", n)
 	}
@@ -227,7 +230,7 @@ func TestUpdateStore(t *testing.T) {
 	id := r.newStore(p)
 	update := func(in kmsapi.UpdateCustomKeyStoreInput) error {
 		in.CustomKeyStoreId = &id
-		_, err := call[none](r, "UpdateCustomKeyStore", &in)
+		_, err := call[request.None](r, "UpdateCustomKeyStore", &in)
 		return err
 	}
 	if err := update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: new("renamed")}); err != nil {
@@ -252,7 +255,7 @@ func TestUpdateStore(t *testing.T) {
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{KeyStorePassword: new("password")}), kmsapi.ErrValidation, "…")
 	must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(other, "second"))
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: new("second")}), kmsapi.ErrCustomStoreNameInUse, "…")
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrXksProxyURIInUse, "…")
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: new("111122223333")}), kmsapi.ErrValidation, "…")
 
@@ -263,7 +266,7 @@ func TestUpdateStore(t *testing.T) {
 		t.Fatalf("endpoint, while disconnected: %v", err)
 	}
 	// The secret was taken along, and opens for the new place.
-	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 	if e := r.storeEntry(id); *e.ConnectionState != "CONNECTED" || *e.XksProxyConfiguration.UriEndpoint != third.Endpoint {
 		t.Errorf("at its new place it is %+v", e)
 	}
@@ -295,8 +298,8 @@ func TestStoreSecret(t *testing.T) {
 		"path":       func(s *fsmpb.KeyStore) { s.Path = "/x" + s.Path },
 		"access key": func(s *fsmpb.KeyStore) { s.AccessKey = "ANOTHERACCESSKEYIDAAAA" },
 	} {
-		r.mangleStore(id, func(s *fsmpb.KeyStore) { edit(s); s.State = storeDisconnected })
-		_, err := call[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+		r.mangleStore(id, func(s *fsmpb.KeyStore) { edit(s); s.State = request.StoreDisconnected })
+		_, err := call[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 		wantError(t, err, kmsapi.ErrInternal, "")
 		r.mangleStore(id, func(n *fsmpb.KeyStore) { n.Endpoint, n.Path, n.AccessKey = s.Endpoint, s.Path, s.AccessKey })
 	}
@@ -316,7 +319,7 @@ func TestStoreAuthorisation(t *testing.T) {
 		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: new("x")},
 		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
 	} {
-		_, err := callAs[none](r, r.first, alice, name, in)
+		_, err := callAs[request.None](r, r.first, alice, name, in)
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
 	if n := len(p.Requests(xksproxy.Health)); n != asked {
@@ -328,7 +331,7 @@ func TestStoreAuthorisation(t *testing.T) {
 		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: new("cks-none"), NewCustomKeyStoreName: new("x")},
 		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
 	} {
-		_, err := call[none](r, name, in)
+		_, err := call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	}
 }
@@ -341,7 +344,7 @@ func TestDescribeStoresPages(t *testing.T) {
 			region = secondRegion
 		}
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
+			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: request.StoreDisconnected,
 		}}})
 	}
 	var got []string

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -47,10 +48,10 @@ func TestKeyLifecycle(t *testing.T) {
 		t.Errorf("DescribeKey (-want +got):\n%s", d)
 	}
 
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("")})
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn})
+	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("")})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn})
 	_, version := r.cluster.state().Key(r.keyID(id))
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn}) // repeats are fine, and change nothing
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn}) // repeats are fine, and change nothing
 	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
 		t.Error("disabling a disabled key changed it")
 	}
@@ -59,7 +60,7 @@ func TestKeyLifecycle(t *testing.T) {
 		t.Errorf("disabled key (-want +got):\n%s", d)
 	}
 	for range 2 {
-		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+		must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	}
 	r.cluster.clock.advance(500 * time.Millisecond)
 	s := must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))})
@@ -166,19 +167,19 @@ func TestKeyQuota(t *testing.T) {
 	r := newRoom(t)
 	r.newKey()
 	r.newKey()
-	var c keyCount
+	var c request.KeyCount
 	now := r.cluster.clock.Now()
-	if c.atLeast(r.cluster.state(), now, testRegion, 3) || !c.atLeast(r.cluster.state(), now, testRegion, 2) {
+	if c.AtLeast(r.cluster.state(), now, testRegion, 3) || !c.AtLeast(r.cluster.state(), now, testRegion, 2) {
 		t.Error("two keys are not counted as two")
 	}
 	r.newKey()
-	if c.atLeast(r.cluster.state(), now, testRegion, 3) {
+	if c.AtLeast(r.cluster.state(), now, testRegion, 3) {
 		t.Error("keys were counted twice within a second")
 	}
-	if !c.atLeast(r.cluster.state(), now.Add(time.Second), testRegion, 3) {
+	if !c.AtLeast(r.cluster.state(), now.Add(time.Second), testRegion, 3) {
 		t.Error("keys were not counted again after a second")
 	}
-	if c.atLeast(r.cluster.state(), now.Add(time.Second), "us-east-1", 1) {
+	if c.AtLeast(r.cluster.state(), now.Add(time.Second), "us-east-1", 1) {
 		t.Error("keys of one Region count in another")
 	}
 }
@@ -186,7 +187,7 @@ func TestKeyQuota(t *testing.T) {
 func TestEncryptDecrypt(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	context := map[string]string{"purpose": "test", "": "", "ключ": "значение"}
 	for _, name := range []string{id, arn, "alias/app", "arn:aws:kms:eu-west-1:111122223333:alias/app"} {
 		enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &name, Plaintext: []byte("secret"), EncryptionContext: context})
@@ -332,11 +333,11 @@ func TestCiphertextErrors(t *testing.T) {
 		}
 	})
 	t.Run("disabled key", func(t *testing.T) {
-		must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+		must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context}), kmsapi.ErrDisabled, arn+" is disabled.")
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: []byte("garbage"), KeyId: &id}), kmsapi.ErrInvalidCiphertext, "")
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &other}), kmsapi.ErrIncorrectKey, incorrect)
-		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+		must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	})
 	t.Run("deleted key", func(t *testing.T) {
 		const denied = "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:Decrypt on the resource associated with this ciphertext because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access"
@@ -390,8 +391,8 @@ func TestUsage(t *testing.T) {
 	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: new("SM2PKE")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SM2PKE is incompatible with key spec SYMMETRIC_DEFAULT.")
 	// An alias does not move between kinds of keys.
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
-	_, err = call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/a"), TargetKeyId: &sign})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
+	_, err = call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/a"), TargetKeyId: &sign})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 }
 
@@ -408,7 +409,7 @@ func TestDryRun(t *testing.T) {
 		"GenerateDataKey":                 &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256"), DryRun: yes},
 		"GenerateDataKeyWithoutPlaintext": &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_256"), DryRun: yes},
 	} {
-		_, err := call[none](r, name, in)
+		_, err := call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
 		if rec := r.lastRecord(); rec.ErrorCode != "DryRunOperationException" || rec.EventName != name {
 			t.Errorf("%s left a record of %s with %q", name, rec.EventName, rec.ErrorCode)
@@ -418,15 +419,15 @@ func TestDryRun(t *testing.T) {
 		"Decrypt":   &kmsapi.DecryptInput{KeyId: &id, DryRun: yes, DryRunModifiers: ignore},
 		"ReEncrypt": &kmsapi.ReEncryptInput{SourceKeyId: &id, DestinationKeyId: &id, DryRun: yes, DryRunModifiers: ignore},
 	} {
-		_, err := call[none](r, name, in)
+		_, err := call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrDryRun, "…")
 	}
-	_, err := call[none](r, "Decrypt", &kmsapi.DecryptInput{DryRun: yes, DryRunModifiers: ignore})
+	_, err := call[request.None](r, "Decrypt", &kmsapi.DecryptInput{DryRun: yes, DryRunModifiers: ignore})
 	wantError(t, err, kmsapi.ErrValidation, "KeyId is required when the ciphertext is ignored.")
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: append(blob, 0), DryRun: yes})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: append(blob, 0), DryRun: yes})
 	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	_, err = call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), DryRun: yes})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	_, err = call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), DryRun: yes})
 	wantError(t, err, kmsapi.ErrDisabled, arn+" is disabled.")
 }
 
@@ -436,7 +437,7 @@ func TestAliases(t *testing.T) {
 	other, otherARN := r.newKey()
 	alias := func(name string) string { return "arn:aws:kms:eu-west-1:111122223333:" + name }
 	create := func(name, key string) error {
-		_, err := call[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &key})
+		_, err := call[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &key})
 		return err
 	}
 	const prefix = `Alias must start with the prefix "alias/". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html`
@@ -453,7 +454,7 @@ func TestAliases(t *testing.T) {
 	wantError(t, create("alias/app", other), kmsapi.ErrAlreadyExists, "An alias with the name "+alias("alias/app")+" already exists")
 	created := r.cluster.clock.Now()
 	r.cluster.clock.advance(time.Hour)
-	must[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/app"), TargetKeyId: &otherARN})
+	must[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/app"), TargetKeyId: &otherARN})
 	updated := r.cluster.clock.Now()
 	want := &kmsapi.ListAliasesOutput{Truncated: new(false), Aliases: []kmsapi.AliasListEntry{{
 		AliasName: new("alias/app"), AliasArn: new(alias("alias/app")), TargetKeyId: &other, CreationDate: &created, LastUpdatedDate: &updated,
@@ -467,38 +468,38 @@ func TestAliases(t *testing.T) {
 	if got := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &id}); len(got.Aliases) != 0 || got.Aliases == nil {
 		t.Errorf("ListAliases of the old key: %v, want an empty list", got.Aliases)
 	}
-	_, err := call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/none"), TargetKeyId: &id})
+	_, err := call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/none"), TargetKeyId: &id})
 	wantError(t, err, kmsapi.ErrNotFound, "Alias "+alias("alias/none")+" is not found.")
-	_, err = call[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/none")})
+	_, err = call[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/none")})
 	wantError(t, err, kmsapi.ErrNotFound, "Alias "+alias("alias/none")+" is not found.")
-	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/app")})
+	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/app")})
 
-	for i := range defaultQuotas.Aliases {
+	for i := range request.DefaultQuotas.Aliases {
 		if err := create(fmt.Sprintf("alias/n%d", i), id); err != nil {
 			t.Fatal(err)
 		}
 	}
 	wantError(t, create("alias/more", id), kmsapi.ErrLimitExceeded, arn+" has 50 aliases and cannot have more.")
-	must[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/n1"), TargetKeyId: &id}) // is there already
+	must[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/n1"), TargetKeyId: &id}) // is there already
 	if err := create("alias/more", other); err != nil {
 		t.Fatal(err)
 	}
-	_, err = call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/more"), TargetKeyId: &id})
+	_, err = call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/more"), TargetKeyId: &id})
 	wantError(t, err, kmsapi.ErrLimitExceeded, "…")
 
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	wantError(t, create("alias/late", id), kmsapi.ErrInvalidState, arn+" is pending deletion.")
-	_, err = call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/more"), TargetKeyId: &id})
+	_, err = call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/more"), TargetKeyId: &id})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
-	must[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/n2"), TargetKeyId: &other}) // away from it
-	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/n3")})
+	must[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/n2"), TargetKeyId: &other}) // away from it
+	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/n3")})
 }
 
 func TestTags(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	tag := func(tags ...kmsapi.Tag) error {
-		_, err := call[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: tags})
+		_, err := call[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: tags})
 		return err
 	}
 	list := func() map[string]string {
@@ -520,14 +521,14 @@ func TestTags(t *testing.T) {
 	if err := tag(kmsapi.Tag{TagKey: new("k01"), TagValue: new("new")}); err != nil {
 		t.Errorf("overwriting a tag: %v", err)
 	}
-	must[none](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02", "unknown"}})
+	must[request.None](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02", "unknown"}})
 	got := list()
 	if len(got) != 49 || got["k01"] != "new" || got["k02"] != "" {
 		t.Errorf("after changes the key has %d tags, %v", len(got), got)
 	}
 	// Repeating an untag changes nothing, and is recorded.
 	_, version := r.cluster.state().KeyTags(r.keyID(id))
-	must[none](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02"}})
+	must[request.None](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02"}})
 	if _, v := r.cluster.state().KeyTags(r.keyID(id)); v != version {
 		t.Error("removing no tag changed the tags")
 	}
@@ -547,7 +548,7 @@ func TestKeyPolicies(t *testing.T) {
 		t.Errorf("default policy is %s", *got.Policy)
 	}
 	text := "\n" + r.policyFor(rootStatement, statement("Deny", "*", "kms:Decrypt")) + "\t"
-	must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: new("default")})
+	must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: new("default")})
 	if got := get(); *got.Policy != text {
 		t.Errorf("GetKeyPolicy changed the policy to %s", *got.Policy)
 	}
@@ -556,20 +557,20 @@ func TestKeyPolicies(t *testing.T) {
 	wantError(t, err, kmsapi.ErrAccessDenied, "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:Decrypt on resource: "+
 		"arn:aws:kms:eu-west-1:111122223333:key/"+id+" with an explicit deny in a resource-based policy")
 	for _, name := range []string{"other", "Default"} {
-		_, err := call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: &name})
+		_, err := call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: &name})
 		wantError(t, err, kmsapi.ErrNotFound, "No such policy exists")
-		_, err = call[none](r, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id, PolicyName: &name})
+		_, err = call[request.None](r, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id, PolicyName: &name})
 		wantError(t, err, kmsapi.ErrNotFound, "No such policy exists")
 	}
 	out := r.policyFor(statement("Allow", testAccount, "kms:GetKeyPolicy"))
-	_, err = call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out})
+	_, err = call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out})
 	wantError(t, err, kmsapi.ErrMalformedPolicy, "The new key policy will not allow you to update the key policy in the future.")
-	must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out, BypassPolicyLockoutSafetyCheck: new(true)})
+	must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out, BypassPolicyLockoutSafetyCheck: new(true)})
 	get()
-	_, err = call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text})
+	_, err = call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text})
 	wantError(t, err, kmsapi.ErrAccessDenied, "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:PutKeyPolicy on resource: "+
 		"arn:aws:kms:eu-west-1:111122223333:key/"+id+" because no resource-based policy allows the kms:PutKeyPolicy action")
-	_, err = call[none](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &id})
+	_, err = call[request.None](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	id, _ = r.newKey()
 	want := &kmsapi.ListKeyPoliciesOutput{PolicyNames: []string{"default"}, Truncated: new(false)}

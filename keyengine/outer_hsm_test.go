@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/integration/softhsm"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -17,7 +19,7 @@ const testHSM = "cluster-abcdefghijk"
 func (r *room) newHSM() (softhsm.Token, *kmsapi.CreateCustomKeyStoreInput) {
 	r.t.Helper()
 	token := softhsm.NewToken(r.t)
-	r.useKeyStores(KeyStoreConfig{PKCS11Module: token.Module, PKCS11Tokens: map[string]string{testHSM: token.Label}})
+	r.useKeyStores(keystore.Config{PKCS11Module: token.Module, PKCS11Tokens: map[string]string{testHSM: token.Label}})
 	return token, &kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: new("hsm"), CloudHsmClusterId: new(testHSM), KeyStorePassword: &token.PIN}
 }
 
@@ -47,22 +49,22 @@ func TestHSMStore(t *testing.T) {
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", &second)
 	wantError(t, err, kmsapi.ErrCloudHsmClusterInUse, "…")
 	connect := &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id}
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	if e := r.storeEntry(*id); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != "INVALID_CREDENTIALS" || *e.CloudHsmClusterId != testHSM || e.XksProxyConfiguration != nil {
 		t.Errorf("with a wrong PIN it is %+v", e)
 	}
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: id})
-	_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, CloudHsmClusterId: new("cluster-bbbbbbbbbbb")})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: id})
+	_, err = call[request.None](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, CloudHsmClusterId: new("cluster-bbbbbbbbbbb")})
 	wantError(t, err, kmsapi.ErrCloudHsmClusterNotRelated, "…")
-	must[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, KeyStorePassword: &token.PIN})
+	must[request.None](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, KeyStorePassword: &token.PIN})
 	random := &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32)), CustomKeyStoreId: id}
 	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", random)
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…")
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	if e := r.storeEntry(*id); *e.ConnectionState != "CONNECTED" {
 		t.Fatalf("connected it is %+v", e)
 	}
-	_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, KeyStorePassword: &token.PIN})
+	_, err = call[request.None](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: id, KeyStorePassword: &token.PIN})
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…")
 	one, two := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", random).Plaintext, must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", random).Plaintext
 	if len(one) != 32 || bytes.Equal(one, two) {
@@ -83,20 +85,20 @@ func TestHSMStore(t *testing.T) {
 	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob}); !bytes.Equal(got.Plaintext, dk.Plaintext) {
 		t.Error("the data key does not come back")
 	}
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: id})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: id})
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 	wantError(t, err, kmsapi.ErrInvalidState, *m.Arn+" is unavailable.")
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	must[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 
 	// Without the token nothing opens, though all of the cluster's keys are there.
-	r.first.services.Stores.close()
+	r.first.services.Stores.Close()
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", decrypt)
 	wantError(t, err, kmsapi.ErrInvalidState, "The token of the custom key store failed.")
 }
 
 func TestHSMModule(t *testing.T) {
-	if _, err := newKeyStores(KeyStoreConfig{PKCS11Module: "/none.so"}, time.Now); err == nil {
+	if _, err := keystore.Open(keystore.Config{PKCS11Module: "/none.so"}, time.Now); err == nil {
 		t.Error("a module that is not there is taken")
 	}
 }

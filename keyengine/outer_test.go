@@ -12,6 +12,9 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/xks"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -77,15 +80,15 @@ func TestStoreKey(t *testing.T) {
 	}
 	calls := len(p.Requests(xksproxy.Encrypt))
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: new(true)})
-	if wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
+	if wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("a dry run of Encrypt asks the proxy")
 	}
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
 	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
 	if wantError(t, err, kmsapi.ErrDisabled, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("the proxy is asked for a disabled key")
 	}
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
 	_, err = callAs[kmsapi.EncryptOutput](r, r.first, r.user(aliceARN), "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
 	if wantError(t, err, kmsapi.ErrAccessDenied, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("the proxy is asked for a caller who may not")
@@ -131,14 +134,14 @@ func TestCreateStoreKeyErrors(t *testing.T) {
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	asked := len(p.Requests(xksproxy.Metadata))
 	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
 	if wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…"); len(p.Requests(xksproxy.Metadata)) != asked {
 		t.Error("the proxy of a disconnected store is asked")
 	}
 	// A key pending deletion still keeps the store, and its external key.
-	_, err = call[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
+	_, err = call[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
 	wantError(t, err, kmsapi.ErrCustomStoreHasKeys, "…")
 }
 
@@ -180,8 +183,8 @@ func TestUnavailable(t *testing.T) {
 	plain, _ := r.newKey()
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	byPlain := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/old"), TargetKeyId: &id})
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/old"), TargetKeyId: &id})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	tests := []struct {
 		op   string
 		in   any
@@ -234,9 +237,9 @@ func TestUnavailable(t *testing.T) {
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
 	describe("Unavailable")
-	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	describe("Disabled") // DisableKey and EnableKey took effect, and so did the cancelled deletion
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	describe("Enabled")
 	must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 }
@@ -245,12 +248,12 @@ func TestUnavailable(t *testing.T) {
 // operation, for every failure that there is.
 func TestProxyErrors(t *testing.T) {
 	all := xks.Failures()
-	if len(all) != len(xksFailures) || len(all) != len(xksproxy.Names)+6 {
-		t.Fatalf("%d failures, %d rows, %d names", len(all), len(xksFailures), len(xksproxy.Names))
+	if len(all) != len(keystore.XksFailures) || len(all) != len(xksproxy.Names)+6 {
+		t.Fatalf("%d failures, %d rows, %d names", len(all), len(keystore.XksFailures), len(xksproxy.Names))
 	}
 	for _, f := range all {
-		row, ok := xksFailures[f]
-		if !ok || row.store == nil || row.key == nil || row.connection == "" || row.message == "" {
+		row, ok := keystore.XksFailures[f]
+		if !ok || row.Store == nil || row.Key == nil || row.Connection == "" || row.Message == "" {
 			t.Errorf("%s has no whole row", f)
 		}
 	}
@@ -269,42 +272,42 @@ func TestProxyErrors(t *testing.T) {
 	}
 	for f, fault := range faults {
 		t.Run(string(f), func(t *testing.T) {
-			row := xksFailures[f]
+			row := keystore.XksFailures[f]
 			for _, op := range []string{xksproxy.Health, xksproxy.Metadata, xksproxy.Encrypt, xksproxy.Decrypt} {
 				p.Fail(op, fault)
 				defer p.Fail(op, nil)
 			}
 			_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
 			_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
-			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
 			if rec := r.lastRecord(); rec.ErrorCode != "KMSInvalidStateException" {
 				t.Errorf("the record says %q", rec.ErrorCode)
 			}
 			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
-			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
 			_, err = call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
-			wantError(t, err, row.key, row.message)
-			_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
-			wantError(t, err, row.store, row.message)
-			must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
-			if e := r.storeEntry(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.connection {
-				t.Errorf("connecting ends as %s, want FAILED with %s", *e.ConnectionState, row.connection)
+			wantError(t, err, row.Key, row.Message)
+			_, err = call[request.None](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
+			wantError(t, err, row.Store, row.Message)
+			must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			if e := r.storeEntry(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.Connection {
+				t.Errorf("connecting ends as %s, want FAILED with %s", *e.ConnectionState, row.Connection)
 			}
-			must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
 		})
 	}
 	p.Fail(xksproxy.Encrypt, xksproxy.Wrong(map[string]any{"ciphertextDataIntegrityValue": make([]byte, 32)}))
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
+	wantError(t, err, kmsapi.ErrInvalidState, keystore.MalformedMessage)
 	// A proxy that decrypts to something else.
 	p.Fail(xksproxy.Decrypt, xksproxy.Wrong(map[string]any{"plaintext": make([]byte, 1+keymat.MessageOverhead)}))
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
-	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
-	r.useKeyStores(KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
+	wantError(t, err, kmsapi.ErrInvalidState, keystore.MalformedMessage)
+	r.useKeyStores(keystore.Config{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
 	p.Fail(xksproxy.Encrypt, xksproxy.Delay(time.Minute))
 	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, kmsapi.ErrInvalidState, xksFailures[xks.ErrTimeout].message)
+	wantError(t, err, kmsapi.ErrInvalidState, keystore.XksFailures[xks.ErrTimeout].Message)
 }
 
 // TestStoreCiphertexts: every altered ciphertext is refused with the one error that
@@ -361,7 +364,7 @@ func TestDisconnectEverywhere(t *testing.T) {
 		_, err = callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	close(release)
 	wg.Wait()
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
@@ -408,8 +411,8 @@ func TestProxyOnce(t *testing.T) {
 					t.Errorf("%s: %v", name, err)
 					continue
 				}
-				if n != maxTries {
-					t.Errorf("%s: %d tries, want %d", name, n, maxTries)
+				if n != record.MaxTries {
+					t.Errorf("%s: %d tries, want %d", name, n, record.MaxTries)
 				}
 				if got := len(p.Requests(tt.op)) - before; got != most {
 					t.Errorf("%s: the proxy was asked %d times, want %d", name, got, most)

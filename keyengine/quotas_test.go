@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -11,7 +12,7 @@ import (
 func TestQuotas(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	if r.first.services.Quotas != defaultQuotas {
+	if r.first.services.Quotas != request.DefaultQuotas {
 		t.Errorf("by default, the quotas are %+v", r.first.services.Quotas)
 	}
 	for _, name := range []string{"keys", "key-stores", "aliases-per-key", "tags-per-key", "grants-per-key", "rotations-per-key"} {
@@ -50,7 +51,7 @@ func TestQuotas(t *testing.T) {
 	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
 	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
 
-	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": MaxQuota + 1, "": 1, "locks": 1} {
+	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": request.MaxQuota + 1, "": 1, "locks": 1} {
 		if err := r.first.services.Quotas.Set(name, n); err == nil {
 			t.Errorf("the quota %q can be %d", name, n)
 		}

@@ -3,6 +3,8 @@ package keyengine
 import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -60,7 +62,7 @@ func (w *readWorld) using(op, name string) any {
 	}[op]
 	w.used, _ = w.newKeyOf(kind[0], kind[1])
 	w.setPolicy(w.used, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
-	must[none](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/used"), TargetKeyId: &w.used})
+	must[request.None](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/used"), TargetKeyId: &w.used})
 	id := &w.used
 	if name != "" {
 		id = &name
@@ -79,7 +81,7 @@ func (w *readWorld) using(op, name string) any {
 		mac := must[kmsapi.GenerateMacOutput](w.room, "GenerateMac", w.macInput(w.used)).Mac
 		return &kmsapi.VerifyMacInput{KeyId: id, Message: message, Mac: mac, MacAlgorithm: new("HMAC_SHA_256")}
 	case "DeriveSharedSecret":
-		return &kmsapi.DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: new(algorithmECDH), PublicKey: w.publicKey(w.used)}
+		return &kmsapi.DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH), PublicKey: w.publicKey(w.used)}
 	case "Encapsulate":
 		return encapsulateInput(*id)
 	case "Decapsulate":

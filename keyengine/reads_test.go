@@ -11,6 +11,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -37,7 +40,7 @@ type readCase struct {
 // key, and alice, whom both policies allow everything but PutKeyPolicy.
 type readWorld struct {
 	*room
-	alice     Identity
+	alice     iam.Identity
 	id, other string
 	imported  string // a key that waits for material, in the cases that make one
 	used      string // the key of the cases of asymmetric keys
@@ -56,8 +59,8 @@ func newReadWorld(t *testing.T) *readWorld {
 	w.alice = w.user(aliceARN)
 	w.id, _ = w.newKey()
 	w.other, _ = w.newKey()
-	must[none](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &w.id})
-	must[none](w.room, "TagResource", &kmsapi.TagResourceInput{KeyId: &w.id, Tags: manyTags(1)})
+	must[request.None](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &w.id})
+	must[request.None](w.room, "TagResource", &kmsapi.TagResourceInput{KeyId: &w.id, Tags: manyTags(1)})
 	w.blob = must[kmsapi.EncryptOutput](w.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}).CiphertextBlob
 	allow := w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*"))
 	w.setPolicy(w.id, allow)
@@ -111,7 +114,7 @@ func (w *readWorld) moveAlias(to string) {
 	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: "alias/app", Region: testRegion, Key: k.ID[:]}}})
 }
 
-func (w *readWorld) revoke(id Identity) {
+func (w *readWorld) revoke(id iam.Identity) {
 	c, _ := w.cluster.state().Credential(testAccountNumber, id.Credential())
 	c = proto.CloneOf(c)
 	c.Active = false
@@ -205,14 +208,14 @@ func materialReadCases() []readCase {
 	rotate := func(w *readWorld) any { return &kmsapi.RotateKeyOnDemandInput{KeyId: &w.id} }
 	status := func(w *readWorld) any { return &kmsapi.GetKeyRotationStatusInput{KeyId: &w.id} }
 	list := func(w *readWorld) any {
-		return &kmsapi.ListKeyRotationsInput{KeyId: &w.id, IncludeKeyMaterial: new(allMaterial)}
+		return &kmsapi.ListKeyRotationsInput{KeyId: &w.id, IncludeKeyMaterial: new(ops.AllMaterial)}
 	}
 	bring := func(w *readWorld) any { return w.toImport() }
 	// Of two materials the newer one has never been used, so that it can be gone.
 	remove := func(w *readWorld) any {
 		w.imports(w.toImport())
 		in := w.symmetric(w.imported, 2)
-		in.ImportType = new(importNew)
+		in.ImportType = new(ops.ImportNew)
 		return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &w.imported, KeyMaterialId: new(w.imports(in))}
 	}
 	parameters := func(w *readWorld) any {
@@ -229,7 +232,7 @@ func materialReadCases() []readCase {
 		{"rotation disabled, permission withdrawn", "DisableKeyRotation", func(w *readWorld) any { return &kmsapi.DisableKeyRotationInput{KeyId: &w.id} }, kindPolicy, key,
 			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", all, false, false},
 		{"rotated, limit reached", "RotateKeyOnDemand", rotate, kindKey, key, func(w *readWorld) {
-			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = uint32(defaultQuotas.Rotations) })
+			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = uint32(request.DefaultQuotas.Rotations) })
 		}, "ok", "LimitExceededException", all, false, false},
 		{"status read, rotation enabled", "GetKeyRotationStatus", status, kindKey, key, func(w *readWorld) {
 			w.mangle(w.id, func(k *fsmpb.Key) { k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 2e18} })

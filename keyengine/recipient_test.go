@@ -14,7 +14,9 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -227,7 +229,7 @@ func TestRecipientRefused(t *testing.T) {
 				{"of the future", recipientWith(r.enclave.Document(now.Add(2 * time.Minute))), cannot + "its timestamp is in the future."},
 				{"no key", recipientWith(r.enclave.Chain.Sign(attesttest.Encode(r.enclave.Payload(now).Without("public_key")))), cannot + "it has no public key."},
 			} {
-				_, err := call[none](r.room, name, in(tt.to, nil))
+				_, err := call[request.None](r.room, name, in(tt.to, nil))
 				wantError(t, err, kmsapi.ErrValidation, tt.message)
 				if rec := r.lastRecord(); rec.EventName != name || rec.ErrorCode != "ValidationException" || recordedRecipient(rec) != nil {
 					t.Errorf("%s: %s left the record %v", tt.name, name, rec)
@@ -236,9 +238,9 @@ func TestRecipientRefused(t *testing.T) {
 			if name == "GenerateRandom" {
 				return // has no dry run
 			}
-			_, err := call[none](r.room, name, in(recipientWith(flipped), new(true)))
+			_, err := call[request.None](r.room, name, in(recipientWith(flipped), new(true)))
 			wantError(t, err, kmsapi.ErrValidation, cannot+"its signature is wrong.")
-			_, err = call[none](r.room, name, in(r.recipient(), new(true)))
+			_, err = call[request.None](r.room, name, in(r.recipient(), new(true)))
 			wantError(t, err, kmsapi.ErrDryRun, "…")
 			if rec := r.lastRecord(); recordedRecipient(rec) == nil {
 				t.Errorf("the record of a dry run of %s does not name the enclave: %v", name, rec)
@@ -249,11 +251,11 @@ func TestRecipientRefused(t *testing.T) {
 	// Whoever is not allowed, and keys that cannot be used, come first.
 	alice := r.user(aliceARN)
 	for name, in := range operations {
-		_, err := callAs[none](r.room, r.first, alice, name, in(recipientWith([]byte("garbage")), nil))
+		_, err := callAs[request.None](r.room, r.first, alice, name, in(recipientWith([]byte("garbage")), nil))
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
-	must[none](r.room, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	_, err = call[none](r.room, "GenerateDataKey", operations["GenerateDataKey"](recipientWith([]byte("garbage")), nil))
+	must[request.None](r.room, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	_, err = call[request.None](r.room, "GenerateDataKey", operations["GenerateDataKey"](recipientWith([]byte("garbage")), nil))
 	wantError(t, err, kmsapi.ErrDisabled, "…")
 }
 
@@ -301,20 +303,20 @@ func TestRecipientByLeader(t *testing.T) {
 // a verified document nothing is delivered.
 func TestRecipientWipes(t *testing.T) {
 	r := newEnclaveRoom(t)
-	ev := &eval{ctx: context.Background(), Services: r.first.services, state: r.cluster.state()}
-	to, err := recipientOf(ev, r.recipient())
+	ev := &request.Evaluation{Ctx: context.Background(), Services: r.first.services, State: r.cluster.state()}
+	to, err := cryptops.RecipientOf(ev, r.recipient())
 	if err != nil {
 		t.Fatal(err)
 	}
 	secret := []byte("secret")
-	if plain, envelope, err := to.deliver(secret); err == nil || plain != nil || envelope != nil || !bytes.Equal(secret, make([]byte, 6)) {
+	if plain, envelope, err := to.Deliver(secret); err == nil || plain != nil || envelope != nil || !bytes.Equal(secret, make([]byte, 6)) {
 		t.Errorf("unverified: %x, %x, %v; the plaintext is %q", plain, envelope, err, secret)
 	}
-	if err := attestTo(ev, to); err != nil {
+	if err := cryptops.AttestTo(ev, to); err != nil {
 		t.Fatal(err)
 	}
 	secret = []byte("secret")
-	plain, envelope, err := to.deliver(secret)
+	plain, envelope, err := to.Deliver(secret)
 	if err != nil || plain != nil || !bytes.Equal(secret, make([]byte, 6)) {
 		t.Errorf("verified: %x, %v; the plaintext is %q", plain, err, secret)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -31,7 +33,7 @@ type room struct {
 	cluster *fakeCluster
 	engines map[string]*Engine
 	first   *Engine
-	root    Identity
+	root    iam.Identity
 	share   string // opens a sealed node
 }
 
@@ -71,7 +73,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 	return r
 }
 
-func (r *room) identity(uri string) Identity {
+func (r *room) identity(uri string) iam.Identity {
 	r.t.Helper()
 	id, err := r.first.AuthenticateCertificate(context.Background(), uri)
 	if err != nil {
@@ -94,7 +96,7 @@ func putSigned(t testing.TB, e *Engine, c *fsmpb.Credential) *fsmpb.Change {
 }
 
 // user makes a certificate credential for a principal.
-func (r *room) user(arn string) Identity {
+func (r *room) user(arn string) iam.Identity {
 	r.t.Helper()
 	uri := "spiffe://test/" + arn
 	r.cluster.change(putSigned(r.t, r.first, &fsmpb.Credential{
@@ -103,8 +105,8 @@ func (r *room) user(arn string) Identity {
 	return r.identity(uri)
 }
 
-func (r *room) caller(id Identity) *Caller {
-	c := &Caller{Identity: id, Region: testRegion, SourceIP: "192.0.2.1", UserAgent: "test/1", Transport: "aws"}
+func (r *room) caller(id iam.Identity) *iam.Caller {
+	c := &iam.Caller{Identity: id, Region: testRegion, SourceIP: "192.0.2.1", UserAgent: "test/1", Transport: "aws"}
 	_, _ = rand.Read(c.RequestID[:])
 	return c
 }
@@ -114,7 +116,7 @@ func call[Out any](r *room, name string, in any) (*Out, error) {
 	return callAs[Out](r, r.first, r.root, name, in)
 }
 
-func callAs[Out any](r *room, e *Engine, id Identity, name string, in any) (*Out, error) {
+func callAs[Out any](r *room, e *Engine, id iam.Identity, name string, in any) (*Out, error) {
 	out, err := e.Do(context.Background(), r.caller(id), OperationNamed(name), in)
 	if err != nil {
 		var told *kmsapi.Error
@@ -146,7 +148,7 @@ func (r *room) newKey() (id, arn string) {
 }
 
 func (r *room) keyID(id string) fsm.KeyID {
-	b, _, ok := parseKeyID(id)
+	b, _, ok := request.ParseKeyID(id)
 	if !ok {
 		r.t.Fatalf("key id %q", id)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -31,7 +32,7 @@ func TestRulesBetweenMembers(t *testing.T) {
 	xks := func(f func(*kmsapi.CreateCustomKeyStoreInput)) *kmsapi.CreateCustomKeyStoreInput {
 		in := &kmsapi.CreateCustomKeyStoreInput{
 			CustomKeyStoreName: new("s"), CustomKeyStoreType: new(kmsapi.OriginXKS), XksProxyUriEndpoint: new("https://xks.example.com"), XksProxyUriPath: new("/kms/xks/v1"),
-			XksProxyConnectivity: new(connectivityPublic), XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{
+			XksProxyConnectivity: new(ops.ConnectivityPublic), XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{
 				AccessKeyId: new("AAAAAAAAAAAAAAAAAAAA"), RawSecretAccessKey: new(strings.Repeat("a", 43))},
 		}
 		f(in)
@@ -106,7 +107,7 @@ func TestRulesBetweenMembers(t *testing.T) {
 		{"ImportKeyMaterial", "does not expire, but then", &kmsapi.ImportKeyMaterialInput{KeyId: id, ImportToken: blob, EncryptedKeyMaterial: blob,
 			ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"), ValidTo: new(r.cluster.clock.Now().Add(time.Hour))}, kmsapi.ErrValidation},
 		{"ImportKeyMaterial", "new with an id", &kmsapi.ImportKeyMaterialInput{KeyId: id, ImportToken: blob, EncryptedKeyMaterial: blob,
-			ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"), ImportType: new(importNew), KeyMaterialId: new(strings.Repeat("a", 64))}, kmsapi.ErrValidation},
+			ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"), ImportType: new(ops.ImportNew), KeyMaterialId: new(strings.Repeat("a", 64))}, kmsapi.ErrValidation},
 
 		{"CreateCustomKeyStore", "no cluster", hsm(func(in *kmsapi.CreateCustomKeyStoreInput) { in.CloudHsmClusterId = nil }), kmsapi.ErrValidation},
 		{"CreateCustomKeyStore", "no password", hsm(func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = nil }), kmsapi.ErrValidation},
@@ -116,7 +117,7 @@ func TestRulesBetweenMembers(t *testing.T) {
 		{"CreateCustomKeyStore", "no endpoint", xks(func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = nil }), kmsapi.ErrValidation},
 		{"CreateCustomKeyStore", "no path", xks(func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }), kmsapi.ErrValidation},
 		{"CreateCustomKeyStore", "no credential", xks(func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }), kmsapi.ErrValidation},
-		{"CreateCustomKeyStore", "no VPC service", xks(func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = new(connectivityVPC) }), kmsapi.ErrValidation},
+		{"CreateCustomKeyStore", "no VPC service", xks(func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = new(ops.ConnectivityVPC) }), kmsapi.ErrValidation},
 		{"CreateCustomKeyStore", "VPC service of a public one", xks(func(in *kmsapi.CreateCustomKeyStoreInput) {
 			in.XksProxyVpcEndpointServiceName = new("com.amazonaws.vpce.us-east-1.vpce-svc-0123456789abcdef")
 		}), kmsapi.ErrValidation},

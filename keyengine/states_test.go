@@ -9,7 +9,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -72,7 +75,7 @@ func keyStateRows() []stateRow {
 		{"DeleteAlias", "", "", func(k *stateKey) any { return &kmsapi.DeleteAliasInput{AliasName: new(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
 		{"DeleteImportedKeyMaterial", "", "", func(k *stateKey) any { return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &k.id} }, "ok ok ok ok ok", "X X X X"},
 		{"DeriveSharedSecret", "", "agree", func(k *stateKey) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: &k.id, KeyAgreementAlgorithm: new(algorithmECDH), PublicKey: k.publicKey(k.id)}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &k.id, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH), PublicKey: k.publicKey(k.id)}
 		}, "ok D P R I", ""},
 		{"DescribeKey", "", "", func(k *stateKey) any { return &kmsapi.DescribeKeyInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"DisableKey", "", "", func(k *stateKey) any { return &kmsapi.DisableKeyInput{KeyId: &k.id} }, "ok ok P R I", ""},
@@ -193,7 +196,7 @@ func (k *stateKey) alias() string { return "alias/" + rand.Text() }
 func (k *stateKey) aliasOf(id string) string {
 	k.t.Helper()
 	name := k.alias()
-	must[none](k.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
+	must[request.None](k.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
 	return name
 }
 
@@ -210,7 +213,7 @@ func (k *stateKey) importInput() any {
 	if k.origin == kmsapi.OriginImported {
 		return k.wrapped(k.id, "RSA_2048", "RSAES_OAEP_SHA_256", []byte(strings.Repeat("m", 32)))
 	}
-	return &kmsapi.ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: new(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: new(ops.ModelForever)}
 }
 
 // rotateInput rotates to new material, which has to be there if it is imported.
@@ -284,7 +287,7 @@ func TestKeyStates(t *testing.T) {
 			{"own primary", kmsapi.OriginKMS, true, strings.Fields(own)[:4]},
 			{"imported", kmsapi.OriginImported, true, strings.Fields(row.want)},
 		} {
-			if primaries && !of.multi || of.origin == kmsapi.OriginImported && importable(stateKinds[row.kind][0]) != nil {
+			if primaries && !of.multi || of.origin == kmsapi.OriginImported && ops.Importable(stateKinds[row.kind][0]) != nil {
 				continue
 			}
 			if of.origin == kmsapi.OriginImported && len(of.want) != len(keyStateColumns) {
@@ -292,7 +295,7 @@ func TestKeyStates(t *testing.T) {
 			}
 			for i, want := range of.want {
 				state := keyStateColumns[i]
-				t.Run(strings.Join([]string{row.op, row.name, of.name, keyStates[state]}, " "), func(t *testing.T) {
+				t.Run(strings.Join([]string{row.op, row.name, of.name, ops.KeyStates[state]}, " "), func(t *testing.T) {
 					r.t = t
 					k := newStateKey(r, row.kind, of.origin, other, of.multi, state)
 					in := row.in(k)
@@ -303,7 +306,7 @@ func TestKeyStates(t *testing.T) {
 			}
 		}
 	}
-	for name := range table {
+	for name := range ops.Table {
 		if !covered[name] && !slices.Contains(storeOperations, name) && !slices.Contains(keyless, name) {
 			t.Errorf("%s is not in the table of key states", name)
 		}
@@ -315,7 +318,7 @@ func TestKeyStates(t *testing.T) {
 func TestUnknownState(t *testing.T) {
 	for _, op := range Operations() {
 		for _, s := range []fsmpb.KeyState{fsmpb.KeyState_KEY_STATE_UNSPECIFIED, 6, 99, -1} {
-			if err := op.states.check("arn", s); err == nil {
+			if err := op.States.Check("arn", s); err == nil {
 				t.Errorf("%s goes on in state %v", op.Name, s)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -28,14 +29,14 @@ func TestTable(t *testing.T) {
 					t.Errorf("has the action %s", a)
 				}
 			}
-			if noRules := op.states == (stateRules{}); noRules != slices.Contains(onNoKey, op.Name) {
+			if noRules := op.States == (request.StateRules{}); noRules != slices.Contains(onNoKey, op.Name) {
 				t.Errorf("has rules for key states: %v", !noRules)
 			}
 			in, out := reflect.TypeOf(op.NewInput()), reflect.TypeOf(op.NewOutput())
 			if in.Elem().Name() != op.Name+"Input" {
 				t.Errorf("has input %v", in)
 			}
-			if no := out == reflect.TypeFor[*none](); !no && out.Elem().Name() != op.Name+"Output" || op.HasOutput() != (!no || op.object) {
+			if no := out == reflect.TypeFor[*request.None](); !no && out.Elem().Name() != op.Name+"Output" || op.HasOutput() != (!no || op.Object) {
 				t.Errorf("has output %v: %v", out, op.HasOutput())
 			}
 		})
@@ -51,7 +52,7 @@ func TestRecords(t *testing.T) {
 	r := newRoom(t)
 	plaintext := []byte("PLAINTEXT-CANARY-0123456789")
 	id, arn := r.newKey()
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	rec := r.lastRecord()
 	if len(rec.Resources) != 2 || rec.Resources[0].Arn != arn || rec.Resources[1].Arn != "arn:aws:kms:eu-west-1:111122223333:alias/app" || rec.ReadOnly {
 		t.Errorf("CreateAlias's record names %v", rec.Resources)
@@ -147,7 +148,7 @@ func TestDeniedIsRecorded(t *testing.T) {
 		"CreateKey": &kmsapi.CreateKeyInput{}, "ListKeys": &kmsapi.ListKeysInput{}, "ListAliases": &kmsapi.ListAliasesInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1))},
 		"CreateAlias": &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id},
 	} {
-		_, err := callAs[none](r, r.first, alice, name, in)
+		_, err := callAs[request.None](r, r.first, alice, name, in)
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 		if rec := r.lastRecord(); rec.ErrorCode != "AccessDeniedException" || rec.EventName != name {
 			t.Errorf("%s left a record of %s with %q", name, rec.EventName, rec.ErrorCode)

@@ -15,8 +15,10 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
 var testOperator = Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
@@ -49,7 +51,7 @@ func unsealNode(t testing.TB, e *Engine, shares ...string) {
 			t.Fatalf("share %d: %v", i+1, err)
 		}
 		if !st.Sealed {
-			e.events.recordPending(t.Context())
+			e.events.RecordPending(t.Context())
 			return
 		}
 	}
@@ -201,7 +203,7 @@ func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fs
 	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
 	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
 	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
-	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &Caller{Identity: Identity{credential: res.AccessKeyID}}, 0)
+	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: iam.ForwardedIdentity(policy.Principal{}, res.AccessKeyID, [32]byte{}, "")}, 0)
 	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), testOperator)
 	errs["Checkpoint"] = e.Checkpoint(t.Context())
 	return errs
@@ -250,7 +252,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 	}
 	things := map[string]any{
 		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremony": sealed.ceremony,
-		"result": res, "result value": *res, "identity": id, "caller": Caller{Identity: id}, "events": sealed.events.pending,
+		"result": res, "result value": *res, "identity": id, "caller": iam.Caller{Identity: id}, "events": sealed.events.Pending,
 		"error": fmt.Errorf("with %v", res),
 	}
 	for name, thing := range things {

@@ -10,13 +10,15 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine"
+
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
 // Engine is what an API over HTTP needs of the engine; *keyengine.Engine is one.
 type Engine interface {
-	Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)
+	Do(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error)
 }
 
 // Exchange reads a request and writes the answer in one protocol: it is all that a
@@ -32,7 +34,7 @@ type Exchange interface {
 	Accept(r *http.Request) error
 	// Authenticate finds out who sent the request, and sets the caller's Identity and
 	// what else the request says of itself, such as the Region.
-	Authenticate(ctx context.Context, r *http.Request, body []byte, c *keyengine.Caller) error
+	Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error
 	// Decode finds the operation that is asked for, and its input.
 	Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error)
 	// Encode appends the body of the answer to b, and sets its Content-Type in h. out
@@ -112,7 +114,7 @@ var (
 type handling struct {
 	Exchange
 	request *Request
-	caller  *keyengine.Caller // once the engine has answered
+	caller  *iam.Caller // once the engine has answered
 	body    []byte
 	bodies  *admission.Pool
 	charged *admission.Place // of the body; nil while it is small

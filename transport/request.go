@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
@@ -34,7 +34,7 @@ type Arrival struct {
 // So those who open connections and say nothing keep out nobody but themselves, and
 // what is held for strangers is bounded by the places in their pool.
 type Request struct {
-	ID keyengine.RequestID
+	ID iam.RequestID
 	// SourceIP is where it comes from, see SourceIP.
 	SourceIP string
 	// Method is what is asked for, for the log; "" where that is not known.
@@ -213,8 +213,8 @@ func (r *Request) End() {
 
 // Caller describes the sender for the engine, but for the identity and what else the
 // protocol says of it.
-func (r *Request) Caller(userAgent string, state *tls.ConnectionState) *keyengine.Caller {
-	return &keyengine.Caller{
+func (r *Request) Caller(userAgent string, state *tls.ConnectionState) *iam.Caller {
+	return &iam.Caller{
 		RequestID: r.ID,
 		SourceIP:  r.SourceIP,
 		UserAgent: UserAgent(userAgent),

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 )
@@ -83,7 +84,7 @@ func (c *connection) channel() ([]byte, error) {
 
 // caller finds out who makes a call on keys. A token that is no good is not made
 // up for by a certificate: the caller meant to be somebody else.
-func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
+func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
 	c := call.Caller(userAgent(ctx), conn.state)
 	var err error

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -32,7 +33,7 @@ type Ceremony interface {
 
 // Detail is an error as a NodeStatus tells it; nil for nil. Nothing internal is
 // in it.
-func Detail(err error, id keyengine.RequestID) *kmspb.ErrorDetail {
+func Detail(err error, id iam.RequestID) *kmspb.ErrorDetail {
 	if err == nil {
 		return nil
 	}
