@@ -4,17 +4,21 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -34,6 +38,42 @@ var (
 	// ErrOwner: the ceremony under way is another operator's.
 	ErrOwner = &kmsapi.Error{Code: "CeremonyInProgressException"}
 )
+
+// Ceremonies are what operators do with one node's seal: they initialise the cluster,
+// unseal the node and seal it. They are safe for concurrent use.
+type Ceremonies struct {
+	cfg CeremonyConfig
+	// initialising is held by Init.
+	initialising sync.Mutex
+	unsealing    *unsealing
+}
+
+// CeremonyConfig is what Ceremonies work with.
+type CeremonyConfig struct {
+	NodeID  string
+	Vault   *vault.Vault
+	Replica ceremonyReplica
+	Clock   record.Clock
+	Log     *slog.Logger
+	Events  *record.Recorder
+	// Fresh is a state that has everything that was committed before the call.
+	Fresh func(context.Context) (*fsm.State, error)
+	// ShareTimeout is how long shares of an unfinished unsealing are kept; 0 for
+	// fifteen minutes.
+	ShareTimeout time.Duration
+}
+
+// ceremonyReplica is what ceremonies need of the replicated log.
+type ceremonyReplica interface {
+	record.Log
+	// Barrier waits until State has everything that was committed before.
+	Barrier(ctx context.Context) error
+}
+
+// NewCeremonies returns the ceremonies of a node.
+func NewCeremonies(cfg CeremonyConfig) *Ceremonies {
+	return &Ceremonies{cfg: cfg, unsealing: newUnsealing(cfg.ShareTimeout, cfg.Vault.Arena())}
+}
 
 var errNotInitialised = kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
 
@@ -92,12 +132,12 @@ type CeremonyStatus struct {
 }
 
 // Sealed reports whether the node is sealed.
-func (e *Engine) Sealed() bool { return e.vault.Sealed() }
+func (r *Ceremonies) Sealed() bool { return r.cfg.Vault.Sealed() }
 
 // SealStatus tells how this node's seal stands.
-func (e *Engine) SealStatus() SealStatus {
-	st := SealStatus{Sealed: e.vault.Sealed(), NodeID: e.cfg.NodeID, MemoryLocked: e.vault.Arena().Locked()}
-	c, _ := e.replica.State().Cluster()
+func (r *Ceremonies) SealStatus() SealStatus {
+	st := SealStatus{Sealed: r.cfg.Vault.Sealed(), NodeID: r.cfg.NodeID, MemoryLocked: r.cfg.Vault.Arena().Locked()}
+	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
 		return st
 	}
@@ -107,7 +147,7 @@ func (e *Engine) SealStatus() SealStatus {
 	st.Threshold, st.Shares = int(c.Shares.Threshold), int(c.Shares.Count)
 	st.VerifierKey = verifierKey(c)
 	if st.Sealed {
-		st.Custodians, st.Ceremony = e.ceremony.status(e.clock.Now(), c)
+		st.Custodians, st.Ceremony = r.unsealing.status(r.cfg.Clock.Now(), c)
 		st.Progress = len(st.Custodians)
 	}
 	return st
@@ -147,11 +187,11 @@ func shareInfo(cluster, nonce [16]byte, node string) []byte {
 }
 
 // sealedCluster is the cluster that this node may be unsealed for.
-func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
-	c, _ := e.replica.State().Cluster()
+func (r *Ceremonies) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
+	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
 		// A node that has just started may not have heard of it yet.
-		s, err := e.FreshState(ctx)
+		s, err := r.cfg.Fresh(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +199,7 @@ func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 			return nil, errNotInitialised
 		}
 	}
-	if !e.vault.Sealed() {
+	if !r.cfg.Vault.Sealed() {
 		return nil, kmsapi.Errorf(ErrUnsealed, "This node is unsealed already.")
 	}
 	return c, nil
@@ -168,8 +208,8 @@ func (e *Engine) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 // Challenge gives the key that this node's shares have to be encrypted to, so that
 // none of the buffers that they come through has one in the clear. It begins no
 // ceremony: the first share does.
-func (e *Engine) Challenge(ctx context.Context) (*Challenge, error) {
-	c, err := e.sealedCluster(ctx)
+func (r *Ceremonies) Challenge(ctx context.Context) (*Challenge, error) {
+	c, err := r.sealedCluster(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -177,14 +217,14 @@ func (e *Engine) Challenge(ctx context.Context) (*Challenge, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.ceremony.mu.Lock()
-	defer e.ceremony.mu.Unlock()
-	e.abandonLocked(c)
-	key, err := e.ceremony.receiverLocked(e.clock.Now())
+	r.unsealing.mu.Lock()
+	defer r.unsealing.mu.Unlock()
+	r.abandonLocked(c)
+	key, err := r.unsealing.receiverLocked(r.cfg.Clock.Now())
 	if err != nil {
 		return nil, err
 	}
-	return &Challenge{NodeID: e.cfg.NodeID, ClusterID: set.Cluster, Nonce: e.ceremony.nonce, PublicKey: key}, nil
+	return &Challenge{NodeID: r.cfg.NodeID, ClusterID: set.Cluster, Nonce: r.unsealing.nonce, PublicKey: key}, nil
 }
 
 // SubmitSealedShare takes one custodian's share, encrypted to the challenge with
@@ -196,24 +236,24 @@ func (e *Engine) Challenge(ctx context.Context) (*Challenge, error) {
 //
 // A sealed node can record nothing, so each step is kept in memory and recorded
 // right after the node is unsealed.
-func (e *Engine) SubmitSealedShare(ctx context.Context, op Operator, nonce, sealed []byte) (SealStatus, error) {
-	err := e.submitShare(ctx, op, func(c *fsmpb.Cluster) (*keymat.Secret, error) {
-		return e.ceremony.openLocked([16]byte(c.Id), e.cfg.NodeID, nonce, sealed)
+func (r *Ceremonies) SubmitSealedShare(ctx context.Context, op Operator, nonce, sealed []byte) (SealStatus, error) {
+	err := r.submitShare(ctx, op, func(c *fsmpb.Cluster) (*keymat.Secret, error) {
+		return r.unsealing.openLocked([16]byte(c.Id), r.cfg.NodeID, nonce, sealed)
 	})
-	return e.SealStatus(), err
+	return r.SealStatus(), err
 }
 
 // SubmitShare takes a share in the clear, as SubmitSealedShare does otherwise: for
 // who runs the node in its own process and has the shares there.
-func (e *Engine) SubmitShare(ctx context.Context, op Operator, share string) (SealStatus, error) {
-	err := e.submitShare(ctx, op, func(*fsmpb.Cluster) (*keymat.Secret, error) {
-		return e.vault.Arena().Store([]byte(share))
+func (r *Ceremonies) SubmitShare(ctx context.Context, op Operator, share string) (SealStatus, error) {
+	err := r.submitShare(ctx, op, func(*fsmpb.Cluster) (*keymat.Secret, error) {
+		return r.cfg.Vault.Arena().Store([]byte(share))
 	})
-	return e.SealStatus(), err
+	return r.SealStatus(), err
 }
 
-func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.Cluster) (*keymat.Secret, error)) error {
-	c, err := e.sealedCluster(ctx)
+func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fsmpb.Cluster) (*keymat.Secret, error)) error {
+	c, err := r.sealedCluster(ctx)
 	if err != nil {
 		return err
 	}
@@ -221,34 +261,34 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	if err != nil {
 		return err
 	}
-	e.ceremony.mu.Lock()
-	defer e.ceremony.mu.Unlock()
-	e.abandonLocked(c)
+	r.unsealing.mu.Lock()
+	defer r.unsealing.mu.Unlock()
+	r.abandonLocked(c)
 	var index int
 	var unseal *keymat.Secret
-	err = e.ceremony.allowLocked(e.clock.Now(), op.Name)
+	err = r.unsealing.allowLocked(r.cfg.Clock.Now(), op.Name)
 	if err == nil {
 		keymat.Scrub(func() {
 			var given *keymat.Secret
 			if given, err = open(c); err == nil {
 				defer given.Destroy()
-				index, unseal, err = e.ceremony.addLocked(e.clock.Now(), op.Name, set, commitments, given)
+				index, unseal, err = r.unsealing.addLocked(r.cfg.Clock.Now(), op.Name, set, commitments, given)
 			}
 			err = shareFault(err)
 		})
 		if errors.Is(err, ErrShare) {
-			e.ceremony.refusedLocked(e.clock.Now(), op.Name)
+			r.unsealing.refusedLocked(r.cfg.Clock.Now(), op.Name)
 		}
 	}
 	step := op.event("SubmitShare", c)
-	step.At = e.clock.Now()
+	step.At = r.cfg.Clock.Now()
 	if index > 0 {
 		step.Parameters = append(step.Parameters, auditfield.Number("custodian", index))
 	}
 	step.Parameters = append(step.Parameters, auditfield.Text("shareSet", hex.EncodeToString(set.Set[:])))
-	step.Parameters = append(step.Parameters, e.ceremony.fieldsLocked()...)
+	step.Parameters = append(step.Parameters, r.unsealing.fieldsLocked()...)
 	step.Err = err
-	e.events.Pending.Add(step)
+	r.cfg.Events.Pending.Add(step)
 	if err != nil {
 		return err
 	}
@@ -258,40 +298,40 @@ func (e *Engine) submitShare(ctx context.Context, op Operator, open func(*fsmpb.
 	// Enough shares. Whatever comes of it, they have served.
 	done := op.event("Unseal", c)
 	done.RequestID = [16]byte{} // the last share's step has it
-	done.At = e.clock.Now()
-	done.Parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
-	e.ceremony.endLocked()
-	keymat.Scrub(func() { done.Err = e.vault.Open(c, unseal) })
-	e.events.Pending.Add(done)
+	done.At = r.cfg.Clock.Now()
+	done.Parameters = append([]*auditpb.Field{r.unsealing.indexes("custodians")}, r.unsealing.fieldsLocked()...)
+	r.unsealing.endLocked()
+	keymat.Scrub(func() { done.Err = r.cfg.Vault.Open(c, unseal) })
+	r.cfg.Events.Pending.Add(done)
 	if done.Err != nil {
-		e.log.Error("the shares are right but do not open the cluster's root key", "err", done.Err)
+		r.cfg.Log.Error("the shares are right but do not open the cluster's root key", "err", done.Err)
 	} else {
-		e.log.Info("node unsealed", "operator", op.Name)
+		r.cfg.Log.Info("node unsealed", "operator", op.Name)
 	}
 	return done.Err
 }
 
 // abandonLocked wipes what an unfinished ceremony left, if it is time.
-func (e *Engine) abandonLocked(c *fsmpb.Cluster) {
-	fields := e.ceremony.fieldsLocked()
-	n := e.ceremony.expireLocked(e.clock.Now(), c)
+func (r *Ceremonies) abandonLocked(c *fsmpb.Cluster) {
+	fields := r.unsealing.fieldsLocked()
+	n := r.unsealing.expireLocked(r.cfg.Clock.Now(), c)
 	if n == 0 {
 		return
 	}
-	e.log.Info("shares of an unfinished unsealing were wiped", "shares", n)
-	e.events.Pending.Add(record.Event{
-		Name: "AbandonShares", Kind: record.KindOperator, At: e.clock.Now(),
+	r.cfg.Log.Info("shares of an unfinished unsealing were wiped", "shares", n)
+	r.cfg.Events.Pending.Add(record.Event{
+		Name: "AbandonShares", Kind: record.KindOperator, At: r.cfg.Clock.Now(),
 		Identity:   &auditpb.Identity{Type: "AWSService", InvokedBy: "Conclave"},
 		Parameters: append([]*auditpb.Field{auditfield.Number("shares", n)}, fields...),
 	})
 }
 
-// expireShares drops an abandoned ceremony. Run calls it every second.
-func (e *Engine) expireShares() {
-	c, _ := e.replica.State().Cluster()
-	e.ceremony.mu.Lock()
-	defer e.ceremony.mu.Unlock()
-	e.abandonLocked(c)
+// Expire drops an abandoned ceremony. It is to be called every second.
+func (r *Ceremonies) Expire() {
+	c, _ := r.cfg.Replica.State().Cluster()
+	r.unsealing.mu.Lock()
+	defer r.unsealing.mu.Unlock()
+	r.abandonLocked(c)
 }
 
 // ResetShares wipes the shares that were given so far. The ceremony of another
@@ -299,32 +339,32 @@ func (e *Engine) expireShares() {
 // certificate must not be able to keep the cluster closed for long by beginning
 // ceremonies, and one that is used to undo those of others has to say so, in a
 // record that names both.
-func (e *Engine) ResetShares(_ context.Context, op Operator, force []byte) error {
-	c, _ := e.replica.State().Cluster()
+func (r *Ceremonies) ResetShares(_ context.Context, op Operator, force []byte) error {
+	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
 		return errNotInitialised
 	}
-	e.ceremony.mu.Lock()
-	defer e.ceremony.mu.Unlock()
-	e.abandonLocked(c)
-	if len(e.ceremony.shares) == 0 {
+	r.unsealing.mu.Lock()
+	defer r.unsealing.mu.Unlock()
+	r.abandonLocked(c)
+	if len(r.unsealing.shares) == 0 {
 		return nil
 	}
 	step := op.event("ResetShares", c)
-	step.At = e.clock.Now()
-	step.Parameters = append([]*auditpb.Field{e.ceremony.indexes("custodians")}, e.ceremony.fieldsLocked()...)
-	if owner := e.ceremony.owner; owner != op.Name {
-		if !slices.Equal(force, e.ceremony.nonce[:]) {
+	step.At = r.cfg.Clock.Now()
+	step.Parameters = append([]*auditpb.Field{r.unsealing.indexes("custodians")}, r.unsealing.fieldsLocked()...)
+	if owner := r.unsealing.owner; owner != op.Name {
+		if !slices.Equal(force, r.unsealing.nonce[:]) {
 			step.Err = kmsapi.Errorf(ErrOwner, "The ceremony under way was begun by %s, and holds %d shares. Only that operator may reset it, or whoever "+
-				"forces it, naming ceremony %x; it is recorded.", owner, len(e.ceremony.shares), e.ceremony.nonce)
-			e.events.Pending.Add(step)
+				"forces it, naming ceremony %x; it is recorded.", owner, len(r.unsealing.shares), r.unsealing.nonce)
+			r.cfg.Events.Pending.Add(step)
 			return step.Err
 		}
 		step.Parameters = append(step.Parameters, auditfield.Flag("forced", true))
-		e.log.Warn("the ceremony of another operator is reset by force", "operator", op.Name, "owner", owner)
+		r.cfg.Log.Warn("the ceremony of another operator is reset by force", "operator", op.Name, "owner", owner)
 	}
-	e.ceremony.endLocked()
-	e.events.Pending.Add(step)
+	r.unsealing.endLocked()
+	r.cfg.Events.Pending.Add(step)
 	return nil
 }
 
@@ -337,26 +377,26 @@ const sealPatience = 10 * time.Second
 // does when something is wrong; the record is then made up for after the next
 // unsealing. To seal a sealed node resets the ceremony under way, as ResetShares
 // does without force. Every operator may seal.
-func (e *Engine) Seal(ctx context.Context, op Operator) error {
-	c, _ := e.replica.State().Cluster()
+func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
+	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
 		return errNotInitialised
 	}
-	if e.vault.Sealed() {
-		return e.ResetShares(ctx, op, nil)
+	if r.cfg.Vault.Sealed() {
+		return r.ResetShares(ctx, op, nil)
 	}
 	ev := op.event("Seal", c)
-	ev.At = e.clock.Now()
-	e.events.RecordPendingWithin(ctx, sealPatience/2) // what happened before it
+	ev.At = r.cfg.Clock.Now()
+	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // what happened before it
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
-	_, err := e.events.Commit(ctx, ev)
-	e.vault.Seal()
-	e.log.Info("node sealed", "operator", op.Name)
+	_, err := r.cfg.Events.Commit(ctx, ev)
+	r.cfg.Vault.Seal()
+	r.cfg.Log.Info("node sealed", "operator", op.Name)
 	if err != nil {
-		e.log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
+		r.cfg.Log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
 		ev.RequestID = [16]byte{} // the first may be recorded after all
-		e.events.Pending.Add(ev)
+		r.cfg.Events.Pending.Add(ev)
 	}
 	return nil
 }
@@ -364,16 +404,16 @@ func (e *Engine) Seal(ctx context.Context, op Operator) error {
 // ConfirmTime is an operator's word that cluster time may step by more than a
 // day, up to an hour from this node's clock; a majority of the nodes' clocks has
 // to agree as well. It is needed after the whole cluster was down for long.
-func (e *Engine) ConfirmTime(ctx context.Context, op Operator) error {
-	c, _ := e.replica.State().Cluster()
+func (r *Ceremonies) ConfirmTime(ctx context.Context, op Operator) error {
+	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
 		return errNotInitialised
 	}
-	until := e.clock.Now().Add(time.Hour)
+	until := r.cfg.Clock.Now().Add(time.Hour)
 	ev := op.event("ConfirmTime", c)
 	ev.Parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
 	ev.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
-	d, err := e.events.Commit(ctx, ev)
+	d, err := r.cfg.Events.Commit(ctx, ev)
 	return record.Accepted(ev.Name, d, err)
 }
 
@@ -390,15 +430,15 @@ type CRLEvent struct {
 
 // RecordCRL records that an operator gave this node a certificate revocation list:
 // now, if the node is unsealed and the log takes records, and else once it does.
-func (e *Engine) RecordCRL(ctx context.Context, op Operator, r CRLEvent) {
-	c, _ := e.replica.State().Cluster()
+func (r *Ceremonies) RecordCRL(ctx context.Context, op Operator, l CRLEvent) {
+	c, _ := r.cfg.Replica.State().Cluster()
 	ev := op.event("InstallCRL", c)
-	ev.At, ev.Err = e.clock.Now(), r.Err
-	if r.Issuer != "" {
+	ev.At, ev.Err = r.cfg.Clock.Now(), l.Err
+	if l.Issuer != "" {
 		ev.Parameters = []*auditpb.Field{
-			auditfield.Text("issuer", r.Issuer), auditfield.Text("number", strconv.FormatUint(r.Number, 10)), auditfield.Number("revoked", r.Revoked), auditfield.Number("connectionsClosed", r.Closed),
+			auditfield.Text("issuer", l.Issuer), auditfield.Text("number", strconv.FormatUint(l.Number, 10)), auditfield.Number("revoked", l.Revoked), auditfield.Number("connectionsClosed", l.Closed),
 		}
 	}
-	e.events.Pending.Add(ev)
-	e.events.RecordPendingWithin(ctx, sealPatience/2)
+	r.cfg.Events.Pending.Add(ev)
+	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2)
 }

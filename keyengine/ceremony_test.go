@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -369,7 +368,7 @@ func TestShareTimeout(t *testing.T) {
 		t.Errorf("progress is %d before the time", st.Progress)
 	}
 	c.clock.advance(time.Second)
-	e.expireShares()
+	e.Ceremonies.Expire()
 	if st := e.SealStatus(); st.Progress != 0 {
 		t.Errorf("progress is %d after the time", st.Progress)
 	}
@@ -386,38 +385,6 @@ func TestShareTimeout(t *testing.T) {
 	unsealNode(t, e, res.Shares[3], res.Shares[4])
 	if got := strings.Join(names(records(t, c, e)), " "); strings.Count(got, "AbandonShares") != 2 {
 		t.Errorf("records: %s", got)
-	}
-}
-
-func TestSharesOfAReplacedSet(t *testing.T) {
-	c := newFakeCluster(t, "a")
-	e := c.newEngine("a")
-	res := initCluster(t, e, testInit(3, 2))
-	if _, err := e.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
-		t.Fatal(err)
-	}
-	cl, _ := c.state().Cluster()
-	next := proto.CloneOf(cl)
-	next.Shares.Id = make([]byte, 16)
-	if got, _ := e.ceremony.status(c.clock.Now(), next); len(got) != 0 {
-		t.Errorf("shares of the old set still count: %v", got)
-	}
-	set, commitments, err := shareSet(next)
-	if err != nil {
-		t.Fatal(err)
-	}
-	given, err := e.vault.Arena().Store([]byte(res.Shares[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.ceremony.mu.Lock()
-	defer e.ceremony.mu.Unlock()
-	if n := e.ceremony.expireLocked(c.clock.Now(), next); n != 1 {
-		t.Errorf("%d shares of the old set were wiped, want 1", n)
-	}
-	_, _, err = e.ceremony.addLocked(c.clock.Now(), testOperator.Name, set, commitments, given)
-	if !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), "another share set") {
-		t.Errorf("share of the old set: %v", err)
 	}
 }
 
@@ -615,7 +582,7 @@ func TestSealedShares(t *testing.T) {
 	// One that nobody gave a share in ends too.
 	forA = challenge(a)
 	c.clock.advance(defaultShareTimeout)
-	a.expireShares()
+	a.Ceremonies.Expire()
 	if n := used(a); n != 0 {
 		t.Errorf("%d slots are in use after the challenge expired", n)
 	}
@@ -634,10 +601,11 @@ func TestSealedShares(t *testing.T) {
 	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrUnsealed) {
 		t.Errorf("challenge of an open node: %v", err)
 	}
-	a.ceremony.mu.Lock()
-	defer a.ceremony.mu.Unlock()
-	if a.ceremony.receiver != nil {
-		t.Error("the key of the ceremony is still there")
+	if err := a.Seal(t.Context(), testOperator); err != nil {
+		t.Fatal(err)
+	}
+	if n := used(a); n != 0 {
+		t.Errorf("%d slots are in use after the node was sealed again", n)
 	}
 }
 

@@ -3,7 +3,6 @@ package keyengine
 import (
 	"context"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -77,23 +76,22 @@ type Config struct {
 type Engine struct {
 	// Who callers are.
 	*iam.Authenticator
+	// What operators do with its seal.
+	*Ceremonies
 
-	cfg     Config
-	replica Replica
-	clock   Clock
-	log     *slog.Logger
-	vault   *vault.Vault
-	// initialising is held by Init.
-	initialising sync.Mutex
-	ceremony     *ceremony
-	events       *record.Recorder
-	withheld     *record.Withheld
-	checkpoint   checkpointing
-	limits       *limits
-	services     *request.Services
-	newest       atomic.Pointer[foundedState] // that was applied
-	metrics      *metrics
-	refusals     map[string]time.Time // when a node was named last; OnApply's alone
+	cfg        Config
+	replica    Replica
+	clock      Clock
+	log        *slog.Logger
+	vault      *vault.Vault
+	events     *record.Recorder
+	withheld   *record.Withheld
+	checkpoint checkpointing
+	limits     *limits
+	services   *request.Services
+	newest     atomic.Pointer[clusterState] // that was applied
+	metrics    *metrics
+	refusals   map[string]time.Time // when a node was named last; OnApply's alone
 }
 
 // New returns a sealed engine.
@@ -109,7 +107,6 @@ func New(cfg Config) (*Engine, error) {
 	if !e.vault.Arena().Locked() {
 		cfg.Logger.Warn("key memory is not locked: the system may swap keys out")
 	}
-	e.ceremony = newCeremony(cfg, e.vault.Arena())
 	e.checkpoint.every = checkpointEvery
 	e.limits = newLimits(cfg)
 	stores, err := keystore.Open(cfg.KeyStores, cfg.Clock.Now)
@@ -121,6 +118,10 @@ func New(cfg Config) (*Engine, error) {
 	e.withheld = &record.Withheld{Late: e.metrics.late, Pending: e.events.Pending}
 	e.Authenticator = iam.NewAuthenticator(iam.AuthenticatorConfig{
 		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
+	})
+	e.Ceremonies = NewCeremonies(CeremonyConfig{
+		NodeID: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events,
+		Fresh: e.Authenticator.FreshState, ShareTimeout: cfg.ShareTimeout,
 	})
 	e.services = &request.Services{
 		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
@@ -134,13 +135,13 @@ func New(cfg Config) (*Engine, error) {
 // after each published state; it does not block.
 func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	c, _ := s.Cluster()
-	e.newest.Store(&foundedState{s, c})
+	e.newest.Store(&clusterState{s, c})
 	e.vault.Follow(ev)
 	e.refused(ev.Refused)
 }
 
-// foundedState is a state with its cluster, which every request asks for.
-type foundedState struct {
+// clusterState is a state with its cluster, which every request asks for.
+type clusterState struct {
 	state   *fsm.State
 	cluster *fsmpb.Cluster
 }
@@ -184,7 +185,7 @@ func (e *Engine) runSweeps(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		e.expireShares()
+		e.Ceremonies.Expire()
 		e.withheld.Record(e.replica.State())
 		e.vault.Sweep(e.replica.State(), e.clock.Now())
 		select {
@@ -194,9 +195,6 @@ func (e *Engine) runSweeps(ctx context.Context) {
 		}
 	}
 }
-
-// clusterID is the cluster's id as text.
-func clusterID(c *fsmpb.Cluster) string { return hex.EncodeToString(c.GetId()) }
 
 // hasRoom refuses everything while this node's disk is full.
 func (e *Engine) hasRoom() error {

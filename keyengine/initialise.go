@@ -2,7 +2,6 @@ package keyengine
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -15,11 +14,9 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
@@ -180,16 +177,16 @@ func isRegion(r string) bool {
 // exists if the log does not take it. This node is sealed afterwards, like all
 // others, unless KeepUnsealed is set. Errors: ErrValidation, ErrInitialised,
 // ErrNotReady, ErrUnavailable.
-func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResult, error) {
+func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*InitResult, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	e.initialising.Lock()
-	defer e.initialising.Unlock()
-	if err := e.replica.Barrier(ctx); err != nil {
+	r.initialising.Lock()
+	defer r.initialising.Unlock()
+	if err := r.cfg.Replica.Barrier(ctx); err != nil {
 		return nil, record.Unavailable(err)
 	}
-	s := e.replica.State()
+	s := r.cfg.Replica.State()
 	if c, _ := s.Cluster(); c != nil {
 		return nil, errInitialised
 	}
@@ -198,7 +195,7 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	}
 	var f *initialisation
 	var err error
-	keymat.Scrub(func() { f, err = e.makeCluster(p) })
+	keymat.Scrub(func() { f, err = r.makeCluster(p) })
 	if err != nil {
 		return nil, fmt.Errorf("making the cluster's keys: %w", err)
 	}
@@ -221,18 +218,18 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	for _, c := range f.credentials {
 		ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
 	}
-	rec, err := e.events.Seal(f.opened, f.cluster, ev)
+	rec, err := r.cfg.Events.Seal(f.opened, f.cluster, ev)
 	if err != nil {
 		return nil, err
 	}
-	d, err := e.replica.Propose(ctx, rec)
+	d, err := r.cfg.Replica.Propose(ctx, rec)
 	if errors.Is(err, fsm.ErrOutcomeUnknown) {
-		err = e.isInitialised(ctx, f.cluster)
+		err = r.isInitialised(ctx, f.cluster)
 		d.Verdict = fsm.Accepted
 	}
 	if err != nil {
 		// A sealed leader takes no initialisation once there is one.
-		if c, _ := e.replica.State().Cluster(); c != nil && !slices.Equal(c.Id, f.cluster.Id) {
+		if c, _ := r.cfg.Replica.State().Cluster(); c != nil && !slices.Equal(c.Id, f.cluster.Id) {
 			return nil, errInitialised
 		}
 	}
@@ -244,13 +241,13 @@ func (e *Engine) Init(ctx context.Context, op Operator, p InitParams) (*InitResu
 	case d.Verdict != fsm.Accepted:
 		return nil, fmt.Errorf("record of Init found %v", d.Verdict)
 	}
-	if p.KeepUnsealed && e.vault.Install(f.opened) {
+	if p.KeepUnsealed && r.cfg.Vault.Install(f.opened) {
 		f.opened = nil // the vault's now
 	}
-	e.log.Info("cluster initialised", "cluster", f.result.ClusterID, "shares", p.Shares, "threshold", p.Threshold, "operator", op.Name)
+	r.cfg.Log.Info("cluster initialised", "cluster", f.result.ClusterID, "shares", p.Shares, "threshold", p.Threshold, "operator", op.Name)
 	// So that who unseals here next finds the cluster.
-	if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-		e.log.Warn("the cluster is initialised, but this node is behind", "err", err)
+	if err := r.cfg.Replica.WaitApplied(ctx, d.Index); err != nil {
+		r.cfg.Log.Warn("the cluster is initialised, but this node is behind", "err", err)
 	}
 	return f.result, nil
 }
@@ -278,10 +275,10 @@ func ready(s *fsm.State) error {
 
 // isInitialised finds out, as long as ctx allows, whether the cluster was initialised
 // with these keys. To guess wrong would leave a cluster whose shares nobody has.
-func (e *Engine) isInitialised(ctx context.Context, want *fsmpb.Cluster) error {
+func (r *Ceremonies) isInitialised(ctx context.Context, want *fsmpb.Cluster) error {
 	for {
-		if e.replica.Barrier(ctx) == nil {
-			if c, _ := e.replica.State().Cluster(); c != nil && slices.Equal(c.Id, want.Id) {
+		if r.cfg.Replica.Barrier(ctx) == nil {
+			if c, _ := r.cfg.Replica.State().Cluster(); c != nil && slices.Equal(c.Id, want.Id) {
 				return nil
 			} else if c != nil {
 				return errInitialised
@@ -312,13 +309,13 @@ func (f *initialisation) wipe() {
 }
 
 // makeCluster makes the keys of a new cluster, in the arena.
-func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
-	now := record.Now(e.replica.State(), e.clock).UnixNano()
+func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
+	now := record.Now(r.cfg.Replica.State(), r.cfg.Clock).UnixNano()
 	cluster, set := randomID(), randomID()
 	if p.ClusterID != ([16]byte{}) {
 		cluster = p.ClusterID
 	}
-	arena := e.vault.Arena()
+	arena := r.cfg.Vault.Arena()
 	f := new(initialisation)
 	defer func() {
 		if err != nil {
@@ -333,7 +330,7 @@ func (e *Engine) makeCluster(p InitParams) (_ *initialisation, err error) {
 	}
 	f.cluster = c
 	var unseal *keymat.Secret
-	if f.opened, unseal, err = e.vault.Found(c); err != nil {
+	if f.opened, unseal, err = r.cfg.Vault.Found(c); err != nil {
 		return nil, err
 	}
 	defer unseal.Destroy()
@@ -453,15 +450,6 @@ func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret
 		f.result.SealedSecrets, err = keymat.SealTo(p.AnswerKey, initInfo(f.result.ClusterID), b)
 		return err
 	})
-}
-
-// auditOrigin names the audit log of the cluster's Raft group in checkpoints.
-func auditOrigin(c *fsmpb.Cluster) string {
-	return fmt.Sprintf("conclave/%s/%d", clusterID(c), wire.Group)
-}
-
-func verifierKey(c *fsmpb.Cluster) string {
-	return auditlog.VerifierKey(auditOrigin(c), ed25519.PublicKey(c.AuditPublicKey))
 }
 
 // randomID is 16 random bytes.

@@ -36,9 +36,9 @@ const (
 	maxRefused = 256
 )
 
-// ceremony holds the shares of an unfinished unsealing, in locked memory, and the
+// unsealing holds the shares of an unfinished unsealing, in locked memory, and the
 // key that they are encrypted to. It prints as [redacted].
-type ceremony struct {
+type unsealing struct {
 	arena   *keymat.Arena
 	timeout time.Duration
 
@@ -57,18 +57,17 @@ type ceremony struct {
 	refused map[string]*rate.Limiter // by operator
 }
 
-func newCeremony(cfg Config, arena *keymat.Arena) *ceremony {
-	timeout := cfg.ShareTimeout
+func newUnsealing(timeout time.Duration, arena *keymat.Arena) *unsealing {
 	if timeout <= 0 {
 		timeout = defaultShareTimeout
 	}
-	c := &ceremony{arena: arena, timeout: timeout, shares: make(map[int]*keymat.Secret), refused: make(map[string]*rate.Limiter)}
+	c := &unsealing{arena: arena, timeout: timeout, shares: make(map[int]*keymat.Secret), refused: make(map[string]*rate.Limiter)}
 	_, _ = rand.Read(c.nonce[:]) // never fails: crypto/rand ends the process instead
 	return c
 }
 
 // endLocked ends a ceremony, however it ended, and wipes what it had.
-func (c *ceremony) endLocked() {
+func (c *unsealing) endLocked() {
 	for _, s := range c.shares {
 		s.Destroy()
 	}
@@ -81,7 +80,7 @@ func (c *ceremony) endLocked() {
 // expireLocked ends a ceremony that has lasted too long, counted from its first
 // share, and one for a set of shares that is no longer the cluster's. It reports
 // how many shares were wiped.
-func (c *ceremony) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
+func (c *unsealing) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
 	n := len(c.shares)
 	switch {
 	case n == 0 && c.receiver == nil:
@@ -101,7 +100,7 @@ func (c *ceremony) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
 }
 
 // receiverLocked is the public key that shares are encrypted to.
-func (c *ceremony) receiverLocked(now time.Time) ([]byte, error) {
+func (c *unsealing) receiverLocked(now time.Time) ([]byte, error) {
 	if c.receiver == nil {
 		r, err := keymat.NewReceiver(c.arena)
 		if err != nil {
@@ -113,7 +112,7 @@ func (c *ceremony) receiverLocked(now time.Time) ([]byte, error) {
 }
 
 // openLocked decrypts a share.
-func (c *ceremony) openLocked(cluster [16]byte, node string, nonce, sealed []byte) (*keymat.Secret, error) {
+func (c *unsealing) openLocked(cluster [16]byte, node string, nonce, sealed []byte) (*keymat.Secret, error) {
 	if c.receiver == nil || !slices.Equal(nonce, c.nonce[:]) {
 		return nil, kmsapi.Errorf(ErrChallenge, "The share is encrypted for a ceremony that has ended. Ask this node for its challenge again.")
 	}
@@ -134,7 +133,7 @@ func shareFault(err error) error {
 }
 
 // allowLocked refuses operators whose shares were refused too often.
-func (c *ceremony) allowLocked(now time.Time, operator string) error {
+func (c *unsealing) allowLocked(now time.Time, operator string) error {
 	if r := c.refused[operator]; r != nil && r.TokensAt(now) < 1 {
 		return kmsapi.Errorf(kmsapi.ErrThrottling, "Too many shares of this operator were refused. Wait a minute.")
 	}
@@ -142,7 +141,7 @@ func (c *ceremony) allowLocked(now time.Time, operator string) error {
 }
 
 // refusedLocked counts a refused share against an operator.
-func (c *ceremony) refusedLocked(now time.Time, operator string) {
+func (c *unsealing) refusedLocked(now time.Time, operator string) {
 	r := c.refused[operator]
 	if r == nil {
 		maps.DeleteFunc(c.refused, func(_ string, r *rate.Limiter) bool {
@@ -161,7 +160,7 @@ func (c *ceremony) refusedLocked(now time.Time, operator string) {
 }
 
 // status is who gave shares so far, and the ceremony if anybody did.
-func (c *ceremony) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *CeremonyStatus) {
+func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *CeremonyStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if age := now.Sub(c.began); len(c.shares) == 0 || age < 0 || age >= c.timeout || string(c.set[:]) != string(cluster.GetShares().GetId()) {
@@ -171,7 +170,7 @@ func (c *ceremony) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Ceremo
 }
 
 // indexes lists the shares' indexes for a record.
-func (c *ceremony) indexes(name string) *auditpb.Field {
+func (c *unsealing) indexes(name string) *auditpb.Field {
 	var indexes []string
 	for _, i := range slices.Sorted(maps.Keys(c.shares)) {
 		indexes = append(indexes, strconv.Itoa(i))
@@ -180,7 +179,7 @@ func (c *ceremony) indexes(name string) *auditpb.Field {
 }
 
 // fieldsLocked names the ceremony in a record, if there is one.
-func (c *ceremony) fieldsLocked() []*auditpb.Field {
+func (c *unsealing) fieldsLocked() []*auditpb.Field {
 	if len(c.shares) == 0 {
 		return nil
 	}
@@ -189,7 +188,7 @@ func (c *ceremony) fieldsLocked() []*auditpb.Field {
 
 // addLocked takes a share and keeps it. When there are enough, it combines them to
 // the unseal key. index is 0 for text that is no share at all.
-func (c *ceremony) addLocked(now time.Time, operator string, set shamir.SetInfo, commitments [][32]byte, given *keymat.Secret) (index int, secret *keymat.Secret, err error) {
+func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo, commitments [][32]byte, given *keymat.Secret) (index int, secret *keymat.Secret, err error) {
 	var s shamir.Share
 	if err := given.With(func(b []byte) (err error) { s, err = shamir.ParseShare(b); return err }); err != nil {
 		return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err)
@@ -247,7 +246,7 @@ func collect(all *shamir.Collector, share []byte) error {
 }
 
 // String and the like give "[redacted]".
-func (*ceremony) String() string             { return redacted }
-func (*ceremony) GoString() string           { return redacted }
-func (*ceremony) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-func (*ceremony) LogValue() slog.Value       { return slog.StringValue(redacted) }
+func (*unsealing) String() string             { return redacted }
+func (*unsealing) GoString() string           { return redacted }
+func (*unsealing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+func (*unsealing) LogValue() slog.Value       { return slog.StringValue(redacted) }

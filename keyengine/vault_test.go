@@ -251,7 +251,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	things := map[string]any{
-		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremony": sealed.ceremony,
+		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremonies": sealed.Ceremonies,
 		"result": res, "result value": *res, "identity": id, "caller": iam.Caller{Identity: id}, "events": sealed.events.Pending,
 		"error": fmt.Errorf("with %v", res),
 	}
