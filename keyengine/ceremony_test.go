@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
@@ -199,18 +200,10 @@ func TestInitWithoutACluster(t *testing.T) {
 	e = d.newEngine("a")
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	r := &unknowing{fakeReplica: d.replica("a")}
-	e.replica = r
+	d.replica("a").unknown = true
 	if _, err := e.Init(ctx, testOperator, testInit(3, 2)); !isUnavailable(err) || !strings.Contains(err.Error(), "not known") {
 		t.Errorf("outcome unknown for good: %v", err)
 	}
-}
-
-// unknowing loses records and does not know it.
-type unknowing struct{ *fakeReplica }
-
-func (*unknowing) Propose(context.Context, *fsmpb.Record) (fsm.Decision, error) {
-	return fsm.Decision{}, fsm.ErrOutcomeUnknown
 }
 
 func isUnavailable(err error) bool {
@@ -280,10 +273,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 func forged(t *testing.T, c *fakeCluster, index int) string {
 	t.Helper()
 	cl, _ := c.state().Cluster()
-	set, _, err := shareSet(cl)
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := shamir.SetInfo{Cluster: [16]byte(cl.Id), Set: [16]byte(cl.Shares.Id), Threshold: int(cl.Shares.Threshold), Count: int(cl.Shares.Count)}
 	secret := sha256.Sum256([]byte("a guess"))
 	shares, err := shamir.Split(strings.NewReader(strings.Repeat("r", 32*set.Threshold)), secret[:], set)
 	if err != nil {
@@ -350,6 +340,13 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	}
 }
 
+// How long shares are kept, and how many may be refused at once and after a time.
+const (
+	shareTimeout      = 15 * time.Minute
+	shareRefusals     = 20
+	shareRefusalEvery = 3 * time.Second
+)
+
 func TestShareTimeout(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
@@ -363,7 +360,7 @@ func TestShareTimeout(t *testing.T) {
 		return st
 	}
 	submit(0)
-	c.clock.advance(defaultShareTimeout - time.Second)
+	c.clock.advance(shareTimeout - time.Second)
 	if st := submit(1); st.Progress != 2 {
 		t.Errorf("progress is %d before the time", st.Progress)
 	}
@@ -378,7 +375,7 @@ func TestShareTimeout(t *testing.T) {
 	// Also without anybody looking.
 	submit(0)
 	submit(1)
-	c.clock.advance(defaultShareTimeout)
+	c.clock.advance(shareTimeout)
 	if st := submit(2); st.Progress != 1 || !st.Sealed {
 		t.Errorf("shares that were too old counted: %+v", st)
 	}
@@ -439,7 +436,7 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 	eve := Operator{Name: "conclave://operator/eve"}
 	for i := range 500 {
 		want := ErrShare
-		if i >= refusedShares {
+		if i >= shareRefusals {
 			want = kmsapi.ErrThrottling
 		}
 		if _, err := e.SubmitShare(t.Context(), eve, "nonsense"); !errors.Is(err, want) {
@@ -462,7 +459,7 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 	if real != 3 || single != record.MaxPendingRefused {
 		t.Errorf("%d records of the unsealing, %d of single refusals", real, single)
 	}
-	want := map[string]int64{string(ErrShare.Code): refusedShares - record.MaxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - refusedShares}
+	want := map[string]int64{string(ErrShare.Code): shareRefusals - record.MaxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - shareRefusals}
 	if d := cmp.Diff(want, summaries); d != "" {
 		t.Errorf("summaries (-want +got):\n%s", d)
 	}
@@ -472,10 +469,10 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 
 	// A minute later the operator is heard again.
 	again := c.newEngine("a")
-	for range refusedShares {
+	for range shareRefusals {
 		_, _ = again.SubmitShare(t.Context(), eve, "nonsense")
 	}
-	c.clock.advance(refusalEvery)
+	c.clock.advance(shareRefusalEvery)
 	if _, err := again.SubmitShare(t.Context(), eve, res.Shares[0]); err != nil {
 		t.Errorf("a good share after a while: %v", err)
 	}
@@ -488,11 +485,10 @@ func TestPendingEventsAreBounded(t *testing.T) {
 	const operators = record.MaxPendingOperators + 8
 	at := time.Unix(1, 0)
 	for i := range operators {
-		op := Operator{Name: fmt.Sprintf("conclave://operator/%d", i)}
+		op := fmt.Sprintf("conclave://operator/%d", i)
 		for range 3 * record.MaxPendingSteps {
 			at = at.Add(time.Second)
-			ev := op.event("ResetShares", nil)
-			ev.At = at
+			ev := record.Event{Name: "ResetShares", Kind: record.KindOperator, At: at, Identity: &auditpb.Identity{Certificate: op}}
 			p.Add(ev)
 		}
 	}
@@ -527,7 +523,7 @@ func TestPendingEventsAreBounded(t *testing.T) {
 // sealShare encrypts a share as operators' clients do.
 func sealShare(t *testing.T, ch *Challenge, share string) []byte {
 	t.Helper()
-	sealed, err := keymat.SealTo(ch.PublicKey, shareInfo(ch.ClusterID, ch.Nonce, ch.NodeID), []byte(share))
+	sealed, err := keymat.SealTo(ch.PublicKey, slices.Concat([]byte("conclave share v1\x00"), ch.ClusterID[:], ch.Nonce[:], []byte(ch.NodeID)), []byte(share))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -581,7 +577,7 @@ func TestSealedShares(t *testing.T) {
 	}
 	// One that nobody gave a share in ends too.
 	forA = challenge(a)
-	c.clock.advance(defaultShareTimeout)
+	c.clock.advance(shareTimeout)
 	a.Ceremonies.Expire()
 	if n := used(a); n != 0 {
 		t.Errorf("%d slots are in use after the challenge expired", n)
@@ -627,7 +623,7 @@ func TestSealedSecrets(t *testing.T) {
 	if res.Shares != nil || res.SecretAccessKey != "" {
 		t.Error("secrets are in the result in the clear")
 	}
-	message, err := r.Open(initInfo(res.ClusterID), res.SealedSecrets)
+	message, err := r.Open([]byte("conclave init v1\x00"+res.ClusterID), res.SealedSecrets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -689,7 +685,7 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 	}
 	// One that expired is nobody's.
 	begin()
-	c.clock.advance(defaultShareTimeout)
+	c.clock.advance(shareTimeout)
 	if err := e.ResetShares(t.Context(), eve, nil); err != nil {
 		t.Errorf("one that expired: %v", err)
 	}

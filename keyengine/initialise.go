@@ -31,12 +31,10 @@ import (
 // maxShares is the largest number of custodians.
 const maxShares = 16
 
-const (
-	// maxRegions is the largest number of Regions, more than AWS has: Decrypt of a
-	// ciphertext of no key notes of each Region that it has none and had none, and a
-	// record has 128 reads.
-	maxRegions = 40
-)
+// MaxRegions is the largest number of Regions, more than AWS has: Decrypt of a
+// ciphertext of no key notes of each Region that it has none and had none, and a
+// record has 128 reads.
+const MaxRegions = 40
 
 // InitParams say what the new cluster is. Account, Region and Partition stand in
 // the ARN of every key and never change.
@@ -146,8 +144,8 @@ func (p *InitParams) checkRegions() (bad []string) {
 	if p.Region != p.Regions[0] {
 		bad = append(bad, "the region must be the first of the regions")
 	}
-	if len(p.Regions) > maxRegions {
-		bad = append(bad, fmt.Sprintf("there can be %d regions at most", maxRegions))
+	if len(p.Regions) > MaxRegions {
+		bad = append(bad, fmt.Sprintf("there can be %d regions at most", MaxRegions))
 	}
 	seen := make(map[string]bool)
 	for _, r := range p.Regions {
@@ -311,7 +309,9 @@ func (f *initialisation) wipe() {
 // makeCluster makes the keys of a new cluster, in the arena.
 func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	now := record.Now(r.cfg.Replica.State(), r.cfg.Clock).UnixNano()
-	cluster, set := randomID(), randomID()
+	var cluster, set [16]byte
+	_, _ = rand.Read(cluster[:]) // never fails: crypto/rand ends the process instead
+	_, _ = rand.Read(set[:])
 	if p.ClusterID != ([16]byte{}) {
 		cluster = p.ClusterID
 	}
@@ -450,10 +450,4 @@ func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret
 		f.result.SealedSecrets, err = keymat.SealTo(p.AnswerKey, initInfo(f.result.ClusterID), b)
 		return err
 	})
-}
-
-// randomID is 16 random bytes.
-func randomID() (id [16]byte) {
-	_, _ = rand.Read(id[:]) // never fails: crypto/rand ends the process instead
-	return id
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // ErrNoSeeds: this engine plants nothing.
@@ -24,7 +25,7 @@ func (e *Engine) Plant(ctx context.Context, op Operator, s ops.Seed) (bool, erro
 	}
 	ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: e.replica.State()}
 	if c, _ := ev.State.Cluster(); c == nil {
-		return false, errNotInitialised
+		return false, kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
 	}
 	t, err := ops.PlantKey(ev, &s)
 	if err != nil || t == nil {

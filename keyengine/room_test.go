@@ -245,3 +245,9 @@ func isAccessKeyID(id string) bool {
 	kind, _, ok := accesskey.Parse(id)
 	return ok && kind == accesskey.LongTerm
 }
+
+// randomID is a request's.
+func randomID() (id iam.RequestID) {
+	_, _ = rand.Read(id[:])
+	return id
+}

@@ -1,6 +1,7 @@
 package keyengine
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"strings"
@@ -21,13 +22,13 @@ func TestSharesOfAReplacedSet(t *testing.T) {
 	}
 	defer arena.Close()
 	old := shamir.SetInfo{Cluster: [16]byte{1}, Set: [16]byte{2}, Threshold: 2, Count: 3}
-	shares, err := shamir.Split(rand.Reader, make([]byte, 32), old)
+	shares, err := shamir.Split(rand.Reader, bytes.Repeat([]byte{7}, 32), old)
 	if err != nil {
 		t.Fatal(err)
 	}
 	now, u := time.Unix(1e9, 0), newUnsealing(0, arena)
 	add := func(i int, set shamir.SetInfo) error {
-		given, err := arena.Store(shares[i].AppendText(nil))
+		given, err := arena.Store(shares[i].AppendText(make([]byte, 0, shamir.TextSize)))
 		if err != nil {
 			t.Fatal(err)
 		}
