@@ -12,13 +12,14 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	auditverify "github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func rootCaller(t testing.TB, e *Engine, res *InitResult) *iam.Caller {
+func rootCaller(t testing.TB, e *Engine, res *ceremony.InitResult) *iam.Caller {
 	t.Helper()
 	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
@@ -35,11 +36,11 @@ func testMAC(key []byte, msg string) []byte {
 }
 
 // signed is a proof as a client makes it.
-func signed(res *InitResult, date, stringToSign string) sigv4.Proof {
+func signed(res *ceremony.InitResult, date, stringToSign string) sigv4.Proof {
 	return signedFor(res, date, "eu-west-1", stringToSign)
 }
 
-func signedFor(res *InitResult, date, region, stringToSign string) sigv4.Proof {
+func signedFor(res *ceremony.InitResult, date, region, stringToSign string) sigv4.Proof {
 	key := make([]byte, sigv4.KeySize)
 	sigv4.Derive(key, []byte(res.SecretAccessKey), date, region, "kms")
 	return sigv4.Proof{
@@ -51,7 +52,7 @@ func signedFor(res *InitResult, date, region, stringToSign string) sigv4.Proof {
 var proofCount atomic.Int64
 
 // proofOf is a session proof as a client makes it.
-func proofOf(res *InitResult, now time.Time) iam.SessionProof {
+func proofOf(res *ceremony.InitResult, now time.Time) iam.SessionProof {
 	p := iam.SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: fmt.Appendf(nil, "%016d", proofCount.Add(1)), SourceIP: "192.0.2.9"}
 	p.MAC = testMAC(testMAC([]byte("CONCLAVE1"+res.SecretAccessKey), "session"),
 		fmt.Sprintf("conclave session v2\n%s\n%d\n%s\n", p.AccessKeyID, p.Time, hex.EncodeToString(p.Nonce)))

@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
@@ -31,10 +32,10 @@ func TestInitUnsealSeal(t *testing.T) {
 	if st := a.SealStatus(); st.Initialised || !st.Sealed || st.NodeID != "a" || st.ClusterID != "" {
 		t.Errorf("before init: %+v", st)
 	}
-	if _, err := a.SubmitShare(t.Context(), testOperator, "conclave-share-1-x"); !errors.Is(err, ErrNotInitialised) {
+	if _, err := a.SubmitShare(t.Context(), testOperator, "conclave-share-1-x"); !errors.Is(err, ceremony.ErrNotInitialised) {
 		t.Errorf("share before init: %v", err)
 	}
-	if err := a.Seal(t.Context(), testOperator); !errors.Is(err, ErrNotInitialised) {
+	if err := a.Seal(t.Context(), testOperator); !errors.Is(err, ceremony.ErrNotInitialised) {
 		t.Errorf("seal before init: %v", err)
 	}
 	p := testInit(3, 2)
@@ -43,7 +44,7 @@ func TestInitUnsealSeal(t *testing.T) {
 	if n := used(a); n != 0 {
 		t.Errorf("%d slots of locked memory are in use after Init", n)
 	}
-	want := SealStatus{
+	want := ceremony.SealStatus{
 		Initialised: true, Sealed: true, NodeID: "b", ClusterID: res.ClusterID, Account: "111122223333", Region: "eu-west-1", Partition: "aws",
 		Threshold: 2, Shares: 3, VerifierKey: res.VerifierKey, MemoryLocked: b.SealStatus().MemoryLocked,
 	}
@@ -56,7 +57,7 @@ func TestInitUnsealSeal(t *testing.T) {
 	if !strings.HasPrefix(res.VerifierKey, "conclave/"+res.ClusterID+"/0+") || a.VerifierKey() != res.VerifierKey {
 		t.Errorf("verifier key %q and %q", res.VerifierKey, a.VerifierKey())
 	}
-	if _, err := b.Init(t.Context(), testOperator, p); !errors.Is(err, ErrInitialised) {
+	if _, err := b.Init(t.Context(), testOperator, p); !errors.Is(err, ceremony.ErrInitialised) {
 		t.Errorf("second init: %v", err)
 	}
 
@@ -68,13 +69,13 @@ func TestInitUnsealSeal(t *testing.T) {
 	if err != nil || st.Sealed || st.Progress != 0 || b.Sealed() {
 		t.Errorf("second share: %+v, %v", st, err)
 	}
-	if _, err = b.SubmitShare(t.Context(), testOperator, res.Shares[1]); !errors.Is(err, ErrUnsealed) {
+	if _, err = b.SubmitShare(t.Context(), testOperator, res.Shares[1]); !errors.Is(err, ceremony.ErrUnsealed) {
 		t.Errorf("share for an unsealed node: %v", err)
 	}
 	if !a.Sealed() {
 		t.Error("one node's ceremony unsealed another")
 	}
-	if err := b.Seal(t.Context(), Operator{Name: "conclave://operator/eve"}); err != nil || !b.Sealed() {
+	if err := b.Seal(t.Context(), ceremony.Operator{Name: "conclave://operator/eve"}); err != nil || !b.Sealed() {
 		t.Errorf("seal: %v", err)
 	}
 	unsealNode(t, b, res.Shares[1], res.Shares[2])
@@ -111,27 +112,27 @@ func TestInitKeepUnsealed(t *testing.T) {
 
 func TestInitParameters(t *testing.T) {
 	e := newFakeCluster(t, "a").newEngine("a")
-	for name, edit := range map[string]func(*InitParams){
-		"no shares":         func(p *InitParams) { p.Shares, p.Threshold = 0, 0 },
-		"negative":          func(p *InitParams) { p.Threshold = -1 },
-		"17 shares":         func(p *InitParams) { p.Shares = 17 },
-		"threshold above":   func(p *InitParams) { p.Threshold = 4 },
-		"threshold of 1":    func(p *InitParams) { p.Threshold = 1 },
-		"short account":     func(p *InitParams) { p.Account = "12345678901" },
-		"letters":           func(p *InitParams) { p.Account = "12345678901a" },
-		"other digits":      func(p *InitParams) { p.Account = "1234567890\u0663" },
-		"no region":         func(p *InitParams) { p.Region = "" },
-		"upper case":        func(p *InitParams) { p.Region = "EU-west-1" },
-		"region with slash": func(p *InitParams) { p.Region = "eu/west" },
-		"region with NUL":   func(p *InitParams) { p.Region = "eu\x00west" },
-		"trailing hyphen":   func(p *InitParams) { p.Region = "eu-" },
-		"double hyphen":     func(p *InitParams) { p.Region = "eu--west" },
-		"long region":       func(p *InitParams) { p.Region = strings.Repeat("a", 33) },
-		"partition":         func(p *InitParams) { p.Partition = "azure" },
-		"partition colon":   func(p *InitParams) { p.Partition = "aws-:x" },
-		"certificate":       func(p *InitParams) { p.RootCertificate = "no uri" },
-		"node certificate":  func(p *InitParams) { p.RootCertificate = "conclave://node/a" },
-		"long certificate":  func(p *InitParams) { p.RootCertificate = "x:" + strings.Repeat("a", 1024) },
+	for name, edit := range map[string]func(*ceremony.InitParams){
+		"no shares":         func(p *ceremony.InitParams) { p.Shares, p.Threshold = 0, 0 },
+		"negative":          func(p *ceremony.InitParams) { p.Threshold = -1 },
+		"17 shares":         func(p *ceremony.InitParams) { p.Shares = 17 },
+		"threshold above":   func(p *ceremony.InitParams) { p.Threshold = 4 },
+		"threshold of 1":    func(p *ceremony.InitParams) { p.Threshold = 1 },
+		"short account":     func(p *ceremony.InitParams) { p.Account = "12345678901" },
+		"letters":           func(p *ceremony.InitParams) { p.Account = "12345678901a" },
+		"other digits":      func(p *ceremony.InitParams) { p.Account = "1234567890\u0663" },
+		"no region":         func(p *ceremony.InitParams) { p.Region = "" },
+		"upper case":        func(p *ceremony.InitParams) { p.Region = "EU-west-1" },
+		"region with slash": func(p *ceremony.InitParams) { p.Region = "eu/west" },
+		"region with NUL":   func(p *ceremony.InitParams) { p.Region = "eu\x00west" },
+		"trailing hyphen":   func(p *ceremony.InitParams) { p.Region = "eu-" },
+		"double hyphen":     func(p *ceremony.InitParams) { p.Region = "eu--west" },
+		"long region":       func(p *ceremony.InitParams) { p.Region = strings.Repeat("a", 33) },
+		"partition":         func(p *ceremony.InitParams) { p.Partition = "azure" },
+		"partition colon":   func(p *ceremony.InitParams) { p.Partition = "aws-:x" },
+		"certificate":       func(p *ceremony.InitParams) { p.RootCertificate = "no uri" },
+		"node certificate":  func(p *ceremony.InitParams) { p.RootCertificate = "conclave://node/a" },
+		"long certificate":  func(p *ceremony.InitParams) { p.RootCertificate = "x:" + strings.Repeat("a", 1024) },
 	} {
 		p := testInit(3, 2)
 		edit(&p)
@@ -159,11 +160,11 @@ func TestInitOfAHalfFormedCluster(t *testing.T) {
 	}
 	voters("a", "b", "zed")
 	_, err := e.Init(t.Context(), testOperator, testInit(3, 2))
-	if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "zed") {
+	if !errors.Is(err, ceremony.ErrNotReady) || !strings.Contains(err.Error(), "zed") {
 		t.Errorf("a voter is missing: %v", err)
 	}
 	voters()
-	if _, err := e.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ErrNotReady) {
+	if _, err := e.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ceremony.ErrNotReady) {
 		t.Errorf("nobody votes: %v", err)
 	}
 }
@@ -171,12 +172,12 @@ func TestInitOfAHalfFormedCluster(t *testing.T) {
 func TestTwoInits(t *testing.T) {
 	c := newFakeCluster(t, "a", "b")
 	a, b := c.newEngine("a"), c.newEngine("b")
-	var res *InitResult
+	var res *ceremony.InitResult
 	c.replica("a").before = func(*fsmpb.Record) {
 		c.replica("a").before = nil
 		res = initCluster(t, b, testInit(3, 2))
 	}
-	if _, err := a.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ErrInitialised) {
+	if _, err := a.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ceremony.ErrInitialised) {
 		t.Errorf("the slower of two: %v", err)
 	}
 	unsealNode(t, a, res.Shares...)
@@ -307,7 +308,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	}
 	for _, tc := range cases {
 		st, err := e.SubmitShare(t.Context(), testOperator, tc.share)
-		if !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), tc.says) {
+		if !errors.Is(err, ceremony.ErrShare) || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 		if strings.Contains(fmt.Sprint(err), tc.share) && len(tc.share) > 20 {
@@ -321,7 +322,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	recs := records(t, c, e)
 	want := []string{"Init", "SubmitShare"}
 	for range cases {
-		want = append(want, "SubmitShare!"+string(ErrShare.Code))
+		want = append(want, "SubmitShare!"+string(ceremony.ErrShare.Code))
 	}
 	want = append(want, "SubmitShare", "SubmitShare", "Unseal")
 	if d := cmp.Diff(want, names(recs)); d != "" {
@@ -351,7 +352,7 @@ func TestShareTimeout(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(5, 3))
-	submit := func(i int) SealStatus {
+	submit := func(i int) ceremony.SealStatus {
 		t.Helper()
 		st, err := e.SubmitShare(t.Context(), testOperator, res.Shares[i])
 		if err != nil {
@@ -433,9 +434,9 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(3, 2))
-	eve := Operator{Name: "conclave://operator/eve"}
+	eve := ceremony.Operator{Name: "conclave://operator/eve"}
 	for i := range 500 {
-		want := ErrShare
+		want := ceremony.ErrShare
 		if i >= shareRefusals {
 			want = kmsapi.ErrThrottling
 		}
@@ -459,7 +460,7 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 	if real != 3 || single != record.MaxPendingRefused {
 		t.Errorf("%d records of the unsealing, %d of single refusals", real, single)
 	}
-	want := map[string]int64{string(ErrShare.Code): shareRefusals - record.MaxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - shareRefusals}
+	want := map[string]int64{string(ceremony.ErrShare.Code): shareRefusals - record.MaxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - shareRefusals}
 	if d := cmp.Diff(want, summaries); d != "" {
 		t.Errorf("summaries (-want +got):\n%s", d)
 	}
@@ -521,7 +522,7 @@ func TestPendingEventsAreBounded(t *testing.T) {
 }
 
 // sealShare encrypts a share as operators' clients do.
-func sealShare(t *testing.T, ch *Challenge, share string) []byte {
+func sealShare(t *testing.T, ch *ceremony.Challenge, share string) []byte {
 	t.Helper()
 	sealed, err := keymat.SealTo(ch.PublicKey, slices.Concat([]byte("conclave share v1\x00"), ch.ClusterID[:], ch.Nonce[:], []byte(ch.NodeID)), []byte(share))
 	if err != nil {
@@ -533,11 +534,11 @@ func sealShare(t *testing.T, ch *Challenge, share string) []byte {
 func TestSealedShares(t *testing.T) {
 	c := newFakeCluster(t, "a", "b")
 	a, b := c.newEngine("a"), c.newEngine("b")
-	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrNotInitialised) {
+	if _, err := a.Challenge(t.Context()); !errors.Is(err, ceremony.ErrNotInitialised) {
 		t.Errorf("challenge before init: %v", err)
 	}
 	res := initCluster(t, a, testInit(3, 2))
-	challenge := func(e *Engine) *Challenge {
+	challenge := func(e *Engine) *ceremony.Challenge {
 		t.Helper()
 		ch, err := e.Challenge(t.Context())
 		if err != nil {
@@ -545,7 +546,7 @@ func TestSealedShares(t *testing.T) {
 		}
 		return ch
 	}
-	submit := func(e *Engine, ch *Challenge, sealed []byte) error {
+	submit := func(e *Engine, ch *ceremony.Challenge, sealed []byte) error {
 		_, err := e.SubmitSealedShare(t.Context(), testOperator, ch.Nonce[:], sealed)
 		return err
 	}
@@ -557,10 +558,10 @@ func TestSealedShares(t *testing.T) {
 		t.Error("two nodes have one key")
 	}
 	share := sealShare(t, forA, res.Shares[0])
-	if err := submit(b, forA, share); !errors.Is(err, ErrChallenge) {
+	if err := submit(b, forA, share); !errors.Is(err, ceremony.ErrChallenge) {
 		t.Errorf("another node's: %v", err)
 	}
-	if err := submit(b, forB, share); !errors.Is(err, ErrShare) {
+	if err := submit(b, forB, share); !errors.Is(err, ceremony.ErrShare) {
 		t.Errorf("another node's, with this one's nonce: %v", err)
 	}
 	if err := submit(a, forA, share); err != nil {
@@ -572,7 +573,7 @@ func TestSealedShares(t *testing.T) {
 	if err := a.ResetShares(t.Context(), testOperator, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := submit(a, forA, share); !errors.Is(err, ErrChallenge) {
+	if err := submit(a, forA, share); !errors.Is(err, ceremony.ErrChallenge) {
 		t.Errorf("a share for a ceremony that was reset: %v", err)
 	}
 	// One that nobody gave a share in ends too.
@@ -582,7 +583,7 @@ func TestSealedShares(t *testing.T) {
 	if n := used(a); n != 0 {
 		t.Errorf("%d slots are in use after the challenge expired", n)
 	}
-	if err := submit(a, forA, share); !errors.Is(err, ErrChallenge) {
+	if err := submit(a, forA, share); !errors.Is(err, ceremony.ErrChallenge) {
 		t.Errorf("a share for a challenge that expired: %v", err)
 	}
 	forA = challenge(a)
@@ -594,7 +595,7 @@ func TestSealedShares(t *testing.T) {
 	if a.Sealed() {
 		t.Error("two of two shares, and still sealed")
 	}
-	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrUnsealed) {
+	if _, err := a.Challenge(t.Context()); !errors.Is(err, ceremony.ErrUnsealed) {
 		t.Errorf("challenge of an open node: %v", err)
 	}
 	if err := a.Seal(t.Context(), testOperator); err != nil {
@@ -651,8 +652,8 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(3, 2))
-	eve := Operator{Name: "conclave://operator/eve"}
-	begin := func() *CeremonyStatus {
+	eve := ceremony.Operator{Name: "conclave://operator/eve"}
+	begin := func() *ceremony.Status {
 		t.Helper()
 		if _, err := e.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
 			t.Fatal(err)
@@ -665,7 +666,7 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 		"reset of another": func() error { return e.ResetShares(t.Context(), eve, make([]byte, 16)) },
 		"seal when sealed": func() error { return e.Seal(t.Context(), eve) },
 	} {
-		if err := f(); !errors.Is(err, ErrOwner) || !strings.Contains(err.Error(), testOperator.Name) {
+		if err := f(); !errors.Is(err, ceremony.ErrOwner) || !strings.Contains(err.Error(), testOperator.Name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -677,7 +678,7 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 	}
 	if second := begin(); second.Nonce == first.Nonce {
 		t.Error("two ceremonies have one nonce")
-	} else if err := e.ResetShares(t.Context(), eve, first.Nonce[:]); !errors.Is(err, ErrOwner) {
+	} else if err := e.ResetShares(t.Context(), eve, first.Nonce[:]); !errors.Is(err, ceremony.ErrOwner) {
 		t.Errorf("with the nonce of an earlier one: %v", err)
 	}
 	if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {

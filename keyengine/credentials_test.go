@@ -7,13 +7,14 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // newKey makes an access key as a client does, and gives it as Init's result does.
-func newKey(t *testing.T, e *Engine, c *iam.Caller, res *InitResult) *InitResult {
+func newKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitResult) *ceremony.InitResult {
 	t.Helper()
 	to, err := keymat.NewReceiver(e.vault.Arena())
 	if err != nil {
@@ -33,7 +34,7 @@ func newKey(t *testing.T, e *Engine, c *iam.Caller, res *InitResult) *InitResult
 		t.Fatal(err)
 	}
 	defer secret.Destroy()
-	made := &InitResult{AccessKeyID: id, RootARN: res.RootARN}
+	made := &ceremony.InitResult{AccessKeyID: id, RootARN: res.RootARN}
 	if err := secret.With(func(b []byte) error {
 		made.SecretAccessKey = string(b)
 		return nil
@@ -43,7 +44,7 @@ func newKey(t *testing.T, e *Engine, c *iam.Caller, res *InitResult) *InitResult
 	return made
 }
 
-func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *InitResult) (string, *iam.Caller) {
+func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *ceremony.InitResult) (string, *iam.Caller) {
 	t.Helper()
 	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
@@ -171,7 +172,7 @@ func TestForwardingFails(t *testing.T) {
 	r.cluster.replica("n1").lost = true
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
 	r.cluster.replica("n1").lost = false
-	if err := r.first.Seal(t.Context(), Operator{Name: "test"}); err != nil {
+	if err := r.first.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.") // as it is sealed
@@ -433,7 +434,7 @@ func TestFailureChangesNothing(t *testing.T) {
 func TestSealedNode(t *testing.T) {
 	r := newRoom(t)
 	r.newKey()
-	if err := r.first.Seal(t.Context(), Operator{Name: "test"}); err != nil {
+	if err := r.first.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	size := r.cluster.audit.Size()

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/attest"
 	"github.com/conclavekms/conclave/keyengine/internal/keystore"
@@ -77,7 +78,7 @@ type Engine struct {
 	// Who callers are.
 	*iam.Authenticator
 	// What operators do with its seal.
-	*Ceremonies
+	*ceremony.Ceremonies
 
 	cfg        Config
 	replica    Replica
@@ -119,7 +120,7 @@ func New(cfg Config) (*Engine, error) {
 	e.Authenticator = iam.NewAuthenticator(iam.AuthenticatorConfig{
 		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
 	})
-	e.Ceremonies = NewCeremonies(CeremonyConfig{
+	e.Ceremonies = ceremony.New(ceremony.Config{
 		NodeID: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events,
 		Fresh: e.Authenticator.FreshState, ShareTimeout: cfg.ShareTimeout,
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
@@ -65,12 +66,12 @@ func (c *fakeCluster) watch(shares []string) {
 	}
 	c.t.Cleanup(func() { _ = v.Close() })
 	r := c.replicas[0]
-	witness := NewCeremonies(CeremonyConfig{
+	witness := ceremony.New(ceremony.Config{
 		NodeID: r.id, Vault: v, Replica: r, Clock: c.clock, Log: slog.New(slog.DiscardHandler),
 		Events: &record.Recorder{Node: r.id, Vault: v, Replica: r, Clock: c.clock, Log: slog.New(slog.DiscardHandler), Pending: record.NewPending()},
 	})
 	for _, share := range shares {
-		if st, err := witness.SubmitShare(c.t.Context(), Operator{Name: "witness"}, share); err != nil {
+		if st, err := witness.SubmitShare(c.t.Context(), ceremony.Operator{Name: "witness"}, share); err != nil {
 			c.t.Fatal(err)
 		} else if !st.Sealed {
 			break

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -115,7 +116,7 @@ func TestGrantTokens(t *testing.T) {
 	if _, err := n2.vault.GrantToken(r.keyID(id), [32]byte{}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("a sealed node makes a token: %v", err)
 	}
-	if _, err := n2.SubmitShare(t.Context(), Operator{Name: "root"}, r.share); err != nil {
+	if _, err := n2.SubmitShare(t.Context(), ceremony.Operator{Name: "root"}, r.share); err != nil {
 		t.Fatal(err)
 	}
 	if err := reads(n2, token); err != nil {

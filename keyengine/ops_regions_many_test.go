@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -15,7 +16,7 @@ import (
 func TestManyRegions(t *testing.T) {
 	t.Parallel()
 	regions := []string{testRegion}
-	for i := 1; len(regions) < MaxRegions; i++ {
+	for i := 1; len(regions) < ceremony.MaxRegions; i++ {
 		regions = append(regions, fmt.Sprintf("us-south-%d", i))
 	}
 	r := newRoomIn(t, regions)
@@ -35,7 +36,7 @@ func TestManyRegions(t *testing.T) {
 	stray := bytes.Replace(blob, key[:], bytes.Repeat([]byte{7}, len(key)), 1)
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: stray})
 	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-	if n := len(mustIn[kmsapi.ListKeysOutput](r, regions[MaxRegions-1], "ListKeys", &kmsapi.ListKeysInput{}).Keys); n != 0 {
+	if n := len(mustIn[kmsapi.ListKeysOutput](r, regions[ceremony.MaxRegions-1], "ListKeys", &kmsapi.ListKeysInput{}).Keys); n != 0 {
 		t.Errorf("%d keys in a Region that has none", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -15,7 +16,7 @@ func TestPlantNeedsDevelopment(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
 	s := ops.Seed{ID: "1234abcd-12ab-34cd-56ef-1234567890ab", Material: []byte("0123456789abcdef0123456789abcdef")}
-	if made, err := r.first.Plant(context.Background(), Operator{Name: "root"}, s); made || !errors.Is(err, ErrNoSeeds) {
+	if made, err := r.first.Plant(context.Background(), ceremony.Operator{Name: "root"}, s); made || !errors.Is(err, ErrNoSeeds) {
 		t.Errorf("got %v, %v, want ErrNoSeeds", made, err)
 	}
 	if s.Material[0] != 0 {
@@ -30,7 +31,7 @@ func TestPlant(t *testing.T) {
 	t.Parallel()
 	r := newRoomIn(t, threeRegions())
 	r.first.cfg.Seeds = true
-	op, ctx := Operator{Name: "root"}, context.Background()
+	op, ctx := ceremony.Operator{Name: "root"}, context.Background()
 	const id = "1234abcd-12ab-34cd-56ef-1234567890ab"
 	seed := func() ops.Seed {
 		return ops.Seed{ID: id, Region: secondRegion, Material: []byte("0123456789abcdef0123456789abcdef"), Aliases: []string{"alias/a"}}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
@@ -18,20 +19,20 @@ var ErrNoSeeds = errors.New("keys with known material are for development only")
 // Plant makes a key as a seed has it, unless there is one of that id, which stays
 // as it is. It reports whether it made one. Only an engine whose configuration
 // says so does it: whoever chooses a key's material knows it.
-func (e *Engine) Plant(ctx context.Context, op Operator, s ops.Seed) (bool, error) {
+func (e *Engine) Plant(ctx context.Context, op ceremony.Operator, s ops.Seed) (bool, error) {
 	defer clear(s.Material)
 	if !e.cfg.Seeds {
 		return false, ErrNoSeeds
 	}
 	ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: e.replica.State()}
 	if c, _ := ev.State.Cluster(); c == nil {
-		return false, kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
+		return false, kmsapi.Errorf(ceremony.ErrNotInitialised, "The cluster is not initialised.")
 	}
 	t, err := ops.PlantKey(ev, &s)
 	if err != nil || t == nil {
 		return false, err
 	}
-	event := op.event("PlantKey", ev.Cluster())
+	event := op.Event("PlantKey", ev.Cluster())
 	event.Region = t.ID.Region
 	event.Parameters = []*auditpb.Field{auditfield.Text("keyId", t.ARN), auditfield.Text("keySpec", t.Key.Spec), auditfield.Text("keyUsage", t.Key.Usage)}
 	event.Resources = []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: ev.Cluster().Account, Arn: t.ARN}}

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -54,7 +55,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 	}
 	r.first = r.engines[nodes[0]]
 	ctx := context.Background()
-	res, err := r.first.Init(ctx, Operator{Name: "root"}, InitParams{
+	res, err := r.first.Init(ctx, ceremony.Operator{Name: "root"}, ceremony.InitParams{
 		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, Regions: regions, RootCertificate: rootURI, KeepUnsealed: true,
 	})
 	if err != nil {
@@ -65,7 +66,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 		if e == r.first {
 			continue
 		}
-		if _, err := e.SubmitShare(ctx, Operator{Name: "root"}, res.Shares[0]); err != nil {
+		if _, err := e.SubmitShare(ctx, ceremony.Operator{Name: "root"}, res.Shares[0]); err != nil {
 			t.Fatalf("SubmitShare: %v", err)
 		}
 	}

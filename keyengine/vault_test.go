@@ -15,20 +15,21 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
-var testOperator = Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
+var testOperator = ceremony.Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
 
-func testInit(shares, threshold int) InitParams {
-	return InitParams{Shares: shares, Threshold: threshold, Account: "111122223333", Region: "eu-west-1"}
+func testInit(shares, threshold int) ceremony.InitParams {
+	return ceremony.InitParams{Shares: shares, Threshold: threshold, Account: "111122223333", Region: "eu-west-1"}
 }
 
 // initCluster founds the cluster and leaves the engine sealed.
-func initCluster(t testing.TB, e *Engine, p InitParams) *InitResult {
+func initCluster(t testing.TB, e *Engine, p ceremony.InitParams) *ceremony.InitResult {
 	t.Helper()
 	res, err := e.Init(t.Context(), testOperator, p)
 	if err != nil {
@@ -59,7 +60,7 @@ func unsealNode(t testing.TB, e *Engine, shares ...string) {
 }
 
 // openCluster is a one-node cluster of custodians' shares 2 of 3, unsealed.
-func openCluster(t testing.TB, nodes ...string) (*fakeCluster, *Engine, *InitResult) {
+func openCluster(t testing.TB, nodes ...string) (*fakeCluster, *Engine, *ceremony.InitResult) {
 	t.Helper()
 	if nodes == nil {
 		nodes = []string{"a"}
@@ -192,7 +193,7 @@ func TestSealWipesEverything(t *testing.T) {
 }
 
 // sealedCalls are the outcomes of everything that a sealed node must refuse.
-func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fsmpb.Key) map[string]error {
+func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *ceremony.InitResult, k *fsmpb.Key) map[string]error {
 	errs := make(map[string]error)
 	errs["withMaterial"] = e.vault.WithMaterial(k, k.Materials[0], func([]byte) error { return nil })
 	_, _, _, _, errs["sealBody"] = e.vault.SealBody([16]byte{}, []byte("x"))

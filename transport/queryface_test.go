@@ -89,11 +89,9 @@ func (x *queryExchange) Decode(_ *http.Request, body []byte) (*keyengine.Operati
 	x.op = op.Name
 	in := op.NewInput()
 	for name, values := range form {
-		if name == "Action" {
-			continue
-		}
 		member := reflect.ValueOf(in).Elem().FieldByName(name)
 		switch {
+		case name == "Action":
 		case len(values) != 1 || !member.IsValid():
 			return nil, nil, transport.ErrSerialization
 		case member.Type() == reflect.TypeFor[*string]():

@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/admission"
@@ -126,7 +127,7 @@ type fakeCeremony struct {
 	err  error
 }
 
-func (f *fakeCeremony) note(op keyengine.Operator, what string) error {
+func (f *fakeCeremony) note(op ceremony.Operator, what string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.done = append(f.done, op.Name+" "+what)
@@ -142,34 +143,34 @@ func (f *fakeCeremony) Status(context.Context) (*kmspb.StatusResponse, error) {
 	return st, f.err
 }
 
-func (f *fakeCeremony) Init(_ context.Context, op keyengine.Operator, p keyengine.InitParams) (*keyengine.InitResult, error) {
+func (f *fakeCeremony) Init(_ context.Context, op ceremony.Operator, p ceremony.InitParams) (*ceremony.InitResult, error) {
 	if p.KeepUnsealed {
 		return nil, errors.New("the wire cannot ask for this")
 	}
-	return &keyengine.InitResult{ClusterID: "c", AccessKeyID: "AKIA", SealedSecrets: append([]byte("for "), p.AnswerKey...), RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
+	return &ceremony.InitResult{ClusterID: "c", AccessKeyID: "AKIA", SealedSecrets: append([]byte("for "), p.AnswerKey...), RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
 }
 
-func (f *fakeCeremony) Challenge(context.Context) (*keyengine.Challenge, error) {
-	return &keyengine.Challenge{NodeID: "n1", PublicKey: []byte("key")}, f.err
+func (f *fakeCeremony) Challenge(context.Context) (*ceremony.Challenge, error) {
+	return &ceremony.Challenge{NodeID: "n1", PublicKey: []byte("key")}, f.err
 }
 
-func (f *fakeCeremony) SubmitShare(_ context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
+func (f *fakeCeremony) SubmitShare(_ context.Context, op ceremony.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "share"), op.RequestID)}
 }
 
-func (f *fakeCeremony) ResetShares(_ context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus {
+func (f *fakeCeremony) ResetShares(_ context.Context, op ceremony.Operator, force []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "reset"), op.RequestID)}
 }
 
-func (f *fakeCeremony) Seal(_ context.Context, op keyengine.Operator) *kmspb.NodeStatus {
+func (f *fakeCeremony) Seal(_ context.Context, op ceremony.Operator) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "seal"), op.RequestID)}
 }
 
-func (f *fakeCeremony) ConfirmTime(_ context.Context, op keyengine.Operator) error {
+func (f *fakeCeremony) ConfirmTime(_ context.Context, op ceremony.Operator) error {
 	return f.note(op, "time")
 }
 
-func (f *fakeCeremony) InstallCRL(_ context.Context, op keyengine.Operator, _ []byte) *kmspb.NodeStatus {
+func (f *fakeCeremony) InstallCRL(_ context.Context, op ceremony.Operator, _ []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "crl"), op.RequestID)}
 }
 

@@ -31,6 +31,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
@@ -168,13 +169,13 @@ func TestEveryErrorOfOperators(t *testing.T) {
 	w := start(t, false, func(c *Config) { c.LoopbackOperators = true })
 	op := kmspb.NewOperatorClient(w.dial(nil))
 	for code, want := range map[kmsapi.Code]codes.Code{
-		keyengine.ErrInitialised.Code:    codes.FailedPrecondition,
-		keyengine.ErrNotInitialised.Code: codes.FailedPrecondition,
-		keyengine.ErrNotReady.Code:       codes.Unavailable,
-		keyengine.ErrShare.Code:          codes.InvalidArgument,
-		keyengine.ErrUnsealed.Code:       codes.FailedPrecondition,
-		keyengine.ErrChallenge.Code:      codes.FailedPrecondition,
-		keyengine.ErrOwner.Code:          codes.FailedPrecondition,
+		ceremony.ErrInitialised.Code:    codes.FailedPrecondition,
+		ceremony.ErrNotInitialised.Code: codes.FailedPrecondition,
+		ceremony.ErrNotReady.Code:       codes.Unavailable,
+		ceremony.ErrShare.Code:          codes.InvalidArgument,
+		ceremony.ErrUnsealed.Code:       codes.FailedPrecondition,
+		ceremony.ErrChallenge.Code:      codes.FailedPrecondition,
+		ceremony.ErrOwner.Code:          codes.FailedPrecondition,
 	} {
 		w.ceremony.err = &kmsapi.Error{Code: code, Message: "why"}
 		_, err := op.Init(timed(t), &kmspb.InitRequest{AnswerKey: []byte("key")})

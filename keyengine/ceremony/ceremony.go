@@ -1,4 +1,4 @@
-package keyengine
+package ceremony
 
 import (
 	"context"
@@ -42,17 +42,17 @@ var (
 // Ceremonies are what operators do with one node's seal: they initialise the cluster,
 // unseal the node and seal it. They are safe for concurrent use.
 type Ceremonies struct {
-	cfg CeremonyConfig
+	cfg Config
 	// initialising is held by Init.
 	initialising sync.Mutex
 	unsealing    *unsealing
 }
 
-// CeremonyConfig is what Ceremonies work with.
-type CeremonyConfig struct {
+// Config is what Ceremonies work with.
+type Config struct {
 	NodeID  string
 	Vault   *vault.Vault
-	Replica ceremonyReplica
+	Replica Replica
 	Clock   record.Clock
 	Log     *slog.Logger
 	Events  *record.Recorder
@@ -63,15 +63,15 @@ type CeremonyConfig struct {
 	ShareTimeout time.Duration
 }
 
-// ceremonyReplica is what ceremonies need of the replicated log.
-type ceremonyReplica interface {
+// Replica is what ceremonies need of the replicated log.
+type Replica interface {
 	record.Log
 	// Barrier waits until State has everything that was committed before.
 	Barrier(ctx context.Context) error
 }
 
-// NewCeremonies returns the ceremonies of a node.
-func NewCeremonies(cfg CeremonyConfig) *Ceremonies {
+// New returns the ceremonies of a node.
+func New(cfg Config) *Ceremonies {
 	return &Ceremonies{cfg: cfg, unsealing: newUnsealing(cfg.ShareTimeout, cfg.Vault.Arena())}
 }
 
@@ -89,8 +89,8 @@ func (op Operator) identity(c *fsmpb.Cluster) *auditpb.Identity {
 	return &auditpb.Identity{Type: record.OperatorType, PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
 }
 
-// event is a record of something that the operator did.
-func (op Operator) event(name string, c *fsmpb.Cluster) record.Event {
+// Event is a record of something that the operator did.
+func (op Operator) Event(name string, c *fsmpb.Cluster) record.Event {
 	return record.Event{
 		Name: name, Kind: record.KindOperator, RequestID: op.RequestID, Identity: op.identity(c), SourceIP: op.SourceIP, Transport: "grpc",
 	}
@@ -115,15 +115,15 @@ type SealStatus struct {
 	// Custodians are the indexes of the shares given so far, ascending.
 	Custodians []int
 	// Ceremony is the one under way: nil until a first share is held.
-	Ceremony *CeremonyStatus
+	Ceremony *Status
 	// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify.
 	VerifierKey string
 	// MemoryLocked says that keys cannot be swapped out.
 	MemoryLocked bool
 }
 
-// CeremonyStatus is what operators may know of an unsealing under way.
-type CeremonyStatus struct {
+// Status is what operators may know of an unsealing under way.
+type Status struct {
 	// Nonce names the ceremony, on this node.
 	Nonce [16]byte
 	// Owner is the operator who gave the first share.
@@ -142,10 +142,10 @@ func (r *Ceremonies) SealStatus() SealStatus {
 		return st
 	}
 	st.Initialised = true
-	st.ClusterID, st.Account, st.Region, st.Partition = clusterID(c), c.Account, c.Region, c.Partition
+	st.ClusterID, st.Account, st.Region, st.Partition = record.ClusterID(c), c.Account, c.Region, c.Partition
 	st.MoreRegions = slices.Clone(c.MoreRegions)
 	st.Threshold, st.Shares = int(c.Shares.Threshold), int(c.Shares.Count)
-	st.VerifierKey = verifierKey(c)
+	st.VerifierKey = record.VerifierKey(c)
 	if st.Sealed {
 		st.Custodians, st.Ceremony = r.unsealing.status(r.cfg.Clock.Now(), c)
 		st.Progress = len(st.Custodians)
@@ -280,7 +280,7 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 			r.unsealing.refusedLocked(r.cfg.Clock.Now(), op.Name)
 		}
 	}
-	step := op.event("SubmitShare", c)
+	step := op.Event("SubmitShare", c)
 	step.At = r.cfg.Clock.Now()
 	if index > 0 {
 		step.Parameters = append(step.Parameters, auditfield.Number("custodian", index))
@@ -296,7 +296,7 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 		return nil
 	}
 	// Enough shares. Whatever comes of it, they have served.
-	done := op.event("Unseal", c)
+	done := op.Event("Unseal", c)
 	done.RequestID = [16]byte{} // the last share's step has it
 	done.At = r.cfg.Clock.Now()
 	done.Parameters = append([]*auditpb.Field{r.unsealing.indexes("custodians")}, r.unsealing.fieldsLocked()...)
@@ -350,7 +350,7 @@ func (r *Ceremonies) ResetShares(_ context.Context, op Operator, force []byte) e
 	if len(r.unsealing.shares) == 0 {
 		return nil
 	}
-	step := op.event("ResetShares", c)
+	step := op.Event("ResetShares", c)
 	step.At = r.cfg.Clock.Now()
 	step.Parameters = append([]*auditpb.Field{r.unsealing.indexes("custodians")}, r.unsealing.fieldsLocked()...)
 	if owner := r.unsealing.owner; owner != op.Name {
@@ -385,7 +385,7 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	if r.cfg.Vault.Sealed() {
 		return r.ResetShares(ctx, op, nil)
 	}
-	ev := op.event("Seal", c)
+	ev := op.Event("Seal", c)
 	ev.At = r.cfg.Clock.Now()
 	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // what happened before it
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
@@ -410,7 +410,7 @@ func (r *Ceremonies) ConfirmTime(ctx context.Context, op Operator) error {
 		return errNotInitialised
 	}
 	until := r.cfg.Clock.Now().Add(time.Hour)
-	ev := op.event("ConfirmTime", c)
+	ev := op.Event("ConfirmTime", c)
 	ev.Parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
 	ev.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
 	d, err := r.cfg.Events.Commit(ctx, ev)
@@ -432,7 +432,7 @@ type CRLEvent struct {
 // now, if the node is unsealed and the log takes records, and else once it does.
 func (r *Ceremonies) RecordCRL(ctx context.Context, op Operator, l CRLEvent) {
 	c, _ := r.cfg.Replica.State().Cluster()
-	ev := op.event("InstallCRL", c)
+	ev := op.Event("InstallCRL", c)
 	ev.At, ev.Err = r.cfg.Clock.Now(), l.Err
 	if l.Issuer != "" {
 		ev.Parameters = []*auditpb.Field{

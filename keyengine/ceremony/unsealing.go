@@ -1,4 +1,4 @@
-package keyengine
+package ceremony
 
 import (
 	"crypto/rand"
@@ -160,13 +160,13 @@ func (c *unsealing) refusedLocked(now time.Time, operator string) {
 }
 
 // status is who gave shares so far, and the ceremony if anybody did.
-func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *CeremonyStatus) {
+func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if age := now.Sub(c.began); len(c.shares) == 0 || age < 0 || age >= c.timeout || string(c.set[:]) != string(cluster.GetShares().GetId()) {
 		return nil, nil // or about to be abandoned
 	}
-	return slices.Sorted(maps.Keys(c.shares)), &CeremonyStatus{Nonce: c.nonce, Owner: c.owner, Began: c.began, Expires: c.began.Add(c.timeout)}
+	return slices.Sorted(maps.Keys(c.shares)), &Status{Nonce: c.nonce, Owner: c.owner, Began: c.began, Expires: c.began.Add(c.timeout)}
 }
 
 // indexes lists the shares' indexes for a record.

@@ -1,4 +1,4 @@
-package keyengine
+package ceremony
 
 import (
 	"context"
@@ -198,7 +198,7 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 		return nil, fmt.Errorf("making the cluster's keys: %w", err)
 	}
 	defer f.wipe()
-	ev := op.event("Init", f.cluster)
+	ev := op.Event("Init", f.cluster)
 	ev.Parameters = []*auditpb.Field{
 		auditfield.Number("shares", p.Shares), auditfield.Number("threshold", p.Threshold), auditfield.Text("account", p.Account), auditfield.Text("region", p.Region),
 		auditfield.Text("partition", p.Partition), auditfield.Flag("anyRegion", p.AnyRegion),
@@ -209,7 +209,7 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 	if p.RootCertificate != "" {
 		ev.Parameters = append(ev.Parameters, auditfield.Text("rootCertificate", p.RootCertificate))
 	}
-	ev.Response = []*auditpb.Field{auditfield.Text("clusterId", clusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
+	ev.Response = []*auditpb.Field{auditfield.Text("clusterId", record.ClusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
 	// That there is no cluster yet is the precondition: of two who try, one fails.
 	ev.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
 	ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
@@ -286,7 +286,7 @@ func (r *Ceremonies) isInitialised(ctx context.Context, want *fsmpb.Cluster) err
 		select {
 		case <-ctx.Done():
 			return kmsapi.Errorf(kmsapi.ErrUnavailable, "Whether the cluster was initialised is not known. If its status shows cluster %s, "+
-				"its shares are lost: clear the nodes' data and initialise again.", clusterID(want))
+				"its shares are lost: clear the nodes' data and initialise again.", record.ClusterID(want))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -335,13 +335,13 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	}
 	defer unseal.Destroy()
 
-	f.result = &InitResult{ClusterID: clusterID(c), RootARN: request.RootARN(p.Partition, p.Account)}
+	f.result = &InitResult{ClusterID: record.ClusterID(c), RootARN: request.RootARN(p.Partition, p.Account)}
 	shares, err := f.deal(arena, unseal, p)
 	if err != nil {
 		return nil, err
 	}
 	defer shares.Destroy()
-	f.result.VerifierKey = verifierKey(c)
+	f.result.VerifierKey = record.VerifierKey(c)
 
 	account, ok := fsm.ParseAccount(p.Account)
 	if !ok {

@@ -1,4 +1,4 @@
-package keyengine
+package ceremony
 
 import (
 	"bytes"
