@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
@@ -33,47 +34,47 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 	if err := e.limits.allow(c); err != nil {
 		return err
 	}
-	for range record.MaxTries {
-		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: e.replica.State(), Caller: c}
+	var done record.Event
+	d, err := e.events.CommitEvent(ctx, func(s *fsm.State) (record.Event, error) {
+		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: s, Caller: c}
 		if err := ev.Admit(); err != nil {
-			return err
+			return done, err
 		}
-		done := ask
+		done = ask
 		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
 		done.Identity = record.IdentityOf(c.Identity.Principal(), c.Identity.Credential())
 		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
-		refused := mustBeRoot(ev, what)
-		if refused == nil && act != nil {
-			refused = act(ev, &done)
+		done.Err = mustBeRoot(ev, what)
+		if done.Err == nil && act != nil {
+			done.Err = act(ev, &done)
 		}
-		if refused != nil {
-			if _, ok := errors.AsType[*kmsapi.Error](refused); !ok {
-				return refused // a fault of this node's
+		if done.Err != nil {
+			if _, ok := errors.AsType[*kmsapi.Error](done.Err); !ok {
+				return done, done.Err // of this node's
 			}
-			done.Err, done.Response, ev.Changes = refused, nil, nil
+			done.Response, ev.Changes = nil, nil
 		}
 		done.Reads, done.Changes = ev.Reads, ev.Changes
-		d, err := e.events.Commit(ctx, done)
-		switch err := e.events.Settled(ctx, name, d, err); {
-		case err == record.ErrConflict:
-			continue
-		case err != nil:
-			return err
-		case len(done.Changes) == 0 && d.TooLate():
-			return e.withheld.Withhold(c.RequestID, name)
-		case refused != nil:
-			e.limits.refused(c, refused)
-			return refused
-		}
-		if len(done.Changes) > 0 {
-			// So that the caller reads its own write here without a second try.
-			if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-				e.log.Warn("the change is committed, but this node is behind", "event", name, "err", err)
-			}
-		}
-		return nil
+		return done, nil
+	})
+	switch {
+	case err == record.ErrConflict:
+		return kmsapi.Errorf(kmsapi.ErrUnavailable, "What the request depends on keeps changing. Try again.")
+	case err != nil:
+		return err
+	case len(done.Changes) == 0 && d.TooLate():
+		return e.withheld.Withhold(c.RequestID, name)
+	case done.Err != nil:
+		e.limits.refused(c, done.Err)
+		return done.Err
 	}
-	return kmsapi.Errorf(kmsapi.ErrUnavailable, "What the request depends on keeps changing. Try again.")
+	if len(done.Changes) > 0 {
+		// So that the caller reads its own write here without a second try.
+		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
+			e.log.Warn("the change is committed, but this node is behind", "event", name, "err", err)
+		}
+	}
+	return nil
 }
 
 // mustBeRoot decides: what concerns every principal is the account's own business.

@@ -2,9 +2,9 @@ package keyengine
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
@@ -36,45 +36,39 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 	}
 	ctx, room := request.WithOnce(ctx)
 	defer room.Wipe()
-	for range record.MaxTries {
-		ev := request.Evaluate(ctx, e.services, e.replica.State(), c, op, in)
-		a, err := e.commit(ctx, ev)
-		if err != record.ErrConflict {
-			return a, err
+	var a *request.Attempt
+	d, err := e.events.Commit(ctx, func(s *fsm.State) (*fsmpb.Record, error) {
+		if a != nil {
+			e.discard(a)
 		}
+		a = request.Evaluate(ctx, e.services, s, c, op, in)
+		return a.Decided()
+	})
+	out, err := e.finish(ctx, a, d, err)
+	if err == record.ErrConflict {
+		return e.onLeader(ctx, c, op, in)
 	}
-	return e.onLeader(ctx, c, op, in)
+	return out, err
 }
 
-// commit proposes an evaluation's record and releases its answer if the log took
-// it.
-func (e *Engine) commit(ctx context.Context, ev *request.Attempt) (any, error) {
-	if ev.Record == nil {
-		return nil, ev.Err
+// finish gives the answer of an evaluation whose record was accepted. Of any other
+// nothing is left, and the error of its record is returned.
+func (e *Engine) finish(ctx context.Context, a *request.Attempt, d fsm.Decision, err error) (any, error) {
+	switch {
+	case err == record.ErrConflict:
+		e.discard(a)
+		return nil, err
+	case err != nil:
+		a.Wipe()
+		return nil, err
 	}
-	d, err := e.replica.Propose(ctx, ev.Record)
-	return e.settle(ctx, ev, d, err)
+	return e.release(ctx, a, d)
 }
 
-func (e *Engine) settle(ctx context.Context, ev *request.Attempt, d fsm.Decision, err error) (any, error) {
-	if err != nil {
-		ev.Wipe()
-		return nil, record.Unavailable(err)
-	}
-	switch d.Verdict {
-	case fsm.Accepted:
-		return e.release(ctx, ev, d)
-	case fsm.Conflict, fsm.Early, fsm.Late:
-		ev.Wipe()
-		e.metrics.conflict(ev.Op)
-		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-			return nil, record.Unavailable(err)
-		}
-		return nil, record.ErrConflict
-	default:
-		ev.Wipe()
-		return nil, fmt.Errorf("record of %s found %v", ev.Op.Name, d.Verdict)
-	}
+// discard drops what came of an evaluation that was in conflict with the log.
+func (e *Engine) discard(a *request.Attempt) {
+	a.Wipe()
+	e.metrics.conflict(a.Op)
 }
 
 // release gives the answer of an accepted record.

@@ -399,7 +399,7 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	} {
 		ev := request.Evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
 		plaintext := ev.Out.(*kmsapi.GenerateRandomOutput).Plaintext
-		if out, err := r.first.settle(t.Context(), ev, decision.d, decision.err); err == nil || out != nil {
+		if out, err := r.first.finish(t.Context(), ev, decision.d, r.first.events.Settle(t.Context(), decision.d, decision.err)); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", name, out, err)
 		}
 		if string(plaintext) != string(make([]byte, 32)) {

@@ -225,7 +225,7 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	}
 	var dec fsm.Decision
 	if err == nil {
-		dec, err = e.events.Commit(ctx, *rec)
+		dec, err = e.events.Propose(ctx, *rec)
 	}
 	log := e.log.With("event", k.duty.event, "key_id", k.key.String())
 	wait := 2 * d.waits[k.dueID]

@@ -80,10 +80,7 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 				ev.Wipe()
 			}
 			ev = request.Evaluate(request.WithNewestState(ctx), e.services, s, c, op, in)
-			if ev.Record == nil {
-				return nil, ev.Err
-			}
-			return ev.Record, nil
+			return ev.Decided()
 		})
 		switch {
 		case ev == nil:
@@ -95,7 +92,7 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 		case ev.Record == nil:
 			return nil, ev.Err
 		}
-		if out, err := e.settle(ctx, ev, d, err); err != record.ErrConflict {
+		if out, err := e.finish(ctx, ev, d, e.events.Settle(ctx, d, err)); err != record.ErrConflict {
 			return out, err
 		}
 	}

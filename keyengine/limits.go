@@ -119,7 +119,7 @@ func (e *Engine) runThrottled(ctx context.Context) {
 
 func (e *Engine) recordThrottled(ctx context.Context) {
 	for _, t := range e.limits.take() {
-		_, err := e.events.Commit(ctx, record.Event{
+		_, err := e.events.Record(ctx, record.Event{
 			Name: "ThrottleRequests", Kind: record.KindConclave, Identity: record.IdentityOf(t.principal, t.credential),
 			Err: record.ErrThrottled, ReadOnly: true,
 			Details: []*auditpb.Field{

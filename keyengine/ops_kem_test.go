@@ -222,7 +222,7 @@ func TestSharedSecretsAreWiped(t *testing.T) {
 		if len(secret) != 32 || bytes.Equal(secret, make([]byte, 32)) {
 			t.Fatalf("%s: %x, %v", op, secret, ev.Err)
 		}
-		if out, err := r.first.settle(t.Context(), ev, fsm.Decision{Verdict: fsm.Conflict}, nil); err == nil || out != nil {
+		if out, err := r.first.finish(t.Context(), ev, fsm.Decision{Verdict: fsm.Conflict}, r.first.events.Settle(t.Context(), fsm.Decision{Verdict: fsm.Conflict}, nil)); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", op, out, err)
 		}
 		if !bytes.Equal(secret, make([]byte, 32)) {

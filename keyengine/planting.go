@@ -1,10 +1,12 @@
 package keyengine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
@@ -16,6 +18,9 @@ import (
 // ErrNoSeeds: this engine plants nothing.
 var ErrNoSeeds = errors.New("keys with known material are for development only")
 
+// errNothing: there is nothing to be changed.
+var errNothing = errors.New("there is nothing to be changed")
+
 // Plant makes a key as a seed has it, unless there is one of that id, which stays
 // as it is. It reports whether it made one. Only an engine whose configuration
 // says so does it: whoever chooses a key's material knows it.
@@ -24,19 +29,25 @@ func (e *Engine) Plant(ctx context.Context, op ceremony.Operator, s ops.Seed) (b
 	if !e.cfg.Seeds {
 		return false, ErrNoSeeds
 	}
-	ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: e.replica.State()}
-	if c, _ := ev.State.Cluster(); c == nil {
-		return false, kmsapi.Errorf(ceremony.ErrNotInitialised, "The cluster is not initialised.")
+	made := false
+	_, err := e.events.CommitEvent(ctx, func(state *fsm.State) (event record.Event, err error) {
+		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: state}
+		if ev.Cluster() == nil {
+			return event, kmsapi.Errorf(ceremony.ErrNotInitialised, "The cluster is not initialised.")
+		}
+		t, err := ops.PlantKey(ev, &s)
+		if made = t != nil; !made || err != nil {
+			return event, cmp.Or(err, errNothing)
+		}
+		event = op.Event("PlantKey", ev.Cluster())
+		event.Region = t.ID.Region
+		event.Parameters = []*auditpb.Field{auditfield.Text("keyId", t.ARN), auditfield.Text("keySpec", t.Key.Spec), auditfield.Text("keyUsage", t.Key.Usage)}
+		event.Resources = []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: ev.Cluster().Account, Arn: t.ARN}}
+		event.Reads, event.Changes = ev.Reads, ev.Changes
+		return event, nil
+	})
+	if err == errNothing {
+		return false, nil
 	}
-	t, err := ops.PlantKey(ev, &s)
-	if err != nil || t == nil {
-		return false, err
-	}
-	event := op.Event("PlantKey", ev.Cluster())
-	event.Region = t.ID.Region
-	event.Parameters = []*auditpb.Field{auditfield.Text("keyId", t.ARN), auditfield.Text("keySpec", t.Key.Spec), auditfield.Text("keyUsage", t.Key.Usage)}
-	event.Resources = []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: ev.Cluster().Account, Arn: t.ARN}}
-	event.Reads, event.Changes = ev.Reads, ev.Changes
-	d, err := e.events.Commit(ctx, event)
-	return err == nil, record.Accepted(event.Name, d, err)
+	return made && err == nil, err
 }

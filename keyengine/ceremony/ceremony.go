@@ -390,7 +390,7 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // what happened before it
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
-	_, err := r.cfg.Events.Commit(ctx, ev)
+	_, err := r.cfg.Events.Record(ctx, ev)
 	r.cfg.Vault.Seal()
 	r.cfg.Log.Info("node sealed", "operator", op.Name)
 	if err != nil {
@@ -413,8 +413,8 @@ func (r *Ceremonies) ConfirmTime(ctx context.Context, op Operator) error {
 	ev := op.Event("ConfirmTime", c)
 	ev.Parameters = []*auditpb.Field{auditfield.Text("until", until.UTC().Format(time.RFC3339Nano))}
 	ev.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_ConfirmTime{ConfirmTime: &fsmpb.ConfirmTime{Until: until.UnixNano()}}}}
-	d, err := r.cfg.Events.Commit(ctx, ev)
-	return record.Accepted(ev.Name, d, err)
+	_, err := r.cfg.Events.Record(ctx, ev)
+	return err
 }
 
 // CRLEvent is what came of a certificate revocation list that an operator gave this

@@ -19,7 +19,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
-	"github.com/conclavekms/conclave/policy"
 )
 
 const (
@@ -78,34 +77,38 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 	claims := vault.Session{Expires: now.Add(SessionLife).Unix()}
 	used := false
 	_, _ = rand.Read(claims.ID[:]) // never fails: crypto/rand ends the process instead
-	for range record.MaxTries {
+	// That the credential has not changed is the record's precondition, so a session is
+	// never given on one that was withdrawn before.
+	d, err := a.cfg.Events.CommitEvent(ctx, func(*fsm.State) (record.Event, error) {
 		c, err := a.proven(ctx, o, &p)
 		if err != nil {
-			return "", time.Time{}, err
+			return record.Event{}, err
 		}
 		known, err := a.Identify(o, c)
 		if err != nil {
-			return "", time.Time{}, err
+			return record.Event{}, err
 		}
 		if !used {
 			if err := a.proofs.Use(now, &p); err != nil {
-				return "", time.Time{}, err
+				return record.Event{}, err
 			}
 			used = true
 		}
 		claims.Account, claims.Credential, claims.Proof = fsm.Account(c.Account), c.Id, known.Sessions
-		if err = a.recordSession(ctx, p, c, &claims); err == record.ErrConflict {
-			continue // the access key is another since, if it still is one
-		}
-		if err == nil {
-			token, err = o.SignSession(&claims)
-		}
-		if err != nil {
-			return "", time.Time{}, err
-		}
-		return token, time.Unix(claims.Expires, 0), nil
+		return sessionEvent(&p, c, known, &claims), nil
+	})
+	switch {
+	case err == record.ErrConflict:
+		return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrUnavailable, "The access key keeps changing. Try again.")
+	case err != nil:
+		return "", time.Time{}, err
+	case d.TooLate():
+		return "", time.Time{}, a.cfg.Withheld.Withhold(p.RequestID, "CreateSession")
 	}
-	return "", time.Time{}, kmsapi.Errorf(kmsapi.ErrUnavailable, "The access key keeps changing. Try again.")
+	if token, err = o.SignSession(&claims); err != nil {
+		return "", time.Time{}, err
+	}
+	return token, time.Unix(claims.Expires, 0), nil
 }
 
 // MaxProofs bounds the proofs that are remembered as used.
@@ -172,30 +175,17 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 	return hmacEqual(k[:], []byte(msg), p.MAC)
 }
 
-// recordSession commits that the session was given. That the credential has not
-// changed is the record's precondition, so a session is never given on one that
-// was withdrawn before.
-func (a *Authenticator) recordSession(ctx context.Context, p SessionProof, c *fsmpb.Credential, claims *vault.Session) error {
-	who, err := policy.ParseCaller(c.Principal)
-	if err != nil {
-		return fmt.Errorf("credential %s: %w", c.Id, err)
-	}
-	d, err := a.cfg.Events.Commit(ctx, record.Event{
+// sessionEvent says that a session was given.
+func sessionEvent(p *SessionProof, c *fsmpb.Credential, known *vault.Known, claims *vault.Session) record.Event {
+	return record.Event{
 		Name: "CreateSession", Kind: record.KindConclave, RequestID: p.RequestID,
-		Identity: record.IdentityOf(who, c.Id), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
+		Identity: record.IdentityOf(known.Principal, c.Id), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
 		Response: []*auditpb.Field{
 			auditfield.Text("sessionId", hex.EncodeToString(claims.ID[:])),
 			auditfield.Text("expiration", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339)),
 		},
 		Reads: []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CREDENTIAL, Id: fsm.CredentialID(fsm.Account(c.Account), c.Id), Version: c.Version}},
-	})
-	if err := a.cfg.Events.Settled(ctx, "CreateSession", d, err); err != nil {
-		return err
 	}
-	if d.TooLate() {
-		return a.cfg.Withheld.Withhold(p.RequestID, "CreateSession")
-	}
-	return nil
 }
 
 // KnowsToken reports whether a token is one of this cluster's that has not expired.

@@ -24,7 +24,8 @@ type Log interface {
 	WaitApplied(ctx context.Context, index uint64) error
 }
 
-// Recorder commits events. It is the one way to record what is no operation of Do.
+// Recorder has what was decided recorded. Nothing reaches the replicated log in another
+// way, but what ProposeExclusive holds the log back for, and Init.
 type Recorder struct {
 	Node    string // that stands in the records
 	Vault   *vault.Vault
@@ -74,15 +75,66 @@ func (r *Recorder) Seal(o *vault.Opened, c *fsmpb.Cluster, ev Event) (*fsmpb.Rec
 	}, nil
 }
 
-// Commit records an event. An error means that it is not recorded, unless
-// it says that this is unknown.
-func (r *Recorder) Commit(ctx context.Context, ev Event) (fsm.Decision, error) {
-	o, err := r.Vault.Current()
-	if err != nil {
-		return fsm.Decision{}, err
+// MaxTries is how often something is decided again because what it read has changed.
+const MaxTries = 3
+
+// Commit is how everything is decided and recorded: decide makes a record of the newest
+// state, which is proposed. When the log finds that what was read has changed, or that
+// the time is not right, decide is called again on a state that has the change, MaxTries
+// times in all; then the error is [ErrConflict]. An error of decide ends it, with
+// nothing proposed. A decision that is returned without an error was accepted.
+func (r *Recorder) Commit(ctx context.Context, decide func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
+	for range MaxTries {
+		rec, err := decide(r.Replica.State())
+		if err != nil {
+			return fsm.Decision{}, err
+		}
+		d, err := r.Replica.Propose(ctx, rec)
+		if err = r.Settle(ctx, d, err); err != ErrConflict {
+			return d, err
+		}
 	}
-	c, _ := r.Replica.State().Cluster()
-	rec, err := r.Seal(o, c, ev)
+	return fsm.Decision{}, ErrConflict
+}
+
+// Settle is what came of a record that was proposed: nil once it was accepted, and
+// [ErrConflict], once this node has what changed, for one that has to be decided again.
+// Other errors may be told to callers.
+func (r *Recorder) Settle(ctx context.Context, d fsm.Decision, err error) error {
+	if err != nil {
+		return Unavailable(err)
+	}
+	switch d.Verdict {
+	case fsm.Accepted:
+		return nil
+	case fsm.Conflict, fsm.Early, fsm.Late:
+		if err := r.Replica.WaitApplied(ctx, d.Index); err != nil {
+			return Unavailable(err)
+		}
+		return ErrConflict
+	}
+	return fmt.Errorf("the log found %v of a record", d.Verdict)
+}
+
+// CommitEvent is Commit for an event.
+func (r *Recorder) CommitEvent(ctx context.Context, decide func(*fsm.State) (Event, error)) (fsm.Decision, error) {
+	return r.Commit(ctx, func(s *fsm.State) (*fsmpb.Record, error) {
+		ev, err := decide(s)
+		if err != nil {
+			return nil, err
+		}
+		return r.sealOn(s, ev)
+	})
+}
+
+// Record is CommitEvent for an event that depends on nothing.
+func (r *Recorder) Record(ctx context.Context, ev Event) (fsm.Decision, error) {
+	return r.CommitEvent(ctx, func(*fsm.State) (Event, error) { return ev, nil })
+}
+
+// Propose proposes an event once, for who has to know what the log found of it.
+func (r *Recorder) Propose(ctx context.Context, ev Event) (fsm.Decision, error) {
+	rec, err := r.sealOn(r.Replica.State(), ev)
 	if err != nil {
 		return fsm.Decision{}, err
 	}
@@ -93,28 +145,13 @@ func (r *Recorder) Commit(ctx context.Context, ev Event) (fsm.Decision, error) {
 	return d, nil
 }
 
-// Accepted is commit's answer for events that the log takes unless
-// something is wrong.
-func Accepted(name string, d fsm.Decision, err error) error {
+func (r *Recorder) sealOn(s *fsm.State, ev Event) (*fsmpb.Record, error) {
+	o, err := r.Vault.Current()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if d.Verdict != fsm.Accepted {
-		return fmt.Errorf("record of %s found %v", name, d.Verdict)
-	}
-	return nil
-}
-
-// Settled is accepted for events that may read what changes meanwhile: errConflict
-// says, once this node has the change, that they are to be decided again.
-func (r *Recorder) Settled(ctx context.Context, name string, d fsm.Decision, err error) error {
-	if err == nil && d.Verdict == fsm.Conflict {
-		if err := r.Replica.WaitApplied(ctx, d.Index); err != nil {
-			return Unavailable(err)
-		}
-		return ErrConflict
-	}
-	return Accepted(name, d, err)
+	c, _ := s.Cluster()
+	return r.Seal(o, c, ev)
 }
 
 // Run records pending events until ctx ends.
@@ -144,7 +181,7 @@ func (r *Recorder) RecordPending(ctx context.Context) {
 		if !ok {
 			return
 		}
-		d, err := r.Commit(ctx, ev)
+		d, err := r.Propose(ctx, ev)
 		if err != nil {
 			r.Pending.renew()
 			if ctx.Err() == nil {
@@ -161,7 +198,7 @@ func (r *Recorder) RecordPending(ctx context.Context) {
 	}
 }
 
-// RecordPendingWithin is recordPending with a bound of its own.
+// RecordPendingWithin is RecordPending with a bound of its own.
 func (r *Recorder) RecordPendingWithin(ctx context.Context, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -176,7 +213,3 @@ func Now(s *fsm.State, clock Clock) time.Time {
 	}
 	return t
 }
-
-// MaxTries is how often a node evaluates a request whose read set keeps
-// changing, before the leader executes it.
-const MaxTries = 3

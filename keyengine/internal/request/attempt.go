@@ -98,6 +98,14 @@ func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, o
 	return ev
 }
 
+// Decided is the record of the outcome, or the error of an evaluation that has none.
+func (ev *Attempt) Decided() (*fsmpb.Record, error) {
+	if ev.Record == nil {
+		return nil, ev.Err
+	}
+	return ev.Record, nil
+}
+
 // inRegion refuses a request that was made for another Region.
 func inRegion(ev *Evaluation) error {
 	c := ev.Cluster()
