@@ -127,7 +127,7 @@ type dueKey struct {
 // a little late, which only expiry could mind, and use of expired material is
 // refused by itself.
 type due struct {
-	e       *Engine
+	cfg     dueConfig
 	index   uint64 // of the state that pending is from
 	looked  time.Time
 	pending []dueKey
@@ -135,16 +135,29 @@ type due struct {
 	retry   map[dueID]time.Time
 }
 
-// runDue does what is due on keys until ctx ends. It runs on the leader, but what
+// dueConfig is what a schedule works with.
+type dueConfig struct {
+	Services *request.Services
+	Replica  dueReplica
+	Events   *record.Recorder
+}
+
+// dueReplica is what a schedule needs of the replicated log.
+type dueReplica interface {
+	State() *fsm.State
+	// IsLeader reports whether this node believes that it leads.
+	IsLeader() bool
+}
+
+// Run does what is due on keys until ctx ends. It runs on the leader, but what
 // keeps a thing from happening early or twice is the log: the record is refused
 // before its time by cluster time, and when the key is no longer the one that was
 // looked at. A sealed leader can record nothing and so does nothing; it is the next
 // one's turn.
-func (e *Engine) runDue(ctx context.Context) {
-	d := newDue(e)
+func (d *due) Run(ctx context.Context) {
 	for {
 		wait := dueLookMin
-		if !e.vault.Sealed() && e.replica.IsLeader() {
+		if !d.cfg.Services.Vault.Sealed() && d.cfg.Replica.IsLeader() {
 			wait = d.round(ctx, time.Now())
 		}
 		select {
@@ -155,19 +168,20 @@ func (e *Engine) runDue(ctx context.Context) {
 	}
 }
 
-func newDue(e *Engine) *due {
-	return &due{e: e, waits: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
+// newDue returns a schedule, which looks at all keys first.
+func newDue(cfg dueConfig) *due {
+	return &due{cfg: cfg, waits: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
 }
 
 // round does what is due, and returns how long to wait for the next. now is real
 // time.
 func (d *due) round(ctx context.Context, now time.Time) time.Duration {
-	s := d.e.replica.State()
+	s := d.cfg.Replica.State()
 	if d.looked.IsZero() || now.Sub(d.looked) >= dueLookMax && s.Index() != d.index {
 		d.look(s, now)
 	}
 	// Whichever says that a key is due is good enough to ask: the log decides.
-	clock := record.Now(s, d.e.clock).UnixNano()
+	clock := record.Now(s, d.cfg.Services.Clock).UnixNano()
 	wait := dueLookMax
 	rest := d.pending[:0]
 	for _, k := range d.pending {
@@ -218,16 +232,15 @@ func (d *due) look(s *fsm.State, now time.Time) {
 // done, or no longer to be done, as far as the next look does not find otherwise.
 // If not, it sets when to try again.
 func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
-	e := d.e
-	rec, err := e.dueEvent(ctx, k)
+	rec, err := d.event(ctx, k)
 	if err == nil && rec == nil {
 		return true
 	}
 	var dec fsm.Decision
 	if err == nil {
-		dec, err = e.events.Propose(ctx, *rec)
+		dec, err = d.cfg.Events.Propose(ctx, *rec)
 	}
-	log := e.log.With("event", k.duty.event, "key_id", k.key.String())
+	log := d.cfg.Services.Log.With("event", k.duty.event, "key_id", k.key.String())
 	wait := 2 * d.waits[k.dueID]
 	switch {
 	case err == nil && dec.Verdict == fsm.Accepted:
@@ -238,7 +251,7 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	case err == nil && dec.Verdict == fsm.Early:
 		// A clock that runs ahead of cluster time would ask all the time. Cluster
 		// time passes no slower than real time, unless it stands still.
-		wait = time.Duration(k.at - e.replica.State().Time())
+		wait = time.Duration(k.at - d.cfg.Replica.State().Time())
 	case err == nil && dec.Verdict != fsm.Late:
 		log.Error("what is due on a key could not be done", "verdict", dec.Verdict.String())
 	case err != nil && ctx.Err() == nil:
@@ -249,15 +262,15 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	return false
 }
 
-// dueEvent is the event that does what is due on a key; nil when that is no longer
+// event is the event that does what is due on a key; nil when that is no longer
 // to be done.
-func (e *Engine) dueEvent(ctx context.Context, k dueKey) (*record.Event, error) {
-	s := e.replica.State()
+func (d *due) event(ctx context.Context, k dueKey) (*record.Event, error) {
+	s := d.cfg.Replica.State()
 	key, version := s.Key(k.key)
 	if key == nil || version != k.version {
 		return nil, nil
 	}
-	ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: s}
+	ev := &request.Evaluation{Ctx: ctx, Services: d.cfg.Services, State: s}
 	ev.Note(fsmpb.Kind_KIND_KEY, k.key.Bytes(), version)
 	c := ev.Cluster()
 	// The key as it is stored: not all that is due on it may have happened to it as

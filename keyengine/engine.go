@@ -170,7 +170,9 @@ func (e *Engine) Run(ctx context.Context) {
 
 // Lead does the work that only the leader does, while it leads: what is due on
 // keys, such as deleting them.
-func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
+func (e *Engine) Lead(ctx context.Context) {
+	newDue(dueConfig{Services: e.services, Replica: e.replica, Events: e.events}).Run(ctx)
+}
 
 // Close seals the node and gives its locked memory back. It records nothing: call
 // Seal for that, and Checkpoint before, while the node still has peers.

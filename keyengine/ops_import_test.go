@@ -547,7 +547,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	r.wantState(id, "PendingImport")
 	// A change of the key meanwhile neither revives it nor swallows the event.
 	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).round(t.Context(), time.Now())
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
 	}
@@ -602,7 +602,7 @@ func TestDueExpiryOnce(t *testing.T) {
 	r.expiring(id, 1, 100*ops.Day)
 	r.seal(id, "x")
 	r.engines["n2"].clock = &fakeClock{now: r.cluster.clock.Now().Add(200 * ops.Day)} // ahead
-	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
+	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
 	there := func() bool { return len(r.stored(id).Materials[0].Wrapped) > 0 }
 	for range 5 {
 		now = now.Add(dueLookMax)
@@ -657,7 +657,7 @@ func TestExpiryOfSeveral(t *testing.T) {
 		t.Errorf("ValidTo is %v, want the earliest, %v", m.ValidTo, soon)
 	}
 	r.cluster.advance(ops.Day)
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	d.round(t.Context(), now)
 	if k := r.stored(id); len(k.Materials) != 1 {
 		t.Errorf("%d materials after the pending one expired", len(k.Materials))

@@ -138,7 +138,7 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	r.cluster.advance(91 * ops.Day)
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).round(t.Context(), time.Now())
 	if n := len(r.stored(id).Materials); n != 3 {
 		t.Fatalf("%d materials, want 3", n)
 	}
@@ -196,7 +196,7 @@ func TestRotationConflict(t *testing.T) {
 	r.cluster.advance(time.Hour) // due, but no leader has done it
 	_, err = call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrConflict, "…")
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).round(t.Context(), time.Now())
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 }
 
@@ -215,7 +215,7 @@ func TestListKeyRotations(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	r.cluster.advance(90 * ops.Day)
 	automatic := r.cluster.clock.Now()
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).round(t.Context(), time.Now())
 	r.cluster.advance(time.Hour)
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	line := func(e kmsapi.RotationsListEntry) string {
@@ -270,7 +270,7 @@ func TestDueRotationOnce(t *testing.T) {
 	id, arn := r.newKey()
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := r.stored(id).Rotation.Next
-	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
+	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
 	d1.round(t.Context(), now)
 	r.cluster.advance(90*ops.Day - time.Second)
 	now = now.Add(dueLookMax)
@@ -308,7 +308,7 @@ func TestDueRotationIsNeverEarly(t *testing.T) {
 	id, _ := r.newKey()
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(100 * ops.Day)}
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	for range 600 {
 		d.round(t.Context(), now)
 		now = now.Add(time.Second)
@@ -332,7 +332,7 @@ func TestDueRotationOfADisabledKey(t *testing.T) {
 	id, _ := r.newKey()
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	r.cluster.advance(200 * ops.Day)
 	d.round(t.Context(), now)
 	if n := len(r.stored(id).Materials); n != 1 {
@@ -407,7 +407,7 @@ func TestRotationOfReplicas(t *testing.T) {
 	}
 	crosses("on demand")
 	r.cluster.advance(90 * ops.Day)
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	for range 3 {
 		d.round(t.Context(), now)
 		now = now.Add(dueLookMax)
@@ -429,7 +429,7 @@ func TestReplicaDoesNotRotate(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name})
 	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &name})
 	r.cluster.advance(366 * ops.Day)
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).round(t.Context(), time.Now())
 	if k, _ := r.cluster.state().Key(second); len(k.Materials) != 1 || !k.Rotation.Enabled {
 		t.Errorf("the replica has %d materials", len(k.Materials))
 	}
@@ -443,7 +443,7 @@ func TestDueWindow(t *testing.T) {
 	k = proto.CloneOf(k)
 	k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	round := func() {
 		now = now.Add(dueLookMax)
 		d.round(t.Context(), now)
@@ -498,7 +498,7 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 		enter(fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7)
 		made++
 	}
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	for range 3 {
 		d.round(t.Context(), now)
 		now = now.Add(dueLookMax)
@@ -517,14 +517,14 @@ func TestRotationByAClockThatIsAhead(t *testing.T) {
 	due := time.Unix(0, r.stored(id).Rotation.Next)
 	r.cluster.advance(due.Sub(r.cluster.clock.Now()))
 	r.first.clock = &fakeClock{now: due.Add(10 * 365 * ops.Day)}
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	d.round(t.Context(), now)
 	if k := r.stored(id); len(k.Materials) != 2 || k.Rotation.Next != due.Add(90*ops.Day).UnixNano() {
 		t.Errorf("%d materials, next rotation %v after this one", len(k.Materials), time.Unix(0, k.Rotation.Next).Sub(due))
 	}
 	// Cluster time makes a step over two dates between evaluation and commit.
 	r.cluster.advance(89 * ops.Day)
-	late := newDue(r.first)
+	late := scheduleOf(r.first)
 	late.look(r.cluster.state(), now)
 	fake := r.cluster.replica("n1")
 	fake.before = func(*fsmpb.Record) {

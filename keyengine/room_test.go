@@ -252,3 +252,8 @@ func randomID() (id iam.RequestID) {
 	_, _ = rand.Read(id[:])
 	return id
 }
+
+// scheduleOf is a schedule of its own on an engine, which has looked at nothing yet.
+func scheduleOf(e *Engine) *due {
+	return newDue(dueConfig{Services: e.services, Replica: e.replica, Events: e.events})
+}
