@@ -79,6 +79,10 @@ var imports = []struct {
 		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/cryptops", "keyengine/internal/keymat", "keyengine/internal/keystore", "keyengine/internal/keywrap",
 		"keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
 	}},
+	{"keyengine/internal/schedule", []string{
+		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/ops", "keyengine/internal/record", "keyengine/internal/request",
+		"fsm", "fsm/fsmpb", "auditlog/auditpb",
+	}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
 	{"cluster/diskspace", nil},

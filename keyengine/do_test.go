@@ -507,7 +507,7 @@ func TestDeletionByAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, _ := r.newKey()
 	now := r.cluster.clock.Now()
-	r.engines["n2"].clock = &fakeClock{now: now.Add(48 * time.Hour)}
+	setClock(r.engines["n2"], &fakeClock{now: now.Add(48 * time.Hour)})
 	out, err := callAs[kmsapi.ScheduleKeyDeletionOutput](r, r.engines["n2"], r.root, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)

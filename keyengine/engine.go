@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keystore"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -171,7 +172,7 @@ func (e *Engine) Run(ctx context.Context) {
 // Lead does the work that only the leader does, while it leads: what is due on
 // keys, such as deleting them.
 func (e *Engine) Lead(ctx context.Context) {
-	newDue(dueConfig{Services: e.services, Replica: e.replica, Events: e.events}).Run(ctx)
+	schedule.New(schedule.Config{Services: e.services, Replica: e.replica, Events: e.events}).Run(ctx)
 }
 
 // Close seals the node and gives its locked memory back. It records nothing: call

@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -547,7 +548,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	r.wantState(id, "PendingImport")
 	// A change of the key meanwhile neither revives it nor swallows the event.
 	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
-	scheduleOf(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
 	}
@@ -601,37 +602,37 @@ func TestDueExpiryOnce(t *testing.T) {
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	r.expiring(id, 1, 100*ops.Day)
 	r.seal(id, "x")
-	r.engines["n2"].clock = &fakeClock{now: r.cluster.clock.Now().Add(200 * ops.Day)} // ahead
+	setClock(r.engines["n2"], &fakeClock{now: r.cluster.clock.Now().Add(200 * ops.Day)}) // ahead
 	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
 	there := func() bool { return len(r.stored(id).Materials[0].Wrapped) > 0 }
 	for range 5 {
-		now = now.Add(dueLookMax)
-		d1.round(t.Context(), now)
-		d2.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d1.Round(t.Context(), now)
+		d2.Round(t.Context(), now)
 	}
 	r.cluster.advance(100*ops.Day - time.Second)
-	now = now.Add(dueRetryMax)
-	d2.round(t.Context(), now)
+	now = now.Add(schedule.RetryMax)
+	d2.Round(t.Context(), now)
 	if !there() {
 		t.Fatal("destroyed early")
 	}
 	r.wantState(id, "Enabled")
 	r.cluster.advance(time.Second)
 	r.cluster.replica("n2").freeze()
-	now = now.Add(dueRetryMax)
-	d1.round(t.Context(), now)
+	now = now.Add(schedule.RetryMax)
+	d1.Round(t.Context(), now)
 	if there() {
 		t.Fatal("not destroyed")
 	}
 	if n := r.first.vault.CachedKeys(); n != 0 {
 		t.Errorf("%d materials are still in the cache", n)
 	}
-	d2.round(t.Context(), now)
+	d2.Round(t.Context(), now)
 	r.cluster.replica("n2").thaw()
 	for range 3 {
-		now = now.Add(dueRetryMax)
-		d1.round(t.Context(), now)
-		d2.round(t.Context(), now)
+		now = now.Add(schedule.RetryMax)
+		d1.Round(t.Context(), now)
+		d2.Round(t.Context(), now)
 	}
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
@@ -658,7 +659,7 @@ func TestExpiryOfSeveral(t *testing.T) {
 	}
 	r.cluster.advance(ops.Day)
 	d, now := scheduleOf(r.first), time.Now()
-	d.round(t.Context(), now)
+	d.Round(t.Context(), now)
 	if k := r.stored(id); len(k.Materials) != 1 {
 		t.Errorf("%d materials after the pending one expired", len(k.Materials))
 	}
@@ -670,7 +671,7 @@ func TestExpiryOfSeveral(t *testing.T) {
 		t.Errorf("%s, valid to %v", *m.ExpirationModel, m.ValidTo)
 	}
 	r.cluster.advance(20 * ops.Day)
-	d.round(t.Context(), now.Add(dueLookMax))
+	d.Round(t.Context(), now.Add(schedule.LookMax))
 	r.wantState(id, "Enabled")
 }
 
@@ -764,9 +765,9 @@ func TestImportTokenOfAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	right := r.first.clock
-	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)}
+	setClock(r.first, &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)})
 	in := r.symmetric(id, 1)
-	r.first.clock = right
+	setClock(r.first, right)
 	r.cluster.advance(ops.ImportTokenLife + ops.ImportTokenAhead)
 	r.refusesImport(in, kmsapi.ErrExpiredImportToken, "")
 }

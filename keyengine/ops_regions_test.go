@@ -597,7 +597,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 
 	// The replica goes, and the record of it is its Region's.
 	r.cluster.advance(10 * 24 * time.Hour)
-	scheduleOf(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if r.keyIn(secondRegion, id) != nil {
 		t.Fatal("the replica is still there")
 	}

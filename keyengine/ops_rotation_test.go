@@ -12,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -138,7 +139,7 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	r.cluster.advance(91 * ops.Day)
-	scheduleOf(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if n := len(r.stored(id).Materials); n != 3 {
 		t.Fatalf("%d materials, want 3", n)
 	}
@@ -196,7 +197,7 @@ func TestRotationConflict(t *testing.T) {
 	r.cluster.advance(time.Hour) // due, but no leader has done it
 	_, err = call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrConflict, "…")
-	scheduleOf(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 }
 
@@ -215,7 +216,7 @@ func TestListKeyRotations(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	r.cluster.advance(90 * ops.Day)
 	automatic := r.cluster.clock.Now()
-	scheduleOf(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	r.cluster.advance(time.Hour)
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	line := func(e kmsapi.RotationsListEntry) string {
@@ -271,23 +272,23 @@ func TestDueRotationOnce(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := r.stored(id).Rotation.Next
 	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
-	d1.round(t.Context(), now)
+	d1.Round(t.Context(), now)
 	r.cluster.advance(90*ops.Day - time.Second)
-	now = now.Add(dueLookMax)
-	d1.round(t.Context(), now)
+	now = now.Add(schedule.LookMax)
+	d1.Round(t.Context(), now)
 	if n := r.recorded("RotateKey"); n != 0 {
 		t.Fatalf("%d rotations before the time", n)
 	}
 	r.cluster.advance(time.Second)
 	r.cluster.replica("n1").freeze() // n1 led, and does not hear of what n2 does
-	now = now.Add(dueLookMax)
-	d2.round(t.Context(), now)
-	d1.round(t.Context(), now)
+	now = now.Add(schedule.LookMax)
+	d2.Round(t.Context(), now)
+	d1.Round(t.Context(), now)
 	r.cluster.replica("n1").thaw()
 	for range 3 {
-		now = now.Add(dueLookMax)
-		d1.round(t.Context(), now)
-		d2.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d1.Round(t.Context(), now)
+		d2.Round(t.Context(), now)
 	}
 	k := r.stored(id)
 	if n := r.recorded("RotateKey"); n != 1 || len(k.Materials) != 2 {
@@ -307,19 +308,19 @@ func TestDueRotationIsNeverEarly(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
-	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(100 * ops.Day)}
+	setClock(r.first, &fakeClock{now: r.cluster.clock.Now().Add(100 * ops.Day)})
 	d, now := scheduleOf(r.first), time.Now()
 	for range 600 {
-		d.round(t.Context(), now)
+		d.Round(t.Context(), now)
 		now = now.Add(time.Second)
 		r.cluster.clock.advance(time.Second)
 	}
 	if n := len(r.stored(id).Materials); n != 1 {
 		t.Fatalf("a clock that is ahead rotated the key: %d materials", n)
 	}
-	r.first.clock = r.cluster.clock
+	setClock(r.first, r.cluster.clock)
 	r.cluster.advance(90 * ops.Day)
-	d.round(t.Context(), now.Add(dueRetryMax))
+	d.Round(t.Context(), now.Add(schedule.RetryMax))
 	if n := len(r.stored(id).Materials); n != 2 {
 		t.Errorf("not rotated in the end: %d materials", n)
 	}
@@ -334,14 +335,14 @@ func TestDueRotationOfADisabledKey(t *testing.T) {
 	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	d, now := scheduleOf(r.first), time.Now()
 	r.cluster.advance(200 * ops.Day)
-	d.round(t.Context(), now)
+	d.Round(t.Context(), now)
 	if n := len(r.stored(id).Materials); n != 1 {
 		t.Fatalf("a disabled key was rotated: %d materials", n)
 	}
 	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	for range 3 {
-		now = now.Add(dueLookMax)
-		d.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d.Round(t.Context(), now)
 	}
 	k := r.stored(id)
 	if want := r.cluster.clock.Now().Add(90 * ops.Day).UnixNano(); len(k.Materials) != 2 || k.Rotation.Next != want {
@@ -409,8 +410,8 @@ func TestRotationOfReplicas(t *testing.T) {
 	r.cluster.advance(90 * ops.Day)
 	d, now := scheduleOf(r.first), time.Now()
 	for range 3 {
-		d.round(t.Context(), now)
-		now = now.Add(dueLookMax)
+		d.Round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
 	}
 	crosses("automatic")
 	if k, _ := r.cluster.state().Key(second); r.recorded("RotateKey") != 1 || len(k.Materials) != 3 {
@@ -429,7 +430,7 @@ func TestReplicaDoesNotRotate(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name})
 	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &name})
 	r.cluster.advance(366 * ops.Day)
-	scheduleOf(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if k, _ := r.cluster.state().Key(second); len(k.Materials) != 1 || !k.Rotation.Enabled {
 		t.Errorf("the replica has %d materials", len(k.Materials))
 	}
@@ -445,8 +446,8 @@ func TestDueWindow(t *testing.T) {
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
 	d, now := scheduleOf(r.first), time.Now()
 	round := func() {
-		now = now.Add(dueLookMax)
-		d.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d.Round(t.Context(), now)
 	}
 	r.cluster.advance(8 * ops.Day)
 	round()
@@ -500,8 +501,8 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 	}
 	d, now := scheduleOf(r.first), time.Now()
 	for range 3 {
-		d.round(t.Context(), now)
-		now = now.Add(dueLookMax)
+		d.Round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
 	}
 	if k, _ := r.cluster.state().Key(id); made != 1 || k.DeletionTime != 0 {
 		t.Errorf("after %d tries the window runs until %d although there is a replica", made, k.DeletionTime)
@@ -516,16 +517,16 @@ func TestRotationByAClockThatIsAhead(t *testing.T) {
 	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := time.Unix(0, r.stored(id).Rotation.Next)
 	r.cluster.advance(due.Sub(r.cluster.clock.Now()))
-	r.first.clock = &fakeClock{now: due.Add(10 * 365 * ops.Day)}
+	setClock(r.first, &fakeClock{now: due.Add(10 * 365 * ops.Day)})
 	d, now := scheduleOf(r.first), time.Now()
-	d.round(t.Context(), now)
+	d.Round(t.Context(), now)
 	if k := r.stored(id); len(k.Materials) != 2 || k.Rotation.Next != due.Add(90*ops.Day).UnixNano() {
 		t.Errorf("%d materials, next rotation %v after this one", len(k.Materials), time.Unix(0, k.Rotation.Next).Sub(due))
 	}
 	// Cluster time makes a step over two dates between evaluation and commit.
 	r.cluster.advance(89 * ops.Day)
 	late := scheduleOf(r.first)
-	late.look(r.cluster.state(), now)
+	late.Look(r.cluster.state(), now)
 	fake := r.cluster.replica("n1")
 	fake.before = func(*fsmpb.Record) {
 		fake.before = nil
@@ -533,8 +534,8 @@ func TestRotationByAClockThatIsAhead(t *testing.T) {
 	}
 	r.cluster.advance(ops.Day)
 	for range 5 {
-		now = now.Add(dueRetryMax)
-		late.round(t.Context(), now)
+		now = now.Add(schedule.RetryMax)
+		late.Round(t.Context(), now)
 	}
 	k, want := r.stored(id), r.cluster.clock.Now().Add(90*ops.Day)
 	if got := time.Unix(0, k.Rotation.Next); len(k.Materials) != 3 || got.Before(want.Add(-time.Minute)) || got.After(want) {

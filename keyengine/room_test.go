@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -254,6 +255,11 @@ func randomID() (id iam.RequestID) {
 }
 
 // scheduleOf is a schedule of its own on an engine, which has looked at nothing yet.
-func scheduleOf(e *Engine) *due {
-	return newDue(dueConfig{Services: e.services, Replica: e.replica, Events: e.events})
+func scheduleOf(e *Engine) *schedule.Schedule {
+	return schedule.New(schedule.Config{Services: e.services, Replica: e.replica, Events: e.events})
+}
+
+// setClock has an engine read another clock.
+func setClock(e *Engine, clock Clock) {
+	e.clock, e.services.Clock = clock, clock
 }

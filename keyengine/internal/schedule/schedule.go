@@ -1,4 +1,4 @@
-package keyengine
+package schedule
 
 import (
 	"context"
@@ -20,10 +20,10 @@ import (
 // How often the leader looks for what is due on keys, and how long it leaves a key
 // alone that could not be done yet. All real time.
 const (
-	dueLookMin  = time.Second
-	dueLookMax  = 30 * time.Second
-	dueRetryMin = 2 * time.Second
-	dueRetryMax = time.Minute
+	lookMin  = time.Second
+	LookMax  = 30 * time.Second
+	retryMin = 2 * time.Second
+	RetryMax = time.Minute
 )
 
 // duty is a kind of thing that happens to keys by itself when its time has come.
@@ -122,12 +122,12 @@ type dueKey struct {
 	at      int64 // cluster time, Unix nanoseconds
 }
 
-// due finds the keys whose time has come. All keys are looked at only when the
+// Schedule finds the keys whose time has come. All keys are looked at only when the
 // state has changed, and at most every dueLookMax: what is due soon after that is
 // a little late, which only expiry could mind, and use of expired material is
 // refused by itself.
-type due struct {
-	cfg     dueConfig
+type Schedule struct {
+	cfg     Config
 	index   uint64 // of the state that pending is from
 	looked  time.Time
 	pending []dueKey
@@ -135,15 +135,15 @@ type due struct {
 	retry   map[dueID]time.Time
 }
 
-// dueConfig is what a schedule works with.
-type dueConfig struct {
+// Config is what a schedule works with.
+type Config struct {
 	Services *request.Services
-	Replica  dueReplica
+	Replica  Replica
 	Events   *record.Recorder
 }
 
-// dueReplica is what a schedule needs of the replicated log.
-type dueReplica interface {
+// Replica is what a schedule needs of the replicated log.
+type Replica interface {
 	State() *fsm.State
 	// IsLeader reports whether this node believes that it leads.
 	IsLeader() bool
@@ -154,11 +154,11 @@ type dueReplica interface {
 // before its time by cluster time, and when the key is no longer the one that was
 // looked at. A sealed leader can record nothing and so does nothing; it is the next
 // one's turn.
-func (d *due) Run(ctx context.Context) {
+func (d *Schedule) Run(ctx context.Context) {
 	for {
-		wait := dueLookMin
+		wait := lookMin
 		if !d.cfg.Services.Vault.Sealed() && d.cfg.Replica.IsLeader() {
-			wait = d.round(ctx, time.Now())
+			wait = d.Round(ctx, time.Now())
 		}
 		select {
 		case <-ctx.Done():
@@ -168,21 +168,21 @@ func (d *due) Run(ctx context.Context) {
 	}
 }
 
-// newDue returns a schedule, which looks at all keys first.
-func newDue(cfg dueConfig) *due {
-	return &due{cfg: cfg, waits: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
+// New returns a schedule, which looks at all keys first.
+func New(cfg Config) *Schedule {
+	return &Schedule{cfg: cfg, waits: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
 }
 
-// round does what is due, and returns how long to wait for the next. now is real
+// Round does what is due, and returns how long to wait for the next. now is real
 // time.
-func (d *due) round(ctx context.Context, now time.Time) time.Duration {
+func (d *Schedule) Round(ctx context.Context, now time.Time) time.Duration {
 	s := d.cfg.Replica.State()
-	if d.looked.IsZero() || now.Sub(d.looked) >= dueLookMax && s.Index() != d.index {
-		d.look(s, now)
+	if d.looked.IsZero() || now.Sub(d.looked) >= LookMax && s.Index() != d.index {
+		d.Look(s, now)
 	}
 	// Whichever says that a key is due is good enough to ask: the log decides.
 	clock := record.Now(s, d.cfg.Services.Clock).UnixNano()
-	wait := dueLookMax
+	wait := LookMax
 	rest := d.pending[:0]
 	for _, k := range d.pending {
 		if ctx.Err() != nil {
@@ -201,11 +201,11 @@ func (d *due) round(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	d.pending = rest
-	return max(wait, dueLookMin)
+	return max(wait, lookMin)
 }
 
-// look lists what is to happen to keys.
-func (d *due) look(s *fsm.State, now time.Time) {
+// Look lists what is to happen to keys.
+func (d *Schedule) Look(s *fsm.State, now time.Time) {
 	d.pending, d.index, d.looked = d.pending[:0], s.Index(), now
 	waits, retry := d.waits, d.retry
 	d.waits, d.retry = make(map[dueID]time.Duration), make(map[dueID]time.Time)
@@ -231,7 +231,7 @@ func (d *due) look(s *fsm.State, now time.Time) {
 // act asks the log to have a thing happen. It reports whether that is settled:
 // done, or no longer to be done, as far as the next look does not find otherwise.
 // If not, it sets when to try again.
-func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
+func (d *Schedule) act(ctx context.Context, k dueKey, now time.Time) bool {
 	rec, err := d.event(ctx, k)
 	if err == nil && rec == nil {
 		return true
@@ -257,14 +257,14 @@ func (d *due) act(ctx context.Context, k dueKey, now time.Time) bool {
 	case err != nil && ctx.Err() == nil:
 		log.Warn("what is due on a key is not done yet", "err", err)
 	}
-	wait = min(max(wait, dueRetryMin), dueRetryMax)
+	wait = min(max(wait, retryMin), RetryMax)
 	d.waits[k.dueID], d.retry[k.dueID] = wait, now.Add(wait)
 	return false
 }
 
 // event is the event that does what is due on a key; nil when that is no longer
 // to be done.
-func (d *due) event(ctx context.Context, k dueKey) (*record.Event, error) {
+func (d *Schedule) event(ctx context.Context, k dueKey) (*record.Event, error) {
 	s := d.cfg.Replica.State()
 	key, version := s.Key(k.key)
 	if key == nil || version != k.version {
