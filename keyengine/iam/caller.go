@@ -23,7 +23,7 @@ type Caller struct {
 	TLS       TLS
 	// SourceArn is the resource that a service makes the request for; "" where none
 	// is said. Only a service principal's own credential may say one: whoever else
-	// does is refused (eval.checkSource).
+	// does is refused (see internal/request).
 	SourceArn string
 
 	hold hold // of the answer that Do gave

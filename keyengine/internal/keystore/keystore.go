@@ -34,7 +34,7 @@ type Config struct {
 }
 
 // Backend is where the keys of one type of custom key stores are. An error that it
-// returns is a *storeFailure, unless the fault is this node's. Implementations are
+// returns is a *Failure, unless the fault is this node's. Implementations are
 // safe for concurrent use.
 type Backend interface {
 	// Try checks that a store can be what a request wants it to be.

@@ -121,7 +121,7 @@ var XksFailures = map[xks.Failure]Failure{
 	xks.ErrMalformed: {Store: kmsapi.ErrXksProxyInvalidResponse, Key: kmsapi.ErrCustomStoreInvalidState, Connection: "XKS_PROXY_INVALID_RESPONSE", Message: MalformedMessage},
 }
 
-// xksFailure makes a *storeFailure of a proxy's. Other errors, such as that the node
+// xksFailure makes a *Failure of a proxy's. Other errors, such as that the node
 // was sealed meanwhile, stay what they are.
 func xksFailure(err error) error {
 	f, ok := errors.AsType[xks.Failure](err)

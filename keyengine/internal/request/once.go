@@ -67,7 +67,7 @@ func (ev *Evaluation) Once(make func() ([]byte, error)) ([]byte, error) {
 // Outside is once for what is asked outside of the cluster; name has everything
 // that the answer depends on. Failures are remembered too, so that the evaluation
 // that is recorded comes to the same. While the cluster waits nothing is asked:
-// then the leader asks in between (Engine.exclusive), and evaluates again.
+// then the leader asks in between (exclusive in keyengine), and evaluates again.
 func (ev *Evaluation) Outside(name string, ask func() ([]byte, error)) ([]byte, error) {
 	if o, _ := ev.Ctx.Value(onceKey{}).(*once); ev.Ctx.Value(newestState{}) != nil {
 		if o == nil {
