@@ -164,6 +164,9 @@ func (n *testNode) seal() {
 	n.SetCanLead(func() bool { return false })
 }
 
+// term is the newest term that a node's Raft knows.
+func (n *testNode) term() uint64 { return n.raft.Load().CurrentTerm() }
+
 // found founds the cluster, once: before that no record is taken.
 func (c *testCluster) found() {
 	c.t.Helper()

@@ -298,18 +298,6 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 	return r, time.Unix(0, r.Wall).Sub(mid)
 }
 
-// acquaint takes over what the other end of a new connection for Raft proved. If it
-// proved nothing the node is asked what it is.
-func (n *Node) acquaint(c *raftConn, end peerproof.Role) {
-	switch {
-	case !n.initialised():
-	case n.connProven(c):
-		n.standings.Prove(c.Node, time.Now())
-	case end == peerproof.Acceptor || n.standings.Proven(c.Node, time.Now()):
-		n.askForProof(c.Node)
-	}
-}
-
 // askForProof asks a node in whose name somebody came without proof. The node may have
 // been sealed, or started again, since it was asked last; or it is somebody else who
 // came. It is not asked for each who does.

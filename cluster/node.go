@@ -23,6 +23,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
+	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -53,7 +54,7 @@ type Node struct {
 	port      *peerport.Port
 	peers     *peers
 	server    *grpc.Server
-	trans     *raftTransport
+	trans     *rafttransport.Transport
 	gossip    *gossip.Book
 	raft      atomic.Pointer[raft.Raft]
 	notify    chan bool // Raft's leadership changes
@@ -265,19 +266,16 @@ func (n *Node) startRaft() (err error) {
 	}
 	rc := raftConfig(&n.cfg)
 	rc.NotifyCh = n.notify
-	timeout := max(10*n.cfg.Timeouts.Heartbeat, 2*time.Second)
-	n.trans = newRaftTransport(newRaftStream(n), timeout, door{n}, func(s raft.StreamLayer) *raft.NetworkTransportConfig {
-		return &raft.NetworkTransportConfig{
-			Stream: s, MaxPool: maxPool, Timeout: timeout,
-			Logger: raftlogger.New(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
-		}
-	})
-	n.goroutine(func() { n.trans.serve(n.port.Raft) })
+	n.trans = rafttransport.New(rafttransport.Config{
+		ID: n.cfg.NodeID, Advertise: n.advertise, Timeout: n.cfg.Timeouts.raftTimeout(),
+		Standings: n.standings, CutOffs: &n.cutOffs, Unproven: n.metrics.unproven, Log: n.log,
+	}, transportNode{n})
+	n.goroutine(func() { n.trans.Serve(n.port.Raft) })
 	cache, err := raft.NewLogCache(512, n.store.ForRaft())
 	if err != nil {
 		return err
 	}
-	logs := keptLog{cache, n}
+	logs := n.trans.KeepLog(cache)
 	var r *raft.Raft
 	err = raftlog.Guard(func() (err error) { // it panics on a log that it cannot read
 		done := make(chan struct{})
@@ -446,7 +444,7 @@ func (n *Node) stopRest() error {
 	}
 	if r := n.raft.Load(); r != nil {
 		stopped := r.Shutdown()
-		n.trans.closePipelines()
+		n.trans.ClosePipelines()
 		errs = append(errs, stopped.Error())
 	}
 	if n.trans != nil {
