@@ -236,7 +236,7 @@ func (n *testNode) end(t *testing.T, hard bool) {
 	n.down = true
 	if hard { // out of the network first, so that it can hand over nothing
 		n.port.Close()
-		n.peers.close()
+		n.peers.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

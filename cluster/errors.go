@@ -7,6 +7,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
 )
@@ -33,7 +34,7 @@ var (
 	// is unknown.
 	ErrUnreachable = peerport.ErrUnreachable
 	// ErrRemote: the other node's handler refused; its message follows.
-	ErrRemote = errors.New("refused by the other node")
+	ErrRemote = peers.ErrRemote
 	// ErrSealed: only an unsealed node can do it.
 	ErrSealed = commit.ErrSealed
 	// ErrNoTransfer: no other node is fit to take over the leadership.

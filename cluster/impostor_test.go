@@ -31,7 +31,7 @@ type impostor struct {
 
 func (i impostor) Dial(addr raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 	node, _ := i.as.nodeAt(string(addr))
-	pc, err := i.as.peers.connect(i.c.t.Context(), node, pki.ALPNRaft)
+	pc, err := i.as.peers.Connect(i.c.t.Context(), node, pki.ALPNRaft)
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ func (t Timeouts) raftTimeout() time.Duration { return max(10*t.Heartbeat, 2*tim
 type transportNode struct{ n *Node }
 
 func (t transportNode) Connect(ctx context.Context, node string) (*peerport.Conn, error) {
-	return t.n.peers.connect(ctx, node, pki.ALPNRaft)
+	return t.n.peers.Connect(ctx, node, pki.ALPNRaft)
 }
 func (t transportNode) NodeAt(addr string) (string, bool) { return t.n.nodeAt(addr) }
 func (t transportNode) Raft() *raft.Raft                  { return t.n.raft.Load() }
@@ -50,10 +50,7 @@ func (t transportNode) Leader() string {
 	leader, _ := t.n.Leader()
 	return leader
 }
-func (t transportNode) Cluster() *fsmpb.Cluster {
-	c, _ := t.n.State().Cluster()
-	return c
-}
+func (t transportNode) Cluster() *fsmpb.Cluster         { return t.n.cluster() }
 func (t transportNode) Applied() uint64                 { return t.n.State().Index() }
 func (t transportNode) CheckEntry(encoded []byte) error { return t.n.machine.fsm.CheckEntry(encoded) }
 func (t transportNode) Unsealed() bool                  { return t.n.unsealed() }

@@ -7,8 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
 // door looks at what other nodes' Rafts ask of this node's before it gets there,

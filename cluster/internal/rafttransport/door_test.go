@@ -6,9 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
-	"github.com/hashicorp/raft"
 )
 
 // What would stop all nodes, or turn them out, is refused.

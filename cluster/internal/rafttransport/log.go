@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
 // keptLog is Raft's log, from which no leader takes back what counts. Raft clears

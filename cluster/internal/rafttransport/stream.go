@@ -10,10 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/cluster/internal/raftscan"
-	"github.com/hashicorp/raft"
 )
 
 // maxPool is how many connections without a request hashicorp/raft keeps to a target.
