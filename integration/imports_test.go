@@ -95,6 +95,13 @@ var imports = []struct {
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
 	{"cluster/internal/raftscan", []string{"cluster/internal/standing", "fsm/wire"}},
+	{"cluster/internal/peers", []string{
+		"cluster/internal/commit", "cluster/internal/peerport", "cluster/internal/peerproof", "cluster/internal/standing",
+		"cluster/clusterpb", "cluster/pki", "fsm/...", "auditlog",
+	}},
+	{"cluster/internal/rafttransport", []string{
+		"cluster/internal/peerport", "cluster/internal/peerproof", "cluster/internal/raftlogger", "cluster/internal/raftscan", "cluster/internal/standing", "fsm/fsmpb",
+	}},
 	{"cluster/internal/standing", []string{"cluster/clusterpb"}},
 	{"cluster/internal/bootstrap", []string{"cluster/internal/peerproof", "cluster/internal/commit", "cluster/internal/raftlog", "cluster/clusterpb", "fsm/..."}},
 	{"cluster/internal/durable", nil},

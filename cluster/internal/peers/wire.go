@@ -1,4 +1,4 @@
-package cluster
+package peers
 
 import (
 	"errors"
@@ -39,13 +39,13 @@ func submitMessage(field protowire.Number, encoded []byte, generation uint32, ma
 	return &wireMessage{[][]byte{protowire.AppendVarint(head, uint64(len(encoded))), encoded, tail}}
 }
 
-// peerCodec is gRPC's own for protobuf, which also takes wireMessages.
-type peerCodec struct{ encoding.CodecV2 }
+// codec is gRPC's own for protobuf, which also takes wireMessages.
+type codec struct{ encoding.CodecV2 }
 
-func newPeerCodec() peerCodec { return peerCodec{encoding.GetCodecV2(grpcproto.Name)} }
+func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
 
 // Marshal implements encoding.CodecV2.
-func (c peerCodec) Marshal(v any) (mem.BufferSlice, error) {
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	m, ok := v.(*wireMessage)
 	if !ok {
 		return c.CodecV2.Marshal(v)
@@ -58,7 +58,7 @@ func (c peerCodec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal implements encoding.CodecV2.
-func (c peerCodec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	m, ok := v.(*wireMessage)
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)

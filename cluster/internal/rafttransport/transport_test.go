@@ -1,4 +1,4 @@
-package cluster
+package rafttransport
 
 import (
 	"errors"
@@ -26,14 +26,15 @@ func (p stuckPipeline) Close() error {
 }
 
 func TestStuckPipelineIsClosed(t *testing.T) {
-	for name, end := range map[string]func(*raftTransport){
-		"timeout":  func(*raftTransport) {},
-		"shutdown": func(tr *raftTransport) { tr.closePipelines() },
+	for name, end := range map[string]func(*Transport){
+		"timeout":  func(*Transport) {},
+		"shutdown": func(tr *Transport) { tr.ClosePipelines() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := &raftTransport{out: &raftStream{n: &Node{}}, timeout: 50 * time.Millisecond, pipelines: make(map[*pipeline]struct{})}
+			d := &door{Config: Config{Timeout: 50 * time.Millisecond}}
+			tr := &Transport{out: newStream(d), door: d, pipelines: make(map[*pipeline]struct{})}
 			if name == "shutdown" {
-				tr.timeout = time.Hour
+				d.Timeout = time.Hour
 			}
 			p := &pipeline{AppendPipeline: stuckPipeline{closed: make(chan struct{})}, t: tr}
 			tr.pipelines[p] = struct{}{}
@@ -55,5 +56,17 @@ func TestStuckPipelineIsClosed(t *testing.T) {
 				t.Error("the pipeline is still known")
 			}
 		})
+	}
+}
+
+// A node whose acknowledgement does not count is sent what is committed without it.
+func TestAlreadyCommitted(t *testing.T) {
+	r := &raft.AppendEntriesRequest{LeaderCommitIndex: 5, Entries: []*raft.Log{{Index: 4}, {Index: 5}, {Index: 6}}}
+	if got, others := alreadyCommitted(r); len(got) != 2 || !others {
+		t.Errorf("%d entries, others %v", len(got), others)
+	}
+	r.LeaderCommitIndex = 6
+	if got, others := alreadyCommitted(r); len(got) != 3 || others {
+		t.Errorf("%d entries, others %v", len(got), others)
 	}
 }

@@ -1,4 +1,4 @@
-package cluster
+package rafttransport
 
 import (
 	"cmp"
@@ -7,8 +7,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
 // door looks at what other nodes' Rafts ask of this node's before it gets there,
@@ -16,7 +17,14 @@ import (
 // them, and anybody with a node's identity can. What is stored and committed cannot
 // be taken back: one entry that the state machine cannot read would stop every
 // node, and one configuration could turn the honest nodes out.
-type door struct{ n *Node }
+type door struct {
+	Config
+	node Node
+}
+
+// initialised reports whether there is a cluster: from then on nobody is believed
+// without proof.
+func (d *door) initialised() bool { return d.node.Cluster() != nil }
 
 var (
 	// errEntry is an entry that this node does not let into its log.
@@ -38,20 +46,19 @@ const maxTermStep = 1 << 24
 
 // request refuses what a node's Raft asks, over a connection whose other end proved
 // itself or not.
-func (d door) request(from string, proven bool, command any) error {
-	n := d.n
-	if err := n.notImpostor(from, proven); err != nil {
+func (d *door) request(from string, proven bool, command any) error {
+	if err := d.notImpostor(from, proven); err != nil {
 		return err
 	}
-	if n.cutOffs.Has(standing.Sender{Node: from, Proven: proven}, time.Now()) {
+	if d.CutOffs.Has(standing.Sender{Node: from, Proven: proven}, time.Now()) {
 		return errCutOff
 	}
 	h, ok := command.(raft.WithRPCHeader)
 	if !ok {
 		return fmt.Errorf("%w: %T", errEntry, command)
 	}
-	if err := n.checkSender(from, h.GetRPCHeader()); err != nil {
-		n.cutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
+	if err := d.checkSender(from, h.GetRPCHeader()); err != nil {
+		d.node.CutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
 		return err
 	}
 	var term uint64
@@ -59,19 +66,19 @@ func (d door) request(from string, proven bool, command any) error {
 	switch r := command.(type) {
 	case *raft.AppendEntriesRequest:
 		term = r.Term
-		r.LeaderCommitIndex = n.committed(from, r.LeaderCommitIndex)
+		r.LeaderCommitIndex = d.committed(from, r.LeaderCommitIndex)
 		// An honest leader that is just being replaced may send what it got from the
 		// next one.
 		if last := len(r.Entries) - 1; last >= 0 && r.Entries[last].Term > r.Term {
 			return fmt.Errorf("%w: index %d of term %d in term %d", errTerm, r.Entries[last].Index, r.Entries[last].Term, r.Term)
 		}
-		if err := n.checkEntries(r); err != nil {
-			n.cutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
+		if err := d.checkEntries(r); err != nil {
+			d.node.CutOff(standing.Sender{Node: from, Proven: proven}, err.Error())
 			return err
 		}
 	case *raft.InstallSnapshotRequest:
 		term = r.Term
-		if installed = n.checkInstall(r); installed != nil && !errors.Is(installed, errInstalled) {
+		if installed = d.checkInstall(r); installed != nil && !errors.Is(installed, errInstalled) {
 			return installed
 		}
 	case *raft.RequestVoteRequest:
@@ -79,31 +86,31 @@ func (d door) request(from string, proven bool, command any) error {
 	case *raft.RequestPreVoteRequest:
 		term = r.Term
 	case *raft.TimeoutNowRequest:
-		if leader, _ := n.Leader(); leader != from {
+		if leader := d.node.Leader(); leader != from {
 			return fmt.Errorf("%w: %s does not lead", errSender, from)
 		}
 	default:
 		return fmt.Errorf("%w: %T", errEntry, command)
 	}
-	if now := n.term(); term > now && term-now > maxTermStep {
+	if now := d.currentTerm(); term > now && term-now > maxTermStep {
 		return fmt.Errorf("%w: %d after %d", errTerm, term, now)
 	}
-	if err := n.mayLead(from); err != nil {
+	if err := d.mayLead(from); err != nil {
 		return err
 	}
 	// What let it pass may have been learned meanwhile.
-	return cmp.Or(n.notImpostor(from, proven), installed)
+	return cmp.Or(d.notImpostor(from, proven), installed)
 }
 
 // term refuses an answer that names a newer term than the request, from a node that
 // may not make this one step down.
-func (d door) term(from string, asked, told uint64) error {
+func (d *door) term(from string, asked, told uint64) error {
 	switch {
 	case told <= asked:
 		return nil
 	case told-asked > maxTermStep:
 		return fmt.Errorf("%w: %s says %d after %d", errTerm, from, told, asked)
-	case d.believed(from), d.n.standings.MayDepose(from, time.Now()):
+	case d.believed(from), d.Standings.MayDepose(from, time.Now()):
 		return nil
 	}
 	return fmt.Errorf("%w: %s says %d, and is not known to be unsealed", errTerm, from, told)
@@ -111,8 +118,8 @@ func (d door) term(from string, asked, told uint64) error {
 
 // believed reports whether a node may tell this one of a newer term at any time. An
 // unsealed node believes unsealed nodes.
-func (d door) believed(node string) bool {
-	return !d.n.initialised() || !d.n.unsealed() || d.n.standings.Proven(node, time.Now())
+func (d *door) believed(node string) bool {
+	return !d.initialised() || !d.node.Unsealed() || d.Standings.Proven(node, time.Now())
 }
 
 // routine reports whether a heartbeat changes nothing but when the leader was heard.
@@ -121,61 +128,70 @@ func (d door) believed(node string) bool {
 // lead, stores what was applied under the new term: an entry at an index and in a
 // term in which the new leader has another one, which Raft takes for the same. So
 // whatever is not routine waits for Raft's own goroutine.
-func (d door) routine(command any) bool {
-	r := d.n.raft.Load()
+func (d *door) routine(command any) bool {
+	r := d.node.Raft()
 	h, ok := command.(*raft.AppendEntriesRequest)
 	return r != nil && ok && r.State() == raft.Follower && h.Term == r.CurrentTerm()
 }
 
 // storing reports whether a node's word that it has stored something counts here.
-func (d door) storing(node string) bool {
-	return !d.n.initialised() || d.n.standings.Counts(node, d.n.self(), time.Now())
+func (d *door) storing(node string) bool {
+	return !d.initialised() || d.Standings.Counts(node, d.node.Self(), time.Now())
 }
 
 // vote reports whether a node's vote counts here. A node may have been unsealed since
 // it was asked last, and elections are rare, so it is asked again.
-func (d door) vote(node string) bool {
+func (d *door) vote(node string) bool {
 	if d.storing(node) {
 		return true
 	}
-	d.n.askAgain(node, d.n.cfg.Timeouts.Heartbeat)
+	d.node.AskAgain(node)
 	return d.storing(node)
+}
+
+var errUnproven = errors.New("not known to be unsealed, while a node that is could lead")
+
+// mayLead refuses to follow or to vote for a node without proof.
+func (d *door) mayLead(from string) error {
+	if !d.initialised() || d.Standings.Proven(from, time.Now()) {
+		return nil
+	}
+	if d.Standings.MayLead(from, d.node.Leader(), d.node.Self(), time.Now()) {
+		return nil
+	}
+	d.Unproven.WithLabelValues(from).Inc()
+	return fmt.Errorf("%s is %w", from, errUnproven)
 }
 
 // committed is how far this node believes a leader that entries are committed. What
 // it applies it cannot take back. Without proof a leader is believed while all nodes
 // are sealed: they have to apply the log before one can be unsealed.
-func (n *Node) committed(leader string, index uint64) uint64 {
+func (d *door) committed(leader string, index uint64) uint64 {
 	now := time.Now()
-	if !n.initialised() || n.standings.Proven(leader, now) || !n.unsealed() && !n.standings.UnsealedOther(leader, n.self(), now) {
+	if !d.initialised() || d.Standings.Proven(leader, now) || !d.node.Unsealed() && !d.Standings.UnsealedOther(leader, d.node.Self(), now) {
 		return index
 	}
-	if r := n.raft.Load(); r != nil {
+	if r := d.node.Raft(); r != nil {
 		return min(index, r.CommitIndex())
 	}
 	return 0
 }
 
-// rpcHeader is what a node's requests and answers begin with.
-func rpcHeader(n *Node) raft.RPCHeader {
-	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(n.cfg.NodeID), Addr: []byte(n.advertise)}
-}
-
-// term is Raft's newest term here.
-func (n *Node) term() uint64 {
-	if r := n.raft.Load(); r != nil {
+// currentTerm is Raft's newest term here.
+func (d *door) currentTerm() uint64 {
+	if r := d.node.Raft(); r != nil {
 		return r.CurrentTerm()
 	}
 	return 0
 }
 
 // checkSender holds the header of a request against whose connection it came over.
-func (n *Node) checkSender(from string, h raft.RPCHeader) error {
+func (d *door) checkSender(from string, h raft.RPCHeader) error {
 	if string(h.ID) != from || len(h.Addr) == 0 {
 		return fmt.Errorf("%w: %q at %q", errSender, h.ID, h.Addr)
 	}
 	// A node's own address may have changed since the configuration was written.
-	if node, ok := n.nodeAt(string(h.Addr)); ok && node != from {
+	if node, ok := d.node.NodeAt(string(h.Addr)); ok && node != from {
 		return fmt.Errorf("%w: at the address of %s", errSender, node)
 	}
 	return nil
@@ -185,7 +201,7 @@ func (n *Node) checkSender(from string, h raft.RPCHeader) error {
 // apply, and its configurations against the one in force: there are no changes of
 // membership yet, so the only configuration that may come is the one that the
 // cluster was bootstrapped with.
-func (n *Node) checkEntries(r *raft.AppendEntriesRequest) error {
+func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 	for i, l := range r.Entries {
 		if l.Index != r.PrevLogEntry+1+uint64(i) { // Raft would store a gap
 			return fmt.Errorf("%w: index %d after %d", errEntry, l.Index, r.PrevLogEntry+uint64(i))
@@ -195,11 +211,11 @@ func (n *Node) checkEntries(r *raft.AppendEntriesRequest) error {
 		}
 		switch l.Type {
 		case raft.LogCommand:
-			if err := n.machine.fsm.CheckEntry(l.Data); err != nil {
+			if err := d.node.CheckEntry(l.Data); err != nil {
 				return fmt.Errorf("%w: index %d: %w", errEntry, l.Index, err)
 			}
 		case raft.LogConfiguration:
-			if err := n.checkConfiguration(l.Data); err != nil {
+			if err := d.checkConfiguration(l.Data); err != nil {
 				return fmt.Errorf("%w: index %d: %w", errEntry, l.Index, err)
 			}
 		case raft.LogNoop, raft.LogBarrier:
@@ -212,14 +228,14 @@ func (n *Node) checkEntries(r *raft.AppendEntriesRequest) error {
 
 // checkInstall refuses a snapshot that would take this node back, with errInstalled, or
 // into another configuration. Whether its content is the cluster's is seen when it was read.
-func (n *Node) checkInstall(r *raft.InstallSnapshotRequest) error {
-	if have := n.State().Index(); r.LastLogIndex <= have {
+func (d *door) checkInstall(r *raft.InstallSnapshotRequest) error {
+	if have := d.node.Applied(); r.LastLogIndex <= have {
 		return fmt.Errorf("%w: it is up to index %d, and this node has %d", errInstalled, r.LastLogIndex, have)
 	}
 	if r.SnapshotVersion < 1 {
 		return fmt.Errorf("%w: a snapshot of version %d", errEntry, r.SnapshotVersion)
 	}
-	if err := n.checkConfiguration(r.Configuration); err != nil {
+	if err := d.checkConfiguration(r.Configuration); err != nil {
 		return fmt.Errorf("%w: snapshot: %w", errEntry, err)
 	}
 	return nil
@@ -227,85 +243,19 @@ func (n *Node) checkInstall(r *raft.InstallSnapshotRequest) error {
 
 // checkConfiguration refuses a configuration other than the one in force. A node
 // that has none yet takes the first.
-func (n *Node) checkConfiguration(data []byte) (err error) {
+func (d *door) checkConfiguration(data []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // Raft's decoder panics
 			err = fmt.Errorf("configuration that cannot be read: %v", p)
 		}
 	}()
 	next := raft.DecodeConfiguration(data).Servers
-	now := n.configuration().Servers
+	now := d.node.Configuration().Servers
 	if len(now) == 0 {
 		return nil
 	}
 	if !slices.Equal(next, now) {
 		return fmt.Errorf("configuration of %d servers that nobody asked for", len(next))
-	}
-	return nil
-}
-
-// keptLog is Raft's log, from which no leader takes back what counts. Raft clears
-// whatever differs from the leader's log, also what was committed and applied: it
-// relies on a majority having elected nobody who lacks it.
-type keptLog struct {
-	raft.LogStore
-	n *Node
-}
-
-// errTruncate is a part of the log that this node does not give up.
-var errTruncate = errors.New("the log is not cut back")
-
-// DeleteRange implements raft.LogStore. Compaction never takes the newest entry, so
-// what ends there is a truncation.
-func (l keptLog) DeleteRange(first, last uint64) error {
-	newest, err := l.LastIndex()
-	if err != nil {
-		return err
-	}
-	if last == newest {
-		if err := l.n.mayTruncate(l.LogStore, first, last); err != nil {
-			return err
-		}
-	}
-	return l.LogStore.DeleteRange(first, last)
-}
-
-// mayTruncate decides whether the leader may have entries cleared here. Committed
-// ones never: that such a leader is there says that this node's copy or the leader
-// is not what it should be. A command that this node does not know to be committed
-// may be all the same, acknowledged a moment before the power went, with its only
-// other copy on the disk of the leader; so one that might be a thief must not take
-// it away. It waits for a leader that is unsealed.
-func (n *Node) mayTruncate(log raft.LogStore, first, last uint64) error {
-	r := n.raft.Load()
-	if r == nil || !n.initialised() {
-		return nil
-	}
-	_, id := r.LeaderWithID()
-	leader := string(id)
-	proven := n.standings.Proven(leader, time.Now()) && !n.standings.Pending(leader)
-	if applied := max(n.State().Index(), r.CommitIndex()); first <= applied {
-		err := fmt.Errorf("%w: %s has no entry %d, which is committed up to %d here", errTruncate, leader, first, applied)
-		if proven {
-			n.fault(err)
-		} else {
-			n.cutOff(standing.Sender{Node: leader}, err.Error())
-		}
-		return err
-	}
-	if proven {
-		return nil
-	}
-	for i := first; i <= last; i++ {
-		var entry raft.Log
-		if err := log.GetLog(i, &entry); err != nil {
-			return err
-		}
-		if entry.Type == raft.LogCommand {
-			err := fmt.Errorf("%w from index %d on before the leader %s, or another, is unsealed", errTruncate, first, leader)
-			n.log.Warn("this node's log has entries that the leader does not have", "leader", leader, "err", err)
-			return err
-		}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package cluster
+package peers
 
 import (
 	"context"
@@ -14,11 +14,11 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -30,29 +30,34 @@ const (
 	auditMessage    = 1 << 20
 )
 
-// peerServer is what this node serves to other nodes. Who calls is known from
+// server is what this node serves to other nodes. Who calls is known from
 // the connection, and each method decides for itself whether they may.
-type peerServer struct {
+type server struct {
 	clusterpb.UnimplementedPeerServer
-	n            *Node
+	ServerConfig
+	node         Node
 	auditStreams chan struct{}
+	attestations attestations
 }
 
-func newGRPCServer() *grpc.Server {
-	return grpc.NewServer(
+// NewServer makes the server of a node's service. It is the caller's to run and to stop.
+func NewServer(c ServerConfig, n Node) *grpc.Server {
+	s := grpc.NewServer(
 		grpc.Creds(peerport.Credentials{}),
 		grpc.UnaryInterceptor(ofGroup),
-		grpc.ForceServerCodecV2(newPeerCodec()),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(64),
-		grpc.StaticStreamWindowSize(peerWindow),
-		grpc.StaticConnWindowSize(peerWindow),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		grpc.MaxHeaderListSize(8<<10),
 		grpc.ConnectionTimeout(peerport.HandshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
+	clusterpb.RegisterPeerServer(s, &server{ServerConfig: c, node: n, auditStreams: make(chan struct{}, maxAuditStreams)})
+	return s
 }
 
 // ofGroup refuses requests about another Raft group. Those of streams are checked where
@@ -87,22 +92,22 @@ func caller(ctx context.Context) (string, error) {
 }
 
 // member is the node at the other end, if it belongs to the cluster.
-func (s *peerServer) member(ctx context.Context) (string, error) {
+func (s *server) member(ctx context.Context) (string, error) {
 	node, err := caller(ctx)
 	if err != nil {
 		return "", err
 	}
-	if !s.n.isMember(node) {
+	if !s.node.IsMember(node) {
 		return "", status.Errorf(codes.PermissionDenied, "node %s is %v", node, peerport.ErrNotMember)
 	}
-	if s.n.cutOffs.Has(standing.Sender{Node: node}, time.Now()) {
+	if s.CutOffs.Has(standing.Sender{Node: node}, time.Now()) {
 		return "", status.Errorf(codes.PermissionDenied, "node %s is refused for what it sent", node)
 	}
 	return node, nil
 }
 
 // Hello implements the Peer service.
-func (s *peerServer) Hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
+func (s *server) Hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
 	node, err := caller(ctx)
 	if err != nil {
 		return nil, err
@@ -110,11 +115,11 @@ func (s *peerServer) Hello(ctx context.Context, r *clusterpb.HelloRequest) (*clu
 	if r.Node != node {
 		return nil, status.Error(codes.PermissionDenied, "not your node id")
 	}
-	return s.n.boot.Answer(ctx, r)
+	return s.node.Hello(ctx, r)
 }
 
 // Submit implements the Peer service.
-func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequest, clusterpb.SubmitResponse]) error {
+func (s *server) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequest, clusterpb.SubmitResponse]) error {
 	node, err := s.member(stream.Context())
 	if err != nil {
 		return err
@@ -144,7 +149,7 @@ func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequ
 	defer sending.Wait()
 	defer cancel()
 	answer := func(r *clusterpb.SubmitResponse) {
-		if s.n.dropped(node, r) {
+		if s.Dropped != nil && s.Dropped(node, r) {
 			unanswered.Add(-1)
 			return
 		}
@@ -163,15 +168,15 @@ func (s *peerServer) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequ
 			return err
 		}
 		sub.Answer = answer
-		switch err := s.n.checkSubmission(sub.Vouched()); {
-		case errors.Is(err, errForged):
-			s.n.cutOff(standing.Sender{Node: node}, err.Error())
-			return status.Error(codes.PermissionDenied, errForged.Error())
+		switch err := s.node.CheckSubmission(sub.Vouched()); {
+		case errors.Is(err, ErrForged):
+			s.node.CutOff(standing.Sender{Node: node}, err.Error())
+			return status.Error(codes.PermissionDenied, ErrForged.Error())
 		case err != nil:
 			sub.Refuse(clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER)
 			continue
 		}
-		s.n.committer.Submit(sub)
+		s.node.Submit(sub)
 	}
 }
 
@@ -208,7 +213,7 @@ func readSubmission(m *wireMessage, node string) (*commit.Submission, error) {
 }
 
 // Execute implements the Peer service.
-func (s *peerServer) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (*clusterpb.ExecuteResponse, error) {
+func (s *server) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (*clusterpb.ExecuteResponse, error) {
 	node, err := s.member(ctx)
 	if err != nil {
 		return nil, err
@@ -216,8 +221,8 @@ func (s *peerServer) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (
 	if len(r.Payload) > MaxPayload {
 		return nil, status.Error(codes.InvalidArgument, "too long")
 	}
-	out, err := s.n.executeHere(ctx, node, r.Payload)
-	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNoLeader) {
+	out, err := s.node.Execute(ctx, node, r.Payload)
+	if errors.Is(err, commit.ErrNotLeader) || errors.Is(err, fsm.ErrNoLeader) {
 		return &clusterpb.ExecuteResponse{NotLeader: true}, nil
 	}
 	if err != nil {
@@ -227,90 +232,44 @@ func (s *peerServer) Execute(ctx context.Context, r *clusterpb.ExecuteRequest) (
 }
 
 // Clock implements the Peer service.
-func (s *peerServer) Clock(ctx context.Context, in *clusterpb.ClockRequest) (*clusterpb.ClockResponse, error) {
+func (s *server) Clock(ctx context.Context, in *clusterpb.ClockRequest) (*clusterpb.ClockResponse, error) {
 	node, err := s.member(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if leader, _ := s.n.Leader(); leader == node {
-		s.n.space.Told(in.NoGrowth)
-	}
-	r := s.n.clock()
-	s.n.prove(r, node, in.Nonce)
+	r := s.node.Clock(node, in.NoGrowth)
+	s.prove(r, node, in.Nonce)
 	return r, nil
 }
 
 // remoteStatus carries a handler's error to the other node. That its outcome is
 // unknown must stay unknown there.
 func remoteStatus(err error) error {
-	if errors.Is(err, ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, fsm.ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return status.Error(codes.Unknown, err.Error())
 	}
 	return status.Error(codes.FailedPrecondition, err.Error())
 }
 
-// FetchAudit implements the Peer service.
-func (s *peerServer) FetchAudit(r *clusterpb.FetchAuditRequest, stream grpc.ServerStreamingServer[clusterpb.FetchAuditResponse]) error {
-	if err := checkGroup(r.Group); err != nil {
-		return err
+// ReadIndex implements the Peer service.
+func (s *server) ReadIndex(ctx context.Context, _ *clusterpb.ReadIndexRequest) (*clusterpb.ReadIndexResponse, error) {
+	if _, err := s.member(ctx); err != nil {
+		return nil, err
 	}
-	if _, err := s.member(stream.Context()); err != nil {
-		return err
+	index, err := s.node.ReadIndex(ctx)
+	if err != nil {
+		return &clusterpb.ReadIndexResponse{NotLeader: true}, nil
 	}
-	select {
-	case s.auditStreams <- struct{}{}:
-		defer func() { <-s.auditStreams }()
-	default:
-		return status.Error(codes.ResourceExhausted, "others are being served")
-	}
-	for from := r.From; from < r.To; {
-		entries, err := s.n.cfg.Audit.Read(from, int(min(r.To-from, 4096)), auditMessage)
-		if err != nil {
-			s.n.log.Warn("reading audit entries for another node", "from", from, "err", err)
-			return status.Error(codes.Unavailable, "audit log cannot be read here")
-		}
-		if len(entries) == 0 {
-			return status.Error(codes.OutOfRange, "no such entries here")
-		}
-		m := &clusterpb.FetchAuditResponse{Entries: make([]*clusterpb.AuditEntry, len(entries))}
-		for i := range entries {
-			m.Entries[i] = auditEntryProto(&entries[i])
-		}
-		if err := stream.Send(m); err != nil {
-			return err
-		}
-		from += uint64(len(entries))
-	}
-	return nil
+	return &clusterpb.ReadIndexResponse{Index: index}, nil
 }
 
-func auditEntryProto(e *auditlog.Entry) *clusterpb.AuditEntry {
-	return &clusterpb.AuditEntry{
-		Index: e.Index, RaftIndex: e.RaftIndex, Time: e.Time, RequestId: e.RequestID[:], Generation: e.Generation,
-		Salt: e.Salt[:], Commitment: e.Commitment[:], Body: e.Body,
+// Probe implements the Peer service.
+func (s *server) Probe(ctx context.Context, _ *clusterpb.ProbeRequest) (*clusterpb.ProbeResponse, error) {
+	if _, err := s.member(ctx); err != nil {
+		return nil, err
 	}
-}
-
-func auditEntry(p *clusterpb.AuditEntry) (auditlog.Entry, error) {
-	e := auditlog.Entry{Index: p.Index, RaftIndex: p.RaftIndex, Time: p.Time, Generation: p.Generation, Body: p.Body}
-	if copy(e.RequestID[:], p.RequestId) != len(e.RequestID) || len(p.RequestId) != len(e.RequestID) ||
-		copy(e.Salt[:], p.Salt) != len(e.Salt) || len(p.Salt) != len(e.Salt) ||
-		copy(e.Commitment[:], p.Commitment) != len(e.Commitment) || len(p.Commitment) != len(e.Commitment) {
-		return e, errors.New("malformed audit entry")
+	if err := s.node.Probe(ctx); err != nil {
+		return nil, status.Error(codes.Unavailable, "the disk does not answer")
 	}
-	return e, e.Check()
-}
-
-// clock is this node's answer to Clock.
-func (n *Node) clock() *clusterpb.ClockResponse {
-	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.canLead(), Disk: n.disk()}
-	if rf := n.raft.Load(); rf != nil {
-		r.LastIndex, r.Term, r.Leads = rf.LastIndex(), rf.CurrentTerm(), n.IsLeader()
-	}
-	return r
-}
-
-// dropped is the hook that loses answers.
-func (n *Node) dropped(node string, r *clusterpb.SubmitResponse) bool {
-	return n.cfg.Hooks.DropAnswer != nil && n.cfg.Hooks.DropAnswer(node, r)
+	return &clusterpb.ProbeResponse{}, nil
 }

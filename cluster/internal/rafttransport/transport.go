@@ -1,14 +1,11 @@
-package cluster
+package rafttransport
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,139 +17,9 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/internal/raftscan"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
-	"github.com/conclavekms/conclave/cluster/pki"
 )
 
-// raftStream carries Raft to other nodes over the peer port. Raft knows nodes by
-// address; the address says which node's certificate the other end must have.
-// What comes from other nodes does not come this way: see raftTransport.
-type raftStream struct {
-	*peerport.Listener
-	n *Node
-
-	mu sync.Mutex
-	// open are the connections to each target.
-	open map[raft.ServerAddress]map[*outbound]struct{}
-}
-
-func newRaftStream(n *Node) *raftStream {
-	return &raftStream{
-		Listener: peerport.NewListener(n.port.Raft.Addr()), n: n,
-		open: make(map[raft.ServerAddress]map[*outbound]struct{}),
-	}
-}
-
-// advertised is the address under which other nodes know this one.
-type advertised string
-
-func (advertised) Network() string  { return "tcp" }
-func (a advertised) String() string { return string(a) }
-
-// Addr implements net.Listener.
-func (s *raftStream) Addr() net.Addr { return advertised(s.n.advertise) }
-
-// lane separates the connections of a target that serve one purpose from others, in
-// hashicorp/raft's pool, which knows them by target, and in raftStream: a target is an
-// address and its lanes. An answer does not say which connection it came over, but it is
-// one of its target's, so those whose other end proved itself have a lane of their own.
-const (
-	laneMark      = "#"
-	provenLane    = laneMark + "proven"
-	pipelineLane  = laneMark + "pipeline"
-	snapshotsLane = laneMark + "snapshots"
-)
-
-// Dial implements raft.StreamLayer.
-func (s *raftStream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	addr, lanes, _ := strings.Cut(string(target), laneMark)
-	node, ok := s.n.nodeAt(addr)
-	if !ok {
-		return nil, fmt.Errorf("%w: no node is known at %s", ErrUnreachable, addr)
-	}
-	deadline := time.Now().Add(timeout)
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
-	pc, err := s.n.peers.connect(ctx, node, pki.ALPNRaft)
-	if err != nil {
-		return nil, err
-	}
-	rc, err := s.n.introduce(pc, peerproof.Dialer, deadline)
-	if err != nil {
-		pc.Close()
-		return nil, fmt.Errorf("node %s: %w", node, err)
-	}
-	s.n.acquaint(rc, peerproof.Dialer)
-	want := strings.HasSuffix(laneMark+lanes, provenLane)
-	switch {
-	case want && !s.n.connProven(rc):
-		pc.Close()
-		s.n.metrics.unproven.WithLabelValues(node).Inc()
-		return nil, fmt.Errorf("%s: %w", node, errImpostor)
-	case !want && s.n.knownUnsealed(node): // since now
-		pc.Close()
-		return nil, errRetired
-	}
-	c := &outbound{raftConn: rc, proven: want}
-	c.closed = func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.open[target], c)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open[target] == nil {
-		s.open[target] = make(map[*outbound]struct{})
-	}
-	s.open[target][c] = struct{}{}
-	return c, nil
-}
-
-// renew closes those connections to a target, with and without the proven lane, that
-// should give way to others, if they are not in use.
-func (s *raftStream) renew(target raft.ServerAddress) {
-	for _, c := range append(s.outdated(target), s.outdated(target+provenLane)...) {
-		c.retire()
-	}
-}
-
-// outdated are the connections to a target that should give way to others: ones over
-// which this node can prove more, or in the lane in which the node at the other end is
-// asked now.
-func (s *raftStream) outdated(target raft.ServerAddress) (list []*outbound) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.open[target] {
-		if s.n.proveMore(c.raftConn) || c.proven != s.n.knownUnsealed(c.Node) || c.proven && !s.n.connProven(c.raftConn) {
-			list = append(list, c)
-		}
-	}
-	return list
-}
-
-// maxPool is how many connections without a request hashicorp/raft keeps to a target.
-const maxPool = 3
-
-// raftConfig is Raft's configuration for c.
-func raftConfig(c *Config) *raft.Config {
-	rc := raft.DefaultConfig()
-	rc.LocalID = raft.ServerID(c.NodeID)
-	rc.ProtocolVersion = 3
-	rc.HeartbeatTimeout = c.Timeouts.Heartbeat
-	rc.ElectionTimeout = c.Timeouts.Election
-	rc.LeaderLeaseTimeout = c.Timeouts.Lease
-	rc.CommitTimeout = c.Timeouts.Commit
-	rc.MaxAppendEntries = raftscan.MaxEntries
-	rc.BatchApplyCh = true
-	rc.ShutdownOnRemove = true
-	rc.TrailingLogs = c.TrailingLogs
-	rc.SnapshotInterval = c.Timeouts.Snapshot
-	rc.SnapshotThreshold = c.SnapshotEntries
-	rc.Logger = raftlogger.New(c.Logger, "raft")
-	rc.NoLegacyTelemetry = true
-	return rc
-}
-
-// raftTransport is Raft's network transport with a door in it, and without a way to
+// Transport is Raft's network transport with a door in it, and without a way to
 // hang.
 //
 // The embedded transport carries what this node's Raft asks of others. What others
@@ -162,12 +29,10 @@ func raftConfig(c *Config) *raft.Config {
 // As to hanging: when a follower reports a newer term, Raft stops to read the
 // answers of the pipeline to it while its sender may be waiting for room in it, for
 // ever. That would leak the sender and keep Raft from shutting down.
-type raftTransport struct {
+type Transport struct {
 	*raft.NetworkTransport
-	out     *raftStream
-	timeout time.Duration // of one RPC
-	config  func(raft.StreamLayer) *raft.NetworkTransportConfig
-	door    door
+	out  *stream
+	door *door
 
 	rpcs      chan raft.RPC
 	heartbeat atomic.Pointer[func(raft.RPC)]
@@ -186,7 +51,7 @@ type raftTransport struct {
 // inbound is what comes over one connection.
 type inbound struct {
 	*raft.NetworkTransport
-	conn *raftConn
+	conn *conn
 }
 
 // inboundStream is the raft.StreamLayer of an inbound.
@@ -194,20 +59,36 @@ type inboundStream struct{ *peerport.Listener }
 
 // Dial implements raft.StreamLayer.
 func (inboundStream) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
-	return nil, ErrUnreachable
+	return nil, peerport.ErrUnreachable
 }
 
-func newRaftTransport(out *raftStream, timeout time.Duration, door door, config func(raft.StreamLayer) *raft.NetworkTransportConfig) *raftTransport {
-	return &raftTransport{
-		NetworkTransport: raft.NewNetworkTransportWithConfig(config(out)),
-		out:              out, timeout: timeout, config: config, door: door,
+// New makes the transport of a node. Close ends it.
+func New(c Config, n Node) *Transport {
+	d := &door{c, n}
+	t := &Transport{
+		out: newStream(d), door: d,
 		rpcs: make(chan raft.RPC), stop: make(chan struct{}),
 		pipelines: make(map[*pipeline]struct{}), inbound: make(map[*inbound]struct{}),
 	}
+	t.NetworkTransport = t.network(t.out)
+	return t
 }
 
-// serve takes connections of other nodes until the listener is closed.
-func (t *raftTransport) serve(ln net.Listener) {
+// network is hashicorp/raft's transport over a stream.
+func (t *Transport) network(s raft.StreamLayer) *raft.NetworkTransport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: s, MaxPool: maxPool, Timeout: t.door.Timeout,
+		Logger: raftlogger.New(t.door.Log, "raft-net"), MsgpackUseNewTimeFormat: true,
+	})
+}
+
+// Header is what this node's requests and answers begin with.
+func (t *Transport) Header() raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(t.door.ID), Addr: []byte(t.door.Advertise)}
+}
+
+// Serve takes connections of other nodes until the listener is closed.
+func (t *Transport) Serve(ln net.Listener) {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
@@ -219,13 +100,13 @@ func (t *raftTransport) serve(ln net.Listener) {
 			continue
 		}
 		go func() {
-			rc, err := t.door.n.introduce(pc, peerproof.Acceptor, time.Now().Add(peerport.HandshakeTimeout))
+			rc, err := t.door.introduce(pc, peerproof.Acceptor, time.Now().Add(peerport.HandshakeTimeout))
 			if err != nil {
 				pc.Close()
-				t.door.n.log.Debug("refused a connection for Raft", "node", pc.Node, "err", err)
+				t.door.Log.Debug("refused a connection for Raft", "node", pc.Node, "err", err)
 				return
 			}
-			t.door.n.acquaint(rc, peerproof.Acceptor)
+			t.door.acquaint(rc, peerproof.Acceptor)
 			t.take(rc)
 		}()
 	}
@@ -233,13 +114,13 @@ func (t *raftTransport) serve(ln net.Listener) {
 
 // take serves one connection until it is closed. There are no more of them than the
 // port lets in.
-func (t *raftTransport) take(c *raftConn) {
+func (t *Transport) take(c *conn) {
 	in := &inbound{conn: c}
 	sub := peerport.NewListener(advertised(t.LocalAddr()))
 	t.mu.Lock()
 	closed := t.closed
 	if !closed {
-		in.NetworkTransport = raft.NewNetworkTransportWithConfig(t.config(inboundStream{sub}))
+		in.NetworkTransport = t.network(inboundStream{sub})
 		t.inbound[in] = struct{}{}
 	}
 	t.mu.Unlock()
@@ -257,10 +138,10 @@ func (t *raftTransport) take(c *raftConn) {
 		}
 		t.pass(c, rpc)
 	})
-	conn := raftscan.New(c, raftscan.Options{
-		From: standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, Timeout: t.timeout, Large: &t.large, Stop: t.stop,
+	scanned := raftscan.New(c, raftscan.Options{
+		From: standing.Sender{Node: c.Node, Proven: t.door.connProven(c)}, Timeout: t.door.Timeout, Large: &t.large, Stop: t.stop,
 		Excess: func(err error) {
-			t.door.n.cutOff(standing.Sender{Node: c.Node, Proven: t.door.n.connProven(c)}, err.Error())
+			t.door.node.CutOff(standing.Sender{Node: c.Node, Proven: t.door.connProven(c)}, err.Error())
 		},
 		Closed: func() {
 			in.NetworkTransport.Close()
@@ -276,23 +157,23 @@ func (t *raftTransport) take(c *raftConn) {
 				if t.admit(c, rpc) {
 					t.pass(c, rpc)
 				}
-			case <-conn.Ended():
+			case <-scanned.Ended():
 				return
 			}
 		}
 	}()
-	sub.Deliver(conn)
+	sub.Deliver(scanned)
 }
 
 // pass gives an admitted request to Raft. One that came without proof is counted until
 // it is answered: Raft may have begun with it when its sender is known to be unsealed.
-func (t *raftTransport) pass(c *raftConn, rpc raft.RPC) {
-	if !t.door.n.connProven(c) {
+func (t *Transport) pass(c *conn, rpc raft.RPC) {
+	if !t.door.connProven(c) {
 		answer, to := make(chan raft.RPCResponse, 1), rpc.RespChan
 		rpc.RespChan = answer
-		t.door.n.standings.Begin(c.Node, 1)
+		t.door.Standings.Begin(c.Node, 1)
 		go func() {
-			defer t.door.n.standings.Begin(c.Node, -1)
+			defer t.door.Standings.Begin(c.Node, -1)
 			select {
 			case r := <-answer:
 				to <- r // which has room
@@ -303,18 +184,18 @@ func (t *raftTransport) pass(c *raftConn, rpc raft.RPC) {
 	select {
 	case t.rpcs <- rpc:
 	case <-t.stop:
-		rpc.Respond(nil, ErrShutdown)
+		rpc.Respond(nil, raft.ErrTransportShutdown)
 	}
 }
 
 // admit lets a request through the door, or answers it.
-func (t *raftTransport) admit(c *raftConn, rpc raft.RPC) bool {
-	err := t.door.request(c.Node, t.door.n.connProven(c), rpc.Command)
+func (t *Transport) admit(c *conn, rpc raft.RPC) bool {
+	err := t.door.request(c.Node, t.door.connProven(c), rpc.Command)
 	switch {
 	case errors.Is(err, errInstalled):
 		// All of it is read, or the rest would be taken for the next request.
 		if _, err = io.Copy(io.Discard, rpc.Reader); err == nil {
-			rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: rpcHeader(t.door.n), Term: t.door.n.term(), Success: true}, nil)
+			rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: t.Header(), Term: t.door.currentTerm(), Success: true}, nil)
 		} else {
 			rpc.Respond(nil, err)
 		}
@@ -327,13 +208,13 @@ func (t *raftTransport) admit(c *raftConn, rpc raft.RPC) bool {
 }
 
 // Consumer implements raft.Transport.
-func (t *raftTransport) Consumer() <-chan raft.RPC { return t.rpcs }
+func (t *Transport) Consumer() <-chan raft.RPC { return t.rpcs }
 
 // SetHeartbeatHandler implements raft.Transport.
-func (t *raftTransport) SetHeartbeatHandler(f func(raft.RPC)) { t.heartbeat.Store(&f) }
+func (t *Transport) SetHeartbeatHandler(f func(raft.RPC)) { t.heartbeat.Store(&f) }
 
 // Close implements raft.WithClose.
-func (t *raftTransport) Close() error {
+func (t *Transport) Close() error {
 	t.stopOnce.Do(func() { close(t.stop) })
 	t.mu.Lock()
 	t.closed = true
@@ -351,13 +232,13 @@ func (t *raftTransport) Close() error {
 // errHushed is what Raft is told of entries and heartbeats that were not sent.
 var errHushed = errors.New("nothing is sent while the disk does not answer")
 
-// hush keeps this node from sending entries and heartbeats, so that the others elect
+// Hush keeps this node from sending entries and heartbeats, so that the others elect
 // another leader.
-func (t *raftTransport) hush(silent bool) { t.silent.Store(silent) }
+func (t *Transport) Hush(silent bool) { t.silent.Store(silent) }
 
 // lane is the target at which a node is asked now, in the proven lane or not.
-func (t *raftTransport) lane(node raft.ServerID, target raft.ServerAddress) (to raft.ServerAddress, proven bool) {
-	if t.door.n.knownUnsealed(string(node)) {
+func (t *Transport) lane(node raft.ServerID, target raft.ServerAddress) (to raft.ServerAddress, proven bool) {
+	if t.door.knownUnsealed(string(node)) {
 		return target + provenLane, true
 	}
 	return target, false
@@ -365,11 +246,11 @@ func (t *raftTransport) lane(node raft.ServerID, target raft.ServerAddress) (to 
 
 // inLane makes a request in the lane in which a node is asked now. It makes it again for
 // as long as nothing was sent, because a connection had to give way.
-func (t *raftTransport) inLane(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) (proven bool, err error) {
+func (t *Transport) inLane(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) (proven bool, err error) {
 	for range maxPool + 2 { // those in the pool, a new one, and one in the other lane
 		var to raft.ServerAddress
 		to, proven = t.lane(node, target)
-		if err = request(to); !errors.Is(err, errRetired) {
+		if err = request(to); !errors.Is(err, ErrRetired) {
 			break
 		}
 	}
@@ -379,14 +260,14 @@ func (t *raftTransport) inLane(node raft.ServerID, target raft.ServerAddress, re
 // ask sends a request to a node and refuses the answer of an impostor. When it becomes
 // known meanwhile that the node is unsealed, or is not any more, the request is sent
 // again, in the other lane.
-func (t *raftTransport) ask(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) error {
+func (t *Transport) ask(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) error {
 	for again := false; ; again = true {
 		t.out.renew(target)
 		proven, err := t.inLane(node, target, request)
 		if err == nil {
 			err = t.authentic(node, proven)
 		}
-		if again || !errors.Is(err, errImpostor) {
+		if again || !errors.Is(err, ErrImpostor) {
 			return err
 		}
 		if _, now := t.lane(node, target); now == proven {
@@ -397,12 +278,12 @@ func (t *raftTransport) ask(node raft.ServerID, target raft.ServerAddress, reque
 
 // authentic refuses an answer that came over connections without proof, if the node is
 // known to be unsealed.
-func (t *raftTransport) authentic(node raft.ServerID, proven bool) error {
-	return t.door.n.notImpostor(string(node), proven)
+func (t *Transport) authentic(node raft.ServerID, proven bool) error {
+	return t.door.notImpostor(string(node), proven)
 }
 
 // AppendEntries implements raft.Transport.
-func (t *raftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (t *Transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if t.silent.Load() {
 		return errHushed
 	}
@@ -438,7 +319,7 @@ func alreadyCommitted(r *raft.AppendEntriesRequest) (entries []*raft.Log, others
 }
 
 // RequestVote implements raft.Transport.
-func (t *raftTransport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+func (t *Transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	return t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.RequestVote(id, target, args, resp); err != nil {
 			return err
@@ -449,7 +330,7 @@ func (t *raftTransport) RequestVote(id raft.ServerID, target raft.ServerAddress,
 }
 
 // RequestPreVote implements raft.WithPreVote.
-func (t *raftTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+func (t *Transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	return t.ask(id, target, func(target raft.ServerAddress) error {
 		if err := t.NetworkTransport.RequestPreVote(id, target, args, resp); err != nil {
 			return err
@@ -460,7 +341,7 @@ func (t *raftTransport) RequestPreVote(id raft.ServerID, target raft.ServerAddre
 }
 
 // InstallSnapshot implements raft.Transport.
-func (t *raftTransport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+func (t *Transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
 	// A connection in that lane serves one request, so nothing of data was read when one
 	// had to give way.
 	proven, err := t.inLane(id, target+snapshotsLane, func(to raft.ServerAddress) error {
@@ -476,14 +357,14 @@ func (t *raftTransport) InstallSnapshot(id raft.ServerID, target raft.ServerAddr
 }
 
 // TimeoutNow implements raft.Transport.
-func (t *raftTransport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+func (t *Transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
 	return t.ask(id, target, func(target raft.ServerAddress) error { return t.NetworkTransport.TimeoutNow(id, target, args, resp) })
 }
 
 // AppendEntriesPipeline implements raft.Transport. The answers of a pipeline go to
 // Raft without a look at their terms, so there is none to a node that may not tell
 // this one of a newer term, nor to an impostor; Raft does without.
-func (t *raftTransport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
+func (t *Transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	if !t.door.believed(string(id)) {
 		return nil, raft.ErrPipelineReplicationNotSupported
 	}
@@ -510,9 +391,9 @@ func (t *raftTransport) AppendEntriesPipeline(id raft.ServerID, target raft.Serv
 	return p, nil
 }
 
-// closePipelines ends every pipeline and whoever waits in one, and opens no
+// ClosePipelines ends every pipeline and whoever waits in one, and opens no
 // more.
-func (t *raftTransport) closePipelines() {
+func (t *Transport) ClosePipelines() {
 	t.mu.Lock()
 	t.closed = true
 	list := slices.Collect(maps.Keys(t.pipelines))
@@ -524,7 +405,7 @@ func (t *raftTransport) closePipelines() {
 
 type pipeline struct {
 	raft.AppendPipeline
-	t      *raftTransport
+	t      *Transport
 	target raft.ServerAddress // with its lanes
 }
 
@@ -535,10 +416,10 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 		return nil, errHushed
 	}
 	if len(p.t.out.outdated(p.target)) > 0 {
-		return nil, errRetired // Raft opens another one
+		return nil, ErrRetired // Raft opens another one
 	}
 	args.Entries = raftscan.Appendable(args.Entries)
-	stuck := time.AfterFunc(2*p.t.timeout, func() { p.Close() })
+	stuck := time.AfterFunc(2*p.t.door.Timeout, func() { p.Close() })
 	defer stuck.Stop()
 	return p.AppendPipeline.AppendEntries(args, resp)
 }

@@ -5,9 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"maps"
 	"net"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,39 +17,10 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
+	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/cluster/pki"
 )
-
-// A node whose cluster is not initialised yet takes a proof, and can tell later what it is worth.
-func TestConnProofBeforeFounding(t *testing.T) {
-	c := newCluster(t, 1, nil)
-	c.startAll()
-	n := c.leader()
-	n.authority.sealed.Store(true)
-	theirs, ours := clustertest.RaftPair(t, c.ca, "n2", n.id)
-	go func() {
-		_, _ = peerproof.Exchange(theirs, "n2", peerproof.Dialer, clustertest.SignOrigin, time.Now().Add(5*time.Second))
-	}()
-	rc, err := n.introduce(ours, peerproof.Acceptor, time.Now().Add(5*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n.connProven(rc) {
-		t.Error("something is proven before there is a cluster")
-	}
-	if n.proveMore(rc) {
-		t.Error("a sealed node has more to prove")
-	}
-	n.authority.sealed.Store(false)
-	c.found()
-	if !n.connProven(rc) {
-		t.Error("the proof is not good after the founding")
-	}
-	if !n.proveMore(rc) {
-		t.Error("a connection over which this node did not prove itself is kept")
-	}
-}
 
 // impostor dials nodes with the identity of one of them, and proves nothing.
 type impostor struct {
@@ -62,7 +31,7 @@ type impostor struct {
 
 func (i impostor) Dial(addr raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 	node, _ := i.as.nodeAt(string(addr))
-	pc, err := i.as.peers.connect(i.c.t.Context(), node, pki.ALPNRaft)
+	pc, err := i.as.peers.Connect(i.c.t.Context(), node, pki.ALPNRaft)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +68,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 	knowEachOther(t, c)
 	// In the name of the leader, and of a follower.
 	for _, as := range []*testNode{l, f} {
-		tr := impostor{peerport.NewListener(advertised(as.advertise)), c, as}.transport()
+		tr := impostor{peerport.NewListener(as.port.Raft.Addr()), c, as}.transport()
 		header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(as.id), Addr: []byte(as.advertise)}
 		term, last := l.term(), l.raft.Load().LastIndex()
 		for _, n := range c.up() {
@@ -146,7 +115,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 					}, &raft.InstallSnapshotResponse{}, strings.NewReader("x"))
 				},
 			} {
-				if err := ask(); err == nil || !strings.Contains(err.Error(), errImpostor.Error()) {
+				if err := ask(); err == nil || !strings.Contains(err.Error(), rafttransport.ErrImpostor.Error()) {
 					t.Errorf("%s took from an impostor of %s: %s: %v", n.id, as.id, what, err)
 				}
 			}
@@ -201,7 +170,7 @@ func newRogue(t *testing.T, c *testCluster, as *testNode) string {
 		t.Fatal(err)
 	}
 	conf := clustertest.Identity(t, c.ca, as.id).Server(func(string, string) error { return nil })
-	r := rogue{peerport.NewListener(advertised(as.advertise))}
+	r := rogue{peerport.NewListener(as.port.Raft.Addr())}
 	go func() {
 		for {
 			raw, err := ln.Accept()
@@ -286,13 +255,11 @@ func divertible(t testing.TB, addr string, to *atomic.Pointer[string]) net.Conn 
 	return near
 }
 
-// outbounds are the connections that a node's Raft has to another.
-func outbounds(from, to *testNode) (list []*outbound) {
-	from.trans.out.mu.Lock()
-	defer from.trans.out.mu.Unlock()
-	for target, conns := range from.trans.out.open {
-		if addr, _, _ := strings.Cut(string(target), laneMark); addr == to.advertise {
-			list = slices.AppendSeq(list, maps.Keys(conns))
+// dialled are the connections that a node's Raft has to another.
+func dialled(from, to *testNode) (list []rafttransport.OpenConn) {
+	for _, c := range from.trans.Conns() {
+		if c.Dialled && c.Node == to.id {
+			list = append(list, c)
 		}
 	}
 	return list
@@ -349,16 +316,16 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 	// Raft dials anew, and what was being dialled is closed as well.
 	refused := 0
 	clustertest.Eventually(t, 20*time.Second, "an impostor's answer to a heartbeat is refused", func() bool {
-		for _, conn := range outbounds(l, f) {
+		for _, conn := range dialled(l, f) {
 			conn.Close()
 		}
-		if refused++; !errors.Is(asks["a heartbeat"](), errImpostor) || len(outbounds(l, f)) > 0 {
+		if refused++; !errors.Is(asks["a heartbeat"](), rafttransport.ErrImpostor) || len(dialled(l, f)) > 0 {
 			refused = 0
 		}
 		return refused > 20
 	})
 	for what, ask := range asks {
-		if err := ask(); !errors.Is(err, errImpostor) {
+		if err := ask(); !errors.Is(err, rafttransport.ErrImpostor) {
 			t.Errorf("an impostor's answer counts: %s: %v", what, err)
 		}
 	}
@@ -430,12 +397,12 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	go func() {
 		waits <- l.trans.RequestPreVote(id, target, &raft.RequestPreVoteRequest{RPCHeader: header, Term: 1}, &raft.RequestPreVoteResponse{})
 	}()
-	seen := make(map[*outbound]int) // that a heartbeat makes busy is not so every time
+	seen := make(map[net.Conn]int) // that a heartbeat makes busy is not so every time
 	clustertest.Eventually(t, 10*time.Second, "a request waits", func() bool {
-		for _, conn := range outbounds(l, f) {
-			if seen[conn]++; conn.proven || !conn.busy.Load() {
-				seen[conn] = 0
-			} else if seen[conn] > 5 {
+		for _, conn := range dialled(l, f) {
+			if seen[conn.Conn]++; conn.Proven || !conn.Busy {
+				seen[conn.Conn] = 0
+			} else if seen[conn.Conn] > 5 {
 				return true
 			}
 		}
@@ -472,12 +439,12 @@ func TestDifferentStatesAreAsked(t *testing.T) {
 	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}
 	for range 5 {
 		l.standings.Compare(f.id, 1, false, time.Now()) // until the next comparison
-		for _, conn := range outbounds(l, f) {
+		for _, conn := range dialled(l, f) {
 			conn.Close()
 		}
 		err := l.trans.AppendEntries(raft.ServerID(f.id), raft.ServerAddress(f.advertise),
 			&raft.AppendEntriesRequest{RPCHeader: header, Term: l.term()}, &raft.AppendEntriesResponse{})
-		if errors.Is(err, errRetired) || errors.Is(err, errImpostor) {
+		if errors.Is(err, rafttransport.ErrRetired) || errors.Is(err, rafttransport.ErrImpostor) {
 			t.Errorf("a heartbeat: %v", err)
 		}
 	}
@@ -489,11 +456,9 @@ func TestConnectionsAreRenewed(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	l := sealedLeader(t, c)
 	proven := func(n *testNode) (list []bool) {
-		n.trans.mu.Lock()
-		defer n.trans.mu.Unlock()
-		for in := range n.trans.inbound {
-			if in.conn.Node == l.id {
-				list = append(list, n.connProven(in.conn))
+		for _, conn := range n.trans.Conns() {
+			if !conn.Dialled && conn.Node == l.id {
+				list = append(list, conn.Proven)
 			}
 		}
 		return list
@@ -527,16 +492,15 @@ func TestConnectionsAreRenewed(t *testing.T) {
 	}
 	began = time.Now()
 	clustertest.Eventually(t, 10*time.Second, "pipelines and requests over connections with proof of both ends", func() bool {
-		l.trans.out.mu.Lock()
-		defer l.trans.out.mu.Unlock()
 		n := 0
-		for _, conns := range l.trans.out.open {
-			for conn := range conns {
-				if !l.connProven(conn.raftConn) {
-					return false
-				}
-				n++
+		for _, conn := range l.trans.Conns() {
+			if !conn.Dialled {
+				continue
 			}
+			if !conn.Proven {
+				return false
+			}
+			n++
 		}
 		return n > 0
 	})

@@ -1,4 +1,4 @@
-package cluster
+package peers
 
 import (
 	"slices"
@@ -77,7 +77,7 @@ func BenchmarkSubmission(b *testing.B) {
 	for i := range records {
 		records[i] = clustertest.UsualRecord()
 	}
-	codec := newPeerCodec()
+	codec := newCodec()
 	b.ReportAllocs()
 	for b.Loop() {
 		var out [][]byte
