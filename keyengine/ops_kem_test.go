@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -239,7 +240,7 @@ func TestVectorsMLKEM(t *testing.T) {
 			r.manyRefusals()
 			like, _ := r.newKeyOf(tt.spec, kmsapi.UsageEncapsulate)
 			var n tally
-			for _, g := range wycheproof(t, "mlkem_"+strings.TrimPrefix(tt.spec, "ML_KEM_")) {
+			for _, g := range vectors.Wycheproof(t, "mlkem_"+strings.TrimPrefix(tt.spec, "ML_KEM_")) {
 				for _, v := range g.Tests {
 					if len(v.Seed) != 64 || len(v.C) == 0 {
 						n.left++ // seeds and ciphertexts that no request and no key can have

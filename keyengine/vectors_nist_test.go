@@ -19,6 +19,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -100,7 +101,7 @@ func TestVectorsNIST(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := vector{Comment: value, Result: "invalid"}
+		v := vectors.Vector{Comment: value, Result: "invalid"}
 		if strings.HasPrefix(value, "P") {
 			v.Result = "valid"
 		}
