@@ -239,7 +239,7 @@ func dataKeyPair(ev *request.Evaluation, keyID, spec string, context map[string]
 		return nil, err
 	}
 	ev.Secret(private)
-	blob, m, err := sealMessageFor(ev, t, private, context)
+	blob, m, err := seal(ev, t, private, context)
 	if err != nil {
 		return nil, err
 	}
@@ -294,11 +294,11 @@ func useKey(ev *request.Evaluation, keyID, action string, context map[string]str
 	if err != nil {
 		return nil, err
 	}
-	return t, fitFor(ev, t, usage, algorithm)
+	return t, fit(ev, t, usage, algorithm)
 }
 
-func fitFor(ev *request.Evaluation, t *request.Target, usage, algorithm string) error {
-	if err := keyReady(ev, t, usage); err != nil {
+func fit(ev *request.Evaluation, t *request.Target, usage, algorithm string) error {
+	if err := ready(ev, t, usage); err != nil {
 		return err
 	}
 	if !slices.Contains(Algorithms(t.Key), algorithm) {
@@ -307,9 +307,9 @@ func fitFor(ev *request.Evaluation, t *request.Target, usage, algorithm string) 
 	return nil
 }
 
-// keyReady checks that a key is for a usage and in a state to be used: in this order,
+// ready checks that a key is for a usage and in a state to be used: in this order,
 // since what a key is for never changes, and its state may.
-func keyReady(ev *request.Evaluation, t *request.Target, usage string) error {
+func ready(ev *request.Evaluation, t *request.Target, usage string) error {
 	if t.Key.Usage != usage {
 		return kmsapi.Errorf(kmsapi.ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.ARN, t.Key.Usage, ev.Op.Name)
 	}
@@ -325,7 +325,7 @@ func forDataKeys(ev *request.Evaluation, keyID string, context map[string]string
 	if err != nil {
 		return nil, err
 	}
-	if err := keyReady(ev, t, kmsapi.UsageEncrypt); err != nil {
+	if err := ready(ev, t, kmsapi.UsageEncrypt); err != nil {
 		return nil, err
 	}
 	if t.Key.Spec != kmsapi.SpecSymmetric {

@@ -101,7 +101,7 @@ func sealOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, pla
 	if err != nil {
 		return nil, err
 	}
-	h := headerOf(ev, t, m)
+	h := header(ev, t, m)
 	name := outsideName("encrypt", []byte(s.Id), version(s), t.ID.Bytes(), m.Id, plaintext, keymat.ContextForm(context))
 	blob, err := ev.Outside(name, func() ([]byte, error) {
 		var inner []byte
@@ -147,7 +147,7 @@ func openOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, blo
 	}
 	name := outsideName("decrypt", []byte(s.Id), version(s), t.ID.Bytes(), m.Id, blob)
 	inner, err := ev.Outside(name, func() ([]byte, error) {
-		return to.Decrypt(ev.Ctx, store, t.Key.XksKey, sealed, keymat.OuterAAD(headerOf(ev, t, m)))
+		return to.Decrypt(ev.Ctx, store, t.Key.XksKey, sealed, keymat.OuterAAD(header(ev, t, m)))
 	})
 	if err != nil {
 		return nil, FromStore(ev, s, err, storeCryptoError)
@@ -164,8 +164,8 @@ func openOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, blo
 	return plaintext, err
 }
 
-// headerOf is what a ciphertext under a material of a key begins with.
-func headerOf(ev *request.Evaluation, t *request.Target, m *fsmpb.Material) keymat.Header {
+// header is what a ciphertext under a material of a key begins with.
+func header(ev *request.Evaluation, t *request.Target, m *fsmpb.Material) keymat.Header {
 	return keymat.Header{Cell: keymat.CellOf(ev.Cluster().Id), Key: t.ID.ID, Version: [16]byte(m.Id)}
 }
 
@@ -184,7 +184,7 @@ func version(s *fsmpb.KeyStore) []byte { return binary.BigEndian.AppendUint64(ni
 
 // generateRandomInStore is GenerateRandom with the bytes of a key store.
 func generateRandomInStore(ev *request.Evaluation, id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
-	s, err := request.StoreNamed(ev, id)
+	s, err := request.KeyStoreNamed(ev, id)
 	switch {
 	case err != nil:
 		return nil, err

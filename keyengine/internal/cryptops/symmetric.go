@@ -28,7 +28,7 @@ func Encrypt(ev *request.Evaluation, in *kmsapi.EncryptInput) (*kmsapi.EncryptOu
 	if request.IsSet(in.DryRun) {
 		return nil, request.ErrDryRun
 	}
-	blob, _, err := encryptUnder(ev, t, algorithm, in.Plaintext, in.EncryptionContext)
+	blob, _, err := encrypt(ev, t, algorithm, in.Plaintext, in.EncryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func ReEncrypt(ev *request.Evaluation, in *kmsapi.ReEncryptInput) (*kmsapi.ReEnc
 	if request.IsSet(in.DryRun) {
 		return nil, request.ErrDryRun
 	}
-	blob, n, err := encryptUnder(ev, to, algorithm, plaintext, in.DestinationEncryptionContext)
+	blob, n, err := encrypt(ev, to, algorithm, plaintext, in.DestinationEncryptionContext)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func dataKey(ev *request.Evaluation, keyID string, spec *string, size *int32, co
 	if err != nil {
 		return nil, err
 	}
-	blob, m, err := sealMessageFor(ev, t, plaintext, context)
+	blob, m, err := seal(ev, t, plaintext, context)
 	if err != nil {
 		return nil, err
 	}
@@ -233,11 +233,11 @@ func fits(t *request.Target, algorithm string, size int, context map[string]stri
 	return nil
 }
 
-// encryptUnder encrypts under the newest material of a key: with its public half if it
+// encrypt encrypts under the newest material of a key: with its public half if it
 // is asymmetric.
-func encryptUnder(ev *request.Evaluation, t *request.Target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
+func encrypt(ev *request.Evaluation, t *request.Target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	if algorithm == kmsapi.AlgorithmSymmetric {
-		return sealMessageFor(ev, t, plaintext, context)
+		return seal(ev, t, plaintext, context)
 	}
 	m := request.CurrentMaterial(t.Key)
 	ev.Used(t, m)
@@ -245,8 +245,8 @@ func encryptUnder(ev *request.Evaluation, t *request.Target, algorithm string, p
 	return blob, m, err
 }
 
-// sealMessageFor encrypts under the newest material of a symmetric key.
-func sealMessageFor(ev *request.Evaluation, t *request.Target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
+// seal encrypts under the newest material of a symmetric key.
+func seal(ev *request.Evaluation, t *request.Target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	m := request.CurrentMaterial(t.Key)
 	if m == nil {
 		return nil, nil, errors.New("key " + t.ID.String() + " has no material")
@@ -256,7 +256,7 @@ func sealMessageFor(ev *request.Evaluation, t *request.Target, plaintext []byte,
 		blob, err := sealOuter(ev, t, m, plaintext, context)
 		return blob, m, err
 	}
-	h := headerOf(ev, t, m)
+	h := header(ev, t, m)
 	var blob []byte
 	err := ev.Vault.WithMaterial(t.Key, m, func(material []byte) (err error) {
 		blob, err = keymat.SealMessage(material, h, plaintext, context)
@@ -311,7 +311,7 @@ func openCiphertext(ev *request.Evaluation, c ciphertext, action string) (*reque
 	}
 	if err == nil {
 		ev.Source = t
-		err = fitFor(ev, t, kmsapi.UsageEncrypt, algorithmOr(c.algorithm))
+		err = fit(ev, t, kmsapi.UsageEncrypt, algorithmOr(c.algorithm))
 	}
 	if err == nil {
 		err = fits(t, algorithmOr(c.algorithm), 0, c.context)
@@ -331,7 +331,7 @@ func openCiphertext(ev *request.Evaluation, c ciphertext, action string) (*reque
 	}
 	for _, m := range t.Key.Materials {
 		if [16]byte(m.Id) == h.Version {
-			plaintext, err := openUnder(ev, t, m, c)
+			plaintext, err := open(ev, t, m, c)
 			return t, plaintext, m, err
 		}
 	}
@@ -368,7 +368,7 @@ func ciphertextKey(ev *request.Evaluation, id [16]byte, action string, context m
 	return t, err
 }
 
-func openUnder(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
+func open(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, c ciphertext) ([]byte, error) {
 	ev.Used(t, m)
 	var plaintext []byte
 	var err error

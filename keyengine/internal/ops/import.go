@@ -161,7 +161,7 @@ func importKeyMaterial(ev *request.Evaluation, in *kmsapi.ImportKeyMaterialInput
 	if err := useToken(ev, k, token); err != nil {
 		return nil, err
 	}
-	m, err := placeMaterial(ev, t, k, in, material)
+	m, err := place(ev, t, k, in, material)
 	if err != nil {
 		return nil, err
 	}
@@ -277,9 +277,9 @@ func useToken(ev *request.Evaluation, k *fsmpb.Key, t *vault.ImportToken) error 
 	return nil
 }
 
-// placeMaterial finds the material of a key, which it changes, that imported bytes are, or
+// place finds the material of a key, which it changes, that imported bytes are, or
 // makes them a new one where they may be.
-func placeMaterial(ev *request.Evaluation, t *request.Target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
+func place(ev *request.Evaluation, t *request.Target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
 	given, err := wrapImported(ev, k, b)
 	if err != nil {
 		return nil, err

@@ -182,7 +182,7 @@ func describeKey(ev *request.Evaluation, in *kmsapi.DescribeKeyInput) (*kmsapi.D
 func metadataOf(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata {
 	d := ownMetadata(ev, t)
 	if t.Key.MultiRegion {
-		d.MultiRegionConfiguration = configurationOf(ev, t)
+		d.MultiRegionConfiguration = configuration(ev, t)
 	}
 	return d
 }

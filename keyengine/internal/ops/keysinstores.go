@@ -53,7 +53,7 @@ func putInStore(ev *request.Evaluation, k *fsmpb.Key, in *kmsapi.CreateKeyInput)
 	if in.CustomKeyStoreId == nil {
 		return nil
 	}
-	s, err := request.StoreNamed(ev, *in.CustomKeyStoreId)
+	s, err := request.KeyStoreNamed(ev, *in.CustomKeyStoreId)
 	switch {
 	case err != nil:
 		return err

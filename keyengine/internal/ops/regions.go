@@ -44,16 +44,16 @@ func MembersOf(ev *request.Evaluation, t *request.Target) []*request.Target {
 	for _, r := range request.Regions(ev.Cluster()) {
 		if r == t.ID.Region {
 			all = append(all, t)
-		} else if m := memberIn(ev, t, r); m.Key != nil {
+		} else if m := member(ev, t, r); m.Key != nil {
 			all = append(all, m)
 		}
 	}
 	return all
 }
 
-// memberIn is the key of t's set in another Region; its key is nil when there is
+// member is the key of t's set in another Region; its key is nil when there is
 // none. Unlike target, it does not say that the request acts on it.
-func memberIn(ev *request.Evaluation, t *request.Target, region string) *request.Target {
+func member(ev *request.Evaluation, t *request.Target, region string) *request.Target {
 	id := fsm.KeyID{Account: t.ID.Account, Region: region, ID: t.ID.ID}
 	return &request.Target{ID: id, Key: ev.Key(id), ARN: request.KeyARN(ev.Cluster(), region, t.Name())}
 }
@@ -120,8 +120,8 @@ func isPrimary(t *request.Target) bool {
 	return t.Key.MultiRegion && t.Key.PrimaryRegion == t.ID.Region
 }
 
-// configurationOf describes a key's set.
-func configurationOf(ev *request.Evaluation, t *request.Target) *kmsapi.MultiRegionConfiguration {
+// configuration describes a key's set.
+func configuration(ev *request.Evaluation, t *request.Target) *kmsapi.MultiRegionConfiguration {
 	name := func(region string) kmsapi.MultiRegionKey {
 		return kmsapi.MultiRegionKey{Arn: new(request.KeyARN(ev.Cluster(), region, t.Name())), Region: new(region)}
 	}
@@ -163,7 +163,7 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 	if err := authoriseReplica(ev, in); err != nil {
 		return nil, err
 	}
-	r := memberIn(ev, t, *in.ReplicaRegion)
+	r := member(ev, t, *in.ReplicaRegion)
 	ev.Resource("AWS::KMS::Key", r.ARN)
 	if r.Key != nil {
 		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "Key '%s' already exists", r.ARN)

@@ -234,13 +234,13 @@ func listKeyRotations(ev *request.Evaluation, in *kmsapi.ListKeyRotationsInput) 
 	}
 	out := &kmsapi.ListKeyRotationsOutput{Rotations: []kmsapi.RotationsListEntry{}}
 	out.NextMarker, out.Truncated, err = fill(p, slices.Values(items), func(i item) string { return i.place }, func(i item) {
-		out.Rotations = append(out.Rotations, rotationOf(ev, t, i.m))
+		out.Rotations = append(out.Rotations, rotation(ev, t, i.m))
 	})
 	return out, err
 }
 
-// rotationOf describes a material of a key.
-func rotationOf(ev *request.Evaluation, t *request.Target, m *fsmpb.Material) kmsapi.RotationsListEntry {
+// rotation describes a material of a key.
+func rotation(ev *request.Evaluation, t *request.Target, m *fsmpb.Material) kmsapi.RotationsListEntry {
 	e := kmsapi.RotationsListEntry{KeyId: new(t.Name()), KeyMaterialId: request.MaterialID(m), KeyMaterialState: new(materialState(ev, t, m))}
 	if m.Rotated != 0 {
 		e.RotationDate, e.RotationType = TimeOf(m.Rotated), new(rotationAutomatic)

@@ -44,7 +44,7 @@ func createCustomKeyStore(ev *request.Evaluation, in *kmsapi.CreateCustomKeyStor
 	} else {
 		s.Endpoint, secret = *in.CloudHsmClusterId, []byte(*in.KeyStorePassword)
 	}
-	all := request.StoresOf(ev)
+	all := request.KeyStoresOf(ev)
 	if most := ev.Quotas.KeyStores; len(all) >= most {
 		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d custom key stores and cannot have more.", most)
 	}
@@ -149,7 +149,7 @@ func managedStore(ev *request.Evaluation, id string) (*fsmpb.KeyStore, error) {
 	if err := ev.AuthoriseAccount(ev.Op.Action(), "*"); err != nil {
 		return nil, err
 	}
-	return request.StoreNamed(ev, id)
+	return request.KeyStoreNamed(ev, id)
 }
 
 // connectCustomKeyStore tries the store out and then answers. That it could not be
@@ -242,7 +242,7 @@ func updateCustomKeyStore(ev *request.Evaluation, in *kmsapi.UpdateCustomKeyStor
 			*m.to = *m.in
 		}
 	}
-	if err := distinct(s, request.StoresOf(ev)); err != nil {
+	if err := distinct(s, request.KeyStoresOf(ev)); err != nil {
 		return nil, err
 	}
 	switch {
@@ -309,14 +309,14 @@ func describeCustomKeyStores(ev *request.Evaluation, in *kmsapi.DescribeCustomKe
 		return nil, err
 	}
 	if in.CustomKeyStoreId != nil {
-		s, err := request.StoreNamed(ev, *in.CustomKeyStoreId)
+		s, err := request.KeyStoreNamed(ev, *in.CustomKeyStoreId)
 		if err != nil {
 			return nil, err
 		}
 		return oneStore(s), nil
 	}
 	if in.CustomKeyStoreName != nil {
-		for _, s := range request.StoresOf(ev) {
+		for _, s := range request.KeyStoresOf(ev) {
 			if s.Name == *in.CustomKeyStoreName {
 				return oneStore(s), nil
 			}

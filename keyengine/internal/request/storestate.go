@@ -24,8 +24,8 @@ var ConnectionStates = map[fsmpb.ConnectionState]string{
 	StoreDisconnected: "DISCONNECTED", StoreConnected: "CONNECTED", StoreFailed: "FAILED",
 }
 
-// StoreNamed finds a custom key store of the Region.
-func StoreNamed(ev *Evaluation, id string) (*fsmpb.KeyStore, error) {
+// KeyStoreNamed finds a custom key store of the Region.
+func KeyStoreNamed(ev *Evaluation, id string) (*fsmpb.KeyStore, error) {
 	s := ev.KeyStore(id)
 	if s == nil || s.Region != ev.Region() {
 		return nil, kmsapi.ErrCustomStoreNotFound
@@ -33,8 +33,8 @@ func StoreNamed(ev *Evaluation, id string) (*fsmpb.KeyStore, error) {
 	return s, nil
 }
 
-// StoresOf are all custom key stores of the Region, and their set is noted.
-func StoresOf(ev *Evaluation) (all []*fsmpb.KeyStore) {
+// KeyStoresOf are all custom key stores of the Region, and their set is noted.
+func KeyStoresOf(ev *Evaluation) (all []*fsmpb.KeyStore) {
 	ev.keyStores()
 	for s := range ev.State.AllKeyStores(AccountOf(ev)) {
 		if s.Region == ev.Region() {
