@@ -34,7 +34,7 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 	if err := e.hasRoom(); err != nil {
 		return nil, err
 	}
-	ctx, room := request.WithOnce(ctx)
+	ctx, room := request.WithResults(ctx)
 	defer room.Wipe()
 	var a *request.Attempt
 	d, err := e.events.Commit(ctx, func(s *fsm.State) (*fsmpb.Record, error) {

@@ -67,7 +67,7 @@ func (e *Engine) onLeader(ctx context.Context, c *iam.Caller, op *request.Operat
 // exclusive executes a request on the leader. Nothing is committed between its
 // evaluation and its record; only time can still be against it.
 func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
-	ctx, room := request.WithOnce(ctx)
+	ctx, room := request.WithResults(ctx)
 	defer room.Wipe()
 	if op.Slow {
 		// What takes long is done before the cluster has to wait for it.

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"sync"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -120,63 +118,6 @@ func (d decision) String() string {
 		}
 	}
 	return string(b)
-}
-
-// parsed is a stored policy parsed. One that cannot be parsed lets nobody
-// do anything: that is an internal error.
-func (c *policyCache) parsed(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
-	if doc := c.Get(p.Document); doc != nil {
-		return doc, nil
-	}
-	doc, err := policy.Parse([]byte(p.Document))
-	if err != nil {
-		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
-	}
-	c.Put(p.Document, doc)
-	return doc, nil
-}
-
-// policyCache keeps key policies parsed, by their texts: most keys have the same one,
-// and nothing can make an entry wrong.
-type policyCache struct {
-	mu   sync.RWMutex
-	Docs map[string]*policy.Document
-	Size int // of all texts
-	Max  int
-}
-
-// maxCachedPolicies bounds the texts of the policies that are cached, in bytes.
-// Parsed they take some times that.
-const maxCachedPolicies = 16 << 20
-
-func NewPolicyCache() *policyCache {
-	return &policyCache{Docs: make(map[string]*policy.Document), Max: maxCachedPolicies}
-}
-
-func (c *policyCache) Get(text string) *policy.Document {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.Docs[text]
-}
-
-// Put keeps a policy. When the cache is full, any others go.
-func (c *policyCache) Put(text string, doc *policy.Document) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.Docs[text] != nil {
-		return
-	}
-	c.Docs[text] = doc
-	c.Size += len(text)
-	for old := range c.Docs {
-		if c.Size <= c.Max {
-			return
-		}
-		if old != text {
-			delete(c.Docs, old)
-			c.Size -= len(old)
-		}
-	}
 }
 
 // CheckPolicy checks a policy that a caller wants for a key: that it is one, names

@@ -5,11 +5,11 @@ import (
 	"errors"
 )
 
-// once keeps what one request must not make twice because it takes long, such as
+// Results keeps what one request must not make twice because it takes long, such as
 // an RSA key or the answer of an external key store: a request is evaluated again
 // when what it read has changed, and the last time while the cluster waits for it.
 // It is not safe for concurrent use; one request is evaluated by one goroutine.
-type once struct{ made map[string]made }
+type Results struct{ made map[string]made }
 
 // made is what came of something that was made.
 type made struct {
@@ -17,38 +17,39 @@ type made struct {
 	err   error
 }
 
-type onceKey struct{}
+type resultsKey struct{}
 
 // ErrOutside is the outcome of an evaluation on the leader while the log is held,
 // which would have to ask something outside of the cluster. It is never recorded
 // and reaches no caller.
 var ErrOutside = errors.New("an answer from outside of the cluster is needed")
 
-// onceContext is a request's context with its once. Every request has one, so it
+// resultsContext is a request's context with its Results. Every request has one, so it
 // is a context by itself and not put together from several.
-type onceContext struct {
+type resultsContext struct {
 	context.Context
-	once
+	results Results
 }
 
-func (c *onceContext) Value(key any) any {
-	if key == (onceKey{}) {
-		return &c.once
+func (c *resultsContext) Value(key any) any {
+	if key == (resultsKey{}) {
+		return &c.results
 	}
 	return c.Context.Value(key)
 }
 
-// WithOnce gives a request room for such things, which the caller wipes. A request
-// that has it already gets no other: then the room is nil.
-func WithOnce(ctx context.Context) (context.Context, *once) {
-	if ctx.Value(onceKey{}) != nil {
+// WithResults gives a request room for such things, which the caller wipes. A request
+// that has it already gets no other: then the Results are nil.
+func WithResults(ctx context.Context) (context.Context, *Results) {
+	if ctx.Value(resultsKey{}) != nil {
 		return ctx, nil
 	}
-	c := &onceContext{Context: ctx}
-	return c, &c.once
+	c := &resultsContext{Context: ctx}
+	return c, &c.results
 }
 
-func (o *once) Wipe() {
+// Wipe overwrites what was kept.
+func (o *Results) Wipe() {
 	if o == nil {
 		return
 	}
@@ -69,7 +70,7 @@ func (ev *Evaluation) Once(make func() ([]byte, error)) ([]byte, error) {
 // that is recorded comes to the same. While the cluster waits nothing is asked:
 // then the leader asks in between (exclusive in keyengine), and evaluates again.
 func (ev *Evaluation) Outside(name string, ask func() ([]byte, error)) ([]byte, error) {
-	if o, _ := ev.Ctx.Value(onceKey{}).(*once); ev.Ctx.Value(newestState{}) != nil {
+	if o, _ := ev.Ctx.Value(resultsKey{}).(*Results); ev.Ctx.Value(newestState{}) != nil {
 		if o == nil {
 			return nil, ErrOutside
 		}
@@ -82,7 +83,7 @@ func (ev *Evaluation) Outside(name string, ask func() ([]byte, error)) ([]byte, 
 }
 
 func remembered(ev *Evaluation, name string, make func() ([]byte, error)) made {
-	o, _ := ev.Ctx.Value(onceKey{}).(*once)
+	o, _ := ev.Ctx.Value(resultsKey{}).(*Results)
 	if o != nil {
 		if m, ok := o.made[name]; ok {
 			return m

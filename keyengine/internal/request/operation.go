@@ -21,7 +21,7 @@ type Operation struct {
 	// States says what the operation does to a key in each state; no rules for
 	// operations that concern no key that exists.
 	States StateRules
-	// Slow operations may take long, see once.
+	// Slow operations may take long, see Results.
 	Slow bool
 	// Object says that an answer without members is an object, as AWS has it for
 	// some operations, and not an empty body.

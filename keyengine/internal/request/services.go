@@ -22,7 +22,7 @@ type Services struct {
 	Clock         record.Clock
 	Log           *slog.Logger
 	Quotas        Quotas
-	Policies      *policyCache
+	Policies      *PolicyCache
 	Keys          *KeyCount
 	Stores        *keystore.Backends
 	// AttestationRoots are what the attestation documents of enclaves have to chain
