@@ -1,0 +1,143 @@
+package keyengine
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+// hidden are texts to search for, kept in a form in which the search does not find them.
+type hidden struct {
+	mask  [32]byte
+	texts map[uint64][][32]byte // by their first 8 bytes, all masked
+	n     int
+}
+
+func newHidden() *hidden {
+	h := &hidden{texts: make(map[uint64][][32]byte)}
+	_, _ = rand.Read(h.mask[:])
+	return h
+}
+
+// add takes a text of 32 bytes.
+func (h *hidden) add(text []byte) {
+	var m [32]byte
+	for i := range m {
+		m[i] = text[i] ^ h.mask[i]
+	}
+	first := binary.NativeEndian.Uint64(m[:])
+	h.texts[first] = append(h.texts[first], m)
+	h.n++
+}
+
+// inMemory counts where the texts stand in the memory of this process, heap, stacks and
+// all.
+func (h *hidden) inMemory(t *testing.T) (found int) {
+	t.Helper()
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		t.Skipf("memory cannot be searched here: %v", err)
+	}
+	defer maps.Close()
+	mem, err := os.Open("/proc/self/mem")
+	if err != nil {
+		t.Skipf("memory cannot be searched here: %v", err)
+	}
+	defer mem.Close()
+	mask := binary.NativeEndian.Uint64(h.mask[:])
+	window := make([]byte, 1<<20+31)
+	defer clear(window)
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		var from, to int64
+		var flags string
+		if _, err := fmt.Sscanf(strings.Replace(lines.Text(), "-", " ", 1), "%x %x %s", &from, &to, &flags); err != nil || !strings.HasPrefix(flags, "rw") {
+			continue
+		}
+		for at := from; at < to; at += 1 << 20 {
+			n, err := mem.ReadAt(window[:min(int64(len(window)), to-at)], at)
+			if err != nil && err != io.EOF && n == 0 {
+				break
+			}
+			b := window[:n]
+			for i := 0; i+32 <= len(b); i++ {
+				for _, m := range h.texts[binary.NativeEndian.Uint64(b[i:])^mask] {
+					same := true
+					for j := range m {
+						same = same && m[j]^h.mask[j] == b[i+j]
+					}
+					if same {
+						found++
+						clear(b[i : i+32])
+					}
+				}
+			}
+		}
+	}
+	return found
+}
+
+// TestForwardedPlaintextLeavesNoCopy: of plaintexts that went to the leader and came back,
+// which nothing protects but that every buffer on the way is overwritten, neither node has
+// a copy once the request is answered, in no heap and on no stack.
+func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	if testing.Short() {
+		t.Skip("the race detector makes the search slow, and the memory large: make test runs it")
+	}
+	r := newRoom(t, "n1", "n2")
+	id, _ := r.newKey()
+	replica := r.cluster.replica("n2")
+	replica.before = func(*fsmpb.Record) { r.mangle(id, func(k *fsmpb.Key) { k.Description += "." }) }
+	h := newHidden()
+	do := func(name string, in any) any {
+		t.Helper()
+		op := OperationNamed(name)
+		forwarded := replica.forwarded
+		out, err := r.engines["n2"].Do(t.Context(), r.caller(r.root), op, in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if replica.forwarded != forwarded+1 {
+			t.Fatalf("%s was not forwarded", name)
+		}
+		op.Input().WipeAll(in) // as every face does
+		return out
+	}
+	const times = 20
+	for range times {
+		plaintext := make([]byte, 32)
+		_, _ = rand.Read(plaintext)
+		h.add(plaintext)
+		blob := do("Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: plaintext}).(*kmsapi.EncryptOutput).CiphertextBlob
+		opened := do("Decrypt", &kmsapi.DecryptInput{CiphertextBlob: bytes.Clone(blob)})
+		OperationNamed("Decrypt").Output().Wipe(opened)
+		key := do("GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
+		h.add(key.(*kmsapi.GenerateDataKeyOutput).Plaintext)
+		OperationNamed("GenerateDataKey").Output().Wipe(key)
+	}
+	if h.n != 2*times {
+		t.Fatalf("%d texts", h.n)
+	}
+	kept := bytes.Repeat([]byte{1}, 32) // shows that the search finds what is there
+	_, _ = rand.Read(kept)
+	h.add(kept)
+	runtime.GC()
+	debug.FreeOSMemory()
+	if n := h.inMemory(t); n != 1 {
+		t.Errorf("%d copies are in memory, and 1 should be", n)
+	}
+	runtime.KeepAlive(kept)
+}
