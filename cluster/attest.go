@@ -12,5 +12,5 @@ func (n *Node) attest(s *fsm.State) func(digest [32]byte) (*fsmpb.Attestation, e
 	if n.unsealed() {
 		return func(digest [32]byte) (*fsmpb.Attestation, error) { return fsm.Attest(digest, n.sign) }
 	}
-	return n.peers.Attestation(n.ctx, n.voters(), s)
+	return n.peers.Attestation(n.ctx, n.members.Voters(), s)
 }

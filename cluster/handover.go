@@ -134,7 +134,7 @@ func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
 			return false
 		}
 		n.log.Info("another node leads while the disk does not answer", "leader", id, "term", i.Term)
-		n.named.Store(&knownLeader{id: id, addr: string(n.addressOf(id)), term: i.Term})
+		n.named.Store(&knownLeader{id: id, addr: string(n.members.Address(id)), term: i.Term})
 		n.committer.SetOpen(false)
 		n.proposer.Poke()
 		return false
@@ -152,21 +152,12 @@ func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
 	// Should the request get lost, the others elect somebody for want of heartbeats.
 	n.trans.Hush(true)
 	result := "ok"
-	if err := n.trans.TimeoutNow(raft.ServerID(to), n.addressOf(to), &raft.TimeoutNowRequest{RPCHeader: n.trans.Header()}, &raft.TimeoutNowResponse{}); err != nil {
+	if err := n.trans.TimeoutNow(raft.ServerID(to), n.members.Address(to), &raft.TimeoutNowRequest{RPCHeader: n.trans.Header()}, &raft.TimeoutNowResponse{}); err != nil {
 		n.log.Warn("could not hand over the leadership", "to", to, "err", err)
 		result = "failed"
 	}
 	n.metrics.transfers.WithLabelValues(result).Inc()
 	return true
-}
-
-func (n *Node) addressOf(node string) (addr raft.ServerAddress) {
-	for _, s := range n.configuration().Servers {
-		if string(s.ID) == node {
-			addr = s.Address
-		}
-	}
-	return addr
 }
 
 // poorDisk reports whether a node should not lead for its disk's sake.

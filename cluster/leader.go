@@ -248,7 +248,7 @@ func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*c
 // to lead and proof that they are unsealed. What they are follows from the newest
 // answers; see standings.
 func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.ClockResponse, rs []reading, voters int) {
-	ids := n.voters()
+	ids := n.members.Voters()
 	type answer struct {
 		node   string
 		r      *clusterpb.ClockResponse
@@ -336,7 +336,7 @@ func (n *Node) tickClock() {
 // it may be this node whose state is wrong.
 func (n *Node) nextCheck() *fsmpb.StateCheck {
 	c := n.applied.check.Load()
-	if c == nil || c.Index <= n.proposedCheck || !n.standings.Agree(c.Index, len(n.voters())) {
+	if c == nil || c.Index <= n.proposedCheck || !n.standings.Agree(c.Index, len(n.members.Voters())) {
 		return nil
 	}
 	n.proposedCheck = c.Index
@@ -455,7 +455,7 @@ func (n *Node) transferTo(ctx context.Context, to string) error {
 	default:
 		return fmt.Errorf("%w: a transfer is under way", ErrNoTransfer)
 	}
-	future := n.raft.Load().LeadershipTransferToServer(raft.ServerID(to), n.addressOf(to))
+	future := n.raft.Load().LeadershipTransferToServer(raft.ServerID(to), n.members.Address(to))
 	done := make(chan error, 1)
 	go func() {
 		// Held until Raft is done with it, whoever stopped waiting: a second one

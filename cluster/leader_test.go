@@ -408,7 +408,7 @@ func TestGossipDecidesNothing(t *testing.T) {
 		}
 		return true
 	})
-	members := func() string { return fmt.Sprint(c.leader().configuration().Servers) }
+	members := func() string { return fmt.Sprint(c.leader().members.Configuration().Servers) }
 	before := members()
 	lie := func(name, peer string) {
 		l, err := gossiptest.Liar(name, freeAddr(t), peer, key)

@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
@@ -53,6 +54,7 @@ type Node struct {
 	barriers  barriers
 	port      *peerport.Port
 	peers     *peers.Clients
+	members   *membership.Members
 	server    *grpc.Server
 	trans     *rafttransport.Transport
 	gossip    *gossip.Book
@@ -116,6 +118,12 @@ func Open(cfg Config) (*Node, error) {
 	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
 	n.barriers.run = n.runBarrier
 	n.standings = standing.New(cfg.Timeouts.Heartbeat)
+	n.members = membership.New(membership.Config{Node: cfg.NodeID, Peers: cfg.Peers, Raft: n.raft.Load, Gossiped: func(node string) string {
+		if n.gossip == nil {
+			return ""
+		}
+		return n.gossip.Address(node)
+	}})
 	err := n.open()
 	close(n.opened)
 	if err != nil {
@@ -152,7 +160,7 @@ func (n *Node) open() error {
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
 	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
 	n.peers = peers.New(peers.Config{
-		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.addressesOf, Cluster: n.cluster,
+		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.cluster,
 		Go: n.goroutine, Forwarded: n.metrics.forwarded, Log: n.log,
 	})
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
@@ -170,7 +178,7 @@ func (n *Node) open() error {
 	})
 	n.boot = bootstrap.New(n.bootstrapConfig())
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
-	n.port = peerport.New(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
+	n.port = peerport.New(door, n.cfg.Identity, n.members.Admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
 	}, n.peerHosts())
 	n.server = peers.NewServer(peers.ServerConfig{
@@ -182,7 +190,7 @@ func (n *Node) open() error {
 	}
 	if n.cfg.Gossip.Enable {
 		n.gossip, err = gossip.Start(n.cfg.Gossip, gossip.Self{
-			ID: n.cfg.NodeID, Peer: n.advertise, Known: n.isKnown,
+			ID: n.cfg.NodeID, Peer: n.advertise, Known: n.members.Known,
 			Budget: n.cfg.Budget, Prefer: n.port.Known, Log: n.log.With("part", "gossip"),
 		})
 		if err != nil {
@@ -399,7 +407,7 @@ func (n *Node) Shutdown(ctx context.Context) error {
 }
 
 func (n *Node) stop(ctx context.Context) error {
-	if n.IsLeader() && n.faulted.Load() == nil && len(n.voters()) > 1 {
+	if n.IsLeader() && n.faulted.Load() == nil && len(n.members.Voters()) > 1 {
 		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		if err := n.TransferLeadership(tctx); err != nil {
 			n.log.Warn("could not hand over the leadership", "err", err)

@@ -43,9 +43,9 @@ type transportNode struct{ n *Node }
 func (t transportNode) Connect(ctx context.Context, node string) (*peerport.Conn, error) {
 	return t.n.peers.Connect(ctx, node, pki.ALPNRaft)
 }
-func (t transportNode) NodeAt(addr string) (string, bool) { return t.n.nodeAt(addr) }
+func (t transportNode) NodeAt(addr string) (string, bool) { return t.n.members.NodeAt(addr) }
 func (t transportNode) Raft() *raft.Raft                  { return t.n.raft.Load() }
-func (t transportNode) Configuration() raft.Configuration { return t.n.configuration() }
+func (t transportNode) Configuration() raft.Configuration { return t.n.members.Configuration() }
 func (t transportNode) Leader() string {
 	leader, _ := t.n.Leader()
 	return leader

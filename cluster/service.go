@@ -13,7 +13,7 @@ import (
 // serviceNode is the node as its service for other nodes asks it: a peers.Node.
 type serviceNode struct{ n *Node }
 
-func (s serviceNode) IsMember(node string) bool                  { return s.n.isMember(node) }
+func (s serviceNode) IsMember(node string) bool                  { return s.n.members.Has(node) }
 func (s serviceNode) CutOff(from standing.Sender, reason string) { s.n.cutOff(from, reason) }
 func (s serviceNode) Hello(ctx context.Context, r *clusterpb.HelloRequest) (*clusterpb.HelloResponse, error) {
 	return s.n.boot.Answer(ctx, r)

@@ -55,7 +55,7 @@ func (n *Node) lookAtSpace() {
 // everything, so when those with room are no majority, all have to refuse what only
 // the others have refused so far.
 func (n *Node) weighSpace(infos map[string]*clusterpb.ClockResponse) {
-	voters := len(n.voters())
+	voters := len(n.members.Voters())
 	scarce := 0
 	if n.space.Level() >= diskspace.Scarce {
 		scarce++

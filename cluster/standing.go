@@ -12,7 +12,7 @@ import (
 
 // self is this node's part in its judgement of others.
 func (n *Node) self() standing.Self {
-	me := standing.Self{Node: n.cfg.NodeID, Fit: n.unsealed() && n.canLead(), Voters: n.voters()}
+	me := standing.Self{Node: n.cfg.NodeID, Fit: n.unsealed() && n.canLead(), Voters: n.members.Voters()}
 	if r := n.raft.Load(); r != nil {
 		me.Last = r.LastIndex()
 	}
@@ -76,7 +76,7 @@ func (n *Node) compareStates(ctx context.Context, node string, index uint64, has
 			n.log.Error("another node's state differs from this node's", "node", node, "index", index)
 		}
 	}
-	if !same && n.standings.Outvoted(len(n.voters()), n.unsealed(), time.Now()) {
+	if !same && n.standings.Outvoted(len(n.members.Voters()), n.unsealed(), time.Now()) {
 		n.fault(fmt.Errorf("%w: at Raft index %d, like most nodes that can tell", fsm.ErrDiverged, index))
 	}
 }

@@ -86,7 +86,7 @@ func (n *Node) Members() []Member {
 	leader, _ := n.Leader()
 	st := n.State()
 	var list []Member
-	for _, s := range n.configuration().Servers {
+	for _, s := range n.members.Configuration().Servers {
 		m := Member{
 			ID: string(s.ID), PeerAddress: string(s.Address), Voter: s.Suffrage == raft.Voter,
 			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
@@ -100,6 +100,9 @@ func (n *Node) Members() []Member {
 	}
 	return list
 }
+
+// Peers are the ids of the other nodes of the cluster, ascending.
+func (n *Node) Peers() []string { return n.members.Others() }
 
 // contacts remembers when other nodes last answered.
 type contacts struct {

@@ -91,6 +91,7 @@ var imports = []struct {
 	{"cluster/internal/commit", []string{"cluster/internal/signal", "cluster/clusterpb", "fsm/..."}},
 	{"cluster/internal/raftlog", []string{"cluster/internal/signal", "cluster/internal/durable", "auditlog"}},
 	{"cluster/internal/peerport", []string{"cluster/pki", "transport/admission"}},
+	{"cluster/internal/membership", []string{"cluster/internal/peerport", "cluster/pki"}},
 	{"cluster/internal/clustertest", []string{"cluster/internal/peerport", "cluster/pki", "fsm/...", "auditlog"}},
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
