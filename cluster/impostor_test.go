@@ -357,7 +357,7 @@ func sealedLeader(t *testing.T, c *testCluster) (l *testNode) {
 	}
 	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
 		for _, n := range c.up() {
-			if n.IsLeader() && n.initialised() {
+			if n.IsLeader() && n.auth.Initialised() {
 				l = n
 				return true
 			}

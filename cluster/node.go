@@ -18,6 +18,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/internal/authority"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/membership"
@@ -55,6 +56,7 @@ type Node struct {
 	port      *peerport.Port
 	peers     *peers.Clients
 	members   *membership.Members
+	auth      *authority.Holder
 	server    *grpc.Server
 	trans     *rafttransport.Transport
 	gossip    *gossip.Book
@@ -63,7 +65,6 @@ type Node struct {
 
 	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
 	leadCheck atomic.Pointer[func() bool]
-	authority atomic.Pointer[Authority]
 	cutOffs   standing.CutOffs
 	standings *standing.Standings
 	onLeader  leaderFuncs
@@ -118,6 +119,7 @@ func Open(cfg Config) (*Node, error) {
 	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
 	n.barriers.run = n.runBarrier
 	n.standings = standing.New(cfg.Timeouts.Heartbeat)
+	n.auth = authority.New(n.State)
 	n.members = membership.New(membership.Config{Node: cfg.NodeID, Peers: cfg.Peers, Raft: n.raft.Load, Gossiped: func(node string) string {
 		if n.gossip == nil {
 			return ""
@@ -160,11 +162,12 @@ func (n *Node) open() error {
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
 	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
 	n.peers = peers.New(peers.Config{
-		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.cluster,
+		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
 		Go: n.goroutine, Forwarded: n.metrics.forwarded, Log: n.log,
 	})
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
-		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Sign: n.signEntry, Initialised: n.initialised,
+		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Initialised: n.auth.Initialised,
+		Sign:        func(encoded []byte) ([]byte, error) { return n.machine.fsm.SignEntry(encoded, n.auth.Sign) },
 		StoredSince: n.store.Meter().StoredSince,
 		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
 	})
@@ -173,7 +176,7 @@ func (n *Node) open() error {
 		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
 		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
 		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
-		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.powerless, MAC: n.submissionMAC,
+		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
 		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.fault,
 	})
 	n.boot = bootstrap.New(n.bootstrapConfig())
@@ -211,7 +214,7 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
 		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release,
 		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
-		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.unsealed, Sign: n.sign, Barrier: n.Barrier,
+		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
 		StartRaft: n.startRaft, Go: n.goroutine, Fault: n.fault,
 		Client: func(node string) (clusterpb.PeerClient, error) {
 			client, err := n.peers.Client(node)
@@ -573,7 +576,7 @@ func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fs
 	if err := n.usable(); err != nil {
 		return fsm.Decision{}, err
 	}
-	if n.powerless() {
+	if n.auth.Powerless() {
 		return fsm.Decision{}, fmt.Errorf("%w: %w", ErrNoLeader, ErrSealed)
 	}
 	return n.proposer.Propose(ctx, r, exclusive)

@@ -50,12 +50,12 @@ func (t transportNode) Leader() string {
 	leader, _ := t.n.Leader()
 	return leader
 }
-func (t transportNode) Cluster() *fsmpb.Cluster         { return t.n.cluster() }
+func (t transportNode) Cluster() *fsmpb.Cluster         { return t.n.auth.Cluster() }
 func (t transportNode) Applied() uint64                 { return t.n.State().Index() }
 func (t transportNode) CheckEntry(encoded []byte) error { return t.n.machine.fsm.CheckEntry(encoded) }
-func (t transportNode) Unsealed() bool                  { return t.n.unsealed() }
+func (t transportNode) Unsealed() bool                  { return t.n.auth.Unsealed() }
 func (t transportNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {
-	return t.n.sign(domain, digest)
+	return t.n.auth.Sign(domain, digest)
 }
 func (t transportNode) Self() standing.Self                        { return t.n.self() }
 func (t transportNode) AskForProof(node string)                    { t.n.askForProof(node) }

@@ -54,7 +54,7 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 	case n.cfg.NodeID:
 		return n.readIndexHere(ctx)
 	}
-	return n.peers.ReadIndex(ctx, leader, n.powerless())
+	return n.peers.ReadIndex(ctx, leader, n.auth.Powerless())
 }
 
 // readIndexHere is readIndex on the leader. What anybody was told is committed was

@@ -30,7 +30,7 @@ func (s serviceNode) Clock(from string, noGrowth bool) *clusterpb.ClockResponse 
 	return r
 }
 func (s serviceNode) CheckSubmission(kind string, encoded []byte, generation uint32, mac []byte) error {
-	return s.n.checkSubmission(kind, encoded, generation, mac)
+	return s.n.auth.CheckSubmission(kind, encoded, generation, mac)
 }
 func (s serviceNode) Submit(sub *commit.Submission) { s.n.committer.Submit(sub) }
 func (s serviceNode) Execute(ctx context.Context, from string, payload []byte) ([]byte, error) {
@@ -46,7 +46,7 @@ func (s serviceNode) WaitApplied(ctx context.Context, index uint64) error {
 	return s.n.WaitApplied(ctx, index)
 }
 func (s serviceNode) StateAt(index uint64) *fsm.State { return s.n.machine.fsm.StateAt(index) }
-func (s serviceNode) Unsealed() bool                  { return s.n.unsealed() }
+func (s serviceNode) Unsealed() bool                  { return s.n.auth.Unsealed() }
 func (s serviceNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {
-	return s.n.sign(domain, digest)
+	return s.n.auth.Sign(domain, digest)
 }

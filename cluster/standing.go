@@ -12,7 +12,7 @@ import (
 
 // self is this node's part in its judgement of others.
 func (n *Node) self() standing.Self {
-	me := standing.Self{Node: n.cfg.NodeID, Fit: n.unsealed() && n.canLead(), Voters: n.members.Voters()}
+	me := standing.Self{Node: n.cfg.NodeID, Fit: n.auth.Unsealed() && n.canLead(), Voters: n.members.Voters()}
 	if r := n.raft.Load(); r != nil {
 		me.Last = r.LastIndex()
 	}
@@ -46,7 +46,7 @@ func (n *Node) lookAtStandings(wait time.Duration) {
 		defer cancel()
 		n.askVoters(ctx)
 	}
-	if n.initialised() && n.standings.Judge(leader, n.self(), time.Now()) {
+	if n.auth.Initialised() && n.standings.Judge(leader, n.self(), time.Now()) {
 		n.log.Warn("the leader does not prove that it is unsealed, and another node that is could lead: it is not followed any more. "+
 			"If it does not step aside, its identity may be stolen", "leader", leader)
 	}
@@ -55,7 +55,7 @@ func (n *Node) lookAtStandings(wait time.Duration) {
 // compareStates compares this node's state with another's, which says to have that
 // hash at that index. The other one may be ahead by a moment.
 func (n *Node) compareStates(ctx context.Context, node string, index uint64, hash []byte) {
-	if !n.initialised() || index == 0 || len(hash) == 0 {
+	if !n.auth.Initialised() || index == 0 || len(hash) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timeouts.Heartbeat)
@@ -76,7 +76,7 @@ func (n *Node) compareStates(ctx context.Context, node string, index uint64, has
 			n.log.Error("another node's state differs from this node's", "node", node, "index", index)
 		}
 	}
-	if !same && n.standings.Outvoted(len(n.members.Voters()), n.unsealed(), time.Now()) {
+	if !same && n.standings.Outvoted(len(n.members.Voters()), n.auth.Unsealed(), time.Now()) {
 		n.fault(fmt.Errorf("%w: at Raft index %d, like most nodes that can tell", fsm.ErrDiverged, index))
 	}
 }
