@@ -12,5 +12,5 @@ func (n *Node) attest(s *fsm.State) func(digest [32]byte) (*fsmpb.Attestation, e
 	if n.auth.Unsealed() {
 		return func(digest [32]byte) (*fsmpb.Attestation, error) { return fsm.Attest(digest, n.auth.Sign) }
 	}
-	return n.peers.Attestation(n.ctx, n.members.Voters(), s)
+	return n.peers.Attestation(n.life.Context(), n.members.Voters(), s)
 }

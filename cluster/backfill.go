@@ -25,7 +25,7 @@ func (n *Node) backfill() {
 		select {
 		case <-n.gap:
 		case <-tick.C:
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			return
 		}
 		n.fillGap()
@@ -36,11 +36,11 @@ func (n *Node) backfill() {
 func (n *Node) fillGap() {
 	for _, id := range n.Peers() {
 		from, to, missing := n.cfg.Audit.Missing()
-		if !missing || n.ctx.Err() != nil {
+		if !missing || n.life.Context().Err() != nil {
 			return
 		}
 		n.log.Info("fetching missing audit entries", "peer", id, "from", from, "to", to)
-		if err := n.peers.FetchAudit(n.ctx, id, from, to, n.cfg.Audit.Fill); err != nil && n.ctx.Err() == nil {
+		if err := n.peers.FetchAudit(n.life.Context(), id, from, to, n.cfg.Audit.Fill); err != nil && n.life.Context().Err() == nil {
 			n.log.Warn("fetching audit entries", "peer", id, "err", err)
 		}
 		if now, _, still := n.cfg.Audit.Missing(); !still {
@@ -60,21 +60,21 @@ func (n *Node) watchLog() {
 	for {
 		select {
 		case <-tick.C:
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			return
 		}
 		r := n.raft.Load()
-		if r == nil || n.faulted.Load() != nil {
+		if r == nil || n.life.Fenced() != nil {
 			continue
 		}
 		if r.LastIndex() > 0 {
 			if err := n.dir.joined(); err != nil {
-				n.fault(fmt.Errorf("%w: %w", ErrStorage, err))
+				n.life.Fence(fmt.Errorf("%w: %w", ErrStorage, err))
 				continue
 			}
 		}
 		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
-			if err := waitFuture(n.ctx, r.Snapshot()); err != nil {
+			if err := waitFuture(n.life.Context(), r.Snapshot()); err != nil {
 				n.log.Warn("snapshot by size", "err", err)
 				continue
 			}

@@ -2,10 +2,10 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
@@ -22,7 +22,7 @@ var (
 	// ErrOverloaded: too much is waiting already, and nothing was submitted.
 	ErrOverloaded = fsm.ErrOverloaded
 	// ErrFenced: the node took itself out of the cluster; see Config.OnFault.
-	ErrFenced = fmt.Errorf("%w: node is fenced", fsm.ErrNodeStopped)
+	ErrFenced = lifecycle.ErrFenced
 	// ErrShutdown: the node is stopping, and nothing was submitted.
 	ErrShutdown = commit.ErrShutdown
 	// ErrOutcomeUnknown: it was submitted, and whether it took effect could not

@@ -68,11 +68,11 @@ func (n *Node) watchDisk() {
 	for {
 		select {
 		case <-tick.C:
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			return
 		}
 		r := n.raft.Load()
-		if r == nil || n.faulted.Load() != nil {
+		if r == nil || n.life.Fenced() != nil {
 			continue
 		}
 		took := n.store.Meter().Behind()
@@ -122,7 +122,7 @@ func (n *Node) holdTransfers(held, hold bool) bool {
 // another node lead if it is this one and may hand over; it reports whether it told one.
 // Nothing of that waits for Raft here.
 func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
-	ctx, cancel := context.WithTimeout(n.ctx, askWait)
+	ctx, cancel := context.WithTimeout(n.life.Context(), askWait)
 	defer cancel()
 	infos := n.readClocks(ctx, askWait)
 	term := r.CurrentTerm()
@@ -142,7 +142,7 @@ func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
 	if !may || r.State() != raft.Leader || n.elsewhere(r) != nil {
 		return false
 	}
-	to := n.successor(n.answering(n.ctx, infos, askWait), preferFit)
+	to := n.successor(n.answering(n.life.Context(), infos, askWait), preferFit)
 	if to == "" {
 		// Nobody's disk does better, so there is nothing to win.
 		n.trans.Hush(false)

@@ -79,7 +79,7 @@ func (n *Node) watchLeadership() {
 				continue
 			}
 			current = n.enter(current)
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			n.leave(current)
 			return
 		}
@@ -94,9 +94,9 @@ type leadership struct {
 
 // enter begins a term once the last one has ended in full.
 func (n *Node) enter(last *leadership) *leadership {
-	ctx, cancel := context.WithCancel(n.ctx)
+	ctx, cancel := context.WithCancel(n.life.Context())
 	l := &leadership{cancel: cancel, done: make(chan struct{})}
-	n.goroutine(func() {
+	n.life.Go(func() {
 		defer close(l.done)
 		defer cancel()
 		if last != nil {
@@ -132,12 +132,12 @@ func (n *Node) lead(ctx context.Context) {
 		defer n.readTerm.CompareAndSwap(term, 0)
 	}
 	n.readClocks(ctx, clockWait)
-	if ctx.Err() != nil || n.faulted.Load() != nil {
+	if ctx.Err() != nil || n.life.Fenced() != nil {
 		return
 	}
 	n.log.Info("leading", "term", r.CurrentTerm())
 	n.committer.SetOpen(true)
-	if ctx.Err() != nil || n.faulted.Load() != nil {
+	if ctx.Err() != nil || n.life.Fenced() != nil {
 		n.committer.SetOpen(false) // it ended between the look and the opening
 		return
 	}
@@ -145,7 +145,7 @@ func (n *Node) lead(ctx context.Context) {
 	var funcs sync.WaitGroup
 	n.onLeader.begin(ctx, func(f func()) {
 		funcs.Add(1)
-		n.goroutine(func() {
+		n.life.Go(func() {
 			defer funcs.Done()
 			f()
 		})
@@ -215,7 +215,7 @@ func (n *Node) followLeader(observed <-chan raft.Observation) {
 		select {
 		case <-observed:
 		case <-tick.C:
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			return
 		}
 		leader, _ := n.Leader()
@@ -262,11 +262,11 @@ func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.Clock
 			continue
 		}
 		asked++
-		n.goroutine(func() {
+		n.life.Go(func() {
 			r, offset := n.askVoter(ctx, id, client)
 			answers <- answer{id, r, offset}
 			if r != nil {
-				n.compareStates(n.ctx, id, r.StateIndex, r.StateHash)
+				n.compareStates(n.life.Context(), id, r.StateIndex, r.StateHash)
 			}
 		})
 	}
@@ -319,7 +319,7 @@ func (n *Node) askAgain(id string, wait time.Duration, opts ...grpc.CallOption) 
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(n.ctx, wait)
+	ctx, cancel := context.WithTimeout(n.life.Context(), wait)
 	defer cancel()
 	r, _ := n.askVoter(ctx, id, client, opts...)
 	return r
@@ -355,7 +355,7 @@ func (n *Node) watchTransfer() {
 	case since != n.refusing:
 		n.refusing, n.refusingFrom = since, now
 	case now-n.refusingFrom > 5*n.cfg.Timeouts.Election:
-		n.fault(fmt.Errorf("%w: for %v", ErrTransferStuck, (now - n.refusingFrom).Round(time.Millisecond)))
+		n.life.Fence(fmt.Errorf("%w: for %v", ErrTransferStuck, (now - n.refusingFrom).Round(time.Millisecond)))
 	}
 }
 
@@ -364,7 +364,7 @@ func (n *Node) watchTransfer() {
 func (n *Node) SetCanLead(f func() bool) { n.leadCheck.Store(&f) }
 
 func (n *Node) canLead() bool {
-	if n.faulted.Load() != nil || poorDisk(n.disk(), n.cfg.Timeouts.DiskYield) {
+	if n.life.Fenced() != nil || poorDisk(n.disk(), n.cfg.Timeouts.DiskYield) {
 		return false
 	}
 	f := n.leadCheck.Load()
@@ -438,10 +438,11 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 	if !n.IsLeader() {
 		return ErrNotLeader
 	}
-	if err := n.begin(); err != nil {
+	end, err := n.life.Begin()
+	if err != nil {
 		return err
 	}
-	defer n.running.Done()
+	defer end()
 	to := n.successor(n.readClocks(ctx, n.cfg.Timeouts.Election), anyNode)
 	if to == "" {
 		return ErrNoTransfer

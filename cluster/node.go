@@ -21,6 +21,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/authority"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
@@ -86,21 +87,11 @@ type Node struct {
 	// proposedCheck is the newest state hash that was proposed, by the Committer.
 	proposedCheck uint64
 
-	ctx      context.Context
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
+	life     *lifecycle.Life
 	opened   chan struct{}
-	starting sync.Mutex // guards stopping
-	stopping bool
-	draining atomic.Bool
-	faulted  atomic.Pointer[nodeFault]
-	faultOne sync.Once
 	shutdown sync.Once
 	ended    error
 }
-
-// nodeFault is why the node left the cluster.
-type nodeFault struct{ err error }
 
 // Open starts a node. It returns once the disk was checked and other nodes had
 // the chance to object to it; forming or finding the cluster goes on after that.
@@ -115,7 +106,7 @@ func Open(cfg Config) (*Node, error) {
 		notify: make(chan bool, 64), transfer: make(chan struct{}, 1), gap: make(chan struct{}, 1),
 		installs: make(map[uint64]int), opened: make(chan struct{}),
 	}
-	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.life = lifecycle.New(n.fenced)
 	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
 	n.barriers.run = n.runBarrier
 	n.standings = standing.New(cfg.Timeouts.Heartbeat)
@@ -160,10 +151,14 @@ func (n *Node) open() error {
 	n.cfg.Audit.OnNoSpace(n.store.WaitForSpace)
 
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
-	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
+	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
+		if n.life.Context().Err() == nil || !errors.Is(err, errNoRoom) { // else a shutdown ended the wait for room
+			n.life.Fence(err)
+		}
+	}})
 	n.peers = peers.New(peers.Config{
 		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
-		Go: n.goroutine, Forwarded: n.metrics.forwarded, Log: n.log,
+		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
 	})
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
 		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Initialised: n.auth.Initialised,
@@ -177,7 +172,7 @@ func (n *Node) open() error {
 		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
 		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
 		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
-		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.fault,
+		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
 	})
 	n.boot = bootstrap.New(n.bootstrapConfig())
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
@@ -187,7 +182,7 @@ func (n *Node) open() error {
 	n.server = peers.NewServer(peers.ServerConfig{
 		CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
 	}, serviceNode{n})
-	n.goroutine(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
+	n.life.Go(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -200,13 +195,13 @@ func (n *Node) open() error {
 			return fmt.Errorf("gossip: %w", err)
 		}
 	}
-	n.goroutine(func() { n.onDisk.Survey(n.ctx) })
-	n.goroutine(n.watchLeadership)
-	n.goroutine(n.backfill)
-	n.goroutine(n.watchLog)
-	n.goroutine(n.watchDisk)
-	n.goroutine(n.watchSpace)
-	return n.boot.Join(n.ctx)
+	n.life.Go(func() { n.onDisk.Survey(n.life.Context()) })
+	n.life.Go(n.watchLeadership)
+	n.life.Go(n.backfill)
+	n.life.Go(n.watchLog)
+	n.life.Go(n.watchDisk)
+	n.life.Go(n.watchSpace)
+	return n.boot.Join(n.life.Context())
 }
 
 // bootstrapConfig is what the start needs of this node.
@@ -215,7 +210,7 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release,
 		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
 		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
-		StartRaft: n.startRaft, Go: n.goroutine, Fault: n.fault,
+		StartRaft: func() error { return n.life.Start(n.startRaft) }, Go: n.life.Go, Fault: n.life.Fence,
 		Client: func(node string) (clusterpb.PeerClient, error) {
 			client, err := n.peers.Client(node)
 			n.peers.Reset(node)
@@ -247,7 +242,7 @@ func (n *Node) openDisk() error {
 		return err
 	}
 	var err error
-	n.store, err = raftlog.Open(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
+	n.store, err = raftlog.Open(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.life.Fence)
 	if err != nil {
 		return err
 	}
@@ -266,14 +261,6 @@ func (n *Node) openDisk() error {
 
 // startRaft starts Raft on what the disk has.
 func (n *Node) startRaft() (err error) {
-	n.starting.Lock()
-	defer n.starting.Unlock()
-	if n.stopping {
-		return ErrShutdown
-	}
-	if f := n.faulted.Load(); f != nil {
-		return f.err
-	}
 	if n.onDisk.LastIndex() > 0 {
 		if err := n.dir.joined(); err != nil {
 			return err
@@ -285,7 +272,7 @@ func (n *Node) startRaft() (err error) {
 		ID: n.cfg.NodeID, Advertise: n.advertise, Timeout: n.cfg.Timeouts.raftTimeout(),
 		Standings: n.standings, CutOffs: &n.cutOffs, Unproven: n.metrics.unproven, Log: n.log,
 	}, transportNode{n})
-	n.goroutine(func() { n.trans.Serve(n.port.Raft) })
+	n.life.Go(func() { n.trans.Serve(n.port.Raft) })
 	cache, err := raft.NewLogCache(512, n.store.ForRaft())
 	if err != nil {
 		return err
@@ -318,8 +305,8 @@ func (n *Node) startRaft() (err error) {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	}))
-	n.goroutine(func() { n.followLeader(observed) })
-	n.goroutine(n.watchStandings)
+	n.life.Go(func() { n.followLeader(observed) })
+	n.life.Go(n.watchStandings)
 	return nil
 }
 
@@ -330,75 +317,31 @@ func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
 	return a.n.raft.Load().Apply(cmd, timeout) // the Committer opens only on a leader
 }
 
-// begin keeps the node from being taken apart until the caller calls
-// running.Done. Calls from outside that start goroutines need it.
-func (n *Node) begin() error {
-	n.starting.Lock()
-	defer n.starting.Unlock()
-	if n.stopping {
-		return ErrShutdown
-	}
-	n.running.Add(1)
-	return nil
-}
-
-// goroutine runs f until the node is shut down.
-func (n *Node) goroutine(f func()) {
-	n.running.Add(1)
+// fenced has the node leave the network, since it can no longer be trusted.
+func (n *Node) fenced(err error) {
+	n.metrics.fenced.Set(1)
+	n.log.Error("node takes itself out of the cluster", "err", err)
+	// On a goroutine of its own: what called may hold locks, and whatever
+	// hangs must not keep the node in the network.
 	go func() {
-		defer n.running.Done()
-		f()
+		<-n.opened
+		if n.port != nil {
+			n.port.Close()
+		}
+		if n.peers != nil {
+			n.peers.Close()
+		}
+		if n.committer != nil {
+			n.committer.SetOpen(false)
+		}
+		if n.cfg.OnFault != nil {
+			n.cfg.OnFault(err)
+		}
 	}()
 }
 
-// fault takes the node out of the cluster: it can no longer be trusted, so it
-// may neither vote nor lead nor answer. It may be called from anywhere.
-func (n *Node) fault(err error) {
-	if n.ctx.Err() != nil && errors.Is(err, errNoRoom) {
-		return // a shutdown ended the wait for room
-	}
-	n.faultOne.Do(func() {
-		n.faulted.Store(&nodeFault{err})
-		n.metrics.fenced.Set(1)
-		n.log.Error("node takes itself out of the cluster", "err", err)
-		// On a goroutine of its own: what called may hold locks, and whatever
-		// hangs must not keep the node in the network.
-		go func() {
-			<-n.opened
-			if n.port != nil {
-				n.port.Close()
-			}
-			if n.peers != nil {
-				n.peers.Close()
-			}
-			if n.committer != nil {
-				n.committer.SetOpen(false)
-			}
-			if n.cfg.OnFault != nil {
-				n.cfg.OnFault(err)
-			}
-		}()
-	})
-}
-
 // Fault is why the node took itself out of the cluster, or nil.
-func (n *Node) Fault() error {
-	if f := n.faulted.Load(); f != nil {
-		return f.err
-	}
-	return nil
-}
-
-// usable says whether a call may begin.
-func (n *Node) usable() error {
-	if f := n.faulted.Load(); f != nil {
-		return fmt.Errorf("%w: %w", ErrFenced, f.err)
-	}
-	if n.ctx.Err() != nil || n.draining.Load() {
-		return ErrShutdown
-	}
-	return nil
-}
+func (n *Node) Fault() error { return n.life.Fenced() }
 
 // Shutdown hands the leadership over if this node has it and lets what was
 // submitted come to its outcome, each as long as ctx lasts and at most two
@@ -410,23 +353,20 @@ func (n *Node) Shutdown(ctx context.Context) error {
 }
 
 func (n *Node) stop(ctx context.Context) error {
-	if n.IsLeader() && n.faulted.Load() == nil && len(n.members.Voters()) > 1 {
+	if n.IsLeader() && n.life.Fenced() == nil && len(n.members.Voters()) > 1 {
 		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		if err := n.TransferLeadership(tctx); err != nil {
 			n.log.Warn("could not hand over the leadership", "err", err)
 		}
 		cancel()
 	}
-	n.draining.Store(true)
-	if n.proposer != nil && n.faulted.Load() == nil {
+	n.life.Drain()
+	if n.proposer != nil && n.life.Fenced() == nil {
 		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		n.proposer.Drain(dctx)
 		cancel()
 	}
-	n.starting.Lock()
-	n.stopping = true
-	n.starting.Unlock()
-	n.cancel()
+	n.life.Stop()
 	if n.proposer != nil {
 		n.proposer.Close()
 	}
@@ -473,7 +413,7 @@ func (n *Node) stopRest() error {
 	if n.peers != nil {
 		n.peers.Close()
 	}
-	n.running.Wait()
+	n.life.Wait()
 	n.metrics.unregister(n.cfg.Registerer)
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
@@ -492,7 +432,7 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 		n.lookForGap()
 	}
 	if err := n.boot.Compare(s, n.machine.fsm.Watermark); err != nil {
-		n.fault(err)
+		n.life.Fence(err)
 	}
 	if n.cfg.OnApply != nil {
 		n.cfg.OnApply(s, e)
@@ -505,7 +445,7 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 func (n *Node) restored(index uint64) {
 	n.lookForGap()
 	if n.installs[index]++; n.installs[index] > 3 { // once is the start
-		n.fault(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
+		n.life.Fence(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
 	}
 }
 
@@ -533,7 +473,7 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 
 // dialLeader opens the Proposer's way to the leader.
 func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
-	if n.ctx.Err() != nil || n.faulted.Load() != nil {
+	if n.life.Context().Err() != nil || n.life.Fenced() != nil {
 		return nil
 	}
 	leader, _ := n.Leader()
@@ -547,7 +487,7 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 			}
 		})
 	}
-	link, err := n.peers.Link(n.ctx, leader, answer)
+	link, err := n.peers.Link(n.life.Context(), leader, answer)
 	if err != nil {
 		return nil
 	}
@@ -573,7 +513,7 @@ func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, erro
 }
 
 func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fsm.Decision, error) {
-	if err := n.usable(); err != nil {
+	if err := n.life.Usable(); err != nil {
 		return fsm.Decision{}, err
 	}
 	if n.auth.Powerless() {
@@ -585,7 +525,7 @@ func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fs
 // WaitApplied returns once State().Index() is at least index, which must be of a
 // command, as a Decision's is.
 func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
-	return n.applied.wait(ctx, index, n.ctx.Done())
+	return n.applied.wait(ctx, index, n.life.Context().Done())
 }
 
 // ProposeExclusive builds a record on the newest state and proposes it while
@@ -593,7 +533,7 @@ func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 // leader can. All other proposals of the cluster wait meanwhile: build must be
 // quick.
 func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
-	if err := n.usable(); err != nil {
+	if err := n.life.Usable(); err != nil {
 		return fsm.Decision{}, err
 	}
 	// The record goes the way of the others, which must lead to this node now.

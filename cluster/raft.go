@@ -61,4 +61,4 @@ func (t transportNode) Self() standing.Self                        { return t.n.
 func (t transportNode) AskForProof(node string)                    { t.n.askForProof(node) }
 func (t transportNode) AskAgain(node string)                       { t.n.askAgain(node, t.n.cfg.Timeouts.Heartbeat) }
 func (t transportNode) CutOff(from standing.Sender, reason string) { t.n.cutOff(from, reason) }
-func (t transportNode) Fence(err error)                            { t.n.fault(err) }
+func (t transportNode) Fence(err error)                            { t.n.life.Fence(err) }

@@ -12,28 +12,29 @@ import (
 // called. Callers at the same time share a barrier. It writes nothing to the log:
 // strangers can cause barriers.
 func (n *Node) Barrier(ctx context.Context) error {
-	if err := n.usable(); err != nil {
+	if err := n.life.Usable(); err != nil {
 		return err
 	}
-	if err := n.begin(); err != nil {
+	end, err := n.life.Begin()
+	if err != nil {
 		return err
 	}
-	defer n.running.Done()
-	return n.barriers.wait(ctx, n.goroutine)
+	defer end()
+	return n.barriers.wait(ctx, n.life.Go)
 }
 
 // runBarrier asks the leader, whoever it is by then, for as long as a proposal
 // would wait for one.
 func (n *Node) runBarrier() error {
-	ctx, cancel := context.WithTimeout(n.ctx, n.cfg.Timeouts.LeaderWait)
+	ctx, cancel := context.WithTimeout(n.life.Context(), n.cfg.Timeouts.LeaderWait)
 	defer cancel()
 	backoff := commit.MinBackoff
 	for {
 		index, err := n.readIndex(ctx)
 		if err == nil {
-			return n.WaitApplied(n.ctx, index)
+			return n.WaitApplied(n.life.Context(), index)
 		}
-		if uerr := n.usable(); uerr != nil {
+		if uerr := n.life.Usable(); uerr != nil {
 			return uerr
 		}
 		select {
@@ -65,7 +66,7 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 func (n *Node) readIndexHere(ctx context.Context) (uint64, error) {
 	term := n.readTerm.Load()
 	r := n.raft.Load()
-	if term == 0 || r == nil || n.usable() != nil || r.CurrentTerm() != term {
+	if term == 0 || r == nil || n.life.Usable() != nil || r.CurrentTerm() != term {
 		return 0, ErrNotLeader
 	}
 	index := n.State().Index()

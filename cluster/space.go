@@ -25,7 +25,7 @@ func (n *Node) watchSpace() {
 		select {
 		case <-tick.C:
 			n.lookAtSpace()
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			return
 		}
 	}

@@ -29,7 +29,7 @@ func (n *Node) watchStandings() {
 		n.lookAtStandings(every)
 		select {
 		case <-tick.C:
-		case <-n.ctx.Done():
+		case <-n.life.Context().Done():
 			return
 		}
 	}
@@ -37,12 +37,12 @@ func (n *Node) watchStandings() {
 
 // lookAtStandings asks the others once, for as long as wait, and judges the leader.
 func (n *Node) lookAtStandings(wait time.Duration) {
-	if n.faulted.Load() != nil {
+	if n.life.Fenced() != nil {
 		return
 	}
 	leader, _ := n.Leader()
 	if leader != n.cfg.NodeID {
-		ctx, cancel := context.WithTimeout(n.ctx, wait)
+		ctx, cancel := context.WithTimeout(n.life.Context(), wait)
 		defer cancel()
 		n.askVoters(ctx)
 	}
@@ -77,7 +77,7 @@ func (n *Node) compareStates(ctx context.Context, node string, index uint64, has
 		}
 	}
 	if !same && n.standings.Outvoted(len(n.members.Voters()), n.auth.Unsealed(), time.Now()) {
-		n.fault(fmt.Errorf("%w: at Raft index %d, like most nodes that can tell", fsm.ErrDiverged, index))
+		n.life.Fence(fmt.Errorf("%w: at Raft index %d, like most nodes that can tell", fsm.ErrDiverged, index))
 	}
 }
 
