@@ -162,7 +162,7 @@ func (n *Node) lead(ctx context.Context) {
 			return
 		}
 		infos := n.readClocks(ctx, leaderTick)
-		n.weighSpace(infos)
+		n.space.Weigh(infos, len(n.members.Voters()))
 		n.watchTransfer()
 		if n.applied.since() > n.cfg.Timeouts.ClockTick {
 			n.tickClock()
@@ -288,7 +288,7 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 	nonce := peerproof.NewNonce()
 	before := n.cfg.Clock.Now()
 	began := time.Now()
-	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: n.noGrowth.Load(), Nonce: nonce}, opts...)
+	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: n.space.NoGrowth(), Nonce: nonce}, opts...)
 	if err != nil || r.Node != id {
 		n.standings.Silent(id)
 		return nil, 0

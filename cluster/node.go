@@ -28,6 +28,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
+	"github.com/conclavekms/conclave/cluster/internal/room"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -79,8 +80,7 @@ type Node struct {
 	refusingFrom time.Duration
 	slow         slowness
 	named        atomic.Pointer[knownLeader]
-	space        *diskspace.Tracker
-	noGrowth     atomic.Bool // what this node, as leader, tells the others
+	space        *room.Keeper
 	// readTerm is the term in which this node leads with a state that has all that
 	// was committed before; 0 without.
 	readTerm atomic.Uint64
@@ -137,7 +137,6 @@ func (n *Node) open() error {
 	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID, n.cfg.Clock.Now()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	n.space = diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk)
 	if err := n.openDisk(); err != nil {
 		return err
 	}
@@ -151,8 +150,8 @@ func (n *Node) open() error {
 	n.cfg.Audit.OnNoSpace(n.store.WaitForSpace)
 
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
-	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
-		if n.life.Context().Err() == nil || !errors.Is(err, errNoRoom) { // else a shutdown ended the wait for room
+	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
+		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // else a shutdown ended the wait for room
 			n.life.Fence(err)
 		}
 	}})
@@ -200,7 +199,7 @@ func (n *Node) open() error {
 	n.life.Go(n.backfill)
 	n.life.Go(n.watchLog)
 	n.life.Go(n.watchDisk)
-	n.life.Go(n.watchSpace)
+	n.life.Go(func() { n.space.Watch(n.life.Context()) })
 	return n.boot.Join(n.life.Context())
 }
 
@@ -250,8 +249,9 @@ func (n *Node) openDisk() error {
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	n.snapshots = roomySnapshots{&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State}, n.space}
-	n.lookAtSpace() // before Raft stores anything
+	n.space = room.New(diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk), n.store.Gate(), n.log)
+	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State})
+	n.space.Look() // before Raft stores anything
 	if err := makePrivate(filepath.Join(path, "snapshots")); err != nil {
 		return err
 	}

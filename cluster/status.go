@@ -61,6 +61,12 @@ func (n *Node) Status() Status {
 	return s
 }
 
+// Space is how little room this node's disk has.
+func (n *Node) Space() diskspace.Level { return n.space.Level() }
+
+// MayGrow reports whether this node may propose what makes the state grow.
+func (n *Node) MayGrow() bool { return n.space.MayGrow() }
+
 // Member is a node of the cluster.
 type Member struct {
 	ID string

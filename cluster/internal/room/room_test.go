@@ -1,4 +1,4 @@
-package cluster
+package room
 
 import (
 	"errors"
@@ -24,7 +24,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 	}
 	room := diskspace.Room{Free: 200 * mib, Total: 256 * mib}
 	s := diskspace.NewTracker("", diskspace.Marks{}, func() (diskspace.Room, error) { return room, nil })
-	store := roomySnapshots{files, s}
+	store := snapshots{files, s}
 	create := func() error {
 		s.Look(time.Now())
 		sink, err := store.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
@@ -40,7 +40,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	room.Free = 5*mib + mib // more than 2 %, and than a snapshot like the last one
-	if err := create(); !errors.Is(err, errNoRoom) {
+	if err := create(); !errors.Is(err, ErrNone) {
 		t.Errorf("on a full disk a snapshot is begun: %v", err)
 	}
 }
@@ -70,7 +70,7 @@ func TestAuditWaitsForRoom(t *testing.T) {
 		return now, nil
 	})
 	m, g := raftlog.NewMeter(), raftlog.NewGate()
-	a := gatedAudit{countedAudit{appends: make(chan int, 1)}, s, m, g}
+	a := audit{countedAudit{appends: make(chan int, 1)}, s, m, g}
 	appends := a.AuditLog.(countedAudit).appends
 	done := make(chan error, 1)
 	go func() { done <- a.Append(make([]auditlog.Entry, 3), nil) }()
@@ -95,7 +95,7 @@ func TestAuditWaitsForRoom(t *testing.T) {
 	g.Close()
 	select {
 	case err := <-done:
-		if !errors.Is(err, errNoRoom) {
+		if !errors.Is(err, ErrNone) {
 			t.Errorf("a stop made it %v", err)
 		}
 	case <-time.After(10 * time.Second):
