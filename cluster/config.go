@@ -17,6 +17,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/internal/authority"
+	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
@@ -47,7 +48,7 @@ type Authority = authority.Authority
 func (n *Node) SetAuthority(a Authority) { n.auth.Set(a) }
 
 // Clock is the node's wall clock.
-type Clock interface{ Now() time.Time }
+type Clock = clockguard.Clock
 
 type systemClock struct{}
 

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
@@ -171,7 +172,7 @@ func (n *Node) lead(ctx context.Context) {
 			continue
 		}
 		to := ""
-		if !n.canLead() || n.guard.disagrees() {
+		if !n.canLead() || n.guard.Disagrees() {
 			to = n.successor(infos, onlyFit)
 		} else {
 			to = n.quicker(infos)
@@ -237,8 +238,8 @@ func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*c
 	defer cancel()
 	start := time.Now()
 	infos, rs, voters := n.askVoters(ctx)
-	was := n.guard.disagrees()
-	if _, differ := n.guard.take(rs, start, voters); differ && !was {
+	was := n.guard.Disagrees()
+	if _, differ := n.guard.Take(rs, start, voters); differ && !was {
 		n.log.Error("this leader's clock differs from the majority's: cluster time stands still here")
 	}
 	return infos
@@ -247,7 +248,7 @@ func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*c
 // askVoters asks the other voters, until ctx ends, for their clocks, their fitness
 // to lead and proof that they are unsealed. What they are follows from the newest
 // answers; see standings.
-func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.ClockResponse, rs []reading, voters int) {
+func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.ClockResponse, rs []clockguard.Reading, voters int) {
 	ids := n.members.Voters()
 	type answer struct {
 		node   string
@@ -276,7 +277,7 @@ func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.Clock
 		if a.r != nil {
 			infos[a.node] = a.r
 			n.contacts.heard(a.node)
-			rs = append(rs, reading{a.node, a.offset})
+			rs = append(rs, clockguard.Reading{Node: a.node, Offset: a.offset})
 		}
 	}
 	return infos, rs, len(ids)

@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/internal/authority"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
+	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/membership"
@@ -51,7 +52,7 @@ type Node struct {
 
 	machine   *machine
 	applied   applied
-	guard     *clockGuard
+	guard     *clockguard.Guard
 	committer *commit.Committer
 	proposer  *commit.Proposer
 	barriers  barriers
@@ -107,7 +108,7 @@ func Open(cfg Config) (*Node, error) {
 		installs: make(map[uint64]int), opened: make(chan struct{}),
 	}
 	n.life = lifecycle.New(n.fenced)
-	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
+	n.guard = clockguard.New(cfg.Clock, cfg.NodeID)
 	n.barriers.run = n.runBarrier
 	n.standings = standing.New(cfg.Timeouts.Heartbeat)
 	n.auth = authority.New(n.State)
@@ -451,7 +452,7 @@ func (n *Node) restored(index uint64) {
 
 // evidence is what the next entry says of time and of the state's hash.
 func (n *Node) evidence() (*fsmpb.Clock, *fsmpb.StateCheck) {
-	clock := n.guard.evidence(n.State(), n.applied.since())
+	clock := n.guard.Evidence(n.State(), n.applied.since())
 	return clock, n.nextCheck()
 }
 

@@ -38,7 +38,7 @@ type Status struct {
 
 // Status is the node's present state.
 func (n *Node) Status() Status {
-	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.disagrees()}
+	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.Disagrees()}
 	s.Space, s.Room = n.space.Level(), n.space.Room()
 	if b := n.store.Meter().Behind(); b >= n.cfg.Timeouts.DiskYield {
 		s.Behind = b

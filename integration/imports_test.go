@@ -95,6 +95,7 @@ var imports = []struct {
 	{"cluster/internal/authority", []string{"cluster/internal/commit", "cluster/internal/peers", "fsm/..."}},
 	{"cluster/internal/lifecycle", []string{"cluster/internal/commit", "fsm"}},
 	{"cluster/internal/room", []string{"cluster/diskspace", "cluster/internal/raftlog", "cluster/clusterpb", "fsm", "auditlog"}},
+	{"cluster/internal/clockguard", []string{"fsm", "fsm/fsmpb"}},
 	{"cluster/internal/clustertest", []string{"cluster/internal/peerport", "cluster/pki", "fsm/...", "auditlog"}},
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
