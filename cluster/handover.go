@@ -124,7 +124,7 @@ func (n *Node) holdTransfers(held, hold bool) bool {
 func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
 	ctx, cancel := context.WithTimeout(n.life.Context(), askWait)
 	defer cancel()
-	infos := n.readClocks(ctx, askWait)
+	infos := n.voters.ReadClocks(ctx, askWait)
 	term := r.CurrentTerm()
 	for id, i := range infos {
 		if !i.Leads || i.Term <= term {
@@ -142,7 +142,7 @@ func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
 	if !may || r.State() != raft.Leader || n.elsewhere(r) != nil {
 		return false
 	}
-	to := n.successor(n.answering(n.life.Context(), infos, askWait), preferFit)
+	to := n.successor(n.voters.Answering(n.life.Context(), infos, askWait), preferFit)
 	if to == "" {
 		// Nobody's disk does better, so there is nothing to win.
 		n.trans.Hush(false)

@@ -7,15 +7,9 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/cluster/clusterpb"
-	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
-	"github.com/conclavekms/conclave/cluster/internal/peerproof"
-	"github.com/conclavekms/conclave/cluster/internal/peers"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
@@ -132,7 +126,7 @@ func (n *Node) lead(ctx context.Context) {
 		n.readTerm.Store(term)
 		defer n.readTerm.CompareAndSwap(term, 0)
 	}
-	n.readClocks(ctx, clockWait)
+	n.voters.ReadClocks(ctx, clockWait)
 	if ctx.Err() != nil || n.life.Fenced() != nil {
 		return
 	}
@@ -162,7 +156,7 @@ func (n *Node) lead(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		infos := n.readClocks(ctx, leaderTick)
+		infos := n.voters.ReadClocks(ctx, leaderTick)
 		n.space.Weigh(infos, len(n.members.Voters()))
 		n.watchTransfer()
 		if n.applied.since() > n.cfg.Timeouts.ClockTick {
@@ -231,117 +225,10 @@ func (n *Node) followLeader(observed <-chan raft.Observation) {
 	}
 }
 
-// readClocks reads the clocks of the other voters, for as long as wait, and
-// whatever else they say of their fitness to lead.
-func (n *Node) readClocks(ctx context.Context, wait time.Duration) map[string]*clusterpb.ClockResponse {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	start := time.Now()
-	infos, rs, voters := n.askVoters(ctx)
-	was := n.guard.Disagrees()
-	if _, differ := n.guard.Take(rs, start, voters); differ && !was {
-		n.log.Error("this leader's clock differs from the majority's: cluster time stands still here")
-	}
-	return infos
-}
-
-// askVoters asks the other voters, until ctx ends, for their clocks, their fitness
-// to lead and proof that they are unsealed. What they are follows from the newest
-// answers; see standings.
-func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.ClockResponse, rs []clockguard.Reading, voters int) {
-	ids := n.members.Voters()
-	type answer struct {
-		node   string
-		r      *clusterpb.ClockResponse
-		offset time.Duration
-	}
-	answers := make(chan answer, len(ids))
-	asked := 0
-	for _, id := range ids {
-		client, err := n.peers.Client(id)
-		if err != nil { // this node itself
-			continue
-		}
-		asked++
-		n.life.Go(func() {
-			r, offset := n.askVoter(ctx, id, client)
-			answers <- answer{id, r, offset}
-			if r != nil {
-				n.compareStates(n.life.Context(), id, r.StateIndex, r.StateHash)
-			}
-		})
-	}
-	infos = make(map[string]*clusterpb.ClockResponse)
-	for range asked {
-		a := <-answers // each comes, with ctx at the latest
-		if a.r != nil {
-			infos[a.node] = a.r
-			n.contacts.heard(a.node)
-			rs = append(rs, clockguard.Reading{Node: a.node, Offset: a.offset})
-		}
-	}
-	return infos, rs, len(ids)
-}
-
-// askVoter asks one of them, and says how far its clock is from this node's; nil
-// without an answer.
-func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerClient, opts ...grpc.CallOption) (*clusterpb.ClockResponse, time.Duration) {
-	nonce := peerproof.NewNonce()
-	before := n.cfg.Clock.Now()
-	began := time.Now()
-	r, err := client.Clock(ctx, &clusterpb.ClockRequest{Group: wire.Group, NoGrowth: n.space.NoGrowth(), Nonce: nonce}, opts...)
-	if err != nil || r.Node != id {
-		n.standings.Silent(id)
-		return nil, 0
-	}
-	// The answer was made somewhere in the round trip: take its middle.
-	mid := before.Add(time.Since(began) / 2)
-	n.standings.Take(id, r, n.peers.Proven(r, nonce), time.Now())
-	return r, time.Unix(0, r.Wall).Sub(mid)
-}
-
-// askForProof asks a node in whose name somebody came without proof. The node may have
-// been sealed, or started again, since it was asked last; or it is somebody else who
-// came. It is not asked for each who does.
-func (n *Node) askForProof(node string) {
-	n.standings.Ask(node, func() {
-		began := time.Now()
-		r := n.askAgain(node, peers.ProofWait, grpc.WaitForReady(true))
-		// Should it not answer, it is what it was known to be.
-		if r != nil && !n.standings.ProvenSince(node, began, time.Now()) {
-			n.standings.Forget(node)
-		}
-	})
-}
-
-// askAgain asks one voter now, for as long as wait.
-func (n *Node) askAgain(id string, wait time.Duration, opts ...grpc.CallOption) *clusterpb.ClockResponse {
-	client, err := n.peers.Client(id)
-	if err != nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(n.life.Context(), wait)
-	defer cancel()
-	r, _ := n.askVoter(ctx, id, client, opts...)
-	return r
-}
-
 // tickClock keeps cluster time moving on an idle cluster: after a day without
 // evidence of time, only an operator could move it again.
 func (n *Node) tickClock() {
 	n.committer.Submit(&commit.Submission{Answer: func(*clusterpb.SubmitResponse) {}})
-}
-
-// nextCheck is the state hash that the next entry asks the others to compare,
-// once for each. The others stop if theirs is another, so a majority must have it:
-// it may be this node whose state is wrong.
-func (n *Node) nextCheck() *fsmpb.StateCheck {
-	c := n.applied.check.Load()
-	if c == nil || c.Index <= n.proposedCheck || !n.standings.Agree(c.Index, len(n.members.Voters())) {
-		return nil
-	}
-	n.proposedCheck = c.Index
-	return c
 }
 
 // watchTransfer notices a leader that refuses everything because of a transfer
@@ -444,7 +331,7 @@ func (n *Node) TransferLeadership(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	to := n.successor(n.readClocks(ctx, n.cfg.Timeouts.Election), anyNode)
+	to := n.successor(n.voters.ReadClocks(ctx, n.cfg.Timeouts.Election), anyNode)
 	if to == "" {
 		return ErrNoTransfer
 	}

@@ -31,6 +31,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
 	"github.com/conclavekms/conclave/cluster/internal/room"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
+	"github.com/conclavekms/conclave/cluster/internal/voters"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
@@ -60,6 +61,7 @@ type Node struct {
 	peers     *peers.Clients
 	members   *membership.Members
 	auth      *authority.Holder
+	voters    *voters.Voters
 	server    *grpc.Server
 	trans     *rafttransport.Transport
 	gossip    *gossip.Book
@@ -71,7 +73,6 @@ type Node struct {
 	cutOffs   standing.CutOffs
 	standings *standing.Standings
 	onLeader  leaderFuncs
-	contacts  contacts
 	transfer  chan struct{}  // held by the one transfer under way
 	gap       chan struct{}  // an audit gap may have opened
 	installs  map[uint64]int // by the apply goroutine
@@ -85,8 +86,6 @@ type Node struct {
 	// readTerm is the term in which this node leads with a state that has all that
 	// was committed before; 0 without.
 	readTerm atomic.Uint64
-	// proposedCheck is the newest state hash that was proposed, by the Committer.
-	proposedCheck uint64
 
 	life     *lifecycle.Life
 	opened   chan struct{}
@@ -160,8 +159,12 @@ func (n *Node) open() error {
 		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
 		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
 	})
+	n.voters = voters.New(voters.Config{
+		ID: n.cfg.NodeID, Heartbeat: n.cfg.Timeouts.Heartbeat, Clock: n.cfg.Clock, Guard: n.guard, Standings: n.standings,
+		Peers: n.peers, Life: n.life, Log: n.log,
+	}, votersNode{n})
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
-		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Initialised: n.auth.Initialised,
+		Raft: raftApply{n}, Evidence: (&evidence{n: n}).next, Registered: n.registered, Initialised: n.auth.Initialised,
 		Sign:        func(encoded []byte) ([]byte, error) { return n.machine.fsm.SignEntry(encoded, n.auth.Sign) },
 		StoredSince: n.store.Meter().StoredSince,
 		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
@@ -307,7 +310,7 @@ func (n *Node) startRaft() (err error) {
 		return ok
 	}))
 	n.life.Go(func() { n.followLeader(observed) })
-	n.life.Go(n.watchStandings)
+	n.life.Go(n.voters.Watch)
 	return nil
 }
 
@@ -448,12 +451,6 @@ func (n *Node) restored(index uint64) {
 	if n.installs[index]++; n.installs[index] > 3 { // once is the start
 		n.life.Fence(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
 	}
-}
-
-// evidence is what the next entry says of time and of the state's hash.
-func (n *Node) evidence() (*fsmpb.Clock, *fsmpb.StateCheck) {
-	clock := n.guard.Evidence(n.State(), n.applied.since())
-	return clock, n.nextCheck()
 }
 
 // registered reports whether that incarnation is the newest of the node.

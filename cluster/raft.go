@@ -57,8 +57,8 @@ func (t transportNode) Unsealed() bool                  { return t.n.auth.Unseal
 func (t transportNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {
 	return t.n.auth.Sign(domain, digest)
 }
-func (t transportNode) Self() standing.Self                        { return t.n.self() }
-func (t transportNode) AskForProof(node string)                    { t.n.askForProof(node) }
-func (t transportNode) AskAgain(node string)                       { t.n.askAgain(node, t.n.cfg.Timeouts.Heartbeat) }
+func (t transportNode) Self() standing.Self                        { return t.n.voters.Self() }
+func (t transportNode) AskForProof(node string)                    { t.n.voters.AskForProof(node) }
+func (t transportNode) AskAgain(node string)                       { t.n.voters.AskAgain(node, t.n.cfg.Timeouts.Heartbeat) }
 func (t transportNode) CutOff(from standing.Sender, reason string) { t.n.cutOff(from, reason) }
 func (t transportNode) Fence(err error)                            { t.n.life.Fence(err) }

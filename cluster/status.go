@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -97,7 +96,7 @@ func (n *Node) Members() []Member {
 			ID: string(s.ID), PeerAddress: string(s.Address), Voter: s.Suffrage == raft.Voter,
 			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
 		}
-		m.LastContact = n.contacts.since(m.ID)
+		m.LastContact = n.voters.Heard(m.ID)
 		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leaderTick || n.gossip != nil && n.gossip.Alive(m.ID)
 		if m.Registered, _ = st.Node(m.ID); m.Registered != nil {
 			m.AWSAddress, m.GRPCAddress = m.Registered.AwsAddress, m.Registered.GrpcAddress
@@ -109,27 +108,3 @@ func (n *Node) Members() []Member {
 
 // Peers are the ids of the other nodes of the cluster, ascending.
 func (n *Node) Peers() []string { return n.members.Others() }
-
-// contacts remembers when other nodes last answered.
-type contacts struct {
-	mu sync.Mutex
-	at map[string]time.Time
-}
-
-func (c *contacts) heard(node string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at == nil {
-		c.at = make(map[string]time.Time)
-	}
-	c.at[node] = time.Now()
-}
-
-func (c *contacts) since(node string) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if at, ok := c.at[node]; ok {
-		return time.Since(at)
-	}
-	return 0
-}

@@ -96,6 +96,10 @@ var imports = []struct {
 	{"cluster/internal/lifecycle", []string{"cluster/internal/commit", "fsm"}},
 	{"cluster/internal/room", []string{"cluster/diskspace", "cluster/internal/raftlog", "cluster/clusterpb", "fsm", "auditlog"}},
 	{"cluster/internal/clockguard", []string{"fsm", "fsm/fsmpb"}},
+	{"cluster/internal/voters", []string{
+		"cluster/internal/clockguard", "cluster/internal/lifecycle", "cluster/internal/peerproof", "cluster/internal/peers", "cluster/internal/standing",
+		"cluster/clusterpb", "fsm", "fsm/wire",
+	}},
 	{"cluster/internal/clustertest", []string{"cluster/internal/peerport", "cluster/pki", "fsm/...", "auditlog"}},
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
