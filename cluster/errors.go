@@ -5,6 +5,7 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/handover"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
@@ -38,7 +39,7 @@ var (
 	// ErrSealed: only an unsealed node can do it.
 	ErrSealed = commit.ErrSealed
 	// ErrNoTransfer: no other node is fit to take over the leadership.
-	ErrNoTransfer = errors.New("no node can take over")
+	ErrNoTransfer = handover.ErrNoTransfer
 )
 
 // What stops a node for good. Config.OnFault receives them, wrapped.
@@ -60,7 +61,7 @@ var (
 	ErrDataDir = errors.New("unusable data directory")
 	// ErrTransferStuck: the leader refuses writes because of a leadership
 	// transfer that never ends (hashicorp/raft issue 696).
-	ErrTransferStuck = errors.New("leadership transfer does not end")
+	ErrTransferStuck = handover.ErrTransferStuck
 	// ErrSnapshotLoop: the leader sends the same snapshot over and over
 	// (hashicorp/raft issue 697).
 	ErrSnapshotLoop = errors.New("the same snapshot was installed repeatedly")

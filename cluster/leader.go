@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -19,8 +18,6 @@ const (
 	transferPause = 5 * time.Second
 	// clockWait bounds how long a new leader waits for other clocks.
 	clockWait = 500 * time.Millisecond
-	// transferLag is how far behind the log a node may be that takes over.
-	transferLag = 512
 )
 
 // leaderFuncs are what runs while this node leads.
@@ -158,22 +155,16 @@ func (n *Node) lead(ctx context.Context) {
 		}
 		infos := n.voters.ReadClocks(ctx, leaderTick)
 		n.space.Weigh(infos, len(n.members.Voters()))
-		n.watchTransfer()
+		n.handover.CheckTransfer()
 		if n.applied.since() > n.cfg.Timeouts.ClockTick {
 			n.tickClock()
 		}
 		if time.Since(lastTransfer) < transferPause {
 			continue
 		}
-		to := ""
-		if !n.canLead() || n.guard.Disagrees() {
-			to = n.successor(infos, onlyFit)
-		} else {
-			to = n.quicker(infos)
-		}
-		if to != "" {
+		if to := n.handover.Fitter(infos, n.guard.Disagrees()); to != "" {
 			lastTransfer = time.Now()
-			n.stepAside(ctx, to)
+			n.handover.StepAside(ctx, to)
 		}
 	}
 }
@@ -231,160 +222,17 @@ func (n *Node) tickClock() {
 	n.committer.Submit(&commit.Submission{Answer: func(*clusterpb.SubmitResponse) {}})
 }
 
-// watchTransfer notices a leader that refuses everything because of a transfer
-// that does not end. The flag for it is in Raft's memory only, so a new process
-// cures it.
-func (n *Node) watchTransfer() {
-	since := n.committer.RefusingSince()
-	now := n.store.Meter().Ran() // a pause of this process is no hanging transfer
-	switch {
-	case since.IsZero():
-		n.refusing, n.refusingFrom = time.Time{}, 0
-	case since != n.refusing:
-		n.refusing, n.refusingFrom = since, now
-	case now-n.refusingFrom > 5*n.cfg.Timeouts.Election:
-		n.life.Fence(fmt.Errorf("%w: for %v", ErrTransferStuck, (now - n.refusingFrom).Round(time.Millisecond)))
-	}
-}
-
 // SetCanLead registers what tells whether this node is fit to lead: a sealed one
 // hands over as soon as a fit one can take over.
-func (n *Node) SetCanLead(f func() bool) { n.leadCheck.Store(&f) }
-
-func (n *Node) canLead() bool {
-	if n.life.Fenced() != nil || poorDisk(n.disk(), n.cfg.Timeouts.DiskYield) {
-		return false
-	}
-	f := n.leadCheck.Load()
-	return f == nil || (*f)()
-}
-
-// stepAside hands over to a node that is fitter to lead.
-func (n *Node) stepAside(ctx context.Context, to string) {
-	ctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
-	defer cancel()
-	n.log.Info("handing the leadership to a node that is fitter to lead", "to", to)
-	if err := n.transferTo(ctx, to); err != nil {
-		n.log.Warn("could not hand over the leadership", "to", to, "err", err)
-	}
-}
-
-// choice is what a successor is chosen by.
-type choice int
-
-const (
-	// anyNode: fit ones first, and those with a poor disk last.
-	anyNode choice = iota
-	// onlyFit: one that says that it is fit.
-	onlyFit
-	// preferFit: one whose disk answers and has room, fit ones first.
-	preferFit
-	// preferQuick: a fit one, the quickest disk first.
-	preferQuick
-)
-
-// successor is the node that is best placed to take over, of those whose log is
-// about as long as this one's; "" when there is none.
-func (n *Node) successor(infos map[string]*clusterpb.ClockResponse, by choice) string {
-	own := n.raft.Load().LastIndex()
-	var best *clusterpb.ClockResponse
-	for _, r := range infos {
-		poor := poorDisk(r.Disk, n.cfg.Timeouts.DiskYield)
-		switch {
-		case r.LastIndex+transferLag < own:
-		case by != anyNode && poor, (by == onlyFit || by == preferQuick) && !r.CanLead:
-		case by == preferQuick && r.Disk.GetWrite() == 0:
-		case best == nil || n.better(r, best, by):
-			best = r
-		}
-	}
-	if best == nil {
-		return ""
-	}
-	return best.Node
-}
-
-func (n *Node) better(r, than *clusterpb.ClockResponse, by choice) bool {
-	if a, b := poorDisk(r.Disk, n.cfg.Timeouts.DiskYield), poorDisk(than.Disk, n.cfg.Timeouts.DiskYield); a != b {
-		return b
-	}
-	if r.CanLead != than.CanLead {
-		return r.CanLead
-	}
-	if a, b := r.Disk.GetWrite(), than.Disk.GetWrite(); by == preferQuick && a != b {
-		return a < b
-	}
-	if r.LastIndex != than.LastIndex {
-		return r.LastIndex > than.LastIndex
-	}
-	return r.Node < than.Node
-}
+func (n *Node) SetCanLead(f func() bool) { n.handover.SetCanLead(f) }
 
 // TransferLeadership hands the leadership to the best placed other voter and
 // returns when this node has stopped leading. One transfer runs at a time.
-func (n *Node) TransferLeadership(ctx context.Context) error {
-	if !n.IsLeader() {
-		return ErrNotLeader
-	}
-	end, err := n.life.Begin()
-	if err != nil {
-		return err
-	}
-	defer end()
-	to := n.successor(n.voters.ReadClocks(ctx, n.cfg.Timeouts.Election), anyNode)
-	if to == "" {
-		return ErrNoTransfer
-	}
-	return n.transferTo(ctx, to)
-}
-
-func (n *Node) transferTo(ctx context.Context, to string) error {
-	select {
-	case n.transfer <- struct{}{}:
-	default:
-		return fmt.Errorf("%w: a transfer is under way", ErrNoTransfer)
-	}
-	future := n.raft.Load().LeadershipTransferToServer(raft.ServerID(to), n.members.Address(to))
-	done := make(chan error, 1)
-	go func() {
-		// Held until Raft is done with it, whoever stopped waiting: a second one
-		// beside it is what issue 696 needs.
-		err := future.Error()
-		<-n.transfer
-		result := "ok"
-		if err != nil {
-			result = "failed"
-		}
-		n.metrics.transfers.WithLabelValues(result).Inc()
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("leadership transfer to %s: %w", to, err)
-		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+func (n *Node) TransferLeadership(ctx context.Context) error { return n.handover.Transfer(ctx) }
 
 // IsLeader reports whether this node believes to lead. It proves nothing: what
 // must be certain goes through the log.
-func (n *Node) IsLeader() bool {
-	r := n.raft.Load()
-	return r != nil && r.State() == raft.Leader && n.elsewhere(r) == nil
-}
+func (n *Node) IsLeader() bool { return n.handover.Leads() }
 
 // Leader is the node that leads and its peer address; empty when none is known.
-func (n *Node) Leader() (id, addr string) {
-	r := n.raft.Load()
-	if r == nil {
-		return "", ""
-	}
-	if k := n.elsewhere(r); k != nil {
-		return k.id, k.addr
-	}
-	a, i := r.LeaderWithID()
-	return string(i), string(a)
-}
+func (n *Node) Leader() (id, addr string) { return n.handover.Leader() }

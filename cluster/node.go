@@ -22,6 +22,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/handover"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
@@ -62,6 +63,7 @@ type Node struct {
 	members   *membership.Members
 	auth      *authority.Holder
 	voters    *voters.Voters
+	handover  *handover.Handover
 	server    *grpc.Server
 	trans     *rafttransport.Transport
 	gossip    *gossip.Book
@@ -69,20 +71,12 @@ type Node struct {
 	notify    chan bool // Raft's leadership changes
 
 	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
-	leadCheck atomic.Pointer[func() bool]
 	cutOffs   standing.CutOffs
 	standings *standing.Standings
 	onLeader  leaderFuncs
-	transfer  chan struct{}  // held by the one transfer under way
 	gap       chan struct{}  // an audit gap may have opened
 	installs  map[uint64]int // by the apply goroutine
-	// refusing is since when Raft refuses entries because of a transfer, and
-	// refusingFrom the same by the pulse; like slow, by the leader's goroutine.
-	refusing     time.Time
-	refusingFrom time.Duration
-	slow         slowness
-	named        atomic.Pointer[knownLeader]
-	space        *room.Keeper
+	space     *room.Keeper
 	// readTerm is the term in which this node leads with a state that has all that
 	// was committed before; 0 without.
 	readTerm atomic.Uint64
@@ -103,7 +97,7 @@ func Open(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(),
-		notify: make(chan bool, 64), transfer: make(chan struct{}, 1), gap: make(chan struct{}, 1),
+		notify: make(chan bool, 64), gap: make(chan struct{}, 1),
 		installs: make(map[uint64]int), opened: make(chan struct{}),
 	}
 	n.life = lifecycle.New(n.fenced)
@@ -170,6 +164,11 @@ func (n *Node) open() error {
 		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
 	})
 	t := n.cfg.Timeouts
+	n.handover = handover.New(handover.Config{
+		Election: t.Election, DiskYield: t.DiskYield, Raft: n.raft.Load, Transport: func() handover.Transport { return n.trans },
+		Members: n.members, Voters: n.voters, Committer: n.committer, Poke: func() { n.proposer.Poke() },
+		Meter: n.store.Meter(), Space: n.space, Life: n.life, Transfers: n.metrics.transfers, Log: n.log,
+	})
 	n.proposer = commit.NewProposer(commit.ProposerConfig{
 		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
 		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
@@ -202,7 +201,7 @@ func (n *Node) open() error {
 	n.life.Go(n.watchLeadership)
 	n.life.Go(n.backfill)
 	n.life.Go(n.watchLog)
-	n.life.Go(n.watchDisk)
+	n.life.Go(n.handover.WatchDisk)
 	n.life.Go(func() { n.space.Watch(n.life.Context()) })
 	return n.boot.Join(n.life.Context())
 }
@@ -357,7 +356,8 @@ func (n *Node) Shutdown(ctx context.Context) error {
 }
 
 func (n *Node) stop(ctx context.Context) error {
-	if n.IsLeader() && n.life.Fenced() == nil && len(n.members.Voters()) > 1 {
+	// Without Raft the start may have failed before there was more of the node.
+	if n.raft.Load() != nil && n.IsLeader() && n.life.Fenced() == nil && len(n.members.Voters()) > 1 {
 		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		if err := n.TransferLeadership(tctx); err != nil {
 			n.log.Warn("could not hand over the leadership", "err", err)

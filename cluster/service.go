@@ -23,7 +23,7 @@ func (s serviceNode) Clock(from string, noGrowth bool) *clusterpb.ClockResponse 
 	if leader, _ := n.Leader(); leader == from {
 		n.space.Told(noGrowth)
 	}
-	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.canLead(), Disk: n.disk()}
+	r := &clusterpb.ClockResponse{Node: n.cfg.NodeID, Wall: n.cfg.Clock.Now().UnixNano(), CanLead: n.handover.CanLead(), Disk: n.handover.Disk()}
 	if rf := n.raft.Load(); rf != nil {
 		r.LastIndex, r.Term, r.Leads = rf.LastIndex(), rf.CurrentTerm(), n.IsLeader()
 	}

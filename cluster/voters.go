@@ -21,7 +21,7 @@ func (v votersNode) LastIndex() uint64 {
 	}
 	return 0
 }
-func (v votersNode) CanLead() bool  { return v.n.canLead() }
+func (v votersNode) CanLead() bool  { return v.n.handover.CanLead() }
 func (v votersNode) NoGrowth() bool { return v.n.space.NoGrowth() }
 func (v votersNode) WaitApplied(ctx context.Context, index uint64) error {
 	return v.n.WaitApplied(ctx, index)

@@ -100,6 +100,7 @@ var imports = []struct {
 		"cluster/internal/clockguard", "cluster/internal/lifecycle", "cluster/internal/peerproof", "cluster/internal/peers", "cluster/internal/standing",
 		"cluster/clusterpb", "fsm", "fsm/wire",
 	}},
+	{"cluster/internal/handover", []string{"cluster/diskspace", "cluster/internal/commit", "cluster/internal/lifecycle", "cluster/internal/raftlog", "cluster/clusterpb"}},
 	{"cluster/internal/clustertest", []string{"cluster/internal/peerport", "cluster/pki", "fsm/...", "auditlog"}},
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},

@@ -1,0 +1,67 @@
+package handover
+
+import (
+	"time"
+
+	"github.com/conclavekms/conclave/cluster/clusterpb"
+	"github.com/conclavekms/conclave/cluster/diskspace"
+)
+
+// transferLag is how far behind the log a node may be that takes over.
+const transferLag = 512
+
+// poorDisk reports whether a node should not lead for its disk's sake.
+func poorDisk(d *clusterpb.Disk, yield time.Duration) bool {
+	return d.GetBehind() >= int64(yield) || diskspace.Level(d.GetSpace()) >= diskspace.Yield
+}
+
+// choice is what a successor is chosen by.
+type choice int
+
+const (
+	// anyNode: fit ones first, and those with a poor disk last.
+	anyNode choice = iota
+	// onlyFit: one that says that it is fit.
+	onlyFit
+	// preferFit: one whose disk answers and has room, fit ones first.
+	preferFit
+	// preferQuick: a fit one, the quickest disk first.
+	preferQuick
+)
+
+// successor is the node that is best placed to take over, of those whose log is
+// about as long as this one's; "" when there is none.
+func (h *Handover) successor(infos map[string]*clusterpb.ClockResponse, by choice) string {
+	own := h.cfg.Raft().LastIndex()
+	var best *clusterpb.ClockResponse
+	for _, r := range infos {
+		poor := poorDisk(r.Disk, h.cfg.DiskYield)
+		switch {
+		case r.LastIndex+transferLag < own:
+		case by != anyNode && poor, (by == onlyFit || by == preferQuick) && !r.CanLead:
+		case by == preferQuick && r.Disk.GetWrite() == 0:
+		case best == nil || h.better(r, best, by):
+			best = r
+		}
+	}
+	if best == nil {
+		return ""
+	}
+	return best.Node
+}
+
+func (h *Handover) better(r, than *clusterpb.ClockResponse, by choice) bool {
+	if a, b := poorDisk(r.Disk, h.cfg.DiskYield), poorDisk(than.Disk, h.cfg.DiskYield); a != b {
+		return b
+	}
+	if r.CanLead != than.CanLead {
+		return r.CanLead
+	}
+	if a, b := r.Disk.GetWrite(), than.Disk.GetWrite(); by == preferQuick && a != b {
+		return a < b
+	}
+	if r.LastIndex != than.LastIndex {
+		return r.LastIndex > than.LastIndex
+	}
+	return r.Node < than.Node
+}
