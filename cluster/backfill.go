@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
 	"github.com/conclavekms/conclave/cluster/internal/signal"
 )
 
@@ -74,7 +75,7 @@ func (n *Node) watchLog() {
 			}
 		}
 		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
-			if err := waitFuture(n.life.Context(), r.Snapshot()); err != nil {
+			if err := leadership.Await(n.life.Context(), r.Snapshot()); err != nil {
 				n.log.Warn("snapshot by size", "err", err)
 				continue
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/gossip/gossiptest"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -79,7 +80,7 @@ func TestUnfitLeaderStepsAside(t *testing.T) {
 		return sum
 	}
 	before := transfers()
-	time.Sleep(2 * leaderTick)
+	time.Sleep(2 * leadership.Tick)
 	if transfers() != before {
 		t.Error("a leader stepped aside though nobody is fit")
 	}

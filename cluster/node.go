@@ -19,10 +19,12 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/internal/authority"
+	"github.com/conclavekms/conclave/cluster/internal/barrier"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/handover"
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
@@ -57,13 +59,14 @@ type Node struct {
 	guard     *clockguard.Guard
 	committer *commit.Committer
 	proposer  *commit.Proposer
-	barriers  barriers
+	barriers  *barrier.Barriers
 	port      *peerport.Port
 	peers     *peers.Clients
 	members   *membership.Members
 	auth      *authority.Holder
 	voters    *voters.Voters
 	handover  *handover.Handover
+	terms     *leadership.Terms
 	server    *grpc.Server
 	trans     *rafttransport.Transport
 	gossip    *gossip.Book
@@ -73,13 +76,9 @@ type Node struct {
 	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
 	cutOffs   standing.CutOffs
 	standings *standing.Standings
-	onLeader  leaderFuncs
 	gap       chan struct{}  // an audit gap may have opened
 	installs  map[uint64]int // by the apply goroutine
 	space     *room.Keeper
-	// readTerm is the term in which this node leads with a state that has all that
-	// was committed before; 0 without.
-	readTerm atomic.Uint64
 
 	life     *lifecycle.Life
 	opened   chan struct{}
@@ -102,7 +101,6 @@ func Open(cfg Config) (*Node, error) {
 	}
 	n.life = lifecycle.New(n.fenced)
 	n.guard = clockguard.New(cfg.Clock, cfg.NodeID)
-	n.barriers.run = n.runBarrier
 	n.standings = standing.New(cfg.Timeouts.Heartbeat)
 	n.auth = authority.New(n.State)
 	n.members = membership.New(membership.Config{Node: cfg.NodeID, Peers: cfg.Peers, Raft: n.raft.Load, Gossiped: func(node string) string {
@@ -176,6 +174,20 @@ func (n *Node) open() error {
 		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
 		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
 	})
+	n.terms = leadership.New(leadership.Config{
+		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, Notify: n.notify,
+		Voters: n.voters, Guard: n.guard, Handover: n.handover, Committer: n.committer, Proposer: n.proposer,
+		Weigh:   func(infos map[string]*clusterpb.ClockResponse) { n.space.Weigh(infos, len(n.members.Voters())) },
+		Applied: func() uint64 { return n.State().Index() }, Idle: n.applied.since,
+		Life: n.life, Changes: n.metrics.leaders, Log: n.log,
+	})
+	n.barriers = barrier.New(barrier.Config{
+		ID: n.cfg.NodeID, LeaderWait: t.LeaderWait, Leader: votersNode{n}.Leader, Here: n.terms.ReadIndex,
+		There: func(ctx context.Context, leader string) (uint64, error) {
+			return n.peers.ReadIndex(ctx, leader, n.auth.Powerless())
+		},
+		WaitApplied: n.WaitApplied, Life: n.life,
+	})
 	n.boot = bootstrap.New(n.bootstrapConfig())
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
 	n.port = peerport.New(door, n.cfg.Identity, n.members.Admit, n.log, func(reason string) {
@@ -198,7 +210,7 @@ func (n *Node) open() error {
 		}
 	}
 	n.life.Go(func() { n.onDisk.Survey(n.life.Context()) })
-	n.life.Go(n.watchLeadership)
+	n.life.Go(n.terms.Watch)
 	n.life.Go(n.backfill)
 	n.life.Go(n.watchLog)
 	n.life.Go(n.handover.WatchDisk)
@@ -308,7 +320,7 @@ func (n *Node) startRaft() (err error) {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	}))
-	n.life.Go(func() { n.followLeader(observed) })
+	n.life.Go(func() { n.terms.Follow(observed) })
 	n.life.Go(n.voters.Watch)
 	return nil
 }

@@ -36,7 +36,7 @@ func (s serviceNode) Submit(sub *commit.Submission) { s.n.committer.Submit(sub) 
 func (s serviceNode) Execute(ctx context.Context, from string, payload []byte) ([]byte, error) {
 	return s.n.executeHere(ctx, from, payload)
 }
-func (s serviceNode) ReadIndex(ctx context.Context) (uint64, error) { return s.n.readIndexHere(ctx) }
+func (s serviceNode) ReadIndex(ctx context.Context) (uint64, error) { return s.n.terms.ReadIndex(ctx) }
 func (s serviceNode) Probe(ctx context.Context) error               { return s.n.store.Probe(ctx) }
 func (s serviceNode) ReadAudit(from uint64, max, maxBytes int) ([]auditlog.Entry, error) {
 	return s.n.cfg.Audit.Read(from, max, maxBytes)

@@ -6,6 +6,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -97,7 +98,7 @@ func (n *Node) Members() []Member {
 			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
 		}
 		m.LastContact = n.voters.Heard(m.ID)
-		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leaderTick || n.gossip != nil && n.gossip.Alive(m.ID)
+		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leadership.Tick || n.gossip != nil && n.gossip.Alive(m.ID)
 		if m.Registered, _ = st.Node(m.ID); m.Registered != nil {
 			m.AWSAddress, m.GRPCAddress = m.Registered.AwsAddress, m.Registered.GrpcAddress
 		}
