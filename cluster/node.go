@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/internal/authority"
+	"github.com/conclavekms/conclave/cluster/internal/backfill"
 	"github.com/conclavekms/conclave/cluster/internal/barrier"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/clockguard"
@@ -76,7 +77,7 @@ type Node struct {
 	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
 	cutOffs   standing.CutOffs
 	standings *standing.Standings
-	gap       chan struct{}  // an audit gap may have opened
+	backfill  *backfill.Backfill
 	installs  map[uint64]int // by the apply goroutine
 	space     *room.Keeper
 
@@ -96,7 +97,7 @@ func Open(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(),
-		notify: make(chan bool, 64), gap: make(chan struct{}, 1),
+		notify:   make(chan bool, 64),
 		installs: make(map[uint64]int), opened: make(chan struct{}),
 	}
 	n.life = lifecycle.New(n.fenced)
@@ -151,6 +152,7 @@ func (n *Node) open() error {
 		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
 		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
 	})
+	n.backfill = backfill.New(n.cfg.Audit, n.Peers, n.peers.FetchAudit, n.log)
 	n.voters = voters.New(voters.Config{
 		ID: n.cfg.NodeID, Heartbeat: n.cfg.Timeouts.Heartbeat, Clock: n.cfg.Clock, Guard: n.guard, Standings: n.standings,
 		Peers: n.peers, Life: n.life, Log: n.log,
@@ -211,7 +213,7 @@ func (n *Node) open() error {
 	}
 	n.life.Go(func() { n.onDisk.Survey(n.life.Context()) })
 	n.life.Go(n.terms.Watch)
-	n.life.Go(n.backfill)
+	n.life.Go(func() { n.backfill.Run(n.life.Context()) })
 	n.life.Go(n.watchLog)
 	n.life.Go(n.handover.WatchDisk)
 	n.life.Go(func() { n.space.Watch(n.life.Context()) })
@@ -437,6 +439,37 @@ func (n *Node) stopRest() error {
 	return errors.Join(errs...)
 }
 
+// watchLog takes a snapshot when the log has grown by the configured bytes, and
+// notes once the disk holds Raft state.
+func (n *Node) watchLog() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.life.Context().Done():
+			return
+		}
+		r := n.raft.Load()
+		if r == nil || n.life.Fenced() != nil {
+			continue
+		}
+		if r.LastIndex() > 0 {
+			if err := n.dir.joined(); err != nil {
+				n.life.Fence(fmt.Errorf("%w: %w", ErrStorage, err))
+				continue
+			}
+		}
+		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
+			if err := leadership.Await(n.life.Context(), r.Snapshot()); err != nil {
+				n.log.Warn("snapshot by size", "err", err)
+				continue
+			}
+			n.store.AdjustAppended(-grown)
+		}
+	}
+}
+
 // onApply runs on the apply goroutine.
 func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 	if c, ok := n.machine.fsm.LatestCheck(); ok {
@@ -445,7 +478,7 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 		}
 	}
 	if e.Restored {
-		n.lookForGap()
+		n.backfill.Look()
 	}
 	if err := n.boot.Compare(s, n.machine.fsm.Watermark); err != nil {
 		n.life.Fence(err)
@@ -459,7 +492,7 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 
 // restored runs on the apply goroutine after a snapshot was taken over.
 func (n *Node) restored(index uint64) {
-	n.lookForGap()
+	n.backfill.Look()
 	if n.installs[index]++; n.installs[index] > 3 { // once is the start
 		n.life.Fence(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
 	}

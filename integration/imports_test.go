@@ -103,6 +103,7 @@ var imports = []struct {
 	{"cluster/internal/handover", []string{"cluster/diskspace", "cluster/internal/commit", "cluster/internal/lifecycle", "cluster/internal/raftlog", "cluster/clusterpb"}},
 	{"cluster/internal/leadership", []string{"cluster/internal/commit", "cluster/internal/lifecycle", "cluster/clusterpb"}},
 	{"cluster/internal/barrier", []string{"cluster/internal/commit", "cluster/internal/lifecycle", "fsm"}},
+	{"cluster/internal/backfill", []string{"cluster/internal/signal", "auditlog"}},
 	{"cluster/internal/clustertest", []string{"cluster/internal/peerport", "cluster/pki", "fsm/...", "auditlog"}},
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
