@@ -42,49 +42,56 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Node is one node of the cluster. Its methods are safe for concurrent use.
+// Node is one node of the cluster. Its methods are safe for concurrent use. What it does, its
+// parts do; it puts them together.
 type Node struct {
 	cfg       Config
 	log       *slog.Logger
 	advertise string
 	metrics   *metrics
 
-	dir       *dataDir
-	store     *raftlog.Store
-	snapshots raft.SnapshotStore
-	onDisk    *bootstrap.Disk
-	boot      *bootstrap.Joiner
-
-	machine   *machine
-	applied   applied
-	guard     *clockguard.Guard
-	committer *commit.Committer
-	proposer  *commit.Proposer
-	barriers  *barrier.Barriers
-	port      *peerport.Port
-	peers     *peers.Clients
-	members   *membership.Members
-	auth      *authority.Holder
-	voters    *voters.Voters
-	handover  *handover.Handover
-	terms     *leadership.Terms
-	server    *grpc.Server
-	trans     *rafttransport.Transport
-	gossip    *gossip.Book
-	raft      atomic.Pointer[raft.Raft]
-	notify    chan bool // Raft's leadership changes
-
-	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
-	cutOffs   standing.CutOffs
-	standings *standing.Standings
-	backfill  *backfill.Backfill
-	installs  map[uint64]int // by the apply goroutine
-	space     *room.Keeper
-
+	// How long the node runs, and who belongs to the cluster.
 	life     *lifecycle.Life
 	opened   chan struct{}
 	shutdown sync.Once
 	ended    error
+	members  *membership.Members
+	gossip   *gossip.Book
+
+	// The disk, and how the node comes into the cluster with it.
+	dir       *dataDir
+	store     *raftlog.Store
+	snapshots raft.SnapshotStore
+	space     *room.Keeper
+	onDisk    *bootstrap.Disk
+	boot      *bootstrap.Joiner
+
+	// The other nodes, and what this one makes of them.
+	auth      *authority.Holder
+	port      *peerport.Port
+	peers     *peers.Clients
+	server    *grpc.Server
+	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
+	cutOffs   standing.CutOffs
+	standings *standing.Standings
+	guard     *clockguard.Guard
+	voters    *voters.Voters
+
+	// Raft, and what is applied.
+	raft     atomic.Pointer[raft.Raft]
+	trans    *rafttransport.Transport
+	machine  *machine
+	applied  applied
+	installs map[uint64]int // by the apply goroutine
+	backfill *backfill.Backfill
+
+	// The way of a record, and leading.
+	proposer  *commit.Proposer
+	committer *commit.Committer
+	barriers  *barrier.Barriers
+	notify    chan bool // Raft's leadership changes
+	handover  *handover.Handover
+	terms     *leadership.Terms
 }
 
 // Open starts a node. It returns once the disk was checked and other nodes had
@@ -141,60 +148,11 @@ func (n *Node) open() error {
 	}
 	n.advertise = or(n.cfg.Advertise, ln.Addr().String())
 	n.cfg.Audit.OnNoSpace(n.store.WaitForSpace)
-
-	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
-	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
-		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // else a shutdown ended the wait for room
-			n.life.Fence(err)
-		}
-	}})
-	n.peers = peers.New(peers.Config{
-		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
-		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
-	})
-	n.backfill = backfill.New(n.cfg.Audit, n.Peers, n.peers.FetchAudit, n.log)
-	n.voters = voters.New(voters.Config{
-		ID: n.cfg.NodeID, Heartbeat: n.cfg.Timeouts.Heartbeat, Clock: n.cfg.Clock, Guard: n.guard, Standings: n.standings,
-		Peers: n.peers, Life: n.life, Log: n.log,
-	}, votersNode{n})
-	n.committer = commit.NewCommitter(commit.CommitterConfig{
-		Raft: raftApply{n}, Evidence: (&evidence{n: n}).next, Registered: n.registered, Initialised: n.auth.Initialised,
-		Sign:        func(encoded []byte) ([]byte, error) { return n.machine.fsm.SignEntry(encoded, n.auth.Sign) },
-		StoredSince: n.store.Meter().StoredSince,
-		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
-	})
-	t := n.cfg.Timeouts
-	n.handover = handover.New(handover.Config{
-		Election: t.Election, DiskYield: t.DiskYield, Raft: n.raft.Load, Transport: func() handover.Transport { return n.trans },
-		Members: n.members, Voters: n.voters, Committer: n.committer, Poke: func() { n.proposer.Poke() },
-		Meter: n.store.Meter(), Space: n.space, Life: n.life, Transfers: n.metrics.transfers, Log: n.log,
-	})
-	n.proposer = commit.NewProposer(commit.ProposerConfig{
-		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
-		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
-		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
-		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
-		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
-	})
-	n.terms = leadership.New(leadership.Config{
-		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, Notify: n.notify,
-		Voters: n.voters, Guard: n.guard, Handover: n.handover, Committer: n.committer, Proposer: n.proposer,
-		Weigh:   func(infos map[string]*clusterpb.ClockResponse) { n.space.Weigh(infos, len(n.members.Voters())) },
-		Applied: func() uint64 { return n.State().Index() }, Idle: n.applied.since,
-		Life: n.life, Changes: n.metrics.leaders, Log: n.log,
-	})
-	n.barriers = barrier.New(barrier.Config{
-		ID: n.cfg.NodeID, LeaderWait: t.LeaderWait, Leader: votersNode{n}.Leader, Here: n.terms.ReadIndex,
-		There: func(ctx context.Context, leader string) (uint64, error) {
-			return n.peers.ReadIndex(ctx, leader, n.auth.Powerless())
-		},
-		WaitApplied: n.WaitApplied, Life: n.life,
-	})
-	n.boot = bootstrap.New(n.bootstrapConfig())
+	n.assemble()
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
 	n.port = peerport.New(door, n.cfg.Identity, n.members.Admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
-	}, n.peerHosts())
+	}, hosts(n.cfg.Peers))
 	n.server = peers.NewServer(peers.ServerConfig{
 		CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
 	}, serviceNode{n})
@@ -220,6 +178,62 @@ func (n *Node) open() error {
 	return n.boot.Join(n.life.Context())
 }
 
+// assemble makes the parts of the node, each after those that it stands on. Committer and
+// Proposer wait for a leader; the others do nothing before open starts them.
+func (n *Node) assemble() {
+	t := n.cfg.Timeouts
+	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
+	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
+		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // else a shutdown ended the wait for room
+			n.life.Fence(err)
+		}
+	}})
+	n.peers = peers.New(peers.Config{
+		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
+		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
+	})
+	n.backfill = backfill.New(n.cfg.Audit, n.Peers, n.peers.FetchAudit, n.log)
+	asks := votersNode{n}
+	n.voters = voters.New(voters.Config{
+		ID: n.cfg.NodeID, Heartbeat: n.cfg.Timeouts.Heartbeat, Clock: n.cfg.Clock, Guard: n.guard, Standings: n.standings,
+		Peers: n.peers, Life: n.life, Log: n.log,
+	}, asks)
+	n.committer = commit.NewCommitter(commit.CommitterConfig{
+		Raft: raftApply{n}, Evidence: (&evidence{n: n}).next, Registered: n.registered, Initialised: n.auth.Initialised,
+		Sign:        func(encoded []byte) ([]byte, error) { return n.machine.fsm.SignEntry(encoded, n.auth.Sign) },
+		StoredSince: n.store.Meter().StoredSince,
+		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
+	})
+	n.handover = handover.New(handover.Config{
+		Election: t.Election, DiskYield: t.DiskYield, Raft: n.raft.Load, Transport: func() handover.Transport { return n.trans },
+		Members: n.members, Voters: n.voters, Committer: n.committer, Poke: func() { n.proposer.Poke() },
+		Meter: n.store.Meter(), Space: n.space, Life: n.life, Transfers: n.metrics.transfers, Log: n.log,
+	})
+	n.proposer = commit.NewProposer(commit.ProposerConfig{
+		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
+		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
+		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
+		Dial: n.dialLeader, Moved: func(from string) bool { return asks.Leader() != from },
+		Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
+		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
+	})
+	n.terms = leadership.New(leadership.Config{
+		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, Notify: n.notify,
+		Voters: n.voters, Guard: n.guard, Handover: n.handover, Committer: n.committer, Proposer: n.proposer,
+		Weigh:   func(infos map[string]*clusterpb.ClockResponse) { n.space.Weigh(infos, len(n.members.Voters())) },
+		Applied: func() uint64 { return n.State().Index() }, Idle: n.applied.since,
+		Life: n.life, Changes: n.metrics.leaders, Log: n.log,
+	})
+	n.barriers = barrier.New(barrier.Config{
+		ID: n.cfg.NodeID, LeaderWait: t.LeaderWait, Leader: asks.Leader, Here: n.terms.ReadIndex,
+		There: func(ctx context.Context, leader string) (uint64, error) {
+			return n.peers.ReadIndex(ctx, leader, n.auth.Powerless())
+		},
+		WaitApplied: n.WaitApplied, Life: n.life,
+	})
+	n.boot = bootstrap.New(n.bootstrapConfig())
+}
+
 // bootstrapConfig is what the start needs of this node.
 func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
@@ -239,15 +253,15 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	return c
 }
 
-// peerHosts are where this node was told that others are.
-func (n *Node) peerHosts() []string {
-	var hosts []string
-	for _, addr := range n.cfg.Peers {
+// hosts are those of addresses.
+func hosts(addresses map[string]string) []string {
+	var list []string
+	for _, addr := range addresses {
 		if host, _, err := net.SplitHostPort(addr); err == nil {
-			hosts = append(hosts, host)
+			list = append(list, host)
 		}
 	}
-	return hosts
+	return list
 }
 
 // openDisk opens the Raft log and snapshots and checks them against the identity
@@ -535,11 +549,6 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 		return nil
 	}
 	return link
-}
-
-func (n *Node) leaderMoved(from string) bool {
-	leader, _ := n.Leader()
-	return leader != from
 }
 
 // State is the newest applied state.

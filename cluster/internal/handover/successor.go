@@ -29,18 +29,28 @@ const (
 	preferQuick
 )
 
+// candidates are what voters said of themselves, and what a successor must have.
+type candidates struct {
+	infos map[string]*clusterpb.ClockResponse
+	last  uint64        // the newest index in the leader's log
+	yield time.Duration // how long a write may take
+}
+
 // successor is the node that is best placed to take over, of those whose log is
 // about as long as this one's; "" when there is none.
 func (h *Handover) successor(infos map[string]*clusterpb.ClockResponse, by choice) string {
-	own := h.cfg.Raft().LastIndex()
+	return candidates{infos, h.cfg.Raft().LastIndex(), h.cfg.DiskYield}.best(by)
+}
+
+func (c candidates) best(by choice) string {
 	var best *clusterpb.ClockResponse
-	for _, r := range infos {
-		poor := poorDisk(r.Disk, h.cfg.DiskYield)
+	for _, r := range c.infos {
+		poor := poorDisk(r.Disk, c.yield)
 		switch {
-		case r.LastIndex+transferLag < own:
+		case r.LastIndex+transferLag < c.last:
 		case by != anyNode && poor, (by == onlyFit || by == preferQuick) && !r.CanLead:
 		case by == preferQuick && r.Disk.GetWrite() == 0:
-		case best == nil || h.better(r, best, by):
+		case best == nil || c.better(r, best, by):
 			best = r
 		}
 	}
@@ -50,8 +60,9 @@ func (h *Handover) successor(infos map[string]*clusterpb.ClockResponse, by choic
 	return best.Node
 }
 
-func (h *Handover) better(r, than *clusterpb.ClockResponse, by choice) bool {
-	if a, b := poorDisk(r.Disk, h.cfg.DiskYield), poorDisk(than.Disk, h.cfg.DiskYield); a != b {
+// better reports whether one of them is better placed than another.
+func (c candidates) better(r, than *clusterpb.ClockResponse, by choice) bool {
+	if a, b := poorDisk(r.Disk, c.yield), poorDisk(than.Disk, c.yield); a != b {
 		return b
 	}
 	if r.CanLead != than.CanLead {

@@ -2,12 +2,14 @@ package room
 
 import (
 	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
@@ -100,5 +102,36 @@ func TestAuditWaitsForRoom(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("a stop does not end the wait")
+	}
+}
+
+// TestClusterGrowsWhileAMajorityHasRoom asks the leader of three, which has room itself or not.
+func TestClusterGrowsWhileAMajorityHasRoom(t *testing.T) {
+	voter := func(l diskspace.Level) *clusterpb.ClockResponse {
+		return &clusterpb.ClockResponse{Disk: &clusterpb.Disk{Space: uint32(l)}}
+	}
+	for _, v := range []struct {
+		what   string
+		free   uint64
+		others []*clusterpb.ClockResponse
+		refuse bool
+	}{
+		{"all have room", 200 * mib, []*clusterpb.ClockResponse{voter(diskspace.Ample), voter(diskspace.Low)}, false},
+		{"one has none", 200 * mib, []*clusterpb.ClockResponse{voter(diskspace.Scarce), voter(diskspace.Ample)}, false},
+		{"two have none", 200 * mib, []*clusterpb.ClockResponse{voter(diskspace.Scarce), voter(diskspace.Full)}, true},
+		{"the leader and another have none", 5 * mib, []*clusterpb.ClockResponse{voter(diskspace.Scarce), voter(diskspace.Ample)}, true},
+		{"who says nothing has room", 200 * mib, nil, false},
+	} {
+		r := diskspace.Room{Free: v.free, Total: 256 * mib}
+		k := New(diskspace.NewTracker("", diskspace.Marks{}, func() (diskspace.Room, error) { return r, nil }), raftlog.NewGate(), slog.New(slog.DiscardHandler))
+		k.Look()
+		infos := make(map[string]*clusterpb.ClockResponse)
+		for i, o := range v.others {
+			infos[string(rune('b'+i))] = o
+		}
+		k.Weigh(infos, 3)
+		if k.NoGrowth() != v.refuse || k.MayGrow() == v.refuse {
+			t.Errorf("%s: growth is refused %v, and this node may grow %v", v.what, k.NoGrowth(), k.MayGrow())
+		}
 	}
 }
