@@ -9,8 +9,8 @@ import (
 // else by another that is. The others are asked now, while they have that state,
 // and their answers taken when the snapshot is written.
 func (n *Node) attest(s *fsm.State) func(digest [32]byte) (*fsmpb.Attestation, error) {
-	if n.unsealed() {
-		return func(digest [32]byte) (*fsmpb.Attestation, error) { return fsm.Attest(digest, n.sign) }
+	if n.auth.Unsealed() {
+		return func(digest [32]byte) (*fsmpb.Attestation, error) { return fsm.Attest(digest, n.auth.Sign) }
 	}
-	return n.peers.Attestation(n.ctx, n.voters(), s)
+	return n.peers.Attestation(n.life.Context(), n.members.Voters(), s)
 }

@@ -134,7 +134,7 @@ func TestForgeriesAreCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, otherMAC, _ := thief.authority.PeerMAC([]byte("something else"))
-	_, kindMAC, _ := thief.authority.PeerMAC(macMessage(commit.MACRegistration, batch))
+	_, kindMAC, _ := thief.authority.PeerMAC(append([]byte(commit.MACRegistration), batch...))
 	submit := func(s *commit.Submission) *clusterpb.SubmitResponse {
 		t.Helper()
 		answers := make(chan *clusterpb.SubmitResponse, 4)

@@ -174,7 +174,7 @@ func (c *testCluster) found() {
 	foundBy(c.t, n)
 	clustertest.Eventually(c.t, 10*time.Second, "an initialised cluster", func() bool {
 		for _, n := range c.up() {
-			if !n.initialised() {
+			if !n.auth.Initialised() {
 				return false
 			}
 		}
@@ -184,7 +184,7 @@ func (c *testCluster) found() {
 
 func foundBy(t testing.TB, n *testNode) {
 	t.Helper()
-	if n.initialised() {
+	if n.auth.Initialised() {
 		return
 	}
 	r := clustertest.Record()

@@ -16,6 +16,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/internal/authority"
+	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/fsm"
@@ -38,8 +40,15 @@ type AuditLog interface {
 	OnNoSpace(auditlog.NoSpace)
 }
 
+// Authority is what only an unsealed node of an initialised cluster has. A node without
+// it keeps copies and votes, and nothing that it says changes the state.
+type Authority = authority.Authority
+
+// SetAuthority registers this node's authority, once, before it takes part.
+func (n *Node) SetAuthority(a Authority) { n.auth.Set(a) }
+
 // Clock is the node's wall clock.
-type Clock interface{ Now() time.Time }
+type Clock = clockguard.Clock
 
 type systemClock struct{}
 

@@ -47,10 +47,10 @@ func TestSnapshotThatIsThere(t *testing.T) {
 	body := bytes.Repeat([]byte("not read as requests"), 1000)
 	send := func(index uint64) (*raft.InstallSnapshotResponse, error) {
 		resp := new(raft.InstallSnapshotResponse)
-		err := l.trans.InstallSnapshot(raft.ServerID(f.id), l.addressOf(f.id), &raft.InstallSnapshotRequest{
+		err := l.trans.InstallSnapshot(raft.ServerID(f.id), l.members.Address(f.id), &raft.InstallSnapshotRequest{
 			RPCHeader: l.trans.Header(), SnapshotVersion: 1, Term: l.term(), Leader: []byte(l.advertise),
 			LastLogIndex: index, LastLogTerm: l.term(), Size: int64(len(body)),
-			Configuration: raft.EncodeConfiguration(l.configuration()), ConfigurationIndex: 1,
+			Configuration: raft.EncodeConfiguration(l.members.Configuration()), ConfigurationIndex: 1,
 		}, resp, bytes.NewReader(body))
 		return resp, err
 	}

@@ -2,10 +2,11 @@ package cluster
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/handover"
+	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
@@ -22,7 +23,7 @@ var (
 	// ErrOverloaded: too much is waiting already, and nothing was submitted.
 	ErrOverloaded = fsm.ErrOverloaded
 	// ErrFenced: the node took itself out of the cluster; see Config.OnFault.
-	ErrFenced = fmt.Errorf("%w: node is fenced", fsm.ErrNodeStopped)
+	ErrFenced = lifecycle.ErrFenced
 	// ErrShutdown: the node is stopping, and nothing was submitted.
 	ErrShutdown = commit.ErrShutdown
 	// ErrOutcomeUnknown: it was submitted, and whether it took effect could not
@@ -38,7 +39,7 @@ var (
 	// ErrSealed: only an unsealed node can do it.
 	ErrSealed = commit.ErrSealed
 	// ErrNoTransfer: no other node is fit to take over the leadership.
-	ErrNoTransfer = errors.New("no node can take over")
+	ErrNoTransfer = handover.ErrNoTransfer
 )
 
 // What stops a node for good. Config.OnFault receives them, wrapped.
@@ -60,7 +61,7 @@ var (
 	ErrDataDir = errors.New("unusable data directory")
 	// ErrTransferStuck: the leader refuses writes because of a leadership
 	// transfer that never ends (hashicorp/raft issue 696).
-	ErrTransferStuck = errors.New("leadership transfer does not end")
+	ErrTransferStuck = handover.ErrTransferStuck
 	// ErrSnapshotLoop: the leader sends the same snapshot over and over
 	// (hashicorp/raft issue 697).
 	ErrSnapshotLoop = errors.New("the same snapshot was installed repeatedly")

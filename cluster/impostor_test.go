@@ -30,7 +30,7 @@ type impostor struct {
 }
 
 func (i impostor) Dial(addr raft.ServerAddress, _ time.Duration) (net.Conn, error) {
-	node, _ := i.as.nodeAt(string(addr))
+	node, _ := i.as.members.NodeAt(string(addr))
 	pc, err := i.as.peers.Connect(i.c.t.Context(), node, pki.ALPNRaft)
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 				"a snapshot": func() error {
 					return tr.InstallSnapshot(id, addr, &raft.InstallSnapshotRequest{
 						RPCHeader: header, SnapshotVersion: 1, Term: term, LastLogIndex: last + 9, LastLogTerm: term,
-						Configuration: raft.EncodeConfiguration(n.configuration()), Size: 1,
+						Configuration: raft.EncodeConfiguration(n.members.Configuration()), Size: 1,
 					}, &raft.InstallSnapshotResponse{}, strings.NewReader("x"))
 				},
 			} {
@@ -357,7 +357,7 @@ func sealedLeader(t *testing.T, c *testCluster) (l *testNode) {
 	}
 	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
 		for _, n := range c.up() {
-			if n.IsLeader() && n.initialised() {
+			if n.IsLeader() && n.auth.Initialised() {
 				l = n
 				return true
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/gossip"
 	"github.com/conclavekms/conclave/cluster/gossip/gossiptest"
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
 	"github.com/conclavekms/conclave/fsm"
 )
 
@@ -79,7 +80,7 @@ func TestUnfitLeaderStepsAside(t *testing.T) {
 		return sum
 	}
 	before := transfers()
-	time.Sleep(2 * leaderTick)
+	time.Sleep(2 * leadership.Tick)
 	if transfers() != before {
 		t.Error("a leader stepped aside though nobody is fit")
 	}
@@ -408,7 +409,7 @@ func TestGossipDecidesNothing(t *testing.T) {
 		}
 		return true
 	})
-	members := func() string { return fmt.Sprint(c.leader().configuration().Servers) }
+	members := func() string { return fmt.Sprint(c.leader().members.Configuration().Servers) }
 	before := members()
 	lie := func(name, peer string) {
 		l, err := gossiptest.Liar(name, freeAddr(t), peer, key)

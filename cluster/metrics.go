@@ -104,7 +104,7 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 			return float64(records)
 		}),
 		gauge("conclave_clock_disagrees", "1 when this node leads and its clock disagrees with a majority.", func() float64 {
-			return boolean(n.guard.disagrees())
+			return boolean(n.guard.Disagrees())
 		}),
 		gauge("conclave_disk_free_bytes", "Room on the disk of the data directory.", func() float64 { return float64(n.space.Room().Free) }),
 		gauge("conclave_disk_free_inodes", "Inodes that are free there; 0 where there is no such limit.", func() float64 {

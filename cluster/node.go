@@ -18,86 +18,81 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/gossip"
+	"github.com/conclavekms/conclave/cluster/internal/authority"
+	"github.com/conclavekms/conclave/cluster/internal/backfill"
+	"github.com/conclavekms/conclave/cluster/internal/barrier"
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
+	"github.com/conclavekms/conclave/cluster/internal/clockguard"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/handover"
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
+	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
+	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
+	"github.com/conclavekms/conclave/cluster/internal/room"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
+	"github.com/conclavekms/conclave/cluster/internal/voters"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Node is one node of the cluster. Its methods are safe for concurrent use.
+// Node is one node of the cluster. Its methods are safe for concurrent use. What it does, its
+// parts do; it puts them together.
 type Node struct {
 	cfg       Config
 	log       *slog.Logger
 	advertise string
 	metrics   *metrics
 
+	// How long the node runs, and who belongs to the cluster.
+	life     *lifecycle.Life
+	opened   chan struct{}
+	shutdown sync.Once
+	ended    error
+	members  *membership.Members
+	gossip   *gossip.Book
+
+	// The disk, and how the node comes into the cluster with it.
 	dir       *dataDir
 	store     *raftlog.Store
 	snapshots raft.SnapshotStore
+	space     *room.Keeper
 	onDisk    *bootstrap.Disk
 	boot      *bootstrap.Joiner
 
-	machine   *machine
-	applied   applied
-	guard     *clockGuard
-	committer *commit.Committer
-	proposer  *commit.Proposer
-	barriers  barriers
+	// The other nodes, and what this one makes of them.
+	auth      *authority.Holder
 	port      *peerport.Port
 	peers     *peers.Clients
 	server    *grpc.Server
-	trans     *rafttransport.Transport
-	gossip    *gossip.Book
-	raft      atomic.Pointer[raft.Raft]
-	notify    chan bool // Raft's leadership changes
-
 	executor  atomic.Pointer[func(context.Context, string, []byte) ([]byte, error)]
-	leadCheck atomic.Pointer[func() bool]
-	authority atomic.Pointer[Authority]
 	cutOffs   standing.CutOffs
 	standings *standing.Standings
-	onLeader  leaderFuncs
-	contacts  contacts
-	transfer  chan struct{}  // held by the one transfer under way
-	gap       chan struct{}  // an audit gap may have opened
-	installs  map[uint64]int // by the apply goroutine
-	// refusing is since when Raft refuses entries because of a transfer, and
-	// refusingFrom the same by the pulse; like slow, by the leader's goroutine.
-	refusing     time.Time
-	refusingFrom time.Duration
-	slow         slowness
-	named        atomic.Pointer[knownLeader]
-	space        *diskspace.Tracker
-	noGrowth     atomic.Bool // what this node, as leader, tells the others
-	// readTerm is the term in which this node leads with a state that has all that
-	// was committed before; 0 without.
-	readTerm atomic.Uint64
-	// proposedCheck is the newest state hash that was proposed, by the Committer.
-	proposedCheck uint64
+	guard     *clockguard.Guard
+	voters    *voters.Voters
 
-	ctx      context.Context
-	cancel   context.CancelFunc
-	running  sync.WaitGroup
-	opened   chan struct{}
-	starting sync.Mutex // guards stopping
-	stopping bool
-	draining atomic.Bool
-	faulted  atomic.Pointer[nodeFault]
-	faultOne sync.Once
-	shutdown sync.Once
-	ended    error
+	// Raft, and what is applied.
+	raft     atomic.Pointer[raft.Raft]
+	trans    *rafttransport.Transport
+	machine  *machine
+	applied  applied
+	installs map[uint64]int // by the apply goroutine
+	backfill *backfill.Backfill
+
+	// The way of a record, and leading.
+	proposer  *commit.Proposer
+	committer *commit.Committer
+	barriers  *barrier.Barriers
+	notify    chan bool // Raft's leadership changes
+	handover  *handover.Handover
+	terms     *leadership.Terms
 }
-
-// nodeFault is why the node left the cluster.
-type nodeFault struct{ err error }
 
 // Open starts a node. It returns once the disk was checked and other nodes had
 // the chance to object to it; forming or finding the cluster goes on after that.
@@ -109,13 +104,19 @@ func Open(cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(),
-		notify: make(chan bool, 64), transfer: make(chan struct{}, 1), gap: make(chan struct{}, 1),
+		notify:   make(chan bool, 64),
 		installs: make(map[uint64]int), opened: make(chan struct{}),
 	}
-	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.guard = &clockGuard{clock: cfg.Clock, self: cfg.NodeID}
-	n.barriers.run = n.runBarrier
+	n.life = lifecycle.New(n.fenced)
+	n.guard = clockguard.New(cfg.Clock, cfg.NodeID)
 	n.standings = standing.New(cfg.Timeouts.Heartbeat)
+	n.auth = authority.New(n.State)
+	n.members = membership.New(membership.Config{Node: cfg.NodeID, Peers: cfg.Peers, Raft: n.raft.Load, Gossiped: func(node string) string {
+		if n.gossip == nil {
+			return ""
+		}
+		return n.gossip.Address(node)
+	}})
 	err := n.open()
 	close(n.opened)
 	if err != nil {
@@ -136,7 +137,6 @@ func (n *Node) open() error {
 	if n.dir, err = openDataDir(n.cfg.DataDir, n.cfg.NodeID, n.cfg.Clock.Now()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
-	n.space = diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk)
 	if err := n.openDisk(); err != nil {
 		return err
 	}
@@ -148,54 +148,90 @@ func (n *Node) open() error {
 	}
 	n.advertise = or(n.cfg.Advertise, ln.Addr().String())
 	n.cfg.Audit.OnNoSpace(n.store.WaitForSpace)
-
-	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
-	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
-	n.peers = peers.New(peers.Config{
-		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.addressesOf, Cluster: n.cluster,
-		Go: n.goroutine, Forwarded: n.metrics.forwarded, Log: n.log,
-	})
-	n.committer = commit.NewCommitter(commit.CommitterConfig{
-		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Sign: n.signEntry, Initialised: n.initialised,
-		StoredSince: n.store.Meter().StoredSince,
-		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
-	})
-	t := n.cfg.Timeouts
-	n.proposer = commit.NewProposer(commit.ProposerConfig{
-		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
-		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
-		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
-		Dial: n.dialLeader, Moved: n.leaderMoved, Register: n.registration, Powerless: n.powerless, MAC: n.submissionMAC,
-		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.fault,
-	})
-	n.boot = bootstrap.New(n.bootstrapConfig())
+	n.assemble()
 	door := n.cfg.Budget.Listener(ln, admission.Share{Face: "peer", Sixteenths: 2})
-	n.port = peerport.New(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
+	n.port = peerport.New(door, n.cfg.Identity, n.members.Admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
-	}, n.peerHosts())
+	}, hosts(n.cfg.Peers))
 	n.server = peers.NewServer(peers.ServerConfig{
 		CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
 	}, serviceNode{n})
-	n.goroutine(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
+	n.life.Go(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
 	if n.cfg.Gossip.Enable {
 		n.gossip, err = gossip.Start(n.cfg.Gossip, gossip.Self{
-			ID: n.cfg.NodeID, Peer: n.advertise, Known: n.isKnown,
+			ID: n.cfg.NodeID, Peer: n.advertise, Known: n.members.Known,
 			Budget: n.cfg.Budget, Prefer: n.port.Known, Log: n.log.With("part", "gossip"),
 		})
 		if err != nil {
 			return fmt.Errorf("gossip: %w", err)
 		}
 	}
-	n.goroutine(func() { n.onDisk.Survey(n.ctx) })
-	n.goroutine(n.watchLeadership)
-	n.goroutine(n.backfill)
-	n.goroutine(n.watchLog)
-	n.goroutine(n.watchDisk)
-	n.goroutine(n.watchSpace)
-	return n.boot.Join(n.ctx)
+	n.life.Go(func() { n.onDisk.Survey(n.life.Context()) })
+	n.life.Go(n.terms.Watch)
+	n.life.Go(func() { n.backfill.Run(n.life.Context()) })
+	n.life.Go(n.watchLog)
+	n.life.Go(n.handover.WatchDisk)
+	n.life.Go(func() { n.space.Watch(n.life.Context()) })
+	return n.boot.Join(n.life.Context())
+}
+
+// assemble makes the parts of the node, each after those that it stands on. Committer and
+// Proposer wait for a leader; the others do nothing before open starts them.
+func (n *Node) assemble() {
+	t := n.cfg.Timeouts
+	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
+	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
+		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // else a shutdown ended the wait for room
+			n.life.Fence(err)
+		}
+	}})
+	n.peers = peers.New(peers.Config{
+		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.members.Addresses, Cluster: n.auth.Cluster,
+		Go: n.life.Go, Forwarded: n.metrics.forwarded, Log: n.log,
+	})
+	n.backfill = backfill.New(n.cfg.Audit, n.Peers, n.peers.FetchAudit, n.log)
+	asks := votersNode{n}
+	n.voters = voters.New(voters.Config{
+		ID: n.cfg.NodeID, Heartbeat: n.cfg.Timeouts.Heartbeat, Clock: n.cfg.Clock, Guard: n.guard, Standings: n.standings,
+		Peers: n.peers, Life: n.life, Log: n.log,
+	}, asks)
+	n.committer = commit.NewCommitter(commit.CommitterConfig{
+		Raft: raftApply{n}, Evidence: (&evidence{n: n}).next, Registered: n.registered, Initialised: n.auth.Initialised,
+		Sign:        func(encoded []byte) ([]byte, error) { return n.machine.fsm.SignEntry(encoded, n.auth.Sign) },
+		StoredSince: n.store.Meter().StoredSince,
+		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
+	})
+	n.handover = handover.New(handover.Config{
+		Election: t.Election, DiskYield: t.DiskYield, Raft: n.raft.Load, Transport: func() handover.Transport { return n.trans },
+		Members: n.members, Voters: n.voters, Committer: n.committer, Poke: func() { n.proposer.Poke() },
+		Meter: n.store.Meter(), Space: n.space, Life: n.life, Transfers: n.metrics.transfers, Log: n.log,
+	})
+	n.proposer = commit.NewProposer(commit.ProposerConfig{
+		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
+		Timeouts:   commit.Timeouts{Resubmit: t.Resubmit, LeaderWait: t.LeaderWait, Outcome: t.Outcome, Release: t.Release},
+		MaxRecords: int64(n.cfg.MaxQueuedRecords), MaxBytes: n.cfg.MaxQueuedBytes, Resubmitted: n.metrics.resubmitted,
+		Dial: n.dialLeader, Moved: func(from string) bool { return asks.Leader() != from },
+		Register: n.registration, Powerless: n.auth.Powerless, MAC: n.auth.SubmissionMAC,
+		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
+	})
+	n.terms = leadership.New(leadership.Config{
+		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, Notify: n.notify,
+		Voters: n.voters, Guard: n.guard, Handover: n.handover, Committer: n.committer, Proposer: n.proposer,
+		Weigh:   func(infos map[string]*clusterpb.ClockResponse) { n.space.Weigh(infos, len(n.members.Voters())) },
+		Applied: func() uint64 { return n.State().Index() }, Idle: n.applied.since,
+		Life: n.life, Changes: n.metrics.leaders, Log: n.log,
+	})
+	n.barriers = barrier.New(barrier.Config{
+		ID: n.cfg.NodeID, LeaderWait: t.LeaderWait, Leader: asks.Leader, Here: n.terms.ReadIndex,
+		There: func(ctx context.Context, leader string) (uint64, error) {
+			return n.peers.ReadIndex(ctx, leader, n.auth.Powerless())
+		},
+		WaitApplied: n.WaitApplied, Life: n.life,
+	})
+	n.boot = bootstrap.New(n.bootstrapConfig())
 }
 
 // bootstrapConfig is what the start needs of this node.
@@ -203,8 +239,8 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
 		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release,
 		Incarnation: n.dir.file.Incarnation, Disk: n.onDisk, Patience: n.cfg.Timeouts.Hello, Before: n.cfg.Hooks.BeforeBootstrap, Log: n.log,
-		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.unsealed, Sign: n.sign, Barrier: n.Barrier,
-		StartRaft: n.startRaft, Go: n.goroutine, Fault: n.fault,
+		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.auth.Unsealed, Sign: n.auth.Sign, Barrier: n.Barrier,
+		StartRaft: func() error { return n.life.Start(n.startRaft) }, Go: n.life.Go, Fault: n.life.Fence,
 		Client: func(node string) (clusterpb.PeerClient, error) {
 			client, err := n.peers.Client(node)
 			n.peers.Reset(node)
@@ -217,15 +253,15 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	return c
 }
 
-// peerHosts are where this node was told that others are.
-func (n *Node) peerHosts() []string {
-	var hosts []string
-	for _, addr := range n.cfg.Peers {
+// hosts are those of addresses.
+func hosts(addresses map[string]string) []string {
+	var list []string
+	for _, addr := range addresses {
 		if host, _, err := net.SplitHostPort(addr); err == nil {
-			hosts = append(hosts, host)
+			list = append(list, host)
 		}
 	}
-	return hosts
+	return list
 }
 
 // openDisk opens the Raft log and snapshots and checks them against the identity
@@ -236,7 +272,7 @@ func (n *Node) openDisk() error {
 		return err
 	}
 	var err error
-	n.store, err = raftlog.Open(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.fault)
+	n.store, err = raftlog.Open(path, n.cfg.Timeouts.Disk, n.cfg.Hooks.Store, n.metrics.disk, n.life.Fence)
 	if err != nil {
 		return err
 	}
@@ -244,8 +280,9 @@ func (n *Node) openDisk() error {
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	n.snapshots = roomySnapshots{&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State}, n.space}
-	n.lookAtSpace() // before Raft stores anything
+	n.space = room.New(diskspace.NewTracker(n.dir.path, n.cfg.Space, n.cfg.Hooks.StatDisk), n.store.Gate(), n.log)
+	n.snapshots = n.space.Snapshots(&snapshotStore{SnapshotStore: privateSnapshots{files, filepath.Join(path, "snapshots")}, state: n.State})
+	n.space.Look() // before Raft stores anything
 	if err := makePrivate(filepath.Join(path, "snapshots")); err != nil {
 		return err
 	}
@@ -255,14 +292,6 @@ func (n *Node) openDisk() error {
 
 // startRaft starts Raft on what the disk has.
 func (n *Node) startRaft() (err error) {
-	n.starting.Lock()
-	defer n.starting.Unlock()
-	if n.stopping {
-		return ErrShutdown
-	}
-	if f := n.faulted.Load(); f != nil {
-		return f.err
-	}
 	if n.onDisk.LastIndex() > 0 {
 		if err := n.dir.joined(); err != nil {
 			return err
@@ -274,7 +303,7 @@ func (n *Node) startRaft() (err error) {
 		ID: n.cfg.NodeID, Advertise: n.advertise, Timeout: n.cfg.Timeouts.raftTimeout(),
 		Standings: n.standings, CutOffs: &n.cutOffs, Unproven: n.metrics.unproven, Log: n.log,
 	}, transportNode{n})
-	n.goroutine(func() { n.trans.Serve(n.port.Raft) })
+	n.life.Go(func() { n.trans.Serve(n.port.Raft) })
 	cache, err := raft.NewLogCache(512, n.store.ForRaft())
 	if err != nil {
 		return err
@@ -307,8 +336,8 @@ func (n *Node) startRaft() (err error) {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	}))
-	n.goroutine(func() { n.followLeader(observed) })
-	n.goroutine(n.watchStandings)
+	n.life.Go(func() { n.terms.Follow(observed) })
+	n.life.Go(n.voters.Watch)
 	return nil
 }
 
@@ -319,75 +348,31 @@ func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
 	return a.n.raft.Load().Apply(cmd, timeout) // the Committer opens only on a leader
 }
 
-// begin keeps the node from being taken apart until the caller calls
-// running.Done. Calls from outside that start goroutines need it.
-func (n *Node) begin() error {
-	n.starting.Lock()
-	defer n.starting.Unlock()
-	if n.stopping {
-		return ErrShutdown
-	}
-	n.running.Add(1)
-	return nil
-}
-
-// goroutine runs f until the node is shut down.
-func (n *Node) goroutine(f func()) {
-	n.running.Add(1)
+// fenced has the node leave the network, since it can no longer be trusted.
+func (n *Node) fenced(err error) {
+	n.metrics.fenced.Set(1)
+	n.log.Error("node takes itself out of the cluster", "err", err)
+	// On a goroutine of its own: what called may hold locks, and whatever
+	// hangs must not keep the node in the network.
 	go func() {
-		defer n.running.Done()
-		f()
+		<-n.opened
+		if n.port != nil {
+			n.port.Close()
+		}
+		if n.peers != nil {
+			n.peers.Close()
+		}
+		if n.committer != nil {
+			n.committer.SetOpen(false)
+		}
+		if n.cfg.OnFault != nil {
+			n.cfg.OnFault(err)
+		}
 	}()
 }
 
-// fault takes the node out of the cluster: it can no longer be trusted, so it
-// may neither vote nor lead nor answer. It may be called from anywhere.
-func (n *Node) fault(err error) {
-	if n.ctx.Err() != nil && errors.Is(err, errNoRoom) {
-		return // a shutdown ended the wait for room
-	}
-	n.faultOne.Do(func() {
-		n.faulted.Store(&nodeFault{err})
-		n.metrics.fenced.Set(1)
-		n.log.Error("node takes itself out of the cluster", "err", err)
-		// On a goroutine of its own: what called may hold locks, and whatever
-		// hangs must not keep the node in the network.
-		go func() {
-			<-n.opened
-			if n.port != nil {
-				n.port.Close()
-			}
-			if n.peers != nil {
-				n.peers.Close()
-			}
-			if n.committer != nil {
-				n.committer.SetOpen(false)
-			}
-			if n.cfg.OnFault != nil {
-				n.cfg.OnFault(err)
-			}
-		}()
-	})
-}
-
 // Fault is why the node took itself out of the cluster, or nil.
-func (n *Node) Fault() error {
-	if f := n.faulted.Load(); f != nil {
-		return f.err
-	}
-	return nil
-}
-
-// usable says whether a call may begin.
-func (n *Node) usable() error {
-	if f := n.faulted.Load(); f != nil {
-		return fmt.Errorf("%w: %w", ErrFenced, f.err)
-	}
-	if n.ctx.Err() != nil || n.draining.Load() {
-		return ErrShutdown
-	}
-	return nil
-}
+func (n *Node) Fault() error { return n.life.Fenced() }
 
 // Shutdown hands the leadership over if this node has it and lets what was
 // submitted come to its outcome, each as long as ctx lasts and at most two
@@ -399,23 +384,21 @@ func (n *Node) Shutdown(ctx context.Context) error {
 }
 
 func (n *Node) stop(ctx context.Context) error {
-	if n.IsLeader() && n.faulted.Load() == nil && len(n.voters()) > 1 {
+	// Without Raft the start may have failed before there was more of the node.
+	if n.raft.Load() != nil && n.IsLeader() && n.life.Fenced() == nil && len(n.members.Voters()) > 1 {
 		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		if err := n.TransferLeadership(tctx); err != nil {
 			n.log.Warn("could not hand over the leadership", "err", err)
 		}
 		cancel()
 	}
-	n.draining.Store(true)
-	if n.proposer != nil && n.faulted.Load() == nil {
+	n.life.Drain()
+	if n.proposer != nil && n.life.Fenced() == nil {
 		dctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		n.proposer.Drain(dctx)
 		cancel()
 	}
-	n.starting.Lock()
-	n.stopping = true
-	n.starting.Unlock()
-	n.cancel()
+	n.life.Stop()
 	if n.proposer != nil {
 		n.proposer.Close()
 	}
@@ -462,12 +445,43 @@ func (n *Node) stopRest() error {
 	if n.peers != nil {
 		n.peers.Close()
 	}
-	n.running.Wait()
+	n.life.Wait()
 	n.metrics.unregister(n.cfg.Registerer)
 	if n.store != nil {
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// watchLog takes a snapshot when the log has grown by the configured bytes, and
+// notes once the disk holds Raft state.
+func (n *Node) watchLog() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.life.Context().Done():
+			return
+		}
+		r := n.raft.Load()
+		if r == nil || n.life.Fenced() != nil {
+			continue
+		}
+		if r.LastIndex() > 0 {
+			if err := n.dir.joined(); err != nil {
+				n.life.Fence(fmt.Errorf("%w: %w", ErrStorage, err))
+				continue
+			}
+		}
+		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
+			if err := leadership.Await(n.life.Context(), r.Snapshot()); err != nil {
+				n.log.Warn("snapshot by size", "err", err)
+				continue
+			}
+			n.store.AdjustAppended(-grown)
+		}
+	}
 }
 
 // onApply runs on the apply goroutine.
@@ -478,10 +492,10 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 		}
 	}
 	if e.Restored {
-		n.lookForGap()
+		n.backfill.Look()
 	}
 	if err := n.boot.Compare(s, n.machine.fsm.Watermark); err != nil {
-		n.fault(err)
+		n.life.Fence(err)
 	}
 	if n.cfg.OnApply != nil {
 		n.cfg.OnApply(s, e)
@@ -492,16 +506,10 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 
 // restored runs on the apply goroutine after a snapshot was taken over.
 func (n *Node) restored(index uint64) {
-	n.lookForGap()
+	n.backfill.Look()
 	if n.installs[index]++; n.installs[index] > 3 { // once is the start
-		n.fault(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
+		n.life.Fence(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
 	}
-}
-
-// evidence is what the next entry says of time and of the state's hash.
-func (n *Node) evidence() (*fsmpb.Clock, *fsmpb.StateCheck) {
-	clock := n.guard.evidence(n.State(), n.applied.since())
-	return clock, n.nextCheck()
 }
 
 // registered reports whether that incarnation is the newest of the node.
@@ -522,7 +530,7 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 
 // dialLeader opens the Proposer's way to the leader.
 func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
-	if n.ctx.Err() != nil || n.faulted.Load() != nil {
+	if n.life.Context().Err() != nil || n.life.Fenced() != nil {
 		return nil
 	}
 	leader, _ := n.Leader()
@@ -536,16 +544,11 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 			}
 		})
 	}
-	link, err := n.peers.Link(n.ctx, leader, answer)
+	link, err := n.peers.Link(n.life.Context(), leader, answer)
 	if err != nil {
 		return nil
 	}
 	return link
-}
-
-func (n *Node) leaderMoved(from string) bool {
-	leader, _ := n.Leader()
-	return leader != from
 }
 
 // State is the newest applied state.
@@ -562,10 +565,10 @@ func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, erro
 }
 
 func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fsm.Decision, error) {
-	if err := n.usable(); err != nil {
+	if err := n.life.Usable(); err != nil {
 		return fsm.Decision{}, err
 	}
-	if n.powerless() {
+	if n.auth.Powerless() {
 		return fsm.Decision{}, fmt.Errorf("%w: %w", ErrNoLeader, ErrSealed)
 	}
 	return n.proposer.Propose(ctx, r, exclusive)
@@ -574,7 +577,7 @@ func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fs
 // WaitApplied returns once State().Index() is at least index, which must be of a
 // command, as a Decision's is.
 func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
-	return n.applied.wait(ctx, index, n.ctx.Done())
+	return n.applied.wait(ctx, index, n.life.Context().Done())
 }
 
 // ProposeExclusive builds a record on the newest state and proposes it while
@@ -582,7 +585,7 @@ func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 // leader can. All other proposals of the cluster wait meanwhile: build must be
 // quick.
 func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
-	if err := n.usable(); err != nil {
+	if err := n.life.Usable(); err != nil {
 		return fsm.Decision{}, err
 	}
 	// The record goes the way of the others, which must lead to this node now.

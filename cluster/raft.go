@@ -43,22 +43,22 @@ type transportNode struct{ n *Node }
 func (t transportNode) Connect(ctx context.Context, node string) (*peerport.Conn, error) {
 	return t.n.peers.Connect(ctx, node, pki.ALPNRaft)
 }
-func (t transportNode) NodeAt(addr string) (string, bool) { return t.n.nodeAt(addr) }
+func (t transportNode) NodeAt(addr string) (string, bool) { return t.n.members.NodeAt(addr) }
 func (t transportNode) Raft() *raft.Raft                  { return t.n.raft.Load() }
-func (t transportNode) Configuration() raft.Configuration { return t.n.configuration() }
+func (t transportNode) Configuration() raft.Configuration { return t.n.members.Configuration() }
 func (t transportNode) Leader() string {
 	leader, _ := t.n.Leader()
 	return leader
 }
-func (t transportNode) Cluster() *fsmpb.Cluster         { return t.n.cluster() }
+func (t transportNode) Cluster() *fsmpb.Cluster         { return t.n.auth.Cluster() }
 func (t transportNode) Applied() uint64                 { return t.n.State().Index() }
 func (t transportNode) CheckEntry(encoded []byte) error { return t.n.machine.fsm.CheckEntry(encoded) }
-func (t transportNode) Unsealed() bool                  { return t.n.unsealed() }
+func (t transportNode) Unsealed() bool                  { return t.n.auth.Unsealed() }
 func (t transportNode) Sign(domain string, digest [32]byte) (uint32, []byte, error) {
-	return t.n.sign(domain, digest)
+	return t.n.auth.Sign(domain, digest)
 }
-func (t transportNode) Self() standing.Self                        { return t.n.self() }
-func (t transportNode) AskForProof(node string)                    { t.n.askForProof(node) }
-func (t transportNode) AskAgain(node string)                       { t.n.askAgain(node, t.n.cfg.Timeouts.Heartbeat) }
+func (t transportNode) Self() standing.Self                        { return t.n.voters.Self() }
+func (t transportNode) AskForProof(node string)                    { t.n.voters.AskForProof(node) }
+func (t transportNode) AskAgain(node string)                       { t.n.voters.AskAgain(node, t.n.cfg.Timeouts.Heartbeat) }
 func (t transportNode) CutOff(from standing.Sender, reason string) { t.n.cutOff(from, reason) }
-func (t transportNode) Fence(err error)                            { t.n.fault(err) }
+func (t transportNode) Fence(err error)                            { t.n.life.Fence(err) }

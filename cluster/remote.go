@@ -22,7 +22,7 @@ func (n *Node) SetExecutor(f func(ctx context.Context, from string, payload []by
 // It is never repeated here. An error of the executor on another node is
 // ErrRemote with its message.
 func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, error) {
-	if err := n.usable(); err != nil {
+	if err := n.life.Usable(); err != nil {
 		return nil, err
 	}
 	if len(payload) > MaxPayload {
@@ -45,7 +45,7 @@ func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, err
 // executeHere runs the executor on this node, the leader.
 func (n *Node) executeHere(ctx context.Context, from string, payload []byte) ([]byte, error) {
 	f := n.executor.Load()
-	if f == nil || !n.IsLeader() || n.usable() != nil {
+	if f == nil || !n.IsLeader() || n.life.Usable() != nil {
 		return nil, ErrNotLeader
 	}
 	out, err := (*f)(ctx, from, payload)

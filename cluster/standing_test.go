@@ -168,7 +168,7 @@ func TestLogIsKept(t *testing.T) {
 	l.authority.sealed.Store(true)
 	c.setFit(false)
 	// Asked now, it proves nothing; what it proved before would count for a while.
-	f.askAgain(l.id, 20*time.Second)
+	f.voters.AskAgain(l.id, 20*time.Second)
 	f.standings.Forget(l.id)
 	clustertest.Eventually(t, 20*time.Second, "the leader is not known to be unsealed", func() bool { return !f.standings.Proven(l.id, time.Now()) })
 	if last, err = log.LastIndex(); err != nil {
@@ -211,15 +211,15 @@ func TestStatesAreCompared(t *testing.T) {
 	s := n.State()
 	wrong := make([]byte, 32)
 	n.standings.Compare(l.id, s.Index(), true, time.Now())
-	n.compareStates(t.Context(), others[1].id, s.Index(), wrong)
+	n.voters.CompareStates(t.Context(), others[1].id, s.Index(), wrong)
 	if n.Fault() != nil {
 		t.Errorf("one of two differs: %v", n.Fault())
 	}
 	if n.standings.Proven(others[1].id, time.Now()) {
 		t.Error("a node whose state differs may lead")
 	}
-	n.compareStates(t.Context(), others[1].id, s.Index(), wrong)
-	n.compareStates(t.Context(), l.id, s.Index(), wrong)
+	n.voters.CompareStates(t.Context(), others[1].id, s.Index(), wrong)
+	n.voters.CompareStates(t.Context(), l.id, s.Index(), wrong)
 	if !errors.Is(n.Fault(), fsm.ErrDiverged) {
 		t.Errorf("both differ: %v", n.Fault())
 	}

@@ -1,12 +1,12 @@
 package cluster
 
 import (
-	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/diskspace"
+	"github.com/conclavekms/conclave/cluster/internal/leadership"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
@@ -38,7 +38,7 @@ type Status struct {
 
 // Status is the node's present state.
 func (n *Node) Status() Status {
-	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.disagrees()}
+	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.Disagrees()}
 	s.Space, s.Room = n.space.Level(), n.space.Room()
 	if b := n.store.Meter().Behind(); b >= n.cfg.Timeouts.DiskYield {
 		s.Behind = b
@@ -60,6 +60,12 @@ func (n *Node) Status() Status {
 	}
 	return s
 }
+
+// Space is how little room this node's disk has.
+func (n *Node) Space() diskspace.Level { return n.space.Level() }
+
+// MayGrow reports whether this node may propose what makes the state grow.
+func (n *Node) MayGrow() bool { return n.space.MayGrow() }
 
 // Member is a node of the cluster.
 type Member struct {
@@ -86,13 +92,13 @@ func (n *Node) Members() []Member {
 	leader, _ := n.Leader()
 	st := n.State()
 	var list []Member
-	for _, s := range n.configuration().Servers {
+	for _, s := range n.members.Configuration().Servers {
 		m := Member{
 			ID: string(s.ID), PeerAddress: string(s.Address), Voter: s.Suffrage == raft.Voter,
 			Leader: string(s.ID) == leader, Self: string(s.ID) == n.cfg.NodeID,
 		}
-		m.LastContact = n.contacts.since(m.ID)
-		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leaderTick || n.gossip != nil && n.gossip.Alive(m.ID)
+		m.LastContact = n.voters.Heard(m.ID)
+		m.Alive = m.Self || m.Leader || m.LastContact > 0 && m.LastContact < 3*leadership.Tick || n.gossip != nil && n.gossip.Alive(m.ID)
 		if m.Registered, _ = st.Node(m.ID); m.Registered != nil {
 			m.AWSAddress, m.GRPCAddress = m.Registered.AwsAddress, m.Registered.GrpcAddress
 		}
@@ -101,26 +107,5 @@ func (n *Node) Members() []Member {
 	return list
 }
 
-// contacts remembers when other nodes last answered.
-type contacts struct {
-	mu sync.Mutex
-	at map[string]time.Time
-}
-
-func (c *contacts) heard(node string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at == nil {
-		c.at = make(map[string]time.Time)
-	}
-	c.at[node] = time.Now()
-}
-
-func (c *contacts) since(node string) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if at, ok := c.at[node]; ok {
-		return time.Since(at)
-	}
-	return 0
-}
+// Peers are the ids of the other nodes of the cluster, ascending.
+func (n *Node) Peers() []string { return n.members.Others() }

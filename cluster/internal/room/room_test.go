@@ -1,13 +1,15 @@
-package cluster
+package room
 
 import (
 	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
@@ -24,7 +26,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 	}
 	room := diskspace.Room{Free: 200 * mib, Total: 256 * mib}
 	s := diskspace.NewTracker("", diskspace.Marks{}, func() (diskspace.Room, error) { return room, nil })
-	store := roomySnapshots{files, s}
+	store := snapshots{files, s}
 	create := func() error {
 		s.Look(time.Now())
 		sink, err := store.Create(raft.SnapshotVersionMax, 1, 1, raft.Configuration{}, 1, nil)
@@ -40,7 +42,7 @@ func TestSnapshotsNeedRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	room.Free = 5*mib + mib // more than 2 %, and than a snapshot like the last one
-	if err := create(); !errors.Is(err, errNoRoom) {
+	if err := create(); !errors.Is(err, ErrNone) {
 		t.Errorf("on a full disk a snapshot is begun: %v", err)
 	}
 }
@@ -70,7 +72,7 @@ func TestAuditWaitsForRoom(t *testing.T) {
 		return now, nil
 	})
 	m, g := raftlog.NewMeter(), raftlog.NewGate()
-	a := gatedAudit{countedAudit{appends: make(chan int, 1)}, s, m, g}
+	a := audit{countedAudit{appends: make(chan int, 1)}, s, m, g}
 	appends := a.AuditLog.(countedAudit).appends
 	done := make(chan error, 1)
 	go func() { done <- a.Append(make([]auditlog.Entry, 3), nil) }()
@@ -95,10 +97,41 @@ func TestAuditWaitsForRoom(t *testing.T) {
 	g.Close()
 	select {
 	case err := <-done:
-		if !errors.Is(err, errNoRoom) {
+		if !errors.Is(err, ErrNone) {
 			t.Errorf("a stop made it %v", err)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("a stop does not end the wait")
+	}
+}
+
+// TestClusterGrowsWhileAMajorityHasRoom asks the leader of three, which has room itself or not.
+func TestClusterGrowsWhileAMajorityHasRoom(t *testing.T) {
+	voter := func(l diskspace.Level) *clusterpb.ClockResponse {
+		return &clusterpb.ClockResponse{Disk: &clusterpb.Disk{Space: uint32(l)}}
+	}
+	for _, v := range []struct {
+		what   string
+		free   uint64
+		others []*clusterpb.ClockResponse
+		refuse bool
+	}{
+		{"all have room", 200 * mib, []*clusterpb.ClockResponse{voter(diskspace.Ample), voter(diskspace.Low)}, false},
+		{"one has none", 200 * mib, []*clusterpb.ClockResponse{voter(diskspace.Scarce), voter(diskspace.Ample)}, false},
+		{"two have none", 200 * mib, []*clusterpb.ClockResponse{voter(diskspace.Scarce), voter(diskspace.Full)}, true},
+		{"the leader and another have none", 5 * mib, []*clusterpb.ClockResponse{voter(diskspace.Scarce), voter(diskspace.Ample)}, true},
+		{"who says nothing has room", 200 * mib, nil, false},
+	} {
+		r := diskspace.Room{Free: v.free, Total: 256 * mib}
+		k := New(diskspace.NewTracker("", diskspace.Marks{}, func() (diskspace.Room, error) { return r, nil }), raftlog.NewGate(), slog.New(slog.DiscardHandler))
+		k.Look()
+		infos := make(map[string]*clusterpb.ClockResponse)
+		for i, o := range v.others {
+			infos[string(rune('b'+i))] = o
+		}
+		k.Weigh(infos, 3)
+		if k.NoGrowth() != v.refuse || k.MayGrow() == v.refuse {
+			t.Errorf("%s: growth is refused %v, and this node may grow %v", v.what, k.NoGrowth(), k.MayGrow())
+		}
 	}
 }

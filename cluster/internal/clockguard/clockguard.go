@@ -1,4 +1,11 @@
-package cluster
+// Package clockguard keeps a leader from stamping entries with a clock that the others do
+// not share. The state machine bounds what one entry can do; entries are many, so a leader
+// must not even try.
+//
+// What may be relied on: an entry carries a time only while this node's clock keeps pace
+// with the monotonic one, or was confirmed by a majority since it last did not, and no
+// majority has another time.
+package clockguard
 
 import (
 	"sync"
@@ -9,48 +16,52 @@ import (
 )
 
 const (
-	// clockAgreement is how far another voter's clock may be off and still
+	// agreement is how far another voter's clock may be off and still
 	// confirm this one. fsm holds entries against the same bound.
-	clockAgreement = 5 * time.Second
-	// clockJump is how far the wall clock may leave the monotonic one between
+	agreement = 5 * time.Second
+	// jump is how far the wall clock may leave the monotonic one between
 	// two looks before it needs to be confirmed anew.
-	clockJump = time.Second
+	jump = time.Second
 	// readingAge is how old a reading of another clock may be.
 	readingAge = time.Second
 )
 
-// clockGuard keeps a leader from stamping entries with a clock that the others
-// do not share. The state machine bounds what one entry can do; entries are
-// many, so a leader must not even try.
-type clockGuard struct {
+// Clock is the node's wall clock.
+type Clock interface{ Now() time.Time }
+
+// Guard looks after one node's clock. Its methods are safe for concurrent use.
+type Guard struct {
 	clock Clock
-	self  string
+	self  string // this node
 
 	mu       sync.Mutex
 	lastWall time.Time // without its monotonic part
 	lastMono time.Time
 	suspect  bool // jumped, and not confirmed since
 	differs  bool // a majority said so
-	readings []reading
+	readings []Reading
 	readAt   time.Time // when the oldest of them was taken
 	// The newest entry that this node proposed: when, and its wall time.
 	stamped     time.Time
 	stampedWall int64
 }
 
-// reading is another voter's wall clock.
-type reading struct {
-	node   string
-	offset time.Duration // its clock less ours
+// Reading is another voter's wall clock.
+type Reading struct {
+	Node   string
+	Offset time.Duration // its clock less ours
 }
 
+// New is the guard of a node's clock.
+func New(clock Clock, node string) *Guard { return &Guard{clock: clock, self: node} }
+
 // look reads this node's clock and says whether entries may carry it.
-func (g *clockGuard) look() (time.Time, bool) {
+func (g *Guard) look() (time.Time, bool) {
 	mono := time.Now()
 	wall := g.clock.Now().Round(0)
 	if !g.lastMono.IsZero() {
 		drift := wall.Sub(g.lastWall) - mono.Sub(g.lastMono)
-		if drift > clockJump || drift < -clockJump {
+		if drift > jump || drift < -jump {
 			g.suspect = true
 			g.readings = nil // taken against the clock as it was
 		}
@@ -59,16 +70,16 @@ func (g *clockGuard) look() (time.Time, bool) {
 	return wall, !g.suspect && !g.differs
 }
 
-// disagrees reports whether a majority has another time.
-func (g *clockGuard) disagrees() bool {
+// Disagrees reports whether a majority has another time.
+func (g *Guard) Disagrees() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.differs
 }
 
-// take takes over readings of other voters, made since the given time, and
+// Take takes over readings of other voters, made since the given time, and
 // reports whether a majority of voters agrees and whether one disagrees.
-func (g *clockGuard) take(rs []reading, since time.Time, voters int) (agree, differ bool) {
+func (g *Guard) Take(rs []Reading, since time.Time, voters int) (agree, differ bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	suspect := g.suspect
@@ -79,7 +90,7 @@ func (g *clockGuard) take(rs []reading, since time.Time, voters int) (agree, dif
 	}
 	yes, no := 1, 0 // this node's own
 	for _, r := range rs {
-		if r.offset <= clockAgreement && r.offset >= -clockAgreement {
+		if r.Offset <= agreement && r.Offset >= -agreement {
 			yes++
 		} else {
 			no++
@@ -98,9 +109,9 @@ func (g *clockGuard) take(rs []reading, since time.Time, voters int) (agree, dif
 	return false, g.differs
 }
 
-// evidence is the clock of an entry that is proposed now, on a node that applied
+// Evidence is the clock of an entry that is proposed now, on a node that applied
 // the newest entry since ago.
-func (g *clockGuard) evidence(state *fsm.State, since time.Duration) *fsmpb.Clock {
+func (g *Guard) Evidence(state *fsm.State, since time.Duration) *fsmpb.Clock {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	wall, ok := g.look()
@@ -123,7 +134,7 @@ func (g *clockGuard) evidence(state *fsm.State, since time.Duration) *fsmpb.Cloc
 	c.Readings = []*fsmpb.ClockReading{{Node: g.self, Wall: c.Wall}}
 	if time.Since(g.readAt) <= readingAge {
 		for _, r := range g.readings {
-			c.Readings = append(c.Readings, &fsmpb.ClockReading{Node: r.node, Wall: wall.Add(r.offset).UnixNano()})
+			c.Readings = append(c.Readings, &fsmpb.ClockReading{Node: r.Node, Wall: wall.Add(r.Offset).UnixNano()})
 		}
 	}
 	return c

@@ -1,0 +1,106 @@
+// Package authority is what a node can do because it is unsealed: sign with the cluster's
+// origin key, and authenticate to other unsealed nodes what it submits to the leader.
+//
+// What may be relied on: a sealed node signs and authenticates nothing; and once the
+// cluster is initialised, no submission passes that no unsealed node vouches for.
+package authority
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peers"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+)
+
+// Authority is what only an unsealed node of an initialised cluster has. A node without
+// it keeps copies and votes, and nothing that it says changes the state.
+type Authority interface {
+	// Sealed reports whether the node has no authority now.
+	Sealed() bool
+	// SignOrigin signs with the cluster's origin key; see fsm.VerifyOrigin.
+	SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error)
+	// PeerMAC authenticates a message to other unsealed nodes, with a key of the
+	// keyring.
+	PeerMAC(message []byte) (generation uint32, mac []byte, err error)
+	// CheckPeerMAC checks what another node's PeerMAC gave. ErrSealed says that
+	// this node cannot tell; every other error, that no unsealed node made it.
+	CheckPeerMAC(generation uint32, message, mac []byte) error
+}
+
+// Holder is one node with its authority, if it has any.
+type Holder struct {
+	state func() *fsm.State
+	held  atomic.Pointer[Authority]
+}
+
+// New is a node without authority. state is its newest applied state.
+func New(state func() *fsm.State) *Holder { return &Holder{state: state} }
+
+// Set registers the node's authority, once, before it takes part.
+func (h *Holder) Set(a Authority) { h.held.Store(&a) }
+
+// Sign signs as an unsealed node.
+func (h *Holder) Sign(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
+	if !h.Unsealed() {
+		return 0, nil, commit.ErrSealed
+	}
+	return (*h.held.Load()).SignOrigin(domain, digest)
+}
+
+// Initialised reports whether the state has a cluster: from then on nothing enters the
+// state that no unsealed node vouches for.
+func (h *Holder) Initialised() bool { return h.Cluster() != nil }
+
+// Cluster is the cluster's record; nil before the cluster is initialised.
+func (h *Holder) Cluster() *fsmpb.Cluster {
+	c, _ := h.state().Cluster()
+	return c
+}
+
+// Unsealed reports whether this node has authority.
+func (h *Holder) Unsealed() bool {
+	a := h.held.Load()
+	return a != nil && !(*a).Sealed()
+}
+
+// Powerless reports whether the cluster is initialised and this node sealed.
+func (h *Holder) Powerless() bool { return h.Initialised() && !h.Unsealed() }
+
+// SubmissionMAC authenticates an encoded batch or registration to the leader. There
+// is none before the cluster is initialised.
+func (h *Holder) SubmissionMAC(kind string, encoded []byte) (generation uint32, mac []byte, err error) {
+	if !h.Initialised() {
+		return 0, nil, nil
+	}
+	if !h.Unsealed() {
+		return 0, nil, commit.ErrSealed
+	}
+	return (*h.held.Load()).PeerMAC(macMessage(kind, encoded))
+}
+
+// CheckSubmission checks the MAC of what another node submitted. The error is
+// commit.ErrSealed when this node cannot tell or the other one did not claim anything,
+// and peers.ErrForged when the claim is false.
+func (h *Holder) CheckSubmission(kind string, encoded []byte, generation uint32, mac []byte) error {
+	if !h.Initialised() {
+		return nil
+	}
+	if !h.Unsealed() || len(mac) == 0 {
+		return commit.ErrSealed
+	}
+	if err := (*h.held.Load()).CheckPeerMAC(generation, macMessage(kind, encoded), mac); err != nil {
+		if errors.Is(err, commit.ErrSealed) {
+			return commit.ErrSealed
+		}
+		return fmt.Errorf("%w: %w", peers.ErrForged, err)
+	}
+	return nil
+}
+
+func macMessage(kind string, encoded []byte) []byte {
+	return append(append(make([]byte, 0, len(kind)+len(encoded)), kind...), encoded...)
+}
