@@ -225,7 +225,7 @@ func TestForeignSnapshotIsRefused(t *testing.T) {
 	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, ErrAttestation) {
 		t.Errorf("CheckSnapshot answered %v", err)
 	}
-	// A cluster that is not founded is no way around either.
+	// A cluster that is not initialised is no way around either.
 	if err := m.restore(blank(t).snapshot()); !errors.Is(err, ErrAttestation) {
 		t.Errorf("a snapshot without a cluster: %v", err)
 	}
@@ -248,7 +248,7 @@ func TestCheckSnapshotIndex(t *testing.T) {
 	}
 }
 
-// Without anybody to attest there is no snapshot of a founded cluster.
+// Without anybody to attest there is no snapshot of an initialised cluster.
 func TestSnapshotNeedsAnAttestation(t *testing.T) {
 	for name, attest := range map[string]func(*State) func([32]byte) (*fsmpb.Attestation, error){
 		"nobody": nil,
@@ -259,7 +259,7 @@ func TestSnapshotNeedsAnAttestation(t *testing.T) {
 			return func([32]byte) (*fsmpb.Attestation, error) { return Attest([32]byte{1}, testSign) }
 		},
 	} {
-		blank(t).snapshot() // not founded
+		blank(t).snapshot() // not initialised
 		m := newMachine(t)
 		m.fsm.cfg.Attest = attest
 		s, err := m.fsm.Snapshot()
@@ -273,7 +273,7 @@ func TestSnapshotNeedsAnAttestation(t *testing.T) {
 	}
 }
 
-// What comes before a cluster is founded needs no attestation, and nothing else does
+// What comes before a cluster is initialised needs no attestation, and nothing else does
 // without one.
 func TestSnapshotBeforeFounding(t *testing.T) {
 	m := blank(t)

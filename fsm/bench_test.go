@@ -26,7 +26,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
 	id := testKey(1)
 	m.propose(record(theCluster()))
-	founded := m.index
+	initialised := m.index
 	m.propose(record(putKey(keyOf(id)), putPolicy(id, "{}"), credential("AKIA")))
 	v := m.index
 	const records, prepared = 32, 256
@@ -38,7 +38,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 			for i := range rs {
 				r := record()
 				r.Body = body
-				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, founded)
+				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, initialised)
 				reads(r, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, "AKIA"), v)
 				reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v)
 				reads(r, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)

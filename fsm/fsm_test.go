@@ -80,7 +80,7 @@ func newMachine(t testing.TB) *machine {
 	m := blank(t)
 	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
 	if v := m.propose(record(theCluster())); len(v) != 1 || v[0] != Accepted {
-		t.Fatalf("founding: %v", v)
+		t.Fatalf("initialising: %v", v)
 	}
 	return m
 }
@@ -951,7 +951,7 @@ func FuzzApply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var hashes [2][32]byte
 		for i := range hashes {
-			requests = 1 << 41 // so that both are founded by the same record
+			requests = 1 << 41 // so that both are initialised by the same record
 			m := newMachine(t)
 			m.index++
 			m.fsm.Apply(&raft.Log{Index: m.index, Data: data})

@@ -22,9 +22,9 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 	plant := func() *fsmpb.Record { return record(putKey(keyOf(id)), credential("AKIATHIEF")) }
 	register := &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1 << 60, Watermark: 1 << 60}}}
 	for name, forge := range map[string]func(m *machine) *fsmpb.Entry{
-		"records":          func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(plant())) },
-		"an empty record":  func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record())) },
-		"another founding": func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record(theCluster()))) },
+		"records":                func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(plant())) },
+		"an empty record":        func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record())) },
+		"another initialisation": func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record(theCluster()))) },
 		"no records": func(m *machine) *fsmpb.Entry {
 			b := m.batch()
 			b.Watermark, b.SettledBelow = 1<<60, 1<<60
@@ -84,7 +84,7 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 	}
 }
 
-// Before the cluster is founded nobody can sign. Only the record that founds it is
+// Before the cluster is initialised nobody can sign. Only the record that initialises it is
 // applied, and nothing with it.
 func TestFounding(t *testing.T) {
 	begin := func() *machine {
@@ -113,10 +113,10 @@ func TestFounding(t *testing.T) {
 	if got := m.apply(batchEntry(m.batch())).Batches[0]; got.Status != BatchApplied {
 		t.Errorf("a barrier: %+v", got)
 	}
-	// A batch behind the founding one is unsigned like any other, also in its entry.
+	// A batch after the initialising one is unsigned like any other, also in its entry.
 	got := m.apply(batchEntry(m.batch(record(theCluster(), credential("AKIA"))), m.batch(record(credential("AKIATHIEF"))))).Batches
 	if got[0].Status != BatchApplied || got[1].Status != BatchUnsigned {
-		t.Errorf("founding and another batch: %+v", got)
+		t.Errorf("initialisation and another batch: %+v", got)
 	}
 }
 
@@ -265,7 +265,7 @@ func TestNodesThatHeardOtherClocksAgree(t *testing.T) {
 	for _, leader := range []int{2, 3} {
 		nodes := make([]*machine, len(told))
 		for i := range nodes {
-			requests = 1 << 42 // all are founded by the same record
+			requests = 1 << 42 // all are initialised by the same record
 			m := newMachine(t)
 			m.apply(&fsmpb.Entry{}) // somebody has vouched for a time
 			m.unsigned = true

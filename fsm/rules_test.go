@@ -201,16 +201,16 @@ var ruleCases = []struct {
 		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_NODE, nil, 0) }},
 
 	// The cluster.
-	{"a cluster's seal is incomplete", "", ofCluster(func(c *fsmpb.Cluster) { c.Keyring = nil }), ofCluster(func(c *fsmpb.Cluster) { c.AnyRegion = true })},
-	{"a cluster's seal is incomplete", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "11112222333" }), nil},
+	{"a cluster's record is incomplete", "", ofCluster(func(c *fsmpb.Cluster) { c.Keyring = nil }), ofCluster(func(c *fsmpb.Cluster) { c.AnyRegion = true })},
+	{"a cluster's record is incomplete", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "11112222333" }), nil},
 	{"a cluster's Regions are not in order", "", ofCluster(func(c *fsmpb.Cluster) { slices.Reverse(c.MoreRegions) }), nil},
-	{"it changes the cluster's seal", "root key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedRoot = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "shares", ofCluster(func(c *fsmpb.Cluster) { c.Shares.Threshold++ }), nil},
-	{"it changes the cluster's seal", "keyring", ofCluster(func(c *fsmpb.Cluster) { c.Keyring[0].Wrapped = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "origin keys", ofCluster(func(c *fsmpb.Cluster) { c.OriginKeys = nil }), nil},
-	{"it changes the cluster's seal", "audit key", ofCluster(func(c *fsmpb.Cluster) { c.AuditPublicKey = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "wrapped audit key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedAuditKey = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "111111111111" }), nil},
+	{"it changes the cluster's record", "root key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedRoot = []byte("noise") }), nil},
+	{"it changes the cluster's record", "shares", ofCluster(func(c *fsmpb.Cluster) { c.Shares.Threshold++ }), nil},
+	{"it changes the cluster's record", "keyring", ofCluster(func(c *fsmpb.Cluster) { c.Keyring[0].Wrapped = []byte("noise") }), nil},
+	{"it changes the cluster's record", "origin keys", ofCluster(func(c *fsmpb.Cluster) { c.OriginKeys = nil }), nil},
+	{"it changes the cluster's record", "audit key", ofCluster(func(c *fsmpb.Cluster) { c.AuditPublicKey = []byte("noise") }), nil},
+	{"it changes the cluster's record", "wrapped audit key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedAuditKey = []byte("noise") }), nil},
+	{"it changes the cluster's record", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "111111111111" }), nil},
 
 	// What a key is.
 	{"a key has no valid id, Region, spec or usage", "", newKey(func(k *fsmpb.Key) { k.Spec = "" }), newKey(nil)},
