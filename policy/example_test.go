@@ -52,7 +52,7 @@ func ExampleParse_error() {
 		fmt.Printf("statement %d, element %s, malformed: %t\n", syntax.Statement, syntax.Element, errors.Is(err, policy.ErrMalformed))
 	}
 	// Output:
-	// malformed policy document: Statement[0].Effect: want "Allow" or "Deny", written so
+	// malformed policy document: Statement[0].Effect: want "Allow" or "Deny", in exactly this form
 	// statement 0, element Effect, malformed: true
 }
 
