@@ -58,11 +58,11 @@ no equals sign
 		{"default", profile{"AKIADEFAULT", "secret/with+signs=", "eu-west-1"}, ""},
 		{"work", profile{"AKIAWORK", "worksecret", "us-east-2"}, ""},
 		{"region-only", profile{"", "", "sa-east-1"}, ""},
-		{"temporary", profile{}, "temporary credentials"},
+		{"temporary", profile{}, "temporary AWS credentials"},
 		{"half", profile{}, "only one of"},
-		{"role", profile{}, "by role_arn, which this does not do"},
+		{"role", profile{}, "by role_arn, which is not supported"},
 		{"broken", profile{}, "line 14 is not NAME = VALUE"},
-		{"nobody", profile{}, "there is none in"},
+		{"nobody", profile{}, "is neither in"},
 	} {
 		p, err := readProfile(c.name, getenv)
 		if c.err != "" {
