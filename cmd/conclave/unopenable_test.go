@@ -7,7 +7,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// TestExportTellsOfUnopenableRecords: the exit code does, and names the first.
+// TestExportTellsOfUnopenableRecords: the error that ends export counts the
+// records that cannot be decrypted, and names the first.
 func TestExportTellsOfUnopenableRecords(t *testing.T) {
 	var u unopenable
 	for i := range uint64(5) {

@@ -87,8 +87,9 @@ no equals sign
 	}
 }
 
-// TestCredentialOrder: a profile that is named wins over the environment; the
-// environment over the default profile, which stands in for a certificate only.
+// TestCredentialOrder: a named profile takes precedence over the environment,
+// and the environment over the default profile, which is used only if there is
+// no certificate.
 func TestCredentialOrder(t *testing.T) {
 	home := t.TempDir()
 	file := filepath.Join(home, "credentials")

@@ -11,8 +11,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// TestCeremonyDirIsMadeFirst: a directory that cannot take the shares stops init
-// before there are any.
+// TestCeremonyDirIsMadeFirst: a directory in which shares cannot be written
+// stops init before there are any.
 func TestCeremonyDirIsMadeFirst(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ceremony")
 	d, err := newCeremonyDir(dir, 2)
