@@ -482,7 +482,7 @@ func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
 	doc := []byte(p.Document)
 	most := limitsAt(a.state.level).policy
 	if len(doc) > most || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
-		return fmt.Sprintf("a key policy is no JSON object of at most %d bytes", most)
+		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most)
 	}
 	return ""
 }

@@ -341,11 +341,11 @@ var ruleCases = []struct {
 	})},
 
 	// What belongs to keys.
-	{"a key policy is no JSON object of at most 32768 bytes", "noise", changing(putPolicy(ownKey, "noise")), changing(putPolicy(ownKey, ` {"Version":"2012-10-17"}`))},
-	{"a key policy is no JSON object of at most 32768 bytes", "list", changing(putPolicy(ownKey, "[]")), nil},
-	{"a key policy is no JSON object of at most 32768 bytes", "nothing", changing(putPolicy(ownKey, "")), nil},
-	{"a key policy is no JSON object of at most 32768 bytes", "cut short", changing(putPolicy(ownKey, `{"Version":"2012-10-17"`)), nil},
-	{"a key policy is no JSON object of at most 32768 bytes", "long", changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-8)+`"}`)), changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-9)+`"}`))},
+	{"a key policy is not a JSON object of at most 32768 bytes", "noise", changing(putPolicy(ownKey, "noise")), changing(putPolicy(ownKey, ` {"Version":"2012-10-17"}`))},
+	{"a key policy is not a JSON object of at most 32768 bytes", "list", changing(putPolicy(ownKey, "[]")), nil},
+	{"a key policy is not a JSON object of at most 32768 bytes", "nothing", changing(putPolicy(ownKey, "")), nil},
+	{"a key policy is not a JSON object of at most 32768 bytes", "cut short", changing(putPolicy(ownKey, `{"Version":"2012-10-17"`)), nil},
+	{"a key policy is not a JSON object of at most 32768 bytes", "long", changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-8)+`"}`)), changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-9)+`"}`))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "policy", changing(putPolicy(noKey, "{}")), changing(putPolicy(noKey, "{}"), putKey(keyOf(noKey)))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "tags", changing(tagsOf(goneKey)), changing(tagsOf(ownKey))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "alias", changing(putAlias(noKey, "alias/b")), changing(putAlias(ownKey, "alias/b"))},

@@ -140,7 +140,7 @@ func (m *apiMetrics) register(cfg APIConfig) error {
 	})
 	m.evicted = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "conclave_api_evicted_total", ConstLabels: api,
-		Help: "Requests, unproved or incomplete, and watches of the health that were let go of for newer ones.",
+		Help: "Requests that were incomplete or not authenticated, and health watches, that were evicted for newer ones.",
 	})
 	if cfg.Metrics == nil {
 		return nil

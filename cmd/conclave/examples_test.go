@@ -352,7 +352,7 @@ func TestOperatorExamples(t *testing.T) {
 	start(3, "alone", "")
 	k.env = append(k.env, "CONCLAVE_CA=ca.pem", "CONCLAVE_CERT=operator.pem", "CONCLAVE_KEY=operator-key.pem")
 	addresses := strings.NewReplacer("node-1:7601", grpc[0], "node-2:7601", grpc[1], "node-3:7601", grpc[2])
-	founded := false
+	initialised := false
 	for _, step := range operatorSteps {
 		if len(lines[step.command]) == 0 {
 			t.Fatalf("the help of %s has fewer examples than are run", step.command)
@@ -361,10 +361,10 @@ func TestOperatorExamples(t *testing.T) {
 		lines[step.command] = lines[step.command][1:]
 		at := strings.Join(grpc[:3], ",")
 		if step.command == "operator init" {
-			if at = grpc[0]; founded {
+			if at = grpc[0]; initialised {
 				at = grpc[3]
 			}
-			founded = true
+			initialised = true
 		}
 		script := "export CONCLAVE_ADDRESS=" + at + "\n" + step.before + "\n" + line
 		if step.with != "" {

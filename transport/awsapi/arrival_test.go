@@ -117,7 +117,7 @@ func TestSlowBodiesStarveNobody(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		peak = max(peak, after.HeapInuse)
 		if n := f.api.Strangers.Used(); n > strangersFrom {
-			t.Errorf("strangers at one address have %d requests under way", n)
+			t.Errorf("strangers at one address have %d requests in flight", n)
 		}
 		if n := f.face.StrangersBodies.Used(); n > (64<<20)/16 {
 			t.Errorf("strangers at one address hold %d bytes", n)
@@ -128,7 +128,7 @@ func TestSlowBodiesStarveNobody(t *testing.T) {
 	}
 	cancel()
 	strangers.Wait()
-	t.Logf("540 slow requests at a time: %d stalled, %d were let go of; clients waited %v at most; the heap grew by %d MiB, both ends",
+	t.Logf("540 slow requests at a time: %d stalled, %d were evicted; clients waited %v at most; the heap grew by %d MiB, both ends",
 		stalled.Load(), let.Load(), slowest.Round(time.Millisecond), (int64(peak)-int64(before.HeapInuse))>>20)
 	if stalled.Load() < strangersFrom {
 		t.Errorf("void: %d requests stalled", stalled.Load())
