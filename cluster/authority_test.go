@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"time"
@@ -118,7 +117,7 @@ func TestForgeriesAreCutOff(t *testing.T) {
 		cfg.OnForgery = func(node, _ string) { named <- node }
 	})
 	leader, thief := c.leader(), c.followers()[0]
-	client, err := thief.peers.client(leader.id)
+	client, err := thief.peers.Client(leader.id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,37 +135,41 @@ func TestForgeriesAreCutOff(t *testing.T) {
 	}
 	_, otherMAC, _ := thief.authority.PeerMAC([]byte("something else"))
 	_, kindMAC, _ := thief.authority.PeerMAC(macMessage(commit.MACRegistration, batch))
-	submit := func(m *wireMessage) (*clusterpb.SubmitResponse, error) {
+	submit := func(s *commit.Submission) *clusterpb.SubmitResponse {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		defer cancel()
-		stream, err := client.Submit(ctx)
+		answers := make(chan *clusterpb.SubmitResponse, 4)
+		link, err := thief.peers.Link(t.Context(), leader.id, func(r *clusterpb.SubmitResponse) { answers <- r })
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := stream.SendMsg(m); err != nil {
-			t.Fatal(err)
+		defer link.Close()
+		link.Send(s)
+		select {
+		case r := <-answers:
+			return r
+		case <-time.After(10 * time.Second):
+			t.Fatal("no answer, and the stream does not end")
+			return nil
 		}
-		return stream.Recv()
 	}
 	size := func() uint64 { f, _ := leader.State().Audit(); return f.Size() }
 	before := size()
-	for name, m := range map[string]*wireMessage{
-		"batch":        submitMessage(submitBatch, batch, 0, nil),
-		"registration": submitMessage(submitRegister, registration, 0, nil),
+	for name, s := range map[string]*commit.Submission{
+		"batch":        {Batch: &commit.Batch{Encoded: batch}},
+		"registration": {Registration: registration},
 	} {
-		if r, err := submit(m); err != nil || r.Status != clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER {
-			t.Errorf("a %s without a MAC: %v, %v", name, r, err)
+		if r := submit(s); r.Status != clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER {
+			t.Errorf("a %s without a MAC: %v", name, r)
 		}
 	}
-	for name, m := range map[string]*wireMessage{
-		"a wrong MAC":       submitMessage(submitBatch, batch, 1, make([]byte, 32)),
-		"another's MAC":     submitMessage(submitBatch, batch, 1, otherMAC),
-		"of another kind":   submitMessage(submitBatch, batch, 1, kindMAC),
-		"of a registration": submitMessage(submitRegister, registration, 1, make([]byte, 32)),
+	for name, s := range map[string]*commit.Submission{
+		"a wrong MAC":       {Batch: &commit.Batch{Encoded: batch}, Generation: 1, MAC: make([]byte, 32)},
+		"another's MAC":     {Batch: &commit.Batch{Encoded: batch}, Generation: 1, MAC: otherMAC},
+		"of another kind":   {Batch: &commit.Batch{Encoded: batch}, Generation: 1, MAC: kindMAC},
+		"of a registration": {Registration: registration, Generation: 1, MAC: make([]byte, 32)},
 	} {
 		leader.cutOffs.Clear()
-		if r, err := submit(m); err == nil {
+		if r := submit(s); r != commit.LinkBroke {
 			t.Errorf("%s: answered with %v", name, r)
 		}
 		select {
@@ -198,7 +201,7 @@ func TestForgeriesAreCutOff(t *testing.T) {
 func TestProofs(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
-	client, err := f.peers.client(l.id)
+	client, err := f.peers.Client(l.id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,13 +215,13 @@ func TestProofs(t *testing.T) {
 	}
 	nonce := peerproof.NewNonce()
 	r := ask(nonce)
-	if !f.proven(r, nonce) {
+	if !f.peers.Proven(r, nonce) {
 		t.Fatal("an honest proof is refused")
 	}
-	if f.proven(r, peerproof.NewNonce()) {
+	if f.peers.Proven(r, peerproof.NewNonce()) {
 		t.Error("a replayed proof is taken")
 	}
-	if c.followers()[1].proven(r, nonce) {
+	if c.followers()[1].peers.Proven(r, nonce) {
 		t.Error("a proof for another node is taken")
 	}
 	for name, change := range map[string]func(*clusterpb.ClockResponse){
@@ -230,7 +233,7 @@ func TestProofs(t *testing.T) {
 	} {
 		r := ask(nonce)
 		change(r)
-		if f.proven(r, nonce) {
+		if f.peers.Proven(r, nonce) {
 			t.Errorf("%s: a changed proof is taken", name)
 		}
 	}

@@ -1,24 +1,15 @@
 package cluster
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"time"
 
-	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/signal"
-	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 const (
 	// gapCheck is how often the audit log is looked at without a reason.
 	gapCheck = 2 * time.Second
-	// fetchTimeout bounds one stream, so that a slow node does not hold up the
-	// others' turn.
-	fetchTimeout = 5 * time.Minute
 )
 
 // lookForGap makes the backfill look at the audit log now.
@@ -49,7 +40,7 @@ func (n *Node) fillGap() {
 			return
 		}
 		n.log.Info("fetching missing audit entries", "peer", id, "from", from, "to", to)
-		if err := n.fetchFrom(id, from, to); err != nil && n.ctx.Err() == nil {
+		if err := n.peers.FetchAudit(n.ctx, id, from, to, n.cfg.Audit.Fill); err != nil && n.ctx.Err() == nil {
 			n.log.Warn("fetching audit entries", "peer", id, "err", err)
 		}
 		if now, _, still := n.cfg.Audit.Missing(); !still {
@@ -59,42 +50,6 @@ func (n *Node) fillGap() {
 			n.lookForGap() // progress: go on without waiting
 		}
 	}
-}
-
-func (n *Node) fetchFrom(node string, from, to uint64) error {
-	client, err := n.peers.client(node)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(n.ctx, fetchTimeout)
-	defer cancel()
-	stream, err := client.FetchAudit(ctx, &clusterpb.FetchAuditRequest{Group: wire.Group, From: from, To: to})
-	if err != nil {
-		return err
-	}
-	for next := from; next < to; {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("node %s sent less than it should: up to %d of %d", node, next, to)
-		}
-		if err != nil {
-			return err
-		}
-		entries := make([]auditlog.Entry, len(m.Entries))
-		for i, p := range m.Entries {
-			if entries[i], err = auditEntry(p); err != nil {
-				return err
-			}
-			if entries[i].Index != next || next >= to {
-				return fmt.Errorf("node %s sent audit entry %d instead of %d", node, entries[i].Index, next)
-			}
-			next++
-		}
-		if err := n.cfg.Audit.Fill(entries); err != nil {
-			return fmt.Errorf("node %s sent entries that do not fit: %w", node, err)
-		}
-	}
-	return nil
 }
 
 // watchLog takes a snapshot when the log has grown by the configured bytes, and

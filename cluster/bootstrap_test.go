@@ -378,7 +378,7 @@ func TestHelloIsProven(t *testing.T) {
 		t.Helper()
 		var proven bool
 		clustertest.Eventually(t, 20*time.Second, "an answer", func() bool {
-			client, err := f.peers.client(l.id)
+			client, err := f.peers.Client(l.id)
 			if err != nil {
 				t.Fatal(err)
 			}

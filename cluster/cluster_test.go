@@ -164,6 +164,9 @@ func (n *testNode) seal() {
 	n.SetCanLead(func() bool { return false })
 }
 
+// term is the newest term that a node's Raft knows.
+func (n *testNode) term() uint64 { return n.raft.Load().CurrentTerm() }
+
 // found founds the cluster, once: before that no record is taken.
 func (c *testCluster) found() {
 	c.t.Helper()
@@ -233,7 +236,7 @@ func (n *testNode) end(t *testing.T, hard bool) {
 	n.down = true
 	if hard { // out of the network first, so that it can hand over nothing
 		n.port.Close()
-		n.peers.close()
+		n.peers.Close()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -9,49 +9,13 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
-	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // What a leader sends that would stop all nodes, or turn them out, gets into no log
 // but its own, and the others serve on without it.
 func TestDoor(t *testing.T) {
-	good, err := wire.EncodeEntry(&fsmpb.Entry{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	alone := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "127.0.0.1:1", Suffrage: raft.Voter}}})
 	c := startCluster(t, 3, nil)
 	n := c.followers()[0]
-	now := raft.EncodeConfiguration(n.configuration())
-	for name, tt := range map[string]struct {
-		log *raft.Log
-		ok  bool
-	}{
-		"a good entry":           {&raft.Log{Type: raft.LogCommand, Data: good}, true},
-		"a barrier":              {&raft.Log{Type: raft.LogBarrier}, true},
-		"no operation":           {&raft.Log{Type: raft.LogNoop}, true},
-		"configuration in force": {&raft.Log{Type: raft.LogConfiguration, Data: now}, true},
-		"of a later term":        {&raft.Log{Type: raft.LogBarrier, Term: 6}, false},
-		"a gap":                  {&raft.Log{Type: raft.LogBarrier}, false},
-		"garbage":                {&raft.Log{Type: raft.LogCommand, Data: []byte("garbage")}, false},
-		"empty":                  {&raft.Log{Type: raft.LogCommand}, false},
-		"oversized":              {&raft.Log{Type: raft.LogCommand, Data: make([]byte, wire.MaxEntry+1)}, false},
-		"honest nodes out":       {&raft.Log{Type: raft.LogConfiguration, Data: alone}, false},
-		"unreadable nodes":       {&raft.Log{Type: raft.LogConfiguration, Data: []byte("\xff\xff")}, false},
-		"an old type":            {&raft.Log{Type: raft.LogAddPeerDeprecated, Data: alone}, false},
-		"an unknown type":        {&raft.Log{Type: 99, Data: good}, false},
-	} {
-		tt.log.Index = 8
-		if name == "a gap" {
-			tt.log.Index = 9
-		}
-		err := n.checkEntries(&raft.AppendEntriesRequest{Term: 5, PrevLogEntry: 6, Entries: []*raft.Log{{Index: 7, Type: raft.LogNoop}, tt.log}})
-		if (err == nil) != tt.ok {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-
 	thief := c.leader()
 	before := n.raft.Load().LastIndex()
 	thief.raft.Load().Apply([]byte("an entry that nobody can read"), time.Second)
@@ -84,7 +48,7 @@ func TestSnapshotThatIsThere(t *testing.T) {
 	send := func(index uint64) (*raft.InstallSnapshotResponse, error) {
 		resp := new(raft.InstallSnapshotResponse)
 		err := l.trans.InstallSnapshot(raft.ServerID(f.id), l.addressOf(f.id), &raft.InstallSnapshotRequest{
-			RPCHeader: rpcHeader(l.Node), SnapshotVersion: 1, Term: l.term(), Leader: []byte(l.advertise),
+			RPCHeader: l.trans.Header(), SnapshotVersion: 1, Term: l.term(), Leader: []byte(l.advertise),
 			LastLogIndex: index, LastLogTerm: l.term(), Size: int64(len(body)),
 			Configuration: raft.EncodeConfiguration(l.configuration()), ConfigurationIndex: 1,
 		}, resp, bytes.NewReader(body))

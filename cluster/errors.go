@@ -6,6 +6,8 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/fsm"
 )
@@ -30,9 +32,9 @@ var (
 	ErrRecord = commit.ErrRecord
 	// ErrUnreachable: the node that was asked did not answer; whether it acted
 	// is unknown.
-	ErrUnreachable = errors.New("node cannot be reached")
+	ErrUnreachable = peerport.ErrUnreachable
 	// ErrRemote: the other node's handler refused; its message follows.
-	ErrRemote = errors.New("refused by the other node")
+	ErrRemote = peers.ErrRemote
 	// ErrSealed: only an unsealed node can do it.
 	ErrSealed = commit.ErrSealed
 	// ErrNoTransfer: no other node is fit to take over the leadership.

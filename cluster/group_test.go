@@ -21,7 +21,7 @@ import (
 func TestRequestsOfAnotherGroup(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	f := c.followers()[0]
-	client, err := f.peers.client(c.leader().id)
+	client, err := f.peers.Client(c.leader().id)
 	if err != nil {
 		t.Fatal(err)
 	}

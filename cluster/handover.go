@@ -80,7 +80,7 @@ func (n *Node) watchDisk() {
 		if took < n.cfg.Timeouts.DiskYield {
 			if behind {
 				behind = false
-				n.trans.hush(false)
+				n.trans.Hush(false)
 				n.log.Info("the disk answers again")
 			}
 			continue
@@ -145,14 +145,14 @@ func (n *Node) bypass(r *raft.Raft, may bool) (told bool) {
 	to := n.successor(n.answering(n.ctx, infos, askWait), preferFit)
 	if to == "" {
 		// Nobody's disk does better, so there is nothing to win.
-		n.trans.hush(false)
+		n.trans.Hush(false)
 		return false
 	}
 	n.log.Warn("handing over the leadership: the disk does not answer", "to", to)
 	// Should the request get lost, the others elect somebody for want of heartbeats.
-	n.trans.hush(true)
+	n.trans.Hush(true)
 	result := "ok"
-	if err := n.trans.TimeoutNow(raft.ServerID(to), n.addressOf(to), &raft.TimeoutNowRequest{RPCHeader: rpcHeader(n)}, &raft.TimeoutNowResponse{}); err != nil {
+	if err := n.trans.TimeoutNow(raft.ServerID(to), n.addressOf(to), &raft.TimeoutNowRequest{RPCHeader: n.trans.Header()}, &raft.TimeoutNowResponse{}); err != nil {
 		n.log.Warn("could not hand over the leadership", "to", to, "err", err)
 		result = "failed"
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
+	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -256,7 +257,7 @@ func (n *Node) askVoters(ctx context.Context) (infos map[string]*clusterpb.Clock
 	answers := make(chan answer, len(ids))
 	asked := 0
 	for _, id := range ids {
-		client, err := n.peers.client(id)
+		client, err := n.peers.Client(id)
 		if err != nil { // this node itself
 			continue
 		}
@@ -294,20 +295,8 @@ func (n *Node) askVoter(ctx context.Context, id string, client clusterpb.PeerCli
 	}
 	// The answer was made somewhere in the round trip: take its middle.
 	mid := before.Add(time.Since(began) / 2)
-	n.standings.Take(id, r, n.proven(r, nonce), time.Now())
+	n.standings.Take(id, r, n.peers.Proven(r, nonce), time.Now())
 	return r, time.Unix(0, r.Wall).Sub(mid)
-}
-
-// acquaint takes over what the other end of a new connection for Raft proved. If it
-// proved nothing the node is asked what it is.
-func (n *Node) acquaint(c *raftConn, end peerproof.Role) {
-	switch {
-	case !n.initialised():
-	case n.connProven(c):
-		n.standings.Prove(c.Node, time.Now())
-	case end == peerproof.Acceptor || n.standings.Proven(c.Node, time.Now()):
-		n.askForProof(c.Node)
-	}
 }
 
 // askForProof asks a node in whose name somebody came without proof. The node may have
@@ -316,7 +305,7 @@ func (n *Node) acquaint(c *raftConn, end peerproof.Role) {
 func (n *Node) askForProof(node string) {
 	n.standings.Ask(node, func() {
 		began := time.Now()
-		r := n.askAgain(node, proofWait, grpc.WaitForReady(true))
+		r := n.askAgain(node, peers.ProofWait, grpc.WaitForReady(true))
 		// Should it not answer, it is what it was known to be.
 		if r != nil && !n.standings.ProvenSince(node, began, time.Now()) {
 			n.standings.Forget(node)
@@ -326,7 +315,7 @@ func (n *Node) askForProof(node string) {
 
 // askAgain asks one voter now, for as long as wait.
 func (n *Node) askAgain(id string, wait time.Duration, opts ...grpc.CallOption) *clusterpb.ClockResponse {
-	client, err := n.peers.client(id)
+	client, err := n.peers.Client(id)
 	if err != nil {
 		return nil
 	}

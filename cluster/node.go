@@ -21,8 +21,10 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/bootstrap"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peers"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
+	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -37,12 +39,11 @@ type Node struct {
 	advertise string
 	metrics   *metrics
 
-	dir          *dataDir
-	store        *raftlog.Store
-	snapshots    raft.SnapshotStore
-	attestations attestations
-	onDisk       *bootstrap.Disk
-	boot         *bootstrap.Joiner
+	dir       *dataDir
+	store     *raftlog.Store
+	snapshots raft.SnapshotStore
+	onDisk    *bootstrap.Disk
+	boot      *bootstrap.Joiner
 
 	machine   *machine
 	applied   applied
@@ -51,9 +52,9 @@ type Node struct {
 	proposer  *commit.Proposer
 	barriers  barriers
 	port      *peerport.Port
-	peers     *peers
+	peers     *peers.Clients
 	server    *grpc.Server
-	trans     *raftTransport
+	trans     *rafttransport.Transport
 	gossip    *gossip.Book
 	raft      atomic.Pointer[raft.Raft]
 	notify    chan bool // Raft's leadership changes
@@ -150,7 +151,10 @@ func (n *Node) open() error {
 
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
 	n.machine.fsm = fsm.New(fsm.Config{Audit: gatedAudit{n.cfg.Audit, n.space, n.store.Meter(), n.store.Gate()}, Attest: n.attest, OnApply: n.onApply, OnFault: n.fault})
-	n.peers = newPeers(n.cfg.NodeID, n.cfg.Identity, n.cfg.Hooks.Dial, n.addressesOf)
+	n.peers = peers.New(peers.Config{
+		ID: n.cfg.NodeID, Identity: n.cfg.Identity, Dial: n.cfg.Hooks.Dial, Addresses: n.addressesOf, Cluster: n.cluster,
+		Go: n.goroutine, Forwarded: n.metrics.forwarded, Log: n.log,
+	})
 	n.committer = commit.NewCommitter(commit.CommitterConfig{
 		Raft: raftApply{n}, Evidence: n.evidence, Registered: n.registered, Sign: n.signEntry, Initialised: n.initialised,
 		StoredSince: n.store.Meter().StoredSince,
@@ -169,8 +173,9 @@ func (n *Node) open() error {
 	n.port = peerport.New(door, n.cfg.Identity, n.admit, n.log, func(reason string) {
 		n.metrics.refused.WithLabelValues(reason).Inc()
 	}, n.peerHosts())
-	n.server = newGRPCServer()
-	clusterpb.RegisterPeerServer(n.server, &peerServer{n: n, auditStreams: make(chan struct{}, maxAuditStreams)})
+	n.server = peers.NewServer(peers.ServerConfig{
+		CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
+	}, serviceNode{n})
 	n.goroutine(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
 		return fmt.Errorf("metrics: %w", err)
@@ -201,8 +206,8 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 		Others: n.Peers, State: n.State, Watermark: n.machine.watermark, Unsealed: n.unsealed, Sign: n.sign, Barrier: n.Barrier,
 		StartRaft: n.startRaft, Go: n.goroutine, Fault: n.fault,
 		Client: func(node string) (clusterpb.PeerClient, error) {
-			client, err := n.peers.client(node)
-			n.peers.reset(node)
+			client, err := n.peers.Client(node)
+			n.peers.Reset(node)
 			return client, err
 		},
 	}
@@ -265,19 +270,16 @@ func (n *Node) startRaft() (err error) {
 	}
 	rc := raftConfig(&n.cfg)
 	rc.NotifyCh = n.notify
-	timeout := max(10*n.cfg.Timeouts.Heartbeat, 2*time.Second)
-	n.trans = newRaftTransport(newRaftStream(n), timeout, door{n}, func(s raft.StreamLayer) *raft.NetworkTransportConfig {
-		return &raft.NetworkTransportConfig{
-			Stream: s, MaxPool: maxPool, Timeout: timeout,
-			Logger: raftlogger.New(n.log, "raft-net"), MsgpackUseNewTimeFormat: true,
-		}
-	})
-	n.goroutine(func() { n.trans.serve(n.port.Raft) })
+	n.trans = rafttransport.New(rafttransport.Config{
+		ID: n.cfg.NodeID, Advertise: n.advertise, Timeout: n.cfg.Timeouts.raftTimeout(),
+		Standings: n.standings, CutOffs: &n.cutOffs, Unproven: n.metrics.unproven, Log: n.log,
+	}, transportNode{n})
+	n.goroutine(func() { n.trans.Serve(n.port.Raft) })
 	cache, err := raft.NewLogCache(512, n.store.ForRaft())
 	if err != nil {
 		return err
 	}
-	logs := keptLog{cache, n}
+	logs := n.trans.KeepLog(cache)
 	var r *raft.Raft
 	err = raftlog.Guard(func() (err error) { // it panics on a log that it cannot read
 		done := make(chan struct{})
@@ -356,7 +358,7 @@ func (n *Node) fault(err error) {
 				n.port.Close()
 			}
 			if n.peers != nil {
-				n.peers.close()
+				n.peers.Close()
 			}
 			if n.committer != nil {
 				n.committer.SetOpen(false)
@@ -446,7 +448,7 @@ func (n *Node) stopRest() error {
 	}
 	if r := n.raft.Load(); r != nil {
 		stopped := r.Shutdown()
-		n.trans.closePipelines()
+		n.trans.ClosePipelines()
 		errs = append(errs, stopped.Error())
 	}
 	if n.trans != nil {
@@ -458,7 +460,7 @@ func (n *Node) stopRest() error {
 		n.port.Wait()
 	}
 	if n.peers != nil {
-		n.peers.close()
+		n.peers.Close()
 	}
 	n.running.Wait()
 	n.metrics.unregister(n.cfg.Registerer)
@@ -528,17 +530,17 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 	case "":
 		return nil
 	case n.cfg.NodeID:
-		return &localLink{node: leader, committer: n.committer, answer: func(r *clusterpb.SubmitResponse) {
-			if !n.dropped(leader, r) {
+		return n.committer.Link(leader, func(r *clusterpb.SubmitResponse) {
+			if drop := n.cfg.Hooks.DropAnswer; drop == nil || !drop(leader, r) {
 				answer(r)
 			}
-		}}
+		})
 	}
-	client, err := n.peers.client(leader)
+	link, err := n.peers.Link(n.ctx, leader, answer)
 	if err != nil {
 		return nil
 	}
-	return n.dialLink(leader, client, answer)
+	return link
 }
 
 func (n *Node) leaderMoved(from string) bool {

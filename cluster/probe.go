@@ -5,23 +5,9 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
-
-// Probe implements the Peer service.
-func (s *peerServer) Probe(ctx context.Context, _ *clusterpb.ProbeRequest) (*clusterpb.ProbeResponse, error) {
-	if _, err := s.member(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.n.store.Probe(ctx); err != nil {
-		return nil, status.Error(codes.Unavailable, "the disk does not answer")
-	}
-	return &clusterpb.ProbeResponse{}, nil
-}
 
 // answering is which of these nodes have a disk that answers within wait.
 func (n *Node) answering(ctx context.Context, infos map[string]*clusterpb.ClockResponse, wait time.Duration) map[string]*clusterpb.ClockResponse {
@@ -31,7 +17,7 @@ func (n *Node) answering(ctx context.Context, infos map[string]*clusterpb.ClockR
 	var asked sync.WaitGroup
 	good := make(map[string]*clusterpb.ClockResponse)
 	for id, info := range infos {
-		client, err := n.peers.client(id)
+		client, err := n.peers.Client(id)
 		if err != nil {
 			continue
 		}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
-	"github.com/conclavekms/conclave/cluster/internal/raftscan"
 	"github.com/conclavekms/conclave/cluster/internal/raftscan/scantest"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
@@ -44,7 +43,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 			}
 		}
 	}()
-	dial := impostor{peerport.NewListener(advertised(f.advertise)), c, f}
+	dial := impostor{peerport.NewListener(f.port.Raft.Addr()), c, f}
 	var all sync.WaitGroup
 	for range 2 {
 		for name, flood := range scantest.Floods {
@@ -81,7 +80,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 func TestRequestsThatGoNoFurther(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	n, f := c.leader(), c.followers()[0]
-	dial := impostor{peerport.NewListener(advertised(f.advertise)), c, f}
+	dial := impostor{peerport.NewListener(f.port.Raft.Addr()), c, f}
 	var all sync.WaitGroup
 	for name, begin := range map[string]string{
 		"a request":  "\x00\x81\xa7Entries\x91\x81\xa4Data\xc6\x00\x0f\xff\xff" + strings.Repeat("x", 100<<10),
@@ -96,7 +95,7 @@ func TestRequestsThatGoNoFurther(t *testing.T) {
 			if _, err := io.WriteString(conn, begin); err != nil {
 				t.Error(err)
 			}
-			_ = conn.SetReadDeadline(time.Now().Add(4 * n.trans.timeout))
+			_ = conn.SetReadDeadline(time.Now().Add(4 * n.cfg.Timeouts.raftTimeout()))
 			var ne net.Error
 			if _, err := io.Copy(io.Discard, conn); errors.As(err, &ne) && ne.Timeout() {
 				t.Errorf("%s that goes no further is waited for: %v", name, err)
@@ -105,31 +104,4 @@ func TestRequestsThatGoNoFurther(t *testing.T) {
 	}
 	all.Wait()
 	mustPropose(t, n, clustertest.Record())
-}
-
-// An answer ends the connection when it is too long.
-func TestLongAnswers(t *testing.T) {
-	ours, theirs := clustertest.RaftPair(t, clustertest.NewCA(t), "n1", "n2")
-	out := &outbound{raftConn: &raftConn{Conn: ours}}
-	go func() { _, _ = theirs.Write(make([]byte, 3*raftscan.MaxAnswer)) }()
-	b := make([]byte, 1000)
-	read := 0
-	for {
-		n, err := out.Read(b)
-		if read += n; err != nil {
-			if !errors.Is(err, raftscan.ErrExcess) {
-				t.Error(err)
-			}
-			break
-		}
-		if read > raftscan.MaxAnswer {
-			t.Fatalf("%d bytes of an answer were taken", read)
-		}
-	}
-	if _, err := out.Write([]byte("the next request")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.Read(b); err != nil {
-		t.Errorf("after the next request: %v", err)
-	}
 }

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
-	"github.com/conclavekms/conclave/fsm/wire"
 )
 
 // Barrier returns once State contains everything that was committed when it was
@@ -56,23 +54,7 @@ func (n *Node) readIndex(ctx context.Context) (uint64, error) {
 	case n.cfg.NodeID:
 		return n.readIndexHere(ctx)
 	}
-	client, err := n.peers.reach(ctx, leader)
-	if err != nil {
-		return 0, err
-	}
-	if !n.powerless() { // a sealed node lets nobody in by what it is told
-		if err := n.challenge(ctx, leader, client); err != nil {
-			return 0, err
-		}
-	}
-	r, err := client.ReadIndex(ctx, &clusterpb.ReadIndexRequest{Group: wire.Group})
-	if err != nil {
-		return 0, err
-	}
-	if r.NotLeader {
-		return 0, ErrNotLeader
-	}
-	return r.Index, nil
+	return n.peers.ReadIndex(ctx, leader, n.powerless())
 }
 
 // readIndexHere is readIndex on the leader. What anybody was told is committed was
@@ -94,16 +76,4 @@ func (n *Node) readIndexHere(ctx context.Context) (uint64, error) {
 		return 0, ErrNotLeader
 	}
 	return index, nil
-}
-
-// ReadIndex implements the Peer service.
-func (s *peerServer) ReadIndex(ctx context.Context, _ *clusterpb.ReadIndexRequest) (*clusterpb.ReadIndexResponse, error) {
-	if _, err := s.member(ctx); err != nil {
-		return nil, err
-	}
-	index, err := s.n.readIndexHere(ctx)
-	if err != nil {
-		return &clusterpb.ReadIndexResponse{NotLeader: true}, nil
-	}
-	return &clusterpb.ReadIndexResponse{Index: index}, nil
 }

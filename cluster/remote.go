@@ -5,15 +5,11 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
-	"github.com/conclavekms/conclave/cluster/clusterpb"
-	"github.com/conclavekms/conclave/fsm/wire"
+	"github.com/conclavekms/conclave/cluster/internal/peers"
 )
 
 // MaxPayload bounds what ExecuteOnLeader carries, each way.
-const MaxPayload = 1 << 20
+const MaxPayload = peers.MaxPayload
 
 // SetExecutor registers what runs on the leader for ExecuteOnLeader. from is the
 // node that asks, as its certificate says.
@@ -43,25 +39,7 @@ func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, err
 		}
 		return out, err
 	}
-	client, err := n.peers.reach(ctx, leader)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoLeader, err)
-	}
-	if err := n.challenge(ctx, leader, client); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNoLeader, err)
-	}
-	r, err := client.Execute(ctx, &clusterpb.ExecuteRequest{Group: wire.Group, Payload: payload})
-	switch {
-	case err == nil && r.NotLeader:
-		return nil, ErrNoLeader
-	case err == nil:
-		return r.Payload, nil
-	case status.Code(err) == codes.FailedPrecondition:
-		return nil, fmt.Errorf("%w: %s", ErrRemote, status.Convert(err).Message())
-	case status.Code(err) == codes.PermissionDenied, status.Code(err) == codes.InvalidArgument:
-		return nil, fmt.Errorf("%w: %w", ErrNoLeader, err)
-	}
-	return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	return n.peers.Execute(ctx, leader, payload)
 }
 
 // executeHere runs the executor on this node, the leader.

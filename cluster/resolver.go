@@ -108,3 +108,13 @@ func (n *Node) voters() (ids []string) {
 	}
 	return ids
 }
+
+// appendNew appends what is not there yet.
+func appendNew(list []string, more ...string) []string {
+	for _, s := range more {
+		if s != "" && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}

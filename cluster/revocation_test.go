@@ -35,25 +35,18 @@ func TestRevokedNode(t *testing.T) {
 	}
 	open := func(n *testNode) (with int) {
 		_, with = n.port.Open(stolen.id)
-		n.peers.mu.Lock()
-		defer n.peers.mu.Unlock()
-		for pc := range n.peers.raw {
-			if pc.Node == stolen.id {
-				with++
-			}
-		}
-		return with
+		return with + n.peers.Open(stolen.id)
 	}
 	clustertest.Eventually(t, 30*time.Second, "no connection with the revoked node", func() bool { return open(honest[0])+open(honest[1]) == 0 })
 	clustertest.Eventually(t, 30*time.Second, "another leader", func() bool { return honest[0].IsLeader() || honest[1].IsLeader() })
 	for _, n := range honest {
-		if _, err := stolen.peers.connect(within(t, 10*time.Second), n.id, pki.ALPNRaft); err == nil {
+		if _, err := stolen.peers.Connect(within(t, 10*time.Second), n.id, pki.ALPNRaft); err == nil {
 			// In TLS 1.3 the client learns of a refusal later than it is done itself.
 			if open(n) != 0 {
 				t.Errorf("the revoked node reached %s", n.id)
 			}
 		}
-		if _, err := n.peers.connect(within(t, 10*time.Second), stolen.id, pki.ALPNRaft); !errors.Is(err, pki.ErrRevoked) {
+		if _, err := n.peers.Connect(within(t, 10*time.Second), stolen.id, pki.ALPNRaft); !errors.Is(err, pki.ErrRevoked) {
 			t.Errorf("%s connects to the revoked node: %v", n.id, err)
 		}
 	}

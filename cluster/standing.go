@@ -3,7 +3,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,21 +17,6 @@ func (n *Node) self() standing.Self {
 		me.Last = r.LastIndex()
 	}
 	return me
-}
-
-var errUnproven = errors.New("not known to be unsealed, while a node that is could lead")
-
-// mayLead refuses to follow or to vote for a node without proof.
-func (n *Node) mayLead(from string) error {
-	if !n.initialised() || n.standings.Proven(from, time.Now()) {
-		return nil
-	}
-	leader, _ := n.Leader()
-	if n.standings.MayLead(from, leader, n.self(), time.Now()) {
-		return nil
-	}
-	n.metrics.unproven.WithLabelValues(from).Inc()
-	return fmt.Errorf("%s is %w", from, errUnproven)
 }
 
 // watchStandings asks the other voters while this node does not lead; a leader asks

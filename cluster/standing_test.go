@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/conclavekms/conclave/cluster/internal/clustertest"
+	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -112,18 +113,6 @@ func TestSealedClusterElects(t *testing.T) {
 	c.noFaults()
 }
 
-// A node whose acknowledgement does not count is sent what is committed without it.
-func TestAlreadyCommitted(t *testing.T) {
-	r := &raft.AppendEntriesRequest{LeaderCommitIndex: 5, Entries: []*raft.Log{{Index: 4}, {Index: 5}, {Index: 6}}}
-	if got, others := alreadyCommitted(r); len(got) != 2 || !others {
-		t.Errorf("%d entries, others %v", len(got), others)
-	}
-	r.LeaderCommitIndex = 6
-	if got, others := alreadyCommitted(r); len(got) != 3 || others {
-		t.Errorf("%d entries, others %v", len(got), others)
-	}
-}
-
 // A request is refused, and its sender named, when it is in another node's name.
 func TestRequestsAreTheSenders(t *testing.T) {
 	c := startCluster(t, 3, nil)
@@ -131,21 +120,6 @@ func TestRequestsAreTheSenders(t *testing.T) {
 	other := c.followers()[1]
 	header := func(id, addr string) raft.RPCHeader {
 		return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(id), Addr: []byte(addr)}
-	}
-	for name, tt := range map[string]struct {
-		h  raft.RPCHeader
-		ok bool
-	}{
-		"its own":                 {header(other.id, other.advertise), true},
-		"its own, at a new place": {header(other.id, "127.0.0.1:1"), true},
-		"the leader's":            {header(l.id, l.advertise), false},
-		"its id, its address":     {header(other.id, l.advertise), false},
-		"nobody's":                {header("", other.advertise), false},
-		"nowhere":                 {header(other.id, ""), false},
-	} {
-		if err := f.checkSender(other.id, tt.h); (err == nil) != tt.ok {
-			t.Errorf("%s: %v", name, err)
-		}
 	}
 	resp := &raft.AppendEntriesResponse{}
 	err := other.trans.AppendEntries(raft.ServerID(f.id), raft.ServerAddress(f.advertise),
@@ -170,13 +144,25 @@ func TestLogIsKept(t *testing.T) {
 	mustPropose(t, f, clustertest.Record())
 	c.converged()
 	applied := f.State().Index()
-	log := keptLog{f.store.ForRaft(), f.Node}
+	log := f.trans.KeepLog(f.store.ForRaft())
 	last, err := log.LastIndex()
 	if err != nil {
 		t.Fatal(err)
 	}
 	clustertest.Eventually(t, 20*time.Second, "the leader is known to be unsealed", func() bool { return f.standings.Proven(l.id, time.Now()) })
-	if err := f.mayTruncate(log, last+1, last); err != nil {
+	// tail is a log with one entry of that type, which is not known to be committed.
+	entry, err := wire.EncodeEntry(&fsmpb.Entry{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tail := func(entryType raft.LogType) raft.LogStore {
+		store := raft.NewInmemStore()
+		if err := store.StoreLog(&raft.Log{Index: last + 1, Type: entryType, Data: entry}); err != nil {
+			t.Fatal(err)
+		}
+		return f.trans.KeepLog(store)
+	}
+	if err := tail(raft.LogCommand).DeleteRange(last+1, last+1); err != nil {
 		t.Errorf("what nobody committed: %v", err)
 	}
 	l.authority.sealed.Store(true)
@@ -188,82 +174,21 @@ func TestLogIsKept(t *testing.T) {
 	if last, err = log.LastIndex(); err != nil {
 		t.Fatal(err)
 	}
-	if err := log.DeleteRange(applied, last); !errors.Is(err, errTruncate) {
+	if err := log.DeleteRange(applied, last); !errors.Is(err, rafttransport.ErrTruncate) {
 		t.Errorf("what is committed: %v", err)
 	}
 	if !f.cutOffs.Has(standing.Sender{Node: l.id}, time.Now()) {
 		t.Error("the leader is not cut off")
 	}
-	// A command that is not known to be committed, and a barrier.
-	entry, err := wire.EncodeEntry(&fsmpb.Entry{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tail := raft.NewInmemStore()
-	if err := tail.StoreLogs([]*raft.Log{{Index: last + 1, Type: raft.LogBarrier}, {Index: last + 2, Type: raft.LogCommand, Data: entry}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.mayTruncate(tail, last+1, last+1); err != nil {
+	if err := tail(raft.LogBarrier).DeleteRange(last+1, last+1); err != nil {
 		t.Errorf("a barrier: %v", err)
 	}
-	if err := f.mayTruncate(tail, last+1, last+2); !errors.Is(err, errTruncate) {
+	if err := tail(raft.LogCommand).DeleteRange(last+1, last+1); !errors.Is(err, rafttransport.ErrTruncate) {
 		t.Errorf("a command under a leader without proof: %v", err)
 	}
 	if n, err := log.LastIndex(); err != nil || n < last {
 		t.Errorf("the log ends at %d, %v", n, err)
 	}
-}
-
-// Heartbeats that change a node's term or role are Raft's own goroutine's business:
-// taken beside it, a leader that was paused stores entries in its successor's term.
-func TestHeartbeatsThatChangeSomething(t *testing.T) {
-	c := startCluster(t, 3, nil)
-	l, f := c.leader(), c.followers()[0]
-	beat := func(n *testNode, term uint64) bool {
-		return door{n.Node}.routine(&raft.AppendEntriesRequest{Term: term})
-	}
-	if term := f.term(); !beat(f, term) && f.term() == term {
-		t.Error("a follower's heartbeat of the present term waits")
-	}
-	if beat(f, f.term()+1) || beat(l, l.term()) || beat(l, l.term()+1) {
-		t.Error("a heartbeat that changes something is taken beside Raft")
-	}
-	if (door{f.Node}).routine(&raft.RequestVoteRequest{Term: f.term()}) {
-		t.Error("a vote is taken beside Raft")
-	}
-}
-
-// A node without proof makes an unsealed one step down at most once in a while.
-func TestTermsOfOthers(t *testing.T) {
-	c := startCluster(t, 3, nil)
-	l, f := c.leader(), c.followers()[0]
-	d := door{l.Node}
-	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return d.believed(f.id) })
-	if err := errors.Join(d.term(f.id, 5, 6), d.term(f.id, 5, 6), d.term("unknown", 5, 5)); err != nil {
-		t.Error(err)
-	}
-	if err := d.term(f.id, 5, 5+maxTermStep+1); !errors.Is(err, errTerm) {
-		t.Errorf("far ahead: %v", err)
-	}
-	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(f.id), Addr: []byte(f.advertise)}
-	if err := d.request(f.id, true, &raft.RequestVoteRequest{RPCHeader: header, Term: l.term() + 1}); err != nil {
-		t.Errorf("a request in the next term: %v", err)
-	}
-	if err := d.request(f.id, true, &raft.RequestVoteRequest{RPCHeader: header, Term: math.MaxUint64}); !errors.Is(err, errTerm) {
-		t.Errorf("a request at the end of the terms: %v", err)
-	}
-	f.seal()
-	clustertest.Eventually(t, 20*time.Second, "the follower is not known to be unsealed", func() bool { return !d.believed(f.id) })
-	if err := d.term(f.id, 5, 6); err != nil {
-		t.Errorf("the first time: %v", err)
-	}
-	if err := d.term(f.id, 6, 7); !errors.Is(err, errTerm) {
-		t.Errorf("the second time: %v", err)
-	}
-	if _, err := l.trans.AppendEntriesPipeline(raft.ServerID(f.id), raft.ServerAddress(f.advertise)); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
-		t.Errorf("a pipeline to it: %v", err)
-	}
-	mustPropose(t, l, clustertest.Record())
 }
 
 // Nodes compare their states. One that differs is named by the others, and takes

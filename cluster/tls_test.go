@@ -234,7 +234,7 @@ func closed(t *testing.T, addr string, conf *tls.Config) bool {
 func TestPeerServiceRefusesForeignBatches(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
-	client, err := f.peers.client(l.id)
+	client, err := f.peers.Client(l.id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,44 +279,4 @@ func TestPeerServiceRefusesForeignBatches(t *testing.T) {
 		t.Errorf("index %d, was %d: something entered the log", got, before)
 	}
 	c.noFaults()
-}
-
-// TestDialWantsThatNode reaches another node than the one that was called.
-func TestDialWantsThatNode(t *testing.T) {
-	c := startCluster(t, 3, nil)
-	n := c.nodes["n1"]
-	ctx := within(t, 5*time.Second)
-	for _, alpn := range []string{pki.ALPNRaft, pki.ALPNPeer} {
-		if conn, err := n.peers.connectTo(ctx, "n2", c.peers["n3"], alpn); err == nil {
-			conn.Close()
-			t.Errorf("%s: n3 was taken for n2", alpn)
-		}
-		conn, err := n.peers.connectTo(ctx, "n2", c.peers["n2"], alpn)
-		if err != nil {
-			t.Errorf("%s: %v", alpn, err)
-			continue
-		}
-		conn.Close()
-	}
-	// A server of a foreign CA, or an operator's.
-	foreign := clustertest.Identity(t, clustertest.NewCA(t), "n2")
-	ln, err := tls.Listen("tcp", "127.0.0.1:0", foreign.Server(func(string, string) error { return nil }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conn.(*tls.Conn).Handshake()
-			conn.Close()
-		}
-	}()
-	if conn, err := n.peers.connectTo(ctx, "n2", ln.Addr().String(), pki.ALPNPeer); err == nil {
-		conn.Close()
-		t.Error("a foreign CA's n2 was taken for n2")
-	}
 }

@@ -19,7 +19,7 @@ var imports = []struct {
 	pkg     string
 	allowed []string
 }{
-	{"cmd/conclave/node", []string{"cluster/...", "transport/...", "keyengine", "keyengine/kmsapi", "fsm/...", "auditlog"}},
+	{"cmd/conclave/node", []string{"cluster/...", "transport/...", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "fsm/...", "auditlog"}},
 	{"cmd/conclave/internal/files", nil},
 	{"cmd/conclave/internal/certs", []string{"cmd/conclave/internal/files", "cluster/pki"}},
 	{"cmd/conclave/internal/cli", []string{
@@ -28,7 +28,7 @@ var imports = []struct {
 	{"cmd/conclave/internal/health", nil},
 	{"cmd/conclave/internal/localcluster", []string{
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/health",
-		"cmd/conclave/node", "cluster/pki", "keyengine", "keyengine/kmsapi", "transport/client", "transport/kmspb",
+		"cmd/conclave/node", "cluster/pki", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "transport/client", "transport/kmspb",
 	}},
 	{"cmd/conclave/internal/bench", []string{
 		"cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/localcluster",
@@ -41,14 +41,14 @@ var imports = []struct {
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "transport/client", "transport/kmspb",
 	}},
 	{"cmd/conclave", []string{
-		"cmd/conclave/node", "cluster", "cluster/diskspace", "cluster/pki", "transport/client", "transport/kmspb", "keyengine", "keyengine/kmsapi", "auditlog/verify",
+		"cmd/conclave/node", "cluster", "cluster/diskspace", "cluster/pki", "transport/client", "transport/kmspb", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "auditlog/verify",
 	}},
 	{"transport/sigv4", nil},
 	{"transport/client", []string{"transport/kmspb"}},
 	{"transport/kmspb", nil},
 	// One budget for all listeners: those for clients and those for nodes take from it.
 	{"transport/admission", nil},
-	{"transport", []string{"transport/...", "keyengine", "keyengine/kmsapi", "fsm"}},
+	{"transport", []string{"transport/...", "keyengine", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "fsm"}},
 	{"keyengine/kmsapi", nil},
 	{"keyengine/internal/xks", []string{"transport/sigv4"}},
 	{"keyengine/internal/forward", []string{"keyengine/internal/forwardpb", "keyengine/kmsapi"}},
@@ -56,8 +56,35 @@ var imports = []struct {
 	// What the keys are of, and what seals and opens: no request, and nobody's authority.
 	{"keyengine/accesskey", []string{"fsm"}},
 	{"keyengine/internal/vault", []string{"keyengine/internal/keymat", "keyengine/kmsapi", "fsm", "fsm/fsmpb", "auditlog", "policy"}},
+	// From below: records, callers, one evaluation, the operations. None knows the engine.
+	{"keyengine/internal/record", []string{"keyengine/accesskey", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "policy"}},
+	{"keyengine/iam", []string{
+		"keyengine/accesskey", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/record", "keyengine/internal/vault",
+		"fsm", "fsm/fsmpb", "auditlog/auditpb", "policy", "transport/sigv4",
+	}},
+	{"keyengine/ceremony", []string{
+		"keyengine/iam", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keymat", "keyengine/internal/record", "keyengine/internal/request",
+		"keyengine/internal/shamir", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+	}},
+	{"keyengine/internal/keystore", []string{"keyengine/kmsapi", "keyengine/internal/hsm", "keyengine/internal/keymat", "keyengine/internal/xks", "fsm/fsmpb", "transport/sigv4"}},
+	{"keyengine/internal/request", []string{
+		"keyengine/iam", "keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/keystore", "keyengine/internal/record", "keyengine/internal/vault",
+		"fsm", "fsm/fsmpb", "auditlog", "auditlog/auditpb", "policy",
+	}},
+	{"keyengine/internal/cryptops", []string{
+		"keyengine/kmsapi", "keyengine/internal/attest", "keyengine/internal/auditfield", "keyengine/internal/cms", "keyengine/internal/keymat",
+		"keyengine/internal/keystore", "keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "fsm", "fsm/fsmpb", "auditlog/auditpb",
+	}},
+	{"keyengine/internal/ops", []string{
+		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/cryptops", "keyengine/internal/keymat", "keyengine/internal/keystore", "keyengine/internal/keywrap",
+		"keyengine/internal/primitive", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault", "fsm", "fsm/fsmpb", "auditlog/auditpb", "policy",
+	}},
+	{"keyengine/internal/schedule", []string{
+		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/ops", "keyengine/internal/record", "keyengine/internal/request",
+		"fsm", "fsm/fsmpb", "auditlog/auditpb",
+	}},
 	{"keyengine/internal", nil},
-	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "transport/sigv4", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
+	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
 	{"cluster/diskspace", nil},
 	{"cluster/pki", []string{"cluster/internal/durable", "transport/admission"}},
 	{"cluster/gossip", []string{"transport/admission"}},
@@ -68,6 +95,13 @@ var imports = []struct {
 	{"cluster/internal/peerproof", []string{"cluster/internal/peerport", "fsm/..."}},
 	{"cluster/internal/raftlogger", nil},
 	{"cluster/internal/raftscan", []string{"cluster/internal/standing", "fsm/wire"}},
+	{"cluster/internal/peers", []string{
+		"cluster/internal/commit", "cluster/internal/peerport", "cluster/internal/peerproof", "cluster/internal/standing",
+		"cluster/clusterpb", "cluster/pki", "fsm/...", "auditlog",
+	}},
+	{"cluster/internal/rafttransport", []string{
+		"cluster/internal/peerport", "cluster/internal/peerproof", "cluster/internal/raftlogger", "cluster/internal/raftscan", "cluster/internal/standing", "fsm/fsmpb",
+	}},
 	{"cluster/internal/standing", []string{"cluster/clusterpb"}},
 	{"cluster/internal/bootstrap", []string{"cluster/internal/peerproof", "cluster/internal/commit", "cluster/internal/raftlog", "cluster/clusterpb", "fsm/..."}},
 	{"cluster/internal/durable", nil},
@@ -87,7 +121,7 @@ var imports = []struct {
 var importers = map[string][]string{
 	// The AWS face reads signatures, the engine has the secrets that check them, the client
 	// of external key stores and the benchmark sign, and transport has the answers to errors.
-	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine", "keyengine/internal/xks", "transport", "transport/awsapi"},
+	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi"},
 }
 
 // generatedMayImport adds what one .proto needs of another's.

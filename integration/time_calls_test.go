@@ -18,12 +18,13 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // ask has a node carry out an operation for the account's root user.
 func ask[Out any](w *world, n *worldNode, name string, in any) (*Out, error) {
-	c := &keyengine.Caller{Identity: w.root, Region: harness.Region, SourceIP: "192.0.2.1", UserAgent: "test", Transport: "grpc"}
+	c := &iam.Caller{Identity: w.root, Region: harness.Region, SourceIP: "192.0.2.1", UserAgent: "test", Transport: "grpc"}
 	_, _ = rand.Read(c.RequestID[:])
 	ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 	defer cancel()
@@ -68,7 +69,7 @@ func (w *world) records(n *worldNode, arn string) (list []logged) {
 	w.t.Helper()
 	var reader *keyengine.AuditReader
 	w.poll("reading the audit log", func() bool {
-		c := &keyengine.Caller{Identity: w.root, Transport: "grpc"}
+		c := &iam.Caller{Identity: w.root, Transport: "grpc"}
 		_, _ = rand.Read(c.RequestID[:])
 		var err error
 		reader, err = n.engine().ReadAudit(w.t.Context(), c, 0)

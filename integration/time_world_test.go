@@ -24,6 +24,8 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -50,7 +52,7 @@ type world struct {
 	ca    *pki.CA
 	dir   string
 	nodes []*worldNode
-	root  keyengine.Identity
+	root  iam.Identity
 	share string
 	leapt atomic.Int64
 	// misled says that a majority of clocks was made wrong: true time counts for
@@ -320,19 +322,19 @@ func (w *world) end() {
 	}
 }
 
-var timeOperator = keyengine.Operator{Name: "conclave://operator/test"}
+var timeOperator = ceremony.Operator{Name: "conclave://operator/test"}
 
 func (w *world) found() {
 	w.t.Helper()
 	ctx := w.t.Context()
 	w.leader()
-	var res *keyengine.InitResult
+	var res *ceremony.InitResult
 	var err error
 	w.poll("every node's joining", func() bool {
-		res, err = w.nodes[0].engine().Init(ctx, timeOperator, keyengine.InitParams{
+		res, err = w.nodes[0].engine().Init(ctx, timeOperator, ceremony.InitParams{
 			Shares: 1, Threshold: 1, Account: timeAccount, Region: harness.Region, RootCertificate: timeRoot,
 		})
-		return !errors.Is(err, keyengine.ErrNotReady)
+		return !errors.Is(err, ceremony.ErrNotReady)
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -8,7 +8,10 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -95,16 +98,16 @@ func cryptoRows(r *room, peer []byte) []cryptoRow {
 			return &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &id, DestinationEncryptionAlgorithm: &alg}
 		}, "RSAES_OAEP_SHA_256", unknown},
 		{"GenerateDataKey", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}
+			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")}
 		}, "the default", noDataKey},
 		{"GenerateDataKeyWithoutPlaintext", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_256")}
+			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_256")}
 		}, "the default", noDataKey},
 		{"GenerateDataKeyPair", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}
 		}, "the default", noDataKey},
 		{"GenerateDataKeyPairWithoutPlaintext", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
-			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}
 		}, "the default", noDataKey},
 		{"Sign", "", kmsapi.UsageSign, "ECC_NIST_P256", func(id, alg string) any {
 			return &kmsapi.SignInput{KeyId: &id, Message: some, SigningAlgorithm: &alg}
@@ -122,10 +125,10 @@ func cryptoRows(r *room, peer []byte) []cryptoRow {
 			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, PublicKey: peer, KeyAgreementAlgorithm: &alg}
 		}, "", ""},
 		{"Encapsulate", "", kmsapi.UsageEncapsulate, "ML_KEM_768", func(id, _ string) any {
-			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr("ML_KEM")}
+			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new("ML_KEM")}
 		}, "", ""},
 		{"Decapsulate", "", kmsapi.UsageEncapsulate, "ML_KEM_768", func(id, _ string) any {
-			return &kmsapi.DecapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr("ML_KEM"), SharedSecretCiphertextBlob: make([]byte, 1088)}
+			return &kmsapi.DecapsulateInput{KeyId: &id, EncapsulationAlgorithm: new("ML_KEM"), SharedSecretCiphertextBlob: make([]byte, 1088)}
 		}, "", ""},
 	}
 }
@@ -146,15 +149,15 @@ func TestOrderOfChecks(t *testing.T) {
 	for _, row := range rows {
 		covered[row.op] = true
 		for _, state := range keyStateColumns {
-			if originOfState(state) == kmsapi.OriginImported && importable(row.spec) != nil {
+			if originOfState(state) == kmsapi.OriginImported && ops.Importable(row.spec) != nil {
 				continue
 			}
-			t.Run(strings.Join([]string{row.op, row.side, keyStates[state]}, " "), func(t *testing.T) {
+			t.Run(strings.Join([]string{row.op, row.side, ops.KeyStates[state]}, " "), func(t *testing.T) {
 				r.t = t
 				do := func(id string) error {
 					algorithm := row.algorithm
 					if algorithm == "" {
-						algorithm = algorithmECDH
+						algorithm = cryptops.AlgorithmECDH
 					}
 					_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), row.in(id, algorithm))
 					return err
@@ -184,7 +187,7 @@ func TestOrderOfChecks(t *testing.T) {
 			})
 		}
 	}
-	for _, op := range slices.Sorted(maps.Keys(useNumber)) {
+	for _, op := range slices.Sorted(maps.Keys(request.UseNumber)) {
 		if !covered[op] {
 			t.Errorf("%s uses a key and was not asked for", op)
 		}
@@ -195,11 +198,11 @@ func TestOrderOfChecks(t *testing.T) {
 // switches off what is off.
 func TestRotationStatusOfEachKind(t *testing.T) {
 	r := newRoom(t)
-	for _, spec := range slices.Sorted(maps.Keys(usagesOf)) {
+	for _, spec := range slices.Sorted(maps.Keys(ops.UsagesOf)) {
 		if spec == kmsapi.SpecSM2 || spec == "RSA_3072" || spec == "RSA_4096" { // slow to make, and as RSA_2048
 			continue
 		}
-		for _, usage := range usagesOf[spec] {
+		for _, usage := range ops.UsagesOf[spec] {
 			for _, origin := range []string{kmsapi.OriginKMS, kmsapi.OriginImported} {
 				if origin == kmsapi.OriginImported && strings.HasPrefix(spec, "ML_") {
 					continue
@@ -215,11 +218,11 @@ func TestRotationStatusOfEachKind(t *testing.T) {
 						}
 						k := in(state)
 						if s := r.status(k.id); *s.KeyRotationEnabled || *s.KeyId != k.arn || s.RotationPeriodInDays != nil || s.NextRotationDate != nil {
-							t.Errorf("%s: the status is %+v", keyStates[state], s)
+							t.Errorf("%s: the status is %+v", ops.KeyStates[state], s)
 						}
 					}
 					off := func(k *stateKey) error {
-						_, err := call[none](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &k.id})
+						_, err := call[request.None](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &k.id})
 						return err
 					}
 					k := in(fsmpb.KeyState_KEY_STATE_ENABLED)

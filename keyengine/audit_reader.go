@@ -9,7 +9,10 @@ import (
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -30,7 +33,7 @@ type AuditReader struct {
 	Follow bool
 
 	e       *Engine
-	caller  *Caller
+	caller  *iam.Caller
 	next    uint64
 	entries []auditlog.Entry
 }
@@ -38,8 +41,8 @@ type AuditReader struct {
 // ReadAudit opens the audit log at a record, for the account's root user only.
 // That it was opened is itself in the log before the reader is given. Errors:
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) ReadAudit(ctx context.Context, c *Caller, from uint64) (*AuditReader, error) {
-	ask := event{readOnly: true, parameters: []*auditpb.Field{auditfield.Text("from", strconv.FormatUint(from, 10))}}
+func (e *Engine) ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*AuditReader, error) {
+	ask := record.Event{ReadOnly: true, Parameters: []*auditpb.Field{auditfield.Text("from", strconv.FormatUint(from, 10))}}
 	if err := e.byRoot(ctx, c, "ReadAudit", "read the audit log", ask, nil); err != nil {
 		return nil, err
 	}
@@ -91,8 +94,8 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now := &eval{ctx: ctx, engine: r.e, state: r.e.replica.State(), caller: r.caller}
-	if err := now.admitOn(o); err != nil {
+	now := &request.Evaluation{Ctx: ctx, Services: r.e.services, State: r.e.replica.State(), Caller: r.caller}
+	if err := request.AdmitOn(now, o); err != nil {
 		return err
 	}
 	changed := r.e.cfg.Audit.Changed() // before looking, so as to miss nothing

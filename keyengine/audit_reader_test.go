@@ -12,17 +12,20 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	auditverify "github.com/conclavekms/conclave/auditlog/verify"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func rootCaller(t testing.TB, e *Engine, res *InitResult) *Caller {
+func rootCaller(t testing.TB, e *Engine, res *ceremony.InitResult) *iam.Caller {
 	t.Helper()
 	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Caller{Identity: id, RequestID: randomID(), SourceIP: "192.0.2.1", UserAgent: "test", Transport: "grpc"}
+	return &iam.Caller{Identity: id, RequestID: randomID(), SourceIP: "192.0.2.1", UserAgent: "test", Transport: "grpc"}
 }
 
 func TestReadAudit(t *testing.T) {
@@ -70,8 +73,8 @@ func TestReadAuditIsTheAccountsOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		before := c.audit.Size()
-		_, err = e.ReadAudit(t.Context(), &Caller{Identity: id}, 0)
-		if code, _ := outcome(err); code != string(kmsapi.ErrAccessDenied.Code) {
+		_, err = e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0)
+		if code, _ := record.Outcome(err); code != string(kmsapi.ErrAccessDenied.Code) {
 			t.Errorf("%s: %v", uri, err)
 		}
 		recs := records(t, c, e)
@@ -115,7 +118,7 @@ func TestReadAuditFollows(t *testing.T) {
 		t.Errorf("index %d, want %d: %v", a.index, want, a.err)
 	}
 	c.edit(res.AccessKeyID, deactivate)
-	if a := <-next(); !errors.Is(a.err, errUnrecognized) {
+	if a := <-next(); !errors.Is(a.err, iam.ErrUnrecognized) {
 		t.Errorf("after its credential was withdrawn: %+v", a)
 	}
 }
@@ -202,12 +205,12 @@ func TestReadAuditUnderConflict(t *testing.T) {
 	n := 0
 	// Somebody else rewrites the same credential between decision and commit.
 	c.replica("a").before = func(r *fsmpb.Record) {
-		if n++; n < maxTries {
+		if n++; n < record.MaxTries {
 			cred, _ := c.state().Credential(testAccountNumber, res.AccessKeyID)
 			c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
 		}
 	}
-	if _, err := e.ReadAudit(t.Context(), caller, 0); err != nil || n != maxTries {
+	if _, err := e.ReadAudit(t.Context(), caller, 0); err != nil || n != record.MaxTries {
 		t.Errorf("after %d tries: %v", n, err)
 	}
 	n = -100

@@ -21,6 +21,10 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -32,11 +36,11 @@ func testMAC(key []byte, msg string) []byte {
 }
 
 // signed is a proof as a client makes it.
-func signed(res *InitResult, date, stringToSign string) sigv4.Proof {
+func signed(res *ceremony.InitResult, date, stringToSign string) sigv4.Proof {
 	return signedFor(res, date, "eu-west-1", stringToSign)
 }
 
-func signedFor(res *InitResult, date, region, stringToSign string) sigv4.Proof {
+func signedFor(res *ceremony.InitResult, date, region, stringToSign string) sigv4.Proof {
 	key := make([]byte, sigv4.KeySize)
 	sigv4.Derive(key, []byte(res.SecretAccessKey), date, region, "kms")
 	return sigv4.Proof{
@@ -48,8 +52,8 @@ func signedFor(res *InitResult, date, region, stringToSign string) sigv4.Proof {
 var proofCount atomic.Int64
 
 // proofOf is a session proof as a client makes it.
-func proofOf(res *InitResult, now time.Time) SessionProof {
-	p := SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: fmt.Appendf(nil, "%016d", proofCount.Add(1)), SourceIP: "192.0.2.9"}
+func proofOf(res *ceremony.InitResult, now time.Time) iam.SessionProof {
+	p := iam.SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: fmt.Appendf(nil, "%016d", proofCount.Add(1)), SourceIP: "192.0.2.9"}
 	p.MAC = testMAC(testMAC([]byte("CONCLAVE1"+res.SecretAccessKey), "session"),
 		fmt.Sprintf("conclave session v2\n%s\n%d\n%s\n", p.AccessKeyID, p.Time, hex.EncodeToString(p.Nonce)))
 	return p
@@ -92,7 +96,7 @@ func TestAuthenticateSigV4(t *testing.T) {
 		p := good
 		p.Signature = bytes.Clone(good.Signature)
 		p.Signature[i/8] ^= 1 << (i % 8)
-		if _, err := e.AuthenticateSigV4(t.Context(), p); err != errSignature {
+		if _, err := e.AuthenticateSigV4(t.Context(), p); err != iam.ErrSignature {
 			t.Fatalf("flipped bit %d: %v", i, err)
 		}
 	}
@@ -110,12 +114,12 @@ func TestAuthenticateSigV4(t *testing.T) {
 	} {
 		p := good
 		edit(&p)
-		if _, err := e.AuthenticateSigV4(t.Context(), p); err != errSignature || !errors.Is(err, kmsapi.ErrInvalidSignature) {
+		if _, err := e.AuthenticateSigV4(t.Context(), p); err != iam.ErrSignature || !errors.Is(err, kmsapi.ErrInvalidSignature) {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
 	c.edit(res.AccessKeyID, deactivate)
-	if _, err := e.AuthenticateSigV4(t.Context(), good); err != errUnrecognized || !errors.Is(err, kmsapi.ErrUnrecognizedClient) {
+	if _, err := e.AuthenticateSigV4(t.Context(), good); err != iam.ErrUnrecognized || !errors.Is(err, kmsapi.ErrUnrecognizedClient) {
 		t.Errorf("inactive key: %v", err)
 	}
 }
@@ -148,7 +152,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		}
 		before, start := r.asked(), time.Now()
 		for i := range 120 {
-			if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != errUnrecognized {
+			if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != iam.ErrUnrecognized {
 				t.Fatal(err)
 			}
 		}
@@ -159,7 +163,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range 500 {
 			wg.Go(func() {
-				if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != errUnrecognized {
+				if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != iam.ErrUnrecognized {
 					t.Error(err)
 				}
 			})
@@ -187,7 +191,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 			if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
 				t.Errorf("a new key among strangers: %v", err)
 			}
-			if d := time.Since(began); d > 3*time.Second/freshRate {
+			if d := time.Since(began); d > 3*time.Second/iam.FreshRate {
 				t.Errorf("a new key waited %v", d)
 			}
 			r.thaw()
@@ -205,7 +209,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		p := stranger(0)
 		for _, id := range []string{accesskey.ID(accesskey.LongTerm, testAccountNumber+1, [accesskey.Noise]byte{}), "AKIA" + strings.Repeat("A", 16), "", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
 			p.AccessKeyID = id
-			if _, err := e.AuthenticateSigV4(t.Context(), p); err != errUnrecognized {
+			if _, err := e.AuthenticateSigV4(t.Context(), p); err != iam.ErrUnrecognized {
 				t.Errorf("%.30q: %v", id, err)
 			}
 		}
@@ -215,7 +219,7 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := e.freshState(t.Context()); err == nil {
+		if s, err := e.FreshState(t.Context()); err == nil {
 			t.Errorf("a closed engine has state %v", s.Index())
 		}
 	})
@@ -248,7 +252,7 @@ func TestRevokedCredentialOnANodeThatIsBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != nil {
+	if _, err := b.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
 		t.Errorf("before: %v", err)
 	}
 	c.replica("b").freeze()
@@ -258,13 +262,13 @@ func TestRevokedCredentialOnANodeThatIsBehind(t *testing.T) {
 	if _, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
 		t.Errorf("on the state of before: %v", err)
 	}
-	if _, err := b.ReadAudit(t.Context(), &Caller{Identity: id}, 0); !errors.Is(err, errUnrecognized) {
+	if _, err := b.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); !errors.Is(err, iam.ErrUnrecognized) {
 		t.Errorf("after: %v", err)
 	}
 	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
 	c.replica("b").freeze()
 	c.edit(res.AccessKeyID, deactivate)
-	if _, _, err := b.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, errUnrecognized) {
+	if _, _, err := b.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, iam.ErrUnrecognized) {
 		t.Errorf("session: %v", err)
 	}
 }
@@ -311,7 +315,7 @@ func TestSession(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := c.clock.Now().Add(SessionLife).Unix(); expires.Unix() != want || c.audit.Size() != size+1 {
+	if want := c.clock.Now().Add(iam.SessionLife).Unix(); expires.Unix() != want || c.audit.Size() != size+1 {
 		t.Errorf("expires %v, %d records", expires, c.audit.Size()-size)
 	}
 	if got := records(t, c, a); got[len(got)-1].EventName != "CreateSession" || got[len(got)-1].Identity.AccessKeyId != res.AccessKeyID {
@@ -319,21 +323,21 @@ func TestSession(t *testing.T) {
 	}
 	for _, e := range []*Engine{b, a, a} {
 		id, err := e.AuthenticateSession(t.Context(), token)
-		if err != nil || id.Principal().ARN != res.RootARN || id.session == "" {
+		if err != nil || id.Principal().ARN != res.RootARN || id.Session() == "" {
 			t.Fatalf("identity %v, %v", id, err)
 		}
-		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != nil {
+		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
 			t.Errorf("a request in the session: %v", err)
 		}
 	}
-	c.advance(SessionLife - time.Second)
+	c.advance(iam.SessionLife - time.Second)
 	if _, err := b.AuthenticateSession(t.Context(), token); err != nil {
 		t.Errorf("just before it expires: %v", err)
 	}
 	c.advance(time.Second)
 	for _, e := range []*Engine{a, b} {
 		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, kmsapi.ErrExpiredToken) {
-			if code, _ := outcome(err); code != string(kmsapi.ErrExpiredToken.Code) {
+			if code, _ := record.Outcome(err); code != string(kmsapi.ErrExpiredToken.Code) {
 				t.Errorf("after: %v", err)
 			}
 		}
@@ -361,10 +365,10 @@ func TestSessionEndsWithItsCredential(t *testing.T) {
 		cred := c.credential(res.AccessKeyID)
 		edit(cred)
 		undo := c.tamper(cred)
-		if _, err := e.AuthenticateSession(t.Context(), token); err != errUnrecognized {
+		if _, err := e.AuthenticateSession(t.Context(), token); err != iam.ErrUnrecognized {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != errUnrecognized {
+		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != iam.ErrUnrecognized {
 			t.Errorf("%s, a request of before: %v", name, err)
 		}
 		undo()
@@ -387,7 +391,7 @@ func TestForgedTokens(t *testing.T) {
 	}
 	refused := func(what, token string) {
 		t.Helper()
-		if _, err := e.AuthenticateSession(t.Context(), token); err != errUnrecognized {
+		if _, err := e.AuthenticateSession(t.Context(), token); err != iam.ErrUnrecognized {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -455,40 +459,40 @@ func FuzzVerifyToken(f *testing.F) {
 func TestSessionProofs(t *testing.T) {
 	c, e, res := openCluster(t)
 	now := c.clock.Now()
-	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(SessionSkew))); err != nil {
+	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(iam.SessionSkew))); err != nil {
 		t.Errorf("five minutes ahead: %v", err)
 	}
-	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(-SessionSkew))); err != nil {
+	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(-iam.SessionSkew))); err != nil {
 		t.Errorf("five minutes behind: %v", err)
 	}
-	for name, p := range map[string]SessionProof{
-		"ahead":  proofOf(res, now.Add(SessionSkew+time.Second)),
-		"behind": proofOf(res, now.Add(-SessionSkew-time.Second)),
+	for name, p := range map[string]iam.SessionProof{
+		"ahead":  proofOf(res, now.Add(iam.SessionSkew+time.Second)),
+		"behind": proofOf(res, now.Add(-iam.SessionSkew-time.Second)),
 		"far":    {AccessKeyID: res.AccessKeyID, Time: -1 << 63, Nonce: make([]byte, 16), MAC: make([]byte, 32)},
 	} {
 		if _, _, err := e.OpenSession(t.Context(), p); err == nil || !strings.Contains(err.Error(), "time of the proof") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, edit := range map[string]func(*SessionProof){
-		"mac":         func(p *SessionProof) { p.MAC[0] ^= 1 },
-		"short mac":   func(p *SessionProof) { p.MAC = p.MAC[:16] },
-		"no mac":      func(p *SessionProof) { p.MAC = nil },
-		"nonce":       func(p *SessionProof) { p.Nonce = bytes.Repeat([]byte{8}, 16) },
-		"short nonce": func(p *SessionProof) { p.Nonce = p.Nonce[:15] },
-		"long nonce":  func(p *SessionProof) { p.Nonce = make([]byte, 65) },
-		"time":        func(p *SessionProof) { p.Time++ },
-		"channel":     func(p *SessionProof) { p.Channel = []byte{1} },
+	for name, edit := range map[string]func(*iam.SessionProof){
+		"mac":         func(p *iam.SessionProof) { p.MAC[0] ^= 1 },
+		"short mac":   func(p *iam.SessionProof) { p.MAC = p.MAC[:16] },
+		"no mac":      func(p *iam.SessionProof) { p.MAC = nil },
+		"nonce":       func(p *iam.SessionProof) { p.Nonce = bytes.Repeat([]byte{8}, 16) },
+		"short nonce": func(p *iam.SessionProof) { p.Nonce = p.Nonce[:15] },
+		"long nonce":  func(p *iam.SessionProof) { p.Nonce = make([]byte, 65) },
+		"time":        func(p *iam.SessionProof) { p.Time++ },
+		"channel":     func(p *iam.SessionProof) { p.Channel = []byte{1} },
 	} {
 		p := proofOf(res, now)
 		edit(&p)
-		if _, _, err := e.OpenSession(t.Context(), p); err != errSignature {
+		if _, _, err := e.OpenSession(t.Context(), p); err != iam.ErrSignature {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
 	p := proofOf(res, now)
 	p.AccessKeyID = accesskey.ID(accesskey.LongTerm, testAccountNumber, [accesskey.Noise]byte{})
-	if _, _, err := e.OpenSession(t.Context(), p); err != errUnrecognized {
+	if _, _, err := e.OpenSession(t.Context(), p); err != iam.ErrUnrecognized {
 		t.Errorf("unknown key: %v", err)
 	}
 	// The credential is written anew, the same, between proof and record.
@@ -502,7 +506,7 @@ func TestSessionProofs(t *testing.T) {
 		t.Errorf("token after a conflict: %v", err)
 	}
 	c.replica("a").late = true
-	if token, _, err := e.OpenSession(t.Context(), proofOf(res, now)); err != errHeldUp || token != "" {
+	if token, _, err := e.OpenSession(t.Context(), proofOf(res, now)); err != record.ErrHeldUp || token != "" {
 		t.Errorf("late: %v", err)
 	}
 }
@@ -517,25 +521,25 @@ func TestAuthenticateCertificate(t *testing.T) {
 	if err != nil || id.Principal().ARN != res.RootARN || id.Credential() != p.RootCertificate {
 		t.Fatalf("identity %v, %v", id, err)
 	}
-	if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != nil {
+	if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
 		t.Error(err)
 	}
 	for _, uri := range []string{"", "conclave://client/Root", "conclave://client/root/", res.AccessKeyID, strings.Repeat("x", 1025)} {
-		if _, err := e.AuthenticateCertificate(t.Context(), uri); err != errUnrecognized {
+		if _, err := e.AuthenticateCertificate(t.Context(), uri); err != iam.ErrUnrecognized {
 			t.Errorf("%.40q: %v", uri, err)
 		}
 	}
 	// An access key is proven by its secret only.
 	q := signed(res, "20300102", "text")
 	q.AccessKeyID = p.RootCertificate
-	if _, err := e.AuthenticateSigV4(t.Context(), q); err != errUnrecognized {
+	if _, err := e.AuthenticateSigV4(t.Context(), q); err != iam.ErrUnrecognized {
 		t.Errorf("certificate as access key: %v", err)
 	}
 	c.edit(p.RootCertificate, deactivate)
-	if _, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate); err != errUnrecognized {
+	if _, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate); err != iam.ErrUnrecognized {
 		t.Errorf("inactive: %v", err)
 	}
-	if _, err := e.ReadAudit(t.Context(), &Caller{Identity: id}, 0); err != errUnrecognized {
+	if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != iam.ErrUnrecognized {
 		t.Errorf("a request of before: %v", err)
 	}
 }
@@ -546,15 +550,16 @@ func TestMadeUpIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, edit := range map[string]func(*Identity){
-		"nobody":     func(i *Identity) { *i = Identity{} },
-		"proof":      func(i *Identity) { i.proof[0] ^= 1 },
-		"credential": func(i *Identity) { i.credential = "x" },
-		"principal":  func(i *Identity) { i.principal.ARN += "x" },
+	proof, wrong, principal := [32]byte(id.Proof()), [32]byte(id.Proof()), id.Principal()
+	wrong[0] ^= 1
+	principal.ARN += "x"
+	for name, other := range map[string]iam.Identity{
+		"nobody":     {},
+		"proof":      iam.ForwardedIdentity(id.Principal(), id.Credential(), wrong, ""),
+		"credential": iam.ForwardedIdentity(id.Principal(), "x", proof, ""),
+		"principal":  iam.ForwardedIdentity(principal, id.Credential(), proof, ""),
 	} {
-		other := id
-		edit(&other)
-		if _, err := e.ReadAudit(t.Context(), &Caller{Identity: other}, 0); err != errUnrecognized {
+		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: other}, 0); err != iam.ErrUnrecognized {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
@@ -577,11 +582,11 @@ func BenchmarkAdmit(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	caller := &Caller{Identity: id}
+	caller := &iam.Caller{Identity: id}
 	b.ReportAllocs()
 	for b.Loop() {
-		ev := &eval{ctx: b.Context(), engine: e, state: c.state(), caller: caller}
-		if err := ev.admit(); err != nil {
+		ev := &request.Evaluation{Ctx: b.Context(), Services: e.services, State: c.state(), Caller: caller}
+		if err := ev.Admit(); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -659,7 +664,7 @@ func TestProofsAreUsedOnce(t *testing.T) {
 	if _, _, err := e.OpenSession(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := e.OpenSession(t.Context(), p); err != errSignature {
+	if _, _, err := e.OpenSession(t.Context(), p); err != iam.ErrSignature {
 		t.Errorf("the same proof again: %v", err)
 	}
 	if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); err != nil {
@@ -669,18 +674,18 @@ func TestProofsAreUsedOnce(t *testing.T) {
 
 // TestUsedProofsAreBounded: those whose time has passed are forgotten.
 func TestUsedProofsAreBounded(t *testing.T) {
-	var u usedProofs
+	var u iam.UsedProofs
 	now := time.Unix(1_000_000, 0)
-	for i := range maxProofs {
-		if err := u.use(now, &SessionProof{Time: now.Unix(), MAC: fmt.Append(nil, i)}); err != nil {
+	for i := range iam.MaxProofs {
+		if err := u.Use(now, &iam.SessionProof{Time: now.Unix(), MAC: fmt.Append(nil, i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := u.use(now, &SessionProof{Time: now.Unix(), MAC: []byte("more")}); err != errThrottled {
+	if err := u.Use(now, &iam.SessionProof{Time: now.Unix(), MAC: []byte("more")}); err != record.ErrThrottled {
 		t.Errorf("one more: %v", err)
 	}
-	later := now.Add(SessionSkew + time.Second)
-	if err := u.use(later, &SessionProof{Time: later.Unix(), MAC: []byte("more")}); err != nil || len(u.seen) != 1 {
-		t.Errorf("%d are remembered, %v", len(u.seen), err)
+	later := now.Add(iam.SessionSkew + time.Second)
+	if err := u.Use(later, &iam.SessionProof{Time: later.Unix(), MAC: []byte("more")}); err != nil || len(u.Seen) != 1 {
+		t.Errorf("%d are remembered, %v", len(u.Seen), err)
 	}
 }

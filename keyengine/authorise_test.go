@@ -4,36 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
-	"github.com/conclavekms/conclave/policy"
 )
-
-func TestPolicyCache(t *testing.T) {
-	text := policy.DefaultKeyPolicy("aws", testAccount)
-	doc, err := policy.Parse([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := newPolicyCache()
-	c.max = 4 * (len(text) + 1)
-	if c.put(text, doc); c.get(text) != doc || c.get(text+" ") != nil || c.size != len(text) {
-		t.Error("a policy is found by another text, or not by its own")
-	}
-	if c.put(strings.Clone(text), doc); c.size != len(text) || len(c.docs) != 1 {
-		t.Error("a policy is held twice")
-	}
-	for i := range 50 {
-		other := text + string(rune('A'+i))
-		c.put(other, doc)
-		size := 0
-		for held := range c.docs {
-			size += len(held)
-		}
-		if c.get(other) != doc || c.size > c.max || c.size != size || len(c.docs) > 4 {
-			t.Fatalf("the cache holds %d policies of %d bytes and counts %d", len(c.docs), size, c.size)
-		}
-	}
-}
 
 // TestPoliciesAreParsedOnce: keys with equal policies share what was parsed, and a
 // key follows its own when that changes.
@@ -46,11 +19,11 @@ func TestPoliciesAreParsedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(r.first.policies.docs); n != 1 {
+	if n := r.first.services.Policies.Len(); n != 1 {
 		t.Errorf("%d policies are kept for two keys with the same", n)
 	}
 	deny := r.policyFor(rootStatement, `{"Effect":"Deny","Principal":"*","Action":"kms:Encrypt","Resource":"*"}`)
-	must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &one, Policy: &deny})
+	must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &one, Policy: &deny})
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &one, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	if _, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &two, Plaintext: []byte("x")}); err != nil {
@@ -68,7 +41,7 @@ func TestUnsupportedPolicy(t *testing.T) {
 		"Service":   `{"Effect":"Allow","Principal":{"Service":"s3.amazonaws.com"},"Action":"*","Resource":"*"}`,
 	} {
 		doc := r.policyFor(rootStatement, statement)
-		_, err := call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &doc})
+		_, err := call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &doc})
 		wantError(t, err, kmsapi.ErrMalformedPolicy, "…")
 		if err != nil && (!strings.Contains(err.Error(), element) || !strings.Contains(err.Error(), "not supported")) {
 			t.Errorf("%s: %v", element, err)

@@ -3,6 +3,7 @@ package keyengine
 import (
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -27,16 +28,16 @@ func BenchmarkEvaluateDecrypt(b *testing.B) {
 func BenchmarkEvaluateGenerateDataKey(b *testing.B) {
 	r := newRoom(b)
 	id, _ := r.newKey()
-	in := &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
+	in := &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: map[string]string{"purpose": "bench"}}
 	benchmarkEvaluate(b, r, OperationNamed("GenerateDataKey"), in)
 }
 
-func benchmarkEvaluate(b *testing.B, r *room, op *Operation, in any) {
+func benchmarkEvaluate(b *testing.B, r *room, op *request.Operation, in any) {
 	c, s := r.caller(r.root), r.cluster.state()
 	b.ReportAllocs()
 	for b.Loop() {
-		if ev := r.first.evaluate(b.Context(), s, c, op, in); ev.err != nil || ev.record == nil {
-			b.Fatal(ev.err)
+		if ev := request.Evaluate(b.Context(), r.first.services, s, c, op, in); ev.Err != nil || ev.Record == nil {
+			b.Fatal(ev.Err)
 		}
 	}
 }

@@ -14,11 +14,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/shamir"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -29,10 +32,10 @@ func TestInitUnsealSeal(t *testing.T) {
 	if st := a.SealStatus(); st.Initialised || !st.Sealed || st.NodeID != "a" || st.ClusterID != "" {
 		t.Errorf("before init: %+v", st)
 	}
-	if _, err := a.SubmitShare(t.Context(), testOperator, "conclave-share-1-x"); !errors.Is(err, ErrNotInitialised) {
+	if _, err := a.SubmitShare(t.Context(), testOperator, "conclave-share-1-x"); !errors.Is(err, ceremony.ErrNotInitialised) {
 		t.Errorf("share before init: %v", err)
 	}
-	if err := a.Seal(t.Context(), testOperator); !errors.Is(err, ErrNotInitialised) {
+	if err := a.Seal(t.Context(), testOperator); !errors.Is(err, ceremony.ErrNotInitialised) {
 		t.Errorf("seal before init: %v", err)
 	}
 	p := testInit(3, 2)
@@ -41,7 +44,7 @@ func TestInitUnsealSeal(t *testing.T) {
 	if n := used(a); n != 0 {
 		t.Errorf("%d slots of locked memory are in use after Init", n)
 	}
-	want := SealStatus{
+	want := ceremony.SealStatus{
 		Initialised: true, Sealed: true, NodeID: "b", ClusterID: res.ClusterID, Account: "111122223333", Region: "eu-west-1", Partition: "aws",
 		Threshold: 2, Shares: 3, VerifierKey: res.VerifierKey, MemoryLocked: b.SealStatus().MemoryLocked,
 	}
@@ -54,7 +57,7 @@ func TestInitUnsealSeal(t *testing.T) {
 	if !strings.HasPrefix(res.VerifierKey, "conclave/"+res.ClusterID+"/0+") || a.VerifierKey() != res.VerifierKey {
 		t.Errorf("verifier key %q and %q", res.VerifierKey, a.VerifierKey())
 	}
-	if _, err := b.Init(t.Context(), testOperator, p); !errors.Is(err, ErrInitialised) {
+	if _, err := b.Init(t.Context(), testOperator, p); !errors.Is(err, ceremony.ErrInitialised) {
 		t.Errorf("second init: %v", err)
 	}
 
@@ -66,13 +69,13 @@ func TestInitUnsealSeal(t *testing.T) {
 	if err != nil || st.Sealed || st.Progress != 0 || b.Sealed() {
 		t.Errorf("second share: %+v, %v", st, err)
 	}
-	if _, err = b.SubmitShare(t.Context(), testOperator, res.Shares[1]); !errors.Is(err, ErrUnsealed) {
+	if _, err = b.SubmitShare(t.Context(), testOperator, res.Shares[1]); !errors.Is(err, ceremony.ErrUnsealed) {
 		t.Errorf("share for an unsealed node: %v", err)
 	}
 	if !a.Sealed() {
 		t.Error("one node's ceremony unsealed another")
 	}
-	if err := b.Seal(t.Context(), Operator{Name: "conclave://operator/eve"}); err != nil || !b.Sealed() {
+	if err := b.Seal(t.Context(), ceremony.Operator{Name: "conclave://operator/eve"}); err != nil || !b.Sealed() {
 		t.Errorf("seal: %v", err)
 	}
 	unsealNode(t, b, res.Shares[1], res.Shares[2])
@@ -85,7 +88,7 @@ func TestInitUnsealSeal(t *testing.T) {
 		if r.EventName == "Seal" {
 			who = "conclave://operator/eve"
 		}
-		if r.EventType != eventOperator || r.Identity.Certificate != who || r.RecipientAccountId != "111122223333" || r.Region != "eu-west-1" {
+		if r.EventType != record.KindOperator || r.Identity.Certificate != who || r.RecipientAccountId != "111122223333" || r.Region != "eu-west-1" {
 			t.Errorf("record of %s: %v", r.EventName, r)
 		}
 	}
@@ -109,27 +112,27 @@ func TestInitKeepUnsealed(t *testing.T) {
 
 func TestInitParameters(t *testing.T) {
 	e := newFakeCluster(t, "a").newEngine("a")
-	for name, edit := range map[string]func(*InitParams){
-		"no shares":         func(p *InitParams) { p.Shares, p.Threshold = 0, 0 },
-		"negative":          func(p *InitParams) { p.Threshold = -1 },
-		"17 shares":         func(p *InitParams) { p.Shares = 17 },
-		"threshold above":   func(p *InitParams) { p.Threshold = 4 },
-		"threshold of 1":    func(p *InitParams) { p.Threshold = 1 },
-		"short account":     func(p *InitParams) { p.Account = "12345678901" },
-		"letters":           func(p *InitParams) { p.Account = "12345678901a" },
-		"other digits":      func(p *InitParams) { p.Account = "1234567890\u0663" },
-		"no region":         func(p *InitParams) { p.Region = "" },
-		"upper case":        func(p *InitParams) { p.Region = "EU-west-1" },
-		"region with slash": func(p *InitParams) { p.Region = "eu/west" },
-		"region with NUL":   func(p *InitParams) { p.Region = "eu\x00west" },
-		"trailing hyphen":   func(p *InitParams) { p.Region = "eu-" },
-		"double hyphen":     func(p *InitParams) { p.Region = "eu--west" },
-		"long region":       func(p *InitParams) { p.Region = strings.Repeat("a", 33) },
-		"partition":         func(p *InitParams) { p.Partition = "azure" },
-		"partition colon":   func(p *InitParams) { p.Partition = "aws-:x" },
-		"certificate":       func(p *InitParams) { p.RootCertificate = "no uri" },
-		"node certificate":  func(p *InitParams) { p.RootCertificate = "conclave://node/a" },
-		"long certificate":  func(p *InitParams) { p.RootCertificate = "x:" + strings.Repeat("a", 1024) },
+	for name, edit := range map[string]func(*ceremony.InitParams){
+		"no shares":         func(p *ceremony.InitParams) { p.Shares, p.Threshold = 0, 0 },
+		"negative":          func(p *ceremony.InitParams) { p.Threshold = -1 },
+		"17 shares":         func(p *ceremony.InitParams) { p.Shares = 17 },
+		"threshold above":   func(p *ceremony.InitParams) { p.Threshold = 4 },
+		"threshold of 1":    func(p *ceremony.InitParams) { p.Threshold = 1 },
+		"short account":     func(p *ceremony.InitParams) { p.Account = "12345678901" },
+		"letters":           func(p *ceremony.InitParams) { p.Account = "12345678901a" },
+		"other digits":      func(p *ceremony.InitParams) { p.Account = "1234567890\u0663" },
+		"no region":         func(p *ceremony.InitParams) { p.Region = "" },
+		"upper case":        func(p *ceremony.InitParams) { p.Region = "EU-west-1" },
+		"region with slash": func(p *ceremony.InitParams) { p.Region = "eu/west" },
+		"region with NUL":   func(p *ceremony.InitParams) { p.Region = "eu\x00west" },
+		"trailing hyphen":   func(p *ceremony.InitParams) { p.Region = "eu-" },
+		"double hyphen":     func(p *ceremony.InitParams) { p.Region = "eu--west" },
+		"long region":       func(p *ceremony.InitParams) { p.Region = strings.Repeat("a", 33) },
+		"partition":         func(p *ceremony.InitParams) { p.Partition = "azure" },
+		"partition colon":   func(p *ceremony.InitParams) { p.Partition = "aws-:x" },
+		"certificate":       func(p *ceremony.InitParams) { p.RootCertificate = "no uri" },
+		"node certificate":  func(p *ceremony.InitParams) { p.RootCertificate = "conclave://node/a" },
+		"long certificate":  func(p *ceremony.InitParams) { p.RootCertificate = "x:" + strings.Repeat("a", 1024) },
 	} {
 		p := testInit(3, 2)
 		edit(&p)
@@ -157,11 +160,11 @@ func TestInitOfAHalfFormedCluster(t *testing.T) {
 	}
 	voters("a", "b", "zed")
 	_, err := e.Init(t.Context(), testOperator, testInit(3, 2))
-	if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "zed") {
+	if !errors.Is(err, ceremony.ErrNotReady) || !strings.Contains(err.Error(), "zed") {
 		t.Errorf("a voter is missing: %v", err)
 	}
 	voters()
-	if _, err := e.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ErrNotReady) {
+	if _, err := e.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ceremony.ErrNotReady) {
 		t.Errorf("nobody votes: %v", err)
 	}
 }
@@ -169,12 +172,12 @@ func TestInitOfAHalfFormedCluster(t *testing.T) {
 func TestTwoInits(t *testing.T) {
 	c := newFakeCluster(t, "a", "b")
 	a, b := c.newEngine("a"), c.newEngine("b")
-	var res *InitResult
+	var res *ceremony.InitResult
 	c.replica("a").before = func(*fsmpb.Record) {
 		c.replica("a").before = nil
 		res = initCluster(t, b, testInit(3, 2))
 	}
-	if _, err := a.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ErrInitialised) {
+	if _, err := a.Init(t.Context(), testOperator, testInit(3, 2)); !errors.Is(err, ceremony.ErrInitialised) {
 		t.Errorf("the slower of two: %v", err)
 	}
 	unsealNode(t, a, res.Shares...)
@@ -198,22 +201,14 @@ func TestInitWithoutACluster(t *testing.T) {
 	e = d.newEngine("a")
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	r := &unknowing{fakeReplica: d.replica("a")}
-	e.replica = r
+	d.replica("a").unknown = true
 	if _, err := e.Init(ctx, testOperator, testInit(3, 2)); !isUnavailable(err) || !strings.Contains(err.Error(), "not known") {
 		t.Errorf("outcome unknown for good: %v", err)
 	}
 }
 
-// unknowing loses records and does not know it.
-type unknowing struct{ *fakeReplica }
-
-func (*unknowing) Propose(context.Context, *fsmpb.Record) (fsm.Decision, error) {
-	return fsm.Decision{}, fsm.ErrOutcomeUnknown
-}
-
 func isUnavailable(err error) bool {
-	code, _ := outcome(err)
+	code, _ := record.Outcome(err)
 	return code == string(kmsapi.ErrUnavailable.Code)
 }
 
@@ -255,7 +250,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 					t.Fatalf("subset %v opens something else", pick)
 				}
 				e.vault.Seal()
-				e.pending.events = nil
+				e.events.Pending.Events = nil
 			})
 			subsetsOf(set.n, set.t-1, func(pick []int) {
 				for _, p := range pick {
@@ -266,7 +261,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 				if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {
 					t.Fatal(err)
 				}
-				e.pending.events = nil
+				e.events.Pending.Events = nil
 			})
 			if n := used(e); n != 0 {
 				t.Errorf("%d slots of locked memory are in use", n)
@@ -279,10 +274,7 @@ func TestEverySubsetUnseals(t *testing.T) {
 func forged(t *testing.T, c *fakeCluster, index int) string {
 	t.Helper()
 	cl, _ := c.state().Cluster()
-	set, _, err := shareSet(cl)
-	if err != nil {
-		t.Fatal(err)
-	}
+	set := shamir.SetInfo{Cluster: [16]byte(cl.Id), Set: [16]byte(cl.Shares.Id), Threshold: int(cl.Shares.Threshold), Count: int(cl.Shares.Count)}
 	secret := sha256.Sum256([]byte("a guess"))
 	shares, err := shamir.Split(strings.NewReader(strings.Repeat("r", 32*set.Threshold)), secret[:], set)
 	if err != nil {
@@ -316,7 +308,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	}
 	for _, tc := range cases {
 		st, err := e.SubmitShare(t.Context(), testOperator, tc.share)
-		if !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), tc.says) {
+		if !errors.Is(err, ceremony.ErrShare) || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 		if strings.Contains(fmt.Sprint(err), tc.share) && len(tc.share) > 20 {
@@ -330,7 +322,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	recs := records(t, c, e)
 	want := []string{"Init", "SubmitShare"}
 	for range cases {
-		want = append(want, "SubmitShare!"+string(ErrShare.Code))
+		want = append(want, "SubmitShare!"+string(ceremony.ErrShare.Code))
 	}
 	want = append(want, "SubmitShare", "SubmitShare", "Unseal")
 	if d := cmp.Diff(want, names(recs)); d != "" {
@@ -349,11 +341,18 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 	}
 }
 
+// How long shares are kept, and how many may be refused at once and after a time.
+const (
+	shareTimeout      = 15 * time.Minute
+	shareRefusals     = 20
+	shareRefusalEvery = 3 * time.Second
+)
+
 func TestShareTimeout(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(5, 3))
-	submit := func(i int) SealStatus {
+	submit := func(i int) ceremony.SealStatus {
 		t.Helper()
 		st, err := e.SubmitShare(t.Context(), testOperator, res.Shares[i])
 		if err != nil {
@@ -362,12 +361,12 @@ func TestShareTimeout(t *testing.T) {
 		return st
 	}
 	submit(0)
-	c.clock.advance(defaultShareTimeout - time.Second)
+	c.clock.advance(shareTimeout - time.Second)
 	if st := submit(1); st.Progress != 2 {
 		t.Errorf("progress is %d before the time", st.Progress)
 	}
 	c.clock.advance(time.Second)
-	e.expireShares()
+	e.Ceremonies.Expire()
 	if st := e.SealStatus(); st.Progress != 0 {
 		t.Errorf("progress is %d after the time", st.Progress)
 	}
@@ -377,45 +376,13 @@ func TestShareTimeout(t *testing.T) {
 	// Also without anybody looking.
 	submit(0)
 	submit(1)
-	c.clock.advance(defaultShareTimeout)
+	c.clock.advance(shareTimeout)
 	if st := submit(2); st.Progress != 1 || !st.Sealed {
 		t.Errorf("shares that were too old counted: %+v", st)
 	}
 	unsealNode(t, e, res.Shares[3], res.Shares[4])
 	if got := strings.Join(names(records(t, c, e)), " "); strings.Count(got, "AbandonShares") != 2 {
 		t.Errorf("records: %s", got)
-	}
-}
-
-func TestSharesOfAReplacedSet(t *testing.T) {
-	c := newFakeCluster(t, "a")
-	e := c.newEngine("a")
-	res := initCluster(t, e, testInit(3, 2))
-	if _, err := e.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
-		t.Fatal(err)
-	}
-	cl, _ := c.state().Cluster()
-	next := proto.CloneOf(cl)
-	next.Shares.Id = make([]byte, 16)
-	if got, _ := e.ceremony.status(c.clock.Now(), next); len(got) != 0 {
-		t.Errorf("shares of the old set still count: %v", got)
-	}
-	set, commitments, err := shareSet(next)
-	if err != nil {
-		t.Fatal(err)
-	}
-	given, err := e.vault.Arena().Store([]byte(res.Shares[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.ceremony.mu.Lock()
-	defer e.ceremony.mu.Unlock()
-	if n := e.ceremony.expireLocked(c.clock.Now(), next); n != 1 {
-		t.Errorf("%d shares of the old set were wiped, want 1", n)
-	}
-	_, _, err = e.ceremony.addLocked(c.clock.Now(), testOperator.Name, set, commitments, given)
-	if !errors.Is(err, ErrShare) || !strings.Contains(err.Error(), "another share set") {
-		t.Errorf("share of the old set: %v", err)
 	}
 }
 
@@ -444,7 +411,7 @@ func TestEventsWaitForALeader(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e.recordPending(t.Context())
+	e.events.RecordPending(t.Context())
 	if e.Sealed() || c.audit.Size() != 1 {
 		t.Fatalf("sealed %v, %d records", e.Sealed(), c.audit.Size())
 	}
@@ -467,10 +434,10 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(3, 2))
-	eve := Operator{Name: "conclave://operator/eve"}
+	eve := ceremony.Operator{Name: "conclave://operator/eve"}
 	for i := range 500 {
-		want := ErrShare
-		if i >= refusedShares {
+		want := ceremony.ErrShare
+		if i >= shareRefusals {
 			want = kmsapi.ErrThrottling
 		}
 		if _, err := e.SubmitShare(t.Context(), eve, "nonsense"); !errors.Is(err, want) {
@@ -490,23 +457,23 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 			summaries[r.ErrorCode] = r.ServiceEventDetails[0].GetNumber()
 		}
 	}
-	if real != 3 || single != maxPendingRefused {
+	if real != 3 || single != record.MaxPendingRefused {
 		t.Errorf("%d records of the unsealing, %d of single refusals", real, single)
 	}
-	want := map[string]int64{string(ErrShare.Code): refusedShares - maxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - refusedShares}
+	want := map[string]int64{string(ceremony.ErrShare.Code): shareRefusals - record.MaxPendingRefused, string(kmsapi.ErrThrottling.Code): 500 - shareRefusals}
 	if d := cmp.Diff(want, summaries); d != "" {
 		t.Errorf("summaries (-want +got):\n%s", d)
 	}
-	if len(e.pending.events) != 0 {
-		t.Errorf("%d events are still to be recorded", len(e.pending.events))
+	if len(e.events.Pending.Events) != 0 {
+		t.Errorf("%d events are still to be recorded", len(e.events.Pending.Events))
 	}
 
 	// A minute later the operator is heard again.
 	again := c.newEngine("a")
-	for range refusedShares {
+	for range shareRefusals {
 		_, _ = again.SubmitShare(t.Context(), eve, "nonsense")
 	}
-	c.clock.advance(refusalEvery)
+	c.clock.advance(shareRefusalEvery)
 	if _, err := again.SubmitShare(t.Context(), eve, res.Shares[0]); err != nil {
 		t.Errorf("a good share after a while: %v", err)
 	}
@@ -515,50 +482,49 @@ func TestRealStepsAreNotPushedOut(t *testing.T) {
 // TestPendingEventsAreBounded: neither many operators nor many steps of one fill
 // the memory, and each has a record of what it did.
 func TestPendingEventsAreBounded(t *testing.T) {
-	p := newPendingEvents()
-	const operators = maxPendingOperators + 8
+	p := record.NewPending()
+	const operators = record.MaxPendingOperators + 8
 	at := time.Unix(1, 0)
 	for i := range operators {
-		op := Operator{Name: fmt.Sprintf("conclave://operator/%d", i)}
-		for range 3 * maxPendingSteps {
+		op := fmt.Sprintf("conclave://operator/%d", i)
+		for range 3 * record.MaxPendingSteps {
 			at = at.Add(time.Second)
-			ev := op.event("ResetShares", nil)
-			ev.at = at
-			p.add(ev)
+			ev := record.Event{Name: "ResetShares", Kind: record.KindOperator, At: at, Identity: &auditpb.Identity{Certificate: op}}
+			p.Add(ev)
 		}
 	}
-	if n, most := len(p.events), maxPendingOperators*(maxPendingSteps+1)+1; n != most {
+	if n, most := len(p.Events), record.MaxPendingOperators*(record.MaxPendingSteps+1)+1; n != most {
 		t.Errorf("%d events wait, want %d", n, most)
 	}
 	times := make(map[string]int)
-	for len(p.events) > 0 {
-		ev, _ := p.first()
-		times[ev.actor()] += max(1, ev.times)
-		if ev.summary && ev.actor() == "" {
+	for len(p.Events) > 0 {
+		ev, _ := p.First()
+		times[ev.Actor()] += max(1, ev.Times)
+		if ev.Summary && ev.Actor() == "" {
 			// More of it happens while it is being recorded.
-			p.events[0].times++
-			p.done(ev)
-			if len(p.events) != 1 || p.events[0].times != 1 {
-				t.Fatalf("what happened during the recording: %+v", p.events)
+			p.Events[0].Times++
+			p.Done(ev)
+			if len(p.Events) != 1 || p.Events[0].Times != 1 {
+				t.Fatalf("what happened during the recording: %+v", p.Events)
 			}
 			times[""]++
-			p.events = nil
+			p.Events = nil
 			break
 		}
-		p.done(ev)
+		p.Done(ev)
 	}
-	if len(times) != maxPendingOperators+1 || times["conclave://operator/0"] != 3*maxPendingSteps {
+	if len(times) != record.MaxPendingOperators+1 || times["conclave://operator/0"] != 3*record.MaxPendingSteps {
 		t.Errorf("%d operators, the first with %d steps", len(times), times["conclave://operator/0"])
 	}
-	if want := (operators-maxPendingOperators)*3*maxPendingSteps + 1; times[""] != want {
+	if want := (operators-record.MaxPendingOperators)*3*record.MaxPendingSteps + 1; times[""] != want {
 		t.Errorf("%d steps of the others, want %d", times[""], want)
 	}
 }
 
 // sealShare encrypts a share as operators' clients do.
-func sealShare(t *testing.T, ch *Challenge, share string) []byte {
+func sealShare(t *testing.T, ch *ceremony.Challenge, share string) []byte {
 	t.Helper()
-	sealed, err := keymat.SealTo(ch.PublicKey, shareInfo(ch.ClusterID, ch.Nonce, ch.NodeID), []byte(share))
+	sealed, err := keymat.SealTo(ch.PublicKey, slices.Concat([]byte("conclave share v1\x00"), ch.ClusterID[:], ch.Nonce[:], []byte(ch.NodeID)), []byte(share))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -568,11 +534,11 @@ func sealShare(t *testing.T, ch *Challenge, share string) []byte {
 func TestSealedShares(t *testing.T) {
 	c := newFakeCluster(t, "a", "b")
 	a, b := c.newEngine("a"), c.newEngine("b")
-	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrNotInitialised) {
+	if _, err := a.Challenge(t.Context()); !errors.Is(err, ceremony.ErrNotInitialised) {
 		t.Errorf("challenge before init: %v", err)
 	}
 	res := initCluster(t, a, testInit(3, 2))
-	challenge := func(e *Engine) *Challenge {
+	challenge := func(e *Engine) *ceremony.Challenge {
 		t.Helper()
 		ch, err := e.Challenge(t.Context())
 		if err != nil {
@@ -580,7 +546,7 @@ func TestSealedShares(t *testing.T) {
 		}
 		return ch
 	}
-	submit := func(e *Engine, ch *Challenge, sealed []byte) error {
+	submit := func(e *Engine, ch *ceremony.Challenge, sealed []byte) error {
 		_, err := e.SubmitSealedShare(t.Context(), testOperator, ch.Nonce[:], sealed)
 		return err
 	}
@@ -592,10 +558,10 @@ func TestSealedShares(t *testing.T) {
 		t.Error("two nodes have one key")
 	}
 	share := sealShare(t, forA, res.Shares[0])
-	if err := submit(b, forA, share); !errors.Is(err, ErrChallenge) {
+	if err := submit(b, forA, share); !errors.Is(err, ceremony.ErrChallenge) {
 		t.Errorf("another node's: %v", err)
 	}
-	if err := submit(b, forB, share); !errors.Is(err, ErrShare) {
+	if err := submit(b, forB, share); !errors.Is(err, ceremony.ErrShare) {
 		t.Errorf("another node's, with this one's nonce: %v", err)
 	}
 	if err := submit(a, forA, share); err != nil {
@@ -607,17 +573,17 @@ func TestSealedShares(t *testing.T) {
 	if err := a.ResetShares(t.Context(), testOperator, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := submit(a, forA, share); !errors.Is(err, ErrChallenge) {
+	if err := submit(a, forA, share); !errors.Is(err, ceremony.ErrChallenge) {
 		t.Errorf("a share for a ceremony that was reset: %v", err)
 	}
 	// One that nobody gave a share in ends too.
 	forA = challenge(a)
-	c.clock.advance(defaultShareTimeout)
-	a.expireShares()
+	c.clock.advance(shareTimeout)
+	a.Ceremonies.Expire()
 	if n := used(a); n != 0 {
 		t.Errorf("%d slots are in use after the challenge expired", n)
 	}
-	if err := submit(a, forA, share); !errors.Is(err, ErrChallenge) {
+	if err := submit(a, forA, share); !errors.Is(err, ceremony.ErrChallenge) {
 		t.Errorf("a share for a challenge that expired: %v", err)
 	}
 	forA = challenge(a)
@@ -629,13 +595,14 @@ func TestSealedShares(t *testing.T) {
 	if a.Sealed() {
 		t.Error("two of two shares, and still sealed")
 	}
-	if _, err := a.Challenge(t.Context()); !errors.Is(err, ErrUnsealed) {
+	if _, err := a.Challenge(t.Context()); !errors.Is(err, ceremony.ErrUnsealed) {
 		t.Errorf("challenge of an open node: %v", err)
 	}
-	a.ceremony.mu.Lock()
-	defer a.ceremony.mu.Unlock()
-	if a.ceremony.receiver != nil {
-		t.Error("the key of the ceremony is still there")
+	if err := a.Seal(t.Context(), testOperator); err != nil {
+		t.Fatal(err)
+	}
+	if n := used(a); n != 0 {
+		t.Errorf("%d slots are in use after the node was sealed again", n)
 	}
 }
 
@@ -657,7 +624,7 @@ func TestSealedSecrets(t *testing.T) {
 	if res.Shares != nil || res.SecretAccessKey != "" {
 		t.Error("secrets are in the result in the clear")
 	}
-	message, err := r.Open(initInfo(res.ClusterID), res.SealedSecrets)
+	message, err := r.Open([]byte("conclave init v1\x00"+res.ClusterID), res.SealedSecrets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -668,7 +635,7 @@ func TestSealedSecrets(t *testing.T) {
 			v, m := protowire.ConsumeBytes(b[n:])
 			fields, b = append(fields, string(v)), b[n+m:]
 		}
-		if len(fields) != 4 || len(fields[3]) != secretLen {
+		if len(fields) != 4 || len(fields[3]) != iam.SecretLen {
 			t.Fatalf("%d fields", len(fields))
 		}
 		e.replica.(*fakeReplica).cluster.watch(fields[:3])
@@ -685,8 +652,8 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 	c := newFakeCluster(t, "a")
 	e := c.newEngine("a")
 	res := initCluster(t, e, testInit(3, 2))
-	eve := Operator{Name: "conclave://operator/eve"}
-	begin := func() *CeremonyStatus {
+	eve := ceremony.Operator{Name: "conclave://operator/eve"}
+	begin := func() *ceremony.Status {
 		t.Helper()
 		if _, err := e.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
 			t.Fatal(err)
@@ -699,7 +666,7 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 		"reset of another": func() error { return e.ResetShares(t.Context(), eve, make([]byte, 16)) },
 		"seal when sealed": func() error { return e.Seal(t.Context(), eve) },
 	} {
-		if err := f(); !errors.Is(err, ErrOwner) || !strings.Contains(err.Error(), testOperator.Name) {
+		if err := f(); !errors.Is(err, ceremony.ErrOwner) || !strings.Contains(err.Error(), testOperator.Name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -711,7 +678,7 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 	}
 	if second := begin(); second.Nonce == first.Nonce {
 		t.Error("two ceremonies have one nonce")
-	} else if err := e.ResetShares(t.Context(), eve, first.Nonce[:]); !errors.Is(err, ErrOwner) {
+	} else if err := e.ResetShares(t.Context(), eve, first.Nonce[:]); !errors.Is(err, ceremony.ErrOwner) {
 		t.Errorf("with the nonce of an earlier one: %v", err)
 	}
 	if err := e.ResetShares(t.Context(), testOperator, nil); err != nil {
@@ -719,7 +686,7 @@ func TestCeremoniesHaveOwners(t *testing.T) {
 	}
 	// One that expired is nobody's.
 	begin()
-	c.clock.advance(defaultShareTimeout)
+	c.clock.advance(shareTimeout)
 	if err := e.ResetShares(t.Context(), eve, nil); err != nil {
 		t.Errorf("one that expired: %v", err)
 	}

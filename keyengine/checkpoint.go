@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
@@ -32,7 +33,7 @@ type checkpointing struct {
 // empty before Init.
 func (e *Engine) VerifierKey() string {
 	if c, _ := e.replica.State().Cluster(); c != nil {
-		return verifierKey(c)
+		return record.VerifierKey(c)
 	}
 	return ""
 }
@@ -87,7 +88,7 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	if err := e.cfg.Audit.Sync(); err != nil {
 		return fmt.Errorf("syncing the audit log: %w", err)
 	}
-	note, err := o.SignCheckpoint(c, auditOrigin(c), frontier)
+	note, err := o.SignCheckpoint(c, record.AuditOrigin(c), frontier)
 	if err != nil {
 		return err
 	}

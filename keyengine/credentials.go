@@ -10,9 +10,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -26,56 +30,56 @@ const maxAccessKeys = 2
 // act decides on a state, what it reads of which is the record's precondition, and
 // says what is changed. Nothing is changed or told before the record, of a refusal
 // too, is committed.
-func (e *Engine) byRoot(ctx context.Context, c *Caller, name, what string, ask event, act func(*eval, *event) error) error {
+func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, ask record.Event, act func(*request.Evaluation, *record.Event) error) error {
 	if err := e.limits.allow(c); err != nil {
 		return err
 	}
-	for range maxTries {
-		ev := &eval{ctx: ctx, engine: e, state: e.replica.State(), caller: c}
-		if err := ev.admit(); err != nil {
-			return err
+	var done record.Event
+	d, err := e.events.CommitEvent(ctx, func(s *fsm.State) (record.Event, error) {
+		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: s, Caller: c}
+		if err := ev.Admit(); err != nil {
+			return done, err
 		}
-		done := ask
-		done.name, done.kind, done.requestID = name, eventConclave, c.RequestID
-		done.identity = principalIdentity(c.Identity.principal, c.Identity.credential)
-		done.sourceIP, done.userAgent, done.transport, done.tls = c.SourceIP, c.UserAgent, c.Transport, c.TLS
-		refused := mustBeRoot(ev, what)
-		if refused == nil && act != nil {
-			refused = act(ev, &done)
+		done = ask
+		done.Name, done.Kind, done.RequestID = name, record.KindConclave, c.RequestID
+		done.Identity = record.IdentityOf(c.Identity.Principal(), c.Identity.Credential())
+		done.SourceIP, done.UserAgent, done.Transport, done.TLS = c.SourceIP, c.UserAgent, c.Transport, c.TLS.Recorded()
+		done.Err = mustBeRoot(ev, what)
+		if done.Err == nil && act != nil {
+			done.Err = act(ev, &done)
 		}
-		if refused != nil {
-			if _, ok := errors.AsType[*kmsapi.Error](refused); !ok {
-				return refused // a fault of this node's
+		if done.Err != nil {
+			if _, ok := errors.AsType[*kmsapi.Error](done.Err); !ok {
+				return done, done.Err // of this node's
 			}
-			done.err, done.response, ev.changes = refused, nil, nil
+			done.Response, ev.Changes = nil, nil
 		}
-		done.reads, done.changes = ev.reads, ev.changes
-		d, err := e.commitEvent(ctx, done)
-		switch err := e.settled(ctx, name, d, err); {
-		case err == errConflict:
-			continue
-		case err != nil:
-			return err
-		case len(done.changes) == 0 && d.TooLate():
-			return e.withhold(c.RequestID, name)
-		case refused != nil:
-			e.limits.refused(c, refused)
-			return refused
-		}
-		if len(done.changes) > 0 {
-			// So that the caller reads its own write here without a second try.
-			if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
-				e.log.Warn("the change is committed, but this node is behind", "event", name, "err", err)
-			}
-		}
-		return nil
+		done.Reads, done.Changes = ev.Reads, ev.Changes
+		return done, nil
+	})
+	switch {
+	case err == record.ErrConflict:
+		return kmsapi.Errorf(kmsapi.ErrUnavailable, "What the request depends on keeps changing. Try again.")
+	case err != nil:
+		return err
+	case len(done.Changes) == 0 && d.TooLate():
+		return e.withheld.Withhold(c.RequestID, name)
+	case done.Err != nil:
+		e.limits.refused(c, done.Err)
+		return done.Err
 	}
-	return kmsapi.Errorf(kmsapi.ErrUnavailable, "What the request depends on keeps changing. Try again.")
+	if len(done.Changes) > 0 {
+		// So that the caller reads its own write here without a second try.
+		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
+			e.log.Warn("the change is committed, but this node is behind", "event", name, "err", err)
+		}
+	}
+	return nil
 }
 
 // mustBeRoot decides: what concerns every principal is the account's own business.
-func mustBeRoot(ev *eval, what string) error {
-	p, c := ev.caller.Identity.principal, ev.cluster()
+func mustBeRoot(ev *request.Evaluation, what string) error {
+	p, c := ev.Caller.Identity.Principal(), ev.Cluster()
 	if c != nil && p.Kind == policy.KindRoot && p.Account == c.Account && p.Partition == c.Partition {
 		return nil
 	}
@@ -92,24 +96,24 @@ type CredentialInfo struct {
 	Created     time.Time
 }
 
-// ofCaller are the good credentials of the caller's principal on the state of the
+// credentialsOfCaller are the good credentials of the caller's principal on the state of the
 // evaluation, all of them noted as read. One that no unsealed node wrote is none.
-func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
-	o, err := ev.engine.vault.Current()
+func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err error) {
+	o, err := ev.Vault.Current()
 	if err != nil {
 		return nil, err
 	}
-	for c := range ev.state.Credentials(accountOf(ev)) {
-		if c.Principal != ev.caller.Identity.principal.ARN || !c.Active {
+	for c := range ev.State.Credentials(request.AccountOf(ev)) {
+		if c.Principal != ev.Caller.Identity.Principal().ARN || !c.Active {
 			continue
 		}
-		switch _, err := ev.engine.identify(o, c); {
-		case errors.Is(err, errUnrecognized):
+		switch _, err := ev.Authenticator.Identify(o, c); {
+		case errors.Is(err, iam.ErrUnrecognized):
 			continue
 		case err != nil:
 			return nil, err
 		}
-		ev.credential(c.Id)
+		ev.Credential(c.Id)
 		list = append(list, c)
 	}
 	return list, nil
@@ -117,13 +121,13 @@ func (ev *eval) ofCaller() (list []*fsmpb.Credential, err error) {
 
 // Credentials are the caller's credentials by id, who must be root. Errors:
 // ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) Credentials(ctx context.Context, c *Caller) (list []CredentialInfo, err error) {
+func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []CredentialInfo, err error) {
 	// One that was made on another node just before must be there.
-	if _, err := e.freshState(ctx); err != nil {
+	if _, err := e.FreshState(ctx); err != nil {
 		return nil, err
 	}
-	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", event{readOnly: true}, func(ev *eval, _ *event) error {
-		own, err := ev.ofCaller()
+	err = e.byRoot(ctx, c, "ListCredentials", "list credentials", record.Event{ReadOnly: true}, func(ev *request.Evaluation, _ *record.Event) error {
+		own, err := credentialsOfCaller(ev)
 		list = nil
 		for _, c := range own {
 			list = append(list, CredentialInfo{
@@ -145,19 +149,19 @@ func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00
 // secret is encrypted to answerKey, see keymat.SealTo, and stored nowhere else.
 // Errors: ErrValidation, ErrLimitExceeded for a third access key, ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byte) (id string, sealed []byte, err error) {
+func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error) {
 	if err := e.hasRoom(); err != nil {
 		return "", nil, err
 	}
 	if _, err := keymat.SealTo(answerKey, nil, nil); err != nil {
 		return "", nil, kmsapi.Errorf(kmsapi.ErrValidation, "The answer key must be an uncompressed point on P-256.")
 	}
-	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", event{}, func(ev *eval, done *event) error {
+	err = e.byRoot(ctx, c, "CreateAccessKey", "create access keys", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
 		o, err := e.vault.Current()
 		if err != nil {
 			return err
 		}
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
 		}
@@ -174,7 +178,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = newAccessKey(e.vault.Arena(), o, accountOf(ev), ev.caller.Identity.principal.ARN, e.now(ev.state).UnixNano())
+			made, secret, err = iam.NewAccessKey(e.vault.Arena(), o, request.AccountOf(ev), ev.Caller.Identity.Principal().ARN, record.Now(ev.State, e.clock).UnixNano())
 			if err != nil {
 				return
 			}
@@ -188,9 +192,9 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 			return vault.Gone(err)
 		}
 		id = made.Id
-		done.response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-		ev.credential(id) // which must not be there
-		ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
+		done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
+		ev.Credential(id) // which must not be there
+		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
 		return nil
 	})
 	if err != nil {
@@ -204,15 +208,15 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *Caller, answerKey []byt
 // answers a request received afterwards on it, or on a session of it. Errors:
 // ErrNotFound, ErrInvalidState for the last one, ErrAccessDenied, ErrUnrecognizedClient,
 // ErrUnavailable.
-func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) error {
+func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string) error {
 	if id == "" || len(id) > vault.MaxCredentialID {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "A credential is named by an access key id or the URI of a certificate.")
 	}
-	ask := event{parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
-	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *eval, _ *event) error {
+	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
+	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *request.Evaluation, _ *record.Event) error {
 		// What others there are is read as well: of two calls that would delete each
 		// the other's last one, one comes to nothing.
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
 		}
@@ -222,12 +226,12 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 		}
 		switch {
 		case !found:
-			ev.credential(id)
+			ev.Credential(id)
 			return kmsapi.Errorf(kmsapi.ErrNotFound, "Root has no credential %s.", id)
 		case len(own) == 1:
 			return kmsapi.Errorf(kmsapi.ErrInvalidState, "This is the last credential of the account's root user. Create an access key first, and delete this one with that.")
 		}
-		ev.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(accountOf(ev)), Id: id}}})
+		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteCredential{DeleteCredential: &fsmpb.CredentialID{Account: uint64(request.AccountOf(ev)), Id: id}}})
 		return nil
 	})
 }
@@ -236,13 +240,13 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *Caller, id string) err
 // epoch of each of its access keys is raised. When it returns, no node answers a
 // request received afterwards on one of them. Errors: ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
-func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
-	return e.byRoot(ctx, c, "RevokeSessions", "revoke sessions", event{}, func(ev *eval, done *event) error {
+func (e *Engine) RevokeSessions(ctx context.Context, c *iam.Caller) error {
+	return e.byRoot(ctx, c, "RevokeSessions", "revoke sessions", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
 		o, err := e.vault.Current()
 		if err != nil {
 			return err
 		}
-		own, err := ev.ofCaller()
+		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
 		}
@@ -259,10 +263,10 @@ func (e *Engine) RevokeSessions(ctx context.Context, c *Caller) error {
 			if err := o.SignCredential(next); err != nil {
 				return err
 			}
-			ev.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: next}})
+			ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: next}})
 			keys = append(keys, c.Id)
 		}
-		done.response = []*auditpb.Field{auditfield.TextList("accessKeyIds", keys)}
+		done.Response = []*auditpb.Field{auditfield.TextList("accessKeyIds", keys)}
 		return nil
 	})
 }

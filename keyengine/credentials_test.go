@@ -7,12 +7,14 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // newKey makes an access key as a client does, and gives it as Init's result does.
-func newKey(t *testing.T, e *Engine, c *Caller, res *InitResult) *InitResult {
+func newKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitResult) *ceremony.InitResult {
 	t.Helper()
 	to, err := keymat.NewReceiver(e.vault.Arena())
 	if err != nil {
@@ -32,7 +34,7 @@ func newKey(t *testing.T, e *Engine, c *Caller, res *InitResult) *InitResult {
 		t.Fatal(err)
 	}
 	defer secret.Destroy()
-	made := &InitResult{AccessKeyID: id, RootARN: res.RootARN}
+	made := &ceremony.InitResult{AccessKeyID: id, RootARN: res.RootARN}
 	if err := secret.With(func(b []byte) error {
 		made.SecretAccessKey = string(b)
 		return nil
@@ -42,7 +44,7 @@ func newKey(t *testing.T, e *Engine, c *Caller, res *InitResult) *InitResult {
 	return made
 }
 
-func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *InitResult) (string, *Caller) {
+func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *ceremony.InitResult) (string, *iam.Caller) {
 	t.Helper()
 	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
 	if err != nil {
@@ -52,7 +54,7 @@ func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *InitResult) (st
 	if err != nil {
 		t.Fatal(err)
 	}
-	return token, &Caller{Identity: id, RequestID: randomID()}
+	return token, &iam.Caller{Identity: id, RequestID: randomID()}
 }
 
 // TestRotateAccessKey: a new access key takes the place of the old one, which is of no
@@ -66,7 +68,7 @@ func TestRotateAccessKey(t *testing.T) {
 	_, oldSession := sessionCaller(t, c, b, res)
 
 	made := newKey(t, a, rootCaller(t, a, res), res)
-	if made.AccessKeyID == res.AccessKeyID || made.SecretAccessKey == res.SecretAccessKey || len(made.SecretAccessKey) != secretLen {
+	if made.AccessKeyID == res.AccessKeyID || made.SecretAccessKey == res.SecretAccessKey || len(made.SecretAccessKey) != iam.SecretLen {
 		t.Fatalf("made %v", made)
 	}
 	by := rootCaller(t, b, made)
@@ -74,21 +76,21 @@ func TestRotateAccessKey(t *testing.T) {
 	if err := a.DeleteCredential(t.Context(), rootCaller(t, a, made), res.AccessKeyID); err != nil {
 		t.Fatal(err)
 	}
-	for name, who := range map[string]*Caller{"signature": old, "session": oldSession} {
+	for name, who := range map[string]*iam.Caller{"signature": old, "session": oldSession} {
 		c.replica("b").freeze()
-		if _, err := b.ReadAudit(t.Context(), who, 0); !errors.Is(err, errUnrecognized) {
+		if _, err := b.ReadAudit(t.Context(), who, 0); !errors.Is(err, iam.ErrUnrecognized) {
 			t.Errorf("%s, on a node that was behind: %v", name, err)
 		}
-		if err := b.RevokeSessions(t.Context(), who); !errors.Is(err, errUnrecognized) {
+		if err := b.RevokeSessions(t.Context(), who); !errors.Is(err, iam.ErrUnrecognized) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	c.replica("b").thaw()
 	for _, e := range []*Engine{a, b} {
-		if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); !errors.Is(err, errUnrecognized) {
+		if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); !errors.Is(err, iam.ErrUnrecognized) {
 			t.Errorf("the old access key: %v", err)
 		}
-		if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, errUnrecognized) {
+		if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, iam.ErrUnrecognized) {
 			t.Errorf("a session of it: %v", err)
 		}
 	}
@@ -170,9 +172,9 @@ func TestRevokeSessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, who := range map[string]*Caller{"before": inSession, "after": {Identity: stale, RequestID: randomID()}} {
+	for name, who := range map[string]*iam.Caller{"before": inSession, "after": {Identity: stale, RequestID: randomID()}} {
 		c.replica("b").freeze()
-		if _, err := b.ReadAudit(t.Context(), who, 0); !errors.Is(err, errUnrecognized) {
+		if _, err := b.ReadAudit(t.Context(), who, 0); !errors.Is(err, iam.ErrUnrecognized) {
 			t.Errorf("a session, authenticated %s: %v", name, err)
 		}
 	}
@@ -182,7 +184,7 @@ func TestRevokeSessions(t *testing.T) {
 	}
 	c.replica("b").thaw()
 	for _, e := range []*Engine{a, b} {
-		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, errUnrecognized) {
+		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, iam.ErrUnrecognized) {
 			t.Errorf("the token: %v", err)
 		}
 	}
@@ -195,10 +197,10 @@ func TestRevokeSessions(t *testing.T) {
 	if err := a.RevokeSessions(t.Context(), own); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.RevokeSessions(t.Context(), own); !errors.Is(err, errUnrecognized) {
+	if err := a.RevokeSessions(t.Context(), own); !errors.Is(err, iam.ErrUnrecognized) {
 		t.Errorf("its own session: %v", err)
 	}
-	if _, err := a.AuthenticateSession(t.Context(), again); !errors.Is(err, errUnrecognized) {
+	if _, err := a.AuthenticateSession(t.Context(), again); !errors.Is(err, iam.ErrUnrecognized) {
 		t.Errorf("the other one: %v", err)
 	}
 }
@@ -214,7 +216,7 @@ func TestCredentialsAreRoots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ann := &Caller{Identity: id, RequestID: randomID()}
+	ann := &iam.Caller{Identity: id, RequestID: randomID()}
 	_, listed := e.Credentials(t.Context(), ann)
 	_, _, created := e.CreateAccessKey(t.Context(), ann, pointOf(t, e))
 	for name, err := range map[string]error{
@@ -241,7 +243,7 @@ func TestCredentialsAreRoots(t *testing.T) {
 	if err := e.DeleteCredential(t.Context(), root, second); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Credentials(t.Context(), &Caller{Identity: id, RequestID: randomID()}); !errors.Is(err, errUnrecognized) {
+	if _, err := e.Credentials(t.Context(), &iam.Caller{Identity: id, RequestID: randomID()}); !errors.Is(err, iam.ErrUnrecognized) {
 		t.Errorf("a certificate that stands for root no longer: %v", err)
 	}
 }

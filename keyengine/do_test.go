@@ -18,10 +18,16 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // TestNodeThatIsBehind: whatever one node has answered, the other answers by it,
@@ -50,15 +56,15 @@ func TestNodeThatIsBehind(t *testing.T) {
 	}{
 		{"denied", func() {}, "Encrypt", encrypt, kmsapi.ErrAccessDenied},
 		{"allowed", func() { r.setPolicy(id, allow) }, "Encrypt", encrypt, nil},
-		{"disabled", func() { must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
-		{"enabled", func() { must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
+		{"disabled", func() { must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
+		{"enabled", func() { must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
 		{"alias made", func() {
-			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/x"), TargetKeyId: &id})
-		}, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, nil},
-		{"alias deleted", func() { must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/x")}) },
-			"Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
+			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id})
+		}, "Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, nil},
+		{"alias deleted", func() { must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/x")}) },
+			"Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
 		{"permission withdrawn", func() {
-			must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement))})
+			must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement))})
 		},
 			"Decrypt", decrypt, kmsapi.ErrAccessDenied},
 		{"permission given", func() { r.setPolicy(id, allow) }, "Decrypt", decrypt, nil},
@@ -84,7 +90,7 @@ func TestNodeThatIsBehind(t *testing.T) {
 	}
 	// What was changed on a node can be read there and on the other at once.
 	behind.freeze()
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: ptr(r.keyOf("second")), Description: ptr("new")})
+	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: new(r.keyOf("second")), Description: new("new")})
 	out, err := callAs[kmsapi.ListKeysOutput](r, n2, r.root, "ListKeys", &kmsapi.ListKeysInput{})
 	if err != nil || len(out.Keys) != 2 || *out.Keys[0].KeyArn != arn && *out.Keys[1].KeyArn != arn {
 		t.Errorf("ListKeys on a node that is behind: %v, %v", out, err)
@@ -114,8 +120,8 @@ func TestConflictsEndOnTheLeader(t *testing.T) {
 			do := func(op string, in any) (any, error) {
 				conflicts = 0
 				out, err := r.engines[node].Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
-				if conflicts != maxTries {
-					t.Errorf("%s: %d tries before the leader took over, want %d", op, conflicts, maxTries)
+				if conflicts != record.MaxTries {
+					t.Errorf("%s: %d tries before the leader took over, want %d", op, conflicts, record.MaxTries)
 				}
 				return out, err
 			}
@@ -166,7 +172,7 @@ func TestForwardingFails(t *testing.T) {
 	r.cluster.replica("n1").lost = true
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
 	r.cluster.replica("n1").lost = false
-	if err := r.first.Seal(t.Context(), Operator{Name: "test"}); err != nil {
+	if err := r.first.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.") // as it is sealed
@@ -189,7 +195,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	encode := func(who Identity) []byte {
+	encode := func(who iam.Identity) []byte {
 		t.Helper()
 		payload, err := encodeForwarded(o, "n2", r.caller(who), op, in)
 		if err != nil {
@@ -227,11 +233,12 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := decodeAnswer(o, "n2", RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
+	if _, err := decodeAnswer(o, "n2", iam.RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
 		t.Errorf("an answer to another request: %v", err)
 	}
-	forged := r.root
-	forged.proof[0] ^= 1
+	proof := [32]byte(r.root.Proof())
+	proof[0] ^= 1
+	forged := iam.ForwardedIdentity(r.root.Principal(), r.root.Credential(), proof, "")
 	refused := func(payload []byte) {
 		t.Helper()
 		c, _, _, err := decodeForwarded(o, "n2", payload)
@@ -243,12 +250,11 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	refused(encode(forged))
 	other := r.user(aliceARN)
-	other.principal = r.root.principal
-	refused(encode(other))
+	refused(encode(iam.ForwardedIdentity(r.root.Principal(), other.Credential(), [32]byte(other.Proof()), "")))
 
 	seal := func(m proto.Message) []byte {
 		t.Helper()
-		payload, err := sealMessage(o, forwardContext("request", "n2", RequestID{}), m)
+		payload, err := sealMessage(o, forwardContext("request", "n2", iam.RequestID{}), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -256,7 +262,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	request := func(edit func(*forwardpb.Request)) []byte {
 		m := &forwardpb.Request{
-			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: r.root.principal.ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
+			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: r.root.Principal().ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
 		}
 		edit(m)
 		return seal(m)
@@ -286,7 +292,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := encodeForwarded(o, "n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: ptr("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, err := encodeForwarded(o, "n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: new("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("text that would arrive as another: %v", err)
 	}
 	r.first.vault.Seal()
@@ -339,8 +345,8 @@ func FuzzReadForwarded(f *testing.F) {
 		}
 		_, op, in, err := readForwarded(m)
 		if err == nil {
-			_ = op.input.Validate(in)
-			op.input.WipeAll(in)
+			_ = op.Input().Validate(in)
+			op.Input().WipeAll(in)
 		}
 	})
 }
@@ -352,7 +358,7 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	id, _ := r.newKey()
 	replica := r.cluster.replica("n1")
 	do := func() error {
-		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
+		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
 		return err
 	}
 	size := r.cluster.audit.Size()
@@ -377,8 +383,8 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 	replica.err = nil
 	replica.late = true
 	wantError(t, do(), kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
-	wantError(t, do(), kmsapi.ErrUnavailable, "…")                   // a denial may be outdated too
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
+	wantError(t, do(), kmsapi.ErrUnavailable, "…")                           // a denial may be outdated too
 	replica.late = false
 	replica.decide = func() fsm.Verdict { return fsm.Invalid }
 	wantError(t, do(), kmsapi.ErrInternal, "")
@@ -391,9 +397,9 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
 		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := r.first.evaluate(t.Context(), r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
-		plaintext := ev.out.(*kmsapi.GenerateRandomOutput).Plaintext
-		if out, err := r.first.settle(t.Context(), ev, decision.d, decision.err); err == nil || out != nil {
+		ev := request.Evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
+		plaintext := ev.Out.(*kmsapi.GenerateRandomOutput).Plaintext
+		if out, err := r.first.finish(t.Context(), ev, decision.d, r.first.events.Settle(t.Context(), decision.d, decision.err)); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", name, out, err)
 		}
 		if string(plaintext) != string(make([]byte, 32)) {
@@ -407,9 +413,9 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 func TestFailureChangesNothing(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	op := define(Operation{Name: "Fail", states: anyState}, func(ev *eval, in *kmsapi.EnableKeyInput) (*none, error) {
-		ev.putTags(r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
-		ev.later = func(*fsm.State) (any, error) { return &none{}, nil }
+	op := request.Define(request.Operation{Name: "Fail", States: request.AnyState}, func(ev *request.Evaluation, in *kmsapi.EnableKeyInput) (*request.None, error) {
+		ops.PutTags(ev, r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
+		ev.Later = func(*fsm.State) (any, error) { return &request.None{}, nil }
 		return nil, kmsapi.ErrDisabled
 	}, nil)
 	out, err := r.first.Do(t.Context(), r.caller(r.root), op, &kmsapi.EnableKeyInput{KeyId: &id})
@@ -428,7 +434,7 @@ func TestFailureChangesNothing(t *testing.T) {
 func TestSealedNode(t *testing.T) {
 	r := newRoom(t)
 	r.newKey()
-	if err := r.first.Seal(t.Context(), Operator{Name: "test"}); err != nil {
+	if err := r.first.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	size := r.cluster.audit.Size()
@@ -451,6 +457,7 @@ func TestBrokenPolicy(t *testing.T) {
 	r.setPolicy(id, "{}")
 	var log bytes.Buffer
 	r.first.log = slog.New(slog.NewTextHandler(&log, nil))
+	r.first.services.Log = r.first.log
 	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrInternal, "")
 	if rec := r.lastRecord(); rec.ErrorCode != "KMSInternalException" || rec.ErrorMessage != "" {
@@ -466,7 +473,7 @@ func TestBrokenPolicy(t *testing.T) {
 func TestDeletionTime(t *testing.T) {
 	r := newRoom(t)
 	schedule := func(id string) time.Time {
-		return *must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(7))}).DeletionDate
+		return *must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))}).DeletionDate
 	}
 	r.cluster.clock.advance(time.Hour + 123*time.Millisecond)
 	r.cluster.commit(&fsmpb.Entry{})
@@ -500,7 +507,7 @@ func TestDeletionByAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, _ := r.newKey()
 	now := r.cluster.clock.Now()
-	r.engines["n2"].clock = &fakeClock{now: now.Add(48 * time.Hour)}
+	setClock(r.engines["n2"], &fakeClock{now: now.Add(48 * time.Hour)})
 	out, err := callAs[kmsapi.ScheduleKeyDeletionOutput](r, r.engines["n2"], r.root, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
@@ -515,7 +522,7 @@ func TestRefusalsAreLimited(t *testing.T) {
 	id, _ := r.newKey()
 	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalRate: 1, RefusalBurst: 3})
 	alice, bob := r.user(aliceARN), r.user("arn:aws:iam::111122223333:user/bob")
-	ask := func(who Identity) error {
+	ask := func(who iam.Identity) error {
 		_, err := callAs[kmsapi.DescribeKeyOutput](r, r.first, who, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
@@ -557,9 +564,10 @@ func TestLimitsAreBounded(t *testing.T) {
 	}
 	clock := &fakeClock{now: time.Unix(1e9, 0)}
 	l := newLimits(Config{Clock: clock})
-	c := &Caller{}
+	c := &iam.Caller{}
 	for i := range 3 * maxLimited {
-		c.Identity.principal.ARN = string(rune('a'+i%26)) + time.Duration(i).String()
+		who := policy.Principal{ARN: string(rune('a'+i%26)) + time.Duration(i).String()}
+		c.Identity = iam.ForwardedIdentity(who, "", [32]byte{}, "")
 		l.refused(c, kmsapi.ErrAccessDenied)
 		if i == maxLimited {
 			clock.advance(time.Hour)
@@ -570,7 +578,7 @@ func TestLimitsAreBounded(t *testing.T) {
 	}
 	l.refused(c, kmsapi.ErrDryRun)
 	l.refused(c, kmsapi.ErrInternal)
-	if got := l.left[c.Identity.principal.ARN].TokensAt(clock.Now()); got != 499 {
+	if got := l.left[c.Identity.Principal().ARN].TokensAt(clock.Now()); got != 499 {
 		t.Errorf("%v refusals are left, want 499", got)
 	}
 }
@@ -580,7 +588,7 @@ func TestMetrics(t *testing.T) {
 	r := newRoom(t)
 	r.first.metrics = newMetrics(Config{Metrics: reg}, r.first)
 	id, _ := r.newKey()
-	_, _ = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: ptr("alias/none")})
+	_, _ = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new("alias/none")})
 	c := r.caller(r.root)
 	c.Transport = "made up"
 	if _, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
@@ -646,10 +654,10 @@ func TestConcurrent(t *testing.T) {
 						t.Errorf("Decrypt: %v", err)
 					}
 					if i == 0 {
-						if _, err := callAs[none](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("d")}); err != nil {
+						if _, err := callAs[request.None](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("d")}); err != nil {
 							t.Errorf("UpdateKeyDescription: %v", err)
 						}
-						if _, err := callAs[none](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
+						if _, err := callAs[request.None](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
 							t.Errorf("TagResource: %v", err)
 						}
 					}
@@ -665,7 +673,7 @@ func TestConcurrent(t *testing.T) {
 func TestInvalidInputIsRecorded(t *testing.T) {
 	r := newRoom(t)
 	size := r.cluster.audit.Size()
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: new("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 	if n := r.cluster.audit.Size() - size; n != 1 {
 		t.Fatalf("the request left %d records", n)

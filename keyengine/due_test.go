@@ -13,6 +13,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 )
 
 // schedule has a key deleted after some time.
@@ -38,28 +39,28 @@ func TestDueKeyIsDeletedOnce(t *testing.T) {
 	makeKey(t, c, a, testKey)
 	makeKey(t, c, a, fsm.KeyID{Account: testAccountNumber, Region: "eu-west-1", ID: [16]byte{9}})
 	c.schedule(testKey, week)
-	da, db, now := newDue(a), newDue(b), time.Now()
-	if wait := da.round(t.Context(), now); wait != dueLookMax {
+	da, db, now := scheduleOf(a), scheduleOf(b), time.Now()
+	if wait := da.Round(t.Context(), now); wait != schedule.LookMax {
 		t.Errorf("waits %v for a key that is due in a week", wait)
 	}
 	c.advance(week - 20*time.Second)
 	now = now.Add(week)
-	if wait := da.round(t.Context(), now); wait < 19*time.Second || wait > 20*time.Second || deletions(t, c, a) != 0 {
+	if wait := da.Round(t.Context(), now); wait < 19*time.Second || wait > 20*time.Second || deletions(t, c, a) != 0 {
 		t.Errorf("waits %v for a key that is due in 20 s; %d deletions", wait, deletions(t, c, a))
 	}
 	c.advance(20 * time.Second)
-	now = now.Add(dueLookMax)
-	db.round(t.Context(), now)
+	now = now.Add(schedule.LookMax)
+	db.Round(t.Context(), now)
 	c.replica("a").freeze() // a leads, but has not heard of it
 	if k, _ := c.state().Key(testKey); k != nil {
 		t.Fatal("the key is not deleted")
 	}
-	da.round(t.Context(), now)
+	da.Round(t.Context(), now)
 	c.replica("a").thaw()
 	for range 3 {
-		now = now.Add(dueLookMax)
-		da.round(t.Context(), now)
-		db.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		da.Round(t.Context(), now)
+		db.Round(t.Context(), now)
 	}
 	if n := deletions(t, c, a); n != 1 {
 		t.Errorf("%d deletions", n)
@@ -87,15 +88,18 @@ func TestDueOnAStateThatIsBehind(t *testing.T) {
 	k = proto.CloneOf(k)
 	k.State = fsmpb.KeyState_KEY_STATE_DISABLED
 	c.change(putKeyChange(k)) // cancelled
-	d := newDue(b)
-	d.round(t.Context(), time.Now())
+	d := scheduleOf(b)
+	d.Round(t.Context(), time.Now())
 	if k, _ := c.state().Key(testKey); k == nil {
 		t.Error("a key whose deletion was cancelled is gone")
 	}
 	c.replica("b").thaw()
-	d.round(t.Context(), time.Now())
-	if k, _ := c.state().Key(testKey); k == nil || len(d.pending) != 0 {
-		t.Errorf("afterwards: %v, %d pending", k, len(d.pending))
+	d.Round(t.Context(), time.Now())
+	if k, _ := c.state().Key(testKey); k == nil {
+		t.Error("the key is gone")
+	}
+	if wait := d.Round(t.Context(), time.Now()); wait != schedule.LookMax {
+		t.Errorf("it looks again after %v", wait)
 	}
 }
 
@@ -104,11 +108,11 @@ func TestDueIsNeverEarly(t *testing.T) {
 	makeKey(t, c, e, testKey)
 	at := c.schedule(testKey, week)
 	ahead := &fakeClock{now: c.clock.Now().Add(2 * week)}
-	e.clock = ahead
-	d, now, r := newDue(e), time.Now(), c.replica("a")
+	setClock(e, ahead)
+	d, now, r := scheduleOf(e), time.Now(), c.replica("a")
 	before := r.proposals
 	for range 3600 { // an hour of seconds
-		d.round(t.Context(), now)
+		d.Round(t.Context(), now)
 		now = now.Add(time.Second)
 		c.clock.advance(time.Second)
 	}
@@ -119,7 +123,7 @@ func TestDueIsNeverEarly(t *testing.T) {
 		t.Errorf("a clock that is ahead caused %d tries in an hour", n)
 	}
 	c.advance(week)
-	d.round(t.Context(), now.Add(dueRetryMax))
+	d.Round(t.Context(), now.Add(schedule.RetryMax))
 	if k, _ := c.state().Key(testKey); k != nil {
 		t.Error("not deleted in the end")
 	}
@@ -133,15 +137,15 @@ func TestDueUnderClockJumps(t *testing.T) {
 		c, e, _ := openCluster(t)
 		makeKey(t, c, e, testKey)
 		at := c.schedule(testKey, week)
-		d, now := newDue(e), time.Now()
+		d, now := scheduleOf(e), time.Now()
 		for range 500 {
 			jump := time.Duration(rng.Int64N(int64(24 * time.Hour)))
 			if rng.IntN(3) == 0 {
 				jump = -jump
 			}
 			c.clock.advance(jump)
-			now = now.Add(dueLookMax)
-			d.round(t.Context(), now)
+			now = now.Add(schedule.LookMax)
+			d.Round(t.Context(), now)
 			k, _ := c.state().Key(testKey)
 			if k == nil {
 				if c.state().Time() < at {

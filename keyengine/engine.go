@@ -14,7 +14,15 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/attest"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Clock is the engine's time; tests turn it.
@@ -58,9 +66,9 @@ type Config struct {
 	// grow, and DiskFull whether this one's has none; nil for not to be asked.
 	MayGrow, DiskFull func() bool
 
-	KeyStores KeyStoreConfig
+	KeyStores keystore.Config
 
-	Quotas Quotas
+	Quotas request.Quotas
 
 	// Seeds lets Plant make keys whose material is known: for development.
 	Seeds bool
@@ -68,27 +76,24 @@ type Config struct {
 
 // Engine answers requests on one node. It is safe for concurrent use.
 type Engine struct {
-	cfg     Config
-	replica Replica
-	clock   Clock
-	log     *slog.Logger
-	vault   *vault.Vault
-	// initialising is held by Init.
-	initialising sync.Mutex
-	ceremony     *ceremony
-	proofs       usedProofs
-	pending      *pendingEvents
-	withheld     withheld
-	checkpoint   checkpointing
-	fresh        *freshness
-	policies     *policyCache
-	keys         keyCount
-	limits       *limits
-	quotas       Quotas
-	outers       map[string]outer             // by type of custom key stores
-	newest       atomic.Pointer[foundedState] // that was applied
-	metrics      *metrics
-	refusals     map[string]time.Time // when a node was named last; OnApply's alone
+	// Who callers are.
+	*iam.Authenticator
+	// What operators do with its seal.
+	*ceremony.Ceremonies
+
+	cfg        Config
+	replica    Replica
+	clock      Clock
+	log        *slog.Logger
+	vault      *vault.Vault
+	events     *record.Recorder
+	withheld   *record.Withheld
+	checkpoint checkpointing
+	limits     *limits
+	services   *request.Services
+	newest     atomic.Pointer[clusterState] // that was applied
+	metrics    *metrics
+	refusals   map[string]time.Time // when a node was named last; OnApply's alone
 }
 
 // New returns a sealed engine.
@@ -104,17 +109,27 @@ func New(cfg Config) (*Engine, error) {
 	if !e.vault.Arena().Locked() {
 		cfg.Logger.Warn("key memory is not locked: the system may swap keys out")
 	}
-	e.ceremony = newCeremony(cfg, e.vault.Arena())
-	e.pending = newPendingEvents()
 	e.checkpoint.every = checkpointEvery
-	e.fresh = newFreshness()
-	e.policies = newPolicyCache()
 	e.limits = newLimits(cfg)
-	e.quotas = cfg.Quotas.orDefault()
-	if e.outers, err = newOuters(cfg); err != nil {
+	stores, err := keystore.Open(cfg.KeyStores, cfg.Clock.Now)
+	if err != nil {
 		return nil, errors.Join(err, e.vault.Close())
 	}
 	e.metrics = newMetrics(cfg, e)
+	e.events = &record.Recorder{Node: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Pending: record.NewPending()}
+	e.withheld = &record.Withheld{Late: e.metrics.late, Pending: e.events.Pending}
+	e.Authenticator = iam.NewAuthenticator(iam.AuthenticatorConfig{
+		Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events, Withheld: e.withheld, Forged: e.metrics.forged,
+	})
+	e.Ceremonies = ceremony.New(ceremony.Config{
+		NodeID: cfg.NodeID, Vault: e.vault, Replica: cfg.Replica, Clock: cfg.Clock, Log: cfg.Logger, Events: e.events,
+		Fresh: e.Authenticator.FreshState, ShareTimeout: cfg.ShareTimeout,
+	})
+	e.services = &request.Services{
+		NodeID: cfg.NodeID, MayGrow: cfg.MayGrow,
+		Authenticator: e.Authenticator, Vault: e.vault, Clock: cfg.Clock, Log: cfg.Logger, Quotas: cfg.Quotas.OrDefault(),
+		Policies: request.NewPolicyCache(), Keys: new(request.KeyCount), Stores: stores, AttestationRoots: cfg.AttestationRoots, ClusterOf: e.cluster,
+	}
 	return e, nil
 }
 
@@ -122,13 +137,13 @@ func New(cfg Config) (*Engine, error) {
 // after each published state; it does not block.
 func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	c, _ := s.Cluster()
-	e.newest.Store(&foundedState{s, c})
+	e.newest.Store(&clusterState{s, c})
 	e.vault.Follow(ev)
 	e.refused(ev.Refused)
 }
 
-// foundedState is a state with its cluster, which every request asks for.
-type foundedState struct {
+// clusterState is a state with its cluster, which every request asks for.
+type clusterState struct {
 	state   *fsm.State
 	cluster *fsmpb.Cluster
 }
@@ -149,21 +164,50 @@ func (e *Engine) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { e.runCheckpoints(ctx) })
-	wg.Go(func() { e.runEvents(ctx) })
+	wg.Go(func() { e.events.Run(ctx) })
 	wg.Go(func() { e.runSweeps(ctx) })
 	wg.Go(func() { e.runThrottled(ctx) })
 }
 
 // Lead does the work that only the leader does, while it leads: what is due on
 // keys, such as deleting them.
-func (e *Engine) Lead(ctx context.Context) { e.runDue(ctx) }
+func (e *Engine) Lead(ctx context.Context) {
+	schedule.New(schedule.Config{Services: e.services, Replica: e.replica, Events: e.events}).Run(ctx)
+}
 
 // Close seals the node and gives its locked memory back. It records nothing: call
 // Seal for that, and Checkpoint before, while the node still has peers.
 func (e *Engine) Close() error {
-	e.fresh.close()
-	for _, o := range e.outers {
-		o.close()
-	}
+	e.Authenticator.Close()
+	e.services.Stores.Close()
 	return e.vault.Close()
 }
+
+// runSweeps drops, every second until ctx ends, what must not be kept: shares of
+// an abandoned ceremony, keys of what is no more.
+func (e *Engine) runSweeps(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		e.Ceremonies.Expire()
+		e.withheld.Record(e.replica.State())
+		e.vault.Sweep(e.replica.State(), e.clock.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// hasRoom refuses everything while this node's disk is full.
+func (e *Engine) hasRoom() error {
+	if e.cfg.DiskFull == nil || !e.cfg.DiskFull() {
+		return nil
+	}
+	return kmsapi.Errorf(kmsapi.ErrUnavailable, "The disk of this node is full. Ask another node, or make room.")
+}
+
+// ParseAttestationRoots reads the certificates, in PEM, that enclaves' attestation
+// documents have to chain to: for Config.
+func ParseAttestationRoots(pem []byte) (*x509.CertPool, error) { return attest.ParseRoots(pem) }

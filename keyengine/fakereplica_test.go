@@ -18,7 +18,8 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
-	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
@@ -64,30 +65,17 @@ func (c *fakeCluster) watch(shares []string) {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = v.Close() })
-	founded, _ := c.state().Cluster()
-	set, commitments, err := shareSet(founded)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	all, err := shamir.NewCollector(set, commitments)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, s := range shares[:set.Threshold] {
-		if err := collect(all, []byte(s)); err != nil {
+	r := c.replicas[0]
+	witness := ceremony.New(ceremony.Config{
+		NodeID: r.id, Vault: v, Replica: r, Clock: c.clock, Log: slog.New(slog.DiscardHandler),
+		Events: &record.Recorder{Node: r.id, Vault: v, Replica: r, Clock: c.clock, Log: slog.New(slog.DiscardHandler), Pending: record.NewPending()},
+	})
+	for _, share := range shares {
+		if st, err := witness.SubmitShare(c.t.Context(), ceremony.Operator{Name: "witness"}, share); err != nil {
 			c.t.Fatal(err)
+		} else if !st.Sealed {
+			break
 		}
-	}
-	key, err := all.Secret()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	unseal, err := v.Arena().Store(key)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	if err := v.Open(founded, unseal); err != nil {
-		c.t.Fatal(err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -277,6 +265,8 @@ type fakeReplica struct {
 	err error
 	// lost makes Propose commit, and say that it does not know.
 	lost bool
+	// unknown makes Propose say so, and commit nothing.
+	unknown bool
 	// late makes decisions arrive too late.
 	late bool
 	// stale makes them become too old once they are there.
@@ -335,6 +325,9 @@ func (r *fakeReplica) Propose(ctx context.Context, rec *fsmpb.Record) (fsm.Decis
 	}
 	if r.decide != nil {
 		return fsm.Decision{Verdict: r.decide(), Index: r.cluster.state().Index()}, nil
+	}
+	if r.unknown {
+		return fsm.Decision{}, fsm.ErrOutcomeUnknown
 	}
 	d := r.cluster.propose(r.id, rec)
 	if d.Verdict == 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -53,16 +54,16 @@ func TestFIPS(t *testing.T) {
 			}
 			continue
 		}
-		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageSign)})
+		_, err := call[request.None](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: new(kmsapi.UsageSign)})
 		wantError(t, err, kmsapi.ErrUnsupported, refusal)
 		id := r.madeBefore(tt.spec, kmsapi.UsageSign)
 		for _, dry := range []bool{false, true} {
-			_, err = call[none](r, "Sign", &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
+			_, err = call[request.None](r, "Sign", &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
-			_, err = call[none](r, "Verify", &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
+			_, err = call[request.None](r, "Verify", &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: &tt.algorithms[0], DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
 			if tt.spec == "ECC_SECG_P256K1" {
-				_, err = call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
+				_, err = call[request.None](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
 				wantError(t, err, kmsapi.ErrUnsupported, refusal)
 			}
 		}
@@ -77,15 +78,15 @@ func TestFIPS(t *testing.T) {
 			must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec})
 			continue
 		}
-		_, err := call[none](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageEncapsulate)})
+		_, err := call[request.None](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: new(kmsapi.UsageEncapsulate)})
 		wantError(t, err, kmsapi.ErrUnsupported, refusal)
 		id := r.madeBefore(tt.spec, kmsapi.UsageEncapsulate)
 		for _, dry := range []bool{false, true} {
-			_, err = call[none](r, "Encapsulate", &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: &dry})
+			_, err = call[request.None](r, "Encapsulate", &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
-			_, err = call[none](r, "Decapsulate", &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: make([]byte, tt.ciphertext), EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: &dry})
+			_, err = call[request.None](r, "Decapsulate", &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: make([]byte, tt.ciphertext), EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
-			_, err = call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
+			_, err = call[request.None](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: &tt.spec, DryRun: &dry})
 			wantError(t, err, kmsapi.ErrUnsupported, refusal)
 		}
 	}
@@ -101,5 +102,5 @@ func (r *room) madeBefore(spec, usage string) string {
 	id.ID[0] ^= 0xff
 	k.Id, k.Spec, k.Usage = id.ID[:], spec, usage
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}}, defaultPolicyChange(k))
-	return formatKeyID(id.ID, false)
+	return request.FormatKeyID(id.ID, false)
 }

@@ -11,8 +11,12 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -26,7 +30,7 @@ const releaseDeadline = 2 * time.Second
 var ErrForwarded = errors.New("unreadable forwarded request")
 
 // onLeader has the leader execute a request, where nothing can overtake it.
-func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
+func (e *Engine) onLeader(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
 	e.metrics.forward(op)
 	if e.replica.IsLeader() {
 		return e.exclusive(ctx, c, op, in)
@@ -42,16 +46,16 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 	start := time.Now()
 	answer, err := e.replica.ExecuteOnLeader(ctx, payload)
 	if err != nil {
-		return nil, e.unavailable(err)
+		return nil, record.Unavailable(err)
 	}
 	out, err := decodeAnswer(o, e.cfg.NodeID, c.RequestID, op, answer)
 	if err == nil && op.ReadOnly {
-		c.hold = hold{e, op.Name, func() bool {
+		c.Bound(e.withheld, op.Name, func() bool {
 			now := time.Now()
 			return now.Sub(start) > releaseDeadline || now.Round(0).Sub(start.Round(0)) > releaseDeadline
-		}}
+		})
 		if err = c.Overdue(); err != nil {
-			op.output.WipeAll(out) // this node's own copy
+			op.Output().WipeAll(out) // this node's own copy
 		}
 	}
 	if err != nil {
@@ -62,36 +66,33 @@ func (e *Engine) onLeader(ctx context.Context, c *Caller, op *Operation, in any)
 
 // exclusive executes a request on the leader. Nothing is committed between its
 // evaluation and its record; only time can still be against it.
-func (e *Engine) exclusive(ctx context.Context, c *Caller, op *Operation, in any) (any, error) {
-	ctx, room := withOnce(ctx)
-	defer room.wipe()
-	if op.slow {
+func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
+	ctx, room := request.WithResults(ctx)
+	defer room.Wipe()
+	if op.Slow {
 		// What takes long is done before the cluster has to wait for it.
-		e.evaluate(ctx, e.replica.State(), c, op, in).wipe()
+		request.Evaluate(ctx, e.services, e.replica.State(), c, op, in).Wipe()
 	}
-	for range maxTries {
-		var ev *evaluation
+	for range record.MaxTries {
+		var ev *request.Attempt
 		d, err := e.replica.ProposeExclusive(ctx, func(s *fsm.State) (*fsmpb.Record, error) {
 			if ev != nil {
-				ev.wipe()
+				ev.Wipe()
 			}
-			ev = e.evaluate(withNewestState(ctx), s, c, op, in)
-			if ev.record == nil {
-				return nil, ev.err
-			}
-			return ev.record, nil
+			ev = request.Evaluate(request.WithNewestState(ctx), e.services, s, c, op, in)
+			return ev.Decided()
 		})
 		switch {
 		case ev == nil:
-			return nil, e.unavailable(err)
-		case errors.Is(ev.err, errOutside):
+			return nil, record.Unavailable(err)
+		case errors.Is(ev.Err, request.ErrOutside):
 			// Asked while nobody waits: a slow proxy holds up its own callers only.
-			e.evaluate(ctx, e.replica.State(), c, op, in).wipe()
+			request.Evaluate(ctx, e.services, e.replica.State(), c, op, in).Wipe()
 			continue
-		case ev.record == nil:
-			return nil, ev.err
+		case ev.Record == nil:
+			return nil, ev.Err
 		}
-		if out, err := e.settle(ctx, ev, d, err); err != errConflict {
+		if out, err := e.finish(ctx, ev, d, e.events.Settle(ctx, d, err)); err != record.ErrConflict {
 			return out, err
 		}
 	}
@@ -115,14 +116,14 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 	if err != nil {
 		return nil, err
 	}
-	defer op.input.WipeAll(in)
+	defer op.Input().WipeAll(in)
 	out, err := e.exclusive(ctx, c, op, in)
 	var answer []byte
 	if err == nil {
-		defer op.output.Wipe(out)
+		defer op.Output().Wipe(out)
 		answer, err = encodeAnswer(o, from, c.RequestID, op, out)
 	} else {
-		answer, err = encodeRefusal(o, from, c.RequestID, e.told(op, c, err))
+		answer, err = encodeRefusal(o, from, c.RequestID, request.Told(e.log, op, c, err))
 	}
 	if errors.Is(err, vault.ErrSealed) {
 		return nil, fsm.ErrOutcomeUnknown // sealed meanwhile
@@ -132,7 +133,7 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 
 // forwardContext binds a message to the node that the request is from, and an
 // answer to its request as well.
-func forwardContext(kind, from string, id RequestID) []byte {
+func forwardContext(kind, from string, id iam.RequestID) []byte {
 	return slices.Concat([]byte(kind+"\x00"), id[:], []byte(from))
 }
 
@@ -161,29 +162,29 @@ func openMessage(o *vault.Opened, context, message []byte, m proto.Message) erro
 	return forward.AllKnown(m.ProtoReflect())
 }
 
-func encodeForwarded(o *vault.Opened, from string, c *Caller, op *Operation, in any) ([]byte, error) {
-	if err := op.input.Validate(in); err != nil {
+func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Operation, in any) ([]byte, error) {
+	if err := op.Input().Validate(in); err != nil {
 		// Nothing that it depends on but the credential changes, so this is not
 		// expected; and text that is no Unicode would not arrive as it is.
 		return nil, kmsapi.Errorf(kmsapi.ErrUnavailable, "The request conflicts with others. Try again.")
 	}
-	input, err := forward.Pack(op.input, in)
+	input, err := forward.Pack(op.Input(), in)
 	if err != nil {
 		return nil, fmt.Errorf("forwarding %s: %w", op.Name, err)
 	}
 	id := &c.Identity
-	return sealMessage(o, forwardContext("request", from, RequestID{}), &forwardpb.Request{
+	return sealMessage(o, forwardContext("request", from, iam.RequestID{}), &forwardpb.Request{
 		Operation: op.Name, RequestId: c.RequestID[:],
-		Principal: id.principal.ARN, Credential: id.credential, Proof: id.proof[:], Session: id.session,
+		Principal: id.Principal().ARN, Credential: id.Credential(), Proof: id.Proof(), Session: id.Session(),
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
 		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
 		Input: input,
 	})
 }
 
-func decodeForwarded(o *vault.Opened, from string, payload []byte) (*Caller, *Operation, any, error) {
+func decodeForwarded(o *vault.Opened, from string, payload []byte) (*iam.Caller, *request.Operation, any, error) {
 	f := new(forwardpb.Request)
-	if err := openMessage(o, forwardContext("request", from, RequestID{}), payload, f); err != nil {
+	if err := openMessage(o, forwardContext("request", from, iam.RequestID{}), payload, f); err != nil {
 		forward.Wipe(f.Input)
 		if errors.Is(err, kmsapi.ErrUnavailable) {
 			return nil, nil, nil, err
@@ -194,48 +195,48 @@ func decodeForwarded(o *vault.Opened, from string, payload []byte) (*Caller, *Op
 }
 
 // readForwarded makes a request of a message, or wipes it.
-func readForwarded(f *forwardpb.Request) (_ *Caller, _ *Operation, in any, err error) {
+func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, in any, err error) {
 	defer func() {
 		if err != nil {
 			forward.Wipe(f.Input)
 		}
 	}()
-	op := table[f.Operation]
+	op := ops.Table[f.Operation]
 	switch {
 	case op == nil:
 		return nil, nil, nil, fmt.Errorf("%w: operation %.64q", ErrForwarded, f.Operation)
-	case len(f.RequestId) != len(RequestID{}) || len(f.Proof) != len(Identity{}.proof):
+	case len(f.RequestId) != len(iam.RequestID{}) || len(f.Proof) != len(iam.Identity{}.Proof()):
 		return nil, nil, nil, fmt.Errorf("%w: request id or proof", ErrForwarded)
 	}
 	p, err := policy.ParseCaller(f.Principal)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
-	in = op.newInput()
-	if err := forward.Unpack(op.input, in, f.Input); err != nil {
+	in = op.NewInput()
+	if err := forward.Unpack(op.Input(), in, f.Input); err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: input: %w", ErrForwarded, err)
 	}
-	return &Caller{
-		RequestID: RequestID(f.RequestId),
-		Identity:  Identity{principal: p, credential: f.Credential, proof: [32]byte(f.Proof), session: f.Session},
+	return &iam.Caller{
+		RequestID: iam.RequestID(f.RequestId),
+		Identity:  iam.ForwardedIdentity(p, f.Credential, [32]byte(f.Proof), f.Session),
 		Region:    f.Region, SourceIP: f.SourceIp, UserAgent: f.UserAgent, Transport: f.Transport,
-		TLS: TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
+		TLS: iam.TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
 	}, op, in, nil
 }
 
-func encodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, out any) ([]byte, error) {
-	output, err := forward.Pack(op.output, out)
+func encodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, out any) ([]byte, error) {
+	output, err := forward.Pack(op.Output(), out)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an answer: %w", err)
 	}
 	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Output: output})
 }
 
-func encodeRefusal(o *vault.Opened, from string, id RequestID, e *kmsapi.Error) ([]byte, error) {
+func encodeRefusal(o *vault.Opened, from string, id iam.RequestID, e *kmsapi.Error) ([]byte, error) {
 	return sealMessage(o, forwardContext("answer", from, id), &forwardpb.Answer{Code: string(e.Code), Message: e.Message})
 }
 
-func decodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, answer []byte) (any, error) {
+func decodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Operation, answer []byte) (any, error) {
 	a := new(forwardpb.Answer)
 	if err := openMessage(o, forwardContext("answer", from, id), answer, a); err != nil {
 		forward.Wipe(a.Output)
@@ -247,8 +248,8 @@ func decodeAnswer(o *vault.Opened, from string, id RequestID, op *Operation, ans
 	if a.Code != "" {
 		return nil, &kmsapi.Error{Code: kmsapi.Code(a.Code), Message: a.Message}
 	}
-	out := op.newOutput()
-	if err := forward.Unpack(op.output, out, a.Output); err != nil {
+	out := op.NewOutput()
+	if err := forward.Unpack(op.Output(), out, a.Output); err != nil {
 		forward.Wipe(a.Output) // which out shares
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}

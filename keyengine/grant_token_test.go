@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -85,7 +88,7 @@ func TestGrantTokens(t *testing.T) {
 		}
 		_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{token, s}})
 		wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
-		_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &s})
+		_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &s})
 		wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
 	}
 
@@ -113,7 +116,7 @@ func TestGrantTokens(t *testing.T) {
 	if _, err := n2.vault.GrantToken(r.keyID(id), [32]byte{}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("a sealed node makes a token: %v", err)
 	}
-	if _, err := n2.SubmitShare(t.Context(), Operator{Name: "root"}, r.share); err != nil {
+	if _, err := n2.SubmitShare(t.Context(), ceremony.Operator{Name: "root"}, r.share); err != nil {
 		t.Fatal(err)
 	}
 	if err := reads(n2, token); err != nil {
@@ -125,12 +128,12 @@ func TestGrantTokens(t *testing.T) {
 func TestGrantTokenOfAnotherRegion(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
-	there := mustIn[kmsapi.CreateGrantOutput](r, secondRegion, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}})
+	there := mustIn[kmsapi.CreateGrantOutput](r, secondRegion, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}})
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
 	wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
-	_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
+	_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
 	wantError(t, err, kmsapi.ErrInvalidGrantToken, "")
-	mustIn[none](r, secondRegion, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
+	mustIn[request.None](r, secondRegion, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: there.GrantToken})
 }
 
 // TestGrantTokensEverywhere: every operation that takes tokens refuses made-up ones,
@@ -143,32 +146,32 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	}
 	signer, mac, agree := newKey("ECC_NIST_P256", kmsapi.UsageSign), newKey("HMAC_256", kmsapi.UsageMac), newKey("ECC_NIST_P256", kmsapi.UsageAgree)
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	signature := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}).Signature
-	tag := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}).Mac
+	signature := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")}).Signature
+	tag := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}).Mac
 	kem := newKey("ML_KEM_768", kmsapi.UsageEncapsulate)
 	peer := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: agree}).PublicKey
 	inputs := map[string]any{
-		"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}},
+		"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}},
 		"Decrypt":                             &kmsapi.DecryptInput{CiphertextBlob: blob},
-		"DeriveSharedSecret":                  &kmsapi.DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: ptr(algorithmECDH)},
+		"DeriveSharedSecret":                  &kmsapi.DeriveSharedSecretInput{KeyId: agree, PublicKey: peer, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH)},
 		"Decapsulate":                         decapsulateInput(*kem, r.encapsulates(*kem).SharedSecretCiphertextBlob),
 		"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
 		"Encapsulate":                         encapsulateInput(*kem),
 		"Encrypt":                             &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")},
-		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
-		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
-		"GenerateMac":                         &kmsapi.GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")},
+		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256)},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256)},
+		"GenerateMac":                         &kmsapi.GenerateMacInput{KeyId: mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")},
 		"GetPublicKey":                        &kmsapi.GetPublicKeyInput{KeyId: signer},
 		"ReEncrypt":                           &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &id},
-		"Sign":                                &kmsapi.SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")},
-		"Verify":                              &kmsapi.VerifyInput{KeyId: signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: ptr("ECDSA_SHA_256")},
-		"VerifyMac":                           &kmsapi.VerifyMacInput{KeyId: mac, Message: []byte("m"), Mac: tag, MacAlgorithm: ptr("HMAC_SHA_256")},
+		"Sign":                                &kmsapi.SignInput{KeyId: signer, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")},
+		"Verify":                              &kmsapi.VerifyInput{KeyId: signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: new("ECDSA_SHA_256")},
+		"VerifyMac":                           &kmsapi.VerifyMacInput{KeyId: mac, Message: []byte("m"), Mac: tag, MacAlgorithm: new("HMAC_SHA_256")},
 	}
 	other, _ := r.newKey()
 	gone := r.createGrant(other, aliceARN, "Encrypt")
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: gone.GrantId})
 	there := r.createGrant(other, aliceARN, "Encrypt")
 	for _, op := range Operations() {
 		f, takes := reflect.TypeOf(op.NewInput()).Elem().FieldByName("GrantTokens")
@@ -200,7 +203,7 @@ func TestGrantTokensEverywhere(t *testing.T) {
 	_, err := callAs[kmsapi.EncryptOutput](r, r.first, bob, "Encrypt", &kmsapi.EncryptInput{KeyId: &other, Plaintext: []byte("x"), GrantTokens: []string{*there.GrantToken}})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	// Retiring by a token of what is gone says so.
-	_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: gone.GrantToken})
+	_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: gone.GrantToken})
 	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*gone.GrantId+" not found")
 	// A token cannot be made to name more than it does: key and grant are bound.
 	key, grant, err := r.first.vault.GrantOfToken(*there.GrantToken)

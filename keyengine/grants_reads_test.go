@@ -7,6 +7,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -14,7 +15,7 @@ import (
 func grantHex(n byte) string { return strings.Repeat(hex.EncodeToString([]byte{n}), 32) }
 
 func bytesOfGrant(id string) []byte {
-	b, err := parseGrantID(id)
+	b, err := ops.ParseGrantID(id)
 	if err != nil {
 		panic(err)
 	}
@@ -81,7 +82,7 @@ func grantReadCases() []readCase {
 	}
 	create := func(name *string) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &kmsapi.CreateGrantInput{KeyId: &w.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: name}
+			return &kmsapi.CreateGrantInput{KeyId: &w.id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, Name: name}
 		}
 	}
 	named := func(w *readWorld) {
@@ -91,12 +92,12 @@ func grantReadCases() []readCase {
 	}
 	retire := func(dry *bool) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &kmsapi.RetireGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry}
+			return &kmsapi.RetireGrantInput{KeyId: &w.id, GrantId: new(grantHex(1)), DryRun: dry}
 		}
 	}
 	revoke := func(dry *bool) func(*readWorld) any {
 		return func(w *readWorld) any {
-			return &kmsapi.RevokeGrantInput{KeyId: &w.id, GrantId: ptr(grantHex(1)), DryRun: dry}
+			return &kmsapi.RevokeGrantInput{KeyId: &w.id, GrantId: new(grantHex(1)), DryRun: dry}
 		}
 	}
 	withGrant := func(in func(*readWorld) any) func(*readWorld) any {
@@ -105,7 +106,7 @@ func grantReadCases() []readCase {
 			return in(w)
 		}
 	}
-	dry := ptr(true)
+	dry := new(true)
 	return []readCase{
 		{"encrypt by grant, grant revoked", "Encrypt", granted("Encrypt", encrypt), kindGrant, grant, revoked, "ok", "AccessDeniedException", byGrant, false, false},
 		{"encrypt by grant, denied by policy since", "Encrypt", granted("Encrypt", encrypt), kindPolicy, key, denied, "ok", "AccessDeniedException", byGrant, false, false},
@@ -142,10 +143,10 @@ func grantReadCases() []readCase {
 			w.deny(w.id)
 			return create(nil)(w)
 		}, kindGrants, key, func(w *readWorld) { w.putGrant(w.id, grantHex(2), aliceARN, "CreateGrant", "Encrypt") }, "AccessDeniedException", "ok", byNone, false, false},
-		{"named grant made, namesake made", "CreateGrant", create(ptr("n")), kindGrants, key, named, "ok", "ok same", byNone, false, false},
+		{"named grant made, namesake made", "CreateGrant", create(new("n")), kindGrants, key, named, "ok", "ok same", byNone, false, false},
 		{"named grant found, revoked", "CreateGrant", func(w *readWorld) any {
 			named(w)
-			return create(ptr("n"))(w)
+			return create(new("n"))(w)
 		}, kindGrant, grant, revoked, "ok same", "ok", byGrant, false, false},
 
 		{"retirement tried, grant revoked", "RetireGrant", granted("RetireGrant", retire(dry)), kindGrant, grant, revoked,
@@ -170,7 +171,7 @@ func grantReadCases() []readCase {
 
 		{"grants listed, permission withdrawn", "ListGrants", func(w *readWorld) any { return &kmsapi.ListGrantsInput{KeyId: &w.id} }, kindPolicy, key,
 			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", byPolicy, false, false},
-		{"retirable grants listed", "ListRetirableGrants", func(*readWorld) any { return &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(aliceARN)} },
+		{"retirable grants listed", "ListRetirableGrants", func(*readWorld) any { return &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(aliceARN)} },
 			0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 	}
 }

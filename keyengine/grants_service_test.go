@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -19,7 +22,7 @@ const (
 )
 
 // from is a request that is made for a resource.
-func (r *room) from(e *Engine, id Identity, source, op string, in any) (any, error) {
+func (r *room) from(e *Engine, id iam.Identity, source, op string, in any) (any, error) {
 	c := r.caller(id)
 	c.SourceArn = source
 	return e.Do(r.t.Context(), c, OperationNamed(op), in)
@@ -55,7 +58,7 @@ func TestSourceArn(t *testing.T) {
 			in any
 		}{
 			{"Encrypt", &kmsapi.EncryptInput{KeyId: &symmetric, Plaintext: []byte("x")}},
-			{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &symmetric, KeySpec: ptr(kmsapi.DataKeyAES256)}},
+			{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &symmetric, KeySpec: new(kmsapi.DataKeyAES256)}},
 			{"DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &symmetric}},
 			{"Sign", r.signInput(signing)},
 			{"GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &signing}},
@@ -84,7 +87,7 @@ func TestSourceArnOfOrdinaryCallers(t *testing.T) {
 	alice, backup := r.user(aliceARN), r.user(backupService)
 	grant := func(grantee string) {
 		must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: &grantee, Operations: []string{"Encrypt", "DescribeKey"},
-			Constraints: &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)}})
+			Constraints: &kmsapi.GrantConstraints{SourceArn: new(tableARN)}})
 	}
 	grant(aliceARN)
 	in := &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}
@@ -97,7 +100,7 @@ func TestSourceArnOfOrdinaryCallers(t *testing.T) {
 	// Not even where the caller needs no grant, so that no request has a source that
 	// it may not have.
 	_, err := r.from(r.first, r.root, tableARN, "Encrypt", in)
-	wantError(t, err, kmsapi.ErrAccessDenied, errNoSource.Message)
+	wantError(t, err, kmsapi.ErrAccessDenied, request.ErrNoSource.Message)
 	if _, err := r.from(r.first, r.root, "", "Encrypt", in); err != nil {
 		t.Error(err)
 	}
@@ -119,8 +122,8 @@ func TestSourceArnOfOrdinaryCallers(t *testing.T) {
 	r.setPolicy(id, r.policyFor(rootStatement, `{"Effect":"Deny","Principal":"*","Action":"kms:Encrypt","Resource":"*"}`))
 	_, err = r.from(r.first, backup, tableARN, "Encrypt", in)
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	for op, in := range map[string]any{"ListKeys": &kmsapi.ListKeysInput{}, "CreateKey": &kmsapi.CreateKeyInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(8))},
-		"ListGrants": &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService)}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement))}} {
+	for op, in := range map[string]any{"ListKeys": &kmsapi.ListKeysInput{}, "CreateKey": &kmsapi.CreateKeyInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(8))},
+		"ListGrants": &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: new(backupService)}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement))}} {
 		if _, err := r.from(r.first, backup, tableARN, op, in); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("%s by a service: %v", op, err)
 		}
@@ -133,11 +136,11 @@ func TestSourceArnAndContext(t *testing.T) {
 	backup := r.user(backupService)
 	for kind, c := range map[string]*kmsapi.GrantConstraints{"equals": equals(contextOf("app", "one")), "subset": subset(contextOf("app", "one"))} {
 		id, arn := r.newKey()
-		c.SourceArn = ptr(tableARN)
-		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService), RetiringPrincipal: ptr(bobARN),
+		c.SourceArn = new(tableARN)
+		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: new(backupService), RetiringPrincipal: new(bobARN),
 			Operations: []string{"Encrypt"}, Constraints: c})
-		want := kmsapi.GrantListEntry{KeyId: &arn, GrantId: out.GrantId, Name: ptr(""), CreationDate: timeOf(r.cluster.clock.Now().UnixNano()), GranteeServicePrincipal: ptr(backupService),
-			RetiringPrincipal: ptr(bobARN), IssuingAccount: ptr("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Encrypt"}, Constraints: c}
+		want := kmsapi.GrantListEntry{KeyId: &arn, GrantId: out.GrantId, Name: new(""), CreationDate: ops.TimeOf(r.cluster.clock.Now().UnixNano()), GranteeServicePrincipal: new(backupService),
+			RetiringPrincipal: new(bobARN), IssuingAccount: new("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Encrypt"}, Constraints: c}
 		if d := cmp.Diff([]kmsapi.GrantListEntry{want}, r.grantsOf(id)); d != "" {
 			t.Errorf("ListGrants (-want +got):\n%s", d)
 		}
@@ -169,10 +172,10 @@ func TestEmptyConstraintMaps(t *testing.T) {
 		"empty subset beside equals": {&kmsapi.GrantConstraints{EncryptionContextEquals: contextOf("a", "1"), EncryptionContextSubset: contextOf()}, equals(contextOf("a", "1"))},
 		"empty equals beside subset": {&kmsapi.GrantConstraints{EncryptionContextSubset: contextOf("a", "1"), EncryptionContextEquals: contextOf()}, subset(contextOf("a", "1"))},
 		"empty subset":               {subset(contextOf()), nil},
-		"empty subset and a source":  {&kmsapi.GrantConstraints{EncryptionContextSubset: contextOf(), SourceArn: ptr(tableARN)}, &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)}},
+		"empty subset and a source":  {&kmsapi.GrantConstraints{EncryptionContextSubset: contextOf(), SourceArn: new(tableARN)}, &kmsapi.GrantConstraints{SourceArn: new(tableARN)}},
 	} {
 		id, _ := r.newKey()
-		must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Constraints: tt.sent})
+		must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, Constraints: tt.sent})
 		if d := cmp.Diff(tt.want, r.grantsOf(id)[0].Constraints); d != "" {
 			t.Errorf("%s (-want +got):\n%s", name, d)
 		}
@@ -186,36 +189,36 @@ func TestGrantsOfServices(t *testing.T) {
 	id, arn := r.newKey()
 	backup, other := r.user(backupService), r.user(otherService)
 	first := r.grantToService(id, backupService, tableARN, "Encrypt", "RetireGrant")
-	second := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringServicePrincipal: ptr(backupService), Operations: []string{"Encrypt"}})
-	third := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: ptr(otherService), RetiringPrincipal: ptr(bobARN),
-		Operations: []string{"Encrypt", "RetireGrant"}, Constraints: &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)}})
+	second := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringServicePrincipal: new(backupService), Operations: []string{"Encrypt"}})
+	third := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: new(otherService), RetiringPrincipal: new(bobARN),
+		Operations: []string{"Encrypt", "RetireGrant"}, Constraints: &kmsapi.GrantConstraints{SourceArn: new(tableARN)}})
 
-	got := idsOf(must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService)}).Grants)
+	got := idsOf(must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: new(backupService)}).Grants)
 	if d := cmp.Diff([]string{*first.GrantId}, got); d != "" {
 		t.Errorf("grants to the service (-want +got):\n%s", d)
 	}
-	if n := len(must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService), GrantId: third.GrantId}).Grants); n != 0 {
+	if n := len(must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: new(backupService), GrantId: third.GrantId}).Grants); n != 0 {
 		t.Errorf("one service's filter lists %d grants of another", n)
 	}
-	_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService), GranteePrincipal: ptr(aliceARN)})
+	_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteeServicePrincipal: new(backupService), GranteePrincipal: new(aliceARN)})
 	wantError(t, err, kmsapi.ErrValidation, "You can specify either GranteePrincipal or GranteeServicePrincipal, but not both.")
 
 	// Only a service itself sees what it may retire: its name is no account's.
-	mine := &kmsapi.ListRetirableGrantsInput{RetiringServicePrincipal: ptr(backupService)}
+	mine := &kmsapi.ListRetirableGrantsInput{RetiringServicePrincipal: new(backupService)}
 	list, err := callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, backup, "ListRetirableGrants", mine)
 	if err != nil || len(list.Grants) != 2 || list.Grants[0].RetiringPrincipal != nil || *list.Grants[0].RetiringServicePrincipal != backupService {
 		t.Errorf("the service's retirable grants: %v, %v", list, err)
 	}
-	for name, who := range map[string]Identity{"another service": other, "the account": r.root, "a user": r.user(aliceARN)} {
+	for name, who := range map[string]iam.Identity{"another service": other, "the account": r.root, "a user": r.user(aliceARN)} {
 		if _, err := callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, who, "ListRetirableGrants", mine); !errors.Is(err, kmsapi.ErrAccessDenied) {
 			t.Errorf("%s lists the service's retirable grants: %v", name, err)
 		}
 	}
-	_, err = callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, backup, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(bobARN)})
+	_, err = callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, backup, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(bobARN)})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{})
 	wantError(t, err, kmsapi.ErrValidation, "You must specify either RetiringPrincipal or RetiringServicePrincipal.")
-	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringServicePrincipal: ptr(backupService), RetiringPrincipal: ptr(bobARN)})
+	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringServicePrincipal: new(backupService), RetiringPrincipal: new(bobARN)})
 	wantError(t, err, kmsapi.ErrValidation, "You can specify either RetiringPrincipal or RetiringServicePrincipal, but not both.")
 
 	if _, err := r.from(r.first, backup, tableARN, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
@@ -229,7 +232,7 @@ func TestGrantsOfServices(t *testing.T) {
 	// A grant's source says nothing on who may retire it.
 	for _, tt := range []struct {
 		name  string
-		who   Identity
+		who   iam.Identity
 		grant *kmsapi.CreateGrantOutput
 		want  *kmsapi.Error
 	}{
@@ -240,12 +243,12 @@ func TestGrantsOfServices(t *testing.T) {
 		{"grantee service with RetireGrant", other, third, kmsapi.ErrDryRun},
 		{"the account that made it", r.root, first, kmsapi.ErrDryRun},
 	} {
-		_, err := callAs[none](r, r.first, tt.who, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: tt.grant.GrantId, DryRun: ptr(true)})
+		_, err := callAs[request.None](r, r.first, tt.who, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: tt.grant.GrantId, DryRun: new(true)})
 		if !errors.Is(err, tt.want) {
 			t.Errorf("RetireGrant, %s: %v, want %v", tt.name, err, tt.want.Code)
 		}
 	}
-	if _, err := callAs[none](r, r.first, backup, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: second.GrantToken}); err != nil {
+	if _, err := callAs[request.None](r, r.first, backup, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: second.GrantToken}); err != nil {
 		t.Error(err)
 	}
 }
@@ -258,21 +261,21 @@ func TestChildSource(t *testing.T) {
 	backup := r.user(backupService)
 	r.grantToService(id, backupService, tableARN, "Encrypt", "CreateGrant")
 	child := func(source *string) *kmsapi.CreateGrantInput {
-		return &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: ptr(otherService), RetiringServicePrincipal: ptr(backupService), Operations: []string{"Encrypt"},
+		return &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: new(otherService), RetiringServicePrincipal: new(backupService), Operations: []string{"Encrypt"},
 			Constraints: &kmsapi.GrantConstraints{SourceArn: source}}
 	}
 	toAlice := child(nil)
-	toAlice.GranteePrincipal, toAlice.GranteeServicePrincipal = ptr(aliceARN), nil
+	toAlice.GranteePrincipal, toAlice.GranteeServicePrincipal = new(aliceARN), nil
 	for _, tt := range []struct {
 		name, source string
 		in           *kmsapi.CreateGrantInput
 		want         bool
 	}{
-		{"the same", tableARN, child(ptr(tableARN)), true},
-		{"another", tableARN, child(ptr(otherTable)), false},
+		{"the same", tableARN, child(new(tableARN)), true},
+		{"another", tableARN, child(new(otherTable)), false},
 		{"none", tableARN, toAlice, false},
-		{"the same, in a request for another", otherTable, child(ptr(tableARN)), false},
-		{"the same, in a request for none", "", child(ptr(tableARN)), false},
+		{"the same, in a request for another", otherTable, child(new(tableARN)), false},
+		{"the same, in a request for none", "", child(new(tableARN)), false},
 	} {
 		_, err := r.from(r.first, backup, tt.source, "CreateGrant", tt.in)
 		if (err == nil) != tt.want || err != nil && !errors.Is(err, kmsapi.ErrAccessDenied) {

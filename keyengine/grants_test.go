@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -76,7 +79,7 @@ func TestGrantConstraints(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			id, _ := r.newKey()
-			must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Constraints: tt.constraint,
+			must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Constraints: tt.constraint,
 				Operations: []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext",
 					"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "DescribeKey"}})
 			blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
@@ -94,18 +97,18 @@ func TestGrantConstraints(t *testing.T) {
 				want     bool
 			}{
 				{"Encrypt", "", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}, tt.want},
-				{"Encrypt", "dry run", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: ptr(true)}, tt.want},
+				{"Encrypt", "dry run", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context, DryRun: new(true)}, tt.want},
 				{"Decrypt", "", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
 				{"Decrypt", "with key", &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionContext: tt.context}, tt.want},
-				{"Decrypt", "without the ciphertext", &kmsapi.DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: ptr(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}}, tt.want},
+				{"Decrypt", "without the ciphertext", &kmsapi.DecryptInput{KeyId: &id, EncryptionContext: tt.context, DryRun: new(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}}, tt.want},
 				{"ReEncrypt", "source", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &open}, tt.want},
 				{"ReEncrypt", "destination", &kmsapi.ReEncryptInput{CiphertextBlob: byOpen, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
 				{"ReEncrypt", "source good, destination to test", &kmsapi.ReEncryptInput{CiphertextBlob: goodBlob, SourceEncryptionContext: good, DestinationKeyId: &id, DestinationEncryptionContext: tt.context}, tt.want},
 				{"ReEncrypt", "source to test, destination good", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceEncryptionContext: tt.context, DestinationKeyId: &id, DestinationEncryptionContext: good}, tt.want},
-				{"GenerateDataKey", "", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyWithoutPlaintext", "", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyPair", "", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
-				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKey", "", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyWithoutPlaintext", "", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPair", "", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
+				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
 				{"DescribeKey", "", &kmsapi.DescribeKeyInput{KeyId: &id}, true},
 			} {
 				_, err := r.first.Do(t.Context(), r.caller(alice), OperationNamed(req.op), req.in)
@@ -141,15 +144,15 @@ func TestGrantedOperations(t *testing.T) {
 			"Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blobOf(id)},
 			"ReEncryptFrom":                       &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(id), DestinationKeyId: &open},
 			"ReEncryptTo":                         &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(open), DestinationKeyId: &id},
-			"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
-			"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr(kmsapi.DataKeyAES256)},
-			"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-			"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+			"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256)},
+			"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new(kmsapi.DataKeyAES256)},
+			"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+			"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 			"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
-			"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"CreateGrant", "DescribeKey"}},
-			"RetireGrant":                         &kmsapi.RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: ptr(true)},
+			"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"CreateGrant", "DescribeKey"}},
+			"RetireGrant":                         &kmsapi.RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: new(true)},
 			// No grant allows these.
-			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: ptr(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)},
+			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: new(true)},
 			"DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}, "ScheduleKeyDeletion": &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ListGrants": &kmsapi.ListGrantsInput{KeyId: &id},
 			"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)},
 		}
@@ -230,7 +233,7 @@ func TestDenyDespiteGrant(t *testing.T) {
 		wantError(t, err, kmsapi.ErrAccessDenied, "User: "+aliceARN+" is not authorized to perform: kms:Encrypt on resource: "+arn+" with an explicit deny in a resource-based policy")
 	}
 	r.setPolicy(id, r.policyFor(rootStatement, statement("Deny", aliceARN, "kms:CreateGrant")))
-	_, err := callAs[kmsapi.CreateGrantOutput](r, r.first, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+	_, err := callAs[kmsapi.CreateGrantOutput](r, r.first, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 }
 
@@ -247,13 +250,13 @@ func TestGrantsEverywhere(t *testing.T) {
 	}
 	for i, end := range []func(g *kmsapi.CreateGrantOutput){
 		func(g *kmsapi.CreateGrantOutput) {
-			must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
+			must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
 		},
 		func(g *kmsapi.CreateGrantOutput) {
-			must[none](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
+			must[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
 		},
 		func(g *kmsapi.CreateGrantOutput) {
-			must[none](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
+			must[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
 		},
 	} {
 		if err := encrypt(); !errors.Is(err, kmsapi.ErrAccessDenied) {
@@ -278,7 +281,7 @@ func TestGrantsEverywhere(t *testing.T) {
 		if err != nil || len(list.Grants) != 1 || *list.Grants[0].GrantId != *g.GrantId {
 			t.Errorf("way %d: ListGrants on the other node: %v, %v", i, list, err)
 		}
-		if _, err := callAs[none](r, n2, r.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
+		if _, err := callAs[request.None](r, n2, r.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
 			t.Errorf("way %d: RetireGrant on the other node: %v", i, err)
 		}
 		behind.thaw()
@@ -288,13 +291,13 @@ func TestGrantsEverywhere(t *testing.T) {
 func grantWith(c *kmsapi.GrantConstraints, operations ...string) *fsmpb.Grant {
 	g := &fsmpb.Grant{Operations: operations}
 	if c != nil {
-		_ = constrain(g, c)
+		_ = ops.Constrain(g, c)
 	}
 	return g
 }
 
 func admits(g *fsmpb.Grant, context map[string]string) bool {
-	return (&requestContext{pairs: context}).admits(g, "kms:Encrypt")
+	return (&request.RequestContext{Pairs: context}).Admits(g, "kms:Encrypt")
 }
 
 // TestChildConstraints: which constraints are as strict as which.
@@ -315,7 +318,7 @@ func TestChildConstraints(t *testing.T) {
 			for _, ctx := range contexts {
 				want = want && (!admits(child, ctx) || admits(parent, ctx))
 			}
-			if got := covers(parent, child); got != want {
+			if got := request.Covers(parent, child); got != want {
 				t.Errorf("parent %d (%v), child %d (%v): %v, want %v", i, p, j, c, got, want)
 			}
 		}
@@ -330,13 +333,13 @@ func TestEscalationByGrants(t *testing.T) {
 	id, arn := r.newKey()
 	other, _ := r.newKey()
 	app := contextOf("app", "one")
-	parent := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN),
+	parent := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN),
 		Operations: []string{"CreateGrant", "Decrypt"}, Constraints: subset(app)})
 	// A second grant, with other powers, must not lend them to the first.
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
 	// Nor a third one, that can make grants of nothing else, its missing constraint.
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
-	try := func(who Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
+	try := func(who iam.Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
 		return callAs[kmsapi.CreateGrantOutput](r, r.first, who, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
 	}
 	for _, tt := range []struct {
@@ -361,7 +364,7 @@ func TestEscalationByGrants(t *testing.T) {
 		{"one of each grant", id, subset(app), []string{"Decrypt", "Encrypt"}, false},
 		{"one of each grant that may make grants", id, subset(app), []string{"Decrypt", "RetireGrant"}, false},
 		{"an operation of no grant", id, subset(app), []string{"GenerateDataKey"}, false},
-		{"all operations", id, subset(app), append([]string(nil), grantOperations(&fsmpb.Key{Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt})...), false},
+		{"all operations", id, subset(app), append([]string(nil), ops.GrantOperations(&fsmpb.Key{Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt})...), false},
 		{"one twice and one more", id, subset(app), []string{"Decrypt", "Decrypt", "ReEncryptFrom"}, false},
 		{"another key", other, subset(app), []string{"Decrypt"}, false},
 	} {
@@ -381,17 +384,17 @@ func TestEscalationByGrants(t *testing.T) {
 		t.Errorf("second step without constraint: %v", err)
 	}
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
-	for _, who := range []Identity{alice, bob} {
+	for _, who := range []iam.Identity{alice, bob} {
 		_, err := callAs[kmsapi.DecryptOutput](r, r.first, who, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
 	// A grantee can end nothing that it was not given to end.
-	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	_, err := callAs[request.None](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	_, err = callAs[none](r, r.first, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
+	_, err = callAs[request.None](r, r.first, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
 	wantError(t, err, kmsapi.ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: kms:RetireGrant on resource: %s because no identity-based policy allows the kms:RetireGrant action", bobARN, arn))
 	// With the parent gone its grantee makes no more of them; those made stay.
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
 	blob = must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
 	if _, err := callAs[kmsapi.DecryptOutput](r, r.first, bob, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
 		t.Errorf("by a child whose parent is gone: %v", err)

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -14,7 +15,7 @@ func TestLittleRoom(t *testing.T) {
 	r := newRoom(t)
 	key, _ := r.newKey()
 	var scarce, full atomic.Bool
-	r.first.cfg.MayGrow = func() bool { return !scarce.Load() }
+	r.first.services.MayGrow = func() bool { return !scarce.Load() }
 	r.first.cfg.DiskFull = full.Load
 
 	scarce.Store(true)
@@ -23,18 +24,18 @@ func TestLittleRoom(t *testing.T) {
 	if rec := r.lastRecord(); rec.EventName != "CreateKey" || rec.ErrorCode != string(kmsapi.ErrLimitExceeded.Code) {
 		t.Errorf("the refusal is recorded as %s, %s", rec.EventName, rec.ErrorCode)
 	}
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &key})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &key})
 	full.Store(true)
-	_, err = call[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
+	_, err = call[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
 	wantError(t, err, kmsapi.ErrUnavailable, "The disk of this node is full. Ask another node, or make room.")
 	scarce.Store(false)
 	full.Store(false)
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
 	must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
 }
 
 func TestGrowingOperationsExist(t *testing.T) {
-	for name := range growing {
+	for name := range request.Growing {
 		if op := OperationNamed(name); op == nil || op.ReadOnly {
 			t.Errorf("%s is no operation that changes something", name)
 		}

@@ -7,7 +7,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -32,13 +34,13 @@ func (r *room) give(id string, b []byte) {
 		if given == nil {
 			given = r.wrapMaterial(k, b)
 		}
-		m := sameMaterial(k, given)
+		m := ops.SameMaterial(k, given)
 		if m == nil {
 			m = proto.CloneOf(given)
 			m.Pending = len(k.Materials) > 0
 			k.Materials = append(k.Materials, m)
 		}
-		if known := sameMaterial(was, given); known == nil || len(known.Wrapped) == 0 {
+		if known := ops.SameMaterial(was, given); known == nil || len(known.Wrapped) == 0 {
 			if err := r.first.vault.WrapAgain(k, m, b); err != nil {
 				r.t.Fatalf("wrapping: %v", err)
 			}
@@ -56,7 +58,7 @@ func (r *room) another(id string, edit func(*fsmpb.Key)) string {
 	rand.Read(k.Id)
 	edit(k)
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	return formatKeyID([16]byte(k.Id), k.MultiRegion)
+	return request.FormatKeyID([16]byte(k.Id), k.MultiRegion)
 }
 
 // refilled makes a key like one that was made here, of other material, for kinds of
@@ -92,11 +94,11 @@ func (r *room) publicKey(id string) []byte {
 
 // signInput and macInput are requests that keys of the table of key states take.
 func (r *room) signInput(id string) *kmsapi.SignInput {
-	return &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+	return &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")}
 }
 
 func (r *room) macInput(id string) *kmsapi.GenerateMacInput {
-	return &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
+	return &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}
 }
 
 // manyRefusals lets the first node refuse more than one principal may cause.

@@ -9,7 +9,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -44,8 +46,6 @@ const (
 	maxThrottledRecords = 32
 )
 
-var errThrottled = kmsapi.Errorf(kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
-
 func newLimits(cfg Config) *limits {
 	l := &limits{clock: cfg.Clock, rate: rate.Limit(cfg.RefusalRate), burst: cfg.RefusalBurst, left: make(map[string]*rate.Limiter), over: make(map[string]*throttled)}
 	if l.rate <= 0 {
@@ -58,15 +58,15 @@ func newLimits(cfg Config) *limits {
 }
 
 // allow refuses callers who were refused too often.
-func (l *limits) allow(c *Caller) error {
+func (l *limits) allow(c *iam.Caller) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock.Now()
-	if r := l.left[c.Identity.principal.ARN]; r == nil || r.TokensAt(now) >= 1 {
+	if r := l.left[c.Identity.Principal().ARN]; r == nil || r.TokensAt(now) >= 1 {
 		return nil
 	}
-	l.note(throttled{principal: c.Identity.principal, credential: c.Identity.credential, count: 1, since: now, until: now})
-	return errThrottled
+	l.note(throttled{principal: c.Identity.Principal(), credential: c.Identity.Credential(), count: 1, since: now, until: now})
+	return record.ErrThrottled
 }
 
 // note counts what was throttled.
@@ -119,10 +119,10 @@ func (e *Engine) runThrottled(ctx context.Context) {
 
 func (e *Engine) recordThrottled(ctx context.Context) {
 	for _, t := range e.limits.take() {
-		_, err := e.commitEvent(ctx, event{
-			name: "ThrottleRequests", kind: eventConclave, identity: principalIdentity(t.principal, t.credential),
-			err: errThrottled, readOnly: true,
-			details: []*auditpb.Field{
+		_, err := e.events.Record(ctx, record.Event{
+			Name: "ThrottleRequests", Kind: record.KindConclave, Identity: record.IdentityOf(t.principal, t.credential),
+			Err: record.ErrThrottled, ReadOnly: true,
+			Details: []*auditpb.Field{
 				auditfield.Number("requests", t.count),
 				auditfield.Text("since", t.since.UTC().Format(time.RFC3339)),
 				auditfield.Text("until", t.until.UTC().Format(time.RFC3339)),
@@ -138,14 +138,14 @@ func (e *Engine) recordThrottled(ctx context.Context) {
 
 // refused counts a recorded outcome against the caller. A dry run that went well
 // is none, nor is a failure of ours.
-func (l *limits) refused(c *Caller, err error) {
+func (l *limits) refused(c *iam.Caller, err error) {
 	if errors.Is(err, kmsapi.ErrDryRun) || errors.Is(err, kmsapi.ErrInternal) || errors.Is(err, kmsapi.ErrUnavailable) {
 		return
 	}
 	now := l.clock.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	who := c.Identity.principal.ARN
+	who := c.Identity.Principal().ARN
 	r := l.left[who]
 	if r == nil {
 		l.makeRoom()

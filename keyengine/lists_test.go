@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -55,10 +56,10 @@ func TestLists(t *testing.T) {
 	long := "alias/" + strings.Repeat("x", 250)
 	names := []string{"alias/A", "alias/a", "alias/a/b", "alias/a0", "alias/z", long}
 	for i, name := range names {
-		must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
+		must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
 	}
 	slices.Sort(names)
-	must[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
+	must[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
 
 	keys := func(limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
@@ -106,15 +107,15 @@ func TestLists(t *testing.T) {
 		sizes string
 	}{
 		{"keys", keys(nil), ids, "7"},
-		{"keys, three at a time", keys(ptr(int32(3))), ids, "3 3 1"},
-		{"keys, seven at a time", keys(ptr(int32(7))), ids, "7"},
-		{"keys, one at a time", keys(ptr(int32(1))), ids, "1 1 1 1 1 1 1"},
+		{"keys, three at a time", keys(new(int32(3))), ids, "3 3 1"},
+		{"keys, seven at a time", keys(new(int32(7))), ids, "7"},
+		{"keys, one at a time", keys(new(int32(1))), ids, "1 1 1 1 1 1 1"},
 		{"aliases", aliases(nil, nil), names, "6"},
-		{"aliases, one at a time", aliases(nil, ptr(int32(1))), names, "1 1 1 1 1 1"},
-		{"aliases, four at a time", aliases(nil, ptr(int32(4))), names, "4 2"},
-		{"aliases of a key", aliases(&ids[1], ptr(int32(2))), []string{"alias/a", "alias/a0", long}, "2 1"},
+		{"aliases, one at a time", aliases(nil, new(int32(1))), names, "1 1 1 1 1 1"},
+		{"aliases, four at a time", aliases(nil, new(int32(4))), names, "4 2"},
+		{"aliases of a key", aliases(&ids[1], new(int32(2))), []string{"alias/a", "alias/a0", long}, "2 1"},
 		{"aliases of a key without", aliases(&ids[2], nil), nil, "0"},
-		{"tags", tags(ptr(int32(2))), []string{"k00", "k01", "k02", "k03", "k04"}, "2 2 1"},
+		{"tags", tags(new(int32(2))), []string{"k00", "k01", "k02", "k03", "k04"}, "2 2 1"},
 	} {
 		if got := slices.Concat(tt.got...); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
@@ -124,15 +125,15 @@ func TestLists(t *testing.T) {
 		}
 	}
 	// A list that changes between pages misses nothing that stays.
-	out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: ptr(int32(2))})
-	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
-	out = must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: ptr(int32(100)), Marker: out.NextMarker})
+	out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(2))})
+	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
+	out = must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(100)), Marker: out.NextMarker})
 	if got := len(out.Aliases); got != 4 || *out.Aliases[0].AliasName != names[2] {
 		t.Errorf("after a deletion the next page has %d aliases from %s on, want 4 from %s on", got, *out.Aliases[0].AliasName, names[2])
 	}
-	_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: ptr("alias/a")})
+	_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: new("alias/a")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
-	if n := len(must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: ptr(int32(1000))}).Aliases); n != 5 {
+	if n := len(must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(1000))}).Aliases); n != 5 {
 		t.Errorf("a limit beyond the operation's: %d aliases, want 5", n)
 	}
 }
@@ -147,7 +148,7 @@ func TestLongLists(t *testing.T) {
 	for _, tt := range []struct {
 		limit *int32
 		want  int
-	}{{nil, 50}, {ptr(int32(100)), 100}, {ptr(int32(1000)), 100}} {
+	}{{nil, 50}, {new(int32(100)), 100}, {new(int32(1000)), 100}} {
 		out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: tt.limit})
 		if len(out.Aliases) != tt.want || !*out.Truncated {
 			t.Errorf("%d aliases, want %d", len(out.Aliases), tt.want)
@@ -163,11 +164,11 @@ func TestMarkers(t *testing.T) {
 	b, _ := r.newKey()
 	for _, key := range []string{a, b} {
 		for i := range 2 {
-			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
+			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
 		}
-		must[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
+		must[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
 	}
-	one := ptr(int32(1))
+	one := new(int32(1))
 	keysMarker := must[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Limit: one}).NextMarker
 	tagsMarker := must[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Limit: one}).NextMarker
 	aliasMarker := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &a, Limit: one}).NextMarker
@@ -176,7 +177,7 @@ func TestMarkers(t *testing.T) {
 		t.Errorf("on another node: %v", err)
 	}
 	// A tag's list may be asked for by ARN and by id.
-	if _, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: ptr("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
+	if _, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: new("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
 		t.Errorf("with the key's ARN: %v", err)
 	}
 	bad := map[string]func() error{

@@ -7,6 +7,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -70,14 +72,14 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 	}
 }
 
-func (m *metrics) operation(op *Operation, c *Caller, err error, took time.Duration) {
+func (m *metrics) operation(op *request.Operation, c *iam.Caller, err error, took time.Duration) {
 	m.requests.WithLabelValues(op.Name, outcomeLabel(err), transportLabel(c.Transport)).Inc()
 	m.duration.WithLabelValues(op.Name).Observe(took.Seconds())
 }
 
-func (m *metrics) conflict(op *Operation) { m.conflicts.WithLabelValues(op.Name).Inc() }
-func (m *metrics) late(operation string)  { m.lates.WithLabelValues(operation).Inc() }
-func (m *metrics) forward(op *Operation)  { m.forwarded.WithLabelValues(op.Name).Inc() }
+func (m *metrics) conflict(op *request.Operation) { m.conflicts.WithLabelValues(op.Name).Inc() }
+func (m *metrics) late(operation string)          { m.lates.WithLabelValues(operation).Inc() }
+func (m *metrics) forward(op *request.Operation)  { m.forwarded.WithLabelValues(op.Name).Inc() }
 
 // outcomeLabel is the code of an outcome. Codes are ours, so there are few; one
 // that another node answered with may be newer than this binary.

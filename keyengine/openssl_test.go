@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// unavailable skips a test for want of a tool that not every machine has, or fails
+// missingTool skips a test for want of a tool that not every machine has, or fails
 // it where the tools are promised to be there.
-func unavailable(t testing.TB, format string, args ...any) {
+func missingTool(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CONCLAVE_NO_SKIP") == "1" {
 		t.Fatalf("CONCLAVE_NO_SKIP is set, but "+format, args...)
@@ -34,7 +35,7 @@ type bench struct {
 func newBench(t testing.TB) *bench {
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {
-		unavailable(t, "there is no openssl to compare with")
+		missingTool(t, "there is no openssl to compare with")
 	}
 	return &bench{t, t.TempDir()}
 }
@@ -312,7 +313,7 @@ func TestOpenSSLImport(t *testing.T) {
 				material = b.read("random")
 			}
 			r.imports(&kmsapi.ImportKeyMaterialInput{
-				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: ptr(modelForever),
+				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: new(ops.ModelForever),
 			})
 			switch tt.usage {
 			case kmsapi.UsageEncrypt:
@@ -322,7 +323,7 @@ func TestOpenSSLImport(t *testing.T) {
 				}
 			case kmsapi.UsageMac:
 				size := tt.spec[len(tt.spec)-3:]
-				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: ptr("HMAC_SHA_" + size)})
+				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: new("HMAC_SHA_" + size)})
 				if !bytes.Equal(out.Mac, b.mac(size, material, message)) {
 					t.Error("OpenSSL has another MAC with the key")
 				}

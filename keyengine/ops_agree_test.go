@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -63,13 +64,13 @@ func TestMacs(t *testing.T) {
 					continue
 				}
 				want := "Algorithm " + algorithm + " is incompatible with key spec " + tt.spec + "."
-				_, err := call[none](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
+				_, err := call[request.None](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
 				wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
-				_, err = call[none](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
+				_, err = call[request.None](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
 				wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
 			}
 			for _, size := range []int{0, 4097} {
-				_, err := call[none](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
+				_, err := call[request.None](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
 				wantError(t, err, kmsapi.ErrValidation, "…")
 			}
 		})
@@ -86,7 +87,7 @@ var agreeing = []struct {
 
 func (r *room) derives(id string, peer []byte) (*kmsapi.DeriveSharedSecretOutput, error) {
 	r.t.Helper()
-	return call[kmsapi.DeriveSharedSecretOutput](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer})
+	return call[kmsapi.DeriveSharedSecretOutput](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer})
 }
 
 // TestSharedSecrets: both sides come to the same secret, the other one with the
@@ -219,8 +220,8 @@ func TestBadPeers(t *testing.T) {
 		"as long as may be": bytes.Repeat([]byte{0x30}, 8192),
 	} {
 		for _, dry := range []bool{false, true} {
-			_, err := call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{
-				KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, DryRun: &dry,
+			_, err := call[request.None](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{
+				KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer, DryRun: &dry,
 			})
 			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || *e != *badPeer("ECC_NIST_P256") {
 				t.Errorf("%s: %v", name, err)
@@ -234,7 +235,7 @@ func TestBadPeers(t *testing.T) {
 		_, err := r.derives(id, make([]byte, size))
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
-	_, err = call[none](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("SM2"), PublicKey: good})
+	_, err = call[request.None](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("SM2"), PublicKey: good})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 }
 

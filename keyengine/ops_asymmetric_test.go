@@ -18,6 +18,7 @@ import (
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
 	secgecdsa "github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -289,11 +290,11 @@ func TestMessages(t *testing.T) {
 		}
 	}
 	for _, size := range []int{0, 4097} {
-		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_256"), Message: make([]byte, size)})
+		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_256"), Message: make([]byte, size)})
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 	// Without a type a message is raw.
-	sig := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_256"), Message: make([]byte, 32)}).Signature
+	sig := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_256"), Message: make([]byte, 32)}).Signature
 	if err := r.verifies(id, "ECDSA_SHA_256", "RAW", make([]byte, 32), sig); err != nil {
 		t.Errorf("a message without a type: %v", err)
 	}
@@ -316,7 +317,7 @@ func TestSigningAlgorithms(t *testing.T) {
 			wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
 			wantError(t, r.verifies(id, algorithm, "RAW", []byte("m"), []byte("s")), kmsapi.ErrInvalidKeyUsage, want)
 		}
-		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: ptr("ECDSA_SHA_1"), Message: []byte("m")})
+		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_1"), Message: []byte("m")})
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
@@ -380,28 +381,28 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		{"Sign", kmsapi.UsageSign, func(id string) any { return r.signInput(id) }},
 		{"Verify", kmsapi.UsageSign, func(id string) any {
-			return &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+			return &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: new("ECDSA_SHA_256")}
 		}},
 		{"GenerateMac", kmsapi.UsageMac, func(id string) any { return r.macInput(id) }},
 		{"VerifyMac", kmsapi.UsageMac, func(id string) any {
-			return &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}
+			return &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}
 		}},
 		{"DeriveSharedSecret", kmsapi.UsageAgree, func(id string) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: public}
 		}},
 		{"Encapsulate", kmsapi.UsageEncapsulate, func(id string) any { return encapsulateInput(id) }},
 		{"Decapsulate", kmsapi.UsageEncapsulate, func(id string) any { return decapsulateInput(id, make([]byte, 768)) }},
 		{"Encrypt", kmsapi.UsageEncrypt, func(id string) any {
-			return &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}
+			return &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: new("RSAES_OAEP_SHA_256")}
 		}},
 		{"Decrypt", kmsapi.UsageEncrypt, func(id string) any {
-			return &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: make([]byte, 256), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}
+			return &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: make([]byte, 256), EncryptionAlgorithm: new("RSAES_OAEP_SHA_256")}
 		}},
 		{"GenerateDataKeyPair", kmsapi.UsageEncrypt, func(id string) any {
-			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}
 		}},
 		{"GenerateDataKeyPairWithoutPlaintext", kmsapi.UsageEncrypt, func(id string) any {
-			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}
 		}},
 	}
 	for _, k := range []struct{ spec, usage string }{
@@ -413,7 +414,7 @@ func TestWrongUsage(t *testing.T) {
 			if op.usage == k.usage {
 				continue
 			}
-			_, err := call[none](r, op.name, op.in(id))
+			_, err := call[request.None](r, op.name, op.in(id))
 			wantError(t, err, kmsapi.ErrInvalidKeyUsage, arn+" key usage is "+k.usage+" which is not valid for "+op.name+".")
 		}
 	}
@@ -421,14 +422,14 @@ func TestWrongUsage(t *testing.T) {
 	const other = "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048."
 	id, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
 	for op, in := range map[string]any{
-		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
-		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_256")},
-		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")},
+		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_256")},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 	} {
-		_, err := call[none](r, op, in)
+		_, err := call[request.None](r, op, in)
 		wantError(t, err, kmsapi.ErrInvalidKeyUsage, "You cannot generate a data key with an asymmetric CMK")
 	}
-	_, err := call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, other)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -35,8 +37,8 @@ func TestCreateGrant(t *testing.T) {
 	id, arn := r.newKey()
 	r.cluster.clock.advance(90 * time.Second)
 	pairs := contextOf("a", "1", "", "")
-	out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN),
-		Operations: []string{"Decrypt", "Encrypt", "Decrypt"}, Constraints: subset(pairs), Name: ptr("my/grant:1_-")})
+	out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), RetiringPrincipal: new(bobARN),
+		Operations: []string{"Decrypt", "Encrypt", "Decrypt"}, Constraints: subset(pairs), Name: new("my/grant:1_-")})
 	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(*out.GrantId) || !regexp.MustCompile(`^[A-Za-z0-9+/]+=*$`).MatchString(*out.GrantToken) {
 		t.Errorf("grant %s with token %s", *out.GrantId, *out.GrantToken)
 	}
@@ -64,17 +66,17 @@ func TestCreateGrant(t *testing.T) {
 		t.Error("the record holds the token")
 	}
 	entry := kmsapi.GrantListEntry{
-		KeyId: &arn, GrantId: out.GrantId, Name: ptr("my/grant:1_-"), CreationDate: timeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: ptr(aliceARN),
-		RetiringPrincipal: ptr(bobARN), IssuingAccount: ptr("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Decrypt", "Encrypt"}, Constraints: subset(pairs),
+		KeyId: &arn, GrantId: out.GrantId, Name: new("my/grant:1_-"), CreationDate: ops.TimeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: new(aliceARN),
+		RetiringPrincipal: new(bobARN), IssuingAccount: new("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Decrypt", "Encrypt"}, Constraints: subset(pairs),
 	}
 	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, r.grantsOf(id)); d != "" {
 		t.Errorf("ListGrants (-want +got):\n%s", d)
 	}
 	// The rest left out: no name is an empty one.
-	bare := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &kmsapi.GrantConstraints{}})
+	bare := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &kmsapi.GrantConstraints{}})
 	got := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: bare.GrantId}).Grants
 	entry = kmsapi.GrantListEntry{
-		KeyId: &arn, GrantId: bare.GrantId, Name: ptr(""), CreationDate: entry.CreationDate, GranteePrincipal: ptr(aliceARN),
+		KeyId: &arn, GrantId: bare.GrantId, Name: new(""), CreationDate: entry.CreationDate, GranteePrincipal: new(aliceARN),
 		IssuingAccount: entry.IssuingAccount, Operations: []string{"DescribeKey"},
 	}
 	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, got); d != "" {
@@ -93,21 +95,21 @@ func TestCreateGrant(t *testing.T) {
 func TestCreateGrantErrors(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
-	rsa := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("RSA_2048"), KeyUsage: ptr(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
+	rsa := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), KeyUsage: new(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	long := strings.Repeat("é", 384)
 	nine := map[string]string{}
 	for i := range 9 {
 		nine[fmt.Sprint(i)] = ""
 	}
 	in := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
-		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}}
 		f(in)
 		return in
 	}
 	service := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
-		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: ptr(backupService), RetiringServicePrincipal: ptr(backupService), Operations: []string{"Encrypt"},
-			Constraints: &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)}}
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteeServicePrincipal: new(backupService), RetiringServicePrincipal: new(backupService), Operations: []string{"Encrypt"},
+			Constraints: &kmsapi.GrantConstraints{SourceArn: new(tableARN)}}
 		f(in)
 		return in
 	}
@@ -123,20 +125,20 @@ func TestCreateGrantErrors(t *testing.T) {
 		"unknown operation": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt", "PutKeyPolicy"} }), kmsapi.ErrValidation, "…"},
 		"no operations":     {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{} }), kmsapi.ErrValidation, "A grant needs at least one operation."},
 		"nothing":           {&kmsapi.CreateGrantInput{}, kmsapi.ErrValidation, "…"},
-		"bad name":          {in(func(in *kmsapi.CreateGrantInput) { in.Name = ptr("a b") }), kmsapi.ErrValidation, "…"},
-		"empty name":        {in(func(in *kmsapi.CreateGrantInput) { in.Name = ptr("") }), kmsapi.ErrValidation, "…"},
-		"everybody":         {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr("*") }), kmsapi.ErrValidation, "…"},
-		"bare account":      {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr(testAccount) }), kmsapi.ErrInvalidArn, invalid},
+		"bad name":          {in(func(in *kmsapi.CreateGrantInput) { in.Name = new("a b") }), kmsapi.ErrValidation, "…"},
+		"empty name":        {in(func(in *kmsapi.CreateGrantInput) { in.Name = new("") }), kmsapi.ErrValidation, "…"},
+		"everybody":         {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = new("*") }), kmsapi.ErrValidation, "…"},
+		"bare account":      {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = new(testAccount) }), kmsapi.ErrInvalidArn, invalid},
 		"group": {in(func(in *kmsapi.CreateGrantInput) {
-			in.GranteePrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g")
+			in.GranteePrincipal = new("arn:aws:iam::" + testAccount + ":group/g")
 		}), kmsapi.ErrInvalidArn, invalid},
-		"service": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr("ec2.amazonaws.com") }), kmsapi.ErrInvalidArn, invalid},
+		"service": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = new("ec2.amazonaws.com") }), kmsapi.ErrInvalidArn, invalid},
 		"other partition": {in(func(in *kmsapi.CreateGrantInput) {
-			in.GranteePrincipal = ptr("arn:aws-cn:iam::" + testAccount + ":user/a")
+			in.GranteePrincipal = new("arn:aws-cn:iam::" + testAccount + ":user/a")
 		}), kmsapi.ErrInvalidArn, invalid},
 		"a key as grantee": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = &arn }), kmsapi.ErrInvalidArn, invalid},
 		"retiring group": {in(func(in *kmsapi.CreateGrantInput) {
-			in.RetiringPrincipal = ptr("arn:aws:iam::" + testAccount + ":group/g")
+			in.RetiringPrincipal = new("arn:aws:iam::" + testAccount + ":group/g")
 		}), kmsapi.ErrInvalidArn, invalid},
 		"both constraints": {in(func(in *kmsapi.CreateGrantInput) {
 			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf("a", "1"), EncryptionContextSubset: contextOf("a", "1")}
@@ -146,16 +148,16 @@ func TestCreateGrantErrors(t *testing.T) {
 			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf(), EncryptionContextSubset: contextOf()}
 		}), kmsapi.ErrValidation, emptyEquals},
 		"empty equals beside a source": {in(func(in *kmsapi.CreateGrantInput) {
-			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf(), SourceArn: ptr(tableARN)}
+			in.Constraints = &kmsapi.GrantConstraints{EncryptionContextEquals: contextOf(), SourceArn: new(tableARN)}
 		}), kmsapi.ErrValidation, emptyEquals},
 		"nothing but CreateGrant": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"CreateGrant"} }), kmsapi.ErrValidation,
 			"Grants must not contain only the CreateGrant operation."},
 		"CreateGrant twice": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"CreateGrant", "CreateGrant"} }), kmsapi.ErrValidation,
 			"Grants must not contain only the CreateGrant operation."},
 		"no grantee": {in(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = nil }), kmsapi.ErrValidation, "You must specify either GranteePrincipal or GranteeServicePrincipal."},
-		"two grantees": {service(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr(aliceARN) }), kmsapi.ErrValidation,
+		"two grantees": {service(func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = new(aliceARN) }), kmsapi.ErrValidation,
 			"You can specify either GranteePrincipal or GranteeServicePrincipal, but not both."},
-		"two who may retire": {service(func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = ptr(aliceARN) }), kmsapi.ErrValidation,
+		"two who may retire": {service(func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = new(aliceARN) }), kmsapi.ErrValidation,
 			"You can specify either RetiringPrincipal or RetiringServicePrincipal, but not both."},
 		"a service without source": {service(func(in *kmsapi.CreateGrantInput) { in.Constraints = subset(contextOf("a", "1")) }), kmsapi.ErrValidation,
 			"A grant with GranteeServicePrincipal must have a SourceArn constraint."},
@@ -163,18 +165,18 @@ func TestCreateGrantErrors(t *testing.T) {
 			"A grant with GranteeServicePrincipal must have a SourceArn constraint."},
 		"a service whom nobody may retire": {service(func(in *kmsapi.CreateGrantInput) { in.RetiringServicePrincipal = nil }), kmsapi.ErrValidation,
 			"A grant with GranteeServicePrincipal must have a RetiringPrincipal or a RetiringServicePrincipal."},
-		"no service":     {service(func(in *kmsapi.CreateGrantInput) { in.GranteeServicePrincipal = ptr("example.com") }), kmsapi.ErrValidation, "…"},
-		"ARN as service": {service(func(in *kmsapi.CreateGrantInput) { in.GranteeServicePrincipal = ptr(aliceARN) }), kmsapi.ErrValidation, "…"},
+		"no service":     {service(func(in *kmsapi.CreateGrantInput) { in.GranteeServicePrincipal = new("example.com") }), kmsapi.ErrValidation, "…"},
+		"ARN as service": {service(func(in *kmsapi.CreateGrantInput) { in.GranteeServicePrincipal = new(aliceARN) }), kmsapi.ErrValidation, "…"},
 		"no source": {service(func(in *kmsapi.CreateGrantInput) {
-			in.Constraints.SourceArn = ptr("arn:aws:s3:::bucket-without-account")
+			in.Constraints.SourceArn = new("arn:aws:s3:::bucket-without-account")
 		}), kmsapi.ErrValidation, "…"},
 		"nine pairs":  {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = subset(nine) }), kmsapi.ErrValidation, "EncryptionContextSubset must have 1 to 8 pairs."},
 		"long value":  {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf("a", long+"x")) }), kmsapi.ErrValidation, "A value of EncryptionContextEquals has more than 384 characters."},
 		"no text":     {in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf("a", "\xff")) }), kmsapi.ErrValidation, "…"},
-		"by alias":    {in(func(in *kmsapi.CreateGrantInput) { in.KeyId = ptr("alias/app") }), kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
-		"no such key": {in(func(in *kmsapi.CreateGrantInput) { in.KeyId = ptr("12345678-1234-1234-1234-123456789012") }), kmsapi.ErrNotFound, "…"},
+		"by alias":    {in(func(in *kmsapi.CreateGrantInput) { in.KeyId = new("alias/app") }), kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		"no such key": {in(func(in *kmsapi.CreateGrantInput) { in.KeyId = new("12345678-1234-1234-1234-123456789012") }), kmsapi.ErrNotFound, "…"},
 		"other account": {in(func(in *kmsapi.CreateGrantInput) {
-			in.KeyId = ptr(strings.Replace(arn, testAccount, "444455556666", 1))
+			in.KeyId = new(strings.Replace(arn, testAccount, "444455556666", 1))
 		}), kmsapi.ErrAccessDenied, "…"},
 		"sign with a symmetric key": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt", "Sign"} }), kmsapi.ErrValidation,
 			"Grant operation Sign is not valid for " + arn + ", whose key spec is SYMMETRIC_DEFAULT and key usage ENCRYPT_DECRYPT."},
@@ -195,7 +197,7 @@ func TestCreateGrantErrors(t *testing.T) {
 	nine["1"] = long
 	must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(nine) }))
 	// Members are looked at before the key, the key before the caller's right.
-	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.GranteePrincipal = ptr("x"), ptr("y") }))
+	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.GranteePrincipal = new("x"), new("y") }))
 	wantError(t, err, kmsapi.ErrInvalidArn, invalid)
 }
 
@@ -220,7 +222,7 @@ func TestGrantOperationsOfKeys(t *testing.T) {
 			if op == "CreateGrant" {
 				ops = append(ops, "DescribeKey") // not by itself
 			}
-			_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: ops})
+			_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: ops})
 			if err == nil {
 				got = append(got, op)
 			} else if !errors.Is(err, kmsapi.ErrValidation) {
@@ -242,7 +244,7 @@ func TestNamedGrants(t *testing.T) {
 	id, _ := r.newKey()
 	other, _ := r.newKey()
 	in := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
-		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: ptr(bobARN), Name: ptr("n"),
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringPrincipal: new(bobARN), Name: new("n"),
 			Operations: []string{"Encrypt", "Decrypt"}, Constraints: subset(contextOf("a", "1", "b", "2"))}
 		f(in)
 		return in
@@ -251,7 +253,7 @@ func TestNamedGrants(t *testing.T) {
 	first := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same))
 	for name, f := range map[string]func(*kmsapi.CreateGrantInput){
 		"same": same, "operations in another order, twice": func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Decrypt", "Encrypt", "Decrypt"} },
-		"key by ARN": func(in *kmsapi.CreateGrantInput) { in.KeyId = ptr(*r.describe(id).Arn) }, "with a token": func(in *kmsapi.CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
+		"key by ARN": func(in *kmsapi.CreateGrantInput) { in.KeyId = new(*r.describe(id).Arn) }, "with a token": func(in *kmsapi.CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
 	} {
 		out, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", in(f))
 		if err != nil || *out.GrantId != *first.GrantId || *out.GrantToken == *first.GrantToken {
@@ -267,22 +269,22 @@ func TestNamedGrants(t *testing.T) {
 	}
 	seen := map[string]string{*first.GrantId: "first"}
 	for name, f := range map[string]func(*kmsapi.CreateGrantInput){
-		"name": func(in *kmsapi.CreateGrantInput) { in.Name = ptr("N") }, "no name": func(in *kmsapi.CreateGrantInput) { in.Name = nil },
-		"no name again": func(in *kmsapi.CreateGrantInput) { in.Name = nil }, "grantee": func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = ptr(bobARN) },
-		"retiring": func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = ptr(carolARN) }, "no retiring": func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = nil },
+		"name": func(in *kmsapi.CreateGrantInput) { in.Name = new("N") }, "no name": func(in *kmsapi.CreateGrantInput) { in.Name = nil },
+		"no name again": func(in *kmsapi.CreateGrantInput) { in.Name = nil }, "grantee": func(in *kmsapi.CreateGrantInput) { in.GranteePrincipal = new(bobARN) },
+		"retiring": func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = new(carolARN) }, "no retiring": func(in *kmsapi.CreateGrantInput) { in.RetiringPrincipal = nil },
 		"operations": func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt"} }, "kind of constraint": func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(contextOf("a", "1", "b", "2")) },
 		"constraint": func(in *kmsapi.CreateGrantInput) { in.Constraints = subset(contextOf("a", "1", "b", "3")) }, "no constraint": func(in *kmsapi.CreateGrantInput) { in.Constraints = nil },
 		"key":    func(in *kmsapi.CreateGrantInput) { in.KeyId = &other },
-		"source": func(in *kmsapi.CreateGrantInput) { in.Constraints.SourceArn = ptr(tableARN) }, "other source": func(in *kmsapi.CreateGrantInput) { in.Constraints.SourceArn = ptr(otherTable) },
-		"source alone": func(in *kmsapi.CreateGrantInput) { in.Constraints = &kmsapi.GrantConstraints{SourceArn: ptr(tableARN)} },
+		"source": func(in *kmsapi.CreateGrantInput) { in.Constraints.SourceArn = new(tableARN) }, "other source": func(in *kmsapi.CreateGrantInput) { in.Constraints.SourceArn = new(otherTable) },
+		"source alone": func(in *kmsapi.CreateGrantInput) { in.Constraints = &kmsapi.GrantConstraints{SourceArn: new(tableARN)} },
 		"other source alone": func(in *kmsapi.CreateGrantInput) {
-			in.Constraints = &kmsapi.GrantConstraints{SourceArn: ptr(otherTable)}
+			in.Constraints = &kmsapi.GrantConstraints{SourceArn: new(otherTable)}
 		},
 		"retiring service": func(in *kmsapi.CreateGrantInput) {
-			in.RetiringPrincipal, in.RetiringServicePrincipal = nil, ptr(backupService)
+			in.RetiringPrincipal, in.RetiringServicePrincipal = nil, new(backupService)
 		},
 		"service": func(in *kmsapi.CreateGrantInput) {
-			in.GranteePrincipal, in.GranteeServicePrincipal, in.Constraints.SourceArn = nil, ptr(backupService), ptr(tableARN)
+			in.GranteePrincipal, in.GranteeServicePrincipal, in.Constraints.SourceArn = nil, new(backupService), new(tableARN)
 		},
 	} {
 		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(f))
@@ -295,12 +297,12 @@ func TestNamedGrants(t *testing.T) {
 	theirs := r.grantChange(other, grantHex(1), aliceARN, "Encrypt")
 	theirs.GetPutGrant().Name, theirs.GetPutGrant().Issuer = "n", "444455556666"
 	r.cluster.change(theirs)
-	ours := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Name: ptr("n"), Operations: []string{"Encrypt"}})
+	ours := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: new(aliceARN), Name: new("n"), Operations: []string{"Encrypt"}})
 	if *ours.GrantId == grantHex(1) {
 		t.Error("a request found the grant of another account's")
 	}
 	// One that was revoked does not come back.
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
 	if out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
 		t.Error("a revoked grant came back under its id")
 	}
@@ -322,7 +324,7 @@ func TestConcurrentNamedGrants(t *testing.T) {
 		caller := r.caller(r.root)
 		go func() {
 			out, err := e.Do(t.Context(), caller, OperationNamed("CreateGrant"),
-				&kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
+				&kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, Name: new("n")})
 			if err != nil {
 				results <- result{err: err}
 				return
@@ -349,9 +351,9 @@ func TestListGrants(t *testing.T) {
 	other, otherARN := r.newKey()
 	var all, toAlice, retirable []string
 	for i := range 7 {
-		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr([]string{aliceARN, bobARN}[i%2]), Operations: []string{"Encrypt"}}
+		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new([]string{aliceARN, bobARN}[i%2]), Operations: []string{"Encrypt"}}
 		if i >= 2 {
-			in.RetiringPrincipal = ptr(carolARN)
+			in.RetiringPrincipal = new(carolARN)
 		}
 		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in)
 		all = append(all, *out.GrantId)
@@ -362,7 +364,7 @@ func TestListGrants(t *testing.T) {
 			retirable = append(retirable, arn+" "+*out.GrantId)
 		}
 	}
-	on := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: ptr(carolARN)})
+	on := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: new(carolARN)})
 	retirable = append(retirable, otherARN+" "+*on.GrantId)
 	slices.Sort(all)
 	slices.Sort(toAlice)
@@ -396,19 +398,19 @@ func TestListGrants(t *testing.T) {
 		sizes string
 	}{
 		{"all", list(kmsapi.ListGrantsInput{}), all, "7"},
-		{"three at a time", list(kmsapi.ListGrantsInput{Limit: ptr(int32(3))}), all, "3 3 1"},
-		{"one at a time", list(kmsapi.ListGrantsInput{Limit: ptr(int32(1))}), all, "1 1 1 1 1 1 1"},
-		{"a limit over the most", list(kmsapi.ListGrantsInput{Limit: ptr(int32(1000))}), all, "7"},
-		{"to alice", list(kmsapi.ListGrantsInput{GranteePrincipal: ptr(aliceARN)}), toAlice, "4"},
-		{"to alice, three at a time", list(kmsapi.ListGrantsInput{GranteePrincipal: ptr(aliceARN), Limit: ptr(int32(3))}), toAlice, "3 1"},
-		{"to nobody", list(kmsapi.ListGrantsInput{GranteePrincipal: ptr(carolARN)}), nil, "0"},
-		{"by id", list(kmsapi.ListGrantsInput{GrantId: &all[3], Limit: ptr(int32(1))}), all[3:4], "1"},
-		{"by id and grantee", list(kmsapi.ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(aliceARN)}), toAlice[:1], "1"},
-		{"by id and another's", list(kmsapi.ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: ptr(bobARN)}), nil, "0"},
+		{"three at a time", list(kmsapi.ListGrantsInput{Limit: new(int32(3))}), all, "3 3 1"},
+		{"one at a time", list(kmsapi.ListGrantsInput{Limit: new(int32(1))}), all, "1 1 1 1 1 1 1"},
+		{"a limit over the most", list(kmsapi.ListGrantsInput{Limit: new(int32(1000))}), all, "7"},
+		{"to alice", list(kmsapi.ListGrantsInput{GranteePrincipal: new(aliceARN)}), toAlice, "4"},
+		{"to alice, three at a time", list(kmsapi.ListGrantsInput{GranteePrincipal: new(aliceARN), Limit: new(int32(3))}), toAlice, "3 1"},
+		{"to nobody", list(kmsapi.ListGrantsInput{GranteePrincipal: new(carolARN)}), nil, "0"},
+		{"by id", list(kmsapi.ListGrantsInput{GrantId: &all[3], Limit: new(int32(1))}), all[3:4], "1"},
+		{"by id and grantee", list(kmsapi.ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: new(aliceARN)}), toAlice[:1], "1"},
+		{"by id and another's", list(kmsapi.ListGrantsInput{GrantId: &toAlice[0], GranteePrincipal: new(bobARN)}), nil, "0"},
 		{"by another key's id", list(kmsapi.ListGrantsInput{GrantId: on.GrantId}), nil, "0"},
 		{"retirable", listRetirable(carolARN, nil), retirable, "6"},
-		{"retirable, four at a time", listRetirable(carolARN, ptr(int32(4))), retirable, "4 2"},
-		{"retirable, one at a time", listRetirable(carolARN, ptr(int32(1))), retirable, "1 1 1 1 1 1"},
+		{"retirable, four at a time", listRetirable(carolARN, new(int32(4))), retirable, "4 2"},
+		{"retirable, one at a time", listRetirable(carolARN, new(int32(1))), retirable, "1 1 1 1 1 1"},
 		{"retirable by nobody", listRetirable(carolARN+"2", nil), nil, "0"},
 	} {
 		got := pages(t, tt.next)
@@ -420,13 +422,13 @@ func TestListGrants(t *testing.T) {
 		}
 	}
 	// A marker is good for the list that it came from only.
-	marker := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, Limit: ptr(int32(1))}).NextMarker
-	retirableMarker := must[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Limit: ptr(int32(1))}).NextMarker
+	marker := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, Limit: new(int32(1))}).NextMarker
+	retirableMarker := must[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN), Limit: new(int32(1))}).NextMarker
 	for name, in := range map[string]any{
-		"another key": &kmsapi.ListGrantsInput{KeyId: &other, Marker: marker}, "another grantee": &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Marker: marker},
+		"another key": &kmsapi.ListGrantsInput{KeyId: &other, Marker: marker}, "another grantee": &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: new(aliceARN), Marker: marker},
 		"another grant": &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &all[0], Marker: marker}, "another operation": &kmsapi.ListGrantsInput{KeyId: &id, Marker: retirableMarker},
-		"made up": &kmsapi.ListGrantsInput{KeyId: &id, Marker: ptr("AAAA")}, "another principal": &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(bobARN), Marker: retirableMarker},
-		"that of ListGrants": &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN), Marker: marker},
+		"made up": &kmsapi.ListGrantsInput{KeyId: &id, Marker: new("AAAA")}, "another principal": &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(bobARN), Marker: retirableMarker},
+		"that of ListGrants": &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN), Marker: marker},
 	} {
 		name, op := name, "ListGrants"
 		if _, ok := in.(*kmsapi.ListRetirableGrantsInput); ok {
@@ -440,20 +442,20 @@ func TestListGrants(t *testing.T) {
 		_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &bad})
 		wantError(t, err, kmsapi.ErrInvalidGrantID, "")
 	}
-	_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: ptr("alice")})
+	_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: new("alice")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "…")
-	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr("carol")})
+	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new("carol")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "…")
 	// Only principals of the caller's own account, and nothing of other Regions.
-	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr("arn:aws:iam::444455556666:user/carol")})
+	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new("arn:aws:iam::444455556666:user/carol")})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	_, err = callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(carolARN), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)})
+	_, err = callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(carolARN), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN)})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	if got := mustIn[kmsapi.ListRetirableGrantsOutput](r, secondRegion, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: ptr(carolARN)}).Grants; len(got) != 0 {
+	if got := mustIn[kmsapi.ListRetirableGrantsOutput](r, secondRegion, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN)}).Grants; len(got) != 0 {
 		t.Errorf("another Region lists %d retirable grants", len(got))
 	}
 	foreign := "arn:aws:iam::444455556666:root"
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
+	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
 	theirs, err := callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(foreign), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &foreign})
 	if err != nil || len(theirs.Grants) != 1 || *theirs.Grants[0].KeyId != arn {
 		t.Errorf("another account lists what it may retire: %v, %v", theirs, err)
@@ -506,18 +508,18 @@ func TestRetireGrant(t *testing.T) {
 			}
 			who := r.user(tt.caller)
 			for way, in := range map[string]*kmsapi.RetireGrantInput{
-				"token": {GrantToken: &token}, "ARN": {KeyId: &arn, GrantId: ptr(grantHex(1))}, "key id": {KeyId: &id, GrantId: ptr(grantHex(1))},
+				"token": {GrantToken: &token}, "ARN": {KeyId: &arn, GrantId: new(grantHex(1))}, "key id": {KeyId: &id, GrantId: new(grantHex(1))},
 			} {
-				in.DryRun = ptr(true)
+				in.DryRun = new(true)
 				want := map[bool]*kmsapi.Error{true: kmsapi.ErrDryRun, false: kmsapi.ErrAccessDenied}[tt.want]
-				_, err := callAs[none](r, r.first, who, "RetireGrant", in)
+				_, err := callAs[request.None](r, r.first, who, "RetireGrant", in)
 				wantError(t, err, want, "…")
 				rec := r.lastRecord()
 				if last := rec.Additional[len(rec.Additional)-1]; last.Name != "grantId" || last.GetText() != grantHex(1) || len(rec.Resources) != 1 || rec.Resources[0].Arn != arn {
 					t.Errorf("by %s: the record does not name the grant and its key: %v", way, rec)
 				}
 			}
-			_, err = callAs[none](r, r.first, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
+			_, err = callAs[request.None](r, r.first, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
 			if (err == nil) != tt.want {
 				t.Errorf("got %v", err)
 			}
@@ -551,21 +553,21 @@ func TestEndGrantErrors(t *testing.T) {
 		{"grant alone", "RetireGrant", &kmsapi.RetireGrantInput{GrantId: out.GrantId}, kmsapi.ErrValidation, which},
 		{"both ways", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn, GrantId: out.GrantId}, kmsapi.ErrValidation, which},
 		{"token and key", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken, KeyId: &arn}, kmsapi.ErrValidation, which},
-		{"malformed id", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: ptr("x")}, kmsapi.ErrInvalidGrantID, ""},
+		{"malformed id", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: new("x")}, kmsapi.ErrInvalidGrantID, ""},
 		{"unknown id", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: &unknown}, kmsapi.ErrNotFound, "Grant ID " + unknown + " not found"},
 		{"on another key", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &other, GrantId: out.GrantId}, kmsapi.ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
-		{"no such key", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: ptr("x"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "Invalid keyId 'x'"},
-		{"by alias", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: ptr("alias/x"), GrantId: out.GrantId}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
-		{"long token", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: ptr(strings.Repeat("A", 8193))}, kmsapi.ErrValidation, "…"},
-		{"dry run", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, kmsapi.ErrDryRun, errDryRun.Message},
-		{"malformed id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: ptr(strings.ToUpper(grantHex(0xab)))}, kmsapi.ErrInvalidGrantID, ""},
+		{"no such key", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: new("x"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "Invalid keyId 'x'"},
+		{"by alias", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: new("alias/x"), GrantId: out.GrantId}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{"long token", "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: new(strings.Repeat("A", 8193))}, kmsapi.ErrValidation, "…"},
+		{"dry run", "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
+		{"malformed id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: new(strings.ToUpper(grantHex(0xab)))}, kmsapi.ErrInvalidGrantID, ""},
 		{"unknown id", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: &unknown}, kmsapi.ErrNotFound, "Grant ID " + unknown + " not found"},
 		{"on another key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &other, GrantId: out.GrantId}, kmsapi.ErrNotFound, "Grant ID " + *out.GrantId + " not found"},
 		{"no grant", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn}, kmsapi.ErrValidation, "…"},
-		{"no such key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: ptr("12345678-1234-1234-1234-123456789012"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "…"},
-		{"dry run", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: ptr(true)}, kmsapi.ErrDryRun, errDryRun.Message},
-		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}, DryRun: ptr(true)}, kmsapi.ErrDryRun, errDryRun.Message},
-		{"dry run of a bad one", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: ptr(aliceARN), Operations: []string{"Sign"}, DryRun: ptr(true)}, kmsapi.ErrValidation, "…"},
+		{"no such key", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: new("12345678-1234-1234-1234-123456789012"), GrantId: out.GrantId}, kmsapi.ErrNotFound, "…"},
+		{"dry run", "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
+		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
+		{"dry run of a bad one", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Sign"}, DryRun: new(true)}, kmsapi.ErrValidation, "…"},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
 		var told *kmsapi.Error
@@ -574,12 +576,12 @@ func TestEndGrantErrors(t *testing.T) {
 		}
 	}
 	alice := r.user(aliceARN)
-	_, err := callAs[none](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
+	_, err := callAs[request.None](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	if got := idsOf(r.grantsOf(id)); !slices.Equal(got, []string{*out.GrantId}) {
 		t.Errorf("the key has grants %v, want %s", got, *out.GrantId)
 	}
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
 	if rec := r.lastRecord(); rec.ResponseElements != nil || rec.ReadOnly {
 		t.Errorf("RevokeGrant's record: %v", rec)
 	}
@@ -599,16 +601,16 @@ func TestGrantsAndKeys(t *testing.T) {
 		_, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	wantError(t, encrypt(), kmsapi.ErrDisabled, arn+" is disabled.")
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	wantError(t, encrypt(), kmsapi.ErrInvalidState, arn+" is pending deletion.")
 	if n := len(r.grantsOf(id)); n != 1 {
 		t.Errorf("%d grants on a key that is to be deleted, want 1", n)
 	}
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	if err := encrypt(); err != nil {
 		t.Errorf("with the deletion called off: %v", err)
 	}
@@ -620,19 +622,19 @@ func TestGrantsAndKeys(t *testing.T) {
 		imported: importedARN + " is pending import.", primary: multiARN(testRegion, primary) + " is pending replica deletion.",
 	} {
 		r.putGrant(id, grantHex(1), bobARN, "Encrypt")
-		_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}})
+		_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
 		wantError(t, err, kmsapi.ErrInvalidState, message)
 		g := r.grantsOf(id)[0].GrantId
-		_, err = call[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
+		_, err = call[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
 		wantError(t, err, kmsapi.ErrDryRun, "…")
-		_, err = call[none](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: ptr(true)})
+		_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
 		wantError(t, err, kmsapi.ErrDryRun, "…")
 	}
 	r.deleteIn(testRegion, id)
 	if g, _ := r.cluster.state().Grant(r.keyID(id), bytesOfGrant(*out.GrantId)); g != nil {
 		t.Error("the grant outlives its key")
 	}
-	_, err := callAs[none](r, r.first, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
+	_, err := callAs[request.None](r, r.first, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
 	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
 	wantError(t, encrypt(), kmsapi.ErrNotFound, "…")
 
@@ -647,7 +649,7 @@ func TestGrantsAndKeys(t *testing.T) {
 	c.Region = secondRegion
 	_, err = r.first.Do(t.Context(), c, OperationNamed("Encrypt"), in)
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &multi, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &multi, ReplicaRegion: new(thirdRegion)})
 	if got := mustIn[kmsapi.ListGrantsOutput](r, thirdRegion, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {
 		t.Errorf("a new replica has %d grants", len(got))
 	}
@@ -664,22 +666,22 @@ func TestGrantQuota(t *testing.T) {
 	alice := r.user(aliceARN)
 	id, arn := r.newKey()
 	k := r.keyID(id)
-	for i := 0; i < defaultQuotas.Grants-1; {
+	for i := 0; i < request.DefaultQuotas.Grants-1; {
 		var changes []*fsmpb.Change
-		for ; len(changes) < 16 && i < defaultQuotas.Grants-1; i++ {
+		for ; len(changes) < 16 && i < request.DefaultQuotas.Grants-1; i++ {
 			c := r.grantChange(id, fmt.Sprintf("%064x", i), fmt.Sprintf("arn:aws:iam::%s:user/u%d", testAccount, i), "Encrypt")
 			changes = append(changes, c)
 		}
 		r.cluster.change(changes...)
 	}
 	last := r.createGrant(id, aliceARN, "Encrypt")
-	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != defaultQuotas.Grants {
+	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != request.DefaultQuotas.Grants {
 		t.Fatalf("the key has %d grants", n.Count)
 	}
 	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
 		t.Errorf("by one grant of many: %v", err)
 	}
-	more := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(bobARN), Operations: []string{"Encrypt"}}
+	more := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}}
 	full := arn + " has 50000 grants and cannot have more."
 	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", more)
 	wantError(t, err, kmsapi.ErrLimitExceeded, full)
@@ -687,13 +689,13 @@ func TestGrantQuota(t *testing.T) {
 	c := r.grantChange(id, grantHex(0xee), carolARN, "Encrypt")
 	c.GetPutGrant().Name = "n"
 	r.cluster.change(c)
-	out, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(carolARN), Operations: []string{"Encrypt"}, Name: ptr("n")})
+	out, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(carolARN), Operations: []string{"Encrypt"}, Name: new("n")})
 	if err != nil || *out.GrantId != grantHex(0xee) {
 		t.Errorf("a repeated request on a full key: %v, %v", out, err)
 	}
 	r.dropGrant(id, grantHex(0xee))
 	r.cluster.replica("n2").freeze()
-	must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
+	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
 	if _, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", more); err != nil {
 		t.Errorf("on a node that is behind, with room made: %v", err)
 	}

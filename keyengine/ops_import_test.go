@@ -12,14 +12,17 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func (r *room) keyToImport(spec, usage string) (id, arn string) {
 	r.t.Helper()
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: ptr(kmsapi.OriginImported)}).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: new(kmsapi.OriginImported)}).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
@@ -33,7 +36,7 @@ func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *kmsapi.
 	if err != nil {
 		r.t.Fatalf("wrapping: %v", err)
 	}
-	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(ops.ModelForever)}
 }
 
 // symmetric is an import of a 32-byte key made of one digit.
@@ -80,14 +83,14 @@ func TestImportSymmetric(t *testing.T) {
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	start := r.cluster.clock.Now()
 	p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
-		KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_4096"),
+		KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_4096"),
 	})
 	if *p.KeyId != arn || !p.ParametersValidTo.Equal(start.Add(24*time.Hour)) || len(p.ImportToken) > 6144 {
 		t.Errorf("parameters of %s, valid to %v, token of %d bytes", *p.KeyId, *p.ParametersValidTo, len(p.ImportToken))
 	}
 	in := r.symmetric(id, 1)
-	until := start.Add(100 * day)
-	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, ptr("from the safe")
+	until := start.Add(100 * ops.Day)
+	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, new("from the safe")
 	// Another node than gave out the token takes it, that leads by now and has lost all
 	// that it held in memory meanwhile.
 	second := r.engines["n2"]
@@ -107,7 +110,7 @@ func TestImportSymmetric(t *testing.T) {
 		t.Errorf("answer: %s, %s; want %s", *out.KeyId, *out.KeyMaterialId, want)
 	}
 	m = r.describe(id)
-	if *m.KeyState != "Enabled" || !*m.Enabled || *m.ExpirationModel != modelExpires || !m.ValidTo.Equal(until) || *m.CurrentKeyMaterialId != want {
+	if *m.KeyState != "Enabled" || !*m.Enabled || *m.ExpirationModel != ops.ModelExpires || !m.ValidTo.Equal(until) || *m.CurrentKeyMaterialId != want {
 		t.Errorf("after the import: %+v", m)
 	}
 	if r.opens(r.seal(id, "hello"), "hello") != want {
@@ -185,7 +188,7 @@ func TestImportEachSpec(t *testing.T) {
 			r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material))
 			r.wantState(id, "Enabled")
 			in := r.wrapped(id, tt.wrapping, tt.algorithm, material)
-			in.ImportType = ptr(importExisting)
+			in.ImportType = new(ops.ImportExisting)
 			r.refusesImport(in, kmsapi.ErrUnsupported, "…")
 		})
 	}
@@ -212,19 +215,19 @@ func TestImportErrors(t *testing.T) {
 	}{
 		{"no date", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel = nil }), kmsapi.ErrValidation,
 			"A validTo date must be set if the ExpirationModel is KEY_MATERIAL_EXPIRES"},
-		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = ptr(now.Add(day)) }), kmsapi.ErrValidation,
+		{"date of what does not expire", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ValidTo = new(now.Add(ops.Day)) }), kmsapi.ErrValidation,
 			"A validTo date cannot be set if the ExpirationModel is KEY_MATERIAL_DOES_NOT_EXPIRE"},
 		{"date now", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.ValidTo = nil, &now }), kmsapi.ErrValidation, "…"},
 		{"date far ahead", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ExpirationModel, in.ValidTo = nil, ptr(now.Add(365*day+time.Second))
+			in.ExpirationModel, in.ValidTo = nil, new(now.Add(365*ops.Day+time.Second))
 		}), kmsapi.ErrValidation, "…"},
 		{"date beyond all clocks", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ExpirationModel, in.ValidTo = nil, ptr(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+			in.ExpirationModel, in.ValidTo = nil, new(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
 		}), kmsapi.ErrValidation, "…"},
 		{"new, but which", variant(func(in *kmsapi.ImportKeyMaterialInput) {
-			in.ImportType, in.KeyMaterialId = ptr(importNew), ptr(strings.Repeat("a", 64))
+			in.ImportType, in.KeyMaterialId = new(ops.ImportNew), new(strings.Repeat("a", 64))
 		}), kmsapi.ErrValidation, "…"},
-		{"rules between members before the key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, ptr("nothing") }), kmsapi.ErrValidation, "…"},
+		{"rules between members before the key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ExpirationModel, in.KeyId = nil, new("nothing") }), kmsapi.ErrValidation, "…"},
 		{"key of other origin", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &ours }), kmsapi.ErrUnsupported, oursARN + " origin is AWS_KMS which is not valid for this operation."},
 		{"token of another key", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyId = &other }), kmsapi.ErrInvalidImportToken, ""},
 		{"no token", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportToken = []byte("x") }), kmsapi.ErrInvalidImportToken, ""},
@@ -234,8 +237,8 @@ func TestImportErrors(t *testing.T) {
 		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = ptr(importExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = ptr(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = new(ops.ImportExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = new(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -302,8 +305,8 @@ func TestImportTokenExpires(t *testing.T) {
 		t.Errorf("remembers %d tokens, of which one can be used", len(k.UsedTokens))
 	}
 	r.mangle(id, func(k *fsmpb.Key) {
-		for i := range maxUsedTokens - 1 {
-			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(day).UnixNano()})
+		for i := range ops.MaxUsedTokens - 1 {
+			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(ops.Day).UnixNano()})
 		}
 	})
 	r.refusesImport(r.symmetric(id, 1), kmsapi.ErrLimitExceeded, "…")
@@ -385,7 +388,7 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
 		t.Error("deleting what is deleted changed the key")
 	}
-	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: ptr(strings.Repeat("a", 64))})
+	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: new(strings.Repeat("a", 64))})
 	wantError(t, err, kmsapi.ErrNotFound, "…")
 	for _, op := range []string{"EnableKey", "DisableKey"} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
@@ -400,12 +403,12 @@ func TestDeleteImportedMaterial(t *testing.T) {
 	r.opens(blob, "x")
 
 	// A key that was disabled is so afterwards, too.
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	remove(nil)
 	r.wantState(id, "PendingImport")
 	r.imports(r.symmetric(id, 1))
 	r.wantState(id, "Disabled")
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	// What is pending deletion stays so; when that is cancelled, it waits.
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
@@ -431,16 +434,16 @@ func TestImportAndRotate(t *testing.T) {
 	nothing := "No available key material pending rotation for the key: " + arn + "."
 	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
 	known := r.symmetric(id, 1)
-	known.ImportType = ptr(importNew)
+	known.ImportType = new(ops.ImportNew)
 	r.refusesImport(known, kmsapi.ErrIncorrectKeyMaterial, "")
 	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "") // existing is the default now
 	fresh := func(digit byte) *kmsapi.ImportKeyMaterialInput {
 		in := r.symmetric(id, digit)
-		in.ImportType = ptr(importNew)
+		in.ImportType = new(ops.ImportNew)
 		return in
 	}
 	second := fresh(2)
-	second.KeyMaterialDescription = ptr("second")
+	second.KeyMaterialDescription = new("second")
 	two := r.imports(second)
 	if r.current(id) != one {
 		t.Error("new material is current before the rotation")
@@ -461,7 +464,7 @@ func TestImportAndRotate(t *testing.T) {
 		}
 		return strings.Join(lines, ", ")
 	}
-	if got := show(ptr(allMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
+	if got := show(new(ops.AllMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
 		t.Errorf("materials: %s", got)
 	}
 	if got := show(nil); got != "" {
@@ -485,7 +488,7 @@ func TestImportAndRotate(t *testing.T) {
 	// All of them are needed.
 	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
 	r.wantState(id, "PendingImport")
-	if got := show(ptr(allMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
+	if got := show(new(ops.AllMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
 		t.Errorf("materials: %s", got)
 	}
 	r.imports(r.symmetric(id, 1))
@@ -501,7 +504,7 @@ func (r *room) expiring(id string, digit byte, after time.Duration) int64 {
 	r.t.Helper()
 	in := r.symmetric(id, digit)
 	at := r.cluster.clock.Now().Add(after)
-	in.ExpirationModel, in.ValidTo = ptr(modelExpires), &at
+	in.ExpirationModel, in.ValidTo = new(ops.ModelExpires), &at
 	r.imports(in)
 	return at.UnixNano()
 }
@@ -515,7 +518,7 @@ func TestExpiryBoundsUse(t *testing.T) {
 	blob := r.seal(id, "x")
 	requests := map[string]any{
 		"Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blob}, "Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")},
-		"GenerateDataKey": &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")},
+		"GenerateDataKey": &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")},
 	}
 	replica := r.cluster.replica("n1")
 	for op, in := range requests {
@@ -544,8 +547,8 @@ func TestExpiryBoundsUse(t *testing.T) {
 	}
 	r.wantState(id, "PendingImport")
 	// A change of the key meanwhile neither revives it nor swallows the event.
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")})
-	newDue(r.first).round(t.Context(), time.Now())
+	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
 	}
@@ -572,7 +575,7 @@ func TestImportOfWhatExpires(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	in := r.symmetric(id, 1)
-	in.ExpirationModel, in.ValidTo = nil, ptr(r.cluster.clock.Now().Add(time.Second))
+	in.ExpirationModel, in.ValidTo = nil, new(r.cluster.clock.Now().Add(time.Second))
 	r.passes(time.Second)
 	r.refusesImport(in, kmsapi.ErrValidation, "…")
 }
@@ -583,7 +586,7 @@ func TestRotateToWhatExpires(t *testing.T) {
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	r.imports(r.symmetric(id, 1))
 	in := r.symmetric(id, 2)
-	in.ImportType, in.ExpirationModel, in.ValidTo = ptr(importNew), nil, ptr(r.cluster.clock.Now().Add(time.Hour))
+	in.ImportType, in.ExpirationModel, in.ValidTo = new(ops.ImportNew), nil, new(r.cluster.clock.Now().Add(time.Hour))
 	r.imports(in)
 	r.cluster.advance(time.Hour - time.Second)
 	r.passes(time.Second)
@@ -597,39 +600,39 @@ func TestRotateToWhatExpires(t *testing.T) {
 func TestDueExpiryOnce(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	r.expiring(id, 1, 100*day)
+	r.expiring(id, 1, 100*ops.Day)
 	r.seal(id, "x")
-	r.engines["n2"].clock = &fakeClock{now: r.cluster.clock.Now().Add(200 * day)} // ahead
-	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
+	setClock(r.engines["n2"], &fakeClock{now: r.cluster.clock.Now().Add(200 * ops.Day)}) // ahead
+	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
 	there := func() bool { return len(r.stored(id).Materials[0].Wrapped) > 0 }
 	for range 5 {
-		now = now.Add(dueLookMax)
-		d1.round(t.Context(), now)
-		d2.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d1.Round(t.Context(), now)
+		d2.Round(t.Context(), now)
 	}
-	r.cluster.advance(100*day - time.Second)
-	now = now.Add(dueRetryMax)
-	d2.round(t.Context(), now)
+	r.cluster.advance(100*ops.Day - time.Second)
+	now = now.Add(schedule.RetryMax)
+	d2.Round(t.Context(), now)
 	if !there() {
 		t.Fatal("destroyed early")
 	}
 	r.wantState(id, "Enabled")
 	r.cluster.advance(time.Second)
 	r.cluster.replica("n2").freeze()
-	now = now.Add(dueRetryMax)
-	d1.round(t.Context(), now)
+	now = now.Add(schedule.RetryMax)
+	d1.Round(t.Context(), now)
 	if there() {
 		t.Fatal("not destroyed")
 	}
 	if n := r.first.vault.CachedKeys(); n != 0 {
 		t.Errorf("%d materials are still in the cache", n)
 	}
-	d2.round(t.Context(), now)
+	d2.Round(t.Context(), now)
 	r.cluster.replica("n2").thaw()
 	for range 3 {
-		now = now.Add(dueRetryMax)
-		d1.round(t.Context(), now)
-		d2.round(t.Context(), now)
+		now = now.Add(schedule.RetryMax)
+		d1.Round(t.Context(), now)
+		d2.Round(t.Context(), now)
 	}
 	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
 		t.Errorf("%d records of expiry", n)
@@ -646,17 +649,17 @@ func TestDueExpiryOnce(t *testing.T) {
 func TestExpiryOfSeveral(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	late := r.expiring(id, 1, 10*day)
+	late := r.expiring(id, 1, 10*ops.Day)
 	pending := r.symmetric(id, 2)
-	soon := r.cluster.clock.Now().Add(day)
-	pending.ImportType, pending.ExpirationModel, pending.ValidTo = ptr(importNew), nil, &soon
+	soon := r.cluster.clock.Now().Add(ops.Day)
+	pending.ImportType, pending.ExpirationModel, pending.ValidTo = new(ops.ImportNew), nil, &soon
 	r.imports(pending)
 	if m := r.describe(id); !m.ValidTo.Equal(soon) {
 		t.Errorf("ValidTo is %v, want the earliest, %v", m.ValidTo, soon)
 	}
-	r.cluster.advance(day)
-	d, now := newDue(r.first), time.Now()
-	d.round(t.Context(), now)
+	r.cluster.advance(ops.Day)
+	d, now := scheduleOf(r.first), time.Now()
+	d.Round(t.Context(), now)
 	if k := r.stored(id); len(k.Materials) != 1 {
 		t.Errorf("%d materials after the pending one expired", len(k.Materials))
 	}
@@ -664,11 +667,11 @@ func TestExpiryOfSeveral(t *testing.T) {
 		t.Errorf("%s, valid to %v", *m.KeyState, m.ValidTo)
 	}
 	r.imports(r.symmetric(id, 1))
-	if m := r.describe(id); *m.ExpirationModel != modelForever || m.ValidTo != nil {
+	if m := r.describe(id); *m.ExpirationModel != ops.ModelForever || m.ValidTo != nil {
 		t.Errorf("%s, valid to %v", *m.ExpirationModel, m.ValidTo)
 	}
-	r.cluster.advance(20 * day)
-	d.round(t.Context(), now.Add(dueLookMax))
+	r.cluster.advance(20 * ops.Day)
+	d.Round(t.Context(), now.Add(schedule.LookMax))
 	r.wantState(id, "Enabled")
 }
 
@@ -676,12 +679,12 @@ func TestExpiryOfSeveral(t *testing.T) {
 // same material, and rotates when all have the next.
 func TestImportIntoReplicas(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginImported)})
+	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginImported)})
 	second := fsm.KeyID{Account: testAccountNumber, Region: secondRegion, ID: r.keyID(name).ID}
 	into := func(region string, digit byte, kind *string) error {
 		t.Helper()
 		p, err := callIn[kmsapi.GetParametersForImportOutput](r, region, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
-			KeyId: &name, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048"),
+			KeyId: &name, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048"),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -691,16 +694,16 @@ func TestImportIntoReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = callIn[kmsapi.ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &kmsapi.ImportKeyMaterialInput{
-			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: ptr(modelForever), ImportType: kind,
+			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(ops.ModelForever), ImportType: kind,
 		})
 		return err
 	}
 	if err := into(testRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: ptr(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: new(secondRegion)})
 	wantError(t, into(secondRegion, 2, nil), kmsapi.ErrIncorrectKeyMaterial, "")
-	wantError(t, into(secondRegion, 2, ptr(importNew)), kmsapi.ErrIncorrectKeyMaterial, "")
+	wantError(t, into(secondRegion, 2, new(ops.ImportNew)), kmsapi.ErrIncorrectKeyMaterial, "")
 	if err := into(secondRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -712,12 +715,12 @@ func TestImportIntoReplicas(t *testing.T) {
 		}
 	}
 	crosses()
-	if err := into(testRegion, 2, ptr(importNew)); err != nil {
+	if err := into(testRegion, 2, new(ops.ImportNew)); err != nil {
 		t.Fatal(err)
 	}
 	pending := func() string {
 		t.Helper()
-		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: new(ops.AllMaterial)}).Rotations
 		return *list[1].KeyMaterialState
 	}
 	if got := pending(); got != "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" {
@@ -725,7 +728,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	wantError(t, err, kmsapi.ErrInvalidState, "…")
-	if err := into(secondRegion, 2, ptr(importExisting)); err != nil {
+	if err := into(secondRegion, 2, new(ops.ImportExisting)); err != nil {
 		t.Fatal(err)
 	}
 	if got := pending(); got != "PENDING_ROTATION" {
@@ -733,7 +736,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	crosses()
-	if k, _ := r.cluster.state().Key(second); pendingMaterial(k) != nil || len(k.Materials) != 2 {
+	if k, _ := r.cluster.state().Key(second); request.PendingMaterial(k) != nil || len(k.Materials) != 2 {
 		t.Errorf("the replica has %d materials", len(k.Materials))
 	}
 }
@@ -762,9 +765,9 @@ func TestImportTokenOfAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	right := r.first.clock
-	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)}
+	setClock(r.first, &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)})
 	in := r.symmetric(id, 1)
-	r.first.clock = right
-	r.cluster.advance(importTokenLife + importTokenAhead)
+	setClock(r.first, right)
+	r.cluster.advance(ops.ImportTokenLife + ops.ImportTokenAhead)
 	r.refusesImport(in, kmsapi.ErrExpiredImportToken, "")
 }

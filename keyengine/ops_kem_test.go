@@ -12,6 +12,8 @@ import (
 	"github.com/cloudflare/circl/kem/mlkem/mlkem768"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -30,11 +32,11 @@ var kemSpecs = []struct {
 const algorithmMLKEM = "ML_KEM"
 
 func encapsulateInput(id string) *kmsapi.EncapsulateInput {
-	return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM)}
+	return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new(algorithmMLKEM)}
 }
 
 func decapsulateInput(id string, ciphertext []byte) *kmsapi.DecapsulateInput {
-	return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: ciphertext, EncapsulationAlgorithm: ptr(algorithmMLKEM)}
+	return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: ciphertext, EncapsulationAlgorithm: new(algorithmMLKEM)}
 }
 
 func (r *room) encapsulates(id string) *kmsapi.EncapsulateOutput {
@@ -141,7 +143,7 @@ func TestDecapsulateLength(t *testing.T) {
 	r.manyRefusals()
 	for _, tt := range kemSpecs {
 		id, _ := r.newKeyOf(tt.spec, kmsapi.UsageEncapsulate)
-		for _, dry := range []*bool{nil, ptr(false), ptr(true)} {
+		for _, dry := range []*bool{nil, new(false), new(true)} {
 			for _, size := range []int{1, tt.ciphertext - 1, tt.ciphertext + 1, 768, 1088, 1568, 6144} {
 				in := decapsulateInput(id, make([]byte, size))
 				in.DryRun = dry
@@ -149,14 +151,14 @@ func TestDecapsulateLength(t *testing.T) {
 				switch {
 				case size != tt.ciphertext:
 					wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-				case isSet(dry):
-					wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message)
+				case request.IsSet(dry):
+					wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message)
 				case err != nil:
 					t.Errorf("%s: %v", tt.spec, err)
 				}
 			}
 			for _, size := range []int{0, 6145} {
-				_, err := call[none](r, "Decapsulate", decapsulateInput(id, make([]byte, size)))
+				_, err := call[request.None](r, "Decapsulate", decapsulateInput(id, make([]byte, size)))
 				wantError(t, err, kmsapi.ErrValidation, "…")
 			}
 		}
@@ -168,7 +170,7 @@ func TestDecapsulateLength(t *testing.T) {
 func TestEncapsulateInRegions(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	for _, tt := range kemSpecs {
-		id := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: ptr(kmsapi.UsageEncapsulate)}, secondRegion)
+		id := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: new(kmsapi.UsageEncapsulate)}, secondRegion)
 		out := r.encapsulates(id)
 		got := mustIn[kmsapi.DecapsulateOutput](r, secondRegion, "Decapsulate", decapsulateInput(id, out.SharedSecretCiphertextBlob))
 		if !bytes.Equal(got.SharedSecret, out.SharedSecret) || *got.KeyId != multiARN(secondRegion, id) {
@@ -200,7 +202,7 @@ func TestEncapsulateByGrant(t *testing.T) {
 			}
 			wantError(t, err, kmsapi.ErrAccessDenied, "…")
 		}
-		must[none](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId})
+		must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId})
 	}
 }
 
@@ -210,18 +212,18 @@ func TestSharedSecretsAreWiped(t *testing.T) {
 	id, _ := r.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	ciphertext := r.encapsulates(id).SharedSecretCiphertextBlob
 	for op, in := range map[string]any{"Encapsulate": encapsulateInput(id), "Decapsulate": decapsulateInput(id, ciphertext)} {
-		ev := r.first.evaluate(t.Context(), r.cluster.state(), r.caller(r.root), OperationNamed(op), in)
+		ev := request.Evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed(op), in)
 		var secret []byte
-		switch out := ev.out.(type) {
+		switch out := ev.Out.(type) {
 		case *kmsapi.EncapsulateOutput:
 			secret = out.SharedSecret
 		case *kmsapi.DecapsulateOutput:
 			secret = out.SharedSecret
 		}
 		if len(secret) != 32 || bytes.Equal(secret, make([]byte, 32)) {
-			t.Fatalf("%s: %x, %v", op, secret, ev.err)
+			t.Fatalf("%s: %x, %v", op, secret, ev.Err)
 		}
-		if out, err := r.first.settle(t.Context(), ev, fsm.Decision{Verdict: fsm.Conflict}, nil); err == nil || out != nil {
+		if out, err := r.first.finish(t.Context(), ev, fsm.Decision{Verdict: fsm.Conflict}, r.first.events.Settle(t.Context(), fsm.Decision{Verdict: fsm.Conflict}, nil)); err == nil || out != nil {
 			t.Errorf("%s: got %v, %v", op, out, err)
 		}
 		if !bytes.Equal(secret, make([]byte, 32)) {
@@ -238,7 +240,7 @@ func TestVectorsMLKEM(t *testing.T) {
 			r.manyRefusals()
 			like, _ := r.newKeyOf(tt.spec, kmsapi.UsageEncapsulate)
 			var n tally
-			for _, g := range wycheproof(t, "mlkem_"+strings.TrimPrefix(tt.spec, "ML_KEM_")) {
+			for _, g := range vectors.Wycheproof(t, "mlkem_"+strings.TrimPrefix(tt.spec, "ML_KEM_")) {
 				for _, v := range g.Tests {
 					if len(v.Seed) != 64 || len(v.C) == 0 {
 						n.left++ // seeds and ciphertexts that no request and no key can have

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -99,7 +101,7 @@ func TestDataKeyPairs(t *testing.T) {
 			if !bytes.Equal(got.Plaintext, out.PrivateKeyPlaintext) {
 				t.Error("the encrypted private key opens to another one")
 			}
-			_, err := call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob, EncryptionContext: other})
+			_, err := call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.PrivateKeyCiphertextBlob, EncryptionContext: other})
 			wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 			if spec == "RSA_3072" || spec == "RSA_4096" {
 				return // slow to make, and the rest does not depend on the size
@@ -125,13 +127,13 @@ func TestDataKeyPairSpecs(t *testing.T) {
 	id, _ := r.newKey()
 	for _, dry := range []bool{false, true} {
 		const message = "KeyPairSpec SM2 is not supported in this Region."
-		_, err := call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr(kmsapi.SpecSM2), DryRun: &dry})
+		_, err := call[request.None](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new(kmsapi.SpecSM2), DryRun: &dry})
 		wantError(t, err, kmsapi.ErrUnsupported, message)
-		_, err = call[none](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr(kmsapi.SpecSM2), DryRun: &dry})
+		_, err = call[request.None](r, "GenerateDataKeyPairWithoutPlaintext", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new(kmsapi.SpecSM2), DryRun: &dry})
 		wantError(t, err, kmsapi.ErrUnsupported, message)
 	}
 	for _, spec := range []string{"HMAC_256", "ML_DSA_44", kmsapi.SpecSymmetric, "RSA_1024", ""} {
-		_, err := call[none](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec})
+		_, err := call[request.None](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &spec})
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
@@ -182,7 +184,7 @@ func (r *room) asymmetricCalls() []asymmetricCall {
 	kem, _ := r.newKeyOf("ML_KEM_512", kmsapi.UsageEncapsulate)
 	symmetric, _ := r.newKey()
 	message, public := []byte(secretText), r.publicKey(agree)
-	ecdsa, hmac, oaep, curve := ptr("ECDSA_SHA_256"), ptr("HMAC_SHA_256"), ptr(oaepSHA256), ptr("ECC_NIST_P256")
+	ecdsa, hmac, oaep, curve := new("ECDSA_SHA_256"), new("HMAC_SHA_256"), new(oaepSHA256), new("ECC_NIST_P256")
 	signature := r.signs(signer, *ecdsa, "RAW", message)
 	code := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: message, MacAlgorithm: hmac}).Mac
 	blob := r.encryptRSA(rsa, *oaep, message)
@@ -201,13 +203,13 @@ func (r *room) asymmetricCalls() []asymmetricCall {
 			return &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: code, MacAlgorithm: hmac, DryRun: dry}
 		}},
 		{"DeriveSharedSecret", agree, func(id string, dry *bool) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: public, DryRun: dry}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: public, DryRun: dry}
 		}},
 		{"Encapsulate", kem, func(id string, dry *bool) any {
-			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+			return &kmsapi.EncapsulateInput{KeyId: &id, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: dry}
 		}},
 		{"Decapsulate", kem, func(id string, dry *bool) any {
-			return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+			return &kmsapi.DecapsulateInput{KeyId: &id, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: dry}
 		}},
 		{"GenerateDataKeyPair", symmetric, func(id string, dry *bool) any {
 			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: curve, DryRun: dry}
@@ -234,10 +236,10 @@ func (r *room) asymmetricCalls() []asymmetricCall {
 // as no use of the key.
 func TestAsymmetricDryRun(t *testing.T) {
 	r := newRoom(t)
-	r.cluster.clock.advance(day)
+	r.cluster.clock.advance(ops.Day)
 	for _, c := range r.asymmetricCalls() {
 		before := r.lastUsage(c.key)
-		_, err := call[none](r, c.op, c.in(c.key, ptr(true)))
+		_, err := call[request.None](r, c.op, c.in(c.key, new(true)))
 		wantError(t, err, kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
 		if rec := r.lastRecord(); rec.ErrorCode != string(kmsapi.ErrDryRun.Code) || rec.EventName != c.op {
 			t.Errorf("%s left a record of %s with %q", c.op, rec.EventName, rec.ErrorCode)
@@ -246,10 +248,10 @@ func TestAsymmetricDryRun(t *testing.T) {
 			after.KeyLastUsage.Operation != nil && *after.KeyLastUsage.KmsRequestId != *before.KeyLastUsage.KmsRequestId {
 			t.Errorf("a dry run of %s counts as a use", c.op)
 		}
-		must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &c.key})
-		_, err = call[none](r, c.op, c.in(c.key, ptr(true)))
+		must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &c.key})
+		_, err = call[request.None](r, c.op, c.in(c.key, new(true)))
 		wantError(t, err, kmsapi.ErrDisabled, "…")
-		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &c.key})
+		must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &c.key})
 	}
 }
 
@@ -260,7 +262,7 @@ func TestAsymmetricByAlias(t *testing.T) {
 	for _, c := range r.asymmetricCalls() {
 		name := "alias/k" + c.key
 		if !made[name] {
-			must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &c.key})
+			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &c.key})
 			made[name] = true
 		}
 		prefix := "arn:aws:kms:" + testRegion + ":" + testAccount + ":"
@@ -273,7 +275,7 @@ func TestAsymmetricByAlias(t *testing.T) {
 				t.Errorf("%s of %s: record of %s on %v", c.op, form, rec.EventName, rec.Resources)
 			}
 		}
-		_, err := call[none](r, c.op, c.in("alias/nothing", nil))
+		_, err := call[request.None](r, c.op, c.in("alias/nothing", nil))
 		wantError(t, err, kmsapi.ErrNotFound, "…")
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -24,7 +26,7 @@ func (r *room) usageOfRecord(operation string) *kmsapi.KeyLastUsageData {
 	at := time.Unix(0, e.Time).UTC()
 	return &kmsapi.KeyLastUsageData{
 		Operation: &operation, Timestamp: &at,
-		CloudTrailEventId: ptr(formatUUID(auditlog.EventID(e.LeafHash()))), KmsRequestId: ptr(formatUUID(e.RequestID)),
+		CloudTrailEventId: new(record.UUID(auditlog.EventID(e.LeafHash()))), KmsRequestId: new(record.UUID(e.RequestID)),
 	}
 }
 
@@ -47,9 +49,9 @@ func TestKeyLastUsage(t *testing.T) {
 	unused := newKey("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	peer := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &agree}).PublicKey
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &symmetric, Plaintext: []byte("x")}).CiphertextBlob
-	oaep := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &rsa, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")}).CiphertextBlob
-	signature := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")}).Signature
-	tag := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")}).Mac
+	oaep := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &rsa, Plaintext: []byte("x"), EncryptionAlgorithm: new("RSAES_OAEP_SHA_256")}).CiphertextBlob
+	signature := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &signer, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")}).Signature
+	tag := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}).Mac
 	tests := []struct {
 		op   string
 		in   func(dry *bool) any
@@ -59,50 +61,50 @@ func TestKeyLastUsage(t *testing.T) {
 			return &kmsapi.EncryptInput{KeyId: &symmetric, Plaintext: []byte("x"), DryRun: dry}
 		}, []string{symmetric}},
 		{"Encrypt", func(dry *bool) any {
-			return &kmsapi.EncryptInput{KeyId: &rsa, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_1"), DryRun: dry}
+			return &kmsapi.EncryptInput{KeyId: &rsa, Plaintext: []byte("x"), EncryptionAlgorithm: new("RSAES_OAEP_SHA_1"), DryRun: dry}
 		}, []string{rsa}},
 		{"Decrypt", func(dry *bool) any { return &kmsapi.DecryptInput{CiphertextBlob: blob, DryRun: dry} }, []string{symmetric}},
 		{"Decrypt", func(dry *bool) any {
-			return &kmsapi.DecryptInput{CiphertextBlob: oaep, KeyId: &rsa, EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256"), DryRun: dry}
+			return &kmsapi.DecryptInput{CiphertextBlob: oaep, KeyId: &rsa, EncryptionAlgorithm: new("RSAES_OAEP_SHA_256"), DryRun: dry}
 		}, []string{rsa}},
 		{"ReEncrypt", func(dry *bool) any {
 			return &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &other, DryRun: dry}
 		}, []string{symmetric, other}},
 		{"GenerateDataKey", func(dry *bool) any {
-			return &kmsapi.GenerateDataKeyInput{KeyId: &symmetric, KeySpec: ptr("AES_256"), DryRun: dry}
+			return &kmsapi.GenerateDataKeyInput{KeyId: &symmetric, KeySpec: new("AES_256"), DryRun: dry}
 		}, []string{symmetric}},
 		{"GenerateDataKeyWithoutPlaintext", func(dry *bool) any {
-			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &symmetric, KeySpec: ptr("AES_256"), DryRun: dry}
+			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &symmetric, KeySpec: new("AES_256"), DryRun: dry}
 		}, []string{symmetric}},
 		{"GenerateDataKeyPair", func(dry *bool) any {
-			return &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: ptr("ECC_NIST_P256"), DryRun: dry}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &symmetric, KeyPairSpec: new("ECC_NIST_P256"), DryRun: dry}
 		}, []string{symmetric}},
 		{"GenerateDataKeyPairWithoutPlaintext", func(dry *bool) any {
-			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &symmetric, KeyPairSpec: ptr("ECC_NIST_P256"), DryRun: dry}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &symmetric, KeyPairSpec: new("ECC_NIST_P256"), DryRun: dry}
 		}, []string{symmetric}},
 		{"Sign", func(dry *bool) any {
-			return &kmsapi.SignInput{KeyId: &signer, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256"), DryRun: dry}
+			return &kmsapi.SignInput{KeyId: &signer, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256"), DryRun: dry}
 		}, []string{signer}},
 		{"Verify", func(dry *bool) any {
-			return &kmsapi.VerifyInput{KeyId: &signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: ptr("ECDSA_SHA_256"), DryRun: dry}
+			return &kmsapi.VerifyInput{KeyId: &signer, Message: []byte("m"), Signature: signature, SigningAlgorithm: new("ECDSA_SHA_256"), DryRun: dry}
 		}, []string{signer}},
 		{"GenerateMac", func(dry *bool) any {
-			return &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256"), DryRun: dry}
+			return &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256"), DryRun: dry}
 		}, []string{mac}},
 		{"VerifyMac", func(dry *bool) any {
-			return &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: tag, MacAlgorithm: ptr("HMAC_SHA_256"), DryRun: dry}
+			return &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: tag, MacAlgorithm: new("HMAC_SHA_256"), DryRun: dry}
 		}, []string{mac}},
 		{"DeriveSharedSecret", func(dry *bool) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: &agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, DryRun: dry}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &agree, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer, DryRun: dry}
 		}, []string{agree}},
 		{"Encapsulate", func(dry *bool) any {
-			return &kmsapi.EncapsulateInput{KeyId: &kem, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+			return &kmsapi.EncapsulateInput{KeyId: &kem, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: dry}
 		}, []string{kem}},
 		{"Decapsulate", func(dry *bool) any {
-			return &kmsapi.DecapsulateInput{KeyId: &kem, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: ptr(algorithmMLKEM), DryRun: dry}
+			return &kmsapi.DecapsulateInput{KeyId: &kem, SharedSecretCiphertextBlob: encapsulated, EncapsulationAlgorithm: new(algorithmMLKEM), DryRun: dry}
 		}, []string{kem}},
 	}
-	arn := func(id string) *string { return ptr(multiARN(testRegion, id)) }
+	arn := func(id string) *string { return new(multiARN(testRegion, id)) }
 	covered := map[string]bool{}
 	for _, tt := range tests {
 		covered[tt.op] = true
@@ -113,8 +115,8 @@ func TestKeyLastUsage(t *testing.T) {
 			}
 			used := r.usageOfRecord(tt.op)
 			r.cluster.clock.advance(time.Minute)
-			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(ptr(true)))
-			wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message)
+			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(new(true)))
+			wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message)
 			stranger := r.user(aliceARN)
 			_, err = r.first.Do(t.Context(), r.caller(stranger), OperationNamed(tt.op), tt.in(nil))
 			wantError(t, err, kmsapi.ErrAccessDenied, "…")
@@ -126,7 +128,7 @@ func TestKeyLastUsage(t *testing.T) {
 			}
 		})
 	}
-	for name := range useNumber {
+	for name := range request.UseNumber {
 		if !covered[name] {
 			t.Errorf("%s is counted and not tested", name)
 		}
@@ -143,8 +145,8 @@ func TestKeyLastUsage(t *testing.T) {
 		{"Decrypt", &kmsapi.DecryptInput{CiphertextBlob: append([]byte{}, append(blob[:len(blob)-1:len(blob)-1], blob[len(blob)-1]^1)...)}, kmsapi.ErrInvalidCiphertext},
 		{"Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &other}, kmsapi.ErrIncorrectKey},
 		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &signer}, kmsapi.ErrInvalidKeyUsage},
-		{"Verify", &kmsapi.VerifyInput{KeyId: &signer, Message: []byte("other"), Signature: signature, SigningAlgorithm: ptr("ECDSA_SHA_256")}, kmsapi.ErrInvalidSignatureValue},
-		{"VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("other"), Mac: tag, MacAlgorithm: ptr("HMAC_SHA_256")}, kmsapi.ErrInvalidMac},
+		{"Verify", &kmsapi.VerifyInput{KeyId: &signer, Message: []byte("other"), Signature: signature, SigningAlgorithm: new("ECDSA_SHA_256")}, kmsapi.ErrInvalidSignatureValue},
+		{"VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("other"), Mac: tag, MacAlgorithm: new("HMAC_SHA_256")}, kmsapi.ErrInvalidMac},
 		{"Decapsulate", decapsulateInput(kem, encapsulated[1:]), kmsapi.ErrInvalidCiphertext},
 	}
 	wantSigner, wantMac := r.lastUsage(signer).KeyLastUsage, r.lastUsage(mac).KeyLastUsage
@@ -166,7 +168,7 @@ func TestKeyLastUsage(t *testing.T) {
 	if !created.Before(made) {
 		t.Error("the key is as old as the cluster")
 	}
-	_, err := call[kmsapi.GetKeyLastUsageOutput](r, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: ptr("alias/x")})
+	_, err := call[kmsapi.GetKeyLastUsageOutput](r, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: new("alias/x")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
 }
 
@@ -199,7 +201,7 @@ func TestKeyOlderThanItsCluster(t *testing.T) {
 	fresh := randomID()
 	k.Id = fresh[:]
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	got := r.lastUsage(formatUUID(fresh))
+	got := r.lastUsage(record.UUID(fresh))
 	c, _ := r.cluster.state().Cluster()
 	if !got.TrackingStartDate.Equal(time.Unix(0, c.Created)) || !got.KeyCreationDate.Equal(time.Unix(0, k.Created)) {
 		t.Errorf("tracked since %v, made at %v", got.TrackingStartDate, got.KeyCreationDate)

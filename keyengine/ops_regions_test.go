@@ -16,6 +16,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -51,10 +53,10 @@ func mustIn[Out any](r *room, region, name string, in any) *Out {
 // newMultiKey makes a multi-Region key with replicas in some Regions.
 func (r *room) newMultiKey(in kmsapi.CreateKeyInput, replicas ...string) string {
 	r.t.Helper()
-	in.MultiRegion = ptr(true)
+	in.MultiRegion = new(true)
 	id := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &in).KeyMetadata.KeyId
 	for _, region := range replicas {
-		must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(region)})
+		must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(region)})
 	}
 	return id
 }
@@ -95,45 +97,16 @@ func multiARN(region, id string) string {
 // configured is a set's configuration as one of its keys shows it.
 func configured(id, kind, primary string, replicas ...string) *kmsapi.MultiRegionConfiguration {
 	name := func(r string) kmsapi.MultiRegionKey {
-		return kmsapi.MultiRegionKey{Arn: ptr(multiARN(r, id)), Region: ptr(r)}
+		return kmsapi.MultiRegionKey{Arn: new(multiARN(r, id)), Region: new(r)}
 	}
-	c := &kmsapi.MultiRegionConfiguration{MultiRegionKeyType: &kind, PrimaryKey: ptr(name(primary)), ReplicaKeys: []kmsapi.MultiRegionKey{}}
+	c := &kmsapi.MultiRegionConfiguration{MultiRegionKeyType: &kind, PrimaryKey: new(name(primary)), ReplicaKeys: []kmsapi.MultiRegionKey{}}
 	for _, r := range replicas {
 		c.ReplicaKeys = append(c.ReplicaKeys, name(r))
 	}
 	return c
 }
 
-func TestInitRegions(t *testing.T) {
-	good := InitParams{Shares: 1, Threshold: 1, Account: testAccount}
-	for _, tt := range []struct {
-		name    string
-		region  string
-		regions []string
-		want    string // "" for taken
-	}{
-		{"one", "eu-west-1", nil, ""},
-		{"one of any name", "here", nil, ""},
-		{"one in the list", "", []string{"here"}, ""},
-		{"several", "", []string{"eu-west-1", "us-gov-east-1"}, ""},
-		{"both", "eu-west-1", []string{"eu-west-1", "eu-west-2"}, ""},
-		{"none", "", nil, "the region must be 1 to 32"},
-		{"other first one", "eu-west-2", []string{"eu-west-1", "eu-west-2"}, "must be the first"},
-		{"twice", "", []string{"eu-west-1", "eu-west-2", "eu-west-2"}, "must differ"},
-		{"empty", "", []string{"eu-west-1", ""}, "the region must be 1 to 32"},
-		{"capitals", "", []string{"EU-WEST-1", "eu-west-2"}, "the region must be 1 to 32"},
-		{"a name that ReplicateKey cannot give", "", []string{"here", "there"}, "a name like eu-west-1"},
-		{"too many", "", slices.Repeat([]string{"eu-west-1"}, 41), "40 regions at most"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			p := good
-			p.Region, p.Regions = tt.region, tt.regions
-			err := p.check()
-			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("got %v, want %q", err, tt.want)
-			}
-		})
-	}
+func TestClusterOfSeveralRegions(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	c, _ := r.cluster.state().Cluster()
 	if c.Region != testRegion || !slices.Equal(c.MoreRegions, []string{secondRegion, thirdRegion}) {
@@ -157,7 +130,7 @@ func TestRegionsAreApart(t *testing.T) {
 		if got := r.lastRecord(); got.Region != region || got.Resources[0].Arn != *m.Arn {
 			t.Errorf("the record says %s, %v, want %s", got.Region, got.Resources, region)
 		}
-		mustIn[none](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/same"), TargetKeyId: m.KeyId})
+		mustIn[request.None](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/same"), TargetKeyId: m.KeyId})
 		ids = append(ids, *m.KeyId)
 	}
 	for i, region := range threeRegions() {
@@ -175,7 +148,7 @@ func TestRegionsAreApart(t *testing.T) {
 	}
 	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &ids[1]})
 	wantError(t, err, kmsapi.ErrNotFound, "Key '"+multiARN(testRegion, ids[1])+"' does not exist")
-	_, err = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: ptr(multiARN(thirdRegion, ids[1]))})
+	_, err = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new(multiARN(thirdRegion, ids[1]))})
 	wantError(t, err, kmsapi.ErrNotFound, "Invalid arn "+thirdRegion)
 	_, err = callIn[kmsapi.ListKeysOutput](r, "ap-south-1", "ListKeys", &kmsapi.ListKeysInput{})
 	wantError(t, err, kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not 'ap-south-1'.")
@@ -210,7 +183,7 @@ func TestMarkersAreOfTheirRegion(t *testing.T) {
 			mustIn[kmsapi.CreateKeyOutput](r, region, "CreateKey", &kmsapi.CreateKeyInput{})
 		}
 	}
-	in := &kmsapi.ListKeysInput{Limit: ptr(int32(1))}
+	in := &kmsapi.ListKeysInput{Limit: new(int32(1))}
 	in.Marker = must[kmsapi.ListKeysOutput](r, "ListKeys", in).NextMarker
 	must[kmsapi.ListKeysOutput](r, "ListKeys", in)
 	_, err := callIn[kmsapi.ListKeysOutput](r, secondRegion, "ListKeys", in)
@@ -219,7 +192,7 @@ func TestMarkersAreOfTheirRegion(t *testing.T) {
 
 func TestMultiRegionKey(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{Description: ptr("the primary"), Tags: manyTags(2)})
+	id := r.newMultiKey(kmsapi.CreateKeyInput{Description: new("the primary"), Tags: manyTags(2)})
 	if !strings.HasPrefix(id, "mrk-") || len(id) != 36 {
 		t.Errorf("id is %s", id)
 	}
@@ -233,12 +206,12 @@ func TestMultiRegionKey(t *testing.T) {
 
 	r.cluster.clock.advance(time.Hour)
 	doc := r.policyFor(rootStatement, statement("Allow", testAccount, "kms:Encrypt"))
-	in := &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), Policy: &doc, Description: ptr("the replica"), Tags: []kmsapi.Tag{{TagKey: ptr("b"), TagValue: ptr("2")}, {TagKey: ptr("a"), TagValue: ptr("1")}}}
+	in := &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), Policy: &doc, Description: new("the replica"), Tags: []kmsapi.Tag{{TagKey: new("b"), TagValue: new("2")}, {TagKey: new("a"), TagValue: new("1")}}}
 	out := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", in)
 	now := r.cluster.clock.Now()
 	want := *primary
-	want.Arn, want.CreationDate, want.Description = ptr(multiARN(thirdRegion, id)), &now, ptr("the replica")
-	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = ptr("Creating"), ptr(false), nil
+	want.Arn, want.CreationDate, want.Description = new(multiARN(thirdRegion, id)), &now, new("the replica")
+	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = new("Creating"), new(false), nil
 	want.MultiRegionConfiguration = configured(id, "REPLICA", testRegion, thirdRegion)
 	if d := cmp.Diff(&kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: &want, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, out); d != "" {
 		t.Errorf("ReplicateKey (-want +got):\n%s", d)
@@ -260,7 +233,7 @@ func TestMultiRegionKey(t *testing.T) {
 		}
 	}
 	// The next request finds it made.
-	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = ptr("Enabled"), ptr(true), primary.CurrentKeyMaterialId
+	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = new("Enabled"), new(true), primary.CurrentKeyMaterialId
 	if d := cmp.Diff(&want, r.describeIn(thirdRegion, id)); d != "" {
 		t.Errorf("the replica (-want +got):\n%s", d)
 	}
@@ -268,7 +241,7 @@ func TestMultiRegionKey(t *testing.T) {
 		t.Errorf("DescribeKey's record names %v", got)
 	}
 	tags := mustIn[kmsapi.ListResourceTagsOutput](r, thirdRegion, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &id}).Tags
-	if d := cmp.Diff([]kmsapi.Tag{{TagKey: ptr("a"), TagValue: ptr("1")}, {TagKey: ptr("b"), TagValue: ptr("2")}}, tags); d != "" {
+	if d := cmp.Diff([]kmsapi.Tag{{TagKey: new("a"), TagValue: new("1")}, {TagKey: new("b"), TagValue: new("2")}}, tags); d != "" {
 		t.Errorf("tags of the replica (-want +got):\n%s", d)
 	}
 	if got := *mustIn[kmsapi.GetKeyPolicyOutput](r, thirdRegion, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}).Policy; got != doc {
@@ -276,7 +249,7 @@ func TestMultiRegionKey(t *testing.T) {
 	}
 
 	// Nothing but the Region given: the defaults.
-	least := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: ptr(multiARN(testRegion, id)), ReplicaRegion: ptr(secondRegion)})
+	least := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: new(multiARN(testRegion, id)), ReplicaRegion: new(secondRegion)})
 	if *least.ReplicaPolicy != policy.DefaultKeyPolicy("aws", testAccount) || least.ReplicaTags != nil || *least.ReplicaKeyMetadata.Description != "" {
 		t.Errorf("a replica by default has policy %s, tags %v, description %q", *least.ReplicaPolicy, least.ReplicaTags, *least.ReplicaKeyMetadata.Description)
 	}
@@ -295,7 +268,7 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	for _, from := range threeRegions() {
 		blob := mustIn[kmsapi.EncryptOutput](r, from, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("from " + from)}).CiphertextBlob
 		for _, to := range threeRegions() {
-			for _, given := range []*string{nil, &id, ptr(multiARN(to, id))} {
+			for _, given := range []*string{nil, &id, new(multiARN(to, id))} {
 				out := mustIn[kmsapi.DecryptOutput](r, to, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: given})
 				if string(out.Plaintext) != "from "+from || *out.KeyId != multiARN(to, id) {
 					t.Errorf("from %s, in %s: %q under %s", from, to, out.Plaintext, *out.KeyId)
@@ -315,7 +288,7 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	}
 
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	mustIn[none](r, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	mustIn[request.None](r, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	k := r.keyID(id)
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: thirdRegion,
 		Document: r.policyFor(rootStatement, statement("Deny", testAccount, "kms:Decrypt"))}}})
@@ -326,17 +299,17 @@ func TestOneKeyInAllRegions(t *testing.T) {
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", decrypt)
 
-	sig := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("SIGN_VERIFY")}, secondRegion)
-	s := mustIn[kmsapi.SignOutput](r, secondRegion, "Sign", &kmsapi.SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_256")})
-	must[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: ptr("ECDSA_SHA_256")})
+	sig := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new("SIGN_VERIFY")}, secondRegion)
+	s := mustIn[kmsapi.SignOutput](r, secondRegion, "Sign", &kmsapi.SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")})
+	must[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: new("ECDSA_SHA_256")})
 	a := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
 	b := mustIn[kmsapi.GetPublicKeyOutput](r, secondRegion, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
 	if len(a) == 0 || !bytes.Equal(a, b) {
 		t.Error("the public keys differ")
 	}
-	mac := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: ptr("HMAC_256"), KeyUsage: ptr("GENERATE_VERIFY_MAC")}, secondRegion)
-	m := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: ptr("HMAC_SHA_256")})
-	mustIn[kmsapi.VerifyMacOutput](r, secondRegion, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: ptr("HMAC_SHA_256")})
+	mac := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("HMAC_256"), KeyUsage: new("GENERATE_VERIFY_MAC")}, secondRegion)
+	m := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")})
+	mustIn[kmsapi.VerifyMacOutput](r, secondRegion, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: new("HMAC_SHA_256")})
 }
 
 func TestReplicateKeyErrors(t *testing.T) {
@@ -354,21 +327,21 @@ func TestReplicateKeyErrors(t *testing.T) {
 		{"single-Region key", testRegion, kmsapi.ReplicateKeyInput{KeyId: &single}, kmsapi.ErrUnsupported, singleARN + " is not a multi-region primary key."},
 		{"replica", secondRegion, kmsapi.ReplicateKeyInput{KeyId: &id}, kmsapi.ErrUnsupported, multiARN(secondRegion, id) + " is not a multi-region primary key."},
 		{"not there", thirdRegion, kmsapi.ReplicateKeyInput{KeyId: &id}, kmsapi.ErrNotFound, "Key '" + multiARN(thirdRegion, id) + "' does not exist"},
-		{"alias", testRegion, kmsapi.ReplicateKeyInput{KeyId: ptr("alias/x")}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
-		{"no such Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr("ap-south-1")}, kmsapi.ErrValidation, "ReplicaRegion ap-south-1 is not a Region of this cluster."},
-		{"no Region at all", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr("here")}, kmsapi.ErrValidation, "…"},
-		{"own Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(testRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(testRegion, id) + "' already exists"},
-		{"exists", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, id) + "' already exists"},
-		{"exists, pending deletion", testRegion, kmsapi.ReplicateKeyInput{KeyId: &gone, ReplicaRegion: ptr(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, gone) + "' already exists"},
-		{"policy that locks out", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))}, kmsapi.ErrMalformedPolicy,
+		{"alias", testRegion, kmsapi.ReplicateKeyInput{KeyId: new("alias/x")}, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation."},
+		{"no such Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new("ap-south-1")}, kmsapi.ErrValidation, "ReplicaRegion ap-south-1 is not a Region of this cluster."},
+		{"no Region at all", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new("here")}, kmsapi.ErrValidation, "…"},
+		{"own Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(testRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(testRegion, id) + "' already exists"},
+		{"exists", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, id) + "' already exists"},
+		{"exists, pending deletion", testRegion, kmsapi.ReplicateKeyInput{KeyId: &gone, ReplicaRegion: new(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, gone) + "' already exists"},
+		{"policy that locks out", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))}, kmsapi.ErrMalformedPolicy,
 			"The new key policy will not allow you to update the key policy in the future."},
-		{"policy that is none", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: ptr("{")}, kmsapi.ErrMalformedPolicy, "…"},
+		{"policy that is none", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new("{")}, kmsapi.ErrMalformedPolicy, "…"},
 		{"tags", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Tags: manyTags(51)}, kmsapi.ErrTag, "Too many tags"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.in.ReplicaRegion == nil {
-				tt.in.ReplicaRegion = ptr(thirdRegion)
+				tt.in.ReplicaRegion = new(thirdRegion)
 			}
 			_, err := callIn[kmsapi.ReplicateKeyOutput](r, tt.region, "ReplicateKey", &tt.in)
 			wantError(t, err, tt.kind, tt.message)
@@ -377,8 +350,8 @@ func TestReplicateKeyErrors(t *testing.T) {
 	for k := range r.cluster.state().Keys(fsm.KeyID{Account: testAccountNumber, Region: thirdRegion}) {
 		t.Errorf("a refused ReplicateKey made %x", k.Id)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion), BypassPolicyLockoutSafetyCheck: ptr(true),
-		Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), BypassPolicyLockoutSafetyCheck: new(true),
+		Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))})
 
 	// The primary's policy decides about ReplicateKey, the account about CreateKey
 	// and TagResource: a user whom the policy allows everything may not.
@@ -386,7 +359,7 @@ func TestReplicateKeyErrors(t *testing.T) {
 	alice := r.user(aliceARN)
 	r.setPolicy(other, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
 	ask := func() error {
-		_, err := callAs[kmsapi.ReplicateKeyOutput](r, r.first, alice, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &other, ReplicaRegion: ptr(thirdRegion)})
+		_, err := callAs[kmsapi.ReplicateKeyOutput](r, r.first, alice, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &other, ReplicaRegion: new(thirdRegion)})
 		return err
 	}
 	if err := ask(); !errors.Is(err, kmsapi.ErrAccessDenied) || !strings.Contains(err.Error(), "kms:CreateKey") {
@@ -412,9 +385,9 @@ func TestImportedReplica(t *testing.T) {
 	}
 	m.ValidTo, m.Description = 4e18, "imported"
 	k.Materials = []*fsmpb.Material{m}
-	id := formatKeyID([16]byte(k.Id), true)
+	id := request.FormatKeyID([16]byte(k.Id), true)
 	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	got := r.keyIn(thirdRegion, id)
 	want := []*fsmpb.Material{{Id: m.Id, MaterialId: m.MaterialId, Created: m.Created}}
 	if d := cmp.Diff(want, got.Materials, protocmp.Transform()); d != "" {
@@ -437,19 +410,19 @@ func TestPutMembers(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
 	old := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
-	ev := &eval{ctx: t.Context(), engine: r.first, state: r.cluster.state()}
-	members := ev.members(ev.target(r.keyID(id)))
+	ev := &request.Evaluation{Ctx: t.Context(), Services: r.first.services, State: r.cluster.state()}
+	members := ops.MembersOf(ev, ev.Target(r.keyID(id)))
 	var order []string
 	for _, m := range members {
-		order = append(order, m.id.Region)
+		order = append(order, m.ID.Region)
 	}
 	if d := cmp.Diff([]string{testRegion, secondRegion, thirdRegion}, order); d != "" {
 		t.Errorf("members (-want +got):\n%s", d)
 	}
-	if len(ev.reads) != 3 {
-		t.Errorf("%d reads are noted, want one for each Region", len(ev.reads))
+	if len(ev.Reads) != 3 {
+		t.Errorf("%d reads are noted, want one for each Region", len(ev.Reads))
 	}
-	k := cloneOf(members[0].key)
+	k := cloneOf(members[0].Key)
 	m, err := r.first.vault.NewMaterial(k, 5)
 	if err != nil {
 		t.Fatal(err)
@@ -458,14 +431,14 @@ func TestPutMembers(t *testing.T) {
 	k.Materials = append(k.Materials, m)
 	k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
 	k.RotationsOnDemand = 1
-	if err := ev.putMembers(k, members); err != nil {
+	if err := ops.PutMembers(ev, k, members); err != nil {
 		t.Fatal(err)
 	}
-	if len(ev.changes) != 3 {
-		t.Fatalf("%d changes, want 3", len(ev.changes))
+	if len(ev.Changes) != 3 {
+		t.Fatalf("%d changes, want 3", len(ev.Changes))
 	}
-	r.cluster.change(ev.changes...)
-	was := members[1].key.Materials[0]
+	r.cluster.change(ev.Changes...)
+	was := members[1].Key.Materials[0]
 	is := r.keyIn(secondRegion, id)
 	if !proto.Equal(was, is.Materials[0]) {
 		t.Error("material that a replica had was wrapped again")
@@ -483,7 +456,7 @@ func TestPutMembers(t *testing.T) {
 				t.Errorf("in %s: %q, want %q", region, got, want)
 			}
 		}
-		if got := *r.describeIn(region, id).CurrentKeyMaterialId; got != *materialID(m) {
+		if got := *r.describeIn(region, id).CurrentKeyMaterialId; got != *request.MaterialID(m) {
 			t.Errorf("current material in %s is %s", region, got)
 		}
 	}
@@ -496,20 +469,20 @@ func TestPutMembers(t *testing.T) {
 		}
 		k.Materials, k.Rotation = append(k.Materials, n), &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
 	})
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &late, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &late, ReplicaRegion: new(thirdRegion)})
 	if k := r.keyIn(thirdRegion, late); len(k.Materials) != 2 || !k.Rotation.GetEnabled() {
 		t.Errorf("a late replica has %d materials and rotation %v", len(k.Materials), k.Rotation)
 	}
 	// Nothing is lost for want of it elsewhere.
-	k = cloneOf(members[0].key)
-	ev = &eval{ctx: t.Context(), engine: r.first, state: r.cluster.state()}
+	k = cloneOf(members[0].Key)
+	ev = &request.Evaluation{Ctx: t.Context(), Services: r.first.services, State: r.cluster.state()}
 	k.Materials = k.Materials[:1]
-	if err := ev.putMembers(k, ev.members(ev.target(r.keyID(id)))); err == nil {
+	if err := ops.PutMembers(ev, k, ops.MembersOf(ev, ev.Target(r.keyID(id)))); err == nil {
 		t.Error("a replica's material was taken away")
 	}
 	single, _ := r.newKey()
-	ev.state = r.cluster.state()
-	if n := len(ev.members(ev.target(r.keyID(single)))); n != 1 {
+	ev.State = r.cluster.state()
+	if n := len(ops.MembersOf(ev, ev.Target(r.keyID(single)))); n != 1 {
 		t.Errorf("a single-Region key has %d members", n)
 	}
 }
@@ -519,7 +492,7 @@ func TestUpdatePrimaryRegion(t *testing.T) {
 	single, singleARN := r.newKey()
 	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	update := func(region, id, to string) error {
-		_, err := callIn[none](r, region, "UpdatePrimaryRegion", &kmsapi.UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
+		_, err := callIn[request.None](r, region, "UpdatePrimaryRegion", &kmsapi.UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
 		return err
 	}
 	wantError(t, update(testRegion, single, secondRegion), kmsapi.ErrUnsupported, singleARN+" is not a multi-region primary key.")
@@ -550,7 +523,7 @@ func TestUpdatePrimaryRegion(t *testing.T) {
 	wantError(t, update(testRegion, id, secondRegion), kmsapi.ErrAccessDenied, "…")
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: r.policyFor(rootStatement)}}})
 
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	size := r.cluster.audit.Size()
 	if err := update(testRegion, id, secondRegion); err != nil {
@@ -584,9 +557,9 @@ func TestPrimaryGoesLast(t *testing.T) {
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	schedule := func(region string) *kmsapi.ScheduleKeyDeletionOutput {
 		t.Helper()
-		return mustIn[kmsapi.ScheduleKeyDeletionOutput](r, region, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(9))})
+		return mustIn[kmsapi.ScheduleKeyDeletionOutput](r, region, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(9))})
 	}
-	want := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, KeyState: ptr("PendingReplicaDeletion"), PendingWindowInDays: ptr(int32(9))}
+	want := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, KeyState: new("PendingReplicaDeletion"), PendingWindowInDays: new(int32(9))}
 	if d := cmp.Diff(want, schedule(testRegion)); d != "" {
 		t.Errorf("ScheduleKeyDeletion (-want +got):\n%s", d)
 	}
@@ -601,7 +574,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 	}
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending replica deletion.")
-	_, err = call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	_, err = call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending replica deletion.")
 	if got := string(mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
 		t.Errorf("the replica decrypts to %q", got)
@@ -610,7 +583,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 	if k := r.keyIn(testRegion, id); k.State != fsmpb.KeyState_KEY_STATE_DISABLED || k.DeletionDays != 0 {
 		t.Errorf("after CancelKeyDeletion: %v, %d days", k.State, k.DeletionDays)
 	}
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	s := schedule(secondRegion)
 	if *s.KeyState != "PendingDeletion" || s.DeletionDate == nil {
@@ -620,11 +593,11 @@ func TestPrimaryGoesLast(t *testing.T) {
 		t.Errorf("with a replica that is pending deletion, the primary is %s", got)
 	}
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	// The replica goes, and the record of it is its Region's.
 	r.cluster.advance(10 * 24 * time.Hour)
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if r.keyIn(secondRegion, id) != nil {
 		t.Fatal("the replica is still there")
 	}
@@ -636,7 +609,7 @@ func TestPrimaryGoesLast(t *testing.T) {
 	if d := cmp.Diff(configured(id, "PRIMARY", testRegion), r.describeIn(testRegion, id).MultiRegionConfiguration); d != "" {
 		t.Errorf("configuration without the replica (-want +got):\n%s", d)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)})
 	if got := string(mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
 		t.Errorf("the replica that was made again decrypts to %q", got)
 	}
@@ -652,9 +625,9 @@ func TestSealedNodeReplicatesNothing(t *testing.T) {
 	id := r.newMultiKey(kmsapi.CreateKeyInput{})
 	k := r.keyIn(testRegion, id)
 	r.first.vault.Seal()
-	if _, err := inStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
+	if _, err := ops.InStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, kmsapi.ErrUnavailable)
 	}
-	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: ptr(thirdRegion)})
+	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	wantError(t, err, kmsapi.ErrUnavailable, "…")
 }

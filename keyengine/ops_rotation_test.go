@@ -10,6 +10,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -75,28 +78,28 @@ func TestRotationStatus(t *testing.T) {
 	}
 	none_ := time.Time{}
 	check("new key", false, 0, none_)
-	must[none](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &id})
+	must[request.None](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &id})
 	start := r.cluster.clock.Now()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
-	check("enabled", true, 365, start.Add(365*day))
-	r.cluster.advance(day)
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
-	check("enabled again", true, 365, start.Add(365*day))
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	check("another period", true, 90, start.Add(91*day))
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
+	check("enabled", true, 365, start.Add(365*ops.Day))
+	r.cluster.advance(ops.Day)
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id})
+	check("enabled again", true, 365, start.Add(365*ops.Day))
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
+	check("another period", true, 90, start.Add(91*ops.Day))
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
-	check("rotated on demand", true, 90, start.Add(91*day))
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	check("disabled key", true, 90, start.Add(91*day))
+	check("rotated on demand", true, 90, start.Add(91*ops.Day))
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	check("disabled key", true, 90, start.Add(91*ops.Day))
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	check("pending deletion", false, 0, none_)
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	check("deletion cancelled", true, 90, start.Add(91*day))
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
-	must[none](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &id})
+	check("deletion cancelled", true, 90, start.Add(91*ops.Day))
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &id})
 	check("switched off", false, 0, none_)
 	for _, days := range []int32{89, 2561} {
-		_, err := call[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: &days})
+		_, err := call[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: &days})
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
@@ -133,10 +136,10 @@ func TestCiphertextOfBeforeRotation(t *testing.T) {
 	id, _ := r.newKey()
 	blob := r.seal(id, "golden")
 	was := r.current(id)
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
-	r.cluster.advance(91 * day)
-	newDue(r.first).round(t.Context(), time.Now())
+	r.cluster.advance(91 * ops.Day)
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if n := len(r.stored(id).Materials); n != 3 {
 		t.Fatalf("%d materials, want 3", n)
 	}
@@ -156,7 +159,7 @@ func TestRotationRefused(t *testing.T) {
 	r := newRoom(t)
 	imported, importedARN := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	hmac, hmacARN := r.newKeyOf("HMAC_256", kmsapi.UsageMac)
-	_, err := call[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &imported})
+	_, err := call[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &imported})
 	wantError(t, err, kmsapi.ErrUnsupported, importedARN+" origin is EXTERNAL which is not valid for this operation.")
 	_, err = call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &imported})
 	wantError(t, err, kmsapi.ErrInvalidState, importedARN+" is pending import.")
@@ -177,8 +180,8 @@ func TestRotationRefused(t *testing.T) {
 func TestRotationConflict(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	r.cluster.advance(90*day - rotationSoon - time.Second)
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
+	r.cluster.advance(90*ops.Day - ops.RotationSoon - time.Second)
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	// The time comes between evaluation and commit.
 	once := false
@@ -194,7 +197,7 @@ func TestRotationConflict(t *testing.T) {
 	r.cluster.advance(time.Hour) // due, but no leader has done it
 	_, err = call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrConflict, "…")
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 }
 
@@ -210,10 +213,10 @@ func TestListKeyRotations(t *testing.T) {
 		t.Errorf("a new key has %d rotations", len(got.Rotations))
 	}
 	first := r.current(id)
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	r.cluster.advance(90 * day)
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
+	r.cluster.advance(90 * ops.Day)
 	automatic := r.cluster.clock.Now()
-	newDue(r.first).round(t.Context(), time.Now())
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	r.cluster.advance(time.Hour)
 	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	line := func(e kmsapi.RotationsListEntry) string {
@@ -236,13 +239,13 @@ func TestListKeyRotations(t *testing.T) {
 	if got := show(list(kmsapi.ListKeyRotationsInput{}).Rotations); got != "NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" {
 		t.Errorf("rotations: %s", got)
 	}
-	all := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial)}).Rotations
+	all := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: new(ops.AllMaterial)}).Rotations
 	if got := show(all); got != "NON_CURRENT, NON_CURRENT AUTOMATIC 0s, CURRENT ON_DEMAND 1h0m0s" || *all[0].KeyMaterialId != first || *all[2].KeyMaterialId != r.current(id) {
 		t.Errorf("materials: %s", got)
 	}
 	got := pages(t, func(after *string) ([]string, *string, *bool, error) {
 		out, err := call[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{
-			KeyId: &id, IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(2)), Marker: after,
+			KeyId: &id, IncludeKeyMaterial: new(ops.AllMaterial), Limit: new(int32(2)), Marker: after,
 		})
 		if err != nil {
 			return nil, nil, nil, err
@@ -256,7 +259,7 @@ func TestListKeyRotations(t *testing.T) {
 	if sizes(got) != "2 1" {
 		t.Errorf("pages of %s", sizes(got))
 	}
-	marker := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: ptr(allMaterial), Limit: ptr(int32(1))}).NextMarker
+	marker := list(kmsapi.ListKeyRotationsInput{IncludeKeyMaterial: new(ops.AllMaterial), Limit: new(int32(1))}).NextMarker
 	_, err := call[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &id, Marker: marker})
 	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }
@@ -266,33 +269,33 @@ func TestListKeyRotations(t *testing.T) {
 func TestDueRotationOnce(t *testing.T) {
 	r := newRoom(t, "n1", "n2")
 	id, arn := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := r.stored(id).Rotation.Next
-	d1, d2, now := newDue(r.engines["n1"]), newDue(r.engines["n2"]), time.Now()
-	d1.round(t.Context(), now)
-	r.cluster.advance(90*day - time.Second)
-	now = now.Add(dueLookMax)
-	d1.round(t.Context(), now)
+	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
+	d1.Round(t.Context(), now)
+	r.cluster.advance(90*ops.Day - time.Second)
+	now = now.Add(schedule.LookMax)
+	d1.Round(t.Context(), now)
 	if n := r.recorded("RotateKey"); n != 0 {
 		t.Fatalf("%d rotations before the time", n)
 	}
 	r.cluster.advance(time.Second)
 	r.cluster.replica("n1").freeze() // n1 led, and does not hear of what n2 does
-	now = now.Add(dueLookMax)
-	d2.round(t.Context(), now)
-	d1.round(t.Context(), now)
+	now = now.Add(schedule.LookMax)
+	d2.Round(t.Context(), now)
+	d1.Round(t.Context(), now)
 	r.cluster.replica("n1").thaw()
 	for range 3 {
-		now = now.Add(dueLookMax)
-		d1.round(t.Context(), now)
-		d2.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d1.Round(t.Context(), now)
+		d2.Round(t.Context(), now)
 	}
 	k := r.stored(id)
 	if n := r.recorded("RotateKey"); n != 1 || len(k.Materials) != 2 {
 		t.Fatalf("%d rotations, %d materials", n, len(k.Materials))
 	}
-	if k.Rotation.Next != due+90*int64(day) || k.RotationsOnDemand != 0 {
-		t.Errorf("next %d, want %d; %d on demand", k.Rotation.Next, due+90*int64(day), k.RotationsOnDemand)
+	if k.Rotation.Next != due+90*int64(ops.Day) || k.RotationsOnDemand != 0 {
+		t.Errorf("next %d, want %d; %d on demand", k.Rotation.Next, due+90*int64(ops.Day), k.RotationsOnDemand)
 	}
 	rec := r.lastRecord()
 	if rec.EventName != "RotateKey" || rec.EventType != "AwsServiceEvent" || rec.ServiceEventDetails[0].GetText() != arn ||
@@ -304,20 +307,20 @@ func TestDueRotationOnce(t *testing.T) {
 func TestDueRotationIsNeverEarly(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	r.first.clock = &fakeClock{now: r.cluster.clock.Now().Add(100 * day)}
-	d, now := newDue(r.first), time.Now()
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
+	setClock(r.first, &fakeClock{now: r.cluster.clock.Now().Add(100 * ops.Day)})
+	d, now := scheduleOf(r.first), time.Now()
 	for range 600 {
-		d.round(t.Context(), now)
+		d.Round(t.Context(), now)
 		now = now.Add(time.Second)
 		r.cluster.clock.advance(time.Second)
 	}
 	if n := len(r.stored(id).Materials); n != 1 {
 		t.Fatalf("a clock that is ahead rotated the key: %d materials", n)
 	}
-	r.first.clock = r.cluster.clock
-	r.cluster.advance(90 * day)
-	d.round(t.Context(), now.Add(dueRetryMax))
+	setClock(r.first, r.cluster.clock)
+	r.cluster.advance(90 * ops.Day)
+	d.Round(t.Context(), now.Add(schedule.RetryMax))
 	if n := len(r.stored(id).Materials); n != 2 {
 		t.Errorf("not rotated in the end: %d materials", n)
 	}
@@ -328,21 +331,21 @@ func TestDueRotationIsNeverEarly(t *testing.T) {
 func TestDueRotationOfADisabledKey(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	d, now := newDue(r.first), time.Now()
-	r.cluster.advance(200 * day)
-	d.round(t.Context(), now)
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	d, now := scheduleOf(r.first), time.Now()
+	r.cluster.advance(200 * ops.Day)
+	d.Round(t.Context(), now)
 	if n := len(r.stored(id).Materials); n != 1 {
 		t.Fatalf("a disabled key was rotated: %d materials", n)
 	}
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	for range 3 {
-		now = now.Add(dueLookMax)
-		d.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d.Round(t.Context(), now)
 	}
 	k := r.stored(id)
-	if want := r.cluster.clock.Now().Add(90 * day).UnixNano(); len(k.Materials) != 2 || k.Rotation.Next != want {
+	if want := r.cluster.clock.Now().Add(90 * ops.Day).UnixNano(); len(k.Materials) != 2 || k.Rotation.Next != want {
 		t.Errorf("%d materials, next %d, want 2 and %d", len(k.Materials), k.Rotation.Next, want)
 	}
 }
@@ -360,7 +363,7 @@ func (r *room) multiRegion() (name string, primary, second fsm.KeyID) {
 func TestRotationOfReplicas(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	name, _, second := r.multiRegion()
-	arn := keyARN(&fsmpb.Cluster{Partition: "aws", Account: testAccount}, secondRegion, name)
+	arn := request.KeyARN(&fsmpb.Cluster{Partition: "aws", Account: testAccount}, secondRegion, name)
 	for op, in := range map[string]any{
 		"EnableKeyRotation": &kmsapi.EnableKeyRotationInput{KeyId: &name}, "DisableKeyRotation": &kmsapi.DisableKeyRotationInput{KeyId: &name},
 		"RotateKeyOnDemand": &kmsapi.RotateKeyOnDemandInput{KeyId: &name},
@@ -370,7 +373,7 @@ func TestRotationOfReplicas(t *testing.T) {
 		_, err := r.first.Do(t.Context(), c, OperationNamed(op), in)
 		wantError(t, err, kmsapi.ErrUnsupported, arn+" is not a multi-region primary key.")
 	}
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: ptr(int32(90))})
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name, RotationPeriodInDays: new(int32(90))})
 	status := func() (int32, time.Time) {
 		out, err := callIn[kmsapi.GetKeyRotationStatusOutput](r, secondRegion, "GetKeyRotationStatus", &kmsapi.GetKeyRotationStatusInput{KeyId: &name})
 		if err != nil || !*out.KeyRotationEnabled {
@@ -404,11 +407,11 @@ func TestRotationOfReplicas(t *testing.T) {
 		t.Error("rotation undid a change of the replica")
 	}
 	crosses("on demand")
-	r.cluster.advance(90 * day)
-	d, now := newDue(r.first), time.Now()
+	r.cluster.advance(90 * ops.Day)
+	d, now := scheduleOf(r.first), time.Now()
 	for range 3 {
-		d.round(t.Context(), now)
-		now = now.Add(dueLookMax)
+		d.Round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
 	}
 	crosses("automatic")
 	if k, _ := r.cluster.state().Key(second); r.recorded("RotateKey") != 1 || len(k.Materials) != 3 {
@@ -424,10 +427,10 @@ func TestRotationOfReplicas(t *testing.T) {
 func TestReplicaDoesNotRotate(t *testing.T) {
 	r := newRoomIn(t, threeRegions())
 	name, _, second := r.multiRegion()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name})
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &name})
-	r.cluster.advance(366 * day)
-	newDue(r.first).round(t.Context(), time.Now())
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &name})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &name})
+	r.cluster.advance(366 * ops.Day)
+	scheduleOf(r.first).Round(t.Context(), time.Now())
 	if k, _ := r.cluster.state().Key(second); len(k.Materials) != 1 || !k.Rotation.Enabled {
 		t.Errorf("the replica has %d materials", len(k.Materials))
 	}
@@ -441,29 +444,29 @@ func TestDueWindow(t *testing.T) {
 	k = proto.CloneOf(k)
 	k.State, k.DeletionDays = fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7
 	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	round := func() {
-		now = now.Add(dueLookMax)
-		d.round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
+		d.Round(t.Context(), now)
 	}
-	r.cluster.advance(8 * day)
+	r.cluster.advance(8 * ops.Day)
 	round()
 	if k, _ := r.cluster.state().Key(primary); k.DeletionTime != 0 {
 		t.Fatal("the window runs while there is a replica")
 	}
 	r.doom(second.Region, name)
-	r.cluster.advance(7 * day)
+	r.cluster.advance(7 * ops.Day)
 	for range 4 {
 		round()
 	}
 	k, _ = r.cluster.state().Key(primary)
-	if want := r.cluster.clock.Now().Add(7 * day).UnixNano(); k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.DeletionTime != want {
+	if want := r.cluster.clock.Now().Add(7 * ops.Day).UnixNano(); k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION || k.DeletionTime != want {
 		t.Fatalf("state %v, deletion at %d, want %d", k.State, k.DeletionTime, want)
 	}
 	if n := r.recorded("SynchronizeMultiRegionKey"); n != 1 {
 		t.Errorf("the window began %d times", n)
 	}
-	r.cluster.advance(7 * day)
+	r.cluster.advance(7 * ops.Day)
 	round()
 	if k, _ := r.cluster.state().Key(primary); k != nil {
 		t.Errorf("key %s is still there after its window", name)
@@ -496,10 +499,10 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 		enter(fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, 7)
 		made++
 	}
-	d, now := newDue(r.first), time.Now()
+	d, now := scheduleOf(r.first), time.Now()
 	for range 3 {
-		d.round(t.Context(), now)
-		now = now.Add(dueLookMax)
+		d.Round(t.Context(), now)
+		now = now.Add(schedule.LookMax)
 	}
 	if k, _ := r.cluster.state().Key(id); made != 1 || k.DeletionTime != 0 {
 		t.Errorf("after %d tries the window runs until %d although there is a replica", made, k.DeletionTime)
@@ -511,30 +514,30 @@ func TestDueWindowSeesAReplica(t *testing.T) {
 func TestRotationByAClockThatIsAhead(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	must[none](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: ptr(int32(90))})
+	must[request.None](r, "EnableKeyRotation", &kmsapi.EnableKeyRotationInput{KeyId: &id, RotationPeriodInDays: new(int32(90))})
 	due := time.Unix(0, r.stored(id).Rotation.Next)
 	r.cluster.advance(due.Sub(r.cluster.clock.Now()))
-	r.first.clock = &fakeClock{now: due.Add(10 * 365 * day)}
-	d, now := newDue(r.first), time.Now()
-	d.round(t.Context(), now)
-	if k := r.stored(id); len(k.Materials) != 2 || k.Rotation.Next != due.Add(90*day).UnixNano() {
+	setClock(r.first, &fakeClock{now: due.Add(10 * 365 * ops.Day)})
+	d, now := scheduleOf(r.first), time.Now()
+	d.Round(t.Context(), now)
+	if k := r.stored(id); len(k.Materials) != 2 || k.Rotation.Next != due.Add(90*ops.Day).UnixNano() {
 		t.Errorf("%d materials, next rotation %v after this one", len(k.Materials), time.Unix(0, k.Rotation.Next).Sub(due))
 	}
 	// Cluster time makes a step over two dates between evaluation and commit.
-	r.cluster.advance(89 * day)
-	late := newDue(r.first)
-	late.look(r.cluster.state(), now)
+	r.cluster.advance(89 * ops.Day)
+	late := scheduleOf(r.first)
+	late.Look(r.cluster.state(), now)
 	fake := r.cluster.replica("n1")
 	fake.before = func(*fsmpb.Record) {
 		fake.before = nil
-		r.cluster.advance(200 * day)
+		r.cluster.advance(200 * ops.Day)
 	}
-	r.cluster.advance(day)
+	r.cluster.advance(ops.Day)
 	for range 5 {
-		now = now.Add(dueRetryMax)
-		late.round(t.Context(), now)
+		now = now.Add(schedule.RetryMax)
+		late.Round(t.Context(), now)
 	}
-	k, want := r.stored(id), r.cluster.clock.Now().Add(90*day)
+	k, want := r.stored(id), r.cluster.clock.Now().Add(90*ops.Day)
 	if got := time.Unix(0, k.Rotation.Next); len(k.Materials) != 3 || got.Before(want.Add(-time.Minute)) || got.After(want) {
 		t.Errorf("after two missed dates: %d materials, next rotation at %v, want %v", len(k.Materials), got, want)
 	}

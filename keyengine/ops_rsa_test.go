@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -77,7 +78,7 @@ func TestEncryptRSA(t *testing.T) {
 					}
 				}
 				for _, dry := range []bool{false, true} {
-					_, err := call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, most+1), EncryptionAlgorithm: &algorithm, DryRun: &dry})
+					_, err := call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: make([]byte, most+1), EncryptionAlgorithm: &algorithm, DryRun: &dry})
 					wantError(t, err, kmsapi.ErrValidation, fmt.Sprintf("Algorithm %s and key spec %s cannot encrypt data larger than %d bytes.", algorithm, tt.spec, most))
 				}
 			}
@@ -109,18 +110,18 @@ func TestDecryptRSARefuses(t *testing.T) {
 	symmetric, _ := r.newKey()
 	_, err := r.decryptRSA(id, oaepSHA256, r.seal(symmetric, "x"))
 	wantError(t, err, kmsapi.ErrIncorrectKey, "…")
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: ptr(oaepSHA256)})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: new(oaepSHA256)})
 	wantError(t, err, kmsapi.ErrValidation, "KeyId is required with the algorithm RSAES_OAEP_SHA_256.")
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 	// The algorithm's default is that of other ciphertexts, which this is not.
-	for _, algorithm := range []*string{nil, ptr(kmsapi.AlgorithmSymmetric)} {
-		_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &id, EncryptionAlgorithm: algorithm})
+	for _, algorithm := range []*string{nil, new(kmsapi.AlgorithmSymmetric)} {
+		_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &id, EncryptionAlgorithm: algorithm})
 		wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-		_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceKeyId: &id, SourceEncryptionAlgorithm: algorithm, DestinationKeyId: &symmetric})
+		_, err = call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, SourceKeyId: &id, SourceEncryptionAlgorithm: algorithm, DestinationKeyId: &symmetric})
 		wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 	}
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{KeyId: &id, DryRun: ptr(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{KeyId: &id, DryRun: new(true), DryRunModifiers: []string{kmsapi.IgnoreCiphertext}})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
 	_, err = r.decryptRSA(symmetric, oaepSHA256, blob)
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm RSAES_OAEP_SHA_256 is incompatible with key spec SYMMETRIC_DEFAULT.")
@@ -133,7 +134,7 @@ func TestRSAWithoutContext(t *testing.T) {
 	id, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
 	symmetric, _ := r.newKey()
 	blob, sealed := r.encryptRSA(id, oaepSHA256, []byte("x")), r.seal(symmetric, "x")
-	alg, context, ignore := ptr(oaepSHA256), map[string]string{"a": "b"}, []string{kmsapi.IgnoreCiphertext}
+	alg, context, ignore := new(oaepSHA256), map[string]string{"a": "b"}, []string{kmsapi.IgnoreCiphertext}
 	for name, tt := range map[string]struct {
 		op string
 		in any
@@ -141,7 +142,7 @@ func TestRSAWithoutContext(t *testing.T) {
 		"Encrypt": {"Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: alg, EncryptionContext: context}},
 		"Decrypt": {"Decrypt", &kmsapi.DecryptInput{KeyId: &id, CiphertextBlob: blob, EncryptionAlgorithm: alg, EncryptionContext: context}},
 		"Decrypt, dry": {"Decrypt", &kmsapi.DecryptInput{KeyId: &id, EncryptionAlgorithm: alg, EncryptionContext: context,
-			DryRun: ptr(true), DryRunModifiers: ignore}},
+			DryRun: new(true), DryRunModifiers: ignore}},
 		"source": {"ReEncrypt", &kmsapi.ReEncryptInput{SourceKeyId: &id, CiphertextBlob: blob, SourceEncryptionAlgorithm: alg,
 			SourceEncryptionContext: context, DestinationKeyId: &symmetric}},
 		"destination": {"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: sealed, DestinationKeyId: &id, DestinationEncryptionAlgorithm: alg,
@@ -149,7 +150,7 @@ func TestRSAWithoutContext(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.t = t
-			_, err := call[none](r, tt.op, tt.in)
+			_, err := call[request.None](r, tt.op, tt.in)
 			wantError(t, err, kmsapi.ErrValidation, "EncryptionContext is not supported when encrypting/decrypting with asymmetric CMKs.")
 		})
 	}
@@ -165,15 +166,15 @@ func TestReEncryptKinds(t *testing.T) {
 	plaintext := bytes.Repeat([]byte{3}, 190)
 
 	out := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{
-		CiphertextBlob: r.seal(symmetric, string(plaintext)), DestinationKeyId: &first, DestinationEncryptionAlgorithm: ptr(oaepSHA256),
+		CiphertextBlob: r.seal(symmetric, string(plaintext)), DestinationKeyId: &first, DestinationEncryptionAlgorithm: new(oaepSHA256),
 	})
 	if *out.SourceKeyId != symmetricARN || *out.KeyId != firstARN || *out.SourceEncryptionAlgorithm != kmsapi.AlgorithmSymmetric ||
 		*out.DestinationEncryptionAlgorithm != oaepSHA256 || *out.SourceKeyMaterialId != r.current(symmetric) || out.DestinationKeyMaterialId != nil {
 		t.Errorf("symmetric to RSA: %+v", out)
 	}
 	out = must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{
-		CiphertextBlob: out.CiphertextBlob, SourceKeyId: &first, SourceEncryptionAlgorithm: ptr(oaepSHA256),
-		DestinationKeyId: &second, DestinationEncryptionAlgorithm: ptr(oaepSHA1),
+		CiphertextBlob: out.CiphertextBlob, SourceKeyId: &first, SourceEncryptionAlgorithm: new(oaepSHA256),
+		DestinationKeyId: &second, DestinationEncryptionAlgorithm: new(oaepSHA1),
 	})
 	if *out.SourceKeyId != firstARN || *out.KeyId != secondARN || out.SourceKeyMaterialId != nil || out.DestinationKeyMaterialId != nil {
 		t.Errorf("RSA to RSA: %+v", out)
@@ -182,7 +183,7 @@ func TestReEncryptKinds(t *testing.T) {
 		t.Errorf("RSA to RSA opened to %x, %v", got, err)
 	}
 	out = must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{
-		CiphertextBlob: out.CiphertextBlob, SourceKeyId: &second, SourceEncryptionAlgorithm: ptr(oaepSHA1),
+		CiphertextBlob: out.CiphertextBlob, SourceKeyId: &second, SourceEncryptionAlgorithm: new(oaepSHA1),
 		DestinationKeyId: &symmetric, DestinationEncryptionContext: context,
 	})
 	if *out.SourceKeyId != secondARN || *out.KeyId != symmetricARN || out.SourceKeyMaterialId != nil || *out.DestinationKeyMaterialId != r.current(symmetric) {
@@ -193,12 +194,12 @@ func TestReEncryptKinds(t *testing.T) {
 		t.Errorf("RSA to symmetric opened to %x", got.Plaintext)
 	}
 
-	_, err := call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{
-		CiphertextBlob: r.seal(symmetric, string(plaintext)+"x"), DestinationKeyId: &first, DestinationEncryptionAlgorithm: ptr(oaepSHA256),
+	_, err := call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{
+		CiphertextBlob: r.seal(symmetric, string(plaintext)+"x"), DestinationKeyId: &first, DestinationEncryptionAlgorithm: new(oaepSHA256),
 	})
 	wantError(t, err, kmsapi.ErrValidation, "Algorithm RSAES_OAEP_SHA_256 and key spec RSA_2048 cannot encrypt data larger than 190 bytes.")
-	_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.encryptRSA(first, oaepSHA256, []byte("x")), SourceEncryptionAlgorithm: ptr(oaepSHA256), DestinationKeyId: &symmetric})
+	_, err = call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.encryptRSA(first, oaepSHA256, []byte("x")), SourceEncryptionAlgorithm: new(oaepSHA256), DestinationKeyId: &symmetric})
 	wantError(t, err, kmsapi.ErrValidation, "SourceKeyId is required with the algorithm RSAES_OAEP_SHA_256.")
-	_, err = call[none](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &first})
+	_, err = call[request.None](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &first})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048.")
 }

@@ -10,6 +10,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -22,29 +25,39 @@ var storeOperations = []string{
 func (r *room) newProxy() *xksproxy.Proxy {
 	r.t.Helper()
 	p := xksproxy.Start(r.t)
-	for _, e := range r.engines {
-		e.cfg.KeyStores = KeyStoreConfig{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second}
-		e.outers[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
-	}
+	r.useKeyStores(keystore.Config{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 10 * time.Second})
 	return p
+}
+
+// useKeyStores has all engines of the room use key stores by other settings.
+func (r *room) useKeyStores(cfg keystore.Config) {
+	r.t.Helper()
+	for _, e := range r.engines {
+		s, err := keystore.Open(cfg, r.cluster.clock.Now)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		e.services.Stores.Close()
+		e.services.Stores = s // closed with the engine
+	}
 }
 
 func storeAt(p *xksproxy.Proxy, name string) *kmsapi.CreateCustomKeyStoreInput {
 	return &kmsapi.CreateCustomKeyStoreInput{
-		CustomKeyStoreName: &name, CustomKeyStoreType: ptr(kmsapi.OriginXKS), XksProxyConnectivity: ptr(connectivityPublic),
-		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: ptr(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
+		CustomKeyStoreName: &name, CustomKeyStoreType: new(kmsapi.OriginXKS), XksProxyConnectivity: new(ops.ConnectivityPublic),
+		XksProxyUriEndpoint: &p.Endpoint, XksProxyUriPath: new(xksproxy.Path), XksProxyAuthenticationCredential: testCredential(),
 	}
 }
 
 func testCredential() *kmsapi.XksProxyAuthenticationCredential {
-	return &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr(xksproxy.AccessKeyID), RawSecretAccessKey: ptr(xksproxy.Secret)}
+	return &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: new(xksproxy.AccessKeyID), RawSecretAccessKey: new(xksproxy.Secret)}
 }
 
 // newStore makes a store that is connected to a proxy.
 func (r *room) newStore(p *xksproxy.Proxy) string {
 	r.t.Helper()
 	id := must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "store")).CustomKeyStoreId
-	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
+	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: id})
 	return *id
 }
 
@@ -78,10 +91,10 @@ func TestStoreLife(t *testing.T) {
 	e := r.storeEntry(id)
 	c := e.XksProxyConfiguration
 	if *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil || *e.CustomKeyStoreName != "mine" || *e.CustomKeyStoreType != kmsapi.OriginXKS ||
-		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != connectivityPublic {
+		!e.CreationDate.Equal(r.cluster.clock.Now()) || *c.AccessKeyId != xksproxy.AccessKeyID || *c.UriEndpoint != p.Endpoint || *c.UriPath != xksproxy.Path || *c.Connectivity != ops.ConnectivityPublic {
 		t.Errorf("described as %+v", e)
 	}
-	byName := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("mine")})
+	byName := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: new("mine")})
 	all := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{})
 	for how, out := range map[string]*kmsapi.DescribeCustomKeyStoresOutput{"by name": byName, "all": all} {
 		if len(out.CustomKeyStores) != 1 || *out.CustomKeyStores[0].CustomKeyStoreId != id || *out.Truncated {
@@ -90,35 +103,35 @@ func TestStoreLife(t *testing.T) {
 	}
 
 	connect, disconnect := &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id}, &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id}
-	_, err := call[none](r, "DisconnectCustomKeyStore", disconnect)
+	_, err := call[request.None](r, "DisconnectCustomKeyStore", disconnect)
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is DISCONNECTED, which is not valid for this operation.")
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	if s := *r.storeEntry(id).ConnectionState; s != "CONNECTED" {
 		t.Errorf("connected it is %s", s)
 	}
-	must[none](r, "ConnectCustomKeyStore", connect) // nothing changes
-	_, err = call[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "ConnectCustomKeyStore", connect) // nothing changes
+	_, err = call[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
 	wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is CONNECTED, which is not valid for this operation.")
-	must[none](r, "DisconnectCustomKeyStore", disconnect)
+	must[request.None](r, "DisconnectCustomKeyStore", disconnect)
 
 	p.Fail(xksproxy.Health, xksproxy.Named("AuthenticationFailedException"))
-	must[none](r, "ConnectCustomKeyStore", connect)
+	must[request.None](r, "ConnectCustomKeyStore", connect)
 	if e := r.storeEntry(id); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != "INVALID_CREDENTIALS" {
 		t.Errorf("refused by the proxy it is %+v", e)
 	}
 	p.Fail(xksproxy.Health, nil)
 	for name, in := range map[string]any{
 		"ConnectCustomKeyStore": connect, "DeleteCustomKeyStore": &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id},
-		"UpdateCustomKeyStore": &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
+		"UpdateCustomKeyStore": &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: new("x")},
 	} {
-		_, err = call[none](r, name, in)
+		_, err = call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "The custom key store "+id+" is FAILED, which is not valid for this operation.")
 	}
-	must[none](r, "DisconnectCustomKeyStore", disconnect)
+	must[request.None](r, "DisconnectCustomKeyStore", disconnect)
 	if e := r.storeEntry(id); *e.ConnectionState != "DISCONNECTED" || e.ConnectionErrorCode != nil {
 		t.Errorf("disconnected it is %+v", e)
 	}
-	must[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &id})
 	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &id})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	if rec := r.lastRecord(); rec.ErrorCode != "CustomKeyStoreNotFoundException" {
@@ -143,28 +156,28 @@ func TestCreateStoreErrors(t *testing.T) {
 		{"no path", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = nil }, kmsapi.ErrValidation, "…"},
 		{"no credential", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential = nil }, kmsapi.ErrValidation, "…"},
 		{"short secret", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			in.XksProxyAuthenticationCredential.RawSecretAccessKey = ptr("SECRETCANARY")
+			in.XksProxyAuthenticationCredential.RawSecretAccessKey = new("SECRETCANARY")
 		}, kmsapi.ErrValidation, "…"},
 		{"half a credential", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyAuthenticationCredential.AccessKeyId = nil }, kmsapi.ErrValidation, "…"},
-		{"no TLS", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("http://proxy.test") }, kmsapi.ErrValidation, "…"},
-		{"user in the endpoint", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://a@proxy.test") }, kmsapi.ErrValidation, "…"},
-		{"two ports", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:1:2") }, kmsapi.ErrValidation, "…"},
-		{"port without number", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:") }, kmsapi.ErrValidation, "…"},
-		{"port 0", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:0") }, kmsapi.ErrValidation, "…"},
-		{"large port", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://proxy.test:65536") }, kmsapi.ErrValidation, "…"},
-		{"no host", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = ptr("https://:443") }, kmsapi.ErrValidation, "…"},
-		{"path that climbs", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = ptr("/../kms/xks/v1") }, kmsapi.ErrValidation, "…"},
-		{"member of another type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = ptr("password") }, kmsapi.ErrValidation, "…"},
-		{"VPC member", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = ptr("111122223333") }, kmsapi.ErrValidation, "…"},
-		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = ptr(connectivityVPC) }, kmsapi.ErrValidation, "…"},
+		{"no TLS", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("http://proxy.test") }, kmsapi.ErrValidation, "…"},
+		{"user in the endpoint", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://a@proxy.test") }, kmsapi.ErrValidation, "…"},
+		{"two ports", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:1:2") }, kmsapi.ErrValidation, "…"},
+		{"port without number", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:") }, kmsapi.ErrValidation, "…"},
+		{"port 0", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:0") }, kmsapi.ErrValidation, "…"},
+		{"large port", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://proxy.test:65536") }, kmsapi.ErrValidation, "…"},
+		{"no host", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriEndpoint = new("https://:443") }, kmsapi.ErrValidation, "…"},
+		{"path that climbs", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyUriPath = new("/../kms/xks/v1") }, kmsapi.ErrValidation, "…"},
+		{"member of another type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.KeyStorePassword = new("password") }, kmsapi.ErrValidation, "…"},
+		{"VPC member", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyVpcEndpointServiceOwner = new("111122223333") }, kmsapi.ErrValidation, "…"},
+		{"VPC without service", func(in *kmsapi.CreateCustomKeyStoreInput) { in.XksProxyConnectivity = new(ops.ConnectivityVPC) }, kmsapi.ErrValidation, "…"},
 		{"VPC", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			in.XksProxyConnectivity, in.XksProxyUriPath = ptr(connectivityVPC), ptr("/vpc/kms/xks/v1")
-			in.XksProxyVpcEndpointServiceName = ptr("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
+			in.XksProxyConnectivity, in.XksProxyUriPath = new(ops.ConnectivityVPC), new("/vpc/kms/xks/v1")
+			in.XksProxyVpcEndpointServiceName = new("com.amazonaws.vpce.eu-west-1.vpce-svc-0123456789abcdef0")
 		}, kmsapi.ErrXksProxyVpcNotFound, "…"},
-		{"name taken", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreName = ptr("taken") }, kmsapi.ErrCustomStoreNameInUse, "…"},
+		{"name taken", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreName = new("taken") }, kmsapi.ErrCustomStoreNameInUse, "…"},
 		{"place taken", func(*kmsapi.CreateCustomKeyStoreInput) {}, kmsapi.ErrXksProxyURIInUse, "…"},
 		{"default type", func(in *kmsapi.CreateCustomKeyStoreInput) {
-			*in = kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: ptr("hsm"), CloudHsmClusterId: ptr("cluster-abcdefghijk"), KeyStorePassword: ptr("password")}
+			*in = kmsapi.CreateCustomKeyStoreInput{CustomKeyStoreName: new("hsm"), CloudHsmClusterId: new("cluster-abcdefghijk"), KeyStorePassword: new("password")}
 		}, kmsapi.ErrUnsupported, "…"},
 		{"external members without type", func(in *kmsapi.CreateCustomKeyStoreInput) { in.CustomKeyStoreType = nil }, kmsapi.ErrValidation, "…"},
 	} {
@@ -181,14 +194,14 @@ func TestCreateStoreErrors(t *testing.T) {
 	if n := len(p.Requests(xksproxy.Health)); n != asked {
 		t.Errorf("the proxy was asked %d times for stores that cannot be", n-asked)
 	}
-	for i := range defaultQuotas.KeyStores - 1 {
+	for i := range request.DefaultQuotas.KeyStores - 1 {
 		in := storeAt(p, fmt.Sprint("n", i))
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
+			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: testRegion, Name: *in.CustomKeyStoreName, Type: kmsapi.OriginXKS, Created: 1, State: request.StoreDisconnected,
 		}}})
 	}
 	in := storeAt(p, "eleventh")
-	in.XksProxyUriPath = ptr("/other" + xksproxy.Path)
+	in.XksProxyUriPath = new("/other" + xksproxy.Path)
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
 	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 10 custom key stores and cannot have more.")
 }
@@ -198,15 +211,13 @@ func TestCreateStoreErrors(t *testing.T) {
 func TestStoreOperators(t *testing.T) {
 	r := newRoom(t)
 	p := r.newProxy()
-	e := r.first
-	e.cfg.KeyStores.AllowPrivateEndpoints = false
-	e.outers[kmsapi.OriginXKS] = newXKSOuter(e.cfg)
+	r.useKeyStores(keystore.Config{Roots: p.Roots(), Timeout: 10 * time.Second})
 	_, err := call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(p, "x"))
 	wantError(t, err, kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: Member must satisfy regular expression pattern: ^https://[a-zA-Z0-9.-]+$")
 	in := storeAt(p, "x")
-	in.XksProxyUriEndpoint = ptr("https://127.0.0.1")
+	in.XksProxyUriEndpoint = new("https://127.0.0.1")
 	_, err = call[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", in)
-	wantError(t, err, kmsapi.ErrXksProxyURIUnreachable, reachMessage)
+	wantError(t, err, kmsapi.ErrXksProxyURIUnreachable, keystore.ReachMessage)
 	if n := len(p.Requests(xksproxy.Health)); n != 0 {
 		t.Errorf("the proxy was asked %d times", n)
 	}
@@ -219,15 +230,15 @@ func TestUpdateStore(t *testing.T) {
 	id := r.newStore(p)
 	update := func(in kmsapi.UpdateCustomKeyStoreInput) error {
 		in.CustomKeyStoreId = &id
-		_, err := call[none](r, "UpdateCustomKeyStore", &in)
+		_, err := call[request.None](r, "UpdateCustomKeyStore", &in)
 		return err
 	}
-	if err := update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("renamed")}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: new("renamed")}); err != nil {
 		t.Errorf("name, while connected: %v", err)
 	}
 	p.SetSecret("ANOTHERACCESSKEYIDAAAA", xksproxy.Secret+"x")
 	asked := len(p.Requests(xksproxy.Health))
-	if err := update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret + "x")}}); err != nil {
+	if err := update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: new("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: new(xksproxy.Secret + "x")}}); err != nil {
 		t.Errorf("credential, while connected: %v", err)
 	}
 	if n := len(p.Requests(xksproxy.Health)) - asked; n != 1 {
@@ -236,17 +247,17 @@ func TestUpdateStore(t *testing.T) {
 	if e := r.storeEntry(id); *e.CustomKeyStoreName != "renamed" || *e.XksProxyConfiguration.AccessKeyId != "ANOTHERACCESSKEYIDAAAA" || *e.ConnectionState != "CONNECTED" {
 		t.Errorf("updated to %+v", e)
 	}
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriPath: ptr("/none" + xksproxy.Path)}), kmsapi.ErrXksProxyInvalidConfiguration, "…")
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: ptr("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: ptr(xksproxy.Secret)}}),
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriPath: new("/none" + xksproxy.Path)}), kmsapi.ErrXksProxyInvalidConfiguration, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyAuthenticationCredential: &kmsapi.XksProxyAuthenticationCredential{AccessKeyId: new("ANOTHERACCESSKEYIDAAAA"), RawSecretAccessKey: new(xksproxy.Secret)}}),
 		kmsapi.ErrXksProxyBadCredential, "…")
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrCustomStoreInvalidState, "…")
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{}), kmsapi.ErrValidation, "There is nothing to update.")
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{KeyStorePassword: ptr("password")}), kmsapi.ErrValidation, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{KeyStorePassword: new("password")}), kmsapi.ErrValidation, "…")
 	must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", storeAt(other, "second"))
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: ptr("second")}), kmsapi.ErrCustomStoreNameInUse, "…")
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{NewCustomKeyStoreName: new("second")}), kmsapi.ErrCustomStoreNameInUse, "…")
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &other.Endpoint}), kmsapi.ErrXksProxyURIInUse, "…")
-	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: ptr("111122223333")}), kmsapi.ErrValidation, "…")
+	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyVpcEndpointServiceOwner: new("111122223333")}), kmsapi.ErrValidation, "…")
 
 	third := xksproxy.Start(t)
 	wantError(t, update(kmsapi.UpdateCustomKeyStoreInput{XksProxyUriEndpoint: &third.Endpoint}), kmsapi.ErrXksProxyBadCredential, "…")
@@ -255,7 +266,7 @@ func TestUpdateStore(t *testing.T) {
 		t.Fatalf("endpoint, while disconnected: %v", err)
 	}
 	// The secret was taken along, and opens for the new place.
-	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 	if e := r.storeEntry(id); *e.ConnectionState != "CONNECTED" || *e.XksProxyConfiguration.UriEndpoint != third.Endpoint {
 		t.Errorf("at its new place it is %+v", e)
 	}
@@ -287,8 +298,8 @@ func TestStoreSecret(t *testing.T) {
 		"path":       func(s *fsmpb.KeyStore) { s.Path = "/x" + s.Path },
 		"access key": func(s *fsmpb.KeyStore) { s.AccessKey = "ANOTHERACCESSKEYIDAAAA" },
 	} {
-		r.mangleStore(id, func(s *fsmpb.KeyStore) { edit(s); s.State = storeDisconnected })
-		_, err := call[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
+		r.mangleStore(id, func(s *fsmpb.KeyStore) { edit(s); s.State = request.StoreDisconnected })
+		_, err := call[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id})
 		wantError(t, err, kmsapi.ErrInternal, "")
 		r.mangleStore(id, func(n *fsmpb.KeyStore) { n.Endpoint, n.Path, n.AccessKey = s.Endpoint, s.Path, s.AccessKey })
 	}
@@ -305,22 +316,22 @@ func TestStoreAuthorisation(t *testing.T) {
 		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &id},
 		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &id},
 		"DescribeCustomKeyStores":  &kmsapi.DescribeCustomKeyStoresInput{},
-		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: ptr("x")},
-		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &id, NewCustomKeyStoreName: new("x")},
+		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
 	} {
-		_, err := callAs[none](r, r.first, alice, name, in)
+		_, err := callAs[request.None](r, r.first, alice, name, in)
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
 	if n := len(p.Requests(xksproxy.Health)); n != asked {
 		t.Errorf("the proxy was asked %d times for a caller who may not", n-asked)
 	}
 	for name, in := range map[string]any{
-		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
-		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
-		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none"), NewCustomKeyStoreName: ptr("x")},
-		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: ptr("cks-none")},
+		"ConnectCustomKeyStore":    &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
+		"DisconnectCustomKeyStore": &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
+		"UpdateCustomKeyStore":     &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: new("cks-none"), NewCustomKeyStoreName: new("x")},
+		"DeleteCustomKeyStore":     &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: new("cks-none")},
 	} {
-		_, err := call[none](r, name, in)
+		_, err := call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	}
 }
@@ -333,13 +344,13 @@ func TestDescribeStoresPages(t *testing.T) {
 			region = secondRegion
 		}
 		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: storeDisconnected,
+			Account: uint64(testAccountNumber), Id: fmt.Sprint("cks-", i), Region: region, Name: fmt.Sprint("n", i), Type: kmsapi.OriginXKS, Created: 1, State: request.StoreDisconnected,
 		}}})
 	}
 	var got []string
 	var marker *string
 	for {
-		out := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Limit: ptr(int32(3)), Marker: marker})
+		out := must[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Limit: new(int32(3)), Marker: marker})
 		for _, s := range out.CustomKeyStores {
 			got = append(got, *s.CustomKeyStoreId)
 		}
@@ -350,10 +361,10 @@ func TestDescribeStoresPages(t *testing.T) {
 	if want := "cks-0 cks-1 cks-2 cks-4"; strings.Join(got, " ") != want {
 		t.Errorf("listed %v, want %s", got, want)
 	}
-	_, err := call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-3")})
+	_, err := call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: new("cks-3")})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
-	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: ptr("cks-1"), CustomKeyStoreName: ptr("n1")})
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: new("cks-1"), CustomKeyStoreName: new("n1")})
 	wantError(t, err, kmsapi.ErrValidation, "…")
-	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Marker: ptr("x")})
+	_, err = call[kmsapi.DescribeCustomKeyStoresOutput](r, "DescribeCustomKeyStores", &kmsapi.DescribeCustomKeyStoresInput{Marker: new("x")})
 	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }

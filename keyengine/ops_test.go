@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -20,7 +21,7 @@ func cloneOf(k *fsmpb.Key) *fsmpb.Key { return proto.CloneOf(k) }
 func TestKeyLifecycle(t *testing.T) {
 	r := newRoom(t)
 	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{
-		Description: ptr("for tests"), Tags: []kmsapi.Tag{{TagKey: ptr("b"), TagValue: ptr("2")}, {TagKey: ptr("a"), TagValue: ptr("")}},
+		Description: new("for tests"), Tags: []kmsapi.Tag{{TagKey: new("b"), TagValue: new("2")}, {TagKey: new("a"), TagValue: new("")}},
 	}).KeyMetadata
 	id, arn := *m.KeyId, *m.Arn
 	if want := "arn:aws:kms:" + testRegion + ":" + testAccount + ":key/" + id; arn != want {
@@ -31,10 +32,10 @@ func TestKeyLifecycle(t *testing.T) {
 	}
 	created := r.cluster.clock.Now()
 	want := &kmsapi.KeyMetadata{
-		AWSAccountId: ptr(testAccount), KeyId: &id, Arn: &arn, CreationDate: &created, Enabled: ptr(true),
-		Description: ptr("for tests"), KeyUsage: ptr("ENCRYPT_DECRYPT"), KeyState: ptr("Enabled"), Origin: ptr("AWS_KMS"),
-		KeyManager: ptr("CUSTOMER"), CustomerMasterKeySpec: ptr("SYMMETRIC_DEFAULT"), KeySpec: ptr("SYMMETRIC_DEFAULT"),
-		EncryptionAlgorithms: []string{"SYMMETRIC_DEFAULT"}, MultiRegion: ptr(false), CurrentKeyMaterialId: m.CurrentKeyMaterialId,
+		AWSAccountId: new(testAccount), KeyId: &id, Arn: &arn, CreationDate: &created, Enabled: new(true),
+		Description: new("for tests"), KeyUsage: new("ENCRYPT_DECRYPT"), KeyState: new("Enabled"), Origin: new("AWS_KMS"),
+		KeyManager: new("CUSTOMER"), CustomerMasterKeySpec: new("SYMMETRIC_DEFAULT"), KeySpec: new("SYMMETRIC_DEFAULT"),
+		EncryptionAlgorithms: []string{"SYMMETRIC_DEFAULT"}, MultiRegion: new(false), CurrentKeyMaterialId: m.CurrentKeyMaterialId,
 	}
 	if d := cmp.Diff(want, m); d != "" {
 		t.Errorf("CreateKey's metadata (-want +got):\n%s", d)
@@ -47,34 +48,34 @@ func TestKeyLifecycle(t *testing.T) {
 		t.Errorf("DescribeKey (-want +got):\n%s", d)
 	}
 
-	must[none](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("")})
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn})
+	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("")})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn})
 	_, version := r.cluster.state().Key(r.keyID(id))
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn}) // repeats are fine, and change nothing
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &arn}) // repeats are fine, and change nothing
 	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
 		t.Error("disabling a disabled key changed it")
 	}
-	want.Description, want.Enabled, want.KeyState = ptr(""), ptr(false), ptr("Disabled")
+	want.Description, want.Enabled, want.KeyState = new(""), new(false), new("Disabled")
 	if d := cmp.Diff(want, describe(id)); d != "" {
 		t.Errorf("disabled key (-want +got):\n%s", d)
 	}
 	for range 2 {
-		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+		must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	}
 	r.cluster.clock.advance(500 * time.Millisecond)
-	s := must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(7))})
+	s := must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))})
 	at := created.Add(time.Second + 7*24*time.Hour) // counted from the next whole second
-	if d := cmp.Diff(&kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, DeletionDate: &at, KeyState: ptr("PendingDeletion"), PendingWindowInDays: ptr(int32(7))}, s); d != "" {
+	if d := cmp.Diff(&kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, DeletionDate: &at, KeyState: new("PendingDeletion"), PendingWindowInDays: new(int32(7))}, s); d != "" {
 		t.Errorf("ScheduleKeyDeletion (-want +got):\n%s", d)
 	}
-	want.KeyState, want.DeletionDate = ptr("PendingDeletion"), &at
+	want.KeyState, want.DeletionDate = new("PendingDeletion"), &at
 	if d := cmp.Diff(want, describe(id)); d != "" {
 		t.Errorf("key pending deletion (-want +got):\n%s", d)
 	}
 	if got := must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id}); *got.KeyId != arn {
 		t.Errorf("CancelKeyDeletion answered %s, want %s", *got.KeyId, arn)
 	}
-	want.KeyState, want.DeletionDate = ptr("Disabled"), nil
+	want.KeyState, want.DeletionDate = new("Disabled"), nil
 	if d := cmp.Diff(want, describe(id)); d != "" {
 		t.Errorf("key after CancelKeyDeletion (-want +got):\n%s", d)
 	}
@@ -93,46 +94,46 @@ func TestCreateKeyErrors(t *testing.T) {
 		kind    *kmsapi.Error
 		message string
 	}{
-		{"both specs", kmsapi.CreateKeyInput{KeySpec: ptr("RSA_2048"), CustomerMasterKeySpec: ptr("RSA_2048")}, kmsapi.ErrValidation,
+		{"both specs", kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), CustomerMasterKeySpec: new("RSA_2048")}, kmsapi.ErrValidation,
 			"You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated."},
-		{"no usage", kmsapi.CreateKeyInput{KeySpec: ptr("RSA_2048")}, kmsapi.ErrValidation,
+		{"no usage", kmsapi.CreateKeyInput{KeySpec: new("RSA_2048")}, kmsapi.ErrValidation,
 			"You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys."},
-		{"wrong usage", kmsapi.CreateKeyInput{KeySpec: ptr("RSA_2048"), KeyUsage: ptr("KEY_AGREEMENT")}, kmsapi.ErrValidation,
+		{"wrong usage", kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), KeyUsage: new("KEY_AGREEMENT")}, kmsapi.ErrValidation,
 			"KeyUsage KEY_AGREEMENT is not compatible with KeySpec RSA_2048"},
-		{"wrong usage of the default spec", kmsapi.CreateKeyInput{KeyUsage: ptr("SIGN_VERIFY")}, kmsapi.ErrValidation,
+		{"wrong usage of the default spec", kmsapi.CreateKeyInput{KeyUsage: new("SIGN_VERIFY")}, kmsapi.ErrValidation,
 			"KeyUsage SIGN_VERIFY is not compatible with KeySpec SYMMETRIC_DEFAULT"},
-		{"unsupported spec", kmsapi.CreateKeyInput{KeySpec: ptr("SM2"), KeyUsage: ptr("SIGN_VERIFY")}, kmsapi.ErrUnsupported,
+		{"unsupported spec", kmsapi.CreateKeyInput{KeySpec: new("SM2"), KeyUsage: new("SIGN_VERIFY")}, kmsapi.ErrUnsupported,
 			"KeySpec SM2 is not supported in this Region"},
-		{"unsupported old spec", kmsapi.CreateKeyInput{CustomerMasterKeySpec: ptr("SM2"), KeyUsage: ptr("KEY_AGREEMENT")}, kmsapi.ErrUnsupported,
+		{"unsupported old spec", kmsapi.CreateKeyInput{CustomerMasterKeySpec: new("SM2"), KeyUsage: new("KEY_AGREEMENT")}, kmsapi.ErrUnsupported,
 			"KeySpec SM2 is not supported in this Region"},
-		{"import of a kind that cannot be", kmsapi.CreateKeyInput{Origin: ptr("EXTERNAL"), KeySpec: ptr("ML_DSA_65"), KeyUsage: ptr("SIGN_VERIFY")}, kmsapi.ErrUnsupported,
+		{"import of a kind that cannot be", kmsapi.CreateKeyInput{Origin: new("EXTERNAL"), KeySpec: new("ML_DSA_65"), KeyUsage: new("SIGN_VERIFY")}, kmsapi.ErrUnsupported,
 			"KeySpec ML_DSA_65 is not supported for Origin EXTERNAL."},
-		{"import of another", kmsapi.CreateKeyInput{Origin: ptr("EXTERNAL"), KeySpec: ptr("ML_KEM_768"), KeyUsage: ptr(kmsapi.UsageEncapsulate)}, kmsapi.ErrUnsupported,
+		{"import of another", kmsapi.CreateKeyInput{Origin: new("EXTERNAL"), KeySpec: new("ML_KEM_768"), KeyUsage: new(kmsapi.UsageEncapsulate)}, kmsapi.ErrUnsupported,
 			"KeySpec ML_KEM_768 is not supported for Origin EXTERNAL."},
-		{"no usage of a key that has one only", kmsapi.CreateKeyInput{KeySpec: ptr("ML_KEM_768")}, kmsapi.ErrValidation,
+		{"no usage of a key that has one only", kmsapi.CreateKeyInput{KeySpec: new("ML_KEM_768")}, kmsapi.ErrValidation,
 			"You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys."},
-		{"ML-KEM to agree", kmsapi.CreateKeyInput{KeySpec: ptr("ML_KEM_512"), KeyUsage: ptr("KEY_AGREEMENT")}, kmsapi.ErrValidation,
+		{"ML-KEM to agree", kmsapi.CreateKeyInput{KeySpec: new("ML_KEM_512"), KeyUsage: new("KEY_AGREEMENT")}, kmsapi.ErrValidation,
 			"KeyUsage KEY_AGREEMENT is not compatible with KeySpec ML_KEM_512"},
-		{"encapsulation by another", kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr(kmsapi.UsageEncapsulate)}, kmsapi.ErrValidation,
+		{"encapsulation by another", kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new(kmsapi.UsageEncapsulate)}, kmsapi.ErrValidation,
 			"KeyUsage ENCAPSULATE_DECAPSULATE is not compatible with KeySpec ECC_NIST_P256"},
-		{"multi-Region in a key store", kmsapi.CreateKeyInput{MultiRegion: ptr(true), CustomKeyStoreId: ptr("cks-1")}, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
-		{"multi-Region in an external key store", kmsapi.CreateKeyInput{MultiRegion: ptr(true), Origin: ptr("EXTERNAL_KEY_STORE")}, kmsapi.ErrUnsupported,
+		{"multi-Region in a key store", kmsapi.CreateKeyInput{MultiRegion: new(true), CustomKeyStoreId: new("cks-1")}, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
+		{"multi-Region in an external key store", kmsapi.CreateKeyInput{MultiRegion: new(true), Origin: new("EXTERNAL_KEY_STORE")}, kmsapi.ErrUnsupported,
 			"Multi-Region keys cannot be in a custom key store."},
-		{"external key", kmsapi.CreateKeyInput{XksKeyId: ptr("x")}, kmsapi.ErrValidation, "XksKeyId is not valid with Origin AWS_KMS."},
-		{"key store", kmsapi.CreateKeyInput{CustomKeyStoreId: ptr("cks-1")}, kmsapi.ErrValidation, "CustomKeyStoreId is not valid with Origin AWS_KMS."},
-		{"aws: tag", kmsapi.CreateKeyInput{Tags: []kmsapi.Tag{{TagKey: ptr("Aws:x"), TagValue: ptr("")}}}, kmsapi.ErrTag, "Tags beginning with aws: are reserved"},
-		{"same tag twice", kmsapi.CreateKeyInput{Tags: []kmsapi.Tag{{TagKey: ptr("x"), TagValue: ptr("1")}, {TagKey: ptr("x"), TagValue: ptr("2")}}}, kmsapi.ErrTag, "Duplicate tag keys"},
+		{"external key", kmsapi.CreateKeyInput{XksKeyId: new("x")}, kmsapi.ErrValidation, "XksKeyId is not valid with Origin AWS_KMS."},
+		{"key store", kmsapi.CreateKeyInput{CustomKeyStoreId: new("cks-1")}, kmsapi.ErrValidation, "CustomKeyStoreId is not valid with Origin AWS_KMS."},
+		{"aws: tag", kmsapi.CreateKeyInput{Tags: []kmsapi.Tag{{TagKey: new("Aws:x"), TagValue: new("")}}}, kmsapi.ErrTag, "Tags beginning with aws: are reserved"},
+		{"same tag twice", kmsapi.CreateKeyInput{Tags: []kmsapi.Tag{{TagKey: new("x"), TagValue: new("1")}, {TagKey: new("x"), TagValue: new("2")}}}, kmsapi.ErrTag, "Duplicate tag keys"},
 		{"too many tags", kmsapi.CreateKeyInput{Tags: manyTags(51)}, kmsapi.ErrTag, "Too many tags"},
-		{"policy is no JSON", kmsapi.CreateKeyInput{Policy: ptr("{")}, kmsapi.ErrMalformedPolicy, "…"},
-		{"policy with a condition", kmsapi.CreateKeyInput{Policy: ptr(r.policyFor(root, `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{}}`))},
+		{"policy is no JSON", kmsapi.CreateKeyInput{Policy: new("{")}, kmsapi.ErrMalformedPolicy, "…"},
+		{"policy with a condition", kmsapi.CreateKeyInput{Policy: new(r.policyFor(root, `{"Effect":"Allow","Principal":"*","Action":"*","Resource":"*","Condition":{}}`))},
 			kmsapi.ErrMalformedPolicy, "…"},
-		{"policy for nobody", kmsapi.CreateKeyInput{Policy: ptr(r.policyFor(root, statement("Allow", "arn:aws:iam::111122223333:user/nobody", "kms:*")))},
+		{"policy for nobody", kmsapi.CreateKeyInput{Policy: new(r.policyFor(root, statement("Allow", "arn:aws:iam::111122223333:user/nobody", "kms:*")))},
 			kmsapi.ErrMalformedPolicy, "Policy contains a statement with one or more invalid principals."},
-		{"policy for another account", kmsapi.CreateKeyInput{Policy: ptr(r.policyFor(root, statement("Allow", "444455556666", "kms:*")))},
+		{"policy for another account", kmsapi.CreateKeyInput{Policy: new(r.policyFor(root, statement("Allow", "444455556666", "kms:*")))},
 			kmsapi.ErrMalformedPolicy, "Policy contains a statement with one or more invalid principals."},
-		{"policy that locks out", kmsapi.CreateKeyInput{Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))},
+		{"policy that locks out", kmsapi.CreateKeyInput{Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))},
 			kmsapi.ErrMalformedPolicy, "The new key policy will not allow you to update the key policy in the future."},
-		{"policy too long", kmsapi.CreateKeyInput{Policy: ptr(r.policyFor(root) + strings.Repeat(" ", policy.MaxKeyPolicySize))}, kmsapi.ErrLimitExceeded, "…"},
+		{"policy too long", kmsapi.CreateKeyInput{Policy: new(r.policyFor(root) + strings.Repeat(" ", policy.MaxKeyPolicySize))}, kmsapi.ErrLimitExceeded, "…"},
 	}
 	before := r.cluster.audit.Size()
 	for _, tt := range tests {
@@ -148,7 +149,7 @@ func TestCreateKeyErrors(t *testing.T) {
 		t.Errorf("%d refusals left %d records", len(tests), n)
 	}
 	if _, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{
-		Policy: ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt"))), BypassPolicyLockoutSafetyCheck: ptr(true), Tags: manyTags(50),
+		Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt"))), BypassPolicyLockoutSafetyCheck: new(true), Tags: manyTags(50),
 	}); err != nil {
 		t.Errorf("with the safety check bypassed: %v", err)
 	}
@@ -157,7 +158,7 @@ func TestCreateKeyErrors(t *testing.T) {
 func manyTags(n int) []kmsapi.Tag {
 	var tags []kmsapi.Tag
 	for i := range n {
-		tags = append(tags, kmsapi.Tag{TagKey: ptr(fmt.Sprintf("k%02d", i)), TagValue: ptr("v")})
+		tags = append(tags, kmsapi.Tag{TagKey: new(fmt.Sprintf("k%02d", i)), TagValue: new("v")})
 	}
 	return tags
 }
@@ -166,19 +167,19 @@ func TestKeyQuota(t *testing.T) {
 	r := newRoom(t)
 	r.newKey()
 	r.newKey()
-	var c keyCount
+	var c request.KeyCount
 	now := r.cluster.clock.Now()
-	if c.atLeast(r.cluster.state(), now, testRegion, 3) || !c.atLeast(r.cluster.state(), now, testRegion, 2) {
+	if c.AtLeast(r.cluster.state(), now, testRegion, 3) || !c.AtLeast(r.cluster.state(), now, testRegion, 2) {
 		t.Error("two keys are not counted as two")
 	}
 	r.newKey()
-	if c.atLeast(r.cluster.state(), now, testRegion, 3) {
+	if c.AtLeast(r.cluster.state(), now, testRegion, 3) {
 		t.Error("keys were counted twice within a second")
 	}
-	if !c.atLeast(r.cluster.state(), now.Add(time.Second), testRegion, 3) {
+	if !c.AtLeast(r.cluster.state(), now.Add(time.Second), testRegion, 3) {
 		t.Error("keys were not counted again after a second")
 	}
-	if c.atLeast(r.cluster.state(), now.Add(time.Second), "us-east-1", 1) {
+	if c.AtLeast(r.cluster.state(), now.Add(time.Second), "us-east-1", 1) {
 		t.Error("keys of one Region count in another")
 	}
 }
@@ -186,7 +187,7 @@ func TestKeyQuota(t *testing.T) {
 func TestEncryptDecrypt(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	context := map[string]string{"purpose": "test", "": "", "ключ": "значение"}
 	for _, name := range []string{id, arn, "alias/app", "arn:aws:kms:eu-west-1:111122223333:alias/app"} {
 		enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &name, Plaintext: []byte("secret"), EncryptionContext: context})
@@ -228,12 +229,12 @@ func TestReEncrypt(t *testing.T) {
 	must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: re.CiphertextBlob, SourceEncryptionContext: b, SourceKeyId: &to, DestinationKeyId: &to})
 
 	// The source fails before the destination is looked at.
-	nowhere := ptr("alias/nowhere")
+	nowhere := new("alias/nowhere")
 	_, err := call[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: b, DestinationKeyId: nowhere})
 	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
 	_, err = call[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: a, DestinationKeyId: nowhere})
 	wantError(t, err, kmsapi.ErrNotFound, "Alias arn:aws:kms:eu-west-1:111122223333:alias/nowhere is not found.")
-	_, err = call[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: a, DestinationKeyId: ptr("arn:aws:kms:eu-west-1:444455556666:key/" + to)})
+	_, err = call[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: a, DestinationKeyId: new("arn:aws:kms:eu-west-1:444455556666:key/" + to)})
 	wantError(t, err, kmsapi.ErrAccessDenied, "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:ReEncryptTo on resource: arn:aws:kms:eu-west-1:444455556666:key/"+to+
 		" because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access")
 }
@@ -246,7 +247,7 @@ func TestDataKeys(t *testing.T) {
 		spec *string
 		n    *int32
 		want int
-	}{{ptr("AES_256"), nil, 32}, {ptr("AES_128"), nil, 16}, {nil, ptr(int32(1)), 1}, {nil, ptr(int32(1024)), 1024}} {
+	}{{new("AES_256"), nil, 32}, {new("AES_128"), nil, 16}, {nil, new(int32(1)), 1}, {nil, new(int32(1024)), 1024}} {
 		k := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: tt.spec, NumberOfBytes: tt.n, EncryptionContext: context})
 		if len(k.Plaintext) != tt.want || *k.KeyId != arn || len(*k.KeyMaterialId) != 64 {
 			t.Errorf("GenerateDataKey gave %d bytes under %s, want %d", len(k.Plaintext), *k.KeyId, tt.want)
@@ -261,22 +262,22 @@ func TestDataKeys(t *testing.T) {
 			t.Errorf("a data key without plaintext decrypts to %d bytes, want %d random ones", len(dec.Plaintext), tt.want)
 		}
 	}
-	for _, in := range []*kmsapi.GenerateDataKeyInput{{KeyId: &id}, {KeyId: &id, KeySpec: ptr("AES_256"), NumberOfBytes: ptr(int32(1))}, {KeyId: ptr("alias/none")}} {
+	for _, in := range []*kmsapi.GenerateDataKeyInput{{KeyId: &id}, {KeyId: &id, KeySpec: new("AES_256"), NumberOfBytes: new(int32(1))}, {KeyId: new("alias/none")}} {
 		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", in)
 		wantError(t, err, kmsapi.ErrValidation, "Please specify either number of bytes or key spec.")
 	}
-	b := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(64))}).Plaintext
+	b := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(64))}).Plaintext
 	if len(b) != 64 || bytes.Equal(b, make([]byte, 64)) {
 		t.Errorf("GenerateRandom gave %x", b)
 	}
 	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{})
 	wantError(t, err, kmsapi.ErrValidation, "NumberOfBytes is required.")
-	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: ptr("cks-1")})
+	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: new("cks-1")})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 	recipient := &kmsapi.RecipientInfo{AttestationDocument: []byte("x")}
-	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), Recipient: recipient})
+	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), Recipient: recipient})
 	wantError(t, err, kmsapi.ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
-	_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: recipient})
+	_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256"), Recipient: recipient})
 	wantError(t, err, kmsapi.ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: []byte("x"), Recipient: recipient})
 	wantError(t, err, kmsapi.ErrUnsupported, "Recipient is not supported by this node: it was started without --attestation-roots.")
@@ -312,10 +313,10 @@ func TestCiphertextErrors(t *testing.T) {
 		{"other cluster with key", kmsapi.DecryptInput{CiphertextBlob: foreign, EncryptionContext: context, KeyId: &id}, kmsapi.ErrInvalidCiphertext, ""},
 		{"longer", kmsapi.DecryptInput{CiphertextBlob: append(bytes.Clone(blob), 0), EncryptionContext: context}, kmsapi.ErrInvalidCiphertext, ""},
 		{"other key", kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context, KeyId: &other}, kmsapi.ErrIncorrectKey, incorrect},
-		{"no such key", kmsapi.DecryptInput{CiphertextBlob: []byte("garbage"), KeyId: ptr("alias/none")}, kmsapi.ErrNotFound, "Alias arn:aws:kms:eu-west-1:111122223333:alias/none is not found."},
-		{"other algorithm", kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context, KeyId: &id, EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256")},
+		{"no such key", kmsapi.DecryptInput{CiphertextBlob: []byte("garbage"), KeyId: new("alias/none")}, kmsapi.ErrNotFound, "Alias arn:aws:kms:eu-west-1:111122223333:alias/none is not found."},
+		{"other algorithm", kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context, KeyId: &id, EncryptionAlgorithm: new("RSAES_OAEP_SHA_256")},
 			kmsapi.ErrInvalidKeyUsage, "Algorithm RSAES_OAEP_SHA_256 is incompatible with key spec SYMMETRIC_DEFAULT."},
-		{"other algorithm without key", kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_1")},
+		{"other algorithm without key", kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionAlgorithm: new("RSAES_OAEP_SHA_1")},
 			kmsapi.ErrValidation, "KeyId is required with the algorithm RSAES_OAEP_SHA_1."},
 		{"no ciphertext", kmsapi.DecryptInput{KeyId: &id}, kmsapi.ErrValidation,
 			"1 validation error detected: Value null at 'ciphertextBlob' failed to satisfy constraint: Member must not be null"},
@@ -332,15 +333,15 @@ func TestCiphertextErrors(t *testing.T) {
 		}
 	})
 	t.Run("disabled key", func(t *testing.T) {
-		must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+		must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context}), kmsapi.ErrDisabled, arn+" is disabled.")
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: []byte("garbage"), KeyId: &id}), kmsapi.ErrInvalidCiphertext, "")
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &other}), kmsapi.ErrIncorrectKey, incorrect)
-		must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+		must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	})
 	t.Run("deleted key", func(t *testing.T) {
 		const denied = "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:Decrypt on the resource associated with this ciphertext because the resource does not exist in this Region, no resource-based policies allow access, or a resource-based policy explicitly denies access"
-		must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: ptr(int32(7))})
+		must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))})
 		wantError(t, dec(&kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: context}), kmsapi.ErrInvalidState, arn+" is pending deletion.")
 		r.cluster.advance(8 * 24 * time.Hour)
 		k := r.keyID(id)
@@ -379,36 +380,36 @@ func TestUsage(t *testing.T) {
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	sign, signARN := r.newKeyOf("RSA_2048", kmsapi.UsageSign)
 
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &sign, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("RSAES_OAEP_SHA_1")})
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &sign, Plaintext: []byte("x"), EncryptionAlgorithm: new("RSAES_OAEP_SHA_1")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, signARN+" key usage is SIGN_VERIFY which is not valid for Encrypt.")
-	_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &sign, KeySpec: ptr("AES_256")})
+	_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &sign, KeySpec: new("AES_256")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, signARN+" key usage is SIGN_VERIFY which is not valid for GenerateDataKey.")
 	_, err = call[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &sign})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, signARN+" key usage is SIGN_VERIFY which is not valid for ReEncrypt.")
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: &sign})
 	wantError(t, err, kmsapi.ErrIncorrectKey, "…") // before the usage is looked at
-	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: ptr("SM2PKE")})
+	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionAlgorithm: new("SM2PKE")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, "Algorithm SM2PKE is incompatible with key spec SYMMETRIC_DEFAULT.")
 	// An alias does not move between kinds of keys.
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &id})
-	_, err = call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &sign})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
+	_, err = call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/a"), TargetKeyId: &sign})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 }
 
 func TestDryRun(t *testing.T) {
 	r := newRoom(t)
 	id, arn := r.newKey()
-	yes := ptr(true)
+	yes := new(true)
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	ignore := []string{"IGNORE_CIPHERTEXT"}
 	for name, in := range map[string]any{
 		"Encrypt":                         &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), DryRun: yes},
 		"Decrypt":                         &kmsapi.DecryptInput{CiphertextBlob: blob, DryRun: yes},
 		"ReEncrypt":                       &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &id, DryRun: yes},
-		"GenerateDataKey":                 &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), DryRun: yes},
-		"GenerateDataKeyWithoutPlaintext": &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_256"), DryRun: yes},
+		"GenerateDataKey":                 &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256"), DryRun: yes},
+		"GenerateDataKeyWithoutPlaintext": &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_256"), DryRun: yes},
 	} {
-		_, err := call[none](r, name, in)
+		_, err := call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")
 		if rec := r.lastRecord(); rec.ErrorCode != "DryRunOperationException" || rec.EventName != name {
 			t.Errorf("%s left a record of %s with %q", name, rec.EventName, rec.ErrorCode)
@@ -418,15 +419,15 @@ func TestDryRun(t *testing.T) {
 		"Decrypt":   &kmsapi.DecryptInput{KeyId: &id, DryRun: yes, DryRunModifiers: ignore},
 		"ReEncrypt": &kmsapi.ReEncryptInput{SourceKeyId: &id, DestinationKeyId: &id, DryRun: yes, DryRunModifiers: ignore},
 	} {
-		_, err := call[none](r, name, in)
+		_, err := call[request.None](r, name, in)
 		wantError(t, err, kmsapi.ErrDryRun, "…")
 	}
-	_, err := call[none](r, "Decrypt", &kmsapi.DecryptInput{DryRun: yes, DryRunModifiers: ignore})
+	_, err := call[request.None](r, "Decrypt", &kmsapi.DecryptInput{DryRun: yes, DryRunModifiers: ignore})
 	wantError(t, err, kmsapi.ErrValidation, "KeyId is required when the ciphertext is ignored.")
-	_, err = call[none](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: append(blob, 0), DryRun: yes})
+	_, err = call[request.None](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: append(blob, 0), DryRun: yes})
 	wantError(t, err, kmsapi.ErrInvalidCiphertext, "")
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	_, err = call[none](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), DryRun: yes})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	_, err = call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), DryRun: yes})
 	wantError(t, err, kmsapi.ErrDisabled, arn+" is disabled.")
 }
 
@@ -436,7 +437,7 @@ func TestAliases(t *testing.T) {
 	other, otherARN := r.newKey()
 	alias := func(name string) string { return "arn:aws:kms:eu-west-1:111122223333:" + name }
 	create := func(name, key string) error {
-		_, err := call[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &key})
+		_, err := call[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &key})
 		return err
 	}
 	const prefix = `Alias must start with the prefix "alias/". Please see https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html`
@@ -453,10 +454,10 @@ func TestAliases(t *testing.T) {
 	wantError(t, create("alias/app", other), kmsapi.ErrAlreadyExists, "An alias with the name "+alias("alias/app")+" already exists")
 	created := r.cluster.clock.Now()
 	r.cluster.clock.advance(time.Hour)
-	must[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &otherARN})
+	must[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/app"), TargetKeyId: &otherARN})
 	updated := r.cluster.clock.Now()
-	want := &kmsapi.ListAliasesOutput{Truncated: ptr(false), Aliases: []kmsapi.AliasListEntry{{
-		AliasName: ptr("alias/app"), AliasArn: ptr(alias("alias/app")), TargetKeyId: &other, CreationDate: &created, LastUpdatedDate: &updated,
+	want := &kmsapi.ListAliasesOutput{Truncated: new(false), Aliases: []kmsapi.AliasListEntry{{
+		AliasName: new("alias/app"), AliasArn: new(alias("alias/app")), TargetKeyId: &other, CreationDate: &created, LastUpdatedDate: &updated,
 	}}}
 	if d := cmp.Diff(want, must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{})); d != "" {
 		t.Errorf("ListAliases (-want +got):\n%s", d)
@@ -467,38 +468,38 @@ func TestAliases(t *testing.T) {
 	if got := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &id}); len(got.Aliases) != 0 || got.Aliases == nil {
 		t.Errorf("ListAliases of the old key: %v, want an empty list", got.Aliases)
 	}
-	_, err := call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/none"), TargetKeyId: &id})
+	_, err := call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/none"), TargetKeyId: &id})
 	wantError(t, err, kmsapi.ErrNotFound, "Alias "+alias("alias/none")+" is not found.")
-	_, err = call[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/none")})
+	_, err = call[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/none")})
 	wantError(t, err, kmsapi.ErrNotFound, "Alias "+alias("alias/none")+" is not found.")
-	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/app")})
+	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/app")})
 
-	for i := range defaultQuotas.Aliases {
+	for i := range request.DefaultQuotas.Aliases {
 		if err := create(fmt.Sprintf("alias/n%d", i), id); err != nil {
 			t.Fatal(err)
 		}
 	}
 	wantError(t, create("alias/more", id), kmsapi.ErrLimitExceeded, arn+" has 50 aliases and cannot have more.")
-	must[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/n1"), TargetKeyId: &id}) // is there already
+	must[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/n1"), TargetKeyId: &id}) // is there already
 	if err := create("alias/more", other); err != nil {
 		t.Fatal(err)
 	}
-	_, err = call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/more"), TargetKeyId: &id})
+	_, err = call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/more"), TargetKeyId: &id})
 	wantError(t, err, kmsapi.ErrLimitExceeded, "…")
 
 	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	wantError(t, create("alias/late", id), kmsapi.ErrInvalidState, arn+" is pending deletion.")
-	_, err = call[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/more"), TargetKeyId: &id})
+	_, err = call[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/more"), TargetKeyId: &id})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
-	must[none](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: ptr("alias/n2"), TargetKeyId: &other}) // away from it
-	must[none](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/n3")})
+	must[request.None](r, "UpdateAlias", &kmsapi.UpdateAliasInput{AliasName: new("alias/n2"), TargetKeyId: &other}) // away from it
+	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/n3")})
 }
 
 func TestTags(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
 	tag := func(tags ...kmsapi.Tag) error {
-		_, err := call[none](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: tags})
+		_, err := call[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: tags})
 		return err
 	}
 	list := func() map[string]string {
@@ -514,20 +515,20 @@ func TestTags(t *testing.T) {
 	if err := tag(manyTags(50)...); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, tag(kmsapi.Tag{TagKey: ptr("one more"), TagValue: ptr("")}), kmsapi.ErrTag, "Too many tags")
-	wantError(t, tag(kmsapi.Tag{TagKey: ptr("AWS:"), TagValue: ptr("")}), kmsapi.ErrTag, "Tags beginning with aws: are reserved")
-	wantError(t, tag(kmsapi.Tag{TagKey: ptr("k01"), TagValue: ptr("")}, kmsapi.Tag{TagKey: ptr("k01"), TagValue: ptr("")}), kmsapi.ErrTag, "Duplicate tag keys")
-	if err := tag(kmsapi.Tag{TagKey: ptr("k01"), TagValue: ptr("new")}); err != nil {
+	wantError(t, tag(kmsapi.Tag{TagKey: new("one more"), TagValue: new("")}), kmsapi.ErrTag, "Too many tags")
+	wantError(t, tag(kmsapi.Tag{TagKey: new("AWS:"), TagValue: new("")}), kmsapi.ErrTag, "Tags beginning with aws: are reserved")
+	wantError(t, tag(kmsapi.Tag{TagKey: new("k01"), TagValue: new("")}, kmsapi.Tag{TagKey: new("k01"), TagValue: new("")}), kmsapi.ErrTag, "Duplicate tag keys")
+	if err := tag(kmsapi.Tag{TagKey: new("k01"), TagValue: new("new")}); err != nil {
 		t.Errorf("overwriting a tag: %v", err)
 	}
-	must[none](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02", "unknown"}})
+	must[request.None](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02", "unknown"}})
 	got := list()
 	if len(got) != 49 || got["k01"] != "new" || got["k02"] != "" {
 		t.Errorf("after changes the key has %d tags, %v", len(got), got)
 	}
 	// Repeating an untag changes nothing, and is recorded.
 	_, version := r.cluster.state().KeyTags(r.keyID(id))
-	must[none](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02"}})
+	must[request.None](r, "UntagResource", &kmsapi.UntagResourceInput{KeyId: &id, TagKeys: []string{"k02"}})
 	if _, v := r.cluster.state().KeyTags(r.keyID(id)); v != version {
 		t.Error("removing no tag changed the tags")
 	}
@@ -547,7 +548,7 @@ func TestKeyPolicies(t *testing.T) {
 		t.Errorf("default policy is %s", *got.Policy)
 	}
 	text := "\n" + r.policyFor(rootStatement, statement("Deny", "*", "kms:Decrypt")) + "\t"
-	must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: ptr("default")})
+	must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: new("default")})
 	if got := get(); *got.Policy != text {
 		t.Errorf("GetKeyPolicy changed the policy to %s", *got.Policy)
 	}
@@ -556,23 +557,23 @@ func TestKeyPolicies(t *testing.T) {
 	wantError(t, err, kmsapi.ErrAccessDenied, "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:Decrypt on resource: "+
 		"arn:aws:kms:eu-west-1:111122223333:key/"+id+" with an explicit deny in a resource-based policy")
 	for _, name := range []string{"other", "Default"} {
-		_, err := call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: &name})
+		_, err := call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text, PolicyName: &name})
 		wantError(t, err, kmsapi.ErrNotFound, "No such policy exists")
-		_, err = call[none](r, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id, PolicyName: &name})
+		_, err = call[request.None](r, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id, PolicyName: &name})
 		wantError(t, err, kmsapi.ErrNotFound, "No such policy exists")
 	}
 	out := r.policyFor(statement("Allow", testAccount, "kms:GetKeyPolicy"))
-	_, err = call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out})
+	_, err = call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out})
 	wantError(t, err, kmsapi.ErrMalformedPolicy, "The new key policy will not allow you to update the key policy in the future.")
-	must[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out, BypassPolicyLockoutSafetyCheck: ptr(true)})
+	must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &out, BypassPolicyLockoutSafetyCheck: new(true)})
 	get()
-	_, err = call[none](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text})
+	_, err = call[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: &text})
 	wantError(t, err, kmsapi.ErrAccessDenied, "User: arn:aws:iam::111122223333:root is not authorized to perform: kms:PutKeyPolicy on resource: "+
 		"arn:aws:kms:eu-west-1:111122223333:key/"+id+" because no resource-based policy allows the kms:PutKeyPolicy action")
-	_, err = call[none](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &id})
+	_, err = call[request.None](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	id, _ = r.newKey()
-	want := &kmsapi.ListKeyPoliciesOutput{PolicyNames: []string{"default"}, Truncated: ptr(false)}
+	want := &kmsapi.ListKeyPoliciesOutput{PolicyNames: []string{"default"}, Truncated: new(false)}
 	if d := cmp.Diff(want, must[kmsapi.ListKeyPoliciesOutput](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &id})); d != "" {
 		t.Errorf("ListKeyPolicies (-want +got):\n%s", d)
 	}

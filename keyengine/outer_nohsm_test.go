@@ -2,11 +2,16 @@
 
 package keyengine
 
-import "testing"
+import (
+	"testing"
+	"time"
+
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+)
 
 // TestNoPKCS11: a binary that cannot load a module does not start as if it had.
 func TestNoPKCS11(t *testing.T) {
-	if _, err := newOuters(Config{Clock: &fakeClock{}, KeyStores: KeyStoreConfig{PKCS11Module: "/module.so"}}); err == nil {
+	if _, err := keystore.Open(keystore.Config{PKCS11Module: "/module.so"}, time.Now); err == nil {
 		t.Error("a module is taken")
 	}
 }

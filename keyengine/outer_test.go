@@ -12,12 +12,15 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/keystore"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/xks"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func inStore(store, xksKey string) *kmsapi.CreateKeyInput {
-	return &kmsapi.CreateKeyInput{Origin: ptr(kmsapi.OriginXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
+	return &kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
 }
 
 // newStoreKey makes an external key, and a KMS key for it.
@@ -45,7 +48,7 @@ func TestStoreKey(t *testing.T) {
 	plaintext := bytes.Repeat([]byte("PLAINTEXT-CANARY"), 256)
 	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, EncryptionContext: ec})
 	q := p.Requests(xksproxy.Encrypt)[0]
-	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != r.root.principal.String() || len(q.Metadata.RequestID) != 36 {
+	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != r.root.Principal().String() || len(q.Metadata.RequestID) != 36 {
 		t.Errorf("the proxy was told %+v", q.Metadata)
 	}
 	if bytes.Contains(q.Plaintext, []byte("CANARY")) || bytes.Contains(enc.CiphertextBlob, []byte("CANARY")) {
@@ -59,11 +62,11 @@ func TestStoreKey(t *testing.T) {
 	if !bytes.Equal(dec.Plaintext, plaintext) || dec.KeyMaterialId != nil {
 		t.Errorf("decrypted to %d bytes, material %v", len(dec.Plaintext), dec.KeyMaterialId)
 	}
-	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: ptr("AES_256")})
+	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: new("AES_256")})
 	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob, KeyId: id}); !bytes.Equal(got.Plaintext, dk.Plaintext) || dk.KeyMaterialId != nil {
 		t.Errorf("the data key does not come back")
 	}
-	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: ptr("AES_256")})
+	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: new("AES_256")})
 	// Between the store and here, both ways, and to itself.
 	plain, _ := r.newKey()
 	out := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: ec, DestinationKeyId: &plain})
@@ -76,16 +79,16 @@ func TestStoreKey(t *testing.T) {
 		t.Error("the material of a key in a key store is shown")
 	}
 	calls := len(p.Requests(xksproxy.Encrypt))
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: ptr(true)})
-	if wantError(t, err, kmsapi.ErrDryRun, errDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
+	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: new(true)})
+	if wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("a dry run of Encrypt asks the proxy")
 	}
-	must[none](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
+	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
 	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
 	if wantError(t, err, kmsapi.ErrDisabled, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("the proxy is asked for a disabled key")
 	}
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
 	_, err = callAs[kmsapi.EncryptOutput](r, r.first, r.user(aliceARN), "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
 	if wantError(t, err, kmsapi.ErrAccessDenied, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
 		t.Error("the proxy is asked for a caller who may not")
@@ -109,19 +112,19 @@ func TestCreateStoreKeyErrors(t *testing.T) {
 	}{
 		{"no key store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = nil }, kmsapi.ErrValidation, "Origin EXTERNAL_KEY_STORE needs a CustomKeyStoreId."},
 		{"no external key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = nil }, kmsapi.ErrValidation, "…"},
-		{"another origin", func(in *kmsapi.CreateKeyInput) { in.Origin = ptr(kmsapi.OriginHSM) }, kmsapi.ErrValidation, "…"},
-		{"origin of another type", func(in *kmsapi.CreateKeyInput) { in.Origin, in.XksKeyId = ptr(kmsapi.OriginHSM), nil }, kmsapi.ErrUnsupported, "…"},
-		{"multi-Region", func(in *kmsapi.CreateKeyInput) { in.MultiRegion = ptr(true) }, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
-		{"asymmetric", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("RSA_2048"), ptr(kmsapi.UsageSign) }, kmsapi.ErrUnsupported, "…"},
-		{"HMAC", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = ptr("HMAC_256"), ptr(kmsapi.UsageMac) }, kmsapi.ErrUnsupported, "…"},
-		{"unknown store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = ptr("cks-none") }, kmsapi.ErrCustomStoreNotFound, ""},
-		{"key in use", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("used") }, kmsapi.ErrXksKeyAlreadyInUse, "…"},
-		{"unknown key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("none") }, kmsapi.ErrXksKeyNotFound, "…"},
-		{"disabled key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("disabled") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
-		{"short key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("short") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
-		{"key that only encrypts", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = ptr("encrypts") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"another origin", func(in *kmsapi.CreateKeyInput) { in.Origin = new(kmsapi.OriginHSM) }, kmsapi.ErrValidation, "…"},
+		{"origin of another type", func(in *kmsapi.CreateKeyInput) { in.Origin, in.XksKeyId = new(kmsapi.OriginHSM), nil }, kmsapi.ErrUnsupported, "…"},
+		{"multi-Region", func(in *kmsapi.CreateKeyInput) { in.MultiRegion = new(true) }, kmsapi.ErrUnsupported, "Multi-Region keys cannot be in a custom key store."},
+		{"asymmetric", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = new("RSA_2048"), new(kmsapi.UsageSign) }, kmsapi.ErrUnsupported, "…"},
+		{"HMAC", func(in *kmsapi.CreateKeyInput) { in.KeySpec, in.KeyUsage = new("HMAC_256"), new(kmsapi.UsageMac) }, kmsapi.ErrUnsupported, "…"},
+		{"unknown store", func(in *kmsapi.CreateKeyInput) { in.CustomKeyStoreId = new("cks-none") }, kmsapi.ErrCustomStoreNotFound, ""},
+		{"key in use", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("used") }, kmsapi.ErrXksKeyAlreadyInUse, "…"},
+		{"unknown key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("none") }, kmsapi.ErrXksKeyNotFound, "…"},
+		{"disabled key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("disabled") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"short key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("short") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
+		{"key that only encrypts", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("encrypts") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
 		{"policy that locks out", func(in *kmsapi.CreateKeyInput) {
-			in.Policy = ptr(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))
+			in.Policy = new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))
 		}, kmsapi.ErrMalformedPolicy, "…"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -131,14 +134,14 @@ func TestCreateStoreKeyErrors(t *testing.T) {
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	asked := len(p.Requests(xksproxy.Metadata))
 	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
 	if wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…"); len(p.Requests(xksproxy.Metadata)) != asked {
 		t.Error("the proxy of a disconnected store is asked")
 	}
 	// A key pending deletion still keeps the store, and its external key.
-	_, err = call[none](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
+	_, err = call[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
 	wantError(t, err, kmsapi.ErrCustomStoreHasKeys, "…")
 }
 
@@ -150,12 +153,12 @@ func TestStoreKeyRefusals(t *testing.T) {
 	id, arn := r.newStoreKey(p, store, "k")
 	wrong := arn + " origin is EXTERNAL_KEY_STORE which is not valid for this operation."
 	for name, in := range map[string]any{
-		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
-		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")},
+		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
+		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 		"EnableKeyRotation":                   &kmsapi.EnableKeyRotationInput{KeyId: &id},
 		"DisableKeyRotation":                  &kmsapi.DisableKeyRotationInput{KeyId: &id},
 		"RotateKeyOnDemand":                   &kmsapi.RotateKeyOnDemandInput{KeyId: &id},
-		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")},
+		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048")},
 		"DeleteImportedKeyMaterial":           &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id},
 	} {
 		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), in)
@@ -164,9 +167,9 @@ func TestStoreKeyRefusals(t *testing.T) {
 	if *r.status(id).KeyRotationEnabled {
 		t.Error("a key in a key store rotates by itself")
 	}
-	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: &store})
+	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: &store})
 	wantError(t, err, kmsapi.ErrUnsupported, "External key stores generate no random bytes.")
-	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), CustomKeyStoreId: ptr("cks-none")})
+	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: new("cks-none")})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 }
 
@@ -180,8 +183,8 @@ func TestUnavailable(t *testing.T) {
 	plain, _ := r.newKey()
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	byPlain := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/old"), TargetKeyId: &id})
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/old"), TargetKeyId: &id})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	tests := []struct {
 		op   string
 		in   any
@@ -191,9 +194,9 @@ func TestUnavailable(t *testing.T) {
 		{"Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}, "U"},
 		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: blob, DestinationKeyId: &plain}, "U"},
 		{"ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: byPlain, DestinationKeyId: &id}, "U"},
-		{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
-		{"GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: ptr("AES_128")}, "U"},
-		{"GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256")}, "U"},
+		{"GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_128")}, "U"},
+		{"GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_128")}, "U"},
+		{"GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")}, "U"},
 		{"CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id}, "N"},
 		{"DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}, "ok"},
 		{"Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "U"}, // not Disabled
@@ -201,9 +204,9 @@ func TestUnavailable(t *testing.T) {
 		{"DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}, "ok"},
 		{"GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}, "ok"},
 		{"TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)}, "ok"},
-		{"UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: ptr("x")}, "ok"},
-		{"CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &id}, "ok"},
-		{"DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: ptr("alias/old")}, "ok"},
+		{"UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")}, "ok"},
+		{"CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/new"), TargetKeyId: &id}, "ok"},
+		{"DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/old")}, "ok"},
 		{"ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ok"},
 	}
 	describe := func(want string) {
@@ -234,9 +237,9 @@ func TestUnavailable(t *testing.T) {
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
 	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
 	describe("Unavailable")
-	must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	describe("Disabled") // DisableKey and EnableKey took effect, and so did the cancelled deletion
-	must[none](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	describe("Enabled")
 	must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 }
@@ -245,12 +248,12 @@ func TestUnavailable(t *testing.T) {
 // operation, for every failure that there is.
 func TestProxyErrors(t *testing.T) {
 	all := xks.Failures()
-	if len(all) != len(xksFailures) || len(all) != len(xksproxy.Names)+6 {
-		t.Fatalf("%d failures, %d rows, %d names", len(all), len(xksFailures), len(xksproxy.Names))
+	if len(all) != len(keystore.XksFailures) || len(all) != len(xksproxy.Names)+6 {
+		t.Fatalf("%d failures, %d rows, %d names", len(all), len(keystore.XksFailures), len(xksproxy.Names))
 	}
 	for _, f := range all {
-		row, ok := xksFailures[f]
-		if !ok || row.store == nil || row.key == nil || row.connection == "" || row.message == "" {
+		row, ok := keystore.XksFailures[f]
+		if !ok || row.Store == nil || row.Key == nil || row.Connection == "" || row.Message == "" {
 			t.Errorf("%s has no whole row", f)
 		}
 	}
@@ -261,7 +264,7 @@ func TestProxyErrors(t *testing.T) {
 	p.AddKey("new")
 	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	tenant := storeAt(p, "second")
-	tenant.XksProxyUriPath = ptr(xksproxy.TenantPath)
+	tenant.XksProxyUriPath = new(xksproxy.TenantPath)
 	second := *must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", tenant).CustomKeyStoreId
 	faults := map[xks.Failure]xksproxy.Fault{xks.ErrMalformed: xksproxy.Says("<html>"), xks.ErrUnreachable: xksproxy.Reset()}
 	for name := range xksproxy.Names {
@@ -269,44 +272,42 @@ func TestProxyErrors(t *testing.T) {
 	}
 	for f, fault := range faults {
 		t.Run(string(f), func(t *testing.T) {
-			row := xksFailures[f]
+			row := keystore.XksFailures[f]
 			for _, op := range []string{xksproxy.Health, xksproxy.Metadata, xksproxy.Encrypt, xksproxy.Decrypt} {
 				p.Fail(op, fault)
 				defer p.Fail(op, nil)
 			}
 			_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
 			_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
-			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
 			if rec := r.lastRecord(); rec.ErrorCode != "KMSInvalidStateException" {
 				t.Errorf("the record says %q", rec.ErrorCode)
 			}
-			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
-			wantError(t, err, kmsapi.ErrInvalidState, row.message)
+			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
+			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
 			_, err = call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
-			wantError(t, err, row.key, row.message)
-			_, err = call[none](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
-			wantError(t, err, row.store, row.message)
-			must[none](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
-			if e := r.storeEntry(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.connection {
-				t.Errorf("connecting ends as %s, want FAILED with %s", *e.ConnectionState, row.connection)
+			wantError(t, err, row.Key, row.Message)
+			_, err = call[request.None](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
+			wantError(t, err, row.Store, row.Message)
+			must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			if e := r.storeEntry(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.Connection {
+				t.Errorf("connecting ends as %s, want FAILED with %s", *e.ConnectionState, row.Connection)
 			}
-			must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
 		})
 	}
 	p.Fail(xksproxy.Encrypt, xksproxy.Wrong(map[string]any{"ciphertextDataIntegrityValue": make([]byte, 32)}))
 	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
+	wantError(t, err, kmsapi.ErrInvalidState, keystore.MalformedMessage)
 	// A proxy that decrypts to something else.
 	p.Fail(xksproxy.Decrypt, xksproxy.Wrong(map[string]any{"plaintext": make([]byte, 1+keymat.MessageOverhead)}))
 	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
-	wantError(t, err, kmsapi.ErrInvalidState, malformedMessage)
-	for _, e := range r.first.outers {
-		e.(*xksOuter).client = xks.New(xks.Config{AllowPrivate: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
-	}
+	wantError(t, err, kmsapi.ErrInvalidState, keystore.MalformedMessage)
+	r.useKeyStores(keystore.Config{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
 	p.Fail(xksproxy.Encrypt, xksproxy.Delay(time.Minute))
 	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	wantError(t, err, kmsapi.ErrInvalidState, xksFailures[xks.ErrTimeout].message)
+	wantError(t, err, kmsapi.ErrInvalidState, keystore.XksFailures[xks.ErrTimeout].Message)
 }
 
 // TestStoreCiphertexts: every altered ciphertext is refused with the one error that
@@ -363,7 +364,7 @@ func TestDisconnectEverywhere(t *testing.T) {
 		_, err = callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
-	must[none](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	close(release)
 	wg.Wait()
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
@@ -401,7 +402,7 @@ func TestProxyOnce(t *testing.T) {
 			}{
 				"Encrypt":         {&kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, xksproxy.Encrypt},
 				"Decrypt":         {&kmsapi.DecryptInput{CiphertextBlob: blob}, xksproxy.Decrypt},
-				"GenerateDataKey": {&kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")}, xksproxy.Encrypt},
+				"GenerateDataKey": {&kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")}, xksproxy.Encrypt},
 			} {
 				n = 0
 				before := len(p.Requests(tt.op))
@@ -410,8 +411,8 @@ func TestProxyOnce(t *testing.T) {
 					t.Errorf("%s: %v", name, err)
 					continue
 				}
-				if n != maxTries {
-					t.Errorf("%s: %d tries, want %d", name, n, maxTries)
+				if n != record.MaxTries {
+					t.Errorf("%s: %d tries, want %d", name, n, record.MaxTries)
 				}
 				if got := len(p.Requests(tt.op)) - before; got != most {
 					t.Errorf("%s: the proxy was asked %d times, want %d", name, got, most)

@@ -1,6 +1,9 @@
 package keyengine
 
-import "github.com/conclavekms/conclave/keyengine/internal/auditfield"
+import (
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+)
 
 // PeerMAC authenticates what this node sends to other unsealed nodes, under the
 // keyring's newest generation. The error of a sealed node is ErrUnavailable.
@@ -37,5 +40,5 @@ func (e *Engine) SignOrigin(domain string, digest [32]byte) (generation uint32, 
 // RecordForgery records that another node sent what only an unsealed node can,
 // without being one: its disk or its identity is in wrong hands. It does not block.
 func (e *Engine) RecordForgery(node, reason string) {
-	e.pending.add(serviceEvent("RefuseForgery", e.clock.Now(), auditfield.Text("node", node), auditfield.Text("reason", reason)))
+	e.events.Pending.Add(record.ServiceEvent("RefuseForgery", e.clock.Now(), auditfield.Text("node", node), auditfield.Text("reason", reason)))
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -13,8 +15,8 @@ import (
 func TestPlantNeedsDevelopment(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t)
-	s := Seed{ID: "1234abcd-12ab-34cd-56ef-1234567890ab", Material: []byte("0123456789abcdef0123456789abcdef")}
-	if made, err := r.first.Plant(context.Background(), Operator{Name: "root"}, s); made || !errors.Is(err, ErrNoSeeds) {
+	s := ops.Seed{ID: "1234abcd-12ab-34cd-56ef-1234567890ab", Material: []byte("0123456789abcdef0123456789abcdef")}
+	if made, err := r.first.Plant(context.Background(), ceremony.Operator{Name: "root"}, s); made || !errors.Is(err, ErrNoSeeds) {
 		t.Errorf("got %v, %v, want ErrNoSeeds", made, err)
 	}
 	if s.Material[0] != 0 {
@@ -29,10 +31,10 @@ func TestPlant(t *testing.T) {
 	t.Parallel()
 	r := newRoomIn(t, threeRegions())
 	r.first.cfg.Seeds = true
-	op, ctx := Operator{Name: "root"}, context.Background()
+	op, ctx := ceremony.Operator{Name: "root"}, context.Background()
 	const id = "1234abcd-12ab-34cd-56ef-1234567890ab"
-	seed := func() Seed {
-		return Seed{ID: id, Region: secondRegion, Material: []byte("0123456789abcdef0123456789abcdef"), Aliases: []string{"alias/a"}}
+	seed := func() ops.Seed {
+		return ops.Seed{ID: id, Region: secondRegion, Material: []byte("0123456789abcdef0123456789abcdef"), Aliases: []string{"alias/a"}}
 	}
 	for _, want := range []bool{true, false} { // what is there stays
 		if made, err := r.first.Plant(ctx, op, seed()); made != want || err != nil {
@@ -46,23 +48,23 @@ func TestPlant(t *testing.T) {
 	if *m.KeyId != id || *m.Origin != "AWS_KMS" {
 		t.Errorf("the key is %v", m)
 	}
-	blob := mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr(id), Plaintext: []byte("x")}).CiphertextBlob
+	blob := mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: new(id), Plaintext: []byte("x")}).CiphertextBlob
 	if got := mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext; string(got) != "x" {
 		t.Errorf("decrypted %q", got)
 	}
-	for name, spoil := range map[string]func(*Seed){
-		"id":         func(s *Seed) { s.ID = "x" },
-		"region":     func(s *Seed) { s.Region = "ap-south-1" },
-		"spec":       func(s *Seed) { s.Spec = "AES_512"; s.Usage = kmsapi.UsageEncrypt },
-		"usage":      func(s *Seed) { s.Spec = "HMAC_256"; s.Usage = kmsapi.UsageEncrypt },
-		"no usage":   func(s *Seed) { s.Spec = "HMAC_256" },
-		"material":   func(s *Seed) { s.Material = []byte("short") },
-		"zeros":      func(s *Seed) { s.Material = make([]byte, 32) },
-		"alias":      func(s *Seed) { s.Aliases = []string{"alias/aws/x"} },
-		"alias used": func(s *Seed) { s.Aliases = []string{"alias/a"} },
-		"aliases":    func(s *Seed) { s.Aliases = make([]string, maxSeedAliases+1) },
-		"policy":     func(s *Seed) { s.Policy = "{" },
-		"tag":        func(s *Seed) { s.Tags = map[string]string{"aws:x": ""} },
+	for name, spoil := range map[string]func(*ops.Seed){
+		"id":         func(s *ops.Seed) { s.ID = "x" },
+		"region":     func(s *ops.Seed) { s.Region = "ap-south-1" },
+		"spec":       func(s *ops.Seed) { s.Spec = "AES_512"; s.Usage = kmsapi.UsageEncrypt },
+		"usage":      func(s *ops.Seed) { s.Spec = "HMAC_256"; s.Usage = kmsapi.UsageEncrypt },
+		"no usage":   func(s *ops.Seed) { s.Spec = "HMAC_256" },
+		"material":   func(s *ops.Seed) { s.Material = []byte("short") },
+		"zeros":      func(s *ops.Seed) { s.Material = make([]byte, 32) },
+		"alias":      func(s *ops.Seed) { s.Aliases = []string{"alias/aws/x"} },
+		"alias used": func(s *ops.Seed) { s.Aliases = []string{"alias/a"} },
+		"aliases":    func(s *ops.Seed) { s.Aliases = make([]string, ops.MaxSeedAliases+1) },
+		"policy":     func(s *ops.Seed) { s.Policy = "{" },
+		"tag":        func(s *ops.Seed) { s.Tags = map[string]string{"aws:x": ""} },
 	} {
 		s := seed()
 		s.ID, s.Aliases = "2234abcd-12ab-34cd-56ef-1234567890ab", nil

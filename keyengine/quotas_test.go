@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -11,11 +12,11 @@ import (
 func TestQuotas(t *testing.T) {
 	r := newRoom(t)
 	id, _ := r.newKey()
-	if r.first.quotas != defaultQuotas {
-		t.Errorf("by default, the quotas are %+v", r.first.quotas)
+	if r.first.services.Quotas != request.DefaultQuotas {
+		t.Errorf("by default, the quotas are %+v", r.first.services.Quotas)
 	}
 	for _, name := range []string{"keys", "key-stores", "aliases-per-key", "tags-per-key", "grants-per-key", "rotations-per-key"} {
-		if err := r.first.quotas.Set(name, 2); err != nil {
+		if err := r.first.services.Quotas.Set(name, 2); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -25,13 +26,13 @@ func TestQuotas(t *testing.T) {
 		kind *kmsapi.Error
 	}{
 		{"CreateAlias", func(i int) any {
-			return &kmsapi.CreateAliasInput{AliasName: ptr(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
+			return &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%d", i)), TargetKeyId: &id}
 		}, kmsapi.ErrLimitExceeded},
 		{"TagResource", func(i int) any {
-			return &kmsapi.TagResourceInput{KeyId: &id, Tags: []kmsapi.Tag{{TagKey: ptr(fmt.Sprint(i)), TagValue: ptr("")}}}
+			return &kmsapi.TagResourceInput{KeyId: &id, Tags: []kmsapi.Tag{{TagKey: new(fmt.Sprint(i)), TagValue: new("")}}}
 		}, kmsapi.ErrTag},
 		{"CreateGrant", func(int) any {
-			return &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+			return &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}}
 		}, kmsapi.ErrLimitExceeded},
 		{"RotateKeyOnDemand", func(int) any { return &kmsapi.RotateKeyOnDemandInput{KeyId: &id} }, kmsapi.ErrLimitExceeded},
 	}
@@ -50,8 +51,8 @@ func TestQuotas(t *testing.T) {
 	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
 	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
 
-	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": MaxQuota + 1, "": 1, "locks": 1} {
-		if err := r.first.quotas.Set(name, n); err == nil {
+	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": request.MaxQuota + 1, "": 1, "locks": 1} {
+		if err := r.first.services.Quotas.Set(name, n); err == nil {
 			t.Errorf("the quota %q can be %d", name, n)
 		}
 	}

@@ -3,6 +3,8 @@ package keyengine
 import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -60,26 +62,26 @@ func (w *readWorld) using(op, name string) any {
 	}[op]
 	w.used, _ = w.newKeyOf(kind[0], kind[1])
 	w.setPolicy(w.used, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
-	must[none](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/used"), TargetKeyId: &w.used})
+	must[request.None](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/used"), TargetKeyId: &w.used})
 	id := &w.used
 	if name != "" {
 		id = &name
 	}
-	curve, message := ptr("ECC_NIST_P256"), []byte("m")
+	curve, message := new("ECC_NIST_P256"), []byte("m")
 	switch op {
 	case "Sign":
 		return w.signInput(*id)
 	case "Verify":
-		return &kmsapi.VerifyInput{KeyId: id, Message: message, Signature: w.signs(w.used, "ECDSA_SHA_256", "RAW", message), SigningAlgorithm: ptr("ECDSA_SHA_256")}
+		return &kmsapi.VerifyInput{KeyId: id, Message: message, Signature: w.signs(w.used, "ECDSA_SHA_256", "RAW", message), SigningAlgorithm: new("ECDSA_SHA_256")}
 	case "GetPublicKey":
 		return &kmsapi.GetPublicKeyInput{KeyId: id}
 	case "GenerateMac":
 		return w.macInput(*id)
 	case "VerifyMac":
 		mac := must[kmsapi.GenerateMacOutput](w.room, "GenerateMac", w.macInput(w.used)).Mac
-		return &kmsapi.VerifyMacInput{KeyId: id, Message: message, Mac: mac, MacAlgorithm: ptr("HMAC_SHA_256")}
+		return &kmsapi.VerifyMacInput{KeyId: id, Message: message, Mac: mac, MacAlgorithm: new("HMAC_SHA_256")}
 	case "DeriveSharedSecret":
-		return &kmsapi.DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: ptr(algorithmECDH), PublicKey: w.publicKey(w.used)}
+		return &kmsapi.DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH), PublicKey: w.publicKey(w.used)}
 	case "Encapsulate":
 		return encapsulateInput(*id)
 	case "Decapsulate":
@@ -89,5 +91,5 @@ func (w *readWorld) using(op, name string) any {
 	case "GenerateDataKeyPairWithoutPlaintext":
 		return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: id, KeyPairSpec: curve}
 	}
-	return &kmsapi.DecryptInput{KeyId: id, CiphertextBlob: w.encryptRSA(w.used, oaepSHA256, message), EncryptionAlgorithm: ptr(oaepSHA256)}
+	return &kmsapi.DecryptInput{KeyId: id, CiphertextBlob: w.encryptRSA(w.used, oaepSHA256, message), EncryptionAlgorithm: new(oaepSHA256)}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -31,7 +32,7 @@ func storeReadCases() []readCase {
 	}
 	disconnected := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
 		return withStore(func(w *readWorld, p *xksproxy.Proxy) any {
-			must[none](w.room, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store})
+			must[request.None](w.room, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store})
 			return in(w, p)
 		})
 	}
@@ -42,7 +43,7 @@ func storeReadCases() []readCase {
 		return func(w *readWorld) {
 			s, _ := w.cluster.state().KeyStore(testAccountNumber, w.store)
 			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
-				Account: uint64(testAccountNumber), Id: id, Region: testRegion, Name: name, Type: kmsapi.OriginXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: storeDisconnected,
+				Account: uint64(testAccountNumber), Id: id, Region: testRegion, Name: name, Type: kmsapi.OriginXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: request.StoreDisconnected,
 			}}})
 		}
 	}
@@ -59,11 +60,11 @@ func storeReadCases() []readCase {
 	})
 	newStore := withStore(func(_ *readWorld, p *xksproxy.Proxy) any {
 		in := storeAt(p, "new")
-		in.XksProxyUriPath = ptr(xksproxy.TenantPath)
+		in.XksProxyUriPath = new(xksproxy.TenantPath)
 		return in
 	})
 	rename := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: ptr("new")}
+		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: new("new")}
 	})
 	remove := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
 		w.deleteIn(testRegion, w.stored)
@@ -73,7 +74,7 @@ func storeReadCases() []readCase {
 		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &w.store}
 	})
 	byName := withStore(func(*readWorld, *xksproxy.Proxy) any {
-		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: ptr("new")}
+		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: new("new")}
 	})
 	connect := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
 		return &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
@@ -88,24 +89,24 @@ func storeReadCases() []readCase {
 	}
 	const wrongState = "CustomKeyStoreInvalidStateException"
 	return []readCase{
-		{"encrypt, store disconnected", "Encrypt", encrypt, kindStore, store, state(storeDisconnected), "ok", "KMSInvalidStateException", onKey, true, false},
-		{"encrypt, store failed", "Encrypt", encrypt, kindStore, store, state(storeFailed), "ok", "KMSInvalidStateException", onKey, true, false},
-		{"decrypt, store disconnected", "Decrypt", decrypt, kindStore, store, state(storeDisconnected), "ok", "KMSInvalidStateException", onKey, true, false},
-		{"describe, store disconnected", "DescribeKey", describe, kindStore, store, state(storeDisconnected), "ok Enabled", "ok Unavailable", onKey, true, false},
-		{"key made, store disconnected", "CreateKey", newKey, kindStore, store, state(storeDisconnected), "ok", wrongState, "KEY CREDENTIAL KEY_STORE STORE_KEYS", true, false},
+		{"encrypt, store disconnected", "Encrypt", encrypt, kindStore, store, state(request.StoreDisconnected), "ok", "KMSInvalidStateException", onKey, true, false},
+		{"encrypt, store failed", "Encrypt", encrypt, kindStore, store, state(request.StoreFailed), "ok", "KMSInvalidStateException", onKey, true, false},
+		{"decrypt, store disconnected", "Decrypt", decrypt, kindStore, store, state(request.StoreDisconnected), "ok", "KMSInvalidStateException", onKey, true, false},
+		{"describe, store disconnected", "DescribeKey", describe, kindStore, store, state(request.StoreDisconnected), "ok Enabled", "ok Unavailable", onKey, true, false},
+		{"key made, store disconnected", "CreateKey", newKey, kindStore, store, state(request.StoreDisconnected), "ok", wrongState, "KEY CREDENTIAL KEY_STORE STORE_KEYS", true, false},
 		{"key made, external key taken", "CreateKey", newKey, kindKeys, store, keyTaken, "ok", "XksKeyAlreadyInUseException", "KEY CREDENTIAL KEY_STORE STORE_KEYS", true, false},
 		{"store made, name taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store made, place taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "x", xksproxy.TenantPath), "ok", "XksProxyUriInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store made, quota", "CreateCustomKeyStore", newStore, kindStores, all, func(w *readWorld) {
-			for i := range defaultQuotas.KeyStores {
+			for i := range request.DefaultQuotas.KeyStores {
 				another(fmt.Sprint("cks-", i), fmt.Sprint(i), fmt.Sprint("/", i))(w)
 			}
 		}, "ok", "LimitExceededException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store renamed, name taken", "UpdateCustomKeyStore", rename, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
-		{"store connected, failed meanwhile", "ConnectCustomKeyStore", connect, kindStore, store, state(storeFailed), "ok", wrongState, "CREDENTIAL KEY_STORE", true, false},
-		{"store disconnected, by another", "DisconnectCustomKeyStore", disconnect, kindStore, store, state(storeDisconnected), "ok", wrongState, "CREDENTIAL KEY_STORE", true, false},
-		{"store deleted, connected meanwhile", "DeleteCustomKeyStore", remove, kindStore, store, state(storeConnected), "ok", wrongState, "CREDENTIAL KEY_STORE STORE_KEYS", true, false},
-		{"store described, disconnected", "DescribeCustomKeyStores", byID, kindStore, store, state(storeDisconnected), "ok CONNECTED", "ok DISCONNECTED", "CREDENTIAL KEY_STORE", true, false},
+		{"store connected, failed meanwhile", "ConnectCustomKeyStore", connect, kindStore, store, state(request.StoreFailed), "ok", wrongState, "CREDENTIAL KEY_STORE", true, false},
+		{"store disconnected, by another", "DisconnectCustomKeyStore", disconnect, kindStore, store, state(request.StoreDisconnected), "ok", wrongState, "CREDENTIAL KEY_STORE", true, false},
+		{"store deleted, connected meanwhile", "DeleteCustomKeyStore", remove, kindStore, store, state(request.StoreConnected), "ok", wrongState, "CREDENTIAL KEY_STORE STORE_KEYS", true, false},
+		{"store described, disconnected", "DescribeCustomKeyStores", byID, kindStore, store, state(request.StoreDisconnected), "ok CONNECTED", "ok DISCONNECTED", "CREDENTIAL KEY_STORE", true, false},
 		{"store by name, made meanwhile", "DescribeCustomKeyStores", byName, kindStores, all, another("cks-x", "new", "/x"), "CustomKeyStoreNotFoundException", "ok DISCONNECTED", "CREDENTIAL KEY_STORES", true, false},
 		{"stores listed", "DescribeCustomKeyStores", func(*readWorld) any { return &kmsapi.DescribeCustomKeyStoresInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 	}

@@ -11,6 +11,9 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -37,7 +40,7 @@ type readCase struct {
 // key, and alice, whom both policies allow everything but PutKeyPolicy.
 type readWorld struct {
 	*room
-	alice     Identity
+	alice     iam.Identity
 	id, other string
 	imported  string // a key that waits for material, in the cases that make one
 	used      string // the key of the cases of asymmetric keys
@@ -56,8 +59,8 @@ func newReadWorld(t *testing.T) *readWorld {
 	w.alice = w.user(aliceARN)
 	w.id, _ = w.newKey()
 	w.other, _ = w.newKey()
-	must[none](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &w.id})
-	must[none](w.room, "TagResource", &kmsapi.TagResourceInput{KeyId: &w.id, Tags: manyTags(1)})
+	must[request.None](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &w.id})
+	must[request.None](w.room, "TagResource", &kmsapi.TagResourceInput{KeyId: &w.id, Tags: manyTags(1)})
 	w.blob = must[kmsapi.EncryptOutput](w.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &w.id, Plaintext: []byte("x")}).CiphertextBlob
 	allow := w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*"))
 	w.setPolicy(w.id, allow)
@@ -111,7 +114,7 @@ func (w *readWorld) moveAlias(to string) {
 	w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: "alias/app", Region: testRegion, Key: k.ID[:]}}})
 }
 
-func (w *readWorld) revoke(id Identity) {
+func (w *readWorld) revoke(id iam.Identity) {
 	c, _ := w.cluster.state().Credential(testAccountNumber, id.Credential())
 	c = proto.CloneOf(c)
 	c.Active = false
@@ -138,7 +141,7 @@ func (w *readWorld) deleteKey() { w.deleteIn(testRegion, w.id) }
 
 func readCases() []readCase {
 	encrypt := func(w *readWorld) any { return &kmsapi.EncryptInput{KeyId: &w.id, Plaintext: []byte("x")} }
-	byAlias := func(w *readWorld) any { return &kmsapi.EncryptInput{KeyId: ptr("alias/app"), Plaintext: []byte("x")} }
+	byAlias := func(w *readWorld) any { return &kmsapi.EncryptInput{KeyId: new("alias/app"), Plaintext: []byte("x")} }
 	decrypt := func(w *readWorld) any { return &kmsapi.DecryptInput{CiphertextBlob: w.blob} }
 	reEncrypt := func(w *readWorld) any {
 		return &kmsapi.ReEncryptInput{CiphertextBlob: w.blob, DestinationKeyId: &w.other}
@@ -180,14 +183,14 @@ func readCases() []readCase {
 		{"tags read, tags changed", "ListResourceTags", func(w *readWorld) any { return &kmsapi.ListResourceTagsInput{KeyId: &w.id} }, kindTags, key, func(w *readWorld) { w.fillTags(2) },
 			"ok 1", "ok 2", "KEY KEY_POLICY KEY_TAGS CREDENTIAL", false, false},
 		{"tags added, tags full", "TagResource", func(w *readWorld) any {
-			return &kmsapi.TagResourceInput{KeyId: &w.id, Tags: []kmsapi.Tag{{TagKey: ptr("new"), TagValue: ptr("")}}}
+			return &kmsapi.TagResourceInput{KeyId: &w.id, Tags: []kmsapi.Tag{{TagKey: new("new"), TagValue: new("")}}}
 		}, kindTags, key, func(w *readWorld) { w.fillTags(50) },
 			"ok", "TagException", "KEY KEY_POLICY KEY_TAGS CREDENTIAL", false, false},
 		{"state changed, deletion scheduled", "EnableKey", func(w *readWorld) any { return &kmsapi.EnableKeyInput{KeyId: &w.id} }, kindKey, key, func(w *readWorld) {
 			w.doom(testRegion, w.id)
 		}, "ok", "KMSInvalidStateException", "KEY KEY_POLICY CREDENTIAL", false, false},
 		{"policy put, permission withdrawn", "PutKeyPolicy", func(w *readWorld) any {
-			return &kmsapi.PutKeyPolicyInput{KeyId: &w.id, Policy: ptr(w.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: ptr(true)}
+			return &kmsapi.PutKeyPolicyInput{KeyId: &w.id, Policy: new(w.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: new(true)}
 		}, kindPolicy, key, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
 	}
 }
@@ -205,19 +208,19 @@ func materialReadCases() []readCase {
 	rotate := func(w *readWorld) any { return &kmsapi.RotateKeyOnDemandInput{KeyId: &w.id} }
 	status := func(w *readWorld) any { return &kmsapi.GetKeyRotationStatusInput{KeyId: &w.id} }
 	list := func(w *readWorld) any {
-		return &kmsapi.ListKeyRotationsInput{KeyId: &w.id, IncludeKeyMaterial: ptr(allMaterial)}
+		return &kmsapi.ListKeyRotationsInput{KeyId: &w.id, IncludeKeyMaterial: new(ops.AllMaterial)}
 	}
 	bring := func(w *readWorld) any { return w.toImport() }
 	// Of two materials the newer one has never been used, so that it can be gone.
 	remove := func(w *readWorld) any {
 		w.imports(w.toImport())
 		in := w.symmetric(w.imported, 2)
-		in.ImportType = ptr(importNew)
-		return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &w.imported, KeyMaterialId: ptr(w.imports(in))}
+		in.ImportType = new(ops.ImportNew)
+		return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &w.imported, KeyMaterialId: new(w.imports(in))}
 	}
 	parameters := func(w *readWorld) any {
 		w.toImport()
-		return &kmsapi.GetParametersForImportInput{KeyId: &w.imported, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")}
+		return &kmsapi.GetParametersForImportInput{KeyId: &w.imported, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048")}
 	}
 	denied := func(w *readWorld) { w.deny(w.imported) }
 	pending := func(w *readWorld) {
@@ -229,7 +232,7 @@ func materialReadCases() []readCase {
 		{"rotation disabled, permission withdrawn", "DisableKeyRotation", func(w *readWorld) any { return &kmsapi.DisableKeyRotationInput{KeyId: &w.id} }, kindPolicy, key,
 			func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", all, false, false},
 		{"rotated, limit reached", "RotateKeyOnDemand", rotate, kindKey, key, func(w *readWorld) {
-			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = uint32(defaultQuotas.Rotations) })
+			w.mangle(w.id, func(k *fsmpb.Key) { k.RotationsOnDemand = uint32(request.DefaultQuotas.Rotations) })
 		}, "ok", "LimitExceededException", all, false, false},
 		{"status read, rotation enabled", "GetKeyRotationStatus", status, kindKey, key, func(w *readWorld) {
 			w.mangle(w.id, func(k *fsmpb.Key) { k.Rotation = &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 2e18} })
@@ -264,12 +267,12 @@ func rootReadCases() []readCase {
 		return func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, name) }
 	}
 	create := func(w *readWorld) any {
-		return &kmsapi.CreateAliasInput{AliasName: ptr("alias/new"), TargetKeyId: &w.id}
+		return &kmsapi.CreateAliasInput{AliasName: new("alias/new"), TargetKeyId: &w.id}
 	}
 	update := func(w *readWorld) any {
-		return &kmsapi.UpdateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &w.other}
+		return &kmsapi.UpdateAliasInput{AliasName: new("alias/app"), TargetKeyId: &w.other}
 	}
-	remove := func(*readWorld) any { return &kmsapi.DeleteAliasInput{AliasName: ptr("alias/app")} }
+	remove := func(*readWorld) any { return &kmsapi.DeleteAliasInput{AliasName: new("alias/app")} }
 	const (
 		kindKey     = fsmpb.Kind_KIND_KEY
 		kindPolicy  = fsmpb.Kind_KIND_KEY_POLICY
@@ -310,10 +313,10 @@ func regionReadCases() []readCase {
 	replica := func(w *readWorld) []byte { return w.replicaBytes(w.multi) }
 	none := func(w *readWorld) []byte { return w.replicaBytes(w.lone) }
 	replicate := func(w *readWorld) any {
-		return &kmsapi.ReplicateKeyInput{KeyId: &w.lone, ReplicaRegion: ptr(secondRegion)}
+		return &kmsapi.ReplicateKeyInput{KeyId: &w.lone, ReplicaRegion: new(secondRegion)}
 	}
 	update := func(w *readWorld) any {
-		return &kmsapi.UpdatePrimaryRegionInput{KeyId: &w.multi, PrimaryRegion: ptr(secondRegion)}
+		return &kmsapi.UpdatePrimaryRegionInput{KeyId: &w.multi, PrimaryRegion: new(secondRegion)}
 	}
 	describe := func(id func(*readWorld) *string) func(*readWorld) any {
 		return func(w *readWorld) any { return &kmsapi.DescribeKeyInput{KeyId: id(w)} }
@@ -356,7 +359,7 @@ func regionReadCases() []readCase {
 			func(w *readWorld) { w.deleteIn(secondRegion, w.multi) }, "ok PendingReplicaDeletion", "ok PendingDeletion", all, true, true},
 		{"last usage, permission withdrawn", "GetKeyLastUsage", func(w *readWorld) any { return &kmsapi.GetKeyLastUsageInput{KeyId: &w.id} }, kindPolicy,
 			func(w *readWorld) []byte { return w.keyBytes(w.id) }, func(w *readWorld) { w.deny(w.id) }, "ok", "AccessDeniedException", "KEY KEY_POLICY CREDENTIAL", false, false},
-		{"multi-Region key made", "CreateKey", func(*readWorld) any { return &kmsapi.CreateKeyInput{MultiRegion: ptr(true)} }, 0, nil, nil, "ok", "", "KEY KEY CREDENTIAL", true, false},
+		{"multi-Region key made", "CreateKey", func(*readWorld) any { return &kmsapi.CreateKeyInput{MultiRegion: new(true)} }, 0, nil, nil, "ok", "", "KEY KEY CREDENTIAL", true, false},
 		{"decrypt of another Region's key", "Decrypt", func(w *readWorld) any { return &kmsapi.DecryptInput{CiphertextBlob: w.elsewhere} }, 0, nil, nil,
 			"AccessDeniedException", "", "KEY KEY CREDENTIAL TOMBSTONE TOMBSTONE", false, false},
 	}
@@ -390,7 +393,7 @@ func denialCases() []readCase {
 		}, 0, nil, nil, "AccessDeniedException", "", "KEY CREDENTIAL TOMBSTONE", false, false},
 		{"decrypt of something else", "Decrypt", func(*readWorld) any { return &kmsapi.DecryptInput{CiphertextBlob: []byte("x")} }, 0, nil, nil, "InvalidCiphertextException", "", "CREDENTIAL", false, false},
 		{"invalid input", "Encrypt", func(*readWorld) any { return &kmsapi.EncryptInput{} }, 0, nil, nil, "ValidationException", "", "CREDENTIAL", false, false},
-		{"random", "GenerateRandom", func(*readWorld) any { return &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1))} }, 0, nil, nil, "AccessDeniedException", "", "CREDENTIAL", false, false},
+		{"random", "GenerateRandom", func(*readWorld) any { return &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1))} }, 0, nil, nil, "AccessDeniedException", "", "CREDENTIAL", false, false},
 	}
 }
 

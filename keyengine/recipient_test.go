@@ -14,7 +14,9 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -36,7 +38,7 @@ func newEnclaveRoom(t *testing.T, nodes ...string) *enclaveRoom {
 		t.Fatal(err)
 	}
 	for _, e := range r.engines {
-		e.cfg.AttestationRoots = roots
+		e.services.AttestationRoots = roots
 	}
 	return r
 }
@@ -47,7 +49,7 @@ func (r *enclaveRoom) recipient() *kmsapi.RecipientInfo {
 }
 
 func recipientWith(document []byte) *kmsapi.RecipientInfo {
-	return &kmsapi.RecipientInfo{KeyEncryptionAlgorithm: ptr("RSAES_OAEP_SHA_256"), AttestationDocument: document}
+	return &kmsapi.RecipientInfo{KeyEncryptionAlgorithm: new("RSAES_OAEP_SHA_256"), AttestationDocument: document}
 }
 
 func (r *enclaveRoom) opened(envelope []byte) []byte {
@@ -103,13 +105,13 @@ func TestRecipient(t *testing.T) {
 		t.Errorf("Decrypt gave the enclave %q", got)
 	}
 
-	k := must[kmsapi.GenerateDataKeyOutput](r.room, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: r.recipient()})
+	k := must[kmsapi.GenerateDataKeyOutput](r.room, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256"), Recipient: r.recipient()})
 	got := check("GenerateDataKey", k.Plaintext, k.CiphertextForRecipient, k.KeyMaterialId)
 	if again := must[kmsapi.DecryptOutput](r.room, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: k.CiphertextBlob}); len(got) != 32 || !bytes.Equal(again.Plaintext, got) {
 		t.Errorf("GenerateDataKey gave the enclave %x, which decrypts to %x", got, again.Plaintext)
 	}
 
-	p := must[kmsapi.GenerateDataKeyPairOutput](r.room, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), Recipient: r.recipient()})
+	p := must[kmsapi.GenerateDataKeyPairOutput](r.room, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), Recipient: r.recipient()})
 	got = check("GenerateDataKeyPair", p.PrivateKeyPlaintext, p.CiphertextForRecipient, p.KeyMaterialId)
 	if public, err := primitive.Public("ECC_NIST_P256", got); err != nil || !bytes.Equal(public, p.PublicKey) {
 		t.Errorf("GenerateDataKeyPair gave the enclave another key: %v", err)
@@ -118,13 +120,13 @@ func TestRecipient(t *testing.T) {
 		t.Error("GenerateDataKeyPair encrypted another key than it gave the enclave")
 	}
 
-	b := must[kmsapi.GenerateRandomOutput](r.room, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1024)), Recipient: r.recipient()})
+	b := must[kmsapi.GenerateRandomOutput](r.room, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1024)), Recipient: r.recipient()})
 	if got = check("GenerateRandom", b.Plaintext, b.CiphertextForRecipient, nil); len(got) != 1024 || bytes.Equal(got, make([]byte, 1024)) {
 		t.Errorf("GenerateRandom gave the enclave %x", got)
 	}
 
-	agree := must[kmsapi.CreateKeyOutput](r.room, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("KEY_AGREEMENT")}).KeyMetadata.KeyId
-	derive := &kmsapi.DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: p.PublicKey}
+	agree := must[kmsapi.CreateKeyOutput](r.room, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new("KEY_AGREEMENT")}).KeyMetadata.KeyId
+	derive := &kmsapi.DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: new("ECDH"), PublicKey: p.PublicKey}
 	want := must[kmsapi.DeriveSharedSecretOutput](r.room, "DeriveSharedSecret", derive).SharedSecret
 	derive.Recipient = r.recipient()
 	s := must[kmsapi.DeriveSharedSecretOutput](r.room, "DeriveSharedSecret", derive)
@@ -182,7 +184,7 @@ func TestRecipientRefused(t *testing.T) {
 	r := newEnclaveRoom(t)
 	now := r.cluster.clock.Now()
 	id, _ := r.newKey()
-	agree := must[kmsapi.CreateKeyOutput](r.room, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P256"), KeyUsage: ptr("KEY_AGREEMENT")}).KeyMetadata.KeyId
+	agree := must[kmsapi.CreateKeyOutput](r.room, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new("KEY_AGREEMENT")}).KeyMetadata.KeyId
 	peer := must[kmsapi.GetPublicKeyOutput](r.room, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: agree}).PublicKey
 	blob := must[kmsapi.EncryptOutput](r.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	other, err := attesttest.NewEnclave(now)
@@ -191,23 +193,23 @@ func TestRecipientRefused(t *testing.T) {
 	}
 	flipped := r.enclave.Document(now)
 	flipped[len(flipped)-1] ^= 1
-	algorithm := ptr("RSAES_OAEP_SHA_256")
+	algorithm := new("RSAES_OAEP_SHA_256")
 	const cannot = "The attestation document cannot be used: "
 	operations := map[string]func(*kmsapi.RecipientInfo, *bool) any{
 		"Decrypt": func(to *kmsapi.RecipientInfo, dry *bool) any {
 			return &kmsapi.DecryptInput{CiphertextBlob: blob, Recipient: to, DryRun: dry}
 		},
 		"GenerateDataKey": func(to *kmsapi.RecipientInfo, dry *bool) any {
-			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_128"), Recipient: to, DryRun: dry}
+			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_128"), Recipient: to, DryRun: dry}
 		},
 		"GenerateDataKeyPair": func(to *kmsapi.RecipientInfo, dry *bool) any {
-			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: ptr("ECC_NIST_P256"), Recipient: to, DryRun: dry}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), Recipient: to, DryRun: dry}
 		},
 		"DeriveSharedSecret": func(to *kmsapi.RecipientInfo, dry *bool) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: ptr("ECDH"), PublicKey: peer, Recipient: to, DryRun: dry}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: agree, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer, Recipient: to, DryRun: dry}
 		},
 		"GenerateRandom": func(to *kmsapi.RecipientInfo, _ *bool) any {
-			return &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1)), Recipient: to}
+			return &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), Recipient: to}
 		},
 	}
 	for name, in := range operations {
@@ -227,7 +229,7 @@ func TestRecipientRefused(t *testing.T) {
 				{"of the future", recipientWith(r.enclave.Document(now.Add(2 * time.Minute))), cannot + "its timestamp is in the future."},
 				{"no key", recipientWith(r.enclave.Chain.Sign(attesttest.Encode(r.enclave.Payload(now).Without("public_key")))), cannot + "it has no public key."},
 			} {
-				_, err := call[none](r.room, name, in(tt.to, nil))
+				_, err := call[request.None](r.room, name, in(tt.to, nil))
 				wantError(t, err, kmsapi.ErrValidation, tt.message)
 				if rec := r.lastRecord(); rec.EventName != name || rec.ErrorCode != "ValidationException" || recordedRecipient(rec) != nil {
 					t.Errorf("%s: %s left the record %v", tt.name, name, rec)
@@ -236,9 +238,9 @@ func TestRecipientRefused(t *testing.T) {
 			if name == "GenerateRandom" {
 				return // has no dry run
 			}
-			_, err := call[none](r.room, name, in(recipientWith(flipped), ptr(true)))
+			_, err := call[request.None](r.room, name, in(recipientWith(flipped), new(true)))
 			wantError(t, err, kmsapi.ErrValidation, cannot+"its signature is wrong.")
-			_, err = call[none](r.room, name, in(r.recipient(), ptr(true)))
+			_, err = call[request.None](r.room, name, in(r.recipient(), new(true)))
 			wantError(t, err, kmsapi.ErrDryRun, "…")
 			if rec := r.lastRecord(); recordedRecipient(rec) == nil {
 				t.Errorf("the record of a dry run of %s does not name the enclave: %v", name, rec)
@@ -249,11 +251,11 @@ func TestRecipientRefused(t *testing.T) {
 	// Whoever is not allowed, and keys that cannot be used, come first.
 	alice := r.user(aliceARN)
 	for name, in := range operations {
-		_, err := callAs[none](r.room, r.first, alice, name, in(recipientWith([]byte("garbage")), nil))
+		_, err := callAs[request.None](r.room, r.first, alice, name, in(recipientWith([]byte("garbage")), nil))
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
-	must[none](r.room, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	_, err = call[none](r.room, "GenerateDataKey", operations["GenerateDataKey"](recipientWith([]byte("garbage")), nil))
+	must[request.None](r.room, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	_, err = call[request.None](r.room, "GenerateDataKey", operations["GenerateDataKey"](recipientWith([]byte("garbage")), nil))
 	wantError(t, err, kmsapi.ErrDisabled, "…")
 }
 
@@ -263,7 +265,7 @@ func TestRecipientExpires(t *testing.T) {
 	r := newEnclaveRoom(t)
 	recipient := r.recipient()
 	r.cluster.advance(5*time.Minute - time.Second)
-	in := &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32)), Recipient: recipient}
+	in := &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32)), Recipient: recipient}
 	must[kmsapi.GenerateRandomOutput](r.room, "GenerateRandom", in)
 	replica, held := r.cluster.replica("n1"), false
 	replica.before = func(*fsmpb.Record) {
@@ -285,7 +287,7 @@ func TestRecipientByLeader(t *testing.T) {
 	id, _ := r.newKey()
 	clash := r.cluster.replica("n2")
 	clash.before = func(*fsmpb.Record) { r.mangle(id, func(k *fsmpb.Key) { k.Description += "x" }) }
-	k, err := callAs[kmsapi.GenerateDataKeyOutput](r.room, r.engines["n2"], r.root, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256"), Recipient: r.recipient()})
+	k, err := callAs[kmsapi.GenerateDataKeyOutput](r.room, r.engines["n2"], r.root, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256"), Recipient: r.recipient()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,20 +303,20 @@ func TestRecipientByLeader(t *testing.T) {
 // a verified document nothing is delivered.
 func TestRecipientWipes(t *testing.T) {
 	r := newEnclaveRoom(t)
-	ev := &eval{ctx: context.Background(), engine: r.first, state: r.cluster.state()}
-	to, err := ev.recipient(r.recipient())
+	ev := &request.Evaluation{Ctx: context.Background(), Services: r.first.services, State: r.cluster.state()}
+	to, err := cryptops.RecipientOf(ev, r.recipient())
 	if err != nil {
 		t.Fatal(err)
 	}
 	secret := []byte("secret")
-	if plain, envelope, err := to.deliver(secret); err == nil || plain != nil || envelope != nil || !bytes.Equal(secret, make([]byte, 6)) {
+	if plain, envelope, err := to.Deliver(secret); err == nil || plain != nil || envelope != nil || !bytes.Equal(secret, make([]byte, 6)) {
 		t.Errorf("unverified: %x, %x, %v; the plaintext is %q", plain, envelope, err, secret)
 	}
-	if err := ev.attest(to); err != nil {
+	if err := cryptops.AttestTo(ev, to); err != nil {
 		t.Fatal(err)
 	}
 	secret = []byte("secret")
-	plain, envelope, err := to.deliver(secret)
+	plain, envelope, err := to.Deliver(secret)
 	if err != nil || plain != nil || !bytes.Equal(secret, make([]byte, 6)) {
 		t.Errorf("verified: %x, %v; the plaintext is %q", plain, err, secret)
 	}

@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
 // refusalPeriod is how often the log and the audit log name a node for its records
@@ -23,12 +25,12 @@ func (e *Engine) refused(list []fsm.Refusal) {
 			continue
 		}
 		e.refusals[r.Node] = now
-		id := formatUUID(RequestID(r.RequestID))
+		id := record.UUID(iam.RequestID(r.RequestID))
 		e.log.Error("an unsealed node proposed a record that breaks a rule, and it is refused: the node has a fault, or is in wrong hands",
 			"node", r.Node, "rule", r.Rule, "request_id", id)
 		if e.vault.Sealed() {
 			continue
 		}
-		e.pending.add(serviceEvent("RefuseRecord", now, auditfield.Text("node", r.Node), auditfield.Text("rule", r.Rule), auditfield.Text("requestId", id)))
+		e.events.Pending.Add(record.ServiceEvent("RefuseRecord", now, auditfield.Text("node", r.Node), auditfield.Text("rule", r.Rule), auditfield.Text("requestId", id)))
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
 // TestRefusedRecordsAreNamed: a record that breaks a rule shows on the other nodes, in
@@ -32,7 +33,7 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 		}
 		for _, e := range r.engines {
 			if !e.vault.Sealed() {
-				e.recordPending(t.Context())
+				e.events.RecordPending(t.Context())
 			}
 		}
 	}
@@ -43,7 +44,7 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 			}
 			n++
 			d := rec.ServiceEventDetails
-			if rec.EventType != eventService || d[0].GetText() != "n1" || d[1].GetText() != "it removes key material" || len(d[2].GetText()) != 36 {
+			if rec.EventType != record.KindService || d[0].GetText() != "n1" || d[1].GetText() != "it removes key material" || len(d[2].GetText()) != 36 {
 				t.Errorf("the record is %v", rec)
 			}
 		}
@@ -79,8 +80,8 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 	if k := r.stored(id); len(k.Materials) != 1 || k.State != fsmpb.KeyState_KEY_STATE_ENABLED {
 		t.Error("the key changed")
 	}
-	for _, ev := range sealed.pending.events {
-		if ev.name == "RefuseRecord" {
+	for _, ev := range sealed.events.Pending.Events {
+		if ev.Name == "RefuseRecord" {
 			t.Error("the sealed node keeps an event of it")
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -16,7 +17,7 @@ func TestResolve(t *testing.T) {
 	id, arn := r.newKey()
 	absent := "12345678-1234-1234-1234-1234567890ab"
 	prefix := "arn:aws:kms:eu-west-1:111122223333:"
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/a"), TargetKeyId: &id})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
 	multi := "mrk-" + strings.Repeat("0a", 16)
 	n := &fsmpb.Key{
 		Account: uint64(testAccountNumber), Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginKMS,
@@ -68,14 +69,14 @@ func TestResolve(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.given, func(t *testing.T) {
-			for _, f := range []forms{keyForms, anyForm} {
-				if f == anyForm && !tt.aliases {
+			for _, f := range []request.Forms{request.KeyForms, request.AnyForm} {
+				if f == request.AnyForm && !tt.aliases {
 					continue
 				}
-				ev := &eval{engine: r.first, state: r.cluster.state(), caller: r.caller(r.root), op: OperationNamed("DescribeKey")}
-				got, err := ev.resolve(tt.given, f, "kms:DescribeKey")
+				ev := &request.Evaluation{Services: r.first.services, State: r.cluster.state(), Caller: r.caller(r.root), Op: OperationNamed("DescribeKey")}
+				got, err := ev.Resolve(tt.given, f, "kms:DescribeKey")
 				if tt.kind == nil {
-					if err != nil || got.arn != tt.message {
+					if err != nil || got.ARN != tt.message {
 						t.Errorf("got %v, %v, want %s", got, err, tt.message)
 					}
 					continue
@@ -99,9 +100,9 @@ func TestKeyIDText(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id := fsm.KeyID{ID: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))}
 		multi := rapid.Bool().Draw(t, "multi-Region")
-		got, m, ok := parseKeyID(formatKeyID(id.ID, multi))
+		got, m, ok := request.ParseKeyID(request.FormatKeyID(id.ID, multi))
 		if !ok || got != id.ID || m != multi {
-			t.Fatalf("%s reads as %x, %v, %v", formatKeyID(id.ID, multi), got, m, ok)
+			t.Fatalf("%s reads as %x, %v, %v", request.FormatKeyID(id.ID, multi), got, m, ok)
 		}
 	})
 }
@@ -112,8 +113,8 @@ func FuzzParseKeyID(f *testing.F) {
 	f.Add("mrk-1234567890abcdef1234567890abcdef")
 	f.Add("mrk-1234-234-1234-1234-1234567890ab")
 	f.Fuzz(func(t *testing.T, s string) {
-		if id, multi, ok := parseKeyID(s); ok && formatKeyID(id, multi) != s {
-			t.Errorf("%q is taken for %s", s, formatKeyID(id, multi))
+		if id, multi, ok := request.ParseKeyID(s); ok && request.FormatKeyID(id, multi) != s {
+			t.Errorf("%q is taken for %s", s, request.FormatKeyID(id, multi))
 		}
 	})
 }

@@ -13,6 +13,11 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/accesskey"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/schedule"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -30,7 +35,7 @@ type room struct {
 	cluster *fakeCluster
 	engines map[string]*Engine
 	first   *Engine
-	root    Identity
+	root    iam.Identity
 	share   string // opens a sealed node
 }
 
@@ -51,7 +56,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 	}
 	r.first = r.engines[nodes[0]]
 	ctx := context.Background()
-	res, err := r.first.Init(ctx, Operator{Name: "root"}, InitParams{
+	res, err := r.first.Init(ctx, ceremony.Operator{Name: "root"}, ceremony.InitParams{
 		Shares: 1, Threshold: 1, Account: testAccount, Region: testRegion, Regions: regions, RootCertificate: rootURI, KeepUnsealed: true,
 	})
 	if err != nil {
@@ -62,7 +67,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 		if e == r.first {
 			continue
 		}
-		if _, err := e.SubmitShare(ctx, Operator{Name: "root"}, res.Shares[0]); err != nil {
+		if _, err := e.SubmitShare(ctx, ceremony.Operator{Name: "root"}, res.Shares[0]); err != nil {
 			t.Fatalf("SubmitShare: %v", err)
 		}
 	}
@@ -70,7 +75,7 @@ func newRoomIn(t testing.TB, regions []string, nodes ...string) *room {
 	return r
 }
 
-func (r *room) identity(uri string) Identity {
+func (r *room) identity(uri string) iam.Identity {
 	r.t.Helper()
 	id, err := r.first.AuthenticateCertificate(context.Background(), uri)
 	if err != nil {
@@ -93,7 +98,7 @@ func putSigned(t testing.TB, e *Engine, c *fsmpb.Credential) *fsmpb.Change {
 }
 
 // user makes a certificate credential for a principal.
-func (r *room) user(arn string) Identity {
+func (r *room) user(arn string) iam.Identity {
 	r.t.Helper()
 	uri := "spiffe://test/" + arn
 	r.cluster.change(putSigned(r.t, r.first, &fsmpb.Credential{
@@ -102,8 +107,8 @@ func (r *room) user(arn string) Identity {
 	return r.identity(uri)
 }
 
-func (r *room) caller(id Identity) *Caller {
-	c := &Caller{Identity: id, Region: testRegion, SourceIP: "192.0.2.1", UserAgent: "test/1", Transport: "aws"}
+func (r *room) caller(id iam.Identity) *iam.Caller {
+	c := &iam.Caller{Identity: id, Region: testRegion, SourceIP: "192.0.2.1", UserAgent: "test/1", Transport: "aws"}
 	_, _ = rand.Read(c.RequestID[:])
 	return c
 }
@@ -113,7 +118,7 @@ func call[Out any](r *room, name string, in any) (*Out, error) {
 	return callAs[Out](r, r.first, r.root, name, in)
 }
 
-func callAs[Out any](r *room, e *Engine, id Identity, name string, in any) (*Out, error) {
+func callAs[Out any](r *room, e *Engine, id iam.Identity, name string, in any) (*Out, error) {
 	out, err := e.Do(context.Background(), r.caller(id), OperationNamed(name), in)
 	if err != nil {
 		var told *kmsapi.Error
@@ -145,7 +150,7 @@ func (r *room) newKey() (id, arn string) {
 }
 
 func (r *room) keyID(id string) fsm.KeyID {
-	b, _, ok := parseKeyID(id)
+	b, _, ok := request.ParseKeyID(id)
 	if !ok {
 		r.t.Fatalf("key id %q", id)
 	}
@@ -235,4 +240,26 @@ func wantError(t testing.TB, err error, kind *kmsapi.Error, message string) {
 	if got.Code != kind.Code || message != "…" && got.Message != message {
 		t.Errorf("got  %s: %s\nwant %s: %s", got.Code, got.Message, kind.Code, message)
 	}
+}
+
+// isAccessKeyID reports whether an id is one that a cluster could have made.
+func isAccessKeyID(id string) bool {
+	kind, _, ok := accesskey.Parse(id)
+	return ok && kind == accesskey.LongTerm
+}
+
+// randomID is a request's.
+func randomID() (id iam.RequestID) {
+	_, _ = rand.Read(id[:])
+	return id
+}
+
+// scheduleOf is a schedule of its own on an engine, which has looked at nothing yet.
+func scheduleOf(e *Engine) *schedule.Schedule {
+	return schedule.New(schedule.Config{Services: e.services, Replica: e.replica, Events: e.events})
+}
+
+// setClock has an engine read another clock.
+func setClock(e *Engine, clock Clock) {
+	e.clock, e.services.Clock = clock, clock
 }

@@ -9,7 +9,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -60,19 +63,19 @@ var keyless = []string{"CreateKey", "ListKeys", "ListRetirableGrants", "Generate
 func keyStateRows() []stateRow {
 	return []stateRow{
 		{"CancelKeyDeletion", "", "", func(k *stateKey) any { return &kmsapi.CancelKeyDeletionInput{KeyId: &k.id} }, "N N ok ok N", ""},
-		{"CreateAlias", "", "", func(k *stateKey) any { return &kmsapi.CreateAliasInput{AliasName: ptr(k.alias()), TargetKeyId: &k.id} }, "ok ok P R ok", ""},
+		{"CreateAlias", "", "", func(k *stateKey) any { return &kmsapi.CreateAliasInput{AliasName: new(k.alias()), TargetKeyId: &k.id} }, "ok ok P R ok", ""},
 		{"CreateGrant", "", "", func(k *stateKey) any {
-			return &kmsapi.CreateGrantInput{KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"}}
+			return &kmsapi.CreateGrantInput{KeyId: &k.id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}}
 		}, "ok D P R I", ""},
 		{"Decrypt", "", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.seal(k.id, "x")} }, "ok D P R I", ""},
 		{"Decrypt", "with key", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.seal(k.id, "x"), KeyId: &k.id} }, "ok D P R I", ""},
 		{"Decapsulate", "", "kem", func(k *stateKey) any {
 			return decapsulateInput(k.id, k.encapsulates(k.id).SharedSecretCiphertextBlob)
 		}, "ok D P R", ""},
-		{"DeleteAlias", "", "", func(k *stateKey) any { return &kmsapi.DeleteAliasInput{AliasName: ptr(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
+		{"DeleteAlias", "", "", func(k *stateKey) any { return &kmsapi.DeleteAliasInput{AliasName: new(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
 		{"DeleteImportedKeyMaterial", "", "", func(k *stateKey) any { return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &k.id} }, "ok ok ok ok ok", "X X X X"},
 		{"DeriveSharedSecret", "", "agree", func(k *stateKey) any {
-			return &kmsapi.DeriveSharedSecretInput{KeyId: &k.id, KeyAgreementAlgorithm: ptr(algorithmECDH), PublicKey: k.publicKey(k.id)}
+			return &kmsapi.DeriveSharedSecretInput{KeyId: &k.id, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH), PublicKey: k.publicKey(k.id)}
 		}, "ok D P R I", ""},
 		{"DescribeKey", "", "", func(k *stateKey) any { return &kmsapi.DescribeKeyInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"DisableKey", "", "", func(k *stateKey) any { return &kmsapi.DisableKeyInput{KeyId: &k.id} }, "ok ok P R I", ""},
@@ -83,15 +86,15 @@ func keyStateRows() []stateRow {
 		{"EnableKeyRotation", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &kmsapi.EnableKeyRotationInput{KeyId: &k.id} }, "U D P R X", ""},
 		{"Encapsulate", "", "kem", func(k *stateKey) any { return encapsulateInput(k.id) }, "ok D P R", ""},
 		{"Encrypt", "", "", func(k *stateKey) any { return &kmsapi.EncryptInput{KeyId: &k.id, Plaintext: []byte("x")} }, "ok D P R I", ""},
-		{"GenerateDataKey", "", "", func(k *stateKey) any { return &kmsapi.GenerateDataKeyInput{KeyId: &k.id, KeySpec: ptr("AES_128")} }, "ok D P R I", ""},
+		{"GenerateDataKey", "", "", func(k *stateKey) any { return &kmsapi.GenerateDataKeyInput{KeyId: &k.id, KeySpec: new("AES_128")} }, "ok D P R I", ""},
 		{"GenerateDataKeyPair", "", "", func(k *stateKey) any {
-			return &kmsapi.GenerateDataKeyPairInput{KeyId: &k.id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairInput{KeyId: &k.id, KeyPairSpec: new("ECC_NIST_P256")}
 		}, "ok D P R I", ""},
 		{"GenerateDataKeyPairWithoutPlaintext", "", "", func(k *stateKey) any {
-			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &k.id, KeyPairSpec: ptr("ECC_NIST_P256")}
+			return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &k.id, KeyPairSpec: new("ECC_NIST_P256")}
 		}, "ok D P R I", ""},
 		{"GenerateDataKeyWithoutPlaintext", "", "", func(k *stateKey) any {
-			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &k.id, KeySpec: ptr("AES_128")}
+			return &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &k.id, KeySpec: new("AES_128")}
 		}, "ok D P R I", ""},
 		{"GenerateMac", "", "mac", func(k *stateKey) any { return k.macInput(k.id) }, "ok D P R I", ""},
 		{"GetKeyLastUsage", "", "", func(k *stateKey) any { return &kmsapi.GetKeyLastUsageInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
@@ -99,7 +102,7 @@ func keyStateRows() []stateRow {
 		{"GetKeyRotationStatus", "", "", func(k *stateKey) any { return &kmsapi.GetKeyRotationStatusInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"GetKeyRotationStatus", "of a kind that does not rotate", "agree", func(k *stateKey) any { return &kmsapi.GetKeyRotationStatusInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"GetParametersForImport", "", "", func(k *stateKey) any {
-			return &kmsapi.GetParametersForImportInput{KeyId: &k.id, WrappingAlgorithm: ptr("RSAES_OAEP_SHA_256"), WrappingKeySpec: ptr("RSA_2048")}
+			return &kmsapi.GetParametersForImportInput{KeyId: &k.id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048")}
 		}, "ok ok P R ok", "X X P R"},
 		{"GetPublicKey", "", "sign", func(k *stateKey) any { return &kmsapi.GetPublicKeyInput{KeyId: &k.id} }, "ok D P R I", ""},
 		{"ImportKeyMaterial", "", "", (*stateKey).importInput, "ok ok P R ok", "X X P R"},
@@ -110,7 +113,7 @@ func keyStateRows() []stateRow {
 		{"ListKeyRotations", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &kmsapi.ListKeyRotationsInput{KeyId: &k.id} }, "U U U U U", ""},
 		{"ListResourceTags", "", "", func(k *stateKey) any { return &kmsapi.ListResourceTagsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"PutKeyPolicy", "", "", func(k *stateKey) any {
-			return &kmsapi.PutKeyPolicyInput{KeyId: &k.id, Policy: ptr(k.policyFor(rootStatement))}
+			return &kmsapi.PutKeyPolicyInput{KeyId: &k.id, Policy: new(k.policyFor(rootStatement))}
 		}, "ok ok ok ok ok", ""},
 		{"ReEncrypt", "source", "", func(k *stateKey) any {
 			return &kmsapi.ReEncryptInput{CiphertextBlob: k.seal(k.id, "x"), DestinationKeyId: &k.other}
@@ -118,7 +121,7 @@ func keyStateRows() []stateRow {
 		{"ReEncrypt", "destination", "", func(k *stateKey) any {
 			return &kmsapi.ReEncryptInput{CiphertextBlob: k.seal(k.other, "x"), DestinationKeyId: &k.id}
 		}, "ok D P R I", ""},
-		{"ReplicateKey", "", "", func(k *stateKey) any { return &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(thirdRegion)} }, "ok D P R I", ""},
+		{"ReplicateKey", "", "", func(k *stateKey) any { return &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: new(thirdRegion)} }, "ok D P R I", ""},
 		{"RetireGrant", "", "", func(k *stateKey) any { return &kmsapi.RetireGrantInput{KeyId: &k.arn, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
 		{"RevokeGrant", "", "", func(k *stateKey) any { return &kmsapi.RevokeGrantInput{KeyId: &k.id, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
 		{"RotateKeyOnDemand", "", "", (*stateKey).rotateInput, "ok D P R I", ""},
@@ -128,14 +131,14 @@ func keyStateRows() []stateRow {
 		{"TagResource", "", "", func(k *stateKey) any { return &kmsapi.TagResourceInput{KeyId: &k.id, Tags: manyTags(1)} }, "ok ok P R ok", ""},
 		{"UntagResource", "", "", func(k *stateKey) any { return &kmsapi.UntagResourceInput{KeyId: &k.id, TagKeys: []string{"k"}} }, "ok ok P R ok", ""},
 		{"UpdateAlias", "old target", "", func(k *stateKey) any {
-			return &kmsapi.UpdateAliasInput{AliasName: ptr(k.aliasOf(k.id)), TargetKeyId: &k.other}
+			return &kmsapi.UpdateAliasInput{AliasName: new(k.aliasOf(k.id)), TargetKeyId: &k.other}
 		}, "ok ok ok ok ok", ""},
 		{"UpdateAlias", "new target", "", func(k *stateKey) any {
-			return &kmsapi.UpdateAliasInput{AliasName: ptr(k.aliasOf(k.other)), TargetKeyId: &k.id}
+			return &kmsapi.UpdateAliasInput{AliasName: new(k.aliasOf(k.other)), TargetKeyId: &k.id}
 		}, "ok ok P R ok", ""},
-		{"UpdateKeyDescription", "", "", func(k *stateKey) any { return &kmsapi.UpdateKeyDescriptionInput{KeyId: &k.id, Description: ptr("")} }, "ok ok P R ok", ""},
+		{"UpdateKeyDescription", "", "", func(k *stateKey) any { return &kmsapi.UpdateKeyDescriptionInput{KeyId: &k.id, Description: new("")} }, "ok ok P R ok", ""},
 		{"UpdatePrimaryRegion", "", "", func(k *stateKey) any {
-			return &kmsapi.UpdatePrimaryRegionInput{KeyId: &k.id, PrimaryRegion: ptr(secondRegion)}
+			return &kmsapi.UpdatePrimaryRegionInput{KeyId: &k.id, PrimaryRegion: new(secondRegion)}
 		}, "ok D P R I", ""},
 		{"Verify", "", "sign", func(k *stateKey) any {
 			in := k.signInput(k.id)
@@ -180,7 +183,7 @@ func newStateKey(r *room, kind, origin, other string, multi bool, state fsmpb.Ke
 	if !multi || state == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		return k
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: ptr(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: new(secondRegion)})
 	if origin == kmsapi.OriginImported {
 		r.give(k.id, material)
 	}
@@ -193,7 +196,7 @@ func (k *stateKey) alias() string { return "alias/" + rand.Text() }
 func (k *stateKey) aliasOf(id string) string {
 	k.t.Helper()
 	name := k.alias()
-	must[none](k.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
+	must[request.None](k.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
 	return name
 }
 
@@ -201,7 +204,7 @@ func (k *stateKey) aliasOf(id string) string {
 func (k *stateKey) grant() *string {
 	k.t.Helper()
 	return must[kmsapi.CreateGrantOutput](k.room, "CreateGrant", &kmsapi.CreateGrantInput{
-		KeyId: &k.id, GranteePrincipal: ptr(aliceARN), Operations: []string{"Encrypt"},
+		KeyId: &k.id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"},
 	}).GrantId
 }
 
@@ -210,7 +213,7 @@ func (k *stateKey) importInput() any {
 	if k.origin == kmsapi.OriginImported {
 		return k.wrapped(k.id, "RSA_2048", "RSAES_OAEP_SHA_256", []byte(strings.Repeat("m", 32)))
 	}
-	return &kmsapi.ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: ptr(modelForever)}
+	return &kmsapi.ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: new(ops.ModelForever)}
 }
 
 // rotateInput rotates to new material, which has to be there if it is imported.
@@ -284,7 +287,7 @@ func TestKeyStates(t *testing.T) {
 			{"own primary", kmsapi.OriginKMS, true, strings.Fields(own)[:4]},
 			{"imported", kmsapi.OriginImported, true, strings.Fields(row.want)},
 		} {
-			if primaries && !of.multi || of.origin == kmsapi.OriginImported && importable(stateKinds[row.kind][0]) != nil {
+			if primaries && !of.multi || of.origin == kmsapi.OriginImported && ops.Importable(stateKinds[row.kind][0]) != nil {
 				continue
 			}
 			if of.origin == kmsapi.OriginImported && len(of.want) != len(keyStateColumns) {
@@ -292,7 +295,7 @@ func TestKeyStates(t *testing.T) {
 			}
 			for i, want := range of.want {
 				state := keyStateColumns[i]
-				t.Run(strings.Join([]string{row.op, row.name, of.name, keyStates[state]}, " "), func(t *testing.T) {
+				t.Run(strings.Join([]string{row.op, row.name, of.name, ops.KeyStates[state]}, " "), func(t *testing.T) {
 					r.t = t
 					k := newStateKey(r, row.kind, of.origin, other, of.multi, state)
 					in := row.in(k)
@@ -303,7 +306,7 @@ func TestKeyStates(t *testing.T) {
 			}
 		}
 	}
-	for name := range table {
+	for name := range ops.Table {
 		if !covered[name] && !slices.Contains(storeOperations, name) && !slices.Contains(keyless, name) {
 			t.Errorf("%s is not in the table of key states", name)
 		}
@@ -315,7 +318,7 @@ func TestKeyStates(t *testing.T) {
 func TestUnknownState(t *testing.T) {
 	for _, op := range Operations() {
 		for _, s := range []fsmpb.KeyState{fsmpb.KeyState_KEY_STATE_UNSPECIFIED, 6, 99, -1} {
-			if err := op.states.check("arn", s); err == nil {
+			if err := op.States.Check("arn", s); err == nil {
 				t.Errorf("%s goes on in state %v", op.Name, s)
 			}
 		}

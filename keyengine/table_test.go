@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -28,14 +29,14 @@ func TestTable(t *testing.T) {
 					t.Errorf("has the action %s", a)
 				}
 			}
-			if noRules := op.states == (stateRules{}); noRules != slices.Contains(onNoKey, op.Name) {
+			if noRules := op.States == (request.StateRules{}); noRules != slices.Contains(onNoKey, op.Name) {
 				t.Errorf("has rules for key states: %v", !noRules)
 			}
 			in, out := reflect.TypeOf(op.NewInput()), reflect.TypeOf(op.NewOutput())
 			if in.Elem().Name() != op.Name+"Input" {
 				t.Errorf("has input %v", in)
 			}
-			if no := out == reflect.TypeFor[*none](); !no && out.Elem().Name() != op.Name+"Output" || op.HasOutput() != (!no || op.object) {
+			if no := out == reflect.TypeFor[*request.None](); !no && out.Elem().Name() != op.Name+"Output" || op.HasOutput() != (!no || op.Object) {
 				t.Errorf("has output %v: %v", out, op.HasOutput())
 			}
 		})
@@ -51,13 +52,13 @@ func TestRecords(t *testing.T) {
 	r := newRoom(t)
 	plaintext := []byte("PLAINTEXT-CANARY-0123456789")
 	id, arn := r.newKey()
-	must[none](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: ptr("alias/app"), TargetKeyId: &id})
+	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	rec := r.lastRecord()
 	if len(rec.Resources) != 2 || rec.Resources[0].Arn != arn || rec.Resources[1].Arn != "arn:aws:kms:eu-west-1:111122223333:alias/app" || rec.ReadOnly {
 		t.Errorf("CreateAlias's record names %v", rec.Resources)
 	}
 	context := map[string]string{"purpose": "CONTEXT"}
-	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: ptr("alias/app"), Plaintext: plaintext, EncryptionContext: context})
+	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/app"), Plaintext: plaintext, EncryptionContext: context})
 	rec = r.lastRecord()
 	params := map[string]string{}
 	for _, f := range rec.RequestParameters {
@@ -90,8 +91,8 @@ func TestRecords(t *testing.T) {
 	if !found {
 		t.Errorf("Decrypt's record does not name the key: %v", rec.RequestParameters)
 	}
-	k := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: ptr("AES_256")})
-	random := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(32))})
+	k := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
+	random := must[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
 	if rec = r.lastRecord(); len(rec.RequestParameters) != 0 || len(rec.Resources) != 0 {
 		t.Errorf("GenerateRandom's record: %v", rec)
 	}
@@ -144,10 +145,10 @@ func TestDeniedIsRecorded(t *testing.T) {
 		t.Errorf("record of a denial: %v", rec)
 	}
 	for name, in := range map[string]any{
-		"CreateKey": &kmsapi.CreateKeyInput{}, "ListKeys": &kmsapi.ListKeysInput{}, "ListAliases": &kmsapi.ListAliasesInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: ptr(int32(1))},
-		"CreateAlias": &kmsapi.CreateAliasInput{AliasName: ptr("alias/x"), TargetKeyId: &id},
+		"CreateKey": &kmsapi.CreateKeyInput{}, "ListKeys": &kmsapi.ListKeysInput{}, "ListAliases": &kmsapi.ListAliasesInput{}, "GenerateRandom": &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1))},
+		"CreateAlias": &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id},
 	} {
-		_, err := callAs[none](r, r.first, alice, name, in)
+		_, err := callAs[request.None](r, r.first, alice, name, in)
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 		if rec := r.lastRecord(); rec.ErrorCode != "AccessDeniedException" || rec.EventName != name {
 			t.Errorf("%s left a record of %s with %q", name, rec.EventName, rec.ErrorCode)

@@ -15,18 +15,21 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
 )
 
-var testOperator = Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
+var testOperator = ceremony.Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
 
-func testInit(shares, threshold int) InitParams {
-	return InitParams{Shares: shares, Threshold: threshold, Account: "111122223333", Region: "eu-west-1"}
+func testInit(shares, threshold int) ceremony.InitParams {
+	return ceremony.InitParams{Shares: shares, Threshold: threshold, Account: "111122223333", Region: "eu-west-1"}
 }
 
 // initCluster founds the cluster and leaves the engine sealed.
-func initCluster(t testing.TB, e *Engine, p InitParams) *InitResult {
+func initCluster(t testing.TB, e *Engine, p ceremony.InitParams) *ceremony.InitResult {
 	t.Helper()
 	res, err := e.Init(t.Context(), testOperator, p)
 	if err != nil {
@@ -49,7 +52,7 @@ func unsealNode(t testing.TB, e *Engine, shares ...string) {
 			t.Fatalf("share %d: %v", i+1, err)
 		}
 		if !st.Sealed {
-			e.recordPending(t.Context())
+			e.events.RecordPending(t.Context())
 			return
 		}
 	}
@@ -57,7 +60,7 @@ func unsealNode(t testing.TB, e *Engine, shares ...string) {
 }
 
 // openCluster is a one-node cluster of custodians' shares 2 of 3, unsealed.
-func openCluster(t testing.TB, nodes ...string) (*fakeCluster, *Engine, *InitResult) {
+func openCluster(t testing.TB, nodes ...string) (*fakeCluster, *Engine, *ceremony.InitResult) {
 	t.Helper()
 	if nodes == nil {
 		nodes = []string{"a"}
@@ -190,7 +193,7 @@ func TestSealWipesEverything(t *testing.T) {
 }
 
 // sealedCalls are the outcomes of everything that a sealed node must refuse.
-func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fsmpb.Key) map[string]error {
+func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *ceremony.InitResult, k *fsmpb.Key) map[string]error {
 	errs := make(map[string]error)
 	errs["withMaterial"] = e.vault.WithMaterial(k, k.Materials[0], func([]byte) error { return nil })
 	_, _, _, _, errs["sealBody"] = e.vault.SealBody([16]byte{}, []byte("x"))
@@ -201,7 +204,7 @@ func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *InitResult, k *fs
 	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
 	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
 	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
-	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &Caller{Identity: Identity{credential: res.AccessKeyID}}, 0)
+	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: iam.ForwardedIdentity(policy.Principal{}, res.AccessKeyID, [32]byte{}, "")}, 0)
 	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), testOperator)
 	errs["Checkpoint"] = e.Checkpoint(t.Context())
 	return errs
@@ -249,8 +252,8 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	things := map[string]any{
-		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremony": sealed.ceremony,
-		"result": res, "result value": *res, "identity": id, "caller": Caller{Identity: id}, "events": sealed.pending,
+		"engine": e, "engine value": map[string]any{"e": e}, "sealed engine": sealed, "vault": e.vault, "opened": o, "ceremonies": sealed.Ceremonies,
+		"result": res, "result value": *res, "identity": id, "caller": iam.Caller{Identity: id}, "events": sealed.events.Pending,
 		"error": fmt.Errorf("with %v", res),
 	}
 	for name, thing := range things {
@@ -364,8 +367,8 @@ func TestKeyMemoryMakesRoom(t *testing.T) {
 		must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
 	}
 	fill()
-	key := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: ptr("ECC_NIST_P521"), KeyUsage: ptr(kmsapi.UsageSign)})
-	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_512")})
+	key := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P521"), KeyUsage: new(kmsapi.UsageSign)})
+	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
 	fill()
 	if err := e.Checkpoint(t.Context()); err != nil {
 		t.Errorf("Checkpoint: %v", err)
@@ -374,5 +377,5 @@ func TestKeyMemoryMakesRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	unsealNode(t, e, r.share)
-	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: ptr("ECDSA_SHA_512")})
+	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
 }

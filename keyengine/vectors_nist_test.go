@@ -19,6 +19,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -27,11 +28,11 @@ func toolchainFile(t *testing.T, name string) *os.File {
 	t.Helper()
 	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
 	if err != nil {
-		unavailable(t, "there is no go command to ask for its sources: %v", err)
+		missingTool(t, "there is no go command to ask for its sources: %v", err)
 	}
 	f, err := os.Open(filepath.Join(strings.TrimSpace(string(root)), "src", filepath.FromSlash(name)))
 	if err != nil {
-		unavailable(t, "Go is installed without its test data: %v", err)
+		missingTool(t, "Go is installed without its test data: %v", err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
 	return f
@@ -100,7 +101,7 @@ func TestVectorsNIST(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := vector{Comment: value, Result: "invalid"}
+		v := vectors.Vector{Comment: value, Result: "invalid"}
 		if strings.HasPrefix(value, "P") {
 			v.Result = "valid"
 		}

@@ -2,87 +2,29 @@ package keyengine
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/ecdh"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"math/big"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 // Wycheproof's vectors through the engine: a key of the vector, then the operation
-// as a caller asks for it. internal/primitive holds the files and tests the
-// algorithms alone.
-
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
-type vectorGroup struct {
-	TagSize         int
-	PublicKeyDer    hexBytes
-	PrivateKeyPkcs8 hexBytes
-	PrivateSeed     hexBytes
-	Tests           []vector
-}
-
-type vector struct {
-	TcID    int `json:"tcId"`
-	Comment string
-	Flags   []string
-	Msg     hexBytes
-	Sig     hexBytes
-	Key     hexBytes
-	Tag     hexBytes
-	Ct      hexBytes
-	Label   hexBytes
-	Public  hexBytes
-	Private string
-	Shared  hexBytes
-	Mu      hexBytes
-	Ctx     hexBytes
-	Seed    hexBytes
-	EK      hexBytes
-	C       hexBytes
-	K       hexBytes
-	Result  string
-}
-
-func wycheproof(t testing.TB, name string) (groups []vectorGroup) {
-	t.Helper()
-	f, err := os.Open("internal/primitive/testdata/wycheproof/" + name + ".json.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.NewDecoder(z).Decode(&groups); err != nil {
-		t.Fatal(err)
-	}
-	return groups
-}
+// as a caller asks for it. internal/primitive tests the algorithms alone.
 
 // tally counts what was tested, so that a file that tests nothing is noticed.
 type tally struct{ valid, invalid, left int }
 
 // judge compares the outcome of a request with what the vector asks for; refusal is
 // the one that an invalid vector has to end with. Acceptable ones may go either way.
-func (n *tally) judge(t *testing.T, v vector, err error, refusal *kmsapi.Error) {
+func (n *tally) judge(t *testing.T, v vectors.Vector, err error, refusal *kmsapi.Error) {
 	t.Helper()
 	refused := false
 	if e, ok := errors.AsType[*kmsapi.Error](err); ok {
@@ -155,7 +97,7 @@ func TestVectorsSignatures(t *testing.T) {
 			r.manyRefusals()
 			verifier := r.verifier(c.spec)
 			var n tally
-			for _, g := range wycheproof(t, c.file) {
+			for _, g := range vectors.Wycheproof(t, c.file) {
 				if len(g.PublicKeyDer) == 0 {
 					n.left += len(g.Tests) // a public key that is none
 					continue
@@ -198,7 +140,7 @@ func (r *room) verifier(spec string) string {
 // rsaKey is a key of the vectors, as new ones take long to make.
 func rsaKey(t testing.TB, spec string) []byte {
 	t.Helper()
-	return wycheproof(t, "rsa_oaep_"+strings.TrimPrefix(spec, "RSA_")+"_sha256_mgf1sha256")[0].PrivateKeyPkcs8
+	return vectors.Wycheproof(t, "rsa_oaep_"+strings.TrimPrefix(spec, "RSA_")+"_sha256_mgf1sha256")[0].PrivateKeyPkcs8
 }
 
 // TestVectorsMLDSASeeds: the vectors' signatures over mu, and ours with their keys.
@@ -208,7 +150,7 @@ func TestVectorsMLDSASeeds(t *testing.T) {
 		t.Run(size, func(t *testing.T) {
 			r := newRoom(t)
 			spec, used := "ML_DSA_"+size, 0
-			for _, g := range wycheproof(t, "mldsa_"+size+"_sign_seed") {
+			for _, g := range vectors.Wycheproof(t, "mldsa_"+size+"_sign_seed") {
 				if len(g.PrivateSeed) != 32 || bytes.Equal(g.PrivateSeed, make([]byte, 32)) {
 					continue // the vault takes no key that is all zero
 				}
@@ -262,7 +204,7 @@ func TestVectorsHMAC(t *testing.T) {
 			r.manyRefusals()
 			spec, algorithm := "HMAC_"+size, "HMAC_SHA_"+size
 			var n tally
-			for _, g := range wycheproof(t, "hmac_sha"+size) {
+			for _, g := range vectors.Wycheproof(t, "hmac_sha"+size) {
 				for _, v := range g.Tests {
 					// KMS's keys are as long as the digest.
 					if primitive.Check(spec, v.Key) != nil || !fitsAWS(v.Msg) {
@@ -297,7 +239,7 @@ func TestVectorsOAEP(t *testing.T) {
 			r := newRoom(t)
 			r.manyRefusals()
 			var n tally
-			for i, g := range wycheproof(t, c.file) {
+			for i, g := range vectors.Wycheproof(t, c.file) {
 				id := r.vectorKey(i == 0, c.spec, kmsapi.UsageEncrypt, g.PrivateKeyPkcs8)
 				for _, v := range g.Tests {
 					if len(v.Label) > 0 || len(v.Ct) == 0 {
@@ -326,7 +268,7 @@ func TestVectorsECDH(t *testing.T) {
 			r.manyRefusals()
 			var n tally
 			keys := make(map[string]string) // by private key
-			for _, g := range wycheproof(t, file) {
+			for _, g := range vectors.Wycheproof(t, file) {
 				for _, v := range g.Tests {
 					if len(v.Public) == 0 {
 						n.left++

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -19,7 +20,7 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 
 	replica.late = true
 	before := r.caller(r.root)
-	if out, err := r.first.Do(context.Background(), before, describe, &kmsapi.DescribeKeyInput{KeyId: &key}); err != errHeldUp || out != nil {
+	if out, err := r.first.Do(context.Background(), before, describe, &kmsapi.DescribeKeyInput{KeyId: &key}); err != record.ErrHeldUp || out != nil {
 		t.Errorf("an answer that came too late = %v, %v", out, err)
 	}
 	replica.late = false
@@ -32,7 +33,7 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 		t.Errorf("an answer in time = %v", err)
 	}
 	replica.stale.Store(true)
-	if err := between.Overdue(); err != errHeldUp {
+	if err := between.Overdue(); err != record.ErrHeldUp {
 		t.Errorf("an answer that became too old = %v", err)
 	}
 	change := r.caller(r.root)
@@ -44,10 +45,10 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 	}
 	replica.stale.Store(false)
 
-	r.first.recordWithheld()
-	r.first.recordPending(context.Background())
+	r.first.withheld.Record(r.first.replica.State())
+	r.first.events.RecordPending(context.Background())
 	rec := r.lastRecord()
-	if rec.EventName != "AnswersWithheld" || rec.EventType != eventService {
+	if rec.EventName != "AnswersWithheld" || rec.EventType != record.KindService {
 		t.Fatalf("the newest record is a %s, %s", rec.EventName, rec.EventType)
 	}
 	var ids []string
@@ -60,11 +61,11 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 			count = float64(v.Number)
 		}
 	}
-	if count != 2 || len(ids) != 2 || ids[0] != formatUUID(before.RequestID) || ids[1] != formatUUID(between.RequestID) {
+	if count != 2 || len(ids) != 2 || ids[0] != record.UUID(before.RequestID) || ids[1] != record.UUID(between.RequestID) {
 		t.Errorf("the event names %v of %v requests", ids, count)
 	}
-	r.first.recordWithheld()
-	r.first.recordPending(context.Background())
+	r.first.withheld.Record(r.first.replica.State())
+	r.first.events.RecordPending(context.Background())
 	if again := r.lastRecord(); string(again.RequestId) != string(rec.RequestId) {
 		t.Errorf("a second event, %s, though nothing more was withheld", again.EventName)
 	}

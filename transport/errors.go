@@ -25,7 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -132,13 +132,13 @@ var table = map[kmsapi.Code]row{
 	kmsapi.ErrExpiredToken.Code:       {http.StatusBadRequest, codes.Unauthenticated, "The security token included in the request is expired"},
 
 	// Errors of operators' calls, which only the gRPC face has.
-	keyengine.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "The cluster is already initialised."},
-	keyengine.ErrNotInitialised.Code: {http.StatusServiceUnavailable, codes.FailedPrecondition, "The cluster is not initialised."},
-	keyengine.ErrNotReady.Code:       {http.StatusServiceUnavailable, codes.Unavailable, "The cluster is not ready for this."},
-	keyengine.ErrShare.Code:          {http.StatusBadRequest, codes.InvalidArgument, "The share is not valid."},
-	keyengine.ErrUnsealed.Code:       {http.StatusBadRequest, codes.FailedPrecondition, "The node is unsealed."},
-	keyengine.ErrChallenge.Code:      {http.StatusBadRequest, codes.FailedPrecondition, "The challenge is not this node's current one. Ask for a new one."},
-	keyengine.ErrOwner.Code:          {http.StatusBadRequest, codes.FailedPrecondition, "Another operator began this ceremony."},
+	ceremony.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "The cluster is already initialised."},
+	ceremony.ErrNotInitialised.Code: {http.StatusServiceUnavailable, codes.FailedPrecondition, "The cluster is not initialised."},
+	ceremony.ErrNotReady.Code:       {http.StatusServiceUnavailable, codes.Unavailable, "The cluster is not ready for this."},
+	ceremony.ErrShare.Code:          {http.StatusBadRequest, codes.InvalidArgument, "The share is not valid."},
+	ceremony.ErrUnsealed.Code:       {http.StatusBadRequest, codes.FailedPrecondition, "The node is unsealed."},
+	ceremony.ErrChallenge.Code:      {http.StatusBadRequest, codes.FailedPrecondition, "The challenge is not this node's current one. Ask for a new one."},
+	ceremony.ErrOwner.Code:          {http.StatusBadRequest, codes.FailedPrecondition, "Another operator began this ceremony."},
 
 	ErrMissingAuthentication.Code: {http.StatusBadRequest, codes.Unauthenticated, "Missing Authentication Token"},
 	ErrIncompleteSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated, "The request's signature cannot be read."},

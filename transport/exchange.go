@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine"
+
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/admission"
 )
@@ -17,7 +19,7 @@ import (
 // Engine is what an API over HTTP needs from the engine; *keyengine.Engine
 // implements it.
 type Engine interface {
-	Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)
+	Do(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error)
 }
 
 // Exchange reads a request and writes the answer in one protocol: a face over HTTP
@@ -34,7 +36,7 @@ type Exchange interface {
 	Accept(r *http.Request) error
 	// Authenticate finds out who sent the request. It sets the caller's Identity and
 	// other properties that the request states, such as the Region.
-	Authenticate(ctx context.Context, r *http.Request, body []byte, c *keyengine.Caller) error
+	Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error
 	// Decode returns the requested operation and its input.
 	Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error)
 	// Encode appends the body of the answer to b, and sets its Content-Type in h. out
@@ -115,7 +117,7 @@ var (
 type handling struct {
 	Exchange
 	request *Request
-	caller  *keyengine.Caller // once the engine has answered
+	caller  *iam.Caller // once the engine has answered
 	body    []byte
 	bodies  *admission.Pool
 	charged *admission.Place // for the body; nil while it is small

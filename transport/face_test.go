@@ -16,9 +16,11 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine"
+
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
@@ -35,19 +37,19 @@ var faceTime = time.Date(2026, 11, 23, 12, 36, 0, 0, time.UTC)
 // faceEngine has one access key and does what a test sets.
 type faceEngine struct {
 	do     func(ctx context.Context, in any) (any, error)
-	caller *keyengine.Caller
+	caller *iam.Caller
 }
 
-func (e *faceEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (keyengine.Identity, error) {
+func (e *faceEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (iam.Identity, error) {
 	var key [sigv4.KeySize]byte
 	p.Derive(key[:], []byte(faceSecret))
 	if p.AccessKeyID != faceKeyID || !p.SignedBy(key[:]) {
-		return keyengine.Identity{}, kmsapi.ErrInvalidSignature
+		return iam.Identity{}, kmsapi.ErrInvalidSignature
 	}
-	return keyengine.Identity{}, nil
+	return iam.Identity{}, nil
 }
 
-func (e *faceEngine) Do(ctx context.Context, c *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+func (e *faceEngine) Do(ctx context.Context, c *iam.Caller, _ *keyengine.Operation, in any) (any, error) {
 	e.caller = c
 	return e.do(ctx, in)
 }

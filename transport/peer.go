@@ -5,7 +5,7 @@ import (
 	"net"
 	"strings"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 )
 
 // maxUserAgent bounds what is kept of a header that the caller chooses freely.
@@ -13,9 +13,9 @@ const maxUserAgent = 1024
 
 // TLSInfo describes a connection for the audit record, with CloudTrail's names:
 // "TLSv1.3", "TLS_AES_128_GCM_SHA256". nil is a connection without TLS.
-func TLSInfo(state *tls.ConnectionState) keyengine.TLS {
+func TLSInfo(state *tls.ConnectionState) iam.TLS {
 	if state == nil {
-		return keyengine.TLS{}
+		return iam.TLS{}
 	}
 	version, ok := versionNames[state.Version]
 	if !ok {
@@ -25,7 +25,7 @@ func TLSInfo(state *tls.ConnectionState) keyengine.TLS {
 	if !ok {
 		cipher = tls.CipherSuiteName(state.CipherSuite)
 	}
-	return keyengine.TLS{Version: version, Cipher: cipher}
+	return iam.TLS{Version: version, Cipher: cipher}
 }
 
 func versionName(v uint16) string { return strings.Replace(tls.VersionName(v), "TLS ", "TLSv", 1) }

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 )
 
 func TestSourceIP(t *testing.T) {
@@ -24,11 +24,11 @@ func TestSourceIP(t *testing.T) {
 }
 
 func TestTLSInfo(t *testing.T) {
-	if got := TLSInfo(nil); got != (keyengine.TLS{}) {
+	if got := TLSInfo(nil); got != (iam.TLS{}) {
 		t.Errorf("without TLS: got %+v", got)
 	}
 	got := TLSInfo(&tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256})
-	if want := (keyengine.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256"}); got != want {
+	if want := (iam.TLS{Version: "TLSv1.3", Cipher: "TLS_AES_128_GCM_SHA256"}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

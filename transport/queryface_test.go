@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -25,7 +26,7 @@ var queryVerifier = sigv4.NewVerifier("query", "Content-Type")
 
 type queryEngine interface {
 	transport.Engine
-	AuthenticateSigV4(context.Context, sigv4.Proof) (keyengine.Identity, error)
+	AuthenticateSigV4(context.Context, sigv4.Proof) (iam.Identity, error)
 }
 
 type queryFace struct {
@@ -66,7 +67,7 @@ func (x *queryExchange) Accept(r *http.Request) error {
 	return queryVerifier.Read(&x.claim, r, x.face.now())
 }
 
-func (x *queryExchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *keyengine.Caller) error {
+func (x *queryExchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error {
 	proof, _, err := x.claim.Proof(nil, r, body)
 	if err != nil {
 		return err
@@ -88,11 +89,9 @@ func (x *queryExchange) Decode(_ *http.Request, body []byte) (*keyengine.Operati
 	x.op = op.Name
 	in := op.NewInput()
 	for name, values := range form {
-		if name == "Action" {
-			continue
-		}
 		member := reflect.ValueOf(in).Elem().FieldByName(name)
 		switch {
+		case name == "Action":
 		case len(values) != 1 || !member.IsValid():
 			return nil, nil, transport.ErrSerialization
 		case member.Type() == reflect.TypeFor[*string]():

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
@@ -35,7 +35,7 @@ type Arrival struct {
 // only themselves, and what is held for strangers is bounded by the places in their
 // pool.
 type Request struct {
-	ID keyengine.RequestID
+	ID iam.RequestID
 	// SourceIP is the address that it comes from; see the function SourceIP.
 	SourceIP string
 	// Method is the requested method, for the log; "" if it is unknown.
@@ -216,8 +216,8 @@ func (r *Request) End() {
 
 // Caller describes the sender for the engine, without the identity and other
 // properties that depend on the protocol.
-func (r *Request) Caller(userAgent string, state *tls.ConnectionState) *keyengine.Caller {
-	return &keyengine.Caller{
+func (r *Request) Caller(userAgent string, state *tls.ConnectionState) *iam.Caller {
+	return &iam.Caller{
 		RequestID: r.ID,
 		SourceIP:  r.SourceIP,
 		UserAgent: UserAgent(userAgent),

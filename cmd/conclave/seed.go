@@ -19,6 +19,7 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/keys"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 )
 
 // maxSeedFile is larger than tests need.
@@ -133,7 +134,7 @@ func (k *seedKey) seed() (s keyengine.Seed, err error) {
 
 // plant creates the keys of seeds that do not exist yet.
 func plant(ctx context.Context, n *node.Node, seeds []keyengine.Seed) error {
-	op := keyengine.Operator{Name: "root", SourceIP: "127.0.0.1"}
+	op := ceremony.Operator{Name: "root", SourceIP: "127.0.0.1"}
 	for _, s := range seeds {
 		if _, err := n.Engine().Plant(ctx, op, s); err != nil {
 			return fmt.Errorf("seeds: key %s: %w", s.ID, err)

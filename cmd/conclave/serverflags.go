@@ -10,12 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine"
+
 	"github.com/spf13/pflag"
 
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/keyengine"
 )
 
 // setting is a field of node.Config that has a flag and an environment

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/keyengine"
+
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -17,11 +19,11 @@ import (
 // echoEngine authenticates everybody and answers Encrypt at once.
 type echoEngine struct{ out *kmsapi.EncryptOutput }
 
-func (*echoEngine) AuthenticateSigV4(context.Context, sigv4.Proof) (keyengine.Identity, error) {
-	return keyengine.Identity{}, nil
+func (*echoEngine) AuthenticateSigV4(context.Context, sigv4.Proof) (iam.Identity, error) {
+	return iam.Identity{}, nil
 }
 
-func (e *echoEngine) Do(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+func (e *echoEngine) Do(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
 	return e.out, nil
 }
 

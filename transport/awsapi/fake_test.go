@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
@@ -48,26 +49,26 @@ type fakeEngine struct {
 	authErr error // returned instead of verifying the signature
 
 	mu      sync.Mutex
-	do      func(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error)
-	callers []keyengine.Caller
+	do      func(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error)
+	callers []iam.Caller
 	proofs  atomic.Int64
 	dos     atomic.Int64
 }
 
-func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (keyengine.Identity, error) {
+func (f *fakeEngine) AuthenticateSigV4(_ context.Context, p sigv4.Proof) (iam.Identity, error) {
 	f.proofs.Add(1)
 	switch {
 	case f.authErr != nil:
-		return keyengine.Identity{}, f.authErr
+		return iam.Identity{}, f.authErr
 	case p.AccessKeyID != testKeyID:
-		return keyengine.Identity{}, &kmsapi.Error{Code: "UnrecognizedClientException", Message: "internal words"}
+		return iam.Identity{}, &kmsapi.Error{Code: "UnrecognizedClientException", Message: "internal words"}
 	case !signedWith(testSecret, &p):
-		return keyengine.Identity{}, &kmsapi.Error{Code: "InvalidSignatureException", Message: "internal words"}
+		return iam.Identity{}, &kmsapi.Error{Code: "InvalidSignatureException", Message: "internal words"}
 	}
-	return keyengine.Identity{}, nil
+	return iam.Identity{}, nil
 }
 
-func (f *fakeEngine) Do(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+func (f *fakeEngine) Do(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error) {
 	f.dos.Add(1)
 	f.mu.Lock()
 	f.callers = append(f.callers, *c)
@@ -80,13 +81,13 @@ func (f *fakeEngine) Do(ctx context.Context, c *keyengine.Caller, op *keyengine.
 }
 
 // does sets what Do does from now on.
-func (f *fakeEngine) does(do func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error)) {
+func (f *fakeEngine) does(do func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.do = do
 }
 
-func (f *fakeEngine) caller(t *testing.T) keyengine.Caller {
+func (f *fakeEngine) caller(t *testing.T) iam.Caller {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()

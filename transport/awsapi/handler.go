@@ -18,9 +18,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine"
+
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/sigv4"
@@ -30,7 +32,7 @@ import (
 // It must not retain a proof, whose bytes are reused.
 type Engine interface {
 	transport.Engine
-	AuthenticateSigV4(context.Context, sigv4.Proof) (keyengine.Identity, error)
+	AuthenticateSigV4(context.Context, sigv4.Proof) (iam.Identity, error)
 }
 
 // Config configures a Handler. Engine and Operations are required.
@@ -170,7 +172,7 @@ func (ex *exchange) Accept(r *http.Request) error {
 }
 
 // Authenticate implements transport.Exchange.
-func (ex *exchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *keyengine.Caller) error {
+func (ex *exchange) Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error {
 	proof, canonical, err := ex.claim.Proof(ex.canonical, r, body)
 	if err != nil {
 		return err

@@ -21,20 +21,21 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-func answer(out any, err error) func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
-	return func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) { return out, err }
+func answer(out any, err error) func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
+	return func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) { return out, err }
 }
 
 func TestAnswers(t *testing.T) {
 	f := newFixture(t, nil)
 	var got any
 	plaintext := []byte("plain")
-	f.engine.does(func(_ context.Context, _ *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+	f.engine.does(func(_ context.Context, _ *iam.Caller, op *keyengine.Operation, in any) (any, error) {
 		if op.Name != "Decrypt" {
 			t.Errorf("operation %s, want Decrypt", op.Name)
 		}
@@ -54,7 +55,7 @@ func TestAnswers(t *testing.T) {
 		t.Error("the plaintext was left in memory")
 	}
 	c := f.engine.caller(t)
-	if c.Region != testRegion || c.Transport != "aws" || c.SourceIP != "192.0.2.1" || c.TLS != (keyengine.TLS{}) {
+	if c.Region != testRegion || c.Transport != "aws" || c.SourceIP != "192.0.2.1" || c.TLS != (iam.TLS{}) {
 		t.Errorf("caller %+v", c)
 	}
 	if id := spelled(w, headerRequestID)[0]; id != transport.FormatRequestID(c.RequestID) {
@@ -289,7 +290,7 @@ func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 func TestInFlightLimit(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.MaxInFlight = 1 })
 	started, finish := make(chan struct{}), make(chan struct{})
-	f.engine.does(func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	f.engine.does(func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
 		close(started)
 		<-finish
 		return nil, nil
@@ -310,7 +311,7 @@ func TestInFlightLimit(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.Timeout = time.Millisecond })
-	f.engine.does(func(ctx context.Context, _ *keyengine.Caller, _ *keyengine.Operation, _ any) (any, error) {
+	f.engine.does(func(ctx context.Context, _ *iam.Caller, _ *keyengine.Operation, _ any) (any, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
@@ -319,7 +320,7 @@ func TestTimeout(t *testing.T) {
 
 func TestPanic(t *testing.T) {
 	f := newFixture(t, nil)
-	f.engine.does(func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	f.engine.does(func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
 		panic("page 7 is torn")
 	})
 	for range 3 {
@@ -411,7 +412,7 @@ func TestRefusalsAreSummedUp(t *testing.T) {
 
 func TestConcurrentRequests(t *testing.T) {
 	f := newFixture(t, nil)
-	f.engine.does(func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+	f.engine.does(func(_ context.Context, _ *iam.Caller, _ *keyengine.Operation, in any) (any, error) {
 		// Answers with its own input, so that mixed-up buffers would be
 		// noticed.
 		return &kmsapi.DecryptOutput{Plaintext: append([]byte(nil), in.(*kmsapi.DecryptInput).CiphertextBlob...)}, nil
@@ -447,7 +448,7 @@ func TestEveryOperationDecodes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.engine.does(func(_ context.Context, _ *keyengine.Caller, got *keyengine.Operation, in any) (any, error) {
+			f.engine.does(func(_ context.Context, _ *iam.Caller, got *keyengine.Operation, in any) (any, error) {
 				if got.Name != op.Name || !reflect.DeepEqual(in, sent) {
 					t.Errorf("the engine got %s %+v", got.Name, in)
 				}

@@ -21,13 +21,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine"
+
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 )
@@ -108,7 +110,7 @@ func testSDK(t *testing.T, http2 bool) {
 	ctx := t.Context()
 	got := make(chan any, 1)
 	answers := func(out any) {
-		f.engine.does(func(_ context.Context, _ *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+		f.engine.does(func(_ context.Context, _ *iam.Caller, op *keyengine.Operation, in any) (any, error) {
 			c := reflect.New(reflect.TypeOf(in).Elem())
 			c.Elem().Set(reflect.ValueOf(in).Elem())
 			if e, ok := c.Interface().(*kmsapi.EncryptInput); ok {
@@ -232,7 +234,7 @@ func TestBoto3(t *testing.T) {
 	}
 	f := newFixture(t, realClock)
 	endpoint, _, bundle := f.serveTLS(t)
-	f.engine.does(func(_ context.Context, _ *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+	f.engine.does(func(_ context.Context, _ *iam.Caller, op *keyengine.Operation, in any) (any, error) {
 		switch in := in.(type) {
 		case *kmsapi.EncryptInput:
 			return &kmsapi.EncryptOutput{CiphertextBlob: append([]byte("sealed:"), in.Plaintext...), KeyId: in.KeyId}, nil
@@ -317,7 +319,7 @@ func TestAWSCLI(t *testing.T) {
 	}
 	f := newFixture(t, realClock)
 	endpoint, _, bundle := f.serveTLS(t)
-	f.engine.does(func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+	f.engine.does(func(_ context.Context, _ *iam.Caller, _ *keyengine.Operation, in any) (any, error) {
 		return &kmsapi.EncryptOutput{CiphertextBlob: append([]byte("sealed:"), in.(*kmsapi.EncryptInput).Plaintext...)}, nil
 	})
 	file := filepath.Join(t.TempDir(), "plain")

@@ -13,10 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/keyengine"
+
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
@@ -83,7 +85,7 @@ func check(h *Handler, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	c := &keyengine.Caller{}
+	c := &iam.Caller{}
 	if err := ex.Authenticate(context.Background(), r, body, c); err != nil {
 		return err
 	}
@@ -103,7 +105,7 @@ func TestAgainstSDKSigner(t *testing.T) {
 		n = 1_000
 	}
 	f := newFixture(t, nil)
-	f.engine.does(func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	f.engine.does(func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
 		return nil, errReached
 	})
 	rnd := newRand(t)

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -22,7 +23,7 @@ type auditReader interface {
 	Next(ctx context.Context) (index uint64, line []byte, err error)
 }
 
-func (s *Server) openAudit(ctx context.Context, c *keyengine.Caller, from uint64, follow bool) (auditReader, error) {
+func (s *Server) openAudit(ctx context.Context, c *iam.Caller, from uint64, follow bool) (auditReader, error) {
 	r, err := s.cfg.Engine.ReadAudit(ctx, c, from)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func (s *Server) openAudit(ctx context.Context, c *keyengine.Caller, from uint64
 type auditService struct {
 	kmspb.UnimplementedAuditServer
 	server *Server
-	open   func(ctx context.Context, c *keyengine.Caller, from uint64, follow bool) (auditReader, error)
+	open   func(ctx context.Context, c *iam.Caller, from uint64, follow bool) (auditReader, error)
 	every  time.Duration
 }
 

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
@@ -40,7 +40,7 @@ func auditOf(t *testing.T, every time.Duration) (*world, *fakeLog, kmspb.AuditCl
 	var mu sync.Mutex
 	w := start(t, false, func(c *Config) { c.Timeout = 200 * time.Millisecond })
 	w.server.audit.every = every
-	w.server.audit.open = func(_ context.Context, _ *keyengine.Caller, from uint64, follow bool) (auditReader, error) {
+	w.server.audit.open = func(_ context.Context, _ *iam.Caller, from uint64, follow bool) (auditReader, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		f.next, f.follow = from, follow

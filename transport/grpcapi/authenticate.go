@@ -11,7 +11,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 )
@@ -84,7 +85,7 @@ func (c *connection) channel() ([]byte, error) {
 
 // caller authenticates a call on keys. If a token is invalid, the certificate is
 // not used in its place: the caller intended to be another principal.
-func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
+func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
 	c := call.Caller(userAgent(ctx), conn.state)
 	var err error
@@ -117,16 +118,16 @@ func (s *Server) caller(ctx context.Context) (*keyengine.Caller, error) {
 }
 
 // operator authenticates an operator's call.
-func (s *Server) operator(ctx context.Context) (keyengine.Operator, error) {
+func (s *Server) operator(ctx context.Context) (ceremony.Operator, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
-	op := keyengine.Operator{SourceIP: call.SourceIP, RequestID: call.ID}
+	op := ceremony.Operator{SourceIP: call.SourceIP, RequestID: call.ID}
 	if s.cfg.LoopbackOperators && conn.loopback {
 		op.Name = "root"
 		return op, call.Work(&s.gates.ceremonies)
 	}
 	var ok bool
 	if op.Name, ok = s.operatorName(conn); !ok {
-		return keyengine.Operator{}, errNotOperator
+		return ceremony.Operator{}, errNotOperator
 	}
 	return op, call.Work(&s.gates.ceremonies)
 }

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/conclavekms/conclave/keyengine"
+
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -15,7 +17,7 @@ func BenchmarkEncrypt(b *testing.B) {
 	key := "arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	algorithm := "SYMMETRIC_DEFAULT"
 	w := start(b, true, nil)
-	w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
 		return &kmsapi.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: &key, EncryptionAlgorithm: &algorithm}, nil
 	}
 	client := kmspb.NewKMSClient(w.dial(nil))

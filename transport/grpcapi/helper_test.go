@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/admission"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -33,18 +35,18 @@ import (
 
 // fakeEngine accepts the token "good" and the certificate of alice.
 type fakeEngine struct {
-	do func(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error)
+	do func(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error)
 
 	mu      sync.Mutex
-	caller  *keyengine.Caller
+	caller  *iam.Caller
 	in      any
 	op      string
 	calls   int
 	expired bool
-	proof   keyengine.SessionProof
+	proof   iam.SessionProof
 }
 
-func (f *fakeEngine) Do(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error) {
+func (f *fakeEngine) Do(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error) {
 	f.mu.Lock()
 	f.caller, f.op, f.in, f.calls = c, op.Name, in, f.calls+1
 	f.mu.Unlock()
@@ -60,28 +62,28 @@ func (f *fakeEngine) count() int {
 	return f.calls
 }
 
-func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (keyengine.Identity, error) {
+func (f *fakeEngine) AuthenticateSession(_ context.Context, token string) (iam.Identity, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
 	case token == "expired", f.expired:
-		return keyengine.Identity{}, &kmsapi.Error{Code: kmsapi.ErrExpiredToken.Code, Message: "expired"}
+		return iam.Identity{}, &kmsapi.Error{Code: kmsapi.ErrExpiredToken.Code, Message: "expired"}
 	case token == "good":
-		return keyengine.Identity{}, nil
+		return iam.Identity{}, nil
 	}
-	return keyengine.Identity{}, errBadToken
+	return iam.Identity{}, errBadToken
 }
 
 func (f *fakeEngine) KnowsToken(token string) bool { return token == "good" }
 
-func (f *fakeEngine) AuthenticateCertificate(_ context.Context, uri string) (keyengine.Identity, error) {
+func (f *fakeEngine) AuthenticateCertificate(_ context.Context, uri string) (iam.Identity, error) {
 	if uri == "conclave://operator/alice" {
-		return keyengine.Identity{}, nil
+		return iam.Identity{}, nil
 	}
-	return keyengine.Identity{}, errCertificate
+	return iam.Identity{}, errCertificate
 }
 
-func (f *fakeEngine) OpenSession(_ context.Context, p keyengine.SessionProof) (string, time.Time, error) {
+func (f *fakeEngine) OpenSession(_ context.Context, p iam.SessionProof) (string, time.Time, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.proof = p
@@ -91,30 +93,30 @@ func (f *fakeEngine) OpenSession(_ context.Context, p keyengine.SessionProof) (s
 	return "good", time.Now().Add(time.Hour), nil
 }
 
-func (f *fakeEngine) managed(c *keyengine.Caller, what string) error {
+func (f *fakeEngine) managed(c *iam.Caller, what string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.caller, f.op, f.calls = c, what, f.calls+1
 	return nil
 }
 
-func (f *fakeEngine) Credentials(_ context.Context, c *keyengine.Caller) ([]keyengine.CredentialInfo, error) {
+func (f *fakeEngine) Credentials(_ context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error) {
 	return []keyengine.CredentialInfo{{ID: "AKIA"}, {ID: "conclave://operator/root", Certificate: true}}, f.managed(c, "list")
 }
 
-func (f *fakeEngine) CreateAccessKey(_ context.Context, c *keyengine.Caller, answerKey []byte) (string, []byte, error) {
+func (f *fakeEngine) CreateAccessKey(_ context.Context, c *iam.Caller, answerKey []byte) (string, []byte, error) {
 	return "AKIA", append([]byte("for "), answerKey...), f.managed(c, "create")
 }
 
-func (f *fakeEngine) DeleteCredential(_ context.Context, c *keyengine.Caller, id string) error {
+func (f *fakeEngine) DeleteCredential(_ context.Context, c *iam.Caller, id string) error {
 	return f.managed(c, "delete "+id)
 }
 
-func (f *fakeEngine) RevokeSessions(_ context.Context, c *keyengine.Caller) error {
+func (f *fakeEngine) RevokeSessions(_ context.Context, c *iam.Caller) error {
 	return f.managed(c, "revoke sessions")
 }
 
-func (f *fakeEngine) ReadAudit(context.Context, *keyengine.Caller, uint64) (*keyengine.AuditReader, error) {
+func (f *fakeEngine) ReadAudit(context.Context, *iam.Caller, uint64) (*keyengine.AuditReader, error) {
 	return nil, errors.New("there is no log")
 }
 
@@ -125,7 +127,7 @@ type fakeCeremony struct {
 	err  error
 }
 
-func (f *fakeCeremony) note(op keyengine.Operator, what string) error {
+func (f *fakeCeremony) note(op ceremony.Operator, what string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.done = append(f.done, op.Name+" "+what)
@@ -141,34 +143,34 @@ func (f *fakeCeremony) Status(context.Context) (*kmspb.StatusResponse, error) {
 	return st, f.err
 }
 
-func (f *fakeCeremony) Init(_ context.Context, op keyengine.Operator, p keyengine.InitParams) (*keyengine.InitResult, error) {
+func (f *fakeCeremony) Init(_ context.Context, op ceremony.Operator, p ceremony.InitParams) (*ceremony.InitResult, error) {
 	if p.KeepUnsealed {
 		return nil, errors.New("the wire cannot ask for this")
 	}
-	return &keyengine.InitResult{ClusterID: "c", AccessKeyID: "AKIA", SealedSecrets: append([]byte("for "), p.AnswerKey...), RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
+	return &ceremony.InitResult{ClusterID: "c", AccessKeyID: "AKIA", SealedSecrets: append([]byte("for "), p.AnswerKey...), RootARN: "arn", VerifierKey: "vk"}, f.note(op, "init")
 }
 
-func (f *fakeCeremony) Challenge(context.Context) (*keyengine.Challenge, error) {
-	return &keyengine.Challenge{NodeID: "n1", PublicKey: []byte("key")}, f.err
+func (f *fakeCeremony) Challenge(context.Context) (*ceremony.Challenge, error) {
+	return &ceremony.Challenge{NodeID: "n1", PublicKey: []byte("key")}, f.err
 }
 
-func (f *fakeCeremony) SubmitShare(_ context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
+func (f *fakeCeremony) SubmitShare(_ context.Context, op ceremony.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "share"), op.RequestID)}
 }
 
-func (f *fakeCeremony) ResetShares(_ context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus {
+func (f *fakeCeremony) ResetShares(_ context.Context, op ceremony.Operator, force []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "reset"), op.RequestID)}
 }
 
-func (f *fakeCeremony) Seal(_ context.Context, op keyengine.Operator) *kmspb.NodeStatus {
+func (f *fakeCeremony) Seal(_ context.Context, op ceremony.Operator) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "seal"), op.RequestID)}
 }
 
-func (f *fakeCeremony) ConfirmTime(_ context.Context, op keyengine.Operator) error {
+func (f *fakeCeremony) ConfirmTime(_ context.Context, op ceremony.Operator) error {
 	return f.note(op, "time")
 }
 
-func (f *fakeCeremony) InstallCRL(_ context.Context, op keyengine.Operator, _ []byte) *kmspb.NodeStatus {
+func (f *fakeCeremony) InstallCRL(_ context.Context, op ceremony.Operator, _ []byte) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: "n1", Error: Detail(f.note(op, "crl"), op.RequestID)}
 }
 

@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"reflect"
 
+	"github.com/conclavekms/conclave/keyengine"
+
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
-	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )

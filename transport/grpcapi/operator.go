@@ -5,7 +5,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
@@ -16,24 +17,24 @@ import (
 // as a whole.
 type Ceremony interface {
 	Status(ctx context.Context) (*kmspb.StatusResponse, error)
-	Init(ctx context.Context, op keyengine.Operator, p keyengine.InitParams) (*keyengine.InitResult, error)
-	Challenge(ctx context.Context) (*keyengine.Challenge, error)
+	Init(ctx context.Context, op ceremony.Operator, p ceremony.InitParams) (*ceremony.InitResult, error)
+	Challenge(ctx context.Context) (*ceremony.Challenge, error)
 	// SubmitShare submits a share to this node, encrypted to the challenge with
 	// that nonce.
-	SubmitShare(ctx context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus
+	SubmitShare(ctx context.Context, op ceremony.Operator, nonce, sealed []byte) *kmspb.NodeStatus
 	// ResetShares ends the current ceremony. force ends that of another operator
 	// too.
-	ResetShares(ctx context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus
-	Seal(ctx context.Context, op keyengine.Operator) *kmspb.NodeStatus
-	ConfirmTime(ctx context.Context, op keyengine.Operator) error
+	ResetShares(ctx context.Context, op ceremony.Operator, force []byte) *kmspb.NodeStatus
+	Seal(ctx context.Context, op ceremony.Operator) *kmspb.NodeStatus
+	ConfirmTime(ctx context.Context, op ceremony.Operator) error
 	// InstallCRL puts a certificate revocation list, in DER, into force.
-	InstallCRL(ctx context.Context, op keyengine.Operator, der []byte) *kmspb.NodeStatus
+	InstallCRL(ctx context.Context, op ceremony.Operator, der []byte) *kmspb.NodeStatus
 	Members(ctx context.Context) ([]*kmspb.Member, error)
 }
 
 // Detail returns an error in the form of a NodeStatus; nil for nil. It reveals
 // nothing internal.
-func Detail(err error, id keyengine.RequestID) *kmspb.ErrorDetail {
+func Detail(err error, id iam.RequestID) *kmspb.ErrorDetail {
 	if err == nil {
 		return nil
 	}
@@ -42,7 +43,7 @@ func Detail(err error, id keyengine.RequestID) *kmspb.ErrorDetail {
 }
 
 // SealState returns the progress of unsealing as a message.
-func SealState(st keyengine.SealStatus) *kmspb.SealState {
+func SealState(st ceremony.SealStatus) *kmspb.SealState {
 	m := &kmspb.SealState{
 		Initialised:  st.Initialised,
 		Sealed:       st.Sealed,
@@ -100,7 +101,7 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 	if in.GetAnswerKey() == nil {
 		return nil, errAnswerKey
 	}
-	r, err := o.server.cfg.Ceremony.Init(ctx, op, keyengine.InitParams{
+	r, err := o.server.cfg.Ceremony.Init(ctx, op, ceremony.InitParams{
 		Shares:          int(in.GetShares()),
 		Threshold:       int(in.GetThreshold()),
 		Account:         in.GetAccount(),

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -56,19 +57,19 @@ const (
 // Engine is what the face needs from the engine; *keyengine.Engine implements
 // it.
 type Engine interface {
-	Do(ctx context.Context, c *keyengine.Caller, op *keyengine.Operation, in any) (any, error)
+	Do(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error)
 	// KnowsToken reports whether a session token is one of the cluster's and has not
 	// expired, without waiting for anything.
 	KnowsToken(token string) bool
-	AuthenticateSession(ctx context.Context, token string) (keyengine.Identity, error)
-	AuthenticateCertificate(ctx context.Context, uri string) (keyengine.Identity, error)
-	OpenSession(ctx context.Context, p keyengine.SessionProof) (token string, expires time.Time, err error)
-	ReadAudit(ctx context.Context, c *keyengine.Caller, from uint64) (*keyengine.AuditReader, error)
-	Credentials(ctx context.Context, c *keyengine.Caller) ([]keyengine.CredentialInfo, error)
+	AuthenticateSession(ctx context.Context, token string) (iam.Identity, error)
+	AuthenticateCertificate(ctx context.Context, uri string) (iam.Identity, error)
+	OpenSession(ctx context.Context, p iam.SessionProof) (token string, expires time.Time, err error)
+	ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*keyengine.AuditReader, error)
+	Credentials(ctx context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error)
 	// CreateAccessKey returns the secret encrypted to answerKey.
-	CreateAccessKey(ctx context.Context, c *keyengine.Caller, answerKey []byte) (id string, sealed []byte, err error)
-	DeleteCredential(ctx context.Context, c *keyengine.Caller, id string) error
-	RevokeSessions(ctx context.Context, c *keyengine.Caller) error
+	CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error)
+	DeleteCredential(ctx context.Context, c *iam.Caller, id string) error
+	RevokeSessions(ctx context.Context, c *iam.Caller) error
 }
 
 // Config configures a server.

@@ -31,6 +31,8 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/client"
@@ -41,7 +43,7 @@ func protoName(s string) protoreflect.Name { return protoreflect.Name(s) }
 
 func newResponse(m *method) any { return reflect.New(m.response).Interface() }
 
-func formatID(id keyengine.RequestID) string { return transport.FormatRequestID(id) }
+func formatID(id iam.RequestID) string { return transport.FormatRequestID(id) }
 
 func diffProto(t *testing.T, want, got proto.Message) {
 	t.Helper()
@@ -54,7 +56,7 @@ func TestEncryptAndDecrypt(t *testing.T) {
 	w := start(t, false, nil)
 	kms := kmspb.NewKMSClient(w.dial(nil))
 	var seen []byte
-	w.engine.do = func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+	w.engine.do = func(_ context.Context, _ *iam.Caller, _ *keyengine.Operation, in any) (any, error) {
 		seen = in.(*kmsapi.EncryptInput).Plaintext
 		if string(seen) != "attack" {
 			t.Errorf("plaintext %q", seen)
@@ -74,7 +76,7 @@ func TestEncryptAndDecrypt(t *testing.T) {
 	}
 
 	plain := []byte("attack")
-	w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) {
+	w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) {
 		return &kmsapi.DecryptOutput{Plaintext: plain}, nil
 	}
 	out, err := kms.Decrypt(withToken(timed(t), "good"), &kmspb.DecryptRequest{})
@@ -94,7 +96,7 @@ func TestEncryptAndDecrypt(t *testing.T) {
 func TestLongRequests(t *testing.T) {
 	w := start(t, true, nil)
 	plain := bytes.Repeat([]byte("p"), maxMessage-1024)
-	w.engine.do = func(_ context.Context, _ *keyengine.Caller, _ *keyengine.Operation, in any) (any, error) {
+	w.engine.do = func(_ context.Context, _ *iam.Caller, _ *keyengine.Operation, in any) (any, error) {
 		if !bytes.Equal(in.(*kmsapi.EncryptInput).Plaintext, plain) {
 			t.Error("the engine got another plaintext")
 		}
@@ -144,7 +146,7 @@ func TestErrors(t *testing.T) {
 		{status.Error(codes.NotFound, "peer at /secret/path"), codes.Internal, "KMSInternalException", internal},
 		{&kmsapi.Error{Code: "NoSuchCode", Message: "/secret/path"}, codes.Internal, "KMSInternalException", internal},
 	} {
-		w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) { return nil, c.err }
+		w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) { return nil, c.err }
 		var header metadata.MD
 		_, err := kms.EnableKey(withToken(timed(t), "good"), &kmspb.EnableKeyRequest{}, grpc.Header(&header))
 		f, ok := client.FromError(err)
@@ -167,27 +169,27 @@ func TestEveryErrorOfOperators(t *testing.T) {
 	w := start(t, false, func(c *Config) { c.LoopbackOperators = true })
 	op := kmspb.NewOperatorClient(w.dial(nil))
 	for code, want := range map[kmsapi.Code]codes.Code{
-		keyengine.ErrInitialised.Code:    codes.FailedPrecondition,
-		keyengine.ErrNotInitialised.Code: codes.FailedPrecondition,
-		keyengine.ErrNotReady.Code:       codes.Unavailable,
-		keyengine.ErrShare.Code:          codes.InvalidArgument,
-		keyengine.ErrUnsealed.Code:       codes.FailedPrecondition,
-		keyengine.ErrChallenge.Code:      codes.FailedPrecondition,
-		keyengine.ErrOwner.Code:          codes.FailedPrecondition,
+		ceremony.ErrInitialised.Code:    codes.FailedPrecondition,
+		ceremony.ErrNotInitialised.Code: codes.FailedPrecondition,
+		ceremony.ErrNotReady.Code:       codes.Unavailable,
+		ceremony.ErrShare.Code:          codes.InvalidArgument,
+		ceremony.ErrUnsealed.Code:       codes.FailedPrecondition,
+		ceremony.ErrChallenge.Code:      codes.FailedPrecondition,
+		ceremony.ErrOwner.Code:          codes.FailedPrecondition,
 	} {
 		w.ceremony.err = &kmsapi.Error{Code: code, Message: "why"}
 		_, err := op.Init(timed(t), &kmspb.InitRequest{AnswerKey: []byte("key")})
 		if f, _ := client.FromError(err); f.Code != want || f.Type != string(code) || f.Message != "why" {
 			t.Errorf("%s: got %+v", code, f)
 		}
-		if d := Detail(w.ceremony.err, keyengine.RequestID{}); d.GetType() != string(code) || d.GetMessage() != "why" {
+		if d := Detail(w.ceremony.err, iam.RequestID{}); d.GetType() != string(code) || d.GetMessage() != "why" {
 			t.Errorf("%s: detail %v", code, d)
 		}
 	}
-	if Detail(nil, keyengine.RequestID{}) != nil {
+	if Detail(nil, iam.RequestID{}) != nil {
 		t.Error("nil has a detail")
 	}
-	if d := Detail(errors.New("/secret"), keyengine.RequestID{}); strings.Contains(d.String(), "secret") {
+	if d := Detail(errors.New("/secret"), iam.RequestID{}); strings.Contains(d.String(), "secret") {
 		t.Errorf("a detail tells %v", d)
 	}
 }
@@ -195,7 +197,7 @@ func TestEveryErrorOfOperators(t *testing.T) {
 func TestPanicIsSurvived(t *testing.T) {
 	w := start(t, false, nil)
 	kms := kmspb.NewKMSClient(w.dial(nil))
-	w.engine.do = func(context.Context, *keyengine.Caller, *keyengine.Operation, any) (any, error) { panic("broken") }
+	w.engine.do = func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error) { panic("broken") }
 	_, err := kms.EnableKey(withToken(timed(t), "good"), &kmspb.EnableKeyRequest{})
 	if f, _ := client.FromError(err); f.Code != codes.Internal || f.Type != "KMSInternalException" || strings.Contains(err.Error(), "broken") {
 		t.Errorf("got %v", err)
@@ -422,7 +424,7 @@ func TestSessionWithTheRealClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := w.engine.proof
-	if p.AccessKeyID != "AKIAABCDEFGHIJKLMNOP" || len(p.Nonce) != 32 || len(p.MAC) != 32 || p.SourceIP != "127.0.0.1" || !strings.HasPrefix(p.UserAgent, "conclave-cli/1") || p.RequestID == (keyengine.RequestID{}) {
+	if p.AccessKeyID != "AKIAABCDEFGHIJKLMNOP" || len(p.Nonce) != 32 || len(p.MAC) != 32 || p.SourceIP != "127.0.0.1" || !strings.HasPrefix(p.UserAgent, "conclave-cli/1") || p.RequestID == (iam.RequestID{}) {
 		t.Errorf("proof %+v", p)
 	}
 	if w.engine.caller.Region != "us-east-1" {
@@ -432,7 +434,7 @@ func TestSessionWithTheRealClient(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	w := start(t, false, func(c *Config) { c.Timeout = 50 * time.Millisecond })
-	w.engine.do = func(ctx context.Context, _ *keyengine.Caller, _ *keyengine.Operation, _ any) (any, error) {
+	w.engine.do = func(ctx context.Context, _ *iam.Caller, _ *keyengine.Operation, _ any) (any, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -468,7 +470,7 @@ func TestStopEndsStreams(t *testing.T) {
 func TestStopCutsOff(t *testing.T) {
 	w := start(t, false, nil)
 	inside, left := make(chan struct{}), make(chan struct{})
-	w.engine.do = func(ctx context.Context, _ *keyengine.Caller, _ *keyengine.Operation, _ any) (any, error) {
+	w.engine.do = func(ctx context.Context, _ *iam.Caller, _ *keyengine.Operation, _ any) (any, error) {
 		close(inside)
 		<-ctx.Done()
 		time.Sleep(200 * time.Millisecond) // it takes a while to notice

@@ -7,7 +7,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/transport"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -28,7 +28,7 @@ func (s *sessionService) Create(ctx context.Context, in *kmspb.CreateSessionRequ
 	if err != nil {
 		return nil, err
 	}
-	token, expires, err := s.server.cfg.Engine.OpenSession(ctx, keyengine.SessionProof{
+	token, expires, err := s.server.cfg.Engine.OpenSession(ctx, iam.SessionProof{
 		AccessKeyID: in.GetAccessKeyId(),
 		Time:        in.GetTime(),
 		Nonce:       in.GetNonce(),

@@ -252,6 +252,9 @@ func (p *Port) handshake(raw net.Conn) {
 // ErrNotMember is what admit returns for a node that the cluster does not know.
 var ErrNotMember = errors.New("not a member of the cluster")
 
+// ErrUnreachable is a node to which there is no connection.
+var ErrUnreachable = errors.New("node cannot be reached")
+
 func refusal(err error) string {
 	var ne net.Error
 	var cert *tls.CertificateVerificationError

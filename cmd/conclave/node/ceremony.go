@@ -9,19 +9,19 @@ import (
 
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/cluster/diskspace"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/transport/grpcapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// ceremony is what operators can make this node do. It acts only on calls of
+// operations is what operators can make this node do. It acts only on calls of
 // operators themselves, never on those that another node passes on.
-type ceremony struct{ n *Node }
+type operations struct{ n *Node }
 
-var _ grpcapi.Ceremony = ceremony{}
+var _ grpcapi.Ceremony = operations{}
 
 // status returns the status of this node after an operator's call.
-func (c ceremony) status(op keyengine.Operator, err error) *kmspb.NodeStatus {
+func (c operations) status(op ceremony.Operator, err error) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{
 		NodeId: c.n.cfg.NodeID, Error: grpcapi.Detail(err, op.RequestID), Seal: grpcapi.SealState(c.n.engine.SealStatus()),
 		Leader: c.n.cluster.IsLeader(), Version: c.n.cfg.Release, AppliedIndex: c.n.cluster.State().Index(), Crls: c.n.crls(),
@@ -29,43 +29,43 @@ func (c ceremony) status(op keyengine.Operator, err error) *kmspb.NodeStatus {
 }
 
 // Challenge implements grpcapi.Ceremony.
-func (c ceremony) Challenge(ctx context.Context) (*keyengine.Challenge, error) {
+func (c operations) Challenge(ctx context.Context) (*ceremony.Challenge, error) {
 	return c.n.engine.Challenge(ctx)
 }
 
 // SubmitShare implements grpcapi.Ceremony.
-func (c ceremony) SubmitShare(ctx context.Context, op keyengine.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
+func (c operations) SubmitShare(ctx context.Context, op ceremony.Operator, nonce, sealed []byte) *kmspb.NodeStatus {
 	_, err := c.n.engine.SubmitSealedShare(ctx, op, nonce, sealed)
 	return c.status(op, err)
 }
 
 // ResetShares implements grpcapi.Ceremony.
-func (c ceremony) ResetShares(ctx context.Context, op keyengine.Operator, force []byte) *kmspb.NodeStatus {
+func (c operations) ResetShares(ctx context.Context, op ceremony.Operator, force []byte) *kmspb.NodeStatus {
 	return c.status(op, c.n.engine.ResetShares(ctx, op, force))
 }
 
 // Seal implements grpcapi.Ceremony.
-func (c ceremony) Seal(ctx context.Context, op keyengine.Operator) *kmspb.NodeStatus {
+func (c operations) Seal(ctx context.Context, op ceremony.Operator) *kmspb.NodeStatus {
 	return c.status(op, c.n.engine.Seal(ctx, op))
 }
 
 // Init implements grpcapi.Ceremony.
-func (c ceremony) Init(ctx context.Context, op keyengine.Operator, p keyengine.InitParams) (*keyengine.InitResult, error) {
+func (c operations) Init(ctx context.Context, op ceremony.Operator, p ceremony.InitParams) (*ceremony.InitResult, error) {
 	return c.n.engine.Init(ctx, op, p)
 }
 
 // ConfirmTime implements grpcapi.Ceremony.
-func (c ceremony) ConfirmTime(ctx context.Context, op keyengine.Operator) error {
+func (c operations) ConfirmTime(ctx context.Context, op ceremony.Operator) error {
 	return c.n.engine.ConfirmTime(ctx, op)
 }
 
 // InstallCRL implements grpcapi.Ceremony.
-func (c ceremony) InstallCRL(ctx context.Context, op keyengine.Operator, der []byte) *kmspb.NodeStatus {
+func (c operations) InstallCRL(ctx context.Context, op ceremony.Operator, der []byte) *kmspb.NodeStatus {
 	return c.status(op, c.n.installCRL(ctx, op, der))
 }
 
 // Status implements grpcapi.Ceremony.
-func (c ceremony) Status(context.Context) (*kmspb.StatusResponse, error) {
+func (c operations) Status(context.Context) (*kmspb.StatusResponse, error) {
 	n := c.n
 	st := n.cluster.Status()
 	state := n.cluster.State()
@@ -122,7 +122,7 @@ func diskFaults(st cluster.Status) (faults []string) {
 }
 
 // Members implements grpcapi.Ceremony.
-func (c ceremony) Members(context.Context) ([]*kmspb.Member, error) {
+func (c operations) Members(context.Context) ([]*kmspb.Member, error) {
 	var list []*kmspb.Member
 	for _, m := range c.n.cluster.Members() {
 		suffrage := "nonvoter"

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/conclavekms/conclave/cluster/pki"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -59,13 +59,13 @@ func (n *Node) readCRLs() error {
 // installCRL handles an operator's call. The list is in force before its audit
 // record is committed: revocation takes authority away, and must not wait for a
 // majority.
-func (n *Node) installCRL(ctx context.Context, op keyengine.Operator, der []byte) error {
+func (n *Node) installCRL(ctx context.Context, op ceremony.Operator, der []byte) error {
 	c, closed, err := n.identity.InstallCRL(der)
 	n.noteCRLs()
 	if errors.Is(err, pki.ErrCRL) || errors.Is(err, pki.ErrOldCRL) {
 		err = &kmsapi.Error{Code: kmsapi.ErrValidation.Code, Message: err.Error()}
 	}
-	r := keyengine.CRLEvent{Closed: closed, Err: err}
+	r := ceremony.CRLEvent{Closed: closed, Err: err}
 	if c != nil {
 		r.Issuer, r.Number, r.Revoked = c.Issuer(), c.Number(), len(c.Entries())
 		n.log.Info("certificate revocation list in force", "operator", op.Name, "issuer", r.Issuer, "number", r.Number, "revoked", r.Revoked, "connections_closed", closed)

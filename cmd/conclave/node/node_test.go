@@ -14,7 +14,7 @@ import (
 
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 )
 
 // single is the configuration of a development node.
@@ -50,12 +50,12 @@ func start(t testing.TB, cfg node.Config) *node.Node {
 	return n
 }
 
-func found(t testing.TB, n *node.Node) *keyengine.InitResult {
+func found(t testing.TB, n *node.Node) *ceremony.InitResult {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for {
-		r, err := n.Engine().Init(ctx, keyengine.Operator{Name: "conclave://operator/test"}, keyengine.InitParams{
+		r, err := n.Engine().Init(ctx, ceremony.Operator{Name: "conclave://operator/test"}, ceremony.InitParams{
 			Shares: 1, Threshold: 1, Account: "000000000000", Region: "us-east-1", Partition: "aws", AnyRegion: true, KeepUnsealed: true,
 		})
 		if err == nil {
@@ -68,7 +68,7 @@ func found(t testing.TB, n *node.Node) *keyengine.InitResult {
 	}
 }
 
-func sdk(n *node.Node, r *keyengine.InitResult) *kms.Client {
+func sdk(n *node.Node, r *ceremony.InitResult) *kms.Client {
 	return kms.New(kms.Options{
 		BaseEndpoint: aws.String("http://" + n.Addresses().AWS), Region: "us-east-1",
 		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -103,7 +103,7 @@ func TestSingleNodeSurvivesRestart(t *testing.T) {
 	if _, err := c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: ct.CiphertextBlob}, func(o *kms.Options) { o.RetryMaxAttempts = 1 }); err == nil || !strings.Contains(err.Error(), "sealed") {
 		t.Errorf("a sealed node answered %v", err)
 	}
-	if st, err := n.Engine().SubmitShare(t.Context(), keyengine.Operator{Name: "conclave://operator/test"}, r.Shares[0]); err != nil || st.Sealed {
+	if st, err := n.Engine().SubmitShare(t.Context(), ceremony.Operator{Name: "conclave://operator/test"}, r.Shares[0]); err != nil || st.Sealed {
 		t.Fatalf("unsealing: %+v, %v", st, err)
 	}
 	pt, err := c.Decrypt(t.Context(), &kms.DecryptInput{CiphertextBlob: ct.CiphertextBlob})

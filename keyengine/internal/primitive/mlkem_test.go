@@ -2,17 +2,16 @@ package primitive
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/mlkem"
 	"crypto/mlkem/mlkemtest"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/cloudflare/circl/kem/mlkem/mlkem512"
+
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 )
 
 var kemSizes = []string{"512", "768", "1024"}
@@ -64,7 +63,7 @@ func TestWycheproofMLKEM(t *testing.T) {
 		spec := "ML_KEM_" + size
 		t.Run(spec, func(t *testing.T) {
 			t.Parallel()
-			for _, g := range vectors(t, "mlkem_"+size+"_keygen_seed") {
+			for _, g := range vectors.Wycheproof(t, "mlkem_"+size+"_keygen_seed") {
 				for _, v := range g.Tests {
 					if !bytes.Equal(publicOf(t, spec, v.Seed), v.EK) {
 						t.Errorf("vector %d: another public key", v.TcID)
@@ -72,10 +71,10 @@ func TestWycheproofMLKEM(t *testing.T) {
 				}
 			}
 			valid, invalid := 0, 0
-			for _, g := range vectors(t, "mlkem_"+size) {
+			for _, g := range vectors.Wycheproof(t, "mlkem_"+size) {
 				for _, v := range g.Tests {
 					secret, err := Decapsulate(spec, v.Seed, v.C)
-					v.judge(t, err)
+					v.Judge(t, err)
 					switch v.Result {
 					case "valid":
 						valid++
@@ -93,7 +92,7 @@ func TestWycheproofMLKEM(t *testing.T) {
 					}
 				}
 			}
-			for _, g := range vectors(t, "mlkem_"+size+"_encaps") {
+			for _, g := range vectors.Wycheproof(t, "mlkem_"+size+"_encaps") {
 				for _, v := range g.Tests {
 					if len(v.EK) != kems[spec].publicSize {
 						invalid++
@@ -107,7 +106,7 @@ func TestWycheproofMLKEM(t *testing.T) {
 						t.Fatal(err)
 					}
 					_, _, err = Encapsulate(spec, spki)
-					v.judge(t, err)
+					v.Judge(t, err)
 					if v.Result == "invalid" {
 						invalid++
 						if !errors.Is(err, ErrPublicKey) {
@@ -134,19 +133,11 @@ func TestNISTMLKEM(t *testing.T) {
 	t.Parallel()
 	read := func(name string) (groups []struct {
 		ParameterSet string
-		Tests        []struct{ D, Z, EK, M, C, K hexBytes }
+		Tests        []struct{ D, Z, EK, M, C, K vectors.Hex }
 	}) {
-		f, err := os.Open("testdata/nist/" + name + ".json.gz")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.NewDecoder(z).Decode(&groups); err != nil || len(groups) != len(kemSizes) {
-			t.Fatalf("%d groups, %v", len(groups), err)
+		vectors.NIST(t, name, &groups)
+		if len(groups) != len(kemSizes) {
+			t.Fatalf("%d groups", len(groups))
 		}
 		return groups
 	}

@@ -2,86 +2,17 @@ package primitive
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/ecdh"
 	"crypto/sha3"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"math/big"
-	"os"
 	"slices"
 	"testing"
+
+	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 )
-
-type hexBytes []byte
-
-func (h *hexBytes) UnmarshalText(text []byte) (err error) {
-	*h, err = hex.DecodeString(string(text))
-	return err
-}
-
-type vectorGroup struct {
-	KeySize         int
-	TagSize         int
-	PublicKeyDer    hexBytes
-	PrivateKeyPkcs8 hexBytes
-	PrivateSeed     hexBytes
-	PublicKey       hexBytes
-	Tests           []vector
-}
-
-type vector struct {
-	TcID    int `json:"tcId"`
-	Comment string
-	Flags   []string
-	Msg     hexBytes
-	Sig     hexBytes
-	Key     hexBytes
-	Tag     hexBytes
-	Ct      hexBytes
-	Label   hexBytes
-	Public  hexBytes
-	Private string
-	Shared  hexBytes
-	Mu      hexBytes
-	Ctx     hexBytes
-	Seed    hexBytes
-	EK      hexBytes
-	M       hexBytes
-	C       hexBytes
-	K       hexBytes
-	Result  string
-}
-
-func vectors(t *testing.T, name string) []vectorGroup {
-	t.Helper()
-	f, err := os.Open("testdata/wycheproof/" + name + ".json.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var groups []vectorGroup
-	if err := json.NewDecoder(z).Decode(&groups); err != nil {
-		t.Fatal(err)
-	}
-	return groups
-}
-
-// judge compares an outcome with what the vector asks for. "Acceptable" ones may go
-// either way; see the tests for what we refuse of them.
-func (v vector) judge(t *testing.T, err error) {
-	t.Helper()
-	if v.Result == "valid" && err != nil || v.Result == "invalid" && err == nil {
-		t.Errorf("vector %d (%s, %v) is %s, got error %v", v.TcID, v.Comment, v.Flags, v.Result, err)
-	}
-}
 
 func TestWycheproofSignatures(t *testing.T) {
 	t.Parallel()
@@ -109,9 +40,9 @@ func TestWycheproofSignatures(t *testing.T) {
 	} {
 		t.Run(c.file, func(t *testing.T) {
 			t.Parallel()
-			for _, g := range vectors(t, c.file) {
+			for _, g := range vectors.Wycheproof(t, c.file) {
 				for _, v := range g.Tests {
-					v.judge(t, Verify(c.spec, g.PublicKeyDer, c.algorithm, Raw, v.Msg, v.Sig))
+					v.Judge(t, Verify(c.spec, g.PublicKeyDer, c.algorithm, Raw, v.Msg, v.Sig))
 				}
 			}
 		})
@@ -126,21 +57,21 @@ func TestWycheproofMLDSA(t *testing.T) {
 		spec := "ML_DSA_" + size
 		t.Run(spec+"/verify", func(t *testing.T) {
 			t.Parallel()
-			for _, g := range vectors(t, "mldsa_"+size+"_verify") {
+			for _, g := range vectors.Wycheproof(t, "mldsa_"+size+"_verify") {
 				for _, v := range g.Tests {
 					if len(v.Ctx) > 0 {
 						continue // KMS signs with the empty context
 					}
-					v.judge(t, Verify(spec, g.PublicKeyDer, algorithm, Raw, v.Msg, v.Sig))
+					v.Judge(t, Verify(spec, g.PublicKeyDer, algorithm, Raw, v.Msg, v.Sig))
 					if len(g.PublicKeyDer) > 0 {
-						v.judge(t, Verify(spec, g.PublicKeyDer, algorithm, ExternalMu, externalMu(g.PublicKey, v.Msg), v.Sig))
+						v.Judge(t, Verify(spec, g.PublicKeyDer, algorithm, ExternalMu, externalMu(g.PublicKey, v.Msg), v.Sig))
 					}
 				}
 			}
 		})
 		t.Run(spec+"/sign", func(t *testing.T) {
 			t.Parallel()
-			for _, g := range vectors(t, "mldsa_"+size+"_sign_seed") {
+			for _, g := range vectors.Wycheproof(t, "mldsa_"+size+"_sign_seed") {
 				if len(g.PrivateSeed) != 32 {
 					if Check(spec, g.PrivateSeed) == nil {
 						t.Errorf("a seed of %d bytes passed", len(g.PrivateSeed))
@@ -186,14 +117,14 @@ func TestWycheproofHMAC(t *testing.T) {
 	for _, size := range []string{"224", "256", "384", "512"} {
 		spec, algorithm := "HMAC_"+size, "HMAC_SHA_"+size
 		used := 0
-		for _, g := range vectors(t, "hmac_sha"+size) {
+		for _, g := range vectors.Wycheproof(t, "hmac_sha"+size) {
 			for _, v := range g.Tests {
 				// KMS's keys and MACs are as long as the digest.
 				if Check(spec, v.Key) != nil || g.TagSize != 8*len(v.Key) {
 					continue
 				}
 				used++
-				v.judge(t, VerifyMac(spec, v.Key, algorithm, v.Msg, v.Tag))
+				v.Judge(t, VerifyMac(spec, v.Key, algorithm, v.Msg, v.Tag))
 				mac, err := Mac(spec, v.Key, algorithm, v.Msg)
 				if err != nil || v.Result == "valid" && !bytes.Equal(mac, v.Tag) {
 					t.Errorf("vector %d: %x, %v", v.TcID, mac, err)
@@ -214,13 +145,13 @@ func TestWycheproofOAEP(t *testing.T) {
 		{"rsa_oaep_3072_sha256_mgf1sha256", "RSA_3072", "RSAES_OAEP_SHA_256"},
 		{"rsa_oaep_4096_sha256_mgf1sha256", "RSA_4096", "RSAES_OAEP_SHA_256"},
 	} {
-		for _, g := range vectors(t, c.file) {
+		for _, g := range vectors.Wycheproof(t, c.file) {
 			for _, v := range g.Tests {
 				if len(v.Label) > 0 {
 					continue // KMS uses the empty label
 				}
 				got, err := DecryptRSA(c.spec, g.PrivateKeyPkcs8, c.algorithm, v.Ct)
-				v.judge(t, err)
+				v.Judge(t, err)
 				if err == nil && !bytes.Equal(got, v.Msg) {
 					t.Errorf("%s %d: %x", c.file, v.TcID, got)
 				}
@@ -248,7 +179,7 @@ func TestWycheproofECDH(t *testing.T) {
 		{"ecdh_secp384r1", "ECC_NIST_P384", ecdh.P384(), 48},
 		{"ecdh_secp521r1", "ECC_NIST_P521", ecdh.P521(), 66},
 	} {
-		for _, g := range vectors(t, c.file) {
+		for _, g := range vectors.Wycheproof(t, c.file) {
 			for _, v := range g.Tests {
 				d, _ := new(big.Int).SetString(v.Private, 16)
 				key, err := c.curve.NewPrivateKey(d.FillBytes(make([]byte, c.size)))
@@ -260,7 +191,7 @@ func TestWycheproofECDH(t *testing.T) {
 					t.Fatal(err)
 				}
 				got, err := SharedSecret(c.spec, material, v.Public)
-				v.judge(t, err)
+				v.Judge(t, err)
 				if err == nil && !bytes.Equal(got, v.Shared) {
 					t.Errorf("%s %d: %x", c.file, v.TcID, got)
 				}

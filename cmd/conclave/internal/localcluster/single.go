@@ -14,7 +14,7 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/keyengine"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -110,7 +110,7 @@ func (s *Single) allRegions() []string {
 
 // Open initialises the node, if necessary, and unseals it.
 func (s *Single) Open(ctx context.Context, n *node.Node) error {
-	op := keyengine.Operator{Name: "root", SourceIP: "127.0.0.1"}
+	op := ceremony.Operator{Name: "root", SourceIP: "127.0.0.1"}
 	if s.secrets.AccessKeyID == "" {
 		return s.init(ctx, n, op)
 	}
@@ -131,9 +131,9 @@ func (s *Single) Open(ctx context.Context, n *node.Node) error {
 }
 
 // init initialises the cluster and keeps the secrets that unseal it again.
-func (s *Single) init(ctx context.Context, n *node.Node, op keyengine.Operator) error {
-	var res *keyengine.InitResult
-	params := keyengine.InitParams{
+func (s *Single) init(ctx context.Context, n *node.Node, op ceremony.Operator) error {
+	var res *ceremony.InitResult
+	params := ceremony.InitParams{
 		Shares: 1, Threshold: 1, Account: s.secrets.Account, Regions: s.secrets.allRegions(), AnyRegion: true, KeepUnsealed: true,
 		ClusterID: s.ClusterID,
 	}
@@ -141,9 +141,9 @@ func (s *Single) init(ctx context.Context, n *node.Node, op keyengine.Operator) 
 		res, err = n.Engine().Init(ctx, op, params)
 		return err
 	}, func(err error) bool {
-		return errors.Is(err, kmsapi.ErrUnavailable) || errors.Is(err, keyengine.ErrNotReady)
+		return errors.Is(err, kmsapi.ErrUnavailable) || errors.Is(err, ceremony.ErrNotReady)
 	})
-	if errors.Is(err, keyengine.ErrInitialised) {
+	if errors.Is(err, ceremony.ErrInitialised) {
 		return fmt.Errorf("%s was initialised, but its share was not saved, as an earlier start was interrupted. It cannot be unsealed; remove it", s.Dir)
 	}
 	if err != nil {

@@ -1,0 +1,100 @@
+package rafttransport
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/conclavekms/conclave/cluster/internal/peerport"
+	"github.com/conclavekms/conclave/cluster/internal/peerproof"
+)
+
+// conn is a connection of Raft whose ends have said what they can prove.
+type conn struct {
+	*peerport.Conn
+	theirs *peerproof.Proof
+	sealed bool // this node was when it was made
+}
+
+// introduce has both ends of a new connection prove themselves, by the deadline.
+func (d *door) introduce(c *peerport.Conn, end peerproof.Role, deadline time.Time) (*conn, error) {
+	rc := &conn{Conn: c, sealed: !d.node.Unsealed()}
+	var sign peerproof.Signer
+	if !rc.sealed {
+		sign = d.node.Sign
+	}
+	var err error
+	rc.theirs, err = peerproof.Exchange(c, d.ID, end, sign, deadline)
+	return rc, err
+}
+
+// connProven reports whether the other end of a connection proved that it is unsealed.
+func (d *door) connProven(c *conn) bool {
+	return c.theirs.Good(d.node.Cluster())
+}
+
+// acquaint takes over what the other end of a new connection proved. If it
+// proved nothing the node is asked what it is.
+func (d *door) acquaint(c *conn, end peerproof.Role) {
+	switch {
+	case !d.initialised():
+	case d.connProven(c):
+		d.Standings.Prove(c.Node, time.Now())
+	case end == peerproof.Acceptor || d.Standings.Proven(c.Node, time.Now()):
+		d.node.AskForProof(c.Node)
+	}
+}
+
+// ErrImpostor is what comes over a connection in the name of a node that is known to
+// be unsealed, from an end that did not prove itself.
+var ErrImpostor = errors.New("not proven over this connection to be the unsealed node that it says it is")
+
+// notImpostor refuses what comes from an end without proof in the name of a node that
+// proves itself when it is asked. So a node that is known to be unsealed is heard only
+// over connections with proof, and what standing says of a node holds for whatever was
+// heard of it.
+func (d *door) notImpostor(node string, proven bool) error {
+	if proven || !d.knownUnsealed(node) {
+		return nil
+	}
+	d.Unproven.WithLabelValues(node).Inc()
+	if d.Standings.Unasked(node) { // however often somebody comes
+		go d.node.AskForProof(node) // ends with the node
+	}
+	return fmt.Errorf("%s: %w", node, ErrImpostor)
+}
+
+// proveMore reports whether this node has been unsealed since it opened a connection.
+func (d *door) proveMore(c *conn) bool { return c.sealed && d.initialised() && d.node.Unsealed() }
+
+// knownUnsealed reports whether a node is known to be unsealed.
+func (d *door) knownUnsealed(node string) bool {
+	return d.initialised() && d.Standings.Proven(node, time.Now())
+}
+
+// OpenConn is a connection that is open, as tests look at it.
+type OpenConn struct {
+	net.Conn
+	Node    string // at the other end
+	Dialled bool   // by this node
+	Proven  bool   // the other end proved itself
+	Busy    bool   // a request of this node's waits for its answer
+}
+
+// Conns are the connections that are open.
+func (t *Transport) Conns() (list []OpenConn) {
+	t.mu.Lock()
+	for in := range t.inbound {
+		list = append(list, OpenConn{Conn: in.conn, Node: in.conn.Node, Proven: t.door.connProven(in.conn)})
+	}
+	t.mu.Unlock()
+	t.out.mu.Lock()
+	defer t.out.mu.Unlock()
+	for _, conns := range t.out.open {
+		for c := range conns {
+			list = append(list, OpenConn{Conn: c, Node: c.Node, Dialled: true, Proven: t.door.connProven(c.conn), Busy: c.busy.Load()})
+		}
+	}
+	return list
+}

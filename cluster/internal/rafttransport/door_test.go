@@ -1,0 +1,124 @@
+package rafttransport
+
+import (
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/fsm/wire"
+)
+
+// What would stop all nodes, or turn them out, is refused.
+func TestEntries(t *testing.T) {
+	good, err := wire.EncodeEntry(&fsmpb.Entry{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1", Address: "127.0.0.1:1", Suffrage: raft.Voter}}})
+	n := newTestNode()
+	d := n.transport(t).door
+	now := raft.EncodeConfiguration(n.Configuration())
+	for name, tt := range map[string]struct {
+		log *raft.Log
+		ok  bool
+	}{
+		"a good entry":           {&raft.Log{Type: raft.LogCommand, Data: good}, true},
+		"a barrier":              {&raft.Log{Type: raft.LogBarrier}, true},
+		"no operation":           {&raft.Log{Type: raft.LogNoop}, true},
+		"configuration in force": {&raft.Log{Type: raft.LogConfiguration, Data: now}, true},
+		"of a later term":        {&raft.Log{Type: raft.LogBarrier, Term: 6}, false},
+		"a gap":                  {&raft.Log{Type: raft.LogBarrier}, false},
+		"garbage":                {&raft.Log{Type: raft.LogCommand, Data: []byte("garbage")}, false},
+		"empty":                  {&raft.Log{Type: raft.LogCommand}, false},
+		"oversized":              {&raft.Log{Type: raft.LogCommand, Data: make([]byte, wire.MaxEntry+1)}, false},
+		"honest nodes out":       {&raft.Log{Type: raft.LogConfiguration, Data: alone}, false},
+		"unreadable nodes":       {&raft.Log{Type: raft.LogConfiguration, Data: []byte("\xff\xff")}, false},
+		"an old type":            {&raft.Log{Type: raft.LogAddPeerDeprecated, Data: alone}, false},
+		"an unknown type":        {&raft.Log{Type: 99, Data: good}, false},
+	} {
+		tt.log.Index = 8
+		if name == "a gap" {
+			tt.log.Index = 9
+		}
+		err := d.checkEntries(&raft.AppendEntriesRequest{Term: 5, PrevLogEntry: 6, Entries: []*raft.Log{{Index: 7, Type: raft.LogNoop}, tt.log}})
+		if (err == nil) != tt.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A request is its sender's own.
+func TestSenders(t *testing.T) {
+	d := newTestNode().transport(t).door
+	header := func(id, addr string) raft.RPCHeader {
+		return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(id), Addr: []byte(addr)}
+	}
+	for name, tt := range map[string]struct {
+		h  raft.RPCHeader
+		ok bool
+	}{
+		"its own":                 {header("n3", "192.0.2.3:1"), true},
+		"its own, at a new place": {header("n3", "127.0.0.1:1"), true},
+		"the leader's":            {header("n2", "192.0.2.2:1"), false},
+		"its id, its address":     {header("n3", "192.0.2.2:1"), false},
+		"nobody's":                {header("", "192.0.2.3:1"), false},
+		"nowhere":                 {header("n3", ""), false},
+	} {
+		if err := d.checkSender("n3", tt.h); (err == nil) != tt.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Heartbeats that change a node's term or role are Raft's own goroutine's business:
+// taken beside it, a leader that was paused stores entries in its successor's term.
+func TestHeartbeatsThatChangeSomething(t *testing.T) {
+	leader, follower := newTestNode(), newTestNode()
+	leader.start(t, true)
+	follower.start(t, false)
+	l, f := leader.transport(t).door, follower.transport(t).door
+	beat := func(d *door, term uint64) bool { return d.routine(&raft.AppendEntriesRequest{Term: term}) }
+	if !beat(f, f.currentTerm()) {
+		t.Error("a follower's heartbeat of the present term waits")
+	}
+	if beat(f, f.currentTerm()+1) || beat(l, l.currentTerm()) || beat(l, l.currentTerm()+1) {
+		t.Error("a heartbeat that changes something is taken beside Raft")
+	}
+	if f.routine(&raft.RequestVoteRequest{Term: f.currentTerm()}) {
+		t.Error("a vote is taken beside Raft")
+	}
+}
+
+// A node without proof makes an unsealed one step down at most once in a while.
+func TestTermsOfOthers(t *testing.T) {
+	tr := newTestNode().transport(t)
+	d := tr.door
+	d.Standings.Prove("n2", time.Now())
+	if err := errors.Join(d.term("n2", 5, 6), d.term("n2", 5, 6), d.term("unknown", 5, 5)); err != nil {
+		t.Error(err)
+	}
+	if err := d.term("n2", 5, 5+maxTermStep+1); !errors.Is(err, errTerm) {
+		t.Errorf("far ahead: %v", err)
+	}
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte("n2"), Addr: []byte("192.0.2.2:1")}
+	if err := d.request("n2", true, &raft.RequestVoteRequest{RPCHeader: header, Term: d.currentTerm() + 1}); err != nil {
+		t.Errorf("a request in the next term: %v", err)
+	}
+	if err := d.request("n2", true, &raft.RequestVoteRequest{RPCHeader: header, Term: math.MaxUint64}); !errors.Is(err, errTerm) {
+		t.Errorf("a request at the end of the terms: %v", err)
+	}
+	d.Standings.Forget("n2")
+	if err := d.term("n2", 5, 6); err != nil {
+		t.Errorf("the first time: %v", err)
+	}
+	if err := d.term("n2", 6, 7); !errors.Is(err, errTerm) {
+		t.Errorf("the second time: %v", err)
+	}
+	if _, err := tr.AppendEntriesPipeline("n2", "192.0.2.2:1"); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
+		t.Errorf("a pipeline to it: %v", err)
+	}
+}

@@ -1,0 +1,453 @@
+package ceremony
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// maxShares is the largest number of custodians.
+const maxShares = 16
+
+// MaxRegions is the largest number of Regions, more than AWS has: Decrypt of a
+// ciphertext of no key notes of each Region that it has none and had none, and a
+// record has 128 reads.
+const MaxRegions = 40
+
+// InitParams say what the new cluster is. Account, Region and Partition stand in
+// the ARN of every key and never change.
+type InitParams struct {
+	// Shares is how many custodians there are, 1 to 16, and Threshold how many of
+	// them open the cluster: at least 2 when there is more than one, as a threshold
+	// of 1 would hand the whole key to each of them.
+	Shares    int
+	Threshold int
+	// Account is 12 digits.
+	Account string
+	// Region is lower-case letters, digits and single hyphens, such as eu-west-1.
+	Region string
+	// Regions are all that the cluster serves, the default one first; Region may
+	// then be left out. None for Region alone. Several must be written as AWS's
+	// are, or ReplicateKey could not name them.
+	Regions []string
+	// Partition is "" for "aws", or aws-….
+	Partition string
+	// AnyRegion takes requests that clients signed for whatever region.
+	AnyRegion bool
+	// RootCertificate is the URI of a client certificate that shall be the
+	// account's root user, as the access key is; "" for none.
+	RootCertificate string
+	// ClusterID is zero for a random one. Servers for development that share seeds
+	// share it too, as ciphertexts name the cluster.
+	ClusterID [16]byte
+	// KeepUnsealed leaves this node open, without a ceremony: for trying things
+	// out.
+	KeepUnsealed bool
+	// AnswerKey is the public key that the secrets are encrypted to, as
+	// keymat.SealTo does. Without one they are given in the clear: to who runs the
+	// node in its own process.
+	AnswerKey []byte
+}
+
+// InitResult is what Init hands out, once: the secrets are stored nowhere. It
+// prints and logs without them.
+type InitResult struct {
+	ClusterID   string
+	AccessKeyID string
+	// SealedSecrets is the shares and the secret access key for the answer key, as
+	// kmspb.InitSecrets.
+	SealedSecrets []byte
+	// Shares, one for each custodian, and SecretAccessKey without an answer key.
+	Shares          []string
+	SecretAccessKey string
+	RootARN         string
+	// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify.
+	VerifierKey string
+}
+
+func (r InitResult) String() string {
+	return fmt.Sprintf("{ClusterID:%s Shares:%s AccessKeyID:%s SecretAccessKey:%s RootARN:%s}", r.ClusterID, redacted, r.AccessKeyID, redacted, r.RootARN)
+}
+func (r InitResult) GoString() string           { return r.String() }
+func (r InitResult) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, r.String()) }
+func (r InitResult) LogValue() slog.Value       { return slog.StringValue(r.String()) }
+
+func (p *InitParams) check() error {
+	var bad []string
+	if p.Shares < 1 || p.Shares > maxShares {
+		bad = append(bad, fmt.Sprintf("shares must be 1 to %d", maxShares))
+	}
+	if p.Threshold < 1 || p.Threshold > p.Shares {
+		bad = append(bad, "the threshold must be 1 to the number of shares")
+	}
+	if p.Threshold == 1 && p.Shares > 1 {
+		bad = append(bad, "a threshold of 1 with several shares gives each custodian the whole key")
+	}
+	if len(p.Account) != 12 || strings.Trim(p.Account, "0123456789") != "" {
+		bad = append(bad, "the account must be 12 digits")
+	}
+	bad = append(bad, p.checkRegions()...)
+	if p.Partition == "" {
+		p.Partition = "aws"
+	}
+	if _, err := policy.ParsePrincipal(request.RootARN(p.Partition, "000000000000")); err != nil {
+		bad = append(bad, "the partition must be aws or begin with aws-")
+	}
+	if p.RootCertificate != "" {
+		if u, err := url.Parse(p.RootCertificate); err != nil || u.Scheme == "" || len(p.RootCertificate) > vault.MaxCredentialID {
+			bad = append(bad, fmt.Sprintf("the root certificate must be given by its URI of at most %d bytes", vault.MaxCredentialID))
+		} else if u.Scheme == "conclave" && u.Host == "node" {
+			bad = append(bad, "a node's certificate cannot be the root user's")
+		}
+	}
+	if p.AnswerKey != nil {
+		if _, err := keymat.SealTo(p.AnswerKey, nil, nil); err != nil {
+			bad = append(bad, "the answer key must be an uncompressed point on P-256")
+		}
+	}
+	if bad == nil {
+		return nil
+	}
+	return kmsapi.Errorf(kmsapi.ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
+}
+
+// checkRegions fills in whichever of Region and Regions is left out.
+func (p *InitParams) checkRegions() (bad []string) {
+	if len(p.Regions) == 0 {
+		p.Regions = []string{p.Region}
+	}
+	if p.Region == "" {
+		p.Region = p.Regions[0]
+	}
+	if p.Region != p.Regions[0] {
+		bad = append(bad, "the region must be the first of the regions")
+	}
+	if len(p.Regions) > MaxRegions {
+		bad = append(bad, fmt.Sprintf("there can be %d regions at most", MaxRegions))
+	}
+	seen := make(map[string]bool)
+	for _, r := range p.Regions {
+		if !isRegion(r) {
+			bad = append(bad, "the region must be 1 to 32 lower-case letters, digits and single hyphens, and begin with a letter")
+		} else if len(p.Regions) > 1 && !kmsapi.PatternOf("region").Match(r) {
+			bad = append(bad, "one of several regions must have a name like eu-west-1")
+		}
+		if seen[r] {
+			bad = append(bad, "the regions must differ")
+		}
+		seen[r] = true
+	}
+	return slices.Compact(bad)
+}
+
+func isRegion(r string) bool {
+	if r == "" || len(r) > 32 || r[0] < 'a' || r[0] > 'z' || r[len(r)-1] == '-' || strings.Contains(r, "--") {
+		return false
+	}
+	return strings.Trim(r, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+// Init founds the cluster: it makes the key hierarchy, deals the shares of the
+// unseal key, makes the account's root access key and the key that signs
+// checkpoints, and commits all that together with its record. Nothing of it
+// exists if the log does not take it. This node is sealed afterwards, like all
+// others, unless KeepUnsealed is set. Errors: ErrValidation, ErrInitialised,
+// ErrNotReady, ErrUnavailable.
+func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*InitResult, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	r.initialising.Lock()
+	defer r.initialising.Unlock()
+	if err := r.cfg.Replica.Barrier(ctx); err != nil {
+		return nil, record.Unavailable(err)
+	}
+	s := r.cfg.Replica.State()
+	if c, _ := s.Cluster(); c != nil {
+		return nil, errInitialised
+	}
+	if err := ready(s); err != nil {
+		return nil, err
+	}
+	var f *initialisation
+	var err error
+	keymat.Scrub(func() { f, err = r.makeCluster(p) })
+	if err != nil {
+		return nil, fmt.Errorf("making the cluster's keys: %w", err)
+	}
+	defer f.wipe()
+	ev := op.Event("Init", f.cluster)
+	ev.Parameters = []*auditpb.Field{
+		auditfield.Number("shares", p.Shares), auditfield.Number("threshold", p.Threshold), auditfield.Text("account", p.Account), auditfield.Text("region", p.Region),
+		auditfield.Text("partition", p.Partition), auditfield.Flag("anyRegion", p.AnyRegion),
+	}
+	if len(p.Regions) > 1 {
+		ev.Parameters = append(ev.Parameters, auditfield.TextList("regions", p.Regions))
+	}
+	if p.RootCertificate != "" {
+		ev.Parameters = append(ev.Parameters, auditfield.Text("rootCertificate", p.RootCertificate))
+	}
+	ev.Response = []*auditpb.Field{auditfield.Text("clusterId", record.ClusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
+	// That there is no cluster yet is the precondition: of two who try, one fails.
+	ev.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
+	ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
+	for _, c := range f.credentials {
+		ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
+	}
+	rec, err := r.cfg.Events.Seal(f.opened, f.cluster, ev)
+	if err != nil {
+		return nil, err
+	}
+	d, err := r.cfg.Replica.Propose(ctx, rec)
+	if errors.Is(err, fsm.ErrOutcomeUnknown) {
+		err = r.isInitialised(ctx, f.cluster)
+		d.Verdict = fsm.Accepted
+	}
+	if err != nil {
+		// A sealed leader takes no initialisation once there is one.
+		if c, _ := r.cfg.Replica.State().Cluster(); c != nil && !slices.Equal(c.Id, f.cluster.Id) {
+			return nil, errInitialised
+		}
+	}
+	switch {
+	case err != nil:
+		return nil, record.Unavailable(err)
+	case d.Verdict == fsm.Conflict:
+		return nil, errInitialised
+	case d.Verdict != fsm.Accepted:
+		return nil, fmt.Errorf("record of Init found %v", d.Verdict)
+	}
+	if p.KeepUnsealed && r.cfg.Vault.Install(f.opened) {
+		f.opened = nil // the vault's now
+	}
+	r.cfg.Log.Info("cluster initialised", "cluster", f.result.ClusterID, "shares", p.Shares, "threshold", p.Threshold, "operator", op.Name)
+	// So that who unseals here next finds the cluster.
+	if err := r.cfg.Replica.WaitApplied(ctx, d.Index); err != nil {
+		r.cfg.Log.Warn("the cluster is initialised, but this node is behind", "err", err)
+	}
+	return f.result, nil
+}
+
+var errInitialised = kmsapi.Errorf(ErrInitialised, "The cluster is already initialised.")
+
+// ready reports whether every voter is registered: a cluster must not be initialised
+// on a part of its nodes.
+func ready(s *fsm.State) error {
+	voters := s.Voters()
+	if len(voters) == 0 {
+		return kmsapi.Errorf(ErrNotReady, "The cluster is not formed yet: no node votes.")
+	}
+	var missing []string
+	for _, id := range voters {
+		if n, _ := s.Node(id); n == nil {
+			missing = append(missing, id)
+		}
+	}
+	if missing != nil {
+		return kmsapi.Errorf(ErrNotReady, "Not every node has joined yet; waiting for %s.", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// isInitialised finds out, as long as ctx allows, whether the cluster was initialised
+// with these keys. To guess wrong would leave a cluster whose shares nobody has.
+func (r *Ceremonies) isInitialised(ctx context.Context, want *fsmpb.Cluster) error {
+	for {
+		if r.cfg.Replica.Barrier(ctx) == nil {
+			if c, _ := r.cfg.Replica.State().Cluster(); c != nil && slices.Equal(c.Id, want.Id) {
+				return nil
+			} else if c != nil {
+				return errInitialised
+			}
+		}
+		// It may still be on its way.
+		select {
+		case <-ctx.Done():
+			return kmsapi.Errorf(kmsapi.ErrUnavailable, "Whether the cluster was initialised is not known. If its status shows cluster %s, "+
+				"its shares are lost: clear the nodes' data and initialise again.", record.ClusterID(want))
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// initialisation is everything that Init makes.
+type initialisation struct {
+	opened      *vault.Opened
+	cluster     *fsmpb.Cluster
+	credentials []*fsmpb.Credential
+	result      *InitResult
+}
+
+func (f *initialisation) wipe() {
+	if f.opened != nil {
+		f.opened.Wipe()
+	}
+}
+
+// makeCluster makes the keys of a new cluster, in the arena.
+func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
+	now := record.Now(r.cfg.Replica.State(), r.cfg.Clock).UnixNano()
+	var cluster, set [16]byte
+	_, _ = rand.Read(cluster[:]) // never fails: crypto/rand ends the process instead
+	_, _ = rand.Read(set[:])
+	if p.ClusterID != ([16]byte{}) {
+		cluster = p.ClusterID
+	}
+	arena := r.cfg.Vault.Arena()
+	f := new(initialisation)
+	defer func() {
+		if err != nil {
+			f.wipe()
+		}
+	}()
+
+	c := &fsmpb.Cluster{
+		Id: cluster[:], Account: p.Account, Region: p.Region, MoreRegions: slices.Sorted(slices.Values(p.Regions[1:])),
+		Partition: p.Partition, Created: now, AnyRegion: p.AnyRegion,
+		Shares: &fsmpb.ShareSet{Id: set[:], Epoch: 1, Threshold: uint32(p.Threshold), Count: uint32(p.Shares)},
+	}
+	f.cluster = c
+	var unseal *keymat.Secret
+	if f.opened, unseal, err = r.cfg.Vault.Found(c); err != nil {
+		return nil, err
+	}
+	defer unseal.Destroy()
+
+	f.result = &InitResult{ClusterID: record.ClusterID(c), RootARN: request.RootARN(p.Partition, p.Account)}
+	shares, err := f.deal(arena, unseal, p)
+	if err != nil {
+		return nil, err
+	}
+	defer shares.Destroy()
+	f.result.VerifierKey = record.VerifierKey(c)
+
+	account, ok := fsm.ParseAccount(p.Account)
+	if !ok {
+		return nil, fmt.Errorf("%q is no account id", p.Account)
+	}
+	key, secret, err := iam.NewAccessKey(arena, f.opened, account, f.result.RootARN, now)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Destroy()
+	f.result.AccessKeyID = key.Id
+	if err := f.hand(arena, shares, secret, p); err != nil {
+		return nil, err
+	}
+	f.credentials = []*fsmpb.Credential{key}
+	if p.RootCertificate != "" {
+		cert := &fsmpb.Credential{
+			Account: uint64(account), Id: p.RootCertificate, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: f.result.RootARN, Active: true, Created: now,
+		}
+		if err := f.opened.SignCredential(cert); err != nil {
+			return nil, err
+		}
+		f.credentials = append(f.credentials, cert)
+	}
+	return f, nil
+}
+
+// deal splits the unseal key, and makes sure of what it hands out: shares that
+// do not open would be found out when everything depends on them. It returns the
+// shares' texts, one after the other.
+func (f *initialisation) deal(arena *keymat.Arena, unseal *keymat.Secret, p InitParams) (texts *keymat.Secret, err error) {
+	set := shamir.SetInfo{Cluster: [16]byte(f.cluster.Id), Set: [16]byte(f.cluster.Shares.Id), Threshold: p.Threshold, Count: p.Shares}
+	err = unseal.With(func(secret []byte) error {
+		shares, err := shamir.Split(rand.Reader, secret, set)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			for _, s := range shares {
+				s.Wipe()
+			}
+		}()
+		if err := shamir.VerifyShares(secret, shares); err != nil {
+			return fmt.Errorf("checking the shares: %w", err)
+		}
+		for _, c := range shamir.Commitments(shares) {
+			f.cluster.Shares.Commitments = append(f.cluster.Shares.Commitments, c[:])
+		}
+		texts, err = arena.Fill(len(shares)*shamir.TextSize, func(dst []byte) error {
+			for i, s := range shares {
+				s.AppendText(dst[:i*shamir.TextSize])
+			}
+			return nil
+		})
+		return err
+	})
+	return texts, err
+}
+
+// Fields of kmspb.InitSecrets.
+const (
+	initShares protowire.Number = 1
+	initSecret protowire.Number = 2
+)
+
+// initInfo binds the secrets of an initialisation to the cluster.
+func initInfo(clusterID string) []byte { return []byte("conclave init v1\x00" + clusterID) }
+
+// hand puts the secrets into the result, encrypted if there is a key to do so.
+func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) error {
+	each := func(fn func(number protowire.Number, b []byte)) error {
+		return shares.With(func(texts []byte) error {
+			for t := range slices.Chunk(texts, shamir.TextSize) {
+				fn(initShares, t)
+			}
+			return secret.With(func(b []byte) error {
+				fn(initSecret, b)
+				return nil
+			})
+		})
+	}
+	if p.AnswerKey == nil {
+		return each(func(n protowire.Number, b []byte) {
+			if n == initShares {
+				f.result.Shares = append(f.result.Shares, string(b))
+			} else {
+				f.result.SecretAccessKey = string(b)
+			}
+		})
+	}
+	size := 0
+	if err := each(func(n protowire.Number, b []byte) { size += protowire.SizeTag(n) + protowire.SizeBytes(len(b)) }); err != nil {
+		return err
+	}
+	message, err := arena.Fill(size, func(dst []byte) error {
+		dst = dst[:0]
+		return each(func(n protowire.Number, b []byte) {
+			dst = protowire.AppendBytes(protowire.AppendTag(dst, n, protowire.BytesType), b)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	defer message.Destroy()
+	return message.With(func(b []byte) error {
+		f.result.SealedSecrets, err = keymat.SealTo(p.AnswerKey, initInfo(f.result.ClusterID), b)
+		return err
+	})
+}

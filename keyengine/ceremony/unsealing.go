@@ -1,0 +1,252 @@
+package ceremony
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/keymat"
+	"github.com/conclavekms/conclave/keyengine/internal/shamir"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+const redacted = "[redacted]"
+
+const (
+	defaultShareTimeout = 15 * time.Minute
+
+	// An operator may have so many shares refused at once, and one more after each
+	// refusalEvery: enough for who mistypes, and nothing for who tries.
+	refusedShares = 20
+	refusalEvery  = 3 * time.Second
+	// maxRefused bounds the operators that are watched at a time.
+	maxRefused = 256
+)
+
+// unsealing holds the shares of an unfinished unsealing, in locked memory, and the
+// key that they are encrypted to. It prints as [redacted].
+type unsealing struct {
+	arena   *keymat.Arena
+	timeout time.Duration
+
+	mu sync.Mutex
+	// nonce names the ceremony that the next share is for; receiver is its key, nil
+	// until somebody asks for it. Both are new after each ceremony.
+	nonce    [16]byte
+	receiver *keymat.Receiver
+	made     time.Time // the receiver
+
+	set    [16]byte // that the shares are of
+	shares map[int]*keymat.Secret
+	owner  string // who gave the first share
+	began  time.Time
+
+	refused map[string]*rate.Limiter // by operator
+}
+
+func newUnsealing(timeout time.Duration, arena *keymat.Arena) *unsealing {
+	if timeout <= 0 {
+		timeout = defaultShareTimeout
+	}
+	c := &unsealing{arena: arena, timeout: timeout, shares: make(map[int]*keymat.Secret), refused: make(map[string]*rate.Limiter)}
+	_, _ = rand.Read(c.nonce[:]) // never fails: crypto/rand ends the process instead
+	return c
+}
+
+// endLocked ends a ceremony, however it ended, and wipes what it had.
+func (c *unsealing) endLocked() {
+	for _, s := range c.shares {
+		s.Destroy()
+	}
+	clear(c.shares)
+	c.receiver.Destroy()
+	c.receiver, c.owner, c.began = nil, "", time.Time{}
+	_, _ = rand.Read(c.nonce[:])
+}
+
+// expireLocked ends a ceremony that has lasted too long, counted from its first
+// share, and one for a set of shares that is no longer the cluster's. It reports
+// how many shares were wiped.
+func (c *unsealing) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
+	n := len(c.shares)
+	switch {
+	case n == 0 && c.receiver == nil:
+		return 0
+	case n == 0:
+		if age := now.Sub(c.made); age >= 0 && age < c.timeout {
+			return 0
+		}
+	default:
+		age := now.Sub(c.began)
+		if age >= 0 && age < c.timeout && string(c.set[:]) == string(cluster.GetShares().GetId()) {
+			return 0
+		}
+	}
+	c.endLocked()
+	return n
+}
+
+// receiverLocked is the public key that shares are encrypted to.
+func (c *unsealing) receiverLocked(now time.Time) ([]byte, error) {
+	if c.receiver == nil {
+		r, err := keymat.NewReceiver(c.arena)
+		if err != nil {
+			return nil, err
+		}
+		c.receiver, c.made = r, now
+	}
+	return c.receiver.Public(), nil
+}
+
+// openLocked decrypts a share.
+func (c *unsealing) openLocked(cluster [16]byte, node string, nonce, sealed []byte) (*keymat.Secret, error) {
+	if c.receiver == nil || !slices.Equal(nonce, c.nonce[:]) {
+		return nil, kmsapi.Errorf(ErrChallenge, "The share is encrypted for a ceremony that has ended. Ask this node for its challenge again.")
+	}
+	return c.receiver.Open(shareInfo(cluster, c.nonce, node), sealed)
+}
+
+// shareFault is what an operator is told of a share that is none.
+func shareFault(err error) error {
+	switch {
+	case errors.Is(err, keymat.ErrReceiver):
+		return kmsapi.Errorf(ErrShare, "The share is not encrypted to this node's key for this ceremony.")
+	case errors.Is(err, keymat.ErrSize):
+		return kmsapi.Errorf(ErrShare, "The share is empty or too long.")
+	case errors.Is(err, keymat.ErrZero):
+		return kmsapi.Errorf(ErrShare, "%v.", shamir.ErrFormat)
+	}
+	return err
+}
+
+// allowLocked refuses operators whose shares were refused too often.
+func (c *unsealing) allowLocked(now time.Time, operator string) error {
+	if r := c.refused[operator]; r != nil && r.TokensAt(now) < 1 {
+		return kmsapi.Errorf(kmsapi.ErrThrottling, "Too many shares of this operator were refused. Wait a minute.")
+	}
+	return nil
+}
+
+// refusedLocked counts a refused share against an operator.
+func (c *unsealing) refusedLocked(now time.Time, operator string) {
+	r := c.refused[operator]
+	if r == nil {
+		maps.DeleteFunc(c.refused, func(_ string, r *rate.Limiter) bool {
+			return len(c.refused) >= maxRefused && r.TokensAt(now) >= refusedShares
+		})
+		for who := range c.refused { // and if that is not enough, anybody
+			if len(c.refused) < maxRefused {
+				break
+			}
+			delete(c.refused, who)
+		}
+		r = rate.NewLimiter(rate.Every(refusalEvery), refusedShares)
+		c.refused[operator] = r
+	}
+	r.AllowN(now, 1)
+}
+
+// status is who gave shares so far, and the ceremony if anybody did.
+func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if age := now.Sub(c.began); len(c.shares) == 0 || age < 0 || age >= c.timeout || string(c.set[:]) != string(cluster.GetShares().GetId()) {
+		return nil, nil // or about to be abandoned
+	}
+	return slices.Sorted(maps.Keys(c.shares)), &Status{Nonce: c.nonce, Owner: c.owner, Began: c.began, Expires: c.began.Add(c.timeout)}
+}
+
+// indexes lists the shares' indexes for a record.
+func (c *unsealing) indexes(name string) *auditpb.Field {
+	var indexes []string
+	for _, i := range slices.Sorted(maps.Keys(c.shares)) {
+		indexes = append(indexes, strconv.Itoa(i))
+	}
+	return auditfield.TextList(name, indexes)
+}
+
+// fieldsLocked names the ceremony in a record, if there is one.
+func (c *unsealing) fieldsLocked() []*auditpb.Field {
+	if len(c.shares) == 0 {
+		return nil
+	}
+	return []*auditpb.Field{auditfield.Text("ceremony", hex.EncodeToString(c.nonce[:])), auditfield.Text("owner", c.owner)}
+}
+
+// addLocked takes a share and keeps it. When there are enough, it combines them to
+// the unseal key. index is 0 for text that is no share at all.
+func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo, commitments [][32]byte, given *keymat.Secret) (index int, secret *keymat.Secret, err error) {
+	var s shamir.Share
+	if err := given.With(func(b []byte) (err error) { s, err = shamir.ParseShare(b); return err }); err != nil {
+		return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err)
+	}
+	defer s.Wipe()
+	all, err := shamir.NewCollector(set, commitments)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer all.Reset()
+	for _, kept := range c.shares {
+		if err := kept.With(func(b []byte) error { return collect(all, b) }); err != nil {
+			return 0, nil, fmt.Errorf("a share kept from before: %w", err)
+		}
+	}
+	have, need, err := all.Add(s)
+	if err != nil {
+		if s.Set().Cluster != set.Cluster || s.Set() != set {
+			return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err) // its index is another set's
+		}
+		return s.Index(), nil, kmsapi.Errorf(ErrShare, "%v.", err)
+	}
+	// Without the white space that came with it.
+	kept, err := c.arena.Fill(shamir.TextSize, func(dst []byte) error {
+		s.AppendText(dst[:0])
+		return nil
+	})
+	if err != nil {
+		return s.Index(), nil, err
+	}
+	if len(c.shares) == 0 {
+		c.set, c.began, c.owner = set.Set, now, operator
+	}
+	c.shares[s.Index()] = kept
+	if have < need {
+		return s.Index(), nil, nil
+	}
+	key, err := all.Secret()
+	if err != nil {
+		return s.Index(), nil, err
+	}
+	secret, err = c.arena.Store(key) // wipes key
+	return s.Index(), secret, err
+}
+
+// collect parses text that was parsed before.
+func collect(all *shamir.Collector, share []byte) error {
+	s, err := shamir.ParseShare(share)
+	if err != nil {
+		return err
+	}
+	defer s.Wipe()
+	_, _, err = all.Add(s)
+	return err
+}
+
+// String and the like give "[redacted]".
+func (*unsealing) String() string             { return redacted }
+func (*unsealing) GoString() string           { return redacted }
+func (*unsealing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+func (*unsealing) LogValue() slog.Value       { return slog.StringValue(redacted) }

@@ -1,0 +1,167 @@
+package ops
+
+import (
+	"encoding/hex"
+	"iter"
+	"slices"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+func listGrants(ev *request.Evaluation, in *kmsapi.ListGrantsInput) (*kmsapi.ListGrantsOutput, error) {
+	var filter grantFilter
+	if in.GrantId != nil {
+		id, err := ParseGrantID(*in.GrantId)
+		if err != nil {
+			return nil, err
+		}
+		filter.id = id[:]
+	}
+	var err error
+	if filter.grantee, err = party(ev, "GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
+		return nil, err
+	}
+	t, err := ev.Managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, t.ARN, hex.EncodeToString(filter.id), filter.grantee)
+	if err != nil {
+		return nil, err
+	}
+	after, err := hex.DecodeString(p.after)
+	if err != nil {
+		return nil, kmsapi.ErrInvalidMarker
+	}
+	ev.Later = func(s *fsm.State) (any, error) {
+		out := &kmsapi.ListGrantsOutput{Grants: []kmsapi.GrantListEntry{}}
+		out.NextMarker, out.Truncated, err = fill(p, filter.grants(s, t.ID, after), func(g *fsmpb.Grant) string {
+			return hex.EncodeToString(g.Id)
+		}, func(g *fsmpb.Grant) {
+			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), t.ARN, g))
+		})
+		return out, err
+	}
+	return nil, nil
+}
+
+// grantFilter says which of a key's grants a list shows; a zero part takes all.
+type grantFilter struct {
+	id      []byte
+	grantee string
+}
+
+// grants are the grants on a key that the filter takes, by id, from the one after
+// the given id on.
+func (f *grantFilter) grants(s *fsm.State, key fsm.KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
+	switch {
+	case f.id != nil:
+		return func(yield func(*fsmpb.Grant) bool) {
+			if g, _ := s.Grant(key, f.id); g != nil && (f.grantee == "" || g.Grantee == f.grantee) {
+				yield(g)
+			}
+		}
+	case f.grantee != "":
+		return s.GrantsTo(key, f.grantee, after)
+	}
+	return s.Grants(key, after)
+}
+
+func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsInput) (*kmsapi.ListRetirableGrantsOutput, error) {
+	who, err := party(ev, "RetiringPrincipal", in.RetiringPrincipal, "RetiringServicePrincipal", in.RetiringServicePrincipal)
+	if err != nil {
+		return nil, err
+	}
+	if who == "" {
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "You must specify either RetiringPrincipal or RetiringServicePrincipal.")
+	}
+	if err := mayListRetirable(ev, who); err != nil {
+		return nil, err
+	}
+	p, err := pageOf(ev, in.Limit, 50, 100, in.Marker, who)
+	if err != nil {
+		return nil, err
+	}
+	after, err := grantAfter(ev, p.after)
+	if err != nil {
+		return nil, err
+	}
+	region := ev.Region()
+	ev.Later = func(s *fsm.State) (any, error) {
+		out := &kmsapi.ListRetirableGrantsOutput{Grants: []kmsapi.GrantListEntry{}}
+		out.NextMarker, out.Truncated, err = fill(p, s.GrantsRetiredBy(request.AccountOf(ev), region, who, after), func(g *fsmpb.Grant) string {
+			return hex.EncodeToString(g.Key) + hex.EncodeToString(g.Id)
+		}, func(g *fsmpb.Grant) {
+			// A key that is gone has no grants.
+			k, _ := s.Key(fsm.KeyID{Account: request.AccountOf(ev), Region: region, ID: [16]byte(g.Key)})
+			arn := request.KeyARN(ev.Cluster(), region, request.FormatKeyID([16]byte(g.Key), k.GetMultiRegion()))
+			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), arn, g))
+		})
+		return out, err
+	}
+	return nil, nil
+}
+
+// mayListRetirable asks whether the caller may see the grants that somebody may
+// retire. An account's own policies say so for its principals; a service is no
+// account's, and sees its own.
+func mayListRetirable(ev *request.Evaluation, who string) error {
+	action, p := ev.Op.Action(), ev.Caller.Identity.Principal()
+	if p.Kind == policy.KindService && p.ARN == who {
+		req := policy.Request{Principal: p, Action: action, Resource: who}
+		return ev.Decided(req, policy.Decision{Effect: policy.Allow, Reason: policy.ReasonRequest, Statement: policy.NoStatement}, nil)
+	}
+	return ev.AuthoriseAccount(action, who)
+}
+
+// grantAfter is the fsm.GrantID of the grant that a page of retirable grants comes
+// after; nil for the first page.
+func grantAfter(ev *request.Evaluation, name string) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	b, err := hex.DecodeString(name)
+	if err != nil || len(b) != 16+32 {
+		return nil, kmsapi.ErrInvalidMarker
+	}
+	return fsm.GrantID(fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region(), ID: [16]byte(b)}, b[16:]), nil
+}
+
+// grantEntry is a grant as lists show it. One without a name has an empty one.
+func grantEntry(c *fsmpb.Cluster, keyARN string, g *fsmpb.Grant) kmsapi.GrantListEntry {
+	e := kmsapi.GrantListEntry{
+		KeyId: &keyARN, GrantId: new(hex.EncodeToString(g.Id)), Name: new(g.Name), CreationDate: TimeOf(g.Created),
+		IssuingAccount: new(request.RootARN(c.Partition, g.Issuer)), Operations: slices.Clone(g.Operations),
+	}
+	e.GranteePrincipal, e.GranteeServicePrincipal = eitherParty(g.Grantee)
+	e.RetiringPrincipal, e.RetiringServicePrincipal = eitherParty(g.Retiring)
+	if g.ContextEquals == nil && g.ContextSubset == nil && g.SourceArn == "" {
+		return e
+	}
+	e.Constraints = &kmsapi.GrantConstraints{}
+	if g.ContextEquals != nil {
+		e.Constraints.EncryptionContextEquals = request.ContextMap(g.ContextEquals)
+	}
+	if g.ContextSubset != nil {
+		e.Constraints.EncryptionContextSubset = request.ContextMap(g.ContextSubset)
+	}
+	if g.SourceArn != "" {
+		e.Constraints.SourceArn = new(g.SourceArn)
+	}
+	return e
+}
+
+// eitherParty shows one of a grant's parties in the member that is for its kind.
+func eitherParty(who string) (principal, service *string) {
+	if who == "" {
+		return nil, nil
+	}
+	if _, err := policy.ParseService(who); err == nil {
+		return nil, &who
+	}
+	return &who, nil
+}

@@ -1,0 +1,71 @@
+package ops
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+func getKeyPolicy(ev *request.Evaluation, in *kmsapi.GetKeyPolicyInput) (*kmsapi.GetKeyPolicyOutput, error) {
+	t, err := ev.Managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := onlyPolicy(in.PolicyName); err != nil {
+		return nil, err
+	}
+	p, _ := ev.KeyPolicy(t.ID)
+	if p == nil {
+		return nil, fmt.Errorf("key %s has no policy", t.ID)
+	}
+	return &kmsapi.GetKeyPolicyOutput{Policy: new(p.Document), PolicyName: new(kmsapi.DefaultPolicyName)}, nil
+}
+
+func putKeyPolicy(ev *request.Evaluation, in *kmsapi.PutKeyPolicyInput) (*request.None, error) {
+	t, err := ev.Managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if err := onlyPolicy(in.PolicyName); err != nil {
+		return nil, err
+	}
+	if err := request.CheckPolicy(ev, *in.Policy, t.ARN, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		return nil, err
+	}
+	putPolicy(ev, t.ID, *in.Policy)
+	return &request.None{}, nil
+}
+
+func listKeyPolicies(ev *request.Evaluation, in *kmsapi.ListKeyPoliciesInput) (*kmsapi.ListKeyPoliciesOutput, error) {
+	t, err := ev.Managed(*in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pageOf(ev, in.Limit, 100, 1000, in.Marker, t.ARN)
+	if err != nil {
+		return nil, err
+	}
+	out := &kmsapi.ListKeyPoliciesOutput{PolicyNames: []string{}}
+	out.NextMarker, out.Truncated, err = fill(p, slices.Values([]string{kmsapi.DefaultPolicyName}), func(name string) string {
+		return name
+	}, func(name string) {
+		out.PolicyNames = append(out.PolicyNames, name)
+	})
+	return out, err
+}
+
+// onlyPolicy: a key has one policy.
+func onlyPolicy(name *string) error {
+	if name != nil && *name != kmsapi.DefaultPolicyName {
+		return kmsapi.Errorf(kmsapi.ErrNotFound, "No such policy exists")
+	}
+	return nil
+}
+
+func putPolicy(ev *request.Evaluation, id fsm.KeyID, doc string) {
+	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Document: doc}}})
+}

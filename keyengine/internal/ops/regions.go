@@ -1,0 +1,271 @@
+package ops
+
+import (
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Multi-Region keys are a set: a primary and replicas, one at most in each of the
+// cluster's Regions, with the same 16 bytes of id. They share id, material, spec,
+// usage, origin and automatic rotation, and whatever changes one of these changes
+// it in all of them with one record (putMembers).
+
+const (
+	typePrimary = "PRIMARY"
+	typeReplica = "REPLICA"
+
+	actionCreateKey = "kms:CreateKey"
+
+	// stateCreating is what ReplicateKey says of the replica, as AWS does. The
+	// next request finds it made.
+	stateCreating = "Creating"
+)
+
+// MembersOf are all keys of a key's set, itself included, in the order of the
+// Regions; a single-Region key is alone. That a Region has none is noted too. An
+// eval without a caller will do, for events: what they need is its reads and
+// changes.
+func MembersOf(ev *request.Evaluation, t *request.Target) []*request.Target {
+	if !t.Key.MultiRegion {
+		return []*request.Target{t}
+	}
+	var all []*request.Target
+	for _, r := range request.Regions(ev.Cluster()) {
+		if r == t.ID.Region {
+			all = append(all, t)
+		} else if m := member(ev, t, r); m.Key != nil {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// member is the key of t's set in another Region; its key is nil when there is
+// none. Unlike target, it does not say that the request acts on it.
+func member(ev *request.Evaluation, t *request.Target, region string) *request.Target {
+	id := fsm.KeyID{Account: t.ID.Account, Region: region, ID: t.ID.ID}
+	return &request.Target{ID: id, Key: ev.Key(id), ARN: request.KeyARN(ev.Cluster(), region, t.Name())}
+}
+
+// PutMembers changes a key of a set to k, and what the others share with it to
+// the same: material that they lack is wrapped for each of them.
+func PutMembers(ev *request.Evaluation, k *fsmpb.Key, members []*request.Target) error {
+	for _, m := range members {
+		n := k
+		if m.ID.Region != k.Region {
+			var err error
+			if n, err = InStep(ev.Vault, k, m.Key); err != nil {
+				return err
+			}
+		}
+		if !proto.Equal(n, m.Key) {
+			PutKey(ev, n)
+		}
+	}
+	return nil
+}
+
+// InStep is a key of a set, with what the set shares as another of its keys has
+// it.
+func InStep(v *vault.Vault, from, to *fsmpb.Key) (*fsmpb.Key, error) {
+	k := proto.CloneOf(to)
+	k.PrimaryRegion, k.Rotation, k.RotationsOnDemand = from.PrimaryRegion, proto.CloneOf(from.Rotation), from.RotationsOnDemand
+	k.Materials = nil
+	for _, m := range from.Materials {
+		n, err := sharedMaterial(v, from, m, to)
+		if err != nil {
+			return nil, err
+		}
+		k.Materials = append(k.Materials, n)
+	}
+	for _, m := range to.Materials {
+		if len(m.Wrapped) > 0 && request.MaterialOf(k, m.Id) == nil {
+			return nil, fmt.Errorf("key %x of %s has material that the one of %s lacks", to.Id, to.Region, from.Region)
+		}
+	}
+	return k, nil
+}
+
+// sharedMaterial is a version of a key's material as another key of its set has
+// it. Imported material comes without the material itself: each key of the set
+// gets that by an import of its own.
+func sharedMaterial(v *vault.Vault, from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key) (*fsmpb.Material, error) {
+	n := &fsmpb.Material{
+		Id: m.Id, MaterialId: m.MaterialId, Created: m.Created, PublicKey: m.PublicKey,
+		Rotated: m.Rotated, OnDemand: m.OnDemand, Pending: m.Pending,
+	}
+	if has := request.MaterialOf(to, m.Id); has != nil {
+		n.Generation, n.Wrapped, n.ValidTo, n.Description = has.Generation, has.Wrapped, has.ValidTo, has.Description
+		return n, nil
+	}
+	if from.Origin == kmsapi.OriginImported {
+		return n, nil
+	}
+	return n, v.HandOver(from, m, to, n)
+}
+
+// isPrimary tells whether a key is the primary of a set.
+func isPrimary(t *request.Target) bool {
+	return t.Key.MultiRegion && t.Key.PrimaryRegion == t.ID.Region
+}
+
+// configuration describes a key's set.
+func configuration(ev *request.Evaluation, t *request.Target) *kmsapi.MultiRegionConfiguration {
+	name := func(region string) kmsapi.MultiRegionKey {
+		return kmsapi.MultiRegionKey{Arn: new(request.KeyARN(ev.Cluster(), region, t.Name())), Region: new(region)}
+	}
+	c := &kmsapi.MultiRegionConfiguration{
+		MultiRegionKeyType: new(typeReplica), PrimaryKey: new(name(t.Key.PrimaryRegion)), ReplicaKeys: []kmsapi.MultiRegionKey{},
+	}
+	if isPrimary(t) {
+		c.MultiRegionKeyType = new(typePrimary)
+	}
+	for _, m := range MembersOf(ev, t) {
+		if m.ID.Region != t.Key.PrimaryRegion {
+			c.ReplicaKeys = append(c.ReplicaKeys, name(m.ID.Region))
+		}
+	}
+	return c
+}
+
+// managedPrimary is managed for operations on the primary of a set.
+func managedPrimary(ev *request.Evaluation, keyID string) (*request.Target, error) {
+	t, err := ev.Managed(keyID)
+	if err == nil && !isPrimary(t) {
+		err = notPrimary(t)
+	}
+	return t, err
+}
+
+func notPrimary(t *request.Target) error {
+	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is not a multi-region primary key.", t.ARN)
+}
+
+func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi.ReplicateKeyOutput, error) {
+	t, err := managedPrimary(ev, *in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if !request.ServesRegion(ev.Cluster(), *in.ReplicaRegion) {
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "ReplicaRegion %s is not a Region of this cluster.", *in.ReplicaRegion)
+	}
+	if err := authoriseReplica(ev, in); err != nil {
+		return nil, err
+	}
+	r := member(ev, t, *in.ReplicaRegion)
+	ev.Resource("AWS::KMS::Key", r.ARN)
+	if r.Key != nil {
+		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "Key '%s' already exists", r.ARN)
+	}
+	if len(MembersOf(ev, t)) >= MaxSet {
+		return nil, kmsapi.Errorf(kmsapi.ErrLimitExceeded, "%s has keys in %d Regions and cannot have more.", t.ARN, MaxSet)
+	}
+	tags, err := mergeTags(ev, nil, in.Tags)
+	if err != nil {
+		return nil, err
+	}
+	c := ev.Cluster()
+	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
+	if in.Policy != nil {
+		doc = *in.Policy
+		if err := request.CheckPolicy(ev, doc, r.ARN, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+			return nil, err
+		}
+	}
+	if err := roomForKey(ev, r.ID.Region); err != nil {
+		return nil, err
+	}
+	if r.Key, err = newReplica(ev, t, r.ID.Region, in.Description); err != nil {
+		return nil, err
+	}
+	PutKey(ev, r.Key)
+	putPolicy(ev, r.ID, doc)
+	if len(tags) > 0 {
+		PutTags(ev, r.ID, tags)
+	}
+	d := metadataOf(ev, r)
+	d.KeyState, d.Enabled, d.CurrentKeyMaterialId = new(stateCreating), new(false), nil
+	return &kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
+}
+
+// authoriseReplica asks for what the replica's Region takes to make a key there.
+func authoriseReplica(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) error {
+	if err := ev.AuthoriseAccount(actionCreateKey, "*"); err != nil {
+		return err
+	}
+	if len(in.Tags) > 0 {
+		return ev.AuthoriseAccount(actionTagResource, "*")
+	}
+	return nil
+}
+
+// newReplica is a new key of t's set.
+func newReplica(ev *request.Evaluation, t *request.Target, region string, description *string) (*fsmpb.Key, error) {
+	k := &fsmpb.Key{
+		Account: uint64(t.ID.Account), Id: t.ID.ID[:], Region: region, MultiRegion: true, Created: ev.Now().UnixNano(),
+		Spec: t.Key.Spec, Usage: t.Key.Usage, Origin: t.Key.Origin, State: fsmpb.KeyState_KEY_STATE_ENABLED,
+	}
+	if description != nil {
+		k.Description = *description
+	}
+	if k.Origin == kmsapi.OriginImported {
+		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
+	}
+	return InStep(ev.Vault, t.Key, k)
+}
+
+// recordReplica is what the record of ReplicateKey shows of the answer.
+func recordReplica(out *kmsapi.ReplicateKeyOutput, rec *auditpb.Record) {
+	rec.ResponseElements = []*auditpb.Field{
+		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), auditfield.Text("replicaPolicy", *out.ReplicaPolicy),
+	}
+}
+
+// updatePrimaryRegion swaps the roles of the primary and a replica. The caller
+// has to be allowed that on both, and neither may be on its way out.
+func updatePrimaryRegion(ev *request.Evaluation, in *kmsapi.UpdatePrimaryRegionInput) (*request.None, error) {
+	t, err := managedPrimary(ev, *in.KeyId)
+	if err != nil {
+		return nil, err
+	}
+	if *in.PrimaryRegion == t.ID.Region {
+		return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "%s is the multi-region primary key already.", t.ARN)
+	}
+	members := MembersOf(ev, t)
+	i := slices.IndexFunc(members, func(m *request.Target) bool { return m.ID.Region == *in.PrimaryRegion })
+	if i < 0 {
+		return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", request.KeyARN(ev.Cluster(), *in.PrimaryRegion, t.Name()))
+	}
+	r := members[i]
+	ev.Resource("AWS::KMS::Key", r.ARN)
+	if err := ev.Authorise(r, ev.Op.Action(), nil); err != nil {
+		return nil, err
+	}
+	if err := ev.Op.States.Check(r.ARN, r.Key.State); err != nil {
+		return nil, err
+	}
+	k := proto.CloneOf(t.Key)
+	k.PrimaryRegion = r.ID.Region
+	return &request.None{}, PutMembers(ev, k, members)
+}
+
+// waitsForReplicas tells whether a key is a primary with replicas, which goes
+// only after them, whatever their state.
+func waitsForReplicas(ev *request.Evaluation, t *request.Target) bool {
+	return isPrimary(t) && len(MembersOf(ev, t)) > 1
+}
+
+// MaxSet is the largest number of keys in a multi-Region set: some operations
+// change all of them with one record, which can make 16 changes.
+const MaxSet = 12

@@ -1,0 +1,215 @@
+package record
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
+)
+
+// Clock is a node's time.
+type Clock interface{ Now() time.Time }
+
+// Log is what records need of the replicated log.
+type Log interface {
+	State() *fsm.State
+	Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error)
+	WaitApplied(ctx context.Context, index uint64) error
+}
+
+// Recorder has what was decided recorded. Nothing reaches the replicated log in another
+// way, but what ProposeExclusive holds the log back for, and Init.
+type Recorder struct {
+	Node    string // that stands in the records
+	Vault   *vault.Vault
+	Replica Log
+	Clock   Clock
+	Log     *slog.Logger
+	Pending *Pending
+}
+
+// Seal builds and seals an event's record. The state's cluster may not stand
+// yet, when the event founds it.
+func (r *Recorder) Seal(o *vault.Opened, c *fsmpb.Cluster, ev Event) (*fsmpb.Record, error) {
+	if ev.RequestID == ([16]byte{}) {
+		_, _ = rand.Read(ev.RequestID[:]) // never fails: crypto/rand ends the process instead
+	}
+	if ev.Region == "" {
+		ev.Region = c.GetRegion()
+	}
+	now := r.Clock.Now()
+	if ev.At.IsZero() {
+		ev.At = now
+	}
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt)
+	rec := &auditpb.Record{
+		Schema: auditlog.RecordSchema, Salt: salt, RequestId: ev.RequestID[:], EventTime: ev.At.UnixNano(),
+		EventName: ev.Name, EventType: ev.Kind, EventSource: sourceConclave, Identity: ev.Identity,
+		SourceIp: ev.SourceIP, UserAgent: ev.UserAgent, Region: ev.Region, Transport: ev.Transport,
+		RequestParameters: ev.Parameters, ResponseElements: ev.Response, ServiceEventDetails: ev.Details,
+		Tls: ev.TLS, Resources: ev.Resources, ReadOnly: ev.ReadOnly, Node: r.Node, RecipientAccountId: c.GetAccount(),
+	}
+	if ev.Kind == KindService {
+		rec.EventSource = SourceKMS
+	}
+	rec.ErrorCode, rec.ErrorMessage = Outcome(ev.Err)
+	plain, err := auditlog.EncodeRecord(rec)
+	if err != nil {
+		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
+	}
+	body, generation, sealSalt, commitment, err := o.SealBody(now, ev.RequestID, plain)
+	if err != nil {
+		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
+	}
+	return &fsmpb.Record{
+		RequestId: ev.RequestID[:], Commitment: commitment[:], Body: body, Generation: generation, Salt: sealSalt[:],
+		Reads: ev.Reads, NotBefore: ev.NotBefore, NotAfter: ev.NotAfter, Changes: ev.Changes,
+	}, nil
+}
+
+// MaxTries is how often something is decided again because what it read has changed.
+const MaxTries = 3
+
+// Commit is how everything is decided and recorded: decide makes a record of the newest
+// state, which is proposed. When the log finds that what was read has changed, or that
+// the time is not right, decide is called again on a state that has the change, MaxTries
+// times in all; then the error is [ErrConflict]. An error of decide ends it, with
+// nothing proposed. A decision that is returned without an error was accepted.
+func (r *Recorder) Commit(ctx context.Context, decide func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
+	for range MaxTries {
+		rec, err := decide(r.Replica.State())
+		if err != nil {
+			return fsm.Decision{}, err
+		}
+		d, err := r.Replica.Propose(ctx, rec)
+		if err = r.Settle(ctx, d, err); err != ErrConflict {
+			return d, err
+		}
+	}
+	return fsm.Decision{}, ErrConflict
+}
+
+// Settle is what came of a record that was proposed: nil once it was accepted, and
+// [ErrConflict], once this node has what changed, for one that has to be decided again.
+// Other errors may be told to callers.
+func (r *Recorder) Settle(ctx context.Context, d fsm.Decision, err error) error {
+	if err != nil {
+		return Unavailable(err)
+	}
+	switch d.Verdict {
+	case fsm.Accepted:
+		return nil
+	case fsm.Conflict, fsm.Early, fsm.Late:
+		if err := r.Replica.WaitApplied(ctx, d.Index); err != nil {
+			return Unavailable(err)
+		}
+		return ErrConflict
+	}
+	return fmt.Errorf("the log found %v of a record", d.Verdict)
+}
+
+// CommitEvent is Commit for an event.
+func (r *Recorder) CommitEvent(ctx context.Context, decide func(*fsm.State) (Event, error)) (fsm.Decision, error) {
+	return r.Commit(ctx, func(s *fsm.State) (*fsmpb.Record, error) {
+		ev, err := decide(s)
+		if err != nil {
+			return nil, err
+		}
+		return r.sealOn(s, ev)
+	})
+}
+
+// Record is CommitEvent for an event that depends on nothing.
+func (r *Recorder) Record(ctx context.Context, ev Event) (fsm.Decision, error) {
+	return r.CommitEvent(ctx, func(*fsm.State) (Event, error) { return ev, nil })
+}
+
+// Propose proposes an event once, for who has to know what the log found of it.
+func (r *Recorder) Propose(ctx context.Context, ev Event) (fsm.Decision, error) {
+	rec, err := r.sealOn(r.Replica.State(), ev)
+	if err != nil {
+		return fsm.Decision{}, err
+	}
+	d, err := r.Replica.Propose(ctx, rec)
+	if err != nil {
+		return fsm.Decision{}, Unavailable(err)
+	}
+	return d, nil
+}
+
+func (r *Recorder) sealOn(s *fsm.State, ev Event) (*fsmpb.Record, error) {
+	o, err := r.Vault.Current()
+	if err != nil {
+		return nil, err
+	}
+	c, _ := s.Cluster()
+	return r.Seal(o, c, ev)
+}
+
+// Run records pending events until ctx ends.
+func (r *Recorder) Run(ctx context.Context) {
+	retry := time.NewTicker(time.Second)
+	defer retry.Stop()
+	for {
+		r.RecordPending(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.Pending.wake:
+		case <-retry.C:
+		}
+	}
+}
+
+// RecordPending records what it can of the pending events, in order. One whose
+// outcome is unknown is recorded again: better twice than not at all. The second
+// has a request id of its own, as an id that stands twice in the audit log is a
+// sign that somebody copied a record.
+func (r *Recorder) RecordPending(ctx context.Context) {
+	r.Pending.recording.Lock()
+	defer r.Pending.recording.Unlock()
+	for !r.Vault.Sealed() {
+		ev, ok := r.Pending.First()
+		if !ok {
+			return
+		}
+		d, err := r.Propose(ctx, ev)
+		if err != nil {
+			r.Pending.renew()
+			if ctx.Err() == nil {
+				r.Log.Warn("an event is not recorded yet", "event", ev.Name, "err", err)
+			}
+			return
+		}
+		if d.Verdict != fsm.Accepted {
+			// It has no read set, so the log can only refuse it for a fault in its
+			// making, and would again.
+			r.Log.Error("an event could not be recorded", "event", ev.Name, "verdict", d.Verdict.String())
+		}
+		r.Pending.Done(ev)
+	}
+}
+
+// RecordPendingWithin is RecordPending with a bound of its own.
+func (r *Recorder) RecordPendingWithin(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r.RecordPending(ctx)
+}
+
+// Now is the clock's time, but never before the cluster time of a state.
+func Now(s *fsm.State, clock Clock) time.Time {
+	t := clock.Now()
+	if c := time.Unix(0, s.Time()); c.After(t) {
+		return c
+	}
+	return t
+}

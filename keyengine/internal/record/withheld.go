@@ -1,0 +1,52 @@
+package record
+
+import (
+	"sync"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+)
+
+// maxWithheld bounds the requests that one event names; it says how many there were.
+const maxWithheld = 200
+
+// Withheld are requests whose records say what was decided, and whose callers were
+// not told. Events say so, one a second at most.
+type Withheld struct {
+	Late    func(operation string) // counts them
+	Pending *Pending
+
+	mu    sync.Mutex
+	ids   []string
+	count int
+}
+
+// Withhold notes that the answer to a request is withheld, and is the error instead.
+func (w *Withheld) Withhold(id [16]byte, operation string) error {
+	w.Late(operation)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.count++
+	if len(w.ids) < maxWithheld {
+		w.ids = append(w.ids, UUID(id))
+	}
+	return ErrHeldUp
+}
+
+// Record has the log say whose answers were withheld since the last time.
+func (w *Withheld) Record(s *fsm.State) {
+	w.mu.Lock()
+	ids, count := w.ids, w.count
+	w.ids, w.count = nil, 0
+	w.mu.Unlock()
+	if count == 0 {
+		return
+	}
+	c, _ := s.Cluster()
+	w.Pending.Add(Event{
+		Name: "AnswersWithheld", Kind: KindService, SourceIP: InternalCaller, UserAgent: InternalCaller,
+		Identity: &auditpb.Identity{AccountId: c.GetAccount(), InvokedBy: InternalCaller},
+		Details:  []*auditpb.Field{auditfield.Number("count", count), auditfield.TextList("requestIds", ids)},
+	})
+}

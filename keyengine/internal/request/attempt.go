@@ -1,0 +1,146 @@
+package request
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Attempt is one evaluation of a request: what came of it, with the record that must be committed before anyone
+// hears of it.
+type Attempt struct {
+	Evaluation
+	in     any
+	Out    any
+	Err    error
+	Record *fsmpb.Record
+	draft  *draft
+
+	// Room for what most evaluations come to, instead of allocations.
+	fewResources [1]resource
+	fewDecisions [1]decision
+	fewMaterials [2]*fsmpb.Material
+	fewSecrets   [1][]byte
+}
+
+// draft is a record in the making, with room for what most records hold, so that
+// all of it is one allocation. It is apart from the evaluation, which knows
+// secrets, since the log may keep it for longer.
+type draft struct {
+	record     fsmpb.Record
+	salt       [16]byte
+	commitment auditlog.Hash
+	reads      [4]*fsmpb.Read
+	uses       [1]*fsmpb.Use
+	eachRead   [4]fsmpb.Read
+	eachUse    [1]fsmpb.Use
+}
+
+func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
+	d := new(draft)
+	ev := &Attempt{in: in, draft: d}
+	ev.Evaluation = Evaluation{
+		Ctx: ctx, Services: svc, State: s, Caller: c, Op: op,
+		Reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],
+		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
+	}
+	return ev
+}
+
+// take is the next of what was allocated together, or a new one when there is none
+// left.
+func take[T any](free *[]T) *T {
+	if len(*free) == 0 {
+		return new(T)
+	}
+	t := &(*free)[0]
+	*free = (*free)[1:]
+	return t
+}
+
+// Evaluate runs the operation on a state and builds its record. There is no
+// record, only an error, when there can be none: the node is sealed, the caller's
+// credential is no longer one, or something outside has to be asked first.
+func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
+	ev := newAttempt(ctx, svc, s, c, op, in)
+	if ev.Err = ev.Admit(); ev.Err != nil {
+		return ev
+	}
+	if ev.Err = cmp.Or(inRegion(&ev.Evaluation), checkSource(&ev.Evaluation)); ev.Err == nil {
+		if ev.Err = op.input.Validate(in); ev.Err == nil {
+			if ev.Err = svc.mayGrow(op); ev.Err == nil {
+				ev.Out, ev.Err = op.run(&ev.Evaluation, in)
+			}
+		}
+	}
+	if ev.Err != nil {
+		ev.Wipe()
+		ev.Out, ev.Changes, ev.uses, ev.Later = nil, nil, nil, nil
+		if errors.Is(ev.Err, ErrOutside) {
+			return ev
+		}
+		ev.Err = Told(svc.Log, op, c, ev.Err)
+	}
+	var err error
+	if ev.Record, err = ev.newRecord(); err != nil {
+		ev.Wipe()
+		ev.Out, ev.Err, ev.Record = nil, err, nil
+	}
+	return ev
+}
+
+// Decided is the record of the outcome, or the error of an evaluation that has none.
+func (ev *Attempt) Decided() (*fsmpb.Record, error) {
+	if ev.Record == nil {
+		return nil, ev.Err
+	}
+	return ev.Record, nil
+}
+
+// inRegion refuses a request that was made for another Region.
+func inRegion(ev *Evaluation) error {
+	c := ev.Cluster()
+	if r := ev.Caller.Region; r != "" && !ServesRegion(c, r) && !c.AnyRegion {
+		return kmsapi.Errorf(kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not '%s'.", r)
+	}
+	return nil
+}
+
+// ErrNoSource is for callers who say what only services may say: it would get them
+// what is granted to those who act for that resource.
+var ErrNoSource = kmsapi.Errorf(kmsapi.ErrAccessDenied, "Only service principals make requests on behalf of a resource.")
+
+// checkSource refuses a source ARN that the caller may not give, or that is none.
+func checkSource(ev *Evaluation) error {
+	switch arn := ev.Caller.SourceArn; {
+	case arn == "":
+		return nil
+	case ev.Caller.Identity.Principal().Kind != policy.KindService:
+		return ErrNoSource
+	case len(arn) > iam.MaxSourceARN || !kmsapi.PatternOf("sourceArn").Match(arn):
+		return kmsapi.Errorf(kmsapi.ErrValidation, "The source ARN of the request is not the ARN of a resource.")
+	}
+	return nil
+}
+
+// Told is what a caller may know of an error. The rest goes to the node's log, once: an
+// error that is told as it is has no more to say, or was made here of one that had.
+func Told(log *slog.Logger, op *Operation, c *iam.Caller, err error) *kmsapi.Error {
+	t, ok := errors.AsType[*kmsapi.Error](err)
+	if !ok {
+		t = kmsapi.ErrInternal
+	}
+	if t.Code == kmsapi.ErrInternal.Code && err != error(t) {
+		log.Error("request failed", "operation", op.Name, "request_id", record.UUID(c.RequestID), "err", err)
+	}
+	return t
+}

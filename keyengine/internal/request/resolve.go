@@ -1,0 +1,188 @@
+package request
+
+import (
+	"encoding/hex"
+	"strings"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Target is a key that a request names.
+type Target struct {
+	ID  fsm.KeyID
+	Key *fsmpb.Key
+	ARN string
+}
+
+// Forms says which ways of naming a key an operation takes.
+type Forms uint8
+
+const (
+	KeyForms Forms = iota // key id, key ARN
+	AnyForm               // also alias name, alias ARN
+)
+
+// Resolve finds the key that a KeyId names, for an action. What it finds out
+// depends on the key, and on the alias where it was named by one: both are noted.
+func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, error) {
+	c := ev.Cluster()
+	name := given
+	if strings.HasPrefix(given, "arn:") {
+		arn, err := policy.ParseARN(given)
+		if err != nil || arn.Service != "kms" || arn.Partition != c.Partition || arn.Account == "" || arn.Region == "" {
+			return nil, kmsapi.Errorf(kmsapi.ErrInvalidArn, "Invalid arn %s", given)
+		}
+		if f == KeyForms && strings.HasPrefix(arn.Resource, kmsapi.AliasPrefix) {
+			return nil, errAlias
+		}
+		if arn.Region != ev.Region() {
+			return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid arn %s", arn.Region)
+		}
+		if arn.Account != c.Account {
+			// Whether such a key exists is nobody's business here.
+			return nil, ev.inaccessible(action, "on resource: "+given)
+		}
+		switch rest, isKey := strings.CutPrefix(arn.Resource, "key/"); {
+		case isKey:
+			if _, _, ok := ParseKeyID(rest); !ok && !keyIDShaped(rest) {
+				return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId %s", rest) // in AWS's words: no quotes here
+			}
+			name = rest
+		case strings.HasPrefix(arn.Resource, kmsapi.AliasPrefix):
+			name = arn.Resource
+		default:
+			return nil, invalidKeyID(given)
+		}
+	}
+	if strings.HasPrefix(name, kmsapi.AliasPrefix) {
+		if f == KeyForms {
+			return nil, errAlias
+		}
+		a := ev.Alias(ev.Region(), name)
+		if a == nil {
+			return nil, AliasNotFound(ev, name)
+		}
+		ev.Resource("AWS::KMS::Alias", AliasARN(ev, name))
+		t := ev.Target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
+		if t.Key == nil {
+			return nil, AliasNotFound(ev, name) // the key went, and its aliases with it
+		}
+		return t, nil
+	}
+	absent := func() error {
+		return kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", KeyARN(c, ev.Region(), name))
+	}
+	id, multi, ok := ParseKeyID(name)
+	switch {
+	case !ok && keyIDShaped(name):
+		return nil, absent()
+	case !ok:
+		return nil, invalidKeyID(given)
+	}
+	t := ev.Target(fsm.KeyID{Account: AccountOf(ev), Region: ev.Region(), ID: id})
+	if t.Key == nil || t.Key.MultiRegion != multi {
+		return nil, absent()
+	}
+	return t, nil
+}
+
+// errAlias answers an alias where only a key may stand. It is no NotFoundException:
+// clients take that for a key that is gone.
+var errAlias = kmsapi.Errorf(kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
+
+// Target looks a key up by its id; its key is nil when there is none.
+func (ev *Evaluation) Target(id fsm.KeyID) *Target {
+	t := &Target{ID: id, Key: ev.Key(id)}
+	if t.Key != nil {
+		t.ARN = KeyARN(ev.Cluster(), t.ID.Region, t.Name())
+		ev.Resource("AWS::KMS::Key", t.ARN)
+	}
+	return t
+}
+
+// Name is the bare key id.
+func (t *Target) Name() string { return FormatKeyID(t.ID.ID, t.Key.MultiRegion) }
+
+func invalidKeyID(given string) error {
+	return kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId '%s'", given)
+}
+
+func AliasNotFound(ev *Evaluation, name string) error {
+	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", AliasARN(ev, name))
+}
+
+func AliasARN(ev *Evaluation, name string) string {
+	c := ev.Cluster()
+	return "arn:" + c.Partition + ":kms:" + ev.Region() + ":" + c.Account + ":" + name
+}
+
+func KeyARN(c *fsmpb.Cluster, region, name string) string {
+	return "arn:" + c.Partition + ":kms:" + region + ":" + c.Account + ":key/" + name
+}
+
+const multiRegionPrefix = "mrk-"
+
+// FormatKeyID writes a key id as AWS does: a UUID, or mrk- and hex digits.
+func FormatKeyID(id [16]byte, multiRegion bool) string {
+	if multiRegion {
+		return multiRegionPrefix + hex.EncodeToString(id[:])
+	}
+	return record.UUID(id)
+}
+
+// keyIDShaped tells whether a text would be a key id with its letters in lower case.
+// No key is called so, and AWS answers it as a key that does not exist.
+func keyIDShaped(s string) bool {
+	_, _, ok := ParseKeyID(strings.ToLower(s))
+	return ok
+}
+
+// ParseKeyID reads a key id in the one spelling that formatKeyID gives it: two
+// spellings of one key would be two names in a policy or a log.
+func ParseKeyID(s string) (id [16]byte, multiRegion, ok bool) {
+	var digits [32]byte
+	switch {
+	case len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-':
+		d := digits[:0]
+		for _, part := range [...]string{s[:8], s[9:13], s[14:18], s[19:23], s[24:]} {
+			d = append(d, part...)
+		}
+	case len(s) == 36 && strings.HasPrefix(s, multiRegionPrefix):
+		multiRegion = true
+		copy(digits[:], s[len(multiRegionPrefix):])
+	default:
+		return id, false, false
+	}
+	for _, c := range digits {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return id, false, false
+		}
+	}
+	_, err := hex.Decode(id[:], digits[:])
+	return id, multiRegion, err == nil
+}
+
+// RootARN is the ARN of an account's root user.
+func RootARN(partition, account string) string {
+	return "arn:" + partition + ":iam::" + account + ":root"
+}
+
+// WasKey tells whether an id is or was a key's in any of the cluster's Regions.
+func WasKey(ev *Evaluation, id [16]byte) bool {
+	for _, r := range Regions(ev.Cluster()) {
+		k := fsm.KeyID{Account: AccountOf(ev), Region: r, ID: id}
+		if ev.Tombstone(k) != nil || ev.Key(k) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// WrongOrigin refuses a key for where its material is from.
+func WrongOrigin(t *Target) error {
+	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.ARN, t.Key.Origin)
+}

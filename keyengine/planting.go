@@ -1,0 +1,53 @@
+package keyengine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+
+	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/ceremony"
+	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/ops"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/keyengine/internal/request"
+	"github.com/conclavekms/conclave/keyengine/kmsapi"
+)
+
+// ErrNoSeeds: this engine plants nothing.
+var ErrNoSeeds = errors.New("keys with known material are for development only")
+
+// errNothing: there is nothing to be changed.
+var errNothing = errors.New("there is nothing to be changed")
+
+// Plant makes a key as a seed has it, unless there is one of that id, which stays
+// as it is. It reports whether it made one. Only an engine whose configuration
+// says so does it: whoever chooses a key's material knows it.
+func (e *Engine) Plant(ctx context.Context, op ceremony.Operator, s ops.Seed) (bool, error) {
+	defer clear(s.Material)
+	if !e.cfg.Seeds {
+		return false, ErrNoSeeds
+	}
+	made := false
+	_, err := e.events.CommitEvent(ctx, func(state *fsm.State) (event record.Event, err error) {
+		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: state}
+		if ev.Cluster() == nil {
+			return event, kmsapi.Errorf(ceremony.ErrNotInitialised, "The cluster is not initialised.")
+		}
+		t, err := ops.PlantKey(ev, &s)
+		if made = t != nil; !made || err != nil {
+			return event, cmp.Or(err, errNothing)
+		}
+		event = op.Event("PlantKey", ev.Cluster())
+		event.Region = t.ID.Region
+		event.Parameters = []*auditpb.Field{auditfield.Text("keyId", t.ARN), auditfield.Text("keySpec", t.Key.Spec), auditfield.Text("keyUsage", t.Key.Usage)}
+		event.Resources = []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: ev.Cluster().Account, Arn: t.ARN}}
+		event.Reads, event.Changes = ev.Reads, ev.Changes
+		return event, nil
+	})
+	if err == errNothing {
+		return false, nil
+	}
+	return made && err == nil, err
+}
