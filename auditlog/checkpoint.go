@@ -15,7 +15,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// Checkpoint is a signed tree head: C2SP tlog-checkpoint.
+// Checkpoint is a signed tree head, as in C2SP tlog-checkpoint.
 type Checkpoint struct {
 	Origin string // "conclave/<cluster id in hex>/<Raft group>"
 	Size   uint64
@@ -45,8 +45,8 @@ func SignCheckpoint(origin string, priv ed25519.PrivateKey, f Frontier) ([]byte,
 	return msg, nil
 }
 
-// signer signs notes with a key that is in memory already, without the detour of
-// the package's text form of private keys.
+// signer signs notes with a key that is already in memory, without encoding it
+// in the note package's text form of private keys.
 type signer struct {
 	note.Verifier
 	priv ed25519.PrivateKey
@@ -54,9 +54,9 @@ type signer struct {
 
 func (s signer) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(s.priv, msg), nil }
 
-// VerifierKey is the text form of the key that checks an origin's checkpoints,
-// "<name>+<hash>+<base64>", as note verifiers take it. It is empty when the
-// origin cannot name a key or pub is no Ed25519 key.
+// VerifierKey returns the text form of the key that verifies an origin's
+// checkpoints, "<name>+<hash>+<base64>", as note verifiers take it. It is empty
+// if the origin cannot name a key or pub is not an Ed25519 key.
 func VerifierKey(origin string, pub ed25519.PublicKey) string {
 	if len(pub) != ed25519.PublicKeySize {
 		return ""
@@ -71,9 +71,9 @@ func VerifierKey(origin string, pub ed25519.PublicKey) string {
 	return vkey
 }
 
-// ParseCheckpoint checks a checkpoint's signature with a verifier key and returns
-// what it says. The origin must be the key's name. Signatures of other keys, such
-// as witnesses', may be there and are not checked.
+// ParseCheckpoint verifies a checkpoint's signature with a verifier key and
+// returns the checkpoint. The origin must be the key's name. There may be
+// signatures by other keys, such as those of witnesses, which are not verified.
 func ParseCheckpoint(msg []byte, verifierKey string) (Checkpoint, error) {
 	v, err := note.NewVerifier(verifierKey)
 	if err != nil {
@@ -93,8 +93,9 @@ func ParseCheckpoint(msg []byte, verifierKey string) (Checkpoint, error) {
 	return c, nil
 }
 
-// parseCheckpoint reads a checkpoint without checking its signature. It takes one
-// encoding only, so that a changed byte is a changed or refused checkpoint.
+// parseCheckpoint parses a checkpoint without verifying its signature. It accepts
+// only one encoding, so that changing a byte gives a different checkpoint or
+// none.
 func parseCheckpoint(msg []byte) (c Checkpoint, err error) {
 	bad := func(what string) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("%w: checkpoint: %s", ErrMalformed, what)
@@ -133,11 +134,11 @@ func parseCheckpoint(msg []byte) (c Checkpoint, err error) {
 	return c, nil
 }
 
-// WriteCheckpoint stores a checkpoint durably. It refuses, with
-// ErrStaleCheckpoint, one that is older than the stored one or covers entries
-// that are not durable here: call Sync first. One that contradicts the tree or
-// the stored checkpoint is ErrDiverged and changes nothing. The signature is the
-// caller's to check.
+// WriteCheckpoint stores a checkpoint durably. It returns ErrStaleCheckpoint for
+// one that is older than the stored one or covers entries that are not durable
+// here: call Sync first. It returns ErrDiverged for one that contradicts the
+// tree or the stored checkpoint. Neither changes anything. The caller has to
+// verify the signature.
 func (l *Log) WriteCheckpoint(msg []byte) error {
 	c, err := parseCheckpoint(msg)
 	if err != nil {
@@ -194,16 +195,16 @@ func (v *treeView) check(c Checkpoint) error {
 	return nil
 }
 
-// Checkpoint is the newest stored checkpoint, nil when there is none.
+// Checkpoint returns the newest stored checkpoint; nil if there is none.
 func (l *Log) Checkpoint() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Clone(l.checkpoint)
 }
 
-// loadCheckpoint reads the stored checkpoint. A tree that does not lead to it is
-// damaged. It covers nothing that was not durable, so when entries are missing
-// the durable mark is, too: someone removed it, to have peers fill them in.
+// loadCheckpoint reads the stored checkpoint. A tree that does not match it is
+// damaged. A checkpoint covers only durable entries, so if some are missing, the
+// durable mark is missing too: somebody removed it so that peers fill them in.
 func (d *directory) loadCheckpoint(v *treeView) ([]byte, error) {
 	b, err := d.read(layout.CheckpointFile, layout.MaxCheckpoint)
 	if errors.Is(err, fs.ErrNotExist) {

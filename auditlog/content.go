@@ -8,7 +8,7 @@ import (
 )
 
 // content is all entries that the log holds: those from 0 on, and those after gaps. It
-// decides where an entry is or belongs, and keeps the first pending run behind the end of
+// knows where an entry is or belongs, and keeps the first pending run after the end of
 // the segments. It has no lock of its own: Log.mu guards it.
 type content struct {
 	segments
@@ -21,7 +21,7 @@ func newContent(d *directory) content {
 	return content{segments: segments{dir: d, tree: tiledTree{dir: d}}, gaps: gaps{dir: d}}
 }
 
-// load reads what is there. mark tells what of it must be whole.
+// load reads the files. What mark covers must be undamaged.
 func (c *content) load(mark *DurableMark) error {
 	c.tree.opening = true
 	defer func() { c.tree.opening = false }()
@@ -37,7 +37,7 @@ func (c *content) load(mark *DurableMark) error {
 	return c.mergeAll()
 }
 
-// size is the number of entries in the tree, those missing here included.
+// size returns the number of entries in the tree, including those missing here.
 func (c *content) size() uint64 {
 	size := max(c.tree.size, c.next)
 	if n := len(c.gaps.runs); n > 0 {
@@ -46,7 +46,7 @@ func (c *content) size() uint64 {
 	return size
 }
 
-// files are all that are open.
+// files returns all open files.
 func (c *content) files() (runs []*run) {
 	runs = append(runs, c.sealed...)
 	if c.newest != nil {
@@ -58,7 +58,8 @@ func (c *content) files() (runs []*run) {
 	return runs
 }
 
-// restore is Log.Restore, but for what it says of roots and a gap.
+// restore does the work of Log.Restore, except for checking the roots and
+// reporting a gap.
 func (c *content) restore(f Frontier, roots []Hash) error {
 	v := c.tree.view()
 	if err := checkSegments(v, f, roots); err != nil {
@@ -81,7 +82,7 @@ func (c *content) restore(f Frontier, roots []Hash) error {
 	return nil
 }
 
-// store compares the entries that are there and writes the others.
+// store compares the entries that are already stored and writes the others.
 func (c *content) store(entries []Entry, leaves []Hash) error {
 	for len(entries) > 0 {
 		i := entries[0].Index
@@ -115,8 +116,8 @@ func (c *content) store(entries []Entry, leaves []Hash) error {
 	return nil
 }
 
-// compare checks that entries, of which the first is stored, are the stored ones,
-// and returns how many it checked.
+// compare checks that entries are equal to the stored ones, for as long as there
+// are any, and returns how many it checked. The first one is stored.
 func (c *content) compare(entries []Entry, leaves []Hash) (int, error) {
 	i := entries[0].Index
 	if first := c.tree.firstLeaf(); i >= first && i < c.tree.size {
@@ -154,8 +155,8 @@ func (c *content) compare(entries []Entry, leaves []Hash) (int, error) {
 	return n, err
 }
 
-// span finds where entry index is. There is none, and no error, at the end of the
-// log.
+// span finds where entry index is. At the end of the log it returns an empty span
+// and no error.
 func (c *content) span(index uint64) (span, error) {
 	switch p := c.gaps.at(index); {
 	case index < c.tree.size:
@@ -169,8 +170,8 @@ func (c *content) span(index uint64) (span, error) {
 	return span{}, nil
 }
 
-// mergeAll moves pending entries that the gap no longer parts from the others,
-// all at once.
+// mergeAll moves all pending entries to the segments that a gap no longer
+// separates from them.
 func (c *content) mergeAll() error {
 	for c.joins() {
 		done, err := c.mergeSome(1 << 30)
@@ -184,13 +185,14 @@ func (c *content) mergeAll() error {
 	return nil
 }
 
-// joins tells whether the first pending run is no longer parted from the others by a gap.
+// joins reports whether no gap separates the first pending run from the segments any
+// more.
 func (c *content) joins() bool { return len(c.gaps.runs) > 0 && c.gaps.runs[0].first <= c.tree.size }
 
-// mergeSome moves at most n entries of the first pending run to its place behind
-// the others, and says whether that was all of it. Until then new entries go on
-// being appended to the run. Its file goes at the Sync that made its entries
-// durable where they now are.
+// mergeSome moves at most n entries of the first pending run to the end of the
+// segments, and reports whether that was all of it. Until then, new entries
+// continue to be appended to the run. Its file is removed by the Sync that makes
+// its entries durable in their new place.
 func (c *content) mergeSome(n int) (done bool, err error) {
 	p := c.gaps.runs[0]
 	if c.tree.size == p.first && !c.tree.Equal(p.before) {
@@ -237,7 +239,7 @@ func (c *content) mergeSome(n int) (done bool, err error) {
 	return true, nil
 }
 
-// checkSegments compares the full segments that both have.
+// checkSegments compares the roots of the full segments that v and f both have.
 func checkSegments(v *treeView, f Frontier, roots []Hash) error {
 	n := min(v.tree.size, f.size) / SegmentSize
 	have, err := v.at(n * SegmentSize)
@@ -255,7 +257,7 @@ func checkSegments(v *treeView, f Frontier, roots []Hash) error {
 	return fmt.Errorf("%w: a tile above the segments is not the cluster's", ErrDiverged)
 }
 
-// settle compares verified entries with those there are and appends the rest.
+// settle compares verified entries with the stored ones and appends the rest.
 func (c *content) settle(entries []Entry, leaves []Hash) error {
 	for len(entries) > 0 {
 		n, err := len(entries), error(nil)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// history is what a process did and was told before it died.
+// history is what a process did, and which calls succeeded, before it ended.
 type history struct {
 	synced  uint64 // entries from 0 on, at the last Sync that succeeded
 	applied uint64 // entries that Append took
@@ -16,8 +16,9 @@ type history struct {
 	state   uint64 // entries that the newest snapshot on disk covers
 }
 
-// play does some of everything: appends across tiles and segments, syncs,
-// checkpoints, a gap from a snapshot, backfill, a lie, and a merge.
+// play performs all kinds of operations: appends across tiles and segments,
+// syncs, checkpoints, a gap from a snapshot, backfill, false backfill, and a
+// merge.
 func play(fsys *memFS, h *history, base uint64) error {
 	l, err := Open("/log", Options{Logger: quiet, FS: fsys})
 	if err != nil {
@@ -64,7 +65,8 @@ func play(fsys *memFS, h *history, base uint64) error {
 		func() error { return add(base+100, base+350) },
 		func() error { return sync() },
 		func() error { return add(base+350, base+360) },
-		// A snapshot is installed: from then on the state covers more than is here.
+		// A snapshot is installed: from then on the state covers more entries than
+		// the log has.
 		func() error { h.state = base + 900; return restore(base + 900) },
 		func() error { h.applied = base + 900; return add(base+900, base+1000) },
 		sync,
@@ -96,8 +98,8 @@ func play(fsys *memFS, h *history, base uint64) error {
 	return nil
 }
 
-// survive starts on what a crash left and checks that nothing that was promised
-// is gone, that nothing is wrong, and that the log can go on.
+// survive opens what a crash left and checks that nothing durable is lost, that
+// nothing is wrong, and that the log can continue.
 func survive(t *testing.T, fsys *memFS, h history, base uint64) {
 	t.Helper()
 	l, err := Open("/log", Options{Logger: quiet, FS: fsys})
@@ -133,8 +135,8 @@ func survive(t *testing.T, fsys *memFS, h history, base uint64) {
 	wantClean(t, mustVerify(t, "/log", fsys))
 }
 
-// crashes makes each changing operation of play fail in each way, and then looks
-// at what the death of the process, and some losses of power, leave.
+// crashes makes each changing operation of play fail in each way, and then
+// checks what the end of the process, and some losses of power, leave behind.
 func crashes(t *testing.T, base uint64, prepared *memFS, every, images int) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -164,7 +166,7 @@ func crashes(t *testing.T, base uint64, prepared *memFS, every, images int) {
 			err := play(fsys, &h, base)
 			what := fmt.Sprintf("operation %d of %d, %s, mode %d", k, ops, fsys.trace[min(k, len(fsys.trace))-1], mode)
 			if err == nil {
-				t.Fatalf("%s: the fault went unnoticed", what)
+				t.Fatalf("%s: the error went unnoticed", what)
 			}
 			t.Run(what, func(t *testing.T) {
 				survive(t, fsys.crash(rng, true), h, base)
@@ -183,7 +185,7 @@ func crashes(t *testing.T, base uint64, prepared *memFS, every, images int) {
 
 func TestCrashEverywhere(t *testing.T) { crashes(t, 0, nil, 1, 3) }
 
-// TestCrashAtSegmentBoundary has the same happen while a segment is sealed.
+// TestCrashAtSegmentBoundary does the same while a segment becomes full.
 func TestCrashAtSegmentBoundary(t *testing.T) {
 	if testing.Short() {
 		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
@@ -207,7 +209,7 @@ func TestCrashAtSegmentBoundary(t *testing.T) {
 	crashes(t, base, prepared, every, 1)
 }
 
-// TestSealedSegmentSurvives: once a sealed segment is synced, Open does not read
+// TestSealedSegmentSurvives: once a full segment is synced, Open does not read
 // it again, so its tiles must be on disk too.
 func TestSealedSegmentSurvives(t *testing.T) {
 	const n = SegmentSize + 10
@@ -231,7 +233,7 @@ func TestSealedSegmentSurvives(t *testing.T) {
 	}
 }
 
-// TestFailStop: after any failed write nothing is accepted or promised any more.
+// TestFailStop: after any failed write, the log accepts nothing any more.
 func TestFailStop(t *testing.T) {
 	for mode := faultBefore; mode < powerCut; mode++ {
 		fsys := newMemFS()
@@ -241,7 +243,7 @@ func TestFailStop(t *testing.T) {
 		changed := l.Changed()
 		fsys.failAt, fsys.mode = fsys.ops+1, mode
 		if err := l.Append(hashed(testEntries(10, 20))); !errors.Is(err, errInjected) {
-			t.Fatalf("got %v, want the injected fault", err)
+			t.Fatalf("got %v, want the injected error", err)
 		}
 		for name, err := range map[string]error{
 			"Append": l.Append(hashed(testEntries(10, 20))), "Sync": l.Sync(), "Fill": l.Fill(testEntries(0, 1)), "Err": l.Err(),

@@ -11,18 +11,18 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// directory is a log directory: its files, by their names within it, and what of it is
-// not durable yet. It has no lock: files are written by those who hold the locks of Log,
-// and what dirty notes belongs to Log.mu.
+// directory is a log directory: its files, by their names within it, and which of its
+// changes are not durable yet. It has no lock of its own: callers that write files hold
+// the locks of Log, and Log.mu guards unsynced.
 type directory struct {
 	fs     FS
 	path   string
 	logger *slog.Logger
-	// unsynced are the directories below with names that the next Sync makes durable.
+	// unsynced are the directories within it whose names the next Sync makes durable.
 	unsynced map[string]struct{}
 }
 
-// at is the path of a file in the directory.
+// at returns the path of a file in the directory.
 func (d *directory) at(name string) string { return filepath.Join(d.path, name) }
 
 func (d *directory) list(name string) ([]string, error) { return d.fs.ReadDir(d.at(name)) }
@@ -33,7 +33,7 @@ func (d *directory) read(name string, limit int64) ([]byte, error) {
 	return ReadFile(d.fs, d.at(name), limit)
 }
 
-// dirty has the next Sync make the names in a directory durable.
+// dirty makes the next Sync sync the directory that name is in.
 func (d *directory) dirty(name string) {
 	if d.unsynced == nil {
 		d.unsynced = make(map[string]struct{})
@@ -41,16 +41,16 @@ func (d *directory) dirty(name string) {
 	d.unsynced[name] = struct{}{}
 }
 
-// makeFor makes the directory that a file is to be in.
+// makeFor creates the directory for a file.
 func (d *directory) makeFor(name string) error {
 	return d.fs.MkdirAll(filepath.Dir(d.at(name)), dirPerm)
 }
 
-// put replaces the file name by one with the bytes b, so that after a crash
-// there is the old file or the new one. When durable is set it is on disk when
-// put returns. The new file is made in tmp, which a restart clears.
+// put replaces the file name by one with the content b, so that after a crash
+// there is either the old file or the new one. If durable is set, the new one
+// is on disk when put returns. It is created in tmp, which a restart clears.
 func (d *directory) put(name string, b []byte, durable bool) (err error) {
-	// The whole name, for several tiles have the same last element.
+	// The whole name is used because several tiles have the same last element.
 	tmp := d.at(filepath.Join(layout.TmpDir, strings.ReplaceAll(name, string(filepath.Separator), "-")))
 	f, err := d.fs.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, filePerm)
 	if err != nil {
@@ -84,7 +84,7 @@ func (d *directory) syncFile(name string) error {
 	return nil
 }
 
-// clearTmp removes what unfinished writes left.
+// clearTmp removes what unfinished writes left behind.
 func (d *directory) clearTmp() error {
 	names, err := d.list(layout.TmpDir)
 	if err != nil {

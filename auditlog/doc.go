@@ -1,28 +1,28 @@
-// Package auditlog is the append-only record of everything a cluster answered:
-// a Merkle tree (RFC 6962, SHA-256) whose leaves are entries, kept in segment
-// files that are byte-identical on all nodes and that an outsider can check with
-// nothing but the files and one public key.
+// Package auditlog keeps the append-only record of everything that a cluster
+// answered: a Merkle tree (RFC 6962, SHA-256) whose leaves are entries. It is
+// stored in segment files that are byte-identical on all nodes and that an
+// outsider can verify with only the files and one public key.
 //
 // What a reader may rely on:
 //
 //   - Entries are ordered and dense. An entry, once appended, is never changed or
 //     removed; appending an index again is a no-op when the entry is the same and
 //     stops the log when it is not.
-//   - After Sync returns, everything appended before it survives any crash. What
-//     was appended since may be lost, whole entries from the end; Raft holds it
-//     and replays it. Damage to what was durable is never taken for a torn end:
-//     Open refuses it and names the file.
-//   - A write that fails stops the log for good, for after a failed write or fsync
-//     nobody knows what the disk holds.
-//   - A log that lacks history says so (Missing), goes on recording meanwhile, and
-//     accepts the missing entries from anyone, because it checks them against the
+//   - After Sync returns, everything appended before it survives any crash. Of
+//     what was appended since, whole entries may be lost from the end; Raft has
+//     them and replays them. Damage to durable entries is never taken for a torn
+//     end: Open refuses it and names the file.
+//   - A write that fails stops the log for good, because after a failed write or
+//     fsync the content of the disk is unknown.
+//   - A log that lacks history reports that (Missing) and continues to record. It
+//     accepts the missing entries from anybody, because it checks them against the
 //     roots in the replicated state before it keeps them.
 //   - Every byte read back is checked against its leaf hash before use.
 //
-// A node relies on a Log for that. Who checks a log from outside relies on package
-// auditlog/verify instead, which uses no Log. What both need is here and is a function of
-// its input alone: Entry, DecodeFrame, DurableMark, Frontier, Checkpoint, and the checks of
-// inclusion and consistency proofs.
+// Log provides this for a node. A log is verified from outside with package
+// auditlog/verify, which uses no Log. What both need is in this package too and depends
+// only on its input: Entry, DecodeFrame, DurableMark, Frontier, Checkpoint, and the
+// verification of inclusion and consistency proofs.
 //
 // The files of a log directory:
 //

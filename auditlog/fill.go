@@ -9,14 +9,14 @@ import (
 
 // filler collects backfilled entries up to a point where the tree over them can
 // be compared with one from the state. Until then they are in a file that a
-// restart removes, and nobody can read them.
+// restart removes, and cannot be read.
 type filler struct{ treeRun }
 
 const fillFile = "backfill"
 
-// Missing is the range of entries, [from, to), that Fill wants next; ok is false
-// when nothing is missing. It may begin before what is missing, with entries that
-// the log has but cannot vouch for by themselves.
+// Missing returns the range of entries, [from, to), that Fill wants next; ok is
+// false if nothing is missing. It may begin before the gap, with entries that the
+// log has but cannot verify by themselves.
 func (l *Log) Missing() (from, to uint64, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -36,11 +36,11 @@ func (l *Log) missing() (from, to uint64, ok bool) {
 }
 
 // Fill adds entries from a peer, in order, beginning with the one that Missing
-// names; those beyond the gap are ignored. It keeps them once they lead to a root
-// of the state: that of their segment, or the one where the gap ends. Entries
-// that do not are ErrRejected, and everything since the last such root is
-// discarded: ask Missing again, and another peer. Filling the last of a gap joins
-// the entries appended meanwhile.
+// names. It ignores entries beyond the gap. It keeps entries once they lead to a
+// root in the state: that of their segment, or the one where the gap ends. For
+// entries that do not, it returns ErrRejected and discards everything since the
+// last such root: call Missing again, and ask another peer. When a gap is filled,
+// the entries that were appended after it are joined.
 func (l *Log) Fill(entries []Entry) error {
 	l.fillMu.Lock()
 	defer l.fillMu.Unlock()
@@ -55,7 +55,7 @@ func (l *Log) Fill(entries []Entry) error {
 }
 
 // collect takes entries up to the next point where the tree can be compared, and
-// returns how many; 0 when nothing is missing. fillMu is held.
+// returns how many it took; 0 if nothing is missing. fillMu is held.
 func (l *Log) collect(entries []Entry) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,8 +94,8 @@ func (l *Log) collect(entries []Entry) (int, error) {
 	return n, l.keep()
 }
 
-// hashFrom is the leaf hashes of a peer's entries, the first of which has to be number
-// from.
+// hashFrom returns the leaf hashes of a peer's entries, which have to be numbered
+// consecutively beginning with from.
 func hashFrom(entries []Entry, from uint64) ([]Hash, error) {
 	leaves := make([]Hash, len(entries))
 	for i := range entries {
@@ -108,9 +108,9 @@ func hashFrom(entries []Entry, from uint64) ([]Hash, error) {
 	return leaves, nil
 }
 
-// vouches compares the tree of backfill with the state's at end, where a segment ends or
-// the gap, which ends at to. It says why it is another one, and is not known when the
-// state that was restored is an older one, which does not know the segment.
+// vouches compares the tree over backfilled entries with that of the state at end, where
+// either a segment ends or the gap, which ends at to. If they differ, why says so. known
+// is false if the restored state is older and does not have the root of the segment.
 func (c *content) vouches(tree *Frontier, end, to uint64) (known bool, why string) {
 	if k := end / SegmentSize; end%SegmentSize == 0 {
 		switch {
@@ -126,8 +126,9 @@ func (c *content) vouches(tree *Frontier, end, to uint64) (known bool, why strin
 	return true, ""
 }
 
-// beginFill makes the file for collected entries when there is none, and empties
-// it when its entries lead past the gap: a state was restored that ends it sooner.
+// beginFill creates the file for collected entries if there is none, and empties
+// it if its entries reach past the gap, because a state was restored in which the
+// gap ends sooner.
 func (l *Log) beginFill(from uint64) error {
 	if l.fill != nil {
 		if l.fill.next() == from {
@@ -144,9 +145,9 @@ func (l *Log) beginFill(from uint64) error {
 	return nil
 }
 
-// reject discards what was collected. When that began in the middle of a segment
-// the fault may be in the entries before it, which are ours: so the whole segment
-// is asked for, and then compared with them.
+// reject discards what was collected. If that began in the middle of a segment,
+// the error may be in this node's own entries before it, so the whole segment is
+// requested next and compared with them.
 func (l *Log) reject(why string) error {
 	f := l.fill
 	start := l.content.tree.size
@@ -165,8 +166,8 @@ func (l *Log) reject(why string) error {
 }
 
 // keep moves the collected entries, which are verified, to their place, and joins
-// pending ones if that closes the gap. It releases mu now and then, for appends to
-// go on.
+// pending entries if that closes the gap. It releases mu from time to time so that
+// appends can go on.
 func (l *Log) keep() error {
 	f := l.fill
 	breathe := func() error {

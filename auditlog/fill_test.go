@@ -105,7 +105,7 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// TestManyGaps installs snapshots faster than the backfill comes.
+// TestManyGaps installs snapshots faster than gaps are filled.
 func TestManyGaps(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := mustOpen(t, dir, nil)
@@ -131,8 +131,8 @@ func TestManyGaps(t *testing.T) {
 	mustClose(t, l)
 }
 
-// TestGapClosedByReplay: the node falls back to an older snapshot than the one
-// that opened the gap.
+// TestGapClosedByReplay: the node restores an older snapshot than the one that
+// opened the gap.
 func TestGapClosedByReplay(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := mustOpen(t, dir, nil)
@@ -160,7 +160,8 @@ func TestGapClosedByReplay(t *testing.T) {
 	mustClose(t, l)
 }
 
-// TestRecoverFromDamage is the operator's way back from a damaged segment.
+// TestRecoverFromDamage recovers from a damaged segment in the way that
+// operators can.
 func TestRecoverFromDamage(t *testing.T) {
 	dir := newLog(t, 300)
 	b := readTest(t, dir, layout.SegmentPath(0))
@@ -190,7 +191,8 @@ func TestRecoverFromDamage(t *testing.T) {
 	mustCheckpoint(t, l, 310)
 }
 
-// TestGapEndsSooner: an older snapshot is restored while backfill is under way.
+// TestGapEndsSooner: an older snapshot is restored while backfill is in
+// progress.
 func TestGapEndsSooner(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := mustOpen(t, dir, nil)
@@ -210,7 +212,8 @@ func TestGapEndsSooner(t *testing.T) {
 	mustClose(t, l)
 }
 
-// TestLyingPeer serves every kind of wrong backfill, then the truth.
+// TestLyingPeer serves every kind of wrong backfill, and then the right
+// entries.
 func TestLyingPeer(t *testing.T) {
 	const n = SegmentSize + 500
 	lies := map[string]func(e *Entry){
@@ -238,7 +241,8 @@ func TestLyingPeer(t *testing.T) {
 		if err := l.Fill(es); !errors.Is(err, ErrRejected) {
 			t.Fatalf("first segment, wrong %s: %v, want ErrRejected", name, err)
 		}
-		// From where we are, or from the segment's start when we may be wrong.
+		// From where the log ends, or from the start of the segment if the log
+		// itself may be wrong.
 		if from, _, _ := l.Missing(); from != 0 && from != 50 {
 			t.Fatalf("after a lie the backfill goes on at %d", from)
 		}
@@ -270,7 +274,7 @@ func TestLyingPeer(t *testing.T) {
 	wantClean(t, mustVerify(t, dir, nil))
 }
 
-// TestOwnEntriesWrong: the fault is not the peer's but ours.
+// TestOwnEntriesWrong: not the peer's entries are wrong, but the log's own.
 func TestOwnEntriesWrong(t *testing.T) {
 	l := mustOpen(t, t.TempDir(), nil)
 	defer l.Close()
@@ -328,7 +332,7 @@ func TestPendingDamage(t *testing.T) {
 	}
 }
 
-// TestFillBesideAppend fills a gap while entries, reads and syncs go on.
+// TestFillBesideAppend fills a gap while there are appends, reads and syncs.
 func TestFillBesideAppend(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := mustOpen(t, dir, nil)

@@ -21,9 +21,9 @@ func appendFrame(b []byte, e *Entry, leaf *Hash) []byte {
 	return append(b, leaf[:]...)
 }
 
-// DecodeFrame decodes the frame that b holds exactly and checks it against its
-// leaf hash, which it returns. Anything else is ErrMalformed. The entry's body is
-// part of b.
+// DecodeFrame decodes a frame, which must be all of b, and checks it against its
+// leaf hash, which it returns. It returns ErrMalformed for anything else. The
+// entry's body is a slice of b.
 func DecodeFrame(b []byte) (e Entry, leaf Hash, err error) {
 	if len(b) < layout.FrameOverhead {
 		return e, leaf, fmt.Errorf("%w: a frame of %d bytes", ErrMalformed, len(b))
@@ -40,9 +40,9 @@ func DecodeFrame(b []byte) (e Entry, leaf Hash, err error) {
 	return e, leaf, nil
 }
 
-// DecodeHead decodes what stands before the body in a frame, of which b holds at
-// least that much. Nothing is checked, so it is for telling what a damaged frame
-// claims to be; use DecodeFrame for all else.
+// DecodeHead decodes the fields before the body of a frame. b must contain at
+// least those. It checks nothing, so use it only to report what a damaged frame
+// claims to be, and DecodeFrame for everything else.
 func DecodeHead(b []byte) (e Entry) {
 	e.Index = binary.BigEndian.Uint64(b[4:])
 	e.RaftIndex = binary.BigEndian.Uint64(b[12:])

@@ -25,8 +25,8 @@ const (
 // The zero value is the empty tree.
 type Frontier struct {
 	size uint64
-	// nodes[l] is the root of the complete subtree of height l on the right edge,
-	// which there is exactly when bit l of size is set, else zero.
+	// nodes[l] is the root of the complete subtree of height l on the right edge
+	// if bit l of size is set, and zero otherwise.
 	nodes [64]Hash
 	// segment is the root of the segment that the last Append completed.
 	segment Hash
@@ -49,8 +49,8 @@ func (f *Frontier) Append(leaf Hash) {
 // segments.
 func (f *Frontier) appendSegment(root Hash) { f.carry(root, segmentLevel, nil) }
 
-// carry adds a complete subtree: binary addition, with hashing for the carry.
-// visit is told each complete subtree that this makes.
+// carry adds a complete subtree. It works as binary addition does, with hashing
+// as the carry. It calls visit for each complete subtree that results.
 func (f *Frontier) carry(h Hash, level int, visit func(level int, h Hash)) {
 	old := f.size
 	f.segment = Hash{}
@@ -74,10 +74,11 @@ func (f *Frontier) carry(h Hash, level int, visit func(level int, h Hash)) {
 	}
 }
 
-// Size is the number of leaves.
+// Size returns the number of leaves.
 func (f *Frontier) Size() uint64 { return f.size }
 
-// Root is the hash of the tree; SHA-256 of nothing for the empty one.
+// Root returns the hash of the tree; for the empty tree, the SHA-256 of
+// nothing.
 func (f Frontier) Root() Hash {
 	if f.size == 0 {
 		return sha256.Sum256(nil)
@@ -92,9 +93,10 @@ func (f Frontier) Root() Hash {
 	return h
 }
 
-// SegmentRoot is the root of the segment that the last Append completed. It may
-// be asked for only then, when Size is a positive multiple of SegmentSize: the
-// tree forgets the root as it grows, and a decoded frontier has none.
+// SegmentRoot returns the root of the segment that the last Append completed.
+// It may be called only right after that, when Size is a positive multiple of
+// SegmentSize: the tree forgets the root as it grows, and a decoded frontier
+// has none.
 func (f *Frontier) SegmentRoot() Hash {
 	if f.segment == (Hash{}) {
 		panic("auditlog: SegmentRoot without a segment just completed")
@@ -105,14 +107,14 @@ func (f *Frontier) SegmentRoot() Hash {
 // Equal reports whether f and g are the same tree.
 func (f Frontier) Equal(g Frontier) bool { return f.size == g.size && f.nodes == g.nodes }
 
-// segments is the part of the tree that covers whole segments.
+// segments returns the part of the tree that covers whole segments.
 func (f *Frontier) segments() Frontier {
 	g := Frontier{size: f.size &^ (SegmentSize - 1)}
 	copy(g.nodes[segmentLevel:], f.nodes[segmentLevel:])
 	return g
 }
 
-// foldSegments is the tree over segments with those roots.
+// foldSegments returns the tree over segments with those roots.
 func foldSegments(roots []Hash) Frontier {
 	var f Frontier
 	for _, r := range roots {
@@ -129,7 +131,7 @@ const (
 )
 
 // MarshalBinary encodes f: format byte, size, and the hashes of its complete
-// subtrees from the largest to the smallest. A tree has one encoding.
+// subtrees from the largest to the smallest. A tree has only one encoding.
 func (f Frontier) MarshalBinary() ([]byte, error) {
 	return f.appendBinary(nil), nil
 }

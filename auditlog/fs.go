@@ -12,22 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FS is the file system a log lives in. It exists so that tests can make any
-// single write, fsync or rename fail, and can cut the power; Options without one
-// mean the operating system's.
+// FS is the file system that a log is in. It exists so that tests can make any
+// single write, fsync or rename fail, and can simulate a loss of power.
 type FS interface {
-	// OpenFile is os.OpenFile. Errors must satisfy errors.Is(err, fs.ErrNotExist)
+	// OpenFile is os.OpenFile. Its error must satisfy errors.Is(err, fs.ErrNotExist)
 	// where there is no file.
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
-	// ReadDir is the names in a directory, sorted; those of directories end in "/".
+	// ReadDir returns the names in a directory, sorted; those of directories end in
+	// "/".
 	ReadDir(name string) ([]string, error)
 	MkdirAll(name string, perm fs.FileMode) error
 	Rename(from, to string) error
 	Remove(name string) error
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
-	// Lock takes an exclusive lock on a file, made if there is none, or fails at
-	// once with ErrLocked. Closing releases it, as does the end of the process.
+	// Lock takes an exclusive lock on a file, which it creates if necessary, or
+	// fails at once with ErrLocked. Closing releases the lock, as does the end
+	// of the process.
 	Lock(name string) (io.Closer, error)
 }
 
@@ -47,9 +48,9 @@ const (
 	filePerm fs.FileMode = 0o600
 )
 
-// OSFS is the operating system's file system. In a log directory it follows no
-// symbolic link and opens regular files and directories only, so that nobody who can
-// change the directory's names leads a reader elsewhere or makes it wait.
+// OSFS returns the operating system's file system. In a log directory it follows no
+// symbolic link and opens only regular files and directories, so that somebody who
+// can change names in the directory cannot lead a reader elsewhere or make it wait.
 func OSFS() FS { return osFS{} }
 
 type osFS struct{}
@@ -68,10 +69,10 @@ func (f osFile) Size() (int64, error) {
 }
 
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	// Nothing in a log directory is a symbolic link; following one could lead a
-	// write out of it.
-	// Nor is anything a pipe or a device, which could keep the reader for ever:
-	// opening does not wait, and what is no regular file is not read.
+	// Nothing in a log directory is a symbolic link, and following one could
+	// lead a write out of it. Nothing is a pipe or a device either, which could
+	// block the reader for ever: opening does not wait, and only regular files
+	// are read.
 	f, err := os.OpenFile(name, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, perm)
 	if err != nil {
 		return nil, err
@@ -132,7 +133,8 @@ func (osFS) Lock(name string) (io.Closer, error) {
 	return f, nil
 }
 
-// ReadFile returns a file's bytes; one that is longer than limit bytes is ErrCorrupt.
+// ReadFile returns the content of a file, or ErrCorrupt if it is longer than limit
+// bytes.
 func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {

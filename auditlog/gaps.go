@@ -11,16 +11,17 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// gaps are the entries after gaps, by index. A pending run is there from when a snapshot
-// moves the state past the local end until the gap before it is filled. It has no lock
-// of its own.
+// gaps are the entries after gaps, by index. A pending run begins when a snapshot moves
+// the state past the local end, and exists until the gap before it is filled. gaps has
+// no lock of its own.
 type gaps struct {
 	dir     *directory
 	runs    []*pending
-	retired []*pending // whose files go at the next Sync
+	retired []*pending // whose files the next Sync removes
 }
 
-// at is the pending run that index i lies in or follows, nil for none.
+// at returns the pending run that index i is in or follows; nil if there is
+// none.
 func (g *gaps) at(i uint64) *pending {
 	for _, p := range slices.Backward(g.runs) {
 		if p.first <= i && i <= p.next() {
@@ -30,7 +31,7 @@ func (g *gaps) at(i uint64) *pending {
 	return nil
 }
 
-// after is the first pending run that begins after index i.
+// after returns the first pending run that begins after index i.
 func (g *gaps) after(i uint64) *pending {
 	for _, p := range g.runs {
 		if p.first > i {
@@ -40,7 +41,7 @@ func (g *gaps) after(i uint64) *pending {
 	return nil
 }
 
-// begin finds or makes the pending run that f's state goes on with.
+// begin finds or creates the pending run that entries after f are appended to.
 func (g *gaps) begin(f Frontier) error {
 	i := len(g.runs)
 	for i > 0 && g.runs[i-1].first > f.size {
@@ -69,7 +70,7 @@ func (g *gaps) begin(f Frontier) error {
 	return nil
 }
 
-// load opens the pending runs that still stand apart.
+// load opens the pending runs that are still separated by gaps.
 func (g *gaps) load(mark *DurableMark, size uint64) error {
 	durable := make(map[uint64]uint64)
 	for _, p := range mark.Pending {
@@ -106,7 +107,7 @@ func (g *gaps) load(mark *DurableMark, size uint64) error {
 		if cut > 0 {
 			g.dir.logger.Warn("cut off the torn end of pending audit entries", "file", name, "index", p.next(), "bytes", cut)
 		}
-		if p.next() <= size { // moved, and the crash came before its removal
+		if p.next() <= size { // moved, but a crash prevented its removal
 			g.retired = append(g.retired, p)
 			continue
 		}

@@ -58,7 +58,8 @@ func testLeaves(n uint64) []Hash {
 	return leafCache.leaves[:n:n]
 }
 
-// testState is what a state that covers n of the expected entries says.
+// testState returns what Restore is given for a state that covers n of the
+// expected entries.
 func testState(n uint64) (Frontier, []Hash) {
 	var f Frontier
 	var roots []Hash
@@ -133,7 +134,8 @@ func testCheckpoint(t testing.TB, n uint64) []byte {
 	return msg
 }
 
-// newLog makes a log with n entries, synced, with a checkpoint, and closed.
+// newLog makes a log with n entries, syncs it, writes a checkpoint, and closes
+// it.
 func newLog(t testing.TB, n uint64) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "audit")
@@ -166,7 +168,7 @@ func checkContent(t testing.TB, l *Log, from, to uint64) {
 	}
 }
 
-// Report is what VerifyDir found.
+// Report is the result of VerifyDir.
 type Report struct {
 	Size, Unsigned uint64
 	Root           Hash
@@ -233,7 +235,7 @@ func copyDir(t testing.TB, dir string) string {
 	return to
 }
 
-// hashed are entries with their leaf hashes, as Append takes them.
+// hashed returns entries with their leaf hashes, as Append takes them.
 func hashed(es []Entry) ([]Entry, []Hash) {
 	leaves := make([]Hash, len(es))
 	for i := range es {

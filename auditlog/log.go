@@ -8,11 +8,12 @@ import (
 	"sync"
 )
 
-// Options are how a log is opened. The zero value works.
+// Options configure a log. The zero value works.
 type Options struct {
-	// Logger is told of repairs and lost ends; slog.Default when nil.
+	// Logger receives messages about repairs and lost entries; slog.Default()
+	// if nil.
 	Logger *slog.Logger
-	// FS is the file system; the operating system's when nil.
+	// FS is the file system; the operating system's if nil.
 	FS FS
 }
 
@@ -24,10 +25,10 @@ type Options struct {
 // has backfill that is not verified yet.
 type Log struct {
 	dir   *directory
-	space *patientFS // the file system of dir, which waits for space if it was told how
+	space *patientFS // the file system of dir, which waits for space; see OnNoSpace
 	lock  io.Closer
 
-	// Taken in this order, and all before the log closes.
+	// The locks are taken in this order, and all of them to close the log.
 	fillMu sync.Mutex // one Restore, Fill, Repair or mending of tiles at a time
 	syncMu sync.Mutex // one Sync or WriteCheckpoint at a time
 
@@ -35,19 +36,19 @@ type Log struct {
 	failed     error
 	changed    chan struct{}
 	content    content
-	fill       *filler // backfill under way, nil for none; its file is guarded by fillMu
-	durable    uint64  // entries from 0 on that a crash cannot take
+	fill       *filler // backfill in progress, or nil; its file is guarded by fillMu
+	durable    uint64  // number of entries from 0 on that are durable
 	checkpoint []byte
 }
 
 // Restore tells the log what the replicated state covers: the f.Size() entries
-// whose tree is f, with the roots of its full segments. It is called once the
-// state machine restored a snapshot, and at the start of an empty state, before
-// Append.
+// whose tree is f, with the roots of its full segments. It is called whenever
+// the state machine restored a snapshot, and before the first Append to an
+// empty state.
 //
-// A log that holds less has a gap from then on, see Missing. One that holds more
-// keeps it, and compares the entries as they are appended again. One whose
-// entries are not those of f answers ErrDiverged.
+// A log that holds fewer entries has a gap from then on; see Missing. A log that
+// holds more entries keeps them, and compares them when they are appended again.
+// If its entries are not those of f, Restore returns ErrDiverged.
 func (l *Log) Restore(f Frontier, segmentRoots []Hash) error {
 	l.fillMu.Lock()
 	defer l.fillMu.Unlock()
@@ -69,10 +70,10 @@ func (l *Log) Restore(f Frontier, segmentRoots []Hash) error {
 }
 
 // Append adds entries in order, with the leaf hash of each, which the caller had
-// to compute for its own tree anyway. The system has them when it returns, the
-// disk only after Sync. An entry whose index is already stored must be the stored
-// one, else ErrDiverged. Any error but ErrGap and ErrMalformed, which store
-// nothing, stops the log.
+// to compute for its own tree anyway. When it returns, the operating system has
+// them; they are on disk only after Sync. If an entry with the same index is
+// already stored, it must be the same one; otherwise Append returns ErrDiverged.
+// Any error except ErrGap and ErrMalformed, which store nothing, stops the log.
 func (l *Log) Append(entries []Entry, leaves []Hash) error {
 	if len(entries) != len(leaves) {
 		return fmt.Errorf("%w: %d leaf hashes for %d entries", ErrMalformed, len(leaves), len(entries))
@@ -91,7 +92,7 @@ func (l *Log) Append(entries []Entry, leaves []Hash) error {
 		return l.failed
 	}
 	if !l.content.restored {
-		return fmt.Errorf("%w: nothing was restored yet", ErrGap)
+		return fmt.Errorf("%w: Restore was not called yet", ErrGap)
 	}
 	if len(entries) == 0 {
 		return nil
@@ -116,18 +117,18 @@ func (l *Log) fail(err error) error {
 	return err
 }
 
-// Size is the number of entries in the tree, those missing here included: the
-// index that the next new entry will have. Before Restore it is what the files
-// hold.
+// Size returns the number of entries in the tree, including those missing here.
+// It is the index that the next new entry will have. Before Restore it is the
+// number of entries in the files.
 func (l *Log) Size() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.content.size()
 }
 
-// Changed returns a channel that is closed at the next change: entries appended
-// or filled in, or the log stopped. To follow the log, take the channel, read,
-// and wait when there was nothing to read.
+// Changed returns a channel that is closed at the next change: when entries are
+// appended or filled in, or the log stops. To follow the log, take the channel,
+// read, and wait on the channel if there was nothing to read.
 func (l *Log) Changed() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,7 +144,7 @@ func (l *Log) Changed() <-chan struct{} {
 func (l *Log) notify() {
 	if l.changed != nil {
 		select {
-		case <-l.changed: // closed for good by Changed
+		case <-l.changed: // already closed; Changed makes a new one
 		default:
 			close(l.changed)
 		}
@@ -151,19 +152,19 @@ func (l *Log) notify() {
 	}
 }
 
-// Err is why the log stopped, nil while it runs.
+// Err returns why the log stopped; nil while it runs.
 func (l *Log) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.failed
 }
 
-// Close makes everything durable and releases the directory. A log that stopped
-// is closed without.
+// Close makes everything durable, unless the log stopped, and releases the
+// directory.
 func (l *Log) Close() error {
 	err := l.Sync()
 	if errors.Is(err, ErrFailed) {
-		err = nil // said before
+		err = nil // reported before
 	}
 	l.fillMu.Lock()
 	defer l.fillMu.Unlock()
@@ -183,7 +184,7 @@ func (l *Log) Close() error {
 	return errors.Join(err, l.release())
 }
 
-// release closes all files and gives up the directory.
+// release closes all files and releases the lock of the directory.
 func (l *Log) release() error {
 	var err error
 	runs := l.content.files()

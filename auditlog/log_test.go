@@ -164,14 +164,14 @@ func TestLock(t *testing.T) {
 	mustClose(t, mustOpen(t, dir, nil))
 }
 
-// TestTornTail cuts the file within the last frames, at each byte: before the
-// durable mark that is damage, after it the log goes back to whole frames.
+// TestTornTail cuts the file within the last frames, at each byte. Before the
+// durable mark, that is damage; after it, the log is cut back to whole frames.
 func TestTornTail(t *testing.T) {
 	if testing.Short() {
 		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
 	}
 	dir := newLog(t, 40)
-	// Entries 40 and 41 reach the file, but no Sync comes: as a crash leaves it.
+	// Entries 40 and 41 reach the file, but are not synced, as after a crash.
 	l := mustOpen(t, dir, nil)
 	mustRestore(t, l, 40)
 	before := int64(len(readTest(t, dir, layout.SegmentPath(0))))
@@ -359,7 +359,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 // TestTileOfSegments: the tile over 256 segments is made from those of the
-// segments. Of the first 255 there are only names, roots and tiles.
+// segments. The first 255 have only names, roots and tiles.
 func TestTileOfSegments(t *testing.T) {
 	const first = (TileWidth - 1) * SegmentSize
 	fsys := newMemFS()
@@ -407,7 +407,7 @@ func TestTileOfSegments(t *testing.T) {
 		}
 	}
 	mustClose(t, l)
-	// As after a crash that took the last mark and the tile.
+	// As after a crash in which the last mark and the tile were lost.
 	fsys.put("/log/"+layout.DurableFile, mark.encode())
 	if err := fsys.Remove("/log/" + layout.TilePath(2, 0)); err != nil {
 		t.Fatal(err)

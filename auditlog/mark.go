@@ -8,8 +8,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// DurableMark is what the newest Sync made durable: nothing up to there can be
-// the torn end of a crash, so whatever is wrong with it is damage.
+// DurableMark says what the newest Sync made durable. Nothing that it covers
+// can have been torn by a crash, so anything wrong there is damage.
 type DurableMark struct {
 	Tree    Frontier
 	Pending []PendingRange
@@ -18,12 +18,12 @@ type DurableMark struct {
 // PendingRange is the entries of a pending file that were durable, [First, Next).
 type PendingRange struct{ First, Next uint64 }
 
-// maxPending bounds how many pending runs a mark names. Each stands for a
-// snapshot installed while a gap was open.
+// maxPending bounds how many pending runs a mark names. There is one for each
+// snapshot that was installed while a gap was open.
 const maxPending = 1 << 16
 
 // ReadDurableMark reads the mark of the log directory dir. The error is
-// fs.ErrNotExist when nothing was synced there yet, and ErrMalformed when the mark is
+// fs.ErrNotExist if nothing was synced there yet, and ErrMalformed if the mark is
 // damaged.
 func ReadDurableMark(fsys FS, dir string) (m DurableMark, err error) {
 	b, err := ReadFile(fsys, filepath.Join(dir, layout.DurableFile), int64(layout.SealedSize(2+maxFrontier+maxPending*16)))

@@ -14,12 +14,13 @@ import (
 )
 
 var (
-	errInjected = errors.New("injected fault")
+	errInjected = errors.New("injected error")
 	errPower    = errors.New("power is off")
 )
 
-// memFS is a file system in memory that knows what an fsync made durable, can
-// fail at any operation that changes something, and can lose its power.
+// memFS is a file system in memory that keeps track of what an fsync made
+// durable, can fail at any operation that changes something, and can simulate a
+// loss of power.
 type memFS struct {
 	mu    sync.Mutex
 	files map[string]*memFile // by path; directories have a nil content marker
@@ -63,7 +64,7 @@ func (m *memFS) put(path string, b []byte) {
 	m.files[path], m.durable[path] = f, f
 }
 
-// op counts a changing operation and runs it with the fault that is due.
+// op counts a changing operation and runs it, with the failure that is due.
 func (m *memFS) op(what string, do func(torn bool)) error {
 	m.ops++
 	if len(m.trace) < 1<<16 {
@@ -271,10 +272,10 @@ func (h *memHandle) Sync() error {
 
 func (h *memHandle) Close() error { return nil }
 
-// crash is what a new boot may find: each name that was not made durable may be
-// there or not, each block that was not may be new, old or zero, and a file may
-// end anywhere between its old and its new length. With keep set everything
-// written is there: only the process died.
+// crash returns what may be found after a restart: each name that was not
+// durable may exist or not, each block that was not durable may be new, old or
+// zero, and a file may end anywhere between its old and its new length. If keep
+// is set, everything written is there, as only the process ended.
 func (m *memFS) crash(rng *rand.Rand, keep bool) *memFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -320,7 +321,7 @@ func (m *memFS) crash(rng *rand.Rand, keep bool) *memFS {
 
 const block = 512
 
-// tear mixes an old and a new content.
+// tear mixes the old and the new content of a file.
 func tear(rng *rand.Rand, old, now []byte) []byte {
 	lo, hi := min(len(old), len(now)), max(len(old), len(now))
 	size := lo

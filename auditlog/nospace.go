@@ -8,14 +8,14 @@ import (
 	"syscall"
 )
 
-// NoSpace is told that a write failed because the file system is full, or a quota
-// used up. It waits as long as it likes and returns whether to try again. Nothing
-// was lost by such a failure: the bytes never went into the page cache, unlike those
-// of an fsync that failed.
+// NoSpace is called when a write failed because the file system is full or a quota
+// is used up. It waits for as long as it likes and returns whether to try again.
+// Such a failure loses nothing: the bytes never went into the page cache, unlike
+// those of an fsync that failed.
 type NoSpace func(error) (again bool)
 
-// Retry runs f until it fails for no want of space, or until ns says that nobody
-// waits any longer. f must be one that can be repeated.
+// Retry runs f until it succeeds or fails for another reason than lack of space,
+// or until ns returns false. It must be possible to repeat f.
 func (ns NoSpace) Retry(f func() error) error {
 	for {
 		err := f()
@@ -25,8 +25,8 @@ func (ns NoSpace) Retry(f func() error) error {
 	}
 }
 
-// isNoSpace reports whether a system call found no space. An fsync is none of those:
-// what it could not write is lost to those that come after it.
+// isNoSpace reports whether a system call failed for lack of space. It reports false
+// for an fsync, which cannot be repeated: what it could not write may be lost.
 func isNoSpace(err error) bool {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return false
@@ -38,8 +38,8 @@ func isNoSpace(err error) bool {
 	return ok
 }
 
-// OnNoSpace has the log wait for space in its directory with ns, where otherwise the
-// first write without it stops the log. nil ends every wait.
+// OnNoSpace makes the log call ns when its file system has no space. Without it, the
+// first such write stops the log. If ns is nil, every wait ends.
 func (l *Log) OnNoSpace(ns NoSpace) { l.space.ns.Store(&ns) }
 
 // patientFS is a file system that waits for space.

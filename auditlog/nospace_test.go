@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// fullFS finds no space until it was asked so often.
+// fullFS has no space for the first calls of each operation.
 type fullFS struct {
 	FS
 	short map[string]int // by operation
@@ -61,8 +61,8 @@ func (f fullFile) Sync() error {
 	return f.File.Sync()
 }
 
-// TestLogWaitsForSpace appends and syncs on a disk that is full at each step for a
-// while, and opens what it made.
+// TestLogWaitsForSpace appends and syncs on a disk that is full for a while at
+// each step, and opens the result.
 func TestLogWaitsForSpace(t *testing.T) {
 	mem := newMemFS()
 	full := &fullFS{FS: mem, short: map[string]int{}}
@@ -103,8 +103,8 @@ func TestLogWaitsForSpace(t *testing.T) {
 	l.Close()
 }
 
-// TestWhatIsNoWantOfSpace stops the log: an fsync that found none has lost what it was
-// to write, and when nobody waits any more a write is not repeated.
+// TestWhatIsNoWantOfSpace: an fsync without space stops the log, as what it was to
+// write is lost, and a write is not repeated once nobody waits for space any more.
 func TestWhatIsNoWantOfSpace(t *testing.T) {
 	full := &fullFS{FS: newMemFS(), short: map[string]int{}}
 	l, err := Open("/log", Options{FS: full, Logger: quiet})

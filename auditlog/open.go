@@ -9,9 +9,9 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// Open opens the log in a directory, which it creates when there is none, and
-// takes its lock. What a crash left half done since the last Sync is cut off or
-// made again; damage to what was durable is ErrCorrupt.
+// Open opens the log in a directory, which it creates if necessary, and takes
+// its lock. What a crash left unfinished since the last Sync is cut off or made
+// again. For damage to what was durable, Open returns ErrCorrupt.
 func Open(dir string, opts Options) (_ *Log, err error) {
 	space := &patientFS{FS: opts.FS}
 	if space.FS == nil {
@@ -40,7 +40,8 @@ func Open(dir string, opts Options) (_ *Log, err error) {
 	if err := l.load(); err != nil {
 		return nil, errors.Join(err, l.release())
 	}
-	// What was found without a mark must not depend on the next crash.
+	// Without a mark, what was found is not known to be durable: the next crash
+	// must not take it.
 	if err := l.Sync(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -53,7 +54,7 @@ func (l *Log) load() error {
 	}
 	mark, err := ReadDurableMark(l.dir.fs, l.dir.path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // never synced, so nothing is promised
+	case errors.Is(err, fs.ErrNotExist): // never synced, so nothing was promised to be durable
 	case errors.Is(err, ErrMalformed):
 		return fmt.Errorf("%w: %s: %w", ErrCorrupt, layout.DurableFile, err)
 	case err != nil:

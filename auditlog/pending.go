@@ -8,7 +8,7 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// treeRun is a run with the tree up to its end.
+// treeRun is a run together with the tree up to its end.
 type treeRun struct {
 	*run
 	tree Frontier
@@ -20,9 +20,9 @@ type pending struct {
 	before Frontier // the tree up to its first entry, from the state
 }
 
-// createPending makes the file for entries after a gap. Its header holds the tree
-// before its first entry, so that the gap can be checked when it is filled, even
-// when the state has moved on.
+// createPending creates the file for entries after a gap. Its header holds the
+// tree before its first entry, so that the gap can be checked when it is filled,
+// even if the state has moved on.
 func createPending(d *directory, before Frontier) (*pending, error) {
 	name := layout.PendingPath(before.size)
 	r, err := d.create(name, before.size, layout.Seal(layout.PendingMagic, before.appendBinary(nil)))
@@ -33,8 +33,8 @@ func createPending(d *directory, before Frontier) (*pending, error) {
 	return &pending{treeRun{r, before}, before}, nil
 }
 
-// openPending reads a pending file. A torn end is cut off; durable is the index
-// up to which there must be none.
+// openPending reads a pending file. A torn end is cut off, but not before the
+// index durable.
 func openPending(d *directory, name string, durable uint64) (p *pending, cut int64, err error) {
 	path := d.at(name)
 	f, err := d.fs.OpenFile(path, os.O_RDWR, 0)
@@ -81,9 +81,9 @@ func openPending(d *directory, name string, durable uint64) (p *pending, cut int
 	return p, cut, err
 }
 
-// ReadPendingHeader reads the header of a pending file: the tree before its first
-// entry, the offset of its first frame, and the size of the file. A header that is
-// damaged is ErrMalformed.
+// ReadPendingHeader reads the header of a pending file. It returns the tree before
+// the first entry, the offset of the first frame and the size of the file, or
+// ErrMalformed if the header is damaged.
 func ReadPendingHeader(f File) (before Frontier, head, size int64, err error) {
 	if size, err = f.Size(); err != nil {
 		return before, 0, 0, err
@@ -99,7 +99,7 @@ func ReadPendingHeader(f File) (before Frontier, head, size int64, err error) {
 	return before, int64(n), size, err
 }
 
-// append writes entries and grows the run's tree.
+// append writes entries and adds them to the tree.
 func (t *treeRun) append(entries []Entry, leaves []Hash) error {
 	if err := t.run.append(entries, leaves); err != nil {
 		return err
@@ -110,7 +110,7 @@ func (t *treeRun) append(entries []Entry, leaves []Hash) error {
 	return nil
 }
 
-// at is the tree when it had size entries, which the run covers.
+// at returns the tree when it had size entries, which must be within the run.
 func (p *pending) at(size uint64) (Frontier, error) {
 	if size == p.next() {
 		return p.tree, nil

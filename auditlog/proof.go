@@ -7,7 +7,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// ErrProof is a proof that does not prove what it should.
+// ErrProof is returned for an invalid proof.
 var ErrProof = errors.New("invalid proof")
 
 // maxTree bounds the trees of proofs, whose arithmetic is done in int64.
@@ -20,8 +20,8 @@ func tlogSize(n uint64) (int64, error) {
 	return int64(n), nil
 }
 
-// ProveInclusion proves that the tree of the first size entries has the entry at
-// index: RFC 6962 section 2.1.1.
+// ProveInclusion returns a proof that the tree of the first size entries has the
+// entry at index, as in RFC 6962 section 2.1.1.
 func (l *Log) ProveInclusion(index, size uint64) ([]Hash, error) {
 	if index >= size {
 		return nil, fmt.Errorf("%w: entry %d in a tree of %d", ErrProof, index, size)
@@ -43,15 +43,16 @@ func (l *Log) ProveInclusion(index, size uint64) ([]Hash, error) {
 		return nil, err
 	}
 	proof := fromTlog(p)
-	// A rotten tile must not become a wrong proof.
+	// A damaged tile must not lead to a wrong proof.
 	if err := VerifyInclusion(proof, index, size, leaf, f.Root()); err != nil {
 		return nil, fmt.Errorf("%w: the tiles below entry %d", ErrCorrupt, size)
 	}
 	return proof, nil
 }
 
-// ProveConsistency proves that the tree of the first size entries begins with the
-// tree of the first old: RFC 6962 section 2.1.2. Both are positive.
+// ProveConsistency returns a proof that the tree of the first size entries begins
+// with the tree of the first old ones, as in RFC 6962 section 2.1.2. Both must be
+// positive.
 func (l *Log) ProveConsistency(old, size uint64) ([]Hash, error) {
 	if old == 0 || old > size {
 		return nil, fmt.Errorf("%w: from a tree of %d to one of %d", ErrProof, old, size)
@@ -92,8 +93,8 @@ func (l *Log) proofView(size uint64) (*treeView, int64, error) {
 	return l.content.tree.view(), t, err
 }
 
-// VerifyInclusion checks a proof that the tree of size entries with that root has
-// the leaf at index.
+// VerifyInclusion verifies a proof that the tree of size entries with that root
+// has the leaf at index.
 func VerifyInclusion(proof []Hash, index, size uint64, leaf, root Hash) error {
 	t, err := tlogSize(size)
 	if err != nil || index >= size {
@@ -105,8 +106,8 @@ func VerifyInclusion(proof []Hash, index, size uint64, leaf, root Hash) error {
 	return nil
 }
 
-// VerifyConsistency checks a proof that the tree of size entries with that root
-// begins with the tree of old entries with root oldRoot.
+// VerifyConsistency verifies a proof that the tree of size entries with that
+// root begins with the tree of old entries with root oldRoot.
 func VerifyConsistency(proof []Hash, old, size uint64, oldRoot, root Hash) error {
 	t, err := tlogSize(size)
 	if err != nil || old == 0 || old > size {

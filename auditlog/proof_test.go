@@ -20,7 +20,7 @@ func proofBytes(p []Hash) [][]byte {
 }
 
 // TestProofsAgainstReference compares proofs for all sizes with an independent
-// RFC 6962 implementation, and breaks each in every way that can be counted.
+// RFC 6962 implementation, and damages each proof in every possible place.
 func TestProofsAgainstReference(t *testing.T) {
 	const n = 1500
 	l := mustOpen(t, t.TempDir(), nil)
@@ -116,7 +116,7 @@ func mutate(p []Hash, r *rand.Rand, try func(string, []Hash)) {
 	try("with a hash too many", append(clone(), Hash{1}))
 }
 
-// TestProofsOfLargeTrees proves across sealed segments, from tiles alone.
+// TestProofsOfLargeTrees makes proofs across full segments, from tiles only.
 func TestProofsOfLargeTrees(t *testing.T) {
 	const n = 2*SegmentSize + 4321
 	l := mustOpen(t, t.TempDir(), nil)

@@ -5,11 +5,12 @@ import (
 	"io/fs"
 )
 
-// Read returns entries from index from on, at most max and, beyond the first,
-// at most maxBytes of bodies. It may return fewer. There are none at the end of
-// the log, and ErrMissing where history is missing.
+// Read returns entries beginning at index from: at most max of them and, after
+// the first, at most maxBytes of bodies. It may return fewer, returns none at
+// the end of the log, and returns ErrMissing where history is missing.
 func (l *Log) Read(from uint64, max, maxBytes int) ([]Entry, error) {
-	// A pending file goes away when its entries have moved; then look again.
+	// A pending file is removed when its entries have moved; then they have to
+	// be found again.
 	for attempt := 0; ; attempt++ {
 		entries, err := l.read(from, max, maxBytes)
 		if err == nil || attempt == 3 || !errors.Is(err, fs.ErrNotExist) {

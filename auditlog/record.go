@@ -21,24 +21,26 @@ const (
 	RecordSchema = 1
 	// MaxRecord is the longest encoded record, in bytes.
 	MaxRecord = 65_535
-	// MaxText is the longest text in a record, in bytes; a longer one is recorded
+	// MaxText is the longest text in a record, in bytes; a longer one is replaced
 	// by its SHA-256.
 	MaxText = 1024
 
-	maxItems     = 128      // of a list or map; a longer one is recorded by its SHA-256
+	maxItems     = 128      // of a list or map; a longer one is replaced by its SHA-256
 	maxValue     = 16 << 10 // bytes in a list or map; likewise
-	maxFields    = 64       // in one list of fields: those are ours, not the caller's
+	maxFields    = 64       // in one list of fields, which the caller does not determine
 	maxResources = 16
 )
 
-// ErrSchema is a record of a schema that this binary does not know.
+// ErrSchema is returned for a record of a schema that this binary does not
+// know.
 var ErrSchema = errors.New("audit record of an unknown schema")
 
-// EncodeRecord encodes a record for sealing. Texts, lists and maps that are too
-// long, or are not UTF-8, are replaced by "sha256:<hex> (<n> bytes)"; if the
-// record is still longer than MaxRecord the largest values are, until it fits.
-// So what a caller sends can never keep a record from being written. Errors are
-// faults of the program that filled it in. The record is not changed.
+// EncodeRecord encodes a record for encryption. Texts, lists and maps that are
+// too long, or are not UTF-8, are replaced by "sha256:<hex> (<n> bytes)". If
+// the record is still longer than MaxRecord, the largest values are replaced
+// too, until it fits. So nothing that a caller sends can prevent a record from
+// being written, and an error is a bug in the program that made the record. rec
+// is not changed.
 func EncodeRecord(rec *auditpb.Record) ([]byte, error) {
 	if rec.GetSchema() != RecordSchema || len(rec.GetSalt()) != 16 || len(rec.GetRequestId()) != 16 {
 		return nil, fmt.Errorf("%w: a record needs schema %d, and a salt and request id of 16 bytes", ErrMalformed, RecordSchema)
@@ -68,11 +70,11 @@ func EncodeRecord(rec *auditpb.Record) ([]byte, error) {
 	}
 }
 
-// The schema has no protobuf map, so one record has one encoding anyway;
-// Deterministic guards against the day when it has.
+// The schema has no protobuf map, so a record has only one encoding anyway.
+// Deterministic is set in case it gets one.
 var recordEncoding = proto.MarshalOptions{Deterministic: true}
 
-// fieldLists are the record's lists of fields.
+// fieldLists returns the record's lists of fields.
 func fieldLists(rec *auditpb.Record) [5][]*auditpb.Field {
 	return [5][]*auditpb.Field{
 		rec.GetRequestParameters(), rec.GetResponseElements(), rec.GetAdditional(),
@@ -92,7 +94,7 @@ func checkCounts(rec *auditpb.Record) error {
 	return nil
 }
 
-// texts are the record's texts outside of lists.
+// texts returns the record's texts outside of lists.
 func texts(rec *auditpb.Record) [11]*string {
 	return [11]*string{
 		&rec.EventName, &rec.EventType, &rec.EventSource, &rec.SourceIp, &rec.UserAgent, &rec.Region,
@@ -100,7 +102,8 @@ func texts(rec *auditpb.Record) [11]*string {
 	}
 }
 
-// fits reports whether nothing but the total length can be too long.
+// fits reports whether every value is within its limits, so that only the total
+// length can be too long.
 func fits(rec *auditpb.Record) bool {
 	for _, s := range texts(rec) {
 		if len(*s) > MaxText {
@@ -160,7 +163,7 @@ func valueFits(f *auditpb.Field) bool {
 	return true
 }
 
-// shorten replaces what is too long or not UTF-8.
+// shorten replaces values that are too long or not UTF-8.
 func shorten(rec *auditpb.Record) {
 	for _, s := range texts(rec) {
 		shortenText(s)
@@ -200,8 +203,9 @@ func textDigest(s string) string {
 
 func digestMark(sum []byte, n int) string { return fmt.Sprintf("sha256:%x (%d bytes)", sum, n) }
 
-// shortenValue makes the value of f fit. A map that is not in order is put in
-// order first; of a key that is there twice, all are kept in the digest.
+// shortenValue makes the value of f fit. It first sorts a map that is not in
+// order. If a key occurs twice, the map is replaced by a digest of all its
+// pairs.
 func shortenValue(f *auditpb.Field) {
 	switch v := f.Value.(type) {
 	case *auditpb.Field_Text:
@@ -237,7 +241,7 @@ func shortenValue(f *auditpb.Field) {
 			shortenText(&p.Key)
 			shortenText(&p.Value)
 		}
-		// A digest in place of a key may belong elsewhere in the order.
+		// A digest that replaces a key may sort differently.
 		slices.SortFunc(pairs, func(a, b *auditpb.TextPair) int { return strings.Compare(a.Key, b.Key) })
 		for i, p := range pairs {
 			if i > 0 && pairs[i-1].Key == p.Key {
@@ -248,8 +252,8 @@ func shortenValue(f *auditpb.Field) {
 	}
 }
 
-// digestValue replaces the value of f by the SHA-256 of its texts, each after its
-// length as 4 bytes.
+// digestValue replaces the value of f by the SHA-256 of its texts, each preceded
+// by its length in 4 bytes.
 func digestValue(f *auditpb.Field) {
 	h, n := sha256.New(), 0
 	add := func(s string) {
@@ -282,7 +286,7 @@ func hashText(h hash.Hash, s string) {
 	h.Write([]byte(s))
 }
 
-// shrink replaces the largest value that is larger than its digest, and says
+// shrink replaces the largest value that is larger than its digest, and reports
 // whether there was one.
 func shrink(rec *auditpb.Record) bool {
 	var largest *auditpb.Field
@@ -301,8 +305,9 @@ func shrink(rec *auditpb.Record) bool {
 	return true
 }
 
-// DecodeRecord decodes what EncodeRecord wrote. It refuses unknown fields, which
-// protobuf would drop in silence: a reader who misses part of a record must know.
+// DecodeRecord decodes the result of EncodeRecord. It refuses unknown fields,
+// which protobuf would ignore: a reader must not miss part of a record without
+// knowing.
 func DecodeRecord(b []byte) (*auditpb.Record, error) {
 	if len(b) > MaxRecord {
 		return nil, fmt.Errorf("%w: a record of %d bytes", ErrMalformed, len(b))

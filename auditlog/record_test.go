@@ -261,8 +261,8 @@ func TestRenderGolden(t *testing.T) {
 	}
 }
 
-// hostile are texts that must neither end a line, nor reach a terminal, nor
-// become JSON.
+// hostile are texts that must not end a line, control a terminal or break the
+// JSON.
 var hostile = []string{
 	"\n", "\r\n", "a\nb", `"}{"`, `\`, `\"`, "\x1b[2J\x1b[31m", "\x1b]0;title\x07", "\x00", "\x7f", "\u009b31m", "\u0085",
 	"\u2028\u2029", "\u202eevil\u2066", "\u200b\ufeff\u061c", "\ufffd", "\U000e0041", "\U0001f512", "日本語", "</script>", "a\tb", "\u00a0\u3000",

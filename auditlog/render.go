@@ -13,9 +13,10 @@ import (
 
 // RenderJSON renders a record as one line of JSON in CloudTrail's form, without
 // the newline. The event's time is cluster time, which is the order of the log;
-// the origin's clock and the place in the log are in the member "conclave". The
-// line holds printable characters only: whatever else the texts contain, control
-// characters, terminal sequences, text direction marks, is escaped.
+// the clock of the node that made the record, and the place in the log, are in
+// the member "conclave". The line has only printable characters: everything else
+// in the texts, such as control characters, terminal sequences and text
+// direction marks, is escaped.
 func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	if err := checkCounts(rec); err != nil {
 		return nil, err
@@ -76,12 +77,13 @@ func RenderJSON(entry Entry, rec *auditpb.Record) ([]byte, error) {
 	return j.b, nil
 }
 
-// UnopenableEvent is the eventName of the line that stands for a record which cannot
-// be opened.
+// UnopenableEvent is the eventName of the line that replaces a record that cannot be
+// decrypted.
 const UnopenableEvent = "UnopenableRecord"
 
-// RenderUnopenable is the line for a record whose body does not open or is not the
-// record that the log committed to: everything that is known of it without.
+// RenderUnopenable renders the line for a record whose body cannot be decrypted or
+// is not the record that the log committed to. It has everything that the entry
+// says in the clear.
 func RenderUnopenable(entry Entry) []byte {
 	leaf := entry.LeafHash()
 	id := EventID(leaf)
@@ -111,8 +113,8 @@ func uuid(b []byte) string {
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }
 
-// EventID is what rendered records have as eventID: a version 8 UUID (RFC 9562),
-// the leaf hash cut to fit.
+// EventID returns the eventID of a rendered record: a version 8 UUID (RFC 9562)
+// made from the leaf hash.
 func EventID(leaf Hash) [16]byte {
 	id := [16]byte(leaf[:16])
 	id[6] = id[6]&0x0f | 0x80
@@ -149,7 +151,7 @@ func (j *jsonLine) key(name string) {
 	j.b = append(j.b, ':')
 }
 
-// open begins an object; the outermost has no name.
+// open begins an object. The outermost has no name.
 func (j *jsonLine) open(name string) {
 	if name != "" {
 		j.key(name)
@@ -162,7 +164,7 @@ func (j *jsonLine) text(name, s string) {
 	j.quote(s)
 }
 
-// some writes a text that is left out when empty.
+// some writes a text unless it is empty.
 func (j *jsonLine) some(name, s string) {
 	if s != "" {
 		j.text(name, s)
@@ -192,7 +194,8 @@ func (j *jsonLine) identity(id *auditpb.Identity) {
 	j.end('}')
 }
 
-// fields writes an object; an empty one is null, or left out.
+// fields writes an object. An empty one is written as null if always is set,
+// and is otherwise left out.
 func (j *jsonLine) fields(name string, fields []*auditpb.Field, always bool) {
 	if len(fields) == 0 {
 		if always {

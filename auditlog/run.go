@@ -17,20 +17,21 @@ type run struct {
 	file  File
 	first uint64 // index of the first entry
 	count uint64
-	head  int64 // where the first frame begins
+	head  int64 // offset of the first frame
 	end   int64
 	marks []int64 // offset of each markEvery-th frame
 	dirty bool
 	buf   []byte
 }
 
-// markEvery is the distance between frames whose offset is remembered.
+// markEvery is the number of frames from one whose offset is remembered to the
+// next.
 const markEvery = 64
 
-// writeChunk bounds how much a single write carries.
+// writeChunk bounds the bytes in a single write.
 const writeChunk = 1 << 20
 
-// create makes a new file of frames with a header.
+// create creates a file of frames with a header.
 func (d *directory) create(name string, first uint64, header []byte) (*run, error) {
 	path := d.at(name)
 	f, err := d.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, filePerm)
@@ -43,10 +44,10 @@ func (d *directory) create(name string, first uint64, header []byte) (*run, erro
 	return &run{fs: d.fs, path: path, name: name, file: f, first: first, head: int64(len(header)), end: int64(len(header)), dirty: true}, nil
 }
 
-// next is the index of the entry that follows the run.
+// next returns the index of the entry that follows the run.
 func (r *run) next() uint64 { return r.first + r.count }
 
-// append writes frames. On an error the file's end is unknown.
+// append writes frames. After an error, the end of the file is unknown.
 func (r *run) append(entries []Entry, leaves []Hash) error {
 	r.dirty = true
 	r.buf = r.buf[:0]
@@ -70,7 +71,7 @@ func (r *run) append(entries []Entry, leaves []Hash) error {
 	return nil
 }
 
-// found takes note of a frame that is already in the file, in order.
+// found adds a frame that is already in the file. Frames are added in order.
 func (r *run) found(off int64, n int) {
 	if r.count%markEvery == 0 {
 		r.marks = append(r.marks, off)
@@ -79,7 +80,7 @@ func (r *run) found(off int64, n int) {
 	r.end = off + int64(n)
 }
 
-// clear empties the run and lets it begin at another index.
+// clear empties the run, so that it begins at another index.
 func (r *run) clear(first uint64) error {
 	if err := r.file.Truncate(r.head); err != nil {
 		return fmt.Errorf("truncating %s: %w", r.name, err)
@@ -88,8 +89,8 @@ func (r *run) clear(first uint64) error {
 	return nil
 }
 
-// span is where the frames from one marked frame to the end of what is readable
-// lie.
+// span is a part of a file: the frames from one marked frame to the end of what
+// can be read.
 type span struct {
 	path, name string
 	index      uint64 // of the frame at off
@@ -98,7 +99,7 @@ type span struct {
 	unmarked   bool
 }
 
-// span is the part of the run in which entry index lies.
+// span returns the part of the run that contains entry index.
 func (r *run) span(index uint64) span {
 	m := (index - r.first) / markEvery
 	return span{path: r.path, name: r.name, index: r.first + m*markEvery, off: r.marks[m], end: r.end, next: r.next()}
@@ -107,7 +108,7 @@ func (r *run) span(index uint64) span {
 // errStop ends a scan early.
 var errStop = errors.New("stop")
 
-// locate learns the offsets in the sealed segment of an unmarked span.
+// locate finds the offsets of frames in the full segment of an unmarked span.
 func (s span) locate(fsys FS) (*run, error) {
 	f, err := fsys.OpenFile(s.path, os.O_RDONLY, 0)
 	if err != nil {
@@ -132,15 +133,15 @@ func (s span) locate(fsys FS) (*run, error) {
 	return r, err
 }
 
-// scan calls fn with the entries of the span from index on, each checked against
-// its leaf hash. The entry is valid only during the call.
+// scan calls fn with the entries of the span, beginning at index, after checking
+// each against its leaf hash. The entry is valid only during the call.
 func (s span) scan(fsys FS, index uint64, fn func(*Entry, Hash) error) error {
 	f, err := fsys.OpenFile(s.path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if s.end == 0 { // a sealed segment
+	if s.end == 0 { // a full segment
 		if s.end, err = f.Size(); err != nil {
 			return err
 		}

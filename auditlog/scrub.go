@@ -10,10 +10,10 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// Scrub reads full segment n and compares it with the root that the state
-// vouches for. Damage is ErrCorrupt, and Repair's to mend. A tile over a segment
-// that is whole is made again when it is damaged. Segments from 0 to
-// Size()/SegmentSize are full, as far as nothing is missing.
+// Scrub reads full segment n and compares it with its root in the state. It
+// returns ErrCorrupt for damage, which Repair can mend. If the segment is
+// intact, damaged tiles over it are made again. The first Size()/SegmentSize
+// segments are full, unless some are missing.
 func (l *Log) Scrub(n uint64) error {
 	root, err := l.sealedRoot(n)
 	if err != nil {
@@ -31,7 +31,7 @@ func (l *Log) Scrub(n uint64) error {
 	return l.mendTiles(n, leaves)
 }
 
-// sealedRoot is the root that full segment n must have.
+// sealedRoot returns the root that full segment n must have.
 func (l *Log) sealedRoot(n uint64) (Hash, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -41,7 +41,7 @@ func (l *Log) sealedRoot(n uint64) (Hash, error) {
 	case n >= l.content.tree.size/SegmentSize:
 		return Hash{}, fmt.Errorf("%w: segment %d is not full here", ErrMissing, n)
 	case n >= uint64(len(l.content.roots)):
-		return Hash{}, fmt.Errorf("%w: nothing vouches for the root of segment %d yet", ErrMissing, n)
+		return Hash{}, fmt.Errorf("%w: the root of segment %d is not known yet", ErrMissing, n)
 	}
 	return l.content.roots[n], nil
 }
@@ -69,7 +69,7 @@ func (d *directory) readSegment(n uint64) ([]Hash, error) {
 }
 
 // mendTiles compares the tiles that segment n filled with what they must be, and
-// makes those again that differ. fillMu is held.
+// writes those that differ again. fillMu is held.
 func (l *Log) mendTiles(n uint64, leaves []Hash) error {
 	l.mu.Lock()
 	roots := l.content.roots
@@ -90,8 +90,9 @@ func (l *Log) mendTiles(n uint64, leaves []Hash) error {
 	})
 }
 
-// eachTile calls fn with the tiles that segment n, which has those leaves, filled. Above
-// level 1 they follow from the roots of the segments up to it.
+// eachTile calls fn with the tiles that segment n filled. Those of levels 0 and 1 follow
+// from leaves, which are the leaf hashes of the segment, and those above from the roots
+// of the segments up to it.
 func eachTile(n uint64, leaves, roots []Hash, fn func(level int, n uint64, hashes []Hash) error) error {
 	level1 := make([]Hash, TileWidth)
 	for i := range level1 {
@@ -104,7 +105,8 @@ func eachTile(n uint64, leaves, roots []Hash, fn func(level int, n uint64, hashe
 	if err := fn(1, n, level1); err != nil {
 		return err
 	}
-	// A hash of level 2 is over one segment, one of level 3 over 256, and so on.
+	// A hash of level 2 covers one segment, one of level 3 covers 256, and so
+	// on.
 	for level, each := 2, uint64(1); (n+1)%(each*TileWidth) == 0; level, each = level+1, each*TileWidth {
 		t := (n+1)/(each*TileWidth) - 1
 		hashes := make([]Hash, TileWidth)
@@ -119,7 +121,7 @@ func eachTile(n uint64, leaves, roots []Hash, fn func(level int, n uint64, hashe
 	return nil
 }
 
-// replace runs a change of files that are in use, and stops the log if it fails.
+// replace changes files that are in use, and stops the log if that fails.
 func (l *Log) replace(change func() error) error {
 	l.mu.Lock()
 	failed := l.failed
@@ -138,9 +140,9 @@ func (l *Log) replace(change func() error) error {
 const repairFile = "repair"
 
 // Repair replaces full segment n by entries from a peer. It calls fetch with the
-// next index it needs until it has them all; what fetch returns must begin there.
-// Entries that do not lead to the root that the state vouches for are
-// ErrRejected, and change nothing.
+// next index that it needs until it has them all; what fetch returns must begin
+// there. If the entries do not lead to the segment's root in the state, Repair
+// returns ErrRejected and changes nothing.
 func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) error {
 	root, err := l.sealedRoot(n)
 	if err != nil {
@@ -170,13 +172,13 @@ func (l *Log) Repair(n uint64, fetch func(from uint64) ([]Entry, error)) error {
 	}
 	l.dir.logger.Warn("replaced a damaged audit segment by a peer's", "file", name)
 	l.mu.Lock()
-	delete(l.content.marks, n) // they may be those of the damaged file
+	delete(l.content.marks, n) // they may be offsets in the damaged file
 	l.mu.Unlock()
 	return l.mendTiles(n, leaves)
 }
 
-// fetchSegment makes the file name, durably, of what fetch returns of segment n, and
-// returns the leaf hashes.
+// fetchSegment writes the entries of segment n that fetch returns to the file name,
+// durably, and returns their leaf hashes.
 func (d *directory) fetchSegment(name string, n uint64, fetch func(from uint64) ([]Entry, error)) (leaves []Hash, err error) {
 	r, err := d.create(name, n*SegmentSize, layout.SegmentHeader(n))
 	if err != nil {

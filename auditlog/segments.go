@@ -10,18 +10,18 @@ import (
 )
 
 // segments are the entries from 0 on without a gap: the files of the segments, and the
-// tree over them. Entries of the newest segment, unless that is full, are in newest, and
-// their leaf hashes in the tree: both are there, or neither. It has no lock of its own.
+// tree over them. If the newest segment is not full, it is in newest, and its leaf
+// hashes are in the tree. It has no lock of its own.
 type segments struct {
 	dir    *directory
 	tree   tiledTree
-	newest *run               // nil at a segment's boundary
+	newest *run               // nil at the boundary of a segment
 	sealed []*run             // full, and not yet durable
-	roots  []Hash             // of full segments from 0 on, as far as the state or memory vouch for them
-	marks  map[uint64][]int64 // offsets in sealed segments, for reading
+	roots  []Hash             // of full segments from 0 on, as far as they are known from the state or from memory
+	marks  map[uint64][]int64 // offsets in full segments, for reading
 }
 
-// extend appends to the entries from 0 on, sealing segments as they fill.
+// extend appends entries, and closes segments as they become full.
 func (s *segments) extend(entries []Entry, leaves []Hash) error {
 	for len(entries) > 0 {
 		if s.newest == nil {
@@ -59,11 +59,12 @@ func (s *segments) seal() {
 	}
 	s.sealed = append(s.sealed, s.newest)
 	s.newest = nil
-	s.tree.leaves, s.tree.folded = nil, nil // views may still read the old ones
+	s.tree.leaves, s.tree.folded = nil, nil // views may still read the old slices
 }
 
-// moreRoots adds the roots of the full segments that the log has and f's state
-// does not cover. They come from tiles; the tree, which does not, has to agree.
+// moreRoots adds the roots of the full segments that the log has and the state
+// does not cover. They are read from tiles, and are checked against the tree,
+// which is not.
 func (s *segments) moreRoots(v *treeView, roots []Hash) []Hash {
 	more := slices.Clone(roots)
 	for n := uint64(len(roots)); n < s.tree.size/SegmentSize; n++ {
@@ -75,14 +76,14 @@ func (s *segments) moreRoots(v *treeView, roots []Hash) []Hash {
 		more = append(more, h)
 	}
 	if s.tree.size >= uint64(len(roots))*SegmentSize && !foldSegments(more).Equal(s.tree.segments()) {
-		s.dir.logger.Warn("audit tiles do not lead to the tree", "segments", len(more))
+		s.dir.logger.Warn("audit tiles do not match the tree", "segments", len(more))
 		return roots
 	}
 	return more
 }
 
-// span finds where entry index is, which is one of them. In a sealed segment whose
-// offsets are not known the span is unmarked and begins at the first entry.
+// span finds where entry index is, which must be in a segment. In a full segment
+// whose offsets are not known, the span is unmarked and begins at the first entry.
 func (s *segments) span(index uint64) span {
 	if s.newest != nil && index >= s.newest.first {
 		return s.newest.span(index)
@@ -96,7 +97,8 @@ func (s *segments) span(index uint64) span {
 	return span{path: s.dir.at(name), name: name, index: n * SegmentSize, off: layout.SegmentHeaderSize, next: (n + 1) * SegmentSize, unmarked: true}
 }
 
-// keepMarks remembers offsets in a sealed segment; 8 KiB each, a few of them.
+// keepMarks remembers the offsets in a full segment, which take 8 KiB, for a
+// few segments.
 func (s *segments) keepMarks(segment uint64, marks []int64) {
 	if s.marks == nil {
 		s.marks = make(map[uint64][]int64)
@@ -110,8 +112,8 @@ func (s *segments) keepMarks(segment uint64, marks []int64) {
 	s.marks[segment] = marks
 }
 
-// loadSegments reads the segments from the durable mark's on, whose content is
-// not known to be whole, and notes that the earlier ones exist.
+// loadSegments reads the segments from that of the durable mark on, which may
+// end in a torn frame, and checks that the earlier ones exist.
 func (s *segments) loadSegments(mark *DurableMark) error {
 	names, err := s.dir.list(layout.SegmentDir)
 	if err != nil {
@@ -148,7 +150,7 @@ func (s *segments) loadSegments(mark *DurableMark) error {
 		return fmt.Errorf("%w: %s ends at entry %d, but %d were durable", ErrCorrupt,
 			layout.SegmentPath(s.tree.size/SegmentSize), s.tree.size, mark.Tree.size)
 	}
-	for n := range have { // after the end: their predecessors never reached the disk
+	for n := range have { // after the end: those before them never reached the disk
 		if n < first {
 			continue
 		}
@@ -160,7 +162,7 @@ func (s *segments) loadSegments(mark *DurableMark) error {
 	return nil
 }
 
-// loadSegment reads one segment and says whether another may follow.
+// loadSegment reads one segment and reports whether another may follow.
 func (s *segments) loadSegment(n uint64, mark *DurableMark) (whole bool, err error) {
 	name := layout.SegmentPath(n)
 	path := s.dir.at(name)

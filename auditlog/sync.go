@@ -8,7 +8,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// Sync makes everything appended so far durable. It may run beside Append.
+// Sync makes everything appended so far durable. It may run concurrently with
+// Append.
 func (l *Log) Sync() error {
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
@@ -32,22 +33,23 @@ func (l *Log) Sync() error {
 	return nil
 }
 
-// due is what a Sync has to do, taken from the content at one moment.
+// due is what a Sync has to do, collected from the content at one moment.
 type due struct {
 	runs    []*run // with frames that are not durable
 	sealed  []*run // to be closed
 	tiles   []string
 	dirs    map[string]struct{}
-	mark    DurableMark // of when all that is done
+	mark    DurableMark // to write when all of that is done
 	retired []*pending
 }
 
-// takeDue takes what is due. What is appended from then on is the next Sync's.
+// takeDue collects what is due. What is appended from then on is left to the
+// next Sync.
 func (c *content) takeDue() due {
 	d := due{mark: DurableMark{Tree: c.tree.Frontier}, sealed: c.sealed, retired: c.gaps.retired}
 	use := func(r *run) {
 		if r.dirty {
-			r.dirty = false // again by an append that comes meanwhile
+			r.dirty = false // an append in the meantime sets it again
 			d.runs = append(d.runs, r)
 		}
 	}
@@ -63,7 +65,8 @@ func (c *content) takeDue() due {
 	}
 	if len(d.sealed) > 0 {
 		d.tiles, c.tree.tiles = c.tree.tiles, nil
-		// Those of the segment that began since are not due; doing them is harmless.
+		// Tiles of the segment that began since are not due yet; syncing them does
+		// no harm.
 	}
 	for _, name := range d.tiles {
 		for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
@@ -82,9 +85,9 @@ func (d *due) none() bool { return len(d.runs)+len(d.tiles)+len(d.dirs)+len(d.re
 
 // flush does what is due.
 //
-// The order survives a crash at any point: entries first, then the names of their
-// files, then the durable mark, which is what Open believes, then the removal of
-// what the mark no longer names.
+// The order survives a crash at any point: first the entries, then the names of
+// their files, then the durable mark, which Open relies on, and then the removal
+// of files that the mark no longer names.
 func (d *due) flush(dir *directory) error {
 	for _, r := range d.runs {
 		if err := r.file.Sync(); err != nil {

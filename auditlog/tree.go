@@ -14,8 +14,8 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// fold is the root of the complete tree over hashes, whose number is a power of
-// two.
+// fold returns the root of the complete tree over hashes, whose number must be
+// a power of two.
 func fold(hashes []Hash) Hash {
 	if len(hashes) == 1 {
 		return hashes[0]
@@ -24,7 +24,7 @@ func fold(hashes []Hash) Hash {
 	return nodeHash(fold(hashes[:m]), fold(hashes[m:]))
 }
 
-// joined is what a tile's file holds.
+// joined returns the content of a tile's file.
 func joined(hashes []Hash) []byte {
 	b := make([]byte, 0, len(hashes)*HashSize)
 	for i := range hashes {
@@ -34,8 +34,8 @@ func joined(hashes []Hash) []byte {
 }
 
 // treeView reads the hashes of a tree of a fixed size: leaves of the last segment
-// from memory, the rest from tiles, which never change. It needs no lock and is
-// for one goroutine.
+// from memory, and the rest from tiles, which never change. It needs no lock, but
+// is not safe for concurrent use.
 type treeView struct {
 	dir    *directory
 	tree   Frontier
@@ -45,7 +45,7 @@ type treeView struct {
 	tiles  map[string][]Hash
 }
 
-// node is the root of the complete subtree number n of a height.
+// node returns the root of the n-th complete subtree of a height.
 func (v *treeView) node(level int, n uint64) (Hash, error) {
 	begin, end := n<<level, (n+1)<<level
 	if end > v.tree.size || end <= begin {
@@ -104,7 +104,7 @@ func (v *treeView) tile(level int, n uint64) ([]Hash, error) {
 	return t, nil
 }
 
-// at is the tree when it had size leaves.
+// at returns the tree when it had size leaves.
 func (v *treeView) at(size uint64) (Frontier, error) {
 	if size == v.tree.size {
 		return v.tree, nil
@@ -118,8 +118,8 @@ func (v *treeView) at(size uint64) (Frontier, error) {
 			continue
 		}
 		if size>>l == v.tree.size>>l {
-			// The same subtree is on the right edge now: the smaller ones alone have
-			// to be put together again, which are few when little came since.
+			// The same subtree is still on the right edge, so only the smaller ones
+			// have to be computed again, which are few if little was added since.
 			f.nodes[l] = v.tree.nodes[l]
 			continue
 		}
@@ -146,22 +146,23 @@ func (v *treeView) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 }
 
 // tiledTree is the Merkle tree over the entries from 0 on: its right edge, and its
-// hashes, of which those that no full tile has are in memory. Every tile that is full is
-// in its file when grow returns. It has no lock of its own.
+// hashes. Those that are in no full tile are in memory. When grow returns, every full
+// tile is in its file. It has no lock of its own.
 type tiledTree struct {
 	dir *directory
 	Frontier
 	leaves []Hash   // of the newest segment, unless that is full
 	folded []Hash   // roots of the tiles that leaves fill
 	tiles  []string // files that are not durable yet
-	// opening is set while Log is opened: then the file of a tile may be there.
+	// opening is set while the log is opened, when the file of a tile may
+	// already exist.
 	opening bool
 }
 
 // grow adds a leaf to the tree and writes the tiles that it fills.
 func (t *tiledTree) grow(leaf Hash) error {
 	if t.leaves == nil {
-		// As many as there will be: growing copies them over and over.
+		// Allocated at its final size, as growing would copy it over and over.
 		t.leaves = make([]Hash, 0, SegmentSize)
 		t.folded = make([]Hash, 0, SegmentSize/TileWidth)
 	}
@@ -195,7 +196,7 @@ func (t *tiledTree) writeTile(level int, root Hash) error {
 	case 1:
 		hashes = t.folded // of the whole segment
 	default:
-		// Not by way of node, which would look in the tile that is being made.
+		// Not with node, which would look in the tile that is being made.
 		v := t.view()
 		for i := range uint64(TileWidth) {
 			below, err := v.tile(level-1, n<<layout.TileHeight+i)
@@ -207,12 +208,14 @@ func (t *tiledTree) writeTile(level int, root Hash) error {
 	}
 	b := joined(hashes)
 	name := layout.TilePath(level, n)
-	// Not yet durable: the tiles of the newest segment are made again from it when
-	// the log is opened, so only a sealed segment's have to be on disk.
+	// The tile is not durable yet. The tiles of the newest segment are made again
+	// from it when the log is opened, so only those of full segments have to be on
+	// disk.
 	t.tiles = append(t.tiles, name)
-	// Above the leaves a tile is made from tiles, which may have rotted since.
+	// Above the leaves, a tile is made from other tiles, which may have been
+	// damaged since.
 	if level > 0 && fold(hashes) != root {
-		return fmt.Errorf("%w: the tiles below %s do not lead to its root", ErrCorrupt, name)
+		return fmt.Errorf("%w: the tiles below %s do not match its root", ErrCorrupt, name)
 	}
 	if t.opening {
 		have, err := t.dir.read(name, TileWidth*HashSize)
@@ -222,7 +225,7 @@ func (t *tiledTree) writeTile(level int, root Hash) error {
 		t.dir.logger.Warn("making an audit tile again", "file", name)
 	}
 	err := t.dir.put(name, b, false)
-	if errors.Is(err, fs.ErrNotExist) { // the first of its directory
+	if errors.Is(err, fs.ErrNotExist) { // the first in its directory
 		if err = t.dir.makeFor(name); err == nil {
 			err = t.dir.put(name, b, false)
 		}
@@ -233,15 +236,15 @@ func (t *tiledTree) writeTile(level int, root Hash) error {
 	return nil
 }
 
-// firstLeaf is the index of leaves[0].
+// firstLeaf returns the index of leaves[0].
 func (t *tiledTree) firstLeaf() uint64 { return t.size - uint64(len(t.leaves)) }
 
-// view is the tree as it is now.
+// view returns a view of the tree as it is now.
 func (t *tiledTree) view() *treeView {
 	return &treeView{dir: t.dir, tree: t.Frontier, first: t.firstLeaf(), leaves: t.leaves, folded: t.folded}
 }
 
-// removeTiles removes tiles of entries that a crash took.
+// removeTiles removes tiles of entries that were lost in a crash.
 func (t *tiledTree) removeTiles() error {
 	levels, err := t.dir.list(layout.TileDir)
 	if err != nil {
@@ -252,7 +255,8 @@ func (t *tiledTree) removeTiles() error {
 		if err != nil || level < 0 || level > 7 {
 			continue
 		}
-		// They lie in the directory of the first tile that is not full, or follow.
+		// They are in the directory of the first tile that is not full, or in
+		// later ones.
 		full := t.size >> (layout.TileHeight * (level + 1))
 		for group := full / 1000; ; group++ {
 			dir := filepath.Dir(layout.TilePath(level, group*1000))

@@ -11,25 +11,25 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// applier holds the state while entries change it: what ApplyBatch begins from
-// one published State and ends in the next.
+// applier holds the state while entries change it: ApplyBatch begins it from
+// one published State and ends it with the next.
 type applier struct {
 	f     *FSM
-	state State  // the fields beside the table, as they become
+	state State  // the fields beside the table, as changed so far
 	db    *table // reads; its own clone once there is a change
 	write bool
 	index uint64 // of the entry being applied
 	hash  rollingHash
 	buf   []byte // version's
-	// versions are those that were looked up since the last change, by rowID: the
-	// records of an entry read much the same.
+	// versions caches the versions looked up since the last change, by rowID: the
+	// records of an entry read much the same objects.
 	versions map[string]Version
 	entries  []auditlog.Entry
 	leaves   []auditlog.Hash // of entries
 	events   Events
-	account  []byte   // the cluster's, as ids begin with it; nil before there is one
-	wall     int64    // the leader's clock, of the entry being applied
-	node     string   // that proposed the batch being applied
+	account  []byte   // of the cluster, encoded as at the beginning of ids; nil before init
+	wall     int64    // the leader's clock in the entry being applied
+	node     string   // the proposer of the batch being applied
 	edits    []edit   // of the record being applied
 	broken   string   // the rule that it breaks
 	between  []*State // after each entry but the last
@@ -40,8 +40,8 @@ func (f *FSM) begin() *applier {
 	return &applier{f: f, state: s, db: s.db, hash: newRollingHash()}
 }
 
-// writable clones the table at the first change: most entries make none. Every
-// change to the table comes through here.
+// writable returns a table that may be changed, cloning it at the first change,
+// since most entries make none. Every change to the table goes through it.
 func (a *applier) writable() *table {
 	clear(a.versions)
 	if !a.write {
@@ -72,7 +72,8 @@ func (a *applier) keep() {
 func (a *applier) entry(l *raft.Log) (*Result, error) {
 	if l.Type == raft.LogConfiguration {
 		a.state.voters = votersOf(l.Data)
-		// So that a snapshot's index is that of the newest entry it covers.
+		// Set for every entry, so that a snapshot's index is that of the newest
+		// entry it covers.
 		a.state.index = l.Index
 		return &Result{Index: l.Index}, nil
 	}
@@ -84,13 +85,13 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		if c == nil || a.f.signed(c, l.Data) {
 			return nil, err
 		}
-		// Whoever leads can put anything into the log. What no unsealed node signed
-		// has no effect, and that it cannot be read is no news of this binary's age.
+		// A leader can put anything into the log. An entry that no unsealed node signed has
+		// no effect, so one that cannot be read does not mean that this binary is too old.
 		e = &wire.Entry{}
 	}
 	signed := c != nil && authentic(e, c, &a.f.verified)
 	if signed {
-		// Anybody who leads could stop all nodes with a wrong hash.
+		// Without the signature, any leader could stop all nodes with a wrong hash.
 		if err := a.f.compare(e.Check); err != nil {
 			return nil, err
 		}
@@ -99,8 +100,8 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	a.state.advance(e.Clock, c != nil, signed)
 	a.state.index = l.Index
 	if c != nil && !signed {
-		// The hash leaves it out: whoever leads may give other nodes another entry at
-		// this index, and that it has no effect is the same for all of them.
+		// The state hash leaves the entry out: a leader may give other nodes a
+		// different entry at this index, and neither has an effect.
 		return unsignedResult(e, l.Index), nil
 	}
 
@@ -124,7 +125,7 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 	return res, nil
 }
 
-// unsignedResult is the answer to an entry without effect.
+// unsignedResult is the answer to an entry that had no effect because nobody signed it.
 func unsignedResult(e *wire.Entry, index uint64) *Result {
 	res := &Result{Index: index}
 	switch c := e.Command.(type) {
@@ -139,7 +140,7 @@ func unsignedResult(e *wire.Entry, index uint64) *Result {
 	return res
 }
 
-// cluster is the founded cluster, or nil.
+// cluster returns the cluster's record, or nil before init.
 func (a *applier) cluster() *fsmpb.Cluster {
 	if o := lookup(a.db, fsmpb.Kind_KIND_CLUSTER, nil); o != nil {
 		return o.value.(*fsmpb.Cluster)
@@ -147,7 +148,8 @@ func (a *applier) cluster() *fsmpb.Cluster {
 	return nil
 }
 
-// votersOf are the voters of a configuration, whose clocks make a majority.
+// votersOf returns the voters of a Raft configuration, a majority of whose
+// clocks can move cluster time.
 func votersOf(data []byte) (voters []string) {
 	for _, s := range raft.DecodeConfiguration(data).Servers {
 		if s.Suffrage == raft.Voter {
@@ -158,10 +160,10 @@ func votersOf(data []byte) (voters []string) {
 	return voters
 }
 
-// batch applies one node's batch, once. What no unsealed node signed can do nothing
-// but found the cluster.
+// batch applies one node's batch, once. A batch that no unsealed node signed can
+// only initialise the cluster.
 func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
-	if !signed && (a.cluster() != nil || !founds(b)) {
+	if !signed && (a.cluster() != nil || !initialises(b)) {
 		return BatchResult{Status: BatchUnsigned, Index: a.index}
 	}
 	s := a.f.sessions[string(b.Node)]
@@ -193,11 +195,11 @@ func (a *applier) batch(b *wire.Batch, signed bool) BatchResult {
 	return BatchResult{Status: BatchApplied, Index: a.index, Verdicts: verdicts}
 }
 
-// founds reports whether a batch is a barrier, without a record, or of nothing but
-// the record that founds a cluster: its seal, and the credentials of the account's
-// root user. Nobody signs these, as until then there is no key to sign with and
-// nothing to protect.
-func founds(b *wire.Batch) bool {
+// initialises reports whether a batch is a barrier, without a record, or consists
+// of the one record that initialises a cluster: the cluster's record and the
+// credentials of the account's root user. Neither is signed, as until then there
+// is no key to sign with and nothing to protect.
+func initialises(b *wire.Batch) bool {
 	if len(b.Records) == 0 {
 		return true
 	}
@@ -206,15 +208,15 @@ func founds(b *wire.Batch) bool {
 	}
 	for i, c := range b.Records[0].Changes {
 		does := changeOf(c)
-		if does == nil || does.row == nil || does.deletes || does.row.kind != fsmpb.Kind_KIND_CLUSTER && (i == 0 || !does.row.founding) {
+		if does == nil || does.row == nil || does.deletes || does.row.kind != fsmpb.Kind_KIND_CLUSTER && (i == 0 || !does.row.atInit) {
 			return false
 		}
 	}
 	return len(b.Records[0].Changes) > 0
 }
 
-// record decides and, if everything that the record read still holds, makes its
-// changes and its leaf of the audit tree: all of it or nothing.
+// record decides about a record. If everything that it read still holds, its changes are
+// made and its leaf is added to the audit tree; otherwise nothing happens.
 func (a *applier) record(r *wire.Record) Verdict {
 	if !validRecord(r, limitsAt(a.state.level)) {
 		a.broken = "the record is malformed"
@@ -228,7 +230,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 	}
 	if a.account == nil {
 		a.account = accountToBe(r)
-		defer func() { a.account = accountOf(a.cluster()) }() // if the record founded it
+		defer func() { a.account = accountOf(a.cluster()) }() // if the record initialised it
 	}
 	for _, read := range r.Reads {
 		if foreign(a.account, read.Kind, read.ID) {
@@ -258,20 +260,20 @@ func (a *applier) record(r *wire.Record) Verdict {
 	a.f.uses.note(r, use{time: a.state.time, requestID: e.RequestID, eventID: auditlog.EventID(leaf)})
 	a.state.frontier.Append(leaf)
 	if (e.Index+1)%auditlog.SegmentSize == 0 {
-		// Appending within a shared backing array would show through older states.
+		// Older states share the backing array, which must not be appended to.
 		a.state.roots = append(slices.Clip(a.state.roots), a.state.frontier.SegmentRoot())
 	}
 	return Accepted
 }
 
-// refused reports a record that broke a rule.
+// refused adds a record that broke a rule to the events.
 func (a *applier) refused(r *wire.Record) {
 	refusal := Refusal{Node: a.node, Rule: a.broken}
 	copy(refusal.RequestID[:], r.RequestID)
 	a.events.Refused = append(a.events.Refused, refusal)
 }
 
-// version is versionOf, as the table stands now.
+// version returns the current version of an object, from the cache where possible.
 func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
 	a.buf = append(append(a.buf[:0], byte(kind)), id...)
 	if v, ok := a.versions[string(a.buf)]; ok {
@@ -285,7 +287,7 @@ func (a *applier) version(kind fsmpb.Kind, id []byte) Version {
 	return v
 }
 
-// maxVersions bounds what an applier remembers of a table.
+// maxVersions bounds the cache of versions.
 const maxVersions = 1024
 
 func validRecord(r *wire.Record, most *limits) bool {
@@ -302,7 +304,7 @@ func validRecord(r *wire.Record, most *limits) bool {
 	return true
 }
 
-// registerNode opens a node's incarnation.
+// registerNode begins a node's incarnation.
 func (a *applier) registerNode(n *fsmpb.RegisterNode) bool {
 	if !registry[fsmpb.Kind_KIND_NODE].named(n) {
 		return false
@@ -320,8 +322,8 @@ func (a *applier) registerNode(n *fsmpb.RegisterNode) bool {
 	return true
 }
 
-// Watermark is the newest Raft index that the cluster knows node's disk to hold,
-// and whether it knows the node at all. It must be called on the apply goroutine.
+// Watermark returns the newest Raft index that the node's disk is known to hold,
+// and whether the node is known at all. It must be called on the apply goroutine.
 func (f *FSM) Watermark(node string) (uint64, bool) {
 	s := f.sessions[node]
 	if s == nil {

@@ -10,39 +10,39 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// A snapshot decides what a node believes: whoever can edit the file on its disk,
-// or lead it, could give it a disabled key back. So the snapshot of a founded
-// cluster carries an attestation: an Ed25519 signature, with the cluster's origin
-// key, of the digest of its header and rows. Only an unsealed node can make one, and
-// does so for a state of its own at the same Raft index. A sealed node can check
-// it, as the public key is in the state, but an attacker could put a key of his own
-// there: so a node that has a state takes only its own cluster's keys, and one that
-// begins from a file finds out when it is unsealed whether the keys are the
-// keyring's.
+// A node believes its snapshot. Anybody who can edit the file on its disk, or who leads it,
+// could use one to enable a disabled key again, for example. The snapshot of an initialised
+// cluster therefore carries an attestation: an Ed25519 signature, made with the cluster's
+// origin key, over the digest of its header and rows. Only an unsealed node can make one,
+// and does so only if its own state at the same Raft index is the same. A sealed node can
+// verify it, as the public key is in the state. Since an attacker could replace that key
+// too, a node that has a state accepts only its own cluster's keys, and a node that starts
+// from a file checks, once it is unsealed, that the keys belong to the keyring.
 //
-// Not attested are what is left of nodes' batches and the newest uses of keys. They
-// decide nothing but whether a batch is a repetition and what GetKeyLastUsage says,
-// and are not part of the immutable state that other nodes can look back to. Nor is
-// what the node observed of unsigned clocks, in which nodes may differ: whoever edits
-// it gains what a leader of a sealed cluster has anyway, see State.advance.
+// The sessions of nodes and the newest uses of keys are not attested. They decide
+// only whether a batch is a repetition and what GetKeyLastUsage says, and are not
+// part of the immutable states that other nodes keep. The observation of unsigned
+// clocks, in which nodes may differ, is not attested either: editing it gains nothing
+// that a leader of a sealed cluster does not have anyway. See State.advance.
 
-// attestDomain separates attestations from what else the origin key signs.
+// attestDomain separates attestations from the other messages that the origin key signs.
 const attestDomain = "conclave state v1"
 
 var (
-	// ErrAttestation is a snapshot that no unsealed node of this cluster attests.
+	// ErrAttestation is returned for a snapshot without a valid attestation by an
+	// unsealed node of this cluster.
 	ErrAttestation = errors.New("snapshot without a valid attestation")
-	// ErrNoAttestation is returned for a snapshot that nobody is there to attest.
+	// ErrNoAttestation is returned when no unsealed node is available to attest a snapshot.
 	ErrNoAttestation = errors.New("no unsealed node attests the state")
 )
 
-// recentStates is how many states a node can look back to. It is asked in the moment
-// in which the other node begins its snapshot, so less than a second's are enough;
-// each keeps the rows alive that were replaced since.
+// recentStates is how many states a node keeps. It is asked for an attestation at
+// the moment when the other node begins its snapshot, so the states of less than a
+// second are enough. Each one keeps the rows alive that were replaced since.
 const recentStates = 128
 
-// recent keeps the newest states, one for each entry, also of those that were
-// applied together: nodes take entries together as they come.
+// recent keeps the newest states, one for each entry, including entries that were applied
+// together: which ones are applied together differs from node to node.
 type recent struct {
 	mu     sync.Mutex
 	states [recentStates]*State
@@ -64,8 +64,8 @@ func (r *recent) clear() {
 	clear(r.states[:])
 }
 
-// StateAt is the state after the entry at that Raft index, while it is kept: the
-// newest few hundred are. It may be called from anywhere.
+// StateAt returns the state after the entry at that Raft index, or nil if it is
+// no longer kept; see recentStates. It is safe for concurrent use.
 func (f *FSM) StateAt(index uint64) *State {
 	f.recent.mu.Lock()
 	defer f.recent.mu.Unlock()
@@ -77,7 +77,7 @@ func (f *FSM) StateAt(index uint64) *State {
 	return nil
 }
 
-// attest begins to get an attestation for s.
+// attest asks for an attestation of s, and returns a function that waits for it.
 func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 	if f.cfg.Attest == nil {
 		return func([32]byte) (*fsmpb.Attestation, error) { return nil, ErrNoAttestation }
@@ -89,7 +89,7 @@ func (f *FSM) attest(s *State) func([32]byte) (*fsmpb.Attestation, error) {
 			return nil, err
 		}
 		c, _ := s.Cluster()
-		// A signature that would be refused later is of no use now.
+		// Fail now rather than when the snapshot is restored.
 		return a, VerifyAttestation(c, digest, a)
 	}
 }
@@ -103,8 +103,8 @@ func Attest(digest [32]byte, sign Sign) (*fsmpb.Attestation, error) {
 	return &fsmpb.Attestation{Generation: g, Signature: sig}, nil
 }
 
-// VerifyAttestation checks an attestation of a state with that digest by the
-// cluster's origin keys. The error is ErrAttestation.
+// VerifyAttestation verifies an attestation of a state with that digest against
+// the cluster's origin keys. Its error wraps ErrAttestation.
 func VerifyAttestation(c *fsmpb.Cluster, digest [32]byte, a *fsmpb.Attestation) error {
 	if a == nil || !VerifyOrigin(c, a.Generation, attestDomain, digest, a.Signature) {
 		return ErrAttestation
@@ -112,7 +112,7 @@ func VerifyAttestation(c *fsmpb.Cluster, digest [32]byte, a *fsmpb.Attestation) 
 	return nil
 }
 
-// attests reports whether an item of a snapshot is part of what is attested.
+// attests reports whether the attestation covers an item of a snapshot.
 func attests(item *fsmpb.SnapshotItem) bool {
 	switch item.Item.(type) {
 	case *fsmpb.SnapshotItem_Session, *fsmpb.SnapshotItem_KeyUse, *fsmpb.SnapshotItem_StateChecks,
@@ -122,19 +122,19 @@ func attests(item *fsmpb.SnapshotItem) bool {
 	return true
 }
 
-// verify checks the attestation of a snapshot that was read, and, when the node
-// already knows its cluster, that it is that cluster's.
+// verify checks the attestation of a snapshot that was read and, if the node
+// already knows its cluster, that the snapshot belongs to that cluster.
 func (n *restored) verify(current *State) error {
 	read := State{db: n.db}
 	c, _ := read.Cluster()
 	known, _ := current.Cluster()
 	switch {
-	case c == nil && known == nil && n.unfounded():
-		return nil // there is nothing to protect yet, and nobody to sign
+	case c == nil && known == nil && n.uninitialised():
+		return nil // there is nothing to protect yet, and no key to sign with
 	case c == nil:
-		return fmt.Errorf("%w: it is of no cluster", ErrAttestation)
+		return fmt.Errorf("%w: it belongs to no cluster", ErrAttestation)
 	case known != nil && !bytes.Equal(known.Id, c.Id):
-		return fmt.Errorf("%w: it is of another cluster", ErrAttestation)
+		return fmt.Errorf("%w: it belongs to another cluster", ErrAttestation)
 	case known != nil:
 		c = known // the keys that this node trusts, whatever the snapshot has
 	}
@@ -143,9 +143,9 @@ func (n *restored) verify(current *State) error {
 	return VerifyAttestation(c, digest, n.attested)
 }
 
-// unfounded reports whether there is nothing but what comes before founding: the
-// nodes' registrations.
-func (n *restored) unfounded() bool {
+// uninitialised reports whether the snapshot holds only what can be there before
+// init: the nodes' registrations.
+func (n *restored) uninitialised() bool {
 	ok := true
 	n.db.rows.Ascend(func(o *object) bool {
 		ok = registry[o.id[0]].before
@@ -154,8 +154,8 @@ func (n *restored) unfounded() bool {
 	return ok && n.state.frontier.Size() == 0
 }
 
-// SnapshotIndex reads the beginning of a snapshot: the Raft index of the newest
-// command that it covers.
+// SnapshotIndex reads the beginning of a snapshot and returns the Raft index of
+// the newest command that it covers.
 func SnapshotIndex(r io.Reader) (uint64, error) {
 	in, close, err := openSnapshot(r)
 	if err != nil {
@@ -172,8 +172,8 @@ func SnapshotIndex(r io.Reader) (uint64, error) {
 	return item.GetHeader().Index, nil
 }
 
-// SnapshotCluster reads the beginning of a snapshot: the cluster that it is of, or nil
-// if it was not founded yet.
+// SnapshotCluster reads the beginning of a snapshot and returns the record of its
+// cluster, or nil if that was not initialised yet.
 func SnapshotCluster(r io.Reader) (*fsmpb.Cluster, error) {
 	in, close, err := openSnapshot(r)
 	if err != nil {
@@ -187,17 +187,17 @@ func SnapshotCluster(r io.Reader) (*fsmpb.Cluster, error) {
 	return item.GetCluster(), err
 }
 
-// CheckSnapshot reads a whole snapshot that another node sent and reports whether a
-// node whose state is current may take it over as its state at Raft index index.
-// Restore would find the same, but by then Raft has thrown away what the node had.
+// CheckSnapshot reads a whole snapshot that another node sent, and returns an error
+// unless a node whose state is current may take it over as its state at Raft index
+// index. Restore checks the same, but by then Raft has discarded what the node had.
 func CheckSnapshot(r io.Reader, current *State, index uint64) error {
 	n, err := readSnapshot(r)
 	if err != nil {
 		return err
 	}
 	if n.state.index != index {
-		// Whoever sends it could make the node skip the commands between the two.
-		return fmt.Errorf("%w: it is said to reach Raft index %d, and reaches %d", ErrAttestation, index, n.state.index)
+		// Otherwise the sender could make the node skip the commands between the two.
+		return fmt.Errorf("%w: it should reach Raft index %d, and reaches %d", ErrAttestation, index, n.state.index)
 	}
 	return n.verify(current)
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// attested is a Config.Attest by the key that theCluster names.
+// attested is a Config.Attest that signs with the key of theCluster.
 func attested(*State) func([32]byte) (*fsmpb.Attestation, error) {
 	return func(digest [32]byte) (*fsmpb.Attestation, error) { return Attest(digest, testSign) }
 }
 
-// unpack gives the items of a snapshot, and pack makes one of them.
+// unpack returns the items of a snapshot, and pack makes a snapshot of them.
 func unpack(t testing.TB, snap []byte) (items []*fsmpb.SnapshotItem) {
 	t.Helper()
 	in, close, err := openSnapshot(bytes.NewReader(snap))
@@ -62,8 +62,8 @@ func pack(t testing.TB, items []*fsmpb.SnapshotItem) []byte {
 	return buf.Bytes()
 }
 
-// The whole point of attestations: whoever edits a snapshot on a disk, field by
-// field, or puts one together from others, finds no node that takes it.
+// No node accepts a snapshot that was edited on a disk, field by field, or put
+// together from others.
 func TestEditedSnapshotIsRefused(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -73,7 +73,8 @@ func TestEditedSnapshotIsRefused(t *testing.T) {
 	m.fsm.ApplyBatch(logs[:60])
 	older := m.snapshot()
 	m.fsm.ApplyBatch(logs[60:])
-	// Whatever the random log left: something to edit of each kind.
+	// Makes sure that there is something of each kind to edit, whatever the
+	// random log left.
 	m.index, m.seq, m.wall = uint64(len(logs)), 1<<30, m.fsm.Current().Time()
 	id := testKey(200)
 	disabled := keyOf(id)
@@ -191,8 +192,8 @@ func TestEditedSnapshotIsRefused(t *testing.T) {
 	}
 }
 
-// A thief who makes a cluster of his own, with the real one's id, is believed by a
-// node that knows nothing, and by no other.
+// The snapshot of a thief's own cluster, with the real one's id, is accepted only
+// by a node that has no state yet.
 func TestForeignSnapshotIsRefused(t *testing.T) {
 	m := newMachine(t)
 	m.propose(record(theCluster()))
@@ -225,7 +226,7 @@ func TestForeignSnapshotIsRefused(t *testing.T) {
 	if err := CheckSnapshot(bytes.NewReader(forged), m.fsm.Current(), m.index); !errors.Is(err, ErrAttestation) {
 		t.Errorf("CheckSnapshot answered %v", err)
 	}
-	// A cluster that is not founded is no way around either.
+	// The snapshot of a cluster that is not initialised is refused too.
 	if err := m.restore(blank(t).snapshot()); !errors.Is(err, ErrAttestation) {
 		t.Errorf("a snapshot without a cluster: %v", err)
 	}
@@ -248,7 +249,8 @@ func TestCheckSnapshotIndex(t *testing.T) {
 	}
 }
 
-// Without anybody to attest there is no snapshot of a founded cluster.
+// Without a node that attests it, there is no snapshot of an initialised
+// cluster.
 func TestSnapshotNeedsAnAttestation(t *testing.T) {
 	for name, attest := range map[string]func(*State) func([32]byte) (*fsmpb.Attestation, error){
 		"nobody": nil,
@@ -259,7 +261,7 @@ func TestSnapshotNeedsAnAttestation(t *testing.T) {
 			return func([32]byte) (*fsmpb.Attestation, error) { return Attest([32]byte{1}, testSign) }
 		},
 	} {
-		blank(t).snapshot() // not founded
+		blank(t).snapshot() // not initialised
 		m := newMachine(t)
 		m.fsm.cfg.Attest = attest
 		s, err := m.fsm.Snapshot()
@@ -273,9 +275,9 @@ func TestSnapshotNeedsAnAttestation(t *testing.T) {
 	}
 }
 
-// What comes before a cluster is founded needs no attestation, and nothing else does
-// without one.
-func TestSnapshotBeforeFounding(t *testing.T) {
+// A snapshot from before the cluster is initialised needs no attestation; every other
+// snapshot does.
+func TestSnapshotBeforeInit(t *testing.T) {
 	m := blank(t)
 	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
 	snap := m.snapshot()
@@ -290,7 +292,8 @@ func TestSnapshotBeforeFounding(t *testing.T) {
 	}
 }
 
-// Every node can look back to each index, however it took the entries.
+// Every node has the state at each recent index, no matter which entries it
+// applied together.
 func TestStateAt(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -12,9 +12,9 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// BenchmarkApplyEntry is what a loaded cluster's machine does all day: it applies
-// entries of many records that use a key and change nothing, and writes them to
-// the audit log.
+// BenchmarkApplyEntry measures the usual work under load: it applies entries of
+// many records that use a key and change nothing, and writes them to the audit
+// log.
 func BenchmarkApplyEntry(b *testing.B) {
 	audit, err := auditlog.Open(b.TempDir(), auditlog.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
@@ -26,7 +26,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
 	id := testKey(1)
 	m.propose(record(theCluster()))
-	founded := m.index
+	initialised := m.index
 	m.propose(record(putKey(keyOf(id)), putPolicy(id, "{}"), credential("AKIA")))
 	v := m.index
 	const records, prepared = 32, 256
@@ -38,7 +38,7 @@ func BenchmarkApplyEntry(b *testing.B) {
 			for i := range rs {
 				r := record()
 				r.Body = body
-				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, founded)
+				reads(r, fsmpb.Kind_KIND_CLUSTER, nil, initialised)
 				reads(r, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(account, "AKIA"), v)
 				reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), v)
 				reads(r, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes(), v)
@@ -53,8 +53,8 @@ func BenchmarkApplyEntry(b *testing.B) {
 	applyPrepared(b, m, records, prepare)
 }
 
-// applyPrepared applies entries of one batch with so many records, which are all accepted.
-// What prepare takes to make more of them is not counted.
+// applyPrepared applies entries of one batch with that many records, which are all
+// accepted. The time that prepare takes to make more of them is not measured.
 func applyPrepared(b *testing.B, m *machine, records int, prepare func() []*raft.Log) {
 	var logs []*raft.Log
 	b.ReportAllocs()
@@ -77,8 +77,8 @@ func applyPrepared(b *testing.B, m *machine, records int, prepare func() []*raft
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(records), "ns/record")
 }
 
-// BenchmarkApplyChanges applies entries of records that each make a key with all that
-// belongs to one.
+// BenchmarkApplyChanges applies entries of records that each create a key with
+// everything that belongs to it.
 func BenchmarkApplyChanges(b *testing.B) {
 	const records, prepared = 32, 64
 	m := newMachine(b)

@@ -12,7 +12,7 @@ type pending func()
 
 // changes makes all of a record's changes, or none: each is checked before the
 // first is made. The checks are the rules that hold whatever the proposer read;
-// everything else is its read set's business.
+// everything else is left to the read set.
 func (a *applier) changes(r *wire.Record) Verdict {
 	if len(r.Changes) == 0 {
 		return Accepted
@@ -44,13 +44,13 @@ func (a *applier) changes(r *wire.Record) Verdict {
 	return Accepted
 }
 
-// edit is a change of the record being applied, with what it is about.
+// edit is a change of the record being applied, together with the object that it changes.
 type edit struct {
 	*fsmpb.Change
 	does  *change // nil for an empty one
 	id    []byte
 	valid bool
-	was   *object // the object of that id as it stands; nil for none
+	was   *object // the object with that id before the change; nil for none
 }
 
 func (a *applier) edit(c *fsmpb.Change) edit {
@@ -62,7 +62,7 @@ func (a *applier) edit(c *fsmpb.Change) edit {
 	return e
 }
 
-// confirmTime is the one change of no object.
+// confirmTime is the only change that concerns no object.
 var confirmTime = &change{
 	set: func(c *fsmpb.Change) bool { return c.GetConfirmTime() != nil },
 	check: func(a *applier, e *edit) (pending, Verdict) {
@@ -71,7 +71,7 @@ var confirmTime = &change{
 	},
 }
 
-// checkPut checks that an object can be created, or take the place of the one of its id.
+// checkPut checks that an object can be created, or replace the one with its id.
 func (s *spec[M]) checkPut(a *applier, e *edit) (pending, Verdict) {
 	id, n := e.id, s.put(e.Change)
 	if s.malformed != "" && !(e.valid && s.named(n)) {
@@ -117,7 +117,8 @@ func (s *spec[M]) checkPut(a *applier, e *edit) (pending, Verdict) {
 	}, Accepted
 }
 
-// checkDelete checks that an object can be deleted, with everything that belongs to it.
+// checkDelete checks that an object can be deleted together with everything that
+// belongs to it.
 func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 	id, o := e.id, e.was
 	if !e.valid {
@@ -167,7 +168,7 @@ func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 	}, Accepted
 }
 
-// enlist moves the count of the set that an object of that kind is in, if any.
+// enlist adds by to the count of the set that an object is in, if it is in one.
 func (a *applier) enlist(kind fsmpb.Kind, m proto.Message, by int) {
 	r := registry[kind]
 	if r.set == nil {
@@ -179,7 +180,7 @@ func (a *applier) enlist(kind fsmpb.Kind, m proto.Message, by int) {
 	}
 }
 
-// count is the count of a set.
+// count returns the count of a set.
 func (a *applier) count(kind fsmpb.Kind, set []byte) uint32 {
 	if o := lookup(a.db, kind, set); o != nil {
 		return o.value.(uint32)
@@ -187,8 +188,7 @@ func (a *applier) count(kind fsmpb.Kind, set []byte) uint32 {
 	return 0
 }
 
-// put stores msg, which from here on belongs to the state, and stamps its
-// version.
+// put stores msg and sets its version. From then on msg belongs to the state.
 func (a *applier) put(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	*registry[kind].version(msg) = a.index
 	a.hash.object(kind, id, msg)

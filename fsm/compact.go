@@ -6,15 +6,15 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// texts has equal texts held in memory once: most keys have the same policy, spec,
-// usage and Region. What it forgets is only held twice. It is for one goroutine.
+// texts interns strings: most keys have the same policy, spec, usage and Region. A string
+// that it has forgotten is merely held twice. It is not safe for concurrent use.
 type texts struct {
 	known map[string]string
 	size  int // of all
 }
 
-// maxTexts bounds what texts remembers, in bytes: a text that nothing else holds is
-// kept until the next time that there is no room.
+// maxTexts bounds the strings that texts remembers, in bytes. When there is no more
+// room, it forgets all of them.
 const maxTexts = 1 << 20
 
 func newTexts() *texts { return &texts{known: make(map[string]string)} }
@@ -37,10 +37,10 @@ func (t *texts) share(all ...*string) {
 	}
 }
 
-// newObject is a row of a message that belongs to the state, in as few pieces of
-// memory as can be: the garbage collector looks at each of them in every cycle. What
-// names the object are parts of the row's id, and texts that others have too are
-// shared with them, as is the id of the key that an alias names.
+// newObject returns a row for a message that belongs to the state, in as few allocations as
+// possible, since the garbage collector looks at each of them in every cycle. The fields
+// that name the object become slices of the row's id, strings that other objects have too
+// are shared with them, and so is the id of the key that an alias names.
 func (t *texts) newObject(db *table, kind fsmpb.Kind, name []byte, version Version, msg proto.Message) *object {
 	o := &object{id: rowID(kind, name), version: version, value: msg}
 	switch r := registry[kind]; {
@@ -77,13 +77,14 @@ func compactGrant(t *texts, _ *table, o *object, m *fsmpb.Grant) {
 	}
 }
 
-// last are n bytes of the id, before so many at its end. They cannot be appended to.
+// last returns the n bytes of the id that come before its last before bytes. The
+// slice has no spare capacity, so that appending to it copies.
 func (o *object) last(n, before int) []byte {
 	end := len(o.id) - before
 	return o.id[end-n : end : end]
 }
 
-// join puts byte strings into one piece of memory.
+// join moves byte slices into one allocation.
 func join(parts ...*[]byte) {
 	n := 0
 	for _, p := range parts {

@@ -10,8 +10,8 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// TestPartsMakeTheSameEntry holds what is put together from encoded parts
-// against the encoding of the whole.
+// TestPartsMakeTheSameEntry compares an entry that is put together from encoded
+// parts with the encoding of the whole.
 func TestPartsMakeTheSameEntry(t *testing.T) {
 	id := testKey(1)
 	full := used(reads(record(putKey(keyOf(id)), putPolicy(id, "{}")), fsmpb.Kind_KIND_KEY, id.Bytes(), 7), 0, 1)

@@ -2,10 +2,10 @@
 // agrees on, and the rule by which each Raft entry changes it.
 //
 // Apply is a pure function of the state and the entry. It reads no clock, no
-// randomness and no network, evaluates no policy and opens no secret; whatever
-// of that kind an outcome needs, its proposer put into the entry. Apply compares
-// versions, which are integers, and stores what it is given. Two nodes that
-// applied the same entries hold the same bytes, and check that they do.
+// randomness and no network, evaluates no policy and decrypts no secret; if an
+// outcome needs any of these, the proposer put the result into the entry. Apply
+// compares versions, which are integers, and stores what it is given. Two nodes
+// that applied the same entries hold the same bytes, and check that they do.
 //
 // An entry that cannot be read in full stops the node: going on without it would
 // let two nodes disagree about what a client was promised.
@@ -29,43 +29,45 @@ import (
 const StateCheckEvery = 1000
 
 var (
-	// ErrUnreadable is an entry or snapshot that this binary cannot read in full.
+	// ErrUnreadable is returned for an entry or snapshot that this binary cannot
+	// read in full.
 	ErrUnreadable = wire.ErrUnreadable
-	// ErrDiverged is a state that differs from the leader's.
+	// ErrDiverged means that this node's state differs from the leader's.
 	ErrDiverged = errors.New("state differs from the leader's")
-	// ErrStopped is returned for everything after a fault stopped the machine.
+	// ErrStopped is returned for every entry after a fault stopped the machine.
 	ErrStopped = errors.New("state machine stopped")
 )
 
 // AuditLog stores accepted records outside the state. *auditlog.Log is one.
 type AuditLog interface {
-	// Append stores entries in order with their leaf hashes, idempotent by index.
+	// Append stores entries in order with their leaf hashes. It skips those whose
+	// index it has.
 	Append([]auditlog.Entry, []auditlog.Hash) error
-	// Restore tells that the state covers f.Size() entries.
+	// Restore tells the log that the state covers f.Size() entries.
 	Restore(f auditlog.Frontier, segmentRoots []auditlog.Hash) error
 	// Sync makes everything appended durable.
 	Sync() error
 }
 
-// Events are what apply did that caches must follow.
+// Events tells caches what they must follow.
 type Events struct {
-	// Destroyed are keys whose material is gone.
+	// Destroyed lists keys that lost key material.
 	Destroyed []KeyID
-	// Refused are records that broke a rule. They changed nothing.
+	// Refused lists records that broke a rule. They changed nothing.
 	Refused []Refusal
-	// Restored says that the state was replaced by a snapshot's: anything may
-	// have changed.
+	// Restored means that the state was replaced by that of a snapshot:
+	// anything may have changed.
 	Restored bool
 }
 
-// Config is what a state machine works with.
+// Config configures a state machine.
 type Config struct {
 	Audit AuditLog
 	// Attest gets an unsealed node's signature for a state, which every snapshot of
-	// a founded cluster carries; see [Attestation]. It is called on the apply
-	// goroutine and must not block. What it returns is called once, with the
-	// state's digest, when the snapshot is written, and may wait. Without it, a
-	// founded cluster makes no snapshots.
+	// an initialised cluster carries; see [fsmpb.Attestation]. It is called on the
+	// apply goroutine and must not block. The function that it returns is called
+	// once, with the state's digest, when the snapshot is written, and may wait. If
+	// Attest is nil, snapshots of an initialised cluster fail.
 	Attest func(*State) func(digest [32]byte) (*fsmpb.Attestation, error)
 	// OnApply is called after each published state, in order, on the apply
 	// goroutine. It must not block.
@@ -79,7 +81,7 @@ type Config struct {
 // goroutines, one at a time.
 type FSM struct {
 	cfg      Config
-	db       *table // the current state's rows, unpublished: cloning needs it alone
+	db       *table // the current state's rows; never published, as cloning requires
 	current  atomic.Pointer[State]
 	sessions map[string]*session
 	checks   []check // newest last
@@ -87,17 +89,17 @@ type FSM struct {
 	texts    *texts
 	recent   recent
 	verified verified
-	restored bool // cfg.Audit knows where the state begins
+	restored bool // cfg.Audit was told where the state begins
 	fault    error
 }
 
-// check is the state hash at an index that nodes compare.
+// check is the state hash at one of the indexes at which nodes compare it.
 type check struct {
 	index uint64
 	hash  [32]byte
 }
 
-// keptChecks bounds how far behind a comparison may lie.
+// keptChecks is how many hashes are kept, which bounds how far behind a comparison may be.
 const keptChecks = 8
 
 var _ raft.BatchingFSM = (*FSM)(nil)
@@ -109,33 +111,33 @@ func New(cfg Config) *FSM {
 	return f
 }
 
-// Current is the newest published state.
+// Current returns the newest published state.
 func (f *FSM) Current() *State { return f.current.Load() }
 
-// Result is what applying an entry answers its proposer.
+// Result is the answer to the proposer of an entry.
 type Result struct {
 	Index uint64
 	// Batches answers each batch of the entry, in order.
 	Batches []BatchResult
-	// Registered answers a RegisterNode: false when a newer incarnation exists.
+	// Registered answers a RegisterNode. It is false if a newer incarnation exists.
 	Registered bool
-	// Unsigned says that a RegisterNode had no effect, as no unsealed leader signed
-	// the entry.
+	// Unsigned means that a RegisterNode had no effect, because no unsealed leader
+	// signed the entry.
 	Unsigned bool
 }
 
-// BatchStatus says what became of a batch.
+// BatchStatus is what happened to a batch.
 type BatchStatus uint8
 
 const (
-	// BatchApplied: applied by this entry.
+	// BatchApplied: the batch was applied by this entry.
 	BatchApplied BatchStatus = iota + 1
-	// BatchRepeated: applied before; the verdicts are the ones given then.
+	// BatchRepeated: the batch was applied before; the verdicts are those given then.
 	BatchRepeated
-	// BatchFenced: not applied, now or ever: the node's incarnation is not the
-	// registered one, or it said before that it had this batch's answer.
+	// BatchFenced: the batch was not applied and never will be. The node's incarnation is
+	// not the registered one, or the node said before that it had the answer to this batch.
 	BatchFenced
-	// BatchUnsigned: not applied, as no unsealed leader signed the entry.
+	// BatchUnsigned: the batch was not applied, because no unsealed leader signed the entry.
 	BatchUnsigned
 )
 
@@ -152,17 +154,16 @@ type BatchResult struct {
 type Verdict uint8
 
 const (
-	// Accepted: what the record read still held, its changes are made and it is
-	// in the audit log.
+	// Accepted: everything that the record read still held. Its changes are
+	// made and it is in the audit log.
 	Accepted Verdict = iota + 1
-	// Conflict: something that it read had changed; nothing happened.
+	// Conflict: something that the record read had changed; nothing happened.
 	Conflict
 	// Early or Late: cluster time was outside the interval in which the outcome
 	// holds; nothing happened.
 	Early
 	Late
-	// Invalid: the record breaks a rule that no honest proposer breaks; nothing
-	// happened.
+	// Invalid: the record breaks a rule that no honest proposer breaks; nothing happened.
 	Invalid
 )
 
@@ -185,8 +186,8 @@ func (v Verdict) String() string {
 // Apply implements raft.FSM.
 func (f *FSM) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 
-// ApplyBatch implements raft.BatchingFSM: it applies the entries in order and
-// publishes one state. Answers are *Result, or an error once the machine stopped.
+// ApplyBatch implements raft.BatchingFSM. It applies the entries in order and publishes one
+// state. Each answer is a *Result, or an error once the machine has stopped.
 func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 	answers := make([]any, len(logs))
 	done := 0
@@ -204,7 +205,7 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 				a.keep()
 			}
 		}
-		// What came before an entry that cannot be applied stands.
+		// The entries before one that cannot be applied remain in force.
 		if err := f.publish(a); err != nil {
 			fault, done = err, 0
 		}
@@ -221,8 +222,8 @@ func (f *FSM) ApplyBatch(logs []*raft.Log) []any {
 	return answers
 }
 
-// publish stores the audit entries, then makes the state visible: nobody sees an
-// outcome whose record the log could not take.
+// publish stores the audit entries and then makes the state visible, so that
+// nobody sees an outcome whose record the audit log did not accept.
 func (f *FSM) publish(a *applier) error {
 	if err := f.appendAudit(a.entries, a.leaves); err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)
@@ -249,7 +250,7 @@ func (f *FSM) appendAudit(entries []auditlog.Entry, leaves []auditlog.Hash) erro
 	return f.cfg.Audit.Append(entries, leaves)
 }
 
-// remember keeps the hash of a comparison point.
+// remember keeps the state hash at an index at which nodes compare it.
 func (f *FSM) remember(c check) {
 	f.checks = append(f.checks, c)
 	if len(f.checks) > keptChecks {
@@ -257,7 +258,7 @@ func (f *FSM) remember(c check) {
 	}
 }
 
-// compare holds this node's hash against the leader's.
+// compare compares this node's state hash with the leader's.
 func (f *FSM) compare(c *fsmpb.StateCheck) error {
 	if c == nil {
 		return nil
@@ -270,8 +271,8 @@ func (f *FSM) compare(c *fsmpb.StateCheck) error {
 	return nil
 }
 
-// LatestCheck is the newest comparison point, for the leader to propose. It must
-// be called on the apply goroutine, that is from OnApply.
+// LatestCheck returns the newest state hash that nodes compare, for the leader
+// to propose. It must be called on the apply goroutine, that is, from OnApply.
 func (f *FSM) LatestCheck() (*fsmpb.StateCheck, bool) {
 	if len(f.checks) == 0 {
 		return nil, false

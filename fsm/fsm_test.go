@@ -32,7 +32,7 @@ const (
 	start           = 1_700_000_000 * second
 )
 
-// memoryAudit keeps entries in memory, with an error to give when told.
+// memoryAudit keeps entries in memory, and returns err if that is set.
 type memoryAudit struct {
 	entries  []auditlog.Entry
 	restores int
@@ -80,7 +80,7 @@ func newMachine(t testing.TB) *machine {
 	m := blank(t)
 	m.apply(&fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1}}})
 	if v := m.propose(record(theCluster())); len(v) != 1 || v[0] != Accepted {
-		t.Fatalf("founding: %v", v)
+		t.Fatalf("initialising: %v", v)
 	}
 	return m
 }
@@ -131,9 +131,9 @@ func batchEntry(bs ...*fsmpb.Batch) *fsmpb.Entry {
 	return &fsmpb.Entry{Command: &fsmpb.Entry_Batches{Batches: &fsmpb.Batches{Batches: bs}}}
 }
 
-// batch has each record read what it changes, as of when it is applied if what comes
-// before it is accepted. Where a record says itself what it read of an object, that
-// counts.
+// batch makes each record read what it changes, with the version at the time when it
+// is applied if everything before it is accepted. If a record says itself what it
+// read of an object, that is kept.
 func (m *machine) batch(rs ...*fsmpb.Record) *fsmpb.Batch {
 	type object struct {
 		kind fsmpb.Kind
@@ -165,7 +165,7 @@ func (m *machine) batch(rs ...*fsmpb.Record) *fsmpb.Batch {
 	return m.unread(rs...)
 }
 
-// unread is a batch of records as they are.
+// unread makes a batch of records as they are.
 func (m *machine) unread(rs ...*fsmpb.Record) *fsmpb.Batch {
 	m.seq++
 	return &fsmpb.Batch{Node: "n1", Incarnation: 1, Seq: m.seq, Records: rs}
@@ -268,7 +268,8 @@ func TestReadSetIsCheckedAgainstTheStateBefore(t *testing.T) {
 	use := func(v Version) *fsmpb.Record { return reads(record(), kind, kid, v) }
 	wantVerdicts(t, m.propose(use(created), use(created-1), use(0)), Accepted, Conflict, Conflict)
 
-	// Within one batch, a change hides the earlier version from what follows.
+	// Within one batch, a change replaces the earlier version for the records
+	// that follow.
 	disabled := keyOf(id)
 	disabled.State = fsmpb.KeyState_KEY_STATE_DISABLED
 	wantVerdicts(t, m.propose(use(created), reads(record(putKey(disabled)), kind, kid, created), use(created)),
@@ -295,7 +296,7 @@ func TestConflictChangesNothing(t *testing.T) {
 	if len(m.audit.entries) != before {
 		t.Error("a record of it is in the audit log")
 	}
-	// All of a record's changes or none: the second is invalid.
+	// All of a record's changes are made or none. The second change is invalid.
 	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), credential(""))), Invalid)
 	if k, _ := m.fsm.Current().Key(id); k != nil {
 		t.Error("half of an invalid record was applied")
@@ -330,8 +331,8 @@ func TestBatchIsAppliedOnce(t *testing.T) {
 		t.Error("a repeated batch was recorded again, or its entry left no trace in the hash")
 	}
 
-	// Once the node said that it has the answer, the batch is neither kept nor
-	// ever applied.
+	// Once the node said that it has the answer, the batch is no longer
+	// remembered and never applied.
 	c := m.batch()
 	c.SettledBelow = b.Seq + 1
 	m.apply(batchEntry(c))
@@ -421,7 +422,7 @@ func TestKeyIsDeletedOnTimeAndForGood(t *testing.T) {
 	id, other := testKey(1), testKey(2)
 	wantVerdicts(t, m.propose(record(putKey(keyOf(id)), putPolicy(id, "{}"), putAlias(id, "alias/a"), putAlias(id, "alias/b")),
 		record(putKey(keyOf(other)), putAlias(other, "alias/c"))), Accepted, Accepted)
-	wantVerdicts(t, m.propose(record(deleteKey(id))), Conflict) // nobody asked for it
+	wantVerdicts(t, m.propose(record(deleteKey(id))), Conflict) // the deletion is not scheduled
 
 	k := keyOf(id)
 	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, start+7*day
@@ -558,8 +559,8 @@ func TestAdvance(t *testing.T) {
 	}
 }
 
-// Entries are many: what a leader's clock gains alone is bounded over all of
-// them, until a majority agrees.
+// What a leader's clock alone can gain is bounded in total over all entries,
+// until a majority agrees.
 func TestLeaderAloneGainsOneSecond(t *testing.T) {
 	s := State{time: start, heard: heardTime{at: start}, voters: []string{"a", "b", "c"}}
 	for range 10_000 {
@@ -622,7 +623,7 @@ func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 			}
 		})
 	}
-	// Nobody need have been unsealed to put these into the log, so they stop nobody.
+	// Sealed nodes can put these into the log too, so they must not stop any node.
 	cases["garbage"], cases["cut"] = []byte("\xff\xff\xff"), good[:len(good)-1]
 	for name, data := range cases {
 		t.Run("unsigned "+name, func(t *testing.T) {
@@ -642,7 +643,7 @@ func TestUnreadableEntriesStopTheMachine(t *testing.T) {
 	}
 }
 
-// signedAnyway signs what wire.EncodeEntry did not make.
+// signedAnyway signs an entry that wire.EncodeEntry would not make.
 func signedAnyway(t *testing.T, data []byte) []byte {
 	t.Helper()
 	g, sig, err := testSign(entryDomain, sha256.Sum256(data))
@@ -708,7 +709,7 @@ func TestAuditFailureStopsTheMachineBeforeAnybodySees(t *testing.T) {
 	if k, _ := m.fsm.Current().Key(testKey(1)); k != nil {
 		t.Error("a change is visible whose record is not stored")
 	}
-	// The answer of the entry itself may not be trusted either.
+	// The entry itself must not be answered either.
 	if res, ok := r.(*Result); ok {
 		t.Errorf("the entry was answered with %+v", res)
 	}
@@ -724,7 +725,7 @@ func TestDivergenceStopsTheMachine(t *testing.T) {
 		t.Fatalf("check %v", c)
 	}
 	m.apply(&fsmpb.Entry{StateCheck: c})
-	m.apply(&fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: c.Index + 1, Hash: c.Hash}}) // not a point of ours
+	m.apply(&fsmpb.Entry{StateCheck: &fsmpb.StateCheck{Index: c.Index + 1, Hash: c.Hash}}) // not an index that we remember
 	c.Hash[3] ^= 1
 	if r := m.fsm.Apply(m.log(&fsmpb.Entry{StateCheck: c})); !errors.Is(m.fault, ErrDiverged) {
 		t.Errorf("answer %v, fault %v", r, m.fault)
@@ -735,7 +736,7 @@ func TestDivergenceStopsTheMachine(t *testing.T) {
 func history(t testing.TB, seed uint64, n int) []*raft.Log {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	// What the log has done so far, to read versions from.
+	// The state after the log so far, for the versions.
 	shadow := New(Config{Audit: &memoryAudit{}})
 	m := &machine{t: t, fsm: shadow, wall: start}
 	var logs []*raft.Log
@@ -846,7 +847,7 @@ func TestSnapshotRestoreSnapshotIsByteEqual(t *testing.T) {
 		if !bytes.Equal(snap, other.snapshot()) {
 			t.Fatalf("snapshot of the restored state differs at entry %d", i)
 		}
-		// Whoever restores goes on as the others do.
+		// A node that restored continues as the others do.
 		for _, l := range logs[i+1 : min(i+60, len(logs))] {
 			other.fsm.Apply(l)
 		}
@@ -874,7 +875,8 @@ func TestDamagedSnapshotIsRefusedWhole(t *testing.T) {
 		victim := newMachine(t)
 		before := victim.fsm.Current()
 		if err := victim.restore(b); err == nil {
-			// The zstd header has a bit without meaning: a change of no content.
+			// The zstd header has an unused bit, which does not change the
+			// content.
 			if !bytes.Equal(victim.snapshot(), snap) {
 				t.Errorf("%s was restored", what)
 			}
@@ -917,7 +919,7 @@ func TestBatchingMakesNoDifference(t *testing.T) {
 	}
 }
 
-// The hash must see every object that changes, or divergence goes unseen.
+// The hash must cover every object that changes, or divergence is not noticed.
 func TestHashCoversWhatIsStored(t *testing.T) {
 	run := func(change *fsmpb.Change) [32]byte {
 		m := newMachine(t)
@@ -951,7 +953,7 @@ func FuzzApply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var hashes [2][32]byte
 		for i := range hashes {
-			requests = 1 << 41 // so that both are founded by the same record
+			requests = 1 << 41 // so that both are initialised by the same record
 			m := newMachine(t)
 			m.index++
 			m.fsm.Apply(&raft.Log{Index: m.index, Data: data})
@@ -963,7 +965,7 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// FuzzRestore must never panic, whatever a disk or a peer hands over.
+// FuzzRestore must never panic, whatever it reads from a disk or a peer.
 func FuzzRestore(f *testing.F) {
 	m := &machine{t: &testing.T{}, audit: &memoryAudit{}}
 	m.fsm = New(Config{Audit: m.audit, Attest: attested})

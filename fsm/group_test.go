@@ -11,9 +11,9 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// TestAnotherGroupIsRefused: what another Raft group's number is on enters neither the log
-// nor the state, and the error says why. A command of another kind behind it takes its
-// place, as in protobuf.
+// TestAnotherGroupIsRefused: nothing with another Raft group's number enters the log or
+// the state, and the error says why. A command of another kind that follows replaces it,
+// as in protobuf.
 func TestAnotherGroupIsRefused(t *testing.T) {
 	m := newMachine(t)
 	b := m.batch(record(putKey(keyOf(testKey(1)))))
@@ -38,7 +38,7 @@ func TestAnotherGroupIsRefused(t *testing.T) {
 }
 
 // TestGroupZero: the number of group 0 takes no bytes, so that what was written before
-// there were numbers is of group 0.
+// there were numbers belongs to group 0.
 func TestGroupZero(t *testing.T) {
 	m := proto.MarshalOptions{Deterministic: true}
 	for name, c := range map[string]struct {

@@ -9,10 +9,10 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// This file has the ids of objects as read sets and the table have them. An object of an
-// account has an id that begins with the account, in five bytes, so that the objects of
-// one account are next to each other and in the order of accounts. What comes then is
-// the same in all accounts:
+// This file has the ids of objects, as they stand in read sets and in the table. The id
+// of an object that belongs to an account begins with the account, in five bytes, so
+// that the objects of one account are next to each other and accounts are in order. The
+// rest has the same form in all accounts:
 //
 //	account · Region · key            a key, and what a key has one of
 //	account · Region · key · grant    a grant
@@ -20,9 +20,9 @@ import (
 //	account · name                    a credential, a custom key store, its keys
 //	account                           the set of an account's custom key stores
 //
-// Objects of the whole cluster have no account: its record, and its nodes.
+// The cluster's record and its nodes belong to no account.
 
-// Account is an AWS account id as a number: what its 12 digits say.
+// Account is an AWS account id of 12 digits, as a number.
 type Account uint64
 
 const (
@@ -31,7 +31,7 @@ const (
 	accounts      = 1_000_000_000_000
 )
 
-// ParseAccount reads 12 digits, and nothing else.
+// ParseAccount parses an account id, which has exactly 12 digits.
 func ParseAccount(s string) (Account, bool) {
 	if len(s) != accountDigits {
 		return 0, false
@@ -48,15 +48,15 @@ func ParseAccount(s string) (Account, bool) {
 
 func (a Account) String() string { return fmt.Sprintf("%0*d", accountDigits, uint64(a)) }
 
-// Valid reports whether it has at most 12 digits.
+// Valid reports whether the account has at most 12 digits.
 func (a Account) Valid() bool { return a < accounts }
 
-// Append appends the account as ids begin with it.
+// Append appends the account as it stands at the beginning of ids.
 func (a Account) Append(b []byte) []byte {
 	return append(b, byte(a>>32), byte(a>>24), byte(a>>16), byte(a>>8), byte(a))
 }
 
-// CutAccount reads the account that b begins with, and what follows it.
+// CutAccount returns the account that b begins with, and the rest of b.
 func CutAccount(b []byte) (a Account, rest []byte, ok bool) {
 	if len(b) < accountBytes {
 		return 0, nil, false
@@ -67,10 +67,11 @@ func CutAccount(b []byte) (a Account, rest []byte, ok bool) {
 	return a, b[accountBytes:], a.Valid()
 }
 
-// AccountID is the id of what an account has one of.
+// AccountID returns the id of an object of which an account has one.
 func AccountID(a Account) []byte { return a.Append(nil) }
 
-// KeyID names a KMS key: multi-Region keys have the same id in several Regions.
+// KeyID names a KMS key. The Region is a part of it, as related multi-Region
+// keys have the same id.
 type KeyID struct {
 	Account Account
 	Region  string
@@ -81,29 +82,30 @@ func (k KeyID) String() string {
 	return k.Account.String() + "/" + k.Region + "/" + hex.EncodeToString(k.ID[:])
 }
 
-// Bytes is the id as read sets and tables have it.
+// Bytes returns the id as it stands in read sets and in the table.
 func (k KeyID) Bytes() []byte { return append(regional(k.Account, k.Region, len(k.ID)), k.ID[:]...) }
 
-// IDOf is the id of a key.
+// IDOf returns the id of a key.
 func IDOf(k *fsmpb.Key) KeyID {
 	return KeyID{Account: Account(k.Account), Region: k.Region, ID: [16]byte(k.Id)}
 }
 
-// regional begins the id of an object in a Region, with room for so many bytes more.
+// regional returns the beginning of the id of an object in a Region, with room for
+// more bytes.
 func regional(a Account, region string, more int) []byte {
 	b := make([]byte, 0, accountBytes+2*(len(region)/3+1)+more)
 	return appendRegion(a.Append(b), region)
 }
 
-// A Region is written three characters in two bytes, so that ids take no more memory
-// with their account than they would without it: the id of a key in any of AWS's Regions
-// fits into 32 bytes with the table's own. Each character has a number, in the order
-// of the characters, and what is left of the last three is 0. There is always something
-// left, so none is the beginning of another, and they are in the order of the texts.
+// Three characters of a Region are encoded in two bytes, so that ids need no more memory
+// with the account than they would without it: in the table, the id of a key in any of
+// AWS's Regions fits into 32 bytes. Each character has a number, in the order of the
+// characters, and unused places of the last three are 0. There is always at least one of
+// those, so no encoded Region is a prefix of another, and they sort as their texts do.
 const (
 	regionBase = 40
 	regionChar = "-0123456789abcdefghijklmnopqrstuvwxyz"
-	noChar     = regionBase - 1 // what no Region has
+	noChar     = regionBase - 1 // a character that no Region has
 )
 
 func appendRegion(b []byte, region string) []byte {
@@ -125,7 +127,7 @@ func appendRegion(b []byte, region string) []byte {
 	return b
 }
 
-// cutRegion reads the Region that b begins with, and what follows it.
+// cutRegion returns the Region that b begins with, and the rest of b.
 func cutRegion(b []byte) (region string, rest []byte, ok bool) {
 	var text [33]byte
 	for n := 0; n+3 <= len(text) && len(b) >= 2; b = b[2:] {
@@ -146,26 +148,27 @@ func cutRegion(b []byte) (region string, rest []byte, ok bool) {
 	return "", nil, false
 }
 
-// named is the id of an object with a name, in no Region.
+// named returns the id of an object that has a name and no Region.
 func named(a Account, name string) []byte {
 	return append(a.Append(make([]byte, 0, accountBytes+len(name))), name...)
 }
 
-// AliasID is the id of an alias.
+// AliasID returns the id of an alias.
 func AliasID(a Account, region, name string) []byte {
 	return append(regional(a, region, len(name)), name...)
 }
 
-// GrantID is the id of a grant: the key's, then the grant's 32 bytes.
+// GrantID returns the id of a grant: that of its key, then the grant's own 32 bytes.
 func GrantID(key KeyID, id []byte) []byte { return append(key.Bytes(), id...) }
 
-// CredentialID is the id of a credential.
+// CredentialID returns the id of a credential.
 func CredentialID(a Account, id string) []byte { return named(a, id) }
 
-// KeyStoreID is the id of a custom key store, and of the set of its keys.
+// KeyStoreID returns the id of a custom key store, which is also that of the
+// set of its keys.
 func KeyStoreID(a Account, store string) []byte { return named(a, store) }
 
-// keyID is the id of a key, and whether it is one.
+// keyID returns the id of a key, and whether it is valid.
 func keyID(account uint64, region string, id []byte) (KeyID, bool) {
 	k := KeyID{Account: Account(account), Region: region}
 	ok := k.Account.Valid() && len(id) == len(k.ID) && validRegion(region)
@@ -173,7 +176,7 @@ func keyID(account uint64, region string, id []byte) (KeyID, bool) {
 	return k, ok
 }
 
-// parseKeyID reads what KeyID.Bytes wrote.
+// parseKeyID parses the result of KeyID.Bytes.
 func parseKeyID(b []byte) (KeyID, bool) {
 	account, rest, ok := CutAccount(b)
 	if !ok {
@@ -186,23 +189,24 @@ func parseKeyID(b []byte) (KeyID, bool) {
 	return keyID(uint64(account), region, id)
 }
 
-// keyPart is what a message that belongs to a key says of it.
+// keyPart has the fields by which a message names the key that it belongs to.
 type keyPart interface {
 	GetAccount() uint64
 	GetRegion() string
 	GetKey() []byte
 }
 
-// owning is the id of the key that a message belongs to, and whether it is one.
+// owning returns the id of the key that a message belongs to, and whether it is valid.
 func owning(m keyPart) (KeyID, bool) { return keyID(m.GetAccount(), m.GetRegion(), m.GetKey()) }
 
-// keyBytes is that id as the table has it, which what a key has one of has as well.
+// keyBytes returns that id as it stands in the table. It is also the id of an
+// object of which a key has one.
 func keyBytes(m keyPart) (id []byte, valid bool) {
 	k, valid := owning(m)
 	return k.Bytes(), valid
 }
 
-// ofAccount is the id of something that has a name in an account and in no Region.
+// ofAccount returns the id of an object that has a name in an account and no Region.
 func ofAccount[M interface {
 	GetAccount() uint64
 	GetId() string

@@ -37,8 +37,8 @@ var (
 	})
 )
 
-// TestKeyIDs: ids can be read again, are in the order of account, Region and key, and
-// none is the beginning of another.
+// TestKeyIDs: ids can be parsed again, sort by account, Region and key, and none is a
+// prefix of another.
 func TestKeyIDs(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := aKey.Draw(t, "a"), aKey.Draw(t, "b")
@@ -61,8 +61,8 @@ func TestKeyIDs(t *testing.T) {
 	})
 }
 
-// TestIDsAreShort: with the table's byte, the id of a key in a Region of AWS fits
-// into 32 bytes, beyond which an allocation takes 48.
+// TestIDsAreShort: with the byte of its kind, the id of a key in one of AWS's
+// Regions fits into 32 bytes; the next larger allocation takes 48.
 func TestIDsAreShort(t *testing.T) {
 	for _, region := range []string{"us-east-1", "eu-central-1", "ap-southeast-1", "us-isob-east-1", "cn-northwest-1"} {
 		if id := rowID(fsmpb.Kind_KIND_KEY, (KeyID{Region: region}).Bytes()); cap(id) > 32 {
@@ -95,7 +95,7 @@ func TestMalformedKeyIDs(t *testing.T) {
 	}
 }
 
-// FuzzParseKeyID: what is read has one spelling.
+// FuzzParseKeyID: every id has only one encoding.
 func FuzzParseKeyID(f *testing.F) {
 	f.Add(testKey(1).Bytes())
 	f.Add(AccountID(account))
@@ -106,8 +106,9 @@ func FuzzParseKeyID(f *testing.F) {
 	})
 }
 
-// TestScansStayInAnAccount: what is listed of one account has nothing of those before
-// and after it. Apply takes no second account yet, so the table is filled by hand.
+// TestScansStayInAnAccount: lists of one account contain nothing of the accounts
+// before and after it. Apply accepts no second account yet, so the table is filled
+// directly.
 func TestScansStayInAnAccount(t *testing.T) {
 	s := &State{db: newTable()}
 	texts := newTexts()

@@ -6,8 +6,8 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// kinds has a row for each kind of object, in the order of their numbers. DESIGN.md
-// tells how to add one.
+// kinds returns a row for each kind of object, in the order of their numbers.
+// DESIGN.md explains how to add one.
 func kinds() []*row {
 	return []*row{
 		newRow(spec[*fsmpb.Cluster]{
@@ -128,7 +128,7 @@ func kinds() []*row {
 			delete: &deletion[*fsmpb.Credential]{
 				of: byID((*fsmpb.Change).GetDeleteCredential, func(d *fsmpb.CredentialID) ([]byte, bool) { return ofAccount(CredentialID, d) }),
 			},
-			founding: true,
+			atInit: true,
 		}),
 		newRow(spec[*fsmpb.Tombstone]{
 			kind:    fsmpb.Kind_KIND_TOMBSTONE,
@@ -247,7 +247,7 @@ func kinds() []*row {
 
 func firstOf(id []byte, _ bool) []byte { return id }
 
-// aliasesOf are the rows of a key's aliases, by name.
+// aliasesOf returns the rows of a key's aliases, by name.
 func aliasesOf(db *table, key []byte) (rows []*object) {
 	id, _ := parseKeyID(key)
 	for a := range (&State{db: db}).AliasesOf(id) {
@@ -256,7 +256,7 @@ func aliasesOf(db *table, key []byte) (rows []*object) {
 	return rows
 }
 
-// under are the rows of a kind whose ids begin with that of something else.
+// under returns the rows of a kind whose ids begin with prefix.
 func under(db *table, kind fsmpb.Kind, prefix []byte) (rows []*object) {
 	from := rowID(kind, prefix)
 	db.rows.AscendGreaterOrEqual(&object{id: from}, func(o *object) bool {

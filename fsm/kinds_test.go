@@ -58,8 +58,8 @@ func pendingDeletion(k *fsmpb.Key, at int64) *fsmpb.Key {
 	return k
 }
 
-// TestSnapshotHasEveryKind: one object of each kind, all fields of the newer ones
-// filled, comes back from a snapshot as it was.
+// TestSnapshotHasEveryKind: one object of each kind, the newer ones with all
+// fields set, is the same after a snapshot was restored.
 func TestSnapshotHasEveryKind(t *testing.T) {
 	m := newMachine(t)
 	id, gone, replica := testKey(1), testKey(2), KeyID{Account: account, Region: "us-test-1", ID: testKey(3).ID}
@@ -127,7 +127,7 @@ func TestSnapshotHasEveryKind(t *testing.T) {
 	}
 }
 
-// TestWrongItemsOfASnapshotAreRefused: ids of the newer kinds.
+// TestWrongItemsOfASnapshotAreRefused tests the ids of the newer kinds.
 func TestWrongItemsOfASnapshotAreRefused(t *testing.T) {
 	id := testKey(1)
 	for name, item := range map[string]*fsmpb.SnapshotItem{
@@ -143,8 +143,8 @@ func TestWrongItemsOfASnapshotAreRefused(t *testing.T) {
 	}
 }
 
-// TestHostileChanges: what a node with a fault, or with another mind, must not get
-// through.
+// TestHostileChanges has changes of a node with a bug, or that was taken over,
+// which must not be accepted.
 func TestHostileChanges(t *testing.T) {
 	id := testKey(1)
 	grant := func(spoil func(*fsmpb.Grant)) *fsmpb.Change {
@@ -222,8 +222,9 @@ func TestHostileChanges(t *testing.T) {
 	}
 }
 
-// TestDeletedKeyLeavesNothing: grants, the place in a custom key store, and the
-// last use go with it; those of its replica and of other keys stay.
+// TestDeletedKeyLeavesNothing: the grants of a key, its place in a custom key
+// store, and its last use are deleted with it; those of its replica and of
+// other keys stay.
 func TestDeletedKeyLeavesNothing(t *testing.T) {
 	m := newMachine(t)
 	id, replica := testKey(1), KeyID{Account: account, Region: "us-test-1", ID: testKey(1).ID}
@@ -269,8 +270,8 @@ func TestDeletedKeyLeavesNothing(t *testing.T) {
 	}
 }
 
-// TestGrantLookups: each lookup gives its own grants alone, in order, from where
-// it is told to begin, among grants whose names and ids border on theirs.
+// TestGrantLookups: each lookup returns only its own grants, in order and from
+// the right place, among grants with similar names and ids.
 func TestGrantLookups(t *testing.T) {
 	m := newMachine(t)
 	const who = "arn:aws:iam::000000000000:user/a"
@@ -312,11 +313,11 @@ func TestGrantLookups(t *testing.T) {
 		}
 	}
 	for range s.GrantsTo(first, who, nil) {
-		break // a walk may end anywhere
+		break // iteration may stop anywhere
 	}
 }
 
-// TestUses: the newest use of each key, of accepted records only.
+// TestUses: the newest use of each key is kept, of accepted records only.
 func TestUses(t *testing.T) {
 	m := newMachine(t)
 	id, other := testKey(1), testKey(2)
@@ -354,8 +355,8 @@ func TestUses(t *testing.T) {
 	}
 }
 
-// TestReplicaAfterItsDeletion: an id comes back only as a replica of the same
-// multi-Region key.
+// TestReplicaAfterItsDeletion: the id of a deleted key is used again only for a
+// replica of the same multi-Region key.
 func TestReplicaAfterItsDeletion(t *testing.T) {
 	home, away := testKey(1), KeyID{Account: account, Region: "us-test-1", ID: testKey(1).ID}
 	of := func(id KeyID, spoil func(*fsmpb.Key)) *fsmpb.Key {
@@ -407,7 +408,7 @@ func TestReplicaAfterItsDeletion(t *testing.T) {
 	if err := other.restore(snap); err != nil || !bytes.Equal(other.snapshot(), snap) {
 		t.Errorf("the snapshot does not come back the same: %v", err)
 	}
-	// Neither when the primary is gone, nor when it is a replica by now.
+	// It is refused if the primary was deleted, or is a replica by now.
 	m = begin(t)
 	moved := of(home, func(k *fsmpb.Key) { k.PrimaryRegion = "eu-test-2" })
 	wantVerdicts(t, m.propose(record(putKey(moved)), record(putKey(of(away, nil)))), Accepted, Invalid)
@@ -417,8 +418,8 @@ func TestReplicaAfterItsDeletion(t *testing.T) {
 	wantVerdicts(t, m.propose(record(deleteKey(home)), record(putKey(of(away, nil)))), Accepted, Invalid)
 }
 
-// TestDeleteCredential: a credential that is deleted is in no state, and is deleted
-// once.
+// TestDeleteCredential: a deleted credential is not in the state, and can be
+// deleted only once.
 func TestDeleteCredential(t *testing.T) {
 	m := newMachine(t)
 	wantVerdicts(t, m.propose(record(theCluster(), credential("AKIA"), credential("AKIB"))), Accepted)

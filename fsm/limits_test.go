@@ -8,8 +8,8 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// TestLimitsAreFrozen: a binary in which a limit of a level is another one comes to
-// another verdict than the nodes beside it, and to another state.
+// TestLimitsAreFrozen: a binary with another limit for a level would come to other
+// verdicts than other nodes, and thus to another state.
 func TestLimitsAreFrozen(t *testing.T) {
 	if got, want := limitsOf[1], (limits{
 		reads: 128, changes: 16, uses: 4, body: 65563, policy: 32768, minWaiting: 7, maxWaiting: 30, unsettled: 1024,
@@ -23,13 +23,13 @@ func TestLimitsAreFrozen(t *testing.T) {
 	}
 }
 
-// TestLimitsBySize: each limit is reached, and no more.
+// TestLimitsBySize: each limit can be reached but not exceeded.
 func TestLimitsBySize(t *testing.T) {
 	most := limitsOf[wire.SchemaMax]
 	id := testKey(1)
 	for name, spoil := range map[string]func(r *fsmpb.Record, more int){
 		"reads": func(r *fsmpb.Record, more int) {
-			reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), 0) // as its change demands
+			reads(r, fsmpb.Kind_KIND_KEY, id.Bytes(), 0) // as its change requires
 			for len(r.Reads) < most.reads+more {
 				reads(r, fsmpb.Kind_KIND_ALIAS, AliasID(id.Account, id.Region, "alias/none"), 0)
 			}
@@ -57,7 +57,7 @@ func TestLimitsBySize(t *testing.T) {
 	}
 }
 
-// TestUnknownLevel: a state whose limits this binary does not know is not taken over.
+// TestUnknownLevel: a state whose limits this binary does not know is refused.
 func TestUnknownLevel(t *testing.T) {
 	for _, level := range []uint32{0, wire.SchemaMax + 1} {
 		h := headerOf(newMachine(t).fsm.Current())

@@ -25,8 +25,8 @@ const defaultPolicy = `{
   } ]
 }`
 
-// filled is a machine with n keys as the engine makes them, each with its policy, an
-// alias, a grant and a use. Half of the grants are on the first key.
+// filled returns a machine with n keys as the engine makes them, each with a policy,
+// an alias, a grant and a use. Half of the grants are on the first key.
 func filled(t testing.TB, n int) *machine {
 	m := newMachine(t)
 	var rs []*fsmpb.Record
@@ -55,19 +55,19 @@ func filled(t testing.TB, n int) *machine {
 		}
 	}
 	m.audit.entries, m.events = nil, nil
-	m.fsm.recent.clear() // what these keep is bounded, whatever the number of keys
+	m.fsm.recent.clear() // what these keep is bounded for any number of keys
 	return m
 }
 
-// numbered is a key whose id looks as random as they are.
+// numbered returns a key id that looks as random as real ones.
 func numbered(i int) KeyID {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
 	return KeyID{Account: account, Region: region, ID: [16]byte(sum[:])}
 }
 
-// TestMemoryOfAKey holds what a key costs in memory with its policy, alias, grant and
-// use. The objects count for more than the bytes: the garbage collector looks at each
-// of them in every cycle.
+// TestMemoryOfAKey bounds the memory that a key takes with its policy, alias, grant
+// and use. The number of objects matters more than the bytes, as the garbage
+// collector looks at each of them in every cycle.
 func TestMemoryOfAKey(t *testing.T) {
 	const n = 20_000
 	before := heap()
@@ -81,10 +81,10 @@ func TestMemoryOfAKey(t *testing.T) {
 	runtime.KeepAlive(m)
 }
 
-// heap is what is left of the heap when garbage is gone.
+// heap returns the statistics of the heap after garbage was collected.
 func heap() (m runtime.MemStats) {
 	runtime.GC()
-	runtime.GC() // so that what pools kept is gone too
+	runtime.GC() // twice, to free what pools kept too
 	runtime.ReadMemStats(&m)
 	return m
 }

@@ -13,8 +13,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// What a leader without the origin key puts into the log changes nothing, and stops
-// nobody.
+// Entries of a leader without the origin key change nothing and stop no node.
 func TestUnsignedEntriesChangeNothing(t *testing.T) {
 	id := testKey(1)
 	disabled := keyOf(id)
@@ -22,9 +21,9 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 	plant := func() *fsmpb.Record { return record(putKey(keyOf(id)), credential("AKIATHIEF")) }
 	register := &fsmpb.Entry{Command: &fsmpb.Entry_RegisterNode{RegisterNode: &fsmpb.RegisterNode{Node: "n1", Incarnation: 1 << 60, Watermark: 1 << 60}}}
 	for name, forge := range map[string]func(m *machine) *fsmpb.Entry{
-		"records":          func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(plant())) },
-		"an empty record":  func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record())) },
-		"another founding": func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record(theCluster()))) },
+		"records":                func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(plant())) },
+		"an empty record":        func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record())) },
+		"another initialisation": func(m *machine) *fsmpb.Entry { return batchEntry(m.batch(record(theCluster()))) },
 		"no records": func(m *machine) *fsmpb.Entry {
 			b := m.batch()
 			b.Watermark, b.SettledBelow = 1<<60, 1<<60
@@ -75,7 +74,7 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 			if m.fault != nil {
 				t.Fatalf("the machine stopped: %v", m.fault)
 			}
-			// The honest node goes on, with the incarnation that it has.
+			// The honest node continues, with its incarnation.
 			wantVerdicts(t, m.propose(record(putAlias(id, "alias/a"))), Accepted)
 			if got, want := m.fsm.Current().Time(), m.wall; got != want {
 				t.Errorf("cluster time %d, want %d", got, want)
@@ -84,9 +83,9 @@ func TestUnsignedEntriesChangeNothing(t *testing.T) {
 	}
 }
 
-// Before the cluster is founded nobody can sign. Only the record that founds it is
-// applied, and nothing with it.
-func TestFounding(t *testing.T) {
+// Before the cluster is initialised, nobody can sign. Only the record that initialises it
+// is applied, and nothing else.
+func TestInitialisation(t *testing.T) {
 	begin := func() *machine {
 		m := blank(t)
 		m.unsigned = true
@@ -113,14 +112,14 @@ func TestFounding(t *testing.T) {
 	if got := m.apply(batchEntry(m.batch())).Batches[0]; got.Status != BatchApplied {
 		t.Errorf("a barrier: %+v", got)
 	}
-	// A batch behind the founding one is unsigned like any other, also in its entry.
+	// A batch after the initialising one is unsigned like any other, also in its entry.
 	got := m.apply(batchEntry(m.batch(record(theCluster(), credential("AKIA"))), m.batch(record(credential("AKIATHIEF"))))).Batches
 	if got[0].Status != BatchApplied || got[1].Status != BatchUnsigned {
-		t.Errorf("founding and another batch: %+v", got)
+		t.Errorf("initialisation and another batch: %+v", got)
 	}
 }
 
-// A signature is for one entry, and stands at its end.
+// A signature is valid for one entry only, and only at its end.
 func TestForgedSignatures(t *testing.T) {
 	m := newMachine(t)
 	plain := mustEncode(t, batchEntry(m.batch(record(credential("AKIATHIEF")))))
@@ -178,8 +177,9 @@ func signedAs(entry []byte, domain string) []byte {
 	return b
 }
 
-// A sealed cluster hears the time, and goes on by itself when it is unsealed; but
-// what it hears moves nothing until somebody signs, and not without bounds.
+// A sealed cluster observes the time, so that it goes on by itself when it is
+// unsealed. What it observes moves cluster time only once somebody signs, and
+// within bounds.
 func TestClusterTimeOfASealedCluster(t *testing.T) {
 	clock := func(wall int64) *fsmpb.Clock {
 		return &fsmpb.Clock{Wall: wall, Readings: []*fsmpb.ClockReading{{Node: "a", Wall: wall}}}
@@ -201,7 +201,7 @@ func TestClusterTimeOfASealedCluster(t *testing.T) {
 	if s.time != monday {
 		t.Errorf("unsealed, cluster time is %ds behind", (monday-s.time)/second)
 	}
-	// A thief who leads tells a time to come; the honest clock is what counts.
+	// A thief who leads claims a future time; only the honest clock counts.
 	s = begin()
 	for range 1000 {
 		s.advance(clock(max(start, s.Observed())+maxClockStep), true, false)
@@ -215,7 +215,7 @@ func TestClusterTimeOfASealedCluster(t *testing.T) {
 	}
 }
 
-// What a signed entry says that its proposer heard moves cluster time within bounds.
+// What the proposer of a signed entry observed moves cluster time within bounds.
 func TestHeardTimeIsBounded(t *testing.T) {
 	const now = start
 	for _, tt := range []struct {
@@ -238,7 +238,7 @@ func TestHeardTimeIsBounded(t *testing.T) {
 			t.Errorf("%s: cluster time moved by %ds, want %ds", tt.name, (s.time-now)/second, (tt.want-now)/second)
 		}
 	}
-	// One clock alone adds nothing to it until a majority agrees.
+	// A single clock adds nothing to it until a majority agrees.
 	s := State{time: now, heard: heardTime{at: now}, vouched: now, voters: []string{"a"}}
 	s.advance(&fsmpb.Clock{Wall: now + 3*day, Heard: now + 3*day}, true, true)
 	wall := s.time + second
@@ -252,8 +252,9 @@ func TestHeardTimeIsBounded(t *testing.T) {
 	}
 }
 
-// A thief who leads while all are sealed can give each node other clocks, and some
-// none. Whatever they heard, the first entry that is signed has them agree.
+// A thief who leads while all nodes are sealed can give each node different
+// clocks, or none. The first signed entry makes them agree, whatever each of them
+// observed.
 func TestNodesThatHeardOtherClocksAgree(t *testing.T) {
 	const days = 5
 	told := [][]int64{
@@ -265,9 +266,9 @@ func TestNodesThatHeardOtherClocksAgree(t *testing.T) {
 	for _, leader := range []int{2, 3} {
 		nodes := make([]*machine, len(told))
 		for i := range nodes {
-			requests = 1 << 42 // all are founded by the same record
+			requests = 1 << 42 // all are initialised by the same record
 			m := newMachine(t)
-			m.apply(&fsmpb.Entry{}) // somebody has vouched for a time
+			m.apply(&fsmpb.Entry{}) // a signed entry has set cluster time
 			m.unsigned = true
 			first := m.index
 			for _, m.wall = range told[i] {
@@ -310,8 +311,8 @@ func TestNodesThatHeardOtherClocksAgree(t *testing.T) {
 	}
 }
 
-// What a node observed is in its snapshots, and in nothing that others could have to
-// agree with.
+// What a node observed is in its snapshots, but not in anything on which nodes have
+// to agree.
 func TestObservationOutlivesARestart(t *testing.T) {
 	m := newMachine(t)
 	m.apply(&fsmpb.Entry{})
@@ -342,8 +343,8 @@ func TestObservationOutlivesARestart(t *testing.T) {
 	with := func(o *fsmpb.Observation) []byte {
 		return pack(t, slices.Replace(slices.Clone(items), at, at+1, &fsmpb.SnapshotItem{Item: &fsmpb.SnapshotItem_Observation{Observation: o}}))
 	}
-	// A node that observed nothing has the same state, and one that observed something
-	// else: a restore takes it over with the rest.
+	// A node that observed nothing, or something else, has the same state. Restoring a
+	// snapshot takes over its observation.
 	for _, b := range [][]byte{
 		pack(t, slices.Delete(slices.Clone(items), at, at+1)),
 		with(&fsmpb.Observation{Heard: start + sealedAllowance, Unconfirmed: clockSlack}),
@@ -371,7 +372,7 @@ func TestObservationOutlivesARestart(t *testing.T) {
 		t.Errorf("two observations: %v", err)
 	}
 
-	// Once signed entries have caught up nothing is left of it.
+	// Once signed entries have caught up, the observation is dropped.
 	m.wall = start + 3*day
 	m.apply(&fsmpb.Entry{Clock: &fsmpb.Clock{Wall: m.wall, Heard: m.fsm.Current().Observed()}})
 	if s := m.fsm.Current(); s.Observed() != 0 || s.Time() != m.wall {

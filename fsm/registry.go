@@ -10,9 +10,9 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// The registry has a row for each kind of object, which says everything that the
-// machine knows of it; the rows are in kinds.go. Apply, the table, its indexes and
-// snapshots ask the row, and name no kind themselves.
+// The registry has a row for each kind of object, with everything that the state
+// machine knows about the kind; the rows are in kinds.go. Apply, the table, its
+// indexes and snapshots use the row, and name no kind themselves.
 
 // message is the protobuf message of a kind.
 type message interface {
@@ -20,83 +20,85 @@ type message interface {
 	proto.Message
 }
 
-// spec is a row as kinds.go has it. What is nil or zero does not apply to the kind.
+// spec is a row as kinds.go writes it. Fields that are nil or zero do not apply to
+// the kind.
 type spec[M message] struct {
 	kind fsmpb.Kind
 
-	// item gets the kind's message from the item of a snapshot that holds it. Kinds are
-	// in a snapshot in the order of the fields that they have in fsmpb.SnapshotItem.
+	// item returns the kind's message if the item of a snapshot holds one. The order of
+	// kinds in a snapshot is that of their fields in fsmpb.SnapshotItem.
 	item    func(*fsmpb.SnapshotItem) M
 	version func(M) *Version
 
-	// id is the object's id as read sets and the table have it. It is valid if what it
-	// is made of has the right form; what is in a snapshot is held to that as well.
+	// id returns the object's id, as it stands in read sets and in the table. It is valid
+	// if its parts are well formed, which is required of objects in snapshots too.
 	id func(M) (id []byte, valid bool)
-	// name is the text in the id, of 1 to maxName bytes in what is stored from now on.
+	// name returns the text in the id. An object can be stored if it has 1 to maxName
+	// bytes; snapshots may hold objects with other names.
 	name    func(M) string
 	maxName int
-	// malformed is the rule that an object without a valid id or name breaks. Without
-	// it, the owner's absent rule says that.
+	// malformed is the rule that an object without a valid id or name breaks. If it
+	// is empty, that is the owner's absent rule.
 	malformed string
 
-	// put gets the message from a change that creates or replaces an object.
+	// put returns the message of a change that creates or replaces an object.
 	put func(*fsmpb.Change) M
-	// rule is the rule that n breaks in the place of was, which is nil for a new object;
-	// "" for none.
+	// rule returns the rule that replacing was by n breaks, or "" for none. was is nil
+	// for a new object.
 	rule func(a *applier, was, n M) string
-	// early tells that n is right, but not yet.
+	// early reports whether n breaks no rule but comes too early.
 	early func(a *applier, was, n M) bool
 	// making runs before n is stored.
 	making func(a *applier, was, n M)
-	// delete is how a change deletes an object.
+	// delete says how a change deletes an object.
 	delete *deletion[M]
 
-	// owner is the object that this one belongs to: it is stored with its owner or later,
-	// and goes with it.
+	// owner says which object this one belongs to. It is stored together with its owner
+	// or later, and deleted with it.
 	owner *owner[M]
-	// absent is the rule that whatever belongs to an object of this kind breaks if there
-	// is no such object.
+	// absent is the rule that an object breaks if its owner, which would be of this
+	// kind, does not exist.
 	absent string
-	// member is the set that counts the objects of this kind.
+	// member says which set counts the objects of this kind.
 	member *member[M]
-	// count makes an object of a kind that counts, and counted is its count. Such a kind
-	// is nothing else but its id and the count.
+	// count makes an object of a kind that counts others, and counted returns its count.
+	// Such an object consists of its id and the count.
 	count   func(id []byte, n uint32, v Version) M
 	counted func(M) uint32
 
-	// whole says that such objects are the whole cluster's, and of no account.
+	// whole means that such objects belong to the whole cluster and to no account.
 	whole bool
-	// founding says that such objects may come with the record that founds the cluster;
-	// before says that they may be there before that.
-	founding, before bool
+	// atInit means that such objects may come with the record that initialises the
+	// cluster; before means that they may exist before that.
+	atInit, before bool
 
-	// compact has the parts of an object that is inserted take less memory; see
-	// texts.newObject.
+	// compact makes an object that is inserted take less memory; see texts.newObject.
 	compact func(t *texts, db *table, o *object, m M)
-	// indexes find objects by something else than their ids.
+	// indexes find objects by something other than their ids.
 	indexes []*index[M]
 }
 
-// deletion is what deletes an object of a kind.
+// deletion says how objects of a kind are deleted.
 type deletion[M message] struct {
-	// of is the id of the object that a change deletes; see byID. It is not set for a
-	// change that deletes none of this kind.
+	// of returns the id of the object that a change deletes; see byID. set is false
+	// if the change deletes no object of this kind.
 	of func(*fsmpb.Change) (id []byte, valid, set bool)
-	// malformed is the rule that an id breaks which is not valid.
+	// malformed is the rule that an invalid id breaks.
 	malformed string
-	// missing is the rule that deleting what is not there breaks; without it, that is a
-	// conflict.
+	// missing is the rule that deleting an object that does not exist breaks. If it is
+	// empty, that is a conflict.
 	missing string
-	// alone is the rule that a record breaks which changes something else as well; without
-	// it, a record may.
+	// alone is the rule that a record breaks if it changes something else as well. If it
+	// is empty, a record may do that.
 	alone string
-	// rule tells whether the object can be deleted now.
+	// rule decides whether the object can be deleted now.
 	rule func(a *applier, was M) Verdict
-	// gone runs when everything of the object is deleted.
+	// gone runs after the object, and everything that belongs to it, was deleted.
 	gone func(a *applier, id []byte, was M)
 }
 
-// byID makes deletion.of of what gets the message that names an object, and its id.
+// byID returns a deletion.of, given a function for the message in the change that
+// names an object, and one for the id in that message.
 func byID[D message](get func(*fsmpb.Change) D, id func(D) ([]byte, bool)) func(*fsmpb.Change) ([]byte, bool, bool) {
 	return func(c *fsmpb.Change) ([]byte, bool, bool) {
 		var none D
@@ -109,42 +111,43 @@ func byID[D message](get func(*fsmpb.Change) D, id func(D) ([]byte, bool)) func(
 	}
 }
 
-// owner is what an object belongs to.
+// owner says which object an object belongs to.
 type owner[M message] struct {
 	kind fsmpb.Kind
-	// id is the owner's; without it, it is that of the object itself.
+	// id returns the owner's id. If it is nil, that is the id of the object itself.
 	id func(M) []byte
-	// all are the objects that belong to one owner. Without it, there is one at the most,
-	// with the owner's id. Those that all finds are deleted before their owner, and the
-	// others after it.
+	// all returns the objects that belong to one owner. If it is nil, there is at most
+	// one, with the owner's id. Objects that all returns are deleted before their owner,
+	// and the others after it.
 	all func(db *table, owner []byte) []*object
 }
 
-// member has objects counted by one of another kind, whose version stands for the set
-// in read sets.
+// member says which object of another kind counts objects. The version of that object
+// stands for the whole set in read sets.
 type member[M message] struct {
 	in fsmpb.Kind
-	// set is the id of the set; false for an object that is in none.
+	// set returns the id of the set; in is false for an object that is in none.
 	set      func(M) (id []byte, in bool)
 	replaced replaced
-	// last has the count follow what is deleted with the object, instead of going before
-	// it. State hashes depend on the order.
+	// last means that the count changes after everything that is deleted with the
+	// object, instead of before. State hashes depend on the order.
 	last bool
 }
 
-// replaced is what replacing an object means for its set.
+// replaced says what replacing an object means for its set.
 type replaced uint8
 
 const (
-	// setStays: an object never changes its set, and which it is does not matter there.
+	// setStays: an object never moves to another set, and replacing it does not change
+	// the set.
 	setStays replaced = iota
 	// setTouched: the set gets a new version.
 	setTouched
-	// setLeft: the object leaves the old one's set and enters its own.
+	// setLeft: the object leaves the set of the one that it replaces and enters its own.
 	setLeft
 )
 
-// row is a row as the machine uses it, whatever the message.
+// row is a row as the state machine uses it, independent of the type of the message.
 type row struct {
 	kind    fsmpb.Kind
 	number  protowire.Number // of its field in fsmpb.SnapshotItem
@@ -165,8 +168,8 @@ type row struct {
 	count   func(id []byte, n uint32, v Version) proto.Message
 	counted func(proto.Message) uint32
 
-	founding, before bool
-	whole            bool
+	atInit, before bool
+	whole          bool
 
 	compact func(t *texts, db *table, o *object)
 	indexes []indexer
@@ -174,25 +177,26 @@ type row struct {
 
 // change is what a field of fsmpb.Change does.
 type change struct {
-	row     *row // nil for a change of no object
+	row     *row // nil for a change that concerns no object
 	deletes bool
-	alone   string // as deletion has it
-	// set reports whether a change has the field, and subject is the id of its object.
+	alone   string // see deletion
+	// set reports whether a change has the field, and subject returns the id of its object.
 	set     func(*fsmpb.Change) bool
 	subject func(*fsmpb.Change) (id []byte, valid bool)
 	check   func(a *applier, e *edit) (pending, Verdict)
 }
 
 var (
-	// registry has each kind's row at its number, which is a byte in the ids of rows.
+	// registry has the row of each kind at the kind's number, which is one byte in
+	// the ids of rows.
 	registry [256]*row
-	// snapshotRows are the rows in the order that they have in a snapshot.
+	// snapshotRows are the rows in the order of a snapshot.
 	snapshotRows []*row
-	// changes are all that there are.
+	// changes are all changes that a record can make.
 	changes []*change
 )
 
-// In init, as the rows have functions that look into the registry.
+// The rows refer to functions that use the registry, so they cannot be its initial value.
 func init() {
 	changes = append(changes, confirmTime)
 	for _, r := range kinds() {
@@ -212,7 +216,7 @@ func init() {
 	slices.SortFunc(snapshotRows, func(a, b *row) int { return cmp.Compare(a.number, b.number) })
 }
 
-// rowOf is the row of a kind; nil for one that there is not.
+// rowOf returns the row of a kind; nil for an unknown one.
 func rowOf(kind fsmpb.Kind) *row {
 	if kind < 0 || int(kind) >= len(registry) {
 		return nil
@@ -220,8 +224,8 @@ func rowOf(kind fsmpb.Kind) *row {
 	return registry[kind]
 }
 
-// rowOfItem is the row and the message of an item of a snapshot; nil for an item that
-// is no object.
+// rowOfItem returns the row and the message of an item of a snapshot; nil for an item
+// that is not an object.
 func rowOfItem(item *fsmpb.SnapshotItem) (*row, proto.Message) {
 	for _, r := range snapshotRows {
 		if m, ok := r.item(item); ok {
@@ -231,8 +235,8 @@ func rowOfItem(item *fsmpb.SnapshotItem) (*row, proto.Message) {
 	return nil, nil
 }
 
-// changeOf is what a change does; nil for an empty one. Asking some twenty takes less
-// than protobuf's reflection.
+// changeOf returns the kind of a change; nil for an empty one. Asking all of some
+// twenty takes less time than protobuf's reflection.
 func changeOf(c *fsmpb.Change) *change {
 	for _, one := range changes {
 		if one.set(c) {
@@ -242,16 +246,16 @@ func changeOf(c *fsmpb.Change) *change {
 	return nil
 }
 
-// newRow makes a row of its description.
+// newRow makes a row from its specification.
 func newRow[M message](s spec[M]) *row {
 	var none M
 	r := &row{
-		kind:     s.kind,
-		absent:   s.absent,
-		founding: s.founding,
-		before:   s.before,
-		whole:    s.whole,
-		number:   itemFields[none.ProtoReflect().Descriptor().FullName()],
+		kind:   s.kind,
+		absent: s.absent,
+		atInit: s.atInit,
+		before: s.before,
+		whole:  s.whole,
+		number: itemFields[none.ProtoReflect().Descriptor().FullName()],
 		item: func(i *fsmpb.SnapshotItem) (proto.Message, bool) {
 			m := s.item(i)
 			return m, m != none
@@ -302,7 +306,7 @@ func newRow[M message](s spec[M]) *row {
 	return r
 }
 
-// named reports whether the name in an object's id is one.
+// named reports whether the name in an object's id has a valid length.
 func (s *spec[M]) named(m M) bool {
 	if s.name == nil {
 		return true

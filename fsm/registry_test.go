@@ -13,7 +13,8 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// fieldsOf calls f with a message of M in which one field of its oneof is set, for each.
+// fieldsOf calls f for each field of the oneof of M, with a message in which that field
+// is set.
 func fieldsOf[M proto.Message](m M, f func(name string, m M)) {
 	fields := m.ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
@@ -23,7 +24,7 @@ func fieldsOf[M proto.Message](m M, f func(name string, m M)) {
 	}
 }
 
-// TestEveryKindHasARow: nothing that the schema has of objects is without a row.
+// TestEveryKindHasARow: every kind of object in the schema has a row.
 func TestEveryKindHasARow(t *testing.T) {
 	rows := 0
 	for n, name := range fsmpb.Kind_name {
@@ -100,7 +101,8 @@ func TestEveryKindHasARow(t *testing.T) {
 	})
 }
 
-// withMessage is the Change or SnapshotItem that has m in its field for such messages.
+// withMessage returns the Change or SnapshotItem with m in its field for such
+// messages.
 func withMessage[M proto.Message](to M, m proto.Message) (M, bool) {
 	fields := to.ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
@@ -112,8 +114,8 @@ func withMessage[M proto.Message](to M, m proto.Message) (M, bool) {
 	return to, false
 }
 
-// deleteOf is the change by which a row deletes m: it names it by fields of the same
-// names, and a key by key instead of id.
+// deleteOf returns the change by which a row deletes m. It names m by fields of the
+// same names, except that a key is named by key instead of id.
 func deleteOf(r *row, m proto.Message) (of *fsmpb.Change) {
 	fieldsOf(&fsmpb.Change{}, func(_ string, c *fsmpb.Change) {
 		if changeOf(c) != r.delete {
@@ -136,11 +138,11 @@ func deleteOf(r *row, m proto.Message) (of *fsmpb.Change) {
 	return of
 }
 
-// TestRowsAgreeWithTheirObjects holds every part of a row against a state with objects
-// of all kinds.
+// TestRowsAgreeWithTheirObjects checks every part of a row against a state with
+// objects of all kinds.
 func TestRowsAgreeWithTheirObjects(t *testing.T) {
 	w := newWorld(t)
-	// A set that more than one is in, and one that lost all.
+	// A set with more than one member, and one that lost all its members.
 	wantVerdicts(t, w.propose(record(putAlias(ownKey, "alias/b"), putAlias(doomedKey, "alias/c"), putGrant(ownKey, 2), putStore("cks-2"),
 		putKey(inStore(noKey, "cks-1")))), Accepted)
 	wantVerdicts(t, w.propose(record(putAlias(ownKey, "alias/c"), deleteGrant(ownKey, 1))), Accepted)
@@ -235,8 +237,8 @@ func TestRowsAgreeWithTheirObjects(t *testing.T) {
 	}
 }
 
-// TestRowsHaveRules: of no kind can nothing be stored, and of none is what is not there
-// deleted.
+// TestRowsHaveRules: for every kind, storing an empty message and deleting an absent
+// object are refused.
 func TestRowsHaveRules(t *testing.T) {
 	for _, r := range snapshotRows {
 		if r.put == nil && r.delete == nil {
@@ -265,7 +267,8 @@ func TestRowsHaveRules(t *testing.T) {
 	}
 }
 
-// TestNamesHaveLimits: a name is as long as its kind lets it be, and no longer.
+// TestNamesHaveLimits: names of each kind can be as long as the limit and no
+// longer.
 func TestNamesHaveLimits(t *testing.T) {
 	w := newWorld(t)
 	verdict := func(put func(name string) *fsmpb.Change) func(string) bool {
@@ -304,8 +307,9 @@ func TestNamesHaveLimits(t *testing.T) {
 	}
 }
 
-// TestStateHashIsFixed: in which order a record's changes are made, and what they bring
-// along, is part of the state hash. Nodes of two releases have to come to the same.
+// TestStateHashIsFixed: the order in which a record's changes are made, and their
+// consequences, are part of the state hash, which must be the same on nodes of
+// different releases.
 func TestStateHashIsFixed(t *testing.T) {
 	defer func(was uint64) { requests = was }(requests)
 	requests = 1 << 43

@@ -11,16 +11,16 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// rollingHash makes the state hash: the one after an entry is over the one before it and
-// everything that came of the entry.
+// rollingHash computes the state hash. The hash after an entry covers the hash before it
+// and everything that the entry changed.
 type rollingHash struct {
 	sum      hash.Hash
-	num, buf []byte // kept, as there are many
+	num, buf []byte // reused, as there are many
 }
 
 func newRollingHash() rollingHash { return rollingHash{sum: sha256.New()} }
 
-// begin begins the hash after an entry with the one before it.
+// begin starts the hash after an entry with the one before it.
 func (r *rollingHash) begin(before [sha256.Size]byte) {
 	r.sum.Reset()
 	r.bytes(before[:])
@@ -38,7 +38,7 @@ func (r *rollingHash) numbers(ns ...uint64) {
 
 func (r *rollingHash) bytes(b []byte) { r.sum.Write(b) }
 
-// object adds what became of an object; msg is nil for one that was removed.
+// object adds a changed object; msg is nil for one that was removed.
 func (r *rollingHash) object(kind fsmpb.Kind, id []byte, msg proto.Message) {
 	b := append(r.buf[:0], byte(kind))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(id)))

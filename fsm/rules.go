@@ -13,34 +13,36 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// The rules of this file hold for every record, whoever made it. Signatures keep out
-// what no unsealed node proposed. The rules are the second line: they bound what an
-// unsealed node with a bug, or in wrong hands, can do to what cannot be brought back.
-// So each of them is something that no operation does, whatever the proposer read.
+// The rules in this file hold for every record, whichever node made it. Signatures keep out
+// what no unsealed node proposed. The rules are the second line of defence: they limit the
+// irreversible damage that an unsealed node can do if it has a bug or was taken over. So
+// each of them forbids something that no operation does, whatever the proposer read.
 //
-// They decide from the state and the entry alone, as all nodes apply the same, those
-// that are sealed too. None can open anything: that a MAC is by the keyring, or that
-// bytes are a key, they cannot tell. Nor can they tell whether the caller of an
-// operation was allowed it. What an operation could have done, they let pass.
+// They depend on the state and the entry alone, since all nodes, including sealed
+// ones, have to decide the same. Nothing can be decrypted here, so they cannot tell
+// whether a MAC was made with the keyring or whether bytes are a wrapped key. Nor
+// can they tell whether the caller of an operation was authorised. They accept
+// whatever an operation could have done.
 //
 // A record that breaks a rule changes nothing, is not in the audit log, and is
 // reported as a [Refusal].
 
 // Refusal is a record that broke a rule.
 type Refusal struct {
-	Node      string   // that proposed it
+	Node      string   // the proposer
 	RequestID [16]byte // zero if the record has no valid one
-	Rule      string   // what it did that no record may, for a person
+	Rule      string   // the rule that it broke, as a sentence for people
 }
 
-// refuse is the answer to a change that breaks a rule.
+// refuse returns the answer to a change that breaks a rule.
 func (a *applier) refuse(rule string) (pending, Verdict) {
 	a.broken = rule
 	return nil, Invalid
 }
 
-// Subject is the object that a change puts or deletes. It reports false for a change
-// of none. What a deleted key takes along, and counts, are not subjects.
+// Subject returns the object that a change puts or deletes, and false for a change
+// that concerns no object. Objects that are deleted along with a key, and counts,
+// are not subjects.
 func Subject(c *fsmpb.Change) (fsmpb.Kind, []byte, bool) {
 	does := changeOf(c)
 	if does == nil || does.row == nil {
@@ -50,8 +52,9 @@ func Subject(c *fsmpb.Change) (fsmpb.Kind, []byte, bool) {
 	return does.row.kind, id, true
 }
 
-// checkSubjects holds for the changes of a record together: each is of another
-// object, the record read what it replaces or deletes, and one that has to be alone is.
+// checkSubjects checks the changes of a record together: no two concern the same
+// object, the record read everything that it replaces or deletes, and a change that
+// must be the only one is.
 func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 	type subject struct {
 		kind fsmpb.Kind
@@ -82,7 +85,8 @@ func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 	return ""
 }
 
-// accountOf is a cluster's account, as the ids of its objects begin with it; nil for none.
+// accountOf returns a cluster's account, encoded as at the beginning of the ids of its
+// objects; nil if c is nil.
 func accountOf(c *fsmpb.Cluster) []byte {
 	a, ok := ParseAccount(c.GetAccount())
 	if !ok {
@@ -91,7 +95,7 @@ func accountOf(c *fsmpb.Cluster) []byte {
 	return AccountID(a)
 }
 
-// accountToBe is that of the cluster that a record founds.
+// accountToBe returns the account of the cluster that a record initialises.
 func accountToBe(r *wire.Record) []byte {
 	for _, c := range r.Changes {
 		if put := c.GetPutCluster(); put != nil {
@@ -101,14 +105,14 @@ func accountToBe(r *wire.Record) []byte {
 	return nil
 }
 
-// foreign tells whether an id is of another account than the cluster's. As long as a
-// cluster has one account, there is nothing of another that a record could be about.
+// foreign reports whether an id belongs to another account than the cluster's. As
+// long as a cluster has only one account, no record can concern another.
 func foreign(account []byte, kind fsmpb.Kind, id []byte) bool {
 	return !registry[kind].whole && (account == nil || !bytes.HasPrefix(id, account))
 }
 
-// stands tells whether there will be such an object: what belongs to one is stored
-// with it or after it.
+// stands reports whether the object will exist once the record is applied, as
+// objects can be stored together with their owner.
 func (a *applier) stands(kind fsmpb.Kind, id []byte) bool {
 	return slices.ContainsFunc(a.edits, func(e edit) bool {
 		return e.does != nil && e.does == registry[kind].put && e.valid && bytes.Equal(e.id, id)
@@ -127,8 +131,8 @@ func (a *applier) members(id KeyID) (n int) {
 	return n
 }
 
-// generation tells whether the keyring has a generation. The record that founds the
-// cluster brings the keyring with it.
+// generation reports whether the keyring has a generation. The record that
+// initialises the cluster brings the keyring with it.
 func (a *applier) generation(g uint32) bool {
 	c := a.cluster()
 	for _, e := range a.edits {
@@ -147,12 +151,12 @@ const (
 	waitingSlack = 60_000_000_000
 )
 
-// checkCluster: the record that founds a cluster makes all of its seal. Afterwards
-// nothing of it changes but whether it takes any region: a root key, shares or a keyring
-// in place of the first would lock everybody out for ever.
+// checkCluster: the cluster's record is complete when the cluster is initialised.
+// Afterwards only any_region may change: replacing the root key, the shares or the
+// keyring would lock everybody out for ever.
 func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
 	if len(n.Id) != 16 || accountOf(n) == nil || !validRegion(n.Region) || n.Partition == "" || n.Shares == nil || len(n.Keyring) == 0 {
-		return "a cluster's seal is incomplete"
+		return "a cluster's record is incomplete"
 	}
 	for i, r := range n.MoreRegions {
 		if !validRegion(r) || r == n.Region || i > 0 && r <= n.MoreRegions[i-1] {
@@ -165,18 +169,19 @@ func (a *applier) checkCluster(was, n *fsmpb.Cluster) (broken string) {
 	was = proto.CloneOf(was)
 	was.AnyRegion, was.Version = n.AnyRegion, n.Version
 	if !proto.Equal(was, n) {
-		return "it changes the cluster's seal"
+		return "it changes the cluster's record"
 	}
 	return ""
 }
 
-// checkKey holds what a key is to become, n, against what it was, nil for a new one.
+// checkKey checks the new version of a key, n, against the old one, which is nil for
+// a new key.
 func (a *applier) checkKey(was, n *fsmpb.Key) (broken string) {
 	if n.Spec == "" || n.Usage == "" {
 		return "a key has no valid id, Region, spec or usage"
 	}
-	// An id that was a key's is never a key's again, unless as a replica of the same
-	// multi-Region key.
+	// The id of a deleted key is never used again, except for a new replica of the
+	// same multi-Region key.
 	if a.grave(n) != nil && !a.replicated(n) {
 		return "it reuses the id of a deleted key"
 	}
@@ -202,13 +207,13 @@ func (a *applier) checkKey(was, n *fsmpb.Key) (broken string) {
 	return a.checkMaterials(was, n)
 }
 
-// grave is the tombstone of the key that had the id before.
+// grave returns the tombstone of the key that had the id before.
 func (a *applier) grave(k *fsmpb.Key) *object {
 	return lookup(a.db, fsmpb.Kind_KIND_TOMBSTONE, IDOf(k).Bytes())
 }
 
-// replicated tells whether a key is a replica of one that is there and in use:
-// nothing but such a one can follow a replica that was deleted.
+// replicated reports whether a key is a replica of an existing key that is in
+// use. Only such a key may take the id of a deleted replica.
 func (a *applier) replicated(n *fsmpb.Key) bool {
 	id, ok := keyID(n.Account, n.PrimaryRegion, n.Id)
 	if !n.MultiRegion || !ok || n.PrimaryRegion == n.Region {
@@ -222,8 +227,8 @@ func (a *applier) replicated(n *fsmpb.Key) bool {
 	return isPrimary(k) && isEnabled(k) && k.Spec == n.Spec && k.Usage == n.Usage && k.Origin == n.Origin
 }
 
-// makingKey says what is lost with a key as it was, and takes the tombstone away that
-// a new one replaces.
+// makingKey notes that key material is lost by replacing a key, and removes the
+// tombstone that a new key replaces.
 func (a *applier) makingKey(was, n *fsmpb.Key) {
 	if lostMaterial(was, n) {
 		id := IDOf(n)
@@ -234,7 +239,7 @@ func (a *applier) makingKey(was, n *fsmpb.Key) {
 	}
 }
 
-// lostMaterial tells whether a key had material that it does not have any more.
+// lostMaterial reports whether a key had material that it no longer has.
 func lostMaterial(was, is *fsmpb.Key) bool {
 	for _, m := range was.GetMaterials() {
 		kept := slices.ContainsFunc(is.Materials, func(n *fsmpb.Material) bool {
@@ -247,8 +252,8 @@ func lostMaterial(was, is *fsmpb.Key) bool {
 	return false
 }
 
-// keyIsDue: a key is destroyed when its time has come by cluster time, whoever says so.
-// No clock that runs ahead on one node can delete a key early.
+// keyIsDue: a key is destroyed only when its deletion time has come by cluster time, so
+// that no single clock that runs ahead can delete a key early.
 func (a *applier) keyIsDue(k *fsmpb.Key) Verdict {
 	switch {
 	case k.State != fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
@@ -259,7 +264,7 @@ func (a *applier) keyIsDue(k *fsmpb.Key) Verdict {
 	return Accepted
 }
 
-// buryKey leaves a tombstone of a key that was destroyed.
+// buryKey stores the tombstone of a key that was destroyed.
 func (a *applier) buryKey(id []byte, k *fsmpb.Key) {
 	key, _ := parseKeyID(id)
 	a.f.uses.forget(key)
@@ -271,9 +276,9 @@ func isPrimary(k *fsmpb.Key) bool { return k.MultiRegion && k.PrimaryRegion == k
 
 func isEnabled(k *fsmpb.Key) bool { return k.State == fsmpb.KeyState_KEY_STATE_ENABLED }
 
-// checkState holds for the states of keys. Out of a waiting period a key comes
-// disabled, or waiting for its material. The date of its deletion is never moved: to
-// have another one, its owner cancels the deletion first, which all can see.
+// checkState checks the states of keys. When a deletion is cancelled, the key is disabled,
+// or pending import if it lacks material. The date of a deletion is never moved: to set
+// another one, the deletion is cancelled first, which everybody can see.
 func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 	most := limitsAt(a.state.level)
 	waits := func(k *fsmpb.Key) bool {
@@ -334,16 +339,16 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 	return ""
 }
 
-// tooFar tells whether the deletion of a key is set for later than the longest
-// waiting period from now. That is no broken rule but a clock that is ahead: of the
-// node that counted, as cluster time may be behind after a pause of the cluster.
-// Evaluated again, in the end by the leader, the date is right.
+// tooFar reports whether the deletion of a key is scheduled for later than the longest
+// waiting period from now. That breaks no rule: the clock of the node that computed the
+// date is ahead of cluster time, which may be behind after a pause of the cluster. The date
+// is right once the request was evaluated again, at the latest by the leader.
 func (a *applier) tooFar(was, n *fsmpb.Key) bool {
 	return n.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION && was.GetState() != n.State &&
 		n.DeletionTime > max(a.state.time, a.wall)+int64(limitsAt(a.state.level).maxWaiting)*maxClockStep+waitingSlack
 }
 
-// hasMaterials tells whether a key has all imported material that was ever current.
+// hasMaterials reports whether a key has all imported material that was ever current.
 func hasMaterials(k *fsmpb.Key) bool {
 	current := false
 	for _, m := range k.Materials {
@@ -355,8 +360,8 @@ func hasMaterials(k *fsmpb.Key) bool {
 	return current
 }
 
-// checkTokens: an import token that was used is remembered until it has expired, or
-// who saw it could bring deleted material back with it.
+// checkTokens: an import token that was used is remembered until it has expired.
+// Otherwise anybody who saw it could import deleted material again.
 func (a *applier) checkTokens(was, n *fsmpb.Key) (broken string) {
 	rest := n.UsedTokens
 	for _, u := range was.GetUsedTokens() {
@@ -369,10 +374,10 @@ func (a *applier) checkTokens(was, n *fsmpb.Key) (broken string) {
 	return ""
 }
 
-// checkMaterials: what material a key has, it keeps as it is. Rotations and imports
-// add to it at the end. Only imported material can be destroyed by itself, and then
-// what tells it again stays, so that nothing else is imported in its place; what
-// never came to be used may be forgotten altogether.
+// checkMaterials: a key keeps its material unchanged, and rotations and imports
+// append to it. Only imported material can be destroyed by itself. Its identity
+// then stays, so that nothing else is imported in its place, unless the material
+// was never current: then it may be removed altogether.
 func (a *applier) checkMaterials(was, n *fsmpb.Key) (broken string) {
 	rest := n.Materials
 	for _, m := range was.GetMaterials() {
@@ -402,7 +407,7 @@ func (a *applier) checkMaterials(was, n *fsmpb.Key) (broken string) {
 	return ""
 }
 
-// checkMaterial holds a version of a key's material against what it was.
+// checkMaterial checks a version of a key's material against what it was before.
 func (a *applier) checkMaterial(origin string, was, n *fsmpb.Material) (broken string) {
 	if !bytes.Equal(was.MaterialId, n.MaterialId) || was.Created != n.Created || !bytes.Equal(was.PublicKey, n.PublicKey) {
 		return "it changes the identity of key material"
@@ -432,12 +437,12 @@ func (a *applier) checkMaterial(origin string, was, n *fsmpb.Material) (broken s
 	return ""
 }
 
-// nodeURI begins what names a node in its certificate.
+// nodeURI is the beginning of the URI that names a node in its certificate.
 const nodeURI = "conclave://node/"
 
-// checkCredential: whom a credential stands for, and how it is proved, never changes,
-// and sessions that were ended stay so. Whether its MAC is by the keyring, nodes find
-// out when it is used.
+// checkCredential: the principal of a credential, and how it is proved, never change,
+// and sessions that were ended stay ended. Whether its MAC was made with the keyring
+// is checked when the credential is used.
 func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 	if n.Principal == "" {
 		return "a credential has no id or no principal"
@@ -470,19 +475,19 @@ func (a *applier) checkCredential(was, n *fsmpb.Credential) (broken string) {
 	return ""
 }
 
-// checkPolicy: a policy is a JSON object of a size that AWS takes. What it means is
-// decided where it is used, by the newest parser: apply must come to the same on
-// nodes of two releases.
+// checkPolicy: a policy is a JSON object of a size that AWS accepts. It is not
+// parsed as a policy here, since parsers differ between releases and apply must
+// decide the same on nodes of all of them.
 func (a *applier) checkPolicy(_, p *fsmpb.KeyPolicy) (broken string) {
 	doc := []byte(p.Document)
 	most := limitsAt(a.state.level).policy
 	if len(doc) > most || !json.Valid(doc) || bytes.TrimLeft(doc, " \t\r\n")[0] != '{' {
-		return fmt.Sprintf("a key policy is no JSON object of at most %d bytes", most)
+		return fmt.Sprintf("a key policy is not a JSON object of at most %d bytes", most)
 	}
 	return ""
 }
 
-// checkAlias: aliases have names of their own.
+// checkAlias: names of aliases begin with "alias/".
 func (a *applier) checkAlias(_, n *fsmpb.Alias) (broken string) {
 	if !strings.HasPrefix(n.Name, "alias/") {
 		return "an alias has no valid name or key"
@@ -501,7 +506,7 @@ func (a *applier) checkGrant(was, n *fsmpb.Grant) (broken string) {
 	return ""
 }
 
-// checkKeyStore: what a custom key store is, it stays.
+// checkKeyStore: the type, creation date and Region of a custom key store never change.
 func (a *applier) checkKeyStore(was, n *fsmpb.KeyStore) (broken string) {
 	if n.Name == "" || n.Type == "" || n.State == fsmpb.ConnectionState_CONNECTION_STATE_UNSPECIFIED {
 		return "a custom key store has no id, name, type or state"
@@ -512,7 +517,7 @@ func (a *applier) checkKeyStore(was, n *fsmpb.KeyStore) (broken string) {
 	return ""
 }
 
-// storeIsEmpty: a custom key store is forgotten when it has no keys.
+// storeIsEmpty: a custom key store can be deleted only when it has no keys.
 func (a *applier) storeIsEmpty(n *fsmpb.KeyStore) Verdict {
 	if a.count(fsmpb.Kind_KIND_STORE_KEYS, KeyStoreID(Account(n.Account), n.Id)) > 0 {
 		return Conflict

@@ -17,10 +17,10 @@ const week = 7 * day
 // Keys of the world that hostile records meet.
 var (
 	ownKey      = testKey(1) // rotated once
-	importedKey = testKey(2) // with a current material, one that waits for a rotation, and a used token
+	importedKey = testKey(2) // with current material, material that waits for a rotation, and a used token
 	primaryKey  = testKey(3) // of a set with replicaKey
 	doomedKey   = testKey(4) // to be deleted
-	waitingKey  = testKey(5) // a primary that waits for its replica
+	waitingKey  = testKey(5) // a primary whose deletion waits for its replica
 	goneKey     = testKey(6) // deleted
 	emptyKey    = testKey(7) // waits for its first import
 	loneKey     = testKey(8) // a primary without replicas
@@ -106,13 +106,13 @@ func schedule(k *fsmpb.Key, at int64) {
 	k.State, k.DeletionTime = fsmpb.KeyState_KEY_STATE_PENDING_DELETION, at
 }
 
-// key is a change of a key as it stands.
+// key returns a change that edits an existing key.
 func (w *world) key(id KeyID, edit func(*fsmpb.Key)) *fsmpb.Change {
 	k, _ := w.fsm.Current().Key(id)
 	return putKey(proto.CloneOf(k), edit)
 }
 
-// cred is a change of a credential as it stands.
+// cred returns a change that edits an existing credential.
 func (w *world) cred(id string, edit func(*fsmpb.Credential)) *fsmpb.Change {
 	c, _ := w.fsm.Current().Credential(account, id)
 	c = proto.CloneOf(c)
@@ -120,7 +120,7 @@ func (w *world) cred(id string, edit func(*fsmpb.Credential)) *fsmpb.Change {
 	return &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}}
 }
 
-// newKey is a change that makes a key.
+// newKey returns a change that creates a key.
 func newKey(edit func(*fsmpb.Key)) func(*world) *fsmpb.Record {
 	return func(*world) *fsmpb.Record { return record(putKey(keyOf(noKey), edit)) }
 }
@@ -173,11 +173,12 @@ func state(s fsmpb.KeyState) func(*fsmpb.Key) {
 
 func after(w *world, d int64) int64 { return w.wall + d }
 
-// Each rule, with what breaks it and the nearest that a node may do.
+// Each rule, with a record that breaks it and the most similar one that is
+// legal.
 var ruleCases = []struct {
 	rule, name string
 	hostile    func(*world) *fsmpb.Record
-	legal      func(*world) *fsmpb.Record // nil where nothing is near
+	legal      func(*world) *fsmpb.Record // nil if there is none
 }{
 	{"the record is malformed", "no salt", func(*world) *fsmpb.Record { r := record(); r.Salt = nil; return r }, changing()},
 	{"a change is empty", "", changing(&fsmpb.Change{}), changing()},
@@ -201,16 +202,16 @@ var ruleCases = []struct {
 		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_NODE, nil, 0) }},
 
 	// The cluster.
-	{"a cluster's seal is incomplete", "", ofCluster(func(c *fsmpb.Cluster) { c.Keyring = nil }), ofCluster(func(c *fsmpb.Cluster) { c.AnyRegion = true })},
-	{"a cluster's seal is incomplete", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "11112222333" }), nil},
+	{"a cluster's record is incomplete", "", ofCluster(func(c *fsmpb.Cluster) { c.Keyring = nil }), ofCluster(func(c *fsmpb.Cluster) { c.AnyRegion = true })},
+	{"a cluster's record is incomplete", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "11112222333" }), nil},
 	{"a cluster's Regions are not in order", "", ofCluster(func(c *fsmpb.Cluster) { slices.Reverse(c.MoreRegions) }), nil},
-	{"it changes the cluster's seal", "root key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedRoot = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "shares", ofCluster(func(c *fsmpb.Cluster) { c.Shares.Threshold++ }), nil},
-	{"it changes the cluster's seal", "keyring", ofCluster(func(c *fsmpb.Cluster) { c.Keyring[0].Wrapped = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "origin keys", ofCluster(func(c *fsmpb.Cluster) { c.OriginKeys = nil }), nil},
-	{"it changes the cluster's seal", "audit key", ofCluster(func(c *fsmpb.Cluster) { c.AuditPublicKey = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "wrapped audit key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedAuditKey = []byte("noise") }), nil},
-	{"it changes the cluster's seal", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "111111111111" }), nil},
+	{"it changes the cluster's record", "root key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedRoot = []byte("noise") }), nil},
+	{"it changes the cluster's record", "shares", ofCluster(func(c *fsmpb.Cluster) { c.Shares.Threshold++ }), nil},
+	{"it changes the cluster's record", "keyring", ofCluster(func(c *fsmpb.Cluster) { c.Keyring[0].Wrapped = []byte("noise") }), nil},
+	{"it changes the cluster's record", "origin keys", ofCluster(func(c *fsmpb.Cluster) { c.OriginKeys = nil }), nil},
+	{"it changes the cluster's record", "audit key", ofCluster(func(c *fsmpb.Cluster) { c.AuditPublicKey = []byte("noise") }), nil},
+	{"it changes the cluster's record", "wrapped audit key", ofCluster(func(c *fsmpb.Cluster) { c.WrappedAuditKey = []byte("noise") }), nil},
+	{"it changes the cluster's record", "account", ofCluster(func(c *fsmpb.Cluster) { c.Account = "111111111111" }), nil},
 
 	// What a key is.
 	{"a key has no valid id, Region, spec or usage", "", newKey(func(k *fsmpb.Key) { k.Spec = "" }), newKey(nil)},
@@ -340,11 +341,11 @@ var ruleCases = []struct {
 	})},
 
 	// What belongs to keys.
-	{"a key policy is no JSON object of at most 32768 bytes", "noise", changing(putPolicy(ownKey, "noise")), changing(putPolicy(ownKey, ` {"Version":"2012-10-17"}`))},
-	{"a key policy is no JSON object of at most 32768 bytes", "list", changing(putPolicy(ownKey, "[]")), nil},
-	{"a key policy is no JSON object of at most 32768 bytes", "nothing", changing(putPolicy(ownKey, "")), nil},
-	{"a key policy is no JSON object of at most 32768 bytes", "cut short", changing(putPolicy(ownKey, `{"Version":"2012-10-17"`)), nil},
-	{"a key policy is no JSON object of at most 32768 bytes", "long", changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-8)+`"}`)), changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-9)+`"}`))},
+	{"a key policy is not a JSON object of at most 32768 bytes", "noise", changing(putPolicy(ownKey, "noise")), changing(putPolicy(ownKey, ` {"Version":"2012-10-17"}`))},
+	{"a key policy is not a JSON object of at most 32768 bytes", "list", changing(putPolicy(ownKey, "[]")), nil},
+	{"a key policy is not a JSON object of at most 32768 bytes", "nothing", changing(putPolicy(ownKey, "")), nil},
+	{"a key policy is not a JSON object of at most 32768 bytes", "cut short", changing(putPolicy(ownKey, `{"Version":"2012-10-17"`)), nil},
+	{"a key policy is not a JSON object of at most 32768 bytes", "long", changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-8)+`"}`)), changing(putPolicy(ownKey, `{"Id":"`+strings.Repeat("x", 32768-9)+`"}`))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "policy", changing(putPolicy(noKey, "{}")), changing(putPolicy(noKey, "{}"), putKey(keyOf(noKey)))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "tags", changing(tagsOf(goneKey)), changing(tagsOf(ownKey))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "alias", changing(putAlias(noKey, "alias/b")), changing(putAlias(ownKey, "alias/b"))},
@@ -382,7 +383,7 @@ func destroyed(m *fsmpb.Material) *fsmpb.Material {
 	return m
 }
 
-// dropReplica has the replica of the key that waits for it be deleted.
+// dropReplica deletes the replica for which the deletion of a key waits.
 func (w *world) dropReplica() {
 	w.t.Helper()
 	t := w.t.(*testing.T)
@@ -391,7 +392,7 @@ func (w *world) dropReplica() {
 	wantVerdicts(t, w.propose(record(deleteKey(waitingFor))), Accepted)
 }
 
-// objects are all that the state holds.
+// objects returns all objects in the state.
 func (w *world) objects() (all []proto.Message) {
 	for _, r := range snapshotRows {
 		all = slices.AppendSeq(all, scan[proto.Message](w.fsm.Current(), r.kind, nil, nil))
@@ -399,8 +400,9 @@ func (w *world) objects() (all []proto.Message) {
 	return all
 }
 
-// TestRules: what breaks a rule changes nothing, is not in the audit log, and is
-// reported with the rule and who proposed it; the nearest that is legal goes through.
+// TestRules: a record that breaks a rule changes nothing, is not in the audit log,
+// and is reported with the rule and its proposer. The most similar legal record is
+// accepted.
 func TestRules(t *testing.T) {
 	for _, tt := range ruleCases {
 		t.Run(strings.TrimSuffix(tt.rule+", "+tt.name, ", "), func(t *testing.T) {
@@ -449,7 +451,8 @@ func TestEveryRuleHasACase(t *testing.T) {
 	}
 }
 
-// TestEveryChangeHasASubject: without one, a change is not held against the read set.
+// TestEveryChangeHasASubject: without one, a change is not checked against the read
+// set.
 func TestEveryChangeHasASubject(t *testing.T) {
 	fields := (&fsmpb.Change{}).ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
@@ -462,7 +465,8 @@ func TestEveryChangeHasASubject(t *testing.T) {
 	}
 }
 
-// TestWhatIsChangedIsRead: nothing is replaced or deleted blindly, of whatever kind.
+// TestWhatIsChangedIsRead: an object of any kind can be replaced or deleted only by
+// a record that read it.
 func TestWhatIsChangedIsRead(t *testing.T) {
 	changes := map[string]func(*world) *fsmpb.Record{
 		"cluster": ofCluster(func(c *fsmpb.Cluster) { c.AnyRegion = true }), "key": ofKey(ownKey, state(disabled)),
@@ -503,8 +507,8 @@ func TestWhatIsChangedIsRead(t *testing.T) {
 	}
 }
 
-// TestDeletionTooFarAhead: a date that a clock counted which is ahead of the leader's
-// is refused as early, so that the request is evaluated again. A cluster whose time is
+// TestDeletionTooFarAhead: a date from a clock that is ahead of the leader's is
+// refused as early, so that the request is evaluated again. A cluster whose time is
 // behind, as after a pause, still schedules deletions by the clocks of its nodes.
 func TestDeletionTooFarAhead(t *testing.T) {
 	w := newWorld(t)

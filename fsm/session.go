@@ -20,8 +20,8 @@ type applied struct {
 	verdicts []Verdict
 }
 
-// settle forgets batches whose answers the node has, and the oldest beyond the
-// window, which takes that many.
+// settle forgets the batches whose answers the node has, and the oldest ones if
+// more than window remain.
 func (s *session) settle(below uint64, window int) {
 	if below > s.settledBelow {
 		s.settledBelow = below
@@ -76,7 +76,7 @@ func verdictBytes(v []Verdict) []byte {
 	return b
 }
 
-// Verdicts reads verdicts from the bytes that carry them on the wire.
+// Verdicts converts the bytes that carry verdicts on the wire.
 func Verdicts(b []byte) []Verdict {
 	v := make([]Verdict, len(b))
 	for i := range b {

@@ -23,18 +23,21 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// A snapshot is zstd over: the magic, then length-prefixed SnapshotItems. The
-// same state always gives the same bytes. Two nodes' snapshots at one index differ at
-// the most in what they observed of unsigned clocks, which is an item of its own.
+// A snapshot is the magic and then length-prefixed SnapshotItems, compressed with
+// zstd. The same state always gives the same bytes. The snapshots of two nodes at the
+// same index differ at most in what the nodes observed of unsigned clocks, which is
+// an item of its own.
 const (
 	snapshotMagic   = "conclave snapshot\x00\x01"
 	maxSnapshotItem = 1 << 20
-	// maxSegmentRoots bounds the header: 2^31 sealed segments are 10^14 records.
+	// maxHeader bounds the header, which has a hash of 32 bytes for each full
+	// segment of the audit log.
 	maxHeader = 128 << 20
 )
 
-// Snapshot implements raft.FSM. It copies nothing but the sessions and uses, in no
-// order, as nothing is applied meanwhile: states are immutable.
+// Snapshot implements raft.FSM. It copies only the sessions, checks and uses.
+// States are immutable, so they need no copy. Uses are sorted later, as nothing is
+// applied while this runs.
 func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	if f.fault != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStopped, f.fault)
@@ -61,7 +64,7 @@ type snapshot struct {
 	checks   []check
 	uses     []keyUse
 	audit    AuditLog
-	attest   func(digest [32]byte) (*fsmpb.Attestation, error) // nil before founding
+	attest   func(digest [32]byte) (*fsmpb.Attestation, error) // nil before init
 }
 
 // Index is the Raft index of the newest command that the snapshot covers.
@@ -85,7 +88,7 @@ func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 func (s *snapshot) Release() {}
 
 func (s *snapshot) write(w io.Writer) error {
-	// One goroutine and a fixed level: the bytes must not depend on the machine.
+	// One goroutine and a fixed level, so that the bytes do not depend on the machine.
 	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
 	if err != nil {
 		return err
@@ -122,8 +125,8 @@ func (s *snapshot) write(w io.Writer) error {
 	return errors.Join(out.err, z.Close())
 }
 
-// writeTo writes what belongs to the state: its header and its rows. It returns the
-// digest of what it wrote, which is the same on all nodes for the same index.
+// writeTo writes the header and the rows of the state. It returns the digest of
+// what it wrote, which is the same on all nodes for the same index.
 func (s *State) writeTo(out *snapshotWriter) [32]byte {
 	out.sum = sha256.New()
 	out.item(headerOf(s))
@@ -138,7 +141,7 @@ func (s *State) writeTo(out *snapshotWriter) [32]byte {
 	return digest
 }
 
-// headerOf is the first item of a snapshot.
+// headerOf returns the first item of a snapshot.
 func headerOf(s *State) *fsmpb.SnapshotHeader {
 	frontier, _ := s.frontier.MarshalBinary() // never fails
 	h := &fsmpb.SnapshotHeader{
@@ -152,13 +155,13 @@ func headerOf(s *State) *fsmpb.SnapshotHeader {
 	return h
 }
 
-// Digest is the digest of the state's header and rows, which an [Attestation] in a
-// snapshot of it signs. It takes about as long as writing a snapshot.
+// Digest returns the digest of the state's header and rows, which an
+// [fsmpb.Attestation] signs. It takes about as long as writing a snapshot.
 func (s *State) Digest() [32]byte { return s.writeTo(&snapshotWriter{w: bufio.NewWriter(io.Discard)}) }
 
 type snapshotWriter struct {
 	w     *bufio.Writer
-	sum   hash.Hash // of what is attested, while that is written
+	sum   hash.Hash // of the attested items, while those are written
 	head  []byte
 	buf   []byte
 	items uint64
@@ -184,7 +187,8 @@ func (w *snapshotWriter) item(m proto.Message) {
 	w.field(field, m)
 }
 
-// field writes the SnapshotItem with m in that field: the field's tag, m's length and m.
+// field writes a SnapshotItem that holds m in the given field: the tag of the field, the
+// length of m, and m.
 func (w *snapshotWriter) field(field protowire.Number, m proto.Message) {
 	w.buf = wire.Marshal(w.buf[:0], m)
 	w.head = protowire.AppendTag(append(w.head[:0], 0, 0, 0, 0), field, protowire.BytesType)
@@ -197,13 +201,13 @@ func (w *snapshotWriter) field(field protowire.Number, m proto.Message) {
 	}
 }
 
-// yieldEvery is how many items are written, in a millisecond or two, before others
-// get the processor. A snapshot is some hundred thousand items of work that nobody
-// waits for, and the scheduler by itself would let it have 10 ms at a time, which
-// requests wait for. Who yields goes behind all that is ready to run.
+// yieldEvery is how many items are written before the goroutine yields, which is every
+// millisecond or two. A snapshot can be hundreds of thousands of items, and nobody waits
+// for it. Left alone, the scheduler would let it run for 10 ms at a time while requests
+// wait. A goroutine that yields goes behind all that are ready to run.
 const yieldEvery = 128
 
-// itemFields are the fields of SnapshotItem by the messages that they hold.
+// itemFields are the fields of SnapshotItem, by the message that each holds.
 var itemFields = func() map[protoreflect.FullName]protowire.Number {
 	fields := (&fsmpb.SnapshotItem{}).ProtoReflect().Descriptor().Fields()
 	numbers := make(map[protoreflect.FullName]protowire.Number, fields.Len())
@@ -213,8 +217,8 @@ var itemFields = func() map[protoreflect.FullName]protowire.Number {
 	return numbers
 }()
 
-// Restore implements raft.FSM. Nothing changes unless the whole snapshot reads
-// well: it is decoded beside the state and then takes its place.
+// Restore implements raft.FSM. Nothing changes unless the whole snapshot can be
+// read: it is decoded beside the current state and then replaces it.
 func (f *FSM) Restore(r io.ReadCloser) error {
 	defer r.Close()
 	n, err := readSnapshot(r)
@@ -249,7 +253,7 @@ type restored struct {
 	checks   []check
 	uses     []*fsmpb.KeyUse
 	sum      hash.Hash // of the items that are attested
-	account  []byte    // as ids begin with it; nil until the cluster's record was read
+	account  []byte    // encoded as at the beginning of ids; nil until the cluster's record was read
 	attested *fsmpb.Attestation
 }
 
@@ -257,7 +261,7 @@ func newRestored() *restored {
 	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session), sum: sha256.New()}
 }
 
-// openSnapshot reads up to the first item.
+// openSnapshot opens a snapshot for reading at its first item.
 func openSnapshot(r io.Reader) (in *bufio.Reader, close func(), err error) {
 	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
@@ -311,8 +315,8 @@ func readSnapshot(r io.Reader) (*restored, error) {
 	}
 }
 
-// readItem reads an item of at most limit bytes, by way of buf if it fits. Its bytes
-// are good until the next.
+// readItem reads an item of at most limit bytes, using buf if the item fits. The
+// bytes that it returns are valid until the next call with that buffer.
 func readItem(in io.Reader, limit int, buf []byte) (*fsmpb.SnapshotItem, []byte, error) {
 	var n [4]byte
 	if _, err := io.ReadFull(in, n[:]); err != nil {
@@ -339,7 +343,7 @@ func readItem(in io.Reader, limit int, buf []byte) (*fsmpb.SnapshotItem, []byte,
 	return &item, b, nil
 }
 
-// add takes one item over.
+// add adds one item.
 func (n *restored) add(item *fsmpb.SnapshotItem) error {
 	if r, m := rowOfItem(item); r != nil {
 		return n.insert(r, m)
@@ -412,9 +416,8 @@ func (n *restored) stateChecks(m *fsmpb.StateChecks) error {
 	return nil
 }
 
-// observation takes over what the node that made the snapshot had observed. Nobody
-// attests it, so it is held to the bounds within which entries that nobody signed could
-// have moved it.
+// observation takes over what the node that made the snapshot had observed. It is not
+// attested, so it must be within the bounds to which unsigned entries could have moved it.
 func (n *restored) observation(o *fsmpb.Observation) error {
 	if n.state.observed.at != 0 || o.Heard <= n.state.heard.at || o.Heard > n.state.vouched+sealedAllowance ||
 		o.Unconfirmed < 0 || o.Unconfirmed > clockSlack {
@@ -424,8 +427,8 @@ func (n *restored) observation(o *fsmpb.Observation) error {
 	return nil
 }
 
-// ours tells whether an id begins with the account of the cluster, whose record comes
-// first.
+// ours reports whether an id begins with the account of the cluster. The cluster's
+// record comes first in a snapshot, so the account is known.
 func (n *restored) ours(id []byte) bool { return n.account != nil && bytes.HasPrefix(id, n.account) }
 
 func (n *restored) insert(r *row, m proto.Message) error {

@@ -11,8 +11,8 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Version says when an object last changed: the index of the Raft entry that
-// did it. 0 is the version of an object that is not there.
+// Version says when an object last changed: it is the index of the Raft entry
+// that changed it. An object that does not exist has version 0.
 type Version = uint64
 
 // State is one immutable version of everything that is replicated. It is safe
@@ -22,13 +22,13 @@ type State struct {
 	db    *table // read-only
 	index uint64
 	time  int64
-	// heard is how far the evidence of signed entries goes, vouched their newest
-	// clock; see advance.
+	// heard is how far the evidence of signed entries goes, and vouched is their
+	// newest clock; see advance.
 	heard   heardTime
 	vouched int64
-	// observed is what this node heard from entries that nobody signed, while it is
-	// later than heard. Nodes may differ in it: neither the hash nor an attestation
-	// covers it, and apply decides nothing by it.
+	// observed is the time that this node observed from unsigned entries, while it
+	// is later than heard. It may differ between nodes: neither the state hash nor
+	// an attestation covers it, and apply decides nothing by it.
 	observed  heardTime
 	confirmed int64
 	level     uint32
@@ -39,32 +39,32 @@ type State struct {
 	uses      *uses // shared by all states
 }
 
-// Index is the newest Raft index of a command or configuration that the state
-// contains.
+// Index returns the Raft index of the newest command or configuration that the
+// state contains.
 func (s *State) Index() uint64 { return s.index }
 
-// Time is cluster time, Unix nanoseconds. It never runs backwards.
+// Time returns cluster time, in Unix nanoseconds. It never runs backwards.
 func (s *State) Time() int64 { return s.time }
 
-// ConfirmedTime is the cluster time up to which an operator allowed a step of
-// more than a day.
+// ConfirmedTime returns the cluster time up to which an operator allowed a step
+// of more than a day.
 func (s *State) ConfirmedTime() int64 { return s.confirmed }
 
-// Level is the newest schema that the cluster may write.
+// Level returns the newest schema that the cluster may write.
 func (s *State) Level() uint32 { return s.level }
 
-// Hash is the rolling hash of everything applied so far. Nodes at the same
+// Hash returns the rolling hash of everything applied so far. Nodes at the same
 // index have the same hash.
 func (s *State) Hash() [32]byte { return s.hash }
 
-// Audit is the frontier of the audit tree and the roots of its full segments.
+// Audit returns the frontier of the audit tree and the roots of its full segments.
 func (s *State) Audit() (auditlog.Frontier, []auditlog.Hash) { return s.frontier, s.roots }
 
-// Voters are the ids of the servers that vote, by the newest applied Raft
-// configuration, ascending.
+// Voters returns the ids of the voters in the newest applied Raft
+// configuration, in ascending order.
 func (s *State) Voters() []string { return s.voters }
 
-// VersionOf is the version of any object that a read set can name.
+// VersionOf returns the version of any object that a read set can name.
 func (s *State) VersionOf(kind fsmpb.Kind, id []byte) Version {
 	return versionOf(s.db, kind, id)
 }
@@ -78,72 +78,72 @@ func get[M proto.Message](s *State, kind fsmpb.Kind, id []byte) (M, Version) {
 	return o.message().(M), o.version
 }
 
-// Cluster is the cluster's identity and seal; nil before init.
+// Cluster returns the cluster's record; nil before init.
 func (s *State) Cluster() (*fsmpb.Cluster, Version) {
 	return get[*fsmpb.Cluster](s, fsmpb.Kind_KIND_CLUSTER, nil)
 }
 
-// AccountOf is the one account of the cluster; 0 before init. It never changes, so that
-// nothing has to note that it was read.
+// AccountOf returns the one account of the cluster; 0 before init. It never changes, so
+// it need not be in read sets.
 func AccountOf(s *State) Account {
 	c, _ := s.Cluster()
 	a, _ := ParseAccount(c.GetAccount())
 	return a
 }
 
-// Key is the key with that id; nil when there is none.
+// Key returns the key with that id; nil if there is none.
 func (s *State) Key(id KeyID) (*fsmpb.Key, Version) {
 	return get[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, id.Bytes())
 }
 
-// KeyPolicy is the policy of the key with that id.
+// KeyPolicy returns the policy of the key with that id.
 func (s *State) KeyPolicy(id KeyID) (*fsmpb.KeyPolicy, Version) {
 	return get[*fsmpb.KeyPolicy](s, fsmpb.Kind_KIND_KEY_POLICY, id.Bytes())
 }
 
-// KeyTags are the tags of the key with that id; nil, 0 for none ever set.
+// KeyTags returns the tags of the key with that id; nil and 0 if none were ever set.
 func (s *State) KeyTags(id KeyID) (*fsmpb.KeyTags, Version) {
 	return get[*fsmpb.KeyTags](s, fsmpb.Kind_KIND_KEY_TAGS, id.Bytes())
 }
 
-// Alias is the alias of that name, "alias/…".
+// Alias returns the alias of that name, which begins with "alias/".
 func (s *State) Alias(a Account, region, name string) (*fsmpb.Alias, Version) {
 	return get[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, AliasID(a, region, name))
 }
 
-// KeyAliases counts the key's aliases; its version changes with the set.
+// KeyAliases returns the count of the key's aliases; its version changes with the set.
 func (s *State) KeyAliases(id KeyID) (*fsmpb.KeyAliases, Version) {
 	return get[*fsmpb.KeyAliases](s, fsmpb.Kind_KIND_KEY_ALIASES, id.Bytes())
 }
 
-// Credential is the credential with that id: an access key id, or the URI of a
-// client certificate.
+// Credential returns the credential with that id: an access key id, or the URI
+// of a client certificate.
 func (s *State) Credential(a Account, id string) (*fsmpb.Credential, Version) {
 	return get[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, CredentialID(a, id))
 }
 
-// Credentials are the account's credentials by id.
+// Credentials returns the account's credentials, by id.
 func (s *State) Credentials(a Account) iter.Seq[*fsmpb.Credential] {
 	return scan[*fsmpb.Credential](s, fsmpb.Kind_KIND_CREDENTIAL, AccountID(a), AccountID(a))
 }
 
-// Tombstone is what is left of a deleted key.
+// Tombstone returns what is left of a deleted key.
 func (s *State) Tombstone(id KeyID) (*fsmpb.Tombstone, Version) {
 	return get[*fsmpb.Tombstone](s, fsmpb.Kind_KIND_TOMBSTONE, id.Bytes())
 }
 
-// Grant is the grant of that id on a key.
+// Grant returns the grant with that id on a key.
 func (s *State) Grant(key KeyID, id []byte) (*fsmpb.Grant, Version) {
 	return get[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, GrantID(key, id))
 }
 
-// KeyGrants counts the key's grants; its version changes with the set.
+// KeyGrants returns the count of the key's grants; its version changes with the set.
 func (s *State) KeyGrants(id KeyID) (*fsmpb.KeyGrants, Version) {
 	return get[*fsmpb.KeyGrants](s, fsmpb.Kind_KIND_KEY_GRANTS, id.Bytes())
 }
 
-// Grants are the key's grants by id, from the one after the given id on; nil
-// starts at the first.
+// Grants returns the key's grants by id, beginning after the given id, or at
+// the first for nil.
 func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 	prefix := key.Bytes()
 	from := prefix
@@ -153,8 +153,8 @@ func (s *State) Grants(key KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 	return scan[*fsmpb.Grant](s, fsmpb.Kind_KIND_GRANT, prefix, from)
 }
 
-// GrantsTo are the grants on the key whose grantee is that text, by id, from the
-// one after the given id on; nil starts at the first.
+// GrantsTo returns the grants on the key whose grantee is principal, by id,
+// beginning after the given id, or at the first for nil.
 func (s *State) GrantsTo(key KeyID, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
 	from := &fsmpb.Grant{Account: uint64(key.Account), Region: key.Region, Key: key.ID[:], Grantee: principal, Id: after}
 	return grantsBy(byGrantee.in(s.db), from, func(g *fsmpb.Grant) bool {
@@ -162,9 +162,8 @@ func (s *State) GrantsTo(key KeyID, principal string, after []byte) iter.Seq[*fs
 	})
 }
 
-// GrantsRetiredBy are the grants of an account's keys in a Region whose retiring principal is that text,
-// by key, then id, from the one after the given GrantID on; nil starts at the
-// first.
+// GrantsRetiredBy returns the grants on an account's keys in a Region whose retiring principal is
+// principal, by key and then by id, beginning after the given GrantID, or at the first for nil.
 func (s *State) GrantsRetiredBy(a Account, region, principal string, after []byte) iter.Seq[*fsmpb.Grant] {
 	from := &fsmpb.Grant{Account: uint64(a), Region: region, Retiring: principal}
 	if prefix := regional(a, region, 0); bytes.HasPrefix(after, prefix) {
@@ -177,8 +176,8 @@ func (s *State) GrantsRetiredBy(a Account, region, principal string, after []byt
 	})
 }
 
-// grantsBy walks an index from behind a grant on while the grants belong there.
-// There may be 50,000 on one key, so callers pay for those that they look at.
+// grantsBy walks an index from after a grant for as long as belong holds. A key
+// may have 50,000 grants, so they are not collected first.
 func grantsBy(index *btree.BTreeG[*fsmpb.Grant], after *fsmpb.Grant, belong func(*fsmpb.Grant) bool) iter.Seq[*fsmpb.Grant] {
 	return func(yield func(*fsmpb.Grant) bool) {
 		index.AscendGreaterOrEqual(after, func(g *fsmpb.Grant) bool {
@@ -187,44 +186,44 @@ func grantsBy(index *btree.BTreeG[*fsmpb.Grant], after *fsmpb.Grant, belong func
 	}
 }
 
-// KeyStore is the custom key store with that id.
+// KeyStore returns the custom key store with that id.
 func (s *State) KeyStore(a Account, id string) (*fsmpb.KeyStore, Version) {
 	return get[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, KeyStoreID(a, id))
 }
 
-// KeyStores counts the account's custom key stores; its version changes when one is made,
-// deleted or given another name or address.
+// KeyStores returns the count of the account's custom key stores; its version changes
+// when one is created, deleted or changed.
 func (s *State) KeyStores(a Account) (*fsmpb.KeyStores, Version) {
 	return get[*fsmpb.KeyStores](s, fsmpb.Kind_KIND_KEY_STORES, AccountID(a))
 }
 
-// AllKeyStores are the account's custom key stores by id.
+// AllKeyStores returns the account's custom key stores, by id.
 func (s *State) AllKeyStores(a Account) iter.Seq[*fsmpb.KeyStore] {
 	return scan[*fsmpb.KeyStore](s, fsmpb.Kind_KIND_KEY_STORE, AccountID(a), AccountID(a))
 }
 
-// StoreKeys counts the keys of a custom key store; its version changes with the
-// set.
+// StoreKeys returns the count of the keys of a custom key store; its version
+// changes with the set.
 func (s *State) StoreKeys(a Account, store string) (*fsmpb.StoreKeys, Version) {
 	return get[*fsmpb.StoreKeys](s, fsmpb.Kind_KIND_STORE_KEYS, KeyStoreID(a, store))
 }
 
-// KeyUse is the newest use of a key; nil when it was never used. It may be newer
-// than the state.
+// KeyUse returns the newest use of a key; nil if it was never used. It may be
+// newer than the state.
 func (s *State) KeyUse(id KeyID) *fsmpb.KeyUse { return s.uses.get(id) }
 
-// Node is the registration of the node with that id.
+// Node returns the registration of the node with that id.
 func (s *State) Node(id string) (*fsmpb.RegisterNode, Version) {
 	return get[*fsmpb.RegisterNode](s, fsmpb.Kind_KIND_NODE, []byte(id))
 }
 
-// Nodes are all registered nodes by id.
+// Nodes returns all registered nodes, by id.
 func (s *State) Nodes() iter.Seq[*fsmpb.RegisterNode] {
 	return scan[*fsmpb.RegisterNode](s, fsmpb.Kind_KIND_NODE, nil, nil)
 }
 
-// Keys are the keys of an account in a Region by id, from the one after the given id on; a zero
-// id starts at the first.
+// Keys returns the keys of an account in a Region by id, beginning after the given id, or at
+// the first if its last part is zero.
 func (s *State) Keys(after KeyID) iter.Seq[*fsmpb.Key] {
 	prefix := regional(after.Account, after.Region, 0)
 	from := prefix
@@ -234,13 +233,13 @@ func (s *State) Keys(after KeyID) iter.Seq[*fsmpb.Key] {
 	return scan[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, prefix, from)
 }
 
-// AllKeys are the keys of every account and Region.
+// AllKeys returns the keys of all accounts and Regions.
 func (s *State) AllKeys() iter.Seq[*fsmpb.Key] {
 	return scan[*fsmpb.Key](s, fsmpb.Kind_KIND_KEY, nil, nil)
 }
 
-// Aliases are the aliases of an account in a Region by name, from the one after the given name
-// on; "" starts at the first.
+// Aliases returns the aliases of an account in a Region by name, beginning after the given
+// name, or at the first for "".
 func (s *State) Aliases(a Account, region, after string) iter.Seq[*fsmpb.Alias] {
 	prefix := regional(a, region, 0)
 	from := prefix
@@ -250,7 +249,7 @@ func (s *State) Aliases(a Account, region, after string) iter.Seq[*fsmpb.Alias] 
 	return scan[*fsmpb.Alias](s, fsmpb.Kind_KIND_ALIAS, prefix, from)
 }
 
-// AliasesOf are the key's aliases by name.
+// AliasesOf returns the key's aliases, by name.
 func (s *State) AliasesOf(id KeyID) iter.Seq[*fsmpb.Alias] {
 	return func(yield func(*fsmpb.Alias) bool) {
 		byTarget.in(s.db).AscendGreaterOrEqual(&fsmpb.Alias{Account: uint64(id.Account), Region: id.Region, Key: id.ID[:]}, func(a *fsmpb.Alias) bool {
@@ -259,7 +258,7 @@ func (s *State) AliasesOf(id KeyID) iter.Seq[*fsmpb.Alias] {
 	}
 }
 
-// scan walks the objects of a kind whose id begins with prefix, from id from on.
+// scan walks the objects of a kind whose ids begin with prefix, beginning at the id from.
 func scan[M proto.Message](s *State, kind fsmpb.Kind, prefix, from []byte) iter.Seq[M] {
 	return func(yield func(M) bool) {
 		s.db.rows.AscendGreaterOrEqual(&object{id: rowID(kind, from)}, func(o *object) bool {

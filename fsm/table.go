@@ -11,18 +11,19 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// object is a row of the one table: anything a read set can name. Rows are
+// object is a row of the table: anything that a read set can name. Rows are
 // immutable once inserted.
 type object struct {
-	id      []byte // as rowID has it
+	id      []byte // see rowID
 	version Version
-	// value is a proto.Message, or the count of those that are nothing else: there are
-	// one or two of these for each key, and as messages they take thrice the memory.
+	// value is a proto.Message, or the count for a kind that only counts: there are
+	// one or two such objects for each key, and as messages they would take three
+	// times the memory.
 	value any
 }
 
-// rowID orders rows by kind, then id. An id needs no terminator here: a row is
-// only ever looked up whole, and ids that end in free text are alone in theirs.
+// rowID returns the key by which rows are ordered: by kind, then by id. Free text in an id
+// needs no terminator, since it only ever comes last and rows are looked up by whole ids.
 func rowID(kind fsmpb.Kind, id []byte) []byte {
 	b := make([]byte, 0, 1+len(id))
 	b = append(b, byte(kind))
@@ -31,10 +32,10 @@ func rowID(kind fsmpb.Kind, id []byte) []byte {
 
 func (o *object) kind() fsmpb.Kind { return fsmpb.Kind(o.id[0]) }
 
-// name is the row's id as read sets have it.
+// name returns the row's id as it stands in read sets.
 func (o *object) name() []byte { return o.id[1:] }
 
-// message is the row as it is encoded.
+// message returns the message by which the row is encoded.
 func (o *object) message() proto.Message {
 	if n, ok := o.value.(uint32); ok {
 		return registry[o.id[0]].count(o.name(), n, o.version)
@@ -42,9 +43,9 @@ func (o *object) message() proto.Message {
 	return o.value.(proto.Message)
 }
 
-// table has every kind, so that checking a read set is one lookup an item whatever
-// the kind, and what finds rows by something else than their ids. One that was
-// published never changes: its clones do.
+// table has the objects of all kinds, so that checking a read set takes one lookup
+// for each item, and the indexes that find rows by something other than their ids.
+// A table that was published never changes, but its clones may.
 type table struct {
 	rows  *btree.BTreeG[*object]
 	trees []tree // of the indexes, at their places
@@ -64,8 +65,8 @@ func newTable() *table {
 	return t
 }
 
-// clone is a table of the same rows that changes by itself. Nobody may use t
-// meanwhile.
+// clone returns a copy of the table that can be changed independently. It is
+// not safe for use concurrent with any other use of t.
 func (t *table) clone() *table {
 	c := &table{rows: t.rows.Clone(), trees: make([]tree, len(t.trees))}
 	for i, x := range t.trees {
@@ -74,17 +75,17 @@ func (t *table) clone() *table {
 	return c
 }
 
-// index finds objects of a kind by something else than their ids.
+// index finds objects of a kind by something other than their ids.
 //
-// Its trees hold pointers, and compare what is behind them: an index costs a grant
-// some ten bytes that way.
+// Its trees hold pointers to the messages and compare those, so that an index
+// takes some ten bytes for a grant.
 type index[M message] struct {
 	place int // in a table's trees
 	less  func(a, b M) bool
 	holds func(M) bool // nil for all
 }
 
-// indexer is an index of whatever kind.
+// indexer is an index of any kind of object.
 type indexer interface {
 	empty() tree
 	of(t *table) tree
@@ -98,7 +99,7 @@ type tree interface {
 	remove(proto.Message)
 }
 
-// indexes are all that there are.
+// indexes are all indexes of a table.
 var indexes []indexer
 
 var (
@@ -128,10 +129,11 @@ func (x *index[M]) of(t *table) tree { return t.trees[x.place] }
 
 func (x *index[M]) has(m proto.Message) bool { return x.holds == nil || x.holds(m.(M)) }
 
-// in is the index of a table.
+// in returns the index of a table.
 func (x *index[M]) in(t *table) *btree.BTreeG[M] { return t.trees[x.place].(treeOf[M]).BTreeG }
 
-// treeOf is a pointer, which an interface holds without memory of its own.
+// treeOf has the size of a pointer, so that converting it to an interface
+// allocates nothing.
 type treeOf[M message] struct{ *btree.BTreeG[M] }
 
 func (t treeOf[M]) clone() tree { return treeOf[M]{t.BTreeG.Clone()} }
@@ -140,7 +142,7 @@ func (t treeOf[M]) insert(m proto.Message) { t.ReplaceOrInsert(m.(M)) }
 
 func (t treeOf[M]) remove(m proto.Message) { t.Delete(m.(M)) }
 
-// insert adds a row, or puts it in the place of the one with its id.
+// insert adds a row, or replaces the one with its id.
 func (t *table) insert(o *object) {
 	if was, ok := t.rows.ReplaceOrInsert(o); ok {
 		t.unlist(was)

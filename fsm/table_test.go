@@ -13,7 +13,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// dump is everything that a state holds, by id and by each index.
+// dump returns everything that a state holds, by id and by each index.
 func dump(s *State) []string {
 	var all []string
 	s.db.rows.Ascend(func(o *object) bool {
@@ -28,14 +28,14 @@ func dump(s *State) []string {
 	return all
 }
 
-// all are what an index has.
+// all returns everything in an index.
 func (t treeOf[M]) all() (all []proto.Message) {
 	t.Ascend(func(m M) bool { all = append(all, m); return true })
 	return all
 }
 
-// TestPublishedStatesDoNotChange: what was read of a state stays true of it, and its
-// indexes have what its rows have, whatever was applied since.
+// TestPublishedStatesDoNotChange: a published state never changes, whatever is
+// applied later, and its indexes agree with its rows.
 func TestPublishedStatesDoNotChange(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -84,8 +84,8 @@ func TestPublishedStatesDoNotChange(t *testing.T) {
 	}
 }
 
-// TestSharedMemoryIsNotWrittenTo: parts of a row's id, and of each other's memory,
-// cannot be appended into.
+// TestSharedMemoryIsNotWrittenTo: appending to a slice that shares memory with a
+// row's id, or with another slice, does not write to that memory.
 func TestSharedMemoryIsNotWrittenTo(t *testing.T) {
 	m := filled(t, 10)
 	before := dump(m.fsm.Current())

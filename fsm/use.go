@@ -10,9 +10,9 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// uses remembers the newest use of each key. It stands beside the table, since
-// nearly every record changes it and nothing depends on it: apply writes it in
-// place, and a state gives the newest.
+// uses remembers the newest use of each key. It is not in the table, since
+// nearly every record changes it and no decision depends on it. Apply changes
+// it in place, so that every state shows the newest uses.
 type uses struct {
 	mu    sync.RWMutex
 	of    map[KeyID]use
@@ -28,8 +28,8 @@ type use struct {
 
 func newUses() *uses { return &uses{of: make(map[KeyID]use), texts: newTexts()} }
 
-// note takes a record's uses over, which are all as n but for the operation. A use
-// of what the record did not read as a key that is there is none.
+// note remembers a record's uses, which are all equal to n except for the operation. It
+// ignores a use of something that the record did not read as an existing key.
 func (u *uses) note(r *wire.Record, n use) {
 	if len(r.Uses) == 0 {
 		return
@@ -75,7 +75,7 @@ func (n use) proto(id KeyID) *fsmpb.KeyUse {
 	}
 }
 
-// keyUse is an item of uses.
+// keyUse is a key with its newest use.
 type keyUse struct {
 	key KeyID
 	use
@@ -86,7 +86,7 @@ func (k keyUse) compare(other keyUse) int {
 		bytes.Compare(k.key.ID[:], other.key.ID[:]))
 }
 
-// all are the uses, for a snapshot.
+// all returns all uses, for a snapshot.
 func (u *uses) all() []keyUse {
 	u.mu.RLock()
 	defer u.mu.RUnlock()
@@ -97,7 +97,7 @@ func (u *uses) all() []keyUse {
 	return list
 }
 
-// replace takes over a snapshot's, which were checked when it was read.
+// replace replaces all uses by those of a snapshot, which were checked when it was read.
 func (u *uses) replace(list []*fsmpb.KeyUse) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

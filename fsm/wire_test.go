@@ -17,7 +17,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// generated decodes an entry with the generated code alone.
+// generated decodes an entry with only the generated code.
 func generated(data []byte) (*fsmpb.Entry, error) {
 	e := new(fsmpb.Entry)
 	if err := proto.Unmarshal(data, e); err != nil {
@@ -26,7 +26,7 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 	if e.Schema < wire.SchemaMin || e.Schema > wire.SchemaMax {
 		return nil, fmt.Errorf("schema %d", e.Schema)
 	}
-	// A kind that nobody knows makes a record invalid, not its entry unreadable.
+	// An unknown kind makes a record invalid, but not its entry unreadable.
 	c := proto.CloneOf(e)
 	for _, b := range c.GetBatches().GetBatches() {
 		for _, r := range b.Records {
@@ -43,7 +43,7 @@ func generated(data []byte) (*fsmpb.Entry, error) {
 	return e, wire.Known(c.ProtoReflect())
 }
 
-// messageOf is the message that e was read from.
+// messageOf returns the message from which e was decoded.
 func messageOf(e *wire.Entry) *fsmpb.Entry {
 	p := &fsmpb.Entry{Schema: e.Schema, Clock: e.Clock, StateCheck: e.Check, Origin: e.Origin}
 	switch c := e.Command.(type) {
@@ -75,7 +75,7 @@ func messageOf(e *wire.Entry) *fsmpb.Entry {
 	return p
 }
 
-// compareDecoders holds Decode against the generated code.
+// compareDecoders compares Decode with the generated code.
 func compareDecoders(t *testing.T, data []byte) (readable bool) {
 	t.Helper()
 	before := bytes.Clone(data)
@@ -94,8 +94,8 @@ func compareDecoders(t *testing.T, data []byte) (readable bool) {
 	return err == nil
 }
 
-// everyField are entries in which each field has a value that is its own, at the
-// ends of its range too.
+// everyField returns entries in which each field has a distinct value, including
+// the ends of its range.
 func everyField(t *testing.T) [][]byte {
 	r := func(n uint64) *fsmpb.Record {
 		r := reads(reads(record(putKey(keyOf(testKey(byte(n)))), credential("A")), fsmpb.Kind_KIND_KEY, []byte{byte(n)}, n), 1<<31-1, nil, 1)
@@ -131,7 +131,7 @@ func TestEntriesAreReadAsProtobufReadsThem(t *testing.T) {
 		if !compareDecoders(t, data) {
 			t.Fatalf("%x is not readable", data)
 		}
-		// Pieces of messages merge, and a command takes the place of another kind's.
+		// Pieces of messages are merged, and a command replaces one of another kind.
 		more := slices.Concat(data, whole[rnd.IntN(len(whole))], whole[rnd.IntN(len(whole))])
 		if !compareDecoders(t, more) {
 			t.Fatalf("%x is not readable", more)
@@ -166,7 +166,7 @@ func TestEntriesAreReadAsProtobufReadsThem(t *testing.T) {
 	}
 }
 
-// TestEveryFieldIsRead finds a field of the schema that Decode does not have.
+// TestEveryFieldIsRead fails if Decode lacks a field of the schema.
 func TestEveryFieldIsRead(t *testing.T) {
 	for _, e := range []*fsmpb.Entry{
 		batchEntry(new(fsmpb.Batch)),
@@ -183,8 +183,8 @@ func TestEveryFieldIsRead(t *testing.T) {
 	}
 }
 
-// fill sets all fields, to values that differ. Of a oneof it leaves the one that
-// is set, or sets the first; lists have an element more than before.
+// fill sets all fields to distinct values. In a oneof it keeps the field that is
+// set, or sets the first one. It adds one element to each list.
 func fill(m protoreflect.Message, n *int64) {
 	fds := m.Descriptor().Fields()
 	for i := range fds.Len() {
@@ -238,7 +238,8 @@ func TestOddFields(t *testing.T) {
 	}
 	seq := func(v []byte) []byte { return batches(append(tag(nil, 3, protowire.VarintType), v...)) }
 	record := func(b []byte) []byte { return batches(bytesOf(tag(nil, 6, protowire.BytesType), b)) }
-	// A registration after a batch and the other way round, as in no honest entry.
+	// A registration after a batch and the other way round, which no honest entry
+	// has.
 	join := []byte{11<<3 | 2, 0}
 	unknown := []byte{15 << 3, 1}
 	group := tag(tag(nil, 3, protowire.StartGroupType), 3, protowire.EndGroupType)
@@ -282,7 +283,8 @@ func TestOddFields(t *testing.T) {
 	}
 }
 
-// A newer binary's entry is refused for its schema, whatever else is new in it.
+// The entry of a newer binary is refused because of its schema, whatever else
+// is new in it.
 func TestNewerSchemaIsNamed(t *testing.T) {
 	data, err := proto.Marshal(&fsmpb.Entry{Schema: wire.SchemaMax + 1})
 	if err != nil {

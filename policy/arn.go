@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// maxARN is the longest ARN, in bytes, that AWS takes as a KeyId or principal.
+// maxARN is the length of the longest ARN, in bytes, that AWS accepts as a
+// KeyId or principal.
 const maxARN = 2048
 
 // An ARN is a parsed Amazon Resource Name,
@@ -15,15 +16,15 @@ type ARN struct {
 	Partition string // "aws", "aws-cn", ...; never empty
 	Service   string // "kms", "iam", "sts", ...; never empty
 	Region    string // empty for services without Regions, such as iam
-	Account   string // 12 digits, "aws" for what AWS itself owns, or empty
-	Resource  string // all the rest, such as "key/<id>"; may hold ':' and '/'; never empty
+	Account   string // 12 digits, "aws" for resources of AWS itself, or empty
+	Resource  string // the rest, such as "key/<id>"; may contain ':' and '/'; never empty
 }
 
 // ParseARN splits an ARN and checks the characters of each part: lower-case
 // letters, digits and hyphens in the first four, printable ASCII without spaces
-// in the resource. It does not say that the resource exists, nor that its name
-// is one that the service would give; '*' and '?' are characters like others.
-// The parts are substrings of s, and String gives s back. Errors wrap
+// in the resource. It checks neither that the resource exists nor that the
+// service could give it that name; '*' and '?' are ordinary characters. The
+// parts are substrings of s, and String returns s again. Errors wrap
 // ErrInvalidARN.
 func ParseARN(s string) (ARN, error) {
 	if len(s) > maxARN {
@@ -48,14 +49,14 @@ func ParseARN(s string) (ARN, error) {
 	return a, nil
 }
 
-// String writes the ARN in its usual form.
+// String returns the ARN in its usual form.
 func (a ARN) String() string {
 	return "arn:" + a.Partition + ":" + a.Service + ":" + a.Region + ":" + a.Account + ":" + a.Resource
 }
 
-// splitARN cuts s at its colons without a look at the parts. Evaluate uses it
-// on its own: it compares the parts with those of a principal, which are
-// already known to be well formed.
+// splitARN cuts s at its colons without checking the parts. Evaluate needs no
+// more, as it compares the parts with those of a principal, which are known to
+// be well formed.
 func splitARN(s string) (a ARN, ok bool) {
 	rest, ok := strings.CutPrefix(s, "arn:")
 	if !ok {

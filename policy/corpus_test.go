@@ -13,7 +13,8 @@ import (
 
 const testKey = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 
-// A corpusFile is one policy of testdata/decisions with what it decides.
+// A corpusFile is a policy of testdata/decisions with requests and their
+// decisions.
 type corpusFile struct {
 	About    string          `json:"about"`
 	Policy   json.RawMessage `json:"policy"`
@@ -21,10 +22,10 @@ type corpusFile struct {
 		Principal string  `json:"principal"` // "" is the zero Principal
 		Role      string  `json:"role"`      // given to WithRole
 		Action    string  `json:"action"`
-		Resource  *string `json:"resource"` // testKey when absent
+		Resource  *string `json:"resource"` // testKey if absent
 		Want      string  `json:"want"`
 		Reason    string  `json:"reason"`
-		Statement *int    `json:"statement"` // NoStatement when absent
+		Statement *int    `json:"statement"` // NoStatement if absent
 	} `json:"requests"`
 }
 

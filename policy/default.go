@@ -1,9 +1,9 @@
 package policy
 
-// DefaultKeyPolicy is the policy of a key that was created without one, byte
-// for byte as AWS renders it: one statement that hands the key to the account,
-// that is, to its root user and to its identity policies. The partition and
-// the account id must be well formed.
+// DefaultKeyPolicy returns the policy of a key that was created without one,
+// byte for byte as AWS renders it: one statement that gives the account, that
+// is, its root user and its identity policies, control of the key. The
+// partition and the account id must be well formed.
 func DefaultKeyPolicy(partition, account string) string {
 	return `{
   "Version" : "2012-10-17",

@@ -31,8 +31,8 @@ type plainAnswer struct {
 	statement      int
 }
 
-// plainEvaluate is the specification, sentence by sentence, over all statements
-// and without any thought of cost.
+// plainEvaluate implements the specification, sentence by sentence, over all
+// statements and without regard to cost.
 func plainEvaluate(statements []plainStatement, r plainRequest) plainAnswer {
 	part := func(arn string, i int) string { return strings.Split(arn, ":")[i] }
 	account := part(r.principal, 4)
@@ -77,8 +77,8 @@ func plainEvaluate(statements []plainStatement, r plainRequest) plainAnswer {
 	}
 }
 
-// render writes the statements as a document, choosing among the forms that
-// mean the same.
+// render writes the statements as a document, choosing randomly among
+// equivalent forms.
 func render(rng *rand.Rand, statements []plainStatement) []byte {
 	list := func(ss []string) any {
 		if len(ss) == 1 && rng.IntN(2) == 0 {
@@ -130,7 +130,7 @@ var (
 
 func pick(rng *rand.Rand, from []string) string { return from[rng.IntN(len(from))] }
 
-// blur makes a pattern from a text, mostly one that fits.
+// blur makes a pattern from a text, which mostly matches it.
 func blur(rng *rand.Rand, text string, keep int) string {
 	if rng.IntN(3) == 0 {
 		return text
@@ -242,7 +242,7 @@ func TestEvaluateEqualsSpecification(t *testing.T) {
 	}
 }
 
-// denyDominates puts a Deny that fits anywhere into a policy that allows.
+// denyDominates inserts a matching Deny anywhere into a policy that allows.
 func denyDominates(t *testing.T, rng *rand.Rand, statements []plainStatement, req Request, r plainRequest) {
 	t.Helper()
 	names := []string{"*", r.principal, req.Principal.Account}

@@ -4,14 +4,14 @@ import "slices"
 
 // A Document is a parsed key policy. It does not change and may be shared.
 type Document struct {
-	// Denies come first in every evaluation, so they stand apart.
+	// Denies are evaluated first, so they are kept separately.
 	denies, allows []statement
 	principals     []Principal
 }
 
-// A statement says what a set of principals may or may not do with what. The
-// parts are ANDed, and each part is a list of alternatives; a part without any
-// never matches.
+// A statement says which principals may or may not perform which actions on
+// which resources. It matches a request if all three parts do. Each part is a
+// list of alternatives, and an empty one never matches.
 type statement struct {
 	index      int // position in the document, for the audit record
 	sid        string
@@ -20,14 +20,15 @@ type statement struct {
 	resources  []glob
 }
 
-// Principals returns those that the document names, Allow and Deny alike, each
-// once and in the order of the document; "*" is not among them. An account has
-// KindRoot, whether it was written as an ARN or as a bare id; in the latter
-// case its ARN and Partition are empty. AWS refuses a document that names
-// somebody who does not exist, with InvalidPrincipalMessage.
+// Principals returns the principals that the document names in Allow and Deny
+// statements, each once and in the order of the document, without "*". An
+// account has KindRoot, whether it was written as an ARN or as a bare id; in
+// the latter case its ARN and Partition are empty. AWS refuses a document that
+// names a principal that does not exist, with InvalidPrincipalMessage.
 func (d *Document) Principals() []Principal { return slices.Clone(d.principals) }
 
-// concerns reports whether the statement is about this action on this resource.
+// concerns reports whether the statement applies to this action on this
+// resource.
 func (s *statement) concerns(action, resource string) bool {
 	return matchAny(s.actions, action) && matchAny(s.resources, resource)
 }
@@ -52,7 +53,7 @@ type reach uint8
 
 const (
 	reachNone    reach = iota
-	reachAccount       // through the account: the account's own policies decide
+	reachAccount       // through the account: its identity policies decide
 	reachDirect        // by name, by role, or as everybody
 )
 
@@ -80,7 +81,7 @@ func (p *Principal) reaches(c *Principal) reach {
 		if p.isAccountOf(c) {
 			return reachAccount
 		}
-	case p.Kind == KindNone: // nobody
+	case p.Kind == KindNone: // not a principal
 	case p.ARN == c.ARN && p.Kind == c.Kind, p.Kind == KindRole && c.Kind == KindAssumedRole && p.ARN == c.Role:
 		return reachDirect
 	}
@@ -88,9 +89,9 @@ func (p *Principal) reaches(c *Principal) reach {
 }
 
 // denies reports whether a Deny for the set reaches c. An account stands for
-// all of its principals, and a role for all sessions of a role of that name:
-// names of roles are unique in an account, whatever their paths, so this is
-// right also when the caller's session came without its role's path.
+// all of its principals, and a role for all sessions of a role with that name.
+// The names of roles are unique in an account regardless of their paths, so
+// this is right even if the caller's session lacks the path of its role.
 func (set *principalSet) denies(c *Principal) bool {
 	if set.everybody {
 		return true
@@ -115,7 +116,8 @@ func (set *principalSet) denies(c *Principal) bool {
 }
 
 // isAccountOf reports whether p, of KindRoot, is the account that c belongs to.
-// A bare account id has no partition and stands for that account in any.
+// A bare account id has no partition and stands for that account in every
+// partition.
 func (p *Principal) isAccountOf(c *Principal) bool {
 	return p.Account == c.Account && (p.Partition == "" || p.Partition == c.Partition)
 }

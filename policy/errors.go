@@ -7,45 +7,46 @@ import (
 	"unicode/utf8"
 )
 
-// Reasons for which a document or a name is refused. Test for them with
-// errors.Is.
+// Reasons why a document or a name is refused. Test for them with errors.Is.
 var (
-	// ErrMalformed: the document is not JSON, or not a key policy. In AWS's
-	// terms MalformedPolicyDocumentException.
+	// ErrMalformed: the document is not JSON, or not a key policy. AWS answers
+	// MalformedPolicyDocumentException.
 	ErrMalformed = errors.New("malformed policy document")
 
-	// ErrUnsupported: the document may be a good IAM policy, but it uses an
-	// element that this version does not evaluate and hence does not take.
+	// ErrUnsupported: the document may be a valid IAM policy, but it uses an
+	// element that this version does not evaluate and therefore does not
+	// accept.
 	ErrUnsupported = errors.New("policy element is not supported")
 
 	// ErrInvalidPrincipal: a statement names something that cannot be a
-	// principal. In AWS's terms MalformedPolicyDocumentException with
-	// InvalidPrincipalMessage. Also returned by ParsePrincipal.
+	// principal. AWS answers MalformedPolicyDocumentException with
+	// InvalidPrincipalMessage. ParsePrincipal returns it too.
 	ErrInvalidPrincipal = errors.New("invalid principal")
 
-	// ErrTooLong: the document has more than MaxKeyPolicySize bytes. In AWS's
-	// terms LimitExceededException.
+	// ErrTooLong: the document has more than MaxKeyPolicySize bytes. AWS
+	// answers LimitExceededException.
 	ErrTooLong = errors.New("policy document is too long")
 
-	// ErrInvalidARN: a string is not an Amazon Resource Name. In AWS's terms
+	// ErrInvalidARN: a string is not an Amazon Resource Name. AWS answers
 	// InvalidArnException.
 	ErrInvalidARN = errors.New("invalid ARN")
 )
 
-// AWS's words for two faults that clients are known to look for. They belong
-// in the message of a MalformedPolicyDocumentException.
+// AWS's messages for two errors, which some clients look for. They belong in a
+// MalformedPolicyDocumentException.
 const (
-	// InvalidPrincipalMessage goes with ErrInvalidPrincipal, also when the
-	// engine finds that a well-formed principal does not exist.
+	// InvalidPrincipalMessage is the message for ErrInvalidPrincipal, and for a
+	// well-formed principal that does not exist, which the engine finds out.
 	InvalidPrincipalMessage = "Policy contains a statement with one or more invalid principals."
 
-	// LockoutMessage goes with a policy for which LockoutSafe is false.
+	// LockoutMessage is the message for a policy for which LockoutSafe is
+	// false.
 	LockoutMessage = "The new key policy will not allow you to update the key policy in the future."
 )
 
-// NoStatement is the number of the statement where there is none: in the
-// SyntaxError for a fault outside of the statements, and in a Decision that no
-// statement brought about.
+// NoStatement is used in place of the position of a statement: in a SyntaxError
+// about something outside of the statements, and in a Decision that does not
+// rest on a statement.
 const NoStatement = -1
 
 // A SyntaxError says what is wrong with a document, and where.
@@ -54,16 +55,16 @@ type SyntaxError struct {
 	Err error
 	// Statement is the statement's position, from 0, or NoStatement.
 	Statement int
-	// Element is the policy element at fault, such as "Condition" or
-	// "Principal.AWS"; empty when there is none.
+	// Element is the policy element that is wrong, such as "Condition" or
+	// "Principal.AWS"; empty if it is none in particular.
 	Element string
-	// Detail says what was found or wanted. It may quote the document, at most
-	// a few dozen bytes of it, escaped.
+	// Detail says what was found or expected. It may quote up to a few dozen
+	// bytes of the document, escaped.
 	Detail string
 }
 
-// Error names the place and the fault, for people. The text is made from the
-// submitted document only and may be sent to who submitted it.
+// Error says what is wrong and where, for people. The text depends only on the
+// submitted document and may be sent to its sender.
 func (e *SyntaxError) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Err.Error())
@@ -83,11 +84,11 @@ func (e *SyntaxError) Error() string {
 	return b.String()
 }
 
-// Unwrap returns the sentinel.
+// Unwrap returns the sentinel error.
 func (e *SyntaxError) Unwrap() error { return e.Err }
 
-// ClientMessage is the message for an API client: AWS's own words where they
-// are known, else Error's.
+// ClientMessage returns the message for an API client: AWS's own if it is
+// known, otherwise that of Error.
 func (e *SyntaxError) ClientMessage() string {
 	if errors.Is(e.Err, ErrInvalidPrincipal) {
 		return InvalidPrincipalMessage
@@ -96,7 +97,7 @@ func (e *SyntaxError) ClientMessage() string {
 }
 
 // quoted renders part of a document for an error message: escaped, so that it
-// cannot forge a log line, and cut, so that a message stays a message.
+// cannot forge a log line, and cut to a reasonable length.
 func quoted(s string) string {
 	const most = 64
 	if len(s) <= most {

@@ -16,9 +16,9 @@ const (
 	testAlias   = "arn:aws:kms:us-east-1:111122223333:alias/app"
 )
 
-// TestEvaluateWithoutKeyPolicy: what is tied to no key is for identity policies
-// to allow, which a root user does without; a key without its policy is denied
-// to all.
+// TestEvaluateWithoutKeyPolicy: a request that concerns no key is decided by
+// identity policies, which a root user does not need; a key without its policy
+// is denied to everybody.
 func TestEvaluateWithoutKeyPolicy(t *testing.T) {
 	for _, tt := range []struct {
 		principal, action, resource, want string
@@ -47,8 +47,8 @@ func TestEvaluateWithoutKeyPolicy(t *testing.T) {
 	}
 }
 
-// TestIncompletePrincipal: a Principal put together by hand is nobody when a
-// part is missing, even where everybody is allowed.
+// TestIncompletePrincipal: a Principal that lacks a part is denied, even if
+// everybody is allowed.
 func TestIncompletePrincipal(t *testing.T) {
 	all := Policies{Key: mustParse(t, `{"Statement":`+goodStatement+`}`)}
 	whole := mustPrincipal(t, testRoot)
@@ -147,15 +147,15 @@ func TestLockoutSafe(t *testing.T) {
 	}
 }
 
-// typical is a policy as administrators write them.
+// typical is a policy such as administrators write.
 const typical = `{"Version":"2012-10-17","Statement":[
 	{"Sid":"Enable IAM User Permissions","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"},
 	{"Sid":"Admins","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::111122223333:role/admin"]},"Action":["kms:Create*","kms:Describe*","kms:Enable*","kms:List*","kms:Put*","kms:Update*","kms:Revoke*","kms:Disable*","kms:Get*","kms:Delete*","kms:TagResource","kms:UntagResource","kms:ScheduleKeyDeletion","kms:CancelKeyDeletion"],"Resource":"*"},
 	{"Sid":"Use","Effect":"Allow","Principal":{"AWS":["arn:aws:iam::111122223333:role/app","arn:aws:iam::111122223333:user/alice"]},"Action":["kms:Encrypt","kms:Decrypt","kms:ReEncrypt*","kms:GenerateDataKey*","kms:DescribeKey"],"Resource":"*"},
 	{"Sid":"NoDelete","Effect":"Deny","Principal":"*","Action":["kms:ScheduleKeyDeletion","kms:DeleteImportedKeyMaterial"],"Resource":"arn:aws:kms:*:111122223333:key/*"}]}`
 
-// hostile fills a policy with patterns that each take as long as can be to not
-// match a key's ARN: half its length, with '?', and a last byte that differs.
+// hostile fills a policy with patterns that each take as long as possible to
+// not match a key's ARN: half its length, with '?', and a different last byte.
 func hostile() string {
 	pattern := "arn:*" + strings.Repeat("?", 36) + "@*"
 	resources := strings.Repeat(`"`+pattern+`",`, (MaxKeyPolicySize-150)/(len(pattern)+3))
@@ -173,8 +173,8 @@ func TestEvaluateAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestHostilePolicyIsBounded takes the best of some runs, so that a busy
-// machine does not fail it; a matcher that backtracks would take for ever.
+// TestHostilePolicyIsBounded takes the best of several runs, so that it does
+// not fail on a busy machine. A matcher that backtracks would take for ever.
 func TestHostilePolicyIsBounded(t *testing.T) {
 	policies := Policies{Key: mustParse(t, hostile())}
 	req := Request{mustPrincipal(t, testUser), "kms:GenerateDataKey", testKey}
@@ -224,7 +224,7 @@ func BenchmarkParse(b *testing.B) {
 }
 
 // TestGrantee: a grant allows what an Allow for its grantee would, after every
-// Deny, and to nobody else.
+// Deny, and for nobody else.
 func TestGrantee(t *testing.T) {
 	const (
 		role    = "arn:aws:iam::111122223333:role/app"
@@ -264,8 +264,8 @@ func TestGrantee(t *testing.T) {
 	}
 }
 
-// TestService: a service has what grants to it give, and nothing that policies say of
-// others or of everybody but their denials.
+// TestService: a service has what grants to it allow. Of policies for others or for
+// everybody, only denials apply to it.
 func TestService(t *testing.T) {
 	service, err := ParseService("backup.eu-central-1.example.com")
 	if err != nil {
@@ -307,7 +307,7 @@ func TestService(t *testing.T) {
 	if d := Evaluate(Request{service, "kms:CreateKey", "*"}, Policies{}); d.Allowed() {
 		t.Error("a service may make keys")
 	}
-	// Nor does a grant to a service reach anybody else.
+	// A grant to a service allows nobody else.
 	if d := Evaluate(Request{user, "kms:Encrypt", testKey}, Policies{Key: nothing, Grantee: &service}); d.Allowed() {
 		t.Error("a user has what a service was granted")
 	}

@@ -30,7 +30,7 @@ const keyPolicy = `{
   ]
 }`
 
-// A policy is parsed once, and says whom it names.
+// A policy is parsed once, and lists the principals that it names.
 func ExampleParse() {
 	doc, err := policy.Parse([]byte(keyPolicy))
 	if err != nil {
@@ -43,7 +43,7 @@ func ExampleParse() {
 	// arn:aws:iam::111122223333:role/app
 }
 
-// What Evaluate would not obey to the letter, Parse refuses, and says where it is.
+// Parse refuses what Evaluate does not fully implement, and says where it is.
 func ExampleParse_error() {
 	_, err := policy.Parse([]byte(`{"Version": "2012-10-17", "Statement": {
 		"Effect": "Permit", "Principal": "*", "Action": "kms:Encrypt", "Resource": "*"}}`))
@@ -52,7 +52,7 @@ func ExampleParse_error() {
 		fmt.Printf("statement %d, element %s, malformed: %t\n", syntax.Statement, syntax.Element, errors.Is(err, policy.ErrMalformed))
 	}
 	// Output:
-	// malformed policy document: Statement[0].Effect: want "Allow" or "Deny", written so
+	// malformed policy document: Statement[0].Effect: want "Allow" or "Deny", in exactly this form
 	// statement 0, element Effect, malformed: true
 }
 
@@ -75,7 +75,7 @@ func ExampleEvaluate() {
 	// kms:ScheduleKeyDeletion: ExplicitDeny by key-policy, statement 1 "NoDeletion"
 }
 
-// The words are those of AWS, which clients and people look for.
+// The message is that of AWS, which clients and people look for.
 func ExampleDecision_Explain() {
 	doc, err := policy.Parse([]byte(keyPolicy))
 	if err != nil {
@@ -94,7 +94,8 @@ func ExampleDecision_Explain() {
 	// User: arn:aws:iam::111122223333:role/app is not authorized to perform: kms:ScheduleKeyDeletion on resource: arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab with an explicit deny in a resource-based policy
 }
 
-// A key policy that nobody could change again is refused before it is in force.
+// A key policy that the caller could not change again is refused before it is
+// in force.
 func ExampleLockoutSafe() {
 	admin, err := policy.ParsePrincipal("arn:aws:iam::111122223333:root")
 	if err != nil {

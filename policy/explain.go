@@ -1,9 +1,9 @@
 package policy
 
-// Explain words a denial as AWS does in the message of an
-// AccessDeniedException; clients and people look for these words. It is empty
-// for an Allow. The message names the principal, action and resource of the
-// request and nothing of the policy.
+// Explain returns the message of a denial, worded as in AWS's
+// AccessDeniedException, since clients and people look for these words. It is
+// empty for an Allow. The message names the principal, action and resource of
+// the request and reveals nothing about the policy.
 func (d Decision) Explain(req Request) string {
 	if d.Allowed() {
 		return ""

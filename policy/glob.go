@@ -2,28 +2,29 @@ package policy
 
 import "strings"
 
-// A glob is a compiled pattern of an Action or a Resource: '*' stands for any
-// run of bytes, also none, and also across ':' and '/'; '?' for exactly one
-// byte; all else for itself. The texts matched are ASCII, where bytes are
-// characters.
+// A glob is a compiled pattern of an Action or a Resource. '*' stands for any
+// number of bytes, including none and including ':' and '/', '?' for exactly
+// one byte, and any other character for itself. The texts that are matched are
+// ASCII, where bytes are characters.
 //
-// Between its stars a pattern consists of pieces of fixed length. Taking each
-// piece where it first fits is right, because that leaves the most text for the
-// pieces after it, so matching never goes back. A pattern with more fixed bytes
-// than the text has is refused before anything is compared; with that, a match
-// costs at most about len(text)²/4 comparisons, whatever the pattern: the time
-// is in the hands of who makes the texts (us) and not of who writes the policy.
+// Between its stars, a pattern consists of pieces of fixed length. Each piece
+// is placed where it first fits, which is right because it leaves the most text
+// for the pieces after it, so matching never backtracks. A text that is shorter
+// than the fixed bytes of the pattern is refused before anything is compared.
+// So a match takes at most about len(text)²/4 comparisons for any pattern: the
+// time depends on the length of the texts, which we bound, and not on the
+// author of the policy.
 type glob struct {
-	head  string   // fits the start of the text; without a star, all of it
-	mid   []string // fit between head and tail in this order
-	tail  string   // fits the end
+	head  string   // matches the start of the text; without a star, all of it
+	mid   []string // match between head and tail, in this order
+	tail  string   // matches the end
 	star  bool     // the pattern has a '*'
 	fixed int      // bytes of head, mid and tail together
 	fold  bool     // 'A' to 'Z' in the text equal 'a' to 'z'; the pattern is lower case already
 }
 
-// compileGlob prepares a pattern. With fold, ASCII letters match without regard
-// to case.
+// compileGlob compiles a pattern. If fold is set, the case of ASCII letters is
+// ignored.
 func compileGlob(pattern string, fold bool) glob {
 	if fold {
 		pattern = lowerASCII(pattern)
@@ -46,7 +47,7 @@ func compileGlob(pattern string, fold bool) glob {
 	return g
 }
 
-// match reports whether the whole text fits.
+// match reports whether the pattern matches the whole text.
 func (g *glob) match(text string) bool {
 	if len(text) < g.fixed || !g.star && len(text) != g.fixed {
 		return false
@@ -68,7 +69,7 @@ func (g *glob) match(text string) bool {
 	return true
 }
 
-// fits reports whether text starts with piece.
+// fits reports whether text begins with a match of piece.
 func (g *glob) fits(piece, text string) bool {
 	if len(text) < len(piece) {
 		return false
@@ -85,8 +86,8 @@ func (g *glob) fits(piece, text string) bool {
 	return true
 }
 
-// lowerASCII is strings.ToLower for ASCII letters only: the Kelvin sign is no
-// 'k' in the name of an action.
+// lowerASCII is strings.ToLower for ASCII letters only: the Kelvin sign is not
+// a 'k' in the name of an action.
 func lowerASCII(s string) string {
 	b := []byte(s)
 	for i, c := range b {

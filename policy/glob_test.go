@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// slowGlob decides by the definition alone: a table of which prefixes of the
-// pattern fit which prefixes of the text.
+// slowGlob decides by the definition: a table of which prefixes of the pattern
+// match which prefixes of the text.
 func slowGlob(pattern, text string) bool {
 	row := make([]bool, len(text)+1)
 	row[0] = true
@@ -47,9 +47,9 @@ func TestGlob(t *testing.T) {
 	}
 }
 
-// TestGlobFoldsASCIIOnly: 'K' is 'k', the Kelvin sign and 'ſ' are neither 'k'
-// nor 's', and the characters beside the letters stay apart ('@' and '`' are 32
-// apart as 'A' and 'a' are).
+// TestGlobFoldsASCIIOnly: 'K' is equal to 'k'; the Kelvin sign and 'ſ' are not
+// equal to 'k' and 's'; and characters next to the letters stay different ('@'
+// and '`' are 32 apart, as 'A' and 'a' are).
 func TestGlobFoldsASCIIOnly(t *testing.T) {
 	for _, tt := range []struct {
 		pattern, text string

@@ -11,8 +11,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// maxDepth is how deep objects and lists may lie in each other. A list within
-// an operator of a Condition, at depth 6, is the deepest that IAM knows.
+// maxDepth is how deep objects and lists may be nested. The deepest in IAM is a
+// list within an operator of a Condition, at depth 6.
 const maxDepth = 8
 
 // A node is one JSON value of a document.
@@ -28,11 +28,11 @@ type member struct {
 	value node
 }
 
-// readJSON turns a document into a tree. jsontext sees to it that the text is
-// UTF-8 and that no object has a name twice, also when one is written with
-// escapes; what it leaves to us is the depth, the characters of strings, and
-// that nothing follows the value. The tree is at most some hundred times as
-// large as the document, whose size the caller has limited.
+// readJSON parses a document into a tree. jsontext checks that the text is
+// UTF-8 and that no object has a name twice, even if one of them is written
+// with escapes. We have to check the depth, the characters of strings, and that
+// nothing follows the value. The tree takes at most about a hundred times the
+// size of the document, which the caller has limited.
 func readJSON(doc []byte) (node, error) {
 	for i := 0; i < len(doc); {
 		r, size := utf8.DecodeRune(doc[i:])
@@ -54,7 +54,7 @@ func readJSON(doc []byte) (node, error) {
 	return node{}, jsonError(err)
 }
 
-// jsonError words an error of the tokenizer.
+// jsonError turns an error of the tokenizer into ours.
 func jsonError(err error) error {
 	var fault *SyntaxError
 	if errors.As(err, &fault) {
@@ -119,19 +119,19 @@ func readNode(dec *jsontext.Decoder) (node, error) {
 	}
 }
 
-// checkString holds the characters that a string has after its escapes are
-// undone to those that a document may have: \u0000 in a Sid is no better than
-// the character itself.
+// checkString checks that a string, after its escapes are decoded, has only
+// characters that a document may contain: \u0000 in a Sid is no better than the
+// character itself.
 func checkString(dec *jsontext.Decoder, s string) error {
 	if i := strings.IndexFunc(s, func(r rune) bool { return !allowedRune(r) }); i >= 0 {
 		r, _ := utf8.DecodeRuneInString(s[i:])
-		return malformed(NoStatement, "", fmt.Sprintf("before byte %d: the string holds %U, which a policy may not", dec.InputOffset(), r))
+		return malformed(NoStatement, "", fmt.Sprintf("before byte %d: the string contains %U, which is not allowed in a policy", dec.InputOffset(), r))
 	}
 	return nil
 }
 
-// allowedRune reports whether a policy may hold the character. An invalid byte
-// arrives here as U+FFFD and is refused.
+// allowedRune reports whether a policy may contain the character. An invalid
+// byte arrives here as U+FFFD and is refused.
 func allowedRune(r rune) bool {
 	return r == '\t' || r == '\n' || r == '\r' || ' ' <= r && r <= 'ÿ'
 }

@@ -7,23 +7,24 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// MaxKeyPolicySize is the most bytes that a key policy may have.
+// MaxKeyPolicySize is the size of the largest key policy, in bytes.
 const MaxKeyPolicySize = 32768
 
-// The two versions of the language. They differ in one thing: only the newer
-// one knows variables.
+// The two versions of the language. The only difference is that the newer one
+// has variables.
 const (
 	version2008 = "2008-10-17"
 	version2012 = "2012-10-17"
 )
 
-// Parse reads a key policy and compiles it for Evaluate. It takes only what
-// Evaluate fully obeys; the error is a *SyntaxError that wraps ErrMalformed,
-// ErrUnsupported, ErrInvalidPrincipal or ErrTooLong. Parse keeps no reference
-// to doc.
+// Parse parses a key policy and compiles it for Evaluate. It accepts only what
+// Evaluate fully implements. The error is a *SyntaxError that wraps
+// ErrMalformed, ErrUnsupported, ErrInvalidPrincipal or ErrTooLong. Parse keeps
+// no reference to doc.
 //
-// That the principals exist, Parse cannot know: ask Document.Principals. That
-// the policy leaves somebody to change it again: LockoutSafe.
+// Parse cannot check that the principals exist, for which there is
+// Document.Principals, or that somebody can still change the policy, for which
+// there is LockoutSafe.
 func Parse(doc []byte) (*Document, error) {
 	if len(doc) > MaxKeyPolicySize {
 		return nil, &SyntaxError{ErrTooLong, NoStatement, "", fmt.Sprintf("%d bytes, at most %d are allowed", len(doc), MaxKeyPolicySize)}
@@ -92,8 +93,8 @@ func parseStatement(index int, n *node, version string) (s statement, deny bool,
 	if n.kind != jsontext.KindBeginObject {
 		return fail("", "not an object")
 	}
-	// First of all, name what would be good IAM but is not evaluated yet, so
-	// that its author does not look for other faults, such as a "missing"
+	// Elements that are valid in IAM but not evaluated yet are reported first,
+	// so that the author does not look for other errors, such as a "missing"
 	// Principal where there is a NotPrincipal.
 	for _, m := range n.members {
 		switch m.name {
@@ -112,7 +113,7 @@ func parseStatement(index int, n *node, version string) (s statement, deny bool,
 			s.sid = m.value.text
 		case "Effect":
 			if !isString(m.value) || m.value.text != "Allow" && m.value.text != "Deny" {
-				return fail("Effect", `want "Allow" or "Deny", written so`)
+				return fail("Effect", `want "Allow" or "Deny", in exactly this form`)
 			}
 			hasEffect, deny = true, m.value.text == "Deny"
 		case "Principal":
@@ -138,12 +139,12 @@ func parseStatement(index int, n *node, version string) (s statement, deny bool,
 	if !hasPrincipal {
 		return fail("Principal", "missing; every statement of a key policy needs one")
 	}
-	// A statement without Action or without Resource has no patterns and hence
-	// never matches: AWS takes it and gives it no effect.
+	// A statement without Action or without Resource has no patterns and thus
+	// never matches: AWS accepts it, and it has no effect.
 	return s, deny, nil
 }
 
-// parsePrincipals reads "*", {"AWS": "..."} or {"AWS": [...]}.
+// parsePrincipals parses "*", {"AWS": "..."} or {"AWS": [...]}.
 func parsePrincipals(index int, n *node) (set principalSet, err error) {
 	if isString(*n) {
 		if n.text != "*" {
@@ -181,9 +182,9 @@ func parsePrincipals(index int, n *node) (set principalSet, err error) {
 	return set, nil
 }
 
-// parseActions reads "<service>:<action>" patterns, or "*". It is strict about
-// the form, because a Deny with a slip in its Action denies nothing and no one
-// would notice.
+// parseActions parses "<service>:<action>" patterns, or "*". It is strict about
+// the form, because a Deny with a typo in its Action denies nothing, which
+// nobody would notice.
 func parseActions(index int, n *node) ([]glob, error) {
 	actions, err := stringList(index, "Action", n)
 	if err != nil {
@@ -206,8 +207,8 @@ func isActionChar(c byte) bool {
 		c == '-' || c == '_' || c == '*' || c == '?'
 }
 
-// parseResources reads ARN patterns, or "*". Here too what could never match,
-// such as a pattern with a space at its end, is refused.
+// parseResources parses ARN patterns, or "*". It too refuses what could never
+// match, such as a pattern with a space at its end.
 func parseResources(index int, n *node, version string) ([]glob, error) {
 	resources, err := stringList(index, "Resource", n)
 	if err != nil {
@@ -227,7 +228,7 @@ func parseResources(index int, n *node, version string) ([]glob, error) {
 	return globs, nil
 }
 
-// stringList reads a string or a list of at least one string.
+// stringList parses a string or a list of at least one string.
 func stringList(index int, element string, n *node) ([]string, error) {
 	if isString(*n) {
 		return []string{n.text}, nil
@@ -238,7 +239,7 @@ func stringList(index int, element string, n *node) ([]string, error) {
 	list := make([]string, len(n.items))
 	for i, item := range n.items {
 		if !isString(item) {
-			return nil, malformed(index, element, "the list holds something other than strings")
+			return nil, malformed(index, element, "the list contains something other than strings")
 		}
 		list[i] = item.text
 	}

@@ -133,7 +133,7 @@ func TestParseRefuses(t *testing.T) {
 		{"Resource with space", statementWith("Resource", `"`+testKey+` "`), ErrMalformed, 1, "Resource", "neither"},
 		{"Resource upper case", statementWith("Resource", `"ARN:aws:kms:us-east-1:111122223333:key/*"`), ErrMalformed, 1, "Resource", "neither"},
 
-		// What IAM knows and we do not evaluate
+		// Elements of IAM that we do not evaluate
 		{"Condition", inStatement(`"Condition":{"Bool":{"aws:SecureTransport":["false"]}}`), ErrUnsupported, 1, "Condition", ""},
 		{"Condition empty", inStatement(`"Condition":{}`), ErrUnsupported, 1, "Condition", ""},
 		{"Condition null", inStatement(`"Condition":null`), ErrUnsupported, 1, "Condition", ""},
@@ -284,8 +284,8 @@ func TestDefaultKeyPolicy(t *testing.T) {
 	}
 }
 
-// FuzzParse holds Parse to what a second JSON reader says of each document
-// that it takes: no element that is not evaluated, and no more than its limits.
+// FuzzParse checks each document that Parse accepts with a second JSON parser:
+// it has no element that is not evaluated, and is within the limits.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/decisions/*.json")
 	if err != nil || len(files) == 0 {

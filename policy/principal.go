@@ -8,19 +8,20 @@ import (
 // PrincipalKind says what a principal is.
 type PrincipalKind uint8
 
-// The kinds of principals. The zero kind is nobody and is always denied.
+// The kinds of principals. The zero kind is not a principal and is always
+// denied.
 const (
 	KindNone          PrincipalKind = iota
-	KindRoot                        // an account: as a caller its root user, in a policy all of the account
+	KindRoot                        // an account: as a caller its root user, in a policy the whole account
 	KindUser                        // an IAM user
 	KindRole                        // an IAM role
 	KindAssumedRole                 // a session of a role
 	KindFederatedUser               // a session of a federated user
-	KindService                     // a service, which is of no account
+	KindService                     // a service, which belongs to no account
 )
 
-// String names the kind as the condition key aws:PrincipalType does, as far as
-// that goes.
+// String returns the name of the kind, which is that of the condition key
+// aws:PrincipalType if it has one.
 func (k PrincipalKind) String() string {
 	switch k {
 	case KindRoot:
@@ -40,29 +41,30 @@ func (k PrincipalKind) String() string {
 	}
 }
 
-// A Principal is somebody who calls, or whom a policy names. ParsePrincipal
-// and ParseService make well-formed ones; Evaluate denies one that lacks its ARN,
+// A Principal is a caller, or is named by a policy. ParsePrincipal and
+// ParseService return well-formed ones. Evaluate denies one that lacks its ARN,
 // Kind, Partition or Account. Principals are comparable with ==.
 type Principal struct {
 	ARN       string // as written; empty for a bare account id; a service's name
 	Partition string // empty for a bare account id and a service
 	Account   string // 12 digits; empty for a service
 	Kind      PrincipalKind
-	// Name is the user's, role's or federated user's name without its path;
-	// for a role's session the role's name. Empty for KindRoot.
+	// Name is the name of the user, role or federated user without its path;
+	// for a session of a role, it is the name of the role. It is empty for
+	// KindRoot.
 	Name string
 	// Role is the ARN of the role that a session belongs to. A session's own
-	// ARN does not hold the role's path, so ParsePrincipal fills in the ARN
-	// that a role without path has; see WithRole.
+	// ARN does not contain the role's path, so ParsePrincipal fills in the ARN
+	// of a role without a path; see WithRole.
 	Role string
 }
 
-// ParsePrincipal reads a principal as a key policy or a grant may name it: the
+// ParsePrincipal parses a principal as a key policy or a grant may name it: the
 // ARN of an account's root user, of an IAM user, a role, an assumed-role
 // session or a federated user, or a bare 12-digit account id, which means the
-// same as the root user's ARN in whatever partition. It does not say that the
-// principal exists. There are no wildcards in the names of principals. Errors
-// wrap ErrInvalidPrincipal.
+// same as the root user's ARN in any partition. It does not check that the
+// principal exists. Names of principals have no wildcards. Errors wrap
+// ErrInvalidPrincipal.
 //
 // A bare account id names an account in a policy, but is not a caller: as
 // Request.Principal it is denied.
@@ -74,7 +76,7 @@ func ParsePrincipal(s string) (Principal, error) {
 	return p, nil
 }
 
-// parsePrincipal is ParsePrincipal without the sentinel around its errors.
+// parsePrincipal is ParsePrincipal, but its errors do not wrap the sentinel.
 func parsePrincipal(s string) (Principal, error) {
 	if isAccountID(s) {
 		return Principal{Account: s, Kind: KindRoot}, nil
@@ -98,7 +100,7 @@ func parsePrincipal(s string) (Principal, error) {
 	p := Principal{ARN: s, Partition: a.Partition, Account: a.Account}
 	if a.Resource == "root" {
 		if a.Service != "iam" {
-			return bad("a root user is of the service iam")
+			return bad("a root user belongs to the service iam")
 		}
 		p.Kind = KindRoot
 		return p, nil
@@ -132,10 +134,10 @@ func parsePrincipal(s string) (Principal, error) {
 	return p, nil
 }
 
-// ParseService reads the name of a service principal, such as
-// "backup.example.com": three or more labels of letters, digits and hyphens. No
-// principal that ParsePrincipal reads is written like that. Names differ by case.
-// Errors wrap ErrInvalidPrincipal.
+// ParseService parses the name of a service principal, such as
+// "backup.example.com": three or more labels of letters, digits and hyphens.
+// ParsePrincipal accepts no such name. Names are case-sensitive. Errors wrap
+// ErrInvalidPrincipal.
 func ParseService(s string) (Principal, error) {
 	labels := strings.Split(s, ".")
 	if len(s) > 128 || len(labels) < 3 {
@@ -151,8 +153,8 @@ func ParseService(s string) (Principal, error) {
 	return Principal{ARN: s, Kind: KindService, Name: s}, nil
 }
 
-// ParseCaller reads anybody who can call and hold a grant: whom ParsePrincipal
-// reads, or a service.
+// ParseCaller parses any principal that can call and have a grant: one that
+// ParsePrincipal accepts, or a service.
 func ParseCaller(s string) (Principal, error) {
 	if p, err := ParseService(s); err == nil {
 		return p, nil
@@ -160,9 +162,9 @@ func ParseCaller(s string) (Principal, error) {
 	return ParsePrincipal(s)
 }
 
-// WithRole returns the session p with the ARN of its role, path included. An
-// Allow for a role with a path covers only sessions that carry that ARN. A Deny
-// for a role covers its sessions by the role's name alone, which is unique in
+// WithRole returns the session p with the ARN of its role, including the path.
+// An Allow for a role with a path covers only sessions with that ARN. A Deny
+// for a role covers all sessions of a role with that name, which is unique in
 // an account, so forgetting WithRole never widens access. Errors wrap
 // ErrInvalidPrincipal.
 func (p Principal) WithRole(roleARN string) (Principal, error) {
@@ -172,13 +174,13 @@ func (p Principal) WithRole(roleARN string) (Principal, error) {
 	}
 	if p.Kind != KindAssumedRole || role.Kind != KindRole ||
 		role.Partition != p.Partition || role.Account != p.Account || role.Name != p.Name {
-		return Principal{}, fmt.Errorf("%w: %s is no session of %s", ErrInvalidPrincipal, quoted(p.String()), quoted(roleARN))
+		return Principal{}, fmt.Errorf("%w: %s is not a session of %s", ErrInvalidPrincipal, quoted(p.String()), quoted(roleARN))
 	}
 	p.Role = role.ARN
 	return p, nil
 }
 
-// String is the ARN, or the account id where there is no ARN.
+// String returns the ARN, or the account id if there is no ARN.
 func (p Principal) String() string {
 	if p.ARN == "" {
 		return p.Account
@@ -191,7 +193,7 @@ func (p *Principal) mayCall() bool {
 	return p.Kind != KindNone && p.ARN != "" && (p.Kind == KindService || p.Partition != "" && p.Account != "")
 }
 
-// isName reports whether s has the characters that IAM allows in names, and
+// isName reports whether s has only characters that IAM allows in names, and
 // between least and most of them.
 func isName(s string, least, most int) bool {
 	return least <= len(s) && len(s) <= most && only(s, func(c byte) bool {
@@ -200,9 +202,9 @@ func isName(s string, least, most int) bool {
 	})
 }
 
-// isPath reports whether s can be an IAM path, here without its outer slashes.
-// IAM would let a path hold any visible character; ours hold no wildcard, so
-// that nobody takes a principal for a pattern, and no empty part.
+// isPath reports whether s, which is without the outer slashes, can be an IAM
+// path. IAM allows any visible character in a path. We allow no wildcards, so
+// that nobody takes a principal for a pattern, and no empty parts.
 func isPath(s string) bool {
 	return s != "" && len(s) <= 510 && s[0] != '/' && s[len(s)-1] != '/' && !strings.Contains(s, "//") &&
 		only(s, func(c byte) bool { return isVisible(c) && c != '*' && c != '?' })

@@ -19,21 +19,22 @@ import (
 
 // APIConfig describes an API. Zero fields stand for the defaults.
 type APIConfig struct {
-	// Name of the API in audit records, in the log, and as the label api of metrics.
+	// Name is that of the API in audit records, in the log, and in the label api of
+	// metrics.
 	Name string
 	// Timeout bounds the time from a request's arrival to its answer; 30 s.
 	Timeout time.Duration
-	// MaxCalls is how many requests, complete and of callers who are known, are worked
-	// on at once; 4,096. Others are answered with Busy.
+	// MaxCalls is how many requests, once they are complete and authenticated, are
+	// worked on at once; 4,096. Others are answered with Busy.
 	MaxCalls int64
-	// MaxStrangers is how many requests may be under way of those who have not proved
-	// who they are, 512, and MaxStrangersFrom how many of one source, 128.
+	// MaxStrangers is how many requests that are not authenticated may be in flight,
+	// 512, and MaxStrangersFrom how many of these from one source, 128.
 	MaxStrangers, MaxStrangersFrom int64
-	// Busy is what a request is told that there is no room for. Its default has clients
-	// repeat the request.
+	// Busy is the answer to a request for which there is no room. The default makes
+	// clients repeat the request.
 	Busy *kmsapi.Error
-	// RefusalPeriod is how often requests of callers who are not known are summed up in
-	// the log; 10 s.
+	// RefusalPeriod is how often requests that could not be authenticated are summed up
+	// in the log; 10 s.
 	RefusalPeriod time.Duration
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
@@ -41,16 +42,15 @@ type APIConfig struct {
 	Metrics prometheus.Registerer
 }
 
-// API is what all requests to one API have in common, whatever its protocol: their
-// ids and deadlines, the room that they have, what becomes of panics and errors, and
-// what is counted and logged of them. Of its protocol a face adds parsing and
-// rendering only; one over HTTP is an Exchange, see API.HTTP.
+// API is what all requests to one API have in common, whatever the protocol: ids and
+// deadlines, limits, the handling of panics and errors, metrics and logging. A face
+// adds only parsing and rendering; a face over HTTP is an Exchange, see API.HTTP.
 //
 // An API is safe for concurrent use.
 type API struct {
-	// Strangers has a place for each request under way whose sender is not known yet.
+	// Strangers has a place for each request in flight that is not authenticated yet.
 	Strangers *admission.Pool
-	// Calls lets through the requests that are worked on.
+	// Calls bounds the requests that are worked on.
 	Calls admission.Gate
 
 	cfg     APIConfig
@@ -58,7 +58,8 @@ type API struct {
 	refused refusals
 }
 
-// NewAPI makes an API. It fails if the registry has metrics of an API of that name.
+// NewAPI returns an API. It fails if the registry already has metrics of an API
+// with that name.
 func NewAPI(cfg APIConfig) (*API, error) {
 	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
 	cfg.MaxCalls = cmp.Or(cfg.MaxCalls, 4096)
@@ -79,20 +80,20 @@ func NewAPI(cfg APIConfig) (*API, error) {
 	return a, nil
 }
 
-// Pool makes a pool of which what is let go of counts as the API's.
+// Pool returns a pool whose evictions are counted in the API's metrics.
 func (a *API) Pool(total, each int64) *admission.Pool {
 	p := admission.NewPool(total, each)
 	p.OnEvict(a.metrics.evicted.Inc)
 	return p
 }
 
-// Answer says how to tell a request's sender of err, which must not be nil, and counts
-// and logs what has to be. A request that was let go of is told so, whatever it was in
-// the middle of.
+// Answer returns the answer to a request that failed with err, which must not be nil,
+// and counts and logs the error. If the request was evicted, the answer says so,
+// whatever err is.
 func (a *API) Answer(r *Request, err error) Answer {
 	err = r.failure(err)
 	answer := Lookup(err)
-	// The engine logs its own, with their cause.
+	// The engine logs its internal errors itself, with their cause.
 	if answer.Internal && !errors.Is(err, kmsapi.ErrInternal) {
 		a.cfg.Logger.Error("request failed", "method", r.Method, "request_id", FormatRequestID(r.ID), "err", err)
 	}
@@ -107,8 +108,8 @@ func (a *API) Answer(r *Request, err error) Answer {
 	return answer
 }
 
-// Panicked logs what a request's handling panicked with, and is the error that its
-// sender is told. The stack has addresses, never the contents of messages.
+// Panicked logs a panic in the handling of a request, and returns the error to
+// answer it with. The logged stack has addresses, never the contents of messages.
 func (a *API) Panicked(r *Request, p any) error {
 	a.metrics.panics.Inc()
 	a.cfg.Logger.Error("request panicked", "method", r.Method, "request_id", FormatRequestID(r.ID),
@@ -116,7 +117,8 @@ func (a *API) Panicked(r *Request, p any) error {
 	return kmsapi.ErrInternal
 }
 
-// apiMetrics are an API's. The engine counts what reaches it.
+// apiMetrics are the metrics of an API. Requests that reach the engine are
+// counted there.
 type apiMetrics struct {
 	errors, refused *prometheus.CounterVec
 	panics, evicted prometheus.Counter
@@ -138,7 +140,7 @@ func (m *apiMetrics) register(cfg APIConfig) error {
 	})
 	m.evicted = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "conclave_api_evicted_total", ConstLabels: api,
-		Help: "Requests, unproved or incomplete, and watches of the health that were let go of for newer ones.",
+		Help: "Requests that were incomplete or not authenticated, and health watches, that were evicted for newer ones.",
 	})
 	if cfg.Metrics == nil {
 		return nil
@@ -151,8 +153,9 @@ func (m *apiMetrics) register(cfg APIConfig) error {
 	return nil
 }
 
-// refusals sums up in the log who could not be made out, so that strangers fill
-// neither it nor the replicated log: one line a period, however many there are.
+// refusals sums up in the log the requests that could not be authenticated: one
+// line for each period, so that strangers can fill neither this log nor the
+// replicated one.
 type refusals struct {
 	log     *slog.Logger
 	period  time.Duration

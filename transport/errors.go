@@ -1,19 +1,19 @@
-// Package transport holds what the network faces share: the pipeline of requests,
-// the table that turns errors into answers, the limits that every listener stands
-// behind, and the health endpoints. The faces themselves are its sub-packages.
+// Package transport has what the network faces share: the pipeline of requests,
+// the table that turns errors into answers, the limits of every listener, and the
+// health endpoints. The faces themselves are its subpackages.
 //
 // A request to an API goes through the same steps whatever its protocol. API.Arrive
-// names it, sets its deadline and finds it a place among those whose sender is not
-// known. Once its sender is known (Request.Proved) and all of it is there
-// (Request.Arrived), the gate lets it to the work (Request.Work). Request.Caller
-// describes it to the engine. API.Answer and API.Panicked say what its sender is told
-// of an error, and count and log it. API.HTTP does all of this for a protocol over
-// HTTP, of which only an Exchange is left to write.
+// gives it an id, a deadline and a place among the requests that are not
+// authenticated. Once it is authenticated (Request.Proved) and complete
+// (Request.Arrived), it passes a gate and is worked on (Request.Work). Request.Caller
+// describes its sender to the engine. API.Answer and API.Panicked return the answer
+// to a request that failed, and count and log the error. API.HTTP does all of this
+// for a protocol over HTTP, which then only has to implement an Exchange.
 //
-// The reader may rely on two things. Nothing internal leaves through Lookup: an
-// error that is not made for callers becomes one fixed text. And no listener set
-// up here can be held open, or be made to hold memory, without bound by somebody
-// who has not been authenticated.
+// The reader may rely on two things. Lookup reveals nothing internal: an error
+// that is not meant for callers becomes one fixed text. And nobody who is not
+// authenticated can hold connections or memory of a listener set up here without
+// bound.
 package transport
 
 import (
@@ -32,31 +32,33 @@ import (
 
 // Errors that arise before a request reaches the engine.
 var (
-	// ErrMissingAuthentication: nothing in the request says who asks.
+	// ErrMissingAuthentication: the request does not say who sends it.
 	ErrMissingAuthentication = &kmsapi.Error{Code: "MissingAuthenticationTokenException"}
 	// ErrIncompleteSignature: the proof of identity cannot be read.
 	ErrIncompleteSignature = &kmsapi.Error{Code: "IncompleteSignatureException"}
 	// ErrUnknownOperation: there is no such operation, or no such address.
 	ErrUnknownOperation = &kmsapi.Error{Code: "UnknownOperationException"}
-	// ErrSerialization: the body is not what the operation takes.
+	// ErrSerialization: the body is not a valid input of the operation.
 	ErrSerialization = &kmsapi.Error{Code: "SerializationException"}
 	// ErrTooLarge: the body is longer than any request can be.
 	ErrTooLarge = &kmsapi.Error{Code: "RequestEntityTooLargeException"}
 )
 
-// internalMessage is all that a caller learns of an error not meant for callers.
+// internalMessage is all that a caller learns about an error that is not meant
+// for callers.
 const internalMessage = "An internal error occurred. The log of the node that answered has the details under this request's id."
 
-// Answer is how an error is told to a caller.
+// Answer is what a caller is told about an error.
 type Answer struct {
-	// Type is the name of the error: AWS's exception, "__type" in its protocol.
+	// Type is the name of the error: that of AWS's exception, which is "__type"
+	// in AWS's protocol.
 	Type string
 	// Message is never empty.
 	Message string
 	HTTP    int
 	GRPC    codes.Code
-	// Internal is set where Message does not say what happened: the error itself
-	// belongs in the log, and nowhere else.
+	// Internal is set if Message does not say what happened. Then the error
+	// itself belongs only in the log.
 	Internal bool
 }
 
@@ -64,15 +66,16 @@ type Answer struct {
 type row struct {
 	http int
 	grpc codes.Code
-	// text is the message of an error that brings none. AWS sends none with some of
-	// its exceptions, and leaves those who meet them to guess. It tells nothing that
-	// the code does not: what is wrong with a ciphertext is not for everybody.
+	// text is the message of an error that has none of its own. AWS sends none with
+	// some of its exceptions. The text reveals no more than the code does: a caller
+	// must not learn what is wrong with a ciphertext, for example.
 	text string
 }
 
 // table has a row for every code: AWS's HTTP status, which is 400 for nearly
-// everything, and the gRPC code. Clients of the AWS protocol look at the name
-// alone, and repeat what is 5xx or throttled.
+// everything, the gRPC code and the default message. Clients of the AWS
+// protocol look only at the name, and repeat requests that failed with 5xx or
+// were throttled.
 var table = map[kmsapi.Code]row{
 	kmsapi.ErrAccessDenied.Code:                 {http.StatusBadRequest, codes.PermissionDenied, "The caller may not do this."},
 	kmsapi.ErrAlreadyExists.Code:                {http.StatusBadRequest, codes.AlreadyExists, "What is to be made exists already."},
@@ -128,7 +131,7 @@ var table = map[kmsapi.Code]row{
 	kmsapi.ErrInvalidSignature.Code:   {http.StatusBadRequest, codes.Unauthenticated, "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
 	kmsapi.ErrExpiredToken.Code:       {http.StatusBadRequest, codes.Unauthenticated, "The security token included in the request is expired"},
 
-	// Of the operators' calls, which only the gRPC face has.
+	// Errors of operators' calls, which only the gRPC face has.
 	ceremony.ErrInitialised.Code:    {http.StatusBadRequest, codes.FailedPrecondition, "The cluster is already initialised."},
 	ceremony.ErrNotInitialised.Code: {http.StatusServiceUnavailable, codes.FailedPrecondition, "The cluster is not initialised."},
 	ceremony.ErrNotReady.Code:       {http.StatusServiceUnavailable, codes.Unavailable, "The cluster is not ready for this."},
@@ -144,8 +147,8 @@ var table = map[kmsapi.Code]row{
 	ErrTooLarge.Code:              {http.StatusRequestEntityTooLarge, codes.ResourceExhausted, "The request body is too large."},
 }
 
-// Lookup says how to tell a caller of err, which must not be nil. An error that
-// no row is meant for is an internal one, whatever it says.
+// Lookup returns the answer for err, which must not be nil. An error without a
+// row in the table is internal.
 func Lookup(err error) Answer {
 	e, ok := errors.AsType[*kmsapi.Error](err)
 	if !ok {
@@ -164,7 +167,7 @@ func Lookup(err error) Answer {
 	}
 }
 
-// plain maps errors of other packages than the engine's.
+// plain maps errors of packages other than the engine.
 func plain(err error) *kmsapi.Error {
 	if s, ok := errors.AsType[*sigv4.Error](err); ok {
 		return &kmsapi.Error{Code: kmsapi.Code(s.Code), Message: s.Message}

@@ -18,8 +18,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// declaredCodes reads the codes of all Error values that a package's source
-// declares, so that one cannot be added without a row.
+// declaredCodes returns the codes of all Error values that a package's source
+// declares, so that none can be added without a row.
 func declaredCodes(t *testing.T, dir string) map[kmsapi.Code]string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))

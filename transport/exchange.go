@@ -16,52 +16,54 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Engine is what an API over HTTP needs of the engine; *keyengine.Engine is one.
+// Engine is what an API over HTTP needs from the engine; *keyengine.Engine
+// implements it.
 type Engine interface {
 	Do(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error)
 }
 
-// Exchange reads a request and writes the answer in one protocol: it is all that a
-// face over HTTP consists of. Its methods are called in the order in which they stand
-// here, each once for a request, and the next one only if there was no error. Errors
-// are told to the client as Lookup has them.
+// Exchange reads a request and writes the answer in one protocol: a face over HTTP
+// consists of nothing else. Its methods are called in the order below, each once for
+// a request, and each only if the one before it returned no error. Errors are
+// answered as Lookup says.
 //
-// An Exchange has one request at a time, and is used again for another after Reset.
-// What it is given is good until then.
+// An Exchange has one request at a time, and is reused for another one after Reset.
+// What it is given is valid until then.
 type Exchange interface {
-	// Accept judges what can be judged without the body, which is read only
-	// afterwards: of most strangers no body is read.
+	// Accept checks everything that can be checked without the body. The body
+	// is read only afterwards, so that for most strangers it is not read at
+	// all.
 	Accept(r *http.Request) error
-	// Authenticate finds out who sent the request, and sets the caller's Identity and
-	// what else the request says of itself, such as the Region.
+	// Authenticate finds out who sent the request. It sets the caller's Identity and
+	// other properties that the request states, such as the Region.
 	Authenticate(ctx context.Context, r *http.Request, body []byte, c *iam.Caller) error
-	// Decode finds the operation that is asked for, and its input.
+	// Decode returns the requested operation and its input.
 	Decode(r *http.Request, body []byte) (*keyengine.Operation, any, error)
 	// Encode appends the body of the answer to b, and sets its Content-Type in h. out
-	// is nil where the operation has no output.
+	// is nil if the operation has no output.
 	Encode(b []byte, h http.Header, out any) ([]byte, error)
-	// Reset forgets the request and overwrites what was secret in it, input and output.
-	// It is called before the answer is written, whatever went wrong.
+	// Reset forgets the request and overwrites the secrets in it, in its input and in
+	// its output. It is always called, before the answer is written.
 	Reset()
-	// Refuse appends the body of the answer to a request that failed with err to b, and
-	// sets its headers. It returns the status, which may differ from the answer's. id is
-	// that of the request.
+	// Refuse appends to b the body of the answer to a request that failed with err, and
+	// sets its headers. It returns the status, which may differ from that of a. id is
+	// the request's.
 	Refuse(b []byte, h http.Header, r *http.Request, id string, err error, a Answer) (body []byte, status int)
 }
 
-// HTTPFaceConfig describes an API's face over HTTP. Engine, NewExchange and
-// RequestIDHeader must be given.
+// HTTPFaceConfig configures an API's face over HTTP. Engine, NewExchange and
+// RequestIDHeader are required.
 type HTTPFaceConfig struct {
 	Engine      Engine
 	NewExchange func() Exchange
-	// RequestIDHeader has the request's id in every answer, spelled like this in
-	// HTTP/1.1.
+	// RequestIDHeader is the header of every answer with the request's id,
+	// spelled as in HTTP/1.1.
 	RequestIDHeader string
 	// MaxBody is the size of the largest request; 1 MiB if 0.
 	MaxBody int
-	// MaxBodies is what all bodies being read may take together, a quarter of it for
-	// those who have not proved who they are; 64 MiB if 0. Small ones are not
-	// counted: the limits of connections and requests bound them.
+	// MaxBodies is the total size of all bodies being read; 64 MiB if 0. Requests
+	// that are not authenticated have a quarter of it. Small bodies are not counted,
+	// as the limits of connections and requests bound them.
 	MaxBodies int64
 }
 
@@ -69,11 +71,12 @@ type HTTPFaceConfig struct {
 //
 // The reader may rely on this. A request reaches Engine.Do only after Authenticate has
 // found out who sent it, and then exactly once. A body is read only after Accept, and
-// never beyond MaxBody; what all bodies take together is bounded too. Every answer
-// carries a request id, which is that of the audit record, and no answer says anything
+// never beyond MaxBody; the total size of bodies is bounded too. Every answer has a
+// request id, which is that of the audit record, and no answer reveals anything
 // internal. Buffers that held bodies are overwritten.
 type HTTPFace struct {
-	// Bodies of those who have not proved who they are, and of others, in bytes.
+	// StrangersBodies has the bodies of requests that are not authenticated, and
+	// KnownBodies those of others, in bytes.
 	StrangersBodies, KnownBodies *admission.Pool
 
 	api     *API
@@ -99,7 +102,7 @@ func (a *API) HTTP(cfg HTTPFaceConfig) *HTTPFace {
 
 const (
 	// freeBody is how much of a body is read without asking whether there is room:
-	// enough for nearly every request there is.
+	// enough for nearly every request.
 	freeBody = 8 << 10
 	// maxKept is the largest buffer that is kept for the next request.
 	maxKept = 64 << 10
@@ -110,30 +113,30 @@ var (
 	errBody     = &kmsapi.Error{Code: ErrSerialization.Code, Message: "The request body could not be read to its end."}
 )
 
-// handling is what one request needs besides what net/http made of it. It is reused.
+// handling is what one request needs besides the values of net/http. It is reused.
 type handling struct {
 	Exchange
 	request *Request
 	caller  *iam.Caller // once the engine has answered
 	body    []byte
 	bodies  *admission.Pool
-	charged *admission.Place // of the body; nil while it is small
+	charged *admission.Place // for the body; nil while it is small
 	out     []byte
 }
 
-// reading ends reads of a request's body from another goroutine.
+// reading allows another goroutine to end reads of a request's body.
 type reading struct {
 	mu   sync.Mutex
 	over bool // the handler has returned
 	out  *http.ResponseController
 }
 
-// stop makes reads of the body fail, unless it is too late.
+// stop makes reads of the body fail, unless the handler has returned.
 func (r *reading) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.over {
-		_ = r.out.SetReadDeadline(time.Unix(1, 0)) // a test's writer has none
+		_ = r.out.SetReadDeadline(time.Unix(1, 0)) // fails only for a test's writer
 	}
 }
 
@@ -162,7 +165,7 @@ func (f *HTTPFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = f.serve(ctx, w.Header(), r, h)
 	}
-	// The last thing before the answer is written.
+	// Checked last, right before the answer is written.
 	if err == nil {
 		err = h.caller.Overdue()
 	}
@@ -172,11 +175,11 @@ func (f *HTTPFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header()["Content-Length"] = []string{strconv.Itoa(len(h.out))}
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(h.out) // a client that has gone has no use for the error
+	_, _ = w.Write(h.out) // an error means that the client has gone
 }
 
-// serve does the checks in AWS's order (sender, operation, input; the engine goes on
-// from there) and puts the answer's body together.
+// serve does the checks in AWS's order (sender, operation, input, and then those of
+// the engine) and encodes the body of the answer.
 func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Request, h *handling) error {
 	defer h.Reset()
 	if err := h.Accept(r); err != nil {
@@ -190,8 +193,8 @@ func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Reques
 		return err
 	}
 	h.request.Proved()
-	// Only now: who cannot say who it is, or does not get on with a request, takes no
-	// place of those who can.
+	// Only now, so that requests that are not authenticated, or arrive slowly, take
+	// no places from others.
 	if err := h.request.Work(&f.api.Calls); err != nil {
 		return err
 	}
@@ -209,9 +212,9 @@ func (f *HTTPFace) serve(ctx context.Context, header http.Header, r *http.Reques
 	return err
 }
 
-// readBody reads the body. Memory follows what has really arrived, not what
-// Content-Length announces, and beyond freeBody comes out of what all such requests
-// share: at this point nobody is authenticated.
+// readBody reads the body. Memory is allocated for what has arrived, not for what
+// Content-Length announces, and beyond freeBody it is taken from a pool that all
+// such requests share: at this point the request is not authenticated.
 func (f *HTTPFace) readBody(r *http.Request, h *handling) error {
 	limit := f.cfg.MaxBody
 	if r.ContentLength > int64(limit) {
@@ -241,7 +244,8 @@ func (f *HTTPFace) readBody(r *http.Request, h *handling) error {
 		case len(b) > limit:
 			return errTooLarge
 		case err == io.EOF:
-			// All of the body is there: its bytes are not taken away any more.
+			// The body is complete, so its bytes must not be taken away any
+			// more.
 			if h.charged != nil && !h.charged.Keep() {
 				return f.api.cfg.Busy
 			}
@@ -252,7 +256,7 @@ func (f *HTTPFace) readBody(r *http.Request, h *handling) error {
 	}
 }
 
-// charge takes n more bytes for the body.
+// charge takes n more bytes from the pool for the body.
 func (h *handling) charge(n int64) (ok bool) {
 	if h.charged != nil {
 		return h.charged.Grow(n)
@@ -267,7 +271,7 @@ func (f *HTTPFace) fail(w http.ResponseWriter, r *http.Request, h *handling, err
 	a := f.api.Answer(h.request, err)
 	header := w.Header()
 	if a.HTTP == http.StatusRequestEntityTooLarge || err == errBody {
-		header.Set("Connection", "close") // there may be much more of the body
+		header.Set("Connection", "close") // most of the body may still be to come
 	}
 	if a.HTTP == http.StatusServiceUnavailable || a.Type == string(kmsapi.ErrThrottling.Code) {
 		header.Set("Retry-After", "1")
@@ -279,8 +283,8 @@ func (f *HTTPFace) fail(w http.ResponseWriter, r *http.Request, h *handling, err
 	_, _ = w.Write(body) // as above
 }
 
-// recovered answers a request whose handling panicked. The panic's own words go to the
-// log alone.
+// recovered answers a request whose handling panicked. The value of the panic goes
+// only to the log.
 func (f *HTTPFace) recovered(w http.ResponseWriter, r *http.Request, h *handling) {
 	p := recover()
 	if p == nil {
@@ -292,7 +296,7 @@ func (f *HTTPFace) recovered(w http.ResponseWriter, r *http.Request, h *handling
 	f.fail(w, r, h, f.api.Panicked(h.request, p))
 }
 
-// done gives back what a request held, with nothing of the request left in it.
+// done releases what a request held, after wiping it.
 func (f *HTTPFace) done(h *handling) {
 	if h.request != nil {
 		h.request.End()

@@ -34,7 +34,7 @@ const (
 
 var faceTime = time.Date(2026, 11, 23, 12, 36, 0, 0, time.UTC)
 
-// faceEngine knows one access key and does what a test says.
+// faceEngine has one access key and does what a test sets.
 type faceEngine struct {
 	do     func(ctx context.Context, in any) (any, error)
 	caller *iam.Caller
@@ -54,7 +54,7 @@ func (e *faceEngine) Do(ctx context.Context, c *iam.Caller, _ *keyengine.Operati
 	return e.do(ctx, in)
 }
 
-// syncedBuffer is a log that may be read meanwhile.
+// syncedBuffer is a log that may be read concurrently.
 type syncedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -98,7 +98,7 @@ func newFaceFixture(t *testing.T, cfg transport.APIConfig) *faceFixture {
 	return f
 }
 
-// send signs a request and has it answered.
+// send signs a request and returns the answer.
 func (f *faceFixture) send(t *testing.T, form string, change func(*http.Request)) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(form))
@@ -153,7 +153,8 @@ func wantRefusal(t *testing.T, w *httptest.ResponseRecorder, status int, code st
 	}
 }
 
-// TestFace: a face that parses and renders has everything else from the pipeline.
+// TestFace: a face that only parses and renders gets everything else from the
+// pipeline.
 func TestFace(t *testing.T) {
 	t.Run("small", func(t *testing.T) {
 		src, err := os.ReadFile("queryface_test.go")
@@ -262,7 +263,7 @@ func TestFace(t *testing.T) {
 			t.Errorf("the first was answered %d", code)
 		}
 
-		// A request that stalls is let go of for the next one.
+		// A request that stalls is evicted for the next one.
 		stalled := &stalledBody{reached: make(chan struct{}), ended: make(chan struct{})}
 		go func() {
 			r := httptest.NewRequest(http.MethodPost, "/", nil)
@@ -302,7 +303,7 @@ func (u unread) Read([]byte) (int, error) {
 
 func (unread) Close() error { return nil }
 
-// stalledBody has nothing until it is ended.
+// stalledBody blocks until it is ended.
 type stalledBody struct {
 	once           sync.Once
 	reached, ended chan struct{}
@@ -316,7 +317,7 @@ func (b *stalledBody) Read([]byte) (int, error) {
 
 func (*stalledBody) Close() error { return nil }
 
-// deadlineRecorder ends the body when a read deadline is set, as net/http does.
+// deadlineRecorder ends the body if a read deadline is set, as net/http does.
 type deadlineRecorder struct {
 	*httptest.ResponseRecorder
 	body *stalledBody
@@ -327,8 +328,8 @@ func (d *deadlineRecorder) SetReadDeadline(time.Time) error {
 	return nil
 }
 
-// TestRequestOrder: a request comes to the work only once both all of it is there and
-// its sender is known, in whichever order, and gives back what it holds.
+// TestRequestOrder: a request is worked on only once it is complete and
+// authenticated, in either order, and releases what it holds.
 func TestRequestOrder(t *testing.T) {
 	for _, arrivedFirst := range []bool{true, false} {
 		api, err := transport.NewAPI(transport.APIConfig{Name: "x", MaxCalls: 1})
@@ -356,7 +357,8 @@ func TestRequestOrder(t *testing.T) {
 	}
 }
 
-// TestRequestRefused: a request that found no room can be answered and ended.
+// TestRequestRefused: a request for which there is no room can still be
+// answered and ended.
 func TestRequestRefused(t *testing.T) {
 	api, err := transport.NewAPI(transport.APIConfig{Name: "x", MaxStrangers: 1})
 	if err != nil {

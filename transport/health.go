@@ -5,16 +5,16 @@ import (
 	"strconv"
 )
 
-// Health is what a node knows of itself.
+// Health is what a node knows about itself.
 type Health struct {
 	Initialised bool
 	Sealed      bool
 	// Leader is set on the node that leads the cluster.
 	Leader bool
-	// InContact is set while the node hears from a leader, itself included.
+	// InContact is set while the node hears from a leader, or is the leader.
 	InContact bool
 	// DiskFull is set while the node has no room to store anything, and Disk says how
-	// much room it has; "" for not known.
+	// much room it has; "" if that is unknown.
 	DiskFull bool
 	Disk     string
 }
@@ -22,7 +22,7 @@ type Health struct {
 // Ready reports whether the node answers requests now.
 func (h Health) Ready() bool { return h.Initialised && !h.Sealed && h.InContact && !h.DiskFull }
 
-// healthState is one line of what /healthz distinguishes.
+// healthState is one of the states that /healthz distinguishes.
 type healthState struct {
 	name string
 	code int
@@ -56,19 +56,21 @@ func (h Health) state() healthState {
 	}
 }
 
-// HealthHandler answers GET and HEAD on these paths and gives everything else to
-// next. They ask for no authentication, and say no more than a state.
+// HealthHandler answers GET and HEAD on these paths and passes everything else
+// to next. They require no authentication, and reveal only a state.
 //
-//   - /livez is 200 while the process runs, whatever the cluster does: a restart
-//     mends nothing that it could report.
-//   - /readyz is 200 when the node is unsealed and in contact with a leader, else
-//     503: the one to route requests by, since every unsealed node answers them.
-//   - /healthz has Vault's codes: 200 the leader, 429 an unsealed follower, 501
-//     not initialised, 503 sealed, without a leader, or with a full disk. activecode, standbycode,
-//     uninitcode and sealedcode in the query replace the first four, so that a
-//     balancer which wants all unsealed nodes asks /healthz?standbycode=200.
+//   - /livez is 200 while the process runs, whatever the state of the cluster,
+//     since a restart would not help.
+//   - /readyz is 200 if the node is unsealed, in contact with a leader and has
+//     room on its disk, and 503 otherwise. Use it to route requests, since every
+//     unsealed node answers them.
+//   - /healthz has Vault's codes: 200 for the leader, 429 for an unsealed follower, 501 if the
+//     cluster is not initialised, and 503 if the node is sealed, without a leader, or has a full
+//     disk. activecode, standbycode, uninitcode and sealedcode in the query replace the codes of
+//     the first four states, so that a load balancer that uses all unsealed nodes asks for
+//     /healthz?standbycode=200.
 //
-// Where the room on the disk is known, /readyz and /healthz say it in "disk": ample,
+// If the room on the disk is known, /readyz and /healthz report it in "disk": ample,
 // low, scarce (new keys are refused), yield (another node should lead) or full.
 func HealthHandler(health func() Health, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -119,7 +121,7 @@ func HealthHandler(health func() Health, next http.Handler) http.Handler {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		w.WriteHeader(code)
 		if r.Method == http.MethodGet && code != http.StatusNoContent && code != http.StatusNotModified {
-			w.Write([]byte(body)) // a peer that has gone misses nothing
+			w.Write([]byte(body)) // an error means that the client has gone
 		}
 	})
 }

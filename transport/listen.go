@@ -11,8 +11,8 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Limits bound what one connection can make the server hold. How many there are is
-// the admission budget's to say. Zero fields stand for the defaults.
+// Limits bound what one connection can make the server hold. The admission budget
+// limits the number of connections. Zero fields stand for the defaults.
 type Limits struct {
 	// HeaderTimeout bounds the TLS handshake, and the time from a request's first
 	// byte to the end of its headers; 5 s.
@@ -20,13 +20,14 @@ type Limits struct {
 	// ReadTimeout bounds a whole request, its body included; 15 s.
 	ReadTimeout time.Duration
 	// WriteTimeout bounds the time from the end of the headers to the end of the
-	// answer; 60 s. Longer than any face lets the engine take.
+	// answer; 60 s. This must be longer than any face lets the engine take.
 	WriteTimeout time.Duration
 	// IdleTimeout is how long a connection may wait for its next request; 2 min.
 	IdleTimeout time.Duration
-	// MaxHeaderBytes of a request; 32 KiB.
+	// MaxHeaderBytes bounds the headers of a request; 32 KiB.
 	MaxHeaderBytes int
-	// MaxStreams open at once on an HTTP/2 connection; 250.
+	// MaxStreams bounds the streams that are open at once on an HTTP/2
+	// connection; 250.
 	MaxStreams int
 }
 
@@ -50,26 +51,27 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// HTTPConfig describes an HTTP server.
+// HTTPConfig configures an HTTP server.
 type HTTPConfig struct {
-	// TLS of the server: usually GetCertificate, so that certificates are renewed
-	// without a restart. nil serves plain HTTP, for development on loopback.
+	// TLS is the configuration of the server, usually with GetCertificate, so
+	// that certificates are renewed without a restart. If it is nil, the server
+	// uses plain HTTP, for development on loopback.
 	TLS    *tls.Config
 	Limits Limits
-	// Logger is given what net/http says of bad connections, at debug level: it is
-	// the doing of peers who are not authenticated.
+	// Logger receives what net/http logs about bad connections, at debug level,
+	// since clients that are not authenticated can cause it.
 	Logger *slog.Logger
 }
 
-// NewHTTPServer returns a server of HTTP/1.1 and, over TLS, HTTP/2 that keeps to
-// the limits. Serve starts it. It takes TLS 1.2, for clients of the AWS protocol
-// that have no newer one; key exchanges are the library's choice, in which
-// X25519MLKEM768 comes first.
+// NewHTTPServer returns a server for HTTP/1.1 and, over TLS, HTTP/2 that
+// enforces the limits. Serve starts it. It accepts TLS 1.2, for clients of the
+// AWS protocol that have no newer version. Key exchanges are those of the
+// library, which prefers X25519MLKEM768.
 func NewHTTPServer(cfg HTTPConfig, h http.Handler) *http.Server {
 	l := cfg.Limits.withDefaults()
 	srv := &http.Server{
 		Handler: h,
-		// So that a handler can tell the budget who has proved to be whom.
+		// So that handlers can promote authenticated connections in the budget.
 		ConnContext:       admission.NewContext,
 		ReadHeaderTimeout: l.HeaderTimeout,
 		ReadTimeout:       l.ReadTimeout,
@@ -78,8 +80,8 @@ func NewHTTPServer(cfg HTTPConfig, h http.Handler) *http.Server {
 		MaxHeaderBytes:    l.MaxHeaderBytes,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: l.MaxStreams,
-			// What clients may send before a handler reads: little, as nobody knows
-			// yet who they are, and enough for nearly every request there is.
+			// How much clients may send before a handler reads: little, as they are
+			// not authenticated yet, but enough for nearly every request.
 			MaxReceiveBufferPerConnection: 256 << 10,
 			MaxReceiveBufferPerStream:     64 << 10,
 			SendPingTimeout:               30 * time.Second,
@@ -100,8 +102,8 @@ func NewHTTPServer(cfg HTTPConfig, h http.Handler) *http.Server {
 	return srv
 }
 
-// Serve serves connections of l until the server is shut down, with TLS if the
-// server has it. It returns nil after a shutdown.
+// Serve serves connections of l, with TLS if the server has it, until the
+// server is shut down. Then it returns nil.
 func Serve(srv *http.Server, l net.Listener) error {
 	var err error
 	if srv.TLSConfig != nil {

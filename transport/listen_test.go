@@ -58,7 +58,8 @@ var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, r.Proto)
 })
 
-// A peer that sends its headers slowly, or its body, or nothing, is cut off.
+// A client that sends its headers or its body slowly, or sends nothing, is
+// disconnected.
 func TestSlowPeersAreCutOff(t *testing.T) {
 	limits := Limits{HeaderTimeout: 200 * time.Millisecond, ReadTimeout: 400 * time.Millisecond, IdleTimeout: 200 * time.Millisecond}
 	var bodyErr atomic.Value

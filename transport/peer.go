@@ -8,10 +8,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 )
 
-// maxUserAgent bounds what is kept of a header that the caller fills in freely.
+// maxUserAgent bounds what is kept of a header that the caller chooses freely.
 const maxUserAgent = 1024
 
-// TLSInfo describes a connection for the audit record, in CloudTrail's words:
+// TLSInfo describes a connection for the audit record, with CloudTrail's names:
 // "TLSv1.3", "TLS_AES_128_GCM_SHA256". nil is a connection without TLS.
 func TLSInfo(state *tls.ConnectionState) iam.TLS {
 	if state == nil {
@@ -30,8 +30,8 @@ func TLSInfo(state *tls.ConnectionState) iam.TLS {
 
 func versionName(v uint16) string { return strings.Replace(tls.VersionName(v), "TLS ", "TLSv", 1) }
 
-// The names are made once: every request asks, and for a cipher's crypto/tls
-// builds its whole list.
+// The names are computed once, as every request needs them and crypto/tls
+// builds its whole list of cipher suites to look one up.
 var (
 	versionNames = make(map[uint16]string)
 	cipherNames  = make(map[uint16]string)
@@ -46,9 +46,9 @@ func init() {
 	}
 }
 
-// SourceIP takes the address out of a connection's "host:port". Only the
-// connection says where a request comes from: headers that claim another origin
-// are the caller's own words, and policies decide by this address.
+// SourceIP returns the address of a connection's "host:port". Only the
+// connection says where a request comes from. Headers that claim another origin
+// are not trusted, because policies depend on this address.
 func SourceIP(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
 	if err != nil {
@@ -58,7 +58,7 @@ func SourceIP(remote string) string {
 	return host
 }
 
-// UserAgent makes a caller's User-Agent fit for a record: valid UTF-8, and not
+// UserAgent returns a caller's User-Agent for a record: as valid UTF-8, and no
 // longer than 1,024 bytes.
 func UserAgent(s string) string {
 	if len(s) > maxUserAgent {

@@ -1,8 +1,8 @@
 package transport_test
 
 // A throw-away face: AWS's query protocol, with the operation and its members in a
-// form and the answer in XML, signed with SigV4. It is parsing and rendering only,
-// and shows what a new face costs; TestFace says what it has from the pipeline.
+// form and the answer in XML, signed with SigV4. It only parses and renders, and
+// shows what a new face costs. TestFace tests what it gets from the pipeline.
 
 import (
 	"context"

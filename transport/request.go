@@ -11,33 +11,34 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Arrival is what is known of a request when it begins to come in.
+// Arrival is what is known about a request when it begins to arrive.
 type Arrival struct {
-	// Remote is the address of the other end of its connection, with the port.
+	// Remote is the address of the other end of the connection, with the port.
 	Remote string
-	// Conn is the connection's place in the node's budget; nil if the listener is of
-	// none.
+	// Conn is the connection's place in the node's budget; nil if the listener has
+	// no budget.
 	Conn *admission.Conn
-	// Pool has the place that the request needs until it is worked on; nil if it needs
-	// none.
+	// Pool is the pool in which the request needs a place until it is worked on; nil
+	// if it needs none.
 	Pool *admission.Pool
-	// Evict may be nil. It is called, from any goroutine, when the request is let go of
-	// for one that came later, and must not block. The request's context has ended then.
+	// Evict may be nil. It is called, from any goroutine, when the request is evicted
+	// for a later one, and must not block. The request's context has ended by then.
 	Evict func()
-	// Lasts says that the request may turn out to have no deadline, see Stay.
+	// Lasts means that the request may turn out to have no deadline; see Stay.
 	Lasts bool
 }
 
-// Request is one request to an API, from its arrival to its answer. It comes in
-// through a pool, where the oldest request of the busiest source goes for a newer one.
-// It passes the gate to the work only once all of it is there and its sender is known.
-// So those who open connections and say nothing keep out nobody but themselves, and
-// what is held for strangers is bounded by the places in their pool.
+// Request is one request to an API, from its arrival to its answer. First it has a
+// place in a pool, from which the oldest request of the busiest source is evicted for
+// a newer one. It passes a gate, to be worked on, only once it is complete and its
+// sender is authenticated. So clients that open connections and send nothing keep out
+// only themselves, and what is held for strangers is bounded by the places in their
+// pool.
 type Request struct {
 	ID iam.RequestID
-	// SourceIP is where it comes from, see SourceIP.
+	// SourceIP is the address that it comes from; see the function SourceIP.
 	SourceIP string
-	// Method is what is asked for, for the log; "" where that is not known.
+	// Method is the requested method, for the log; "" if it is unknown.
 	Method string
 
 	api     *API
@@ -45,20 +46,20 @@ type Request struct {
 	conn    *admission.Conn
 	cancel  context.CancelFunc
 	onEvict func()
-	clock   *time.Timer // of a request that may last
+	clock   *time.Timer // the deadline of a request that may last
 	evicted atomic.Bool
 
 	mu      sync.Mutex
-	place   *admission.Place // in a pool, until it is at a gate; nil without
-	wants   *admission.Gate  // the sender is known, the request not all there
+	place   *admission.Place // in a pool, until it passes a gate; nil if there is none
+	wants   *admission.Gate  // to pass once the request, whose sender is known, is complete
 	gate    *admission.Gate
 	arrived bool
 	ended   bool
 }
 
-// Arrive lets a request in and names it. The context that it returns governs reading
-// the request too, so that a client that sends a part and then nothing is let go of in
-// time. If there is no room it returns an error, with a request that can only be
+// Arrive admits a request and gives it an id. The context that it returns also governs
+// reading the request, so that a client that sends a part and then nothing is dropped
+// in time. If there is no room, Arrive returns an error and a request that can only be
 // answered. Request.End must be called in either case.
 func (a *API) Arrive(ctx context.Context, in Arrival) (*Request, context.Context, error) {
 	r := &Request{ID: NewRequestID(), SourceIP: SourceIP(in.Remote), api: a, conn: in.Conn, onEvict: in.Evict}
@@ -85,8 +86,9 @@ func (a *API) Arrive(ctx context.Context, in Arrival) (*Request, context.Context
 	return r, ctx, nil
 }
 
-// evict lets go of the request for one that came later. It takes no lock of the
-// request's: Lodge may have one while the pool calls this for another.
+// evict ends the request in favour of a later one. It must not take the
+// request's lock, which Lodge may hold on another request while the pool calls
+// this.
 func (r *Request) evict() {
 	r.evicted.Store(true)
 	r.cancel()
@@ -95,11 +97,11 @@ func (r *Request) evict() {
 	}
 }
 
-// Evicted reports whether the request was let go of.
+// Evicted reports whether the request was evicted.
 func (r *Request) Evicted() bool { return r.evicted.Load() }
 
-// failure is what the request failed of, given an error that it met: that it was let go
-// of has many consequences.
+// failure returns the reason why a request failed with err: if it was evicted, that is
+// the reason, since an eviction can cause many other errors.
 func (r *Request) failure(err error) error {
 	if r.Evicted() {
 		return r.api.cfg.Busy
@@ -107,21 +109,21 @@ func (r *Request) failure(err error) error {
 	return err
 }
 
-// Charge takes n units of a pool for what the request holds, such as bytes of its
-// body. The request is let go of if they are taken away.
+// Charge takes n units from a pool for something that the request holds, such as
+// bytes of its body. If they are taken away, the request is evicted.
 func (r *Request) Charge(pool *admission.Pool, n int64) (*admission.Place, bool) {
 	return pool.Enter(r.source, n, r.evict)
 }
 
-// Proved notes that it is known who sent the request: its connection is no stranger's
-// any more.
+// Proved notes that the sender of the request is authenticated, and promotes its
+// connection out of the class of strangers.
 func (r *Request) Proved() {
 	if r.conn != nil {
 		r.conn.Promote(admission.Client)
 	}
 }
 
-// Arrived notes that all of the request is there.
+// Arrived notes that the request is complete.
 func (r *Request) Arrived() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,9 +131,9 @@ func (r *Request) Arrived() error {
 	return r.advance()
 }
 
-// Work lets a request whose sender is known through the gate to the work, now or as
-// soon as all of it is there. A request that is past a gate stays where it is. From
-// there on it is not let go of.
+// Work lets an authenticated request pass a gate to be worked on, now or as soon as
+// it is complete. After that it cannot be evicted any more. Nothing happens if the
+// request has passed a gate already.
 func (r *Request) Work(g *admission.Gate) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -153,7 +155,8 @@ func (r *Request) advance() error {
 	return nil
 }
 
-// Stay lets a request that may last stay at the gate of its kind, without a deadline.
+// Stay lets a request that may last pass the gate for its kind, and removes its
+// deadline.
 func (r *Request) Stay(g *admission.Gate) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -169,8 +172,8 @@ func (r *Request) Stay(g *admission.Gate) error {
 	return nil
 }
 
-// Lodge lets a request that may last, but not at the cost of newer ones, have a place
-// in a pool of its kind, without a deadline.
+// Lodge moves a request that may last, but not at the expense of newer ones, to a
+// pool for its kind, and removes its deadline.
 func (r *Request) Lodge(pool *admission.Pool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -187,7 +190,7 @@ func (r *Request) Lodge(pool *admission.Pool) error {
 	return nil
 }
 
-// leave gives back what the request holds.
+// leave gives back the places that the request holds.
 func (r *Request) leave() {
 	if r.place != nil {
 		r.place.Leave()
@@ -199,7 +202,7 @@ func (r *Request) leave() {
 	}
 }
 
-// End gives back what the request holds, and ends its context.
+// End gives back the places that the request holds, and ends its context.
 func (r *Request) End() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,8 +214,8 @@ func (r *Request) End() {
 	r.leave()
 }
 
-// Caller describes the sender for the engine, but for the identity and what else the
-// protocol says of it.
+// Caller describes the sender for the engine, without the identity and other
+// properties that depend on the protocol.
 func (r *Request) Caller(userAgent string, state *tls.ConnectionState) *iam.Caller {
 	return &iam.Caller{
 		RequestID: r.ID,

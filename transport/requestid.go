@@ -16,7 +16,8 @@ func NewRequestID() iam.RequestID {
 	return id
 }
 
-// FormatRequestID writes a request id as the faces send it: a UUID in lower case.
+// FormatRequestID returns a request id in the form in which the faces send it: a
+// UUID in lower case.
 func FormatRequestID(id iam.RequestID) string {
 	var b [36]byte
 	hex.Encode(b[:8], id[:4])

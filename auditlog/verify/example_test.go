@@ -18,7 +18,7 @@ func ExampleDir() {
 
 	report, err := verify.Dir(dir, key, verify.Options{})
 	if err != nil {
-		log.Fatal(err) // the directory cannot be read, or the key is none
+		log.Fatal(err) // the directory cannot be read, or the key is not valid
 	}
 	fmt.Println("nothing is wrong:", report.OK())
 	fmt.Println("signed by:", report.Origin)
@@ -29,7 +29,7 @@ func ExampleDir() {
 	// entries: 3 of which signed: 3
 }
 
-// Somebody flipped one bit of a record.
+// One bit of a record was flipped.
 func ExampleDir_tampered() {
 	dir, key := copyOfLog(3)
 	defer os.RemoveAll(dir)
@@ -83,7 +83,7 @@ func ExampleOptions() {
 	// earlier checkpoint 0: it covered 3 entries, but there are 2
 }
 
-// copyOfLog stands for a copy of a node's audit directory with n entries. It returns the
+// copyOfLog makes a copy of a node's audit directory with n entries. It returns the
 // directory, and the public key that the operators published.
 func copyOfLog(n uint64) (dir, key string) {
 	const origin = "conclave/00112233445566778899aabbccddeeff/0"

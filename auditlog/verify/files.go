@@ -16,13 +16,12 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// segment reads a segment: its entries, the leaves that they make, and what the tree
-// becomes with them.
+// segment reads a segment, checks its entries and adds their leaves to the tree.
 func (v *verifier) segment(n uint64, last bool) {
 	name := layout.SegmentPath(n)
 	first := n * auditlog.SegmentSize
 	if v.broken {
-		// Its entries are still checked one by one.
+		// The entries of the segment are still checked one by one.
 		v.size, v.partial = first, nil
 	}
 	f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
@@ -87,7 +86,7 @@ func (v *verifier) frame(name string, off int64, index uint64, frame []byte, inT
 		v.problem(name, off, index, "%v", err)
 		e = auditlog.DecodeHead(frame)
 	} else {
-		// A damaged frame's fields say nothing about its neighbours.
+		// The fields of a damaged frame say nothing about its neighbours.
 		if e.Index != index {
 			v.problem(name, off, index, "entry %d is where %d belongs", e.Index, index)
 		}
@@ -105,8 +104,9 @@ func (v *verifier) frame(name string, off int64, index uint64, frame []byte, inT
 	if !inTree {
 		return
 	}
-	// The stored hash, not the computed one: then a damaged body is one problem,
-	// and the checkpoint still says whether the rest is right.
+	// The stored hash is used instead of the computed one, so that a damaged
+	// body is one problem and the checkpoint still shows whether the rest is
+	// intact.
 	leaf := auditlog.Hash(frame[len(frame)-auditlog.HashSize:])
 	if v.broken {
 		v.size++
@@ -118,7 +118,7 @@ func (v *verifier) frame(name string, off int64, index uint64, frame []byte, inT
 	v.reach()
 }
 
-// grow collects hashes of a level and compares each full tile with its file.
+// grow adds a hash to a level and compares each full tile with its file.
 func (v *verifier) grow(level int, h auditlog.Hash) {
 	if level == len(v.partial) {
 		v.partial = append(v.partial, make([]auditlog.Hash, 0, auditlog.TileWidth))
@@ -168,7 +168,7 @@ func (v *verifier) tile(level int, n uint64, want []auditlog.Hash) {
 	}
 }
 
-// pending checks entries that stand apart, after a gap.
+// pending checks the entries in a pending file, which come after a gap.
 func (v *verifier) pending(name string) {
 	f, err := v.fs.OpenFile(filepath.Join(v.dir, name), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -220,13 +220,13 @@ func (v *verifier) pending(name string) {
 // errStop ends a scan early.
 var errStop = errors.New("stop")
 
-// hidesFrame reports whether a whole frame begins at off, though its length says
-// that it goes past the end: then the length is damaged, and the frame was not
-// cut short.
+// hidesFrame reports whether a whole frame begins at off although its length
+// leads past the end. Then the length is damaged, and the frame was not cut
+// short.
 func hidesFrame(f auditlog.File, off, end int64) bool {
 	b := make([]byte, min(end-off, layout.MaxFrame))
 	if _, err := f.ReadAt(b, off); err != nil && int64(len(b)) != end-off {
-		return true // not readable, so not merely short
+		return true // it cannot be read, so it is not merely short
 	}
 	if len(b) <= layout.FrameOverhead {
 		return false
@@ -247,13 +247,15 @@ func hidesFrame(f auditlog.File, off, end int64) bool {
 	return false
 }
 
-// idHash spreads request ids, which may begin with a time.
+// idHash hashes request ids, which may begin with a time, so that they are
+// evenly distributed.
 func idHash(id [16]byte) uint64 {
 	return binary.BigEndian.Uint64(id[:]) ^ binary.BigEndian.Uint64(id[8:])
 }
 
-// repeated reports request ids that entries share. Their hashes, 8 bytes an
-// entry, are what it keeps in memory; those that repeat are looked up again.
+// repeated reports request ids that several entries have. Only their hashes, 8
+// bytes for each entry, are in memory; if a hash repeats, the entries are read
+// again.
 func (v *verifier) repeated() {
 	slices.Sort(v.ids)
 	twice := make(map[uint64]bool)

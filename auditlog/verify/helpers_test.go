@@ -44,7 +44,7 @@ func testEntries(from, to uint64) []auditlog.Entry {
 	return out
 }
 
-// frameOf encodes an entry as DESIGN.md of auditlog says.
+// frameOf encodes an entry as specified in DESIGN.md of auditlog.
 func frameOf(e auditlog.Entry) []byte {
 	var b []byte
 	b = binary.BigEndian.AppendUint64(b, e.Index)
@@ -60,7 +60,7 @@ func frameOf(e auditlog.Entry) []byte {
 	return append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
 }
 
-// hashed are entries with their leaf hashes, as Append takes them.
+// hashed returns entries with their leaf hashes, as Append takes them.
 func hashed(es []auditlog.Entry) ([]auditlog.Entry, []auditlog.Hash) {
 	leaves := make([]auditlog.Hash, len(es))
 	for i := range es {
@@ -69,7 +69,7 @@ func hashed(es []auditlog.Entry) ([]auditlog.Entry, []auditlog.Hash) {
 	return es, leaves
 }
 
-// treeOf is the tree over entries.
+// treeOf returns the tree over entries.
 func treeOf(es []auditlog.Entry) auditlog.Frontier {
 	var f auditlog.Frontier
 	for i := range es {
@@ -78,7 +78,7 @@ func treeOf(es []auditlog.Entry) auditlog.Frontier {
 	return f
 }
 
-// mustOpen opens a log that holds nothing yet.
+// mustOpen opens an empty log.
 func mustOpen(t testing.TB, dir string) *auditlog.Log {
 	t.Helper()
 	l, err := auditlog.Open(dir, auditlog.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
@@ -125,7 +125,7 @@ func mustClose(t testing.TB, l *auditlog.Log) {
 	}
 }
 
-// logOf makes a log of entries, synced, with a checkpoint, and closed.
+// logOf makes a log of entries, syncs it, writes a checkpoint, and closes it.
 func logOf(t testing.TB, es []auditlog.Entry) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "audit")
@@ -161,7 +161,8 @@ func loadDir(t testing.TB, dir string) memDir {
 	return m
 }
 
-// with is m with another content of one file, or without it when b is nil.
+// with returns m with another content of one file, or without the file if b is
+// nil.
 func (m memDir) with(name string, b []byte) memDir {
 	c := maps.Clone(m)
 	if c[name] = b; b == nil {
@@ -175,8 +176,8 @@ func (m memDir) verify(t testing.TB, earlier ...[]byte) *Report {
 	return mustVerify(t, "/log", Options{Earlier: earlier, FS: memFS{files: m}})
 }
 
-// memFS is the directory /log of a memDir. Whatever else than reading is asked of it
-// panics, for the embedded interface is nil.
+// memFS is the directory /log of a memDir. All operations except reading panic, as
+// the embedded interface is nil.
 type memFS struct {
 	auditlog.FS
 	files memDir
@@ -196,7 +197,7 @@ func (m memFS) OpenFile(name string, flag int, _ fs.FileMode) (auditlog.File, er
 func (m memFS) ReadDir(name string) ([]string, error) {
 	seen := map[string]bool{}
 	if name == "/log" {
-		// An empty directory has no files to tell of it.
+		// An empty directory has no files from which it could be known.
 		for _, d := range []string{"segments/", "pending/", "tile/", "tmp/"} {
 			seen[d] = true
 		}

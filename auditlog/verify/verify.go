@@ -1,31 +1,33 @@
-// Package verify checks the audit log of a cluster from outside: an auditor, or whoever
-// keeps a copy of a log directory, needs nothing but the files and one public key. It asks
-// no server and trusts none, opens nothing for writing and takes no lock.
+// Package verify checks the audit log of a cluster from outside. An auditor, or anybody
+// who has a copy of a log directory, needs only the files and one public key. The package
+// asks no server and trusts none, opens nothing for writing and takes no lock.
 //
-// It stands apart from auditlog because other people rely on it. A node relies on auditlog
-// to keep a log, and on errors that stop the node when the log is damaged. An auditor
-// relies on this package to report everything that is wrong with a log that somebody may
-// have tampered with, and to go on after each problem. So it never uses a Log. From
-// auditlog it takes only what is a function of its input: the formats of entries and
-// checkpoints, and the Merkle tree. auditlog/DESIGN.md specifies them well enough to write
-// another verifier.
+// It is separate from auditlog because it serves other people. A node relies on auditlog
+// to keep a log, and on errors that stop the node if the log is damaged. An auditor relies
+// on this package to report everything that is wrong with a log that somebody may have
+// tampered with, and to continue after each problem. So it never uses a Log. It uses only
+// those parts of auditlog that depend on nothing but their input: the formats of entries
+// and checkpoints, and the Merkle tree. auditlog/DESIGN.md specifies them in enough detail
+// to write another verifier.
 //
 // What the caller may rely on:
 //
-//   - A report without problems means that the checkpoint has a good signature of the given
-//     key, and that its entries are there, whole, and in order: none was changed, removed,
-//     added or moved since it was signed.
-//   - Entries after the checkpoint ([Report.Unsigned]) are checked among themselves only.
-//     That the last of them were cut off, or all were replaced, shows at the next checkpoint.
-//   - A log that was rolled back as a whole, checkpoint included, is consistent. Only a
-//     checkpoint that was kept elsewhere tells ([Options.Earlier]).
-//   - What the records say is encrypted and not read. That each can be opened is for an
-//     unsealed node to say.
+//   - A report without problems means that the checkpoint has a valid signature by the
+//     given key, and that the entries that it covers are present, intact and in order: none
+//     was changed, removed, added or moved since it was signed.
+//   - Entries after the checkpoint ([Report.Unsigned]) are checked only against each other.
+//     Whether the last of them were cut off, or all were replaced, can be seen only with the
+//     next checkpoint.
+//   - A log that was rolled back as a whole, including its checkpoint, is consistent.
+//     That can be detected only with a checkpoint that was kept elsewhere
+//     ([Options.Earlier]).
+//   - The records are encrypted and are not read. Only an unsealed node can check that
+//     each of them can be decrypted.
 //   - Reading a hostile directory takes memory in proportion to the number of entries
 //     (8 bytes each), and never waits for a pipe or follows a symbolic link.
 //
-// To check one entry against a checkpoint, without the log, use auditlog.ParseCheckpoint
-// and auditlog.VerifyInclusion; that a checkpoint extends an earlier one,
+// To verify one entry against a checkpoint without the log, use auditlog.ParseCheckpoint
+// and auditlog.VerifyInclusion. To verify that a checkpoint extends an earlier one, use
 // auditlog.VerifyConsistency.
 package verify
 
@@ -46,25 +48,26 @@ import (
 	"github.com/conclavekms/conclave/auditlog/internal/layout"
 )
 
-// Options are what Dir may use besides the files and the key.
+// Options are optional inputs of Dir.
 type Options struct {
-	// Earlier are checkpoints that the caller kept. The log must contain each of
-	// their trees and have a checkpoint that is not older: that is how a log that
-	// was rolled back, or forked, is told from an honest one.
+	// Earlier are checkpoints that the caller kept. The log must contain the tree
+	// of each, and its own checkpoint must not be older. Otherwise the log was
+	// rolled back or forked.
 	Earlier [][]byte
-	// FS is the file system; the operating system's when nil. It is only read from.
+	// FS is the file system, which is only read from; the operating system's if
+	// nil.
 	FS auditlog.FS
 }
 
-// Report is what Dir found.
+// Report is the result of Dir.
 type Report struct {
-	Origin         string        // who signed the checkpoint
-	Size           uint64        // entries found from 0 on
-	Root           auditlog.Hash // of those; zero when damage keeps it from being computed
-	CheckpointSize uint64        // entries that the checkpoint vouches for
-	Unsigned       uint64        // entries after those: whole, in order, but vouched for by nobody yet
-	Torn           int64         // bytes of an unfinished last frame: of a live writer, or a crash
-	Gaps           []Gap         // history that this copy says it lacks, all after the checkpoint
+	Origin         string        // the signer of the checkpoint
+	Size           uint64        // number of entries found from 0 on
+	Root           auditlog.Hash // of those entries; zero if damage prevents computing it
+	CheckpointSize uint64        // number of entries that the checkpoint covers
+	Unsigned       uint64        // number of entries after those, which no checkpoint covers yet
+	Torn           int64         // bytes of an unfinished last frame, left by a running node or a crash
+	Gaps           []Gap         // history that this copy lacks and reports as missing, all after the checkpoint
 	Problems       []Problem
 	Omitted        int // problems beyond the first maxProblems
 }
@@ -72,11 +75,11 @@ type Report struct {
 // Gap is a range of entries, [From, To).
 type Gap struct{ From, To uint64 }
 
-// Problem is one thing that is wrong.
+// Problem is one thing that is wrong with a log.
 type Problem struct {
 	File   string // path within the log directory; empty for an earlier checkpoint
 	Offset int64  // in the file
-	Index  uint64 // of the entry, or of the first one concerned
+	Index  uint64 // of the entry, or of the first one that is affected
 	What   string
 }
 
@@ -84,19 +87,20 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s: offset %d: entry %d: %s", p.File, p.Offset, p.Index, p.What)
 }
 
-// OK reports whether nothing is wrong.
+// OK reports whether there are no problems.
 func (r *Report) OK() bool { return len(r.Problems) == 0 }
 
 const maxProblems = 1000
 
-// Dir checks a log directory with nothing but its files and the public key of
-// its checkpoints: every frame, the order of indexes, Raft indexes and times,
+// Dir checks a log directory, using only its files and the public key of its
+// checkpoints: every frame, the order of indexes, Raft indexes and times,
 // repeated request ids, every tile, every header, the names of the files, and the
 // checkpoint's signature and root. It takes no lock and writes nothing, so it
-// works on a copy and beside a live writer; when copying a live log, copy the
-// checkpoint first. Entries after the checkpoint are checked in the same way, but
-// that they were not replaced, or cut off at a frame, shows only at the next
-// checkpoint. The error is for what cannot be checked at all.
+// works on a copy and on the directory of a running node. To copy the log of a
+// running node, copy the checkpoint first. Entries after the checkpoint are
+// checked in the same way, but whether they were replaced, or cut off at a frame,
+// can be seen only with the next checkpoint. Dir returns an error only if the log
+// cannot be checked at all.
 func Dir(dir, verifierKey string, opts Options) (*Report, error) {
 	if _, err := note.NewVerifier(verifierKey); err != nil {
 		return nil, fmt.Errorf("verifier key: %w", err)
@@ -120,9 +124,9 @@ type verifier struct {
 	checkpoint auditlog.Checkpoint
 	mark       auditlog.DurableMark
 	targets    []target
-	size       uint64            // entries read so far, and those before missing files
+	size       uint64            // number of entries read so far, including those in missing files
 	tree       auditlog.Frontier // of those entries, unless broken
-	broken     bool              // entries are missing from the tree: it means nothing
+	broken     bool              // entries are missing from the tree, so it is meaningless
 	partial    [][]auditlog.Hash
 	ids        []uint64
 	raft       uint64
@@ -137,7 +141,7 @@ type verifier struct {
 type target struct {
 	size  uint64
 	check func(auditlog.Frontier)
-	short func() // the log is shorter
+	short func() // called if the log is shorter
 }
 
 func (v *verifier) problem(file string, off int64, index uint64, format string, args ...any) {
@@ -148,8 +152,9 @@ func (v *verifier) problem(file string, off int64, index uint64, format string, 
 	v.rep.Problems = append(v.rep.Problems, Problem{file, off, index, fmt.Sprintf(format, args...)})
 }
 
-// run reads what vouches for entries before the entries: a live writer writes
-// them in the opposite order, so all that is vouched for must be there.
+// run reads the checkpoint and the durable mark before the entries. A running
+// node writes them in the opposite order, so all entries that they cover must
+// be there.
 func (v *verifier) run(earlier [][]byte) error {
 	top, err := v.fs.ReadDir(v.dir)
 	if err != nil {
@@ -271,7 +276,7 @@ func (v *verifier) readEarlier(earlier [][]byte) {
 	}
 }
 
-// reach compares the trees that the log must contain as it comes to them.
+// reach compares the tree with those targets that it has reached.
 func (v *verifier) reach() {
 	for len(v.targets) > 0 && v.targets[0].size == v.size {
 		if !v.broken {
@@ -281,8 +286,8 @@ func (v *verifier) reach() {
 	}
 }
 
-// list takes note of the files and reports those that do not belong. Tiles come
-// before segments, for a live writer writes them after.
+// list notes the files and reports those that do not belong. It lists tiles
+// before segments, because a running node writes them after segments.
 func (v *verifier) list(top []string) {
 	for _, name := range top {
 		switch name {
@@ -318,7 +323,8 @@ func (v *verifier) list(top []string) {
 	})
 }
 
-// each calls fn with the names in a directory and reports those it does not know.
+// each calls fn with the names in a directory and reports those that fn does not
+// know.
 func (v *verifier) each(dir string, fn func(name string) bool) {
 	names, err := v.fs.ReadDir(filepath.Join(v.dir, dir))
 	if err != nil {

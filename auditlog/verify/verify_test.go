@@ -79,8 +79,8 @@ func TestEveryFlippedBit(t *testing.T) {
 	}
 }
 
-// TestFlippedBitAfterCheckpoint: what nobody vouches for yet is checked as well,
-// and a damaged length is not taken for a torn end.
+// TestFlippedBitAfterCheckpoint: entries that no checkpoint covers yet are
+// checked as well, and a damaged length is not taken for a torn end.
 func TestFlippedBitAfterCheckpoint(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "audit")
 	l := mustOpen(t, dir)
@@ -103,7 +103,7 @@ func TestFlippedBitAfterCheckpoint(t *testing.T) {
 			c[i] ^= 1 << bit
 		}
 	}
-	// A live writer's unfinished frame is not damage, wherever it ends.
+	// The unfinished frame of a running node is not damage, wherever it ends.
 	last := len(c) - layout.FrameOverhead - len(testEntry(11).Body)
 	for n := last + 1; n < len(c); n++ {
 		r := m.with(layout.SegmentPath(0), c[:n]).verify(t)
@@ -159,7 +159,7 @@ func TestTampering(t *testing.T) {
 			if m.with(seg, b).verify(t).OK() {
 				t.Fatalf("entry %d %s: nothing reported", i, what)
 			}
-			if i%20 == 0 { // the mark is no signature: without it all the same
+			if i%20 == 0 { // the mark is not a signature, so it is the same without it
 				if m.with(seg, b).with(layout.DurableFile, nil).verify(t).OK() {
 					t.Fatalf("entry %d %s, no mark: nothing reported", i, what)
 				}
@@ -211,7 +211,7 @@ func TestRollbackAndFork(t *testing.T) {
 	older := loadDir(t, newLog(t, 200))
 	saved := m[layout.CheckpointFile]
 	wantClean(t, m.verify(t, saved, older[layout.CheckpointFile]))
-	// Rolled back as a whole: only a saved checkpoint tells.
+	// Rolled back as a whole: only a saved checkpoint shows that.
 	wantClean(t, older.verify(t))
 	if older.verify(t, saved).OK() {
 		t.Error("a log rolled back: nothing reported")
@@ -245,8 +245,8 @@ func TestRollbackAndFork(t *testing.T) {
 	}
 }
 
-// TestOrderAndRepeats builds logs whose frames and roots are right but whose
-// entries are not in order.
+// TestOrderAndRepeats builds logs with valid frames and roots whose entries are
+// not in order.
 func TestOrderAndRepeats(t *testing.T) {
 	for what, change := range map[string]func(es []auditlog.Entry){
 		"request id":  func(es []auditlog.Entry) { es[70].RequestID = es[3].RequestID },
@@ -261,7 +261,8 @@ func TestOrderAndRepeats(t *testing.T) {
 	}
 }
 
-// TestIDHashCollision: ids that only share a hash are no repeats.
+// TestIDHashCollision: different ids with the same hash are not reported as
+// repeated.
 func TestIDHashCollision(t *testing.T) {
 	es := testEntries(0, 10)
 	copy(es[4].RequestID[:], append(append([]byte(nil), es[5].RequestID[8:]...), es[5].RequestID[:8]...))
@@ -282,8 +283,8 @@ func TestManyProblemsAreBounded(t *testing.T) {
 	}
 }
 
-// TestVerifierDoesNotWait: whoever can put a pipe where a file or directory of the
-// log should be cannot hold the verifier up.
+// TestVerifierDoesNotWait: a pipe in place of a file or directory of the log does
+// not block the verifier.
 func TestVerifierDoesNotWait(t *testing.T) {
 	dir, key := newLog(t, 300), testKey
 	var names []string

@@ -27,14 +27,13 @@ func auditCommand(a *cli.App) *cobra.Command {
 		Use:   "audit",
 		Short: "Read and verify the audit log",
 		Long: `Audit reads and verifies the audit log. Reading needs the root user's access key.
-Verifying needs neither a server nor its trust: the files and the public key are
-enough.`,
+Verifying needs no server and trusts none: the files and the public key are enough.`,
 	}
 	cmd.AddCommand(auditVerifyCommand(a), auditTailCommand(a), auditExportCommand(a), auditKeyCommand(a))
 	return cmd
 }
 
-// maxCheckpointFile is more than any checkpoint has.
+// maxCheckpointFile is larger than any checkpoint.
 const maxCheckpointFile = 64 << 10
 
 func auditVerifyCommand(a *cli.App) *cobra.Command {
@@ -43,24 +42,24 @@ func auditVerifyCommand(a *cli.App) *cobra.Command {
 	var open bool
 	cmd := &cobra.Command{
 		Use:   "verify DIR --key KEY",
-		Short: "Check an audit log with its files and public key alone",
+		Short: "Verify an audit log, with only its files and public key",
 		Long: `Verify checks every record, hash and tile of an audit log, and that the signed
 checkpoint covers them. DIR is a node's audit directory, its data directory, or a
-copy. KEY is the public key, as "conclave audit public-key" or init printed it, or
-a file with it.
+copy. KEY is the public key, as printed by "conclave audit public-key" or init, or a
+file with it.
 
-Keep checkpoints: with --earlier, a log that was rolled back or rewritten is told
-from an honest one. It exits with 1 when anything is wrong.
+Keep checkpoints: with --earlier, a log that was rolled back or rewritten is
+detected. The exit code is 1 if anything is wrong.
 
-What is in the records is encrypted, and whether each can be opened is for an
-unsealed node to say: with --open, the server that --address names is asked for all
-of them as well, as the account's root user.`,
+The records are encrypted, and only an unsealed node can check that each of them can
+be decrypted: with --open, all records are also read from the server that --address
+names, as the account's root user.`,
 		Args: cobra.ExactArgs(1),
 		Example: `  conclave audit verify /var/lib/conclave --key audit.pub
   conclave audit verify copy/audit --key audit.pub --earlier checkpoint-of-monday`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if key == "" {
-				return cli.Usagef("--key is needed: the audit log's public key, or a file with it")
+				return cli.Usagef("--key is required: the audit log's public key, or a file with it")
 			}
 			if _, err := a.Format(); err != nil {
 				return err
@@ -96,19 +95,20 @@ of them as well, as the account's root user.`,
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "public key, or a file with it")
-	cmd.Flags().BoolVar(&open, "open", false, "have a server open all records too")
-	cmd.Flags().StringArrayVar(&earlier, "earlier", nil, "file with a checkpoint kept from before; may be repeated")
+	cmd.Flags().BoolVar(&open, "open", false, "check that a server can decrypt all records too")
+	cmd.Flags().StringArrayVar(&earlier, "earlier", nil, "file with an earlier checkpoint; may be repeated")
 	a.ClientFlags(cmd)
 	return cmd
 }
 
-// maxUnopenable bounds the problems of one kind that a report lists.
+// maxUnopenable bounds how many records that cannot be decrypted a report
+// lists.
 const maxUnopenable = 100
 
-// tryRecords adds to a report the records that a server cannot open.
+// tryRecords adds the records that a server cannot decrypt to a report.
 func tryRecords(ctx context.Context, a *cli.App, rep *verify.Report) error {
 	a.Remote.Timeout = 0 // as long as it takes
-	return a.With(ctx, "having the records opened", func(ctx context.Context, c *cli.Connection) error {
+	return a.With(ctx, "reading the records", func(ctx context.Context, c *cli.Connection) error {
 		n := 0
 		return readAudit(ctx, c, 0, false, func(r *kmspb.ReadAuditResponse) error {
 			if !r.GetUnopenable() || r.GetIndex() >= rep.Size {
@@ -124,7 +124,7 @@ func tryRecords(ctx context.Context, a *cli.App, rep *verify.Report) error {
 	})
 }
 
-// auditDir finds the log in a node's data directory, and in that of a development
+// auditDir finds the log in the data directory of a node or of a development
 // server.
 func auditDir(dir string) string {
 	if there, err := files.Exists(filepath.Join(dir, "segments")); err == nil && there {
@@ -139,13 +139,13 @@ func auditDir(dir string) string {
 	return dir
 }
 
-// keyText is a key given as such, or in a file.
+// keyText returns a key that is given as text or in a file.
 func keyText(key string) (string, error) {
 	raw, err := os.ReadFile(key)
 	if err == nil {
 		return strings.TrimSpace(string(raw)), nil
 	}
-	if strings.Count(key, "+") >= 2 { // NAME+HASH+KEY; Verify says what is wrong with it
+	if strings.Count(key, "+") >= 2 { // NAME+HASH+KEY, which Verify checks
 		return key, nil
 	}
 	return "", fmt.Errorf("public key: %w", err)
@@ -217,7 +217,8 @@ func reportTable(w io.Writer, r *verify.Report) {
 	}
 }
 
-// readAudit hands over records from an index on until the log ends, or for ever.
+// readAudit calls each with the records from an index on, until the log ends or,
+// if follow is set, for ever.
 func readAudit(ctx context.Context, c *cli.Connection, from uint64, follow bool, each func(*kmspb.ReadAuditResponse) error) error {
 	stream, err := c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow})
 	if err != nil {
@@ -225,7 +226,7 @@ func readAudit(ctx context.Context, c *cli.Connection, from uint64, follow bool,
 	}
 	r, err := stream.Recv()
 	if f, ok := client.FromError(err); ok && f.Code == codes.Unauthenticated {
-		// The session kept from an earlier command is no longer good, and was
+		// The session that an earlier command kept is no longer valid, and was
 		// dropped.
 		if stream, err = c.Audit().Read(ctx, &kmspb.ReadAuditRequest{From: from, Follow: follow}); err != nil {
 			return err
@@ -245,14 +246,14 @@ func readAudit(ctx context.Context, c *cli.Connection, from uint64, follow bool,
 	}
 }
 
-// withoutEnd is with, but for calls that last until the user ends them.
+// withoutEnd is With for calls that last until the user ends them.
 func withoutEnd(ctx context.Context, a *cli.App, doing string, use func(context.Context, *cli.Connection) error) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
 	a.Remote.Timeout = 0
 	err := a.With(ctx, doing, use)
 	if ctx.Err() != nil {
-		return nil // that is how it is ended
+		return nil // the user ended it
 	}
 	return err
 }
@@ -263,17 +264,18 @@ func auditTailCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Print the newest records, one line each",
-		Long: `Tail prints the newest records, one line each: when, place in the log, what, on
-what, how it ended, who and from where. With -o json a line is the whole record.`,
+		Long: `Tail prints the newest records, one line each: time, index in the log, event,
+resources, outcome, caller and source. With -o json, a line is the whole record.`,
 		Example: `  conclave audit tail
   conclave audit tail --lines 100 -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withoutEnd(cmd.Context(), a, "reading the audit log", func(ctx context.Context, c *cli.Connection) error {
-				// Only a reading finds the end: keep its last lines, in a ring.
+				// The end of the log is found only by reading it: keep the last
+				// lines, in a ring.
 				seen := uint64(0)
 				next, last := uint64(0), make([]*kmspb.ReadAuditResponse, 0, n)
 				if st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{}); err == nil && st.GetAudit().GetSize() > n {
-					next = st.GetAudit().GetSize() - n // an operator is told the size, and spares the reading
+					next = st.GetAudit().GetSize() - n // an operator is told the size, so that less has to be read
 				}
 				err := readAudit(ctx, c, next, false, func(r *kmspb.ReadAuditResponse) error {
 					next = r.GetIndex() + 1
@@ -304,8 +306,8 @@ what, how it ended, who and from where. With -o json a line is the whole record.
 		},
 	}
 	a.ClientFlags(cmd)
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new records as they come")
-	cmd.Flags().Uint64VarP(&n, "lines", "n", 10, "how many, at most 10000")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "continue with new records as they are added")
+	cmd.Flags().Uint64VarP(&n, "lines", "n", 10, "number of records, at most 10000")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if n > 10000 {
 			return cli.Usagef("--lines: at most 10000; `conclave audit export` prints all")
@@ -320,7 +322,7 @@ func printRecord(a *cli.App, r *kmspb.ReadAuditResponse) error {
 	return err
 }
 
-// unopenable counts records that cannot be opened.
+// unopenable counts records that cannot be decrypted.
 type unopenable struct {
 	first uint64
 	count int
@@ -340,7 +342,7 @@ func (u *unopenable) err() error {
 	if u.count == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d records cannot be opened, the first of them record %d: no unsealed node of this cluster wrote them", u.count, u.first)
+	return fmt.Errorf("%d records cannot be decrypted, the first of which is record %d: no unsealed node of this cluster wrote them", u.count, u.first)
 }
 
 func auditExportCommand(a *cli.App) *cobra.Command {
@@ -350,8 +352,9 @@ func auditExportCommand(a *cli.App) *cobra.Command {
 		Short: "Print all records, one line of JSON each",
 		Example: `  conclave audit export > audit.jsonl
   conclave audit export --from 10 --to 20 >> audit.jsonl`,
-		Long: `Export prints all records, one line of JSON each. A record that cannot be opened has
-a line that says so, with its place; the rest follows, and export exits with 1.`,
+		Long: `Export prints all records, one line of JSON each. For a record that cannot be
+decrypted, the line says so, with its index; the records after it are still printed,
+and the exit code is 1.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var bad unopenable
 			errEnough := errors.New("enough")
@@ -372,8 +375,8 @@ a line that says so, with its place; the rest follows, and export exits with 1.`
 	}
 	a.ClientFlags(cmd)
 	cmd.Flags().Uint64Var(&from, "from", 0, "index of the first record")
-	cmd.Flags().Uint64Var(&to, "to", math.MaxUint64, "index to stop before (default the end)")
-	cmd.Flags().Lookup("to").DefValue = "0" // not shown
+	cmd.Flags().Uint64Var(&to, "to", math.MaxUint64, "index before which to stop (default the end)")
+	cmd.Flags().Lookup("to").DefValue = "0" // so that it is not shown
 	return cmd
 }
 
@@ -383,14 +386,14 @@ func auditKeyCommand(a *cli.App) *cobra.Command {
 		Short:   "Print the key that verifies the audit log; needs an operator's certificate",
 		Example: `  conclave audit public-key > audit.pub`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.With(cmd.Context(), "asking for the audit log's key", func(ctx context.Context, c *cli.Connection) error {
+			return a.With(cmd.Context(), "getting the audit log's key", func(ctx context.Context, c *cli.Connection) error {
 				st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
 				if err != nil {
 					return err
 				}
 				key := st.GetAudit().GetVerifierKey()
 				if key == "" {
-					return errors.New("the node does not tell: it is not initialised, or this is not an operator's certificate (--cert, --key-file)")
+					return errors.New("the node does not reveal the key: the cluster is not initialised, or this is not an operator's certificate (--cert, --key-file)")
 				}
 				_, err = fmt.Fprintln(a.Stdout, key)
 				return err

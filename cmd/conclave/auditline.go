@@ -9,7 +9,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// auditRecord is what people want to see of a record.
+// auditRecord has the members of a record that are shown to people.
 type auditRecord struct {
 	UserIdentity struct{ Type, ARN, PrincipalID, AccessKeyID, InvokedBy string }
 	EventTime    string
@@ -22,8 +22,8 @@ type auditRecord struct {
 	Resources    []struct{ ARN string }
 }
 
-// auditLine is a record on one line, or, of one that is not what is expected, its
-// JSON.
+// auditLine returns a record on one line, or its JSON if that has another form
+// than expected.
 func auditLine(index uint64, raw string) string {
 	var r auditRecord
 	if err := json.Unmarshal([]byte(raw), &r); err != nil || r.EventName == "" {
@@ -56,7 +56,7 @@ func auditLine(index uint64, raw string) string {
 	return cli.Printable(b.String())
 }
 
-// resourceName is what comes after region and account in an ARN.
+// resourceName returns the part of an ARN after the Region and the account.
 func resourceName(arn string) string {
 	if parts := strings.SplitN(arn, ":", 6); len(parts) == 6 {
 		return parts[5]
@@ -64,7 +64,7 @@ func resourceName(arn string) string {
 	return arn
 }
 
-// printLine prints a record for people, or in the form that was asked for.
+// printLine prints a record for people, or in the requested format.
 func printLine(a *cli.App, r *kmspb.ReadAuditResponse) error {
 	form, err := a.Format()
 	if err != nil {

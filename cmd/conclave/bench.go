@@ -20,16 +20,16 @@ func benchCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "bench",
 		Example: `  conclave bench --duration 10s --concurrency 64`,
-		Short:   "Measure Encrypt on three nodes beside bare echo servers",
+		Short:   "Measure Encrypt on three nodes, compared with bare echo servers",
 		Long: `Bench starts three nodes on this machine, with TLS and fsync, and measures Encrypt
 of 1 KiB over gRPC and over HTTPS with signed requests, spread over the nodes. In
 the same run it measures a bare mTLS gRPC echo and a bare HTTPS echo of the same
-bytes, in turn with Encrypt, so that the ratio says what Conclave costs on this
-machine. Each figure is the median of three rounds.
+bytes, alternating with Encrypt, so that the ratio shows the cost of Conclave on
+this machine. Each figure is the median of three rounds.
 
-With --check it exits with 1 when, at concurrency 64, Encrypt has less than a
-fifth of an echo's throughput or fewer than 16 records share a Raft entry, or
-when the median at concurrency 1 is more than 3 ms.`,
+With --check, the exit code is 1 if, at concurrency 64, Encrypt has less than 0.19
+of an echo's throughput or a Raft entry has fewer than 16 records on average, or if
+the median latency at concurrency 1 is more than 3 ms.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := b.Validate(); err != nil {
 				return err
@@ -50,10 +50,10 @@ when the median at concurrency 1 is more than 3 ms.`,
 		},
 	}
 	f := cmd.Flags()
-	f.DurationVar(&b.Duration, "duration", 5*time.Second, "time for each figure, its three rounds together")
-	f.IntSliceVar(&b.Concurrency, "concurrency", []int{1, 16, 64, 256}, "how many requests are under way at once")
+	f.DurationVar(&b.Duration, "duration", 5*time.Second, "time for each figure, for all three rounds together")
+	f.IntSliceVar(&b.Concurrency, "concurrency", []int{1, 16, 64, 256}, "numbers of concurrent requests")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	f.BoolVar(&b.Check, "check", false, "exit with 1 when results are too low")
+	f.BoolVar(&b.Check, "check", false, "exit with 1 if results are too low")
 	return cmd
 }
 
@@ -73,8 +73,8 @@ func printPoints(a *cli.App, points []bench.Point, asJSON bool) error {
 	})
 }
 
-// benchEchoCommand is the other side of the comparison: the least that a gRPC and
-// an HTTPS server can do with the same bytes.
+// benchEchoCommand serves what Conclave is compared with: the least that a gRPC
+// and an HTTPS server can do with the same bytes.
 func benchEchoCommand() *cobra.Command {
 	var grpcAddr, httpAddr, dir string
 	cmd := &cobra.Command{

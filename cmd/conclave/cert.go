@@ -17,7 +17,7 @@ import (
 const (
 	day         = 24 * time.Hour
 	maxValidity = 20 * 365 * day
-	// renewWithin is how long before its end a certificate is worth a warning.
+	// renewWithin is how long before its expiry a certificate causes a warning.
 	renewWithin = 30 * day
 )
 
@@ -25,13 +25,12 @@ func certCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cert",
 		Short: "Make the cluster's certificates",
-		Long: `Cert makes a certificate authority for the cluster and issues the certificates
-of nodes and operators: NAME.pem and NAME-key.pem, mode 0600. ca.pem, which clients
-need, can be read by everybody. The log warns, and a metric tells, when a node's
-certificate is about to expire. Certificates that fell into wrong hands are revoked.
-
-Whoever has ca-key.pem can be any node or operator. Once the certificates are
-made, keep it somewhere else.`,
+		Long: `Cert makes a certificate authority for the cluster and issues the certificates of
+nodes and operators: NAME.pem and NAME-key.pem, mode 0600. ca.pem, which clients
+need, can be read by everybody. The log and a metric warn when a node's certificate
+is about to expire. Certificates that fell into the wrong hands are to be revoked.
+Anybody who has ca-key.pem can act as any node or operator. Once the certificates
+are made, keep it somewhere else.`,
 	}
 	cmd.AddCommand(certBootstrapCommand(a), certIssueCommand(a), certRevokeCommand(a), certCRLCommand(a))
 	return cmd
@@ -41,19 +40,19 @@ func certBootstrapCommand(a *cli.App) *cobra.Command {
 	var p certs.Plan
 	cmd := &cobra.Command{
 		Use:   "bootstrap --dir DIR --nodes ID,…",
-		Short: "Make what a new cluster needs: a CA, a certificate for each node, one for an operator, the gossip key",
-		Long: `Bootstrap makes what a new cluster needs in one directory: ca.pem and ca-key.pem,
-a certificate for each node, one for the operator, and gossip.key. What is there
-already stays as it is, so it can be run again, and for more nodes.
+		Short: "Make the files of a new cluster: a CA, certificates for each node and an operator, the gossip key",
+		Long: `Bootstrap makes the files of a new cluster in one directory: ca.pem and ca-key.pem,
+a certificate for each node, one for the operator, and gossip.key. Files that exist
+are not changed, so it can be run again, also for more nodes.
 
-With --split each node and the operator also get a directory of their own, below
-that one, with what they need and nothing else: the CA's key and the others' stay
-in --dir, which no machine of the cluster needs to have.`,
+With --split, each node and the operator also get a directory of their own, below
+that one, with only the files that they need. The keys of the CA and of the others
+stay in --dir, which no machine of the cluster needs.`,
 		Example: `  conclave cert bootstrap --dir tls --nodes node-1,node-2,node-3 --dns kms.example.com --ip 127.0.0.1
   conclave cert bootstrap --dir ca --split tls --nodes node-1,node-2,node-3   # tls/node-1, …, tls/operator`,
 		RunE: func(*cobra.Command, []string) error {
 			if p.Dir == "" || len(p.Nodes) == 0 {
-				return cli.Usagef("--dir and --nodes are needed")
+				return cli.Usagef("--dir and --nodes are required")
 			}
 			made, err := p.Bootstrap()
 			for _, name := range made {
@@ -80,14 +79,14 @@ in --dir, which no machine of the cluster needs to have.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&p.Dir, "dir", "", "where to put them; made if it is not there")
-	f.StringVar(&p.Split, "split", "", "where to put a directory for each node, and operator, with its own files only")
+	f.StringVar(&p.Dir, "dir", "", "directory for the files, created if necessary")
+	f.StringVar(&p.Split, "split", "", "directory below which each node, and the operator, gets a directory with only its own files")
 	f.StringSliceVar(&p.Nodes, "nodes", nil, "ids of the nodes")
 	f.StringVar(&p.Operator, "operator", "operator", "name of the operator")
 	f.StringSliceVar(&p.DNS, "dns", nil, "host names of all nodes, besides their ids")
 	f.IPSliceVar(&p.IPs, "ip", nil, "IP addresses of all nodes")
-	f.Var((*lifetime)(&p.Validity), "validity", "how long certificates are good, such as 90d or 2160h (default 365d)")
-	f.Var((*lifetime)(&p.CALife), "ca-validity", "how long the CA's certificate is good (default 3650d)")
+	f.Var((*lifetime)(&p.Validity), "validity", "how long certificates are valid, such as 90d or 2160h (default 365d)")
+	f.Var((*lifetime)(&p.CALife), "ca-validity", "how long the CA's certificate is valid (default 3650d)")
 	return cmd
 }
 
@@ -104,10 +103,10 @@ func certIssueCommand(a *cli.App) *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			kind := pki.Kind(args[0])
 			if kind != pki.KindNode && kind != pki.KindOperator {
-				return cli.Usagef("%q is not node or operator", args[0])
+				return cli.Usagef("%q is neither node nor operator", args[0])
 			}
 			if p.Dir == "" {
-				return cli.Usagef("--dir is needed: the directory with ca.pem and ca-key.pem")
+				return cli.Usagef("--dir is required: the directory with ca.pem and ca-key.pem")
 			}
 			ca, err := p.LoadCA()
 			if err != nil {
@@ -122,7 +121,7 @@ func certIssueCommand(a *cli.App) *cobra.Command {
 				return err
 			}
 			if there && !force {
-				return fmt.Errorf("%s.pem is there already; --force replaces it", filepath.Join(p.Dir, name))
+				return fmt.Errorf("%s.pem exists already; --force replaces it", filepath.Join(p.Dir, name))
 			}
 			if err := p.Issue(ca, kind, name, name); err != nil {
 				return err
@@ -135,12 +134,12 @@ func certIssueCommand(a *cli.App) *cobra.Command {
 	f.StringVar(&p.Dir, "dir", "", "directory with ca.pem and ca-key.pem")
 	f.StringSliceVar(&p.DNS, "dns", nil, "further host names")
 	f.IPSliceVar(&p.IPs, "ip", nil, "IP addresses")
-	f.Var((*lifetime)(&p.Validity), "validity", "how long the certificate is good, such as 90d or 2160h (default 365d)")
-	f.BoolVar(&force, "force", false, "replace a certificate that is there")
+	f.Var((*lifetime)(&p.Validity), "validity", "how long the certificate is valid, such as 90d or 2160h (default 365d)")
+	f.BoolVar(&force, "force", false, "replace an existing certificate")
 	return cmd
 }
 
-// lifetime is a flag for how long a certificate is good: a duration, or days.
+// lifetime is a flag for how long a certificate is valid: a duration, or days.
 type lifetime time.Duration
 
 func (l *lifetime) String() string {
@@ -178,7 +177,7 @@ func pemFiles(names []string) []string {
 	return files
 }
 
-// expiry is when the certificate in a PEM file ends.
+// expiry returns when the certificate in a PEM file expires.
 func expiry(file string) (time.Time, error) {
 	cert, err := certs.Read(file)
 	if err != nil {

@@ -17,7 +17,8 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 )
 
-// crlFile is the certificate revocation list beside a CA's certificate.
+// crlFile is the name of the certificate revocation list, in the directory of
+// the CA's certificate.
 const crlFile = "crl.pem"
 
 func certRevokeCommand(a *cli.App) *cobra.Command {
@@ -28,13 +29,13 @@ func certRevokeCommand(a *cli.App) *cobra.Command {
 		Use:   "revoke [CERTIFICATE…] --dir DIR",
 		Short: "Revoke certificates with the CA in DIR",
 		Long: `Revoke puts certificates on the CA's certificate revocation list, crl.pem in DIR,
-and signs it. They are named by their PEM files or, with --serial, by their serial
-numbers in hex. A certificate stays on the list for good.
+and signs it. The certificates are given as PEM files or, with --serial, by their
+serial numbers in hex. A certificate stays on the list for good.
 
-No node knows of it yet: "conclave operator crl" delivers the list. Keep crl.pem with
-the CA's key: nodes take no list with a lower number, and none that leaves out a
-certificate which is revoked. If it is lost, copy it from the data directory of a
-node, where it has the same name.
+Nodes do not know the list until "conclave operator crl" delivers it. Keep crl.pem
+with the CA's key: nodes accept no list with a lower number, and none that leaves
+out a revoked certificate. If it is lost, copy it from the data directory of a node,
+where it has the same name.
 
 To give a node or an operator another certificate, revoke the old one first: "conclave
 cert issue --force" replaces its file.`,
@@ -42,10 +43,10 @@ cert issue --force" replaces its file.`,
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if p.Dir == "" || len(args)+len(serials) == 0 {
-				return cli.Usagef("--dir and a certificate's file, or --serial, are needed")
+				return cli.Usagef("--dir and a certificate's file, or --serial, are required")
 			}
 			if _, ok := pki.Reason(reason); !ok {
-				return cli.Usagef("--reason %q is none of %s", reason, strings.Join(pki.ReasonNames(), ", "))
+				return cli.Usagef("--reason %q is not one of %s", reason, strings.Join(pki.ReasonNames(), ", "))
 			}
 			ca, err := p.LoadCA()
 			if err != nil {
@@ -69,7 +70,7 @@ cert issue --force" replaces its file.`,
 					return err
 				}
 				if err := ca.Issued(cert); err != nil {
-					return fmt.Errorf("%s is not of the CA in %s: %w", name, p.Dir, err)
+					return fmt.Errorf("%s was not issued by the CA in %s: %w", name, p.Dir, err)
 				}
 				more = append(more, pki.Revocation{Serial: cert.SerialNumber, At: now, Reason: reason})
 			}
@@ -97,7 +98,7 @@ cert issue --force" replaces its file.`,
 	return cmd
 }
 
-// readOwnCRL reads a CA's list; nil when there is none yet.
+// readOwnCRL reads a CA's list; nil if there is none yet.
 func readOwnCRL(ca *pki.CA, file string) (*pki.CRL, error) {
 	lists, err := certs.ReadCRLs(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -107,7 +108,7 @@ func readOwnCRL(ca *pki.CA, file string) (*pki.CRL, error) {
 		return nil, err
 	}
 	if len(lists) != 1 {
-		return nil, fmt.Errorf("%s has %d lists; a CA has one", file, len(lists))
+		return nil, fmt.Errorf("%s has %d lists, but a CA has only one", file, len(lists))
 	}
 	c, err := ca.CRL(lists[0].DER())
 	if err != nil {
@@ -116,7 +117,7 @@ func readOwnCRL(ca *pki.CA, file string) (*pki.CRL, error) {
 	return c, nil
 }
 
-// crlView is a list for people and programs.
+// crlView is a list in the form in which it is printed.
 type crlView struct {
 	Issuer  string    `json:"issuer"`
 	Number  uint64    `json:"number"`
@@ -134,9 +135,9 @@ func certCRLCommand(a *cli.App) *cobra.Command {
 	return a.OutputFlag(&cobra.Command{
 		Use:   "crl FILE",
 		Short: "Show a certificate revocation list",
-		Long: `Crl shows the certificate revocation lists in a PEM file: which CA's each is, its
-number, and the revoked certificates with serial number, time and reason. It does
-not check whether the CA signed it: nodes do.`,
+		Long: `Crl shows the certificate revocation lists in a PEM file: the CA and the number of
+each, and the revoked certificates with serial number, time and reason. It does not
+verify the CA's signature; nodes do.`,
 		Args:    cobra.ExactArgs(1),
 		Example: `  conclave cert crl tls/crl.pem`,
 		RunE: func(_ *cobra.Command, args []string) error {

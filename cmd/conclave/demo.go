@@ -26,11 +26,11 @@ func demoCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "demo",
 		Example: `  conclave demo`,
-		Short:   "Show three nodes, the ceremony, a crash, and what they promise",
-		Long: `Demo starts three nodes as processes on this machine, performs the ceremony, uses
-a key on all of them, disables it, kills the leader, carries on, and verifies the
-audit log, saying what it does. It takes some seconds, leaves nothing behind, and
-exits with 1 if any step fails.`,
+		Short:   "Demonstrate three nodes, a ceremony, a crash and the audit log",
+		Long: `Demo starts three nodes as processes on this machine, performs the ceremony, uses a
+key on all of them, disables it, kills the leader, continues without it, and
+verifies the audit log, reporting each step. It takes some seconds and leaves
+nothing behind. The exit code is 1 if any step fails.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -41,7 +41,7 @@ exits with 1 if any step fails.`,
 	}
 }
 
-// demo is one run: a cluster and a client of each of its nodes.
+// demo is one run: a cluster, and a client for each of its nodes.
 type demo struct {
 	app     *cli.App
 	cluster *localcluster.Cluster
@@ -110,7 +110,7 @@ func (d *demo) start(ctx context.Context) error {
 }
 
 func (d *demo) ceremony(ctx context.Context) error {
-	if err := d.cluster.Found(ctx, 5, 3); err != nil {
+	if err := d.cluster.Init(ctx, 5, 3); err != nil {
 		return err
 	}
 	d.say("Initialised: five shares of the unseal key, any three of which open the cluster. It is sealed.")
@@ -131,7 +131,7 @@ func (d *demo) ceremony(ctx context.Context) error {
 	return nil
 }
 
-// unseal has custodians give these nodes their shares.
+// unseal submits the shares of custodians to these nodes.
 func (d *demo) unseal(ctx context.Context, nodes []*localcluster.Node, custodians ...int) error {
 	for _, custodian := range custodians {
 		st, err := d.cluster.Submit(ctx, d.cluster.Shares[custodian], nodes...)
@@ -193,7 +193,7 @@ func (d *demo) disable(ctx context.Context) error {
 	if _, err := d.clients[0].KMS().DisableKey(ctx, &kmspb.DisableKeyRequest{KeyId: &d.key}); err != nil {
 		return err
 	}
-	// At once, on all nodes at the same time, often.
+	// Immediately, on all nodes concurrently, several times.
 	const tries = 20
 	errs := make([]error, len(d.clients))
 	var wg sync.WaitGroup
@@ -243,7 +243,7 @@ func (d *demo) kill(ctx context.Context) error {
 			continue
 		}
 		err := localcluster.Poll(ctx, func() (bool, error) {
-			// An answer that does not come is asked for again; a wrong one is a failure.
+			// A missing answer is requested again; a wrong one is a failure.
 			once, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
 			err := d.decrypt(once, i, before)
@@ -298,7 +298,8 @@ func (d *demo) verify(ctx context.Context) error {
 		}
 		want := st.GetAudit().GetSize()
 		var rep *verify.Report
-		// Signed every second: a node that just came up has no checkpoint yet.
+		// Checkpoints are signed every second, and a node that has just started
+		// has none yet.
 		soon, cancel := context.WithTimeout(ctx, 10*time.Second)
 		err = localcluster.Poll(soon, func() (bool, error) {
 			var err error
@@ -317,7 +318,7 @@ func (d *demo) verify(ctx context.Context) error {
 	return d.tamper()
 }
 
-// tamper shows that verifying is worth something.
+// tamper shows that verification detects a change.
 func (d *demo) tamper() error {
 	dir := filepath.Join(d.cluster.Dir, "tampered")
 	if err := os.CopyFS(dir, os.DirFS(node.AuditDir(d.cluster.Nodes[0].Data))); err != nil {

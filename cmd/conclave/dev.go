@@ -21,7 +21,7 @@ import (
 	"github.com/conclavekms/conclave/transport/client"
 )
 
-// devServer is one node that opens itself: for development.
+// devServer is one node that unseals itself, for development.
 type devServer struct {
 	app *cli.App
 	localcluster.Single
@@ -29,13 +29,14 @@ type devServer struct {
 	values   *serverValues
 }
 
-// devDecides are the server's settings that dev makes itself, and why.
+// devDecides are the settings of the server that dev makes itself, with the
+// reason.
 var devDecides = map[string]string{
 	"node-id": "dev has one node", "peers": "dev has one node", "bootstrap-expect": "dev has one node", "gossip-key-file": "dev has one node",
 	"tls-cert": "dev makes its own certificates", "tls-key": "dev makes its own certificates", "tls-ca": "dev makes its own certificates",
 	"insecure":              "dev serves without TLS unless --tls is given",
-	"allow-unlocked-memory": "dev starts where memory cannot be locked too",
-	"data":                  "", // has a flag of dev's own
+	"allow-unlocked-memory": "dev starts even if memory cannot be locked",
+	"data":                  "", // dev has its own flag
 }
 
 func devSettings() (settings []setting) {
@@ -47,7 +48,7 @@ func devSettings() (settings []setting) {
 	return settings
 }
 
-// seedFlag is dev's alone; a server refuses the variable that goes with it.
+// seedFlag is a flag of dev only. A server refuses the corresponding variable.
 const seedFlag = "seed"
 
 func devCommand(a *cli.App) *cobra.Command {
@@ -56,17 +57,18 @@ func devCommand(a *cli.App) *cobra.Command {
 		Use:   "dev",
 		Short: "Start a one-node server for development",
 		Long: `Dev starts a server for development: one node, on loopback, initialised and
-unsealed. It prints the shell lines that point AWS tools and this one at it;
-"conclave env" prints them again.
+unsealed. It prints shell lines that point AWS tools and this one to it; "conclave
+env" prints them again.
 
-It serves all of AWS's regions, each with keys of its own, unless --regions narrows
-it. The settings of "conclave server" work here too, as flags and as environment
-variables, where one node on loopback can have them.
+It serves all of AWS's regions, each with keys of its own, unless --regions lists
+others. The settings of "conclave server" that make sense for one node on loopback
+work here too, as flags and as environment variables.
 
-Without --data everything is gone when it stops. With --data DIR, keys and
-credentials survive, and everything needed to open this server lies in DIR.
+Without --data, everything is deleted when it stops. With --data DIR, keys and
+credentials survive, and everything needed to unseal this server is in DIR.
 
---seed FILE makes keys with ids, material and aliases that tests know, in YAML or JSON:
+--seed FILE creates keys with known ids, material and aliases, for tests, from YAML
+or JSON:
 
   keys:
     - id: 1234abcd-12ab-34cd-56ef-1234567890ab
@@ -81,8 +83,8 @@ credentials survive, and everything needed to open this server lies in DIR.
         -----BEGIN PRIVATE KEY-----
         …
 
-Ciphertexts of such keys can be decrypted under every server that was started first
-with the same seeds. A key that is there already stays as it is.`,
+Ciphertexts of such keys can be decrypted by every server that was first started
+with the same seeds. A key that exists already is not changed.`,
 		Example: `  conclave dev
   conclave dev --data ~/.conclave-dev --regions eu-west-1,eu-central-1
   conclave dev --seed seeds.yaml`,
@@ -101,16 +103,16 @@ with the same seeds. A key that is there already stays as it is.`,
 	f.StringVar(&d.Dir, "data", "", "directory that keeps keys and credentials (CONCLAVE_DATA; default a temporary one)")
 	f.BoolVar(&d.TLS, "tls", false, "serve with TLS")
 	f.StringVar(&d.Account, "account", "000000000000", "account id in ARNs")
-	f.StringVar(&d.Region, "region", "us-east-1", "default region, in which requests for regions that are not served end up")
-	f.StringSliceVar(&d.Regions, "regions", nil, "all regions that it serves, instead of AWS's; the first is the default")
+	f.StringVar(&d.Region, "region", "us-east-1", "default region, also for requests for regions that are not served")
+	f.StringSliceVar(&d.Regions, "regions", nil, "all regions to serve, instead of AWS's; the first is the default")
 	cmd.MarkFlagsMutuallyExclusive("region", "regions")
-	f.StringVar(&d.seedFile, seedFlag, "", "file with keys to make (CONCLAVE_SEED)")
+	f.StringVar(&d.seedFile, seedFlag, "", "file with keys to create (CONCLAVE_SEED)")
 	d.values = addServerFlags(f, devSettings())
 	return cmd
 }
 
-// config is the server's, from flags and environment, with the parts that dev
-// decides.
+// config returns the configuration of the server, from flags and environment,
+// with the settings that dev decides.
 func (d *devServer) config(getenv func(string) string) (*node.Config, error) {
 	for _, s := range serverSettings {
 		if why := devDecides[s.flag]; why != "" && getenv(envName(s.flag)) != "" {
@@ -119,10 +121,10 @@ func (d *devServer) config(getenv func(string) string) (*node.Config, error) {
 	}
 	c := &node.Config{
 		NodeID: localcluster.SingleNode, BootstrapExpect: 1, Insecure: !d.TLS,
-		AllowUnlockedMemory: true, // what a laptop or container allows
+		AllowUnlockedMemory: true, // laptops and containers often do not allow locking
 		ShutdownTimeout:     5 * time.Second,
 		LogLevel:            slog.LevelWarn, LogOutput: d.app.Stderr, Release: cli.Version,
-		// With nobody to wait for, an election need not take long.
+		// With no other node to wait for, an election need not take long.
 		Timeouts: cluster.Timeouts{Heartbeat: 50 * time.Millisecond, Election: 50 * time.Millisecond, Lease: 25 * time.Millisecond, Hello: 50 * time.Millisecond},
 	}
 	faults := d.values.apply(c, getenv)
@@ -140,7 +142,7 @@ func (d *devServer) config(getenv func(string) string) (*node.Config, error) {
 		}
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, cli.Usagef("the configuration has faults; see conclave dev --help:\n%s", cli.Indent(err.Error()))
+		return nil, cli.Usagef("the configuration is not valid; see conclave dev --help:\n%s", cli.Indent(err.Error()))
 	}
 	return c, nil
 }
@@ -163,7 +165,7 @@ func (d *devServer) run(ctx context.Context) (err error) {
 		if d.Dir, err = os.MkdirTemp("", "conclave-dev-"); err != nil {
 			return err
 		}
-		// Keys lie in it.
+		// It contains keys.
 		defer func() { err = errors.Join(err, os.RemoveAll(d.Dir)) }()
 	} else {
 		if d.Dir, err = filepath.Abs(d.Dir); err != nil {
@@ -179,7 +181,8 @@ func (d *devServer) run(ctx context.Context) (err error) {
 	}
 	cfg.Data, cfg.Identity = filepath.Join(d.Dir, "node"), identity
 	if cfg.Seeds = len(seeds) > 0; cfg.Seeds {
-		// Ciphertexts name the cluster: those of one seeded server open under the next.
+		// Ciphertexts name the cluster. A fixed id allows one seeded server to decrypt
+		// those of another.
 		d.ClusterID = seedCluster
 	}
 
@@ -208,12 +211,13 @@ func (d *devServer) run(ctx context.Context) (err error) {
 		return d.greet(info, temporary)
 	})
 	if inUse(err) {
-		return fmt.Errorf("%w\nis another development server running? --aws-listen, --grpc-listen, --peer-listen and --ops-listen take other ports, :0 any free one", err)
+		return fmt.Errorf("%w\nis another development server running? choose other ports with --aws-listen, --grpc-listen, --peer-listen and --ops-listen; :0 is any free one", err)
 	}
 	return err
 }
 
-// devAddress takes host:port, and :port for loopback; nothing but loopback.
+// devAddress accepts host:port, or :port for loopback. The host must be a
+// loopback address.
 func devAddress(addr string) (string, error) {
 	if addr == "" || addr == cli.None {
 		return "", nil
@@ -227,7 +231,7 @@ func devAddress(addr string) (string, error) {
 	}
 	addr = net.JoinHostPort(host, port)
 	if !client.Loopback(addr) {
-		return "", fmt.Errorf("%s is not a loopback address; `conclave server` serves others", addr)
+		return "", fmt.Errorf("%s is not a loopback address; use `conclave server` for others", addr)
 	}
 	return addr, nil
 }
@@ -248,14 +252,14 @@ func (d *devServer) info(at node.Addresses) *devInfo {
 	return i
 }
 
-// greet prints lines that a shell can read.
+// greet prints a greeting that a shell can evaluate.
 func (d *devServer) greet(info *devInfo, temporary bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Conclave %s for development, on loopback. Ready.\n", cli.Version)
 	if temporary {
-		b.WriteString("# Keys and credentials are gone when it stops; --data DIR keeps them.\n")
+		b.WriteString("# Keys and credentials are deleted when it stops; --data DIR keeps them.\n")
 	} else {
-		fmt.Fprintf(&b, "# FOR DEVELOPMENT: everything needed to open this server lies in %s.\n", d.Dir)
+		fmt.Fprintf(&b, "# FOR DEVELOPMENT: everything needed to unseal this server is in %s.\n", d.Dir)
 	}
 	b.WriteString("\n")
 	b.WriteString(info.shell())

@@ -17,7 +17,7 @@ const (
 	devInfoGlob = "dev-*.json"
 )
 
-// devInfo is what clients of a running development server need.
+// devInfo is what clients need to use a running development server.
 type devInfo struct {
 	PID             int    `json:"pid"`
 	Data            string `json:"data"`
@@ -33,8 +33,9 @@ type devInfo struct {
 	Key             string `json:"key,omitempty"`
 }
 
-// devInfoDir is where the development servers of this user are found. Others
-// can write to the directory above it, so it is looked at before it is used.
+// devInfoDir returns the directory in which this user's development servers are
+// announced. Others can write to its parent directory, so it is checked before
+// it is used.
 func devInfoDir() (string, error) {
 	dir := filepath.Join(os.TempDir(), "conclave-"+strconv.Itoa(os.Getuid()))
 	if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
@@ -46,14 +47,15 @@ func devInfoDir() (string, error) {
 	return dir, files.OwnDir(dir)
 }
 
-// devAnnouncement is what a server told of itself, to take back when it stops.
+// devAnnouncement has the files by which a server announced itself, to be
+// removed when it stops.
 type devAnnouncement struct {
 	pid   int
 	files []string
 }
 
-// announce writes what `conclave env` reads: for this user, and with --data in
-// that directory too.
+// announce writes the file that `conclave env` reads, in the directory for this
+// user and, with --data, in that directory too.
 func announce(info *devInfo, dir string, temporary bool) (*devAnnouncement, error) {
 	raw, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
@@ -77,8 +79,8 @@ func announce(info *devInfo, dir string, temporary bool) (*devAnnouncement, erro
 	return a, nil
 }
 
-// announced are the development servers of this user that say that they run. What
-// those left that ended without a word is removed.
+// announced returns the announced development servers of this user. It removes
+// the announcements of servers that no longer run.
 func announced() ([]*devInfo, error) {
 	dir, err := devInfoDir()
 	if err != nil {
@@ -92,7 +94,7 @@ func announced() ([]*devInfo, error) {
 	for _, name := range names {
 		info, err := readDevInfo(name)
 		switch {
-		case errors.Is(err, os.ErrNotExist): // it ended just now
+		case errors.Is(err, os.ErrNotExist): // it has just ended
 		case err != nil:
 			return nil, err
 		case !info.runs():
@@ -106,12 +108,12 @@ func announced() ([]*devInfo, error) {
 	return all, nil
 }
 
-// runs reports whether there is a process of the server's id.
+// runs reports whether there is a process with the server's id.
 func (i *devInfo) runs() bool {
 	return i.PID > 0 && !errors.Is(syscall.Kill(i.PID, 0), syscall.ESRCH)
 }
 
-// withdraw removes what another server has not replaced.
+// withdraw removes the announcement, unless another server has replaced it.
 func (a *devAnnouncement) withdraw() error {
 	var errs []error
 	for _, name := range a.files {

@@ -18,7 +18,7 @@ var update = flag.Bool("update", false, "write docs/cli.md anew")
 
 const docsMark = "<!-- From here on written by `go test ./cmd/conclave -run TestDocs -update`. -->\n"
 
-// TestDocs holds docs/cli.md against the commands.
+// TestDocs compares docs/cli.md with the commands.
 func TestDocs(t *testing.T) {
 	const name = "../../docs/cli.md"
 	raw, err := os.ReadFile(name)
@@ -42,9 +42,9 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// describe writes the reference of a command and those below it.
+// describe writes the reference of a command and its subcommands.
 func describe(b *strings.Builder, cmd *cobra.Command) {
-	// What all clients take stands in one place.
+	// The flags of all clients are documented in one place.
 	client := new(cli.App).ClientFlags(new(cobra.Command)).PersistentFlags()
 	for _, c := range cmd.Commands() {
 		if !c.IsAvailableCommand() || c.Name() == "completion" || c.Name() == "help" {

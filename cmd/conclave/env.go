@@ -25,10 +25,10 @@ func envCommand(a *cli.App) *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "env",
-		Short: "Print the shell lines that point AWS tools at the development server",
-		Long: `Env prints shell lines for eval: the endpoint, region and credentials of the
-development server that runs, for AWS tools and for this one. It says on standard
-error which server that is. When several run, --data or --pid says which is meant.`,
+		Short: "Print shell lines that point AWS tools to the development server",
+		Long: `Env prints shell lines for eval: the endpoint, region and credentials of the running
+development server, for AWS tools and for this one. It prints on standard error
+which server that is. If several are running, choose one with --data or --pid.`,
 		Example: `  eval "$(conclave env)"
   eval "$(conclave env --wait 10s)"     # right after starting one`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,8 +41,8 @@ error which server that is. When several run, --data or --pid says which is mean
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&dir, "data", "", "the server's --data directory, when there are several servers")
-	cmd.Flags().IntVar(&pid, "pid", 0, "the server's process id, when there are several servers")
+	cmd.Flags().StringVar(&dir, "data", "", "the server's --data directory, if there are several servers")
+	cmd.Flags().IntVar(&pid, "pid", 0, "the server's process id, if there are several servers")
 	cmd.MarkFlagsMutuallyExclusive("data", "pid")
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait until the server is ready, for at most this long")
 	return cmd
@@ -54,7 +54,7 @@ func (i *devInfo) String() string {
 
 var errNoDev = errors.New("no development server is running; `conclave dev` starts one")
 
-// findDev finds a running development server, waiting for it if asked to.
+// findDev finds a running development server, waiting for it for at most wait.
 func findDev(ctx context.Context, dir string, pid int, wait time.Duration) (*devInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(wait, 2*time.Second))
 	defer cancel()
@@ -81,12 +81,12 @@ func findDev(ctx context.Context, dir string, pid int, wait time.Duration) (*dev
 	case err == nil:
 		return info, nil
 	case last != nil:
-		return nil, last // says more than that time is over
+		return nil, last // more informative than a timeout
 	}
 	return nil, err
 }
 
-// devIn is the development server of a directory.
+// devIn returns the development server with that data directory.
 func devIn(dir string) (*devInfo, error) {
 	err := files.OwnDir(dir)
 	if err == nil {
@@ -101,7 +101,8 @@ func devIn(dir string) (*devInfo, error) {
 	return nil, err
 }
 
-// theDev is the one development server of this user, or the one with a process id.
+// theDev returns the only development server of this user, or the one with a
+// process id.
 func theDev(pid int) (*devInfo, error) {
 	all, err := announced()
 	if err != nil {
@@ -120,15 +121,16 @@ func theDev(pid int) (*devInfo, error) {
 	for _, i := range all {
 		fmt.Fprintf(&b, "\n  %s", i)
 	}
-	return nil, cli.Usagef("%d development servers run; --data or --pid says which is meant:%s", len(all), &b)
+	return nil, cli.Usagef("%d development servers are running; choose one with --data or --pid:%s", len(all), &b)
 }
 
-// ready asks whether the server serves. One that was killed left its file.
+// ready checks that the server serves. A server that was killed leaves its file
+// behind.
 func (i *devInfo) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if i.Ops == "" {
-		return nil // there is nobody to ask
+		return nil // there is no health port
 	}
 	state, code, err := health.State(ctx, i.Ops, "/readyz")
 	if err != nil {
@@ -140,7 +142,7 @@ func (i *devInfo) ready(ctx context.Context) error {
 	return nil
 }
 
-// shell is for eval in a POSIX shell.
+// shell returns lines for eval in a POSIX shell.
 func (i *devInfo) shell() string {
 	scheme := "http://"
 	if i.TLS {
@@ -164,7 +166,8 @@ func (i *devInfo) shell() string {
 	for _, v := range vars {
 		fmt.Fprintf(&b, "export %s=%s\n", v[0], cli.Quote(v[1]))
 	}
-	// What belongs to other credentials would be used beside or before these.
+	// These variables of other credentials would be used together with or
+	// instead of ours.
 	b.WriteString("unset AWS_SESSION_TOKEN CONCLAVE_ACCESS_KEY_ID CONCLAVE_SECRET_ACCESS_KEY\n")
 	return b.String()
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/conclavekms/conclave/integration/xksproxy"
 )
 
-// elsewhere are the commands whose examples other tests run.
+// elsewhere are the commands whose examples are run by other tests.
 var elsewhere = map[string]string{
 	"conclave demo":   "TestDemo",
 	"conclave bench":  "TestBench",
@@ -29,7 +29,7 @@ var elsewhere = map[string]string{
 	"conclave credential rotate": "TestScripts", // the others would be without
 }
 
-// exampleOf is a command's example.
+// exampleOf returns a command's example.
 func exampleOf(t *testing.T, path ...string) string {
 	t.Helper()
 	cmd, _, err := rootCommand(new(cli.App)).Find(path)
@@ -39,7 +39,7 @@ func exampleOf(t *testing.T, path ...string) string {
 	return cmd.Example
 }
 
-// exampleArgs are the arguments of an example of one line.
+// exampleArgs returns the arguments of a one-line example.
 func exampleArgs(t *testing.T, replace *strings.Replacer, path ...string) []string {
 	t.Helper()
 	args := strings.Fields(replace.Replace(exampleOf(t, path...)))
@@ -49,7 +49,7 @@ func exampleArgs(t *testing.T, replace *strings.Replacer, path ...string) []stri
 	return args[1:]
 }
 
-// kitchen is a directory and an environment in which examples run.
+// kitchen is the directory and the environment in which examples run.
 type kitchen struct {
 	t   *testing.T
 	dir string
@@ -75,7 +75,7 @@ func newKitchen(t *testing.T) *kitchen {
 	}}
 }
 
-// sh runs lines as a user's shell does, and stops at the first that fails.
+// sh runs lines as a user's shell does, and stops at the first one that fails.
 func (k *kitchen) sh(lines string) (string, error) {
 	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
 	defer cancel()
@@ -119,7 +119,7 @@ func (k *kitchen) background(line string) (stop func()) {
 	return stop
 }
 
-// setup makes what the examples of the help speak of, beside what those of
+// setup makes what the examples in the help refer to, besides what those of
 // `key create` make.
 const setup = `
 conclave key create --alias payments
@@ -141,13 +141,13 @@ mkdir -p tls
 conclave cert bootstrap --dir tls --nodes node-1
 `
 
-// early has examples run before those that need what they leave.
+// early orders examples before those that need their results.
 var early = []string{
 	"conclave key create", "conclave alias list", "conclave sign", "conclave mac", "conclave alias create", "conclave alias update", "conclave key policy", "conclave key import",
 	"conclave keystore connect", "conclave keystore disconnect", "conclave keystore update", "conclave encapsulate",
 }
 
-// prepare gives an example what must be fresh.
+// prepare makes what an example needs anew.
 var prepare = map[string]string{
 	"conclave key cancel-deletion":    `conclave key schedule-deletion old-payments --days 7`,
 	"conclave key schedule-deletion":  `conclave key cancel-deletion old-payments 2>&1 || true`,
@@ -194,7 +194,7 @@ func TestExamples(t *testing.T) {
 	}
 	k.env = append(k.env, "DATA="+filepath.Join(k.dir, "data"), "CONCLAVE_OPS_LISTEN="+info.Ops)
 	k.must(setup)
-	// What names places of an example's own.
+	// Variables that name places of the example itself.
 	local := func(p *xksproxy.Proxy) *strings.Replacer {
 		return strings.NewReplacer(
 			"https://xks.example.com", p.Endpoint, "/kms/xks/v1", xksproxy.Path,
@@ -243,7 +243,7 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// TestDevExamples: dev's examples start servers that env finds.
+// TestDevExamples: the examples of dev start servers that env finds.
 func TestDevExamples(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts servers")
@@ -262,7 +262,8 @@ func TestDevExamples(t *testing.T) {
 	}
 }
 
-// TestServerExample: the server's example starts a node, which waits for the others.
+// TestServerExample: the example of server starts a node, which waits for the
+// others.
 func TestServerExample(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a server")
@@ -292,8 +293,8 @@ func TestServerExample(t *testing.T) {
 }
 
 // operatorSteps are the commands for operators in the order of a ceremony. A command
-// is there as often as its example has lines; before says what makes the line possible,
-// and with what goes to its standard input.
+// occurs once for each line of its example. before makes the line possible, and with is
+// its standard input.
 var operatorSteps = []struct{ command, before, with string }{
 	{"operator init", "", ""},
 	{"operator unseal", "cp ceremony/share-1.txt .", "ceremony/share-2.txt"},
@@ -306,12 +307,13 @@ var operatorSteps = []struct{ command, before, with string }{
 	{"cluster members", "", ""},
 	{"operator crl", "conclave cert issue operator mallory --dir . && conclave cert revoke mallory.pem --dir . && mkdir tls && cp crl.pem tls/", ""},
 	{"operator seal", "", ""},
-	// Founded twice is not at all: the last step is for a cluster of its own.
+	// A cluster cannot be initialised twice, so the last step has a cluster of
+	// its own.
 	{"operator init", "", ""},
 }
 
-// TestOperatorExamples holds a ceremony with the examples in the help of the commands
-// for operators, on three nodes, and founds another cluster with what is left.
+// TestOperatorExamples performs a ceremony on three nodes with the examples in the
+// help of the commands for operators, and initialises another cluster with the rest.
 func TestOperatorExamples(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts servers")
@@ -337,7 +339,8 @@ func TestOperatorExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of each node its ports for gRPC, peers and health; the fourth is alone.
+	// The ports of each node for gRPC, peers and health. The fourth node is a
+	// cluster of its own.
 	grpc, peer, ops := ports[:4], ports[4:8], ports[8:]
 	start := func(i int, name, peers string) {
 		k.background(fmt.Sprintf("conclave server --node-id %[1]s --data data-%[1]s --grpc-listen %s --peer-listen %s --ops-listen %s %s "+
@@ -349,7 +352,7 @@ func TestOperatorExamples(t *testing.T) {
 	start(3, "alone", "")
 	k.env = append(k.env, "CONCLAVE_CA=ca.pem", "CONCLAVE_CERT=operator.pem", "CONCLAVE_KEY=operator-key.pem")
 	addresses := strings.NewReplacer("node-1:7601", grpc[0], "node-2:7601", grpc[1], "node-3:7601", grpc[2])
-	founded := false
+	initialised := false
 	for _, step := range operatorSteps {
 		if len(lines[step.command]) == 0 {
 			t.Fatalf("the help of %s has fewer examples than are run", step.command)
@@ -358,17 +361,18 @@ func TestOperatorExamples(t *testing.T) {
 		lines[step.command] = lines[step.command][1:]
 		at := strings.Join(grpc[:3], ",")
 		if step.command == "operator init" {
-			if at = grpc[0]; founded {
+			if at = grpc[0]; initialised {
 				at = grpc[3]
 			}
-			founded = true
+			initialised = true
 		}
 		script := "export CONCLAVE_ADDRESS=" + at + "\n" + step.before + "\n" + line
 		if step.with != "" {
 			script += " < " + step.with
 		}
 		out, err := k.sh(script)
-		// A new node has yet to open its ports, and a new cluster to elect a leader.
+		// A new node may not have opened its ports yet, and a new cluster may have
+		// no leader yet.
 		for end := time.Now().Add(2 * time.Minute); err != nil && step.command == "operator init" && time.Now().Before(end); out, err = k.sh(script) {
 			time.Sleep(200 * time.Millisecond)
 		}

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hardened is a program that hardens itself and prints what became of it: see
+// hardened is a program that hardens itself and prints the result; see
 // TestMain.
 func hardened() {
 	if err := harden(); err != nil {

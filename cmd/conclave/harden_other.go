@@ -2,5 +2,6 @@
 
 package main
 
-// harden does nothing where Linux's means are missing; servers are for Linux.
+// harden does nothing on other systems than Linux, for which servers are not
+// meant.
 func harden() error { return nil }

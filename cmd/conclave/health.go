@@ -19,10 +19,10 @@ func healthCommand(a *cli.App) *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "health",
-		Short: "Ask the server on this machine how it is; for container health checks",
-		Long: `Health asks the metrics and health port of the server on this machine and exits
-with 0 when the process answers and its Raft is up. A sealed node is healthy:
-it waits for its custodians, and a restart would not help.`,
+		Short: "Check the health of the server on this machine; for container health checks",
+		Long: `Health queries the metrics and health port of the server on this machine, and exits
+with 0 if the process answers and knows a leader. A sealed node is healthy: it waits
+for its custodians, and a restart would not help.`,
 		Example: `  conclave health
   conclave health --timeout 10s`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,12 +40,13 @@ it waits for its custodians, and a restart would not help.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&addr, "ops", "", "address to ask (default from CONCLAVE_OPS_LISTEN, or 127.0.0.1:7604)")
+	f.StringVar(&addr, "ops", "", "address to query (default from CONCLAVE_OPS_LISTEN, or 127.0.0.1:7604)")
 	f.DurationVar(&timeout, "timeout", 2*time.Second, "how long to wait")
 	return cmd
 }
 
-// opsAddress is where the server with this environment has its health port.
+// opsAddress returns the address of the health port of the server with this
+// environment.
 func opsAddress(getenv func(string) string) string {
 	addr := getenv("CONCLAVE_OPS_LISTEN")
 	if addr == "" {
@@ -64,7 +65,8 @@ func opsAddress(getenv func(string) string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// healthState is the state that a node reports, unless it is unhealthy.
+// healthState returns the state that a node reports, or an error if it is
+// unhealthy.
 func healthState(ctx context.Context, addr string) (string, error) {
 	if _, _, err := health.State(ctx, addr, "/livez"); err != nil {
 		return "", err
@@ -74,7 +76,7 @@ func healthState(ctx context.Context, addr string) (string, error) {
 		return "", err
 	}
 	if state == "no leader" {
-		return "", errors.New("the node is in contact with no leader")
+		return "", errors.New("the node is not in contact with a leader")
 	}
 	return state, nil
 }

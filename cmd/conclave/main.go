@@ -1,10 +1,10 @@
-// Command conclave is the key management service: the server, the tools of those
-// who run it, and a client.
+// Command conclave is the key management service: the server, the tools of its
+// operators, and a client.
 //
-// Data goes to standard output and everything else to standard error. Secrets
-// are read from files, the environment or a hidden prompt, never from the
-// command line, where other users of the machine see them. Only main ends the
-// process; its exit codes are in docs/cli.md.
+// Data is written to standard output and everything else to standard error.
+// Secrets are read from files, the environment or a hidden prompt, never from
+// the command line, where other users of the machine could see them. Only main
+// ends the process. The exit codes are in docs/cli.md.
 package main
 
 import (

@@ -18,8 +18,8 @@ import (
 	"github.com/conclavekms/conclave/integration/xksproxy"
 )
 
-// TestMain lets scripts, and the children of demo and bench, run this program:
-// conclave on the path is the test binary, calling main.
+// TestMain lets scripts, and the child processes of demo and bench, run this
+// program: conclave on the path is the test binary, which calls main.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"conclave": main, "hardened": hardened})
 }
@@ -77,8 +77,8 @@ func cmdWaitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdEvalEnv does to the script's environment what eval does to a shell's: it has
-// a real shell read the last program's output.
+// cmdEvalEnv changes the script's environment as eval changes that of a shell: a
+// real shell evaluates the last program's output.
 func cmdEvalEnv(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: evalenv")
@@ -153,7 +153,7 @@ func cmdProxy(t *testing.T, ts *testscript.TestScript, neg bool, args []string) 
 	ts.Check(os.WriteFile(ts.MkAbs("credential.json"), []byte(credential), 0o600))
 }
 
-// conclave is where TestMain put the program.
+// conclave is the path at which TestMain put the program.
 func conclave(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := exec.LookPath("conclave")
@@ -166,7 +166,7 @@ func conclave(t *testing.T, args ...string) *exec.Cmd {
 	tmp := t.TempDir()
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + tmp}
 	t.Cleanup(func() {
-		// Whatever happened, nothing may be left of it.
+		// In any case, nothing may be left behind.
 		left, err := filepath.Glob(filepath.Join(tmp, "*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left behind: %v, %v", left, err)

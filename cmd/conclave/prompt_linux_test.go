@@ -45,8 +45,8 @@ func echoes(t *testing.T, f *os.File) bool {
 	return s.Lflag&unix.ECHO != 0
 }
 
-// TestPromptIsHidden: a share is not shown while it is typed, and a terminal that
-// was asked and interrupted shows again what is typed.
+// TestPromptIsHidden: a share is not shown while it is typed, and an interrupted
+// prompt leaves the terminal showing input again.
 func TestPromptIsHidden(t *testing.T) {
 	_, tty := openTerminal(t)
 	cmd := conclave(t, "operator", "unseal")

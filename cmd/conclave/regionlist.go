@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// regionsOfAWS are those of the partition aws.
+// regionsOfAWS are the Regions of the partition aws.
 var regionsOfAWS = []string{
 	"af-south-1",
 	"ap-east-1", "ap-east-2",
@@ -21,11 +21,12 @@ var regionsOfAWS = []string{
 	"us-east-1", "us-east-2", "us-west-1", "us-west-2",
 }
 
-// awsRegionName is the form that the API gives Regions' names.
+// awsRegionName is the form of Regions' names in AWS's API.
 var awsRegionName = regexp.MustCompile(`^([a-z]+-){2,3}\d+$`)
 
-// awsRegions are AWS's, a default one first, which need not be AWS's. One whose
-// name is not of AWS's form is served alone, as ReplicateKey could not name it.
+// awsRegions returns AWS's Regions, with first, which need not be one of them,
+// before the others. If first does not have the form of AWS's names, it is the
+// only Region, as ReplicateKey could not name it.
 func awsRegions(first string) []string {
 	if !awsRegionName.MatchString(first) {
 		return []string{first}

@@ -11,7 +11,7 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/operator"
 )
 
-// run carries out one command line and returns the exit code.
+// run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &cli.App{Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	root := rootCommand(a)
@@ -31,10 +31,10 @@ const (
 func rootCommand(a *cli.App) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "conclave",
-		Short: "A key management service that only a quorum can open",
-		Long: `Conclave is a key management service with the API of AWS KMS, for your own
-machines: a cluster that keeps keys and a verifiable audit log, opened by a
-quorum of custodians.
+		Short: "A key management service that only a quorum can unseal",
+		Long: `Conclave is a key management service with the API of AWS KMS, for your own machines:
+a cluster that keeps keys and a verifiable audit log, and that only a quorum of
+custodians can unseal.
 
 To try it: conclave dev. In another shell: eval "$(conclave env)".`,
 		Version:       cli.Version,
@@ -70,7 +70,7 @@ To try it: conclave dev. In another shell: eval "$(conclave env)".`,
 	return root
 }
 
-// strict makes wrong arguments errors of usage, everywhere, and an unknown
+// strict makes wrong arguments of all commands usage errors, and an unknown
 // subcommand an error instead of a help page.
 func strict(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {

@@ -22,16 +22,16 @@ import (
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 )
 
-// maxSeedFile is more than tests have use for.
+// maxSeedFile is larger than tests need.
 const maxSeedFile = 4 << 20
 
-// seedCluster is the id of clusters that were founded with seeds.
+// seedCluster is the id of clusters that were initialised with seeds.
 var seedCluster = func() [16]byte {
 	sum := sha256.Sum256([]byte("conclave development cluster with seeds v1"))
 	return [16]byte(sum[:])
 }()
 
-// seedFile is what --seed reads: YAML, of which JSON is a part.
+// seedFile is the content of a --seed file: YAML, which includes JSON.
 type seedFile struct {
 	Keys []seedKey `yaml:"keys"`
 }
@@ -49,7 +49,8 @@ type seedKey struct {
 	Enabled     *bool             `yaml:"enabled"`
 }
 
-// readSeeds reads a file of seeds, with every fault at once; none without a name.
+// readSeeds reads a file of seeds; none if name is "". Its error lists everything
+// that is wrong.
 func readSeeds(name string) ([]keyengine.Seed, error) {
 	if name == "" {
 		return nil, nil
@@ -64,7 +65,7 @@ func readSeeds(name string) ([]keyengine.Seed, error) {
 		return nil, err
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
-	dec.KnownFields(true) // a misspelt member would make another key than was meant
+	dec.KnownFields(true) // a misspelt member would make another key than intended
 	var file seedFile
 	if err := dec.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
 		return nil, cli.Usagef("seeds: %s: %v", name, err)
@@ -85,7 +86,7 @@ func readSeeds(name string) ([]keyengine.Seed, error) {
 		seeds = append(seeds, s)
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, cli.Usagef("seeds: %s has faults:\n%s", name, cli.Indent(err.Error()))
+		return nil, cli.Usagef("seeds: %s is not valid:\n%s", name, cli.Indent(err.Error()))
 	}
 	return seeds, nil
 }
@@ -131,7 +132,7 @@ func (k *seedKey) seed() (s keyengine.Seed, err error) {
 	return s, nil
 }
 
-// plant makes the keys of seeds that are not there yet.
+// plant creates the keys of seeds that do not exist yet.
 func plant(ctx context.Context, n *node.Node, seeds []keyengine.Seed) error {
 	op := ceremony.Operator{Name: "root", SourceIP: "127.0.0.1"}
 	for _, s := range seeds {

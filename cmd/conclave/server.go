@@ -20,15 +20,16 @@ func serverCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run one node of a cluster",
-		Long: `Server runs one node of a cluster. Each flag can be given as an environment
-variable too: --node-id is CONCLAVE_NODE_ID. A flag wins over the environment.
+		Long: `Server runs one node of a cluster. Each flag can also be given as an environment
+variable: --node-id is CONCLAVE_NODE_ID. A flag takes precedence over the
+environment.
 
-It comes up sealed. "conclave operator init" founds the cluster, once, and
-"conclave operator unseal" opens it after each start.
+The node is sealed when it starts. "conclave operator init" initialises the cluster,
+once, and "conclave operator unseal" unseals nodes after each start.
 
-SIGTERM and SIGINT stop it in good order: it hands over leadership and finishes
-what is under way. A second signal stops it at once. SIGHUP makes it read its
-certificates again.`,
+SIGTERM and SIGINT stop it gracefully: it finishes requests in flight and hands over
+leadership. A second signal stops it at once. SIGHUP makes it read its certificates
+again.`,
 		Example: `  conclave server --node-id node-1 --data /var/lib/conclave \
     --listen 10.0.0.1 --peers node-1=10.0.0.1:7602,node-2=10.0.0.2:7602,node-3=10.0.0.3:7602 \
     --tls-cert node-1.pem --tls-key node-1-key.pem --tls-ca ca.pem --gossip-key-file gossip.key`,
@@ -49,10 +50,11 @@ certificates again.`,
 	return cmd
 }
 
-// serve runs a node until it is told to stop. started, if not nil, is called when
-// the node is up; when it fails, the node is stopped again.
+// serve runs a node until a signal or ctx stops it. started, if not nil, is
+// called when the node is running; if it fails, the node is stopped again.
 func serve(ctx context.Context, a *cli.App, cfg *node.Config, started func(context.Context, *node.Node) error) error {
-	// Before the start, so that no signal is missed; two stops may come at once.
+	// Before the start, so that no signal is missed. Two signals to stop may
+	// arrive together.
 	stop := make(chan os.Signal, 2)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(stop)
@@ -92,7 +94,7 @@ func serve(ctx context.Context, a *cli.App, cfg *node.Config, started func(conte
 			return stopNode(n, cfg.ShutdownTimeout, stop)
 		case <-reload:
 			if err := n.Reload(); err != nil {
-				// The old certificates serve on.
+				// The old certificates stay in use.
 				a.Note("conclave: reading the certificates again: %v; the old ones stay in use", err)
 			}
 		case <-n.Done():
@@ -104,7 +106,7 @@ func serve(ctx context.Context, a *cli.App, cfg *node.Config, started func(conte
 	}
 }
 
-// stopNode ends a node in good order, or at once at the next signal.
+// stopNode stops a node gracefully, or at once at the next signal.
 func stopNode(n *node.Node, limit time.Duration, again <-chan os.Signal) error {
 	if limit == 0 {
 		limit = 10 * time.Second
@@ -120,6 +122,6 @@ func stopNode(n *node.Node, limit time.Duration, again <-chan os.Signal) error {
 		}
 		return nil
 	case <-again:
-		return errors.New("stopped at once by a second signal; what was under way was not finished")
+		return errors.New("stopped at once by a second signal; requests in flight were not finished")
 	}
 }

@@ -120,7 +120,7 @@ func TestServerConfig(t *testing.T) {
 	}
 }
 
-// TestSignals sends a server what init systems send.
+// TestSignals sends a server the signals that init systems send.
 func TestSignals(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := (&certs.Plan{Dir: dir, Nodes: []string{"n1"}, Operator: "op"}).Bootstrap(); err != nil {
@@ -167,7 +167,7 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	await("certificates reloaded")
-	// A certificate that is no good leaves the old one in use.
+	// If a certificate is invalid, the old one stays in use.
 	if err := files.Write(dir+"/n1.pem", []byte("nonsense")); err != nil {
 		t.Fatal(err)
 	}

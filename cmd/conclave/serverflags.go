@@ -19,7 +19,8 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
 
-// setting is a field of node.Config as flag and environment variable.
+// setting is a field of node.Config that has a flag and an environment
+// variable.
 type setting struct {
 	flag, usage string
 	isBool      bool
@@ -36,29 +37,29 @@ func text(field func(*node.Config) *string) func(*node.Config, string) error {
 func truth(field func(*node.Config) *bool) func(*node.Config, string) error {
 	return func(c *node.Config, v string) (err error) {
 		if *field(c), err = strconv.ParseBool(v); err != nil {
-			return fmt.Errorf("%q is not true or false", v)
+			return fmt.Errorf("%q is neither true nor false", v)
 		}
 		return nil
 	}
 }
 
 var serverSettings = []setting{
-	{flag: "node-id", usage: "name of this node, for ever; its certificate has it", set: text(func(c *node.Config) *string { return &c.NodeID })},
-	{flag: "data", usage: "directory for everything that the node keeps", set: text(func(c *node.Config) *string { return &c.Data })},
+	{flag: "node-id", usage: "permanent name of this node, as in its certificate", set: text(func(c *node.Config) *string { return &c.NodeID })},
+	{flag: "data", usage: "directory for everything that the node stores", set: text(func(c *node.Config) *string { return &c.Data })},
 	{flag: "aws-listen", usage: "address of the AWS API (default LISTEN:7600)", set: text(func(c *node.Config) *string { return &c.AWSListen })},
 	{flag: "grpc-listen", usage: "address of the gRPC API (default LISTEN:7601)", set: text(func(c *node.Config) *string { return &c.GRPCListen })},
 	{flag: "peer-listen", usage: "address for the other nodes (default LISTEN:7602)", set: text(func(c *node.Config) *string { return &c.PeerListen })},
 	{flag: "gossip-listen", usage: "address of the address book, or none (default LISTEN:7603 when there are peers)", set: text(func(c *node.Config) *string { return &c.GossipListen })},
 	{flag: "ops-listen", usage: "address of metrics and health, plain HTTP, or none (default LISTEN:7604)", set: text(func(c *node.Config) *string { return &c.OpsListen })},
-	{flag: "aws-advertise", usage: "address of the AWS API as others reach it, where it differs", set: text(func(c *node.Config) *string { return &c.AWSAdvertise })},
-	{flag: "grpc-advertise", usage: "address of the gRPC API as others reach it", set: text(func(c *node.Config) *string { return &c.GRPCAdvertise })},
-	{flag: "peer-advertise", usage: "peer address as others reach it", set: text(func(c *node.Config) *string { return &c.PeerAdvertise })},
-	{flag: "gossip-advertise", usage: "gossip address as others reach it", set: text(func(c *node.Config) *string { return &c.GossipAdvertise })},
-	{flag: "peers", usage: "all first nodes, this one too, with their peer addresses: ID=HOST:PORT,…", set: func(c *node.Config, v string) (err error) {
+	{flag: "aws-advertise", usage: "address at which others reach the AWS API, if it differs", set: text(func(c *node.Config) *string { return &c.AWSAdvertise })},
+	{flag: "grpc-advertise", usage: "address at which others reach the gRPC API, if it differs", set: text(func(c *node.Config) *string { return &c.GRPCAdvertise })},
+	{flag: "peer-advertise", usage: "address at which other nodes reach this one, if it differs", set: text(func(c *node.Config) *string { return &c.PeerAdvertise })},
+	{flag: "gossip-advertise", usage: "address at which others reach the address book, if it differs", set: text(func(c *node.Config) *string { return &c.GossipAdvertise })},
+	{flag: "peers", usage: "the first nodes, including this one, with their peer addresses: ID=HOST:PORT,…", set: func(c *node.Config, v string) (err error) {
 		c.Peers, err = parsePeers(v)
 		return err
 	}},
-	{flag: "bootstrap-expect", usage: "how many first nodes form the cluster (default as many as there are peers)", set: func(c *node.Config, v string) (err error) {
+	{flag: "bootstrap-expect", usage: "how many first nodes bootstrap the cluster (default the number of peers)", set: func(c *node.Config, v string) (err error) {
 		if c.BootstrapExpect, err = strconv.Atoi(v); err != nil {
 			return fmt.Errorf("%q is not a number", v)
 		}
@@ -68,40 +69,40 @@ var serverSettings = []setting{
 	{flag: "tls-cert", usage: "PEM file of this node's certificate", set: text(func(c *node.Config) *string { return &c.TLSCert })},
 	{flag: "tls-key", usage: "PEM file of its key", set: text(func(c *node.Config) *string { return &c.TLSKey })},
 	{flag: "tls-ca", usage: "PEM file of the cluster's CA", set: text(func(c *node.Config) *string { return &c.TLSCA })},
-	{flag: "crl", usage: "PEM file of the CA's certificate revocation list; SIGHUP reads it again (default what operators deliver)", set: text(func(c *node.Config) *string { return &c.CRL })},
+	{flag: "crl", usage: "PEM file of the CA's certificate revocation list; SIGHUP reads it again (default: what operators deliver)", set: text(func(c *node.Config) *string { return &c.CRL })},
 	{flag: "insecure", isBool: true, usage: "serve both APIs without TLS: one node, on loopback, for development", set: truth(func(c *node.Config) *bool { return &c.Insecure })},
-	{flag: "allow-unlocked-memory", isBool: true, usage: "start even where memory cannot be locked; keys may then be swapped out", set: truth(func(c *node.Config) *bool { return &c.AllowUnlockedMemory })},
+	{flag: "allow-unlocked-memory", isBool: true, usage: "start even if memory cannot be locked; keys may then be swapped out", set: truth(func(c *node.Config) *bool { return &c.AllowUnlockedMemory })},
 	{flag: "cors-origins", usage: "origins whose pages may use the AWS API from a browser: https://HOST,… (default none)", set: func(c *node.Config, v string) error {
 		c.CORSOrigins = strings.Split(v, ",")
 		return nil
 	}},
-	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default refuse these)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
-	{flag: "xks-allow-private-endpoints", isBool: true, usage: "let external key stores be at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
+	{flag: "attestation-roots", usage: "PEM file of the root certificates of enclaves, for requests with a Recipient (default: these are refused)", set: text(func(c *node.Config) *string { return &c.AttestationRoots })},
+	{flag: "xks-allow-private-endpoints", isBool: true, usage: "allow external key stores at private addresses and at other ports than 443; the same on all nodes", set: truth(func(c *node.Config) *bool { return &c.XKSAllowPrivateEndpoints })},
 	{flag: "xks-ca", usage: "PEM file of the CAs of external key stores (default the system's)", set: text(func(c *node.Config) *string { return &c.XKSCA })},
 	{flag: "pkcs11-module", usage: "path of a PKCS #11 module, for key stores of type AWS_CLOUDHSM (binaries built with the tag pkcs11)", set: text(func(c *node.Config) *string { return &c.PKCS11Module })},
-	{flag: "pkcs11-tokens", usage: "labels of its tokens by CloudHsmClusterId: cluster-ID=LABEL,…", set: func(c *node.Config, v string) (err error) {
+	{flag: "pkcs11-tokens", usage: "labels of the module's tokens by CloudHsmClusterId: cluster-ID=LABEL,…", set: func(c *node.Config, v string) (err error) {
 		c.PKCS11Tokens, err = parseTokens(v)
 		return err
 	}},
-	{flag: "quotas", usage: "resource quotas that are not to be AWS's, such as keys=200000,aliases-per-key=100; the same on all nodes", set: func(c *node.Config, v string) error {
+	{flag: "quotas", usage: "resource quotas that differ from AWS's, such as keys=200000,aliases-per-key=100; the same on all nodes", set: func(c *node.Config, v string) error {
 		return parseQuotas(&c.Quotas, v)
 	}},
-	{flag: "disk-low", usage: "room on the disk below which the node warns: a share, a size, or the smaller of both (default 15%,8GiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Low })},
-	{flag: "disk-scarce", usage: "room below which new keys and other growth are refused (default 8%,2GiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Scarce })},
-	{flag: "disk-yield", usage: "room below which another node should lead (default 4%,512MiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Yield })},
-	{flag: "disk-full", usage: "room below which the node stores and answers nothing until there is more (default 2%,128MiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Full })},
-	{flag: "heartbeat-timeout", usage: "silence of the leader after which another is elected; 3 to 5 times the default between sites (default 500ms)", set: positive(func(c *node.Config) *time.Duration { return &c.Timeouts.Heartbeat })},
-	{flag: "shutdown-timeout", usage: "how long a stop in good order may take (default 10s)", set: positive(func(c *node.Config) *time.Duration { return &c.ShutdownTimeout })},
+	{flag: "disk-low", usage: "free space on the disk below which the node warns: a share, a size, or the smaller of both (default 15%,8GiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Low })},
+	{flag: "disk-scarce", usage: "free space below which new keys and other growth are refused (default 8%,2GiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Scarce })},
+	{flag: "disk-yield", usage: "free space below which another node should lead (default 4%,512MiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Yield })},
+	{flag: "disk-full", usage: "free space below which the node stores and answers nothing (default 2%,128MiB)", set: mark(func(c *node.Config) *diskspace.Mark { return &c.Space.Full })},
+	{flag: "heartbeat-timeout", usage: "time without a message from the leader after which another is elected; use 3 to 5 times the default between sites (default 500ms)", set: positive(func(c *node.Config) *time.Duration { return &c.Timeouts.Heartbeat })},
+	{flag: "shutdown-timeout", usage: "how long a graceful stop may take (default 10s)", set: positive(func(c *node.Config) *time.Duration { return &c.ShutdownTimeout })},
 	{flag: "log-level", usage: "debug, info, warn or error (default info)", set: func(c *node.Config, v string) error {
 		return c.LogLevel.UnmarshalText([]byte(v))
 	}},
 	{flag: "log-json", isBool: true, usage: "log in JSON", set: truth(func(c *node.Config) *bool { return &c.LogJSON })},
 }
 
-// clusterID is AWS's form of the ids of CloudHSM clusters.
+// clusterID is the form of the ids of CloudHSM clusters in AWS.
 var clusterID = regexp.MustCompile(`^cluster-[2-7a-zA-Z]{11,16}$`)
 
-// parseTokens reads ID=LABEL,… into labels of PKCS #11 tokens.
+// parseTokens parses ID=LABEL,… into labels of PKCS #11 tokens.
 func parseTokens(s string) (map[string]string, error) {
 	tokens := make(map[string]string)
 	for part := range strings.SplitSeq(s, ",") {
@@ -110,14 +111,14 @@ func parseTokens(s string) (map[string]string, error) {
 		case !ok || label == "" || !clusterID.MatchString(id):
 			return nil, fmt.Errorf("%q is not cluster-ID=LABEL, with an id of 11 to 16 letters and digits 2 to 7", part)
 		case tokens[id] != "":
-			return nil, fmt.Errorf("%q is named twice", id)
+			return nil, fmt.Errorf("%q is given twice", id)
 		}
 		tokens[id] = label
 	}
 	return tokens, nil
 }
 
-// parseQuotas reads NAME=NUMBER,… into quotas.
+// parseQuotas parses NAME=NUMBER,… into quotas.
 func parseQuotas(q *keyengine.Quotas, s string) error {
 	for part := range strings.SplitSeq(s, ",") {
 		name, number, _ := strings.Cut(part, "=")
@@ -132,7 +133,7 @@ func parseQuotas(q *keyengine.Quotas, s string) error {
 	return nil
 }
 
-// mark sets an amount of room on the disk.
+// mark sets an amount of free space on the disk.
 func mark(field func(*node.Config) *diskspace.Mark) func(*node.Config, string) error {
 	return func(c *node.Config, v string) (err error) {
 		*field(c), err = diskspace.ParseMark(v)
@@ -140,24 +141,24 @@ func mark(field func(*node.Config) *diskspace.Mark) func(*node.Config, string) e
 	}
 }
 
-// positive sets a time that is not 0.
+// positive sets a duration that is greater than 0.
 func positive(field func(*node.Config) *time.Duration) func(*node.Config, string) error {
 	return func(c *node.Config, v string) error {
 		d, err := time.ParseDuration(v)
 		if err == nil && d <= 0 {
-			err = fmt.Errorf("%s is not a positive time", v)
+			err = fmt.Errorf("%s is not a positive duration", v)
 		}
 		*field(c) = d
 		return err
 	}
 }
 
-// envName is the environment variable of a server's flag.
+// envName returns the environment variable for a flag of the server.
 func envName(flag string) string {
 	return "CONCLAVE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// serverValues are settings as the flags give them.
+// serverValues are the values of the flags for settings.
 type serverValues struct {
 	settings []setting
 	listen   *string
@@ -166,7 +167,7 @@ type serverValues struct {
 
 func addServerFlags(f *pflag.FlagSet, settings []setting) *serverValues {
 	f.SortFlags = false
-	v := &serverValues{settings: settings, listen: f.String("listen", "", "host or IP address of all listen addresses that are not given (default 127.0.0.1)")}
+	v := &serverValues{settings: settings, listen: f.String("listen", "", "host or IP address for all listen addresses that are not given (default 127.0.0.1)")}
 	for _, s := range settings {
 		v.values = append(v.values, f.String(s.flag, "", s.usage))
 		if s.isBool {
@@ -176,7 +177,8 @@ func addServerFlags(f *pflag.FlagSet, settings []setting) *serverValues {
 	return v
 }
 
-// value is a flag's, or the environment's.
+// value returns the value of a flag or, if that is not given, of its
+// environment variable.
 func value(given, flag string, getenv func(string) string) string {
 	if given != "" {
 		return given
@@ -184,7 +186,7 @@ func value(given, flag string, getenv func(string) string) string {
 	return getenv(envName(flag))
 }
 
-// apply puts what flags and environment say into a configuration.
+// apply sets the fields of a configuration from flags and environment.
 func (v *serverValues) apply(c *node.Config, getenv func(string) string) (faults []error) {
 	for i, s := range v.settings {
 		if val := value(*v.values[i], s.flag, getenv); val != "" {
@@ -196,8 +198,8 @@ func (v *serverValues) apply(c *node.Config, getenv func(string) string) (faults
 	return faults
 }
 
-// addresses fills in the listen addresses that are not given: gossip is the port
-// of the address book, 0 for none.
+// addresses sets the listen addresses that are not given. gossip is the port of
+// the address book; 0 for none.
 func (v *serverValues) addresses(c *node.Config, gossip int, getenv func(string) string) {
 	host := value(*v.listen, "listen", getenv)
 	if host == "" {
@@ -219,23 +221,24 @@ func (v *serverValues) addresses(c *node.Config, gossip int, getenv func(string)
 	}
 }
 
-// config is what flags and environment say together, with every fault at once.
+// config returns the configuration from flags and environment. Its error lists
+// everything that is wrong.
 func (v *serverValues) config(getenv func(string) string) (*node.Config, error) {
 	c := &node.Config{LogLevel: slog.LevelInfo}
 	faults := v.apply(c, getenv)
 	if getenv(envName(seedFlag)) != "" {
-		faults = append(faults, fmt.Errorf("%s: keys with known material are for `conclave dev`; a server takes none", envName(seedFlag)))
+		faults = append(faults, fmt.Errorf("%s: keys with known material are for `conclave dev` only; a server accepts none", envName(seedFlag)))
 	}
 	gossip := node.DefaultGossipPort
 	if len(c.Peers) < 2 {
-		gossip = 0 // nobody to tell
+		gossip = 0 // there are no other nodes
 	}
 	v.addresses(c, gossip, getenv)
 	if c.BootstrapExpect == 0 && len(faults) == 0 {
 		c.BootstrapExpect = max(1, len(c.Peers))
 	}
 	if err := errors.Join(append(faults, c.Validate())...); err != nil {
-		return nil, cli.Usagef("the configuration has faults; see conclave server --help:\n%s", cli.Indent(err.Error()))
+		return nil, cli.Usagef("the configuration is not valid; see conclave server --help:\n%s", cli.Indent(err.Error()))
 	}
 	return c, nil
 }

@@ -4,8 +4,8 @@
 // 	protoc        v3.21.12
 // source: fsm/fsmpb/fsm.proto
 
-// What the Raft log and snapshots hold. Field numbers are never reused, a
-// released message never changes meaning: new behaviour is a new message.
+// What the Raft log and snapshots hold. Field numbers are never reused, and a
+// released message never changes its meaning: new behaviour gets a new message.
 
 package fsmpb
 
@@ -24,14 +24,14 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Kind names a kind of object that a decision can depend on. Where a message has an
-// account, it is the number that the 12 digits write, and the object's id begins with
-// it: fsm/ids.go. Account 000000000000 is 0, which the wire leaves out.
+// Kind names a kind of object that a decision can depend on. The account in a message
+// is its 12 digits as a number, and the object's id begins with it: see fsm/ids.go.
+// Account 000000000000 is 0, which protobuf leaves out.
 type Kind int32
 
 const (
 	Kind_KIND_UNSPECIFIED Kind = 0
-	Kind_KIND_CLUSTER     Kind = 1 // the cluster's seal, id empty
+	Kind_KIND_CLUSTER     Kind = 1 // the cluster's record, id empty
 	Kind_KIND_KEY         Kind = 2
 	Kind_KIND_KEY_POLICY  Kind = 3
 	Kind_KIND_KEY_TAGS    Kind = 4
@@ -272,20 +272,21 @@ func (CredentialKind) EnumDescriptor() ([]byte, []int) {
 	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{3}
 }
 
-// Entry is the one envelope of a Raft log entry.
+// Entry is the content of every entry in the Raft log.
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Schema of this entry. A node refuses a schema newer than it knows.
 	Schema uint32 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
 	Clock  *Clock `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
-	// Set by a leader every so often: its state hash at an earlier index.
+	// The leader's state hash at an earlier index, which it sets from time to
+	// time.
 	StateCheck *StateCheck `protobuf:"bytes,3,opt,name=state_check,json=stateCheck,proto3" json:"state_check,omitempty"`
 	// Types that are valid to be assigned to Command:
 	//
 	//	*Entry_Batches
 	//	*Entry_RegisterNode
 	Command isEntry_Command `protobuf_oneof:"command"`
-	// Over everything before it: it is the last field.
+	// The signature of all fields before it: it is always the last field.
 	Origin        *Origin `protobuf:"bytes,20,opt,name=origin,proto3" json:"origin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -391,8 +392,9 @@ func (*Entry_Batches) isEntry_Command() {}
 func (*Entry_RegisterNode) isEntry_Command() {}
 
 // Origin is the signature of an unsealed leader over an entry, with the cluster's
-// origin key. Without it an entry may register nodes before the cluster is founded, and
-// found it. Afterwards it has no effect; nodes observe its clock.
+// origin key. An entry without it may register nodes before the cluster is initialised,
+// and may initialise it. Afterwards such an entry has no effect, except that nodes
+// observe its clock.
 type Origin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -445,23 +447,23 @@ func (x *Origin) GetSignature() []byte {
 	return nil
 }
 
-// Clock is the leader's evidence for cluster time, which apply turns into the
-// next cluster time by rule, without a clock of its own.
+// Clock is the leader's evidence for cluster time. Apply computes the next
+// cluster time from it, without reading a clock of its own.
 type Clock struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The leader's wall clock, Unix nanoseconds.
 	Wall int64 `protobuf:"varint,1,opt,name=wall,proto3" json:"wall,omitempty"`
 	// Nanoseconds of the leader's monotonic clock since it proposed the entry before
-	// this one, or, if that is later, since it applied the newest; 0 when it cannot
-	// say. So no time is counted twice.
+	// this one or applied the newest one, whichever is later, so that no time is
+	// counted twice; 0 if it does not know.
 	Elapsed int64 `protobuf:"varint,2,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
-	// Wall clocks of voters (the leader's own included), read for this entry,
-	// when cluster time has to step further than elapsed allows.
+	// Readings of the voters' wall clocks, including the leader's own, made for
+	// this entry if cluster time has to move further than elapsed allows.
 	Readings []*ClockReading `protobuf:"bytes,3,rep,name=readings,proto3" json:"readings,omitempty"`
-	// The time that the proposer observed from entries that nobody signed, Unix
-	// nanoseconds, when cluster time has to step further than elapsed allows; 0 for none.
-	// Only a signed entry moves cluster time by it, up to wall, and no further beyond the
-	// newest clock of a signed entry before it than a cluster may be sealed.
+	// The time that the proposer observed from unsigned entries, in Unix nanoseconds, if
+	// cluster time has to move further than elapsed allows; 0 for none. Only a signed
+	// entry moves cluster time by it: at most to wall, and at most sealedAllowance beyond
+	// the newest clock of the signed entries before it.
 	Heard         int64 `protobuf:"varint,4,opt,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -630,8 +632,8 @@ func (x *StateCheck) GetHash() []byte {
 	return nil
 }
 
-// ConfirmTime is an operator's word that cluster time may step as far as until,
-// however far that is, once a majority of clocks say so.
+// ConfirmTime is an operator's confirmation that cluster time may move up to
+// until, however far that is, once a majority of clocks agrees.
 type ConfirmTime struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Until         int64                  `protobuf:"varint,1,opt,name=until,proto3" json:"until,omitempty"`
@@ -676,13 +678,13 @@ func (x *ConfirmTime) GetUntil() int64 {
 	return 0
 }
 
-// RegisterNode opens a node's incarnation: batches of earlier ones are refused
-// from here on.
+// RegisterNode begins a node's incarnation. Batches of earlier incarnations are
+// refused from then on.
 type RegisterNode struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// Addresses for other nodes and for clients; never used to decide anything.
+	// Addresses for other nodes and for clients. Nothing is decided by them.
 	PeerAddress string `protobuf:"bytes,3,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
 	AwsAddress  string `protobuf:"bytes,4,opt,name=aws_address,json=awsAddress,proto3" json:"aws_address,omitempty"`
 	GrpcAddress string `protobuf:"bytes,5,opt,name=grpc_address,json=grpcAddress,proto3" json:"grpc_address,omitempty"`
@@ -841,15 +843,15 @@ func (x *Batches) GetBatches() []*Batch {
 	return nil
 }
 
-// Batch is what one node sends as one piece; it is applied at most once. Its id is
-// group, node, incarnation and seq.
+// Batch is a number of records that one node sends together. It is applied at most
+// once. Its id is group, node, incarnation and seq.
 type Batch struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Incarnation uint64                 `protobuf:"varint,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Seq         uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	// Every batch of this incarnation with a lower seq has its answer, so its
-	// verdicts need not be kept.
+	// The node has the answers to all batches of this incarnation with a lower
+	// seq, so their verdicts need not be kept.
 	SettledBelow uint64 `protobuf:"varint,4,opt,name=settled_below,json=settledBelow,proto3" json:"settled_below,omitempty"`
 	// The newest Raft index that the node's disk is known to hold.
 	Watermark uint64    `protobuf:"varint,5,opt,name=watermark,proto3" json:"watermark,omitempty"`
@@ -939,15 +941,15 @@ func (x *Batch) GetGroup() uint32 {
 	return 0
 }
 
-// Record is one answered request: at once the change it makes, the precondition
-// of both, and its entry in the audit log.
+// Record is one request with its outcome: what it read, on which the outcome
+// depends, the changes that it makes, and its entry in the audit log.
 type Record struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	RequestId  []byte                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"` // 16 bytes
 	Commitment []byte                 `protobuf:"bytes,2,opt,name=commitment,proto3" json:"commitment,omitempty"`                // 32 bytes, to the audit record in the clear
-	Body       []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`                            // the sealed audit record
-	Generation uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`               // keyring generation that sealed it
-	Salt       []byte                 `protobuf:"bytes,5,opt,name=salt,proto3" json:"salt,omitempty"`                            // 16 bytes, selects the sealing key
+	Body       []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`                            // the encrypted audit record
+	Generation uint32                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`               // keyring generation that encrypted it
+	Salt       []byte                 `protobuf:"bytes,5,opt,name=salt,proto3" json:"salt,omitempty"`                            // 16 bytes, from which the body's key is derived
 	Reads      []*Read                `protobuf:"bytes,6,rep,name=reads,proto3" json:"reads,omitempty"`
 	// The cluster time in which the outcome holds: [not_before, not_after),
 	// 0 for no bound.
@@ -1060,11 +1062,11 @@ func (x *Record) GetUses() []*Use {
 	return nil
 }
 
-// Use says that a request did cryptography with a key.
+// Use says that a request performed a cryptographic operation with a key.
 type Use struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Read          uint32                 `protobuf:"varint,1,opt,name=read,proto3" json:"read,omitempty"`           // the item of reads that names the key
-	Operation     uint32                 `protobuf:"varint,2,opt,name=operation,proto3" json:"operation,omitempty"` // a number of the engine's for it
+	Operation     uint32                 `protobuf:"varint,2,opt,name=operation,proto3" json:"operation,omitempty"` // the engine's number for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,7 +1177,7 @@ func (x *Read) GetVersion() uint64 {
 	return 0
 }
 
-// Change writes one object. Apply stamps the version.
+// Change puts or deletes one object. Apply sets the version.
 type Change struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Change:
@@ -1450,22 +1452,24 @@ func (*Change_DeleteKeyStore) isChange_Change() {}
 
 func (*Change_DeleteCredential) isChange_Change() {}
 
-// Cluster is the cluster's identity and seal.
+// Cluster is the cluster's record: its identity, its wrapped keys and its
+// shares.
 type Cluster struct {
 	state              protoimpl.MessageState `protogen:"open.v1"`
-	Id                 []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes; the first 8 stand in every ciphertext
+	Id                 []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes; the first 8 are in every ciphertext
 	Account            string                 `protobuf:"bytes,2,opt,name=account,proto3" json:"account,omitempty"`
 	Region             string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
 	Partition          string                 `protobuf:"bytes,4,opt,name=partition,proto3" json:"partition,omitempty"`
 	Created            int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
 	Shares             *ShareSet              `protobuf:"bytes,6,opt,name=shares,proto3" json:"shares,omitempty"`
-	WrappedRoot        []byte                 `protobuf:"bytes,7,opt,name=wrapped_root,json=wrappedRoot,proto3" json:"wrapped_root,omitempty"`                // root key under the unseal key
+	WrappedRoot        []byte                 `protobuf:"bytes,7,opt,name=wrapped_root,json=wrappedRoot,proto3" json:"wrapped_root,omitempty"`                // the root key, wrapped by the unseal key
 	Keyring            []*WrappedKEK          `protobuf:"bytes,8,rep,name=keyring,proto3" json:"keyring,omitempty"`                                           // generations, oldest first
 	AuditPublicKey     []byte                 `protobuf:"bytes,9,opt,name=audit_public_key,json=auditPublicKey,proto3" json:"audit_public_key,omitempty"`     // Ed25519, verifies checkpoints
-	WrappedAuditKey    []byte                 `protobuf:"bytes,10,opt,name=wrapped_audit_key,json=wrappedAuditKey,proto3" json:"wrapped_audit_key,omitempty"` // its seed under the keyring
+	WrappedAuditKey    []byte                 `protobuf:"bytes,10,opt,name=wrapped_audit_key,json=wrappedAuditKey,proto3" json:"wrapped_audit_key,omitempty"` // its seed, wrapped by the keyring
 	AuditKeyGeneration uint32                 `protobuf:"varint,11,opt,name=audit_key_generation,json=auditKeyGeneration,proto3" json:"audit_key_generation,omitempty"`
-	AnyRegion          bool                   `protobuf:"varint,12,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"` // take any region that a client signs for
-	// Further regions that the cluster serves, ascending; region is the first one.
+	AnyRegion          bool                   `protobuf:"varint,12,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"` // accept any Region that a client signs for
+	// Further Regions that the cluster serves, in ascending order; region is the
+	// first one.
 	MoreRegions   []string     `protobuf:"bytes,13,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
 	OriginKeys    []*OriginKey `protobuf:"bytes,16,rep,name=origin_keys,json=originKeys,proto3" json:"origin_keys,omitempty"` // as keyring, oldest first
 	Version       uint64       `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
@@ -1608,8 +1612,8 @@ func (x *Cluster) GetVersion() uint64 {
 	return 0
 }
 
-// OriginKey is the Ed25519 key with which unsealed nodes sign what enters the state,
-// one for each generation of the keyring.
+// OriginKey is an Ed25519 key with which unsealed nodes sign what enters the state.
+// There is one for each generation of the keyring.
 type OriginKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -1819,7 +1823,7 @@ type Key struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Id           []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes
 	Region       string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	MultiRegion  bool                   `protobuf:"varint,3,opt,name=multi_region,json=multiRegion,proto3" json:"multi_region,omitempty"` // written mrk-…
+	MultiRegion  bool                   `protobuf:"varint,3,opt,name=multi_region,json=multiRegion,proto3" json:"multi_region,omitempty"` // its id is written mrk-…
 	Created      int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
 	Description  string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
 	Spec         string                 `protobuf:"bytes,6,opt,name=spec,proto3" json:"spec,omitempty"`     // AWS's KeySpec
@@ -1837,8 +1841,8 @@ type Key struct {
 	DeletionDays      int32        `protobuf:"varint,17,opt,name=deletion_days,json=deletionDays,proto3" json:"deletion_days,omitempty"`   // when pending replica deletion
 	KeyStore          string       `protobuf:"bytes,18,opt,name=key_store,json=keyStore,proto3" json:"key_store,omitempty"`                // cks-…, of keys in a custom key store
 	XksKey            string       `protobuf:"bytes,19,opt,name=xks_key,json=xksKey,proto3" json:"xks_key,omitempty"`                      // id in the external key store
-	// AWS's KeyState is Disabled once a key that waits for its material has it
-	// again; kept for keys that were disabled before.
+	// Set while a key is pending import that was disabled before, so that its
+	// KeyState is Disabled again once it has its material.
 	DisabledBeforeImport bool   `protobuf:"varint,20,opt,name=disabled_before_import,json=disabledBeforeImport,proto3" json:"disabled_before_import,omitempty"`
 	Account              uint64 `protobuf:"varint,21,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields        protoimpl.UnknownFields
@@ -2022,7 +2026,7 @@ func (x *Key) GetAccount() uint64 {
 	return 0
 }
 
-// Rotation is automatic rotation as EnableKeyRotation set it.
+// Rotation is automatic rotation, as set by EnableKeyRotation.
 type Rotation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
@@ -2083,11 +2087,11 @@ func (x *Rotation) GetNext() int64 {
 	return 0
 }
 
-// UsedToken is an import token that has done its work.
+// UsedToken is an import token that was used.
 type UsedToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`            // 16 bytes
-	Expires       int64                  `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"` // forgotten then
+	Expires       int64                  `protobuf:"varint,2,opt,name=expires,proto3" json:"expires,omitempty"` // when it is forgotten
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2139,7 +2143,7 @@ func (x *UsedToken) GetExpires() int64 {
 // Material is one version of a key's material, wrapped.
 type Material struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                   // 16 bytes, stands in ciphertexts
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                   // 16 bytes, contained in ciphertexts
 	MaterialId    []byte                 `protobuf:"bytes,2,opt,name=material_id,json=materialId,proto3" json:"material_id,omitempty"` // 32 bytes, AWS's KeyMaterialId
 	Generation    uint32                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`                  // of the keyring that wraps it
 	Wrapped       []byte                 `protobuf:"bytes,4,opt,name=wrapped,proto3" json:"wrapped,omitempty"`                         // empty once imported material is deleted or has expired
@@ -2267,8 +2271,8 @@ type Grant struct {
 	Key    []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	Id     []byte                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"` // 32 bytes
-	// Who gets the operations and who may retire the grant: a principal's ARN, or
-	// the name of a service principal, which has no colon. Retiring is "" for nobody.
+	// The grantee and the retiring principal: each is a principal's ARN, or the name
+	// of a service principal, which has no colon. Retiring is "" if there is none.
 	Grantee    string   `protobuf:"bytes,4,opt,name=grantee,proto3" json:"grantee,omitempty"`
 	Retiring   string   `protobuf:"bytes,5,opt,name=retiring,proto3" json:"retiring,omitempty"`
 	Operations []string `protobuf:"bytes,6,rep,name=operations,proto3" json:"operations,omitempty"`
@@ -2413,7 +2417,7 @@ func (x *Grant) GetAccount() uint64 {
 	return 0
 }
 
-// GrantContext is an encryption context, by ascending keys.
+// GrantContext is an encryption context, in ascending order of its keys.
 type GrantContext struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pairs         []*Tag                 `protobuf:"bytes,1,rep,name=pairs,proto3" json:"pairs,omitempty"`
@@ -3408,7 +3412,7 @@ func (x *AliasName) GetAccount() uint64 {
 	return 0
 }
 
-// Credential is something a caller proves to be a principal.
+// Credential is an access key or a certificate that stands for a principal.
 type Credential struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3418,8 +3422,8 @@ type Credential struct {
 	Generation    uint32                 `protobuf:"varint,5,opt,name=generation,proto3" json:"generation,omitempty"`
 	WrappedSecret []byte                 `protobuf:"bytes,6,opt,name=wrapped_secret,json=wrappedSecret,proto3" json:"wrapped_secret,omitempty"`
 	Created       int64                  `protobuf:"varint,7,opt,name=created,proto3" json:"created,omitempty"`
-	// MAC by the keyring's generation over all of the above and session_epoch: what an
-	// unsealed node did not write proves nothing.
+	// A MAC, made with that generation of the keyring, of all fields above and of
+	// session_epoch. A credential that no unsealed node wrote is thus not accepted.
 	Mac           []byte `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"` // 32 bytes
 	MacGeneration uint32 `protobuf:"varint,9,opt,name=mac_generation,json=macGeneration,proto3" json:"mac_generation,omitempty"`
 	// Sessions that were opened under another epoch have ended.
@@ -3659,8 +3663,8 @@ func (x *DeleteKey) GetAccount() uint64 {
 	return 0
 }
 
-// Tombstone is what is left of a deleted key, so that its ciphertexts are known
-// for what they are and its id is never used again.
+// Tombstone is what is left of a deleted key, so that its ciphertexts are
+// recognised and its id is never used again.
 type Tombstone struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -3814,9 +3818,10 @@ func (x *KeyAliases) GetAccount() uint64 {
 	return 0
 }
 
-// SnapshotItem is one record of a snapshot. Order: header, then each table in
-// the order of the fields below, ids ascending; then sessions, uses, comparison
-// points, the observation, the attestation and the end.
+// SnapshotItem is one item of a snapshot. The header comes first; then the
+// objects of each kind, in the order of the fields below and of ascending ids;
+// then sessions, uses, state checks, the observation, the attestation and the
+// end.
 type SnapshotItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Item:
@@ -4213,15 +4218,15 @@ type SnapshotHeader struct {
 	SegmentRoots  [][]byte               `protobuf:"bytes,6,rep,name=segment_roots,json=segmentRoots,proto3" json:"segment_roots,omitempty"`
 	// Feature level of the cluster: the newest schema that may be written.
 	Level uint32 `protobuf:"varint,8,opt,name=level,proto3" json:"level,omitempty"`
-	// Voters of the newest applied Raft configuration, ascending.
+	// Voters of the newest applied Raft configuration, in ascending order.
 	Voters []string `protobuf:"bytes,9,rep,name=voters,proto3" json:"voters,omitempty"`
 	// See ConfirmTime.
 	ConfirmedTime int64 `protobuf:"varint,10,opt,name=confirmed_time,json=confirmedTime,proto3" json:"confirmed_time,omitempty"`
-	// How far heard was moved on a leader's word alone since a majority of clocks last
-	// agreed, nanoseconds.
+	// How far a leader's clock alone has moved heard since a majority of clocks last
+	// agreed, in nanoseconds.
 	Unconfirmed int64 `protobuf:"varint,11,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
-	// How far the evidence of signed entries goes, and the newest of their clocks;
-	// cluster time is the lesser.
+	// How far the evidence of signed entries goes, and the newest of their clocks.
+	// Cluster time follows the lesser.
 	Heard   int64 `protobuf:"varint,12,opt,name=heard,proto3" json:"heard,omitempty"`
 	Vouched int64 `protobuf:"varint,13,opt,name=vouched,proto3" json:"vouched,omitempty"`
 	// The Raft group whose state it is.
@@ -4351,7 +4356,7 @@ func (x *SnapshotHeader) GetGroup() uint32 {
 	return 0
 }
 
-// StateChecks are the comparison points that the node remembers.
+// StateChecks are the state hashes that the node keeps for comparison.
 type StateChecks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Checks        []*StateCheck          `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
@@ -4396,9 +4401,9 @@ func (x *StateChecks) GetChecks() []*StateCheck {
 	return nil
 }
 
-// Observation is the time that the node which made the snapshot heard from entries
-// that nobody signed, and how much of it rests on one clock alone, as in the header.
-// It is there when it is later than the header's heard.
+// Observation is the time that the node that made the snapshot observed from
+// unsigned entries, and how much of it rests on a single clock, as in the header. It
+// is present if it is later than the header's heard.
 type Observation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Heard         int64                  `protobuf:"varint,1,opt,name=heard,proto3" json:"heard,omitempty"`
@@ -4451,9 +4456,9 @@ func (x *Observation) GetUnconfirmed() int64 {
 	return 0
 }
 
-// Attestation is an unsealed node's signature for a state: its own state at the
-// same Raft index had the same header and the same rows. It is over the SHA-256 of
-// these items as they stand in the snapshot.
+// Attestation is an unsealed node's signature of a state, by which it says that
+// its own state at the same Raft index had the same header and the same rows. It
+// signs the SHA-256 of these items as they are in the snapshot.
 type Attestation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Generation    uint32                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"` // of the origin key
@@ -4506,7 +4511,7 @@ func (x *Attestation) GetSignature() []byte {
 	return nil
 }
 
-// SnapshotEnd closes a snapshot; one without it was cut short.
+// SnapshotEnd ends a snapshot. A snapshot without it was cut short.
 type SnapshotEnd struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Items         uint64                 `protobuf:"varint,1,opt,name=items,proto3" json:"items,omitempty"`

@@ -12,23 +12,24 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// What every request has is read here straight from the wire: every node decodes
-// every record, and the generated code makes a dozen objects of each, which cost
-// more than the rest of apply. The result is what proto.Unmarshal would give, and
-// a test holds the two against each other. Changes and the rare parts are left to
-// proto.
+// The parts of an entry that every request has are decoded by hand: every node
+// decodes every record, and the generated code allocates a dozen objects for
+// each, which costs more than the rest of apply. The result is that of
+// proto.Unmarshal, and a test compares the two. Changes and rare parts are left
+// to proto.
 
-// Entry is a decoded fsmpb.Entry. Its bytes are those of the encoded one.
+// Entry is a decoded fsmpb.Entry. Its byte slices point into the encoded entry.
 type Entry struct {
 	Schema  uint32
 	Clock   *fsmpb.Clock
 	Check   *fsmpb.StateCheck
 	Command any // []Batch, *fsmpb.RegisterNode, or nil
 	Origin  *fsmpb.Origin
-	// Signed is what Origin is over; nil when there is none, or not at the end.
+	// Signed is what Origin signs; nil if there is no origin, or if it is not
+	// at the end.
 	Signed []byte
-	// unknown is what nobody knows within Command. It goes when a command of
-	// another kind follows, which takes the place of the first.
+	// unknown is the error for something unknown within Command. It is dropped
+	// when a command of another kind follows, which replaces the first.
 	unknown error
 }
 
@@ -74,7 +75,7 @@ func Decode(data []byte) (*Entry, error) {
 	if err != nil && !passed(err) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
-	// Said first, for it is why there are unknown fields.
+	// This error takes precedence, as it explains unknown fields.
 	if e.Schema < SchemaMin || e.Schema > SchemaMax {
 		return nil, fmt.Errorf("%w: schema %d, this binary knows %d to %d", ErrUnreadable, e.Schema, SchemaMin, SchemaMax)
 	}
@@ -89,16 +90,16 @@ func Decode(data []byte) (*Entry, error) {
 	return &e, nil
 }
 
-// Head is what a batch says of itself.
+// Head is the beginning of a batch, without its records.
 type Head struct {
 	Node    string
 	Seq     uint64
 	Records int
 }
 
-// ReadBatch reads an encoded fsmpb.Batch just as apply will when an entry has it: a
-// batch that it refuses, with ErrUnreadable, would stop every node. It reads none
-// with more than maxRecords records.
+// ReadBatch reads an encoded fsmpb.Batch exactly as apply does. A batch that it
+// refuses with ErrUnreadable would stop every node. It also refuses a batch with
+// more than maxRecords records.
 func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 	// Counted first: empty records are two bytes each, and much more once decoded.
 	err = fields(b, func(tag uint64, v []byte, n uint64) error {
@@ -124,7 +125,7 @@ func ReadBatch(b []byte, maxRecords int) (head Head, err error) {
 	return head, err
 }
 
-// CheckRecord holds an encoded record against the same rules.
+// CheckRecord checks an encoded record by the same rules.
 func CheckRecord(b []byte) error {
 	if err := new(Record).decode(b); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -132,7 +133,7 @@ func CheckRecord(b []byte) error {
 	return nil
 }
 
-// CheckRegistration refuses what apply could not read of a node's registration.
+// CheckRegistration refuses a node's registration that apply could not read.
 func CheckRegistration(r *fsmpb.RegisterNode) error {
 	if err := Known(r.ProtoReflect()); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -140,19 +141,20 @@ func CheckRegistration(r *fsmpb.RegisterNode) error {
 	return nil
 }
 
-// Wire types of the fields below. A field of another type than its own is an
-// unknown one, so that a tag is number and type together.
+// Wire types of the fields below. A field with the wrong wire type counts as
+// unknown, so a tag is compared as a whole, number and type together.
 const (
 	varint = uint64(protowire.VarintType)
 	length = uint64(protowire.BytesType)
 )
 
-// passed reports whether decoding goes on after an error, so that what comes later can
-// take its place or be a worse one.
+// passed reports whether decoding continues after an error, because what follows can
+// replace what caused it, or be a worse error.
 func passed(err error) bool { return errors.Is(err, errUnknownField) || errors.Is(err, ErrGroup) }
 
-// fields calls fn with the tag of each field of a message, and with its bytes or
-// its number. What is passed over does not end it, but is its error if there is no other.
+// fields calls fn with the tag of each field of a message, and with its bytes or its
+// number. An error that is passed over does not end the loop, but is returned if there is
+// no other.
 func fields(b []byte, fn func(tag uint64, v []byte, n uint64) error) error {
 	var unknown error
 	for len(b) > 0 {
@@ -185,7 +187,8 @@ func fields(b []byte, fn func(tag uint64, v []byte, n uint64) error) error {
 	return unknown
 }
 
-// merge is how protobuf reads a message that may come in pieces.
+// merge adds encoded fields to m, as protobuf does for a message that comes in
+// pieces.
 func merge(b []byte, m proto.Message) error {
 	if err := (proto.UnmarshalOptions{Merge: true}).Unmarshal(b, m); err != nil {
 		return err
@@ -235,7 +238,7 @@ func (e *Entry) decode(b []byte) error {
 	})
 }
 
-// within keeps an error of the command that may not be the last one's.
+// within stores an error in a command that another command may still replace.
 func (e *Entry) within(err error) error {
 	if passed(err) {
 		e.unknown, err = err, nil
@@ -243,7 +246,7 @@ func (e *Entry) within(err error) error {
 	return err
 }
 
-// decodeBatches adds the batches of a fsmpb.Batches.
+// decodeBatches appends the batches of an encoded fsmpb.Batches.
 func decodeBatches(b []byte, batches []Batch) ([]Batch, error) {
 	err := fields(b, func(tag uint64, v []byte, _ uint64) error {
 		if tag != 1<<3|length {
@@ -258,7 +261,8 @@ func decodeBatches(b []byte, batches []Batch) ([]Batch, error) {
 }
 
 func (t *Batch) decode(b []byte) error {
-	// As many as such a batch usually has, all records' reads and uses in one piece.
+	// Sized for what a batch of this size usually has. The reads of all records
+	// share one slice, as do the uses.
 	t.Records = make([]Record, 0, len(b)/512)
 	reads, uses := make([]Read, 0, len(b)/128), make([]Use, 0, len(b)/512)
 	err := fields(b, func(tag uint64, v []byte, n uint64) error {

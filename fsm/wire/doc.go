@@ -1,8 +1,7 @@
-// Package wire has the encoding of Raft entries, batches and records, to and from the
+// Package wire encodes and decodes Raft entries, batches and records, which are
 // messages of fsmpb.
 //
-// What is encoded here decodes here, on every node of a release that knows the schema, and
-// to the same. Decoding refuses whatever it does not know, where protobuf would pass it
-// over in silence: a node that applied a part of an entry would have another state than
-// the others.
+// What it encodes decodes to the same message on every node whose release knows the
+// schema. Decoding refuses anything unknown, where protobuf would silently skip it: a node
+// that applied only a part of an entry would have another state than the others.
 package wire

@@ -10,7 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Field numbers of what is put together from parts that are encoded already.
+// Field numbers of messages that are put together from encoded parts.
 const (
 	entryBatches   protowire.Number = 10 // Entry.batches
 	entryOrigin    protowire.Number = 20 // Entry.origin
@@ -31,7 +31,8 @@ func EncodeRecord(r *fsmpb.Record) ([]byte, error) { return deterministic.Marsha
 // EncodeRegistration encodes a node's registration.
 func EncodeRegistration(r *fsmpb.RegisterNode) ([]byte, error) { return deterministic.Marshal(r) }
 
-// EncodeBatch encodes a batch that has encoded records instead of its own.
+// EncodeBatch encodes a batch with records that are encoded already. b has none
+// of its own.
 func EncodeBatch(b *fsmpb.Batch, records [][]byte) ([]byte, error) {
 	size := deterministic.Size(b)
 	for _, r := range records {
@@ -47,9 +48,9 @@ func EncodeBatch(b *fsmpb.Batch, records [][]byte) ([]byte, error) {
 	return out, nil
 }
 
-// EncodeBatches is EncodeEntry for an entry that has encoded batches for its
-// command. Each must be one that decodes, with nothing unknown in it: a node
-// stops at an entry that it cannot read in full.
+// EncodeBatches is EncodeEntry for an entry whose command is a list of encoded
+// batches. Each batch must be one that decodes, without anything unknown in it:
+// a node stops at an entry that it cannot read in full.
 func EncodeBatches(e *fsmpb.Entry, batches [][]byte) ([]byte, error) {
 	e.Schema = SchemaMax
 	inner := 0
@@ -73,10 +74,10 @@ func AppendOrigin(b []byte, o *fsmpb.Origin) []byte {
 	return appendField(b, entryOrigin, Marshal(nil, o))
 }
 
-// Within holds an encoded entry against the limit.
+// Within returns an error if an encoded entry is larger than MaxEntry.
 func Within(b []byte, err error) ([]byte, error) {
 	if err == nil && len(b) > MaxEntry {
-		err = fmt.Errorf("entry of %d bytes is over %d", len(b), MaxEntry)
+		err = fmt.Errorf("entry of %d bytes exceeds %d", len(b), MaxEntry)
 	}
 	return b, err
 }
@@ -89,8 +90,8 @@ func appendField(b []byte, n protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, n, protowire.BytesType), v)
 }
 
-// CutOrigin takes the origin from the end of an encoded entry, without reading what
-// is before it; nil when there is none.
+// CutOrigin cuts the origin off the end of an encoded entry, without decoding what
+// is before it. It returns nil if there is none.
 func CutOrigin(b []byte) (signed []byte, o *fsmpb.Origin) {
 	for rest := b; len(rest) > 0; {
 		num, typ, n := protowire.ConsumeTag(rest)

@@ -12,38 +12,39 @@ import (
 // KiB; one record with the largest policy and audit body is below 256 KiB.
 const MaxEntry = 1 << 20
 
-// Schema bounds that this binary reads in entries and snapshots. It writes the newest.
+// The oldest and newest schema of entries and snapshots that this binary reads. It
+// writes the newest.
 const (
 	SchemaMin = 1
 	SchemaMax = 1
 )
 
-// Group is the Raft group that this process serves: the one that all of a cluster's state
-// is in. Everything that would be confused if there were several names it.
+// Group is the Raft group that this process serves, which holds all of a cluster's state.
+// Everything that could be confused if there were several groups names it.
 const Group uint32 = 0
 
-// ErrGroup is something of another Raft group.
+// ErrGroup is returned for something that belongs to another Raft group.
 var ErrGroup = errors.New("of another Raft group")
 
-// CheckGroup refuses what is not of this process's group, with ErrGroup.
+// CheckGroup returns ErrGroup unless group is the one that this process serves.
 func CheckGroup(group uint32) error {
 	if group != Group {
-		return fmt.Errorf("%w: of group %d, and this node serves group %d alone", ErrGroup, group, Group)
+		return fmt.Errorf("%w: group %d, but this node serves only group %d", ErrGroup, group, Group)
 	}
 	return nil
 }
 
-// ErrUnreadable is something that this binary cannot read in full.
+// ErrUnreadable is returned for something that this binary cannot read in full.
 var ErrUnreadable = errors.New("unreadable by this version")
 
-// errUnknownField, and ErrGroup, do not end the decoding of an entry, as a command of another
-// kind may follow that takes the place of this one.
+// Neither errUnknownField nor ErrGroup ends the decoding of an entry, as a command of another
+// kind may follow that replaces this one.
 var errUnknownField = errors.New("unknown field")
 
 var deterministic = proto.MarshalOptions{Deterministic: true}
 
-// Marshal appends m's one encoding. It fails only for text that is not UTF-8,
-// which decoding refuses.
+// Marshal appends the encoding of m, which is always the same for the same
+// message. It panics only for text that is not UTF-8, which decoding refuses.
 func Marshal(b []byte, m proto.Message) []byte {
 	b, err := deterministic.MarshalAppend(b, m)
 	if err != nil {

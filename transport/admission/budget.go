@@ -1,15 +1,16 @@
-// Package admission decides who may hold a connection, or anything else that a
-// node has little of, before and after it is known who they are.
+// Package admission limits connections, and other scarce resources of a node,
+// by class of caller, both before and after callers are authenticated.
 //
-// The reader may rely on this. Every listener of a node takes its connections
-// from one Budget, which is derived from the descriptors that the process may
-// have and leaves some to the disk. Each connection begins as a stranger's.
-// Strangers have a share of the budget, each listener a part of it, and each
-// source (an IPv4 address, a /64 of IPv6) a quarter of that part; when it is used
-// up the oldest stranger of the busiest source goes, never the newcomer for what
-// others hold. A connection leaves that share once its other end has proved who
-// it is: then it counts for the clients, the operators or the nodes, whose places
-// no stranger can take.
+// The reader may rely on this. All listeners of a node share one Budget, which is
+// derived from the number of file descriptors that the process may have, less
+// some for the disk. Each connection begins in the class of strangers. Strangers
+// have a share of the budget, each listener has a part of that share, and each
+// source (an IPv4 address, or a /64 of IPv6) has a quarter of that part. When a
+// part is used up, the oldest connection of the source with the most is closed; a
+// new connection is never refused because of what others hold. A connection
+// leaves the share of strangers once its other end is authenticated. Then it
+// counts as that of a client, an operator or a peer, whose places no stranger can
+// take.
 package admission
 
 import (
@@ -20,7 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Class is whom a connection is known to be of.
+// Class says what is known about the other end of a connection.
 type Class int32
 
 // The classes. A connection is promoted from Stranger to one of the others.
@@ -34,29 +35,31 @@ const (
 
 var classNames = [classes]string{"stranger", "client", "operator", "peer"}
 
-// String is the class's label in metrics.
+// String returns the label of the class in metrics.
 func (c Class) String() string { return classNames[c] }
 
 const (
-	// reservedFiles are descriptors for what is no inbound connection: the audit
-	// log, Raft's log and snapshots, listeners, and connections to others.
+	// reservedFiles is the number of descriptors for everything but inbound
+	// connections: the audit log, Raft's log and snapshots, listeners, and
+	// outbound connections.
 	reservedFiles = 256
-	// minConnections is the least that a node can serve with.
+	// minConnections is the smallest number of connections with which a node
+	// starts.
 	minConnections = 256
-	// maxConnections bounds memory where the process may have more descriptors.
+	// maxConnections bounds memory if the process may have more descriptors.
 	maxConnections = 16 << 10
 )
 
-// Config of a Budget.
+// Config configures a Budget.
 type Config struct {
-	// Files is how many descriptors may be open; 0 for the process's own limit,
-	// after it was raised as far as it may be.
+	// Files is how many descriptors may be open; 0 for the limit of the
+	// process, after it was raised as far as possible.
 	Files uint64
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
 }
 
-// Budget is what all listeners of a node share.
+// Budget is shared by all listeners of a node.
 type Budget struct {
 	limits [classes]int64
 	open   [classes]Gate
@@ -66,7 +69,7 @@ type Budget struct {
 	refused     *prometheus.CounterVec
 }
 
-// New makes the budget of a node.
+// New returns the budget of a node.
 func New(cfg Config) (*Budget, error) {
 	if cfg.Files == 0 {
 		var err error
@@ -75,7 +78,7 @@ func New(cfg Config) (*Budget, error) {
 		}
 	}
 	if cfg.Files < reservedFiles+minConnections {
-		return nil, fmt.Errorf("the process may have %d files open, and a node needs %d: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+		return nil, fmt.Errorf("the process may have %d files open, but a node needs %d: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
 			cfg.Files, reservedFiles+minConnections)
 	}
 	all := int64(min(cfg.Files-reservedFiles, maxConnections))
@@ -116,17 +119,17 @@ func New(cfg Config) (*Budget, error) {
 	return b, nil
 }
 
-// Limit is how many connections of a class may be open at once.
+// Limit returns how many connections of a class may be open at once.
 func (b *Budget) Limit(c Class) int { return int(b.limits[c]) }
 
-// Share is a listener's part of the budget's strangers, in sixteenths. The parts
-// of all listeners of a node together are at most sixteen.
+// Share is a listener's part of the strangers' share, in sixteenths. The parts
+// of all listeners of a node add up to at most sixteen.
 type Share struct {
 	// Face is the listener's name in metrics.
 	Face string
-	// Sixteenths of the strangers' share that are this listener's.
+	// Sixteenths is the listener's part of the strangers' share.
 	Sixteenths int
-	// Max bounds the strangers of this listener; 0 for the share alone.
+	// Max also bounds the strangers of this listener; 0 for no further bound.
 	Max int64
 }
 
@@ -140,13 +143,13 @@ func (b *Budget) Listen(ctx context.Context, addr string, s Share) (*Listener, e
 	return b.Listener(l, s), nil
 }
 
-// Listener takes an open listener into the budget. TLS belongs on top of it: a
-// connection counts from before its handshake.
+// Listener wraps an open listener so that its connections count in the budget.
+// TLS belongs on top of it, as a connection counts from before its handshake.
 func (b *Budget) Listener(inner net.Listener, s Share) *Listener {
 	return &Listener{Listener: inner, door: b.Door(s)}
 }
 
-// Door is the budget's for connections that something else accepts.
+// Door returns a door for connections that something else accepts.
 func (b *Budget) Door(s Share) *Door {
 	total := max(b.limits[Stranger]*int64(s.Sixteenths)/16, 4)
 	if s.Max > 0 {

@@ -48,7 +48,7 @@ func isOpen(c net.Conn) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// TestShares: whatever strangers do, those who proved who they are have theirs.
+// TestShares: whatever strangers do, authenticated callers have their share.
 func TestShares(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	b, err := New(Config{Files: reservedFiles + minConnections, Metrics: reg})
@@ -81,7 +81,7 @@ func TestShares(t *testing.T) {
 	if !isOpen(client) || !isOpen(slow) {
 		t.Errorf("open: client %v, the stranger with one connection %v", isOpen(client), isOpen(slow))
 	}
-	// Operators have their own, beside clients who took all of theirs.
+	// Operators have their own share, even if clients use all of theirs.
 	var clients []*Conn
 	for server.door.budget.open[Client].Inside() < b.limits[Client] {
 		_, c := connect(t, l, "127.0.0.1")

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Door is where the connections of one listener come in.
+// Door admits the connections of one listener to the budget.
 type Door struct {
 	budget    *Budget
 	face      string
@@ -18,15 +18,15 @@ type Door struct {
 	refused   [classes]prometheus.Counter
 }
 
-// Strangers is how many connections of strangers the door lets in at once, and
-// how many of one source.
+// Strangers returns how many connections of strangers may be open at once
+// through this door, in total and from one source.
 func (d *Door) Strangers() (total, each int64) { return d.strangers.total, d.strangers.each }
 
-// Prefer names sources whose strangers go last; see Pool.Prefer.
+// Prefer names sources whose connections are closed last; see Pool.Prefer.
 func (d *Door) Prefer(prefer func(Source) bool) { d.strangers.Prefer(prefer) }
 
-// Admit makes an accepted connection one of the budget's. It is nil, and the
-// connection closed, if there is no room.
+// Admit gives an accepted connection a place in the budget. If there is no
+// room, it closes the connection and returns nil.
 func (d *Door) Admit(c net.Conn) *Conn {
 	a := &Conn{Conn: c, door: d, source: sourceOfAddr(c.RemoteAddr())}
 	d.open[Stranger].Inc()
@@ -41,22 +41,23 @@ func (d *Door) Admit(c net.Conn) *Conn {
 	a.place = place
 	closed := a.closed
 	a.mu.Unlock()
-	if closed { // evicted at once
+	if closed { // evicted in the meantime
 		place.Leave()
 	}
 	return a
 }
 
-// Listener is a net.Listener whose connections are of a budget: each is a *Conn.
+// Listener is a net.Listener whose connections count in a budget: each is a
+// *Conn.
 type Listener struct {
 	net.Listener
 	door *Door
 }
 
-// Door is where the listener's connections come in.
+// Door returns the door that the listener's connections come through.
 func (l *Listener) Door() *Door { return l.door }
 
-// Accept waits for a connection that there is room for.
+// Accept waits for a connection for which there is room.
 func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
@@ -77,20 +78,20 @@ type Conn struct {
 	class  atomic.Int32
 
 	mu     sync.Mutex
-	place  *Place // a stranger's
+	place  *Place // among the strangers
 	closed bool
 	after  []func()
 }
 
-// Source is where the connection comes from.
+// Source returns where the connection comes from.
 func (c *Conn) Source() Source { return c.source }
 
-// Class is whom the connection is known to be of.
+// Class returns the current class of the connection.
 func (c *Conn) Class() Class { return Class(c.class.Load()) }
 
-// Promote notes that the other end proved who it is. It reports false if its
-// class has no place left: then the connection stays among the strangers, where
-// it may have to go.
+// Promote moves the connection to the class of its other end, which has been
+// authenticated. It reports false if that class is full: then the connection
+// stays among the strangers, where it may still be evicted.
 func (c *Conn) Promote(to Class) bool {
 	if c.Class() != Stranger {
 		return true
@@ -115,7 +116,8 @@ func (c *Conn) Promote(to Class) bool {
 
 func (c *Conn) evict() { c.Close() }
 
-// OnClose has f called once the connection is closed, at once if it is.
+// OnClose registers f to be called once the connection is closed. If it is
+// closed already, f is called at once.
 func (c *Conn) OnClose(f func()) {
 	c.mu.Lock()
 	closed := c.closed
@@ -128,7 +130,8 @@ func (c *Conn) OnClose(f func()) {
 	}
 }
 
-// Close gives the connection's place back, once.
+// Close closes the connection and gives its place back. It may be called more
+// than once.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	after := c.after
@@ -151,8 +154,8 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// Of is the budget's connection under c, which may be TLS on top of it; nil if
-// there is none.
+// Of returns the Conn under c, which may be a TLS connection on top of it; nil
+// if there is none.
 func Of(c net.Conn) *Conn {
 	for {
 		switch v := c.(type) {
@@ -168,8 +171,8 @@ func Of(c net.Conn) *Conn {
 
 type connKey struct{}
 
-// NewContext puts the connection under c, if it is of a budget, into a context.
-// It is an http.Server's ConnContext.
+// NewContext puts the Conn under c, if there is one, into a context. It is
+// meant as the ConnContext of an http.Server.
 func NewContext(ctx context.Context, c net.Conn) context.Context {
 	if a := Of(c); a != nil {
 		return context.WithValue(ctx, connKey{}, a)
@@ -177,7 +180,8 @@ func NewContext(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
-// FromContext is the connection that NewContext put there; nil without.
+// FromContext returns the connection that NewContext put into the context; nil
+// if there is none.
 func FromContext(ctx context.Context) *Conn {
 	c, _ := ctx.Value(connKey{}).(*Conn)
 	return c

@@ -4,5 +4,6 @@ package admission
 
 import "math"
 
-// fileLimit is how many descriptors the process may have: such systems do not say.
+// fileLimit returns how many descriptors the process may have, which these systems
+// do not tell.
 func fileLimit() (uint64, error) { return math.MaxInt32, nil }

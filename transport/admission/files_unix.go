@@ -4,8 +4,8 @@ package admission
 
 import "syscall"
 
-// fileLimit is how many descriptors the process may have. Go raises the soft
-// limit to the hard one when it starts; what could not be raised is not counted.
+// fileLimit returns how many descriptors the process may have: its soft limit,
+// which Go has raised to the hard one, if it could, when the program started.
 func fileLimit() (uint64, error) {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {

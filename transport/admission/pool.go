@@ -6,12 +6,13 @@ import (
 	"sync"
 )
 
-// Source is where something comes from, as far as it can be told before anybody
-// has proved who it is: an IPv4 address, or the /64 of an IPv6 address, which is
-// what one host is usually given. The zero Source stands for what has no address.
+// Source identifies where something comes from as far as that is known before
+// authentication: an IPv4 address, or the /64 of an IPv6 address, which is what
+// one host is usually given. The zero Source stands for anything without an
+// address.
 type Source netip.Addr
 
-// SourceOf is the source of an address with or without a port.
+// SourceOf returns the source of an address with or without a port.
 func SourceOf(addr string) Source {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -46,11 +47,11 @@ func sourceOfAddr(a net.Addr) Source {
 	return SourceOf(a.String())
 }
 
-// Pool shares units (places, bytes) among sources nobody has vouched for. It
-// refuses nobody because of what others hold: when a source has its own share, or
-// all have the total, the oldest place goes of the source that holds the most. A
-// flood so pushes out itself, and a source with one place loses it only when no
-// other has two. A Pool is safe for concurrent use.
+// Pool shares units (places, bytes) among sources that are not authenticated. It
+// refuses nobody because of what others hold: if a source would exceed its own
+// share, or all sources the total, the oldest place of the source that holds the
+// most is taken away. So a flood displaces itself, and a source with one place
+// loses it only if no other source has two. A Pool is safe for concurrent use.
 type Pool struct {
 	total, each int64
 
@@ -62,14 +63,14 @@ type Pool struct {
 	prefer  func(Source) bool
 }
 
-// holding is what one source has of a pool. The places that may be taken away are
-// in a list, oldest first.
+// holding is what one source has in a pool. Places that may be taken away are in
+// a list, oldest first.
 type holding struct {
 	used          int64
 	oldest, young *Place
 }
 
-// Place is a part of a pool that somebody holds.
+// Place is a part of a pool that is held by a source.
 type Place struct {
 	pool   *Pool
 	source Source
@@ -77,35 +78,37 @@ type Place struct {
 	age    uint64
 	evict  func()
 
-	// Guarded by the pool's lock.
+	// Guarded by the lock of the pool.
 	held, listed, lost bool
 	prev, next         *Place
 }
 
-// NewPool makes a pool of total units, of which one source may hold each.
+// NewPool returns a pool of total units, of which each source may hold at most
+// each.
 func NewPool(total, each int64) *Pool {
 	return &Pool{total: total, each: min(each, total), sources: make(map[Source]*holding)}
 }
 
-// Prefer names sources that keep what they hold as long as others have anything:
-// those that proved before whose they are. It is called with the pool locked, and
-// before the pool is used.
+// Prefer sets the function that names preferred sources, such as those that were
+// authenticated before. They keep what they hold as long as any other source
+// holds something. The function is called with the pool locked. Prefer must be
+// called before the pool is used.
 func (p *Pool) Prefer(prefer func(Source) bool) { p.prefer = prefer }
 
-// OnEvict has f called for each place that is taken away. It is set before the
-// pool is used.
+// OnEvict sets a function that is called for each place that is taken away. It
+// must be called before the pool is used.
 func (p *Pool) OnEvict(f func()) { p.evicted = f }
 
-// Enter takes units for a source. evict is called, from any goroutine, if the
-// place is taken away for somebody else; it must not block, and must have what
-// the place stands for end soon. Enter fails only if what cannot be taken away
-// (see Keep) leaves too little room.
+// Enter takes units for a source. If the place is taken away for somebody else,
+// evict is called, from any goroutine; it must not block, and must soon end
+// whatever the place is for. Enter fails only if places that cannot be taken
+// away (see Keep) leave too little room.
 func (p *Pool) Enter(s Source, units int64, evict func()) (*Place, bool) {
 	c := &Place{pool: p, source: s, evict: evict}
 	return c, p.grow(c, units)
 }
 
-// Grow takes more units for a place. A place that was taken away cannot grow.
+// Grow takes more units for a place. It fails for a place that was taken away.
 func (c *Place) Grow(units int64) bool { return c.pool.grow(c, units) }
 
 func (p *Pool) grow(c *Place, units int64) bool {
@@ -155,9 +158,10 @@ func (p *Pool) grow(c *Place, units int64) bool {
 	return ok
 }
 
-// victim is the place that goes next, so that what was added to h fits: of h
-// itself if that is beyond its share, else of whoever holds the most. Of sources
-// that hold as much the one with the oldest place loses it.
+// victim returns the place to take away next to make room for what was added to
+// h: one of h itself if that exceeds its share, and otherwise one of the source
+// that holds the most. If several hold equally much, the one with the oldest
+// place loses it.
 func (p *Pool) victim(h *holding) *Place {
 	if h.used > p.each {
 		return h.oldest
@@ -184,8 +188,8 @@ func (p *Pool) victim(h *holding) *Place {
 	return most.oldest
 }
 
-// Keep makes a place one that cannot be taken away any more. It reports whether
-// it was not before.
+// Keep makes sure that a place cannot be taken away any more. It reports false
+// if the place was taken away or given back already.
 func (c *Place) Keep() bool {
 	p := c.pool
 	p.mu.Lock()
@@ -197,8 +201,8 @@ func (c *Place) Keep() bool {
 	return true
 }
 
-// Leave gives a place back. It may be called more than once. Evicted says
-// afterwards whether it was taken away before.
+// Leave gives a place back. It may be called more than once. After it, Evicted
+// still reports whether the place was taken away before.
 func (c *Place) Leave() {
 	p := c.pool
 	p.mu.Lock()
@@ -213,7 +217,7 @@ func (c *Place) Evicted() bool {
 	return c.lost
 }
 
-// Used is how many units are held.
+// Used returns how many units are held.
 func (p *Pool) Used() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 
 func src(s string) Source { return SourceOf(s) }
 
-// seat enters and tells what became of the place.
+// seat takes a place and notes whether it was taken away.
 func seat(t *testing.T, p *Pool, from string, units int64) (*Place, *bool) {
 	t.Helper()
 	gone := new(bool)
@@ -43,7 +43,7 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestBusiestSourceLosesItsOldest: a flood pushes out itself, whatever its size.
+// TestBusiestSourceLosesItsOldest: a flood of any size displaces only itself.
 func TestBusiestSourceLosesItsOldest(t *testing.T) {
 	p := NewPool(8, 4)
 	_, quiet := seat(t, p, "10.0.0.1", 1)
@@ -67,7 +67,7 @@ func TestBusiestSourceLosesItsOldest(t *testing.T) {
 	if p.Used() != 8 {
 		t.Errorf("%d units are used", p.Used())
 	}
-	// A newcomer is let in, and not at the quiet one's cost.
+	// A new source is admitted, and not at the expense of the quiet one.
 	_, fresh := seat(t, p, "10.0.0.5", 1)
 	if *fresh || *quiet {
 		t.Errorf("newcomer gone: %v, quiet gone: %v", *fresh, *quiet)
@@ -131,7 +131,7 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// TestPoolKeepsCount runs everything at once; the race detector looks on.
+// TestPoolKeepsCount runs all methods concurrently, for the race detector too.
 func TestPoolKeepsCount(t *testing.T) {
 	p := NewPool(50, 10)
 	var wg sync.WaitGroup

@@ -19,10 +19,12 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// strangersFrom is how many requests a source may have under way that has proved nothing.
+// strangersFrom is how many requests that are not authenticated a source may have in
+// flight.
 const strangersFrom = 128
 
-// halfBody is the first half of a body, and then nothing until it is closed.
+// halfBody returns the first half of a body, and then blocks until it is
+// closed.
 type halfBody struct {
 	io.Reader
 	ended chan struct{}
@@ -46,8 +48,8 @@ func (b *halfBody) Close() error {
 }
 
 // TestSlowBodiesStarveNobody: strangers open 18 HTTP/2 connections and send
-// thirty halves of large bodies on each, over and over. Clients are answered
-// meanwhile, those who come for the first time with a large body too.
+// thirty halves of large bodies on each, over and over. Meanwhile clients are
+// answered, including new ones with a large body.
 func TestSlowBodiesStarveNobody(t *testing.T) {
 	f := newFixture(t, nil)
 	f.cfg.Now = time.Now
@@ -102,7 +104,7 @@ func TestSlowBodiesStarveNobody(t *testing.T) {
 	peak := uint64(0)
 	for i := range 30 {
 		if i%10 == 0 {
-			client = newSDKClientAt(endpoint, roots, i%20 == 0) // one that nobody knows yet
+			client = newSDKClientAt(endpoint, roots, i%20 == 0) // a client that is not known yet
 		}
 		began := time.Now()
 		ctx, end := context.WithTimeout(t.Context(), 30*time.Second)
@@ -115,7 +117,7 @@ func TestSlowBodiesStarveNobody(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		peak = max(peak, after.HeapInuse)
 		if n := f.api.Strangers.Used(); n > strangersFrom {
-			t.Errorf("strangers at one address have %d requests under way", n)
+			t.Errorf("strangers at one address have %d requests in flight", n)
 		}
 		if n := f.face.StrangersBodies.Used(); n > (64<<20)/16 {
 			t.Errorf("strangers at one address hold %d bytes", n)
@@ -126,7 +128,7 @@ func TestSlowBodiesStarveNobody(t *testing.T) {
 	}
 	cancel()
 	strangers.Wait()
-	t.Logf("540 slow requests at a time: %d stalled, %d were let go of; clients waited %v at most; the heap grew by %d MiB, both ends",
+	t.Logf("540 slow requests at a time: %d stalled, %d were evicted; clients waited %v at most; the heap grew by %d MiB, both ends",
 		stalled.Load(), let.Load(), slowest.Round(time.Millisecond), (int64(peak)-int64(before.HeapInuse))>>20)
 	if stalled.Load() < strangersFrom {
 		t.Errorf("void: %d requests stalled", stalled.Load())

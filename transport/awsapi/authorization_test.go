@@ -8,7 +8,7 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// What callers are told.
+// The messages for callers.
 const (
 	mismatchText = "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
 	busyText     = "The node has too many requests to answer. Try again."

@@ -16,7 +16,7 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// echoEngine believes everybody and answers Encrypt at once.
+// echoEngine authenticates everybody and answers Encrypt at once.
 type echoEngine struct{ out *kmsapi.EncryptOutput }
 
 func (*echoEngine) AuthenticateSigV4(context.Context, sigv4.Proof) (iam.Identity, error) {
@@ -27,8 +27,8 @@ func (e *echoEngine) Do(context.Context, *iam.Caller, *keyengine.Operation, any)
 	return e.out, nil
 }
 
-// newEncrypt returns a handler that answers Encrypt of 1 KiB, and such a request
-// signed at a time.
+// newEncrypt returns a handler that answers Encrypt of 1 KiB, and such a
+// request, signed at the given time.
 func newEncrypt(b *testing.B, at time.Time) (f *fixture, r *http.Request, body []byte) {
 	const key = "arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	engine := &echoEngine{&kmsapi.EncryptOutput{CiphertextBlob: make([]byte, 1159), KeyId: ptr(key), EncryptionAlgorithm: ptr("SYMMETRIC_DEFAULT")}}
@@ -39,12 +39,12 @@ func newEncrypt(b *testing.B, at time.Time) (f *fixture, r *http.Request, body [
 	return f, r, body
 }
 
-// replayed is a body that is read again for each request.
+// replayed is a body that can be read again for each request.
 type replayed struct{ bytes.Reader }
 
 func (*replayed) Close() error { return nil }
 
-// discard takes any answer.
+// discard discards the answer.
 type discard struct {
 	header http.Header
 	status int
@@ -54,8 +54,8 @@ func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) WriteHeader(status int)      { d.status = status }
 func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 
-// BenchmarkEncrypt is what the face itself costs: neither net/http nor an engine
-// is in it.
+// BenchmarkEncrypt measures the cost of the face itself, without net/http and
+// without an engine.
 func BenchmarkEncrypt(b *testing.B) {
 	f, r, body := newEncrypt(b, testTime)
 	ctx, cancel := context.WithCancel(b.Context()) // as the request's own
@@ -75,8 +75,8 @@ func BenchmarkEncrypt(b *testing.B) {
 	}
 }
 
-// BenchmarkEncryptHTTPS is the same through one kept-alive connection on
-// loopback, the client's part included, which allocates nothing.
+// BenchmarkEncryptHTTPS measures the same over one kept-alive connection on
+// loopback, including the client, which allocates nothing.
 func BenchmarkEncryptHTTPS(b *testing.B) {
 	f, r, _ := newEncrypt(b, testTime)
 	var request bytes.Buffer

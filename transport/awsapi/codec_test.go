@@ -14,7 +14,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// everything has all forms that members can have.
+// everything has members of all kinds.
 type everything struct {
 	Text   *string
 	Number *int32
@@ -36,7 +36,7 @@ type deep struct {
 	Plaintext []byte `kms:"secret"`
 }
 
-// encoded is the JSON of what v points to.
+// encoded returns the JSON of what v points to.
 func encoded[T any](t testing.TB, v *T) []byte {
 	t.Helper()
 	b, err := appendOutput(nil, kmsapi.OutputSchema[T](), v)
@@ -86,7 +86,7 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// narrow has members that restrict, one within another.
+// narrow has members that restrict a request, one within another.
 type narrow struct {
 	Text   *string
 	Limits *limits `kms:"narrows"`
@@ -100,9 +100,9 @@ type limits struct {
 	Deeps []deep
 }
 
-// TestUnknownMembers: where something restricts, what is not known is refused, beside
-// it and inside of it at every depth; elsewhere only what is a member but for its
-// spelling.
+// TestUnknownMembers: unknown members are refused next to a member that restricts,
+// and inside of it at every depth. Elsewhere, only misspelt names of members are
+// refused.
 func TestUnknownMembers(t *testing.T) {
 	s := kmsapi.OutputSchema[narrow]()
 	const hint = " Members that this version does not know are not passed over here, as they could restrict the request. Leave it out if it does not."
@@ -137,7 +137,7 @@ func TestUnknownMembers(t *testing.T) {
 	if err := new(decoder).decode(s, &got, []byte(`{"Open":{"X":{"Limits":1}},"Opens":[{"Y":[]}]}`)); err != nil {
 		t.Errorf("unknown members where nothing restricts: %v", err)
 	}
-	// What is no JSON is said first.
+	// Invalid JSON takes precedence.
 	for _, body := range []string{`{"X":1,"Text":1}`, `{"X":1`, `{"X":1,"X":2}`, `{"X":1} x`} {
 		if e, ok := errors.AsType[*kmsapi.Error](new(decoder).decode(s, &got, []byte(body))); !ok || e.Code != "SerializationException" {
 			t.Errorf("%s: %v", body, e)
@@ -238,7 +238,7 @@ func TestDecodeRefuses(t *testing.T) {
 			if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
 				t.Errorf("%d bytes allocated for a body of %d", n, len(tc.body))
 			}
-			// The decoder is none the worse for it.
+			// The decoder can be used again.
 			if err := d.decode(s, new(everything), []byte(`{"Text":"t"}`)); err != nil {
 				t.Errorf("the next body: %v", err)
 			}
@@ -287,7 +287,8 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// A buffer that was too small for a secret does not keep the part it held.
+// A buffer that became too small for a secret does not keep the part that it
+// held.
 func TestGrowthOverwrites(t *testing.T) {
 	small := make([]byte, 0, 64)
 	type output struct {
@@ -303,7 +304,7 @@ func TestGrowthOverwrites(t *testing.T) {
 	}
 }
 
-// A schema is of one type: no other is read or written by it.
+// A schema belongs to one type and cannot be used with another.
 func TestOtherTypesAreRefused(t *testing.T) {
 	s := kmsapi.OutputSchema[everything]()
 	for _, v := range []any{nil, everything{}, &inner{}, (*inner)(nil), new(*everything)} {
@@ -316,8 +317,8 @@ func TestOtherTypesAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzDecode: whatever comes, there is an answer, and what is accepted survives
-// being written and read again.
+// FuzzDecode: every input has an answer, and what is accepted is the same after
+// it was encoded and decoded again.
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{``, `{}`, `{"Text":"t","Number":1,"Flag":true,"When":1.5,"Blob":"aGk=","Texts":["x"],"Map":{"k":"v"},"Inner":{"Deep":{"Plaintext":""}},"Inners":[{}]}`,
 		`{"X":[[[{}]]]}`, `{"Text":null}`, "{\"Text\":\"\xff\"}", `{"When":-1e9}`, `{"Texts":[`} {

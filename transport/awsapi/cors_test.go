@@ -30,7 +30,7 @@ func TestCORS(t *testing.T) {
 	if w.Code != 204 || allows(w) != page || w.Body.Len() != 0 || w.Header().Get("Access-Control-Allow-Methods") != "POST" || w.Header().Get("Vary") != "Origin" {
 		t.Errorf("preflight: %d %v", w.Code, w.Header())
 	}
-	// What a signer signs, the page may send.
+	// The page may send every header that signers sign.
 	for _, name := range []string{"authorization", "content-type", "x-amz-date", "x-amz-target", "x-amz-content-sha256", "x-amz-security-token",
 		"x-amz-user-agent", "amz-sdk-invocation-id", "amz-sdk-request"} {
 		if !strings.Contains(w.Header().Get("Access-Control-Allow-Headers"), name) {
@@ -55,8 +55,8 @@ func TestCORS(t *testing.T) {
 		t.Errorf("two origins: %v", w.Header())
 	}
 
-	// Answers, good and bad, may be read by these pages and by no others; credentials
-	// that a browser adds by itself never are asked for.
+	// Answers, including errors, may be read by these pages and by no others.
+	// Credentials that a browser adds by itself are never requested.
 	for _, origin := range []string{page, "https://evil.example.com"} {
 		for _, signed := range []bool{true, false} {
 			r := newRequest("EnableKey", []byte(`{}`))

@@ -18,32 +18,31 @@ import (
 )
 
 const (
-	// maxDepth of a body. The deepest input has four levels.
+	// maxDepth is the depth of the deepest body. The deepest input has four
+	// levels.
 	maxDepth = 32
-	// maxValues of a body, nested ones and members nobody knows included. An
-	// encryption context within its limit has half as many at most.
+	// maxValues is the number of values in a body, including nested and unknown
+	// ones. An encryption context within its limit has at most half as many.
 	maxValues = 1 << 14
-	// maxNumber is the length of the longest number that is looked at.
+	// maxNumber is the length of the longest number that is parsed.
 	maxNumber = 64
 )
 
-// decoder reads one body at a time; it is reused.
+// decoder decodes one body at a time. It is reused.
 type decoder struct {
 	src    bytes.Buffer
 	json   *jsontext.Decoder
-	values int // that may still come
-	// unknown is the answer to the first member that is not known and may not be
-	// passed over.
+	values int // how many more there may be
+	// unknown is the error for the first unknown member that may not be ignored.
 	unknown error
 }
 
-// decode reads the JSON of an AWS request into the structure that in points to,
-// as its schema has it. Absent members and nulls leave fields nil. Unknown members are passed
-// over in structures that restrict nothing; elsewhere they are a ValidationException,
-// and so is everywhere what differs from a member's name only by case or by hyphens
-// and underscores. Every other error is a SerializationException: what is no JSON (RFC
-// 8259, UTF-8, no member twice), values of a type other than the member's, blobs that
-// are no base64.
+// decode decodes the JSON of an AWS request into the structure that in points to, by its
+// schema. Absent members and nulls leave fields nil. Unknown members are ignored in
+// structures that restrict nothing; elsewhere they are a ValidationException, as is
+// everywhere a name that differs from a member's only in case, hyphens or underscores. All
+// other errors are a SerializationException: invalid JSON (RFC 8259, UTF-8, no member twice),
+// a value of the wrong type, a blob that is not base64.
 func (d *decoder) decode(s *kmsapi.Schema, in any, body []byte) error {
 	v, err := s.Of(in)
 	if err != nil {
@@ -72,8 +71,8 @@ func malformed(format string, args ...any) error {
 	return &kmsapi.Error{Code: transport.ErrSerialization.Code, Message: fmt.Sprintf(format, args...)}
 }
 
-// syntax is the answer to what is no JSON. The parser's own words are left out:
-// they repeat the body.
+// syntax is the error for invalid JSON. It leaves out the parser's own message,
+// which repeats parts of the body.
 func syntax(err error) error {
 	if errors.Is(err, jsontext.ErrDuplicateName) {
 		return malformed("The request body has a JSON object with the same member twice.")
@@ -84,7 +83,7 @@ func syntax(err error) error {
 	return malformed("The request body is not valid JSON.")
 }
 
-// unexpected is the answer to a value of the wrong type.
+// unexpected is the error for a value of the wrong type.
 func unexpected(member string, kind jsontext.Kind, want string) error {
 	at := ""
 	if member != "" {
@@ -110,7 +109,7 @@ func unexpected(member string, kind jsontext.Kind, want string) error {
 	return malformed("%s can not be converted to %s%s.", name, want, at)
 }
 
-// expect looks at the kind of the next value, which is not consumed.
+// expect checks the kind of the next value without consuming it.
 func (d *decoder) expect(member string, kind jsontext.Kind, want string) error {
 	switch k := d.json.PeekKind(); k {
 	case kind:
@@ -126,7 +125,7 @@ func (d *decoder) expect(member string, kind jsontext.Kind, want string) error {
 	}
 }
 
-// count takes one from the values that a body may have.
+// count counts one value, and fails if the body has too many.
 func (d *decoder) count() error {
 	if d.values--; d.values < 0 {
 		return malformed("The request body has more than %d values.", maxValues)
@@ -134,8 +133,8 @@ func (d *decoder) count() error {
 	return nil
 }
 
-// each reads an object, calling member for each name, quoted, with the value to
-// come.
+// each reads an object, calling member with each name, quoted; member reads the
+// value.
 func (d *decoder) each(name, want string, member func(quoted []byte) error) error {
 	if err := d.expect(name, jsontext.KindBeginObject, want); err != nil {
 		return err
@@ -147,8 +146,8 @@ func (d *decoder) each(name, want string, member func(quoted []byte) error) erro
 		if err := d.count(); err != nil {
 			return err
 		}
-		// Looked at before it is read: where a name should be, a parser may well
-		// meet an array a million deep.
+		// Checked before it is read, as instead of a name there may be an array
+		// a million levels deep.
 		if err := d.expect("", jsontext.KindString, "a member name"); err != nil {
 			return err
 		}
@@ -166,7 +165,7 @@ func (d *decoder) each(name, want string, member func(quoted []byte) error) erro
 	return nil
 }
 
-// list reads an array, calling item with each value to come.
+// list reads an array, calling item to read each value.
 func (d *decoder) list(name string, item func() error) error {
 	if err := d.expect(name, jsontext.KindBeginArray, "a list"); err != nil {
 		return err
@@ -215,8 +214,9 @@ func lookup(s *kmsapi.Schema, quoted []byte) (int, bool) {
 	return s.Index([]byte(text(quoted)))
 }
 
-// unknownMember is the answer to an unknown member of a structure, which is the value of the
-// member called within or the whole input; nil if it can be passed over.
+// unknownMember returns the error for an unknown member of a structure, or nil if it can be
+// ignored. The structure is the value of the member within, or the whole input if that is
+// "".
 func unknownMember(s *kmsapi.Schema, quoted []byte, within string) error {
 	name := text(quoted)
 	meant := ""
@@ -240,7 +240,7 @@ func unknownMember(s *kmsapi.Schema, quoted []byte, within string) error {
 	return &kmsapi.Error{Code: kmsapi.ErrValidation.Code, Message: "Unknown member " + where + ". " + hint}
 }
 
-// maxShownName is how much of an unknown member's name, in bytes, an answer repeats.
+// maxShownName is how many bytes of an unknown member's name an answer repeats.
 const maxShownName = 64
 
 // member reads a value that is not null into a field.
@@ -299,7 +299,7 @@ func (d *decoder) member(m *kmsapi.Member, v reflect.Value) error {
 	})
 }
 
-// skip reads over a value that nobody knows, without letting it nest at will.
+// skip skips an unknown value, whose depth is limited.
 func (d *decoder) skip() error {
 	outside := d.json.StackDepth()
 	for {
@@ -318,7 +318,7 @@ func (d *decoder) skip() error {
 	}
 }
 
-// scalar reads a value of a kind that does not nest.
+// scalar reads a value of a kind that is not nested.
 func (d *decoder) scalar(name string, kind jsontext.Kind, want string) (jsontext.Value, error) {
 	if err := d.expect(name, kind, want); err != nil {
 		return nil, err
@@ -330,7 +330,7 @@ func (d *decoder) scalar(name string, kind jsontext.Kind, want string) (jsontext
 	return raw, nil
 }
 
-// text decodes a JSON string that the parser has found right.
+// text decodes a JSON string that the parser has accepted.
 func text(quoted []byte) string {
 	if bytes.IndexByte(quoted, '\\') < 0 {
 		return string(quoted[1 : len(quoted)-1])
@@ -373,14 +373,15 @@ func (d *decoder) flag(name string) (bool, error) {
 	return t.Bool(), nil
 }
 
-// time reads seconds since 1970 with a fraction, kept to the millisecond.
+// time reads seconds since 1970 with a fraction, which is truncated to
+// milliseconds.
 func (d *decoder) time(name string) (time.Time, error) {
 	raw, err := d.scalar(name, jsontext.KindNumber, "a Timestamp")
 	if err != nil {
 		return time.Time{}, err
 	}
 	if len(raw) <= maxNumber {
-		// Years 1 to 9999: what an answer or a record can show.
+		// Years 1 to 9999, which answers and records can represent.
 		if s, err := strconv.ParseFloat(string(raw), 64); err == nil && s >= -62135596800 && s < 253402300800 {
 			return time.UnixMilli(int64(math.Round(s * 1000))).UTC(), nil
 		}
@@ -401,9 +402,9 @@ func (d *decoder) blob(name string) ([]byte, error) {
 		encoded, _ = jsontext.AppendUnquote(nil, raw)
 		defer clear(encoded)
 	}
-	// Empty is not absent.
+	// An empty blob is not an absent one.
 	b, err := standard.AppendDecode([]byte{}, encoded)
-	// The decoder reads over line breaks, and has less for them.
+	// The decoder ignores line breaks; then the lengths differ.
 	if err == nil && standard.EncodedLen(len(b)) == len(encoded) {
 		return b, nil
 	}

@@ -14,10 +14,10 @@ import (
 )
 
 // appendOutput appends the JSON of the structure that out points to. Members
-// that are nil are left out; the others stand in the order of the fields, and
-// maps in that of their keys, so that one output has one form.
+// that are nil are left out. The others are in the order of the fields, and
+// maps in the order of their keys, so that an output has only one encoding.
 //
-// Where dst has to grow, what it held is overwritten before it is let go.
+// If dst has to grow, the old buffer is overwritten.
 func appendOutput(dst []byte, s *kmsapi.Schema, out any) ([]byte, error) {
 	v, err := s.Of(out)
 	if err != nil {
@@ -98,15 +98,15 @@ func appendMember(b []byte, m *kmsapi.Member, v reflect.Value) []byte {
 	return append(b, ']')
 }
 
-// appendText appends a string. What is not UTF-8 in it becomes U+FFFD: the
-// engine's texts are UTF-8, and an answer has to be.
+// appendText appends a string. Invalid UTF-8 is replaced by U+FFFD; the
+// engine's texts have none.
 func appendText[T string | []byte](b []byte, s T) []byte {
 	b = grow(b, len(s)+2)
 	b, _ = jsontext.AppendQuote(b, s)
 	return b
 }
 
-// appendTime appends seconds since 1970 with the milliseconds as a fraction, if
+// appendTime appends seconds since 1970, with milliseconds as a fraction if
 // there are any.
 func appendTime(b []byte, t time.Time) []byte {
 	ms := t.UnixMilli()

@@ -10,7 +10,7 @@ import (
 
 var (
 	errUnknownOperation = transport.ErrUnknownOperation
-	// errAddress is the answer to what is not a POST to "/".
+	// errAddress is the answer to a request that is not a POST to "/".
 	errAddress     = &kmsapi.Error{Code: transport.ErrUnknownOperation.Code, Message: "Requests are POST / HTTP/1.1 or HTTP/2."}
 	errContentType = &kmsapi.Error{Code: transport.ErrUnknownOperation.Code, Message: "The Content-Type of a request is " + contentType + "."}
 )
@@ -23,7 +23,7 @@ func (ex *exchange) Refuse(b []byte, h http.Header, r *http.Request, id string, 
 	}
 	status := a.HTTP
 	if err == errAddress {
-		// The two cases that plain HTTP has words for.
+		// HTTP has its own statuses for these two cases.
 		status = http.StatusNotFound
 		if r.URL.Path == "/" && r.Method != http.MethodPost {
 			h.Set("Allow", http.MethodPost)

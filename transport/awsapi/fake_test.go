@@ -44,9 +44,9 @@ func signedWith(secret string, p *sigv4.Proof) bool {
 	return p.SignedBy(key[:])
 }
 
-// fakeEngine knows one access key and does what a test says.
+// fakeEngine has one access key and does what a test sets.
 type fakeEngine struct {
-	authErr error // given instead of looking at the signature
+	authErr error // returned instead of verifying the signature
 
 	mu      sync.Mutex
 	do      func(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error)
@@ -80,7 +80,7 @@ func (f *fakeEngine) Do(ctx context.Context, c *iam.Caller, op *keyengine.Operat
 	return do(ctx, c, op, in)
 }
 
-// does says what Do does from now on.
+// does sets what Do does from now on.
 func (f *fakeEngine) does(do func(context.Context, *iam.Caller, *keyengine.Operation, any) (any, error)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -104,7 +104,8 @@ type fixture struct {
 	reg    *prometheus.Registry
 }
 
-// newFixture returns a handler on a fake engine whose clock stands at testTime.
+// newFixture returns a handler with a fake engine, whose clock stands at
+// testTime.
 func newFixture(t testing.TB, change func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{engine: &fakeEngine{}, log: new(bytes.Buffer), reg: prometheus.NewRegistry()}
@@ -153,7 +154,7 @@ func (l *lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-// newRequest is what a client sends for an operation, not yet signed.
+// newRequest returns a client's request for an operation, not yet signed.
 func newRequest(operation string, body []byte) *http.Request {
 	r := httptest.NewRequest("POST", "/", bytes.NewReader(body))
 	r.Host = "kms.test:8443"
@@ -177,7 +178,7 @@ func sign(t testing.TB, r *http.Request, body []byte, at time.Time) {
 	}
 }
 
-// call signs and sends a request straight to the handler.
+// call signs a request and passes it directly to the handler.
 func (f *fixture) call(t testing.TB, operation, body string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := newRequest(operation, []byte(body))
@@ -187,8 +188,8 @@ func (f *fixture) call(t testing.TB, operation, body string) *httptest.ResponseR
 	return w
 }
 
-// wantError checks an answer's status and body. No message stands for that of an
-// error that brings none.
+// wantError checks an answer's status and body. An empty message stands for the
+// default message of the error.
 func wantError(t testing.TB, w *httptest.ResponseRecorder, status int, kind, message string) {
 	t.Helper()
 	if message == "" {

@@ -1,10 +1,10 @@
-// Package awsapi speaks the protocol of AWS KMS: JSON 1.1 over HTTP, signed with
-// SigV4, so that unmodified SDKs and tools work against Conclave.
+// Package awsapi implements the protocol of AWS KMS, JSON 1.1 over HTTP, signed
+// with SigV4, so that unmodified SDKs and tools work with Conclave.
 //
-// The reader may rely on this, besides what transport.HTTPFace promises. A request
-// reaches Engine.Do only after the engine has found its signature right. What is asked
-// for (host, date, target, body) is covered by that signature. A body is read only
-// after the headers could be those of a signed request.
+// The reader may rely on this, in addition to what transport.HTTPFace promises. A
+// request reaches Engine.Do only after the engine has verified its signature. The
+// signature covers everything that determines the request: host, date, target and
+// body. A body is read only if the headers are well formed for a signed request.
 package awsapi
 
 import (
@@ -28,14 +28,14 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// Engine is what the face needs of the engine; *keyengine.Engine is one. It keeps
-// nothing of a proof: its bytes are used again.
+// Engine is what the face needs from the engine; *keyengine.Engine implements it.
+// It must not retain a proof, whose bytes are reused.
 type Engine interface {
 	transport.Engine
 	AuthenticateSigV4(context.Context, sigv4.Proof) (iam.Identity, error)
 }
 
-// Config of a Handler. Engine and Operations must be given.
+// Config configures a Handler. Engine and Operations are required.
 type Config struct {
 	Engine     Engine
 	Operations []*keyengine.Operation
@@ -45,8 +45,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
-	// Origins are those whose pages browsers may let use this face, each as
-	// CheckOrigin has it; none if empty.
+	// Origins are the origins whose pages may use this face from a browser,
+	// each of the form that CheckOrigin accepts; none if empty.
 	Origins []string
 	// MaxBody and MaxBodies are as in transport.HTTPFaceConfig.
 	MaxBody   int
@@ -64,19 +64,20 @@ const (
 	targetPrefix = "TrentService."
 	headerTarget = "X-Amz-Target"
 
-	// What AWS spells like this, and HTTP/1.1 clients see like this.
+	// Spelled as AWS spells it, which HTTP/1.1 clients can see.
 	headerRequestID = "x-amzn-RequestId"
 	headerErrorType = "x-amzn-ErrorType"
 )
 
-// verifier reads the signatures of requests. The operation must be signed.
+// verifier parses the signatures of requests. The operation must be signed.
 var verifier = sigv4.NewVerifier(service, headerTarget)
 
-// reasonOther is for what the engine refused, in metrics, for another reason than
-// those of package sigv4.
+// reasonOther is the reason in metrics for requests that the engine refused for a
+// reason that package sigv4 does not have.
 const reasonOther = "other"
 
-// contentTypes is the header of every answer: net/http copies what it is given.
+// contentTypes is the header of every answer. It can be shared, as net/http
+// does not change it.
 var contentTypes = []string{contentType}
 
 // Handler is the face as an http.Handler. It is safe for concurrent use.
@@ -85,11 +86,11 @@ type Handler struct {
 	operations map[string]*keyengine.Operation
 	api        *transport.API
 	face       *transport.HTTPFace
-	origins    map[string]bool // nil where there are none
+	origins    map[string]bool // nil if there are none
 }
 
-// New returns a handler. It fails if the configuration is wrong, or an operation stands
-// twice.
+// New returns a handler. It fails if the configuration is invalid, or if an operation
+// is listed twice.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -106,7 +107,7 @@ func New(cfg Config) (*Handler, error) {
 	}
 	for _, op := range cfg.Operations {
 		if _, ok := h.operations[op.Name]; ok {
-			return nil, fmt.Errorf("awsapi: operation %s stands twice", op.Name)
+			return nil, fmt.Errorf("awsapi: operation %s is listed twice", op.Name)
 		}
 		h.operations[op.Name] = op
 	}
@@ -132,7 +133,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.face.ServeHTTP(w, r)
 }
 
-// exchange is a transport.Exchange in AWS's protocol.
+// exchange is the transport.Exchange of AWS's protocol.
 type exchange struct {
 	handler   *Handler
 	claim     sigv4.Claim
@@ -205,7 +206,8 @@ func (ex *exchange) Encode(b []byte, h http.Header, out any) ([]byte, error) {
 }
 
 // unproven turns the engine's refusal of a signature into an answer. Errors that
-// say nothing of the signature, as that the node is sealed, pass as they are.
+// are not about the signature, such as that the node is sealed, are returned
+// unchanged.
 func unproven(err error, canonical []byte, p *sigv4.Proof) error {
 	e, ok := errors.AsType[*kmsapi.Error](err)
 	if !ok {
@@ -222,8 +224,8 @@ func unproven(err error, canonical []byte, p *sigv4.Proof) error {
 	return err
 }
 
-// operation finds what is asked for, by the target of a presigned URL or else by the
-// header.
+// operation returns the requested operation, which is named by the target of a
+// presigned URL or else by the header.
 func (h *Handler) operation(header http.Header, target string) (*keyengine.Operation, error) {
 	v := header[headerTarget]
 	if target != "" {

@@ -136,7 +136,8 @@ func TestUnprovenErrors(t *testing.T) {
 	}
 }
 
-// Signature before operation before JSON, each with its own error.
+// The signature is checked before the operation, and that before the JSON, each
+// with its own error.
 func TestOrderOfChecks(t *testing.T) {
 	f := newFixture(t, nil)
 	f.engine.does(answer(nil, errReached))
@@ -233,12 +234,12 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
-// What all bodies take together is bounded, and a stranger's body is not read.
+// The total size of bodies is bounded, and a stranger's body is not read.
 func TestBodyMemory(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.MaxBodies = 2 << 20 })
 	f.engine.does(answer(nil, errReached))
 	big := `{"KeyId":"` + strings.Repeat("x", 50_000) + `"}`
-	// Complete bodies are not taken away: what is left may be too little.
+	// Complete bodies are not taken away, so what is left may be too little.
 	pool := f.face.StrangersBodies
 	var full []*admission.Place
 	for i := range 4 {
@@ -345,7 +346,8 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// Strangers cause one line of log a period, and counts with bounded labels.
+// Strangers cause one log line for each period, and metrics with bounded
+// labels.
 func TestRefusalsAreSummedUp(t *testing.T) {
 	lines := make(chan string, 16)
 	f := newFixture(t, func(c *Config) { c.RefusalPeriod, c.Logger = 50*time.Millisecond, newLineLogger(lines) })
@@ -393,7 +395,7 @@ func TestRefusalsAreSummedUp(t *testing.T) {
 		t.Error(err)
 	}
 
-	// The next period's line is of that period alone.
+	// The next line counts only that period.
 	f.ServeHTTP(httptest.NewRecorder(), newRequest("Encrypt", nil))
 	select {
 	case l := <-lines:
@@ -411,7 +413,8 @@ func TestRefusalsAreSummedUp(t *testing.T) {
 func TestConcurrentRequests(t *testing.T) {
 	f := newFixture(t, nil)
 	f.engine.does(func(_ context.Context, _ *iam.Caller, _ *keyengine.Operation, in any) (any, error) {
-		// Answers with its own input, so that buffers mixed up would show.
+		// Answers with its own input, so that mixed-up buffers would be
+		// noticed.
 		return &kmsapi.DecryptOutput{Plaintext: append([]byte(nil), in.(*kmsapi.DecryptInput).CiphertextBlob...)}, nil
 	})
 	var wg sync.WaitGroup
@@ -431,7 +434,7 @@ func TestConcurrentRequests(t *testing.T) {
 	wg.Wait()
 }
 
-// Every operation's input has a form, and can be sent and read back.
+// The input of every operation can be encoded, sent and decoded.
 func TestEveryOperationDecodes(t *testing.T) {
 	f := newFixture(t, nil)
 	if len(f.operations) < 24 {
@@ -456,7 +459,7 @@ func TestEveryOperationDecodes(t *testing.T) {
 	}
 }
 
-// fill puts something into every member.
+// fill sets every member to some value.
 func fill(v reflect.Value, n int) {
 	switch p := v.Addr().Interface().(type) {
 	case **string:
@@ -497,8 +500,8 @@ func TestNewRefusesDoubleOperations(t *testing.T) {
 	}
 }
 
-// On the wire, for clients that read bytes: the status line, and the spelling of
-// the headers.
+// The status line and the spelling of headers on the wire, for clients that look
+// at the bytes.
 func TestWireFormat(t *testing.T) {
 	f := newFixture(t, nil)
 	f.engine.does(answer(&kmsapi.GenerateRandomOutput{Plaintext: []byte("hi")}, nil))

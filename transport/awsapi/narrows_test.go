@@ -13,10 +13,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// openStructures are the structures of inputs in which unknown members are passed
-// over, as AWS does: nothing in them restricts what a request does or shows. A
-// structure that is not here has to have a member that is marked to narrow, or stand
-// inside of one. Whoever adds one decides.
+// openStructures are the structures of inputs in which unknown members are ignored,
+// as in AWS: nothing in them restricts what a request does or returns. A structure
+// that is not listed here must have a member that is marked as narrowing, or be
+// inside of one. The author of a structure decides which.
 var openStructures = []string{
 	"CancelKeyDeletion", "ConnectCustomKeyStore", "CreateAlias", "CreateCustomKeyStore", "CreateCustomKeyStore.XksProxyAuthenticationCredential",
 	"CreateKey.Tags", "DeleteAlias", "DeleteCustomKeyStore", "DescribeKey", "DisableKey", "DisableKeyRotation", "DisconnectCustomKeyStore", "EnableKey",
@@ -61,8 +61,8 @@ func places(t testing.TB) []place {
 	return all
 }
 
-// TestEveryStructureIsClassified: each structure of each input is open or refuses what
-// it does not know, as was decided for it.
+// TestEveryStructureIsClassified: each structure of each input ignores or refuses
+// unknown members, as was decided for it.
 func TestEveryStructureIsClassified(t *testing.T) {
 	var open []string
 	for _, at := range places(t) {
@@ -78,7 +78,7 @@ func TestEveryStructureIsClassified(t *testing.T) {
 		case refused && (e == nil || e.Code != kmsapi.ErrValidation.Code || !strings.HasPrefix(e.Message, `Unknown member "NarrowedTo"`)):
 			t.Errorf("%s: refused with %v", at.path, err)
 		}
-		// What is a member but for its spelling is refused everywhere.
+		// Misspelt names of members are refused everywhere.
 		for _, f := range at.schema.Members {
 			for _, name := range []string{strings.ToLower(f.Name), strings.ToUpper(f.Name), f.Name + "_"} {
 				if err := d.decode(at.op.Input(), at.op.NewInput(), []byte(at.wrap(`{"`+name+`":null}`))); !errors.Is(err, kmsapi.ErrValidation) {
@@ -92,8 +92,8 @@ func TestEveryStructureIsClassified(t *testing.T) {
 	}
 }
 
-// TestUnknownMemberIsNotServed: a request that is narrowed by what nobody here knows
-// does not reach the engine.
+// TestUnknownMemberIsNotServed: a request that could be restricted by an unknown
+// member does not reach the engine.
 func TestUnknownMemberIsNotServed(t *testing.T) {
 	f := newFixture(t, nil)
 	for _, tc := range []struct{ op, body, message string }{
@@ -120,8 +120,9 @@ func TestUnknownMemberIsNotServed(t *testing.T) {
 	}
 }
 
-// FuzzUnknownMembers: no name and no value gets an unknown member past a structure
-// that restricts, wherever the structure stands and whatever stands beside it.
+// FuzzUnknownMembers: a structure that restricts a request accepts no unknown
+// member, whatever its name and value, wherever the structure is and whatever else
+// it contains.
 func FuzzUnknownMembers(f *testing.F) {
 	all := places(f)
 	for i, at := range all {
@@ -139,7 +140,7 @@ func FuzzUnknownMembers(f *testing.F) {
 			return
 		}
 		var told string
-		_ = json.Unmarshal(quoted, &told) // what is no UTF-8 is told otherwise
+		_ = json.Unmarshal(quoted, &told) // invalid UTF-8 has another error
 		if _, known := at.schema.Index([]byte(told)); known {
 			return
 		}

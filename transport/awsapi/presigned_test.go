@@ -18,7 +18,8 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// presign has the SDK's signer presign a request, and returns what its holder sends.
+// presign presigns a request with the SDK's signer, and returns the request that its
+// holder sends.
 func presign(t testing.TB, operation, hash string, body []byte, at time.Time, expires string) *http.Request {
 	t.Helper()
 	r := newRequest(operation, body)
@@ -39,8 +40,8 @@ func presign(t testing.TB, operation, hash string, body []byte, at time.Time, ex
 }
 
 // TestPresigned: a request that the SDK presigned is answered for as long as it says,
-// by the operation that the SDK moved into the query string; and not when anything
-// about it is another.
+// with the operation that the SDK moved into the query string. It is refused if
+// anything in it was changed.
 func TestPresigned(t *testing.T) {
 	body := []byte(`{}`)
 	const mismatch = "The request signature we calculated does not match"
@@ -57,7 +58,7 @@ func TestPresigned(t *testing.T) {
 		at      time.Duration
 		expires string
 		change  func(*http.Request)
-		message string // "" where it is answered
+		message string // "" if it is answered
 	}{
 		{"new", 0, "60", nil, ""},
 		{"at its end", -time.Minute, "60", nil, ""},
@@ -140,8 +141,8 @@ func TestPresigned(t *testing.T) {
 	})
 }
 
-// TestUnsignedPayload: a body that is not signed is taken over TLS alone, signed
-// either way.
+// TestUnsignedPayload: a body that is not signed is accepted only over TLS, with
+// both forms of signatures.
 func TestUnsignedPayload(t *testing.T) {
 	body := []byte(`{"KeyId":"x"}`)
 	byHeader := func(t *testing.T) *http.Request {
@@ -200,8 +201,8 @@ func TestUnsignedPayload(t *testing.T) {
 	})
 }
 
-// TestUnsignedHeaders: what proxies add has no effect and need not be signed; what
-// means something must be.
+// TestUnsignedHeaders: headers that proxies add have no effect and need not be
+// signed; headers that have a meaning must be.
 func TestUnsignedHeaders(t *testing.T) {
 	for name, ok := range map[string]bool{
 		"X-Amz-Cf-Id": true, "X-Amzn-Trace-Id": true, "X-Amz-Meta-Anything": true, "X-Forwarded-For": true,

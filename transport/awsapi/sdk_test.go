@@ -76,7 +76,7 @@ func (f *fixture) serveTLS(t testing.TB) (endpoint string, roots *x509.CertPool,
 	return "https://" + l.Addr().String(), roots, bundle
 }
 
-// newSDKClient is an unmodified client of the AWS SDK.
+// newSDKClient returns an unmodified client of the AWS SDK.
 func newSDKClient(t *testing.T, f *fixture, http2 bool) *kms.Client {
 	t.Helper()
 	endpoint, roots, _ := f.serveTLS(t)
@@ -221,7 +221,7 @@ func TestSDKErrors(t *testing.T) {
 	}
 }
 
-// clientEnv is the environment that points any AWS client at the handler.
+// clientEnv returns the environment that points any AWS client to the handler.
 func clientEnv(endpoint, bundle string) []string {
 	return append(os.Environ(), "AWS_ACCESS_KEY_ID="+testKeyID, "AWS_SECRET_ACCESS_KEY="+testSecret, "AWS_DEFAULT_REGION="+testRegion, "AWS_REGION="+testRegion,
 		"AWS_ENDPOINT_URL_KMS="+endpoint, "AWS_CA_BUNDLE="+bundle, "AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1",

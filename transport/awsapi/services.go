@@ -11,24 +11,25 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// Who sets one endpoint for all of AWS sends requests for other services here: a
-// tool that asks STS who it is, a store that looks for its bucket. They are told what
-// to set instead, in the form that these clients read, which for most of them is XML.
+// If one endpoint is set for all of AWS, requests for other services arrive here:
+// from a tool that asks STS for its identity, say, or from a store that looks for its
+// bucket. The answer says what to set instead, in the format that the client reads,
+// which for most of them is XML.
 
 // misdirected is the answer to a request for another service.
 type misdirected struct {
-	service string // "" where the request does not say
+	service string // "" if the request does not say
 	xml     bool
 }
 
 func (m *misdirected) Error() string { return "request for the service " + strconv.Quote(m.service) }
 
-// Unwrap is the error as clients of KMS are told it.
+// Unwrap returns the error that a client of KMS is given.
 func (m *misdirected) Unwrap() error {
 	return &sigv4.Error{Code: sigv4.CodeInvalid, Reason: sigv4.ReasonScope, Message: m.message()}
 }
 
-// message says what to set.
+// message returns the text that says what to set.
 func (m *misdirected) message() string {
 	what := "This is the endpoint of Conclave, which serves AWS KMS alone, and the request is not for KMS."
 	if m.service != "" {
@@ -39,8 +40,8 @@ func (m *misdirected) message() string {
 		" In Terraform's AWS provider set endpoints { kms = … }, skip_credentials_validation, skip_requesting_account_id and skip_metadata_api_check."
 }
 
-// wantsXML tells whether the client of another service reads XML: all but those that
-// send JSON.
+// wantsXML reports whether the client of another service reads XML, as all do that
+// do not send JSON.
 func wantsXML(r *http.Request) bool {
 	if len(r.Header[headerTarget]) > 0 {
 		return false
@@ -49,15 +50,15 @@ func wantsXML(r *http.Request) bool {
 	return !strings.HasPrefix(t, "application/x-amz-json") && t != "application/json"
 }
 
-// isForm tells whether a request is of AWS's query protocol, which KMS does not
-// speak: STS and IAM do, some of their requests without a signature.
+// isForm reports whether a request is in AWS's query protocol, which KMS does
+// not use. STS and IAM do, and some of their requests have no signature.
 func isForm(r *http.Request) bool {
 	t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	return t == "application/x-www-form-urlencoded"
 }
 
-// forAnother is the answer to a request that is not of KMS's form, if it is of
-// another service's; nil if it is nobody's.
+// forAnother returns the answer to a request for another service that does not
+// have the form of a request to KMS; nil if it is not recognised as one.
 func forAnother(r *http.Request) error {
 	if name := sigv4.ServiceOf(r); name != "" && name != service {
 		return &misdirected{name, wantsXML(r)}
@@ -68,12 +69,12 @@ func forAnother(r *http.Request) error {
 	return nil
 }
 
-// document is the answer in the form of the query protocol, whose code the clients of
-// XML services find in S3's form too: they look for Code and Message below Error.
+// document returns the answer in the format of the query protocol. S3's clients find
+// the code in it too: they look for Code and Message below Error.
 func (m *misdirected) document(id string) []byte {
 	var b bytes.Buffer
 	b.WriteString(xml.Header + "<ErrorResponse><Error><Type>Sender</Type><Code>SignatureDoesNotMatch</Code><Message>")
-	_ = xml.EscapeText(&b, []byte(m.message())) // a buffer takes everything
+	_ = xml.EscapeText(&b, []byte(m.message())) // writing to a buffer never fails
 	b.WriteString("</Message></Error><RequestId>" + id + "</RequestId></ErrorResponse>")
 	return b.Bytes()
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// TestOtherServices: a request for another service is told what to set, in the form
-// that its client reads.
+// TestOtherServices: the answer to a request for another service says what to set,
+// in the format that its client reads.
 func TestOtherServices(t *testing.T) {
 	const form = "application/x-www-form-urlencoded; charset=utf-8"
 	for _, tc := range []struct {
@@ -62,7 +62,8 @@ func TestOtherServices(t *testing.T) {
 			}
 		})
 	}
-	// What is nobody's stays what it was, and what is said of a service is a name.
+	// A request for no known service is answered as before, and the answer repeats
+	// only a valid name of a service.
 	f := newFixture(t, nil)
 	for _, service := range []string{"<b>", strings.Repeat("s", 65), "S3", "a&b"} {
 		r := httptest.NewRequest("GET", "/x", nil)

@@ -23,8 +23,8 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// wire writes a signed request out and reads it again as a server does, so that
-// canonicalisation meets what net/http makes of it.
+// wire writes a signed request and reads it again as a server does, so that
+// canonicalisation is tested with the result of net/http.
 func wire(t testing.TB, r *http.Request) *http.Request {
 	t.Helper()
 	var b bytes.Buffer
@@ -39,7 +39,7 @@ func wire(t testing.TB, r *http.Request) *http.Request {
 	return got
 }
 
-// randomRequest is any request that a client might send.
+// randomRequest returns a random request that a client might send.
 func randomRequest(rnd *rand.Rand) (*http.Request, []byte) {
 	body := make([]byte, rnd.IntN(300))
 	for i := range body {
@@ -74,7 +74,7 @@ func newRand(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 1))
 }
 
-// check has a request read, authenticated and answered, as transport.HTTPFace does.
+// check reads, authenticates and answers a request, as transport.HTTPFace does.
 func check(h *Handler, r *http.Request) error {
 	ex := &exchange{handler: h}
 	defer ex.Reset()
@@ -97,8 +97,8 @@ func check(h *Handler, r *http.Request) error {
 	return err
 }
 
-// TestAgainstSDKSigner: whatever the SDK's signer signs is found right, and is
-// not once anything that was signed has changed.
+// TestAgainstSDKSigner: every signature of the SDK's signer is accepted, and is
+// refused once anything that was signed has changed.
 func TestAgainstSDKSigner(t *testing.T) {
 	n := 10_000
 	if testing.Short() {
@@ -117,8 +117,8 @@ func TestAgainstSDKSigner(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := wire(t, r)
-		// Random bytes are no JSON: SerializationException says that the signature
-		// was right, and so does reaching the engine.
+		// Random bytes are not JSON: SerializationException, or reaching the
+		// engine, shows that the signature was accepted.
 		if err := check(f.Handler, got); !passed(err) {
 			t.Fatalf("request %d: %v\n%v", i, err, r.Header)
 		}
@@ -131,7 +131,7 @@ func TestAgainstSDKSigner(t *testing.T) {
 	}
 }
 
-// resend gives a request its body back.
+// resend restores the body of a request.
 func resend(r *http.Request, body []byte) *http.Request {
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	return r
@@ -139,7 +139,7 @@ func resend(r *http.Request, body []byte) *http.Request {
 
 var errReached = &kmsapi.Error{Code: "DryRunOperationException"}
 
-// passed reports whether an error arose behind authentication.
+// passed reports whether an error arose after authentication.
 func passed(err error) bool {
 	if err == nil {
 		return true
@@ -251,7 +251,7 @@ func TestRequestsThatAreNoSignedPost(t *testing.T) {
 	}
 }
 
-// A wrong signature is answered with what should have been signed.
+// The answer to a wrong signature says what should have been signed.
 func TestMismatchShowsCanonicalRequest(t *testing.T) {
 	f := newFixture(t, nil)
 	body := []byte(`{}`)

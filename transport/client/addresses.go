@@ -11,11 +11,11 @@ import (
 	"google.golang.org/grpc/resolver"
 )
 
-// maxAddresses is more than any cluster has nodes.
+// maxAddresses is more than the number of nodes in any cluster.
 const maxAddresses = 64
 
-// Addresses reads a list of nodes separated by commas: host:port each. Spaces
-// around them do not count; a duplicate is an error.
+// Addresses parses a list of nodes separated by commas, each of the form
+// host:port. Spaces around them are ignored. A duplicate is an error.
 func Addresses(list string) ([]string, error) {
 	var addrs []string
 	seen := make(map[string]bool)
@@ -35,9 +35,9 @@ func Addresses(list string) ([]string, error) {
 	return addrs, nil
 }
 
-// target is what gRPC connects to. One address is left to gRPC, which resolves its
-// host; of several, the first that can be connected to is used, and the next
-// when that is lost.
+// target returns what gRPC connects to. A single address is left to gRPC, which
+// resolves its host. Of several, the first that accepts a connection is used, and
+// the next one when that connection is lost.
 func target(list string) (string, []grpc.DialOption, error) {
 	addrs, err := Addresses(list)
 	if err != nil {
@@ -48,7 +48,7 @@ func target(list string) (string, []grpc.DialOption, error) {
 	}
 	for _, addr := range addrs {
 		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
-			return "", nil, fmt.Errorf("address %q of several is not host:port", addr)
+			return "", nil, fmt.Errorf("address %q in the list is not of the form host:port", addr)
 		}
 	}
 	return nodeScheme + ":///" + addrs[0], []grpc.DialOption{grpc.WithResolvers(nodes(addrs))}, nil
@@ -56,7 +56,7 @@ func target(list string) (string, []grpc.DialOption, error) {
 
 const nodeScheme = "conclave-nodes"
 
-// nodes resolves to a fixed list of addresses, in order.
+// nodes is a resolver that returns a fixed list of addresses, in order.
 type nodes []string
 
 func (nodes) Scheme() string { return nodeScheme }
@@ -64,22 +64,24 @@ func (nodes) Scheme() string { return nodeScheme }
 func (n nodes) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
 	var state resolver.State
 	for _, addr := range n {
-		// A node's certificate is for its own name, not for the first's.
+		// The certificate of each node is for its own name, not for that of the
+		// first one.
 		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: addr, ServerName: addr}}})
 	}
-	// An error here is one of the balancer's, which it tells callers itself.
+	// An error here comes from the balancer, which reports it to callers
+	// itself.
 	_ = cc.UpdateState(state)
 	return resolved{}, nil
 }
 
-// resolved has nothing to look up again.
+// resolved is the resolver after that; it has nothing to look up again.
 type resolved struct{}
 
 func (resolved) ResolveNow(resolver.ResolveNowOptions) {}
 func (resolved) Close()                                {}
 
-// Loopback reports whether host:port is an address of this machine alone, where what goes
-// without TLS stays.
+// Loopback reports whether host:port is a loopback address, so that traffic without TLS
+// stays on this machine.
 func Loopback(addr string) bool {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -35,8 +35,8 @@ func TestAddresses(t *testing.T) {
 	}
 }
 
-// TestNextAddressIsTried: a node that is down is passed over, and one that goes
-// down under a client is left for the next.
+// TestNextAddressIsTried: a node that is down is skipped, and if the node in
+// use goes down, the client uses the next one.
 func TestNextAddressIsTried(t *testing.T) {
 	t.Parallel()
 	dead, err := net.Listen("tcp", "127.0.0.1:0")

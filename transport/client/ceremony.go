@@ -19,16 +19,17 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Secrets of the ceremonies are encrypted between the two ends, beside TLS, so that
-// none of a node's buffers ever has one in the clear: see SubmitShareRequest in
-// operator.proto.
+// Shares and other secrets that operators exchange with a node are encrypted end to
+// end, in addition to TLS, so that no network buffer of a node ever has one in the
+// clear; see SubmitShareRequest in operator.proto.
 const (
 	messageExport = "conclave message key v1"
 	pointSize     = 65
 	nodeURI       = "conclave://node/"
 )
 
-// Init founds the cluster and returns its secrets, which are the caller's to wipe.
+// Init initialises the cluster and returns its secrets, which the caller has to
+// wipe.
 func Init(ctx context.Context, op kmspb.OperatorClient, req *kmspb.InitRequest) (*kmspb.InitResponse, *kmspb.InitSecrets, error) {
 	key, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
@@ -42,18 +43,18 @@ func Init(ctx context.Context, op kmspb.OperatorClient, req *kmspb.InitRequest) 
 	}
 	message, err := open(key, []byte("conclave init v1\x00"+res.GetClusterId()), res.GetSealedSecrets())
 	if err != nil {
-		return nil, nil, fmt.Errorf("the cluster is initialised, but its secrets cannot be read, and nobody can show them again: %w", err)
+		return nil, nil, fmt.Errorf("the cluster is initialised, but its secrets cannot be decrypted and are not kept anywhere: %w", err)
 	}
 	defer clear(message)
 	secrets := new(kmspb.InitSecrets)
 	if err := proto.Unmarshal(message, secrets); err != nil {
-		return nil, nil, errors.New("the cluster is initialised, but its secrets cannot be read, and nobody can show them again")
+		return nil, nil, errors.New("the cluster is initialised, but its secrets cannot be decrypted and are not kept anywhere")
 	}
 	return res, secrets, nil
 }
 
-// CreateAccessKey makes another access key for the account's root. The secret is the
-// caller's to wipe.
+// CreateAccessKey creates another access key for the account's root user. The caller
+// has to wipe the secret.
 func CreateAccessKey(ctx context.Context, c kmspb.CredentialsClient) (id string, secret Secret, err error) {
 	key, err := ecdh.P256().GenerateKey(rand.Reader)
 	if err != nil {
@@ -66,16 +67,17 @@ func CreateAccessKey(ctx context.Context, c kmspb.CredentialsClient) (id string,
 	id = res.GetAccessKeyId()
 	secret, err = open(key, []byte("conclave access key v1\x00"+id), res.GetSealedSecret())
 	if err != nil {
-		return "", nil, fmt.Errorf("access key %s is made, but its secret cannot be read, and nobody can show it again; delete it: %w", id, err)
+		return "", nil, fmt.Errorf("access key %s was created, but its secret cannot be decrypted and cannot be shown again; delete the key: %w", id, err)
 	}
 	return id, secret, nil
 }
 
-// SubmitShare gives a share to the node that op is connected to, and makes sure that
-// it is one. What the node made of it, also that it is open already, stands in its
-// status. The share is the caller's to wipe.
+// SubmitShare submits a share to the node that op is connected to, after verifying
+// that the other end is that node. What the node did with it, or that it is unsealed
+// already, is in the status. The caller has to wipe the share.
 func SubmitShare(ctx context.Context, op kmspb.OperatorClient, share []byte) (*kmspb.NodeStatus, error) {
-	// A ceremony that ended between the two calls has another key.
+	// If the ceremony ended between the two calls, the next one has another
+	// key.
 	for again := true; ; again = false {
 		var at peer.Peer
 		c, err := op.Challenge(ctx, &kmspb.ChallengeRequest{}, grpc.Peer(&at))
@@ -107,20 +109,20 @@ func SubmitShare(ctx context.Context, op kmspb.OperatorClient, share []byte) (*k
 	}
 }
 
-// Status is how the node that op is connected to is.
+// Status returns the status of the node that op is connected to.
 func Status(ctx context.Context, op kmspb.OperatorClient) (*kmspb.NodeStatus, error) {
 	st, err := op.Status(ctx, &kmspb.StatusRequest{})
 	if err != nil {
 		return nil, err
 	}
-	id := st.GetNodeId() // which strangers are not told
+	id := st.GetNodeId() // which is not told to strangers
 	return &kmspb.NodeStatus{
 		NodeId: id, Seal: st.GetSeal(), Leader: id != "" && id == st.GetLeaderId(), Version: st.GetVersion(), AppliedIndex: st.GetRaft().GetAppliedIndex(), Crls: st.GetCrls(),
 	}, nil
 }
 
-// checkNode makes sure that the certificate which TLS has verified is of that node.
-// Without TLS, on loopback, there is none.
+// checkNode checks that the certificate that TLS has verified belongs to that node.
+// Without TLS, which is possible only on loopback, there is none.
 func checkNode(at *peer.Peer, node string) error {
 	info, ok := at.AuthInfo.(credentials.TLSInfo)
 	if !ok {
@@ -132,7 +134,7 @@ func checkNode(at *peer.Peer, node string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the server says that it is node %q, and its certificate does not", node)
+	return fmt.Errorf("the server says that it is node %q, but its certificate does not", node)
 }
 
 // seal encrypts a message to a point on P-256.
@@ -160,7 +162,7 @@ func seal(public, info, plaintext []byte) ([]byte, error) {
 	return aead.Seal(encap, nil, plaintext, nil), nil
 }
 
-// open is the other end of seal.
+// open decrypts a message of seal.
 func open(key *ecdh.PrivateKey, info, message []byte) ([]byte, error) {
 	if len(message) < pointSize {
 		return nil, errors.New("it is too short")
@@ -184,8 +186,8 @@ func open(key *ecdh.PrivateKey, info, message []byte) ([]byte, error) {
 	return aead.Open(nil, nil, message[pointSize:], nil)
 }
 
-// newAEAD is AES-256-GCM whose nonce is chosen at random and stands before the
-// ciphertext. It wipes the key.
+// newAEAD returns AES-256-GCM with random nonces, which precede the ciphertext.
+// It wipes the key.
 func newAEAD(key []byte) (cipher.AEAD, error) {
 	defer clear(key)
 	block, err := aes.NewCipher(key)

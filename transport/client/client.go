@@ -1,11 +1,11 @@
 // Package client calls Conclave's gRPC API.
 //
-// A client proves who it is with an access key, with a client certificate, or
-// with both. With an access key it opens a session when the first call needs
-// one, renews it before it expires, and opens another when a server says that it
-// is no longer good; the secret itself is never sent, and is gone from memory
-// once Dial has derived from it what proves it. A call that may have had an
-// effect is never repeated.
+// A client authenticates with an access key, with a client certificate, or with
+// both. With an access key, it opens a session when the first call needs one,
+// renews it before it expires, and opens another one when a server no longer
+// accepts it. The secret itself is never sent, and Dial wipes it after deriving
+// a key from it that proves it. A call that may have had an effect is never
+// repeated.
 package client
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Secret is bytes that print as [redacted].
+// Secret is a byte slice that prints as [redacted].
 type Secret []byte
 
 const redacted = "[redacted]"
@@ -34,46 +34,48 @@ func (Secret) GoString() string           { return redacted }
 func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 func (Secret) LogValue() slog.Value       { return slog.StringValue(redacted) }
 
-// MarshalText keeps a secret out of what is encoded with it.
+// MarshalText keeps a secret out of encodings of values that contain it.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// Config says where to and as whom.
+// Config says which servers to connect to, and as which caller.
 type Config struct {
-	// Address is host:port, or anything that gRPC resolves; or host:port of several
-	// nodes separated by commas, of which the first that answers is used.
+	// Address is host:port, or anything else that gRPC resolves, or a list of
+	// host:port of several nodes, separated by commas, of which the first that
+	// answers is used.
 	Address string
 
-	// TLS is used as it is, if set. Otherwise it is made of the files: CAFile has
-	// the certificates that servers' are issued by (the system's, if empty),
-	// CertFile and KeyFile the client's own, if any. ServerName is what the
-	// server's certificate must be for, if that is not the address's host.
+	// TLS is used as it is, if set. Otherwise the TLS configuration is made from
+	// the files: CAFile has the CA certificates for those of servers (the
+	// system's, if empty), and CertFile and KeyFile have the client's own
+	// certificate, if any. ServerName is the name that the server's certificate
+	// must be for, if that is not the host of the address.
 	TLS                       *tls.Config
 	CAFile, CertFile, KeyFile string
 	ServerName                string
-	// VerifyConnection, if set, is asked as well, as that of tls.Config; only with the
+	// VerifyConnection, if set, is that of tls.Config. It can be used only with the
 	// files.
 	VerifyConnection func(tls.ConnectionState) error
-	// Plaintext does without TLS: for development, on loopback.
+	// Plaintext connects without TLS, for development on loopback.
 	Plaintext bool
 
-	// AccessKeyID and SecretAccessKey may be left out by who has a certificate.
-	// Dial wipes SecretAccessKey, whether it succeeds or not.
+	// AccessKeyID and SecretAccessKey may be left out if there is a
+	// certificate. Dial wipes SecretAccessKey, whether it succeeds or not.
 	AccessKeyID     string
 	SecretAccessKey Secret
 
 	// SessionCache is a directory in which the session is kept for the next program
-	// that is the same caller of the same servers; "" keeps none. The file in it is
-	// encrypted with a key that SecretAccessKey gives.
+	// that connects to the same servers as the same caller; "" for none. The file
+	// is encrypted with a key derived from SecretAccessKey.
 	SessionCache string
 
-	// Region that calls are for, "" for the cluster's own.
+	// Region is the Region that calls are for; "" for the cluster's own.
 	Region    string
 	UserAgent string
 }
 
-// window is what a server may send before it is read: enough for an audit log to
-// come quickly from far away. One that grows by measurement would send a ping
-// beside nearly every call, to grow to four times as much.
+// window is how much a server may send before it is read: enough to read an
+// audit log quickly from far away. A window that grows dynamically would send a
+// ping with nearly every call, to become four times as large.
 const window = 4 << 20
 
 // Client is safe for concurrent use.
@@ -84,8 +86,9 @@ type Client struct {
 	stop    func() bool
 }
 
-// Dial makes a client, which connects when it is first used, and reports all that
-// is wrong with cfg. The client is closed when ctx ends, if not before.
+// Dial returns a client, which connects when it is first used. Its error reports
+// everything that is wrong with cfg. The client is closed at the latest when ctx
+// ends.
 func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	defer clear(cfg.SecretAccessKey)
 	creds, err := cfg.transport()
@@ -94,7 +97,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 		faults = append(faults, errors.New("no address given"))
 	}
 	if (cfg.AccessKeyID == "") != (len(cfg.SecretAccessKey) == 0) {
-		faults = append(faults, errors.New("access key id and secret go together"))
+		faults = append(faults, errors.New("an access key id and its secret must be given together"))
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
@@ -106,7 +109,7 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	conn, err := grpc.NewClient(to, append(opts,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithUserAgent(cfg.UserAgent),
-		// Nothing that a DNS server says changes how calls are made.
+		// A DNS server must not be able to change how calls are made.
 		grpc.WithDisableServiceConfig(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithStaticStreamWindowSize(window),
@@ -126,18 +129,18 @@ func Dial(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// transport is how connections are secured.
+// transport returns the credentials that secure connections.
 func (cfg *Config) transport() (credentials.TransportCredentials, error) {
 	files := cfg.CAFile != "" || cfg.CertFile != "" || cfg.KeyFile != "" || cfg.ServerName != "" || cfg.VerifyConnection != nil
 	if cfg.Plaintext {
 		if files || cfg.TLS != nil {
-			return nil, errors.New("TLS settings make no sense without TLS")
+			return nil, errors.New("TLS settings cannot be used with Plaintext")
 		}
 		return insecure.NewCredentials(), nil
 	}
 	if cfg.TLS != nil {
 		if files {
-			return nil, errors.New("give either TLS or files")
+			return nil, errors.New("give either TLS or files, not both")
 		}
 		return credentials.NewTLS(cfg.TLS), nil
 	}
@@ -172,29 +175,31 @@ func (c *Client) close() error {
 	return c.conn.Close()
 }
 
-// KMS has the operations on keys.
+// KMS returns a client for the operations on keys.
 func (c *Client) KMS() kmspb.KMSClient { return kmspb.NewKMSClient(c.authenticated()) }
 
-// Calls makes calls by their names, such as /conclave.v1.KMS/CreateKey, in the
-// client's session.
+// Calls returns a connection for calls by name, such as
+// /conclave.v1.KMS/CreateKey, in the client's session.
 func (c *Client) Calls() grpc.ClientConnInterface { return c.authenticated() }
 
-// Audit reads the audit log.
+// Audit returns a client that reads the audit log.
 func (c *Client) Audit() kmspb.AuditClient { return kmspb.NewAuditClient(c.authenticated()) }
 
-// Credentials are the account root's.
+// Credentials returns a client for the credentials of the account's root user.
 func (c *Client) Credentials() kmspb.CredentialsClient {
 	return kmspb.NewCredentialsClient(c.authenticated())
 }
 
-// Operator is for operators, who have a certificate; the access key is of no use
-// there, and no session is opened.
+// Operator returns a client for operators, who need a certificate. It does not
+// use the access key and opens no session.
 func (c *Client) Operator() kmspb.OperatorClient { return kmspb.NewOperatorClient(c.conn) }
 
-// Cluster is for operators.
+// Cluster returns a client for the cluster's membership. It is for operators
+// too.
 func (c *Client) Cluster() kmspb.ClusterClient { return kmspb.NewClusterClient(c.conn) }
 
-// Conn is the connection itself: for the health service, without session.
+// Conn returns the connection itself, without a session, for the health
+// service.
 func (c *Client) Conn() grpc.ClientConnInterface { return c.conn }
 
 func (c *Client) authenticated() grpc.ClientConnInterface {

@@ -35,7 +35,7 @@ const (
 	testSecret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYzzzzzzzzzz"
 )
 
-// fakeServer gives sessions and takes calls that carry a good one.
+// fakeServer opens sessions and accepts calls with a valid one.
 type fakeServer struct {
 	kmspb.UnimplementedKMSServer
 	kmspb.UnimplementedSessionServer
@@ -208,8 +208,8 @@ func TestSessionIsRenewedBeforeItEnds(t *testing.T) {
 		}
 	}
 	call()
-	// The server's clock is the real one, so the second proof must be dated now;
-	// what is left of the token is what changes.
+	// The server uses the real clock, so the second proof must have the current
+	// time; only the remaining life of the token changes.
 	c.session.mu.Lock()
 	c.session.renewAt = now
 	c.session.mu.Unlock()
@@ -247,7 +247,7 @@ func TestRefusedTokenIsReplacedOnce(t *testing.T) {
 	if opened, calls := f.counts(); opened != 2 || calls != 3 {
 		t.Errorf("opened %d sessions, %d calls; want 2 and 3", opened, calls)
 	}
-	// A server that takes no token at all is not asked for ever.
+	// If a server accepts no token at all, the client gives up.
 	f.mu.Lock()
 	f.fail = detailed(codes.Unauthenticated, "UnrecognizedClientException")
 	f.mu.Unlock()
@@ -301,7 +301,8 @@ func TestStreamDropsRefusedToken(t *testing.T) {
 	}
 }
 
-// TestLongStream: an audit log of more than the window comes whole.
+// TestLongStream: an audit log that is larger than the window is read
+// completely.
 func TestLongStream(t *testing.T) {
 	line := strings.Repeat("x", 60<<10)
 	f := &fakeServer{lines: slices.Repeat([]string{line}, 3*window/len(line))}

@@ -7,11 +7,11 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Error is what a server says of a call that failed.
+// Error is what a server says about a call that failed.
 type Error struct {
 	Code codes.Code
-	// Type is AWS's name of the error, such as AccessDeniedException; empty when
-	// no server of Conclave's was reached.
+	// Type is AWS's name of the error, such as AccessDeniedException. It is
+	// empty if no Conclave server answered.
 	Type string
 	// Message is for people. It may be empty if Type is not.
 	Message string
@@ -19,8 +19,8 @@ type Error struct {
 	RequestID string
 }
 
-// FromError takes it out of an error that a call returned, wrapped or not. It
-// is false for nil and for errors that come from elsewhere.
+// FromError extracts the Error from an error that a call returned, wrapped or
+// not. It reports false for nil and for other errors.
 func FromError(err error) (Error, bool) {
 	if err == nil {
 		return Error{}, false

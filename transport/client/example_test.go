@@ -38,8 +38,7 @@ func Example() {
 	fmt.Printf("encrypted with %s: %d bytes\n", out.GetKeyId(), len(out.GetCiphertextBlob()))
 }
 
-// What a server refuses has AWS's name for it, and the id under which the audit log has
-// the request.
+// An error of a server has AWS's name, and the id of the request in the audit log.
 func ExampleFromError() {
 	ctx := context.Background()
 	c, err := client.Dial(ctx, client.Config{Address: "localhost:7601", CAFile: "ca.pem", CertFile: "app.pem", KeyFile: "app-key.pem"})
@@ -53,8 +52,8 @@ func ExampleFromError() {
 	}
 }
 
-// An operator submits a share. The certificate says who it is; a share is wiped by who
-// read it.
+// An operator submits a share. The certificate identifies the operator; the caller has
+// to wipe the share.
 func ExampleSubmitShare() {
 	ctx := context.Background()
 	c, err := client.Dial(ctx, client.Config{Address: "kms-1.example.com:7601", CAFile: "ca.pem", CertFile: "operator.pem", KeyFile: "operator-key.pem"})

@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// maxPEM is more than a file of certificates has.
+// maxPEM is larger than any file of certificates.
 const maxPEM = 4 << 20
 
-// readPEM reads a file that must have a block of a kind, and says what it has
-// instead.
+// readPEM reads a file that must have a PEM block of a kind. Its error says
+// what the file has instead.
 func readPEM(name, want string) ([]byte, error) {
 	fi, err := os.Stat(name)
 	if err == nil && (!fi.Mode().IsRegular() || fi.Size() > maxPEM) {
@@ -45,7 +45,7 @@ func readPEM(name, want string) ([]byte, error) {
 	return nil, fmt.Errorf("%s has a %s, where a %s is needed", name, found, want)
 }
 
-// readCA reads the certificates that servers' are issued by.
+// readCA reads the CA certificates for those of servers.
 func readCA(name string) (*x509.CertPool, error) {
 	raw, err := readPEM(name, "certificate")
 	if err != nil {

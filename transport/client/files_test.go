@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// TestWrongFiles: the error names the file, what it has and what was wanted.
+// TestWrongFiles: the error names the file, what it contains and what is
+// needed.
 func TestWrongFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -20,18 +20,19 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// renewBefore is how long before its end a session is replaced, at most a quarter
-// of its life, so that few calls are under way when it ends.
+// renewBefore is how long before its end a session is replaced, but at most a
+// quarter of its life, so that few calls are in flight when it ends.
 const renewBefore = 2 * time.Minute
 
-// session keeps a session token that is good.
+// session keeps a valid session token.
 type session struct {
 	server kmspb.SessionClient
 	id     string
 	now    func() time.Time
-	cache  *sessionCache // nil for none
+	cache  *sessionCache // nil if there is none
 
-	// turn has one token in it, which who opens a session holds.
+	// turn holds one token, which is taken by the goroutine that opens a
+	// session.
 	turn chan struct{}
 
 	mu      sync.Mutex
@@ -54,15 +55,15 @@ func mac(key []byte, message string) []byte {
 	return h.Sum(nil)
 }
 
-// current is the token kept, if it is good for a while.
+// current returns the kept token, if it is valid for a while.
 func (s *session) current() (string, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.token, s.token != "" && s.now().Before(s.renewAt)
 }
 
-// get is a good token; fresh tells that it was opened for this call. Callers that
-// come while one is being opened wait for it.
+// get returns a valid token; fresh reports whether the session was opened for
+// this call. Calls that arrive while a session is being opened wait for it.
 func (s *session) get(ctx context.Context) (token string, fresh bool, err error) {
 	if token, ok := s.current(); ok {
 		return token, false, nil
@@ -84,7 +85,7 @@ func (s *session) get(ctx context.Context) (token string, fresh bool, err error)
 }
 
 // cached takes over the session that an earlier program left, once: a token that was
-// dropped since is not in the cache any more.
+// dropped since then is no longer in the cache.
 func (s *session) cached() (string, bool) {
 	kept, ok := s.cache.load()
 	if !ok || !s.now().Before(kept.Expires.Add(-renewBefore)) {
@@ -117,14 +118,15 @@ func (s *session) open(ctx context.Context) (string, error) {
 	if s.key != nil {
 		expires := r.GetExpires().AsTime()
 		s.token, s.renewAt = r.GetToken(), expires.Add(-min(renewBefore, expires.Sub(s.now())/4))
-		// Without it the next program opens one of its own.
+		// If this fails, the next program opens a session of its own.
 		_ = s.cache.save(cachedSession{Token: s.token, Expires: expires})
 	}
 	return r.GetToken(), nil
 }
 
-// proof makes a call's proof when it is known which connection the call is made on,
-// as it is good on that one alone: a server that is given it cannot use it at another.
+// proof makes the proof of a call once its connection is known. The proof is valid
+// only on that connection, so a server that receives it cannot use it with another
+// one.
 type proof struct {
 	session *session
 	message string
@@ -149,11 +151,11 @@ func (p proof) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]
 	return map[string]string{"conclave-proof-bin": string(mac(p.session.key, p.message+hex.EncodeToString(channel)))}, nil
 }
 
-// RequireTransportSecurity implements credentials.PerRPCCredentials. Without TLS a
-// proof is for loopback, where nobody else is given it.
+// RequireTransportSecurity implements credentials.PerRPCCredentials. Without TLS,
+// a proof is sent on loopback only.
 func (proof) RequireTransportSecurity() bool { return false }
 
-// drop forgets a token that a server did not take.
+// drop forgets a token that a server did not accept.
 func (s *session) drop(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,12 +176,12 @@ func (s *session) forget() {
 // authenticated is a connection whose calls carry the session's token.
 type authenticated struct {
 	conn    grpc.ClientConnInterface
-	session *session // nil: the certificate has to do
+	session *session // nil if only the certificate authenticates
 	region  string
 }
 
-// Invoke makes a call. One that was refused for its token had no effect, and is
-// made once more with a new one.
+// Invoke makes a call. A call that was refused because of its token had no
+// effect, and is made once more with a new token.
 func (a *authenticated) Invoke(ctx context.Context, method string, in, out any, opts ...grpc.CallOption) error {
 	for again := true; ; again = false {
 		with, token, fresh, err := a.prepare(ctx)
@@ -197,8 +199,9 @@ func (a *authenticated) Invoke(ctx context.Context, method string, in, out any, 
 	}
 }
 
-// NewStream opens a stream. Whether its token is good shows only later, so a
-// token that is not is only forgotten, and the caller opens the stream again.
+// NewStream opens a stream. Whether its token is accepted is known only later,
+// so a refused token is merely forgotten, and the caller has to open the stream
+// again.
 func (a *authenticated) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	with, token, _, err := a.prepare(ctx)
 	if err != nil {

@@ -18,20 +18,21 @@ import (
 )
 
 const (
-	// maxCacheFile is more than a sealed session needs.
+	// maxCacheFile is larger than any encrypted session.
 	maxCacheFile = 16 << 10
 	// maxCacheAge is longer than any session lasts; older files are removed.
 	maxCacheAge = 24 * time.Hour
 )
 
 // sessionCache keeps a session token in a file, for programs that run for one call
-// each: every new session is a record in the audit log. A token is a secret, so it
-// is encrypted with a key that is derived from the secret access key: the file is
-// worth nothing to those who do not have that anyway. The encryption is bound to the
-// servers' addresses, the CA and the client's certificate as well: a token is never
-// sent to a server other than those it was opened with.
+// each, since every new session is a record in the audit log. A token is a secret,
+// so it is encrypted with a key that is derived from the secret access key: without
+// that, the file is worthless. The encryption is also bound to the addresses of the
+// servers, the CA and the client's certificate, so that a token is never sent to
+// servers other than those it was opened with.
 //
-// The cache is a convenience: whatever goes wrong with it, a new session is opened.
+// The cache is an optimisation: if anything goes wrong with it, a new session is
+// opened.
 type sessionCache struct {
 	file    string
 	aead    cipher.AEAD
@@ -43,7 +44,8 @@ type cachedSession struct {
 	Expires time.Time `json:"expires"`
 }
 
-// newSessionCache is nil where nothing can be cached. key is the session's.
+// newSessionCache returns nil if nothing can be cached. key is that of the
+// session.
 func newSessionCache(dir, binding, id string, key []byte) *sessionCache {
 	if dir == "" || ownDir(dir) != nil {
 		return nil
@@ -61,8 +63,8 @@ func newSessionCache(dir, binding, id string, key []byte) *sessionCache {
 	return &sessionCache{file: filepath.Join(dir, hex.EncodeToString(name[:16])), aead: aead, binding: bound}
 }
 
-// ownDir makes a directory that nobody else can read or write, or refuses one that
-// somebody else can.
+// ownDir creates a directory that no other user can read or write, and refuses an
+// existing one that others can.
 func ownDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -73,12 +75,12 @@ func ownDir(dir string) error {
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !fi.IsDir() || !ok || int(st.Uid) != os.Getuid() || fi.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s is not a directory of this user's alone", dir)
+		return fmt.Errorf("%s is not a directory that only this user can access", dir)
 	}
 	return nil
 }
 
-// load is a session that was kept, if there is one.
+// load returns the session that was kept, if there is one.
 func (c *sessionCache) load() (s cachedSession, ok bool) {
 	if c == nil {
 		return s, false
@@ -100,7 +102,7 @@ func (c *sessionCache) load() (s cachedSession, ok bool) {
 	return s, json.Unmarshal(raw, &s) == nil && s.Token != ""
 }
 
-// save keeps a session, and removes what is too old to be of use.
+// save keeps a session, and removes files that are too old to be useful.
 func (c *sessionCache) save(s cachedSession) error {
 	if c == nil {
 		return nil
@@ -140,14 +142,15 @@ func removeOld(dir string) error {
 	return nil
 }
 
-// forget removes a session that a server did not take.
+// forget removes a session that a server did not accept.
 func (c *sessionCache) forget() {
 	if c != nil {
-		_ = os.Remove(c.file) // one that stays is refused again, and replaced then
+		_ = os.Remove(c.file) // if it stays, it is refused and replaced next time
 	}
 }
 
-// binding says which servers a session is for, and as whom besides the access key.
+// binding identifies the servers that a session is for, and the caller apart from
+// the access key.
 func (cfg *Config) binding() (string, error) {
 	parts := []string{cfg.Address, cfg.ServerName, fmt.Sprint(cfg.Plaintext)}
 	for _, name := range []string{cfg.CAFile, cfg.CertFile} {

@@ -15,7 +15,7 @@ func cacheDir(t *testing.T) string {
 	return filepath.Join(t.TempDir(), "cache", "sessions")
 }
 
-// once is a program that makes one call.
+// once simulates a program that makes one call.
 func once(t *testing.T, cfg Config) error {
 	t.Helper()
 	c := dial(t, cfg)
@@ -72,7 +72,8 @@ func TestSessionIsKeptBetweenPrograms(t *testing.T) {
 	}
 }
 
-// TestSessionCacheIsBound: nobody else, and no other server, gets the session.
+// TestSessionCacheIsBound: the session is not used by another caller or with
+// another server.
 func TestSessionCacheIsBound(t *testing.T) {
 	t.Parallel()
 	f, dir := &fakeServer{}, cacheDir(t)
@@ -82,8 +83,8 @@ func TestSessionCacheIsBound(t *testing.T) {
 	if err := once(t, cfg); err != nil {
 		t.Fatal(err)
 	}
-	// The same key id with another secret cannot open the file, and fails to prove
-	// itself.
+	// With another secret for the same key id, the file cannot be decrypted, and
+	// the proof fails.
 	wrong := Config{Address: addr, AccessKeyID: testID, SecretAccessKey: Secret("another secret"), SessionCache: dir}
 	if once(t, wrong) == nil {
 		t.Error("another secret used the session")
@@ -100,14 +101,14 @@ func TestSessionCacheIsBound(t *testing.T) {
 		"other server": newSessionCache(dir, binding+"x", testID, key),
 		"other id":     newSessionCache(dir, binding, testID+"X", key),
 	} {
-		// Even under the right name.
+		// Even if the file has the right name.
 		good := newSessionCache(dir, binding, testID, key)
 		c.file = good.file
 		if _, ok := c.load(); ok {
 			t.Errorf("%s: opens the session", name)
 		}
 	}
-	// One that is spoilt, too long, or no file at all is passed over.
+	// A file that is damaged or too long, or not a file, is ignored.
 	name := newSessionCache(dir, binding, testID, key).file
 	for _, spoil := range []func() error{
 		func() error { return os.WriteFile(name, []byte("x"), 0o600) },
@@ -126,7 +127,8 @@ func TestSessionCacheIsBound(t *testing.T) {
 	}
 }
 
-// TestSessionCacheNeedsADirectoryOfItsOwn, or none is used.
+// TestSessionCacheNeedsADirectoryOfItsOwn: without a directory that only the
+// user can access, there is no cache.
 func TestSessionCacheNeedsADirectoryOfItsOwn(t *testing.T) {
 	t.Parallel()
 	f := &fakeServer{}
@@ -147,7 +149,8 @@ func TestSessionCacheNeedsADirectoryOfItsOwn(t *testing.T) {
 	}
 }
 
-// TestOldSessionsAreRemoved, and one about to end is not used.
+// TestOldSessionsAreRemoved: old files are removed, and a session that is about
+// to expire is not used.
 func TestOldSessionsAreRemoved(t *testing.T) {
 	t.Parallel()
 	f, dir := &fakeServer{life: renewBefore / 2}, cacheDir(t)

@@ -15,16 +15,16 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// requestIDHeader names the request in every answer.
+// requestIDHeader is the header of every answer with the request's id.
 const requestIDHeader = "x-conclave-request-id"
 
-// maxStatusMessage bounds a status's text. It travels in trailers twice, and
-// clients of other languages take 8 KiB of trailers.
+// maxStatusMessage bounds the text of a status. It is in the trailers twice,
+// and clients in other languages accept 8 KiB of trailers.
 const maxStatusMessage = 1536
 
-// register adds a service whose methods all run behind answer. A generated
-// handler decodes before it runs its interceptors; here answer runs first, so
-// that whatever goes wrong is answered in the same way.
+// register adds a service whose methods all run within answer. A generated
+// handler decodes the request before it runs interceptors. Here answer runs
+// first, so that all errors are answered in the same way.
 func (s *Server) register(desc *grpc.ServiceDesc, impl any) {
 	d := *desc
 	d.Methods = make([]grpc.MethodDesc, len(desc.Methods))
@@ -34,7 +34,7 @@ func (s *Server) register(desc *grpc.ServiceDesc, impl any) {
 	s.grpc.RegisterService(&d, impl)
 }
 
-// answer wraps the handler of one method, which is named for the log.
+// answer wraps the handler of one method. name is for the log.
 func (s *Server) answer(name string, handle grpc.MethodHandler) grpc.MethodHandler {
 	return func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
 		c := callOf(ctx)
@@ -79,7 +79,7 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 		case strings.HasPrefix(info.FullMethod, "/grpc.reflection."):
 			c.status = err
 		case ctx.Err() != nil:
-			err = ctx.Err() // the caller has gone, which is all that sending failed for
+			err = ctx.Err() // sending failed only because the caller has gone
 		}
 		err = s.refusal(c, err)
 	}()
@@ -94,17 +94,18 @@ func (s *Server) answerStream(srv any, ss grpc.ServerStream, info *grpc.StreamSe
 type stream struct {
 	grpc.ServerStream
 	ctx  context.Context
-	gone bool // the caller does not take what is sent
+	gone bool // the caller no longer receives
 }
 
-// SendMsg notes that the caller has gone, which the context may say only later.
+// SendMsg notes if the caller has gone, which the context may report only
+// later.
 func (s *stream) SendMsg(m any) error {
 	err := s.ServerStream.SendMsg(m)
 	s.gone = err != nil
 	return err
 }
 
-// RecvMsg notes that the call's message is there.
+// RecvMsg notes that the call's message has arrived.
 func (s *stream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
@@ -114,12 +115,12 @@ func (s *stream) RecvMsg(m any) error {
 
 func (s *stream) Context() context.Context { return s.ctx }
 
-// unknownMethod answers calls of methods that there are not.
+// unknownMethod answers calls of unknown methods.
 func unknownMethod(any, grpc.ServerStream) error {
 	return &kmsapi.Error{Code: transport.ErrUnknownOperation.Code, Message: "There is no such method."}
 }
 
-// refusal is the status of an error.
+// refusal returns the status for an error.
 func (s *Server) refusal(c *call, err error) error {
 	if c.status != nil && !c.Evicted() {
 		return c.status
@@ -134,7 +135,7 @@ func (s *Server) refusal(c *call, err error) error {
 	return p.Err()
 }
 
-// shortened is text fit for a status.
+// shortened returns text, cut to the length that a status may have.
 func shortened(text string) string {
 	text = strings.ToValidUTF8(text, "\uFFFD")
 	if len(text) <= maxStatusMessage {
@@ -147,8 +148,9 @@ func shortened(text string) string {
 	return text[:n] + " …"
 }
 
-// received is what handlers have the codec fill in, so that they learn of bytes
-// that are no message: the library would answer such by itself, as its own fault.
+// received is what handlers pass to the codec, so that they learn of bytes that
+// are not a valid message. Otherwise the library would answer those itself, as an
+// internal error.
 type received struct {
 	msg proto.Message
 	err error
@@ -156,7 +158,8 @@ type received struct {
 
 var errNotAMessage = &kmsapi.Error{Code: transport.ErrSerialization.Code, Message: "The request is not a message of this method, or not valid UTF-8."}
 
-// decoder makes dec report messages that cannot be read as callers' errors.
+// decoder makes dec report messages that cannot be decoded as errors of the
+// caller.
 func (c *call) decoder(dec func(any) error) func(any) error {
 	return func(m any) error {
 		in := received{msg: m.(proto.Message)}

@@ -13,9 +13,9 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// reauthInterval is how often a reader of the audit log must still be who it was:
-// its session may end while it reads. That its credential is good is looked at
-// with every read.
+// reauthInterval is how often a reader of the audit log is authenticated again,
+// since its session may end while it reads. Its credential is checked with every
+// read.
 const reauthInterval = time.Minute
 
 // auditReader is a *keyengine.AuditReader.
@@ -39,7 +39,7 @@ type auditService struct {
 	every  time.Duration
 }
 
-// Read sends the audit log from a record on.
+// Read sends the audit log, beginning at a record.
 func (a *auditService) Read(in *kmspb.ReadAuditRequest, ss grpc.ServerStreamingServer[kmspb.ReadAuditResponse]) error {
 	ctx := ss.Context()
 	caller, err := a.server.caller(ctx)
@@ -68,7 +68,7 @@ func (a *auditService) Read(in *kmspb.ReadAuditRequest, ss grpc.ServerStreamingS
 	return ctx.Err()
 }
 
-// send sends records until it is time to look at the caller again.
+// send sends records until the caller has to be authenticated again.
 func (a *auditService) send(ctx context.Context, r auditReader, ss grpc.ServerStreamingServer[kmspb.ReadAuditResponse]) error {
 	until, cancel := context.WithTimeout(ctx, a.every)
 	defer cancel()

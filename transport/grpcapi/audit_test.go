@@ -14,7 +14,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// fakeLog has records as long as it is fed.
+// fakeLog is an audit log to which a test adds records.
 type fakeLog struct {
 	lines  chan string
 	follow bool
@@ -34,7 +34,7 @@ func (f *fakeLog) Next(ctx context.Context) (uint64, []byte, error) {
 	}
 }
 
-// auditOf serves a log through a server of its own.
+// auditOf serves a log with a server of its own.
 func auditOf(t *testing.T, every time.Duration) (*world, *fakeLog, kmspb.AuditClient) {
 	f := &fakeLog{lines: make(chan string, 100)}
 	var mu sync.Mutex
@@ -68,7 +68,8 @@ func TestAuditIsReadToItsEnd(t *testing.T) {
 	}
 }
 
-// TestAuditIsFollowed for longer than a call may take, until the session ends.
+// TestAuditIsFollowed: the log can be followed for longer than a call may take,
+// until the session ends.
 func TestAuditIsFollowed(t *testing.T) {
 	w, f, c := auditOf(t, 20*time.Millisecond)
 	ss, err := c.Read(withToken(timed(t), "good"), &kmspb.ReadAuditRequest{Follow: true})

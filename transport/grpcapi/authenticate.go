@@ -40,14 +40,15 @@ var (
 		Message: "The region of " + regionHeader + " is not the name of a region."}
 )
 
-// connection is who is at the other end, as far as the transport knows.
+// connection is what the transport knows about the other end.
 type connection struct {
 	loopback bool
-	leaf     *x509.Certificate    // verified; nil without
+	leaf     *x509.Certificate    // verified; nil if there is none
 	state    *tls.ConnectionState // nil without TLS
 }
 
-// verified is the certificate that the other end has shown, if it was verified.
+// verified returns the certificate of the other end, if it has one that was
+// verified.
 func verified(info credentials.AuthInfo) *x509.Certificate {
 	if t, ok := info.(credentials.TLSInfo); ok && len(t.State.VerifiedChains) > 0 && len(t.State.PeerCertificates) > 0 {
 		return t.State.PeerCertificates[0]
@@ -73,8 +74,8 @@ func connectionOf(ctx context.Context) connection {
 	return c
 }
 
-// channel is the connection's channel binding tls-exporter (RFC 9266); nothing
-// without TLS.
+// channel returns the connection's channel binding tls-exporter (RFC 9266);
+// nothing without TLS.
 func (c *connection) channel() ([]byte, error) {
 	if c.state == nil {
 		return nil, nil
@@ -82,8 +83,8 @@ func (c *connection) channel() ([]byte, error) {
 	return c.state.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
 }
 
-// caller finds out who makes a call on keys. A token that is no good is not made
-// up for by a certificate: the caller meant to be somebody else.
+// caller authenticates a call on keys. If a token is invalid, the certificate is
+// not used in its place: the caller intended to be another principal.
 func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
 	c := call.Caller(userAgent(ctx), conn.state)
@@ -116,7 +117,7 @@ func (s *Server) caller(ctx context.Context) (*iam.Caller, error) {
 	return c, call.Work(&s.api.Calls)
 }
 
-// operator finds out which operator makes a call.
+// operator authenticates an operator's call.
 func (s *Server) operator(ctx context.Context) (ceremony.Operator, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
 	op := ceremony.Operator{SourceIP: call.SourceIP, RequestID: call.ID}
@@ -131,9 +132,9 @@ func (s *Server) operator(ctx context.Context) (ceremony.Operator, error) {
 	return op, call.Work(&s.gates.ceremonies)
 }
 
-// operatorName is the URI of an operator's verified certificate. Nodes'
-// certificates come from the same CA and name nodes: they are nobody here.
-// Connections outlive certificates, so the dates are looked at again.
+// operatorName returns the URI in an operator's verified certificate.
+// Certificates of nodes come from the same CA, but are not accepted here.
+// Connections can outlive certificates, so the dates are checked again.
 func (s *Server) operatorName(conn connection) (string, bool) {
 	leaf := conn.leaf
 	if leaf == nil {
@@ -150,8 +151,8 @@ func (s *Server) operatorName(conn connection) (string, bool) {
 	return uri, ok && plainName(name)
 }
 
-// plainName reports whether an operator's name is one that no escaping, case or
-// path can make look like another.
+// plainName reports whether an operator's name consists of characters that need
+// no escaping and cannot form a path, so that no two names look alike.
 func plainName(name string) bool {
 	if name == "" || len(name) > maxOperator {
 		return false
@@ -166,7 +167,7 @@ func plainName(name string) bool {
 	return true
 }
 
-// bearer takes the token out of the values of an authorization header.
+// bearer returns the token from the values of an authorization header.
 func bearer(values []string) (string, bool) {
 	if len(values) != 1 || len(values[0]) > maxToken {
 		return "", false

@@ -23,7 +23,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// TestWhoMayCall is the matrix of proofs, faces and what comes of them.
+// TestWhoMayCall is the matrix of credentials and calls, and whether they are
+// accepted.
 func TestWhoMayCall(t *testing.T) {
 	w := start(t, true, nil)
 	foreign := newCA(t, "ours") // of the same name, with another key
@@ -174,7 +175,7 @@ func operatorCalls(conn *grpc.ClientConn) map[string]func(context.Context) error
 	}
 }
 
-// TestOperatorCallsAreAllTried: a call added to the API must be in the matrix.
+// TestOperatorCallsAreAllTried: all calls of the API must be in the matrix.
 func TestOperatorCallsAreAllTried(t *testing.T) {
 	calls := operatorCalls(nil)
 	maps.Copy(calls, credentialCalls(nil))
@@ -207,7 +208,8 @@ func TestEveryOperationNeedsACaller(t *testing.T) {
 	}
 }
 
-// TestUnverifiedCertificate: should the TLS configuration ever let one through.
+// TestUnverifiedCertificate: it is refused even if the TLS configuration should
+// ever let one through.
 func TestUnverifiedCertificate(t *testing.T) {
 	c := newCA(t, "x").issue(nil, "conclave://operator/alice")
 	leaf, err := x509.ParseCertificate(c.Certificate[0])
@@ -234,7 +236,8 @@ func TestTwoTokensAreNone(t *testing.T) {
 	}
 }
 
-// TestCertificateExpiresWhileConnected: the handshake was long ago.
+// TestCertificateExpiresWhileConnected: a certificate is refused once it has
+// expired, even if the handshake was before.
 func TestCertificateExpiresWhileConnected(t *testing.T) {
 	w := start(t, true, nil)
 	conn := w.dial(w.ca.issue(nil, "conclave://operator/alice"))
@@ -264,7 +267,7 @@ func TestLoopbackOperators(t *testing.T) {
 	if !slices.Contains(w.ceremony.done, "root seal") {
 		t.Errorf("done: %v", w.ceremony.done)
 	}
-	// Not unless it is said.
+	// Not unless it is configured.
 	w = start(t, false, nil)
 	for name, call := range operatorCalls(w.dial(nil)) {
 		if err := call(timed(t)); status.Code(err) != codes.PermissionDenied {
@@ -297,8 +300,8 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// TestTLSIsHardened: whatever the configuration says, also one that is chosen
-// for each connection.
+// TestTLSIsHardened: the settings hold for every configuration, even one that
+// is chosen for each connection.
 func TestTLSIsHardened(t *testing.T) {
 	inner := &tls.Config{MinVersion: tls.VersionTLS10, ClientAuth: tls.RequestClientCert}
 	cfg := hardened(&tls.Config{ClientAuth: tls.NoClientCert, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return inner, nil }})
@@ -340,7 +343,7 @@ func TestWhatTheEngineIsTold(t *testing.T) {
 	if got, want := header.Get("x-conclave-request-id"), formatID(c.RequestID); len(got) != 1 || got[0] != want {
 		t.Errorf("request ids %q, want %q", got, want)
 	}
-	// The header of another region is checked, not believed.
+	// The header with another Region is checked.
 	for _, bad := range []string{"", "EU", "eu_west", "a/b", strings.Repeat("a", 65), "eu west"} {
 		ctx := metadata.AppendToOutgoingContext(withToken(timed(t), "good"), "x-conclave-region", bad)
 		if _, err := kmspb.NewKMSClient(w.dial(nil)).EnableKey(ctx, &kmspb.EnableKeyRequest{}); status.Code(err) != codes.InvalidArgument {
@@ -349,7 +352,7 @@ func TestWhatTheEngineIsTold(t *testing.T) {
 	}
 }
 
-// TestStrangersLearnLittle: Status without a certificate.
+// TestStrangersLearnLittle calls Status without a certificate.
 func TestStrangersLearnLittle(t *testing.T) {
 	w := start(t, true, nil)
 	got, err := kmspb.NewOperatorClient(w.dial(nil)).Status(timed(t), &kmspb.StatusRequest{})
@@ -367,7 +370,7 @@ func TestStrangersLearnLittle(t *testing.T) {
 	}
 }
 
-// TestSourceAddress: the address of a connection is the one that its text says.
+// TestSourceAddress: the address of a connection is that of its text form.
 func TestSourceAddress(t *testing.T) {
 	w := start(t, false, nil)
 	for _, a := range []net.Addr{

@@ -11,8 +11,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// BenchmarkEncrypt is an Encrypt of 1 KiB over one connection on loopback with
-// TLS, the client's part included, on an engine that answers at once.
+// BenchmarkEncrypt measures an Encrypt of 1 KiB over one connection on loopback
+// with TLS, including the client, with an engine that answers at once.
 func BenchmarkEncrypt(b *testing.B) {
 	key := "arn:aws:kms:eu-test-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 	algorithm := "SYMMETRIC_DEFAULT"

@@ -9,11 +9,11 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// codec is the protobuf codec with three additions: it tells handlers about bytes
-// that are no message, see received; it wipes the frames that a request came in; and
-// it wipes an answer that may hold secrets, as a message once that is encoded, and as
-// bytes once these were handed to the connection. What TLS and HTTP/2 keep in their
-// own buffers, until they use them again, is out of reach: see docs/guarantees.md.
+// codec is the protobuf codec with three additions. It tells handlers about bytes
+// that are not a valid message; see received. It wipes the frames that a request came
+// in. And it wipes an answer that may hold secrets: the message once it is encoded,
+// and the bytes once they were handed to the connection. The buffers of TLS and
+// HTTP/2 cannot be wiped until they are reused; see docs/guarantees.md.
 type codec struct {
 	encoding.CodecV2
 	answers answers
@@ -24,7 +24,8 @@ func newCodec(a answers) codec { return codec{encoding.GetCodecV2(protocodec.Nam
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	defer wipeFrames(data)
 	if len(data) > 1 {
-		// Put together here, as the codec would do it in a buffer that it does not wipe.
+		// Joined here, because the codec would join them in a buffer that it does not
+		// wipe.
 		whole := data.Materialize()
 		defer clear(whole)
 		data = mem.BufferSlice{mem.SliceBuffer(whole)}
@@ -36,8 +37,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// wipeFrames overwrites what was received. Nobody reads it once it is decoded, and
-// the transport wipes none of its buffers.
+// wipeFrames overwrites received frames. They are not needed once they are
+// decoded, and the transport wipes none of its buffers.
 func wipeFrames(data mem.BufferSlice) {
 	for _, b := range data {
 		clear(b.ReadOnlyData())
@@ -61,10 +62,10 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
 }
 
-// minPooled is above what gRPC considers too small to give back to a pool.
+// minPooled is larger than what gRPC considers too small to return to a pool.
 const minPooled = 2 << 10
 
-// wipingPool overwrites what it is given back.
+// wipingPool overwrites buffers that are returned to it.
 type wipingPool struct{ mem.BufferPool }
 
 func (p wipingPool) Put(b *[]byte) {
@@ -72,7 +73,7 @@ func (p wipingPool) Put(b *[]byte) {
 	p.BufferPool.Put(b)
 }
 
-// answers are the messages that may hold secrets, by the type of the struct.
+// answers are the messages that may hold secrets, by the type of their struct.
 type answers map[reflect.Type]*message
 
 // has reports whether v is such a message.
@@ -81,7 +82,8 @@ func (a answers) has(v any) bool {
 	return t != nil && t.Kind() == reflect.Pointer && a[t.Elem()] != nil
 }
 
-// wipe overwrites the secrets of an answer. Messages that are no operation's have none.
+// wipe overwrites the secrets of an answer. Messages that do not belong to an operation
+// have none.
 func (a answers) wipe(v any) {
 	if p := reflect.ValueOf(v); p.Kind() == reflect.Pointer && !p.IsNil() {
 		if m := a[p.Type().Elem()]; m != nil {

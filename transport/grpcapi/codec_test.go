@@ -10,8 +10,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// TestSecretsAreWiped: no secret of an answer is left once it is encoded, and what
-// was encoded has it.
+// TestSecretsAreWiped: once an answer is encoded, the message has no secret any
+// more, and the encoded bytes have it.
 func TestSecretsAreWiped(t *testing.T) {
 	all := make(answers)
 	for _, m := range methods(t) {
@@ -41,8 +41,8 @@ func TestSecretsAreWiped(t *testing.T) {
 	}
 }
 
-// TestFramesAreWiped: of a request nothing is left in the frames that it came in, and of
-// an answer nothing in what was given to the connection.
+// TestFramesAreWiped: nothing of a request is left in the frames in which it was
+// received, and nothing of an answer in the buffers that were given to the connection.
 func TestFramesAreWiped(t *testing.T) {
 	all := make(answers)
 	for _, m := range methods(t) {

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// FuzzDecode: whatever bytes come as a request of whatever operation, they are a
-// request or refused; and a request that is taken says what the bytes said.
+// FuzzDecode: any bytes as a request of any operation are either a valid request
+// or refused, and a valid request has everything that the bytes contain.
 func FuzzDecode(f *testing.F) {
 	all := methods(f)
 	for i := range all {
@@ -24,7 +24,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Nothing that was set is lost on the way.
+		// Nothing that was set is lost.
 		back := msg.ProtoReflect().New().Interface()
 		reverse(t, reflect.ValueOf(back).Elem(), reflect.ValueOf(in).Elem())
 		if !proto.Equal(msg, back) {

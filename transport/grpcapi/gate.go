@@ -13,12 +13,13 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// gates bound what is under way at once, before a byte of a request's message is
-// read. A call comes in through the pool of whoever seems to make it: a stranger (the
-// API's own pool), a client (its token is one of the cluster's, or its connection has
-// shown one before) or an operator (by the connection's certificate). It passes the
-// gate to the work only once all of its message is there and its caller is known. What
-// is buffered for strangers is bounded by the places in their pool.
+// gates bound how many calls are in flight, before a byte of a request's message is
+// read. A call takes a place in the pool of the class that it seems to belong to:
+// strangers (the API's own pool), clients (if its token is one of the cluster's, or
+// its connection has presented one before) or operators (by the connection's
+// certificate). It passes a gate, to be worked on, only once its message is complete
+// and its caller is known. What is buffered for strangers is bounded by the places in
+// their pool.
 type gates struct {
 	api                *transport.API
 	clients, operators *admission.Pool // coming in
@@ -28,8 +29,8 @@ type gates struct {
 	knows func(token string) bool
 }
 
-// Places in the pools: a stranger's call takes some milliseconds, and may have a
-// message of maxMessage buffered.
+// The number of places in the pools. A stranger's call takes some milliseconds,
+// and up to maxMessage bytes may be buffered for it.
 const (
 	maxStrangers     = 128
 	maxStrangersFrom = 32
@@ -46,12 +47,12 @@ func (g *gates) init(cfg Config, api *transport.API) {
 	g.knows = cfg.Engine.KnowsToken
 }
 
-// call is what handlers know of the call that they are in.
+// call is what handlers know about the call that they handle.
 type call struct {
 	*transport.Request
-	// status is an error of the library's own, which it has told the caller of
-	// already or which is fit to be told. No other status is: one that a handler
-	// was given by somebody else may say anything.
+	// status is an error of the gRPC library itself, which the caller may see or
+	// has seen already. No other status may be passed on: one that a handler
+	// received from elsewhere may contain anything.
 	status error
 }
 
@@ -62,11 +63,11 @@ func callOf(ctx context.Context) *call {
 	return c
 }
 
-var errFull = &kmsapi.Error{Code: kmsapi.ErrThrottling.Code, Message: "This node has too many requests under way. Try again, or another node."}
+var errFull = &kmsapi.Error{Code: kmsapi.ErrThrottling.Code, Message: "This node has too many requests in flight. Try again, or try another node."}
 
 // enter is called on a connection's reader for each new stream. The context that
-// it returns governs reading the request too, so a client that sends headers and
-// then nothing is let go of in time.
+// it returns also governs reading the request, so a client that sends headers
+// and then nothing is dropped in time.
 func (g *gates) enter(ctx context.Context, info *tap.Info) (context.Context, error) {
 	in := transport.Arrival{Pool: g.api.Strangers, Lasts: true}
 	if p, ok := peer.FromContext(ctx); ok {
@@ -80,13 +81,13 @@ func (g *gates) enter(ctx context.Context, info *tap.Info) (context.Context, err
 		r.End()
 		return nil, status.Error(codes.ResourceExhausted, errFull.Message)
 	}
-	// The stream's own context ends with the stream, whatever becomes of it.
+	// The stream's own context always ends with the stream.
 	context.AfterFunc(ctx, r.End)
 	return context.WithValue(timed, callKey{}, &call{Request: r}), nil
 }
 
-// poolOf is the pool that a call comes in through. It decides on places only: who
-// the caller is will be found out when the call is there.
+// poolOf returns the pool in which a call takes a place. This decides about
+// places only: the caller is authenticated when the call has arrived.
 func (g *gates) poolOf(auth authInfo, info *tap.Info) *admission.Pool {
 	switch {
 	case auth.operator:

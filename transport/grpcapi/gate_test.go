@@ -21,7 +21,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// longMessage is nearly all of a message of the greatest length, and then nothing.
+// longMessage is nearly all of a message of the greatest length, and never ends.
 type longMessage struct {
 	left  int
 	ended chan struct{}
@@ -50,9 +50,9 @@ func (m *longMessage) Close() error {
 	return nil
 }
 
-// strangers open connections without a certificate from several addresses, and on
+// strangers opens connections without a certificate from several addresses, and on
 // each as many streams as it may have, with messages that never end, over and over
-// until the test does.
+// until the test ends.
 func (w *world) strangers(connections, streams int, sent *atomic.Int64) {
 	stop, cancel := context.WithCancel(w.t.Context())
 	var all sync.WaitGroup
@@ -93,8 +93,8 @@ func (w *world) strangers(connections, streams int, sent *atomic.Int64) {
 }
 
 // TestSilentStreamsAreLetGo: strangers with 17 connections of many streams each,
-// with long messages that never end, keep nobody out: operators and clients are
-// answered, those who come for the first time too, and little is held for them.
+// with long messages that never end, keep nobody out: operators and clients,
+// including new ones, are answered, and little memory is used for the strangers.
 func TestSilentStreamsAreLetGo(t *testing.T) {
 	w := start(t, true, func(c *Config) { c.Timeout = 20 * time.Second })
 	operator := kmspb.NewOperatorClient(w.dial(w.ca.issue(nil, "conclave://operator/alice")))
@@ -127,7 +127,7 @@ func TestSilentStreamsAreLetGo(t *testing.T) {
 		began = time.Now()
 		_, err = client.ListKeys(withToken(timed(t), "good"), &kmspb.ListKeysRequest{})
 		timely("a client asks", err, began)
-		// Who is not known yet.
+		// A client that is not known yet.
 		fresh := w.dial(nil)
 		began = time.Now()
 		_, err = kmspb.NewSessionClient(fresh).Create(timed(t), &kmspb.CreateSessionRequest{AccessKeyId: "AKIAABCDEFGHIJKLMNOP"})
@@ -155,8 +155,8 @@ func TestSilentStreamsAreLetGo(t *testing.T) {
 	}
 }
 
-// TestStreamsOfClients: a client whose streams say nothing loses the oldest to the
-// newest and takes no place at work, and the time of a call ends the others.
+// TestStreamsOfClients: if a client's streams send nothing, the oldest is evicted
+// for the newest, none passes the gate, and the timeout of a call ends the others.
 func TestStreamsOfClients(t *testing.T) {
 	w := start(t, false, func(c *Config) { c.Timeout = 2 * time.Second; c.MaxCalls = 4 })
 	conn := w.dial(nil)
@@ -184,8 +184,8 @@ func TestStreamsOfClients(t *testing.T) {
 	eventually(t, "the places are given back", func() bool { return w.server.gates.clients.Used() == 0 })
 }
 
-// TestWatchesHaveTheirOwnPlaces: they outlive a call's time, are bounded, do not
-// count as calls, and keep no newer one out.
+// TestWatchesHaveTheirOwnPlaces: watches outlive the timeout of a call, are
+// bounded, do not count as calls, and keep no newer watch out.
 func TestWatchesHaveTheirOwnPlaces(t *testing.T) {
 	w := start(t, false, func(c *Config) { c.Timeout = 100 * time.Millisecond; c.MaxStreams = 4 })
 	watch := func() grpc_health_v1.Health_WatchClient {
@@ -237,8 +237,8 @@ func TestWatchesEnd(t *testing.T) {
 	eventually(t, "the place is given back", func() bool { return w.server.gates.watches.Used() == 0 })
 }
 
-// TestConnectionsAreKnown: a connection counts for whom it has proved to be of, and
-// a node's certificate proves nothing here.
+// TestConnectionsAreKnown: a connection counts in the class of its authenticated
+// caller, and the certificate of a node authenticates nobody here.
 func TestConnectionsAreKnown(t *testing.T) {
 	for _, tt := range []struct{ name, uri, token, want string }{
 		{"nobody", "", "", "stranger"},

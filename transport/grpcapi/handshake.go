@@ -8,18 +8,20 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// authInfo is what is known of a connection after its handshake.
+// authInfo is what is known about a connection after its handshake.
 type authInfo struct {
 	credentials.AuthInfo
-	// conn has the connection's place in the node's budget; nil if the listener is
-	// of none.
+	// conn has the connection's place in the node's budget; nil if its listener
+	// has no budget.
 	conn *admission.Conn
-	// operator says that an operator's certificate was shown and is valid: that
-	// decides on places. What an operator may do is decided with each call.
+	// operator is set if the other end has a valid certificate of an operator.
+	// This decides about places only. What an operator may do is decided with
+	// each call.
 	operator bool
 }
 
-// handshakes are the transport's, with the budget told of operators.
+// handshakes performs the handshakes of TLS, and promotes the connections of
+// operators in the budget.
 type handshakes struct {
 	credentials.TransportCredentials
 	server *Server

@@ -12,11 +12,11 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// healthPoll is how often a watched status is looked at.
+// healthPoll is how often a watched status is checked.
 const healthPoll = 250 * time.Millisecond
 
-// healthService says whether this node answers requests on keys, for "" and for
-// the service KMS. All other services answer on any node that runs.
+// healthService reports whether this node answers requests on keys, for "" and
+// for the service KMS. All other services are served by every running node.
 type healthService struct {
 	grpc_health_v1.UnimplementedHealthServer
 	serving func() bool
@@ -24,8 +24,8 @@ type healthService struct {
 	life    time.Duration
 }
 
-// errWatchOver ends a watch. Clients that watch begin another.
-var errWatchOver = &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "The watch has lasted as long as one may. Begin another."}
+// errWatchOver ends a watch. Clients then begin another one.
+var errWatchOver = &kmsapi.Error{Code: kmsapi.ErrUnavailable.Code, Message: "The watch has reached its longest duration. Begin another one."}
 
 func (h *healthService) status(service string) grpc_health_v1.HealthCheckResponse_ServingStatus {
 	switch service {
@@ -40,7 +40,7 @@ func (h *healthService) status(service string) grpc_health_v1.HealthCheckRespons
 	return grpc_health_v1.HealthCheckResponse_SERVICE_UNKNOWN
 }
 
-// Check tells the status now.
+// Check returns the current status.
 func (h *healthService) Check(_ context.Context, in *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
 	st := h.status(in.GetService())
 	if st == grpc_health_v1.HealthCheckResponse_SERVICE_UNKNOWN {
@@ -49,8 +49,8 @@ func (h *healthService) Check(_ context.Context, in *grpc_health_v1.HealthCheckR
 	return &grpc_health_v1.HealthCheckResponse{Status: st}, nil
 }
 
-// Watch tells the status now and whenever it changes, for as long as life lasts and
-// newer watches leave room: anybody can ask for one.
+// Watch sends the status now and whenever it changes, until life is over or the
+// watch is evicted for newer ones, since anybody can begin one.
 func (h *healthService) Watch(in *grpc_health_v1.HealthCheckRequest, ss grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
 	if err := callOf(ss.Context()).Lodge(h.watches); err != nil {
 		return err

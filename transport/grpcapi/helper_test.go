@@ -33,7 +33,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// fakeEngine takes the token "good" and the certificate of alice.
+// fakeEngine accepts the token "good" and the certificate of alice.
 type fakeEngine struct {
 	do func(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error)
 
@@ -178,7 +178,7 @@ func (f *fakeCeremony) Members(context.Context) ([]*kmspb.Member, error) {
 	return []*kmspb.Member{{NodeId: "n1", Suffrage: "voter"}}, f.err
 }
 
-// clock is the real one, turned by an offset.
+// clock is the real clock with an offset.
 type clock struct {
 	mu     sync.Mutex
 	offset time.Duration
@@ -258,7 +258,7 @@ func (c *ca) issue(change func(*x509.Certificate), uris ...string) *tls.Certific
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// world is a server with everything around it.
+// world is a server with everything that tests need.
 type world struct {
 	t        testing.TB
 	engine   *fakeEngine
@@ -335,8 +335,8 @@ func start(t testing.TB, withTLS bool, change func(*Config)) *world {
 	return w
 }
 
-// dial connects, with TLS if the server has it, and a certificate if it is given,
-// which is sent whatever the server asks for.
+// dial connects, with TLS if the server has it, and with a certificate if one is
+// given, which is sent whatever the server requests.
 func (w *world) dial(cert *tls.Certificate) *grpc.ClientConn {
 	w.t.Helper()
 	creds := insecure.NewCredentials()

@@ -17,7 +17,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// method is one operation as this face has it.
+// method is one operation of this face.
 type method struct {
 	op       *keyengine.Operation
 	in, out  *message
@@ -25,7 +25,7 @@ type method struct {
 	response reflect.Type // struct
 }
 
-// newMethod binds an operation to the messages of the method of that name.
+// newMethod binds an operation to the messages of the method with that name.
 func newMethod(op *keyengine.Operation, md protoreflect.MethodDescriptor) (*method, error) {
 	m := &method{op: op}
 	response, err := messageType(md.Output())
@@ -47,7 +47,7 @@ func messageType(d protoreflect.MessageDescriptor) (protoreflect.MessageType, er
 	return protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 }
 
-// decode makes the engine's input of a request.
+// decode converts a request to the engine's input.
 func (m *method) decode(msg proto.Message) (any, error) {
 	in := m.op.NewInput()
 	if err := m.in.decode(reflect.ValueOf(in).Elem(), reflect.ValueOf(msg).Elem()); err != nil {
@@ -56,7 +56,7 @@ func (m *method) decode(msg proto.Message) (any, error) {
 	return in, nil
 }
 
-// encode makes the response of the engine's output.
+// encode converts the engine's output to a response.
 func (m *method) encode(out any) (any, error) {
 	msg := reflect.New(m.response)
 	if !m.op.HasOutput() {
@@ -70,11 +70,11 @@ func (m *method) encode(out any) (any, error) {
 	return msg.Interface(), nil
 }
 
-// wipeRequest overwrites what a request brought, once it is answered or refused.
+// wipeRequest overwrites the blobs of a request, once it is answered or refused.
 func (m *method) wipeRequest(msg proto.Message) { m.in.wipe(reflect.ValueOf(msg).Elem(), true) }
 
-// kmsService is the service KMS with a handler for each operation of the engine.
-// It fails unless the API and the engine have the same operations.
+// kmsService returns the service KMS with a handler for each operation of the
+// engine. It fails unless the API and the engine have the same operations.
 func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error) {
 	service := kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")
 	desc := &grpc.ServiceDesc{
@@ -112,10 +112,10 @@ func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error
 	return desc, nil
 }
 
-// kmsHandler is the handler of every operation on keys.
+// kmsHandler returns the handler of an operation on keys.
 func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
 	return func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-		// Before the request is read: strangers have no say in what is decoded.
+		// Before the request is decoded, as nothing is decoded for strangers.
 		caller, err := s.caller(ctx)
 		if err != nil {
 			return nil, err
@@ -137,7 +137,7 @@ func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
 		if err != nil {
 			return nil, err
 		}
-		// The last thing before it is handed over to be written.
+		// Checked last, right before the answer is handed over to be written.
 		if err := caller.Overdue(); err != nil {
 			s.answers.wipe(answer)
 			return nil, err
@@ -146,7 +146,7 @@ func (s *Server) kmsHandler(m *method) grpc.MethodHandler {
 	}
 }
 
-// capital makes an error's text a sentence for a caller.
+// capital turns the text of an error into a sentence for a caller.
 func capital(text string) string {
 	return string(text[0]-'a'+'A') + text[1:] + "."
 }

@@ -13,9 +13,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// A message binds a structure of the API to the protobuf message of the same members. Binding
-// fails unless each member of the one is a member of the other, so a member that was added on
-// one side only is found when the server is made, not when a caller misses it.
+// A message binds a structure of the API to the protobuf message with the same members.
+// Binding fails unless both have exactly the same members, so a member that was added on one
+// side only is noticed when the server is created, not when a caller misses it.
 //
 // Values are shared, not copied: after a conversion both sides hold the same strings, maps and
 // byte slices.
@@ -23,10 +23,10 @@ type message struct {
 	schema *kmsapi.Schema
 	pb     reflect.Type // struct
 	fields []int        // of the message, by member
-	inner  []*message   // by member; nil for those that are no structures
-	// strict is set for generated messages, which tell of members that they do not know. A
-	// caller who asks for something that this version does not know must not be answered as if
-	// it had not asked.
+	inner  []*message   // by member; nil for those that are not structures
+	// strict is set for generated messages, which record unknown members. A caller that asks
+	// for something that this version does not know must not be answered as if it had not
+	// asked for it.
 	strict bool
 }
 
@@ -43,7 +43,7 @@ var (
 // bind binds the structures of a schema to the struct of a message.
 func bind(s *kmsapi.Schema, pb reflect.Type) (*message, error) {
 	if pb.Kind() != reflect.Struct {
-		return nil, fmt.Errorf("%v is no message for %v", pb, s.Type)
+		return nil, fmt.Errorf("%v is not a message for %v", pb, s.Type)
 	}
 	m := &message{
 		schema: s, pb: pb, strict: reflect.PointerTo(pb).Implements(protoMessage),
@@ -79,8 +79,8 @@ func bind(s *kmsapi.Schema, pb reflect.Type) (*message, error) {
 	return m, errors.Join(faults...)
 }
 
-// bindMember checks that a member's values have a form in a message's field of a type. What is
-// within a structure is bound.
+// bindMember checks that the values of a member can be converted to and from a field of a
+// message. It returns the binding of a structure.
 func bindMember(m *kmsapi.Member, own, pb reflect.Type) (*message, error) {
 	isMessage := func(t reflect.Type) bool { return t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct }
 	switch {
@@ -93,11 +93,11 @@ func bindMember(m *kmsapi.Member, own, pb reflect.Type) (*message, error) {
 	case m.Kind != kmsapi.KindTime && m.Inner == nil && own == pb:
 		return nil, nil
 	}
-	return nil, fmt.Errorf("no way from %v to %v", own, pb)
+	return nil, fmt.Errorf("%v cannot be converted to %v", own, pb)
 }
 
-// members are a struct's exported fields; a generated message's own state is not
-// exported.
+// members returns a struct's exported fields. The internal state of a generated
+// message is not exported.
 func members(t reflect.Type) []reflect.StructField {
 	var fs []reflect.StructField
 	for f := range t.Fields() {
@@ -108,10 +108,11 @@ func members(t reflect.Type) []reflect.StructField {
 	return fs
 }
 
-// memberName is what AWSAccountId and AwsAccountId have in common.
+// memberName normalises a name, so that AWSAccountId and AwsAccountId are the
+// same.
 func memberName(name string) string { return strings.ToLower(strings.ReplaceAll(name, "_", "")) }
 
-// decode carries a message to an empty structure.
+// decode converts a message to a structure, which must be empty.
 func (m *message) decode(to, from reflect.Value) error {
 	if m.strict && len(from.Addr().Interface().(proto.Message).ProtoReflect().GetUnknown()) > 0 {
 		return errUnknownMember
@@ -159,7 +160,7 @@ func (m *message) decodeMember(i int, to, from reflect.Value) error {
 	return nil
 }
 
-// encode carries a structure to an empty message.
+// encode converts a structure to a message, which must be empty.
 func (m *message) encode(to, from reflect.Value) {
 	for i := range m.schema.Members {
 		if f := from.Field(i); !f.IsNil() {
@@ -187,7 +188,7 @@ func (m *message) encodeMember(i int, to, from reflect.Value) {
 	}
 }
 
-// wipe overwrites the blobs of a message: all of them, or only the secret ones.
+// wipe overwrites all blobs of a message, or only the secret ones.
 func (m *message) wipe(v reflect.Value, all bool) {
 	for i := range m.schema.Members {
 		member, f := &m.schema.Members[i], v.Field(m.fields[i])

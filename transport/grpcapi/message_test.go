@@ -35,8 +35,8 @@ func methods(t testing.TB) []*method {
 	return all
 }
 
-// fill sets a struct's exported members at random; one in three stays absent,
-// unless all is set.
+// fill sets a struct's exported members to random values. One in three stays
+// absent, unless all is set.
 func fill(r *rand.Rand, v reflect.Value, all bool) {
 	for _, f := range members(v.Type()) {
 		if all || r.IntN(3) > 0 {
@@ -85,8 +85,8 @@ func fillValue(r *rand.Rand, v reflect.Value, all bool) {
 	}
 }
 
-// TestEveryOperationBothWays carries random messages of every operation to the
-// other face and back: nothing is lost, nothing appears.
+// TestEveryOperationBothWays converts random messages of every operation to
+// structures and back: nothing is lost or added.
 func TestEveryOperationBothWays(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -147,7 +147,7 @@ func TestEveryOperationBothWays(t *testing.T) {
 	}
 }
 
-// roundTrip makes a message of req's type of the engine's struct.
+// roundTrip converts the engine's struct to a message of req's type.
 func roundTrip(t *testing.T, req proto.Message, in any) proto.Message {
 	t.Helper()
 	back := req.ProtoReflect().New().Interface()
@@ -155,8 +155,8 @@ func roundTrip(t *testing.T, req proto.Message, in any) proto.Message {
 	return back
 }
 
-// reverse copies members of the same name without a binding: an independent, slow
-// way to compare one with.
+// reverse copies members of the same name without a binding: a slow, independent
+// implementation to compare with.
 func reverse(t *testing.T, dst, src reflect.Value) {
 	t.Helper()
 	for _, s := range members(src.Type()) {
@@ -252,7 +252,7 @@ func TestPresence(t *testing.T) {
 }
 
 // TestUnknownMembersAreRefused: a request of a later version must not be carried
-// out without what it asks for beyond this one.
+// out without the members that this version does not know.
 func TestUnknownMembersAreRefused(t *testing.T) {
 	for _, m := range methods(t) {
 		msg := m.request.New().Interface()
@@ -265,8 +265,8 @@ func TestUnknownMembersAreRefused(t *testing.T) {
 	}
 }
 
-// TestNestedUnknownMembersAreRefused: nor at any depth. Every message that a request
-// has is tried.
+// TestNestedUnknownMembersAreRefused: the same holds at any depth, for every message
+// in a request.
 func TestNestedUnknownMembersAreRefused(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	tried := map[protoreflect.FullName]bool{}
@@ -295,7 +295,7 @@ func TestNestedUnknownMembersAreRefused(t *testing.T) {
 // later is a member of a later version.
 var later = protowire.AppendVarint(protowire.AppendTag(nil, 999, protowire.VarintType), 1)
 
-// nested are a message and all messages in it, in a fixed order.
+// nested returns a message and all messages in it, in a fixed order.
 func nested(m protoreflect.Message) []protoreflect.Message {
 	all := []protoreflect.Message{m}
 	fields := m.Descriptor().Fields()
@@ -314,8 +314,7 @@ func nested(m protoreflect.Message) []protoreflect.Message {
 	return all
 }
 
-// FuzzUnknownFields: whatever fields a request has beyond those that there are, and at
-// whatever depth, it is refused.
+// FuzzUnknownFields: a request with an unknown field at any depth is refused.
 func FuzzUnknownFields(f *testing.F) {
 	all := methods(f)
 	f.Add(uint8(0), uint16(0), int32(999), uint8(0), []byte("x"))
@@ -354,8 +353,8 @@ func FuzzUnknownFields(f *testing.F) {
 	})
 }
 
-// TestBindingFails: for other messages than those with the same members. Structures that have
-// no schema are kmsapi's to refuse.
+// TestBindingFails: binding fails for messages that do not have the same members. Package
+// kmsapi refuses structures that have no schema.
 func TestBindingFails(t *testing.T) {
 	type twin struct{ KeyId, Key_Id *string }
 	text := kmsapi.OutputSchema[struct{ A *string }]()
@@ -386,7 +385,8 @@ func TestBindingFails(t *testing.T) {
 	}
 }
 
-// TestWipe: what a request brought is overwritten, and of an answer the secrets.
+// TestWipe: all blobs of a request are overwritten, and the secrets of an
+// answer.
 func TestWipe(t *testing.T) {
 	blobs := func() *kmspb.GenerateDataKeyResponse {
 		return &kmspb.GenerateDataKeyResponse{Plaintext: []byte("secret"), CiphertextBlob: []byte("public")}

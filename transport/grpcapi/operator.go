@@ -12,27 +12,28 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Ceremony is what operators can make this node do; the node implements it. What
-// it makes of a call stands in its NodeStatus, see Detail; an error is of the call
+// Ceremony is what operators can make this node do; the node implements it. The
+// outcome of a call is in the NodeStatus; see Detail. An error is about the call
 // as a whole.
 type Ceremony interface {
 	Status(ctx context.Context) (*kmspb.StatusResponse, error)
 	Init(ctx context.Context, op ceremony.Operator, p ceremony.InitParams) (*ceremony.InitResult, error)
 	Challenge(ctx context.Context) (*ceremony.Challenge, error)
-	// SubmitShare gives this node a share that is encrypted to the challenge with
+	// SubmitShare submits a share to this node, encrypted to the challenge with
 	// that nonce.
 	SubmitShare(ctx context.Context, op ceremony.Operator, nonce, sealed []byte) *kmspb.NodeStatus
-	// ResetShares ends the ceremony under way; that of another operator by force.
+	// ResetShares ends the current ceremony. force ends that of another operator
+	// too.
 	ResetShares(ctx context.Context, op ceremony.Operator, force []byte) *kmspb.NodeStatus
 	Seal(ctx context.Context, op ceremony.Operator) *kmspb.NodeStatus
 	ConfirmTime(ctx context.Context, op ceremony.Operator) error
-	// InstallCRL puts a certificate revocation list in DER into force.
+	// InstallCRL puts a certificate revocation list, in DER, into force.
 	InstallCRL(ctx context.Context, op ceremony.Operator, der []byte) *kmspb.NodeStatus
 	Members(ctx context.Context) ([]*kmspb.Member, error)
 }
 
-// Detail is an error as a NodeStatus tells it; nil for nil. Nothing internal is
-// in it.
+// Detail returns an error in the form of a NodeStatus; nil for nil. It reveals
+// nothing internal.
 func Detail(err error, id iam.RequestID) *kmspb.ErrorDetail {
 	if err == nil {
 		return nil
@@ -41,7 +42,7 @@ func Detail(err error, id iam.RequestID) *kmspb.ErrorDetail {
 	return &kmspb.ErrorDetail{Type: a.Type, Message: shortened(a.Message), RequestId: transport.FormatRequestID(id)}
 }
 
-// SealState is how a node's seal stands, as a message.
+// SealState returns the progress of unsealing as a message.
 func SealState(st ceremony.SealStatus) *kmspb.SealState {
 	m := &kmspb.SealState{
 		Initialised:  st.Initialised,
@@ -70,8 +71,8 @@ type operatorService struct {
 	server *Server
 }
 
-// Status answers strangers too: who cannot tell a sealed node from a broken one
-// will restart it.
+// Status answers strangers too: somebody who cannot distinguish a sealed node
+// from a broken one would restart it.
 func (o *operatorService) Status(ctx context.Context, _ *kmspb.StatusRequest) (*kmspb.StatusResponse, error) {
 	_, err := o.server.operator(ctx)
 	known := err == nil
@@ -123,8 +124,8 @@ func (o *operatorService) Init(ctx context.Context, in *kmspb.InitRequest) (*kms
 	}, nil
 }
 
-// errAnswerKey: the secrets never cross the wire, or this node's buffers, in the
-// clear.
+// errAnswerKey: without a key to encrypt them to, secrets would be in the clear
+// on the wire and in this node's buffers.
 var errAnswerKey = &kmsapi.Error{Code: kmsapi.ErrValidation.Code,
 	Message: "Init needs the public key that the shares and the root user's secret are to be encrypted to."}
 

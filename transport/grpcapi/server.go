@@ -1,12 +1,12 @@
 // Package grpcapi is Conclave's native face: the operations on keys under AWS's
-// names, sessions, the audit log, and what operators do.
+// names, sessions, the audit log, and the calls of operators.
 //
-// The reader may rely on this. Who asks is found out inside each handler, which
-// is bound to its operation when the server is made; no decision follows from
-// the path that a client sent. Every handler runs behind answer, which names the
-// request, bounds its time, survives a panic and turns errors into statuses that
-// say nothing internal. Nothing that a caller sends is carried out in part: a
-// member that this version does not know is refused.
+// The reader may rely on this. Each handler authenticates its caller, and is
+// bound to its operation when the server is created; nothing is decided by the
+// path that a client sent. Every handler runs within answer, which gives the
+// request an id, bounds its time, recovers from panics and turns errors into
+// statuses that reveal nothing internal. No request is carried out in part: one
+// with a member that this version does not know is refused.
 package grpcapi
 
 import (
@@ -35,24 +35,27 @@ import (
 )
 
 const (
-	// maxMessage is the longest request that is read; the largest that makes sense,
-	// a GenerateRandom with an attestation document, has half of it.
+	// maxMessage is the size of the longest request that is read. The largest
+	// sensible one, a GenerateRandom with an attestation document, has half of
+	// that.
 	maxMessage = 512 << 10
 	// maxHeaders bounds a request's metadata.
 	maxHeaders = 16 << 10
 	maxStreams = 250
-	// streamWindow is what a stream may send before its handler reads, HTTP/2's own
-	// default. Windows that grow by measurement would cost a ping for nearly each
-	// call, and let a peer have up to 16 MiB held for it in each stream.
+	// streamWindow is how much a stream may send before its handler reads: the
+	// default of HTTP/2. Windows that grow dynamically would cost a ping with
+	// nearly every call, and would let a client use up to 16 MiB of buffers in each
+	// stream.
 	streamWindow = 64 << 10
-	// streamWorkers handle calls; what comes while all are busy gets goroutines of
-	// its own.
+	// streamWorkers is the number of goroutines that handle calls. While all are
+	// busy, further calls get goroutines of their own.
 	streamWorkers = 64
 
 	handshakeTimeout = 5 * time.Second
 )
 
-// Engine is what the face needs of the engine; *keyengine.Engine is one.
+// Engine is what the face needs from the engine; *keyengine.Engine implements
+// it.
 type Engine interface {
 	Do(ctx context.Context, c *iam.Caller, op *keyengine.Operation, in any) (any, error)
 	// KnowsToken reports whether a session token is one of the cluster's and has not
@@ -63,42 +66,43 @@ type Engine interface {
 	OpenSession(ctx context.Context, p iam.SessionProof) (token string, expires time.Time, err error)
 	ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*keyengine.AuditReader, error)
 	Credentials(ctx context.Context, c *iam.Caller) ([]keyengine.CredentialInfo, error)
-	// CreateAccessKey gives the secret encrypted to answerKey.
+	// CreateAccessKey returns the secret encrypted to answerKey.
 	CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error)
 	DeleteCredential(ctx context.Context, c *iam.Caller, id string) error
 	RevokeSessions(ctx context.Context, c *iam.Caller) error
 }
 
-// Config is what a server works with.
+// Config configures a server.
 type Config struct {
 	Engine   Engine
 	Ceremony Ceremony
 
-	// TLS has the server's certificate and, as ClientCAs, who issues those of
-	// clients; without ClientCAs no client certificate is believed. The server
-	// takes TLS 1.3 only.
+	// TLS has the server's certificate and, in ClientCAs, the CAs of client
+	// certificates. Without ClientCAs, no client certificate is accepted. The
+	// server supports only TLS 1.3.
 	TLS *tls.Config
-	// Plaintext serves without TLS, which then must be nil: for development, on
-	// loopback.
+	// Plaintext serves without TLS, which must then be nil. It is for
+	// development on loopback.
 	Plaintext bool
-	// LoopbackOperators lets whoever connects from loopback act as an operator;
-	// only with Plaintext.
+	// LoopbackOperators lets anybody who connects from loopback act as an
+	// operator. It requires Plaintext.
 	LoopbackOperators bool
 
-	// Serving reports whether this node answers requests on keys: it is unsealed
-	// and knows a leader. The health service says so.
+	// Serving reports whether this node answers requests on keys, because it is
+	// unsealed and knows a leader. The health service reports it.
 	Serving func() bool
 
-	// Timeout bounds a call, 0 for 30 s. MaxCalls bounds how many calls of clients
-	// are worked on at once over all connections, 0 for 4096; MaxStreams how many
-	// watches of the health and how many readers of the audit log, 0 for 256 each.
-	// A watch lasts for WatchTime at most, 0 for an hour.
+	// Timeout bounds a call; 0 for 30 s. MaxCalls bounds how many calls of clients
+	// are worked on at once over all connections; 0 for 4096. MaxStreams bounds
+	// how many health watches, and how many readers of the audit log, there are at
+	// once; 0 for 256 each. WatchTime bounds the duration of a watch; 0 for an
+	// hour.
 	Timeout    time.Duration
 	MaxCalls   int
 	MaxStreams int
 	WatchTime  time.Duration
-	// RefusalPeriod is how often calls that prove nothing are summed up in the log;
-	// 10 s if 0.
+	// RefusalPeriod is how often calls that could not be authenticated are summed
+	// up in the log; 10 s if 0.
 	RefusalPeriod time.Duration
 
 	Clock   keyengine.Clock
@@ -116,13 +120,13 @@ type Server struct {
 	audit   *auditService
 	answers answers
 
-	// life ends when the server begins to stop, and long-lived streams with it.
+	// life ends when the server begins to stop, and ends long-lived streams.
 	life    context.Context
 	endLife context.CancelFunc
 }
 
-// New makes a server. It fails when the operations of the engine and those of the
-// API are not the same in every member.
+// New returns a server. It fails unless the operations of the engine and of the
+// API have exactly the same members.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -172,13 +176,13 @@ func New(cfg Config) (*Server, error) {
 func (cfg *Config) validate() error {
 	var faults []error
 	if cfg.Engine == nil || cfg.Ceremony == nil || cfg.Serving == nil || cfg.Clock == nil {
-		faults = append(faults, errors.New("engine, ceremony, serving and clock are needed"))
+		faults = append(faults, errors.New("engine, ceremony, serving and clock are required"))
 	}
 	if (cfg.TLS == nil) != cfg.Plaintext {
-		faults = append(faults, errors.New("give TLS, or else say Plaintext"))
+		faults = append(faults, errors.New("either TLS or Plaintext is required"))
 	}
 	if cfg.LoopbackOperators && !cfg.Plaintext {
-		faults = append(faults, errors.New("loopback operators go with Plaintext only: with TLS, operators have certificates"))
+		faults = append(faults, errors.New("LoopbackOperators requires Plaintext: with TLS, operators have certificates"))
 	}
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("gRPC server: %w", err)
@@ -214,7 +218,7 @@ func (s *Server) options() []grpc.ServerOption {
 	return append(opts, grpc.Creds(handshakes{creds, s}))
 }
 
-// hardened is cfg with what must hold whatever it says.
+// hardened returns a copy of cfg with the settings that must not be weakened.
 func hardened(cfg *tls.Config) *tls.Config {
 	cfg = cfg.Clone()
 	cfg.MinVersion = tls.VersionTLS13
@@ -222,7 +226,7 @@ func hardened(cfg *tls.Config) *tls.Config {
 	if cfg.ClientCAs == nil {
 		cfg.ClientCAs = x509.NewCertPool() // not the system's
 	}
-	// A resumed connection would bring the certificate of another time.
+	// A resumed connection would use a certificate that was verified earlier.
 	cfg.SessionTicketsDisabled = true
 	if !slices.Contains(cfg.NextProtos, "h2") {
 		cfg.NextProtos = append(slices.Clone(cfg.NextProtos), "h2")
@@ -250,11 +254,12 @@ func (s *Server) Serve(l net.Listener) error {
 	return err
 }
 
-// Stop takes no new calls and waits for those under way. When ctx ends first it
-// cancels them and closes the connections. No handler runs once it has returned.
+// Stop accepts no new calls and waits for those in flight. If ctx ends first, it
+// cancels them and closes the connections. No handler is running when it
+// returns.
 func (s *Server) Stop(ctx context.Context) {
 	s.endLife()
-	// GracefulStop waits for the handlers also when it is cut short.
+	// GracefulStop waits for the handlers even if it is cut short.
 	cut := context.AfterFunc(ctx, s.grpc.Stop)
 	defer cut()
 	s.grpc.GracefulStop()

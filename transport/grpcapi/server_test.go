@@ -91,8 +91,8 @@ func TestEncryptAndDecrypt(t *testing.T) {
 	}
 }
 
-// TestLongRequests: what is longer than a stream's window comes whole, what is
-// longer than a request may be does not.
+// TestLongRequests: a request that is longer than a stream's window is received
+// completely; one that is longer than allowed is refused.
 func TestLongRequests(t *testing.T) {
 	w := start(t, true, nil)
 	plain := bytes.Repeat([]byte("p"), maxMessage-1024)
@@ -220,7 +220,8 @@ func (rawCodec) Unmarshal(b []byte, v any) error {
 }
 func (rawCodec) Name() string { return "proto" }
 
-// TestBadInput sends what is no request: each is answered, and the server lives.
+// TestBadInput sends invalid requests: each is answered, and the server
+// continues.
 func TestBadInput(t *testing.T) {
 	w := start(t, false, nil)
 	conn := w.dial(nil)
@@ -271,8 +272,8 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// call sends one gRPC request with a path as it is, in hand-made frames, as no
-// client library sends every path. It returns once the server has answered.
+// call sends one gRPC request with any path, in hand-made frames, as client
+// libraries do not send every path. It returns once the server has answered.
 func callMethod(t *testing.T, addr, path string, header map[string]string) {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -309,7 +310,7 @@ func callMethod(t *testing.T, addr, path string, header map[string]string) {
 }
 
 // TestOddPaths: CVE-2026-33186 was a path without its slash, which the router
-// understood and the authorization did not.
+// accepted and the authorization did not recognise.
 func TestOddPaths(t *testing.T) {
 	w := start(t, false, nil)
 	header := map[string]string{"content-type": "application/grpc", "te": "trailers"}
@@ -322,7 +323,7 @@ func TestOddPaths(t *testing.T) {
 	if n := w.engine.count(); n != 0 || len(w.ceremony.done) != 0 {
 		t.Errorf("without proof, the engine was called %d times and operators' calls were done: %v", n, w.ceremony.done)
 	}
-	// That this is how to make a call:
+	// This shows that a call made like this works:
 	header["authorization"] = "Bearer good"
 	callMethod(t, w.addr, "/conclave.v1.KMS/ListKeys", header)
 	if n := w.engine.count(); n != 1 {
@@ -409,7 +410,7 @@ func TestReflection(t *testing.T) {
 	}
 }
 
-// TestSessionWithTheRealClient: the client and the server understand each other.
+// TestSessionWithTheRealClient: the client and the server work together.
 func TestSessionWithTheRealClient(t *testing.T) {
 	w := start(t, false, nil)
 	c, err := client.Dial(t.Context(), client.Config{
@@ -464,7 +465,8 @@ func TestStopEndsStreams(t *testing.T) {
 	}
 }
 
-// TestStopCutsOff: a call that does not end is cancelled, and Stop waits for it.
+// TestStopCutsOff: a call that does not end is cancelled, and Stop waits until
+// its handler returns.
 func TestStopCutsOff(t *testing.T) {
 	w := start(t, false, nil)
 	inside, left := make(chan struct{}), make(chan struct{})

@@ -17,10 +17,11 @@ type sessionService struct {
 	server *Server
 }
 
-// proofHeader has a session's proof, see CreateSessionRequest.
+// proofHeader is the metadata with the proof for a session; see
+// CreateSessionRequest.
 const proofHeader = "conclave-proof-bin"
 
-// Create is open to anybody: it is made with a proof.
+// Create may be called by anybody, as the call contains a proof.
 func (s *sessionService) Create(ctx context.Context, in *kmspb.CreateSessionRequest) (*kmspb.CreateSessionResponse, error) {
 	call, conn := callOf(ctx), connectionOf(ctx)
 	channel, err := conn.channel()

@@ -12,8 +12,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// newer are members of AWS's that this API leaves out on purpose: what came after
-// the model it follows.
+// newer are members of AWS that this API leaves out on purpose, as they were
+// added after the model that it follows.
 var newer = []string{
 	"grantconstraints.sourcearn", "grantlistentry.granteeserviceprincipal", "grantlistentry.retiringserviceprincipal",
 	"creategrantrequest.granteeserviceprincipal", "creategrantrequest.retiringserviceprincipal",

@@ -4,28 +4,28 @@
 // 	protoc        v3.21.12
 // source: transport/kmspb/kms.proto
 
-// Conclave's native API. The KMS service has AWS KMS's operations under AWS's
-// names, with AWS's members in snake case; Operator, Session, Audit and Cluster
-// are Conclave's own. Members are never renumbered or given another meaning.
+// Conclave's native API. The KMS service has the operations of AWS KMS under
+// AWS's names, with AWS's members in snake case. Operator, Session, Audit and
+// Cluster are Conclave's own. Members are never renumbered, and never change
+// their meaning.
 //
-// Presence counts: a member that is not set is absent, which is another thing
-// than a member set to its zero value. Values that AWS has as enumerations are
-// strings with AWS's spellings. A request with a member that the server does
-// not know is refused, never carried out without it.
+// Presence matters: a member that is not set is absent, which differs from a
+// member that is set to its zero value. Values that are enumerations in AWS are
+// strings with AWS's spelling. A request with a member that the server does not
+// know is refused, never carried out without it.
 //
-// An error is a gRPC status with an ErrorDetail. Every answer names its request
-// in the header x-conclave-request-id.
+// An error is a gRPC status with an ErrorDetail. Every answer has the id of its
+// request in the header x-conclave-request-id.
 
 package kmspb
 
 import (
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
-
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
 )
 
 const (
@@ -35,12 +35,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ErrorDetail is the detail of every error's status.
+// ErrorDetail is the detail in the status of every error.
 type ErrorDetail struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// AWS's name of the error: "AccessDeniedException".
 	Type string `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
-	// Empty where AWS sends none.
+	// Empty if AWS sends none.
 	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields

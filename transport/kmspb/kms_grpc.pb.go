@@ -4,23 +4,23 @@
 // - protoc             v3.21.12
 // source: transport/kmspb/kms.proto
 
-// Conclave's native API. The KMS service has AWS KMS's operations under AWS's
-// names, with AWS's members in snake case; Operator, Session, Audit and Cluster
-// are Conclave's own. Members are never renumbered or given another meaning.
+// Conclave's native API. The KMS service has the operations of AWS KMS under
+// AWS's names, with AWS's members in snake case. Operator, Session, Audit and
+// Cluster are Conclave's own. Members are never renumbered, and never change
+// their meaning.
 //
-// Presence counts: a member that is not set is absent, which is another thing
-// than a member set to its zero value. Values that AWS has as enumerations are
-// strings with AWS's spellings. A request with a member that the server does
-// not know is refused, never carried out without it.
+// Presence matters: a member that is not set is absent, which differs from a
+// member that is set to its zero value. Values that are enumerations in AWS are
+// strings with AWS's spelling. A request with a member that the server does not
+// know is refused, never carried out without it.
 //
-// An error is a gRPC status with an ErrorDetail. Every answer names its request
-// in the header x-conclave-request-id.
+// An error is a gRPC status with an ErrorDetail. Every answer has the id of its
+// request in the header x-conclave-request-id.
 
 package kmspb
 
 import (
 	context "context"
-
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -94,10 +94,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// KMS is what AWS KMS offers on keys. A call is authenticated by a session
-// token ("authorization: Bearer …", see Session) or by the client certificate
-// of a principal. "x-conclave-region" names the region that the call is for,
-// when it is not the cluster's own.
+// KMS has the operations of AWS KMS. A call is authenticated by a session token
+// ("authorization: Bearer …", see Session) or by the client certificate of a
+// principal. "x-conclave-region" names the Region that the call is for, if it
+// is not the cluster's own.
 type KMSClient interface {
 	CreateKey(ctx context.Context, in *CreateKeyRequest, opts ...grpc.CallOption) (*CreateKeyResponse, error)
 	DescribeKey(ctx context.Context, in *DescribeKeyRequest, opts ...grpc.CallOption) (*DescribeKeyResponse, error)
@@ -729,10 +729,10 @@ func (c *kMSClient) VerifyMac(ctx context.Context, in *VerifyMacRequest, opts ..
 // All implementations must embed UnimplementedKMSServer
 // for forward compatibility.
 //
-// KMS is what AWS KMS offers on keys. A call is authenticated by a session
-// token ("authorization: Bearer …", see Session) or by the client certificate
-// of a principal. "x-conclave-region" names the region that the call is for,
-// when it is not the cluster's own.
+// KMS has the operations of AWS KMS. A call is authenticated by a session token
+// ("authorization: Bearer …", see Session) or by the client certificate of a
+// principal. "x-conclave-region" names the Region that the call is for, if it
+// is not the cluster's own.
 type KMSServer interface {
 	CreateKey(context.Context, *CreateKeyRequest) (*CreateKeyResponse, error)
 	DescribeKey(context.Context, *DescribeKeyRequest) (*DescribeKeyResponse, error)

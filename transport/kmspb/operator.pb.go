@@ -7,13 +7,12 @@
 package kmspb
 
 import (
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
-
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
 )
 
 const (
@@ -23,12 +22,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// SealState is how far a node is from serving.
+// SealState is the progress of unsealing a node.
 type SealState struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Initialised bool                   `protobuf:"varint,1,opt,name=initialised,proto3" json:"initialised,omitempty"`
 	Sealed      bool                   `protobuf:"varint,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
-	// Shares needed, dealt, and held of the ceremony under way.
+	// The numbers of shares that are needed, that exist, and that the current
+	// ceremony has.
 	Threshold uint32 `protobuf:"varint,3,opt,name=threshold,proto3" json:"threshold,omitempty"`
 	Shares    uint32 `protobuf:"varint,4,opt,name=shares,proto3" json:"shares,omitempty"`
 	Progress  uint32 `protobuf:"varint,5,opt,name=progress,proto3" json:"progress,omitempty"`
@@ -36,13 +36,13 @@ type SealState struct {
 	Account   string `protobuf:"bytes,7,opt,name=account,proto3" json:"account,omitempty"`
 	Region    string `protobuf:"bytes,8,opt,name=region,proto3" json:"region,omitempty"`
 	Partition string `protobuf:"bytes,9,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Indexes of the shares held, ascending.
+	// Indexes of the shares that the ceremony has, in ascending order.
 	Custodians []uint32 `protobuf:"varint,10,rep,packed,name=custodians,proto3" json:"custodians,omitempty"`
-	// Whether keys cannot be swapped out.
+	// Whether memory with keys is locked, so that it cannot be swapped out.
 	MemoryLocked bool `protobuf:"varint,11,opt,name=memory_locked,json=memoryLocked,proto3" json:"memory_locked,omitempty"`
-	// The cluster's Regions beside region, ascending.
+	// The cluster's other Regions, in ascending order.
 	MoreRegions []string `protobuf:"bytes,12,rep,name=more_regions,json=moreRegions,proto3" json:"more_regions,omitempty"`
-	// The ceremony under way; absent until the first share is held.
+	// The current ceremony; absent until it has the first share.
 	Ceremony      *Ceremony `protobuf:"bytes,13,opt,name=ceremony,proto3" json:"ceremony,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -169,15 +169,16 @@ func (x *SealState) GetCeremony() *Ceremony {
 	return nil
 }
 
-// Ceremony is an unsealing under way on one node.
+// Ceremony is an unfinished unsealing of one node.
 type Ceremony struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 16 random bytes.
 	Nonce []byte `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	// The operator who gave the first share: no other may reset it, but by force.
+	// The operator who submitted the first share. Others can reset the ceremony
+	// only by force.
 	Owner string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
 	Began *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=began,proto3" json:"began,omitempty"`
-	// The shares are wiped then.
+	// When the shares are wiped.
 	Expires       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -282,7 +283,7 @@ type StatusResponse struct {
 	Seal  *SealState             `protobuf:"bytes,1,opt,name=seal,proto3" json:"seal,omitempty"`
 	// Whether this node knows a leader.
 	HasLeader bool `protobuf:"varint,2,opt,name=has_leader,json=hasLeader,proto3" json:"has_leader,omitempty"`
-	// From here on for operators only.
+	// The following fields are for operators only.
 	NodeId   string      `protobuf:"bytes,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	Version  string      `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	LeaderId string      `protobuf:"bytes,5,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
@@ -291,7 +292,7 @@ type StatusResponse struct {
 	ClusterTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=cluster_time,json=clusterTime,proto3" json:"cluster_time,omitempty"`
 	Audit       *AuditStatus           `protobuf:"bytes,8,opt,name=audit,proto3" json:"audit,omitempty"`
 	Addresses   *Addresses             `protobuf:"bytes,9,opt,name=addresses,proto3" json:"addresses,omitempty"`
-	// Why this node does not take part, if it does not; warnings otherwise.
+	// Why this node does not take part in the cluster, or warnings if it does.
 	Faults []string `protobuf:"bytes,11,rep,name=faults,proto3" json:"faults,omitempty"`
 	// The certificate revocation lists in force, one for each CA.
 	Crls          []*CRL `protobuf:"bytes,12,rep,name=crls,proto3" json:"crls,omitempty"`
@@ -411,7 +412,7 @@ type CRL struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key identifier of the CA, in hex.
 	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// Higher with each list of that CA.
+	// Each list of that CA has a higher one.
 	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	// How many certificates are on it.
 	Revoked       uint32 `protobuf:"varint,3,opt,name=revoked,proto3" json:"revoked,omitempty"`
@@ -566,10 +567,10 @@ func (x *RaftStatus) GetStateHash() []byte {
 
 type AuditStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Records that the state says there are, and that this node has stored.
+	// The numbers of records in the log by the state, and stored on this node.
 	Size   uint64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
 	Stored uint64 `protobuf:"varint,2,opt,name=stored,proto3" json:"stored,omitempty"`
-	// Whether every record is stored here.
+	// Whether this node has stored every record.
 	Complete bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
 	// Records covered by the newest signed checkpoint.
 	Checkpointed uint64 `protobuf:"varint,4,opt,name=checkpointed,proto3" json:"checkpointed,omitempty"`
@@ -713,12 +714,12 @@ func (x *Addresses) GetHealth() string {
 	return ""
 }
 
-// NodeStatus is what became of an operator's call to a node.
+// NodeStatus is the outcome of an operator's call to a node.
 type NodeStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Set when the node did not do what was asked, or, by clients that make a call
-	// to several nodes, could not be asked.
+	// Set if the node did not do what was requested. Clients that call several
+	// nodes also set it for nodes that they could not reach.
 	Error        *ErrorDetail `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	Seal         *SealState   `protobuf:"bytes,3,opt,name=seal,proto3" json:"seal,omitempty"`
 	Leader       bool         `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
@@ -817,15 +818,16 @@ type InitRequest struct {
 	Account   string `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`
 	Region    string `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`
 	Partition string `protobuf:"bytes,5,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Take requests for whatever region, as if they were for the cluster's own.
+	// Accept requests for any Region, as if they were for the cluster's own.
 	AnyRegion bool `protobuf:"varint,6,opt,name=any_region,json=anyRegion,proto3" json:"any_region,omitempty"`
-	// A client certificate's URI SAN that shall be the account's root too.
+	// The URI SAN of client certificates that also stand for the account's root
+	// user.
 	RootCertificate string `protobuf:"bytes,7,opt,name=root_certificate,json=rootCertificate,proto3" json:"root_certificate,omitempty"`
-	// All Regions that the cluster serves, the default one first; region is then
-	// left out, or is that one.
+	// All Regions that the cluster serves, the default one first. region must
+	// then be empty or that one.
 	Regions []string `protobuf:"bytes,8,rep,name=regions,proto3" json:"regions,omitempty"`
-	// The key that the answer's secrets are encrypted to: an uncompressed point on
-	// P-256, 65 bytes, whose private half the client forgets afterwards.
+	// The key that the secrets in the response are encrypted to: an uncompressed
+	// point on P-256, 65 bytes. The client wipes the private key afterwards.
 	AnswerKey     []byte `protobuf:"bytes,9,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -928,8 +930,9 @@ type InitResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId   string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	AccessKeyId string                 `protobuf:"bytes,3,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
-	// InitSecrets, encrypted to the answer key as SubmitShareRequest has it, with the
-	// info "conclave init v1" ‖ 0x00 ‖ cluster_id: the only time that they are seen.
+	// InitSecrets, encrypted to the answer key as described for SubmitShareRequest,
+	// with the info "conclave init v1" ‖ 0x00 ‖ cluster_id. They cannot be obtained
+	// again.
 	SealedSecrets []byte `protobuf:"bytes,7,opt,name=sealed_secrets,json=sealedSecrets,proto3" json:"sealed_secrets,omitempty"`
 	RootArn       string `protobuf:"bytes,5,opt,name=root_arn,json=rootArn,proto3" json:"root_arn,omitempty"`
 	// The key that verifies the audit log's checkpoints.
@@ -1003,7 +1006,7 @@ func (x *InitResponse) GetVerifierKey() string {
 	return ""
 }
 
-// InitSecrets is what founding hands out once.
+// InitSecrets are the secrets that initialisation returns once.
 type InitSecrets struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One for each custodian.
@@ -1099,9 +1102,9 @@ type ChallengeResponse struct {
 	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// 16 bytes.
 	ClusterId []byte `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	// Names the ceremony; another one follows when it has ended.
+	// Identifies the ceremony. The next ceremony has another one.
 	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	// An uncompressed point on P-256, 65 bytes. The node wipes the private half when
+	// An uncompressed point on P-256, 65 bytes. The node wipes the private key when
 	// the ceremony ends.
 	PublicKey     []byte `protobuf:"bytes,4,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1168,7 +1171,7 @@ func (x *ChallengeResponse) GetPublicKey() []byte {
 
 type SubmitShareRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The challenge's.
+	// That of the challenge.
 	Nonce []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	// The share's text, encrypted to the challenge's key: HPKE (RFC 9180) in base
 	// mode with DHKEM(P-256, HKDF-SHA256), HKDF-SHA256 and the export-only AEAD, and
@@ -1176,8 +1179,8 @@ type SubmitShareRequest struct {
 	//
 	//	encapsulated key(65) ‖ IV(12) ‖ ciphertext ‖ tag(16)
 	//
-	// where AES-256-GCM has the 32 bytes for a key that HPKE exports for the context
-	// "conclave message key v1", and no additional data.
+	// where the key of AES-256-GCM is the 32 bytes that HPKE exports for the context
+	// "conclave message key v1", and there is no additional data.
 	SealedShare   []byte `protobuf:"bytes,4,opt,name=sealed_share,json=sealedShare,proto3" json:"sealed_share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1273,7 +1276,7 @@ func (x *SubmitShareResponse) GetNode() *NodeStatus {
 
 type ResetSharesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Reset a ceremony of another operator: the nonce of the one that is meant.
+	// To reset the ceremony of another operator: the nonce of that ceremony.
 	Force         []byte `protobuf:"bytes,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1440,7 +1443,8 @@ func (x *SealResponse) GetNode() *NodeStatus {
 	return nil
 }
 
-// NodeReport is what a client that made the same call to several nodes learnt.
+// NodeReport is the result of a client that made the same call to several
+// nodes.
 type NodeReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*NodeStatus          `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -1559,9 +1563,9 @@ func (*ConfirmTimeResponse) Descriptor() ([]byte, []int) {
 
 type InstallCRLRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In DER, 256 KiB at the most, signed by one of the node's CAs. The number is
-	// higher than that of the list in force, and no revoked certificate is left out;
-	// the list in force itself may be given again.
+	// In DER, at most 256 KiB, signed by one of the node's CAs. Its number must be
+	// higher than that of the list in force, and it must contain all certificates of
+	// that list. The list in force may be installed again.
 	Crl           []byte `protobuf:"bytes,1,opt,name=crl,proto3" json:"crl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1653,7 +1657,7 @@ type CreateSessionRequest struct {
 	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
 	// Unix seconds, within five minutes of the server's clock.
 	Time int64 `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"`
-	// Random, 16 to 64 bytes.
+	// 16 to 64 random bytes.
 	Nonce         []byte `protobuf:"bytes,3,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1712,7 +1716,7 @@ func (x *CreateSessionRequest) GetNonce() []byte {
 
 type CreateSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Goes into the metadata of later calls: "authorization: Bearer TOKEN".
+	// Send it in the metadata of later calls: "authorization: Bearer TOKEN".
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	Expires       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires,proto3" json:"expires,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1765,9 +1769,9 @@ func (x *CreateSessionResponse) GetExpires() *timestamppb.Timestamp {
 
 type ReadAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Index of the first record wanted.
+	// Index of the first record to return.
 	From uint64 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
-	// Go on with new records as they come.
+	// Continue with new records as they are added.
 	Follow        bool `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1822,8 +1826,8 @@ type ReadAuditResponse struct {
 	Index uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// The record as one line of JSON.
 	Json string `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`
-	// The record cannot be opened, and the line says only what is known without. What
-	// follows is sent all the same.
+	// The record cannot be decrypted, and the line says only what is known in the
+	// clear. The records after it are sent nevertheless.
 	Unopenable    bool `protobuf:"varint,3,opt,name=unopenable,proto3" json:"unopenable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1967,7 +1971,7 @@ type Member struct {
 	// "voter" or "nonvoter".
 	Suffrage string `protobuf:"bytes,3,opt,name=suffrage,proto3" json:"suffrage,omitempty"`
 	Leader   bool   `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`
-	// A hint: gossip says so.
+	// A hint from gossip.
 	Alive         bool `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2119,7 +2123,7 @@ func (x *ListCredentialsResponse) GetCredentials() []*Credential {
 	return nil
 }
 
-// Credential is something that proves a caller to be a principal.
+// Credential is an access key or a certificate that stands for a principal.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// An access key id, or the URI of a client certificate.
@@ -2193,7 +2197,7 @@ func (x *Credential) GetCreated() *timestamppb.Timestamp {
 
 type CreateAccessKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The key that the secret is encrypted to, as InitRequest has it.
+	// The key that the secret is encrypted to; see InitRequest.
 	AnswerKey     []byte `protobuf:"bytes,1,opt,name=answer_key,json=answerKey,proto3" json:"answer_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2239,9 +2243,9 @@ func (x *CreateAccessKeyRequest) GetAnswerKey() []byte {
 type CreateAccessKeyResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	AccessKeyId string                 `protobuf:"bytes,1,opt,name=access_key_id,json=accessKeyId,proto3" json:"access_key_id,omitempty"`
-	// The secret access key, encrypted to the answer key as SubmitShareRequest has it,
-	// with the info "conclave access key v1" ‖ 0x00 ‖ access_key_id: the only time that
-	// it is seen.
+	// The secret access key, encrypted to the answer key as described for
+	// SubmitShareRequest, with the info "conclave access key v1" ‖ 0x00 ‖
+	// access_key_id. It cannot be obtained again.
 	SealedSecret  []byte `protobuf:"bytes,2,opt,name=sealed_secret,json=sealedSecret,proto3" json:"sealed_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -8,7 +8,6 @@ package kmspb
 
 import (
 	context "context"
-
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -34,30 +33,30 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Operator is for those who run the cluster. All but Status need the client
-// certificate of an operator (URI SAN conclave://operator/NAME). Each call is for
-// the node that it is made to: no node acts on what another says that an operator
-// wants, so clients make the same call to every node.
+// Operator is for those who run the cluster. All calls but Status need the client
+// certificate of an operator (URI SAN conclave://operator/NAME). Each call
+// concerns the node that receives it: no node passes on operators' calls, so
+// clients make the same call to every node.
 type OperatorClient interface {
-	// Status is open to anybody, but tells strangers only whether the node serves
-	// and how far its unsealing is.
+	// Status may be called by anybody, but tells strangers only whether the node
+	// serves and how far unsealing has progressed.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
-	// Init founds the cluster: once for all nodes and for ever.
+	// Init initialises the cluster. It is called once, on any node.
 	Init(ctx context.Context, in *InitRequest, opts ...grpc.CallOption) (*InitResponse, error)
-	// Challenge asks a sealed node for the key that shares are encrypted to.
+	// Challenge returns the key of a sealed node to which shares are encrypted.
 	Challenge(ctx context.Context, in *ChallengeRequest, opts ...grpc.CallOption) (*ChallengeResponse, error)
-	// SubmitShare gives this node one custodian's share.
+	// SubmitShare submits one custodian's share to this node.
 	SubmitShare(ctx context.Context, in *SubmitShareRequest, opts ...grpc.CallOption) (*SubmitShareResponse, error)
-	// ResetShares forgets the shares of an unfinished ceremony.
+	// ResetShares discards the shares of an unfinished ceremony.
 	ResetShares(ctx context.Context, in *ResetSharesRequest, opts ...grpc.CallOption) (*ResetSharesResponse, error)
-	// Seal makes this node forget the keys.
+	// Seal makes this node wipe the keys.
 	Seal(ctx context.Context, in *SealRequest, opts ...grpc.CallOption) (*SealResponse, error)
-	// ConfirmTime is the operator's word that the nodes' clocks are right although
-	// they say that more than a day has passed.
+	// ConfirmTime confirms that the nodes' clocks are right although more than a
+	// day has passed by them.
 	ConfirmTime(ctx context.Context, in *ConfirmTimeRequest, opts ...grpc.CallOption) (*ConfirmTimeResponse, error)
 	// InstallCRL gives this node, which may be sealed, a certificate revocation list.
-	// It is in force, and the connections of those whose certificates are on it are
-	// closed, when the call returns.
+	// When the call returns, the list is in force, and connections with certificates
+	// on it are closed.
 	InstallCRL(ctx context.Context, in *InstallCRLRequest, opts ...grpc.CallOption) (*InstallCRLResponse, error)
 }
 
@@ -153,30 +152,30 @@ func (c *operatorClient) InstallCRL(ctx context.Context, in *InstallCRLRequest, 
 // All implementations must embed UnimplementedOperatorServer
 // for forward compatibility.
 //
-// Operator is for those who run the cluster. All but Status need the client
-// certificate of an operator (URI SAN conclave://operator/NAME). Each call is for
-// the node that it is made to: no node acts on what another says that an operator
-// wants, so clients make the same call to every node.
+// Operator is for those who run the cluster. All calls but Status need the client
+// certificate of an operator (URI SAN conclave://operator/NAME). Each call
+// concerns the node that receives it: no node passes on operators' calls, so
+// clients make the same call to every node.
 type OperatorServer interface {
-	// Status is open to anybody, but tells strangers only whether the node serves
-	// and how far its unsealing is.
+	// Status may be called by anybody, but tells strangers only whether the node
+	// serves and how far unsealing has progressed.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
-	// Init founds the cluster: once for all nodes and for ever.
+	// Init initialises the cluster. It is called once, on any node.
 	Init(context.Context, *InitRequest) (*InitResponse, error)
-	// Challenge asks a sealed node for the key that shares are encrypted to.
+	// Challenge returns the key of a sealed node to which shares are encrypted.
 	Challenge(context.Context, *ChallengeRequest) (*ChallengeResponse, error)
-	// SubmitShare gives this node one custodian's share.
+	// SubmitShare submits one custodian's share to this node.
 	SubmitShare(context.Context, *SubmitShareRequest) (*SubmitShareResponse, error)
-	// ResetShares forgets the shares of an unfinished ceremony.
+	// ResetShares discards the shares of an unfinished ceremony.
 	ResetShares(context.Context, *ResetSharesRequest) (*ResetSharesResponse, error)
-	// Seal makes this node forget the keys.
+	// Seal makes this node wipe the keys.
 	Seal(context.Context, *SealRequest) (*SealResponse, error)
-	// ConfirmTime is the operator's word that the nodes' clocks are right although
-	// they say that more than a day has passed.
+	// ConfirmTime confirms that the nodes' clocks are right although more than a
+	// day has passed by them.
 	ConfirmTime(context.Context, *ConfirmTimeRequest) (*ConfirmTimeResponse, error)
 	// InstallCRL gives this node, which may be sealed, a certificate revocation list.
-	// It is in force, and the connections of those whose certificates are on it are
-	// closed, when the call returns.
+	// When the call returns, the list is in force, and connections with certificates
+	// on it are closed.
 	InstallCRL(context.Context, *InstallCRLRequest) (*InstallCRLResponse, error)
 	mustEmbedUnimplementedOperatorServer()
 }
@@ -429,8 +428,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Session gives tokens to those who prove that they have an access key's
-// secret, without showing it.
+// Session issues tokens to callers that prove that they have the secret of an
+// access key, without sending it.
 type SessionClient interface {
 	Create(ctx context.Context, in *CreateSessionRequest, opts ...grpc.CallOption) (*CreateSessionResponse, error)
 }
@@ -457,8 +456,8 @@ func (c *sessionClient) Create(ctx context.Context, in *CreateSessionRequest, op
 // All implementations must embed UnimplementedSessionServer
 // for forward compatibility.
 //
-// Session gives tokens to those who prove that they have an access key's
-// secret, without showing it.
+// Session issues tokens to callers that prove that they have the secret of an
+// access key, without sending it.
 type SessionServer interface {
 	Create(context.Context, *CreateSessionRequest) (*CreateSessionResponse, error)
 	mustEmbedUnimplementedSessionServer()
@@ -540,21 +539,21 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Credentials are what proves callers to be the account's root, who alone may call
-// this, authenticated as for KMS. Each call is in the audit log.
+// Credentials manages the credentials of the account's root user, who alone may
+// call this, authenticated as for KMS. Each call is in the audit log.
 type CredentialsClient interface {
 	List(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
-	// CreateAccessKey makes another access key for root, who can have two. To replace
-	// one, make another, keep it, and delete the first with it.
+	// CreateAccessKey creates another access key for the root user, who can have two.
+	// To replace one, create another, store it, and use it to delete the first.
 	CreateAccessKey(ctx context.Context, in *CreateAccessKeyRequest, opts ...grpc.CallOption) (*CreateAccessKeyResponse, error)
-	// Delete deletes an access key, or has the client certificate of a URI stand for
-	// root no longer. When it returns, no node answers a request that is received
-	// afterwards on that credential, or on a session of it. Root's last one cannot be
-	// deleted.
+	// Delete deletes an access key, or the URI of a client certificate that stands
+	// for the root user. When it returns, no node answers a request received
+	// afterwards with that credential, or with a session of it. The root user's last
+	// credential cannot be deleted.
 	Delete(ctx context.Context, in *DeleteCredentialRequest, opts ...grpc.CallOption) (*DeleteCredentialResponse, error)
-	// RevokeSessions ends every session that root has, the caller's too. When it
-	// returns, no node answers a request that is received afterwards on one of them.
-	// Access keys are as good as before, and open others.
+	// RevokeSessions ends all sessions of the root user, including the caller's.
+	// When it returns, no node answers a request received afterwards with one of
+	// them. Access keys stay valid and can open new sessions.
 	RevokeSessions(ctx context.Context, in *RevokeSessionsRequest, opts ...grpc.CallOption) (*RevokeSessionsResponse, error)
 }
 
@@ -610,21 +609,21 @@ func (c *credentialsClient) RevokeSessions(ctx context.Context, in *RevokeSessio
 // All implementations must embed UnimplementedCredentialsServer
 // for forward compatibility.
 //
-// Credentials are what proves callers to be the account's root, who alone may call
-// this, authenticated as for KMS. Each call is in the audit log.
+// Credentials manages the credentials of the account's root user, who alone may
+// call this, authenticated as for KMS. Each call is in the audit log.
 type CredentialsServer interface {
 	List(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error)
-	// CreateAccessKey makes another access key for root, who can have two. To replace
-	// one, make another, keep it, and delete the first with it.
+	// CreateAccessKey creates another access key for the root user, who can have two.
+	// To replace one, create another, store it, and use it to delete the first.
 	CreateAccessKey(context.Context, *CreateAccessKeyRequest) (*CreateAccessKeyResponse, error)
-	// Delete deletes an access key, or has the client certificate of a URI stand for
-	// root no longer. When it returns, no node answers a request that is received
-	// afterwards on that credential, or on a session of it. Root's last one cannot be
-	// deleted.
+	// Delete deletes an access key, or the URI of a client certificate that stands
+	// for the root user. When it returns, no node answers a request received
+	// afterwards with that credential, or with a session of it. The root user's last
+	// credential cannot be deleted.
 	Delete(context.Context, *DeleteCredentialRequest) (*DeleteCredentialResponse, error)
-	// RevokeSessions ends every session that root has, the caller's too. When it
-	// returns, no node answers a request that is received afterwards on one of them.
-	// Access keys are as good as before, and open others.
+	// RevokeSessions ends all sessions of the root user, including the caller's.
+	// When it returns, no node answers a request received afterwards with one of
+	// them. Access keys stay valid and can open new sessions.
 	RevokeSessions(context.Context, *RevokeSessionsRequest) (*RevokeSessionsResponse, error)
 	mustEmbedUnimplementedCredentialsServer()
 }
@@ -777,7 +776,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Audit shows the audit log to the account's root, authenticated as for KMS.
+// Audit lets the account's root user, authenticated as for KMS, read the audit
+// log.
 type AuditClient interface {
 	Read(ctx context.Context, in *ReadAuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadAuditResponse], error)
 }
@@ -813,7 +813,8 @@ type Audit_ReadClient = grpc.ServerStreamingClient[ReadAuditResponse]
 // All implementations must embed UnimplementedAuditServer
 // for forward compatibility.
 //
-// Audit shows the audit log to the account's root, authenticated as for KMS.
+// Audit lets the account's root user, authenticated as for KMS, read the audit
+// log.
 type AuditServer interface {
 	Read(*ReadAuditRequest, grpc.ServerStreamingServer[ReadAuditResponse]) error
 	mustEmbedUnimplementedAuditServer()

@@ -10,12 +10,13 @@ import (
 )
 
 // A signature is an HMAC over a digest of the canonical request (AWS General
-// Reference, "Create a signed AWS API request"). Both sides put it together from what
-// net/http has of the request.
+// Reference, "Create a signed AWS API request"). Both sides build the canonical
+// request from an http.Request.
 
-// Proof puts together what was signed from the request that the claim was read of and
-// its body. buf is written over: canonical, the canonical request, and the proof lie in
-// it, or in what it grew into, and in the claim. Errors are of type *Error.
+// Proof returns what was signed, given the request that the claim was read from and its
+// body. It overwrites buf: canonical, which is the canonical request, and the proof
+// point into buf, or into a larger buffer that replaces it, and into the claim. Errors
+// are of type *Error.
 func (c *Claim) Proof(buf []byte, r *http.Request, body []byte) (p Proof, canonical []byte, err error) {
 	sum := sha256.Sum256(body)
 	var hash [2 * sha256.Size]byte
@@ -57,10 +58,10 @@ func appendScope(b []byte, date, region, service string) []byte {
 	return append(b, terminator...)
 }
 
-// announced checks the body's hash in the header, which covers refuses unless it
-// is signed, where a client sends one, and returns what is signed of the body. A body
-// that is not signed is taken over TLS alone, which then is what protects it on its
-// way. There is no streamed body.
+// announced checks the hash of the body in the header, if there is one (covers makes
+// sure that it is signed), and returns the hash that is signed for the body. A body
+// that is not signed is accepted only over TLS, which then protects it in transit.
+// Streamed bodies are not supported.
 func (c *Claim) announced(r *http.Request, hash []byte) ([]byte, error) {
 	v := r.Header[HeaderHash]
 	if moved := c.Parameter(HeaderHash); moved != "" {
@@ -80,8 +81,8 @@ func (c *Claim) announced(r *http.Request, hash []byte) ([]byte, error) {
 	}
 }
 
-// appendCanonical appends the canonical request: query and payload are in the form in
-// which they are signed, signed the list of the signed headers.
+// appendCanonical appends the canonical request. query and payload are already in the
+// form in which they are signed, and signed is the list of signed headers.
 func appendCanonical(b []byte, r *http.Request, query, signed string, payload []byte) ([]byte, error) {
 	b = append(b, r.Method...)
 	b = append(b, '\n')
@@ -93,7 +94,7 @@ func appendCanonical(b []byte, r *http.Request, query, signed string, payload []
 		b = append(b, name...)
 		b = append(b, ':')
 		switch name {
-		case "host": // net/http takes it out of the headers
+		case "host": // net/http removes it from the headers
 			b = appendTrimmed(b, r.Host)
 		case "content-length":
 			if r.ContentLength < 0 {
@@ -120,7 +121,8 @@ func appendCanonical(b []byte, r *http.Request, query, signed string, payload []
 	return append(b, payload...), nil
 }
 
-// appendPath appends a path as it is signed: escaped as it is sent, and once more.
+// appendPath appends a path as it is signed: escaped as it is sent, and then
+// escaped again.
 func appendPath(b []byte, u *url.URL) []byte {
 	if u.Path == "/" && u.RawPath == "" || u.Path == "" {
 		return append(b, '/')
@@ -136,8 +138,8 @@ func appendPath(b []byte, u *url.URL) []byte {
 	return b
 }
 
-// spellings are the names that signers sign as net/http spells them, by their
-// lower case.
+// spellings maps the names of commonly signed headers, in lower case, to
+// net/http's spelling.
 var spellings = func() map[string]string {
 	m := make(map[string]string)
 	for _, name := range []string{
@@ -149,8 +151,8 @@ var spellings = func() map[string]string {
 	return m
 }()
 
-// spelling is how net/http spells a header's name, which costs it an allocation
-// for all but a few.
+// spelling returns net/http's spelling of a header's name. It avoids the
+// allocation that net/http makes for most names.
 func spelling(name string) string {
 	if s, ok := spellings[name]; ok {
 		return s
@@ -162,8 +164,8 @@ func missing(name string) error {
 	return fail(ReasonUnsigned, CodeInvalid, "The request does not have the header '%s', which is among its SignedHeaders.", name)
 }
 
-// appendTrimmed appends a header's value without the spaces around it, and with
-// one space where there are several.
+// appendTrimmed appends a header's value without surrounding spaces, and with
+// runs of spaces reduced to one.
 func appendTrimmed(b []byte, v string) []byte {
 	v = strings.Trim(v, " \t")
 	if !strings.Contains(v, "  ") {

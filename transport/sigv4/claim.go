@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Limits of what is read.
+// Limits of the parts of a signature.
 const (
 	maxSkew   = 5 * time.Minute
 	maxKeyID  = 128
@@ -14,19 +14,19 @@ const (
 	maxSigned = 64 // headers
 )
 
-// Verifier reads the signatures of requests to one service. It holds no secret, and
-// is safe for concurrent use.
+// Verifier parses the signatures of requests to one service. It holds no secret,
+// and is safe for concurrent use.
 type Verifier struct {
 	service string
-	// meaningful are the headers that are acted upon. Others, as proxies add them
-	// (X-Amz-Cf-Id), need not be signed: nothing is read from them.
+	// meaningful are the headers that the service uses. Others, such as those
+	// that proxies add (X-Amz-Cf-Id), need not be signed, as they are ignored.
 	meaningful []string
 }
 
 // NewVerifier returns a Verifier for the service of that name in credential scopes,
-// such as "kms". It takes no request that has one of the headers unsigned: they are
-// those that the service acts upon, so that nobody between can change what is asked
-// for. Host, the date and the body's hash are always among them.
+// such as "kms". headers are those that the service uses: a request that has one of
+// them unsigned is refused, so that nobody in between can change what is requested.
+// Host, the date and the hash of the body are always among them.
 func NewVerifier(service string, headers ...string) *Verifier {
 	v := &Verifier{service: service}
 	for _, name := range headers {
@@ -36,9 +36,9 @@ func NewVerifier(service string, headers ...string) *Verifier {
 	return v
 }
 
-// Claim is what a request's headers, or its query string, say of its signature. What
-// Read accepts is well formed, for the Verifier's service and of the present time;
-// nothing of it is proven.
+// Claim is what a request's headers, or its query string, say about its signature.
+// What Read accepts is well formed, for the Verifier's service and for the present
+// time, but nothing in it is proved.
 type Claim struct {
 	AccessKeyID string
 	// Date (YYYYMMDD), Region and Service are those of the credential scope.
@@ -49,23 +49,23 @@ type Claim struct {
 	SignedHeaders string
 
 	signature  [32]byte
-	query      string     // canonical; "" where the signature is in a header
-	parameters parameters // of the query string; nil where the signature is in a header
+	query      string     // canonical; "" if the signature is in a header
+	parameters parameters // of the query string; nil if the signature is in a header
 }
 
 // Parameter returns a parameter of a presigned request's query string, decoded, or ""
-// if there is none. Signers may move headers there; Read refuses a request that has a
-// header of the Verifier's in both places.
+// if there is none. Signers may move headers there; Read refuses a request that has
+// one of the Verifier's headers in both places.
 func (c *Claim) Parameter(name string) string { return c.parameters.of(name) }
 
-// Read reads everything of a signature that can be judged without the body, so that a
-// stranger is told before a body is read. The claim's former content is lost. Errors
-// are of type *Error.
+// Read parses and checks everything about a signature that does not depend on the
+// body, so that a bad request can be refused before its body is read. It overwrites
+// c. Errors are of type *Error.
 //
-// It is as strict as the signers of the AWS SDKs allow. What could be read in two
-// ways (repeated headers, unordered or repeated names, encodings in the query) is
-// refused rather than interpreted. The request's time may differ from now by five
-// minutes, and may be past by as long as a presigned request says that it is good for.
+// It is as strict as the signers of the AWS SDKs allow. Anything ambiguous (repeated
+// headers, unordered or repeated names, encodings in the query) is refused rather than
+// interpreted. The time of the request may differ from now by five minutes; a
+// presigned request may be as old as it says that it is valid.
 func (v *Verifier) Read(c *Claim, r *http.Request, now time.Time) error {
 	*c = Claim{}
 	values := r.Header[HeaderAuthorization]
@@ -105,9 +105,9 @@ func (v *Verifier) Read(c *Claim, r *http.Request, now time.Time) error {
 	return nil
 }
 
-// ServiceOf returns the service that a request says it is signed for, whatever else is
-// wrong with it, or "" if it says none that can be a name. It is for telling a client
-// that it came to the wrong address.
+// ServiceOf returns the service that a request claims to be signed for, even if
+// something else is wrong with it, or "" if there is none that could be a name. It is
+// for telling a client that it uses the wrong address.
 func ServiceOf(r *http.Request) string {
 	credential := r.URL.Query().Get(queryCred)
 	if auth := r.Header.Get(HeaderAuthorization); strings.HasPrefix(auth, Algorithm) {
@@ -120,7 +120,7 @@ func ServiceOf(r *http.Request) string {
 	return ""
 }
 
-// parse reads the header's three parameters.
+// parse parses the three parameters of the header.
 func (c *Claim) parse(header string) (credential string, err error) {
 	scheme, rest, _ := strings.Cut(header, " ")
 	switch {
@@ -167,8 +167,8 @@ func (c *Claim) parse(header string) (credential string, err error) {
 	return credential, c.decodeSignature(signature)
 }
 
-// lowerHex reports whether s is n bytes in lower-case hexadecimal: the one form
-// that signers write.
+// lowerHex reports whether s is n bytes in lower-case hexadecimal, the only
+// form that signers write.
 func lowerHex(s string, n int) bool {
 	if len(s) != 2*n {
 		return false
@@ -181,7 +181,7 @@ func lowerHex(s string, n int) bool {
 	return true
 }
 
-// scope takes the credential apart and checks what the signature is good for.
+// scope splits the credential and checks what the signature is valid for.
 func (c *Claim) scope(credential, service string) error {
 	var parts [5]string
 	for i := range parts {
@@ -218,12 +218,12 @@ func wordOf(s string, max int, ok func(byte) bool) bool {
 	return s != "" && len(s) <= max
 }
 
-// requestTime is the time that the signature is made for: X-Amz-Date, or else
-// Date. stamp is the same as the signature has it.
+// requestTime returns the time that the signature is made for: X-Amz-Date, or
+// else Date. stamp is that time in the form in which it is signed.
 func requestTime(h http.Header) (when time.Time, stamp string, err error) {
 	if v := h[HeaderDate]; len(v) == 1 {
-		// Parse takes fractions of seconds that the format does not have. What is as
-		// long as the format is just what Format would write.
+		// Parse accepts fractions of seconds that the format does not have. A value
+		// of the same length as the format is exactly what Format would write.
 		if t, err := time.Parse(TimeFormat, v[0]); err == nil && len(v[0]) == len(TimeFormat) {
 			return t, v[0], nil
 		}
@@ -242,8 +242,8 @@ func requestTime(h http.Header) (when time.Time, stamp string, err error) {
 	return time.Time{}, "", fail(ReasonMalformed, CodeIncomplete, badDateText)
 }
 
-// covers checks which headers are signed: host, the date unless the query string has
-// it, and every one that means something.
+// covers checks that the required headers are signed: host, the date unless the
+// query string has it, and every header that the service uses.
 func (v *Verifier) covers(c *Claim, h http.Header, dated bool) error {
 	host, date, ok := signedNames(c.SignedHeaders)
 	if !ok {
@@ -264,8 +264,8 @@ func (v *Verifier) covers(c *Claim, h http.Header, dated bool) error {
 	return nil
 }
 
-// signedNames reports whether a list of signed headers is in the one form that it can
-// have, and whether host and date (the header of HTTP) are in it.
+// signedNames reports whether a list of signed headers is in its only valid form, and
+// whether it contains host and date, which is HTTP's Date header.
 func signedNames(list string) (host, date, ok bool) {
 	last, n := "", 0
 	for name := range strings.SplitSeq(list, ";") {
@@ -279,12 +279,13 @@ func signedNames(list string) (host, date, ok bool) {
 	return host, date, true
 }
 
-// headerByte are the characters of a token (RFC 9110) that are their own lower case.
+// headerByte reports whether c is a character of a token (RFC 9110), other than an
+// upper-case letter.
 func headerByte(c byte) bool {
 	return lowerOrDigit(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
-// lists reports whether a header is in a list of signed headers.
+// lists reports whether a list of signed headers contains a header.
 func lists(signed, name string) bool {
 	for s := range strings.SplitSeq(signed, ";") {
 		if strings.EqualFold(s, name) {

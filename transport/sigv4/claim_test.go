@@ -144,8 +144,8 @@ func manyNames(n int) string {
 	return strings.Join(names, ";")
 }
 
-// FuzzReadAuthorization: no header makes it panic, and what it accepts has the
-// form that the engine is told.
+// FuzzReadAuthorization: no header causes a panic, and what is accepted is well
+// formed.
 func FuzzReadAuthorization(f *testing.F) {
 	f.Add(header("AKIDEXAMPLE/20261123/eu-test-1/kms/aws4_request", "host;x-amz-date;x-amz-target", goodSig), "20261123T123600Z")
 	f.Add(header("AKIDEXAMPLE/20261123/eu-test-1/kms/aws4_request", "host;x-amz-date;x-amz-target", goodSig), "20261123T1236.1Z")
@@ -177,8 +177,8 @@ func FuzzReadAuthorization(f *testing.F) {
 	})
 }
 
-// FuzzPresigned: no query string makes it panic, and what it accepts says all that a
-// signature has to.
+// FuzzPresigned: no query string causes a panic, and what is accepted has all parts
+// of a signature.
 func FuzzPresigned(f *testing.F) {
 	f.Add(presign(f, "EnableKey", hashOf(nil), nil, testTime, "60").URL.RawQuery)
 	f.Add("X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=%")

@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// Error is a signature that is not accepted.
+// Error says why a signature is not accepted.
 type Error struct {
 	// Code is the name of AWS's exception.
 	Code string
 	// Reason is one of a few words, for metrics.
 	Reason string
-	// Message is for the caller, in AWS's words where AWS has any.
+	// Message is for the caller. It is AWS's own if AWS has one.
 	Message string
 }
 
@@ -19,17 +19,17 @@ func (e *Error) Error() string { return e.Reason + ": " + e.Code + ": " + e.Mess
 
 // Codes of an Error.
 const (
-	CodeMissing      = "MissingAuthenticationTokenException" // nothing says who asks
-	CodeIncomplete   = "IncompleteSignatureException"        // the signature cannot be read
-	CodeInvalid      = "InvalidSignatureException"           // the signature does not hold for this request
+	CodeMissing      = "MissingAuthenticationTokenException" // the request does not say who sends it
+	CodeIncomplete   = "IncompleteSignatureException"        // the signature cannot be parsed
+	CodeInvalid      = "InvalidSignatureException"           // the signature is not valid for this request
 	CodeUnrecognized = "UnrecognizedClientException"         // there is no such access key or session
 )
 
 // Reasons of an Error.
 const (
 	ReasonMissing     = "missing"     // no authentication at all
-	ReasonMalformed   = "malformed"   // cannot be read
-	ReasonUnsupported = "unsupported" // a kind of signature that is not taken
+	ReasonMalformed   = "malformed"   // it cannot be parsed
+	ReasonUnsupported = "unsupported" // a kind of signature that is not supported
 	ReasonScope       = "scope"       // for another service, date or terminator
 	ReasonClock       = "clock"       // too old or not yet current
 	ReasonUnsigned    = "unsigned"    // headers that must be signed are not
@@ -54,12 +54,13 @@ func fail(reason, code, format string, args ...any) *Error {
 	return &Error{Code: code, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
-// UnknownKey is the error for an access key that there is none of, or not active.
+// UnknownKey returns the error for an access key that does not exist or is not
+// active.
 func UnknownKey() *Error { return fail(ReasonUnknownKey, CodeUnrecognized, badTokenText) }
 
-// Mismatch is the error for a signature that SignedBy found wrong. It repeats the
-// canonical request and what was to be signed, which is all the caller's own words,
-// because that is how people find out where their signer differs.
+// Mismatch returns the error for a signature that SignedBy rejected. It repeats the
+// canonical request and the string to sign, both of which consist of what the
+// caller sent, because people need them to find out where their signer differs.
 func Mismatch(canonical []byte, p *Proof) *Error {
 	text := mismatchText
 	if len(canonical) <= maxShownCanonical {

@@ -36,7 +36,8 @@ func ExampleSigner_Sign() {
 	// Signature=58aabe017bf6f8e6d7798f6fd7761b69c3b67ab01c1374ee72d22616a983e53b
 }
 
-// A server reads who is said to have signed a request, and checks it with the secret.
+// A server reads which access key is said to have signed a request, and verifies the
+// signature with its secret.
 func ExampleVerifier() {
 	verifier := sigv4.NewVerifier("service")
 	secrets := map[string]string{"AKIDEXAMPLE": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"}

@@ -23,12 +23,12 @@ const (
 
 var testTime = time.Date(2026, 11, 23, 12, 36, 0, 0, time.UTC)
 
-// kms is a verifier as the AWS face has it.
+// kms is a verifier such as that of the AWS face.
 var kms = NewVerifier("kms", "X-Amz-Target")
 
 var sdkCredentials = aws.Credentials{AccessKeyID: testKeyID, SecretAccessKey: testSecret}
 
-// newRequest is what a client sends for an operation, not yet signed.
+// newRequest returns a client's request for an operation, not yet signed.
 func newRequest(operation string, body []byte) *http.Request {
 	r := httptest.NewRequest("POST", "/", bytes.NewReader(body))
 	r.Host = "kms.test:8443"
@@ -42,7 +42,8 @@ func hashOf(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// presign has the SDK's signer presign a request, and returns what its holder sends.
+// presign presigns a request with the SDK's signer, and returns the request that its
+// holder sends.
 func presign(t testing.TB, operation, hash string, body []byte, at time.Time, expires string) *http.Request {
 	t.Helper()
 	r := newRequest(operation, body)
@@ -56,7 +57,7 @@ func presign(t testing.TB, operation, hash string, body []byte, at time.Time, ex
 	return p
 }
 
-// verify reads, puts together and compares, as a server does that has the secret.
+// verify verifies a request as a server that has the secret does.
 func verify(v *Verifier, r *http.Request, body []byte, secret string, now time.Time) error {
 	var c Claim
 	if err := v.Read(&c, r, now); err != nil {

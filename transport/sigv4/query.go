@@ -10,9 +10,9 @@ import (
 )
 
 // A presigned request has its signature in the query string (AWS General Reference,
-// "Signature Version 4 query parameters"), with the time for which it is good. Its
-// sender need not have the secret, and may send it again until that time is over:
-// whoever makes such a URL hands out the one request that it is for, or, with an
+// "Signature Version 4 query parameters"), with the duration for which it is valid.
+// Its sender need not have the secret, and may send it repeatedly until that time
+// is over. So such a URL permits the one request that it is for or, with an
 // unsigned payload, every request of that operation.
 
 const (
@@ -22,19 +22,20 @@ const (
 	querySignature = "X-Amz-Signature"
 	queryCred      = "X-Amz-Credential"
 
-	// maxQuery and maxParameters bound the query string: a session token is the longest
-	// thing in it.
+	// maxQuery and maxParameters bound the query string, in which a session token is
+	// the longest part.
 	maxQuery      = 8 << 10
 	maxParameters = 32
-	// maxExpires is the longest that a presigned request is good for, in seconds.
+	// maxExpires is the longest duration for which a presigned request is valid,
+	// in seconds.
 	maxExpires = 7 * 24 * 60 * 60
 )
 
-// parameter is one of a query string, decoded.
+// parameter is a parameter of a query string, decoded.
 type parameter struct{ name, value string }
 
-// parameters are those of a presigned request, by name. Signers may move headers of
-// AWS's there; others have no meaning here, and are signed like all.
+// parameters are those of a presigned request, by name. Signers may move AWS's
+// headers there. Others are ignored, but are signed too.
 type parameters []parameter
 
 func (q parameters) of(name string) string {
@@ -44,13 +45,14 @@ func (q parameters) of(name string) string {
 	return ""
 }
 
-// IsPresigned tells whether the query string claims to hold a signature.
+// IsPresigned reports whether the query string claims to hold a signature.
 func IsPresigned(r *http.Request) bool {
 	return strings.Contains(r.URL.RawQuery, "X-Amz-")
 }
 
-// readQuery is Read for requests that are signed in the query string. It is as
-// strict: every parameter once, in the one way that it can be read.
+// readQuery is Read for requests that are signed in the query string. It is
+// equally strict: every parameter may occur only once, and only in one
+// encoding.
 func (v *Verifier) readQuery(c *Claim, r *http.Request, now time.Time) error {
 	q, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -99,7 +101,7 @@ func (v *Verifier) readQuery(c *Claim, r *http.Request, now time.Time) error {
 	return nil
 }
 
-// currentFor is current for a signature that says how long it is good for.
+// currentFor is current for a signature that says how long it is valid.
 func currentFor(when, now time.Time, good time.Duration) error {
 	now = now.UTC().Truncate(time.Second)
 	if early := now.Add(-good); when.Before(early) {
@@ -109,7 +111,7 @@ func currentFor(when, now time.Time, good time.Duration) error {
 	return notYet(when, now)
 }
 
-// parseQuery reads a query string.
+// parseQuery parses a query string.
 func parseQuery(raw string) (parameters, error) {
 	bad := func() (parameters, error) {
 		return nil, fail(ReasonMalformed, CodeIncomplete,
@@ -136,13 +138,14 @@ func parseQuery(raw string) (parameters, error) {
 	return q, nil
 }
 
-// unreserved are RFC 3986's, which are never encoded.
+// unreserved reports whether c is an unreserved character of RFC 3986, which is
+// never encoded.
 func unreserved(c byte) bool {
 	return lowerOrDigit(c) || c >= 'A' && c <= 'Z' || strings.IndexByte("-_.~", c) >= 0
 }
 
-// unescape decodes percent-encoding. A plus sign has two readings, and a byte that
-// is not printable none.
+// unescape decodes percent-encoding. It refuses a plus sign, which is ambiguous,
+// and bytes that are not printable.
 func unescape(s string) (string, bool) {
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
@@ -169,8 +172,8 @@ func unescape(s string) (string, bool) {
 	return string(b), true
 }
 
-// canonical is the query string as it is signed: by name, everything but the
-// unreserved characters encoded, without the signature.
+// canonical returns the query string as it is signed: sorted by name, with
+// everything but unreserved characters encoded, and without the signature.
 func (q parameters) canonical() string {
 	var b []byte
 	for _, p := range q {
@@ -197,7 +200,7 @@ func appendEscaped(b []byte, c byte) []byte {
 	return append(b, '%', hexDigits[c>>4], hexDigits[c&15])
 }
 
-// decodeSignature reads a signature in the one form that signers write.
+// decodeSignature decodes a signature, in the only form that signers write.
 func (c *Claim) decodeSignature(s string) error {
 	if lowerHex(s, len(c.signature)) {
 		if _, err := hex.Decode(c.signature[:], []byte(s)); err == nil {

@@ -17,8 +17,8 @@ type Signer struct {
 	// alphabetical order, joined by ";". "host" and "x-amz-date" must be among them.
 	SignedHeaders string
 	// SigningKey writes the signing key of a day, Region and service to dst, which is
-	// KeySize bytes long and wiped after use. Secret makes one for a secret in plain
-	// memory.
+	// KeySize bytes long and wiped after use. Secret returns one for a secret in
+	// ordinary memory.
 	SigningKey func(dst []byte, date, region, service string) error
 }
 
@@ -58,9 +58,9 @@ func (s *Signer) Sign(r *http.Request, payload []byte, now time.Time) error {
 	return nil
 }
 
-// Secret returns a SigningKey function for a secret in plain memory, as tools and tests
-// have it. The function keeps the key that it derived last, and is safe for concurrent
-// use.
+// Secret returns a SigningKey function for a secret in ordinary memory, which is good
+// enough for tools and tests. The function keeps the key that it derived last, and is
+// safe for concurrent use.
 func Secret(secret string) func(dst []byte, date, region, service string) error {
 	type scope struct{ date, region, service string }
 	var (

@@ -18,7 +18,8 @@ func signer(service, headers string) *Signer {
 	return &Signer{AccessKeyID: testKeyID, Region: testRegion, Service: service, SignedHeaders: headers, SigningKey: Secret(testSecret)}
 }
 
-// TestSignAgainstSDK: a Signer writes what the SDK's does, and the Verifier takes it.
+// TestSignAgainstSDK: a Signer makes the same signature as the SDK's, and the
+// Verifier accepts it.
 func TestSignAgainstSDK(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -94,7 +95,7 @@ func TestSignFails(t *testing.T) {
 	}
 }
 
-// TestSecret: the key that is kept is never that of another scope.
+// TestSecret: the kept key is never used for another scope.
 func TestSecret(t *testing.T) {
 	key := Secret(testSecret)
 	var got, want [KeySize]byte
@@ -111,8 +112,7 @@ func TestSecret(t *testing.T) {
 	}
 }
 
-// TestSignedByComparesEverything: a proof with any bit of the signature changed is not
-// the key's.
+// TestSignedByComparesEverything: a signature with any bit changed is refused.
 func TestSignedByComparesEverything(t *testing.T) {
 	p := Proof{Date: "20261123", Region: testRegion, Service: "kms", StringToSign: []byte("text")}
 	var key [KeySize]byte
@@ -134,7 +134,7 @@ func TestSignedByComparesEverything(t *testing.T) {
 	}
 }
 
-// FuzzSign: what is signed is accepted, whatever is in the request, and is not with
+// FuzzSign: a signed request is accepted, whatever it contains, and refused with
 // another path, value or body.
 func FuzzSign(f *testing.F) {
 	f.Add("/", "value", []byte("{}"))
@@ -170,7 +170,7 @@ func FuzzSign(f *testing.F) {
 	})
 }
 
-// TestServiceOf: a service is told only where it can be a name.
+// TestServiceOf: a service is returned only if it could be a name.
 func TestServiceOf(t *testing.T) {
 	for _, tc := range []struct{ header, query, want string }{
 		{"", "", ""},
@@ -193,8 +193,8 @@ func TestServiceOf(t *testing.T) {
 	}
 }
 
-// BenchmarkVerify is what a server does for a request, except the derivation of the
-// signing key, which it keeps.
+// BenchmarkVerify measures what a server does for a request, except for the
+// derivation of the signing key, which it keeps.
 func BenchmarkVerify(b *testing.B) {
 	body := make([]byte, 1500)
 	r := newRequest("Encrypt", body)

@@ -1,22 +1,22 @@
-// Package sigv4 is AWS Signature Version 4: what servers read of a signed request
-// and check, and how clients sign one (AWS General Reference, "Create a signed AWS
-// API request"). It knows nothing of the services that are signed for.
+// Package sigv4 implements AWS Signature Version 4 for servers, which verify
+// signed requests, and for clients, which sign them (AWS General Reference,
+// "Create a signed AWS API request"). It knows nothing about particular services.
 //
-// A server has a Verifier. Verifier.Read takes a Claim from the Authorization header
-// or the query string, before the body is read. Claim.Proof puts together what was
-// signed. Proof.SignedBy compares the signature with the one that a signing key
-// makes, and Derive makes signing keys. Only the last two see secrets, so that they
-// can run where the secrets are kept. A client has a Signer.
+// A server has a Verifier. Verifier.Read parses a Claim from the Authorization
+// header or the query string, before the body is read. Claim.Proof computes what was
+// signed. Proof.SignedBy compares the signature with that of a signing key, and
+// Derive derives signing keys. Only the last two see secrets, so that they can run
+// where the secrets are kept. A client has a Signer.
 //
-// The reader may rely on this. What could be read in two ways (repeated headers,
-// names out of order, a plus sign in a query string) is refused, not interpreted. The
-// work and the memory that a request takes are bounded by limits on everything in it,
-// whoever sent it. Signatures are compared in constant time.
+// The reader may rely on this. Anything ambiguous (repeated headers, names out of
+// order, a plus sign in a query string) is refused, not interpreted. Everything in a
+// request is limited, which bounds the work and the memory that it takes. Signatures
+// are compared in constant time.
 //
-// Not supported are SigV4A, streamed payloads, session tokens, a query string besides
-// the parameters of a presigned request, and the path rules of Amazon S3, which does
-// not escape paths a second time. Paths are never normalised: a path with empty or
-// dot segments has the signature of exactly that path.
+// SigV4A, streamed payloads, session tokens, query strings other than those of
+// presigned requests, and the path rules of Amazon S3, which does not escape paths a
+// second time, are not supported. Paths are never normalised: the signature of a path
+// with empty or dot segments is for exactly that path.
 package sigv4
 
 import (
@@ -50,8 +50,8 @@ const (
 	headerHTTPDate = "Date"
 )
 
-// Proof is what was signed, and the signature. What it claims has been read but not
-// proved: SignedBy does that.
+// Proof is a signature and what it claims to sign. It is not verified yet: SignedBy
+// does that.
 type Proof struct {
 	AccessKeyID string
 	// Date (YYYYMMDD), Region and Service are those of the credential scope.
@@ -61,18 +61,18 @@ type Proof struct {
 	Signature []byte
 }
 
-// WellFormed reports whether all parts have lengths that a proof can have. Those who
-// take proofs from elsewhere than Claim.Proof check it first.
+// WellFormed reports whether all parts have lengths that a proof can have. Check it
+// before using a proof that does not come from Claim.Proof.
 func (p *Proof) WellFormed() bool {
 	return len(p.Signature) == sha256.Size && len(p.Date) == len(dateFormat) && p.Region != "" && len(p.Region) <= maxName &&
 		p.Service != "" && len(p.Service) <= maxName && len(p.StringToSign) <= 4096
 }
 
-// Derive writes the signing key of a secret in the proof's scope to dst, which is
-// KeySize bytes long. The caller wipes dst.
+// Derive writes the signing key of a secret in the proof's scope to dst, which
+// must be KeySize bytes long. The caller has to wipe dst.
 func (p *Proof) Derive(dst, secret []byte) { Derive(dst, secret, p.Date, p.Region, p.Service) }
 
-// SignedBy reports whether the signing key made the signature.
+// SignedBy reports whether the signature was made with the signing key.
 func (p *Proof) SignedBy(key []byte) bool {
 	var sum [sha256.Size]byte
 	return hmac.Equal(appendSignature(sum[:0], key, p.StringToSign), p.Signature)
@@ -85,7 +85,7 @@ func appendSignature(b, key, stringToSign []byte) []byte {
 }
 
 // Derive writes the signing key of a secret for a day, Region and service to dst,
-// which is KeySize bytes long. The caller wipes dst.
+// which must be KeySize bytes long. The caller has to wipe dst.
 func Derive(dst, secret []byte, date, region, service string) {
 	first := make([]byte, 0, 4+len(secret))
 	first = append(append(first, "AWS4"...), secret...)

@@ -12,8 +12,9 @@ import (
 
 var suiteTime = time.Date(2015, 8, 30, 12, 36, 0, 0, time.UTC)
 
-// Requests of AWS's published Signature Version 4 test suite, and the signatures
-// it gives, checked and made: 20150830T123600Z, us-east-1, service "service".
+// Requests of AWS's published Signature Version 4 test suite, with their
+// signatures, which are verified and made: 20150830T123600Z, us-east-1, service
+// "service".
 func TestPublishedVectors(t *testing.T) {
 	for _, tc := range []struct{ name, request, signed, want string }{
 		{"get-vanilla", "GET / HTTP/1.1\r\nHost:example.amazonaws.com\r\nX-Amz-Date:20150830T123600Z\r\n\r\n",
@@ -54,8 +55,8 @@ func TestPublishedVectors(t *testing.T) {
 }
 
 // TestPublishedPresigned has requests of the same suite that are signed in the query
-// string, as aws-c-auth has them. The suite adds an X-Amz-Date header that is not
-// signed; it is left out, because it contradicts what the query string is for.
+// string, as in aws-c-auth. The suite adds an X-Amz-Date header that is not signed;
+// it is left out, because a presigned request has its date in the query string.
 func TestPublishedPresigned(t *testing.T) {
 	const parameters = "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20150830%2Fus-east-1%2Fservice%2Faws4_request&X-Amz-Date=20150830T123600Z&X-Amz-Expires=3600"
 	const unreserved = "-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

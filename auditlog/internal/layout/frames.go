@@ -21,21 +21,22 @@ import (
 //	body        …  length − 124 bytes
 //	leaf hash  32
 //
-// The leaf hash covers every other byte: the fields themselves, the body by its
-// hash, and so the length too. It is the frame's checksum as well as its place in
-// the tree.
+// The leaf hash covers all other bytes: the fields directly, and the body and
+// thus the length by the body's hash. It serves as the frame's checksum and is
+// its leaf in the tree.
 const (
 	FrameHead = 4 + 8 + 8 + 8 + 16 + 4 + 16 + sha256.Size // up to the body
-	// FrameOverhead is what a frame has besides its body, of which every frame has some.
+	// FrameOverhead is the size of a frame without its body, which is never empty.
 	FrameOverhead = FrameHead + sha256.Size
 	MaxFrame      = FrameOverhead + MaxBody
 )
 
-// MaxBody is the longest sealed record body a frame may carry. A record is at most
-// 65,535 bytes in the clear; sealing adds a nonce and a tag.
+// MaxBody is the length of the longest encrypted record that a frame may carry. A
+// record has at most 65,535 bytes in the clear; encryption adds a nonce and a tag.
 const MaxBody = 65_535 + 28
 
-// FrameLen is the length of the whole frame whose first four bytes are in b.
+// FrameLen returns the length of the whole frame that begins with the four
+// bytes in b.
 func FrameLen(b []byte) (int, error) {
 	n := 4 + uint64(binary.BigEndian.Uint32(b))
 	if n <= FrameOverhead || n > MaxFrame {
@@ -53,12 +54,12 @@ type FrameError struct {
 func (e *FrameError) Error() string { return fmt.Sprintf("at offset %d: %v", e.Off, e.Err) }
 func (e *FrameError) Unwrap() error { return e.Err }
 
-// ErrTorn is a frame that the end of the file cuts short.
+// ErrTorn is returned for a frame that is cut short by the end of the file.
 var ErrTorn = errors.New("frame cut short")
 
 // ScanFrames calls fn with each frame between off and end, undecoded. The bytes
-// are valid only during the call. A length that is impossible, or leads past the
-// end, is a *FrameError.
+// are valid only during the call. It returns a *FrameError for a length that is
+// impossible or leads past the end.
 func ScanFrames(r io.ReaderAt, off, end int64, fn func(off int64, frame []byte) error) error {
 	buf := make([]byte, max(0, min(end-off, 256<<10)))
 	have := buf[:0] // bytes of the file from off on

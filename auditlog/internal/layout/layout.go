@@ -1,10 +1,10 @@
-// Package layout says what lies where in a log directory: the names of its files, their
-// headers, and where one frame ends and the next begins.
+// Package layout describes a log directory: the names of its files, their headers, and
+// where one frame ends and the next begins.
 //
-// It exists because two packages must agree on that and nobody else needs it: auditlog,
-// which writes a log directory, and auditlog/verify, which checks one without opening it.
-// What a frame means, and the tree over the entries, is auditlog's. DESIGN.md of auditlog
-// specifies the formats. Nothing here does I/O of its own or keeps state.
+// Only two packages need this, and must agree on it: auditlog, which writes a log
+// directory, and auditlog/verify, which checks one without opening it. The meaning of
+// frames and the tree over the entries belong to auditlog, whose DESIGN.md specifies the
+// formats. Nothing here does I/O of its own or keeps state.
 package layout
 
 import (
@@ -38,8 +38,8 @@ const MaxCheckpoint = 16 << 10
 // Every file of frames begins with a header that says which it is.
 const (
 	segmentMagic = "CNCLVSEG"
-	// PendingMagic and DurableMagic begin the sealed parts of a pending file and of the
-	// durable mark.
+	// PendingMagic and DurableMagic begin the checksummed header of a pending file and
+	// the durable mark; see Seal.
 	PendingMagic = "CNCLVPND"
 	DurableMagic = "CNCLVDUR"
 	fileFormat   = 1
@@ -48,10 +48,10 @@ const (
 // SegmentHeaderSize is the length of a segment's header: the first frame follows it.
 const SegmentHeaderSize = 8 + 4 + 8
 
-// ErrMalformed is returned for bytes that are not what they should encode.
+// ErrMalformed is returned for bytes that cannot be decoded.
 var ErrMalformed = errors.New("malformed audit data")
 
-// SegmentPath is where segment n lies.
+// SegmentPath returns the path of segment n.
 func SegmentPath(n uint64) string { return filepath.Join(SegmentDir, fmt.Sprintf("%08d.seg", n)) }
 
 // SegmentNumber is the inverse of SegmentPath's last element.
@@ -61,12 +61,12 @@ func SegmentNumber(name string) (uint64, bool) {
 	return n, ok && err == nil && filepath.Base(SegmentPath(n)) == name
 }
 
-// PendingPath is where the entries after a gap lie that begin with entry first.
+// PendingPath returns the path of the pending file whose first entry is first.
 func PendingPath(first uint64) string {
 	return filepath.Join(PendingDir, fmt.Sprintf("%020d.seg", first))
 }
 
-// TilePath is where a full tile lies: C2SP tlog-tiles.
+// TilePath returns the path of a full tile, as in C2SP tlog-tiles.
 func TilePath(level int, n uint64) string {
 	s := fmt.Sprintf("%03d", n%1000)
 	for n >= 1000 {
@@ -76,15 +76,16 @@ func TilePath(level int, n uint64) string {
 	return filepath.Join(TileDir, strconv.Itoa(level), s)
 }
 
-// SegmentHeader is what segment n begins with.
+// SegmentHeader returns the header of segment n.
 func SegmentHeader(n uint64) []byte {
 	b := append(make([]byte, 0, SegmentHeaderSize), segmentMagic...)
 	b = binary.BigEndian.AppendUint32(b, fileFormat)
 	return binary.BigEndian.AppendUint64(b, n)
 }
 
-// Seal frames a small structure: magic, format, length, content, SHA-256 of all
-// that. It is for files whose content has no other check.
+// Seal adds a header and a checksum to a small structure: magic, format,
+// length, content, and the SHA-256 of all of these. It is for content that
+// nothing else checks.
 func Seal(magic string, content []byte) []byte {
 	b := append(make([]byte, 0, SealedSize(len(content))), magic...)
 	b = binary.BigEndian.AppendUint32(b, fileFormat)
@@ -94,13 +95,13 @@ func Seal(magic string, content []byte) []byte {
 	return append(b, sum[:]...)
 }
 
-// SealedSize is the length of what Seal makes of a content of n bytes.
+// SealedSize returns the length of the result of Seal for a content of n bytes.
 func SealedSize(n int) int { return sealedHead + n + sha256.Size }
 
 const sealedHead = 8 + 4 + 4
 
-// Unseal returns the content that Seal framed at the start of b, and the length
-// of the whole.
+// Unseal checks the result of Seal at the start of b, and returns its content
+// and its length.
 func Unseal(magic string, b []byte) (content []byte, n int, err error) {
 	if len(b) < sealedHead || string(b[:8]) != magic || binary.BigEndian.Uint32(b[8:]) != fileFormat {
 		return nil, 0, fmt.Errorf("%w: header", ErrMalformed)

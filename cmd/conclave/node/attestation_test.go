@@ -16,8 +16,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/attesttest"
 )
 
-// TestEnclave: AWS's client, with a document as enclaves have it, gets an answer
-// that only the enclave can open; from a node that was told whom to trust.
+// TestEnclave: AWS's client, with an attestation document, gets an answer that
+// only the enclave can decrypt, from a node that trusts the root of the
+// document.
 func TestEnclave(t *testing.T) {
 	enclave, err := attesttest.NewEnclave(time.Now())
 	if err != nil {
@@ -57,8 +58,8 @@ func TestEnclave(t *testing.T) {
 	}
 }
 
-// TestAttestationRoots: with a file that is not what it should be a node does not
-// start: it would refuse every enclave.
+// TestAttestationRoots: with an invalid file a node does not start, as it would
+// refuse every enclave.
 func TestAttestationRoots(t *testing.T) {
 	for name, tt := range map[string]struct{ content, want string }{
 		"empty":   {"", "there is no certificate"},

@@ -9,7 +9,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Authority is what an engine lets the cluster do while it is unsealed.
+// Authority returns what an engine lets the cluster do while it is unsealed.
 func Authority(e *keyengine.Engine) cluster.Authority { return authority{e} }
 
 type authority struct{ *keyengine.Engine }
@@ -31,7 +31,7 @@ func (a authority) CheckPeerMAC(generation uint32, message, mac []byte) error {
 	return sealed(a.Engine.CheckPeerMAC(generation, message, mac))
 }
 
-// sealed is the engine's refusal in the cluster's words.
+// sealed turns the engine's error for a sealed node into the cluster's.
 func sealed(err error) error {
 	if errors.Is(err, kmsapi.ErrUnavailable) {
 		return fmt.Errorf("%w: %w", cluster.ErrSealed, err)

@@ -14,13 +14,13 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// operations is what operators can make this node do. It acts on what operators tell
-// it, and never on what another node says that one of them told it.
+// operations is what operators can make this node do. It acts only on calls of
+// operators themselves, never on those that another node passes on.
 type operations struct{ n *Node }
 
 var _ grpcapi.Ceremony = operations{}
 
-// status is this node after an operator's call.
+// status returns the status of this node after an operator's call.
 func (c operations) status(op ceremony.Operator, err error) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{
 		NodeId: c.n.cfg.NodeID, Error: grpcapi.Detail(err, op.RequestID), Seal: grpcapi.SealState(c.n.engine.SealStatus()),
@@ -91,7 +91,7 @@ func (c operations) Status(context.Context) (*kmspb.StatusResponse, error) {
 		r.ClusterTime = timestamppb.New(time.Unix(0, t))
 	}
 	if n.Err() != nil {
-		r.Faults = append(r.Faults, "this node has stopped: see its log")
+		r.Faults = append(r.Faults, "this node has stopped; see its log")
 	}
 	if st.ClockDisagrees {
 		r.Faults = append(r.Faults, "clock skew: this node leads, and a majority of the other nodes' clocks disagree with its own")
@@ -103,7 +103,7 @@ func (c operations) Status(context.Context) (*kmspb.StatusResponse, error) {
 	return r, nil
 }
 
-// diskFaults is what an operator should know of a node's disk.
+// diskFaults returns what an operator should know about the node's disk.
 func diskFaults(st cluster.Status) (faults []string) {
 	follows := map[diskspace.Level]string{
 		diskspace.Low:    "new keys will be refused when there is still less",

@@ -1,6 +1,6 @@
-// Package node puts one server together: Raft, the audit log, the engine and the
-// faces. main and every test start servers through it, so what is tested is what
-// users start.
+// Package node assembles a server: Raft, the audit log, the engine and the
+// faces. main and all tests start servers through it, so tests run what users
+// run.
 package node
 
 import (
@@ -32,73 +32,75 @@ const (
 	DefaultOpsPort    = 7604
 )
 
-// Config is what a server is told. Its comments are the manual of the flags and
-// environment variables that set it.
+// Config is the configuration of a server. Its comments are the manual for the
+// flags and environment variables that set it.
 type Config struct {
-	// NodeID names the node for ever: it stands in its certificate, in the Raft
-	// configuration and in the audit records that it originates.
+	// NodeID is the permanent name of the node. It is in the node's
+	// certificate, in the Raft configuration and in the audit records that the
+	// node makes.
 	NodeID string
-	// Data is the directory for everything that the node keeps. It is made with
-	// mode 0700. A directory belongs to one node.
+	// Data is the directory for everything that the node stores. It is created
+	// with mode 0700. A directory belongs to one node.
 	Data string
 
-	// Addresses to listen on, host:port; port 0 takes any free one.
+	// Addresses to listen on, host:port. Port 0 means any free port.
 	AWSListen    string // the AWS API
 	GRPCListen   string // the gRPC API
-	PeerListen   string // Raft and what nodes say to each other
-	GossipListen string // the address book; "" goes without
-	OpsListen    string // metrics and health, plain HTTP; "" goes without
+	PeerListen   string // Raft and other calls between nodes
+	GossipListen string // the address book; "" for none
+	OpsListen    string // metrics and health, plain HTTP; "" for none
 
-	// Addresses that others reach the node under, where they differ.
+	// Addresses at which others reach the node, if they differ.
 	AWSAdvertise    string
 	GRPCAdvertise   string
 	PeerAdvertise   string
 	GossipAdvertise string
 
-	// Peers are all first nodes of the cluster with their peer addresses, this one
-	// included.
+	// Peers are the first nodes of the cluster, including this one, with their
+	// peer addresses.
 	Peers map[string]string
-	// BootstrapExpect is how many first nodes form the cluster together: all of
-	// Peers.
+	// BootstrapExpect is how many first nodes bootstrap the cluster together,
+	// which is the number of Peers.
 	BootstrapExpect int
-	// GossipKeyFile holds at least 32 bytes of secret, the same on all nodes.
+	// GossipKeyFile has a secret of at least 32 bytes, the same on all nodes.
 	GossipKeyFile string
 
 	// TLSCert, TLSKey and TLSCA are PEM files: this node's certificate with the
 	// URI SAN conclave://node/<NodeID>, its key, and the cluster's CA.
 	TLSCert, TLSKey, TLSCA string
 	// CRL is a PEM file with certificate revocation lists of the cluster's CA; "" for
-	// none but those that operators deliver, which the node keeps in Data. It is read
-	// again by Reload, and ignored where the node has a newer list.
+	// only those that operators deliver, which the node keeps in Data. Reload reads
+	// it again. A list is ignored if the node has a newer one.
 	CRL string
-	// Insecure serves the AWS and gRPC APIs without TLS. Loopback only, and only a
-	// one-node cluster: for development.
+	// Insecure serves the AWS and gRPC APIs without TLS. It is for development and
+	// requires a cluster of one node that listens only on loopback.
 	Insecure bool
-	// Identity, instead of the TLS files, for a node that makes its own in memory.
+	// Identity replaces the TLS files, for a node that makes its own identity in
+	// memory.
 	Identity *Identity
 
-	// AllowUnlockedMemory lets the node start where it may not lock memory: keys
-	// could then be written to swap.
+	// AllowUnlockedMemory lets the node start even if it may not lock memory.
+	// Keys could then be written to swap.
 	AllowUnlockedMemory bool
 
-	// CORSOrigins are the origins (https://HOST, or http on localhost) whose pages
-	// browsers may let use the AWS API; none by default. Each is trusted with the
-	// credentials that its users give it: whatever runs in such a page can do all that
-	// they allow. They are named whole; there are no wildcards.
+	// CORSOrigins are the origins (https://HOST, or http on localhost) whose pages may
+	// use the AWS API from a browser; none by default. Each is trusted with the
+	// credentials that its users give it: any script in such a page can do everything
+	// that they allow. There are no wildcards.
 	CORSOrigins []string
 
-	// AttestationRoots is a PEM file with the root certificates of the enclaves that
-	// may ask for answers which only they can open (AWS Nitro Enclaves: Recipient);
-	// "" refuses such requests. It should be the same on all nodes: whichever is
-	// asked decides.
+	// AttestationRoots is a PEM file with the root certificates of enclaves that may
+	// request answers that only they can decrypt (AWS Nitro Enclaves: Recipient). If
+	// it is "", such requests are refused. It should be the same on all nodes, as
+	// the node that receives a request decides.
 	AttestationRoots string
-	// XKSAllowPrivateEndpoints lets external key stores be at private addresses and
-	// at ports other than 443, which AWS does not have. Whoever may create custom key
-	// stores can then have the nodes send requests into their network. The same on
-	// all nodes.
+	// XKSAllowPrivateEndpoints allows external key stores at private addresses and at
+	// ports other than 443, which AWS does not allow. Anybody who may create custom
+	// key stores can then make the nodes send requests into their network. It must be
+	// the same on all nodes.
 	XKSAllowPrivateEndpoints bool
-	// XKSCA is a PEM file of the authorities that external key stores' certificates
-	// are from; "" for the system's.
+	// XKSCA is a PEM file with the CAs of external key stores' certificates; "" for
+	// the system's.
 	XKSCA string
 	// PKCS11Module is the path of a PKCS #11 module, for custom key stores of type
 	// AWS_CLOUDHSM, and PKCS11Tokens the labels of its tokens by CloudHsmClusterId.
@@ -106,26 +108,28 @@ type Config struct {
 	PKCS11Module string
 	PKCS11Tokens map[string]string
 
-	// Quotas are resource quotas; zero ones are AWS's. The same on all nodes.
+	// Quotas are resource quotas; zero ones are AWS's. They must be the same on
+	// all nodes.
 	Quotas keyengine.Quotas
 
-	// Seeds lets keys with known material be planted: for development, on the one
-	// node of an insecure cluster or of one with its own Identity.
+	// Seeds allows keys with known material, for development. It requires a
+	// cluster of one node that is insecure or has its own Identity.
 	Seeds bool
 
-	// Space says at how little room on the disk of Data the node warns, refuses new
-	// keys, leaves the leadership to others and stops to store anything. Zero marks
-	// are 15 % or 8 GiB, 8 % or 2 GiB, 4 % or 512 MiB, 2 % or 128 MiB, whichever is
-	// less.
+	// Space says below how much free space on the disk of Data the node warns,
+	// refuses new keys, gives up leadership, and stops storing anything. Zero marks
+	// stand for 15 % or 8 GiB, 8 % or 2 GiB, 4 % or 512 MiB, and 2 % or 128 MiB,
+	// whichever is less.
 	Space diskspace.Marks
 
-	// Timeouts of the cluster; zero ones fit a local network.
+	// Timeouts are those of the cluster; zero ones fit a local network.
 	Timeouts cluster.Timeouts
 
 	// ShutdownTimeout bounds a graceful stop; 0 for ten seconds.
 	ShutdownTimeout time.Duration
 
-	// LogLevel and LogJSON shape the log on LogOutput (default: standard error).
+	// LogLevel and LogJSON configure the log on LogOutput (default: standard
+	// error).
 	LogLevel  slog.Level
 	LogJSON   bool
 	LogOutput io.Writer
@@ -133,7 +137,7 @@ type Config struct {
 	// Release is the version of the binary.
 	Release string
 
-	// Test replaces what only tests replace.
+	// Test has settings for tests only.
 	Test Hooks
 }
 
@@ -144,10 +148,10 @@ var (
 	errMissing = errors.New("is not set")
 )
 
-// Validate reports every fault at once.
+// Validate returns an error that lists everything that is wrong.
 func (c *Config) Validate() error {
 	var faults []error
-	fault := func(what string, err error) {
+	problem := func(what string, err error) {
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", what, err))
 		}
@@ -156,71 +160,71 @@ func (c *Config) Validate() error {
 		faults = append(faults, err)
 	}
 	if c.Data == "" {
-		fault("data directory", errMissing)
+		problem("data directory", errMissing)
 	}
 	for what, addr := range map[string]string{"AWS API": c.AWSListen, "gRPC API": c.GRPCListen, "peer": c.PeerListen} {
-		fault(what+" listen address", hostPort(addr))
+		problem(what+" listen address", hostPort(addr))
 	}
 	for what, addr := range map[string]string{
 		"gossip listen": c.GossipListen, "metrics and health listen": c.OpsListen, "AWS API advertise": c.AWSAdvertise,
 		"gRPC API advertise": c.GRPCAdvertise, "peer advertise": c.PeerAdvertise, "gossip advertise": c.GossipAdvertise,
 	} {
 		if addr != "" {
-			fault(what+" address", hostPort(addr))
+			problem(what+" address", hostPort(addr))
 		}
 	}
 	if _, ok := c.Peers[c.NodeID]; !ok && len(c.Peers) > 0 {
-		fault("peers", fmt.Errorf("%q, this node, is not among them", c.NodeID))
+		problem("peers", fmt.Errorf("%q, this node, is not among them", c.NodeID))
 	}
 	for id, addr := range c.Peers {
-		fault("peers", pki.CheckNodeID(id))
-		fault("peer "+id, hostPort(addr))
+		problem("peers", pki.CheckNodeID(id))
+		problem("peer "+id, hostPort(addr))
 	}
 	if c.BootstrapExpect < 1 || len(c.Peers) > 0 && c.BootstrapExpect != len(c.Peers) || len(c.Peers) == 0 && c.BootstrapExpect != 1 {
-		fault("bootstrap-expect", fmt.Errorf("%d, but %d peers are named; it is the number of first nodes", c.BootstrapExpect, len(c.Peers)))
+		problem("bootstrap-expect", fmt.Errorf("%d, but there are %d peers; it is the number of first nodes", c.BootstrapExpect, len(c.Peers)))
 	}
 	if c.Identity == nil {
 		for what, file := range map[string]string{"TLS certificate": c.TLSCert, "TLS key": c.TLSKey, "TLS CA": c.TLSCA} {
 			if file == "" {
-				fault(what, errMissing)
+				problem(what, errMissing)
 			} else if _, err := os.Stat(file); err != nil {
-				fault(what, err)
+				problem(what, err)
 			}
 		}
 	}
 	if c.CRL != "" {
 		_, err := os.Stat(c.CRL)
-		fault("certificate revocation list", err)
+		problem("certificate revocation list", err)
 	}
 	if c.XKSCA != "" {
 		_, err := os.Stat(c.XKSCA)
-		fault("CA of external key stores", err)
+		problem("CA of external key stores", err)
 	}
 	if c.GossipListen != "" && c.BootstrapExpect > 1 {
 		if c.GossipKeyFile == "" {
-			fault("gossip key file", errMissing)
+			problem("gossip key file", errMissing)
 		} else if _, err := os.Stat(c.GossipKeyFile); err != nil {
-			fault("gossip key file", err)
+			problem("gossip key file", err)
 		}
 	}
 	for _, o := range c.CORSOrigins {
-		fault("CORS origins", awsapi.CheckOrigin(o))
+		problem("CORS origins", awsapi.CheckOrigin(o))
 	}
 	if c.AttestationRoots != "" {
 		_, err := c.attestationRoots()
-		fault("attestation roots", err)
+		problem("attestation roots", err)
 	}
 	if c.Seeds && c.Identity == nil {
-		fault("seeds", errors.New("keys with known material are for development only"))
+		problem("seeds", errors.New("keys with known material are for development only"))
 	}
-	fault("room on the disk", c.Space.Validate())
+	problem("room on the disk", c.Space.Validate())
 	if c.Insecure {
 		if c.BootstrapExpect != 1 {
-			fault("insecure", errors.New("only for a one-node cluster"))
+			problem("insecure", errors.New("only for a one-node cluster"))
 		}
 		for _, addr := range []string{c.AWSListen, c.GRPCListen, c.PeerListen, c.OpsListen} {
 			if addr != "" && !client.Loopback(addr) {
-				fault("insecure", fmt.Errorf("%s is not a loopback address", addr))
+				problem("insecure", fmt.Errorf("%s is not a loopback address", addr))
 			}
 		}
 	}
@@ -228,7 +232,7 @@ func (c *Config) Validate() error {
 	return errors.Join(faults...)
 }
 
-// attestationRoots reads the root certificates of enclaves; nil when there are none.
+// attestationRoots reads the root certificates of enclaves; nil if there are none.
 func (c *Config) attestationRoots() (*x509.CertPool, error) {
 	if c.AttestationRoots == "" {
 		return nil, nil

@@ -14,12 +14,12 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// crlFile is the file in the data directory with the certificate revocation lists in
-// force, in PEM.
+// crlFile is the name of the file in the data directory with the certificate
+// revocation lists in force, in PEM.
 const crlFile = "crl.pem"
 
-// loadCRLs puts into force the lists that the node has kept, and those that it was
-// configured with.
+// loadCRLs puts the lists that the node has kept, and those that are configured,
+// into force.
 func (n *Node) loadCRLs() error {
 	n.crlNumber = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "conclave_crl_number", Help: "Number of the certificate revocation list in force, by the key identifier of its CA.",
@@ -32,8 +32,8 @@ func (n *Node) loadCRLs() error {
 	return n.readCRLs()
 }
 
-// readCRLs puts the lists of the configured file into force. The node may have newer
-// ones already.
+// readCRLs puts the lists in the configured file into force, unless the node has
+// newer ones already.
 func (n *Node) readCRLs() error {
 	if n.cfg.CRL == "" {
 		return nil
@@ -56,8 +56,9 @@ func (n *Node) readCRLs() error {
 	return nil
 }
 
-// installCRL is an operator's call. The list is in force before the record of it: to
-// revoke takes authority away, and must not wait for a majority.
+// installCRL handles an operator's call. The list is in force before its audit
+// record is committed: revocation takes authority away, and must not wait for a
+// majority.
 func (n *Node) installCRL(ctx context.Context, op ceremony.Operator, der []byte) error {
 	c, closed, err := n.identity.InstallCRL(der)
 	n.noteCRLs()
@@ -75,7 +76,8 @@ func (n *Node) installCRL(ctx context.Context, op ceremony.Operator, der []byte)
 	return err
 }
 
-// noteCRLs tells the metrics and the log of the lists in force.
+// noteCRLs updates the metrics for the lists in force, and logs an error if
+// this node's own certificate is revoked.
 func (n *Node) noteCRLs() {
 	for _, c := range n.identity.CRLs() {
 		n.crlNumber.WithLabelValues(c.Issuer()).Set(float64(c.Number()))

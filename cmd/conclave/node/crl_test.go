@@ -15,8 +15,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
-// TestConfiguredCRL: the configured file is read up to a limit, by the parser that reads
-// the lists that the node keeps. A file that is refused leaves in force what was.
+// TestConfiguredCRL: the configured file is read up to a limit, by the same parser as
+// the lists that the node keeps. If a file is refused, the earlier list stays in force.
 func TestConfiguredCRL(t *testing.T) {
 	ca, err := pki.NewCA("test", time.Hour)
 	if err != nil {

@@ -8,13 +8,14 @@ import (
 	"github.com/conclavekms/conclave/cluster"
 )
 
-// AuditDir is where a data directory has the audit log of the Raft group that this process
-// serves.
+// AuditDir returns the directory of the audit log, of the Raft group that this process
+// serves, within a data directory.
 func AuditDir(data string) string { return filepath.Join(cluster.GroupDir(data), "audit") }
 
-// privateData makes the data directory, or sees to it that it is this user's alone.
-// What only let others read is mended. Where others could have written, what lies
-// there is no longer known to be the node's own: a person has to look.
+// privateData creates the data directory, or makes sure that only this user can
+// access it. If others could only read it, the mode is corrected. If others could
+// write to it, its content can no longer be trusted to be the node's own, and a
+// person has to check it.
 func (n *Node) privateData() error {
 	dir := n.cfg.Data
 	if err := cluster.CheckDataDir(dir); err != nil {
@@ -30,13 +31,13 @@ func (n *Node) privateData() error {
 	mode := st.Mode().Perm()
 	switch {
 	case mode&0o002 != 0:
-		return fmt.Errorf("anybody may write to %s (mode %#o): see that nobody did, and then chmod 700 it, or name a directory in it for the node to make", dir, mode)
+		return fmt.Errorf("others may write to %s (mode %#o): check that nobody did, and then chmod 700 it, or give a directory in it that the node can create", dir, mode)
 	case mode&0o077 == 0:
 		return nil
 	}
 	if err := os.Chmod(dir, 0o700); err != nil {
-		return fmt.Errorf("others may use %s (mode %#o), and that cannot be changed; name a directory in it for the node to make: %w", dir, mode, err)
+		return fmt.Errorf("others may access %s (mode %#o), and the mode cannot be changed; give a directory in it that the node can create: %w", dir, mode, err)
 	}
-	n.log.Warn("the data directory was open to others; it is not any more", "path", dir, "mode", fmt.Sprintf("%#o", mode))
+	n.log.Warn("the data directory was accessible to others; its mode was corrected", "path", dir, "mode", fmt.Sprintf("%#o", mode))
 	return nil
 }

@@ -14,8 +14,9 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
 
-// TestDataIsPrivate: what the node keeps is for nobody else, whatever the umask and
-// the directory it was given; one that anybody may write to it does not take.
+// TestDataIsPrivate: nobody else can read what the node stores, whatever the umask
+// and the mode of the directory. The node refuses a directory that others may write
+// to.
 func TestDataIsPrivate(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	if err := os.Mkdir(data, 0o755); err != nil {

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	// expiryWarning is how long before a certificate's end the log warns of it.
+	// expiryWarning is how long before a certificate expires the log begins to
+	// warn.
 	expiryWarning = 30 * 24 * time.Hour
 	// expiryInterval is the time between two warnings.
 	expiryInterval = 24 * time.Hour
@@ -24,7 +25,7 @@ func (n *Node) certificates() []expiring {
 	return []expiring{{"node", n.identity.NotAfter}, {"ca", n.identity.CANotAfter}}
 }
 
-// registerExpiry makes the ends of the certificates a metric.
+// registerExpiry registers the metric for when certificates expire.
 func (n *Node) registerExpiry() {
 	for _, c := range n.certificates() {
 		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -34,7 +35,8 @@ func (n *Node) registerExpiry() {
 	}
 }
 
-// watchExpiry warns of certificates that expire soon: at once, and every day.
+// watchExpiry warns of certificates that expire soon, at once and then every
+// interval.
 func (n *Node) watchExpiry(ctx context.Context, interval time.Duration) {
 	for {
 		n.warnOfExpiry(time.Now())

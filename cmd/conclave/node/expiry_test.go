@@ -13,7 +13,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
-// expiringNode has certificates that expire after a time each.
+// expiringNode returns a node whose certificates expire after the given times.
 func expiringNode(t *testing.T, ca, leaf time.Duration) (*Node, *bytes.Buffer) {
 	t.Helper()
 	authority, err := pki.NewCA("test", ca)
@@ -57,7 +57,7 @@ func TestExpiryIsLogged(t *testing.T) {
 	}
 }
 
-// TestExpiryIsLoggedDaily: at the start, and once a day.
+// TestExpiryIsLoggedDaily: the log warns at the start, and once a day.
 func TestExpiryIsLoggedDaily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, log := expiringNode(t, 400*24*time.Hour, 10*24*time.Hour)

@@ -8,8 +8,9 @@ import (
 	"github.com/conclavekms/conclave/cluster/gossip"
 )
 
-// gossip is the address book's configuration. Seeds are the peers' hosts on this
-// node's gossip port: every node of a cluster uses the same.
+// gossip returns the configuration of the address book. Its seeds are the peers'
+// hosts with this node's gossip port, as all nodes of a cluster use the same
+// port.
 func (c *Config) gossip() (gossip.Config, error) {
 	if c.GossipListen == "" || c.BootstrapExpect == 1 {
 		return gossip.Config{}, nil

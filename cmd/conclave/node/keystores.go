@@ -8,7 +8,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine"
 )
 
-// keyStores is what the engine is told of custom key stores.
+// keyStores returns the engine's configuration for custom key stores.
 func (c *Config) keyStores() (keyengine.KeyStoreConfig, error) {
 	k := keyengine.KeyStoreConfig{
 		AllowPrivateEndpoints: c.XKSAllowPrivateEndpoints, Timeout: c.Test.XKSTimeout,

@@ -25,7 +25,7 @@ func TestKeyStores(t *testing.T) {
 	if k, err := c.keyStores(); err != nil || k.Roots == nil || !k.AllowPrivateEndpoints {
 		t.Errorf("set: %+v, %v", k, err)
 	}
-	// A file without a certificate must not mean the system's authorities.
+	// A file without a certificate must not mean the system's CAs.
 	for _, name := range []string{write("empty", nil), write("text", []byte("x")), filepath.Join(dir, "none")} {
 		if _, err := (&Config{XKSCA: name}).keyStores(); err == nil {
 			t.Errorf("%s is taken for CAs", name)

@@ -27,8 +27,8 @@ var (
 	label    = regexp.MustCompile(`([a-z_]+)="`)
 )
 
-// registered are the metrics of a node, with their labels and help texts. Those
-// without a value yet are among them.
+// registered returns the metrics of a node, with their labels and help texts,
+// including those without a value yet.
 func registered(t *testing.T) map[string][2]string {
 	t.Helper()
 	ca, err := pki.NewCA("test", time.Hour)
@@ -76,7 +76,8 @@ func registered(t *testing.T) map[string][2]string {
 	return all
 }
 
-// TestMetricsAreDocumented holds docs/metrics.md against what a node registers.
+// TestMetricsAreDocumented compares docs/metrics.md with the metrics that a
+// node registers.
 func TestMetricsAreDocumented(t *testing.T) {
 	raw, err := os.ReadFile(metricsPage)
 	if err != nil {

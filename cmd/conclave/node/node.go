@@ -29,26 +29,27 @@ import (
 	"github.com/conclavekms/conclave/transport/grpcapi"
 )
 
-// Hooks replace what only tests replace. Nil ones stand for the real thing.
+// Hooks are replaced by tests only. Nil ones mean the real implementation.
 type Hooks struct {
 	Cluster cluster.Hooks
 	Clock   keyengine.Clock
-	// SnapshotEntries and TrailingLogs as in cluster.Config.
+	// SnapshotEntries and TrailingLogs are those of cluster.Config.
 	SnapshotEntries, TrailingLogs uint64
-	// Replica wraps what the engine sees of the cluster.
+	// Replica wraps the engine's view of the cluster.
 	Replica func(keyengine.Replica) keyengine.Replica
-	// RefusalRate and RefusalBurst as in keyengine.Config.
+	// RefusalRate and RefusalBurst are those of keyengine.Config.
 	RefusalRate  float64
 	RefusalBurst int
-	// Files is how many descriptors the node thinks that it may have.
+	// Files is how many file descriptors the node assumes that it may have.
 	Files uint64
 	// XKSTimeout bounds calls to external key stores.
 	XKSTimeout time.Duration
 }
 
-// GCPercent is what a server's process sets when GOGC does not say otherwise. What a
-// request allocates is gone when it is answered, and little lives longer: collecting
-// five times as seldom costs some tens of megabytes and gives a tenth of the CPU back.
+// GCPercent is the GC percentage of a server's process, unless GOGC sets another.
+// Nearly everything that a request allocates is garbage once it is answered, so
+// collecting less often costs some tens of megabytes and saves a tenth of the CPU
+// time.
 const GCPercent = 400
 
 type systemClock struct{}
@@ -61,7 +62,7 @@ type Node struct {
 	log      *slog.Logger
 	identity *pki.Identity
 	registry *prometheus.Registry
-	// crlNumber are the numbers of the certificate revocation lists.
+	// crlNumber has the numbers of the certificate revocation lists.
 	crlNumber *prometheus.GaugeVec
 	budget    *admission.Budget
 	audit     *auditlog.Log
@@ -82,14 +83,16 @@ type Node struct {
 	stop  sync.Once
 }
 
-// Addresses are where the node really listens.
+// Addresses are the addresses at which the node actually listens.
 type Addresses struct{ AWS, GRPC, Peer, Gossip, Ops string }
 
 // Start starts a server. It returns as soon as the ports are open; the cluster
-// may not have a leader yet. What was started is stopped again on an error.
+// may not have a leader yet. On an error, everything that was started is
+// stopped again.
 //
-// The order is that of need: the audit log stands before Raft replays into it,
-// the engine before anybody can ask it. Stop goes the other way.
+// The order follows the dependencies: the audit log is open before Raft replays
+// into it, and the engine exists before requests can reach it. Stop uses the
+// reverse order.
 func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration:\n%w", err)
@@ -111,7 +114,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	if id := n.identity.NodeID(); id != cfg.NodeID {
-		return nil, fmt.Errorf("the certificate is of node %q, this is %q", id, cfg.NodeID)
+		return nil, fmt.Errorf("the certificate belongs to node %q, but this is node %q", id, cfg.NodeID)
 	}
 	n.registerExpiry()
 	if err := n.privateData(); err != nil {
@@ -135,7 +138,7 @@ func Start(ctx context.Context, cfg Config) (_ *Node, err error) {
 	if err := n.startCluster(ports.peer); err != nil {
 		return nil, err
 	}
-	ports.peer = nil // the cluster closes it
+	ports.peer = nil // the cluster closes it from now on
 	if err := n.startEngine(); err != nil {
 		return nil, err
 	}
@@ -167,7 +170,7 @@ func (c *Config) identity() (*pki.Identity, error) {
 	return pki.LoadIdentity(c.TLSCert, c.TLSKey, c.TLSCA)
 }
 
-// ports are open before anything that is told of their numbers.
+// ports are opened first, as other parts need their numbers.
 type ports struct{ aws, grpc, peer, ops net.Listener }
 
 func (p *ports) close() {
@@ -195,8 +198,8 @@ func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
 		}
 		return l, nil
 	}
-	// The cluster takes what is left of the strangers' share, for the peer port and
-	// the address book.
+	// The rest of the strangers' share is for the peer port and the address book,
+	// which the cluster opens.
 	if p.aws, err = face(n.cfg.AWSListen, admission.Share{Face: "aws", Sixteenths: 8}); err != nil {
 		return nil, fmt.Errorf("AWS API: %w", err)
 	}
@@ -229,8 +232,8 @@ func (n *Node) startCluster(peer net.Listener) error {
 	if err != nil {
 		return err
 	}
-	// Replayed entries come before there is an engine; it starts with no caches
-	// that they could concern.
+	// Entries are replayed before the engine exists. It starts with empty
+	// caches, which these entries cannot affect.
 	var engine atomic.Pointer[keyengine.Engine]
 	cfg := cluster.Config{
 		NodeID: n.cfg.NodeID, DataDir: n.cfg.Data, Identity: n.identity,
@@ -292,7 +295,7 @@ func (n *Node) newEngine() (*keyengine.Engine, error) {
 	})
 }
 
-// startEngine lets the engine work in the background and answer its peers.
+// startEngine starts the engine's background work and its answers to peers.
 func (n *Node) startEngine() error {
 	n.cluster.SetExecutor(n.engine.ServeForwarded)
 	n.cluster.SetCanLead(func() bool { return !n.engine.Sealed() })
@@ -340,7 +343,7 @@ func (n *Node) startFaces(p *ports) error {
 	return nil
 }
 
-// serve runs a face; one that ends by itself ends the node.
+// serve runs a face. If the face ends by itself, the node ends too.
 func (n *Node) serve(name string, run func() error) {
 	n.serving.Go(func() {
 		if err := run(); err != nil {
@@ -349,7 +352,8 @@ func (n *Node) serve(name string, run func() error) {
 	})
 }
 
-// fail ends the node's service for good: what it would still say could be wrong.
+// fail ends the node's service for good, as its answers could be wrong from now
+// on.
 func (n *Node) fail(err error) {
 	n.once.Do(func() {
 		n.log.Error("node stopped", "err", err)
@@ -361,7 +365,7 @@ func (n *Node) fail(err error) {
 // Done is closed when the node can no longer serve; Err says why.
 func (n *Node) Done() <-chan struct{} { return n.done }
 
-// Err is why Done was closed; nil before, and after a graceful stop.
+// Err returns why Done was closed; nil before, and after a graceful stop.
 func (n *Node) Err() error {
 	if err := n.fault.Load(); err != nil {
 		return *err
@@ -369,17 +373,17 @@ func (n *Node) Err() error {
 	return nil
 }
 
-// Addresses are where the node really listens.
+// Addresses returns the addresses at which the node actually listens.
 func (n *Node) Addresses() Addresses { return n.addresses }
 
-// Engine is the node's engine.
+// Engine returns the node's engine.
 func (n *Node) Engine() *keyengine.Engine { return n.engine }
 
-// Cluster is the node's part of the cluster.
+// Cluster returns the node's part of the cluster.
 func (n *Node) Cluster() *cluster.Node { return n.cluster }
 
-// Reload reads the TLS files again; connections made from then on use them. A newer
-// certificate revocation list holds for those that are open, too.
+// Reload reads the TLS files again, which new connections then use. A newer
+// certificate revocation list also applies to open connections.
 func (n *Node) Reload() error {
 	err := n.identity.Reload()
 	if err == nil {
@@ -389,9 +393,9 @@ func (n *Node) Reload() error {
 	return errors.Join(err, n.readCRLs())
 }
 
-// Stop stops the node: new requests are refused, those under way finish, the
-// newest audit records are signed, leadership is handed over, the keys are wiped.
-// It takes at most Config.ShutdownTimeout, or until ctx ends.
+// Stop stops the node: new requests are refused, those in flight finish, the
+// newest audit records are signed, leadership is handed over, and the keys are
+// wiped. It takes at most Config.ShutdownTimeout, or until ctx ends.
 func (n *Node) Stop(ctx context.Context) error {
 	var errs []error
 	n.stop.Do(func() {
@@ -416,8 +420,8 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 	}
-	// Both faces drain at the same time, but not for ever: without a majority,
-	// requests wait for an outcome that only leaving the cluster gives them.
+	// Both faces drain concurrently, but not for ever: without a majority,
+	// requests wait for an outcome until the node leaves the cluster.
 	draining, cancel := context.WithTimeout(ctx, n.shutdownTimeout()/2)
 	defer cancel()
 	var faces sync.WaitGroup
@@ -441,7 +445,7 @@ func (n *Node) shutdown(ctx context.Context) (errs []error) {
 	case <-draining.Done():
 	}
 	if n.audit != nil {
-		n.audit.OnNoSpace(nil) // a stop waits for nothing that may never come
+		n.audit.OnNoSpace(nil) // stopping must not wait for space
 	}
 	if n.engine != nil && n.Err() == nil && !n.engine.Sealed() {
 		note("signing the last checkpoint", n.engine.Checkpoint(ctx))

@@ -20,8 +20,8 @@ func (n *Node) health() transport.Health {
 	}
 }
 
-// opsHandler serves metrics and health, to whoever may reach the port: states
-// and numbers only.
+// opsHandler serves metrics and health, without authentication. They reveal
+// only states and numbers.
 func (n *Node) opsHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))

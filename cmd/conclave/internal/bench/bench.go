@@ -1,6 +1,6 @@
-// Package bench measures Encrypt on a cluster of three nodes beside bare echo servers
-// of the same bytes: it starts all of them on this machine, puts them under load in
-// turn, and compares.
+// Package bench measures Encrypt on a cluster of three nodes and compares it with
+// bare echo servers of the same bytes. It starts all of them on this machine and puts
+// them under load in turn.
 package bench
 
 import (
@@ -27,7 +27,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// What --check holds the results against.
+// What --check requires of the results.
 const (
 	checkConcurrency = 64
 	minRatio         = 0.19                 // of an echo's throughput, at checkConcurrency
@@ -37,32 +37,32 @@ const (
 	payload          = 1024
 )
 
-// Plan is what to measure.
+// Plan says what to measure.
 type Plan struct {
-	Duration    time.Duration // for each figure, its rounds together
-	Concurrency []int         // how many requests are under way at once
-	Check       bool          // the results will be held against what Verdict wants
+	Duration    time.Duration // for each figure, for all rounds together
+	Concurrency []int         // numbers of concurrent requests
+	Check       bool          // the results will be given to Verdict
 	Note        func(format string, args ...any)
 }
 
-// Validate refuses what cannot be measured, as an error of usage.
+// Validate returns a usage error if the plan cannot be measured.
 func (b *Plan) Validate() error {
 	if b.Duration < 300*time.Millisecond {
-		return cli.Usagef("--duration: at least 300ms")
+		return cli.Usagef("--duration must be at least 300ms")
 	}
 	for _, n := range b.Concurrency {
 		if n < 1 || n > 1024 {
-			return cli.Usagef("--concurrency: 1 to 1024")
+			return cli.Usagef("--concurrency must be from 1 to 1024")
 		}
 	}
 	if b.Check && (!slices.Contains(b.Concurrency, 1) || !slices.Contains(b.Concurrency, checkConcurrency)) {
-		return cli.Usagef("--check needs concurrency 1 and %d", checkConcurrency)
+		return cli.Usagef("--check requires concurrency 1 and %d", checkConcurrency)
 	}
 	return nil
 }
 
-// Point is what is printed: Encrypt by one face at one concurrency, and its
-// echo.
+// Point is a printed result: Encrypt over one face at one concurrency, and the
+// corresponding echo.
 type Point struct {
 	Face            string  `json:"face"`
 	Concurrency     int     `json:"concurrency"`
@@ -78,8 +78,8 @@ type Point struct {
 	Ratio           float64 `json:"ratio"`
 }
 
-// Measure starts everything, measures, and stops everything. Note tells of progress,
-// and of the nodes' logs when something fails.
+// Measure starts everything, measures, and stops everything. It calls Note to report
+// progress and, if something fails, the end of the nodes' logs.
 func (b *Plan) Measure(ctx context.Context) (points []Point, err error) {
 	c, err := localcluster.New(3)
 	if err != nil {
@@ -116,7 +116,7 @@ func (b *Plan) Measure(ctx context.Context) (points []Point, err error) {
 	return points, nil
 }
 
-// start opens the cluster and makes a key.
+// start starts and unseals the cluster, and creates a key.
 func (b *Plan) start(ctx context.Context, c *localcluster.Cluster) (key string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -135,7 +135,7 @@ func (b *Plan) start(ctx context.Context, c *localcluster.Cluster) (key string, 
 	return r.GetKeyMetadata().GetKeyId(), nil
 }
 
-// targets are gRPC and HTTPS: Encrypt, and its echo.
+// targets returns Encrypt and its echo, for gRPC and for HTTPS.
 func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string) (pairs [2][2]*target, echo *localcluster.Process, err error) {
 	dir := c.Nodes[0].TLS
 	plan := certs.Plan{Dir: dir, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
@@ -177,7 +177,7 @@ func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string)
 		if err != nil {
 			return pairs, echo, err
 		}
-		// As many connections as to the nodes.
+		// The same number of connections as to the nodes.
 		other, err := c.Connect(ctx, &localcluster.Node{GRPC: ports[0], TLS: dir})
 		if err != nil {
 			return pairs, echo, err
@@ -245,8 +245,8 @@ type httpLoad struct {
 func (l *httpLoad) do(context.Context) error { return l.conn.do("TrentService.Encrypt", l.body) }
 func (l *httpLoad) close()                   { l.conn.close() }
 
-// rounds measures everything at one concurrency, in turn, so that what else the
-// machine does falls on all alike.
+// rounds measures all targets at one concurrency, in turn, so that other load
+// on the machine affects all of them equally.
 func (b *Plan) rounds(ctx context.Context, pairs [2][2]*target, workers int) ([]Point, error) {
 	var got [2][2][]sample
 	for range rounds {
@@ -275,7 +275,7 @@ func (b *Plan) rounds(ctx context.Context, pairs [2][2]*target, workers int) ([]
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// medians takes each figure's median by itself.
+// medians returns the median of each figure separately.
 func medians(s []sample) sample {
 	return sample{
 		Rate: median(s, func(s sample) float64 { return s.Rate }),
@@ -295,7 +295,7 @@ func median[T cmp.Ordered](s []sample, figure func(sample) T) T {
 	return all[len(all)/2]
 }
 
-// Verdict is every way in which the results are too low.
+// Verdict returns an error that lists all results that are too low.
 func Verdict(points []Point) error {
 	var faults []error
 	for _, p := range points {

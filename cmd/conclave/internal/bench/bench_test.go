@@ -19,7 +19,8 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 )
 
-// TestSignerAgainstSDK compares what the benchmark sends with AWS's.
+// TestSignerAgainstSDK compares the benchmark's requests with those of AWS's
+// SDK.
 func TestSignerAgainstSDK(t *testing.T) {
 	const id, secret, region = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "eu-west-1"
 	s := newSignedRequests(id, secret, region, "127.0.0.1:7600")

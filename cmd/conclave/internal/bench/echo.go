@@ -65,7 +65,7 @@ func ServeEchoes(ctx context.Context, grpcAddr, httpAddr, dir string) error {
 				return
 			}
 			w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
-			_, _ = w.Write(body) // a peer that has gone misses nothing
+			_, _ = w.Write(body) // an error means that the client has gone
 		}),
 	}
 	failed := make(chan error, 2)

@@ -36,8 +36,8 @@ func newSignedRequests(id, secret, region, host string) *signedRequests {
 	}
 }
 
-// append appends a whole HTTP/1.1 request to b. It spares what http.Request.Write
-// costs: the benchmark measures servers.
+// append appends a whole HTTP/1.1 request to b. It avoids the cost of
+// http.Request.Write, since the benchmark is to measure servers.
 func (s *signedRequests) append(b []byte, now time.Time, target string, body []byte) ([]byte, error) {
 	h := s.next.Header
 	h["X-Amz-Target"][0] = target
@@ -57,8 +57,8 @@ func (s *signedRequests) append(b []byte, now time.Time, target string, body []b
 	return append(b, body...), nil
 }
 
-// httpConn is one kept-alive HTTPS connection that does what the benchmark needs
-// and no more.
+// httpConn is one kept-alive HTTPS connection, reduced to what the benchmark
+// needs.
 type httpConn struct {
 	conn net.Conn
 	in   *bufio.Reader

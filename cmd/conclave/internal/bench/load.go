@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// load is one kind of request, for one worker: connections are made before the
-// clock runs.
+// load is one kind of request, for one worker. Connections are made before the
+// measurement begins.
 type load interface {
 	do(ctx context.Context) error
 	close()
@@ -29,24 +29,24 @@ type sample struct {
 	Rate float64 // operations a second
 	P50  time.Duration
 	P99  time.Duration
-	CPU  float64 // seconds of the servers' processors for 1,000 operations
-	Fill float64 // records in a Raft entry; 0 where there are none
+	CPU  float64 // processor time of the servers for 1,000 operations, in seconds
+	Fill float64 // records in a Raft entry; 0 if there are none
 }
 
-// target is something to put under load.
+// target is a server to put under load.
 type target struct {
 	name string
 	pids []int
-	// ops are the metrics ports of the nodes, none for an echo.
+	// ops are the addresses of the nodes' metrics; none for an echo.
 	ops  []string
 	open func(ctx context.Context, worker int) (load, error)
 }
 
-// warmUp comes before each measurement, and is not part of it.
+// warmUp precedes each measurement and is not part of it.
 const warmUp = 250 * time.Millisecond
 
-// measure puts a target under load. Workers send their next request when the last
-// one is answered.
+// measure puts a target under load. Each worker sends its next request when the
+// last one is answered.
 func (t *target) measure(ctx context.Context, workers int, d time.Duration) (s sample, err error) {
 	loads := make([]load, workers)
 	defer func() {
@@ -75,7 +75,7 @@ func (t *target) measure(ctx context.Context, workers int, d time.Duration) (s s
 					cancel(fmt.Errorf("%s: %w", t.name, err))
 					return
 				}
-				// Only what lies in the window as a whole.
+				// Count only requests that are entirely within the window.
 				if counts && !done.Load() {
 					mine = append(mine, time.Since(began))
 				}
@@ -143,11 +143,12 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// clockTicks a second is what Linux counts processor time in, on every machine
-// that Go runs on.
+// clockTicks is how many ticks Linux counts for a second of processor time, on
+// every architecture that Go supports.
 const clockTicks = 100
 
-// processorTime is what these processes used so far, in seconds.
+// processorTime returns the processor time that these processes have used so
+// far, in seconds.
 func processorTime(pids []int) (float64, error) {
 	var ticks float64
 	for _, pid := range pids {
@@ -155,7 +156,7 @@ func processorTime(pids []int) (float64, error) {
 		if err != nil {
 			return 0, err
 		}
-		// The second field may hold spaces; it ends at the last parenthesis.
+		// The second field may contain spaces; it ends at the last parenthesis.
 		_, rest, ok := strings.Cut(string(raw[max(0, bytes.LastIndexByte(raw, ')')):]), " ")
 		fields := strings.Fields(rest)
 		if !ok || len(fields) < 13 {
@@ -176,8 +177,8 @@ type histogram struct{ sum, count float64 }
 
 const recordsMetric = "conclave_raft_entry_records"
 
-// recordsPerEntry adds up the histogram over all nodes: only the leader observes
-// anything, whoever that is.
+// recordsPerEntry adds up the histograms of all nodes, as only the leader's has
+// observations.
 func recordsPerEntry(ctx context.Context, ops []string) (h histogram, err error) {
 	for _, addr := range ops {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)

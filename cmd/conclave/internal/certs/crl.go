@@ -7,7 +7,8 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 )
 
-// ReadCRLs reads the revocation lists in a PEM file. Whose they are, it does not check.
+// ReadCRLs reads the revocation lists in a PEM file. It does not verify their
+// signatures.
 func ReadCRLs(file string) ([]*pki.CRL, error) {
 	raw, err := files.Read(file, pki.MaxCRLFile)
 	if err != nil {

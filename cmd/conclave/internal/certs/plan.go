@@ -21,14 +21,15 @@ import (
 
 const day = 24 * time.Hour
 
-// How long certificates are good unless a Plan says otherwise.
+// How long certificates are valid unless a Plan says otherwise.
 const (
 	CAValidity = 10 * 365 * day
 	Validity   = 365 * day
 )
 
-// Names of files in a Plan's directory. A certificate of NAME is in NAME.pem and its
-// key in NAME-key.pem; OperatorFile is the NAME of the operator that Bootstrap makes.
+// Names of files in a Plan's directory. The certificate of NAME is in NAME.pem and
+// its key in NAME-key.pem. OperatorFile is the NAME for the operator that Bootstrap
+// makes.
 const (
 	CAFile       = "ca.pem"
 	caKeyFile    = "ca-key.pem"
@@ -39,7 +40,7 @@ const (
 // MaxFile bounds files with certificates.
 const MaxFile = 2 * pki.MaxCRL
 
-// Plan is which certificates to have in a directory.
+// Plan says which certificates a directory is to have.
 type Plan struct {
 	Dir      string
 	Split    string        // "" for none
@@ -51,7 +52,7 @@ type Plan struct {
 	IPs      []net.IP
 }
 
-// Bootstrap makes what is missing and says what it made.
+// Bootstrap makes the files that are missing and returns their names.
 func (p *Plan) Bootstrap() (made []string, err error) {
 	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
 		return nil, err
@@ -62,7 +63,7 @@ func (p *Plan) Bootstrap() (made []string, err error) {
 		return nil, err
 	}
 	if !complete {
-		// Only now: the CA's key may be kept elsewhere.
+		// Only now, as the CA's key may be kept elsewhere.
 		if ca, err = p.LoadCA(); err != nil {
 			return nil, err
 		}
@@ -105,7 +106,8 @@ func (p *Plan) Bootstrap() (made []string, err error) {
 	return append(made, GossipFile), nil
 }
 
-// HandOut copies what each node, and the operator, needs to a directory of its own.
+// HandOut copies the files that each node, and the operator, needs to a directory
+// of its own.
 func (p *Plan) HandOut() error {
 	for _, who := range append([]string{OperatorFile}, p.Nodes...) {
 		to := filepath.Join(p.Split, who)
@@ -129,7 +131,7 @@ func (p *Plan) HandOut() error {
 	return nil
 }
 
-// LoadCA reads the CA; nil when there is none yet.
+// LoadCA reads the CA; nil if there is none yet.
 func (p *Plan) LoadCA() (*pki.CA, error) {
 	cert, err := os.ReadFile(filepath.Join(p.Dir, CAFile))
 	if errors.Is(err, os.ErrNotExist) {
@@ -148,7 +150,7 @@ func (p *Plan) LoadCA() (*pki.CA, error) {
 	return pki.LoadCA(cert, key)
 }
 
-// complete reports whether bootstrap has nothing to issue.
+// complete reports whether no certificate is missing.
 func (p *Plan) complete() (bool, error) {
 	if there, err := files.Exists(filepath.Join(p.Dir, CAFile)); err != nil || !there {
 		return false, err
@@ -161,8 +163,8 @@ func (p *Plan) complete() (bool, error) {
 	return true, nil
 }
 
-// newCA writes the key first: a certificate without a key would stop the next
-// attempt.
+// newCA writes the key first, because a certificate without a key would prevent
+// the next attempt.
 func (p *Plan) newCA() (*pki.CA, error) {
 	ca, err := pki.NewCA("conclave cluster CA", cmp.Or(p.CALife, CAValidity))
 	if err != nil {
@@ -178,8 +180,7 @@ func (p *Plan) newCA() (*pki.CA, error) {
 	return ca, files.WritePublic(filepath.Join(p.Dir, CAFile), ca.CertPEM())
 }
 
-// PairExists reports whether there are a certificate and its key in file.pem and
-// file-key.pem.
+// PairExists reports whether both file.pem and file-key.pem exist.
 func (p *Plan) PairExists(file string) (bool, error) {
 	for _, name := range []string{file + ".pem", file + "-key.pem"} {
 		if there, err := files.Exists(filepath.Join(p.Dir, name)); err != nil || !there {
@@ -189,8 +190,8 @@ func (p *Plan) PairExists(file string) (bool, error) {
 	return true, nil
 }
 
-// Issue makes a certificate of a node or an operator and writes it to file.pem, its key
-// to file-key.pem. A certificate that would outlive the CA's is an error.
+// Issue issues a certificate for a node or an operator, and writes it to file.pem and
+// its key to file-key.pem. It fails if the certificate would outlive that of the CA.
 func (p *Plan) Issue(ca *pki.CA, kind pki.Kind, name, file string) error {
 	left := time.Until(ca.NotAfter())
 	r := pki.IssueRequest{Kind: kind, Name: name, Validity: min(Validity, left)}
@@ -199,9 +200,9 @@ func (p *Plan) Issue(ca *pki.CA, kind pki.Kind, name, file string) error {
 	}
 	switch {
 	case left <= 0:
-		return fmt.Errorf("the CA's certificate expired on %s; begin with a new CA in another directory", ca.NotAfter().Format(time.DateOnly))
+		return fmt.Errorf("the CA's certificate expired on %s; make a new CA in another directory", ca.NotAfter().Format(time.DateOnly))
 	case r.Validity > left:
-		return fmt.Errorf("a certificate of %s %s cannot be good for %d days: the CA's own expires on %s", kind, name, r.Validity/day, ca.NotAfter().Format(time.DateOnly))
+		return fmt.Errorf("a certificate for %s %s cannot be valid for %d days: that of the CA expires on %s", kind, name, r.Validity/day, ca.NotAfter().Format(time.DateOnly))
 	}
 	if kind == pki.KindNode {
 		r.DNS = append([]string{name}, p.DNS...)
@@ -209,7 +210,7 @@ func (p *Plan) Issue(ca *pki.CA, kind pki.Kind, name, file string) error {
 	}
 	cert, key, err := ca.Issue(r)
 	if err != nil {
-		return fmt.Errorf("issuing the certificate of %s %s: %w", kind, name, err)
+		return fmt.Errorf("issuing the certificate for %s %s: %w", kind, name, err)
 	}
 	if err := files.Write(filepath.Join(p.Dir, file+"-key.pem"), key); err != nil {
 		return err

@@ -1,8 +1,8 @@
-// Package cli is what all commands of the command line share: flags of clients, the
-// connection to a server, output in its forms, errors and exit codes.
+// Package cli has what all commands of the command line share: flags of clients,
+// the connection to a server, output formats, errors and exit codes.
 //
-// Nothing that a server or its users wrote reaches a terminal as it is: tables and
-// errors show control characters instead of having the terminal obey them.
+// Text from a server or its users never reaches a terminal unchanged: tables and
+// errors show control characters in escaped form.
 package cli
 
 import (
@@ -13,13 +13,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// App is what the commands share.
+// App is shared by all commands.
 type App struct {
 	Stdin          io.Reader
-	stdinRead      bool // there is nothing left of it
+	stdinRead      bool // it cannot be read again
 	Stdout, Stderr io.Writer
 
-	Output string // what --output says; "" if it is not given
+	Output string // the value of --output; "" if it is not given
 	Remote RemoteFlags
 }
 
@@ -30,22 +30,22 @@ func (a *App) ClientFlags(cmd *cobra.Command) *cobra.Command {
 	f.StringVar(&a.Remote.ca, "ca", "", "PEM file of the cluster's CA (CONCLAVE_CA)")
 	f.StringVar(&a.Remote.cert, "cert", "", "PEM file of your client certificate (CONCLAVE_CERT)")
 	f.StringVar(&a.Remote.key, "key-file", "", "PEM file of its key (CONCLAVE_KEY)")
-	f.StringVar(&a.Remote.crl, "crl", "", "PEM file of the CA's certificate revocation list: nodes on it are not talked to (CONCLAVE_CRL)")
+	f.StringVar(&a.Remote.crl, "crl", "", "PEM file of the CA's certificate revocation list: nodes on it are refused (CONCLAVE_CRL)")
 	f.StringVar(&a.Remote.profile, "profile", "", "profile of ~/.aws/credentials and ~/.aws/config with the access key (AWS_PROFILE)")
 	f.StringVar(&a.Remote.region, "region", "", "region that requests are for (CONCLAVE_REGION; default the cluster's own)")
 	f.DurationVar(&a.Remote.Timeout, "timeout", 30*time.Second, "how long to wait for an answer")
 	return a.OutputFlag(cmd)
 }
 
-// OutputFlag adds the flag for the form of the output.
+// OutputFlag adds the flag for the output format.
 func (a *App) OutputFlag(cmd *cobra.Command) *cobra.Command {
 	cmd.PersistentFlags().StringVarP(&a.Output, "output", "o", "", "table, json or yaml (CONCLAVE_OUTPUT; default table)")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
-// First returns the first value that is not empty: a flag's, then the
-// environment's.
+// First returns the flag's value or, if that is empty, the first environment
+// variable that is not empty.
 func First(flag string, envs ...string) string {
 	if flag != "" {
 		return flag
@@ -58,5 +58,5 @@ func First(flag string, envs ...string) string {
 	return ""
 }
 
-// None, for an address, goes without the listener.
+// None, as an address, means no listener.
 const None = "none"

@@ -20,8 +20,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// RemoteFlags say which server to talk to, and as whom. Access keys come from
-// the environment or a file only.
+// RemoteFlags say which server to connect to, and as which caller. Access keys
+// come only from the environment or a file.
 type RemoteFlags struct {
 	address, ca, cert, key, crl, region string
 	profile                             string
@@ -30,7 +30,7 @@ type RemoteFlags struct {
 
 const defaultAddress = "127.0.0.1:7601"
 
-// Config is what flags and environment say together.
+// Config returns the configuration from flags and environment.
 func (r *RemoteFlags) Config() (client.Config, error) {
 	cfg := client.Config{
 		Address:   First(r.address, "CONCLAVE_ADDRESS"),
@@ -55,12 +55,12 @@ func (r *RemoteFlags) Config() (client.Config, error) {
 		return cfg, nil
 	}
 	if (cfg.CertFile == "") != (cfg.KeyFile == "") {
-		return cfg, Usagef("--cert and --key-file (CONCLAVE_CERT and CONCLAVE_KEY) go together")
+		return cfg, Usagef("--cert and --key-file (CONCLAVE_CERT and CONCLAVE_KEY) must be given together")
 	}
 	return cfg, r.revoked(&cfg)
 }
 
-// revoked has the client refuse nodes whose certificates are on the list that
+// revoked makes the client refuse nodes whose certificates are on the list that
 // --crl (CONCLAVE_CRL) names.
 func (r *RemoteFlags) revoked(cfg *client.Config) error {
 	name := First(r.crl, "CONCLAVE_CRL")
@@ -68,7 +68,7 @@ func (r *RemoteFlags) revoked(cfg *client.Config) error {
 		return nil
 	}
 	if cfg.CAFile == "" {
-		return Usagef("--crl (CONCLAVE_CRL) needs --ca (CONCLAVE_CA)")
+		return Usagef("--crl (CONCLAVE_CRL) requires --ca (CONCLAVE_CA)")
 	}
 	ca, err := files.Read(cfg.CAFile, certs.MaxFile)
 	if err != nil {
@@ -86,9 +86,9 @@ func (r *RemoteFlags) revoked(cfg *client.Config) error {
 	return nil
 }
 
-// credentials are those of the profile that --profile names, of the environment, of
-// the profile that AWS_PROFILE names, or, for who has no certificate either, of the
-// default profile.
+// credentials sets the access key: that of the profile that --profile names, of the
+// environment, of the profile that AWS_PROFILE names or, if there is no certificate
+// either, of the default profile.
 func (r *RemoteFlags) credentials(cfg *client.Config) error {
 	id := First("", "CONCLAVE_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
 	secret := First("", "CONCLAVE_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY")
@@ -102,7 +102,7 @@ func (r *RemoteFlags) credentials(cfg *client.Config) error {
 	if name != "" {
 		p, err := readProfile(name, os.Getenv)
 		if err != nil && r.profile == "" && os.Getenv("AWS_PROFILE") == "" {
-			return nil // nobody asked for it; it may be for AWS alone
+			return nil // nobody asked for the profile, which may be meant for AWS only
 		}
 		if err != nil {
 			return err
@@ -119,7 +119,8 @@ func (r *RemoteFlags) credentials(cfg *client.Config) error {
 	return nil
 }
 
-// sessionCacheDir is where sessions are kept between commands; "" for nowhere.
+// sessionCacheDir returns the directory in which sessions are kept between
+// commands; "" for none.
 func sessionCacheDir() string {
 	if dir := os.Getenv("CONCLAVE_SESSION_CACHE"); dir == None {
 		return ""
@@ -133,7 +134,7 @@ func sessionCacheDir() string {
 	return filepath.Join(dir, "conclave", "sessions")
 }
 
-// nodes reads the schemes of one or several addresses.
+// nodes parses the schemes of one or several addresses.
 func (r *RemoteFlags) nodes(cfg *client.Config) error {
 	addrs, err := client.Addresses(cfg.Address)
 	if err != nil {
@@ -142,10 +143,10 @@ func (r *RemoteFlags) nodes(cfg *client.Config) error {
 	for i, given := range addrs {
 		addr, plaintext := strings.CutPrefix(given, "http://")
 		switch {
-		case plaintext && !client.Loopback(addr): // it would go in the clear
-			return Usagef("address %s: without TLS only loopback addresses are used; leave out http://", given)
+		case plaintext && !client.Loopback(addr): // it would be sent in the clear
+			return Usagef("address %s: only loopback addresses may be used without TLS; leave out http://", given)
 		case i > 0 && plaintext != cfg.Plaintext:
-			return Usagef("address %s: either all addresses go without TLS or none", given)
+			return Usagef("address %s: either all addresses or none must be without TLS", given)
 		}
 		addrs[i], cfg.Plaintext = strings.TrimPrefix(addr, "https://"), plaintext
 	}
@@ -153,13 +154,13 @@ func (r *RemoteFlags) nodes(cfg *client.Config) error {
 	return nil
 }
 
-// Connection is a client and the address that it was made for.
+// Connection is a client and the address that it connects to.
 type Connection struct {
 	*client.Client
 	Address string
 }
 
-// dial makes a client from flags and environment.
+// dial returns a client for the configuration from flags and environment.
 func (a *App) dial(ctx context.Context) (*Connection, error) {
 	cfg, err := a.Remote.Config()
 	if err != nil {
@@ -172,18 +173,18 @@ func (a *App) dial(ctx context.Context) (*Connection, error) {
 	return &Connection{c, cfg.Address}, nil
 }
 
-// With calls use with a client and the time that an answer may take, and words what
-// goes wrong. doing says what for, as in "describing key 1234".
+// With calls use with a client and a context that ends when an answer takes too
+// long, and explains errors. doing says what is done, as in "describing key 1234".
 func (a *App) With(ctx context.Context, doing string, use func(context.Context, *Connection) error) error {
 	return a.WithEach(ctx, doing, func(ctx context.Context, c *Connection) error {
 		return a.Timed(ctx, func(ctx context.Context) error { return use(ctx, c) })
 	})
 }
 
-// WithEach is With, for use that gives its calls their time itself: a long list has
-// many answers.
+// WithEach is With for a use that limits the time of its calls itself, such as a
+// long list with many answers.
 func (a *App) WithEach(ctx context.Context, doing string, use func(context.Context, *Connection) error) error {
-	// Before the call: an answer that cannot be shown is no use.
+	// Checked before the call, since an answer that cannot be shown is useless.
 	if _, err := a.Format(); err != nil {
 		return err
 	}
@@ -193,27 +194,28 @@ func (a *App) WithEach(ctx context.Context, doing string, use func(context.Conte
 	}
 	defer c.Close()
 	err = use(ctx, c)
-	if sealedFault(err) && c.unfounded(ctx) {
-		return &CodedError{ExitSealed, fmt.Errorf("%s: the cluster is not initialised\n`conclave operator init` founds it", doing)}
+	if isSealed(err) && c.uninitialised(ctx) {
+		return &CodedError{ExitSealed, fmt.Errorf("%s: the cluster is not initialised\n`conclave operator init` initialises it", doing)}
 	}
 	return Explain(doing, c.Address, err)
 }
 
-// sealedFault reports whether a node refused a call because it is sealed.
-func sealedFault(err error) bool {
+// isSealed reports whether a node refused a call because it is sealed.
+func isSealed(err error) bool {
 	f, ok := client.FromError(err)
 	return ok && f.Type == "ServiceUnavailable" && strings.Contains(f.Message, "sealed")
 }
 
-// unfounded reports whether the node is sealed because there is nothing to unseal.
-func (c *Connection) unfounded(ctx context.Context) bool {
+// uninitialised reports whether the node is sealed because the cluster is not
+// initialised.
+func (c *Connection) uninitialised(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
 	return err == nil && !st.GetSeal().GetInitialised()
 }
 
-// Timed gives a call the time that an answer may take.
+// Timed calls call with a context that ends when an answer takes too long.
 func (a *App) Timed(ctx context.Context, call func(context.Context) error) error {
 	if a.Remote.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -223,7 +225,7 @@ func (a *App) Timed(ctx context.Context, call func(context.Context) error) error
 	return call(ctx)
 }
 
-// Explain words an error of a call: what failed, why, and what to try next.
+// Explain returns an error that says what failed, why, and what to try next.
 func Explain(doing, address string, err error) error {
 	if err == nil {
 		return nil
@@ -247,11 +249,11 @@ func Explain(doing, address string, err error) error {
 	}
 	code := ExitError
 	switch {
-	case sealedFault(err):
+	case isSealed(err):
 		code = ExitSealed
-		msg += "\n`conclave operator status` shows how far it is; `conclave operator unseal` gives it a share"
+		msg += "\n`conclave operator status` shows its progress; `conclave operator unseal` submits a share to it"
 	case f.Type == "NotInitialisedException":
-		msg += "\n`conclave operator init` founds the cluster"
+		msg += "\n`conclave operator init` initialises the cluster"
 	case f.Type == "MissingAuthenticationTokenException" || f.Type == "UnrecognizedClientException" || f.Type == "InvalidSignatureException":
 		msg += "\nset AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for a development server: eval \"$(conclave env)\""
 	case f.Type == "AccessDeniedException" && strings.Contains(f.Message, "certificate of an operator"):
@@ -260,7 +262,7 @@ func Explain(doing, address string, err error) error {
 	return &CodedError{code, fmt.Errorf("%s: %s", doing, msg)}
 }
 
-// hint is what to try when no server of Conclave's answered.
+// hint returns what to try if no Conclave server answered.
 func hint(f client.Error, address string) string {
 	has := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains(f.Message, p) })
@@ -275,25 +277,25 @@ func hint(f client.Error, address string) string {
 	case f.Code != codes.Unavailable:
 		return ""
 	case has("first record does not look like a TLS handshake"):
-		return "\n" + address + " speaks without TLS: " + port + ". A gRPC port without TLS, such as a development server's, is written http://" + address
+		return "\n" + address + " does not use TLS: " + port + ". A gRPC port without TLS, such as a development server's, is written http://" + address
 	case has(pki.ErrRevoked.Error()):
 		return "\n" + address + " may be a stolen node: it is on the list that --crl (CONCLAVE_CRL) names"
 	case has("remote error: tls:"):
 		return "\n" + address + " refused the client's certificate, which may be revoked: " + files + "; or " + port
 	case has("error reading server preface", "broken pipe", "connection reset", "EOF"):
-		return "\n" + address + " closed the connection: " + port + "; http:// is for servers without TLS; a certificate that is revoked is refused so too"
+		return "\n" + address + " closed the connection: " + port + "; http:// is for servers without TLS; servers also close connections with revoked certificates"
 	case has("certificate", "tls:"):
 		return "\n" + files
 	}
 	return "\nis a server running at " + address + "? `conclave dev` starts one to try; CONCLAVE_ADDRESS or --address name another"
 }
 
-// ReadInput reads a file of the user's, or standard input for "" and "-", and
-// refuses more than limit bytes.
+// ReadInput reads a file that the user names, or standard input for "" and "-".
+// It refuses more than limit bytes.
 func (a *App) ReadInput(name string, limit int64) ([]byte, error) {
 	if name == "" || name == "-" {
 		if a.stdinRead {
-			return nil, Usagef("standard input can be read for one thing only; give a file for the other")
+			return nil, Usagef("standard input can be read only once; give a file for the other input")
 		}
 		a.stdinRead = true
 		return files.ReadLimited(a.Stdin, "standard input", limit)
@@ -301,22 +303,22 @@ func (a *App) ReadInput(name string, limit int64) ([]byte, error) {
 	return files.Read(name, limit)
 }
 
-// FaultText is what a node said went wrong, for a terminal.
-func FaultText(e *kmspb.ErrorDetail) string {
+// ErrorText returns an error that a node reported, for a terminal.
+func ErrorText(e *kmspb.ErrorDetail) string {
 	if e.GetMessage() == "" {
 		return Printable(OrDash(e.GetType()))
 	}
 	return Printable(e.GetMessage())
 }
 
-// Open opens a file of the user's, or standard input for "" and "-".
+// Open opens a file that the user names, or standard input for "" and "-".
 func (a *App) Open(name string) (io.ReadCloser, string, error) {
 	if name != "" && name != "-" {
 		f, err := os.Open(name)
 		return f, name, err
 	}
 	if a.stdinRead {
-		return nil, "", Usage(errors.New("standard input can be read for one thing only; give a file for the other"))
+		return nil, "", Usage(errors.New("standard input can be read only once; give a file for the other input"))
 	}
 	a.stdinRead = true
 	return io.NopCloser(a.Stdin), "standard input", nil

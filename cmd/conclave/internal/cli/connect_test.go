@@ -60,7 +60,7 @@ func TestNodeAddresses(t *testing.T) {
 		{"", "127.0.0.1:7601", false, ""},
 		{"https://a:1, b:2", "a:1,b:2", false, ""},
 		{"http://127.0.0.1:1,http://[::1]:2", "127.0.0.1:1,[::1]:2", true, ""},
-		{"http://127.0.0.1:1,127.0.0.1:2", "", false, "either all addresses go without TLS or none"},
+		{"http://127.0.0.1:1,127.0.0.1:2", "", false, "either all addresses or none must be without TLS"},
 		{"a:1,http://127.0.0.1:2", "", false, "either all"},
 		{"http://192.0.2.1:1", "", false, "only loopback"},
 		{"a:1,,b:1", "", false, "an address is empty"},

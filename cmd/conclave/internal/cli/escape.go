@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// unseen reports runes that terminals obey, or that change the order in which a
-// line is read: control characters, C1 among them, and those of bidirectional text.
+// unseen reports whether a terminal interprets a rune instead of showing it:
+// control characters, including C1, and characters that change the direction of
+// text.
 func unseen(r rune) bool {
 	switch {
 	case r < 0x20, r >= 0x7f && r < 0xa0: // C0, DEL and C1
@@ -19,12 +20,12 @@ func unseen(r rune) bool {
 	return false
 }
 
-// Printable is s for a terminal: what a server or its users wrote must not drive it.
+// Printable returns s with such runes escaped, for a terminal, which text from a
+// server or its users must not control.
 func Printable(s string) string { return escape(s, unseen) }
 
-// Visible is a text of several lines, JSON or YAML, for a terminal. In JSON's and
-// YAML's quoted strings the escapes mean what they stand for; nothing else may have
-// such runes.
+// Visible returns JSON or YAML of several lines for a terminal. Such runes can
+// occur only in quoted strings, in which the escapes stand for them.
 func Visible(s string) string {
 	return escape(s, func(r rune) bool { return unseen(r) && r != '\n' && r != '\t' })
 }
@@ -44,7 +45,7 @@ func escape(s string, which func(rune) bool) string {
 	return b.String()
 }
 
-// Quote makes one word of s for a POSIX shell.
+// Quote returns s as one word for a POSIX shell.
 func Quote(s string) string {
 	plain := func(r rune) bool {
 		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_./:@%+=,-", r)

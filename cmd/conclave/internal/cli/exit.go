@@ -11,19 +11,19 @@ const (
 	ExitUsage  = 2
 	ExitSealed = 3
 
-	// ExitStatusSealed is what `operator status` says of a sealed node, as Vault's
-	// status does.
+	// ExitStatusSealed is the exit code of `operator status` for a sealed node, as
+	// that of Vault's status.
 	ExitStatusSealed = 2
 )
 
-// CodedError carries the exit code of an error. An error of nil ends the process
-// with the code and without a message.
+// CodedError is an error with an exit code. If it wraps no error, the process
+// ends with the code and without a message.
 type CodedError struct {
 	Code int
 	err  error
 }
 
-// Error is the message of the error that the code goes with.
+// Error returns the message of the wrapped error.
 func (e *CodedError) Error() string {
 	if e.err == nil {
 		return fmt.Sprintf("exit code %d", e.Code)
@@ -31,16 +31,16 @@ func (e *CodedError) Error() string {
 	return e.err.Error()
 }
 
-// Unwrap returns the error that the code goes with.
+// Unwrap returns the wrapped error.
 func (e *CodedError) Unwrap() error { return e.err }
 
-// Usage is an error of whoever wrote the command line.
+// Usage returns an error that is caused by a wrong command line.
 func Usage(err error) error { return &CodedError{ExitUsage, err} }
 
-// Usagef is Usage of an error that fmt.Errorf makes.
+// Usagef is Usage with an error made by fmt.Errorf.
 func Usagef(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
 
-// Report tells of an error and returns the exit code.
+// Report prints an error and returns the exit code.
 func (a *App) Report(err error) int {
 	if err == nil {
 		return 0
@@ -56,5 +56,5 @@ func (a *App) Report(err error) int {
 	return code
 }
 
-// Note tells the user something that is not data.
+// Note prints a message to the user on standard error.
 func (a *App) Note(format string, args ...any) { fmt.Fprintf(a.Stderr, format+"\n", args...) }

@@ -16,7 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// Format is what the user wants to see.
+// Format returns the output format that the user wants.
 func (a *App) Format() (string, error) {
 	switch f := First(a.Output, "CONCLAVE_OUTPUT"); f {
 	case "", "table":
@@ -24,12 +24,12 @@ func (a *App) Format() (string, error) {
 	case "json", "yaml":
 		return f, nil
 	default:
-		return "", Usagef("output %q is not table, json or yaml", f)
+		return "", Usagef("output %q is not one of table, json and yaml", f)
 	}
 }
 
-// Print writes v, a protobuf message or something that encodes to JSON, in the
-// form that was asked for. table writes it for people, cells separated by tabs.
+// Print writes v, a protobuf message or a value that encodes to JSON, in the
+// requested format. table writes it for people, with cells separated by tabs.
 func (a *App) Print(v any, table func(w io.Writer)) error {
 	format, err := a.Format()
 	if err != nil {
@@ -87,8 +87,8 @@ func writeMessage(b *bytes.Buffer, m protoreflect.Message) error {
 	sep := ""
 	for i := range fields.Len() {
 		f := fields.Get(i)
-		// What has presence and is absent is left out; lists are always there, so
-		// that scripts may walk them.
+		// Members that have presence and are absent are left out. Lists are
+		// always written, so that scripts can iterate over them.
 		if f.HasPresence() && !m.Has(f) || f.IsMap() && !m.Has(f) {
 			continue
 		}
@@ -149,10 +149,10 @@ func writeValue(b *bytes.Buffer, v any) error {
 	return nil
 }
 
-// JSONToYAML relies on JSON being YAML, and changes the style only.
+// JSONToYAML relies on the fact that JSON is YAML, and changes only the style.
 func JSONToYAML(raw []byte) ([]byte, error) {
 	var doc yaml.Node
-	// YAML has some characters in escapes only.
+	// YAML allows some characters only as escapes.
 	if err := yaml.Unmarshal([]byte(Visible(string(raw))), &doc); err != nil {
 		return nil, err
 	}
@@ -170,8 +170,8 @@ func plain(n *yaml.Node) {
 	}
 }
 
-// Line writes one row of a table. Cells come from servers and their users, so
-// that control characters are shown and not obeyed.
+// Line writes one row of a table. Cells contain text from servers and their
+// users, so control characters are escaped.
 func Line(w io.Writer, cells ...any) {
 	for i, c := range cells {
 		if i > 0 {
@@ -182,7 +182,7 @@ func Line(w io.Writer, cells ...any) {
 	io.WriteString(w, "\n")
 }
 
-// When shows a time, or nothing.
+// When formats a time; "" if there is none.
 func When(t *timestamppb.Timestamp) string {
 	if t == nil {
 		return "-"
@@ -190,7 +190,7 @@ func When(t *timestamppb.Timestamp) string {
 	return t.AsTime().Format(time.RFC3339)
 }
 
-// OrDash is s, or a dash for an empty cell of a table.
+// OrDash returns s, or a dash for an empty cell of a table.
 func OrDash(s string) string {
 	if s == "" {
 		return "-"
@@ -198,5 +198,5 @@ func OrDash(s string) string {
 	return s
 }
 
-// Indent moves all lines of s two columns to the right.
+// Indent indents all lines of s by two spaces.
 func Indent(s string) string { return "  " + strings.ReplaceAll(s, "\n", "\n  ") }

@@ -59,8 +59,8 @@ func TestPrint(t *testing.T) {
 	}
 }
 
-// TestTablesAreSafe: what users wrote into descriptions must not drive the
-// terminal of others.
+// TestTablesAreSafe: descriptions that users wrote must not control the
+// terminals of others.
 func TestTablesAreSafe(t *testing.T) {
 	var out bytes.Buffer
 	Line(&out, "a\x1b[31m", "b\nc", "d\u202ee", "é", 7)

@@ -13,20 +13,20 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 )
 
-// profile is what the files of AWS's tools say under a name.
+// profile is a profile in the files of AWS's tools.
 type profile struct {
 	accessKeyID, secretAccessKey string
 	region                       string
 }
 
-// maxProfileFile is more than such files have.
+// maxProfileFile is larger than such files are.
 const maxProfileFile = 1 << 20
 
 // readProfile reads a profile of ~/.aws/credentials and ~/.aws/config, or of the
-// files that AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE name. A profile that is
-// in neither is fs.ErrNotExist. Only access keys are taken: what AWS's tools would
-// fetch by a role, a process or single sign-on comes from services that are not
-// here.
+// files that AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE name. It returns
+// fs.ErrNotExist if neither has the profile. Only access keys are used: credentials
+// that AWS's tools get by a role, a process or single sign-on come from services
+// that Conclave does not have.
 func readProfile(name string, getenv func(string) string) (*profile, error) {
 	settings := make(map[string]string)
 	found := false
@@ -64,18 +64,18 @@ func readProfile(name string, getenv func(string) string) (*profile, error) {
 		found = found || there
 	}
 	if !found {
-		return nil, fmt.Errorf("profile %s: there is none in ~/.aws/credentials and ~/.aws/config: %w", name, fs.ErrNotExist)
+		return nil, fmt.Errorf("profile %s is neither in ~/.aws/credentials nor in ~/.aws/config: %w", name, fs.ErrNotExist)
 	}
 	p := &profile{accessKeyID: settings["aws_access_key_id"], secretAccessKey: settings["aws_secret_access_key"], region: settings["region"]}
 	if p.accessKeyID != "" && p.secretAccessKey != "" {
 		if settings["aws_session_token"] != "" {
-			return nil, fmt.Errorf("profile %s has temporary credentials of AWS's, which a server of Conclave's does not know", name)
+			return nil, fmt.Errorf("profile %s has temporary AWS credentials, which Conclave servers do not accept", name)
 		}
 		return p, nil
 	}
 	for _, how := range []string{"role_arn", "credential_process", "sso_session", "sso_start_url", "web_identity_token_file", "credential_source"} {
 		if settings[how] != "" {
-			return nil, fmt.Errorf("profile %s gets its credentials by %s, which this does not do; give it an access key, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", name, how)
+			return nil, fmt.Errorf("profile %s gets its credentials by %s, which is not supported; give it an access key, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", name, how)
 		}
 	}
 	if p.accessKeyID != "" || p.secretAccessKey != "" {
@@ -93,9 +93,9 @@ func readAWSFile(name string) ([]byte, error) {
 	return files.ReadLimited(f, name, maxProfileFile)
 }
 
-// readSection adds a section's settings to those that there are, and reports
-// whether the section is there. Indented lines belong to nested settings, of which
-// none matters here.
+// readSection adds a section's settings to settings, and reports whether the
+// section exists. Indented lines belong to nested settings, none of which matter
+// here.
 func readSection(raw []byte, want string, settings map[string]string) (found bool, err error) {
 	in := false
 	lines := bufio.NewScanner(bytes.NewReader(raw))
@@ -107,7 +107,7 @@ func readSection(raw []byte, want string, settings map[string]string) (found boo
 		case line[0] == '[':
 			name, _, ok := strings.Cut(trimmed[1:], "]")
 			if !ok {
-				return false, fmt.Errorf("line %d: a section without its end", n)
+				return false, fmt.Errorf("line %d: the name of the section does not end with ]", n)
 			}
 			in = strings.Join(strings.Fields(name), " ") == want
 			found = found || in
@@ -115,7 +115,7 @@ func readSection(raw []byte, want string, settings map[string]string) (found boo
 		default:
 			k, v, ok := strings.Cut(trimmed, "=")
 			if !ok {
-				return false, fmt.Errorf("line %d is not NAME = VALUE", n) // not shown: it may be a secret
+				return false, fmt.Errorf("line %d is not NAME = VALUE", n) // the line may contain a secret, so it is not shown
 			}
 			v, _, _ = strings.Cut(v, " #")
 			settings[strings.ToLower(strings.TrimSpace(k))] = strings.TrimSpace(v)

@@ -58,11 +58,11 @@ no equals sign
 		{"default", profile{"AKIADEFAULT", "secret/with+signs=", "eu-west-1"}, ""},
 		{"work", profile{"AKIAWORK", "worksecret", "us-east-2"}, ""},
 		{"region-only", profile{"", "", "sa-east-1"}, ""},
-		{"temporary", profile{}, "temporary credentials"},
+		{"temporary", profile{}, "temporary AWS credentials"},
 		{"half", profile{}, "only one of"},
-		{"role", profile{}, "by role_arn, which this does not do"},
+		{"role", profile{}, "by role_arn, which is not supported"},
 		{"broken", profile{}, "line 14 is not NAME = VALUE"},
-		{"nobody", profile{}, "there is none in"},
+		{"nobody", profile{}, "is neither in"},
 	} {
 		p, err := readProfile(c.name, getenv)
 		if c.err != "" {
@@ -87,8 +87,9 @@ no equals sign
 	}
 }
 
-// TestCredentialOrder: a profile that is named wins over the environment; the
-// environment over the default profile, which stands in for a certificate only.
+// TestCredentialOrder: a named profile takes precedence over the environment,
+// and the environment over the default profile, which is used only if there is
+// no certificate.
 func TestCredentialOrder(t *testing.T) {
 	home := t.TempDir()
 	file := filepath.Join(home, "credentials")

@@ -2,8 +2,8 @@ package cli
 
 import "runtime/debug"
 
-// Version is set when a release is built. Otherwise it is what Go knows of the
-// binary, as after `go install`.
+// Version is set when a release is built. Otherwise it is that of Go's build
+// information, as after `go install`.
 var Version string
 
 func init() {

@@ -16,10 +16,10 @@ func OwnDir(dir string) error {
 		return fmt.Errorf("%s is not a directory", dir)
 	}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Getuid() {
-		return fmt.Errorf("%s belongs to somebody else; it would have your keys", dir)
+		return fmt.Errorf("%s belongs to another user, who could read your keys", dir)
 	}
 	if fi.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s is open to others (mode %04o); chmod 700 it", dir, fi.Mode().Perm())
+		return fmt.Errorf("%s is accessible to others (mode %04o); chmod 700 it", dir, fi.Mode().Perm())
 	}
 	return nil
 }

@@ -1,5 +1,4 @@
-// Package files reads files with a limit on their length and writes them whole or not
-// at all.
+// Package files reads files with a limit on their length, and writes them atomically.
 package files
 
 import (
@@ -11,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// ReadLimited reads all of r, which what names in errors, and refuses more than limit
+// ReadLimited reads all of r, which errors call what. It refuses more than limit
 // bytes.
 func ReadLimited(r io.Reader, what string, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(r, limit+1))
@@ -24,7 +23,7 @@ func ReadLimited(r io.Reader, what string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// Read reads a file, and refuses more than limit bytes.
+// Read reads a file. It refuses more than limit bytes.
 func Read(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -34,11 +33,10 @@ func Read(name string, limit int64) ([]byte, error) {
 	return ReadLimited(f, name, limit)
 }
 
-// Write puts a file in place whole or not at all, readable by its owner only,
-// and durably.
+// Write writes a file atomically and durably, readable only by its owner.
 func Write(name string, data []byte) error { return writeMode(name, data, 0o600) }
 
-// WritePublic is Write for what everybody may read.
+// WritePublic is Write for a file that everybody may read.
 func WritePublic(name string, data []byte) error { return writeMode(name, data, 0o644) }
 
 func writeMode(name string, data []byte, mode fs.FileMode) (err error) {
@@ -71,7 +69,8 @@ func writeMode(name string, data []byte, mode fs.FileMode) (err error) {
 	return SyncDir(dir)
 }
 
-// SyncDir makes what was created, renamed or removed in a directory durable.
+// SyncDir makes the creation, renaming and removal of files in a directory
+// durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -81,7 +80,7 @@ func SyncDir(dir string) error {
 	return d.Sync()
 }
 
-// Exists reports whether there is a file, or anything else, of this name.
+// Exists reports whether there is a file, or anything else, with this name.
 func Exists(name string) (bool, error) {
 	_, err := os.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,4 +1,4 @@
-// Package health asks the health port of a node how the node is.
+// Package health queries the health port of a node.
 package health
 
 import (
@@ -9,14 +9,14 @@ import (
 	"net/http"
 )
 
-// State asks one of the health paths of the node with this health port: what it says
-// of itself, and the HTTP status.
+// State queries one of the health paths of the node with this health port. It
+// returns the state that the node reports, and the HTTP status.
 func State(ctx context.Context, addr, path string) (state string, code int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		return "", 0, err
 	}
-	// A proxy of the environment has no business here.
+	// A proxy from the environment must not be used.
 	transport := &http.Transport{DisableKeepAlives: true}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {

@@ -10,16 +10,16 @@ func agreeCommands(a *cli.App) []*cobra.Command {
 	return clientCalls(a,
 		call{
 			use: "derive --key KEY --public-key FILE", short: "Derive a secret shared with the owner of another key pair (ECDH)", op: "DeriveSharedSecret", doing: "deriving a shared secret with key",
-			long: `Derive makes the secret that a key pair of usage KEY_AGREEMENT shares with another,
-whose public key is given as DER or PEM. It writes the raw secret to standard output.
-Put it through a key derivation function before using it as a key.
+			long: `Derive derives the secret that a key pair of usage KEY_AGREEMENT shares with another
+one, whose public key is given as DER or PEM. It writes the raw secret to standard
+output. Put it through a key derivation function before using it as a key.
 
 ` + keyHelp,
 			example: `  conclave derive --key meeting --public-key peer.pem > secret.bin`,
 			takes: []input{
 				keyFlag("the key of usage KEY_AGREEMENT").needed(),
 				textFlag("key_agreement_algorithm", "algorithm", "key agreement algorithm").or("ECDH"),
-				fileFlag("public_key", "public-key", "file with the other side's public key, DER or PEM", blob{limit: 16 << 10, what: "the public key", pem: true}).needed(),
+				fileFlag("public_key", "public-key", "file with the other party's public key, DER or PEM", blob{limit: 16 << 10, what: "the public key", pem: true}).needed(),
 				grantTokens(), recipient(), dryRun(),
 			},
 			shows: show{raw: "shared_secret"},
@@ -41,16 +41,16 @@ one to FILE, which "conclave decapsulate" reads.
 			files: []outFile{{"shared_secret_ciphertext_blob", "ciphertext-file", "write the encapsulated secret to this file"}},
 			before: func(b *bound) error {
 				if !b.cmd.Flags().Changed("ciphertext-file") && !b.cmd.Flags().Changed("dry-run") && b.app.Output == "" {
-					return cli.Usagef("--ciphertext-file is needed: the secret is of no use without its encapsulated form")
+					return cli.Usagef("--ciphertext-file is required: the secret is useless without its encapsulated form")
 				}
 				return nil
 			},
 		},
 		call{
 			use: "decapsulate --key KEY [FILE|-]", short: "Get the shared secret from its encapsulation (ML-KEM)", op: "Decapsulate", doing: "decapsulating with key",
-			long: `Decapsulate reads what encapsulate wrote, and writes the raw secret to standard
-output. What was not made for the key gives another secret, not an error, as ML-KEM
-has it.
+			long: `Decapsulate reads the output of encapsulate, and writes the raw secret to standard
+output. As ML-KEM is defined, input that was not made for the key gives another
+secret, not an error.
 
 ` + keyHelp,
 			example: `  conclave decapsulate --key transport secret.kem > secret.bin`,

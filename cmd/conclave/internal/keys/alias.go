@@ -10,7 +10,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// AliasName is the full name of an alias.
+// AliasName returns the full name of an alias.
 func AliasName(name string) string {
 	if strings.HasPrefix(name, "alias/") {
 		return name

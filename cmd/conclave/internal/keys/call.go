@@ -19,50 +19,51 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// call is a command that makes a call of one operation of the service KMS: a row
-// of the tables in the files of the command groups. The request's members come
-// from inputs, the answer goes to where shows puts it.
+// call is a command that calls one operation of the service KMS: a row of the
+// tables in the files of the command groups. The members of the request come
+// from inputs, and shows says how the answer is written.
 type call struct {
 	use, short, long, example string
 
 	op     string // of the service KMS
-	doing  string // as in "enabling key"; what the first argument or key names follows
+	doing  string // as in "enabling key"; followed by the key or the first argument
 	takes  []input
 	shows  show
-	also   []string             // further operations that run makes use of
-	sets   []string             // members that run sets by itself
-	flags  func(*cobra.Command) // what no member of the request stands for
-	pages  int32                // of a list: how many entries a page may have
+	also   []string             // further operations that run calls
+	sets   []string             // members that run sets itself
+	flags  func(*cobra.Command) // flags that do not correspond to a member of the request
+	pages  int32                // for a list: how many entries a page may have
 	files  []outFile
 	before func(b *bound) error
 
-	// run does more than one call; nil for what all do.
+	// run is for commands that do more than one call; nil for the others.
 	run func(ctx context.Context, c *cli.Connection, b *bound, req proto.Message) error
 }
 
-// show writes an answer. Raw is a member that is written as it is, unless the user
-// asks for JSON or YAML; otherwise the answer is shown as a table, or, without
-// either, there is nothing to tell.
+// show says how to write an answer. raw is a member that is written as it is,
+// unless the user wants JSON or YAML. Otherwise the answer is written as a table.
+// Without either, nothing is written.
 type show struct {
 	raw   string
-	text  bool // raw bytes may go to a terminal
+	text  bool // raw bytes may be written to a terminal
 	pem   string
 	table func(w io.Writer, res proto.Message)
 }
 
-// writes64 tells whether --base64 is for what is written. A plaintext is what it is.
+// writes64 reports whether --base64 affects the output, which it does not if the
+// output is text.
 func (s show) writes64() bool { return s.raw != "" && !s.text }
 
-// outFile is a flag for a file that takes a member of the answer.
+// outFile is a flag for a file to which a member of the answer is written.
 type outFile struct{ member, flag, usage string }
 
-// tableOf is a show that has the type of its answer.
+// tableOf returns a show for a table of a message of type M.
 func tableOf[M proto.Message](table func(w io.Writer, res M)) show {
 	return show{table: func(w io.Writer, res proto.Message) { table(w, res.(M)) }}
 }
 
-// aliasForms are the operations whose keys may be named by aliases. For all others
-// the client looks the alias up.
+// aliasForms are the operations in which an alias can name the key. For all
+// others, the client looks up the alias.
 var aliasForms = map[string]bool{
 	"DescribeKey": true, "Encrypt": true, "Decrypt": true, "ReEncrypt": true, "GetPublicKey": true,
 	"GenerateDataKey": true, "GenerateDataKeyWithoutPlaintext": true,
@@ -71,13 +72,14 @@ var aliasForms = map[string]bool{
 	"Encapsulate": true, "Decapsulate": true,
 }
 
-// operations is the annotation of a command that names the operations it calls.
+// operations is the annotation that names the operations that a command calls.
 const operations = "operations"
 
-// eachRow, if set, sees the rows that commands are made of: for a test.
+// eachRow, if set, is called for each row of which a command is made, for a
+// test.
 var eachRow func(call)
 
-// calls are the commands of rows.
+// calls returns the commands for rows.
 func calls(a *cli.App, rows ...call) []*cobra.Command {
 	cmds := make([]*cobra.Command, len(rows))
 	for i, r := range rows {
@@ -86,7 +88,7 @@ func calls(a *cli.App, rows ...call) []*cobra.Command {
 	return cmds
 }
 
-// newCommand makes the command of a row.
+// newCommand returns the command for a row.
 func newCommand(a *cli.App, row call) *cobra.Command {
 	if eachRow != nil {
 		eachRow(row)
@@ -128,8 +130,8 @@ func newCommand(a *cli.App, row call) *cobra.Command {
 		f.BoolVar(&b.pem, "pem", false, "write PEM instead of DER")
 	}
 	if row.pages > 0 {
-		f.IntVar(&b.limit, "limit", 0, "show this many at most (default all)")
-		f.StringVar(&b.marker, "marker", "", "go on where a list with --limit ended")
+		f.IntVar(&b.limit, "limit", 0, "show at most this many (default all)")
+		f.StringVar(&b.marker, "marker", "", "continue where a list with --limit ended")
 	}
 	for _, o := range row.files {
 		f.String(o.flag, "", o.usage)
@@ -140,7 +142,7 @@ func newCommand(a *cli.App, row call) *cobra.Command {
 	return cmd
 }
 
-// bound is a row and what the command line gave it.
+// bound is a row together with the arguments and flags of the command line.
 type bound struct {
 	app  *cli.App
 	row  call
@@ -153,7 +155,7 @@ type bound struct {
 	marker string
 }
 
-// base64 tells whether the user wants bytes to be base64.
+// base64 reports whether the user wants bytes as base64.
 func (b *bound) base64() bool {
 	v, err := b.cmd.Flags().GetBool("base64")
 	return err == nil && v
@@ -164,7 +166,7 @@ var kmsService = kmspb.File_transport_kmspb_kms_proto.Services().ByName("KMS")
 func method(op string) protoreflect.MethodDescriptor {
 	m := kmsService.Methods().ByName(protoreflect.Name(op))
 	if m == nil {
-		panic("no operation " + op) // a row is wrong; each is made when the program starts
+		panic("no operation " + op) // a bug in a row, which shows when the program starts
 	}
 	return m
 }
@@ -175,7 +177,7 @@ func newResponse(op string) protoreflect.Message { return newMessage(method(op).
 func newMessage(d protoreflect.MessageDescriptor) protoreflect.Message {
 	t, err := protoregistry.GlobalTypes.FindMessageByName(d.FullName())
 	if err != nil {
-		panic(err) // it is linked in
+		panic(err) // cannot happen: the type is linked in
 	}
 	return t.New()
 }
@@ -216,7 +218,7 @@ func (b *bound) runE(cmd *cobra.Command, args []string) error {
 	})
 }
 
-// doing says what is done, and to which key or thing.
+// doing says what is done, and to which key or other object.
 func (b *bound) doing() string {
 	for _, in := range b.row.takes {
 		if !in.named {
@@ -229,7 +231,7 @@ func (b *bound) doing() string {
 	return b.row.doing
 }
 
-// oneCall makes the row's call and shows the answer.
+// oneCall calls the row's operation and shows the answer.
 func oneCall(ctx context.Context, c *cli.Connection, b *bound, req proto.Message) error {
 	if b.row.pages > 0 {
 		return b.list(ctx, c, req)
@@ -247,7 +249,8 @@ func invoke(c *cli.Connection, ctx context.Context, op string, req, res proto.Me
 	return c.Calls().Invoke(ctx, fmt.Sprintf("/%s/%s", kmsService.FullName(), op), req, res)
 }
 
-// dryRun takes the answer of a dry run that went well for what it is.
+// dryRun turns the error by which a successful dry run is answered into
+// success.
 func (b *bound) dryRun(err error) error {
 	if f, ok := client.FromError(err); ok && f.Type == "DryRunOperationException" {
 		b.app.Note("dry run: the request would have succeeded; nothing was done")
@@ -261,7 +264,8 @@ func (b *bound) show(res protoreflect.Message) error {
 		return err
 	}
 	s := b.row.shows
-	// Bytes go where they are wanted, whatever the environment says of tables.
+	// Raw bytes are written unless a flag asks for JSON or YAML; the
+	// environment's format does not count.
 	if s.raw == "" || b.app.Output == "json" || b.app.Output == "yaml" {
 		return b.app.Print(res.Interface(), func(w io.Writer) {
 			if s.table != nil {
@@ -280,8 +284,8 @@ func (b *bound) show(res protoreflect.Message) error {
 	return emit(b.app, raw, s.writes64() && b.base64(), s.text)
 }
 
-// writeFiles puts members into the files that the user named, readable by the user
-// alone; they are not shown then.
+// writeFiles writes members to the files that the user named, which only the user
+// can read. These members are then not shown.
 func (b *bound) writeFiles(res protoreflect.Message) error {
 	for _, o := range b.row.files {
 		name, err := b.cmd.Flags().GetString(o.flag)
@@ -299,7 +303,7 @@ func (b *bound) writeFiles(res protoreflect.Message) error {
 	return nil
 }
 
-// list gets all pages, or as many entries as the user wants to see.
+// list gets all pages, or as many entries as the user wants.
 func (b *bound) list(ctx context.Context, c *cli.Connection, req proto.Message) error {
 	all, err := b.collect(ctx, c, req)
 	if err != nil {
@@ -311,10 +315,10 @@ func (b *bound) list(ctx context.Context, c *cli.Connection, req proto.Message) 
 	return b.more(all.Interface().(page))
 }
 
-// more says where a list that was cut short goes on.
+// more prints where a list that was cut short continues.
 func (b *bound) more(p page) error {
 	if next := p.GetNextMarker(); next != "" {
-		b.app.Note("there are more; --marker %s goes on there", cli.Quote(cli.Printable(next)))
+		b.app.Note("there are more; continue with --marker %s", cli.Quote(cli.Printable(next)))
 	}
 	return nil
 }
@@ -326,8 +330,8 @@ type page interface {
 	GetTruncated() bool
 }
 
-// collect puts the pages of a list into one answer, which says where the list goes
-// on if it was cut short. Each page has the time that one answer may take.
+// collect joins the pages of a list into one answer, which says where the list
+// continues if it was cut short. Each page may take the time of one answer.
 func (b *bound) collect(ctx context.Context, c *cli.Connection, req proto.Message) (protoreflect.Message, error) {
 	r := req.ProtoReflect()
 	fields := r.Descriptor().Fields()
@@ -349,7 +353,7 @@ func (b *bound) collect(ctx context.Context, c *cli.Connection, req proto.Messag
 		}
 		p := res.Interface().(page)
 		if p.GetTruncated() && p.GetNextMarker() == "" {
-			return nil, errors.New("the server cut the list short without saying where it goes on")
+			return nil, errors.New("the server cut the list short without saying where it continues")
 		}
 		before, got := all.Mutable(entries).List(), res.Get(entries).List()
 		for i := range got.Len() {
@@ -369,17 +373,18 @@ func (b *bound) collect(ctx context.Context, c *cli.Connection, req proto.Messag
 	}
 }
 
-// listField is the member of an answer that has the entries.
+// listField returns the member of an answer that has the entries.
 func listField(d protoreflect.MessageDescriptor) protoreflect.FieldDescriptor {
 	for i := range d.Fields().Len() {
 		if f := d.Fields().Get(i); f.IsList() {
 			return f
 		}
 	}
-	panic(d.FullName() + " is no list") // a row is wrong
+	panic(d.FullName() + " is not a list") // a bug in a row
 }
 
-// wipe clears what bytes a message has: plaintexts, secrets and keys among them.
+// wipe overwrites all byte strings of a message, as they may be plaintexts,
+// secrets and keys.
 func wipe(m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
@@ -393,7 +398,7 @@ func wipe(m protoreflect.Message) {
 	})
 }
 
-// lookUp replaces aliases by key ids in requests that take none.
+// lookUp replaces aliases by key ids in requests that do not accept aliases.
 func (b *bound) lookUp(ctx context.Context, c *cli.Connection) error {
 	if aliasForms[b.row.op] {
 		return nil
@@ -415,7 +420,8 @@ func (b *bound) lookUp(ctx context.Context, c *cli.Connection) error {
 	return nil
 }
 
-// keyID is the id of a key that may be named by an alias or an alias's ARN.
+// keyID returns the id of a key that may be given by an alias or an alias's
+// ARN.
 func keyID(c *cli.Connection, ctx context.Context, name string) (string, error) {
 	if !isAlias(name) {
 		return name, nil
@@ -427,5 +433,5 @@ func keyID(c *cli.Connection, ctx context.Context, name string) (string, error) 
 	return res.GetKeyMetadata().GetKeyId(), nil
 }
 
-// base64Of is for tables.
+// base64Of encodes bytes for tables.
 func base64Of(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

@@ -22,7 +22,8 @@ func visitAll(cmd *cobra.Command, visit func(*cobra.Command)) {
 	}
 }
 
-// TestEveryOperationHasACommand, from the service's own description.
+// TestEveryOperationHasACommand takes the operations from the description of
+// the service.
 func TestEveryOperationHasACommand(t *testing.T) {
 	called := make(map[string]bool)
 	visitAll(commandTree(), func(c *cobra.Command) {
@@ -44,7 +45,7 @@ func TestEveryOperationHasACommand(t *testing.T) {
 
 // TestEveryMemberCanBeSet: each member of each request has an argument or a flag.
 func TestEveryMemberCanBeSet(t *testing.T) {
-	// Not given on the command line, and why.
+	// Members that are not on the command line, with the reason.
 	without := map[string]bool{
 		"customer_master_key_spec": true, // AWS's deprecated name of key_spec
 		"limit":                    true, // pages are the client's own affair
@@ -107,7 +108,7 @@ func TestKeyNames(t *testing.T) {
 	}
 }
 
-// commandTree has all commands of the package below one.
+// commandTree returns a command with all commands of the package.
 func commandTree() *cobra.Command {
 	root := new(cobra.Command)
 	root.AddCommand(slices.Concat(Manage(new(cli.App)), Use(new(cli.App)))...)

@@ -1,6 +1,6 @@
-// Package keys has the commands for keys: those that manage them and those that use
-// them. Each makes a call of one operation of the service and is a row of a table (call),
-// from which its flags, its request and what it shows are made.
+// Package keys has the commands that manage keys and those that use them. Each calls one
+// operation of the service and is a row of a table (call), from which its flags, its
+// request and its output are derived.
 package keys
 
 import (
@@ -11,13 +11,13 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 )
 
-// Manage are the commands that manage keys, aliases, grants and custom key
+// Manage returns the commands that manage keys, aliases, grants and custom key
 // stores.
 func Manage(a *cli.App) []*cobra.Command {
 	return []*cobra.Command{keyCommand(a), aliasCommand(a), grantCommand(a), keystoreCommand(a)}
 }
 
-// Use are the commands that encrypt, sign and do what else keys are for.
+// Use returns the commands that use keys, such as to encrypt and sign.
 func Use(a *cli.App) []*cobra.Command {
 	return slices.Concat(cryptCommands(a), datakeyCommands(a), signCommands(a), macCommands(a), agreeCommands(a))
 }

@@ -13,22 +13,22 @@ import (
 
 func datakeyCommands(a *cli.App) []*cobra.Command {
 	without := func(cmd *cobra.Command) {
-		cmd.Flags().Bool("without-plaintext", false, "only the encrypted one")
+		cmd.Flags().Bool("without-plaintext", false, "get only the encrypted key")
 	}
 	return clientCalls(a,
 		call{
-			use: "datakey --key KEY", short: "Make a data key: to encrypt with, and itself encrypted",
+			use: "datakey --key KEY", short: "Make a data key, in the clear and encrypted",
 			op: "GenerateDataKey", also: []string{"GenerateDataKeyWithoutPlaintext"}, doing: "making a data key with key",
-			long: `Datakey makes a key for encrypting data yourself, and that key encrypted with
-KEY. Keep the encrypted one beside the data, and "conclave decrypt" it when the
-data is to be read. It shows both in base64, or writes them raw to files of mode
+			long: `Datakey makes a key with which you encrypt data yourself, and the same key encrypted
+with KEY. Keep the encrypted key with the data, and decrypt it with "conclave
+decrypt" to read the data. Both are shown in base64, or written raw to files of mode
 0600.
 
 ` + keyHelp,
 			example: `  conclave datakey --key payments --plaintext-file data.key --ciphertext-file data.key.enc
   conclave datakey --key payments --bytes 64 --without-plaintext -o json`,
 			takes: []input{
-				keyFlag("the key that encrypts it").needed(),
+				keyFlag("the key that encrypts the data key").needed(),
 				textFlag("key_spec", "spec", "AES_256 or AES_128 (default AES_256)"),
 				numberFlag("number_of_bytes", "bytes", "length, 1 to 1024, instead of --spec"),
 				contextFlag("encryption_context", "context", "encryption context NAME=VALUE"),
@@ -37,13 +37,13 @@ data is to be read. It shows both in base64, or writes them raw to files of mode
 			flags: without,
 			shows: show{table: dataKeyTable},
 			files: []outFile{
-				{"ciphertext_blob", "ciphertext-file", "write the encrypted key to this file"}, // first: without it the other is of no use
+				{"ciphertext_blob", "ciphertext-file", "write the encrypted key to this file"}, // first, as the other is useless without it
 				{"plaintext", "plaintext-file", "write the data key to this file"},
 			},
 			before: func(b *bound) error {
 				f := b.cmd.Flags()
 				if f.Changed("bytes") && f.Changed("spec") {
-					return cli.Usagef("give --bytes or --spec")
+					return cli.Usagef("give either --bytes or --spec")
 				}
 				if !f.Changed("bytes") && !f.Changed("spec") {
 					b.set("key_spec", protoreflect.ValueOfString("AES_256"))
@@ -53,16 +53,16 @@ data is to be read. It shows both in base64, or writes them raw to files of mode
 			run: withoutPlaintext,
 		},
 		call{
-			use: "keypair --key KEY --spec SPEC", short: "Make a key pair whose private key is encrypted too",
+			use: "keypair --key KEY --spec SPEC", short: "Make a key pair, with the private key in the clear and encrypted",
 			op: "GenerateDataKeyPair", also: []string{"GenerateDataKeyPairWithoutPlaintext"}, doing: "making a key pair with key",
-			long: `Keypair makes a key pair for use outside, and its private key encrypted with KEY. It
-shows all in base64, or writes them raw (DER) to files of mode 0600.
+			long: `Keypair makes a key pair that you use yourself, and its private key encrypted with
+KEY. All are shown in base64, or written raw (DER) to files of mode 0600.
 
 ` + keyHelp,
 			example: `  conclave keypair --key payments --spec ECC_NIST_P256 --public-key-file pair.pub --ciphertext-file pair.enc --private-key-file pair.key
   conclave keypair --key payments --spec RSA_2048 --without-plaintext -o json`,
 			takes: []input{
-				keyFlag("the key that encrypts the private one").needed(),
+				keyFlag("the key that encrypts the private key").needed(),
 				textFlag("key_pair_spec", "spec", "such as RSA_2048, ECC_NIST_P256 or ECC_NIST_EDWARDS25519").needed(),
 				contextFlag("encryption_context", "context", "encryption context NAME=VALUE"),
 				recipient(), grantTokens(), dryRun(),
@@ -81,8 +81,8 @@ shows all in base64, or writes them raw (DER) to files of mode 0600.
 			use: "random", short: "Write random bytes", op: "GenerateRandom", doing: "getting random bytes",
 			example: `  conclave random --bytes 16 --base64`,
 			takes: []input{
-				numberFlag("number_of_bytes", "bytes", "how many, 1 to 1024 (default 32)").or("32"),
-				textFlag("custom_key_store_id", "key-store", "id of a custom key store that makes them"),
+				numberFlag("number_of_bytes", "bytes", "number of bytes, 1 to 1024 (default 32)").or("32"),
+				textFlag("custom_key_store_id", "key-store", "id of the custom key store that generates them"),
 				recipient(),
 			},
 			shows: show{raw: "plaintext"},
@@ -90,7 +90,8 @@ shows all in base64, or writes them raw (DER) to files of mode 0600.
 	)
 }
 
-// contradiction refuses a file for what --without-plaintext does not get.
+// contradiction returns the error for a file that needs what
+// --without-plaintext leaves out.
 func (b *bound) contradiction(file string) error {
 	without, err := b.cmd.Flags().GetBool("without-plaintext")
 	if err == nil && without && b.cmd.Flags().Changed(file) {
@@ -99,8 +100,8 @@ func (b *bound) contradiction(file string) error {
 	return err
 }
 
-// withoutPlaintext calls the operation that has no plaintext in its answer, if the
-// user wants none. The requests of both have the same members but the recipient.
+// withoutPlaintext calls the operation whose answer has no plaintext, if the user
+// wants none. The two requests have the same members except for the recipient.
 func withoutPlaintext(ctx context.Context, c *cli.Connection, b *bound, req proto.Message) error {
 	if without, err := b.cmd.Flags().GetBool("without-plaintext"); err != nil || !without {
 		return oneCall(ctx, c, b, req)
@@ -120,7 +121,7 @@ func withoutPlaintext(ctx context.Context, c *cli.Connection, b *bound, req prot
 	return b.show(res)
 }
 
-// dataKeyTable shows what there is of a data key or a key pair.
+// dataKeyTable shows the parts of a data key or a key pair that the answer has.
 func dataKeyTable(w io.Writer, m proto.Message) {
 	r := m.ProtoReflect()
 	for _, x := range [][2]string{

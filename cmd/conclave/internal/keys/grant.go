@@ -19,8 +19,8 @@ import (
 func grantCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "grant", Short: "Let principals use a key, without changing its policy",
-		Long: `Grant lets a principal use a key for some operations, perhaps under an encryption
-context alone, until the grant is retired or revoked.
+		Long: `Grant lets a principal use a key for some operations, optionally only with certain
+encryption contexts, until the grant is retired or revoked.
 
 ` + keyHelp,
 		Example: `  conclave grant create payments --grantee arn:aws:iam::000000000000:root --operations Encrypt,Decrypt
@@ -35,7 +35,7 @@ context alone, until the grant is retired or revoked.
 	}
 	cmd.AddCommand(calls(a,
 		call{
-			use: "create KEY", short: "Make a grant", op: "CreateGrant", doing: "making a grant for key",
+			use: "create KEY", short: "Create a grant", op: "CreateGrant", doing: "creating a grant for key",
 			example: `  conclave grant create payments --grantee arn:aws:iam::000000000000:root --operations Encrypt,Decrypt \
     --context-subset app=shop --name shop
   conclave grant create payments --grantee arn:aws:iam::000000000000:root --operations Decrypt --dry-run`,
@@ -43,12 +43,12 @@ context alone, until the grant is retired or revoked.
 				keyArg(1),
 				textFlag("grantee_principal", "grantee", "ARN of the principal that may use the key"),
 				textFlag("grantee_service_principal", "grantee-service", "service that may use the key instead, such as logs.us-east-1.amazonaws.com"),
-				listFlag("operations", "operations", "what it may do, such as Encrypt,Decrypt").needed(),
+				listFlag("operations", "operations", "operations that the grant allows, such as Encrypt,Decrypt").needed(),
 				textFlag("retiring_principal", "retiring", "ARN of a principal that may retire the grant"),
 				textFlag("retiring_service_principal", "retiring-service", "service that may retire the grant"),
-				textFlag("name", "name", "name; a second call with the same name and content makes no second grant"),
-				constraintFlag("encryption_context_subset", "context-subset", "NAME=VALUE that the encryption context must have among others; may be repeated"),
-				constraintFlag("encryption_context_equals", "context-equals", "NAME=VALUE of which the encryption context must consist; may be repeated"),
+				textFlag("name", "name", "name; a second call with the same name and content creates no second grant"),
+				constraintFlag("encryption_context_subset", "context-subset", "NAME=VALUE that the encryption context must contain; may be repeated"),
+				constraintFlag("encryption_context_equals", "context-equals", "NAME=VALUE of the only encryption context that is allowed; may be repeated"),
 				sourceARNFlag(), grantTokens(), dryRun(),
 			},
 			shows: tableOf(func(w io.Writer, r *kmspb.CreateGrantResponse) {
@@ -73,14 +73,14 @@ context alone, until the grant is retired or revoked.
 			example: `  conclave grant list-retirable --retiring arn:aws:iam::000000000000:root`,
 			takes: []input{
 				textFlag("retiring_principal", "retiring", "ARN of the principal"),
-				textFlag("retiring_service_principal", "retiring-service", "or the service"),
+				textFlag("retiring_service_principal", "retiring-service", "name of the service, instead of --retiring"),
 			},
 			shows: tableOf(func(w io.Writer, r *kmspb.ListRetirableGrantsResponse) { grantTable(w, r.GetGrants()) }),
 		},
 		call{
 			use: "retire", short: "Give up a grant, as its grantee or retiring principal", op: "RetireGrant", doing: "retiring grant",
-			long: `Retire gives up a grant, which its token names, or its key and id. AWS wants the ARN
-of the key here; a name is looked up.`,
+			long: `Retire gives up a grant, which is given by its token, or by its key and id. AWS
+requires the ARN of the key here; a name is looked up.`,
 			example: `  conclave grant retire --key payments --grant "$GRANT"`,
 			takes: []input{
 				keyFlag("the grant's key"),
@@ -91,7 +91,7 @@ of the key here; a name is looked up.`,
 			run: retireGrant,
 		},
 		call{
-			use: "revoke KEY GRANT", short: "Take a grant away", op: "RevokeGrant", doing: "revoking a grant of key",
+			use: "revoke KEY GRANT", short: "Revoke a grant", op: "RevokeGrant", doing: "revoking a grant of key",
 			example: `  conclave grant revoke payments "$REVOKED"`,
 			takes:   []input{keyArg(1), textArg("grant_id", 2), dryRun()},
 		},
@@ -99,7 +99,7 @@ of the key here; a name is looked up.`,
 	return cmd
 }
 
-// constraintFlag is a member of a grant's constraints.
+// constraintFlag is a flag for a member of a grant's constraints.
 func constraintFlag(member, flag, usage string) input {
 	return input{
 		member: "constraints", flag: flag, usage: usage,
@@ -123,10 +123,11 @@ func constraintFlag(member, flag, usage string) input {
 	}
 }
 
-// sourceARNFlag narrows a grant to requests for one resource.
+// sourceARNFlag is the flag that restricts a grant to requests for one
+// resource.
 func sourceARNFlag() input {
 	return input{
-		member: "constraints", flag: "source-arn", usage: "ARN of the one resource for which the key may be used",
+		member: "constraints", flag: "source-arn", usage: "ARN of the only resource for which the key may be used",
 		bind: func(b *bound, in input) { b.cmd.Flags().String(in.flag, "", in.usage) },
 		fill: func(b *bound, in input) error {
 			arn, err := b.cmd.Flags().GetString(in.flag)
@@ -156,7 +157,7 @@ func constraintsText(c *kmspb.GrantConstraints) string {
 	return cli.OrDash(strings.Join(parts, "; "))
 }
 
-// contextText is an encryption context in the order of its names.
+// contextText formats an encryption context, in the order of its names.
 func contextText(ec map[string]string) string {
 	var parts []string
 	for _, k := range slices.Sorted(maps.Keys(ec)) {
@@ -165,7 +166,7 @@ func contextText(ec map[string]string) string {
 	return strings.Join(parts, ",")
 }
 
-// retireGrant names the key by its ARN, which RetireGrant wants.
+// retireGrant replaces the key by its ARN, which RetireGrant requires.
 func retireGrant(ctx context.Context, c *cli.Connection, b *bound, m proto.Message) error {
 	req := m.(*kmspb.RetireGrantRequest)
 	if req.KeyId != nil && !strings.HasPrefix(req.GetKeyId(), "arn:") {

@@ -18,32 +18,32 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// input is a member of a request that comes from an argument or a flag.
+// input is an argument or a flag that sets a member of the request.
 type input struct {
 	member   string // of the request
 	flag     string // "" for an argument
 	arg      int    // place of the argument, from 1
 	usage    string
-	optional bool   // of arguments: may be left out
-	required bool   // of flags: may not
-	many     bool   // of the last argument: one or more
-	key      bool   // names a key
-	preset   string // value of a flag that is not given
-	named    bool   // says in errors what was worked on
+	optional bool   // an argument that may be left out
+	required bool   // a flag that must be given
+	many     bool   // the last argument, given once or more
+	key      bool   // it names a key
+	preset   string // default value of a flag
+	named    bool   // errors name its value
 
 	bind  func(*bound, input)       // makes the flag
 	fill  func(*bound, input) error // sets the member
-	given func(*bound) string       // what the command line has
+	given func(*bound) string       // returns its value on the command line
 }
 
-// keyIDForm is what AWS and Conclave give keys as ids.
+// keyIDForm is the form of key ids in AWS and Conclave.
 var keyIDForm = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$`)
 
-// IsKeyID reports whether a key can have this id.
+// IsKeyID reports whether id has the form of a key id.
 func IsKeyID(id string) bool { return keyIDForm.MatchString(id) }
 
-// keyName is what a user's KEY means: a key id, an ARN, or an alias, with or
-// without "alias/".
+// keyName returns the KeyId for a user's KEY: a key id, an ARN, or an alias
+// with or without "alias/".
 func keyName(name string) string {
 	if name == "" || IsKeyID(name) || strings.HasPrefix(name, "arn:") {
 		return name
@@ -51,7 +51,7 @@ func keyName(name string) string {
 	return AliasName(name)
 }
 
-// isAlias tells an alias, or an alias's ARN, from a key.
+// isAlias reports whether name is an alias or an alias's ARN.
 func isAlias(name string) bool {
 	if strings.HasPrefix(name, "arn:") {
 		_, resource, _ := strings.Cut(name, ":alias/")
@@ -67,15 +67,15 @@ func (b *bound) set(member string, v protoreflect.Value) {
 func (b *bound) field(member string) protoreflect.FieldDescriptor {
 	f := b.req.Descriptor().Fields().ByName(protoreflect.Name(member))
 	if f == nil {
-		panic(fmt.Sprintf("%s has no member %s", b.row.op, member)) // a row is wrong
+		panic(fmt.Sprintf("%s has no member %s", b.row.op, member)) // a bug in a row
 	}
 	return f
 }
 
-// argument is the nth argument as text, or "".
+// argument returns the nth argument, or "".
 func (b *bound) argument(n int) string { return at(b.args, n-1) }
 
-// keyArg is the key as an argument.
+// keyArg is an argument that names the key.
 func keyArg(n int) input {
 	return input{
 		member: "key_id", arg: n, key: true, named: true,
@@ -87,25 +87,25 @@ func keyArg(n int) input {
 	}
 }
 
-// as has an input fill another member.
+// as changes the member that an input sets.
 func (in input) as(member string) input {
 	in.member = member
 	return in
 }
 
-// needed makes a flag one that must be given.
+// needed makes a flag required.
 func (in input) needed() input {
 	in.required = true
 	return in
 }
 
-// or sets what a flag has when it is not given.
+// or sets the default value of a flag.
 func (in input) or(value string) input {
 	in.preset = value
 	return in
 }
 
-// textArg is an argument as it is.
+// textArg is an argument that sets a text.
 func textArg(member string, n int) input {
 	return input{
 		member: member, arg: n, named: n == 1,
@@ -119,7 +119,7 @@ func textArg(member string, n int) input {
 	}
 }
 
-// aliasArg is the name of an alias, with or without "alias/".
+// aliasArg is an argument with the name of an alias, with or without "alias/".
 func aliasArg(n int) input {
 	in := textArg("alias_name", n)
 	in.fill = func(b *bound, in input) error {
@@ -129,7 +129,7 @@ func aliasArg(n int) input {
 	return in
 }
 
-// textFlag is a flag as it is.
+// textFlag is a flag that sets a text.
 func textFlag(member, flag, usage string) input {
 	return input{
 		member: member, flag: flag, usage: usage,
@@ -141,7 +141,7 @@ func textFlag(member, flag, usage string) input {
 			}
 			if !b.cmd.Flags().Changed(in.flag) && in.preset == "" {
 				if in.required {
-					return cli.Usagef("--%s is needed: %s", in.flag, in.usage)
+					return cli.Usagef("--%s is required: %s", in.flag, in.usage)
 				}
 				return nil
 			}
@@ -151,20 +151,20 @@ func textFlag(member, flag, usage string) input {
 	}
 }
 
-// keyFlag is the key as a flag.
+// keyFlag is a flag that names the key.
 func keyFlag(usage string) input {
 	in := textFlag("key_id", "key", usage)
 	in.key, in.named = true, true
 	return in.keyed()
 }
 
-// naming has errors name what a flag has.
+// naming makes errors mention the value of a flag.
 func (in input) naming() input {
 	in.named = true
 	return in
 }
 
-// keyed has a flag that names a key take it in all forms.
+// keyed makes a flag accept all forms of KEY.
 func (in input) keyed() input {
 	in.key = true
 	in.given = func(b *bound) string {
@@ -204,7 +204,7 @@ func numberFlag(member, flag string, usage string) input {
 	}
 }
 
-// boolFlag is a flag that is given or not.
+// boolFlag is a boolean flag.
 func boolFlag(member, flag, usage string) input {
 	return input{
 		member: member, flag: flag, usage: usage,
@@ -220,11 +220,11 @@ func boolFlag(member, flag, usage string) input {
 }
 
 func dryRun() input {
-	return boolFlag("dry_run", "dry-run", "ask whether it would be allowed, and do nothing")
+	return boolFlag("dry_run", "dry-run", "only check whether the request would be allowed")
 }
 
 func lockout() input {
-	return boolFlag("bypass_policy_lockout_safety_check", "bypass-policy-lockout-safety-check", "take a policy that locks you out")
+	return boolFlag("bypass_policy_lockout_safety_check", "bypass-policy-lockout-safety-check", "accept a policy that locks you out")
 }
 
 // textsFlag is a flag that may be repeated.
@@ -243,7 +243,7 @@ func listFlag(member, flag, usage string) input {
 	}, (*pflag.FlagSet).GetStringSlice)
 }
 
-// manyFlag fills a member that has several values with those that get reads.
+// manyFlag sets a member that has several values to those that get returns.
 func manyFlag(in input, get func(*pflag.FlagSet, string) ([]string, error)) input {
 	in.fill = func(b *bound, in input) error {
 		vs, err := get(b.cmd.Flags(), in.flag)
@@ -251,7 +251,7 @@ func manyFlag(in input, get func(*pflag.FlagSet, string) ([]string, error)) inpu
 			return err
 		}
 		if in.required && len(vs) == 0 {
-			return cli.Usagef("--%s is needed: %s", in.flag, in.usage)
+			return cli.Usagef("--%s is required: %s", in.flag, in.usage)
 		}
 		b.appendTexts(in.member, vs)
 		return nil
@@ -270,10 +270,10 @@ func (b *bound) appendTexts(member string, values []string) {
 }
 
 func grantTokens() input {
-	return textsFlag("grant_tokens", "grant-token", "token of a grant that was made just now")
+	return textsFlag("grant_tokens", "grant-token", "token of a grant that was just created")
 }
 
-// contextFlag is an encryption context.
+// contextFlag is a flag for an encryption context.
 func contextFlag(member, flag, usage string) input {
 	return input{
 		member: member, flag: flag, usage: usage,
@@ -296,7 +296,7 @@ func contextFlag(member, flag, usage string) input {
 	}
 }
 
-// pairs reads NAME=VALUE of a flag.
+// pairs parses the values NAME=VALUE of a flag.
 func pairs(flag string, given []string) (map[string]string, error) {
 	m := make(map[string]string, len(given))
 	for _, p := range given {
@@ -312,7 +312,7 @@ func pairs(flag string, given []string) (map[string]string, error) {
 	return m, nil
 }
 
-// tagFlags are tags of what is made.
+// tagFlags is the flag for the tags of what is created.
 func tagFlags() input {
 	return input{
 		member: "tags", flag: "tag", usage: "KEY=VALUE; may be repeated",
@@ -327,7 +327,8 @@ func tagFlags() input {
 	}
 }
 
-// tags sets NAME=VALUE, in the order given: the server reports duplicates.
+// tags sets tags from NAME=VALUE, in the given order. The server reports
+// duplicates.
 func (b *bound) tags(member, flag string, given []string) error {
 	for _, p := range given {
 		k, v, ok := strings.Cut(p, "=")
@@ -339,10 +340,10 @@ func (b *bound) tags(member, flag string, given []string) error {
 	return nil
 }
 
-// dateFlag is a flag with a time, RFC 3339 or a duration from now.
+// dateFlag is a flag with a time in RFC 3339, or a duration from now.
 func dateFlag(member, flag, usage string) input {
 	return input{
-		member: member, flag: flag, usage: usage + ": a time such as 2030-01-02T15:04:05Z, or from now, such as 720h",
+		member: member, flag: flag, usage: usage + ": a time such as 2030-01-02T15:04:05Z, or a duration from now such as 720h",
 		bind: func(b *bound, in input) { b.cmd.Flags().String(in.flag, "", in.usage) },
 		fill: func(b *bound, in input) error {
 			v, err := b.cmd.Flags().GetString(in.flag)
@@ -363,18 +364,18 @@ func dateFlag(member, flag, usage string) input {
 	}
 }
 
-// blob is how the bytes of a file become a member.
+// blob says how the bytes of a file become a member.
 type blob struct {
 	limit   int64
 	what    string // as in "the ciphertext"
-	tooLong string // what to do then
-	may64   bool   // with --base64 it is base64
-	pem     bool   // PEM is taken too, and becomes DER
-	empty   bool   // may be empty
-	line    bool   // is a line, and its end does not count
+	tooLong string // advice if it is longer than limit
+	may64   bool   // it is base64 if --base64 is given
+	pem     bool   // PEM is accepted too, and converted to DER
+	empty   bool   // it may be empty
+	line    bool   // it is a line, whose end is removed
 }
 
-// file is an argument that names a file, or standard input where it is "-" or left
+// file is an argument that names a file, or standard input if it is "-" or left
 // out.
 func file(member string, n int, form blob) input {
 	return input{
@@ -404,7 +405,7 @@ func fileFlag(member, flag, usage string, form blob) input {
 			}
 			if name == "" {
 				if in.required {
-					return cli.Usagef("--%s is needed: %s", in.flag, in.usage)
+					return cli.Usagef("--%s is required: %s", in.flag, in.usage)
 				}
 				return nil
 			}
@@ -457,10 +458,10 @@ func ciphertextFile(n int) input {
 }
 
 func policyFlag() input {
-	return fileFlag("policy", "policy", "file with the key policy, - for standard input (default: the account decides)", blob{limit: maxPolicyFile, what: "the policy"})
+	return fileFlag("policy", "policy", "file with the key policy, - for standard input (default: the account's policies decide)", blob{limit: maxPolicyFile, what: "the policy"})
 }
 
-// recipient is the enclave that an answer is encrypted for.
+// recipient is the flag for the enclave that the answer is encrypted for.
 func recipient() input {
 	return input{
 		member: "recipient", flag: "attestation-document", usage: "file with an enclave's attestation document; the answer is encrypted for that enclave",

@@ -14,9 +14,9 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// keyHelp says what a KEY is: what AWS takes, and an alias's short name.
+// keyHelp explains KEY, which is what AWS accepts, or an alias's short name.
 const keyHelp = `KEY is a key id, a key ARN, an alias such as alias/payments or payments for short,
-or an alias ARN. Where AWS wants a key id, the alias is looked up first.`
+or an alias ARN. Where AWS requires a key id, the alias is looked up first.`
 
 func keyCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
@@ -30,10 +30,10 @@ func keyCommand(a *cli.App) *cobra.Command {
 		call{
 			use: "create", short: "Create a key", op: "CreateKey", also: []string{"CreateAlias"}, doing: "creating a key",
 			long: `Create creates a key: a symmetric one for encryption, unless --spec and --usage
-say otherwise. Specs: SYMMETRIC_DEFAULT, HMAC_224 to HMAC_512, RSA_2048 to RSA_4096,
-ECC_NIST_P256 and further curves, ML_DSA_44 to ML_DSA_87, ML_KEM_512 to ML_KEM_1024. Usages:
-ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC, KEY_AGREEMENT and
-ENCAPSULATE_DECAPSULATE.`,
+specify another. Specs: SYMMETRIC_DEFAULT, HMAC_224 to HMAC_512, RSA_2048 to
+RSA_4096, ECC_NIST_P256 and further curves, ML_DSA_44 to ML_DSA_87, ML_KEM_512 to
+ML_KEM_1024. Usages: ENCRYPT_DECRYPT, SIGN_VERIFY, GENERATE_VERIFY_MAC,
+KEY_AGREEMENT and ENCAPSULATE_DECAPSULATE.`,
 			example: `  conclave key create --description "orders" --alias orders --tag team=billing
   conclave key create --spec ECC_NIST_P256 --usage SIGN_VERIFY --alias releases
   conclave key create --origin EXTERNAL --alias imported     # then: conclave key import
@@ -43,14 +43,14 @@ ENCAPSULATE_DECAPSULATE.`,
 				textFlag("key_spec", "spec", "key spec (default SYMMETRIC_DEFAULT)"),
 				textFlag("key_usage", "usage", "key usage (default ENCRYPT_DECRYPT)"),
 				textFlag("origin", "origin", "where the material comes from: AWS_KMS, EXTERNAL, AWS_CLOUDHSM or EXTERNAL_KEY_STORE (default AWS_KMS)"),
-				boolFlag("multi_region", "multi-region", "make a primary key, which can be replicated to other regions"),
+				boolFlag("multi_region", "multi-region", "create a primary key, which can be replicated to other regions"),
 				policyFlag(), lockout(), tagFlags(),
-				textFlag("custom_key_store_id", "key-store", "id of the custom key store that has the key"),
+				textFlag("custom_key_store_id", "key-store", "id of the custom key store for the key"),
 				textFlag("xks_key_id", "xks-key", "id of the key in an external key store"),
 			},
 			flags: func(cmd *cobra.Command) {
-				cmd.Flags().String("alias", "", "give the key this alias too")
-				cmd.Flags().BoolP("quiet", "q", false, "print the key id only")
+				cmd.Flags().String("alias", "", "also create this alias for the key")
+				cmd.Flags().BoolP("quiet", "q", false, "print only the key id")
 			},
 			shows: tableOf(func(w io.Writer, r *kmspb.CreateKeyResponse) { keyTable(w, r.GetKeyMetadata()) }),
 			run:   createKey,
@@ -69,12 +69,12 @@ ENCAPSULATE_DECAPSULATE.`,
 			takes:   []input{keyArg(1)},
 		},
 		call{
-			use: "disable KEY", short: "Disable a key: no node uses it once this returns", op: "DisableKey", doing: "disabling key",
+			use: "disable KEY", short: "Disable a key: no node uses it after this returns", op: "DisableKey", doing: "disabling key",
 			example: `  conclave key disable old-payments`,
 			takes:   []input{keyArg(1)},
 		},
 		call{
-			use: "schedule-deletion KEY", short: "Delete a key after a waiting period, for ever", op: "ScheduleKeyDeletion", doing: "scheduling the deletion of key",
+			use: "schedule-deletion KEY", short: "Delete a key for ever, after a waiting period", op: "ScheduleKeyDeletion", doing: "scheduling the deletion of key",
 			example: `  conclave key schedule-deletion old-payments --days 7`,
 			takes:   []input{keyArg(1), numberFlag("pending_window_in_days", "days", "waiting period in days, 7 to 30 (default 30)")},
 			shows: tableOf(func(w io.Writer, r *kmspb.ScheduleKeyDeletionResponse) {
@@ -84,7 +84,7 @@ ENCAPSULATE_DECAPSULATE.`,
 			}),
 		},
 		call{
-			use: "cancel-deletion KEY", short: "Cancel a key's deletion; it is disabled then", op: "CancelKeyDeletion", doing: "cancelling the deletion of key",
+			use: "cancel-deletion KEY", short: "Cancel a key's deletion; the key is then disabled", op: "CancelKeyDeletion", doing: "cancelling the deletion of key",
 			example: `  conclave key cancel-deletion old-payments`,
 			takes:   []input{keyArg(1)},
 		},
@@ -94,7 +94,7 @@ ENCAPSULATE_DECAPSULATE.`,
 			takes:   []input{keyArg(1), textArg("description", 2)},
 		},
 		call{
-			use: "last-usage KEY", short: "Show what a key was last used for, and when", op: "GetKeyLastUsage", doing: "asking for the last use of key",
+			use: "last-usage KEY", short: "Show what a key was last used for, and when", op: "GetKeyLastUsage", doing: "getting the last use of key",
 			example: `  conclave key last-usage old-payments`,
 			takes:   []input{keyArg(1)},
 			shows: tableOf(func(w io.Writer, r *kmspb.GetKeyLastUsageResponse) {
@@ -133,7 +133,7 @@ ENCAPSULATE_DECAPSULATE.`,
 	return cmd
 }
 
-// textArgs are all further arguments.
+// textArgs is the arguments from the nth on.
 func textArgs(member string, n int) input {
 	return input{member: member, arg: n, many: true, fill: func(b *bound, in input) error {
 		b.appendTexts(in.member, b.args[n-1:])
@@ -141,14 +141,14 @@ func textArgs(member string, n int) input {
 	}}
 }
 
-// tagArgs are TAG=VALUE from an argument on.
+// tagArgs is TAG=VALUE in the arguments from the nth on.
 func tagArgs(n int) input {
 	return input{member: "tags", arg: n, many: true, fill: func(b *bound, in input) error {
 		return b.tags(in.member, "", b.args[n-1:])
 	}}
 }
 
-// createKey gives the key its alias too.
+// createKey creates the key and its alias.
 func createKey(ctx context.Context, c *cli.Connection, b *bound, req proto.Message) error {
 	alias, err := b.cmd.Flags().GetString("alias")
 	if err != nil {
@@ -208,7 +208,7 @@ func keyTable(w io.Writer, k *kmspb.KeyMetadata) {
 	}
 }
 
-// algorithmsOf are those of a message, whatever they are for.
+// algorithmsOf returns the algorithms in a message, of all kinds.
 func algorithmsOf(m protoreflect.Message) []string {
 	var all []string
 	fields := m.Descriptor().Fields()
@@ -224,7 +224,7 @@ func algorithmsOf(m protoreflect.Message) []string {
 	return all
 }
 
-// at is an argument that may not be there.
+// at returns an argument, or "" if there are fewer.
 func at(args []string, i int) string {
 	if i < len(args) {
 		return args[i]

@@ -16,8 +16,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// listedKey is what `key list` shows of a key. What the caller may not see is left
-// out.
+// listedKey is what `key list` shows of a key, without what the caller may not
+// see.
 type listedKey struct {
 	KeyID       string   `json:"key_id"`
 	ARN         string   `json:"key_arn"`
@@ -35,19 +35,19 @@ type listedKeys struct {
 	NextMarker string       `json:"next_marker,omitempty"`
 }
 
-// together is how many keys are asked about at once.
+// together is how many keys are queried concurrently.
 const together = 8
 
 func keyListCall() call {
 	return call{
 		use: "list", short: "List keys with alias, state, spec, last use and description",
 		op: "ListKeys", also: []string{"DescribeKey", "GetKeyLastUsage", "ListAliases"}, doing: "listing keys", pages: 1000,
-		long: `List shows all keys. ListKeys tells ids alone, so each key is asked about twice
-more, which the audit log records; --quiet lists the ids and asks nothing else.`,
+		long: `List shows all keys. ListKeys returns only ids, so two more calls are made for each
+key, which are in the audit log; --quiet lists only the ids, without these calls.`,
 		example: `  conclave key list
   conclave key list --limit 20 -o json
   conclave key list --quiet`,
-		flags: func(cmd *cobra.Command) { cmd.Flags().BoolP("quiet", "q", false, "print the key ids only") },
+		flags: func(cmd *cobra.Command) { cmd.Flags().BoolP("quiet", "q", false, "print only the key ids") },
 		run:   listKeys,
 	}
 }
@@ -92,7 +92,7 @@ func listKeys(ctx context.Context, c *cli.Connection, b *bound, req proto.Messag
 	return b.more(res)
 }
 
-// nameKeys gives keys their aliases, unless the caller may not list them.
+// nameKeys adds their aliases to keys, unless the caller may not list them.
 func (b *bound) nameKeys(ctx context.Context, c *cli.Connection, keys []*listedKey) error {
 	byID := make(map[string]*listedKey, len(keys))
 	for _, k := range keys {
@@ -114,7 +114,7 @@ func (b *bound) nameKeys(ctx context.Context, c *cli.Connection, keys []*listedK
 	return nil
 }
 
-// inquire asks about each key, several at once.
+// inquire queries each key, several concurrently.
 func (b *bound) inquire(ctx context.Context, c *cli.Connection, keys []*listedKey) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -153,8 +153,8 @@ func (k *listedKey) inquire(ctx context.Context, c *cli.Connection) error {
 	return nil
 }
 
-// unlessDenied lets pass what the caller may not see, and a key that went while the
-// list was made.
+// unlessDenied ignores errors for what the caller may not see, and for a key that
+// was deleted in the meantime.
 func unlessDenied(err error) error {
 	if f, ok := client.FromError(err); ok && (f.Type == "AccessDeniedException" || f.Type == "NotFoundException") {
 		return nil

@@ -26,24 +26,24 @@ STORE is the id of a key store. Passwords and credentials come from files.`,
 	xks := func() []input {
 		return []input{
 			textFlag("xks_proxy_uri_endpoint", "endpoint", "https address of an external key store's proxy"),
-			textFlag("xks_proxy_uri_path", "path", "path of its API there, such as /kms/xks/v1"),
+			textFlag("xks_proxy_uri_path", "path", "path of the proxy's API, such as /kms/xks/v1"),
 			textFlag("xks_proxy_connectivity", "connectivity", "PUBLIC_ENDPOINT or VPC_ENDPOINT_SERVICE"),
 			textFlag("xks_proxy_vpc_endpoint_service_name", "vpc-service", "name of the VPC endpoint service"),
-			textFlag("xks_proxy_vpc_endpoint_service_owner", "vpc-service-owner", "its owner's account"),
+			textFlag("xks_proxy_vpc_endpoint_service_owner", "vpc-service-owner", "account of the owner of the VPC endpoint service"),
 			credentialFlag(),
-			textFlag("cloud_hsm_cluster_id", "cluster", "cluster id of a PKCS #11 token, as the server's --pkcs11-tokens has it"),
+			textFlag("cloud_hsm_cluster_id", "cluster", "cluster id of a PKCS #11 token, as in the server's --pkcs11-tokens"),
 			fileFlag("key_store_password", "password-file", "file with the password (PIN) of the PKCS #11 token", blob{limit: 256, what: "the password", line: true}),
 		}
 	}
 	cmd.AddCommand(calls(a,
 		call{
-			use: "create NAME", short: "Make a key store; it is not connected yet", op: "CreateCustomKeyStore", doing: "making key store",
+			use: "create NAME", short: "Create a key store, which is not connected yet", op: "CreateCustomKeyStore", doing: "creating key store",
 			example: `  conclave keystore create vault-2 --type EXTERNAL_KEY_STORE --endpoint https://xks.example.com --path /kms/xks/v1 \
     --connectivity PUBLIC_ENDPOINT --credential-file credential.json`,
 			takes: append([]input{
 				textArg("custom_key_store_name", 1),
 				textFlag("custom_key_store_type", "type", "AWS_CLOUDHSM or EXTERNAL_KEY_STORE (default AWS_CLOUDHSM)"),
-				fileFlag("trust_anchor_certificate", "trust-anchor", "PEM file of the certificate that the HSM's cluster has", blob{limit: 16 << 10, what: "the certificate"}),
+				fileFlag("trust_anchor_certificate", "trust-anchor", "PEM file of the certificate of the HSM cluster", blob{limit: 16 << 10, what: "the certificate"}),
 			}, xks()...),
 			shows: tableOf(func(w io.Writer, r *kmspb.CreateCustomKeyStoreResponse) {
 				cli.Line(w, "key store", r.GetCustomKeyStoreId())
@@ -70,7 +70,7 @@ STORE is the id of a key store. Passwords and credentials come from files.`,
 			}),
 		},
 		call{
-			use: "update STORE", short: "Change a key store, mostly while it is disconnected", op: "UpdateCustomKeyStore", doing: "changing key store",
+			use: "update STORE", short: "Change a key store, which must be disconnected for most changes", op: "UpdateCustomKeyStore", doing: "changing key store",
 			example: `  conclave keystore update "$STORE" --name vault-3`,
 			takes: append([]input{
 				textArg("custom_key_store_id", 1),
@@ -83,7 +83,7 @@ STORE is the id of a key store. Passwords and credentials come from files.`,
 			takes:   []input{textArg("custom_key_store_id", 1)},
 		},
 		call{
-			use: "disconnect STORE", short: "Disconnect a key store: its keys cannot be used until it is connected", op: "DisconnectCustomKeyStore", doing: "disconnecting key store",
+			use: "disconnect STORE", short: "Disconnect a key store: its keys cannot be used until it is connected again", op: "DisconnectCustomKeyStore", doing: "disconnecting key store",
 			example: `  conclave keystore disconnect "$STORE"`,
 			takes:   []input{textArg("custom_key_store_id", 1)},
 		},
@@ -96,8 +96,8 @@ STORE is the id of a key store. Passwords and credentials come from files.`,
 	return cmd
 }
 
-// credentialFlag is what a proxy of an external key store wants from its clients:
-// JSON, as the AWS CLI takes it.
+// credentialFlag is the flag for the credential that the proxy of an external key
+// store requires from its clients: JSON, as for the AWS CLI.
 func credentialFlag() input {
 	return input{
 		member: "xks_proxy_authentication_credential", flag: "credential-file",

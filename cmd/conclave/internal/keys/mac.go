@@ -15,9 +15,9 @@ func macCommands(a *cli.App) []*cobra.Command {
 	message := file("message", 1, blob{limit: maxMessage, what: "the message"})
 	return clientCalls(a,
 		call{
-			use: "mac --key KEY --algorithm ALG [FILE|-]", short: "Make a message authentication code (HMAC)", op: "GenerateMac", doing: "making a MAC with key",
-			long: `Mac makes an HMAC of a file or standard input of up to 4096 bytes, and writes it to
-standard output, raw.
+			use: "mac --key KEY --algorithm ALG [FILE|-]", short: "Compute a message authentication code (HMAC)", op: "GenerateMac", doing: "computing a MAC with key",
+			long: `Mac computes the HMAC of a file or standard input of up to 4096 bytes, and writes it
+to standard output as raw bytes.
 
 ` + keyHelp,
 			example: `  conclave mac --key tokens --algorithm HMAC_SHA_256 document.txt > document.mac`,
@@ -26,8 +26,8 @@ standard output, raw.
 		},
 		call{
 			use: "verify-mac --key KEY --algorithm ALG --mac FILE [FILE|-]", short: "Verify a message authentication code", op: "VerifyMac", doing: "verifying a MAC with key",
-			long: `Verify-mac checks an HMAC of a file or of standard input. It exits with 0 when the MAC
-is good, and with 1 when it is not.
+			long: `Verify-mac checks an HMAC of a file or of standard input. It exits with 0 if the MAC
+is valid, and with 1 if it is not.
 
 ` + keyHelp,
 			example: `  conclave verify-mac --key tokens --algorithm HMAC_SHA_256 --mac document.mac document.txt`,

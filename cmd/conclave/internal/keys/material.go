@@ -16,23 +16,23 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// What a wrapped key and an import token may have.
+// maxWrapped bounds the size of wrapped key material and of an import token.
 const maxWrapped = 64 << 10
 
-// materialCalls are the import of key material: in one step, or in AWS's two, for
-// material that is wrapped on another machine.
+// materialCalls are the commands that import key material: in one step, or in
+// AWS's two steps for material that is wrapped on another machine.
 func materialCalls() []call {
 	return []call{
 		{
 			use: "import KEY [FILE|-]", short: "Import key material from a file or standard input", op: "ImportKeyMaterial",
 			also: []string{"DescribeKey", "GetParametersForImport"}, doing: "importing material for key",
-			long: `Import gives a key of origin EXTERNAL its material: it asks for a wrapping key, wraps
-the material on this machine and imports it. The material is what the key's spec
-needs: 32 bytes for SYMMETRIC_DEFAULT, 28 to 128 for HMAC keys, and a private key
-in PKCS #8 for others, as DER or PEM. Keep a copy: it cannot be read back.
+			long: `Import imports the material of a key of origin EXTERNAL: it gets a wrapping key,
+wraps the material on this machine and imports it. The material is what the key's
+spec needs: 32 bytes for SYMMETRIC_DEFAULT, 28 to 128 for HMAC keys, and a private
+key in PKCS #8 for others, as DER or PEM. Keep a copy: it cannot be read back.
 
-Material that is wrapped elsewhere takes two steps: "conclave key import-parameters"
-and "conclave key import-wrapped".`,
+To wrap the material elsewhere, use "conclave key import-parameters" and "conclave
+key import-wrapped".`,
 			example: `  conclave key import imported material.bin
   conclave key import imported material.bin --valid-to 8760h
   conclave key import signer private-key.pem`,
@@ -94,13 +94,13 @@ and "conclave key import-wrapped".`,
 	}
 }
 
-// materialFlags are what both ways of importing take.
+// materialFlags are the flags of both ways of importing.
 func materialFlags() []input {
 	return []input{
 		dateFlag("valid_to", "valid-to", "when the material expires (default never)"),
-		textFlag("import_type", "import-type", "NEW_KEY_MATERIAL for a rotation, or EXISTING_KEY_MATERIAL (default what the key needs)"),
-		textFlag("key_material_description", "material-description", "what this material is"),
-		textFlag("key_material_id", "material", "id of the material that is imported again"),
+		textFlag("import_type", "import-type", "NEW_KEY_MATERIAL for a rotation, or EXISTING_KEY_MATERIAL (default: what the key needs)"),
+		textFlag("key_material_description", "material-description", "description of this material"),
+		textFlag("key_material_id", "material", "id of the material to import again"),
 	}
 }
 
@@ -111,7 +111,7 @@ func importShow() show {
 	})
 }
 
-// expires sets the model that goes with the date, or with none.
+// expires sets the expiration model, depending on whether there is a date.
 func expires(req *kmspb.ImportKeyMaterialRequest) {
 	model := "KEY_MATERIAL_DOES_NOT_EXPIRE"
 	if req.GetValidTo() != nil {
@@ -120,7 +120,8 @@ func expires(req *kmspb.ImportKeyMaterialRequest) {
 	req.ExpirationModel = &model
 }
 
-// importMaterial does all steps of an import. Material is wrapped here, and wiped.
+// importMaterial does all steps of an import. It wraps the material on this
+// machine and then wipes it.
 func importMaterial(ctx context.Context, c *cli.Connection, b *bound, m proto.Message) error {
 	req := m.(*kmspb.ImportKeyMaterialRequest)
 	expires(req)
@@ -132,9 +133,9 @@ func importMaterial(ctx context.Context, c *cli.Connection, b *bound, m proto.Me
 	algorithm := "RSAES_OAEP_SHA_256"
 	private := !strings.HasPrefix(spec, "SYMMETRIC_") && !strings.HasPrefix(spec, "HMAC_")
 	if strings.HasPrefix(spec, "RSA_") || strings.HasPrefix(spec, "ECC_") {
-		algorithm = "RSA_AES_KEY_WRAP_SHA_256" // longer than RSA encrypts by itself
+		algorithm = "RSA_AES_KEY_WRAP_SHA_256" // too long for RSA encryption alone
 	}
-	material := req.EncryptedKeyMaterial // as read
+	material := req.EncryptedKeyMaterial // as it was read
 	defer clear(material)
 	if private {
 		der, err := PrivateKey(material)
@@ -158,8 +159,8 @@ func importMaterial(ctx context.Context, c *cli.Connection, b *bound, m proto.Me
 	return oneCall(ctx, c, b, req)
 }
 
-// PrivateKey is a private key in PKCS #8 and DER. PEM may also have the older
-// structures for EC and RSA keys, which it turns into PKCS #8.
+// PrivateKey returns a private key as PKCS #8 in DER. PEM may also contain the
+// older structures for EC and RSA keys, which it converts to PKCS #8.
 func PrivateKey(raw []byte) ([]byte, error) {
 	block, _ := pem.Decode(raw)
 	if block == nil {
@@ -171,7 +172,7 @@ func PrivateKey(raw []byte) ([]byte, error) {
 	case "EC PRIVATE KEY":
 		key, err := x509.ParseECPrivateKey(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("the private key: %w; `openssl pkcs8 -topk8 -nocrypt` makes PKCS #8 of it", err)
+			return nil, fmt.Errorf("the private key: %w; `openssl pkcs8 -topk8 -nocrypt` converts it to PKCS #8", err)
 		}
 		return x509.MarshalPKCS8PrivateKey(key)
 	case "RSA PRIVATE KEY":

@@ -13,7 +13,7 @@ import (
 func policyCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "policy", Short: "Read and replace a key's policy",
-		Long: "Policy reads and replaces key policies: JSON, as AWS has them.\n\n" + keyHelp,
+		Long: "Policy reads and replaces key policies, which are JSON as in AWS KMS.\n\n" + keyHelp,
 		Example: `  conclave key policy get payments > policy.json
   conclave key policy put payments policy.json`,
 	}
@@ -21,7 +21,7 @@ func policyCommand(a *cli.App) *cobra.Command {
 		call{
 			use: "get KEY", short: "Print the policy", op: "GetKeyPolicy", doing: "getting the policy of key",
 			example: `  conclave key policy get payments > policy.json`,
-			takes:   []input{keyArg(1), textFlag("policy_name", "name", "name of the policy; there is default alone")},
+			takes:   []input{keyArg(1), textFlag("policy_name", "name", "name of the policy, which can only be default")},
 			shows:   tableOf(func(w io.Writer, r *kmspb.GetKeyPolicyResponse) { fmt.Fprintln(w, cli.Visible(r.GetPolicy())) }),
 		},
 		call{
@@ -30,7 +30,7 @@ func policyCommand(a *cli.App) *cobra.Command {
   conclave key policy get payments | sed s/example/example/ | conclave key policy put payments`,
 			takes: []input{
 				keyArg(1), file("policy", 2, blob{limit: maxPolicyFile, what: "the policy"}), lockout(),
-				textFlag("policy_name", "name", "name of the policy; there is default alone"),
+				textFlag("policy_name", "name", "name of the policy, which can only be default"),
 			},
 		},
 		call{

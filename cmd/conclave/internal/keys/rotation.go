@@ -12,7 +12,7 @@ import (
 
 func rotationCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "rotation", Short: "Give a key new material, now or every so often",
+		Use: "rotation", Short: "Give a key new material, now or regularly",
 		Long: `Rotation gives a key new material. What was encrypted with the earlier material can
 still be decrypted.
 
@@ -22,17 +22,17 @@ still be decrypted.
 	}
 	cmd.AddCommand(calls(a,
 		call{
-			use: "enable KEY", short: "Rotate a key every so often", op: "EnableKeyRotation", doing: "enabling the rotation of key",
+			use: "enable KEY", short: "Rotate a key regularly", op: "EnableKeyRotation", doing: "enabling the rotation of key",
 			example: `  conclave key rotation enable payments --period-days 180`,
 			takes:   []input{keyArg(1), numberFlag("rotation_period_in_days", "period-days", "days between rotations, 90 to 2560 (default 365)")},
 		},
 		call{
-			use: "disable KEY", short: "Rotate a key no more", op: "DisableKeyRotation", doing: "disabling the rotation of key",
+			use: "disable KEY", short: "Stop rotating a key regularly", op: "DisableKeyRotation", doing: "disabling the rotation of key",
 			example: `  conclave key rotation disable payments`,
 			takes:   []input{keyArg(1)},
 		},
 		call{
-			use: "status KEY", short: "Show whether a key is rotated, and when next", op: "GetKeyRotationStatus", doing: "asking for the rotation of key",
+			use: "status KEY", short: "Show whether a key is rotated regularly, and when next", op: "GetKeyRotationStatus", doing: "getting the rotation of key",
 			example: `  conclave key rotation status payments`,
 			takes:   []input{keyArg(1)},
 			shows: tableOf(func(w io.Writer, r *kmspb.GetKeyRotationStatusResponse) {
@@ -47,9 +47,10 @@ still be decrypted.
 			}),
 		},
 		call{
-			use: "now KEY", short: "Rotate a key at once", op: "RotateKeyOnDemand", doing: "rotating key",
-			long: `Now rotates a key at once. A key with imported material takes the new material that
-was imported for it; see "conclave key import --new".`,
+			use: "now KEY", short: "Rotate a key immediately", op: "RotateKeyOnDemand", doing: "rotating key",
+			long: `Now rotates a key immediately. A key with imported material is rotated to the new
+material that was imported for it with "conclave key import --import-type
+NEW_KEY_MATERIAL".`,
 			example: `  conclave key rotation now payments`,
 			takes:   []input{keyArg(1)},
 			shows:   tableOf(func(w io.Writer, r *kmspb.RotateKeyOnDemandResponse) { cli.Line(w, "key id", r.GetKeyId()) }),
@@ -59,7 +60,7 @@ was imported for it; see "conclave key import --new".`,
 			example: `  conclave key rotation list payments --include-key-material ALL_KEY_MATERIAL`,
 			takes: []input{
 				keyArg(1),
-				textFlag("include_key_material", "include-key-material", "ROTATIONS_ONLY or ALL_KEY_MATERIAL, which adds the first and what is pending"),
+				textFlag("include_key_material", "include-key-material", "ROTATIONS_ONLY or ALL_KEY_MATERIAL, which adds the first material and material that is pending"),
 			},
 			pages: 1000,
 			shows: tableOf(func(w io.Writer, r *kmspb.ListKeyRotationsResponse) {

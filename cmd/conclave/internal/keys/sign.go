@@ -3,7 +3,7 @@ package keys
 import (
 	"bytes"
 	"crypto"
-	_ "crypto/sha256" // digests of what is too long to be sent
+	_ "crypto/sha256" // for digests of messages that are too long to be sent
 	_ "crypto/sha512"
 	"fmt"
 	"io"
@@ -23,13 +23,14 @@ const (
 
 func signCommands(a *cli.App) []*cobra.Command {
 	algorithm := textFlag("signing_algorithm", "algorithm", "such as ECDSA_SHA_256, RSASSA_PSS_SHA_256, ED25519_SHA_512 or ML_DSA_SHAKE_256").needed()
-	messageType := textFlag("message_type", "message-type", "RAW, DIGEST when FILE has a digest, or EXTERNAL_MU (default RAW)")
+	messageType := textFlag("message_type", "message-type", "RAW, DIGEST if FILE has a digest, or EXTERNAL_MU (default RAW)")
 	return clientCalls(a,
 		call{
 			use: "sign --key KEY --algorithm ALG [FILE|-]", short: "Sign a file", op: "Sign", doing: "signing with key",
-			long: `Sign signs a file or standard input and writes the signature to standard output, raw.
-Of more than 4096 bytes the digest is made on this machine, by the algorithm's hash,
-and signed, which gives the same signature; not all algorithms allow that.
+			long: `Sign signs a file or standard input and writes the signature to standard output as
+raw bytes. For more than 4096 bytes, the digest is computed on this machine with the
+algorithm's hash function, and sent instead, which gives the same signature. Not all
+algorithms allow that.
 
 ` + keyHelp,
 			example: `  conclave sign --key releases --algorithm ECDSA_SHA_256 document.txt > document.sig`,
@@ -38,8 +39,8 @@ and signed, which gives the same signature; not all algorithms allow that.
 		},
 		call{
 			use: "verify --key KEY --algorithm ALG --signature FILE [FILE|-]", short: "Verify a signature", op: "Verify", doing: "verifying with key",
-			long: `Verify checks the signature of a file or of standard input. It exits with 0 when the
-signature is good, and with 1 when it is not.
+			long: `Verify checks the signature of a file or of standard input. It exits with 0 if the
+signature is valid, and with 1 if it is not.
 
 ` + keyHelp,
 			example: `  conclave verify --key releases --algorithm ECDSA_SHA_256 --signature document.sig document.txt`,
@@ -56,7 +57,7 @@ signature is good, and with 1 when it is not.
 	)
 }
 
-// publicKeyCall gets the public half of a key.
+// publicKeyCall is the command that gets the public key of a key pair.
 func publicKeyCall() call {
 	return call{
 		use: "public-key KEY", short: "Write the public key of a key pair, as DER or PEM", op: "GetPublicKey", doing: "getting the public key of key",
@@ -67,8 +68,9 @@ func publicKeyCall() call {
 	}
 }
 
-// message is what is signed or verified. What is longer than the API takes is
-// replaced by its digest, if the algorithm begins with a digest anyway.
+// message is the message to sign or verify. One that is longer than the API
+// accepts is replaced by its digest, if the algorithm begins by computing a
+// digest anyway.
 func message(n int) input {
 	return input{
 		member: "message", arg: n, optional: true,
@@ -88,7 +90,7 @@ func message(n int) input {
 			}
 			if len(head) > maxMessage {
 				if b.cmd.Flags().Changed("message-type") {
-					return fmt.Errorf("%s is longer than %d bytes; without --message-type its digest is signed", what, maxMessage)
+					return fmt.Errorf("%s is longer than %d bytes; leave out --message-type to sign its digest", what, maxMessage)
 				}
 				algorithm, _ := b.cmd.Flags().GetString("algorithm")
 				if head, err = digest(algorithm, io.MultiReader(bytes.NewReader(head), r)); err != nil {
@@ -102,7 +104,7 @@ func message(n int) input {
 	}
 }
 
-// digest is what an algorithm signs of a message.
+// digest returns the digest of a message that an algorithm signs.
 func digest(algorithm string, r io.Reader) ([]byte, error) {
 	var h crypto.Hash
 	switch {
@@ -115,7 +117,7 @@ func digest(algorithm string, r io.Reader) ([]byte, error) {
 	case strings.HasSuffix(algorithm, "SHA_512"):
 		h = crypto.SHA512
 	default:
-		return nil, fmt.Errorf("--algorithm %q has no digest that is known here", algorithm)
+		return nil, fmt.Errorf("--algorithm %q has no known digest", algorithm)
 	}
 	sum := h.New()
 	if _, err := io.Copy(sum, r); err != nil {

@@ -1,7 +1,8 @@
 // Package localcluster starts clusters on this machine: for dev, one node in this
-// process that opens itself (Single), for the demo and the benchmark, several nodes
-// in processes of their own (Cluster). It makes their certificates, directories and
-// ports, founds and unseals them, and waits until they serve.
+// process that unseals itself (Single); for the demo and the benchmark, several
+// nodes in processes of their own (Cluster). It makes their certificates and
+// directories, chooses ports, initialises and unseals them, and waits until they
+// serve.
 package localcluster
 
 import (
@@ -22,25 +23,25 @@ import (
 )
 
 // Cluster is a cluster of processes of this program on loopback, in one
-// directory: for the demo and the benchmark. It ends only processes that it
+// directory, for the demo and the benchmark. It ends only processes that it
 // started.
 type Cluster struct {
-	Dir   string // has everything; Close removes it
+	Dir   string // contains everything; Close removes it
 	Nodes []*Node
 
-	Keys // once it is founded
+	Keys // once it is initialised
 }
 
 // Node is one node of a Cluster, with its addresses on loopback.
 type Node struct {
 	ID                           string
 	AWS, GRPC, peer, gossip, Ops string
-	Data, TLS                    string // directories: the node's own, and that of all certificates
+	Data, TLS                    string // directories: that of the node, and that of all certificates
 	env                          []string
 	Process                      *Process // nil before Start
 }
 
-// New makes certificates and chooses ports; nothing runs yet.
+// New makes certificates and chooses ports. It starts nothing yet.
 func New(size int) (_ *Cluster, err error) {
 	dir, err := os.MkdirTemp("", "conclave-")
 	if err != nil {
@@ -91,7 +92,7 @@ func New(size int) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// Close stops what runs and removes everything.
+// Close stops all processes and removes all files.
 func (c *Cluster) Close() error {
 	for _, n := range c.Nodes {
 		n.Process.Signal(syscall.SIGTERM)
@@ -147,8 +148,8 @@ func (n *Node) wait(ctx context.Context, path string) error {
 	return nil
 }
 
-// Connect makes a client of one node, with the operator's certificate and, once
-// there is one, the root user's access key.
+// Connect returns a client for one node, with the operator's certificate and,
+// once there is one, the root user's access key.
 func (c *Cluster) Connect(ctx context.Context, n *Node) (*client.Client, error) {
 	cfg := client.Config{
 		Address: n.GRPC, UserAgent: "conclave-cli/" + cli.Version, CAFile: filepath.Join(n.TLS, certs.CAFile),
@@ -160,8 +161,8 @@ func (c *Cluster) Connect(ctx context.Context, n *Node) (*client.Client, error) 
 	return client.Dial(ctx, cfg)
 }
 
-// Found initialises the cluster as soon as its nodes have found each other.
-func (c *Cluster) Found(ctx context.Context, shares, threshold uint32) error {
+// Init initialises the cluster as soon as its nodes have found each other.
+func (c *Cluster) Init(ctx context.Context, shares, threshold uint32) error {
 	op, err := c.Connect(ctx, c.Nodes[0])
 	if err != nil {
 		return err
@@ -186,7 +187,8 @@ func (c *Cluster) Found(ctx context.Context, shares, threshold uint32) error {
 	return nil
 }
 
-// Submit gives nodes a share, and returns how the last of them then was.
+// Submit submits a share to nodes, and returns the resulting status of the last
+// one.
 func (c *Cluster) Submit(ctx context.Context, share string, nodes ...*Node) (*kmspb.NodeStatus, error) {
 	var st *kmspb.NodeStatus
 	for _, n := range nodes {
@@ -200,13 +202,13 @@ func (c *Cluster) Submit(ctx context.Context, share string, nodes ...*Node) (*km
 			return nil, cli.Explain("delivering a share", n.GRPC, err)
 		}
 		if e := st.GetError(); e != nil && e.GetType() != "AlreadyUnsealedException" {
-			return nil, fmt.Errorf("%s did not take the share: %s", st.GetNodeId(), cli.FaultText(e))
+			return nil, fmt.Errorf("%s did not accept the share: %s", st.GetNodeId(), cli.ErrorText(e))
 		}
 	}
 	return st, nil
 }
 
-// Leader is the node that leads, as the first one that can be asked knows.
+// Leader returns the leader, according to the first node that answers.
 func (c *Cluster) Leader(ctx context.Context) (*Node, error) {
 	var found *Node
 	err := Poll(ctx, func() (bool, error) {
@@ -238,13 +240,13 @@ func (c *Cluster) Leader(ctx context.Context) (*Node, error) {
 	return found, nil
 }
 
-// StartOpen starts all nodes, founds the cluster with one share, unseals every node
-// with it and waits until they serve.
+// StartOpen starts all nodes, initialises the cluster with one share, unseals every
+// node with it and waits until they serve.
 func (c *Cluster) StartOpen(ctx context.Context) error {
 	if err := c.StartAll(ctx); err != nil {
 		return err
 	}
-	if err := c.Found(ctx, 1, 1); err != nil {
+	if err := c.Init(ctx, 1, 1); err != nil {
 		return err
 	}
 	if _, err := c.Submit(ctx, c.Shares[0], c.Nodes...); err != nil {
@@ -258,7 +260,7 @@ func (c *Cluster) StartOpen(ctx context.Context) error {
 	return nil
 }
 
-// LastLogs is the end of each node's log, for a report of what failed.
+// LastLogs returns the end of each node's log, for a report of a failure.
 func (c *Cluster) LastLogs() (logs []string) {
 	for _, n := range c.Nodes {
 		if n.Process != nil {

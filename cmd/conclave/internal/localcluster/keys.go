@@ -1,6 +1,7 @@
 package localcluster
 
-// Keys are what founding a cluster gives: all that it takes to open and use it.
+// Keys are the secrets from the initialisation of a cluster: everything that is
+// needed to unseal and use it.
 type Keys struct {
 	AccessKeyID     string   `json:"access_key_id,omitempty"` // of the root user
 	SecretAccessKey string   `json:"secret_access_key,omitempty"`

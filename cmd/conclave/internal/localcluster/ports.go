@@ -8,10 +8,10 @@ import (
 	"strconv"
 )
 
-// FreePorts are addresses on loopback that nobody listens on, by TCP or UDP. The
-// nodes must know each other's before they start. They lie below the range that
-// Linux gives to outgoing connections, so that none of those takes one before the
-// node does.
+// FreePorts returns loopback addresses that are free for both TCP and UDP, since
+// nodes must know each other's addresses before they start. The ports are below
+// the range that Linux uses for outgoing connections, so that none of those takes
+// one before the node does.
 func FreePorts(n int) (addrs []string, err error) {
 	var held []io.Closer
 	defer func() {

@@ -17,7 +17,7 @@ type Process struct {
 	done chan struct{}
 }
 
-// StartProcess starts this program again, with just this environment, logging to a
+// StartProcess starts this program again, with only this environment, logging to a
 // file.
 func StartProcess(env []string, log string, args ...string) (*Process, error) {
 	self, err := os.Executable()
@@ -28,7 +28,7 @@ func StartProcess(env []string, log string, args ...string) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close() // the process has its own
+	defer out.Close() // the process has its own copy
 	cmd := exec.Command(self, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = env, out, out, processAttr()
 	if err := cmd.Start(); err != nil {
@@ -36,7 +36,7 @@ func StartProcess(env []string, log string, args ...string) (*Process, error) {
 	}
 	p := &Process{cmd: cmd, log: log, done: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // how it ended stands in its log
+		_ = cmd.Wait() // its log says how it ended
 		close(p.done)
 	}()
 	return p, nil
@@ -55,14 +55,14 @@ func (p *Process) Ended() bool {
 	}
 }
 
-// Signal sends a signal, if the process still runs.
+// Signal sends a signal if the process is still running.
 func (p *Process) Signal(s os.Signal) {
 	if !p.Ended() {
-		_ = p.cmd.Process.Signal(s) // it may have ended just now
+		_ = p.cmd.Process.Signal(s) // it may just have ended
 	}
 }
 
-// LastLog is the end of what the process logged.
+// LastLog returns the end of the process's log.
 func (p *Process) LastLog() string {
 	raw, err := os.ReadFile(p.log)
 	if err != nil {
@@ -72,7 +72,7 @@ func (p *Process) LastLog() string {
 	return cli.Indent(string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n"))))
 }
 
-// Wait waits for the process to end, and kills it when it takes too long.
+// Wait waits for the process to end, and kills it if that takes too long.
 func (p *Process) Wait(limit time.Duration) {
 	if p == nil {
 		return
@@ -85,5 +85,5 @@ func (p *Process) Wait(limit time.Duration) {
 	}
 }
 
-// PID is the process's id.
+// PID returns the process's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }

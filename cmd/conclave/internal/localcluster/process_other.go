@@ -4,6 +4,6 @@ package localcluster
 
 import "syscall"
 
-// processAttr keeps the terminal's signals from a process, which its parent stops in
-// good order.
+// processAttr keeps the terminal's signals from a process, which its parent stops
+// gracefully.
 func processAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

@@ -11,24 +11,25 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/files"
 )
 
-// secretsFile lies in the directory of a development server.
+// secretsFile is the name of a file in the directory of a development server.
 const secretsFile = "dev-secrets.json"
 
-// secrets is what opens a development server again. Anywhere else the shares
-// are with custodians, and the secret with its user.
+// secrets is what is needed to unseal a development server again. In
+// production, custodians have the shares, and the user has the secret access
+// key.
 type secrets struct {
 	Warning string `json:"warning"`
 
 	Account string   `json:"account"`
 	Region  string   `json:"region"`
-	Regions []string `json:"regions,omitempty"` // all, when there are several
+	Regions []string `json:"regions,omitempty"` // all of them, if there are several
 	CACert  string   `json:"ca_cert"`
 	CAKey   string   `json:"ca_key"`
 	Keys
 }
 
-// allRegions that the server serves, the default one first, the others ascending
-// as the cluster has them.
+// allRegions returns all Regions that the server serves, the default one first
+// and the others in ascending order, as in the cluster's record.
 func (s *secrets) allRegions() []string {
 	if len(s.Regions) == 0 {
 		return []string{s.Region}
@@ -36,7 +37,7 @@ func (s *secrets) allRegions() []string {
 	return append([]string{s.Region}, slices.Sorted(slices.Values(s.Regions[1:]))...)
 }
 
-// loadSecrets returns nil when there are none yet.
+// loadSecrets returns nil if there are none yet.
 func loadSecrets(dir string) (*secrets, error) {
 	name := filepath.Join(dir, secretsFile)
 	raw, err := os.ReadFile(name)

@@ -18,25 +18,26 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// SingleNode is the id of the one node.
+// SingleNode is the id of the node.
 const SingleNode = "dev"
 
-// Single is a cluster of one node in this process, which opens itself: all that it
-// takes to open it lies in one directory.
+// Single is a cluster of one node in this process, which unseals itself:
+// everything that is needed to unseal it is in one directory.
 type Single struct {
 	Dir             string
 	TLS             bool // clients get files with certificates
 	Account, Region string
 	Regions         []string // all, the default one first
-	ClusterID       [16]byte // of a cluster that is founded; zero for a random one
+	ClusterID       [16]byte // of the cluster, if it is initialised now; zero for a random one
 
-	// What the user asked for, so that a directory with something else is refused.
+	// Which settings the user gave, so that a directory with other ones is
+	// refused.
 	AccountGiven, RegionGiven, RegionsGiven bool
 
 	secrets *secrets
 }
 
-// Prepare reads or makes what the server is opened with, and its certificates.
+// Prepare reads or makes the secrets of the server, and its certificates.
 func (s *Single) Prepare() (*node.Identity, error) {
 	if err := files.OwnDir(s.Dir); err != nil {
 		return nil, err
@@ -64,7 +65,7 @@ func (s *Single) Prepare() (*node.Identity, error) {
 	}
 	if s.AccountGiven && kept.Account != s.Account || s.RegionGiven && kept.Region != s.Region ||
 		s.RegionsGiven && !slices.Equal(kept.allRegions(), s.allRegions()) {
-		return nil, fmt.Errorf("%s is of account %s in %s, for ever; leave out --account, --region and --regions, or take another directory",
+		return nil, fmt.Errorf("%s belongs to account %s in %s, which cannot be changed; leave out --account, --region and --regions, or use another directory",
 			s.Dir, kept.Account, strings.Join(kept.allRegions(), ","))
 	}
 	s.secrets = kept
@@ -92,30 +93,31 @@ func (s *Single) Prepare() (*node.Identity, error) {
 	return &node.Identity{Cert: cert, Key: key, CA: ca.CertPEM()}, nil
 }
 
-// mayTake refuses a directory that has something else in it: a server's, perhaps.
+// mayTake refuses a directory that contains something else, such as that of a
+// server.
 func (s *Single) mayTake() error {
 	there, err := os.ReadDir(s.Dir)
 	if err != nil || len(there) == 0 {
 		return err
 	}
-	return fmt.Errorf("%s is not empty, and not a development server's: it has no %s; take another directory", s.Dir, secretsFile)
+	return fmt.Errorf("%s is not empty, and does not belong to a development server, as it has no %s; use another directory", s.Dir, secretsFile)
 }
 
-// allRegions are the regions asked for.
+// allRegions returns the requested Regions.
 func (s *Single) allRegions() []string {
 	return (&secrets{Region: s.Region, Regions: s.Regions}).allRegions()
 }
 
-// Open makes the node initialised and unsealed.
+// Open initialises the node, if necessary, and unseals it.
 func (s *Single) Open(ctx context.Context, n *node.Node) error {
 	op := ceremony.Operator{Name: "root", SourceIP: "127.0.0.1"}
 	if s.secrets.AccessKeyID == "" {
 		return s.init(ctx, n, op)
 	}
-	// The state comes back from disk when the node has become the leader.
+	// The state has been read from disk once the node is the leader.
 	err := Poll(ctx, func() (bool, error) { return n.Engine().SealStatus().Initialised, nil })
 	if err != nil {
-		return fmt.Errorf("%s was initialised before, but its state does not come back: %w", s.Dir, err)
+		return fmt.Errorf("%s was initialised before, but its state could not be read back: %w", s.Dir, err)
 	}
 	for _, share := range s.secrets.Shares {
 		if !n.Engine().Sealed() {
@@ -128,7 +130,7 @@ func (s *Single) Open(ctx context.Context, n *node.Node) error {
 	return nil
 }
 
-// init founds the cluster and keeps what opens it again.
+// init initialises the cluster and keeps the secrets that unseal it again.
 func (s *Single) init(ctx context.Context, n *node.Node, op ceremony.Operator) error {
 	var res *ceremony.InitResult
 	params := ceremony.InitParams{
@@ -142,7 +144,7 @@ func (s *Single) init(ctx context.Context, n *node.Node, op ceremony.Operator) e
 		return errors.Is(err, kmsapi.ErrUnavailable) || errors.Is(err, ceremony.ErrNotReady)
 	})
 	if errors.Is(err, ceremony.ErrInitialised) {
-		return fmt.Errorf("%s was initialised, but its share was not saved: an earlier start was cut short. Nothing can open it; remove it", s.Dir)
+		return fmt.Errorf("%s was initialised, but its share was not saved, as an earlier start was interrupted. It cannot be unsealed; remove it", s.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("initialising: %w", err)
@@ -151,8 +153,10 @@ func (s *Single) init(ctx context.Context, n *node.Node, op ceremony.Operator) e
 	return s.secrets.save(s.Dir)
 }
 
-// InitKeys is what initialising the cluster gave, once the node is open.
+// InitKeys returns the secrets from the initialisation of the cluster, once the
+// node is unsealed.
 func (s *Single) InitKeys() Keys { return s.secrets.Keys }
 
-// HomeRegion is the default region of the cluster, once its directory is prepared.
+// HomeRegion returns the default Region of the cluster, once its directory is
+// prepared.
 func (s *Single) HomeRegion() string { return s.secrets.Region }

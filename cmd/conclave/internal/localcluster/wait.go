@@ -9,7 +9,7 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/health"
 )
 
-// Poll asks until done is true, it fails or ctx ends.
+// Poll calls done until it returns true or an error, or ctx ends.
 func Poll(ctx context.Context, done func() (bool, error)) error {
 	wait := 2 * time.Millisecond
 	for {
@@ -26,20 +26,20 @@ func Poll(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// WaitReady waits until the node with this health port serves; without a port there is
-// nobody to ask.
+// WaitReady waits until the node with this health port serves. Without a port, it
+// returns at once.
 func WaitReady(ctx context.Context, ops string) error {
 	if ops == "" {
 		return nil
 	}
 	if err := waitFor(ctx, ops, "/readyz", func() error { return nil }); err != nil {
-		return fmt.Errorf("the server does not become ready: %w", err)
+		return fmt.Errorf("the server did not become ready: %w", err)
 	}
 	return nil
 }
 
-// waitFor asks one of a node's health paths until it answers with 200, ended reports
-// that the node will not, or ctx ends.
+// waitFor queries one of a node's health paths until it answers with 200, ended
+// returns an error because it never will, or ctx ends.
 func waitFor(ctx context.Context, ops, path string, ended func() error) error {
 	return Poll(ctx, func() (bool, error) {
 		if err := ended(); err != nil {
@@ -50,8 +50,8 @@ func waitFor(ctx context.Context, ops, path string, ended func() error) error {
 	})
 }
 
-// whenLed makes the call that founds a cluster, and again while the cluster has no
-// leader, as in its first moments: tooEarly tells such errors.
+// whenLed makes the call that initialises a cluster, and repeats it as long as it
+// fails because the cluster has no leader yet. tooEarly recognises such errors.
 func whenLed(ctx context.Context, found func() error, tooEarly func(error) bool) error {
 	return Poll(ctx, func() (bool, error) {
 		err := found()

@@ -1,5 +1,6 @@
-// Package operator has the commands of those who run a cluster: they found it, unseal
-// it, look at its nodes, give these revocation lists, and make credentials.
+// Package operator has the commands for operators of a cluster, who initialise and
+// unseal it, inspect its nodes, deliver revocation lists to them, and manage
+// credentials.
 package operator
 
 import (
@@ -8,8 +9,8 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 )
 
-// Commands are the commands that found, open, close and look at a cluster, and
-// those for the credentials of its users.
+// Commands returns the commands that initialise, unseal, seal and inspect a
+// cluster, and those for the credentials of its users.
 func Commands(a *cli.App) []*cobra.Command {
 	return []*cobra.Command{operatorCommand(a), clusterCommand(a), credentialCommand(a)}
 }

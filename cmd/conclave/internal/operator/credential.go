@@ -21,9 +21,10 @@ func credentialCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "credential",
 		Short: "Rotate and revoke the root user's access keys, certificates and sessions",
-		Long: `Credential manages what proves a caller to be the account's root user: its access
-keys, and the client certificate that "operator init --root-certificate" named. It
-is for root alone. What it does holds on every node when it returns.`,
+		Long: `Credential manages the credentials of the account's root user: its access keys, and
+the client certificate that was named by "operator init --root-certificate". Only
+the root user may use it. When a command returns, its change is effective on all
+nodes.`,
 	}
 	a.ClientFlags(cmd)
 	cmd.AddCommand(credentialListCommand(a), credentialCreateCommand(a), credentialRotateCommand(a), credentialDeleteCommand(a), revokeSessionsCommand(a))
@@ -33,7 +34,7 @@ is for root alone. What it does holds on every node when it returns.`,
 func credentialListCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
-		Short:   "List root's credentials",
+		Short:   "List the root user's credentials",
 		Example: `  conclave credential list`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.With(cmd.Context(), "listing credentials", func(ctx context.Context, c *cli.Connection) error {
@@ -52,23 +53,24 @@ func credentialListCommand(a *cli.App) *cobra.Command {
 	}
 }
 
-// accessKey is one that was just made.
+// accessKey is an access key that was just created.
 type accessKey struct {
 	AccessKeyID     string `json:"access_key_id"`
 	SecretAccessKey string `json:"secret_access_key,omitempty"`
 }
 
-// makeAccessKey makes an access key, and keeps it in a file or shows it. It is kept
-// when makeAccessKey returns without an error. The secret is the caller's to wipe.
+// makeAccessKey creates an access key, and writes it to a file or shows it. When it
+// returns without an error, the key was stored or shown. The caller has to wipe the
+// secret.
 func makeAccessKey(ctx context.Context, a *cli.App, file string) (id string, secret client.Secret, err error) {
 	var out *os.File
 	if file != "" {
-		// Before the key is made: afterwards it is too late to fail.
+		// Before the key is created, as it is too late to fail afterwards.
 		if out, err = os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 			return "", nil, err
 		}
 	}
-	err = a.With(ctx, "making an access key", func(ctx context.Context, c *cli.Connection) (err error) {
+	err = a.With(ctx, "creating an access key", func(ctx context.Context, c *cli.Connection) (err error) {
 		id, secret, err = client.CreateAccessKey(ctx, c.Credentials())
 		return err
 	})
@@ -82,9 +84,9 @@ func makeAccessKey(ctx context.Context, a *cli.App, file string) (id string, sec
 	if out != nil {
 		_, err = fmt.Fprintf(out, "AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n", cli.Quote(id), cli.Quote(string(secret)))
 		if err = errors.Join(err, out.Sync(), out.Close(), files.SyncDir(filepath.Dir(file))); err != nil {
-			return "", nil, fmt.Errorf("access key %s is made, but cannot be kept; delete it: %w", id, err)
+			return "", nil, fmt.Errorf("access key %s was created, but could not be stored; delete it: %w", id, err)
 		}
-		a.Note("the secret is in %s, and nowhere else", file)
+		a.Note("the secret is only in %s", file)
 	} else {
 		shown.SecretAccessKey = string(secret)
 	}
@@ -95,7 +97,7 @@ func makeAccessKey(ctx context.Context, a *cli.App, file string) (id string, sec
 		}
 	})
 	if err != nil && out == nil {
-		return "", nil, fmt.Errorf("access key %s is made, but cannot be shown; delete it: %w", id, err)
+		return "", nil, fmt.Errorf("access key %s was created, but could not be shown; delete it: %w", id, err)
 	}
 	return id, secret, nil
 }
@@ -104,9 +106,9 @@ func credentialCreateCommand(a *cli.App) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "create",
-		Short: "Make another access key for root, who can have two",
-		Long: `Create makes another access key for root, who can have two. Its secret is shown
-this one time, or, with --file, written to a new file of mode 0600 for a shell to
+		Short: "Create another access key for the root user, who can have two",
+		Long: `Create creates another access key for the root user, who can have two. Its secret is
+shown only once, or, with --file, written to a new file of mode 0600 for a shell to
 read.`,
 		Example: `  conclave credential create --file spare.env`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -115,7 +117,7 @@ read.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&file, "file", "", "file for the access key, which must not be there yet")
+	cmd.Flags().StringVar(&file, "file", "", "file for the access key, which must not exist yet")
 	return cmd
 }
 
@@ -123,14 +125,14 @@ func credentialRotateCommand(a *cli.App) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "rotate",
-		Short: "Replace root's access key",
-		Long: `Rotate makes another access key for root, keeps or shows it as create does, and
-then deletes the one that it was called with, by means of the new one. When it
-returns, the old access key and the sessions that were opened with it are of no use
-on any node.
+		Short: "Replace the root user's access key",
+		Long: `Rotate creates another access key for the root user, stores or shows it as create
+does, and then uses it to delete the access key that it was called with. When it
+returns, no node accepts the old access key or the sessions that were opened with
+it.
 
-If it fails in between, the old access key is still good, and "credential list" and
-"credential delete" show and mend what is left.`,
+If it fails in between, the old access key is still valid; use "credential list" and
+"credential delete" to clean up.`,
 		Example: `  conclave credential rotate --file root.env`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
@@ -150,17 +152,17 @@ If it fails in between, the old access key is still good, and "credential list" 
 			defer clear(secret)
 			cfg.AccessKeyID, cfg.SecretAccessKey = id, bytes.Clone(secret)
 			if err := deleteCredential(ctx, a, cfg, old); err != nil {
-				return fmt.Errorf("%w\nthe new access key %s works, and the old one, %s, still does: `conclave credential delete` deletes it", err, id, old)
+				return fmt.Errorf("%w\nthe new access key %s works, and the old one, %s, still does too: delete it with `conclave credential delete`", err, id, old)
 			}
-			a.Note("access key %s is deleted", old)
+			a.Note("access key %s was deleted", old)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&file, "file", "", "file for the new access key, which must not be there yet")
+	cmd.Flags().StringVar(&file, "file", "", "file for the new access key, which must not exist yet")
 	return cmd
 }
 
-// deleteCredential deletes a credential as the caller that cfg names.
+// deleteCredential deletes a credential as the caller of cfg.
 func deleteCredential(ctx context.Context, a *cli.App, cfg client.Config, id string) error {
 	doing := "deleting credential " + id
 	c, err := client.Dial(ctx, cfg)
@@ -177,13 +179,14 @@ func deleteCredential(ctx context.Context, a *cli.App, cfg client.Config, id str
 func credentialDeleteCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "delete CREDENTIAL",
-		Short: "Delete one of root's credentials",
-		Long: `Delete deletes an access key of root's, by its id, or has a client certificate
-stand for root no longer, by its URI. When it returns, the credential and the
-sessions that were opened with it are of no use on any node. Root's last credential
+		Short: "Delete one of the root user's credentials",
+		Long: `Delete deletes an access key of the root user, by its id, or a client certificate
+that stands for the root user, by its URI. When it returns, no node accepts the
+credential or the sessions that were opened with it. The root user's last credential
 cannot be deleted.
 
-A certificate of an operator still makes an operator: see "conclave cert revoke".`,
+A certificate of an operator can still be used as such until it is revoked: see
+"conclave cert revoke".`,
 		Args:    cobra.ExactArgs(1),
 		Example: `  conclave credential delete $OLD`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -199,10 +202,10 @@ A certificate of an operator still makes an operator: see "conclave cert revoke"
 func revokeSessionsCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "revoke-sessions",
-		Short: "End all sessions of root",
-		Long: `Revoke-sessions ends every session that root has, on every node, that of this
-command too. It is for when a session token was stolen: the access key is as good
-as before, and opens others. If the access key was stolen, rotate it.`,
+		Short: "End all sessions of the root user",
+		Long: `Revoke-sessions ends all sessions of the root user, on all nodes, including that of
+this command. Use it if a session token was stolen: the access key stays valid and
+can open new sessions. If the access key was stolen, rotate it.`,
 		Example: `  conclave credential revoke-sessions`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.With(cmd.Context(), "revoking sessions", func(ctx context.Context, c *cli.Connection) error {

@@ -19,11 +19,11 @@ func operatorCRLCommand(a *cli.App) *cobra.Command {
 		Short: "Deliver a certificate revocation list to the nodes",
 		Long: `Crl delivers the CA's certificate revocation list, which "conclave cert revoke"
 makes, to the nodes that --address (CONCLAVE_ADDRESS) names, sealed or not. From
-then on they refuse the certificates on it, of nodes and of operators, and close the
-connections of those who have one. They keep the list over restarts.
+then on they refuse the certificates on it, of nodes and of operators, and close
+connections that use one. They keep the list across restarts.
 
-"conclave operator status --all" shows the number of the list that each node has. One
-that was down, or whose data directory is new, has to be given the list again.`,
+"conclave operator status --all" shows the number of the list that each node has.
+Deliver the list again to a node that was down, or whose data directory is new.`,
 		Example: `  conclave operator crl tls/crl.pem --address node-1:7601,node-2:7601,node-3:7601`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,7 +31,7 @@ that was down, or whose data directory is new, has to be given the list again.`,
 			if err != nil {
 				return err
 			}
-			return deliver(cmd.Context(), a, "delivering the certificate revocation list", "did not take the certificate revocation list", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+			return deliver(cmd.Context(), a, "delivering the certificate revocation list", "did not accept the certificate revocation list", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
 				var st *kmspb.NodeStatus
 				for _, list := range lists {
 					res, err := c.Operator().InstallCRL(ctx, &kmspb.InstallCRLRequest{Crl: list.DER()})
@@ -48,8 +48,8 @@ that was down, or whose data directory is new, has to be given the list again.`,
 	}
 }
 
-// crlNumbers are the numbers of the lists that a node has: "7", or "7, 2" where
-// there are several CAs.
+// crlNumbers formats the numbers of the lists that a node has: "7", or "7, 2"
+// if there are several CAs.
 func crlNumbers(lists []*kmspb.CRL) string {
 	var b []string
 	for _, c := range lists {

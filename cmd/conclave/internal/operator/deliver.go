@@ -16,11 +16,10 @@ import (
 )
 
 const (
-	// perNode bounds what one node may take for an operator's call: one that hangs
-	// must not hide what became of the others.
+	// perNode bounds the time that one node may take for an operator's call: one
+	// that hangs must not hide the results of the others.
 	perNode = 30 * time.Second
-	// unreachable is the type of the error that stands for a node which could not be
-	// asked.
+	// unreachable is the type of the error for a node that could not be reached.
 	unreachable = "Unreachable"
 )
 
@@ -28,9 +27,9 @@ const (
 type nodeCall func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error)
 
 // everyNode makes an operator's call to each of the addresses that the operator
-// named, at once. No node hands it on to others, and nothing that a node says adds an
-// address: one that was stolen could name its own. The error is of calls that no node
-// answered.
+// named, concurrently. No node passes the call on to others, and nothing that a node
+// says adds an address, as a stolen node could name its own. everyNode returns an
+// error only if no node answered.
 func everyNode(ctx context.Context, a *cli.App, doing string, call nodeCall) (*kmspb.NodeReport, error) {
 	if _, err := a.Format(); err != nil {
 		return nil, err
@@ -40,7 +39,7 @@ func everyNode(ctx context.Context, a *cli.App, doing string, call nodeCall) (*k
 		return nil, err
 	}
 	clear(cfg.SecretAccessKey)
-	cfg.AccessKeyID, cfg.SecretAccessKey = "", nil // of no use to operators
+	cfg.AccessKeyID, cfg.SecretAccessKey = "", nil // operators do not use it
 	addrs, err := client.Addresses(cfg.Address)
 	if err != nil {
 		return nil, cli.Usage(err)
@@ -83,7 +82,7 @@ func everyNode(ctx context.Context, a *cli.App, doing string, call nodeCall) (*k
 		}
 	}
 	if left := notAsked(report.Nodes, members); len(left) > 0 {
-		a.Note("not among the addresses, and not asked: %s", strings.Join(left, ", "))
+		a.Note("members that are not among the addresses, and were not called: %s", strings.Join(left, ", "))
 	}
 	return report, nil
 }
@@ -95,7 +94,7 @@ func nodeTimeout(a *cli.App) time.Duration {
 	return perNode
 }
 
-// distinct leaves out errors that say the same.
+// distinct removes errors with the same text.
 func distinct(errs []error) (out []error) {
 	seen := make(map[string]bool)
 	for _, err := range errs {
@@ -107,7 +106,7 @@ func distinct(errs []error) (out []error) {
 	return out
 }
 
-// failedStatus stands for a node that could not be asked.
+// failedStatus returns the status for a node that could not be reached.
 func failedStatus(addr string, err error) *kmspb.NodeStatus {
 	detail := &kmspb.ErrorDetail{Type: unreachable, Message: "the node cannot be reached"}
 	if f, ok := client.FromError(err); ok && f.Type != "" {
@@ -116,8 +115,8 @@ func failedStatus(addr string, err error) *kmspb.NodeStatus {
 	return &kmspb.NodeStatus{NodeId: addr, Error: detail}
 }
 
-// memberIDs is who belongs to the cluster, as a node says; nil if it does not. It
-// only serves to tell the operator.
+// memberIDs returns the members of the cluster according to a node; nil if it
+// does not answer. They are only shown to the operator.
 func memberIDs(ctx context.Context, c *client.Client) (ids []string) {
 	res, err := c.Cluster().Members(ctx, &kmspb.MembersRequest{})
 	if err != nil {
@@ -129,7 +128,7 @@ func memberIDs(ctx context.Context, c *client.Client) (ids []string) {
 	return ids
 }
 
-// notAsked are the members that none of the answers is of.
+// notAsked returns the members of which there is no answer.
 func notAsked(nodes []*kmspb.NodeStatus, members [][]string) []string {
 	var left []string
 	for _, id := range slices.Concat(members...) {
@@ -141,7 +140,7 @@ func notAsked(nodes []*kmspb.NodeStatus, members [][]string) []string {
 	return left
 }
 
-// deliver makes an operator's call to every node and shows what became of it.
+// deliver makes an operator's call to every node and shows the results.
 func deliver(ctx context.Context, a *cli.App, doing, failure string, call nodeCall) error {
 	report, err := everyNode(ctx, a, doing, call)
 	if err != nil {
@@ -150,9 +149,9 @@ func deliver(ctx context.Context, a *cli.App, doing, failure string, call nodeCa
 	return printNodes(a, report, failure)
 }
 
-// printNodes shows what became of each node, and is an error when one of them
-// did not do what was asked. A node that has done it before is no failure: one
-// that is open already, or, when another node took the share, has it.
+// printNodes shows the result of each node, and returns an error if one of them
+// did not do what was requested. It is no failure if a node has done it before:
+// if it is unsealed already, or has the share that another node accepted now.
 func printNodes(a *cli.App, report *kmspb.NodeReport, failure string) error {
 	nodes := report.GetNodes()
 	if err := a.Print(report, func(w io.Writer) { nodeTable(w, nodes) }); err != nil {
@@ -170,14 +169,14 @@ func printNodes(a *cli.App, report *kmspb.NodeReport, failure string) error {
 			}
 		}
 		if n.GetError() != nil {
-			failed = append(failed, fmt.Sprintf("%s %s: %s", n.GetNodeId(), failure, cli.FaultText(n.GetError())))
+			failed = append(failed, fmt.Sprintf("%s %s: %s", n.GetNodeId(), failure, cli.ErrorText(n.GetError())))
 		}
 	}
 	if len(failed) == 0 {
 		return nil
 	}
 	if done {
-		failed = append(failed, "the others did; repeat it when that is mended")
+		failed = append(failed, "the others did; repeat the command when that is fixed")
 	}
 	return errors.New(strings.Join(failed, "\n"))
 }
@@ -189,6 +188,6 @@ func nodeTable(w io.Writer, nodes []*kmspb.NodeStatus) {
 		if n.GetSeal() != nil {
 			state = sealText(n.GetSeal())
 		}
-		cli.Line(w, n.GetNodeId(), state, yes(n.GetLeader()), cli.OrDash(n.GetVersion()), n.GetAppliedIndex(), crlNumbers(n.GetCrls()), cli.FaultText(n.GetError()))
+		cli.Line(w, n.GetNodeId(), state, yes(n.GetLeader()), cli.OrDash(n.GetVersion()), n.GetAppliedIndex(), crlNumbers(n.GetCrls()), cli.ErrorText(n.GetError()))
 	}
 }

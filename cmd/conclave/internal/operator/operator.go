@@ -22,8 +22,8 @@ import (
 func operatorCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "operator",
-		Short: "Found, open and close a cluster",
-		Long: `Operator has the commands of those who run a cluster. They need the client
+		Short: "Initialise, unseal, seal and inspect a cluster",
+		Long: `Operator has the commands for operators of a cluster. They need the client
 certificate of an operator (--cert and --key-file), which "conclave cert" makes.`,
 	}
 	a.ClientFlags(cmd)
@@ -36,16 +36,16 @@ func initCommand(a *cli.App) *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "init",
-		Short: "Found the cluster: once, for all nodes",
-		Long: `Init founds the cluster, once for all nodes. It shows, this one time, the shares
-of the unseal key and the root user's credentials: nobody can show them again.
+		Short: "Initialise the cluster: once, on any node",
+		Long: `Init initialises the cluster. It is called once, on any node. It shows the shares of
+the unseal key and the root user's credentials, which cannot be shown again.
 
-With --shares-dir, each share goes to a file of its own, mode 0600, to be handed
-to its custodian, and the credentials to root.env, for a shell to read. Account
-and regions stand in every ARN and cannot be changed later.
+With --shares-dir, each share is written to a file of its own, mode 0600, to be
+handed to its custodian, and the credentials to root.env, for a shell to read.
+Account and regions are part of every ARN and cannot be changed later.
 
-With --regions one cluster serves several regions, each with keys, aliases and
-grants of its own, among which multi-region keys can be replicated.`,
+With --regions, one cluster serves several regions, each with keys, aliases and
+grants of its own. Multi-region keys can be replicated between them.`,
 		Example: `  conclave operator init --shares 5 --threshold 3 --region eu-west-1 --shares-dir ceremony
   conclave operator init --regions eu-west-1,eu-central-1`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,13 +57,14 @@ grants of its own, among which multi-region keys can be replicated.`,
 			}
 			var out *ceremonyDir
 			if dir != "" {
-				// Before the cluster is founded: afterwards it is too late to fail.
+				// Before the cluster is initialised, as it is too late to fail
+				// afterwards.
 				var err error
 				if out, err = newCeremonyDir(dir, int(req.Shares)); err != nil {
 					return err
 				}
 			}
-			f := new(foundation)
+			f := new(initOutput)
 			err := a.With(cmd.Context(), "initialising the cluster", func(ctx context.Context, c *cli.Connection) error {
 				res, secrets, err := client.Init(ctx, c.Operator(), &req)
 				if err != nil {
@@ -82,30 +83,30 @@ grants of its own, among which multi-region keys can be replicated.`,
 					f.Shares, f.SecretAccessKey = nil, ""
 					return a.Print(f, f.table)
 				}
-				a.Note("conclave: writing to %s: %v; the secrets follow here instead, and nowhere else", dir, err)
+				a.Note("conclave: writing to %s: %v; the secrets are shown here instead, and only here", dir, err)
 			}
 			return a.Print(f, func(w io.Writer) {
 				f.table(w)
-				fmt.Fprintf(w, "\nThese are shown this once. %d of the %d shares open the cluster.\n", req.Threshold, len(f.Shares))
+				fmt.Fprintf(w, "\nThese are shown only once. Any %d of the %d shares unseal the cluster.\n", req.Threshold, len(f.Shares))
 			})
 		},
 	}
 	f := cmd.Flags()
-	f.Uint32Var(&req.Shares, "shares", 5, "how many custodians there are, 1 to 16")
-	f.Uint32Var(&req.Threshold, "threshold", 3, "how many of them open the cluster")
+	f.Uint32Var(&req.Shares, "shares", 5, "number of custodians, 1 to 16")
+	f.Uint32Var(&req.Threshold, "threshold", 3, "how many of them can unseal the cluster")
 	f.StringVar(&req.Account, "account", "000000000000", "account id, 12 digits")
-	f.StringVar(&req.Region, "region", "us-east-1", "region in ARNs, and of requests")
+	f.StringVar(&req.Region, "region", "us-east-1", "region in ARNs and requests")
 	f.StringSliceVar(&req.Regions, "regions", nil, "all regions that the cluster serves, instead of --region; the first is the default")
 	cmd.MarkFlagsMutuallyExclusive("region", "regions")
 	f.StringVar(&req.Partition, "partition", "", "partition of ARNs (default aws)")
-	f.BoolVar(&req.AnyRegion, "any-region", false, "take requests that are signed for whatever region")
-	f.StringVar(&req.RootCertificate, "root-certificate", "", "URI of a client certificate that shall be the account's root too, such as conclave://operator/alice")
+	f.BoolVar(&req.AnyRegion, "any-region", false, "accept requests that are signed for any region")
+	f.StringVar(&req.RootCertificate, "root-certificate", "", "URI of a client certificate that also stands for the account's root user, such as conclave://operator/alice")
 	f.StringVar(&dir, "shares-dir", "", "write each share to a file in this directory instead of showing it")
 	return cmd
 }
 
-// foundation is what init shows.
-type foundation struct {
+// initOutput is the output of init.
+type initOutput struct {
 	ClusterID       string   `json:"cluster_id"`
 	Shares          []string `json:"shares,omitempty"`
 	AccessKeyID     string   `json:"access_key_id"`
@@ -114,7 +115,7 @@ type foundation struct {
 	VerifierKey     string   `json:"verifier_key"`
 }
 
-func (f *foundation) set(r *kmspb.InitResponse, s *kmspb.InitSecrets) {
+func (f *initOutput) set(r *kmspb.InitResponse, s *kmspb.InitSecrets) {
 	f.ClusterID, f.AccessKeyID, f.RootARN, f.VerifierKey = r.GetClusterId(), r.GetAccessKeyId(), r.GetRootArn(), r.GetVerifierKey()
 	for _, share := range s.GetShares() {
 		f.Shares = append(f.Shares, string(share))
@@ -122,7 +123,7 @@ func (f *foundation) set(r *kmspb.InitResponse, s *kmspb.InitSecrets) {
 	f.SecretAccessKey = string(s.GetSecretAccessKey())
 }
 
-func (f *foundation) table(w io.Writer) {
+func (f *initOutput) table(w io.Writer) {
 	cli.Line(w, "cluster", f.ClusterID)
 	cli.Line(w, "root", f.RootARN)
 	cli.Line(w, "access key id", f.AccessKeyID)
@@ -135,7 +136,8 @@ func (f *foundation) table(w io.Writer) {
 	}
 }
 
-// ceremonyDir holds the files for a ceremony's secrets, made before there are any.
+// ceremonyDir has the files for the secrets from init, created before there are
+// any.
 type ceremonyDir struct {
 	dir   string
 	files []*os.File // one for each share, then root.env
@@ -143,7 +145,7 @@ type ceremonyDir struct {
 
 func newCeremonyDir(dir string, shares int) (_ *ceremonyDir, err error) {
 	if shares < 1 || shares > 255 {
-		return nil, cli.Usagef("%d shares make no sense", shares)
+		return nil, cli.Usagef("--shares %d is not from 1 to 16", shares)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -163,7 +165,7 @@ func newCeremonyDir(dir string, shares int) (_ *ceremonyDir, err error) {
 	return d, nil
 }
 
-// discard removes the files, which hold nothing yet.
+// discard removes the files, which are still empty.
 func (d *ceremonyDir) discard() error {
 	if d == nil {
 		return nil
@@ -175,9 +177,9 @@ func (d *ceremonyDir) discard() error {
 	return errors.Join(errs...)
 }
 
-func (d *ceremonyDir) fill(found *foundation) error {
+func (d *ceremonyDir) fill(found *initOutput) error {
 	if len(found.Shares) != len(d.files)-1 {
-		return errors.New("the server made another number of shares")
+		return errors.New("the server returned a different number of shares")
 	}
 	var errs []error
 	for i, f := range d.files {
@@ -195,15 +197,15 @@ func unsealCommand(a *cli.App) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "unseal",
-		Short: "Give the cluster a custodian's share",
-		Long: `Unseal takes one custodian's share, by a prompt that does not show it, from a
-file, or from standard input, and delivers it, encrypted for each of them, to the
-nodes that --address (CONCLAVE_ADDRESS) names: list them all. Once enough
-custodians have done so, the nodes open.
+		Short: "Submit a custodian's share",
+		Long: `Unseal reads one custodian's share, from a prompt that does not show it, a file or
+standard input, and submits it, encrypted for each of them, to the nodes that
+--address (CONCLAVE_ADDRESS) names: list them all. Once enough custodians have done
+so, the nodes are unsealed.
 
-Nothing is delivered to an address that a node names. Take lost and stolen nodes
-from the list before: a node that has the certificate and the address of one reads
-what it is given.`,
+Nothing is sent to an address that a node names. Remove lost and stolen nodes from
+the list first: whoever has the certificate and the address of a node can read the
+share that is submitted to it.`,
 		Example: `  conclave operator unseal --address node-1:7601,node-2:7601,node-3:7601
   conclave operator unseal --share-file share-1.txt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -212,7 +214,7 @@ what it is given.`,
 				return err
 			}
 			defer clear(share)
-			return deliver(cmd.Context(), a, "delivering the share", "did not take the share", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+			return deliver(cmd.Context(), a, "delivering the share", "did not accept the share", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
 				return client.SubmitShare(ctx, c.Operator(), share)
 			})
 		},
@@ -221,7 +223,7 @@ what it is given.`,
 	return cmd
 }
 
-// maxShare is more than any share has.
+// maxShare is longer than any share.
 const maxShare = 4096
 
 func readShare(a *cli.App, file string) ([]byte, error) {
@@ -238,13 +240,13 @@ func readShare(a *cli.App, file string) ([]byte, error) {
 	share := []byte(strings.TrimSpace(string(raw)))
 	clear(raw)
 	if len(share) == 0 {
-		return nil, errors.New("reading the share: there is nothing")
+		return nil, errors.New("reading the share: the input is empty")
 	}
 	return share, nil
 }
 
-// prompt asks without showing what is typed, and leaves the terminal as it was
-// even when it is interrupted.
+// prompt reads a line without showing it, and restores the terminal even if it
+// is interrupted.
 func prompt(a *cli.App, in *os.File, text string) ([]byte, error) {
 	before, err := term.GetState(int(in.Fd()))
 	if err != nil {
@@ -276,17 +278,18 @@ func resetCommand(a *cli.App) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "reset",
-		Short: "Forget the shares given so far and begin the unsealing again",
-		Long: `Reset makes the nodes that --address names forget the shares given so far. A
-ceremony belongs to the operator who gave its first share, and nobody else resets
-it before it ends by itself, a quarter of an hour after that share.
+		Short: "Discard the shares submitted so far and begin the unsealing again",
+		Long: `Reset makes the nodes that --address names discard the shares submitted so far. A
+ceremony belongs to the operator who submitted its first share. Nobody else can
+reset it before it ends by itself, a quarter of an hour after that share.
 
-With --force it is reset whoever began it. That is recorded, and logged by each
-node: it is for when a certificate is in wrong hands.`,
+With --force, the ceremony of another operator is reset too. That is in the audit
+log and in each node's log. Use it if an operator's certificate is in the wrong
+hands.`,
 		Example: `  conclave operator reset
   conclave operator reset --force`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return deliver(cmd.Context(), a, "resetting the shares", "did not forget its shares", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+			return deliver(cmd.Context(), a, "resetting the shares", "did not discard its shares", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
 				req := &kmspb.ResetSharesRequest{}
 				if force {
 					st, err := c.Operator().Status(ctx, &kmspb.StatusRequest{})
@@ -307,10 +310,10 @@ node: it is for when a certificate is in wrong hands.`,
 func sealCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "seal",
-		Short: "Make the nodes forget the keys until the custodians open them again",
-		Long: `Seal makes the nodes that --address (CONCLAVE_ADDRESS) names forget the keys until
-the custodians open them again. Any operator may do so: it is what one does when
-something is wrong.`,
+		Short: "Make the nodes wipe the keys until the custodians unseal them again",
+		Long: `Seal makes the nodes that --address (CONCLAVE_ADDRESS) names wipe the keys. They
+stay sealed until the custodians unseal them again. Any operator may do so, as a
+first reaction when something is wrong.`,
 		Example: `  conclave operator seal --address node-1:7601,node-2:7601,node-3:7601`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return deliver(cmd.Context(), a, "sealing", "was not sealed", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
@@ -321,7 +324,7 @@ something is wrong.`,
 	}
 }
 
-// sealText is how far a node is from serving: "sealed, 2 of 3".
+// sealText formats the progress of unsealing: "sealed, 2 of 3".
 func sealText(s *kmspb.SealState) string {
 	switch {
 	case !s.GetInitialised():
@@ -344,14 +347,14 @@ func statusCommand(a *cli.App) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show how a node or the cluster is; exits with 0 unsealed, 2 sealed, 1 error",
-		Long: `Status shows how a node is. Without an operator's certificate it shows only
-whether the node serves, and how far its unsealing is.
+		Short: "Show the status of a node or of all; exits with 0 if unsealed, 2 if sealed, 1 on error",
+		Long: `Status shows the status of a node. Without an operator's certificate, it shows only
+whether the node serves, and the progress of unsealing.
 
-With --all it asks each node that --address (CONCLAVE_ADDRESS) names.
+With --all, it asks each node that --address (CONCLAVE_ADDRESS) names.
 
-It exits with 0 when the node is unsealed (with --all: every node), with 2 when
-it is sealed or not initialised, and with 1 when that cannot be told.`,
+It exits with 0 if the node (with --all: every node) is unsealed, with 2 if it is
+sealed or not initialised, and with 1 if that is unknown.`,
 		Example: `  conclave operator status
   conclave operator status --all --address node-1:7601,node-2:7601,node-3:7601`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -368,12 +371,12 @@ it is sealed or not initialised, and with 1 when that cannot be told.`,
 			if all {
 				sealed, err = statusOfAll(cmd.Context(), a)
 			} else {
-				err = a.With(cmd.Context(), "asking for the status", show)
+				err = a.With(cmd.Context(), "getting the status", show)
 			}
 			if err == nil && sealed {
 				return &cli.CodedError{Code: cli.ExitStatusSealed}
 			}
-			// A sealed node is no other error here.
+			// A sealed node is not an error here, but has its own exit code.
 			if coded, ok := errors.AsType[*cli.CodedError](err); ok && coded.Code == cli.ExitSealed {
 				coded.Code = cli.ExitStatusSealed
 			}
@@ -386,9 +389,10 @@ it is sealed or not initialised, and with 1 when that cannot be told.`,
 
 func closed(s *kmspb.SealState) bool { return s.GetSealed() || !s.GetInitialised() }
 
-// statusOfAll shows how every node is, and reports whether one of them is closed.
+// statusOfAll shows the status of every node, and reports whether one of them is
+// sealed.
 func statusOfAll(ctx context.Context, a *cli.App) (sealed bool, err error) {
-	report, err := everyNode(ctx, a, "asking for the status", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
+	report, err := everyNode(ctx, a, "getting the status", func(ctx context.Context, c *client.Client) (*kmspb.NodeStatus, error) {
 		return client.Status(ctx, c.Operator())
 	})
 	if err != nil {
@@ -397,7 +401,7 @@ func statusOfAll(ctx context.Context, a *cli.App) (sealed bool, err error) {
 	var lost []error
 	for _, n := range report.GetNodes() {
 		if n.GetSeal() == nil {
-			lost = append(lost, fmt.Errorf("%s could not be asked: %s", n.GetNodeId(), cli.FaultText(n.GetError())))
+			lost = append(lost, fmt.Errorf("%s could not be reached: %s", n.GetNodeId(), cli.ErrorText(n.GetError())))
 			continue
 		}
 		sealed = sealed || closed(n.GetSeal())
@@ -409,11 +413,11 @@ func statusTable(w io.Writer, r *kmspb.StatusResponse) {
 	s := r.GetSeal()
 	cli.Line(w, "state", sealText(s))
 	if s.GetInitialised() {
-		cli.Line(w, "shares", fmt.Sprintf("%d of %d open it", s.GetThreshold(), s.GetShares()))
+		cli.Line(w, "shares", fmt.Sprintf("%d of %d unseal it", s.GetThreshold(), s.GetShares()))
 	}
 	cli.Line(w, "leader known", yes(r.GetHasLeader()))
 	if r.GetNodeId() == "" {
-		return // strangers see no more
+		return // the rest is only for operators
 	}
 	cli.Line(w, "node", r.GetNodeId())
 	cli.Line(w, "version", r.GetVersion())
@@ -448,10 +452,10 @@ func statusTable(w io.Writer, r *kmspb.StatusResponse) {
 func confirmTimeCommand(a *cli.App) *cobra.Command {
 	return &cobra.Command{
 		Use:   "confirm-time",
-		Short: "Say that the nodes' clocks are right although more than a day has passed",
-		Long: `Cluster time does not step more than a day forward by itself: a clock gone wrong
-must not delete keys. After a long outage, look at the clocks of all nodes, and
-when they are right, say so with this.`,
+		Short: "Confirm that the nodes' clocks are right although more than a day has passed",
+		Long: `Cluster time never moves forward by more than a day by itself, as a wrong clock must
+not delete keys. After a long outage, check the clocks of all nodes. If they are
+right, confirm that with this command.`,
 		Example: `  conclave operator confirm-time`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.With(cmd.Context(), "confirming the time", func(ctx context.Context, c *cli.Connection) error {
@@ -460,7 +464,7 @@ when they are right, say so with this.`,
 					return err
 				}
 				return a.Print(res, func(w io.Writer) {
-					cli.Line(w, "confirmed: within an hour, cluster time may step to what the nodes' clocks say")
+					cli.Line(w, "confirmed: within an hour, cluster time may move to the time of the nodes' clocks")
 				})
 			})
 		},
@@ -468,7 +472,7 @@ when they are right, say so with this.`,
 }
 
 func clusterCommand(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Look at the nodes of a cluster"}
+	cmd := &cobra.Command{Use: "cluster", Short: "Inspect the nodes of a cluster"}
 	a.ClientFlags(cmd)
 	cmd.AddCommand(&cobra.Command{
 		Use:     "members",

@@ -11,8 +11,8 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// TestCeremonyDirIsMadeFirst: a directory that cannot take the shares stops init
-// before there are any.
+// TestCeremonyDirIsMadeFirst: a directory in which shares cannot be written
+// stops init before there are any.
 func TestCeremonyDirIsMadeFirst(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ceremony")
 	d, err := newCeremonyDir(dir, 2)
@@ -22,7 +22,7 @@ func TestCeremonyDirIsMadeFirst(t *testing.T) {
 	if _, err := newCeremonyDir(dir, 2); err == nil {
 		t.Error("files of another ceremony would be overwritten")
 	}
-	res := &foundation{Shares: []string{"s1", "s2"}, AccessKeyID: "AKIA", SecretAccessKey: "it's"}
+	res := &initOutput{Shares: []string{"s1", "s2"}, AccessKeyID: "AKIA", SecretAccessKey: "it's"}
 	if err := d.fill(res); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestNodeOutcomes(t *testing.T) {
 		{"all open already", [3]string{"AlreadyUnsealedException", "AlreadyUnsealedException", "AlreadyUnsealedException"}, nil},
 		{"two had it before", [3]string{"InvalidShareException", "InvalidShareException", ""}, nil},
 		{"a wrong share", [3]string{"InvalidShareException", "InvalidShareException", "InvalidShareException"}, []string{"n0 failed: why", "n1 failed: why", "n2 failed: why"}},
-		{"one cannot be reached", [3]string{"", "", "Unreachable"}, []string{"n2 failed: why", "the others did; repeat it when that is mended"}},
+		{"one cannot be reached", [3]string{"", "", "Unreachable"}, []string{"n2 failed: why", "the others did; repeat the command when that is fixed"}},
 	} {
 		var nodes []*kmspb.NodeStatus
 		for i, e := range c.errs {
