@@ -30,6 +30,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/membership"
 	"github.com/conclavekms/conclave/cluster/internal/peerport"
 	"github.com/conclavekms/conclave/cluster/internal/peers"
+	"github.com/conclavekms/conclave/cluster/internal/raftend"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 	"github.com/conclavekms/conclave/cluster/internal/raftlogger"
 	"github.com/conclavekms/conclave/cluster/internal/rafttransport"
@@ -79,6 +80,7 @@ type Node struct {
 
 	// Raft, and what is applied.
 	raft     atomic.Pointer[raft.Raft]
+	raftEnd  raftend.End
 	trans    *rafttransport.Transport
 	machine  *machine
 	applied  applied
@@ -105,7 +107,7 @@ func Open(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(),
 		notify:   make(chan bool, 64),
-		installs: make(map[uint64]int), opened: make(chan struct{}),
+		installs: make(map[uint64]int), opened: make(chan struct{}), raftEnd: make(raftend.End),
 	}
 	n.life = lifecycle.New(n.fenced)
 	n.guard = clockguard.New(cfg.Clock, cfg.NodeID)
@@ -205,7 +207,7 @@ func (n *Node) assemble() {
 		Log:         n.log, MaxBytes: n.cfg.MaxMergeBytes, EntryRecords: n.metrics.entryRecords, Commit: n.metrics.commit,
 	})
 	n.handover = handover.New(handover.Config{
-		Election: t.Election, DiskYield: t.DiskYield, Raft: n.raft.Load, Transport: func() handover.Transport { return n.trans },
+		Election: t.Election, DiskYield: t.DiskYield, Raft: n.raft.Load, RaftEnd: n.raftEnd, Transport: func() handover.Transport { return n.trans },
 		Members: n.members, Voters: n.voters, Committer: n.committer, Poke: func() { n.proposer.Poke() },
 		Meter: n.store.Meter(), Space: n.space, Life: n.life, Transfers: n.metrics.transfers, Log: n.log,
 	})
@@ -218,7 +220,7 @@ func (n *Node) assemble() {
 		Watermark: func() uint64 { return n.State().Index() }, Fenced: n.life.Fence,
 	})
 	n.terms = leadership.New(leadership.Config{
-		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, Notify: n.notify,
+		Election: t.Election, ClockTick: t.ClockTick, Raft: n.raft.Load, RaftEnd: n.raftEnd, Notify: n.notify,
 		Voters: n.voters, Guard: n.guard, Handover: n.handover, Committer: n.committer, Proposer: n.proposer,
 		Weigh:   func(infos map[string]*clusterpb.ClockResponse) { n.space.Weigh(infos, len(n.members.Voters())) },
 		Applied: func() uint64 { return n.State().Index() }, Idle: n.applied.since,
@@ -345,7 +347,9 @@ func (n *Node) startRaft() (err error) {
 type raftApply struct{ n *Node }
 
 func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
-	return a.n.raft.Load().Apply(cmd, timeout) // the Committer opens only on a leader
+	f := a.n.raft.Load().Apply(cmd, timeout) // the Committer opens only on a leader
+	a.n.raftEnd.Bind(f)
+	return f
 }
 
 // fenced has the node leave the network, since it can no longer be trusted.
@@ -433,6 +437,7 @@ func (n *Node) stopRest() error {
 		stopped := r.Shutdown()
 		n.trans.ClosePipelines()
 		errs = append(errs, stopped.Error())
+		close(n.raftEnd)
 	}
 	if n.trans != nil {
 		n.trans.CloseStreams()
@@ -475,7 +480,7 @@ func (n *Node) watchLog() {
 			}
 		}
 		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
-			if err := leadership.Await(n.life.Context(), r.Snapshot()); err != nil {
+			if err := n.raftEnd.Await(n.life.Context(), r.Snapshot()); err != nil {
 				n.log.Warn("snapshot by size", "err", err)
 				continue
 			}

@@ -30,6 +30,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
+	"github.com/conclavekms/conclave/cluster/internal/raftend"
 	"github.com/conclavekms/conclave/cluster/internal/raftlog"
 )
 
@@ -66,6 +67,7 @@ type Config struct {
 	Election, DiskYield time.Duration
 	// Raft is nil before it was started, and Transport not called before.
 	Raft      func() *raft.Raft
+	RaftEnd   raftend.End // ends what Raft does not answer any more
 	Transport func() Transport
 	// Members say where nodes are.
 	Members interface {
@@ -190,6 +192,7 @@ func (h *Handover) transferTo(ctx context.Context, to string) error {
 		return fmt.Errorf("%w: a transfer is under way", ErrNoTransfer)
 	}
 	future := h.cfg.Raft().LeadershipTransferToServer(raft.ServerID(to), h.cfg.Members.Address(to))
+	h.cfg.RaftEnd.Bind(future)
 	done := make(chan error, 1)
 	go func() {
 		// Held until Raft is done with it, whoever stopped waiting: a second one

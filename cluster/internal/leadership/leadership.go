@@ -24,6 +24,7 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 	"github.com/conclavekms/conclave/cluster/internal/lifecycle"
+	"github.com/conclavekms/conclave/cluster/internal/raftend"
 )
 
 const (
@@ -56,8 +57,10 @@ type Config struct {
 	Election, ClockTick time.Duration
 	// Raft is nil before it was started, and Notify where it says that this node leads
 	// or does not any more.
-	Raft   func() *raft.Raft
-	Notify <-chan bool
+	Raft func() *raft.Raft
+	// RaftEnd ends what Raft does not answer any more.
+	RaftEnd raftend.End
+	Notify  <-chan bool
 	// Voters are asked for their clocks, for as long as wait, and Guard knows whether they
 	// confirm this node's.
 	Voters interface {
@@ -151,7 +154,7 @@ func (t *Terms) lead(ctx context.Context) {
 	term := r.CurrentTerm()
 	// Nothing is proposed on a state that lags behind what earlier leaders
 	// committed.
-	if err := Await(ctx, r.Barrier(commit.EnqueueTimeout)); err != nil {
+	if err := t.cfg.RaftEnd.Await(ctx, r.Barrier(commit.EnqueueTimeout)); err != nil {
 		if ctx.Err() == nil {
 			t.cfg.Log.Warn("new leader could not catch up", "err", err)
 			t.giveUp(ctx)

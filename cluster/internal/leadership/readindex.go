@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/hashicorp/raft"
-
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 )
 
@@ -22,23 +20,11 @@ func (t *Terms) ReadIndex(ctx context.Context) (uint64, error) {
 		return 0, commit.ErrNotLeader
 	}
 	index := t.cfg.Applied()
-	if err := Await(ctx, r.VerifyLeader()); err != nil {
+	if err := t.cfg.RaftEnd.Await(ctx, r.VerifyLeader()); err != nil {
 		return 0, fmt.Errorf("%w: %w", commit.ErrNotLeader, err)
 	}
 	if r.CurrentTerm() != term {
 		return 0, commit.ErrNotLeader
 	}
 	return index, nil
-}
-
-// Await waits for a future of Raft, which knows no contexts.
-func Await(ctx context.Context, f raft.Future) error {
-	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
