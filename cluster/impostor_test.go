@@ -63,7 +63,12 @@ func knowEachOther(t *testing.T, c *testCluster) {
 // Who has the identity of a node that runs on, unsealed, is not taken for it, and does
 // not make the others take the node for a thief.
 func TestImpostorsAreRefused(t *testing.T) {
-	c := startCluster(t, 3, nil)
+	// A busy machine is not to elect somebody else meanwhile, nor a slow disk.
+	const election = 1500 * time.Millisecond
+	c := startCluster(t, 3, func(_ string, cfg *Config) {
+		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = election, election, election/2
+		cfg.Timeouts.DiskYield = time.Minute
+	})
 	l, f := c.leader(), c.followers()[0]
 	knowEachOther(t, c)
 	// In the name of the leader, and of a follower.
@@ -140,7 +145,7 @@ func TestImpostorsAreRefused(t *testing.T) {
 	term := l.term()
 	for range 3 {
 		mustPropose(t, l, clustertest.Record())
-		time.Sleep(quick.Election)
+		time.Sleep(election)
 	}
 	if !l.IsLeader() || l.term() != term {
 		t.Error("the leader is cut off for what its impostor sent")
