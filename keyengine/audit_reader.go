@@ -69,7 +69,7 @@ func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err 
 	}
 	r.entries, r.next = r.entries[1:], entry.Index+1
 	if err != nil {
-		r.e.log.Error("a record of the audit log cannot be opened", "index", entry.Index, "err", err)
+		r.e.log.Error("cannot decrypt a record of the audit log", "index", entry.Index, "err", err)
 		r.e.metrics.unopenable.Inc()
 		return entry.Index, auditlog.RenderUnopenable(entry), ErrUnopenable
 	}

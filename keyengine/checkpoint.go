@@ -61,7 +61,7 @@ func (e *Engine) runCheckpoints(ctx context.Context) {
 		err := e.Checkpoint(ctx)
 		failed = err != nil || e.checkpoint.signed.Load() < size
 		if err != nil && !errors.Is(err, vault.ErrSealed) {
-			e.log.Warn("signing an audit checkpoint", "size", size, "err", err)
+			e.log.Warn("signing an audit checkpoint failed", "size", size, "err", err)
 		}
 	}
 }

@@ -306,7 +306,7 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 	keymat.Scrub(func() { done.Err = r.cfg.Vault.Open(c, unseal) })
 	r.cfg.Events.Pending.Add(done)
 	if done.Err != nil {
-		r.cfg.Log.Error("the shares are right but do not open the cluster's root key", "err", done.Err)
+		r.cfg.Log.Error("the shares are valid, but the unseal key does not unwrap the root key", "err", done.Err)
 	} else {
 		r.cfg.Log.Info("node unsealed", "operator", op.Name)
 	}
@@ -395,7 +395,7 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	r.cfg.Vault.Seal()
 	r.cfg.Log.Info("node sealed", "operator", op.Name)
 	if err != nil {
-		r.cfg.Log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
+		r.cfg.Log.Warn("the node was sealed without a record, which will be made after the next unsealing", "err", err)
 		ev.RequestID = [16]byte{} // the first attempt may still be recorded
 		r.cfg.Events.Pending.Add(ev)
 	}

@@ -87,6 +87,7 @@ type InitResult struct {
 	VerifierKey string
 }
 
+// String returns the result without its secrets, and so do the other formatting methods.
 func (r InitResult) String() string {
 	return fmt.Sprintf("{ClusterID:%s Shares:%s AccessKeyID:%s SecretAccessKey:%s RootARN:%s}", r.ClusterID, redacted, r.AccessKeyID, redacted, r.RootARN)
 }

@@ -41,7 +41,7 @@ var (
 
 // Arena is memory for secrets. On Linux it is a region that is locked (never swapped), left
 // out of core files, empty in forked children, and enclosed by guard pages, so that an
-// access beyond its ends is a fault and reads no keys. It is divided into slots of 64
+// access beyond its ends crashes and reads no keys. It is divided into slots of 64
 // bytes; a longer secret takes several.
 //
 // Caches that are registered with [Arena.OnFull] release memory when it is needed, so an

@@ -16,6 +16,7 @@ type redacted struct{}
 
 const redactedText = "[redacted]"
 
+// String and the other methods return "[redacted]".
 func (redacted) String() string                 { return redactedText }
 func (redacted) GoString() string               { return redactedText }
 func (redacted) Format(f fmt.State, _ rune)     { _, _ = f.Write([]byte(redactedText)) }

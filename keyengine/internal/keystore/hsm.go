@@ -38,6 +38,7 @@ func (h *hsmBackend) Connect(ctx context.Context, s *Store) error {
 	return hsmFailure(h.module.Connect(ctx, s.Endpoint, s.label(), s.Secret))
 }
 
+// CheckKey implements [Backend]. Stores have one key only, so there is nothing to check.
 func (h *hsmBackend) CheckKey(context.Context, *Store, string) error { return nil }
 
 // Encrypt implements [Backend].

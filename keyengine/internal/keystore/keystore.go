@@ -95,7 +95,10 @@ type Failure struct {
 	Err        error // for the node's log
 }
 
+// Error returns the text of Err.
 func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap returns Err.
 func (f *Failure) Unwrap() error { return f.Err }
 
 // Failed returns the Failure of a store with an invalid response.

@@ -185,7 +185,7 @@ func (r *Recorder) RecordPending(ctx context.Context) {
 		if err != nil {
 			r.Pending.renew()
 			if ctx.Err() == nil {
-				r.Log.Warn("an event is not recorded yet", "event", ev.Name, "err", err)
+				r.Log.Warn("recording an event failed and will be retried", "event", ev.Name, "err", err)
 			}
 			return
 		}

@@ -253,9 +253,9 @@ func (d *Schedule) act(ctx context.Context, k dueKey, now time.Time) bool {
 		// stands still.
 		wait = time.Duration(k.at - d.cfg.Replica.State().Time())
 	case err == nil && dec.Verdict != fsm.Late:
-		log.Error("what is due on a key could not be done", "verdict", dec.Verdict.String())
+		log.Error("scheduled key action was rejected", "verdict", dec.Verdict.String())
 	case err != nil && ctx.Err() == nil:
-		log.Warn("what is due on a key is not done yet", "err", err)
+		log.Warn("scheduled key action failed and will be retried", "err", err)
 	}
 	wait = min(max(wait, retryMin), RetryMax)
 	d.waits[k.dueID], d.retry[k.dueID] = wait, now.Add(wait)

@@ -270,10 +270,13 @@ func (o *Opened) mac(generation uint32, purpose string, data []byte) ([32]byte, 
 
 const redacted = "[redacted]"
 
-func (*Vault) String() string              { return redacted }
-func (*Vault) GoString() string            { return redacted }
-func (*Vault) Format(f fmt.State, _ rune)  { _, _ = io.WriteString(f, redacted) }
-func (*Vault) LogValue() slog.Value        { return slog.StringValue(redacted) }
+// String and the other formatting methods return "[redacted]".
+func (*Vault) String() string             { return redacted }
+func (*Vault) GoString() string           { return redacted }
+func (*Vault) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+func (*Vault) LogValue() slog.Value       { return slog.StringValue(redacted) }
+
+// String and the other formatting methods return "[redacted]".
 func (*Opened) String() string             { return redacted }
 func (*Opened) GoString() string           { return redacted }
 func (*Opened) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
