@@ -254,7 +254,7 @@ func (s *Schema) Index(name []byte) (int, bool) {
 }
 
 // Similar returns the name of a member that differs from name only by case, hyphens and
-// underscores, or "". It is for error messages.
+// underscores, or "" if there is none. Such a name is probably a mistake.
 func (s *Schema) Similar(name string) string { return s.similar[plain(name)] }
 
 // plain returns the form of a name that Similar compares.
