@@ -22,7 +22,8 @@ const (
 	readAuditBytes   = 1 << 20
 )
 
-// ErrUnopenable comes with the line of a record that cannot be opened.
+// ErrUnopenable is returned, together with a line of JSON, for a record that cannot be
+// decrypted.
 var ErrUnopenable = errors.New("record of the audit log cannot be opened")
 
 // AuditReader reads the audit log in the clear. It is not safe for concurrent
@@ -38,9 +39,9 @@ type AuditReader struct {
 	entries []auditlog.Entry
 }
 
-// ReadAudit opens the audit log at a record, for the account's root user only.
-// That it was opened is itself in the log before the reader is given. Errors:
-// ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
+// ReadAudit opens the audit log at the record with index from. Only the account's root user
+// may do so, and the read is itself recorded in the log before the reader is returned.
+// Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*AuditReader, error) {
 	ask := record.Event{ReadOnly: true, Parameters: []*auditpb.Field{auditfield.Text("from", strconv.FormatUint(from, 10))}}
 	if err := e.byRoot(ctx, c, "ReadAudit", "read the audit log", ask, nil); err != nil {
@@ -49,11 +50,12 @@ func (e *Engine) ReadAudit(ctx context.Context, c *iam.Caller, from uint64) (*Au
 	return &AuditReader{e: e, caller: c, next: from}, nil
 }
 
-// Next returns the next record: its index and one line of JSON, without the line
-// break. At the end of the log it returns io.EOF, or waits if Follow is set. A
-// record that cannot be opened hides nothing behind it: it has a line that says so,
-// and ErrUnopenable beside it. Next fails when the node is sealed, when the caller's
-// credential is no longer good, and when this node lacks the history asked for.
+// Next returns the index of the next record and its line of JSON, without the line break.
+// At the end of the log it returns io.EOF, or waits if Follow is set. A record that cannot
+// be decrypted does not stop the reader: Next returns a line that says so, with
+// ErrUnopenable, and the next call goes on behind it. Next fails when the node is sealed,
+// when the caller's credential is no longer good, and when this node does not have the
+// requested part of the log.
 func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err error) {
 	for len(r.entries) == 0 {
 		if err := r.fill(ctx); err != nil {
@@ -67,14 +69,14 @@ func (r *AuditReader) Next(ctx context.Context) (index uint64, line []byte, err 
 	}
 	r.entries, r.next = r.entries[1:], entry.Index+1
 	if err != nil {
-		r.e.log.Error("a record of the audit log cannot be opened", "index", entry.Index, "err", err)
+		r.e.log.Error("cannot decrypt a record of the audit log", "index", entry.Index, "err", err)
 		r.e.metrics.unopenable.Inc()
 		return entry.Index, auditlog.RenderUnopenable(entry), ErrUnopenable
 	}
 	return entry.Index, line, nil
 }
 
-// render opens an entry and writes its record as a line of JSON.
+// render decrypts an entry and returns its record as a line of JSON.
 func (e *Engine) render(entry auditlog.Entry) ([]byte, error) {
 	plain, err := e.vault.OpenBody(entry)
 	if err != nil {
@@ -87,9 +89,10 @@ func (e *Engine) render(entry auditlog.Entry) ([]byte, error) {
 	return auditlog.RenderJSON(entry, rec)
 }
 
-// fill reads on from the log, or returns io.EOF, or waits.
+// fill reads the next entries from the log. At the end of the log it waits for more if
+// Follow is set, and returns io.EOF otherwise.
 func (r *AuditReader) fill(ctx context.Context) error {
-	// What the caller may read from here on is what it may read now.
+	// The caller's credential may have been withdrawn since the last read.
 	o, err := r.e.vault.Current()
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func (r *AuditReader) fill(ctx context.Context) error {
 	if err := request.AdmitOn(now, o); err != nil {
 		return err
 	}
-	changed := r.e.cfg.Audit.Changed() // before looking, so as to miss nothing
+	changed := r.e.cfg.Audit.Changed() // before reading, so that no change is missed
 	r.entries, err = r.e.cfg.Audit.Read(r.next, readAuditEntries, readAuditBytes)
 	if errors.Is(err, auditlog.ErrMissing) {
 		return kmsapi.Errorf(kmsapi.ErrUnavailable, "This node does not have record %d of the audit log yet. Try again later, or ask another node.", r.next)

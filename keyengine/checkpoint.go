@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	// A checkpoint is due after so long, when there is anything new to sign, or
-	// after so many records.
+	// A checkpoint is due checkpointEvery after the last one if there are new records, or
+	// as soon as there are checkpointRecords of them.
 	checkpointEvery   = time.Second
 	checkpointRecords = 16384
-	// checkpointLook is how often records are counted.
+	// checkpointLook is how often new records are counted.
 	checkpointLook = 50 * time.Millisecond
 )
 
-// checkpointing is what the engine remembers of its checkpoints.
+// checkpointing is the state of the engine's checkpoints.
 type checkpointing struct {
-	mu     sync.Mutex // one at a time
+	mu     sync.Mutex // held while a checkpoint is signed
 	every  time.Duration
-	signed atomic.Uint64 // entries that the newest one covers
+	signed atomic.Uint64 // number of entries that the newest checkpoint covers
 }
 
-// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify. It is
-// empty before Init.
+// VerifierKey returns the key that verifies the audit log's checkpoints; see verify.Dir in
+// auditlog/verify. It is empty before Init.
 func (e *Engine) VerifierKey() string {
 	if c, _ := e.replica.State().Cluster(); c != nil {
 		return record.VerifierKey(c)
@@ -38,7 +38,7 @@ func (e *Engine) VerifierKey() string {
 	return ""
 }
 
-// runCheckpoints signs checkpoints until ctx ends, while the node is unsealed.
+// runCheckpoints signs checkpoints while the node is unsealed, until ctx ends.
 func (e *Engine) runCheckpoints(ctx context.Context) {
 	tick := time.NewTicker(min(checkpointLook, e.checkpoint.every))
 	defer tick.Stop()
@@ -61,14 +61,14 @@ func (e *Engine) runCheckpoints(ctx context.Context) {
 		err := e.Checkpoint(ctx)
 		failed = err != nil || e.checkpoint.signed.Load() < size
 		if err != nil && !errors.Is(err, vault.ErrSealed) {
-			e.log.Warn("signing an audit checkpoint", "size", size, "err", err)
+			e.log.Warn("signing an audit checkpoint failed", "size", size, "err", err)
 		}
 	}
 }
 
-// Checkpoint signs the audit log as far as this node has applied it, if that is
-// further than before, and unless the disk is full. The entries are durable before the
-// checkpoint is.
+// Checkpoint signs the audit log up to the last entry that this node has applied. It does
+// nothing if the previous checkpoint covers as much, or if the disk is full. The entries
+// are synced to disk before the checkpoint is written.
 func (e *Engine) Checkpoint(ctx context.Context) error {
 	e.checkpoint.mu.Lock()
 	defer e.checkpoint.mu.Unlock()
@@ -83,7 +83,7 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if e.hasRoom() != nil {
-		return nil // it is signed when there is room to write it
+		return nil // signed later, when there is room to write it
 	}
 	if err := e.cfg.Audit.Sync(); err != nil {
 		return fmt.Errorf("syncing the audit log: %w", err)
@@ -93,8 +93,8 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 		return err
 	}
 	if err := e.cfg.Audit.WriteCheckpoint(note); errors.Is(err, auditlog.ErrStaleCheckpoint) {
-		// The state is still behind the log's last checkpoint after a restart, or
-		// history is being fetched from other nodes: it is not time yet.
+		// After a restart the state can be behind the log's last checkpoint, and this node
+		// may still be fetching history from other nodes. A later attempt will succeed.
 		return nil
 	} else if err != nil {
 		return fmt.Errorf("writing an audit checkpoint: %w", err)
@@ -103,5 +103,5 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	return nil
 }
 
-// Checkpointed is how many records this node's newest checkpoint covers.
+// Checkpointed returns the number of records that this node's newest checkpoint covers.
 func (e *Engine) Checkpointed() uint64 { return e.checkpoint.signed.Load() }

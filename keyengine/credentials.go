@@ -22,14 +22,14 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// maxAccessKeys is how many access keys a principal can have: one in use, and the
-// one that is to take its place.
+// maxAccessKeys is the number of access keys that a principal may have: one in use, and one
+// to replace it.
 const maxAccessKeys = 2
 
-// byRoot carries out what only the account's root user may do and AWS does not have.
-// act decides on a state, what it reads of which is the record's precondition, and
-// says what is changed. Nothing is changed or told before the record, of a refusal
-// too, is committed.
+// byRoot carries out a request that AWS KMS does not have and that only the account's root
+// user may make. act evaluates it on a state; what it reads is the record's read set, and
+// what it changes goes into the record. Refusals are recorded too. Nothing takes effect,
+// and the caller gets no answer, before the record is committed.
 func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, ask record.Event, act func(*request.Evaluation, *record.Event) error) error {
 	if err := e.limits.allow(c); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 		}
 		if done.Err != nil {
 			if _, ok := errors.AsType[*kmsapi.Error](done.Err); !ok {
-				return done, done.Err // of this node's
+				return done, done.Err // an internal error, which is not recorded
 			}
 			done.Response, ev.Changes = nil, nil
 		}
@@ -69,7 +69,7 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 		return done.Err
 	}
 	if len(done.Changes) > 0 {
-		// So that the caller reads its own write here without a second try.
+		// Wait, so that the caller reads its own write on this node.
 		if err := e.replica.WaitApplied(ctx, d.Index); err != nil {
 			e.log.Warn("the change is committed, but this node is behind", "event", name, "err", err)
 		}
@@ -77,7 +77,7 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 	return nil
 }
 
-// mustBeRoot decides: what concerns every principal is the account's own business.
+// mustBeRoot refuses callers other than the account's root user.
 func mustBeRoot(ev *request.Evaluation, what string) error {
 	p, c := ev.Caller.Identity.Principal(), ev.Cluster()
 	if c != nil && p.Kind == policy.KindRoot && p.Account == c.Account && p.Partition == c.Partition {
@@ -86,18 +86,19 @@ func mustBeRoot(ev *request.Evaluation, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s: only the account's root user is", p, what)
 }
 
-// CredentialInfo is what root may know of a credential.
+// CredentialInfo describes a credential to the root user.
 type CredentialInfo struct {
 	// ID is an access key id, or the URI of a client certificate.
 	ID string
-	// Certificate says that it is a certificate's.
+	// Certificate is true for a client certificate, false for an access key.
 	Certificate bool
 	Principal   string
 	Created     time.Time
 }
 
-// credentialsOfCaller are the good credentials of the caller's principal on the state of the
-// evaluation, all of them noted as read. One that no unsealed node wrote is none.
+// credentialsOfCaller returns the active credentials of the caller's principal in the
+// evaluated state, and adds them to the read set. It skips credentials that no unsealed
+// node wrote.
 func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err error) {
 	o, err := ev.Vault.Current()
 	if err != nil {
@@ -119,10 +120,10 @@ func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err 
 	return list, nil
 }
 
-// Credentials are the caller's credentials by id, who must be root. Errors:
-// ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
+// Credentials returns the credentials of the caller, who must be root, ordered by id.
+// Errors: ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []CredentialInfo, err error) {
-	// One that was made on another node just before must be there.
+	// Include a credential that another node has just created.
 	if _, err := e.FreshState(ctx); err != nil {
 		return nil, err
 	}
@@ -145,8 +146,8 @@ func (e *Engine) Credentials(ctx context.Context, c *iam.Caller) (list []Credent
 // accessKeyInfo binds the encrypted secret of an access key to its id.
 func accessKeyInfo(id string) []byte { return []byte("conclave access key v1\x00" + id) }
 
-// CreateAccessKey makes another access key for the caller, who must be root. Its
-// secret is encrypted to answerKey, see keymat.SealTo, and stored nowhere else.
+// CreateAccessKey creates an access key for the caller, who must be root. The secret is
+// returned encrypted to answerKey (see keymat.SealTo); the caller gets no other copy.
 // Errors: ErrValidation, ErrLimitExceeded for a third access key, ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey []byte) (id string, sealed []byte, err error) {
@@ -171,7 +172,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 				keys++
 			}
 		}
-		// It bounds what is left lying about. Two calls at once can go beyond it.
+		// The limit keeps unused keys from piling up. Two concurrent calls may exceed it.
 		if keys >= maxAccessKeys {
 			return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "There are %d access keys already. Delete one that is not in use.", keys)
 		}
@@ -193,7 +194,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 		}
 		id = made.Id
 		done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-		ev.Credential(id) // which must not be there
+		ev.Credential(id) // the record requires that the id is not in use
 		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
 		return nil
 	})
@@ -203,19 +204,19 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 	return id, sealed, nil
 }
 
-// DeleteCredential deletes a credential of the caller's, who must be root: an access
-// key, or what makes the client certificate of a URI root's. When it returns, no node
-// answers a request received afterwards on it, or on a session of it. Errors:
-// ErrNotFound, ErrInvalidState for the last one, ErrAccessDenied, ErrUnrecognizedClient,
-// ErrUnavailable.
+// DeleteCredential deletes a credential of the caller, who must be root: an access key, or
+// the entry that lets a client certificate with a certain URI act as root. Once it has
+// returned, no node answers a request that is received with the credential or with a
+// session opened with it. Errors: ErrNotFound, ErrInvalidState for the last credential,
+// ErrAccessDenied, ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string) error {
 	if id == "" || len(id) > vault.MaxCredentialID {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "A credential is named by an access key id or the URI of a certificate.")
 	}
 	ask := record.Event{Parameters: []*auditpb.Field{auditfield.Text("credential", id)}}
 	return e.byRoot(ctx, c, "DeleteCredential", "delete credentials", ask, func(ev *request.Evaluation, _ *record.Event) error {
-		// What others there are is read as well: of two calls that would delete each
-		// the other's last one, one comes to nothing.
+		// The other credentials are part of the read set, so that two concurrent calls
+		// cannot delete the last two.
 		own, err := credentialsOfCaller(ev)
 		if err != nil {
 			return err
@@ -236,9 +237,9 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string)
 	})
 }
 
-// RevokeSessions ends every session of the caller's principal, who must be root: the
-// epoch of each of its access keys is raised. When it returns, no node answers a
-// request received afterwards on one of them. Errors: ErrAccessDenied,
+// RevokeSessions ends every session of the caller's principal, who must be root, by raising
+// the epoch of each of its access keys. Once it has returned, no node answers a request
+// that is received with one of these sessions. Errors: ErrAccessDenied,
 // ErrUnrecognizedClient, ErrUnavailable.
 func (e *Engine) RevokeSessions(ctx context.Context, c *iam.Caller) error {
 	return e.byRoot(ctx, c, "RevokeSessions", "revoke sessions", record.Event{}, func(ev *request.Evaluation, done *record.Event) error {
@@ -253,7 +254,7 @@ func (e *Engine) RevokeSessions(ctx context.Context, c *iam.Caller) error {
 		var keys []string
 		for _, c := range own {
 			if c.Kind != fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY {
-				continue // opens no sessions
+				continue // a certificate opens no sessions
 			}
 			next := proto.CloneOf(c)
 			if next.SessionEpoch == math.MaxUint32 {

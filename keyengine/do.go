@@ -10,10 +10,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// Do executes an operation for a caller: evaluate on one state, commit the
-// record of the outcome, and give the answer only once the log accepted both.
-// It is the one door: refusals and failures pass through it like successes. Its
-// errors are of type *Error and may be told to the caller as they are.
+// Do executes an operation for a caller: it evaluates the operation on one state, commits a
+// record of the outcome, and returns the answer once the record has been accepted. All
+// operations on keys go through Do, and refusals and failures take the same path as
+// successes. Errors are of type *kmsapi.Error and may be returned to the caller unchanged.
 func (e *Engine) Do(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
 	start := e.clock.Now()
 	out, err := e.do(ctx, c, op, in)
@@ -51,8 +51,8 @@ func (e *Engine) do(ctx context.Context, c *iam.Caller, op *request.Operation, i
 	return out, err
 }
 
-// finish gives the answer of an evaluation whose record was accepted. Of any other
-// nothing is left, and the error of its record is returned.
+// finish returns the answer of an evaluation whose record was accepted. Otherwise it
+// discards the evaluation and returns the error of its record.
 func (e *Engine) finish(ctx context.Context, a *request.Attempt, d fsm.Decision, err error) (any, error) {
 	switch {
 	case err == record.ErrConflict:
@@ -65,18 +65,18 @@ func (e *Engine) finish(ctx context.Context, a *request.Attempt, d fsm.Decision,
 	return e.release(ctx, a, d)
 }
 
-// discard drops what came of an evaluation that was in conflict with the log.
+// discard wipes an evaluation that conflicted with the log.
 func (e *Engine) discard(a *request.Attempt) {
 	a.Wipe()
 	e.metrics.conflict(a.Op)
 }
 
-// release gives the answer of an accepted record.
+// release returns the answer of an accepted record.
 func (e *Engine) release(ctx context.Context, ev *request.Attempt, d fsm.Decision) (any, error) {
 	if len(ev.Record.Changes) == 0 {
-		// The authority behind the answer may be withdrawn at any time from the commit
-		// on. Changes have happened and are answered; what is read or opened is asked
-		// again when it took too long.
+		// The authority that the answer rests on can be withdrawn at any time after the
+		// commit. A change has taken effect and is always answered; data that was read or
+		// decrypted is withheld if the answer comes too late.
 		ev.Caller.Bound(e.withheld, ev.Op.Name, d.Late)
 		if err := ev.Caller.Overdue(); err != nil {
 			ev.Wipe()
@@ -88,8 +88,8 @@ func (e *Engine) release(ctx context.Context, ev *request.Attempt, d fsm.Decisio
 		return nil, ev.Err
 	}
 	if len(ev.Record.Changes) > 0 || ev.Later != nil {
-		// So that the caller reads its own write here without a second try, and a
-		// list is read no earlier than its record stands.
+		// Wait, so that the caller reads its own write on this node, and a list is read
+		// from a state that includes its own record.
 		if err := e.replica.WaitApplied(ctx, d.Index); err != nil && ev.Later != nil {
 			return nil, record.Unavailable(err)
 		}

@@ -25,10 +25,11 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Clock is the engine's time; tests turn it.
+// Clock is the engine's source of time. Tests replace it.
 type Clock interface{ Now() time.Time }
 
-// AuditLog is what the engine needs of the node's audit log; *auditlog.Log is one.
+// AuditLog is the part of the node's audit log that the engine uses. *auditlog.Log
+// implements it.
 type AuditLog interface {
 	Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error)
 	Size() uint64
@@ -37,9 +38,9 @@ type AuditLog interface {
 	WriteCheckpoint(note []byte) error
 }
 
-// Config is what an engine works with.
+// Config configures an Engine.
 type Config struct {
-	// NodeID stands in the records that this node originates.
+	// NodeID is written to the records that this node proposes.
 	NodeID  string
 	Replica Replica
 	Audit   AuditLog
@@ -47,38 +48,38 @@ type Config struct {
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
 
-	// AllowUnlockedMemory lets keys stand in memory that the system may swap out,
-	// where locking is not permitted.
+	// AllowUnlockedMemory permits keys in memory that may be swapped out, on systems where
+	// memory cannot be locked.
 	AllowUnlockedMemory bool
-	// ShareTimeout is how long shares of an unfinished ceremony are kept; 0 for
-	// fifteen minutes.
+	// ShareTimeout is how long the shares of an unfinished ceremony are kept. The default
+	// is fifteen minutes.
 	ShareTimeout time.Duration
-	// RefusalRate bounds the refusals that one principal may cause a second, and
-	// RefusalBurst at once; 0 for 10 and 500. Beyond it the principal is
-	// throttled, so that refusals cannot flood the log.
+	// RefusalRate is the number of refusals per second that one principal may cause, and
+	// RefusalBurst the number at once; the defaults are 10 and 500. A principal that
+	// exceeds them is throttled, so that refusals cannot flood the log.
 	RefusalRate  float64
 	RefusalBurst int
-	// AttestationRoots are what the attestation documents of enclaves have to chain
-	// to; nil refuses requests with a Recipient.
+	// AttestationRoots are the root certificates for attestation documents of enclaves. If
+	// nil, requests with a Recipient are refused.
 	AttestationRoots *x509.CertPool
 
-	// MayGrow reports whether the nodes' disks have room for what makes the state
-	// grow, and DiskFull whether this one's has none; nil for not to be asked.
+	// MayGrow reports whether the nodes' disks have room for operations that make the state
+	// grow, and DiskFull whether this node's disk is full. If nil, there is no such check.
 	MayGrow, DiskFull func() bool
 
 	KeyStores keystore.Config
 
 	Quotas request.Quotas
 
-	// Seeds lets Plant make keys whose material is known: for development.
+	// Seeds allows Plant to create keys whose material is known, for development.
 	Seeds bool
 }
 
 // Engine answers requests on one node. It is safe for concurrent use.
 type Engine struct {
-	// Who callers are.
+	// The Authenticator establishes the identity of callers.
 	*iam.Authenticator
-	// What operators do with its seal.
+	// Ceremonies initialise the cluster and seal and unseal the node.
 	*ceremony.Ceremonies
 
 	cfg        Config
@@ -91,9 +92,9 @@ type Engine struct {
 	checkpoint checkpointing
 	limits     *limits
 	services   *request.Services
-	newest     atomic.Pointer[clusterState] // that was applied
+	newest     atomic.Pointer[clusterState] // the last applied state
 	metrics    *metrics
-	refusals   map[string]time.Time // when a node was named last; OnApply's alone
+	refusals   map[string]time.Time // when each node was last reported; used by OnApply only
 }
 
 // New returns a sealed engine.
@@ -133,8 +134,8 @@ func New(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// OnApply keeps the engine's caches in step with the state. The node calls it
-// after each published state; it does not block.
+// OnApply keeps the engine's caches in step with the state. The node calls it after it has
+// published a state. It does not block.
 func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	c, _ := s.Cluster()
 	e.newest.Store(&clusterState{s, c})
@@ -142,13 +143,13 @@ func (e *Engine) OnApply(s *fsm.State, ev fsm.Events) {
 	e.refused(ev.Refused)
 }
 
-// clusterState is a state with its cluster, which every request asks for.
+// clusterState caches the cluster record of a state, because every request needs it.
 type clusterState struct {
 	state   *fsm.State
 	cluster *fsmpb.Cluster
 }
 
-// cluster is the cluster's identity and seal in a state; nil before init.
+// cluster returns the cluster record of a state, or nil before Init.
 func (e *Engine) cluster(s *fsm.State) *fsmpb.Cluster {
 	if n := e.newest.Load(); n != nil && n.state == s {
 		return n.cluster
@@ -157,9 +158,8 @@ func (e *Engine) cluster(s *fsm.State) *fsmpb.Cluster {
 	return c
 }
 
-// Run does the engine's background work until ctx ends: signing checkpoints,
-// dropping abandoned ceremonies, recording what happened while the node was
-// sealed.
+// Run does the engine's background work until ctx ends: it signs checkpoints, drops
+// abandoned ceremonies, and records events that happened while the node was sealed.
 func (e *Engine) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -169,22 +169,22 @@ func (e *Engine) Run(ctx context.Context) {
 	wg.Go(func() { e.runThrottled(ctx) })
 }
 
-// Lead does the work that only the leader does, while it leads: what is due on
-// keys, such as deleting them.
+// Lead does the work of the leader until ctx ends, such as deleting keys whose waiting
+// period is over.
 func (e *Engine) Lead(ctx context.Context) {
 	schedule.New(schedule.Config{Services: e.services, Replica: e.replica, Events: e.events}).Run(ctx)
 }
 
-// Close seals the node and gives its locked memory back. It records nothing: call
-// Seal for that, and Checkpoint before, while the node still has peers.
+// Close seals the node and releases its locked memory. It records nothing: for a record,
+// call Seal and Checkpoint first, while the node can still reach its peers.
 func (e *Engine) Close() error {
 	e.Authenticator.Close()
 	e.services.Stores.Close()
 	return e.vault.Close()
 }
 
-// runSweeps drops, every second until ctx ends, what must not be kept: shares of
-// an abandoned ceremony, keys of what is no more.
+// runSweeps wipes, every second until ctx ends, the shares of abandoned ceremonies and
+// cached keys that no longer exist.
 func (e *Engine) runSweeps(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -200,7 +200,7 @@ func (e *Engine) runSweeps(ctx context.Context) {
 	}
 }
 
-// hasRoom refuses everything while this node's disk is full.
+// hasRoom refuses all requests while this node's disk is full.
 func (e *Engine) hasRoom() error {
 	if e.cfg.DiskFull == nil || !e.cfg.DiskFull() {
 		return nil
@@ -208,6 +208,5 @@ func (e *Engine) hasRoom() error {
 	return kmsapi.Errorf(kmsapi.ErrUnavailable, "The disk of this node is full. Ask another node, or make room.")
 }
 
-// ParseAttestationRoots reads the certificates, in PEM, that enclaves' attestation
-// documents have to chain to: for Config.
+// ParseAttestationRoots parses PEM certificates for Config.AttestationRoots.
 func ParseAttestationRoots(pem []byte) (*x509.CertPool, error) { return attest.ParseRoots(pem) }

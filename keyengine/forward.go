@@ -22,14 +22,14 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// releaseDeadline is how old a decision may be when its answer is given, where the
-// answer rests on authority that may have been withdrawn since.
+// releaseDeadline is the maximum age of a decision when its answer is released, for answers
+// that rest on authority which may have been withdrawn since.
 const releaseDeadline = 2 * time.Second
 
-// ErrForwarded is returned for a forwarded request that cannot be read.
+// ErrForwarded is returned for a forwarded request that cannot be decoded.
 var ErrForwarded = errors.New("unreadable forwarded request")
 
-// onLeader has the leader execute a request, where nothing can overtake it.
+// onLeader executes a request on the leader, where no other record can overtake it.
 func (e *Engine) onLeader(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
 	e.metrics.forward(op)
 	if e.replica.IsLeader() {
@@ -64,13 +64,13 @@ func (e *Engine) onLeader(ctx context.Context, c *iam.Caller, op *request.Operat
 	return out, nil
 }
 
-// exclusive executes a request on the leader. Nothing is committed between its
-// evaluation and its record; only time can still be against it.
+// exclusive executes a request on the leader. Nothing else is committed between its
+// evaluation and its record, so the record can only be rejected because of its time.
 func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Operation, in any) (any, error) {
 	ctx, room := request.WithResults(ctx)
 	defer room.Wipe()
 	if op.Slow {
-		// What takes long is done before the cluster has to wait for it.
+		// Do slow work now, before the evaluation that holds up the log.
 		request.Evaluate(ctx, e.services, e.replica.State(), c, op, in).Wipe()
 	}
 	for range record.MaxTries {
@@ -86,7 +86,8 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 		case ev == nil:
 			return nil, record.Unavailable(err)
 		case errors.Is(ev.Err, request.ErrOutside):
-			// Asked while nobody waits: a slow proxy holds up its own callers only.
+			// External key stores are called while the log is not held up, so a slow proxy
+			// delays only its own callers.
 			request.Evaluate(ctx, e.services, e.replica.State(), c, op, in).Wipe()
 			continue
 		case ev.Record == nil:
@@ -99,11 +100,11 @@ func (e *Engine) exclusive(ctx context.Context, c *iam.Caller, op *request.Opera
 	return nil, kmsapi.Errorf(kmsapi.ErrUnavailable, "The request conflicts with others. Try again.")
 }
 
-// ServeForwarded executes a request that the node from sends this one as the
-// leader. Payload and answer are encrypted with the keyring: whoever has a sealed
-// node's identity can neither read nor make one, nor send on one that another node
-// made. The answer holds every outcome; an error says that there was no request to
-// be understood, or fsm.ErrNoLeader that this node is sealed and so did nothing.
+// ServeForwarded executes, as the leader, a request that the node named from has forwarded.
+// Payload and answer are encrypted with the keyring: an attacker with the identity of a
+// sealed node can neither read nor forge them, nor replay what another node sent. The
+// answer carries every outcome of a request. ServeForwarded returns an error only if the
+// request could not be decoded, or fsm.ErrNoLeader if this node is sealed and did nothing.
 func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte) ([]byte, error) {
 	o, err := e.vault.Current()
 	if err != nil {
@@ -126,18 +127,18 @@ func (e *Engine) ServeForwarded(ctx context.Context, from string, payload []byte
 		answer, err = encodeRefusal(o, from, c.RequestID, request.Told(e.log, op, c, err))
 	}
 	if errors.Is(err, vault.ErrSealed) {
-		return nil, fsm.ErrOutcomeUnknown // sealed meanwhile
+		return nil, fsm.ErrOutcomeUnknown // the node was sealed in the meantime
 	}
 	return answer, err
 }
 
-// forwardContext binds a message to the node that the request is from, and an
-// answer to its request as well.
+// forwardContext binds a message to the node that made the request, and an answer to its
+// request as well.
 func forwardContext(kind, from string, id iam.RequestID) []byte {
 	return slices.Concat([]byte(kind+"\x00"), id[:], []byte(from))
 }
 
-// sealMessage encrypts a message for other unsealed nodes, and leaves no copy of it.
+// sealMessage encrypts a message for other unsealed nodes and wipes the plaintext.
 func sealMessage(o *vault.Opened, context []byte, m proto.Message) ([]byte, error) {
 	plain := make([]byte, 0, proto.Size(m))
 	defer func() { clear(plain[:cap(plain)]) }()
@@ -148,15 +149,15 @@ func sealMessage(o *vault.Opened, context []byte, m proto.Message) ([]byte, erro
 	return o.SealTransit(context, out)
 }
 
-// openMessage decrypts and reads a message. What it does not know of it is the caller's to
-// refuse.
+// openMessage decrypts and decodes a message. It does not reject unknown fields; the caller
+// does.
 func openMessage(o *vault.Opened, context, message []byte, m proto.Message) error {
 	plain, err := o.OpenTransit(context, message)
 	if err != nil {
 		return err
 	}
 	defer clear(plain)
-	if proto.Unmarshal(plain, m) != nil { // whose error may quote it
+	if proto.Unmarshal(plain, m) != nil { // the decoder's error may quote the message
 		return errors.New("not its message")
 	}
 	return forward.AllKnown(m.ProtoReflect())
@@ -164,8 +165,9 @@ func openMessage(o *vault.Opened, context, message []byte, m proto.Message) erro
 
 func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Operation, in any) ([]byte, error) {
 	if err := op.Input().Validate(in); err != nil {
-		// Nothing that it depends on but the credential changes, so this is not
-		// expected; and text that is no Unicode would not arrive as it is.
+		// Not expected: an invalid input is refused by a record that depends on the
+		// credential only, so it hardly ever conflicts. Text that is not valid Unicode
+		// would not survive the encoding.
 		return nil, kmsapi.Errorf(kmsapi.ErrUnavailable, "The request conflicts with others. Try again.")
 	}
 	input, err := forward.Pack(op.Input(), in)
@@ -194,7 +196,7 @@ func decodeForwarded(o *vault.Opened, from string, payload []byte) (*iam.Caller,
 	return readForwarded(f)
 }
 
-// readForwarded makes a request of a message, or wipes it.
+// readForwarded decodes a forwarded request. On failure it wipes the request.
 func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, in any, err error) {
 	defer func() {
 		if err != nil {
@@ -250,7 +252,7 @@ func decodeAnswer(o *vault.Opened, from string, id iam.RequestID, op *request.Op
 	}
 	out := op.NewOutput()
 	if err := forward.Unpack(op.Output(), out, a.Output); err != nil {
-		forward.Wipe(a.Output) // which out shares
+		forward.Wipe(a.Output) // Output shares memory with it
 		return nil, fmt.Errorf("the leader's answer to %s cannot be read: %w", op.Name, err)
 	}
 	return out, nil

@@ -16,32 +16,33 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// limits bounds the refusals that one principal may cause on this node. Each is
-// a record on every node's disk, and costs the principal nothing else. What is
-// beyond is throttled without a record of its own: one a minute says how much.
+// limits bounds the refusals that one principal may cause on this node. Each refusal costs
+// a record on the disk of every node and costs the principal nothing. A principal beyond
+// the limit is throttled without a record for each request; one record a minute gives the
+// number.
 type limits struct {
 	clock Clock
 	rate  rate.Limit
 	burst int
 
 	mu   sync.Mutex
-	left map[string]*rate.Limiter // by principal
-	over map[string]*throttled    // not recorded yet; likewise, and of no others
+	left map[string]*rate.Limiter // by ARN of the principal
+	over map[string]*throttled    // throttled and not recorded yet; by ARN, at most maxLimited
 }
 
-// throttled is what one principal asked beyond its rate.
+// throttled counts the requests of one principal that were throttled.
 type throttled struct {
 	principal    policy.Principal
-	credential   string // of the newest request
+	credential   string // of the latest request
 	count        int
 	since, until time.Time
 }
 
 const (
-	// maxLimited bounds the principals that are watched at a time.
+	// maxLimited is the maximum number of principals that are tracked.
 	maxLimited = 4096
-	// throttledEvery is how often what was throttled is recorded, and
-	// maxThrottledRecords how many records that makes at a time.
+	// Throttled requests are recorded every throttledEvery, in at most maxThrottledRecords
+	// records.
 	throttledEvery      = time.Minute
 	maxThrottledRecords = 32
 )
@@ -57,7 +58,7 @@ func newLimits(cfg Config) *limits {
 	return l
 }
 
-// allow refuses callers who were refused too often.
+// allow refuses callers that have been refused too often.
 func (l *limits) allow(c *iam.Caller) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,7 +70,7 @@ func (l *limits) allow(c *iam.Caller) error {
 	return record.ErrThrottled
 }
 
-// note counts what was throttled.
+// note adds throttled requests to the count.
 func (l *limits) note(t throttled) {
 	o := l.over[t.principal.ARN]
 	if o == nil {
@@ -88,7 +89,7 @@ func (l *limits) note(t throttled) {
 	}
 }
 
-// take is what is to be recorded now.
+// take removes and returns the counts to be recorded now.
 func (l *limits) take() []*throttled {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -103,7 +104,7 @@ func (l *limits) take() []*throttled {
 	return list
 }
 
-// runThrottled records what was throttled.
+// runThrottled records throttled requests periodically, until ctx ends.
 func (e *Engine) runThrottled(ctx context.Context) {
 	tick := time.NewTicker(throttledEvery)
 	defer tick.Stop()
@@ -128,7 +129,7 @@ func (e *Engine) recordThrottled(ctx context.Context) {
 				auditfield.Text("until", t.until.UTC().Format(time.RFC3339)),
 			},
 		})
-		if err != nil { // sealed, or no majority: the next time
+		if err != nil { // the node is sealed or has no majority: try again next time
 			e.limits.mu.Lock()
 			e.limits.note(*t)
 			e.limits.mu.Unlock()
@@ -136,8 +137,8 @@ func (e *Engine) recordThrottled(ctx context.Context) {
 	}
 }
 
-// refused counts a recorded outcome against the caller. A dry run that went well
-// is none, nor is a failure of ours.
+// refused counts a recorded refusal against the caller. Successful dry runs, internal
+// errors and ErrUnavailable do not count.
 func (l *limits) refused(c *iam.Caller, err error) {
 	if errors.Is(err, kmsapi.ErrDryRun) || errors.Is(err, kmsapi.ErrInternal) || errors.Is(err, kmsapi.ErrUnavailable) {
 		return
@@ -152,10 +153,11 @@ func (l *limits) refused(c *iam.Caller, err error) {
 		r = rate.NewLimiter(l.rate, l.burst)
 		l.left[who] = r
 	}
-	r.ReserveN(now, 1) // may go below zero, by the requests that were under way
+	r.ReserveN(now, 1) // requests in flight may make it negative
 }
 
-// makeRoom forgets those who owe nothing, or else anybody.
+// makeRoom removes principals that have used nothing of their burst, and then arbitrary
+// ones if that is not enough.
 func (l *limits) makeRoom() {
 	if len(l.left) < maxLimited {
 		return

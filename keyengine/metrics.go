@@ -12,20 +12,20 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// metrics count what the engine answers. Labels come from closed sets: nothing
-// that a caller writes is ever one.
+// metrics counts what the engine answers. Label values come from closed sets and never from
+// a caller's input.
 type metrics struct {
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
 	conflicts *prometheus.CounterVec
 	lates     *prometheus.CounterVec
 	forwarded *prometheus.CounterVec
-	// forged counts refusals of credentials that no unsealed node wrote.
+	// forged counts uses of credentials that no unsealed node wrote.
 	forged prometheus.Counter
-	// refused counts records that broke a rule of the state machine, by the node that
+	// refused counts records that violated a rule of the state machine, by the node that
 	// proposed them.
 	refused *prometheus.CounterVec
-	// unopenable counts records that were read and could not be opened.
+	// unopenable counts records that were read and could not be decrypted.
 	unopenable prometheus.Counter
 }
 
@@ -61,7 +61,7 @@ func newMetrics(cfg Config, e *Engine) *metrics {
 		}),
 		refused: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "conclave_records_refused_total", Help: "Records of unsealed nodes that broke a rule and changed nothing. " +
-				"Anything but 0 means that the node has a fault or is in wrong hands.",
+				"Anything but 0 means that the node has a bug or was taken over.",
 		}, []string{"node"}),
 		unopenable: f.NewCounter(prometheus.CounterOpts{
 			Name: "conclave_audit_unopenable_total", Help: "Records of the audit log that were read and could not be opened.",
@@ -81,8 +81,8 @@ func (m *metrics) conflict(op *request.Operation) { m.conflicts.WithLabelValues(
 func (m *metrics) late(operation string)          { m.lates.WithLabelValues(operation).Inc() }
 func (m *metrics) forward(op *request.Operation)  { m.forwarded.WithLabelValues(op.Name).Inc() }
 
-// outcomeLabel is the code of an outcome. Codes are ours, so there are few; one
-// that another node answered with may be newer than this binary.
+// outcomeLabel returns the error code of an outcome, or "ok". A code that this binary does
+// not know, from a newer node, becomes "other".
 func outcomeLabel(err error) string {
 	if err == nil {
 		return "ok"

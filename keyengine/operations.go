@@ -8,10 +8,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// OperationNamed is the operation that AWS calls name; nil when there is none.
+// OperationNamed returns the operation with the given AWS name, or nil.
 func OperationNamed(name string) *request.Operation { return ops.Table[name] }
 
-// Operations are all operations by name.
+// Operations returns all operations, ordered by name.
 func Operations() []*request.Operation {
 	list := make([]*request.Operation, 0, len(ops.Table))
 	for _, name := range slices.Sorted(maps.Keys(ops.Table)) {

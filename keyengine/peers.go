@@ -5,8 +5,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
-// PeerMAC authenticates what this node sends to other unsealed nodes, under the
-// keyring's newest generation. The error of a sealed node is ErrUnavailable.
+// PeerMAC authenticates a message to other unsealed nodes with a key of the newest
+// generation of the keyring. It returns ErrUnavailable if the node is sealed.
 func (e *Engine) PeerMAC(message []byte) (generation uint32, mac []byte, err error) {
 	o, err := e.vault.Current()
 	if err != nil {
@@ -15,9 +15,9 @@ func (e *Engine) PeerMAC(message []byte) (generation uint32, mac []byte, err err
 	return o.PeerMAC(message)
 }
 
-// CheckPeerMAC checks what PeerMAC of another unsealed node gave. The error is
-// ErrUnavailable when this node is sealed, or does not have the generation yet, and
-// another one when no unsealed node made the MAC.
+// CheckPeerMAC verifies a MAC that PeerMAC made on another unsealed node. It returns
+// ErrUnavailable if this node is sealed or does not have the generation yet, and another
+// error if the MAC is wrong.
 func (e *Engine) CheckPeerMAC(generation uint32, message, mac []byte) error {
 	o, err := e.vault.Current()
 	if err != nil {
@@ -26,9 +26,9 @@ func (e *Engine) CheckPeerMAC(generation uint32, message, mac []byte) error {
 	return o.CheckPeerMAC(generation, message, mac)
 }
 
-// SignOrigin signs a digest as an unsealed node of the cluster; domain tells what
-// it is the digest of. See [fsm.VerifyOrigin]. The error of a sealed node is
-// ErrUnavailable.
+// SignOrigin signs a digest with the origin key, which shows that this node is unsealed.
+// The domain says what the digest is of; see [fsm.VerifyOrigin]. It returns ErrUnavailable
+// if the node is sealed.
 func (e *Engine) SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
 	o, err := e.vault.Current()
 	if err != nil {
@@ -37,8 +37,9 @@ func (e *Engine) SignOrigin(domain string, digest [32]byte) (generation uint32, 
 	return o.SignOrigin(domain, digest)
 }
 
-// RecordForgery records that another node sent what only an unsealed node can,
-// without being one: its disk or its identity is in wrong hands. It does not block.
+// RecordForgery records that another node sent a message that only an unsealed node can
+// make, and that this one could not have made: its disk or its identity may be stolen. It
+// does not block.
 func (e *Engine) RecordForgery(node, reason string) {
 	e.events.Pending.Add(record.ServiceEvent("RefuseForgery", e.clock.Now(), auditfield.Text("node", node), auditfield.Text("reason", reason)))
 }

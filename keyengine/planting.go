@@ -15,15 +15,15 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// ErrNoSeeds: this engine plants nothing.
+// ErrNoSeeds is returned by Plant unless Config.Seeds is set.
 var ErrNoSeeds = errors.New("keys with known material are for development only")
 
-// errNothing: there is nothing to be changed.
+// errNothing ends a commit when the key exists already.
 var errNothing = errors.New("there is nothing to be changed")
 
-// Plant makes a key as a seed has it, unless there is one of that id, which stays
-// as it is. It reports whether it made one. Only an engine whose configuration
-// says so does it: whoever chooses a key's material knows it.
+// Plant creates the key that a seed describes and reports whether it did. An existing key
+// with the same id is left alone. Plant is for development only: it needs Config.Seeds,
+// since the material of a planted key is known to the person who chose it.
 func (e *Engine) Plant(ctx context.Context, op ceremony.Operator, s ops.Seed) (bool, error) {
 	defer clear(s.Material)
 	if !e.cfg.Seeds {

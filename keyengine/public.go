@@ -6,14 +6,14 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// What packages below internal make and callers of the engine see.
+// These types of internal packages are part of the engine's API.
 type (
-	// Operation is a row of the table of everything that a caller can ask of a key.
+	// Operation is a row of the table of operations.
 	Operation = request.Operation
-	// Quotas bound what an account may have.
+	// Quotas limit the number of objects in an account.
 	Quotas = request.Quotas
-	// KeyStoreConfig is what the operator says of custom key stores.
+	// KeyStoreConfig is the operator's configuration of custom key stores.
 	KeyStoreConfig = keystore.Config
-	// Seed is a key that tests know.
+	// Seed describes a key with known material, for tests and development.
 	Seed = ops.Seed
 )

@@ -9,14 +9,14 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
-// refusalPeriod is how often the log and the audit log name a node for its records
-// that broke a rule. The metric counts each.
+// refusalPeriod is the minimum interval between two reports about the same node in the log
+// and the audit log. The metric counts every record.
 const refusalPeriod = time.Minute
 
-// refused makes known that the state machine refused records: a node that is trusted
-// with the keyring made what no such node makes. All nodes that are unsealed record
-// it, as the one that it is about may not. It is called from OnApply alone, and does
-// not block.
+// refused reports records that the state machine refused because they violate a rule. Such
+// a record comes from a node that has the keyring and has a bug or was taken over. Every
+// unsealed node records it, as the node concerned may not. refused is called by OnApply
+// only, and does not block.
 func (e *Engine) refused(list []fsm.Refusal) {
 	now := e.clock.Now()
 	for _, r := range list {
@@ -26,7 +26,7 @@ func (e *Engine) refused(list []fsm.Refusal) {
 		}
 		e.refusals[r.Node] = now
 		id := record.UUID(iam.RequestID(r.RequestID))
-		e.log.Error("an unsealed node proposed a record that breaks a rule, and it is refused: the node has a fault, or is in wrong hands",
+		e.log.Error("refused a record that breaks a rule: the unsealed node that proposed it has a bug or was taken over",
 			"node", r.Node, "rule", r.Rule, "request_id", id)
 		if e.vault.Sealed() {
 			continue

@@ -1,7 +1,7 @@
-// Package accesskey makes and reads access key ids as AWS does, so that whoever has only an
-// id can tell which account it belongs to, as sts:GetAccessKeyInfo does. After AKIA or ASIA
-// come ten bytes in base32: one bit that is set, forty bits of the account, and random
-// bits. Ids are unpadded and in capitals.
+// Package accesskey formats and parses access key ids. As in AWS, an id contains the
+// account that it belongs to, which sts:GetAccessKeyInfo returns. The prefix AKIA or ASIA
+// is followed by ten bytes in base32, in capitals and without padding: one set bit, forty
+// bits of the account, and random bits.
 package accesskey
 
 import (
@@ -11,18 +11,18 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// Kind is what the first four letters of an access key id say.
+// Kind is the prefix of an access key id, which says what kind of access key it is.
 type Kind string
 
 // Kinds of access keys.
 const (
-	LongTerm Kind = "AKIA" // good until it is deleted
+	LongTerm Kind = "AKIA" // valid until it is deleted
 	Session  Kind = "ASIA" // of a session
 )
 
 const (
-	// Noise is how many random bytes ID takes. Of the first, seven bits
-	// count: an account has 2^39 ids.
+	// Noise is the number of random bytes that ID takes. Only seven bits of the first are
+	// used, so an account has 2^39 ids.
 	Noise = 5
 
 	idLen = 4 + 16
@@ -30,8 +30,7 @@ const (
 
 var encoding = base32.StdEncoding
 
-// ID is an id of an account. Whoever makes one sees to it that there is no
-// other of it.
+// ID returns an access key id of an account. The caller must ensure that it is unique.
 func ID(kind Kind, a fsm.Account, noise [Noise]byte) string {
 	var b [10]byte
 	binary.BigEndian.PutUint64(b[:], 1<<63|uint64(a)<<23|uint64(noise[0]&0x7f)<<16)
@@ -39,8 +38,8 @@ func ID(kind Kind, a fsm.Account, noise [Noise]byte) string {
 	return string(kind) + encoding.EncodeToString(b[:])
 }
 
-// Parse reads the kind and account of an access key id. It reports false for
-// what is none, and for those of AWS's from before 2019, which have no account.
+// Parse returns the kind and account of an access key id. It reports false for invalid ids
+// and for AWS's ids from before 2019, which contain no account.
 func Parse(id string) (Kind, fsm.Account, bool) {
 	if len(id) != idLen {
 		return "", 0, false
@@ -51,7 +50,7 @@ func Parse(id string) (Kind, fsm.Account, bool) {
 	}
 	var b [10]byte
 	for _, c := range []byte(id[4:]) {
-		if c == '\r' || c == '\n' { // which decoding would pass over
+		if c == '\r' || c == '\n' { // ignored by the decoder
 			return "", 0, false
 		}
 	}

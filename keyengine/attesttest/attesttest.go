@@ -1,6 +1,6 @@
-// Package attesttest plays AWS Nitro Enclaves for tests: a root and hypervisors
-// that sign attestation documents, right ones and any kind of wrong one, and
-// enclaves that open what they are answered. It shares no code with what it tests.
+// Package attesttest simulates AWS Nitro Enclaves for tests: a root and hypervisors that
+// sign valid and invalid attestation documents, and enclaves that decrypt answers. It
+// shares no code with the code under test.
 package attesttest
 
 import (
@@ -19,13 +19,13 @@ import (
 	"time"
 )
 
-// Authority is a certificate and its key.
+// Authority is a certificate with its key.
 type Authority struct {
 	Certificate *x509.Certificate
 	Key         *ecdsa.PrivateKey
 }
 
-// NewAuthority is a root, valid for thirty years from an hour before now.
+// NewAuthority returns a root that is valid for thirty years, beginning an hour before now.
 func NewAuthority(name string, now time.Time) (*Authority, error) {
 	return (*Authority)(nil).Issue(&x509.Certificate{
 		Subject: subject(name), NotBefore: now.Add(-time.Hour), NotAfter: now.Add(30 * 365 * 24 * time.Hour),
@@ -37,7 +37,7 @@ func subject(name string) pkix.Name {
 	return pkix.Name{Country: []string{"US"}, Organization: []string{"Amazon"}, OrganizationalUnit: []string{"AWS"}, CommonName: name}
 }
 
-// Issue issues a certificate for a new key; none issues its own.
+// Issue issues a certificate for a new key. A nil Authority issues a self-signed one.
 func (a *Authority) Issue(template *x509.Certificate, curve elliptic.Curve) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
@@ -57,15 +57,15 @@ func (a *Authority) Issue(template *x509.Certificate, curve elliptic.Curve) (*Au
 	return &Authority{Certificate: c, Key: key}, err
 }
 
-// PEM is the certificate, as an operator gets it.
+// PEM returns the certificate in PEM.
 func (a *Authority) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.Certificate.Raw})
 }
 
-// Chain is a path of authorities: the root first, and the hypervisor's last.
+// Chain is a chain of authorities, from the root to the hypervisor.
 type Chain []*Authority
 
-// NewChain is a path as Nitro's, from a root over Region, zone and instance.
+// NewChain returns a chain like Nitro's, from a root through Region, zone and instance.
 func NewChain(root *Authority, now time.Time) (Chain, error) {
 	c := Chain{root}
 	for i, name := range []string{"region", "zone", "instance"} {
@@ -81,8 +81,8 @@ func NewChain(root *Authority, now time.Time) (Chain, error) {
 	return c.With(nil, elliptic.P384(), now)
 }
 
-// With is the path with a new certificate of a hypervisor at its end, which
-// change, if not nil, may make wrong.
+// With returns the chain with a new hypervisor certificate at its end. change, if not nil,
+// may make it invalid.
 func (c Chain) With(change func(*x509.Certificate), curve elliptic.Curve, now time.Time) (Chain, error) {
 	t := &x509.Certificate{
 		Subject: subject("i-0123456789abcdef0-enc0123456789abcdef.aws"), NotBefore: now.Add(-3 * time.Second), NotAfter: now.Add(3 * time.Hour),
@@ -99,7 +99,7 @@ func (c Chain) With(change func(*x509.Certificate), curve elliptic.Curve, now ti
 	return append(authorities[:len(authorities):len(authorities)], leaf), err
 }
 
-// Bundle are the certificates of the authorities, the root first.
+// Bundle returns the certificates of the authorities, the root first.
 func (c Chain) Bundle() []any {
 	var list []any
 	for _, a := range c[:len(c)-1] {
@@ -108,33 +108,33 @@ func (c Chain) Bundle() []any {
 	return list
 }
 
-// Leaf is the hypervisor's end of the path.
+// Leaf returns the hypervisor's authority.
 func (c Chain) Leaf() *Authority { return c[len(c)-1] }
 
-// Sign makes a document of a payload.
+// Sign returns a signed document with a payload.
 func (c Chain) Sign(payload []byte) []byte { return Assemble(Sign1(c.Leaf().Key, Protected, payload)) }
 
-// Protected is the header of documents: ECDSA with SHA-384.
+// Protected is the protected header of documents: ECDSA with SHA-384.
 var Protected = []byte{0xa1, 0x01, 0x38, 0x22}
 
-// Sign1 are the four items of a document.
+// Sign1 returns the four items of a document.
 func Sign1(key *ecdsa.PrivateKey, protected, payload []byte) []any {
 	digest := sha512.Sum384(Encode([]any{"Signature1", protected, []byte{}, payload}))
 	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
 	if err != nil {
 		panic(err)
 	}
-	size := max(48, (key.Curve.Params().BitSize+7)/8) // as documents have it, if it fits
+	size := max(48, (key.Curve.Params().BitSize+7)/8) // the size in documents, if it suffices
 	signature := make([]byte, 2*size)
 	r.FillBytes(signature[:size])
 	s.FillBytes(signature[size:])
 	return []any{protected, Map{}, payload, signature}
 }
 
-// Assemble writes the items of a document.
+// Assemble encodes the items of a document.
 func Assemble(items []any) []byte { return Encode(items) }
 
-// Enclave is a program under measurement, with the key that answers are for.
+// Enclave is an enclave, with the key that answers are encrypted to.
 type Enclave struct {
 	Key      *rsa.PrivateKey
 	Chain    Chain
@@ -142,10 +142,10 @@ type Enclave struct {
 	PCRs     map[int][]byte
 }
 
-// key is shared by all enclaves of a process: making one takes long.
+// key is shared by all enclaves of a process, because generating one takes long.
 var key = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
-// NewEnclave is an enclave of a new root.
+// NewEnclave returns an enclave with a new root.
 func NewEnclave(now time.Time) (*Enclave, error) {
 	root, err := NewAuthority("aws.nitro-enclaves", now)
 	if err != nil {
@@ -166,10 +166,10 @@ func NewEnclave(now time.Time) (*Enclave, error) {
 	return e, err
 }
 
-// Root is what the enclave's documents chain to.
+// Root returns the root of the enclave's documents.
 func (e *Enclave) Root() *Authority { return e.Chain[0] }
 
-// SPKI is the public key as documents have it.
+// SPKI returns the public key as documents have it.
 func (e *Enclave) SPKI() []byte { return SPKI(&e.Key.PublicKey) }
 
 // SPKI encodes a public key.
@@ -181,7 +181,7 @@ func SPKI(key crypto.PublicKey) []byte {
 	return b
 }
 
-// Payload are the members of a document that is made now.
+// Payload returns the members of a document created at now.
 func (e *Enclave) Payload(now time.Time) Map {
 	pcrs := Map{}
 	for i := range 32 {
@@ -196,10 +196,10 @@ func (e *Enclave) Payload(now time.Time) Map {
 	}
 }
 
-// Document is a right document, made now.
+// Document returns a valid document created at now.
 func (e *Enclave) Document(now time.Time) []byte { return e.Chain.Sign(Encode(e.Payload(now))) }
 
-// Set is a payload with another value of a member, or a member more.
+// Set returns a copy of a payload with a member set.
 func (m Map) Set(key string, value any) Map {
 	out := append(Map(nil), m...)
 	for i := range out {
@@ -211,7 +211,7 @@ func (m Map) Set(key string, value any) Map {
 	return append(out, Pair{key, value})
 }
 
-// Without is a payload without a member.
+// Without returns a copy of a payload without a member.
 func (m Map) Without(key string) Map {
 	var out Map
 	for _, p := range m {

@@ -5,21 +5,19 @@ import (
 	"fmt"
 )
 
-// Pair is a member of a map, which is written in the order that it has here.
+// Pair is a member of a map. Members are encoded in their order.
 type Pair struct{ Key, Value any }
 
-// Map is a map whose number of members stands before it, OpenMap one whose end is
-// marked.
+// Map is a map of definite length, OpenMap one of indefinite length.
 type (
 	Map     []Pair
 	OpenMap []Pair
 )
 
-// Raw is written as it is, in place of an item.
+// Raw is encoded as it is, in place of an item.
 type Raw []byte
 
-// Encode writes an item: a string, bytes, a number that is not negative, a list, a
-// map, nil.
+// Encode encodes an item: a string, bytes, a non-negative number, a list, a map or nil.
 func Encode(v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -55,7 +53,7 @@ func pairs(b []byte, list []Pair) []byte {
 	return b
 }
 
-// Head is the beginning of an item: its kind, and a number or length.
+// Head returns the head of an item: its major type, and a number or length.
 func Head(major byte, n uint64) []byte {
 	m := major << 5
 	switch {

@@ -10,11 +10,11 @@ import (
 	"fmt"
 )
 
-// Open opens an answer as the AWS SDK for enclaves does: it knows one form of
-// message, and takes no other.
+// Open decrypts an answer like the AWS SDK for enclaves, which accepts only one form of
+// message.
 func (e *Enclave) Open(message []byte) ([]byte, error) { return Open(e.Key, message) }
 
-// Open opens an answer with the key that it is for.
+// Open decrypts an answer with the given key.
 func Open(key *rsa.PrivateKey, message []byte) ([]byte, error) {
 	r := &berReader{rest: message}
 	r.open(0x30)
@@ -67,7 +67,7 @@ func Open(key *rsa.PrivateKey, message []byte) ([]byte, error) {
 	return content[:len(content)-n], nil
 }
 
-// oaep reads the key encryption algorithm: OAEP with SHA-256 in both places.
+// oaep reads the key encryption algorithm, which must be OAEP with SHA-256 for both hashes.
 func (r *berReader) oaep() {
 	sha := []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}
 	a := r.inside(0x30)
@@ -88,7 +88,7 @@ func (r *berReader) oaep() {
 	}
 }
 
-// berReader reads elements one after the other, until one is not as expected.
+// berReader reads elements in sequence, until one is not as expected.
 type berReader struct {
 	rest []byte
 	err  error
@@ -104,7 +104,7 @@ func (r *berReader) open(tag byte) {
 	}
 }
 
-// end ends so many of them.
+// end ends n elements of indefinite length.
 func (r *berReader) end(n int) {
 	if r.err == nil && !bytes.HasPrefix(r.rest, make([]byte, 2*n)) {
 		r.err = fmt.Errorf("no end at %x", r.rest)
@@ -114,7 +114,7 @@ func (r *berReader) end(n int) {
 	}
 }
 
-// element is the content of an element whose length is said.
+// element returns the content of an element of definite length.
 func (r *berReader) element(tag byte) []byte {
 	if r.err == nil && (len(r.rest) < 2 || r.rest[0] != tag) {
 		r.err = fmt.Errorf("no element %#x at %x", tag, r.rest)
@@ -146,7 +146,7 @@ func (r *berReader) inside(tag byte) *berReader {
 	return &berReader{rest: b, err: r.err}
 }
 
-// is consumes an element that has to have that content.
+// is consumes an element that must have the given content.
 func (r *berReader) is(tag byte, want []byte) {
 	if got := r.element(tag); r.err == nil && !bytes.Equal(got, want) {
 		r.err = fmt.Errorf("element %#x is %x, want %x", tag, got, want)

@@ -22,33 +22,33 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Outcomes of the operators' calls.
+// Errors of the operators' calls.
 var (
 	ErrInitialised    = &kmsapi.Error{Code: "AlreadyInitialisedException"}
 	ErrNotInitialised = &kmsapi.Error{Code: "NotInitialisedException"}
-	// ErrNotReady: not every node that is to be part of the new cluster is there.
+	// ErrNotReady is returned by Init while nodes of the new cluster are missing.
 	ErrNotReady = &kmsapi.Error{Code: "ClusterNotReadyException"}
-	// ErrShare: a share was refused; the message says what is wrong with it.
+	// ErrShare is returned for a share that was refused. The message gives the reason.
 	ErrShare = &kmsapi.Error{Code: "InvalidShareException"}
-	// ErrUnsealed: the node needs no shares.
+	// ErrUnsealed is returned for a share when the node is unsealed already.
 	ErrUnsealed = &kmsapi.Error{Code: "AlreadyUnsealedException"}
-	// ErrChallenge: a share was encrypted for a ceremony that has ended. Nothing
-	// came of it; the operator asks for the challenge again.
+	// ErrChallenge is returned for a share that was encrypted for a ceremony that has
+	// ended. The share has no effect; the operator must request a new challenge.
 	ErrChallenge = &kmsapi.Error{Code: "InvalidChallengeException"}
-	// ErrOwner: the ceremony under way is another operator's.
+	// ErrOwner is returned when the ceremony in progress belongs to another operator.
 	ErrOwner = &kmsapi.Error{Code: "CeremonyInProgressException"}
 )
 
-// Ceremonies are what operators do with one node's seal: they initialise the cluster,
-// unseal the node and seal it. They are safe for concurrent use.
+// Ceremonies lets operators initialise the cluster, unseal the node and seal it. It is safe
+// for concurrent use.
 type Ceremonies struct {
 	cfg Config
-	// initialising is held by Init.
+	// initialising is held during Init.
 	initialising sync.Mutex
 	unsealing    *unsealing
 }
 
-// Config is what Ceremonies work with.
+// Config configures Ceremonies.
 type Config struct {
 	NodeID  string
 	Vault   *vault.Vault
@@ -56,17 +56,17 @@ type Config struct {
 	Clock   record.Clock
 	Log     *slog.Logger
 	Events  *record.Recorder
-	// Fresh is a state that has everything that was committed before the call.
+	// Fresh returns a state with everything that was committed before the call.
 	Fresh func(context.Context) (*fsm.State, error)
-	// ShareTimeout is how long shares of an unfinished unsealing are kept; 0 for
-	// fifteen minutes.
+	// ShareTimeout is how long the shares of an unfinished unsealing are kept. The default
+	// is fifteen minutes.
 	ShareTimeout time.Duration
 }
 
-// Replica is what ceremonies need of the replicated log.
+// Replica is the part of the replicated log that ceremonies use.
 type Replica interface {
 	record.Log
-	// Barrier waits until State has everything that was committed before.
+	// Barrier waits until State has everything that was committed before the call.
 	Barrier(ctx context.Context) error
 }
 
@@ -77,7 +77,7 @@ func New(cfg Config) *Ceremonies {
 
 var errNotInitialised = kmsapi.Errorf(ErrNotInitialised, "The cluster is not initialised.")
 
-// Operator is who runs this node, as the transport authenticated it.
+// Operator is an operator as authenticated by the transport.
 type Operator struct {
 	// Name is the identity URI of the client certificate, or "root".
 	Name      string
@@ -89,44 +89,45 @@ func (op Operator) identity(c *fsmpb.Cluster) *auditpb.Identity {
 	return &auditpb.Identity{Type: record.OperatorType, PrincipalId: op.Name, AccountId: c.GetAccount(), Certificate: op.Name}
 }
 
-// Event is a record of something that the operator did.
+// Event returns the event that records an action of the operator.
 func (op Operator) Event(name string, c *fsmpb.Cluster) record.Event {
 	return record.Event{
 		Name: name, Kind: record.KindOperator, RequestID: op.RequestID, Identity: op.identity(c), SourceIP: op.SourceIP, Transport: "grpc",
 	}
 }
 
-// SealStatus is what anybody may know of a node's seal.
+// SealStatus is the status of a node that is shown to everyone, without authentication.
 type SealStatus struct {
 	Initialised bool
 	Sealed      bool
 	NodeID      string
-	// ClusterID in hex; empty, like what follows, before Init.
+	// ClusterID is in hexadecimal. It and the fields below it are empty before Init.
 	ClusterID string
 	Account   string
 	Region    string
-	// MoreRegions that the cluster serves, ascending.
+	// MoreRegions are the other Regions of the cluster, in ascending order.
 	MoreRegions []string
 	Partition   string
-	// Threshold of Shares open the node; Progress were given so far.
+	// Threshold of the Shares are needed to unseal the node; Progress is the number
+	// submitted so far.
 	Threshold int
 	Shares    int
 	Progress  int
-	// Custodians are the indexes of the shares given so far, ascending.
+	// Custodians are the indexes of the shares submitted so far, in ascending order.
 	Custodians []int
-	// Ceremony is the one under way: nil until a first share is held.
+	// Ceremony is the ceremony in progress, or nil if no share has been accepted yet.
 	Ceremony *Status
-	// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify.
+	// VerifierKey verifies the audit log's checkpoints; see verify.Dir in auditlog/verify.
 	VerifierKey string
-	// MemoryLocked says that keys cannot be swapped out.
+	// MemoryLocked is true if keys are in memory that is never swapped out.
 	MemoryLocked bool
 }
 
-// Status is what operators may know of an unsealing under way.
+// Status is the status of an unsealing in progress.
 type Status struct {
-	// Nonce names the ceremony, on this node.
+	// Nonce identifies the ceremony on this node.
 	Nonce [16]byte
-	// Owner is the operator who gave the first share.
+	// Owner is the operator who submitted the first share.
 	Owner          string
 	Began, Expires time.Time
 }
@@ -134,7 +135,7 @@ type Status struct {
 // Sealed reports whether the node is sealed.
 func (r *Ceremonies) Sealed() bool { return r.cfg.Vault.Sealed() }
 
-// SealStatus tells how this node's seal stands.
+// SealStatus returns the seal status of this node.
 func (r *Ceremonies) SealStatus() SealStatus {
 	st := SealStatus{Sealed: r.cfg.Vault.Sealed(), NodeID: r.cfg.NodeID, MemoryLocked: r.cfg.Vault.Arena().Locked()}
 	c, _ := r.cfg.Replica.State().Cluster()
@@ -153,7 +154,8 @@ func (r *Ceremonies) SealStatus() SealStatus {
 	return st
 }
 
-// shareSet tells what the shares of a cluster have to be.
+// shareSet returns the parameters of the cluster's share set and the commitments to its
+// shares.
 func shareSet(c *fsmpb.Cluster) (shamir.SetInfo, [][32]byte, error) {
 	sh := c.GetShares()
 	if len(c.GetId()) != 16 || len(sh.GetId()) != 16 {
@@ -170,14 +172,14 @@ func shareSet(c *fsmpb.Cluster) (shamir.SetInfo, [][32]byte, error) {
 	return set, commitments, nil
 }
 
-// Challenge is what a share for a sealed node is encrypted to.
+// Challenge is what an operator needs to encrypt a share for a sealed node.
 type Challenge struct {
 	NodeID    string
 	ClusterID [16]byte
-	// Nonce names the ceremony that shares are for.
+	// Nonce identifies the ceremony that the shares are for.
 	Nonce [16]byte
-	// PublicKey is a point on P-256, see keymat.Receiver. Its private half is in
-	// locked memory, and is wiped when the ceremony ends.
+	// PublicKey is a point on P-256; see keymat.Receiver. The private key is in locked
+	// memory and is wiped when the ceremony ends.
 	PublicKey []byte
 }
 
@@ -186,11 +188,12 @@ func shareInfo(cluster, nonce [16]byte, node string) []byte {
 	return slices.Concat([]byte("conclave share v1\x00"), cluster[:], nonce[:], []byte(node))
 }
 
-// sealedCluster is the cluster that this node may be unsealed for.
+// sealedCluster returns the cluster's record, or an error if the cluster is not initialised
+// or this node is already unsealed.
 func (r *Ceremonies) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) {
 	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
-		// A node that has just started may not have heard of it yet.
+		// A node that has just started may not have applied the initialisation yet.
 		s, err := r.cfg.Fresh(ctx)
 		if err != nil {
 			return nil, err
@@ -205,9 +208,9 @@ func (r *Ceremonies) sealedCluster(ctx context.Context) (*fsmpb.Cluster, error) 
 	return c, nil
 }
 
-// Challenge gives the key that this node's shares have to be encrypted to, so that
-// none of the buffers that they come through has one in the clear. It begins no
-// ceremony: the first share does.
+// Challenge returns the public key that shares for this node must be encrypted to, so that
+// the buffers on their way never hold one in the clear. It does not begin a ceremony: the
+// first share does.
 func (r *Ceremonies) Challenge(ctx context.Context) (*Challenge, error) {
 	c, err := r.sealedCluster(ctx)
 	if err != nil {
@@ -227,15 +230,14 @@ func (r *Ceremonies) Challenge(ctx context.Context) (*Challenge, error) {
 	return &Challenge{NodeID: r.cfg.NodeID, ClusterID: set.Cluster, Nonce: r.unsealing.nonce, PublicKey: key}, nil
 }
 
-// SubmitSealedShare takes one custodian's share, encrypted to the challenge with
-// that nonce. The one that completes the threshold unseals the node; all shares
-// are wiped then. A share that is refused, with ErrShare and a message that names
-// the fault, leaves the progress of the others as it is; an operator whose shares
-// are refused again and again gets ErrThrottling. Shares are wiped ShareTimeout
-// after the first of them.
+// SubmitSealedShare accepts the share of one custodian, encrypted to the challenge with the
+// given nonce. The share that completes the threshold unseals the node, and all shares are
+// then wiped. A share that is refused leaves the progress as it is; the error is ErrShare,
+// with the reason in its message. An operator whose shares are refused repeatedly gets
+// ErrThrottling. Shares are wiped ShareTimeout after the first of them.
 //
-// A sealed node can record nothing, so each step is kept in memory and recorded
-// right after the node is unsealed.
+// A sealed node cannot record anything, so each step is kept in memory and recorded once
+// the node is unsealed.
 func (r *Ceremonies) SubmitSealedShare(ctx context.Context, op Operator, nonce, sealed []byte) (SealStatus, error) {
 	err := r.submitShare(ctx, op, func(c *fsmpb.Cluster) (*keymat.Secret, error) {
 		return r.unsealing.openLocked([16]byte(c.Id), r.cfg.NodeID, nonce, sealed)
@@ -243,8 +245,8 @@ func (r *Ceremonies) SubmitSealedShare(ctx context.Context, op Operator, nonce, 
 	return r.SealStatus(), err
 }
 
-// SubmitShare takes a share in the clear, as SubmitSealedShare does otherwise: for
-// who runs the node in its own process and has the shares there.
+// SubmitShare is SubmitSealedShare for a share in the clear. It is for programs that run
+// the node in their own process and have the shares.
 func (r *Ceremonies) SubmitShare(ctx context.Context, op Operator, share string) (SealStatus, error) {
 	err := r.submitShare(ctx, op, func(*fsmpb.Cluster) (*keymat.Secret, error) {
 		return r.cfg.Vault.Arena().Store([]byte(share))
@@ -295,23 +297,23 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 	if unseal == nil {
 		return nil
 	}
-	// Enough shares. Whatever comes of it, they have served.
+	// The shares are no longer needed, whether the unsealing succeeds or not.
 	done := op.Event("Unseal", c)
-	done.RequestID = [16]byte{} // the last share's step has it
+	done.RequestID = [16]byte{} // the step of the last share has it
 	done.At = r.cfg.Clock.Now()
 	done.Parameters = append([]*auditpb.Field{r.unsealing.indexes("custodians")}, r.unsealing.fieldsLocked()...)
 	r.unsealing.endLocked()
 	keymat.Scrub(func() { done.Err = r.cfg.Vault.Open(c, unseal) })
 	r.cfg.Events.Pending.Add(done)
 	if done.Err != nil {
-		r.cfg.Log.Error("the shares are right but do not open the cluster's root key", "err", done.Err)
+		r.cfg.Log.Error("the shares are valid, but the unseal key does not unwrap the root key", "err", done.Err)
 	} else {
 		r.cfg.Log.Info("node unsealed", "operator", op.Name)
 	}
 	return done.Err
 }
 
-// abandonLocked wipes what an unfinished ceremony left, if it is time.
+// abandonLocked wipes the shares of a ceremony that has expired, and adds an event for it.
 func (r *Ceremonies) abandonLocked(c *fsmpb.Cluster) {
 	fields := r.unsealing.fieldsLocked()
 	n := r.unsealing.expireLocked(r.cfg.Clock.Now(), c)
@@ -326,7 +328,7 @@ func (r *Ceremonies) abandonLocked(c *fsmpb.Cluster) {
 	})
 }
 
-// Expire drops an abandoned ceremony. It is to be called every second.
+// Expire drops an abandoned ceremony. It must be called about every second.
 func (r *Ceremonies) Expire() {
 	c, _ := r.cfg.Replica.State().Cluster()
 	r.unsealing.mu.Lock()
@@ -334,11 +336,11 @@ func (r *Ceremonies) Expire() {
 	r.abandonLocked(c)
 }
 
-// ResetShares wipes the shares that were given so far. The ceremony of another
-// operator is reset only by force, which is that ceremony's nonce: a lost
-// certificate must not be able to keep the cluster closed for long by beginning
-// ceremonies, and one that is used to undo those of others has to say so, in a
-// record that names both.
+// ResetShares wipes the shares that were submitted so far. Resetting the ceremony of
+// another operator requires force to be the nonce of that ceremony. Without force, the
+// holder of a stolen certificate could not be stopped from keeping the cluster sealed by
+// beginning ceremonies. The nonce makes an override deliberate, and its record names both
+// operators.
 func (r *Ceremonies) ResetShares(_ context.Context, op Operator, force []byte) error {
 	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
@@ -368,15 +370,14 @@ func (r *Ceremonies) ResetShares(_ context.Context, op Operator, force []byte) e
 	return nil
 }
 
-// sealPatience is how long Seal waits for its record before it seals without.
+// sealPatience is how long Seal waits for its record before it seals without one.
 const sealPatience = 10 * time.Second
 
-// Seal records that the operator seals this node, and seals it: the keyring and
-// every key under it are wiped, requests under way finish or are refused. A node
-// whose log takes no records is sealed all the same, since to seal is what one
-// does when something is wrong; the record is then made up for after the next
-// unsealing. To seal a sealed node resets the ceremony under way, as ResetShares
-// does without force. Every operator may seal.
+// Seal records that the operator seals this node, and seals it: the keyring and every key
+// under it are wiped, and requests in flight finish or are refused. The node is sealed even
+// if its record cannot be committed, because operators seal when something is wrong; the
+// record is then made after the next unsealing. Sealing a sealed node resets the ceremony
+// in progress, like ResetShares without force. Every operator may seal.
 func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
@@ -387,23 +388,23 @@ func (r *Ceremonies) Seal(ctx context.Context, op Operator) error {
 	}
 	ev := op.Event("Seal", c)
 	ev.At = r.cfg.Clock.Now()
-	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // what happened before it
+	r.cfg.Events.RecordPendingWithin(ctx, sealPatience/2) // record earlier events first
 	ctx, cancel := context.WithTimeout(ctx, sealPatience)
 	defer cancel()
 	_, err := r.cfg.Events.Record(ctx, ev)
 	r.cfg.Vault.Seal()
 	r.cfg.Log.Info("node sealed", "operator", op.Name)
 	if err != nil {
-		r.cfg.Log.Warn("the record of sealing has to wait for the next unsealing", "err", err)
-		ev.RequestID = [16]byte{} // the first may be recorded after all
+		r.cfg.Log.Warn("the node was sealed without a record, which will be made after the next unsealing", "err", err)
+		ev.RequestID = [16]byte{} // the first attempt may still be recorded
 		r.cfg.Events.Pending.Add(ev)
 	}
 	return nil
 }
 
-// ConfirmTime is an operator's word that cluster time may step by more than a
-// day, up to an hour from this node's clock; a majority of the nodes' clocks has
-// to agree as well. It is needed after the whole cluster was down for long.
+// ConfirmTime confirms that cluster time may advance by more than a day, up to an hour from
+// this node's clock. A majority of the nodes' clocks has to agree as well. This is needed
+// after the whole cluster was down for a long time.
 func (r *Ceremonies) ConfirmTime(ctx context.Context, op Operator) error {
 	c, _ := r.cfg.Replica.State().Cluster()
 	if c == nil {
@@ -417,19 +418,19 @@ func (r *Ceremonies) ConfirmTime(ctx context.Context, op Operator) error {
 	return err
 }
 
-// CRLEvent is what came of a certificate revocation list that an operator gave this
-// node.
+// CRLEvent describes a certificate revocation list that an operator gave to this node, and
+// the result.
 type CRLEvent struct {
 	Issuer  string
 	Number  uint64
 	Revoked int
-	// Closed is how many connections were ended.
+	// Closed is the number of connections that were closed.
 	Closed int
 	Err    error
 }
 
-// RecordCRL records that an operator gave this node a certificate revocation list:
-// now, if the node is unsealed and the log takes records, and else once it does.
+// RecordCRL records that an operator gave this node a certificate revocation list. If the
+// node is sealed or the log does not accept records, the event is recorded later.
 func (r *Ceremonies) RecordCRL(ctx context.Context, op Operator, l CRLEvent) {
 	c, _ := r.cfg.Replica.State().Cluster()
 	ev := op.Event("InstallCRL", c)

@@ -1,6 +1,6 @@
-// Package ceremony is what operators do with the seal of a node: they initialise the
-// cluster, which deals the shares of its unseal key, unseal the node with enough of these,
-// and seal it. A share is encrypted to the node that it is for, is in locked memory from
-// there on, and is wiped when the ceremony ends, however it ends. What a sealed node cannot
-// record is recorded once it is unsealed.
+// Package ceremony lets operators initialise the cluster, which creates the shares of its
+// unseal key, unseal a node with a threshold of these shares, and seal it. Each share is
+// encrypted to the node that it is for, decrypted into locked memory, and wiped when the
+// ceremony ends, whatever its outcome. Events on a sealed node are recorded once it is
+// unsealed.
 package ceremony

@@ -28,65 +28,66 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// maxShares is the largest number of custodians.
+// maxShares is the maximum number of custodians.
 const maxShares = 16
 
-// MaxRegions is the largest number of Regions, more than AWS has: Decrypt of a
-// ciphertext of no key notes of each Region that it has none and had none, and a
-// record has 128 reads.
+// MaxRegions is the maximum number of Regions, which is more than AWS has. A record has at
+// most 128 reads, and a Decrypt whose ciphertext names an unknown key adds two for each
+// Region: that the key is not there, and that it was not there before.
 const MaxRegions = 40
 
-// InitParams say what the new cluster is. Account, Region and Partition stand in
-// the ARN of every key and never change.
+// InitParams describes a new cluster. Account, Region and Partition are part of the ARN of
+// every key and never change.
 type InitParams struct {
-	// Shares is how many custodians there are, 1 to 16, and Threshold how many of
-	// them open the cluster: at least 2 when there is more than one, as a threshold
-	// of 1 would hand the whole key to each of them.
+	// Shares is the number of custodians, 1 to 16, and Threshold how many of them are
+	// needed to unseal a node. Threshold must be at least 2 if Shares is more than 1: with
+	// a threshold of 1, every share would be the whole key.
 	Shares    int
 	Threshold int
-	// Account is 12 digits.
+	// Account consists of 12 digits.
 	Account string
-	// Region is lower-case letters, digits and single hyphens, such as eu-west-1.
+	// Region consists of lower-case letters, digits and single hyphens, such as eu-west-1.
 	Region string
-	// Regions are all that the cluster serves, the default one first; Region may
-	// then be left out. None for Region alone. Several must be written as AWS's
-	// are, or ReplicateKey could not name them.
+	// Regions are all Regions of the cluster, the default one first; Region may then be
+	// left empty. If Regions is empty, Region is the only one. Several Regions must have
+	// names of AWS's form, or ReplicateKey could not name them.
 	Regions []string
-	// Partition is "" for "aws", or aws-….
+	// Partition is "aws" or begins with "aws-"; the default is "aws".
 	Partition string
-	// AnyRegion takes requests that clients signed for whatever region.
+	// AnyRegion accepts requests that clients have signed for any Region.
 	AnyRegion bool
-	// RootCertificate is the URI of a client certificate that shall be the
-	// account's root user, as the access key is; "" for none.
+	// RootCertificate is the URI of a client certificate that authenticates the account's
+	// root user, in addition to the access key. It may be empty.
 	RootCertificate string
-	// ClusterID is zero for a random one. Servers for development that share seeds
-	// share it too, as ciphertexts name the cluster.
+	// ClusterID is random if zero. Development servers that use the same seeds use the same
+	// id too, as ciphertexts contain it.
 	ClusterID [16]byte
-	// KeepUnsealed leaves this node open, without a ceremony: for trying things
-	// out.
+	// KeepUnsealed leaves this node unsealed after Init, for development and trials.
 	KeepUnsealed bool
-	// AnswerKey is the public key that the secrets are encrypted to, as
-	// keymat.SealTo does. Without one they are given in the clear: to who runs the
-	// node in its own process.
+	// AnswerKey is the public key that the secrets are encrypted to, as by keymat.SealTo.
+	// Without it they are returned in the clear, which is for programs that run the node in
+	// their own process.
 	AnswerKey []byte
 }
 
-// InitResult is what Init hands out, once: the secrets are stored nowhere. It
-// prints and logs without them.
+// InitResult is the result of Init. Its secrets are not stored anywhere else. Formatting
+// and logging leave them out.
 type InitResult struct {
 	ClusterID   string
 	AccessKeyID string
-	// SealedSecrets is the shares and the secret access key for the answer key, as
-	// kmspb.InitSecrets.
+	// SealedSecrets is a kmspb.InitSecrets with the shares and the secret access key,
+	// encrypted to the answer key.
 	SealedSecrets []byte
-	// Shares, one for each custodian, and SecretAccessKey without an answer key.
+	// Shares, one for each custodian, and SecretAccessKey are set if there is no answer
+	// key.
 	Shares          []string
 	SecretAccessKey string
 	RootARN         string
-	// VerifierKey checks the audit log's checkpoints; see verify.Dir in auditlog/verify.
+	// VerifierKey verifies the audit log's checkpoints; see verify.Dir in auditlog/verify.
 	VerifierKey string
 }
 
+// String returns the result without its secrets, and so do the other formatting methods.
 func (r InitResult) String() string {
 	return fmt.Sprintf("{ClusterID:%s Shares:%s AccessKeyID:%s SecretAccessKey:%s RootARN:%s}", r.ClusterID, redacted, r.AccessKeyID, redacted, r.RootARN)
 }
@@ -133,7 +134,7 @@ func (p *InitParams) check() error {
 	return kmsapi.Errorf(kmsapi.ErrValidation, "Cannot initialise: %s.", strings.Join(bad, "; "))
 }
 
-// checkRegions fills in whichever of Region and Regions is left out.
+// checkRegions sets Region from Regions, or Regions from Region.
 func (p *InitParams) checkRegions() (bad []string) {
 	if len(p.Regions) == 0 {
 		p.Regions = []string{p.Region}
@@ -169,12 +170,11 @@ func isRegion(r string) bool {
 	return strings.Trim(r, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }
 
-// Init founds the cluster: it makes the key hierarchy, deals the shares of the
-// unseal key, makes the account's root access key and the key that signs
-// checkpoints, and commits all that together with its record. Nothing of it
-// exists if the log does not take it. This node is sealed afterwards, like all
-// others, unless KeepUnsealed is set. Errors: ErrValidation, ErrInitialised,
-// ErrNotReady, ErrUnavailable.
+// Init initialises the cluster: it creates the key hierarchy, splits the unseal key into
+// shares, creates the account's root access key and the key that signs checkpoints, and
+// commits all of this with its record. If the record is not accepted, nothing has been
+// created. Afterwards this node is sealed like all others, unless KeepUnsealed is set.
+// Errors: ErrValidation, ErrInitialised, ErrNotReady, ErrUnavailable.
 func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*InitResult, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -210,7 +210,8 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 		ev.Parameters = append(ev.Parameters, auditfield.Text("rootCertificate", p.RootCertificate))
 	}
 	ev.Response = []*auditpb.Field{auditfield.Text("clusterId", record.ClusterID(f.cluster)), auditfield.Text("accessKeyId", f.result.AccessKeyID)}
-	// That there is no cluster yet is the precondition: of two who try, one fails.
+	// The read set requires that there is no cluster yet, so of two concurrent calls one
+	// fails.
 	ev.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
 	ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: f.cluster}})
 	for _, c := range f.credentials {
@@ -226,7 +227,7 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 		d.Verdict = fsm.Accepted
 	}
 	if err != nil {
-		// A sealed leader takes no initialisation once there is one.
+		// A sealed leader rejects an initialisation if there was one before.
 		if c, _ := r.cfg.Replica.State().Cluster(); c != nil && !slices.Equal(c.Id, f.cluster.Id) {
 			return nil, errInitialised
 		}
@@ -240,10 +241,10 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 		return nil, fmt.Errorf("record of Init found %v", d.Verdict)
 	}
 	if p.KeepUnsealed && r.cfg.Vault.Install(f.opened) {
-		f.opened = nil // the vault's now
+		f.opened = nil // now owned by the vault
 	}
 	r.cfg.Log.Info("cluster initialised", "cluster", f.result.ClusterID, "shares", p.Shares, "threshold", p.Threshold, "operator", op.Name)
-	// So that who unseals here next finds the cluster.
+	// Wait, so that the operator can unseal this node right away.
 	if err := r.cfg.Replica.WaitApplied(ctx, d.Index); err != nil {
 		r.cfg.Log.Warn("the cluster is initialised, but this node is behind", "err", err)
 	}
@@ -252,8 +253,8 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 
 var errInitialised = kmsapi.Errorf(ErrInitialised, "The cluster is already initialised.")
 
-// ready reports whether every voter is registered: a cluster must not be initialised
-// on a part of its nodes.
+// ready returns an error unless every voter is registered. A cluster must not be
+// initialised while some of its nodes are missing.
 func ready(s *fsm.State) error {
 	voters := s.Voters()
 	if len(voters) == 0 {
@@ -271,8 +272,8 @@ func ready(s *fsm.State) error {
 	return nil
 }
 
-// isInitialised finds out, as long as ctx allows, whether the cluster was initialised
-// with these keys. To guess wrong would leave a cluster whose shares nobody has.
+// isInitialised determines whether the cluster was initialised with these keys, retrying
+// until ctx ends. A wrong answer could leave a cluster whose shares were never handed out.
 func (r *Ceremonies) isInitialised(ctx context.Context, want *fsmpb.Cluster) error {
 	for {
 		if r.cfg.Replica.Barrier(ctx) == nil {
@@ -282,7 +283,7 @@ func (r *Ceremonies) isInitialised(ctx context.Context, want *fsmpb.Cluster) err
 				return errInitialised
 			}
 		}
-		// It may still be on its way.
+		// The record may still be in flight.
 		select {
 		case <-ctx.Done():
 			return kmsapi.Errorf(kmsapi.ErrUnavailable, "Whether the cluster was initialised is not known. If its status shows cluster %s, "+
@@ -292,7 +293,7 @@ func (r *Ceremonies) isInitialised(ctx context.Context, want *fsmpb.Cluster) err
 	}
 }
 
-// initialisation is everything that Init makes.
+// initialisation holds everything that Init creates.
 type initialisation struct {
 	opened      *vault.Opened
 	cluster     *fsmpb.Cluster
@@ -306,7 +307,7 @@ func (f *initialisation) wipe() {
 	}
 }
 
-// makeCluster makes the keys of a new cluster, in the arena.
+// makeCluster creates the keys of a new cluster, in the arena.
 func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	now := record.Now(r.cfg.Replica.State(), r.cfg.Clock).UnixNano()
 	var cluster, set [16]byte
@@ -369,9 +370,9 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	return f, nil
 }
 
-// deal splits the unseal key, and makes sure of what it hands out: shares that
-// do not open would be found out when everything depends on them. It returns the
-// shares' texts, one after the other.
+// deal splits the unseal key and verifies the shares, since shares that do not work would
+// be discovered only when they are needed. It returns the texts of the shares,
+// concatenated.
 func (f *initialisation) deal(arena *keymat.Arena, unseal *keymat.Secret, p InitParams) (texts *keymat.Secret, err error) {
 	set := shamir.SetInfo{Cluster: [16]byte(f.cluster.Id), Set: [16]byte(f.cluster.Shares.Id), Threshold: p.Threshold, Count: p.Shares}
 	err = unseal.With(func(secret []byte) error {
@@ -401,7 +402,7 @@ func (f *initialisation) deal(arena *keymat.Arena, unseal *keymat.Secret, p Init
 	return texts, err
 }
 
-// Fields of kmspb.InitSecrets.
+// Field numbers of kmspb.InitSecrets.
 const (
 	initShares protowire.Number = 1
 	initSecret protowire.Number = 2
@@ -410,7 +411,7 @@ const (
 // initInfo binds the secrets of an initialisation to the cluster.
 func initInfo(clusterID string) []byte { return []byte("conclave init v1\x00" + clusterID) }
 
-// hand puts the secrets into the result, encrypted if there is a key to do so.
+// hand puts the secrets into the result, encrypted if there is an answer key.
 func (f *initialisation) hand(arena *keymat.Arena, shares, secret *keymat.Secret, p InitParams) error {
 	each := func(fn func(number protowire.Number, b []byte)) error {
 		return shares.With(func(texts []byte) error {

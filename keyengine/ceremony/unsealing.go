@@ -28,30 +28,31 @@ const redacted = "[redacted]"
 const (
 	defaultShareTimeout = 15 * time.Minute
 
-	// An operator may have so many shares refused at once, and one more after each
-	// refusalEvery: enough for who mistypes, and nothing for who tries.
+	// An operator may have refusedShares shares refused at once, and one more after each
+	// refusalEvery. That is enough for typing errors and far too few for guessing.
 	refusedShares = 20
 	refusalEvery  = 3 * time.Second
-	// maxRefused bounds the operators that are watched at a time.
+	// maxRefused is the maximum number of operators that are tracked.
 	maxRefused = 256
 )
 
-// unsealing holds the shares of an unfinished unsealing, in locked memory, and the
-// key that they are encrypted to. It prints as [redacted].
+// unsealing holds the shares of an unfinished unsealing, in locked memory, and the key pair
+// that they are encrypted to. It is formatted as [redacted].
 type unsealing struct {
 	arena   *keymat.Arena
 	timeout time.Duration
 
 	mu sync.Mutex
-	// nonce names the ceremony that the next share is for; receiver is its key, nil
-	// until somebody asks for it. Both are new after each ceremony.
+	// nonce identifies the ceremony that the next share is for. receiver holds its key
+	// pair, and is nil until a challenge is requested. Both are replaced after each
+	// ceremony.
 	nonce    [16]byte
 	receiver *keymat.Receiver
-	made     time.Time // the receiver
+	made     time.Time // when receiver was created
 
-	set    [16]byte // that the shares are of
+	set    [16]byte // set that the shares belong to
 	shares map[int]*keymat.Secret
-	owner  string // who gave the first share
+	owner  string // operator who submitted the first share
 	began  time.Time
 
 	refused map[string]*rate.Limiter // by operator
@@ -66,7 +67,7 @@ func newUnsealing(timeout time.Duration, arena *keymat.Arena) *unsealing {
 	return c
 }
 
-// endLocked ends a ceremony, however it ended, and wipes what it had.
+// endLocked ends a ceremony, whatever its outcome, and wipes its secrets.
 func (c *unsealing) endLocked() {
 	for _, s := range c.shares {
 		s.Destroy()
@@ -77,9 +78,8 @@ func (c *unsealing) endLocked() {
 	_, _ = rand.Read(c.nonce[:])
 }
 
-// expireLocked ends a ceremony that has lasted too long, counted from its first
-// share, and one for a set of shares that is no longer the cluster's. It reports
-// how many shares were wiped.
+// expireLocked ends a ceremony that has timed out, counted from its first share, or whose
+// share set is no longer the cluster's. It returns the number of shares that were wiped.
 func (c *unsealing) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
 	n := len(c.shares)
 	switch {
@@ -99,7 +99,7 @@ func (c *unsealing) expireLocked(now time.Time, cluster *fsmpb.Cluster) int {
 	return n
 }
 
-// receiverLocked is the public key that shares are encrypted to.
+// receiverLocked returns the public key that shares are encrypted to.
 func (c *unsealing) receiverLocked(now time.Time) ([]byte, error) {
 	if c.receiver == nil {
 		r, err := keymat.NewReceiver(c.arena)
@@ -119,7 +119,7 @@ func (c *unsealing) openLocked(cluster [16]byte, node string, nonce, sealed []by
 	return c.receiver.Open(shareInfo(cluster, c.nonce, node), sealed)
 }
 
-// shareFault is what an operator is told of a share that is none.
+// shareFault returns the error that an operator gets for a share that was refused.
 func shareFault(err error) error {
 	switch {
 	case errors.Is(err, keymat.ErrReceiver):
@@ -132,7 +132,7 @@ func shareFault(err error) error {
 	return err
 }
 
-// allowLocked refuses operators whose shares were refused too often.
+// allowLocked refuses operators whose shares have been refused too often.
 func (c *unsealing) allowLocked(now time.Time, operator string) error {
 	if r := c.refused[operator]; r != nil && r.TokensAt(now) < 1 {
 		return kmsapi.Errorf(kmsapi.ErrThrottling, "Too many shares of this operator were refused. Wait a minute.")
@@ -147,7 +147,7 @@ func (c *unsealing) refusedLocked(now time.Time, operator string) {
 		maps.DeleteFunc(c.refused, func(_ string, r *rate.Limiter) bool {
 			return len(c.refused) >= maxRefused && r.TokensAt(now) >= refusedShares
 		})
-		for who := range c.refused { // and if that is not enough, anybody
+		for who := range c.refused { // if that is not enough, remove arbitrary ones
 			if len(c.refused) < maxRefused {
 				break
 			}
@@ -159,17 +159,18 @@ func (c *unsealing) refusedLocked(now time.Time, operator string) {
 	r.AllowN(now, 1)
 }
 
-// status is who gave shares so far, and the ceremony if anybody did.
+// status returns the indexes of the shares submitted so far, and the ceremony in progress,
+// if any.
 func (c *unsealing) status(now time.Time, cluster *fsmpb.Cluster) ([]int, *Status) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if age := now.Sub(c.began); len(c.shares) == 0 || age < 0 || age >= c.timeout || string(c.set[:]) != string(cluster.GetShares().GetId()) {
-		return nil, nil // or about to be abandoned
+		return nil, nil // the ceremony is about to be abandoned
 	}
 	return slices.Sorted(maps.Keys(c.shares)), &Status{Nonce: c.nonce, Owner: c.owner, Began: c.began, Expires: c.began.Add(c.timeout)}
 }
 
-// indexes lists the shares' indexes for a record.
+// indexes returns the indexes of the shares as a field of a record.
 func (c *unsealing) indexes(name string) *auditpb.Field {
 	var indexes []string
 	for _, i := range slices.Sorted(maps.Keys(c.shares)) {
@@ -178,7 +179,7 @@ func (c *unsealing) indexes(name string) *auditpb.Field {
 	return auditfield.TextList(name, indexes)
 }
 
-// fieldsLocked names the ceremony in a record, if there is one.
+// fieldsLocked returns the fields that identify the ceremony in a record, if there is one.
 func (c *unsealing) fieldsLocked() []*auditpb.Field {
 	if len(c.shares) == 0 {
 		return nil
@@ -186,8 +187,8 @@ func (c *unsealing) fieldsLocked() []*auditpb.Field {
 	return []*auditpb.Field{auditfield.Text("ceremony", hex.EncodeToString(c.nonce[:])), auditfield.Text("owner", c.owner)}
 }
 
-// addLocked takes a share and keeps it. When there are enough, it combines them to
-// the unseal key. index is 0 for text that is no share at all.
+// addLocked accepts a share and keeps it. Once there are enough shares, it combines them
+// into the unseal key. index is 0 if the text is not a share of this set.
 func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo, commitments [][32]byte, given *keymat.Secret) (index int, secret *keymat.Secret, err error) {
 	var s shamir.Share
 	if err := given.With(func(b []byte) (err error) { s, err = shamir.ParseShare(b); return err }); err != nil {
@@ -207,11 +208,11 @@ func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo
 	have, need, err := all.Add(s)
 	if err != nil {
 		if s.Set().Cluster != set.Cluster || s.Set() != set {
-			return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err) // its index is another set's
+			return 0, nil, kmsapi.Errorf(ErrShare, "%v.", err) // the index belongs to another set
 		}
 		return s.Index(), nil, kmsapi.Errorf(ErrShare, "%v.", err)
 	}
-	// Without the white space that came with it.
+	// Keep the share without the white space that it was entered with.
 	kept, err := c.arena.Fill(shamir.TextSize, func(dst []byte) error {
 		s.AppendText(dst[:0])
 		return nil
@@ -234,7 +235,7 @@ func (c *unsealing) addLocked(now time.Time, operator string, set shamir.SetInfo
 	return s.Index(), secret, err
 }
 
-// collect parses text that was parsed before.
+// collect parses the text of a share that was accepted before, and adds the share.
 func collect(all *shamir.Collector, share []byte) error {
 	s, err := shamir.ParseShare(share)
 	if err != nil {
@@ -245,7 +246,7 @@ func collect(all *shamir.Collector, share []byte) error {
 	return err
 }
 
-// String and the like give "[redacted]".
+// String and the other formatting methods return "[redacted]".
 func (*unsealing) String() string             { return redacted }
 func (*unsealing) GoString() string           { return redacted }
 func (*unsealing) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }

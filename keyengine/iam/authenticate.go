@@ -20,19 +20,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// ErrSignature has AWS's words for a signature that is not ours.
+// ErrSignature has AWS's message for a wrong signature.
 var ErrSignature = kmsapi.Errorf(kmsapi.ErrInvalidSignature, "The request signature we calculated does not match the signature you provided. "+
 	"Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")
 
-// Authenticator tells who callers are, from what they prove: a signature, a session
-// token, a client certificate. It is safe for concurrent use.
+// Authenticator establishes the identity of callers from a signature, a session token or a
+// client certificate. It is safe for concurrent use.
 type Authenticator struct {
 	cfg    AuthenticatorConfig
 	fresh  *freshness
 	proofs UsedProofs
 }
 
-// AuthenticatorConfig is what an Authenticator works with.
+// AuthenticatorConfig configures an Authenticator.
 type AuthenticatorConfig struct {
 	Vault    *vault.Vault
 	Replica  Replica
@@ -40,28 +40,26 @@ type AuthenticatorConfig struct {
 	Log      *slog.Logger
 	Events   *record.Recorder
 	Withheld *record.Withheld
-	Forged   prometheus.Counter // of refusals of credentials that no unsealed node wrote
+	Forged   prometheus.Counter // counts uses of credentials that no unsealed node wrote
 }
 
-// NewAuthenticator returns an Authenticator that has to be closed.
+// NewAuthenticator returns an Authenticator. The caller must close it.
 func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator {
 	return &Authenticator{cfg: cfg, fresh: newFreshness(cfg.Replica)}
 }
 
-// Close ends what is under way. Nobody may ask any more.
+// Close ends pending look-ups. The Authenticator must not be used afterwards.
 func (a *Authenticator) Close() { a.fresh.close() }
 
-// FreshState is a state that has everything that was committed before the call.
+// FreshState returns a state with everything that was committed before the call.
 func (a *Authenticator) FreshState(ctx context.Context) (*fsm.State, error) {
 	return a.fresh.state(ctx)
 }
 
-// AuthenticateSigV4 tells whose signature it is. The transport has put the proof
-// together from the request and checked its date; here it is only text that was
-// signed. Errors: ErrUnrecognizedClient
-// for an access key that is unknown or inactive, ErrInvalidSignature for a
-// signature that its secret did not make, ErrUnavailable when the node is sealed
-// or has no majority.
+// AuthenticateSigV4 returns the identity that made a signature. The transport has built the
+// proof from the request and has checked its date. Errors: ErrUnrecognizedClient if the
+// access key is unknown or inactive, ErrInvalidSignature if the signature is wrong,
+// ErrUnavailable if the node is sealed or there is no majority.
 func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (Identity, error) {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {
@@ -72,7 +70,7 @@ func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (I
 	}
 	c, err := a.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, ErrUnrecognized) {
-		// The same work as for a known key with a wrong signature.
+		// Do the same work as for a known access key and a wrong signature.
 		var key [sigv4.KeySize]byte
 		p.Derive(key[:], decoySecret)
 		_ = p.SignedBy(key[:])
@@ -91,10 +89,9 @@ func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (I
 	return identity(c, known), nil
 }
 
-// verifySigV4 compares a signature with the one that the credential's secret
-// makes. Derived keys are kept only once they made a right signature: the scope
-// is the caller's choice, and a stranger who knows an access key id must not
-// push out the keys that are in use.
+// verifySigV4 checks a signature against the credential's secret. A derived key is cached
+// only after it has verified a signature: callers choose the scope, and an attacker who
+// knows an access key id must not be able to evict the keys that are in use.
 func verifySigV4(o *vault.Opened, c *fsmpb.Credential, p *sigv4.Proof) error {
 	derived := false
 	err := o.WithSigningKey(c, sigv4.KeySize, p.Date, p.Region, p.Service, func(dst, secret []byte) error {
@@ -103,8 +100,8 @@ func verifySigV4(o *vault.Opened, c *fsmpb.Credential, p *sigv4.Proof) error {
 		return checkSignature(dst, p)
 	}, func(key []byte) error { return checkSignature(key, p) })
 	if errors.Is(err, ErrSignature) && !derived {
-		// Wrong by the key at hand, or by the one that another caller derived for
-		// a wrong signature of its own, which says nothing of this one.
+		// The key was cached, or derived in a concurrent call for a wrong signature, and
+		// may not be the right one for this scope and secret. Derive it from the secret.
 		err = o.WithSecret(c, func(secret []byte) error {
 			var key [sigv4.KeySize]byte
 			defer clear(key[:])
@@ -125,10 +122,10 @@ func checkSignature(key []byte, p *sigv4.Proof) error {
 	return nil
 }
 
-// decoySecret stands in for the secret of an access key that there is none of.
+// decoySecret stands in for the secret of an access key that does not exist.
 var decoySecret = []byte("0000000000000000000000000000000000000000")
 
-// accessKey is the good access key with that id.
+// accessKey returns the active access key with the given id.
 func (a *Authenticator) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
 	kind, account, ok := accesskey.Parse(id)
 	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(a.cfg.Replica.State()) {
@@ -153,9 +150,8 @@ func hmacEqual(key, msg, tag []byte) bool {
 
 func equal(a, b [32]byte) bool { return subtle.ConstantTimeCompare(a[:], b[:]) == 1 }
 
-// AuthenticateCertificate tells whom a client certificate stands for, by its
-// URI. The transport has verified the certificate. Errors:
-// ErrUnrecognizedClient, ErrUnavailable.
+// AuthenticateCertificate returns the identity of a client certificate, by its URI. The
+// transport has verified the certificate. Errors: ErrUnrecognizedClient, ErrUnavailable.
 func (a *Authenticator) AuthenticateCertificate(ctx context.Context, uri string) (Identity, error) {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {

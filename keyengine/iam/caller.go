@@ -6,30 +6,31 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// RequestID is given to every request before anything else is known of it. It
-// stands in the answer and in the audit record.
+// RequestID is assigned to every request as soon as it arrives. It is part of the answer
+// and of the audit record.
 type RequestID [16]byte
 
-// Caller is who asks, with what a record says of the asking.
+// Caller describes who makes a request, over which connection and for which Region, with
+// further details for its record.
 type Caller struct {
 	RequestID RequestID
 	Identity  Identity
-	// Region that the request is for; "" for the cluster's own.
+	// Region is the Region of the request. Empty means the cluster's default Region.
 	Region    string
 	SourceIP  string
 	UserAgent string
 	// Transport is the face that took the request: "aws" or "grpc".
 	Transport string
 	TLS       TLS
-	// SourceArn is the resource that a service makes the request for; "" where none
-	// is said. Only a service principal's own credential may say one: whoever else
-	// does is refused (see internal/request).
+	// SourceArn is the resource on whose behalf a service makes the request, or empty. Only
+	// the credential of a service principal may set it; others are refused (see
+	// internal/request).
 	SourceArn string
 
-	hold hold // of the answer that Do gave
+	hold hold // until when the answer of Do may be released
 }
 
-// MaxSourceARN is how long a source ARN may be.
+// MaxSourceARN is the maximum length of a source ARN.
 const MaxSourceARN = 512
 
 // TLS describes the caller's connection; zero without TLS.
@@ -38,7 +39,7 @@ type TLS struct {
 	Cipher  string
 }
 
-// Recorded is what records say of a connection; nil for nothing.
+// Recorded returns the connection as part of a record, or nil without TLS.
 func (t TLS) Recorded() *auditpb.Tls {
 	if t == (TLS{}) {
 		return nil
@@ -46,52 +47,50 @@ func (t TLS) Recorded() *auditpb.Tls {
 	return &auditpb.Tls{Version: t.Version, Cipher: t.Cipher}
 }
 
-// Identity is a principal, with the credential that proved it. Only this package
-// makes one, from a proof. It stays good only while the credential does: every
-// evaluation looks again.
+// Identity is a principal, with the credential that proved it. Only this package creates
+// one, from a proof. It is valid only as long as the credential is, which every evaluation
+// checks again.
 type Identity struct {
 	principal  policy.Principal
 	credential string   // id of the credential in the state
-	proof      [32]byte // names the credential's secret, or its sessions, at the time of the proof
-	session    string   // id of the session, where one stood for the credential
+	proof      [32]byte // identifies the credential's secret, or its sessions, at the time of the proof
+	session    string   // id of the session, if one was used
 }
 
-// ForwardedIdentity is an identity that another unsealed node made of a proof, of what
-// that node sent of it: see Proof and Session.
+// ForwardedIdentity returns the identity that another unsealed node established and
+// forwarded with a request. See Proof and Session for the arguments.
 func ForwardedIdentity(principal policy.Principal, credential string, proof [32]byte, session string) Identity {
 	return Identity{principal: principal, credential: credential, proof: proof, session: session}
 }
 
-// Proof names the credential's secret, or its sessions, at the time of the proof.
+// Proof identifies the credential's secret, or its sessions, at the time of the proof.
 func (id Identity) Proof() []byte { return id.proof[:] }
 
-// Session is the id of the session that stood for the credential; "" for none.
+// Session returns the id of the session that the caller used, or "".
 func (id Identity) Session() string { return id.session }
 
-// Principal is whom the identity stands for.
+// Principal returns the principal of the identity.
 func (id Identity) Principal() policy.Principal { return id.principal }
 
-// Credential is the id of the access key or certificate behind the identity.
+// Credential returns the id of the access key or certificate behind the identity.
 func (id Identity) Credential() string { return id.credential }
 
-// hold says until when the answer to a request may be given.
+// hold determines until when the answer to a request may be released.
 type hold struct {
 	by        *record.Withheld
 	operation string
-	late      func() bool // nil for no bound
+	late      func() bool // nil if there is no limit
 }
 
-// Bound says when it is too late to give the answer that this caller gets: from when
-// late, which may be nil, reports so. Overdue asks it, and w hears of answers that are
-// withheld.
+// Bound sets the function that reports when the answer is too old to be released. late may
+// be nil if there is no limit. Overdue calls it and notes withheld answers in w.
 func (c *Caller) Bound(w *record.Withheld, operation string, late func() bool) {
 	c.hold = hold{w, operation, late}
 }
 
-// Overdue refuses the answer that Do gave when it has been held up for too long since
-// its record was committed: the authority behind it may have been withdrawn. A face
-// calls it when all that is left to do is to write the answer. nil means that the
-// answer may be given now.
+// Overdue returns an error if the answer that Do returned is too old to be released, as the
+// authority behind it may have been withdrawn since its record was committed. A face calls
+// it right before it writes the answer.
 func (c *Caller) Overdue() error {
 	if c.hold.late == nil || !c.hold.late() {
 		return nil

@@ -15,15 +15,16 @@ import (
 )
 
 const (
+	// SecretLen is the length of the secret of an access key.
 	SecretLen      = 40
 	secretAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/+"
 )
 
-// ErrUnrecognized is AWS's answer to a credential that is not, or no longer,
-// good for anything. It does not say which.
+// ErrUnrecognized is AWS's answer to a credential that is unknown or no longer valid. It
+// does not say which.
 var ErrUnrecognized = kmsapi.Errorf(kmsapi.ErrUnrecognizedClient, "The security token included in the request is invalid.")
 
-// randomText fills b with characters of an alphabet whose length divides 256.
+// randomText fills b with random characters of an alphabet whose length divides 256.
 func randomText(b []byte, alphabet string) {
 	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
 	for i, c := range b {
@@ -31,8 +32,8 @@ func randomText(b []byte, alphabet string) {
 	}
 }
 
-// NewAccessKey makes an access key for a principal of an account. The secret is the caller's
-// to destroy.
+// NewAccessKey creates an access key for a principal of an account. The caller must destroy
+// the secret.
 func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, principal string, created int64) (*fsmpb.Credential, *keymat.Secret, error) {
 	var noise [accesskey.Noise]byte
 	_, _ = rand.Read(noise[:]) // never fails: crypto/rand ends the process instead
@@ -57,13 +58,14 @@ func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 	return c, secret, nil
 }
 
-// identity is that of whom a credential stands for itself, without a session.
+// identity returns the identity of a credential that was used without a session.
 func identity(c *fsmpb.Credential, k *vault.Known) Identity {
 	return Identity{principal: k.Principal, credential: c.Id, proof: k.Proof}
 }
 
-// Identify tells whom a credential stands for. One that no unsealed node wrote, or that
-// was edited since, stands for nobody.
+// Identify returns the principal of a credential, with what proofs are compared to. It
+// returns ErrUnrecognized for a credential that no unsealed node wrote, or that was changed
+// by others since.
 func (a *Authenticator) Identify(o *vault.Opened, c *fsmpb.Credential) (*vault.Known, error) {
 	known, err := o.Identify(c)
 	if errors.Is(err, vault.ErrForged) {
@@ -74,18 +76,17 @@ func (a *Authenticator) Identify(o *vault.Opened, c *fsmpb.Credential) (*vault.K
 	return known, err
 }
 
-// good reports whether c, which may be nil, is a credential that can prove
-// something now.
+// good reports whether c, which may be nil, is an active credential of that kind.
 func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
 	return c != nil && c.Active && c.Kind == kind
 }
 
-// find looks for a good credential. When this node's state has none, it looks
-// once more in a state that has everything that was committed when the caller
-// asked, as a credential made on another node just before must work here.
+// find returns an active credential. If this node's state does not have it, find looks
+// again in a state with everything that was committed before the call, because a credential
+// that another node has just created must work here.
 func (a *Authenticator) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
 	s := a.cfg.Replica.State()
-	account := fsm.AccountOf(s) // which never changes
+	account := fsm.AccountOf(s) // never changes
 	if c, _ := s.Credential(account, id); good(c, kind) {
 		return c, nil
 	}
@@ -99,8 +100,8 @@ func (a *Authenticator) find(ctx context.Context, id string, kind fsmpb.Credenti
 	return nil, ErrUnrecognized
 }
 
-// Admit decides whether an identity is still good, given its credential in a state;
-// nil for none.
+// Admit returns an error unless an identity is still valid, given its credential in a
+// state, which is nil if it does not exist.
 func (a *Authenticator) Admit(o *vault.Opened, id *Identity, c *fsmpb.Credential) error {
 	if c == nil || !c.Active || c.Principal != id.principal.ARN {
 		return ErrUnrecognized

@@ -12,25 +12,25 @@ import (
 )
 
 const (
-	// freshRate is how many barriers a second this node asks for, and how many at
-	// once, on behalf of callers whose credential it does not find good.
+	// FreshRate is the number of barriers per second, and at once, that this node requests
+	// for callers whose credential it does not find.
 	FreshRate = 20
-	// freshPatience is how long one may take.
+	// freshPatience is the timeout of one barrier.
 	freshPatience = 3 * time.Second
 )
 
-// Replica is what authentication needs of the replicated log.
+// Replica is the part of the replicated log that authentication uses.
 type Replica interface {
 	State() *fsm.State
-	// Barrier waits until State has everything that was committed before.
+	// Barrier waits until State has everything that was committed before the call.
 	Barrier(ctx context.Context) error
 }
 
-// freshness gets states that are not behind. Each costs the leader a word with a
-// majority, though nothing is written, and anybody can ask for one by naming an
-// access key that does not exist; so they are shared, one at a time, at a bounded
-// rate. However many ask, each has its answer after two of them: strangers make a
-// credential that was just made elsewhere wait for 2/freshRate seconds at most.
+// freshness provides up-to-date states. Each costs the leader a round trip to a majority,
+// though no write, and anyone can cause one by naming an access key that does not exist.
+// Barriers are therefore shared, run one at a time, and limited in rate. Each caller waits
+// for two barriers at most, however many callers there are: unauthenticated callers can
+// delay the first use of a new credential by at most 2/FreshRate seconds.
 type freshness struct {
 	replica Replica
 	life    context.Context
@@ -40,10 +40,10 @@ type freshness struct {
 
 	running sync.Mutex // held by the one barrier under way
 	mu      sync.Mutex
-	next    *barrier // not begun yet; nil when nobody waits for one
+	next    *barrier // not begun yet; nil if no caller waits for one
 }
 
-// barrier is a barrier that callers wait for.
+// barrier is a barrier that is shared by all callers waiting for it.
 type barrier struct {
 	done  chan struct{}
 	state *fsm.State
@@ -56,7 +56,7 @@ func newFreshness(r Replica) *freshness {
 	return f
 }
 
-// close ends what is under way; nobody may ask any more.
+// close ends the barrier in progress. state fails afterwards.
 func (f *freshness) close() {
 	f.mu.Lock()
 	f.end()
@@ -64,7 +64,7 @@ func (f *freshness) close() {
 	f.workers.Wait()
 }
 
-// state is a state that has everything that was committed before the call.
+// state returns a state with everything that was committed before the call.
 func (f *freshness) state(ctx context.Context) (*fsm.State, error) {
 	f.mu.Lock()
 	b := f.next
@@ -95,7 +95,7 @@ func (f *freshness) run(b *barrier) {
 	defer f.running.Unlock()
 	b.err = f.rate.Wait(f.life)
 	f.mu.Lock()
-	f.next = nil // who asks from here on may ask for what comes after the barrier
+	f.next = nil // callers from here on need a later barrier
 	f.mu.Unlock()
 	if b.err != nil {
 		return

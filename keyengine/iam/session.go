@@ -22,9 +22,10 @@ import (
 )
 
 const (
-	// SessionLife is how long a session token is good for.
+	// SessionLife is the lifetime of a session token.
 	SessionLife = time.Hour
-	// SessionSkew is how far the time of a session proof may be off.
+	// SessionSkew is the maximum difference between the time of a session proof and this
+	// node's clock.
 	SessionSkew = 5 * time.Minute
 )
 
@@ -33,8 +34,8 @@ const (
 	maxNonce = 64
 )
 
-// SessionProof shows that its sender has an access key's secret, without a
-// request to sign. MAC is
+// SessionProof proves possession of an access key's secret without signing a request. MAC
+// is
 //
 //	HMAC-SHA-256(k, "conclave session v2\n" AccessKeyID "\n" Time "\n" hex(Nonce) "\n" hex(Channel))
 //	k = HMAC-SHA-256("CONCLAVE1" secret, "session")
@@ -42,26 +43,26 @@ const (
 // with Time in decimal.
 type SessionProof struct {
 	AccessKeyID string
-	// Time in Unix seconds, at most SessionSkew from this node's.
+	// Time is in Unix seconds, at most SessionSkew from this node's clock.
 	Time int64
 	// Nonce is 16 to 64 random bytes.
 	Nonce []byte
-	// Channel is what the transport knows the connection by, tls-exporter of RFC 9266,
-	// so that who is given a proof cannot use it elsewhere; empty without TLS.
+	// Channel is the channel binding of the connection, tls-exporter of RFC 9266, so that a
+	// recipient of the proof cannot use it on another connection. It is empty without TLS.
 	Channel []byte
 	MAC     []byte
 
-	// What the record says of the asking; see Caller.
+	// For the record; see Caller.
 	RequestID RequestID
 	SourceIP  string
 	UserAgent string
 	TLS       TLS
 }
 
-// OpenSession gives a token that stands for an access key until it expires or
-// the access key is no longer good, on every unsealed node. The session is in
-// the audit log, as CreateSession, before the token is given. Errors:
-// ErrUnrecognizedClient, ErrInvalidSignature, ErrUnavailable.
+// OpenSession returns a token that stands for an access key, on every unsealed node, until
+// it expires or the access key is no longer valid. The session is recorded, as
+// CreateSession, before the token is returned. Errors: ErrUnrecognizedClient,
+// ErrInvalidSignature, ErrUnavailable.
 func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token string, expires time.Time, err error) {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {
@@ -77,8 +78,8 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 	claims := vault.Session{Expires: now.Add(SessionLife).Unix()}
 	used := false
 	_, _ = rand.Read(claims.ID[:]) // never fails: crypto/rand ends the process instead
-	// That the credential has not changed is the record's precondition, so a session is
-	// never given on one that was withdrawn before.
+	// The credential is in the record's read set, so that no session is opened with one
+	// that has been withdrawn.
 	d, err := a.cfg.Events.CommitEvent(ctx, func(*fsm.State) (record.Event, error) {
 		c, err := a.proven(ctx, o, &p)
 		if err != nil {
@@ -111,17 +112,18 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 	return token, time.Unix(claims.Expires, 0), nil
 }
 
-// MaxProofs bounds the proofs that are remembered as used.
+// MaxProofs is the maximum number of used proofs that are remembered.
 const MaxProofs = 1 << 16
 
-// UsedProofs are proofs that opened a session on this node, as long as their time
-// would let them do so again. On another node they are of another connection.
+// UsedProofs remembers the proofs that have opened a session on this node, as long as their
+// time would still be accepted. They cannot be used on another node, where they would be
+// bound to another connection.
 type UsedProofs struct {
 	mu   sync.Mutex
-	Seen map[[sha256.Size]byte]int64 // when they are too old, Unix seconds
+	Seen map[[sha256.Size]byte]int64 // when the proof becomes too old, in Unix seconds
 }
 
-// Use notes a good proof, or refuses one that was used before.
+// Use remembers a valid proof, or returns an error if it was used before.
 func (u *UsedProofs) Use(now time.Time, p *SessionProof) error {
 	id := sha256.Sum256(p.MAC)
 	u.mu.Lock()
@@ -142,7 +144,7 @@ func (u *UsedProofs) Use(now time.Time, p *SessionProof) error {
 	return nil
 }
 
-// proven is the access key whose secret made the proof.
+// proven returns the access key whose secret made the proof.
 func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, error) {
 	c, err := a.accessKey(ctx, p.AccessKeyID)
 	if errors.Is(err, ErrUnrecognized) {
@@ -175,7 +177,7 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 	return hmacEqual(k[:], []byte(msg), p.MAC)
 }
 
-// sessionEvent says that a session was given.
+// sessionEvent returns the event that records a new session.
 func sessionEvent(p *SessionProof, c *fsmpb.Credential, known *vault.Known, claims *vault.Session) record.Event {
 	return record.Event{
 		Name: "CreateSession", Kind: record.KindConclave, RequestID: p.RequestID,
@@ -188,9 +190,9 @@ func sessionEvent(p *SessionProof, c *fsmpb.Credential, known *vault.Known, clai
 	}
 }
 
-// KnowsToken reports whether a token is one of this cluster's that has not expired.
-// It waits for nothing and says nothing of the access key behind the token: it is
-// for whoever has to decide how much room a caller gets, before there is one.
+// KnowsToken reports whether a token belongs to this cluster and has not expired. It does
+// not wait, and does not check the access key behind the token: it is for deciding which
+// limits apply to a caller before a request is authenticated.
 func (a *Authenticator) KnowsToken(token string) bool {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {
@@ -201,9 +203,9 @@ func (a *Authenticator) KnowsToken(token string) bool {
 	return err == nil && claims.Account == fsm.AccountOf(s) && record.Now(s, a.cfg.Clock).Unix() < claims.Expires
 }
 
-// AuthenticateSession tells whom a session token stands for. Errors:
-// ErrExpiredToken, ErrUnrecognizedClient for a token that is none of this
-// cluster's or whose access key is no longer good, ErrUnavailable.
+// AuthenticateSession returns the identity of a session token. Errors: ErrExpiredToken,
+// ErrUnrecognizedClient if the token is not from this cluster or its access key is no
+// longer valid, ErrUnavailable.
 func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (Identity, error) {
 	o, err := a.cfg.Vault.Current()
 	if err != nil {

@@ -3,8 +3,8 @@ package kmsapi
 // Inputs and outputs of the operations on signatures, MACs, key agreement, encapsulation
 // and key pairs.
 
-// Input and output of Encapsulate, which makes a secret and its ciphertext for the holder
-// of the key.
+// Input and output of Encapsulate, which generates a secret and its ciphertext for the
+// holder of the key.
 type (
 	EncapsulateInput struct {
 		KeyId                  *string  `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -21,8 +21,8 @@ type (
 	}
 )
 
-// Input and output of Decapsulate, which gets a secret out of the ciphertext that was made for
-// the key, here or elsewhere.
+// Input and output of Decapsulate, which returns the secret of a ciphertext that was
+// encapsulated to the key, here or elsewhere.
 type (
 	DecapsulateInput struct {
 		KeyId                      *string  `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -59,7 +59,8 @@ type (
 	}
 )
 
-// Input and output of GenerateDataKeyPair, which makes a key pair for use elsewhere, the private key in the clear and encrypted.
+// Input and output of GenerateDataKeyPair, which generates a key pair for use outside and
+// returns the private key in the clear and encrypted.
 type (
 	GenerateDataKeyPairInput struct {
 		EncryptionContext map[string]string `kms:"total=8192,narrows,log"`
@@ -81,7 +82,8 @@ type (
 	}
 )
 
-// Input and output of GenerateDataKeyPairWithoutPlaintext, which makes a key pair for use elsewhere, the private key encrypted only.
+// Input and output of GenerateDataKeyPairWithoutPlaintext, which generates a key pair for
+// use outside and returns the private key encrypted only.
 type (
 	GenerateDataKeyPairWithoutPlaintextInput struct {
 		EncryptionContext map[string]string `kms:"total=8192,narrows,log"`
@@ -117,7 +119,7 @@ type (
 	}
 )
 
-// Input and output of GetPublicKey, which gives out the public half of an asymmetric key.
+// Input and output of GetPublicKey, which returns the public key of an asymmetric key.
 type (
 	GetPublicKeyInput struct {
 		KeyId       *string  `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -155,7 +157,7 @@ type (
 	}
 )
 
-// Input and output of Verify, which checks what Sign made.
+// Input and output of Verify, which verifies a signature of Sign.
 type (
 	VerifyInput struct {
 		KeyId            *string  `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -174,7 +176,7 @@ type (
 	}
 )
 
-// Input and output of VerifyMac, which checks what GenerateMac made.
+// Input and output of VerifyMac, which verifies a MAC of GenerateMac.
 type (
 	VerifyMacInput struct {
 		Message      []byte   `kms:"required,len=1..4096,secret,nolog"`

@@ -2,20 +2,20 @@ package kmsapi
 
 import "fmt"
 
-// Code is the name of an outcome other than success: AWS's exception names where
-// AWS has one. It stands in the audit record and, by the table in transport, in
-// every face's answer.
+// Code is the name of an outcome other than success: AWS's exception name, if there is one.
+// It is part of the audit record and, by the table in transport, of the answer of every
+// face.
 type Code string
 
-// Error is an outcome that a caller is told. Its message is written for the
-// caller: nothing internal ever stands in it.
+// Error is an outcome that is returned to the caller. Its message is written for the caller
+// and never contains internal details.
 type Error struct {
 	Code Code
-	// Message is empty where AWS sends none, in records as in CloudTrail's. The faces
-	// then say what the code means.
+	// Message is empty if AWS sends none, as in CloudTrail. Faces then describe the code.
 	Message string
 }
 
+// Error returns the code and the message.
 func (e *Error) Error() string {
 	if e.Message == "" {
 		return string(e.Code)
@@ -23,13 +23,13 @@ func (e *Error) Error() string {
 	return string(e.Code) + ": " + e.Message
 }
 
-// Is makes errors.Is compare codes with the sentinels below.
+// Is makes errors.Is compare errors by their codes.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && t.Message == ""
 }
 
-// Outcomes. Each is matched with errors.Is.
+// Outcomes. Compare them with errors.Is.
 var (
 	ErrAccessDenied                 = &Error{Code: "AccessDeniedException"}
 	ErrAlreadyExists                = &Error{Code: "AlreadyExistsException"}
@@ -80,12 +80,12 @@ var (
 	ErrXksProxyVpcNotFound          = &Error{Code: "XksProxyVpcEndpointServiceNotFoundException"}
 	ErrInvalidAliasName             = &Error{Code: "InvalidAliasNameException"}
 
-	// ErrUnavailable: the node cannot answer now and the caller may try again:
-	// it is sealed, has no majority, or gave up waiting for one.
+	// ErrUnavailable means that the node cannot answer now and that the caller may try
+	// again: it is sealed, has no majority, or timed out waiting for one.
 	ErrUnavailable = &Error{Code: "ServiceUnavailable"}
 )
 
-// Failures of authentication. They never reach the replicated log.
+// Failures of authentication. They are never recorded in the replicated log.
 var (
 	ErrUnrecognizedClient = &Error{Code: "UnrecognizedClientException"}
 	ErrInvalidSignature   = &Error{Code: "InvalidSignatureException"}
@@ -99,10 +99,10 @@ var codes = []*Error{
 	ErrCustomStoreNotFound, ErrConflict, ErrExpiredImportToken, ErrIncorrectKeyMaterial, ErrInvalidGrantID, ErrInvalidImportToken, ErrInvalidMac, ErrInvalidSignatureValue, ErrKeyUnavailable, ErrCustomStoreInvalidState, ErrCustomStoreNameInUse, ErrCustomStoreHasKeys, ErrCloudHsmClusterInUse, ErrCloudHsmClusterNotRelated, ErrCloudHsmClusterNotFound, ErrXksKeyAlreadyInUse, ErrXksKeyInvalidConfiguration, ErrXksKeyNotFound, ErrXksProxyBadCredential, ErrXksProxyInvalidConfiguration, ErrXksProxyInvalidResponse, ErrXksProxyURIEndpointInUse, ErrXksProxyURIInUse, ErrXksProxyURIUnreachable, ErrXksProxyVpcInvalid, ErrXksProxyVpcInUse, ErrXksProxyVpcNotFound, ErrInvalidAliasName, ErrUnavailable, ErrUnrecognizedClient, ErrInvalidSignature, ErrExpiredToken,
 }
 
-// Errors are all outcomes above and failures of authentication.
+// Errors returns all outcomes above, including failures of authentication.
 func Errors() []*Error { return codes }
 
-// Errorf returns an outcome of the same code as kind, with a message for the caller.
+// Errorf returns an error with the code of kind and a message for the caller.
 func Errorf(kind *Error, format string, args ...any) *Error {
 	return &Error{Code: kind.Code, Message: fmt.Sprintf(format, args...)}
 }

@@ -4,8 +4,8 @@ import "time"
 
 // Inputs and outputs of the operations on grants.
 
-// GrantConstraints limit a grant to encryption contexts, and to requests that a
-// service makes for one resource.
+// GrantConstraints limit a grant to encryption contexts, and to requests that a service
+// makes on behalf of one resource.
 type GrantConstraints struct {
 	EncryptionContextSubset map[string]string `kms:"total=8192,log"`
 	EncryptionContextEquals map[string]string `kms:"total=8192,log"`
@@ -82,7 +82,8 @@ type (
 	}
 )
 
-// RetireGrantInput is the input of RetireGrant, by which one of a grant's parties ends it.
+// RetireGrantInput is the input of RetireGrant, with which one of a grant's parties ends
+// it.
 type RetireGrantInput struct {
 	GrantToken *string `kms:"len=1..8192,nolog"`
 	KeyId      *string `kms:"len=1..2048,pattern=ascii,log"`
@@ -90,7 +91,8 @@ type RetireGrantInput struct {
 	DryRun     *bool   `kms:"narrows,log"`
 }
 
-// RevokeGrantInput is the input of RevokeGrant, by which those who manage a key end a grant on it.
+// RevokeGrantInput is the input of RevokeGrant, with which a key's administrators end a
+// grant.
 type RevokeGrantInput struct {
 	KeyId   *string `kms:"required,len=1..2048,pattern=ascii,log"`
 	GrantId *string `kms:"required,len=1..128,log"`

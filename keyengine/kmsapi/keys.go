@@ -4,13 +4,13 @@ import "time"
 
 // Inputs and outputs of the operations on keys, aliases, tags and policies, and of encryption.
 
-// Tag is a label of a key.
+// Tag is a tag of a key.
 type Tag struct {
 	TagKey   *string `kms:"required,len=1..128,log"`
 	TagValue *string `kms:"required,len=0..256,log"`
 }
 
-// RecipientInfo is for enclaves, which get their answers encrypted to them.
+// RecipientInfo describes an enclave to which the answer is to be encrypted.
 type RecipientInfo struct {
 	KeyEncryptionAlgorithm *string `kms:"enum=KeyEncryptionMechanism,log"`
 	AttestationDocument    []byte  `kms:"len=1..262144,public,nolog"`
@@ -47,7 +47,7 @@ type KeyMetadata struct {
 	CurrentKeyMaterialId        *string
 }
 
-// Input and output of CreateKey, which makes a key.
+// Input and output of CreateKey, which creates a key.
 type (
 	CreateKeyInput struct {
 		Policy                         *string `kms:"len=1..131072,pattern=policy,narrows,log"`
@@ -66,7 +66,7 @@ type (
 	CreateKeyOutput struct{ KeyMetadata *KeyMetadata }
 )
 
-// Input and output of DescribeKey, which tells everything about a key but its material, policy and tags.
+// Input and output of DescribeKey, which returns the metadata of a key.
 type (
 	DescribeKeyInput struct {
 		KeyId       *string  `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -76,7 +76,7 @@ type (
 	DescribeKeyOutput struct{ KeyMetadata *KeyMetadata }
 )
 
-// KeyListEntry names a key.
+// KeyListEntry is an entry of ListKeys.
 type KeyListEntry struct{ KeyId, KeyArn *string }
 
 // Input and output of ListKeys, which lists all keys of the account.
@@ -109,8 +109,8 @@ type DisableKeyInput struct {
 	KeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
 }
 
-// Input and output of ScheduleKeyDeletion, which has a key destroyed after a waiting time of
-// days. The service model allows 1 to 365 of them, the service 7 to 30.
+// Input and output of ScheduleKeyDeletion, which schedules the deletion of a key after a
+// waiting period in days. The service model permits 1 to 365 days, the service 7 to 30.
 type (
 	ScheduleKeyDeletionInput struct {
 		KeyId               *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -125,8 +125,8 @@ type (
 	}
 )
 
-// Input and output of CancelKeyDeletion, which takes ScheduleKeyDeletion back. The key is
-// disabled then.
+// Input and output of CancelKeyDeletion, which cancels ScheduleKeyDeletion. The key is then
+// disabled.
 type (
 	CancelKeyDeletionInput struct {
 		KeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -135,13 +135,13 @@ type (
 	CancelKeyDeletionOutput struct{ KeyId *string }
 )
 
-// CreateAliasInput is the input of CreateAlias, which gives a key another name.
+// CreateAliasInput is the input of CreateAlias, which creates an alias for a key.
 type CreateAliasInput struct {
 	AliasName   *string `kms:"required,len=1..256,pattern=alias,log"`
 	TargetKeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
 }
 
-// UpdateAliasInput is the input of UpdateAlias, which gives an alias to another key.
+// UpdateAliasInput is the input of UpdateAlias, which assigns an alias to another key.
 type UpdateAliasInput struct {
 	AliasName   *string `kms:"required,len=1..256,pattern=alias,log"`
 	TargetKeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -152,7 +152,7 @@ type DeleteAliasInput struct {
 	AliasName *string `kms:"required,len=1..256,pattern=alias,log"`
 }
 
-// AliasListEntry describes an alias.
+// AliasListEntry is an entry of ListAliases.
 type AliasListEntry struct {
 	AliasName       *string
 	AliasArn        *string
@@ -224,7 +224,7 @@ type PutKeyPolicyInput struct {
 	BypassPolicyLockoutSafetyCheck *bool   `kms:"default=false,log"`
 }
 
-// Input and output of ListKeyPolicies. A key has one policy, called default.
+// Input and output of ListKeyPolicies. A key has one policy, named default.
 type (
 	ListKeyPoliciesInput struct {
 		KeyId  *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -239,9 +239,9 @@ type (
 	}
 )
 
-// Input and output of Encrypt. An encryption context may have 8192 bytes. AWS states no limit of
-// its own for it; this one keeps an audit record, which shows it, far from the size where it would
-// be cut.
+// Input and output of Encrypt. An encryption context is limited to 8192 bytes. AWS
+// documents no limit; this one keeps audit records, which contain it, far below the size at
+// which they would be truncated.
 type (
 	EncryptInput struct {
 		KeyId               *string           `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -307,8 +307,8 @@ type (
 	}
 )
 
-// Input and output of GenerateDataKey, which makes a key for use elsewhere, in the clear and
-// encrypted.
+// Input and output of GenerateDataKey, which generates a key for use outside and returns it
+// in the clear and encrypted.
 type (
 	GenerateDataKeyInput struct {
 		KeyId             *string           `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -329,8 +329,8 @@ type (
 	}
 )
 
-// Input and output of GenerateDataKeyWithoutPlaintext, which makes a key for use elsewhere,
-// encrypted only.
+// Input and output of GenerateDataKeyWithoutPlaintext, which generates a key for use
+// outside and returns it encrypted only.
 type (
 	GenerateDataKeyWithoutPlaintextInput struct {
 		KeyId             *string           `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -348,7 +348,7 @@ type (
 	}
 )
 
-// Input and output of GenerateRandom. CloudTrail shows nothing of them.
+// Input and output of GenerateRandom. CloudTrail records none of their members.
 type (
 	GenerateRandomInput struct {
 		NumberOfBytes    *int32         `kms:"range=1..1024,nolog"`
@@ -362,15 +362,15 @@ type (
 	}
 )
 
-// MultiRegionKey names one of a set of multi-Region keys.
+// MultiRegionKey is one key of a multi-Region set.
 type MultiRegionKey struct{ Arn, Region *string }
 
-// MultiRegionConfiguration lists a set of multi-Region keys.
+// MultiRegionConfiguration describes a multi-Region set.
 type MultiRegionConfiguration struct {
 	MultiRegionKeyType *string
 	PrimaryKey         *MultiRegionKey
 	ReplicaKeys        []MultiRegionKey
 }
 
-// XksKeyConfiguration names a key in an external key store.
+// XksKeyConfiguration is a key in an external key store.
 type XksKeyConfiguration struct{ Id *string }

@@ -17,18 +17,20 @@ type (
 	}
 )
 
-// DisableKeyRotationInput is the input of DisableKeyRotation, which ends what EnableKeyRotation began.
+// DisableKeyRotationInput is the input of DisableKeyRotation, which disables automatic
+// rotation.
 type DisableKeyRotationInput struct {
 	KeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
 }
 
-// EnableKeyRotationInput is the input of EnableKeyRotation, which has a key get new material at intervals.
+// EnableKeyRotationInput is the input of EnableKeyRotation, which enables automatic
+// rotation.
 type EnableKeyRotationInput struct {
 	KeyId                *string `kms:"required,len=1..2048,pattern=ascii,log"`
 	RotationPeriodInDays *int32  `kms:"range=90..2560,log"`
 }
 
-// KeyLastUsageData describes the newest use of a key.
+// KeyLastUsageData describes the last use of a key.
 type KeyLastUsageData struct {
 	Operation         *string
 	Timestamp         *time.Time
@@ -36,7 +38,7 @@ type KeyLastUsageData struct {
 	KmsRequestId      *string
 }
 
-// Input and output of GetKeyLastUsage, which tells when a key was last used.
+// Input and output of GetKeyLastUsage, which returns when a key was last used.
 type (
 	GetKeyLastUsageInput struct {
 		KeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -50,7 +52,8 @@ type (
 	}
 )
 
-// Input and output of GetKeyRotationStatus, which tells whether and when a key gets new material.
+// Input and output of GetKeyRotationStatus, which returns whether automatic rotation is
+// enabled and when the next rotation is due.
 type (
 	GetKeyRotationStatusInput struct {
 		KeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -65,7 +68,8 @@ type (
 	}
 )
 
-// Input and output of GetParametersForImport, which gives out what a caller needs to import key material.
+// Input and output of GetParametersForImport, which returns what a caller needs to import
+// key material.
 type (
 	GetParametersForImportInput struct {
 		KeyId             *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -81,7 +85,8 @@ type (
 	}
 )
 
-// Input and output of ImportKeyMaterial, which gives a key its material, or the same again.
+// Input and output of ImportKeyMaterial, which imports new material into a key, or the same
+// again.
 type (
 	ImportKeyMaterialInput struct {
 		KeyId                  *string    `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -100,7 +105,7 @@ type (
 	}
 )
 
-// RotationsListEntry describes a material of a key.
+// RotationsListEntry is an entry of ListKeyRotations.
 type RotationsListEntry struct {
 	KeyId                  *string
 	KeyMaterialId          *string
@@ -129,7 +134,8 @@ type (
 	}
 )
 
-// Input and output of ReplicateKey, which makes a replica of a multi-Region key in another Region.
+// Input and output of ReplicateKey, which creates a replica of a multi-Region key in
+// another Region.
 type (
 	ReplicateKeyInput struct {
 		KeyId                          *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -147,7 +153,7 @@ type (
 	}
 )
 
-// Input and output of RotateKeyOnDemand, which gives a key new material now.
+// Input and output of RotateKeyOnDemand, which rotates a key at once.
 type (
 	RotateKeyOnDemandInput struct {
 		KeyId *string `kms:"required,len=1..2048,pattern=ascii,log"`
@@ -158,7 +164,8 @@ type (
 	}
 )
 
-// UpdatePrimaryRegionInput is the input of UpdatePrimaryRegion, which makes a replica the primary key, and the primary key a replica.
+// UpdatePrimaryRegionInput is the input of UpdatePrimaryRegion, which makes a replica the
+// primary key and the primary key a replica.
 type UpdatePrimaryRegionInput struct {
 	KeyId         *string `kms:"required,len=1..2048,pattern=ascii,log"`
 	PrimaryRegion *string `kms:"required,len=1..32,pattern=region,log"`

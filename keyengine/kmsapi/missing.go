@@ -1,10 +1,10 @@
 package kmsapi
 
-// MissingMember says that a member that only some requests need is not there.
+// MissingMember returns the error for an absent member that only some requests need.
 func MissingMember(member string) error { return notNull("Value null", member) }
 
-// MissingSensitiveMember is missing for members whose values are never shown, not even
-// that there is none.
+// MissingSensitiveMember is MissingMember for members whose values are never shown, not
+// even that they are null.
 func MissingSensitiveMember(member string) error { return notNull("Value", member) }
 
 func notNull(shown, member string) error {

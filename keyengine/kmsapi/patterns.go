@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// A Pattern is a regular expression of the service model. The same is decided without one
-// where requests are frequent.
+// A Pattern is a regular expression of the service model. Frequent ones are matched by
+// equivalent code.
 type Pattern struct {
 	text  string
 	match func(string) bool
@@ -16,10 +16,10 @@ type Pattern struct {
 // Match reports whether the whole of s matches.
 func (p *Pattern) Match(s string) bool { return p.match(s) }
 
-// String is the expression as AWS's messages show it.
+// String returns the expression as AWS's messages have it.
 func (p *Pattern) String() string { return p.text }
 
-// PatternOf returns the pattern that tags call name. It panics if there is none.
+// PatternOf returns the pattern with the name that tags use. It panics if there is none.
 func PatternOf(name string) *Pattern {
 	p := patterns[name]
 	if p == nil {
@@ -28,7 +28,7 @@ func PatternOf(name string) *Pattern {
 	return p
 }
 
-// patterns are those of the service model, by the names that tags use.
+// patterns has the patterns of the service model, by the names that tags use.
 var patterns = map[string]*Pattern{
 	"alias":      {`^[a-zA-Z0-9:/_-]+$`, allOf(wordByte, ":/-")},
 	"ascii":      {`^\p{ASCII}+$`, allOf(func(c byte) bool { return c < utf8.RuneSelf }, "")}, // not in the model, but in AWS's answers
@@ -66,14 +66,14 @@ var patterns = map[string]*Pattern{
 	"vpcService":          expression(`^(com|eu)\.amazonaws\.vpce\.([a-z]+-){2,3}\d+\.vpce-svc-[0-9a-z]+$`),
 }
 
-// expression is a pattern of an operation that is called so seldom that a
-// regular expression may decide. AWS matches the whole text.
+// expression returns a pattern that is matched as a regular expression, for rare
+// operations. Like AWS, it matches the whole text.
 func expression(text string) *Pattern {
 	return &Pattern{text, regexp.MustCompile(`^(?:` + text + `)$`).MatchString}
 }
 
-// xksEndpoint takes AWS's form and also a port: whether one may be given is an
-// operator's setting, which is asked later.
+// xksEndpoint matches AWS's form, and also a port. Whether a port is allowed depends on the
+// operator's configuration, which is checked later.
 func xksEndpoint(s string) bool {
 	host, ok := strings.CutPrefix(s, "https://")
 	return ok && allOf(wordByte, ".-:")(host) && !strings.Contains(host, "_")
@@ -82,7 +82,8 @@ func xksEndpoint(s string) bool {
 func hexByte(c byte) bool   { return 'a' <= c && c <= 'f' || digitByte(c) }
 func digitByte(c byte) bool { return '0' <= c && c <= '9' }
 
-// allOf matches texts of one or more bytes that are in class or in more.
+// allOf returns a function that matches texts of one or more bytes, each in class or in
+// more.
 func allOf(class func(byte) bool, more string) func(string) bool {
 	return func(s string) bool {
 		for i := range len(s) {

@@ -10,57 +10,56 @@ import (
 	"unicode"
 )
 
-// A Schema says what holds for the members of one structure of the API. It is compiled once
-// from the structure's type and its tags, and is not changed afterwards.
+// A Schema describes the members of one structure of the API. It is compiled once, from the
+// structure's type and its tags, and does not change afterwards.
 type Schema struct {
 	Type reflect.Type // the structure
-	// Members are in the order of the structure's fields, one for each: the index of a
-	// member is that of its field.
+	// Members has one member for each field of the structure, with the same index.
 	Members []Member
-	// Closed says that a request with a member that is not known here must be refused, as the
-	// member could restrict the request: a known one of this structure, or one that the
-	// structure stands in, narrows. See Member.Narrows.
+	// Closed means that a request with an unknown member must be refused, because the
+	// member could restrict the request: a known member of this structure narrows, or the
+	// structure is inside one that does. See Member.Narrows.
 	Closed bool
 
 	byName  map[string]int
-	similar map[string]string // names by what Similar ignores
-	blobs   []int             // the members that are blobs, or hold some
+	similar map[string]string // names by the form that Similar compares
+	blobs   []int             // indexes of members that are or contain blobs
 }
 
 // A Member is one field of a structure.
 type Member struct {
-	Name  string // as requests and answers have it: KeyId
-	Label string // as AWS's messages and CloudTrail write it: keyId
+	Name  string // as in requests and answers: KeyId
+	Label string // as in AWS's messages and CloudTrail: keyId
 	Kind  Kind
 
 	Required bool
 	Length   Bounds
 	Range    Bounds
-	Total    int      // bytes of all keys and values of a map together; 0 for no limit
-	Enum     *Enum    // the values that a text may have; nil for any
-	Pattern  *Pattern // that a text matches; nil for none
-	Each     *Member  // constraints of the items of a list of text; nil for none
+	Total    int      // bytes of all keys and values of a map together; 0 if not limited
+	Enum     *Enum    // permitted values of a text, or nil
+	Pattern  *Pattern // pattern of a text, or nil
+	Each     *Member  // constraints on the items of a list of text, or nil
 
-	// Secret values are plaintext, keys and credentials. They never stand in a message, not
-	// even that there is none, nor in a record, and the bytes of those that are blobs are
-	// overwritten once they have been used or sent.
+	// Secret is set for plaintext, keys and credentials. Their values never appear in
+	// messages or records, and not even their absence does in messages. The bytes of secret
+	// blobs are overwritten after they have been used or sent.
 	Secret bool
 
-	// Narrows says that the member restricts what the request does or shows: constraints,
-	// filters, DryRun, Recipient and the like. Beside such a member, and at every depth inside
-	// of it, there may be more of its kind that this version does not know. So unknown members
-	// are refused there. Elsewhere they are passed over as AWS does.
+	// Narrows is set for a member that restricts what the request does or shows, such as
+	// constraints, filters, DryRun or Recipient. Next to it and inside it, a newer version
+	// may have more members of this kind, so unknown members are refused there. Elsewhere
+	// they are ignored, as in AWS.
 	Narrows bool
 
-	Audited bool    // audit records show it
-	Default string  // what a record shows when the member is absent; "" for nothing
-	Inner   *Schema // of a structure, or of the structures of a list; else nil
+	Audited bool    // audit records contain it
+	Default string  // value in records if the member is absent, or ""
+	Inner   *Schema // schema of a structure, or of the structures in a list
 }
 
 // Kind is the type of a member's value.
 type Kind uint8
 
-// The kinds of members, with the Go types of their fields.
+// The kinds of members. Comments have the Go types of their fields.
 const (
 	KindText          Kind = iota // *string
 	KindNumber                    // *int32
@@ -73,28 +72,28 @@ const (
 	KindStructureList             // a slice of structures
 )
 
-// Bounds are inclusive. Set says whether there are any.
+// Bounds are inclusive. Set is false if there are none.
 type Bounds struct {
 	Set      bool
 	Min, Max int
 }
 
-// InputSchema compiles the schema of an input. A wrong tag is a bug in the API's definition:
-// it panics, which is found when the table of operations is made.
+// InputSchema compiles the schema of an input. It panics if a tag is wrong, which happens
+// when the table of operations is initialised.
 func InputSchema[In any]() *Schema { return compile(reflect.TypeFor[In](), place{input: true}) }
 
-// OutputSchema compiles the schema of an output. Whether records show its members is the
-// operation's to say, not the schema's: CloudTrail shows some, and some under other names.
+// OutputSchema compiles the schema of an output. The operation determines which members are
+// recorded, and under which names, as CloudTrail does for each operation.
 func OutputSchema[Out any]() *Schema { return compile(reflect.TypeFor[Out](), place{}) }
 
-// place is where a structure stands.
+// place says where a structure occurs.
 type place struct {
-	input   bool // else in an output
-	narrows bool // inside of a member that narrows
+	input   bool // false: in an output
+	narrows bool // inside a member that narrows
 	depth   int
 }
 
-// maxDepth bounds structures in structures, so that a type that holds itself is found.
+// maxDepth limits nested structures, to detect a type that contains itself.
 const maxDepth = 8
 
 func compile(t reflect.Type, at place) *Schema {
@@ -165,7 +164,7 @@ func newMember(t reflect.Type, f reflect.StructField, at place) Member {
 	return m
 }
 
-// rulesOf are the rules in the tag of a field.
+// rulesOf returns the rules in the tag of a field.
 func rulesOf(f reflect.StructField) []string {
 	tag := f.Tag.Get("kms")
 	if tag == "" {
@@ -174,7 +173,7 @@ func rulesOf(f reflect.StructField) []string {
 	return strings.Split(tag, ",")
 }
 
-// apply takes the rules over into the member; bad is told of those that are wrong.
+// apply sets the member's constraints from rules and reports wrong rules to bad.
 func (m *Member) apply(rules []string, bad func(string)) {
 	for _, rule := range rules {
 		wrong := func() { bad("has a wrong rule " + strconv.Quote(rule)) }
@@ -195,7 +194,7 @@ func (m *Member) apply(rules []string, bad func(string)) {
 			m.Narrows = true
 		case "log":
 			m.Audited = true
-		case "nolog", "open", "public": // the opposites, which say that somebody decided
+		case "nolog", "open", "public": // explicit opposites, without effect
 		case "default":
 			m.Default = arg
 		case "len":
@@ -222,7 +221,7 @@ func (m *Member) apply(rules []string, bad func(string)) {
 	}
 }
 
-// canBe reports whether text is a value of the member, as a default is written.
+// canBe reports whether text is a valid default for the member.
 func (m *Member) canBe(text string) bool {
 	switch m.Kind {
 	case KindText:
@@ -248,23 +247,23 @@ func parseBounds(s string, wrong func()) Bounds {
 	return b
 }
 
-// Index finds a member by its name.
+// Index returns the index of a member by its name.
 func (s *Schema) Index(name []byte) (int, bool) {
 	i, ok := s.byName[string(name)]
 	return i, ok
 }
 
-// Similar returns the name of the member that somebody may have meant by name: one that differs
-// only by case, hyphens and underscores. It is "" if there is none.
+// Similar returns the name of a member that differs from name only by case, hyphens and
+// underscores, or "" if there is none. Such a name is probably a mistake.
 func (s *Schema) Similar(name string) string { return s.similar[plain(name)] }
 
-// plain is what a member's name has in common with those that Similar takes for it.
+// plain returns the form of a name that Similar compares.
 func plain(s string) string { return strings.ToLower(separators.Replace(s)) }
 
 var separators = strings.NewReplacer("_", "", "-", "")
 
-// Of returns the structure that v points to, which must be one of the schema's type; the zero
-// Value for a nil pointer to such.
+// Of returns the structure that v points to, which must have the schema's type, or the zero
+// Value if v is a nil pointer.
 func (s *Schema) Of(v any) (reflect.Value, error) {
 	p := reflect.ValueOf(v)
 	if p.Kind() != reflect.Pointer || p.Type().Elem() != s.Type {
@@ -273,11 +272,11 @@ func (s *Schema) Of(v any) (reflect.Value, error) {
 	return p.Elem(), nil
 }
 
-// Wipe overwrites the secret blobs of an answer that has been sent. They are the caller's then,
-// and nobody else's. Other blobs may be shared with the state of the cluster, as public keys are.
+// Wipe overwrites the secret blobs of an answer that has been sent. They belong to the
+// caller alone, whereas other blobs, such as public keys, may be shared with the state.
 func (s *Schema) Wipe(v any) { s.wipe(v, false) }
 
-// WipeAll overwrites all blobs of a request, which were read for it alone.
+// WipeAll overwrites all blobs of a request, which belong to it alone.
 func (s *Schema) WipeAll(v any) { s.wipe(v, true) }
 
 func (s *Schema) wipe(v any, all bool) {
@@ -306,7 +305,7 @@ func (s *Schema) wipeStructure(v reflect.Value, all bool) {
 	}
 }
 
-// lowerCamel writes a member's name as AWS's messages do: AWSAccountId becomes
+// lowerCamel returns a member's name as in AWS's messages: AWSAccountId becomes
 // awsAccountId, KeyId becomes keyId.
 func lowerCamel(s string) string {
 	upper := 0

@@ -4,18 +4,21 @@ import "time"
 
 // Inputs and outputs of the operations on custom key stores.
 
-// ConnectCustomKeyStoreInput is the input of ConnectCustomKeyStore, which makes the keys of a key store usable.
+// ConnectCustomKeyStoreInput is the input of ConnectCustomKeyStore, which makes the keys in
+// a key store usable.
 type ConnectCustomKeyStoreInput struct {
 	CustomKeyStoreId *string `kms:"required,len=1..64,log"`
 }
 
-// XksProxyAuthenticationCredential is what requests to an external key store proxy are signed with.
+// XksProxyAuthenticationCredential is the credential that signs requests to an external key
+// store proxy.
 type XksProxyAuthenticationCredential struct {
 	AccessKeyId        *string `kms:"required,len=20..30,pattern=xksAccessKeyId,secret,nolog"`
 	RawSecretAccessKey *string `kms:"required,len=43..64,pattern=xksSecret,secret,nolog"`
 }
 
-// Input and output of CreateCustomKeyStore, which makes a key store outside of the cluster known to it.
+// Input and output of CreateCustomKeyStore, which registers a key store outside the
+// cluster.
 type (
 	CreateCustomKeyStoreInput struct {
 		CustomKeyStoreName               *string                           `kms:"required,len=1..256,log"`
@@ -36,12 +39,13 @@ type (
 	}
 )
 
-// DeleteCustomKeyStoreInput is the input of DeleteCustomKeyStore, which forgets a key store that has no keys.
+// DeleteCustomKeyStoreInput is the input of DeleteCustomKeyStore, which deletes a key store
+// without keys.
 type DeleteCustomKeyStoreInput struct {
 	CustomKeyStoreId *string `kms:"required,len=1..64,log"`
 }
 
-// XksProxyConfiguration says how an external key store is reached.
+// XksProxyConfiguration describes how an external key store is reached.
 type XksProxyConfiguration struct {
 	Connectivity            *string
 	AccessKeyId             *string `kms:"secret"`
@@ -64,7 +68,7 @@ type CustomKeyStoresListEntry struct {
 	XksProxyConfiguration  *XksProxyConfiguration
 }
 
-// Input and output of DescribeCustomKeyStores, which lists the key stores, or tells about one.
+// Input and output of DescribeCustomKeyStores, which lists all key stores or describes one.
 type (
 	DescribeCustomKeyStoresInput struct {
 		CustomKeyStoreId   *string `kms:"len=1..64,narrows,log"`
@@ -80,12 +84,14 @@ type (
 	}
 )
 
-// DisconnectCustomKeyStoreInput is the input of DisconnectCustomKeyStore, which makes the keys of a key store unusable until it is connected again.
+// DisconnectCustomKeyStoreInput is the input of DisconnectCustomKeyStore, which makes the
+// keys in a key store unusable until it is connected again.
 type DisconnectCustomKeyStoreInput struct {
 	CustomKeyStoreId *string `kms:"required,len=1..64,log"`
 }
 
-// UpdateCustomKeyStoreInput is the input of UpdateCustomKeyStore, which changes how a key store is reached.
+// UpdateCustomKeyStoreInput is the input of UpdateCustomKeyStore, which changes the
+// settings of a key store.
 type UpdateCustomKeyStoreInput struct {
 	CustomKeyStoreId                 *string                           `kms:"required,len=1..64,log"`
 	NewCustomKeyStoreName            *string                           `kms:"len=1..256,log"`

@@ -8,12 +8,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxViolations bounds what one answer reports, so that a small request cannot
-// ask for a huge one. AWS states no bound; nobody reads the hundredth.
+// maxViolations limits the violations in one answer, so that a small request cannot cause a
+// huge one. AWS documents no limit.
 const maxViolations = 100
 
-// Validate checks an input, which is a pointer to a structure of the schema, and reports everything that is wrong
-// at once, in AWS's words.
+// Validate validates an input, which is a pointer to a structure of the schema. It reports
+// all violations together, in AWS's words.
 func (s *Schema) Validate(in any) error {
 	var v violations
 	v.structure(s, reflect.ValueOf(in).Elem(), "")
@@ -97,7 +97,7 @@ func (v *violations) member(m *Member, f reflect.Value, prefix string) {
 	}
 }
 
-// textList reports the list as a whole, as AWS does for lists of plain text.
+// textList reports violations for the list as a whole, as AWS does for lists of plain text.
 func (v *violations) textList(m *Member, list []string, prefix string) {
 	if c := m.Length.broken(len(list)); c != "" {
 		v.add(m.shown("["+strings.Join(list, ", ")+"]"), prefix+m.Label, c)
@@ -106,7 +106,7 @@ func (v *violations) textList(m *Member, list []string, prefix string) {
 	for _, s := range list {
 		for c := range m.Each.broken(s) {
 			if c != notText && m.Each.Length.Set {
-				c = m.Each.Length.text() // AWS lists both bounds, whichever is broken
+				c = m.Each.Length.text() // AWS lists both bounds, whichever is violated
 			}
 			broken = append(broken, c)
 		}
@@ -131,11 +131,11 @@ func (v *violations) textMap(m *Member, pairs map[string]string, prefix string) 
 	}
 }
 
-// notText: what is not Unicode has no place in the state, where it could not be
-// encoded. Faces refuse it before; this holds for what they miss.
+// notText is the violation of a text that is not valid UTF-8, which could not be encoded in
+// the state. Faces refuse it before; this check is for what they miss.
 const notText = "Member must be Unicode text"
 
-// broken yields the constraints that a text breaks.
+// broken yields the constraints that a text violates.
 func (m *Member) broken(s string) func(func(string) bool) {
 	return func(yield func(string) bool) {
 		if m == nil {
@@ -174,7 +174,7 @@ func (b Bounds) text() string {
 		", Member must have length greater than or equal to " + strconv.Itoa(b.Min)
 }
 
-// shown is how a message begins that may show the value.
+// shown returns the beginning of a message, with the value if that may be shown.
 func (m *Member) shown(s string) string {
 	if m.Secret {
 		return "Value"
@@ -182,5 +182,5 @@ func (m *Member) shown(s string) string {
 	return "Value '" + strings.ToValidUTF8(s, "\uFFFD") + "'"
 }
 
-// length counts text as AWS does, in characters.
+// length returns the length of a text in characters, as AWS counts it.
 func length(s string) int { return utf8.RuneCountInString(s) }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Values of the service model that this version gives a meaning to.
+// Values of the service model that this version uses.
 const (
 	SpecSymmetric      = "SYMMETRIC_DEFAULT"
 	SpecSM2            = "SM2"
@@ -27,10 +27,9 @@ const (
 	AWSAliasPrefix     = "alias/aws/"
 )
 
-// enums are the value sets of the service model. They are whole, whatever of
-// them this version supports, so that a known value that it does not support and
-// an unknown one are told apart. Their order is that in which AWS's answers list
-// them, where that is known, else the model's.
+// enums are the sets of values in the service model. They include values that this version
+// does not support, so that these can be told from invalid ones. The order is that of AWS's
+// answers where it is known, and otherwise the model's.
 var enums = map[string]*Enum{
 	"KeyUsageType": newEnum(UsageEncrypt, UsageSign, UsageMac, UsageAgree, UsageEncapsulate),
 	"KeySpec": newEnum("RSA_2048", "RSA_3072", "RSA_4096", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521",
@@ -78,14 +77,14 @@ func newEnum(values ...string) *Enum {
 // Has reports whether s is one of the values.
 func (e *Enum) Has(s string) bool { return slices.Contains(e.values, s) }
 
-// Values are all values, which the caller must not change.
+// Values returns all values. The caller must not change the slice.
 func (e *Enum) Values() []string { return e.values }
 
-// String lists the values as AWS's messages do.
+// String returns the values as AWS's messages list them.
 func (e *Enum) String() string { return e.text }
 
-// EnumOf returns the values of the service model's shape of that name. It panics if there is
-// none.
+// EnumOf returns the values of the shape with that name in the service model. It panics if
+// there is none.
 func EnumOf(shape string) *Enum {
 	e := enums[shape]
 	if e == nil {

@@ -1,12 +1,12 @@
-// Package attest checks the attestation documents of AWS Nitro Enclaves: what
-// the hypervisor says, and signs, of the program that an enclave runs. After
-// Verify the caller may rely on this: the document was made within the last five
-// minutes, in an enclave with these measurements, which holds the private half
-// of the public key; as far as the owner of the root certificate can be believed.
+// Package attest verifies the attestation documents of AWS Nitro Enclaves, in which the
+// hypervisor describes and signs the program that an enclave runs. A verified document was
+// made within the last five minutes, in an enclave with these measurements, which has the
+// private key for the public key in it. This is as trustworthy as the owner of the root
+// certificate.
 //
-// A document is a COSE_Sign1 message (RFC 9052): four items, of which one is the
-// payload and one the signature by a certificate in the payload, which chains to
-// the root. Nothing of a payload is handed out before all that has been checked.
+// A document is a COSE_Sign1 message (RFC 9052) of four items. One of them is the payload,
+// and one the signature, by a certificate in the payload that chains to the root. Nothing
+// in the payload is returned before all of that has been verified.
 package attest
 
 import (
@@ -16,21 +16,22 @@ import (
 )
 
 const (
-	// MaxAge is how old a document may be. A caller makes a new one for each
-	// request, or for a few of them.
+	// MaxAge is the maximum age of a document. Callers create a new one for each request,
+	// or for a few of them.
 	MaxAge = 5 * time.Minute
-	// MaxAhead is how far in the future a document may have been made: clocks
-	// differ, and the hypervisor's is not ours.
+	// MaxAhead is how far in the future a document may have been created, because the
+	// hypervisor's clock may differ from ours.
 	MaxAhead = time.Minute
 )
 
-// Error says what is wrong with a document. It holds nothing of the document's
-// content, and may be told to whoever sent it.
+// Error says what is wrong with a document. It contains nothing of the document and may be
+// returned to its sender.
 type Error struct{ reason string }
 
+// Error returns the reason.
 func (e *Error) Error() string { return e.reason }
 
-// What can be wrong with a document.
+// Errors of Verify.
 var (
 	ErrMalformed   = &Error{"it is malformed"}
 	ErrCertificate = &Error{"its certificates are not those of an enclave"}
@@ -42,21 +43,21 @@ var (
 	ErrKey         = &Error{"its public key is not an RSA key of 2048, 3072 or 4096 bits"}
 )
 
-// Attested is what a document that was verified says of an enclave.
+// Attested is the content of a verified document.
 type Attested struct {
-	// ModuleID names the enclave.
+	// ModuleID identifies the enclave.
 	ModuleID string
-	// PCRs are the measurements by their number.
+	// PCRs are the measurements, by number.
 	PCRs map[int][]byte
-	// PublicKey is the enclave's, and SPKI the form that the document has it in.
+	// PublicKey is the enclave's public key, and SPKI its encoding in the document.
 	PublicKey *rsa.PublicKey
 	SPKI      []byte
-	// Until is when the document ceases to be good.
+	// Until is when the document expires.
 	Until time.Time
 }
 
-// Verify checks a document at a time against root certificates. Its errors are
-// of type *Error.
+// Verify verifies a document at a time against root certificates. Its errors are of type
+// *Error.
 func Verify(document []byte, roots *x509.CertPool, now time.Time) (*Attested, error) {
 	s, err := parseSigned(document)
 	if err != nil {
@@ -66,13 +67,13 @@ func Verify(document []byte, roots *x509.CertPool, now time.Time) (*Attested, er
 	if err != nil {
 		return nil, err
 	}
-	// What is cheap first: signatures cost a millisecond each.
+	// Cheap checks come first, as each signature takes a millisecond.
 	at := now
 	switch made := p.timestamp; {
 	case made.After(now.Add(MaxAhead)):
 		return nil, ErrFuture
 	case made.After(now):
-		at = made // a certificate made just before it is not in the future either
+		at = made // so that a certificate made just before it is not in the future either
 	case !now.Before(made.Add(MaxAge)):
 		return nil, ErrTooOld
 	}
@@ -93,7 +94,7 @@ func Verify(document []byte, roots *x509.CertPool, now time.Time) (*Attested, er
 	return &Attested{ModuleID: p.moduleID, PCRs: p.pcrs, PublicKey: key, SPKI: p.publicKey, Until: until}, nil
 }
 
-// minExponent is FIPS 186-5's, appendix A.1.1.
+// minExponent is the minimum of FIPS 186-5, appendix A.1.1.
 const minExponent = 65537
 
 func parseKey(spki []byte) (*rsa.PublicKey, error) {

@@ -16,14 +16,13 @@ const (
 const (
 	cborNull  = 0xf6
 	cborBreak = 0xff
-	// cborOpenMap begins a map whose end is marked.
+	// cborOpenMap begins a map of indefinite length.
 	cborOpenMap = 0xbf
 )
 
-// reader reads CBOR as attestation documents are written, item by item, and
-// fails for good at the first that is not what was asked for. It never allocates
-// by a length that it was told: what it returns are slices of its input. Numbers
-// and lengths have one spelling, the shortest.
+// reader reads the CBOR of attestation documents, item by item, and fails permanently at
+// the first unexpected item. It never allocates according to a length in the input, and
+// returns slices of its input. Numbers and lengths must have their shortest encoding.
 type reader struct {
 	rest   []byte
 	failed bool
@@ -33,7 +32,7 @@ func (r *reader) fail() {
 	r.failed, r.rest = true, nil
 }
 
-// head reads the head of an item of the major type, and its number.
+// head reads the head of an item of the major type and returns its number.
 func (r *reader) head(major byte) uint64 {
 	if len(r.rest) == 0 || r.rest[0]>>5 != major {
 		r.fail()
@@ -49,7 +48,7 @@ func (r *reader) head(major byte) uint64 {
 		size = 1 << (info - 24)
 	}
 	if size == 0 || len(r.rest) < size {
-		r.fail() // 28 to 30 mean nothing, 31 is a length that is not said
+		r.fail() // 28 to 30 are reserved, 31 is an indefinite length
 		return 0
 	}
 	var wide [8]byte
@@ -57,13 +56,13 @@ func (r *reader) head(major byte) uint64 {
 	r.rest = r.rest[size:]
 	n := binary.BigEndian.Uint64(wide[:])
 	if size == 1 && n < 24 || size > 1 && n>>(4*size) == 0 {
-		r.fail() // a shorter head would have done
+		r.fail() // not the shortest encoding
 		return 0
 	}
 	return n
 }
 
-// take is the content of a byte or text string of min to max bytes.
+// take returns the content of a byte or text string of min to max bytes.
 func (r *reader) take(major byte, min, max int) []byte {
 	n := r.head(major)
 	if r.failed || n < uint64(min) || n > uint64(max) || n > uint64(len(r.rest)) {
@@ -75,7 +74,7 @@ func (r *reader) take(major byte, min, max int) []byte {
 	return b
 }
 
-// count is the number of items of an array, or of pairs of a map, up to max.
+// count returns the number of items in an array, or of pairs in a map, up to max.
 func (r *reader) count(major byte, max int) int {
 	n := r.head(major)
 	if n > uint64(max) {
@@ -85,7 +84,7 @@ func (r *reader) count(major byte, max int) int {
 	return int(n)
 }
 
-// skip consumes one byte if it is the next.
+// skip consumes the next byte if it is b.
 func (r *reader) skip(b byte) bool {
 	if len(r.rest) == 0 || r.rest[0] != b {
 		return false
@@ -94,10 +93,10 @@ func (r *reader) skip(b byte) bool {
 	return true
 }
 
-// end reports whether everything was read and was as asked for.
+// end reports whether the whole input was read without an error.
 func (r *reader) end() bool { return !r.failed && len(r.rest) == 0 }
 
-// appendHead writes the head of an item.
+// appendHead appends the head of an item.
 func appendHead(b []byte, major byte, n int) []byte {
 	m := major << 5
 	switch {

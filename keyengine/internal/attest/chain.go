@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// chain checks the certificates of a payload at a time, and returns the key that
-// has to have signed it and when the first of the certificates expires.
+// chain verifies the certificates of a payload at a time. It returns the key that must have
+// signed the payload, and when the first of the certificates expires.
 //
-// The bundle is in order, the root first, and each certificate names the one
-// before it as its issuer. With no name in it twice there is one path to try for
-// each root, so that a document made for the purpose cannot keep a node busy.
+// The bundle is in order, with the root first, and each certificate names the previous one
+// as its issuer. No name may occur twice, so there is one path to try for each root, and a
+// crafted document cannot keep a node busy.
 func (p *payload) chain(roots *x509.CertPool, at time.Time) (*ecdsa.PublicKey, time.Time, error) {
 	if roots == nil {
-		return nil, time.Time{}, ErrUntrusted // the library would take the system's
+		return nil, time.Time{}, ErrUntrusted // crypto/x509 would use the system's roots
 	}
 	path := make([]*x509.Certificate, 0, len(p.bundle)+1)
 	for _, der := range append(p.bundle[:len(p.bundle):len(p.bundle)], p.certificate) {
@@ -46,7 +46,7 @@ func (p *payload) chain(roots *x509.CertPool, at time.Time) (*ecdsa.PublicKey, t
 		if !issues(c) {
 			return nil, time.Time{}, ErrCertificate
 		}
-		if i > 0 { // the first is the root, which is not believed but known
+		if i > 0 { // the first is the root, which must be in roots
 			intermediates.AddCert(c)
 		}
 	}
@@ -62,11 +62,11 @@ func (p *payload) chain(roots *x509.CertPool, at time.Time) (*ecdsa.PublicKey, t
 			until = c.NotAfter
 		}
 	}
-	// A certificate is still good at the time that it names.
+	// A certificate is still valid at its expiry time.
 	return leaf.PublicKey.(*ecdsa.PublicKey), until.Add(1), nil
 }
 
-// onP384 reports whether a certificate is of the kind that enclaves' all are.
+// onP384 reports whether a certificate has the key type of all enclaves' certificates.
 func onP384(c *x509.Certificate) bool {
 	key, ok := c.PublicKey.(*ecdsa.PublicKey)
 	return ok && key.Curve == elliptic.P384() && c.SignatureAlgorithm == x509.ECDSAWithSHA384
@@ -76,7 +76,7 @@ func issues(c *x509.Certificate) bool {
 	return c.BasicConstraintsValid && c.IsCA && c.KeyUsage&x509.KeyUsageCertSign != 0
 }
 
-// ParseRoots reads the root certificates, in PEM, that an operator trusts.
+// ParseRoots parses PEM root certificates.
 func ParseRoots(b []byte) (*x509.CertPool, error) {
 	pool, n := x509.NewCertPool(), 0
 	for rest := bytes.TrimSpace(b); len(rest) > 0; rest = bytes.TrimSpace(rest) {

@@ -9,18 +9,18 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of documents. Those of AWS are from its description of the attestation
-// process; where it has none, ours are far above what enclaves send.
+// Limits of documents. AWS's are from its description of the attestation process. The
+// others are far above what enclaves send.
 const (
 	maxPayload     = 16384 // AWS's
 	maxCertificate = 1024  // AWS's
-	maxExtra       = 1024  // AWS's, of the public key, user data and nonce
+	maxExtra       = 1024  // AWS's, for the public key, user data and nonce
 	maxPCRs        = 32    // AWS's
 	maxBundle      = 8     // four in practice
 	maxModuleID    = 256   // about forty in practice
 	signatureSize  = 96    // r and s on P-384
 
-	coseSign1 = 18 // the tag, which may be left out
+	coseSign1 = 18 // optional tag
 )
 
 // es384 is the protected header {1: -35}: ECDSA with SHA-384.
@@ -39,7 +39,7 @@ func parseSigned(document []byte) (*signed, error) {
 	}
 	header := r.take(majorBytes, len(es384), len(es384))
 	if unprotected := r.count(majorMap, 0); unprotected != 0 {
-		return nil, ErrMalformed // not signed: nothing in it could be believed
+		return nil, ErrMalformed // this header is not signed, so it must be empty
 	}
 	s := &signed{payload: r.take(majorBytes, 1, maxPayload)}
 	s.signature = r.take(majorBytes, signatureSize, signatureSize)
@@ -49,7 +49,7 @@ func parseSigned(document []byte) (*signed, error) {
 	return s, nil
 }
 
-// signedBy checks the signature (RFC 9052, section 4.4).
+// signedBy verifies the signature (RFC 9052, section 4.4).
 func (s *signed) signedBy(key *ecdsa.PublicKey) bool {
 	const context = "Signature1"
 	b := appendHead(nil, majorArray, 4)
@@ -62,25 +62,24 @@ func (s *signed) signedBy(key *ecdsa.PublicKey) bool {
 	return ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(s.signature[:half]), new(big.Int).SetBytes(s.signature[half:]))
 }
 
-// payload is what the hypervisor says, as it is written.
+// payload is the hypervisor's description of the enclave, as encoded.
 type payload struct {
 	moduleID    string
 	timestamp   time.Time
 	pcrs        map[int][]byte
 	certificate []byte
 	bundle      [][]byte // the root first
-	publicKey   []byte   // nil without one
+	publicKey   []byte   // nil if there is none
 }
 
-// The members of a payload, by their place in the set of those that were seen.
+// The members of a payload, by their bits in the set of members seen.
 var (
 	members   = []string{"module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle", "public_key", "user_data", "nonce"}
 	mandatory = uint(1<<6 - 1) // the first six
 )
 
-// parsePayload reads a payload. Hypervisors write its map with the number of
-// members before it or with a mark at its end, and leave what an enclave did not
-// give out or write null.
+// parsePayload parses a payload. Hypervisors write its map with a definite or an indefinite
+// length, and omit optional members that an enclave did not set, or set them to null.
 func parsePayload(b []byte) (*payload, error) {
 	r := &reader{rest: b}
 	p := &payload{}
@@ -113,7 +112,7 @@ func (p *payload) member(r *reader, seen *uint) {
 		place <<= 1
 	}
 	if *seen&place != 0 {
-		r.fail() // twice
+		r.fail() // repeated
 		return
 	}
 	*seen |= place
@@ -128,7 +127,7 @@ func (p *payload) member(r *reader, seen *uint) {
 			r.fail()
 		}
 	case "timestamp":
-		// Milliseconds, in what time.Time can compare.
+		// Limit the time, in milliseconds, to what time.Time can compare.
 		ms := r.head(majorUint)
 		if ms == 0 || ms > 1<<53 {
 			r.fail()

@@ -1,5 +1,5 @@
-// Package auditfield makes the fields of audit records, and shows the members of requests as
-// such. A record holds nothing but what its maker names or what a schema says may be shown.
+// Package auditfield creates the fields of audit records, including those for the members
+// of a request. Only members whose schema permits it are included.
 package auditfield
 
 import (
@@ -9,9 +9,9 @@ import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 )
 
-// Every request has several fields, so each is one allocation together with its value.
+// Every request has several fields, so each is a single allocation together with its value.
 
-// Text is a field with a text.
+// Text returns a field with a text.
 func Text(name, value string) *auditpb.Field {
 	var f struct {
 		field auditpb.Field
@@ -22,17 +22,17 @@ func Text(name, value string) *auditpb.Field {
 	return &f.field
 }
 
-// Number is a field with a number.
+// Number returns a field with a number.
 func Number(name string, value int) *auditpb.Field {
 	return &auditpb.Field{Name: name, Value: &auditpb.Field_Number{Number: int64(value)}}
 }
 
-// Flag is a field with a yes or no.
+// Flag returns a field with a boolean.
 func Flag(name string, value bool) *auditpb.Field {
 	return &auditpb.Field{Name: name, Value: &auditpb.Field_Flag{Flag: value}}
 }
 
-// TextList is a field with a list, which it keeps.
+// TextList returns a field with a list. It keeps items.
 func TextList(name string, items []string) *auditpb.Field {
 	var f struct {
 		field auditpb.Field
@@ -45,7 +45,8 @@ func TextList(name string, items []string) *auditpb.Field {
 	return &f.field
 }
 
-// TextMap is a field with the pairs in the order of their keys, as records have to.
+// TextMap returns a field with the pairs of m in the order of their keys, as records
+// require.
 func TextMap(name string, m map[string]string) *auditpb.Field {
 	var f struct {
 		field auditpb.Field

@@ -10,15 +10,15 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Members are the members of an operation's input that its records show.
+// Members are the members of an operation's input that its records contain.
 type Members struct {
 	schema *kmsapi.Schema
-	// defaults are shown of members that are absent, by index; nil for nothing. All records
-	// share them, so nobody writes to them.
+	// defaults are the fields for absent members, by index, or nil. All records share them,
+	// so they must not be changed.
 	defaults []*auditpb.Field
 }
 
-// NewMembers takes from a schema what is shown.
+// NewMembers returns the members that a schema permits in records.
 func NewMembers(s *kmsapi.Schema) Members {
 	r := Members{s, make([]*auditpb.Field, len(s.Members))}
 	for i := range s.Members {
@@ -29,7 +29,7 @@ func NewMembers(s *kmsapi.Schema) Members {
 	return r
 }
 
-// Fields shows an input, which is a pointer to a structure of the schema.
+// Fields returns the fields for an input, which is a pointer to a structure of the schema.
 func (r *Members) Fields(in any) []*auditpb.Field {
 	v := reflect.ValueOf(in).Elem()
 	out := make([]*auditpb.Field, 0, len(r.schema.Members))
@@ -50,7 +50,7 @@ func (r *Members) Fields(in any) []*auditpb.Field {
 	return out
 }
 
-// memberField shows a member that is there.
+// memberField returns the field for a member that is present.
 func memberField(m *kmsapi.Member, f reflect.Value) *auditpb.Field {
 	switch m.Kind {
 	case kmsapi.KindText:
@@ -70,11 +70,11 @@ func memberField(m *kmsapi.Member, f reflect.Value) *auditpb.Field {
 	case kmsapi.KindStructureList:
 		return TextList(m.Label, structureLines(m.Inner, f))
 	}
-	return &auditpb.Field{Name: m.Label} // blobs are never shown
+	return &auditpb.Field{Name: m.Label} // blobs are never recorded
 }
 
-// defaultField shows what an absent member means. That the default is a value of the member,
-// its schema has checked.
+// defaultField returns the field for an absent member. The schema has checked that the
+// default is a valid value.
 func defaultField(m *kmsapi.Member) *auditpb.Field {
 	switch m.Kind {
 	case kmsapi.KindFlag:
@@ -87,7 +87,7 @@ func defaultField(m *kmsapi.Member) *auditpb.Field {
 	}
 }
 
-// structureTexts shows a structure of texts and maps of texts as one map.
+// structureTexts returns a structure of texts and maps of texts as a single map.
 func structureTexts(s *kmsapi.Schema, v reflect.Value) map[string]string {
 	out := make(map[string]string)
 	for i := range s.Members {
@@ -108,7 +108,7 @@ func structureTexts(s *kmsapi.Schema, v reflect.Value) map[string]string {
 	return out
 }
 
-// structureLines shows structures of texts, one line each.
+// structureLines returns structures of texts, one line each.
 func structureLines(s *kmsapi.Schema, list reflect.Value) []string {
 	lines := make([]string, 0, list.Len())
 	for i := range list.Len() {
@@ -124,5 +124,5 @@ func structureLines(s *kmsapi.Schema, list reflect.Value) []string {
 	return lines
 }
 
-// FormatTime writes times inside of records as CloudTrail does for KMS.
+// FormatTime formats times in records as CloudTrail does for KMS.
 func FormatTime(t time.Time) string { return t.UTC().Format("Jan 2, 2006, 3:04:05 PM") }

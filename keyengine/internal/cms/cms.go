@@ -1,14 +1,13 @@
-// Package cms writes the one kind of CMS message (RFC 5652) that AWS KMS answers
-// enclaves with: EnvelopedData for one recipient, whose RSA key the content key is
-// encrypted to with OAEP and SHA-256 (RFC 3560), and content under AES-256-CBC.
+// Package cms writes the kind of CMS message (RFC 5652) with which AWS KMS answers
+// enclaves: EnvelopedData for one recipient, with the content key encrypted to its RSA key
+// by OAEP and SHA-256 (RFC 3560), and the content encrypted by AES-256-CBC.
 //
-// The outer levels are BER of indefinite length, as AWS's answers have them. DER
-// would be the same message, but the parser of AWS's SDK for enclaves takes only
-// the former.
+// The outer levels are BER of indefinite length, as in AWS's answers. DER would be
+// equivalent, but the parser of AWS's SDK for enclaves accepts only the former.
 //
-// CMS of this kind does not authenticate the content. Whoever can change an answer
-// can make an enclave decrypt something else; what protects it from that is the
-// TLS that enclaves speak to the service.
+// This kind of CMS does not authenticate the content. An attacker who can change an answer
+// can make an enclave decrypt something else. Enclaves are protected from that by TLS to
+// the service.
 package cms
 
 import (
@@ -33,7 +32,7 @@ const (
 	indefinite = 0x80 // in place of a length
 )
 
-// What never changes, encoded.
+// Encodings of constant parts.
 var (
 	version2      = []byte{tagInteger, 1, 2}
 	envelopedData = []byte{0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x03} // 1.2.840.113549.1.7.3
@@ -44,19 +43,19 @@ var (
 	sha256OID     = []byte{0x06, 9, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01} // 2.16.840.1.101.3.4.2.1
 	null          = []byte{0x05, 0}
 
-	// oaepSHA256 is the key encryption algorithm, both of its hashes SHA-256.
+	// sha256Algorithm is the identifier of SHA-256, which OAEP uses for both of its hashes.
 	sha256Algorithm = tlv(tagSequence, sha256OID, null)
 	oaepSHA256      = tlv(tagSequence, rsaesOAEP, tlv(tagSequence,
 		tlv(tagConstructed, sha256Algorithm),
 		tlv(tagConstructed+1, tlv(tagSequence, mgf1, sha256Algorithm))))
 )
 
-// maxContent bounds what is sealed. No answer's plaintext is half as long.
+// maxContent limits the length of the content. Plaintexts in answers are less than half as
+// long.
 const maxContent = 1 << 15
 
-// Seal encrypts content to an RSA key under a content key that is made for it and
-// wiped. spki is the key as its owner wrote it: its SHA-256 is the identifier by
-// which the message names the recipient.
+// Seal encrypts content to an RSA key, under a new content key, which it wipes. spki is the
+// key as its owner encoded it: its SHA-256 identifies the recipient in the message.
 func Seal(key *rsa.PublicKey, spki, content []byte) ([]byte, error) {
 	if len(content) > maxContent {
 		return nil, fmt.Errorf("a content of %d bytes is too long", len(content))
@@ -64,7 +63,7 @@ func Seal(key *rsa.PublicKey, spki, content []byte) ([]byte, error) {
 	contentKey := make([]byte, 32)
 	defer clear(contentKey)
 	iv := make([]byte, aes.BlockSize)
-	// Neither fails: crypto/rand ends the process instead.
+	// Neither call fails: crypto/rand ends the process instead.
 	_, _ = rand.Read(contentKey)
 	_, _ = rand.Read(iv)
 	encryptedKey, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, key, contentKey, nil)
@@ -93,11 +92,11 @@ func Seal(key *rsa.PublicKey, spki, content []byte) ([]byte, error) {
 	b = append(b, tlv(tagSequence, aes256CBC, tlv(tagOctets, iv))...)
 	b = append(b, tagConstructed, indefinite)
 	b = append(b, tlv(tagOctets, encrypted)...)
-	return append(b, make([]byte, 5*2)...), nil // the ends of the five
+	return append(b, make([]byte, 5*2)...), nil // ends of five elements
 }
 
-// pad is a copy of content with the padding of RFC 5652, section 6.3, which is to be
-// encrypted in place: no second copy of it is left behind.
+// pad returns a copy of content with the padding of RFC 5652, section 6.3. It is encrypted
+// in place, so that no second copy remains.
 func pad(content []byte) []byte {
 	n := aes.BlockSize - len(content)%aes.BlockSize
 	b := make([]byte, len(content)+n)
@@ -107,7 +106,7 @@ func pad(content []byte) []byte {
 	return b
 }
 
-// tlv is a DER element of less than 64 KiB.
+// tlv returns a DER element of less than 64 KiB.
 func tlv(tag byte, contents ...[]byte) []byte {
 	n := 0
 	for _, c := range contents {

@@ -12,10 +12,12 @@ import (
 )
 
 const (
-	messageRaw    = "RAW"
+	messageRaw = "RAW"
+	// AlgorithmECDH is the only key agreement algorithm.
 	AlgorithmECDH = "ECDH"
 )
 
+// Sign implements the operation Sign.
 func Sign(ev *request.Evaluation, in *kmsapi.SignInput) (*kmsapi.SignOutput, error) {
 	t, err := useToSign(ev, *in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
 	if err != nil {
@@ -35,7 +37,7 @@ func Sign(ev *request.Evaluation, in *kmsapi.SignInput) (*kmsapi.SignOutput, err
 	return &kmsapi.SignOutput{KeyId: &t.ARN, Signature: signature, SigningAlgorithm: in.SigningAlgorithm}, nil
 }
 
-// Verify needs the public key only, so that it never unwraps anything.
+// Verify implements the operation Verify. It needs only the public key and unwraps nothing.
 func Verify(ev *request.Evaluation, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutput, error) {
 	t, err := useToSign(ev, *in.KeyId, *in.SigningAlgorithm, in.MessageType, in.Message, in.GrantTokens)
 	if err != nil {
@@ -56,8 +58,7 @@ func Verify(ev *request.Evaluation, in *kmsapi.VerifyInput) (*kmsapi.VerifyOutpu
 	return &kmsapi.VerifyOutput{KeyId: &t.ARN, SignatureValid: new(true), SigningAlgorithm: in.SigningAlgorithm}, nil
 }
 
-// useToSign finds a key to sign or verify with, and checks the message against the
-// algorithm.
+// useToSign finds a key to sign or verify with, and checks the message for the algorithm.
 func useToSign(ev *request.Evaluation, keyID, algorithm string, kind *string, message []byte, tokens []string) (*request.Target, error) {
 	if err := request.CheckTokens(ev, tokens); err != nil {
 		return nil, err
@@ -77,8 +78,8 @@ func useToSign(ev *request.Evaluation, keyID, algorithm string, kind *string, me
 	return t, RefusedByFIPS(primitive.Available(t.Key.Spec))
 }
 
-// refusedMessage says what a message type does not go with, as AWS does: the spec of
-// ML-DSA keys, else the algorithm.
+// refusedMessage returns what the message type does not fit, for AWS's message: the spec of
+// an ML-DSA key, the algorithm otherwise.
 func refusedMessage(spec, algorithm string) string {
 	if strings.HasPrefix(spec, "ML_DSA_") {
 		return "key spec " + spec
@@ -93,6 +94,7 @@ func messageType(given *string) string {
 	return *given
 }
 
+// GenerateMac implements the operation GenerateMac.
 func GenerateMac(ev *request.Evaluation, in *kmsapi.GenerateMacInput) (*kmsapi.GenerateMacOutput, error) {
 	t, err := useForMac(ev, *in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
 	if err != nil {
@@ -109,6 +111,7 @@ func GenerateMac(ev *request.Evaluation, in *kmsapi.GenerateMacInput) (*kmsapi.G
 	return &kmsapi.GenerateMacOutput{Mac: mac, MacAlgorithm: in.MacAlgorithm, KeyId: &t.ARN}, nil
 }
 
+// VerifyMac implements the operation VerifyMac.
 func VerifyMac(ev *request.Evaluation, in *kmsapi.VerifyMacInput) (*kmsapi.VerifyMacOutput, error) {
 	t, err := useForMac(ev, *in.KeyId, *in.MacAlgorithm, in.GrantTokens, in.DryRun)
 	if err != nil {
@@ -140,6 +143,7 @@ func useForMac(ev *request.Evaluation, keyID, algorithm string, tokens []string,
 	return t, nil
 }
 
+// DeriveSharedSecret implements the operation DeriveSharedSecret.
 func DeriveSharedSecret(ev *request.Evaluation, in *kmsapi.DeriveSharedSecretInput) (*kmsapi.DeriveSharedSecretOutput, error) {
 	to, err := RecipientOf(ev, in.Recipient)
 	if err != nil {
@@ -174,6 +178,7 @@ func DeriveSharedSecret(ev *request.Evaluation, in *kmsapi.DeriveSharedSecretInp
 	return out, err
 }
 
+// GenerateDataKeyPair implements the operation GenerateDataKeyPair.
 func GenerateDataKeyPair(ev *request.Evaluation, in *kmsapi.GenerateDataKeyPairInput) (*kmsapi.GenerateDataKeyPairOutput, error) {
 	to, err := RecipientOf(ev, in.Recipient)
 	if err != nil {
@@ -190,6 +195,7 @@ func GenerateDataKeyPair(ev *request.Evaluation, in *kmsapi.GenerateDataKeyPairI
 	return out, err
 }
 
+// GenerateDataKeyPairWithoutPlaintext implements the operation of that name.
 func GenerateDataKeyPairWithoutPlaintext(ev *request.Evaluation, in *kmsapi.GenerateDataKeyPairWithoutPlaintextInput) (*kmsapi.GenerateDataKeyPairWithoutPlaintextOutput, error) {
 	p, err := dataKeyPair(ev, *in.KeyId, *in.KeyPairSpec, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
@@ -249,7 +255,7 @@ func dataKeyPair(ev *request.Evaluation, keyID, spec string, context map[string]
 	}, nil
 }
 
-// withCurrent lends the newest material of a key.
+// withCurrent calls use with the current material of a key.
 func withCurrent(ev *request.Evaluation, t *request.Target, use func(material []byte) error) error {
 	m := request.CurrentMaterial(t.Key)
 	if m == nil {
@@ -259,7 +265,8 @@ func withCurrent(ev *request.Evaluation, t *request.Target, use func(material []
 	return RefusedByFIPS(ev.Vault.WithMaterial(t.Key, m, use))
 }
 
-// RefusedByFIPS tells the caller of algorithms that FIPS mode does not have.
+// RefusedByFIPS translates the error of an algorithm that is not available in FIPS mode for
+// the caller.
 func RefusedByFIPS(err error) error {
 	if errors.Is(err, primitive.ErrFIPS) {
 		return kmsapi.Errorf(kmsapi.ErrUnsupported, "This cluster runs in FIPS mode, which does not have this key spec.")
@@ -267,7 +274,7 @@ func RefusedByFIPS(err error) error {
 	return err
 }
 
-// Algorithms are what a key can do: those of its spec for its usage.
+// Algorithms returns the algorithms of a key, according to its spec and usage.
 func Algorithms(k *fsmpb.Key) []string {
 	switch {
 	case k.Spec == kmsapi.SpecSymmetric:
@@ -286,9 +293,9 @@ func Algorithms(k *fsmpb.Key) []string {
 	return nil
 }
 
-// useKey finds a key for a usage, and checks in AWS's order that the caller may,
-// in the request's encryption context if it has one, that the key's usage and then
-// its state allow it, and that it knows the algorithm.
+// useKey finds a key for a usage. In AWS's order, it checks that the caller may use it, in
+// the request's encryption context if there is one, that the key's usage and then its state
+// permit it, and that the key supports the algorithm.
 func useKey(ev *request.Evaluation, keyID, action string, context map[string]string, usage, algorithm string) (*request.Target, error) {
 	t, err := ev.Authorised(keyID, request.AnyForm, action, context)
 	if err != nil {
@@ -307,8 +314,8 @@ func fit(ev *request.Evaluation, t *request.Target, usage, algorithm string) err
 	return nil
 }
 
-// ready checks that a key is for a usage and in a state to be used: in this order,
-// since what a key is for never changes, and its state may.
+// ready checks that a key has the usage and that its state permits its use. The usage comes
+// first because it never changes.
 func ready(ev *request.Evaluation, t *request.Target, usage string) error {
 	if t.Key.Usage != usage {
 		return kmsapi.Errorf(kmsapi.ErrInvalidKeyUsage, "%s key usage is %s which is not valid for %s.", t.ARN, t.Key.Usage, ev.Op.Name)
@@ -319,7 +326,7 @@ func ready(ev *request.Evaluation, t *request.Target, usage string) error {
 	return ev.Op.States.Check(t.ARN, t.Key.State)
 }
 
-// forDataKeys finds a key to encrypt data keys with: a symmetric one.
+// forDataKeys finds a symmetric key that encrypts data keys.
 func forDataKeys(ev *request.Evaluation, keyID string, context map[string]string) (*request.Target, error) {
 	t, err := ev.Authorised(keyID, request.AnyForm, ev.Op.Action(), context)
 	if err != nil {

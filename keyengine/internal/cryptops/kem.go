@@ -8,7 +8,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Encapsulate needs the public key only, so that it never unwraps anything.
+// Encapsulate implements the operation Encapsulate. It needs only the public key and
+// unwraps nothing.
 func Encapsulate(ev *request.Evaluation, in *kmsapi.EncapsulateInput) (*kmsapi.EncapsulateOutput, error) {
 	t, err := useKEM(ev, *in.KeyId, *in.EncapsulationAlgorithm, in.GrantTokens)
 	if err != nil {
@@ -28,8 +29,9 @@ func Encapsulate(ev *request.Evaluation, in *kmsapi.EncapsulateInput) (*kmsapi.E
 	}, nil
 }
 
-// Decapsulate gives a secret for every ciphertext of the right length: whether it is
-// the one that was encapsulated is for the two sides to find out.
+// Decapsulate implements the operation Decapsulate. It returns a secret for every
+// ciphertext of the right length; the two parties must find out whether they have the same
+// one.
 func Decapsulate(ev *request.Evaluation, in *kmsapi.DecapsulateInput) (*kmsapi.DecapsulateOutput, error) {
 	t, err := useKEM(ev, *in.KeyId, *in.EncapsulationAlgorithm, in.GrantTokens)
 	if err != nil {

@@ -14,14 +14,15 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// recipient is the enclave that an answer is for; nil is the caller itself.
+// recipient is the enclave that an answer is encrypted to. A nil recipient stands for the
+// caller itself.
 type recipient struct {
 	document []byte
-	attested *attest.Attested // once the document is verified
+	attested *attest.Attested // set once the document is verified
 }
 
-// RecipientOf says whom a request wants its answer for. The document is not looked
-// at yet: see attest.
+// RecipientOf returns the recipient of a request's answer. It does not verify the
+// attestation document; AttestTo does.
 func RecipientOf(ev *request.Evaluation, in *kmsapi.RecipientInfo) (*recipient, error) {
 	switch {
 	case in == nil:
@@ -36,9 +37,9 @@ func RecipientOf(ev *request.Evaluation, in *kmsapi.RecipientInfo) (*recipient, 
 	return &recipient{document: in.AttestationDocument}, nil
 }
 
-// AttestTo verifies the document of a recipient, if there is one. Operations call it
-// once the caller is known to be allowed to what it asks for, as it costs some
-// milliseconds, and before anything is made or opened.
+// AttestTo verifies the document of a recipient, if there is one. Operations call it after
+// authorisation, because it takes some milliseconds, and before anything is generated or
+// decrypted.
 func AttestTo(ev *request.Evaluation, r *recipient) error {
 	if r == nil {
 		return nil
@@ -50,14 +51,14 @@ func AttestTo(ev *request.Evaluation, r *recipient) error {
 	if err != nil {
 		return err
 	}
-	// So that a record which waits does not outlast the document.
+	// The record must not be accepted after the document has expired.
 	ev.Within(0, a.Until.UnixNano())
 	r.attested, ev.Recipient = a, attestedField(a)
 	return nil
 }
 
-// Deliver returns what an answer shows of a plaintext: itself, or only an envelope
-// that the enclave can open. Then the plaintext is wiped.
+// Deliver returns the members of an answer for a plaintext: the plaintext itself, or an
+// envelope that only the enclave can open. In that case it wipes the plaintext.
 func (r *recipient) Deliver(plaintext []byte) (plain, ciphertext []byte, err error) {
 	if r == nil {
 		return plaintext, nil, nil
@@ -70,12 +71,12 @@ func (r *recipient) Deliver(plaintext []byte) (plain, ciphertext []byte, err err
 	return nil, ciphertext, err
 }
 
-// recordedPCRs are the measurements, after the image's, that CloudTrail shows
-// always; others are shown where they were set.
+// recordedPCRs are the measurements besides the image's that CloudTrail always has. It has
+// others if they are set.
 var recordedPCRs = []int{1, 2, 3, 4, 8}
 
-// attestedField is what a record says of the enclave, as CloudTrail does, but with
-// measurements in hexadecimal, as condition keys have them.
+// attestedField describes the enclave for the record, as in CloudTrail except that
+// measurements are hexadecimal, as in condition keys.
 func attestedField(a *attest.Attested) *auditpb.Field {
 	const prefix = "attestationDocument"
 	shown := map[string]string{prefix + "ModuleId": a.ModuleID}

@@ -15,8 +15,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// FromStore is a failure of a key store as an operation tells of it: as the error
-// that pick chooses.
+// FromStore translates a failure of a key store into the error that pick chooses, and logs
+// it. Other errors are returned unchanged.
 func FromStore(ev *request.Evaluation, s *fsmpb.KeyStore, err error, pick func(*keystore.Failure) *kmsapi.Error) error {
 	f, ok := errors.AsType[*keystore.Failure](err)
 	if !ok {
@@ -26,12 +26,13 @@ func FromStore(ev *request.Evaluation, s *fsmpb.KeyStore, err error, pick func(*
 	return kmsapi.Errorf(pick(f), "%s", f.Message)
 }
 
+// StoreError picks the error for operations on key stores.
 func StoreError(f *keystore.Failure) *kmsapi.Error     { return f.Store }
 func storeKeyError(f *keystore.Failure) *kmsapi.Error  { return f.Key }
 func storeCryptoError(*keystore.Failure) *kmsapi.Error { return kmsapi.ErrInvalidState }
 
-// outerFor is the side of a store, and what it is told of the request. arn is that
-// of the key, if there is one.
+// outerFor returns the backend of a store and the description of the request for it. arn is
+// the key's, or empty.
 func outerFor(ev *request.Evaluation, s *fsmpb.KeyStore, arn string) (keystore.Backend, *keystore.Store, error) {
 	o := ev.Stores.Of(s.Type)
 	if o == nil {
@@ -46,7 +47,7 @@ func outerFor(ev *request.Evaluation, s *fsmpb.KeyStore, arn string) (keystore.B
 	}, nil
 }
 
-// ConnectStore has a store be used.
+// ConnectStore connects to a store.
 func ConnectStore(ev *request.Evaluation, s *fsmpb.KeyStore) error {
 	o, to, err := outerFor(ev, s, "")
 	if err != nil {
@@ -56,8 +57,8 @@ func ConnectStore(ev *request.Evaluation, s *fsmpb.KeyStore) error {
 	return err
 }
 
-// TryStore has a store with new settings tried out before they are taken. Its secret
-// is not wrapped yet.
+// TryStore tests a store with new settings before they are accepted. Its secret is not
+// wrapped yet.
 func TryStore(ev *request.Evaluation, s *fsmpb.KeyStore, secret []byte) error {
 	o, to, err := outerFor(ev, s, "")
 	if err != nil {
@@ -69,7 +70,7 @@ func TryStore(ev *request.Evaluation, s *fsmpb.KeyStore, secret []byte) error {
 	return FromStore(ev, s, err, StoreError)
 }
 
-// storeRandom has a store make random bytes.
+// storeRandom gets random bytes from a store.
 func storeRandom(ev *request.Evaluation, s *fsmpb.KeyStore, n int) ([]byte, error) {
 	o, to, err := outerFor(ev, s, "")
 	if err != nil {
@@ -79,7 +80,7 @@ func storeRandom(ev *request.Evaluation, s *fsmpb.KeyStore, n int) ([]byte, erro
 	return b, FromStore(ev, s, err, storeKeyError)
 }
 
-// CheckStoreKey checks the external key of a new KMS key.
+// CheckStoreKey checks the external key for a new KMS key.
 func CheckStoreKey(ev *request.Evaluation, s *fsmpb.KeyStore, key string) error {
 	o, to, err := outerFor(ev, s, "")
 	if err != nil {
@@ -90,8 +91,8 @@ func CheckStoreKey(ev *request.Evaluation, s *fsmpb.KeyStore, key string) error 
 	return FromStore(ev, s, err, storeKeyError)
 }
 
-// sealOuter encrypts under the newest material of a key in a custom key store, and
-// has the store encrypt that.
+// sealOuter encrypts under the current material of a key in a custom key store, and has the
+// store encrypt the result.
 func sealOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, plaintext []byte, context map[string]string) ([]byte, error) {
 	s, err := request.StoreOf(ev, t.Key)
 	if err != nil {
@@ -126,8 +127,8 @@ func sealOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, pla
 	return blob, FromStore(ev, s, err, storeCryptoError)
 }
 
-// openOuter is the reverse. What is wrong with the ciphertext is found out here,
-// and the store never sees it.
+// openOuter reverses sealOuter. An invalid ciphertext is detected here and never sent to
+// the store.
 func openOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, blob []byte, context map[string]string) ([]byte, error) {
 	s, err := request.StoreOf(ev, t.Key)
 	if err != nil {
@@ -158,18 +159,19 @@ func openOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, blo
 		return err
 	})
 	if errors.Is(err, keymat.ErrCiphertext) {
-		// The ciphertext is ours, so what the store made of it is wrong.
+		// The ciphertext is genuine, so the store returned a wrong plaintext.
 		return nil, FromStore(ev, s, keystore.Failed(fmt.Errorf("key %s: what the key store decrypted to is no message of ours", t.ID)), storeCryptoError)
 	}
 	return plaintext, err
 }
 
-// header is what a ciphertext under a material of a key begins with.
+// header returns the header of a ciphertext under a material of a key.
 func header(ev *request.Evaluation, t *request.Target, m *fsmpb.Material) keymat.Header {
 	return keymat.Header{Cell: keymat.CellOf(ev.Cluster().Id), Key: t.ID.ID, Version: [16]byte(m.Id)}
 }
 
-// outsideName names a question to a store, by a digest of all its parts.
+// outsideName names a call to a store, as a digest of everything that its result depends
+// on.
 func outsideName(kind string, parts ...[]byte) string {
 	h := sha256.New()
 	for _, p := range parts {
@@ -179,10 +181,10 @@ func outsideName(kind string, parts ...[]byte) string {
 	return kind + " " + hex.EncodeToString(h.Sum(nil))
 }
 
-// version is that of a store, which changes with everything about it.
+// version returns the version of a store, which changes with all of its settings.
 func version(s *fsmpb.KeyStore) []byte { return binary.BigEndian.AppendUint64(nil, s.Version) }
 
-// generateRandomInStore is GenerateRandom with the bytes of a key store.
+// generateRandomInStore is GenerateRandom with random bytes from a key store.
 func generateRandomInStore(ev *request.Evaluation, id string, n int, to *recipient) (*kmsapi.GenerateRandomOutput, error) {
 	s, err := request.KeyStoreNamed(ev, id)
 	switch {

@@ -13,6 +13,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
+// Encrypt implements the operation Encrypt.
 func Encrypt(ev *request.Evaluation, in *kmsapi.EncryptInput) (*kmsapi.EncryptOutput, error) {
 	if err := request.CheckTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
@@ -35,6 +36,7 @@ func Encrypt(ev *request.Evaluation, in *kmsapi.EncryptInput) (*kmsapi.EncryptOu
 	return &kmsapi.EncryptOutput{CiphertextBlob: blob, KeyId: &t.ARN, EncryptionAlgorithm: &algorithm}, nil
 }
 
+// Decrypt implements the operation Decrypt.
 func Decrypt(ev *request.Evaluation, in *kmsapi.DecryptInput) (*kmsapi.DecryptOutput, error) {
 	if err := request.CheckTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
@@ -66,7 +68,8 @@ func Decrypt(ev *request.Evaluation, in *kmsapi.DecryptInput) (*kmsapi.DecryptOu
 	return out, nil
 }
 
-// ReEncrypt finishes with the source before it looks at the destination.
+// ReEncrypt implements the operation ReEncrypt. It decrypts before it looks at the
+// destination key.
 func ReEncrypt(ev *request.Evaluation, in *kmsapi.ReEncryptInput) (*kmsapi.ReEncryptOutput, error) {
 	if err := request.CheckTokens(ev, in.GrantTokens); err != nil {
 		return nil, err
@@ -108,6 +111,7 @@ const (
 	ActionReEncryptTo   = "kms:ReEncryptTo"
 )
 
+// GenerateDataKey implements the operation GenerateDataKey.
 func GenerateDataKey(ev *request.Evaluation, in *kmsapi.GenerateDataKeyInput) (*kmsapi.GenerateDataKeyOutput, error) {
 	to, err := RecipientOf(ev, in.Recipient)
 	if err != nil {
@@ -124,6 +128,7 @@ func GenerateDataKey(ev *request.Evaluation, in *kmsapi.GenerateDataKeyInput) (*
 	return out, err
 }
 
+// GenerateDataKeyWithoutPlaintext implements the operation of that name.
 func GenerateDataKeyWithoutPlaintext(ev *request.Evaluation, in *kmsapi.GenerateDataKeyWithoutPlaintextInput) (*kmsapi.GenerateDataKeyWithoutPlaintextOutput, error) {
 	k, err := dataKey(ev, *in.KeyId, in.KeySpec, in.NumberOfBytes, in.EncryptionContext, in.GrantTokens, in.DryRun, nil)
 	if err != nil {
@@ -168,8 +173,8 @@ func dataKey(ev *request.Evaluation, keyID string, spec *string, size *int32, co
 	return &kmsapi.GenerateDataKeyOutput{CiphertextBlob: blob, Plaintext: plaintext, KeyId: &t.ARN, KeyMaterialId: request.ShownMaterial(t, m)}, nil
 }
 
-// newDataKey makes a data key. One that a key store encrypts is made once: what the
-// store made of it is kept too, and has to be of the same bytes.
+// newDataKey generates a data key. If a key store encrypts it, the data key is kept between
+// evaluations of the request, like the store's answer, which belongs to it.
 func newDataKey(ev *request.Evaluation, t *request.Target, n int) ([]byte, error) {
 	random := func() ([]byte, error) {
 		b := make([]byte, n)
@@ -184,6 +189,7 @@ func newDataKey(ev *request.Evaluation, t *request.Target, n int) ([]byte, error
 	return ev.Secret(b), err
 }
 
+// GenerateRandom implements the operation GenerateRandom.
 func GenerateRandom(ev *request.Evaluation, in *kmsapi.GenerateRandomInput) (*kmsapi.GenerateRandomOutput, error) {
 	to, err := RecipientOf(ev, in.Recipient)
 	if err != nil {
@@ -210,8 +216,7 @@ func GenerateRandom(ev *request.Evaluation, in *kmsapi.GenerateRandomInput) (*km
 	return out, err
 }
 
-// algorithmOr is the encryption algorithm of a request: AWS's default if it names
-// none.
+// algorithmOr returns the encryption algorithm of a request, or AWS's default.
 func algorithmOr(given *string) string {
 	if given == nil {
 		return kmsapi.AlgorithmSymmetric
@@ -219,7 +224,8 @@ func algorithmOr(given *string) string {
 	return *given
 }
 
-// fits checks what an asymmetric key can encrypt: so much, and with no context.
+// fits checks that an asymmetric key can encrypt a plaintext of that size, and that there
+// is no encryption context.
 func fits(t *request.Target, algorithm string, size int, context map[string]string) error {
 	if algorithm == kmsapi.AlgorithmSymmetric {
 		return nil
@@ -233,8 +239,8 @@ func fits(t *request.Target, algorithm string, size int, context map[string]stri
 	return nil
 }
 
-// encrypt encrypts under the newest material of a key: with its public half if it
-// is asymmetric.
+// encrypt encrypts under the current material of a key, with its public key if it is
+// asymmetric.
 func encrypt(ev *request.Evaluation, t *request.Target, algorithm string, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	if algorithm == kmsapi.AlgorithmSymmetric {
 		return seal(ev, t, plaintext, context)
@@ -245,7 +251,7 @@ func encrypt(ev *request.Evaluation, t *request.Target, algorithm string, plaint
 	return blob, m, err
 }
 
-// seal encrypts under the newest material of a symmetric key.
+// seal encrypts under the current material of a symmetric key.
 func seal(ev *request.Evaluation, t *request.Target, plaintext []byte, context map[string]string) ([]byte, *fsmpb.Material, error) {
 	m := request.CurrentMaterial(t.Key)
 	if m == nil {
@@ -265,21 +271,20 @@ func seal(ev *request.Evaluation, t *request.Target, plaintext []byte, context m
 	return blob, m, err
 }
 
-// ciphertext is one to open, with what the request says of it.
+// ciphertext is a ciphertext to decrypt, with the members of the request that concern it.
 type ciphertext struct {
 	blob      []byte
 	context   map[string]string
-	keyMember string // the member that keyID stands in
+	keyMember string // name of the member with keyID
 	keyID     *string
 	algorithm *string
-	ignored   bool       // dry run without the ciphertext
-	to        *recipient // whom the plaintext is for
+	ignored   bool       // a dry run without the ciphertext
+	to        *recipient // recipient of the plaintext
 }
 
-// openCiphertext decrypts. The ciphertext names its key; a key in the request
-// only says which one it may be. Whatever is wrong with a ciphertext is one and
-// the same error. A dry run opens it too: else it could not tell that the
-// request would have succeeded.
+// openCiphertext decrypts a ciphertext. The ciphertext names its key; a key in the request
+// only restricts which one it may be. All invalid ciphertexts lead to the same error. A dry
+// run decrypts too, as it could not tell otherwise whether the request would succeed.
 func openCiphertext(ev *request.Evaluation, c ciphertext, action string) (*request.Target, []byte, *fsmpb.Material, error) {
 	if c.blob == nil && !c.ignored {
 		return nil, nil, nil, kmsapi.MissingMember("ciphertextBlob")
@@ -300,8 +305,8 @@ func openCiphertext(ev *request.Evaluation, c ciphertext, action string) (*reque
 		case ours && h.Key != t.ID.ID:
 			err = kmsapi.Errorf(kmsapi.ErrIncorrectKey, "The key ID in the request does not identify a CMK that can perform this operation.")
 		case !ours && algorithmOr(c.algorithm) == kmsapi.AlgorithmSymmetric:
-			// Before anything is asked of the key: a ciphertext of an RSA key whose
-			// algorithm is not named is one that cannot be read.
+			// Without an algorithm, a ciphertext of an RSA key cannot be told from an
+			// invalid one. Refuse it before the key's usage and state are checked.
 			err = kmsapi.ErrInvalidCiphertext
 		}
 	} else if ours {
@@ -338,7 +343,7 @@ func openCiphertext(ev *request.Evaluation, c ciphertext, action string) (*reque
 	return nil, nil, nil, kmsapi.ErrInvalidCiphertext
 }
 
-// openRSA decrypts what was encrypted with an asymmetric key's public half.
+// openRSA decrypts what was encrypted with an asymmetric key's public key.
 func openRSA(ev *request.Evaluation, t *request.Target, c ciphertext) (*request.Target, []byte, *fsmpb.Material, error) {
 	var plaintext []byte
 	err := withCurrent(ev, t, func(material []byte) (err error) {
@@ -351,13 +356,13 @@ func openRSA(ev *request.Evaluation, t *request.Target, c ciphertext) (*request.
 	return t, plaintext, request.CurrentMaterial(t.Key), err
 }
 
-// ciphertextKey finds the key that a ciphertext names, without telling a key
-// that is gone from one that the caller may not use.
+// ciphertextKey finds the key that a ciphertext names. The caller cannot distinguish a
+// deleted key from one that it may not use.
 func ciphertextKey(ev *request.Evaluation, id [16]byte, action string, context map[string]string) (*request.Target, error) {
 	t := ev.Target(fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region(), ID: id})
 	if t.Key == nil {
 		if !request.WasKey(ev, id) {
-			return nil, kmsapi.ErrInvalidCiphertext // never was a key: not a ciphertext
+			return nil, kmsapi.ErrInvalidCiphertext // there never was such a key, so this is not a ciphertext
 		}
 		return nil, ev.ForbiddenCiphertext(action)
 	}
@@ -373,8 +378,8 @@ func open(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, c cipher
 	var plaintext []byte
 	var err error
 	if t.Key.KeyStore != "" {
-		// And in no other way: the store knows the message that it encrypted, which
-		// would open here without it.
+		// Accept no other form: the store has seen the inner message, which could be
+		// decrypted here without the store.
 		plaintext, err = openOuter(ev, t, m, c.blob, c.context)
 	} else {
 		err = ev.Vault.WithMaterial(t.Key, m, func(material []byte) (err error) {
@@ -388,8 +393,8 @@ func open(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, c cipher
 	return plaintext, err
 }
 
-// parseHeader reads which key a ciphertext belongs to. Whether it has the form that
-// the key's have is found out when it is opened.
+// parseHeader reads which key a ciphertext belongs to. Whether the ciphertext has the right
+// form for the key is checked when it is decrypted.
 func parseHeader(blob []byte) (keymat.Header, error) {
 	if h, err := keymat.ParseHeader(blob); err == nil {
 		return h, nil

@@ -1,7 +1,8 @@
-// Package forward gives the API's structures the form in which they travel between nodes: trees
-// of typed members, by name. A member that is absent stays absent, and one that the reader does
-// not know refuses the message, so that nodes of different versions misunderstand nothing. Blobs
-// and maps are shared with the message, not copied: who wipes the structure wipes the message.
+// Package forward encodes the API's structures for messages between nodes, as trees of
+// typed members with names. Absent members stay absent. A message with a member that the
+// reader does not know is refused, so that nodes of different versions cannot misunderstand
+// each other. Blobs and maps are shared with the message and not copied, so wiping the
+// structure wipes the message.
 package forward
 
 import (
@@ -19,7 +20,7 @@ import (
 
 var errUnknownField = errors.New("it has a field that this version does not know")
 
-// AllKnown refuses a message that has, at any depth, what this version does not know.
+// AllKnown returns an error if a message has unknown fields at any depth.
 func AllKnown(m protoreflect.Message) (err error) {
 	if len(m.GetUnknown()) > 0 {
 		return errUnknownField
@@ -41,7 +42,7 @@ func AllKnown(m protoreflect.Message) (err error) {
 	return err
 }
 
-// Wipe overwrites the blobs of a message that no structure was made of, or not all of one.
+// Wipe clears the blobs of a message that was not, or only partly, unpacked.
 func Wipe(s *forwardpb.Struct) {
 	for _, m := range s.GetMembers() {
 		wipeValue(m.GetValue())
@@ -56,7 +57,7 @@ func wipeValue(v *forwardpb.Value) {
 	}
 }
 
-// Pack makes a message of what v points to, a structure of the schema.
+// Pack returns the message for the structure of the schema that v points to.
 func Pack(s *kmsapi.Schema, v any) (*forwardpb.Struct, error) {
 	from, err := s.Of(v)
 	if err != nil {
@@ -76,7 +77,7 @@ func packStruct(s *kmsapi.Schema, v reflect.Value) *forwardpb.Struct {
 	return out
 }
 
-// packMember is for a member that is there.
+// packMember packs a member that is present.
 func packMember(m *kmsapi.Member, f reflect.Value) *forwardpb.Value {
 	v := new(forwardpb.Value)
 	switch m.Kind {
@@ -110,8 +111,8 @@ func packMember(m *kmsapi.Member, f reflect.Value) *forwardpb.Value {
 	return v
 }
 
-// Unpack fills what v points to, an empty structure of the schema. After an error it may be
-// filled in part.
+// Unpack fills the empty structure of the schema that v points to. After an error it may be
+// partly filled.
 func Unpack(s *kmsapi.Schema, v any, from *forwardpb.Struct) error {
 	to, err := s.Of(v)
 	if err != nil {

@@ -11,14 +11,14 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// Sealed is what a token made of a message, by AES-256-GCM.
+// Sealed is a message encrypted by a token, with AES-256-GCM.
 type Sealed struct {
 	Key        []byte // id of the key, 16 bytes
 	Ciphertext []byte
 	IV, Tag    []byte
 }
 
-// Encrypt encrypts under the key of that label.
+// Encrypt encrypts under the current key with that label.
 func (m *Module) Encrypt(ctx context.Context, name, label string, pin Secret, message, aad []byte) (*Sealed, error) {
 	var sealed *Sealed
 	err := m.with(ctx, name, pin, func(s pkcs11.SessionHandle) error {
@@ -50,7 +50,7 @@ func (m *Module) Encrypt(ctx context.Context, name, label string, pin Secret, me
 	return sealed, nil
 }
 
-// Decrypt is the reverse.
+// Decrypt reverses Encrypt.
 func (m *Module) Decrypt(ctx context.Context, name, label string, pin Secret, sealed *Sealed, aad []byte) ([]byte, error) {
 	var message []byte
 	err := m.with(ctx, name, pin, func(s pkcs11.SessionHandle) error {
@@ -77,7 +77,7 @@ func (m *Module) Decrypt(ctx context.Context, name, label string, pin Secret, se
 	return message, nil
 }
 
-// Random has the token make random bytes.
+// Random returns n random bytes of the token.
 func (m *Module) Random(ctx context.Context, name string, pin Secret, n int) ([]byte, error) {
 	var b []byte
 	err := m.with(ctx, name, pin, func(s pkcs11.SessionHandle) (err error) {
@@ -95,7 +95,7 @@ func (m *Module) Random(ctx context.Context, name string, pin Secret, n int) ([]
 	return b, nil
 }
 
-// named finds the keys of a label.
+// named returns the attributes that find the keys with a label.
 func named(label string) []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY),
@@ -104,7 +104,7 @@ func named(label string) []*pkcs11.Attribute {
 	}
 }
 
-// generate makes a key that never leaves the token.
+// generate generates a key that cannot be extracted from the token.
 func (m *Module) generate(s pkcs11.SessionHandle, label string) error {
 	id := make([]byte, idSize)
 	_, _ = rand.Read(id) // never fails: crypto/rand ends the process instead
@@ -127,8 +127,8 @@ func (m *Module) generate(s pkcs11.SessionHandle, label string) error {
 	return nil
 }
 
-// current is the key of a label that encrypts. Two nodes that connect at the same
-// moment may both have made one: the one with the least id is everybody's.
+// current returns the key with a label that encrypts. Two nodes that connect at the same
+// time may both have generated one. All nodes use the one with the lowest id.
 func (m *Module) current(s pkcs11.SessionHandle, label string) (key pkcs11.ObjectHandle, id []byte, err error) {
 	keys, err := m.find(s, named(label), maxMade)
 	if err != nil {

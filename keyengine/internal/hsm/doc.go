@@ -1,10 +1,9 @@
-// Package hsm encrypts with keys in PKCS #11 tokens. It has something in it only
-// with the build tag pkcs11, which needs cgo: the usual binary is static and loads
-// no foreign code.
+// Package hsm encrypts with keys in PKCS #11 tokens. Its code is built only with the build
+// tag pkcs11, because it needs cgo: the usual binary is static and loads no foreign code.
 //
-// A caller may rely on this: keys are made in the token, cannot be taken out of it,
-// and are found by an id that ciphertexts carry, so that whichever key encrypted
-// decrypts; a PIN is tried once for each connecting and once a process for using,
-// never in a loop that would lock the token; and a module that hangs holds up its
-// callers only until their context ends.
+// The package guarantees the following. Keys are generated in the token and cannot be
+// extracted. Ciphertexts contain the id of their key, so that they can be decrypted
+// whichever key was used. A PIN is tried once for each Connect and once per process for
+// other calls, and never in a loop that could lock the token. A module that hangs delays
+// its callers only until their contexts end.
 package hsm

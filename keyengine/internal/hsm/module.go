@@ -17,51 +17,50 @@ import (
 )
 
 const (
-	// slots bounds the calls into a module that are under way for one token,
-	// abandoned ones included.
+	// slots is the maximum number of calls in flight for one token, including abandoned
+	// ones.
 	slots = 16
-	// timeout of a call.
+	// timeout is that of one call.
 	timeout = 5 * time.Second
 	idSize  = 16
 	ivSize  = 12
 	tagSize = 16
-	maxMade = 16 // keys of one label that are looked at
+	maxMade = 16 // maximum number of keys with one label that are considered
 )
 
 var (
-	// ErrNoToken: there is no token of that name, or it is not there now.
+	// ErrNoToken means that no token has that name, or that it is not present.
 	ErrNoToken = errors.New("hsm: no such token")
-	// ErrPIN: the token does not take the PIN.
+	// ErrPIN means that the token does not accept the PIN.
 	ErrPIN = errors.New("hsm: wrong PIN")
-	// ErrLocked: the token takes no PIN any more.
+	// ErrLocked means that the token's PIN is locked.
 	ErrLocked = errors.New("hsm: PIN is locked")
-	// ErrNoKey: the token has not the key that is needed.
+	// ErrNoKey means that the token does not have the key.
 	ErrNoKey = errors.New("hsm: no such key in the token")
-	// ErrBusy: the module did not answer in time.
+	// ErrBusy means that the module did not answer in time.
 	ErrBusy = errors.New("hsm: no answer in time")
 )
 
-// Module is a loaded PKCS #11 module with the tokens that may be used. It is safe
-// for concurrent use.
+// Module is a loaded PKCS #11 module with the tokens that may be used. It is safe for
+// concurrent use.
 type Module struct {
 	ctx    *pkcs11.Ctx
 	ours   bool // initialised by this Module
 	tokens map[string]*token
-	check  [32]byte // key of the digests of PINs
+	check  [32]byte // key for the digests of PINs
 }
 
-// token is one that the operator named.
+// token is a token in the operator's configuration.
 type token struct {
 	label string
 	busy  chan struct{}
 
 	mu     sync.RWMutex
-	pin    [sha256.Size]byte     // digest of the PIN that is logged in with
-	anchor *pkcs11.SessionHandle // keeps the login
+	pin    [sha256.Size]byte     // digest of the PIN of the login
+	anchor *pkcs11.SessionHandle // session that keeps the login
 }
 
-// Open loads a module. tokens are the labels of tokens by the name that callers
-// have for each.
+// Open loads a module. tokens maps the names that callers use to the labels of tokens.
 func Open(path string, tokens map[string]string) (*Module, error) {
 	ctx := pkcs11.New(path)
 	if ctx == nil {
@@ -82,17 +81,17 @@ func Open(path string, tokens map[string]string) (*Module, error) {
 	return m, nil
 }
 
-// Close ends the use of the module. Calls that are still under way fail.
+// Close finalises the module. Calls in flight fail.
 func (m *Module) Close() {
 	if m.ours {
 		_ = m.ctx.Finalize()
 	}
 }
 
-// Secret lends a PIN.
+// Secret calls use with a PIN.
 type Secret func(use func(pin []byte) error) error
 
-// Has tells whether a token is named, and is there.
+// Has checks that a token is configured and present.
 func (m *Module) Has(ctx context.Context, name string) error {
 	return m.do(ctx, name, func(t *token) error {
 		_, err := m.slot(t)
@@ -100,8 +99,8 @@ func (m *Module) Has(ctx context.Context, name string) error {
 	})
 }
 
-// Connect logs in anew, so that the PIN is really tried, and makes the key of that
-// label if the token has none.
+// Connect logs in again, so that the PIN is tried, and generates a key with that label if
+// the token has none.
 func (m *Module) Connect(ctx context.Context, name, label string, pin Secret) error {
 	return m.do(ctx, name, func(t *token) error {
 		t.mu.Lock()
@@ -120,8 +119,8 @@ func (m *Module) Connect(ctx context.Context, name, label string, pin Secret) er
 	})
 }
 
-// do runs f, with a place among those who use a token. If ctx ends first the caller
-// goes, and f keeps its place until the module returns.
+// do runs f when a slot for the token is free. If ctx ends first, do returns, and f
+// occupies its slot until the module returns.
 func (m *Module) do(ctx context.Context, name string, f func(*token) error) error {
 	t := m.tokens[name]
 	if t == nil {
@@ -147,7 +146,7 @@ func (m *Module) do(ctx context.Context, name string, f func(*token) error) erro
 	}
 }
 
-// with runs f in a session of its own that is logged in.
+// with runs f in its own session, logged in.
 func (m *Module) with(ctx context.Context, name string, pin Secret, f func(pkcs11.SessionHandle) error) error {
 	return m.do(ctx, name, func(t *token) error {
 		in, err := m.loggedIn(t, pin)
@@ -163,7 +162,7 @@ func (m *Module) with(ctx context.Context, name string, pin Secret, f func(pkcs1
 		err = m.session(t, f)
 		t.mu.RUnlock()
 		if is(err, pkcs11.CKR_USER_NOT_LOGGED_IN) || is(err, pkcs11.CKR_DEVICE_REMOVED) || is(err, pkcs11.CKR_TOKEN_NOT_PRESENT) {
-			// The token was away: the next call logs in again.
+			// The token was removed. Make the next call log in again.
 			t.mu.Lock()
 			m.logout(t)
 			t.mu.Unlock()
@@ -186,7 +185,7 @@ func (m *Module) digest(pin []byte) (sum [sha256.Size]byte) {
 	return sum
 }
 
-// loggedIn tells whether the token is logged in to with that PIN.
+// loggedIn reports whether the token is logged in with that PIN.
 func (m *Module) loggedIn(t *token, pin Secret) (in bool, err error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -227,8 +226,8 @@ func (m *Module) login(t *token, pin Secret) error {
 	return fmt.Errorf("hsm: logging in: %w", err)
 }
 
-// logout also ends a login that another part of the process made: what counts is
-// the PIN at hand.
+// logout also ends a login by another part of the process, because only the current PIN
+// counts.
 func (m *Module) logout(t *token) {
 	if t.anchor != nil {
 		_ = m.ctx.Logout(*t.anchor)
@@ -250,7 +249,7 @@ func (m *Module) session(t *token, f func(pkcs11.SessionHandle) error) error {
 	return f(s)
 }
 
-// slot is where a token is now.
+// slot returns the slot of a token.
 func (m *Module) slot(t *token) (uint, error) {
 	all, err := m.ctx.GetSlotList(true)
 	if err != nil {

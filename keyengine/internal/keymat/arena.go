@@ -11,44 +11,43 @@ import (
 )
 
 const (
-	// DefaultArenaSize is the size in bytes of an arena that is opened with
-	// size 0: room for 8,192 keys, and a sixteenth of the 8 MiB that Linux lets
-	// a process lock without privileges.
+	// DefaultArenaSize is the size in bytes of an arena that is opened with size 0: room
+	// for 8,192 keys, and a sixteenth of the 8 MiB that Linux lets a process lock without
+	// privileges.
 	DefaultArenaSize = 512 << 10
-	// MaxSecret is the longest secret that an arena takes, in bytes.
+	// MaxSecret is the maximum length of a secret in bytes.
 	MaxSecret = 8 << 10
-	// reserveShare is the part of an arena, one in so many, that key material of
-	// KMS keys cannot take: what must always work, such as sessions, signing and
-	// unsealing, finds room there however many keys are in use at once.
+	// One part in reserveShare of an arena is not available to key material of KMS keys. It
+	// leaves room for sessions, signing and unsealing, however many keys are in use.
 	reserveShare = 8
 
 	slotSize     = 64
-	arenaUnit    = 64 * slotSize // what one word of the bitmap stands for; divides every page size
+	arenaUnit    = 64 * slotSize // covered by one word of the bitmap; divides every page size
 	maxArenaSize = 1 << 30
 )
 
 var (
-	// ErrArenaFull is returned when no room is left for a secret.
+	// ErrArenaFull is returned when there is no room for a secret.
 	ErrArenaFull = errors.New("key memory is full")
 	// ErrArenaClosed is returned for secrets after Close.
 	ErrArenaClosed = errors.New("key memory is closed")
-	// ErrNotLocked is returned by Open when memory has to be locked and cannot.
+	// ErrNotLocked is returned by Open if memory must be locked and cannot be.
 	ErrNotLocked = errors.New("key memory cannot be locked")
 	// ErrSize is returned for a secret that is empty or too long.
 	ErrSize = errors.New("secret has an impossible size")
-	// ErrZero is returned for a secret of nothing but zero bytes.
+	// ErrZero is returned for a secret that consists of zero bytes only.
 	ErrZero = errors.New("secret is all zero")
 )
 
-// Arena is memory for secrets: on Linux one region that is locked (never
-// swapped), left out of core files, empty in forked children, and enclosed by
-// guard pages, so that running over its ends faults instead of reading keys.
-// It is divided into slots of 64 bytes; a longer secret takes several.
+// Arena is memory for secrets. On Linux it is a region that is locked (never swapped), left
+// out of core files, empty in forked children, and enclosed by guard pages, so that an
+// access beyond its ends crashes and reads no keys. It is divided into slots of 64
+// bytes; a longer secret takes several.
 //
-// Caches that are registered with [Arena.OnFull] give their room back when it is
-// needed, so an arena is full only when the secrets in use at one moment fill it.
-// Key material is allocated through [Arena.Material], which leaves a reserve to
-// everything else. An Arena is safe for concurrent use.
+// Caches that are registered with [Arena.OnFull] release memory when it is needed, so an
+// arena is full only if the secrets in use fill it. Key material is allocated through
+// [Arena.Material], which leaves a reserve for everything else. An Arena is safe for
+// concurrent use.
 type Arena struct {
 	redacted
 
@@ -56,47 +55,47 @@ type Arena struct {
 	mem    *memory
 	locked bool
 	used   []uint64 // one bit for each slot
-	next   int      // where to look for free slots first
+	next   int      // where to begin looking for free slots
 	taken  int      // slots in use
 	live   map[*block]struct{}
 	closed bool
-	// reclaim are the functions of OnFull, in the order in which they are asked.
+	// reclaim has the functions of OnFull, in the order in which they are called.
 	reclaim []*reclaimer
 }
 
 type reclaimer struct{ free func() bool }
 
-// Material is the arena for the key material of KMS keys: it leaves a reserve of
-// one eighth to other secrets.
+// Material allocates key material of KMS keys in an arena. It leaves a reserve of one
+// eighth for other secrets.
 type Material struct{ arena *Arena }
 
-// Material returns the part of the arena that key material may take.
+// Material returns the part of the arena that is available to key material.
 func (a *Arena) Material() Material { return Material{a} }
 
-// Fill is [Arena.Fill] without the reserve.
+// Fill is [Arena.Fill], leaving the reserve free.
 func (m Material) Fill(n int, fn func(b []byte) error) (*Secret, error) {
 	return m.arena.fill(n, m.arena.reserve(), fn)
 }
 
-// Store is [Arena.Store] without the reserve.
+// Store is [Arena.Store], leaving the reserve free.
 func (m Material) Store(b []byte) (*Secret, error) { return storeIn(m, b) }
 
-// Random is [Arena.Random] without the reserve.
+// Random is [Arena.Random], leaving the reserve free.
 func (m Material) Random(n int) (*Secret, error) { return randomIn(m, n) }
 
-// filler is where a secret can be made: an arena, or its part for material.
+// filler allocates secrets. It is an arena, or its part for key material.
 type filler interface {
 	Fill(n int, fn func(b []byte) error) (*Secret, error)
 }
 
-// reserve is how many slots key material leaves free.
+// reserve returns the number of slots that key material leaves free.
 func (a *Arena) reserve() int { return len(a.used) * 64 / reserveShare }
 
-// OnFull registers free, which is asked for room when a secret finds none: it
-// destroys secrets that can be had again, and reports whether there were any. It
-// is called without locks, by several at once, until there is room or every
-// registered function reported false. The first that was registered is asked
-// first. unregister ends it.
+// OnFull registers free, which is called when there is no room for a secret. It must
+// destroy secrets that can be recreated, and report whether there were any. It is called
+// without locks held, possibly concurrently, until there is room or every registered
+// function has reported false. Functions are called in the order of their registration.
+// unregister removes free.
 func (a *Arena) OnFull(free func() bool) (unregister func()) {
 	r := &reclaimer{free}
 	a.mu.Lock()
@@ -109,10 +108,9 @@ func (a *Arena) OnFull(free func() bool) (unregister func()) {
 	}
 }
 
-// Open returns an arena of size bytes, rounded up to pages, 0 for
-// DefaultArenaSize. When the system
-// refuses to lock the memory, Open fails with ErrNotLocked if requireLock is
-// set; otherwise the arena works and Locked tells.
+// Open returns an arena of size bytes, rounded up to pages, or of DefaultArenaSize if size
+// is 0. If memory cannot be locked, Open fails with ErrNotLocked if requireLock is set, and
+// otherwise returns an arena whose Locked method reports false.
 func Open(size int, requireLock bool) (*Arena, error) {
 	return open(size, requireLock, lockMemory)
 }
@@ -142,10 +140,10 @@ func open(size int, requireLock bool, lock func([]byte) error) (*Arena, error) {
 	}, nil
 }
 
-// Locked tells whether the memory is kept out of swap.
+// Locked reports whether the memory is locked.
 func (a *Arena) Locked() bool { return a.locked }
 
-// Usage tells how many of the arena's slots of 64 bytes are in use.
+// Usage returns the number of slots of 64 bytes in use, and of all slots.
 func (a *Arena) Usage() (used, total int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -155,8 +153,8 @@ func (a *Arena) Usage() (used, total int) {
 	return a.taken, len(a.mem.data) / slotSize
 }
 
-// Fill makes a secret of n bytes that fn writes in place. When fn fails, or
-// leaves nothing but zeros, the memory is wiped and there is no secret.
+// Fill returns a secret of n bytes that fn writes in place. If fn fails, or leaves only
+// zeros, the memory is wiped and Fill returns an error.
 func (a *Arena) Fill(n int, fn func(b []byte) error) (*Secret, error) { return a.fill(n, 0, fn) }
 
 func (a *Arena) fill(n, keep int, fn func(b []byte) error) (*Secret, error) {
@@ -178,12 +176,12 @@ func (a *Arena) fill(n, keep int, fn func(b []byte) error) (*Secret, error) {
 	}
 	ok = true
 	s := &Secret{blk: blk}
-	// A secret that somebody lost is wiped too, if later.
+	// A secret that is no longer referenced is wiped too, if later.
 	runtime.AddCleanup(s, (*block).destroy, blk)
 	return s, nil
 }
 
-// Store moves b into a secret: b is wiped, also when Store fails.
+// Store returns a secret with the content of b. It always wipes b, also on failure.
 func (a *Arena) Store(b []byte) (*Secret, error) { return storeIn(a, b) }
 
 func storeIn(f filler, b []byte) (*Secret, error) {
@@ -194,7 +192,7 @@ func storeIn(f filler, b []byte) (*Secret, error) {
 	})
 }
 
-// Random makes a secret of n random bytes.
+// Random returns a secret of n random bytes.
 func (a *Arena) Random(n int) (*Secret, error) { return randomIn(a, n) }
 
 func randomIn(f filler, n int) (*Secret, error) {
@@ -204,9 +202,8 @@ func randomIn(f filler, n int) (*Secret, error) {
 	})
 }
 
-// Close wipes every secret and gives the memory back. Secrets in use at that
-// moment are wiped as soon as their use ends; the others give an error from now
-// on.
+// Close wipes every secret and releases the memory. Secrets in use are wiped as soon as
+// their use ends; all others return an error from then on.
 func (a *Arena) Close() error {
 	a.mu.Lock()
 	if a.closed {
@@ -224,13 +221,13 @@ func (a *Arena) Close() error {
 	}
 	a.mu.Unlock()
 	for _, b := range blocks {
-		b.destroy() // the last one to go unmaps
+		b.destroy() // the last one unmaps the memory
 	}
 	return err
 }
 
-// alloc finds room for n bytes and leaves keep slots free, after asking for room
-// as often as anybody has some to give.
+// alloc allocates n bytes and leaves keep slots free. While there is no room, it calls the
+// functions of OnFull.
 func (a *Arena) alloc(n, keep int) (*block, error) {
 	if n < 1 || n > MaxSecret {
 		return nil, fmt.Errorf("%w: %d bytes, need 1 to %d", ErrSize, n, MaxSecret)
@@ -243,7 +240,7 @@ func (a *Arena) alloc(n, keep int) (*block, error) {
 	}
 }
 
-// tryAlloc also returns whom to ask for room when there is none.
+// tryAlloc also returns the functions to call if there is no room.
 func (a *Arena) tryAlloc(n, keep int) (*block, []*reclaimer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -271,7 +268,7 @@ func (a *Arena) tryAlloc(n, keep int) (*block, []*reclaimer, error) {
 	return b, nil, nil
 }
 
-// free takes back a block that nobody uses any more.
+// free releases a block that is no longer in use.
 func (a *Arena) free(b *block) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -282,7 +279,7 @@ func (a *Arena) free(b *block) {
 	a.taken -= b.slots
 	delete(a.live, b)
 	if a.closed && len(a.live) == 0 {
-		_ = a.mem.unmap() // can only fail for a wrong address
+		_ = a.mem.unmap() // can fail only for a wrong address
 	}
 }
 
@@ -300,8 +297,8 @@ func (a *Arena) findIn(from, to, n int) int {
 	for i := from; i < to; {
 		word := a.used[i/64] >> (i % 64)
 		if run == 0 && word != 0 && word&1 == 1 {
-			// Over the used ones at a stroke; bits shifted in count as free,
-			// and the next round looks at them where they are.
+			// Skip all used slots at once. Bits that are shifted in count as free; the next
+			// round looks at them in their own word.
 			i += min(bits.TrailingZeros64(^word), 64-i%64)
 			continue
 		}
@@ -326,8 +323,7 @@ func (a *Arena) mark(slot int, used bool) {
 	}
 }
 
-// isZero tells whether b has no bit set, in a time that depends on its length
-// only.
+// isZero reports whether all bits of b are zero, in time that depends only on its length.
 func isZero(b []byte) bool {
 	var any byte
 	for _, c := range b {

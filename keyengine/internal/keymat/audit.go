@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// MaxRecord is the longest audit record in the clear, in bytes.
+	// MaxRecord is the maximum length of an audit record in the clear, in bytes.
 	MaxRecord = 65_535
-	// BodyOverhead is how much longer a sealed record is, in bytes.
+	// BodyOverhead is how much longer an encrypted record is, in bytes.
 	BodyOverhead = gcmOverhead
 
 	// maxBodySeals keeps random nonces far below the 2^32 that SP 800-38D
@@ -27,16 +27,16 @@ const (
 )
 
 var (
-	// ErrBody is returned for a sealed record that does not open: altered,
-	// moved to another entry, or of another key.
+	// ErrBody is returned for an encrypted record that does not decrypt: it was changed,
+	// moved to another entry, or encrypted under another key.
 	ErrBody = errors.New("sealed audit record does not open")
-	// ErrSealerSpent is returned when a body sealer has sealed as many records
-	// as one key may.
+	// ErrSealerSpent is returned when a BodySealer has encrypted as many records as one key
+	// may.
 	ErrSealerSpent = errors.New("audit sealing key has reached its limit")
 )
 
-// Commitment is the hash by which the audit tree binds a record in the clear.
-// A record holds a random salt, so the hash does not help to guess it.
+// Commitment is the hash by which the audit tree commits to a record in the clear. A record
+// contains a random salt, so it cannot be guessed from the hash.
 func Commitment(record []byte) [sha256.Size]byte {
 	h := sha256.New()
 	_, _ = h.Write([]byte(commitmentDomain))
@@ -46,9 +46,9 @@ func Commitment(record []byte) [sha256.Size]byte {
 	return c
 }
 
-// BodySealer seals and opens audit records of one generation and salt. It holds
-// one expanded key for all of them, prints as [redacted], and is safe for
-// concurrent use. It ends with its keyring.
+// BodySealer encrypts and decrypts the audit records of one generation and salt. It holds
+// one expanded key for all of them. It is formatted as [redacted] and is safe for
+// concurrent use. It becomes unusable when its keyring is wiped.
 type BodySealer struct {
 	redacted
 	aead       atomic.Pointer[cipher.AEAD]
@@ -58,7 +58,7 @@ type BodySealer struct {
 	salt       [16]byte
 }
 
-// AuditKey returns the sealer of the records with that generation and salt.
+// AuditKey returns the BodySealer for records with the given generation and salt.
 func (k *Keyring) AuditKey(generation uint32, salt [16]byte) (*BodySealer, error) {
 	kek, err := k.kek(generation)
 	if err != nil {
@@ -79,9 +79,9 @@ func (k *Keyring) AuditKey(generation uint32, salt [16]byte) (*BodySealer, error
 	return s, nil
 }
 
-// NewAuditKey returns a sealer with the newest generation and a new salt. A
-// node makes one for each run, and another when one is spent or the keyring has
-// a new generation.
+// NewAuditKey returns a BodySealer with the newest generation and a new salt. A node
+// creates one at its start, and another one when the last is used up or the keyring has a
+// new generation.
 func (k *Keyring) NewAuditKey() (*BodySealer, error) {
 	var salt [16]byte
 	if _, err := rand.Read(salt[:]); err != nil {
@@ -90,15 +90,16 @@ func (k *Keyring) NewAuditKey() (*BodySealer, error) {
 	return k.AuditKey(k.Newest(), salt)
 }
 
-// Generation is the keyring generation of the key, to be stored with bodies.
+// Generation returns the keyring generation of the key, which is stored with bodies.
 func (s *BodySealer) Generation() uint32 { return s.generation }
 
-// Salt selects the key within its generation; it is stored with bodies.
+// Salt returns the salt, which selects the key within its generation and is stored with
+// bodies.
 func (s *BodySealer) Salt() [16]byte { return s.salt }
 
-// Seal encrypts record, 1 to MaxRecord bytes, and returns the body
-// (nonce ‖ ciphertext ‖ tag) and the record's Commitment. The body opens only
-// with the same request id, generation, salt and commitment.
+// Seal encrypts a record of 1 to MaxRecord bytes, and returns the body (nonce ‖ ciphertext
+// ‖ tag) and the record's Commitment. The body can be decrypted only with the same request
+// id, generation, salt and commitment.
 func (s *BodySealer) Seal(requestID [16]byte, record []byte) (body []byte, commitment [sha256.Size]byte, err error) {
 	if len(record) < 1 || len(record) > MaxRecord {
 		return nil, commitment, fmt.Errorf("%w: an audit record of %d bytes, need 1 to %d", ErrSize, len(record), MaxRecord)
@@ -108,19 +109,20 @@ func (s *BodySealer) Seal(requestID [16]byte, record []byte) (body []byte, commi
 		return nil, commitment, err
 	}
 	if s.seals.Add(1) > maxBodySeals {
-		s.seals.Add(^uint64(0)) // so that it can never wrap around
+		s.seals.Add(^uint64(0)) // undo, so that it never wraps around
 		return nil, commitment, ErrSealerSpent
 	}
 	commitment = Commitment(record)
-	// One allocation: the additional data stands behind the body for a while.
+	// To save an allocation, the additional data is placed behind the body for the
+	// encryption.
 	n := len(record) + BodyOverhead
 	buf := make([]byte, n, n+auditAADSize)
 	aad := s.appendAAD(buf[n:n:cap(buf)], &requestID, &commitment)
 	return aead.Seal(buf[:0:n], nil, record, aad), commitment, nil
 }
 
-// Open decrypts a body that Seal made, and checks that the record is the one
-// committed to. The error is ErrBody for everything that is wrong with it.
+// Open decrypts a body that Seal returned and checks the record's commitment. It returns
+// ErrBody for everything that may be wrong with the body.
 func (s *BodySealer) Open(requestID [16]byte, commitment [sha256.Size]byte, body []byte) ([]byte, error) {
 	aead, err := s.key()
 	if err != nil {
@@ -141,7 +143,7 @@ func (s *BodySealer) Open(requestID [16]byte, commitment [sha256.Size]byte, body
 	return record, nil
 }
 
-// Wipe makes the sealer unusable and drops its key.
+// Wipe drops the key and makes the BodySealer unusable.
 func (s *BodySealer) Wipe() { s.aead.Store(nil) }
 
 func (s *BodySealer) key() (cipher.AEAD, error) {

@@ -9,21 +9,21 @@ import (
 	"sync"
 )
 
-// DefaultCacheEntries bounds a cache that is made with 0: keys of 64 bytes and
-// less fill half of an arena of DefaultArenaSize.
+// DefaultCacheEntries is the size of a cache that is created with max 0. That many keys of
+// up to 64 bytes fill half of an arena of DefaultArenaSize.
 const DefaultCacheEntries = 4096
 
-// CacheID names unwrapped material by what it was unwrapped from: a key that is
-// re-wrapped, imported anew or edited on disk is another entry.
+// CacheID identifies unwrapped material by what it was unwrapped from. A key that was
+// wrapped again, imported again or changed on disk is another entry.
 type CacheID struct {
 	Key     [16]byte
 	Version [16]byte
 	Wrapped [sha256.Size]byte // hash of the wrapped blob
 }
 
-// NewCacheID returns the id for material wrapped in blob. bound is everything
-// that unwrapping is bound to beside the two ids: an entry answers for the same
-// binding only, as the blob itself would.
+// NewCacheID returns the id for material wrapped in blob. bound is the rest of the binding,
+// apart from the two ids, so that an entry is found with the same binding only, just as the
+// blob can be unwrapped with it only.
 func NewCacheID(key, version [16]byte, blob []byte, bound ...string) CacheID {
 	b := make([]byte, 0, 256) // on the stack
 	b = binary.BigEndian.AppendUint32(b, uint32(len(blob)))
@@ -35,16 +35,16 @@ func NewCacheID(key, version [16]byte, blob []byte, bound ...string) CacheID {
 	return CacheID{Key: key, Version: version, Wrapped: sha256.Sum256(b)}
 }
 
-// CacheStats counts what a cache did.
+// CacheStats counts the operations of a cache.
 type CacheStats struct {
-	Entries   int    // now, those being unwrapped left out
-	Hits      uint64 // uses that found the material, or waited for its unwrapping
-	Misses    uint64 // uses that unwrapped
-	Evictions uint64 // entries removed, for whatever reason
+	Entries   int    // current number, without those being unwrapped
+	Hits      uint64 // uses that found the material or waited for its unwrapping
+	Misses    uint64 // uses that unwrapped the material
+	Evictions uint64 // entries removed, for any reason
 }
 
-// Cache keeps unwrapped key material, the least recently used going first. It
-// prints as [redacted] and is safe for concurrent use.
+// Cache caches unwrapped key material and evicts the least recently used. It is formatted
+// as [redacted] and is safe for concurrent use.
 type Cache struct {
 	redacted
 	max int
@@ -52,11 +52,11 @@ type Cache struct {
 	mu      sync.Mutex
 	entries map[CacheID]*list.Element // of *cacheEntry
 	order   *list.List                // most recently used first
-	filled  int                       // entries whose material is there
+	filled  int                       // number of entries with material
 	stats   CacheStats
 }
 
-// cacheEntry is material, or the wait for it. secret and err are written before
+// cacheEntry is material, or material being unwrapped. secret and err are written before
 // ready is closed, by the one call that unwraps.
 type cacheEntry struct {
 	id     CacheID
@@ -64,16 +64,17 @@ type cacheEntry struct {
 	secret *Secret
 	err    error
 
-	// Under the cache's lock:
+	// Guarded by the cache's lock:
 	users   int  // calls that wait for the entry or use it
 	evicted bool // the last user destroys the secret
-	filled  bool // counts towards the cache's bound
+	filled  bool // counts towards the cache's size
 }
 
-// errUnwrapPanicked reaches those who waited for a call that panicked.
+// errUnwrapPanicked is returned to calls that waited for one that panicked.
 var errUnwrapPanicked = errors.New("unwrapping key material panicked")
 
-// NewCache returns a cache of at most max secrets, 0 for DefaultCacheEntries.
+// NewCache returns a cache of at most max secrets. If max is 0, that is
+// DefaultCacheEntries.
 func NewCache(max int) *Cache {
 	if max <= 0 {
 		max = DefaultCacheEntries
@@ -81,14 +82,14 @@ func NewCache(max int) *Cache {
 	return &Cache{max: max, entries: make(map[CacheID]*list.Element), order: list.New()}
 }
 
-// Use lends the material of id to fn, and returns what fn returns. It calls
-// unwrap when the material is not there: once for all that ask meanwhile. What
-// unwrap returns becomes the cache's to destroy; its error goes to everybody
-// who waited, and is not kept.
+// Use calls fn with the material of id, and returns the result of fn. If the material is
+// not cached, Use calls unwrap, once for all concurrent callers. The cache owns the secret
+// that unwrap returns. An error of unwrap is returned to all waiting callers and is not
+// cached.
 //
-// Material that is evicted during the use is wiped when the last use of it
-// ends. fn may neither keep the slice nor change it. unwrap must not ask the
-// cache for the same id: it would wait for itself.
+// Material that is evicted while it is in use is wiped when its last use ends. fn must
+// neither keep nor change the slice. unwrap must not use the cache for the same id, as it
+// would wait for itself.
 func (c *Cache) Use(id CacheID, unwrap func() (*Secret, error), fn func(material []byte) error) error {
 	c.mu.Lock()
 	var e *cacheEntry
@@ -114,12 +115,12 @@ func (c *Cache) Use(id CacheID, unwrap func() (*Secret, error), fn func(material
 	return e.secret.With(fn)
 }
 
-// fill unwraps for e, and wakes the others also when unwrap panics.
+// fill unwraps the material of e, and wakes the waiting calls even if unwrap panics.
 func (c *Cache) fill(e *cacheEntry, unwrap func() (*Secret, error)) {
 	defer func() {
 		if e.err != nil {
 			c.mu.Lock()
-			c.remove(e) // the next call tries anew
+			c.remove(e) // the next call tries again
 			c.mu.Unlock()
 		}
 		close(e.ready)
@@ -130,7 +131,8 @@ func (c *Cache) fill(e *cacheEntry, unwrap func() (*Secret, error)) {
 	}
 	e.secret, e.err = s, err
 	if err == nil {
-		// Only now: what cannot be unwrapped must not push out what can.
+		// Evict only now, so that material which cannot be unwrapped does not evict other
+		// material.
 		c.mu.Lock()
 		if !e.evicted {
 			e.filled = true
@@ -153,7 +155,7 @@ func (c *Cache) leave(e *cacheEntry) {
 	}
 }
 
-// remove takes e out of the cache. Its secret goes now, or with its last user.
+// remove removes e from the cache. Its secret is destroyed now, or when its last use ends.
 func (c *Cache) remove(e *cacheEntry) {
 	if e.evicted {
 		return
@@ -176,13 +178,13 @@ func (c *Cache) evictOldest() {
 	}
 }
 
-// shrinkShare is the part of a cache, one in so many entries, that Shrink gives back
-// at a time: few enough to keep most, and enough for fragments to become one piece.
+// Shrink releases one part in shrinkShare of a cache at a time. That keeps most entries,
+// and suffices for adjacent slots to become free.
 const shrinkShare = 16
 
-// Shrink destroys the least recently used of the secrets that nobody is using, a
-// sixteenth of the cache and at least one, and reports whether there was any. It
-// is what an arena needs for [Arena.OnFull].
+// Shrink destroys the least recently used secrets that are not in use, a sixteenth of the
+// cache and at least one, and reports whether there were any. It is meant for
+// [Arena.OnFull].
 func (c *Cache) Shrink() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,9 +200,9 @@ func (c *Cache) Shrink() bool {
 	return n > 0
 }
 
-// Evict removes the entries that match, and returns their number. Material that
-// is being unwrapped meanwhile is still used by the calls that wait for it, and
-// then wiped.
+// Evict removes the entries for which match returns true, and returns their number.
+// Material that is being unwrapped is still used by the calls that wait for it, and is then
+// wiped.
 func (c *Cache) Evict(match func(CacheID) bool) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -214,16 +216,16 @@ func (c *Cache) Evict(match func(CacheID) bool) int {
 	return n
 }
 
-// EvictKey removes all material of a key, and returns the number of entries.
+// EvictKey removes all material of a key and returns the number of entries.
 func (c *Cache) EvictKey(key [16]byte) int {
 	return c.Evict(func(id CacheID) bool { return id.Key == key })
 }
 
-// Purge removes everything. Material that nobody uses is wiped when Purge
-// returns, the rest as its uses end; no use that begins afterwards sees it.
+// Purge removes everything. Material that is not in use is wiped when Purge returns, the
+// rest when its uses end. Later uses do not find it.
 func (c *Cache) Purge() { c.Evict(func(CacheID) bool { return true }) }
 
-// Stats tells what the cache did so far.
+// Stats returns the statistics of the cache.
 func (c *Cache) Stats() CacheStats {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,21 +10,20 @@ import (
 	"slices"
 )
 
-// A ciphertext of the KMS, format 1:
+// The ciphertexts of the KMS have format 1:
 //
 //	format(1) suite(2) cell(8) key(16) version(16) salt(32) commitment(32) nonce(12) body tag(16)
 //
-// Suite 1 derives, by [Derive] from the key material with context
-// salt ‖ format…version, an AES-256-GCM key (label "enc") and the commitment
-// (label "commit"). Each message has its own salt and so its own key: there is
-// no limit on messages and no nonce to repeat. AES-GCM alone lets a ciphertext
-// open under several keys; the commitment, which binds the material, does not.
-// Additional data is everything before the nonce and the canonical encryption
-// context.
+// Suite 1 derives an AES-256-GCM key (label "enc") and the commitment (label "commit") from
+// the key material, by [Derive] with context salt ‖ format…version. Each message has its
+// own salt and so its own key, so the number of messages is not limited and nonces cannot
+// repeat. With AES-GCM alone, a ciphertext could be made to decrypt under several keys. The
+// commitment prevents that, because it is bound to the material. Additional data is
+// everything before the nonce, and the canonical encryption context.
 const (
 	// MessageOverhead is how much longer a ciphertext is than its plaintext.
 	MessageOverhead = messageHeader + gcmOverhead
-	// MaxMessage is the longest ciphertext, in bytes, as in AWS KMS.
+	// MaxMessage is the maximum length of a ciphertext in bytes, as in AWS KMS.
 	MaxMessage = 6144
 
 	messageFormat = 1
@@ -43,28 +42,28 @@ const (
 )
 
 var (
-	// ErrCiphertext is returned for every ciphertext that does not open,
-	// whatever is wrong: its form, its key, its context or a flipped bit.
+	// ErrCiphertext is returned for every ciphertext that cannot be decrypted, for whatever
+	// reason: its form, its key, its context or a flipped bit.
 	ErrCiphertext = errors.New("invalid ciphertext")
 	// ErrMaterial is returned for key material that is not KeySize bytes long.
 	ErrMaterial = errors.New("key material has the wrong size")
 )
 
-// Header says which key a ciphertext belongs to. It is authenticated, but
+// Header says which key a ciphertext belongs to. It is authenticated by decryption;
 // [ParseHeader] only reads it.
 type Header struct {
-	Cell    [8]byte  // the id of the cell that has the key
-	Key     [16]byte // the key's id
-	Version [16]byte // the id of the material
+	Cell    [8]byte  // id of the cell that has the key
+	Key     [16]byte // id of the key
+	Version [16]byte // id of the material
 }
 
-// CellOf is the id of the cell that has a cluster's keys: of the one that there is, the first
-// 8 bytes of the cluster's id. Ciphertexts begin with it, so it is never another one.
+// CellOf returns the id of the cell that has a cluster's keys: the first 8 bytes of the
+// cluster's id. It never changes, because ciphertexts begin with it.
 func CellOf(cluster []byte) [8]byte { return [8]byte(cluster) }
 
-// SealMessage encrypts plaintext, 1 to MaxMessage-MessageOverhead bytes, under
-// key material of KeySize bytes. The encryption context is authenticated, not
-// stored; nil and empty are the same. It panics when the material is all zero.
+// SealMessage encrypts plaintext, 1 to MaxMessage-MessageOverhead bytes, under key material
+// of KeySize bytes. The encryption context is authenticated and not stored; nil and empty
+// are the same. SealMessage panics if the material is all zeros.
 func SealMessage(material []byte, h Header, plaintext []byte, context map[string]string) ([]byte, error) {
 	if len(material) != KeySize {
 		return nil, fmt.Errorf("%w: %d bytes, need %d", ErrMaterial, len(material), KeySize)
@@ -90,7 +89,7 @@ func SealMessage(material []byte, h Header, plaintext []byte, context map[string
 	return newAEAD(key[:]).Seal(blob, nil, plaintext, messageAAD(k.scratch[:0], blob, context)), nil
 }
 
-// ParseHeader reads which key blob belongs to, without checking any of it.
+// ParseHeader reads which key a ciphertext belongs to, without authenticating it.
 func ParseHeader(blob []byte) (Header, error) {
 	if len(blob) <= MessageOverhead || len(blob) > MaxMessage ||
 		blob[0] != messageFormat || binary.BigEndian.Uint16(blob[offSuite:]) != messageSuite {
@@ -103,10 +102,9 @@ func ParseHeader(blob []byte) (Header, error) {
 	}, nil
 }
 
-// OpenMessage decrypts what SealMessage made with the same material and
-// encryption context. The error is ErrCiphertext for everything that is wrong
-// with blob or context. The caller wipes the result. It panics when the
-// material is all zero.
+// OpenMessage decrypts a ciphertext of SealMessage, with the same material and encryption
+// context. It returns ErrCiphertext for everything that may be wrong with blob or context.
+// The caller must wipe the result. OpenMessage panics if the material is all zeros.
 func OpenMessage(material, blob []byte, context map[string]string) ([]byte, error) {
 	if len(material) != KeySize {
 		return nil, fmt.Errorf("%w: %d bytes, need %d", ErrMaterial, len(material), KeySize)
@@ -117,8 +115,8 @@ func OpenMessage(material, blob []byte, context map[string]string) ([]byte, erro
 	k := newKDF(material)
 	var commitment [sha256.Size]byte
 	k.derive(commitment[:], labelCommit, blob[offSalt:offCommitment], blob[:offSalt])
-	// Before anything is decrypted: a ciphertext made to open under several
-	// keys must not even be tried.
+	// Check the commitment before decryption: nothing may be decrypted of a ciphertext that
+	// was made to decrypt under several keys.
 	if subtle.ConstantTimeCompare(commitment[:], blob[offCommitment:messageHeader]) != 1 {
 		return nil, ErrCiphertext
 	}
@@ -138,10 +136,10 @@ func messageAAD(b, blob []byte, context map[string]string) []byte {
 	return appendContext(append(b, blob[:messageHeader]...), context)
 }
 
-// appendContext appends the encryption context in its canonical form: the number
-// of pairs, then each key and value after its length, keys ascending by their
-// bytes. Lengths are 32 bits, big-endian. Strings count as bytes, so no two
-// contexts share a form, whether or not they are UTF-8.
+// appendContext appends the encryption context in its canonical form: the number of pairs,
+// then each key and value preceded by its length, with keys in ascending order of their
+// bytes. Numbers are 32 bits, big-endian. Strings are treated as bytes, so different
+// contexts have different forms, even if they are not valid UTF-8.
 func appendContext(aad []byte, context map[string]string) []byte {
 	size := 4
 	var few [8]string
@@ -163,5 +161,5 @@ func appendContext(aad []byte, context map[string]string) []byte {
 	return aad
 }
 
-// ContextForm is the canonical form of an encryption context.
+// ContextForm returns the canonical form of an encryption context.
 func ContextForm(context map[string]string) []byte { return appendContext(nil, context) }

@@ -12,19 +12,19 @@ const (
 	// KeySize is the length in bytes of every key of the hierarchy.
 	KeySize = 32
 
-	// minKDFKey keeps to what SP 800-131A and the FIPS module ask of HMAC keys.
+	// minKDFKey is the minimum length of HMAC keys in SP 800-131A and the FIPS module.
 	minKDFKey = 16
 	maxKDFOut = 1 << 16
 )
 
-// Derive returns n bytes by the KDF of SP 800-108r1 in counter mode with
-// HMAC-SHA-256: blocks of HMAC(key, [i] ‖ label ‖ 0x00 ‖ context ‖ [L]) with
-// i counting from 1 and L the length in bits, both as 32 bits, big-endian.
-// n is part of the input, so keys of different lengths are unrelated.
+// Derive returns n bytes by the KDF of SP 800-108r1 in counter mode with HMAC-SHA-256:
+// blocks of HMAC(key, [i] ‖ label ‖ 0x00 ‖ context ‖ [L]) with i counting from 1 and L the
+// length in bits, both as 32 bits, big-endian. n is part of the input, so keys of different
+// lengths are unrelated.
 //
-// It panics for what only a fault in the program can bring: a key of zeros or
-// below 16 bytes, a label that is empty or holds a zero byte, an n outside 1 to
-// 65,536. The caller wipes the result.
+// Derive panics for arguments that only a bug can cause: a key of zeros or below 16 bytes,
+// a label that is empty or contains a zero byte, or an n outside 1 to 65,536. The caller
+// must wipe the result.
 func Derive(key []byte, label string, context []byte, n int) []byte {
 	if n < 1 || n > maxKDFOut {
 		panic("keymat: impossible length of a derived key")
@@ -37,8 +37,8 @@ func Derive(key []byte, label string, context []byte, n int) []byte {
 // kdf derives several keys from one.
 type kdf struct {
 	mac     hash.Hash
-	scratch [256]byte         // input, unless it is longer; nothing secret
-	sum     [sha256.Size]byte // here rather than on the stack, as hash.Hash would move it to the heap
+	scratch [256]byte         // input, unless it is longer; not secret
+	sum     [sha256.Size]byte // not on the stack, as hash.Hash would move it to the heap
 }
 
 func newKDF(key []byte) *kdf {

@@ -9,20 +9,19 @@ import (
 )
 
 var (
-	// ErrGeneration is returned for a keyring generation that is not there, or
-	// that cannot be added.
+	// ErrGeneration is returned for a keyring generation that does not exist or cannot be
+	// added.
 	ErrGeneration = errors.New("no such keyring generation")
-	// ErrWiped is returned by a keyring, and by what it gave out, once it has
-	// been wiped. A use that the wiping overtakes may get ErrDestroyed, which
-	// ErrWiped wraps.
+	// ErrWiped is returned by a keyring, and by the keys derived from it, after it has been
+	// wiped. A concurrent use may return ErrDestroyed, which ErrWiped wraps.
 	ErrWiped = fmt.Errorf("keyring has been wiped: %w", ErrDestroyed)
-	// ErrPurpose is returned for a purpose that keyrings do not serve.
+	// ErrPurpose is returned for a purpose that keyrings do not support.
 	ErrPurpose = errors.New("unknown purpose")
 )
 
-// Keyring holds the key-encryption keys of one cluster by generation, from 1.
-// The newest writes, all of them read. It prints as [redacted] and is safe for
-// concurrent use.
+// Keyring holds the key encryption keys of one cluster by generation, from 1. The newest
+// one writes; all of them read. It is formatted as [redacted] and is safe for concurrent
+// use.
 type Keyring struct {
 	redacted
 	arena   *Arena
@@ -31,7 +30,7 @@ type Keyring struct {
 	mu     sync.RWMutex
 	keks   map[uint32]*Secret
 	newest uint32
-	wiped  *atomic.Bool // shared with the sealers given out
+	wiped  *atomic.Bool // shared with derived keys
 }
 
 // NewKeyring returns a keyring without generations.
@@ -39,8 +38,8 @@ func NewKeyring(a *Arena, cluster [16]byte) *Keyring {
 	return &Keyring{arena: a, cluster: cluster, keks: make(map[uint32]*Secret), wiped: new(atomic.Bool)}
 }
 
-// Generate adds a random generation, one above the newest, and returns its
-// number. It is not durable before [Keyring.WrapGeneration]'s result is.
+// Generate adds a random generation, one above the newest, and returns its number. It is
+// durable only once the result of [Keyring.WrapGeneration] is.
 func (k *Keyring) Generate() (uint32, error) {
 	kek, err := k.arena.Random(KeySize)
 	if err != nil {
@@ -55,8 +54,8 @@ func (k *Keyring) Generate() (uint32, error) {
 	return k.newest, nil
 }
 
-// Add adds a generation, of which the keyring becomes the owner. On an error
-// kek stays the caller's.
+// Add adds a generation and takes ownership of kek. On failure, kek still belongs to the
+// caller.
 func (k *Keyring) Add(generation uint32, kek *Secret) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -92,7 +91,7 @@ func (k *Keyring) Load(root *Secret, generation uint32, wrapped []byte) error {
 	return nil
 }
 
-// WrapGeneration wraps a generation's key under the root key, for storing.
+// WrapGeneration returns a generation's key, wrapped under the root key for storage.
 func (k *Keyring) WrapGeneration(root *Secret, generation uint32) ([]byte, error) {
 	kek, err := k.kek(generation)
 	if err != nil {
@@ -101,14 +100,14 @@ func (k *Keyring) WrapGeneration(root *Secret, generation uint32) ([]byte, error
 	return WrapKEK(root, k.cluster, generation, kek)
 }
 
-// Newest is the generation that writes, 0 when there is none.
+// Newest returns the newest generation, or 0 if there is none.
 func (k *Keyring) Newest() uint32 {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return k.newest
 }
 
-// Generations lists the generations, oldest first.
+// Generations returns the generations, oldest first.
 func (k *Keyring) Generations() []uint32 {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
@@ -133,10 +132,10 @@ func (k *Keyring) kek(generation uint32) (*Secret, error) {
 	return kek, nil
 }
 
-// WrapFor wraps plaintext with the newest generation, which it returns to be
-// stored with the blob. It sets b's format, purpose, cluster and generation.
-// It refuses an empty plaintext, one above MaxSecret, and with ErrZero one that
-// is all zero: such key material must be refused when it is imported.
+// WrapFor wraps plaintext with the newest generation, which it returns to be stored with
+// the blob. It sets b's format, purpose, cluster and generation. It refuses a plaintext
+// that is empty or longer than MaxSecret, and returns ErrZero for one that is all zeros:
+// such key material must be refused when it is imported.
 func (k *Keyring) WrapFor(p Purpose, b Binding, plaintext []byte) (generation uint32, blob []byte, err error) {
 	if !p.known() {
 		return 0, nil, fmt.Errorf("%w: %q", ErrPurpose, p)
@@ -151,8 +150,8 @@ func (k *Keyring) WrapFor(p Purpose, b Binding, plaintext []byte) (generation ui
 	return generation, blob, err
 }
 
-// Unwrap opens what WrapFor made, into the arena; material of KMS keys into the
-// part of it that such material may take. It sets b as WrapFor does.
+// Unwrap unwraps a blob of WrapFor into the arena, and material of KMS keys into the part
+// of it for such material. It sets b as WrapFor does.
 func (k *Keyring) Unwrap(generation uint32, p Purpose, b Binding, blob []byte) (*Secret, error) {
 	if !p.known() {
 		return nil, fmt.Errorf("%w: %q", ErrPurpose, p)
@@ -169,9 +168,9 @@ func (k *Keyring) Unwrap(generation uint32, p Purpose, b Binding, blob []byte) (
 	return unwrapInto(into, kek, b, blob)
 }
 
-// Wipe destroys all generations and makes every MAC key and body sealer that
-// the keyring gave out unusable. It stays wiped: unsealing makes a new keyring.
-// Secrets that it unwrapped are their owners' to destroy.
+// Wipe destroys all generations and makes every MAC key and BodySealer of the keyring
+// unusable. The keyring cannot be used again; unsealing creates a new one. Secrets that it
+// unwrapped belong to their owners.
 func (k *Keyring) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

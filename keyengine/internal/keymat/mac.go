@@ -12,10 +12,10 @@ const macLabel = "conclave mac v1 "
 // ErrMAC is returned for a message whose MAC does not match.
 var ErrMAC = errors.New("message authentication failed")
 
-// MACKey authenticates what the cluster hands out and gets back, such as
-// session tokens, with HMAC-SHA-256. It prints as [redacted] and is safe for
-// concurrent use. It derives its key anew for each use, so there is nothing to
-// wipe: it ends with the keyring.
+// MACKey authenticates data that the cluster issues and later accepts, such as session
+// tokens, with HMAC-SHA-256. It is formatted as [redacted] and is safe for concurrent use.
+// It derives its key again for each use, so there is nothing to wipe, and it becomes
+// unusable when the keyring is wiped.
 type MACKey struct {
 	redacted
 	kek        *Secret
@@ -24,8 +24,8 @@ type MACKey struct {
 	generation uint32
 }
 
-// DeriveMAC returns the MAC key for a purpose of a generation: [Keyring.Newest]
-// to make MACs, the one that a token names to check it.
+// DeriveMAC returns the MAC key for a purpose and a generation: [Keyring.Newest] to create
+// MACs, and the generation that a token names to verify it.
 func (k *Keyring) DeriveMAC(generation uint32, p Purpose) (*MACKey, error) {
 	if !p.known() {
 		return nil, fmt.Errorf("%w: %q", ErrPurpose, p)
@@ -37,7 +37,7 @@ func (k *Keyring) DeriveMAC(generation uint32, p Purpose) (*MACKey, error) {
 	return &MACKey{kek: kek, purpose: p, cluster: k.cluster, generation: generation}, nil
 }
 
-// Generation is the keyring generation of the key; a token has to name it.
+// Generation returns the keyring generation of the key, which a token must name.
 func (m *MACKey) Generation() uint32 { return m.generation }
 
 // Sum returns the MAC of msg.
@@ -53,8 +53,8 @@ func (m *MACKey) Sum(msg []byte) (tag [sha256.Size]byte, err error) {
 	return tag, err
 }
 
-// Verify returns nil when tag is the MAC of msg, and ErrMAC when it is not. It
-// compares in constant time.
+// Verify returns nil if tag is the MAC of msg, and ErrMAC otherwise. It compares in
+// constant time.
 func (m *MACKey) Verify(msg, tag []byte) error {
 	want, err := m.Sum(msg)
 	if err != nil {

@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// memory is a region outside the Go heap, so that the collector neither copies
-// it nor leaves parts of it behind.
+// memory is a region outside the Go heap, so that the garbage collector neither copies it
+// nor leaves parts of it behind.
 type memory struct {
-	data   []byte // what may be used
+	data   []byte // usable part
 	all    []byte // data and the guard pages around it
 	locked bool
 }
 
-// mapMemory maps size bytes, rounded up to pages, between two pages that fault
-// on any access. lock is unix.Mlock; tests put a failing one in its place.
+// mapMemory maps size bytes, rounded up to pages, between two pages that fault on any
+// access. lock is unix.Mlock; tests replace it with one that fails.
 func mapMemory(size int, lock func([]byte) error) (*memory, error) {
 	page := os.Getpagesize()
 	size = (size + page - 1) / page * page
@@ -29,7 +29,7 @@ func mapMemory(size int, lock func([]byte) error) (*memory, error) {
 		_ = unix.Munmap(all)
 		return nil, fmt.Errorf("making %d bytes usable: %w", size, err)
 	}
-	// Best effort: kernels and sandboxes without them still give the rest.
+	// These are best effort: kernels and sandboxes without them still have the rest.
 	_ = unix.Madvise(m.data, unix.MADV_DONTDUMP)
 	_ = unix.Madvise(m.data, unix.MADV_WIPEONFORK)
 	if err := lock(m.data); err != nil {
@@ -44,5 +44,5 @@ func lockMemory(b []byte) error { return unix.Mlock(b) }
 func (m *memory) unmap() error {
 	clear(m.data)
 	m.data = nil
-	return unix.Munmap(m.all) // which also unlocks
+	return unix.Munmap(m.all) // also unlocks
 }

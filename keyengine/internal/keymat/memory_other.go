@@ -4,7 +4,7 @@ package keymat
 
 import "errors"
 
-// memory is plain Go memory here: neither locked nor guarded.
+// memory is ordinary Go memory on this system, neither locked nor guarded.
 type memory struct {
 	data   []byte
 	locked bool

@@ -7,20 +7,20 @@ import (
 	"fmt"
 )
 
-// A ciphertext of a key in a custom key store, format 1, suite 2: a message of
-// suite 1 that was encrypted a second time outside of the cluster.
+// The ciphertexts of keys in custom key stores have format 1, suite 2: a message of suite 1
+// that was encrypted again outside the cluster.
 //
 //	format(1) suite(2) cell(8) key(16) version(16) iv-size(1) metadata-size(1)
 //	iv(12 or 16) tag(16) metadata(0 to 20) body mac(32)
 //
-// The outer encryption authenticates format…version ([OuterAAD]). The MAC, with a
-// key that [Derive] makes from the key material (label "outer"), covers everything
-// before it and the encryption context. So what is none of ours, was altered or
-// has another context is refused here, and never shown to who decrypts outside;
-// and a ciphertext that decrypts at all has one form.
+// The outer encryption authenticates format…version ([OuterAAD]). The MAC, with a key that
+// [Derive] makes from the key material (label "outer"), covers everything before it and the
+// encryption context. A ciphertext that the cluster did not create, that was changed, or
+// that has another context is therefore refused here and never sent to the store. Every
+// ciphertext that can be decrypted has a single form.
 const (
 	outerSuite = 2
-	// MaxOuterMetadata is how much whoever encrypts outside may add of its own.
+	// MaxOuterMetadata is the maximum length of the store's own data.
 	MaxOuterMetadata = 20
 
 	outerIVLong  = 16
@@ -32,7 +32,7 @@ const (
 	outerMACSize = sha256.Size
 )
 
-// Outer is what the encryption outside made of a message.
+// Outer is a message as encrypted by the store.
 type Outer struct {
 	Body     []byte // as long as the message
 	IV       []byte // 12 or 16 bytes
@@ -40,7 +40,7 @@ type Outer struct {
 	Metadata []byte // at most MaxOuterMetadata bytes
 }
 
-// OuterAAD is the additional data of the encryption outside.
+// OuterAAD returns the additional data of the outer encryption.
 func OuterAAD(h Header) []byte {
 	b := make([]byte, offOuter)
 	b[0] = messageFormat
@@ -51,7 +51,7 @@ func OuterAAD(h Header) []byte {
 	return b
 }
 
-// JoinOuter makes the ciphertext of a message that was encrypted outside. material
+// JoinOuter returns the ciphertext of a message that was encrypted by the store. material
 // and context are those of the message.
 func JoinOuter(material []byte, h Header, o *Outer, context map[string]string) ([]byte, error) {
 	if len(material) != KeySize {
@@ -70,8 +70,8 @@ func JoinOuter(material []byte, h Header, o *Outer, context map[string]string) (
 	return blob, nil
 }
 
-// ParseOuterHeader reads which key blob, a ciphertext of suite 2, belongs to,
-// without checking any of it.
+// ParseOuterHeader reads which key a ciphertext of suite 2 belongs to, without
+// authenticating it.
 func ParseOuterHeader(blob []byte) (Header, error) {
 	if len(blob) < minOuter || len(blob) > MaxMessage ||
 		blob[0] != messageFormat || binary.BigEndian.Uint16(blob[offSuite:]) != outerSuite {
@@ -84,8 +84,8 @@ func ParseOuterHeader(blob []byte) (Header, error) {
 	}, nil
 }
 
-// SplitOuter takes apart what JoinOuter made with the same material and encryption
-// context. The error is ErrCiphertext for everything that is wrong with either.
+// SplitOuter reverses JoinOuter, with the same material and encryption context. It returns
+// ErrCiphertext for everything that may be wrong with blob or context.
 func SplitOuter(material, blob []byte, context map[string]string) (*Outer, error) {
 	if len(material) != KeySize {
 		return nil, fmt.Errorf("%w: %d bytes, need %d", ErrMaterial, len(material), KeySize)
@@ -96,8 +96,8 @@ func SplitOuter(material, blob []byte, context map[string]string) (*Outer, error
 	if !hmac.Equal(outerMAC(material, blob, context), blob[len(blob)-outerMACSize:]) {
 		return nil, ErrCiphertext
 	}
-	// The MAC says that JoinOuter put it together. The sizes are checked all the
-	// same: a fault there must not be read past the end here.
+	// The MAC shows that JoinOuter made the ciphertext. The sizes are checked nevertheless,
+	// so that a bug there cannot cause a read beyond the end.
 	iv, metadata := int(blob[offOuter]), int(blob[offOuter+1])
 	rest := blob[offOuterIV : len(blob)-outerMACSize]
 	if iv != gcmNonce && iv != outerIVLong || metadata > MaxOuterMetadata || len(rest) <= iv+gcmTag+metadata+MessageOverhead {
@@ -110,7 +110,7 @@ func SplitOuter(material, blob []byte, context map[string]string) (*Outer, error
 	return o, nil
 }
 
-// outerMAC is over the length of what comes before the MAC, that, and the context.
+// outerMAC authenticates the length of the data before the MAC, that data, and the context.
 func outerMAC(material, blob []byte, context map[string]string) []byte {
 	var key [KeySize]byte
 	defer clear(key[:])

@@ -9,26 +9,26 @@ import (
 	"unsafe"
 )
 
-// A sealed message to a receiver's key is
+// A message that is encrypted to a receiver's key is
 //
 //	encapsulated key(65) ‖ nonce(12) ‖ ciphertext ‖ tag(16)
 //
-// by HPKE (RFC 9180) in base mode with DHKEM(P-256, HKDF-SHA256), HKDF-SHA256 and
-// the export-only AEAD: AES-256-GCM with the exported key is what encrypts, as it
-// can decrypt into memory of our choice. All of it is in the FIPS module.
+// by HPKE (RFC 9180) in base mode with DHKEM(P-256, HKDF-SHA256), HKDF-SHA256 and the
+// export-only AEAD. The message is encrypted by AES-256-GCM with the exported key, because
+// that can decrypt into memory of our choice. All of it is in the FIPS module.
 const (
 	receiverEncap  = 65
 	receiverExport = "conclave message key v1"
-	// ReceiverOverhead is how much longer a sealed message is, in bytes.
+	// ReceiverOverhead is how much longer an encrypted message is, in bytes.
 	ReceiverOverhead = receiverEncap + gcmOverhead
 )
 
-// ErrReceiver is returned for a message that was not sealed to this key for this
-// purpose, or was altered.
+// ErrReceiver is returned for a message that was not encrypted to this key for this
+// purpose, or that was changed.
 var ErrReceiver = errors.New("sealed message does not open")
 
-// Receiver is a key pair for one exchange, whose private half is in an [Arena].
-// It prints as [redacted].
+// Receiver is a key pair for one exchange, with the private key in an [Arena]. It is
+// formatted as [redacted].
 type Receiver struct {
 	redacted
 	arena   *Arena
@@ -36,7 +36,7 @@ type Receiver struct {
 	public  *ecdh.PublicKey
 }
 
-// NewReceiver makes a key pair.
+// NewReceiver returns a new key pair.
 func NewReceiver(a *Arena) (*Receiver, error) {
 	for {
 		private, err := a.Random(KeySize)
@@ -56,25 +56,25 @@ func NewReceiver(a *Arena) (*Receiver, error) {
 		if err == nil {
 			return r, nil
 		}
-		private.Destroy() // one number in 2^32 is above the group's order
+		private.Destroy() // one number in 2^32 is above the order of the group
 		if errors.Is(err, ErrDestroyed) {
 			return nil, err
 		}
 	}
 }
 
-// Public is the public half, an uncompressed point of 65 bytes.
+// Public returns the public key, an uncompressed point of 65 bytes.
 func (r *Receiver) Public() []byte { return r.public.Bytes() }
 
-// Destroy wipes the private half.
+// Destroy wipes the private key.
 func (r *Receiver) Destroy() {
 	if r != nil {
 		r.private.Destroy()
 	}
 }
 
-// Open decrypts a message of at most [MaxSecret] bytes into the arena. info is
-// what it was sealed with.
+// Open decrypts a message of at most [MaxSecret] bytes into the arena. info must be the one
+// that it was encrypted with.
 func (r *Receiver) Open(info, message []byte) (*Secret, error) {
 	n := len(message) - ReceiverOverhead
 	if n < 1 || n > MaxSecret {
@@ -106,8 +106,8 @@ func (r *Receiver) Open(info, message []byte) (*Secret, error) {
 	})
 }
 
-// SealTo encrypts plaintext to the public half of somebody's key. info says what
-// the message is and for whom; it opens with no other.
+// SealTo encrypts plaintext to the public key of a receiver. info says what the message is
+// and for whom, and is needed to decrypt it.
 func SealTo(public, info, plaintext []byte) ([]byte, error) {
 	point, err := ecdh.P256().NewPublicKey(public)
 	if err != nil {
@@ -129,11 +129,11 @@ func SealTo(public, info, plaintext []byte) ([]byte, error) {
 	return newAEAD(key).Seal(encap, nil, plaintext, nil), nil
 }
 
-// exchanger lends the private half to HPKE, which otherwise wants it as a value
-// that stays in the heap.
+// exchanger gives HPKE access to the private key, which HPKE otherwise needs as a value
+// that stays on the heap.
 type exchanger struct {
 	receiver *Receiver
-	shared   []byte // what HPKE was given last
+	shared   []byte // last result given to HPKE
 }
 
 // PublicKey implements ecdh.KeyExchanger.
@@ -158,8 +158,8 @@ func (e *exchanger) ECDH(other *ecdh.PublicKey) ([]byte, error) {
 
 func (e *exchanger) wipe() { clear(e.shared) }
 
-// wipePrivate clears the copies of the scalar that crypto/ecdh made, which it
-// gives no way to do. A test looks whether they are all.
+// wipePrivate clears the copies of the scalar that crypto/ecdh made, for which it has no
+// function. A test checks that it finds all of them.
 func wipePrivate(key *ecdh.PrivateKey) { wipeScalars(reflect.ValueOf(key).Elem()) }
 
 func wipeScalars(v reflect.Value) {
@@ -174,13 +174,13 @@ func wipeScalars(v reflect.Value) {
 	}
 }
 
-// scrubbed is how much of the stack Scrub cleans: what the deepest of the
-// functions that it is meant for use, twice over.
+// scrubbed is how much of the stack Scrub clears: twice what the deepest of its intended
+// functions uses.
 const scrubbed = 16 << 10
 
-// Scrub runs fn, which works with secrets, and then overwrites the part of the
-// stack where hashes, ciphers and parsers left pieces of them. The stack is made
-// large enough before, as one that grows leaves its old content behind.
+// Scrub runs fn, which works with secrets, and then overwrites the part of the stack where
+// hashes, ciphers and parsers have left parts of them. It grows the stack before it calls
+// fn, as growing leaves the old content behind.
 func Scrub(fn func()) {
 	overwrite()
 	defer overwrite()

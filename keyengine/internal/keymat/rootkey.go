@@ -2,14 +2,14 @@ package keymat
 
 import "encoding/binary"
 
-// WrapRoot wraps the root key under the unseal key, bound to the share set that
-// the unseal key was split into and to its epoch.
+// WrapRoot wraps the root key under the unseal key, and binds it to the share set of the
+// unseal key and to its epoch.
 func WrapRoot(unseal, root *Secret, cluster, shareSet [16]byte, epoch uint32) ([]byte, error) {
 	return wrapSecret(unseal, rootBinding(cluster, shareSet, epoch), root)
 }
 
-// UnwrapRoot opens what WrapRoot made. With an unseal key that was combined
-// from wrong shares, or for another share set, it returns ErrUnwrap.
+// UnwrapRoot reverses WrapRoot. It returns ErrUnwrap for an unseal key that was combined
+// from wrong shares, and for another share set.
 func UnwrapRoot(a *Arena, unseal *Secret, cluster, shareSet [16]byte, epoch uint32, blob []byte) (*Secret, error) {
 	return unwrapKey(a, unseal, rootBinding(cluster, shareSet, epoch), blob)
 }
@@ -19,7 +19,7 @@ func WrapKEK(root *Secret, cluster [16]byte, generation uint32, kek *Secret) ([]
 	return wrapSecret(root, kekBinding(cluster, generation), kek)
 }
 
-// UnwrapKEK opens what WrapKEK made.
+// UnwrapKEK reverses WrapKEK.
 func UnwrapKEK(a *Arena, root *Secret, cluster [16]byte, generation uint32, blob []byte) (*Secret, error) {
 	return unwrapKey(a, root, kekBinding(cluster, generation), blob)
 }
@@ -45,7 +45,7 @@ func wrapSecret(key *Secret, b Binding, s *Secret) (blob []byte, err error) {
 	return blob, err
 }
 
-// unwrapKey opens a key of the hierarchy, which has KeySize bytes.
+// unwrapKey unwraps a key of the hierarchy, which has KeySize bytes.
 func unwrapKey(a *Arena, key *Secret, b Binding, blob []byte) (*Secret, error) {
 	if len(blob) != KeySize+WrapOverhead {
 		return nil, ErrUnwrap

@@ -11,7 +11,7 @@ import (
 // A wrapped secret, format 1: format(1) nonce(12) body tag(16), AES-256-GCM
 // under a key derived for its Binding.
 const (
-	// WrapFormat is the format that Wrap writes.
+	// WrapFormat is the format written by Wrap.
 	WrapFormat = 1
 	// WrapOverhead is how much longer a wrapped secret is, in bytes.
 	WrapOverhead = 1 + gcmOverhead
@@ -27,15 +27,15 @@ const (
 )
 
 var (
-	// ErrUnwrap is returned for a wrapped secret that does not open: altered,
-	// moved to another object, or wrapped by another key. It does not say which.
+	// ErrUnwrap is returned for a wrapped secret that cannot be unwrapped: it was changed,
+	// moved to another object, or wrapped under another key. The error does not say which.
 	ErrUnwrap = errors.New("wrapped secret does not open")
-	// ErrBinding is returned for a Binding that has no encoding.
+	// ErrBinding is returned for a Binding that cannot be encoded.
 	ErrBinding = errors.New("invalid binding of a wrapped secret")
 )
 
-// Purpose separates kinds of secrets: each has derived keys of its own, so that
-// one never opens as another.
+// Purpose separates kinds of secrets. Each has its own derived keys, so that a secret of
+// one kind cannot be unwrapped as another.
 type Purpose string
 
 // The purposes of a keyring's keys.
@@ -44,20 +44,20 @@ const (
 	PurposeCredential   Purpose = "credential"    // secrets of access keys
 	PurposeAuditSigning Purpose = "audit-signing" // the key that signs checkpoints
 	PurposeSession      Purpose = "session"       // MACs of session tokens
-	PurposeImport       Purpose = "import"        // private halves of import wrapping keys, and import tokens
+	PurposeImport       Purpose = "import"        // private keys of import wrapping keys, and import tokens
 	PurposeGrant        Purpose = "grant"         // MACs of grant tokens
 	PurposeCA           Purpose = "ca"            // private keys of certificate authorities
 	PurposeCommand      Purpose = "command"       // nodes' command signing keys
 	PurposeState        Purpose = "state"         // attestations of the replicated state
 	PurposePage         Purpose = "page"          // MACs of list markers
-	PurposeForward      Purpose = "forward"       // what unsealed nodes send each other
-	PurposePeer         Purpose = "peer"          // MACs of what unsealed nodes send each other
+	PurposeForward      Purpose = "forward"       // messages between unsealed nodes
+	PurposePeer         Purpose = "peer"          // MACs of messages between unsealed nodes
 
 	purposeRoot Purpose = "root" // the root key under the unseal key
 	purposeKEK  Purpose = "kek"  // a generation's key under the root key
 )
 
-// known tells whether p is a purpose that callers may ask a keyring for.
+// known reports whether p is a purpose of keyrings.
 func (p Purpose) known() bool {
 	switch p {
 	case PurposeMaterial, PurposeCredential, PurposeAuditSigning, PurposeSession, PurposeImport,
@@ -67,23 +67,24 @@ func (p Purpose) known() bool {
 	return false
 }
 
-// Binding says what a wrapped secret is. It is authenticated with the secret
-// and goes into its key, so a secret opens only as exactly what it was wrapped
-// as: not for another object, and not for the same key with its usage edited.
+// Binding says what a wrapped secret is. It is authenticated with the secret, and the
+// secret's key is derived for it. A secret can therefore be unwrapped only as exactly what
+// it was wrapped as: not for another object, and not for the same key after its usage was
+// changed on disk.
 type Binding struct {
 	Format     byte     // WrapFormat, or 0 for the newest when wrapping and any when unwrapping
 	Purpose    Purpose  // what the secret is for
-	Cluster    [16]byte // whose it is
+	Cluster    [16]byte // the cluster that it belongs to
 	Object     []byte   // the object's id, such as the key id
 	Version    []byte   // the object's version, such as the material's id
 	Spec       string   // the key's spec
 	Usage      string   // the key's usage
-	Origin     string   // where the material came from
-	Generation uint32   // of the keyring that wraps
+	Origin     string   // the origin of the material
+	Generation uint32   // the keyring generation that wraps it
 }
 
-// encode returns the canonical form: no two bindings share one, because every
-// field of variable length follows its length.
+// encode returns the canonical form. Different bindings have different forms, because every
+// field of variable length is preceded by its length.
 func (b *Binding) encode() ([]byte, error) {
 	if b.Format != WrapFormat {
 		return nil, fmt.Errorf("%w: format %d", ErrBinding, b.Format)
@@ -106,8 +107,8 @@ func (b *Binding) encode() ([]byte, error) {
 	return out, nil
 }
 
-// Wrap encrypts plaintext, 1 to MaxSecret bytes that are not all zero, under a
-// key derived from key for b.
+// Wrap encrypts plaintext, 1 to MaxSecret bytes that are not all zeros, under a key derived
+// from key for b.
 func Wrap(key *Secret, b Binding, plaintext []byte) ([]byte, error) {
 	if len(plaintext) < 1 || len(plaintext) > MaxSecret {
 		return nil, fmt.Errorf("%w: %d bytes, need 1 to %d", ErrSize, len(plaintext), MaxSecret)
@@ -136,8 +137,8 @@ func Wrap(key *Secret, b Binding, plaintext []byte) ([]byte, error) {
 	return blob, nil
 }
 
-// Unwrap opens what Wrap made, with the same key and binding, into the arena.
-// The error is ErrUnwrap for everything that is wrong with blob.
+// Unwrap decrypts a blob of Wrap, with the same key and binding, into the arena. It returns
+// ErrUnwrap for everything that may be wrong with blob.
 func Unwrap(a *Arena, key *Secret, b Binding, blob []byte) (*Secret, error) {
 	return unwrapInto(a, key, b, blob)
 }
@@ -169,28 +170,28 @@ func unwrapInto(a filler, key *Secret, b Binding, blob []byte) (*Secret, error) 
 	return s, nil
 }
 
-// wrapAEAD derives the key of one object. Its context is the whole binding, so
-// the bound of 2^32 random nonces for a key holds for the versions of one
-// object, not for all that a generation wraps.
+// wrapAEAD derives the key for one object. The whole binding is its context, so the limit
+// of 2^32 random nonces per key applies to the versions of one object, and not to
+// everything that a generation wraps.
 func wrapAEAD(key []byte, p Purpose, binding []byte) cipher.AEAD {
 	k := Derive(key, wrapLabel+string(p), binding, KeySize)
 	defer clear(k)
 	return newAEAD(k)
 }
 
-// newAEAD returns AES-256-GCM that chooses its nonces, the only GCM that the
-// FIPS module offers in strict mode: Seal yields nonce ‖ ciphertext ‖ tag.
+// newAEAD returns AES-256-GCM with random nonces, the only GCM that the FIPS module permits
+// in strict mode. Seal returns nonce ‖ ciphertext ‖ tag.
 func newAEAD(key []byte) cipher.AEAD {
 	if len(key) != KeySize || isZero(key) {
 		panic("keymat: impossible AES key")
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		panic("keymat: " + err.Error()) // 32 bytes are always a key
+		panic("keymat: " + err.Error()) // 32 bytes are always a valid key
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
-		panic("keymat: " + err.Error()) // AES is always a block cipher for GCM
+		panic("keymat: " + err.Error()) // AES always has GCM's block size
 	}
 	return aead
 }

@@ -8,25 +8,25 @@ import (
 // ErrDestroyed is returned for the use of a secret that has been wiped.
 var ErrDestroyed = errors.New("secret has been destroyed")
 
-// Secret is a handle to a secret in an [Arena]. It prints as [redacted] and is
-// used through a pointer only. It is safe for concurrent use. A nil or zero
-// Secret behaves as a destroyed one.
+// Secret is a handle to a secret in an [Arena]. It is formatted as [redacted] and must be
+// used through a pointer. It is safe for concurrent use. A nil or zero Secret behaves like
+// a destroyed one.
 type Secret struct {
 	redacted
 	_   noCopy
 	blk *block
 }
 
-// noCopy makes vet report copies.
+// noCopy makes go vet report copies.
 type noCopy struct{}
 
 func (*noCopy) Lock()   {}
 func (*noCopy) Unlock() {}
 
-// With lends the secret's bytes to fn and returns what fn returns. fn may
-// neither keep the slice nor change it. A Destroy in the meantime takes effect
-// when fn has returned. With returns ErrDestroyed, without calling fn, when the
-// secret is gone.
+// With calls fn with the secret's bytes and returns the result. fn must neither keep nor
+// change the slice. If Destroy is called in the meantime, the secret is wiped when fn
+// returns. If the secret is already destroyed, With returns ErrDestroyed without calling
+// fn.
 func (s *Secret) With(fn func(b []byte) error) error {
 	blk := s.acquire()
 	if blk == nil {
@@ -36,7 +36,7 @@ func (s *Secret) With(fn func(b []byte) error) error {
 	return fn(blk.bytes())
 }
 
-// Len is the secret's length in bytes, 0 when it has been destroyed.
+// Len returns the secret's length in bytes, or 0 if it has been destroyed.
 func (s *Secret) Len() int {
 	blk := s.acquire()
 	if blk == nil {
@@ -46,8 +46,8 @@ func (s *Secret) Len() int {
 	return len(blk.bytes())
 }
 
-// Destroy wipes the secret, at once or when the uses under way end. To destroy
-// a secret again does nothing.
+// Destroy wipes the secret, at once or when all current uses end. Destroying a secret again
+// has no effect.
 func (s *Secret) Destroy() {
 	if s != nil && s.blk != nil {
 		s.blk.destroy()
@@ -61,8 +61,8 @@ func (s *Secret) acquire() *block {
 	return s.blk
 }
 
-// block is one allocation of an arena. Its owner holds one reference until
-// destroy, every user one more; who drops the last one wipes.
+// block is one allocation of an arena. Its owner holds one reference until destroy, and
+// each use another one. Whichever is released last wipes the block.
 type block struct {
 	arena        *Arena
 	first, slots int

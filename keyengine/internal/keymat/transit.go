@@ -12,8 +12,8 @@ import (
 //
 //	format(1) generation(4) salt(16) nonce ‖ ciphertext ‖ tag
 //
-// under a key of its own, which the purpose and the salt derive from the
-// generation's.
+// under its own key, which is derived from the generation's key for the purpose and the
+// salt.
 const (
 	transitFormat  = 1
 	transitHeader  = 1 + 4 + 16
@@ -22,13 +22,13 @@ const (
 	maxTransitable = 1 << 20
 )
 
-// ErrTransit is returned for a message that does not open: altered, made for
-// another context, or by nobody who has the keyring.
+// ErrTransit is returned for a message that cannot be decrypted: it was changed, made for
+// another context, or made without the keyring.
 var ErrTransit = errors.New("message of another node does not open")
 
-// SealTransit encrypts what this node tells another, so that only an unsealed node
-// can read it or have made it. context says what it is, from whom and for what; the
-// message opens with no other. The caller wipes plaintext.
+// SealTransit encrypts a message to another node, so that only unsealed nodes can read or
+// create it. context says what the message is, from whom and for what, and is needed to
+// decrypt it. The caller must wipe plaintext.
 func (k *Keyring) SealTransit(p Purpose, context, plaintext []byte) ([]byte, error) {
 	if len(plaintext) > maxTransitable {
 		return nil, fmt.Errorf("%w: a message of %d bytes", ErrSize, len(plaintext))
@@ -45,7 +45,7 @@ func (k *Keyring) SealTransit(p Purpose, context, plaintext []byte) ([]byte, err
 	return aead.Seal(out, nil, plaintext, transitAAD(out, context)), nil
 }
 
-// OpenTransit decrypts what SealTransit made. The caller wipes the result.
+// OpenTransit decrypts a message of SealTransit. The caller must wipe the result.
 func (k *Keyring) OpenTransit(p Purpose, context, message []byte) ([]byte, error) {
 	if len(message) < transitHeader+gcmOverhead || len(message) > transitHeader+gcmOverhead+maxTransitable || message[0] != transitFormat {
 		return nil, ErrTransit

@@ -1,4 +1,4 @@
-// Package keystore asks custom key stores: external key store proxies, and the tokens of a
-// PKCS #11 module in binaries that are built with the tag pkcs11. It knows nothing of
-// requests; what fails is a [Failure], which says how each kind of operation tells of it.
+// Package keystore calls custom key stores: external key store proxies, and the tokens of a
+// PKCS #11 module in binaries that are built with the tag pkcs11. It is independent of
+// requests. Its errors are a [Failure], which has the error for each kind of operation.
 package keystore

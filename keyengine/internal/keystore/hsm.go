@@ -11,9 +11,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// hsmBackend is the side of stores of type AWS_CLOUDHSM: tokens of a PKCS #11 module,
-// which the operator names by CloudHsmClusterIds. A store has one key of its own in
-// its token.
+// hsmBackend is the backend of stores of type AWS_CLOUDHSM: tokens of a PKCS #11 module,
+// which the operator maps to CloudHsmClusterIds. Each store has one key in its token.
 type hsmBackend struct{ module *hsm.Module }
 
 func newHSM(cfg Config) (Backend, error) {
@@ -29,16 +28,20 @@ func newHSM(cfg Config) (Backend, error) {
 
 func (s *Store) label() string { return "conclave " + s.Id }
 
+// Try implements [Backend].
 func (h *hsmBackend) Try(ctx context.Context, s *Store) error {
 	return hsmFailure(h.module.Has(ctx, s.Endpoint))
 }
 
+// Connect implements [Backend].
 func (h *hsmBackend) Connect(ctx context.Context, s *Store) error {
 	return hsmFailure(h.module.Connect(ctx, s.Endpoint, s.label(), s.Secret))
 }
 
+// CheckKey implements [Backend]. Stores have one key only, so there is nothing to check.
 func (h *hsmBackend) CheckKey(context.Context, *Store, string) error { return nil }
 
+// Encrypt implements [Backend].
 func (h *hsmBackend) Encrypt(ctx context.Context, s *Store, _ string, message, aad []byte) (*keymat.Outer, error) {
 	o, err := h.module.Encrypt(ctx, s.Endpoint, s.label(), s.Secret, message, aad)
 	if err != nil {
@@ -47,11 +50,13 @@ func (h *hsmBackend) Encrypt(ctx context.Context, s *Store, _ string, message, a
 	return &keymat.Outer{Body: o.Ciphertext, IV: o.IV, Tag: o.Tag, Metadata: o.Key}, nil
 }
 
+// Decrypt implements [Backend].
 func (h *hsmBackend) Decrypt(ctx context.Context, s *Store, _ string, o *keymat.Outer, aad []byte) ([]byte, error) {
 	message, err := h.module.Decrypt(ctx, s.Endpoint, s.label(), s.Secret, &hsm.Sealed{Key: o.Metadata, Ciphertext: o.Body, IV: o.IV, Tag: o.Tag}, aad)
 	return message, hsmFailure(err)
 }
 
+// Random implements [Backend].
 func (h *hsmBackend) Random(ctx context.Context, s *Store, n int) ([]byte, error) {
 	b, err := h.module.Random(ctx, s.Endpoint, s.Secret, n)
 	return b, hsmFailure(err)
@@ -59,8 +64,8 @@ func (h *hsmBackend) Random(ctx context.Context, s *Store, n int) ([]byte, error
 
 func (h *hsmBackend) close() { h.module.Close() }
 
-// hsmFailure makes a *Failure of a module's. Other errors, such as that the
-// node was sealed meanwhile, stay what they are.
+// hsmFailure translates a failure of the module into a *Failure. It returns other errors
+// unchanged, for instance if the node was sealed in the meantime.
 func hsmFailure(err error) error {
 	f := &Failure{Store: kmsapi.ErrCloudHsmClusterNotFound, Key: kmsapi.ErrCustomStoreInvalidState, Err: err}
 	_, told := errors.AsType[*kmsapi.Error](err)

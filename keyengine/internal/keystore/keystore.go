@@ -13,50 +13,51 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Config is what the operator says of custom key stores. It is to be the
-// same on all nodes.
+// Config is the operator's configuration of custom key stores. It must be the same on all
+// nodes.
 type Config struct {
-	// AllowPrivateEndpoints lets external key stores be at addresses that are not
-	// public, and at ports other than 443, which AWS does not have. Whoever may
-	// create key stores can then have the nodes send requests into their network.
+	// AllowPrivateEndpoints permits external key stores at addresses that are not public
+	// and, unlike AWS, at ports other than 443. Callers who may create key stores can then
+	// make the nodes send requests into the operator's network.
 	AllowPrivateEndpoints bool
-	// Roots are the authorities of external key stores' certificates; nil for the
+	// Roots are the certificate authorities of external key stores. The default is the
 	// system's.
 	Roots *x509.CertPool
-	// Timeout of a call to an external key store proxy; 0 for AWS's 250 ms.
+	// Timeout is that of a call to an external key store proxy. The default is AWS's, 250
+	// ms.
 	Timeout time.Duration
 
-	// PKCS11Module is the path of a PKCS #11 module, and PKCS11Tokens the labels of
-	// its tokens by the CloudHsmClusterId that callers have for each. They need a
+	// PKCS11Module is the path of a PKCS #11 module, and PKCS11Tokens maps the
+	// CloudHsmClusterIds that callers use to the labels of its tokens. Both require a
 	// binary that was built with the tag pkcs11.
 	PKCS11Module string
 	PKCS11Tokens map[string]string
 }
 
-// Backend is where the keys of one type of custom key stores are. An error that it
-// returns is a *Failure, unless the fault is this node's. Implementations are
-// safe for concurrent use.
+// Backend accesses one type of custom key store. Its errors are a *Failure, unless the
+// failure is on this node. Implementations are safe for concurrent use.
 type Backend interface {
-	// Try checks that a store can be what a request wants it to be.
+	// Try checks that a store can be used with the requested settings.
 	Try(ctx context.Context, s *Store) error
-	// Connect has a store be used, and fails if it cannot be.
+	// Connect connects to a store, or fails if it cannot be used.
 	Connect(ctx context.Context, s *Store) error
-	// CheckKey checks that a key of a store can be that of a new KMS key.
+	// CheckKey checks that a key of a store can be used for a new KMS key.
 	CheckKey(ctx context.Context, s *Store, key string) error
-	// Encrypt and decrypt are the second encryption.
+	// Encrypt and Decrypt perform the second encryption.
 	Encrypt(ctx context.Context, s *Store, key string, message, aad []byte) (*keymat.Outer, error)
 	Decrypt(ctx context.Context, s *Store, key string, o *keymat.Outer, aad []byte) ([]byte, error)
-	// Random makes random bytes.
+	// Random returns n random bytes.
 	Random(ctx context.Context, s *Store, n int) ([]byte, error)
 	close()
 }
 
-// Backends are the sides of all custom key stores, by the type of a store.
+// Backends has the backends of all types of custom key stores.
 type Backends struct {
 	types        map[string]Backend
 	allowPrivate bool
 }
 
+// Open returns the backends that cfg and this binary support.
 func Open(cfg Config, now func() time.Time) (*Backends, error) {
 	s := &Backends{types: map[string]Backend{kmsapi.OriginXKS: newXKS(cfg, now)}, allowPrivate: cfg.AllowPrivateEndpoints}
 	h, err := newHSM(cfg)
@@ -66,37 +67,41 @@ func Open(cfg Config, now func() time.Time) (*Backends, error) {
 	return s, err
 }
 
-// Of is the backend of stores of a type; nil when there is none in this binary.
+// Of returns the backend for a type of store, or nil if this binary has none.
 func (s *Backends) Of(kind string) Backend { return s.types[kind] }
 
+// Close closes all backends.
 func (s *Backends) Close() {
 	for _, o := range s.types {
 		o.close()
 	}
 }
 
-// Store is a store, with what its side is told of the request.
+// Store is a store, with the details of the request that calls it.
 type Store struct {
 	*fsmpb.KeyStore
-	// Secret lends the store's secret.
+	// Secret calls use with the store's secret, which use must not keep.
 	Secret                                func(use func(secret []byte) error) error
 	Principal, KeyARN, Operation, Request string
 }
 
-// Failure is something that a custom key store does not do. Each kind of
-// operation tells of it with an error of its own, and the same message.
+// Failure is the failure of a call to a custom key store. Each kind of operation has its
+// own error for it, with the same message.
 type Failure struct {
-	Store      *kmsapi.Error // of operations on key stores
-	Key        *kmsapi.Error // of CreateKey
+	Store      *kmsapi.Error // for operations on key stores
+	Key        *kmsapi.Error // for CreateKey
 	Connection string        // ConnectionErrorCode
 	Message    string
 	Err        error // for the node's log
 }
 
+// Error returns the text of Err.
 func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap returns Err.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// Failed is a store that answers what makes no sense.
+// Failed returns the Failure of a store with an invalid response.
 func Failed(err error) error {
 	return &Failure{
 		Store: kmsapi.ErrXksProxyInvalidResponse, Key: kmsapi.ErrCustomStoreInvalidState, Connection: "XKS_PROXY_INVALID_RESPONSE",
@@ -104,13 +109,13 @@ func Failed(err error) error {
 	}
 }
 
+// Unsupported returns the error for a type of store that this binary does not support.
 func Unsupported(kind string) error {
 	return kmsapi.Errorf(kmsapi.ErrUnsupported, "Custom key stores of type %s are not supported by this build of Conclave.", kind)
 }
 
-// EndpointAllowed checks an endpoint that matched the pattern, which takes a port:
-// AWS takes none, and neither does a node whose operator has not allowed private
-// endpoints.
+// EndpointAllowed checks an endpoint that matches its pattern, which permits a port. AWS
+// does not accept ports, so they are refused unless private endpoints are allowed.
 func (s *Backends) EndpointAllowed(endpoint string) error {
 	refused := kmsapi.Errorf(kmsapi.ErrValidation, "1 validation error detected: Value at 'xksProxyUriEndpoint' failed to satisfy constraint: "+
 		"Member must satisfy regular expression pattern: %s", kmsapi.PatternOf("xksEndpoint").String())

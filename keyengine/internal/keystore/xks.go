@@ -12,7 +12,7 @@ import (
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-// xksBackend is the side of external key stores: their proxies.
+// xksBackend is the backend of external key stores, which calls their proxies.
 type xksBackend struct{ client *xks.Client }
 
 func newXKS(cfg Config, now func() time.Time) *xksBackend {
@@ -37,12 +37,15 @@ func (s *Store) origin() xks.Origin {
 	return xks.Origin{Principal: s.Principal, Key: s.KeyARN, Operation: s.Operation, RequestID: s.Request}
 }
 
+// Try implements [Backend].
 func (x *xksBackend) Try(ctx context.Context, s *Store) error { return x.Connect(ctx, s) }
 
+// Connect implements [Backend].
 func (x *xksBackend) Connect(ctx context.Context, s *Store) error {
 	return xksFailure(x.client.Health(ctx, s.proxy(), s.origin()))
 }
 
+// CheckKey implements [Backend].
 func (x *xksBackend) CheckKey(ctx context.Context, s *Store, key string) error {
 	m, err := x.client.KeyMetadata(ctx, s.proxy(), s.origin(), key)
 	switch {
@@ -59,6 +62,7 @@ func (x *xksBackend) CheckKey(ctx context.Context, s *Store, key string) error {
 	return nil
 }
 
+// Encrypt implements [Backend].
 func (x *xksBackend) Encrypt(ctx context.Context, s *Store, key string, message, aad []byte) (*keymat.Outer, error) {
 	sealed, err := x.client.Encrypt(ctx, s.proxy(), s.origin(), key, message, aad)
 	if err != nil {
@@ -67,26 +71,27 @@ func (x *xksBackend) Encrypt(ctx context.Context, s *Store, key string, message,
 	return &keymat.Outer{Body: sealed.Ciphertext, IV: sealed.IV, Tag: sealed.Tag, Metadata: sealed.Metadata}, nil
 }
 
+// Decrypt implements [Backend].
 func (x *xksBackend) Decrypt(ctx context.Context, s *Store, key string, o *keymat.Outer, aad []byte) ([]byte, error) {
 	message, err := x.client.Decrypt(ctx, s.proxy(), s.origin(), key, &xks.Sealed{Ciphertext: o.Body, IV: o.IV, Tag: o.Tag, Metadata: o.Metadata}, aad)
 	return message, xksFailure(err)
 }
 
+// Random implements [Backend].
 func (x *xksBackend) Random(context.Context, *Store, int) ([]byte, error) {
 	return nil, kmsapi.Errorf(kmsapi.ErrUnsupported, "External key stores generate no random bytes.")
 }
 
 func (x *xksBackend) close() { x.client.Close() }
 
-// Messages of AWS's, which stand for several failures.
+// AWS's messages that apply to several failures.
 const (
 	MalformedMessage = "AWS KMS cannot interpret the response from the external key store proxy. If you see this error repeatedly, report it to your external key store proxy administrator."
 	ReachMessage     = "AWS KMS cannot communicate with the external key store proxy. This might be a transient network issue. If you see this error repeatedly, verify that your external key store proxy is active and is connected to the network, and that its endpoint URI is correct in your external key store."
 )
 
-// XksFailures say how each failure of a proxy is told: by operations on key stores,
-// by CreateKey, as the reason why a store is not connected. Cryptographic operations
-// tell of all of them with KMSInvalidStateException.
+// XksFailures has the Failure for each failure of a proxy. Cryptographic operations report
+// all of them as KMSInvalidStateException.
 var XksFailures = map[xks.Failure]Failure{
 	xks.ErrValidation: {Store: kmsapi.ErrXksProxyInvalidResponse, Key: kmsapi.ErrCustomStoreInvalidState, Connection: "XKS_PROXY_INVALID_RESPONSE", Message: MalformedMessage},
 	xks.ErrInvalidState: {Store: kmsapi.ErrXksProxyInvalidConfiguration, Key: kmsapi.ErrXksKeyInvalidConfiguration, Connection: "XKS_PROXY_INVALID_CONFIGURATION",
@@ -121,8 +126,8 @@ var XksFailures = map[xks.Failure]Failure{
 	xks.ErrMalformed: {Store: kmsapi.ErrXksProxyInvalidResponse, Key: kmsapi.ErrCustomStoreInvalidState, Connection: "XKS_PROXY_INVALID_RESPONSE", Message: MalformedMessage},
 }
 
-// xksFailure makes a *Failure of a proxy's. Other errors, such as that the node
-// was sealed meanwhile, stay what they are.
+// xksFailure translates a failure of a proxy into a *Failure. It returns other errors
+// unchanged, for instance if the node was sealed in the meantime.
 func xksFailure(err error) error {
 	f, ok := errors.AsType[xks.Failure](err)
 	if !ok {

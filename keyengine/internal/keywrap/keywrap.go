@@ -1,7 +1,7 @@
-// Package keywrap wraps key material for its import, by the algorithms of AWS KMS's
-// GetParametersForImport. Its functions keep nothing of what they are given.
+// Package keywrap wraps key material for import, with the algorithms of AWS KMS's
+// GetParametersForImport. Its functions do not keep their arguments.
 //
-// Wrapping keys are RSA keys: the private one a PKCS #8 structure, the public one a
+// Wrapping keys are RSA keys. The private key is a PKCS #8 structure and the public key a
 // SubjectPublicKeyInfo, both in DER.
 package keywrap
 
@@ -17,31 +17,33 @@ import (
 	"slices"
 )
 
-// MaxMaterial is the most material that is wrapped or unwrapped, in bytes.
+// MaxMaterial is the maximum length of material in bytes.
 const MaxMaterial = 8 << 10
 
 var (
-	// ErrUnwrap: wrapped material that doesn't open, whatever is wrong with it.
+	// ErrUnwrap is returned for wrapped material that cannot be unwrapped, whatever is
+	// wrong with it.
 	ErrUnwrap = errors.New("keywrap: wrapped key material does not open")
-	// ErrMaterial: material that the algorithm has no room for, or none.
+	// ErrMaterial is returned for material that is empty or too long for the algorithm.
 	ErrMaterial = errors.New("keywrap: key material of a length that cannot be wrapped")
-	// ErrKey: a public key that is none of a wrapping key.
+	// ErrKey is returned for a public key that is not a wrapping key.
 	ErrKey = errors.New("keywrap: not a public wrapping key")
-	// ErrSpec: a wrapping key spec that doesn't exist.
+	// ErrSpec is returned for an unknown wrapping key spec.
 	ErrSpec = errors.New("keywrap: no such wrapping key spec")
-	// ErrAlgorithm: a wrapping algorithm that doesn't exist, or not in strict FIPS mode.
+	// ErrAlgorithm is returned for a wrapping algorithm that is unknown, or not available
+	// in strict FIPS mode.
 	ErrAlgorithm = errors.New("keywrap: no such wrapping algorithm")
 )
 
 var rsaBits = map[string]int{"RSA_2048": 2048, "RSA_3072": 3072, "RSA_4096": 4096}
 
-// kekSize is the AES-256 key's of the hybrid algorithms.
+// kekSize is the size of the AES-256 key of the hybrid algorithms.
 const kekSize = 32
 
 type algorithm struct {
 	name   string
-	hash   func() hash.Hash // OAEP's, and its mask's
-	hybrid bool             // an AES key under RSA, the material under the AES key
+	hash   func() hash.Hash // for OAEP and its mask
+	hybrid bool             // RSA encrypts an AES key, which wraps the material
 	sha1   bool             // refused by the standard library in strict FIPS mode
 }
 
@@ -52,11 +54,11 @@ var algorithms = []algorithm{
 	{name: "RSA_AES_KEY_WRAP_SHA_256", hash: sha256.New, hybrid: true},
 }
 
-// available says whether the algorithm can be used. OAEP may take SHA-1 by SP
-// 800-131A, but the standard library panics on it in strict FIPS mode.
+// available reports whether the algorithm can be used. SP 800-131A permits SHA-1 in OAEP,
+// but the standard library panics in strict FIPS mode.
 func (a algorithm) available() bool { return !a.sha1 || !fips140.Enforced() }
 
-// Algorithms are those that material can be wrapped by.
+// Algorithms returns the wrapping algorithms that can be used.
 func Algorithms() []string {
 	var names []string
 	for _, a := range algorithms {
@@ -75,7 +77,7 @@ func find(name string) (algorithm, error) {
 	return algorithms[i], nil
 }
 
-// NewWrappingKey makes a wrapping key of a spec. The caller wipes the private key.
+// NewWrappingKey generates a wrapping key. The caller must wipe the private key.
 func NewWrappingKey(spec string) (pkcs8, spki []byte, err error) {
 	bits, ok := rsaBits[spec]
 	if !ok {
@@ -115,9 +117,9 @@ func wrappingSize(key *rsa.PublicKey) bool {
 	return false
 }
 
-// Wrap does what a client does with the public key of GetParametersForImport. It
-// returns ErrMaterial for material that is empty, longer than MaxMaterial or, by the
-// RSAES_OAEP algorithms, than the key has room for (RFC 8017, section 7.1.1).
+// Wrap wraps material as a client does, with the public key of GetParametersForImport. It
+// returns ErrMaterial for material that is empty, longer than MaxMaterial or, with the
+// RSAES_OAEP algorithms, too long for the key (RFC 8017, section 7.1.1).
 func Wrap(spki []byte, algorithm string, material []byte) ([]byte, error) {
 	a, err := find(algorithm)
 	if err != nil {
@@ -158,9 +160,9 @@ func (a algorithm) wrapHybrid(key *rsa.PublicKey, material []byte) ([]byte, erro
 	return append(wrapped, padded...), nil
 }
 
-// Unwrap opens what Wrap made. The caller wipes the material. It returns ErrUnwrap,
-// whatever is wrong: a client that learns more than that could read what others
-// wrapped (Manger's attack on OAEP).
+// Unwrap reverses Wrap. The caller must wipe the material. It returns ErrUnwrap whatever is
+// wrong: a client that learned more could decrypt what others have wrapped (Manger's attack
+// on OAEP).
 func Unwrap(pkcs8 []byte, algorithm string, wrapped []byte) ([]byte, error) {
 	a, err := find(algorithm)
 	if err != nil {
@@ -188,8 +190,8 @@ func (a algorithm) decrypt(key *rsa.PrivateKey, ciphertext []byte) ([]byte, erro
 	return plaintext, nil
 }
 
-// unwrapHybrid goes on with a random AES key if RSA gives none, so that the time
-// taken doesn't tell which of the two parts is wrong.
+// unwrapHybrid continues with a random AES key if RSA decryption fails, so that timing does
+// not reveal which of the two parts is wrong.
 func (a algorithm) unwrapHybrid(key *rsa.PrivateKey, wrapped []byte) ([]byte, error) {
 	if len(wrapped) < key.Size() {
 		return nil, ErrUnwrap

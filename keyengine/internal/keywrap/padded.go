@@ -74,9 +74,9 @@ func count(dst, src []byte, step int) {
 	binary.BigEndian.PutUint64(dst, binary.BigEndian.Uint64(src)^uint64(step))
 }
 
-// unwrapPadded undoes wrapPadded (RFC 5649, section 4.2; KWP-AD). What it decrypts is
-// checked as a whole and in constant time: a caller must not learn whether the prefix,
-// the length or the padding is wrong.
+// unwrapPadded reverses wrapPadded (RFC 5649, section 4.2; KWP-AD). The result is checked
+// as a whole and in constant time: a caller must not learn whether the prefix, the length
+// or the padding is wrong.
 func unwrapPadded(kek, wrapped []byte) ([]byte, error) {
 	n := len(wrapped)/semiblock - 1
 	if len(wrapped)%semiblock != 0 || n < 1 || n*semiblock > MaxMaterial {
@@ -100,8 +100,8 @@ func unwrapPadded(kek, wrapped []byte) ([]byte, error) {
 	return buf[semiblock:][:length:length], nil
 }
 
-// checkPadded reads the length from the initial value, and says whether that and the
-// padding are sound. MaxMaterial lets the length fit in its lower two bytes.
+// checkPadded returns the length in the initial value, and whether it and the padding are
+// valid. MaxMaterial ensures that the length fits in the lower two bytes.
 func checkPadded(buf []byte) (length int, ok bool) {
 	padded := len(buf) - semiblock
 	length = int(binary.BigEndian.Uint16(buf[6:]))

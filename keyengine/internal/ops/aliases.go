@@ -85,7 +85,7 @@ func deleteAlias(ev *request.Evaluation, in *kmsapi.DeleteAliasInput) (*request.
 	return &request.None{}, nil
 }
 
-// aliasMembers checks the members of CreateAlias and UpdateAlias.
+// aliasMembers validates the members of CreateAlias and UpdateAlias.
 func aliasMembers(name, targetKeyID string) error {
 	if err := aliasName(name); err != nil {
 		return err
@@ -96,7 +96,7 @@ func aliasMembers(name, targetKeyID string) error {
 	return nil
 }
 
-// aliasName checks what the pattern of the service model lets pass.
+// aliasName rejects names that the service model's pattern allows and AWS does not.
 func aliasName(name string) error {
 	rest, ok := strings.CutPrefix(name, kmsapi.AliasPrefix)
 	switch {
@@ -110,7 +110,7 @@ func aliasName(name string) error {
 	return nil
 }
 
-// existingAlias is an alias with the key that it names.
+// existingAlias returns an alias and its key.
 func existingAlias(ev *request.Evaluation, name string) (*fsmpb.Alias, *request.Target, error) {
 	a := ev.Alias(ev.Region(), name)
 	if a == nil {
@@ -118,12 +118,12 @@ func existingAlias(ev *request.Evaluation, name string) (*fsmpb.Alias, *request.
 	}
 	t := ev.Target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 	if t.Key == nil {
-		return nil, nil, request.AliasNotFound(ev, name) // the key went, and its aliases with it
+		return nil, nil, request.AliasNotFound(ev, name) // the key was deleted with its aliases
 	}
 	return a, t, nil
 }
 
-// kindOf tells apart what an alias may not move between.
+// kindOf returns the kind of a key. An alias can only be moved to a key of the same kind.
 func kindOf(k *fsmpb.Key) string {
 	switch {
 	case k.Spec == kmsapi.SpecSymmetric:
@@ -134,7 +134,8 @@ func kindOf(k *fsmpb.Key) string {
 	return "asymmetric"
 }
 
-// authoriseAlias asks for the operation's action on the alias and on the keys.
+// authoriseAlias checks that the caller may perform the operation on the alias and on the
+// keys.
 func authoriseAlias(ev *request.Evaluation, name string, keys ...*request.Target) error {
 	arn := request.AliasARN(ev, name)
 	ev.Resource("AWS::KMS::Alias", arn)

@@ -7,9 +7,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// Destroy removes the imported materials that gone chooses. What tells a material
-// again stays, as nothing else may be imported in its place; putDestroyed forgets
-// what never came to be used.
+// Destroy removes the bytes of the imported materials for which gone returns true. The rest
+// of a material stays, because only the same bytes may be imported in its place.
+// PutDestroyed forgets materials that were never current.
 func Destroy(k *fsmpb.Key, gone func(*fsmpb.Material) bool) {
 	for _, m := range k.Materials {
 		if gone(m) {
@@ -21,9 +21,8 @@ func Destroy(k *fsmpb.Key, gone func(*fsmpb.Material) bool) {
 	}
 }
 
-// PutDestroyed changes t's key to k, some of whose material was destroyed. One that
-// waited for a rotation is forgotten, by the whole set, when the last key of the set
-// that had it has it no more.
+// PutDestroyed changes t's key to k after Destroy. A material that was waiting for a
+// rotation is forgotten by all keys of the set once no other key of the set has it.
 func PutDestroyed(ev *request.Evaluation, t *request.Target, k *fsmpb.Key) error {
 	members := MembersOf(ev, t)
 	k.Materials = slices.DeleteFunc(k.Materials, func(m *fsmpb.Material) bool {
@@ -34,7 +33,7 @@ func PutDestroyed(ev *request.Evaluation, t *request.Target, k *fsmpb.Key) error
 	return PutMembers(ev, k, members)
 }
 
-// holds tells whether a key has the bytes of a material of its set.
+// holds reports whether a key has the bytes of a material of its set.
 func holds(k *fsmpb.Key, m *fsmpb.Material) bool {
 	n := request.MaterialOf(k, m.Id)
 	return n != nil && len(n.Wrapped) > 0

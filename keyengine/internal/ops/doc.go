@@ -1,3 +1,3 @@
-// Package ops has the operations that manage keys, each a function of an evaluation and an
-// input, and the table of all operations.
+// Package ops implements the operations that manage keys, each as a function of an
+// evaluation and an input, and has the table of all operations.
 package ops

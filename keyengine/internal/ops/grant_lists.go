@@ -49,14 +49,13 @@ func listGrants(ev *request.Evaluation, in *kmsapi.ListGrantsInput) (*kmsapi.Lis
 	return nil, nil
 }
 
-// grantFilter says which of a key's grants a list shows; a zero part takes all.
+// grantFilter selects a key's grants for a list. Fields that are empty select all.
 type grantFilter struct {
 	id      []byte
 	grantee string
 }
 
-// grants are the grants on a key that the filter takes, by id, from the one after
-// the given id on.
+// grants returns the selected grants on a key, ordered by id, beginning after the given id.
 func (f *grantFilter) grants(s *fsm.State, key fsm.KeyID, after []byte) iter.Seq[*fsmpb.Grant] {
 	switch {
 	case f.id != nil:
@@ -96,7 +95,7 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 		out.NextMarker, out.Truncated, err = fill(p, s.GrantsRetiredBy(request.AccountOf(ev), region, who, after), func(g *fsmpb.Grant) string {
 			return hex.EncodeToString(g.Key) + hex.EncodeToString(g.Id)
 		}, func(g *fsmpb.Grant) {
-			// A key that is gone has no grants.
+			// A key that was deleted has no grants.
 			k, _ := s.Key(fsm.KeyID{Account: request.AccountOf(ev), Region: region, ID: [16]byte(g.Key)})
 			arn := request.KeyARN(ev.Cluster(), region, request.FormatKeyID([16]byte(g.Key), k.GetMultiRegion()))
 			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), arn, g))
@@ -106,9 +105,9 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 	return nil, nil
 }
 
-// mayListRetirable asks whether the caller may see the grants that somebody may
-// retire. An account's own policies say so for its principals; a service is no
-// account's, and sees its own.
+// mayListRetirable checks whether the caller may list the grants that a principal may
+// retire. For principals of the account, the account's policies decide. A service belongs
+// to no account and may list its own.
 func mayListRetirable(ev *request.Evaluation, who string) error {
 	action, p := ev.Op.Action(), ev.Caller.Identity.Principal()
 	if p.Kind == policy.KindService && p.ARN == who {
@@ -118,8 +117,8 @@ func mayListRetirable(ev *request.Evaluation, who string) error {
 	return ev.AuthoriseAccount(action, who)
 }
 
-// grantAfter is the fsm.GrantID of the grant that a page of retirable grants comes
-// after; nil for the first page.
+// grantAfter returns the fsm.GrantID after which a page of retirable grants begins, or nil
+// for the first page.
 func grantAfter(ev *request.Evaluation, name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil
@@ -131,7 +130,7 @@ func grantAfter(ev *request.Evaluation, name string) ([]byte, error) {
 	return fsm.GrantID(fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region(), ID: [16]byte(b)}, b[16:]), nil
 }
 
-// grantEntry is a grant as lists show it. One without a name has an empty one.
+// grantEntry returns a grant as an entry of a list. Without a name, its Name is empty.
 func grantEntry(c *fsmpb.Cluster, keyARN string, g *fsmpb.Grant) kmsapi.GrantListEntry {
 	e := kmsapi.GrantListEntry{
 		KeyId: &keyARN, GrantId: new(hex.EncodeToString(g.Id)), Name: new(g.Name), CreationDate: TimeOf(g.Created),
@@ -155,7 +154,7 @@ func grantEntry(c *fsmpb.Cluster, keyARN string, g *fsmpb.Grant) kmsapi.GrantLis
 	return e
 }
 
-// eitherParty shows one of a grant's parties in the member that is for its kind.
+// eitherParty returns a party of a grant in the member for its kind.
 func eitherParty(who string) (principal, service *string) {
 	if who == "" {
 		return nil, nil

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	maxConstraintValue = 384 // characters
+	maxConstraintValue = 384 // in characters
 )
 
 func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.CreateGrantOutput, error) {
@@ -66,13 +66,12 @@ func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.C
 	return &kmsapi.CreateGrantOutput{GrantToken: &token, GrantId: new(hex.EncodeToString(g.Id))}, nil
 }
 
-// recordGrant shows which grant was made on which key, and never its token.
+// recordGrant adds the ids of the grant and the key to the record, but not the token.
 func recordGrant(out *kmsapi.CreateGrantOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{auditfield.Text("grantId", *out.GrantId), auditfield.Text("keyId", rec.Resources[0].Arn)}
 }
 
-// newGrant is the grant that a request asks for, as far as it can be told without
-// the key.
+// newGrant returns the requested grant, checked as far as possible without the key.
 func newGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*fsmpb.Grant, error) {
 	g := &fsmpb.Grant{Id: make([]byte, 32), Created: ev.Now().UnixNano(), Issuer: issuer(ev)}
 	_, _ = rand.Read(g.Id) // never fails: crypto/rand ends the process instead
@@ -102,14 +101,15 @@ func newGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*fsmpb.Grant
 	return g, nil
 }
 
-// issuer is the account that a grant is made under: the caller's, or the key's own
-// if the caller is a service, which has none.
+// issuer returns the account that creates a grant: the caller's, or the key's if the caller
+// is a service, which has no account.
 func issuer(ev *request.Evaluation) string {
 	return cmp.Or(ev.Caller.Identity.Principal().Account, ev.Cluster().Account)
 }
 
-// parties says in a grant who gets it and who may retire it. A service that gets one
-// cannot be asked to give it back by anybody it knows, so somebody has to be named.
+// parties sets the grantee and the retiring principal of a grant. A grant to a service
+// needs a retiring principal, because the service has no account whose principals could
+// retire it.
 func parties(ev *request.Evaluation, in *kmsapi.CreateGrantInput, g *fsmpb.Grant) (err error) {
 	if g.Grantee, err = party(ev, "GranteePrincipal", in.GranteePrincipal, "GranteeServicePrincipal", in.GranteeServicePrincipal); err != nil {
 		return err
@@ -126,7 +126,7 @@ func parties(ev *request.Evaluation, in *kmsapi.CreateGrantInput, g *fsmpb.Grant
 	return nil
 }
 
-// party is who one of two members names, a principal or a service; "" for nobody.
+// party returns the principal or service named in one of two members, or "".
 func party(ev *request.Evaluation, member string, principal *string, serviceMember string, service *string) (string, error) {
 	switch {
 	case principal != nil && service != nil:
@@ -134,26 +134,26 @@ func party(ev *request.Evaluation, member string, principal *string, serviceMemb
 	case principal != nil:
 		return *principal, principalOfGrant(ev, *principal)
 	case service != nil:
-		return *service, nil // its pattern is all that can be said of a service
+		return *service, nil // validated by its pattern
 	}
 	return "", nil
 }
 
-// principalOfGrant checks that a grant may name somebody. That he exists cannot be
-// told: there are no principals to look among.
+// principalOfGrant checks that a grant may name a principal. It does not check that the
+// principal exists, because principals are not kept in the state.
 func principalOfGrant(ev *request.Evaluation, arn string) error {
 	p, err := policy.ParsePrincipal(arn)
-	if err != nil || p.Partition != ev.Cluster().Partition { // a bare account id has none
+	if err != nil || p.Partition != ev.Cluster().Partition { // an account id has no partition
 		return kmsapi.Errorf(kmsapi.ErrInvalidArn, "ARN does not refer to a valid principal")
 	}
 	return nil
 }
 
-// Constrain limits a grant. Programs such as Terraform's provider send the map that
-// they have nothing for as an empty one, so that is an absent one, but for one case:
-// an EncryptionContextEquals without pairs and with no pairs beside it. Its words ask
-// for requests without a context, and to read them as no constraint would give more
-// than was asked for.
+// Constrain adds constraints to a grant. An empty map means no constraint, because programs
+// such as Terraform's provider send one when they have no pairs. The exception is an
+// EncryptionContextEquals without pairs, if there are no pairs in EncryptionContextSubset
+// either: taken literally it would allow only requests without a context, so ignoring it
+// would grant more than was requested.
 func Constrain(g *fsmpb.Grant, c *kmsapi.GrantConstraints) (err error) {
 	if c == nil {
 		return nil
@@ -177,7 +177,7 @@ func Constrain(g *fsmpb.Grant, c *kmsapi.GrantConstraints) (err error) {
 	return nil
 }
 
-// constraint is an encryption context that a grant is limited to; nil for none.
+// constraint returns the encryption context of a constraint, or nil if it has no pairs.
 func constraint(member string, pairs map[string]string) (*fsmpb.GrantContext, error) {
 	if len(pairs) == 0 {
 		return nil, nil
@@ -195,7 +195,7 @@ func constraint(member string, pairs map[string]string) (*fsmpb.GrantContext, er
 	return c, nil
 }
 
-// fitsKey checks that a key can do what a grant on it allows.
+// fitsKey checks that the key supports the operations of a grant.
 func fitsKey(t *request.Target, g *fsmpb.Grant) error {
 	can := GrantOperations(t.Key)
 	for _, op := range g.Operations {
@@ -209,7 +209,7 @@ func fitsKey(t *request.Target, g *fsmpb.Grant) error {
 	return nil
 }
 
-// GrantOperations are the operations that a grant on a key may have.
+// GrantOperations returns the operations that a grant on the key may have.
 func GrantOperations(k *fsmpb.Key) []string {
 	ops := []string{request.OperationCreateGrant, request.OperationRetireGrant, request.OperationDescribeKey}
 	if k.Usage == kmsapi.UsageEncrypt {
@@ -230,11 +230,11 @@ func GrantOperations(k *fsmpb.Key) []string {
 	return append(ops, "GetPublicKey")
 }
 
-// namesake is the grant that was made before by the same request with the same
-// name; nil when there is none. That there is none depends on all of the key's
-// grants. Nameless requests are each for another grant. Two requests are the same
-// if nothing tells their grants apart but what each grant has to itself: what grants
-// are given later is compared too.
+// namesake returns an existing grant that the same request created, or nil. Requests
+// without a name always create another grant. Two requests are the same if their grants are
+// equal apart from id, time of creation and version, so that fields which are added to
+// grants later are compared too. If there is no such grant, the outcome depends on all
+// grants of the key.
 func namesake(ev *request.Evaluation, t *request.Target, n *fsmpb.Grant) *fsmpb.Grant {
 	if n.Name == "" {
 		return nil
@@ -251,7 +251,8 @@ func namesake(ev *request.Evaluation, t *request.Target, n *fsmpb.Grant) *fsmpb.
 	})
 }
 
-// roomForGrant: only a refusal depends on the number of grants.
+// roomForGrant enforces the quota of grants. Only a refusal adds the set of grants to the
+// read set.
 func roomForGrant(ev *request.Evaluation, t *request.Target) error {
 	if n, _ := ev.State.KeyGrants(t.ID); int(n.GetCount()) < ev.Quotas.Grants {
 		return nil
@@ -293,8 +294,8 @@ func retireGrant(ev *request.Evaluation, in *kmsapi.RetireGrantInput) (*request.
 	return endGrant(ev, t.ID, id, in.DryRun)
 }
 
-// toRetire is the grant that a request names in one of the two ways that there
-// are. The key is gone, and its grants with it, when the target has none.
+// toRetire returns the key and the id of the grant to retire, which a request names by
+// token or by ids. If the key was deleted with its grants, the target has no key.
 func toRetire(ev *request.Evaluation, in *kmsapi.RetireGrantInput) (*request.Target, [32]byte, error) {
 	switch {
 	case in.GrantToken != nil && in.KeyId == nil && in.GrantId == nil:
@@ -314,7 +315,7 @@ func toRetire(ev *request.Evaluation, in *kmsapi.RetireGrantInput) (*request.Tar
 	return nil, [32]byte{}, kmsapi.Errorf(kmsapi.ErrValidation, "You must specify either a grant token, or both a key ID and a grant ID.")
 }
 
-// existingGrant is a grant on a key, which the record then names.
+// existingGrant returns a grant on a key and adds its id to the record.
 func existingGrant(ev *request.Evaluation, key fsm.KeyID, id [32]byte) (*fsmpb.Grant, error) {
 	ev.GrantID = hex.EncodeToString(id[:])
 	g := ev.Grant(key, id[:])
@@ -324,7 +325,7 @@ func existingGrant(ev *request.Evaluation, key fsm.KeyID, id [32]byte) (*fsmpb.G
 	return g, nil
 }
 
-// endGrant makes an end of a grant. The grants that were made by it stay.
+// endGrant deletes a grant. Grants that were created with its authority remain.
 func endGrant(ev *request.Evaluation, key fsm.KeyID, id [32]byte, dryRun *bool) (*request.None, error) {
 	if request.IsSet(dryRun) {
 		return nil, request.ErrDryRun
@@ -333,7 +334,7 @@ func endGrant(ev *request.Evaluation, key fsm.KeyID, id [32]byte, dryRun *bool) 
 	return &request.None{}, nil
 }
 
-// ParseGrantID reads a grant id in the one spelling that CreateGrant gives it.
+// ParseGrantID parses a grant id. It accepts only the spelling that CreateGrant returns.
 func ParseGrantID(s string) (id [32]byte, err error) {
 	if len(s) != hex.EncodedLen(len(id)) || strings.ToLower(s) != s {
 		return id, kmsapi.ErrInvalidGrantID

@@ -24,15 +24,15 @@ import (
 )
 
 const (
-	// importTokenLife is how long parameters for an import are good.
+	// ImportTokenLife is how long parameters for an import are valid.
 	ImportTokenLife = 24 * time.Hour
-	// importTokenAhead is how far the clock that it is counted from may be ahead of
-	// cluster time, which on an idle cluster is half a minute old.
+	// ImportTokenAhead is how far the clock that this is counted from may be ahead of
+	// cluster time, which lags by up to half a minute on an idle cluster.
 	ImportTokenAhead = time.Minute
-	// maxValidTo is how far ahead material may expire.
+	// maxValidTo is the maximum time until material expires.
 	maxValidTo = 365 * Day
-	// maxUsedTokens bounds the tokens that a key remembers: the imports into it in
-	// 24 hours.
+	// MaxUsedTokens is the maximum number of used tokens that a key remembers, and so the
+	// number of imports in 24 hours.
 	MaxUsedTokens = 100
 
 	ImportNew      = "NEW_KEY_MATERIAL"
@@ -42,7 +42,7 @@ const (
 	wrapSM2     = "SM2"
 )
 
-// originOf is the origin of a key that is to be made.
+// originOf returns the origin of a key to be created.
 func originOf(in *kmsapi.CreateKeyInput) string {
 	if in.Origin != nil {
 		return *in.Origin
@@ -50,8 +50,8 @@ func originOf(in *kmsapi.CreateKeyInput) string {
 	return kmsapi.OriginKMS
 }
 
-// Importable refuses the key specs whose material cannot be imported: AWS says so of
-// ML-DSA, and does not name ML-KEM where it lists what can.
+// Importable refuses key specs whose material cannot be imported. AWS documents that for
+// ML-DSA, and does not list ML-KEM among the specs that can be.
 func Importable(spec string) error {
 	if strings.HasPrefix(spec, "ML_") {
 		return kmsapi.Errorf(kmsapi.ErrUnsupported, "KeySpec %s is not supported for Origin %s.", spec, kmsapi.OriginImported)
@@ -59,7 +59,8 @@ func Importable(spec string) error {
 	return nil
 }
 
-// firstMaterial gives a new key its material, or has it wait for an import.
+// firstMaterial creates a new key's material, or sets the state of a key that needs an
+// import.
 func firstMaterial(ev *request.Evaluation, k *fsmpb.Key) error {
 	if k.Origin == kmsapi.OriginImported {
 		k.State = fsmpb.KeyState_KEY_STATE_PENDING_IMPORT
@@ -73,7 +74,7 @@ func firstMaterial(ev *request.Evaluation, k *fsmpb.Key) error {
 	return nil
 }
 
-// imported finds the key of an operation on imported material.
+// imported returns the key of an operation on imported material.
 func imported(ev *request.Evaluation, keyID string) (*request.Target, error) {
 	t, err := ev.Managed(keyID)
 	if err != nil {
@@ -105,7 +106,7 @@ func getParametersForImport(ev *request.Evaluation, in *kmsapi.GetParametersForI
 	if err != nil {
 		return nil, err
 	}
-	// A node whose clock is ahead does not make tokens live longer.
+	// A node whose clock is ahead must not extend the life of tokens.
 	from := min(FromNow(ev).UnixNano(), ev.State.Time()+int64(ImportTokenAhead))
 	token := &vault.ImportToken{Key: t.ID, Algorithm: *in.WrappingAlgorithm, Expires: from + int64(ImportTokenLife)}
 	_, _ = rand.Read(token.ID[:]) // never fails: crypto/rand ends the process instead
@@ -118,8 +119,8 @@ func getParametersForImport(ev *request.Evaluation, in *kmsapi.GetParametersForI
 	}, nil
 }
 
-// wraps checks that material of a key spec can be wrapped with an algorithm and a
-// wrapping key: RSA encrypts what is short only.
+// wraps checks that the material of a key spec can be wrapped with the algorithm and the
+// wrapping key. RSA alone can encrypt only short material.
 func wraps(spec, wrapping, algorithm string) error {
 	short := strings.HasPrefix(algorithm, "RSAES_OAEP_")
 	curve, rsa := strings.HasPrefix(spec, "ECC_"), strings.HasPrefix(spec, "RSA_")
@@ -170,7 +171,7 @@ func importKeyMaterial(ev *request.Evaluation, in *kmsapi.ImportKeyMaterialInput
 		m.Description = *in.KeyMaterialDescription
 	}
 	request.EndImport(k, ev.State.Time())
-	// A new one becomes known to the whole set, for which each key imports it.
+	// New material is added to all keys of the set. Each key must import its bytes itself.
 	if err := PutMembers(ev, k, MembersOf(ev, t)); err != nil {
 		return nil, err
 	}
@@ -193,8 +194,8 @@ func materialElements(keyID, id *string) []*auditpb.Field {
 	return fields
 }
 
-// validTo is when the material of an import expires, 0 for never. It must not be
-// over by the time that the import is recorded.
+// validTo returns when imported material expires, or 0 for never. If that is past when the
+// import is recorded, the record is rejected.
 func validTo(ev *request.Evaluation, in *kmsapi.ImportKeyMaterialInput) (int64, error) {
 	if in.ExpirationModel != nil && *in.ExpirationModel == ModelForever {
 		if in.ValidTo != nil {
@@ -214,8 +215,8 @@ func validTo(ev *request.Evaluation, in *kmsapi.ImportKeyMaterialInput) (int64, 
 	return at, nil
 }
 
-// unwrapImport opens the token of an import, and with it the material. That the
-// token is out of date is said of genuine ones only.
+// unwrapImport decrypts the token of an import and the material. It reports a token as
+// expired only if it is genuine.
 func unwrapImport(ev *request.Evaluation, t *request.Target, token, wrapped []byte) (*vault.ImportToken, []byte, error) {
 	tok, pkcs8, err := ev.Vault.OpenImportToken(token)
 	if err != nil {
@@ -248,10 +249,10 @@ func unwrapImport(ev *request.Evaluation, t *request.Target, token, wrapped []by
 	return tok, material, nil
 }
 
-// soundMaterial checks that material is a key of the spec.
+// soundMaterial checks that material is a valid key of the spec.
 func soundMaterial(spec string, material []byte) error {
 	if !slices.ContainsFunc(material, func(b byte) bool { return b != 0 }) {
-		return kmsapi.ErrIncorrectKeyMaterial // nothing that anybody drew
+		return kmsapi.ErrIncorrectKeyMaterial // all zeros
 	}
 	if spec == kmsapi.SpecSymmetric {
 		if len(material) != keymat.KeySize {
@@ -266,7 +267,7 @@ func soundMaterial(spec string, material []byte) error {
 	return cryptops.RefusedByFIPS(err)
 }
 
-// useToken has a key remember a token until nobody could use it any more.
+// useToken adds a token to the key's used tokens and drops those that have expired.
 func useToken(ev *request.Evaluation, k *fsmpb.Key, t *vault.ImportToken) error {
 	now := ev.State.Time()
 	k.UsedTokens = slices.DeleteFunc(k.UsedTokens, func(u *fsmpb.UsedToken) bool { return u.Expires <= now })
@@ -277,8 +278,8 @@ func useToken(ev *request.Evaluation, k *fsmpb.Key, t *vault.ImportToken) error 
 	return nil
 }
 
-// place finds the material of a key, which it changes, that imported bytes are, or
-// makes them a new one where they may be.
+// place returns the key's material that the imported bytes belong to, and sets its wrapped
+// bytes if they are missing. If a new material is allowed, it adds one.
 func place(ev *request.Evaluation, t *request.Target, k *fsmpb.Key, in *kmsapi.ImportKeyMaterialInput, b []byte) (*fsmpb.Material, error) {
 	given, err := wrapImported(ev, k, b)
 	if err != nil {
@@ -296,13 +297,13 @@ func place(ev *request.Evaluation, t *request.Target, k *fsmpb.Key, in *kmsapi.I
 	case fresh:
 		return given, addMaterial(t, k, given)
 	case len(known.Wrapped) == 0:
-		// Under the id that its ciphertexts name.
+		// Keep the id that existing ciphertexts name.
 		err = ev.Vault.WrapAgain(k, known, b)
 	}
 	return known, err
 }
 
-// wrapImported makes a material of bytes, which it leaves as they are.
+// wrapImported returns a new material with the bytes, which it leaves unchanged.
 func wrapImported(ev *request.Evaluation, k *fsmpb.Key, b []byte) (*fsmpb.Material, error) {
 	now := ev.Now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
@@ -311,8 +312,8 @@ func wrapImported(ev *request.Evaluation, k *fsmpb.Key, b []byte) (*fsmpb.Materi
 	return wrapPrivate(ev, k, now, bytes.Clone(b))
 }
 
-// SameMaterial is the material of a key that another one is too; nil for none. One
-// private key can be written in several ways, so its public half counts.
+// SameMaterial returns the key's material that is the same as other, or nil. Asymmetric
+// keys are compared by public key, as a private key has several encodings.
 func SameMaterial(k *fsmpb.Key, other *fsmpb.Material) *fsmpb.Material {
 	for _, m := range k.Materials {
 		if other.PublicKey != nil && bytes.Equal(m.PublicKey, other.PublicKey) ||
@@ -323,8 +324,8 @@ func SameMaterial(k *fsmpb.Key, other *fsmpb.Material) *fsmpb.Material {
 	return nil
 }
 
-// addMaterial adds a new material to a key: as the current one if it is the first,
-// else for the next rotation.
+// addMaterial adds a new material to a key, as the current one if it is the first, and for
+// the next rotation otherwise.
 func addMaterial(t *request.Target, k *fsmpb.Key, m *fsmpb.Material) error {
 	if p := request.PendingMaterial(k); p != nil {
 		return kmsapi.Errorf(kmsapi.ErrInvalidState, "New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.",
@@ -338,8 +339,8 @@ func addMaterial(t *request.Target, k *fsmpb.Key, m *fsmpb.Material) error {
 	return nil
 }
 
-// deleteImportedKeyMaterial destroys a material as of now: no answer is made with
-// it once the record is committed.
+// deleteImportedKeyMaterial destroys a material at once: no answer uses it after the record
+// is committed.
 func deleteImportedKeyMaterial(ev *request.Evaluation, in *kmsapi.DeleteImportedKeyMaterialInput) (*kmsapi.DeleteImportedKeyMaterialOutput, error) {
 	t, err := imported(ev, *in.KeyId)
 	if err != nil {

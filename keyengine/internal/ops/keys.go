@@ -43,7 +43,7 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	if _, err := rand.Read(id.ID[:]); err != nil {
 		return nil, err
 	}
-	id.ID[6] = id.ID[6]&0x0f | 0x40 // a UUID of version 4, which some clients insist on
+	id.ID[6] = id.ID[6]&0x0f | 0x40 // a UUID of version 4, because some clients check it
 	id.ID[8] = id.ID[8]&0x3f | 0x80
 	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
 	if in.Policy != nil {
@@ -71,7 +71,7 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	if err := firstMaterial(ev, k); err != nil {
 		return nil, err
 	}
-	ev.Key(id) // there must be none of that id
+	ev.Key(id) // the record requires that the id is not in use
 	PutKey(ev, k)
 	putPolicy(ev, id, doc)
 	if len(tags) > 0 {
@@ -82,8 +82,7 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	return &kmsapi.CreateKeyOutput{KeyMetadata: metadataOf(ev, t)}, nil
 }
 
-// keyKind checks what can be said of the kind of key that is asked for without
-// asking whether this version makes it.
+// keyKind validates the requested kind of key, whether or not this version supports it.
 func keyKind(in *kmsapi.CreateKeyInput) error {
 	if in.KeySpec != nil && in.CustomerMasterKeySpec != nil {
 		return kmsapi.Errorf(kmsapi.ErrValidation, "You cannot specify KeySpec and CustomerMasterKeySpec in the same request. CustomerMasterKeySpec is deprecated.")
@@ -121,7 +120,7 @@ func usageOf(in *kmsapi.CreateKeyInput) string {
 	return kmsapi.UsageEncrypt
 }
 
-// makeMaterial makes the first or next material of a key whose origin is here.
+// makeMaterial creates a material for a key whose origin is AWS_KMS.
 func makeMaterial(ev *request.Evaluation, k *fsmpb.Key) (*fsmpb.Material, error) {
 	now := ev.Now().UnixNano()
 	if k.Spec == kmsapi.SpecSymmetric {
@@ -134,8 +133,8 @@ func makeMaterial(ev *request.Evaluation, k *fsmpb.Key) (*fsmpb.Material, error)
 	return wrapPrivate(ev, k, now, b)
 }
 
-// wrapPrivate makes the material of a key that is no symmetric encryption key, with
-// its public half if it has one. It wipes b.
+// wrapPrivate creates a material from a key that is not a symmetric encryption key, with
+// its public key if it has one. It wipes b.
 func wrapPrivate(ev *request.Evaluation, k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
 	defer clear(b)
 	var public []byte
@@ -153,7 +152,7 @@ func wrapPrivate(ev *request.Evaluation, k *fsmpb.Key, created int64, b []byte) 
 	return m, nil
 }
 
-// supportedKey refuses the kinds of keys that this version does not make.
+// supportedKey refuses kinds of keys that this version does not support.
 func supportedKey(in *kmsapi.CreateKeyInput) error {
 	switch {
 	case request.IsSet(in.MultiRegion) && (in.CustomKeyStoreId != nil || in.Origin != nil && (*in.Origin == kmsapi.OriginHSM || *in.Origin == kmsapi.OriginXKS)):
@@ -187,7 +186,7 @@ func metadataOf(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata {
 	return d
 }
 
-// ownMetadata is what metadata says without looking at other keys.
+// ownMetadata returns the metadata that does not depend on other keys.
 func ownMetadata(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata {
 	k := t.Key
 	d := &kmsapi.KeyMetadata{
@@ -242,7 +241,7 @@ func ownMetadata(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata 
 	return d
 }
 
-// recordMetadata is what the record of CreateKey shows of the answer.
+// recordMetadata adds parts of CreateKey's answer to the record.
 func recordMetadata(out *kmsapi.CreateKeyOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
 }
@@ -287,7 +286,7 @@ func disableKey(ev *request.Evaluation, in *kmsapi.DisableKeyInput) (*request.No
 	return updateKey(ev, *in.KeyId, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
 }
 
-// updateKey changes a key, if that makes a difference.
+// updateKey applies update to a key and adds the change to the record, if there is one.
 func updateKey(ev *request.Evaluation, keyID string, update func(*fsmpb.Key)) (*request.None, error) {
 	t, err := ev.Managed(keyID)
 	if err != nil {
@@ -300,10 +299,11 @@ func updateKey(ev *request.Evaluation, keyID string, update func(*fsmpb.Key)) (*
 	return &request.None{}, nil
 }
 
-// scheduleKeyDeletion: for a primary with replicas only the window is noted, which
-// begins when the last of them is gone. Else the time of deletion is never early by cluster time, which
-// is the time that counts when it has come. It is counted from the next whole
-// second, and the record is refused if cluster time is past that by then.
+// scheduleKeyDeletion sets when a key is deleted. The waiting period of a primary with
+// replicas begins when the last replica is gone, so only its length is stored. Otherwise
+// the period is counted from the next whole second, and the record is rejected if cluster
+// time has passed that second by then. A key is thus never deleted early with respect to
+// cluster time.
 func scheduleKeyDeletion(ev *request.Evaluation, in *kmsapi.ScheduleKeyDeletionInput) (*kmsapi.ScheduleKeyDeletionOutput, error) {
 	t, err := ev.Managed(*in.KeyId)
 	if err != nil {
@@ -355,20 +355,22 @@ func recordCancel(out *kmsapi.CancelKeyDeletionOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
 }
 
-// lacksMaterial tells whether a key is without some of the imported material that
-// it needs to be enabled: it was never there, or is no more.
+// lacksMaterial reports whether a key lacks imported material that it needs to be enabled,
+// because it was never imported or is gone.
 func lacksMaterial(k *fsmpb.Key) bool {
 	return k.Origin == kmsapi.OriginImported && (request.CurrentMaterial(k) == nil ||
 		slices.ContainsFunc(k.Materials, func(m *fsmpb.Material) bool { return !m.Pending && len(m.Wrapped) == 0 }))
 }
 
+// PutKey adds a change of a key to the record.
 func PutKey(ev *request.Evaluation, k *fsmpb.Key) {
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
 }
 
+// TimeOf converts Unix nanoseconds to a time.
 func TimeOf(nanos int64) *time.Time { return new(time.Unix(0, nanos).UTC()) }
 
-// roomForKey checks the quota of keys in a Region.
+// roomForKey enforces the quota of keys in a Region.
 func roomForKey(ev *request.Evaluation, region string) error {
 	if most := ev.Quotas.Keys; ev.Keys.AtLeast(ev.State, ev.Clock.Now(), region, most) {
 		return kmsapi.Errorf(kmsapi.ErrLimitExceeded, "The account has %d KMS keys and cannot have more.", most)

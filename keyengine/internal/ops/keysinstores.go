@@ -18,7 +18,8 @@ const (
 	stateUnavailable = "Unavailable"
 )
 
-// shownState is a key's state as AWS tells it.
+// shownState returns a key's state as answers have it. An enabled or disabled key whose
+// store is not connected is unavailable.
 func shownState(ev *request.Evaluation, k *fsmpb.Key) string {
 	if k.KeyStore != "" && request.SwitchedOn(k.State) {
 		if s := ev.KeyStore(k.KeyStore); s == nil || s.State != request.StoreConnected {
@@ -28,7 +29,7 @@ func shownState(ev *request.Evaluation, k *fsmpb.Key) string {
 	return KeyStates[k.State]
 }
 
-// storeKeyMembers checks which members go with keys in custom key stores.
+// storeKeyMembers validates the members that concern custom key stores.
 func storeKeyMembers(in *kmsapi.CreateKeyInput) error {
 	origin := originOf(in)
 	inStore := origin == kmsapi.OriginXKS || origin == kmsapi.OriginHSM
@@ -47,8 +48,8 @@ func storeKeyMembers(in *kmsapi.CreateKeyInput) error {
 	return nil
 }
 
-// putInStore puts a new key into the store that the request names, if it does. It
-// asks the store last, when everything else is known to be well.
+// putInStore assigns a new key to the custom key store that the request names, if any. The
+// store is called last, after all other checks.
 func putInStore(ev *request.Evaluation, k *fsmpb.Key, in *kmsapi.CreateKeyInput) error {
 	if in.CustomKeyStoreId == nil {
 		return nil
@@ -72,8 +73,8 @@ func putInStore(ev *request.Evaluation, k *fsmpb.Key, in *kmsapi.CreateKeyInput)
 	return cryptops.CheckStoreKey(ev, s, k.XksKey)
 }
 
-// storeHas tells whether an external key is a KMS key's already, and notes the set
-// of the store's keys.
+// storeHas reports whether an external key already belongs to a KMS key, and adds the set
+// of the store's keys to the read set.
 func storeHas(ev *request.Evaluation, store, xksKey string) bool {
 	if ev.StoreKeys(store).GetCount() == 0 {
 		return false
@@ -86,10 +87,10 @@ func storeHas(ev *request.Evaluation, store, xksKey string) bool {
 	return false
 }
 
-// putStore changes a custom key store.
+// putStore adds a change of a custom key store to the record.
 func putStore(ev *request.Evaluation, s *fsmpb.KeyStore) {
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: s}})
 }
 
-// newStoreID makes an id of AWS's form: 17 hex digits.
+// newStoreID returns an id of AWS's form, with 17 hexadecimal digits.
 func newStoreID(random [9]byte) string { return storePrefix + hex.EncodeToString(random[:])[:17] }

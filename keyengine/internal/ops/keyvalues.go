@@ -5,7 +5,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// UsagesOf are the usages that a key of each spec may have.
+// UsagesOf has the usages that a key of each spec may have.
 var UsagesOf = map[string][]string{
 	kmsapi.SpecSymmetric:    {kmsapi.UsageEncrypt},
 	"RSA_2048":              {kmsapi.UsageEncrypt, kmsapi.UsageSign},
@@ -29,7 +29,7 @@ var UsagesOf = map[string][]string{
 	"SM2":                   {kmsapi.UsageEncrypt, kmsapi.UsageSign, kmsapi.UsageAgree},
 }
 
-// KeyStates are AWS's names of the states.
+// KeyStates has AWS's names of the key states.
 var KeyStates = map[fsmpb.KeyState]string{
 	fsmpb.KeyState_KEY_STATE_ENABLED:                  "Enabled",
 	fsmpb.KeyState_KEY_STATE_DISABLED:                 "Disabled",

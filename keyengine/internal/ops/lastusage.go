@@ -9,7 +9,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// operationUsed are the names of useNumber's operations.
+// operationUsed maps the numbers of request.UseNumber to the names of operations.
 var operationUsed = func() map[uint32]string {
 	m := make(map[uint32]string, len(request.UseNumber))
 	for name, n := range request.UseNumber {
@@ -18,8 +18,9 @@ var operationUsed = func() map[uint32]string {
 	return m
 }()
 
-// getKeyLastUsage reads the newest use once its record is committed: nearly every
-// record is a use, so that one which depended on it would seldom be accepted.
+// getKeyLastUsage reads the last use after its record is committed. With the last use in
+// its read set, the record would seldom be accepted, because nearly every other record is a
+// use.
 func getKeyLastUsage(ev *request.Evaluation, in *kmsapi.GetKeyLastUsageInput) (*kmsapi.GetKeyLastUsageOutput, error) {
 	t, err := ev.Managed(*in.KeyId)
 	if err != nil {

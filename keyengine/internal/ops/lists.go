@@ -13,9 +13,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Lists over everything would have read sets as long as themselves. They are read
-// after their record is committed instead, on a state that contains it: what
-// they show is then no older than the request.
+// Lists of many objects would need read sets of the same length. They are read after their
+// record is committed instead, on a state that includes it, so a list is no older than its
+// request.
 
 func listKeys(ev *request.Evaluation, in *kmsapi.ListKeysInput) (*kmsapi.ListKeysOutput, error) {
 	if err := ev.AuthoriseAccount(ev.Op.Action(), "*"); err != nil {
@@ -80,8 +80,8 @@ func listAliases(ev *request.Evaluation, in *kmsapi.ListAliasesInput) (*kmsapi.L
 	return nil, nil
 }
 
-// page is the part of a list that a request asks for: up to limit items whose
-// names come after a given one.
+// page is the requested part of a list: up to limit items whose names come after the given
+// one.
 type page struct {
 	ev    *request.Evaluation
 	scope string
@@ -89,9 +89,9 @@ type page struct {
 	after string
 }
 
-// pageOf reads Limit and Marker. Markers are good for one operation, one caller, one
-// Region and the same arguments; they are authenticated, so that any node knows those
-// that the cluster gave out, and none that it did not.
+// pageOf parses Limit and Marker. A marker is valid for one operation, caller and Region
+// and for the same arguments. It is authenticated, so that every node accepts exactly the
+// markers that the cluster issued.
 func pageOf(ev *request.Evaluation, limit *int32, normal, most int, marker *string, arguments ...string) (*page, error) {
 	p := &page{ev: ev, limit: normal}
 	if limit != nil {
@@ -129,7 +129,7 @@ func (p *page) mac(after string) ([]byte, error) {
 	return sum[:markerMAC], err
 }
 
-// marker continues the list after an item.
+// marker returns a marker that continues the list after an item.
 func (p *page) marker(after string) (*string, error) {
 	mac, err := p.mac(after)
 	if err != nil {
@@ -139,8 +139,8 @@ func (p *page) marker(after string) (*string, error) {
 	return new(base64.RawURLEncoding.EncodeToString(append(b, after...))), nil
 }
 
-// fill takes the page's items from all, which is in ascending order of names and
-// may begin before the page does, and returns NextMarker and Truncated.
+// fill takes the page's items from all, which is in ascending order of names and may begin
+// before the page does. It returns NextMarker and Truncated.
 func fill[T any](p *page, all iter.Seq[T], name func(T) string, take func(T)) (next *string, truncated *bool, err error) {
 	n, last := 0, ""
 	for item := range all {

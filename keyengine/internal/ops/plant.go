@@ -14,29 +14,30 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// Seed is a key that tests know: its id, and its material if that is given.
+// Seed describes a key with a known id and possibly known material, for tests and
+// development.
 type Seed struct {
-	// ID is a key's id as AWS writes it: a UUID, or mrk-… for a multi-Region
-	// primary key.
+	// ID is a key id as AWS writes it: a UUID, or mrk-… for a multi-Region primary key.
 	ID string
-	// Region is one of the cluster's; "" for its first.
+	// Region is one of the cluster's; the default is its default Region.
 	Region      string
 	Description string
-	Spec, Usage string // "" for a symmetric encryption key
-	// Material is what an import of this spec would take; nil for random material.
-	// Plant wipes it.
+	Spec, Usage string // default: a symmetric encryption key
+	// Material is the key material, in the form in which it would be imported. If nil, it
+	// is random. Plant wipes it.
 	Material []byte
-	// Policy is JSON; "" for the default policy.
+	// Policy is a policy in JSON; the default is the default key policy.
 	Policy   string
 	Tags     map[string]string
-	Aliases  []string // with "alias/"
+	Aliases  []string // with the prefix "alias/"
 	Disabled bool
 }
 
-// MaxSeedAliases keeps a seed within a record, which makes 16 changes.
+// MaxSeedAliases ensures that a seed fits in a record, which can make 16 changes.
 const MaxSeedAliases = 12
 
-// PlantKey is what has to change for a seed; nil when nothing has.
+// PlantKey adds the changes that create a seed's key to the evaluation and returns the key.
+// It returns nil if the key exists already.
 func PlantKey(ev *request.Evaluation, s *Seed) (*request.Target, error) {
 	id, multi, ok := request.ParseKeyID(s.ID)
 	if !ok {
@@ -84,8 +85,9 @@ func PlantKey(ev *request.Evaluation, s *Seed) (*request.Target, error) {
 	return t, plantRest(ev, t, s)
 }
 
-// plantMaterial gives a key known material. Its id follows from the material, so
-// that ciphertexts of one seeded server are good under the next.
+// plantMaterial gives a key known material. The material's id is derived from it, so that
+// ciphertexts of one development server can be decrypted by the next one with the same
+// seeds.
 func plantMaterial(ev *request.Evaluation, k *fsmpb.Key, material []byte) error {
 	if material == nil {
 		m, err := randomMaterial(ev, k)
@@ -107,8 +109,7 @@ func plantMaterial(ev *request.Evaluation, k *fsmpb.Key, material []byte) error 
 	return ev.Vault.WrapAgain(k, m, material)
 }
 
-// randomMaterial is makeMaterial without a request that would keep it between
-// tries.
+// randomMaterial is makeMaterial for an evaluation that has no request to keep results in.
 func randomMaterial(ev *request.Evaluation, k *fsmpb.Key) (*fsmpb.Material, error) {
 	if k.Spec == kmsapi.SpecSymmetric {
 		return ev.Vault.NewMaterial(k, k.Created)

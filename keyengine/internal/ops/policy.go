@@ -58,7 +58,7 @@ func listKeyPolicies(ev *request.Evaluation, in *kmsapi.ListKeyPoliciesInput) (*
 	return out, err
 }
 
-// onlyPolicy: a key has one policy.
+// onlyPolicy checks the name of a key's policy. A key has a single one.
 func onlyPolicy(name *string) error {
 	if name != nil && *name != kmsapi.DefaultPolicyName {
 		return kmsapi.Errorf(kmsapi.ErrNotFound, "No such policy exists")

@@ -16,10 +16,10 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// Multi-Region keys are a set: a primary and replicas, one at most in each of the
-// cluster's Regions, with the same 16 bytes of id. They share id, material, spec,
-// usage, origin and automatic rotation, and whatever changes one of these changes
-// it in all of them with one record (putMembers).
+// A set of multi-Region keys consists of a primary and replicas, at most one key in each of
+// the cluster's Regions, with the same 16 bytes of id. Id, material, spec, usage, origin
+// and automatic rotation are shared. A change of one of these is made to all keys of the
+// set in one record (PutMembers).
 
 const (
 	typePrimary = "PRIMARY"
@@ -27,15 +27,14 @@ const (
 
 	actionCreateKey = "kms:CreateKey"
 
-	// stateCreating is what ReplicateKey says of the replica, as AWS does. The
-	// next request finds it made.
+	// stateCreating is the state in ReplicateKey's answer, as in AWS. The next request
+	// finds the replica ready.
 	stateCreating = "Creating"
 )
 
-// MembersOf are all keys of a key's set, itself included, in the order of the
-// Regions; a single-Region key is alone. That a Region has none is noted too. An
-// eval without a caller will do, for events: what they need is its reads and
-// changes.
+// MembersOf returns all keys of a key's set, including itself, in the order of the Regions;
+// for a single-Region key that is the key alone. Missing keys are added to the read set
+// too. The evaluation needs no caller, so events can use it.
 func MembersOf(ev *request.Evaluation, t *request.Target) []*request.Target {
 	if !t.Key.MultiRegion {
 		return []*request.Target{t}
@@ -51,15 +50,16 @@ func MembersOf(ev *request.Evaluation, t *request.Target) []*request.Target {
 	return all
 }
 
-// member is the key of t's set in another Region; its key is nil when there is
-// none. Unlike target, it does not say that the request acts on it.
+// member returns the key of t's set in another Region. If it does not exist, its Key is
+// nil. Unlike Evaluation.Target, member does not add the key to the resources of the
+// record.
 func member(ev *request.Evaluation, t *request.Target, region string) *request.Target {
 	id := fsm.KeyID{Account: t.ID.Account, Region: region, ID: t.ID.ID}
 	return &request.Target{ID: id, Key: ev.Key(id), ARN: request.KeyARN(ev.Cluster(), region, t.Name())}
 }
 
-// PutMembers changes a key of a set to k, and what the others share with it to
-// the same: material that they lack is wrapped for each of them.
+// PutMembers changes a key of a set to k and updates the other keys to match: material that
+// they lack is wrapped for each of them.
 func PutMembers(ev *request.Evaluation, k *fsmpb.Key, members []*request.Target) error {
 	for _, m := range members {
 		n := k
@@ -76,8 +76,8 @@ func PutMembers(ev *request.Evaluation, k *fsmpb.Key, members []*request.Target)
 	return nil
 }
 
-// InStep is a key of a set, with what the set shares as another of its keys has
-// it.
+// InStep returns a copy of the key to, with everything that a set shares taken from the key
+// from.
 func InStep(v *vault.Vault, from, to *fsmpb.Key) (*fsmpb.Key, error) {
 	k := proto.CloneOf(to)
 	k.PrimaryRegion, k.Rotation, k.RotationsOnDemand = from.PrimaryRegion, proto.CloneOf(from.Rotation), from.RotationsOnDemand
@@ -97,9 +97,8 @@ func InStep(v *vault.Vault, from, to *fsmpb.Key) (*fsmpb.Key, error) {
 	return k, nil
 }
 
-// sharedMaterial is a version of a key's material as another key of its set has
-// it. Imported material comes without the material itself: each key of the set
-// gets that by an import of its own.
+// sharedMaterial returns a material of one key for another key of its set. The bytes of
+// imported material are not copied: each key of the set must import them itself.
 func sharedMaterial(v *vault.Vault, from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key) (*fsmpb.Material, error) {
 	n := &fsmpb.Material{
 		Id: m.Id, MaterialId: m.MaterialId, Created: m.Created, PublicKey: m.PublicKey,
@@ -115,12 +114,12 @@ func sharedMaterial(v *vault.Vault, from *fsmpb.Key, m *fsmpb.Material, to *fsmp
 	return n, v.HandOver(from, m, to, n)
 }
 
-// isPrimary tells whether a key is the primary of a set.
+// isPrimary reports whether a key is the primary of a set.
 func isPrimary(t *request.Target) bool {
 	return t.Key.MultiRegion && t.Key.PrimaryRegion == t.ID.Region
 }
 
-// configuration describes a key's set.
+// configuration returns the multi-Region configuration of a key's set.
 func configuration(ev *request.Evaluation, t *request.Target) *kmsapi.MultiRegionConfiguration {
 	name := func(region string) kmsapi.MultiRegionKey {
 		return kmsapi.MultiRegionKey{Arn: new(request.KeyARN(ev.Cluster(), region, t.Name())), Region: new(region)}
@@ -139,7 +138,7 @@ func configuration(ev *request.Evaluation, t *request.Target) *kmsapi.MultiRegio
 	return c
 }
 
-// managedPrimary is managed for operations on the primary of a set.
+// managedPrimary is Evaluation.Managed for operations on the primary of a set.
 func managedPrimary(ev *request.Evaluation, keyID string) (*request.Target, error) {
 	t, err := ev.Managed(keyID)
 	if err == nil && !isPrimary(t) {
@@ -199,7 +198,7 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 	return &kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: d, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, nil
 }
 
-// authoriseReplica asks for what the replica's Region takes to make a key there.
+// authoriseReplica checks that the caller may create a key in the replica's Region.
 func authoriseReplica(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) error {
 	if err := ev.AuthoriseAccount(actionCreateKey, "*"); err != nil {
 		return err
@@ -210,7 +209,7 @@ func authoriseReplica(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) erro
 	return nil
 }
 
-// newReplica is a new key of t's set.
+// newReplica returns a new key of t's set.
 func newReplica(ev *request.Evaluation, t *request.Target, region string, description *string) (*fsmpb.Key, error) {
 	k := &fsmpb.Key{
 		Account: uint64(t.ID.Account), Id: t.ID.ID[:], Region: region, MultiRegion: true, Created: ev.Now().UnixNano(),
@@ -225,15 +224,15 @@ func newReplica(ev *request.Evaluation, t *request.Target, region string, descri
 	return InStep(ev.Vault, t.Key, k)
 }
 
-// recordReplica is what the record of ReplicateKey shows of the answer.
+// recordReplica adds parts of ReplicateKey's answer to the record.
 func recordReplica(out *kmsapi.ReplicateKeyOutput, rec *auditpb.Record) {
 	rec.ResponseElements = []*auditpb.Field{
 		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), auditfield.Text("replicaPolicy", *out.ReplicaPolicy),
 	}
 }
 
-// updatePrimaryRegion swaps the roles of the primary and a replica. The caller
-// has to be allowed that on both, and neither may be on its way out.
+// updatePrimaryRegion swaps the roles of the primary and a replica. The caller needs
+// permission on both keys, and neither may be scheduled for deletion.
 func updatePrimaryRegion(ev *request.Evaluation, in *kmsapi.UpdatePrimaryRegionInput) (*request.None, error) {
 	t, err := managedPrimary(ev, *in.KeyId)
 	if err != nil {
@@ -260,12 +259,12 @@ func updatePrimaryRegion(ev *request.Evaluation, in *kmsapi.UpdatePrimaryRegionI
 	return &request.None{}, PutMembers(ev, k, members)
 }
 
-// waitsForReplicas tells whether a key is a primary with replicas, which goes
-// only after them, whatever their state.
+// waitsForReplicas reports whether a key is a primary with replicas. It is deleted only
+// after all of them, whatever their state.
 func waitsForReplicas(ev *request.Evaluation, t *request.Target) bool {
 	return isPrimary(t) && len(MembersOf(ev, t)) > 1
 }
 
-// MaxSet is the largest number of keys in a multi-Region set: some operations
-// change all of them with one record, which can make 16 changes.
+// MaxSet is the maximum number of keys in a multi-Region set. Some operations change all of
+// them in one record, which can make 16 changes.
 const MaxSet = 12

@@ -16,12 +16,13 @@ import (
 )
 
 const (
-	// rotationPeriod is how long a material is current when EnableKeyRotation does
-	// not say, in days.
+	// rotationPeriod is the default rotation period, in days.
 	rotationPeriod = 365
-	// rotationSoon is how long before an automatic rotation none on demand begins.
+	// RotationSoon is how long before an automatic rotation a rotation on demand is
+	// refused.
 	RotationSoon = 20 * time.Minute
 
+	// Day is 24 hours.
 	Day = 24 * time.Hour
 
 	rotationAutomatic = "AUTOMATIC"
@@ -29,7 +30,7 @@ const (
 	AllMaterial       = "ALL_KEY_MATERIAL"
 )
 
-// rotates checks whether keys of that kind can be rotated at all.
+// rotates checks whether a key can be rotated at all.
 func rotates(t *request.Target) error {
 	switch {
 	case t.Key.Spec != kmsapi.SpecSymmetric:
@@ -51,7 +52,7 @@ func rotatesByItself(t *request.Target) error {
 	return primary(t)
 }
 
-// primary refuses replicas for what is done to all keys of a multi-Region set.
+// primary refuses replicas, for operations that affect all keys of a multi-Region set.
 func primary(t *request.Target) error {
 	if request.Replica(t.Key) {
 		return notPrimary(t)
@@ -59,8 +60,8 @@ func primary(t *request.Target) error {
 	return nil
 }
 
-// enableKeyRotation: rotation is never early by cluster time, as deletion is not
-// (see scheduleKeyDeletion).
+// enableKeyRotation sets the next rotation so that it is never early with respect to
+// cluster time, like scheduleKeyDeletion.
 func enableKeyRotation(ev *request.Evaluation, in *kmsapi.EnableKeyRotationInput) (*request.None, error) {
 	days := uint32(rotationPeriod)
 	if in.RotationPeriodInDays != nil {
@@ -80,17 +81,17 @@ func enableKeyRotation(ev *request.Evaluation, in *kmsapi.EnableKeyRotationInput
 	return &request.None{}, putRotation(ev, t, &fsmpb.Rotation{Enabled: true, PeriodDays: days, Next: next.UnixNano()})
 }
 
-// FromNow is the next whole second, from which times that are promised are
-// counted: the record is refused if cluster time is past it by then.
+// FromNow returns the next whole second, to count promised times from. The record is
+// rejected if cluster time has passed it by then.
 func FromNow(ev *request.Evaluation) time.Time {
 	base := ev.Now().Add(time.Second - 1).Truncate(time.Second)
 	ev.Within(0, base.UnixNano()+1)
 	return base
 }
 
-// disableKeyRotation succeeds for keys of kinds that never rotate: it is off, and
-// clients that switch it off before they change something else see no failure.
-// Keys of another origin are refused, as AWS does.
+// disableKeyRotation succeeds for kinds of keys that never rotate, so that clients which
+// always disable rotation first get no error. Keys of another origin are refused, as in
+// AWS.
 func disableKeyRotation(ev *request.Evaluation, in *kmsapi.DisableKeyRotationInput) (*request.None, error) {
 	t, err := ev.Managed(*in.KeyId)
 	if err != nil {
@@ -108,16 +109,16 @@ func disableKeyRotation(ev *request.Evaluation, in *kmsapi.DisableKeyRotationInp
 	return &request.None{}, putRotation(ev, t, &fsmpb.Rotation{})
 }
 
-// putRotation sets automatic rotation for a key and all of its set.
+// putRotation sets automatic rotation for a key and its set.
 func putRotation(ev *request.Evaluation, t *request.Target, r *fsmpb.Rotation) error {
 	k := proto.CloneOf(t.Key)
 	k.Rotation = r
 	return PutMembers(ev, k, MembersOf(ev, t))
 }
 
-// getKeyRotationStatus answers for every kind of key: that it does not rotate by
-// itself is an answer, and provisioning tools ask it of each key that they make.
-// Keys that are to be deleted are not rotated, and say so.
+// getKeyRotationStatus succeeds for every kind of key, because provisioning tools call it
+// for each key that they create. For keys that cannot rotate or are scheduled for deletion,
+// rotation is reported as disabled.
 func getKeyRotationStatus(ev *request.Evaluation, in *kmsapi.GetKeyRotationStatusInput) (*kmsapi.GetKeyRotationStatusOutput, error) {
 	t, err := ev.Managed(*in.KeyId)
 	if err != nil {
@@ -132,7 +133,7 @@ func getKeyRotationStatus(ev *request.Evaluation, in *kmsapi.GetKeyRotationStatu
 	return out, nil
 }
 
-// rotateKeyOnDemand leaves the date of the next automatic rotation as it is.
+// rotateKeyOnDemand does not change the date of the next automatic rotation.
 func rotateKeyOnDemand(ev *request.Evaluation, in *kmsapi.RotateKeyOnDemandInput) (*kmsapi.RotateKeyOnDemandOutput, error) {
 	t, err := ev.Managed(*in.KeyId)
 	if err != nil {
@@ -164,7 +165,7 @@ func rotateKeyOnDemand(ev *request.Evaluation, in *kmsapi.RotateKeyOnDemandInput
 	return &kmsapi.RotateKeyOnDemandOutput{KeyId: &t.ARN}, nil
 }
 
-// noneDueSoon refuses what would collide with an automatic rotation.
+// noneDueSoon refuses a rotation on demand that could collide with an automatic one.
 func noneDueSoon(ev *request.Evaluation, k *fsmpb.Key) error {
 	if !k.Rotation.GetEnabled() {
 		return nil
@@ -177,7 +178,8 @@ func noneDueSoon(ev *request.Evaluation, k *fsmpb.Key) error {
 	return nil
 }
 
-// rotateKey gives t's key, as k is to become, and its replicas new material.
+// rotateKey creates new material for a key and its replicas. k is a copy of t's key to
+// change.
 func rotateKey(ev *request.Evaluation, t *request.Target, k *fsmpb.Key, onDemand bool) error {
 	m, err := makeMaterial(ev, k)
 	if err != nil {
@@ -188,8 +190,8 @@ func rotateKey(ev *request.Evaluation, t *request.Target, k *fsmpb.Key, onDemand
 	return PutMembers(ev, k, MembersOf(ev, t))
 }
 
-// rotateImported makes the material that was imported for it the current one, of
-// t's key, as k is to become, and of its replicas. All of them must have it.
+// rotateImported makes imported material the current one, for a key and its replicas, all
+// of which must have it. k is a copy of t's key to change.
 func rotateImported(ev *request.Evaluation, t *request.Target, k *fsmpb.Key) error {
 	next := request.PendingMaterial(k)
 	members := MembersOf(ev, t)
@@ -200,7 +202,7 @@ func rotateImported(ev *request.Evaluation, t *request.Target, k *fsmpb.Key) err
 	return PutMembers(ev, k, members)
 }
 
-// haveAll tells whether each key of a set holds a material of one of them.
+// haveAll reports whether each key of a set has the bytes of a material.
 func haveAll(ev *request.Evaluation, members []*request.Target, m *fsmpb.Material) bool {
 	return !slices.ContainsFunc(members, func(o *request.Target) bool {
 		n := request.MaterialOf(o.Key, m.Id)
@@ -208,7 +210,7 @@ func haveAll(ev *request.Evaluation, members []*request.Target, m *fsmpb.Materia
 	})
 }
 
-// listKeyRotations reads the key, as a key has few materials.
+// listKeyRotations has the key in its read set, because a key has few materials.
 func listKeyRotations(ev *request.Evaluation, in *kmsapi.ListKeyRotationsInput) (*kmsapi.ListKeyRotationsOutput, error) {
 	t, err := ev.Managed(*in.KeyId)
 	if err != nil {
@@ -223,7 +225,7 @@ func listKeyRotations(ev *request.Evaluation, in *kmsapi.ListKeyRotationsInput) 
 		return nil, err
 	}
 	type item struct {
-		place string // ascending as text
+		place string // sorts as text
 		m     *fsmpb.Material
 	}
 	var items []item
@@ -239,7 +241,7 @@ func listKeyRotations(ev *request.Evaluation, in *kmsapi.ListKeyRotationsInput) 
 	return out, err
 }
 
-// rotation describes a material of a key.
+// rotation returns a material of a key as an entry of ListKeyRotations.
 func rotation(ev *request.Evaluation, t *request.Target, m *fsmpb.Material) kmsapi.RotationsListEntry {
 	e := kmsapi.RotationsListEntry{KeyId: new(t.Name()), KeyMaterialId: request.MaterialID(m), KeyMaterialState: new(materialState(ev, t, m))}
 	if m.Rotated != 0 {
@@ -281,7 +283,7 @@ const (
 	ModelForever = "KEY_MATERIAL_DOES_NOT_EXPIRE"
 )
 
-// expiration is what answers show of when material expires, 0 for never.
+// expiration returns the members that describe when material expires, 0 meaning never.
 func expiration(validTo int64) (model *string, at *time.Time) {
 	if validTo == 0 {
 		return new(ModelForever), nil
@@ -289,10 +291,10 @@ func expiration(validTo int64) (model *string, at *time.Time) {
 	return new(ModelExpires), TimeOf(validTo)
 }
 
-// RotateDue does an automatic rotation that was due at a time. When the next one is
-// follows from cluster time alone: a leader whose clock is far ahead would put it
-// off for years. If that is past too by the time that the log has this one, it is
-// refused as late, and made anew on a newer state.
+// RotateDue performs an automatic rotation that was due at the given time. The next
+// rotation is derived from cluster time only, because a leader whose clock is far ahead
+// would put it off for years. If the next rotation is past too when the record is applied,
+// the record is rejected as late and built again on a newer state.
 func RotateDue(ev *request.Evaluation, t *request.Target, at int64) ([]*auditpb.Field, error) {
 	k := proto.CloneOf(t.Key)
 	period := int64(k.Rotation.PeriodDays) * int64(Day)

@@ -30,7 +30,7 @@ func createCustomKeyStore(ev *request.Evaluation, in *kmsapi.CreateCustomKeyStor
 	case ev.Stores.Of(s.Type) == nil:
 		return nil, keystore.Unsupported(s.Type)
 	case in.TrustAnchorCertificate != nil:
-		// What is not checked must not look as if it were.
+		// A certificate that is not used for any check must not be accepted.
 		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "TrustAnchorCertificate is not valid here: whom the PKCS #11 module trusts is in its own configuration.")
 	}
 	var secret []byte
@@ -63,7 +63,7 @@ func createCustomKeyStore(ev *request.Evaluation, in *kmsapi.CreateCustomKeyStor
 	if err := ev.Vault.WrapStoreSecret(s, secret); err != nil {
 		return nil, err
 	}
-	ev.KeyStore(s.Id) // there must be none of that id
+	ev.KeyStore(s.Id) // the record requires that the id is not in use
 	putStore(ev, s)
 	return &kmsapi.CreateCustomKeyStoreOutput{CustomKeyStoreId: &s.Id}, nil
 }
@@ -79,7 +79,7 @@ func storeType(in *kmsapi.CreateCustomKeyStoreInput) string {
 	return kmsapi.OriginHSM // AWS's default
 }
 
-// storeMembers checks which members go with the type of a store.
+// storeMembers validates the members for the type of a store.
 func storeMembers(in *kmsapi.CreateCustomKeyStoreInput) error {
 	if storeType(in) != kmsapi.OriginXKS {
 		if in.XksProxyUriEndpoint != nil || in.XksProxyUriPath != nil || in.XksProxyAuthenticationCredential != nil ||
@@ -119,7 +119,7 @@ func vpcMembers(connectivity string, service, owner *string) error {
 	return nil
 }
 
-// distinct refuses a name, or a place, that another store has.
+// distinct refuses the name or the location of another store.
 func distinct(s *fsmpb.KeyStore, all []*fsmpb.KeyStore) error {
 	for _, o := range all {
 		switch {
@@ -135,8 +135,7 @@ func distinct(s *fsmpb.KeyStore, all []*fsmpb.KeyStore) error {
 	return nil
 }
 
-// reachable refuses what only AWS's network has: there are no VPC endpoint services
-// here, so none can be found.
+// reachable refuses VPC endpoint services, which exist only in AWS's network.
 func reachable(s *fsmpb.KeyStore) error {
 	if s.Connectivity == ConnectivityVPC {
 		return kmsapi.Errorf(kmsapi.ErrXksProxyVpcNotFound, "This cluster has no VPC endpoint services. Use XksProxyConnectivity %s.", ConnectivityPublic)
@@ -144,7 +143,7 @@ func reachable(s *fsmpb.KeyStore) error {
 	return nil
 }
 
-// managedStore asks for an operation on a key store and finds it.
+// managedStore authorises an operation on a key store and finds the store.
 func managedStore(ev *request.Evaluation, id string) (*fsmpb.KeyStore, error) {
 	if err := ev.AuthoriseAccount(ev.Op.Action(), "*"); err != nil {
 		return nil, err
@@ -152,8 +151,8 @@ func managedStore(ev *request.Evaluation, id string) (*fsmpb.KeyStore, error) {
 	return request.KeyStoreNamed(ev, id)
 }
 
-// connectCustomKeyStore tries the store out and then answers. That it could not be
-// connected is no failure of the call: DescribeCustomKeyStores says so.
+// connectCustomKeyStore connects the store before it answers. If the connection fails, the
+// call still succeeds, and DescribeCustomKeyStores reports the failure.
 func connectCustomKeyStore(ev *request.Evaluation, in *kmsapi.ConnectCustomKeyStoreInput) (*request.None, error) {
 	s, err := managedStore(ev, *in.CustomKeyStoreId)
 	switch {
@@ -167,7 +166,7 @@ func connectCustomKeyStore(ev *request.Evaluation, in *kmsapi.ConnectCustomKeySt
 	s = proto.CloneOf(s)
 	err = cryptops.ConnectStore(ev, s)
 	if f, ok := errors.AsType[*keystore.Failure](err); ok {
-		_ = cryptops.FromStore(ev, s, f, cryptops.StoreError) // for the node's log
+		_ = cryptops.FromStore(ev, s, f, cryptops.StoreError) // logs the failure
 		s.State, s.Error = request.StoreFailed, f.Connection
 	} else if err != nil {
 		return nil, err
@@ -207,9 +206,9 @@ func deleteCustomKeyStore(ev *request.Evaluation, in *kmsapi.DeleteCustomKeyStor
 	return &request.None{}, nil
 }
 
-// updateCustomKeyStore: a store that is connected may get another name, path and
-// credential; all else needs it to be disconnected. Where and how a store is reached
-// is tried out before it is taken.
+// updateCustomKeyStore changes a store. The name, path and credential of a connected store
+// can be changed; other changes require it to be disconnected. A new location or credential
+// is tested before it is accepted.
 func updateCustomKeyStore(ev *request.Evaluation, in *kmsapi.UpdateCustomKeyStoreInput) (*request.None, error) {
 	elsewhere := in.XksProxyUriEndpoint != nil || in.XksProxyConnectivity != nil ||
 		in.XksProxyVpcEndpointServiceName != nil || in.XksProxyVpcEndpointServiceOwner != nil
@@ -260,8 +259,7 @@ func updateCustomKeyStore(ev *request.Evaluation, in *kmsapi.UpdateCustomKeyStor
 	return &request.None{}, nil
 }
 
-// updateExternal checks what an external key store is changed to, and wraps its
-// secret for that.
+// updateExternal validates the changes to an external key store and wraps its secret.
 func updateExternal(ev *request.Evaluation, was, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
 	if err := vpcMembers(s.Connectivity, in.XksProxyVpcEndpointServiceName, in.XksProxyVpcEndpointServiceOwner); err != nil {
 		return err
@@ -288,7 +286,8 @@ func updateExternal(ev *request.Evaluation, was, s *fsmpb.KeyStore, in *kmsapi.U
 	return ev.Vault.WrapStoreSecret(s, secret)
 }
 
-// updateHSM takes another password. Another token has not the store's key.
+// updateHSM changes the password. The token cannot be changed, as no other one has the
+// store's key.
 func updateHSM(ev *request.Evaluation, s *fsmpb.KeyStore, in *kmsapi.UpdateCustomKeyStoreInput) error {
 	if in.CloudHsmClusterId != nil && *in.CloudHsmClusterId != s.Endpoint {
 		return kmsapi.Errorf(kmsapi.ErrCloudHsmClusterNotRelated, "The key of the custom key store %s is in the token of %s.", s.Id, s.Endpoint)
@@ -348,7 +347,7 @@ func oneStore(s *fsmpb.KeyStore) *kmsapi.DescribeCustomKeyStoresOutput {
 	return &kmsapi.DescribeCustomKeyStoresOutput{CustomKeyStores: []kmsapi.CustomKeyStoresListEntry{storeEntry(s)}, Truncated: new(false)}
 }
 
-// storeEntry is what is told of a store: never its secret.
+// storeEntry describes a store, without its secret.
 func storeEntry(s *fsmpb.KeyStore) kmsapi.CustomKeyStoresListEntry {
 	e := kmsapi.CustomKeyStoresListEntry{
 		CustomKeyStoreId: new(s.Id), CustomKeyStoreName: new(s.Name), CustomKeyStoreType: new(s.Type),

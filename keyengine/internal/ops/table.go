@@ -7,7 +7,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 )
 
-// Table has every operation by its name.
+// Table has all operations by name.
 var Table = rows(
 	request.Define(request.Operation{Name: "CreateKey", Slow: true}, createKey, recordMetadata),
 	request.Define(request.Operation{Name: "DescribeKey", ReadOnly: true, States: request.AnyState}, describeKey, nil),

@@ -38,7 +38,7 @@ func untagResource(ev *request.Evaluation, in *kmsapi.UntagResourceInput) (*requ
 	return &request.None{}, nil
 }
 
-// mergeTags adds tags to those that a key has, in the order of their keys.
+// mergeTags adds tags to those of a key, and returns them ordered by tag key.
 func mergeTags(ev *request.Evaluation, had []*fsmpb.Tag, add []kmsapi.Tag) ([]*fsmpb.Tag, error) {
 	most := ev.Quotas.Tags
 	byKey := make(map[string]string, len(had)+min(len(add), most))
@@ -86,6 +86,7 @@ func listResourceTags(ev *request.Evaluation, in *kmsapi.ListResourceTagsInput) 
 	return out, err
 }
 
+// PutTags adds a change of a key's tags to the record.
 func PutTags(ev *request.Evaluation, id fsm.KeyID, tags []*fsmpb.Tag) {
 	ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyTags{PutKeyTags: &fsmpb.KeyTags{Account: uint64(id.Account), Key: id.ID[:], Region: id.Region, Tags: tags}}})
 }

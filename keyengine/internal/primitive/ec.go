@@ -6,12 +6,12 @@ import (
 	"encoding/asn1"
 )
 
-// What keys on all curves in Weierstrass form have in common: the PKCS #8 structure
-// that they are imported and kept in.
+// The PKCS #8 structure in which keys on all curves in Weierstrass form are imported and
+// stored.
 
 var oidECPublicKey = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
 
-// curve is what a spec says of its curve.
+// curve describes the curve of a spec.
 type curve struct {
 	oid  asn1.ObjectIdentifier
 	size int // of a scalar and of a coordinate in bytes
@@ -38,7 +38,7 @@ type pkcs8 struct {
 	PublicKey  asn1.BitString `asn1:"optional,tag:1"`
 }
 
-// ecPrivateKey is that of RFC 5915, section 3.
+// ecPrivateKey is the ECPrivateKey of RFC 5915, section 3.
 type ecPrivateKey struct {
 	Version    int
 	PrivateKey []byte
@@ -48,17 +48,17 @@ type ecPrivateKey struct {
 
 func bits(b []byte) asn1.BitString { return asn1.BitString{Bytes: b, BitLength: 8 * len(b)} }
 
-// unmarshal refuses bytes that follow the structure.
+// unmarshal refuses trailing bytes.
 func unmarshal(der []byte, into any) bool {
 	rest, err := asn1.Unmarshal(der, into)
 	return err == nil && len(rest) == 0
 }
 
-// parseEC reads a private key on the spec's curve, in each of the forms that tools
-// write: with the version of RFC 5208 or that of RFC 5958, with the curve named once
-// or twice, and with a scalar that has leading zeros too few or too many. It returns
-// the scalar, as long as the curve's are, which the caller wipes; its range is for
-// the curve to check. publics are the public keys that the structure has: up to two.
+// parseEC parses a private key on the spec's curve. It accepts the forms that tools write:
+// the version of RFC 5208 or of RFC 5958, the curve named once or twice, and a scalar with
+// too few or too many leading zeros. It returns the scalar with the curve's length, which
+// the caller must wipe, and whose range the curve must check. publics are up to two public
+// keys in the structure.
 func parseEC(spec string, material []byte) (scalar []byte, publics [][]byte, err error) {
 	c := curves[spec]
 	var outer pkcs8
@@ -84,7 +84,7 @@ func parseEC(spec string, material []byte) (scalar []byte, publics [][]byte, err
 	}
 	for _, public := range []asn1.BitString{inner.PublicKey, outer.PublicKey} {
 		if public.BitLength > 0 {
-			publics = append(publics, bytes.Clone(public.RightAlign())) // they lie in what is wiped
+			publics = append(publics, bytes.Clone(public.RightAlign())) // copied, as the structure is wiped
 		}
 	}
 	scalar = make([]byte, c.size)

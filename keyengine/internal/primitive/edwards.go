@@ -42,8 +42,8 @@ func publicEdwards(_ string, material []byte) ([]byte, error) {
 	return x509.MarshalPKIXPublicKey(key.Public())
 }
 
-// edwardsMessage returns what to sign, and how. AWS takes the digest that it is given
-// for Ed25519ph as the message of RFC 8032's Ed25519ph: it hashes once more.
+// edwardsMessage returns what to sign, and the options. For Ed25519ph, AWS uses the digest
+// that it is given as the message of RFC 8032, and hashes it again.
 func edwardsMessage(m message) ([]byte, *ed25519.Options) {
 	if m.kind != Digest {
 		return m.bytes, &ed25519.Options{}

@@ -22,7 +22,7 @@ func newHMAC(spec string) ([]byte, error) {
 	return key, err
 }
 
-// checkHMAC takes keys as long as the digest only, as AWS does.
+// checkHMAC accepts only keys that are as long as the digest, as AWS does.
 func checkHMAC(spec string, material []byte) error {
 	if len(material) != hmacHashes[spec].Size() {
 		return ErrMaterial
@@ -30,7 +30,7 @@ func checkHMAC(spec string, material []byte) error {
 	return nil
 }
 
-// Mac makes a MAC of full length (RFC 2104).
+// Mac returns a MAC of full length (RFC 2104).
 func Mac(spec string, material []byte, algorithm string, message []byte) ([]byte, error) {
 	if !slices.Contains(specs[spec].mac, algorithm) {
 		return nil, errSpec
@@ -40,7 +40,7 @@ func Mac(spec string, material []byte, algorithm string, message []byte) ([]byte
 	return h.Sum(nil), nil
 }
 
-// VerifyMac returns ErrMac for a MAC that isn't the message's, in constant time.
+// VerifyMac returns ErrMac if mac is not the MAC of message. It compares in constant time.
 func VerifyMac(spec string, material []byte, algorithm string, message, mac []byte) error {
 	want, err := Mac(spec, material, algorithm, message)
 	if err != nil {

@@ -40,7 +40,7 @@ func checkMLDSA(spec string, seed []byte) error {
 	return err
 }
 
-// publicMLDSA encodes the key as RFC 9881 says.
+// publicMLDSA encodes the public key according to RFC 9881.
 func publicMLDSA(spec string, seed []byte) ([]byte, error) {
 	key, err := parseMLDSA(spec, seed)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 )
 
 // Verification of an ML-DSA signature over a message representative µ that the caller
-// computed: ML-DSA.Verify_internal of FIPS 204 (algorithm 8) from line 8 on. The
-// library signs over µ but doesn't verify over it. Nothing in here is secret, so
-// that nothing needs to take constant time.
+// computed: ML-DSA.Verify_internal of FIPS 204 (algorithm 8) from line 8 on. The library
+// signs over µ but does not verify over it. Nothing here is secret, so constant time is not
+// needed.
 
 const (
 	mldsaN = 256     // coefficients of a polynomial
@@ -102,7 +102,7 @@ func (p *poly) addProduct(a, b *poly) {
 	}
 }
 
-// verifyMu returns ErrSignature for a signature that isn't one over mu.
+// verifyMu returns ErrSignature if signature is not a signature over mu.
 func verifyMu(spec string, public, mu, signature []byte) error {
 	s := mldsaSets[spec]
 	challenge, z, hints, ok := s.decode(signature)
@@ -165,7 +165,7 @@ func (s mldsaSet) unpackZ(p *poly, b []byte) bool {
 	return true
 }
 
-// unpackHints is HintBitUnpack (algorithm 21): there's one encoding for each hint.
+// unpackHints is HintBitUnpack (algorithm 21). Each set of hints has a single encoding.
 func (s mldsaSet) unpackHints(y []byte) ([][mldsaN]bool, bool) {
 	hints := make([][mldsaN]bool, s.k)
 	index := 0

@@ -9,15 +9,14 @@ import (
 	"github.com/cloudflare/circl/kem/mlkem/mlkem512"
 )
 
-// ML-KEM (FIPS 203). The standard library has the two larger parameter sets; the
-// smallest comes from elsewhere, and is not there in FIPS mode.
+// ML-KEM (FIPS 203). The standard library has the two larger parameter sets. The smallest
+// comes from another module and is not available in FIPS mode.
 var (
 	mlkemFamily    = family{generate: newMLKEM, check: checkMLKEM, public: publicMLKEM, export: exportMLKEM}
 	mlkem512Family = family{foreign: true, generate: newMLKEM, check: checkMLKEM, public: publicMLKEM, export: exportMLKEM}
 )
 
-// kem is ML-KEM with one set of parameters. Seeds are d and z of FIPS 203, one
-// after the other.
+// kem is ML-KEM with one parameter set. Seeds are d and z of FIPS 203, concatenated.
 type kem struct {
 	oid            asn1.ObjectIdentifier
 	publicSize     int
@@ -115,7 +114,7 @@ func newMLKEM(string) ([]byte, error) {
 	return seed, err
 }
 
-// checkMLKEM: every seed of the right length is a key.
+// checkMLKEM accepts every seed of the right length.
 func checkMLKEM(_ string, seed []byte) error {
 	if len(seed) != mlkem.SeedSize {
 		return ErrMaterial
@@ -135,10 +134,10 @@ func publicMLKEM(spec string, seed []byte) ([]byte, error) {
 	return k.spki(public)
 }
 
-// kemIdentifier names parameters: there are none beside the name (RFC 9935, section 3).
+// kemIdentifier is an algorithm identifier, which has no parameters (RFC 9935, section 3).
 type kemIdentifier struct{ Algorithm asn1.ObjectIdentifier }
 
-// spki encodes a public key as RFC 9935, section 4 says.
+// spki encodes a public key according to RFC 9935, section 4.
 func (k *kem) spki(public []byte) ([]byte, error) {
 	return asn1.Marshal(struct {
 		Algorithm kemIdentifier
@@ -146,7 +145,7 @@ func (k *kem) spki(public []byte) ([]byte, error) {
 	}{kemIdentifier{k.oid}, bits(public)})
 }
 
-// fromSPKI takes the one encoding that spki makes.
+// fromSPKI accepts only the encoding of spki.
 func (k *kem) fromSPKI(spki []byte) ([]byte, error) {
 	if len(spki) < k.publicSize {
 		return nil, ErrPublicKey
@@ -158,8 +157,8 @@ func (k *kem) fromSPKI(spki []byte) ([]byte, error) {
 	return public, nil
 }
 
-// exportMLKEM encodes a private key as its seed alone, the first of the choices of
-// RFC 9935, section 6: seed [0] OCTET STRING.
+// exportMLKEM encodes a private key as its seed alone, the first choice of RFC 9935,
+// section 6: seed [0] OCTET STRING.
 func exportMLKEM(spec string, seed []byte) ([]byte, error) {
 	if err := checkMLKEM(spec, seed); err != nil {
 		return nil, err
@@ -187,8 +186,8 @@ func findKEM(spec string) (*kem, error) {
 	return k, nil
 }
 
-// Encapsulate makes a new secret, and the ciphertext from which the owner of the
-// public key gets it too. The caller wipes the secret.
+// Encapsulate generates a secret, and the ciphertext from which the owner of the public key
+// can decapsulate it. The caller must wipe the secret.
 func Encapsulate(spec string, spki []byte) (secret, ciphertext []byte, err error) {
 	k, err := findKEM(spec)
 	if err != nil {
@@ -205,8 +204,8 @@ func Encapsulate(spec string, spki []byte) (secret, ciphertext []byte, err error
 	return secret, ciphertext, nil
 }
 
-// CheckEncapsulated returns ErrCiphertext for a ciphertext that is not as long as
-// those of the spec. Nothing else can be seen to be wrong with one.
+// CheckEncapsulated returns ErrCiphertext for a ciphertext of the wrong length. Nothing
+// else about a ciphertext can be checked.
 func CheckEncapsulated(spec string, ciphertext []byte) error {
 	k, err := findKEM(spec)
 	if err != nil {
@@ -218,9 +217,9 @@ func CheckEncapsulated(spec string, ciphertext []byte) error {
 	return nil
 }
 
-// Decapsulate gets the secret out of a ciphertext. One that was not made for the key
-// gives another secret, which depends on it and on the key (FIPS 203, section 6.3):
-// whoever sent it learns nothing from that. The caller wipes the secret.
+// Decapsulate returns the secret of a ciphertext. For one that was not made for the key, it
+// returns another secret, which depends on the ciphertext and the key (FIPS 203, section
+// 6.3) and reveals nothing to the sender. The caller must wipe the secret.
 func Decapsulate(spec string, material, ciphertext []byte) (secret []byte, err error) {
 	if err := CheckEncapsulated(spec, ciphertext); err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ func newNIST(spec string) ([]byte, error) {
 	return x509.MarshalPKCS8PrivateKey(key)
 }
 
-// parseNIST also returns the public keys that the structure has.
+// parseNIST also returns the public keys in the structure.
 func parseNIST(spec string, material []byte) (key *ecdsa.PrivateKey, publics [][]byte, err error) {
 	scalar, publics, err := parseEC(spec, material)
 	if err != nil {
@@ -51,7 +51,7 @@ func checkNIST(spec string, material []byte) error {
 	return nil
 }
 
-// parsePoint reads a point in either of its forms.
+// parsePoint parses a point in either of its forms.
 func parsePoint(c elliptic.Curve, point []byte) (*ecdsa.PublicKey, error) {
 	if len(point) > 0 && point[0] == 4 {
 		return ecdsa.ParseUncompressedPublicKey(c, point)
@@ -107,9 +107,8 @@ func verifyNIST(spec string, spki []byte, m message, signature []byte) error {
 	return nil
 }
 
-// CheckPeer says whether a peer's public key is one that a key of the spec can agree
-// on a secret with: a point of the same curve in the uncompressed form. It returns
-// ErrPublicKey if not.
+// CheckPeer checks that a peer's public key is usable for key agreement with a key of the
+// spec: a point of the same curve in uncompressed form. It returns ErrPublicKey if not.
 func CheckPeer(spec string, spki []byte) error {
 	_, err := parsePeer(spec, spki)
 	return err
@@ -130,8 +129,8 @@ func parsePeer(spec string, spki []byte) (*ecdh.PublicKey, error) {
 	return peer, nil
 }
 
-// SharedSecret is the raw secret of ECDH: the x coordinate, as long as the field
-// (SEC 1, section 3.3.1). It returns ErrPublicKey for a peer that CheckPeer refuses.
+// SharedSecret returns the raw ECDH secret: the x coordinate, as long as the field (SEC 1,
+// section 3.3.1). It returns ErrPublicKey for a peer that CheckPeer refuses.
 func SharedSecret(spec string, material, peerSPKI []byte) ([]byte, error) {
 	peer, err := parsePeer(spec, peerSPKI)
 	if err != nil {

@@ -1,13 +1,13 @@
-// Package primitive holds the algorithms of asymmetric and HMAC KMS keys. Its
-// functions take raw key material and keep nothing of it. Specs, algorithms and
-// message types go by AWS KMS's names.
+// Package primitive implements the algorithms of asymmetric and HMAC KMS keys. Its
+// functions take raw key material and do not keep it. Specs, algorithms and message types
+// have AWS KMS's names.
 //
-// Key material is the key itself for HMAC, the 32-byte seed of FIPS 204 for ML-DSA,
-// the 64-byte seed of FIPS 203 for ML-KEM, and a PKCS #8 structure in DER for
-// everything else. Public keys are DER SubjectPublicKeyInfo.
+// Key material is the key itself for HMAC, the 32-byte seed of FIPS 204 for ML-DSA, the
+// 64-byte seed of FIPS 203 for ML-KEM, and a PKCS #8 structure in DER for all others.
+// Public keys are DER SubjectPublicKeyInfo.
 //
-// Curves and lattices that the standard library lacks come from elsewhere; these are
-// outside of its FIPS 140-3 module and are refused while that is in force.
+// Curves and lattices that the standard library lacks come from other modules. They are
+// outside the FIPS 140-3 module and are refused in FIPS mode.
 package primitive
 
 import (
@@ -21,21 +21,22 @@ import (
 )
 
 var (
-	// ErrMaterial: bytes that are no key of the spec.
+	// ErrMaterial is returned for bytes that are not a valid key of the spec.
 	ErrMaterial = errors.New("primitive: not key material of this spec")
-	// ErrDigestLength: a digest that is not as long as the algorithm's.
+	// ErrDigestLength is returned for a digest of the wrong length.
 	ErrDigestLength = errors.New("primitive: digest of a wrong length")
-	// ErrMessageType: an algorithm that doesn't take this type of message.
+	// ErrMessageType is returned for a message type that the algorithm does not accept.
 	ErrMessageType = errors.New("primitive: message type does not fit the algorithm")
-	// ErrSignature: a signature that isn't one, whatever is wrong with it.
+	// ErrSignature is returned for an invalid signature, whatever is wrong with it.
 	ErrSignature = errors.New("primitive: invalid signature")
-	// ErrMac: a MAC that isn't one.
+	// ErrMac is returned for an invalid MAC.
 	ErrMac = errors.New("primitive: invalid MAC")
-	// ErrCiphertext: a ciphertext that doesn't open, or a plaintext that doesn't fit.
+	// ErrCiphertext is returned for a ciphertext that cannot be decrypted, or a plaintext
+	// that is too long.
 	ErrCiphertext = errors.New("primitive: invalid ciphertext")
-	// ErrPublicKey: a peer's key that is none of the same curve.
+	// ErrPublicKey is returned for a peer's key that is not on the same curve.
 	ErrPublicKey = errors.New("primitive: not a public key of this spec")
-	// ErrFIPS: an algorithm that FIPS 140-3 mode has no validated code for.
+	// ErrFIPS is returned for an algorithm without validated code in FIPS 140-3 mode.
 	ErrFIPS = errors.New("primitive: not available in FIPS mode")
 
 	errSpec = errors.New("primitive: no such key spec or algorithm")
@@ -50,14 +51,14 @@ const (
 
 const ecdhAlgorithm = "ECDH"
 
-// A family is what a group of key specs has in common. Its functions may leave out
-// what their keys cannot do; the tables of algorithms say what that is.
+// A family is a group of key specs with common code. Functions for what its keys cannot do
+// may be nil; the tables of algorithms ensure that they are not called.
 type family struct {
 	foreign  bool // not in the standard library
 	generate func(spec string) ([]byte, error)
 	check    func(spec string, material []byte) error
 	public   func(spec string, material []byte) ([]byte, error)
-	export   func(spec string, material []byte) ([]byte, error) // where material is no PKCS #8
+	export   func(spec string, material []byte) ([]byte, error) // if material is not PKCS #8
 	sign     func(spec string, material []byte, m message) ([]byte, error)
 	verify   func(spec string, spki []byte, m message, signature []byte) error
 }
@@ -110,19 +111,19 @@ var specs = map[string]keySpec{
 	"HMAC_512":              {family: &hmacFamily, mac: []string{"HMAC_SHA_512"}},
 }
 
-// SigningAlgorithms are those that keys of the spec can sign with, in AWS's order.
+// SigningAlgorithms returns the signing algorithms of a spec, in AWS's order.
 func SigningAlgorithms(spec string) []string { return specs[spec].signing }
 
-// EncryptionAlgorithms are those that keys of the spec can encrypt with.
+// EncryptionAlgorithms returns the encryption algorithms of a spec.
 func EncryptionAlgorithms(spec string) []string { return specs[spec].encryption }
 
-// MacAlgorithms are those that keys of the spec can make MACs with.
+// MacAlgorithms returns the MAC algorithms of a spec.
 func MacAlgorithms(spec string) []string { return specs[spec].mac }
 
-// KeyAgreementAlgorithms are those that keys of the spec can agree on secrets with.
+// KeyAgreementAlgorithms returns the key agreement algorithms of a spec.
 func KeyAgreementAlgorithms(spec string) []string { return specs[spec].agreement }
 
-// EncapsulationAlgorithms are those that keys of the spec can encapsulate secrets with.
+// EncapsulationAlgorithms returns the encapsulation algorithms of a spec.
 func EncapsulationAlgorithms(spec string) []string { return specs[spec].encapsulation }
 
 func find(spec string) (*family, error) {
@@ -136,14 +137,14 @@ func find(spec string) (*family, error) {
 	return s.family, nil
 }
 
-// Available returns ErrFIPS for a spec that FIPS mode doesn't have.
+// Available returns ErrFIPS for a spec that is not available in FIPS mode.
 func Available(spec string) error {
 	_, err := find(spec)
 	return err
 }
 
-// Generate makes a new key. The caller wipes it. It returns ErrFIPS for a spec that
-// FIPS mode doesn't have.
+// Generate generates a key, which the caller must wipe. It returns ErrFIPS for a spec that
+// is not available in FIPS mode.
 func Generate(spec string) ([]byte, error) {
 	f, err := find(spec)
 	if err != nil {
@@ -156,9 +157,9 @@ func Generate(spec string) ([]byte, error) {
 // for RSA_4096).
 const maxMaterial = 4096
 
-// Check says whether bytes from outside are a sound key of the spec: of its size,
-// on its curve, consistent in itself. It returns ErrMaterial if not, ErrFIPS for a
-// spec that FIPS mode doesn't have.
+// Check checks that bytes from outside are a valid key of the spec: of its size, on its
+// curve, and consistent. It returns ErrMaterial if not, and ErrFIPS for a spec that is not
+// available in FIPS mode.
 func Check(spec string, material []byte) error {
 	f, err := find(spec)
 	if err != nil {
@@ -170,8 +171,7 @@ func Check(spec string, material []byte) error {
 	return f.check(spec, material)
 }
 
-// parsePKCS8 parses one structure with nothing after it, which crypto/x509 would
-// leave unseen.
+// parsePKCS8 refuses trailing bytes, which crypto/x509 ignores.
 func parsePKCS8(material []byte) (any, error) {
 	var der asn1.RawValue
 	if rest, err := asn1.Unmarshal(material, &der); err != nil || len(rest) > 0 {
@@ -180,7 +180,7 @@ func parsePKCS8(material []byte) (any, error) {
 	return x509.ParsePKCS8PrivateKey(material)
 }
 
-// Public returns the public key of a private one; nil for an HMAC key.
+// Public returns the public key of a private one, or nil for an HMAC key.
 func Public(spec string, material []byte) (spki []byte, err error) {
 	f, err := find(spec)
 	if err != nil || f.public == nil {
@@ -189,7 +189,8 @@ func Public(spec string, material []byte) (spki []byte, err error) {
 	return f.public(spec, material)
 }
 
-// PrivateKey is the private key as callers of KMS get it: PKCS #8. The caller wipes it.
+// PrivateKey returns the private key in PKCS #8, for callers of KMS. The caller must wipe
+// it.
 func PrivateKey(spec string, material []byte) (pkcs8 []byte, err error) {
 	f, err := find(spec)
 	if err != nil {
@@ -201,14 +202,14 @@ func PrivateKey(spec string, material []byte) (pkcs8 []byte, err error) {
 	return f.export(spec, material)
 }
 
-// A message is what a signature is over, as the caller gave it.
+// A message is a message to sign or verify, as the caller gave it.
 type message struct {
 	algorithm string
 	kind      string // Raw, Digest or ExternalMu
 	bytes     []byte
 }
 
-// hashes are the digests that signing algorithms end with.
+// hashes has the digests by the suffixes of signing algorithms.
 var hashes = map[string]crypto.Hash{
 	"RSASSA_PKCS1_V1_5_SHA_256": crypto.SHA256,
 	"RSASSA_PKCS1_V1_5_SHA_384": crypto.SHA384,
@@ -222,7 +223,7 @@ var hashes = map[string]crypto.Hash{
 	"ED25519_PH_SHA_512":        crypto.SHA512,
 }
 
-// messageTypes are what algorithms take that don't take Raw and Digest.
+// messageTypes has the message types of algorithms that do not accept Raw and Digest.
 var messageTypes = map[string][]string{
 	"ED25519_SHA_512":    {Raw},
 	"ED25519_PH_SHA_512": {Digest},
@@ -231,7 +232,7 @@ var messageTypes = map[string][]string{
 
 const muSize = 64
 
-// CheckMessage says whether an algorithm takes a message of this type and length. It
+// CheckMessage checks that an algorithm accepts a message of this type and length. It
 // returns ErrMessageType or ErrDigestLength if not.
 func CheckMessage(algorithm, messageType string, message []byte) error {
 	types, ok := messageTypes[algorithm]
@@ -249,7 +250,7 @@ func CheckMessage(algorithm, messageType string, message []byte) error {
 	return nil
 }
 
-// digest is the hash of a message by its algorithm: the message itself if it is one.
+// digest returns the hash of a message, or the message itself if it is a digest already.
 func (m message) digest() []byte {
 	if m.kind == Digest {
 		return m.bytes
@@ -266,8 +267,8 @@ func newMessage(spec, algorithm, messageType string, b []byte) (message, error) 
 	return message{algorithm: algorithm, kind: messageType, bytes: b}, CheckMessage(algorithm, messageType, b)
 }
 
-// Sign signs a message that CheckMessage has nothing against. Only RSASSA_PKCS1_V1_5
-// and Ed25519 sign the same message the same way twice.
+// Sign signs a message that has passed CheckMessage. Only RSASSA_PKCS1_V1_5 and Ed25519
+// signatures are deterministic.
 func Sign(spec string, material []byte, algorithm, messageType string, message []byte) ([]byte, error) {
 	f, err := find(spec)
 	if err != nil {
@@ -280,8 +281,7 @@ func Sign(spec string, material []byte, algorithm, messageType string, message [
 	return f.sign(spec, material, m)
 }
 
-// Verify returns ErrSignature for a signature that isn't one of the message by the
-// owner of the public key.
+// Verify returns ErrSignature if the signature does not verify.
 func Verify(spec string, spki []byte, algorithm, messageType string, message, signature []byte) error {
 	f, err := find(spec)
 	if err != nil {

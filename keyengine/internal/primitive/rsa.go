@@ -26,8 +26,8 @@ func newRSA(spec string) ([]byte, error) {
 	return x509.MarshalPKCS8PrivateKey(key)
 }
 
-// parseRSA takes keys of two primes only. The standard library has checked that
-// these fit the modulus and the exponents.
+// parseRSA accepts keys with two primes only. The standard library has checked that these
+// fit the modulus and the exponents.
 func parseRSA(spec string, material []byte) (*rsa.PrivateKey, error) {
 	parsed, err := parsePKCS8(material)
 	if err != nil {
@@ -40,7 +40,7 @@ func parseRSA(spec string, material []byte) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// minExponent is FIPS 186-5's, appendix A.1.1.
+// minExponent is the minimum of FIPS 186-5, appendix A.1.1.
 const minExponent = 65537
 
 func checkRSA(spec string, material []byte) error {
@@ -76,7 +76,7 @@ func parsePublicRSA(spec string, spki []byte) (*rsa.PublicKey, error) {
 
 func isPSS(algorithm string) bool { return strings.HasPrefix(algorithm, "RSASSA_PSS_") }
 
-// pss has salts as long as the digest, and takes no others.
+// pss returns options with a salt as long as the digest, and accepts no other length.
 func pss(h crypto.Hash) *rsa.PSSOptions {
 	return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: h}
 }
@@ -115,8 +115,8 @@ var oaepHashes = map[string]crypto.Hash{
 	"RSAES_OAEP_SHA_256": crypto.SHA256,
 }
 
-// MaxPlaintext is the longest plaintext in bytes that an RSA key of the spec can
-// encrypt (RFC 8017, section 7.1.1).
+// MaxPlaintext returns the maximum length in bytes of a plaintext for an RSA key of the
+// spec (RFC 8017, section 7.1.1).
 func MaxPlaintext(spec, algorithm string) int {
 	h, ok := oaepHashes[algorithm]
 	if !ok || rsaBits[spec] == 0 {
@@ -125,7 +125,7 @@ func MaxPlaintext(spec, algorithm string) int {
 	return rsaBits[spec]/8 - 2*h.Size() - 2
 }
 
-// EncryptRSA encrypts with OAEP: MGF1 of the same hash, no label. It returns
+// EncryptRSA encrypts with OAEP, with MGF1 of the same hash and no label. It returns
 // ErrCiphertext for a plaintext that is too long.
 func EncryptRSA(spec string, spki []byte, algorithm string, plaintext []byte) ([]byte, error) {
 	if !slices.Contains(specs[spec].encryption, algorithm) {
@@ -141,7 +141,7 @@ func EncryptRSA(spec string, spki []byte, algorithm string, plaintext []byte) ([
 	return rsa.EncryptOAEP(oaepHashes[algorithm].New(), rand.Reader, key, plaintext, nil)
 }
 
-// DecryptRSA returns ErrCiphertext, whatever is wrong with a ciphertext.
+// DecryptRSA returns ErrCiphertext for every invalid ciphertext, whatever is wrong with it.
 func DecryptRSA(spec string, material []byte, algorithm string, ciphertext []byte) ([]byte, error) {
 	if !slices.Contains(specs[spec].encryption, algorithm) {
 		return nil, errSpec

@@ -7,9 +7,9 @@ import (
 	"github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 )
 
-// secgFamily is secp256k1 (SEC 2, section 2.4.1), which crypto/x509 doesn't know.
-// Signatures have the lower of the two values of s, as Bitcoin and Ethereum ask for,
-// and are deterministic (RFC 6979).
+// secgFamily is secp256k1 (SEC 2, section 2.4.1), which crypto/x509 does not support.
+// Signatures are deterministic (RFC 6979) and have the lower of the two values of s, as
+// Bitcoin and Ethereum require.
 var secgFamily = family{foreign: true, generate: newSECG, check: checkSECG, public: publicSECG, sign: signSECG, verify: verifySECG}
 
 var (
@@ -42,7 +42,7 @@ func newSECG(string) ([]byte, error) {
 	return asn1.Marshal(pkcs8{Algorithm: secgAlgorithm, PrivateKey: inner})
 }
 
-// parseSECG also returns the public keys that the structure has.
+// parseSECG also returns the public keys in the structure.
 func parseSECG(spec string, material []byte) (key *secp256k1.PrivateKey, publics [][]byte, err error) {
 	raw, publics, err := parseEC(spec, material)
 	if err != nil {

@@ -8,14 +8,17 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// ErrConflict: what the evaluation read has changed; evaluate again.
+// ErrConflict means that an object of the read set has changed. The request must be
+// evaluated again.
 var ErrConflict = errors.New("conflict")
 
+// ErrHeldUp is returned instead of an answer that is too old to be released.
 var ErrHeldUp = kmsapi.Errorf(kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
 
+// ErrThrottled is returned to callers that exceed a rate.
 var ErrThrottled = kmsapi.Errorf(kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
 
-// Unavailable is what a caller is told when the log could not take a record.
+// Unavailable returns the error that a caller gets when the log did not accept a record.
 func Unavailable(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -30,8 +33,8 @@ func Unavailable(err error) error {
 	return err
 }
 
-// Outcome is the code of an operation's error; "" for success. Errors that are
-// no outcome are internal ones.
+// Outcome returns the code and message of an operation's error, or "" for success. Errors
+// other than *kmsapi.Error become ErrInternal.
 func Outcome(err error) (code, message string) {
 	if err == nil {
 		return "", ""

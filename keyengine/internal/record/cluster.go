@@ -10,14 +10,16 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// ClusterID is the cluster's id as text.
+// ClusterID returns the cluster's id in hexadecimal.
 func ClusterID(c *fsmpb.Cluster) string { return hex.EncodeToString(c.GetId()) }
 
-// AuditOrigin names the audit log of the cluster's Raft group in checkpoints.
+// AuditOrigin returns the name of the audit log of the cluster's Raft group, which
+// checkpoints contain.
 func AuditOrigin(c *fsmpb.Cluster) string {
 	return fmt.Sprintf("conclave/%s/%d", ClusterID(c), wire.Group)
 }
 
+// VerifierKey returns the key that verifies the cluster's checkpoints.
 func VerifierKey(c *fsmpb.Cluster) string {
 	return auditlog.VerifierKey(AuditOrigin(c), ed25519.PublicKey(c.AuditPublicKey))
 }

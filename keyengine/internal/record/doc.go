@@ -1,4 +1,5 @@
-// Package record has what was decided committed to the replicated log. A record is an audit
-// entry, the changes that it makes, and what has to hold for it: the read set. [Recorder] is
-// the one way there; what it returns without an error was accepted.
+// Package record builds records and commits them to the replicated log. A record consists
+// of an audit record, the changes that it makes, and its read set: the objects that must
+// not have changed. Everything is committed through a [Recorder]. If it returns without an
+// error, the record was accepted.
 package record

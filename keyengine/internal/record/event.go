@@ -10,11 +10,11 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// Kinds of events that are no operation of Do, as eventType has them.
+// Values of eventType for events that are not operations of Do.
 const (
-	KindService  = "AwsServiceEvent"       // the service did it by itself
-	KindOperator = "ConclaveOperatorEvent" // an operator did it
-	KindConclave = "ConclaveApiCall"       // a caller did it with something that AWS does not have
+	KindService  = "AwsServiceEvent"       // done by the service itself
+	KindOperator = "ConclaveOperatorEvent" // done by an operator
+	KindConclave = "ConclaveApiCall"       // requested by a caller, with a call that AWS does not have
 )
 
 const (
@@ -22,13 +22,13 @@ const (
 	sourceConclave = "conclave"
 )
 
-// Event is a record beside those of operations: what operators and the service
-// itself do.
+// Event describes what is recorded other than operations, such as actions of operators and
+// of the service itself.
 type Event struct {
 	Name, Kind string
-	Region     string    // the cluster's first when empty
-	RequestID  [16]byte  // made up when zero
-	At         time.Time // now when zero
+	Region     string    // default: the cluster's default Region
+	RequestID  [16]byte  // default: random
+	At         time.Time // default: now
 	Identity   *auditpb.Identity
 	SourceIP   string
 	UserAgent  string
@@ -42,22 +42,23 @@ type Event struct {
 
 	Reads   []*fsmpb.Read
 	Changes []*fsmpb.Change
-	// The cluster time in which the event may happen; 0 leaves a side open.
+	// The event may happen only in this range of cluster time. 0 means no limit.
 	NotBefore, NotAfter int64
 
-	// Summary stands for itself and times-1 more of its kind, up to last.
+	// A summary stands for Times events of its kind, the last of them at last.
 	Summary bool
 	Times   int
 	last    time.Time
 }
 
+// IdentityOf returns the identity that records have for a principal and its credential.
 func IdentityOf(p policy.Principal, credential string) *auditpb.Identity {
 	id := new(auditpb.Identity)
 	FillIdentity(id, p, credential)
 	return id
 }
 
-// FillIdentity says in a record whom it is about.
+// FillIdentity sets the fields of a record's identity.
 func FillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 	id.Arn, id.AccountId, id.PrincipalId, id.UserName = p.ARN, p.Account, p.Account, p.Name
 	switch p.Kind {
@@ -77,7 +78,7 @@ func FillIdentity(id *auditpb.Identity, p policy.Principal, credential string) {
 	}
 }
 
-// ServiceEvent is an event that nobody asked for.
+// ServiceEvent returns an event of the service itself.
 func ServiceEvent(name string, at time.Time, details ...*auditpb.Field) Event {
 	return Event{
 		Name: name, Kind: KindService, At: at,
@@ -85,13 +86,13 @@ func ServiceEvent(name string, at time.Time, details ...*auditpb.Field) Event {
 	}
 }
 
-// OperatorType is what records call an operator.
+// OperatorType is the type of identity that records have for operators.
 const OperatorType = "ConclaveOperator"
 
-// InternalCaller is what AWS writes for what a service does by itself.
+// InternalCaller is what AWS records as the source of requests that a service makes itself.
 const InternalCaller = "AWS Internal"
 
-// UUID writes 16 bytes as ids are written.
+// UUID formats 16 bytes as a UUID.
 func UUID(id [16]byte) string {
 	var b [36]byte
 	hex.Encode(b[0:8], id[0:4])

@@ -8,31 +8,33 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 )
 
-// Bounds of the events that wait to be recorded. They hold for each operator by
-// itself, and for what was refused apart from what was done, so that nobody can
-// push out the records of what others did or his own. What is beyond them is
-// summarised: one record for each kind, with how often.
+// Limits of the events that wait to be recorded. They apply to each operator separately,
+// and separately to refused and successful steps, so that nobody can push out other
+// operators' records or hide their own. Events beyond the limits are summarised in one
+// record for each kind, with their number.
 const (
 	MaxPendingSteps   = 64
 	MaxPendingRefused = 16
-	// maxPendingOperators bounds the operators that are told apart.
+	// MaxPendingOperators is the maximum number of operators that are told apart.
 	MaxPendingOperators = 64
 )
 
-// Pending are events of a sealed node, which cannot record. They are kept
-// in memory and recorded once it is unsealed.
+// Pending holds the events of a node that could not be recorded yet, as a sealed node
+// cannot record. They are kept in memory and recorded once the node is unsealed.
 type Pending struct {
-	recording sync.Mutex // held while events are recorded, so that each is once
+	recording sync.Mutex // held while events are recorded, so that each is recorded once
 	mu        sync.Mutex
 	Events    []Event
 	wake      chan struct{}
 }
 
+// NewPending returns an empty Pending.
 func NewPending() *Pending { return &Pending{wake: make(chan struct{}, 1)} }
 
-// Actor is whom an event is counted for.
+// Actor returns the operator that an event is counted for.
 func (ev *Event) Actor() string { return ev.Identity.GetCertificate() }
 
+// Add adds an event, which is recorded as soon as possible.
 func (p *Pending) Add(ev Event) {
 	p.mu.Lock()
 	p.addLocked(ev)
@@ -50,7 +52,7 @@ func (p *Pending) addLocked(ev Event) {
 		limit = MaxPendingRefused
 	}
 	if !actors[ev.Actor()] && len(actors) >= MaxPendingOperators {
-		// More operators than any cluster has: the rest together, by what they did.
+		// No cluster has so many operators. Summarise the rest together, by kind of event.
 		ev.Identity, limit = &auditpb.Identity{Type: OperatorType}, 0
 	}
 	code, _ := Outcome(ev.Err)
@@ -74,7 +76,7 @@ func (p *Pending) addLocked(ev Event) {
 	p.Events = append(p.Events, ev)
 }
 
-// flush has the events recorded soon, if that is possible.
+// flush wakes Run to record the events.
 func (p *Pending) flush() {
 	select {
 	case p.wake <- struct{}{}:
@@ -82,7 +84,7 @@ func (p *Pending) flush() {
 	}
 }
 
-// First is the oldest event.
+// First returns the oldest event.
 func (p *Pending) First() (Event, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,8 +99,8 @@ func (p *Pending) First() (Event, bool) {
 	return ev, true
 }
 
-// Done forgets the oldest event, as far as it has been recorded: a summary may
-// stand for more by now.
+// Done removes the oldest event after it was recorded. If that is a summary which has grown
+// since, the events that it gained remain.
 func (p *Pending) Done(recorded Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -110,7 +112,7 @@ func (p *Pending) Done(recorded Event) {
 	p.Events = p.Events[1:]
 }
 
-// renew gives the oldest event another request id.
+// renew clears the oldest event's request id, so that it gets another one.
 func (p *Pending) renew() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -14,20 +14,20 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
-// Clock is a node's time.
+// Clock tells the time of a node.
 type Clock interface{ Now() time.Time }
 
-// Log is what records need of the replicated log.
+// Log is the part of the replicated log that a Recorder uses.
 type Log interface {
 	State() *fsm.State
 	Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error)
 	WaitApplied(ctx context.Context, index uint64) error
 }
 
-// Recorder has what was decided recorded. Nothing reaches the replicated log in another
-// way, but what ProposeExclusive holds the log back for, and Init.
+// Recorder builds records and commits them. All records go through it, except for those
+// that are built in ProposeExclusive and that of Init.
 type Recorder struct {
-	Node    string // that stands in the records
+	Node    string // id of this node, for the records
 	Vault   *vault.Vault
 	Replica Log
 	Clock   Clock
@@ -35,8 +35,8 @@ type Recorder struct {
 	Pending *Pending
 }
 
-// Seal builds and seals an event's record. The state's cluster may not stand
-// yet, when the event founds it.
+// Seal builds an event's record and encrypts its body. The cluster is passed as c because
+// the state does not have it yet when the event is its initialisation.
 func (r *Recorder) Seal(o *vault.Opened, c *fsmpb.Cluster, ev Event) (*fsmpb.Record, error) {
 	if ev.RequestID == ([16]byte{}) {
 		_, _ = rand.Read(ev.RequestID[:]) // never fails: crypto/rand ends the process instead
@@ -75,14 +75,14 @@ func (r *Recorder) Seal(o *vault.Opened, c *fsmpb.Cluster, ev Event) (*fsmpb.Rec
 	}, nil
 }
 
-// MaxTries is how often something is decided again because what it read has changed.
+// MaxTries is how many times a request is evaluated when its read set keeps changing.
 const MaxTries = 3
 
-// Commit is how everything is decided and recorded: decide makes a record of the newest
-// state, which is proposed. When the log finds that what was read has changed, or that
-// the time is not right, decide is called again on a state that has the change, MaxTries
-// times in all; then the error is [ErrConflict]. An error of decide ends it, with
-// nothing proposed. A decision that is returned without an error was accepted.
+// Commit evaluates and commits a record: decide builds it from the newest state, and it is
+// proposed. If an object of its read set has changed, or the time is outside its limits,
+// decide is called again on a state that includes the change, at most MaxTries times in
+// all; after that Commit returns [ErrConflict]. An error of decide is returned at once, and
+// nothing is proposed. If Commit returns no error, the record was accepted.
 func (r *Recorder) Commit(ctx context.Context, decide func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
 	for range MaxTries {
 		rec, err := decide(r.Replica.State())
@@ -97,9 +97,9 @@ func (r *Recorder) Commit(ctx context.Context, decide func(*fsm.State) (*fsmpb.R
 	return fsm.Decision{}, ErrConflict
 }
 
-// Settle is what came of a record that was proposed: nil once it was accepted, and
-// [ErrConflict], once this node has what changed, for one that has to be decided again.
-// Other errors may be told to callers.
+// Settle translates the result of a proposal into an error: nil if the record was accepted,
+// or [ErrConflict] if it must be evaluated again, after this node has applied the
+// conflicting change. Other errors may be returned to callers.
 func (r *Recorder) Settle(ctx context.Context, d fsm.Decision, err error) error {
 	if err != nil {
 		return Unavailable(err)
@@ -116,7 +116,7 @@ func (r *Recorder) Settle(ctx context.Context, d fsm.Decision, err error) error 
 	return fmt.Errorf("the log found %v of a record", d.Verdict)
 }
 
-// CommitEvent is Commit for an event.
+// CommitEvent is Commit for an event instead of a record.
 func (r *Recorder) CommitEvent(ctx context.Context, decide func(*fsm.State) (Event, error)) (fsm.Decision, error) {
 	return r.Commit(ctx, func(s *fsm.State) (*fsmpb.Record, error) {
 		ev, err := decide(s)
@@ -127,12 +127,12 @@ func (r *Recorder) CommitEvent(ctx context.Context, decide func(*fsm.State) (Eve
 	})
 }
 
-// Record is CommitEvent for an event that depends on nothing.
+// Record is CommitEvent for an event that does not depend on the state.
 func (r *Recorder) Record(ctx context.Context, ev Event) (fsm.Decision, error) {
 	return r.CommitEvent(ctx, func(*fsm.State) (Event, error) { return ev, nil })
 }
 
-// Propose proposes an event once, for who has to know what the log found of it.
+// Propose proposes an event once and returns the decision, whatever its verdict.
 func (r *Recorder) Propose(ctx context.Context, ev Event) (fsm.Decision, error) {
 	rec, err := r.sealOn(r.Replica.State(), ev)
 	if err != nil {
@@ -154,7 +154,7 @@ func (r *Recorder) sealOn(s *fsm.State, ev Event) (*fsmpb.Record, error) {
 	return r.Seal(o, c, ev)
 }
 
-// Run records pending events until ctx ends.
+// Run records pending events as they arrive, until ctx ends.
 func (r *Recorder) Run(ctx context.Context) {
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
@@ -169,10 +169,10 @@ func (r *Recorder) Run(ctx context.Context) {
 	}
 }
 
-// RecordPending records what it can of the pending events, in order. One whose
-// outcome is unknown is recorded again: better twice than not at all. The second
-// has a request id of its own, as an id that stands twice in the audit log is a
-// sign that somebody copied a record.
+// RecordPending records pending events in order, until one fails. An event whose outcome is
+// unknown is recorded again, because twice is better than not at all. The second record
+// gets a request id of its own: a request id that occurs twice in the audit log is a sign
+// that a record was copied.
 func (r *Recorder) RecordPending(ctx context.Context) {
 	r.Pending.recording.Lock()
 	defer r.Pending.recording.Unlock()
@@ -185,27 +185,27 @@ func (r *Recorder) RecordPending(ctx context.Context) {
 		if err != nil {
 			r.Pending.renew()
 			if ctx.Err() == nil {
-				r.Log.Warn("an event is not recorded yet", "event", ev.Name, "err", err)
+				r.Log.Warn("recording an event failed and will be retried", "event", ev.Name, "err", err)
 			}
 			return
 		}
 		if d.Verdict != fsm.Accepted {
-			// It has no read set, so the log can only refuse it for a fault in its
-			// making, and would again.
+			// An event without a read set is only rejected if it is malformed, and would be
+			// rejected again.
 			r.Log.Error("an event could not be recorded", "event", ev.Name, "verdict", d.Verdict.String())
 		}
 		r.Pending.Done(ev)
 	}
 }
 
-// RecordPendingWithin is RecordPending with a bound of its own.
+// RecordPendingWithin is RecordPending with a timeout.
 func (r *Recorder) RecordPendingWithin(ctx context.Context, patience time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	r.RecordPending(ctx)
 }
 
-// Now is the clock's time, but never before the cluster time of a state.
+// Now returns the time of the clock or the cluster time of the state, whichever is later.
 func Now(s *fsm.State, clock Clock) time.Time {
 	t := clock.Now()
 	if c := time.Unix(0, s.Time()); c.After(t) {

@@ -8,13 +8,14 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 )
 
-// maxWithheld bounds the requests that one event names; it says how many there were.
+// maxWithheld is the maximum number of request ids in one event. The event also has the
+// total.
 const maxWithheld = 200
 
-// Withheld are requests whose records say what was decided, and whose callers were
-// not told. Events say so, one a second at most.
+// Withheld collects requests that were recorded but whose answers were withheld. Record
+// adds an event about them.
 type Withheld struct {
-	Late    func(operation string) // counts them
+	Late    func(operation string) // counts withheld answers
 	Pending *Pending
 
 	mu    sync.Mutex
@@ -22,7 +23,8 @@ type Withheld struct {
 	count int
 }
 
-// Withhold notes that the answer to a request is withheld, and is the error instead.
+// Withhold notes that the answer to a request is withheld, and returns the error to return
+// instead.
 func (w *Withheld) Withhold(id [16]byte, operation string) error {
 	w.Late(operation)
 	w.mu.Lock()
@@ -34,7 +36,7 @@ func (w *Withheld) Withhold(id [16]byte, operation string) error {
 	return ErrHeldUp
 }
 
-// Record has the log say whose answers were withheld since the last time.
+// Record adds an event about the answers that were withheld since the last call.
 func (w *Withheld) Record(s *fsm.State) {
 	w.mu.Lock()
 	ids, count := w.ids, w.count

@@ -8,19 +8,20 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
-// newestState marks the context of an evaluation on a state that nothing can
-// overtake: ProposeExclusive holds the log back meanwhile, and a barrier would
-// wait for itself.
+// newestState marks the context of an evaluation in ProposeExclusive, which holds up the
+// log. A barrier would then wait for itself, and is not needed: no record can overtake the
+// state.
 type newestState struct{}
 
+// WithNewestState marks the context of an evaluation in ProposeExclusive.
 func WithNewestState(ctx context.Context) context.Context {
 	return context.WithValue(ctx, newestState{}, true)
 }
 
-// Admit decides whether the caller is still who it proved to be, on the state of
-// the evaluation, and notes the credential. If not, it looks again on a fresh
-// state, which the evaluation then continues with: a refusal must not rest on a
-// state that is behind.
+// Admit checks that the caller's identity is still valid on the evaluated state, and notes
+// its credential as read. If it is not valid, Admit looks again on an up-to-date state,
+// with which the evaluation then continues: a refusal must not rest on a state that is
+// behind.
 func (ev *Evaluation) Admit() error {
 	o, err := ev.Vault.Current()
 	if err != nil {
@@ -41,6 +42,7 @@ func (ev *Evaluation) Admit() error {
 	return AdmitOn(ev, o)
 }
 
+// AdmitOn checks the caller's identity on the evaluated state only.
 func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	id := &ev.Caller.Identity
 	if id.Credential() == "" {

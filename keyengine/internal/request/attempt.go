@@ -15,8 +15,8 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// Attempt is one evaluation of a request: what came of it, with the record that must be committed before anyone
-// hears of it.
+// Attempt is one evaluation of a request, with its outcome and the record that must be
+// committed before the outcome is released.
 type Attempt struct {
 	Evaluation
 	in     any
@@ -25,16 +25,17 @@ type Attempt struct {
 	Record *fsmpb.Record
 	draft  *draft
 
-	// Room for what most evaluations come to, instead of allocations.
+	// Initial storage for slices, which suffices for most evaluations and saves
+	// allocations.
 	fewResources [1]resource
 	fewDecisions [1]decision
 	fewMaterials [2]*fsmpb.Material
 	fewSecrets   [1][]byte
 }
 
-// draft is a record in the making, with room for what most records hold, so that
-// all of it is one allocation. It is apart from the evaluation, which knows
-// secrets, since the log may keep it for longer.
+// draft holds a record while it is built, with room for the contents of most records, all
+// in one allocation. It is separate from the evaluation, which holds secrets, because the
+// log may keep it for longer.
 type draft struct {
 	record     fsmpb.Record
 	salt       [16]byte
@@ -56,8 +57,7 @@ func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller,
 	return ev
 }
 
-// take is the next of what was allocated together, or a new one when there is none
-// left.
+// take returns the next element of a preallocated slice, or a new one if none is left.
 func take[T any](free *[]T) *T {
 	if len(*free) == 0 {
 		return new(T)
@@ -67,9 +67,9 @@ func take[T any](free *[]T) *T {
 	return t
 }
 
-// Evaluate runs the operation on a state and builds its record. There is no
-// record, only an error, when there can be none: the node is sealed, the caller's
-// credential is no longer one, or something outside has to be asked first.
+// Evaluate runs the operation on a state and builds its record. The attempt has an error
+// and no record if the node is sealed, if the caller's credential is no longer valid, or if
+// something outside the cluster must be called first.
 func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
 	ev := newAttempt(ctx, svc, s, c, op, in)
 	if ev.Err = ev.Admit(); ev.Err != nil {
@@ -98,7 +98,7 @@ func Evaluate(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, o
 	return ev
 }
 
-// Decided is the record of the outcome, or the error of an evaluation that has none.
+// Decided returns the record of the outcome, or the error of an evaluation that has none.
 func (ev *Attempt) Decided() (*fsmpb.Record, error) {
 	if ev.Record == nil {
 		return nil, ev.Err
@@ -106,7 +106,8 @@ func (ev *Attempt) Decided() (*fsmpb.Record, error) {
 	return ev.Record, nil
 }
 
-// inRegion refuses a request that was made for another Region.
+// inRegion refuses a request that was signed for a Region that the cluster does not serve,
+// unless the cluster accepts any.
 func inRegion(ev *Evaluation) error {
 	c := ev.Cluster()
 	if r := ev.Caller.Region; r != "" && !ServesRegion(c, r) && !c.AnyRegion {
@@ -115,11 +116,11 @@ func inRegion(ev *Evaluation) error {
 	return nil
 }
 
-// ErrNoSource is for callers who say what only services may say: it would get them
-// what is granted to those who act for that resource.
+// ErrNoSource is returned to callers that set a source ARN and are not services. Otherwise
+// they could use grants that are limited to requests on behalf of that resource.
 var ErrNoSource = kmsapi.Errorf(kmsapi.ErrAccessDenied, "Only service principals make requests on behalf of a resource.")
 
-// checkSource refuses a source ARN that the caller may not give, or that is none.
+// checkSource checks that the caller may set a source ARN and that it is well-formed.
 func checkSource(ev *Evaluation) error {
 	switch arn := ev.Caller.SourceArn; {
 	case arn == "":
@@ -132,8 +133,9 @@ func checkSource(ev *Evaluation) error {
 	return nil
 }
 
-// Told is what a caller may know of an error. The rest goes to the node's log, once: an
-// error that is told as it is has no more to say, or was made here of one that had.
+// Told returns the error that a caller gets. Internal errors are hidden from the caller and
+// logged here, once; a *kmsapi.Error is returned as it is, and was logged, if at all, where
+// it was made.
 func Told(log *slog.Logger, op *Operation, c *iam.Caller, err error) *kmsapi.Error {
 	t, ok := errors.AsType[*kmsapi.Error](err)
 	if !ok {

@@ -12,17 +12,16 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// Authorise asks whether the caller may do action to the key, in an encryption
-// context if the action has one. The decision depends on the key's policy,
-// whichever way it goes, and where that leaves it open on grants; the only
-// identity yet is the account's root user.
+// Authorise checks whether the caller may perform an action on the key, in an encryption
+// context if the action has one. The decision depends on the key's policy, and on grants if
+// the policy does not decide. The account's root user is the only identity so far.
 func (ev *Evaluation) Authorise(t *Target, action string, context map[string]string) error {
 	c := &RequestContext{Pairs: context}
 	return ev.AuthoriseBy(t, action, func(g *fsmpb.Grant) bool { return c.Admits(g, action) })
 }
 
-// AuthoriseBy is authorise where it takes more than an encryption context to tell
-// whether a grant of the action is good for the request.
+// AuthoriseBy is Authorise for actions where more than the encryption context determines
+// whether a grant covers the request.
 func (ev *Evaluation) AuthoriseBy(t *Target, action string, good func(*fsmpb.Grant) bool) error {
 	p, v := ev.KeyPolicy(t.ID)
 	if p == nil {
@@ -42,8 +41,8 @@ func (ev *Evaluation) AuthoriseBy(t *Target, action string, good func(*fsmpb.Gra
 	return ev.Decided(req, d, nil)
 }
 
-// Authorised finds the key that a KeyId names and asks whether the caller may do
-// action to it.
+// Authorised finds the key with the given KeyId and checks whether the caller may perform
+// an action on it.
 func (ev *Evaluation) Authorised(keyID string, f Forms, action string, context map[string]string) (*Target, error) {
 	t, err := ev.Resolve(keyID, f, action)
 	if err != nil {
@@ -52,8 +51,8 @@ func (ev *Evaluation) Authorised(keyID string, f Forms, action string, context m
 	return t, ev.Authorise(t, action, context)
 }
 
-// Managed finds the key of an operation on keys, checks that the caller may, and
-// that the key's state allows it.
+// Managed finds the key of a management operation, and checks that the caller may perform
+// the operation and that the key's state allows it.
 func (ev *Evaluation) Managed(keyID string) (*Target, error) {
 	t, err := ev.Authorised(keyID, KeyForms, ev.Op.Action(), nil)
 	if err != nil {
@@ -62,15 +61,15 @@ func (ev *Evaluation) Managed(keyID string) (*Target, error) {
 	return t, ev.Op.States.Check(t.ARN, t.Key.State)
 }
 
-// AuthoriseAccount asks for what no key policy decides: operations on no key
-// (resource "*") and the alias side of alias operations.
+// AuthoriseAccount authorises what no key policy decides: operations without a key
+// (resource "*"), and alias operations with respect to the alias.
 func (ev *Evaluation) AuthoriseAccount(action, resource string) error {
 	req := policy.Request{Principal: ev.Caller.Identity.Principal(), Action: action, Resource: resource}
 	return ev.Decided(req, policy.Evaluate(req, policy.Policies{}), nil)
 }
 
-// Decided notes a decision for the record, with the grant that it rests on if it
-// does, and words it for the caller.
+// Decided notes a decision for the record, with the grant that allowed it, if any, and
+// returns the caller's error if it is a denial.
 func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) error {
 	ev.decisions = append(ev.decisions, decision{req.Action, g, d})
 	if d.Allowed() {
@@ -79,30 +78,30 @@ func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Gr
 	return &kmsapi.Error{Code: kmsapi.ErrAccessDenied.Code, Message: d.Explain(req)}
 }
 
-// inaccessible denies without a word on whether there is such a key.
+// inaccessible denies access without revealing whether the key exists.
 func (ev *Evaluation) inaccessible(action, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
 		"no resource-based policies allow access, or a resource-based policy explicitly denies access",
 		ev.Caller.Identity.Principal(), action, what)
 }
 
-// ForbiddenCiphertext denies a ciphertext whose key is gone or not the caller's
-// to use.
+// ForbiddenCiphertext denies access to a ciphertext whose key is gone or may not be used by
+// the caller.
 func (ev *Evaluation) ForbiddenCiphertext(action string) error {
 	return ev.inaccessible(action, "on the resource associated with this ciphertext")
 }
 
-// decision is what a record says of an authorization.
+// decision is an authorization decision, for the record.
 type decision struct {
 	action string
-	grant  *fsmpb.Grant // that allowed it, or nil
+	grant  *fsmpb.Grant // the grant that allowed it, or nil
 	policy.Decision
 }
 
-// maxSid is how much of a statement's name a record shows: it may be as long as a
-// policy.
+// maxSid limits the statement ids in records. A policy may have one as long as itself.
 const maxSid = 128
 
+// String returns the decision as the audit log has it.
 func (d decision) String() string {
 	b := make([]byte, 0, 256) // on the stack
 	b = append(b, d.action...)
@@ -120,8 +119,8 @@ func (d decision) String() string {
 	return string(b)
 }
 
-// CheckPolicy checks a policy that a caller wants for a key: that it is one, names
-// only principals that exist, and lets the caller replace it again.
+// CheckPolicy checks a new policy for a key: it must be valid, name only principals that
+// exist, and allow the caller to replace it again unless bypass is set.
 func CheckPolicy(ev *Evaluation, text, keyARN string, bypass bool) error {
 	doc, err := policy.Parse([]byte(text))
 	if err != nil {
@@ -129,7 +128,7 @@ func CheckPolicy(ev *Evaluation, text, keyARN string, bypass bool) error {
 	}
 	c := ev.Cluster()
 	for _, p := range doc.Principals() {
-		// The account's root user is the only principal that exists yet.
+		// The account's root user is the only principal so far.
 		if p.Kind != policy.KindRoot || p.Account != c.Account || p.Partition != "" && p.Partition != c.Partition {
 			return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
 		}

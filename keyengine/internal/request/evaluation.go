@@ -13,10 +13,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
-// Evaluation is one evaluation of a request on one state. Its getters are the only way
-// that an operation reads the state, and note each item with its version: that
-// is the read set, which apply checks again. An operation that reaches past them
-// breaks the promise that no answer rests on outdated authority.
+// Evaluation is one evaluation of a request on one state. Operations must read the state
+// through its methods only: they note each object with its version in the read set, which
+// apply checks again. An operation that bypasses them could give an answer that rests on
+// outdated authority.
 type Evaluation struct {
 	Ctx context.Context
 	*Services
@@ -24,8 +24,8 @@ type Evaluation struct {
 	Caller *iam.Caller
 	Op     *Operation
 
-	clusterRecord *fsmpb.Cluster // once it was asked for
-	lastKey       keyBytes       // of the key that was looked at last
+	clusterRecord *fsmpb.Cluster // cached by Cluster
+	lastKey       keyBytes       // cache of bytesOf
 	Reads         []*fsmpb.Read
 	freeReads     []fsmpb.Read // see draft
 	freeUses      []fsmpb.Use
@@ -35,23 +35,23 @@ type Evaluation struct {
 	NotAfter      int64
 	resources     []resource
 	decisions     []decision
-	materials     []*fsmpb.Material // that the key material of the answer came from
-	Source        *Target           // the key of the ciphertext that was given, once known
-	Recipient     *auditpb.Field    // what the record says of the enclave that the answer is for
-	GrantID       string            // of the grant that the request is about, for the record
+	materials     []*fsmpb.Material // materials that the answer was made with
+	Source        *Target           // key of the given ciphertext, once known
+	Recipient     *auditpb.Field    // for the record: the enclave that the answer is encrypted to
+	GrantID       string            // for the record: the grant that the request is about
 	secrets       [][]byte
-	// later, for lists, runs after the record is committed, on a state that
-	// contains it, and gives the answer.
+	// Later produces the answer of a list, after the record is committed, on a state that
+	// includes it.
 	Later func(*fsm.State) (any, error)
 }
 
-// keyBytes is a key's id as read sets have it.
+// keyBytes is a key id with its encoding in read sets.
 type keyBytes struct {
 	ID    fsm.KeyID
 	bytes []byte
 }
 
-// bytesOf is id.Bytes, made once for as long as it is about the same key.
+// bytesOf returns id.Bytes, caching the last result.
 func bytesOf(ev *Evaluation, id fsm.KeyID) []byte {
 	if ev.lastKey.bytes == nil || ev.lastKey.ID != id {
 		ev.lastKey = keyBytes{id, id.Bytes()}
@@ -59,12 +59,13 @@ func bytesOf(ev *Evaluation, id fsm.KeyID) []byte {
 	return ev.lastKey.bytes
 }
 
-// resource is what a record names as acted upon.
+// resource is a resource named in the record.
 type resource struct {
 	kind string // "AWS::KMS::Key", "AWS::KMS::Alias"
 	ARN  string
 }
 
+// Resource adds a resource to the record.
 func (ev *Evaluation) Resource(kind, arn string) {
 	r := resource{kind, arn}
 	if !slices.Contains(ev.resources, r) {
@@ -72,7 +73,7 @@ func (ev *Evaluation) Resource(kind, arn string) {
 	}
 }
 
-// Note adds an item to the read set, once.
+// Note adds an object with its version to the read set, unless it is there already.
 func (ev *Evaluation) Note(kind fsmpb.Kind, id []byte, v fsm.Version) {
 	for _, r := range ev.Reads {
 		if r.Kind == kind && bytes.Equal(r.Id, id) {
@@ -84,72 +85,81 @@ func (ev *Evaluation) Note(kind fsmpb.Kind, id []byte, v fsm.Version) {
 	ev.Reads = append(ev.Reads, r)
 }
 
+// Cluster returns the cluster's record.
 func (ev *Evaluation) Cluster() *fsmpb.Cluster {
-	// Not noted: what an answer can depend on of it never changes after init.
+	// It is not added to the read set, because the parts that answers depend on never
+	// change after Init.
 	if ev.clusterRecord == nil {
 		ev.clusterRecord = ev.ClusterOf(ev.State)
 	}
 	return ev.clusterRecord
 }
 
-// AccountOf is the cluster's only one, whose objects all requests are about.
+// AccountOf returns the cluster's account, which is the only one so far.
 func AccountOf(ev *Evaluation) fsm.Account {
 	a, _ := fsm.ParseAccount(ev.Cluster().GetAccount())
 	return a
 }
 
+// Key returns a key, or nil.
 func (ev *Evaluation) Key(id fsm.KeyID) *fsmpb.Key {
 	k, v := ev.State.Key(id)
 	ev.Note(fsmpb.Kind_KIND_KEY, bytesOf(ev, id), v)
 	return asOf(ev, k)
 }
 
+// KeyPolicy returns a key's policy and its version.
 func (ev *Evaluation) KeyPolicy(id fsm.KeyID) (*fsmpb.KeyPolicy, fsm.Version) {
 	p, v := ev.State.KeyPolicy(id)
 	ev.Note(fsmpb.Kind_KIND_KEY_POLICY, bytesOf(ev, id), v)
 	return p, v
 }
 
+// KeyTags returns a key's tags.
 func (ev *Evaluation) KeyTags(id fsm.KeyID) *fsmpb.KeyTags {
 	t, v := ev.State.KeyTags(id)
 	ev.Note(fsmpb.Kind_KIND_KEY_TAGS, bytesOf(ev, id), v)
 	return t
 }
 
+// Alias returns an alias of a Region, or nil.
 func (ev *Evaluation) Alias(region, name string) *fsmpb.Alias {
 	a, v := ev.State.Alias(AccountOf(ev), region, name)
 	ev.Note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(AccountOf(ev), region, name), v)
 	return a
 }
 
+// KeyAliases returns the aliases of a key.
 func (ev *Evaluation) KeyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
 	n, v := ev.State.KeyAliases(id)
 	ev.Note(fsmpb.Kind_KIND_KEY_ALIASES, bytesOf(ev, id), v)
 	return n
 }
 
+// Credential returns a credential, or nil.
 func (ev *Evaluation) Credential(id string) *fsmpb.Credential {
 	c, v := ev.State.Credential(AccountOf(ev), id)
 	ev.Note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(AccountOf(ev), id), v)
 	return c
 }
 
+// Tombstone returns the tombstone of a deleted key, or nil.
 func (ev *Evaluation) Tombstone(id fsm.KeyID) *fsmpb.Tombstone {
 	t, v := ev.State.Tombstone(id)
 	ev.Note(fsmpb.Kind_KIND_TOMBSTONE, bytesOf(ev, id), v)
 	return t
 }
 
-// Grant is one grant on a key, by its id.
+// Grant returns a grant on a key by its id, or nil.
 func (ev *Evaluation) Grant(key fsm.KeyID, id []byte) *fsmpb.Grant {
 	g, v := ev.State.Grant(key, id)
 	ev.Note(fsmpb.Kind_KIND_GRANT, fsm.GrantID(key, id), v)
 	return g
 }
 
-// GrantTo is a grant on the key to one of the principals that match takes. An
-// answer that rests on it depends on that grant alone. That there is none depends
-// on the whole set, which is then noted.
+// GrantTo returns a grant on the key to one of the principals for which match is true, or
+// nil. An answer that rests on a grant depends on that grant only. Finding none depends on
+// the whole set, which is then added to the read set.
 func (ev *Evaluation) GrantTo(key fsm.KeyID, principals []string, match func(*fsmpb.Grant) bool) *fsmpb.Grant {
 	for _, p := range principals {
 		for g := range ev.State.GrantsTo(key, p, nil) {
@@ -162,35 +172,36 @@ func (ev *Evaluation) GrantTo(key fsm.KeyID, principals []string, match func(*fs
 	return nil
 }
 
-// KeyGrants notes the whole set of a key's grants.
+// KeyGrants returns the set of a key's grants.
 func (ev *Evaluation) KeyGrants(id fsm.KeyID) *fsmpb.KeyGrants {
 	n, v := ev.State.KeyGrants(id)
 	ev.Note(fsmpb.Kind_KIND_KEY_GRANTS, bytesOf(ev, id), v)
 	return n
 }
 
+// KeyStore returns a custom key store, or nil.
 func (ev *Evaluation) KeyStore(id string) *fsmpb.KeyStore {
 	k, v := ev.State.KeyStore(AccountOf(ev), id)
 	ev.Note(fsmpb.Kind_KIND_KEY_STORE, fsm.KeyStoreID(AccountOf(ev), id), v)
 	return k
 }
 
-// keyStores notes the whole set of custom key stores.
+// keyStores returns the set of custom key stores.
 func (ev *Evaluation) keyStores() *fsmpb.KeyStores {
 	n, v := ev.State.KeyStores(AccountOf(ev))
 	ev.Note(fsmpb.Kind_KIND_KEY_STORES, fsm.AccountID(AccountOf(ev)), v)
 	return n
 }
 
-// StoreKeys notes the set of a custom key store's keys.
+// StoreKeys returns the set of keys in a custom key store.
 func (ev *Evaluation) StoreKeys(store string) *fsmpb.StoreKeys {
 	n, v := ev.State.StoreKeys(AccountOf(ev), store)
 	ev.Note(fsmpb.Kind_KIND_STORE_KEYS, fsm.KeyStoreID(AccountOf(ev), store), v)
 	return n
 }
 
-// Used says that the answer is made with a material of a key: the record names it,
-// and it counts as a use of the key if the request succeeds.
+// Used notes that the answer was made with a material of a key. The record contains its id,
+// and if the request succeeds it counts as a use of the key.
 func (ev *Evaluation) Used(t *Target, m *fsmpb.Material) {
 	ev.materials = append(ev.materials, m)
 	number := UseNumber[ev.Op.Name]
@@ -207,11 +218,10 @@ func (ev *Evaluation) Used(t *Target, m *fsmpb.Material) {
 	}
 }
 
-// Change adds to what the record does once accepted.
+// Change adds a change to the record.
 func (ev *Evaluation) Change(c *fsmpb.Change) { ev.Changes = append(ev.Changes, c) }
 
-// Within narrows the cluster time in which the outcome holds to [from, to); 0
-// leaves a side open.
+// Within limits the cluster time of the record to [from, to); 0 means no limit.
 func (ev *Evaluation) Within(from, to int64) {
 	if from != 0 {
 		ev.NotBefore = max(ev.NotBefore, from)
@@ -221,20 +231,21 @@ func (ev *Evaluation) Within(from, to int64) {
 	}
 }
 
-// Secret marks bytes of the answer that are wiped if it may not be given.
+// Secret marks part of the answer to be wiped by Wipe, and returns it.
 func (ev *Evaluation) Secret(b []byte) []byte {
 	ev.secrets = append(ev.secrets, b)
 	return b
 }
 
+// Wipe clears the secrets of an answer that will not be released.
 func (ev *Evaluation) Wipe() {
 	for _, s := range ev.secrets {
 		clear(s)
 	}
 }
 
-// Now is the time to stamp on what the evaluation makes: this node's clock, but
-// never before cluster time.
+// Now returns the time for new objects: this node's clock, or cluster time if that is
+// later.
 func (ev *Evaluation) Now() time.Time {
 	return record.Now(ev.State, ev.Clock)
 }

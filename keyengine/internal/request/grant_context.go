@@ -2,34 +2,34 @@ package request
 
 import "github.com/conclavekms/conclave/fsm/fsmpb"
 
-// RequestContext is an encryption context as grant constraints see it: AWS compares
-// keys without case there and values with it. Only the letters A to Z have another
-// case here, which AWS does not say: what is more alike than that is not alike.
+// RequestContext is an encryption context as grant constraints see it: as in AWS, keys are
+// compared case-insensitively and values exactly. AWS does not document which letters fold;
+// only A to Z do here, as a wider comparison would allow more.
 type RequestContext struct {
 	Pairs map[string]string
-	// folded counts the pairs with their keys in lower case, once some grant asks
-	// for more than an exact match: there may be 50,000 grants to look at.
+	// folded counts the pairs, with their keys in lower case. It is built when a grant
+	// first needs more than an exact match, as there may be 50,000 grants to compare.
 	folded map[contextPair]int
 }
 
 type contextPair struct{ key, value string }
 
-// Admits tells whether a grant's encryption context constraints let an action happen
-// in a context.
+// Admits reports whether a grant's encryption context constraints allow an action in the
+// context.
 func (c *RequestContext) Admits(g *fsmpb.Grant, action string) bool {
 	if operationOf(action) == OperationDescribeKey {
-		return true // has no context
+		return true // the action has no context
 	}
 	return (g.ContextEquals == nil || c.is(g.ContextEquals)) && (g.ContextSubset == nil || c.has(g.ContextSubset))
 }
 
-// is tells whether the context has the constraint's pairs and no others.
+// is reports whether the context has exactly the pairs of the constraint.
 func (c *RequestContext) is(constraint *fsmpb.GrantContext) bool {
 	return len(constraint.Pairs) == len(c.Pairs) && c.has(constraint)
 }
 
-// has tells whether the context has all of the constraint's pairs: as often, if
-// there are several that differ only by the case of their keys.
+// has reports whether the context has all pairs of the constraint. Pairs whose keys differ
+// only by case must occur as often.
 func (c *RequestContext) has(constraint *fsmpb.GrantContext) bool {
 	exact := true
 	for _, p := range constraint.Pairs {
@@ -50,7 +50,7 @@ func (c *RequestContext) has(constraint *fsmpb.GrantContext) bool {
 	var need [MaxConstraintPairs]contextPair
 	for i, p := range constraint.Pairs {
 		if i >= len(need) {
-			return false // CreateGrant made no such constraint
+			return false // CreateGrant makes no such constraint
 		}
 		need[i] = contextPair{lowerASCII(p.Key), p.Value}
 		times := 0
@@ -66,7 +66,7 @@ func (c *RequestContext) has(constraint *fsmpb.GrantContext) bool {
 	return true
 }
 
-// lowerASCII is s with the letters A to Z in lower case, and all else as it is.
+// lowerASCII returns s with the letters A to Z in lower case.
 func lowerASCII(s string) string {
 	for i := range len(s) {
 		if 'A' <= s[i] && s[i] <= 'Z' {
@@ -82,6 +82,7 @@ func lowerASCII(s string) string {
 	return s
 }
 
+// ContextMap returns a constraint's pairs as a map.
 func ContextMap(c *fsmpb.GrantContext) map[string]string {
 	m := make(map[string]string, len(c.GetPairs()))
 	for _, p := range c.GetPairs() {
@@ -90,5 +91,5 @@ func ContextMap(c *fsmpb.GrantContext) map[string]string {
 	return m
 }
 
-// MaxConstraintPairs is how many pairs a constraint may have.
+// MaxConstraintPairs is the maximum number of pairs in a constraint.
 const MaxConstraintPairs = 8

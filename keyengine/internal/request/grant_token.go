@@ -5,9 +5,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// CheckTokens refuses grant tokens that the cluster did not give out for this
-// Region. What is true of a genuine one, that its grant is there and whose it is,
-// the state says already, so it changes nothing.
+// CheckTokens refuses grant tokens that the cluster did not issue for this Region. A valid
+// token has no effect, because a grant is in the state as soon as CreateGrant returns.
 func CheckTokens(ev *Evaluation, tokens []string) error {
 	for _, token := range tokens {
 		if _, _, err := TokenGrant(ev, token); err != nil {
@@ -17,7 +16,7 @@ func CheckTokens(ev *Evaluation, tokens []string) error {
 	return nil
 }
 
-// TokenGrant is the grant of this account and Region that a token names.
+// TokenGrant returns the grant of this account and Region that a token names.
 func TokenGrant(ev *Evaluation, token string) (fsm.KeyID, [32]byte, error) {
 	key, grant, err := ev.Vault.GrantOfToken(token)
 	if err == nil && (key.Account != AccountOf(ev) || key.Region != ev.Region()) {

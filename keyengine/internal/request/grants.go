@@ -9,9 +9,9 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// What grants do for authorisation. A grant only ever allows, and is asked only
-// where no policy decides: an explicit deny was the end of it, and an allow by
-// policy does not depend on grants.
+// Grants in authorisation. A grant can only allow, and grants are consulted only if no
+// policy decides: an explicit deny is final, and an allow by a policy does not depend on
+// grants.
 
 const (
 	ActionCreateGrant = "kms:CreateGrant"
@@ -22,26 +22,26 @@ const (
 	OperationRetireGrant = "RetireGrant"
 )
 
-// grantable tells whether a grant can allow an action. (RetireGrant, which is for
-// the very grant that has it, is mayRetire's.)
+// grantable reports whether a grant can allow an action. RetireGrant is not among them: it
+// applies to the grant itself, see MayRetire.
 func grantable(action string) bool { return kmsapi.EnumOf("GrantOperation").Has(operationOf(action)) }
 
-// operationOf is the grant operation that stands for an action.
+// operationOf returns the grant operation that corresponds to an action.
 func operationOf(action string) string { return strings.TrimPrefix(action, "kms:") }
 
-// granted looks for a grant that lets the caller do the action on the key and is
-// good for the request: for what it is made for, which holds for every action, and
-// for what else good asks. The decision is the one that rests on it.
+// granted looks for a grant that allows the caller to perform the action on the key and
+// that covers the request: its source must match, and good must be true for it. It returns
+// the decision with the grant that it rests on.
 func granted(ev *Evaluation, t *Target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant) {
 	var names []string
 	var decision policy.Decision
 	for _, name := range granteeNames(req.Principal) {
 		if d := evaluateGrant(req, doc, name); d.Allowed() {
-			names, decision = append(names, name), d // the same for each
+			names, decision = append(names, name), d // the same for each name
 		}
 	}
 	if len(names) == 0 {
-		return decision, nil // whatever grants there are
+		return decision, nil // no grant could allow it
 	}
 	g := ev.GrantTo(t.ID, names, func(g *fsmpb.Grant) bool {
 		return slices.Contains(g.Operations, operationOf(req.Action)) && fromSource(ev, g) && good(g)
@@ -49,7 +49,8 @@ func granted(ev *Evaluation, t *Target, req policy.Request, doc *policy.Document
 	return decision, g
 }
 
-// evaluateGrant is the decision on a request if a grant for it has that grantee.
+// evaluateGrant returns the decision on a request if there is a grant for it to the
+// grantee.
 func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) policy.Decision {
 	p, err := policy.ParseCaller(grantee)
 	if err != nil {
@@ -58,16 +59,15 @@ func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) pol
 	return policy.Evaluate(req, policy.Policies{Key: doc, Grantee: &p})
 }
 
-// fromSource tells whether the request is made for the resource that the grant is
-// limited to. Whoever the grantee is, a request that is made for none is not: AWS
-// asks for it only where a service calls, and lets others have the grant as if it
-// had no such constraint. ARNs are compared as texts; there are no wildcards.
+// fromSource reports whether the request is made for the resource that the grant is limited
+// to. Unlike AWS, which ignores this constraint unless a service calls, it must match for
+// every grantee. ARNs are compared as text, without wildcards.
 func fromSource(ev *Evaluation, g *fsmpb.Grant) bool {
 	return g.SourceArn == "" || g.SourceArn == ev.Caller.SourceArn
 }
 
-// granteeNames are the names of grantees that a caller may be reached by: its own,
-// its role's and its account's. Whether it is, the policy package decides.
+// granteeNames returns the grantees that could include a caller: itself, its role and its
+// account. The policy package decides whether they do.
 func granteeNames(p policy.Principal) []string {
 	names := []string{p.ARN}
 	if p.Kind == policy.KindService {
@@ -82,9 +82,9 @@ func granteeNames(p policy.Principal) []string {
 	return names
 }
 
-// Covers tells whether a grant that allows CreateGrant lets its grantee make
-// another: one with no operation that the parent lacks and of constraints that
-// admit no context which the parent's do not, and no other source.
+// Covers reports whether a grant that allows CreateGrant lets its grantee create the grant
+// child. It must have no further operations and no other source, and its constraints must
+// be at least as strict.
 func Covers(parent, child *fsmpb.Grant) bool {
 	for _, op := range child.Operations {
 		if !slices.Contains(parent.Operations, op) {
@@ -103,12 +103,12 @@ func Covers(parent, child *fsmpb.Grant) bool {
 	return s == nil || child.ContextEquals != nil && equals.has(s) || child.ContextSubset != nil && subset.has(s)
 }
 
-// noStatements stands for a key policy that has no say.
+// noStatements is a key policy that neither allows nor denies anything.
 var noStatements = &policy.Document{}
 
-// MayRetire asks whether the caller may retire a grant: as its retiring principal,
-// as its grantee if RetireGrant is among its operations, or by what the account
-// that made it lets the caller do. Key policies have no say in it.
+// MayRetire checks whether the caller may retire a grant: as its retiring principal, as its
+// grantee if RetireGrant is among its operations, or by the policies of the account that
+// created it. Key policies do not matter here.
 func (ev *Evaluation) MayRetire(t *Target, g *fsmpb.Grant) error {
 	var parties []string
 	if g.Retiring != "" {
@@ -117,7 +117,7 @@ func (ev *Evaluation) MayRetire(t *Target, g *fsmpb.Grant) error {
 	if slices.Contains(g.Operations, OperationRetireGrant) {
 		parties = append(parties, g.Grantee)
 	}
-	// The account is last: its refusal says what the caller lacks.
+	// The account comes last, because its refusal names the missing permission.
 	parties = append(parties, RootARN(ev.Cluster().Partition, g.Issuer))
 	req := policy.Request{Principal: ev.Caller.Identity.Principal(), Action: ActionRetireGrant, Resource: t.ARN}
 	var d policy.Decision

@@ -2,18 +2,18 @@ package request
 
 import "github.com/conclavekms/conclave/keyengine/kmsapi"
 
-// Growing are the operations that make the state grow for good. They are refused
-// while the nodes' disks have little room, so that what restricts, deletes and uses
-// keys goes on for longer: PutKeyPolicy is not among them, as it must always be
-// possible to take authority away.
+// Growing are the operations that make the state grow for good. They are refused when the
+// nodes' disks have little room left, so that keys can be used, restricted and deleted for
+// longer. PutKeyPolicy is not one of them, because it must always be possible to withdraw
+// authority.
 var Growing = map[string]bool{
 	"CreateKey": true, "ReplicateKey": true, "ImportKeyMaterial": true, "RotateKeyOnDemand": true,
 	"CreateAlias": true, "CreateGrant": true, "TagResource": true, "CreateCustomKeyStore": true,
 }
 
-// mayGrow refuses an operation for which there may soon be no room. The code is the
-// one that AWS has for quotas: clients report it at once, where they would repeat
-// what is 5xx, and nothing gets better by repeating.
+// mayGrow refuses a growing operation when disk space is low. Its error code is the one for
+// quotas, because clients report that at once; they would retry a 5xx, which cannot help
+// here.
 func (s *Services) mayGrow(op *Operation) error {
 	if s.MayGrow == nil || !Growing[op.Name] || s.MayGrow() {
 		return nil

@@ -7,14 +7,15 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// KeyCount knows about how many keys there are in each Region. To count them takes
-// a while when there are many, so it is done at most once a second.
+// KeyCount counts the keys in each Region. The count may be a second old, because counting
+// takes a while when there are many keys.
 type KeyCount struct {
 	mu sync.Mutex
 	at time.Time
 	n  map[string]int
 }
 
+// AtLeast reports whether a Region has at least limit keys.
 func (c *KeyCount) AtLeast(s *fsm.State, now time.Time, region string, limit int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

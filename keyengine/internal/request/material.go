@@ -10,27 +10,26 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// What a key's materials say about the key. Materials are permanently a key's once
-// they were current: from then on the key works only while all of them are there,
-// as it could not open its own ciphertexts otherwise.
+// The availability of a key's materials. Once a material has been current, it belongs to
+// the key for good: without it the key could not decrypt its own ciphertexts, so the key is
+// usable only while all such materials are there.
 
-// There tells whether a material is there at a cluster time: imported ones can be
+// There reports whether a material is present at a cluster time. Imported material can be
 // deleted and can expire.
 func There(m *fsmpb.Material, at int64) bool {
 	return len(m.Wrapped) > 0 && (m.ValidTo == 0 || at < m.ValidTo)
 }
 
-// Complete tells whether a key has all the material that it needs to work.
+// Complete reports whether a key has all the material that it needs.
 func Complete(k *fsmpb.Key, at int64) bool {
 	return CurrentMaterial(k) != nil && !slices.ContainsFunc(k.Materials, func(m *fsmpb.Material) bool {
 		return !m.Pending && !There(m, at)
 	})
 }
 
-// asOf is a key as it is at the state's time. Material is gone from the moment on
-// that it expires; that it is destroyed too, which the leader sees to, may take a
-// little longer. What is derived from material that has yet to expire holds until
-// then.
+// asOf returns a key as of the state's time. Material is unavailable from the moment that
+// it expires; the leader destroys it somewhat later. An outcome that depends on material
+// which is going to expire is valid only until then.
 func asOf(ev *Evaluation, k *fsmpb.Key) *fsmpb.Key {
 	if k == nil || k.Origin != kmsapi.OriginImported {
 		return k
@@ -49,14 +48,14 @@ func asOf(ev *Evaluation, k *fsmpb.Key) *fsmpb.Key {
 	return k
 }
 
-// SwitchedOn tells whether a key has the one of the two states that its owner
-// chooses between.
+// SwitchedOn reports whether a key is enabled or disabled, and not in one of the other
+// states.
 func SwitchedOn(s fsmpb.KeyState) bool {
 	return s == fsmpb.KeyState_KEY_STATE_ENABLED || s == fsmpb.KeyState_KEY_STATE_DISABLED
 }
 
-// AwaitImport has a key that lacks material wait for it. One that is to be deleted
-// stays so.
+// AwaitImport puts a key that lacks material in the state PendingImport, unless it is to be
+// deleted.
 func AwaitImport(k *fsmpb.Key) {
 	if SwitchedOn(k.State) {
 		k.DisabledBeforeImport = k.State == fsmpb.KeyState_KEY_STATE_DISABLED
@@ -64,7 +63,8 @@ func AwaitImport(k *fsmpb.Key) {
 	}
 }
 
-// EndImport has a key that waited for material work again, unless it was disabled.
+// EndImport restores the state of a key that has its material again: it is enabled unless
+// it was disabled before.
 func EndImport(k *fsmpb.Key, at int64) {
 	if k.State != fsmpb.KeyState_KEY_STATE_PENDING_IMPORT || !Complete(k, at) {
 		return
@@ -76,8 +76,8 @@ func EndImport(k *fsmpb.Key, at int64) {
 	k.DisabledBeforeImport = false
 }
 
-// PendingMaterial is the imported material that the next rotation makes current;
-// nil when there is none.
+// PendingMaterial returns the imported material that the next rotation will make current,
+// or nil.
 func PendingMaterial(k *fsmpb.Key) *fsmpb.Material {
 	for _, m := range k.Materials {
 		if m.Pending {
@@ -87,7 +87,7 @@ func PendingMaterial(k *fsmpb.Key) *fsmpb.Material {
 	return nil
 }
 
-// Expires is the earliest time at which a material of a key expires; 0 for never.
+// Expires returns the earliest time at which a material of the key expires, or 0.
 func Expires(k *fsmpb.Key) (at int64) {
 	for _, m := range k.Materials {
 		if len(m.Wrapped) > 0 && m.ValidTo != 0 && (at == 0 || m.ValidTo < at) {
@@ -97,11 +97,11 @@ func Expires(k *fsmpb.Key) (at int64) {
 	return at
 }
 
-// Replica tells whether a key is a multi-Region key that follows a primary.
+// Replica reports whether a key is a multi-Region replica key.
 func Replica(k *fsmpb.Key) bool { return k.MultiRegion && k.PrimaryRegion != k.Region }
 
-// CurrentMaterial is the material that encrypts; nil for a key that has none yet.
-// Imported material that was deleted since is still the current one.
+// CurrentMaterial returns the material that encrypts, or nil if the key has none yet. It
+// may be an imported material that was deleted since.
 func CurrentMaterial(k *fsmpb.Key) *fsmpb.Material {
 	for _, m := range slices.Backward(k.Materials) {
 		if !m.Pending {
@@ -111,7 +111,7 @@ func CurrentMaterial(k *fsmpb.Key) *fsmpb.Material {
 	return nil
 }
 
-// MaterialOf is the version of a key's material with that id; nil if it has none.
+// MaterialOf returns the key's material with the given id, or nil.
 func MaterialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
 	for _, m := range k.Materials {
 		if bytes.Equal(m.Id, id) {
@@ -121,10 +121,10 @@ func MaterialOf(k *fsmpb.Key, id []byte) *fsmpb.Material {
 	return nil
 }
 
-// MaterialID is the KeyMaterialId of a material.
+// MaterialID returns the KeyMaterialId of a material.
 func MaterialID(m *fsmpb.Material) *string { return new(hexOf(m.MaterialId)) }
 
-// ShownMaterial is the KeyMaterialId that answers show: symmetric keys' only.
+// ShownMaterial returns the KeyMaterialId for answers, which only symmetric keys have.
 func ShownMaterial(t *Target, m *fsmpb.Material) *string {
 	if t.Key.Spec != kmsapi.SpecSymmetric || t.Key.KeyStore != "" || m == nil {
 		return nil

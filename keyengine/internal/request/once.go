@@ -5,13 +5,13 @@ import (
 	"errors"
 )
 
-// Results keeps what one request must not make twice because it takes long, such as
-// an RSA key or the answer of an external key store: a request is evaluated again
-// when what it read has changed, and the last time while the cluster waits for it.
-// It is not safe for concurrent use; one request is evaluated by one goroutine.
+// Results keeps the results of slow steps of a request, such as generating an RSA key or
+// calling an external key store. A request is evaluated again if its read set has changed,
+// the last time while it holds up the log, and must not repeat these steps. It is not safe
+// for concurrent use; a request is evaluated by one goroutine.
 type Results struct{ made map[string]made }
 
-// made is what came of something that was made.
+// made is the result of one step.
 type made struct {
 	value []byte
 	err   error
@@ -19,18 +19,18 @@ type made struct {
 
 type resultsKey struct{}
 
-// ErrOutside is the outcome of an evaluation on the leader while the log is held,
-// which would have to ask something outside of the cluster. It is never recorded
-// and reaches no caller.
+// ErrOutside is the error of an evaluation that would have to call something outside the
+// cluster while it holds up the log. It is never recorded or returned to callers.
 var ErrOutside = errors.New("an answer from outside of the cluster is needed")
 
-// resultsContext is a request's context with its Results. Every request has one, so it
-// is a context by itself and not put together from several.
+// resultsContext is a context with Results. Since every request needs one, it is a single
+// allocation.
 type resultsContext struct {
 	context.Context
 	results Results
 }
 
+// Value returns the Results for their key, and otherwise the parent's value.
 func (c *resultsContext) Value(key any) any {
 	if key == (resultsKey{}) {
 		return &c.results
@@ -38,8 +38,8 @@ func (c *resultsContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// WithResults gives a request room for such things, which the caller wipes. A request
-// that has it already gets no other: then the Results are nil.
+// WithResults adds Results to a request's context. The caller must wipe them. If the
+// context has Results already, it is returned unchanged, with nil.
 func WithResults(ctx context.Context) (context.Context, *Results) {
 	if ctx.Value(resultsKey{}) != nil {
 		return ctx, nil
@@ -48,7 +48,7 @@ func WithResults(ctx context.Context) (context.Context, *Results) {
 	return c, &c.results
 }
 
-// Wipe overwrites what was kept.
+// Wipe clears the results.
 func (o *Results) Wipe() {
 	if o == nil {
 		return
@@ -58,17 +58,18 @@ func (o *Results) Wipe() {
 	}
 }
 
-// Once makes something, or returns what an earlier evaluation of the same request
-// made. The result is a copy that the caller wipes.
+// Once runs a slow step, or returns its result from an earlier evaluation of the same
+// request. The result is a copy, which the caller must wipe.
 func (ev *Evaluation) Once(make func() ([]byte, error)) ([]byte, error) {
 	m := remembered(ev, "", make)
 	return append([]byte(nil), m.value...), m.err
 }
 
-// Outside is once for what is asked outside of the cluster; name has everything
-// that the answer depends on. Failures are remembered too, so that the evaluation
-// that is recorded comes to the same. While the cluster waits nothing is asked:
-// then the leader asks in between (exclusive in keyengine), and evaluates again.
+// Outside is Once for calls to something outside the cluster. The name must include
+// everything that the result depends on. Errors are kept too, so that the next evaluation
+// has the same outcome. No call is made while the log is held up: Outside then returns
+// ErrOutside, and the leader makes the call before it evaluates again (see exclusive in
+// keyengine).
 func (ev *Evaluation) Outside(name string, ask func() ([]byte, error)) ([]byte, error) {
 	if o, _ := ev.Ctx.Value(resultsKey{}).(*Results); ev.Ctx.Value(newestState{}) != nil {
 		if o == nil {

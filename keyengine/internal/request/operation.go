@@ -6,37 +6,37 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Operation is a row of the table of everything that a caller can ask of a key.
-// Both faces, the audit log and the documentation are driven by it.
+// Operation is a row of the table of operations. The faces, the audit log and the
+// documentation are derived from it.
 type Operation struct {
-	// Name as AWS has it; also the eventName of its records.
+	// Name is AWS's name of the operation, and the eventName of its records.
 	Name string
-	// Actions that a policy must allow, "kms:…". ReEncrypt has two; the alias
-	// operations ask for theirs on the alias and on the key.
+	// Actions are the actions that a policy must allow, such as "kms:Encrypt". ReEncrypt
+	// has two. Alias operations need their action on the alias and on the key.
 	Actions []string
-	// ReadOnly is CloudTrail's: true for everything that changes no key,
-	// cryptography included.
+	// ReadOnly is CloudTrail's readOnly. It is true for everything that does not change a
+	// key, including cryptographic operations.
 	ReadOnly bool
 
-	// States says what the operation does to a key in each state; no rules for
-	// operations that concern no key that exists.
+	// States says what the operation does with a key in each state. It is empty for
+	// operations without an existing key.
 	States StateRules
-	// Slow operations may take long, see Results.
+	// Slow is set for operations that may take long; see Results.
 	Slow bool
-	// Object says that an answer without members is an object, as AWS has it for
-	// some operations, and not an empty body.
+	// Object is set if AWS answers with an empty object, and not with an empty body, when
+	// there is no output.
 	Object bool
-	// RecordKey is the member that records show resolved to the ARN of the key,
-	// also when the request left it out.
+	// RecordKey is the member that records show resolved to the key's ARN, even if the
+	// request does not have it.
 	RecordKey string
 
-	// The typed parts, filled in by define.
+	// Set by Define.
 	input     *kmsapi.Schema
 	output    *kmsapi.Schema
 	recorded  auditfield.Members
 	newInput  func() any
 	newOutput func() any
-	empty     bool // has no output
+	empty     bool // no output
 	run       func(*Evaluation, any) (any, error)
 	respond   func(out any, rec *auditpb.Record)
 }
@@ -47,24 +47,24 @@ func (op *Operation) NewInput() any { return op.newInput() }
 // NewOutput returns a pointer to an empty output of the operation.
 func (op *Operation) NewOutput() any { return op.newOutput() }
 
-// Input is the schema of what NewInput returns.
+// Input returns the schema of the operation's input.
 func (op *Operation) Input() *kmsapi.Schema { return op.input }
 
-// Output is the schema of what NewOutput returns.
+// Output returns the schema of the operation's output.
 func (op *Operation) Output() *kmsapi.Schema { return op.output }
 
 // HasOutput reports whether a successful answer has a body.
 func (op *Operation) HasOutput() bool { return !op.empty }
 
-// Action is the one action of operations that have one.
+// Action returns the action of an operation that has a single one.
 func (op *Operation) Action() string { return op.Actions[0] }
 
-// None is the output of operations that have none.
+// None is the output of operations without output.
 type None struct{}
 
-// Define makes a row from typed parts. A row without actions is allowed by the
-// action of its own name. What records say of a request is in the tags of In;
-// respond, if there is one, adds what they say of a successful answer.
+// Define creates a row. If the operation has no actions, it needs the action of its own
+// name. Tags of In determine which members of the input are recorded; respond, if not nil,
+// adds to the record from a successful answer.
 func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error), respond func(*Out, *auditpb.Record)) *Operation {
 	if op.Actions == nil {
 		op.Actions = []string{"kms:" + op.Name}
@@ -88,7 +88,8 @@ func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error),
 	return &op
 }
 
-// IsSet is whether a member that is true or false, or left out, is true.
+// IsSet reports whether an optional boolean member is present and true.
 func IsSet(b *bool) bool { return b != nil && *b }
 
+// ErrDryRun is the outcome of a request with DryRun that would have succeeded.
 var ErrDryRun = kmsapi.Errorf(kmsapi.ErrDryRun, "The request would have succeeded, but the DryRun option is set.")

@@ -9,17 +9,17 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// PolicyCache keeps key policies parsed, by their texts: most keys have the same one,
-// and nothing can make an entry wrong.
+// PolicyCache caches parsed key policies by their text. Most keys have the same policy, and
+// entries never become stale.
 type PolicyCache struct {
 	mu   sync.RWMutex
 	docs map[string]*policy.Document
-	size int // of all texts
+	size int // total length of the texts
 	max  int
 }
 
-// maxCachedPolicies bounds the texts of the policies that are cached, in bytes.
-// Parsed they take some times that.
+// maxCachedPolicies limits the total length of the cached policies' texts, in bytes. The
+// parsed policies need a multiple of it.
 const maxCachedPolicies = 16 << 20
 
 // NewPolicyCache returns an empty cache.
@@ -33,7 +33,7 @@ func (c *PolicyCache) get(text string) *policy.Document {
 	return c.docs[text]
 }
 
-// put keeps a policy. When the cache is full, any others go.
+// put adds a policy. If the cache is full, it evicts arbitrary entries.
 func (c *PolicyCache) put(text string, doc *policy.Document) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,15 +53,15 @@ func (c *PolicyCache) put(text string, doc *policy.Document) {
 	}
 }
 
-// Len is how many policies are kept.
+// Len returns the number of cached policies.
 func (c *PolicyCache) Len() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return len(c.docs)
 }
 
-// parsed is a stored policy parsed. One that cannot be parsed lets nobody
-// do anything: that is an internal error.
+// parsed returns a stored policy, parsed. A policy that cannot be parsed is an internal
+// error, and so allows nothing.
 func (c *PolicyCache) parsed(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
 	if doc := c.get(p.Document); doc != nil {
 		return doc, nil

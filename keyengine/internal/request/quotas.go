@@ -5,27 +5,28 @@ import (
 	"fmt"
 )
 
-// Quotas bound what an account may have. 0 stands for AWS's own quota. They are this
-// node's to apply, so they should be the same on all nodes: whichever is asked
-// decides. What is there already stays when a quota is lowered.
+// Quotas limit what an account may have. 0 means AWS's default. They are enforced by the
+// node that evaluates a request, so they should be the same on all nodes. Lowering a quota
+// does not affect what exists already.
 type Quotas struct {
-	// Keys in each Region (AWS: 100,000). It is not in any read set, as that would
-	// let no two keys be made at a time: the number can be exceeded by a few.
+	// Keys in each Region (AWS: 100,000). The count is not in any read set, as only one key
+	// could be created at a time then, so concurrent requests may exceed the quota
+	// slightly.
 	Keys int
 	// KeyStores in each Region (AWS: 10).
 	KeyStores int
-	// Of each key: its aliases (AWS: 50), its tags (50), its grants (50,000; like
-	// Keys, this can be exceeded by a few) and its rotations on demand (25).
+	// For each key: aliases (AWS: 50), tags (50), grants (50,000; like Keys, this may be
+	// exceeded slightly) and rotations on demand (25).
 	Aliases, Tags, Grants, Rotations int
 }
 
-// MaxQuota is the largest that a quota can be: more of anything was never tried.
+// MaxQuota is the largest value of a quota. Larger numbers are untested.
 const MaxQuota = 1_000_000
 
-// DefaultQuotas are AWS's.
+// DefaultQuotas are AWS's defaults.
 var DefaultQuotas = Quotas{Keys: 100_000, KeyStores: 10, Aliases: 50, Tags: 50, Grants: 50_000, Rotations: 25}
 
-// fields are the quotas by the names that settings have for them.
+// fields returns the quotas by their names in settings.
 func (q *Quotas) fields() map[string]*int {
 	return map[string]*int{
 		"keys": &q.Keys, "key-stores": &q.KeyStores, "aliases-per-key": &q.Aliases, "tags-per-key": &q.Tags,
@@ -33,7 +34,7 @@ func (q *Quotas) fields() map[string]*int {
 	}
 }
 
-// Set sets the quota of that name, as in a setting, to n.
+// Set sets the quota with the given name, as used in settings, to n.
 func (q *Quotas) Set(name string, n int) error {
 	f := q.fields()[name]
 	switch {
@@ -46,7 +47,7 @@ func (q *Quotas) Set(name string, n int) error {
 	return nil
 }
 
-// OrDefault has AWS's quotas where none is set.
+// OrDefault returns the quotas with AWS's defaults for those that are not set.
 func (q Quotas) OrDefault() Quotas {
 	standard := DefaultQuotas
 	fallback := standard.fields()

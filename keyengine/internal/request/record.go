@@ -16,8 +16,8 @@ import (
 
 const kindCall = "AwsApiCall"
 
-// newRecord builds the record of an evaluation: what happened, sealed, and what
-// has to hold for it to have happened.
+// newRecord builds the record of an evaluation: the encrypted audit record, the read set,
+// the time limits and the changes.
 func (ev *Attempt) newRecord() (*fsmpb.Record, error) {
 	rec, err := ev.auditRecord()
 	if err != nil {
@@ -37,9 +37,8 @@ func (ev *Attempt) newRecord() (*fsmpb.Record, error) {
 	return r, nil
 }
 
-// auditRecord is the record in the clear. Nothing gets into it but what is named
-// here, the members of the input that are tagged for it, and what the row of the
-// operation adds.
+// auditRecord builds the audit record in the clear. It contains only the fields set here,
+// the members of the input that are tagged for it, and what the operation's row adds.
 func (ev *Attempt) auditRecord() (*auditpb.Record, error) {
 	var room struct {
 		record     auditpb.Record
@@ -106,7 +105,7 @@ func (ev *Attempt) auditRecord() (*auditpb.Record, error) {
 	return rec, nil
 }
 
-// replace puts a field in place of the one of its name, or adds it.
+// replace replaces the field with the same name, or appends f.
 func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 	i := slices.IndexFunc(fields, func(g *auditpb.Field) bool { return g.Name == f.Name })
 	if i < 0 {
@@ -116,7 +115,7 @@ func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 	return fields
 }
 
-// hexOf is hex.EncodeToString for ids of up to 32 bytes, with one allocation.
+// hexOf is hex.EncodeToString for up to 32 bytes, with a single allocation.
 func hexOf(id []byte) string {
 	var b [64]byte
 	return string(hex.AppendEncode(b[:0], id))

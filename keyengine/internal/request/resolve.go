@@ -18,16 +18,16 @@ type Target struct {
 	ARN string
 }
 
-// Forms says which ways of naming a key an operation takes.
+// Forms says how a key may be named in a request.
 type Forms uint8
 
 const (
-	KeyForms Forms = iota // key id, key ARN
-	AnyForm               // also alias name, alias ARN
+	KeyForms Forms = iota // key id or key ARN
+	AnyForm               // also alias name or alias ARN
 )
 
-// Resolve finds the key that a KeyId names, for an action. What it finds out
-// depends on the key, and on the alias where it was named by one: both are noted.
+// Resolve finds the key that a KeyId names, for an action. The key, and the alias if it was
+// named by one, are added to the read set.
 func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, error) {
 	c := ev.Cluster()
 	name := given
@@ -43,13 +43,13 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 			return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid arn %s", arn.Region)
 		}
 		if arn.Account != c.Account {
-			// Whether such a key exists is nobody's business here.
+			// The caller must not learn whether such a key exists.
 			return nil, ev.inaccessible(action, "on resource: "+given)
 		}
 		switch rest, isKey := strings.CutPrefix(arn.Resource, "key/"); {
 		case isKey:
 			if _, _, ok := ParseKeyID(rest); !ok && !keyIDShaped(rest) {
-				return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId %s", rest) // in AWS's words: no quotes here
+				return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId %s", rest) // AWS has no quotes in this message
 			}
 			name = rest
 		case strings.HasPrefix(arn.Resource, kmsapi.AliasPrefix):
@@ -69,7 +69,7 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 		ev.Resource("AWS::KMS::Alias", AliasARN(ev, name))
 		t := ev.Target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 		if t.Key == nil {
-			return nil, AliasNotFound(ev, name) // the key went, and its aliases with it
+			return nil, AliasNotFound(ev, name) // the key was deleted with its aliases
 		}
 		return t, nil
 	}
@@ -90,11 +90,11 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 	return t, nil
 }
 
-// errAlias answers an alias where only a key may stand. It is no NotFoundException:
-// clients take that for a key that is gone.
+// errAlias is the error for an alias where only a key is allowed. It is not a
+// NotFoundException because clients take that to mean that the key is gone.
 var errAlias = kmsapi.Errorf(kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
 
-// Target looks a key up by its id; its key is nil when there is none.
+// Target looks up a key by its id. If it does not exist, the target's Key is nil.
 func (ev *Evaluation) Target(id fsm.KeyID) *Target {
 	t := &Target{ID: id, Key: ev.Key(id)}
 	if t.Key != nil {
@@ -104,29 +104,33 @@ func (ev *Evaluation) Target(id fsm.KeyID) *Target {
 	return t
 }
 
-// Name is the bare key id.
+// Name returns the key id without the ARN.
 func (t *Target) Name() string { return FormatKeyID(t.ID.ID, t.Key.MultiRegion) }
 
 func invalidKeyID(given string) error {
 	return kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid keyId '%s'", given)
 }
 
+// AliasNotFound returns the error for an alias that does not exist.
 func AliasNotFound(ev *Evaluation, name string) error {
 	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", AliasARN(ev, name))
 }
 
+// AliasARN returns the ARN of an alias in the Region of the request.
 func AliasARN(ev *Evaluation, name string) string {
 	c := ev.Cluster()
 	return "arn:" + c.Partition + ":kms:" + ev.Region() + ":" + c.Account + ":" + name
 }
 
+// KeyARN returns the ARN of a key.
 func KeyARN(c *fsmpb.Cluster, region, name string) string {
 	return "arn:" + c.Partition + ":kms:" + region + ":" + c.Account + ":key/" + name
 }
 
 const multiRegionPrefix = "mrk-"
 
-// FormatKeyID writes a key id as AWS does: a UUID, or mrk- and hex digits.
+// FormatKeyID formats a key id as AWS does: as a UUID, or as mrk- and 32 hexadecimal
+// digits.
 func FormatKeyID(id [16]byte, multiRegion bool) string {
 	if multiRegion {
 		return multiRegionPrefix + hex.EncodeToString(id[:])
@@ -134,15 +138,15 @@ func FormatKeyID(id [16]byte, multiRegion bool) string {
 	return record.UUID(id)
 }
 
-// keyIDShaped tells whether a text would be a key id with its letters in lower case.
-// No key is called so, and AWS answers it as a key that does not exist.
+// keyIDShaped reports whether a text would be a key id in lower case. No key has such an
+// id, and AWS answers that the key does not exist.
 func keyIDShaped(s string) bool {
 	_, _, ok := ParseKeyID(strings.ToLower(s))
 	return ok
 }
 
-// ParseKeyID reads a key id in the one spelling that formatKeyID gives it: two
-// spellings of one key would be two names in a policy or a log.
+// ParseKeyID parses a key id. It accepts only the spelling of FormatKeyID: with two
+// spellings, a key would have two names in policies and logs.
 func ParseKeyID(s string) (id [16]byte, multiRegion, ok bool) {
 	var digits [32]byte
 	switch {
@@ -166,12 +170,12 @@ func ParseKeyID(s string) (id [16]byte, multiRegion, ok bool) {
 	return id, multiRegion, err == nil
 }
 
-// RootARN is the ARN of an account's root user.
+// RootARN returns the ARN of an account's root user.
 func RootARN(partition, account string) string {
 	return "arn:" + partition + ":iam::" + account + ":root"
 }
 
-// WasKey tells whether an id is or was a key's in any of the cluster's Regions.
+// WasKey reports whether an id is or was the id of a key in any of the cluster's Regions.
 func WasKey(ev *Evaluation, id [16]byte) bool {
 	for _, r := range Regions(ev.Cluster()) {
 		k := fsm.KeyID{Account: AccountOf(ev), Region: r, ID: id}
@@ -182,7 +186,7 @@ func WasKey(ev *Evaluation, id [16]byte) bool {
 	return false
 }
 
-// WrongOrigin refuses a key for where its material is from.
+// WrongOrigin returns the error for a key whose origin does not fit the operation.
 func WrongOrigin(t *Target) error {
 	return kmsapi.Errorf(kmsapi.ErrUnsupported, "%s origin is %s which is not valid for this operation.", t.ARN, t.Key.Origin)
 }

@@ -12,10 +12,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
 
-// Services are what evaluations use of the node that they run on. All of it is safe
-// for concurrent use.
+// Services are the parts of a node that evaluations use. All are safe for concurrent use.
 type Services struct {
-	// NodeID stands in the records.
+	// NodeID is written to records.
 	NodeID        string
 	Authenticator *iam.Authenticator
 	Vault         *vault.Vault
@@ -25,12 +24,12 @@ type Services struct {
 	Policies      *PolicyCache
 	Keys          *KeyCount
 	Stores        *keystore.Backends
-	// AttestationRoots are what the attestation documents of enclaves have to chain
-	// to; nil refuses requests with a Recipient.
+	// AttestationRoots are the root certificates for attestation documents. If nil,
+	// requests with a Recipient are refused.
 	AttestationRoots *x509.CertPool
-	// ClusterOf is the cluster's record in a state, which every request asks for.
+	// ClusterOf returns the cluster's record in a state, which every request needs.
 	ClusterOf func(*fsm.State) *fsmpb.Cluster
-	// MayGrow reports whether the nodes' disks have room for what makes the state
-	// grow; nil for not to be asked.
+	// MayGrow reports whether the nodes' disks have room for operations that make the state
+	// grow. If nil, there is no such check.
 	MayGrow func() bool
 }

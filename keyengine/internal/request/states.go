@@ -7,12 +7,12 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// stateRule says what an operation does to a key in one state.
+// stateRule is the outcome of an operation on a key in one state.
 type stateRule uint8
 
 const (
-	ruleNone       stateRule = iota // no rule: a state that the operation was not thought through for
-	rulePass                        // goes on
+	ruleNone       stateRule = iota // no rule: an internal error
+	rulePass                        // continue
 	ruleDisabled                    // DisabledException
 	rulePending                     // KMSInvalidStateException: is pending deletion
 	ruleNotPending                  // KMSInvalidStateException: is not pending deletion
@@ -20,22 +20,22 @@ const (
 	ruleOrigin                      // UnsupportedOperationException: not for this origin
 )
 
-// StateRules has a rule for each state, by its number.
+// StateRules has a rule for each key state, indexed by its number.
 type StateRules [6]stateRule
 
-// The sets of rules that operations have (AWS's table of key states).
+// The rules that operations have, from AWS's table of key states.
 var (
-	// usable keys do cryptography.
+	// Usable is for cryptographic operations.
 	Usable = rules(rulePass, ruleDisabled, rulePending, ruleImport)
-	// changeable keys take changes while they are not on their way out.
+	// Changeable is for changes to keys that are not scheduled for deletion.
 	Changeable = rules(rulePass, rulePass, rulePending, rulePass)
-	// switchable is EnableKey's and DisableKey's: a key without material is neither.
+	// Switchable is for EnableKey and DisableKey: a key without material can be neither.
 	Switchable = rules(rulePass, rulePass, rulePending, ruleImport)
-	// rotatable is of operations on automatic rotation, which imported keys have not.
+	// Rotatable is for automatic rotation, which imported keys do not have.
 	Rotatable = rules(rulePass, ruleDisabled, rulePending, ruleOrigin)
-	// anyState: for reading, and for what must work always.
+	// AnyState is for reads and for operations that must always work.
 	AnyState = rules(rulePass, rulePass, rulePass, rulePass)
-	// onlyPending is CancelKeyDeletion's.
+	// OnlyPending is for CancelKeyDeletion.
 	OnlyPending = rules(ruleNotPending, ruleNotPending, rulePass, ruleNotPending)
 )
 
@@ -48,7 +48,7 @@ func rules(whenEnabled, whenDisabled, whenPending, whenImport stateRule) (r Stat
 	return r
 }
 
-// Check returns the error that the rules give a key in that state.
+// Check returns the error for a key in the given state, or nil.
 func (r StateRules) Check(arn string, s fsmpb.KeyState) error {
 	rule := ruleNone
 	if s >= 0 && int(s) < len(r) {

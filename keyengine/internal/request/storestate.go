@@ -7,10 +7,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// A custom key store is outside of the cluster. What it holds encrypts once more
-// what the material of its keys here has encrypted, so that neither side can
-// decrypt alone. Keys in a store that is not connected are unavailable, whatever
-// their state: who uses a key depends on its store, and notes it.
+// A custom key store is outside the cluster. Its key encrypts again what a KMS key's
+// material here has encrypted, so that neither side can decrypt alone. Keys in a store that
+// is not connected are unavailable, whatever their state, so a request that uses such a key
+// has the store in its read set.
 
 const (
 	StoreDisconnected = fsmpb.ConnectionState_CONNECTION_STATE_DISCONNECTED
@@ -18,13 +18,13 @@ const (
 	StoreFailed       = fsmpb.ConnectionState_CONNECTION_STATE_FAILED
 )
 
-// ConnectionStates are AWS's names of the states. Connecting and disconnecting are
-// done when their calls return, so stores are never seen in between.
+// ConnectionStates are AWS's names of the states. Connecting and disconnecting finish
+// before their calls return, so the transitional states do not occur.
 var ConnectionStates = map[fsmpb.ConnectionState]string{
 	StoreDisconnected: "DISCONNECTED", StoreConnected: "CONNECTED", StoreFailed: "FAILED",
 }
 
-// KeyStoreNamed finds a custom key store of the Region.
+// KeyStoreNamed returns a custom key store of the request's Region.
 func KeyStoreNamed(ev *Evaluation, id string) (*fsmpb.KeyStore, error) {
 	s := ev.KeyStore(id)
 	if s == nil || s.Region != ev.Region() {
@@ -33,7 +33,8 @@ func KeyStoreNamed(ev *Evaluation, id string) (*fsmpb.KeyStore, error) {
 	return s, nil
 }
 
-// KeyStoresOf are all custom key stores of the Region, and their set is noted.
+// KeyStoresOf returns all custom key stores of the request's Region and adds their set to
+// the read set.
 func KeyStoresOf(ev *Evaluation) (all []*fsmpb.KeyStore) {
 	ev.keyStores()
 	for s := range ev.State.AllKeyStores(AccountOf(ev)) {
@@ -44,8 +45,8 @@ func KeyStoresOf(ev *Evaluation) (all []*fsmpb.KeyStore) {
 	return all
 }
 
-// StoreOf is the store of a key; nil for keys that are in none. A key outlives no
-// store of its, which apply sees to.
+// StoreOf returns the store of a key, or nil if the key is in none. Apply ensures that a
+// store is not deleted before its keys.
 func StoreOf(ev *Evaluation, k *fsmpb.Key) (*fsmpb.KeyStore, error) {
 	if k.KeyStore == "" {
 		return nil, nil
@@ -57,8 +58,8 @@ func StoreOf(ev *Evaluation, k *fsmpb.Key) (*fsmpb.KeyStore, error) {
 	return s, nil
 }
 
-// Available refuses a key whose store is not connected. A key that is on its way
-// out stays so, and is told apart by its state.
+// Available refuses a key whose store is not connected, unless the key's state already
+// prevents its use.
 func Available(ev *Evaluation, t *Target) error {
 	s, err := StoreOf(ev, t.Key)
 	if err != nil || s == nil {
@@ -70,7 +71,8 @@ func Available(ev *Evaluation, t *Target) error {
 	return nil
 }
 
-// WrongStoreState refuses an operation for the state of a store.
+// WrongStoreState returns the error for an operation that the state of a store does not
+// allow.
 func WrongStoreState(s *fsmpb.KeyStore) error {
 	return kmsapi.Errorf(kmsapi.ErrCustomStoreInvalidState, "The custom key store %s is %s, which is not valid for this operation.", s.Id, ConnectionStates[s.State])
 }

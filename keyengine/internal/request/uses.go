@@ -1,7 +1,7 @@
 package request
 
-// UseNumber are the operations that GetKeyLastUsage counts, by the number that
-// the log has for each. Numbers are never given to another operation.
+// UseNumber has the operations that GetKeyLastUsage counts, with their numbers in the log.
+// Numbers are never reused.
 var UseNumber = map[string]uint32{
 	"Decrypt":                             1,
 	"DeriveSharedSecret":                  2,

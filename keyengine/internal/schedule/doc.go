@@ -1,4 +1,4 @@
-// Package schedule does what happens to keys by itself when its time has come: deletion,
-// rotation, expiry of imported material. The log refuses what is early, so a clock that runs
-// ahead does no harm.
+// Package schedule makes the scheduled changes to keys: deletion, rotation and the expiry
+// of imported material. The log rejects a change that comes too early, so a fast clock does
+// no harm.
 package schedule

@@ -17,8 +17,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// How often the leader looks for what is due on keys, and how long it leaves a key
-// alone that could not be done yet. All real time.
+// How often the leader looks for keys with a change that is due, and how long it waits
+// before it retries a change that could not be made. All are real time.
 const (
 	lookMin  = time.Second
 	LookMax  = 30 * time.Second
@@ -26,14 +26,15 @@ const (
 	RetryMax = time.Minute
 )
 
-// duty is a kind of thing that happens to keys by itself when its time has come.
+// duty is a kind of scheduled change.
 type duty struct {
-	// event is the name of its record.
+	// event is the event name of its record.
 	event string
-	// at is when a key is due, in cluster time; false when it is not.
+	// at returns when the change to a key is due, in cluster time, or false if it is not
+	// scheduled.
 	at func(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool)
-	// do makes the changes, and says what the record tells beside the key. It must
-	// note all that it reads.
+	// do adds the changes to the evaluation, and everything that it reads to the read set.
+	// It returns the details for the record, in addition to the key.
 	do func(ev *request.Evaluation, t *request.Target, at int64) ([]*auditpb.Field, error)
 }
 
@@ -53,8 +54,8 @@ func deleteDue(ev *request.Evaluation, t *request.Target, _ int64) ([]*auditpb.F
 	return nil, nil
 }
 
-// rotationDue: a disabled key is due once it is enabled again. Replicas follow
-// their primary.
+// rotationDue excludes disabled keys, which are rotated once they are enabled again, and
+// replicas, which follow their primary.
 func rotationDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 	return k.Rotation.GetNext(), k.Rotation.GetEnabled() && k.State == fsmpb.KeyState_KEY_STATE_ENABLED &&
 		k.Origin == kmsapi.OriginKMS && k.Spec == kmsapi.SpecSymmetric && !request.Replica(k)
@@ -65,8 +66,8 @@ func expiryDue(_ *fsmpb.Cluster, _ *fsm.State, k *fsmpb.Key) (int64, bool) {
 	return at, at != 0 && k.Origin == kmsapi.OriginImported
 }
 
-// expireDue destroys material that has expired. It has not been used since (see
-// asOf).
+// expireDue destroys material that has expired. Evaluations have not used it since it
+// expired (see asOf in request).
 func expireDue(ev *request.Evaluation, t *request.Target, at int64) ([]*auditpb.Field, error) {
 	k := proto.CloneOf(t.Key)
 	var names []string
@@ -83,7 +84,8 @@ func expireDue(ev *request.Evaluation, t *request.Target, at int64) ([]*auditpb.
 	return []*auditpb.Field{auditfield.TextList("keyMaterialId", names)}, nil
 }
 
-// windowDue: a primary that is to be deleted waits until its last replica is gone.
+// windowDue returns a primary key that is scheduled for deletion once it has no replicas
+// any more.
 func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 	if k.State != fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION || len(k.Id) != 16 {
 		return 0, false
@@ -96,7 +98,7 @@ func windowDue(c *fsmpb.Cluster, s *fsm.State, k *fsmpb.Key) (int64, bool) {
 	return s.Time(), true
 }
 
-// startWindow lets the time run after which a primary without replicas is deleted.
+// startWindow starts the waiting period before a primary without replicas is deleted.
 func startWindow(ev *request.Evaluation, t *request.Target, _ int64) ([]*auditpb.Field, error) {
 	if len(ops.MembersOf(ev, t)) > 1 {
 		return nil, nil
@@ -109,51 +111,49 @@ func startWindow(ev *request.Evaluation, t *request.Target, _ int64) ([]*auditpb
 	return []*auditpb.Field{auditfield.Text("deletionDate", auditfield.FormatTime(*ops.TimeOf(k.DeletionTime)))}, nil
 }
 
-// dueID names something that is to happen to a key.
+// dueID identifies a scheduled change to a key.
 type dueID struct {
 	key  fsm.KeyID
 	duty *duty
 }
 
-// dueKey is a key that something is to happen to.
+// dueKey is a key with a scheduled change.
 type dueKey struct {
 	dueID
 	version fsm.Version
 	at      int64 // cluster time, Unix nanoseconds
 }
 
-// Schedule finds the keys whose time has come. All keys are looked at only when the
-// state has changed, and at most every dueLookMax: what is due soon after that is
-// a little late, which only expiry could mind, and use of expired material is
-// refused by itself.
+// Schedule finds the keys with changes that are due. It scans all keys only when the state
+// has changed, and at most every LookMax, so a change may be a little late. For expiry this
+// does no harm, because expired material is refused anyway.
 type Schedule struct {
 	cfg     Config
-	index   uint64 // of the state that pending is from
+	index   uint64 // of the state that pending was made from
 	looked  time.Time
 	pending []dueKey
-	waits   map[dueID]time.Duration // the last wait after a try
+	waits   map[dueID]time.Duration // the last wait before a retry
 	retry   map[dueID]time.Time
 }
 
-// Config is what a schedule works with.
+// Config configures a Schedule.
 type Config struct {
 	Services *request.Services
 	Replica  Replica
 	Events   *record.Recorder
 }
 
-// Replica is what a schedule needs of the replicated log.
+// Replica is the part of the replicated log that a Schedule uses.
 type Replica interface {
 	State() *fsm.State
 	// IsLeader reports whether this node believes that it leads.
 	IsLeader() bool
 }
 
-// Run does what is due on keys until ctx ends. It runs on the leader, but what
-// keeps a thing from happening early or twice is the log: the record is refused
-// before its time by cluster time, and when the key is no longer the one that was
-// looked at. A sealed leader can record nothing and so does nothing; it is the next
-// one's turn.
+// Run makes the scheduled changes until ctx ends, while this node leads. The log ensures
+// that none is made early or twice: it rejects a record before its time, by cluster time,
+// or if the key has changed since. A sealed leader cannot record anything and does nothing,
+// until it is unsealed or another node leads.
 func (d *Schedule) Run(ctx context.Context) {
 	for {
 		wait := lookMin
@@ -168,19 +168,19 @@ func (d *Schedule) Run(ctx context.Context) {
 	}
 }
 
-// New returns a schedule, which looks at all keys first.
+// New returns a Schedule, which scans all keys in its first round.
 func New(cfg Config) *Schedule {
 	return &Schedule{cfg: cfg, waits: make(map[dueID]time.Duration), retry: make(map[dueID]time.Time)}
 }
 
-// Round does what is due, and returns how long to wait for the next. now is real
-// time.
+// Round makes the changes that are due and returns how long to wait for the next one. now
+// is real time.
 func (d *Schedule) Round(ctx context.Context, now time.Time) time.Duration {
 	s := d.cfg.Replica.State()
 	if d.looked.IsZero() || now.Sub(d.looked) >= LookMax && s.Index() != d.index {
 		d.Look(s, now)
 	}
-	// Whichever says that a key is due is good enough to ask: the log decides.
+	// Use the later of both times. The log decides whether a change is due.
 	clock := record.Now(s, d.cfg.Services.Clock).UnixNano()
 	wait := LookMax
 	rest := d.pending[:0]
@@ -204,7 +204,7 @@ func (d *Schedule) Round(ctx context.Context, now time.Time) time.Duration {
 	return max(wait, lookMin)
 }
 
-// Look lists what is to happen to keys.
+// Look lists the scheduled changes of all keys.
 func (d *Schedule) Look(s *fsm.State, now time.Time) {
 	d.pending, d.index, d.looked = d.pending[:0], s.Index(), now
 	waits, retry := d.waits, d.retry
@@ -228,9 +228,8 @@ func (d *Schedule) Look(s *fsm.State, now time.Time) {
 	}
 }
 
-// act asks the log to have a thing happen. It reports whether that is settled:
-// done, or no longer to be done, as far as the next look does not find otherwise.
-// If not, it sets when to try again.
+// act proposes a change. It reports whether the change was made or is no longer scheduled;
+// the next scan may find it again. Otherwise it sets when to try again.
 func (d *Schedule) act(ctx context.Context, k dueKey, now time.Time) bool {
 	rec, err := d.event(ctx, k)
 	if err == nil && rec == nil {
@@ -249,21 +248,21 @@ func (d *Schedule) act(ctx context.Context, k dueKey, now time.Time) bool {
 	case err == nil && dec.Verdict == fsm.Conflict:
 		return true
 	case err == nil && dec.Verdict == fsm.Early:
-		// A clock that runs ahead of cluster time would ask all the time. Cluster
-		// time passes no slower than real time, unless it stands still.
+		// With a clock ahead of cluster time, this node would retry all the time. Wait
+		// instead for the difference, as cluster time is no slower than real time unless it
+		// stands still.
 		wait = time.Duration(k.at - d.cfg.Replica.State().Time())
 	case err == nil && dec.Verdict != fsm.Late:
-		log.Error("what is due on a key could not be done", "verdict", dec.Verdict.String())
+		log.Error("scheduled key action was rejected", "verdict", dec.Verdict.String())
 	case err != nil && ctx.Err() == nil:
-		log.Warn("what is due on a key is not done yet", "err", err)
+		log.Warn("scheduled key action failed and will be retried", "err", err)
 	}
 	wait = min(max(wait, retryMin), RetryMax)
 	d.waits[k.dueID], d.retry[k.dueID] = wait, now.Add(wait)
 	return false
 }
 
-// event is the event that does what is due on a key; nil when that is no longer
-// to be done.
+// event returns the event that makes a change, or nil if it is no longer scheduled.
 func (d *Schedule) event(ctx context.Context, k dueKey) (*record.Event, error) {
 	s := d.cfg.Replica.State()
 	key, version := s.Key(k.key)
@@ -273,8 +272,8 @@ func (d *Schedule) event(ctx context.Context, k dueKey) (*record.Event, error) {
 	ev := &request.Evaluation{Ctx: ctx, Services: d.cfg.Services, State: s}
 	ev.Note(fsmpb.Kind_KIND_KEY, k.key.Bytes(), version)
 	c := ev.Cluster()
-	// The key as it is stored: not all that is due on it may have happened to it as
-	// of now.
+	// Use the key as stored and not as of now, because other scheduled changes may not have
+	// been made yet.
 	t := &request.Target{ID: k.key, Key: key, ARN: request.KeyARN(c, k.key.Region, request.FormatKeyID(k.key.ID, key.MultiRegion))}
 	ev.Within(k.at, 0)
 	details, err := k.duty.do(ev, t, k.at)

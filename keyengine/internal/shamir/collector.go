@@ -8,10 +8,9 @@ import (
 	"sync"
 )
 
-// Collector gathers the shares of one set until there are enough. It accepts
-// only shares that match the commitments it was made with, so a bad share
-// never spoils the progress of the others. It is safe for concurrent use, and
-// prints as [redacted].
+// Collector collects the shares of one set until there are enough. It accepts only shares
+// that match its commitments, so a bad share never spoils the progress of the others. It is
+// safe for concurrent use and is formatted as [redacted].
 type Collector struct {
 	set         SetInfo
 	commitments [][sha256.Size]byte // by index-1
@@ -20,8 +19,8 @@ type Collector struct {
 	got map[int]Share
 }
 
-// NewCollector returns an empty Collector for set. commitments holds the
-// commitment of each of the set's shares, by index from 1.
+// NewCollector returns an empty Collector for set. commitments has the commitment of each
+// of the set's shares, by index from 1.
 func NewCollector(set SetInfo, commitments [][sha256.Size]byte) (*Collector, error) {
 	if err := set.validate(); err != nil {
 		return nil, err
@@ -36,10 +35,9 @@ func NewCollector(set SetInfo, commitments [][sha256.Size]byte) (*Collector, err
 	}, nil
 }
 
-// Add takes a copy of s, which the caller may then wipe, and tells how many
-// shares are there and how many are needed. A share that is refused changes
-// nothing; the error, a *[ShareError], wraps ErrWrongCluster, ErrForeignSet,
-// ErrWrongShare, ErrRepeated or ErrWiped.
+// Add adds a copy of s, which the caller may then wipe, and returns the number of shares it
+// has and needs. A share that is refused changes nothing. The error, a *[ShareError], wraps
+// ErrWrongCluster, ErrForeignSet, ErrWrongShare, ErrRepeated or ErrWiped.
 func (c *Collector) Add(s Share) (have, need int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -54,7 +52,7 @@ func (c *Collector) check(s Share) error {
 	if err := s.checkSet(c.set); err != nil {
 		return err
 	}
-	// Before the repetition, so that a forged share is not called repeated.
+	// Check this first, so that a forged share is not reported as repeated.
 	if !c.dealt(s) {
 		return &ShareError{s.Index(), ErrWrongShare}
 	}
@@ -64,23 +62,23 @@ func (c *Collector) check(s Share) error {
 	return nil
 }
 
-// dealt tells whether s, which is of the set, is the share that was dealt to its
-// index. How long that takes does not depend on its value.
+// dealt reports whether s, a share of the set, is the one that was dealt with its index.
+// The time that it takes does not depend on the share's value.
 func (c *Collector) dealt(s Share) bool {
 	sum := Commitment(s)
 	return subtle.ConstantTimeCompare(sum[:], c.commitments[s.index-1][:]) == 1
 }
 
-// Progress tells how many shares are there and how many are needed.
+// Progress returns the number of shares that the Collector has and needs.
 func (c *Collector) Progress() (have, need int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.got), c.set.Threshold
 }
 
-// Secret combines the shares. It returns an error that wraps [ErrTooFew] while
-// there are not enough. The caller wipes the result, and calls Reset when the
-// shares are no longer needed.
+// Secret combines the shares. It returns an error that wraps [ErrTooFew] if there are not
+// enough. The caller must wipe the result, and call Reset when the shares are no longer
+// needed.
 func (c *Collector) Secret() ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,7 +92,7 @@ func (c *Collector) Secret() ([]byte, error) {
 	return Combine(shares)
 }
 
-// Reset wipes the shares and begins anew.
+// Reset wipes the shares, so that collecting starts again.
 func (c *Collector) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,8 +1,8 @@
 package shamir
 
-// The field is GF(2)[x] / (x^8 + x^4 + x^3 + x + 1), that of AES. Addition is
-// exclusive or. Multiplication runs the same instructions for all operands;
-// log tables would be faster and would leave the secret's trace in the cache.
+// The field is GF(2)[x] / (x^8 + x^4 + x^3 + x + 1), that of AES. Addition is exclusive or.
+// Multiplication executes the same instructions for all operands; tables of logarithms
+// would be faster but would leave traces of the secret in the cache.
 
 // mul returns the product of a and b.
 func mul(a, b byte) byte {

@@ -1,21 +1,21 @@
-// Package shamir splits a 32-byte secret among custodians so that any
-// threshold of them can put it together and fewer learn nothing about it.
+// Package shamir splits a 32-byte secret among custodians, so that any threshold of them
+// can recover it and fewer learn nothing about it.
 //
-// It is Shamir's scheme, byte by byte, over GF(2^8) with the AES polynomial
-// (0x11b). A caller may rely on this:
+// It implements Shamir's scheme, byte by byte, over GF(2^8) with the AES polynomial
+// (0x11b). The package guarantees the following:
 //
 //   - Arithmetic on secrets has neither branches nor table lookups that depend
-//     on them, so caches and branch predictors tell nothing.
-//   - A share carries the cluster and share set it belongs to, its index and a
-//     checksum. A share that was mistyped, cut, or made for something else is
-//     refused with an error that names the fault.
+//     on them, so caches and branch predictors reveal nothing.
+//   - A share contains its cluster and share set, its index and a checksum. A
+//     share that was mistyped, truncated, or made for something else is refused
+//     with an error that says what is wrong.
 //   - A [Collector] knows the commitment of every share of its set. It refuses
 //     a wrong share when it is entered, and keeps the good ones.
-//   - Shares and collectors print as [redacted] whatever the verb; only
-//     [Share.AppendText] gives a share away.
+//   - Shares and collectors are formatted as [redacted] for every verb. Only
+//     [Share.AppendText] reveals a share.
 //
-// The checksum finds mistakes, not forgeries: who can choose a share can also
-// compute its checksum. The commitments are what a forged share fails.
+// The checksum detects mistakes, not forgeries: an attacker who can choose a share can also
+// compute its checksum. Forged shares do not match the commitments.
 package shamir
 
 import (
@@ -28,49 +28,48 @@ import (
 // SecretSize is the length in bytes of a secret and of a share's value.
 const SecretSize = 32
 
-// MaxShares is the largest number of shares of a set: one for each non-zero
-// element of the field.
+// MaxShares is the maximum number of shares in a set: one for each non-zero element of the
+// field.
 const MaxShares = 255
 
 var (
 	// ErrParameters is returned for a threshold, count or secret that cannot
 	// be split or combined.
 	ErrParameters = errors.New("invalid share parameters")
-	// ErrTooFew is returned when fewer shares than the threshold are there.
+	// ErrTooFew is returned when there are fewer shares than the threshold.
 	ErrTooFew = errors.New("too few shares")
-	// ErrInconsistent is returned when shares of one set do not lie on one
-	// polynomial: at least one of them is not what the dealer gave out.
+	// ErrInconsistent is returned when the shares of a set are not on one polynomial: at
+	// least one of them was not dealt.
 	ErrInconsistent = errors.New("shares do not fit together")
 	// ErrWrongCluster is returned for a share of another cluster.
 	ErrWrongCluster = errors.New("share belongs to another cluster")
-	// ErrForeignSet is returned for a share of this cluster that is of another
-	// share set, such as one that a rekey has replaced.
+	// ErrForeignSet is returned for a share of this cluster from another share set, such as
+	// one that was replaced by a rekey.
 	ErrForeignSet = errors.New("share belongs to another share set")
-	// ErrRepeated is returned for a share that was given already.
+	// ErrRepeated is returned for a share that was added before.
 	ErrRepeated = errors.New("share was given already")
-	// ErrWrongShare is returned for a well-formed share that is not the one
-	// dealt to its index.
+	// ErrWrongShare is returned for a well-formed share that is not the one dealt with its
+	// index.
 	ErrWrongShare = errors.New("share is not the one that was dealt")
-	// ErrWiped is returned for a share whose value has been wiped, or that
-	// never had one.
+	// ErrWiped is returned for a share that has no value or whose value has been wiped.
 	ErrWiped = errors.New("share has been wiped")
 )
 
-// ShareError says which custodian's share an error is about.
+// ShareError says which share an error is about.
 type ShareError struct {
 	Index int   // the share's index, from 1
-	Err   error // what is wrong with it, one of this package's errors
+	Err   error // one of this package's errors
 }
 
-// Error names the share and its fault.
+// Error returns the index of the share and the error.
 func (e *ShareError) Error() string { return fmt.Sprintf("share %d: %v", e.Index, e.Err) }
 
-// Unwrap returns the fault.
+// Unwrap returns the error without the index.
 func (e *ShareError) Unwrap() error { return e.Err }
 
 // SetInfo identifies a set of shares. It is not secret.
 type SetInfo struct {
-	Cluster   [16]byte // the cluster that the secret opens
+	Cluster   [16]byte // the cluster that the secret unseals
 	Set       [16]byte // new for each split
 	Threshold int      // shares needed, at least 1
 	Count     int      // shares dealt, Threshold to MaxShares
@@ -84,11 +83,10 @@ func (s SetInfo) validate() error {
 	return nil
 }
 
-// Split deals secret into set.Count shares with indices 1 to set.Count, any
-// set.Threshold of which give it back. It takes exactly
-// (Threshold-1)*SecretSize bytes from random, which must be a cryptographic
-// source: the coefficients of x, then those of x², and so on. The caller wipes
-// secret and the shares.
+// Split splits secret into set.Count shares with indices 1 to set.Count, any set.Threshold
+// of which recover it. It reads exactly (Threshold-1)*SecretSize bytes from random, which
+// must be a cryptographic source: the coefficients of x, then those of x², and so on. The
+// caller must wipe secret and the shares.
 func Split(random io.Reader, secret []byte, set SetInfo) ([]Share, error) {
 	if err := set.validate(); err != nil {
 		return nil, err
@@ -119,14 +117,12 @@ func Split(random io.Reader, secret []byte, set SetInfo) ([]Share, error) {
 	return shares, nil
 }
 
-// Combine gives back the secret that shares were split from. The shares must be
-// of one set, with different indices and at least as many as its threshold;
-// those beyond the threshold must agree with the rest. The caller wipes the
-// result.
+// Combine returns the secret that shares were split from. The shares must be of one set and
+// have different indices, and there must be at least as many as its threshold; those beyond
+// the threshold must agree with the rest. The caller must wipe the result.
 //
-// Without commitments Combine cannot tell a forged share from a good one when
-// there are exactly as many as the threshold: it then returns a wrong secret.
-// Use a [Collector] wherever shares come from people.
+// With exactly as many shares as the threshold, Combine cannot detect a forged share and
+// returns a wrong secret. Use a [Collector] wherever people enter shares.
 func Combine(shares []Share) ([]byte, error) {
 	if len(shares) == 0 {
 		return nil, fmt.Errorf("%w: none given", ErrTooFew)
@@ -155,8 +151,8 @@ func Combine(shares []Share) ([]byte, error) {
 	for _, s := range extra {
 		interpolate(&at, s.index, base)
 		if subtle.ConstantTimeCompare(at[:], s.cell.v.b[:]) != 1 {
-			// With more than one share to spare a majority could name the
-			// culprit; a Collector names it in every case.
+			// With more than one additional share a majority could identify the wrong one.
+			// A Collector identifies it in every case.
 			return nil, ErrInconsistent
 		}
 	}
@@ -165,9 +161,9 @@ func Combine(shares []Share) ([]byte, error) {
 	return secret[:], nil
 }
 
-// interpolate sets out to the value at x of the polynomial of least degree
-// through shares (Lagrange). Indices are public, so the order of the work may
-// depend on them, and here does not.
+// interpolate sets out to the value at x of the polynomial of least degree through shares
+// (Lagrange). Indices are public, so the order of operations may depend on them, although
+// it does not here.
 func interpolate(out *[SecretSize]byte, x byte, shares []Share) {
 	clear(out[:])
 	for i, s := range shares {

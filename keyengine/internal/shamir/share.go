@@ -11,13 +11,12 @@ import (
 	"sync"
 )
 
-// The binary envelope of a share, version 1:
+// The binary form of a share, version 1:
 //
 //	version(1) cluster(16) set(16) threshold(1) count(1) index(1) value(32) checksum(8)
 //
-// Its text is textPrefix and the envelope in lower-case base32 without padding:
-// no 0, 1, 8 or 9 that could be taken for a letter, and no difference between
-// upper and lower case.
+// Its text is textPrefix and the binary form in lower-case base32 without padding: there
+// are no 0, 1, 8 or 9 that could be mistaken for a letter, and case does not matter.
 const (
 	envelopeVersion = 1
 	checksumSize    = 8
@@ -27,7 +26,7 @@ const (
 	textPrefix = textName + "1-"
 	encodedLen = (envelopeSize*8 + 4) / 5
 
-	// maxText bounds what ParseShare looks at, white space included.
+	// maxText limits the text that ParseShare accepts, including white space.
 	maxText = 4096
 
 	checksumDomain   = "conclave share checksum v1\x00"
@@ -37,11 +36,10 @@ const (
 // TextSize is the length in bytes of a share's text.
 const TextSize = len(textPrefix) + encodedLen
 
-// scratch is where shares are taken apart and put together. It is in the heap,
-// which does not move, unlike a stack that grows while a share is on it, and is
-// wiped after each use.
+// scratch has the buffers for encoding and decoding shares. It is on the heap, which does
+// not move, unlike a stack that grows while a share is on it, and is wiped after each use.
 type scratch struct {
-	text     [TextSize + 1]byte // one byte more than a share, so that too long can be told from right
+	text     [TextSize + 1]byte // one byte more than a share, to detect a longer text
 	again    [encodedLen]byte
 	envelope [envelopeSize]byte
 	hashed   [len(commitmentDomain) + envelopeSize]byte
@@ -57,24 +55,24 @@ func (s *scratch) put() {
 }
 
 var (
-	// ErrEmpty is returned for a share of nothing but white space.
+	// ErrEmpty is returned for a share that consists of white space only.
 	ErrEmpty = errors.New("share is empty")
 	// ErrTooLong is returned for text longer than a share.
 	ErrTooLong = errors.New("share is too long")
 	// ErrTruncated is returned for a share that ends early.
 	ErrTruncated = errors.New("share is cut short")
-	// ErrFormat is returned for text that is no share of ours.
+	// ErrFormat is returned for text that is not a share.
 	ErrFormat = errors.New("not a conclave share")
-	// ErrVersion is returned for a share of a version not known here.
+	// ErrVersion is returned for a share of an unknown version.
 	ErrVersion = errors.New("unknown share version")
 	// ErrChecksum is returned for a share that was mistyped or damaged.
 	ErrChecksum = errors.New("share checksum does not match")
 )
 
-// value is kept behind pointers so that copies of a Share are wiped with it.
-// There are two because fmt calls no methods on unexported fields: it prints
-// the share inside somebody's struct field by field, and for a verb that does
-// not fit a pointer it follows one. The second it shows as an address.
+// value is behind pointers, so that it is wiped in all copies of a Share. There are two
+// pointers because fmt calls no methods on unexported fields: it prints a share in another
+// struct field by field, and for a verb that does not fit a pointer it follows one. It
+// prints the second as an address.
 type value struct {
 	b    [SecretSize]byte
 	live bool
@@ -84,10 +82,10 @@ type cell struct{ v *value }
 
 func newCell() *cell { return &cell{&value{live: true}} }
 
-// Share is one custodian's part of a secret. Its methods for printing, logging
-// and marshalling all give "[redacted]"; AppendText gives the share. The zero Share
-// has no value. Wiping a Share wipes its copies. A Share is not safe for
-// concurrent use with Wipe.
+// Share is one custodian's part of a secret. Its methods for printing, logging and
+// marshalling return "[redacted]"; only AppendText returns the share. The zero Share has no
+// value. Wiping a Share wipes its copies. Wipe is not safe for concurrent use with other
+// methods.
 type Share struct {
 	set   SetInfo
 	index byte
@@ -108,16 +106,16 @@ func (Share) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 // LogValue returns "[redacted]".
 func (Share) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// MarshalText returns "[redacted]", for encoding/json and its like.
+// MarshalText returns "[redacted]", for encoding/json and similar packages.
 func (Share) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// Set tells which set the share belongs to.
+// Set returns the set that the share belongs to.
 func (s Share) Set() SetInfo { return s.set }
 
-// Index is the share's x coordinate, 1 to Count; it tells custodians apart.
+// Index returns the share's x coordinate, 1 to Count, which differs for each custodian.
 func (s Share) Index() int { return int(s.index) }
 
-// Wipe overwrites the share's value. Using the share afterwards fails.
+// Wipe overwrites the share's value. The share cannot be used afterwards.
 func (s Share) Wipe() {
 	if s.cell != nil {
 		*s.cell.v = value{}
@@ -126,7 +124,7 @@ func (s Share) Wipe() {
 
 func (s Share) live() bool { return s.cell != nil && s.cell.v.live }
 
-// clone returns a share with a value of its own.
+// clone returns a share with its own copy of the value.
 func (s Share) clone() Share {
 	c := newCell()
 	*c.v = *s.cell.v
@@ -134,7 +132,7 @@ func (s Share) clone() Share {
 	return s
 }
 
-// checkSet tells why s cannot be used as a share of set, or nil.
+// checkSet returns an error if s is not a share of set.
 func (s Share) checkSet(set SetInfo) error {
 	switch {
 	case !s.live():
@@ -149,8 +147,8 @@ func (s Share) checkSet(set SetInfo) error {
 	return nil
 }
 
-// envelope writes the binary form to e. It panics for a share without a value:
-// the alternative is to print one of zeros that looks like a share.
+// envelope encodes the binary form. It panics for a share without a value, because it would
+// encode zeros that look like a share.
 func (s Share) envelope(t *scratch) {
 	if !s.live() {
 		panic("shamir: share used after Wipe")
@@ -169,10 +167,10 @@ func (t *scratch) checksum(body []byte) [checksumSize]byte {
 	return [checksumSize]byte(sum[:])
 }
 
-// AppendText appends the share as its custodian gets it: one word of
-// [TextSize] characters, a-z, 2-7 and hyphens. It is the secret, and the caller's
-// to wipe: dst must have room for it, or append would leave copies behind.
-// AppendText panics when it has not, and when the share has been wiped.
+// AppendText appends the share in its form for custodians: one word of [TextSize]
+// characters, a-z, 2-7 and hyphens. The text is secret, and the caller must wipe it. dst
+// must have room for it, as append would leave copies behind otherwise. AppendText panics
+// if there is no room or if the share has been wiped.
 func (s Share) AppendText(dst []byte) []byte {
 	if cap(dst)-len(dst) < TextSize {
 		panic("shamir: no room for a share's text")
@@ -186,7 +184,7 @@ func (s Share) AppendText(dst []byte) []byte {
 	return dst[:len(dst)+encodedLen]
 }
 
-// encode32 and decode32 are base32 in lower case without padding, by arithmetic
+// encode32 and decode32 implement base32 in lower case without padding, with arithmetic
 // instead of tables, and without the buffers that encoding/base32 allocates.
 func encode32(dst, src []byte) {
 	var bits, n uint
@@ -205,8 +203,7 @@ func encode32(dst, src []byte) {
 	}
 }
 
-// decode32 expects characters of the alphabet only. Bits that are left over are
-// ignored.
+// decode32 expects characters of the alphabet only. It ignores bits that are left over.
 func decode32(dst, src []byte) {
 	var bits, n uint
 	for _, c := range src {
@@ -221,11 +218,10 @@ func decode32(dst, src []byte) {
 	}
 }
 
-// ParseShare reads a share from the text that AppendText made. White space
-// anywhere, line breaks and upper case do not matter. Every other difference is
-// refused with one of ErrEmpty, ErrTooLong, ErrTruncated, ErrFormat, ErrVersion
-// and ErrChecksum. Errors never quote the text, of which no copy is left but in
-// the share.
+// ParseShare parses the text of AppendText. White space, line breaks and case are ignored.
+// Every other difference is refused with ErrEmpty, ErrTooLong, ErrTruncated, ErrFormat,
+// ErrVersion or ErrChecksum. Errors never quote the text, and no copy of it remains except
+// in the share.
 func ParseShare(text []byte) (Share, error) {
 	if len(text) > maxText {
 		return Share{}, fmt.Errorf("%w: %d bytes", ErrTooLong, len(text))
@@ -266,7 +262,7 @@ func ParseShare(text []byte) (Share, error) {
 		return Share{}, fmt.Errorf("%w: more than %d characters after %q", ErrTooLong, encodedLen, textPrefix)
 	}
 	decode32(t.envelope[:], body)
-	// Two bits are left over, which decoding ignores; only zeros are ours.
+	// Decoding ignores the two bits that are left over. They must be zero.
 	encode32(t.again[:], t.envelope[:])
 	if subtle.ConstantTimeCompare(t.again[:], body) != 1 {
 		return Share{}, fmt.Errorf("%w: last character", ErrChecksum)
@@ -282,8 +278,8 @@ func cutPrefix(text []byte) ([]byte, error) {
 	if bytes.HasPrefix([]byte(textPrefix), text) {
 		return nil, fmt.Errorf("%w: within %q", ErrTruncated, textPrefix)
 	}
-	// A number other than 1 where the version stands: a share of a version to
-	// come. Anything else is no share.
+	// A number other than 1 in place of the version is a share of a later version. Anything
+	// else is not a share.
 	if digits, ok := bytes.CutPrefix(text, []byte(textName)); ok {
 		for i, c := range digits {
 			if c == '-' && i > 0 && i <= 3 {
@@ -299,7 +295,7 @@ func cutPrefix(text []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: it should begin with %q", ErrFormat, textPrefix)
 }
 
-// decode reads the envelope.
+// decode decodes the binary form.
 func (t *scratch) decode() (Share, error) {
 	e := &t.envelope
 	if e[0] != envelopeVersion {
@@ -328,11 +324,10 @@ func (t *scratch) decode() (Share, error) {
 	return s, nil
 }
 
-// Commitment returns the hash by which s is known without being shown:
-// SHA-256 over a domain, the set, the index and the value. A share's value is
-// uniform over 2^256, so the hash tells nothing about it. With a threshold of 1
-// the value is the secret itself, and the same holds for a random secret.
-// Commitment panics when the share has been wiped.
+// Commitment returns the hash that identifies s without revealing it: SHA-256 over a
+// domain, the set, the index and the value. A share's value is uniform over 2^256, so the
+// hash reveals nothing about it. With a threshold of 1 the value is the secret itself, and
+// the same holds if the secret is random. Commitment panics if the share has been wiped.
 func Commitment(s Share) [sha256.Size]byte {
 	if !s.live() {
 		panic("shamir: share used after Wipe")

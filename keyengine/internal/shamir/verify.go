@@ -6,17 +6,17 @@ import (
 	"fmt"
 )
 
-// Up to exhaustive subsets, VerifyShares tries all of them; beyond that, every
-// run of neighbours and sampled ones at random.
+// VerifyShares tries all subsets if there are at most exhaustive, and otherwise every run
+// of neighbours and a random sample.
 const (
 	exhaustive = 200
 	sampled    = 100
 )
 
-// VerifyShares is the dealer's check before shares are handed out: it
-// recombines them and compares with secret. shares must be the whole set. With
-// at most 200 subsets of threshold size it tries each; otherwise each cyclic
-// run of neighbouring indices, which uses every share, and 100 random subsets.
+// VerifyShares checks shares before they are handed out, by recombining them and comparing
+// the result with secret. shares must be the whole set. With at most 200 subsets of
+// threshold size it tries each of them; otherwise each cyclic run of neighbouring indices,
+// which uses every share, and 100 random subsets.
 func VerifyShares(secret []byte, shares []Share) error {
 	if len(secret) != SecretSize {
 		return fmt.Errorf("%w: the secret has %d bytes, not %d", ErrParameters, len(secret), SecretSize)
@@ -72,7 +72,7 @@ func indices(shares []Share) []int {
 	return x
 }
 
-// subsets calls fn with each k-subset of 0..n-1 in lexical order until it fails.
+// subsets calls fn with each k-subset of 0..n-1 in lexical order, until fn fails.
 func subsets(n, k int, fn func([]int) error) error {
 	pick := make([]int, k)
 	for i := range pick {
@@ -96,13 +96,13 @@ func subsets(n, k int, fn func([]int) error) error {
 	}
 }
 
-// binomialAtMost tells whether n over k is at most limit.
+// binomialAtMost reports whether n over k is at most limit.
 func binomialAtMost(n, k, limit int) bool {
 	k = min(k, n-k)
 	c := 1
 	for i := range k {
-		// Exact: c*(n-i) is a multiple of i+1. It grows with i up to n/2, so
-		// stopping early is right, and keeps it from overflowing.
+		// The division is exact: c*(n-i) is a multiple of i+1. c grows with i up to n/2, so
+		// returning early is correct and prevents overflow.
 		if c = c * (n - i) / (i + 1); c > limit {
 			return false
 		}
@@ -110,20 +110,20 @@ func binomialAtMost(n, k, limit int) bool {
 	return true
 }
 
-// randomSubset returns k different numbers below n, n at most 255.
+// randomSubset returns k different numbers below n. n is at most 255.
 func randomSubset(n, k int) []int {
 	all := make([]int, n)
 	for i := range all {
 		all[i] = i
 	}
-	for i := range k { // Fisher and Yates, as far as needed
+	for i := range k { // Fisher–Yates shuffle, as far as needed
 		j := i + randomBelow(n-i)
 		all[i], all[j] = all[j], all[i]
 	}
 	return all[:k]
 }
 
-// randomBelow returns a uniform number below n, 1 <= n <= 256.
+// randomBelow returns a uniform random number below n, 1 <= n <= 256.
 func randomBelow(n int) int {
 	limit := 256 - 256%n
 	var b [1]byte

@@ -9,20 +9,20 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 )
 
-// auditKey names a key that sealed audit records.
+// auditKey identifies a key that audit records are encrypted with.
 type auditKey struct {
 	generation uint32
 	salt       [16]byte
 }
 
-// sealing is the key that seals this node's audit records for now.
+// sealing is the key that currently encrypts this node's audit records.
 type sealing struct {
 	key   *keymat.BodySealer
 	since time.Time
 	left  atomic.Int64
 }
 
-// SealBody seals an audit record in the clear.
+// SealBody encrypts an audit record.
 func (v *Vault) SealBody(requestID [16]byte, record []byte) (body []byte, generation uint32, salt [16]byte, commitment auditlog.Hash, err error) {
 	o, err := v.Current()
 	if err != nil {
@@ -31,6 +31,7 @@ func (v *Vault) SealBody(requestID [16]byte, record []byte) (body []byte, genera
 	return o.SealBody(v.now(), requestID, record)
 }
 
+// SealBody is Vault.SealBody at the given time.
 func (o *Opened) SealBody(now time.Time, requestID [16]byte, record []byte) (body []byte, generation uint32, salt [16]byte, commitment auditlog.Hash, err error) {
 	key, err := o.sealingKey(now)
 	if err != nil {
@@ -43,7 +44,7 @@ func (o *Opened) SealBody(now time.Time, requestID [16]byte, record []byte) (bod
 	return body, key.Generation(), key.Salt(), c, nil
 }
 
-// sealingKey is the key to seal one record with.
+// sealingKey returns the key for one record.
 func (o *Opened) sealingKey(now time.Time) (*keymat.BodySealer, error) {
 	if s := o.sealing.Load(); s.good(now) {
 		return s.key, nil
@@ -59,13 +60,13 @@ func (o *Opened) sealingKey(now time.Time) (*keymat.BodySealer, error) {
 	}
 	s := &sealing{key: key, since: now}
 	s.left.Store(sealerRecords - 1)
-	// The last key is not wiped: records may be just being sealed with it.
+	// The previous key is not wiped, because records may be being encrypted with it.
 	o.sealing.Store(s)
 	return key, nil
 }
 
-// good takes one record of what the key may seal. A clock that was set back
-// counts as too long.
+// good reports whether the key may encrypt another record, and counts it. If the clock was
+// set back, the key is replaced.
 func (s *sealing) good(now time.Time) bool {
 	if s == nil {
 		return false
@@ -74,8 +75,7 @@ func (s *sealing) good(now time.Time) bool {
 	return age >= 0 && age < sealerAge && s.left.Add(-1) >= 0
 }
 
-// OpenBody opens the sealed record of an entry and checks it against the
-// entry's commitment.
+// OpenBody decrypts the record of an entry and checks it against the entry's commitment.
 func (v *Vault) OpenBody(e auditlog.Entry) ([]byte, error) {
 	o, err := v.Current()
 	if err != nil {

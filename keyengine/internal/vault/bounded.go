@@ -2,8 +2,8 @@ package vault
 
 import "sync"
 
-// bounded is a map of at most max entries, for what is cheap to compute again:
-// when it is full, any entry goes. It is safe for concurrent use.
+// bounded is a map with at most max entries, as a cache of values that are cheap to
+// compute. When it is full, it evicts an arbitrary entry. It is safe for concurrent use.
 type bounded[K comparable, V any] struct {
 	mu  sync.RWMutex
 	max int
@@ -33,7 +33,7 @@ func (b *bounded[K, V]) put(k K, v V) {
 	b.m[k] = v
 }
 
-// drop removes the entries whose key matches.
+// drop removes the entries for which match returns true.
 func (b *bounded[K, V]) drop(match func(K) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -13,15 +13,15 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// MaxCredentialID is the longest id of a credential that the state takes.
+// MaxCredentialID is the maximum length of a credential's id in the state.
 const MaxCredentialID = 1024
 
-// ErrForged is returned for a credential in the state that no unsealed node wrote as it
-// is.
+// ErrForged is returned for a credential in the state that no unsealed node wrote in this
+// form.
 var ErrForged = errors.New("credential was not written by an unsealed node")
 
-// credentialBinding ties a secret to its id and to the principal that it proves:
-// a credential whose principal was edited on disk does not open.
+// credentialBinding binds a secret to the credential's id and principal. If the principal
+// was changed on disk, the secret does not decrypt.
 func credentialBinding(c *fsmpb.Credential) keymat.Binding {
 	return keymat.Binding{Object: fsm.CredentialID(fsm.Account(c.Account), c.Id), Spec: "ACCESS_KEY", Usage: c.Principal}
 }
@@ -32,22 +32,21 @@ func credentialCacheKey(id string) [16]byte {
 	return [16]byte(h[:])
 }
 
-// proof is what an identity carries of the credential that proved it: a MAC over
-// everything about the credential that would make another one of it. It is made
-// with the keyring, so that nobody who only has the replicated state can make up
-// an identity.
+// proof returns what an identity keeps to identify its credential: a MAC over the parts of
+// the credential that never change. It is keyed from the keyring, so an identity cannot be
+// forged with the replicated state alone.
 func (o *Opened) proof(c *fsmpb.Credential) ([32]byte, error) {
 	return o.mac(o.ring.Newest(), "credential proof v2", credentialText(c))
 }
 
-// sessionProof is the same for a session of the credential, and another one once the
-// sessions were revoked. To revoke them must not disturb who uses the access key
-// itself, even for a request that a node which is behind has authenticated.
+// sessionProof is proof for a session of the credential. It changes when the sessions are
+// revoked. That must not affect requests that use the access key itself, including those
+// authenticated by a node that is behind.
 func (o *Opened) sessionProof(c *fsmpb.Credential) ([32]byte, error) {
 	return o.mac(o.ring.Newest(), "session proof v1", epochText(c))
 }
 
-// credentialText is what identifies a credential, without what may change of it.
+// credentialText encodes the parts of a credential that never change.
 func credentialText(c *fsmpb.Credential) []byte {
 	b := make([]byte, 0, 512)
 	b = fsm.Account(c.Account).Append(b)
@@ -59,12 +58,12 @@ func credentialText(c *fsmpb.Credential) []byte {
 	return binary.BigEndian.AppendUint32(b, c.Generation)
 }
 
-// epochText is that with the epoch of the sessions.
+// epochText is credentialText with the epoch of the sessions.
 func epochText(c *fsmpb.Credential) []byte {
 	return binary.BigEndian.AppendUint32(credentialText(c), c.SessionEpoch)
 }
 
-// signedText is what a credential's MAC is over: all that it gives authority by.
+// signedText encodes everything that determines a credential's authority, for its MAC.
 func signedText(c *fsmpb.Credential) []byte {
 	b := append([]byte("conclave credential v1\x00"), epochText(c)...)
 	b = binary.BigEndian.AppendUint64(b, uint64(c.Created))
@@ -74,7 +73,7 @@ func signedText(c *fsmpb.Credential) []byte {
 	return append(b, 0)
 }
 
-// SignCredential sets a credential's MAC, which is made anew with every change.
+// SignCredential sets a credential's MAC. It must be called after every change.
 func (o *Opened) SignCredential(c *fsmpb.Credential) error {
 	key, err := o.ring.DeriveMAC(o.ring.Newest(), keymat.PurposeCredential)
 	if err != nil {
@@ -85,7 +84,7 @@ func (o *Opened) SignCredential(c *fsmpb.Credential) error {
 	return Gone(err)
 }
 
-// genuine reports whether an unsealed node wrote a credential as it is.
+// genuine reports whether an unsealed node wrote a credential in this form.
 func (o *Opened) genuine(c *fsmpb.Credential) (bool, error) {
 	key, err := o.ring.DeriveMAC(c.MacGeneration, keymat.PurposeCredential)
 	if errors.Is(err, keymat.ErrGeneration) {
@@ -101,18 +100,17 @@ func (o *Opened) genuine(c *fsmpb.Credential) (bool, error) {
 	return err == nil, Gone(err)
 }
 
-// Known is whom a credential stands for, with what an identity carries of it: the
-// proof of the credential itself, or that of its sessions.
+// Known is the principal of a credential, with the proofs that identities keep of it: one
+// for the credential itself and one for its sessions.
 type Known struct {
 	Principal policy.Principal
 	Proof     [32]byte
 	Sessions  [32]byte
 }
 
-// Identify tells whom a credential stands for, from what was made of it before for as
-// long as the state has that very credential (Vault.Sweep forgets it then). It is shared
-// and not written to. The error is ErrForged for a credential that no unsealed node
-// wrote, or that was edited since.
+// Identify returns the principal of a credential. The result is cached while the state has
+// this version of the credential, until Vault.Sweep; it is shared and must not be changed.
+// Identify returns ErrForged if no unsealed node wrote the credential in this form.
 func (o *Opened) Identify(c *fsmpb.Credential) (*Known, error) {
 	if k, ok := o.identities.get(c); ok {
 		return k, nil
@@ -138,13 +136,13 @@ func (o *Opened) Identify(c *fsmpb.Credential) (*Known, error) {
 	return k, nil
 }
 
-// WrapSecret gives an access key its secret, wrapped.
+// WrapSecret wraps the secret of an access key and stores it in c.
 func (o *Opened) WrapSecret(c *fsmpb.Credential, secret []byte) (err error) {
 	c.Generation, c.WrappedSecret, err = o.ring.WrapFor(keymat.PurposeCredential, credentialBinding(c), secret)
 	return Gone(err)
 }
 
-// WithSecret lends an access key's secret to use.
+// WithSecret calls use with an access key's secret.
 func (o *Opened) WithSecret(c *fsmpb.Credential, use func(secret []byte) error) error {
 	s, err := o.ring.Unwrap(c.Generation, keymat.PurposeCredential, credentialBinding(c), c.WrappedSecret)
 	if err != nil {
@@ -154,10 +152,10 @@ func (o *Opened) WithSecret(c *fsmpb.Credential, use func(secret []byte) error) 
 	return s.With(use)
 }
 
-// WithSigningKey lends to use the key that derive makes of an access key's secret for a
-// date, a region and a service: size bytes, which are kept for the next time unless
-// derive fails. Its error, which callers who wait for the same key get too, and that of
-// use are returned as they are.
+// WithSigningKey calls use with the key that derive makes from an access key's secret for a
+// date, a Region and a service. The key has size bytes and is cached unless derive fails.
+// Errors of use and derive are returned unchanged; an error of derive is also returned to
+// callers that wait for the same key.
 func (o *Opened) WithSigningKey(c *fsmpb.Credential, size int, date, region, service string, derive func(dst, secret []byte) error, use func(key []byte) error) error {
 	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte{}, c.WrappedSecret,
 		c.Principal, strconv.Itoa(int(c.Generation)), date, region, service)

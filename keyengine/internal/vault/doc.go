@@ -1,24 +1,23 @@
-// Package vault holds the keys of one node: what is wrapped, and by what, is decided here
-// and nowhere else.
+// Package vault holds the keys of one node. It alone decides what is wrapped under which
+// key.
 //
-// The unseal key, which the shares make up, wraps the root key; the root key wraps the
-// keyring; and the keyring wraps everything else that is secret: material of KMS keys,
-// secrets of access keys and of key stores, private halves of wrapping keys in import
-// tokens, the seeds of the keys that sign checkpoints and Raft entries, and audit
-// records. The keys of the MACs are derived from it: of session and grant tokens, of list
-// markers, of credentials, and of what nodes send each other.
+// The unseal key, which is split into shares, wraps the root key. The root key wraps the
+// keyring. The keyring wraps all other secrets: material of KMS keys, secrets of access
+// keys and of key stores, private keys in import tokens, the seeds of the keys that sign
+// checkpoints and Raft entries, and audit records. The keys of MACs are derived from it:
+// for session and grant tokens, list markers, credentials, and messages between nodes.
 //
-// A [Vault] is closed or open. It is opened by Open with the unseal key, or by Found and
-// Install for a new cluster, and what it holds while it is open is an [Opened]. Methods of
-// Vault return [ErrSealed] while it is closed. A request that keeps an Opened to its end
-// sees ErrSealed, and never wrong bytes, from the moment on that the vault is sealed.
+// A [Vault] is closed or open. It is opened with the unseal key by Open, or for a new
+// cluster by Found and Install. An [Opened] is the content of an open vault. Methods of
+// Vault return [ErrSealed] while it is closed. A request may keep an Opened until it ends;
+// once the vault is sealed, it gets ErrSealed and never wrong bytes.
 //
-// What may be relied on: keys in the clear are in the arena's locked memory only, and lent
-// to a function that may neither keep nor change them; what is wrapped for one object opens
-// for that object only; Seal returns after all of it was wiped, but for what a function has
-// on loan, which is wiped when that function returns; caches hold nothing that the state
-// has deleted for longer than until the next Sweep.
+// The package guarantees the following. Keys in the clear are in the arena's locked memory
+// only, and are passed to functions that must neither keep nor change them. A secret that
+// was wrapped for one object can be unwrapped for that object only. When Seal returns, all
+// keys are wiped, except for those that a function is using, which are wiped when it
+// returns. Caches hold nothing that was deleted from the state for longer than until the
+// next Sweep.
 //
-// The vault decides nothing about requests: who may use a key, and what is recorded of it,
-// is the engine's to say.
+// The vault does not authorise or record anything. That is the engine's task.
 package vault

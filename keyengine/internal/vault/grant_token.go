@@ -14,21 +14,20 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// A grant token names a grant. It is no secret and gives nothing: grants are good
-// everywhere from the moment on that CreateGrant returns. It is authenticated, so
-// that every unsealed node knows the tokens that the cluster gave out, and none that
-// it did not, without keeping them.
+// A grant token names a grant. It is not secret and confers nothing, because grants apply
+// everywhere as soon as CreateGrant has returned. Tokens are authenticated, so that every
+// unsealed node accepts exactly the tokens that the cluster issued, without storing them.
 //
 // Format 1, in base64: format(1) generation(4) nonce(16) account(5) key(16) grant(32), the
-// key's Region with its length(1) before it, and a MAC(32) of all before that, by
-// the keyring's generation that the token names. The nonce makes each token another.
+// key's Region with its length(1) before it, and a MAC(32) of everything before it, by the
+// keyring's generation that the token names. The nonce makes each token different.
 const (
 	grantTokenFormat = 1
 	grantTokenFixed  = 1 + 4 + 16 + 5 + 16 + 32 + 1
 	grantTokenMAC    = "grant token v1"
 )
 
-// GrantToken makes a token of a grant.
+// GrantToken returns a token for a grant.
 func (v *Vault) GrantToken(key fsm.KeyID, grant [32]byte) (string, error) {
 	o, err := v.Current()
 	if err != nil {
@@ -43,7 +42,7 @@ func (v *Vault) GrantToken(key fsm.KeyID, grant [32]byte) (string, error) {
 	b = key.Account.Append(b)
 	b = append(b, key.ID[:]...)
 	b = append(b, grant[:]...)
-	b = append(b, byte(len(key.Region))) // Regions have 32 bytes at most
+	b = append(b, byte(len(key.Region))) // Regions have at most 32 bytes
 	b = append(b, key.Region...)
 	tag, err := o.mac(generation, grantTokenMAC, b)
 	if err != nil {
@@ -52,14 +51,14 @@ func (v *Vault) GrantToken(key fsm.KeyID, grant [32]byte) (string, error) {
 	return base64.StdEncoding.EncodeToString(append(b, tag[:]...)), nil
 }
 
-// GrantOfToken reads a token. The error is ErrInvalidGrantToken for everything that
-// the cluster did not give out; that the grant is there still, a token does not say.
+// GrantOfToken parses a token. It returns ErrInvalidGrantToken for everything that the
+// cluster did not issue. A valid token does not imply that the grant still exists.
 func (v *Vault) GrantOfToken(token string) (key fsm.KeyID, grant [32]byte, err error) {
 	o, err := v.Current()
 	if err != nil {
 		return key, grant, err
 	}
-	if strings.ContainsAny(token, "\r\n") { // which decoding would pass over
+	if strings.ContainsAny(token, "\r\n") { // ignored by the decoder
 		return key, grant, kmsapi.ErrInvalidGrantToken
 	}
 	b, err := base64.StdEncoding.Strict().DecodeString(token)

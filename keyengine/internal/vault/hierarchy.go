@@ -10,10 +10,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 )
 
-// Found makes the key hierarchy of a new cluster and puts it, wrapped, into c, which
-// says what the cluster is: its id, its share set and when it was created. The caller
-// splits the unseal key into shares and destroys it, and either installs what is
-// returned or wipes it.
+// Found creates the key hierarchy of a new cluster and stores it, wrapped, in c, which must
+// have the cluster's id, its share set and its time of creation. The caller must split the
+// unseal key into shares and destroy it, and either install the Opened or wipe it.
 func (v *Vault) Found(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, err error) {
 	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
 	ring := keymat.NewKeyring(v.arena, cluster)
@@ -51,7 +50,7 @@ func (v *Vault) Found(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, err e
 	return o, unseal, o.makeOriginKey(c)
 }
 
-// Open opens the vault with the unseal key, which it destroys.
+// Open opens the vault with the unseal key, and destroys the key.
 func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 	defer unseal.Destroy()
 	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
@@ -73,12 +72,12 @@ func (v *Vault) Open(c *fsmpb.Cluster, unseal *keymat.Secret) error {
 		return err
 	}
 	if !v.Install(o) {
-		o.Wipe() // opened by somebody else meanwhile, which is as good
+		o.Wipe() // opened in another call in the meantime, with the same result
 	}
 	return nil
 }
 
-// makeAuditKey makes the key that signs checkpoints.
+// makeAuditKey creates the key that signs checkpoints.
 func (o *Opened) makeAuditKey(c *fsmpb.Cluster) error {
 	seed, err := o.arena.Random(ed25519.SeedSize)
 	if err != nil {
@@ -94,13 +93,13 @@ func (o *Opened) makeAuditKey(c *fsmpb.Cluster) error {
 	})
 }
 
-// auditKeyBinding ties the signing key to its public half.
+// auditKeyBinding binds the signing key to its public key.
 func auditKeyBinding(c *fsmpb.Cluster) keymat.Binding {
 	return keymat.Binding{Object: c.AuditPublicKey, Spec: "Ed25519"}
 }
 
-// SignCheckpoint signs with the cluster's audit key, which is unwrapped for the
-// moment. origin names the audit log.
+// SignCheckpoint signs a checkpoint with the cluster's audit key, which is unwrapped only
+// for the signature. origin names the audit log.
 func (o *Opened) SignCheckpoint(c *fsmpb.Cluster, origin string, f auditlog.Frontier) ([]byte, error) {
 	seed, err := o.ring.Unwrap(c.AuditKeyGeneration, keymat.PurposeAuditSigning, auditKeyBinding(c), c.WrappedAuditKey)
 	if err != nil {

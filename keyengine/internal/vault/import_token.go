@@ -11,35 +11,36 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// ImportToken is what GetParametersForImport gives out and ImportKeyMaterial needs
-// back: the private half of the wrapping key, wrapped under the keyring. So nothing
-// has to be kept for it, and any unsealed node can read it.
+// ImportToken is the token that GetParametersForImport returns and ImportKeyMaterial
+// requires. It contains the private wrapping key, wrapped under the keyring, so that no
+// node needs to store it and every unsealed node can use it.
 //
 // Format 1: format(1) generation(4) id(16) account(5) key(16) expires(8) algorithm(1), the
-// key's Region with its length(1) before it, and the wrapped private half. All
-// before that is bound to it: a token that was altered does not open.
+// key's Region with its length(1) before it, and the wrapped private key. Everything before
+// the private key is bound to it as associated data, so a token that was changed does not
+// decrypt.
 type ImportToken struct {
 	ID        [16]byte
 	Key       fsm.KeyID
 	Algorithm string // one of tokenAlgorithms
-	Expires   int64  // cluster time
+	Expires   int64  // in cluster time
 }
 
 const (
 	importTokenFormat = 1
 	importTokenFixed  = 1 + 4 + 16 + 5 + 16 + 8 + 1 + 1
-	// maxImportToken is AWS's for the member that it comes back in.
+	// maxImportToken is AWS's limit for the member ImportToken.
 	maxImportToken = 6144
 )
 
-// importTokenSpec separates tokens from whatever else is wrapped for importing.
+// importTokenSpec separates tokens from other secrets that are wrapped for importing.
 const importTokenSpec = "import token v1"
 
-// tokenAlgorithms are the wrapping algorithms by the number that tokens have for
-// them. A node in FIPS mode may not have all, but knows them all.
+// tokenAlgorithms are the wrapping algorithms by their numbers in tokens. A node in FIPS
+// mode knows all of them, even if it does not support all.
 var tokenAlgorithms = []string{"RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256", "RSA_AES_KEY_WRAP_SHA_1", "RSA_AES_KEY_WRAP_SHA_256"}
 
-// header is the token before the wrapped private half.
+// header returns the token up to the wrapped private key.
 func (t *ImportToken) header(generation uint32) ([]byte, error) {
 	algorithm := slices.Index(tokenAlgorithms, t.Algorithm)
 	if algorithm < 0 || len(t.Key.Region) > 255 {
@@ -55,13 +56,13 @@ func (t *ImportToken) header(generation uint32) ([]byte, error) {
 	return append(b, t.Key.Region...), nil
 }
 
-// binding leaves the generation to the keyring, which binds it itself.
+// binding returns the header without the generation, which the keyring binds itself.
 func (t *ImportToken) binding() (keymat.Binding, error) {
 	h, err := t.header(0)
 	return keymat.Binding{Object: t.Key.Bytes(), Version: h, Spec: importTokenSpec}, err
 }
 
-// SealImportToken makes a token of a wrapping key's private half.
+// SealImportToken returns a token with the private wrapping key.
 func (v *Vault) SealImportToken(t *ImportToken, pkcs8 []byte) ([]byte, error) {
 	o, err := v.Current()
 	if err != nil {
@@ -79,9 +80,9 @@ func (v *Vault) SealImportToken(t *ImportToken, pkcs8 []byte) ([]byte, error) {
 	return append(h, wrapped...), err
 }
 
-// OpenImportToken reads a token. The error is ErrInvalidImportToken for everything that
-// the cluster did not give out. The caller destroys the secret, the private half of
-// the wrapping key.
+// OpenImportToken parses and decrypts a token. It returns ErrInvalidImportToken for
+// everything that the cluster did not issue. The secret is the private wrapping key; the
+// caller must destroy it.
 func (v *Vault) OpenImportToken(given []byte) (*ImportToken, *keymat.Secret, error) {
 	o, err := v.Current()
 	if err != nil {
@@ -102,8 +103,7 @@ func (v *Vault) OpenImportToken(given []byte) (*ImportToken, *keymat.Secret, err
 	return t, pkcs8, Gone(err)
 }
 
-// parseToken takes a token apart; nil for what is none. Nothing of it is to be
-// believed yet.
+// parseToken parses a token, or returns nil. Its content is not authenticated yet.
 func parseToken(b []byte) (t *ImportToken, generation uint32, wrapped []byte) {
 	if len(b) < importTokenFixed || len(b) > maxImportToken || b[0] != importTokenFormat {
 		return nil, 0, nil

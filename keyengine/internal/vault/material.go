@@ -12,8 +12,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 )
 
-// NewMaterial makes the first or next version of a symmetric key's material: 32
-// random bytes, wrapped for exactly that key.
+// NewMaterial creates a version of a symmetric key's material: 32 random bytes, wrapped for
+// this key.
 func (v *Vault) NewMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error) {
 	secret, err := v.arena.Material().Random(keymat.KeySize)
 	if err != nil {
@@ -22,8 +22,7 @@ func (v *Vault) NewMaterial(k *fsmpb.Key, created int64) (*fsmpb.Material, error
 	return v.wrapMaterial(k, created, secret)
 }
 
-// GivenMaterial wraps material that was made elsewhere as a version of a key's. It
-// wipes b.
+// GivenMaterial wraps existing material as a version of a key's material. It wipes b.
 func (v *Vault) GivenMaterial(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Material, error) {
 	secret, err := v.arena.Material().Store(b)
 	if err != nil {
@@ -32,7 +31,7 @@ func (v *Vault) GivenMaterial(k *fsmpb.Key, created int64, b []byte) (*fsmpb.Mat
 	return v.wrapMaterial(k, created, secret)
 }
 
-// wrapMaterial wraps a secret for a key, and destroys it.
+// wrapMaterial wraps a secret for a key, and destroys the secret.
 func (v *Vault) wrapMaterial(k *fsmpb.Key, created int64, secret *keymat.Secret) (*fsmpb.Material, error) {
 	defer secret.Destroy()
 	version := make([]byte, 16)
@@ -44,8 +43,8 @@ func (v *Vault) wrapMaterial(k *fsmpb.Key, created int64, secret *keymat.Secret)
 	})
 }
 
-// WrapAgain wraps material for a key under the keyring's newest generation, as
-// the version that m names.
+// WrapAgain wraps material for a key under the newest generation of the keyring, as the
+// version m.
 func (v *Vault) WrapAgain(k *fsmpb.Key, m *fsmpb.Material, b []byte) error {
 	o, err := v.Current()
 	if err != nil {
@@ -59,8 +58,8 @@ func (v *Vault) WrapAgain(k *fsmpb.Key, m *fsmpb.Material, b []byte) error {
 	return nil
 }
 
-// KeyMaterialID is AWS's KeyMaterialId, a function of the key and the material.
-// Keys of one multi-Region set have the same.
+// KeyMaterialID returns AWS's KeyMaterialId, which depends on the key and the material. All
+// keys of a multi-Region set have the same one.
 func KeyMaterialID(k *fsmpb.Key, material []byte) []byte {
 	h := sha256.New()
 	_, _ = io.WriteString(h, "conclave key material id v1\x00")
@@ -73,8 +72,8 @@ func materialBinding(id fsm.KeyID, version []byte, spec, usage, origin string) k
 	return keymat.Binding{Object: id.Bytes(), Version: version, Spec: spec, Usage: usage, Origin: origin}
 }
 
-// WithMaterial lends a version of a key's material in the clear to use, which
-// may neither keep nor change it.
+// WithMaterial calls use with a version of a key's material in the clear. use must neither
+// keep nor change it.
 func (v *Vault) WithMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material []byte) error) error {
 	o, err := v.Current()
 	if err != nil {
@@ -98,10 +97,9 @@ func (v *Vault) WithMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material 
 	return used
 }
 
-// HandOver wraps material m of one key as n of another of its set. It is the one
-// place where material passes from Region to Region, and it does so inside of this
-// vault's locked memory: to a Region of another cluster it would pass wrapped to
-// that cluster's public key.
+// HandOver wraps material m of one key as material n of another key of its set. Material
+// passes from Region to Region here only, in the locked memory of this vault. For a Region
+// of another cluster, it would have to be wrapped under that cluster's public key.
 func (v *Vault) HandOver(from *fsmpb.Key, m *fsmpb.Material, to *fsmpb.Key, n *fsmpb.Material) error {
 	return v.WithMaterial(from, m, func(material []byte) error { return v.WrapAgain(to, n, material) })
 }

@@ -12,17 +12,17 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// ErrTampered is a state whose origin keys are not the keyring's: somebody who had
-// no share wrote it.
+// ErrTampered is returned by Open if the origin keys in the state do not belong to the
+// keyring: the state was written without the shares of the cluster.
 var ErrTampered = errors.New("the state on this node was tampered with: its origin keys are not those of the cluster's keyring. " +
 	"Do not use this node; replace its data directory")
 
-// originBinding ties an origin key's seed to its public half.
+// originBinding binds an origin key's seed to its public key.
 func originBinding(k *fsmpb.OriginKey) keymat.Binding {
 	return keymat.Binding{Object: k.PublicKey, Spec: "Ed25519"}
 }
 
-// makeOriginKey makes the cluster's first origin key.
+// makeOriginKey creates the cluster's first origin key.
 func (o *Opened) makeOriginKey(c *fsmpb.Cluster) error {
 	seed, err := o.arena.Random(ed25519.SeedSize)
 	if err != nil {
@@ -44,9 +44,9 @@ func (o *Opened) makeOriginKey(c *fsmpb.Cluster) error {
 	return o.loadOriginKeys(c)
 }
 
-// loadOriginKeys checks that the origin keys of a state are the keyring's, one for
-// each generation, and keeps the newest to sign with. A state that anybody but an
-// unsealed node wrote does not pass, as its signatures are by other keys.
+// loadOriginKeys checks that the origin keys in a state belong to the keyring, one for each
+// generation, and keeps the newest one for signing. It detects a state that was not written
+// by unsealed nodes, because its signatures are made with other keys.
 func (o *Opened) loadOriginKeys(c *fsmpb.Cluster) error {
 	if len(c.OriginKeys) != len(c.Keyring) {
 		return ErrTampered
@@ -73,7 +73,8 @@ func (o *Opened) loadOriginKeys(c *fsmpb.Cluster) error {
 	return nil
 }
 
-// expandOrigin is the private key, seed and public half, in locked memory.
+// expandOrigin returns the private key, which is the seed with the public key, in locked
+// memory.
 func expandOrigin(arena *keymat.Arena, seed *keymat.Secret, public []byte) (key *keymat.Secret, err error) {
 	err = seed.With(func(b []byte) error {
 		if len(b) != ed25519.SeedSize {
@@ -90,11 +91,11 @@ func expandOrigin(arena *keymat.Arena, seed *keymat.Secret, public []byte) (key 
 	return key, err
 }
 
-// SignOrigin signs with the newest origin key.
+// SignOrigin signs a digest with the newest origin key.
 func (o *Opened) SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
 	err = o.origin.With(func(b []byte) error {
-		// The standard library keeps what it derives of a key by the address of the
-		// key's first byte, which has to be of Go's heap.
+		// The standard library caches values derived from a key by the address of its first
+		// byte, which must be on Go's heap.
 		key := ed25519.PrivateKey(append(make([]byte, 0, len(b)), b...))
 		defer clear(key)
 		signature = ed25519.Sign(key, fsm.OriginMessage(o.originCluster, domain, digest))
@@ -103,8 +104,8 @@ func (o *Opened) SignOrigin(domain string, digest [32]byte) (generation uint32, 
 	return o.originGeneration, signature, Gone(err)
 }
 
-// PeerMAC authenticates a message between unsealed nodes, under the keyring's newest
-// generation.
+// PeerMAC authenticates a message between unsealed nodes with a key of the newest
+// generation of the keyring.
 func (o *Opened) PeerMAC(message []byte) (generation uint32, mac []byte, err error) {
 	generation = o.ring.Newest()
 	key, err := o.ring.DeriveMAC(generation, keymat.PurposePeer)
@@ -115,9 +116,9 @@ func (o *Opened) PeerMAC(message []byte) (generation uint32, mac []byte, err err
 	return generation, tag[:], Gone(err)
 }
 
-// CheckPeerMAC checks what PeerMAC of another unsealed node gave. The error is
-// ErrUnavailable when the vault was sealed meanwhile, or does not have the generation
-// yet, and another one when no unsealed node made the MAC.
+// CheckPeerMAC verifies a MAC that PeerMAC made on another unsealed node. It returns
+// ErrUnavailable if the vault was sealed in the meantime or does not have the generation
+// yet, and another error if the MAC is wrong.
 func (o *Opened) CheckPeerMAC(generation uint32, message, mac []byte) error {
 	key, err := o.ring.DeriveMAC(generation, keymat.PurposePeer)
 	if errors.Is(err, keymat.ErrGeneration) {
@@ -135,8 +136,8 @@ func (o *Opened) SealTransit(context, plain []byte) ([]byte, error) {
 	return message, Gone(err)
 }
 
-// OpenTransit decrypts what SealTransit of another unsealed node made, with the same
-// context. The caller wipes what it gets.
+// OpenTransit decrypts a message that SealTransit made on another unsealed node with the
+// same context. The caller must wipe the result.
 func (o *Opened) OpenTransit(context, message []byte) ([]byte, error) {
 	plain, err := o.ring.OpenTransit(keymat.PurposeForward, context, message)
 	return plain, Gone(err)

@@ -20,23 +20,23 @@ const (
 	tokenMAC    = "session token v1"
 )
 
-// ErrToken is returned for what is no session token of this cluster.
+// ErrToken is returned for anything that is not a session token of this cluster.
 var ErrToken = errors.New("not a session token of this cluster")
 
-// Session is what a session token says.
+// Session is the content of a session token.
 type Session struct {
 	Account    fsm.Account
 	Credential string
 	Proof      [32]byte
 	ID         [16]byte
-	Expires    int64 // Unix seconds
+	Expires    int64 // in Unix seconds
 }
 
-// SignSession makes a session's token: the URL-safe base64 of
+// SignSession returns the token of a session: the URL-safe base64 of
 //
 //	format(1) generation(4) account(5) expires(8) session(16) proof(32) length(2) credential MAC(32)
 //
-// where the MAC is over everything before it, by the keyring's generation that
+// where the MAC covers everything before it and is made with the keyring's generation that
 // the token names.
 func (o *Opened) SignSession(c *Session) (string, error) {
 	generation := o.ring.Newest()
@@ -56,11 +56,11 @@ func (o *Opened) SignSession(c *Session) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(append(b, tag[:]...)), nil
 }
 
-// VerifySession reads a token. Anything but an unchanged token of this cluster is
-// ErrToken; that it has expired is the caller's to see.
+// VerifySession parses and authenticates a token. It returns ErrToken for anything but an
+// unchanged token of this cluster. It does not check whether the token has expired.
 func (o *Opened) VerifySession(token string) (Session, error) {
 	if len(token) < base64.RawURLEncoding.EncodedLen(tokenMin) || len(token) > base64.RawURLEncoding.EncodedLen(tokenMax) ||
-		strings.ContainsAny(token, "\r\n") { // which decoding would pass over
+		strings.ContainsAny(token, "\r\n") { // ignored by the decoder
 		return Session{}, ErrToken
 	}
 	id := sha256.Sum256([]byte(token))

@@ -7,13 +7,13 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 )
 
-// storeBinding ties a store's secret to what it is used for: a store whose
-// endpoint was edited on disk does not sign requests to it.
+// storeBinding binds a store's secret to its use. If the store's endpoint was changed on
+// disk, the secret does not decrypt and no request to it is signed.
 func storeBinding(s *fsmpb.KeyStore) keymat.Binding {
 	return keymat.Binding{Object: []byte(s.Id), Version: []byte(s.AccessKey), Spec: "KEY_STORE", Usage: s.Type, Origin: s.Endpoint + s.Path}
 }
 
-// WrapStoreSecret gives a store its secret, wrapped.
+// WrapStoreSecret wraps the secret of a store and stores it in s.
 func (v *Vault) WrapStoreSecret(s *fsmpb.KeyStore, secret []byte) error {
 	o, err := v.Current()
 	if err != nil {
@@ -26,8 +26,7 @@ func (v *Vault) WrapStoreSecret(s *fsmpb.KeyStore, secret []byte) error {
 	return nil
 }
 
-// WithStoreSecret lends a store's secret to use, which may not keep it, and must
-// not wait for anything.
+// WithStoreSecret calls use with a store's secret. use must not keep the secret or block.
 func (v *Vault) WithStoreSecret(s *fsmpb.KeyStore, use func(secret []byte) error) error {
 	o, err := v.Current()
 	if err != nil {

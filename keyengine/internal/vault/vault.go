@@ -15,28 +15,28 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// ErrSealed is the answer of a sealed node to everything that needs a key.
+// ErrSealed is returned by a sealed node for everything that needs a key.
 var ErrSealed = kmsapi.Errorf(kmsapi.ErrUnavailable, "This node is sealed. Send the request to an unsealed node, or have the custodians unseal this one.")
 
 const (
-	// signingKeys bounds the derived signing keys of access keys that are kept.
+	// signingKeys is the number of derived signing keys that are cached.
 	signingKeys = 1024
-	// openers bounds the keys kept for reading sealed audit records.
+	// openers is the number of keys that are cached for decrypting audit records.
 	openers = 64
 
-	// A key that seals audit records is replaced after so many or so long, so that
-	// one key in the clear opens little.
+	// A key that encrypts audit records is replaced after this many records or this much
+	// time, so that a compromised key affects few records.
 	sealerRecords = 65_536
 	sealerAge     = time.Minute
 
-	// destroyedFor is how long the material of a destroyed key is looked for again:
-	// longer than any request that began before lasts.
+	// destroyedFor is how long the material of a destroyed key is evicted again, which is
+	// longer than any request takes that began before.
 	destroyedFor = 5 * time.Minute
 )
 
-// Vault is where this node's keys are: closed, it holds none; opened by the
-// custodians, it holds the keyring and a bounded number of keys under it, all of
-// them in locked memory. It prints as [redacted] and is safe for concurrent use.
+// Vault holds this node's keys. While closed it holds none; while open it holds the keyring
+// and a limited number of keys under it, all in locked memory. It is formatted as
+// [redacted] and is safe for concurrent use.
 type Vault struct {
 	arena *keymat.Arena
 	now   func() time.Time
@@ -46,37 +46,36 @@ type Vault struct {
 
 	destroyed struct {
 		sync.Mutex
-		keys map[fsm.KeyID]time.Time // when they were
+		keys map[fsm.KeyID]time.Time // when each was destroyed
 	}
 }
 
-// Opened is what a vault holds while it is open. A request that began with one
-// may find it wiped under its hands: everything in it then fails, and nothing
-// reads as zeros.
+// Opened is the content of an open vault. It may be wiped while a request uses it: its
+// methods then fail, and never return zeros.
 type Opened struct {
 	arena      *keymat.Arena
 	ended      chan struct{} // closed by Wipe
 	end        sync.Once
 	ring       *keymat.Keyring
-	materials  *keymat.Cache // of KMS keys
+	materials  *keymat.Cache // material of KMS keys
 	signing    *keymat.Cache // SigV4 signing keys
 	identities *bounded[*fsmpb.Credential, *Known]
-	tokens     *bounded[[32]byte, Session] // verified, by the hash of the token
+	tokens     *bounded[[32]byte, Session] // verified tokens, by hash
 	openers    *bounded[auditKey, *keymat.BodySealer]
 
 	sealing atomic.Pointer[sealing]
 	sealer  sync.Mutex // held while sealing is replaced
 
-	// What signs for this node: see SignOrigin.
+	// The key that signs for this node; see SignOrigin.
 	origin           *keymat.Secret
 	originGeneration uint32
 	originCluster    *fsmpb.Cluster
 
-	unregister []func() // takes the caches from those that the arena asks for room
+	unregister []func() // unregisters the caches from arena.OnFull
 }
 
-// New returns a closed vault. now is the time; mustLock refuses memory that the system
-// may swap out.
+// New returns a closed vault. now returns the time. If mustLock is set, New fails if memory
+// cannot be locked.
 func New(now func() time.Time, mustLock bool) (*Vault, error) {
 	a, err := keymat.Open(0, mustLock)
 	if err != nil {
@@ -98,23 +97,24 @@ func newOpened(arena *keymat.Arena, ring *keymat.Keyring) *Opened {
 		tokens:     newBounded[[32]byte, Session](4096),
 		openers:    newBounded[auditKey, *keymat.BodySealer](openers),
 	}
-	// Keys that are unwrapped again in microseconds give way to what has no room.
+	// Cached keys can be unwrapped again in microseconds, so evict them when the arena is
+	// full.
 	o.unregister = append(o.unregister, arena.OnFull(o.materials.Shrink), arena.OnFull(o.signing.Shrink))
 	return o
 }
 
-// Arena is the locked memory of everything that this node has in the clear.
+// Arena returns the locked memory for all secrets of this node.
 func (v *Vault) Arena() *keymat.Arena { return v.arena }
 
-// Install opens the vault. It reports false, and takes nothing over, when it is
-// open already.
+// Install opens the vault. If it is open already, Install returns false and the caller
+// keeps o.
 func (v *Vault) Install(o *Opened) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.opened.CompareAndSwap(nil, o)
 }
 
-// Seal closes the vault and wipes what it held. It reports whether it was open.
+// Seal closes the vault and wipes its content. It reports whether the vault was open.
 func (v *Vault) Seal() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -126,9 +126,9 @@ func (v *Vault) Seal() bool {
 	return true
 }
 
-// Wipe wipes everything. The keyring goes first: the caches note what they are
-// about to unwrap before they do, so whatever got past the keyring is seen by
-// the purge, and nothing can be unwrapped into them afterwards.
+// Wipe wipes all keys. The keyring comes first. A cache notes an entry before it unwraps
+// the key for it, so Purge finds whatever was unwrapped before the keyring was wiped, and
+// nothing can be unwrapped afterwards.
 func (o *Opened) Wipe() {
 	o.ring.Wipe()
 	o.materials.Purge()
@@ -146,13 +146,13 @@ func (o *Opened) Wipe() {
 	})
 }
 
-// Ended is closed once everything was wiped.
+// Ended returns a channel that is closed once everything has been wiped.
 func (o *Opened) Ended() <-chan struct{} { return o.ended }
 
 // Sealed reports whether the vault is closed.
 func (v *Vault) Sealed() bool { return v.opened.Load() == nil }
 
-// Current is the open vault's content, or ErrSealed.
+// Current returns the content of the open vault, or ErrSealed.
 func (v *Vault) Current() (*Opened, error) {
 	if o := v.opened.Load(); o != nil {
 		return o, nil
@@ -160,14 +160,14 @@ func (v *Vault) Current() (*Opened, error) {
 	return nil, ErrSealed
 }
 
-// Close seals the vault for good and gives its memory back.
+// Close seals the vault for good and releases its memory.
 func (v *Vault) Close() error {
 	v.Seal()
 	return v.arena.Close()
 }
 
-// Gone translates the failures of keys that were wiped while in use, as the node
-// was sealed meanwhile, and of keys for which there is no room.
+// Gone translates errors of keys that were wiped while in use, because the node was sealed,
+// into ErrSealed, and that of a full arena into ErrNoRoom.
 func Gone(err error) error {
 	if errors.Is(err, keymat.ErrWiped) || errors.Is(err, keymat.ErrDestroyed) || errors.Is(err, keymat.ErrArenaClosed) {
 		return ErrSealed
@@ -178,8 +178,7 @@ func Gone(err error) error {
 	return err
 }
 
-// ErrNoRoom is the answer when the keys in use at this moment fill the memory that
-// key material may take.
+// ErrNoRoom is returned when the keys in use fill the locked memory.
 var ErrNoRoom = kmsapi.Errorf(kmsapi.ErrUnavailable, "Too many keys are in use on this node at this moment. Retry the request, or send it to another node.")
 
 // Follow keeps the caches in step with the state. It does not block.
@@ -208,9 +207,9 @@ func (v *Vault) Follow(ev fsm.Events) {
 	}
 }
 
-// Sweep removes what requests that began before a change may have put into the
-// caches after it: the material of destroyed keys, and the signing keys of
-// credentials that are no more. Run calls it every second.
+// Sweep removes entries that requests may have added to the caches after the state changed:
+// material of destroyed keys, and signing keys of credentials that no longer exist. It must
+// be called about every second.
 func (v *Vault) Sweep(s *fsm.State, now time.Time) {
 	o := v.opened.Load()
 	v.destroyed.Lock()
@@ -235,7 +234,8 @@ func (v *Vault) Sweep(s *fsm.State, now time.Time) {
 	})
 }
 
-// CachedKeys is how many versions of keys' material are in memory in the clear.
+// CachedKeys returns the number of versions of key material that are in memory in the
+// clear.
 func (v *Vault) CachedKeys() int {
 	o := v.opened.Load()
 	if o == nil {
@@ -244,10 +244,9 @@ func (v *Vault) CachedKeys() int {
 	return o.materials.Stats().Entries
 }
 
-// MAC authenticates data that leaves this cluster's unsealed nodes and comes
-// back to any of them, such as list markers. purpose keeps uses apart. It is
-// made with the keyring's newest generation: what has to outlive a new
-// generation names its own.
+// MAC authenticates data that unsealed nodes issue and later accept on any node, such as
+// list markers. purpose separates its uses. The MAC is made with the newest generation of
+// the keyring; data that must remain valid with a newer generation names its own.
 func (v *Vault) MAC(purpose string, data []byte) ([32]byte, error) {
 	o, err := v.Current()
 	if err != nil {
@@ -256,14 +255,14 @@ func (v *Vault) MAC(purpose string, data []byte) ([32]byte, error) {
 	return o.mac(o.ring.Newest(), purpose, data)
 }
 
-// mac is MAC by the generation that is named.
+// mac is MAC with a given generation.
 func (o *Opened) mac(generation uint32, purpose string, data []byte) ([32]byte, error) {
 	key, err := o.ring.DeriveMAC(generation, keymat.PurposeSession)
 	if err != nil {
 		return [32]byte{}, Gone(err)
 	}
 	msg := make([]byte, 0, len(purpose)+1+len(data))
-	msg = append(msg, purpose...) // a constant without a zero byte
+	msg = append(msg, purpose...) // a constant without zero bytes
 	msg = append(msg, 0)
 	tag, err := key.Sum(append(msg, data...))
 	return tag, Gone(err)
@@ -271,10 +270,13 @@ func (o *Opened) mac(generation uint32, purpose string, data []byte) ([32]byte, 
 
 const redacted = "[redacted]"
 
-func (*Vault) String() string              { return redacted }
-func (*Vault) GoString() string            { return redacted }
-func (*Vault) Format(f fmt.State, _ rune)  { _, _ = io.WriteString(f, redacted) }
-func (*Vault) LogValue() slog.Value        { return slog.StringValue(redacted) }
+// String and the other formatting methods return "[redacted]".
+func (*Vault) String() string             { return redacted }
+func (*Vault) GoString() string           { return redacted }
+func (*Vault) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+func (*Vault) LogValue() slog.Value       { return slog.StringValue(redacted) }
+
+// String and the other formatting methods return "[redacted]".
 func (*Opened) String() string             { return redacted }
 func (*Opened) GoString() string           { return redacted }
 func (*Opened) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }

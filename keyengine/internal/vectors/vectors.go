@@ -1,5 +1,5 @@
-// Package vectors reads published test vectors: those of Project Wycheproof, and NIST's.
-// Only tests import it.
+// Package vectors reads published test vectors, from Project Wycheproof and from NIST. It
+// is imported by tests only.
 package vectors
 
 import (
@@ -13,16 +13,17 @@ import (
 //go:embed testdata/*/*.json.gz
 var files embed.FS
 
-// Hex is bytes that a file has in hexadecimal.
+// Hex is a byte string in hexadecimal.
 type Hex []byte
 
-// UnmarshalText reads hexadecimal digits.
+// UnmarshalText decodes hexadecimal digits.
 func (h *Hex) UnmarshalText(text []byte) (err error) {
 	*h, err = hex.DecodeString(string(text))
 	return err
 }
 
-// Group is vectors that have a key or a size in common. A file fills in what its kind has.
+// Group is a group of vectors with a common key or size. Its fields are set as far as the
+// kind of file has them.
 type Group struct {
 	KeySize         int
 	TagSize         int
@@ -33,7 +34,7 @@ type Group struct {
 	Tests           []Vector
 }
 
-// Vector is one vector of Wycheproof's, with the members of all kinds of files.
+// Vector is one vector of Wycheproof, with the members of all kinds of files.
 type Vector struct {
 	TcID    int `json:"tcId"`
 	Comment string
@@ -58,8 +59,8 @@ type Vector struct {
 	Result string
 }
 
-// Judge compares an outcome with what the vector asks for. What is "acceptable" may go
-// either way; the tests say what is refused of it.
+// Judge compares an outcome with the expected result. An "acceptable" vector may pass or
+// fail; the tests decide which of them must be refused.
 func (v *Vector) Judge(t testing.TB, err error) {
 	t.Helper()
 	if v.Result == "valid" && err != nil || v.Result == "invalid" && err == nil {
@@ -67,14 +68,15 @@ func (v *Vector) Judge(t testing.TB, err error) {
 	}
 }
 
-// Wycheproof is the groups of one of Wycheproof's files, without its ending.
+// Wycheproof returns the groups in one of Wycheproof's files. The name is without
+// extension.
 func Wycheproof(t testing.TB, name string) (groups []Group) {
 	t.Helper()
 	read(t, "testdata/wycheproof/"+name+".json.gz", &groups)
 	return groups
 }
 
-// NIST reads one of NIST's files, without its ending, into v.
+// NIST decodes one of NIST's files into v. The name is without extension.
 func NIST(t testing.TB, name string, v any) {
 	t.Helper()
 	read(t, "testdata/nist/"+name+".json.gz", v)

@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// MaxPlaintext and MaxAAD are what every proxy must take, in bytes.
+	// MaxPlaintext and MaxAAD are the lengths in bytes that every proxy must accept.
 	MaxPlaintext = 4300
 	MaxAAD       = 8192
-	// MaxMetadata is how much of its own a proxy may add to a ciphertext.
+	// MaxMetadata is the maximum length of a proxy's own data in a ciphertext.
 	MaxMetadata = 20
 
 	tagSize   = 16
@@ -23,9 +23,8 @@ const (
 	sha256Name = "SHA_256"
 )
 
-// Health asks whether the proxy serves: it is reached, knows who is asking, and
-// at least one external key manager behind it works. The error is ErrUnavailable
-// when none does.
+// Health checks that the proxy works: it can be reached, authenticates the caller, and has
+// at least one external key manager that works. The error is ErrUnavailable if none does.
 func (c *Client) Health(ctx context.Context, p *Proxy, o Origin) error {
 	o.Principal, o.Key = "", ""
 	answer, err := c.call(ctx, p, "/health", struct {
@@ -44,20 +43,20 @@ func (c *Client) Health(ctx context.Context, p *Proxy, o Origin) error {
 	return nil
 }
 
-// KeyMetadata is what a proxy says of a key.
+// KeyMetadata is the description of a key by a proxy.
 type KeyMetadata struct {
 	Spec    string
 	Usages  []string
 	Enabled bool
 }
 
-// Fits tells whether the key can be a KMS key's: an AES key of 256 bits that
-// encrypts and decrypts.
+// Fits reports whether the key can be used for a KMS key: it must be an AES key of 256 bits
+// that encrypts and decrypts.
 func (m *KeyMetadata) Fits() bool {
 	return m.Spec == "AES_256" && slices.Contains(m.Usages, "ENCRYPT") && slices.Contains(m.Usages, "DECRYPT")
 }
 
-// KeyMetadata asks for a key.
+// KeyMetadata returns the metadata of a key.
 func (c *Client) KeyMetadata(ctx context.Context, p *Proxy, o Origin, key string) (*KeyMetadata, error) {
 	answer, err := c.call(ctx, p, "/keys/"+key+"/metadata", struct {
 		Origin Origin `json:"requestMetadata"`
@@ -68,8 +67,7 @@ func (c *Client) KeyMetadata(ctx context.Context, p *Proxy, o Origin, key string
 	return decodeKeyMetadata(answer)
 }
 
-// Sealed is what a proxy makes of a plaintext. All of it is needed to have that
-// back.
+// Sealed is a plaintext encrypted by a proxy. All fields are needed to decrypt it.
 type Sealed struct {
 	Ciphertext []byte
 	IV         []byte // 12 or 16 bytes
@@ -77,8 +75,8 @@ type Sealed struct {
 	Metadata   []byte // at most MaxMetadata bytes; may be nil
 }
 
-// Encrypt has the proxy encrypt, and checks by the integrity value that what
-// arrived is what the proxy made.
+// Encrypt calls the proxy to encrypt, and checks with the integrity value that the result
+// was not changed on the way.
 func (c *Client) Encrypt(ctx context.Context, p *Proxy, o Origin, key string, plaintext, aad []byte) (*Sealed, error) {
 	if len(plaintext) < 1 || len(plaintext) > MaxPlaintext || len(aad) > MaxAAD {
 		return nil, fmt.Errorf("%d bytes with %d of additional data are more than external key store proxies take", len(plaintext), len(aad))
@@ -107,12 +105,12 @@ func (c *Client) Encrypt(ctx context.Context, p *Proxy, o Origin, key string, pl
 	return s, nil
 }
 
-// integrity is the specification's ciphertextDataIntegrityValue.
+// integrity computes the specification's ciphertextDataIntegrityValue.
 func integrity(s *Sealed, aad []byte) [sha256.Size]byte {
 	return sha256.Sum256(slices.Concat(aad, s.Metadata, s.IV, s.Ciphertext, s.Tag))
 }
 
-// Decrypt is the reverse.
+// Decrypt reverses Encrypt.
 func (c *Client) Decrypt(ctx context.Context, p *Proxy, o Origin, key string, s *Sealed, aad []byte) ([]byte, error) {
 	answer, err := c.call(ctx, p, "/keys/"+key+"/decrypt", struct {
 		Origin     Origin `json:"requestMetadata"`

@@ -16,28 +16,28 @@ import (
 )
 
 const (
-	// DefaultTimeout is AWS's for every call, a TLS handshake included.
+	// DefaultTimeout is AWS's timeout for every call, including a TLS handshake.
 	DefaultTimeout = 250 * time.Millisecond
-	// maxBody bounds an answer. The longest legal one has 4300 bytes of ciphertext
-	// in base64.
+	// maxBody is the maximum length of an answer. The longest valid one has 4300 bytes of
+	// ciphertext in base64.
 	maxBody = 32 << 10
-	// maxHeader bounds the headers of an answer.
+	// maxHeader is the maximum length of an answer's headers.
 	maxHeader = 16 << 10
-	// maxConnections bounds the connections to one host, so that a slow proxy holds
-	// up no more than that; further calls wait, within their time.
+	// maxConnections is the maximum number of connections to one host, so that a slow proxy
+	// cannot occupy more. Further calls wait, within their timeout.
 	maxConnections = 64
 )
 
-// Config is what a client works with. Its zero value is AWS's behaviour.
+// Config configures a Client. The zero value behaves like AWS.
 type Config struct {
-	// AllowPrivate lets endpoints be on addresses that are not public, such as
-	// loopback and private networks.
+	// AllowPrivate permits endpoints with addresses that are not public, such as loopback
+	// and private networks.
 	AllowPrivate bool
-	// Roots are the authorities of proxies' certificates; nil for the system's.
+	// Roots are the certificate authorities of proxies. The default is the system's.
 	Roots *x509.CertPool
-	// Timeout of a call; 0 for DefaultTimeout.
+	// Timeout is the timeout of a call. The default is DefaultTimeout.
 	Timeout time.Duration
-	// Now is the time that requests are signed with; nil for the system's.
+	// Now returns the time for signatures. The default is the system's clock.
 	Now func() time.Time
 }
 
@@ -63,15 +63,15 @@ func New(cfg Config) *Client {
 	return &Client{
 		timeout: cfg.Timeout, now: cfg.Now,
 		http: &http.Client{
-			// Whoever answers with a redirect is not the proxy of the specification,
-			// and where it points is nobody's business to be made to call.
+			// The specification has no redirects. Following one could make this node call a
+			// host of the attacker's choice.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
-				Proxy:                  nil, // the environment's is not for keys
+				Proxy:                  nil, // ignore proxies in the environment
 				DialContext:            dialer.DialContext,
 				TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.Roots},
 				ForceAttemptHTTP2:      true,
-				DisableCompression:     true, // a bounded answer must not grow
+				DisableCompression:     true, // an answer must not grow beyond its limit
 				MaxConnsPerHost:        maxConnections,
 				MaxIdleConnsPerHost:    maxConnections,
 				IdleConnTimeout:        90 * time.Second,
@@ -81,21 +81,21 @@ func New(cfg Config) *Client {
 	}
 }
 
-// Close ends the connections that are idle.
+// Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Proxy is where a key store's keys are, and what requests to it are signed with.
+// Proxy describes the proxy of a key store and the key that signs requests to it.
 type Proxy struct {
 	Endpoint    string // https://host, with a port where that is allowed
 	Path        string // […]/kms/xks/v1
 	Region      string // of the key store
 	AccessKeyID string
-	// SigningKey writes the SigV4 key of a day, Region and service, 32 bytes, to
-	// dst. The client wipes it.
+	// SigningKey writes the SigV4 key for a day, Region and service, 32 bytes, to dst. The
+	// client wipes it.
 	SigningKey func(dst []byte, date, region, service string) error
 }
 
-// Origin says for whom and why a call is made: the specification's requestMetadata.
+// Origin describes the request that causes a call: the specification's requestMetadata.
 type Origin struct {
 	Principal string `json:"awsPrincipalArn,omitempty"`
 	Key       string `json:"kmsKeyArn,omitempty"`
@@ -103,7 +103,7 @@ type Origin struct {
 	RequestID string `json:"kmsRequestId"`
 }
 
-// call makes one request, and returns the body of an answer that is a success.
+// call makes one request and returns the body of a successful answer.
 func (c *Client) call(ctx context.Context, p *Proxy, operation string, body any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
@@ -116,8 +116,8 @@ func (c *Client) call(ctx context.Context, p *Proxy, operation string, body any)
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	// Every call may be made twice. The header itself is not sent: it tells
-	// net/http to try again on a connection that the proxy had just closed.
+	// Calls are idempotent. The header itself is not sent: it makes net/http retry if the
+	// proxy had just closed the connection.
 	req.Header["Idempotency-Key"] = nil
 	if err := sign(req, p, payload, c.now()); err != nil {
 		return nil, err
@@ -139,8 +139,8 @@ func (c *Client) call(ctx context.Context, p *Proxy, operation string, body any)
 	return answer, nil
 }
 
-// notPublic are networks that no public endpoint is on, beside those that
-// netip.Addr knows. Some hold IPv4 addresses inside.
+// notPublic are networks without public endpoints, in addition to those that netip.Addr
+// knows. Some of them embed IPv4 addresses.
 var notPublic = func() (nets []netip.Prefix) {
 	for _, s := range []string{
 		"0.0.0.0/8", "100.64.0.0/10", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
@@ -152,7 +152,7 @@ var notPublic = func() (nets []netip.Prefix) {
 	return nets
 }()
 
-// public tells whether an address can be that of a public endpoint.
+// public reports whether an address can be that of a public endpoint.
 func public(a netip.Addr) bool {
 	a = a.Unmap()
 	if !a.IsGlobalUnicast() || a.IsPrivate() || a.Zone() != "" {
@@ -166,8 +166,8 @@ func public(a netip.Addr) bool {
 	return true
 }
 
-// refusePrivate looks at the address that is about to be connected to. What the
-// name resolved to earlier, or elsewhere, does not matter.
+// refusePrivate checks the address right before the connection is made, so that an earlier
+// resolution of the name does not matter.
 func refusePrivate(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil || !public(at.Addr()) {

@@ -11,7 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// maxDepth of an answer. The deepest of the specification has three levels.
+// maxDepth is the maximum depth of an answer. The specification needs three levels.
 const maxDepth = 8
 
 const (
@@ -20,8 +20,9 @@ const (
 	statusUnavailable = "UNAVAILABLE"
 )
 
-// decode reads an answer into the structure that out points to: one JSON object,
-// no member twice, nothing behind it. Members that nobody knows are read over.
+// decode decodes an answer into the structure that out points to. The answer must be one
+// JSON object without repeated members and without trailing data. Unknown members are
+// ignored.
 func decode(answer []byte, out any) error {
 	d := jsontext.NewDecoder(bytes.NewReader(answer))
 	if d.PeekKind() != jsontext.KindBeginObject {
@@ -32,7 +33,7 @@ func decode(answer []byte, out any) error {
 		if err == io.EOF {
 			break
 		}
-		// The parser's own words are left out: they repeat the answer.
+		// Do not wrap the parser's error, as it quotes the answer.
 		if err != nil {
 			return malformed("not valid JSON")
 		}
@@ -46,7 +47,7 @@ func decode(answer []byte, out any) error {
 	return nil
 }
 
-// data is a required member in base64, of a length within bounds.
+// data decodes a required member in base64 and checks its length.
 func data(name string, s *string, least, most int) ([]byte, error) {
 	if s == nil {
 		return nil, malformed("no %s", name)
@@ -61,7 +62,7 @@ func data(name string, s *string, least, most int) ([]byte, error) {
 	return b, nil
 }
 
-// decodeFailure reads an answer that is no success.
+// decodeFailure returns the error for an answer that is not a success.
 func decodeFailure(status int, answer []byte) error {
 	var a struct {
 		Name string `json:"errorName"`
@@ -121,7 +122,7 @@ func decodeKeyMetadata(answer []byte) (*KeyMetadata, error) {
 	return &KeyMetadata{Spec: a.Spec, Usages: a.Usages, Enabled: a.Status == "ENABLED"}, nil
 }
 
-// decodeSealed returns what was encrypted, and the integrity value with it.
+// decodeSealed returns the encrypted data and its integrity value.
 func decodeSealed(answer []byte) (*Sealed, []byte, error) {
 	var a struct {
 		Ciphertext *string `json:"ciphertext"`

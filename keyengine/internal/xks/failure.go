@@ -10,12 +10,13 @@ import (
 	"net/http"
 )
 
-// Failure is why a call gave no result. It is compared with errors.Is.
+// Failure is the reason why a call failed. Compare it with errors.Is.
 type Failure string
 
+// Error returns the name of the failure.
 func (f Failure) Error() string { return "external key store proxy: " + string(f) }
 
-// What proxies say, by the names of the specification.
+// Errors of proxies, by their names in the specification.
 const (
 	ErrValidation        Failure = "ValidationException"
 	ErrInvalidState      Failure = "InvalidStateException"
@@ -31,7 +32,7 @@ const (
 	ErrDependency        Failure = "DependencyTimeoutException"
 )
 
-// What goes wrong on the way to a proxy and back.
+// Errors of the connection and of the answer.
 const (
 	ErrUnreachable Failure = "no connection"
 	ErrAddress     Failure = "address is not public"
@@ -41,8 +42,8 @@ const (
 	ErrUnavailable Failure = "no external key manager is available"
 )
 
-// statusOf is the HTTP status that goes with each name. An answer whose status and
-// name differ is malformed: whoever sent it is no proxy of the specification.
+// statusOf is the HTTP status for each error name. If an answer's status and name do not
+// match, it is malformed.
 var statusOf = map[Failure]int{
 	ErrValidation: http.StatusBadRequest, ErrInvalidState: http.StatusBadRequest, ErrInvalidCiphertext: http.StatusBadRequest,
 	ErrInvalidKeyUsage: http.StatusBadRequest, ErrAuthentication: http.StatusUnauthorized, ErrAccessDenied: http.StatusForbidden,
@@ -50,7 +51,7 @@ var statusOf = map[Failure]int{
 	ErrInternal: http.StatusInternalServerError, ErrUnsupported: http.StatusNotImplemented, ErrDependency: http.StatusServiceUnavailable,
 }
 
-// Failures are all of them.
+// Failures returns all failures.
 func Failures() []Failure {
 	all := []Failure{ErrUnreachable, ErrAddress, ErrTLS, ErrTimeout, ErrMalformed, ErrUnavailable}
 	for f := range statusOf {
@@ -59,7 +60,7 @@ func Failures() []Failure {
 	return all
 }
 
-// transportFailure says what an error of the HTTP client means.
+// transportFailure returns the Failure for an error of the HTTP client.
 func transportFailure(ctx context.Context, err error) error {
 	kind := ErrUnreachable
 	var (

@@ -10,11 +10,11 @@ import (
 
 const (
 	service = "kms-xks-proxy"
-	// signedHeaders are all that a request has a meaning by.
+	// signedHeaders are all headers that affect a request's meaning.
 	signedHeaders = "content-length;content-type;host;x-amz-date"
 )
 
-// sign adds SigV4 to a request.
+// sign signs a request with SigV4.
 func sign(r *http.Request, p *Proxy, payload []byte, now time.Time) error {
 	s := sigv4.Signer{
 		AccessKeyID: p.AccessKeyID, Region: p.Region, Service: service, SignedHeaders: signedHeaders, SigningKey: p.SigningKey,
