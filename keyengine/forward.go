@@ -149,8 +149,8 @@ func sealMessage(o *vault.Opened, context []byte, m proto.Message) ([]byte, erro
 	return o.SealTransit(context, out)
 }
 
-// openMessage decrypts and decodes a message. It does not reject unknown fields; the caller
-// does.
+// openMessage decrypts and decodes a message, and rejects one that has unknown fields. The
+// caller wipes m, also after an error.
 func openMessage(o *vault.Opened, context, message []byte, m proto.Message) error {
 	plain, err := o.OpenTransit(context, message)
 	if err != nil {
