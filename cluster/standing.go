@@ -6,8 +6,8 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
-// cutOff refuses another node for a while, because of something that no honest
-// node sends. The log, the metric and the audit log name it, once a period.
+// cutOff refuses another node for a while, because it sent something that no honest node
+// sends. The log, the metric and the audit log name the node once in that time.
 func (n *Node) cutOff(from standing.Sender, reason string) {
 	node := from.Node
 	n.metrics.forgeries.WithLabelValues(node).Inc()
