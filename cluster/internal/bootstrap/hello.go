@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// helloAgain and its maximum are the delays before a node that did not answer is asked
-	// again.
+	// helloAgain is the first delay before a node that did not answer is asked again, and
+	// maxHelloAgain the longest.
 	helloAgain    = 50 * time.Millisecond
 	maxHelloAgain = time.Second
 	// askTimeout bounds one question, including the attempt to connect.

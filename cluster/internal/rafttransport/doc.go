@@ -1,6 +1,6 @@
-// Package rafttransport carries Raft's messages between nodes and checks them.
-// hashicorp/raft believes any leader, term, id and answer, whatever node sends them. It
-// guarantees for everything that it passes to Raft:
+// Package rafttransport carries Raft's messages between nodes and checks them, because
+// hashicorp/raft believes any leader, term, id and answer, whatever node sends them.
+// Whatever the package passes to Raft satisfies the following:
 //
 //   - Both ends of each connection have exchanged proofs (package peerproof). A node that
 //     is known to be unsealed is heard only over connections with its proof, in requests
@@ -9,7 +9,7 @@
 //     or remove nodes, and comes from a node that may be followed or voted for. A node that
 //     sends a forgery is cut off.
 //   - An answer makes this node step down, or counts as an acknowledgement or a vote, only
-//     if that is allowed to the node that gave it (package standing).
+//     if the standing of the node that gave it allows this (package standing).
 //   - Committed entries stay in the log, whatever a leader demands. A command that may be
 //     committed stays until the leader is known to be unsealed.
 //   - Nothing waits for another node for ever, so Raft can always be shut down.
