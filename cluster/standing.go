@@ -14,7 +14,7 @@ func (n *Node) cutOff(from standing.Sender, reason string) {
 	if !n.cutOffs.Add(from, time.Now()) {
 		return
 	}
-	n.log.Error("another node sent what only an unsealed node can, and is not one: it is refused. Its disk or identity may be stolen",
+	n.log.Error("another node sent what only an unsealed node may send, but is not unsealed: it is refused. Its disk or identity may be stolen",
 		"node", node, "reason", reason, "for", standing.CutOffFor)
 	if n.cfg.OnForgery != nil {
 		n.cfg.OnForgery(node, reason)

@@ -78,7 +78,7 @@ func (b *Backfill) fill(ctx context.Context) {
 		if now, _, still := b.log.Missing(); !still {
 			b.logger.Info("the audit log is complete", "entries", b.log.Size())
 		} else if now > from {
-			b.logger.Info("more audit entries are here", "upto", now, "of", to)
+			b.logger.Info("received audit entries", "upto", now, "of", to)
 			b.Look() // there was progress: continue without waiting
 		}
 	}

@@ -180,7 +180,7 @@ func (j *Joiner) agree(ctx context.Context) error {
 		}
 		if !same(h.r) {
 			if !warned[h.node] {
-				j.cfg.Log.Error("another first node is configured with another set", "peer", h.node, "theirs", h.r.Bootstrap, "ours", set)
+				j.cfg.Log.Error("another first node is configured with a different set", "peer", h.node, "theirs", h.r.Bootstrap, "ours", set)
 			}
 			warned[h.node] = true
 			continue

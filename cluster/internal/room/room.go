@@ -58,7 +58,7 @@ func (k *Keeper) Watch(ctx context.Context) {
 func (k *Keeper) Look() {
 	level, changed, err := k.Tracker.Look(time.Now())
 	if err != nil && k.Complain(time.Now()) {
-		k.log.Warn("how much room the disk has cannot be found out", "err", err)
+		k.log.Warn("could not read the free space of the disk", "err", err)
 	}
 	if !changed {
 		return
@@ -89,7 +89,7 @@ func (k *Keeper) Weigh(infos map[string]*clusterpb.ClockResponse, voters int) {
 	}
 	refuse := voters-scarce < voters/2+1
 	if k.noGrowth.Swap(refuse) != refuse {
-		k.log.Warn("room on the nodes' disks", "scarce_on", scarce, "of", voters, "growth_refused", refuse)
+		k.log.Warn("free space on the nodes' disks", "scarce_on", scarce, "of", voters, "growth_refused", refuse)
 	}
 	k.Told(refuse)
 }

@@ -96,7 +96,7 @@ func (v *Voters) ReadClocks(ctx context.Context, wait time.Duration) map[string]
 	infos, rs, voters := v.ask(ctx)
 	was := v.cfg.Guard.Disagrees()
 	if _, differ := v.cfg.Guard.Take(rs, start, voters); differ && !was {
-		v.cfg.Log.Error("this leader's clock differs from the majority's: cluster time stands still here")
+		v.cfg.Log.Error("this leader's clock differs from the majority's: cluster time stands still")
 	}
 	return infos
 }
@@ -238,7 +238,7 @@ func (v *Voters) look(wait time.Duration) {
 		v.ask(ctx)
 	}
 	if v.node.Initialised() && v.cfg.Standings.Judge(leader, v.Self(), time.Now()) {
-		v.cfg.Log.Warn("the leader does not prove that it is unsealed, and another node that is could lead: it is not followed any more. "+
+		v.cfg.Log.Warn("the leader has not proved that it is unsealed, although an unsealed node could lead: this node no longer follows it. "+
 			"If it does not step aside, its identity may be stolen", "leader", leader)
 	}
 }
@@ -262,7 +262,7 @@ func (v *Voters) CompareStates(ctx context.Context, node string, index uint64, h
 	same := bytes.Equal(own[:], hash)
 	if v.cfg.Standings.Compare(node, index, same, time.Now()) {
 		if same {
-			v.cfg.Log.Info("another node's state is this node's again", "node", node, "index", index)
+			v.cfg.Log.Info("another node's state matches this node's again", "node", node, "index", index)
 		} else {
 			v.cfg.Log.Error("another node's state differs from this node's", "node", node, "index", index)
 		}
