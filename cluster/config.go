@@ -52,6 +52,7 @@ type Clock = clockguard.Clock
 
 type systemClock struct{}
 
+// Now implements Clock.
 func (systemClock) Now() time.Time { return time.Now() }
 
 // Config describes a node. NodeID, DataDir, Identity, Audit, and Listen or Listener are

@@ -347,6 +347,7 @@ func (n *Node) startRaft() (err error) {
 // Committer.
 type raftApply struct{ n *Node }
 
+// Apply implements commit.Raft.
 func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
 	f := a.n.raft.Load().Apply(cmd, timeout) // Raft is set: the Committer opens only on a leader
 	a.n.raftEnd.Bind(f)

@@ -29,6 +29,7 @@ const (
 	Full
 )
 
+// String returns the name of the level.
 func (s Level) String() string {
 	switch s {
 	case Ample:

@@ -211,8 +211,10 @@ func (g *Book) Address(node string) string {
 // delegate implements the callbacks of memberlist.
 type delegate struct{ g *Book }
 
+// NotifyAlive implements memberlist.AliveDelegate.
 func (d delegate) NotifyAlive(m *memberlist.Node) error { return d.g.self.Known(m.Name) }
 
+// NotifyMerge implements memberlist.MergeDelegate.
 func (d delegate) NotifyMerge(ms []*memberlist.Node) error {
 	for _, m := range ms {
 		if err := d.g.self.Known(m.Name); err != nil {
@@ -222,6 +224,7 @@ func (d delegate) NotifyMerge(ms []*memberlist.Node) error {
 	return nil
 }
 
+// NodeMeta implements memberlist.Delegate, like the methods below.
 func (d delegate) NodeMeta(limit int) []byte {
 	b, err := json.Marshal(meta{Peer: d.g.self.Peer})
 	if err != nil || len(b) > limit {
@@ -238,6 +241,7 @@ func (delegate) MergeRemoteState([]byte, bool)   {}
 // logWriter writes memberlist's log lines at the debug level: none of them needs attention.
 type logWriter struct{ l *slog.Logger }
 
+// Write implements io.Writer.
 func (g logWriter) Write(b []byte) (int, error) {
 	g.l.Debug(string(bytes.TrimSpace(b)))
 	return len(b), nil

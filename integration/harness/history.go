@@ -29,6 +29,7 @@ type Op struct {
 	Code, Message string
 }
 
+// String describes the call in one line, for error messages.
 func (o Op) String() string {
 	s := fmt.Sprintf("%s %s on %s, %v to %v", o.Name, o.RequestID, o.Node, o.Invoked, o.Returned)
 	if o.Code != "" {

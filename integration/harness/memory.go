@@ -130,6 +130,7 @@ type memoryListener struct {
 	once  sync.Once
 }
 
+// Accept implements net.Listener.
 func (l *memoryListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
@@ -139,6 +140,7 @@ func (l *memoryListener) Accept() (net.Conn, error) {
 	}
 }
 
+// Close implements net.Listener.
 func (l *memoryListener) Close() error {
 	l.once.Do(func() {
 		close(l.done)
@@ -151,10 +153,12 @@ func (l *memoryListener) Close() error {
 	return nil
 }
 
+// Addr implements net.Listener.
 func (l *memoryListener) Addr() net.Addr { return memoryAddr(l.node) }
 
 type memoryAddr string
 
+// Network implements net.Addr, like String.
 func (memoryAddr) Network() string  { return "memory" }
 func (a memoryAddr) String() string { return net.JoinHostPort(string(a), "1") }
 
@@ -166,6 +170,7 @@ type memoryConn struct {
 	in, out  *memoryPipe
 }
 
+// Read implements net.Conn, like the methods below.
 func (c *memoryConn) Read(b []byte) (int, error)  { return c.in.read(b) }
 func (c *memoryConn) Write(b []byte) (int, error) { return c.out.write(b) }
 

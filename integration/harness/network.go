@@ -321,12 +321,14 @@ type tracked struct {
 	closed        func()
 }
 
+// Close implements net.Conn.
 func (c *tracked) Close() error {
 	err := c.Conn.Close()
 	c.closed()
 	return err
 }
 
+// LocalAddr implements net.Conn.
 func (c *tracked) LocalAddr() net.Addr {
 	if c.local != nil {
 		return c.local
@@ -334,6 +336,7 @@ func (c *tracked) LocalAddr() net.Addr {
 	return c.Conn.LocalAddr()
 }
 
+// RemoteAddr implements net.Conn.
 func (c *tracked) RemoteAddr() net.Addr {
 	if c.remote != nil {
 		return c.remote

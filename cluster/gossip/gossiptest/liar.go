@@ -33,6 +33,7 @@ func Liar(name, listen, peer string, key []byte) (*memberlist.Memberlist, error)
 // delegate announces an address of a peer port in the format of package gossip.
 type delegate struct{ peer string }
 
+// NodeMeta implements memberlist.Delegate, like the methods below.
 func (d delegate) NodeMeta(int) []byte {
 	b, _ := json.Marshal(map[string]string{"p": d.peer})
 	return b

@@ -24,11 +24,11 @@ import (
 //	id         16  random
 //	sum        16
 //
-// written once, when the file is made. The second is the mark: a frame without
-// entries that says which generation is in bbolt. The third begins the frames of
-// the generation that the file is filled with, one for each write:
+// which is written once, when the file is created. The second block is the mark: a frame
+// without entries that records which generation is in bbolt. From the third block on there
+// are the frames of the file's current generation, one for each write:
 //
-//	length      4  of the whole frame, without what fills its last block
+//	length      4  of the whole frame, without the padding of its last block
 //	generation  8
 //	sequence    8  of the write in its generation, from 0
 //	entries     4  their number, then for each
@@ -40,20 +40,21 @@ import (
 //	  nanoseconds 4
 //	  extensions  4  their length
 //	  data        4  its length
-//	  sum        16  of the entry, as logSum has it
+//	  sum        16  of the entry, from logSum
 //	  extensions  …
 //	  data        …
 //	sum        16
 //
-// Integers are big endian. The last sum is SHA-256, truncated, of everything before
-// it in the header, or of the file's id and everything before it in the frame but
-// extensions and data, which have sums of their own that bbolt gets too: no bytes of
-// another file, and none that a client could choose, pass for a frame of this one. It
-// finds damage; it is no defence against who can write to the disk.
+// Integers are big endian. The last sum is a truncated SHA-256. In the header it covers
+// everything before it. In a frame it covers the id of the file and everything before it in
+// the frame except extensions and data, which are covered by the sums of their entries;
+// bbolt stores those too. Because of the id, neither bytes of another file nor bytes chosen
+// by a client can be taken for a frame of this file. The sums detect damage only: anyone who
+// can write to the disk can recompute them.
 //
-// Frames share no block, so a write cut short harms none but its own. What lies
-// behind a generation's last frame is left over from older ones, which have lower
-// numbers.
+// Frames do not share blocks, so a write that is cut short damages only its own frame.
+// Blocks after the last frame of a generation are left over from older generations, which
+// have lower numbers.
 const (
 	journalMagic  = "CNCLJRNL"
 	journalFormat = 1

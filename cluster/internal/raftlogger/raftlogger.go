@@ -107,6 +107,7 @@ func slogLevel(l hclog.Level) slog.Level {
 	}
 }
 
+// Log implements hclog.Logger, like the methods below.
 func (r *logger) Log(level hclog.Level, msg string, args ...any) {
 	sl := slogLevel(level)
 	ctx := context.Background()

@@ -42,6 +42,7 @@ func newStream(d *door) *stream {
 // advertised is the address under which other nodes know this one.
 type advertised string
 
+// Network implements net.Addr, like String.
 func (advertised) Network() string  { return "tcp" }
 func (a advertised) String() string { return string(a) }
 

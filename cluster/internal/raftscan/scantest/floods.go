@@ -16,6 +16,7 @@ type endless struct {
 	at int
 }
 
+// Read implements io.Reader.
 func (e *endless) Read(p []byte) (int, error) {
 	for n := 0; n < len(p); {
 		k := copy(p[n:], e.b[e.at:])
