@@ -5,9 +5,9 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// attest gets the attestation for a snapshot of s: by this node if it is unsealed,
-// else by another that is. The others are asked now, while they have that state,
-// and their answers taken when the snapshot is written.
+// attest returns a function that obtains the attestation for a snapshot of s. An unsealed
+// node makes it itself; a sealed one asks the other voters. They are asked now, while they
+// still keep that state, and their answers are collected when the snapshot is written.
 func (n *Node) attest(s *fsm.State) func(digest [32]byte) (*fsmpb.Attestation, error) {
 	if n.auth.Unsealed() {
 		return func(digest [32]byte) (*fsmpb.Attestation, error) { return fsm.Attest(digest, n.auth.Sign) }

@@ -24,24 +24,24 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// AuditLog is the node's copy of the audit log. *auditlog.Log is one.
+// AuditLog is the node's copy of the audit log. *auditlog.Log implements it.
 type AuditLog interface {
 	fsm.AuditLog
-	// Missing is the gap [from, to) that other nodes have to fill.
+	// Missing returns the gap [from, to) that other nodes have to fill.
 	Missing() (from, to uint64, ok bool)
-	// Fill takes entries for the gap, in order from its start, and refuses what
-	// does not fit the state's roots.
+	// Fill adds entries to the gap, in order from its start. It refuses entries that do not
+	// match the roots in the state.
 	Fill([]auditlog.Entry) error
-	// Read returns entries from an index on, within the limits.
+	// Read returns entries from an index on, within the given limits.
 	Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error)
-	// Size is the number of entries that can be read.
+	// Size returns the number of entries that can be read.
 	Size() uint64
-	// OnNoSpace has writes wait where there is no space.
+	// OnNoSpace registers the function that a write calls when the disk is full.
 	OnNoSpace(auditlog.NoSpace)
 }
 
-// Authority is what only an unsealed node of an initialised cluster has. A node without
-// it keeps copies and votes, and nothing that it says changes the state.
+// Authority is what only an unsealed node of an initialised cluster has. A node without it
+// stores the log and votes, but cannot change the state.
 type Authority = authority.Authority
 
 // SetAuthority registers this node's authority, once, before it takes part.
@@ -52,148 +52,149 @@ type Clock = clockguard.Clock
 
 type systemClock struct{}
 
+// Now implements Clock.
 func (systemClock) Now() time.Time { return time.Now() }
 
-// Config describes a node. Required are NodeID, DataDir, Identity, Listen (or
-// Listener) and Audit; everything else has a default.
+// Config describes a node. NodeID, DataDir, Identity, Audit, and Listen or Listener are
+// required; everything else has a default.
 type Config struct {
-	// NodeID names the node in the cluster for ever: 1 to 63 of a-z, 0-9, '-'
-	// and '.'. The node's certificate carries the same id.
+	// NodeID is the node's permanent name in the cluster: 1 to 63 characters out of a-z,
+	// 0-9, '-' and '.'. The node's certificate carries the same id.
 	NodeID string
 	// DataDir holds the node's identity file, and the Raft log and snapshots in its
-	// [GroupDir]. It is
-	// created with mode 0700.
+	// [GroupDir]. It is created with mode 0700.
 	DataDir string
 	// Identity is the node's certificate, its key and the cluster's CA.
 	Identity *pki.Identity
 	// Listen is the address of the peer port, host:port. Raft and the peer
 	// service share it.
 	Listen string
-	// Listener replaces Listen where the port is already open. The node closes
-	// it.
+	// Listener replaces Listen if the port is already open. The node closes it.
 	Listener net.Listener
-	// Budget is what the peer port and gossip take their connections from; by
-	// default one of their own.
+	// Budget is the admission budget of the peer port's and gossip's connections. By
+	// default the node has one of its own.
 	Budget *admission.Budget
-	// Advertise is where other nodes reach the peer port; the address of the
-	// listener by default. It goes into the Raft configuration at bootstrap.
+	// Advertise is the address at which other nodes reach the peer port. It defaults to the
+	// listener's address, and is written to the Raft configuration at bootstrap.
 	Advertise string
-	// Peers are the peer addresses of the first nodes by id, this one included.
-	// All first nodes must be given the same.
+	// Peers are the peer addresses of the first nodes by id, this node's included. All
+	// first nodes must be configured with the same set.
 	Peers map[string]string
-	// BootstrapExpect is how many first nodes form the cluster together. 1
-	// starts a cluster of this node alone; 0 never forms a cluster.
+	// BootstrapExpect is the number of first nodes that bootstrap the cluster together.
+	// With 1 the node forms a cluster on its own; with 0 it never bootstraps one.
 	BootstrapExpect int
 
-	// AWSAddress and GRPCAddress are where clients reach this node. They are
-	// shown to clients and decide nothing.
+	// AWSAddress and GRPCAddress are where clients reach this node. They are shown to
+	// clients and have no other effect.
 	AWSAddress, GRPCAddress string
-	// Release is the version of the binary, for people.
+	// Release is the version of the binary, for display.
 	Release string
 
-	// Gossip is the address book that nodes spread among themselves.
+	// Gossip configures the address book that the nodes exchange by gossip.
 	Gossip gossip.Config
 
-	// Audit is the node's audit log; its owner closes it after Shutdown.
+	// Audit is the node's audit log. Its owner closes it after Shutdown.
 	Audit AuditLog
 
-	// Timeouts of the cluster; zero values take the defaults for a local network.
+	// Timeouts are the cluster's timings. Zero values take the defaults, which suit a local
+	// network.
 	Timeouts Timeouts
 
-	// SnapshotBytes of new Raft log trigger a snapshot; 256 MiB by default.
+	// SnapshotBytes is how much new Raft log triggers a snapshot; 256 MiB by default.
 	SnapshotBytes int64
-	// SnapshotEntries do the same by count; 8,192 by default.
+	// SnapshotEntries is how many new log entries trigger a snapshot; 8,192 by default.
 	SnapshotEntries uint64
-	// TrailingLogs are kept after a snapshot for followers that lag; 10,240 by
-	// default. Fewer invite hashicorp/raft issue 697 and are for tests.
+	// TrailingLogs is the number of entries kept after a snapshot for followers that lag;
+	// 10,240 by default. A lower value risks hashicorp/raft issue 697 and is for tests
+	// only.
 	TrailingLogs uint64
 
-	// MaxQueuedRecords and MaxQueuedBytes bound what waits on this node to be
-	// submitted, and MaxMergeBytes what waits on the leader; 8,192 records, 16
-	// MiB and 32 MiB by default. Beyond, callers get ErrOverloaded.
+	// MaxQueuedRecords and MaxQueuedBytes bound what waits on this node to be submitted,
+	// and MaxMergeBytes bounds what waits on the leader. The defaults are 8,192 records, 16
+	// MiB and 32 MiB. Beyond them callers get ErrOverloaded.
 	MaxQueuedRecords int
 	MaxQueuedBytes   int64
 	MaxMergeBytes    int64
 
-	// Space says how little room on the disk makes the node do what.
+	// Space sets the amounts of free disk space below which the node takes each measure.
 	Space diskspace.Marks
 
-	// Clock is the wall clock behind cluster time; the system's by default.
-	// Durations are always measured with the monotonic clock.
+	// Clock is the wall clock behind cluster time; the system's by default. Durations are
+	// always measured with the monotonic clock.
 	Clock Clock
-	// Logger gets the node's log; slog's default by default.
+	// Logger is the logger of the node; slog's default by default.
 	Logger *slog.Logger
-	// Registerer takes the node's metrics; nil for none.
+	// Registerer registers the node's metrics. If it is nil, they are not registered.
 	Registerer prometheus.Registerer
 
-	// OnFault is called once, when the node cannot go on: it has already left
-	// the network. The process should exit with an error.
+	// OnFault is called once, when the node cannot go on. By then it has left the network,
+	// and the process should exit with an error.
 	OnFault func(error)
 	// OnApply is called after each published state, in order, on Raft's apply
 	// goroutine. It must not block.
 	OnApply func(*fsm.State, fsm.Events)
 
-	// OnForgery is told of a node that sent what only an unsealed node can, without
-	// being one, at most once a minute for each. It must not block.
+	// OnForgery is called when a node that is not unsealed has sent what only an unsealed
+	// one can, at most once a minute for each node. It must not block.
 	OnForgery func(node, reason string)
-	// Hooks break things for tests.
+	// Hooks inject errors in tests.
 	Hooks Hooks
 }
 
 // Timeouts are the cluster's timings.
 type Timeouts struct {
-	// Heartbeat without which a follower calls an election, Election until a
-	// candidate tries again, Lease until a leader that reaches no majority steps
-	// down: 500, 500 and 250 ms by default; 3 to 5 times that between sites.
-	// Lease may be at most half of Heartbeat.
+	// Heartbeat is how long a follower waits for the leader before it calls an election,
+	// Election how long a candidate waits before it tries again, and Lease how long a
+	// leader stays one without reaching a majority. The defaults are 500, 500 and 250 ms;
+	// use 3 to 5 times as much between sites. Lease may be at most half of Heartbeat.
 	Heartbeat, Election, Lease time.Duration
-	// Commit is how long a leader waits before it tells followers of a commit
-	// when nothing else is sent; 20 ms by default.
+	// Commit is how long a leader waits before it tells followers of a commit if it has
+	// nothing else to send; 20 ms by default.
 	Commit time.Duration
-	// Snapshot is how often the node looks whether a snapshot is due by count;
-	// 60 s by default.
+	// Snapshot is how often the node checks whether the number of entries calls for a
+	// snapshot; 60 s by default.
 	Snapshot time.Duration
-	// LeaderWait is how long a proposal waits for a leader before ErrNoLeader; 3
-	// s by default.
+	// LeaderWait is how long a proposal waits for a leader before it fails with
+	// ErrNoLeader; 3 s by default.
 	LeaderWait time.Duration
-	// Resubmit is how long an answer may take before the batch is submitted
-	// again; 3 s by default.
+	// Resubmit is how long a batch may wait for its answer before it is submitted again; 3
+	// s by default.
 	Resubmit time.Duration
-	// Outcome is how long a submitted proposal waits for its verdict before
+	// Outcome is how long a submitted proposal waits for its verdict before it fails with
 	// ErrOutcomeUnknown; 30 s by default.
 	Outcome time.Duration
-	// Release is how long after the commit of its record an answer may be given,
-	// see fsm.Decision.Late; 2 s by default.
+	// Release is how long after the commit of its record an answer may be released; see
+	// fsm.Decision.Late. 2 s by default.
 	Release time.Duration
-	// ClockTick is how long cluster time may stand still on an idle cluster; 30 s
-	// by default.
+	// ClockTick is how long cluster time may stand still on an idle cluster; 30 s by
+	// default.
 	ClockTick time.Duration
-	// DiskYield is how long a write may take before another node, whose disk
-	// answers, is made to lead; 750 ms by default. A leader whose disk is much slower
-	// than another's hands over after a second, or after this if it is longer.
+	// DiskYield is how long a write may take before the leadership is moved to a node whose
+	// disk answers; 750 ms by default. A leader whose disk is much slower than another's
+	// hands over after one second, or after DiskYield if that is longer.
 	DiskYield time.Duration
-	// Disk is how long a write may take before the node gives up on its disk and
-	// ends; a minute by default. Until then it serves on as a follower. Both count
-	// only time in which this process ran.
+	// Disk is how long a write may take before the node gives up on its disk and stops; one
+	// minute by default. Until then it keeps serving as a follower. DiskYield and Disk
+	// count only the time during which this process ran.
 	Disk time.Duration
-	// Hello is how long a starting node waits for answers before it starts Raft
-	// without them; 1 s by default.
+	// Hello is how long a starting node waits for answers of other nodes before it starts
+	// Raft without them; 1 s by default.
 	Hello time.Duration
 }
 
-// Hooks let tests make faults. Nil ones do nothing.
+// Hooks inject errors in tests. A nil hook does nothing.
 type Hooks struct {
-	// Store breaks the Raft log store.
+	// Store makes operations of the Raft log store fail or hang.
 	Store raftlog.Hooks
-	// StatDisk replaces the question how much room the disk has.
+	// StatDisk replaces the system call that reports the free disk space.
 	StatDisk func() (diskspace.Room, error)
-	// DropAnswer is asked on the leader for each answer to a node's batch, its
-	// own included; true loses the answer.
+	// DropAnswer is called on the leader for each answer to a batch, including those to its
+	// own Proposer. If it returns true the answer is dropped.
 	DropAnswer func(node string, answer *clusterpb.SubmitResponse) bool
 	// Dial replaces the TCP dialer to other nodes.
 	Dial func(ctx context.Context, node, addr string) (net.Conn, error)
-	// BeforeBootstrap runs before the first Raft state is written; an error
-	// stops the start there.
+	// BeforeBootstrap runs before the first Raft state is written. If it returns an error,
+	// the start fails there.
 	BeforeBootstrap func() error
 }
 
@@ -205,7 +206,7 @@ func or[T comparable](v, def T) T {
 	return v
 }
 
-// withDefaults is c with its defaults filled in.
+// withDefaults returns c with zero fields set to their defaults.
 func (c Config) withDefaults() Config {
 	t := &c.Timeouts
 	t.Heartbeat = or(t.Heartbeat, 500*time.Millisecond)
@@ -236,7 +237,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Validate reports everything that is wrong with c.
+// Validate returns all errors in c, joined.
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }

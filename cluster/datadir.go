@@ -20,29 +20,29 @@ const (
 	identityFormat = 1
 )
 
-// nodeFile is what the data directory says of itself.
+// nodeFile is the content of the identity file of a data directory.
 type nodeFile struct {
 	Format int    `json:"format"`
 	Node   string `json:"node"`
-	// Incarnation is higher with each start of the node.
+	// Incarnation is increased at each start of the node.
 	Incarnation uint64 `json:"incarnation"`
-	// Joined are the Raft groups of which there is state in the directory.
+	// Joined lists the Raft groups whose state is in the directory.
 	Joined []uint32 `json:"joined"`
 }
 
-// groupsDir is where a data directory has what belongs to a Raft group, in a directory with
-// the group's number. What belongs to the node stands outside of it.
+// groupsDir contains one directory for each Raft group, named by the group's number. Files
+// that belong to the node as a whole are outside of it.
 const groupsDir = "groups"
 
-// GroupDir is where a data directory has what belongs to the Raft group that this process
-// serves.
+// GroupDir returns the directory, inside the data directory, of the Raft group that this
+// process serves.
 func GroupDir(data string) string {
 	return filepath.Join(data, groupsDir, strconv.FormatUint(uint64(wire.Group), 10))
 }
 
-// CheckDataDir refuses, with ErrDataDir, a data directory that an unreleased version without
-// groups wrote, and one with another group's data, before anything is made in it. One that
-// is empty, or not there, is good.
+// CheckDataDir returns ErrDataDir for a data directory that was written by an unreleased
+// version without groups, or that has the data of another group. It is called before
+// anything is written there. An empty or missing directory is accepted.
 func CheckDataDir(data string) error {
 	for _, old := range []string{"raft", "audit"} {
 		if _, err := os.Lstat(filepath.Join(data, old)); err == nil {
@@ -65,16 +65,16 @@ func CheckDataDir(data string) error {
 	return nil
 }
 
-// dataDir is the node's directory.
+// dataDir is the node's open data directory.
 type dataDir struct {
 	path string
 	file nodeFile
 }
 
-// openDataDir opens or makes the directory and opens the node's next
-// incarnation, which is on disk before anything can be said in its name. The
-// time of the start is in it, so that a disk that went back does not make the
-// node use an incarnation again: its batches would be taken for those of then.
+// openDataDir opens or creates the directory and starts the node's next incarnation, which
+// is on disk before the node uses it. Incarnations are derived from the time of the start,
+// so that a node whose disk was restored from an older copy does not use an incarnation
+// twice: its batches would be taken for those of the earlier start.
 func openDataDir(path, node string, now time.Time) (*dataDir, error) {
 	if err := CheckDataDir(path); err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func openDataDir(path, node string, now time.Time) (*dataDir, error) {
 	return d, d.save()
 }
 
-// hasJoined reports whether there is, or was, Raft state in the directory.
+// hasJoined reports whether the directory has, or had, Raft state.
 func (d *dataDir) hasJoined() bool { return slices.Contains(d.file.Joined, wire.Group) }
 
 // joined records that the directory has Raft state.
@@ -124,7 +124,8 @@ func (d *dataDir) joined() error {
 	return d.save()
 }
 
-// save replaces the identity file: either the old or the new one survives.
+// save replaces the identity file atomically: after a crash it is either the old or the new
+// one.
 func (d *dataDir) save() error {
 	b, err := json.MarshalIndent(d.file, "", "  ")
 	if err != nil {

@@ -13,56 +13,59 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// What can become of a call. Only ErrOutcomeUnknown leaves open whether
-// something happened.
+// Errors of a call. Only after ErrOutcomeUnknown is it unknown whether the call took
+// effect.
 var (
-	// ErrNoLeader: no leader could be reached, and nothing was submitted.
+	// ErrNoLeader is returned when no leader could be reached. Nothing was submitted.
 	ErrNoLeader = fsm.ErrNoLeader
-	// ErrNotLeader: the call is for the leader, and this node is not it.
+	// ErrNotLeader is returned by calls that only the leader serves, on other nodes.
 	ErrNotLeader = commit.ErrNotLeader
-	// ErrOverloaded: too much is waiting already, and nothing was submitted.
+	// ErrOverloaded is returned when too much is waiting already. Nothing was submitted.
 	ErrOverloaded = fsm.ErrOverloaded
-	// ErrFenced: the node took itself out of the cluster; see Config.OnFault.
+	// ErrFenced is returned after the node took itself out of the cluster; see
+	// Config.OnFault.
 	ErrFenced = lifecycle.ErrFenced
-	// ErrShutdown: the node is stopping, and nothing was submitted.
+	// ErrShutdown is returned while the node is stopping. Nothing was submitted.
 	ErrShutdown = commit.ErrShutdown
-	// ErrOutcomeUnknown: it was submitted, and whether it took effect could not
-	// be learnt in time. It may still take effect.
+	// ErrOutcomeUnknown is returned when the record was submitted but its outcome was not
+	// known in time. It may still take effect.
 	ErrOutcomeUnknown = fsm.ErrOutcomeUnknown
-	// ErrRecord: the record can never be proposed: too large or malformed.
+	// ErrRecord is returned for a record that is too large or malformed and can never be
+	// proposed.
 	ErrRecord = commit.ErrRecord
-	// ErrUnreachable: the node that was asked did not answer; whether it acted
-	// is unknown.
+	// ErrUnreachable is returned when another node did not answer. It is unknown whether
+	// that node acted.
 	ErrUnreachable = peerport.ErrUnreachable
-	// ErrRemote: the other node's handler refused; its message follows.
+	// ErrRemote is returned when the handler of another node refused. It is followed by
+	// that node's message.
 	ErrRemote = peers.ErrRemote
-	// ErrSealed: only an unsealed node can do it.
+	// ErrSealed is returned for what only an unsealed node can do.
 	ErrSealed = commit.ErrSealed
-	// ErrNoTransfer: no other node is fit to take over the leadership.
+	// ErrNoTransfer is returned when no other node is fit to take over the leadership.
 	ErrNoTransfer = handover.ErrNoTransfer
 )
 
-// What stops a node for good. Config.OnFault receives them, wrapped.
+// Errors that stop a node for good. Config.OnFault receives them, wrapped.
 var (
-	// ErrCorrupt: something on the disk is not what was stored.
+	// ErrCorrupt means that data on the disk differs from what was stored.
 	ErrCorrupt = raftlog.ErrCorrupt
-	// ErrStorage: a write failed. What reached the disk is not known, so the
-	// node may neither go on nor try again.
+	// ErrStorage means that a write failed. It is unknown what reached the disk, so the
+	// node may neither continue nor try again.
 	ErrStorage = raftlog.ErrStorage
-	// ErrDiskStuck: a write has not returned for too long.
+	// ErrDiskStuck means that a write has not returned for too long.
 	ErrDiskStuck = raftlog.ErrDiskStuck
-	// ErrIncarnation: a newer start of this node is registered.
+	// ErrIncarnation means that a newer incarnation of this node is registered.
 	ErrIncarnation = commit.ErrIncarnation
-	// ErrWipedDisk: the cluster knows this node, whose disk is empty.
+	// ErrWipedDisk means that the cluster knows this node, but its disk is empty.
 	ErrWipedDisk = bootstrap.ErrWipedDisk
-	// ErrRolledBack: the cluster knows this node's disk to have held more.
+	// ErrRolledBack means that this node's disk has held newer data than it does now.
 	ErrRolledBack = bootstrap.ErrRolledBack
-	// ErrDataDir: the data directory is another node's, or damaged.
+	// ErrDataDir means that the data directory is damaged or belongs to another node.
 	ErrDataDir = errors.New("unusable data directory")
-	// ErrTransferStuck: the leader refuses writes because of a leadership
+	// ErrTransferStuck means that the leader refuses writes because of a leadership
 	// transfer that never ends (hashicorp/raft issue 696).
 	ErrTransferStuck = handover.ErrTransferStuck
-	// ErrSnapshotLoop: the leader sends the same snapshot over and over
+	// ErrSnapshotLoop means that the leader sends the same snapshot over and over
 	// (hashicorp/raft issue 697).
 	ErrSnapshotLoop = errors.New("the same snapshot was installed repeatedly")
 )

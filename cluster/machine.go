@@ -14,14 +14,14 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// machine is the state machine as Raft has it. The mutex gives other goroutines
-// what fsm.FSM allows on the apply goroutine only.
+// machine is the state machine that Raft drives. The mutex lets other goroutines call what
+// fsm.FSM allows only on the apply goroutine.
 type machine struct {
 	mu  sync.Mutex
 	fsm *fsm.FSM
-	// restored is told the index of each snapshot that was taken over.
+	// restored is called with the index of each snapshot that was restored.
 	restored func(index uint64)
-	// persisted is told how long each snapshot took to write.
+	// persisted is called with the time that each snapshot took to write.
 	persisted func(time.Duration)
 }
 
@@ -46,17 +46,17 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 	return ownSnapshot{s, m.fsm.Current().Index(), m.persisted}, nil
 }
 
-// ownSnapshot is a snapshot of this node's state, which says how long it took to
-// write.
+// ownSnapshot is a snapshot of this node's state that reports how long it took to write.
 type ownSnapshot struct {
 	raft.FSMSnapshot
 	index uint64
 	took  func(time.Duration)
 }
 
-// Persist implements raft.FSMSnapshot. Raft counts its barriers, of which the
-// state machine learns nothing: a snapshot that would end with one waits for the
-// next entry, or its index would not be the one that is attested.
+// Persist implements raft.FSMSnapshot. Raft's barriers have an index but do not reach the
+// state machine. If a barrier was the last entry, the index of the snapshot would not be
+// the one that is attested, so Persist fails and the snapshot is taken after the next
+// entry.
 func (s ownSnapshot) Persist(sink raft.SnapshotSink) error {
 	start := time.Now()
 	if to, ok := sink.(*snapshotSink); ok {
@@ -74,16 +74,16 @@ func (s ownSnapshot) Persist(sink raft.SnapshotSink) error {
 
 var errSnapshotBarrier = errors.New("the newest entry is a barrier: the snapshot waits for another")
 
-// pacedSink leaves the processors to others for half of the time. A snapshot of
-// 100,000 keys is a second of work, one some milliseconds long block after the
-// other, that nobody waits for; every node makes one after as many entries, and so
-// about when the others do.
+// pacedSink pauses after each block so that a snapshot uses a processor for half of the
+// time only. A snapshot of 100,000 keys is a second of work in blocks of some milliseconds,
+// and nothing waits for it. All nodes take snapshots after the same number of entries, and
+// so at about the same time.
 type pacedSink struct {
 	raft.SnapshotSink
-	since time.Time // the last block was written
+	since time.Time // when the last block was written
 }
 
-// maxPause keeps a slow disk from making a snapshot much slower still.
+// maxPause keeps a slow disk from slowing a snapshot down much further.
 const maxPause = 10 * time.Millisecond
 
 // Write implements io.Writer.
@@ -105,15 +105,15 @@ func (m *machine) Restore(r io.ReadCloser) error {
 	return nil
 }
 
-// watermark is what the state has of another node's disk.
+// watermark returns the watermark that the state has for another node.
 func (m *machine) watermark(node string) (uint64, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.fsm.Watermark(node)
 }
 
-// applied follows what was applied, for those who wait for it and for the
-// evidence of time.
+// applied tracks the newest applied index, for waiting callers and for the evidence of
+// time.
 type applied struct {
 	mu      sync.Mutex
 	index   uint64
@@ -127,7 +127,7 @@ type appliedWaiter struct {
 	done  chan struct{}
 }
 
-// advance is called on the apply goroutine.
+// advance must be called on the apply goroutine.
 func (a *applied) advance(index uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -140,7 +140,7 @@ func (a *applied) advance(index uint64) {
 	}
 }
 
-// since is how long ago the newest entry was applied here; 0 for never.
+// since returns how long ago the newest entry was applied on this node, or 0 if none was.
 func (a *applied) since() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -150,7 +150,7 @@ func (a *applied) since() time.Duration {
 	return time.Since(a.at)
 }
 
-// wait returns when index is applied.
+// wait returns once index is applied.
 func (a *applied) wait(ctx context.Context, index uint64, stop <-chan struct{}) error {
 	a.mu.Lock()
 	if a.index >= index {

@@ -7,7 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of a node. They exist, unregistered, without a Registerer too.
+// metrics are the metrics of a node. Without a Registerer they exist too, unregistered.
 type metrics struct {
 	commit       prometheus.Histogram
 	entryRecords prometheus.Histogram
@@ -71,7 +71,7 @@ func newMetrics() *metrics {
 	}
 }
 
-// register registers the metrics, and what is read from the node when asked.
+// register registers the metrics, including those that are read from the node on demand.
 func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 	if r == nil {
 		return nil
@@ -133,7 +133,7 @@ func (m *metrics) register(r prometheus.Registerer, n *Node) error {
 	return errors.Join(errs...)
 }
 
-// unregister lets a later node of the process register the same.
+// unregister allows a later node of the same process to register the same metrics.
 func (m *metrics) unregister(r prometheus.Registerer) {
 	for _, c := range m.registered {
 		r.Unregister(c)

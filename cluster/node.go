@@ -43,15 +43,15 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Node is one node of the cluster. Its methods are safe for concurrent use. What it does, its
-// parts do; it puts them together.
+// Node is one node of the cluster. Its methods are safe for concurrent use. It only
+// connects its parts, which do the work.
 type Node struct {
 	cfg       Config
 	log       *slog.Logger
 	advertise string
 	metrics   *metrics
 
-	// How long the node runs, and who belongs to the cluster.
+	// The node's lifetime and the cluster's members.
 	life     *lifecycle.Life
 	opened   chan struct{}
 	shutdown sync.Once
@@ -59,7 +59,7 @@ type Node struct {
 	members  *membership.Members
 	gossip   *gossip.Book
 
-	// The disk, and how the node comes into the cluster with it.
+	// The disk and the start of the node from it.
 	dir       *dataDir
 	store     *raftlog.Store
 	snapshots raft.SnapshotStore
@@ -67,7 +67,7 @@ type Node struct {
 	onDisk    *bootstrap.Disk
 	boot      *bootstrap.Joiner
 
-	// The other nodes, and what this one makes of them.
+	// The other nodes and what this node knows about them.
 	auth      *authority.Holder
 	port      *peerport.Port
 	peers     *peers.Clients
@@ -78,27 +78,27 @@ type Node struct {
 	guard     *clockguard.Guard
 	voters    *voters.Voters
 
-	// Raft, and what is applied.
+	// Raft and the applied state.
 	raft     atomic.Pointer[raft.Raft]
 	raftEnd  raftend.End
 	trans    *rafttransport.Transport
 	machine  *machine
 	applied  applied
-	installs map[uint64]int // by the apply goroutine
+	installs map[uint64]int // used on the apply goroutine only
 	backfill *backfill.Backfill
 
-	// The way of a record, and leading.
+	// The path of a record, and leadership.
 	proposer  *commit.Proposer
 	committer *commit.Committer
 	barriers  *barrier.Barriers
-	notify    chan bool // Raft's leadership changes
+	notify    chan bool // Raft reports changes of leadership here
 	handover  *handover.Handover
 	terms     *leadership.Terms
 }
 
-// Open starts a node. It returns once the disk was checked and other nodes had
-// the chance to object to it; forming or finding the cluster goes on after that.
-// Shutdown must be called on the node that it returns.
+// Open starts a node. It returns once the disk has been checked and other nodes have had
+// the chance to object to it. Bootstrapping or finding the cluster continues after that.
+// The caller must call Shutdown on the returned node.
 func Open(cfg Config) (*Node, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("cluster configuration: %w", err)
@@ -158,7 +158,7 @@ func (n *Node) open() error {
 	n.server = peers.NewServer(peers.ServerConfig{
 		CutOffs: &n.cutOffs, AttestEvery: n.cfg.Timeouts.Snapshot / 2, Dropped: n.cfg.Hooks.DropAnswer, Log: n.log,
 	}, serviceNode{n})
-	n.life.Go(func() { n.server.Serve(n.port.Peers) }) // ends with the listener
+	n.life.Go(func() { n.server.Serve(n.port.Peers) }) // returns when the listener is closed
 	if err := n.metrics.register(n.cfg.Registerer, n); err != nil {
 		return fmt.Errorf("metrics: %w", err)
 	}
@@ -180,13 +180,14 @@ func (n *Node) open() error {
 	return n.boot.Join(n.life.Context())
 }
 
-// assemble makes the parts of the node, each after those that it stands on. Committer and
-// Proposer wait for a leader; the others do nothing before open starts them.
+// assemble creates the parts of the node, each after those that it depends on. The
+// Committer and the Proposer start here and wait for a leader; all other parts are started
+// by open.
 func (n *Node) assemble() {
 	t := n.cfg.Timeouts
 	n.machine = &machine{restored: n.restored, persisted: func(d time.Duration) { n.metrics.snapshot.Observe(d.Seconds()) }}
 	n.machine.fsm = fsm.New(fsm.Config{Audit: n.space.Audit(n.cfg.Audit, n.store.Meter()), Attest: n.attest, OnApply: n.onApply, OnFault: func(err error) {
-		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // else a shutdown ended the wait for room
+		if n.life.Context().Err() == nil || !errors.Is(err, room.ErrNone) { // otherwise a shutdown ended the wait for space
 			n.life.Fence(err)
 		}
 	}})
@@ -236,7 +237,7 @@ func (n *Node) assemble() {
 	n.boot = bootstrap.New(n.bootstrapConfig())
 }
 
-// bootstrapConfig is what the start needs of this node.
+// bootstrapConfig returns the configuration of the bootstrap.Joiner.
 func (n *Node) bootstrapConfig() bootstrap.Config {
 	c := bootstrap.Config{
 		Node: n.cfg.NodeID, Advertise: n.advertise, Peers: n.cfg.Peers, Expect: n.cfg.BootstrapExpect, Release: n.cfg.Release,
@@ -255,7 +256,7 @@ func (n *Node) bootstrapConfig() bootstrap.Config {
 	return c
 }
 
-// hosts are those of addresses.
+// hosts returns the host parts of addresses.
 func hosts(addresses map[string]string) []string {
 	var list []string
 	for _, addr := range addresses {
@@ -266,8 +267,7 @@ func hosts(addresses map[string]string) []string {
 	return list
 }
 
-// openDisk opens the Raft log and snapshots and checks them against the identity
-// file.
+// openDisk opens the Raft log and the snapshots and checks them against the identity file.
 func (n *Node) openDisk() error {
 	path := filepath.Join(GroupDir(n.dir.path), "raft")
 	if err := os.MkdirAll(path, 0o700); err != nil {
@@ -292,7 +292,7 @@ func (n *Node) openDisk() error {
 	return err
 }
 
-// startRaft starts Raft on what the disk has.
+// startRaft starts Raft from what is on the disk.
 func (n *Node) startRaft() (err error) {
 	if n.onDisk.LastIndex() > 0 {
 		if err := n.dir.joined(); err != nil {
@@ -312,7 +312,7 @@ func (n *Node) startRaft() (err error) {
 	}
 	logs := n.trans.KeepLog(cache)
 	var r *raft.Raft
-	err = raftlog.Guard(func() (err error) { // it panics on a log that it cannot read
+	err = raftlog.Guard(func() (err error) { // Raft panics on a log that it cannot read
 		done := make(chan struct{})
 		var p any
 		go func() { // RaftStore ends the goroutine instead of returning some errors
@@ -343,20 +343,22 @@ func (n *Node) startRaft() (err error) {
 	return nil
 }
 
-// raftApply is Raft's Apply for the Committer, which exists before Raft does.
+// raftApply forwards the Committer's Apply calls to Raft, which is created after the
+// Committer.
 type raftApply struct{ n *Node }
 
+// Apply implements commit.Raft.
 func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
-	f := a.n.raft.Load().Apply(cmd, timeout) // the Committer opens only on a leader
+	f := a.n.raft.Load().Apply(cmd, timeout) // Raft is set: the Committer opens only on a leader
 	a.n.raftEnd.Bind(f)
 	return f
 }
 
-// fenced has the node leave the network, since it can no longer be trusted.
+// fenced makes the node leave the network, because it can no longer be trusted.
 func (n *Node) fenced(err error) {
 	n.metrics.fenced.Set(1)
 	n.log.Error("node takes itself out of the cluster", "err", err)
-	// On a goroutine of its own: what called may hold locks, and whatever
+	// This runs on its own goroutine because the caller may hold locks, and a call that
 	// hangs must not keep the node in the network.
 	go func() {
 		<-n.opened
@@ -375,20 +377,19 @@ func (n *Node) fenced(err error) {
 	}()
 }
 
-// Fault is why the node took itself out of the cluster, or nil.
+// Fault returns why the node took itself out of the cluster, or nil.
 func (n *Node) Fault() error { return n.life.Fenced() }
 
-// Shutdown hands the leadership over if this node has it and lets what was
-// submitted come to its outcome, each as long as ctx lasts and at most two
-// election timeouts, and stops the node. It returns an error when something
-// would not stop.
+// Shutdown hands the leadership over if this node has it, waits for the outcome of what was
+// submitted, and stops the node. The first two end with ctx, and after two election
+// timeouts at the latest. Shutdown returns an error if a part of the node did not stop.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.shutdown.Do(func() { n.ended = n.stop(ctx) })
 	return n.ended
 }
 
 func (n *Node) stop(ctx context.Context) error {
-	// Without Raft the start may have failed before there was more of the node.
+	// If Raft is nil the start failed early, and the parts used below may not exist.
 	if n.raft.Load() != nil && n.IsLeader() && n.life.Fenced() == nil && len(n.members.Voters()) > 1 {
 		tctx, cancel := context.WithTimeout(ctx, 2*n.cfg.Timeouts.Election)
 		if err := n.TransferLeadership(tctx); err != nil {
@@ -427,7 +428,7 @@ func (n *Node) stop(ctx context.Context) error {
 	}
 }
 
-// stopRest stops what a hanging disk can keep from stopping.
+// stopRest stops the parts that a hanging disk can keep from stopping.
 func (n *Node) stopRest() error {
 	var errs []error
 	if n.store != nil {
@@ -458,8 +459,8 @@ func (n *Node) stopRest() error {
 	return errors.Join(errs...)
 }
 
-// watchLog takes a snapshot when the log has grown by the configured bytes, and
-// notes once the disk holds Raft state.
+// watchLog takes a snapshot when the log has grown by the configured number of bytes, and
+// records in the identity file that the disk has Raft state.
 func (n *Node) watchLog() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -505,19 +506,19 @@ func (n *Node) onApply(s *fsm.State, e fsm.Events) {
 	if n.cfg.OnApply != nil {
 		n.cfg.OnApply(s, e)
 	}
-	// Last: who waits for an index finds that caches followed.
+	// This comes last: whoever waits for an index may rely on caches having been updated.
 	n.applied.advance(s.Index())
 }
 
-// restored runs on the apply goroutine after a snapshot was taken over.
+// restored runs on the apply goroutine after a snapshot was restored.
 func (n *Node) restored(index uint64) {
 	n.backfill.Look()
-	if n.installs[index]++; n.installs[index] > 3 { // once is the start
+	if n.installs[index]++; n.installs[index] > 3 { // the first may be the restore at the start
 		n.life.Fence(fmt.Errorf("%w: index %d", ErrSnapshotLoop, index))
 	}
 }
 
-// registered reports whether that incarnation is the newest of the node.
+// registered reports whether incarnation is the newest one of the node.
 func (n *Node) registered(node string, incarnation uint64) bool {
 	r, _ := n.State().Node(node)
 	return r != nil && r.Incarnation == incarnation
@@ -528,12 +529,13 @@ func (n *Node) registration() *fsmpb.RegisterNode {
 		Node: n.cfg.NodeID, Incarnation: n.dir.file.Incarnation,
 		PeerAddress: n.advertise, AwsAddress: n.cfg.AWSAddress, GrpcAddress: n.cfg.GRPCAddress,
 		SchemaMin: wire.SchemaMin, SchemaMax: wire.SchemaMax, Release: n.cfg.Release,
-		// Applied, not stored: entries that are only stored may yet be replaced.
+		// The applied index and not the stored one: entries that are only stored may yet be
+		// replaced.
 		Watermark: n.State().Index(),
 	}
 }
 
-// dialLeader opens the Proposer's way to the leader.
+// dialLeader opens the Proposer's link to the leader, or returns nil.
 func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 	if n.life.Context().Err() != nil || n.life.Fenced() != nil {
 		return nil
@@ -556,15 +558,14 @@ func (n *Node) dialLeader(answer func(*clusterpb.SubmitResponse)) commit.Link {
 	return link
 }
 
-// State is the newest applied state.
+// State returns the newest applied state.
 func (n *Node) State() *fsm.State { return n.machine.fsm.Current() }
 
-// Propose brings a record to its verdict. ctx matters until the record is
-// submitted; from then on the outcome is awaited, up to Timeouts.Outcome.
+// Propose submits a record and returns its verdict. ctx only limits the time until the
+// record is submitted. After that Propose waits for the outcome for up to Timeouts.Outcome.
 //
-// The errors that say nothing was submitted are ctx's, ErrNoLeader,
-// ErrOverloaded, ErrFenced, ErrShutdown and ErrRecord. After ErrOutcomeUnknown
-// the record may still take effect.
+// Nothing was submitted if the error is that of ctx, ErrNoLeader, ErrOverloaded, ErrFenced,
+// ErrShutdown or ErrRecord. After ErrOutcomeUnknown the record may still take effect.
 func (n *Node) Propose(ctx context.Context, r *fsmpb.Record) (fsm.Decision, error) {
 	return n.propose(ctx, r, false)
 }
@@ -579,21 +580,21 @@ func (n *Node) propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fs
 	return n.proposer.Propose(ctx, r, exclusive)
 }
 
-// WaitApplied returns once State().Index() is at least index, which must be of a
-// command, as a Decision's is.
+// WaitApplied returns once State().Index() is at least index. The index must be that of a
+// command, as in a Decision: the state does not advance for other entries.
 func (n *Node) WaitApplied(ctx context.Context, index uint64) error {
 	return n.applied.wait(ctx, index, n.life.Context().Done())
 }
 
-// ProposeExclusive builds a record on the newest state and proposes it while
-// nothing else can change that state, so that it meets no conflict. Only the
-// leader can. All other proposals of the cluster wait meanwhile: build must be
-// quick.
+// ProposeExclusive builds a record on the newest state and proposes it while nothing else
+// can change that state, so that it meets no conflict. It works on the leader only. All
+// other proposals of the cluster wait meanwhile, so build must be quick.
 func (n *Node) ProposeExclusive(ctx context.Context, build func(*fsm.State) (*fsmpb.Record, error)) (fsm.Decision, error) {
 	if err := n.life.Usable(); err != nil {
 		return fsm.Decision{}, err
 	}
-	// The record goes the way of the others, which must lead to this node now.
+	// The record goes through the Proposer like any other, so the Proposer's link must lead
+	// to this node.
 	if n.proposer.Leader() != n.cfg.NodeID {
 		if !n.IsLeader() {
 			return fsm.Decision{}, ErrNotLeader

@@ -9,14 +9,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// privateSnapshots is Raft's store of snapshots with files that nobody else may
-// read: Raft makes them as the process's umask has it.
+// privateSnapshots is Raft's snapshot store with files that only their owner can read. Raft
+// itself creates them with the permissions that the umask of the process allows.
 type privateSnapshots struct {
 	raft.SnapshotStore
 	path string
 }
 
-// Create implements raft.SnapshotStore. Nothing is in the files yet.
+// Create implements raft.SnapshotStore. The files are still empty when their permissions
+// are changed.
 func (s privateSnapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := s.SnapshotStore.Create(version, index, term, c, configIndex, t)
 	if err != nil {
@@ -28,7 +29,8 @@ func (s privateSnapshots) Create(version raft.SnapshotVersion, index, term uint6
 	return sink, nil
 }
 
-// makePrivate takes everybody else's permissions off a directory and what is in it.
+// makePrivate removes the permissions of group and others from a directory and its
+// contents.
 func makePrivate(path string) error {
 	return filepath.WalkDir(path, func(path string, d fs.DirEntry, err error) error {
 		switch {

@@ -14,7 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// raftConfig is Raft's configuration for c.
+// raftConfig returns the configuration of Raft for c.
 func raftConfig(c *Config) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.NodeID)
@@ -34,10 +34,10 @@ func raftConfig(c *Config) *raft.Config {
 	return rc
 }
 
-// raftTimeout bounds one request of Raft to another node.
+// raftTimeout is the timeout of one Raft request to another node.
 func (t Timeouts) raftTimeout() time.Duration { return max(10*t.Heartbeat, 2*time.Second) }
 
-// transportNode is the node as its transport for Raft asks it: a rafttransport.Node.
+// transportNode implements rafttransport.Node.
 type transportNode struct{ n *Node }
 
 func (t transportNode) Connect(ctx context.Context, node string) (*peerport.Conn, error) {

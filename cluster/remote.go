@@ -8,19 +8,19 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/peers"
 )
 
-// MaxPayload bounds what ExecuteOnLeader carries, each way.
+// MaxPayload bounds the request and the answer of ExecuteOnLeader, in bytes.
 const MaxPayload = peers.MaxPayload
 
-// SetExecutor registers what runs on the leader for ExecuteOnLeader. from is the
-// node that asks, as its certificate says.
+// SetExecutor registers the function that runs on the leader for ExecuteOnLeader. from is
+// the id of the requesting node, from its certificate.
 func (n *Node) SetExecutor(f func(ctx context.Context, from string, payload []byte) ([]byte, error)) {
 	n.executor.Store(&f)
 }
 
-// ExecuteOnLeader runs the executor on the node that leads, which may be this
-// one. ErrNoLeader says that nothing ran; after ErrOutcomeUnknown it may have.
-// It is never repeated here. An error of the executor on another node is
-// ErrRemote with its message.
+// ExecuteOnLeader runs the executor on the leader, which may be this node. After
+// ErrNoLeader nothing has run; after ErrOutcomeUnknown it may have. ExecuteOnLeader never
+// repeats a request. An error of the executor on another node is returned as ErrRemote with
+// its message.
 func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, error) {
 	if err := n.life.Usable(); err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (n *Node) ExecuteOnLeader(ctx context.Context, payload []byte) ([]byte, err
 	return n.peers.Execute(ctx, leader, payload)
 }
 
-// executeHere runs the executor on this node, the leader.
+// executeHere runs the executor on this node if it leads.
 func (n *Node) executeHere(ctx context.Context, from string, payload []byte) ([]byte, error) {
 	f := n.executor.Load()
 	if f == nil || !n.IsLeader() || n.life.Usable() != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// serviceNode is the node as its service for other nodes asks it: a peers.Node.
+// serviceNode implements peers.Node.
 type serviceNode struct{ n *Node }
 
 func (s serviceNode) IsMember(node string) bool                  { return s.n.members.Has(node) }

@@ -10,15 +10,16 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// snapshotStore is Raft's store of snapshots, which takes none from another node
-// before it was read in full and found to be attested: by the time that Raft
-// restores one, it has thrown away what the node had before.
+// snapshotStore is Raft's snapshot store. It accepts a snapshot of another node only after
+// it has read all of it and verified its attestation: when Raft restores a snapshot, it has
+// already thrown away what the node had before.
 type snapshotStore struct {
 	raft.SnapshotStore
 	state func() *fsm.State
 }
 
-// errSnapshotIndex is a snapshot whose file name and content say different indexes.
+// errSnapshotIndex is returned for a snapshot whose content has another index than its
+// metadata.
 var errSnapshotIndex = errors.New("snapshot does not reach the Raft index that it is said to reach")
 
 // Create implements raft.SnapshotStore.
@@ -30,8 +31,8 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	return &snapshotSink{SnapshotSink: sink, index: index, state: s.state}, nil
 }
 
-// Open implements raft.SnapshotStore. Raft trusts the index beside the file, and
-// skips log entries up to it.
+// Open implements raft.SnapshotStore. It verifies the index in the metadata, because Raft
+// trusts it and skips log entries up to it.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, r, err := s.SnapshotStore.Open(id)
 	if err != nil {
@@ -48,8 +49,7 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	return s.SnapshotStore.Open(id)
 }
 
-// snapshotSink takes one snapshot. Unless it is this node's own, what is written
-// is checked on the way.
+// snapshotSink receives one snapshot. One of another node is verified while it is written.
 type snapshotSink struct {
 	raft.SnapshotSink
 	index uint64
@@ -80,7 +80,7 @@ func (s *snapshotSink) Write(b []byte) (int, error) {
 	return s.SnapshotSink.Write(b)
 }
 
-// Close implements io.Closer: the snapshot counts from here on.
+// Close implements io.Closer. The snapshot is valid from here on.
 func (s *snapshotSink) Close() error {
 	if !s.own {
 		if err := s.verdict(nil); err != nil {
@@ -98,13 +98,13 @@ func (s *snapshotSink) Cancel() error {
 	return s.SnapshotSink.Cancel()
 }
 
-// verdict ends what is checked, and returns what was found.
+// verdict ends the verification with the given error and returns its result.
 func (s *snapshotSink) verdict(end error) error {
 	if s.check == nil {
 		return fmt.Errorf("%w: empty", fsm.ErrUnreadable)
 	}
 	_ = s.check.CloseWithError(end)
 	err := <-s.found
-	s.found <- err // Raft may cancel after a failed Close
+	s.found <- err // Raft may call Cancel after a failed Close
 	return err
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Status is what a node knows of itself. It is for people and metrics.
+// Status describes a node as it sees itself. It is for display and metrics.
 type Status struct {
 	NodeID      string
 	Leader      string // "" for none known
@@ -19,24 +19,23 @@ type Status struct {
 	LastIndex   uint64
 	CommitIndex uint64
 	Applied     uint64 // newest applied command
-	// LastContact is the time since the leader was heard; 0 on the leader.
+	// LastContact is the time since this node last heard from the leader; 0 on the leader.
 	LastContact time.Duration
 	ClusterTime time.Time
-	// ClockDisagrees says that this node leads and that a majority has another
-	// time.
+	// ClockDisagrees reports whether this node leads and a majority has a different time.
 	ClockDisagrees bool
-	// AuditFrom and AuditTo are the audit entries that this node lacks.
+	// AuditFrom and AuditTo are the range of audit entries that this node lacks.
 	AuditFrom, AuditTo uint64
-	// Space is how little room the disk has, and Room how much that is. Behind is how
-	// long the disk has not answered; 0 while a write takes no longer than usual.
+	// Space is the level of free disk space, and Room the amounts behind it. Behind is how
+	// long the disk has not answered; 0 while writes take no longer than usual.
 	Space  diskspace.Level
 	Room   diskspace.Room
 	Behind time.Duration
-	// Fault is why the node took itself out, or nil.
+	// Fault is why the node took itself out of the cluster, or nil.
 	Fault error
 }
 
-// Status is the node's present state.
+// Status returns the current status of the node.
 func (n *Node) Status() Status {
 	s := Status{NodeID: n.cfg.NodeID, State: "Waiting", Fault: n.Fault(), ClockDisagrees: n.guard.Disagrees()}
 	s.Space, s.Room = n.space.Level(), n.space.Room()
@@ -61,33 +60,32 @@ func (n *Node) Status() Status {
 	return s
 }
 
-// Space is how little room this node's disk has.
+// Space returns the level of free space on this node's disk.
 func (n *Node) Space() diskspace.Level { return n.space.Level() }
 
-// MayGrow reports whether this node may propose what makes the state grow.
+// MayGrow reports whether this node may propose records that make the state grow.
 func (n *Node) MayGrow() bool { return n.space.MayGrow() }
 
 // Member is a node of the cluster.
 type Member struct {
 	ID string
-	// PeerAddress is from the Raft configuration; the others are what the node
-	// registered, for clients.
+	// PeerAddress is from the Raft configuration. The other addresses are those that the
+	// node registered for clients.
 	PeerAddress, AWSAddress, GRPCAddress string
 	Voter                                bool
 	Leader                               bool
 	Self                                 bool
-	// Alive is a hint: this node heard of it a moment ago, by gossip or as its
-	// leader.
+	// Alive is a hint: the member is this node or the leader, has answered this node a
+	// moment ago, or is alive according to gossip.
 	Alive bool
-	// LastContact is how long ago this node, as leader, had an answer of it; 0
-	// for not known.
+	// LastContact is the time since the member last answered this node; 0 if it is not
+	// known.
 	LastContact time.Duration
-	// Registered is what the node said of itself when it last started; nil
-	// before it did.
+	// Registered is the node's newest registration; nil if it has none.
 	Registered *fsmpb.RegisterNode
 }
 
-// Members are the nodes of the Raft configuration, as listed there.
+// Members returns the nodes of the Raft configuration, in its order.
 func (n *Node) Members() []Member {
 	leader, _ := n.Leader()
 	st := n.State()
@@ -107,5 +105,5 @@ func (n *Node) Members() []Member {
 	return list
 }
 
-// Peers are the ids of the other nodes of the cluster, ascending.
+// Peers returns the ids of the other nodes of the cluster, in ascending order.
 func (n *Node) Peers() []string { return n.members.Others() }

@@ -6,7 +6,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// votersNode is the node as it asks the other voters: a voters.Node.
+// votersNode implements voters.Node.
 type votersNode struct{ n *Node }
 
 func (v votersNode) Voters() []string { return v.n.members.Voters() }

@@ -4,100 +4,102 @@ package integration
 
 const compatIntro = `# Compatibility with AWS KMS
 
-Conclave speaks AWS KMS's JSON protocol (API version 2014-11-01), so that SDKs, the CLI and Terraform work with it unchanged. This page says
-where it answers otherwise. ` + "`TestConformanceInputs`" + ` and ` + "`TestConformanceOutputs`" + ` hold requests and answers against AWS's service model, member by
-member; ` + "`TestCompatibility`" + ` holds this page against the model and the program.
+Conclave speaks AWS KMS's JSON protocol (API version 2014-11-01), so that SDKs, the CLI and Terraform work with it unchanged. This page
+lists where its answers differ. ` + "`TestConformanceInputs`" + ` and ` + "`TestConformanceOutputs`" + ` compare requests and answers with AWS's service model, member by
+member; ` + "`TestCompatibility`" + ` compares this page with the model and the program.
 
 ## Operations
 
 %d of the model's %d operations are implemented. All take a ` + "`KeyId`" + ` of 1–2048 characters, up to 10 grant tokens of 1–8192 characters, a
-` + "`Limit`" + ` of 1–1000 and a ` + "`Marker`" + ` of 1–1024 characters where AWS does. Members that are wrong are ValidationException with AWS's
-text, all of them in one answer (up to 100), in the model's order; values of a wrong JSON type are SerializationException.
+` + "`Limit`" + ` of 1–1000 and a ` + "`Marker`" + ` of 1–1024 characters where AWS does. Invalid members are reported with a
+ValidationException that has AWS's text and lists all of them (up to 100) in the model's order. A value of the wrong JSON type is a
+SerializationException.
 `
 
 const compatRest = `
 ### FIPS mode
 
-Release binaries and the container image are built on Go's validated module (` + "`GOFIPS140`" + `) and run in FIPS mode. It does not have what stands outside
-of that module: secp256k1, ML-DSA and ML-KEM-512 (the larger two of ML-KEM are in it). Keys and data key pairs of these specs are refused with
-UnsupportedOperationException there, made or used; all nodes of a cluster should therefore be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also refuses wrapping algorithms of imports that use SHA-1.
+Release binaries and the container image are built on Go's validated module (` + "`GOFIPS140`" + `) and run in FIPS mode. Algorithms
+outside of that module are not available in it: secp256k1, ML-DSA and ML-KEM-512 (the two larger variants of ML-KEM are in the module). Creating or
+using a key or data key pair of such a spec is refused with UnsupportedOperationException, so all nodes of a cluster should be built alike. Strict mode (` + "`GODEBUG=fips140=only`" + `) also refuses wrapping algorithms of imports that use SHA-1.
 
 ## What AWS has and Conclave does not
 
-- **One account.** A cluster has one account. ARNs of other accounts are AccessDeniedException; nothing works across accounts.
-- **Callers.** The only principal who can call is the account's root user, by access key, by session over gRPC or by client certificate. There are
-  no users, roles and identity policies, and no STS.
-- **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved as in AWS.
-- **CloudHSM.** Key stores of that type are PKCS #11 tokens of the operator's, in binaries built with the tag ` + "`pkcs11`" + `.
+- **One account.** A cluster has one account. ARNs of other accounts are refused with AccessDeniedException; nothing works across accounts.
+- **Callers.** The only principal that can call is the account's root user, with an access key, a client certificate or, over gRPC, a session. There
+  are no users, roles or identity policies, and there is no STS.
+- **AWS's own keys.** There are no AWS managed keys and no ` + "`alias/aws/…`" + `; that prefix is reserved, as in AWS.
+- **CloudHSM.** Key stores of that type are PKCS #11 tokens that the operator provides, in binaries built with the tag ` + "`pkcs11`" + `.
 - **VPC endpoint services.** An external key store in a private network is a PUBLIC_ENDPOINT with ` + "`--xks-allow-private-endpoints`" + `.
 - **SM2** is refused with UnsupportedOperationException, as in AWS's Regions outside of China.
-- **Request quotas** per operation are off. There is one limit: who is refused more often than ten times a second for a while gets
-  ThrottlingException from that node.
-- **Services.** Nothing calls on behalf of another: there is no kms:ViaService. Grants can be made for service principals, see below, but nobody can
-  call as one yet.
+- **Request quotas** per operation are off. There is one limit: a caller whose requests are refused more than ten times a second for a while
+  gets ThrottlingException from that node.
+- **Services.** No service calls on behalf of a principal, so there is no kms:ViaService. Grants can be made for service principals (see below), but
+  no caller can authenticate as one yet.
 - **CloudTrail.** Records have CloudTrail's form and go to the cluster's own audit log.
 
 ### Grants to services
 
-A grant for a service principal, or one with a SourceArn constraint, is kept, listed, retired and revoked like others. What it allows, it allows to a
-service principal that says which resource it acts for, with exactly the constraint's text; wildcards have no meaning. No caller can be a service
-principal yet, and neither API takes such an ARN from anybody else, so these grants admit nobody. AWS looks at SourceArn only when a service calls, and
-admits a user as if the constraint were not there; here a grant that is narrowed never gives more than it says.
+A grant for a service principal, or one with a SourceArn constraint, is stored, listed, retired and revoked like any other. It applies to a service
+principal that names the resource it acts for, if that is exactly the text of the constraint; wildcards have no meaning. No caller can be a service
+principal yet, and neither API accepts such an ARN from other callers, so these grants currently allow nothing. AWS evaluates SourceArn only when a
+service calls, and allows a user as if the constraint were not there. In Conclave a constraint always restricts its grant.
 
 ### Enclaves
 
-A Recipient is taken if the node was told whose documents to trust (` + "`--attestation-roots`" + `), else it is UnsupportedOperationException: no root is
-shipped. Both of its members are needed. Documents are good for five minutes from their timestamp; AWS may take them for hours. Documents of NitroTPM
-are refused, and there are no kms:RecipientAttestation conditions.
+A Recipient is accepted if the node was configured with the root certificates to trust (` + "`--attestation-roots`" + `). Otherwise it is refused with
+UnsupportedOperationException, because Conclave ships without roots. Both of its members are required. Documents are valid for five minutes from their
+timestamp; AWS may accept them for hours. Documents of NitroTPM are refused, and there are no kms:RecipientAttestation conditions.
 
 ### Key stores
 
-A ciphertext that is not genuine is InvalidCiphertextException before the store is asked; AWS passes it on and says KMSInvalidStateException. A
-store of type AWS_CLOUDHSM is named by CloudHsmClusterId as the operator did (` + "`--pkcs11-tokens`" + `), KeyStorePassword is the token's PIN, and
-TrustAnchorCertificate is refused, as nothing would check it. A store that is connected can be connected again, which does nothing.
+A ciphertext that is not genuine is refused with InvalidCiphertextException before the store is asked; AWS passes it on and answers
+KMSInvalidStateException. For a store of type AWS_CLOUDHSM, CloudHsmClusterId is the name that the operator configured (` + "`--pkcs11-tokens`" + `), KeyStorePassword is the token's PIN, and
+TrustAnchorCertificate is refused, because it would not be used. Connecting a connected store again has no effect.
 
 ### Policies
 
-Key policies know Effect, Principal, Action, Resource, wildcards and explicit deny. A policy with anything else (Condition, NotPrincipal, NotAction,
-NotResource, policy variables, Service, Federated and CanonicalUser principals) is refused with MalformedPolicyDocumentException when it is put, never
-ignored. So is a principal other than the account's root user. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
-an ARN, and empty lists are malformed, where AWS may take them without effect.
+Key policies support Effect, Principal, Action, Resource, wildcards and explicit deny. A policy with anything else (Condition, NotPrincipal, NotAction,
+NotResource, policy variables, Service, Federated and CanonicalUser principals) is refused with MalformedPolicyDocumentException when it is set; such
+elements are never ignored. The same applies to principals other than the account's root user. An Action that is neither ` + "`*`" + ` nor ` + "`service:name`" + `, a Resource that is neither ` + "`*`" + ` nor
+an ARN, and empty lists are malformed; AWS may accept them without effect.
 
 ## Where Conclave is stricter
 
-- **No delay.** AWS is eventually consistent; here a change holds on every node when the call returns, and lists obey the same order. Answers
-  that rest on what changed meanwhile are made again.
-- **No answer without its record.** If the audit record is not on a majority of disks, there is no answer, but ServiceUnavailable (HTTP 503).
-- **Import tokens work once**, and the import is remembered until the token would have expired.
-- **Encryption contexts** have at most 8192 bytes of keys and values, so that records can show them whole.
-- **JSON.** A member that stands twice, text that is not Unicode, base64 that is not canonical, more than 32 levels, more than 16,384 values or more
-  than 1 MiB are refused. Numbers are written as integers.
-- **Markers** are authenticated, and good for one caller, operation, Region and set of arguments.
-- **Refusals are recorded**, also for members that are wrong, once it is known who asks. What cannot be read (SerializationException,
-  UnknownOperationException) leave no record, and what is throttled one in a minute that says how many requests there were.
-- **Unknown members.** AWS passes over members that it does not know. Here that would answer a request for less as one for more, so it is a
-  ValidationException that names the member, in every operation with a member by which a request is narrowed (constraints, filters, encryption contexts,
-  policies, DryRun, Recipient and the like), and at every depth inside of such a member. In Tags and XksProxyAuthenticationCredential, and in the other
-  operations, unknown members are passed over as AWS does. These are
+- **No delay.** AWS is eventually consistent. In Conclave a change is in effect on every node when the call returns, and lists reflect it too. An
+  answer that depends on an object which has changed in the meantime is computed again.
+- **No answer without its record.** If the audit record is not on a majority of disks, the answer is ServiceUnavailable (HTTP 503).
+- **Import tokens can be used once.** The import is remembered until the token would have expired.
+- **Encryption contexts** have at most 8192 bytes of keys and values, so that records can contain them in full.
+- **JSON.** Duplicate members, text that is not valid Unicode, non-canonical base64, more than 32 levels, more than 16,384 values and more than 1 MiB
+  are refused. Numbers are written as integers.
+- **Markers** are authenticated, and valid for one caller, operation, Region and set of arguments.
+- **Refusals are recorded** once the caller is authenticated, including those for invalid members. Requests that cannot be parsed
+  (SerializationException, UnknownOperationException) leave no record. Throttled requests leave one record a minute, with their number.
+- **Unknown members.** AWS ignores members that it does not know. If such a member restricts a request, ignoring it would allow more than was asked
+  for. So in every operation with restricting members (constraints, filters, encryption contexts, policies, DryRun, Recipient and the like), and at
+  every depth inside of them, an unknown member is a ValidationException that names it. In Tags and XksProxyAuthenticationCredential, and in the other
+  operations, unknown members are ignored as in AWS. These operations are
 %s.
-  Everywhere a name that differs from a member's only by case, hyphens or underscores is refused: AWS would not read it as that member.
-- **gRPC** has the same operations. A member that this version does not know is refused there always.
+  A name that differs from a member's only by case, hyphens or underscores is refused in all operations, because AWS would not treat it as that member.
+- **gRPC** has the same operations. A member that this version does not know is always refused.
 
 ## Where AWS is not documented
 
-What AWS does in these cases is not known, or not known for sure. Conclave's choice:
+It is not known, or not certain, what AWS does in these cases. Conclave's choices are:
 
 - Several violations are reported in the order of the model's members.
-- Imported keys on curves are taken with either version of PKCS #8, with their curve named once or twice, and with a scalar that has leading zeros
-  too few or too many; a public key in the structure has to belong to the private one.
-- What errors say: see [below](#what-errors-say).
-- An empty answer has no body. Lists that are empty are there, as ` + "`[]`" + `.
-- An ARN that cannot be read, or is of another service or partition, is InvalidArnException; one that names neither key nor alias is
+- Imported elliptic curve keys are accepted in either version of PKCS #8, with their curve named once or twice, and with a scalar that has too few or
+  too many leading zeros. A public key in the structure has to match the private one.
+- The texts of errors; see [below](#what-errors-say).
+- An empty answer has no body. Empty lists are included, as ` + "`[]`" + `.
+- An ARN that is malformed or has another service or partition is refused with InvalidArnException; one that names neither a key nor an alias, with
   NotFoundException.
-- A ciphertext of a key in another of the cluster's Regions is AccessDeniedException, like that of a key that is gone.
-- ReplicateKey into the key's own Region is AlreadyExistsException.
-- UpdatePrimaryRegion to the primary's own Region is UnsupportedOperationException; to one without a replica, NotFoundException.
-- GetPublicKey of a symmetric or HMAC key is UnsupportedOperationException.
-- A request that is signed for a Region that the cluster does not serve is InvalidSignatureException, unless the cluster was founded to take any.
-- For Encapsulate and Decapsulate AWS documents no condition key and no request quota of their own. There are none here.
+- A ciphertext of a key in another one of the cluster's Regions is refused with AccessDeniedException, like that of a deleted key.
+- ReplicateKey into the key's own Region is refused with AlreadyExistsException.
+- UpdatePrimaryRegion to the primary's own Region is refused with UnsupportedOperationException; to one without a replica, with NotFoundException.
+- GetPublicKey of a symmetric or HMAC key is refused with UnsupportedOperationException.
+- A request that is signed for a Region that the cluster does not serve is refused with InvalidSignatureException, unless the cluster was initialised
+  to accept any Region.
+- For Encapsulate and Decapsulate AWS documents no separate condition key or request quota. Conclave has none either.
 `

@@ -1,4 +1,4 @@
-// Package diskspace follows how much room a disk has, and says when it is so little that
+// Package diskspace tracks the free space of a disk and reports when it is so low that
 // something has to be done.
 package diskspace
 
@@ -12,23 +12,24 @@ import (
 	"time"
 )
 
-// Level says how little room a node's disk has, and what follows.
+// Level is how low the free space of a node's disk is.
 type Level uint32
 
 const (
-	// Ample: there is room.
+	// Ample means that there is enough space.
 	Ample Level = iota
-	// Low: somebody should look after it.
+	// Low means that an operator should look after the disk.
 	Low
-	// Scarce: new keys and other growth are refused.
+	// Scarce means that new keys and other growth are refused.
 	Scarce
-	// Yield: another node should lead.
+	// Yield means that another node should lead.
 	Yield
-	// Full: nothing more is stored. What is left is for bringing to an end what
+	// Full means that nothing more is stored. The space that is left is for completing what
 	// was begun.
 	Full
 )
 
+// String returns the name of the level.
 func (s Level) String() string {
 	switch s {
 	case Ample:
@@ -45,8 +46,8 @@ func (s Level) String() string {
 	return fmt.Sprintf("space %d", uint32(s))
 }
 
-// Mark is an amount of room, of bytes or inodes: the smaller one of a share of the
-// whole and of an absolute number, so that it fits small disks and large ones.
+// Mark is an amount of space or a number of inodes: the smaller one of a share of the whole
+// and an absolute number, so that one mark suits small and large disks.
 type Mark struct {
 	Percent float64
 	Bytes   uint64
@@ -78,7 +79,7 @@ func ParseMark(s string) (m Mark, err error) {
 	return m, nil
 }
 
-// of is the mark on a disk of that many bytes.
+// of returns the mark in bytes for a disk of the given size.
 func (m Mark) of(total uint64) uint64 {
 	share := uint64(float64(total) * m.Percent / 100)
 	switch {
@@ -90,19 +91,19 @@ func (m Mark) of(total uint64) uint64 {
 	return min(share, m.Bytes)
 }
 
-// Marks are the marks below which each thing happens. Zero ones take the
+// Marks are the amounts of free space at which the levels begin. Zero marks take the
 // defaults: 15 % or 8 GiB, 8 % or 2 GiB, 4 % or 512 MiB, 2 % or 128 MiB. Inodes are
-// held against the shares alone, and at most a hundred thousand, ten thousand, a
+// compared with the shares alone, and with at most a hundred thousand, ten thousand, one
 // thousand and two hundred.
 type Marks struct {
-	// Low warns, Scarce refuses growth, Yield gives the leadership up and Full
-	// stops the node, until there is room again.
+	// Below Low the node warns, below Scarce growth is refused, below Yield the node gives
+	// up the leadership, and below Full it stores nothing until there is space again.
 	Low, Scarce, Yield, Full Mark
 }
 
-// reserve is what a node needs, at least, to bring to an end what it has begun: what
-// is in the journal goes to bbolt, and what is committed to the audit log. Defaults
-// are not below it, with something between one and the next.
+// reserve is the space that a node needs at least to complete what it has begun: the
+// entries in the journal go to bbolt, and committed records to the audit log. The defaults
+// do not go below it, and keep a distance between one mark and the next.
 const reserve = 32 << 20
 
 var (
@@ -122,8 +123,8 @@ func (s Marks) withDefaults() Marks {
 	return s
 }
 
-// Validate reports marks that are no shares or not in order; zero ones count as
-// what they default to.
+// Validate returns an error for marks that are not valid shares or not in order. Zero marks
+// count with their defaults.
 func (s Marks) Validate() error {
 	var errs []error
 	s = s.withDefaults()
@@ -143,15 +144,15 @@ func (s Marks) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Room is what a disk has left. Inodes are 0 of 0 where the file system has no such
-// limit.
+// Room is the free space of a disk. Where the file system has no limit on inodes, their
+// numbers are zero.
 type Room struct {
 	Free, Total             uint64
 	FreeInodes, TotalInodes uint64
 }
 
-// Tracker follows the room on the disk of a directory. Somebody calls Look, again and
-// again; all else may be called at any time.
+// Tracker tracks the free space on the disk of a directory. Its owner calls Look regularly;
+// all other methods may be called at any time.
 type Tracker struct {
 	marks Marks
 	stat  func() (Room, error)
@@ -159,20 +160,21 @@ type Tracker struct {
 	mu      sync.Mutex
 	room    Room
 	level   Level
-	better  time.Time // since when a lower level would do; zero when not
-	failed  time.Time // that was last complained about
-	refused time.Time // when the leader last said that there may be no growth
+	better  time.Time // since when there was space enough for a better level; zero if there is not
+	failed  time.Time // when a failure was last reported
+	refused time.Time // when the leader last refused growth
 }
 
 const (
-	// A level is left when there is a quarter more room than its mark, for so long.
+	// calm is how long there must be a quarter more space than the mark before a level is
+	// left.
 	calm = 2 * time.Second
-	// toldFor is how long the leader's word on growth counts.
+	// toldFor is how long an answer of the leader on growth counts.
 	toldFor = 5 * time.Second
 )
 
-// NewTracker returns a tracker that has not looked yet. Zero marks take their defaults. stat
-// asks for the room; nil for the system's answer about dir.
+// NewTracker returns a tracker that has not looked yet. Zero marks take their defaults.
+// stat reports the free space; if it is nil, the operating system is asked about dir.
 func NewTracker(dir string, marks Marks, stat func() (Room, error)) *Tracker {
 	if stat == nil {
 		stat = func() (Room, error) { return statDisk(dir) }
@@ -180,7 +182,7 @@ func NewTracker(dir string, marks Marks, stat func() (Room, error)) *Tracker {
 	return &Tracker{marks: marks.withDefaults(), stat: stat}
 }
 
-// Level is the present level; Ample of a nil Tracker.
+// Level returns the current level. It is Ample for a nil Tracker.
 func (s *Tracker) Level() Level {
 	if s == nil {
 		return Ample
@@ -190,14 +192,14 @@ func (s *Tracker) Level() Level {
 	return s.level
 }
 
-// Room is what there was at the last look.
+// Room returns the free space at the last look.
 func (s *Tracker) Room() Room {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.room
 }
 
-// level is what r means where marks count that many percent.
+// level returns the level of r, with all marks scaled to the given percentage.
 func (s *Marks) level(r Room, percent uint64) Level {
 	list := s.list()
 	for i, m := range slices.Backward(list[:]) {
@@ -213,8 +215,9 @@ func (s *Marks) level(r Room, percent uint64) Level {
 	return Ample
 }
 
-// Look takes the room as it is now. It worsens at once, and gets better when there is
-// clearly more room for some time, so that nothing flaps about a mark.
+// Look measures the free space. A worse level takes effect at once, a better one only after
+// there has been clearly more space for some time, so that the level does not flap around a
+// mark.
 func (s *Tracker) Look(now time.Time) (level Level, changed bool, err error) {
 	r, err := s.stat()
 	s.mu.Lock()
@@ -240,7 +243,7 @@ func (s *Tracker) Look(now time.Time) (level Level, changed bool, err error) {
 	return s.level, s.level != was, nil
 }
 
-// Complain reports whether a failure to look is worth a line: one a minute is.
+// Complain reports whether a failed look should be logged now, which is once a minute.
 func (s *Tracker) Complain(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -251,7 +254,7 @@ func (s *Tracker) Complain(now time.Time) bool {
 	return true
 }
 
-// Told takes the leader's word on whether the cluster may grow.
+// Told records whether the leader refuses growth.
 func (s *Tracker) Told(noGrowth bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -261,13 +264,13 @@ func (s *Tracker) Told(noGrowth bool) {
 	}
 }
 
-// Stat asks for the room now, without noting it.
+// Stat returns the free space now, without recording it.
 func (s *Tracker) Stat() (Room, error) { return s.stat() }
 
-// FullBelow is how many bytes must be free for a disk not to be full.
+// FullBelow returns the number of free bytes below which a disk counts as full.
 func (s *Tracker) FullBelow(r Room) uint64 { return s.marks.Full.of(r.Total) }
 
-// MayGrow reports whether this node may propose what makes the state grow.
+// MayGrow reports whether this node may propose records that make the state grow.
 func (s *Tracker) MayGrow() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -2,7 +2,8 @@ package diskspace
 
 import "golang.org/x/sys/unix"
 
-// statDisk asks the system what room the disk of a directory has for this process.
+// statDisk asks the operating system for the space that this process may use on the disk of
+// a directory.
 func statDisk(dir string) (Room, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {

@@ -1,7 +1,7 @@
-// Package gossip is the cluster's address book: nodes tell each other where they are. It
-// only adds addresses; nothing is decided from it, and a wrong address costs a failed TLS
-// handshake. Whoever lacks the key can neither read nor write it, nor make a node hold
-// much memory.
+// Package gossip is the cluster's address book: nodes tell each other their addresses. It
+// only adds addresses. No decision depends on it, and a wrong address costs a failed TLS
+// handshake. Without the gossip key it can be neither read nor written, and no one can make
+// a node hold much memory.
 package gossip
 
 import (
@@ -23,26 +23,26 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// Config configures the address book. Without it the cluster works with the addresses in
-// its Raft configuration.
+// Config configures the address book. Without it, the cluster uses the addresses in its
+// Raft configuration.
 type Config struct {
 	// Enable turns gossip on.
 	Enable bool
-	// Listen is the UDP and TCP address, host:port.
+	// Listen is the UDP and TCP address, as host:port.
 	Listen string
-	// Advertise is where other nodes reach Listen; an IP address and port. By
-	// default the address of Listen, or a private one of the machine's.
+	// Advertise is the IP address and port at which other nodes reach Listen. It defaults
+	// to the address of Listen, or to a private address of the machine.
 	Advertise string
-	// Seeds are gossip addresses of some nodes, host:port.
+	// Seeds are the gossip addresses of some nodes, as host:port.
 	Seeds []string
-	// Key encrypts gossip: 32 bytes, from DeriveKey.
+	// Key encrypts gossip. It is 32 bytes long and comes from DeriveKey.
 	Key []byte
 }
 
 const label = "conclave"
 
-// DeriveKey makes the gossip key of the content of a key file, which must
-// hold at least 32 bytes of secret; white space around it does not count.
+// DeriveKey derives the gossip key from the content of a key file, which must hold at least
+// 32 bytes of secret. Surrounding white space is ignored.
 func DeriveKey(secret []byte) ([]byte, error) {
 	secret = bytes.TrimSpace(secret)
 	if len(secret) < 32 {
@@ -51,7 +51,7 @@ func DeriveKey(secret []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, nil, "conclave gossip key v1", 32)
 }
 
-// Validate reports all that is wrong with c.
+// Validate returns all errors in c.
 func (c Config) Validate() []error {
 	if !c.Enable {
 		return nil
@@ -85,14 +85,15 @@ func splitPort(addr string) (string, int, error) {
 	return host, int(port), nil
 }
 
-// Self is the node that takes part.
+// Self describes this node to the address book.
 type Self struct {
-	// ID is the node's id, Peer the address of its peer port.
+	// ID is the node's id, and Peer the address of its peer port.
 	ID, Peer string
-	// Known refuses ids that are not nodes of the cluster.
+	// Known returns an error for an id that is not a node of the cluster.
 	Known func(node string) error
-	// Budget is what its connections take from, and Prefer reports whether an address
-	// is one of a node, whose connections go last when there are too many.
+	// Budget is the admission budget of the connections. Prefer reports whether an address
+	// is that of a node; connections from such addresses are the last to be closed when
+	// there are too many.
 	Budget *admission.Budget
 	Prefer func(admission.Source) bool
 	Log    *slog.Logger
@@ -106,12 +107,12 @@ type Book struct {
 	wg   sync.WaitGroup
 }
 
-// meta is what a node says of itself.
+// meta is the data that a node adds to its gossip entry.
 type meta struct {
 	Peer string `json:"p"`
 }
 
-// Start takes part in gossip until Close.
+// Start joins gossip until Close is called.
 func Start(c Config, self Self) (*Book, error) {
 	g := &Book{self: self, stop: make(chan struct{})}
 	mc := memberlist.DefaultLANConfig()
@@ -120,7 +121,7 @@ func Start(c Config, self Self) (*Book, error) {
 	mc.SecretKey = c.Key
 	mc.GossipVerifyIncoming, mc.GossipVerifyOutgoing = true, true
 	mc.MsgpackUseNewTimeFormat = true
-	mc.DeadNodeReclaimTime = 30 * time.Second // a node may come back elsewhere
+	mc.DeadNodeReclaimTime = 30 * time.Second // a node may come back at another address
 	mc.Delegate, mc.Alive, mc.Merge = delegate{g}, delegate{g}, delegate{g}
 	mc.Logger = log.New(logWriter{self.Log}, "", 0)
 	var err error
@@ -155,12 +156,12 @@ func Start(c Config, self Self) (*Book, error) {
 	return g, nil
 }
 
-// join looks for the others until it found one, and again when all are lost.
+// join contacts the seeds until one answers, and again when all other nodes are lost.
 func (g *Book) join(seeds []string) {
 	defer g.wg.Done()
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
 		if len(seeds) > 0 && g.list.NumMembers() < 2 {
-			g.list.Join(seeds) // its errors are in its log
+			g.list.Join(seeds) // memberlist logs its errors itself
 		}
 		select {
 		case <-time.After(wait):
@@ -170,7 +171,7 @@ func (g *Book) join(seeds []string) {
 	}
 }
 
-// Close leaves.
+// Close leaves gossip.
 func (g *Book) Close() {
 	close(g.stop)
 	g.wg.Wait()
@@ -187,10 +188,10 @@ func (g *Book) member(node string) *memberlist.Node {
 	return nil
 }
 
-// Alive reports whether a node is said to be there, which is a hint.
+// Alive reports whether gossip has the node as alive, which is a hint only.
 func (g *Book) Alive(node string) bool { return g.member(node) != nil }
 
-// Address is where gossip says that a node's peer port is; "" if it does not. A wrong one
+// Address returns the address of a node's peer port according to gossip, or "". A wrong one
 // costs a failed handshake: the other end must show the node's certificate.
 func (g *Book) Address(node string) string {
 	m := g.member(node)
@@ -207,11 +208,13 @@ func (g *Book) Address(node string) string {
 	return said.Peer
 }
 
-// delegate is what memberlist asks of the node.
+// delegate implements the callbacks of memberlist.
 type delegate struct{ g *Book }
 
+// NotifyAlive implements memberlist.AliveDelegate.
 func (d delegate) NotifyAlive(m *memberlist.Node) error { return d.g.self.Known(m.Name) }
 
+// NotifyMerge implements memberlist.MergeDelegate.
 func (d delegate) NotifyMerge(ms []*memberlist.Node) error {
 	for _, m := range ms {
 		if err := d.g.self.Known(m.Name); err != nil {
@@ -221,6 +224,7 @@ func (d delegate) NotifyMerge(ms []*memberlist.Node) error {
 	return nil
 }
 
+// NodeMeta implements memberlist.Delegate, like the methods below.
 func (d delegate) NodeMeta(limit int) []byte {
 	b, err := json.Marshal(meta{Peer: d.g.self.Peer})
 	if err != nil || len(b) > limit {
@@ -234,9 +238,10 @@ func (delegate) GetBroadcasts(int, int) [][]byte { return nil }
 func (delegate) LocalState(bool) []byte          { return nil }
 func (delegate) MergeRemoteState([]byte, bool)   {}
 
-// logWriter passes memberlist's lines on as details: none of them needs a person.
+// logWriter writes memberlist's log lines at the debug level: none of them needs attention.
 type logWriter struct{ l *slog.Logger }
 
+// Write implements io.Writer.
 func (g logWriter) Write(b []byte) (int, error) {
 	g.l.Debug(string(bytes.TrimSpace(b)))
 	return len(b), nil

@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	// maxStreams bounds the streams of the address book at once. Two nodes
-	// that compare their books need one for some milliseconds, every half minute.
+	// maxStreams bounds the concurrent streams of the address book. Two nodes that compare
+	// their books need one for some milliseconds, twice a minute.
 	maxStreams = 16
-	// maxStream bounds what is read of one, several times what the books of
-	// the largest cluster take. memberlist would read 20 MiB before it looks
-	// whether the sender has the key at all.
+	// maxStream bounds the bytes that are read from one stream. It is several times the
+	// size of the address book of the largest cluster. memberlist would read 20 MiB before
+	// it checks whether the sender has the key.
 	maxStream = 64 << 10
 )
 
 var errTooLong = errors.New("more than an address book takes")
 
-// network is memberlist's network with limits on what somebody without the key
-// can make it hold.
+// network is memberlist's network, with limits on the memory that a sender without the key
+// can make it use.
 type network struct {
 	*memberlist.NetTransport
 	door    *admission.Door
@@ -68,8 +68,8 @@ func (g *network) admit() {
 // StreamCh implements memberlist.Transport.
 func (g *network) StreamCh() <-chan net.Conn { return g.streams }
 
-// DialAddressTimeout implements memberlist.NodeAwareTransport. Whoever answers
-// there need not have the key either.
+// DialAddressTimeout implements memberlist.NodeAwareTransport. The other end of these
+// connections may lack the key too, so they have the same limits.
 func (g *network) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	c, err := g.NetTransport.DialAddressTimeout(a, timeout)
 	if err != nil {
@@ -87,7 +87,8 @@ func (g *network) DialTimeout(addr string, timeout time.Duration) (net.Conn, err
 func (g *network) Shutdown() error {
 	var err error
 	g.stop.Do(func() {
-		// The inner one waits for its listeners, which may be handing over a stream.
+		// The inner transport waits for its listeners, which may be blocked handing over a
+		// stream.
 		ended := make(chan error, 1)
 		go func() { ended <- g.NetTransport.Shutdown() }()
 		for waiting := true; waiting; {
@@ -105,7 +106,7 @@ func (g *network) Shutdown() error {
 	return err
 }
 
-// boundedStream gives so many bytes and then an error.
+// boundedStream returns an error after a number of bytes.
 type boundedStream struct {
 	net.Conn
 	left int

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// Kind is what a certificate of the cluster's CA identifies.
+// Kind is the kind of identity in a certificate.
 type Kind string
 
 // The kinds of identity.
@@ -26,19 +26,19 @@ const (
 	KindOperator Kind = "operator"
 )
 
-// uriScheme and the kind and name after it are the one identity in a
-// certificate: conclave://node/<id> or conclave://operator/<name>.
+// uriScheme begins the one identity URI in a certificate, conclave://node/<id> or
+// conclave://operator/<name>.
 const uriScheme = "conclave"
 
-// CA issues the cluster's certificates. ECDSA P-256, SHA-256.
+// CA issues the cluster's certificates, with ECDSA P-256 and SHA-256.
 type CA struct {
 	cert *x509.Certificate
 	der  []byte
 	key  crypto.Signer
 }
 
-// NewCA makes a certificate authority that is valid from an hour ago for the
-// given time.
+// NewCA creates a certificate authority whose certificate is valid from one hour ago, for
+// the given time.
 func NewCA(name string, validity time.Duration) (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -65,7 +65,7 @@ func NewCA(name string, validity time.Duration) (*CA, error) {
 	return newCA(der, key)
 }
 
-// LoadCA reads a certificate authority from PEM.
+// LoadCA loads a certificate authority from PEM.
 func LoadCA(certPEM, keyPEM []byte) (*CA, error) {
 	cert, err := parsePEM(certPEM, "CERTIFICATE")
 	if err != nil {
@@ -101,31 +101,34 @@ func newCA(der []byte, key crypto.Signer) (*CA, error) {
 	return &CA{cert: cert, der: der, key: key}, nil
 }
 
-// CertPEM is the CA's certificate.
+// CertPEM returns the CA's certificate in PEM.
 func (ca *CA) CertPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.der})
 }
 
-// KeyPEM is the CA's private key, PKCS #8. Whoever has it can be any node.
+// KeyPEM returns the CA's private key as PKCS #8 in PEM. Its holder can impersonate any
+// node.
 func (ca *CA) KeyPEM() ([]byte, error) { return keyPEM(ca.key) }
 
-// IssueRequest says what certificate to issue.
+// IssueRequest describes a certificate to issue.
 type IssueRequest struct {
 	Kind Kind
-	// Name is the node's id, or the operator's name.
+	// Name is the node's id or the operator's name.
 	Name string
-	// DNS and IPs are further names, for clients that check host names.
+	// DNS and IPs are additional names, for clients that verify host names.
 	DNS []string
 	IPs []net.IP
-	// Validity begins an hour ago, so that clocks may differ, and lasts this long.
+	// Validity is how long the certificate is valid. It begins one hour in the past,
+	// because clocks may differ.
 	Validity time.Duration
 }
 
-// NotAfter is when the CA's certificate expires, and all that it issued with it.
+// NotAfter returns when the CA's certificate expires, and with it all certificates that it
+// issued.
 func (ca *CA) NotAfter() time.Time { return ca.cert.NotAfter }
 
-// Issue makes a key and a certificate for it, in PEM. The certificate works for
-// TLS clients and servers alike.
+// Issue creates a key and a certificate for it, in PEM. The certificate is valid for TLS
+// clients and servers.
 func (ca *CA) Issue(r IssueRequest) (certPEM, privatePEM []byte, err error) {
 	switch {
 	case r.Kind != KindNode && r.Kind != KindOperator:
@@ -171,7 +174,7 @@ func identityURI(kind Kind, name string) *url.URL {
 	return &url.URL{Scheme: uriScheme, Host: string(kind), Path: "/" + name}
 }
 
-// CertificateIdentity is what a certificate identifies: its one conclave:// URI.
+// CertificateIdentity returns the identity in a certificate, from its one conclave:// URI.
 // It does not verify the certificate.
 func CertificateIdentity(cert *x509.Certificate) (Kind, string, error) {
 	var found *url.URL
@@ -189,7 +192,7 @@ func CertificateIdentity(cert *x509.Certificate) (Kind, string, error) {
 	}
 	kind, name := Kind(found.Host), strings.TrimPrefix(found.Path, "/")
 	ok := kind == KindNode && CheckNodeID(name) == nil || kind == KindOperator && validOperator(name)
-	// The comparison refuses queries, ports, user names and other spellings.
+	// Comparing the URIs refuses queries, ports, user names and other spellings.
 	if !ok || *found != *identityURI(kind, name) {
 		return "", "", fmt.Errorf("certificate identity %q is malformed", found)
 	}

@@ -17,11 +17,13 @@ import (
 )
 
 const (
-	// MaxCRL bounds a certificate revocation list, in DER: some 5,000 certificates.
+	// MaxCRL bounds the size of a certificate revocation list in DER, which allows about
+	// 5,000 certificates.
 	MaxCRL = 256 << 10
-	// maxCRLs is how many CAs a node may keep lists of.
+	// maxCRLs is the maximum number of CAs whose lists a node keeps.
 	maxCRLs = 8
-	// MaxCRLFile bounds a file of lists in PEM, which is less than twice as long as DER.
+	// MaxCRLFile bounds the size of a file of lists in PEM, which is less than twice as
+	// long as DER.
 	MaxCRLFile = 2 * maxCRLs * MaxCRL
 
 	crlBlock = "X509 CRL"
@@ -29,24 +31,24 @@ const (
 
 // Errors of certificate revocation lists.
 var (
-	// ErrCRL is a list that is malformed, too large, of no CA of this cluster, or
-	// one that this version cannot read in full.
+	// ErrCRL is returned for a list that is malformed or too large, that was not signed by
+	// a CA of this cluster, or that this version cannot read in full.
 	ErrCRL = errors.New("certificate revocation list is refused")
-	// ErrOldCRL is a list that would bring a certificate back: one with a lower
-	// number than the list in force, another with the same number, or one that
-	// leaves out a certificate which is revoked.
+	// ErrOldCRL is returned for a list that would make a certificate valid again: one with
+	// a lower number than the list in force, a different one with the same number, or one
+	// that leaves out a revoked certificate.
 	ErrOldCRL = errors.New("certificate revocation list is older than the one in force")
-	// ErrRevoked is the refusal of a certificate that its CA has revoked.
+	// ErrRevoked is returned for a certificate that its CA has revoked.
 	ErrRevoked = errors.New("certificate is revoked")
 )
 
-// reasons are the reasons of RFC 5280, section 5.3.1, that revoke for good.
+// reasons are the permanent revocation reasons of RFC 5280, section 5.3.1.
 var reasons = map[string]int{
 	"unspecified": 0, "key-compromise": 1, "ca-compromise": 2, "affiliation-changed": 3, "superseded": 4,
 	"cessation-of-operation": 5, "privilege-withdrawn": 9, "aa-compromise": 10,
 }
 
-// ReasonNames are the names of the reasons for which a certificate can be revoked.
+// ReasonNames returns the names of the reasons for which a certificate can be revoked.
 func ReasonNames() []string {
 	var names []string
 	for name := range reasons {
@@ -56,7 +58,7 @@ func ReasonNames() []string {
 	return names
 }
 
-// Reason is the code of a reason's name.
+// Reason returns the code of a reason.
 func Reason(name string) (int, bool) {
 	code, ok := reasons[name]
 	return code, ok
@@ -79,17 +81,16 @@ type Revocation struct {
 	Reason string
 }
 
-// CRL is a certificate revocation list (RFC 5280). That its CA signed it is known
-// only of those that a CA, an Identity or CRLs gave.
+// CRL is a certificate revocation list (RFC 5280). Its signature has been verified only if
+// it came from a CA, an Identity or a CRLs.
 type CRL struct {
 	list    *x509.RevocationList
 	serials map[string]bool
 }
 
-// parseCRL reads a list in DER. It takes complete lists of one CA only, with a
-// number, and refuses what restricts a list in ways that it does not know: such a
-// list could be read as one that revokes less. A certificate that is on hold counts
-// as revoked.
+// parseCRL parses a list in DER. It accepts only complete lists of one CA with a number,
+// and refuses unknown extensions that restrict a list, because it could read such a list as
+// one that revokes less. A certificate that is on hold counts as revoked.
 func parseCRL(der []byte) (*CRL, error) {
 	if len(der) > MaxCRL {
 		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrCRL, MaxCRL)
@@ -124,22 +125,22 @@ func parseCRL(der []byte) (*CRL, error) {
 	return c, nil
 }
 
-// Number is the list's number, which is higher with each list of a CA.
+// Number returns the list's number, which increases with each list of a CA.
 func (c *CRL) Number() uint64 { return c.list.Number.Uint64() }
 
-// Issued is when the CA signed the list.
+// Issued returns when the CA signed the list.
 func (c *CRL) Issued() time.Time { return c.list.ThisUpdate }
 
-// DER is the list as its CA signed it.
+// DER returns the list in DER.
 func (c *CRL) DER() []byte { return c.list.Raw }
 
-// PEM is the list as files have it.
+// PEM returns the list in PEM.
 func (c *CRL) PEM() []byte { return pem.EncodeToMemory(&pem.Block{Type: crlBlock, Bytes: c.list.Raw}) }
 
-// Issuer identifies the CA by its key identifier, in hex.
+// Issuer returns the key identifier of the CA, in hex.
 func (c *CRL) Issuer() string { return hex.EncodeToString(c.list.AuthorityKeyId) }
 
-// Entries are the revoked certificates, as listed.
+// Entries returns the revoked certificates in the order of the list.
 func (c *CRL) Entries() []Revocation {
 	out := make([]Revocation, 0, len(c.list.RevokedCertificateEntries))
 	for _, e := range c.list.RevokedCertificateEntries {
@@ -148,11 +149,11 @@ func (c *CRL) Entries() []Revocation {
 	return out
 }
 
-// Has reports whether a certificate of the list's CA with that serial number is
+// Has reports whether the certificate with that serial number, of the list's CA, is
 // revoked.
 func (c *CRL) Has(serial *big.Int) bool { return c.serials[string(serial.Bytes())] }
 
-// signedBy checks the list's signature.
+// signedBy verifies the list's signature.
 func (c *CRL) signedBy(ca *x509.Certificate) error {
 	switch c.list.SignatureAlgorithm {
 	case x509.MD2WithRSA, x509.MD5WithRSA, x509.SHA1WithRSA, x509.DSAWithSHA1, x509.ECDSAWithSHA1:
@@ -167,7 +168,7 @@ func (c *CRL) signedBy(ca *x509.Certificate) error {
 	return nil
 }
 
-// after reports, as ErrOldCRL, whether c would undo what old says.
+// after returns ErrOldCRL if c would make a certificate valid again that old revokes.
 func (c *CRL) after(old *CRL) error {
 	switch {
 	case c.Number() < old.Number():
@@ -183,7 +184,7 @@ func (c *CRL) after(old *CRL) error {
 	return nil
 }
 
-// CRL reads a list that this CA has signed.
+// CRL parses a list that this CA has signed.
 func (ca *CA) CRL(der []byte) (*CRL, error) {
 	c, err := parseCRL(der)
 	if err != nil {
@@ -195,14 +196,16 @@ func (ca *CA) CRL(der []byte) (*CRL, error) {
 	return c, nil
 }
 
-// Issued checks that a certificate is of this CA.
+// Issued returns an error if the certificate was not issued by this CA.
 func (ca *CA) Issued(cert *x509.Certificate) error { return cert.CheckSignatureFrom(ca.cert) }
 
-// Revoke makes the CA's next list: that of before, nil for the first one, and those
-// certificates as well. One that is revoked already stays as it is.
+// Revoke signs the CA's next list. It contains the entries of before, which is nil for the
+// first list, and those in more. The entry of a certificate that is already revoked stays
+// as it is.
 //
-// Lists are delivered, not fetched, so a list is good until another one follows:
-// the next update that the format asks for is the end of the CA's certificate.
+// Lists are delivered by operators and not fetched, so a list is valid until another one
+// replaces it. The time of the next update, which the format requires, is the expiry of the
+// CA's certificate.
 func (ca *CA) Revoke(before *CRL, at time.Time, more ...Revocation) (*CRL, error) {
 	t := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: at, NextUpdate: ca.cert.NotAfter}
 	seen := make(map[string]bool)
@@ -238,13 +241,13 @@ func (ca *CA) Revoke(before *CRL, at time.Time, more ...Revocation) (*CRL, error
 	return ca.CRL(der)
 }
 
-// CRLs are the lists in force, of each CA one. They are not changed, but replaced.
+// CRLs are the lists in force, one for each CA. They are immutable.
 type CRLs struct {
-	of map[string]*CRL // by the public key of the CA, which outlives its certificate
+	of map[string]*CRL // by the CA's public key, which outlives its certificate
 }
 
-// ReadCRLs reads lists in PEM, one for each CA at the most, that CAs in caPEM
-// signed. Anything else in the file is an error.
+// ReadCRLs parses lists in PEM, at most one for each CA, that were signed by CAs in caPEM.
+// Anything else in the file is an error.
 func ReadCRLs(crlPEM, caPEM []byte) (*CRLs, error) {
 	return readCRLs(crlPEM, parseCertificates(caPEM))
 }
@@ -268,8 +271,8 @@ func readCRLs(data []byte, cas []*x509.Certificate) (*CRLs, error) {
 	return lists, nil
 }
 
-// DecodeCRLs reads lists in PEM, of which there is at least one. Whose they are, it does
-// not check. Anything else in the file is ErrCRL.
+// DecodeCRLs parses one or more lists in PEM without verifying their signatures. It returns
+// ErrCRL if there is anything else in the file.
 func DecodeCRLs(data []byte) ([]*CRL, error) {
 	if len(data) > MaxCRLFile {
 		return nil, fmt.Errorf("%w: the file has more than %d bytes", ErrCRL, MaxCRLFile)
@@ -293,7 +296,7 @@ func DecodeCRLs(data []byte) ([]*CRL, error) {
 	return lists, nil
 }
 
-// issuedBy is the public key of that one of the CAs that signed the list.
+// issuedBy returns the public key of the CA that signed the list.
 func (c *CRL) issuedBy(cas []*x509.Certificate) (key string, err error) {
 	err = fmt.Errorf("%w: there is no CA", ErrCRL)
 	for _, ca := range cas {
@@ -314,7 +317,7 @@ func (l *CRLs) with(key string, c *CRL) *CRLs {
 	return next
 }
 
-// All are the lists, by issuer.
+// All returns the lists, sorted by issuer.
 func (l *CRLs) All() []*CRL {
 	var all []*CRL
 	for _, c := range l.of {
@@ -324,7 +327,7 @@ func (l *CRLs) All() []*CRL {
 	return all
 }
 
-// pem is the lists as a file.
+// pem returns the lists in PEM.
 func (l *CRLs) pem() []byte {
 	var b []byte
 	for _, c := range l.All() {
@@ -333,8 +336,8 @@ func (l *CRLs) pem() []byte {
 	return b
 }
 
-// check is ErrRevoked if a certificate of the chains is revoked. Whatever way there
-// is to verify a certificate, a revoked one is in none of them.
+// check returns ErrRevoked if a certificate in one of the chains is revoked, even if other
+// chains have no revoked certificate.
 func (l *CRLs) check(chains [][]*x509.Certificate) error {
 	if len(l.of) == 0 {
 		return nil
@@ -350,8 +353,8 @@ func (l *CRLs) check(chains [][]*x509.Certificate) error {
 	return nil
 }
 
-// VerifyConnection is a tls.Config's: it refuses revoked certificates of the other
-// end. What the other end shows has to be verified by TLS itself.
+// VerifyConnection is for a tls.Config. It refuses revoked certificates of the peer, and
+// requires that TLS itself has verified the chains.
 func (l *CRLs) VerifyConnection(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) > 0 && len(cs.VerifiedChains) == 0 {
 		return errors.New("the certificate was not verified")
@@ -359,8 +362,8 @@ func (l *CRLs) VerifyConnection(cs tls.ConnectionState) error {
 	return l.check(cs.VerifiedChains)
 }
 
-// ParseSerial reads a serial number as openssl and others write it: in hex, with or
-// without colons.
+// ParseSerial parses a serial number in hex, with or without colons, as openssl and other
+// tools write it.
 func ParseSerial(s string) (*big.Int, error) {
 	s = strings.TrimPrefix(strings.ToLower(s), "serial=")
 	n, ok := new(big.Int).SetString(strings.ReplaceAll(s, ":", ""), 16)
@@ -370,7 +373,7 @@ func ParseSerial(s string) (*big.Int, error) {
 	return n, nil
 }
 
-// parseCertificates are the certificates in PEM that can be read.
+// parseCertificates returns the certificates in PEM that can be parsed.
 func parseCertificates(raw []byte) (certs []*x509.Certificate) {
 	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
 		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {

@@ -1,7 +1,6 @@
-// Package pki has the certificates of a cluster: the CA that issues them, who a
-// certificate stands for, a node's identity with the TLS configurations made of it, and the
-// revocation lists that take certificates back.
+// Package pki implements the certificates of a cluster: the CA that issues them, the
+// identities in them, a node's TLS configurations, and the certificate revocation lists.
 //
-// A node's identity proves which node it is, and nothing more: whoever has a copy of it
-// connects in that node's name until the certificate is revoked.
+// An identity proves which node it is, and nothing more: anyone with a copy of it can
+// connect in that node's name until the certificate is revoked.
 package pki

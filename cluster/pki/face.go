@@ -2,17 +2,16 @@ package pki
 
 import "crypto/tls"
 
-// FaceTLS is the TLS configuration of a port that clients connect to, with the
-// node's certificate and, to tell operators by, the cluster's CA for theirs. It
-// follows Reload. protocols are the ALPN names to offer. Revoked certificates of
-// clients are refused, and the connection of one that is revoked later is closed; it
-// has to be of an admission.Budget.
+// FaceTLS returns the TLS configuration of a port for clients. It uses the node's
+// certificate, and the cluster's CA to verify the certificates of operators, and follows
+// Reload. protocols are the ALPN names to offer. Revoked client certificates are refused,
+// and connections are closed when their certificate is revoked. The connections have to be
+// from an admission.Budget.
 func (id *Identity) FaceTLS(minVersion uint16, protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: minVersion,
 		NextProtos: protocols,
-		// The keys of session tickets are those of this configuration, so that clients
-		// can resume their connections.
+		// Session ticket keys belong to this configuration, so clients can resume sessions.
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			l := id.loaded.Load()
 			return &tls.Config{
@@ -21,7 +20,7 @@ func (id *Identity) FaceTLS(minVersion uint16, protocols ...string) *tls.Config 
 				Certificates: []tls.Certificate{l.cert},
 				ClientAuth:   tls.VerifyClientCertIfGiven,
 				ClientCAs:    l.pool,
-				// Called for resumed connections as well.
+				// This is also called for resumed connections.
 				VerifyConnection: func(cs tls.ConnectionState) error { return id.watchClient(cs, hello.Conn) },
 			}, nil
 		},

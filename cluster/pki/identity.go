@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// ALPN names of what shares the peer port.
+// ALPN names of the protocols on the peer port.
 const (
 	ALPNRaft = "conclave-raft/2"
 	ALPNPeer = "h2"
 )
 
-// Identity is a node's certificate with its key, and the CA that vouches for
-// all nodes. It can be reloaded while in use.
+// Identity is a node's certificate with its key, and the CA that issues the certificates of
+// all nodes. It can be reloaded while it is in use.
 type Identity struct {
-	certFile, keyFile, caFile string // empty when made from memory
+	certFile, keyFile, caFile string // empty if made from memory
 	loaded                    atomic.Pointer[loadedIdentity]
 	revoked                   *revocations
 }
@@ -29,9 +29,9 @@ type Identity struct {
 type loadedIdentity struct {
 	cert tls.Certificate
 	pool *x509.CertPool
-	cas  []*x509.Certificate // those in pool
+	cas  []*x509.Certificate // the certificates in pool
 	node string
-	ca   time.Time // end of the CA certificate that lasts longest
+	ca   time.Time // expiry of the CA certificate that expires last
 }
 
 // LoadIdentity reads an identity from PEM files.
@@ -43,7 +43,7 @@ func LoadIdentity(certFile, keyFile, caFile string) (*Identity, error) {
 	return id, nil
 }
 
-// NewIdentity takes an identity from PEM in memory.
+// NewIdentity returns an identity from PEM in memory.
 func NewIdentity(certPEM, keyPEM, caPEM []byte) (*Identity, error) {
 	l, err := parseIdentity(certPEM, keyPEM, caPEM)
 	if err != nil {
@@ -54,9 +54,8 @@ func NewIdentity(certPEM, keyPEM, caPEM []byte) (*Identity, error) {
 	return id, nil
 }
 
-// Reload reads the files again, for new connections. After an error, and for an
-// identity from memory, the identity stays what it was. A reload cannot change
-// the node's id.
+// Reload reads the files again, for new connections. After an error the identity remains
+// unchanged, as does one from memory. A reload cannot change the node's id.
 func (id *Identity) Reload() error {
 	if id.certFile == "" {
 		return nil
@@ -106,19 +105,20 @@ func parseIdentity(certPEM, keyPEM, caPEM []byte) (*loadedIdentity, error) {
 	return l, nil
 }
 
-// NodeID is the id in the certificate.
+// NodeID returns the id in the certificate.
 func (id *Identity) NodeID() string { return id.loaded.Load().node }
 
-// Serial is the serial number of the node's certificate.
+// Serial returns the serial number of the node's certificate.
 func (id *Identity) Serial() *big.Int { return id.loaded.Load().cert.Leaf.SerialNumber }
 
-// NotAfter is when the certificate expires.
+// NotAfter returns when the certificate expires.
 func (id *Identity) NotAfter() time.Time { return id.loaded.Load().cert.Leaf.NotAfter }
 
-// CANotAfter is when the CA's certificate expires; of several, the last one.
+// CANotAfter returns when the CA's certificate expires, or the last one if there are
+// several.
 func (id *Identity) CANotAfter() time.Time { return id.loaded.Load().ca }
 
-// chains are the ways in which the other side's certificate is one of the CA's.
+// chains returns the chains from the peer's certificate to the CA's certificates.
 func (l *loadedIdentity) chains(cs tls.ConnectionState, usage x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return nil, errors.New("no certificate")
@@ -132,8 +132,8 @@ func (l *loadedIdentity) chains(cs tls.ConnectionState, usage x509.ExtKeyUsage) 
 	})
 }
 
-// verifyPeer checks the other side's certificate for its role and returns the
-// node it identifies.
+// verifyPeer verifies the peer's certificate for its role and returns the node that it
+// identifies.
 func (id *Identity) verifyPeer(cs tls.ConnectionState, usage x509.ExtKeyUsage) (string, error) {
 	chains, err := id.loaded.Load().chains(cs, usage)
 	if err != nil {
@@ -152,13 +152,13 @@ func (id *Identity) verifyPeer(cs tls.ConnectionState, usage x509.ExtKeyUsage) (
 	return name, nil
 }
 
-// Server is the TLS configuration of the peer port. admit decides whether a node
-// with a good certificate may speak that protocol.
+// Server returns the TLS configuration of the peer port. admit decides whether a node with
+// a valid certificate may use the protocol.
 func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		// The certificate is verified below, with the CA of the moment; Go would
-		// take the one of the start.
+		// The certificate is verified below, with the current CA. Go would use the one from
+		// the start.
 		ClientAuth:             tls.RequireAnyClientCert,
 		NextProtos:             []string{ALPNRaft, ALPNPeer},
 		SessionTicketsDisabled: true,
@@ -178,7 +178,7 @@ func (id *Identity) Server(admit func(node, alpn string) error) *tls.Config {
 	}
 }
 
-// Client is the TLS configuration for a connection to that node and no other.
+// Client returns the TLS configuration for a connection to the given node and no other.
 func (id *Identity) Client(node, alpn string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
@@ -186,8 +186,8 @@ func (id *Identity) Client(node, alpn string) *tls.Config {
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return &id.loaded.Load().cert, nil
 		},
-		// Nodes are known by the id in their certificate, not by host name, which
-		// is all that Go's own check compares. VerifyConnection does the whole check.
+		// Nodes are identified by the id in their certificate and not by host name, which
+		// Go's own verification requires. VerifyConnection does the complete verification.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			got, err := id.verifyPeer(cs, x509.ExtKeyUsageServerAuth)

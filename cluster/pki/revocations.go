@@ -16,20 +16,20 @@ import (
 	"github.com/conclavekms/conclave/transport/admission"
 )
 
-// revocations are what an identity knows of revoked certificates, and the
-// connections that end when the certificate of their other end is revoked.
+// revocations are the revoked certificates that an identity knows, and the open
+// connections, which are closed when the certificate of their other end is revoked.
 type revocations struct {
-	// replacing is held by whoever replaces the lists, disk included.
+	// replacing is held while the lists are replaced in memory and on disk.
 	replacing sync.Mutex
 	file      string // where the lists are kept; "" in memory only
-	stored    *CRLs  // what the file has
+	stored    *CRLs  // the content of the file
 
 	mu    sync.Mutex
 	lists *CRLs
 	held  map[*holding]struct{}
 }
 
-// holding is an open connection with the ways in which its certificate was verified.
+// holding is an open connection with the verified chains of its certificate.
 type holding struct {
 	chains [][]*x509.Certificate
 	conn   io.Closer
@@ -45,8 +45,8 @@ func (r *revocations) current() *CRLs {
 	return r.lists
 }
 
-// hold closes conn when one of the certificates is revoked. If one is already, the
-// error is ErrRevoked. release is called when the connection is closed.
+// hold registers conn to be closed when a certificate in the chains is revoked. It returns
+// ErrRevoked if one already is. The caller calls release when the connection is closed.
 func (r *revocations) hold(chains [][]*x509.Certificate, conn io.Closer) (release func(), err error) {
 	h := &holding{chains, conn}
 	r.mu.Lock()
@@ -62,8 +62,8 @@ func (r *revocations) hold(chains [][]*x509.Certificate, conn io.Closer) (releas
 	}, nil
 }
 
-// enforce puts lists into force: no connection is opened any more with a certificate
-// that is on them, and those that are open are closed. It returns how many.
+// enforce puts lists into force. New connections with a revoked certificate are refused,
+// and open ones are closed. It returns how many were closed.
 func (r *revocations) enforce(lists *CRLs) (closed int) {
 	r.mu.Lock()
 	r.lists = lists
@@ -75,16 +75,16 @@ func (r *revocations) enforce(lists *CRLs) (closed int) {
 		}
 	}
 	r.mu.Unlock()
-	for _, h := range gone { // without the lock, which closing takes too
+	for _, h := range gone { // without the lock, which closing acquires too
 		h.conn.Close()
 	}
 	return len(gone)
 }
 
-// KeepCRLs takes the certificate revocation lists in a file, and keeps later ones
-// there. It is called before the identity is used. A file that is not there has
-// none. One that cannot be read in full is an error: it might be what keeps a stolen
-// certificate out.
+// KeepCRLs reads the certificate revocation lists in a file and stores later ones there. It
+// is called before the identity is used. A missing file means no lists. A file that cannot
+// be read in full is an error, since it might contain the list that revokes a stolen
+// certificate.
 func (id *Identity) KeepCRLs(file string) error {
 	r := id.revoked
 	r.replacing.Lock()
@@ -107,9 +107,10 @@ func (id *Identity) KeepCRLs(file string) error {
 	return nil
 }
 
-// ReadCRLFile reads a file of lists in PEM, one for each CA at the most, that CAs of the
-// cluster signed. It puts none into force; see InstallCRL. Anything else in the file is
-// ErrCRL, and so is a file that is longer than all lists that a node may keep.
+// ReadCRLFile reads a file of lists in PEM, at most one for each CA, that were signed by
+// CAs of the cluster. It does not put them into force; see InstallCRL. It returns ErrCRL if
+// there is anything else in the file, or if the file is longer than all lists that a node
+// may keep.
 func (id *Identity) ReadCRLFile(file string) (*CRLs, error) {
 	data, err := readCRLFile(file)
 	if err != nil {
@@ -122,8 +123,8 @@ func (id *Identity) ReadCRLFile(file string) (*CRLs, error) {
 	return lists, nil
 }
 
-// readCRLFile returns the content of a file of lists. Of one that is too long it reads no
-// more than DecodeCRLs needs to refuse it.
+// readCRLFile returns the content of a file of lists. It reads no more of an overlong file
+// than DecodeCRLs needs to refuse it.
 func readCRLFile(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -133,13 +134,12 @@ func readCRLFile(file string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, MaxCRLFile+1))
 }
 
-// InstallCRL puts a list in DER into force. One of the cluster's CAs must have signed
-// it, and no certificate that is revoked may be good again by it, which is
-// ErrOldCRL; see also ErrCRL. When it returns, nobody can connect any more with a
-// certificate on the list, and the connections of those are closed. The list is on
-// disk then. If that alone fails, there is an error, and the list is in force all the
-// same, until the node ends; it can be given again. closed is how many connections
-// were ended.
+// InstallCRL puts a list in DER into force. The list must be signed by one of the cluster's
+// CAs (otherwise the error is ErrCRL) and must not make a revoked certificate valid again
+// (ErrOldCRL). When InstallCRL returns, no new connection can be made with a certificate on
+// the list, open ones have been closed, and the list is on disk. If only writing it to disk
+// fails, InstallCRL returns an error, but the list is in force until the node stops, and
+// can be installed again. closed is the number of connections that were closed.
 func (id *Identity) InstallCRL(der []byte) (c *CRL, closed int, err error) {
 	c, err = parseCRL(der)
 	if err != nil {
@@ -175,22 +175,22 @@ func (id *Identity) InstallCRL(der []byte) (c *CRL, closed int, err error) {
 	return c, closed, nil
 }
 
-// CRLs are the lists in force.
+// CRLs returns the lists in force.
 func (id *Identity) CRLs() []*CRL { return id.revoked.current().All() }
 
-// Watched is how many connections are open that a new list would be held against.
+// Watched returns the number of open connections that would be checked against a new list.
 func (id *Identity) Watched() int {
 	id.revoked.mu.Lock()
 	defer id.revoked.mu.Unlock()
 	return len(id.revoked.held)
 }
 
-// Revoked is ErrRevoked if this node's own certificate is revoked.
+// Revoked returns ErrRevoked if this node's own certificate is revoked.
 func (id *Identity) Revoked() error {
 	l := id.loaded.Load()
 	lists := id.revoked.current()
 	for _, ca := range l.cas {
-		// Whether it has expired is another matter.
+		// Only the signature is checked: an expired certificate counts too.
 		if l.cert.Leaf.CheckSignatureFrom(ca) == nil {
 			if err := lists.check([][]*x509.Certificate{{l.cert.Leaf, ca}}); err != nil {
 				return err
@@ -200,12 +200,12 @@ func (id *Identity) Revoked() error {
 	return nil
 }
 
-// Watch closes a connection when the certificate that its other end has shown is
-// revoked; ErrRevoked says that it is already. release is called when the connection
-// is closed.
+// Watch registers conn to be closed when the certificate of its other end is revoked. It
+// returns ErrRevoked if it already is. The caller calls release when the connection is
+// closed.
 func (id *Identity) Watch(cs tls.ConnectionState, conn io.Closer) (release func(), err error) {
 	chains := cs.VerifiedChains
-	if len(chains) == 0 { // verified by verifyPeer
+	if len(chains) == 0 { // verifyPeer has verified the certificate
 		if chains, err = id.loaded.Load().chains(cs, x509.ExtKeyUsageAny); err != nil {
 			return nil, err
 		}
@@ -213,8 +213,8 @@ func (id *Identity) Watch(cs tls.ConnectionState, conn io.Closer) (release func(
 	return id.revoked.hold(chains, conn)
 }
 
-// watchClient does that for a connection to a face, if its client shows a
-// certificate.
+// watchClient does the same as Watch for a client's connection to a face, if the client
+// shows a certificate.
 func (id *Identity) watchClient(cs tls.ConnectionState, conn net.Conn) error {
 	if len(cs.PeerCertificates) == 0 {
 		return nil

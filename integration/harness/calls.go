@@ -12,14 +12,14 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// Calls makes requests at one node, as the account's root, and records them. What
-// it returns beside the operation is the zero value after a failure.
+// Calls makes requests to one node, as the account's root, and records them. After an error
+// the results other than the Op are zero values.
 type Calls struct {
 	*History
 	Node *Node
 }
 
-// At makes calls at a node.
+// At returns Calls to a node.
 func (h *History) At(n *Node) Calls { return Calls{h, n} }
 
 // grpcCall makes and records a call of the gRPC API.
@@ -31,7 +31,7 @@ func grpcCall[In, Out any](ctx context.Context, c Calls, name string, method fun
 	return out, o
 }
 
-// CreateKey makes a key and returns its id.
+// CreateKey creates a key and returns its id.
 func (c Calls) CreateKey(ctx context.Context, description string) (string, Op) {
 	out, o := grpcCall(ctx, c, "CreateKey", c.Node.KMS().CreateKey, &kmspb.CreateKeyRequest{Description: &description})
 	return out.GetKeyMetadata().GetKeyId(), o
@@ -55,7 +55,7 @@ func (c Calls) DisableKey(ctx context.Context, key string) Op {
 	return o
 }
 
-// RotateKeyOnDemand gives a key new material.
+// RotateKeyOnDemand rotates a key's material.
 func (c Calls) RotateKeyOnDemand(ctx context.Context, key string) Op {
 	_, o := grpcCall(ctx, c, "RotateKeyOnDemand", c.Node.KMS().RotateKeyOnDemand, &kmspb.RotateKeyOnDemandRequest{KeyId: &key})
 	return o
@@ -73,25 +73,25 @@ func (c Calls) UpdateKeyDescription(ctx context.Context, key, text string) Op {
 	return o
 }
 
-// CreateAlias makes an alias.
+// CreateAlias creates an alias.
 func (c Calls) CreateAlias(ctx context.Context, name, key string) Op {
 	_, o := grpcCall(ctx, c, "CreateAlias", c.Node.KMS().CreateAlias, &kmspb.CreateAliasRequest{AliasName: &name, TargetKeyId: &key})
 	return o
 }
 
-// UpdateAlias moves an alias.
+// UpdateAlias points an alias to another key.
 func (c Calls) UpdateAlias(ctx context.Context, name, key string) Op {
 	_, o := grpcCall(ctx, c, "UpdateAlias", c.Node.KMS().UpdateAlias, &kmspb.UpdateAliasRequest{AliasName: &name, TargetKeyId: &key})
 	return o
 }
 
-// DeleteAlias removes an alias.
+// DeleteAlias deletes an alias.
 func (c Calls) DeleteAlias(ctx context.Context, name string) Op {
 	_, o := grpcCall(ctx, c, "DeleteAlias", c.Node.KMS().DeleteAlias, &kmspb.DeleteAliasRequest{AliasName: &name})
 	return o
 }
 
-// Tag puts a tag on a key.
+// Tag adds a tag to a key.
 func (c Calls) Tag(ctx context.Context, key, name, value string) Op {
 	_, o := grpcCall(ctx, c, "TagResource", c.Node.KMS().TagResource, &kmspb.TagResourceRequest{
 		KeyId: &key, Tags: []*kmspb.Tag{{TagKey: &name, TagValue: &value}},
@@ -99,7 +99,7 @@ func (c Calls) Tag(ctx context.Context, key, name, value string) Op {
 	return o
 }
 
-// Untag takes a tag off a key.
+// Untag removes a tag from a key.
 func (c Calls) Untag(ctx context.Context, key, name string) Op {
 	_, o := grpcCall(ctx, c, "UntagResource", c.Node.KMS().UntagResource, &kmspb.UntagResourceRequest{KeyId: &key, TagKeys: []string{name}})
 	return o
@@ -115,7 +115,7 @@ func (c Calls) Tags(ctx context.Context, key string) (map[string]string, Op) {
 	return tags, o
 }
 
-// Encrypt returns the ciphertext and the ARN of the key that it is under.
+// Encrypt returns the ciphertext and the ARN of the key.
 func (c Calls) Encrypt(ctx context.Context, key string, plaintext []byte) (blob []byte, arn string, o Op) {
 	out, o := grpcCall(ctx, c, "Encrypt", c.Node.KMS().Encrypt, &kmspb.EncryptRequest{KeyId: &key, Plaintext: plaintext})
 	return out.GetCiphertextBlob(), out.GetKeyId(), o
@@ -127,13 +127,13 @@ func (c Calls) Decrypt(ctx context.Context, blob []byte) ([]byte, Op) {
 	return out.GetPlaintext(), o
 }
 
-// DataKey returns a data key, encrypted and in the clear.
+// DataKey returns a data key, encrypted and in plaintext.
 func (c Calls) DataKey(ctx context.Context, key string) (blob, plaintext []byte, o Op) {
 	out, o := grpcCall(ctx, c, "GenerateDataKey", c.Node.KMS().GenerateDataKey, &kmspb.GenerateDataKeyRequest{KeyId: &key, KeySpec: proto.String("AES_256")})
 	return out.GetCiphertextBlob(), out.GetPlaintext(), o
 }
 
-// AWSEncrypt is Encrypt by AWS's SDK.
+// AWSEncrypt is Encrypt through AWS's SDK.
 func (c Calls) AWSEncrypt(ctx context.Context, key string, plaintext []byte) (blob []byte, o Op) {
 	o = c.SDK(ctx, c.Node, "Encrypt", func(ctx context.Context) (middleware.Metadata, error) {
 		out, err := c.Node.SDK().Encrypt(ctx, &kms.EncryptInput{KeyId: &key, Plaintext: plaintext})
@@ -146,7 +146,7 @@ func (c Calls) AWSEncrypt(ctx context.Context, key string, plaintext []byte) (bl
 	return blob, o
 }
 
-// AWSDecrypt is Decrypt by AWS's SDK.
+// AWSDecrypt is Decrypt through AWS's SDK.
 func (c Calls) AWSDecrypt(ctx context.Context, blob []byte) (plaintext []byte, o Op) {
 	o = c.SDK(ctx, c.Node, "Decrypt", func(ctx context.Context) (middleware.Metadata, error) {
 		out, err := c.Node.SDK().Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: blob})
@@ -159,7 +159,7 @@ func (c Calls) AWSDecrypt(ctx context.Context, blob []byte) (plaintext []byte, o
 	return plaintext, o
 }
 
-// AWSDescribeKey is DescribeKey by AWS's SDK.
+// AWSDescribeKey is DescribeKey through AWS's SDK.
 func (c Calls) AWSDescribeKey(ctx context.Context, key string) (state string, o Op) {
 	o = c.SDK(ctx, c.Node, "DescribeKey", func(ctx context.Context) (middleware.Metadata, error) {
 		out, err := c.Node.SDK().DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: aws.String(key)})

@@ -21,7 +21,7 @@ import (
 // callTimeout bounds a client's call.
 const callTimeout = 15 * time.Second
 
-// sdkClient is AWS's SDK, with the connections that it keeps.
+// sdkClient is a client of AWS's SDK with its connections.
 type sdkClient struct {
 	*kms.Client
 	transport *http.Transport
@@ -34,7 +34,7 @@ func (n *Node) dial(as **client.Client, cfg client.Config) *client.Client {
 		cfg.Address = n.GRPC
 		cl, err := client.Dial(context.Background(), cfg)
 		if err != nil {
-			panic(err) // the configuration is ours
+			panic(err) // the configuration is constant
 		}
 		*as = cl
 		n.clients = append(n.clients, cl)
@@ -42,8 +42,8 @@ func (n *Node) dial(as **client.Client, cfg client.Config) *client.Client {
 	return *as
 }
 
-// closeClients makes the next calls connect anew. Clients that calls are still
-// made with are closed with the cluster.
+// closeClients makes the next calls connect anew. Clients that are still in use are closed
+// with the cluster.
 func (n *Node) closeClients() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -64,10 +64,10 @@ func (n *Node) asRoot() *client.Client {
 	})
 }
 
-// KMS is the gRPC API, as the account's root.
+// KMS returns a client of the gRPC API, as the account's root.
 func (n *Node) KMS() kmspb.KMSClient { return n.asRoot().KMS() }
 
-// Audit reads the audit log, as the account's root.
+// Audit returns a client of the audit log, as the account's root.
 func (n *Node) Audit() kmspb.AuditClient { return n.asRoot().Audit() }
 
 func (n *Node) asOperator() *client.Client {
@@ -77,20 +77,20 @@ func (n *Node) asOperator() *client.Client {
 	})
 }
 
-// Operator is the operator's API, with an operator's certificate.
+// Operator returns a client of the operator API, with an operator certificate.
 func (n *Node) Operator() kmspb.OperatorClient { return n.asOperator().Operator() }
 
-// Status is what the node says of itself to an operator.
+// Status returns the node's answer to an operator's status request.
 func (n *Node) Status(ctx context.Context) (*kmspb.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	return n.Operator().Status(ctx, &kmspb.StatusRequest{})
 }
 
-// Secret is the secret of the account's root access key.
+// Secret returns the secret access key of the account's root.
 func (c *Cluster) Secret() string { return c.secret }
 
-// SDK is AWS's own client on the AWS API. It does not try again by itself.
+// SDK returns a client of AWS's own SDK. It does not retry by itself.
 func (n *Node) SDK() *kms.Client {
 	c := n.cluster
 	n.mu.Lock()
@@ -112,7 +112,7 @@ func (n *Node) SDK() *kms.Client {
 	return n.sdk.Client
 }
 
-// sdkOutcome is a call of the SDK as a history has it.
+// sdkOutcome returns the outcome of an SDK call as a history records it.
 func sdkOutcome(meta middleware.Metadata, err error) (requestID, code string) {
 	if err == nil {
 		requestID, _ = awsmiddleware.GetRequestIDMetadata(meta)

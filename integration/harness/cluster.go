@@ -23,7 +23,7 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// What every test cluster is.
+// Properties of every test cluster.
 const (
 	Account   = "111122223333"
 	Region    = "eu-test-1"
@@ -31,47 +31,47 @@ const (
 	Threshold = 3
 )
 
-// Patience bounds every wait for a cluster to get somewhere. Machines under test
-// are shared and slow.
+// Patience bounds every wait for a cluster to reach some state. It is long because test
+// machines are shared and slow.
 const Patience = 150 * time.Second
 
-// Quick are timings for clusters on one machine.
+// Quick has timings for clusters on one machine.
 var Quick = cluster.Timeouts{
 	Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond,
 	Commit: 10 * time.Millisecond, Resubmit: 500 * time.Millisecond, LeaderWait: 2 * time.Second,
 	Outcome: 10 * time.Second, Hello: 300 * time.Millisecond,
 }
 
-// Options say how a cluster differs from the usual one. They are for clusters in
-// this process, but for Processes, Files, Network, Disk, Dir and
-// Regions.
+// Options describe how a cluster differs from the default one. They apply to clusters in
+// this process, except for Processes, Files, Network, Disk, Dir and Regions, which apply to
+// clusters of processes too.
 type Options struct {
 	// Processes runs the real binary.
 	Processes bool
-	// Files is how many descriptors each process may have; the tests' own limit by
+	// Files is the limit of file descriptors of each process; the limit of the test by
 	// default.
 	Files int
-	// Network carries what nodes say to each other; a good one by default. Between
+	// Network carries the traffic between nodes; by default it is one without faults. For
 	// processes it is used only if its Break is set.
 	Network *Network
-	// Regions are those that the cluster serves, the first one being Region; that
-	// one alone by default.
+	// Regions are the Regions that the cluster serves. The first must be Region, which is
+	// also the default.
 	Regions []string
-	// Disk gives each node a file system of its own, in memory and of so many bytes,
-	// for its data; 0 for none. CanMakeDisks says whether that can be had.
+	// Disk is the size in bytes of a file system in memory that each node gets for its
+	// data; 0 for none. CanMakeDisks reports whether that is possible.
 	Disk int64
-	// Dir holds what the nodes keep; a temporary one by default.
+	// Dir is the directory for the nodes' files; a temporary one by default.
 	Dir string
-	// Configure changes a node's configuration before each of its starts.
+	// Configure changes a node's configuration before each start.
 	Configure func(n *Node, cfg *node.Config)
 }
 
-// Cluster is a cluster under test. Its methods end the test when they fail.
+// Cluster is a cluster under test. Its methods fail the test on an error.
 type Cluster struct {
 	T       testing.TB
 	Nodes   []*Node
 	Network *Network
-	// Shares of the unseal key, and the account's root, since Init.
+	// Set by Init: the shares of the unseal key and the access key of the account's root.
 	Shares      []string
 	AccessKeyID string
 	secret      string
@@ -85,24 +85,24 @@ type Cluster struct {
 	opts    Options
 }
 
-// server is a node as it runs: in this process, or as one of its own.
+// server is a running node, either in this process or in its own.
 type server interface {
 	start(ctx context.Context) error
-	// kill ends it at once, without a word to anybody.
+	// kill stops it at once, without notice to the other nodes or clients.
 	kill()
-	// stop ends it in good order.
+	// stop stops it in an orderly way.
 	stop(ctx context.Context) error
-	// fault is why it ended by itself; nil while it has not.
-	fault() error
+	// failure returns why it stopped by itself, or nil if it did not.
+	failure() error
 }
 
 // Node is one node of a cluster under test.
 type Node struct {
 	ID    string
 	Index int
-	// Data is the directory that the node keeps everything in.
+	// Data is the directory that contains all of the node's data.
 	Data string
-	// Where it listens, for its whole life.
+	// The addresses that it listens on, which never change.
 	AWS, GRPC, Peer, Ops string
 
 	cluster   *Cluster
@@ -117,9 +117,9 @@ type Node struct {
 	sdk     sdkClient
 }
 
-// Start starts n nodes that form a cluster, which is neither initialised nor
-// unsealed yet. The cluster ends with the test. With -short, which is for the race
-// detector, a test of processes is skipped.
+// Start starts n nodes that form a cluster, which is not initialised yet. The cluster ends
+// with the test. With -short, which is for the race detector, tests with processes are
+// skipped.
 func Start(t testing.TB, n int, opts Options) *Cluster {
 	t.Helper()
 	if opts.Processes && testing.Short() {
@@ -169,7 +169,7 @@ func Start(t testing.TB, n int, opts Options) *Cluster {
 	return c
 }
 
-// Found starts n nodes, initialises them and unseals them.
+// Found starts n nodes, initialises the cluster and unseals the nodes.
 func Found(t testing.TB, n int, opts Options) *Cluster {
 	t.Helper()
 	c := Start(t, n, opts)
@@ -186,7 +186,7 @@ func (c *Cluster) must(what string, err error) {
 	}
 }
 
-// each does something to nodes at once.
+// each calls do for all nodes concurrently.
 func (c *Cluster) each(nodes []*Node, do func(*Node) error) {
 	c.T.Helper()
 	errs := make([]error, len(nodes))
@@ -220,7 +220,7 @@ func (c *Cluster) certificates() (err error) {
 	return os.WriteFile(c.CAFile(), c.ca.CertPEM(), 0o600)
 }
 
-// CAFile is the cluster's CA in PEM.
+// CAFile returns the path of the cluster's CA certificate in PEM.
 func (c *Cluster) CAFile() string { return filepath.Join(c.dir, "ca.pem") }
 
 func (n *Node) certFile() string { return filepath.Join(n.cluster.dir, n.ID+".pem") }
@@ -236,13 +236,13 @@ func (c *Cluster) issue(n *Node) error {
 	return errors.Join(os.WriteFile(n.certFile(), cert, 0o600), os.WriteFile(n.keyFile(), key, 0o600))
 }
 
-// Eventually waits for something, as long as Patience allows.
+// Eventually waits, for at most Patience, until check returns nil.
 func (c *Cluster) Eventually(what string, check func(context.Context) error) {
 	c.T.Helper()
 	c.must(what, Poll(c.T.Context(), Patience, check))
 }
 
-// Poll asks until there is no error, and returns the last one when time is up.
+// Poll calls check until it returns nil. After limit it returns the last error.
 func Poll(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -263,7 +263,7 @@ func Poll(ctx context.Context, limit time.Duration, check func(context.Context) 
 	}
 }
 
-// Init founds the cluster, once all nodes have joined.
+// Init initialises the cluster once all nodes have joined.
 func (c *Cluster) Init() {
 	c.T.Helper()
 	c.Eventually("initialising", func(ctx context.Context) error {
@@ -281,11 +281,11 @@ func (c *Cluster) Init() {
 	})
 }
 
-// Unseal gives shares to all nodes.
+// Unseal submits shares to all nodes.
 func (c *Cluster) Unseal() {
 	c.T.Helper()
 	for _, nd := range c.Nodes {
-		c.Eventually("waiting for the founding to reach "+nd.ID, func(ctx context.Context) error {
+		c.Eventually("waiting for the initialisation to reach "+nd.ID, func(ctx context.Context) error {
 			s, err := nd.Status(ctx)
 			if err == nil && !s.GetSeal().GetInitialised() {
 				err = errors.New("not initialised")
@@ -298,7 +298,7 @@ func (c *Cluster) Unseal() {
 	}
 }
 
-// Unseal gives shares to this node.
+// Unseal submits shares to this node.
 func (n *Node) Unseal() {
 	c := n.cluster
 	c.T.Helper()
@@ -308,7 +308,7 @@ func (n *Node) Unseal() {
 			if err != nil {
 				return err
 			}
-			// What a try before this one brought about is as good.
+			// An earlier attempt may have unsealed the node.
 			seal := s.GetSeal()
 			if e := s.GetError(); e != nil && (seal == nil || seal.GetSealed() && !slices.Contains(seal.GetCustodians(), uint32(i+1))) {
 				return errors.New(s.GetNodeId() + ": " + e.GetType() + ": " + e.GetMessage())
@@ -318,7 +318,7 @@ func (n *Node) Unseal() {
 	}
 }
 
-// WaitReady waits until nodes, or all of them, answer requests.
+// WaitReady waits until the given nodes, or all of them by default, answer requests.
 func (c *Cluster) WaitReady(nodes ...*Node) {
 	c.T.Helper()
 	if len(nodes) == 0 {
@@ -332,22 +332,23 @@ func (c *Cluster) WaitReady(nodes ...*Node) {
 	}
 }
 
-// Leader is the node that leads, by its own word and the others'.
+// Leader returns the node that leads according to itself and the others.
 func (c *Cluster) Leader() *Node {
 	c.T.Helper()
 	var leader *Node
 	c.Eventually("finding the leader", func(ctx context.Context) error {
 		leader = c.leaderNow(ctx)
 		if leader == nil {
-			return errors.New("nobody leads")
+			return errors.New("no node leads")
 		}
 		return nil
 	})
 	return leader
 }
 
-// leaderNow is the node that says that it leads, if one says so; the one in the newest
-// term, as one whose disk hangs may go on saying so.
+// leaderNow returns the node that reports to be the leader, if any. If there are several it
+// returns the one in the newest term, because a node whose disk hangs may not know that it
+// no longer leads.
 func (c *Cluster) leaderNow(ctx context.Context) (leader *Node) {
 	var newest uint64
 	for _, nd := range c.Nodes {
@@ -364,7 +365,7 @@ func (c *Cluster) leaderNow(ctx context.Context) (leader *Node) {
 	return leader
 }
 
-// Running are the nodes that run.
+// Running returns the nodes that are running.
 func (c *Cluster) Running() []*Node {
 	var list []*Node
 	for _, nd := range c.Nodes {
@@ -385,8 +386,8 @@ func (c *Cluster) NoFaults() {
 	}
 }
 
-// Converged waits until all running nodes have applied the same entries, checks
-// that their states are the same, and returns the index.
+// Converged waits until all running nodes have applied the same entries, checks that their
+// states are the same, and returns the index.
 func (c *Cluster) Converged() uint64 {
 	c.T.Helper()
 	var at uint64
@@ -417,7 +418,7 @@ func (c *Cluster) Converged() uint64 {
 
 func (c *Cluster) close() {
 	if c.T.Failed() {
-		c.NoFaults() // a node that ended may be why
+		c.NoFaults() // a node that stopped may be the reason
 		for _, nd := range c.Nodes {
 			c.showLog(nd)
 		}
@@ -433,11 +434,11 @@ func (c *Cluster) close() {
 	c.Network.Close()
 }
 
-// shownLines are how many lines of its log a node shows after a test that failed.
+// shownLines is how many lines of a node's log are shown after a test that failed.
 const shownLines = 60
 
-// showLog writes to the test's log what the node wrote last to its own, but for what is
-// of use to those alone who have all of it.
+// showLog copies the newest lines of the node's log to the test's log, without those that
+// are of use only with the complete log.
 func (c *Cluster) showLog(n *Node) {
 	b, err := os.ReadFile(n.logFile())
 	if err != nil {
@@ -451,19 +452,19 @@ func (c *Cluster) showLog(n *Node) {
 	c.T.Logf("the log of node %s, without %d lines before:\n%s", n.ID, left, strings.Join(lines[left:], "\n"))
 }
 
-// logFile is where the node writes its log.
+// logFile returns the path of the node's log.
 func (n *Node) logFile() string { return filepath.Join(n.cluster.dir, n.ID+".log") }
 
-// Start starts the node on what it has kept.
+// Start starts the node with the data that it has.
 func (n *Node) Start() {
 	n.cluster.T.Helper()
 	n.cluster.must("starting node "+n.ID, n.start())
 }
 
-// Fault is why the node ended by itself; nil while it has not, and when it was ended.
-func (n *Node) Fault() error { return n.server.fault() }
+// Fault returns why the node stopped by itself, or nil if it did not.
+func (n *Node) Fault() error { return n.server.failure() }
 
-// TryStart is Start for a node that may refuse what it finds.
+// TryStart is like Start, but returns an error if the node does not start.
 func (n *Node) TryStart() error { return n.start() }
 
 func (n *Node) start() error {
@@ -476,11 +477,11 @@ func (n *Node) start() error {
 	n.mu.Lock()
 	n.running = true
 	n.mu.Unlock()
-	n.closeClients() // what they know of a broken connection would make them wait
+	n.closeClients() // they would delay calls because they know of a broken connection
 	return nil
 }
 
-// Running reports whether the node was started and not ended since.
+// Running reports whether the node has been started and not stopped since.
 func (n *Node) Running() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -495,8 +496,8 @@ func (n *Node) ended() bool {
 	return was
 }
 
-// Kill ends the node as a power cut ends a machine: SIGKILL for a process, and as
-// near to that as can be in this one. Nobody hears of it.
+// Kill stops the node as a power cut stops a machine: with SIGKILL if it is a process, and
+// as close to that as possible otherwise. The other nodes get no notice.
 func (n *Node) Kill() {
 	if n.ended() {
 		n.cluster.Network.Isolate(n.ID)
@@ -504,7 +505,7 @@ func (n *Node) Kill() {
 	}
 }
 
-// Stop ends the node in good order.
+// Stop stops the node in an orderly way.
 func (n *Node) Stop() {
 	n.cluster.T.Helper()
 	if n.ended() {
@@ -514,7 +515,7 @@ func (n *Node) Stop() {
 	}
 }
 
-// InProcess is the node itself; nil for a process, and while it is down.
+// InProcess returns the node itself. It is nil for a process, and while the node is down.
 func (n *Node) InProcess() *node.Node {
 	if p, ok := n.server.(*inProcess); ok {
 		return p.node.Load()

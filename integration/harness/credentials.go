@@ -12,7 +12,7 @@ import (
 	"github.com/conclavekms/conclave/transport/client"
 )
 
-// IssueOperator makes a certificate for another operator.
+// IssueOperator issues a certificate for another operator.
 func (c *Cluster) IssueOperator(name string) tls.Certificate {
 	c.T.Helper()
 	certPEM, keyPEM, err := c.ca.Issue(pki.IssueRequest{Kind: pki.KindOperator, Name: name, Validity: 24 * time.Hour})
@@ -22,8 +22,8 @@ func (c *Cluster) IssueOperator(name string) tls.Certificate {
 	return cert
 }
 
-// DialAs is a client of the node with a certificate and nothing else, which is
-// closed with the test.
+// DialAs returns a client of the node that has only a certificate. It is closed at the end
+// of the test.
 func (n *Node) DialAs(cert tls.Certificate) *client.Client {
 	c := n.cluster
 	c.T.Helper()
@@ -34,7 +34,7 @@ func (n *Node) DialAs(cert tls.Certificate) *client.Client {
 	return cl
 }
 
-// Certificate is the node's own.
+// Certificate returns the node's own certificate.
 func (n *Node) Certificate() *x509.Certificate {
 	c := n.cluster
 	c.T.Helper()
@@ -49,14 +49,14 @@ func (n *Node) Certificate() *x509.Certificate {
 	return cert
 }
 
-// Reissue gives the node another certificate, which it uses from its next start on.
+// Reissue gives the node another certificate, which it uses from its next start.
 func (n *Node) Reissue() {
 	n.cluster.T.Helper()
 	n.cluster.must("certificate of "+n.ID, n.cluster.issue(n))
 }
 
-// Revoke makes the CA's next certificate revocation list: that of before, nil for
-// the first one, and those certificates.
+// Revoke signs the CA's next certificate revocation list. It contains the entries of
+// before, which is nil for the first list, and the given certificates.
 func (c *Cluster) Revoke(before *pki.CRL, certs ...*x509.Certificate) *pki.CRL {
 	c.T.Helper()
 	var more []pki.Revocation
@@ -68,7 +68,7 @@ func (c *Cluster) Revoke(before *pki.CRL, certs ...*x509.Certificate) *pki.CRL {
 	return next
 }
 
-// As is a client of the node with an access key, which is closed with the test.
+// As returns a client of the node with an access key. It is closed at the end of the test.
 func (n *Node) As(accessKeyID, secret string) *client.Client {
 	c := n.cluster
 	c.T.Helper()
@@ -79,8 +79,8 @@ func (n *Node) As(accessKeyID, secret string) *client.Client {
 	return cl
 }
 
-// UseAccessKey has all clients that are made from then on use another access key of
-// root's.
+// UseAccessKey makes all clients that are created from now on use another access key of the
+// account's root.
 func (c *Cluster) UseAccessKey(id, secret string) {
 	c.AccessKeyID, c.secret = id, secret
 	for _, nd := range c.Nodes {

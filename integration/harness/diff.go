@@ -15,13 +15,13 @@ var specStates = map[fsmpb.KeyState]string{
 	fsmpb.KeyState_KEY_STATE_PENDING_DELETION: "PendingDeletion",
 }
 
-// SameAs compares what the specification says there must be with what a node's
-// state has: every change took effect once, and nothing else did.
+// SameAs compares the state of a node with the specification: every change took effect
+// exactly once, and there are no other changes.
 func (s *Spec) SameAs(state *fsm.State) error {
-	var faults []error
+	var errs []error
 	complain := func(format string, args ...any) {
-		if len(faults) < maxComplaints {
-			faults = append(faults, fmt.Errorf(format, args...))
+		if len(errs) < maxComplaints {
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
 	seen := 0
@@ -72,7 +72,7 @@ func (s *Spec) SameAs(state *fsm.State) error {
 	if !maps.Equal(aliases, s.Aliases) {
 		complain("the state has aliases %v, want %v", aliases, s.Aliases)
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
 func uuid(id []byte) string {

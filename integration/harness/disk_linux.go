@@ -28,7 +28,7 @@ func mountMemory(dir string, size int64) error {
 	return os.NewSyscallError("mount", syscall.Mount("conclave-test", dir, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, fmt.Sprintf("size=%d,mode=700", size)))
 }
 
-// CanMakeDisks says why Options.Disk cannot be had here; nil if it can.
+// CanMakeDisks returns why Options.Disk is not possible here, or nil if it is.
 func CanMakeDisks() error {
 	dir, err := os.MkdirTemp("", "conclave-test-")
 	if err != nil {
@@ -41,7 +41,7 @@ func CanMakeDisks() error {
 	return os.NewSyscallError("unmount", syscall.Unmount(dir, 0))
 }
 
-// room is how many bytes a directory's file system has.
+// room returns the free and the total bytes of a directory's file system.
 func room(dir string) (free, total int64, err error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {
@@ -50,7 +50,7 @@ func room(dir string) (free, total int64, err error) {
 	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
-// resize makes a file of that size, which takes up as much room.
+// resize changes the size of a file, including the space that is allocated to it.
 func resize(f *os.File, from, to int64) error {
 	to = max(to, 0)
 	if to <= from {

@@ -11,7 +11,7 @@ var errNoDisks = errors.New("file systems in memory are made on Linux alone")
 
 func (n *Node) makeDisk(int64) error { return errNoDisks }
 
-// CanMakeDisks says why Options.Disk cannot be had here; nil if it can.
+// CanMakeDisks returns why Options.Disk is not possible here, or nil if it is.
 func CanMakeDisks() error { return errNoDisks }
 
 func room(string) (free, total int64, err error) { return 0, 0, errNoDisks }

@@ -13,11 +13,12 @@ import (
 	"time"
 )
 
-// Faults of one machine, for nodes that are processes. Each begins with a method
-// and ends with what it returns, or with the test.
+// The methods below inject faults into the machine of a node that is a process. A fault
+// lasts until the function that the method returned is called, or until the end of the
+// test.
 
-// Pause stops the node's process for so long, wherever it is, as a VM's migration or
-// a laptop's lid does, and lets it go on.
+// Pause stops the node's process for a while, wherever it is, and lets it continue, as the
+// migration of a virtual machine or closing a laptop's lid does.
 func (n *Node) Pause(d time.Duration) error {
 	cmd, err := n.command()
 	if err != nil {
@@ -30,7 +31,7 @@ func (n *Node) Pause(d time.Duration) error {
 	return cmd.Process.Signal(syscall.SIGCONT)
 }
 
-// command is the node's process.
+// command returns the node's process.
 func (n *Node) command() (*exec.Cmd, error) {
 	p, ok := n.server.(*process)
 	if !ok {
@@ -47,14 +48,13 @@ func (n *Node) command() (*exec.Cmd, error) {
 // hang is longer than any test.
 const hang = time.Hour
 
-// HangDisk keeps every fsync of the node's process from returning, as a disk does
-// that does not answer, until mend is called.
+// HangDisk makes every fsync of the node's process hang until mend is called.
 func (n *Node) HangDisk() (mend func(), err error) { return n.SlowDisk(hang) }
 
-// SlowDisk makes every fsync of the node's process take so much longer, until mend is
-// called, which returns when the disk is as it was. strace does it, which has to
-// stop at every other system call of the process too: with SlowDisk(0) a test finds
-// out what that alone does. Whether it can be had here says CanSlowDisks.
+// SlowDisk makes every fsync of the node's process take longer until mend is called. When
+// mend returns, the disk is as before. This uses strace, which also has to stop the process
+// at every other system call; SlowDisk(0) measures the effect of that alone. CanSlowDisks
+// reports whether this is possible.
 func (n *Node) SlowDisk(by time.Duration) (mend func(), err error) {
 	cmd, err := n.command()
 	if err != nil {
@@ -76,7 +76,7 @@ func (n *Node) SlowDisk(by time.Duration) (mend func(), err error) {
 		_ = tracer.Wait()
 	}()
 	mend = sync.OnceFunc(func() {
-		_ = tracer.Process.Signal(syscall.SIGTERM) // it lets go of the process
+		_ = tracer.Process.Signal(syscall.SIGTERM) // makes strace detach from the process
 		select {
 		case <-done:
 		case <-time.After(Patience):
@@ -122,7 +122,7 @@ func traced(pid int) (bool, error) {
 	return true, nil
 }
 
-// CanSlowDisks says why SlowDisk and HangDisk cannot work here; nil if they can.
+// CanSlowDisks returns why SlowDisk and HangDisk are not possible here, or nil if they are.
 func CanSlowDisks() error {
 	if _, err := exec.LookPath("strace"); err != nil {
 		return errors.New("strace is not installed")
@@ -157,13 +157,13 @@ func CanSlowDisks() error {
 	return errors.New("strace does not get hold of a process")
 }
 
-// diskDir is where the node has a file system of its own.
+// diskDir returns the directory of the node's own file system.
 func (n *Node) diskDir() string { return filepath.Join(n.cluster.dir, n.ID+".disk") }
 
 func (n *Node) ballast() string { return filepath.Join(n.diskDir(), "ballast") }
 
-// FillDisk leaves so many bytes free on the node's own disk, which Options.Disk gives
-// it: something else takes the rest, or gives it back.
+// FillDisk leaves the given number of bytes free on the node's own disk, which requires
+// Options.Disk, by growing or shrinking a file on it.
 func (n *Node) FillDisk(free int64) error {
 	f, err := os.OpenFile(n.ballast(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -179,7 +179,7 @@ func (n *Node) FillDisk(free int64) error {
 		if err != nil {
 			return err
 		}
-		// The node takes room at the same time.
+		// The node uses space at the same time.
 		if err = resize(f, info.Size(), info.Size()+now-free); !errors.Is(err, syscall.ENOSPC) {
 			return errors.Join(err, f.Close())
 		}
@@ -187,8 +187,8 @@ func (n *Node) FillDisk(free int64) error {
 	return errors.New("the node takes room faster than the disk can be filled")
 }
 
-// EmptyDisk gives back everything that FillDisk took.
+// EmptyDisk frees everything that FillDisk allocated.
 func (n *Node) EmptyDisk() error { return os.Remove(n.ballast()) }
 
-// DiskRoom is how many bytes are free on the node's own disk, and how many it has.
+// DiskRoom returns the free and the total bytes of the node's own disk.
 func (n *Node) DiskRoom() (free, total int64, err error) { return room(n.diskDir()) }

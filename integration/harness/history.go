@@ -14,21 +14,22 @@ import (
 	"github.com/conclavekms/conclave/transport/client"
 )
 
-// unanswered is the code of a call that nobody of ours answered.
+// unanswered is the code of a call that no node of the cluster answered.
 const unanswered = "(unanswered)"
 
 // Op is one call as its client saw it.
 type Op struct {
 	Name string // of the operation
-	Node string // that was asked
-	// RequestID is the server's, "" if none came back.
+	Node string // the node that was asked
+	// RequestID is the server's request id, or "" if none was received.
 	RequestID string
-	// Since the history began.
+	// Times since the history began.
 	Invoked, Returned time.Duration
-	// Code is "" for success, or AWS's name of the error; Message is for people.
+	// Code is "" for success, or AWS's name of the error. Message is for display.
 	Code, Message string
 }
 
+// String describes the call in one line, for error messages.
 func (o Op) String() string {
 	s := fmt.Sprintf("%s %s on %s, %v to %v", o.Name, o.RequestID, o.Node, o.Invoked, o.Returned)
 	if o.Code != "" {
@@ -37,8 +38,8 @@ func (o Op) String() string {
 	return s
 }
 
-// indefinite are answers after which a client does not know what became of its
-// request, and failures that no record is promised for.
+// indefinite are the answers after which a client does not know what became of its request,
+// and the errors that need not have a record.
 var indefinite = []string{
 	unanswered, "ServiceUnavailable", "ThrottlingException", "KMSInternalException",
 	"UnrecognizedClientException", "InvalidSignatureException", "ExpiredTokenException", "MissingAuthenticationTokenException",
@@ -55,13 +56,13 @@ type History struct {
 	ops []Op
 }
 
-// NewHistory begins a history.
+// NewHistory returns a history that begins now.
 func NewHistory() *History { return &History{start: time.Now()} }
 
-// Now is the time since the history began.
+// Now returns the time since the history began.
 func (h *History) Now() time.Duration { return time.Since(h.start) }
 
-// Ops are the calls that have returned.
+// Ops returns the calls that have returned.
 func (h *History) Ops() []Op {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -76,7 +77,7 @@ func (h *History) add(o Op) Op {
 	return o
 }
 
-// GRPC makes a call of the gRPC API and records it.
+// GRPC makes and records a call of the gRPC API.
 func (h *History) GRPC(ctx context.Context, n *Node, name string, call func(context.Context, ...grpc.CallOption) error) Op {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -95,7 +96,7 @@ func (h *History) GRPC(ctx context.Context, n *Node, name string, call func(cont
 	return h.add(o)
 }
 
-// SDK makes a call of the AWS API and records it.
+// SDK makes and records a call of the AWS API.
 func (h *History) SDK(ctx context.Context, n *Node, name string, call func(context.Context) (middleware.Metadata, error)) Op {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

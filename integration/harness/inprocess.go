@@ -16,7 +16,7 @@ import (
 	"github.com/conclavekms/conclave/cmd/conclave/node"
 )
 
-// inProcess runs a node in this process.
+// inProcess is a node that runs in this process.
 type inProcess struct {
 	n     *Node
 	peers map[string]string
@@ -38,7 +38,7 @@ func (p *inProcess) start(ctx context.Context) error {
 	}
 	cfg.Timeouts = Quick
 	cfg.Test.Cluster.Dial = c.Network.Dialer(p.n.ID)
-	// Tests ask for what they are refused more often than honest callers do.
+	// Tests are refused more often than honest callers.
 	cfg.Test.RefusalRate, cfg.Test.RefusalBurst = 1e6, 1e6
 	if c.opts.Configure != nil {
 		c.opts.Configure(p.n, &cfg)
@@ -53,13 +53,13 @@ func (p *inProcess) start(ctx context.Context) error {
 	return nil
 }
 
-// kill stops the node with no time for anything. Its network is cut already, so
-// nothing that it still does is seen by anybody.
+// kill stops the node abruptly. Its network has been cut already, so nothing that it still
+// does is visible outside.
 func (p *inProcess) kill() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if n := p.node.Load(); n != nil {
-		// First, so that no request goes on waiting for an outcome.
+		// This comes first, so that no request keeps waiting for an outcome.
 		_ = n.Cluster().Shutdown(ctx)
 	}
 	_ = p.end(ctx)
@@ -78,15 +78,15 @@ func (p *inProcess) end(ctx context.Context) error {
 	return err
 }
 
-func (p *inProcess) fault() error {
+func (p *inProcess) failure() error {
 	if n := p.node.Load(); n != nil {
 		return n.Err()
 	}
 	return nil
 }
 
-// waitUnlocked waits until nobody holds the lock of a bolt file: what a killed
-// node still had under way is over then.
+// waitUnlocked waits until the lock of a bbolt file is released. Everything that a killed
+// node was doing has ended by then.
 func waitUnlocked(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Memory is a network between nodes in one process that never leaves it. Nothing
-// in it waits for the system, so whole clusters run on it in a bubble of
-// testing/synctest, where days pass as soon as everybody sleeps.
+// Memory is a network between nodes in one process. Nothing in it waits for the operating
+// system, so whole clusters can run on it in a bubble of testing/synctest, where days pass
+// as soon as all goroutines are blocked.
 type Memory struct {
 	mu        sync.Mutex
 	listeners map[string]*memoryListener
@@ -20,7 +20,7 @@ type Memory struct {
 	open      map[*memoryConn]struct{} // both ends of each connection
 }
 
-// NewMemory returns a good network without anybody on it.
+// NewMemory returns a network without faults and without nodes.
 func NewMemory() *Memory {
 	return &Memory{
 		listeners: make(map[string]*memoryListener), cut: make(map[[2]string]bool), open: make(map[*memoryConn]struct{}),
@@ -29,7 +29,7 @@ func NewMemory() *Memory {
 
 var errMemory = errors.New("nobody answers there")
 
-// Listen opens a node's port, which has the node's name for an address.
+// Listen opens a node's port. Its address is the name of the node.
 func (m *Memory) Listen(node string) net.Listener {
 	l := &memoryListener{m: m, node: node, conns: make(chan net.Conn), done: make(chan struct{})}
 	m.mu.Lock()
@@ -38,10 +38,10 @@ func (m *Memory) Listen(node string) net.Listener {
 	return l
 }
 
-// Address is where other nodes reach a node.
+// Address returns the address at which other nodes reach a node.
 func (*Memory) Address(node string) string { return net.JoinHostPort(node, "1") }
 
-// Dialer connects a node to others.
+// Dialer returns a function with which a node connects to others.
 func (m *Memory) Dialer(from string) func(ctx context.Context, to, addr string) (net.Conn, error) {
 	return func(ctx context.Context, to, _ string) (net.Conn, error) {
 		m.mu.Lock()
@@ -70,8 +70,8 @@ func (m *Memory) Dialer(from string) func(ctx context.Context, to, addr string) 
 	}
 }
 
-// Cut keeps what two nodes send each other from arriving, as a network does that
-// loses every packet, until Heal.
+// Cut discards what two nodes send each other, like a network that loses every packet,
+// until Heal is called.
 func (m *Memory) Cut(a, b string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,7 +83,7 @@ func (m *Memory) Cut(a, b string) {
 	}
 }
 
-// Heal ends all cuts. Connections that lost bytes are no more.
+// Heal ends all cuts. Connections that lost bytes are closed.
 func (m *Memory) Heal() {
 	m.mu.Lock()
 	var broken []*memoryConn
@@ -99,8 +99,7 @@ func (m *Memory) Heal() {
 	}
 }
 
-// Unplug takes a node from the network at once, with all its connections, until
-// it listens again.
+// Unplug removes a node from the network with all its connections until it listens again.
 func (m *Memory) Unplug(node string) {
 	m.mu.Lock()
 	delete(m.listeners, node)
@@ -131,6 +130,7 @@ type memoryListener struct {
 	once  sync.Once
 }
 
+// Accept implements net.Listener.
 func (l *memoryListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
@@ -140,6 +140,7 @@ func (l *memoryListener) Accept() (net.Conn, error) {
 	}
 }
 
+// Close implements net.Listener.
 func (l *memoryListener) Close() error {
 	l.once.Do(func() {
 		close(l.done)
@@ -152,10 +153,12 @@ func (l *memoryListener) Close() error {
 	return nil
 }
 
+// Addr implements net.Listener.
 func (l *memoryListener) Addr() net.Addr { return memoryAddr(l.node) }
 
 type memoryAddr string
 
+// Network implements net.Addr, like String.
 func (memoryAddr) Network() string  { return "memory" }
 func (a memoryAddr) String() string { return net.JoinHostPort(string(a), "1") }
 
@@ -167,6 +170,7 @@ type memoryConn struct {
 	in, out  *memoryPipe
 }
 
+// Read implements net.Conn, like the methods below.
 func (c *memoryConn) Read(b []byte) (int, error)  { return c.in.read(b) }
 func (c *memoryConn) Write(b []byte) (int, error) { return c.out.write(b) }
 
@@ -185,13 +189,13 @@ func (c *memoryConn) SetWriteDeadline(time.Time) error  { return nil } // writes
 func (c *memoryConn) SetDeadline(t time.Time) error     { return c.SetReadDeadline(t) }
 func (c *memoryConn) SetReadDeadline(t time.Time) error { c.in.setDeadline(t); return nil }
 
-// memoryPipe is one direction of a connection. It takes any number of bytes, so
-// that nobody waits with a lock in hand.
+// memoryPipe is one direction of a connection. It accepts any number of bytes, so that no
+// goroutine waits in it while holding a lock.
 type memoryPipe struct {
 	mu       sync.Mutex
 	changed  sync.Cond
 	bytes    []byte
-	stopped  bool  // what was sent does not arrive
+	stopped  bool  // what is sent does not arrive
 	readErr  error // once closed: after the last byte
 	writeErr error
 	deadline time.Time
@@ -245,8 +249,8 @@ func (p *memoryPipe) stop() {
 	p.stopped = true
 }
 
-// close says what reads and writes get from now on; the first word counts, but
-// for a reader that closed its end.
+// close sets what later reads and writes return. Only the first call counts, except that a
+// reader can still close its own end.
 func (p *memoryPipe) close(read, write error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -12,22 +12,22 @@ import (
 // Anyone stands for every sender where a proxy cannot tell who connects.
 const Anyone = "*"
 
-// Rule is what a link does to the bytes that travel over it in one direction.
+// Rule is what a link does to the bytes in one direction.
 type Rule struct {
-	// Delay of each byte, plus up to Jitter. Bytes stay in order.
+	// Delay is added to each byte, plus up to Jitter. Bytes stay in order.
 	Delay, Jitter time.Duration
-	// Reset is the chance that a chunk of bytes ends its connection.
+	// Reset is the probability that a chunk of bytes ends its connection.
 	Reset float64
-	// Hold lets nothing through until the rule changes, as a network does that
-	// loses every packet.
+	// Hold lets nothing through until the rule changes, like a network that loses every
+	// packet.
 	Hold bool
 }
 
-// Network carries the connections between nodes, and breaks them on demand. The
-// zero rule everywhere is a good network.
+// Network carries the connections between nodes and breaks them on demand. With the zero
+// rule everywhere it has no faults.
 type Network struct {
-	// Break makes every connection obey rules. Without it connections are only
-	// tracked, at no cost, and can be cut.
+	// Break makes every connection obey the rules. Without it connections are only tracked,
+	// at no cost, and can be cut.
 	Break bool
 
 	mu      sync.Mutex
@@ -39,7 +39,7 @@ type Network struct {
 	proxies []net.Listener
 }
 
-// NewNetwork returns a good network. Its decisions follow from seed.
+// NewNetwork returns a network without faults. Its random decisions are derived from seed.
 func NewNetwork(seed uint64) *Network {
 	return &Network{
 		random: rand.New(rand.NewPCG(seed, 1)), rules: make(map[[2]string]Rule), changed: make(chan struct{}),
@@ -49,7 +49,7 @@ func NewNetwork(seed uint64) *Network {
 
 // wire is one connection.
 type wire struct {
-	from, to string // from dialled
+	from, to string // from is the node that dialled
 	conns    []net.Conn
 	done     chan struct{}
 	once     sync.Once
@@ -64,7 +64,7 @@ func (c *wire) close() {
 	})
 }
 
-// Set makes what from sends to to obey a rule from now on.
+// Set sets the rule for the bytes from one node to another.
 func (w *Network) Set(from, to string, r Rule) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,13 +73,13 @@ func (w *Network) Set(from, to string, r Rule) {
 	w.changed = make(chan struct{})
 }
 
-// SetBoth makes what two nodes send to each other obey a rule.
+// SetBoth sets the rule for both directions between two nodes.
 func (w *Network) SetBoth(a, b string, r Rule) {
 	w.Set(a, b, r)
 	w.Set(b, a, r)
 }
 
-// Heal takes every rule back.
+// Heal removes all rules.
 func (w *Network) Heal() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -88,7 +88,8 @@ func (w *Network) Heal() {
 	w.changed = make(chan struct{})
 }
 
-// Isolate cuts every connection of a node, as its death does, until Rejoin.
+// Isolate closes all connections of a node, as if it had stopped, and prevents new ones
+// until Rejoin.
 func (w *Network) Isolate(node string) {
 	w.mu.Lock()
 	w.gone[node] = true
@@ -111,7 +112,7 @@ func (w *Network) Rejoin(node string) {
 	delete(w.gone, node)
 }
 
-// Close cuts everything.
+// Close closes all connections.
 func (w *Network) Close() {
 	w.mu.Lock()
 	proxies := w.proxies
@@ -129,7 +130,7 @@ func (w *Network) Close() {
 	}
 }
 
-// rule is the rule of a direction, and what tells when it changes.
+// rule returns the rule of a direction, and a channel that is closed when it changes.
 func (w *Network) rule(from, to string) (Rule, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -140,8 +141,7 @@ func (w *Network) rule(from, to string) (Rule, <-chan struct{}) {
 	return r, w.changed
 }
 
-// chance rolls dice for a chunk: whether it ends the connection, and how much
-// longer it takes.
+// chance decides at random whether a chunk ends the connection, and how much it is delayed.
 func (w *Network) chance(r Rule) (reset bool, jitter time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,7 +154,7 @@ func (w *Network) chance(r Rule) (reset bool, jitter time.Duration) {
 
 var errIsolated = errors.New("the node is cut off")
 
-// add takes a connection in, if both ends may connect.
+// add registers a connection, if both ends may connect.
 func (w *Network) add(c *wire) error {
 	c.done = make(chan struct{})
 	w.mu.Lock()
@@ -173,12 +173,12 @@ func (w *Network) forget(c *wire) {
 	delete(w.open, c)
 }
 
-// Dialer is how a node reaches others: for cluster.Hooks.Dial.
+// Dialer returns the function for cluster.Hooks.Dial of a node.
 func (w *Network) Dialer(from string) func(ctx context.Context, node, addr string) (net.Conn, error) {
 	var d net.Dialer
 	return func(ctx context.Context, node, addr string) (net.Conn, error) {
 		if hold, _ := w.rule(from, node); hold.Hold {
-			// A SYN that is lost.
+			// This acts like a SYN packet that was lost.
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
@@ -205,9 +205,9 @@ func (w *Network) Dialer(from string) func(ctx context.Context, node, addr strin
 	}
 }
 
-// Proxy listens for connections to a node and carries them to where it really
-// listens. It cannot tell who connects: rules from Anyone are for them, and rules
-// to Anyone for the answers.
+// Proxy listens for connections to a node and forwards them to the address that it really
+// listens on. It cannot tell which node connects, so the rules from Anyone apply to the
+// requests and those to Anyone to the answers.
 func (w *Network) Proxy(node, listen, target string) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
@@ -241,7 +241,7 @@ func (w *Network) Proxy(node, listen, target string) error {
 	return nil
 }
 
-// carry moves bytes both ways until either end closes.
+// carry forwards bytes both ways until either end closes.
 func (w *Network) carry(c *wire, near, far net.Conn) {
 	defer w.forget(c)
 	var both sync.WaitGroup
@@ -255,8 +255,8 @@ type chunk struct {
 	due  time.Time
 }
 
-// move carries one direction. What waits is bounded, so a held link pushes back
-// on its sender as TCP does.
+// move forwards one direction. Its buffer is bounded, so a held link pushes back on its
+// sender as TCP does.
 func (w *Network) move(c *wire, dst, src net.Conn, from, to string) {
 	chunks := make(chan chunk, 64)
 	go func() {
@@ -314,19 +314,21 @@ func (w *Network) move(c *wire, dst, src net.Conn, from, to string) {
 	}
 }
 
-// tracked is a connection that tells when it is closed.
+// tracked is a connection that reports when it is closed.
 type tracked struct {
 	net.Conn
 	local, remote net.Addr
 	closed        func()
 }
 
+// Close implements net.Conn.
 func (c *tracked) Close() error {
 	err := c.Conn.Close()
 	c.closed()
 	return err
 }
 
+// LocalAddr implements net.Conn.
 func (c *tracked) LocalAddr() net.Addr {
 	if c.local != nil {
 		return c.local
@@ -334,6 +336,7 @@ func (c *tracked) LocalAddr() net.Addr {
 	return c.Conn.LocalAddr()
 }
 
+// RemoteAddr implements net.Conn.
 func (c *tracked) RemoteAddr() net.Addr {
 	if c.remote != nil {
 		return c.remote

@@ -1,6 +1,6 @@
 package harness
 
-// PID is the id of the node's process; 0 while there is none.
+// PID returns the id of the node's process, or 0 if it has none.
 func (n *Node) PID() int {
 	p, ok := n.server.(*process)
 	if !ok {

@@ -19,8 +19,8 @@ var binary struct {
 	err       error
 }
 
-// Binary is the path of the real binary, built once for all tests of the package.
-// RemoveBinary has to be called at the end.
+// Binary returns the path of the real binary, which is built once for all tests of the
+// package. RemoveBinary has to be called at the end.
 func Binary() (string, error) {
 	binary.Lock()
 	defer binary.Unlock()
@@ -50,7 +50,7 @@ func RemoveBinary() {
 	}
 }
 
-// process runs a node as a process of its own.
+// process is a node that runs in its own process.
 type process struct {
 	n     *Node
 	peers map[string]string
@@ -88,7 +88,7 @@ func (p *process) start(context.Context) error {
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = logs, logs
-	// Should the test's process die, so do its children.
+	// If the test's process dies, its children must too.
 	cmd.SysProcAttr = dieWithParent()
 	if err := cmd.Start(); err != nil {
 		return err
@@ -150,7 +150,7 @@ func (p *process) stop(ctx context.Context) error {
 	}
 }
 
-func (p *process) fault() error {
+func (p *process) failure() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err

@@ -8,29 +8,29 @@ import (
 	"strings"
 )
 
-// Spec is what the service is, said as simply as it can be: one request at a time
-// on one machine, by the account's root. A witness check holds the log against
-// it. It shares no code with the engine.
+// Spec is the simplest possible specification of the service: one machine that processes
+// one request at a time, all of them from the account's root. A witness check compares the
+// log with it. It shares no code with the engine.
 type Spec struct {
 	Keys    map[string]*SpecKey // by id
 	Aliases map[string]string   // key ids by name
 }
 
-// SpecKey is a key.
+// SpecKey is the specification of a key.
 type SpecKey struct {
-	State       string // as AWS's KeyState
+	State       string // as in AWS's KeyState
 	Description string
-	// Policy is "" for the default one.
+	// Policy is the key's policy, or "" for the default one.
 	Policy string
 	Tags   map[string]string
 }
 
-// NewSpec is an empty cluster.
+// NewSpec returns an empty Spec.
 func NewSpec() *Spec {
 	return &Spec{Keys: make(map[string]*SpecKey), Aliases: make(map[string]string)}
 }
 
-// States in which operations on keys go on; others are refused.
+// States in which operations on keys work. In all others they are refused.
 var (
 	specUsable     = map[string]string{"Enabled": "", "Disabled": "DisabledException", "PendingDeletion": "KMSInvalidStateException"}
 	specChangeable = map[string]string{"Enabled": "", "Disabled": "", "PendingDeletion": "KMSInvalidStateException"}
@@ -38,8 +38,8 @@ var (
 	specPending    = map[string]string{"Enabled": "KMSInvalidStateException", "Disabled": "KMSInvalidStateException", "PendingDeletion": ""}
 )
 
-// specOps are the operations on one key: the states that they go on in, and what
-// they do then.
+// specOps are the operations on one key, with the states in which they work and their
+// effects.
 var specOps = map[string]struct {
 	states map[string]string
 	effect func(*SpecKey, *Record) error
@@ -54,7 +54,7 @@ var specOps = map[string]struct {
 	"ListResourceTags":                {specAny, nil},
 	"EnableKey":                       {specChangeable, func(k *SpecKey, _ *Record) error { k.State = "Enabled"; return nil }},
 	"DisableKey":                      {specChangeable, func(k *SpecKey, _ *Record) error { k.State = "Disabled"; return nil }},
-	"RotateKeyOnDemand":               {specUsable, nil}, // as often as a key's quota lets it
+	"RotateKeyOnDemand":               {specUsable, nil}, // as often as the key's quota allows
 	"ScheduleKeyDeletion":             {specChangeable, func(k *SpecKey, _ *Record) error { k.State = "PendingDeletion"; return nil }},
 	"CancelKeyDeletion":               {specPending, func(k *SpecKey, _ *Record) error { k.State = "Disabled"; return nil }},
 	"UpdateKeyDescription": {specChangeable, func(k *SpecKey, r *Record) error {
@@ -80,8 +80,8 @@ var specOps = map[string]struct {
 	}},
 }
 
-// Apply takes the log's next record: it returns the outcome that the request must
-// have had here, and lets it happen.
+// Apply applies the next record of the log, and returns the outcome that the request must
+// have had at this point.
 func (s *Spec) Apply(r *Record) (code string, err error) {
 	if r.Type != "AwsApiCall" {
 		if r.Name == "DeleteKey" && r.Code == "" {
@@ -90,7 +90,7 @@ func (s *Spec) Apply(r *Record) (code string, err error) {
 		return r.Code, nil // not about keys
 	}
 	if r.Code == "LimitExceededException" {
-		return r.Code, nil // the log does not show how much room the disks had
+		return r.Code, nil // the log does not contain how full the disks were
 	}
 	switch r.Name {
 	case "ListKeys", "ListAliases", "GenerateRandom":
@@ -137,7 +137,7 @@ func (s *Spec) create(r *Record) error {
 	return err
 }
 
-// deleted is the end of a key's waiting period, which the cluster itself records.
+// deleted applies the end of a key's waiting period, which the cluster itself records.
 func (s *Spec) deleted(r *Record) error {
 	k, id := s.find(r.key())
 	if k == nil || k.State != "PendingDeletion" {
@@ -204,7 +204,7 @@ func (s *Spec) alias(r *Record) string {
 	return ""
 }
 
-// find is the key that a KeyId names.
+// find returns the key that a KeyId names.
 func (s *Spec) find(given string) (*SpecKey, string) {
 	if strings.HasPrefix(given, "arn:") {
 		given = given[strings.LastIndexByte(given, ':')+1:]
@@ -216,8 +216,8 @@ func (s *Spec) find(given string) (*SpecKey, string) {
 	return s.Keys[given], given
 }
 
-// allows decides for the account's root by the key's policy, for the few forms
-// that tests write: exact actions and "kms:*".
+// allows evaluates a key policy for the account's root. It supports only the policies that
+// tests use: exact actions and "kms:*".
 func (k *SpecKey) allows(action string) (bool, error) {
 	if k.Policy == "" {
 		return true, nil

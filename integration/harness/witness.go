@@ -23,10 +23,10 @@ type Record struct {
 	Name      string // of the event
 	Type      string // of the event; "AwsApiCall" for requests of callers
 	Code      string // "" for success
-	Node      string // that answered
+	Node      string // the node that answered
 	Params    map[string]any
 	Response  map[string]any
-	Keys      []string // ARNs of the keys concerned
+	Keys      []string // ARNs of the keys involved
 	line      string
 }
 
@@ -46,8 +46,8 @@ func (r *Record) list(name string) []string {
 	return list
 }
 
-// key is the key of an operation on one, as the request named it; for those that
-// name none, as the record does.
+// key returns the key of an operation as the request named it, or, if the request named
+// none, as the record has it.
 func (r *Record) key() string {
 	if id := r.param("keyId"); id != "" {
 		return id
@@ -58,7 +58,7 @@ func (r *Record) key() string {
 	return ""
 }
 
-// tags reads what records show of tags: "tagKey=NAME tagValue=VALUE".
+// tags parses the form in which records contain tags: "tagKey=NAME tagValue=VALUE".
 func (r *Record) tags() (map[string]string, error) {
 	tags := make(map[string]string)
 	for _, line := range r.list("tags") {
@@ -71,7 +71,7 @@ func (r *Record) tags() (map[string]string, error) {
 	return tags, nil
 }
 
-// ParseRecord reads a record as the Audit service renders it.
+// ParseRecord parses a record as the Audit service renders it.
 func ParseRecord(line string) (Record, error) {
 	var j struct {
 		RequestID         string         `json:"requestID"`
@@ -104,14 +104,14 @@ func ParseRecord(line string) (Record, error) {
 	return r, nil
 }
 
-// ReadLog reads the audit log from a node, from a record on: everything, at least,
-// that was answered before.
+// ReadLog reads the audit log of a node from a position on. The result contains at least
+// everything that was answered before the call.
 func (n *Node) ReadLog(from uint64) []Record {
 	c := n.cluster
 	c.T.Helper()
 	var log []Record
 	c.Eventually("reading the audit log", func(ctx context.Context) error {
-		// The log as read contains this request, so whatever came before it.
+		// The log as read contains this request, and therefore everything before it.
 		h := NewHistory()
 		mark := h.GRPC(ctx, n, "ListKeys", func(ctx context.Context, opts ...grpc.CallOption) error {
 			_, err := n.KMS().ListKeys(ctx, &kmspb.ListKeysRequest{}, opts...)
@@ -154,10 +154,11 @@ func (n *Node) readLog(ctx context.Context, from uint64) ([]Record, error) {
 	}
 }
 
-// maxComplaints bounds what a check says: one fault has many consequences.
+// maxComplaints bounds the number of errors that a check reports: one bug has many
+// consequences.
 const maxComplaints = 20
 
-// CheckWitness checks a whole log and history, and returns the state after the last
+// CheckWitness checks a complete log and history, and returns the state after the last
 // record.
 func CheckWitness(log []Record, ops []Op) (*Spec, error) {
 	w := NewWitness()
@@ -165,41 +166,41 @@ func CheckWitness(log []Record, ops []Op) (*Spec, error) {
 	return w.Spec, err
 }
 
-// Witness takes the audit log for what it claims to be, the order in which
-// everything happened. It reads a log in one piece or, of a run too long for that, in
-// several.
+// Witness checks that the audit log is what it claims to be: the order in which everything
+// happened. It reads a log in one piece or, for a long run, in several.
 type Witness struct {
 	// Spec is the state after the last record.
 	Spec *Spec
-	// Next is the position of the first record that was not read yet.
+	// Next is the position of the first record that has not been read.
 	Next uint64
 
-	// seen has the beginnings of the SHA-256 of all request ids, which are a third of
-	// what the ids take.
+	// seen has the positions of all request ids, keyed by the beginning of their SHA-256,
+	// which takes a third of the memory of the ids.
 	seen map[[16]byte]uint64
 }
 
-// NewWitness is the witness of an empty log.
+// NewWitness returns a Witness of an empty log.
 func NewWitness() *Witness {
 	return &Witness{Spec: NewSpec(), seen: make(map[[16]byte]uint64)}
 }
 
-// Check takes the log's next records, and the calls that clients made since the last
-// piece was read. No call may have been under way at that time. It checks that
+// Check reads the next records of the log, and the calls that clients made since the
+// previous piece was read. No call may have been in flight at that time. It checks that
+//
 //   - positions are dense and no request has two records,
 //   - each outcome is the one that Spec gives at that position,
-//   - each answer that a client got has exactly one record, with that outcome,
-//   - a request that was answered before another was made stands before it.
+//   - each answer that a client received has exactly one record, with that outcome,
+//   - a request that was answered before another one was made comes before it.
 //
-// So if it finds nothing in any piece, the history is linearizable: calls of an earlier
-// piece were answered before those of a later one were made, and stand before them. A
-// call that nobody answered may still stand in a later piece; it was not answered before
-// anything.
+// So if Check finds no error in any piece, the history is linearizable: calls of an earlier
+// piece were answered before those of a later piece were made, and come before them. The
+// record of a call without an answer may be in a later piece, because such a call has to
+// come before no other.
 func (w *Witness) Check(log []Record, ops []Op) error {
-	var faults []error
+	var errs []error
 	complain := func(format string, args ...any) {
-		if len(faults) < maxComplaints {
-			faults = append(faults, fmt.Errorf(format, args...))
+		if len(errs) < maxComplaints {
+			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
 	first := w.Next
@@ -247,8 +248,8 @@ func (w *Witness) Check(log []Record, ops []Op) error {
 			known = append(known, placed{o, pos})
 		}
 	}
-	// Real time: of all that stand after an operation, none may have been answered
-	// before it was made. An unknown outcome was never answered.
+	// Real time: an operation must not come before one that was answered before it was
+	// made. An operation with an unknown outcome was never answered.
 	slices.SortFunc(known, func(a, b placed) int { return b.pos - a.pos })
 	earliest := placed{Op: Op{Returned: time.Duration(1<<63 - 1)}}
 	for _, o := range known {
@@ -260,5 +261,5 @@ func (w *Witness) Check(log []Record, ops []Op) error {
 			earliest = o
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }

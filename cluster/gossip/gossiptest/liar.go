@@ -1,4 +1,4 @@
-// Package gossiptest has members of gossip that lie.
+// Package gossiptest provides gossip members that lie.
 package gossiptest
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// Liar starts a member that says its name is name and its peer port is at peer. It listens
-// on the address listen; key is from gossip.DeriveKey.
+// Liar starts a member that claims to be the node name with its peer port at peer. It
+// listens on the address listen; key is from gossip.DeriveKey.
 func Liar(name, listen, peer string, key []byte) (*memberlist.Memberlist, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -30,9 +30,10 @@ func Liar(name, listen, peer string, key []byte) (*memberlist.Memberlist, error)
 	return memberlist.Create(c)
 }
 
-// delegate says where its peer port is, in the form of package gossip.
+// delegate announces an address of a peer port in the format of package gossip.
 type delegate struct{ peer string }
 
+// NodeMeta implements memberlist.Delegate, like the methods below.
 func (d delegate) NodeMeta(int) []byte {
 	b, _ := json.Marshal(map[string]string{"p": d.peer})
 	return b

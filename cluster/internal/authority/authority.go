@@ -1,8 +1,8 @@
-// Package authority is what a node can do because it is unsealed: sign with the cluster's
-// origin key, and authenticate to other unsealed nodes what it submits to the leader.
+// Package authority holds what a node can do only because it is unsealed: sign with the
+// cluster's origin key, and authenticate its submissions to the leader.
 //
-// What may be relied on: a sealed node signs and authenticates nothing; and once the
-// cluster is initialised, no submission passes that no unsealed node vouches for.
+// It guarantees that a sealed node signs and authenticates nothing, and that once the
+// cluster is initialised, only submissions with the MAC of an unsealed node are accepted.
 package authority
 
 import (
@@ -16,34 +16,33 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Authority is what only an unsealed node of an initialised cluster has. A node without
-// it keeps copies and votes, and nothing that it says changes the state.
+// Authority is what only an unsealed node of an initialised cluster has. A node without it
+// stores the log and votes, but cannot change the state.
 type Authority interface {
-	// Sealed reports whether the node has no authority now.
+	// Sealed reports whether the node is without authority now.
 	Sealed() bool
 	// SignOrigin signs with the cluster's origin key; see fsm.VerifyOrigin.
 	SignOrigin(domain string, digest [32]byte) (generation uint32, signature []byte, err error)
-	// PeerMAC authenticates a message to other unsealed nodes, with a key of the
-	// keyring.
+	// PeerMAC authenticates a message to other unsealed nodes with a key of the keyring.
 	PeerMAC(message []byte) (generation uint32, mac []byte, err error)
-	// CheckPeerMAC checks what another node's PeerMAC gave. ErrSealed says that
-	// this node cannot tell; every other error, that no unsealed node made it.
+	// CheckPeerMAC checks the result of another node's PeerMAC. ErrSealed means that this
+	// node cannot check it, and any other error that no unsealed node made it.
 	CheckPeerMAC(generation uint32, message, mac []byte) error
 }
 
-// Holder is one node with its authority, if it has any.
+// Holder holds a node's authority, if it has any.
 type Holder struct {
 	state func() *fsm.State
 	held  atomic.Pointer[Authority]
 }
 
-// New is a node without authority. state is its newest applied state.
+// New returns a Holder without authority. state returns the newest applied state.
 func New(state func() *fsm.State) *Holder { return &Holder{state: state} }
 
 // Set registers the node's authority, once, before it takes part.
 func (h *Holder) Set(a Authority) { h.held.Store(&a) }
 
-// Sign signs as an unsealed node.
+// Sign signs with the origin key. It fails on a sealed node.
 func (h *Holder) Sign(domain string, digest [32]byte) (generation uint32, signature []byte, err error) {
 	if !h.Unsealed() {
 		return 0, nil, commit.ErrSealed
@@ -51,11 +50,11 @@ func (h *Holder) Sign(domain string, digest [32]byte) (generation uint32, signat
 	return (*h.held.Load()).SignOrigin(domain, digest)
 }
 
-// Initialised reports whether the state has a cluster: from then on nothing enters the
-// state that no unsealed node vouches for.
+// Initialised reports whether the cluster is initialised. From then on nothing enters the
+// state unless an unsealed node has authenticated it.
 func (h *Holder) Initialised() bool { return h.Cluster() != nil }
 
-// Cluster is the cluster's record; nil before the cluster is initialised.
+// Cluster returns the cluster's record, or nil before the cluster is initialised.
 func (h *Holder) Cluster() *fsmpb.Cluster {
 	c, _ := h.state().Cluster()
 	return c
@@ -67,11 +66,11 @@ func (h *Holder) Unsealed() bool {
 	return a != nil && !(*a).Sealed()
 }
 
-// Powerless reports whether the cluster is initialised and this node sealed.
+// Powerless reports whether the cluster is initialised and this node is sealed.
 func (h *Holder) Powerless() bool { return h.Initialised() && !h.Unsealed() }
 
-// SubmissionMAC authenticates an encoded batch or registration to the leader. There
-// is none before the cluster is initialised.
+// SubmissionMAC authenticates an encoded batch or registration to the leader. Before the
+// cluster is initialised there is no MAC.
 func (h *Holder) SubmissionMAC(kind string, encoded []byte) (generation uint32, mac []byte, err error) {
 	if !h.Initialised() {
 		return 0, nil, nil
@@ -82,9 +81,9 @@ func (h *Holder) SubmissionMAC(kind string, encoded []byte) (generation uint32, 
 	return (*h.held.Load()).PeerMAC(macMessage(kind, encoded))
 }
 
-// CheckSubmission checks the MAC of what another node submitted. The error is
-// commit.ErrSealed when this node cannot tell or the other one did not claim anything,
-// and peers.ErrForged when the claim is false.
+// CheckSubmission checks the MAC of another node's submission. The error is
+// commit.ErrSealed if this node cannot check it or there is no MAC, and peers.ErrForged if
+// the MAC is wrong.
 func (h *Holder) CheckSubmission(kind string, encoded []byte, generation uint32, mac []byte) error {
 	if !h.Initialised() {
 		return nil

@@ -1,9 +1,9 @@
-// Package backfill fetches the audit entries that a snapshot covers and this node never
-// applied.
+// Package backfill fetches the audit entries that a snapshot covers and that this node
+// never applied.
 //
-// What may be relied on: what others send is believed only as far as the audit log verifies
-// it against the roots in the replicated state; and as long as anything is missing, each
-// other node is asked in turn.
+// It guarantees that received entries are accepted only if the audit log verifies them
+// against the roots in the replicated state, and that each other node is asked in turn as
+// long as anything is missing.
 package backfill
 
 import (
@@ -15,17 +15,17 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/signal"
 )
 
-// every is how often the audit log is looked at without a reason.
+// every is how often the audit log is checked without a specific reason.
 const every = 2 * time.Second
 
 // Log is the node's audit log.
 type Log interface {
-	// Missing is the gap [from, to) that other nodes have to fill.
+	// Missing returns the gap [from, to) that other nodes have to fill.
 	Missing() (from, to uint64, ok bool)
-	// Fill takes entries for the gap, in order from its start, and refuses what does not
-	// fit the state's roots.
+	// Fill adds entries to the gap, in order from its start. It refuses entries that do not
+	// match the roots in the state.
 	Fill(entries []auditlog.Entry) error
-	// Size is the number of entries that can be read.
+	// Size returns the number of entries that can be read.
 	Size() uint64
 }
 
@@ -35,18 +35,18 @@ type Backfill struct {
 	others func() []string
 	fetch  Fetch
 	logger *slog.Logger
-	gap    chan struct{} // one may have opened
+	gap    chan struct{} // a gap may have opened
 }
 
-// Fetch fetches entries [from, to) of another node, and gives them to fill, in order.
+// Fetch fetches the entries [from, to) from another node and passes them to fill, in order.
 type Fetch func(ctx context.Context, node string, from, to uint64, fill func([]auditlog.Entry) error) error
 
-// New makes the Backfill of a log, with what the other nodes have.
+// New returns the Backfill of a log. others returns the ids of the other nodes.
 func New(log Log, others func() []string, fetch Fetch, logger *slog.Logger) *Backfill {
 	return &Backfill{log: log, others: others, fetch: fetch, logger: logger, gap: make(chan struct{}, 1)}
 }
 
-// Look makes Run look at the audit log now. It never blocks.
+// Look makes Run check the audit log now. It never blocks.
 func (b *Backfill) Look() { signal.Send(b.gap) }
 
 // Run fills gaps until ctx ends.
@@ -78,8 +78,8 @@ func (b *Backfill) fill(ctx context.Context) {
 		if now, _, still := b.log.Missing(); !still {
 			b.logger.Info("the audit log is complete", "entries", b.log.Size())
 		} else if now > from {
-			b.logger.Info("more audit entries are here", "upto", now, "of", to)
-			b.Look() // progress: go on without waiting
+			b.logger.Info("received audit entries", "upto", now, "of", to)
+			b.Look() // there was progress: continue without waiting
 		}
 	}
 }

@@ -1,8 +1,9 @@
-// Package barrier waits until a node's state has everything that was committed before,
+// Package barrier waits until a node's state contains everything that was committed before,
 // wherever the leader is.
 //
-// What may be relied on: after Wait returned nil, the state contains what was committed when
-// it was called. Nothing is written to the log for it: strangers can cause barriers.
+// It guarantees that after Wait has returned nil, the state contains what was committed
+// when Wait was called. Nothing is written to the log for it, because unauthenticated
+// clients can cause barriers.
 package barrier
 
 import (
@@ -19,23 +20,23 @@ import (
 // Config describes Barriers. Everything is required. The functions may be called from any
 // goroutine.
 type Config struct {
-	// ID is this node.
+	// ID is the id of this node.
 	ID string
 	// LeaderWait is how long a barrier waits for a leader.
 	LeaderWait time.Duration
-	// Leader is the node that leads, as far as this one knows; "" for none.
+	// Leader returns the leader as far as this node knows, or "".
 	Leader func() string
-	// Here is an index that a state must reach to have what was committed before, as
-	// this node knows when it leads; There asks a leader for it.
+	// Here and There return an index; a state of that index contains what was committed
+	// before the call. Here is for the leader itself, There asks the leader.
 	Here  func(ctx context.Context) (uint64, error)
 	There func(ctx context.Context, leader string) (uint64, error)
-	// WaitApplied returns once this node's state is of an index.
+	// WaitApplied returns once this node has applied the index.
 	WaitApplied func(ctx context.Context, index uint64) error
 	Life        *lifecycle.Life
 }
 
-// Barriers lets callers share barriers: each waits for one that was started
-// after it came, and one is on its way at a time.
+// Barriers lets callers share barriers: each caller waits for a barrier that was started
+// after its call, and only one is in flight at a time.
 type Barriers struct {
 	cfg Config
 
@@ -49,10 +50,10 @@ type barrier struct {
 	err  error
 }
 
-// New makes the Barriers of a node.
+// New returns the Barriers of a node.
 func New(cfg Config) *Barriers { return &Barriers{cfg: cfg} }
 
-// Wait returns once this node's state contains everything that was committed when it was
+// Wait returns once this node's state contains everything that was committed when Wait was
 // called.
 func (b *Barriers) Wait(ctx context.Context) error {
 	if err := b.cfg.Life.Usable(); err != nil {
@@ -97,8 +98,7 @@ func (b *Barriers) loop() {
 	}
 }
 
-// run asks the leader, whoever it is by then, for as long as a proposal
-// would wait for one.
+// run asks the current leader, and waits for one for as long as a proposal would.
 func (b *Barriers) run() error {
 	ctx, cancel := context.WithTimeout(b.cfg.Life.Context(), b.cfg.LeaderWait)
 	defer cancel()
@@ -120,7 +120,7 @@ func (b *Barriers) run() error {
 	}
 }
 
-// index is one that the state must reach to have what was committed before.
+// index returns an index that the state must reach to contain what was committed before.
 func (b *Barriers) index(ctx context.Context) (uint64, error) {
 	leader := b.cfg.Leader()
 	switch leader {

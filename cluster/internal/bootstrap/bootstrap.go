@@ -17,59 +17,62 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// Config is what a Joiner needs of its node. From the first call of Join or Answer on, the
-// functions may be called from any goroutine.
+// Config configures a Joiner. From the first call of Join or Answer on, the functions may
+// be called from any goroutine.
 type Config struct {
-	Node        string            // this node's id
-	Advertise   string            // where others reach its peer port
+	Node        string            // id of this node
+	Advertise   string            // where other nodes reach its peer port
 	Peers       map[string]string // the peer addresses of the first nodes, this one included
-	Expect      int               // how many first nodes form the cluster; see cluster.Config
-	Release     string            // for people
+	Expect      int               // how many first nodes bootstrap the cluster; see cluster.Config
+	Release     string            // for display
 	Incarnation uint64            // of this start
-	// Joined names the file that says that the node had Raft state; empty if none does.
+	// Joined is the path of the file that records that the node had Raft state; empty if it
+	// does not.
 	Joined string
 	Disk   *Disk
-	// Patience is how long a starting node waits for others before it goes on without.
+	// Patience is how long a starting node waits for others before it continues without
+	// them.
 	Patience time.Duration
-	// Before runs before the first Raft state is written, and an error stops the start
-	// there. Nil does nothing.
+	// Before, if not nil, runs before the first Raft state is written. If it returns an
+	// error, the start fails there.
 	Before func() error
 	Log    *slog.Logger
 
-	// Others are the other nodes in the Raft configuration, or the first ones before it.
+	// Others returns the other nodes in the Raft configuration, or the other first nodes
+	// before there is one.
 	Others func() []string
-	// Client is the peer service of another node, which is reached for at once even if the
-	// last attempt has only just failed.
+	// Client returns the client of another node's service, which connects at once even if
+	// the last attempt has only just failed.
 	Client func(node string) (clusterpb.PeerClient, error)
-	// State is the newest applied state, and Watermark what it knows of a node's disk.
+	// State returns the newest applied state, and Watermark the watermark of a node in it.
 	State     func() *fsm.State
 	Watermark func(node string) (uint64, bool)
-	// Unsealed, Sign and Barrier are the node's own: whether it has the origin key, a
-	// signature with it, and a wait for all that was committed.
+	// Unsealed reports whether this node has the origin key, Sign signs with it, and
+	// Barrier waits until everything that was committed has been applied.
 	Unsealed func() bool
 	Sign     fsm.Sign
 	Barrier  func(context.Context) error
 
-	// StartRaft starts Raft on what the disk has.
+	// StartRaft starts Raft from what is on the disk.
 	StartRaft func() error
 	// Go runs a function until the node is shut down.
 	Go func(func())
-	// Fault stops the node for what is learnt too late for Join to return it.
+	// Fault stops the node because of an error that is found after Join has returned.
 	Fault func(error)
 }
 
-// Joiner brings one node into its cluster, and answers others that start.
+// Joiner brings one node into its cluster, and answers other nodes that start.
 type Joiner struct {
 	cfg   Config
-	known bool // by the apply goroutine: this incarnation is registered
+	known bool // this incarnation is registered; used on the apply goroutine
 }
 
-// New makes a Joiner; nothing happens before Join.
+// New returns a Joiner. Nothing happens before Join is called.
 func New(cfg Config) *Joiner { return &Joiner{cfg: cfg} }
 
-// Join brings the node into the cluster. It returns when Raft runs, when the node
-// must not start, or after Config.Patience, in which case it goes on behind,
-// until ctx ends.
+// Join brings the node into the cluster. It returns when Raft runs, when the node must not
+// start, or after Config.Patience. In the last case it continues in the background until
+// ctx ends.
 func (j *Joiner) Join(ctx context.Context) error {
 	has, err := j.cfg.Disk.hasState()
 	if err != nil {
@@ -84,8 +87,8 @@ func (j *Joiner) Join(ctx context.Context) error {
 	return j.rejoin(ctx)
 }
 
-// rejoin starts a node that has state: it listens for objections first, but a
-// cluster that starts as a whole must not wait for itself.
+// rejoin starts a node that has Raft state. It waits for objections first, but only for a
+// limited time, because all nodes of a cluster may be starting at once.
 func (j *Joiner) rejoin(ctx context.Context) error {
 	pending := len(j.greeted())
 	results := j.greet(ctx, func(*clusterpb.HelloResponse) bool { return false })
@@ -103,8 +106,9 @@ func (j *Joiner) rejoin(ctx context.Context) error {
 			if said.final() != nil {
 				return said.final()
 			}
-			// One answer is some assurance; the others get a little longer, and as long
-			// as it takes where one objects and could be a thief.
+			// After one answer, the other nodes get a little longer. If there is an
+			// objection that could be a thief's, they get long enough for an unsealed node
+			// to answer.
 			patience.Reset(j.cfg.Patience / 4)
 			if said.open() != nil {
 				patience.Reset(objectionHello * j.cfg.Patience)
@@ -127,14 +131,14 @@ func (j *Joiner) rejoin(ctx context.Context) error {
 	return j.cfg.StartRaft()
 }
 
-// found waits until the first nodes agree and then writes the first Raft state,
-// or, for a node that never founds a cluster, waits to be called.
+// found waits until the first nodes agree and then writes the first Raft state. A node that
+// never bootstraps a cluster waits until it is contacted.
 func (j *Joiner) found(ctx context.Context) error {
 	switch j.cfg.Expect {
 	case 0:
 		return j.cfg.StartRaft()
 	case 1:
-		// Alone: whoever else is listed must not know this node already.
+		// The node bootstraps alone, but no other listed node may know it already.
 		if err := j.write(raft.Server{ID: raft.ServerID(j.cfg.Node), Address: raft.ServerAddress(j.cfg.Advertise)}); err != nil {
 			return err
 		}
@@ -158,10 +162,10 @@ func (j *Joiner) found(ctx context.Context) error {
 	return nil
 }
 
-// agree waits for an answer of every first node. Each must have the same set, or
-// two clusters could form. A peer that already has Raft state does not block the
-// bootstrap: it may have completed one that crashed here. If neither its state nor its
-// log knows this node, this disk was not wiped: whatever majority registered this node
+// agree waits for an answer from every first node. All must have the same set, or two
+// clusters could form. A peer that already has Raft state does not block the bootstrap: it
+// may have completed one that was interrupted by a crash here. If neither its state nor its
+// log knows this node, this disk was not wiped: any majority that registered this node
 // contains one of the others.
 func (j *Joiner) agree(ctx context.Context) error {
 	asking, cancel := context.WithCancel(ctx)
@@ -176,7 +180,7 @@ func (j *Joiner) agree(ctx context.Context) error {
 		}
 		if !same(h.r) {
 			if !warned[h.node] {
-				j.cfg.Log.Error("another first node is configured with another set", "peer", h.node, "theirs", h.r.Bootstrap, "ours", set)
+				j.cfg.Log.Error("another first node is configured with a different set", "peer", h.node, "theirs", h.r.Bootstrap, "ours", set)
 			}
 			warned[h.node] = true
 			continue

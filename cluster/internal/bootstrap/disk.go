@@ -13,25 +13,26 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// firstTerm is the Raft term of the founding.
+// firstTerm is the Raft term of the bootstrap.
 const firstTerm = 1
 
-// Disk is what a node's disk holds of Raft, and what it held when the node started.
+// Disk describes the Raft state on a node's disk now and at the start.
 type Disk struct {
 	store     *raftlog.Store
 	snapshots raft.SnapshotStore
-	last      uint64 // at the start, or the founding
+	last      uint64 // at the start, or after the bootstrap
 	survey    *survey
 }
 
-// Inspect finds how far a disk goes. An error says that it cannot be read.
+// Inspect reads the extent of the Raft state on a disk. It returns an error if the disk
+// cannot be read.
 func Inspect(st *raftlog.Store, snapshots raft.SnapshotStore) (*Disk, error) {
 	d := &Disk{store: st, snapshots: snapshots}
 	last, err := st.LastIndex()
 	if err != nil {
 		return nil, err
 	}
-	if last > 0 { // what Raft is about to do too, with a panic for an answer
+	if last > 0 { // Raft will read it too, but panics on an error
 		if err := st.GetLog(last, new(raft.Log)); err != nil {
 			return nil, err
 		}
@@ -55,11 +56,12 @@ func Inspect(st *raftlog.Store, snapshots raft.SnapshotStore) (*Disk, error) {
 	return d, nil
 }
 
-// LastIndex is how far the disk went when the node started, the founding included.
+// LastIndex returns the last index on the disk when the node started, or after it
+// bootstrapped.
 func (d *Disk) LastIndex() uint64 { return d.last }
 
-// Survey looks through the part of the log that is in no snapshot. It must run, once,
-// for the node to answer others and to believe any.
+// Survey reads the part of the log that no snapshot covers. It must run once, because the
+// node needs the result to answer other nodes and to verify their answers.
 func (d *Disk) Survey(ctx context.Context) { d.survey.run(ctx, d.store) }
 
 func snapshotCluster(snapshots raft.SnapshotStore, id string) (*fsmpb.Cluster, error) {
@@ -71,9 +73,8 @@ func snapshotCluster(snapshots raft.SnapshotStore, id string) (*fsmpb.Cluster, e
 	return c, errors.Join(err, r.Close())
 }
 
-// hasState reports whether the disk holds anything that another node may count
-// on. A founding that was cut short left at most the first term: it can be done
-// again.
+// hasState reports whether the disk holds anything that another node may rely on. A
+// bootstrap that was interrupted left at most the first term, and can be repeated.
 func (d *Disk) hasState() (bool, error) {
 	last, err := d.store.LastIndex()
 	if err != nil || last > 0 {
@@ -94,8 +95,8 @@ func (d *Disk) hasState() (bool, error) {
 	return term > firstTerm || err == nil, nil
 }
 
-// found writes the first Raft state, as raft.BootstrapCluster does, but can be
-// repeated after a crash in the middle.
+// found writes the first Raft state like raft.BootstrapCluster, but can be repeated after a
+// crash in between.
 func (d *Disk) found(servers []raft.Server) error {
 	err := d.store.SetUint64([]byte("CurrentTerm"), firstTerm)
 	if err == nil {

@@ -1,14 +1,16 @@
-// Package bootstrap brings a node that starts into its cluster. The first nodes found it,
-// once; any other start finds out whether the node's disk is the one that the cluster knows.
+// Package bootstrap brings a starting node into its cluster. The first nodes bootstrap the
+// cluster, once. At any other start the package finds out whether the node's disk is the
+// one that the cluster knows.
 //
-// What may be relied on:
+// It guarantees:
 //
-//   - First nodes that found a cluster write the same first configuration. A founding that
-//     was cut short at any moment can be done again.
-//   - A node whose disk is empty or went back is stopped, with ErrWipedDisk or ErrRolledBack,
-//     as soon as its own files, a node that answers, or the log show that it had more.
-//   - Of what others say against a disk, an unsealed node that knows what the cluster does
-//     has the last word. Without one, whoever objects is believed.
+//   - First nodes that bootstrap a cluster write the same first configuration. A bootstrap
+//     that was interrupted at any moment can be repeated.
+//   - A node whose disk is empty or was rolled back is stopped, with ErrWipedDisk or
+//     ErrRolledBack, as soon as its own files, a node that answers, or the log show that it
+//     had more data.
+//   - Of the objections to a disk, those of an unsealed node that is up to date are
+//     decisive. Without one, any objection is believed.
 //
 // cluster/DESIGN.md, "Founding", has the reasons.
 package bootstrap

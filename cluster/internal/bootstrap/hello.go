@@ -17,15 +17,16 @@ import (
 )
 
 const (
-	// helloAgain is how long to wait before a node that did not answer is asked
-	// again: at first, and at most.
+	// helloAgain is the first delay before a node that did not answer is asked again, and
+	// maxHelloAgain the longest.
 	helloAgain    = 50 * time.Millisecond
 	maxHelloAgain = time.Second
-	// askTimeout bounds one question, and the connection attempt before it.
+	// askTimeout bounds one question, including the attempt to connect.
 	askTimeout = 3 * time.Second
 )
 
-// firstNodes is the static set of first nodes as nodes compare it.
+// firstNodes returns the configured set of first nodes in the form in which nodes compare
+// it.
 func (j *Joiner) firstNodes() []string {
 	var set []string
 	for _, id := range slices.Sorted(maps.Keys(j.cfg.Peers)) {
@@ -44,14 +45,14 @@ func (j *Joiner) Answer(ctx context.Context, r *clusterpb.HelloRequest) (*cluste
 	if a.Formed, err = j.cfg.Disk.hasState(); err != nil {
 		return nil, err
 	}
-	// What is applied and what the log held at the start: between them lies
-	// nothing that this node knew when the other one began to ask.
+	// The answer combines the applied state with what was in the log at the start.
+	// Everything that this node knew when it was asked is in one of them.
 	select {
 	case <-j.cfg.Disk.survey.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	// What an unsealed node says after a barrier is all that the cluster knows.
+	// After a barrier, an unsealed node's answer covers everything that was committed.
 	current := false
 	if j.cfg.Unsealed() && len(r.Nonce) == peerproof.NonceSize {
 		ctx, cancel := context.WithTimeout(ctx, j.cfg.Patience/2)
@@ -74,10 +75,11 @@ func (j *Joiner) Answer(ctx context.Context, r *clusterpb.HelloRequest) (*cluste
 	return a, nil
 }
 
-// helloDomain separates answers to Hello from what else the origin key signs.
+// helloDomain separates answers to Hello from other data that the origin key signs.
 const helloDomain = "conclave hello v1"
 
-// helloDigest is what an unsealed node signs of its answer to a node's nonce.
+// helloDigest returns the digest that an unsealed node signs of its answer to a node's
+// nonce.
 func helloDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]byte {
 	h := sha256.New()
 	for _, b := range [][]byte{[]byte(a.Node), []byte(asker), nonce} {
@@ -94,23 +96,23 @@ func helloDigest(asker string, nonce []byte, a *clusterpb.HelloResponse) [32]byt
 	return [32]byte(h.Sum(nil))
 }
 
-// Proven reports whether an unsealed node of the cluster, which knew what the cluster
-// does, gave that answer to that node's nonce.
+// Proven reports whether the answer to asker's nonce was signed by an unsealed node of the
+// cluster that was up to date.
 func Proven(c *fsmpb.Cluster, asker string, nonce []byte, r *clusterpb.HelloResponse) bool {
 	return fsm.VerifyOrigin(c, r.Generation, helloDomain, helloDigest(asker, nonce, r), r.Proof)
 }
 
-// helloResult is one node's answer.
+// helloResult is the answer of one node.
 type helloResult struct {
 	node string
 	r    *clusterpb.HelloResponse
-	// proven says that the node is unsealed and that it knows what the cluster does,
-	// as far as this node's disk has the keys to tell.
+	// proven means that the answer is from an unsealed node that was up to date, according
+	// to the keys that are on this node's disk.
 	proven bool
 }
 
-// greet asks the other first nodes until each has answered or ctx ends. again
-// says which answers are to be asked for anew.
+// greet asks the other first nodes until each has answered or ctx ends. again reports
+// whether the node has to be asked again after an answer.
 func (j *Joiner) greet(ctx context.Context, again func(*clusterpb.HelloResponse) bool) <-chan helloResult {
 	results := make(chan helloResult)
 	var wg sync.WaitGroup
@@ -144,8 +146,8 @@ func (j *Joiner) greet(ctx context.Context, again func(*clusterpb.HelloResponse)
 	return results
 }
 
-// greeted are the nodes to ask: the static peers, and whoever is in the Raft
-// configuration by now.
+// greeted returns the nodes to ask: the static peers, and the nodes in the Raft
+// configuration.
 func (j *Joiner) greeted() []string {
 	ids := slices.AppendSeq(j.cfg.Others(), maps.Keys(j.cfg.Peers))
 	slices.Sort(ids)

@@ -8,20 +8,22 @@ import (
 )
 
 var (
-	// ErrWipedDisk: the cluster knows this node, whose disk is empty.
+	// ErrWipedDisk means that the cluster knows this node, but its disk is empty.
 	ErrWipedDisk = errors.New("the data directory of a known node is empty: start the node with the one that it had")
-	// ErrRolledBack: the cluster knows this node's disk to have held more.
+	// ErrRolledBack means that this node's disk has held newer data than it does now.
 	ErrRolledBack = errors.New("the data directory was rolled back to an older state: start the node with the newest one")
 )
 
-// object says why a node's view of the cluster contradicts this node's disk; nil if it does not.
+// object returns an error if another node's view of the cluster contradicts this node's
+// disk.
 func (j *Joiner) object(h helloResult, empty bool) error {
 	switch {
 	case !h.r.Registered:
 		return nil
 	case !empty && h.r.Incarnation == j.cfg.Incarnation, j.registered():
-		// The answer came late, and what the node knows is of this life already. The
-		// state machine compared the former ones' watermarks on its way here.
+		// The answer is late and refers to this incarnation already. The watermarks of
+		// earlier incarnations were compared when the state machine applied the
+		// registration.
 		return nil
 	case empty:
 		return fmt.Errorf("%w (node %s knows it)", ErrWipedDisk, h.node)
@@ -37,9 +39,10 @@ func (j *Joiner) registered() bool {
 	return r != nil && r.Incarnation == j.cfg.Incarnation
 }
 
-// Compare looks at an applied state, until this incarnation is registered, for what
-// earlier ones said of this disk: other nodes that could have told may all be gone.
-// watermark is that of the state. Only the apply goroutine may call Compare.
+// Compare compares the disk with the watermarks that earlier incarnations of the node left
+// in the applied state, until this incarnation is registered. It is needed because all
+// nodes that could have objected may be gone. watermark returns the watermarks of the
+// state. Compare may only be called on the apply goroutine.
 func (j *Joiner) Compare(s *fsm.State, watermark func(node string) (uint64, bool)) error {
 	if j.known {
 		return nil
@@ -58,13 +61,13 @@ func (j *Joiner) Compare(s *fsm.State, watermark func(node string) (uint64, bool
 	return nil
 }
 
-// objectionHello is how long a node whose disk another one objects to waits for an
-// unsealed node's word, in Config.Patience.
+// objectionHello is how long a node waits for the answer of an unsealed node after another
+// one objected to its disk, as a multiple of Config.Patience.
 const objectionHello = 5
 
-// objections are what others say against a node's disk. A thief with a node's
-// identity may say anything; an unsealed node that knows what the cluster does has
-// the last word. Without one, the node believes whoever objects.
+// objections are the objections of other nodes to this node's disk. A thief with a node's
+// identity could object to anything, so an unsealed node that is up to date has the last
+// word. Without one, any objection is believed.
 type objections struct {
 	proven, other error
 	cleared       bool
@@ -82,10 +85,10 @@ func (o *objections) hear(h helloResult, err error) {
 	}
 }
 
-// final is an objection that stands.
+// final returns an objection of an unsealed node.
 func (o *objections) final() error { return o.proven }
 
-// open is one that does so far.
+// open returns an objection that no unsealed node has confirmed or denied.
 func (o *objections) open() error {
 	if o.cleared {
 		return nil

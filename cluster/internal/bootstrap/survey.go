@@ -12,38 +12,38 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// survey is what the part of the log that is not applied yet says of nodes. A
-// node that starts has applied only its snapshot; asked about another node, it
-// must not forget what is in its log behind that.
+// survey reads what the part of the log that has not been applied contains about other
+// nodes. A starting node has applied only its snapshot. When it is asked about another
+// node, its answer must include the log entries after the snapshot.
 type survey struct {
 	from, to uint64
 	done     chan struct{}
 	nodes    map[string]sighting // each node that registered or sent a batch
 	bytes    int64
-	// cluster is the one that the disk's state is of: from the snapshot, or written in
-	// the log; nil before it is initialised.
+	// cluster is the cluster's record in the snapshot or in the log; nil before the cluster
+	// is initialised.
 	cluster *fsmpb.Cluster
 }
 
-// sighting is what a log says of a node.
+// sighting is what a log contains about a node.
 type sighting struct {
 	incarnation uint64 // the newest
 	watermark   uint64 // the highest
 }
 
-// run looks through the log. What no unsealed leader signed says nothing of nodes,
-// once the cluster is initialised: whoever led may have put it there.
+// run reads the log. Once the cluster is initialised, entries that were not signed by an
+// unsealed leader are ignored, because any leader may have written them.
 func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 	defer close(s.done)
-	founded := s.from // up to there nobody could sign
+	founded := s.from // no entry before this index could be signed
 	entries := func(from, to uint64, f func(uint64, []byte)) bool {
 		for i := from; i <= to && ctx.Err() == nil; i++ {
 			var l raft.Log
 			if err := st.GetLog(i, &l); err != nil {
 				if errors.Is(err, raft.ErrLogNotFound) {
-					continue // behind a snapshot that was installed
+					continue // the entry is covered by an installed snapshot
 				}
-				return false // the store reported it
+				return false // the store has reported it
 			}
 			if l.Type == raft.LogCommand {
 				f(i, l.Data)
@@ -62,7 +62,8 @@ func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 	}) {
 		return
 	}
-	// The newest first: they say the most, and the others need not be verified.
+	// The newest entries come first: they have the highest values, so that the signatures
+	// of most others need not be verified.
 	for i := s.to; s.cluster != nil && i >= max(founded, 1); i-- {
 		if !entries(i, i, func(_ uint64, b []byte) {
 			seen := make(map[string]sighting)
@@ -85,12 +86,12 @@ const (
 	batchesBatch                = 1
 	batchWatermark              = 5
 	registerWatermark           = 9
-	// Of both messages.
+	// Fields of both messages.
 	nodeName, nodeIncarnation = 1, 2
 )
 
-// surveyEntry notes the nodes of one entry. Bytes that make no sense are passed
-// over: the state machine will stop at them.
+// surveyEntry records the nodes in one entry. Malformed bytes are ignored: the state
+// machine will stop at them.
 func surveyEntry(b []byte, nodes map[string]sighting) {
 	fields(b, func(num protowire.Number, v []byte, _ uint64) {
 		switch num {

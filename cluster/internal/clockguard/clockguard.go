@@ -1,10 +1,10 @@
-// Package clockguard keeps a leader from stamping entries with a clock that the others do
-// not share. The state machine bounds what one entry can do; entries are many, so a leader
-// must not even try.
+// Package clockguard keeps a leader from stamping entries with a clock that differs from
+// the others'. The state machine limits the effect of one entry, but there are many
+// entries, so a leader must not even try.
 //
-// What may be relied on: an entry carries a time only while this node's clock keeps pace
-// with the monotonic one, or was confirmed by a majority since it last did not, and no
-// majority has another time.
+// It guarantees that an entry carries a time only if this node's wall clock keeps pace with
+// the monotonic clock, or was confirmed by a majority since it last did not, and if no
+// majority has a different time.
 package clockguard
 
 import (
@@ -16,46 +16,46 @@ import (
 )
 
 const (
-	// agreement is how far another voter's clock may be off and still
-	// confirm this one. fsm holds entries against the same bound.
+	// agreement is how far another voter's clock may differ and still confirm this one.
+	// Package fsm applies the same bound to entries.
 	agreement = 5 * time.Second
-	// jump is how far the wall clock may leave the monotonic one between
-	// two looks before it needs to be confirmed anew.
+	// jump is how far the wall clock may deviate from the monotonic one between two looks
+	// before it has to be confirmed again.
 	jump = time.Second
-	// readingAge is how old a reading of another clock may be.
+	// readingAge is the maximum age of a reading of another clock.
 	readingAge = time.Second
 )
 
 // Clock is the node's wall clock.
 type Clock interface{ Now() time.Time }
 
-// Guard looks after one node's clock. Its methods are safe for concurrent use.
+// Guard supervises one node's clock. Its methods are safe for concurrent use.
 type Guard struct {
 	clock Clock
-	self  string // this node
+	self  string // id of this node
 
 	mu       sync.Mutex
 	lastWall time.Time // without its monotonic part
 	lastMono time.Time
-	suspect  bool // jumped, and not confirmed since
-	differs  bool // a majority said so
+	suspect  bool // the clock jumped and has not been confirmed since
+	differs  bool // a majority has a different time
 	readings []Reading
 	readAt   time.Time // when the oldest of them was taken
-	// The newest entry that this node proposed: when, and its wall time.
+	// When this node proposed its newest entry, and the wall time in it.
 	stamped     time.Time
 	stampedWall int64
 }
 
-// Reading is another voter's wall clock.
+// Reading is the reading of another voter's wall clock.
 type Reading struct {
 	Node   string
-	Offset time.Duration // its clock less ours
+	Offset time.Duration // its clock minus this node's
 }
 
-// New is the guard of a node's clock.
+// New returns the guard of a node's clock.
 func New(clock Clock, node string) *Guard { return &Guard{clock: clock, self: node} }
 
-// look reads this node's clock and says whether entries may carry it.
+// look reads this node's clock and reports whether entries may carry it.
 func (g *Guard) look() (time.Time, bool) {
 	mono := time.Now()
 	wall := g.clock.Now().Round(0)
@@ -63,32 +63,32 @@ func (g *Guard) look() (time.Time, bool) {
 		drift := wall.Sub(g.lastWall) - mono.Sub(g.lastMono)
 		if drift > jump || drift < -jump {
 			g.suspect = true
-			g.readings = nil // taken against the clock as it was
+			g.readings = nil // they were taken before the clock jumped
 		}
 	}
 	g.lastWall, g.lastMono = wall, mono
 	return wall, !g.suspect && !g.differs
 }
 
-// Disagrees reports whether a majority has another time.
+// Disagrees reports whether a majority has a different time.
 func (g *Guard) Disagrees() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.differs
 }
 
-// Take takes over readings of other voters, made since the given time, and
-// reports whether a majority of voters agrees and whether one disagrees.
+// Take records the readings of other voters, all taken after since. It reports whether a
+// majority of voters agrees with this clock and whether a majority differs.
 func (g *Guard) Take(rs []Reading, since time.Time, voters int) (agree, differ bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	suspect := g.suspect
 	g.suspect = false
-	g.look() // a jump while the readings were made spoils them
+	g.look() // a jump while the readings were taken makes them useless
 	if g.suspect {
 		return false, g.differs
 	}
-	yes, no := 1, 0 // this node's own
+	yes, no := 1, 0 // this node's own clock
 	for _, r := range rs {
 		if r.Offset <= agreement && r.Offset >= -agreement {
 			yes++
@@ -102,15 +102,15 @@ func (g *Guard) Take(rs []Reading, since time.Time, voters int) (agree, differ b
 		g.differs = false
 		return true, false
 	case yes+no > voters/2:
-		// A majority was heard, and it does not confirm this clock.
+		// A majority answered and does not confirm this clock.
 		g.differs = true
 	}
 	g.suspect = suspect
 	return false, g.differs
 }
 
-// Evidence is the clock of an entry that is proposed now, on a node that applied
-// the newest entry since ago.
+// Evidence returns the clock of an entry that is proposed now. since is the time since this
+// node applied the newest entry.
 func (g *Guard) Evidence(state *fsm.State, since time.Duration) *fsmpb.Clock {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -127,8 +127,7 @@ func (g *Guard) Evidence(state *fsm.State, since time.Duration) *fsmpb.Clock {
 	if !needs {
 		return c
 	}
-	// An entry that falls short is followed by others: what is in flight may not
-	// come to be.
+	// The next entries carry readings as well, because this one may never be committed.
 	g.stampedWall = 0
 	c.Heard = state.Observed()
 	c.Readings = []*fsmpb.ClockReading{{Node: g.self, Wall: c.Wall}}

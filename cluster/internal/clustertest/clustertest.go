@@ -1,4 +1,5 @@
-// Package clustertest has what the tests of package cluster and of those below it share.
+// Package clustertest provides what the tests of package cluster and of the packages below
+// it share.
 package clustertest
 
 import (
@@ -11,7 +12,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Eventually waits until f is true, and ends the test if it is not within limit.
+// Eventually waits until f returns true. It fails the test if that takes longer than limit.
 func Eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); ; {
@@ -25,7 +26,7 @@ func Eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
 	}
 }
 
-// Record is a record with no reads and no changes, and an id of its own.
+// Record returns a record without reads and changes, with a unique id.
 func Record() *fsmpb.Record {
 	r := &fsmpb.Record{
 		RequestId: make([]byte, 16), Salt: make([]byte, 16), Commitment: make([]byte, auditlog.HashSize),
@@ -36,7 +37,7 @@ func Record() *fsmpb.Record {
 	return r
 }
 
-// UsualRecord is a record as a request on a key makes it.
+// UsualRecord returns a record like that of a request on a key.
 func UsualRecord() *fsmpb.Record {
 	r := Record()
 	r.NotAfter = 1 << 60
@@ -47,8 +48,8 @@ func UsualRecord() *fsmpb.Record {
 	return r
 }
 
-// PolicyChange is a record that changes a key policy to one of some name, and depends
-// on its version. It makes the key if there is none.
+// PolicyChange returns a record that sets the policy of a key to one with the given name
+// and depends on the key's version. It creates the key if it does not exist.
 func PolicyChange(s *fsm.State, id fsm.KeyID, name string) *fsmpb.Record {
 	r := Record()
 	_, version := s.KeyPolicy(id)

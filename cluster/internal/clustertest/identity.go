@@ -15,7 +15,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// NewCA makes a CA.
+// NewCA creates a CA.
 func NewCA(t testing.TB) *pki.CA {
 	t.Helper()
 	ca, err := pki.NewCA("test CA", time.Hour)
@@ -25,7 +25,7 @@ func NewCA(t testing.TB) *pki.CA {
 	return ca
 }
 
-// Identity is that of a node of the CA.
+// Identity issues the identity of a node.
 func Identity(t testing.TB, ca *pki.CA, node string) *pki.Identity {
 	t.Helper()
 	cert, key, err := ca.Issue(pki.IssueRequest{Kind: pki.KindNode, Name: node, Validity: time.Hour})
@@ -39,10 +39,10 @@ func Identity(t testing.TB, ca *pki.CA, node string) *pki.Identity {
 	return id
 }
 
-// OriginKey is the origin key of Cluster.
+// OriginKey is the origin key of the cluster that Cluster returns.
 var OriginKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 
-// Cluster is the record of a cluster.
+// Cluster returns a cluster's record.
 func Cluster() *fsmpb.Cluster {
 	return &fsmpb.Cluster{
 		Id: bytes.Repeat([]byte{7}, 16), Account: "000000000000", Region: "eu-test-1", Partition: "aws",
@@ -51,7 +51,7 @@ func Cluster() *fsmpb.Cluster {
 	}
 }
 
-// RaftPair is a connection between two nodes as TLS leaves it.
+// RaftPair returns both ends of a TLS connection between two nodes.
 func RaftPair(t testing.TB, ca *pki.CA, from, to string) (dials, accepts *peerport.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,7 +84,7 @@ func RaftPair(t testing.TB, ca *pki.CA, from, to string) (dials, accepts *peerpo
 	return dials, accepts
 }
 
-// SignOrigin signs as an unsealed node of Cluster does.
+// SignOrigin signs with OriginKey, as an unsealed node does.
 func SignOrigin(domain string, digest [32]byte) (uint32, []byte, error) {
 	return 1, ed25519.Sign(OriginKey, fsm.OriginMessage(Cluster(), domain, digest)), nil
 }

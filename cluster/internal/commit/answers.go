@@ -10,33 +10,33 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// Link is a way to the leader. Everything sent on it is answered through the function
-// that it was opened with, or not at all.
+// Link is a connection to the leader's Committer. Everything sent on it is answered through
+// the function that it was opened with, or not at all.
 type Link interface {
 	// Send must not block.
 	Send(*Submission)
-	// Leader is the node at the other end.
+	// Leader returns the node at the other end.
 	Leader() string
-	// Local reports whether that is this node itself, to which nothing has to be
-	// authenticated.
+	// Local reports whether the leader is this node itself, to which submissions need no
+	// authentication.
 	Local() bool
 	Close()
 }
 
-// answered is an answer that came over the link of that epoch.
+// answered is an answer that was received on the link of that epoch.
 type answered struct {
 	epoch    uint64
 	response *clusterpb.SubmitResponse
 }
 
-// What a Link that ended says of itself instead of an answer.
+// A Link that has ended delivers one of these instead of an answer.
 var (
 	LinkBroke       = &clusterpb.SubmitResponse{}
-	LinkNeverOpened = &clusterpb.SubmitResponse{} // so nothing that was sent left this node
+	LinkNeverOpened = &clusterpb.SubmitResponse{} // nothing that was sent left this node
 )
 
-// deliver takes an answer without blocking whoever brings it, which may be this
-// Proposer itself when the local Committer refuses at once.
+// deliver passes an answer on without blocking the caller, which may be this Proposer
+// itself if the local Committer refuses at once.
 func (pr *Proposer) deliver(a answered) {
 	pr.answersMu.Lock()
 	pr.answers = append(pr.answers, a)
@@ -46,7 +46,7 @@ func (pr *Proposer) deliver(a answered) {
 
 func (pr *Proposer) answer(a answered) {
 	if a.epoch != pr.epoch || pr.link == nil {
-		return // of a link that was left: the batch was or will be sent again
+		return // from a link that was left; the batch was sent again or will be
 	}
 	r := a.response
 	switch r {
@@ -78,7 +78,7 @@ func (pr *Proposer) answer(a answered) {
 			pr.unsettled[i].out = false
 		}
 		pr.unlink(true)
-	default: // unknown: the same batch again, to whoever leads
+	default: // unknown: send the same batch again, to whichever node leads
 		pr.unlink(true)
 	}
 }
@@ -87,7 +87,7 @@ func (pr *Proposer) find(seq uint64) int {
 	return slices.IndexFunc(pr.unsettled, func(b *sentBatch) bool { return b.seq == seq })
 }
 
-// settle gives a batch's verdicts to its callers.
+// settle gives the verdicts on a batch to its callers.
 func (pr *Proposer) settle(r *clusterpb.SubmitResponse) {
 	i := pr.find(r.Seq)
 	if i < 0 {
@@ -95,7 +95,7 @@ func (pr *Proposer) settle(r *clusterpb.SubmitResponse) {
 	}
 	b := pr.unsettled[i]
 	if len(r.Verdicts) != len(b.records) {
-		// No leader that follows the protocol answers so; it must not be believed.
+		// A leader that follows the protocol never sends this, so it must not be believed.
 		pr.unlink(true)
 		return
 	}
@@ -108,9 +108,10 @@ func (pr *Proposer) settle(r *clusterpb.SubmitResponse) {
 	}
 }
 
-// committedSince is the earliest moment at which a batch can have been committed:
-// after the send that was answered, and as long after it as the leader says that it
-// had no such entry on its disk; or, for a repeated batch, after any earlier send.
+// committedSince returns the earliest moment at which a batch can have been committed:
+// after the send that was answered, plus the time that the leader reports not to have had
+// the entry on its disk yet. For a batch that was sent repeatedly it may be as early as the
+// first send.
 func (pr *Proposer) committedSince(b *sentBatch, r *clusterpb.SubmitResponse) time.Time {
 	if r.RepeatedBatch {
 		return b.firstSend
@@ -118,8 +119,8 @@ func (pr *Proposer) committedSince(b *sentBatch, r *clusterpb.SubmitResponse) ti
 	return b.lastSend.Add(max(0, min(time.Duration(r.Waited), time.Since(b.lastSend))))
 }
 
-// overdue reports, whenever it is asked, whether that moment has passed: by the
-// monotonic clock, or by the wall clock, which goes on while a machine is suspended.
+// overdue returns a function that reports whether the moment has passed, by the monotonic
+// clock or by the wall clock, which keeps running while a machine is suspended.
 func overdue(moment time.Time) func() bool {
 	return func() bool {
 		now := time.Now()

@@ -18,58 +18,58 @@ import (
 )
 
 const (
-	// mergeBytes is the size up to which batches share an entry. Bigger entries
-	// delay heartbeats and commit fewer records a second.
+	// mergeBytes is the size up to which batches share an entry. Larger entries delay
+	// heartbeats and commit fewer records per second.
 	mergeBytes = 64 << 10
-	// entriesInFlight lets one entry be stored by followers while the next is
-	// written here. Entries cost as much as some hundred records, so a second one
-	// below secondBytes waits for the first.
+	// entriesInFlight is 2 so that one entry is stored by the followers while the next is
+	// written on the leader. An entry costs as much as some hundred records, so a second
+	// one smaller than secondBytes waits for the first.
 	entriesInFlight = 2
 	secondBytes     = 4 << 10
-	// An entry waits for fillPercent of what the callers have under way, mergeDelay
-	// at the longest, or busyDelay when that is more than busyBytes: then callers
-	// wait for processors, which fill the entry meanwhile.
+	// An entry waits for fillPercent of what the callers have in flight, for mergeDelay at
+	// the most, or for busyDelay if they have more than busyBytes in flight. In that case
+	// they compete for the processors, and more of them get to fill the entry.
 	fillPercent  = 45
 	mergeDelay   = time.Millisecond
 	busyDelay    = 6 * time.Millisecond
 	busyBytes    = 8 << 10
 	callersDecay = 98
-	// EnqueueTimeout bounds how long Raft may take to accept an entry.
+	// EnqueueTimeout bounds the time that Raft may take to accept an entry.
 	EnqueueTimeout = 5 * time.Second
 )
 
-// Raft is what a Committer needs of Raft.
+// Raft is the part of Raft that a Committer uses.
 type Raft interface {
 	Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture
 }
 
-// CommitterConfig is what a Committer needs of its node.
+// CommitterConfig configures a Committer.
 type CommitterConfig struct {
 	Raft Raft
-	// Evidence is the clock of the next entry, and the hash that it asks others to
-	// compare, if any.
+	// Evidence returns the clock of the next entry, and the state hash that the entry asks
+	// the other nodes to compare, or nil.
 	Evidence func() (*fsmpb.Clock, *fsmpb.StateCheck)
-	// Registered reports whether that incarnation is the node's, after a registration
-	// that changed nothing.
+	// Registered reports whether the incarnation is the newest of the node. It is called
+	// after a registration that changed nothing.
 	Registered func(node string, incarnation uint64) bool
-	// Sign signs entries, which it can only while this node is unsealed. Initialised
-	// reports whether they need it.
+	// Sign signs entries, which works only while this node is unsealed. Initialised reports
+	// whether entries must be signed.
 	Sign        func(encoded []byte) ([]byte, error)
 	Initialised func() bool
-	// StoredSince is when this node had an entry on its disk, before which nobody
-	// else can have got it from here.
+	// StoredSince returns when this node stored an entry on its disk. No other node can
+	// have received the entry before.
 	StoredSince func(index uint64) (time.Time, bool)
 	Log         *slog.Logger
-	// MaxBytes bounds what waits for an entry.
+	// MaxBytes bounds the batches that wait for an entry.
 	MaxBytes int64
-	// EntryRecords observes the records in each entry, Commit the seconds until one is
-	// applied.
+	// EntryRecords observes the number of records in each entry, and Commit the seconds
+	// until an entry is applied.
 	EntryRecords, Commit prometheus.Observer
 }
 
-// Committer puts the batches of all nodes into Raft entries, on the leader. It answers
-// from the future of the entry and from nothing else: that is what was applied after a
-// majority had stored it.
+// Committer puts the batches of all nodes into Raft entries, on the leader. Its answers
+// come only from the future of the entry, that is, from what was applied after a majority
+// had stored the entry.
 type Committer struct {
 	cfg CommitterConfig
 
@@ -77,15 +77,15 @@ type Committer struct {
 	changed sync.Cond
 	open    bool
 	held    bool
-	yield   bool // what waited during a hold goes before the next one
+	yield   bool // batches that waited during a hold go before the next hold
 	queue   []*Submission
 	bytes   int64
-	// inFlightBytes is what the entries in flight hold; callers, see count.
+	// inFlightBytes is the size of the entries in flight; for callers see count.
 	inFlightBytes, callers int64
 	landedAt               time.Time
-	alarm                  *time.Timer // ends the wait for more
+	alarm                  *time.Timer // ends the wait for more batches
 	inFlight               int
-	lost                   uint64 // entries whose outcome is unknown
+	lost                   uint64 // counts entries whose outcome is unknown
 	refusing               time.Time
 
 	futures chan inFlightEntry
@@ -99,8 +99,8 @@ type inFlightEntry struct {
 	start  time.Time
 }
 
-// NewCommitter starts a Committer, which refuses everything until it is opened. Close
-// ends it.
+// NewCommitter starts a Committer, which refuses everything until it is opened. Close stops
+// it.
 func NewCommitter(cfg CommitterConfig) *Committer {
 	c := &Committer{cfg: cfg, futures: make(chan inFlightEntry, entriesInFlight)}
 	c.changed.L = &c.mu
@@ -110,8 +110,8 @@ func NewCommitter(cfg CommitterConfig) *Committer {
 	return c
 }
 
-// SetOpen starts and stops taking batches. What waits when it stops was never
-// given to Raft, so it is refused rather than unknown.
+// SetOpen sets whether the Committer accepts batches. Waiting batches were never given to
+// Raft, so when it closes they are refused, and their outcome is not unknown.
 func (c *Committer) SetOpen(open bool) {
 	c.mu.Lock()
 	c.open = open
@@ -127,8 +127,7 @@ func (c *Committer) SetOpen(open bool) {
 	}
 }
 
-// Close stops the Committer and waits for the entries that Raft has, as long as
-// ctx lasts.
+// Close stops the Committer and waits, until ctx ends, for the entries that Raft has.
 func (c *Committer) Close(ctx context.Context) {
 	c.SetOpen(false)
 	c.mu.Lock()
@@ -146,7 +145,7 @@ func (c *Committer) Close(ctx context.Context) {
 	}
 }
 
-// Submit takes s or refuses it.
+// Submit queues s or refuses it.
 func (c *Committer) Submit(s *Submission) {
 	c.mu.Lock()
 	status := clusterpb.SubmitStatus_SUBMIT_STATUS_UNSPECIFIED
@@ -169,7 +168,8 @@ func (c *Committer) Submit(s *Submission) {
 	}
 }
 
-// take waits for what makes the next entry. nil ends the Committer.
+// take waits for the batches of the next entry. It returns nil when the Committer has been
+// closed.
 func (c *Committer) take() []*Submission {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,11 +193,10 @@ func (c *Committer) take() []*Submission {
 	}
 }
 
-// ready reports whether the next entry should go now. Alone, a request goes at
-// once. Under load it pays to wait until about half of the present callers have
-// sent their next request: many small entries cost more than few large ones, and
-// two entries with half of the callers each keep disks and processors busy at
-// the same time.
+// ready reports whether the next entry should be proposed now. A single request goes at
+// once. Under load it pays to wait until about half of the current callers have sent their
+// next request: many small entries cost more than a few large ones, and two entries with
+// half of the callers each keep the disks and the processors busy at the same time.
 func (c *Committer) ready() bool {
 	switch {
 	case c.held || len(c.queue) == 0:
@@ -227,15 +226,15 @@ func (c *Committer) ready() bool {
 	return false
 }
 
-// count follows how much the present callers have under way at a time: the most
-// that was seen at once, forgotten slowly, entry by entry.
+// count estimates how much the current callers have in flight at a time: the maximum seen,
+// which decays slowly from entry to entry.
 func (c *Committer) count() {
 	c.callers = max(c.callers*callersDecay/100, c.inFlightBytes+c.bytes)
 }
 
-// next removes from the queue what shares the next entry: batches up to the
-// size, or one registration alone. While the Committer is held back, only an
-// exclusive batch goes.
+// next removes the batches of the next entry from the queue: batches up to the maximum
+// size, or a single registration. While the Committer is held, only an exclusive batch
+// goes.
 func (c *Committer) next() []*Submission {
 	if c.held {
 		for i, s := range c.queue {
@@ -281,7 +280,8 @@ func (c *Committer) merge() {
 		}
 		data, err := c.encode(parts)
 		if errors.Is(err, ErrSealed) {
-			// Sealed by now. Another node will lead, and the Proposers ask again.
+			// The node has been sealed in the meantime. Another node will lead, and the
+			// Proposers try again.
 			for _, s := range parts {
 				s.Refuse(clusterpb.SubmitStatus_SUBMIT_STATUS_NOT_LEADER)
 			}
@@ -289,8 +289,8 @@ func (c *Committer) merge() {
 			continue
 		}
 		if err != nil {
-			// Each part was checked when it came, so this is a fault here; the
-			// Proposers learn that nothing was taken.
+			// Each part was checked when it arrived, so this is a bug. The Proposers are
+			// told that nothing was taken.
 			c.cfg.Log.Error("encoding a Raft entry", "err", err)
 			for _, s := range parts {
 				s.Refuse(clusterpb.SubmitStatus_SUBMIT_STATUS_OVERLOADED)
@@ -302,8 +302,8 @@ func (c *Committer) merge() {
 	}
 }
 
-// encode makes the entry of some submissions, signed. A sealed leader of an initialised
-// cluster can only tell the time.
+// encode returns the signed entry of some submissions. On a sealed leader of an initialised
+// cluster, an entry can only carry the time.
 func (c *Committer) encode(parts []*Submission) ([]byte, error) {
 	data, err := c.unsigned(parts)
 	if err != nil {
@@ -338,7 +338,7 @@ func (c *Committer) unsigned(parts []*Submission) ([]byte, error) {
 	return wire.EncodeEntry(e)
 }
 
-// resolve answers entries in order.
+// resolve answers the submissions in each entry, in order.
 func (c *Committer) resolve() {
 	defer c.running.Done()
 	for f := range c.futures {
@@ -350,14 +350,14 @@ func (c *Committer) resolve() {
 			case *fsm.Result:
 				res = r
 			case error:
-				err = r // this machine stopped; others may have applied it
+				err = r // this node has stopped; others may have applied the entry
 			default:
 				err = fmt.Errorf("apply answered %T", r)
 			}
 		}
 		c.Observe(err)
-		// The place is free before the answers are given, so that what a waiting
-		// node sends at once can go out at once.
+		// The place is freed before the answers are given, so that what a waiting node
+		// sends next can be proposed at once.
 		c.landed(f.parts, err != nil && !notTaken(err))
 		c.answer(f.parts, res, err)
 	}
@@ -406,15 +406,15 @@ func batchAnswer(r fsm.BatchResult) *clusterpb.SubmitResponse {
 	return a
 }
 
-// notTaken tells errors after which the entry is certainly in no log. After
-// every other error it may yet be committed.
+// notTaken reports whether the error means that the entry is certainly in no log. After any
+// other error it may still be committed.
 func notTaken(err error) bool {
 	return errors.Is(err, raft.ErrNotLeader) ||
 		errors.Is(err, raft.ErrLeadershipTransferInProgress) ||
 		errors.Is(err, raft.ErrAbortedByRestore)
 }
 
-// landed frees an entry's place.
+// landed frees the place of an entry.
 func (c *Committer) landed(parts []*Submission, lost bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -428,7 +428,8 @@ func (c *Committer) landed(parts []*Submission, lost bool) {
 	c.changed.Broadcast()
 }
 
-// Observe takes over what Raft said of an entry: it notes since when Raft refuses entries because of a transfer.
+// Observe records the error that Raft returned for an entry, to track since when Raft
+// refuses entries because of a leadership transfer.
 func (c *Committer) Observe(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -440,16 +441,16 @@ func (c *Committer) Observe(err error) {
 	}
 }
 
-// RefusingSince is when Raft began to refuse every entry because of a leadership
-// transfer; zero when it does not.
+// RefusingSince returns when Raft began to refuse all entries because of a leadership
+// transfer, or the zero time if it does not.
 func (c *Committer) RefusingSince() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.refusing
 }
 
-// Hold keeps new entries back and waits until those in flight are applied. Then
-// nothing changes the state, except what the holder submits, until release.
+// Hold stops new entries and waits until those in flight have been applied. Until release
+// is called, only what the holder submits can change the state.
 func (c *Committer) Hold(ctx context.Context) (release func(), err error) {
 	stop := context.AfterFunc(ctx, func() {
 		c.mu.Lock()
@@ -477,7 +478,7 @@ func (c *Committer) Hold(ctx context.Context) (release func(), err error) {
 		}
 	}
 	if err == nil && c.lost != lost {
-		err = fsm.ErrNoLeader // an outcome is unknown: this is no newest state
+		err = fsm.ErrNoLeader // an outcome is unknown, so the state may not be the newest
 	}
 	if err != nil {
 		c.held = false

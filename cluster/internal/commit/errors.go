@@ -7,17 +7,18 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// What can become of a proposal. Only fsm.ErrOutcomeUnknown leaves open whether something
-// happened.
+// Errors of a proposal. Only after fsm.ErrOutcomeUnknown is it unknown whether it took
+// effect.
 var (
-	// ErrNotLeader: the call is for the leader, and this node is not it.
+	// ErrNotLeader is returned by calls that only the leader serves, on other nodes.
 	ErrNotLeader = errors.New("not the leader")
-	// ErrShutdown: the node is stopping, and nothing was submitted.
+	// ErrShutdown is returned while the node is stopping. Nothing was submitted.
 	ErrShutdown = fmt.Errorf("%w: node is shutting down", fsm.ErrNodeStopped)
-	// ErrRecord: the record can never be proposed: too large or malformed.
+	// ErrRecord is returned for a record that is too large or malformed and can never be
+	// proposed.
 	ErrRecord = errors.New("record cannot be proposed")
-	// ErrSealed: only an unsealed node can do it.
+	// ErrSealed is returned for what only an unsealed node can do.
 	ErrSealed = errors.New("node is sealed")
-	// ErrIncarnation: a newer start of this node is registered.
+	// ErrIncarnation means that a newer incarnation of this node is registered.
 	ErrIncarnation = errors.New("a newer incarnation of this node took over")
 )

@@ -9,20 +9,20 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// form makes batches of what waits: at once when nothing is in flight, else when
-// a batch is full or its first record has waited long enough.
+// form makes batches of the waiting proposals: at once when nothing is in flight, otherwise
+// when a batch is full or its first record has waited long enough.
 func (pr *Proposer) form(now time.Time) (wait time.Duration, more bool) {
 	for len(pr.waiting) > 0 {
 		if len(pr.unsettled) >= BatchesInFlight && !pr.waiting[0].exclusive {
 			pr.want, pr.wantBytes = math.MaxInt, math.MaxInt
-			return 0, false // the next answer comes back here
+			return 0, false // the next answer leads back here
 		}
 		n, size, full := pr.cut()
 		age := now.Sub(pr.waiting[0].queued)
 		enough, delay := MaxBatchRecords, batchDelay
 		if len(pr.unsettled) == 0 {
-			// Alone, a request goes at once. Where the last answers set several
-			// callers free, their next requests come together.
+			// A single request goes at once. If the last answers released several callers,
+			// their next requests arrive together.
 			enough, delay = pr.lastSettled*3/4, gatherDelay
 		}
 		if !full && n < enough && age < delay {
@@ -57,8 +57,8 @@ func (pr *Proposer) form(now time.Time) (wait time.Duration, more bool) {
 	return 0, false
 }
 
-// cut finds how many of the waiting proposals make the next batch. An exclusive
-// one goes alone.
+// cut returns how many of the waiting proposals make the next batch. An exclusive one goes
+// alone.
 func (pr *Proposer) cut() (n, size int, full bool) {
 	for _, p := range pr.waiting {
 		if p.exclusive {
@@ -80,7 +80,7 @@ func (pr *Proposer) send(b *sentBatch) {
 			SettledBelow: pr.unsettled[0].seq, Watermark: pr.cfg.Watermark(), Group: wire.Group,
 		}, b.records)
 		if err != nil {
-			panic(err) // the node's id is the only text in it
+			panic(err) // the only text in it is the node's id, which was checked
 		}
 		b.encoded = encoded
 	}
@@ -89,7 +89,7 @@ func (pr *Proposer) send(b *sentBatch) {
 	if !pr.link.Local() {
 		var err error
 		if generation, mac, err = pr.cfg.MAC(MACBatch, b.encoded); err != nil {
-			return // sealed: it goes when the node is unsealed again, or is given up
+			return // sealed: the batch goes once the node is unsealed, or times out
 		}
 	}
 	b.lastSend = time.Now()
@@ -100,7 +100,7 @@ func (pr *Proposer) send(b *sentBatch) {
 	}
 	b.sends++
 	b.out = true
-	// A new message each time: the last one may still be on its way.
+	// This is a new message each time, since the last one may still be in flight.
 	out := &Batch{Node: pr.cfg.Node, Seq: b.seq, Records: len(b.records), Encoded: b.encoded}
 	pr.link.Send(&Submission{Batch: out, Size: out.Size(), Generation: generation, MAC: mac, exclusive: b.exclusive})
 }

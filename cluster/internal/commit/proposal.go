@@ -7,14 +7,14 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// proposal is one record on its way.
+// proposal is one record that is being proposed.
 type proposal struct {
 	record    []byte // encoded
 	size      int
 	exclusive bool
 	queued    time.Time
 	state     atomic.Uint32
-	done      chan outcome // buffered: whoever waits may have left
+	done      chan outcome // buffered, because the caller may have left
 	answered  bool         // by the Proposer
 }
 
@@ -26,7 +26,8 @@ func (p *proposal) answer(out outcome) {
 	}
 }
 
-// States of a proposal. Whoever moves it out of waiting owns what happens next.
+// States of a proposal. The goroutine that moves it out of proposalWaiting decides what
+// happens next.
 const (
 	proposalWaiting uint32 = iota
 	proposalTaken          // in a batch: from here on the outcome is awaited
@@ -38,18 +39,18 @@ type outcome struct {
 	err     error
 }
 
-// sentBatch is a batch without its answer.
+// sentBatch is a batch that has not been answered yet.
 type sentBatch struct {
 	seq       uint64
-	records   [][]byte // encoded, one of each proposal
+	records   [][]byte // encoded, one for each proposal
 	proposals []*proposal
-	encoded   []byte // with the first send: the same bytes go each time
+	encoded   []byte // set at the first send: each send has the same bytes
 	exclusive bool
 	due       time.Time // when the first of its proposals has waited too long
 	firstSend time.Time
-	lastSend  time.Time // on the present link
+	lastSend  time.Time // on the current link
 	sends     int
-	// out says that the last send has no answer; unknown, that an earlier one
-	// never got one. With neither, the batch is certainly in no log.
+	// out means that the last send has no answer yet, and unknown that an earlier one never
+	// got one. If neither is set, the batch is certainly in no log.
 	out, unknown bool
 }

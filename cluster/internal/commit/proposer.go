@@ -19,56 +19,55 @@ import (
 
 const (
 	batchDelay = 2 * time.Millisecond
-	// gatherDelay is how long a node under load waits for the requests that the
-	// last answers set free before it sends the first of them.
+	// gatherDelay is how long a node under load waits, before it sends a batch, for the
+	// requests that follow the last answers.
 	gatherDelay = 300 * time.Microsecond
 	batchBytes  = 64 << 10
-	// BatchesInFlight is how many batches of a Proposer may have no answer.
+	// BatchesInFlight is how many batches of a Proposer may be unanswered.
 	BatchesInFlight = 4
-	// MinBackoff and MaxBackoff lie between two tries to reach a leader.
+	// MinBackoff and MaxBackoff bound the delay between two attempts to reach a leader.
 	MinBackoff = 5 * time.Millisecond
 	MaxBackoff = 50 * time.Millisecond
 )
 
-// Timeouts of a Proposer; cluster.Timeouts says what each is for.
+// Timeouts are the timeouts of a Proposer; see cluster.Timeouts.
 type Timeouts struct {
 	Resubmit, LeaderWait, Outcome, Release time.Duration
 }
 
-// ProposerConfig is what a Proposer needs of its node.
+// ProposerConfig configures a Proposer.
 type ProposerConfig struct {
 	Node        string
 	Incarnation uint64
 	Timeouts    Timeouts
-	// MaxRecords and MaxBytes bound what waits to be submitted.
+	// MaxRecords and MaxBytes bound the records that wait to be submitted.
 	MaxRecords, MaxBytes int64
-	// Resubmitted counts batches that are sent again.
+	// Resubmitted counts the batches that were sent again.
 	Resubmitted prometheus.Counter
-	// Dial opens a link to the leader; nil if there is none.
+	// Dial opens a link to the leader, or returns nil if there is none.
 	Dial func(answer func(*clusterpb.SubmitResponse)) Link
-	// Moved reports whether the leader is another than this one, or not known.
+	// Moved reports whether the leader is not known or is not the given node.
 	Moved func(leader string) bool
-	// Register is the registration of this incarnation.
+	// Register returns the registration of this incarnation.
 	Register func() *fsmpb.RegisterNode
-	// Powerless reports whether the node is sealed and so has nothing to bring to a
-	// leader. MAC authenticates what it does bring; kind is MACBatch or
-	// MACRegistration.
+	// Powerless reports whether the node is sealed, in which case nothing can be submitted.
+	// MAC authenticates submissions; kind is MACBatch or MACRegistration.
 	Powerless func() bool
 	MAC       func(kind string, encoded []byte) (generation uint32, mac []byte, err error)
-	// Watermark is the index that the node's state has.
+	// Watermark returns the index of the node's state.
 	Watermark func() uint64
-	// Fenced is told that a newer incarnation of the node exists.
+	// Fenced is called when a newer incarnation of the node exists.
 	Fenced func(error)
 }
 
-// Kinds of messages that a MAC is for.
+// Kinds of messages that are authenticated with a MAC.
 const (
 	MACBatch        = "conclave batch v1\x00"
 	MACRegistration = "conclave registration v1\x00"
 )
 
-// Proposer turns this node's records into batches and brings them to the leader until
-// each has its answer. One goroutine owns all of its state but the counters.
+// Proposer turns this node's records into batches and submits them to the leader until each
+// has been answered. One goroutine owns all of its state except the counters.
 type Proposer struct {
 	cfg ProposerConfig
 
@@ -76,9 +75,9 @@ type Proposer struct {
 	wake  chan struct{} // the leader may have changed
 	stop  chan struct{}
 	done  chan struct{}
-	ready atomic.Pointer[string] // the leader, when linked and registered
+	ready atomic.Pointer[string] // the leader, once linked and registered
 
-	draining atomic.Bool   // takes nothing new
+	draining atomic.Bool   // it accepts nothing new
 	idle     chan struct{} // closed when nothing is left, while draining
 
 	waitingRecords atomic.Int64
@@ -89,9 +88,9 @@ type Proposer struct {
 	answers   []answered
 	answered  chan struct{}
 
-	// Owned by run.
+	// The fields below are owned by run.
 	waiting     []*proposal
-	want        int // proposals, or bytes of them, that step has use for
+	want        int // how many proposals, or bytes of them, step can use
 	wantBytes   int
 	nextExpiry  time.Time
 	unsettled   []*sentBatch // by seq
@@ -99,12 +98,12 @@ type Proposer struct {
 	lastSettled int // records in the batch that was answered last
 	link        Link
 	epoch       uint64
-	registered  bool // on this link
+	registered  bool // on the current link
 	backoff     time.Duration
 	retryAt     time.Time
 }
 
-// NewProposer starts a Proposer. Close ends it.
+// NewProposer starts a Proposer. Close stops it.
 func NewProposer(cfg ProposerConfig) *Proposer {
 	pr := &Proposer{
 		cfg: cfg, in: newQueue(),
@@ -116,8 +115,7 @@ func NewProposer(cfg ProposerConfig) *Proposer {
 	return pr
 }
 
-// Leader is the node that this Proposer has a link to and is registered with; "" for
-// none.
+// Leader returns the node with which this Proposer has a link and is registered, or "".
 func (pr *Proposer) Leader() string {
 	if l := pr.ready.Load(); l != nil {
 		return *l
@@ -125,20 +123,20 @@ func (pr *Proposer) Leader() string {
 	return ""
 }
 
-// InFlight is how many batches have no answer.
+// InFlight returns the number of unanswered batches.
 func (pr *Proposer) InFlight() int64 { return pr.inFlight.Load() }
 
-// Waiting is how many records are not submitted yet, and their bytes.
+// Waiting returns the number of records that have not been submitted yet, and their size.
 func (pr *Proposer) Waiting() (records, bytes int64) {
 	return pr.waitingRecords.Load(), pr.waitingBytes.Load()
 }
 
-// Poke makes the Proposer look at who leads.
+// Poke makes the Proposer check which node leads.
 func (pr *Proposer) Poke() { signal.Send(pr.wake) }
 
-// Propose brings one record to its outcome; see cluster.Node.Propose for its errors. An
-// exclusive one goes alone, and before all that waits: it is for a leader whose Committer
-// is held back.
+// Propose submits one record and returns its outcome; see cluster.Node.Propose for the
+// errors. An exclusive record goes alone and ahead of all that wait. It is for a leader
+// whose Committer is held.
 func (pr *Proposer) Propose(ctx context.Context, r *fsmpb.Record, exclusive bool) (fsm.Decision, error) {
 	encoded, err := encodeRecord(r)
 	if err != nil {
@@ -147,7 +145,7 @@ func (pr *Proposer) Propose(ctx context.Context, r *fsmpb.Record, exclusive bool
 	return pr.propose(ctx, &proposal{record: encoded, size: len(encoded) + 4, exclusive: exclusive})
 }
 
-// propose brings one record to its outcome.
+// propose submits one proposal and returns its outcome.
 func (pr *Proposer) propose(ctx context.Context, p *proposal) (fsm.Decision, error) {
 	if err := ctx.Err(); err != nil {
 		return fsm.Decision{}, err
@@ -171,20 +169,20 @@ func (pr *Proposer) propose(ctx context.Context, p *proposal) (fsm.Decision, err
 			return fsm.Decision{}, ctx.Err()
 		}
 	}
-	// Submitted: whatever ctx says, the outcome is what counts now. The Proposer
-	// answers within Timeouts.Outcome.
+	// It has been submitted, so only the outcome matters now, even if ctx has ended. The
+	// Proposer answers within Timeouts.Outcome.
 	out := <-p.done
 	return out.verdict, out.err
 }
 
-// release gives back what propose took of the limits.
+// release undoes what propose counted towards the limits.
 func (pr *Proposer) release(p *proposal) {
 	pr.waitingRecords.Add(-1)
 	pr.waitingBytes.Add(-int64(p.size))
 }
 
-// Drain refuses what is not submitted yet and waits for the outcome of what is,
-// as long as ctx lasts.
+// Drain refuses what has not been submitted yet and waits for the outcome of the rest until
+// ctx ends.
 func (pr *Proposer) Drain(ctx context.Context) {
 	pr.draining.Store(true)
 	pr.Poke()
@@ -194,7 +192,7 @@ func (pr *Proposer) Drain(ctx context.Context) {
 	}
 }
 
-// Close ends the Proposer: what was submitted has an unknown outcome.
+// Close stops the Proposer. The outcome of what was submitted is then unknown.
 func (pr *Proposer) Close() {
 	close(pr.stop)
 	<-pr.done
@@ -231,8 +229,8 @@ func (pr *Proposer) run() {
 	}
 }
 
-// take queues proposals. An exclusive one comes first: others may not move before
-// it.
+// take queues proposals. An exclusive one goes to the front, since others may not be able
+// to proceed before it.
 func (pr *Proposer) take(arrived []*proposal) {
 	for _, p := range arrived {
 		if p.exclusive {
@@ -267,7 +265,8 @@ func (pr *Proposer) refuseWaiting() {
 	pr.waiting = nil
 }
 
-// step does what can be done now and says when to come back at the latest.
+// step does what can be done now and returns the longest time until it must be called
+// again.
 func (pr *Proposer) step(now time.Time) time.Duration {
 	pr.want, pr.wantBytes = 1, 0
 	next := now.Add(time.Second)
@@ -292,7 +291,7 @@ func (pr *Proposer) step(now time.Time) time.Duration {
 		at(b.due)
 	}
 	if len(pr.waiting) > 0 && now.Before(pr.nextExpiry) {
-		at(pr.nextExpiry) // past, it would keep this loop spinning
+		at(pr.nextExpiry) // if it is in the past, it would make this loop spin
 	}
 	if len(pr.unsettled) > 0 && pr.link == nil {
 		at(now.Add(50 * time.Millisecond))
@@ -308,7 +307,7 @@ func (pr *Proposer) step(now time.Time) time.Duration {
 		}
 	}
 	if len(pr.unsettled) > 0 {
-		// An answer that does not come may be lost: ask on a new link.
+		// The answer may be lost, so ask again on a new link.
 		if due := pr.oldestSend().Add(pr.cfg.Timeouts.Resubmit); !now.Before(due) {
 			pr.unlink(true)
 			at(pr.retryAt)
@@ -325,14 +324,14 @@ func (pr *Proposer) step(now time.Time) time.Duration {
 	return max(next.Sub(now), 0)
 }
 
-// expire gives up on proposals that found no leader in time, and forgets those
-// whose callers left.
+// expire gives up on proposals that found no leader in time, and drops those whose callers
+// have left.
 func (pr *Proposer) expire(now time.Time) {
 	if pr.link == nil {
 		pr.withdraw(now)
 	}
 	if now.Before(pr.nextExpiry) || pr.link != nil && pr.registered && len(pr.unsettled) < BatchesInFlight {
-		return // looked a moment ago, or they are about to go
+		return // checked a moment ago, or about to be sent
 	}
 	pr.nextExpiry = now.Add(50 * time.Millisecond)
 	keep := pr.waiting[:0]
@@ -357,8 +356,8 @@ func (pr *Proposer) expire(now time.Time) {
 	pr.waiting = keep
 }
 
-// giveUp tells the callers of a batch that has had no answer for too long. The
-// batch is still brought to its answer.
+// giveUp answers the callers of a batch that has been without an answer for too long. The
+// batch itself is still sent until it is answered.
 func (pr *Proposer) giveUp(b *sentBatch, now time.Time) {
 	if now.Before(b.due) {
 		return
@@ -373,7 +372,7 @@ func (pr *Proposer) giveUp(b *sentBatch, now time.Time) {
 	}
 }
 
-// withdraw gives up, likewise, on batches of which nobody has taken a copy. Their
+// withdraw likewise gives up on batches of which no other node can have a copy. Their
 // numbers are not used again.
 func (pr *Proposer) withdraw(now time.Time) {
 	pr.unsettled = slices.DeleteFunc(pr.unsettled, func(b *sentBatch) bool {
@@ -388,9 +387,9 @@ func (pr *Proposer) withdraw(now time.Time) {
 	pr.inFlight.Store(int64(len(pr.unsettled)))
 }
 
-// connect opens a link and sends what has no answer yet, oldest first. A new
-// link registers the incarnation first, unless it has a batch: that was sent
-// only after the registration was applied.
+// connect opens a link and sends the unanswered batches, oldest first. A new link registers
+// the incarnation first, unless there is such a batch: it was sent only after the
+// registration had been applied.
 func (pr *Proposer) connect(now time.Time) {
 	if pr.cfg.Powerless() {
 		pr.delay(now)
@@ -420,7 +419,7 @@ func (pr *Proposer) sendRegistration() bool {
 	s := &Submission{Register: pr.cfg.Register(), Size: 256}
 	var err error
 	if s.Registration, err = wire.EncodeRegistration(s.Register); err != nil {
-		panic(err) // its texts are this node's configuration, which was checked
+		panic(err) // its texts come from this node's configuration, which was checked
 	}
 	if s.Generation, s.MAC, err = pr.cfg.MAC(MACRegistration, s.Registration); err != nil {
 		return false // sealed a moment ago
@@ -435,7 +434,7 @@ func (pr *Proposer) linked() {
 	pr.ready.Store(&leader)
 }
 
-// unlink leaves the link; backoff delays the next.
+// unlink closes the link. If backoff is set, the next one is delayed.
 func (pr *Proposer) unlink(backoff bool) {
 	pr.link.Close()
 	pr.link = nil

@@ -6,17 +6,17 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/signal"
 )
 
-// queue is where callers leave their proposals for the Proposer. It wakes the
-// Proposer once there are as many as the Proposer has use for, not for each.
+// queue is where callers leave their proposals for the Proposer. It wakes the Proposer once
+// there are as many as the Proposer can use, and not for each of them.
 type queue struct {
-	arrived chan struct{} // something is to be taken
+	arrived chan struct{} // there are proposals to take
 
 	mu     sync.Mutex
 	closed bool
 	list   []*proposal
 	bytes  int
-	spare  []*proposal // list and spare take turns
-	// enough proposals, or that many bytes of them, wake the Proposer.
+	spare  []*proposal // list and spare are used alternately
+	// The Proposer is woken by enough proposals, or by enoughBytes of them.
 	enough, enoughBytes int
 }
 
@@ -24,7 +24,7 @@ func newQueue() *queue {
 	return &queue{arrived: make(chan struct{}, 1), enough: 1}
 }
 
-// put reports whether p was taken in: the Proposer will answer it.
+// put reports whether p was accepted. If it was, the Proposer will answer it.
 func (q *queue) put(p *proposal) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -39,8 +39,8 @@ func (q *queue) put(p *proposal) bool {
 	return true
 }
 
-// take returns what has arrived, which is valid until the next call. The next
-// proposal wakes the Proposer, unless it expects more before.
+// take returns the proposals that have arrived. The slice is valid until the next call. The
+// next proposal wakes the Proposer, unless expect is called before.
 func (q *queue) take() []*proposal {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -52,15 +52,15 @@ func (q *queue) take() []*proposal {
 	return list
 }
 
-// expect says how much is worth a wake-up until the next take. What arrived since
-// the last one has woken the Proposer already.
+// expect sets how many proposals, or bytes of them, wake the Proposer before the next take.
+// Proposals that arrived since the last take have woken it already.
 func (q *queue) expect(n, bytes int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.enough, q.enoughBytes = n, bytes
 }
 
-// close takes no more; what it took before is left to the next take.
+// close makes put refuse proposals. Those accepted before are returned by the next take.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()

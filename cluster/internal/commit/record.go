@@ -14,16 +14,16 @@ import (
 const (
 	MaxBatchRecords = 256
 	maxRecord       = 512 << 10
-	// MaxBatch is how many bytes a batch has at the most.
+	// MaxBatch is the maximum size of a batch in bytes.
 	MaxBatch = maxRecord + mergeBytes
 )
 
-// Every node stops at an entry that it cannot read in full, so one batch with a
-// field or value that this release does not know would stop the whole cluster.
-// Such a batch must not enter the log: records are held against fsm's own decoder
-// where they are proposed, and batches on the leader, where they come encoded and stay so.
+// Every node stops at an entry that it cannot decode in full, so one batch with a field or
+// value that is unknown to this release would stop the whole cluster. Such a batch must not
+// enter the log. Records are therefore checked with fsm's own decoder where they are
+// proposed, and batches on the leader, where they arrive encoded and remain so.
 
-// Batch is an fsmpb.Batch as its bytes, with what has to be known of it.
+// Batch is an encoded fsmpb.Batch with the values that have to be known about it.
 type Batch struct {
 	Node    string
 	Seq     uint64
@@ -31,11 +31,10 @@ type Batch struct {
 	Encoded []byte
 }
 
-// Size is about what the batch adds to an entry.
+// Size returns the approximate number of bytes that the batch adds to an entry.
 func (b *Batch) Size() int { return len(b.Encoded) + 4 }
 
-// CheckBatch holds a batch that came from another node against the limits, and its
-// records against the rules.
+// CheckBatch checks the limits of a batch of another node and the validity of its records.
 func CheckBatch(encoded []byte) (*Batch, error) {
 	if len(encoded) > MaxBatch {
 		return nil, fmt.Errorf("%w: batch of %d bytes", ErrRecord, len(encoded))
@@ -50,7 +49,7 @@ func CheckBatch(encoded []byte) (*Batch, error) {
 	return &Batch{Node: head.Node, Seq: head.Seq, Records: head.Records, Encoded: encoded}, nil
 }
 
-// encodeRecord encodes a record, and refuses one that must not enter the log.
+// encodeRecord encodes a record. It refuses one that must not enter the log.
 func encodeRecord(r *fsmpb.Record) ([]byte, error) {
 	if r == nil || slices.Contains(r.Reads, nil) || slices.Contains(r.Changes, nil) || slices.Contains(r.Uses, nil) {
 		return nil, fmt.Errorf("%w: empty", ErrRecord)
@@ -68,7 +67,7 @@ func encodeRecord(r *fsmpb.Record) ([]byte, error) {
 	return encoded, nil
 }
 
-// CheckRegistration holds another node's registration against the limits.
+// CheckRegistration checks the limits of another node's registration.
 func CheckRegistration(n *fsmpb.RegisterNode) error {
 	for _, s := range []string{n.PeerAddress, n.AwsAddress, n.GrpcAddress, n.Release} {
 		if len(s) > 512 {

@@ -7,22 +7,22 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Submission is a batch, a registration, or nothing but a clock, on its way into an
+// Submission is a batch, a registration, or just a clock, that is to become part of an
 // entry.
 type Submission struct {
 	Batch    *Batch
 	Register *fsmpb.RegisterNode
-	// Registration is Register as its Proposer encoded it, and MAC, by a key of that
-	// Generation, what vouches for it or for the batch on the way to the leader.
+	// Registration is Register as its Proposer encoded it. MAC authenticates it, or the
+	// batch, to the leader, with a key of that Generation.
 	Registration []byte
 	Generation   uint32
 	MAC          []byte
-	// Size is about what it adds to an entry, in bytes.
+	// Size is the approximate number of bytes that the submission adds to an entry.
 	Size int
 	// Answer is called exactly once and must not block.
 	Answer func(*clusterpb.SubmitResponse)
 
-	exclusive bool // goes while the Committer is held back
+	exclusive bool // it is accepted while the Committer is held
 	received  time.Time
 }
 
@@ -33,7 +33,7 @@ func (s *Submission) reply(r *clusterpb.SubmitResponse) {
 	s.Answer(r)
 }
 
-// Vouched is what the MAC is over, and the MAC.
+// Vouched returns the data that the MAC authenticates, and the MAC.
 func (s *Submission) Vouched() (kind string, encoded []byte, generation uint32, mac []byte) {
 	if s.Batch != nil {
 		return MACBatch, s.Batch.Encoded, s.Generation, s.MAC

@@ -8,9 +8,9 @@ import (
 )
 
 // Replace makes data the content of the file at path, with permissions 0600. When it
-// returns nil the file and its name are on the disk; after a crash or an error the file is
-// the old one or the new one, whole. It uses path with the suffix .tmp on the way, so no
-// two calls may be for one path at a time.
+// returns nil the file and its name are on the disk. After a crash or an error the file is
+// either the old or the new one in full. Replace uses path with the suffix .tmp for a
+// temporary file, so concurrent calls for the same path are not allowed.
 func Replace(path string, data []byte) error {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

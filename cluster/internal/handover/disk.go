@@ -8,18 +8,18 @@ import (
 )
 
 const (
-	// diskLook is how often a node looks at its own disk, and askAgain how often it
-	// asks the others while the disk does not answer.
+	// diskLook is how often a node checks its own disk, and askAgain how often it asks the
+	// others while the disk does not answer.
 	diskLook = 50 * time.Millisecond
 	askAgain = 250 * time.Millisecond
 	askWait  = 300 * time.Millisecond
 )
 
-// WatchDisk has another node lead while this one's disk does not answer. Raft itself
-// never notices: its leader waits for the disk in one goroutine, and sends heartbeats
-// from others (hashicorp/raft issue 503). Such a node goes on serving: what it
-// proposes is committed by the others, so all that it needs is to know who leads,
-// which its own Raft, waiting, cannot tell it.
+// WatchDisk makes another node lead while this node's disk does not answer. Raft itself
+// never notices: its leader waits for the disk in one goroutine and sends heartbeats from
+// others (hashicorp/raft issue 503). The node keeps serving requests meanwhile. Its records
+// are committed by the other nodes, so it only has to know which node leads, and its own
+// Raft cannot tell while it waits for the disk.
 func (h *Handover) WatchDisk() {
 	tick := time.NewTicker(diskLook)
 	defer tick.Stop()
@@ -51,8 +51,8 @@ func (h *Handover) WatchDisk() {
 		} else if now-asked < askAgain {
 			continue
 		}
-		// One that was told to take over has the time of an election for it; two that
-		// take over at once would depose each other.
+		// A node that was asked to take over gets the time of an election for it. If two
+		// nodes took over at once they would depose each other.
 		may := !behind || now-handed >= 2*h.cfg.Election
 		behind, asked = true, now
 		if h.bypass(r, may) {
@@ -61,8 +61,8 @@ func (h *Handover) WatchDisk() {
 	}
 }
 
-// holdTransfers keeps transfers of the leadership by Raft from beginning while the disk
-// does not answer: Raft, which waits for it, would begin them when it does.
+// holdTransfers prevents transfers through Raft while the disk does not answer. Raft would
+// begin them only once the disk answers again.
 func (h *Handover) holdTransfers(held, hold bool) bool {
 	switch {
 	case held && !hold:
@@ -72,15 +72,15 @@ func (h *Handover) holdTransfers(held, hold bool) bool {
 		select {
 		case h.transfer <- struct{}{}:
 			return true
-		default: // one is under way
+		default: // a transfer is in progress
 		}
 	}
 	return held
 }
 
-// bypass finds out who leads while this node's disk does not answer, and makes
-// another node lead if it is this one and may hand over; it reports whether it told one.
-// Nothing of that waits for Raft here.
+// bypass finds out which node leads while this node's disk does not answer. If it is this
+// one and may is set, bypass asks another node to take over, and returns true if it did. It
+// never waits for this node's Raft.
 func (h *Handover) bypass(r *raft.Raft, may bool) (told bool) {
 	ctx, cancel := context.WithTimeout(h.cfg.Life.Context(), askWait)
 	defer cancel()
@@ -104,12 +104,12 @@ func (h *Handover) bypass(r *raft.Raft, may bool) (told bool) {
 	}
 	to := h.successor(h.cfg.Voters.Answering(h.cfg.Life.Context(), infos, askWait), preferFit)
 	if to == "" {
-		// Nobody's disk does better, so there is nothing to win.
+		// No other node's disk is any better, so a handover would gain nothing.
 		h.cfg.Transport().Hush(false)
 		return false
 	}
 	h.cfg.Log.Warn("handing over the leadership: the disk does not answer", "to", to)
-	// Should the request get lost, the others elect somebody for want of heartbeats.
+	// If the request is lost, the others elect a leader because they get no heartbeats.
 	h.cfg.Transport().Hush(true)
 	result := "ok"
 	ask := &raft.TimeoutNowRequest{RPCHeader: h.cfg.Transport().Header()}

@@ -1,18 +1,18 @@
-// Package handover says who leads, as far as a node knows, and moves the leadership to
-// another node: when this one is asked to, when it is not fit to lead, and when its disk is
-// slow or does not answer.
+// Package handover tracks which node leads and moves the leadership to another node: on
+// request, when this node is not fit to lead, and when its disk is slow or does not answer.
 //
-// What may be relied on:
+// It guarantees:
 //
-//   - One transfer is under way at a time, and none begins in Raft while the disk does not
-//     answer. A transfer that does not end fences the node.
-//   - A node takes over only if its log is about as long as the leader's.
-//   - A leader whose disk does not answer hands over within about Config.DiskYield to one
-//     whose disk does, without waiting for its own Raft; meanwhile it knows who leads.
-//   - Nodes with slow disks do not pass the leadership around.
+//   - Only one transfer is in progress at a time, and Raft begins none while the disk does
+//     not answer. A transfer that does not end fences the node.
+//   - A node takes over only if its log is nearly as long as the leader's.
+//   - A leader whose disk does not answer hands over within about Config.DiskYield to a
+//     node whose disk does, without waiting for its own Raft. Until its Raft has caught up,
+//     it learns from the others which node leads.
+//   - Nodes with slow disks do not pass the leadership back and forth.
 //
-// Raft's own transfers need its main goroutine, which waits for the disk: so there are two
-// ways to hand over, Transfer and StepAside through Raft, and WatchDisk beside it.
+// Raft's own transfers need its main goroutine, which waits for the disk. So there are two
+// ways to hand over: Transfer and StepAside go through Raft, and WatchDisk bypasses it.
 package handover
 
 import (
@@ -35,88 +35,91 @@ import (
 )
 
 var (
-	// ErrNoTransfer: no other node is fit to take over the leadership.
+	// ErrNoTransfer is returned when no other node is fit to take over the leadership.
 	ErrNoTransfer = errors.New("no node can take over")
-	// ErrTransferStuck: the leader refuses writes because of a leadership
+	// ErrTransferStuck means that the leader refuses writes because of a leadership
 	// transfer that never ends (hashicorp/raft issue 696).
 	ErrTransferStuck = errors.New("leadership transfer does not end")
 )
 
-// Voters are the other voters, as a leader asks them.
+// Voters asks the other voters.
 type Voters interface {
-	// ReadClocks asks them, for as long as wait, for their clocks, disks and fitness.
+	// ReadClocks asks them for their clocks, disks and fitness, for at most wait.
 	ReadClocks(ctx context.Context, wait time.Duration) map[string]*clusterpb.ClockResponse
-	// Answering is which of these have a disk that answers within wait.
+	// Answering returns those of the nodes whose disks answer within wait.
 	Answering(ctx context.Context, infos map[string]*clusterpb.ClockResponse, wait time.Duration) map[string]*clusterpb.ClockResponse
 }
 
-// Transport is Raft's, beside Raft.
+// Transport is the part of Raft's transport that is used without going through Raft.
 type Transport interface {
-	// Hush keeps this node's Raft from sending anything, or no longer does.
+	// Hush stops this node's Raft from sending anything, or lets it send again.
 	Hush(silent bool)
-	// Header is what requests of this node's Raft begin with.
+	// Header returns the header of requests of this node's Raft.
 	Header() raft.RPCHeader
 	TimeoutNow(id raft.ServerID, target raft.ServerAddress, r *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error
 }
 
-// Config describes a Handover. Everything is required. The functions may be called from
-// any goroutine.
+// Config describes a Handover. Everything is required. The functions may be called from any
+// goroutine.
 type Config struct {
-	// Election is the election timeout, and DiskYield how long a write may take before
-	// another node is made to lead.
+	// Election is the election timeout. DiskYield is how long a write may take before the
+	// leadership is moved to another node.
 	Election, DiskYield time.Duration
-	// Raft is nil before it was started, and Transport not called before.
+	// Raft returns nil before Raft has started. Transport is not called before then.
 	Raft      func() *raft.Raft
-	RaftEnd   raftend.End // ends what Raft does not answer any more
+	RaftEnd   raftend.End // ends the futures that Raft no longer answers
 	Transport func() Transport
-	// Members say where nodes are.
+	// Members returns the addresses of nodes.
 	Members interface {
 		Address(node string) raft.ServerAddress
 	}
 	Voters Voters
-	// Committer takes what is proposed while this node leads.
+	// Committer accepts batches while this node leads.
 	Committer interface {
 		SetOpen(open bool)
 		RefusingSince() time.Time
 	}
-	// Poke tells this node's Proposer that somebody else may lead.
+	// Poke tells this node's Proposer that the leader may have changed.
 	Poke func()
-	// Meter knows this node's log disk, and Space how little room there is.
+	// Meter measures this node's log disk, and Space tracks its free space.
 	Meter *raftlog.Meter
 	Space interface{ Level() diskspace.Level }
 	Life  *lifecycle.Life
-	// Transfers counts transfers by their result.
+	// Transfers counts transfers by result.
 	Transfers *prometheus.CounterVec
 	Log       *slog.Logger
 }
 
-// Handover knows who leads, and moves the leadership away from one node. Its methods are
-// safe for concurrent use, but for those of the leader's goroutine.
+// Handover tracks which node leads and moves the leadership away from its own node. Its
+// methods are safe for concurrent use, except for those that are marked as for the leader's
+// goroutine.
 type Handover struct {
 	cfg       Config
 	leadCheck atomic.Pointer[func() bool]
-	transfer  chan struct{} // held by the one transfer under way
+	transfer  chan struct{} // held by the transfer in progress
 	named     atomic.Pointer[knownLeader]
-	// refusing is since when Raft refuses entries because of a transfer, and
-	// refusingFrom the same by the pulse; like slow, by the leader's goroutine.
+	// refusing is since when Raft has refused entries because of a transfer, and
+	// refusingFrom the same by the pulse. Both, like slow, are used on the leader's
+	// goroutine only.
 	refusing     time.Time
 	refusingFrom time.Duration
 	slow         slowness
 }
 
-// New makes the Handover of a node.
+// New returns the Handover of a node.
 func New(cfg Config) *Handover {
 	return &Handover{cfg: cfg, transfer: make(chan struct{}, 1)}
 }
 
-// Leads reports whether this node believes to lead. It proves nothing: what
-// must be certain goes through the log.
+// Leads reports whether this node believes that it leads. It proves nothing; whatever must
+// be certain goes through the log.
 func (h *Handover) Leads() bool {
 	r := h.cfg.Raft()
 	return r != nil && r.State() == raft.Leader && h.elsewhere(r) == nil
 }
 
-// Leader is the node that leads and its peer address; empty when none is known.
+// Leader returns the id and the peer address of the leader, or empty strings if none is
+// known.
 func (h *Handover) Leader() (id, addr string) {
 	r := h.cfg.Raft()
 	if r == nil {
@@ -129,15 +132,15 @@ func (h *Handover) Leader() (id, addr string) {
 	return string(i), string(a)
 }
 
-// knownLeader is who leads as others say, in a term that this node's Raft has not
-// heard of.
+// knownLeader is a leader that other nodes reported, in a term that is newer than that of
+// this node's Raft.
 type knownLeader struct {
 	id, addr string
 	term     uint64
 }
 
-// elsewhere is the leader that others name while Raft here waits for the disk; nil
-// when Raft knows as much itself.
+// elsewhere returns the leader that other nodes reported while this node's Raft waits for
+// the disk, or nil if Raft itself has reached that term.
 func (h *Handover) elsewhere(r *raft.Raft) *knownLeader {
 	if k := h.named.Load(); k != nil && k.term > r.CurrentTerm() {
 		return k
@@ -145,8 +148,9 @@ func (h *Handover) elsewhere(r *raft.Raft) *knownLeader {
 	return nil
 }
 
-// SetCanLead registers what tells whether this node is fit to lead: a sealed one
-// hands over as soon as a fit one can take over.
+// SetCanLead registers the function that reports whether this node is fit to lead. A leader
+// that is not, because it is sealed for instance, hands over as soon as a fit node can take
+// over.
 func (h *Handover) SetCanLead(f func() bool) { h.leadCheck.Store(&f) }
 
 // CanLead reports whether this node is fit to lead.
@@ -158,7 +162,7 @@ func (h *Handover) CanLead() bool {
 	return f == nil || (*f)()
 }
 
-// Disk is how this node's disk does, for others.
+// Disk returns the condition of this node's disk, for other nodes.
 func (h *Handover) Disk() *clusterpb.Disk {
 	return &clusterpb.Disk{
 		Write:  int64(h.cfg.Meter.Typical()),
@@ -167,8 +171,8 @@ func (h *Handover) Disk() *clusterpb.Disk {
 	}
 }
 
-// Transfer hands the leadership to the best placed other voter and
-// returns when this node has stopped leading. One transfer runs at a time.
+// Transfer hands the leadership to the best placed other voter and returns when this node
+// has stopped leading. Only one transfer runs at a time.
 func (h *Handover) Transfer(ctx context.Context) error {
 	if !h.Leads() {
 		return commit.ErrNotLeader
@@ -195,8 +199,8 @@ func (h *Handover) transferTo(ctx context.Context, to string) error {
 	h.cfg.RaftEnd.Bind(future)
 	done := make(chan error, 1)
 	go func() {
-		// Held until Raft is done with it, whoever stopped waiting: a second one
-		// beside it is what issue 696 needs.
+		// The transfer is held until Raft is done with it, even if the caller has stopped
+		// waiting: issue 696 is triggered by a second transfer during the first.
 		err := future.Error()
 		<-h.transfer
 		result := "ok"
@@ -217,8 +221,8 @@ func (h *Handover) transferTo(ctx context.Context, to string) error {
 	}
 }
 
-// Fitter is the node to which this leader should hand over; "" for none. unfit is what
-// makes it so beside CanLead. It is for the leader's goroutine.
+// Fitter returns the node to which this leader should hand over, or "". It considers this
+// leader unfit if CanLead returns false or unfit is set. It is for the leader's goroutine.
 func (h *Handover) Fitter(infos map[string]*clusterpb.ClockResponse, unfit bool) string {
 	if unfit || !h.CanLead() {
 		return h.successor(infos, onlyFit)
@@ -226,7 +230,7 @@ func (h *Handover) Fitter(infos map[string]*clusterpb.ClockResponse, unfit bool)
 	return h.quicker(infos)
 }
 
-// StepAside hands over to a node that is fitter to lead.
+// StepAside hands the leadership to a node that is fitter to lead.
 func (h *Handover) StepAside(ctx context.Context, to string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*h.cfg.Election)
 	defer cancel()
@@ -236,12 +240,12 @@ func (h *Handover) StepAside(ctx context.Context, to string) {
 	}
 }
 
-// CheckTransfer notices a leader that refuses everything because of a transfer
-// that does not end. The flag for it is in Raft's memory only, so a new process
-// cures it. It is for the leader's goroutine.
+// CheckTransfer fences the node if it leads but refuses all entries because of a transfer
+// that does not end. The state that causes this is only in Raft's memory, so a restart of
+// the process cures it. It is for the leader's goroutine.
 func (h *Handover) CheckTransfer() {
 	since := h.cfg.Committer.RefusingSince()
-	now := h.cfg.Meter.Ran() // a pause of this process is no hanging transfer
+	now := h.cfg.Meter.Ran() // a pause of this process must not count
 	switch {
 	case since.IsZero():
 		h.refusing, h.refusingFrom = time.Time{}, 0

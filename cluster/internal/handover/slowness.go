@@ -7,29 +7,30 @@ import (
 )
 
 const (
-	// A leader whose disk takes slowFactor times what another's does, and more than
-	// slowFloor, for longer than slowFor (or Config.DiskYield, if that is more),
-	// hands over to it.
+	// A leader hands over to another node if writes to its own disk take slowFactor times
+	// as long as on the other node, and longer than slowFloor, for longer than slowFor or
+	// Config.DiskYield, whichever is more.
 	slowFactor = 10
 	slowFloor  = 20 * time.Millisecond
 	slowFor    = time.Second
-	// slowPause lies between two times that this node hands over because of its
-	// disk; it doubles up to slowPauseMax, and is forgotten after a quiet time as
-	// long, so that nodes with poor disks do not pass the leadership around.
+	// slowPause is the minimum time between two handovers of this node because of its disk.
+	// It doubles each time, up to slowPauseMax, and is reset after twice that time without
+	// a handover, so that nodes with slow disks do not pass the leadership back and forth.
 	slowPause    = 10 * time.Second
 	slowPauseMax = 5 * time.Minute
 )
 
-// slowness decides when a leader whose disk is slow, but answers, hands over. The
-// leader's goroutine owns it; it outlives a leadership term.
+// slowness decides when a leader whose disk answers slowly hands over. It belongs to the
+// leader's goroutine and is kept across leadership terms.
 type slowness struct {
-	since time.Duration // by the pulse; 0 when it is not slow
+	since time.Duration // by the pulse; 0 while the disk is not slow
 	pause time.Duration
 	last  time.Duration
 }
 
-// judge takes what a write takes here and at the quickest node that could take over,
-// and reports whether it should, now: this disk has been slow for longer than patience.
+// judge is given the duration of a write on this node and on the best node that could take
+// over. It reports whether to hand over now, because this disk has been slow for longer
+// than patience.
 func (s *slowness) judge(now, own, best, patience time.Duration) bool {
 	if own < slowFloor || best == 0 || own < slowFactor*best {
 		s.since = 0
@@ -52,8 +53,8 @@ func (s *slowness) judge(now, own, best, patience time.Duration) bool {
 	return true
 }
 
-// quicker is the node to which this leader should hand over because its own disk is
-// so much slower; "" for none.
+// quicker returns the node to which this leader should hand over because its own disk is so
+// much slower, or "".
 func (h *Handover) quicker(infos map[string]*clusterpb.ClockResponse) string {
 	to := h.successor(infos, preferQuick)
 	var best time.Duration

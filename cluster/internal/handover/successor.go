@@ -7,37 +7,37 @@ import (
 	"github.com/conclavekms/conclave/cluster/diskspace"
 )
 
-// transferLag is how far behind the log a node may be that takes over.
+// transferLag is how many entries the log of a successor may be behind.
 const transferLag = 512
 
-// poorDisk reports whether a node should not lead for its disk's sake.
+// poorDisk reports whether a node should not lead because of its disk.
 func poorDisk(d *clusterpb.Disk, yield time.Duration) bool {
 	return d.GetBehind() >= int64(yield) || diskspace.Level(d.GetSpace()) >= diskspace.Yield
 }
 
-// choice is what a successor is chosen by.
+// choice is the criterion by which a successor is chosen.
 type choice int
 
 const (
-	// anyNode: fit ones first, and those with a poor disk last.
+	// anyNode accepts all nodes: fit ones first, and those with a poor disk last.
 	anyNode choice = iota
-	// onlyFit: one that says that it is fit.
+	// onlyFit accepts only nodes that report to be fit to lead.
 	onlyFit
-	// preferFit: one whose disk answers and has room, fit ones first.
+	// preferFit accepts nodes whose disk answers and has space, fit ones first.
 	preferFit
-	// preferQuick: a fit one, the quickest disk first.
+	// preferQuick accepts fit nodes, the one with the fastest disk first.
 	preferQuick
 )
 
-// candidates are what voters said of themselves, and what a successor must have.
+// candidates are the answers of the voters, and what a successor must satisfy.
 type candidates struct {
 	infos map[string]*clusterpb.ClockResponse
 	last  uint64        // the newest index in the leader's log
 	yield time.Duration // how long a write may take
 }
 
-// successor is the node that is best placed to take over, of those whose log is
-// about as long as this one's; "" when there is none.
+// successor returns the node that is best placed to take over, among those whose log is
+// nearly as long as this node's, or "" if there is none.
 func (h *Handover) successor(infos map[string]*clusterpb.ClockResponse, by choice) string {
 	return candidates{infos, h.cfg.Raft().LastIndex(), h.cfg.DiskYield}.best(by)
 }
@@ -60,7 +60,7 @@ func (c candidates) best(by choice) string {
 	return best.Node
 }
 
-// better reports whether one of them is better placed than another.
+// better reports whether r is better placed than the other node.
 func (c candidates) better(r, than *clusterpb.ClockResponse, by choice) bool {
 	if a, b := poorDisk(r.Disk, c.yield), poorDisk(than.Disk, c.yield); a != b {
 		return b

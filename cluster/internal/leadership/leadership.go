@@ -1,14 +1,14 @@
-// Package leadership is what a node does while it leads: from when Raft says so until it says
-// that it does not, a leadership term.
+// Package leadership runs what a node does while it leads. A leadership term lasts from the
+// time that Raft reports this node as leader until it no longer does.
 //
-// What may be relied on:
+// It guarantees:
 //
-//   - Nothing is proposed in a term, no function of OnLeader runs and no ReadIndex answers
-//     before the node's state has everything that was committed before.
-//   - A term begins when everything of the one before it is over.
-//   - A leader that is not fit to lead, or whose clock most others contradict, hands over as
-//     soon as somebody fitter can take over.
-//   - On an idle cluster the leader proposes entries that carry the time alone.
+//   - Before the node's state contains everything that was committed earlier, nothing is
+//     proposed in a term, no function of OnLeader runs and ReadIndex returns no index.
+//   - A term begins only after everything in the previous one has ended.
+//   - A leader that is not fit to lead, or whose clock differs from the majority's, hands
+//     over as soon as a fitter node can take over.
+//   - On an idle cluster the leader proposes entries that carry only the time.
 package leadership
 
 import (
@@ -28,85 +28,86 @@ import (
 )
 
 const (
-	// Tick is how often a leader looks at clocks and at who should lead.
+	// Tick is how often a leader checks the clocks and whether another node should lead.
 	Tick = 500 * time.Millisecond
-	// transferPause lies between attempts to hand the leadership over.
+	// transferPause is the minimum time between two attempts to hand the leadership over.
 	transferPause = 5 * time.Second
-	// clockWait bounds how long a new leader waits for other clocks.
+	// clockWait bounds how long a new leader waits for the clocks of the others.
 	clockWait = 500 * time.Millisecond
 )
 
-// Handover knows who leads, and moves the leadership to another node.
+// Handover tracks which node leads, and moves the leadership to another node.
 type Handover interface {
 	Leader() (id, addr string)
-	// Transfer hands over to the best placed other voter.
+	// Transfer hands the leadership to the best placed other voter.
 	Transfer(ctx context.Context) error
-	// Fitter is the node to which this leader should hand over, for its disk, its
-	// fitness, or because of unfit; "" for none.
+	// Fitter returns the node to which this leader should hand over because of its disk,
+	// its fitness or unfit, or "".
 	Fitter(infos map[string]*clusterpb.ClockResponse, unfit bool) string
 	StepAside(ctx context.Context, to string)
-	// CheckTransfer notices a transfer that does not end.
+	// CheckTransfer fences the node if a transfer does not end.
 	CheckTransfer()
 }
 
 // Config describes Terms. Everything is required. The functions may be called from any
 // goroutine.
 type Config struct {
-	// Election is the election timeout, and ClockTick how long cluster time may stand
-	// still on an idle cluster.
+	// Election is the election timeout, and ClockTick how long cluster time may stand still
+	// on an idle cluster.
 	Election, ClockTick time.Duration
-	// Raft is nil before it was started, and Notify where it says that this node leads
-	// or does not any more.
+	// Raft returns nil before Raft has started. On Notify, Raft reports whether this node
+	// leads.
 	Raft func() *raft.Raft
-	// RaftEnd ends what Raft does not answer any more.
+	// RaftEnd ends the futures that Raft no longer answers.
 	RaftEnd raftend.End
 	Notify  <-chan bool
-	// Voters are asked for their clocks, for as long as wait, and Guard knows whether they
-	// confirm this node's.
+	// Voters asks the other voters for their clocks, for at most wait. Guard records
+	// whether they confirm this node's clock.
 	Voters interface {
 		ReadClocks(ctx context.Context, wait time.Duration) map[string]*clusterpb.ClockResponse
 	}
 	Guard    interface{ Disagrees() bool }
 	Handover Handover
-	// Weigh decides whether the cluster may grow, from what the voters say.
+	// Weigh decides, from the answers of the voters, whether the cluster may grow.
 	Weigh func(infos map[string]*clusterpb.ClockResponse)
-	// Committer takes what is proposed while this node leads.
+	// Committer accepts batches while this node leads.
 	Committer interface {
 		SetOpen(open bool)
 		Submit(s *commit.Submission)
 	}
-	// Proposer looks who leads when it is poked.
+	// Proposer checks which node leads when Poke is called.
 	Proposer interface{ Poke() }
-	// Applied is the index of the newest applied state, and Idle how long ago an entry
-	// was applied; 0 for never.
+	// Applied returns the index of the newest applied state, and Idle how long ago an entry
+	// was last applied, or 0 if none was.
 	Applied func() uint64
 	Idle    func() time.Duration
 	Life    *lifecycle.Life
-	// Changes counts changes of leader.
+	// Changes counts the changes of leader.
 	Changes prometheus.Counter
 	Log     *slog.Logger
 }
 
-// Terms are the leadership terms of one node.
+// Terms runs the leadership terms of one node.
 type Terms struct {
 	cfg   Config
 	funcs leaderFuncs
-	// readTerm is the term in which this node leads with a state that has all that
-	// was committed before; 0 without.
+	// readTerm is the term that this node leads with a state that contains everything
+	// committed before it; 0 if there is none.
 	readTerm atomic.Uint64
 }
 
-// New makes the Terms of a node; none begins before Watch.
+// New returns the Terms of a node. No term begins before Watch is called.
 func New(cfg Config) *Terms { return &Terms{cfg: cfg} }
 
-// Watch takes every change that Raft reports at once, since Raft waits
-// for that, and keeps one leadership term running while this node leads.
+// Watch receives every change that Raft reports without delay, because Raft waits for it,
+// and keeps one leadership term running while this node leads.
 func (t *Terms) Watch() {
 	var current *leadership
 	for {
 		select {
 		case leading := <-t.cfg.Notify:
-			// Flapping: a second "leading" without an end between is a new term.
+			// If the leadership was lost and regained, Raft may report only the second
+			// gain.
 			t.leave(current)
 			if !leading {
 				t.cfg.Proposer.Poke()
@@ -120,13 +121,13 @@ func (t *Terms) Watch() {
 	}
 }
 
-// leadership is one leadership term: the time in which this node leads, without a break.
+// leadership is one leadership term: the time in which this node leads without a break.
 type leadership struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// enter begins a term once the last one has ended in full.
+// enter begins a term once the previous one has ended in full.
 func (t *Terms) enter(last *leadership) *leadership {
 	ctx, cancel := context.WithCancel(t.cfg.Life.Context())
 	l := &leadership{cancel: cancel, done: make(chan struct{})}
@@ -148,12 +149,11 @@ func (t *Terms) leave(l *leadership) {
 	}
 }
 
-// lead is one leadership term.
+// lead runs one leadership term.
 func (t *Terms) lead(ctx context.Context) {
 	r := t.cfg.Raft()
 	term := r.CurrentTerm()
-	// Nothing is proposed on a state that lags behind what earlier leaders
-	// committed.
+	// Nothing may be proposed on a state that lacks what earlier leaders committed.
 	if err := t.cfg.RaftEnd.Await(ctx, r.Barrier(commit.EnqueueTimeout)); err != nil {
 		if ctx.Err() == nil {
 			t.cfg.Log.Warn("new leader could not catch up", "err", err)
@@ -161,7 +161,7 @@ func (t *Terms) lead(ctx context.Context) {
 		}
 		return
 	}
-	if r.CurrentTerm() == term { // else the barrier may have been of another
+	if r.CurrentTerm() == term { // otherwise the barrier may be from another term
 		t.readTerm.Store(term)
 		defer t.readTerm.CompareAndSwap(term, 0)
 	}
@@ -172,7 +172,7 @@ func (t *Terms) lead(ctx context.Context) {
 	t.cfg.Log.Info("leading", "term", r.CurrentTerm())
 	t.cfg.Committer.SetOpen(true)
 	if ctx.Err() != nil || t.cfg.Life.Fenced() != nil {
-		t.cfg.Committer.SetOpen(false) // it ended between the look and the opening
+		t.cfg.Committer.SetOpen(false) // the term ended between the check and the opening
 		return
 	}
 	t.cfg.Proposer.Poke()
@@ -211,8 +211,7 @@ func (t *Terms) lead(ctx context.Context) {
 	}
 }
 
-// giveUp makes Raft elect again: a leader that cannot even commit a barrier is
-// of no use.
+// giveUp makes Raft elect again: a leader that cannot even commit a barrier is of no use.
 func (t *Terms) giveUp(ctx context.Context) {
 	tctx, cancel := context.WithTimeout(ctx, 2*t.cfg.Election)
 	defer cancel()
@@ -221,9 +220,9 @@ func (t *Terms) giveUp(ctx context.Context) {
 	}
 }
 
-// Follow passes changes of leader on to those who wait for one.
+// Follow passes changes of leader on to the parts that wait for a leader.
 func (t *Terms) Follow(observed <-chan raft.Observation) {
-	// Observations may be dropped when they come too fast, so look as well.
+	// Raft drops observations that come too fast, so check regularly as well.
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var last string
@@ -246,8 +245,8 @@ func (t *Terms) Follow(observed <-chan raft.Observation) {
 	}
 }
 
-// tickClock keeps cluster time moving on an idle cluster: after a day without
-// evidence of time, only an operator could move it again.
+// tickClock keeps cluster time moving on an idle cluster. After a day without evidence of
+// time only an operator could move it again.
 func (t *Terms) tickClock() {
 	t.cfg.Committer.Submit(&commit.Submission{Answer: func(*clusterpb.SubmitResponse) {}})
 }

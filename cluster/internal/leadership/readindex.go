@@ -7,12 +7,15 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 )
 
-// ReadIndex is an index that a state must reach to have what was committed before, on the
-// leader; commit.ErrNotLeader on others. What anybody was told is committed was
-// applied by the leader that told it: by this one, or by an earlier one, and then
-// it was committed before this term's first barrier. So the state of a leader past
-// that barrier has all of it, provided that nobody else led meanwhile: a majority
-// says so after the state was read, and the term has not changed.
+// ReadIndex returns, on the leader, an index; a state of that index contains everything
+// that was committed before the call. On other nodes it returns commit.ErrNotLeader.
+//
+// An entry that was acknowledged before the call was applied by the leader that
+// acknowledged it. That is this leader, or an earlier one, in which case the entry was
+// committed before the first barrier of this term. So the state of a leader that is past
+// this barrier contains the entry, provided that no other node led in the meantime. That is
+// certain if a majority confirms the leader after its index was read and the term has not
+// changed.
 func (t *Terms) ReadIndex(ctx context.Context) (uint64, error) {
 	term := t.readTerm.Load()
 	r := t.cfg.Raft()

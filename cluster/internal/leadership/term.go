@@ -5,17 +5,17 @@ import (
 	"sync"
 )
 
-// leaderFuncs are what runs while this node leads.
+// leaderFuncs are the functions that run while this node leads.
 type leaderFuncs struct {
 	mu    sync.Mutex
 	funcs []func(context.Context)
-	ctx   context.Context // of the leadership term under way, or nil
+	ctx   context.Context // of the current leadership term, or nil
 	run   func(func())
 }
 
-// OnLeader registers f to run, each time this node has become leader and its
-// state contains everything committed before, until ctx ends with the
-// leadership. f must return then. It may be called at any time.
+// OnLeader registers f to run each time this node has become leader and its state contains
+// everything committed before. The context ends with the leadership, and f must then
+// return. OnLeader may be called at any time.
 func (t *Terms) OnLeader(f func(ctx context.Context)) {
 	l := &t.funcs
 	l.mu.Lock()

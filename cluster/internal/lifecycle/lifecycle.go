@@ -1,11 +1,11 @@
-// Package lifecycle is how long a node, and each of its parts, may run: until it is shut
-// down, and until it takes itself out of the cluster.
+// Package lifecycle controls how long a node and its parts may run: until the node is shut
+// down or takes itself out of the cluster.
 //
-// What may be relied on:
+// It guarantees:
 //
-//   - What was begun, by Go, Begin or Start, is over when Wait returns, and nothing is begun
-//     by Begin or Start once Stop was called.
-//   - A node fences itself once, for the first reason. From then on no call begins.
+//   - Everything that was begun with Go, Begin or Start is over when Wait returns, and
+//     Begin and Start begin nothing after Stop has been called.
+//   - A node fences itself once, for the first reason. After that no call begins.
 package lifecycle
 
 import (
@@ -18,10 +18,10 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// ErrFenced: the node took itself out of the cluster.
+// ErrFenced is returned after the node took itself out of the cluster.
 var ErrFenced = fmt.Errorf("%w: node is fenced", fsm.ErrNodeStopped)
 
-// Life is that of one node. Its methods are safe for concurrent use.
+// Life is the lifetime of one node. Its methods are safe for concurrent use.
 type Life struct {
 	fenced func(error)
 
@@ -35,22 +35,22 @@ type Life struct {
 	once     sync.Once
 }
 
-// fence is why the node left the cluster.
+// fence is the reason why the node left the cluster.
 type fence struct{ err error }
 
-// New begins a life. fenced is called once, when the node fences itself; whoever calls
-// Fence waits for it.
+// New begins a lifetime. fenced is called once, when the node fences itself, before Fence
+// returns.
 func New(fenced func(error)) *Life {
 	l := &Life{fenced: fenced}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
-// Context ends when the node is shut down.
+// Context returns the context that ends when the node is shut down.
 func (l *Life) Context() context.Context { return l.ctx }
 
-// Go runs f, which ends with Context. It is for what runs already: calls from outside need
-// Begin first.
+// Go runs f, which must return when Context ends. It is for callers that are themselves
+// part of the node; calls from outside need Begin first.
 func (l *Life) Go(f func()) {
 	l.running.Add(1)
 	go func() {
@@ -59,8 +59,8 @@ func (l *Life) Go(f func()) {
 	}()
 }
 
-// Begin keeps the node from being taken apart until the caller calls end. Calls from
-// outside that start goroutines need it.
+// Begin delays the end of the node until the caller calls end. Calls from outside that
+// start goroutines need it.
 func (l *Life) Begin() (end func(), err error) {
 	l.starting.Lock()
 	defer l.starting.Unlock()
@@ -71,7 +71,7 @@ func (l *Life) Begin() (end func(), err error) {
 	return l.running.Done, nil
 }
 
-// Start runs f, for which Stop waits, unless the node is stopping or fenced.
+// Start runs f, unless the node is stopping or fenced. Stop waits for f.
 func (l *Life) Start(f func() error) error {
 	l.starting.Lock()
 	defer l.starting.Unlock()
@@ -84,8 +84,8 @@ func (l *Life) Start(f func() error) error {
 	return f()
 }
 
-// Fence takes the node out of the cluster: it can no longer be trusted, so it may neither
-// vote nor lead nor answer. It may be called from anywhere.
+// Fence takes the node out of the cluster. It can no longer be trusted, so it may not vote,
+// lead or answer. Fence may be called from anywhere.
 func (l *Life) Fence(err error) {
 	l.once.Do(func() {
 		l.fence.Store(&fence{err})
@@ -93,7 +93,7 @@ func (l *Life) Fence(err error) {
 	})
 }
 
-// Fenced is why the node took itself out of the cluster, or nil.
+// Fenced returns why the node took itself out of the cluster, or nil.
 func (l *Life) Fenced() error {
 	if f := l.fence.Load(); f != nil {
 		return f.err
@@ -101,7 +101,7 @@ func (l *Life) Fenced() error {
 	return nil
 }
 
-// Usable says whether a call may begin.
+// Usable returns an error if no call may begin.
 func (l *Life) Usable() error {
 	if err := l.Fenced(); err != nil {
 		return fmt.Errorf("%w: %w", ErrFenced, err)
@@ -112,7 +112,7 @@ func (l *Life) Usable() error {
 	return nil
 }
 
-// Drain lets no further call begin.
+// Drain prevents further calls from beginning.
 func (l *Life) Drain() { l.draining.Store(true) }
 
 // Stop ends Context.

@@ -1,7 +1,7 @@
-// Package membership says who belongs to the cluster and where they are.
+// Package membership tracks the nodes of the cluster and their addresses.
 //
-// What may be relied on: the Raft configuration decides; before there is one, the static
-// peers do. Gossip adds addresses, never nodes.
+// The Raft configuration decides who is a member, and before there is one the static peers
+// do. Gossip adds addresses, never nodes.
 package membership
 
 import (
@@ -13,25 +13,24 @@ import (
 	"github.com/conclavekms/conclave/cluster/pki"
 )
 
-// Config is what Members asks of its node. The functions may be called from any
-// goroutine.
+// Config configures Members. The functions may be called from any goroutine.
 type Config struct {
-	Node string // this node's id
+	Node string // id of this node
 	// Peers are the peer addresses of the first nodes by id.
 	Peers map[string]string
-	// Raft is nil before it was started.
+	// Raft returns nil before Raft has started.
 	Raft func() *raft.Raft
-	// Gossiped is where a node is as gossip has it; "" when it does not know.
+	// Gossiped returns the address of a node according to gossip, or "".
 	Gossiped func(node string) string
 }
 
-// Members are the nodes of the cluster, as one of them knows.
+// Members are the members of the cluster as one node knows them.
 type Members struct{ cfg Config }
 
-// New are the members as cfg has them.
+// New returns the Members of a node.
 func New(cfg Config) *Members { return &Members{cfg: cfg} }
 
-// Configuration is the latest Raft configuration; empty before there is one.
+// Configuration returns the latest Raft configuration; empty before there is one.
 func (m *Members) Configuration() raft.Configuration {
 	if r := m.cfg.Raft(); r != nil {
 		if f := r.GetConfiguration(); f.Error() == nil {
@@ -41,7 +40,7 @@ func (m *Members) Configuration() raft.Configuration {
 	return raft.Configuration{}
 }
 
-// Has reports whether that node belongs to the cluster.
+// Has reports whether the node is a member.
 func (m *Members) Has(node string) bool {
 	servers := m.Configuration().Servers
 	if len(servers) == 0 {
@@ -51,7 +50,7 @@ func (m *Members) Has(node string) bool {
 	return slices.ContainsFunc(servers, func(s raft.Server) bool { return string(s.ID) == node })
 }
 
-// Known refuses the ids of what is neither a member nor a static peer.
+// Known returns an error for an id that is neither a member nor a static peer.
 func (m *Members) Known(node string) error {
 	if _, ok := m.cfg.Peers[node]; ok || node == m.cfg.Node || m.Has(node) {
 		return nil
@@ -59,8 +58,9 @@ func (m *Members) Known(node string) error {
 	return peerport.ErrNotMember
 }
 
-// Admit decides at the handshake. A static peer may always ask Hello, even one
-// that is no member: that is how a wiped or removed node learns what it is.
+// Admit decides during the handshake whether a node may connect. A static peer may always
+// call Hello, even if it is not a member: that is how a wiped or removed node learns what
+// it is.
 func (m *Members) Admit(node, alpn string) error {
 	if m.Has(node) {
 		return nil
@@ -71,7 +71,7 @@ func (m *Members) Admit(node, alpn string) error {
 	return peerport.ErrNotMember
 }
 
-// Addresses are where a node may be reached, best first.
+// Addresses returns the addresses at which a node may be reached, best first.
 func (m *Members) Addresses(node string) []string {
 	var list []string
 	for _, addr := range []string{string(m.Address(node)), m.cfg.Peers[node], m.cfg.Gossiped(node)} {
@@ -82,7 +82,7 @@ func (m *Members) Addresses(node string) []string {
 	return list
 }
 
-// Address is where the Raft configuration has a node; "" for nowhere.
+// Address returns the address of a node in the Raft configuration, or "".
 func (m *Members) Address(node string) (addr raft.ServerAddress) {
 	for _, s := range m.Configuration().Servers {
 		if string(s.ID) == node {
@@ -92,7 +92,7 @@ func (m *Members) Address(node string) (addr raft.ServerAddress) {
 	return addr
 }
 
-// NodeAt is the node that has that Raft address.
+// NodeAt returns the node that has the given Raft address.
 func (m *Members) NodeAt(addr string) (string, bool) {
 	for _, s := range m.Configuration().Servers {
 		if string(s.Address) == addr {
@@ -107,7 +107,7 @@ func (m *Members) NodeAt(addr string) (string, bool) {
 	return "", false
 }
 
-// Others are the ids of the other nodes, ascending.
+// Others returns the ids of the other nodes, in ascending order.
 func (m *Members) Others() []string {
 	var ids []string
 	if servers := m.Configuration().Servers; len(servers) > 0 {
@@ -124,7 +124,7 @@ func (m *Members) Others() []string {
 	return ids
 }
 
-// Voters are the nodes that vote.
+// Voters returns the ids of the nodes that vote.
 func (m *Members) Voters() (ids []string) {
 	for _, s := range m.Configuration().Servers {
 		if s.Suffrage == raft.Voter {

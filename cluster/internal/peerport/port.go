@@ -1,6 +1,6 @@
-// Package peerport accepts the connections of other nodes on one port, and sorts them by
-// protocol. What it hands on is a connection whose other end proved, by its certificate,
-// which node it is; whether that node is unsealed it did not prove.
+// Package peerport accepts the connections of other nodes on one port and distributes them
+// by protocol. The other end of each connection that it delivers has proved, by its
+// certificate, which node it is. It has not proved that it is unsealed.
 package peerport
 
 import (
@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	// HandshakeTimeout is how long a handshake may take.
+	// HandshakeTimeout bounds the duration of a handshake.
 	HandshakeTimeout = 5 * time.Second
-	// MaxOfNode is how many connections of one node there may be: who has
-	// one node's key gets no more of the nodes' places.
+	// MaxOfNode is the maximum number of connections of one node, so that the holder of one
+	// node's key cannot use up the connections of all.
 	MaxOfNode = 64
-	// maxKnownSources bounds the addresses that are remembered as nodes'.
+	// maxKnownSources bounds the number of addresses that are remembered as those of nodes.
 	maxKnownSources = 256
 )
 
@@ -46,33 +46,33 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// Port accepts connections on the peer port and sorts them by protocol. Not a
-// byte is decoded, beyond TLS, before the other end's identity is verified.
+// Port accepts connections on the peer port and distributes them by protocol. Nothing but
+// TLS is decoded before the other end's identity has been verified.
 //
-// Whose handshake is not done is a stranger: it has a place in the admission
-// budget's share of those, which the next one takes if it says nothing. Addresses
-// of nodes keep their places for longer than others, so that however many
-// strangers there are a node that comes back gets in.
+// A connection whose handshake has not finished counts as a stranger's in the admission
+// budget, and loses its place to the next one if it sends nothing. Connections from
+// addresses of nodes keep their places longer than others. So a node that reconnects gets
+// in, however many strangers there are.
 type Port struct {
 	ln      *admission.Listener
 	id      *pki.Identity
 	conf    *tls.Config
 	log     *slog.Logger
 	refused func(reason string)
-	// Raft and Peers are the connections of either protocol.
+	// Raft and Peers are the listeners for the two protocols.
 	Raft  *Listener
 	Peers *Listener
 	wg    sync.WaitGroup
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{}
-	nodes  map[string]int // verified connections by node
+	nodes  map[string]int // number of verified connections by node
 	closed bool
 
 	known knownSources
 }
 
-// knownSources are where nodes were seen, and where they should be.
+// knownSources are the addresses at which nodes were seen or are expected.
 type knownSources struct {
 	mu    sync.Mutex
 	fixed map[admission.Source]bool
@@ -85,8 +85,8 @@ func (k *knownSources) has(s admission.Source) bool {
 	return k.fixed[s] || k.seen[s]
 }
 
-// add remembers where a handshake ended well. Nodes have few addresses; if there
-// are many nevertheless, any is forgotten.
+// add records the source of a successful handshake. Nodes have few addresses; if there are
+// too many nevertheless, an arbitrary one is dropped.
 func (k *knownSources) add(s admission.Source) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -102,9 +102,9 @@ func (k *knownSources) add(s admission.Source) {
 	k.seen[s] = true
 }
 
-// New takes over the listener. A node is let in if admit returns no error, and refused is
-// called with a reason, a word, for every connection that was not. hosts are those of the
-// nodes' addresses.
+// New takes over the listener. A node is accepted if admit returns nil. refused is called
+// with a one-word reason for every connection that is refused. hosts are the host parts of
+// the nodes' addresses.
 func New(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string) error, log *slog.Logger, refused func(reason string), hosts []string) *Port {
 	p := &Port{
 		ln: ln, id: id, conf: id.Server(admit), log: log, refused: refused,
@@ -112,7 +112,7 @@ func New(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string)
 	}
 	p.known.fixed, p.known.seen = make(map[admission.Source]bool), make(map[admission.Source]bool)
 	for _, h := range hosts {
-		if _, err := netip.ParseAddr(h); err == nil { // names are known once a node came from there
+		if _, err := netip.ParseAddr(h); err == nil { // host names are learned once a node has connected from there
 			p.known.fixed[admission.SourceOf(h)] = true
 		}
 	}
@@ -124,13 +124,13 @@ func New(ln *admission.Listener, id *pki.Identity, admit func(node, alpn string)
 	return p
 }
 
-// Known reports whether a node was seen at a source, or should be there.
+// Known reports whether a node was seen, or is expected, at a source.
 func (p *Port) Known(s admission.Source) bool { return p.known.has(s) }
 
-// Door is where the port's connections are admitted.
+// Door returns the admission door of the port's connections.
 func (p *Port) Door() *admission.Door { return p.ln.Door() }
 
-// Open is how many connections there are, and how many of them are that node's.
+// Open returns the number of all connections and of those of one node.
 func (p *Port) Open(node string) (all, ofNode int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,7 +177,7 @@ func (p *Port) untrack(c net.Conn) {
 	delete(p.conns, c)
 }
 
-// enter counts a verified connection for its node.
+// enter counts a verified connection for its node. It returns false if there are too many.
 func (p *Port) enter(node string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -212,7 +212,7 @@ func (p *Port) handshake(raw net.Conn) {
 		return
 	}
 	cs := c.ConnectionState()
-	// VerifyConnection saw this certificate and accepted it.
+	// VerifyConnection has already accepted this certificate.
 	_, node, err := pki.CertificateIdentity(cs.PeerCertificates[0])
 	if err != nil {
 		drop("certificate")
@@ -249,10 +249,10 @@ func (p *Port) handshake(raw net.Conn) {
 	}})
 }
 
-// ErrNotMember is what admit returns for a node that the cluster does not know.
+// ErrNotMember is returned by admit for a node that the cluster does not know.
 var ErrNotMember = errors.New("not a member of the cluster")
 
-// ErrUnreachable is a node to which there is no connection.
+// ErrUnreachable is returned when there is no connection to a node.
 var ErrUnreachable = errors.New("node cannot be reached")
 
 func refusal(err error) string {
@@ -274,7 +274,7 @@ func refusal(err error) string {
 	return "handshake"
 }
 
-// Close stops listening and cuts every connection.
+// Close stops listening and closes all connections.
 func (p *Port) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -291,11 +291,11 @@ func (p *Port) Close() {
 	}
 }
 
-// Wait returns when no goroutine of the port runs any more.
+// Wait returns once all goroutines of the port have ended.
 func (p *Port) Wait() { p.wg.Wait() }
 
-// Listener is a net.Listener of connections that are delivered to it, such as those of one
-// protocol of the port.
+// Listener is a net.Listener for connections that are passed to Deliver, such as those of
+// one protocol of the port.
 type Listener struct {
 	addr  net.Addr
 	conns chan net.Conn
@@ -303,12 +303,12 @@ type Listener struct {
 	once  sync.Once
 }
 
-// NewListener returns a listener at an address, which nothing listens at.
+// NewListener returns a Listener with the given address, on which nothing listens.
 func NewListener(addr net.Addr) *Listener {
 	return &Listener{addr: addr, conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
-// Deliver hands a connection over; one that nobody takes in time is closed, so
+// Deliver passes a connection to Accept. If it is not accepted in time it is closed, so
 // that the other end tries again.
 func (l *Listener) Deliver(c net.Conn) {
 	t := time.NewTimer(HandshakeTimeout)
@@ -341,7 +341,8 @@ func (l *Listener) Close() error {
 // Addr implements net.Listener.
 func (l *Listener) Addr() net.Addr { return l.addr }
 
-// Credentials tell gRPC that the handshake is done, and whose connection it is: a Conn's.
+// Credentials tell gRPC that the handshake of a Conn is done and which node is at its other
+// end.
 type Credentials struct{}
 
 type authInfo struct {
@@ -349,7 +350,7 @@ type authInfo struct {
 	node string
 }
 
-// NodeOf is the node at the other end of a call over a Conn.
+// NodeOf returns the node at the other end of a call over a Conn.
 func NodeOf(info credentials.AuthInfo) (node string, ok bool) {
 	a, ok := info.(authInfo)
 	return a.node, ok

@@ -2,10 +2,10 @@ package peerproof
 
 import "crypto/rand"
 
-// NonceSize is that of the nonces with which nodes ask each other for proof.
+// NonceSize is the size of the nonces with which nodes ask each other for proof.
 const NonceSize = 32
 
-// NewNonce is a challenge that is used once.
+// NewNonce returns a new random nonce.
 func NewNonce() []byte {
 	b := make([]byte, NonceSize)
 	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead

@@ -1,10 +1,11 @@
-// Package peerproof has the ends of a connection between nodes prove to each other that
+// Package peerproof lets both ends of a connection between nodes prove to each other that
 // they are unsealed, before anything else is sent over it.
 //
-// The certificate of a connection says which node is at its other end, and whoever copied
-// a node's files has that. What nodes answer to a question (package standing) says that the
-// node runs somewhere and is unsealed, not that it is the one at the other end. So each
-// end signs what no other connection has: keying material that TLS exports for it alone.
+// The certificate of a connection names the node at its other end, but a copy of the node's
+// files contains it too. A node's answer to a question (package standing) proves that the
+// node runs somewhere and is unsealed, but not that it is at the other end of this
+// connection. So each end signs what no other connection has: keying material that TLS
+// exports for this one.
 package peerproof
 
 import (
@@ -23,7 +24,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// Role is an end of a connection.
+// Role is one of the two ends of a connection.
 type Role byte
 
 // The ends of a connection.
@@ -40,30 +41,30 @@ func (r Role) other() Role {
 }
 
 const (
-	// domain separates proofs over connections from what else the key signs.
+	// domain separates these proofs from other data that the origin key signs.
 	domain = "conclave raft connection v1"
-	// exporter is the label under which TLS derives what a proof is bound to
-	// (RFC 8446, section 7.5).
+	// exporter is the label under which TLS exports the keying material that a proof is
+	// bound to (RFC 8446, section 7.5).
 	exporter     = "EXPORTER-conclave-raft-connection"
 	exporterSize = 32
-	// proofSize is that of a generation and a signature. A frame has one byte
-	// more in front, its length.
+	// proofSize is the size of a generation and a signature. A frame has one more byte in
+	// front, which is its length.
 	proofSize = 4 + ed25519.SignatureSize
 )
 
-// ErrFrame is a connection whose other end does not begin with a proof, or with
-// the word that it has none.
+// ErrFrame is returned for a connection whose other end does not begin with a proof, or
+// with an empty frame for none.
 var ErrFrame = errors.New("malformed proof at the beginning of a connection")
 
-// prefaceSize is that of what each end begins with, before the frame of its proof: the
-// number of the Raft group that the connection is for, big-endian. A proof is of that group
-// too, as what the origin key signs names it.
+// prefaceSize is the size of the number of the Raft group, big-endian, that each end sends
+// before the frame of its proof. The proof is bound to the group as well, because the group
+// is part of everything that the origin key signs.
 const prefaceSize = 4
 
-// preface is that of a connection of this node's.
+// preface returns the preface of this node's connections.
 func preface() []byte { return binary.BigEndian.AppendUint32(nil, wire.Group) }
 
-// readPreface refuses a connection of another Raft group, with wire.ErrGroup.
+// readPreface returns wire.ErrGroup for a connection of another Raft group.
 func readPreface(r io.Reader) error {
 	var b [prefaceSize]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
@@ -72,22 +73,22 @@ func readPreface(r io.Reader) error {
 	return wire.CheckGroup(binary.BigEndian.Uint32(b[:]))
 }
 
-// Proof is what one end of a connection says to prove that it is unsealed.
+// Proof is the proof of one end of a connection that it is unsealed.
 type Proof struct {
-	digest     [32]byte // what is to be signed
+	digest     [32]byte // the signed digest
 	generation uint32
-	signature  []byte // nil for none
+	signature  []byte // nil if there is no proof
 	judged     atomic.Pointer[judgement]
 }
 
-// judgement is what a proof is worth by the origin keys of a cluster.
+// judgement is the validity of a proof under the origin keys of a cluster's record.
 type judgement struct {
 	by   *fsmpb.Cluster
 	good bool
 }
 
-// digest is what prover signs to prove to verifier that it is unsealed, over the
-// connection with that exported keying material of which it is that end.
+// digest returns the digest that prover signs to prove to verifier that it is unsealed. end
+// is the prover's end of the connection, and exported its exported keying material.
 func digest(prover, verifier string, end Role, exported []byte) [32]byte {
 	h := sha256.New()
 	for _, b := range [][]byte{[]byte(prover), []byte(verifier), {byte(end)}, exported} {
@@ -97,9 +98,9 @@ func digest(prover, verifier string, end Role, exported []byte) [32]byte {
 	return [32]byte(h.Sum(nil))
 }
 
-// Good reports whether an unsealed node of the cluster made the proof. It is looked at
-// again whenever the cluster's record changes: a node whose cluster was just initialised, or lags
-// behind, may not know the key yet that made it.
+// Good reports whether the proof was made by an unsealed node of the cluster. It is
+// evaluated again whenever the cluster's record changes: a node whose cluster was just
+// initialised, or that lags behind, may not have the key for it yet.
 func (p *Proof) Good(c *fsmpb.Cluster) bool {
 	if c == nil || p.signature == nil {
 		return false
@@ -112,7 +113,7 @@ func (p *Proof) Good(c *fsmpb.Cluster) bool {
 	return j.good
 }
 
-// frame is how a proof is sent.
+// frame returns the encoded proof.
 func (p *Proof) frame() []byte {
 	if p.signature == nil {
 		return []byte{0}
@@ -121,7 +122,7 @@ func (p *Proof) frame() []byte {
 	return append(b, p.signature...)
 }
 
-// read takes a proof from the other end, of which nothing but the frame is read.
+// read reads the proof of the other end, and nothing beyond its frame.
 func (p *Proof) read(r io.Reader) error {
 	var b [proofSize]byte
 	if _, err := io.ReadFull(r, b[:1]); err != nil {
@@ -141,10 +142,10 @@ func (p *Proof) read(r io.Reader) error {
 	return nil
 }
 
-// Exchange has both ends of a new connection prove to each other that they are unsealed, by
-// the deadline, and returns what the other end said. A connection of another Raft group is
-// refused, with wire.ErrGroup. self is this node, which proves
-// nothing if sign is nil. Each end writes before it reads, so neither waits for the other.
+// Exchange lets both ends of a new connection prove to each other that they are unsealed,
+// until the deadline, and returns the proof of the other end. It returns wire.ErrGroup for
+// a connection of another Raft group. self is this node, which proves nothing if sign is
+// nil. Each end writes before it reads, so neither waits for the other.
 func Exchange(c *peerport.Conn, self string, end Role, sign Signer, deadline time.Time) (theirs *Proof, err error) {
 	if err := c.SetDeadline(deadline); err != nil {
 		return nil, err
@@ -173,6 +174,6 @@ func Exchange(c *peerport.Conn, self string, end Role, sign Signer, deadline tim
 	return theirs, c.SetDeadline(time.Time{})
 }
 
-// Signer signs a digest with the newest generation of the cluster's origin key, separated
-// by domain from what else that key signs.
+// Signer signs a digest with the newest generation of the cluster's origin key. domain
+// separates it from other data that this key signs.
 type Signer func(domain string, digest [32]byte) (generation uint32, signature []byte, err error)

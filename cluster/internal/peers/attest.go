@@ -18,15 +18,16 @@ import (
 )
 
 const (
-	// attestWait bounds how long a sealed node waits for others to attest its state:
-	// they read all of theirs for it.
+	// attestWait bounds how long a sealed node waits for others to attest its state, for
+	// which they read all of theirs.
 	attestWait = time.Minute
-	// attestLag is how long a node waits to reach the index that it is asked for.
+	// attestLag is how long a node waits until it has applied the index that it is asked
+	// about.
 	attestLag = 5 * time.Second
 )
 
-// Attestation asks the other voters to attest a state, of which they have the same now. Their
-// answers are taken by the function that is returned, which is to be called once.
+// Attestation asks the other voters to attest a state, while they still have that state
+// too. The returned function waits for their answers and must be called once.
 func (p *Clients) Attestation(ctx context.Context, voters []string, s *fsm.State) func(digest [32]byte) (*fsmpb.Attestation, error) {
 	ctx, cancel := context.WithTimeout(ctx, attestWait)
 	hash := s.Hash()
@@ -73,8 +74,8 @@ func (p *Clients) Attestation(ctx context.Context, voters []string, s *fsm.State
 	}
 }
 
-// attestations bounds what other nodes may ask for: one at a time, and a node that
-// was served waits for a while, as each reads the whole state.
+// attestations limits the requests of other nodes: there is one at a time, and a node that
+// was served must wait for a while, because each request reads the whole state.
 type attestations struct {
 	mu   sync.Mutex
 	busy bool

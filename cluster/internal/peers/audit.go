@@ -16,11 +16,10 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// fetchTimeout bounds one stream, so that a slow node does not hold up the
-// others' turn.
+// fetchTimeout bounds one stream, so that a slow node does not delay the others.
 const fetchTimeout = 5 * time.Minute
 
-// FetchAudit fetches the audit entries [from, to) of another node, and gives them to
+// FetchAudit fetches the audit entries [from, to) from another node and passes them to
 // fill, in order.
 func (p *Clients) FetchAudit(ctx context.Context, node string, from, to uint64, fill func([]auditlog.Entry) error) error {
 	client, err := p.Client(node)

@@ -22,26 +22,26 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// dialTimeout bounds one connection attempt, handshake included.
+// dialTimeout bounds one attempt to connect, including the handshake.
 const dialTimeout = 3 * time.Second
 
 // maxMessage bounds a message between nodes.
 const maxMessage = 2 << 20
 
-// window is the flow control window between nodes. One that adapts itself
-// sends a ping beside nearly every batch to measure the line.
+// window is the size of the flow control window. It is fixed, because a window that adapts
+// itself sends a ping with nearly every batch to measure the bandwidth.
 const window = maxMessage
 
-// Config describes Clients. Everything is required but Dial.
+// Config configures Clients. Everything is required except Dial.
 type Config struct {
-	// ID is this node, and Identity its certificate.
+	// ID is the id of this node, and Identity its certificate.
 	ID       string
 	Identity *pki.Identity
 	// Dial replaces the TCP dialer.
 	Dial func(ctx context.Context, node, addr string) (net.Conn, error)
-	// Addresses are where a node may be reached, best first.
+	// Addresses returns the addresses at which a node may be reached, best first.
 	Addresses func(node string) []string
-	// Cluster is the cluster's record; nil before the cluster is initialised.
+	// Cluster returns the cluster's record, or nil before the cluster is initialised.
 	Cluster func() *fsmpb.Cluster
 	// Go runs a function on a goroutine that the node waits for when it ends.
 	Go func(func())
@@ -50,8 +50,8 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Clients are this node's connections to the others, one for each node's service, and
-// what is asked over them.
+// Clients are this node's connections to the services of the other nodes, and the requests
+// made over them.
 type Clients struct {
 	conf Config
 
@@ -61,7 +61,7 @@ type Clients struct {
 	closed bool
 }
 
-// New makes Clients. Nothing is connected before it is used.
+// New returns Clients without any connections. They are opened when they are first used.
 func New(c Config) *Clients {
 	if c.Dial == nil {
 		d := &net.Dialer{}
@@ -70,8 +70,7 @@ func New(c Config) *Clients {
 	return &Clients{conf: c, conns: make(map[string]*grpc.ClientConn), raw: make(map[*peerport.Conn]struct{})}
 }
 
-// Connect opens a verified connection to that node, at whichever of its
-// addresses it answers.
+// Connect opens a verified connection to a node at the first of its addresses that answers.
 func (p *Clients) Connect(ctx context.Context, node, alpn string) (*peerport.Conn, error) {
 	err := fmt.Errorf("%w: no address of node %s", peerport.ErrUnreachable, node)
 	for _, addr := range p.conf.Addresses(node) {
@@ -123,7 +122,7 @@ func (p *Clients) connectTo(ctx context.Context, node, addr, alpn string) (*peer
 	return pc, nil
 }
 
-// Client is the service of another node.
+// Client returns the client of another node's service.
 func (p *Clients) Client(node string) (clusterpb.PeerClient, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,7 +163,7 @@ func (p *Clients) Client(node string) (clusterpb.PeerClient, error) {
 	return clusterpb.NewPeerClient(c), nil
 }
 
-// Reach waits for a connection to that node. When it fails, nothing was sent.
+// Reach waits for a connection to a node. If it fails, nothing was sent.
 func (p *Clients) Reach(ctx context.Context, node string) (clusterpb.PeerClient, error) {
 	client, err := p.Client(node)
 	if err != nil {
@@ -194,7 +193,7 @@ func (p *Clients) Reach(ctx context.Context, node string) (clusterpb.PeerClient,
 	}
 }
 
-// Reset makes a connection in backoff try again at once.
+// Reset makes a connection that is in backoff try again at once.
 func (p *Clients) Reset(node string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -203,7 +202,7 @@ func (p *Clients) Reset(node string) {
 	}
 }
 
-// Close cuts every connection.
+// Close closes all connections.
 func (p *Clients) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -221,7 +220,7 @@ func (p *Clients) Close() {
 	}
 }
 
-// Open is how many connections to a node there are.
+// Open returns the number of connections to a node.
 func (p *Clients) Open(node string) (n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

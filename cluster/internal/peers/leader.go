@@ -14,14 +14,15 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// MaxPayload bounds what Execute carries, each way.
+// MaxPayload bounds the request and the answer of Execute, in bytes.
 const MaxPayload = 1 << 20
 
-// ErrRemote is what the other node's executor refused; its message follows.
+// ErrRemote is returned when the executor of the other node refused. It is followed by that
+// node's message.
 var ErrRemote = errors.New("refused by the other node")
 
-// Execute has the leader, which proves first that it is unsealed, do what it is for. After
-// fsm.ErrNoLeader nothing was done; after fsm.ErrOutcomeUnknown it may have been.
+// Execute runs the executor of the leader, after the leader has proved that it is unsealed.
+// After fsm.ErrNoLeader nothing was done; after fsm.ErrOutcomeUnknown it may have been.
 func (p *Clients) Execute(ctx context.Context, leader string, payload []byte) ([]byte, error) {
 	client, err := p.Reach(ctx, leader)
 	if err != nil {
@@ -44,9 +45,9 @@ func (p *Clients) Execute(ctx context.Context, leader string, payload []byte) ([
 	return nil, fmt.Errorf("%w: %w", fsm.ErrOutcomeUnknown, err)
 }
 
-// ReadIndex is an index that a state must reach to have what was committed before. The
-// leader proves first that it is unsealed, unless the caller is sealed: it lets nobody in
-// by what it is told.
+// ReadIndex returns an index from the leader; a state of that index contains what was
+// committed before the call. The leader must first prove that it is unsealed, unless the
+// caller itself is sealed and so grants access to no one on the strength of the answer.
 func (p *Clients) ReadIndex(ctx context.Context, leader string, sealed bool) (uint64, error) {
 	client, err := p.Reach(ctx, leader)
 	if err != nil {

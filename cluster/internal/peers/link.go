@@ -10,20 +10,21 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/commit"
 )
 
-// link is the stream to another node that leads.
+// link is a stream to the leader on another node.
 type link struct {
 	node      string
-	out       chan any // what the stream sends
+	out       chan any // messages for the stream to send
 	cancel    context.CancelFunc
 	forwarded prometheus.Counter
 }
 
-// linkQueue holds more than a Proposer ever has without an answer on one link.
+// linkQueue is larger than the number of unanswered messages that a Proposer has on one
+// link.
 const linkQueue = 4 * commit.BatchesInFlight
 
-// Link opens the stream to a leader; it returns before there is a connection. When the
-// stream ends, or ctx, answer gets commit.LinkBroke or commit.LinkNeverOpened. Nothing is
-// sent before the other node has proven that it is unsealed.
+// Link opens a stream to the leader and returns before it is connected. When the stream or
+// ctx ends, answer is called with commit.LinkBroke or commit.LinkNeverOpened. Nothing is
+// sent before the other node has proved that it is unsealed.
 func (p *Clients) Link(ctx context.Context, leader string, answer func(*clusterpb.SubmitResponse)) (commit.Link, error) {
 	client, err := p.Client(leader)
 	if err != nil {
@@ -61,7 +62,7 @@ func (l *link) sendAll(ctx context.Context, stream grpc.BidiStreamingClient[clus
 		select {
 		case r := <-l.out:
 			if stream.SendMsg(r) != nil {
-				return // Recv learns why
+				return // Recv returns the reason
 			}
 		case <-ctx.Done():
 			return
@@ -69,7 +70,7 @@ func (l *link) sendAll(ctx context.Context, stream grpc.BidiStreamingClient[clus
 	}
 }
 
-// Send implements commit.Link, like what follows.
+// Send implements commit.Link, like the methods below.
 func (l *link) Send(s *commit.Submission) {
 	var r any
 	if s.Batch != nil {
@@ -81,7 +82,7 @@ func (l *link) Send(s *commit.Submission) {
 	select {
 	case l.out <- r:
 	default:
-		l.cancel() // more than can be in flight: let the Proposer start over
+		l.cancel() // more than can be in flight: make the Proposer start over
 	}
 }
 

@@ -14,14 +14,14 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// unsealedDomain separates proofs of being unsealed from what else the key signs.
+// unsealedDomain separates these proofs from other data that the origin key signs.
 const unsealedDomain = "conclave unsealed v1"
 
 // ProofWait bounds how long another node may take to prove itself.
 const ProofWait = 2 * time.Second
 
-// proofDigest is what a node signs to prove to another, for its nonce, that it is
-// unsealed and what state it has.
+// proofDigest returns the digest that a node signs to prove to another, for that node's
+// nonce, that it is unsealed and which state it has.
 func proofDigest(prover, verifier string, nonce []byte, index uint64, hash []byte) [32]byte {
 	h := sha256.New()
 	for _, b := range [][]byte{[]byte(prover), []byte(verifier), nonce, hash} {
@@ -32,7 +32,7 @@ func proofDigest(prover, verifier string, nonce []byte, index uint64, hash []byt
 	return [32]byte(h.Sum(nil))
 }
 
-// prove adds this node's proof for the verifier's nonce, if it can.
+// prove adds this node's proof for the verifier's nonce, unless the node is sealed.
 func (s *server) prove(r *clusterpb.ClockResponse, verifier string, nonce []byte) {
 	state := s.node.State()
 	hash := state.Hash()
@@ -46,13 +46,14 @@ func (s *server) prove(r *clusterpb.ClockResponse, verifier string, nonce []byte
 	}
 }
 
-// Proven checks another node's proof that it is unsealed, for a nonce of this node's.
+// Proven reports whether an answer has a valid proof, for a nonce of this node, that its
+// sender is unsealed.
 func (p *Clients) Proven(r *clusterpb.ClockResponse, nonce []byte) bool {
 	return fsm.VerifyOrigin(p.conf.Cluster(), r.Generation, unsealedDomain, proofDigest(r.Node, p.conf.ID, nonce, r.StateIndex, r.StateHash), r.Proof)
 }
 
-// Challenge has the node at the other end of client prove that it is unsealed. It
-// proves nothing about who leads.
+// Challenge asks the node at the other end of client to prove that it is unsealed. The
+// proof says nothing about which node leads.
 func (p *Clients) Challenge(ctx context.Context, node string, client clusterpb.PeerClient) error {
 	if p.conf.Cluster() == nil {
 		return nil

@@ -23,15 +23,15 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// Limits of what one other node may have going on here.
+// Limits of the requests of one other node.
 const (
 	maxUnanswered   = 64 // batches on one stream
 	maxAuditStreams = 2
 	auditMessage    = 1 << 20
 )
 
-// server is what this node serves to other nodes. Who calls is known from
-// the connection, and each method decides for itself whether they may.
+// server implements the Peer service. The connection identifies the caller, and each method
+// decides for itself whether that node may call it.
 type server struct {
 	clusterpb.UnimplementedPeerServer
 	ServerConfig
@@ -40,7 +40,7 @@ type server struct {
 	attestations attestations
 }
 
-// NewServer makes the server of a node's service. It is the caller's to run and to stop.
+// NewServer returns the server of a node's service. The caller runs and stops it.
 func NewServer(c ServerConfig, n Node) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.Creds(peerport.Credentials{}),
@@ -60,8 +60,8 @@ func NewServer(c ServerConfig, n Node) *grpc.Server {
 	return s
 }
 
-// ofGroup refuses requests about another Raft group. Those of streams are checked where
-// they are read.
+// ofGroup refuses unary requests about another Raft group. Requests on streams are checked
+// where they are read.
 func ofGroup(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	r, ok := req.(interface{ GetGroup() uint32 })
 	if !ok {
@@ -73,7 +73,7 @@ func ofGroup(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.Un
 	return next(ctx, req)
 }
 
-// checkGroup refuses a request about that Raft group if it is another than this node's.
+// checkGroup refuses a request about a Raft group other than this node's.
 func checkGroup(group uint32) error {
 	if err := wire.CheckGroup(group); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
@@ -81,7 +81,7 @@ func checkGroup(group uint32) error {
 	return nil
 }
 
-// caller is the node at the other end.
+// caller returns the node at the other end.
 func caller(ctx context.Context) (string, error) {
 	if p, ok := peer.FromContext(ctx); ok {
 		if node, ok := peerport.NodeOf(p.AuthInfo); ok {
@@ -91,7 +91,7 @@ func caller(ctx context.Context) (string, error) {
 	return "", status.Error(codes.Unauthenticated, "no node identity")
 }
 
-// member is the node at the other end, if it belongs to the cluster.
+// member returns the node at the other end if it is a member of the cluster.
 func (s *server) member(ctx context.Context) (string, error) {
 	node, err := caller(ctx)
 	if err != nil {
@@ -126,8 +126,8 @@ func (s *server) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequest,
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	out := make(chan *clusterpb.SubmitResponse, maxUnanswered)
-	// Counted until the answer has left, so that out always has room and answer
-	// never blocks the Committer.
+	// An answer counts until it has been sent, so that out always has room and answer never
+	// blocks the Committer.
 	var unanswered atomic.Int64
 	var sending sync.WaitGroup
 	sending.Add(1)
@@ -180,7 +180,8 @@ func (s *server) Submit(stream grpc.BidiStreamingServer[clusterpb.SubmitRequest,
 	}
 }
 
-// readSubmission takes what that node sent, and refuses what it may not send.
+// readSubmission decodes a submission of the given node, and refuses one that it may not
+// send.
 func readSubmission(m *wireMessage, node string) (*commit.Submission, error) {
 	in, err := readSubmit(m)
 	if err != nil {
@@ -242,8 +243,8 @@ func (s *server) Clock(ctx context.Context, in *clusterpb.ClockRequest) (*cluste
 	return r, nil
 }
 
-// remoteStatus carries a handler's error to the other node. That its outcome is
-// unknown must stay unknown there.
+// remoteStatus converts a handler's error for the other node. An unknown outcome must
+// remain unknown there.
 func remoteStatus(err error) error {
 	if errors.Is(err, fsm.ErrOutcomeUnknown) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return status.Error(codes.Unknown, err.Error())

@@ -11,11 +11,11 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// A record is encoded once, where it is proposed, and its bytes travel: to the
-// leader in a batch, and from there in an entry. Decoding every batch on the
-// leader only to encode it again would be most of the leader's work.
+// A record is encoded once, where it is proposed, and its bytes are passed on: to the
+// leader in a batch, and from there in an entry. Otherwise decoding and re-encoding every
+// batch would be most of the leader's work.
 
-// Fields of clusterpb.SubmitRequest.
+// Field numbers of clusterpb.SubmitRequest.
 const (
 	submitBatch      protowire.Number = 1
 	submitRegister   protowire.Number = 2
@@ -24,11 +24,11 @@ const (
 	submitGroup      protowire.Number = 15
 )
 
-// wireMessage is a message between nodes as its bytes, in one piece or more.
-// Those that it received belong to whoever has it.
+// wireMessage is an encoded message between nodes, in one or more parts. A received message
+// owns its parts.
 type wireMessage struct{ parts [][]byte }
 
-// submitMessage is a SubmitRequest with an encoded batch or registration.
+// submitMessage returns a SubmitRequest with an encoded batch or registration.
 func submitMessage(field protowire.Number, encoded []byte, generation uint32, mac []byte) *wireMessage {
 	head := protowire.AppendTag(nil, field, protowire.BytesType)
 	tail := protowire.AppendVarint(protowire.AppendTag(nil, submitGroup, protowire.VarintType), uint64(wire.Group))
@@ -39,7 +39,7 @@ func submitMessage(field protowire.Number, encoded []byte, generation uint32, ma
 	return &wireMessage{[][]byte{protowire.AppendVarint(head, uint64(len(encoded))), encoded, tail}}
 }
 
-// codec is gRPC's own for protobuf, which also takes wireMessages.
+// codec is gRPC's codec for protobuf, extended to wireMessages.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }
@@ -69,8 +69,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 
 var errMalformed = errors.New("malformed message")
 
-// received is a SubmitRequest: its batch or its registration, still encoded, and
-// what vouches for it.
+// received is a SubmitRequest with its batch or registration still encoded, and the MAC
+// that authenticates it.
 type received struct {
 	batch, register []byte
 	generation      uint32
@@ -78,8 +78,8 @@ type received struct {
 	group           uint32
 }
 
-// readSubmit takes a received SubmitRequest apart. Fields that this release does not
-// know are passed over, as they enter no log.
+// readSubmit splits a SubmitRequest into its fields. Fields that are unknown to this
+// release are skipped, as they do not enter the log.
 func readSubmit(m *wireMessage) (r received, err error) {
 	for b := m.parts[0]; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)

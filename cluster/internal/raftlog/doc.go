@@ -1,9 +1,9 @@
-// Package raftlog keeps Raft's log, term and vote on a disk, and knows how the disk
-// fares.
+// Package raftlog keeps Raft's log, term and vote on disk and measures how well the disk
+// works.
 //
-// A Store may be relied on for this: what StoreLogs, Set and SetUint64 said was stored is
-// there after a crash at any moment, or the store does not open; what is read is what was
-// stored, byte by byte; and after the first write that failed it does nothing more, since
-// nobody knows what reached the disk. The format is described in cluster/DESIGN.md, "The
-// log on the disk".
+// A Store guarantees the following. After a crash at any moment, everything for which
+// StoreLogs, Set and SetUint64 had returned nil is still there, or the store does not open.
+// A read returns what was stored, byte by byte. After the first failed write the store
+// refuses all further operations, since it is unknown what reached the disk. The format is
+// described in cluster/DESIGN.md, "The log on the disk".
 package raftlog

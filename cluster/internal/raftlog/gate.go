@@ -6,10 +6,9 @@ import (
 	"time"
 )
 
-// Gate keeps entries from being stored while there is no room for them. Whoever
-// comes waits before anything is written: nothing is lost and nothing has failed, and
-// it goes on when there is room. Raft waits with it, so the node votes for nobody and
-// confirms nothing meanwhile.
+// Gate delays the storing of entries while there is no space for them. The wait is before
+// anything is written, so nothing is lost and nothing fails, and it ends when there is
+// space. Raft is blocked meanwhile, so the node neither votes nor acknowledges entries.
 type Gate struct {
 	mu     sync.Mutex
 	opened sync.Cond
@@ -33,7 +32,7 @@ func (g *Gate) Set(shut bool) {
 	g.opened.Broadcast()
 }
 
-// Close lets nobody through any more.
+// Close makes every wait at the gate fail, now and later.
 func (g *Gate) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -61,12 +60,12 @@ func (g *Gate) pass(m *Meter) error {
 	return nil
 }
 
-// SpaceRetry is how often a write that found no space is tried again.
+// SpaceRetry is the interval at which a write that found no space is tried again.
 const SpaceRetry = 200 * time.Millisecond
 
-// Wait is what a write waits with for which the disk had no space although the gate
-// was open when it came: something else may fill a disk to the last byte at once. It
-// reports false when nothing is waited for any more.
+// Wait is called by a write that passed the open gate but found no space on the disk,
+// because something else may have filled the disk in the meantime. It returns true when the
+// write should be tried again, and false once the gate is closed.
 func (g *Gate) Wait(m *Meter) bool {
 	defer m.spaceless()()
 	select {

@@ -13,28 +13,28 @@ import (
 )
 
 const (
-	// journalBytes is how large the frames of one journal file become.
+	// journalBytes is the maximum size of the frames in one journal file.
 	journalBytes = 4 << 20
-	// keptBuffer is the largest buffer that is kept for the next write.
+	// keptBuffer is the size of the largest buffer that is kept for the next write.
 	keptBuffer = 256 << 10
 )
 
-// journalNames are a journal's files.
+// journalNames are the names of a journal's files.
 var journalNames = [2]string{"journal.0", "journal.1"}
 
-// errJournal is what waits for a journal that can go no further is told.
+// errJournal is returned to callers that wait for a journal that has stopped.
 var errJournal = errors.New("the journal stopped")
 
-// journal keeps the newest entries of Raft's log until bbolt has them, many in one
-// transaction. A write to it is one write and one fsync; a transaction of bbolt is
-// two fsyncs and, at the size of our entries, five times the processor time.
+// journal keeps the newest entries of Raft's log until they are moved to bbolt, many in one
+// transaction. An append to the journal is one write and one fsync. A transaction of bbolt
+// is two fsyncs and, for entries of our size, takes five times the processor time.
 //
-// It has two files. One is written to; what the other has is stored in bbolt
-// meanwhile, and then that file is marked and can be written to again.
+// It has two files. One is written to while the entries in the other one are stored in
+// bbolt. That file is then marked as stored and can be written to again.
 type journal struct {
-	size int64 // of a file's frames, at most
+	size int64 // the maximum size of a file's frames
 
-	// turn is held while an entry is written, and when files change places.
+	// turn is held while an entry is written and while the files are switched.
 	turn    sync.Mutex
 	turned  sync.Cond
 	files   [2]*journalFile
@@ -45,14 +45,14 @@ type journal struct {
 
 	flushing sync.Mutex    // one flush at a time
 	filled   chan struct{} // there is something to flush
-	hurry    chan struct{} // somebody waits for it
+	hurry    chan struct{} // a caller waits for the flush
 
-	mu      sync.RWMutex // for pending and last
+	mu      sync.RWMutex // guards pending and last
 	pending map[uint64]*raft.Log
-	last    uint64 // the index that was stored last; what is pending ends with it
+	last    uint64 // the index that was stored last; pending ends with it
 }
 
-// makeJournal makes the files of a journal in dir.
+// makeJournal creates the files of a journal in dir.
 func makeJournal(dir string) error {
 	for _, name := range journalNames {
 		if err := makeJournalFile(filepath.Join(dir, name)); err != nil {
@@ -62,7 +62,7 @@ func makeJournal(dir string) error {
 	return nil
 }
 
-// openJournal opens the journal in dir. replay must come before anything else.
+// openJournal opens the journal in dir. replay must be called before anything else.
 func openJournal(dir string, size int64) (*journal, error) {
 	var files [2]*journalFile
 	for i, name := range journalNames {
@@ -93,11 +93,11 @@ func newJournal(files [2]*journalFile, size int64) *journal {
 	return j
 }
 
-// ids are the ids of both files.
+// ids returns the ids of both files.
 func (j *journal) ids() []byte { return append(j.files[0].id[:], j.files[1].id[:]...) }
 
-// replay has store take what a stop left in the files, oldest first, and begins
-// anew. After a stop in order there is nothing, and nothing is written.
+// replay passes the entries that a stop left in the files to store, oldest first, and
+// empties the journal. After an orderly stop there are none, and nothing is written.
 func (j *journal) replay(store func([]sealedLog) error) error {
 	for _, f := range []*journalFile{j.files[1-j.now], j.files[j.now]} {
 		if len(f.logs) == 0 {
@@ -115,8 +115,8 @@ func (j *journal) replay(store func([]sealedLog) error) error {
 	return nil
 }
 
-// append stores entries durably. fits is false, and nothing happened, if they are
-// more than a journal takes.
+// append stores entries durably. If they are too many for the journal, it does nothing and
+// fits is false.
 func (j *journal) append(logs []sealedLog) (fits bool, err error) {
 	size := int64(blocks(frameSize(logs)))
 	if size > j.size {
@@ -150,7 +150,7 @@ func (j *journal) append(logs []sealedLog) (fits bool, err error) {
 	return true, nil
 }
 
-// wait waits until a file was flushed. turn is held.
+// wait waits until a file has been flushed. The caller holds turn.
 func (j *journal) wait() error {
 	if !j.stopped {
 		signal.Send(j.hurry)
@@ -162,13 +162,13 @@ func (j *journal) wait() error {
 	return nil
 }
 
-// drain waits until bbolt has all that was stored before the call.
+// drain waits until bbolt has everything that was stored before the call.
 func (j *journal) drain() error {
 	j.turn.Lock()
 	defer j.turn.Unlock()
 	want := j.files[j.now].generation
 	if len(j.files[j.now].logs) == 0 {
-		want-- // there may be one under way
+		want-- // a flush may be in progress
 	}
 	for j.flushed < want {
 		if err := j.wait(); err != nil {
@@ -178,8 +178,8 @@ func (j *journal) drain() error {
 	return nil
 }
 
-// flush has store take what the file in use has, while the other one is used. After
-// an error the journal must be stopped.
+// flush switches files and passes the entries of the one that was in use to store. After an
+// error the journal must be stopped.
 func (j *journal) flush(store func([]sealedLog) error) error {
 	j.flushing.Lock()
 	defer j.flushing.Unlock()
@@ -213,7 +213,7 @@ func (j *journal) flush(store func([]sealedLog) error) error {
 	return nil
 }
 
-// stop ends every wait.
+// stop ends all waits.
 func (j *journal) stop() {
 	j.turn.Lock()
 	defer j.turn.Unlock()
@@ -221,7 +221,7 @@ func (j *journal) stop() {
 	j.turned.Broadcast()
 }
 
-// get is an entry that bbolt may not have yet.
+// get returns an entry that bbolt may not have yet.
 func (j *journal) get(index uint64) (*raft.Log, bool) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()
@@ -229,10 +229,10 @@ func (j *journal) get(index uint64) (*raft.Log, bool) {
 	return l, ok
 }
 
-// firstIndex is the log's first index, given how to ask bbolt for its own.
+// firstIndex returns the first index of the log. stored returns that of bbolt.
 func (j *journal) firstIndex(stored func() (uint64, error)) (uint64, error) {
 	j.mu.RLock()
-	defer j.mu.RUnlock() // bbolt has more by the time that less is pending
+	defer j.mu.RUnlock() // an entry leaves pending only once bbolt has it
 	first, err := stored()
 	if first == 0 {
 		for i := range j.pending {
@@ -244,7 +244,7 @@ func (j *journal) firstIndex(stored func() (uint64, error)) (uint64, error) {
 	return first, err
 }
 
-// lastIndex is the log's last index, likewise.
+// lastIndex returns the last index of the log. stored returns that of bbolt.
 func (j *journal) lastIndex(stored func() (uint64, error)) (uint64, error) {
 	j.mu.RLock()
 	defer j.mu.RUnlock()

@@ -24,11 +24,11 @@ import (
 //	id         16  random
 //	sum        16
 //
-// written once, when the file is made. The second is the mark: a frame without
-// entries that says which generation is in bbolt. The third begins the frames of
-// the generation that the file is filled with, one for each write:
+// which is written once, when the file is created. The second block is the mark: a frame
+// without entries that records which generation is in bbolt. From the third block on there
+// are the frames of the file's current generation, one for each write:
 //
-//	length      4  of the whole frame, without what fills its last block
+//	length      4  of the whole frame, without the padding of its last block
 //	generation  8
 //	sequence    8  of the write in its generation, from 0
 //	entries     4  their number, then for each
@@ -40,20 +40,21 @@ import (
 //	  nanoseconds 4
 //	  extensions  4  their length
 //	  data        4  its length
-//	  sum        16  of the entry, as logSum has it
+//	  sum        16  of the entry, from logSum
 //	  extensions  …
 //	  data        …
 //	sum        16
 //
-// Integers are big endian. The last sum is SHA-256, truncated, of everything before
-// it in the header, or of the file's id and everything before it in the frame but
-// extensions and data, which have sums of their own that bbolt gets too: no bytes of
-// another file, and none that a client could choose, pass for a frame of this one. It
-// finds damage; it is no defence against who can write to the disk.
+// Integers are big endian. The last sum is a truncated SHA-256. In the header it covers
+// everything before it. In a frame it covers the id of the file and everything before it in
+// the frame except extensions and data, which are covered by the sums of their entries;
+// bbolt stores those too. Because of the id, neither bytes of another file nor bytes chosen
+// by a client can be taken for a frame of this file. The sums detect damage only: anyone who
+// can write to the disk can recompute them.
 //
-// Frames share no block, so a write cut short harms none but its own. What lies
-// behind a generation's last frame is left over from older ones, which have lower
-// numbers.
+// Frames do not share blocks, so a write that is cut short damages only its own frame.
+// Blocks after the last frame of a generation are left over from older generations, which
+// have lower numbers.
 const (
 	journalMagic  = "CNCLJRNL"
 	journalFormat = 1
@@ -67,14 +68,14 @@ const (
 	entryHead = 8 + 8 + 1 + 1 + 8 + 4 + 4 + 4 + sumSize
 )
 
-// journalID distinguishes journal files.
+// journalID identifies a journal file.
 type journalID [16]byte
 
 // journalDisk is an open journal file.
 type journalDisk interface {
 	io.WriterAt
 	io.Closer
-	// Sync makes all that was written durable.
+	// Sync makes everything that was written durable.
 	Sync() error
 }
 
@@ -83,8 +84,8 @@ type dataFile struct{ *os.File }
 // Sync implements journalDisk.
 func (f dataFile) Sync() error { return syncData(f.File) }
 
-// patientDisk waits for space where there is none: what cut a write short does not
-// keep it from being repeated.
+// patientDisk waits for space when the disk is full and then repeats the write, which is
+// safe even if the write was cut short.
 type patientDisk struct {
 	journalDisk
 	noSpace auditlog.NoSpace
@@ -100,9 +101,9 @@ func (d patientDisk) WriteAt(b []byte, at int64) (n int, err error) {
 type journalFile struct {
 	disk       journalDisk
 	id         journalID
-	generation uint64 // that it is filled with
+	generation uint64 // the generation that it is filled with
 	sequence   uint64 // of the next write
-	end        int64  // where the next write goes
+	end        int64  // offset of the next write
 	logs       []sealedLog
 }
 
@@ -120,7 +121,7 @@ func sealLogs(logs []*raft.Log) []sealedLog {
 	return sealed
 }
 
-// makeJournalFile makes an empty journal file, whole or not at all.
+// makeJournalFile creates an empty journal file atomically.
 func makeJournalFile(path string) error {
 	b := append(make([]byte, 0, framesAt), journalMagic...)
 	b = binary.BigEndian.AppendUint32(b, journalFormat)
@@ -131,8 +132,8 @@ func makeJournalFile(path string) error {
 	return durable.Replace(path, b[:framesAt])
 }
 
-// openJournalFile reads a journal file, of at most size bytes of frames. logs are
-// its entries that may not be in bbolt, of one generation.
+// openJournalFile reads a journal file with at most size bytes of frames. logs are the
+// entries, all of one generation, that may not be in bbolt.
 func openJournalFile(path string, size int64) (*journalFile, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -152,11 +153,11 @@ func openJournalFile(path string, size int64) (*journalFile, error) {
 	return j, nil
 }
 
-// read takes the entries from a file's bytes.
+// read parses the content of a file.
 //
-// A write begins only after the one before it is on the disk. So what cannot be
-// read at the place of a write may be one that a crash cut short, which nobody
-// relied on, unless a later one is there: then the disk has lost something.
+// A write begins only after the one before it is on the disk. So a frame that cannot be
+// read may belong to a write that a crash cut short, and nothing relied on it. If a later
+// frame of the same generation can be read, however, the disk has lost data.
 func (j *journalFile) read(b []byte) error {
 	if len(b) < framesAt || string(b[:8]) != journalMagic {
 		return fmt.Errorf("%w: no journal", ErrCorrupt)
@@ -169,12 +170,12 @@ func (j *journalFile) read(b []byte) error {
 		return fmt.Errorf("%w: header checksum differs", ErrCorrupt)
 	}
 	j.id = journalID(b[12:])
-	// A mark that a crash cut short was of a generation that is whole; its entries
-	// are stored once more.
+	// If a crash cut the write of a mark short, its generation is complete in the file, and
+	// its entries are stored once more.
 	mark, _ := j.parse(b[markAt:framesAt])
 	j.generation = mark.generation
 	at := framesAt
-	for at < len(b) { // a write cut short may have kept its frame, and not what fills the block
+	for at < len(b) { // a write cut short may have a complete frame without the padding of its last block
 		f, ok := j.parse(b[at:])
 		if !ok || f.sequence != j.sequence || j.sequence > 0 && f.generation != j.generation || f.generation <= mark.generation {
 			break
@@ -192,14 +193,14 @@ func (j *journalFile) read(b []byte) error {
 	return nil
 }
 
-// frame is a frame whose checksums are right.
+// frame is a frame whose checksums are correct.
 type frame struct {
 	size                 int
 	generation, sequence uint64
-	logs                 []sealedLog // they share its bytes
+	logs                 []sealedLog // they share the frame's bytes
 }
 
-// parse checks the frame at the start of b.
+// parse checks and decodes the frame at the start of b.
 func (j *journalFile) parse(b []byte) (_ frame, ok bool) {
 	if len(b) < minFrame {
 		return frame{}, false
@@ -249,14 +250,14 @@ func (j *journalFile) parse(b []byte) (_ frame, ok bool) {
 	return f, true
 }
 
-// hash begins the checksum of a frame.
+// hash returns the hash for the checksum of a frame, with the file's id written to it.
 func (j *journalFile) hash() hash.Hash {
 	h := sha256.New()
 	h.Write(j.id[:])
 	return h
 }
 
-// frameSize is how long the frame of the entries is, without what fills its last
+// frameSize returns the length of the frame of the entries, without the padding of its last
 // block.
 func frameSize(logs []sealedLog) int {
 	n := minFrame
@@ -266,10 +267,10 @@ func frameSize(logs []sealedLog) int {
 	return n
 }
 
-// blocks rounds up to whole blocks.
+// blocks rounds n up to whole blocks.
 func blocks(n int) int { return (n + journalBlock - 1) / journalBlock * journalBlock }
 
-// appendFrame appends a frame of the entries, filled up to whole blocks.
+// appendFrame appends a frame of the entries, padded to whole blocks.
 func (j *journalFile) appendFrame(b []byte, generation, sequence uint64, logs []sealedLog) []byte {
 	size := frameSize(logs)
 	h := j.hash()
@@ -301,7 +302,7 @@ func (j *journalFile) appendFrame(b []byte, generation, sequence uint64, logs []
 	return append(b, make([]byte, blocks(size)-size)...)
 }
 
-// write writes the next frame, durably. buf is used if it is large enough.
+// write writes the next frame durably. It uses buf if it is large enough.
 func (j *journalFile) write(buf []byte, logs []sealedLog) ([]byte, error) {
 	buf = j.appendFrame(buf[:0], j.generation, j.sequence, logs)
 	if err := j.put(buf, j.end); err != nil {
@@ -312,7 +313,7 @@ func (j *journalFile) write(buf []byte, logs []sealedLog) ([]byte, error) {
 	return buf, nil
 }
 
-// mark notes, durably, that bbolt has the generation.
+// mark records durably that bbolt has the generation.
 func (j *journalFile) mark() error {
 	return j.put(j.appendFrame(nil, j.generation, 0, nil), markAt)
 }
@@ -324,8 +325,7 @@ func (j *journalFile) put(b []byte, at int64) error {
 	return j.disk.Sync()
 }
 
-// begin makes the file ready for a generation, once it is marked for the one that
-// it had.
+// begin starts a new generation in the file. Its previous generation must be marked.
 func (j *journalFile) begin(generation uint64) {
 	j.generation, j.sequence, j.end, j.logs = generation, 0, framesAt, nil
 }

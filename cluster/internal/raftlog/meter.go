@@ -7,48 +7,49 @@ import (
 )
 
 const (
-	// meterWindow is how far back the time that writes take is looked at, and
-	// meterSparse how far where there were fewer than two since.
+	// meterWindow is the period over which the duration of writes is evaluated. If there
+	// were fewer than two writes in it, the period is meterSparse.
 	meterWindow = time.Second
 	meterSparse = 10 * time.Second
 	meterKept   = 64
 )
 
-// Meter knows which writes to the disk are under way and how long the newest
-// took.
+// Meter tracks the writes to the disk that are in progress and the durations of the newest
+// ones.
 type Meter struct {
 	pulse pulse
 
 	mu     sync.Mutex
 	writes map[*diskWrite]struct{}
-	short  int                  // how many wait for space
-	took   [meterKept]writeTime // a ring
+	short  int                  // how many writes wait for space
+	took   [meterKept]writeTime // a ring buffer
 	next   int
-	stored [meterKept]storedAt // likewise, of the log's entries
+	stored [meterKept]storedAt // a ring buffer of the entries of the log
 	at     int
 }
 
-// diskWrite is a write under way.
+// diskWrite is a write in progress.
 type diskWrite struct {
 	kind writeKind
-	wall time.Time     // it began, by the monotonic clock
-	ran  time.Duration // the same by the pulse
-	// short is how long it may have waited for space since.
+	wall time.Time     // when it began, by the monotonic clock
+	ran  time.Duration // when it began, by the pulse
+	// short is how long, at most, it has waited for space since.
 	short time.Duration
 }
 
-// writeKind tells writes by who waits for them.
+// writeKind classifies writes by who waits for them.
 type writeKind int
 
 const (
-	// writeApart: nobody but the store itself, unless it takes very long.
+	// writeApart is a write that only the store itself waits for, unless it takes very
+	// long.
 	writeApart writeKind = iota
-	// writeAwaited: what this node says to others.
+	// writeAwaited is a write that this node's answers to others wait for.
 	writeAwaited
-	// writeCommit: every commit. These tell how fast the disk is; others differ in
-	// size.
+	// writeCommit is a write that every commit waits for. The speed of the disk is judged
+	// by these, because other writes differ in size.
 	writeCommit
-	// writeHeld has not begun: it waits for room.
+	// writeHeld is a write that has not begun because it waits for space.
 	writeHeld
 )
 
@@ -57,18 +58,18 @@ type writeTime struct {
 	took time.Duration
 }
 
-// storedAt says when entries of the log were on this disk.
+// storedAt is when entries of the log were stored on this disk.
 type storedAt struct {
 	first, last uint64
 	end         time.Time
 }
 
-// NewMeter returns a meter that has seen nothing.
+// NewMeter returns a meter that has seen no writes.
 func NewMeter() *Meter {
 	return &Meter{writes: make(map[*diskWrite]struct{})}
 }
 
-// begin notes a write; the caller passes it to end.
+// begin records the start of a write. The caller passes the result to end.
 func (m *Meter) begin(kind writeKind) *diskWrite {
 	w := &diskWrite{kind: kind, wall: time.Now(), ran: m.pulse.now()}
 	m.mu.Lock()
@@ -77,32 +78,32 @@ func (m *Meter) begin(kind writeKind) *diskWrite {
 	return w
 }
 
-// end notes that it returned, and says what it took.
+// end records that a write has returned, and returns its duration.
 func (m *Meter) end(w *diskWrite) time.Duration {
 	now := time.Now()
 	took := now.Sub(w.wall)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.writes, w)
-	if ran := m.pulse.now() - w.ran - w.short; w.kind == writeCommit && took-ran < time.Second { // else the process was paused in it, or it waited for space
+	if ran := m.pulse.now() - w.ran - w.short; w.kind == writeCommit && took-ran < time.Second { // otherwise the process was paused during the write, or it waited for space
 		m.took[m.next] = writeTime{now, took}
 		m.next = (m.next + 1) % meterKept
 	}
 	return took
 }
 
-// Awaited notes a write of somebody else that others wait for, until the function that is
-// returned is called.
+// Awaited records a write, outside of the store, that others wait for. It is in progress
+// until end is called.
 func (m *Meter) Awaited() (end func()) {
 	w := m.begin(writeAwaited)
 	return func() { m.end(w) }
 }
 
-// Ran is how long this process was seen to run. Only differences mean something; see
+// Ran returns the time that this process has run. Only differences are meaningful; see
 // pulse.
 func (m *Meter) Ran() time.Duration { return m.pulse.now() }
 
-// keep notes that entries of the log are on the disk now.
+// keep records that entries of the log are on the disk now.
 func (m *Meter) keep(first, last uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -110,8 +111,8 @@ func (m *Meter) keep(first, last uint64) {
 	m.at = (m.at + 1) % meterKept
 }
 
-// StoredSince is when that entry was on this disk; false when that is not known any
-// more.
+// StoredSince returns when the entry was stored on this disk, and false if that is not
+// known any more.
 func (m *Meter) StoredSince(index uint64) (time.Time, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -124,9 +125,8 @@ func (m *Meter) StoredSince(index uint64) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// spaceless notes that a write found no space and begins to wait for some, until the
-// function that is returned is called. The disk answers, so none of the writes under
-// way is stuck meanwhile.
+// spaceless records that a write found no space and waits for some until end is called. The
+// disk does answer, so this time does not count for any of the writes in progress.
 func (m *Meter) spaceless() (end func()) {
 	began := m.pulse.now()
 	m.mu.Lock()
@@ -143,8 +143,8 @@ func (m *Meter) spaceless() (end func()) {
 	}
 }
 
-// stuck is how long the oldest write under way has taken, of the time that this
-// process ran, and without waiting for space; 0 for none.
+// stuck returns the time that the oldest write in progress has taken, or 0. It counts only
+// the time in which this process ran, and not the time spent waiting for space.
 func (m *Meter) stuck() time.Duration {
 	now := m.pulse.now()
 	m.mu.Lock()
@@ -158,8 +158,8 @@ func (m *Meter) stuck() time.Duration {
 	return oldest
 }
 
-// Behind is how long the oldest write has taken that keeps this node from confirming
-// anything, whatever it waits for: such a node should not lead.
+// Behind returns how long the oldest write has taken that keeps this node from confirming
+// anything, whatever it waits for. A node that is behind should not lead.
 func (m *Meter) Behind() time.Duration {
 	now := m.pulse.now()
 	m.mu.Lock()
@@ -173,8 +173,8 @@ func (m *Meter) Behind() time.Duration {
 	return oldest
 }
 
-// Typical is what a write of the log takes at present, the median of the newest; 0
-// when there were too few to tell.
+// Typical returns the current duration of a write to the log, as the median of the newest
+// ones, or 0 if there were too few.
 func (m *Meter) Typical() time.Duration {
 	now := time.Now()
 	m.mu.Lock()

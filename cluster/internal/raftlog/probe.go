@@ -11,28 +11,27 @@ import (
 
 const (
 	probeFile = "probe"
-	// probeGood is how long the answer of a disk counts: whoever may ask may not make
-	// it write without end.
+	// probeGood is how long a successful probe counts, so that callers cannot cause an
+	// unlimited number of writes.
 	probeGood = 100 * time.Millisecond
 )
 
-// diskProbe writes one block to a file of its own, over and over, when somebody wants
-// to know whether the disk answers. The block is there from the start, so it needs no
-// room.
+// diskProbe writes one block of a file over and over, when a caller wants to know whether
+// the disk answers. The block is allocated at the start, so probes need no free space.
 type diskProbe struct {
 	file  *os.File
 	block [journalBlock]byte
 
 	mu       sync.Mutex
-	underway *probing // nil for none
+	underway *probing // nil if there is none
 	answered time.Time
 	closed   bool
 }
 
-// probing is a probe that may not have returned yet.
+// probing is a probe that may be in progress.
 type probing struct {
 	done chan struct{}
-	err  error // once done is closed
+	err  error // valid once done is closed
 }
 
 func openProbe(dir string) (*diskProbe, error) {
@@ -55,8 +54,8 @@ func (p *diskProbe) write() error {
 	return syncData(p.file)
 }
 
-// writeProbe writes to the disk. While that hangs this node knows that it is behind. What
-// fails only is none of the log's writes, and stops nothing.
+// writeProbe writes to the disk. While the write hangs, this node counts as behind. A probe
+// that fails does not stop the store, because it is not a write to the log.
 func (s *Store) writeProbe() error {
 	if err := s.Err(); err != nil {
 		return err
@@ -70,8 +69,7 @@ func (s *Store) writeProbe() error {
 	return s.probe.write()
 }
 
-// Probe returns nil when the disk has just answered. There is one write at a time, for
-// all who ask.
+// Probe returns nil if the disk has just answered. Concurrent callers share one write.
 func (s *Store) Probe(ctx context.Context) error {
 	w, err := s.probing()
 	if w == nil {
@@ -85,8 +83,8 @@ func (s *Store) Probe(ctx context.Context) error {
 	}
 }
 
-// probing is the probe under way, or one that begins now; nil when none is needed, or
-// with the reason why there is none.
+// probing returns the probe in progress, or starts one. It returns nil if none is needed,
+// and an error if none can be made.
 func (s *Store) probing() (*probing, error) {
 	p := s.probe
 	p.mu.Lock()
@@ -113,7 +111,7 @@ func (s *Store) probing() (*probing, error) {
 	return w, nil
 }
 
-// close lets no more probes begin.
+// close prevents further probes.
 func (p *diskProbe) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,22 +6,22 @@ import (
 )
 
 const (
-	// pulseBeat is how often a pulse is felt.
+	// pulseBeat is the interval between two beats.
 	pulseBeat = 50 * time.Millisecond
-	// pulseSkip is the most that one beat counts: what lies between two beats
-	// beyond it is time in which this process did not run.
+	// pulseSkip is the longest time that one beat counts for. If more time has passed, this
+	// process did not run during the rest.
 	pulseSkip = 4 * pulseBeat
 )
 
-// pulse measures time for as long as this process runs, and no more. A process can
-// be stopped by a signal, by its container's freezer, by the migration of its
-// machine or by a laptop's lid; the clocks, even the monotonic one, may go on
-// meanwhile, and what it waits for may have come to pass long ago. So whatever this
-// node does about others, or about its disk, for having waited too long it measures
-// with a pulse: after a pause it waits on from where it was.
+// pulse measures the time during which this process runs. A process can be stopped by a
+// signal, by its container's freezer, by the migration of its virtual machine or by closing
+// a laptop's lid. Even the monotonic clock may run meanwhile, and what the process waits
+// for may have happened long before it runs again. So the timeouts after which this node
+// acts against other nodes or its own disk are measured with a pulse: after a pause the
+// remaining time is the same as before.
 type pulse struct {
 	mu   sync.Mutex
-	last time.Time // of a beat
+	last time.Time // of the last beat
 	ran  time.Duration
 }
 
@@ -35,7 +35,7 @@ func (p *pulse) beat(now time.Time) {
 	p.last = now
 }
 
-// now is how long this process was seen to run. Only differences mean something.
+// now returns the time that this process has run. Only differences are meaningful.
 func (p *pulse) now() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,19 +7,18 @@ import (
 	"fmt"
 )
 
-// Keys that Raft uses for its vote, and ours for both in one.
+// The keys that Raft uses for its vote, and our key for both values in one.
 var (
 	keyVoteTerm      = []byte("LastVoteTerm")
 	keyVoteCandidate = []byte("LastVoteCand")
 	keyVote          = []byte("conclave.vote")
 )
 
-// Raft stores the term of its vote and the candidate one after the other
-// (hashicorp/raft issue 661): a crash between them leaves the new term with the
-// old candidate, who would then be given the vote again without a look at its
-// log. Here the term waits in memory for the candidate, and both are written as
-// one value. Raft sets them back to back on one goroutine and reads neither in
-// between.
+// Raft stores the term of its vote and the candidate one after the other (hashicorp/raft
+// issue 661). After a crash between the two, the new term would be stored with the old
+// candidate, who would then be given the vote again without a check of its log. Here the
+// term is kept in memory until the candidate is set, and both are written as one value.
+// Raft sets them one right after the other on one goroutine and reads neither in between.
 
 func stableSum(key, value []byte) [sumSize]byte {
 	h := sha256.New()
@@ -66,7 +65,7 @@ func (s *Store) number(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(v), nil
 }
 
-// Vote is the stored vote.
+// Vote returns the stored vote.
 func (s *Store) Vote() (term uint64, candidate []byte, err error) {
 	v, err := s.get(keyVote)
 	if err != nil {
@@ -88,7 +87,8 @@ func (s *Store) Set(key, value []byte) error {
 	s.voteTerm = nil
 	s.voteMu.Unlock()
 	if term == nil {
-		// A candidate alone would stand with a term that it was not voted for in.
+		// A candidate on its own would be stored with a term in which it did not get the
+		// vote.
 		return s.fail(fmt.Errorf("%w: a vote without a term", ErrStorage))
 	}
 	return s.put(keyVote, append(binary.BigEndian.AppendUint64(nil, *term), value...))
@@ -117,7 +117,8 @@ func (s *Store) SetUint64(key []byte, v uint64) error {
 	return s.put(key, binary.BigEndian.AppendUint64(nil, v))
 }
 
-// GetUint64 implements raft.StableStore. Raft knows "not found" by its text.
+// GetUint64 implements raft.StableStore. Raft recognises "not found" by the text of the
+// error.
 func (s *Store) GetUint64(key []byte) (uint64, error) {
 	if bytes.Equal(key, keyVoteTerm) {
 		term, _, err := s.Vote()

@@ -22,36 +22,35 @@ import (
 	"github.com/conclavekms/conclave/auditlog"
 )
 
-// sumSize is the length of the checksum in each stored value: SHA-256,
-// truncated. It finds damage; it is no defence against a writer, who would need
-// no key to recompute it.
+// sumSize is the length of the checksum in each stored value: SHA-256, truncated. It
+// detects damage only. Anyone who can write to the disk can recompute it.
 const sumSize = 16
 
-// Hooks break the log store for tests.
+// Hooks make operations of the log store fail or hang in tests.
 type Hooks struct {
-	// Before runs before a write reaches the disk, After when it did. An error
-	// fails the write; not returning hangs it. op is "store" for what goes to the
-	// journal, "flush" for what goes from there to bbolt, "delete", "set" or "probe"; a
-	// flush and a probe go on beside the others.
+	// Before runs before a write reaches the disk, and After once it has. If a hook returns
+	// an error the write fails, and if it does not return the write hangs. op is "store"
+	// for a write to the journal, "flush" for moving its entries to bbolt, "delete", "set"
+	// or "probe". Flushes and probes run concurrently with the others.
 	Before, After func(op string) error
 }
 
-// Store is Raft's log and stable store on bbolt, with a journal for the newest
-// entries of the log. Every value is verified when it is read. The first failed
-// write or damaged value stops it for good: what a failed fsync left on the disk
-// cannot be known, and the pages count as clean afterwards, so trying again would
-// lose data in silence.
+// Store is Raft's log store and stable store on bbolt, with a journal for the newest
+// entries of the log. Every value is verified when it is read. The first failed write or
+// damaged value stops the store for good: it is unknown what a failed fsync left on the
+// disk, and the kernel marks the pages as clean afterwards, so a retry could lose data
+// silently.
 type Store struct {
 	db      *raftboltdb.BoltStore
 	journal *journal
 	hooks   Hooks
-	limit   time.Duration // a write takes at most
+	limit   time.Duration // the longest that a write may take
 	fault   func(error)
 
 	failed   atomic.Pointer[storeFault]
 	faulted  sync.Once
 	meter    *Meter
-	gate     *Gate // before what makes the disk fuller
+	gate     *Gate // passed before entries are stored
 	probe    *diskProbe
 	appended atomic.Int64
 	stop     chan struct{}
@@ -60,34 +59,34 @@ type Store struct {
 	latency *prometheus.HistogramVec
 
 	voteMu   sync.Mutex
-	voteTerm *uint64 // set, waiting for the candidate
+	voteTerm *uint64 // set while the term of a vote waits for its candidate
 }
 
 type storeFault struct{ err error }
 
 const (
 	boltFile = "raft.db"
-	// flushAfter is how long entries lie in the journal, at most, unless more
-	// fills it before.
+	// flushAfter is how long entries stay in the journal, at most, if it does not fill up
+	// before.
 	flushAfter = 250 * time.Millisecond
 )
 
-// keyJournal has the ids of the journal's files, once there are any.
+// keyJournal has the ids of the journal's files once the journal exists.
 var keyJournal = []byte("conclave.journal")
 
-// Open opens or creates the store in dir, in which a write may take as long as limit.
-// fault is called once, on its own goroutine, when the store stops for a fault. latency,
-// if not nil, has the duration of each write in seconds, labelled by op as in Hooks.
+// Open opens or creates the store in dir. A write may take as long as limit. fault is
+// called once, on its own goroutine, when an error stops the store. If latency is not nil,
+// it observes the duration of each write in seconds, labelled by op as in Hooks.
 func Open(dir string, limit time.Duration, hooks Hooks, latency *prometheus.HistogramVec, fault func(error)) (*Store, error) {
 	var db *raftboltdb.BoltStore
 	err := Guard(func() (err error) {
 		db, err = raftboltdb.New(raftboltdb.Options{
 			Path: filepath.Join(dir, boltFile),
 			BoltOptions: &bbolt.Options{
-				Timeout: time.Second, // another process has the file
-				// The freelist of a log is rebuilt at open and would otherwise be
-				// written with each append: after a burst that is what each
-				// append costs.
+				Timeout: time.Second, // in case another process has the file
+				// The freelist is rebuilt when the file is opened. Otherwise it would be
+				// written with each append, which after a burst would be most of the cost
+				// of an append.
 				NoFreelistSync: true,
 				FreelistType:   bbolt.FreelistMapType,
 			},
@@ -114,31 +113,32 @@ func Open(dir string, limit time.Duration, hooks Hooks, latency *prometheus.Hist
 	return s, nil
 }
 
-// Meter is how the store's writes fare.
+// Meter returns the meter of the store's writes.
 func (s *Store) Meter() *Meter { return s.meter }
 
-// Gate is what entries pass before they are stored.
+// Gate returns the gate that entries pass before they are stored.
 func (s *Store) Gate() *Gate { return s.gate }
 
-// WaitForSpace is what a write waits with that found no space on the disk. It reports
-// false when the store was closed and there is no point in trying again.
+// WaitForSpace is called by a write that found no space on the disk, and returns when the
+// write should be tried again. It returns false once the store is closed.
 func (s *Store) WaitForSpace(error) bool { return s.gate.Wait(s.meter) }
 
 func (s *Store) noSpace() auditlog.NoSpace { return s.WaitForSpace }
 
-// Appended is how many bytes of entries were stored since Open, as corrected by
+// Appended returns the number of bytes of entries stored since Open, as corrected by
 // AdjustAppended.
 func (s *Store) Appended() int64 { return s.appended.Load() }
 
-// AdjustAppended adds to Appended: the entries that lay there at Open, or, as a negative
+// AdjustAppended adds to Appended: the entries that existed at Open, or, as a negative
 // number, those that a snapshot covers.
 func (s *Store) AdjustAppended(bytes int64) { s.appended.Add(bytes) }
 
-// openJournal opens the journal, or makes one, and has bbolt take what it holds.
+// openJournal opens or creates the journal and moves the entries in it to bbolt.
 func (s *Store) openJournal(dir string) error {
 	known, err := s.get(keyJournal)
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
-		// What lies there was not used: its ids come first.
+		// Any existing journal files were never used: the ids are stored before their first
+		// use.
 		err = makeJournal(dir)
 	}
 	if err != nil {
@@ -163,8 +163,9 @@ func (s *Store) openJournal(dir string) error {
 	return s.write("flush", func() error { return j.replay(s.restore) })
 }
 
-// restore stores what a stop left in the journal. bbolt may have it already, and
-// nothing else in its place: deleting waits until the journal is empty.
+// restore stores the entries that were in the journal when the process stopped. bbolt may
+// have them already, but cannot have others in their place, because DeleteRange empties the
+// journal first.
 func (s *Store) restore(logs []sealedLog) error {
 	for _, l := range logs {
 		var old raft.Log
@@ -179,7 +180,7 @@ func (s *Store) restore(logs []sealedLog) error {
 	return s.storeInBolt(logs)
 }
 
-// flushes brings what is in the journal to bbolt.
+// flushes moves entries from the journal to bbolt until the store stops.
 func (s *Store) flushes() {
 	for {
 		select {
@@ -210,8 +211,8 @@ func (s *Store) flush() error {
 	return err
 }
 
-// Guard turns a panic of f into ErrCorrupt: bbolt panics on pages that make no sense, and
-// Raft on entries that it cannot read.
+// Guard turns a panic of f into ErrCorrupt. bbolt panics on malformed pages, and Raft on
+// entries that it cannot read.
 func Guard(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -221,8 +222,8 @@ func Guard(f func() error) (err error) {
 	return f()
 }
 
-// watch feels the pulse and reports a write that does not return. What a pause of
-// this process adds to a write is not the disk's.
+// watch beats the pulse and stops the store if a write does not return in time. Time during
+// which this process was paused does not count.
 func (s *Store) watch() {
 	t := time.NewTicker(max(min(s.limit/10, pulseBeat), time.Millisecond))
 	defer t.Stop()
@@ -250,7 +251,7 @@ func (s *Store) fail(err error) error {
 	return s.failed.Load().err
 }
 
-// Err is what stopped the store; nil while it works.
+// Err returns the error that stopped the store, or nil.
 func (s *Store) Err() error {
 	if f := s.failed.Load(); f != nil {
 		return f.err
@@ -258,7 +259,7 @@ func (s *Store) Err() error {
 	return nil
 }
 
-// kindOf says who waits for a write.
+// kindOf returns who waits for a write.
 func kindOf(op string) writeKind {
 	switch op {
 	case "store":
@@ -296,10 +297,10 @@ func (s *Store) write(op string, f func() error) error {
 	if err != nil {
 		return s.fail(fmt.Errorf("%w: %s: %w", ErrStorage, op, err))
 	}
-	return s.Err() // the watchdog may have given up on it meanwhile
+	return s.Err() // the watchdog may have stopped the store meanwhile
 }
 
-// read runs one read. An error other than "not there" stops the store.
+// read runs one read. An error other than "not found" stops the store.
 func (s *Store) read(what string, f func() error) error {
 	if err := s.Err(); err != nil {
 		return err
@@ -314,8 +315,8 @@ func (s *Store) read(what string, f func() error) error {
 	return s.fail(fmt.Errorf("reading %s: %w", what, err))
 }
 
-// logSum is the checksum of an entry: of all its fields, with lengths, so that
-// no byte can move from one to the next.
+// logSum returns the checksum of an entry. It covers all fields with their lengths, so that
+// no byte can move from one field to the next.
 func logSum(l *raft.Log, extensions []byte) [sumSize]byte {
 	h := sha256.New()
 	sumNumbers(h, l.Index, l.Term, uint64(l.Type), uint64(len(l.Data)), uint64(len(extensions)))
@@ -373,9 +374,8 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 	return err
 }
 
-// storeInBolt stores entries in one transaction. They are copied, since Raft sends
-// them to followers at the same time; the checksum travels before the extensions
-// of the copy.
+// storeInBolt stores entries in one transaction. It stores copies, with the checksum in
+// front of the extensions, because Raft sends the entries to followers at the same time.
 func (s *Store) storeInBolt(sealed []sealedLog) error {
 	logs := make([]*raft.Log, len(sealed))
 	for i, l := range sealed {
@@ -398,7 +398,7 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 		if errors.Is(err, raft.ErrLogNotFound) {
 			return err
 		}
-		if err != nil { // bbolt reads from a mapping: it is the decoding that failed
+		if err != nil { // bbolt reads from a memory mapping, so this is a decoding error
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		if len(got.Extensions) < sumSize || got.Index != index {
@@ -417,8 +417,8 @@ func (s *Store) GetLog(index uint64, l *raft.Log) error {
 	})
 }
 
-// DeleteRange implements raft.LogStore. The journal is emptied first, or a restart
-// would bring back what was deleted.
+// DeleteRange implements raft.LogStore. It empties the journal first, since a restart would
+// otherwise bring back the deleted entries.
 func (s *Store) DeleteRange(lo, hi uint64) error {
 	return s.write("delete", func() error {
 		if err := s.journal.drain(); err != nil {
@@ -440,12 +440,12 @@ func (s *Store) LastIndex() (i uint64, err error) {
 	return i, err
 }
 
-// Close closes the files. A write that hangs keeps it from returning.
+// Close closes the files. It does not return while a write hangs.
 func (s *Store) Close() error {
-	s.gate.Close()          // nothing waits for space any more
-	s.faulted.Do(func() {}) // closing is no fault
+	s.gate.Close()          // ends all waits for space
+	s.faulted.Do(func() {}) // closing must not report an error
 	if s.journal != nil && s.Err() == nil {
-		_ = s.flush() // what it could not do the next start does
+		_ = s.flush() // the next start flushes what this cannot
 	}
 	s.failed.CompareAndSwap(nil, &storeFault{fmt.Errorf("%w: closed", ErrStorage)})
 	close(s.stop)
@@ -466,14 +466,15 @@ func (s *Store) Close() error {
 	return errors.Join(err, Guard(s.db.Close))
 }
 
-// RaftStore is the store as Raft has it. Where Raft would panic on an error, it
-// ends the goroutine that asked instead: the node has left the network by then,
-// and its owner learns of the fault and ends the process in order.
+// RaftStore is the store in the form that Raft uses. Where Raft would panic on an error, it
+// ends the calling goroutine instead: by then the node has left the network, and its owner
+// ends the process in order.
 type RaftStore struct{ *Store }
 
-// ForRaft is the store as Raft has it.
+// ForRaft returns the store in the form that Raft uses.
 func (s *Store) ForRaft() RaftStore { return RaftStore{s} }
 
+// GetLog implements raft.LogStore.
 func (s RaftStore) GetLog(index uint64, l *raft.Log) error {
 	err := s.Store.GetLog(index, l)
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrStorage) || errors.Is(err, ErrDiskStuck) {
@@ -482,6 +483,7 @@ func (s RaftStore) GetLog(index uint64, l *raft.Log) error {
 	return err
 }
 
+// SetUint64 implements raft.StableStore.
 func (s RaftStore) SetUint64(key []byte, v uint64) error {
 	err := s.Store.SetUint64(key, v)
 	if err != nil {

@@ -4,5 +4,5 @@ package raftlog
 
 import "os"
 
-// syncData makes a file's bytes and length durable.
+// syncData makes a file's content and length durable.
 func syncData(f *os.File) error { return f.Sync() }

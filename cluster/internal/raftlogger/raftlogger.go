@@ -1,4 +1,4 @@
-// Package raftlogger writes what hashicorp/raft logs to slog.
+// Package raftlogger passes the log of hashicorp/raft on to slog.
 package raftlogger
 
 import (
@@ -15,8 +15,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// logger writes what Raft logs to slog. Raft says what a person need not
-// act on at Info and Warn, so everything goes one level lower, except errors.
+// logger passes Raft's log on to slog. Raft logs at Info and Warn what needs no attention,
+// so everything except errors goes one level lower.
 type logger struct {
 	l    *slog.Logger
 	name string
@@ -24,20 +24,20 @@ type logger struct {
 	lost *lostPeers
 }
 
-// New returns a logger of the part of Raft with that name.
+// New returns a logger for the part of Raft with the given name.
 func New(l *slog.Logger, name string) hclog.Logger {
 	return &logger{l: l.With("part", name), name: name, lost: &lostPeers{now: time.Now}}
 }
 
 const (
-	// lostPeerInterval is the time between two lines about a peer that cannot be
-	// reached: Raft has several for each of its attempts.
+	// lostPeerInterval is the minimum time between two lines about an unreachable peer.
+	// Raft logs several for each of its attempts.
 	lostPeerInterval = 5 * time.Minute
-	// maxLostPeers bounds what is remembered.
+	// maxLostPeers bounds the number of peers that are remembered.
 	maxLostPeers = 64
 )
 
-// lostPeers knows when the log last said that a peer cannot be reached.
+// lostPeers records when a line about each unreachable peer was last logged.
 type lostPeers struct {
 	now   func() time.Time
 	mu    sync.Mutex
@@ -46,19 +46,19 @@ type lostPeers struct {
 
 type lostPeer struct {
 	said  time.Time
-	since int // lines that were left out since
+	since int // lines that were left out since then
 }
 
-// unreachable are what Raft says when calls to a peer fail, or, without a peer, to
-// too many of them.
+// unreachable lists the messages of Raft about failed calls to a peer or, without a peer,
+// to too many of them.
 var unreachable = []string{
 	"failed to heartbeat to", "failed to appendEntries to", "failed to pipeline appendEntries", "failed to start pipeline replication to",
 	"failed to make requestVote RPC", "failed to send snapshot to", "failed to install snapshot",
 	"failed to contact", "Election timeout reached, restarting election",
 }
 
-// pass reports whether to write a line, and how many about the same peer were left
-// out before it.
+// pass reports whether to log a line, and how many lines about the same peer were left out
+// before it.
 func (p *lostPeers) pass(msg string, args []any) (left int, ok bool) {
 	if p == nil || !slices.Contains(unreachable, msg) {
 		return 0, true
@@ -82,7 +82,7 @@ func (p *lostPeers) pass(msg string, args []any) (left int, ok bool) {
 	return left, true
 }
 
-// peerOf is the address that a line of Raft's is about.
+// peerOf returns the address that a line of Raft's log is about.
 func peerOf(args []any) string {
 	for i := 0; i+1 < len(args); i += 2 {
 		if args[i] != "peer" && args[i] != "target" && args[i] != "server-id" {
@@ -107,6 +107,7 @@ func slogLevel(l hclog.Level) slog.Level {
 	}
 }
 
+// Log implements hclog.Logger, like the methods below.
 func (r *logger) Log(level hclog.Level, msg string, args ...any) {
 	sl := slogLevel(level)
 	ctx := context.Background()
@@ -121,7 +122,7 @@ func (r *logger) Log(level hclog.Level, msg string, args ...any) {
 		args = append(args[:len(args):len(args)], "lines_left_out", left)
 	}
 	for i, a := range args {
-		if f, ok := a.(hclog.Format); ok && len(f) > 0 { // hclog's own lazy Sprintf
+		if f, ok := a.(hclog.Format); ok && len(f) > 0 { // hclog formats these lazily
 			format, _ := f[0].(string)
 			args[i] = fmt.Sprintf(format, f[1:]...)
 		}

@@ -1,8 +1,8 @@
-// Package raftscan bounds what a connection of Raft may bring. hashicorp/raft decodes
-// whatever comes: as many entries as are announced, a hundred bytes of memory for each
-// byte, and blobs of any length. So the bytes are looked at before it gets them, as far as
-// to see where each request ends and how much it holds. What an honest node never sends
-// ends the connection.
+// Package raftscan bounds what a Raft connection may send. hashicorp/raft decodes whatever
+// it receives: any announced number of entries, at a hundred bytes of memory for each byte
+// received, and blobs of any length. So this package parses the bytes first, just enough to
+// see where each request ends and how much it contains. A request that no honest node would
+// send ends the connection.
 package raftscan
 
 import (
@@ -21,63 +21,63 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// Limits of one request, but for the content of a snapshot.
+// Limits of one request, not counting the content of a snapshot.
 const (
-	// MaxAppend is how many bytes of entries this node sends at once, unless one entry
-	// has more: enough that the rest of a request does not matter.
+	// MaxAppend is how many bytes of entries this node sends at once, unless a single entry
+	// is larger. Next to it the rest of a request is negligible.
 	MaxAppend = 4 << 20
-	// maxRequest bounds a request in bytes.
+	// maxRequest bounds the size of a request in bytes.
 	maxRequest = MaxAppend + wire.MaxEntry + 1<<18
-	// maxRequestValues bounds its msgpack values: MaxEntries entries have six
-	// fields each, which with their names are 13 values.
+	// maxRequestValues bounds the msgpack values in a request. Each of the MaxEntries
+	// entries has six fields, which are 13 values including their names.
 	maxRequestValues = 16*MaxEntries + 64
-	// MaxEntries is how many entries a request has at the most.
+	// MaxEntries is the maximum number of entries in a request.
 	MaxEntries = 256
-	// maxRequestDepth is how deep they lie: a request, its entries, an entry.
+	// maxRequestDepth is the maximum nesting: a request, its entries, an entry.
 	maxRequestDepth = 4
-	// maxName bounds the name of a field of a request.
+	// maxName bounds the length of a field's name.
 	maxName = 32
-	// MaxAnswer bounds the answer to a request.
+	// MaxAnswer bounds the size of the answer to a request.
 	MaxAnswer = 64 << 10
 )
 
 const (
-	// largeRequest is a request of which one sender may have largeAtOnce at a time, over
-	// all of its connections.
+	// largeRequest is the size above which a request counts as large. One sender may have
+	// largeAtOnce large requests in progress, over all of its connections.
 	largeRequest = 64 << 10
 	largeAtOnce  = 2
 )
 
-// ErrExcess is a request of a size or shape that no honest node sends.
+// ErrExcess is returned for a request of a size or shape that no honest node sends.
 var ErrExcess = errors.New("malformed or excessive request")
 
-// requestScan follows the requests that a connection brings: a byte for the kind, a
-// msgpack map, and after that of kind installSnapshot the snapshot.
+// requestScan parses the requests on a connection. A request is a byte for its kind, a
+// msgpack map and, if the kind is installSnapshot, the content of the snapshot.
 type requestScan struct {
 	kind   byte
 	began  bool
 	bytes  int   // of the request so far
-	values int   // so far
-	open   []int // values that are still to come, in each container that is open
+	values int   // in the request so far
+	open   []int // for each open container, how many values are still to come
 	skip   uint64
 	length int    // bytes of a length that are still to come
-	head   byte   // of the value whose length that is
-	number uint64 // the length, or the number, so far
+	head   byte   // first byte of the value with that length
+	number uint64 // the length or number read so far
 	digits int    // bytes of a number that are still to come
-	name   []byte // of the field that is being read, or whose value is
-	naming bool   // the name is being read
-	size   uint64 // the snapshot's, by its field
+	name   []byte // name of the field that is being read, or whose value is
+	naming bool   // a name is being read
+	size   uint64 // of the snapshot, from its field
 	body   uint64 // bytes of the snapshot that are still to come
-	last   bool   // the request was for a snapshot: nothing follows
+	last   bool   // the request was for a snapshot, so nothing may follow it
 }
 
-// installSnapshot is the kind of a request with a snapshot behind it.
+// installSnapshot is the kind of a request that is followed by a snapshot.
 const installSnapshot = 2
 
 // idle reports whether the next byte begins a request.
 func (s *requestScan) idle() bool { return !s.began && s.body == 0 }
 
-// scan takes the next bytes.
+// scan parses the next bytes.
 func (s *requestScan) scan(b []byte) error {
 	for len(b) > 0 {
 		switch {
@@ -115,7 +115,7 @@ func (s *requestScan) scan(b []byte) error {
 	return nil
 }
 
-// next takes a byte that is not of a blob's content.
+// next parses a byte that does not belong to the content of a blob.
 func (s *requestScan) next(c byte) error {
 	switch {
 	case s.length > 0:
@@ -129,7 +129,7 @@ func (s *requestScan) next(c byte) error {
 		if s.digits--; s.digits > 0 {
 			return nil
 		}
-		// A negative one has its highest bit set.
+		// A negative number has its highest bit set.
 		negative := s.head >= 0xd0 && s.number>>(8<<(s.head-0xd0)-1) != 0
 		if err := s.counted(s.number, negative); err != nil {
 			return err
@@ -140,7 +140,7 @@ func (s *requestScan) next(c byte) error {
 	return s.begin(c)
 }
 
-// begin takes the first byte of a value.
+// begin parses the first byte of a value.
 func (s *requestScan) begin(c byte) error {
 	if s.values++; s.values > maxRequestValues {
 		return fmt.Errorf("%w: more than %d values", ErrExcess, maxRequestValues)
@@ -153,7 +153,7 @@ func (s *requestScan) begin(c byte) error {
 		if !isMap {
 			return fmt.Errorf("%w: not a request", ErrExcess)
 		}
-	case 2: // of the request: names and values in turn
+	case 2: // the request's own map: names and values alternate
 		if s.naming = s.open[1]%2 == 0; s.naming {
 			if s.name = s.name[:0]; !isText {
 				return fmt.Errorf("%w: a field without a name", ErrExcess)
@@ -181,7 +181,7 @@ func (s *requestScan) begin(c byte) error {
 		s.length = 1 << (c - 0xc4)
 	case c <= 0xc9: // extensions
 		s.length = 1 << (c - 0xc7)
-	case c <= 0xcb: // fractions
+	case c <= 0xcb: // floating-point numbers
 		s.skip = 4 << (c - 0xca)
 	case c <= 0xcf:
 		s.digits = 1 << (c - 0xcc)
@@ -189,7 +189,7 @@ func (s *requestScan) begin(c byte) error {
 		s.digits = 1 << (c - 0xd0)
 	case c <= 0xd8: // extensions of a fixed length
 		s.skip = 1 + 1<<(c-0xd4)
-	case c <= 0xdb: // texts
+	case c <= 0xdb: // strings
 		s.length = 1 << (c - 0xd9)
 	case c <= 0xdd: // arrays
 		s.length = 2 << (c - 0xdc)
@@ -199,7 +199,7 @@ func (s *requestScan) begin(c byte) error {
 	return nil
 }
 
-// sized takes the length of a value that has one.
+// sized handles a value whose length has been read.
 func (s *requestScan) sized(head byte, n uint64) error {
 	container := head&0xf0 == 0x80 || head&0xf0 == 0x90 || head >= 0xdc && head <= 0xdf
 	if !container {
@@ -207,7 +207,7 @@ func (s *requestScan) sized(head byte, n uint64) error {
 			return fmt.Errorf("%w: a blob of %d bytes", ErrExcess, n)
 		}
 		if head >= 0xc7 && head <= 0xc9 {
-			n++ // its type
+			n++ // the type of the extension
 		}
 		if s.skip = n; n == 0 {
 			s.value()
@@ -227,10 +227,10 @@ func (s *requestScan) sized(head byte, n uint64) error {
 	return nil
 }
 
-// sizes reports whether the field that is being read is the size of the snapshot.
+// sizes reports whether the current field is the size of the snapshot.
 func (s *requestScan) sizes() bool { return s.kind == installSnapshot && string(s.name) == "Size" }
 
-// counted takes a number.
+// counted handles a number.
 func (s *requestScan) counted(n uint64, negative bool) error {
 	if len(s.open) != 2 || s.naming || !s.sizes() {
 		return nil
@@ -242,7 +242,7 @@ func (s *requestScan) counted(n uint64, negative bool) error {
 	return nil
 }
 
-// value ends a value, and the containers that end with it.
+// value ends a value and all containers that it completes.
 func (s *requestScan) value() {
 	for {
 		top := len(s.open) - 1
@@ -259,14 +259,14 @@ func (s *requestScan) value() {
 	}
 }
 
-// Large bounds what the connections of one sender bring at a time.
+// Large bounds the large requests of each sender.
 type Large struct {
 	mu sync.Mutex
 	of map[standing.Sender]chan struct{}
 }
 
-// begin waits until a sender has fewer than largeAtOnce large requests under way, and
-// returns what ends this one; false after stop.
+// begin waits until the sender has fewer than largeAtOnce large requests in progress. The
+// caller calls end when this one is done. ok is false if stop was closed first.
 func (l *Large) begin(from standing.Sender, stop <-chan struct{}) (end func(), ok bool) {
 	l.mu.Lock()
 	if l.of == nil {
@@ -286,41 +286,42 @@ func (l *Large) begin(from standing.Sender, stop <-chan struct{}) (end func(), o
 	}
 }
 
-// Options are what a Conn needs to know.
+// Options configure a Conn.
 type Options struct {
 	From    standing.Sender
-	Timeout time.Duration   // of one request, at its sender
-	Large   *Large          // of all connections
-	Excess  func(error)     // is called with an ErrExcess when there is one
-	Closed  func()          // is called when the connection is closed
-	Stop    <-chan struct{} // ends what waits
+	Timeout time.Duration   // of one request, on the sender's side
+	Large   *Large          // shared by all connections
+	Excess  func(error)     // called with an ErrExcess when there is one
+	Closed  func()          // called when the connection is closed
+	Stop    <-chan struct{} // ends waits when it is closed
 }
 
-// Conn is a connection that brings requests, for one of hashicorp/raft's transports.
+// Conn is a connection that receives requests, for one of hashicorp/raft's transports.
 type Conn struct {
 	net.Conn
 	o     Options
 	ended chan struct{}
 	once  sync.Once
 
-	// Read and Write are called by one goroutine.
+	// The fields below are used by the one goroutine that calls Read and Write.
 	scan  requestScan
-	end   func()    // of a large request
-	since time.Time // when a snapshot began
-	took  int       // bytes of it
+	end   func()    // ends the large request
+	since time.Time // when the snapshot began
+	took  int       // bytes of the snapshot
 }
 
-// New returns a connection that reads and writes c.
+// New returns a Conn that reads from and writes to c.
 func New(c net.Conn, o Options) *Conn {
 	return &Conn{Conn: c, o: o, ended: make(chan struct{})}
 }
 
-// Ended is closed when the connection is.
+// Ended returns a channel that is closed with the connection.
 func (c *Conn) Ended() <-chan struct{} { return c.ended }
 
-// Read implements net.Conn. A request that has begun goes on, and a snapshot as fast as
-// its sender's own patience needs; otherwise whoever sent part of one would keep what
-// it takes here, and Raft, which waits for a snapshot, for ever.
+// Read implements net.Conn. Once a request has begun, the rest must arrive in time, and a
+// snapshot as fast as its sender's own timeout demands. Otherwise a sender that stops
+// halfway would hold resources here and block Raft, which waits for the whole snapshot, for
+// ever.
 func (c *Conn) Read(b []byte) (int, error) {
 	var deadline time.Time
 	switch {
@@ -329,7 +330,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 			c.since = time.Now()
 		}
 		deadline = c.since.Add(2*c.o.Timeout + time.Duration(c.took/raft.DefaultTimeoutScale)*2*c.o.Timeout)
-	case c.scan.last: // its sender opens another one for what comes next
+	case c.scan.last: // the sender opens another connection for its next request
 		return 0, io.EOF
 	case !c.scan.idle():
 		deadline = time.Now().Add(2 * c.o.Timeout)
@@ -358,7 +359,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write implements net.Conn: it answers a request.
+// Write implements net.Conn. It sends the answer to a request.
 func (c *Conn) Write(b []byte) (int, error) {
 	c.release()
 	return c.Conn.Write(b)
@@ -371,8 +372,8 @@ func (c *Conn) release() {
 	}
 }
 
-// Close implements net.Conn. hashicorp/raft calls it on the goroutine that reads, or
-// before there is one.
+// Close implements net.Conn. hashicorp/raft calls it on the goroutine that reads, or before
+// that goroutine exists.
 func (c *Conn) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() {
@@ -383,7 +384,7 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// Appendable are as many of a request's entries as are sent at once: some at least.
+// Appendable returns as many of a request's entries as are sent at once, but at least one.
 func Appendable(entries []*raft.Log) []*raft.Log {
 	size := 0
 	i := slices.IndexFunc(entries, func(l *raft.Log) bool {

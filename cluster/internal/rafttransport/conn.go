@@ -10,14 +10,15 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/peerproof"
 )
 
-// conn is a connection of Raft whose ends have said what they can prove.
+// conn is a Raft connection whose ends have exchanged their proofs.
 type conn struct {
 	*peerport.Conn
 	theirs *peerproof.Proof
-	sealed bool // this node was when it was made
+	sealed bool // whether this node was sealed when the connection was made
 }
 
-// introduce has both ends of a new connection prove themselves, by the deadline.
+// introduce lets both ends of a new connection prove that they are unsealed, until the
+// deadline.
 func (d *door) introduce(c *peerport.Conn, end peerproof.Role, deadline time.Time) (*conn, error) {
 	rc := &conn{Conn: c, sealed: !d.node.Unsealed()}
 	var sign peerproof.Signer
@@ -34,8 +35,8 @@ func (d *door) connProven(c *conn) bool {
 	return c.theirs.Good(d.node.Cluster())
 }
 
-// acquaint takes over what the other end of a new connection proved. If it
-// proved nothing the node is asked what it is.
+// acquaint records what the other end of a new connection proved. If it proved nothing, the
+// node itself is asked.
 func (d *door) acquaint(c *conn, end peerproof.Role) {
 	switch {
 	case !d.initialised():
@@ -46,26 +47,25 @@ func (d *door) acquaint(c *conn, end peerproof.Role) {
 	}
 }
 
-// ErrImpostor is what comes over a connection in the name of a node that is known to
-// be unsealed, from an end that did not prove itself.
+// ErrImpostor is returned for a request or answer in the name of a node that is known to be
+// unsealed, if the other end of the connection has not proved that it is that node.
 var ErrImpostor = errors.New("not proven over this connection to be the unsealed node that it says it is")
 
-// notImpostor refuses what comes from an end without proof in the name of a node that
-// proves itself when it is asked. So a node that is known to be unsealed is heard only
-// over connections with proof, and what standing says of a node holds for whatever was
-// heard of it.
+// notImpostor refuses what arrives over a connection without proof in the name of a node
+// that is known to be unsealed. So such a node is heard only over connections with proof,
+// and its standing applies to everything that was accepted from it.
 func (d *door) notImpostor(node string, proven bool) error {
 	if proven || !d.knownUnsealed(node) {
 		return nil
 	}
 	d.Unproven.WithLabelValues(node).Inc()
-	if d.Standings.Unasked(node) { // however often somebody comes
+	if d.Standings.Unasked(node) { // however often such connections are made
 		go d.node.AskForProof(node) // ends with the node
 	}
 	return fmt.Errorf("%s: %w", node, ErrImpostor)
 }
 
-// proveMore reports whether this node has been unsealed since it opened a connection.
+// proveMore reports whether this node has been unsealed since the connection was opened.
 func (d *door) proveMore(c *conn) bool { return c.sealed && d.initialised() && d.node.Unsealed() }
 
 // knownUnsealed reports whether a node is known to be unsealed.
@@ -73,16 +73,16 @@ func (d *door) knownUnsealed(node string) bool {
 	return d.initialised() && d.Standings.Proven(node, time.Now())
 }
 
-// OpenConn is a connection that is open, as tests look at it.
+// OpenConn describes an open connection, for tests.
 type OpenConn struct {
 	net.Conn
 	Node    string // at the other end
 	Dialled bool   // by this node
-	Proven  bool   // the other end proved itself
-	Busy    bool   // a request of this node's waits for its answer
+	Proven  bool   // the other end proved that it is unsealed
+	Busy    bool   // a request of this node is waiting for its answer
 }
 
-// Conns are the connections that are open.
+// Conns returns the open connections.
 func (t *Transport) Conns() (list []OpenConn) {
 	t.mu.Lock()
 	for in := range t.inbound {

@@ -1,20 +1,20 @@
-// Package rafttransport carries Raft between nodes, and stands between it and what they
-// send. hashicorp/raft believes a leader, a term, an id and an answer whoever sends them;
-// what has come through here may be believed:
+// Package rafttransport carries Raft's messages between nodes and checks them, because
+// hashicorp/raft believes any leader, term, id and answer, whatever node sends them.
+// Whatever the package passes to Raft satisfies the following:
 //
-//   - Both ends of each connection said what they can prove (package peerproof). A node
-//     that is known to be unsealed is heard only over connections with its proof, in
-//     requests and in answers.
-//   - A request is its sender's own, asks nothing that would stop every node or turn
-//     nodes out, and comes from a node that may be followed or voted for. Who sent a
-//     forgery is cut off.
-//   - An answer makes this node step down, and counts for what is stored and for votes,
-//     only if the node that gave it may do so (package standing).
-//   - What is committed stays in the log, whatever a leader says, and so does a command
-//     that may be, until the leader is known to be unsealed.
-//   - Nothing waits for ever for another node, so Raft can always be shut down.
+//   - Both ends of each connection have exchanged proofs (package peerproof). A node that
+//     is known to be unsealed is heard only over connections with its proof, in requests
+//     and in answers.
+//   - A request is from the node that it names, asks for nothing that would stop every node
+//     or remove nodes, and comes from a node that may be followed or voted for. A node that
+//     sends a forgery is cut off.
+//   - An answer makes this node step down, or counts as an acknowledgement or a vote, only
+//     if the standing of the node that gave it allows this (package standing).
+//   - Committed entries stay in the log, whatever a leader demands. A command that may be
+//     committed stays until the leader is known to be unsealed.
+//   - Nothing waits for another node for ever, so Raft can always be shut down.
 //
-// What the node itself knows and decides, it is asked for as a Node.
+// The transport accesses its own node through the interface Node.
 package rafttransport
 
 import (
@@ -30,58 +30,59 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
 
-// Node is the node that a transport belongs to. Its methods are called from many
-// goroutines, before Raft has started too.
+// Node is the node that the transport belongs to. Its methods are called from many
+// goroutines, including before Raft has started.
 type Node interface {
-	// Connect opens a connection for Raft to another node, whose certificate it checked.
+	// Connect opens a connection for Raft to another node and verifies its certificate.
 	Connect(ctx context.Context, node string) (*peerport.Conn, error)
-	// NodeAt is the node that has that address.
+	// NodeAt returns the node with the given address.
 	NodeAt(addr string) (node string, ok bool)
 
-	// Raft is this node's Raft; nil before it has started.
+	// Raft returns this node's Raft, or nil before it has started.
 	Raft() *raft.Raft
-	// Configuration is the latest Raft configuration; empty before there is one.
+	// Configuration returns the latest Raft configuration; empty before there is one.
 	Configuration() raft.Configuration
-	// Leader is the node that leads, as far as this one knows; "" for none.
+	// Leader returns the leader as far as this node knows, or "".
 	Leader() string
 
-	// Cluster is the cluster's record; nil before the cluster is initialised.
+	// Cluster returns the cluster's record, or nil before the cluster is initialised.
 	Cluster() *fsmpb.Cluster
-	// Applied is the index of the newest applied state.
+	// Applied returns the index of the newest applied state.
 	Applied() uint64
-	// CheckEntry refuses what the state machine could not apply.
+	// CheckEntry returns an error for an entry that the state machine could not apply.
 	CheckEntry(encoded []byte) error
 
-	// Unsealed reports whether this node is.
+	// Unsealed reports whether this node is unsealed.
 	Unsealed() bool
-	// Sign signs as an unsealed node; see peerproof.Signer.
+	// Sign signs with the origin key; see peerproof.Signer.
 	Sign(domain string, digest [32]byte) (generation uint32, signature []byte, err error)
-	// Self is this node's part in its judgement of others.
+	// Self returns this node's part in its judgement of others.
 	Self() standing.Self
 
-	// AskForProof asks a node in whose name somebody came without proof what it is, and
-	// waits for its answer. It is not asked for each who does.
+	// AskForProof asks a node for proof after a connection without proof claimed to be from
+	// it, and waits for the answer. Several such claims in a row share one question.
 	AskForProof(node string)
-	// AskAgain asks a node now what it is, and waits for its answer.
+	// AskAgain asks a node now for its standing, and waits for the answer.
 	AskAgain(node string)
-	// CutOff refuses a node for a while, for a reason that no honest node gives.
+	// CutOff refuses a node for a while because it sent something that no honest node
+	// sends.
 	CutOff(from standing.Sender, reason string)
 	// Fence takes this node out of the cluster.
 	Fence(err error)
 }
 
-// Config describes a transport. Everything is required.
+// Config configures a transport. Everything is required.
 type Config struct {
-	// ID is this node.
+	// ID is the id of this node.
 	ID string
-	// Advertise is where other nodes reach it.
+	// Advertise is the address at which other nodes reach this one.
 	Advertise string
 	// Timeout bounds one request.
 	Timeout time.Duration
-	// Standings say who of the other nodes is believed, and CutOffs who is refused.
+	// Standings decide which other nodes are believed, and CutOffs which are refused.
 	Standings *standing.Standings
 	CutOffs   *standing.CutOffs
-	// Unproven counts, by node, what was refused for want of proof.
+	// Unproven counts, by node, the requests that were refused for lack of proof.
 	Unproven *prometheus.CounterVec
 	Log      *slog.Logger
 }

@@ -12,40 +12,40 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
-// door looks at what other nodes' Rafts ask of this node's before it gets there,
-// and at what they answer. Raft believes a leader, a term and an id whoever sends
-// them, and anybody with a node's identity can. What is stored and committed cannot
-// be taken back: one entry that the state machine cannot read would stop every
-// node, and one configuration could turn the honest nodes out.
+// door checks the requests of other nodes before this node's Raft gets them, and the
+// answers of other nodes. Raft believes any leader, term and id, whatever node sends them,
+// and anyone with a node's identity can send them. What is stored and committed cannot be
+// undone: one entry that the state machine cannot read would stop every node, and one
+// configuration could remove the honest nodes from the cluster.
 type door struct {
 	Config
 	node Node
 }
 
-// initialised reports whether there is a cluster: from then on nobody is believed
-// without proof.
+// initialised reports whether the cluster is initialised. From then on nodes need proof to
+// be believed.
 func (d *door) initialised() bool { return d.node.Cluster() != nil }
 
 var (
-	// errEntry is an entry that this node does not let into its log.
+	// errEntry is returned for an entry that this node does not accept into its log.
 	errEntry = errors.New("entry refused")
-	// errSender is a request in another node's name.
+	// errSender is returned for a request in another node's name.
 	errSender = errors.New("request in the name of another node")
-	// errTerm is a term that this node does not follow.
+	// errTerm is returned for a term that this node does not accept.
 	errTerm = errors.New("term refused")
-	// errInstalled is a snapshot of what this node has already. The leader sends one when
-	// the answer to it was lost, and goes on from there only when it is told of success.
+	// errInstalled is returned for a snapshot that this node already has. The leader sends
+	// one if the answer to it was lost, and continues only once it is told of success.
 	errInstalled = errors.New("the snapshot is installed")
-	// errCutOff is what a node is told that sent a forgery.
+	// errCutOff is returned to a node that is cut off.
 	errCutOff = errors.New("refused for what it sent")
 )
 
-// maxTermStep bounds how far one message may move the term: at the end of the
-// numbers there would never be a leader again.
+// maxTermStep bounds how far one message may move the term: no leader could ever be elected
+// again after the largest number.
 const maxTermStep = 1 << 24
 
-// request refuses what a node's Raft asks, over a connection whose other end proved
-// itself or not.
+// request checks a request of another node's Raft. proven is whether the other end of the
+// connection proved that it is unsealed.
 func (d *door) request(from string, proven bool, command any) error {
 	if err := d.notImpostor(from, proven); err != nil {
 		return err
@@ -67,8 +67,8 @@ func (d *door) request(from string, proven bool, command any) error {
 	case *raft.AppendEntriesRequest:
 		term = r.Term
 		r.LeaderCommitIndex = d.committed(from, r.LeaderCommitIndex)
-		// An honest leader that is just being replaced may send what it got from the
-		// next one.
+		// An honest leader that is being replaced may send entries that it received from
+		// its successor.
 		if last := len(r.Entries) - 1; last >= 0 && r.Entries[last].Term > r.Term {
 			return fmt.Errorf("%w: index %d of term %d in term %d", errTerm, r.Entries[last].Index, r.Entries[last].Term, r.Term)
 		}
@@ -98,12 +98,12 @@ func (d *door) request(from string, proven bool, command any) error {
 	if err := d.mayLead(from); err != nil {
 		return err
 	}
-	// What let it pass may have been learned meanwhile.
+	// The node may have become known to be unsealed in the meantime.
 	return cmp.Or(d.notImpostor(from, proven), installed)
 }
 
-// term refuses an answer that names a newer term than the request, from a node that
-// may not make this one step down.
+// term refuses an answer with a newer term than that of the request, if the node may not
+// make this one step down.
 func (d *door) term(from string, asked, told uint64) error {
 	switch {
 	case told <= asked:
@@ -117,30 +117,30 @@ func (d *door) term(from string, asked, told uint64) error {
 }
 
 // believed reports whether a node may tell this one of a newer term at any time. An
-// unsealed node believes unsealed nodes.
+// unsealed node believes only unsealed nodes.
 func (d *door) believed(node string) bool {
 	return !d.initialised() || !d.node.Unsealed() || d.Standings.Proven(node, time.Now())
 }
 
-// routine reports whether a heartbeat changes nothing but when the leader was heard.
-// Raft takes heartbeats on the goroutine of the connection. One with a newer term
-// makes a leader a follower there while its own goroutine, which still believes to
-// lead, stores what was applied under the new term: an entry at an index and in a
-// term in which the new leader has another one, which Raft takes for the same. So
-// whatever is not routine waits for Raft's own goroutine.
+// routine reports whether a heartbeat changes nothing except when the leader was last heard
+// from. Raft handles heartbeats on the goroutine of the connection. There, a heartbeat with
+// a newer term turns a leader into a follower while its main goroutine, which still acts as
+// leader, stores entries under the new term: an entry with the same index and term as a
+// different one of the new leader, which Raft takes for the same. So a heartbeat that is
+// not routine waits for Raft's main goroutine.
 func (d *door) routine(command any) bool {
 	r := d.node.Raft()
 	h, ok := command.(*raft.AppendEntriesRequest)
 	return r != nil && ok && r.State() == raft.Follower && h.Term == r.CurrentTerm()
 }
 
-// storing reports whether a node's word that it has stored something counts here.
+// storing reports whether a node's acknowledgements that it has stored entries count.
 func (d *door) storing(node string) bool {
 	return !d.initialised() || d.Standings.Counts(node, d.node.Self(), time.Now())
 }
 
-// vote reports whether a node's vote counts here. A node may have been unsealed since
-// it was asked last, and elections are rare, so it is asked again.
+// vote reports whether a node's vote counts. If it would not, the node is asked again,
+// because it may have been unsealed since it was last asked, and elections are rare.
 func (d *door) vote(node string) bool {
 	if d.storing(node) {
 		return true
@@ -151,7 +151,7 @@ func (d *door) vote(node string) bool {
 
 var errUnproven = errors.New("not known to be unsealed, while a node that is could lead")
 
-// mayLead refuses to follow or to vote for a node without proof.
+// mayLead refuses to follow, or to vote for, a node without proof.
 func (d *door) mayLead(from string) error {
 	if !d.initialised() || d.Standings.Proven(from, time.Now()) {
 		return nil
@@ -163,9 +163,9 @@ func (d *door) mayLead(from string) error {
 	return fmt.Errorf("%s is %w", from, errUnproven)
 }
 
-// committed is how far this node believes a leader that entries are committed. What
-// it applies it cannot take back. Without proof a leader is believed while all nodes
-// are sealed: they have to apply the log before one can be unsealed.
+// committed returns the index up to which this node believes a leader that entries are
+// committed, since it cannot undo what it applies. A leader without proof is believed while
+// all nodes are sealed: they have to apply the log before one of them can be unsealed.
 func (d *door) committed(leader string, index uint64) uint64 {
 	now := time.Now()
 	if !d.initialised() || d.Standings.Proven(leader, now) || !d.node.Unsealed() && !d.Standings.UnsealedOther(leader, d.node.Self(), now) {
@@ -177,7 +177,7 @@ func (d *door) committed(leader string, index uint64) uint64 {
 	return 0
 }
 
-// currentTerm is Raft's newest term here.
+// currentTerm returns the current term of this node's Raft.
 func (d *door) currentTerm() uint64 {
 	if r := d.node.Raft(); r != nil {
 		return r.CurrentTerm()
@@ -185,7 +185,8 @@ func (d *door) currentTerm() uint64 {
 	return 0
 }
 
-// checkSender holds the header of a request against whose connection it came over.
+// checkSender checks that the header of a request names the node at the other end of the
+// connection.
 func (d *door) checkSender(from string, h raft.RPCHeader) error {
 	if string(h.ID) != from || len(h.Addr) == 0 {
 		return fmt.Errorf("%w: %q at %q", errSender, h.ID, h.Addr)
@@ -197,13 +198,12 @@ func (d *door) checkSender(from string, h raft.RPCHeader) error {
 	return nil
 }
 
-// checkEntries holds a leader's entries against what every node must be able to
-// apply, and its configurations against the one in force: there are no changes of
-// membership yet, so the only configuration that may come is the one that the
-// cluster was bootstrapped with.
+// checkEntries checks a leader's entries. Every node must be able to apply them. Changes of
+// membership do not exist yet, so a configuration must be the one in force, which is the
+// one that the cluster was bootstrapped with.
 func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 	for i, l := range r.Entries {
-		if l.Index != r.PrevLogEntry+1+uint64(i) { // Raft would store a gap
+		if l.Index != r.PrevLogEntry+1+uint64(i) { // Raft would store the gap
 			return fmt.Errorf("%w: index %d after %d", errEntry, l.Index, r.PrevLogEntry+uint64(i))
 		}
 		if l.Term > r.Term {
@@ -226,8 +226,8 @@ func (d *door) checkEntries(r *raft.AppendEntriesRequest) error {
 	return nil
 }
 
-// checkInstall refuses a snapshot that would take this node back, with errInstalled, or
-// into another configuration. Whether its content is the cluster's is seen when it was read.
+// checkInstall refuses a snapshot that is older than this node's state, with errInstalled,
+// or that has another configuration. Its content is checked once it has been read.
 func (d *door) checkInstall(r *raft.InstallSnapshotRequest) error {
 	if have := d.node.Applied(); r.LastLogIndex <= have {
 		return fmt.Errorf("%w: it is up to index %d, and this node has %d", errInstalled, r.LastLogIndex, have)
@@ -241,8 +241,8 @@ func (d *door) checkInstall(r *raft.InstallSnapshotRequest) error {
 	return nil
 }
 
-// checkConfiguration refuses a configuration other than the one in force. A node
-// that has none yet takes the first.
+// checkConfiguration refuses a configuration other than the one in force. A node that has
+// none yet accepts the first.
 func (d *door) checkConfiguration(data []byte) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // Raft's decoder panics

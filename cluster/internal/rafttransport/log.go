@@ -10,22 +10,22 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
-// keptLog is Raft's log, from which no leader takes back what counts. Raft clears
-// whatever differs from the leader's log, also what was committed and applied: it
-// relies on a majority having elected nobody who lacks it.
+// keptLog is Raft's log, protected against the removal of entries that must be kept. Raft
+// removes whatever differs from the leader's log, even if it was committed and applied: it
+// assumes that a majority never elects a leader that lacks committed entries.
 type keptLog struct {
 	raft.LogStore
 	door *door
 }
 
-// KeepLog is a log for Raft from which no leader takes back what counts.
+// KeepLog wraps Raft's log so that no leader can remove entries that must be kept.
 func (t *Transport) KeepLog(log raft.LogStore) raft.LogStore { return keptLog{log, t.door} }
 
-// ErrTruncate is a part of the log that this node does not give up.
+// ErrTruncate is returned when a part of the log must not be removed.
 var ErrTruncate = errors.New("the log is not cut back")
 
-// DeleteRange implements raft.LogStore. Compaction never takes the newest entry, so
-// what ends there is a truncation.
+// DeleteRange implements raft.LogStore. Compaction never removes the newest entry, so a
+// range that ends there is a truncation.
 func (l keptLog) DeleteRange(first, last uint64) error {
 	newest, err := l.LastIndex()
 	if err != nil {
@@ -39,12 +39,12 @@ func (l keptLog) DeleteRange(first, last uint64) error {
 	return l.LogStore.DeleteRange(first, last)
 }
 
-// mayTruncate decides whether the leader may have entries cleared here. Committed
-// ones never: that such a leader is there says that this node's copy or the leader
-// is not what it should be. A command that this node does not know to be committed
-// may be all the same, acknowledged a moment before the power went, with its only
-// other copy on the disk of the leader; so one that might be a thief must not take
-// it away. It waits for a leader that is unsealed.
+// mayTruncate decides whether the entries from first to last may be removed because the
+// leader does not have them. Committed entries never may: such a leader shows that this
+// node's copy, or the leader itself, is wrong. A command that this node does not know to be
+// committed may have been committed all the same, acknowledged just before a power cut,
+// with the only other copy on the disk of the old leader. A leader that might be a thief
+// must not remove it, so the node waits for a leader that is known to be unsealed.
 func (d *door) mayTruncate(log raft.LogStore, first, last uint64) error {
 	r := d.node.Raft()
 	if r == nil || !d.initialised() {

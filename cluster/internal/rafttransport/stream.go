@@ -17,12 +17,12 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/raftscan"
 )
 
-// maxPool is how many connections without a request hashicorp/raft keeps to a target.
+// maxPool is how many idle connections hashicorp/raft keeps to a target.
 const maxPool = 3
 
-// stream carries Raft to other nodes over the peer port. Raft knows nodes by
-// address; the address says which node's certificate the other end must have.
-// What comes from other nodes does not come this way: see Transport.
+// stream opens Raft's connections to other nodes on their peer ports. Raft identifies nodes
+// by address; stream finds the node with that address, whose certificate the other end must
+// show. Connections from other nodes are accepted elsewhere; see Transport.
 type stream struct {
 	*peerport.Listener
 	door *door
@@ -42,13 +42,15 @@ func newStream(d *door) *stream {
 // advertised is the address under which other nodes know this one.
 type advertised string
 
+// Network implements net.Addr, like String.
 func (advertised) Network() string  { return "tcp" }
 func (a advertised) String() string { return string(a) }
 
-// lane separates the connections of a target that serve one purpose from others, in
-// hashicorp/raft's pool, which knows them by target, and in stream: a target is an
-// address and its lanes. An answer does not say which connection it came over, but it is
-// one of its target's, so those whose other end proved itself have a lane of their own.
+// A target is an address and its lanes. A lane separates the connections for one purpose
+// from others to the same address, both in hashicorp/raft's pool, which has one list for
+// each target, and in stream. An answer does not say which connection it came over, only
+// which target. So connections whose other end proved that it is unsealed have a lane of
+// their own.
 const (
 	laneMark      = "#"
 	provenLane    = laneMark + "proven"
@@ -82,7 +84,7 @@ func (s *stream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Con
 		pc.Close()
 		s.door.Unproven.WithLabelValues(node).Inc()
 		return nil, fmt.Errorf("%s: %w", node, ErrImpostor)
-	case !want && s.door.knownUnsealed(node): // since now
+	case !want && s.door.knownUnsealed(node): // it has become known since
 		pc.Close()
 		return nil, ErrRetired
 	}
@@ -101,17 +103,16 @@ func (s *stream) Dial(target raft.ServerAddress, timeout time.Duration) (net.Con
 	return c, nil
 }
 
-// renew closes those connections to a target, with and without the proven lane, that
-// should give way to others, if they are not in use.
+// renew retires the outdated connections to a target, in the proven lane and outside of it,
+// that are not in use.
 func (s *stream) renew(target raft.ServerAddress) {
 	for _, c := range append(s.outdated(target), s.outdated(target+provenLane)...) {
 		c.retire()
 	}
 }
 
-// outdated are the connections to a target that should give way to others: ones over
-// which this node can prove more, or in the lane in which the node at the other end is
-// asked now.
+// outdated returns the connections to a target that must be replaced: this node can prove
+// more on a new one, or they are not in the lane that the node at the other end has now.
 func (s *stream) outdated(target raft.ServerAddress) (list []*outbound) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,17 +124,17 @@ func (s *stream) outdated(target raft.ServerAddress) (list []*outbound) {
 	return list
 }
 
-// ErrRetired is a connection that takes no more requests.
+// ErrRetired is returned by a connection that accepts no more requests.
 var ErrRetired = errors.New("the connection gives way to one over which more is proven")
 
-// outbound is a connection that this node opened for its Raft. hashicorp/raft keeps it
-// in a pool between requests.
+// outbound is a connection that this node opened for its Raft. hashicorp/raft keeps it in a
+// pool between requests.
 type outbound struct {
 	*conn
 	proven  bool // it is in the proven lane
 	closed  func()
-	busy    atomic.Bool  // a request waits for its answer
-	answer  atomic.Int64 // bytes since something was sent
+	busy    atomic.Bool  // a request is waiting for its answer
+	answer  atomic.Int64 // bytes received since something was sent
 	retired atomic.Bool
 }
 
@@ -166,8 +167,8 @@ func (c *outbound) Close() error {
 	return err
 }
 
-// retire closes a connection between two requests. The next one fails with
-// ErrRetired, before anything is sent.
+// retire closes a connection between two requests. The next request fails with ErrRetired
+// before anything is sent.
 func (c *outbound) retire() {
 	if c.busy.Load() {
 		return

@@ -19,16 +19,16 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/standing"
 )
 
-// Transport is Raft's network transport with a door in it, and without a way to
-// hang.
+// Transport is Raft's network transport. It passes all requests and answers through the
+// door, and cannot hang.
 //
-// The embedded transport carries what this node's Raft asks of others. What others
-// ask of it comes through one more transport for each connection, so that the door
-// knows which one a request came over: Raft believes whatever id a request claims.
+// The embedded transport sends the requests of this node's Raft. Requests of other nodes
+// arrive through a separate transport for each connection, so that the door knows which
+// connection a request came over: Raft believes the id in the request, whatever it is.
 //
-// As to hanging: when a follower reports a newer term, Raft stops to read the
-// answers of the pipeline to it while its sender may be waiting for room in it, for
-// ever. That would leak the sender and keep Raft from shutting down.
+// A hang could happen as follows. When a follower reports a newer term, Raft stops reading
+// the answers of the pipeline to it while the sender may be waiting for room in the
+// pipeline, for ever. That would leak the sender and keep Raft from shutting down.
 type Transport struct {
 	*raft.NetworkTransport
 	out  *stream
@@ -48,7 +48,7 @@ type Transport struct {
 	silent atomic.Bool
 }
 
-// inbound is what comes over one connection.
+// inbound receives the requests on one connection.
 type inbound struct {
 	*raft.NetworkTransport
 	conn *conn
@@ -62,7 +62,7 @@ func (inboundStream) Dial(raft.ServerAddress, time.Duration) (net.Conn, error) {
 	return nil, peerport.ErrUnreachable
 }
 
-// New makes the transport of a node. Close ends it.
+// New returns the transport of a node. Close ends it.
 func New(c Config, n Node) *Transport {
 	d := &door{c, n}
 	t := &Transport{
@@ -74,7 +74,7 @@ func New(c Config, n Node) *Transport {
 	return t
 }
 
-// network is hashicorp/raft's transport over a stream.
+// network returns hashicorp/raft's transport over a stream.
 func (t *Transport) network(s raft.StreamLayer) *raft.NetworkTransport {
 	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: s, MaxPool: maxPool, Timeout: t.door.Timeout,
@@ -82,12 +82,12 @@ func (t *Transport) network(s raft.StreamLayer) *raft.NetworkTransport {
 	})
 }
 
-// Header is what this node's requests and answers begin with.
+// Header returns the header of this node's requests and answers.
 func (t *Transport) Header() raft.RPCHeader {
 	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(t.door.ID), Addr: []byte(t.door.Advertise)}
 }
 
-// Serve takes connections of other nodes until the listener is closed.
+// Serve accepts connections of other nodes until the listener is closed.
 func (t *Transport) Serve(ln net.Listener) {
 	for {
 		c, err := ln.Accept()
@@ -112,8 +112,7 @@ func (t *Transport) Serve(ln net.Listener) {
 	}
 }
 
-// take serves one connection until it is closed. There are no more of them than the
-// port lets in.
+// take serves one connection until it is closed. The port limits the number of connections.
 func (t *Transport) take(c *conn) {
 	in := &inbound{conn: c}
 	sub := peerport.NewListener(advertised(t.LocalAddr()))
@@ -165,8 +164,9 @@ func (t *Transport) take(c *conn) {
 	sub.Deliver(scanned)
 }
 
-// pass gives an admitted request to Raft. One that came without proof is counted until
-// it is answered: Raft may have begun with it when its sender is known to be unsealed.
+// pass gives an admitted request to Raft. A request that came without proof is counted
+// until it is answered: Raft may already be processing it when its sender becomes known to
+// be unsealed.
 func (t *Transport) pass(c *conn, rpc raft.RPC) {
 	if !t.door.connProven(c) {
 		answer, to := make(chan raft.RPCResponse, 1), rpc.RespChan
@@ -176,7 +176,7 @@ func (t *Transport) pass(c *conn, rpc raft.RPC) {
 			defer t.door.Standings.Begin(c.Node, -1)
 			select {
 			case r := <-answer:
-				to <- r // which has room
+				to <- r // never blocks
 			case <-t.stop:
 			}
 		}()
@@ -188,12 +188,12 @@ func (t *Transport) pass(c *conn, rpc raft.RPC) {
 	}
 }
 
-// admit lets a request through the door, or answers it.
+// admit decides whether a request passes the door, and answers it if it does not.
 func (t *Transport) admit(c *conn, rpc raft.RPC) bool {
 	err := t.door.request(c.Node, t.door.connProven(c), rpc.Command)
 	switch {
 	case errors.Is(err, errInstalled):
-		// All of it is read, or the rest would be taken for the next request.
+		// The rest of the request is read, since it would be taken for the next request.
 		if _, err = io.Copy(io.Discard, rpc.Reader); err == nil {
 			rpc.Respond(&raft.InstallSnapshotResponse{RPCHeader: t.Header(), Term: t.door.currentTerm(), Success: true}, nil)
 		} else {
@@ -229,14 +229,15 @@ func (t *Transport) Close() error {
 	return errors.Join(errs...)
 }
 
-// errHushed is what Raft is told of entries and heartbeats that were not sent.
+// errHushed is returned to Raft for entries and heartbeats that were not sent.
 var errHushed = errors.New("nothing is sent while the disk does not answer")
 
-// Hush keeps this node from sending entries and heartbeats, so that the others elect
-// another leader.
+// Hush stops this node from sending entries and heartbeats, so that the others elect
+// another leader, or lets it send again.
 func (t *Transport) Hush(silent bool) { t.silent.Store(silent) }
 
-// lane is the target at which a node is asked now, in the proven lane or not.
+// lane returns the target for the next request to a node: the proven lane if the node is
+// known to be unsealed.
 func (t *Transport) lane(node raft.ServerID, target raft.ServerAddress) (to raft.ServerAddress, proven bool) {
 	if t.door.knownUnsealed(string(node)) {
 		return target + provenLane, true
@@ -244,10 +245,10 @@ func (t *Transport) lane(node raft.ServerID, target raft.ServerAddress) (to raft
 	return target, false
 }
 
-// inLane makes a request in the lane in which a node is asked now. It makes it again for
-// as long as nothing was sent, because a connection had to give way.
+// inLane makes a request in the node's current lane. If the connection was retired before
+// anything was sent, it tries again.
 func (t *Transport) inLane(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) (proven bool, err error) {
-	for range maxPool + 2 { // those in the pool, a new one, and one in the other lane
+	for range maxPool + 2 { // the connections in the pool, a new one, and one in the other lane
 		var to raft.ServerAddress
 		to, proven = t.lane(node, target)
 		if err = request(to); !errors.Is(err, ErrRetired) {
@@ -257,9 +258,9 @@ func (t *Transport) inLane(node raft.ServerID, target raft.ServerAddress, reques
 	return proven, err
 }
 
-// ask sends a request to a node and refuses the answer of an impostor. When it becomes
-// known meanwhile that the node is unsealed, or is not any more, the request is sent
-// again, in the other lane.
+// ask sends a request to a node and refuses the answer of an impostor. If the node's lane
+// changes meanwhile, because the node becomes known to be unsealed or no longer is, the
+// request is sent again in the other lane.
 func (t *Transport) ask(node raft.ServerID, target raft.ServerAddress, request func(raft.ServerAddress) error) error {
 	for again := false; ; again = true {
 		t.out.renew(target)
@@ -276,7 +277,7 @@ func (t *Transport) ask(node raft.ServerID, target raft.ServerAddress, request f
 	}
 }
 
-// authentic refuses an answer that came over connections without proof, if the node is
+// authentic refuses an answer that came over a connection without proof if the node is
 // known to be unsealed.
 func (t *Transport) authentic(node raft.ServerID, proven bool) error {
 	return t.door.notImpostor(string(node), proven)
@@ -304,12 +305,13 @@ func (t *Transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	return err
 }
 
-// heldPause lies between two requests to a node whose acknowledgement does not count.
+// heldPause is the pause between two requests to a node whose acknowledgements do not
+// count.
 const heldPause = 20 * time.Millisecond
 
-// alreadyCommitted are the entries of a request that do not need the other node's
-// acknowledgement any more, and whether there are others: a node that may say that
-// it has stored what it has not gets them later.
+// alreadyCommitted returns the entries of a request that are committed already, and whether
+// there are others. Only these are sent to a node whose acknowledgements do not count: it
+// could claim to have stored entries that it has not.
 func alreadyCommitted(r *raft.AppendEntriesRequest) (entries []*raft.Log, others bool) {
 	n := 0
 	for n < len(r.Entries) && r.Entries[n].Index <= r.LeaderCommitIndex {
@@ -342,8 +344,8 @@ func (t *Transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, 
 
 // InstallSnapshot implements raft.Transport.
 func (t *Transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	// A connection in that lane serves one request, so nothing of data was read when one
-	// had to give way.
+	// A connection in this lane serves one request, so no data has been read if the
+	// connection was retired before the request.
 	proven, err := t.inLane(id, target+snapshotsLane, func(to raft.ServerAddress) error {
 		return t.NetworkTransport.InstallSnapshot(id, to, args, resp, data)
 	})
@@ -361,9 +363,9 @@ func (t *Transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args
 	return t.ask(id, target, func(target raft.ServerAddress) error { return t.NetworkTransport.TimeoutNow(id, target, args, resp) })
 }
 
-// AppendEntriesPipeline implements raft.Transport. The answers of a pipeline go to
-// Raft without a look at their terms, so there is none to a node that may not tell
-// this one of a newer term, nor to an impostor; Raft does without.
+// AppendEntriesPipeline implements raft.Transport. The answers of a pipeline reach Raft
+// without a check of their terms. So there is no pipeline to a node that may not depose
+// this one, nor to an impostor; Raft works without.
 func (t *Transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {
 	if !t.door.believed(string(id)) {
 		return nil, raft.ErrPipelineReplicationNotSupported
@@ -391,8 +393,8 @@ func (t *Transport) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAd
 	return p, nil
 }
 
-// ClosePipelines ends every pipeline and whoever waits in one, and opens no
-// more.
+// ClosePipelines ends all pipelines, including their blocked senders, and prevents new
+// ones.
 func (t *Transport) ClosePipelines() {
 	t.mu.Lock()
 	t.closed = true
@@ -409,8 +411,8 @@ type pipeline struct {
 	target raft.ServerAddress // with its lanes
 }
 
-// AppendEntries implements raft.AppendPipeline. It waits for the answer before
-// at most, which comes, if only as an error, within the timeout.
+// AppendEntries implements raft.AppendPipeline. It waits at most for the answer to the
+// previous request, which arrives, or fails, within the timeout.
 func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if p.t.silent.Load() {
 		return nil, errHushed

@@ -1,9 +1,9 @@
-// Package room follows the room on a node's disk, and has everything wait or be refused that
-// would need more than there is.
+// Package room tracks the free space on a node's disk and delays or refuses whatever would
+// need more than there is.
 //
-// What may be relied on: nothing is begun, in the Raft log, in the audit log or as a
-// snapshot, for which there was no room when it was last looked at; and what waits goes on
-// by itself once there is room, or fails once the node stops.
+// It guarantees that nothing is begun in the Raft log, in the audit log or as a snapshot
+// unless there was space for it at the last look. What waits continues by itself once there
+// is space, or fails once the node stops.
 package room
 
 import (
@@ -23,24 +23,24 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 )
 
-// look is how often the room on the disk is looked at.
+// look is the interval between two looks at the free space.
 const look = 200 * time.Millisecond
 
-// Keeper follows the room on one disk, shuts the gate of the Raft log while there is none,
-// and, on the leader, decides whether the cluster may grow.
+// Keeper tracks the free space on one disk, shuts the gate of the Raft log while the disk
+// is full, and decides on the leader whether the cluster may grow.
 type Keeper struct {
 	*diskspace.Tracker
 	gate     *raftlog.Gate
 	log      *slog.Logger
-	noGrowth atomic.Bool // what this node, as leader, tells the others
+	noGrowth atomic.Bool // whether this node, as leader, refuses growth
 }
 
-// New is a Keeper that has looked at nothing yet.
+// New returns a Keeper that has not looked yet.
 func New(t *diskspace.Tracker, gate *raftlog.Gate, log *slog.Logger) *Keeper {
 	return &Keeper{Tracker: t, gate: gate, log: log}
 }
 
-// Watch follows the room until ctx ends.
+// Watch tracks the free space until ctx ends.
 func (k *Keeper) Watch(ctx context.Context) {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
@@ -54,11 +54,11 @@ func (k *Keeper) Watch(ctx context.Context) {
 	}
 }
 
-// Look looks how much room the disk has, and shuts the gate while there is none.
+// Look measures the free space, and shuts the gate while the disk is full.
 func (k *Keeper) Look() {
 	level, changed, err := k.Tracker.Look(time.Now())
 	if err != nil && k.Complain(time.Now()) {
-		k.log.Warn("how much room the disk has cannot be found out", "err", err)
+		k.log.Warn("could not read the free space of the disk", "err", err)
 	}
 	if !changed {
 		return
@@ -73,9 +73,10 @@ func (k *Keeper) Look() {
 	k.gate.Set(level >= diskspace.Full)
 }
 
-// Weigh decides, on the leader, whether the cluster may grow, from what the other voters
-// say of their disks: every node stores everything, so when those with room are no
-// majority, all have to refuse what only the others have refused so far.
+// Weigh decides, on the leader, whether the cluster may grow, from the levels that the
+// other voters report. Every node stores everything. So once the nodes with enough space
+// are not a majority, growth is refused on all nodes, and no longer only on those whose
+// disks are short of space.
 func (k *Keeper) Weigh(infos map[string]*clusterpb.ClockResponse, voters int) {
 	scarce := 0
 	if k.Level() >= diskspace.Scarce {
@@ -88,25 +89,26 @@ func (k *Keeper) Weigh(infos map[string]*clusterpb.ClockResponse, voters int) {
 	}
 	refuse := voters-scarce < voters/2+1
 	if k.noGrowth.Swap(refuse) != refuse {
-		k.log.Warn("room on the nodes' disks", "scarce_on", scarce, "of", voters, "growth_refused", refuse)
+		k.log.Warn("free space on the nodes' disks", "scarce_on", scarce, "of", voters, "growth_refused", refuse)
 	}
 	k.Told(refuse)
 }
 
-// NoGrowth is what Weigh decided last.
+// NoGrowth reports the last decision of Weigh.
 func (k *Keeper) NoGrowth() bool { return k.noGrowth.Load() }
 
-// ErrNone is what is refused rather than begun without room for it.
+// ErrNone is returned for what is not begun because there is no space for it.
 var ErrNone = errors.New("there is no room on the disk")
 
-// snapshots begins no snapshot, its own or the leader's, for which there may be
-// no room.
+// snapshots begins no snapshot for which there may not be enough space, whether it is this
+// node's or the leader's.
 type snapshots struct {
 	raft.SnapshotStore
 	space *diskspace.Tracker
 }
 
-// Snapshots is a store that begins none for which there may be no room.
+// Snapshots wraps a store so that it begins no snapshot for which there may not be enough
+// space.
 func (k *Keeper) Snapshots(store raft.SnapshotStore) raft.SnapshotStore {
 	return snapshots{store, k.Tracker}
 }
@@ -131,9 +133,9 @@ func (s snapshots) Create(version raft.SnapshotVersion, index, term uint64, c ra
 	return s.SnapshotStore.Create(version, index, term, c, ci, t)
 }
 
-// audit notes how long the audit log takes on the apply goroutine, which every
-// answer waits for, and begins nothing there for which the disk has no room: whoever
-// reads the log meanwhile would wait with it.
+// audit measures the time that the audit log takes on the apply goroutine, which every
+// answer waits for. It also waits for space before an append begins: if the append itself
+// waited, it would block the readers of the log.
 type audit struct {
 	fsm.AuditLog
 	space *diskspace.Tracker
@@ -141,11 +143,11 @@ type audit struct {
 	gate  *raftlog.Gate
 }
 
-// leastRoom is what an append to the audit log may need beyond the entries: tiles, the
-// next segment, what the file system makes of them.
+// leastRoom is the space that an append to the audit log may need beyond the entries: for
+// tiles, the next segment, and the file system's metadata.
 const leastRoom = 1 << 20
 
-// Audit is an audit log that waits for room.
+// Audit wraps an audit log so that appends wait for space.
 func (k *Keeper) Audit(log fsm.AuditLog, meter *raftlog.Meter) fsm.AuditLog {
 	return audit{log, k.Tracker, meter, k.gate}
 }

@@ -1,8 +1,8 @@
 // Package signal wakes goroutines over channels that have room for one value.
 package signal
 
-// Send wakes whoever waits on c, or whoever does next, and never blocks. Several signals
-// that nobody has waited for yet are one.
+// Send wakes a goroutine that receives from c now or later, and never blocks. Signals that
+// have not been received yet are merged into one.
 func Send(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

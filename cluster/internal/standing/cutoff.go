@@ -5,19 +5,20 @@ import (
 	"time"
 )
 
-// CutOffFor is how long a node that sent a forgery is refused. It may be a
-// stolen node's identity, and nothing that it says is needed.
+// CutOffFor is how long a node that sent a forgery is refused. Its identity may have been
+// stolen.
 const CutOffFor = time.Minute
 
-// CutOffs are the nodes that are refused for what they sent. What was sent over a
-// connection without proof says nothing of the node itself, if that is unsealed: so
-// connections with proof are refused only for what was sent over such a one.
+// CutOffs are the nodes that are refused because of what they sent. What arrived over a
+// connection without proof may not be from the node itself if that is unsealed. So
+// connections with proof are refused only for what was sent over a connection with proof.
 type CutOffs struct {
 	mu    sync.Mutex
 	until map[Sender]time.Time
 }
 
-// Sender is a node as the other end of a connection has it, with proof or without.
+// Sender is the node at the other end of a connection, and whether it has proved there that
+// it is unsealed.
 type Sender struct {
 	Node   string
 	Proven bool
@@ -43,7 +44,7 @@ func (c *CutOffs) Has(from Sender, now time.Time) bool {
 	return now.Before(c.until[from])
 }
 
-// Clear lets everybody in again. Tests need it, who send forgeries on purpose.
+// Clear ends all refusals. It is for tests, which send forgeries on purpose.
 func (c *CutOffs) Clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

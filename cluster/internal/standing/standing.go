@@ -1,6 +1,7 @@
-// Package standing is what a node knows of the other voters: which of them answer, which
-// prove that they are unsealed, and how far their logs and states are. From that follows
-// whom it follows, whose votes and acknowledgements count, and whom it refuses.
+// Package standing records what a node knows about the other voters: which of them answer,
+// which prove that they are unsealed, and how far their logs and states are. From this it
+// decides which leader the node follows, whose votes and acknowledgements count, and which
+// nodes it refuses.
 package standing
 
 import (
@@ -10,70 +11,71 @@ import (
 	"github.com/conclavekms/conclave/cluster/clusterpb"
 )
 
-// A node that is sealed cannot be told from a thief with its identity. It may vote
-// and lead while no unsealed node can: somebody has to, for the log to be complete
-// when the first one is unsealed. It hands over then, which a thief does not. So
-// every node asks every other one for proof that it is unsealed, again and again,
-// and follows none that has no proof while one that has it could lead.
+// A sealed node cannot be distinguished from a thief with its identity. It may vote and
+// lead as long as no unsealed node can: some node has to, so that the log is complete when
+// the first node is unsealed. Then it hands over, which a thief does not. So every node
+// regularly asks every other one for proof that it is unsealed, and follows no leader
+// without proof while a node with proof could lead.
 //
-// All below count in heartbeat timeouts, 500 ms by default.
+// All values below are in heartbeat timeouts, 500 ms by default.
 const (
 	// Every is how often a node asks the others.
 	Every = 2
-	// age is how long a proof, or any answer, counts: for some lost answers, or
-	// a machine that is very busy would follow anybody.
+	// age is how long a proof or any other answer counts. It allows for some lost answers,
+	// since otherwise a node on a very busy machine would follow any leader.
 	age = 20
-	// yieldWithin is how long a leader without proof is followed while a node with
-	// proof could win an election.
+	// yieldWithin is how long a leader without proof is followed while a node with proof
+	// could win an election.
 	yieldWithin = 10
-	// catchUpWithin is the same while a node with proof is there but lacks entries,
-	// which it may be getting just now.
+	// catchUpWithin is the same for the case that a node with proof exists but lacks
+	// entries, which it may be about to receive.
 	catchUpWithin = 240
 	// unfollowed is how long a leader that did not yield is not followed.
 	unfollowed = 240
 )
 
-// silentAfter is how many questions a node leaves without an answer before it counts
-// as one that is not there.
+// silentAfter is the number of unanswered questions after which a node counts as down.
 const silentAfter = 3
 
-// deposeEvery is how often a node without proof may make an unsealed leader or
-// candidate step down by naming a newer term. An honest one needs it once, after it
-// was alone for a while.
+// deposeEvery is how often a node without proof may make an unsealed leader or candidate
+// step down by naming a newer term. An honest node needs this once, after it was
+// partitioned from the others for a while.
 const deposeEvery = 10 * time.Minute
 
-// standing is what this node knows of another voter.
+// standing is what this node knows about another voter.
 type standing struct {
-	answered time.Time // newest answer
-	missed   int       // questions since then
-	proof    time.Time // newest answer with a good proof
+	answered time.Time // time of the newest answer
+	missed   int       // unanswered questions since then
+	proof    time.Time // time of the newest answer with a valid proof
 	canLead  bool
 	last     uint64 // newest index in its log
 	// The newest comparison of its state with this node's at the same index.
 	compared time.Time
-	agreed   uint64 // newest index at which they were equal
+	agreed   uint64 // newest index at which the states were equal
 	differs  bool
-	deposed  time.Time // when it last made this node step down, without proof
-	// asking is closed when a question that several wait for is answered, which was
-	// asked then.
+	deposed  time.Time // when it last made this node step down without proof
+	// asking is closed when the question that was asked at the time asked has been
+	// answered. Several callers may wait for it.
 	asking  chan struct{}
 	asked   time.Time
-	pending int // requests in its name from ends without proof, see pend
+	pending int // requests in its name over connections without proof; see Begin
 }
 
-// Standings are those of the other voters, and what this node makes of its leader.
+// Standings records the standings of the other voters and of the current leader.
 type Standings struct {
 	unit time.Duration // a heartbeat timeout
 
 	mu sync.Mutex
 	of map[string]*standing
-	// leader has had no proof since then, with one there that has.
+	// leader has had no proof since that time, although another node had.
 	leader string
 	since  time.Time
-	// refused are the leaders that did not yield, until when.
+	// refused are the leaders that did not yield, with the time until which they are
+	// refused.
 	refused map[string]time.Time
 }
 
+// New returns Standings without any answers. unit is the heartbeat timeout.
 func New(unit time.Duration) *Standings {
 	return &Standings{unit: unit, of: make(map[string]*standing), refused: make(map[string]time.Time)}
 }
@@ -87,7 +89,7 @@ func (s *Standings) get(node string) *standing {
 	return st
 }
 
-// Take takes over a node's answer.
+// Take records the answer of a node, and whether it had a valid proof.
 func (s *Standings) Take(node string, r *clusterpb.ClockResponse, proven bool, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,22 +100,22 @@ func (s *Standings) Take(node string, r *clusterpb.ClockResponse, proven bool, n
 	}
 }
 
-// Forget takes back a node's proof.
+// Forget discards a node's proof.
 func (s *Standings) Forget(node string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.get(node).proof = time.Time{}
 }
 
-// Prove takes over that a node proved itself over a connection.
+// Prove records that a node proved over a connection that it is unsealed.
 func (s *Standings) Prove(node string, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.get(node).proof = now
 }
 
-// Ask has a node asked something, unless it was a moment ago. While it is being asked
-// other callers wait for that.
+// Ask calls ask to put a question to a node, unless that was done a moment ago. While the
+// question is being asked, other callers wait for it.
 func (s *Standings) Ask(node string, ask func()) {
 	s.mu.Lock()
 	st := s.get(node)
@@ -134,10 +136,10 @@ func (s *Standings) Ask(node string, ask func()) {
 	}
 }
 
-// asked reports whether a node was asked by asking a moment ago.
+// asked reports whether Ask asked the node a moment ago.
 func (s *Standings) asked(st *standing) bool { return time.Since(st.asked) < s.unit }
 
-// Unasked reports whether asking would ask a node now.
+// Unasked reports whether Ask would ask the node now.
 func (s *Standings) Unasked(node string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,23 +147,23 @@ func (s *Standings) Unasked(node string) bool {
 	return st.asking == nil && !s.asked(st)
 }
 
-// Begin counts requests in a node's name, from ends without proof, that Raft has not
-// answered.
+// Begin adds by to the number of requests in a node's name, from connections without proof,
+// that Raft has not answered.
 func (s *Standings) Begin(node string, by int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.get(node).pending += by
 }
 
-// Pending reports whether Raft may be busy with a request in a node's name from an end
-// without proof.
+// Pending reports whether Raft may be processing a request in a node's name from a
+// connection without proof.
 func (s *Standings) Pending(node string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.get(node).pending > 0
 }
 
-// Silent takes over that a node did not answer.
+// Silent records that a node did not answer.
 func (s *Standings) Silent(node string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,21 +173,20 @@ func (s *Standings) Silent(node string) {
 	}
 }
 
-// known reports whether it is known what a node is: from an answer, or because it
-// does not answer.
+// known reports whether the standing of a node is known: it answered, or it counts as down.
 func (s *Standings) known(node string, now time.Time) bool {
 	st := s.of[node]
 	return st != nil && (st.missed >= silentAfter || s.fresh(st.answered, now))
 }
 
-// fresh reports whether something that was heard then counts still; the zero time is
-// that of what was never heard.
+// fresh reports whether something recorded at that time still counts. The zero time means
+// never.
 func (s *Standings) fresh(at, now time.Time) bool {
 	return !at.IsZero() && now.Sub(at) < age*s.unit
 }
 
-// Compare takes over whether a node's state at an index is this node's, and reports
-// whether that is news.
+// Compare records whether a node's state at an index is the same as this node's, and
+// reports whether that has changed.
 func (s *Standings) Compare(node string, index uint64, same bool, now time.Time) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,14 +199,15 @@ func (s *Standings) Compare(node string, index uint64, same bool, now time.Time)
 	return changed
 }
 
-// Proven reports whether a node proved, a moment ago, that it is unsealed.
+// Proven reports whether a node has proved recently that it is unsealed.
 func (s *Standings) Proven(node string, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.provenLocked(node, now)
 }
 
-// ProvenSince reports whether a node proved itself after that, and the proof counts.
+// ProvenSince reports whether a node has proved after since that it is unsealed, and the
+// proof still counts.
 func (s *Standings) ProvenSince(node string, since, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -237,16 +239,16 @@ func (s *Standings) MayDepose(node string, now time.Time) bool {
 	return true
 }
 
-// Self is what a node adds to what it knows of others.
+// Self is a node's own part in its judgement of the others.
 type Self struct {
 	Node   string
-	Fit    bool   // unsealed, and fit to lead
+	Fit    bool   // unsealed and fit to lead
 	Last   uint64 // newest index in its log
 	Voters []string
 }
 
-// alternative finds an unsealed node that is fit to lead, other than that one, and
-// reports whether one of them could win an election without its vote.
+// alternative reports whether an unsealed node other than but is fit to lead, and whether
+// one could win an election without the vote of but.
 func (s *Standings) alternative(but string, me Self, now time.Time) (exists, electable bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,8 +274,7 @@ func (s *Standings) alternative(but string, me Self, now time.Time) (exists, ele
 	return exists, electable
 }
 
-// Judge looks at the present leader, and reports whether it is not followed any
-// more from now on.
+// Judge evaluates the current leader. It returns true when this node stops following it.
 func (s *Standings) Judge(leader string, me Self, now time.Time) bool {
 	proven := leader == "" || leader == me.Node || s.Proven(leader, now)
 	exists, electable := s.alternative(leader, me, now)
@@ -306,8 +307,8 @@ func (s *Standings) Judge(leader string, me Self, now time.Time) bool {
 	return !was
 }
 
-// MayLead reports whether this node follows or votes for a node, whose leader, as
-// far as this one knows, is the given one.
+// MayLead reports whether this node follows a node or votes for it. leader is the current
+// leader as far as this node knows.
 func (s *Standings) MayLead(node, leader string, me Self, now time.Time) bool {
 	if s.Proven(node, now) {
 		return true
@@ -319,18 +320,18 @@ func (s *Standings) MayLead(node, leader string, me Self, now time.Time) bool {
 	case refused && now.Before(until):
 		return false
 	case leader == node:
-		return true // judge says when not any more
+		return true // Judge decides when it no longer is
 	case leader == me.Node && me.Fit, leader != "" && s.Proven(leader, now):
 		return false
 	}
 	if !s.allKnown(node, me, now) {
-		return false // an unsealed one may be among them
+		return false // an unsealed node may be among them
 	}
 	_, electable := s.alternative(node, me, now)
 	return !electable
 }
 
-// allKnown reports whether it is known what all other voters but one are.
+// allKnown reports whether the standings of all other voters except one are known.
 func (s *Standings) allKnown(but string, me Self, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -342,9 +343,9 @@ func (s *Standings) allKnown(but string, me Self, now time.Time) bool {
 	return true
 }
 
-// Counts reports whether a node's votes, and its word that it has stored something,
-// count here: always with proof, and without as long as those with proof, and with
-// disks that answer, are no majority.
+// Counts reports whether a node's votes and acknowledgements count. With proof they always
+// do. Without proof they do only as long as the nodes that have proof and are fit to lead
+// are not a majority.
 func (s *Standings) Counts(node string, me Self, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -360,7 +361,7 @@ func (s *Standings) Counts(node string, me Self, now time.Time) bool {
 	return fit <= len(me.Voters)/2
 }
 
-// UnsealedOther reports whether a voter other than this node and that one has proof.
+// UnsealedOther reports whether a voter other than this node and but has proof.
 func (s *Standings) UnsealedOther(but string, me Self, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -372,8 +373,8 @@ func (s *Standings) UnsealedOther(but string, me Self, now time.Time) bool {
 	return false
 }
 
-// Agree reports whether a majority of voters, this one included, had the same state
-// as this node at that index or later.
+// Agree reports whether a majority of voters, this one included, had the same state as this
+// node at that index or later.
 func (s *Standings) Agree(index uint64, voters int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -386,10 +387,10 @@ func (s *Standings) Agree(index uint64, voters int) bool {
 	return n > voters/2
 }
 
-// Outvoted reports whether the others' states say that this node's is not the
-// cluster's: most voters have another one, or of those that are unsealed at least as
-// many as have this one. What a sealed node says of its state counts for the first
-// alone, as a thief could say anything.
+// Outvoted reports whether the states of the others show that this node's state is wrong.
+// It is if most voters have a different one, or if this node is unsealed and at least as
+// many unsealed nodes have a different state as have the same one. The states that sealed
+// nodes report count for the first condition only, because a thief could report anything.
 func (s *Standings) Outvoted(voters int, unsealed bool, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -398,7 +399,7 @@ func (s *Standings) Outvoted(voters int, unsealed bool, now time.Time) bool {
 		if !s.fresh(st.compared, now) {
 			continue
 		}
-		proven := s.fresh(st.proof, now) // also of one that differs
+		proven := s.fresh(st.proof, now) // counts even if the state differs
 		switch {
 		case st.differs && proven:
 			differ++

@@ -1,13 +1,13 @@
-// Package voters asks the other voters of the cluster what they are: how their clocks,
-// disks and states are, whether they are fit to lead, and for proof that they are unsealed.
-// A leader asks for what it decides; the others ask because of whom they follow.
+// Package voters asks the other voters of the cluster about their clocks, disks and states,
+// whether they are fit to lead, and for proof that they are unsealed. A leader needs the
+// answers for its decisions, the other nodes to decide whom to follow.
 //
-// What may be relied on:
+// It guarantees:
 //
-//   - Each answer is taken over into the standings, with its proof if that is good; so is
-//     that there was none.
-//   - Nobody is asked for longer than the caller said, or than the node runs.
-//   - A node whose state most others contradict, as far as they can tell, fences itself.
+//   - Each answer is recorded in the standings, with its proof if that is valid. A missing
+//     answer is recorded too.
+//   - A question waits no longer than the caller asked for, and ends when the node stops.
+//   - A node whose state is contradicted by most of the nodes that can tell fences itself.
 package voters
 
 import (
@@ -30,43 +30,45 @@ import (
 	"github.com/conclavekms/conclave/fsm/wire"
 )
 
-// Node is the node that asks, as far as it has to do with asking. Its methods may be called
-// from any goroutine.
+// Node is the node that asks the questions. Its methods may be called from any goroutine.
 type Node interface {
-	// Voters are the nodes that vote, this one included.
+	// Voters returns the nodes that vote, this one included.
 	Voters() []string
-	// Leader is the node that leads, as far as this one knows; "" for none.
+	// Leader returns the leader as far as this node knows, or "".
 	Leader() string
-	// LastIndex is the newest index in this node's log; 0 before Raft has started.
+	// LastIndex returns the newest index in this node's log; 0 before Raft has started.
 	LastIndex() uint64
-	// CanLead reports whether this node is fit to lead, but for being unsealed.
+	// CanLead reports whether this node is fit to lead, apart from being unsealed.
 	CanLead() bool
-	// NoGrowth is what this node, as leader, tells the others.
+	// NoGrowth reports whether this node, as leader, refuses growth.
 	NoGrowth() bool
-	// WaitApplied returns once the state is of an index, and StateAt is the one of an
-	// index; nil if it is not kept.
+	// WaitApplied returns once the index has been applied. StateAt returns the state of an
+	// index, or nil if it is not kept.
 	WaitApplied(ctx context.Context, index uint64) error
 	StateAt(index uint64) *fsm.State
-	// Initialised reports whether the cluster is, and Unsealed whether this node is.
+	// Initialised reports whether the cluster is initialised, and Unsealed whether this
+	// node is unsealed.
 	Initialised() bool
 	Unsealed() bool
 }
 
-// Peers are the other nodes.
+// Peers gives access to the other nodes.
 type Peers interface {
-	// Client is the service of a node; an error is of this node itself.
+	// Client returns the client of a node's service. It returns an error for this node
+	// itself.
 	Client(node string) (clusterpb.PeerClient, error)
-	// Proven checks a node's proof that it is unsealed.
+	// Proven reports whether an answer has a valid proof that its sender is unsealed.
 	Proven(r *clusterpb.ClockResponse, nonce []byte) bool
 }
 
 // Config describes Voters. Everything is required.
 type Config struct {
-	// ID is this node.
+	// ID is the id of this node.
 	ID string
-	// Heartbeat is the heartbeat timeout, in which standings count.
+	// Heartbeat is the heartbeat timeout, the unit of time of the standings.
 	Heartbeat time.Duration
-	// Clock is the wall clock that others' are compared with, and Guard what follows.
+	// Clock is the wall clock that the others' clocks are compared with. Guard gets the
+	// result.
 	Clock     clockguard.Clock
 	Guard     *clockguard.Guard
 	Standings *standing.Standings
@@ -75,18 +77,18 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Voters are the other voters of the cluster, as a node asks them.
+// Voters asks the other voters of the cluster on behalf of one node.
 type Voters struct {
 	cfg      Config
 	node     Node
 	contacts contacts
 }
 
-// New makes Voters that have not been asked.
+// New returns a Voters that has not asked yet.
 func New(cfg Config, n Node) *Voters { return &Voters{cfg: cfg, node: n} }
 
-// ReadClocks reads the clocks of the other voters, for as long as wait, and
-// whatever else they say of their fitness to lead.
+// ReadClocks asks the other voters for their clocks and their fitness to lead, and waits
+// for answers for at most wait.
 func (v *Voters) ReadClocks(ctx context.Context, wait time.Duration) map[string]*clusterpb.ClockResponse {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -94,14 +96,13 @@ func (v *Voters) ReadClocks(ctx context.Context, wait time.Duration) map[string]
 	infos, rs, voters := v.ask(ctx)
 	was := v.cfg.Guard.Disagrees()
 	if _, differ := v.cfg.Guard.Take(rs, start, voters); differ && !was {
-		v.cfg.Log.Error("this leader's clock differs from the majority's: cluster time stands still here")
+		v.cfg.Log.Error("this leader's clock differs from the majority's: cluster time stands still")
 	}
 	return infos
 }
 
-// ask asks the other voters, until ctx ends, for their clocks, their fitness
-// to lead and proof that they are unsealed. What they are follows from the newest
-// answers; see standings.
+// ask asks the other voters, until ctx ends, for their clocks, their fitness to lead and
+// proof that they are unsealed. It records the answers in the standings.
 func (v *Voters) ask(ctx context.Context) (infos map[string]*clusterpb.ClockResponse, rs []clockguard.Reading, voters int) {
 	ids := v.node.Voters()
 	type answer struct {
@@ -127,7 +128,7 @@ func (v *Voters) ask(ctx context.Context) (infos map[string]*clusterpb.ClockResp
 	}
 	infos = make(map[string]*clusterpb.ClockResponse)
 	for range asked {
-		a := <-answers // each comes, with ctx at the latest
+		a := <-answers // every goroutine answers, when ctx ends at the latest
 		if a.r != nil {
 			infos[a.node] = a.r
 			v.contacts.heard(a.node)
@@ -137,8 +138,8 @@ func (v *Voters) ask(ctx context.Context) (infos map[string]*clusterpb.ClockResp
 	return infos, rs, len(ids)
 }
 
-// askOne asks one of them, and says how far its clock is from this node's; nil
-// without an answer.
+// askOne asks one voter and returns the offset of its clock from this node's. The answer is
+// nil if there is none.
 func (v *Voters) askOne(ctx context.Context, id string, client clusterpb.PeerClient, opts ...grpc.CallOption) (*clusterpb.ClockResponse, time.Duration) {
 	nonce := peerproof.NewNonce()
 	before := v.cfg.Clock.Now()
@@ -148,27 +149,27 @@ func (v *Voters) askOne(ctx context.Context, id string, client clusterpb.PeerCli
 		v.cfg.Standings.Silent(id)
 		return nil, 0
 	}
-	// The answer was made somewhere in the round trip: take its middle.
+	// The other node read its clock somewhere in the round trip, so assume the middle.
 	mid := before.Add(time.Since(began) / 2)
 	v.cfg.Standings.Take(id, r, v.cfg.Peers.Proven(r, nonce), time.Now())
 	return r, time.Unix(0, r.Wall).Sub(mid)
 }
 
-// AskForProof asks a node in whose name somebody came without proof. The node may have
-// been sealed, or started again, since it was asked last; or it is somebody else who
-// came. It is not asked for each who does.
+// AskForProof asks a node for proof after a connection without proof claimed to be from it.
+// The node may have been sealed or restarted since it was last asked, or the connection is
+// from an impostor. Several such claims in a row share one question.
 func (v *Voters) AskForProof(node string) {
 	v.cfg.Standings.Ask(node, func() {
 		began := time.Now()
 		r := v.AskAgain(node, peers.ProofWait, grpc.WaitForReady(true))
-		// Should it not answer, it is what it was known to be.
+		// Without an answer the node keeps the standing that it had.
 		if r != nil && !v.cfg.Standings.ProvenSince(node, began, time.Now()) {
 			v.cfg.Standings.Forget(node)
 		}
 	})
 }
 
-// AskAgain asks one voter now, for as long as wait.
+// AskAgain asks one voter now and waits for at most wait.
 func (v *Voters) AskAgain(id string, wait time.Duration, opts ...grpc.CallOption) *clusterpb.ClockResponse {
 	client, err := v.cfg.Peers.Client(id)
 	if err != nil {
@@ -180,7 +181,7 @@ func (v *Voters) AskAgain(id string, wait time.Duration, opts ...grpc.CallOption
 	return r
 }
 
-// Answering is which of these nodes have a disk that answers within wait.
+// Answering returns those of the nodes whose disks answer within wait.
 func (v *Voters) Answering(ctx context.Context, infos map[string]*clusterpb.ClockResponse, wait time.Duration) map[string]*clusterpb.ClockResponse {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -200,17 +201,17 @@ func (v *Voters) Answering(ctx context.Context, infos map[string]*clusterpb.Cloc
 			}
 		})
 	}
-	asked.Wait() // each returns, with ctx at the latest
+	asked.Wait() // each returns, when ctx ends at the latest
 	return good
 }
 
-// Self is this node's part in its judgement of others.
+// Self returns what this node contributes to its judgement of others.
 func (v *Voters) Self() standing.Self {
 	return standing.Self{Node: v.cfg.ID, Fit: v.node.Unsealed() && v.node.CanLead(), Last: v.node.LastIndex(), Voters: v.node.Voters()}
 }
 
-// Watch asks the other voters while this node does not lead; a leader asks
-// them for its own needs more often than that.
+// Watch asks the other voters regularly while this node does not lead. A leader asks them
+// more often for its own needs.
 func (v *Voters) Watch() {
 	every := standing.Every * v.cfg.Heartbeat
 	tick := time.NewTicker(every)
@@ -225,7 +226,7 @@ func (v *Voters) Watch() {
 	}
 }
 
-// look asks the others once, for as long as wait, and judges the leader.
+// look asks the others once, for at most wait, and judges the leader.
 func (v *Voters) look(wait time.Duration) {
 	if v.cfg.Life.Fenced() != nil {
 		return
@@ -237,13 +238,13 @@ func (v *Voters) look(wait time.Duration) {
 		v.ask(ctx)
 	}
 	if v.node.Initialised() && v.cfg.Standings.Judge(leader, v.Self(), time.Now()) {
-		v.cfg.Log.Warn("the leader does not prove that it is unsealed, and another node that is could lead: it is not followed any more. "+
+		v.cfg.Log.Warn("the leader has not proved that it is unsealed, although an unsealed node could lead: this node no longer follows it. "+
 			"If it does not step aside, its identity may be stolen", "leader", leader)
 	}
 }
 
-// CompareStates compares this node's state with another's, which says to have that
-// hash at that index. The other one may be ahead by a moment.
+// CompareStates compares this node's state with that of another node, which reports to have
+// the given hash at the given index. The other node may be slightly ahead.
 func (v *Voters) CompareStates(ctx context.Context, node string, index uint64, hash []byte) {
 	if !v.node.Initialised() || index == 0 || len(hash) == 0 {
 		return
@@ -261,7 +262,7 @@ func (v *Voters) CompareStates(ctx context.Context, node string, index uint64, h
 	same := bytes.Equal(own[:], hash)
 	if v.cfg.Standings.Compare(node, index, same, time.Now()) {
 		if same {
-			v.cfg.Log.Info("another node's state is this node's again", "node", node, "index", index)
+			v.cfg.Log.Info("another node's state matches this node's again", "node", node, "index", index)
 		} else {
 			v.cfg.Log.Error("another node's state differs from this node's", "node", node, "index", index)
 		}
@@ -271,10 +272,10 @@ func (v *Voters) CompareStates(ctx context.Context, node string, index uint64, h
 	}
 }
 
-// Heard is how long ago a node last answered; 0 if it never did.
+// Heard returns how long ago a node last answered; 0 if it never did.
 func (v *Voters) Heard(node string) time.Duration { return v.contacts.since(node) }
 
-// contacts remembers when other nodes last answered.
+// contacts records when other nodes last answered.
 type contacts struct {
 	mu sync.Mutex
 	at map[string]time.Time

@@ -9,28 +9,28 @@ import (
 	"sync"
 )
 
-// The ports that are handed out lie below those that systems give to outgoing
-// connections and below those that conclave dev, demo and bench choose, so that a port
-// stays free while the server that owns it is down.
+// Ports are taken from below the range that operating systems use for outgoing connections,
+// and below the ports that conclave dev, demo and bench choose, so that a port stays free
+// while its server is down.
 const (
 	lowest    = 10000
 	highest   = 16000 // exclusive
 	blockSize = 50
 )
 
-// blocks are those that this process has. A block is owned for as long as its first
-// port is listened on, so that test processes that run at once never hand out the same
-// port, whoever listens on it at the moment.
+// blocks are the blocks of ports that this process owns. It owns a block by listening on
+// its first port, so that concurrent test processes never hand out the same port, even
+// while no server listens on it.
 var blocks struct {
 	sync.Mutex
 	locks []net.Listener
-	next  int // port to be handed out
+	next  int // the next port to hand out
 	end   int
 }
 
-// Free returns an address on loopback that nobody listens on, and that neither this
-// process nor another one that uses this package hands out again while this process
-// runs. Nothing is held open: the caller may listen on it, stop, and listen again.
+// Free returns a loopback address that is not in use. Neither this process nor another one
+// that uses this package hands it out again while this process runs. The port is not held
+// open: the caller may listen on it, stop, and listen again.
 func Free() (addr string, err error) {
 	blocks.Lock()
 	defer blocks.Unlock()

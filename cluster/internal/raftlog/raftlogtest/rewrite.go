@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Rewrite changes one value in the bbolt file at path, which nobody has open, and returns
-// what it was.
+// Rewrite changes one value in the bbolt file at path, which must not be open, and returns
+// the old value.
 func Rewrite(t testing.TB, path, bucket string, key []byte, change func([]byte) []byte) (old []byte) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: true, NoSync: true})

@@ -1,4 +1,4 @@
-// Package scantest has what tests of raftscan, and of nodes behind it, share.
+// Package scantest provides what the tests of raftscan, and of nodes that use it, share.
 package scantest
 
 import (
@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// repeated is an endless flood after a beginning.
+// repeated returns an endless stream: head, and then b over and over.
 func repeated(head string, b string) io.Reader {
 	return io.MultiReader(strings.NewReader(head), &endless{b: b})
 }
@@ -16,6 +16,7 @@ type endless struct {
 	at int
 }
 
+// Read implements io.Reader.
 func (e *endless) Read(p []byte) (int, error) {
 	for n := 0; n < len(p); {
 		k := copy(p[n:], e.b[e.at:])
@@ -24,7 +25,7 @@ func (e *endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Floods are requests without end, and what would be made of memory by announcing it.
+// Floods are endless requests, and requests that announce far more than they contain.
 var Floods = map[string]func() io.Reader{
 	"entries of nothing": func() io.Reader { return repeated("\x00\x81\xa7Entries\xdd\xff\xff\xff\xff", "\xc0") },
 	"empty entries":      func() io.Reader { return repeated("\x00\x81\xa7Entries\xdd\xff\xff\xff\xff", "\x80") },
