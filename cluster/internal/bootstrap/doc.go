@@ -12,5 +12,5 @@
 //   - Of the objections to a disk, those of an unsealed node that is up to date are
 //     decisive. Without one, any objection is believed.
 //
-// cluster/DESIGN.md, "Founding", has the reasons.
+// cluster/DESIGN.md, "Bootstrap", has the reasons.
 package bootstrap
