@@ -143,7 +143,7 @@ type botoDriver struct{ *lines }
 
 func newBotoDriver(t testing.TB, c *harness.Cluster) driver {
 	if out, err := exec.CommandContext(t.Context(), "python3", "-c", "import boto3").CombinedOutput(); err != nil {
-		unavailable(t, "python3 has no boto3: %v\n%s", err, out)
+		harness.Unavailable(t, "python3 has no boto3: %v\n%s", err, out)
 	}
 	return botoDriver{startLines(t, toolEnv(c), "python3", filepath.Join("testdata", "boto3_server.py"))}
 }
@@ -183,7 +183,7 @@ type cliAnswer struct {
 func newCLIDriver(t testing.TB, c *harness.Cluster) driver {
 	path, err := exec.LookPath("aws")
 	if err != nil {
-		unavailable(t, "there is no AWS CLI: %v", err)
+		harness.Unavailable(t, "there is no AWS CLI: %v", err)
 	}
 	d := &cliDriver{dir: t.TempDir()}
 	env := toolEnv(c)

@@ -252,7 +252,7 @@ func TestDocsNames(t *testing.T) {
 func TestMakeTargets(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("make"); err != nil {
-		unavailable(t, "there is no make: %v", err)
+		harness.Unavailable(t, "there is no make: %v", err)
 	}
 	dry := func(target string) string {
 		cmd := exec.CommandContext(t.Context(), "make", "--dry-run", "--no-print-directory", "-C", "..", target)
@@ -286,7 +286,7 @@ func TestMakeTargets(t *testing.T) {
 func TestDocsFirstSteps(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("aws"); err != nil {
-		unavailable(t, "there is no AWS CLI: %v", err)
+		harness.Unavailable(t, "there is no AWS CLI: %v", err)
 	}
 	binary, err := harness.Binary()
 	if err != nil {

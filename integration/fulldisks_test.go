@@ -152,9 +152,9 @@ func (s *smallDisks) otherLeads(than ...*harness.Node) {
 // leadership to others and stop serving, in that order, and are there again when there
 // is room. None ends, and nothing is lost.
 func TestFullDisk(t *testing.T) {
-	notWithRaces(t)
+	harness.NotWithRaces(t)
 	if err := harness.CanMakeDisks(); err != nil {
-		unavailable(t, "nodes cannot have small disks here: %v", err)
+		harness.Unavailable(t, "nodes cannot have small disks here: %v", err)
 	}
 	seed := newSeed(t)
 	c := harness.Found(t, 3, harness.Options{Processes: true, Disk: smallDisk})
@@ -194,7 +194,7 @@ func TestFullDisk(t *testing.T) {
 	c.NoFaults()
 	s.empty(victim)
 
-	if full() {
+	if harness.Full() {
 		s.fillTwo(key, w)
 	}
 	w.awaitAnswers(100)

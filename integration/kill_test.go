@@ -23,7 +23,7 @@ func TestKillAnyNode(t *testing.T) {
 	seed := newSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	rounds, leaders, between := 4, 2, int64(150)
-	if full() {
+	if harness.Full() {
 		rounds, leaders = 10, 5
 	}
 	c := harness.Found(t, 3, harness.Options{Processes: true})

@@ -19,7 +19,7 @@ import (
 func TestLostAnswers(t *testing.T) {
 	seed := newSeed(t)
 	kills, between := 2, int64(150)
-	if full() {
+	if harness.Full() {
 		kills, between = 4, 400
 	}
 	var mu sync.Mutex

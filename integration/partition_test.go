@@ -57,7 +57,7 @@ func TestPartitions(t *testing.T) {
 		}},
 	}
 	random := rand.New(rand.NewPCG(seed, 0))
-	if !full() {
+	if !harness.Full() {
 		random.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 		ways = ways[:3]
 	}

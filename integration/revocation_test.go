@@ -131,7 +131,7 @@ func TestJudge(t *testing.T) {
 func TestRevocationRace(t *testing.T) {
 	seed := newSeed(t)
 	toggles, budget := 100, 60*time.Second
-	if full() {
+	if harness.Full() {
 		toggles, budget = 500, 5*time.Minute
 	}
 	network := harness.NewNetwork(seed)

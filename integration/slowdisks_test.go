@@ -35,9 +35,9 @@ type badDisk struct {
 
 func startBadDisk(t *testing.T) *badDisk {
 	t.Helper()
-	notWithRaces(t)
+	harness.NotWithRaces(t)
 	if err := harness.CanSlowDisks(); err != nil {
-		unavailable(t, "disks cannot be made slow here: %v", err)
+		harness.Unavailable(t, "disks cannot be made slow here: %v", err)
 	}
 	seed := newSeed(t)
 	b := &badDisk{t: t, c: harness.Found(t, 3, harness.Options{Processes: true}), h: harness.NewHistory()}
