@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/conclavekms/conclave/integration/harness"
 )
+
+var update = flag.Bool("update", false, "write down anew what Terraform's provider sends, in TestTerraform")
 
 // terraformMaterial is what the configuration imports into a key, in base64.
 const terraformMaterial = "Y29uY2xhdmUtdGVycmFmb3JtLXRlc3QtbWF0ZXJpYWw="

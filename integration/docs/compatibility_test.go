@@ -1,4 +1,4 @@
-package integration
+package docs
 
 import (
 	"fmt"
@@ -19,13 +19,13 @@ import (
 func generated(t *testing.T, name, want string) {
 	t.Helper()
 	if *update {
-		if err := os.WriteFile(filepath.Join("..", filepath.FromSlash(name)), []byte(want), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join("../..", filepath.FromSlash(name)), []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if diff := cmp.Diff(want, page(t, name)); diff != "" {
-		t.Errorf("%s is not what is served (-want +got); `go test ./integration -run %s -update` writes it:\n%s", name, t.Name(), diff)
+		t.Errorf("%s is not what is served (-want +got); `go test ./integration/docs -run %s -update` writes it:\n%s", name, t.Name(), diff)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestCompatibility(t *testing.T) {
 func compatibility(m *awsmodel.Model) string {
 	served, of := len(keyengine.Operations()), len(m.Operations)
 	var b strings.Builder
-	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/compatibility_table_test.go. -->\n\n")
+	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/docs/compatibility_table_test.go. -->\n\n")
 	fmt.Fprintf(&b, compatIntro, served, of)
 	for _, g := range groups {
 		fmt.Fprintf(&b, "\n### %s\n\n| Operation | Implemented | Limits | Differences from AWS |\n| --- | --- | --- | --- |\n", g.name)
