@@ -678,11 +678,11 @@ func asClient(t *testing.T, x *heist, th *thief, n *harness.Node) {
 	if tried < 60 {
 		t.Errorf("only %d methods were tried", tried)
 	}
-	f := newFace(t, x.c, n)
-	f.http = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	f := harness.NewFace(t, x.c, n)
+	f.HTTP = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: th.roots, Certificates: []tls.Certificate{th.cert}},
 	}}
-	f.refuses("a request with a node's certificate and no signature", f.request("TrentService.ListKeys", "{}"), http.StatusBadRequest, "MissingAuthenticationTokenException")
+	f.Refuses("a request with a node's certificate and no signature", f.Request("TrentService.ListKeys", "{}"), http.StatusBadRequest, "MissingAuthenticationTokenException")
 }
 
 // TestThiefLiesAboutStoring: the thief says that it has stored what it has not, while

@@ -21,7 +21,7 @@ import (
 // log entries, so that it can only catch up with a snapshot, which holds no audit
 // records: those it fetches from the others.
 func TestSnapshotCatchUp(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	c := harness.Found(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
 		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = 50, 10
 		cfg.Timeouts.Snapshot = 200 * time.Millisecond
@@ -73,7 +73,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	}
 	complete(t, c)
 	opens()
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 	c.Eventually("waiting for every node to have signed", func(ctx context.Context) error {
 		for _, nd := range c.Nodes {
 			s, err := nd.Status(ctx)
@@ -95,7 +95,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	c.WaitReady()
 	opens()
 	complete(t, c)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 	// In good order this time, so that the newest records are signed.
 	for _, nd := range c.Nodes {
 		nd.Stop()

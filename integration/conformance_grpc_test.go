@@ -43,7 +43,7 @@ func (d *dynamic) judged(t *testing.T, op string, tc awsmodel.Case, message stri
 	err, _ := call.Call([]reflect.Value{reflect.ValueOf(t.Context()), reflect.ValueOf(req)})[1].Interface().(error)
 	var code, got string
 	if err != nil {
-		code, got = told(err)
+		code, got = harness.Told(err)
 	}
 	got, cut := strings.CutSuffix(got, " …")
 	switch {

@@ -40,16 +40,16 @@ func TestConformanceInputs(t *testing.T) {
 	}
 	m := awsmodel.Load(t)
 	c := harness.Found(t, 1, harness.Options{})
-	f := newFace(t, c, c.Nodes[0])
+	f := harness.NewFace(t, c, c.Nodes[0])
 	g := newDynamic(c.Nodes[0])
 	for _, op := range m.Names() {
 		cases := m.Cases(op)
 		t.Run(op, func(t *testing.T) {
 			t.Parallel()
-			f := f.of(t)
+			f := f.Of(t)
 			for _, tc := range cases {
 				code, message := m.Judge(op, tc.Body)
-				f.judged(op, tc, code, message)
+				judged(f, op, tc, code, message)
 				if code != "SerializationException" {
 					g.judged(t, op, tc, message)
 				}
@@ -61,23 +61,23 @@ func TestConformanceInputs(t *testing.T) {
 
 // judged sends a request on the AWS face. No code is expected of requests with
 // nothing wrong in their members; whether they succeed is another matter.
-func (f *face) judged(op string, tc awsmodel.Case, code, message string) {
-	t := f.t
+func judged(f *harness.Face, op string, tc awsmodel.Case, code, message string) {
+	t := f.T
 	t.Helper()
 	body, err := json.Marshal(tc.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := f.send(f.signed("TrentService."+op, string(body)))
+	a, err := f.Send(f.Signed("TrentService."+op, string(body)))
 	switch {
 	case err != nil:
 		t.Errorf("%s: %v", tc.What, err)
 	case code == "":
-		if a.Type == "SerializationException" || violated(a.Message) || a.status >= 500 {
-			t.Errorf("%s: got %d %s: %.300q, but nothing is wrong with the members\n%.200s", tc.What, a.status, a.Type, a.Message, body)
+		if a.Type == "SerializationException" || violated(a.Message) || a.Status >= 500 {
+			t.Errorf("%s: got %d %s: %.300q, but nothing is wrong with the members\n%.200s", tc.What, a.Status, a.Type, a.Message, body)
 		}
-	case a.status != 400 || a.Type != code:
-		t.Errorf("%s: got %d %s: %.300q, want %s: %.300q\n%.200s", tc.What, a.status, a.Type, a.Message, code, message, body)
+	case a.Status != 400 || a.Type != code:
+		t.Errorf("%s: got %d %s: %.300q, want %s: %.300q\n%.200s", tc.What, a.Status, a.Type, a.Message, code, message, body)
 	case code == "ValidationException" && a.Message != message:
 		t.Errorf("%s: got the message\n%.600q, want\n%.600q", tc.What, a.Message, message)
 	case a.Message == "":

@@ -41,12 +41,12 @@ func TestConformanceOutputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := harness.Found(t, 1, harness.Options{
-		Regions: []string{harness.Region, secondRegion},
+		Regions: []string{harness.Region, harness.SecondRegion},
 		Configure: func(_ *harness.Node, cfg *node.Config) {
 			cfg.AttestationRoots, cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = roots, ca, true
 		},
 	})
-	w := &exampleWorld{t: t, f: newFace(t, c, c.Nodes[0]), enclave: e, proxy: proxy, answers: make(map[string]map[string]any)}
+	w := &exampleWorld{t: t, f: harness.NewFace(t, c, c.Nodes[0]), enclave: e, proxy: proxy, answers: make(map[string]map[string]any)}
 	called, seen := make(map[string]bool), make(map[string]bool)
 	for _, e := range examples {
 		raw := w.call(&e)
@@ -99,7 +99,7 @@ type example struct {
 	op string
 	// of tells the examples of an operation apart.
 	of string
-	in func(*exampleWorld) members
+	in func(*exampleWorld) harness.Members
 	// with are the members of optional that the answer has.
 	with   []string
 	region string // harness.Region if empty
@@ -110,7 +110,7 @@ func (e *example) name() string { return strings.TrimSpace(e.op + " " + e.of) }
 // exampleWorld is what the examples make and use, one after the other.
 type exampleWorld struct {
 	t       *testing.T
-	f       *face
+	f       *harness.Face
 	enclave *attesttest.Enclave
 	proxy   *xksproxy.Proxy
 	answers map[string]map[string]any
@@ -118,7 +118,7 @@ type exampleWorld struct {
 
 func (w *exampleWorld) call(e *example) []byte {
 	w.t.Helper()
-	in := members{}
+	in := harness.Members{}
 	if e.in != nil {
 		in = e.in(w)
 	}
@@ -126,21 +126,21 @@ func (w *exampleWorld) call(e *example) []byte {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.f.region = e.region
-	a, err := w.f.send(w.f.signed("TrentService."+e.op, string(body)))
+	w.f.Region = e.region
+	a, err := w.f.Send(w.f.Signed("TrentService."+e.op, string(body)))
 	if err != nil {
 		w.t.Fatalf("%s: %v", e.name(), err)
 	}
-	if a.status != http.StatusOK {
-		w.t.Fatalf("%s: %d %s: %s", e.name(), a.status, a.Type, a.Message)
+	if a.Status != http.StatusOK {
+		w.t.Fatalf("%s: %d %s: %s", e.name(), a.Status, a.Type, a.Message)
 	}
-	if got := a.header.Get("Content-Type"); got != "application/x-amz-json-1.1" {
+	if got := a.Header.Get("Content-Type"); got != "application/x-amz-json-1.1" {
 		w.t.Errorf("%s: Content-Type %q", e.name(), got)
 	}
-	if id := a.header.Get("x-amzn-RequestId"); len(id) != 36 {
+	if id := a.Header.Get("x-amzn-RequestId"); len(id) != 36 {
 		w.t.Errorf("%s: request id %q", e.name(), id)
 	}
-	return a.body
+	return a.Body
 }
 
 // of is a member of an answer that came before, by its path.

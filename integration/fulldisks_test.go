@@ -68,7 +68,7 @@ func (s *smallDisks) empty(nodes ...*harness.Node) {
 func (s *smallDisks) says(nd *harness.Node, level float64, name string) {
 	s.t.Helper()
 	s.c.Eventually(fmt.Sprintf("%s to say that its room is %s", nd.ID, name), func(ctx context.Context) error {
-		if v := metric(s.t, nd, "conclave_disk_space"); v != level {
+		if v := harness.Metric(s.t, nd, "conclave_disk_space"); v != level {
 			return fmt.Errorf("conclave_disk_space = %v", v)
 		}
 		code, disk := readyz(s.t, nd)
@@ -90,7 +90,7 @@ func (s *smallDisks) says(nd *harness.Node, level float64, name string) {
 // readyz is what a balancer and whoever watches see.
 func readyz(t *testing.T, nd *harness.Node) (code int, disk string) {
 	t.Helper()
-	resp, err := opsClient.Get("http://" + nd.Ops + "/readyz")
+	resp, err := harness.OpsClient.Get("http://" + nd.Ops + "/readyz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestFullDisk(t *testing.T) {
 	if err := harness.CanMakeDisks(); err != nil {
 		harness.Unavailable(t, "nodes cannot have small disks here: %v", err)
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	c := harness.Found(t, 3, harness.Options{Processes: true, Disk: smallDisk})
 	s := &smallDisks{t: t, c: c, h: harness.NewHistory()}
 	w := startSteadyWorkload(t, c, s.h, seed, 3)
@@ -201,7 +201,7 @@ func TestFullDisk(t *testing.T) {
 	w.finish()
 	w.opensEverywhere(rand.New(rand.NewPCG(seed, 0)))
 	keysAreThere(t, c, s.h, w)
-	witness(t, c, s.h)
+	harness.Witnessed(t, c, s.h)
 	for _, nd := range c.Nodes {
 		nd.Stop()
 	}

@@ -20,7 +20,7 @@ const recoveryBar = 3 * time.Second
 // was told may be lost, all nodes must end in the same state, and the others must
 // serve on soon.
 func TestKillAnyNode(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	rounds, leaders, between := 4, 2, int64(150)
 	if harness.Full() {
@@ -63,7 +63,7 @@ func TestKillAnyNode(t *testing.T) {
 	}
 	w.opensEverywhere(random)
 	keysAreThere(t, c, h, w)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 	for _, nd := range c.Nodes {
 		nd.Stop()
 	}

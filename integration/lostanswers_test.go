@@ -17,7 +17,7 @@ import (
 // asked once must happen once all the same, and everybody who was told an outcome
 // was told the one in the log.
 func TestLostAnswers(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	kills, between := 2, int64(150)
 	if harness.Full() {
 		kills, between = 4, 400
@@ -62,5 +62,5 @@ func TestLostAnswers(t *testing.T) {
 		t.Error("void: too few answers were lost to mean anything")
 	}
 	w.opensEverywhere(random)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }

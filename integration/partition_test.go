@@ -13,7 +13,7 @@ import (
 // clients reach all of them. Whatever is answered must fit into one order, those
 // who have a majority must go on, and everybody must when the network is whole.
 func TestPartitions(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	network := harness.NewNetwork(seed)
 	network.Break = true
 	c := harness.Found(t, 3, harness.Options{Network: network})
@@ -88,14 +88,14 @@ func TestPartitions(t *testing.T) {
 	}
 	w.finish()
 	w.opensEverywhere(random)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }
 
 // TestPausedLeader stops the leader's process, with requests in its sockets, for
 // so long that another leads, and takes the use of a key away there. When the old
 // leader wakes up it must not answer by what it knew.
 func TestPausedLeader(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	rounds := 2
 	c := harness.Found(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
@@ -173,5 +173,5 @@ func TestPausedLeader(t *testing.T) {
 	if sharp < 20*rounds {
 		t.Error("void: too few to mean anything")
 	}
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }

@@ -15,7 +15,7 @@ import (
 // minute with CONCLAVE_FAULTS=1, and lets it go on. The others serve on, the node does
 // not end or seal itself and catches up, and nothing that a client was told is lost.
 func TestPauses(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	// One is longer than a disk may take that is given up on, were a pause not told
 	// from it.
@@ -63,7 +63,7 @@ func TestPauses(t *testing.T) {
 	}
 	w.opensEverywhere(random)
 	keysAreThere(t, c, h, w)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }
 
 // answersAgain waits until a node answers a request that needs the cluster.

@@ -39,7 +39,7 @@ func startBadDisk(t *testing.T) *badDisk {
 	if err := harness.CanSlowDisks(); err != nil {
 		harness.Unavailable(t, "disks cannot be made slow here: %v", err)
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	b := &badDisk{t: t, c: harness.Found(t, 3, harness.Options{Processes: true}), h: harness.NewHistory()}
 	b.w = startSteadyWorkload(t, b.c, b.h, seed, 9)
 	b.w.awaitAnswers(100)
@@ -125,7 +125,7 @@ func (b *badDisk) end() {
 	b.w.finish()
 	b.w.opensEverywhere(rand.New(rand.NewPCG(1, 0)))
 	keysAreThere(b.t, b.c, b.h, b.w)
-	witness(b.t, b.c, b.h)
+	harness.Witnessed(b.t, b.c, b.h)
 }
 
 // TestHungDisk has the disk of the leader's process hang for ten seconds. Another node
@@ -152,7 +152,7 @@ func TestHungDisk(t *testing.T) {
 	if st, err := b.old.Status(t.Context()); err != nil || !strings.Contains(strings.Join(st.GetFaults(), "; "), "the disk does not answer") {
 		t.Errorf("the status of a node whose disk hangs: %v, %v", st, err)
 	}
-	if v := metric(t, b.old, "conclave_disk_behind_seconds"); v < 5 {
+	if v := harness.Metric(t, b.old, "conclave_disk_behind_seconds"); v < 5 {
 		t.Errorf("conclave_disk_behind_seconds = %v", v)
 	}
 	if l := b.c.Leader(); l == b.old {

@@ -59,7 +59,7 @@ func TestSoak(t *testing.T) {
 			t.Fatalf("CONCLAVE_SOAK=%s: want a duration of 1s or more", v)
 		}
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	network := harness.NewNetwork(seed)
 	network.Break = true
 	c := harness.Found(t, 3, harness.Options{Processes: true, Network: network})
@@ -363,8 +363,8 @@ func (s *soak) measure() {
 			// Files that are mapped, as the Raft log is, are not memory that is used up.
 			sample(nd, "bytes of memory", 32<<20, judgedRun, anonymous(s.t, nd.PID()))
 		}
-		sample(nd, "goroutines", 20, judgedRun, metric(s.t, nd, "go_goroutines"))
-		sample(nd, "descriptors", 10, judgedRun, metric(s.t, nd, "process_open_fds"))
+		sample(nd, "goroutines", 20, judgedRun, harness.Metric(s.t, nd, "go_goroutines"))
+		sample(nd, "descriptors", 10, judgedRun, harness.Metric(s.t, nd, "process_open_fds"))
 		size, err := treeSize(filepath.Join(nd.Data, "groups", "0", "raft"))
 		if err != nil {
 			s.t.Fatal(err)
@@ -449,7 +449,7 @@ func (x *series) grows() bool {
 
 // TestSoakFindsLeaks has the judgement find what leaks, and only that.
 func TestSoakFindsLeaks(t *testing.T) {
-	random := rand.New(rand.NewPCG(newSeed(t), 0))
+	random := rand.New(rand.NewPCG(harness.NewSeed(t), 0))
 	for range 100 {
 		flat := &series{rise: 20, ofMean: 0.1}
 		leak := &series{rise: 20, ofMean: 0.1}

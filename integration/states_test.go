@@ -5,7 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,21 +13,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
-	"github.com/aws/smithy-go"
 
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/keyengine"
-	"github.com/conclavekms/conclave/transport/client"
 )
-
-// Regions of the cluster whose keys go through all states.
-const (
-	secondRegion = "eu-test-2"
-	thirdRegion  = "eu-test-3"
-)
-
-// members are those of a request, by AWS's names. Both faces' requests have them.
-type members map[string]any
 
 // stateRow is an operation on a key, with what comes of it when the key is Enabled,
 // Disabled, PendingDeletion, PendingReplicaDeletion and PendingImport, which keys that
@@ -36,7 +24,7 @@ type members map[string]any
 type stateRow struct {
 	op   string
 	kind string // of the key, of stateKinds
-	in   func(w *stateWorld, k stateKey) members
+	in   func(w *stateWorld, k stateKey) harness.Members
 	want string
 }
 
@@ -65,12 +53,12 @@ var stateKinds = map[string]struct {
 	"mac":       {types.KeySpecHmac256, types.KeyUsageTypeGenerateVerifyMac, types.OriginTypeAwsKms},
 }
 
-func keyOnly(_ *stateWorld, k stateKey) members { return members{"KeyId": k.id} }
+func keyOnly(_ *stateWorld, k stateKey) harness.Members { return harness.Members{"KeyId": k.id} }
 
 // with adds members to the key's.
-func with(more members) func(*stateWorld, stateKey) members {
-	return func(_ *stateWorld, k stateKey) members {
-		in := members{"KeyId": k.id}
+func with(more harness.Members) func(*stateWorld, stateKey) harness.Members {
+	return func(_ *stateWorld, k stateKey) harness.Members {
+		in := harness.Members{"KeyId": k.id}
 		for name, v := range more {
 			in[name] = v
 		}
@@ -80,21 +68,21 @@ func with(more members) func(*stateWorld, stateKey) members {
 
 func stateRows() []stateRow {
 	const always, usable, changeable = "ok ok ok ok ok", "ok D P R I", "ok ok P R ok"
-	alias := func(w *stateWorld, k stateKey) members {
-		return members{"AliasName": "alias/" + rand.Text(), "TargetKeyId": k.id}
+	alias := func(w *stateWorld, k stateKey) harness.Members {
+		return harness.Members{"AliasName": "alias/" + rand.Text(), "TargetKeyId": k.id}
 	}
 	return []stateRow{
 		{"CancelKeyDeletion", "symmetric", keyOnly, "N N ok ok N"},
 		{"CreateAlias", "symmetric", alias, changeable},
-		{"CreateGrant", "symmetric", with(members{"GranteePrincipal": "arn:aws:iam::" + harness.Account + ":user/u", "Operations": []string{"Encrypt"}}), usable},
-		{"Decrypt", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"CiphertextBlob": k.made} }, usable},
-		{"Decapsulate", "kem", func(_ *stateWorld, k stateKey) members {
-			return members{"KeyId": k.id, "SharedSecretCiphertextBlob": k.made, "EncapsulationAlgorithm": "ML_KEM"}
+		{"CreateGrant", "symmetric", with(harness.Members{"GranteePrincipal": "arn:aws:iam::" + harness.Account + ":user/u", "Operations": []string{"Encrypt"}}), usable},
+		{"Decrypt", "symmetric", func(_ *stateWorld, k stateKey) harness.Members { return harness.Members{"CiphertextBlob": k.made} }, usable},
+		{"Decapsulate", "kem", func(_ *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.id, "SharedSecretCiphertextBlob": k.made, "EncapsulationAlgorithm": "ML_KEM"}
 		}, "ok D P R"},
-		{"DeleteAlias", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"AliasName": k.alias} }, always},
+		{"DeleteAlias", "symmetric", func(_ *stateWorld, k stateKey) harness.Members { return harness.Members{"AliasName": k.alias} }, always},
 		{"DeleteImportedKeyMaterial", "imported", keyOnly, always},
-		{"DeriveSharedSecret", "agree", func(_ *stateWorld, k stateKey) members {
-			return members{"KeyId": k.id, "KeyAgreementAlgorithm": "ECDH", "PublicKey": k.made}
+		{"DeriveSharedSecret", "agree", func(_ *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.id, "KeyAgreementAlgorithm": "ECDH", "PublicKey": k.made}
 		}, usable},
 		{"DescribeKey", "symmetric", keyOnly, always},
 		{"DisableKey", "symmetric", keyOnly, "ok ok P R I"},
@@ -102,23 +90,23 @@ func stateRows() []stateRow {
 		{"EnableKey", "symmetric", keyOnly, "ok ok P R I"},
 		{"EnableKeyRotation", "symmetric", keyOnly, "ok D P R X"},
 		{"EnableKeyRotation", "imported", keyOnly, "X D P R X"},
-		{"Encapsulate", "kem", with(members{"EncapsulationAlgorithm": "ML_KEM"}), "ok D P R"},
-		{"Encrypt", "symmetric", with(members{"Plaintext": []byte("x")}), usable},
-		{"Encrypt", "imported", with(members{"Plaintext": []byte("x")}), usable},
-		{"GenerateDataKey", "symmetric", with(members{"KeySpec": "AES_256"}), usable},
-		{"GenerateDataKeyPair", "symmetric", with(members{"KeyPairSpec": "ECC_NIST_P256"}), usable},
-		{"GenerateDataKeyPairWithoutPlaintext", "symmetric", with(members{"KeyPairSpec": "ECC_NIST_P256"}), usable},
-		{"GenerateDataKeyWithoutPlaintext", "symmetric", with(members{"KeySpec": "AES_256"}), usable},
-		{"GenerateMac", "mac", with(members{"Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256"}), usable},
+		{"Encapsulate", "kem", with(harness.Members{"EncapsulationAlgorithm": "ML_KEM"}), "ok D P R"},
+		{"Encrypt", "symmetric", with(harness.Members{"Plaintext": []byte("x")}), usable},
+		{"Encrypt", "imported", with(harness.Members{"Plaintext": []byte("x")}), usable},
+		{"GenerateDataKey", "symmetric", with(harness.Members{"KeySpec": "AES_256"}), usable},
+		{"GenerateDataKeyPair", "symmetric", with(harness.Members{"KeyPairSpec": "ECC_NIST_P256"}), usable},
+		{"GenerateDataKeyPairWithoutPlaintext", "symmetric", with(harness.Members{"KeyPairSpec": "ECC_NIST_P256"}), usable},
+		{"GenerateDataKeyWithoutPlaintext", "symmetric", with(harness.Members{"KeySpec": "AES_256"}), usable},
+		{"GenerateMac", "mac", with(harness.Members{"Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256"}), usable},
 		{"GetKeyLastUsage", "symmetric", keyOnly, always},
 		{"GetKeyPolicy", "symmetric", keyOnly, always},
 		{"GetKeyRotationStatus", "symmetric", keyOnly, always},
-		{"GetParametersForImport", "imported", with(members{"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}), changeable},
+		{"GetParametersForImport", "imported", with(harness.Members{"WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048"}), changeable},
 		{"GetPublicKey", "sign", keyOnly, usable},
-		{"ImportKeyMaterial", "imported", func(w *stateWorld, k stateKey) members {
+		{"ImportKeyMaterial", "imported", func(w *stateWorld, k stateKey) harness.Members {
 			// Whether the key takes imports is seen before whether this one is good.
 			if k.closed {
-				return members{"KeyId": k.id, "ImportToken": []byte("x"), "EncryptedKeyMaterial": []byte("x"), "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+				return harness.Members{"KeyId": k.id, "ImportToken": []byte("x"), "EncryptedKeyMaterial": []byte("x"), "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
 			}
 			return w.importOf(k.id)
 		}, changeable},
@@ -127,32 +115,40 @@ func stateRows() []stateRow {
 		{"ListKeyPolicies", "symmetric", keyOnly, always},
 		{"ListKeyRotations", "symmetric", keyOnly, always},
 		{"ListResourceTags", "symmetric", keyOnly, always},
-		{"PutKeyPolicy", "symmetric", func(w *stateWorld, k stateKey) members { return members{"KeyId": k.id, "Policy": w.policy} }, always},
-		{"ReEncrypt", "symmetric", func(w *stateWorld, k stateKey) members {
-			return members{"CiphertextBlob": k.made, "DestinationKeyId": w.other}
+		{"PutKeyPolicy", "symmetric", func(w *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.id, "Policy": w.policy}
+		}, always},
+		{"ReEncrypt", "symmetric", func(w *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"CiphertextBlob": k.made, "DestinationKeyId": w.other}
 		}, usable},
-		{"ReEncrypt", "symmetric", func(w *stateWorld, k stateKey) members {
-			return members{"CiphertextBlob": w.blob, "DestinationKeyId": k.id}
+		{"ReEncrypt", "symmetric", func(w *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"CiphertextBlob": w.blob, "DestinationKeyId": k.id}
 		}, usable},
-		{"ReplicateKey", "symmetric", with(members{"ReplicaRegion": thirdRegion}), usable},
-		{"RetireGrant", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"KeyId": k.arn, "GrantId": k.grant} }, always},
-		{"RevokeGrant", "symmetric", func(_ *stateWorld, k stateKey) members { return members{"KeyId": k.id, "GrantId": k.grant} }, always},
+		{"ReplicateKey", "symmetric", with(harness.Members{"ReplicaRegion": harness.ThirdRegion}), usable},
+		{"RetireGrant", "symmetric", func(_ *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.arn, "GrantId": k.grant}
+		}, always},
+		{"RevokeGrant", "symmetric", func(_ *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.id, "GrantId": k.grant}
+		}, always},
 		{"RotateKeyOnDemand", "symmetric", keyOnly, usable},
 		{"ScheduleKeyDeletion", "symmetric", keyOnly, changeable},
-		{"Sign", "sign", with(members{"Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256"}), usable},
-		{"TagResource", "symmetric", with(members{"Tags": []members{{"TagKey": "k", "TagValue": "v"}}}), changeable},
-		{"UntagResource", "symmetric", with(members{"TagKeys": []string{"k"}}), changeable},
-		{"UpdateAlias", "symmetric", func(w *stateWorld, k stateKey) members { return members{"AliasName": k.alias, "TargetKeyId": w.other} }, always},
-		{"UpdateAlias", "symmetric", func(w *stateWorld, k stateKey) members {
-			return members{"AliasName": w.otherAlias, "TargetKeyId": k.id}
+		{"Sign", "sign", with(harness.Members{"Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256"}), usable},
+		{"TagResource", "symmetric", with(harness.Members{"Tags": []harness.Members{{"TagKey": "k", "TagValue": "v"}}}), changeable},
+		{"UntagResource", "symmetric", with(harness.Members{"TagKeys": []string{"k"}}), changeable},
+		{"UpdateAlias", "symmetric", func(w *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"AliasName": k.alias, "TargetKeyId": w.other}
+		}, always},
+		{"UpdateAlias", "symmetric", func(w *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"AliasName": w.otherAlias, "TargetKeyId": k.id}
 		}, changeable},
-		{"UpdateKeyDescription", "symmetric", with(members{"Description": "new"}), changeable},
-		{"UpdatePrimaryRegion", "symmetric", with(members{"PrimaryRegion": secondRegion}), usable},
-		{"Verify", "sign", func(_ *stateWorld, k stateKey) members {
-			return members{"KeyId": k.id, "Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256", "Signature": k.made}
+		{"UpdateKeyDescription", "symmetric", with(harness.Members{"Description": "new"}), changeable},
+		{"UpdatePrimaryRegion", "symmetric", with(harness.Members{"PrimaryRegion": harness.SecondRegion}), usable},
+		{"Verify", "sign", func(_ *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.id, "Message": []byte("m"), "SigningAlgorithm": "ECDSA_SHA_256", "Signature": k.made}
 		}, usable},
-		{"VerifyMac", "mac", func(_ *stateWorld, k stateKey) members {
-			return members{"KeyId": k.id, "Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256", "Mac": k.made}
+		{"VerifyMac", "mac", func(_ *stateWorld, k stateKey) harness.Members {
+			return harness.Members{"KeyId": k.id, "Message": []byte("m"), "MacAlgorithm": "HMAC_SHA_256", "Mac": k.made}
 		}, usable},
 	}
 }
@@ -178,25 +174,15 @@ type stateWorld struct {
 	policy            string
 }
 
-func sdkMust[Out any](t *testing.T) func(Out, error) Out {
-	return func(out Out, err error) Out {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
-}
-
 // importOf is an import of always the same material.
-func (w *stateWorld) importOf(id string) members {
+func (w *stateWorld) importOf(id string) harness.Members {
 	w.t.Helper()
-	p := sdkMust[*kms.GetParametersForImportOutput](w.t)(w.kms.GetParametersForImport(w.t.Context(), &kms.GetParametersForImportInput{
+	p := harness.Must[*kms.GetParametersForImportOutput](w.t)(w.kms.GetParametersForImport(w.t.Context(), &kms.GetParametersForImportInput{
 		KeyId: &id, WrappingAlgorithm: types.AlgorithmSpecRsaesOaepSha256, WrappingKeySpec: types.WrappingKeySpecRsa2048,
 	}))
-	public := sdkMust[any](w.t)(x509.ParsePKIXPublicKey(p.PublicKey))
-	wrapped := sdkMust[[]byte](w.t)(rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), []byte(strings.Repeat("m", 32)), nil))
-	return members{"KeyId": id, "ImportToken": p.ImportToken, "EncryptedKeyMaterial": wrapped, "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
+	public := harness.Must[any](w.t)(x509.ParsePKIXPublicKey(p.PublicKey))
+	wrapped := harness.Must[[]byte](w.t)(rsa.EncryptOAEP(sha256.New(), rand.Reader, public.(*rsa.PublicKey), []byte(strings.Repeat("m", 32)), nil))
+	return harness.Members{"KeyId": id, "ImportToken": p.ImportToken, "EncryptedKeyMaterial": wrapped, "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE"}
 }
 
 // key is one of a kind in a state: the one of earlier, if no request changed it.
@@ -212,26 +198,26 @@ func (w *stateWorld) key(kind, state string) stateKey {
 	}
 	// Keys with others in their set are never pending deletion.
 	multi := state != "PendingDeletion"
-	m := sdkMust[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{KeySpec: s.spec, KeyUsage: s.usage, Origin: s.origin, MultiRegion: &multi})).KeyMetadata
+	m := harness.Must[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{KeySpec: s.spec, KeyUsage: s.usage, Origin: s.origin, MultiRegion: &multi})).KeyMetadata
 	k := stateKey{id: *m.KeyId, arn: *m.Arn, alias: "alias/" + rand.Text()}
-	sdkMust[*kms.CreateAliasOutput](t)(w.kms.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &k.alias, TargetKeyId: &k.id}))
+	harness.Must[*kms.CreateAliasOutput](t)(w.kms.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: &k.alias, TargetKeyId: &k.id}))
 	if s.origin == types.OriginTypeExternal && (state != "PendingImport" || kind == "symmetric") {
 		w.mustSDK("ImportKeyMaterial", w.importOf(k.id))
 	}
 	w.make(&k, kind, state)
 	if multi && state != "PendingImport" {
-		sdkMust[*kms.ReplicateKeyOutput](t)(w.kms.ReplicateKey(ctx, &kms.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: aws.String(secondRegion)}))
+		harness.Must[*kms.ReplicateKeyOutput](t)(w.kms.ReplicateKey(ctx, &kms.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: aws.String(harness.SecondRegion)}))
 	}
 	switch state {
 	case "Disabled":
-		w.mustSDK("DisableKey", members{"KeyId": k.id})
+		w.mustSDK("DisableKey", harness.Members{"KeyId": k.id})
 	case "PendingDeletion", "PendingReplicaDeletion":
 		k.closed = true
-		w.mustSDK("ScheduleKeyDeletion", members{"KeyId": k.id})
+		w.mustSDK("ScheduleKeyDeletion", harness.Members{"KeyId": k.id})
 	case "PendingImport":
-		w.mustSDK("DeleteImportedKeyMaterial", members{"KeyId": k.id})
+		w.mustSDK("DeleteImportedKeyMaterial", harness.Members{"KeyId": k.id})
 	}
-	d := sdkMust[*kms.DescribeKeyOutput](t)(w.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &k.id}))
+	d := harness.Must[*kms.DescribeKeyOutput](t)(w.kms.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &k.id}))
 	if got := string(d.KeyMetadata.KeyState); got != state {
 		t.Fatalf("the key is %s, want %s", got, state)
 	}
@@ -247,99 +233,52 @@ func (w *stateWorld) make(k *stateKey, kind, state string) {
 	switch {
 	case kind == "agree":
 		p := w.key("sign", "Enabled") // on the same curve
-		k.made = sdkMust[*kms.GetPublicKeyOutput](t)(w.kms.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: &p.id})).PublicKey
+		k.made = harness.Must[*kms.GetPublicKeyOutput](t)(w.kms.GetPublicKey(ctx, &kms.GetPublicKeyInput{KeyId: &p.id})).PublicKey
 	case kind == "symmetric" || kind == "imported" && state != "PendingImport":
-		k.made = sdkMust[*kms.EncryptOutput](t)(w.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &k.id, Plaintext: []byte("x")})).CiphertextBlob
-		k.grant = *sdkMust[*kms.CreateGrantOutput](t)(w.kms.CreateGrant(ctx, &kms.CreateGrantInput{
+		k.made = harness.Must[*kms.EncryptOutput](t)(w.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &k.id, Plaintext: []byte("x")})).CiphertextBlob
+		k.grant = *harness.Must[*kms.CreateGrantOutput](t)(w.kms.CreateGrant(ctx, &kms.CreateGrantInput{
 			KeyId: &k.id, GranteePrincipal: aws.String("arn:aws:iam::" + harness.Account + ":user/u"), Operations: []types.GrantOperation{types.GrantOperationEncrypt},
 		})).GrantId
 	case state == "PendingImport":
 		k.made = []byte("x")
 	case kind == "sign":
-		k.made = sdkMust[*kms.SignOutput](t)(w.kms.Sign(ctx, &kms.SignInput{KeyId: &k.id, Message: []byte("m"), SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256})).Signature
+		k.made = harness.Must[*kms.SignOutput](t)(w.kms.Sign(ctx, &kms.SignInput{KeyId: &k.id, Message: []byte("m"), SigningAlgorithm: types.SigningAlgorithmSpecEcdsaSha256})).Signature
 	case kind == "kem":
-		k.made = sdkMust[*kms.EncapsulateOutput](t)(w.kms.Encapsulate(ctx, &kms.EncapsulateInput{KeyId: &k.id, EncapsulationAlgorithm: types.EncapsulationAlgorithmSpecMlKem})).SharedSecretCiphertextBlob
+		k.made = harness.Must[*kms.EncapsulateOutput](t)(w.kms.Encapsulate(ctx, &kms.EncapsulateInput{KeyId: &k.id, EncapsulationAlgorithm: types.EncapsulationAlgorithmSpecMlKem})).SharedSecretCiphertextBlob
 	case kind == "mac":
-		k.made = sdkMust[*kms.GenerateMacOutput](t)(w.kms.GenerateMac(ctx, &kms.GenerateMacInput{KeyId: &k.id, Message: []byte("m"), MacAlgorithm: types.MacAlgorithmSpecHmacSha256})).Mac
-	}
-}
-
-// fill sets the members of a request of either face.
-func fill(t *testing.T, into reflect.Value, in members) {
-	t.Helper()
-	for name, v := range in {
-		f := into.FieldByName(name)
-		if !f.IsValid() {
-			t.Fatalf("%v has no %s", into.Type(), name)
-		}
-		switch {
-		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() != reflect.Uint8 && f.Type().Elem().Kind() != reflect.String:
-			for _, item := range v.([]members) {
-				e := f.Type().Elem()
-				p := reflect.New(e)
-				if e.Kind() == reflect.Pointer {
-					p = reflect.New(e.Elem())
-				}
-				fill(t, p.Elem(), item)
-				if e.Kind() != reflect.Pointer {
-					p = p.Elem()
-				}
-				f.Set(reflect.Append(f, p))
-			}
-		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.String:
-			for _, item := range v.([]string) {
-				f.Set(reflect.Append(f, reflect.ValueOf(item).Convert(f.Type().Elem())))
-			}
-		case f.Kind() == reflect.Pointer:
-			p := reflect.New(f.Type().Elem())
-			p.Elem().Set(reflect.ValueOf(v))
-			f.Set(p)
-		default:
-			f.Set(reflect.ValueOf(v).Convert(f.Type()))
-		}
+		k.made = harness.Must[*kms.GenerateMacOutput](t)(w.kms.GenerateMac(ctx, &kms.GenerateMacInput{KeyId: &k.id, Message: []byte("m"), MacAlgorithm: types.MacAlgorithmSpecHmacSha256})).Mac
 	}
 }
 
 // request makes a request by the method of a client that has the operation's name.
-func (w *stateWorld) request(client any, op string, in members) error {
+func (w *stateWorld) request(client any, op string, in harness.Members) error {
 	w.t.Helper()
 	method := reflect.ValueOf(client).MethodByName(op)
 	arg := reflect.New(method.Type().In(1).Elem())
-	fill(w.t, arg.Elem(), in)
+	harness.FillRequest(w.t, arg.Elem(), in)
 	err, _ := method.Call([]reflect.Value{reflect.ValueOf(w.t.Context()), arg})[1].Interface().(error)
 	return err
 }
 
-func (w *stateWorld) mustSDK(op string, in members) {
+func (w *stateWorld) mustSDK(op string, in harness.Members) {
 	w.t.Helper()
 	if err := w.request(w.kms, op, in); err != nil {
 		w.t.Fatalf("%s: %v", op, err)
 	}
 }
 
-// told is what an error of either face says: code and message.
-func told(err error) (code, message string) {
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
-		return api.ErrorCode(), api.ErrorMessage()
-	}
-	if f, ok := client.FromError(err); ok {
-		return f.Type, f.Message
-	}
-	return "no answer", err.Error()
-}
-
 // TestKeyStates asks for every operation on keys in every state, through both
 // faces. The engine's own table has more cases of each.
 func TestKeyStates(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, secondRegion, thirdRegion}})
+	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion, harness.ThirdRegion}})
 	n := c.Nodes[0]
 	w := &stateWorld{t: t, n: n, kms: n.SDK(), keys: make(map[string]stateKey), otherAlias: "alias/other"}
 	ctx := t.Context()
-	w.other = *sdkMust[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{})).KeyMetadata.KeyId
-	w.mustSDK("CreateAlias", members{"AliasName": w.otherAlias, "TargetKeyId": w.other})
-	w.blob = sdkMust[*kms.EncryptOutput](t)(w.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &w.other, Plaintext: []byte("x")})).CiphertextBlob
-	w.policy = *sdkMust[*kms.GetKeyPolicyOutput](t)(w.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &w.other})).Policy
+	w.other = *harness.Must[*kms.CreateKeyOutput](t)(w.kms.CreateKey(ctx, &kms.CreateKeyInput{})).KeyMetadata.KeyId
+	w.mustSDK("CreateAlias", harness.Members{"AliasName": w.otherAlias, "TargetKeyId": w.other})
+	w.blob = harness.Must[*kms.EncryptOutput](t)(w.kms.Encrypt(ctx, &kms.EncryptInput{KeyId: &w.other, Plaintext: []byte("x")})).CiphertextBlob
+	w.policy = *harness.Must[*kms.GetKeyPolicyOutput](t)(w.kms.GetKeyPolicy(ctx, &kms.GetKeyPolicyInput{KeyId: &w.other})).Policy
 	faces := []struct {
 		name   string
 		client any
@@ -367,7 +306,7 @@ func TestKeyStates(t *testing.T) {
 						t.Fatalf("went on, want %s", stateErrors[want][0])
 					}
 					e := stateErrors[want]
-					if code, message := told(err); code != e[0] || message != k.arn+e[1] {
+					if code, message := harness.Told(err); code != e[0] || message != k.arn+e[1] {
 						t.Errorf("got  %s: %s\nwant %s: %s", code, message, e[0], k.arn+e[1])
 					}
 				})
