@@ -35,9 +35,9 @@ run: build ## start a development server on loopback
 demo: build ## three nodes, the ceremony, a crash, and what they promise
 	bin/conclave demo
 
-# The longest package begins first.
+# The longest packages begin first.
 test: check ## everything that needs no container engine
-	$(GO) test -timeout 60m ./integration ./...
+	$(GO) test -timeout 60m ./integration ./integration/conformance ./...
 
 test-full: ## the same, with more rounds of what is tested by repetition
 	CONCLAVE_FULL=1 $(MAKE) --no-print-directory test

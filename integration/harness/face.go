@@ -108,8 +108,8 @@ func (f *Face) Signed(target, body string) *http.Request {
 
 // Refusal is what came back.
 type Refusal struct {
-	Type    string `json:"__type"`
-	Message string `json:"message"`
+	Type    string      `json:"__type"`
+	Message string      `json:"message"`
 	Status  int         `json:"-"`
 	Body    []byte      `json:"-"`
 	Header  http.Header `json:"-"`

@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"crypto/ecdh"
