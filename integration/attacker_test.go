@@ -513,7 +513,7 @@ func TestThiefAsPeer(t *testing.T) {
 			if err != nil || r.Node != node.ID {
 				t.Errorf("Clock: %v, %v", r, err)
 			}
-			o := definite(func() harness.Op {
+			o := harness.UntilDefinite(func() harness.Op {
 				_, o := x.h.At(node).CreateKey(ctx, "though the thief says that there is no room")
 				return o
 			})
@@ -735,7 +735,7 @@ func TestThiefLiesAboutStoring(t *testing.T) {
 		}
 	}
 	t.Logf("%d changes of 8 were acknowledged", acknowledged)
-	if o := definite(func() harness.Op { return x.h.At(x.honest[0]).EnableKey(t.Context(), x.live) }); o.Code != "" {
+	if o := harness.UntilDefinite(func() harness.Op { return x.h.At(x.honest[0]).EnableKey(t.Context(), x.live) }); o.Code != "" {
 		t.Error(o)
 	}
 	x.c.Converged()

@@ -39,7 +39,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	opens := func() {
 		t.Helper()
 		for _, nd := range c.Nodes {
-			opensTo(t, h.At(nd), blob, []byte("kept"))
+			harness.Opens(t, h.At(nd), blob, []byte("kept"))
 		}
 	}
 	opens()
@@ -47,8 +47,8 @@ func TestSnapshotCatchUp(t *testing.T) {
 	missing := c.Nodes[(leader.Index+1)%3]
 	missed := c.Converged()
 	missing.Kill()
-	w := startWorkload(t, c, h, seed, 8)
-	w.awaitAnswers(400)
+	w := harness.StartWorkload(t, c, h, seed, 8)
+	w.AwaitAnswers(400)
 	c.Eventually("waiting for the others to forget what the node missed", func(context.Context) error {
 		for _, nd := range c.Running() {
 			first, err := snapshotIndex(nd)
@@ -58,8 +58,8 @@ func TestSnapshotCatchUp(t *testing.T) {
 		}
 		return nil
 	})
-	w.awaitAnswers(100)
-	w.finish()
+	w.AwaitAnswers(100)
+	w.Finish()
 	missing.Start()
 	missing.Unseal()
 	c.WaitReady(missing)

@@ -18,8 +18,8 @@ func TestPartitions(t *testing.T) {
 	network.Break = true
 	c := harness.Found(t, 3, harness.Options{Network: network})
 	h := harness.NewHistory()
-	w := startSteadyWorkload(t, c, h, seed, 12)
-	w.awaitAnswers(50)
+	w := harness.StartSteadyWorkload(t, c, h, seed, 12)
+	w.AwaitAnswers(50)
 	hold := harness.Rule{Hold: true}
 	ways := []struct {
 		name   string
@@ -67,27 +67,27 @@ func TestPartitions(t *testing.T) {
 		start := time.Now()
 		p.cut(leader.ID, x.ID, y.ID)
 		if p.serves {
-			w.awaitAnswers(100)
+			w.AwaitAnswers(100)
 			// Long enough for elections, where there is something to elect about.
 			time.Sleep(time.Until(start.Add(1500 * time.Millisecond)))
 		} else {
 			// Time for the old leader to notice and for what was under way to end.
 			time.Sleep(2 * time.Second)
-			before := w.answers.Load()
+			before := w.Answers.Load()
 			time.Sleep(2 * time.Second)
-			if n := w.answers.Load() - before; n > 0 {
+			if n := w.Answers.Load() - before; n > 0 {
 				t.Errorf("%s: %d answers without a majority", p.name, n)
 			}
 		}
 		broken := time.Since(start)
 		network.Heal()
 		start = time.Now()
-		w.awaitAnswers(100)
+		w.AwaitAnswers(100)
 		c.WaitReady()
 		t.Logf("%s: for %v, all was well %v after it", p.name, broken.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
 	}
-	w.finish()
-	w.opensEverywhere(random)
+	w.Finish()
+	w.OpensEverywhere(random)
 	harness.Witnessed(t, c, h)
 }
 

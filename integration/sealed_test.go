@@ -64,7 +64,7 @@ func TestRestartSealed(t *testing.T) {
 		c.WaitReady(nd)
 		for j, other := range c.Nodes {
 			if j <= i {
-				opensTo(t, h.At(other), blob, []byte("kept"))
+				harness.Opens(t, h.At(other), blob, []byte("kept"))
 			} else {
 				mustRefuse(other)
 			}
