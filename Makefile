@@ -35,9 +35,9 @@ run: build ## start a development server on loopback
 demo: build ## three nodes, the ceremony, a crash, and what they promise
 	bin/conclave demo
 
-# The longest package begins first.
+# The longest packages begin first.
 test: check ## everything that needs no container engine
-	$(GO) test -timeout 60m ./integration ./...
+	$(GO) test -timeout 60m ./integration ./integration/conformance ./...
 
 test-full: ## the same, with more rounds of what is tested by repetition
 	CONCLAVE_FULL=1 $(MAKE) --no-print-directory test
@@ -84,7 +84,7 @@ image: ## build the container image conclave:latest from the static binary
 	docker build -t conclave:latest .
 
 compose-test: image ## the three nodes of docker-compose.yml, ceremony included
-	CONCLAVE_COMPOSE_TEST=1 $(GO) test -count=1 -timeout 10m -run '^TestCompose' -v ./integration
+	CONCLAVE_COMPOSE_TEST=1 $(GO) test -count=1 -timeout 10m -run '^TestCompose' -v ./integration/docs
 
 # Programs and libraries that others wrote for AWS KMS: modules of their own, so
 # that each is built of the versions that it asks for. PROGRAMS are those that are
@@ -115,7 +115,7 @@ generate: ## regenerate protobuf code, the README's table, docs/compatibility.md
 	protoc --plugin=bin/protoc-gen-go --plugin=bin/protoc-gen-go-grpc \
 		--go_out=. --go_opt=module=github.com/conclavekms/conclave \
 		--go-grpc_out=. --go-grpc_opt=module=github.com/conclavekms/conclave $(PROTO)
-	$(GO) test -count=1 ./integration -run '^Test(SupportTable|Compatibility)$$' -update
+	$(GO) test -count=1 ./integration/docs -run '^Test(SupportTable|Compatibility)$$' -update
 	$(GO) test -count=1 ./cmd/conclave -run '^TestDocs$$' -update
 
 generate-check: generate ## fail if generated code is not what is committed

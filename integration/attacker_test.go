@@ -513,7 +513,7 @@ func TestThiefAsPeer(t *testing.T) {
 			if err != nil || r.Node != node.ID {
 				t.Errorf("Clock: %v, %v", r, err)
 			}
-			o := definite(func() harness.Op {
+			o := harness.UntilDefinite(func() harness.Op {
 				_, o := x.h.At(node).CreateKey(ctx, "though the thief says that there is no room")
 				return o
 			})
@@ -678,11 +678,11 @@ func asClient(t *testing.T, x *heist, th *thief, n *harness.Node) {
 	if tried < 60 {
 		t.Errorf("only %d methods were tried", tried)
 	}
-	f := newFace(t, x.c, n)
-	f.http = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
+	f := harness.NewFace(t, x.c, n)
+	f.HTTP = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: th.roots, Certificates: []tls.Certificate{th.cert}},
 	}}
-	f.refuses("a request with a node's certificate and no signature", f.request("TrentService.ListKeys", "{}"), http.StatusBadRequest, "MissingAuthenticationTokenException")
+	f.Refuses("a request with a node's certificate and no signature", f.Request("TrentService.ListKeys", "{}"), http.StatusBadRequest, "MissingAuthenticationTokenException")
 }
 
 // TestThiefLiesAboutStoring: the thief says that it has stored what it has not, while
@@ -735,7 +735,7 @@ func TestThiefLiesAboutStoring(t *testing.T) {
 		}
 	}
 	t.Logf("%d changes of 8 were acknowledged", acknowledged)
-	if o := definite(func() harness.Op { return x.h.At(x.honest[0]).EnableKey(t.Context(), x.live) }); o.Code != "" {
+	if o := harness.UntilDefinite(func() harness.Op { return x.h.At(x.honest[0]).EnableKey(t.Context(), x.live) }); o.Code != "" {
 		t.Error(o)
 	}
 	x.c.Converged()

@@ -52,48 +52,48 @@ func TestBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := key.GetKeyMetadata().GetKeyId()
-	before := metric(t, n, "process_resident_memory_bytes")
+	before := harness.Metric(t, n, "process_resident_memory_bytes")
 
 	// Bodies are judged after the signature, and before the operation.
-	t.Run("bodies", func(t *testing.T) { badBodies(t, newFace(t, c, n), id) })
-	t.Run("requests", func(t *testing.T) { badRequests(t, newFace(t, c, n)) })
+	t.Run("bodies", func(t *testing.T) { badBodies(t, harness.NewFace(t, c, n), id) })
+	t.Run("requests", func(t *testing.T) { badRequests(t, harness.NewFace(t, c, n)) })
 
 	// From here on, all is from strangers, who may have found an old token.
-	token := sessionToken(t, c, dialGRPC(t, n, newFace(t, c, n).tls()))
-	size := records(t, n)
-	t.Run("signatures", func(t *testing.T) { badSignatures(t, newFace(t, c, n), id) })
-	t.Run("large bodies", func(t *testing.T) { largeBodies(t, newFace(t, c, n)) })
-	t.Run("tls", func(t *testing.T) { badTLS(t, newFace(t, c, n)) })
-	t.Run("http2", func(t *testing.T) { badHTTP2(t, newFace(t, c, n)) })
+	token := sessionToken(t, c, dialGRPC(t, n, harness.NewFace(t, c, n).TLS()))
+	size := harness.Records(t, n)
+	t.Run("signatures", func(t *testing.T) { badSignatures(t, harness.NewFace(t, c, n), id) })
+	t.Run("large bodies", func(t *testing.T) { largeBodies(t, harness.NewFace(t, c, n)) })
+	t.Run("tls", func(t *testing.T) { badTLS(t, harness.NewFace(t, c, n)) })
+	t.Run("http2", func(t *testing.T) { badHTTP2(t, harness.NewFace(t, c, n)) })
 	t.Run("grpc", func(t *testing.T) { strangersGRPC(t, c, n, token) })
-	t.Run("flood", func(t *testing.T) { flood(t, newFace(t, c, n)) })
-	if now := records(t, n); now != size {
+	t.Run("flood", func(t *testing.T) { flood(t, harness.NewFace(t, c, n)) })
+	if now := harness.Records(t, n); now != size {
 		t.Errorf("strangers left %d records in the audit log", now-size)
 	}
 
-	t.Run("grpc messages", func(t *testing.T) { badMessages(t, newFace(t, c, n), token) })
+	t.Run("grpc messages", func(t *testing.T) { badMessages(t, harness.NewFace(t, c, n), token) })
 
 	if t.Failed() {
 		return
 	}
-	if errors := string(opsGet(t, n, "/metrics")); strings.Contains(errors, `conclave_api_errors_total{api="aws",type="KMSInternalException"}`) {
+	if errors := string(harness.OpsGet(t, n, "/metrics")); strings.Contains(errors, `conclave_api_errors_total{api="aws",type="KMSInternalException"}`) {
 		t.Errorf("an error was answered as one of the server's")
 	}
 	for _, name := range []string{`conclave_api_panics_total{api="aws"}`, `conclave_api_panics_total{api="grpc"}`} {
-		if v := metric(t, n, name); v != 0 {
+		if v := harness.Metric(t, n, name); v != 0 {
 			t.Errorf("%s is %v", name, v)
 		}
 	}
-	usable(t, n)
+	harness.Usable(t, n)
 	c.NoFaults()
-	after := metric(t, n, "process_resident_memory_bytes")
+	after := harness.Metric(t, n, "process_resident_memory_bytes")
 	t.Logf("resident memory: %.0f MiB before, %.0f MiB after", before/(1<<20), after/(1<<20))
 	if after > before+maxGrowth {
 		t.Errorf("the node grew from %.0f to %.0f MiB", before/(1<<20), after/(1<<20))
 	}
 }
 
-func badBodies(t *testing.T, f *face, key string) {
+func badBodies(t *testing.T, f *harness.Face, key string) {
 	const describe, encrypt, tag = "TrentService.DescribeKey", "TrentService.Encrypt", "TrentService.TagResource"
 	good := `"KeyId":"` + key + `"`
 	many := func(n int, item string) string { return strings.TrimSuffix(strings.Repeat(item+",", n), ",") }
@@ -154,7 +154,7 @@ func badBodies(t *testing.T, f *face, key string) {
 		{"200,000 structures", tag, `{` + good + `,"Tags":[` + many(200_000, `{}`) + `]}`},
 	}
 	for _, tc := range serialization {
-		f.refuses(tc.name, f.signed(tc.target, tc.body), http.StatusBadRequest, "SerializationException")
+		f.Refuses(tc.name, f.Signed(tc.target, tc.body), http.StatusBadRequest, "SerializationException")
 	}
 	var zipped bytes.Buffer
 	zw := gzip.NewWriter(&zipped)
@@ -162,9 +162,9 @@ func badBodies(t *testing.T, f *face, key string) {
 		zw.Write(make([]byte, 1<<16))
 	}
 	zw.Close()
-	bomb := f.request(describe, zipped.String())
+	bomb := f.Request(describe, zipped.String())
 	bomb.Header.Set("Content-Encoding", "gzip")
-	f.refuses("64 MiB of zeros, zipped", f.sign(bomb, zipped.String()), http.StatusBadRequest, "SerializationException")
+	f.Refuses("64 MiB of zeros, zipped", f.Sign(bomb, zipped.String()), http.StatusBadRequest, "SerializationException")
 
 	// What is JSON is the operation's to judge.
 	for _, tc := range []struct{ name, target, body, code string }{
@@ -187,46 +187,46 @@ func badBodies(t *testing.T, f *face, key string) {
 		{"a marker of another's", "TrentService.ListKeys", `{"Marker":"` + strings.Repeat("A", 1024) + `"}`, "InvalidMarkerException"},
 	} {
 		if tc.code == "*" {
-			a, err := f.send(f.signed(tc.target, tc.body))
-			if err != nil || a.status != http.StatusBadRequest {
-				t.Errorf("%s: %d %s, %v, want status 400", tc.name, a.status, a.Type, err)
+			a, err := f.Send(f.Signed(tc.target, tc.body))
+			if err != nil || a.Status != http.StatusBadRequest {
+				t.Errorf("%s: %d %s, %v, want status 400", tc.name, a.Status, a.Type, err)
 			}
 			continue
 		}
-		f.refuses(tc.name, f.signed(tc.target, tc.body), http.StatusBadRequest, tc.code)
+		f.Refuses(tc.name, f.Signed(tc.target, tc.body), http.StatusBadRequest, tc.code)
 	}
 	for _, ok := range []string{`{` + good + `,"Unknown":{"a":[1,true,null,"x"]}}`, " {\n" + good + "\t}\r\n ", `{"\u004beyId":"` + key + `"}`} {
-		if a, err := f.send(f.signed(describe, ok)); err != nil || a.status != http.StatusOK {
-			t.Errorf("%s: %d %s %s, %v, want 200", ok, a.status, a.Type, a.Message, err)
+		if a, err := f.Send(f.Signed(describe, ok)); err != nil || a.Status != http.StatusOK {
+			t.Errorf("%s: %d %s %s, %v, want 200", ok, a.Status, a.Type, a.Message, err)
 		}
 	}
 }
 
 // badRequests are signed well, but ask for nothing that there is.
-func badRequests(t *testing.T, f *face) {
+func badRequests(t *testing.T, f *harness.Face) {
 	for _, target := range []string{"", "TrentService.", "TrentService.Nonsense", "TrentService.encrypt", "Trent.Encrypt",
 		"TrentService.Encrypt.Encrypt", strings.Repeat("A", 20_000), "TrentService.EncapsulateKey"} {
-		f.refuses(fmt.Sprintf("target %.40q", target), f.signed(target, "{}"), http.StatusBadRequest, "UnknownOperationException")
+		f.Refuses(fmt.Sprintf("target %.40q", target), f.Signed(target, "{}"), http.StatusBadRequest, "UnknownOperationException")
 	}
 	for _, contentType := range []string{"application/json", "text/xml", "application/x-www-form-urlencoded", "application/x-amz-json-1.0", ""} {
-		r := f.request("TrentService.ListKeys", "{}")
+		r := f.Request("TrentService.ListKeys", "{}")
 		r.Header.Set("Content-Type", contentType)
-		f.refuses("Content-Type "+contentType, f.sign(r, "{}"), http.StatusBadRequest, "UnknownOperationException")
+		f.Refuses("Content-Type "+contentType, f.Sign(r, "{}"), http.StatusBadRequest, "UnknownOperationException")
 	}
 	for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete, http.MethodOptions, http.MethodTrace, "NONSENSE"} {
-		r := f.request("TrentService.ListKeys", "")
+		r := f.Request("TrentService.ListKeys", "")
 		r.Method = method
-		f.refuses(method, f.sign(r, ""), http.StatusMethodNotAllowed, "UnknownOperationException")
+		f.Refuses(method, f.Sign(r, ""), http.StatusMethodNotAllowed, "UnknownOperationException")
 	}
 	for _, path := range []string{"/x", "//", "/../", "/%2e%2e/", "/metrics", "/debug/pprof/", "/healthz"} {
-		r := f.request("TrentService.ListKeys", "{}")
+		r := f.Request("TrentService.ListKeys", "{}")
 		r.URL.Opaque = path
-		f.refuses("path "+path, f.sign(r, "{}"), http.StatusNotFound, "UnknownOperationException")
+		f.Refuses("path "+path, f.Sign(r, "{}"), http.StatusNotFound, "UnknownOperationException")
 	}
 }
 
 // badSignatures are requests of those who cannot be made out.
-func badSignatures(t *testing.T, f *face, key string) {
+func badSignatures(t *testing.T, f *harness.Face, key string) {
 	const target = "TrentService.DescribeKey"
 	body := `{"KeyId":"` + key + `"}`
 	edit := func(name, from, to string) func(*http.Request) {
@@ -271,8 +271,8 @@ func badSignatures(t *testing.T, f *face, key string) {
 			v := r.Header.Get("Authorization")
 			r.Header.Set("Authorization", v[:len(v)-2])
 		}, "InvalidSignatureException"},
-		{"an unknown access key", edit("Authorization", f.as.AccessKeyID, "AKIAIOSFODNN7EXAMPLE"), "UnrecognizedClientException"},
-		{"an access key of nonsense", edit("Authorization", f.as.AccessKeyID, "'; DROP TABLE keys"), "UnrecognizedClientException"},
+		{"an unknown access key", edit("Authorization", f.As.AccessKeyID, "AKIAIOSFODNN7EXAMPLE"), "UnrecognizedClientException"},
+		{"an access key of nonsense", edit("Authorization", f.As.AccessKeyID, "'; DROP TABLE keys"), "UnrecognizedClientException"},
 		{"another service", edit("Authorization", "/kms/", "/s3/"), "InvalidSignatureException"},
 		{"another region", edit("Authorization", "/"+harness.Region+"/", "/elsewhere-1/"), "InvalidSignatureException"},
 		{"another operation", func(r *http.Request) { r.Header.Set("X-Amz-Target", "TrentService.DisableKey") }, "InvalidSignatureException"},
@@ -286,61 +286,61 @@ func badSignatures(t *testing.T, f *face, key string) {
 		{"a session's token", func(r *http.Request) {
 			r.Header.Del("Authorization")
 			r.Header.Set("X-Amz-Security-Token", "abc")
-			f.sign(r, body)
+			f.Sign(r, body)
 		}, "UnrecognizedClientException"},
 		{"a query", func(r *http.Request) { r.URL.RawQuery = "a=b" }, "InvalidSignatureException"},
 	} {
-		r := f.signed(target, body)
+		r := f.Signed(target, body)
 		tc.change(r)
-		f.refuses(tc.name, r, http.StatusBadRequest, tc.code)
+		f.Refuses(tc.name, r, http.StatusBadRequest, tc.code)
 	}
 	for _, at := range []time.Duration{-6 * time.Minute, 6 * time.Minute, -24 * time.Hour, 100 * 365 * 24 * time.Hour} {
-		f.at = time.Now().Add(at)
-		f.refuses("signed at "+at.String(), f.signed(target, body), http.StatusBadRequest, "InvalidSignatureException")
+		f.At = time.Now().Add(at)
+		f.Refuses("signed at "+at.String(), f.Signed(target, body), http.StatusBadRequest, "InvalidSignatureException")
 	}
-	f.at = time.Time{}
-	right := f.as
-	f.as.SecretAccessKey = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
-	f.refuses("another secret", f.signed(target, body), http.StatusBadRequest, "InvalidSignatureException")
-	f.as = aws.Credentials{AccessKeyID: strings.Repeat("A", 1000), SecretAccessKey: "x"}
-	f.refuses("a long access key", f.signed(target, body), http.StatusBadRequest, "UnrecognizedClientException")
-	f.as = right
+	f.At = time.Time{}
+	right := f.As
+	f.As.SecretAccessKey = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+	f.Refuses("another secret", f.Signed(target, body), http.StatusBadRequest, "InvalidSignatureException")
+	f.As = aws.Credentials{AccessKeyID: strings.Repeat("A", 1000), SecretAccessKey: "x"}
+	f.Refuses("a long access key", f.Signed(target, body), http.StatusBadRequest, "UnrecognizedClientException")
+	f.As = right
 
 	// It is only the faults above that these are refused for.
-	if a, err := f.send(f.signed(target, "{")); err != nil || a.Type != "SerializationException" {
+	if a, err := f.Send(f.Signed(target, "{")); err != nil || a.Type != "SerializationException" {
 		t.Errorf("the control, well signed: %s, %v", a.Type, err)
 	}
 }
 
 // largeBodies are refused as soon as they are known to be too large. The sender
 // may be cut off before it has read so.
-func largeBodies(t *testing.T, f *face) {
+func largeBodies(t *testing.T, f *harness.Face) {
 	const size = 10 << 20
 	for _, tc := range []struct {
 		name   string
 		length int64
 	}{{"announced", size}, {"in chunks", -1}} {
 		for _, sign := range []bool{false, true} {
-			r := f.request("TrentService.ListKeys", "")
+			r := f.Request("TrentService.ListKeys", "")
 			r.Body, r.ContentLength, r.GetBody = io.NopCloser(io.LimitReader(spaces{}, size)), tc.length, nil
 			if sign {
-				f.sign(r, "of another body, but nobody gets to compare")
+				f.Sign(r, "of another body, but nobody gets to compare")
 				r.ContentLength = tc.length
 			}
-			a, err := f.send(r)
+			a, err := f.Send(r)
 			want := "RequestEntityTooLargeException"
 			if !sign {
 				want = "MissingAuthenticationTokenException"
 			}
 			if err == nil && a.Type != want {
-				t.Errorf("10 MiB, %s, signed %t: %d %s, want %s", tc.name, sign, a.status, a.Type, want)
+				t.Errorf("10 MiB, %s, signed %t: %d %s, want %s", tc.name, sign, a.Status, a.Type, want)
 			}
 		}
 	}
 	// One header of 64 KiB is answered by the HTTP server itself.
-	r := f.request("TrentService.ListKeys", "{}")
+	r := f.Request("TrentService.ListKeys", "{}")
 	r.Header.Set("X-Long", strings.Repeat("x", 64<<10))
-	resp, err := f.http.Do(r)
+	resp, err := f.HTTP.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,14 +380,14 @@ func isTimeout(err error) bool {
 	return ok && n.Timeout()
 }
 
-func badTLS(t *testing.T, f *face) {
-	seed := newSeed(t)
+func badTLS(t *testing.T, f *harness.Face) {
+	seed := harness.NewSeed(t)
 	rng := mathrand.NewChaCha8([32]byte(binaryKey(seed)))
 	noise := make([]byte, 64<<10)
 	rng.Read(noise)
 	record := append([]byte{22, 3, 1, 0x40, 0}, noise[:0x4000]...)
 	var all sync.WaitGroup
-	for name, addr := range map[string]string{"AWS": f.n.AWS, "gRPC": f.n.GRPC, "peer": f.n.Peer} {
+	for name, addr := range map[string]string{"AWS": f.Node.AWS, "gRPC": f.Node.GRPC, "peer": f.Node.Peer} {
 		for what, send := range map[string][]byte{
 			"noise":                   noise,
 			"a handshake of noise":    record,
@@ -403,9 +403,9 @@ func badTLS(t *testing.T, f *face) {
 		}
 	}
 	all.Wait()
-	for version, addrs := range map[uint16][]string{tls.VersionTLS10: {f.n.AWS, f.n.GRPC, f.n.Peer}, tls.VersionTLS11: {f.n.AWS, f.n.GRPC, f.n.Peer}, tls.VersionTLS12: {f.n.GRPC, f.n.Peer}} {
+	for version, addrs := range map[uint16][]string{tls.VersionTLS10: {f.Node.AWS, f.Node.GRPC, f.Node.Peer}, tls.VersionTLS11: {f.Node.AWS, f.Node.GRPC, f.Node.Peer}, tls.VersionTLS12: {f.Node.GRPC, f.Node.Peer}} {
 		for _, addr := range addrs {
-			cfg := f.tls()
+			cfg := f.TLS()
 			cfg.MinVersion, cfg.MaxVersion = version, version
 			if conn, err := tls.Dial("tcp", addr, cfg); err == nil {
 				conn.Close()
@@ -416,9 +416,9 @@ func badTLS(t *testing.T, f *face) {
 	// Nodes talk to nodes of their own CA only.
 	foreign := foreignCertificate(t, pki.KindNode, "a")
 	for name, certs := range map[string][]tls.Certificate{"no certificate": nil, "a foreign CA's certificate": {foreign}} {
-		cfg := f.tls()
+		cfg := f.TLS()
 		cfg.Certificates = certs
-		conn, err := tls.Dial("tcp", f.n.Peer, cfg)
+		conn, err := tls.Dial("tcp", f.Node.Peer, cfg)
 		if err == nil {
 			conn.SetDeadline(time.Now().Add(5 * time.Second))
 			_, err = conn.Read(make([]byte, 1)) // in TLS 1.3 the client learns of it later
@@ -462,11 +462,11 @@ type h2 struct {
 	head   bytes.Buffer
 }
 
-func openH2(t *testing.T, f *face, settings ...http2.Setting) *h2 {
+func openH2(t *testing.T, f *harness.Face, settings ...http2.Setting) *h2 {
 	t.Helper()
-	cfg := f.tls()
+	cfg := f.TLS()
 	cfg.NextProtos = []string{"h2"}
-	conn, err := tls.Dial("tcp", f.n.AWS, cfg)
+	conn, err := tls.Dial("tcp", f.Node.AWS, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -498,10 +498,10 @@ func openH2(t *testing.T, f *face, settings ...http2.Setting) *h2 {
 	return h
 }
 
-func (h *h2) headers(f *face, end bool) []byte {
+func (h *h2) headers(f *harness.Face, end bool) []byte {
 	h.head.Reset()
 	enc := hpack.NewEncoder(&h.head)
-	for _, kv := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":authority", f.n.AWS}, {":path", "/"},
+	for _, kv := range [][2]string{{":method", "POST"}, {":scheme", "https"}, {":authority", f.Node.AWS}, {":path", "/"},
 		{"content-type", "application/x-amz-json-1.1"}, {"x-amz-target", "TrentService.ListKeys"}} {
 		enc.WriteField(hpack.HeaderField{Name: kv[0], Value: kv[1]})
 	}
@@ -522,13 +522,13 @@ func (h *h2) drops(bound int, send func(i int) error) int {
 	return bound
 }
 
-func badHTTP2(t *testing.T, f *face) {
+func badHTTP2(t *testing.T, f *harness.Face) {
 	// Honest requests go on meanwhile.
 	stop := make(chan struct{})
 	var honest atomic.Int64
 	var slowest atomic.Int64
 	var wg sync.WaitGroup
-	other := newFace(t, f.c, f.n)
+	other := harness.NewFace(t, f.Cluster, f.Node)
 	wg.Go(func() {
 		for {
 			select {
@@ -538,7 +538,7 @@ func badHTTP2(t *testing.T, f *face) {
 			}
 			begun := time.Now()
 			// It is refused, so it leaves no record, but it is answered.
-			a, err := other.send(other.request("TrentService.ListKeys", "{}"))
+			a, err := other.Send(other.Request("TrentService.ListKeys", "{}"))
 			if err != nil || a.Type != "MissingAuthenticationTokenException" {
 				t.Errorf("an honest client meanwhile: %s, %v", a.Type, err)
 				return
@@ -705,8 +705,8 @@ func grpcFails(t *testing.T, what string, err error, want ...codes.Code) {
 // strangersGRPC are calls of those who do not say who they are.
 func strangersGRPC(t *testing.T, c *harness.Cluster, n *harness.Node, token string) {
 	ctx := t.Context()
-	f := newFace(t, c, n)
-	conn := dialGRPC(t, n, f.tls())
+	f := harness.NewFace(t, c, n)
+	conn := dialGRPC(t, n, f.TLS())
 	list := &kmspb.ListKeysRequest{}
 	invoke := func(ctx context.Context, method string, in proto.Message) error {
 		return conn.Invoke(ctx, method, in, &kmspb.ListKeysResponse{})
@@ -776,7 +776,7 @@ func strangersGRPC(t *testing.T, c *harness.Cluster, n *harness.Node, token stri
 	if err == nil && (st.GetNodeId() != "" || st.GetSeal().GetCeremony() != nil || st.GetRaft() != nil || st.GetAudit() != nil || st.GetAddresses() != nil) {
 		t.Errorf("Status tells a stranger %v", st)
 	}
-	cfg := f.tls()
+	cfg := f.TLS()
 	cfg.Certificates = []tls.Certificate{foreignCertificate(t, pki.KindOperator, "tester")}
 	_, err = kmspb.NewOperatorClient(dialGRPC(t, n, cfg)).Seal(ctx, &kmspb.SealRequest{})
 	grpcFails(t, "Seal by a foreign CA's operator", err, codes.Unavailable, codes.PermissionDenied)
@@ -787,7 +787,7 @@ func strangersGRPC(t *testing.T, c *harness.Cluster, n *harness.Node, token stri
 	}
 	grpcFails(t, "reading the audit log by a stranger", err, codes.Unauthenticated)
 	// Messages of strangers.
-	raw := dialGRPC(t, n, f.tls(), grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallSendMsgSize(64<<20)))
+	raw := dialGRPC(t, n, f.TLS(), grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallSendMsgSize(64<<20)))
 	for name, body := range map[string][]byte{"10 MiB": make([]byte, 10<<20), "just too much": make([]byte, 1<<20+1)} {
 		var out []byte
 		grpcFails(t, name, raw.Invoke(ctx, listKeys, body, &out), codes.ResourceExhausted, codes.Unauthenticated)
@@ -803,8 +803,8 @@ func strangersGRPC(t *testing.T, c *harness.Cluster, n *harness.Node, token stri
 }
 
 // badMessages are of an authenticated caller.
-func badMessages(t *testing.T, f *face, token string) {
-	ctx, n := t.Context(), f.n
+func badMessages(t *testing.T, f *harness.Face, token string) {
+	ctx, n := t.Context(), f.Node
 	_, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: proto.String("nothing")})
 	grpcFails(t, "no such key", err, codes.NotFound)
 	if f, ok := client.FromError(err); !ok || f.Type != "NotFoundException" || f.RequestID == "" {
@@ -821,7 +821,7 @@ func badMessages(t *testing.T, f *face, token string) {
 	_, err = n.KMS().Decrypt(ctx, &kmspb.DecryptRequest{CiphertextBlob: []byte("nonsense")})
 	grpcFails(t, "no ciphertext", err, codes.InvalidArgument)
 
-	raw := dialGRPC(t, n, f.tls(), grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallSendMsgSize(64<<20)))
+	raw := dialGRPC(t, n, f.TLS(), grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallSendMsgSize(64<<20)))
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	send := func(body []byte) error {
 		var out []byte
@@ -840,22 +840,22 @@ func badMessages(t *testing.T, f *face, token string) {
 }
 
 // flood is many strangers at once.
-func flood(t *testing.T, f *face) {
+func flood(t *testing.T, f *harness.Face) {
 	const each, at = 100, 20
 	var all sync.WaitGroup
 	var answered atomic.Int64
 	for i := range at {
 		all.Go(func() {
 			for range each {
-				r := f.request("TrentService.ListKeys", "{}")
+				r := f.Request("TrentService.ListKeys", "{}")
 				want := "MissingAuthenticationTokenException"
 				if i%2 == 0 {
-					f.sign(r, "{ }")
+					f.Sign(r, "{ }")
 					want = "InvalidSignatureException"
 				}
-				a, err := f.send(r)
+				a, err := f.Send(r)
 				if err != nil || a.Type != want {
-					t.Errorf("got %d %s, %v, want %s", a.status, a.Type, err, want)
+					t.Errorf("got %d %s, %v, want %s", a.Status, a.Type, err, want)
 					return
 				}
 				answered.Add(1)

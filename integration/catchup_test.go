@@ -21,7 +21,7 @@ import (
 // log entries, so that it can only catch up with a snapshot, which holds no audit
 // records: those it fetches from the others.
 func TestSnapshotCatchUp(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	c := harness.Found(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
 		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = 50, 10
 		cfg.Timeouts.Snapshot = 200 * time.Millisecond
@@ -39,7 +39,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	opens := func() {
 		t.Helper()
 		for _, nd := range c.Nodes {
-			opensTo(t, h.At(nd), blob, []byte("kept"))
+			harness.Opens(t, h.At(nd), blob, []byte("kept"))
 		}
 	}
 	opens()
@@ -47,8 +47,8 @@ func TestSnapshotCatchUp(t *testing.T) {
 	missing := c.Nodes[(leader.Index+1)%3]
 	missed := c.Converged()
 	missing.Kill()
-	w := startWorkload(t, c, h, seed, 8)
-	w.awaitAnswers(400)
+	w := harness.StartWorkload(t, c, h, seed, 8)
+	w.AwaitAnswers(400)
 	c.Eventually("waiting for the others to forget what the node missed", func(context.Context) error {
 		for _, nd := range c.Running() {
 			first, err := snapshotIndex(nd)
@@ -58,8 +58,8 @@ func TestSnapshotCatchUp(t *testing.T) {
 		}
 		return nil
 	})
-	w.awaitAnswers(100)
-	w.finish()
+	w.AwaitAnswers(100)
+	w.Finish()
 	missing.Start()
 	missing.Unseal()
 	c.WaitReady(missing)
@@ -73,7 +73,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	}
 	complete(t, c)
 	opens()
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 	c.Eventually("waiting for every node to have signed", func(ctx context.Context) error {
 		for _, nd := range c.Nodes {
 			s, err := nd.Status(ctx)
@@ -95,7 +95,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	c.WaitReady()
 	opens()
 	complete(t, c)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 	// In good order this time, so that the newest records are signed.
 	for _, nd := range c.Nodes {
 		nd.Stop()

@@ -131,11 +131,11 @@ func TestRevokedCertificates(t *testing.T) {
 	sealed.Unseal()
 	c.WaitReady()
 	recorded := func() (by []string) {
-		for _, r := range readAudit(t, c.Nodes[0], 0) {
+		for _, r := range harness.ReadAudit(t, c.Nodes[0], 0) {
 			if r.EventName == "InstallCRL" && r.ErrorCode == "" {
 				// One of each API.
 				if n := fmt.Sprint(r.RequestParameters["connectionsClosed"]); n != "2" {
-					t.Errorf("connections closed: %s: %s", n, r.raw)
+					t.Errorf("connections closed: %s: %s", n, r.Raw)
 				}
 				by = append(by, fmt.Sprint(r.RequestParameters["number"]))
 			}

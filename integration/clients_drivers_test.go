@@ -23,9 +23,6 @@ import (
 	"github.com/conclavekms/conclave/integration/harness"
 )
 
-// input holds the members of a request by AWS's names; blobs are []byte.
-type input map[string]any
-
 // reply is what a client made of an answer.
 type reply struct {
 	output map[string]any // blobs in base64
@@ -37,13 +34,13 @@ type reply struct {
 
 // driver is a client of AWS's that calls an operation by its name.
 type driver interface {
-	call(n *harness.Node, operation string, in input) (reply, error)
+	call(n *harness.Node, operation string, in harness.Members) (reply, error)
 }
 
 // sdkDriver is the Go SDK, with the members filled in by their names.
 type sdkDriver struct{}
 
-func (sdkDriver) call(n *harness.Node, operation string, in input) (reply, error) {
+func (sdkDriver) call(n *harness.Node, operation string, in harness.Members) (reply, error) {
 	method := reflect.ValueOf(n.SDK()).MethodByName(operation)
 	if !method.IsValid() {
 		return reply{}, fmt.Errorf("the SDK has no operation %s", operation)
@@ -102,7 +99,7 @@ func startLines(t testing.TB, env []string, name string, args ...string) *lines 
 	}
 	t.Cleanup(func() {
 		in.Close()
-		cmd.Wait() // it was killed with the test's context, or ends with its input
+		cmd.Wait() // it was killed with the test's context, or ends with its harness.Members
 	})
 	l.in, l.out = in, bufio.NewScanner(out)
 	l.out.Buffer(nil, 1<<20)
@@ -143,12 +140,12 @@ type botoDriver struct{ *lines }
 
 func newBotoDriver(t testing.TB, c *harness.Cluster) driver {
 	if out, err := exec.CommandContext(t.Context(), "python3", "-c", "import boto3").CombinedOutput(); err != nil {
-		unavailable(t, "python3 has no boto3: %v\n%s", err, out)
+		harness.Unavailable(t, "python3 has no boto3: %v\n%s", err, out)
 	}
 	return botoDriver{startLines(t, toolEnv(c), "python3", filepath.Join("testdata", "boto3_server.py"))}
 }
 
-func (d botoDriver) call(n *harness.Node, operation string, in input) (reply, error) {
+func (d botoDriver) call(n *harness.Node, operation string, in harness.Members) (reply, error) {
 	var a struct {
 		Output map[string]any
 		Code   string
@@ -158,7 +155,7 @@ func (d botoDriver) call(n *harness.Node, operation string, in input) (reply, er
 	return reply{output: a.Output, code: a.Code, typed: a.Class == a.Code}, err
 }
 
-func blobsMarked(in input) map[string]any {
+func blobsMarked(in harness.Members) map[string]any {
 	out := make(map[string]any, len(in))
 	for k, v := range in {
 		if b, ok := v.([]byte); ok {
@@ -183,7 +180,7 @@ type cliAnswer struct {
 func newCLIDriver(t testing.TB, c *harness.Cluster) driver {
 	path, err := exec.LookPath("aws")
 	if err != nil {
-		unavailable(t, "there is no AWS CLI: %v", err)
+		harness.Unavailable(t, "there is no AWS CLI: %v", err)
 	}
 	d := &cliDriver{dir: t.TempDir()}
 	env := toolEnv(c)
@@ -239,12 +236,12 @@ func kebab(name string) string {
 	return strings.ToLower(capital.ReplaceAllString(name, "$1-$2"))
 }
 
-func (d *cliDriver) call(n *harness.Node, operation string, in input) (reply, error) {
+func (d *cliDriver) call(n *harness.Node, operation string, in harness.Members) (reply, error) {
 	args := []string{"kms", kebab(operation), "--endpoint-url", "https://" + n.AWS, "--output", "json"}
 	if in["Limit"] != nil {
 		args = append(args, "--no-paginate") // or it reads on to the end by itself
 	}
-	rest := make(input)
+	rest := make(harness.Members)
 	for name, v := range in {
 		b, ok := v.([]byte)
 		if !ok {

@@ -122,11 +122,11 @@ type output struct {
 	m  map[string]any
 }
 
-func (r *round) at(n *harness.Node, operation string, in input) reply {
+func (r *round) at(n *harness.Node, operation string, in harness.Members) reply {
 	r.t.Helper()
 	r.called[operation] = true
 	if in == nil {
-		in = input{}
+		in = harness.Members{}
 	}
 	a, err := r.driver.call(n, operation, in)
 	if err != nil {
@@ -136,12 +136,12 @@ func (r *round) at(n *harness.Node, operation string, in input) reply {
 }
 
 // does calls an operation, which has to succeed.
-func (r *round) does(operation string, in input) output {
+func (r *round) does(operation string, in harness.Members) output {
 	r.t.Helper()
 	return r.doesAt(r.node, operation, in)
 }
 
-func (r *round) doesAt(n *harness.Node, operation string, in input) output {
+func (r *round) doesAt(n *harness.Node, operation string, in harness.Members) output {
 	r.t.Helper()
 	a := r.at(n, operation, in)
 	if a.code != "" {
@@ -152,13 +152,13 @@ func (r *round) doesAt(n *harness.Node, operation string, in input) output {
 
 // elsewhere calls an operation on another node, which has to know what was done
 // on this one.
-func (r *round) elsewhere(operation string, in input) output {
+func (r *round) elsewhere(operation string, in harness.Members) output {
 	r.t.Helper()
 	return r.doesAt(r.next, operation, in)
 }
 
 // fails calls an operation, which has to fail in this way.
-func (r *round) fails(code, operation string, in input) {
+func (r *round) fails(code, operation string, in harness.Members) {
 	r.t.Helper()
 	if r.slow && r.failed[code] {
 		return
@@ -212,11 +212,11 @@ func (o output) is(path string, want any) {
 
 // lists reads a list to its end, page by page, and returns one member of each
 // entry.
-func (r *round) lists(operation, list, member string, limit int, in input) []string {
+func (r *round) lists(operation, list, member string, limit int, in harness.Members) []string {
 	r.t.Helper()
 	in = maps.Clone(in)
 	if in == nil {
-		in = input{}
+		in = harness.Members{}
 	}
 	in["Limit"] = limit
 	var all []string
@@ -246,17 +246,6 @@ func (r *round) lists(operation, list, member string, limit int, in input) []str
 	return nil
 }
 
-// rootPolicy allows the account everything, with more statements after that.
-func rootPolicy(more ...string) string {
-	statements := append([]string{`{"Sid":"Enable","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::` + harness.Account + `:root"},"Action":"kms:*","Resource":"*"}`}, more...)
-	return `{"Version":"2012-10-17","Statement":[` + strings.Join(statements, ",") + `]}`
-}
-
-func denyRoot(actions ...string) string {
-	list, _ := json.Marshal(actions)
-	return `{"Sid":"Stop","Effect":"Deny","Principal":{"AWS":"arn:aws:iam::` + harness.Account + `:root"},"Action":` + string(list) + `,"Resource":"*"}`
-}
-
 func sameJSON(t *testing.T, what, got, want string) {
 	t.Helper()
 	var g, w any
@@ -270,8 +259,8 @@ func sameJSON(t *testing.T, what, got, want string) {
 }
 
 func (r *round) keys() {
-	created := r.does("CreateKey", input{
-		"Description": "made by " + r.name, "Policy": rootPolicy(),
+	created := r.does("CreateKey", harness.Members{
+		"Description": "made by " + r.name, "Policy": harness.RootPolicy(),
 		"Tags": []any{map[string]string{"TagKey": "client", "TagValue": r.name}, map[string]string{"TagKey": "empty", "TagValue": ""}},
 	})
 	r.key, r.arn = created.text("KeyMetadata.KeyId"), created.text("KeyMetadata.Arn")
@@ -281,9 +270,9 @@ func (r *round) keys() {
 	r.other = r.does("CreateKey", nil).text("KeyMetadata.KeyId")
 
 	// The answers of both nodes, and by both of the key's names.
-	described := []output{created, r.elsewhere("DescribeKey", input{"KeyId": r.arn})}
+	described := []output{created, r.elsewhere("DescribeKey", harness.Members{"KeyId": r.arn})}
 	if !r.slow {
-		described = append(described, r.does("DescribeKey", input{"KeyId": r.key}), r.elsewhere("DescribeKey", input{"KeyId": r.key}))
+		described = append(described, r.does("DescribeKey", harness.Members{"KeyId": r.key}), r.elsewhere("DescribeKey", harness.Members{"KeyId": r.key}))
 	}
 	for _, d := range described {
 		for path, want := range map[string]any{
@@ -305,29 +294,29 @@ func (r *round) keys() {
 	if arns := r.lists("ListKeys", "Keys", "KeyArn", 1000, nil); !slices.Contains(arns, r.arn) {
 		r.t.Errorf("ListKeys: got %v, want %s among them", arns, r.arn)
 	}
-	r.does("UpdateKeyDescription", input{"KeyId": r.key, "Description": "changed"})
-	r.elsewhere("DescribeKey", input{"KeyId": r.key}).is("KeyMetadata.Description", "changed")
+	r.does("UpdateKeyDescription", harness.Members{"KeyId": r.key, "Description": "changed"})
+	r.elsewhere("DescribeKey", harness.Members{"KeyId": r.key}).is("KeyMetadata.Description", "changed")
 
-	r.fails("NotFoundException", "DescribeKey", input{"KeyId": "00000000-0000-4000-8000-000000000000"})
-	r.fails("NotFoundException", "DescribeKey", input{"KeyId": "no id"})
-	r.fails("InvalidMarkerException", "ListKeys", input{"Marker": "bm9uc2Vuc2U="})
-	r.fails("ValidationException", "CreateKey", input{"KeyUsage": "NONSENSE"})
-	r.fails("ValidationException", "ListKeys", input{"Limit": 1001})
-	r.fails("MalformedPolicyDocumentException", "CreateKey", input{"Policy": rootPolicy(denyRoot("kms:PutKeyPolicy"))})
-	r.fails("TagException", "CreateKey", input{"Tags": []any{map[string]string{"TagKey": "aws:x", "TagValue": ""}}})
+	r.fails("NotFoundException", "DescribeKey", harness.Members{"KeyId": "00000000-0000-4000-8000-000000000000"})
+	r.fails("NotFoundException", "DescribeKey", harness.Members{"KeyId": "no id"})
+	r.fails("InvalidMarkerException", "ListKeys", harness.Members{"Marker": "bm9uc2Vuc2U="})
+	r.fails("ValidationException", "CreateKey", harness.Members{"KeyUsage": "NONSENSE"})
+	r.fails("ValidationException", "ListKeys", harness.Members{"Limit": 1001})
+	r.fails("MalformedPolicyDocumentException", "CreateKey", harness.Members{"Policy": harness.RootPolicy(harness.DenyRoot("kms:PutKeyPolicy"))})
+	r.fails("TagException", "CreateKey", harness.Members{"Tags": []any{map[string]string{"TagKey": "aws:x", "TagValue": ""}}})
 }
 
 func (r *round) aliases() {
 	alias := "alias/" + r.name
-	r.does("CreateAlias", input{"AliasName": alias, "TargetKeyId": r.key})
-	r.elsewhere("DescribeKey", input{"KeyId": alias}).is("KeyMetadata.KeyId", r.key)
-	r.fails("AlreadyExistsException", "CreateAlias", input{"AliasName": alias, "TargetKeyId": r.other})
-	r.fails("ValidationException", "CreateAlias", input{"AliasName": "prefixless", "TargetKeyId": r.key})
-	r.fails("NotFoundException", "CreateAlias", input{"AliasName": alias + "-2", "TargetKeyId": "00000000-0000-4000-8000-000000000000"})
+	r.does("CreateAlias", harness.Members{"AliasName": alias, "TargetKeyId": r.key})
+	r.elsewhere("DescribeKey", harness.Members{"KeyId": alias}).is("KeyMetadata.KeyId", r.key)
+	r.fails("AlreadyExistsException", "CreateAlias", harness.Members{"AliasName": alias, "TargetKeyId": r.other})
+	r.fails("ValidationException", "CreateAlias", harness.Members{"AliasName": "prefixless", "TargetKeyId": r.key})
+	r.fails("NotFoundException", "CreateAlias", harness.Members{"AliasName": alias + "-2", "TargetKeyId": "00000000-0000-4000-8000-000000000000"})
 
-	r.does("CreateAlias", input{"AliasName": alias + "/second", "TargetKeyId": r.key})
+	r.does("CreateAlias", harness.Members{"AliasName": alias + "/second", "TargetKeyId": r.key})
 	for _, limit := range []int{1, 100} {
-		got := r.lists("ListAliases", "Aliases", "AliasName", limit, input{"KeyId": r.key})
+		got := r.lists("ListAliases", "Aliases", "AliasName", limit, harness.Members{"KeyId": r.key})
 		slices.Sort(got)
 		if diff := cmp.Diff([]string{alias, alias + "/second"}, got); diff != "" {
 			r.t.Errorf("ListAliases by %d:\n%s", limit, diff)
@@ -336,20 +325,20 @@ func (r *round) aliases() {
 	if all := r.lists("ListAliases", "Aliases", "AliasName", 10, nil); !slices.Contains(all, alias) {
 		r.t.Errorf("ListAliases: got %v, want %s among them", all, alias)
 	}
-	r.does("UpdateAlias", input{"AliasName": alias, "TargetKeyId": r.other})
-	r.elsewhere("DescribeKey", input{"KeyId": alias}).is("KeyMetadata.KeyId", r.other)
-	r.does("DeleteAlias", input{"AliasName": alias})
-	r.fails("NotFoundException", "DescribeKey", input{"KeyId": alias})
-	r.fails("NotFoundException", "DeleteAlias", input{"AliasName": alias})
+	r.does("UpdateAlias", harness.Members{"AliasName": alias, "TargetKeyId": r.other})
+	r.elsewhere("DescribeKey", harness.Members{"KeyId": alias}).is("KeyMetadata.KeyId", r.other)
+	r.does("DeleteAlias", harness.Members{"AliasName": alias})
+	r.fails("NotFoundException", "DescribeKey", harness.Members{"KeyId": alias})
+	r.fails("NotFoundException", "DeleteAlias", harness.Members{"AliasName": alias})
 }
 
 func (r *round) tags() {
 	tag := func(k, v string) map[string]string { return map[string]string{"TagKey": k, "TagValue": v} }
-	r.does("TagResource", input{"KeyId": r.key, "Tags": []any{tag("empty", "no more"), tag("köy", "vålue 日本")}})
-	r.does("UntagResource", input{"KeyId": r.key, "TagKeys": []string{"client", "never there"}})
+	r.does("TagResource", harness.Members{"KeyId": r.key, "Tags": []any{tag("empty", "no more"), tag("köy", "vålue 日本")}})
+	r.does("UntagResource", harness.Members{"KeyId": r.key, "TagKeys": []string{"client", "never there"}})
 	want := map[string]any{"empty": "no more", "köy": "vålue 日本"}
 	got := make(map[string]any)
-	list, _ := r.elsewhere("ListResourceTags", input{"KeyId": r.key}).at("Tags").([]any)
+	list, _ := r.elsewhere("ListResourceTags", harness.Members{"KeyId": r.key}).at("Tags").([]any)
 	for _, e := range list {
 		m := e.(map[string]any)
 		got[m["TagKey"].(string)] = m["TagValue"]
@@ -357,28 +346,28 @@ func (r *round) tags() {
 	if diff := cmp.Diff(want, got); diff != "" {
 		r.t.Errorf("ListResourceTags:\n%s", diff)
 	}
-	if keys := r.lists("ListResourceTags", "Tags", "TagKey", 1, input{"KeyId": r.key}); len(keys) != 2 {
+	if keys := r.lists("ListResourceTags", "Tags", "TagKey", 1, harness.Members{"KeyId": r.key}); len(keys) != 2 {
 		r.t.Errorf("ListResourceTags by one: %v, want two", keys)
 	}
-	r.fails("TagException", "TagResource", input{"KeyId": r.key, "Tags": []any{tag("a", "1"), tag("a", "2")}})
-	r.fails("NotFoundException", "ListResourceTags", input{"KeyId": "00000000-0000-4000-8000-000000000000"})
+	r.fails("TagException", "TagResource", harness.Members{"KeyId": r.key, "Tags": []any{tag("a", "1"), tag("a", "2")}})
+	r.fails("NotFoundException", "ListResourceTags", harness.Members{"KeyId": "00000000-0000-4000-8000-000000000000"})
 }
 
 func (r *round) policies() {
-	sameJSON(r.t, "the policy", r.does("GetKeyPolicy", input{"KeyId": r.key, "PolicyName": "default"}).text("Policy"), rootPolicy())
-	if names := r.lists("ListKeyPolicies", "PolicyNames", "", 10, input{"KeyId": r.key}); !slices.Equal(names, []string{"default"}) {
+	sameJSON(r.t, "the policy", r.does("GetKeyPolicy", harness.Members{"KeyId": r.key, "PolicyName": "default"}).text("Policy"), harness.RootPolicy())
+	if names := r.lists("ListKeyPolicies", "PolicyNames", "", 10, harness.Members{"KeyId": r.key}); !slices.Equal(names, []string{"default"}) {
 		r.t.Errorf("ListKeyPolicies: %v, want default", names)
 	}
-	strict := rootPolicy(denyRoot("kms:Encrypt", "kms:UpdateKeyDescription"))
-	r.does("PutKeyPolicy", input{"KeyId": r.key, "Policy": strict})
-	got := r.elsewhere("GetKeyPolicy", input{"KeyId": r.key})
+	strict := harness.RootPolicy(harness.DenyRoot("kms:Encrypt", "kms:UpdateKeyDescription"))
+	r.does("PutKeyPolicy", harness.Members{"KeyId": r.key, "Policy": strict})
+	got := r.elsewhere("GetKeyPolicy", harness.Members{"KeyId": r.key})
 	sameJSON(r.t, "the new policy", got.text("Policy"), strict)
 	got.is("PolicyName", "default")
-	r.fails("AccessDeniedException", "Encrypt", input{"KeyId": r.key, "Plaintext": []byte("x")})
-	r.fails("AccessDeniedException", "UpdateKeyDescription", input{"KeyId": r.key, "Description": "x"})
-	r.fails("MalformedPolicyDocumentException", "PutKeyPolicy", input{"KeyId": r.key, "Policy": "{}"})
-	r.fails("MalformedPolicyDocumentException", "PutKeyPolicy", input{"KeyId": r.key, "Policy": rootPolicy(denyRoot("kms:*"))})
-	r.does("PutKeyPolicy", input{"KeyId": r.key, "PolicyName": "default", "Policy": rootPolicy(), "BypassPolicyLockoutSafetyCheck": true})
+	r.fails("AccessDeniedException", "Encrypt", harness.Members{"KeyId": r.key, "Plaintext": []byte("x")})
+	r.fails("AccessDeniedException", "UpdateKeyDescription", harness.Members{"KeyId": r.key, "Description": "x"})
+	r.fails("MalformedPolicyDocumentException", "PutKeyPolicy", harness.Members{"KeyId": r.key, "Policy": "{}"})
+	r.fails("MalformedPolicyDocumentException", "PutKeyPolicy", harness.Members{"KeyId": r.key, "Policy": harness.RootPolicy(harness.DenyRoot("kms:*"))})
+	r.does("PutKeyPolicy", harness.Members{"KeyId": r.key, "PolicyName": "default", "Policy": harness.RootPolicy(), "BypassPolicyLockoutSafetyCheck": true})
 }
 
 func (r *round) cryptography() {
@@ -388,11 +377,11 @@ func (r *round) cryptography() {
 		plaintext[i] = byte(i)
 	}
 	ec := map[string]string{"purpose": "test \"<&>\\", "ключ": "Wert ß\u2028", "": ""}
-	enc := r.does("Encrypt", input{"KeyId": r.key, "Plaintext": plaintext, "EncryptionContext": ec})
+	enc := r.does("Encrypt", harness.Members{"KeyId": r.key, "Plaintext": plaintext, "EncryptionContext": ec})
 	enc.is("KeyId", r.arn)
 	enc.is("EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
 	blob := enc.blob("CiphertextBlob")
-	for _, in := range []input{
+	for _, in := range []harness.Members{
 		{"CiphertextBlob": blob, "EncryptionContext": ec},
 		{"CiphertextBlob": blob, "EncryptionContext": ec, "KeyId": r.arn, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"},
 	} {
@@ -404,38 +393,38 @@ func (r *round) cryptography() {
 	}
 	bad := bytes.Clone(blob)
 	bad[len(bad)-1] ^= 1
-	r.fails("InvalidCiphertextException", "Decrypt", input{"CiphertextBlob": bad, "EncryptionContext": ec})
-	r.fails("InvalidCiphertextException", "Decrypt", input{"CiphertextBlob": blob})
-	r.fails("InvalidCiphertextException", "Decrypt", input{"CiphertextBlob": []byte("no ciphertext"), "EncryptionContext": ec})
-	r.fails("IncorrectKeyException", "Decrypt", input{"CiphertextBlob": blob, "EncryptionContext": ec, "KeyId": r.other})
-	r.fails("NotFoundException", "Encrypt", input{"KeyId": "alias/none-" + r.name, "Plaintext": plaintext})
-	r.fails("ValidationException", "Encrypt", input{"KeyId": r.key, "Plaintext": make([]byte, 4097)})
-	r.fails("DryRunOperationException", "Encrypt", input{"KeyId": r.key, "Plaintext": plaintext, "DryRun": true})
+	r.fails("InvalidCiphertextException", "Decrypt", harness.Members{"CiphertextBlob": bad, "EncryptionContext": ec})
+	r.fails("InvalidCiphertextException", "Decrypt", harness.Members{"CiphertextBlob": blob})
+	r.fails("InvalidCiphertextException", "Decrypt", harness.Members{"CiphertextBlob": []byte("no ciphertext"), "EncryptionContext": ec})
+	r.fails("IncorrectKeyException", "Decrypt", harness.Members{"CiphertextBlob": blob, "EncryptionContext": ec, "KeyId": r.other})
+	r.fails("NotFoundException", "Encrypt", harness.Members{"KeyId": "alias/none-" + r.name, "Plaintext": plaintext})
+	r.fails("ValidationException", "Encrypt", harness.Members{"KeyId": r.key, "Plaintext": make([]byte, 4097)})
+	r.fails("DryRunOperationException", "Encrypt", harness.Members{"KeyId": r.key, "Plaintext": plaintext, "DryRun": true})
 
-	re := r.does("ReEncrypt", input{
+	re := r.does("ReEncrypt", harness.Members{
 		"CiphertextBlob": blob, "SourceEncryptionContext": ec, "DestinationKeyId": r.other, "DestinationEncryptionContext": map[string]string{"new": "one"},
 	})
 	re.is("SourceKeyId", r.arn)
 	re.is("KeyId", strings.TrimSuffix(r.arn, r.key)+r.other)
-	dec := r.elsewhere("Decrypt", input{"CiphertextBlob": re.blob("CiphertextBlob"), "EncryptionContext": map[string]string{"new": "one"}})
+	dec := r.elsewhere("Decrypt", harness.Members{"CiphertextBlob": re.blob("CiphertextBlob"), "EncryptionContext": map[string]string{"new": "one"}})
 	if !bytes.Equal(dec.blob("Plaintext"), plaintext) {
 		r.t.Errorf("Decrypt after ReEncrypt gives %x, want %x", dec.blob("Plaintext"), plaintext)
 	}
-	r.fails("InvalidCiphertextException", "ReEncrypt", input{"CiphertextBlob": blob, "DestinationKeyId": r.other})
+	r.fails("InvalidCiphertextException", "ReEncrypt", harness.Members{"CiphertextBlob": blob, "DestinationKeyId": r.other})
 
 	for _, size := range []struct {
-		in   input
+		in   harness.Members
 		want int
-	}{{input{"KeySpec": "AES_256"}, 32}, {input{"KeySpec": "AES_128"}, 16}, {input{"NumberOfBytes": 99}, 99}} {
+	}{{harness.Members{"KeySpec": "AES_256"}, 32}, {harness.Members{"KeySpec": "AES_128"}, 16}, {harness.Members{"NumberOfBytes": 99}, 99}} {
 		if r.slow && size.want != 99 {
 			continue
 		}
-		in := input{"KeyId": r.key, "EncryptionContext": ec}
+		in := harness.Members{"KeyId": r.key, "EncryptionContext": ec}
 		maps.Copy(in, size.in)
 		dk := r.does("GenerateDataKey", in)
 		dk.is("KeyId", r.arn)
 		plain := dk.blob("Plaintext")
-		dec := r.elsewhere("Decrypt", input{"CiphertextBlob": dk.blob("CiphertextBlob"), "EncryptionContext": ec})
+		dec := r.elsewhere("Decrypt", harness.Members{"CiphertextBlob": dk.blob("CiphertextBlob"), "EncryptionContext": ec})
 		if len(plain) != size.want || !bytes.Equal(dec.blob("Plaintext"), plain) {
 			r.t.Errorf("GenerateDataKey %v gives %d bytes, want %d that Decrypt gives too", size.in, len(plain), size.want)
 		}
@@ -443,42 +432,42 @@ func (r *round) cryptography() {
 		if p := without.at("Plaintext"); p != nil {
 			r.t.Errorf("GenerateDataKeyWithoutPlaintext gives a plaintext")
 		}
-		dec = r.elsewhere("Decrypt", input{"CiphertextBlob": without.blob("CiphertextBlob"), "EncryptionContext": ec})
+		dec = r.elsewhere("Decrypt", harness.Members{"CiphertextBlob": without.blob("CiphertextBlob"), "EncryptionContext": ec})
 		if got := dec.blob("Plaintext"); len(got) != size.want {
 			r.t.Errorf("GenerateDataKeyWithoutPlaintext %v encrypts %d bytes, want %d", size.in, len(got), size.want)
 		}
 	}
-	r.fails("ValidationException", "GenerateDataKey", input{"KeyId": r.key})
-	r.fails("ValidationException", "GenerateDataKey", input{"KeyId": r.key, "KeySpec": "AES_256", "NumberOfBytes": 32})
+	r.fails("ValidationException", "GenerateDataKey", harness.Members{"KeyId": r.key})
+	r.fails("ValidationException", "GenerateDataKey", harness.Members{"KeyId": r.key, "KeySpec": "AES_256", "NumberOfBytes": 32})
 
-	one, two := r.does("GenerateRandom", input{"NumberOfBytes": 1024}).blob("Plaintext"), r.does("GenerateRandom", input{"NumberOfBytes": 1024}).blob("Plaintext")
+	one, two := r.does("GenerateRandom", harness.Members{"NumberOfBytes": 1024}).blob("Plaintext"), r.does("GenerateRandom", harness.Members{"NumberOfBytes": 1024}).blob("Plaintext")
 	if len(one) != 1024 || len(two) != 1024 || bytes.Equal(one, two) {
 		r.t.Errorf("GenerateRandom gives %d and %d bytes; the same: %t", len(one), len(two), bytes.Equal(one, two))
 	}
-	r.fails("ValidationException", "GenerateRandom", input{"NumberOfBytes": 1025})
+	r.fails("ValidationException", "GenerateRandom", harness.Members{"NumberOfBytes": 1025})
 }
 
 func (r *round) states() {
-	blob := r.does("Encrypt", input{"KeyId": r.key, "Plaintext": []byte("kept")}).blob("CiphertextBlob")
+	blob := r.does("Encrypt", harness.Members{"KeyId": r.key, "Plaintext": []byte("kept")}).blob("CiphertextBlob")
 	expect := func(state string, enabled bool) {
 		r.t.Helper()
-		d := r.elsewhere("DescribeKey", input{"KeyId": r.key})
+		d := r.elsewhere("DescribeKey", harness.Members{"KeyId": r.key})
 		d.is("KeyMetadata.KeyState", state)
 		d.is("KeyMetadata.Enabled", enabled)
 	}
-	r.does("DisableKey", input{"KeyId": r.key})
+	r.does("DisableKey", harness.Members{"KeyId": r.key})
 	expect("Disabled", false)
-	r.fails("DisabledException", "Encrypt", input{"KeyId": r.key, "Plaintext": []byte("x")})
-	r.fails("DisabledException", "Decrypt", input{"CiphertextBlob": blob})
-	r.fails("DisabledException", "ReEncrypt", input{"CiphertextBlob": blob, "DestinationKeyId": r.other})
-	r.fails("DisabledException", "GenerateDataKey", input{"KeyId": r.key, "KeySpec": "AES_256"})
-	r.fails("InvalidArnException", "DisableKey", input{"KeyId": "alias/" + r.name + "/second"})
-	r.does("EnableKey", input{"KeyId": r.key})
+	r.fails("DisabledException", "Encrypt", harness.Members{"KeyId": r.key, "Plaintext": []byte("x")})
+	r.fails("DisabledException", "Decrypt", harness.Members{"CiphertextBlob": blob})
+	r.fails("DisabledException", "ReEncrypt", harness.Members{"CiphertextBlob": blob, "DestinationKeyId": r.other})
+	r.fails("DisabledException", "GenerateDataKey", harness.Members{"KeyId": r.key, "KeySpec": "AES_256"})
+	r.fails("InvalidArnException", "DisableKey", harness.Members{"KeyId": "alias/" + r.name + "/second"})
+	r.does("EnableKey", harness.Members{"KeyId": r.key})
 	expect("Enabled", true)
-	r.fails("KMSInvalidStateException", "CancelKeyDeletion", input{"KeyId": r.key})
+	r.fails("KMSInvalidStateException", "CancelKeyDeletion", harness.Members{"KeyId": r.key})
 
-	r.fails("ValidationException", "ScheduleKeyDeletion", input{"KeyId": r.key, "PendingWindowInDays": 31})
-	s := r.does("ScheduleKeyDeletion", input{"KeyId": r.key, "PendingWindowInDays": 7})
+	r.fails("ValidationException", "ScheduleKeyDeletion", harness.Members{"KeyId": r.key, "PendingWindowInDays": 31})
+	s := r.does("ScheduleKeyDeletion", harness.Members{"KeyId": r.key, "PendingWindowInDays": 7})
 	s.is("KeyId", r.arn)
 	s.is("KeyState", "PendingDeletion")
 	s.is("PendingWindowInDays", 7)
@@ -487,14 +476,14 @@ func (r *round) states() {
 	}
 	expect("PendingDeletion", false)
 	for _, op := range []string{"EnableKey", "DisableKey", "ScheduleKeyDeletion"} {
-		r.fails("KMSInvalidStateException", op, input{"KeyId": r.key})
+		r.fails("KMSInvalidStateException", op, harness.Members{"KeyId": r.key})
 	}
-	r.fails("KMSInvalidStateException", "Encrypt", input{"KeyId": r.key, "Plaintext": []byte("x")})
-	r.fails("KMSInvalidStateException", "Decrypt", input{"CiphertextBlob": blob})
-	r.does("CancelKeyDeletion", input{"KeyId": r.key}).is("KeyId", r.arn)
+	r.fails("KMSInvalidStateException", "Encrypt", harness.Members{"KeyId": r.key, "Plaintext": []byte("x")})
+	r.fails("KMSInvalidStateException", "Decrypt", harness.Members{"CiphertextBlob": blob})
+	r.does("CancelKeyDeletion", harness.Members{"KeyId": r.key}).is("KeyId", r.arn)
 	expect("Disabled", false)
-	r.does("EnableKey", input{"KeyId": r.key})
-	if got := r.elsewhere("Decrypt", input{"CiphertextBlob": blob}).blob("Plaintext"); string(got) != "kept" {
+	r.does("EnableKey", harness.Members{"KeyId": r.key})
+	if got := r.elsewhere("Decrypt", harness.Members{"CiphertextBlob": blob}).blob("Plaintext"); string(got) != "kept" {
 		r.t.Errorf("Decrypt gives %q", got)
 	}
 }

@@ -93,10 +93,10 @@ func TestRotateRoot(t *testing.T) {
 	old, secret := c.AccessKeyID, c.Secret()
 
 	// A stolen token, which is used without the access key behind it.
-	token := sessionToken(t, c, dialGRPC(t, c.Nodes[0], newFace(t, c, c.Nodes[0]).tls()))
+	token := sessionToken(t, c, dialGRPC(t, c.Nodes[0], harness.NewFace(t, c, c.Nodes[0]).TLS()))
 	stolen := newHammer()
 	for _, nd := range c.Nodes {
-		conn := dialGRPC(t, nd, newFace(t, c, nd).tls())
+		conn := dialGRPC(t, nd, harness.NewFace(t, c, nd).TLS())
 		stolen.call(func(ctx context.Context) error {
 			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 			_, err := kmspb.NewKMSClient(conn).Encrypt(ctx, &kmspb.EncryptRequest{KeyId: &key, Plaintext: []byte("x")})
@@ -150,7 +150,7 @@ func TestRotateRoot(t *testing.T) {
 	signed.ended(t, "the access key")
 	c.UseAccessKey(id, string(made))
 	var names []string
-	for _, r := range readAudit(t, c.Nodes[1], 0) {
+	for _, r := range harness.ReadAudit(t, c.Nodes[1], 0) {
 		switch r.EventName {
 		case "RevokeSessions", "CreateAccessKey", "DeleteCredential":
 			names = append(names, r.EventName)

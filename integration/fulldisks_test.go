@@ -68,7 +68,7 @@ func (s *smallDisks) empty(nodes ...*harness.Node) {
 func (s *smallDisks) says(nd *harness.Node, level float64, name string) {
 	s.t.Helper()
 	s.c.Eventually(fmt.Sprintf("%s to say that its room is %s", nd.ID, name), func(ctx context.Context) error {
-		if v := metric(s.t, nd, "conclave_disk_space"); v != level {
+		if v := harness.Metric(s.t, nd, "conclave_disk_space"); v != level {
 			return fmt.Errorf("conclave_disk_space = %v", v)
 		}
 		code, disk := readyz(s.t, nd)
@@ -90,7 +90,7 @@ func (s *smallDisks) says(nd *harness.Node, level float64, name string) {
 // readyz is what a balancer and whoever watches see.
 func readyz(t *testing.T, nd *harness.Node) (code int, disk string) {
 	t.Helper()
-	resp, err := opsClient.Get("http://" + nd.Ops + "/readyz")
+	resp, err := harness.OpsClient.Get("http://" + nd.Ops + "/readyz")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +106,7 @@ func readyz(t *testing.T, nd *harness.Node) (code int, disk string) {
 // yes nor that there is too little room.
 func (s *smallDisks) grows(nd *harness.Node) bool {
 	s.t.Helper()
-	o := definite(func() (o harness.Op) {
+	o := harness.UntilDefinite(func() (o harness.Op) {
 		_, o = s.h.At(nd).CreateKey(s.t.Context(), "growth")
 		return o
 	})
@@ -122,15 +122,15 @@ func (s *smallDisks) uses(key string, nodes ...*harness.Node) {
 	for _, nd := range nodes {
 		at := s.h.At(nd)
 		var blob []byte
-		used := definite(func() (o harness.Op) {
+		used := harness.UntilDefinite(func() (o harness.Op) {
 			blob, _, o = at.Encrypt(s.t.Context(), key, []byte("plaintext"))
 			return o
 		})
-		changed := definite(func() harness.Op { return at.UpdateKeyDescription(s.t.Context(), key, "changed") })
+		changed := harness.UntilDefinite(func() harness.Op { return at.UpdateKeyDescription(s.t.Context(), key, "changed") })
 		if used.Code != "" || changed.Code != "" {
 			s.t.Errorf("%v; %v", used, changed)
 		}
-		opensTo(s.t, at, blob, []byte("plaintext"))
+		harness.Opens(s.t, at, blob, []byte("plaintext"))
 	}
 }
 
@@ -152,18 +152,18 @@ func (s *smallDisks) otherLeads(than ...*harness.Node) {
 // leadership to others and stop serving, in that order, and are there again when there
 // is room. None ends, and nothing is lost.
 func TestFullDisk(t *testing.T) {
-	notWithRaces(t)
+	harness.NotWithRaces(t)
 	if err := harness.CanMakeDisks(); err != nil {
-		unavailable(t, "nodes cannot have small disks here: %v", err)
+		harness.Unavailable(t, "nodes cannot have small disks here: %v", err)
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	c := harness.Found(t, 3, harness.Options{Processes: true, Disk: smallDisk})
 	s := &smallDisks{t: t, c: c, h: harness.NewHistory()}
-	w := startSteadyWorkload(t, c, s.h, seed, 3)
-	w.awaitAnswers(100)
+	w := harness.StartSteadyWorkload(t, c, s.h, seed, 3)
+	w.AwaitAnswers(100)
 	victim := c.Leader()
 	others := []*harness.Node{c.Nodes[(victim.Index+1)%3], c.Nodes[(victim.Index+2)%3]}
-	key := madeKey(t, s.h.At(victim), "of the test")
+	key := harness.MadeKey(t, s.h.At(victim), "of the test")
 	s.says(victim, 0, "ample")
 
 	s.fill(lowRoom, 1, "low", victim)
@@ -190,18 +190,18 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("a node without room answered %v", o)
 	}
 	s.uses(key, others...)
-	w.awaitAnswers(300)
+	w.AwaitAnswers(300)
 	c.NoFaults()
 	s.empty(victim)
 
-	if full() {
+	if harness.Full() {
 		s.fillTwo(key, w)
 	}
-	w.awaitAnswers(100)
-	w.finish()
-	w.opensEverywhere(rand.New(rand.NewPCG(seed, 0)))
+	w.AwaitAnswers(100)
+	w.Finish()
+	w.OpensEverywhere(rand.New(rand.NewPCG(seed, 0)))
 	keysAreThere(t, c, s.h, w)
-	witness(t, c, s.h)
+	harness.Witnessed(t, c, s.h)
 	for _, nd := range c.Nodes {
 		nd.Stop()
 	}
@@ -210,7 +210,7 @@ func TestFullDisk(t *testing.T) {
 
 // fillTwo fills the disks of two nodes of three: what a minority's disks cannot do, a
 // majority's can.
-func (s *smallDisks) fillTwo(key string, w *workload) {
+func (s *smallDisks) fillTwo(key string, w *harness.Workload) {
 	t, c := s.t, s.c
 	t.Helper()
 	full := c.Leader()
@@ -229,9 +229,9 @@ func (s *smallDisks) fillTwo(key string, w *workload) {
 	s.uses(key, c.Nodes...)
 	s.fill(0, 4, "full", two...) // nothing between
 	time.Sleep(3 * time.Second)  // for what was under way
-	before := w.answers.Load()
+	before := w.Answers.Load()
 	time.Sleep(2 * time.Second)
-	if n := w.answers.Load() - before; n > 0 {
+	if n := w.Answers.Load() - before; n > 0 {
 		t.Errorf("%d answers, with room on the disk of one node of three", n)
 	}
 	c.NoFaults()

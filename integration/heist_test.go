@@ -374,12 +374,12 @@ func (x *heist) named() {
 	x.t.Helper()
 	x.c.Eventually("waiting for the audit log to name the thief", func(ctx context.Context) error {
 		found := false
-		for _, line := range readAudit(x.t, x.honest[0], 0) {
+		for _, line := range harness.ReadAudit(x.t, x.honest[0], 0) {
 			if line.EventName != "RefuseForgery" {
 				continue
 			}
-			if !strings.Contains(line.raw, fmt.Sprintf(`"node":%q`, x.stolen.ID)) {
-				x.t.Errorf("the audit log names somebody else: %s", line.raw)
+			if !strings.Contains(line.Raw, fmt.Sprintf(`"node":%q`, x.stolen.ID)) {
+				x.t.Errorf("the audit log names somebody else: %s", line.Raw)
 			}
 			found = true
 		}
@@ -390,7 +390,7 @@ func (x *heist) named() {
 	})
 	counted := false
 	for _, n := range x.honest {
-		metrics := string(opsGet(x.t, n, "/metrics"))
+		metrics := string(harness.OpsGet(x.t, n, "/metrics"))
 		for _, m := range x.c.Nodes {
 			has := strings.Contains(metrics, fmt.Sprintf("conclave_peer_forgeries_total{node=%q}", m.ID))
 			if has && m != x.stolen {

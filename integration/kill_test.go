@@ -20,15 +20,15 @@ const recoveryBar = 3 * time.Second
 // was told may be lost, all nodes must end in the same state, and the others must
 // serve on soon.
 func TestKillAnyNode(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	rounds, leaders, between := 4, 2, int64(150)
-	if full() {
+	if harness.Full() {
 		rounds, leaders = 10, 5
 	}
 	c := harness.Found(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
-	w := startWorkload(t, c, h, seed, 12)
+	w := harness.StartWorkload(t, c, h, seed, 12)
 
 	// Which rounds kill the leader.
 	ofLeader := make([]bool, rounds)
@@ -37,7 +37,7 @@ func TestKillAnyNode(t *testing.T) {
 	}
 	var outages []time.Duration
 	for round, kill := range ofLeader {
-		w.awaitAnswers(between + random.Int64N(between))
+		w.AwaitAnswers(between + random.Int64N(between))
 		leader := c.Leader()
 		victim := leader
 		if !kill {
@@ -47,23 +47,23 @@ func TestKillAnyNode(t *testing.T) {
 		if kill {
 			outages = append(outages, outage(t, c, h))
 		}
-		w.awaitAnswers(between / 2)
+		w.AwaitAnswers(between / 2)
 		victim.Start()
 		victim.Unseal()
 		c.WaitReady(victim)
 		t.Logf("round %d: killed %s, leader: %v", round+1, victim.ID, kill)
 	}
-	w.awaitAnswers(between)
-	w.finish()
+	w.AwaitAnswers(between)
+	w.Finish()
 	slices.Sort(outages)
 	median, worst := outages[len(outages)/2], outages[len(outages)-1]
 	t.Logf("after %d kills of the leader, service was back within %v (median), %v (worst)", len(outages), median, worst)
 	if median > recoveryBar || worst > 2*recoveryBar {
 		t.Errorf("service was away for too long; the bar is %v", recoveryBar)
 	}
-	w.opensEverywhere(random)
+	w.OpensEverywhere(random)
 	keysAreThere(t, c, h, w)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 	for _, nd := range c.Nodes {
 		nd.Stop()
 	}
@@ -87,14 +87,11 @@ func outage(t *testing.T, c *harness.Cluster, h *harness.History) time.Duration 
 }
 
 // keysAreThere asks for every key that a client was told of, at some node.
-func keysAreThere(t *testing.T, c *harness.Cluster, h *harness.History, w *workload) {
+func keysAreThere(t *testing.T, c *harness.Cluster, h *harness.History, w *harness.Workload) {
 	t.Helper()
-	w.mu.Lock()
-	keys := slices.Clone(w.keys)
-	w.mu.Unlock()
-	for i, key := range keys {
+	for i, key := range w.Keys() {
 		at := h.At(c.Nodes[i%len(c.Nodes)])
-		o := definite(func() (o harness.Op) {
+		o := harness.UntilDefinite(func() (o harness.Op) {
 			_, o = at.DescribeKey(t.Context(), key)
 			return o
 		})

@@ -31,20 +31,20 @@ func TestSlowClients(t *testing.T) {
 	each := 100
 	c := harness.Found(t, 1, harness.Options{Processes: true})
 	n := c.Nodes[0]
-	f := newFace(t, c, n)
+	f := harness.NewFace(t, c, n)
 	created, err := n.SDK().CreateKey(t.Context(), &kms.CreateKeyInput{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := created.KeyMetadata.KeyId
-	before := metric(t, n, "process_resident_memory_bytes")
+	before := harness.Metric(t, n, "process_resident_memory_bytes")
 	const strangers = `conclave_connections_open{class="stranger",face="aws"}`
-	share := metric(t, n, `conclave_connections_limit{class="stranger"}`) / 2 / 4 // of the AWS API, of one source
-	size := records(t, n)
+	share := harness.Metric(t, n, `conclave_connections_limit{class="stranger"}`) / 2 / 4 // of the AWS API, of one source
+	size := harness.Records(t, n)
 
 	// Begun as a request of somebody who can sign, which is looked at only once all
 	// of it is there.
-	r := f.signed("TrentService.Encrypt", strings.Repeat("x", 1000))
+	r := f.Signed("TrentService.Encrypt", strings.Repeat("x", 1000))
 	var head strings.Builder
 	fmt.Fprintf(&head, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 1000\r\n", n.AWS)
 	for name, values := range r.Header {
@@ -95,7 +95,7 @@ func TestSlowClients(t *testing.T) {
 	var most float64
 	honest.Go(func() {
 		for {
-			most = max(most, metric(t, n, strangers))
+			most = max(most, harness.Metric(t, n, strangers))
 			begun := time.Now()
 			out, err := n.SDK().Encrypt(t.Context(), &kms.EncryptInput{KeyId: key, Plaintext: []byte("x")})
 			if err != nil {
@@ -129,18 +129,18 @@ func TestSlowClients(t *testing.T) {
 	if took[len(took)*9/10] > 2*time.Second {
 		t.Errorf("one honest request in ten took %v or more", took[len(took)*9/10])
 	}
-	after := metric(t, n, "process_resident_memory_bytes")
+	after := harness.Metric(t, n, "process_resident_memory_bytes")
 	t.Logf("resident memory: %.0f MiB before, %.0f MiB after", before/(1<<20), after/(1<<20))
 	if after > before+maxGrowth {
 		t.Errorf("the node grew from %.0f to %.0f MiB", before/(1<<20), after/(1<<20))
 	}
-	if open := metric(t, n, strangers); open > 4 {
+	if open := harness.Metric(t, n, strangers); open > 4 {
 		t.Errorf("%.0f connections of strangers are open", open)
 	}
 	if most > share {
 		t.Errorf("%.0f connections of one source were open, its share is %.0f", most, share)
 	}
-	if evicted := metric(t, n, `conclave_connections_evicted_total{face="aws"}`); evicted == 0 {
+	if evicted := harness.Metric(t, n, `conclave_connections_evicted_total{face="aws"}`); evicted == 0 {
 		t.Error("void: no connection had to go for a newer one")
 	}
 	grown := make(map[string]int)
@@ -157,13 +157,13 @@ func TestSlowClients(t *testing.T) {
 			t.Errorf("the audit log has %d new records of %s", records, name)
 		}
 	}
-	usable(t, n)
+	harness.Usable(t, n)
 	c.NoFaults()
 }
 
 // stall opens a connection and does nothing much with it. It returns how long the
 // node bore it.
-func stall(f *face, addr string, secure bool, send []byte, drip byte) (time.Duration, error) {
+func stall(f *harness.Face, addr string, secure bool, send []byte, drip byte) (time.Duration, error) {
 	begun := time.Now()
 	conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
 	if err != nil {
@@ -172,7 +172,7 @@ func stall(f *face, addr string, secure bool, send []byte, drip byte) (time.Dura
 	defer conn.Close()
 	conn.SetDeadline(begun.Add(reclaimed + 5*time.Second))
 	if secure {
-		cfg := f.tls()
+		cfg := f.TLS()
 		cfg.ServerName = "localhost"
 		s := tls.Client(conn, cfg)
 		if err := s.Handshake(); err != nil {

@@ -17,9 +17,9 @@ import (
 // asked once must happen once all the same, and everybody who was told an outcome
 // was told the one in the log.
 func TestLostAnswers(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	kills, between := 2, int64(150)
-	if full() {
+	if harness.Full() {
 		kills, between = 4, 400
 	}
 	var mu sync.Mutex
@@ -43,24 +43,24 @@ func TestLostAnswers(t *testing.T) {
 		}
 	}})
 	h := harness.NewHistory()
-	w := startWorkload(t, c, h, seed, 24)
+	w := harness.StartWorkload(t, c, h, seed, 24)
 	dropping.Store(true)
 	for range kills {
-		w.awaitAnswers(between)
+		w.AwaitAnswers(between)
 		leader := c.Leader()
 		leader.Kill()
-		w.awaitAnswers(between / 2)
+		w.AwaitAnswers(between / 2)
 		leader.Start()
 		leader.Unseal()
 	}
-	w.awaitAnswers(between)
+	w.AwaitAnswers(between)
 	dropping.Store(false)
-	w.finish()
+	w.Finish()
 	c.WaitReady()
 	t.Logf("%d of %d answers to batches were lost, %d leaders killed", lost.Load(), answered.Load(), kills)
 	if lost.Load() < 20 {
 		t.Error("void: too few answers were lost to mean anything")
 	}
-	w.opensEverywhere(random)
-	witness(t, c, h)
+	w.OpensEverywhere(random)
+	harness.Witnessed(t, c, h)
 }

@@ -13,13 +13,13 @@ import (
 // clients reach all of them. Whatever is answered must fit into one order, those
 // who have a majority must go on, and everybody must when the network is whole.
 func TestPartitions(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	network := harness.NewNetwork(seed)
 	network.Break = true
 	c := harness.Found(t, 3, harness.Options{Network: network})
 	h := harness.NewHistory()
-	w := startSteadyWorkload(t, c, h, seed, 12)
-	w.awaitAnswers(50)
+	w := harness.StartSteadyWorkload(t, c, h, seed, 12)
+	w.AwaitAnswers(50)
 	hold := harness.Rule{Hold: true}
 	ways := []struct {
 		name   string
@@ -57,7 +57,7 @@ func TestPartitions(t *testing.T) {
 		}},
 	}
 	random := rand.New(rand.NewPCG(seed, 0))
-	if !full() {
+	if !harness.Full() {
 		random.Shuffle(len(ways), func(i, j int) { ways[i], ways[j] = ways[j], ways[i] })
 		ways = ways[:3]
 	}
@@ -67,35 +67,35 @@ func TestPartitions(t *testing.T) {
 		start := time.Now()
 		p.cut(leader.ID, x.ID, y.ID)
 		if p.serves {
-			w.awaitAnswers(100)
+			w.AwaitAnswers(100)
 			// Long enough for elections, where there is something to elect about.
 			time.Sleep(time.Until(start.Add(1500 * time.Millisecond)))
 		} else {
 			// Time for the old leader to notice and for what was under way to end.
 			time.Sleep(2 * time.Second)
-			before := w.answers.Load()
+			before := w.Answers.Load()
 			time.Sleep(2 * time.Second)
-			if n := w.answers.Load() - before; n > 0 {
+			if n := w.Answers.Load() - before; n > 0 {
 				t.Errorf("%s: %d answers without a majority", p.name, n)
 			}
 		}
 		broken := time.Since(start)
 		network.Heal()
 		start = time.Now()
-		w.awaitAnswers(100)
+		w.AwaitAnswers(100)
 		c.WaitReady()
 		t.Logf("%s: for %v, all was well %v after it", p.name, broken.Round(time.Millisecond), time.Since(start).Round(time.Millisecond))
 	}
-	w.finish()
-	w.opensEverywhere(random)
-	witness(t, c, h)
+	w.Finish()
+	w.OpensEverywhere(random)
+	harness.Witnessed(t, c, h)
 }
 
 // TestPausedLeader stops the leader's process, with requests in its sockets, for
 // so long that another leads, and takes the use of a key away there. When the old
 // leader wakes up it must not answer by what it knew.
 func TestPausedLeader(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	rounds := 2
 	c := harness.Found(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
@@ -173,5 +173,5 @@ func TestPausedLeader(t *testing.T) {
 	if sharp < 20*rounds {
 		t.Error("void: too few to mean anything")
 	}
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }

@@ -15,7 +15,7 @@ import (
 // minute with CONCLAVE_FAULTS=1, and lets it go on. The others serve on, the node does
 // not end or seal itself and catches up, and nothing that a client was told is lost.
 func TestPauses(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	// One is longer than a disk may take that is given up on, were a pause not told
 	// from it.
@@ -29,8 +29,8 @@ func TestPauses(t *testing.T) {
 	}
 	c := harness.Found(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
-	w := startSteadyWorkload(t, c, h, seed, 9)
-	w.awaitAnswers(100)
+	w := harness.StartSteadyWorkload(t, c, h, seed, 9)
+	w.AwaitAnswers(100)
 	for round, pause := range pauses {
 		victim := c.Nodes[random.IntN(len(c.Nodes))]
 		leads := c.Leader() == victim
@@ -53,17 +53,17 @@ func TestPauses(t *testing.T) {
 		if others > 2*recoveryBar {
 			t.Errorf("the others did not answer for %v; the bar is %v", others, recoveryBar)
 		}
-		w.awaitAnswers(100)
+		w.AwaitAnswers(100)
 	}
-	w.finish()
+	w.Finish()
 	for _, nd := range c.Nodes {
 		if s, err := nd.Status(t.Context()); err != nil || s.GetSeal().GetSealed() || len(s.GetFaults()) > 0 {
 			t.Errorf("%s after the pauses: %v, %v", nd.ID, s, err)
 		}
 	}
-	w.opensEverywhere(random)
+	w.OpensEverywhere(random)
 	keysAreThere(t, c, h, w)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }
 
 // answersAgain waits until a node answers a request that needs the cluster.

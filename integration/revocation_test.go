@@ -22,15 +22,6 @@ const (
 		`{"Effect":"Deny","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":["kms:Encrypt","kms:Decrypt","kms:GenerateDataKey","kms:DescribeKey"],"Resource":"*"}]}`
 )
 
-// newSeed is the seed of a test's random choices, printed so that it can be
-// looked into again. What the machine decides is not in it.
-func newSeed(t *testing.T) uint64 {
-	t.Helper()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	return seed
-}
-
 // authority is what one key's users may do.
 type authority struct{ enabled, allowed bool }
 
@@ -129,9 +120,9 @@ func TestJudge(t *testing.T) {
 // everything 300 ms late. What was taken away must be gone everywhere once the
 // call returned, and what was given must be there.
 func TestRevocationRace(t *testing.T) {
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	toggles, budget := 100, 60*time.Second
-	if full() {
+	if harness.Full() {
 		toggles, budget = 500, 5*time.Minute
 	}
 	network := harness.NewNetwork(seed)
@@ -249,7 +240,7 @@ func TestRevocationRace(t *testing.T) {
 	if dark*50 > len(uses) {
 		t.Errorf("%d of %d uses were not answered", dark, len(uses))
 	}
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }
 
 // useOnce uses the key in one of four ways.
@@ -295,35 +286,4 @@ func toggle(ctx context.Context, at harness.Calls, key string, from, to authorit
 		return at.PutKeyPolicy(ctx, key, allowAll)
 	}
 	return at.PutKeyPolicy(ctx, key, denyUse)
-}
-
-// witness checks a history against the audit log, and the nodes' states against
-// both.
-func witness(t *testing.T, c *harness.Cluster, h *harness.History) {
-	t.Helper()
-	c.NoFaults()
-	start := time.Now()
-	log := c.Nodes[0].ReadLog(0)
-	ops := h.Ops()
-	read := time.Since(start)
-	spec, err := harness.CheckWitness(log, ops)
-	if err != nil {
-		t.Errorf("the audit log is no witness of what clients saw:\n%v", err)
-	}
-	definite := 0
-	for _, o := range ops {
-		if o.Definite() {
-			definite++
-		}
-	}
-	c.Converged()
-	for _, nd := range c.Running() {
-		if n := nd.InProcess(); n != nil {
-			if err := spec.SameAs(n.Cluster().State()); err != nil {
-				t.Errorf("the state of node %s is not what the log makes:\n%v", nd.ID, err)
-			}
-		}
-	}
-	t.Logf("witness: %d records, %d calls, %d of them with a definite answer; read in %v, checked in %v",
-		len(log), len(ops), definite, read.Round(time.Millisecond), (time.Since(start) - read).Round(time.Millisecond))
 }

@@ -53,7 +53,7 @@ func TestScale(t *testing.T) {
 		// as much to mark, and is due as often.
 		defer debug.SetGCPercent(debug.SetGCPercent(node.GCPercent))
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	size := 1000
 	if v := os.Getenv("CONCLAVE_SCALE"); v != "" {
 		var err error
@@ -186,11 +186,11 @@ func (w *scaled) measure(keys []string) (m measured) {
 		if _, err := n.KMS().DescribeKey(ctx, &kmspb.DescribeKeyRequest{KeyId: &keys[0]}); err != nil {
 			return err
 		}
-		count := metric(w.t, n, "conclave_raft_snapshot_seconds_count")
+		count := harness.Metric(w.t, n, "conclave_raft_snapshot_seconds_count")
 		if count == 0 {
 			return errors.New("there is none")
 		}
-		m.snapshot = time.Duration(metric(w.t, n, "conclave_raft_snapshot_seconds_sum") / count * float64(time.Second))
+		m.snapshot = time.Duration(harness.Metric(w.t, n, "conclave_raft_snapshot_seconds_sum") / count * float64(time.Second))
 		return nil
 	})
 	w.soon.Store(nil)
@@ -265,7 +265,7 @@ func (w *scaled) restart(n *harness.Node) (started, unsealed time.Duration) {
 // snapshots counts those that the nodes have written.
 func (w *scaled) snapshots() (sum int) {
 	for _, n := range w.c.Nodes {
-		sum += int(metric(w.t, n, "conclave_raft_snapshot_seconds_count"))
+		sum += int(harness.Metric(w.t, n, "conclave_raft_snapshot_seconds_count"))
 	}
 	return sum
 }

@@ -18,7 +18,7 @@ import (
 
 func sdkCreateKey(r *sdkRound) {
 	made := call(r, (*kms.Client).CreateKey, &kms.CreateKeyInput{
-		Description: aws.String("of the SDK"), Policy: aws.String(rootPolicy()),
+		Description: aws.String("of the SDK"), Policy: aws.String(harness.RootPolicy()),
 		Tags: []types.Tag{{TagKey: aws.String("of"), TagValue: aws.String("sdk")}},
 	}).KeyMetadata
 	is(r, "ARN", *made.Arn, "arn:aws:kms:"+harness.Region+":"+harness.Account+":key/"+*made.KeyId)
@@ -220,11 +220,11 @@ func sdkGetKeyPolicy(r *sdkRound) {
 func sdkPutKeyPolicy(r *sdkRound) {
 	key := r.symmetric()
 	blob := r.encrypt(key, "behind a policy")
-	call(r, (*kms.Client).PutKeyPolicy, &kms.PutKeyPolicyInput{KeyId: key, Policy: aws.String(rootPolicy(denyRoot("kms:Decrypt")))})
+	call(r, (*kms.Client).PutKeyPolicy, &kms.PutKeyPolicyInput{KeyId: key, Policy: aws.String(harness.RootPolicy(harness.DenyRoot("kms:Decrypt")))})
 	for range r.c.Nodes {
 		refused(r, "AccessDeniedException", (*kms.Client).Decrypt, &kms.DecryptInput{CiphertextBlob: blob})
 	}
-	call(r, (*kms.Client).PutKeyPolicy, &kms.PutKeyPolicyInput{KeyId: key, PolicyName: aws.String("default"), Policy: aws.String(rootPolicy())})
+	call(r, (*kms.Client).PutKeyPolicy, &kms.PutKeyPolicyInput{KeyId: key, PolicyName: aws.String("default"), Policy: aws.String(harness.RootPolicy())})
 	r.decrypts(blob, "behind a policy")
 }
 

@@ -1,32 +1,12 @@
 package integration
 
 import (
-	"os"
-	"path/filepath"
-	"testing"
-	"time"
-
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
-	"github.com/conclavekms/conclave/cmd/conclave/node"
-	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 )
-
-// trustStores has nodes take the proxies of these tests for external key stores.
-func trustStores(t *testing.T) func(*harness.Node, *node.Config) {
-	t.Helper()
-	ca := filepath.Join(t.TempDir(), "xks-ca.pem") // all proxies have the same certificate
-	if err := os.WriteFile(ca, xksproxy.Start(t).CA(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return func(_ *harness.Node, cfg *node.Config) {
-		cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = ca, true
-		cfg.Test.XKSTimeout = 5 * time.Second // the machine is shared
-	}
-}
 
 // store is a new external key store, disconnected.
 func (r *sdkRound) store() (id *string, p *xksproxy.Proxy) {

@@ -64,7 +64,7 @@ func TestRestartSealed(t *testing.T) {
 		c.WaitReady(nd)
 		for j, other := range c.Nodes {
 			if j <= i {
-				opensTo(t, h.At(other), blob, []byte("kept"))
+				harness.Opens(t, h.At(other), blob, []byte("kept"))
 			} else {
 				mustRefuse(other)
 			}
@@ -79,7 +79,7 @@ func TestRestartSealed(t *testing.T) {
 		})
 	}
 	t.Logf("%d requests to sealed nodes were refused", refused)
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }
 
 // audited is the number of audit records, once it stands still.
@@ -151,5 +151,5 @@ func TestLateGreeting(t *testing.T) {
 			return
 		}
 	}
-	witness(t, c, h)
+	harness.Witnessed(t, c, h)
 }

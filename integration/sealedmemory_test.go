@@ -123,7 +123,7 @@ var forwardedMetric = regexp.MustCompile(`(?m)^conclave_request_forwarded_total\
 
 // forwarded is how many requests a node has had the leader execute.
 func forwarded(t *testing.T, n *harness.Node) (count int) {
-	if m := forwardedMetric.FindSubmatch(opsGet(t, n, "/metrics")); m != nil {
+	if m := forwardedMetric.FindSubmatch(harness.OpsGet(t, n, "/metrics")); m != nil {
 		_, _ = fmt.Sscan(string(m[1]), &count)
 	}
 	return count

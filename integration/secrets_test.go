@@ -129,7 +129,7 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 	must(err)
 
 	// What cannot be read: the plaintext stands in the middle of it.
-	f := newFace(t, c, n)
+	f := harness.NewFace(t, c, n)
 	for _, body := range []string{
 		`{"KeyId":"` + key + `","Plaintext":"` + base64.StdEncoding.EncodeToString(raw) + `"`,
 		`{"KeyId":"` + key + `","Plaintext":"` + base64.StdEncoding.EncodeToString(raw) + `!"}`,
@@ -137,10 +137,10 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 		`{"KeyId":{"Plaintext":"` + text + `"}}`,
 		`{"KeyId":"` + key + `","` + text + `":[`,
 	} {
-		f.refuses("a broken body", f.signed("TrentService.Encrypt", body), http.StatusBadRequest, "SerializationException")
+		f.Refuses("a broken body", f.Signed("TrentService.Encrypt", body), http.StatusBadRequest, "SerializationException")
 	}
 	// Tokens, of a stranger and a good one.
-	conn := dialGRPC(t, n, f.tls())
+	conn := dialGRPC(t, n, f.TLS())
 	bad, good := randomText(64), sessionToken(t, c, conn)
 	s.add(name("a stranger's token"), []byte(bad))
 	s.add(name("a token"), []byte(good))
@@ -153,9 +153,9 @@ func (s *secrets) use(t *testing.T, c *harness.Cluster, n, next *harness.Node) {
 			mustFail(t, err)
 		}
 	}
-	r := f.request("TrentService.ListKeys", "{}")
+	r := f.Request("TrentService.ListKeys", "{}")
 	r.Header.Set("Authorization", "Bearer "+bad)
-	f.refuses("a token for AWS's face", r, http.StatusBadRequest, "MissingAuthenticationTokenException")
+	f.Refuses("a token for AWS's face", r, http.StatusBadRequest, "MissingAuthenticationTokenException")
 	// Shares that are refused: mistyped, and given though the node is open.
 	typo := []byte(c.Shares[0])
 	if typo[len(typo)-1]++; typo[len(typo)-1] > 'z' || typo[len(typo)-1] < 'a' {
@@ -232,13 +232,13 @@ func TestSecretsStayInside(t *testing.T) {
 
 	for _, n := range c.Nodes {
 		for _, page := range []string{"/metrics", "/healthz", "/readyz", "/livez"} {
-			body := opsGet(t, n, page)
+			body := harness.OpsGet(t, n, page)
 			report(t, n.ID+page, append(s.in(body), s.context.in(body)...))
 		}
 	}
 	var lines strings.Builder
-	for _, line := range readAudit(t, c.Nodes[1], 0) {
-		lines.WriteString(line.raw)
+	for _, line := range harness.ReadAudit(t, c.Nodes[1], 0) {
+		lines.WriteString(line.Raw)
 		lines.WriteByte('\n')
 	}
 	report(t, "the audit log, read", s.in([]byte(lines.String())))
@@ -302,7 +302,7 @@ func TestSecretsOfProcesses(t *testing.T) {
 			t.Errorf("the command line is %q: that of another process?", b)
 		}
 	}
-	body := opsGet(t, n, "/metrics")
+	body := harness.OpsGet(t, n, "/metrics")
 	report(t, "metrics", append(s.in(body), s.context.in(body)...))
 	n.Stop()
 	found, _, _ := s.inDir(t, dir)

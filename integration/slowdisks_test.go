@@ -27,7 +27,7 @@ type badDisk struct {
 	t      *testing.T
 	c      *harness.Cluster
 	h      *harness.History
-	w      *workload
+	w      *harness.Workload
 	old    *harness.Node
 	others []*harness.Node
 	ready  time.Duration // when the disk was still good
@@ -35,14 +35,14 @@ type badDisk struct {
 
 func startBadDisk(t *testing.T) *badDisk {
 	t.Helper()
-	notWithRaces(t)
+	harness.NotWithRaces(t)
 	if err := harness.CanSlowDisks(); err != nil {
-		unavailable(t, "disks cannot be made slow here: %v", err)
+		harness.Unavailable(t, "disks cannot be made slow here: %v", err)
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	b := &badDisk{t: t, c: harness.Found(t, 3, harness.Options{Processes: true}), h: harness.NewHistory()}
-	b.w = startSteadyWorkload(t, b.c, b.h, seed, 9)
-	b.w.awaitAnswers(100)
+	b.w = harness.StartSteadyWorkload(t, b.c, b.h, seed, 9)
+	b.w.AwaitAnswers(100)
 	for range 3 { // on a machine that is busy enough tracing alone moves the leadership
 		b.old = b.c.Leader()
 		good := b.rate()
@@ -75,9 +75,9 @@ func (b *badDisk) slow(by time.Duration) (mend func()) {
 
 // rate is the definite answers in a second, of two.
 func (b *badDisk) rate() int64 {
-	before := b.w.answers.Load()
+	before := b.w.Answers.Load()
 	time.Sleep(2 * time.Second)
-	return (b.w.answers.Load() - before) / 2
+	return (b.w.Answers.Load() - before) / 2
 }
 
 // handedOver waits until one of the others leads, and says how long after a moment
@@ -122,10 +122,10 @@ func usualTime(ops []harness.Op, nodes []*harness.Node, from, to time.Duration) 
 func (b *badDisk) end() {
 	b.t.Helper()
 	answersAgain(b.t, b.c, b.h, b.old)
-	b.w.finish()
-	b.w.opensEverywhere(rand.New(rand.NewPCG(1, 0)))
+	b.w.Finish()
+	b.w.OpensEverywhere(rand.New(rand.NewPCG(1, 0)))
 	keysAreThere(b.t, b.c, b.h, b.w)
-	witness(b.t, b.c, b.h)
+	harness.Witnessed(b.t, b.c, b.h)
 }
 
 // TestHungDisk has the disk of the leader's process hang for ten seconds. Another node
@@ -133,7 +133,7 @@ func (b *badDisk) end() {
 func TestHungDisk(t *testing.T) {
 	b := startBadDisk(t)
 	at := b.h.At(b.old)
-	key := madeKey(t, at, "that nobody changes")
+	key := harness.MadeKey(t, at, "that nobody changes")
 	from := b.h.Now()
 	mend, err := b.old.HangDisk()
 	if err != nil {
@@ -152,7 +152,7 @@ func TestHungDisk(t *testing.T) {
 	if st, err := b.old.Status(t.Context()); err != nil || !strings.Contains(strings.Join(st.GetFaults(), "; "), "the disk does not answer") {
 		t.Errorf("the status of a node whose disk hangs: %v, %v", st, err)
 	}
-	if v := metric(t, b.old, "conclave_disk_behind_seconds"); v < 5 {
+	if v := harness.Metric(t, b.old, "conclave_disk_behind_seconds"); v < 5 {
 		t.Errorf("conclave_disk_behind_seconds = %v", v)
 	}
 	if l := b.c.Leader(); l == b.old {

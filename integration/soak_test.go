@@ -59,7 +59,7 @@ func TestSoak(t *testing.T) {
 			t.Fatalf("CONCLAVE_SOAK=%s: want a duration of 1s or more", v)
 		}
 	}
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	network := harness.NewNetwork(seed)
 	network.Break = true
 	c := harness.Found(t, 3, harness.Options{Processes: true, Network: network})
@@ -156,7 +156,7 @@ type soakUser struct {
 	key           string
 	rotations     int
 	aliases, tags []string // that there may be
-	kept          []sealed
+	kept          []harness.Sealed
 	random        *rand.Rand
 }
 
@@ -221,15 +221,15 @@ func (u *soakUser) call(at harness.Calls) (o harness.Op) {
 		if len(u.kept) > 0 {
 			x := u.kept[u.random.IntN(len(u.kept))]
 			var plaintext []byte
-			if plaintext, o = at.Decrypt(ctx, x.blob); o.Code == "" && !bytes.Equal(plaintext, x.plaintext) {
+			if plaintext, o = at.Decrypt(ctx, x.Blob); o.Code == "" && !bytes.Equal(plaintext, x.Plaintext) {
 				u.s.t.Errorf("%s on %s gave another plaintext", o.RequestID, o.Node)
 			}
 			return o
 		}
 		fallthrough
 	default:
-		x := sealed{key: key, plaintext: []byte(name)}
-		if x.blob, _, o = at.Encrypt(ctx, key, x.plaintext); o.Code == "" {
+		x := harness.Sealed{Key: key, Plaintext: []byte(name)}
+		if x.Blob, _, o = at.Encrypt(ctx, key, x.Plaintext); o.Code == "" {
 			if len(u.kept) < 10 {
 				u.kept = append(u.kept, x)
 			} else {
@@ -285,7 +285,7 @@ func (s *soak) rotate(h *harness.History) {
 		u := s.users[s.random.IntN(soakUsers)]
 		if u.rotations++; u.rotations <= soakRotations {
 			// A disabled one stays as it is.
-			o := definite(func() harness.Op {
+			o := harness.UntilDefinite(func() harness.Op {
 				return h.At(s.c.Nodes[s.random.IntN(len(s.c.Nodes))]).RotateKeyOnDemand(s.t.Context(), u.key)
 			})
 			if o.Code != "" && o.Code != "DisabledException" {
@@ -322,10 +322,10 @@ func (s *soak) opens() {
 		for _, x := range u.kept {
 			for _, nd := range s.c.Nodes {
 				at := h.At(nd)
-				if o := definite(func() harness.Op { return at.EnableKey(s.t.Context(), x.key) }); o.Code != "" {
+				if o := harness.UntilDefinite(func() harness.Op { return at.EnableKey(s.t.Context(), x.Key) }); o.Code != "" {
 					s.t.Error(o)
 				}
-				opensTo(s.t, at, x.blob, x.plaintext)
+				harness.Opens(s.t, at, x.Blob, x.Plaintext)
 			}
 		}
 	}
@@ -363,8 +363,8 @@ func (s *soak) measure() {
 			// Files that are mapped, as the Raft log is, are not memory that is used up.
 			sample(nd, "bytes of memory", 32<<20, judgedRun, anonymous(s.t, nd.PID()))
 		}
-		sample(nd, "goroutines", 20, judgedRun, metric(s.t, nd, "go_goroutines"))
-		sample(nd, "descriptors", 10, judgedRun, metric(s.t, nd, "process_open_fds"))
+		sample(nd, "goroutines", 20, judgedRun, harness.Metric(s.t, nd, "go_goroutines"))
+		sample(nd, "descriptors", 10, judgedRun, harness.Metric(s.t, nd, "process_open_fds"))
 		size, err := treeSize(filepath.Join(nd.Data, "groups", "0", "raft"))
 		if err != nil {
 			s.t.Fatal(err)
@@ -449,7 +449,7 @@ func (x *series) grows() bool {
 
 // TestSoakFindsLeaks has the judgement find what leaks, and only that.
 func TestSoakFindsLeaks(t *testing.T) {
-	random := rand.New(rand.NewPCG(newSeed(t), 0))
+	random := rand.New(rand.NewPCG(harness.NewSeed(t), 0))
 	for range 100 {
 		flat := &series{rise: 20, ofMean: 0.1}
 		leak := &series{rise: 20, ofMean: 0.1}

@@ -74,9 +74,9 @@ func (s *strangers) connect(addr string, keep int) {
 }
 
 // ask sends requests signed with access keys that do not exist, to both faces.
-func (s *strangers) ask(f *face, n *harness.Node, i int) {
+func (s *strangers) ask(f *harness.Face, n *harness.Node, i int) {
 	d := net.Dialer{LocalAddr: address(i)}
-	tr := &http.Transport{TLSClientConfig: f.tls(), DialContext: d.DialContext, ForceAttemptHTTP2: true}
+	tr := &http.Transport{TLSClientConfig: f.TLS(), DialContext: d.DialContext, ForceAttemptHTTP2: true}
 	s.t.Cleanup(tr.CloseIdleConnections)
 	key := func(j int) string {
 		account, _ := fsm.ParseAccount(harness.Account)
@@ -97,7 +97,7 @@ func (s *strangers) ask(f *face, n *harness.Node, i int) {
 	s.run(func() {
 		for j := 0; s.ctx.Err() == nil; j++ {
 			c, err := client.Dial(s.ctx, client.Config{
-				Address: n.GRPC, TLS: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: f.roots}, AccessKeyID: key(j), SecretAccessKey: client.Secret("secret"),
+				Address: n.GRPC, TLS: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: f.Roots}, AccessKeyID: key(j), SecretAccessKey: client.Secret("secret"),
 			})
 			if err != nil {
 				continue
@@ -126,8 +126,8 @@ func TestStrangersBudget(t *testing.T) {
 	leader := c.Leader()
 	var before [3]float64
 	for i, n := range c.Nodes {
-		before[i] = metric(t, n, "process_resident_memory_bytes")
-		if open := metric(t, n, `conclave_connections_limit{class="client"}`); open > files {
+		before[i] = harness.Metric(t, n, "process_resident_memory_bytes")
+		if open := harness.Metric(t, n, `conclave_connections_limit{class="client"}`); open > files {
 			t.Errorf("%s would let in %.0f connections", n.ID, open)
 		}
 	}
@@ -136,13 +136,13 @@ func TestStrangersBudget(t *testing.T) {
 		for _, addr := range []string{n.AWS, n.GRPC, n.Peer, n.Ops} {
 			s.connect(addr, files*3/10)
 		}
-		s.ask(newFace(t, c, n), n, 2*i)
-		s.ask(newFace(t, c, n), n, 2*i+1)
+		s.ask(harness.NewFace(t, c, n), n, 2*i)
+		s.ask(harness.NewFace(t, c, n), n, 2*i+1)
 	}
 	c.Eventually("strangers have their share of every port", func(context.Context) error {
 		for _, n := range c.Nodes {
 			for _, face := range []string{"aws", "grpc", "peer", "ops"} {
-				if metric(t, n, `conclave_connections_evicted_total{face="`+face+`"}`) < 20 {
+				if harness.Metric(t, n, `conclave_connections_evicted_total{face="`+face+`"}`) < 20 {
 					return fmt.Errorf("few connections came to %s of %s", face, n.ID)
 				}
 			}
@@ -150,7 +150,7 @@ func TestStrangersBudget(t *testing.T) {
 		return nil
 	})
 
-	entries, size := metric(t, leader, "conclave_raft_last_index"), records(t, leader)
+	entries, size := harness.Metric(t, leader, "conclave_raft_last_index"), harness.Records(t, leader)
 	took := make(map[string][]time.Duration)
 	timed := func(what string, f func(context.Context) error) {
 		t.Helper()
@@ -178,7 +178,7 @@ func TestStrangersBudget(t *testing.T) {
 				_, err := n.Operator().Status(ctx, &kmspb.StatusRequest{})
 				return err
 			})
-			if open := metric(t, n, "process_open_fds"); open > files-64 {
+			if open := harness.Metric(t, n, "process_open_fds"); open > files-64 {
 				t.Errorf("%s has %.0f of %d descriptors open", n.ID, open, files)
 			}
 		}
@@ -187,7 +187,7 @@ func TestStrangersBudget(t *testing.T) {
 		everywhere()
 		for _, n := range c.Nodes { // who comes for the first time
 			d := &net.Dialer{}
-			tr := &http.Transport{TLSClientConfig: newFace(t, c, n).tls(), DialContext: d.DialContext}
+			tr := &http.Transport{TLSClientConfig: harness.NewFace(t, c, n).TLS(), DialContext: d.DialContext}
 			fresh := kms.New(kms.Options{
 				BaseEndpoint: aws.String("https://" + n.AWS), Region: harness.Region, HTTPClient: &http.Client{Transport: tr}, Retryer: aws.NopRetryer{},
 				Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -202,7 +202,7 @@ func TestStrangersBudget(t *testing.T) {
 			tr.CloseIdleConnections()
 		}
 	}
-	written, recorded := metric(t, leader, "conclave_raft_last_index")-entries, records(t, leader)-size
+	written, recorded := harness.Metric(t, leader, "conclave_raft_last_index")-entries, harness.Records(t, leader)-size
 	t.Logf("%d connections and %d requests of strangers; %.0f entries for %d records, of which %d are honest requests'",
 		s.connections.Load(), s.requests.Load(), written, recorded, honest)
 	// Sessions of the harness's clients make a record as well.
@@ -230,7 +230,7 @@ func TestStrangersBudget(t *testing.T) {
 		t.Logf("%s: %d times, median %v, the slowest %v", what, len(d), d[len(d)/2].Round(time.Millisecond), d[len(d)-1].Round(time.Millisecond))
 	}
 	for i, n := range c.Nodes {
-		after := metric(t, n, "process_resident_memory_bytes")
+		after := harness.Metric(t, n, "process_resident_memory_bytes")
 		t.Logf("%s: resident memory %.0f MiB before, %.0f MiB after", n.ID, before[i]/(1<<20), after/(1<<20))
 		if n != victim && after > before[i]+maxGrowth {
 			t.Errorf("%s grew by %.0f MiB", n.ID, (after-before[i])/(1<<20))

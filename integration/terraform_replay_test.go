@@ -48,11 +48,11 @@ type callRecorder struct {
 
 func newCallRecorder(t *testing.T, c *harness.Cluster, n *harness.Node) *callRecorder {
 	t.Helper()
-	f := newFace(t, c, n)
+	f := harness.NewFace(t, c, n)
 	r := &callRecorder{t: t}
 	to := &url.URL{Scheme: "https", Host: n.AWS}
 	proxy := &httputil.ReverseProxy{
-		Transport: f.http.Transport,
+		Transport: f.HTTP.Transport,
 		// The host stays, since it is signed.
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = to.Scheme, to.Host, p.In.Host
@@ -140,8 +140,8 @@ func TestTerraformReplay(t *testing.T) {
 	if err := json.Unmarshal(b, &calls); err != nil {
 		t.Fatal(err)
 	}
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, secondRegion}})
-	f := newFace(t, c, c.Nodes[0])
+	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
+	f := harness.NewFace(t, c, c.Nodes[0])
 	p := &replay{f: f, now: make(map[string]string)}
 	seen := make(map[string]bool)
 	for i, call := range calls {
@@ -163,14 +163,14 @@ func TestTerraformReplay(t *testing.T) {
 // replay sends recorded calls, with the values that this cluster gave in place of
 // those that the recorded one did.
 type replay struct {
-	f   *face
+	f   *harness.Face
 	now map[string]string // by the recorded value
 	// wrapping is the public key that this cluster gave last for an import.
 	wrapping []byte
 }
 
 func (p *replay) call(call recordedCall) {
-	t := p.f.t
+	t := p.f.T
 	t.Helper()
 	body := string(call.Request)
 	// The longest first: an ARN has an id in it.
@@ -181,27 +181,27 @@ func (p *replay) call(call recordedCall) {
 		body = p.wrapped(body)
 	}
 	f := *p.f
-	f.region = call.Region
-	a, err := f.send(f.signed("TrentService."+call.Operation, body))
+	f.Region = call.Region
+	a, err := f.Send(f.Signed("TrentService."+call.Operation, body))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if a.Type != call.Error {
-		t.Errorf("got %d %s: %s, want %q", a.status, a.Type, a.Message, call.Error)
+		t.Errorf("got %d %s: %s, want %q", a.Status, a.Type, a.Message, call.Error)
 		return
 	}
 	if call.Response == nil || call.Error != "" {
 		return
 	}
 	var was, is any
-	for raw, v := range map[*any][]byte{&was: call.Response, &is: a.body} {
+	for raw, v := range map[*any][]byte{&was: call.Response, &is: a.Body} {
 		if err := json.Unmarshal(v, raw); err != nil {
 			t.Fatalf("%v: %s", err, v)
 		}
 	}
 	if call.Operation == "GetParametersForImport" {
 		var parameters struct{ PublicKey []byte }
-		if err := json.Unmarshal(a.body, &parameters); err != nil {
+		if err := json.Unmarshal(a.Body, &parameters); err != nil {
 			t.Fatal(err)
 		}
 		p.wrapping = parameters.PublicKey
@@ -211,7 +211,7 @@ func (p *replay) call(call recordedCall) {
 
 // compare holds an answer against the recorded one. Times are only looked for.
 func (p *replay) compare(path string, was, is any) {
-	t := p.f.t
+	t := p.f.T
 	t.Helper()
 	switch was := was.(type) {
 	case map[string]any:
@@ -274,7 +274,7 @@ func (p *replay) inOrder(was, is []any) []any {
 // wrapped puts the configuration's material into an import, wrapped by the key that
 // this cluster gave for it.
 func (p *replay) wrapped(body string) string {
-	t := p.f.t
+	t := p.f.T
 	t.Helper()
 	var in map[string]any
 	if err := json.Unmarshal([]byte(body), &in); err != nil {

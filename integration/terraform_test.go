@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/conclavekms/conclave/integration/harness"
 )
+
+var update = flag.Bool("update", false, "write down anew what Terraform's provider sends, in TestTerraform")
 
 // terraformMaterial is what the configuration imports into a key, in base64.
 const terraformMaterial = "Y29uY2xhdmUtdGVycmFmb3JtLXRlc3QtbWF0ZXJpYWw="
@@ -47,7 +50,7 @@ terraform {
     aws = { source = "hashicorp/aws", version = "5.100.0" }
   }
 }
-` + provider("", harness.Region) + provider("\n  alias = \"second\"", secondRegion) + fmt.Sprintf(`
+` + provider("", harness.Region) + provider("\n  alias = \"second\"", harness.SecondRegion) + fmt.Sprintf(`
 resource "aws_kms_key" "asymmetric" {
   description              = %[2]q
   key_usage                = "SIGN_VERIFY"
@@ -177,7 +180,7 @@ func TestTerraform(t *testing.T) {
 		t.Skip("CONCLAVE_TERRAFORM_MIRROR does not say where Terraform's AWS provider is")
 	}
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, secondRegion}})
+	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
 	n := c.Nodes[0]
 	r := newCallRecorder(t, c, n)
 	dir := t.TempDir()

@@ -319,7 +319,7 @@ func TestThiefOfARunningFollower(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.c.NoFaults()
-	if o := definite(func() harness.Op { return x.h.At(other).EnableKey(t.Context(), x.live) }); o.Code != "" {
+	if o := harness.UntilDefinite(func() harness.Op { return x.h.At(other).EnableKey(t.Context(), x.live) }); o.Code != "" {
 		t.Error(o)
 	}
 	x.c.Converged()

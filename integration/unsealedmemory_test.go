@@ -77,12 +77,12 @@ func useKeys(t *testing.T, h *harness.History, nodes []*harness.Node, keys []str
 				}
 				at, other := h.At(nodes[i%len(nodes)]), h.At(nodes[(i+1)%len(nodes)])
 				var blob []byte
-				o := definite(func() (o harness.Op) {
+				o := harness.UntilDefinite(func() (o harness.Op) {
 					blob, _, o = at.Encrypt(t.Context(), keys[i%len(keys)], []byte("plaintext"))
 					return o
 				})
 				if o.Code == "" {
-					o = definite(func() (o harness.Op) {
+					o = harness.UntilDefinite(func() (o harness.Op) {
 						_, o = other.Decrypt(t.Context(), blob)
 						return o
 					})

@@ -31,7 +31,7 @@ func loadModel(t *testing.T) *model {
 	t.Helper()
 	all := new(model)
 	for _, name := range []string{"kms-2014-11-01.json", "kms-additions-2026-10-26.json"} {
-		b, err := os.ReadFile("../../integration/testdata/" + name)
+		b, err := os.ReadFile("../../integration/awsmodel/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"reflect"
@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/conclavekms/conclave/integration/awsmodel"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -29,31 +30,31 @@ const longestStatus = 1536
 
 // judged sends a request on the gRPC face, which has to be answered with the same
 // message. Requests that gRPC cannot put into words are left out.
-func (d *dynamic) judged(t *testing.T, op string, tc inputCase, message string) {
+func (d *dynamic) judged(t *testing.T, op string, tc awsmodel.Case, message string) {
 	t.Helper()
 	call := d.client.MethodByName(op)
 	if !call.IsValid() {
 		t.Fatalf("the gRPC face has no %s", op)
 	}
 	req := reflect.New(call.Type().In(1).Elem()).Interface().(proto.Message)
-	if !fillMessage(req.ProtoReflect(), tc.body) {
+	if !fillMessage(req.ProtoReflect(), tc.Body) {
 		return
 	}
 	err, _ := call.Call([]reflect.Value{reflect.ValueOf(t.Context()), reflect.ValueOf(req)})[1].Interface().(error)
 	var code, got string
 	if err != nil {
-		code, got = told(err)
+		code, got = harness.Told(err)
 	}
 	got, cut := strings.CutSuffix(got, " …")
 	switch {
 	case message == "":
 		if violated(got) || code == "SerializationException" {
-			t.Errorf("%s, gRPC: got %v, but nothing is wrong with the members", tc.what, err)
+			t.Errorf("%s, gRPC: got %v, but nothing is wrong with the members", tc.What, err)
 		}
 	case code != "ValidationException":
-		t.Errorf("%s, gRPC: got %v, want %.300q", tc.what, err, message)
+		t.Errorf("%s, gRPC: got %v, want %.300q", tc.What, err, message)
 	case got != message && !(cut && len(message) > longestStatus && strings.HasPrefix(message, got)):
-		t.Errorf("%s, gRPC: got the message\n%.600q, want\n%.600q", tc.what, got, message)
+		t.Errorf("%s, gRPC: got the message\n%.600q, want\n%.600q", tc.What, got, message)
 	}
 }
 

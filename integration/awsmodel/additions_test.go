@@ -1,4 +1,4 @@
-package integration
+package awsmodel
 
 import (
 	"reflect"
@@ -10,40 +10,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/google/go-cmp/cmp"
 )
-
-// add adds what came after the model: operations and shapes that it does not have,
-// and enums and members at the end of those that it has.
-func (m *awsModel) add(t *testing.T, later *awsModel) {
-	t.Helper()
-	for name, o := range later.Operations {
-		if m.Operations[name] != nil {
-			t.Fatalf("the model has %s already", name)
-		}
-		m.Operations[name] = o
-	}
-	for name, more := range later.Shapes {
-		s := m.Shapes[name]
-		if s == nil {
-			m.Shapes[name] = more
-			continue
-		}
-		for _, v := range more.Enum {
-			if slices.Contains(s.Enum, v) {
-				t.Fatalf("%s has %s already", name, v)
-			}
-		}
-		for _, mm := range more.Members {
-			if s.has(mm.name) {
-				t.Fatalf("%s has %s already", name, mm.name)
-			}
-		}
-		s.Enum, s.Members = append(s.Enum, more.Enum...), append(s.Members, more.Members...)
-	}
-}
-
-func (s *awsShape) has(member string) bool {
-	return slices.ContainsFunc(s.Members, func(mm struct{ name, shape string }) bool { return mm.name == member })
-}
 
 // TestAdditionsAreAWS holds what was added to the model against AWS's Go SDK: the
 // values of every enum, in their order, and the members of the operations that are
@@ -80,7 +46,7 @@ func TestAdditionsAreAWS(t *testing.T) {
 			}
 		}
 		for _, mm := range m.Shapes[name].Members {
-			model = append(model, strings.ToLower(mm.name))
+			model = append(model, strings.ToLower(mm.Name))
 		}
 		slices.Sort(sdk)
 		slices.Sort(model)

@@ -1,82 +1,88 @@
-package integration
+package harness
 
 import (
 	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/conclavekms/conclave/integration/harness"
 )
 
-// sealed is what a client got encrypted.
-type sealed struct {
-	key             string
-	blob, plaintext []byte
+// Sealed is what a client got encrypted.
+type Sealed struct {
+	Key             string
+	Blob, Plaintext []byte
 }
 
-// workload uses and changes keys at all nodes until it is told to stop. Every
+// Workload uses and changes keys at all nodes until it is told to stop. Every
 // name that it makes up is used once, so that a change that took effect twice, or
 // was lost, shows.
-type workload struct {
+type Workload struct {
 	t       *testing.T
-	c       *harness.Cluster
-	h       *harness.History
+	c       *Cluster
+	h       *History
 	stop    chan struct{}
 	workers sync.WaitGroup
-	answers atomic.Int64 // definite ones
+	Answers atomic.Int64 // definite ones
 
 	mu     sync.Mutex
 	keys   []string // that clients were told of
-	sealed []sealed
+	sealed []Sealed
 }
 
-// startWorkload starts workers that ask a random node each time.
-func startWorkload(t *testing.T, c *harness.Cluster, h *harness.History, seed uint64, workers int) *workload {
-	w := &workload{t: t, c: c, h: h, stop: make(chan struct{})}
+// StartWorkload starts workers that ask a random node each time.
+func StartWorkload(t *testing.T, c *Cluster, h *History, seed uint64, workers int) *Workload {
+	w := &Workload{t: t, c: c, h: h, stop: make(chan struct{})}
 	for i := range workers {
 		w.workers.Go(func() { w.work(i, c.Nodes, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
 	}
 	return w
 }
 
-// startSteadyWorkload starts workers that stay with their node, so that a node
+// StartSteadyWorkload starts workers that stay with their node, so that a node
 // that does not answer holds up its own only.
-func startSteadyWorkload(t *testing.T, c *harness.Cluster, h *harness.History, seed uint64, workers int) *workload {
-	w := &workload{t: t, c: c, h: h, stop: make(chan struct{})}
+func StartSteadyWorkload(t *testing.T, c *Cluster, h *History, seed uint64, workers int) *Workload {
+	w := &Workload{t: t, c: c, h: h, stop: make(chan struct{})}
 	for i := range workers {
 		own := c.Nodes[i%len(c.Nodes)]
-		w.workers.Go(func() { w.work(i, []*harness.Node{own}, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
+		w.workers.Go(func() { w.work(i, []*Node{own}, rand.New(rand.NewPCG(seed, uint64(1000+i)))) })
 	}
 	return w
 }
 
-// finish ends the workload; calls that are under way end first.
-func (w *workload) finish() {
+// Keys are the keys that clients were told of.
+func (w *Workload) Keys() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.keys)
+}
+
+// Finish ends the workload; calls that are under way end first.
+func (w *Workload) Finish() {
 	close(w.stop)
 	w.workers.Wait()
 }
 
-// awaitAnswers waits until clients got more answers.
-func (w *workload) awaitAnswers(more int64) {
+// AwaitAnswers waits until clients got more answers.
+func (w *Workload) AwaitAnswers(more int64) {
 	w.t.Helper()
-	want := w.answers.Load() + more
+	want := w.Answers.Load() + more
 	w.c.Eventually(fmt.Sprintf("waiting for %d more answers", more), func(context.Context) error {
-		if n := w.answers.Load(); n < want {
+		if n := w.Answers.Load(); n < want {
 			return fmt.Errorf("%d are missing", want-n)
 		}
 		return nil
 	})
 }
 
-func (w *workload) work(id int, nodes []*harness.Node, random *rand.Rand) {
+func (w *Workload) work(id int, nodes []*Node, random *rand.Rand) {
 	ctx := context.Background()
 	var key string
-	var kept *sealed
+	var kept *Sealed
 	for n := 0; ; n++ {
 		select {
 		case <-w.stop:
@@ -84,7 +90,7 @@ func (w *workload) work(id int, nodes []*harness.Node, random *rand.Rand) {
 		default:
 		}
 		at := w.h.At(nodes[random.IntN(len(nodes))])
-		var o harness.Op
+		var o Op
 		name := fmt.Sprintf("%d-%d", id, n)
 		if key == "" || n%40 == 0 {
 			var made string
@@ -115,15 +121,15 @@ func (w *workload) work(id int, nodes []*harness.Node, random *rand.Rand) {
 			case 8:
 				if kept != nil {
 					var plaintext []byte
-					if plaintext, o = at.Decrypt(ctx, kept.blob); o.Code == "" && !bytes.Equal(plaintext, kept.plaintext) {
+					if plaintext, o = at.Decrypt(ctx, kept.Blob); o.Code == "" && !bytes.Equal(plaintext, kept.Plaintext) {
 						w.t.Errorf("%s on %s gave another plaintext", o.RequestID, o.Node)
 					}
 					break
 				}
 				fallthrough
 			default:
-				s := sealed{key: key, plaintext: []byte(name)}
-				if s.blob, _, o = at.Encrypt(ctx, key, s.plaintext); o.Code == "" {
+				s := Sealed{Key: key, Plaintext: []byte(name)}
+				if s.Blob, _, o = at.Encrypt(ctx, key, s.Plaintext); o.Code == "" {
 					kept = &s
 					w.mu.Lock()
 					w.sealed = append(w.sealed, s)
@@ -132,27 +138,27 @@ func (w *workload) work(id int, nodes []*harness.Node, random *rand.Rand) {
 			}
 		}
 		if o.Definite() {
-			w.answers.Add(1)
+			w.Answers.Add(1)
 		} else {
 			time.Sleep(time.Duration(5+random.IntN(20)) * time.Millisecond)
 		}
 	}
 }
 
-// definite makes a call until it is answered for good: a cluster that serves may
+// UntilDefinite makes a call until it is answered for good: a cluster that serves may
 // still be changing its leader.
-func definite(call func() harness.Op) harness.Op {
+func UntilDefinite(call func() Op) Op {
 	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		if o := call(); o.Definite() || time.Since(start) > harness.Patience {
+		if o := call(); o.Definite() || time.Since(start) > Patience {
 			return o
 		}
 	}
 }
 
-// madeKey is a key that a node makes while others ask much of it.
-func madeKey(t *testing.T, at harness.Calls, description string) (key string) {
+// MadeKey is a key that a node makes while others ask much of it.
+func MadeKey(t *testing.T, at Calls, description string) (key string) {
 	t.Helper()
-	if o := definite(func() (o harness.Op) {
+	if o := UntilDefinite(func() (o Op) {
 		key, o = at.CreateKey(t.Context(), description)
 		return o
 	}); o.Code != "" {
@@ -161,9 +167,9 @@ func madeKey(t *testing.T, at harness.Calls, description string) (key string) {
 	return key
 }
 
-// opensEverywhere checks that what clients got encrypted opens at every running
+// OpensEverywhere checks that what clients got encrypted opens at every running
 // node, for some of it.
-func (w *workload) opensEverywhere(random *rand.Rand) {
+func (w *Workload) OpensEverywhere(random *rand.Rand) {
 	w.t.Helper()
 	w.mu.Lock()
 	list := w.sealed
@@ -173,22 +179,22 @@ func (w *workload) opensEverywhere(random *rand.Rand) {
 	for _, s := range list[:min(len(list), 50)] {
 		for _, nd := range w.c.Running() {
 			at := w.h.At(nd)
-			if !enabled[s.key] {
-				if o := definite(func() harness.Op { return at.EnableKey(w.t.Context(), s.key) }); o.Code != "" {
+			if !enabled[s.Key] {
+				if o := UntilDefinite(func() Op { return at.EnableKey(w.t.Context(), s.Key) }); o.Code != "" {
 					w.t.Error(o)
 				}
-				enabled[s.key] = true
+				enabled[s.Key] = true
 			}
-			opensTo(w.t, at, s.blob, s.plaintext)
+			Opens(w.t, at, s.Blob, s.Plaintext)
 		}
 	}
 }
 
-// opensTo checks that a ciphertext opens at a node.
-func opensTo(t *testing.T, at harness.Calls, blob, want []byte) {
+// Opens checks that a ciphertext opens at a node.
+func Opens(t *testing.T, at Calls, blob, want []byte) {
 	t.Helper()
 	var got []byte
-	o := definite(func() (o harness.Op) {
+	o := UntilDefinite(func() (o Op) {
 		got, o = at.Decrypt(t.Context(), blob)
 		return o
 	})

@@ -1,4 +1,4 @@
-package integration
+package docs
 
 import (
 	"archive/tar"
@@ -41,7 +41,7 @@ func TestCompose(t *testing.T) {
 		t.Skip("needs a container engine and the image: run `make compose-test`")
 	}
 	p := newProject(t)
-	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
+	readme, err := os.ReadFile(filepath.Join("../..", "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func newProject(t *testing.T) *project {
 	if out, err := exec.Command("docker", "image", "inspect", "conclave:latest").CombinedOutput(); err != nil {
 		t.Fatalf("there is no image conclave:latest (`make image` builds it): %v\n%s", err, out)
 	}
-	root, err := filepath.Abs("..")
+	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}

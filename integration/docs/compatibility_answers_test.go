@@ -1,4 +1,4 @@
-package integration
+package docs
 
 // compatSigning is the part of docs/compatibility.md on signatures and browsers.
 const compatSigning = `

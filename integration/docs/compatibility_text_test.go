@@ -1,4 +1,4 @@
-package integration
+package docs
 
 // The parts of docs/compatibility.md that are the same for all operations.
 

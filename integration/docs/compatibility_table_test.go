@@ -1,4 +1,4 @@
-package integration
+package docs
 
 // What docs/compatibility.md says beyond AWS's model and the engine's table: the one
 // place for each limit of an operation that the model does not have, and for each

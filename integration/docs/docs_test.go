@@ -1,4 +1,4 @@
-package integration
+package docs
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write the README's support table and do
 // page reads a file of the repository.
 func page(t *testing.T, name string) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("..", filepath.FromSlash(name)))
+	b, err := os.ReadFile(filepath.Join("../..", filepath.FromSlash(name)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func page(t *testing.T, name string) string {
 // pages are the documents for users.
 func pages(t *testing.T) []string {
 	t.Helper()
-	docs, err := filepath.Glob(filepath.Join("..", "docs", "*.md"))
+	docs, err := filepath.Glob(filepath.Join("../..", "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,12 +55,12 @@ func allPages(t *testing.T) []string {
 	t.Helper()
 	names := append(pages(t), "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 	for _, pattern := range []string{"docs/adr/*.md", "*/DESIGN.md"} {
-		found, err := filepath.Glob(filepath.Join("..", filepath.FromSlash(pattern)))
+		found, err := filepath.Glob(filepath.Join("../..", filepath.FromSlash(pattern)))
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%s: %d pages, %v", pattern, len(found), err)
 		}
 		for _, name := range found {
-			rel, err := filepath.Rel("..", name)
+			rel, err := filepath.Rel("../..", name)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -73,14 +73,14 @@ func allPages(t *testing.T) []string {
 // sources are the paths of the files in the tree.
 func sources(t *testing.T) (paths []string) {
 	t.Helper()
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 		if d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules" || d.Name() == "bin") {
 			return fs.SkipDir
 		}
-		rel, err := filepath.Rel("..", path)
+		rel, err := filepath.Rel("../..", path)
 		paths = append(paths, filepath.ToSlash(rel))
 		return err
 	})
@@ -198,7 +198,7 @@ func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := make(map[string]bool)
 	decl := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w+)\(`)
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -240,7 +240,7 @@ func TestDocsNames(t *testing.T) {
 			}
 		}
 		for _, to := range link.FindAllStringSubmatch(text, -1) {
-			if _, err := os.Stat(filepath.Join("..", filepath.Dir(filepath.FromSlash(name)), filepath.FromSlash(to[1]))); err != nil {
+			if _, err := os.Stat(filepath.Join("../..", filepath.Dir(filepath.FromSlash(name)), filepath.FromSlash(to[1]))); err != nil {
 				t.Errorf("%s has a link to %s: %v", name, to[1], err)
 			}
 		}
@@ -252,10 +252,10 @@ func TestDocsNames(t *testing.T) {
 func TestMakeTargets(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("make"); err != nil {
-		unavailable(t, "there is no make: %v", err)
+		harness.Unavailable(t, "there is no make: %v", err)
 	}
 	dry := func(target string) string {
-		cmd := exec.CommandContext(t.Context(), "make", "--dry-run", "--no-print-directory", "-C", "..", target)
+		cmd := exec.CommandContext(t.Context(), "make", "--dry-run", "--no-print-directory", "-C", "../..", target)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Errorf("make %s: %v\n%s", target, err, out)
@@ -286,7 +286,7 @@ func TestMakeTargets(t *testing.T) {
 func TestDocsFirstSteps(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("aws"); err != nil {
-		unavailable(t, "there is no AWS CLI: %v", err)
+		harness.Unavailable(t, "there is no AWS CLI: %v", err)
 	}
 	binary, err := harness.Binary()
 	if err != nil {

@@ -1,10 +1,9 @@
-package integration
+package conformance
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"math/rand/v2"
@@ -24,81 +23,33 @@ import (
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
 
-// auditLine is what the tests look at in a rendered record.
-type auditLine struct {
-	EventName           string `json:"eventName"`
-	EventType           string `json:"eventType"`
-	EventSource         string `json:"eventSource"`
-	ErrorCode           string `json:"errorCode"`
-	ErrorMessage        string `json:"errorMessage"`
-	RequestID           string `json:"requestID"`
-	SourceIPAddress     string `json:"sourceIPAddress"`
-	ReadOnly            bool   `json:"readOnly"`
-	RequestParameters   map[string]any
-	AdditionalEventData map[string]any
-	Resources           []struct{ ARN string }
-	UserIdentity        struct {
-		Type        string `json:"type"`
-		ARN         string `json:"arn"`
-		AccessKeyID string `json:"accessKeyId"`
-	}
-	raw string
-}
-
-// readAudit reads the records from an index on, through the API.
-func readAudit(t *testing.T, n *harness.Node, from uint64) []auditLine {
-	t.Helper()
-	stream, err := n.Audit().Read(t.Context(), &kmspb.ReadAuditRequest{From: from})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []auditLine
-	for {
-		r, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.ContainsAny(r.GetJson(), "\r\n") {
-			t.Errorf("record %d has more than one line: %q", r.GetIndex(), r.GetJson())
-		}
-		line := auditLine{raw: r.GetJson()}
-		if err := json.Unmarshal([]byte(line.raw), &line); err != nil {
-			t.Fatalf("record %d: %v: %s", r.GetIndex(), err, line.raw)
-		}
-		all = append(all, line)
-	}
-}
-
 // TestAuditCoverage brings every operation of the table to every kind of outcome:
 // each request leaves one record, which says what its answer said.
 func TestAuditCoverage(t *testing.T) {
 	t.Parallel()
 	c := harness.Found(t, 1, harness.Options{
-		Regions:   []string{harness.Region, secondRegion, thirdRegion},
-		Configure: trustStores(t),
+		Regions:   []string{harness.Region, harness.SecondRegion, harness.ThirdRegion},
+		Configure: harness.TrustStores(t),
 	})
 	n := c.Nodes[0]
-	f := newFace(t, c, n)
+	f := harness.NewFace(t, c, n)
 
 	type expected struct{ operation, kind, code string }
 	want := make(map[string]expected) // by request id
-	ask := func(op *keyengine.Operation, kind string, in input, code string) {
+	ask := func(op *keyengine.Operation, kind string, in harness.Members, code string) {
 		t.Helper()
 		raw, err := json.Marshal(in)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := f.send(f.signed("TrentService."+op.Name, string(raw)))
+		a, err := f.Send(f.Signed("TrentService."+op.Name, string(raw)))
 		if err != nil {
 			t.Fatalf("%s, %s: %v", op.Name, kind, err)
 		}
-		if a.Type != code || (code == "") != (a.status == http.StatusOK) {
-			t.Errorf("%s, %s: got %d %s (%s), want %q", op.Name, kind, a.status, a.Type, a.Message, code)
+		if a.Type != code || (code == "") != (a.Status == http.StatusOK) {
+			t.Errorf("%s, %s: got %d %s (%s), want %q", op.Name, kind, a.Status, a.Type, a.Message, code)
 		}
-		id := a.header.Get("x-amzn-RequestId")
+		id := a.Header.Get("x-amzn-RequestId")
 		if _, ok := want[id]; ok || id == "" {
 			t.Errorf("%s, %s: request id %q is none, or was there before", op.Name, kind, id)
 		}
@@ -113,9 +64,9 @@ func TestAuditCoverage(t *testing.T) {
 		if row.ok == nil {
 			t.Fatalf("%s has no row in everyOutcome: say how it succeeds and fails", op.Name)
 		}
-		subjects[op.Name] = newSubject(t, n, row.of, op.Name, rootPolicy())
+		subjects[op.Name] = newSubject(t, n, row.of, op.Name, harness.RootPolicy())
 		if row.nobody == "" {
-			subjects["denied "+op.Name] = newSubject(t, n, row.of, op.Name+"-denied", rootPolicy(denyRoot(op.Actions[0])))
+			subjects["denied "+op.Name] = newSubject(t, n, row.of, op.Name+"-denied", harness.RootPolicy(harness.DenyRoot(op.Actions[0])))
 		}
 	}
 	pending := subjects["CancelKeyDeletion"].key
@@ -123,12 +74,12 @@ func TestAuditCoverage(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	from := records(t, n)
+	from := harness.Records(t, n)
 	for _, op := range keyengine.Operations() {
 		row := everyOutcome[op.Name]
 		invalid := row.invalid
 		if invalid == nil {
-			invalid = input{}
+			invalid = harness.Members{}
 		}
 		ask(op, "invalid", invalid, "ValidationException")
 		ask(op, "failed", row.failed, row.failure)
@@ -139,11 +90,11 @@ func TestAuditCoverage(t *testing.T) {
 	}
 
 	seen := make(map[string]int)
-	for _, line := range readAudit(t, n, from) {
+	for _, line := range harness.ReadAudit(t, n, from) {
 		w, ok := want[line.RequestID]
 		if !ok {
 			if line.EventName != "CreateSession" && line.EventName != "ReadAudit" { // how this test reads
-				t.Errorf("a record of no request: %s", line.raw)
+				t.Errorf("a record of no request: %s", line.Raw)
 			}
 			continue
 		}
@@ -153,7 +104,7 @@ func TestAuditCoverage(t *testing.T) {
 		}
 		if line.EventType != "AwsApiCall" || line.EventSource != "kms.amazonaws.com" || line.SourceIPAddress != "127.0.0.1" ||
 			line.UserIdentity.Type != "Root" || line.UserIdentity.AccessKeyID != c.AccessKeyID || line.ReadOnly != keyengine.OperationNamed(w.operation).ReadOnly {
-			t.Errorf("%s, %s: %s", w.operation, w.kind, line.raw)
+			t.Errorf("%s, %s: %s", w.operation, w.kind, line.Raw)
 		}
 	}
 	for id, w := range want {
@@ -165,7 +116,7 @@ func TestAuditCoverage(t *testing.T) {
 
 	// The ceremony, which nobody was authenticated for when it began.
 	names := make(map[string]int)
-	for _, line := range readAudit(t, n, 0) {
+	for _, line := range harness.ReadAudit(t, n, 0) {
 		names[line.EventName]++
 	}
 	for _, name := range []string{"Init", "SubmitShare"} {
@@ -179,7 +130,7 @@ func TestAuditCoverage(t *testing.T) {
 // anybody can run with the files and the public key finds each of them.
 func TestAuditVerify(t *testing.T) {
 	t.Parallel()
-	seed := newSeed(t)
+	seed := harness.NewSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 5))
 	c := harness.Found(t, 1, harness.Options{Processes: true})
 	n := c.Nodes[0]

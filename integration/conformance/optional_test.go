@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 // optional are members of answers that are there in some cases only, by the shape
 // that has them, with the cases. All others are in every answer.

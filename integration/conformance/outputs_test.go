@@ -1,4 +1,4 @@
-package integration
+package conformance
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/cmd/conclave/node"
+	"github.com/conclavekms/conclave/integration/awsmodel"
 	"github.com/conclavekms/conclave/integration/harness"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
@@ -25,7 +26,7 @@ import (
 // that the model has for the case, and each is of the type that it says.
 func TestConformanceOutputs(t *testing.T) {
 	t.Parallel()
-	m := loadModel(t)
+	m := awsmodel.Load(t)
 	e, err := attesttest.NewEnclave(time.Now())
 	if err != nil {
 		t.Fatal(err)
@@ -40,12 +41,12 @@ func TestConformanceOutputs(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := harness.Found(t, 1, harness.Options{
-		Regions: []string{harness.Region, secondRegion},
+		Regions: []string{harness.Region, harness.SecondRegion},
 		Configure: func(_ *harness.Node, cfg *node.Config) {
 			cfg.AttestationRoots, cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = roots, ca, true
 		},
 	})
-	w := &exampleWorld{t: t, f: newFace(t, c, c.Nodes[0]), enclave: e, proxy: proxy, answers: make(map[string]map[string]any)}
+	w := &exampleWorld{t: t, f: harness.NewFace(t, c, c.Nodes[0]), enclave: e, proxy: proxy, answers: make(map[string]map[string]any)}
 	called, seen := make(map[string]bool), make(map[string]bool)
 	for _, e := range examples {
 		raw := w.call(&e)
@@ -76,14 +77,14 @@ func TestConformanceOutputs(t *testing.T) {
 		}
 		maps.Copy(seen, a.met)
 	}
-	for _, op := range m.names() {
+	for _, op := range m.Names() {
 		if !called[op] {
 			t.Errorf("no example shows a successful %s", op)
 		}
 	}
 	for name := range optional {
 		shape, member, _ := strings.Cut(name, ".")
-		if s := m.Shapes[shape]; s == nil || !slices.ContainsFunc(s.Members, func(mm struct{ name, shape string }) bool { return mm.name == member }) {
+		if s := m.Shapes[shape]; s == nil || !slices.ContainsFunc(s.Members, func(mm awsmodel.Member) bool { return mm.Name == member }) {
 			t.Errorf("%s is said to be optional, and is not in the model", name)
 		}
 		if out := slices.Contains(never, name); seen[name] == out {
@@ -98,7 +99,7 @@ type example struct {
 	op string
 	// of tells the examples of an operation apart.
 	of string
-	in func(*exampleWorld) members
+	in func(*exampleWorld) harness.Members
 	// with are the members of optional that the answer has.
 	with   []string
 	region string // harness.Region if empty
@@ -109,7 +110,7 @@ func (e *example) name() string { return strings.TrimSpace(e.op + " " + e.of) }
 // exampleWorld is what the examples make and use, one after the other.
 type exampleWorld struct {
 	t       *testing.T
-	f       *face
+	f       *harness.Face
 	enclave *attesttest.Enclave
 	proxy   *xksproxy.Proxy
 	answers map[string]map[string]any
@@ -117,7 +118,7 @@ type exampleWorld struct {
 
 func (w *exampleWorld) call(e *example) []byte {
 	w.t.Helper()
-	in := members{}
+	in := harness.Members{}
 	if e.in != nil {
 		in = e.in(w)
 	}
@@ -125,21 +126,21 @@ func (w *exampleWorld) call(e *example) []byte {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.f.region = e.region
-	a, err := w.f.send(w.f.signed("TrentService."+e.op, string(body)))
+	w.f.Region = e.region
+	a, err := w.f.Send(w.f.Signed("TrentService."+e.op, string(body)))
 	if err != nil {
 		w.t.Fatalf("%s: %v", e.name(), err)
 	}
-	if a.status != http.StatusOK {
-		w.t.Fatalf("%s: %d %s: %s", e.name(), a.status, a.Type, a.Message)
+	if a.Status != http.StatusOK {
+		w.t.Fatalf("%s: %d %s: %s", e.name(), a.Status, a.Type, a.Message)
 	}
-	if got := a.header.Get("Content-Type"); got != "application/x-amz-json-1.1" {
+	if got := a.Header.Get("Content-Type"); got != "application/x-amz-json-1.1" {
 		w.t.Errorf("%s: Content-Type %q", e.name(), got)
 	}
-	if id := a.header.Get("x-amzn-RequestId"); len(id) != 36 {
+	if id := a.Header.Get("x-amzn-RequestId"); len(id) != 36 {
 		w.t.Errorf("%s: request id %q", e.name(), id)
 	}
-	return a.body
+	return a.Body
 }
 
 // of is a member of an answer that came before, by its path.
@@ -175,7 +176,7 @@ func (w *exampleWorld) key(of string) string {
 
 // answer holds one against the model.
 type answer struct {
-	model  *awsModel
+	model  *awsmodel.Model
 	with   []string
 	met    map[string]bool // members of optional
 	faults []string
@@ -186,13 +187,13 @@ func (a *answer) fault(format string, args ...any) {
 }
 
 // value checks a value. In lists, optional members need not be in every item.
-func (a *answer) value(s *awsShape, v any, path string, listed bool) {
+func (a *answer) value(s *awsmodel.Shape, v any, path string, listed bool) {
 	ok := false
 	switch s.Type {
 	case "string":
 		var text string
 		if text, ok = v.(string); ok {
-			for _, c := range s.broken(text) {
+			for _, c := range s.Broken(text) {
 				if !slices.Contains(freeTexts, path) {
 					a.fault("%s is %q: %s", path, text, c)
 				}
@@ -202,7 +203,7 @@ func (a *answer) value(s *awsShape, v any, path string, listed bool) {
 		var n json.Number
 		if n, ok = v.(json.Number); ok {
 			i, err := n.Int64()
-			if c := s.bounds("value", int(i)); err != nil || c != "" {
+			if c := s.Bounds("value", int(i)); err != nil || c != "" {
 				a.fault("%s is %s: %s", path, n, c)
 			}
 		}
@@ -223,7 +224,7 @@ func (a *answer) value(s *awsShape, v any, path string, listed bool) {
 		var text string
 		if text, ok = v.(string); ok {
 			b, err := base64.StdEncoding.Strict().DecodeString(text)
-			if c := s.bounds("length", len(b)); err != nil || c != "" {
+			if c := s.Bounds("length", len(b)); err != nil || c != "" {
 				a.fault("%s is no blob: %v %s", path, err, c)
 			}
 		}
@@ -252,22 +253,22 @@ func (a *answer) value(s *awsShape, v any, path string, listed bool) {
 	}
 }
 
-func (a *answer) structure(s *awsShape, v map[string]any, path string, listed bool) {
+func (a *answer) structure(s *awsmodel.Shape, v map[string]any, path string, listed bool) {
 	known := make(map[string]bool)
 	for _, mm := range s.Members {
-		known[mm.name] = true
-		name := s.name + "." + mm.name
-		item, there := v[mm.name]
+		known[mm.Name] = true
+		name := s.Name + "." + mm.Name
+		item, there := v[mm.Name]
 		_, may := optional[name]
 		must := !may || !listed && slices.Contains(a.with, name)
 		switch {
 		case !there && must:
-			a.fault("%s.%s is missing", path, mm.name)
+			a.fault("%s.%s is missing", path, mm.Name)
 		case there && may && !slices.Contains(a.with, name):
-			a.fault("%s.%s is there, which is for another case: %s", path, mm.name, optional[name])
+			a.fault("%s.%s is there, which is for another case: %s", path, mm.Name, optional[name])
 		case there:
 			a.met[name] = true
-			a.value(a.model.Shapes[mm.shape], item, path+"."+mm.name, listed)
+			a.value(a.model.Shapes[mm.Shape], item, path+"."+mm.Name, listed)
 		}
 	}
 	for name := range v {

@@ -1,4 +1,4 @@
-package integration
+package awsmodel
 
 import "slices"
 
@@ -26,11 +26,11 @@ var answeredOrder = map[string][]string{
 }
 
 // asAnswered puts into a shape of the model what AWS's answers show of it.
-func (s *awsShape) asAnswered() {
-	if p, ok := answeredPatterns[s.name]; ok {
+func (s *Shape) asAnswered() {
+	if p, ok := answeredPatterns[s.Name]; ok {
 		s.Pattern = p
 	}
-	order := answeredOrder[s.name]
+	order := answeredOrder[s.Name]
 	slices.SortStableFunc(s.Enum, func(a, b string) int {
 		i, j := slices.Index(order, a), slices.Index(order, b)
 		if i < 0 {

@@ -1,4 +1,4 @@
-package integration
+package docs
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/conclavekms/conclave/integration/awsmodel"
 	"github.com/conclavekms/conclave/keyengine"
 )
 
@@ -18,13 +19,13 @@ import (
 func generated(t *testing.T, name, want string) {
 	t.Helper()
 	if *update {
-		if err := os.WriteFile(filepath.Join("..", filepath.FromSlash(name)), []byte(want), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join("../..", filepath.FromSlash(name)), []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if diff := cmp.Diff(want, page(t, name)); diff != "" {
-		t.Errorf("%s is not what is served (-want +got); `go test ./integration -run %s -update` writes it:\n%s", name, t.Name(), diff)
+		t.Errorf("%s is not what is served (-want +got); `go test ./integration/docs -run %s -update` writes it:\n%s", name, t.Name(), diff)
 	}
 }
 
@@ -32,8 +33,8 @@ func generated(t *testing.T, name, want string) {
 // requests are served from, and the table of known differences; or holds it against
 // them.
 func TestCompatibility(t *testing.T) {
-	m := loadModel(t)
-	if diff := cmp.Diff(m.names(), slices.Sorted(maps.Keys(compatRows))); diff != "" {
+	m := awsmodel.Load(t)
+	if diff := cmp.Diff(m.Names(), slices.Sorted(maps.Keys(compatRows))); diff != "" {
 		t.Fatalf("the rows are not AWS's operations (-model +rows):\n%s", diff)
 	}
 	var specs []string
@@ -53,14 +54,14 @@ func TestCompatibility(t *testing.T) {
 			}
 		}
 	}
-	generated(t, "docs/compatibility.md", m.compatibility())
+	generated(t, "docs/compatibility.md", compatibility(m))
 }
 
 // compatibility is the page.
-func (m *awsModel) compatibility() string {
+func compatibility(m *awsmodel.Model) string {
 	served, of := len(keyengine.Operations()), len(m.Operations)
 	var b strings.Builder
-	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/compatibility_table_test.go. -->\n\n")
+	b.WriteString("<!-- Written by `make generate` from AWS's service model and integration/docs/compatibility_table_test.go. -->\n\n")
 	fmt.Fprintf(&b, compatIntro, served, of)
 	for _, g := range groups {
 		fmt.Fprintf(&b, "\n### %s\n\n| Operation | Implemented | Limits | Differences from AWS |\n| --- | --- | --- | --- |\n", g.name)
@@ -69,7 +70,7 @@ func (m *awsModel) compatibility() string {
 			if keyengine.OperationNamed(name) == nil {
 				implemented, differences = "not yet", "UnknownOperationException."
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, implemented, orDash(m.limits(name)), orDash(differences))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", name, implemented, orDash(limits(m, name)), orDash(differences))
 		}
 	}
 	b.WriteString("\n## Key specs\n\n| KeySpec | KeyUsage | |\n| --- | --- | --- |\n")
@@ -91,9 +92,9 @@ func orDash(s string) string {
 
 // limits are those of an operation's members, by the model and by what is narrower
 // here, and those that its row has.
-func (m *awsModel) limits(op string) string {
+func limits(m *awsmodel.Model, op string) string {
 	var all []string
-	m.memberLimits(m.Shapes[m.Operations[op].Input.Shape], "", &all)
+	memberLimits(m, m.Shapes[m.Operations[op].Input.Shape], "", &all)
 	if l := compatRows[op].limits; l != "" {
 		all = append(all, l)
 	}
@@ -103,37 +104,37 @@ func (m *awsModel) limits(op string) string {
 // common are shapes whose limits the page states once.
 var common = []string{"KeyIdType", "GrantTokenList", "MarkerType", "LimitType"}
 
-func (m *awsModel) memberLimits(s *awsShape, prefix string, all *[]string) {
+func memberLimits(m *awsmodel.Model, s *awsmodel.Shape, prefix string, all *[]string) {
 	for _, mm := range s.Members {
-		shape := m.Shapes[mm.shape]
-		if slices.Contains(common, mm.shape) {
+		shape := m.Shapes[mm.Shape]
+		if slices.Contains(common, mm.Shape) {
 			continue
 		}
-		name := "`" + prefix + mm.name + "`"
+		name := "`" + prefix + mm.Name + "`"
 		switch shape.Type {
 		case "structure":
-			m.memberLimits(shape, prefix+mm.name+".", all)
+			memberLimits(m, shape, prefix+mm.Name+".", all)
 		case "list":
 			item := m.Shapes[shape.Member.Shape]
 			if item.Type == "structure" {
-				m.memberLimits(item, prefix+mm.name+"[].", all)
+				memberLimits(m, item, prefix+mm.Name+"[].", all)
 			} else if item.Max != nil {
-				*all = append(*all, strings.TrimSuffix(name, "`")+"[]` "+item.extent())
+				*all = append(*all, strings.TrimSuffix(name, "`")+"[]` "+extent(item))
 			}
 		case "map":
-			if most := totals[shape.name]; most != 0 {
+			if most := awsmodel.Totals[shape.Name]; most != 0 {
 				*all = append(*all, fmt.Sprintf("%s %d bytes in all", name, most))
 			}
 		default:
 			if shape.Max != nil {
-				*all = append(*all, name+" "+shape.extent())
+				*all = append(*all, name+" "+extent(shape))
 			}
 		}
 	}
 }
 
 // extent is a shape's bounds in words.
-func (s *awsShape) extent() string {
+func extent(s *awsmodel.Shape) string {
 	unit := map[string]string{"string": " characters", "blob": " bytes", "integer": ""}[s.Type]
 	if *s.Min == *s.Max {
 		return fmt.Sprintf("%d%s", *s.Max, unit)

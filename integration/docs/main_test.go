@@ -1,0 +1,14 @@
+package docs
+
+import (
+	"os"
+	"testing"
+
+	"github.com/conclavekms/conclave/integration/harness"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	harness.RemoveBinary()
+	os.Exit(code)
+}
