@@ -59,17 +59,21 @@ var OpsClient = &http.Client{Timeout: 20 * time.Second}
 // OpsGet reads a page of a node's port for metrics and health.
 func OpsGet(t *testing.T, n *Node, path string) []byte {
 	t.Helper()
-	resp, err := OpsClient.Get("http://" + n.Ops + path)
-	// Who scrapes is a stranger, and while others crowd the port may have to ask again.
+	get := func() ([]byte, error) {
+		resp, err := OpsClient.Get("http://" + n.Ops + path)
+		if err != nil {
+			return nil, err
+		}
+		defer resp.Body.Close()
+		return io.ReadAll(resp.Body)
+	}
+	b, err := get()
+	// Anyone may ask here, so while others crowd the port a connection can be refused or
+	// evicted.
 	for end := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
-		resp, err = OpsClient.Get("http://" + n.Ops + path)
+		b, err = get()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
