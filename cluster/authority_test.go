@@ -35,7 +35,11 @@ func (c *testCluster) setFit(fit bool) {
 // Under a leader that cannot prove to be unsealed nothing is submitted, and nothing
 // that it puts into the log itself has an effect. Nobody else could lead here.
 func TestSealedLeaderHasNoAuthority(t *testing.T) {
-	c := startCluster(t, 3, nil)
+	// A busy machine is not to elect somebody else meanwhile.
+	c := startCluster(t, 3, func(_ string, cfg *Config) {
+		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 1500*time.Millisecond, 1500*time.Millisecond, 750*time.Millisecond
+		cfg.Timeouts.DiskYield = time.Minute
+	})
 	c.setFit(false)
 	honest := c.followers()[0]
 	thief := stealLeadership(t, c)

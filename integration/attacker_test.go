@@ -151,6 +151,7 @@ func TestThiefWithIdentityAsLeader(t *testing.T) {
 	x.unharmed("after committed entries were to be rewritten")
 	x.named()
 	for _, n := range x.honest {
+		x.settle()
 		n.Kill()
 		n.Start()
 		n.Unseal()
@@ -186,6 +187,7 @@ func TestThiefLeavesWordInTheLog(t *testing.T) {
 	}
 	x.serves("after forged registrations")
 	for _, n := range x.honest {
+		x.settle()
 		n.Kill()
 		if err := n.TryStart(); err != nil {
 			t.Fatalf("%s does not start, by the word of a forged entry: %v", n.ID, err)
@@ -635,6 +637,7 @@ func TestThiefAsPeer(t *testing.T) {
 	th.mu.Lock()
 	th.hello = &clusterpb.HelloResponse{Node: th.id, Formed: true, Registered: true, Watermark: 1 << 62, Incarnation: 1 << 62}
 	th.mu.Unlock()
+	x.settle()
 	other.Kill()
 	// Once an honest node is heard, which a busy machine may delay.
 	x.c.Eventually(other.ID+" to start whatever the thief says of it", func(context.Context) error { return other.TryStart() })

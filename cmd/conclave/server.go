@@ -79,7 +79,17 @@ func serve(ctx context.Context, a *cli.App, cfg *node.Config, started func(conte
 		case <-n.Done():
 			err = n.Err()
 		case <-stop:
-			err = errors.New("stopped while it was starting")
+			// started may have told others already that the node is ready: then this is
+			// an ordinary stop.
+			cancel()
+			select {
+			case err = <-up:
+			case <-stop:
+				err = ctx.Err()
+			}
+			if err != nil {
+				err = errors.New("stopped while it was starting")
+			}
 		}
 		if err != nil {
 			cancel()
