@@ -29,14 +29,13 @@ func (e *Engine) Plant(ctx context.Context, op ceremony.Operator, s ops.Seed) (b
 	if !e.cfg.Seeds {
 		return false, ErrNoSeeds
 	}
-	made := false
 	_, err := e.events.CommitEvent(ctx, func(state *fsm.State) (event record.Event, err error) {
 		ev := &request.Evaluation{Ctx: ctx, Services: e.services, State: state}
 		if ev.Cluster() == nil {
 			return event, kmsapi.Errorf(ceremony.ErrNotInitialised, "The cluster is not initialised.")
 		}
 		t, err := ops.PlantKey(ev, &s)
-		if made = t != nil; !made || err != nil {
+		if err != nil || t == nil {
 			return event, cmp.Or(err, errNothing)
 		}
 		event = op.Event("PlantKey", ev.Cluster())
@@ -49,5 +48,5 @@ func (e *Engine) Plant(ctx context.Context, op ceremony.Operator, s ops.Seed) (b
 	if err == errNothing {
 		return false, nil
 	}
-	return made && err == nil, err
+	return err == nil, err
 }
