@@ -343,17 +343,6 @@ func (n *Node) startRaft() (err error) {
 	return nil
 }
 
-// raftApply forwards the Committer's Apply calls to Raft, which is created after the
-// Committer.
-type raftApply struct{ n *Node }
-
-// Apply implements commit.Raft.
-func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
-	f := a.n.raft.Load().Apply(cmd, timeout) // Raft is set: the Committer opens only on a leader
-	a.n.raftEnd.Bind(f)
-	return f
-}
-
 // fenced makes the node leave the network, because it can no longer be trusted.
 func (n *Node) fenced(err error) {
 	n.metrics.fenced.Set(1)
@@ -457,37 +446,6 @@ func (n *Node) stopRest() error {
 		errs = append(errs, n.store.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// watchLog takes a snapshot when the log has grown by the configured number of bytes, and
-// records in the identity file that the disk has Raft state.
-func (n *Node) watchLog() {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-n.life.Context().Done():
-			return
-		}
-		r := n.raft.Load()
-		if r == nil || n.life.Fenced() != nil {
-			continue
-		}
-		if r.LastIndex() > 0 {
-			if err := n.dir.joined(); err != nil {
-				n.life.Fence(fmt.Errorf("%w: %w", ErrStorage, err))
-				continue
-			}
-		}
-		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
-			if err := n.raftEnd.Await(n.life.Context(), r.Snapshot()); err != nil {
-				n.log.Warn("snapshot by size", "err", err)
-				continue
-			}
-			n.store.AdjustAppended(-grown)
-		}
-	}
 }
 
 // onApply runs on the apply goroutine.

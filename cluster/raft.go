@@ -62,3 +62,14 @@ func (t transportNode) AskForProof(node string)                    { t.n.voters.
 func (t transportNode) AskAgain(node string)                       { t.n.voters.AskAgain(node, t.n.cfg.Timeouts.Heartbeat) }
 func (t transportNode) CutOff(from standing.Sender, reason string) { t.n.cutOff(from, reason) }
 func (t transportNode) Fence(err error)                            { t.n.life.Fence(err) }
+
+// raftApply forwards the Committer's Apply calls to Raft, which is created after the
+// Committer.
+type raftApply struct{ n *Node }
+
+// Apply implements commit.Raft.
+func (a raftApply) Apply(cmd []byte, timeout time.Duration) raft.ApplyFuture {
+	f := a.n.raft.Load().Apply(cmd, timeout) // Raft is set: the Committer opens only on a leader
+	a.n.raftEnd.Bind(f)
+	return f
+}

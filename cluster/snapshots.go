@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -107,4 +108,35 @@ func (s *snapshotSink) verdict(end error) error {
 	err := <-s.found
 	s.found <- err // Raft may call Cancel after a failed Close
 	return err
+}
+
+// watchLog takes a snapshot when the log has grown by the configured number of bytes, and
+// records in the identity file that the disk has Raft state.
+func (n *Node) watchLog() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.life.Context().Done():
+			return
+		}
+		r := n.raft.Load()
+		if r == nil || n.life.Fenced() != nil {
+			continue
+		}
+		if r.LastIndex() > 0 {
+			if err := n.dir.joined(); err != nil {
+				n.life.Fence(fmt.Errorf("%w: %w", ErrStorage, err))
+				continue
+			}
+		}
+		if grown := n.store.Appended(); grown >= n.cfg.SnapshotBytes {
+			if err := n.raftEnd.Await(n.life.Context(), r.Snapshot()); err != nil {
+				n.log.Warn("snapshot by size", "err", err)
+				continue
+			}
+			n.store.AdjustAppended(-grown)
+		}
+	}
 }
