@@ -1,14 +1,9 @@
 package docs
 
 import (
-	"os"
 	"testing"
 
 	"github.com/conclavekms/conclave/integration/harness"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	harness.RemoveBinary()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { harness.Main(m) }

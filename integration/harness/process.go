@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 )
 
 var binary struct {
@@ -20,7 +21,7 @@ var binary struct {
 }
 
 // Binary returns the path of the real binary, which is built once for all tests of the
-// package. RemoveBinary has to be called at the end.
+// package. Main removes it at the end.
 func Binary() (string, error) {
 	binary.Lock()
 	defer binary.Unlock()
@@ -41,13 +42,15 @@ func Binary() (string, error) {
 	return path, nil
 }
 
-// RemoveBinary removes what Binary built.
-func RemoveBinary() {
+// Main is the TestMain of packages whose tests start nodes as processes: it runs the tests,
+// removes what Binary built, and ends the process.
+func Main(m *testing.M) {
+	code := m.Run()
 	binary.Lock()
-	defer binary.Unlock()
 	if binary.dir != "" {
 		os.RemoveAll(binary.dir)
 	}
+	os.Exit(code)
 }
 
 // process is a node that runs in its own process.
