@@ -22,6 +22,7 @@ const (
 )
 
 // TestSizes measures packages and types, so that none grows past what a reader can hold.
+// With -v it prints the lines of each package, and the methods of types that have many.
 func TestSizes(t *testing.T) {
 	sizes := make(map[string]int)
 	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
@@ -68,6 +69,9 @@ func TestSizes(t *testing.T) {
 		size, limit, what := sizes[name], maxLines, "lines"
 		if strings.Contains(filepath.Base(name), ".") {
 			limit, what = maxMethods, "methods"
+		}
+		if what == "lines" || size > limit/2 {
+			t.Logf("%5d %-7s %s", size, what, name)
 		}
 		if size > limit {
 			t.Errorf("%s has %d %s, and may have %d", name, size, what, limit)

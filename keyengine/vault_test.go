@@ -196,7 +196,7 @@ func TestSealWipesEverything(t *testing.T) {
 func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *ceremony.InitResult, k *fsmpb.Key) map[string]error {
 	errs := make(map[string]error)
 	errs["withMaterial"] = e.vault.WithMaterial(k, k.Materials[0], func([]byte) error { return nil })
-	_, _, _, _, errs["sealBody"] = e.vault.SealBody([16]byte{}, []byte("x"))
+	_, errs["current"] = e.vault.Current()
 	entries, _ := c.audit.Read(0, 1, 1)
 	_, errs["openBody"] = e.vault.OpenBody(entries[0])
 	_, errs["mac"] = e.vault.MAC("x", nil)

@@ -217,7 +217,7 @@ func (r *Ceremonies) Init(ctx context.Context, op Operator, p InitParams) (*Init
 	for _, c := range f.credentials {
 		ev.Changes = append(ev.Changes, &fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: c}})
 	}
-	rec, err := r.cfg.Events.Seal(f.opened, f.cluster, ev)
+	rec, err := record.Build(f.opened, r.cfg.NodeID, r.cfg.Clock.Now(), f.cluster, &ev)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -67,8 +68,8 @@ func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.C
 }
 
 // recordGrant adds the ids of the grant and the key to the record, but not the token.
-func recordGrant(out *kmsapi.CreateGrantOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{auditfield.Text("grantId", *out.GrantId), auditfield.Text("keyId", rec.Resources[0].Arn)}
+func recordGrant(out *kmsapi.CreateGrantOutput, e *record.Event) {
+	e.Response = []*auditpb.Field{auditfield.Text("grantId", *out.GrantId), auditfield.Text("keyId", e.Resources[0].Arn)}
 }
 
 // newGrant returns the requested grant, checked as far as possible without the key.

@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -242,8 +243,8 @@ func ownMetadata(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata 
 }
 
 // recordMetadata adds parts of CreateKey's answer to the record.
-func recordMetadata(out *kmsapi.CreateKeyOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
+func recordMetadata(out *kmsapi.CreateKeyOutput, e *record.Event) {
+	e.Response = []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
 }
 
 func metadataField(name string, d *kmsapi.KeyMetadata) *auditpb.Field {
@@ -329,12 +330,12 @@ func scheduleKeyDeletion(ev *request.Evaluation, in *kmsapi.ScheduleKeyDeletionI
 	return out, nil
 }
 
-func recordDeletion(out *kmsapi.ScheduleKeyDeletionOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId), auditfield.Text("keyState", *out.KeyState)}
+func recordDeletion(out *kmsapi.ScheduleKeyDeletionOutput, e *record.Event) {
+	e.Response = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId), auditfield.Text("keyState", *out.KeyState)}
 	if out.DeletionDate != nil {
-		rec.ResponseElements = append(rec.ResponseElements, auditfield.Text("deletionDate", auditfield.FormatTime(*out.DeletionDate)))
+		e.Response = append(e.Response, auditfield.Text("deletionDate", auditfield.FormatTime(*out.DeletionDate)))
 	}
-	rec.ResponseElements = append(rec.ResponseElements, auditfield.Number("pendingWindowInDays", int(*out.PendingWindowInDays)))
+	e.Response = append(e.Response, auditfield.Number("pendingWindowInDays", int(*out.PendingWindowInDays)))
 }
 
 func cancelKeyDeletion(ev *request.Evaluation, in *kmsapi.CancelKeyDeletionInput) (*kmsapi.CancelKeyDeletionOutput, error) {
@@ -351,8 +352,8 @@ func cancelKeyDeletion(ev *request.Evaluation, in *kmsapi.CancelKeyDeletionInput
 	return &kmsapi.CancelKeyDeletionOutput{KeyId: &t.ARN}, nil
 }
 
-func recordCancel(out *kmsapi.CancelKeyDeletionOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
+func recordCancel(out *kmsapi.CancelKeyDeletionOutput, e *record.Event) {
+	e.Response = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
 }
 
 // lacksMaterial reports whether a key lacks imported material that it needs to be enabled,

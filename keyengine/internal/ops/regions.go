@@ -10,6 +10,7 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
+	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -225,8 +226,8 @@ func newReplica(ev *request.Evaluation, t *request.Target, region string, descri
 }
 
 // recordReplica adds parts of ReplicateKey's answer to the record.
-func recordReplica(out *kmsapi.ReplicateKeyOutput, rec *auditpb.Record) {
-	rec.ResponseElements = []*auditpb.Field{
+func recordReplica(out *kmsapi.ReplicateKeyOutput, e *record.Event) {
+	e.Response = []*auditpb.Field{
 		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), auditfield.Text("replicaPolicy", *out.ReplicaPolicy),
 	}
 }

@@ -10,20 +10,22 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// Values of eventType for events that are not operations of Do.
+// Values of an audit record's eventType.
 const (
+	KindCall     = "AwsApiCall"            // an operation of AWS KMS
 	KindService  = "AwsServiceEvent"       // done by the service itself
 	KindOperator = "ConclaveOperatorEvent" // done by an operator
 	KindConclave = "ConclaveApiCall"       // requested by a caller, with a call that AWS does not have
 )
 
+// Values of an audit record's eventSource.
 const (
-	SourceKMS      = "kms.amazonaws.com"
+	sourceKMS      = "kms.amazonaws.com"
 	sourceConclave = "conclave"
 )
 
-// Event describes what is recorded other than operations, such as actions of operators and
-// of the service itself.
+// Event describes what is recorded: the outcome of an operation, an action of an operator,
+// or something that the service itself did. [Build] makes a record of it.
 type Event struct {
 	Name, Kind string
 	Region     string    // default: the cluster's default Region
@@ -37,11 +39,12 @@ type Event struct {
 	Err        error
 	ReadOnly   bool
 
-	Parameters, Response, Details []*auditpb.Field
-	Resources                     []*auditpb.Resource
+	Parameters, Response, Additional, Details []*auditpb.Field
+	Resources                                 []*auditpb.Resource
 
 	Reads   []*fsmpb.Read
 	Changes []*fsmpb.Change
+	Uses    []*fsmpb.Use
 	// The event may happen only in this range of cluster time. 0 means no limit.
 	NotBefore, NotAfter int64
 

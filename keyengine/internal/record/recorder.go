@@ -2,13 +2,10 @@ package record
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"time"
 
-	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
@@ -24,8 +21,8 @@ type Log interface {
 	WaitApplied(ctx context.Context, index uint64) error
 }
 
-// Recorder builds records and commits them. All records go through it, except for those
-// that are built in ProposeExclusive and that of Init.
+// Recorder commits records. All records go through it, except for those that are built in
+// ProposeExclusive and that of Init.
 type Recorder struct {
 	Node    string // id of this node, for the records
 	Vault   *vault.Vault
@@ -33,46 +30,6 @@ type Recorder struct {
 	Clock   Clock
 	Log     *slog.Logger
 	Pending *Pending
-}
-
-// Seal builds an event's record and encrypts its body. The cluster is passed as c because
-// the state does not have it yet when the event is its initialisation.
-func (r *Recorder) Seal(o *vault.Opened, c *fsmpb.Cluster, ev Event) (*fsmpb.Record, error) {
-	if ev.RequestID == ([16]byte{}) {
-		_, _ = rand.Read(ev.RequestID[:]) // never fails: crypto/rand ends the process instead
-	}
-	if ev.Region == "" {
-		ev.Region = c.GetRegion()
-	}
-	now := r.Clock.Now()
-	if ev.At.IsZero() {
-		ev.At = now
-	}
-	salt := make([]byte, 16)
-	_, _ = rand.Read(salt)
-	rec := &auditpb.Record{
-		Schema: auditlog.RecordSchema, Salt: salt, RequestId: ev.RequestID[:], EventTime: ev.At.UnixNano(),
-		EventName: ev.Name, EventType: ev.Kind, EventSource: sourceConclave, Identity: ev.Identity,
-		SourceIp: ev.SourceIP, UserAgent: ev.UserAgent, Region: ev.Region, Transport: ev.Transport,
-		RequestParameters: ev.Parameters, ResponseElements: ev.Response, ServiceEventDetails: ev.Details,
-		Tls: ev.TLS, Resources: ev.Resources, ReadOnly: ev.ReadOnly, Node: r.Node, RecipientAccountId: c.GetAccount(),
-	}
-	if ev.Kind == KindService {
-		rec.EventSource = SourceKMS
-	}
-	rec.ErrorCode, rec.ErrorMessage = Outcome(ev.Err)
-	plain, err := auditlog.EncodeRecord(rec)
-	if err != nil {
-		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
-	}
-	body, generation, sealSalt, commitment, err := o.SealBody(now, ev.RequestID, plain)
-	if err != nil {
-		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
-	}
-	return &fsmpb.Record{
-		RequestId: ev.RequestID[:], Commitment: commitment[:], Body: body, Generation: generation, Salt: sealSalt[:],
-		Reads: ev.Reads, NotBefore: ev.NotBefore, NotAfter: ev.NotAfter, Changes: ev.Changes,
-	}, nil
 }
 
 // MaxTries is how many times a request is evaluated when its read set keeps changing.
@@ -123,7 +80,7 @@ func (r *Recorder) CommitEvent(ctx context.Context, decide func(*fsm.State) (Eve
 		if err != nil {
 			return nil, err
 		}
-		return r.sealOn(s, ev)
+		return r.build(s, ev)
 	})
 }
 
@@ -134,7 +91,7 @@ func (r *Recorder) Record(ctx context.Context, ev Event) (fsm.Decision, error) {
 
 // Propose proposes an event once and returns the decision, whatever its verdict.
 func (r *Recorder) Propose(ctx context.Context, ev Event) (fsm.Decision, error) {
-	rec, err := r.sealOn(r.Replica.State(), ev)
+	rec, err := r.build(r.Replica.State(), ev)
 	if err != nil {
 		return fsm.Decision{}, err
 	}
@@ -145,13 +102,13 @@ func (r *Recorder) Propose(ctx context.Context, ev Event) (fsm.Decision, error) 
 	return d, nil
 }
 
-func (r *Recorder) sealOn(s *fsm.State, ev Event) (*fsmpb.Record, error) {
+func (r *Recorder) build(s *fsm.State, ev Event) (*fsmpb.Record, error) {
 	o, err := r.Vault.Current()
 	if err != nil {
 		return nil, err
 	}
 	c, _ := s.Cluster()
-	return r.Seal(o, c, ev)
+	return Build(o, r.Node, r.Clock.Now(), c, &ev)
 }
 
 // Run records pending events as they arrive, until ctx ends.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 
-	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
@@ -23,7 +22,6 @@ type Attempt struct {
 	Out    any
 	Err    error
 	Record *fsmpb.Record
-	draft  *draft
 
 	// Initial storage for slices, which suffices for most evaluations and saves
 	// allocations.
@@ -33,22 +31,19 @@ type Attempt struct {
 	fewSecrets   [1][]byte
 }
 
-// draft holds a record while it is built, with room for the contents of most records, all
-// in one allocation. It is separate from the evaluation, which holds secrets, because the
-// log may keep it for longer.
-type draft struct {
-	record     fsmpb.Record
-	salt       [16]byte
-	commitment auditlog.Hash
-	reads      [4]*fsmpb.Read
-	uses       [1]*fsmpb.Use
-	eachRead   [4]fsmpb.Read
-	eachUse    [1]fsmpb.Use
+// readSet has room for what most evaluations read and use, in one allocation. It is
+// separate from the evaluation, which holds secrets, because the log may keep it for
+// longer.
+type readSet struct {
+	reads    [4]*fsmpb.Read
+	uses     [1]*fsmpb.Use
+	eachRead [4]fsmpb.Read
+	eachUse  [1]fsmpb.Use
 }
 
 func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
-	d := new(draft)
-	ev := &Attempt{in: in, draft: d}
+	d := new(readSet)
+	ev := &Attempt{in: in}
 	ev.Evaluation = Evaluation{
 		Ctx: ctx, Services: svc, State: s, Caller: c, Op: op,
 		Reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],

@@ -27,7 +27,7 @@ type Evaluation struct {
 	clusterRecord *fsmpb.Cluster // cached by Cluster
 	lastKey       keyBytes       // cache of bytesOf
 	Reads         []*fsmpb.Read
-	freeReads     []fsmpb.Read // see draft
+	freeReads     []fsmpb.Read // see readSet
 	freeUses      []fsmpb.Use
 	Changes       []*fsmpb.Change
 	uses          []*fsmpb.Use

@@ -22,16 +22,7 @@ type sealing struct {
 	left  atomic.Int64
 }
 
-// SealBody encrypts an audit record.
-func (v *Vault) SealBody(requestID [16]byte, record []byte) (body []byte, generation uint32, salt [16]byte, commitment auditlog.Hash, err error) {
-	o, err := v.Current()
-	if err != nil {
-		return nil, 0, salt, commitment, err
-	}
-	return o.SealBody(v.now(), requestID, record)
-}
-
-// SealBody is Vault.SealBody at the given time.
+// SealBody encrypts an audit record. now is the time by which the key for it is chosen.
 func (o *Opened) SealBody(now time.Time, requestID [16]byte, record []byte) (body []byte, generation uint32, salt [16]byte, commitment auditlog.Hash, err error) {
 	key, err := o.sealingKey(now)
 	if err != nil {

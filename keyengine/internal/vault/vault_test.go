@@ -42,6 +42,16 @@ func newVault(t testing.TB) (*Vault, *clock) {
 	return v, c
 }
 
+// current returns what an open vault holds.
+func current(t testing.TB, v *Vault) *Opened {
+	t.Helper()
+	o, err := v.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
 // openVault is an open vault of a new cluster, with the cluster.
 func openVault(t testing.TB) (*Vault, *clock, *fsmpb.Cluster) {
 	t.Helper()
@@ -195,7 +205,7 @@ func TestDestroyedMaterialLeavesMemory(t *testing.T) {
 func TestSealingKeyIsReplaced(t *testing.T) {
 	v, clock, _ := openVault(t)
 	salt := func() [16]byte {
-		_, _, s, _, err := v.SealBody([16]byte{1}, []byte("record"))
+		_, _, s, _, err := current(t, v).SealBody(v.now(), [16]byte{1}, []byte("record"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,10 +226,11 @@ func TestSealingKeyIsReplaced(t *testing.T) {
 		t.Error("the same key after the clock was set back")
 	}
 	var wg sync.WaitGroup
+	o := current(t, v)
 	for range 4 {
 		wg.Go(func() {
 			for range sealerRecords / 4 {
-				if _, _, _, _, err := v.SealBody([16]byte{1}, []byte("r")); err != nil {
+				if _, _, _, _, err := o.SealBody(v.now(), [16]byte{1}, []byte("r")); err != nil {
 					t.Error(err)
 					return
 				}
@@ -236,7 +247,7 @@ func TestBodyOpensOnlyInItsPlace(t *testing.T) {
 	v, _, _ := openVault(t)
 	made := auditlog.Entry{RequestID: [16]byte{1}}
 	var err error
-	if made.Body, made.Generation, made.Salt, made.Commitment, err = v.SealBody(made.RequestID, []byte("a record in the clear")); err != nil {
+	if made.Body, made.Generation, made.Salt, made.Commitment, err = current(t, v).SealBody(v.now(), made.RequestID, []byte("a record in the clear")); err != nil {
 		t.Fatal(err)
 	}
 	for name, edit := range map[string]func(*auditlog.Entry){
