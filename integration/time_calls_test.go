@@ -90,7 +90,7 @@ func (w *world) records(n *worldNode, arn string) (list []logged) {
 		if !slices.ContainsFunc(l.Resources, func(r struct{ ARN string }) bool { return r.ARN == arn }) {
 			continue
 		}
-		e, err := n.audit.Read(i, 1, 1<<20)
+		e, err := n.server.AuditLog().Read(i, 1, 1<<20)
 		if err != nil || len(e) != 1 {
 			w.t.Fatalf("audit entry %d: %v", i, err)
 		}
@@ -119,7 +119,7 @@ func (w *world) converged() error {
 
 // cachedKeys is how many keys a node holds in the clear.
 func (n *worldNode) cachedKeys() int {
-	families, err := n.metrics.Gather()
+	families, err := n.server.Metrics().Gather()
 	if err != nil {
 		n.fault("metrics of %s: %w", n.id, err)
 	}

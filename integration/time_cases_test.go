@@ -231,10 +231,10 @@ func (e *estate) restartSealed(open []*worldNode) time.Time {
 	e.stop(e.nodes...)
 	e.start(e.nodes...)
 	l := e.leader()
-	size := l.audit.Size()
+	size := l.server.AuditLog().Size()
 	e.sleepUntil(e.due.Add(time.Minute))
-	if !e.leader().engine().Sealed() || l.audit.Size() != size {
-		e.t.Errorf("sealed nodes made %d records", l.audit.Size()-size)
+	if !e.leader().engine().Sealed() || l.server.AuditLog().Size() != size {
+		e.t.Errorf("sealed nodes made %d records", l.server.AuditLog().Size()-size)
 	}
 	e.notDone("by sealed nodes")
 	e.unseal(open...)

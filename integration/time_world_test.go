@@ -4,20 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/cluster"
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/cmd/conclave/node"
@@ -66,7 +64,7 @@ type world struct {
 	faults  []error
 }
 
-// worldNode is a node, and what it is made of while it runs.
+// worldNode is a node, with its parts while it runs.
 type worldNode struct {
 	*world
 	id   string
@@ -75,12 +73,9 @@ type worldNode struct {
 	replica func(keyengine.Replica) keyengine.Replica
 
 	up      atomic.Bool
+	server  *node.Node
 	cluster *cluster.Node
 	running atomic.Pointer[keyengine.Engine]
-	audit   *auditlog.Log
-	metrics *prometheus.Registry
-	endLife context.CancelFunc
-	work    sync.WaitGroup
 	newest  int64 // cluster time here; guarded by world.mu, as past is
 	past    []pastState
 }
@@ -192,25 +187,11 @@ func (w *world) start(nodes ...*worldNode) {
 	}
 }
 
-func (n *worldNode) identity() (*pki.Identity, error) {
+// open starts a node as main does. Its ports for clients are in memory, too, and nobody
+// connects to them.
+func (n *worldNode) open() error {
 	cert, key, err := n.ca.Issue(pki.IssueRequest{Kind: pki.KindNode, Name: n.id, Validity: 24 * time.Hour})
 	if err != nil {
-		return nil, err
-	}
-	return pki.NewIdentity(cert, key, n.ca.CertPEM())
-}
-
-// open wires a node as cmd/conclave/node does, without the faces.
-func (n *worldNode) open() (err error) {
-	log := slog.New(slog.DiscardHandler)
-	if os.Getenv("TIME_TEST_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", n.id)
-	}
-	identity, err := n.identity()
-	if err != nil {
-		return err
-	}
-	if n.audit, err = auditlog.Open(filepath.Join(n.dir, n.id, "groups", "0", "audit"), auditlog.Options{Logger: log}); err != nil {
 		return err
 	}
 	peers := make(map[string]string)
@@ -220,82 +201,54 @@ func (n *worldNode) open() (err error) {
 	n.mu.Lock()
 	n.newest, n.past = 0, nil
 	n.mu.Unlock()
-	var engine atomic.Pointer[keyengine.Engine]
-	n.cluster, err = cluster.Open(cluster.Config{
-		NodeID: n.id, DataDir: filepath.Join(n.dir, n.id), Identity: identity,
-		Listener: n.mem.Listen(n.id), Advertise: peers[n.id], Peers: peers, BootstrapExpect: len(peers),
-		Audit: n.audit, Clock: n, Logger: log, Hooks: cluster.Hooks{Dial: n.mem.Dialer(n.id)},
-		OnFault: func(err error) { n.fault("node %s: %w", n.id, err) },
-		OnApply: func(s *fsm.State, ev fsm.Events) {
-			if e := engine.Load(); e != nil {
-				e.OnApply(s, ev)
-			}
-			n.follow(s)
+	cfg := node.Config{
+		NodeID: n.id, Data: n.data(), Identity: &node.Identity{Cert: cert, Key: key, CA: n.ca.CertPEM()},
+		PeerListen: peers[n.id], AWSListen: n.mem.Address(n.id + ".aws"), GRPCListen: n.mem.Address(n.id + ".grpc"),
+		Peers: peers, BootstrapExpect: len(peers), AllowUnlockedMemory: true,
+		LogOutput: io.Discard, LogLevel: slog.LevelError + 1,
+		Test: node.Hooks{
+			Clock: n, Cluster: cluster.Hooks{Dial: n.mem.Dialer(n.id)}, Replica: n.replica,
+			Listen: func(_ context.Context, _, addr string) (net.Listener, error) {
+				name, _, err := net.SplitHostPort(addr)
+				return n.mem.Listen(name), err
+			},
+			OnApply:     func(s *fsm.State, _ fsm.Events) { n.follow(s) },
+			RefusalRate: 1e6, RefusalBurst: 1e6,
 		},
-	})
-	if err != nil {
+	}
+	if os.Getenv("TIME_TEST_LOG") != "" {
+		cfg.LogOutput, cfg.LogLevel = os.Stderr, slog.LevelInfo
+	}
+	// Not the test's context: it ends before the node is stopped.
+	if n.server, err = node.Start(context.Background(), cfg); err != nil {
 		return err
 	}
-	var replica keyengine.Replica = n.cluster
-	if n.replica != nil {
-		replica = n.replica(replica)
-	}
-	n.metrics = prometheus.NewRegistry()
-	e, err := keyengine.New(keyengine.Config{
-		NodeID: n.id, Replica: replica, Audit: n.audit, Clock: n, Logger: log, Metrics: n.metrics, AllowUnlockedMemory: true,
-		RefusalRate: 1e6, RefusalBurst: 1e6,
-	})
-	if err != nil {
-		return err
-	}
-	engine.Store(e)
-	n.running.Store(e)
-	n.cluster.SetExecutor(e.ServeForwarded)
-	n.cluster.SetAuthority(node.Authority(e))
-	n.cluster.SetCanLead(func() bool { return !e.Sealed() })
-	n.cluster.OnLeader(e.Lead)
-	var life context.Context
-	life, n.endLife = context.WithCancel(context.Background())
-	n.work.Go(func() { e.Run(life) })
+	n.cluster = n.server.Cluster()
+	n.running.Store(n.server.Engine())
 	n.up.Store(true)
 	return nil
 }
+
+func (n *worldNode) data() string { return filepath.Join(n.dir, n.id) }
 
 // kill ends a node at once: nothing that it still does is seen by anybody.
 func (n *worldNode) kill() {
 	n.mem.Unplug(n.id)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
+	_ = n.cluster.Shutdown(ctx) // first, so that nothing is signed at the end
 	n.close(ctx)
 }
 
 func (n *worldNode) close(ctx context.Context) {
-	n.endLife()
-	_ = n.cluster.Shutdown(ctx)
-	n.work.Wait()
-	if err := n.unlocked(); err != nil {
-		n.fault("stopping %s: %w", n.id, err)
+	if err := n.server.Err(); err != nil {
+		n.fault("node %s: %w", n.id, err)
 	}
-	if err := errors.Join(n.engine().Close(), n.audit.Close()); err != nil {
+	_ = n.server.Stop(ctx) // without a majority it cannot do all that it wants to
+	if err := harness.WaitUnlocked(n.data()); err != nil {
 		n.fault("stopping %s: %w", n.id, err)
 	}
 	n.up.Store(false)
-}
-
-// unlocked waits until nobody has the node's Raft log open.
-func (n *worldNode) unlocked() error {
-	f, err := os.Open(filepath.Join(n.dir, n.id, "groups", "0", "raft", "raft.db"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for range 60_000 {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
-			return nil
-		}
-		time.Sleep(time.Millisecond)
-	}
-	return err
 }
 
 // stop stops nodes as an operator does, all at the same time.

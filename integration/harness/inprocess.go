@@ -73,7 +73,7 @@ func (p *inProcess) end(ctx context.Context) error {
 		return nil
 	}
 	err := n.Stop(ctx)
-	err = errors.Join(err, waitUnlocked(filepath.Join(p.n.Data, "groups", "0", "raft", "raft.db")))
+	err = errors.Join(err, WaitUnlocked(p.n.Data))
 	p.log.Close()
 	return err
 }
@@ -85,9 +85,10 @@ func (p *inProcess) failure() error {
 	return nil
 }
 
-// waitUnlocked waits until the lock of a bbolt file is released. Everything that a killed
-// node was doing has ended by then.
-func waitUnlocked(path string) error {
+// WaitUnlocked waits until nobody has the Raft log in a node's data directory open.
+// Everything that a killed node was doing has ended by then.
+func WaitUnlocked(data string) error {
+	path := filepath.Join(data, "groups", "0", "raft", "raft.db")
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

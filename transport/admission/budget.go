@@ -14,7 +14,6 @@
 package admission
 
 import (
-	"context"
 	"fmt"
 	"net"
 
@@ -131,16 +130,6 @@ type Share struct {
 	Sixteenths int
 	// Max also bounds the strangers of this listener; 0 for no further bound.
 	Max int64
-}
-
-// Listen opens a TCP listener within the budget.
-func (b *Budget) Listen(ctx context.Context, addr string, s Share) (*Listener, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return b.Listener(l, s), nil
 }
 
 // Listener wraps an open listener so that its connections count in the budget.

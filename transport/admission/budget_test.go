@@ -18,12 +18,12 @@ import (
 
 func listen(t *testing.T, b *Budget, s Share) *Listener {
 	t.Helper()
-	l, err := b.Listen(t.Context(), "127.0.0.1:0", s)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	return l
+	t.Cleanup(func() { inner.Close() })
+	return b.Listener(inner, s)
 }
 
 // connect opens a connection from an address of 127.0.0.0/8 and accepts it.

@@ -135,12 +135,12 @@ func listen(t testing.TB) net.Listener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := b.Listen(context.Background(), "127.0.0.1:0", admission.Share{Face: "aws", Sixteenths: 8})
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	return l
+	t.Cleanup(func() { inner.Close() })
+	return b.Listener(inner, admission.Share{Face: "aws", Sixteenths: 8})
 }
 
 type lockedWriter struct {

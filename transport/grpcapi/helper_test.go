@@ -317,10 +317,11 @@ func start(t testing.TB, withTLS bool, change func(*Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := budget.Listen(t.Context(), "127.0.0.1:0", admission.Share{Face: "grpc", Sixteenths: 4})
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := budget.Listener(inner, admission.Share{Face: "grpc", Sixteenths: 4})
 	w.addr = l.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- w.server.Serve(l) }()

@@ -33,6 +33,10 @@ import (
 type Hooks struct {
 	Cluster cluster.Hooks
 	Clock   keyengine.Clock
+	// Listen opens ports, like net.ListenConfig.Listen.
+	Listen func(ctx context.Context, network, addr string) (net.Listener, error)
+	// OnApply is called after each entry that was applied; see cluster.Config.
+	OnApply func(*fsm.State, fsm.Events)
 	// SnapshotEntries and TrailingLogs are those of cluster.Config.
 	SnapshotEntries, TrailingLogs uint64
 	// Replica wraps the engine's view of the cluster.
@@ -191,12 +195,16 @@ func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
 	if n.budget, err = admission.New(admission.Config{Files: n.cfg.Test.Files, Metrics: n.registry}); err != nil {
 		return nil, err
 	}
+	listen := n.cfg.Test.Listen
+	if listen == nil {
+		listen = new(net.ListenConfig).Listen
+	}
 	face := func(addr string, s admission.Share) (net.Listener, error) {
-		l, err := n.budget.Listen(ctx, addr, s)
+		l, err := listen(ctx, "tcp", addr)
 		if err != nil {
 			return nil, err
 		}
-		return l, nil
+		return n.budget.Listener(l, s), nil
 	}
 	// The rest of the strangers' share is for the peer port and the address book,
 	// which the cluster opens.
@@ -206,8 +214,7 @@ func (n *Node) listen(ctx context.Context) (_ *ports, err error) {
 	if p.grpc, err = face(n.cfg.GRPCListen, admission.Share{Face: "grpc", Sixteenths: 4}); err != nil {
 		return nil, fmt.Errorf("gRPC API: %w", err)
 	}
-	var lc net.ListenConfig
-	if p.peer, err = lc.Listen(ctx, "tcp", n.cfg.PeerListen); err != nil {
+	if p.peer, err = listen(ctx, "tcp", n.cfg.PeerListen); err != nil {
 		return nil, fmt.Errorf("peers: %w", err)
 	}
 	n.addresses = Addresses{AWS: p.aws.Addr().String(), GRPC: p.grpc.Addr().String(), Peer: p.peer.Addr().String(), Gossip: n.cfg.GossipListen}
@@ -247,6 +254,9 @@ func (n *Node) startCluster(peer net.Listener) error {
 		OnApply: func(s *fsm.State, ev fsm.Events) {
 			if e := engine.Load(); e != nil {
 				e.OnApply(s, ev)
+			}
+			if n.cfg.Test.OnApply != nil {
+				n.cfg.Test.OnApply(s, ev)
 			}
 		},
 		OnForgery: func(node, reason string) {
@@ -381,6 +391,12 @@ func (n *Node) Engine() *keyengine.Engine { return n.engine }
 
 // Cluster returns the node's part of the cluster.
 func (n *Node) Cluster() *cluster.Node { return n.cluster }
+
+// AuditLog returns the node's copy of the audit log.
+func (n *Node) AuditLog() *auditlog.Log { return n.audit }
+
+// Metrics returns the node's metrics.
+func (n *Node) Metrics() prometheus.Gatherer { return n.registry }
 
 // Reload reads the TLS files again, which new connections then use. A newer
 // certificate revocation list also applies to open connections.
