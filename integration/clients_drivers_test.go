@@ -21,6 +21,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 // reply is what a client made of an answer.
@@ -140,7 +141,7 @@ type botoDriver struct{ *lines }
 
 func newBotoDriver(t testing.TB, c *harness.Cluster) driver {
 	if out, err := exec.CommandContext(t.Context(), "python3", "-c", "import boto3").CombinedOutput(); err != nil {
-		harness.Unavailable(t, "python3 has no boto3: %v\n%s", err, out)
+		optional.Skip(t, "python3 has no boto3: %v\n%s", err, out)
 	}
 	return botoDriver{startLines(t, toolEnv(c), "python3", filepath.Join("testdata", "boto3_server.py"))}
 }
@@ -180,7 +181,7 @@ type cliAnswer struct {
 func newCLIDriver(t testing.TB, c *harness.Cluster) driver {
 	path, err := exec.LookPath("aws")
 	if err != nil {
-		harness.Unavailable(t, "there is no AWS CLI: %v", err)
+		optional.Skip(t, "there is no AWS CLI: %v", err)
 	}
 	d := &cliDriver{dir: t.TempDir()}
 	env := toolEnv(c)

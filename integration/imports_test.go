@@ -83,6 +83,10 @@ var imports = []struct {
 		"keyengine/kmsapi", "keyengine/internal/auditfield", "keyengine/internal/ops", "keyengine/internal/record", "keyengine/internal/request",
 		"fsm", "fsm/fsmpb", "auditlog/auditpb",
 	}},
+	{"keyengine/internal/enginetest", []string{
+		"keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/internal/record", "keyengine/internal/request", "keyengine/internal/vault",
+		"fsm", "fsm/fsmpb", "fsm/wire", "auditlog", "auditlog/auditpb", "transport/sigv4",
+	}},
 	{"keyengine/internal", nil},
 	{"keyengine", []string{"policy", "auditlog", "auditlog/auditpb", "fsm/...", "keyengine/ceremony", "keyengine/iam", "keyengine/kmsapi", "keyengine/accesskey", "keyengine/internal/..."}},
 	{"cluster/diskspace", nil},
@@ -135,7 +139,9 @@ var imports = []struct {
 var importers = map[string][]string{
 	// The AWS face reads signatures, the engine has the secrets that check them, the client
 	// of external key stores and the benchmark sign, and transport has the answers to errors.
-	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi"},
+	"transport/sigv4": {"cmd/conclave/internal/bench", "integration/xksproxy", "keyengine/iam", "keyengine/internal/enginetest", "keyengine/internal/keystore", "keyengine/internal/xks", "transport", "transport/awsapi"},
+	// Only tests import it.
+	"keyengine/internal/enginetest": {},
 }
 
 // generatedMayImport adds what one .proto needs of another's.

@@ -8,14 +8,14 @@ import (
 	"testing"
 
 	"golang.org/x/mod/modfile"
+
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 // TestMakeHelp: `make help` lists every target that somebody may call.
 func TestMakeHelp(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip("there is no make")
-	}
+	optional.Program(t, "make")
 	raw, err := os.ReadFile("../Makefile")
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 const (
@@ -37,7 +38,7 @@ func startBadDisk(t *testing.T) *badDisk {
 	t.Helper()
 	harness.NotWithRaces(t)
 	if err := harness.CanSlowDisks(); err != nil {
-		harness.Unavailable(t, "disks cannot be made slow here: %v", err)
+		optional.Skip(t, "disks cannot be made slow here: %v", err)
 	}
 	seed := harness.NewSeed(t)
 	b := &badDisk{t: t, c: harness.Found(t, 3, harness.Options{Processes: true}), h: harness.NewHistory()}

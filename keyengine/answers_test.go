@@ -15,25 +15,27 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// aliasTakers are the operations whose KeyId may be an alias, as AWS's pages have it.
+// aliasTakers are the operations whose KeyId may be an alias, according to AWS's
+// documentation.
 var aliasTakers = []string{
 	"Decapsulate", "Decrypt", "DeriveSharedSecret", "DescribeKey", "Encapsulate", "Encrypt", "GenerateDataKey", "GenerateDataKeyPair",
 	"GenerateDataKeyPairWithoutPlaintext", "GenerateDataKeyWithoutPlaintext", "GenerateMac", "GetPublicKey",
 	"Sign", "Verify", "VerifyMac",
 }
 
-// TestAliasForKey names keys by an alias, by its ARN, and by aliases that do not
-// exist, in every operation that has a KeyId. Where only a key may stand that is no
-// NotFoundException, which clients take for a key that is gone.
+// TestAliasForKey passes aliases, of keys that exist and of keys that do not, to every operation
+// with a KeyId. An operation that does not accept aliases must not answer NotFoundException,
+// which clients take to mean that the key does not exist.
 func TestAliasForKey(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	other, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	other, _ := c.newKey()
 	seen := make(map[string]bool)
 	for _, row := range keyStateRows() {
 		if seen[row.op] {
 			continue
 		}
-		k := newStateKey(r, row.kind, kmsapi.OriginKMS, other, false, fsmpb.KeyState_KEY_STATE_ENABLED)
+		k := newStateKey(c, row.kind, kmsapi.OriginKMS, other, false, fsmpb.KeyState_KEY_STATE_ENABLED)
 		alias := k.aliasOf(k.id)
 		arn := k.arn[:strings.LastIndex(k.arn, ":")+1]
 		in := reflect.ValueOf(row.in(k)).Elem().FieldByName("KeyId")
@@ -43,11 +45,11 @@ func TestAliasForKey(t *testing.T) {
 		seen[row.op] = true
 		for _, name := range []string{alias, arn + alias, "alias/none", arn + "alias/none"} {
 			t.Run(row.op+" "+name, func(t *testing.T) {
-				r.t = t
+				c.t = t
 				k.t = t
 				in := row.in(k)
 				reflect.ValueOf(in).Elem().FieldByName("KeyId").Set(reflect.ValueOf(&name))
-				_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), in)
+				_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(row.op), in)
 				exists := !strings.HasSuffix(name, "/none")
 				switch {
 				case !slices.Contains(aliasTakers, row.op):
@@ -55,14 +57,14 @@ func TestAliasForKey(t *testing.T) {
 				case !exists:
 					wantError(t, err, kmsapi.ErrNotFound, "Alias "+arn+"alias/none is not found.")
 				case err != nil:
-					t.Error(err)
+					t.Errorf("with alias %s: %v", name, err)
 				}
 			})
 		}
 	}
 	for _, op := range Operations() {
 		if f := reflect.ValueOf(op.NewInput()).Elem().FieldByName("KeyId"); f.IsValid() && !seen[op.Name] {
-			t.Errorf("%s has a KeyId and was not asked for", op.Name)
+			t.Errorf("%s has a KeyId but is not tested", op.Name)
 		}
 	}
 }
@@ -72,18 +74,18 @@ type cryptoRow struct {
 	op, side string
 	usage    string
 	spec     string // of a key that the operation takes
-	// in names a key and an algorithm, if the operation has one to name.
+	// in returns a request for a key, with an algorithm if the operation has one.
 	in func(id, algorithm string) any
-	// algorithm is one that keys of that spec do not know; "" where there is none.
+	// algorithm is one that is incompatible with the spec; "" if there is none.
 	algorithm string
 	message   string // of the error about it
 }
 
-func cryptoRows(r *room, peer []byte) []cryptoRow {
+func cryptoRows(c *testCluster, peer []byte) []cryptoRow {
 	const unknown = "is incompatible with key spec"
 	const noDataKey = "You cannot generate a data key with an asymmetric CMK"
 	some := []byte("x")
-	symmetric, _ := r.newKey()
+	symmetric, _ := c.newKey()
 	return []cryptoRow{
 		{"Encrypt", "", kmsapi.UsageEncrypt, kmsapi.SpecSymmetric, func(id, alg string) any {
 			return &kmsapi.EncryptInput{KeyId: &id, Plaintext: some, EncryptionAlgorithm: &alg}
@@ -95,7 +97,7 @@ func cryptoRows(r *room, peer []byte) []cryptoRow {
 			return &kmsapi.ReEncryptInput{SourceKeyId: &id, CiphertextBlob: make([]byte, 256), SourceEncryptionAlgorithm: &alg, DestinationKeyId: &symmetric}
 		}, "RSAES_OAEP_SHA_256", unknown},
 		{"ReEncrypt", "destination", kmsapi.UsageEncrypt, kmsapi.SpecSymmetric, func(id, alg string) any {
-			return &kmsapi.ReEncryptInput{CiphertextBlob: r.seal(symmetric, "x"), DestinationKeyId: &id, DestinationEncryptionAlgorithm: &alg}
+			return &kmsapi.ReEncryptInput{CiphertextBlob: c.encrypt(symmetric, "x"), DestinationKeyId: &id, DestinationEncryptionAlgorithm: &alg}
 		}, "RSAES_OAEP_SHA_256", unknown},
 		{"GenerateDataKey", "", kmsapi.UsageEncrypt, "RSA_2048", func(id, _ string) any {
 			return &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")}
@@ -133,14 +135,14 @@ func cryptoRows(r *room, peer []byte) []cryptoRow {
 	}
 }
 
-// TestOrderOfChecks: every operation that uses a key, for every state, looks at the
-// key's usage first, then at its state, then at the algorithm. DescribeKey is the
-// one that tells all; nobody learns the state of a key from an operation that it
-// never takes.
+// TestOrderOfChecks checks, for every operation that uses a key and every state, that the key's
+// usage is checked first, then its state, then the algorithm. So nobody learns the state of a
+// key from an operation that the key is not for.
 func TestOrderOfChecks(t *testing.T) {
-	r := newRoom(t)
-	peerKey, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
-	rows := cryptoRows(r, r.publicKey(peerKey))
+	t.Parallel()
+	c := newTestCluster(t)
+	peerKey, _ := c.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	rows := cryptoRows(c, c.publicKey(peerKey))
 	wrong := map[string][2]string{ // for each usage, a key of another one
 		kmsapi.UsageEncrypt: {"ECC_NIST_P256", kmsapi.UsageSign}, kmsapi.UsageSign: {"ECC_NIST_P256", kmsapi.UsageAgree},
 		kmsapi.UsageMac: {kmsapi.SpecSymmetric, kmsapi.UsageEncrypt}, kmsapi.UsageAgree: {"ECC_NIST_P256", kmsapi.UsageSign}, kmsapi.UsageEncapsulate: {"ECC_NIST_P256", kmsapi.UsageSign},
@@ -153,16 +155,16 @@ func TestOrderOfChecks(t *testing.T) {
 				continue
 			}
 			t.Run(strings.Join([]string{row.op, row.side, ops.KeyStates[state]}, " "), func(t *testing.T) {
-				r.t = t
+				c.t = t
 				do := func(id string) error {
 					algorithm := row.algorithm
 					if algorithm == "" {
 						algorithm = cryptops.AlgorithmECDH
 					}
-					_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), row.in(id, algorithm))
+					_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(row.op), row.in(id, algorithm))
 					return err
 				}
-				of := func(spec, usage string) *stateKey { return keyIn(r, spec, usage, originOfState(state), state) }
+				of := func(spec, usage string) *stateKey { return newKeyInState(c, spec, usage, originOfState(state), state) }
 				other := of(wrong[row.usage][0], wrong[row.usage][1])
 				wantError(t, do(other.id), kmsapi.ErrInvalidKeyUsage, other.arn+" key usage is "+wrong[row.usage][1]+" which is not valid for "+row.op+".")
 
@@ -173,7 +175,7 @@ func TestOrderOfChecks(t *testing.T) {
 						return
 					}
 					if e, ok := err.(*kmsapi.Error); !ok || e.Code != kmsapi.ErrInvalidKeyUsage.Code || !strings.Contains(e.Message, row.message) {
-						t.Errorf("got %v, want %v: %s", err, kmsapi.ErrInvalidKeyUsage, row.message)
+						t.Errorf("got error %v, want %v: %s", err, kmsapi.ErrInvalidKeyUsage, row.message)
 					}
 				case fsmpb.KeyState_KEY_STATE_DISABLED:
 					wantError(t, err, kmsapi.ErrDisabled, k.arn+" is disabled.")
@@ -189,15 +191,16 @@ func TestOrderOfChecks(t *testing.T) {
 	}
 	for _, op := range slices.Sorted(maps.Keys(request.UseNumber)) {
 		if !covered[op] {
-			t.Errorf("%s uses a key and was not asked for", op)
+			t.Errorf("%s uses a key but is not tested", op)
 		}
 	}
 }
 
-// TestRotationStatusOfEachKind asks for the status of every kind of key in every state, and
-// switches off what is off.
+// TestRotationStatusOfEachKind gets the rotation status of every kind of key in every state, and
+// disables rotation that is not enabled.
 func TestRotationStatusOfEachKind(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for _, spec := range slices.Sorted(maps.Keys(ops.UsagesOf)) {
 		if spec == kmsapi.SpecSM2 || spec == "RSA_3072" || spec == "RSA_4096" { // slow to make, and as RSA_2048
 			continue
@@ -208,28 +211,28 @@ func TestRotationStatusOfEachKind(t *testing.T) {
 					continue
 				}
 				t.Run(strings.Join([]string{spec, usage, origin}, " "), func(t *testing.T) {
-					r.t = t
+					c.t = t
 					in := func(state fsmpb.KeyState) *stateKey {
-						return keyIn(r, spec, usage, origin, state)
+						return newKeyInState(c, spec, usage, origin, state)
 					}
 					for _, state := range keyStateColumns {
 						if originOfState(state) == kmsapi.OriginImported && origin != kmsapi.OriginImported {
 							continue
 						}
 						k := in(state)
-						if s := r.status(k.id); *s.KeyRotationEnabled || *s.KeyId != k.arn || s.RotationPeriodInDays != nil || s.NextRotationDate != nil {
-							t.Errorf("%s: the status is %+v", ops.KeyStates[state], s)
+						if s := c.rotationStatus(k.id); *s.KeyRotationEnabled || *s.KeyId != k.arn || s.RotationPeriodInDays != nil || s.NextRotationDate != nil {
+							t.Errorf("%s: GetKeyRotationStatus returned %+v, want rotation disabled", ops.KeyStates[state], s)
 						}
 					}
 					off := func(k *stateKey) error {
-						_, err := call[request.None](r, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &k.id})
+						_, err := call[request.None](c, "DisableKeyRotation", &kmsapi.DisableKeyRotationInput{KeyId: &k.id})
 						return err
 					}
 					k := in(fsmpb.KeyState_KEY_STATE_ENABLED)
 					if origin == kmsapi.OriginImported && spec == kmsapi.SpecSymmetric {
 						wantError(t, off(k), kmsapi.ErrUnsupported, k.arn+" origin is EXTERNAL which is not valid for this operation.")
 					} else if err := off(k); err != nil {
-						t.Errorf("switching off what is off: %v", err)
+						t.Errorf("DisableKeyRotation without rotation: %v", err)
 					}
 					k = in(fsmpb.KeyState_KEY_STATE_DISABLED)
 					wantError(t, off(k), kmsapi.ErrDisabled, k.arn+" is disabled.")
@@ -237,15 +240,15 @@ func TestRotationStatusOfEachKind(t *testing.T) {
 			}
 		}
 	}
-	r.t = t
-	p := r.newProxy()
-	id, _ := r.newStoreKey(p, r.newStore(p), "k")
-	if *r.status(id).KeyRotationEnabled {
-		t.Error("a key in a key store rotates by itself")
+	c.t = t
+	p := c.newProxy()
+	id, _ := c.newStoreKey(p, c.newStore(p), "k")
+	if *c.rotationStatus(id).KeyRotationEnabled {
+		t.Error("rotation is enabled for a key in a custom key store")
 	}
 }
 
-// originOfState is the origin of a key that can be in a state.
+// originOfState returns an origin of keys that can be in a state.
 func originOfState(state fsmpb.KeyState) string {
 	if state == fsmpb.KeyState_KEY_STATE_PENDING_IMPORT {
 		return kmsapi.OriginImported
@@ -253,20 +256,21 @@ func originOfState(state fsmpb.KeyState) string {
 	return kmsapi.OriginKMS
 }
 
-// keyIn makes a key in a state. Only a multi-Region primary can wait for replicas.
-func keyIn(r *room, spec, usage, origin string, state fsmpb.KeyState) *stateKey {
-	r.t.Helper()
+// newKeyInState makes a key in a state. Only a multi-Region primary key can be pending replica
+// deletion.
+func newKeyInState(c *testCluster, spec, usage, origin string, state fsmpb.KeyState) *stateKey {
+	c.t.Helper()
 	multi := state == fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: &origin, MultiRegion: &multi}).KeyMetadata
-	k := &stateKey{room: r, id: *m.KeyId, arn: *m.Arn, spec: spec, origin: origin}
+	m := must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: &origin, MultiRegion: &multi}).KeyMetadata
+	k := &stateKey{testCluster: c, id: *m.KeyId, arn: *m.Arn, spec: spec, origin: origin}
 	if origin == kmsapi.OriginImported {
-		r.give(k.id, materialFor(r.t, spec))
+		c.setMaterial(k.id, materialFor(c.t, spec))
 	}
 	k.enter(state)
 	return k
 }
 
-// materialFor is new material for keys of a spec.
+// materialFor returns new material for keys of a spec.
 func materialFor(t testing.TB, spec string) []byte {
 	t.Helper()
 	if spec == kmsapi.SpecSymmetric {

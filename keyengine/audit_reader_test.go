@@ -14,6 +14,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -21,7 +22,7 @@ import (
 
 func rootCaller(t testing.TB, e *Engine, res *ceremony.InitResult) *iam.Caller {
 	t.Helper()
-	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	id, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,9 @@ func rootCaller(t testing.TB, e *Engine, res *ceremony.InitResult) *iam.Caller {
 }
 
 func TestReadAudit(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	r, err := e.ReadAudit(t.Context(), rootCaller(t, e, res), 1)
 	if err != nil {
 		t.Fatal(err)
@@ -45,24 +48,28 @@ func TestReadAudit(t *testing.T) {
 		}
 		var rec struct{ EventName string }
 		if err := json.Unmarshal(line, &rec); err != nil || index != want || bytes.ContainsAny(line, "\r\n") {
-			t.Errorf("record %d, want %d: %s: %v", index, want, line, err)
+			t.Errorf("got record %d, want %d, on one line: %s (%v)", index, want, line, err)
 		}
 		got = append(got, rec.EventName)
 	}
 	if len(got) != 4 || got[0] != "SubmitShare" || got[3] != "ReadAudit" {
-		t.Errorf("read %v", got)
+		t.Errorf("read events %v, want 4, from SubmitShare to ReadAudit", got)
 	}
 	if _, _, err := r.Next(t.Context()); err != io.EOF {
-		t.Errorf("after the end: %v", err)
+		t.Errorf("Next after the end: got error %v, want io.EOF", err)
 	}
-	if n := c.audit.Size(); n != 5 {
-		t.Errorf("%d records; reading is recorded once", n)
+	if n := c.Audit.Size(); n != 5 {
+		t.Errorf("the log has %d records, want 5: reading is recorded once", n)
 	}
 }
 
+// Only users of the cluster's account with permission read the audit log, and refusals are
+// recorded.
 func TestReadAuditIsTheAccountsOnly(t *testing.T) {
-	c, e, _ := openCluster(t)
-	c.change(putSigned(t, e, &fsmpb.Credential{
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e := c.engine
+	c.Change(putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "conclave://client/ann", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::111122223333:user/ann",
 	}), putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "conclave://client/other", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Active: true, Principal: "arn:aws:iam::999999999999:root",
@@ -72,22 +79,24 @@ func TestReadAuditIsTheAccountsOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := c.audit.Size()
+		before := c.Audit.Size()
 		_, err = e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0)
 		if code, _ := record.Outcome(err); code != string(kmsapi.ErrAccessDenied.Code) {
-			t.Errorf("%s: %v", uri, err)
+			t.Errorf("%s: got error %v, want AccessDeniedException", uri, err)
 		}
-		recs := records(t, c, e)
-		if r := recs[len(recs)-1]; c.audit.Size() != before+1 || r.EventName != "ReadAudit" || r.ErrorCode != "AccessDeniedException" || r.Identity.Certificate != uri {
-			t.Errorf("%s: record %v", uri, r)
+		recs := nodeOf(e).Records()
+		if r := recs[len(recs)-1]; c.Audit.Size() != before+1 || r.EventName != "ReadAudit" || r.ErrorCode != "AccessDeniedException" || r.Identity.Certificate != uri {
+			t.Errorf("%s: unexpected record of the refusal: %v", uri, r)
 		}
 	}
 }
 
 func TestReadAuditFollows(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	caller := rootCaller(t, e, res)
-	r, err := e.ReadAudit(t.Context(), caller, c.audit.Size()+1)
+	r, err := e.ReadAudit(t.Context(), caller, c.Audit.Size()+1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +104,7 @@ func TestReadAuditFollows(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, _, err := r.Next(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("at the end: %v", err)
+		t.Fatalf("Next at the end: got error %v, want context.DeadlineExceeded", err)
 	}
 	type answer struct {
 		index uint64
@@ -110,21 +119,23 @@ func TestReadAuditFollows(t *testing.T) {
 		return ch
 	}
 	ch := next()
-	want := c.audit.Size()
-	if err := e.ConfirmTime(t.Context(), testOperator); err != nil {
+	want := c.Audit.Size()
+	if err := e.ConfirmTime(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
 	if a := <-ch; a.err != nil || a.index != want {
-		t.Errorf("index %d, want %d: %v", a.index, want, a.err)
+		t.Errorf("got record %d, want %d (%v)", a.index, want, a.err)
 	}
-	c.edit(res.AccessKeyID, deactivate)
+	c.EditCredential(res.AccessKeyID, deactivate)
 	if a := <-next(); !errors.Is(a.err, iam.ErrUnrecognized) {
-		t.Errorf("after its credential was withdrawn: %+v", a)
+		t.Errorf("after the credential was deactivated: got %+v, want ErrUnrecognized", a)
 	}
 }
 
 func TestReadAuditEndsWithTheSeal(t *testing.T) {
-	_, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	r, err := e.ReadAudit(t.Context(), rootCaller(t, e, res), 0)
 	if err != nil {
 		t.Fatal(err)
@@ -132,15 +143,16 @@ func TestReadAuditEndsWithTheSeal(t *testing.T) {
 	if _, _, err := r.Next(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Seal(t.Context(), testOperator); err != nil {
+	if err := e.Seal(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
 	if _, line, err := r.Next(t.Context()); !errors.Is(err, vault.ErrSealed) || line != nil {
-		t.Errorf("sealed: %s, %v", line, err)
+		t.Errorf("after Seal: got line %s, error %v; want ErrSealed", line, err)
 	}
 
-	// One who waits at the end is woken.
-	_, e, res = openCluster(t)
+	// A reader that waits for a record is woken.
+	c = newTestCluster(t, withShares(3, 2))
+	e, res = c.engine, c.initResult
 	if r, err = e.ReadAudit(t.Context(), rootCaller(t, e, res), 1000); err != nil {
 		t.Fatal(err)
 	}
@@ -152,22 +164,23 @@ func TestReadAuditEndsWithTheSeal(t *testing.T) {
 	}()
 	e.vault.Seal()
 	if err := <-done; !errors.Is(err, vault.ErrSealed) {
-		t.Errorf("sealed while waiting: %v", err)
+		t.Errorf("sealed while waiting: got error %v, want ErrSealed", err)
 	}
 }
 
-// TestUnopenableRecordHidesNothing: it has a line of its own with its place, and what
-// is behind it is read.
+// A record that cannot be opened is reported with its index, and the records after it are read.
 func TestUnopenableRecordHidesNothing(t *testing.T) {
-	c, e, res := openCluster(t)
-	c.audit.entries[0].Body[40] ^= 1
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	c.Audit.Entries()[0].Body[40] ^= 1
 	r, err := e.ReadAudit(t.Context(), rootCaller(t, e, res), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	index, line, err := r.Next(t.Context())
 	if !errors.Is(err, ErrUnopenable) || index != 0 {
-		t.Errorf("a changed record reads as %s: %v", line, err)
+		t.Errorf("for an altered record, got line %s, error %v; want ErrUnopenable", line, err)
 	}
 	var shown struct {
 		EventName, RequestID, EventID string
@@ -175,52 +188,56 @@ func TestUnopenableRecordHidesNothing(t *testing.T) {
 	}
 	if err := json.Unmarshal(line, &shown); err != nil || shown.EventName != auditlog.UnopenableEvent || shown.RequestID == "" || shown.EventID == "" ||
 		shown.Conclave.Index == nil || *shown.Conclave.Index != 0 {
-		t.Errorf("its line is %s: %v", line, err)
+		t.Errorf("got line %s for an altered record, want one with its index (%v)", line, err)
 	}
 	if index, _, err := r.Next(t.Context()); err != nil || index != 1 {
-		t.Errorf("behind it comes %d: %v", index, err)
+		t.Errorf("after an altered record, got record %d (%v), want 1", index, err)
 	}
 }
 
-// gapped lacks the beginning of the log.
-type gapped struct{ *fakeAudit }
+// gapped is an audit log whose beginning is missing.
+type gapped struct{ *enginetest.AuditLog }
 
 func (gapped) Read(uint64, int, int) ([]auditlog.Entry, error) { return nil, auditlog.ErrMissing }
 
 func TestReadAuditOfMissingHistory(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	r, err := e.ReadAudit(t.Context(), rootCaller(t, e, res), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.cfg.Audit = gapped{c.audit}
-	if _, _, err := r.Next(t.Context()); !isUnavailable(err) {
-		t.Error(err)
+	e.cfg.Audit = gapped{c.Audit}
+	if _, _, err := r.Next(t.Context()); !enginetest.IsUnavailable(err) {
+		t.Errorf("got error %v, want KMSUnavailable", err)
 	}
 }
 
 func TestReadAuditUnderConflict(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	caller := rootCaller(t, e, res)
 	n := 0
-	// Somebody else rewrites the same credential between decision and commit.
-	c.replica("a").before = func(r *fsmpb.Record) {
+	// The same credential is rewritten between evaluation and commit.
+	c.Replica("n1").BeforeCommit = func(r *fsmpb.Record) {
 		if n++; n < record.MaxTries {
-			cred, _ := c.state().Credential(testAccountNumber, res.AccessKeyID)
-			c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
+			cred, _ := c.State().Credential(testAccountNumber, res.AccessKeyID)
+			c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
 		}
 	}
 	if _, err := e.ReadAudit(t.Context(), caller, 0); err != nil || n != record.MaxTries {
-		t.Errorf("after %d tries: %v", n, err)
+		t.Errorf("after %d proposals: %v", n, err)
 	}
 	n = -100
-	if _, err := e.ReadAudit(t.Context(), caller, 0); !isUnavailable(err) {
-		t.Errorf("when it never ends: %v", err)
+	if _, err := e.ReadAudit(t.Context(), caller, 0); !enginetest.IsUnavailable(err) {
+		t.Errorf("with endless conflicts: got error %v, want KMSUnavailable", err)
 	}
 }
 
-// openLog puts the cluster's records into a log on disk, as a node has one.
-func openLog(t testing.TB, c *fakeCluster) (*auditlog.Log, string) {
+// openLog writes the cluster's records to a log on disk, as a node does.
+func openLog(t testing.TB, c *testCluster) (*auditlog.Log, string) {
 	t.Helper()
 	dir := t.TempDir()
 	l, err := auditlog.Open(dir, auditlog.Options{})
@@ -235,9 +252,9 @@ func openLog(t testing.TB, c *fakeCluster) (*auditlog.Log, string) {
 	return l, dir
 }
 
-func copyLog(t testing.TB, c *fakeCluster, l *auditlog.Log) {
+func copyLog(t testing.TB, c *testCluster, l *auditlog.Log) {
 	t.Helper()
-	entries, err := c.audit.Read(0, 1<<20, 1<<30)
+	entries, err := c.Audit.Read(0, 1<<20, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +268,9 @@ func copyLog(t testing.TB, c *fakeCluster, l *auditlog.Log) {
 }
 
 func TestCheckpointVerifies(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	l, dir := openLog(t, c)
 	e.cfg.Audit = l
 	for range 2 { // the second has nothing to do
@@ -261,73 +280,74 @@ func TestCheckpointVerifies(t *testing.T) {
 	}
 	first := l.Checkpoint()
 	cp, err := auditlog.ParseCheckpoint(first, res.VerifierKey)
-	if err != nil || cp.Size != c.audit.Size() {
-		t.Fatalf("checkpoint %+v: %v", cp, err)
+	if err != nil || cp.Size != c.Audit.Size() {
+		t.Fatalf("got checkpoint %+v (%v), want one of size %d", cp, err, c.Audit.Size())
 	}
 	report, err := auditverify.Dir(dir, res.VerifierKey, auditverify.Options{})
 	if err != nil || len(report.Problems) != 0 || report.CheckpointSize != cp.Size {
-		t.Errorf("report %+v, %v", report, err)
+		t.Errorf("verifying the log: report %+v, error %v", report, err)
 	}
-	// A log that is behind the state signs nothing.
-	if err := e.ConfirmTime(t.Context(), testOperator); err != nil {
+	// No checkpoint is signed while the log is behind the state.
+	if err := e.ConfirmTime(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Checkpoint(t.Context()); err != nil || !bytes.Equal(l.Checkpoint(), first) {
-		t.Errorf("signed beyond the log: %v", err)
+		t.Errorf("a checkpoint was signed while the log was behind the state (%v)", err)
 	}
 	copyLog(t, c, l)
 	if err := e.Checkpoint(t.Context()); err != nil || bytes.Equal(l.Checkpoint(), first) {
-		t.Errorf("nothing new signed: %v", err)
+		t.Errorf("no checkpoint was signed for the new records (%v)", err)
 	}
-	// Another node, which knows of no checkpoint, signs the same bytes.
-	again := c.newEngine("a")
+	// A restarted node, which knows of no checkpoint, signs the same bytes.
+	again := c.startEngine("n1")
 	again.cfg.Audit = l
-	unsealNode(t, again, res.Shares...)
+	nodeOf(again).Unseal(res.Shares...)
 	copyLog(t, c, l)
 	if err := again.Checkpoint(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if report, err := auditverify.Dir(dir, res.VerifierKey, auditverify.Options{}); err != nil || len(report.Problems) != 0 {
-		t.Errorf("report %+v, %v", report, err)
+		t.Errorf("verifying the log: report %+v, error %v", report, err)
 	}
-	_, _, other := openCluster(t)
+	if e.VerifierKey() != res.VerifierKey {
+		t.Errorf("got verifier key %q, want that of Init, %q", e.VerifierKey(), res.VerifierKey)
+	}
+	other := newTestCluster(t).initResult
 	if _, err := auditlog.ParseCheckpoint(first, other.VerifierKey); err == nil {
-		t.Error("another cluster's key verifies the checkpoint")
+		t.Error("the key of another cluster verifies the checkpoint")
 	}
 }
 
 func TestRunSignsCheckpoints(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	e.checkpoint.every = 5 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { e.Run(ctx); close(done) }()
 	size := func() uint64 {
-		c.audit.mu.Lock()
-		defer c.audit.mu.Unlock()
-		if len(c.audit.checkpoints) == 0 {
+		checkpoints, synced := c.Audit.Checkpoints()
+		if len(checkpoints) == 0 {
 			return 0
 		}
-		cp, err := auditlog.ParseCheckpoint(c.audit.checkpoints[len(c.audit.checkpoints)-1], res.VerifierKey)
-		if err != nil || int(cp.Size) > c.audit.synced {
-			t.Errorf("checkpoint %+v with %d entries durable: %v", cp, c.audit.synced, err)
+		cp, err := auditlog.ParseCheckpoint(checkpoints[len(checkpoints)-1], res.VerifierKey)
+		if err != nil || int(cp.Size) > synced {
+			t.Errorf("got checkpoint %+v (%v) when %d entries are durable", cp, err, synced)
 		}
 		return cp.Size
 	}
-	waitFor(t, "the log is signed", func() bool { return size() == c.audit.Size() })
-	if err := e.ConfirmTime(t.Context(), testOperator); err != nil {
+	enginetest.WaitFor(t, "the log is signed", func() bool { return size() == c.Audit.Size() })
+	if err := e.ConfirmTime(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the new record is signed", func() bool { return size() == c.audit.Size() })
-	if err := e.Seal(t.Context(), testOperator); err != nil {
+	enginetest.WaitFor(t, "the new record is signed", func() bool { return size() == c.Audit.Size() })
+	if err := e.Seal(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(20 * time.Millisecond)
-	c.audit.mu.Lock()
-	n := len(c.audit.checkpoints)
-	c.audit.mu.Unlock()
-	if n > 5 {
-		t.Errorf("%d checkpoints for a few records", n)
+	if checkpoints, _ := c.Audit.Checkpoints(); len(checkpoints) > 5 {
+		t.Errorf("%d checkpoints were signed, want at most 5", len(checkpoints))
 	}
 	cancel()
 	<-done

@@ -3,15 +3,11 @@ package keyengine
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,75 +17,25 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/accesskey"
-	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport/sigv4"
 )
 
-func testMAC(key []byte, msg string) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(msg))
-	return h.Sum(nil)
-}
-
-// signed is a proof as a client makes it.
-func signed(res *ceremony.InitResult, date, stringToSign string) sigv4.Proof {
-	return signedFor(res, date, "eu-west-1", stringToSign)
-}
-
-func signedFor(res *ceremony.InitResult, date, region, stringToSign string) sigv4.Proof {
-	key := make([]byte, sigv4.KeySize)
-	sigv4.Derive(key, []byte(res.SecretAccessKey), date, region, "kms")
-	return sigv4.Proof{
-		AccessKeyID: res.AccessKeyID, Date: date, Region: region, Service: "kms",
-		StringToSign: []byte(stringToSign), Signature: testMAC(key, stringToSign),
-	}
-}
-
-var proofCount atomic.Int64
-
-// proofOf is a session proof as a client makes it.
-func proofOf(res *ceremony.InitResult, now time.Time) iam.SessionProof {
-	p := iam.SessionProof{AccessKeyID: res.AccessKeyID, Time: now.Unix(), Nonce: fmt.Appendf(nil, "%016d", proofCount.Add(1)), SourceIP: "192.0.2.9"}
-	p.MAC = testMAC(testMAC([]byte("CONCLAVE1"+res.SecretAccessKey), "session"),
-		fmt.Sprintf("conclave session v2\n%s\n%d\n%s\n", p.AccessKeyID, p.Time, hex.EncodeToString(p.Nonce)))
-	return p
-}
-
-// credential is a copy of one, to edit.
-func (c *fakeCluster) credential(id string) *fsmpb.Credential {
-	c.t.Helper()
-	cred, _ := c.state().Credential(testAccountNumber, id)
-	return proto.CloneOf(cred)
-}
-
-// edit changes a credential behind everybody's back.
-func (c *fakeCluster) edit(id string, edit func(*fsmpb.Credential)) {
-	c.t.Helper()
-	cred := c.credential(id)
-	edit(cred)
-	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: cred}})
-}
-
-// asked is how many barriers the replica was asked for.
-func (r *fakeReplica) asked() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.barriers
-}
-
 func deactivate(c *fsmpb.Credential) { c.Active = false }
 
 func TestAuthenticateSigV4(t *testing.T) {
-	c, e, res := openCluster(t)
-	good := signed(res, "20300102", "text")
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	good := enginetest.SigV4Proof(res, testRegion, "text")
 	for range 2 { // derived, and from the cache
 		id, err := e.AuthenticateSigV4(t.Context(), good)
 		if err != nil || id.Principal().ARN != res.RootARN || id.Credential() != res.AccessKeyID {
-			t.Errorf("identity %v, %v", id, err)
+			t.Errorf("got identity %v, error %v, want the root user", id, err)
 		}
 	}
 	for i := range 256 {
@@ -97,7 +43,7 @@ func TestAuthenticateSigV4(t *testing.T) {
 		p.Signature = bytes.Clone(good.Signature)
 		p.Signature[i/8] ^= 1 << (i % 8)
 		if _, err := e.AuthenticateSigV4(t.Context(), p); err != iam.ErrSignature {
-			t.Fatalf("flipped bit %d: %v", i, err)
+			t.Fatalf("with bit %d of the signature flipped: got error %v, want ErrSignature", i, err)
 		}
 	}
 	for name, edit := range map[string]func(*sigv4.Proof){
@@ -115,51 +61,59 @@ func TestAuthenticateSigV4(t *testing.T) {
 		p := good
 		edit(&p)
 		if _, err := e.AuthenticateSigV4(t.Context(), p); err != iam.ErrSignature || !errors.Is(err, kmsapi.ErrInvalidSignature) {
-			t.Errorf("another %s: %v", name, err)
+			t.Errorf("another %s: got error %v, want ErrSignature", name, err)
 		}
 	}
-	c.edit(res.AccessKeyID, deactivate)
+	c.EditCredential(res.AccessKeyID, deactivate)
 	if _, err := e.AuthenticateSigV4(t.Context(), good); err != iam.ErrUnrecognized || !errors.Is(err, kmsapi.ErrUnrecognizedClient) {
-		t.Errorf("inactive key: %v", err)
+		t.Errorf("with an inactive access key: got error %v, want ErrUnrecognized", err)
 	}
 }
 
+// A credential whose principal was edited authenticates nobody, also if its signing key is
+// cached.
 func TestCredentialOfAnotherPrincipal(t *testing.T) {
-	c, e, res := openCluster(t)
-	// The signing key is at hand, and must not prove more than the secret did.
-	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	// This caches the signing key.
+	if _, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err != nil {
 		t.Fatal(err)
 	}
-	cred := c.credential(res.AccessKeyID)
+	cred := c.Credential(res.AccessKeyID)
 	cred.Principal = "arn:aws:iam::111122223333:user/eve"
-	c.tamper(cred)
-	if id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil {
-		t.Errorf("a secret proves %v, for whom it was not made", id)
+	c.ReplaceState(cred)
+	if id, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err == nil {
+		t.Errorf("a credential whose principal was edited authenticates as %v", id)
 	}
 }
 
+// Unknown access keys cause few barriers, however many callers use them, and do not delay a
+// new access key for long.
 func TestUnknownAccessKeysAreRationed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, e, res := openCluster(t)
-		r := c.replica("a")
+		c := newTestCluster(t, withShares(3, 2))
+		e, res := c.engine, c.initResult
+		r := c.Replica("n1")
 		stranger := func(i int) sigv4.Proof {
-			p := signed(res, "20300102", "text")
+			p := enginetest.SigV4Proof(res, testRegion, "text")
 			p.AccessKeyID = accesskey.ID(accesskey.LongTerm, testAccountNumber, [accesskey.Noise]byte{3: byte(i >> 8), 4: byte(i)})
-			if !isAccessKeyID(p.AccessKeyID) {
-				t.Fatalf("%q", p.AccessKeyID)
+			if kind, _, ok := accesskey.Parse(p.AccessKeyID); !ok || kind != accesskey.LongTerm {
+				t.Fatalf("%q is not an access key id", p.AccessKeyID)
 			}
 			return p
 		}
-		before, start := r.asked(), time.Now()
+		before, start := r.Barriers.Load(), time.Now()
 		for i := range 120 {
 			if _, err := e.AuthenticateSigV4(t.Context(), stranger(i)); err != iam.ErrUnrecognized {
 				t.Fatal(err)
 			}
 		}
-		if n, d := r.asked()-before, time.Since(start); n != 120 || d < 4*time.Second || d > 6*time.Second {
-			t.Errorf("one stranger after the other: %d barriers in %v", n, d)
+		if n, d := r.Barriers.Load()-before, time.Since(start); n != 120 || d < 4*time.Second || d > 6*time.Second {
+			t.Errorf("120 unknown access keys one after another: %d barriers in %v, want 120 in 4s to 6s", n, d)
 		}
-		before = r.asked()
+		before = r.Barriers.Load()
 		var wg sync.WaitGroup
 		for i := range 500 {
 			wg.Go(func() {
@@ -169,11 +123,10 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := r.asked() - before; n == 0 || n > 3 {
-			t.Errorf("strangers at once caused %d barriers", n)
+		if n := r.Barriers.Load() - before; n == 0 || n > 3 {
+			t.Errorf("500 unknown access keys at once caused %d barriers, want 1 to 3", n)
 		}
-		// However many strangers ask, a key that has just been made elsewhere is
-		// found, and soon.
+		// A new access key is recognised, and soon, while many callers use unknown ones.
 		flood, calm := context.WithCancel(t.Context())
 		for i := range 200 {
 			wg.Go(func() {
@@ -184,169 +137,176 @@ func TestUnknownAccessKeysAreRationed(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		for range 5 {
-			c.edit(res.AccessKeyID, deactivate)
-			r.freeze()
-			c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+			c.EditCredential(res.AccessKeyID, deactivate)
+			r.FallBehind()
+			c.EditCredential(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
 			began := time.Now()
-			if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
-				t.Errorf("a new key among strangers: %v", err)
+			if _, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err != nil {
+				t.Errorf("a new access key among unknown ones: %v", err)
 			}
 			if d := time.Since(began); d > 3*time.Second/iam.FreshRate {
-				t.Errorf("a new key waited %v", d)
+				t.Errorf("a new access key was recognised after %v, want at most %v", d, 3*time.Second/iam.FreshRate)
 			}
-			r.thaw()
+			r.CatchUp()
 		}
 		calm()
 		wg.Wait()
-		// Nobody waits longer than asked.
+		// The context bounds how long a caller waits.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		if _, err := e.AuthenticateSigV4(ctx, stranger(0)); !isUnavailable(err) {
-			t.Errorf("without patience: %v", err)
+		if _, err := e.AuthenticateSigV4(ctx, stranger(0)); !enginetest.IsUnavailable(err) {
+			t.Errorf("with an ending context: got error %v, want KMSUnavailable", err)
 		}
 		time.Sleep(time.Second)
-		before = r.asked()
+		before = r.Barriers.Load()
 		p := stranger(0)
 		for _, id := range []string{accesskey.ID(accesskey.LongTerm, testAccountNumber+1, [accesskey.Noise]byte{}), "AKIA" + strings.Repeat("A", 16), "", "AKIA", "ASIA" + strings.Repeat("A", 16), "AKIA" + strings.Repeat("a", 16), "AKIA" + strings.Repeat("1", 16), strings.Repeat("A", 1<<16), "AKIA\x00" + strings.Repeat("A", 15)} {
 			p.AccessKeyID = id
 			if _, err := e.AuthenticateSigV4(t.Context(), p); err != iam.ErrUnrecognized {
-				t.Errorf("%.30q: %v", id, err)
+				t.Errorf("access key %.30q: got error %v, want ErrUnrecognized", id, err)
 			}
 		}
-		if n := r.asked() - before; n != 0 {
-			t.Errorf("ids that cannot be caused %d barriers", n)
+		if n := r.Barriers.Load() - before; n != 0 {
+			t.Errorf("malformed access key ids caused %d barriers, want 0", n)
 		}
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if s, err := e.FreshState(t.Context()); err == nil {
-			t.Errorf("a closed engine has state %v", s.Index())
+			t.Errorf("FreshState after Close returned state %v, want an error", s.Index())
 		}
 	})
 }
 
 func TestNewCredentialWorksOnANodeThatIsBehind(t *testing.T) {
-	c, a, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares...)
-	rb := c.replica("b")
-	c.edit(res.AccessKeyID, deactivate)
-	rb.freeze()
-	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
-	if _, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
-		t.Errorf("a key that is active: %v", err)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	res, n1, n2 := c.initResult, c.engine, c.engines["n2"]
+	rb := c.Replica("n2")
+	c.EditCredential(res.AccessKeyID, deactivate)
+	rb.FallBehind()
+	c.EditCredential(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+	if _, err := n2.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err != nil {
+		t.Errorf("with an access key that was activated: %v", err)
 	}
-	// And without a majority it is not called unknown.
-	c.edit(res.AccessKeyID, deactivate)
-	c.replica("a").err = errors.New("no majority")
-	if _, err := a.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err == nil || errors.Is(err, kmsapi.ErrUnrecognizedClient) {
-		t.Errorf("without a majority: %v", err)
+	// Without a majority the answer is not that the access key is unknown.
+	c.EditCredential(res.AccessKeyID, deactivate)
+	c.Replica("n1").Err = errors.New("no majority")
+	if _, err := n1.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err == nil || errors.Is(err, kmsapi.ErrUnrecognizedClient) {
+		t.Errorf("without a majority: got error %v, want one that is not ErrUnrecognizedClient", err)
 	}
 }
 
 func TestRevokedCredentialOnANodeThatIsBehind(t *testing.T) {
-	c, _, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares...)
-	id, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	res, n2 := c.initResult, c.engines["n2"]
+	id, err := n2.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
-		t.Errorf("before: %v", err)
+	if _, err := n2.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
+		t.Errorf("before the access key was deactivated: %v", err)
 	}
-	c.replica("b").freeze()
-	c.edit(res.AccessKeyID, deactivate)
-	// The node knows nothing of it yet: the signature is good, the log is not
-	// deceived.
-	if _, err := b.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
-		t.Errorf("on the state of before: %v", err)
+	c.Replica("n2").FallBehind()
+	c.EditCredential(res.AccessKeyID, deactivate)
+	// The node's state still has the credential, so the signature is accepted, but not the
+	// request.
+	if _, err := n2.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err != nil {
+		t.Errorf("AuthenticateSigV4 on the old state: %v", err)
 	}
-	if _, err := b.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); !errors.Is(err, iam.ErrUnrecognized) {
-		t.Errorf("after: %v", err)
+	if _, err := n2.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); !errors.Is(err, iam.ErrUnrecognized) {
+		t.Errorf("ReadAudit with a deactivated access key: got error %v, want ErrUnrecognized", err)
 	}
-	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
-	c.replica("b").freeze()
-	c.edit(res.AccessKeyID, deactivate)
-	if _, _, err := b.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, iam.ErrUnrecognized) {
-		t.Errorf("session: %v", err)
+	c.EditCredential(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+	c.Replica("n2").FallBehind()
+	c.EditCredential(res.AccessKeyID, deactivate)
+	if _, _, err := n2.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now())); !errors.Is(err, iam.ErrUnrecognized) {
+		t.Errorf("OpenSession with a deactivated access key: got error %v, want ErrUnrecognized", err)
 	}
 }
 
+// Before a credential is refused, it is looked up in a newer state.
 func TestAdmissionLooksAgainBeforeItRefuses(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	caller := rootCaller(t, e, res)
-	c.edit(res.AccessKeyID, deactivate)
-	r := c.replica("a")
-	r.freeze()
-	c.edit(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
-	before := r.proposals
-	if _, err := e.ReadAudit(t.Context(), caller, 0); err != nil || r.proposals != before+1 {
-		t.Errorf("%d records proposed: %v", r.proposals-before, err)
+	c.EditCredential(res.AccessKeyID, deactivate)
+	r := c.Replica("n1")
+	r.FallBehind()
+	c.EditCredential(res.AccessKeyID, func(cr *fsmpb.Credential) { cr.Active = true })
+	before := r.Proposals.Load()
+	if _, err := e.ReadAudit(t.Context(), caller, 0); err != nil || r.Proposals.Load() != before+1 {
+		t.Errorf("got %d proposals and error %v, want one proposal", r.Proposals.Load()-before, err)
 	}
 }
 
 func TestSigningKeysOfRevokedCredentialsLeaveMemory(t *testing.T) {
-	c, e, res := openCluster(t)
-	idle := used(e)
-	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	idle := nodeOf(e).MemoryInUse()
+	if _, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err != nil {
 		t.Fatal(err)
 	}
-	if used(e) == idle {
+	if nodeOf(e).MemoryInUse() == idle {
 		t.Fatal("the signing key is not cached")
 	}
-	e.vault.Sweep(c.state(), c.clock.Now())
-	if used(e) == idle {
-		t.Error("the signing key of a good credential was dropped")
+	e.vault.Sweep(c.State(), c.Clock.Now())
+	if nodeOf(e).MemoryInUse() == idle {
+		t.Error("Sweep dropped the signing key of an active credential")
 	}
-	c.edit(res.AccessKeyID, deactivate)
-	e.vault.Sweep(c.state(), c.clock.Now())
-	if n := used(e); n != idle {
-		t.Errorf("%d slots in use, want %d", n, idle)
+	c.EditCredential(res.AccessKeyID, deactivate)
+	e.vault.Sweep(c.State(), c.Clock.Now())
+	if n := nodeOf(e).MemoryInUse(); n != idle {
+		t.Errorf("%d slots of locked memory are in use after Sweep, want %d", n, idle)
 	}
 }
 
 func TestSession(t *testing.T) {
-	c, a, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares...)
-	size := c.audit.Size()
-	token, expires, err := a.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	res, n1, n2 := c.initResult, c.engine, c.engines["n2"]
+	size := c.Audit.Size()
+	token, expires, err := n1.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := c.clock.Now().Add(iam.SessionLife).Unix(); expires.Unix() != want || c.audit.Size() != size+1 {
-		t.Errorf("expires %v, %d records", expires, c.audit.Size()-size)
+	if want := c.Clock.Now().Add(iam.SessionLife).Unix(); expires.Unix() != want || c.Audit.Size() != size+1 {
+		t.Errorf("the session expires at %v, and %d records were made; want %d and one", expires.Unix(), c.Audit.Size()-size, want)
 	}
-	if got := records(t, c, a); got[len(got)-1].EventName != "CreateSession" || got[len(got)-1].Identity.AccessKeyId != res.AccessKeyID {
-		t.Errorf("record: %v", got[len(got)-1])
+	if got := nodeOf(n1).Records(); got[len(got)-1].EventName != "CreateSession" || got[len(got)-1].Identity.AccessKeyId != res.AccessKeyID {
+		t.Errorf("unexpected record: %v", got[len(got)-1])
 	}
-	for _, e := range []*Engine{b, a, a} {
+	for _, e := range []*Engine{n2, n1, n1} {
 		id, err := e.AuthenticateSession(t.Context(), token)
 		if err != nil || id.Principal().ARN != res.RootARN || id.Session() == "" {
-			t.Fatalf("identity %v, %v", id, err)
+			t.Fatalf("got identity %v, error %v, want the root user", id, err)
 		}
 		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
-			t.Errorf("a request in the session: %v", err)
+			t.Errorf("request in a session: %v", err)
 		}
 	}
-	c.advance(iam.SessionLife - time.Second)
-	if _, err := b.AuthenticateSession(t.Context(), token); err != nil {
-		t.Errorf("just before it expires: %v", err)
+	c.Advance(iam.SessionLife - time.Second)
+	if _, err := n2.AuthenticateSession(t.Context(), token); err != nil {
+		t.Errorf("just before the session expires: %v", err)
 	}
-	c.advance(time.Second)
-	for _, e := range []*Engine{a, b} {
+	c.Advance(time.Second)
+	for _, e := range []*Engine{n1, n2} {
 		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, kmsapi.ErrExpiredToken) {
 			if code, _ := record.Outcome(err); code != string(kmsapi.ErrExpiredToken.Code) {
-				t.Errorf("after: %v", err)
+				t.Errorf("after the session expired: got error %v, want ErrExpiredToken", err)
 			}
 		}
 	}
 }
 
 func TestSessionEndsWithItsCredential(t *testing.T) {
-	c, e, res := openCluster(t)
-	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	token, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,37 +322,39 @@ func TestSessionEndsWithItsCredential(t *testing.T) {
 			c.Kind, c.WrappedSecret = fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, nil
 		},
 	} {
-		cred := c.credential(res.AccessKeyID)
+		cred := c.Credential(res.AccessKeyID)
 		edit(cred)
-		undo := c.tamper(cred)
+		undo := c.ReplaceState(cred)
 		if _, err := e.AuthenticateSession(t.Context(), token); err != iam.ErrUnrecognized {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v, want ErrUnrecognized", name, err)
 		}
 		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != iam.ErrUnrecognized {
-			t.Errorf("%s, a request of before: %v", name, err)
+			t.Errorf("%s, with an identity from before: got error %v, want ErrUnrecognized", name, err)
 		}
 		undo()
 	}
 	if _, err := e.AuthenticateSession(t.Context(), token); err != nil {
-		t.Errorf("as it was: %v", err)
+		t.Errorf("with the credential restored: %v", err)
 	}
 }
 
 func TestForgedTokens(t *testing.T) {
-	c, e, res := openCluster(t)
-	_, other, otherRes := openCluster(t)
-	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	other := newTestCluster(t, withShares(3, 2))
+	token, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, _, err := other.OpenSession(t.Context(), proofOf(otherRes, c.clock.Now()))
+	foreign, _, err := other.engine.OpenSession(t.Context(), enginetest.SessionProof(other.initResult, c.Clock.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused := func(what, token string) {
 		t.Helper()
 		if _, err := e.AuthenticateSession(t.Context(), token); err != iam.ErrUnrecognized {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: got error %v, want ErrUnrecognized", what, err)
 		}
 	}
 	refused("another cluster's", foreign)
@@ -420,7 +382,7 @@ func TestForgedTokens(t *testing.T) {
 	}
 	claims, err := o.VerifySession(token)
 	if err != nil || claims.Account != testAccountNumber {
-		t.Fatalf("the token is of account %v: %v", claims.Account, err)
+		t.Fatalf("got account %v (%v), want %v", claims.Account, err, testAccountNumber)
 	}
 	claims.Account++
 	strange, err := o.SignSession(&claims)
@@ -429,17 +391,14 @@ func TestForgedTokens(t *testing.T) {
 	}
 	refused("another account's", strange)
 	if e.KnowsToken(strange) || !e.KnowsToken(token) {
-		t.Error("a token of another account is known, or the right one is not")
+		t.Error("KnowsToken accepts a token of another account, or refuses a genuine one")
 	}
 }
 
 func FuzzVerifyToken(f *testing.F) {
-	c := newFakeCluster(f, "a")
-	e := c.newEngine("a")
-	p := testInit(1, 1)
-	p.KeepUnsealed = true
-	res := initCluster(f, e, p)
-	token, _, err := e.OpenSession(f.Context(), proofOf(res, c.clock.Now()))
+	c := newTestCluster(f)
+	e, res := c.engine, c.initResult
+	token, _, err := e.OpenSession(f.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -451,27 +410,29 @@ func FuzzVerifyToken(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := o.VerifySession(string(b)); (err == nil) != (string(b) == token) {
-			t.Errorf("%q: %v", b, err)
+			t.Errorf("token %q: got error %v; only the genuine one is valid", b, err)
 		}
 	})
 }
 
 func TestSessionProofs(t *testing.T) {
-	c, e, res := openCluster(t)
-	now := c.clock.Now()
-	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(iam.SessionSkew))); err != nil {
-		t.Errorf("five minutes ahead: %v", err)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	now := c.Clock.Now()
+	if _, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, now.Add(iam.SessionSkew))); err != nil {
+		t.Errorf("with a proof %v ahead: %v", iam.SessionSkew, err)
 	}
-	if _, _, err := e.OpenSession(t.Context(), proofOf(res, now.Add(-iam.SessionSkew))); err != nil {
-		t.Errorf("five minutes behind: %v", err)
+	if _, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, now.Add(-iam.SessionSkew))); err != nil {
+		t.Errorf("with a proof %v behind: %v", iam.SessionSkew, err)
 	}
 	for name, p := range map[string]iam.SessionProof{
-		"ahead":  proofOf(res, now.Add(iam.SessionSkew+time.Second)),
-		"behind": proofOf(res, now.Add(-iam.SessionSkew-time.Second)),
+		"ahead":  enginetest.SessionProof(res, now.Add(iam.SessionSkew+time.Second)),
+		"behind": enginetest.SessionProof(res, now.Add(-iam.SessionSkew-time.Second)),
 		"far":    {AccessKeyID: res.AccessKeyID, Time: -1 << 63, Nonce: make([]byte, 16), MAC: make([]byte, 32)},
 	} {
 		if _, _, err := e.OpenSession(t.Context(), p); err == nil || !strings.Contains(err.Error(), "time of the proof") {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v, want one about the time of the proof", name, err)
 		}
 	}
 	for name, edit := range map[string]func(*iam.SessionProof){
@@ -484,69 +445,72 @@ func TestSessionProofs(t *testing.T) {
 		"time":        func(p *iam.SessionProof) { p.Time++ },
 		"channel":     func(p *iam.SessionProof) { p.Channel = []byte{1} },
 	} {
-		p := proofOf(res, now)
+		p := enginetest.SessionProof(res, now)
 		edit(&p)
 		if _, _, err := e.OpenSession(t.Context(), p); err != iam.ErrSignature {
-			t.Errorf("another %s: %v", name, err)
+			t.Errorf("another %s: got error %v, want ErrSignature", name, err)
 		}
 	}
-	p := proofOf(res, now)
+	p := enginetest.SessionProof(res, now)
 	p.AccessKeyID = accesskey.ID(accesskey.LongTerm, testAccountNumber, [accesskey.Noise]byte{})
 	if _, _, err := e.OpenSession(t.Context(), p); err != iam.ErrUnrecognized {
-		t.Errorf("unknown key: %v", err)
+		t.Errorf("with an unknown access key: got error %v, want ErrUnrecognized", err)
 	}
-	// The credential is written anew, the same, between proof and record.
-	c.replica("a").before = func(*fsmpb.Record) {
-		c.replica("a").before = nil
-		c.edit(res.AccessKeyID, func(*fsmpb.Credential) {})
+	// The credential is rewritten, unchanged, between evaluation and commit.
+	c.Replica("n1").BeforeCommit = func(*fsmpb.Record) {
+		c.Replica("n1").BeforeCommit = nil
+		c.EditCredential(res.AccessKeyID, func(*fsmpb.Credential) {})
 	}
-	if token, _, err := e.OpenSession(t.Context(), proofOf(res, now)); err != nil {
-		t.Errorf("conflict: %v", err)
+	if token, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, now)); err != nil {
+		t.Errorf("OpenSession with a conflict: %v", err)
 	} else if _, err := e.AuthenticateSession(t.Context(), token); err != nil {
-		t.Errorf("token after a conflict: %v", err)
+		t.Errorf("the token made after a conflict: %v", err)
 	}
-	c.replica("a").late = true
-	if token, _, err := e.OpenSession(t.Context(), proofOf(res, now)); err != record.ErrHeldUp || token != "" {
-		t.Errorf("late: %v", err)
+	c.Replica("n1").LateAnswer = true
+	if token, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, now)); err != record.ErrHeldUp || token != "" {
+		t.Errorf("with a late answer: got error %v, want ErrHeldUp and no token", err)
 	}
 }
 
 func TestAuthenticateCertificate(t *testing.T) {
-	c := newFakeCluster(t, "a")
-	e := c.newEngine("a")
-	p := testInit(1, 1)
+	t.Parallel()
+	c := newTestCluster(t, uninitialised())
+	e := c.engine
+	p := enginetest.InitParams(1, 1)
 	p.KeepUnsealed, p.RootCertificate = true, "conclave://client/root"
-	res := initCluster(t, e, p)
+	res := nodeOf(e).Initialise(p)
 	id, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate)
 	if err != nil || id.Principal().ARN != res.RootARN || id.Credential() != p.RootCertificate {
-		t.Fatalf("identity %v, %v", id, err)
+		t.Fatalf("got identity %v, error %v, want the root user", id, err)
 	}
 	if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != nil {
 		t.Error(err)
 	}
 	for _, uri := range []string{"", "conclave://client/Root", "conclave://client/root/", res.AccessKeyID, strings.Repeat("x", 1025)} {
 		if _, err := e.AuthenticateCertificate(t.Context(), uri); err != iam.ErrUnrecognized {
-			t.Errorf("%.40q: %v", uri, err)
+			t.Errorf("certificate %.40q: got error %v, want ErrUnrecognized", uri, err)
 		}
 	}
-	// An access key is proven by its secret only.
-	q := signed(res, "20300102", "text")
+	// A certificate is not an access key.
+	q := enginetest.SigV4Proof(res, testRegion, "text")
 	q.AccessKeyID = p.RootCertificate
 	if _, err := e.AuthenticateSigV4(t.Context(), q); err != iam.ErrUnrecognized {
-		t.Errorf("certificate as access key: %v", err)
+		t.Errorf("with a certificate as access key: got error %v, want ErrUnrecognized", err)
 	}
-	c.edit(p.RootCertificate, deactivate)
+	c.EditCredential(p.RootCertificate, deactivate)
 	if _, err := e.AuthenticateCertificate(t.Context(), p.RootCertificate); err != iam.ErrUnrecognized {
-		t.Errorf("inactive: %v", err)
+		t.Errorf("with an inactive certificate: got error %v, want ErrUnrecognized", err)
 	}
 	if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: id}, 0); err != iam.ErrUnrecognized {
-		t.Errorf("a request of before: %v", err)
+		t.Errorf("with an identity from before: got error %v, want ErrUnrecognized", err)
 	}
 }
 
 func TestMadeUpIdentity(t *testing.T) {
-	_, e, res := openCluster(t)
-	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	id, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -560,14 +524,15 @@ func TestMadeUpIdentity(t *testing.T) {
 		"principal":  iam.ForwardedIdentity(principal, id.Credential(), proof, ""),
 	} {
 		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: other}, 0); err != iam.ErrUnrecognized {
-			t.Errorf("another %s: %v", name, err)
+			t.Errorf("another %s: got error %v, want ErrUnrecognized", name, err)
 		}
 	}
 }
 
 func BenchmarkAuthenticateSigV4(b *testing.B) {
-	_, e, res := openCluster(b)
-	p := signed(res, "20300102", strings.Repeat("t", 150))
+	c := newTestCluster(b, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	p := enginetest.SigV4Proof(res, testRegion, strings.Repeat("t", 150))
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := e.AuthenticateSigV4(b.Context(), p); err != nil {
@@ -577,33 +542,36 @@ func BenchmarkAuthenticateSigV4(b *testing.B) {
 }
 
 func BenchmarkAdmit(b *testing.B) {
-	c, e, res := openCluster(b)
-	id, err := e.AuthenticateSigV4(b.Context(), signed(res, "20300102", "t"))
+	c := newTestCluster(b, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	id, err := e.AuthenticateSigV4(b.Context(), enginetest.SigV4Proof(res, testRegion, "t"))
 	if err != nil {
 		b.Fatal(err)
 	}
 	caller := &iam.Caller{Identity: id}
 	b.ReportAllocs()
 	for b.Loop() {
-		ev := &request.Evaluation{Ctx: b.Context(), Services: e.services, State: c.state(), Caller: caller}
+		ev := &request.Evaluation{Ctx: b.Context(), Services: e.services, State: c.State(), Caller: caller}
 		if err := ev.Admit(); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
-// TestCredentialsAreAuthenticated: what stands in the state and was not written by an
-// unsealed node, or was edited since, proves nothing: not a row for the root user that
-// somebody planted, not one that was switched on again.
+// TestCredentialsAreAuthenticated checks that a credential that no unsealed node wrote, or that
+// was edited since, authenticates nobody: not one that somebody added for the root user, and not
+// one that somebody activated.
 func TestCredentialsAreAuthenticated(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	refused := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, kmsapi.ErrUnrecognizedClient) {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: got error %v, want UnrecognizedClientException", what, err)
 		}
 	}
-	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "conclave://operator/thief", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 		Mac: make([]byte, 32), MacGeneration: 1,
 	}}})
@@ -615,7 +583,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 	}
 	put := putSigned(t, e, ann)
 	signed := proto.CloneOf(ann)
-	c.change(put)
+	c.Change(put)
 	for name, edit := range map[string]func(*fsmpb.Credential){
 		"switched on":   func(c *fsmpb.Credential) { c.Active = true },
 		"another's":     func(c *fsmpb.Credential) { c.Active, c.Principal = true, res.RootARN },
@@ -625,7 +593,7 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 	} {
 		edited := proto.CloneOf(signed)
 		edit(edited)
-		undo := c.tamper(edited)
+		undo := c.ReplaceState(edited)
 		_, err := e.AuthenticateCertificate(t.Context(), ann.Id)
 		refused(name, err)
 		undo()
@@ -637,55 +605,38 @@ func TestCredentialsAreAuthenticated(t *testing.T) {
 	} {
 		edited := proto.CloneOf(signed)
 		edit(edited)
-		if v, _ := c.verdict(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: edited}}); v != fsm.Invalid {
-			t.Errorf("%s: the log finds it %v", name, v)
+		if v, _ := c.Verdict(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: edited}}); v != fsm.Invalid {
+			t.Errorf("%s: got verdict %v, want Invalid", name, v)
 		}
 	}
 	good := proto.CloneOf(signed)
 	good.Active = true
-	c.change(putSigned(t, e, good))
+	c.Change(putSigned(t, e, good))
 	if _, err := e.AuthenticateCertificate(t.Context(), ann.Id); err != nil {
-		t.Errorf("as an unsealed node writes it: %v", err)
+		t.Errorf("with a credential that an unsealed node wrote: %v", err)
 	}
-	// A node's certificate is nobody's credential, whoever writes it.
+	// A node's certificate cannot be a credential.
 	node := &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: "conclave://node/a", Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 	}
-	if v, _ := c.verdict(putSigned(t, e, node)); v != fsm.Invalid {
-		t.Errorf("a credential for a node's certificate: %v", v)
+	if v, _ := c.Verdict(putSigned(t, e, node)); v != fsm.Invalid {
+		t.Errorf("a credential for a node's certificate: got verdict %v, want Invalid", v)
 	}
 }
 
-// TestProofsAreUsedOnce: a proof that opened a session opens no other, while its time
-// is still good.
+// A proof opens only one session, also while its time is still valid.
 func TestProofsAreUsedOnce(t *testing.T) {
-	c, e, res := openCluster(t)
-	p := proofOf(res, c.clock.Now())
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	p := enginetest.SessionProof(res, c.Clock.Now())
 	if _, _, err := e.OpenSession(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := e.OpenSession(t.Context(), p); err != iam.ErrSignature {
-		t.Errorf("the same proof again: %v", err)
+		t.Errorf("with the same proof again: got error %v, want ErrSignature", err)
 	}
-	if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); err != nil {
-		t.Errorf("another proof: %v", err)
-	}
-}
-
-// TestUsedProofsAreBounded: those whose time has passed are forgotten.
-func TestUsedProofsAreBounded(t *testing.T) {
-	var u iam.UsedProofs
-	now := time.Unix(1_000_000, 0)
-	for i := range iam.MaxProofs {
-		if err := u.Use(now, &iam.SessionProof{Time: now.Unix(), MAC: fmt.Append(nil, i)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := u.Use(now, &iam.SessionProof{Time: now.Unix(), MAC: []byte("more")}); err != record.ErrThrottled {
-		t.Errorf("one more: %v", err)
-	}
-	later := now.Add(iam.SessionSkew + time.Second)
-	if err := u.Use(later, &iam.SessionProof{Time: later.Unix(), MAC: []byte("more")}); err != nil || len(u.Seen) != 1 {
-		t.Errorf("%d are remembered, %v", len(u.Seen), err)
+	if _, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now())); err != nil {
+		t.Errorf("with another proof: %v", err)
 	}
 }

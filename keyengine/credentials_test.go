@@ -9,12 +9,14 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// newKey makes an access key as a client does, and gives it as Init's result does.
-func newKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitResult) *ceremony.InitResult {
+// createAccessKey creates an access key as a client does, and returns it like the result of
+// Init.
+func createAccessKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitResult) *ceremony.InitResult {
 	t.Helper()
 	to, err := keymat.NewReceiver(e.vault.Arena())
 	if err != nil {
@@ -27,7 +29,7 @@ func newKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitResult) *c
 		t.Fatal(err)
 	}
 	if _, err := to.Open(accessKeyInfo("AKIAAAAAAAAAAAAAAAAA"), sealed); err == nil {
-		t.Error("the secret opens as that of another access key")
+		t.Error("the sealed secret opens as that of another access key")
 	}
 	secret, err := to.Open(accessKeyInfo(id), sealed)
 	if err != nil {
@@ -44,9 +46,9 @@ func newKey(t *testing.T, e *Engine, c *iam.Caller, res *ceremony.InitResult) *c
 	return made
 }
 
-func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *ceremony.InitResult) (string, *iam.Caller) {
+func sessionCaller(t *testing.T, c *testCluster, e *Engine, res *ceremony.InitResult) (string, *iam.Caller) {
 	t.Helper()
-	token, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	token, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,91 +59,91 @@ func sessionCaller(t *testing.T, c *fakeCluster, e *Engine, res *ceremony.InitRe
 	return token, &iam.Caller{Identity: id, RequestID: randomID()}
 }
 
-// TestRotateAccessKey: a new access key takes the place of the old one, which is of no
-// use on any node from then on, nor is a session that was opened with it, also where
-// the state is behind.
+// TestRotateAccessKey creates an access key and deletes the old one with it. From then on no node
+// accepts the old one, or a session that it opened, also if the node's state is behind.
 func TestRotateAccessKey(t *testing.T) {
-	c, a, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares...)
-	old := rootCaller(t, b, res)
-	_, oldSession := sessionCaller(t, c, b, res)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	res, n1, n2 := c.initResult, c.engine, c.engines["n2"]
+	old := rootCaller(t, n2, res)
+	_, oldSession := sessionCaller(t, c, n2, res)
 
-	made := newKey(t, a, rootCaller(t, a, res), res)
+	made := createAccessKey(t, n1, rootCaller(t, n1, res), res)
 	if made.AccessKeyID == res.AccessKeyID || made.SecretAccessKey == res.SecretAccessKey || len(made.SecretAccessKey) != iam.SecretLen {
-		t.Fatalf("made %v", made)
+		t.Fatalf("CreateAccessKey made %v", made)
 	}
-	by := rootCaller(t, b, made)
-	c.replica("b").freeze()
-	if err := a.DeleteCredential(t.Context(), rootCaller(t, a, made), res.AccessKeyID); err != nil {
+	by := rootCaller(t, n2, made)
+	c.Replica("n2").FallBehind()
+	if err := n1.DeleteCredential(t.Context(), rootCaller(t, n1, made), res.AccessKeyID); err != nil {
 		t.Fatal(err)
 	}
 	for name, who := range map[string]*iam.Caller{"signature": old, "session": oldSession} {
-		c.replica("b").freeze()
-		if _, err := b.ReadAudit(t.Context(), who, 0); !errors.Is(err, iam.ErrUnrecognized) {
-			t.Errorf("%s, on a node that was behind: %v", name, err)
+		c.Replica("n2").FallBehind()
+		if _, err := n2.ReadAudit(t.Context(), who, 0); !errors.Is(err, iam.ErrUnrecognized) {
+			t.Errorf("%s, on a node that is behind: got error %v, want ErrUnrecognized", name, err)
 		}
-		if err := b.RevokeSessions(t.Context(), who); !errors.Is(err, iam.ErrUnrecognized) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	c.replica("b").thaw()
-	for _, e := range []*Engine{a, b} {
-		if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); !errors.Is(err, iam.ErrUnrecognized) {
-			t.Errorf("the old access key: %v", err)
-		}
-		if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); !errors.Is(err, iam.ErrUnrecognized) {
-			t.Errorf("a session of it: %v", err)
+		if err := n2.RevokeSessions(t.Context(), who); !errors.Is(err, iam.ErrUnrecognized) {
+			t.Errorf("%s: got error %v, want ErrUnrecognized", name, err)
 		}
 	}
-	if _, err := b.ReadAudit(t.Context(), by, 0); err != nil {
-		t.Errorf("the new access key: %v", err)
+	c.Replica("n2").CatchUp()
+	for _, e := range []*Engine{n1, n2} {
+		if _, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); !errors.Is(err, iam.ErrUnrecognized) {
+			t.Errorf("with the old access key: got error %v, want ErrUnrecognized", err)
+		}
+		if _, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now())); !errors.Is(err, iam.ErrUnrecognized) {
+			t.Errorf("OpenSession with the old access key: got error %v, want ErrUnrecognized", err)
+		}
+	}
+	if _, err := n2.ReadAudit(t.Context(), by, 0); err != nil {
+		t.Errorf("with the new access key: %v", err)
 	}
 	var names []string
-	for _, r := range records(t, c, a) {
+	for _, r := range nodeOf(n1).Records() {
 		if strings.HasSuffix(r.EventName, "AccessKey") || strings.HasSuffix(r.EventName, "Credential") {
 			names = append(names, r.EventName+" by "+r.Identity.AccessKeyId)
 		}
 		if strings.Contains(r.String(), made.SecretAccessKey) {
-			t.Errorf("the secret is in the record %v", r)
+			t.Errorf("the secret is in record %v", r)
 		}
 	}
 	if want := []string{"CreateAccessKey by " + res.AccessKeyID, "DeleteCredential by " + made.AccessKeyID}; !slices.Equal(names, want) {
-		t.Errorf("records %q, want %q", names, want)
+		t.Errorf("got records %q, want %q", names, want)
 	}
 }
 
-// TestLastCredential: root cannot lock itself out, nor by two calls at the same time.
+// TestLastCredential checks that the root user cannot delete its last credential, also not with
+// two concurrent calls.
 func TestLastCredential(t *testing.T) {
-	c, a, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares...)
-	root := rootCaller(t, a, res)
-	if err := a.DeleteCredential(t.Context(), root, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
-		t.Errorf("the only one: %v", err)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	res, n1, n2 := c.initResult, c.engine, c.engines["n2"]
+	root := rootCaller(t, n1, res)
+	if err := n1.DeleteCredential(t.Context(), root, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
+		t.Errorf("deleting the only credential: got error %v, want KMSInvalidStateException", err)
 	}
-	if err := a.DeleteCredential(t.Context(), root, "AKIAAAAAAAAAAAAAAAAA"); !errors.Is(err, kmsapi.ErrNotFound) {
-		t.Errorf("one that is not there: %v", err)
+	if err := n1.DeleteCredential(t.Context(), root, "AKIAAAAAAAAAAAAAAAAA"); !errors.Is(err, kmsapi.ErrNotFound) {
+		t.Errorf("deleting a credential that does not exist: got error %v, want NotFoundException", err)
 	}
-	made := newKey(t, a, root, res)
-	if _, _, err := a.CreateAccessKey(t.Context(), root, pointOf(t, a)); !errors.Is(err, kmsapi.ErrLimitExceeded) {
-		t.Errorf("a third access key: %v", err)
+	made := createAccessKey(t, n1, root, res)
+	if _, _, err := n1.CreateAccessKey(t.Context(), root, pointOf(t, n1)); !errors.Is(err, kmsapi.ErrLimitExceeded) {
+		t.Errorf("creating a third access key: got error %v, want LimitExceededException", err)
 	}
-	if _, _, err := a.CreateAccessKey(t.Context(), root, []byte("key")); !errors.Is(err, kmsapi.ErrValidation) {
-		t.Errorf("a wrong answer key: %v", err)
+	if _, _, err := n1.CreateAccessKey(t.Context(), root, []byte("key")); !errors.Is(err, kmsapi.ErrValidation) {
+		t.Errorf("with an invalid answer key: got error %v, want ValidationException", err)
 	}
-	// One call deletes the other access key, and one its own on a node that does not
-	// know of that yet.
-	behind := rootCaller(t, b, res)
-	c.replica("b").freeze()
-	if err := a.DeleteCredential(t.Context(), rootCaller(t, a, res), made.AccessKeyID); err != nil {
+	// One call deletes the other access key. Then a call on a node that is behind deletes its
+	// own.
+	behind := rootCaller(t, n2, res)
+	c.Replica("n2").FallBehind()
+	if err := n1.DeleteCredential(t.Context(), rootCaller(t, n1, res), made.AccessKeyID); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.DeleteCredential(t.Context(), behind, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
-		t.Errorf("the last one, on a node that is behind: %v", err)
+	if err := n2.DeleteCredential(t.Context(), behind, res.AccessKeyID); !errors.Is(err, kmsapi.ErrInvalidState) {
+		t.Errorf("deleting the last credential on a node that is behind: got error %v, want KMSInvalidStateException", err)
 	}
-	if cr, _ := c.state().Credential(testAccountNumber, res.AccessKeyID); cr == nil {
-		t.Error("no credential is left")
+	if cr, _ := c.State().Credential(testAccountNumber, res.AccessKeyID); cr == nil {
+		t.Error("the root user has no credential left")
 	}
 }
 
@@ -155,61 +157,63 @@ func pointOf(t *testing.T, e *Engine) []byte {
 	return r.Public()
 }
 
-// TestRevokeSessions: sessions end on every node, behind or not; the access key works
-// on, without a refusal in between, and opens others.
+// TestRevokeSessions checks that sessions end on every node, also where the state is behind, and
+// that the access key itself stays valid and opens new sessions.
 func TestRevokeSessions(t *testing.T) {
-	c, a, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares...)
-	token, inSession := sessionCaller(t, c, b, res)
-	direct := rootCaller(t, b, res)
-	c.replica("b").freeze()
-	if err := a.RevokeSessions(t.Context(), rootCaller(t, a, res)); err != nil {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	res, n1, n2 := c.initResult, c.engine, c.engines["n2"]
+	token, inSession := sessionCaller(t, c, n2, res)
+	direct := rootCaller(t, n2, res)
+	c.Replica("n2").FallBehind()
+	if err := n1.RevokeSessions(t.Context(), rootCaller(t, n1, res)); err != nil {
 		t.Fatal(err)
 	}
-	// Authenticated by a node that knows nothing of it yet.
-	stale, err := b.AuthenticateSession(t.Context(), token)
+	// The session is authenticated by a node that has not applied the revocation.
+	stale, err := n2.AuthenticateSession(t.Context(), token)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, who := range map[string]*iam.Caller{"before": inSession, "after": {Identity: stale, RequestID: randomID()}} {
-		c.replica("b").freeze()
-		if _, err := b.ReadAudit(t.Context(), who, 0); !errors.Is(err, iam.ErrUnrecognized) {
-			t.Errorf("a session, authenticated %s: %v", name, err)
+		c.Replica("n2").FallBehind()
+		if _, err := n2.ReadAudit(t.Context(), who, 0); !errors.Is(err, iam.ErrUnrecognized) {
+			t.Errorf("a session authenticated %s the revocation: got error %v, want ErrUnrecognized", name, err)
 		}
 	}
-	c.replica("b").freeze()
-	if _, err := b.ReadAudit(t.Context(), direct, 0); err != nil {
-		t.Errorf("the access key itself: %v", err)
+	c.Replica("n2").FallBehind()
+	if _, err := n2.ReadAudit(t.Context(), direct, 0); err != nil {
+		t.Errorf("with the access key itself: %v", err)
 	}
-	c.replica("b").thaw()
-	for _, e := range []*Engine{a, b} {
+	c.Replica("n2").CatchUp()
+	for _, e := range []*Engine{n1, n2} {
 		if _, err := e.AuthenticateSession(t.Context(), token); !errors.Is(err, iam.ErrUnrecognized) {
-			t.Errorf("the token: %v", err)
+			t.Errorf("with the token of a revoked session: got error %v, want ErrUnrecognized", err)
 		}
 	}
-	again, _ := sessionCaller(t, c, b, res)
-	if _, err := a.AuthenticateSession(t.Context(), again); err != nil {
-		t.Errorf("a session of afterwards: %v", err)
+	again, _ := sessionCaller(t, c, n2, res)
+	if _, err := n1.AuthenticateSession(t.Context(), again); err != nil {
+		t.Errorf("with a session opened after the revocation: %v", err)
 	}
-	// From within a session, which ends itself.
-	_, own := sessionCaller(t, c, a, res)
-	if err := a.RevokeSessions(t.Context(), own); err != nil {
+	// A session may revoke all sessions, including itself.
+	_, own := sessionCaller(t, c, n1, res)
+	if err := n1.RevokeSessions(t.Context(), own); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.RevokeSessions(t.Context(), own); !errors.Is(err, iam.ErrUnrecognized) {
-		t.Errorf("its own session: %v", err)
+	if err := n1.RevokeSessions(t.Context(), own); !errors.Is(err, iam.ErrUnrecognized) {
+		t.Errorf("the session that revoked all: got error %v, want ErrUnrecognized", err)
 	}
-	if _, err := a.AuthenticateSession(t.Context(), again); !errors.Is(err, iam.ErrUnrecognized) {
-		t.Errorf("the other one: %v", err)
+	if _, err := n1.AuthenticateSession(t.Context(), again); !errors.Is(err, iam.ErrUnrecognized) {
+		t.Errorf("another revoked session: got error %v, want ErrUnrecognized", err)
 	}
 }
 
-// TestCredentialsAreRoots: nobody but root sees, makes or deletes credentials.
+// TestCredentialsAreRoots checks that only the root user lists, creates and deletes credentials.
 func TestCredentialsAreRoots(t *testing.T) {
-	c, e, res := openCluster(t)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
 	const uri = "conclave://operator/ann"
-	c.change(putSigned(t, e, &fsmpb.Credential{
+	c.Change(putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: uri, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: "arn:aws:iam::111122223333:user/ann", Active: true, Created: 1,
 	}))
 	id, err := e.AuthenticateCertificate(t.Context(), uri)
@@ -223,18 +227,18 @@ func TestCredentialsAreRoots(t *testing.T) {
 		"list": listed, "create": created, "delete": e.DeleteCredential(t.Context(), ann, res.AccessKeyID), "revoke": e.RevokeSessions(t.Context(), ann),
 	} {
 		if !errors.Is(err, kmsapi.ErrAccessDenied) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v, want AccessDeniedException", name, err)
 		}
 	}
-	// A certificate that stands for root is one credential of it.
+	// The root user's certificates are among its credentials.
 	const second = "conclave://operator/root"
-	c.change(putSigned(t, e, &fsmpb.Credential{
+	c.Change(putSigned(t, e, &fsmpb.Credential{
 		Account: uint64(testAccountNumber), Id: second, Kind: fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE, Principal: res.RootARN, Active: true, Created: 1,
 	}))
 	root := rootCaller(t, e, res)
 	list, err := e.Credentials(t.Context(), root)
 	if err != nil || len(list) != 2 || list[0].ID != res.AccessKeyID || list[0].Certificate || list[1].ID != second || !list[1].Certificate {
-		t.Errorf("root's credentials: %v, %v", list, err)
+		t.Errorf("got credentials %v, error %v; want the access key and the certificate", list, err)
 	}
 	if id, err = e.AuthenticateCertificate(t.Context(), second); err != nil {
 		t.Fatal(err)
@@ -244,6 +248,6 @@ func TestCredentialsAreRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := e.Credentials(t.Context(), &iam.Caller{Identity: id, RequestID: randomID()}); !errors.Is(err, iam.ErrUnrecognized) {
-		t.Errorf("a certificate that stands for root no longer: %v", err)
+		t.Errorf("with a deleted certificate: got error %v, want ErrUnrecognized", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/forward"
 	"github.com/conclavekms/conclave/keyengine/internal/forwardpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
@@ -30,18 +31,18 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-// TestNodeThatIsBehind: whatever one node has answered, the other answers by it,
-// however old the state that it looks at first.
+// A node whose state is behind answers in accordance with what other nodes have answered.
 func TestNodeThatIsBehind(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	n2 := r.engines["n2"]
-	behind := r.cluster.replica("n2")
-	id, arn := r.newKey()
-	alice := r.user(aliceARN)
-	allow := r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*"))
-	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	n2 := c.engines["n2"]
+	behind := c.Replica("n2")
+	id, arn := c.newKey()
+	alice := c.newUser(aliceARN)
+	allow := policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*"))
+	enc := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	onN2 := func(op string, in any) error {
-		_, err := n2.Do(t.Context(), r.caller(alice), OperationNamed(op), in)
+		_, err := n2.Do(t.Context(), c.caller(alice), OperationNamed(op), in)
 		return err
 	}
 	encrypt := &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}
@@ -55,73 +56,71 @@ func TestNodeThatIsBehind(t *testing.T) {
 		want   *kmsapi.Error
 	}{
 		{"denied", func() {}, "Encrypt", encrypt, kmsapi.ErrAccessDenied},
-		{"allowed", func() { r.setPolicy(id, allow) }, "Encrypt", encrypt, nil},
-		{"disabled", func() { must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
-		{"enabled", func() { must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
+		{"allowed", func() { c.setPolicy(id, allow) }, "Encrypt", encrypt, nil},
+		{"disabled", func() { must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, kmsapi.ErrDisabled},
+		{"enabled", func() { must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id}) }, "Decrypt", decrypt, nil},
 		{"alias made", func() {
-			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id})
+			must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/x"), TargetKeyId: &id})
 		}, "Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, nil},
-		{"alias deleted", func() { must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/x")}) },
+		{"alias deleted", func() { must[request.None](c, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: new("alias/x")}) },
 			"Encrypt", &kmsapi.EncryptInput{KeyId: new("alias/x"), Plaintext: []byte("x")}, kmsapi.ErrNotFound},
 		{"permission withdrawn", func() {
-			must[request.None](r, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement))})
+			must[request.None](c, "PutKeyPolicy", &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(policyDocument(rootStatement))})
 		},
 			"Decrypt", decrypt, kmsapi.ErrAccessDenied},
-		{"permission given", func() { r.setPolicy(id, allow) }, "Decrypt", decrypt, nil},
+		{"permission given", func() { c.setPolicy(id, allow) }, "Decrypt", decrypt, nil},
 		{"deletion scheduled", func() {
-			must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+			must[kmsapi.ScheduleKeyDeletionOutput](c, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 		}, "Decrypt", decrypt, kmsapi.ErrInvalidState},
 	}
 	for _, s := range steps {
-		behind.freeze()
+		behind.FallBehind()
 		s.change()
-		if s.name != "denied" && behind.State() == r.cluster.state() {
-			t.Fatalf("%s: the node is not behind", s.name)
+		if s.name != "denied" && behind.State() == c.State() {
+			t.Fatalf("%s: the state of n2 is not behind", s.name)
 		}
-		before := behind.proposals
+		before := behind.Proposals.Load()
 		err := onN2(s.op, s.in)
-		if n := behind.proposals - before; n > 2 {
-			t.Errorf("%s: %d proposals; a conflict should have been waited out", s.name, n)
+		if n := behind.Proposals.Load() - before; n > 2 {
+			t.Errorf("%s: got %d proposals, want at most 2: after a conflict the node should wait for a newer state", s.name, n)
 		}
 		if s.want == nil && err != nil || s.want != nil && !errors.Is(err, s.want) {
-			t.Errorf("%s: a node that is behind answered %v, want %v", s.name, err, s.want)
+			t.Errorf("%s: got error %v, want %v", s.name, err, s.want)
 		}
-		behind.thaw()
+		behind.CatchUp()
 	}
-	// What was changed on a node can be read there and on the other at once.
-	behind.freeze()
-	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: new(r.keyOf("second")), Description: new("new")})
-	out, err := callAs[kmsapi.ListKeysOutput](r, n2, r.root, "ListKeys", &kmsapi.ListKeysInput{})
+	// A list on a node that is behind shows what was changed on another node.
+	behind.FallBehind()
+	second, _ := c.newKey()
+	must[request.None](c, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &second, Description: new("new")})
+	out, err := callAs[kmsapi.ListKeysOutput](c, n2, c.root, "ListKeys", &kmsapi.ListKeysInput{})
 	if err != nil || len(out.Keys) != 2 || *out.Keys[0].KeyArn != arn && *out.Keys[1].KeyArn != arn {
-		t.Errorf("ListKeys on a node that is behind: %v, %v", out, err)
+		t.Errorf("ListKeys on a node that is behind: got %v, error %v; want both keys", out, err)
 	}
 }
 
-func (r *room) keyOf(description string) string {
-	return *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{Description: &description}).KeyMetadata.KeyId
-}
-
-// TestConflictsEndOnTheLeader: after three conflicts the leader executes the
-// request, and every answer, good or bad, comes back whole.
+// After three conflicts the leader executes the request. Its answer is the same as without
+// forwarding, whether the request succeeds or fails.
 func TestConflictsEndOnTheLeader(t *testing.T) {
+	t.Parallel()
 	for _, node := range []string{"n1", "n2"} {
 		t.Run("from "+node, func(t *testing.T) {
-			r := newRoom(t, "n1", "n2")
-			id, arn := r.newKey()
-			other, _ := r.newKey()
+			c := newTestCluster(t, withNodes(2))
+			id, arn := c.newKey()
+			other, _ := c.newKey()
 			context := map[string]string{"k": "v"}
-			replica := r.cluster.replica(node)
+			replica := c.Replica(node)
 			conflicts := 0
-			replica.before = func(*fsmpb.Record) {
+			replica.BeforeCommit = func(*fsmpb.Record) {
 				conflicts++
-				r.mangle(id, func(k *fsmpb.Key) { k.Description += "." })
-				r.mangle(other, func(k *fsmpb.Key) { k.Description += "." })
+				c.modifyKey(id, func(k *fsmpb.Key) { k.Description += "." })
+				c.modifyKey(other, func(k *fsmpb.Key) { k.Description += "." })
 			}
 			do := func(op string, in any) (any, error) {
 				conflicts = 0
-				out, err := r.engines[node].Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
+				out, err := c.engines[node].Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
 				if conflicts != record.MaxTries {
-					t.Errorf("%s: %d tries before the leader took over, want %d", op, conflicts, record.MaxTries)
+					t.Errorf("%s: got %d conflicts before the leader executed the request, want %d", op, conflicts, record.MaxTries)
 				}
 				return out, err
 			}
@@ -134,123 +133,128 @@ func TestConflictsEndOnTheLeader(t *testing.T) {
 				t.Fatal(err)
 			}
 			if d := out.(*kmsapi.DecryptOutput); string(d.Plaintext) != "secret" || *d.KeyId != arn || *d.EncryptionAlgorithm != "SYMMETRIC_DEFAULT" {
-				t.Errorf("Decrypt gave %+v", d)
+				t.Errorf("unexpected answer of Decrypt: %+v", d)
 			}
 			out, err = do("ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := r.cluster.clock.Now().Add(30 * 24 * time.Hour)
+			want := c.Clock.Now().Add(30 * 24 * time.Hour)
 			if s := out.(*kmsapi.ScheduleKeyDeletionOutput); !s.DeletionDate.Equal(want) || *s.PendingWindowInDays != 30 {
-				t.Errorf("ScheduleKeyDeletion gave %+v, want %v", s, want)
+				t.Errorf("ScheduleKeyDeletion returned %+v, want deletion at %v", s, want)
 			}
 			_, err = do("Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 			wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
 			if out, err = do("EnableKey", &kmsapi.EnableKeyInput{KeyId: &other}); err != nil || out == nil {
-				t.Errorf("EnableKey: %v, %v", out, err)
+				t.Errorf("EnableKey: got %v, error %v", out, err)
 			}
-			rec := r.lastRecord()
+			rec := c.lastRecord()
 			if rec.Node != "n1" || rec.SourceIp != "192.0.2.1" || rec.UserAgent != "test/1" || rec.Transport != "aws" || rec.Identity.Certificate != rootURI {
-				t.Errorf("the leader's record: %v", rec)
+				t.Errorf("unexpected record of the leader: %v", rec)
 			}
-			if node == "n2" && replica.forwarded == 0 {
-				t.Error("nothing was forwarded")
+			if node == "n2" && replica.Forwarded.Load() == 0 {
+				t.Error("the request was not forwarded")
 			}
 		})
 	}
 }
 
 func TestForwardingFails(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.newKey()
-	replica := r.cluster.replica("n2")
-	replica.before = func(*fsmpb.Record) { r.mangle(id, func(k *fsmpb.Key) { k.Description += "." }) }
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKey()
+	replica := c.Replica("n2")
+	replica.BeforeCommit = func(*fsmpb.Record) { c.modifyKey(id, func(k *fsmpb.Key) { k.Description += "." }) }
 	do := func() error {
-		_, err := callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err := callAs[kmsapi.EncryptOutput](c, c.engines["n2"], c.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
-	r.cluster.replica("n1").lost = true
+	c.Replica("n1").LoseOutcome = true
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster did not say in time what became of the request. It may have taken effect.")
-	r.cluster.replica("n1").lost = false
-	if err := r.first.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
+	c.Replica("n1").LoseOutcome = false
+	if err := c.engine.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.") // as it is sealed
-	leader := r.cluster.leader
-	r.cluster.leader = nil
+	leader := c.Leader
+	c.Leader = nil
 	wantError(t, do(), kmsapi.ErrUnavailable, "The cluster has no leader that this node can reach. Try again.")
-	r.cluster.leader = leader
-	replica.before = nil
-	leader.serve = nil
+	c.Leader = leader
+	replica.BeforeCommit = nil
+	leader.Serve = nil
 	if err := do(); err != nil {
-		t.Errorf("without conflicts no leader is needed: %v", err)
+		t.Errorf("without conflicts and without a leader's engine: %v", err)
 	}
 }
 
+// TestForwardedRequestsAreChecked checks that the leader refuses forwarded requests that are
+// forged, replayed by another node, or that it does not understand, and that nothing travels in
+// the clear.
 func TestForwardedRequestsAreChecked(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
 	op, in := OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("a plaintext that nobody reads on its way"), EncryptionContext: map[string]string{}}
-	o, err := r.first.vault.Current()
+	o, err := c.engine.vault.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
 	encode := func(who iam.Identity) []byte {
 		t.Helper()
-		payload, err := encodeForwarded(o, "n2", r.caller(who), op, in)
+		payload, err := encodeForwarded(o, "n2", c.caller(who), op, in)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return payload
 	}
-	requestID := r.caller(r.root).RequestID
+	requestID := c.caller(c.root).RequestID
 	serve := func(payload []byte) error {
-		answer, err := r.first.ServeForwarded(t.Context(), "n2", payload)
+		answer, err := c.engine.ServeForwarded(t.Context(), "n2", payload)
 		if err != nil {
 			return err
 		}
 		_, err = decodeAnswer(o, "n2", requestID, op, answer)
 		return err
 	}
-	good := encode(r.root)
+	good := encode(c.root)
 	if bytes.Contains(good, in.Plaintext) {
-		t.Error("the plaintext travels in the clear")
+		t.Error("the forwarded request has the plaintext in the clear")
 	}
-	c, _, _, err := decodeForwarded(o, "n2", good)
+	caller, _, _, err := decodeForwarded(o, "n2", good)
 	if err != nil {
 		t.Fatal(err)
 	}
-	requestID = c.RequestID
+	requestID = caller.RequestID
 	if err := serve(good); err != nil {
-		t.Fatalf("a good request: %v", err)
+		t.Fatalf("serving a genuine request: %v", err)
 	}
-	// One that a sealed node was given, as it led, and sends on in its own name.
-	if _, err := r.first.ServeForwarded(t.Context(), "thief", good); !errors.Is(err, ErrForwarded) {
-		t.Errorf("another node's request: %v", err)
+	// A node sends on, as its own, a request that another node forwarded to it.
+	if _, err := c.engine.ServeForwarded(t.Context(), "thief", good); !errors.Is(err, ErrForwarded) {
+		t.Errorf("request of another node: got error %v, want ErrForwarded", err)
 	}
-	// An answer to another request.
-	answer, err := r.first.ServeForwarded(t.Context(), "n2", good)
+	// The answer to another request.
+	answer, err := c.engine.ServeForwarded(t.Context(), "n2", good)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := decodeAnswer(o, "n2", iam.RequestID{1}, op, answer); !errors.Is(err, keymat.ErrTransit) {
-		t.Errorf("an answer to another request: %v", err)
+		t.Errorf("answer to another request: got error %v, want ErrTransit", err)
 	}
-	proof := [32]byte(r.root.Proof())
+	proof := [32]byte(c.root.Proof())
 	proof[0] ^= 1
-	forged := iam.ForwardedIdentity(r.root.Principal(), r.root.Credential(), proof, "")
+	forged := iam.ForwardedIdentity(c.root.Principal(), c.root.Credential(), proof, "")
 	refused := func(payload []byte) {
 		t.Helper()
-		c, _, _, err := decodeForwarded(o, "n2", payload)
+		caller, _, _, err := decodeForwarded(o, "n2", payload)
 		if err != nil {
 			t.Fatal(err)
 		}
-		requestID = c.RequestID
+		requestID = caller.RequestID
 		wantError(t, serve(payload), kmsapi.ErrUnrecognizedClient, "The security token included in the request is invalid.")
 	}
 	refused(encode(forged))
-	other := r.user(aliceARN)
-	refused(encode(iam.ForwardedIdentity(r.root.Principal(), other.Credential(), [32]byte(other.Proof()), "")))
+	other := c.newUser(aliceARN)
+	refused(encode(iam.ForwardedIdentity(c.root.Principal(), other.Credential(), [32]byte(other.Proof()), "")))
 
 	seal := func(m proto.Message) []byte {
 		t.Helper()
@@ -262,7 +266,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	request := func(edit func(*forwardpb.Request)) []byte {
 		m := &forwardpb.Request{
-			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: r.root.Principal().ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
+			Operation: "Encrypt", RequestId: make([]byte, 16), Principal: c.root.Principal().ARN, Proof: make([]byte, 32), Input: &forwardpb.Struct{},
 		}
 		edit(m)
 		return seal(m)
@@ -289,46 +293,47 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 		"a member twice":      request(func(m *forwardpb.Request) { member("KeyId", text)(m); member("KeyId", text)(m) }),
 	} {
 		if err := serve(payload); !errors.Is(err, ErrForwarded) {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: got error %v, want ErrForwarded", name, err)
 		}
 	}
-	if _, err := encodeForwarded(o, "n2", r.caller(r.root), op, &kmsapi.EncryptInput{KeyId: new("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
-		t.Errorf("text that would arrive as another: %v", err)
+	if _, err := encodeForwarded(o, "n2", c.caller(c.root), op, &kmsapi.EncryptInput{KeyId: new("\xff"), Plaintext: []byte("x")}); !errors.Is(err, kmsapi.ErrUnavailable) {
+		t.Errorf("with text that is not UTF-8: got error %v, want KMSUnavailable", err)
 	}
-	r.first.vault.Seal()
+	c.engine.vault.Seal()
 	if err := serve(good); !errors.Is(err, fsm.ErrNoLeader) {
-		t.Errorf("a sealed leader: %v", err)
+		t.Errorf("on a sealed leader: got error %v, want ErrNoLeader", err)
 	}
 }
 
-// TestForwardingLeavesTheStateAlone: what the leader wipes once it has answered another node are
-// the secrets of the answer. A public key in it is the state's own.
+// After the leader has answered another node, it wipes the secrets of the answer, but not a
+// public key in it, which belongs to the state.
 func TestForwardingLeavesTheStateAlone(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageSign)
-	want := bytes.Clone(r.publicKey(id))
-	o, err := r.first.vault.Current()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyOf("ECC_NIST_P256", kmsapi.UsageSign)
+	want := bytes.Clone(c.publicKey(id))
+	o, err := c.engine.vault.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, op := r.caller(r.root), OperationNamed("GetPublicKey")
-	payload, err := encodeForwarded(o, "n2", c, op, &kmsapi.GetPublicKeyInput{KeyId: &id})
+	caller, op := c.caller(c.root), OperationNamed("GetPublicKey")
+	payload, err := encodeForwarded(o, "n2", caller, op, &kmsapi.GetPublicKeyInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, err := r.first.ServeForwarded(t.Context(), "n2", payload)
+	answer, err := c.engine.ServeForwarded(t.Context(), "n2", payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := decodeAnswer(o, "n2", c.RequestID, op, answer)
+	out, err := decodeAnswer(o, "n2", caller.RequestID, op, answer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := out.(*kmsapi.GetPublicKeyOutput).PublicKey; !bytes.Equal(got, want) {
-		t.Errorf("the caller got %x, want %x", got, want)
+		t.Errorf("the caller got public key %x, want %x", got, want)
 	}
-	if got := r.publicKey(id); !bytes.Equal(got, want) {
-		t.Errorf("the leader has %x left of its public key, want %x", got, want)
+	if got := c.publicKey(id); !bytes.Equal(got, want) {
+		t.Errorf("afterwards the leader's state has public key %x, want %x", got, want)
 	}
 }
 
@@ -351,17 +356,18 @@ func FuzzReadForwarded(f *testing.F) {
 	})
 }
 
-// TestNothingIsGivenWithoutARecord: no answer leaves when the record was not
-// committed, or too late, and what it held is wiped.
+// No answer is given if its record was not committed, or too late, and the secrets of such an
+// answer are wiped.
 func TestNothingIsGivenWithoutARecord(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
-	replica := r.cluster.replica("n1")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
+	replica := c.Replica("n1")
 	do := func() error {
-		_, err := call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
+		_, err := call[kmsapi.GenerateDataKeyOutput](c, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
 		return err
 	}
-	size := r.cluster.audit.Size()
+	size := c.Audit.Size()
 	for _, tt := range []struct {
 		err     error
 		kind    *kmsapi.Error
@@ -374,22 +380,22 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		{context.DeadlineExceeded, kmsapi.ErrUnavailable, "The request was not answered in time."},
 		{errors.New("disk on fire at /dev/sda"), kmsapi.ErrInternal, ""},
 	} {
-		replica.err = tt.err
+		replica.Err = tt.err
 		wantError(t, do(), tt.kind, tt.message)
 	}
-	if n := r.cluster.audit.Size() - size; n != 0 {
-		t.Errorf("%d records of requests that were never committed", n)
+	if n := c.Audit.Size() - size; n != 0 {
+		t.Errorf("got %d records of requests that were not committed, want 0", n)
 	}
-	replica.err = nil
-	replica.late = true
+	replica.Err = nil
+	replica.LateAnswer = true
 	wantError(t, do(), kmsapi.ErrUnavailable, "The response missed its release deadline and was discarded. Retry the request.")
-	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
+	must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id}) // has happened, and is answered
 	wantError(t, do(), kmsapi.ErrUnavailable, "…")                           // a denial may be outdated too
-	replica.late = false
-	replica.decide = func() fsm.Verdict { return fsm.Invalid }
+	replica.LateAnswer = false
+	replica.Decide = func() fsm.Verdict { return fsm.Invalid }
 	wantError(t, do(), kmsapi.ErrInternal, "")
 
-	// What the answer held is gone.
+	// The secrets of answers that are not given are wiped.
 	for name, decision := range map[string]struct {
 		d   fsm.Decision
 		err error
@@ -397,172 +403,178 @@ func TestNothingIsGivenWithoutARecord(t *testing.T) {
 		"conflict": {fsm.Decision{Verdict: fsm.Conflict}, nil}, "invalid": {fsm.Decision{Verdict: fsm.Invalid}, nil},
 		"late": {fsm.Decision{Verdict: fsm.Accepted, Late: func() bool { return true }}, nil}, "failed": {fsm.Decision{}, fsm.ErrOutcomeUnknown},
 	} {
-		ev := request.Evaluate(t.Context(), r.first.services, r.cluster.state(), r.caller(r.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
+		ev := request.Evaluate(t.Context(), c.engine.services, c.State(), c.caller(c.root), OperationNamed("GenerateRandom"), &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(32))})
 		plaintext := ev.Out.(*kmsapi.GenerateRandomOutput).Plaintext
-		if out, err := r.first.finish(t.Context(), ev, decision.d, r.first.events.Settle(t.Context(), decision.d, decision.err)); err == nil || out != nil {
-			t.Errorf("%s: got %v, %v", name, out, err)
+		if out, err := c.engine.finish(t.Context(), ev, decision.d, c.engine.events.Settle(t.Context(), decision.d, decision.err)); err == nil || out != nil {
+			t.Errorf("%s: got answer %v, error %v; want an error", name, out, err)
 		}
 		if string(plaintext) != string(make([]byte, 32)) {
-			t.Errorf("%s: the answer was not wiped", name)
+			t.Errorf("%s: the plaintext in the answer was not wiped", name)
 		}
 	}
 }
 
-// TestFailureChangesNothing: an operation that fails after it proposed changes
-// commits its failure, and none of them.
+// An operation that fails after it has proposed changes commits its failure, but none of the
+// changes.
 func TestFailureChangesNothing(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
 	op := request.Define(request.Operation{Name: "Fail", States: request.AnyState}, func(ev *request.Evaluation, in *kmsapi.EnableKeyInput) (*request.None, error) {
-		ops.PutTags(ev, r.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
+		ops.PutTags(ev, c.keyID(*in.KeyId), []*fsmpb.Tag{{Key: "k"}})
 		ev.Later = func(*fsm.State) (any, error) { return &request.None{}, nil }
 		return nil, kmsapi.ErrDisabled
 	}, nil)
-	out, err := r.first.Do(t.Context(), r.caller(r.root), op, &kmsapi.EnableKeyInput{KeyId: &id})
+	out, err := c.engine.Do(t.Context(), c.caller(c.root), op, &kmsapi.EnableKeyInput{KeyId: &id})
 	if wantError(t, err, kmsapi.ErrDisabled, ""); out != nil {
-		t.Errorf("a failure gave %v", out)
+		t.Errorf("an operation that failed returned %v", out)
 	}
-	if tags, _ := r.cluster.state().KeyTags(r.keyID(id)); tags != nil {
-		t.Error("a failure changed the key's tags")
+	if tags, _ := c.State().KeyTags(c.keyID(id)); tags != nil {
+		t.Error("an operation that failed changed the key's tags")
 	}
-	if rec := r.lastRecord(); rec.EventName != "Fail" || rec.ErrorCode != "DisabledException" {
-		t.Errorf("record of %s with %s", rec.EventName, rec.ErrorCode)
+	if rec := c.lastRecord(); rec.EventName != "Fail" || rec.ErrorCode != "DisabledException" {
+		t.Errorf("got record of %s with error %s, want Fail with DisabledException", rec.EventName, rec.ErrorCode)
 	}
 }
 
-// TestSealedNode answers nothing and records nothing.
+// A sealed node answers no request, and records none.
 func TestSealedNode(t *testing.T) {
-	r := newRoom(t)
-	r.newKey()
-	if err := r.first.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
+	t.Parallel()
+	c := newTestCluster(t)
+	c.newKey()
+	if err := c.engine.Seal(t.Context(), ceremony.Operator{Name: "test"}); err != nil {
 		t.Fatal(err)
 	}
-	size := r.cluster.audit.Size()
+	size := c.Audit.Size()
 	for _, op := range Operations() {
-		out, err := r.first.Do(t.Context(), r.caller(r.root), op, op.NewInput())
+		out, err := c.engine.Do(t.Context(), c.caller(c.root), op, op.NewInput())
 		if !errors.Is(err, kmsapi.ErrUnavailable) || out != nil {
-			t.Errorf("%s on a sealed node: %v, %v", op.Name, out, err)
+			t.Errorf("%s on a sealed node: got %v, error %v; want KMSUnavailable", op.Name, out, err)
 		}
 	}
-	if r.cluster.audit.Size() != size {
-		t.Error("a sealed node wrote records")
+	if c.Audit.Size() != size {
+		t.Error("a sealed node made records")
 	}
 }
 
-// TestBrokenPolicy: a stored policy that cannot be read allows nobody anything,
-// and says nothing of why.
+// If the stored policy of a key cannot be parsed, requests fail with an internal error that does
+// not say why. The node's log does.
 func TestBrokenPolicy(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
-	r.setPolicy(id, "{}")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
+	c.setPolicy(id, "{}")
 	var log bytes.Buffer
-	r.first.log = slog.New(slog.NewTextHandler(&log, nil))
-	r.first.services.Log = r.first.log
-	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
+	c.engine.log = slog.New(slog.NewTextHandler(&log, nil))
+	c.engine.services.Log = c.engine.log
+	_, err := call[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrInternal, "")
-	if rec := r.lastRecord(); rec.ErrorCode != "KMSInternalException" || rec.ErrorMessage != "" {
-		t.Errorf("record: %s %s", rec.ErrorCode, rec.ErrorMessage)
+	if rec := c.lastRecord(); rec.ErrorCode != "KMSInternalException" || rec.ErrorMessage != "" {
+		t.Errorf("got record with error %s, message %q; want KMSInternalException without a message", rec.ErrorCode, rec.ErrorMessage)
 	}
 	if got := log.String(); strings.Count(got, "request failed") != 1 || !strings.Contains(got, "stored policy of key") {
-		t.Errorf("the log should say once why the request failed:\n%s", got)
+		t.Errorf("got log\n%s\nwant the reason of the failure in it, once", got)
 	}
 }
 
-// TestDeletionTime: never early by cluster time, whatever the node's own clock
-// says.
+// A key is not deleted early by cluster time, whatever the node's clock shows.
 func TestDeletionTime(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	schedule := func(id string) time.Time {
-		return *must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))}).DeletionDate
+		return *must[kmsapi.ScheduleKeyDeletionOutput](c, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(7))}).DeletionDate
 	}
-	r.cluster.clock.advance(time.Hour + 123*time.Millisecond)
-	r.cluster.commit(&fsmpb.Entry{})
+	c.Clock.Advance(time.Hour + 123*time.Millisecond)
+	c.Commit(&fsmpb.Entry{})
 	for _, behind := range []time.Duration{0, 5 * time.Second, 48 * time.Hour} {
-		id, _ := r.newKey()
-		r.cluster.clock.advance(-behind) // the clocks go back; cluster time does not
+		id, _ := c.newKey()
+		c.Clock.Advance(-behind) // the clocks go back; cluster time does not
 		at := schedule(id)
-		if earliest := time.Unix(0, r.cluster.state().Time()).Add(7 * 24 * time.Hour); at.Before(earliest) || at.Sub(earliest) > time.Second || at.Nanosecond() != 0 {
-			t.Errorf("with clocks %v behind: %v, want up to a second after %v", behind, at, earliest)
+		if earliest := time.Unix(0, c.State().Time()).Add(7 * 24 * time.Hour); at.Before(earliest) || at.Sub(earliest) > time.Second || at.Nanosecond() != 0 {
+			t.Errorf("with clocks %v behind: got deletion at %v, want up to a second after %v", behind, at, earliest)
 		}
-		r.cluster.clock.advance(behind)
+		c.Clock.Advance(behind)
 	}
-	// Time goes on between evaluation and commit: the record is refused and made
-	// anew.
-	id, _ := r.newKey()
+	// If time passes between evaluation and commit, the record is rejected and made again.
+	id, _ := c.newKey()
 	tries := 0
-	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+	c.Replica("n1").BeforeCommit = func(*fsmpb.Record) {
 		if tries++; tries == 1 {
-			r.cluster.clock.advance(90 * time.Second)
+			c.Clock.Advance(90 * time.Second)
 		}
 	}
 	at := schedule(id)
-	if earliest := time.Unix(0, r.cluster.state().Time()).Add(7 * 24 * time.Hour); tries != 2 || at.Before(earliest) {
-		t.Errorf("after %d tries: %v, want 2 tries and %v", tries, at, earliest)
+	if earliest := time.Unix(0, c.State().Time()).Add(7 * 24 * time.Hour); tries != 2 || at.Before(earliest) {
+		t.Errorf("got deletion at %v after %d proposals, want 2 and not before %v", at, tries, earliest)
 	}
 }
 
-// TestDeletionByAClockThatIsAhead: a node whose clock is days ahead puts no deletion off
-// beyond the longest waiting period. The leader counts it instead.
+// A node whose clock is days ahead does not postpone a deletion beyond the longest waiting period:
+// the request is executed by the leader instead.
 func TestDeletionByAClockThatIsAhead(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.newKey()
-	now := r.cluster.clock.Now()
-	setClock(r.engines["n2"], &fakeClock{now: now.Add(48 * time.Hour)})
-	out, err := callAs[kmsapi.ScheduleKeyDeletionOutput](r, r.engines["n2"], r.root, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKey()
+	now := c.Clock.Now()
+	setClock(c.engines["n2"], enginetest.NewClock(now.Add(48*time.Hour)))
+	out, err := callAs[kmsapi.ScheduleKeyDeletionOutput](c, c.engines["n2"], c.root, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := now.Add(30 * 24 * time.Hour); !out.DeletionDate.Equal(want) || r.stored(id).DeletionTime != want.UnixNano() {
-		t.Errorf("the key is deleted at %v, stored %d, want %v", out.DeletionDate, r.stored(id).DeletionTime, want)
+	if want := now.Add(30 * 24 * time.Hour); !out.DeletionDate.Equal(want) || c.storedKey(id).DeletionTime != want.UnixNano() {
+		t.Errorf("got deletion at %v, stored %d, want %v", out.DeletionDate, c.storedKey(id).DeletionTime, want)
 	}
 }
 
+// A principal whose requests were refused too often is throttled, and only its refusals count.
 func TestRefusalsAreLimited(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
-	r.first.limits = newLimits(Config{Clock: r.cluster.clock, RefusalRate: 1, RefusalBurst: 3})
-	alice, bob := r.user(aliceARN), r.user("arn:aws:iam::111122223333:user/bob")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
+	c.engine.limits = newLimits(Config{Clock: c.Clock, RefusalRate: 1, RefusalBurst: 3})
+	alice, bob := c.newUser(aliceARN), c.newUser("arn:aws:iam::111122223333:user/bob")
 	ask := func(who iam.Identity) error {
-		_, err := callAs[kmsapi.DescribeKeyOutput](r, r.first, who, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
+		_, err := callAs[kmsapi.DescribeKeyOutput](c, c.engine, who, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
 	for range 3 {
 		wantError(t, ask(alice), kmsapi.ErrAccessDenied, "…")
 	}
-	size := r.cluster.audit.Size()
+	size := c.Audit.Size()
 	wantError(t, ask(alice), kmsapi.ErrThrottling, "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
-	if r.cluster.audit.Size() != size {
-		t.Error("a throttled request left a record")
+	if c.Audit.Size() != size {
+		t.Error("a throttled request was recorded")
 	}
 	wantError(t, ask(bob), kmsapi.ErrAccessDenied, "…")
 	for range 10 {
-		if err := ask(r.root); err != nil {
-			t.Fatalf("what is allowed is not limited: %v", err)
+		if err := ask(c.root); err != nil {
+			t.Fatalf("a request of another principal that is allowed: %v", err)
 		}
 	}
-	r.cluster.clock.advance(time.Second)
+	c.Clock.Advance(time.Second)
 	wantError(t, ask(alice), kmsapi.ErrAccessDenied, "…")
 	wantError(t, ask(alice), kmsapi.ErrThrottling, "…")
 
-	// One record says what was throttled, and there is nothing more to say.
-	size = r.cluster.audit.Size()
-	r.first.recordThrottled(t.Context())
-	r.first.recordThrottled(t.Context())
-	if n := r.cluster.audit.Size() - size; n != 1 {
-		t.Fatalf("%d records of what was throttled, want 1", n)
+	// One record counts the throttled requests, and is made once.
+	size = c.Audit.Size()
+	c.engine.recordThrottled(t.Context())
+	c.engine.recordThrottled(t.Context())
+	if n := c.Audit.Size() - size; n != 1 {
+		t.Fatalf("got %d records of throttled requests, want 1", n)
 	}
-	rec := r.lastRecord()
+	rec := c.lastRecord()
 	if rec.EventName != "ThrottleRequests" || rec.Identity.GetArn() != aliceARN || rec.ErrorCode != "ThrottlingException" ||
 		rec.ServiceEventDetails[0].GetNumber() != 2 {
-		t.Errorf("the record is %v", rec)
+		t.Errorf("unexpected record of throttled requests: %v", rec)
 	}
 }
 
 func TestLimitsAreBounded(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
 	}
-	clock := &fakeClock{now: time.Unix(1e9, 0)}
+	clock := enginetest.NewClock(time.Unix(1e9, 0))
 	l := newLimits(Config{Clock: clock})
 	c := &iam.Caller{}
 	for i := range 3 * maxLimited {
@@ -570,38 +582,39 @@ func TestLimitsAreBounded(t *testing.T) {
 		c.Identity = iam.ForwardedIdentity(who, "", [32]byte{}, "")
 		l.refused(c, kmsapi.ErrAccessDenied)
 		if i == maxLimited {
-			clock.advance(time.Hour)
+			clock.Advance(time.Hour)
 		}
 	}
 	if n := len(l.left); n > maxLimited {
-		t.Errorf("%d principals are watched, want at most %d", n, maxLimited)
+		t.Errorf("%d principals are tracked, want at most %d", n, maxLimited)
 	}
 	l.refused(c, kmsapi.ErrDryRun)
 	l.refused(c, kmsapi.ErrInternal)
 	if got := l.left[c.Identity.Principal().ARN].TokensAt(clock.Now()); got != 499 {
-		t.Errorf("%v refusals are left, want 499", got)
+		t.Errorf("%v more refusals are allowed, want 499", got)
 	}
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	reg := prometheus.NewRegistry()
-	r := newRoom(t)
-	r.first.metrics = newMetrics(Config{Metrics: reg}, r.first)
-	id, _ := r.newKey()
-	_, _ = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new("alias/none")})
-	c := r.caller(r.root)
-	c.Transport = "made up"
-	if _, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
+	c := newTestCluster(t)
+	c.engine.metrics = newMetrics(Config{Metrics: reg}, c.engine)
+	id, _ := c.newKey()
+	_, _ = call[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new("alias/none")})
+	caller := c.caller(c.root)
+	caller.Transport = "made up"
+	if _, err := c.engine.Do(t.Context(), caller, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
 		t.Fatal(err)
 	}
 	first := true
-	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+	c.Replica("n1").BeforeCommit = func(*fsmpb.Record) {
 		if first {
 			first = false
-			r.mangle(id, func(k *fsmpb.Key) { k.Description = "x" })
+			c.modifyKey(id, func(k *fsmpb.Key) { k.Description = "x" })
 		}
 	}
-	must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
+	must[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -627,37 +640,37 @@ func TestMetrics(t *testing.T) {
 		"conclave_cached_keys": 0,
 	} {
 		if v, ok := got[name]; !ok || v != want {
-			t.Errorf("%s is %v, want %v", name, v, want)
+			t.Errorf("metric %s is %v, want %v", name, v, want)
 		}
 	}
 	if l := outcomeLabel(&kmsapi.Error{Code: "FromTheFuture"}); l != "other" {
-		t.Errorf("an unknown code has the label %s", l)
+		t.Errorf("an unknown code has label %s, want other", l)
 	}
 }
 
-// TestConcurrent: requests of all kinds at once, on two nodes, under the race
-// detector; every accepted one is one record.
+// Concurrent requests of several kinds on two nodes succeed, and the race detector finds nothing.
 func TestConcurrent(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKey()
 	var wg sync.WaitGroup
-	for _, e := range r.engines {
+	for _, e := range c.engines {
 		for i := range 4 {
 			wg.Go(func() {
 				for range 25 {
-					out, err := callAs[kmsapi.EncryptOutput](r, e, r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+					out, err := callAs[kmsapi.EncryptOutput](c, e, c.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 					if err != nil {
 						t.Errorf("Encrypt: %v", err)
 						continue
 					}
-					if _, err := callAs[kmsapi.DecryptOutput](r, e, r.root, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.CiphertextBlob}); err != nil {
+					if _, err := callAs[kmsapi.DecryptOutput](c, e, c.root, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: out.CiphertextBlob}); err != nil {
 						t.Errorf("Decrypt: %v", err)
 					}
 					if i == 0 {
-						if _, err := callAs[request.None](r, e, r.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("d")}); err != nil {
+						if _, err := callAs[request.None](c, e, c.root, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("d")}); err != nil {
 							t.Errorf("UpdateKeyDescription: %v", err)
 						}
-						if _, err := callAs[request.None](r, e, r.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
+						if _, err := callAs[request.None](c, e, c.root, "TagResource", &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(2)}); err != nil {
 							t.Errorf("TagResource: %v", err)
 						}
 					}
@@ -668,18 +681,18 @@ func TestConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
-// TestInvalidInputIsRecorded: an authenticated caller's request leaves a record
-// whatever is wrong with it.
+// Every request of an authenticated caller is recorded, however invalid it is.
 func TestInvalidInputIsRecorded(t *testing.T) {
-	r := newRoom(t)
-	size := r.cluster.audit.Size()
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: new("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
+	t.Parallel()
+	c := newTestCluster(t)
+	size := c.Audit.Size()
+	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: new("bad\xfftext"), Plaintext: make([]byte, 5000), EncryptionContext: map[string]string{"\xff": "x"}})
 	wantError(t, err, kmsapi.ErrValidation, "…")
-	if n := r.cluster.audit.Size() - size; n != 1 {
-		t.Fatalf("the request left %d records", n)
+	if n := c.Audit.Size() - size; n != 1 {
+		t.Fatalf("the request left %d records, want 1", n)
 	}
-	rec := r.lastRecord()
+	rec := c.lastRecord()
 	if rec.EventName != "Encrypt" || rec.ErrorCode != "ValidationException" || !utf8.ValidString(fmt.Sprint(rec)) {
-		t.Errorf("record of %s with %s", rec.EventName, rec.ErrorCode)
+		t.Errorf("got record of %s with error %s, want Encrypt with ValidationException in valid UTF-8", rec.EventName, rec.ErrorCode)
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// hidden are texts to search for, kept in a form in which the search does not find them.
+// hidden has texts to search for, masked so that the search does not find them here.
 type hidden struct {
 	mask  [32]byte
 	texts map[uint64][][32]byte // by their first 8 bytes, all masked
@@ -30,7 +30,7 @@ func newHidden() *hidden {
 	return h
 }
 
-// add takes a text of 32 bytes.
+// add adds a text of 32 bytes.
 func (h *hidden) add(text []byte) {
 	var m [32]byte
 	for i := range m {
@@ -41,8 +41,7 @@ func (h *hidden) add(text []byte) {
 	h.n++
 }
 
-// inMemory counts where the texts stand in the memory of this process, heap, stacks and
-// all.
+// inMemory counts the occurrences of the texts in the memory of this process.
 func (h *hidden) inMemory(t *testing.T) (found int) {
 	t.Helper()
 	maps, err := os.Open("/proc/self/maps")
@@ -87,9 +86,8 @@ func (h *hidden) inMemory(t *testing.T) (found int) {
 	return found
 }
 
-// TestForwardedPlaintextLeavesNoCopy: of plaintexts that went to the leader and came back,
-// which nothing protects but that every buffer on the way is overwritten, neither node has
-// a copy once the request is answered, in no heap and on no stack.
+// Neither node has a copy of a forwarded plaintext in its memory once the request is answered.
+// Nothing but overwriting every buffer on the way ensures that.
 func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("there is no /proc")
@@ -97,20 +95,20 @@ func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the race detector makes the search slow, and the memory large: make test runs it")
 	}
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.newKey()
-	replica := r.cluster.replica("n2")
-	replica.before = func(*fsmpb.Record) { r.mangle(id, func(k *fsmpb.Key) { k.Description += "." }) }
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKey()
+	replica := c.Replica("n2")
+	replica.BeforeCommit = func(*fsmpb.Record) { c.modifyKey(id, func(k *fsmpb.Key) { k.Description += "." }) }
 	h := newHidden()
 	do := func(name string, in any) any {
 		t.Helper()
 		op := OperationNamed(name)
-		forwarded := replica.forwarded
-		out, err := r.engines["n2"].Do(t.Context(), r.caller(r.root), op, in)
+		forwarded := replica.Forwarded.Load()
+		out, err := c.engines["n2"].Do(t.Context(), c.caller(c.root), op, in)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if replica.forwarded != forwarded+1 {
+		if replica.Forwarded.Load() != forwarded+1 {
 			t.Fatalf("%s was not forwarded", name)
 		}
 		op.Input().WipeAll(in) // as every face does
@@ -129,7 +127,7 @@ func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
 		OperationNamed("GenerateDataKey").Output().Wipe(key)
 	}
 	if h.n != 2*times {
-		t.Fatalf("%d texts", h.n)
+		t.Fatalf("got %d texts, want %d", h.n, 2*times)
 	}
 	kept := bytes.Repeat([]byte{1}, 32) // shows that the search finds what is there
 	_, _ = rand.Read(kept)
@@ -137,7 +135,7 @@ func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
 	runtime.GC()
 	debug.FreeOSMemory()
 	if n := h.inMemory(t); n != 1 {
-		t.Errorf("%d copies are in memory, and 1 should be", n)
+		t.Errorf("got %d copies in memory, want only the one of this test", n)
 	}
 	runtime.KeepAlive(kept)
 }

@@ -13,8 +13,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-const bobARN = "arn:aws:iam::" + testAccount + ":user/bob"
-
 func equals(pairs map[string]string) *kmsapi.GrantConstraints {
 	return &kmsapi.GrantConstraints{EncryptionContextEquals: pairs}
 }
@@ -23,7 +21,7 @@ func subset(pairs map[string]string) *kmsapi.GrantConstraints {
 	return &kmsapi.GrantConstraints{EncryptionContextSubset: pairs}
 }
 
-// contextOf is an encryption context of keys and values in turn.
+// contextOf returns an encryption context from keys and values in turn.
 func contextOf(pairs ...string) map[string]string {
 	m := make(map[string]string)
 	for i := 0; i < len(pairs); i += 2 {
@@ -32,9 +30,9 @@ func contextOf(pairs ...string) map[string]string {
 	return m
 }
 
-// TestGrantConstraints: each operation that has an encryption context is held to
-// the grant's constraints, exactly.
+// The constraints of a grant apply to each operation with an encryption context.
 func TestGrantConstraints(t *testing.T) {
+	t.Parallel()
 	both := contextOf("a", "1", "b", "2")
 	tests := []struct {
 		name       string
@@ -72,25 +70,25 @@ func TestGrantConstraints(t *testing.T) {
 		{"subset, both cases of a key in other cases", subset(contextOf("aa", "x", "aA", "x")), contextOf("AA", "x", "Aa", "x", "aa", "y"), true},
 		{"subset, empty value for a missing key", subset(contextOf("a", "")), contextOf("b", ""), false},
 	}
-	r := newRoom(t)
-	open, _ := r.newKey()
-	alice := r.user(aliceARN)
-	r.setPolicy(open, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	c := newTestCluster(t)
+	open, _ := c.newKey()
+	alice := c.newUser(aliceARN)
+	c.setPolicy(open, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*")))
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			id, _ := r.newKey()
-			must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Constraints: tt.constraint,
+			id, _ := c.newKey()
+			must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Constraints: tt.constraint,
 				Operations: []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext",
 					"GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext", "DescribeKey"}})
-			blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
-			byOpen := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &open, Plaintext: []byte("x")}).CiphertextBlob
+			blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: tt.context}).CiphertextBlob
+			byOpen := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &open, Plaintext: []byte("x")}).CiphertextBlob
 			good := map[string]string{}
-			if c := tt.constraint; c != nil && c.EncryptionContextEquals != nil {
-				good = c.EncryptionContextEquals
-			} else if c != nil {
-				good = c.EncryptionContextSubset
+			if constraints := tt.constraint; constraints != nil && constraints.EncryptionContextEquals != nil {
+				good = constraints.EncryptionContextEquals
+			} else if constraints != nil {
+				good = constraints.EncryptionContextSubset
 			}
-			goodBlob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: good}).CiphertextBlob
+			goodBlob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: good}).CiphertextBlob
 			for _, req := range []struct {
 				op, name string
 				in       any
@@ -111,35 +109,36 @@ func TestGrantConstraints(t *testing.T) {
 				{"GenerateDataKeyPairWithoutPlaintext", "", &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256"), EncryptionContext: tt.context}, tt.want},
 				{"DescribeKey", "", &kmsapi.DescribeKeyInput{KeyId: &id}, true},
 			} {
-				_, err := r.first.Do(t.Context(), r.caller(alice), OperationNamed(req.op), req.in)
+				_, err := c.engine.Do(t.Context(), c.caller(alice), OperationNamed(req.op), req.in)
 				allowed := err == nil || errors.Is(err, kmsapi.ErrDryRun)
 				if allowed != req.want || !allowed && !errors.Is(err, kmsapi.ErrAccessDenied) {
-					t.Errorf("%s %s: %v, want allowed: %v", req.op, req.name, err, req.want)
+					t.Errorf("%s %s: got error %v, want allowed %v", req.op, req.name, err, req.want)
 				}
 			}
-			r.cluster.clock.advance(1e10) // refusals are limited by time
+			c.Clock.Advance(1e10) // refusals are limited by time
 		})
 	}
 }
 
-// TestGrantedOperations: a grant of one operation allows that and no other.
+// A grant of one operation allows only that operation.
 func TestGrantedOperations(t *testing.T) {
-	r := newRoom(t)
-	alice := r.user(aliceARN)
+	t.Parallel()
+	c := newTestCluster(t)
+	alice := c.newUser(aliceARN)
 	blobOf := func(id string) []byte {
-		return must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+		return must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	}
-	open, _ := r.newKey()
-	r.setPolicy(open, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	open, _ := c.newKey()
+	c.setPolicy(open, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*")))
 	ops := []string{"Encrypt", "Decrypt", "ReEncryptFrom", "ReEncryptTo", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "GenerateDataKeyPair",
 		"GenerateDataKeyPairWithoutPlaintext", "DescribeKey", "CreateGrant", "RetireGrant"}
 	for _, granted := range ops {
-		id, _ := r.newKey()
+		id, _ := c.newKey()
 		allowed := []string{granted}
 		if granted == "CreateGrant" {
 			allowed = append(allowed, "DescribeKey") // not by itself
 		}
-		grant := r.createGrant(id, aliceARN, allowed...)
+		grant := c.createGrant(id, aliceARN, allowed...)
 		requests := map[string]any{
 			"Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}, "Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blobOf(id)},
 			"ReEncryptFrom":                       &kmsapi.ReEncryptInput{CiphertextBlob: blobOf(id), DestinationKeyId: &open},
@@ -151,8 +150,8 @@ func TestGrantedOperations(t *testing.T) {
 			"DescribeKey":                         &kmsapi.DescribeKeyInput{KeyId: &id},
 			"CreateGrant":                         &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"CreateGrant", "DescribeKey"}},
 			"RetireGrant":                         &kmsapi.RetireGrantInput{KeyId: &id, GrantId: grant.GrantId, DryRun: new(true)},
-			// No grant allows these.
-			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(r.policyFor(rootStatement)), BypassPolicyLockoutSafetyCheck: new(true)},
+			// Operations that no grant allows.
+			"GetKeyPolicy": &kmsapi.GetKeyPolicyInput{KeyId: &id}, "PutKeyPolicy": &kmsapi.PutKeyPolicyInput{KeyId: &id, Policy: new(policyDocument(rootStatement)), BypassPolicyLockoutSafetyCheck: new(true)},
 			"DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}, "ScheduleKeyDeletion": &kmsapi.ScheduleKeyDeletionInput{KeyId: &id}, "ListGrants": &kmsapi.ListGrantsInput{KeyId: &id},
 			"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: grant.GrantId}, "TagResource": &kmsapi.TagResourceInput{KeyId: &id, Tags: manyTags(1)},
 		}
@@ -161,17 +160,18 @@ func TestGrantedOperations(t *testing.T) {
 			if op == nil {
 				op = OperationNamed("ReEncrypt")
 			}
-			_, err := r.first.Do(t.Context(), r.caller(alice), op, in)
+			_, err := c.engine.Do(t.Context(), c.caller(alice), op, in)
 			if want := slices.Contains(allowed, name); want != (err == nil || errors.Is(err, kmsapi.ErrDryRun)) || !want && !errors.Is(err, kmsapi.ErrAccessDenied) {
-				t.Errorf("granted %s, asked for %s: %v", granted, name, err)
+				t.Errorf("%s with a grant of %s: got error %v", name, granted, err)
 			}
 		}
-		r.cluster.clock.advance(1e10)
+		c.Clock.Advance(1e10)
 	}
 }
 
-// TestGrantees: who is reached by a grant to whom.
+// Which callers a grant to a grantee allows.
 func TestGrantees(t *testing.T) {
+	t.Parallel()
 	const (
 		role    = "arn:aws:iam::" + testAccount + ":role/app"
 		session = "arn:aws:sts::" + testAccount + ":assumed-role/app/one"
@@ -181,7 +181,7 @@ func TestGrantees(t *testing.T) {
 		foreign = "arn:aws:iam::444455556666:root"
 		theirs  = "arn:aws:iam::444455556666:user/eve"
 	)
-	r := newRoom(t)
+	c := newTestCluster(t)
 	for _, tt := range []struct {
 		grantee, caller string
 		want            bool
@@ -201,146 +201,111 @@ func TestGrantees(t *testing.T) {
 		{foreign, theirs, false},
 		{theirs, theirs, false}, // its own account has to allow it too
 	} {
-		id, arn := r.newKey()
-		r.setPolicy(id, r.policyFor(statement("Allow", bobARN+"2", "kms:*")))
-		r.putGrant(id, grantHex(1), tt.grantee, "Encrypt")
-		_, err := callAs[kmsapi.EncryptOutput](r, r.first, r.user(tt.caller), "Encrypt", &kmsapi.EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
+		id, arn := c.newKey()
+		c.setPolicy(id, policyDocument(statement("Allow", bobARN+"2", "kms:*")))
+		c.putGrant(id, grantHex(1), tt.grantee, "Encrypt")
+		_, err := callAs[kmsapi.EncryptOutput](c, c.engine, c.newUser(tt.caller), "Encrypt", &kmsapi.EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
 		if (err == nil) != tt.want || err != nil && !errors.Is(err, kmsapi.ErrAccessDenied) {
-			t.Errorf("grant to %s, asked by %s: %v, want allowed: %v", tt.grantee, tt.caller, err, tt.want)
+			t.Errorf("grant to %s, request of %s: got error %v, want allowed %v", tt.grantee, tt.caller, err, tt.want)
 		}
 	}
-	// The account's root user, whom no policy allows.
-	id, arn := r.newKey()
-	r.setPolicy(id, r.policyFor(statement("Allow", bobARN, "kms:*")))
-	r.putGrant(id, grantHex(1), root, "Encrypt")
-	must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
+	// A grant also allows the root user something that the policy does not.
+	id, arn := c.newKey()
+	c.setPolicy(id, policyDocument(statement("Allow", bobARN, "kms:*")))
+	c.putGrant(id, grantHex(1), root, "Encrypt")
+	must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &arn, Plaintext: []byte("x")})
 }
 
-// TestDenyDespiteGrant: a policy's Deny wins, also over a grant that says the same
-// thing more precisely.
+// A Deny in the key policy takes precedence over grants.
 func TestDenyDespiteGrant(t *testing.T) {
-	r := newRoom(t)
-	alice := r.user(aliceARN)
-	id, arn := r.newKey()
-	r.createGrant(id, aliceARN, "Encrypt", "Decrypt", "CreateGrant")
+	t.Parallel()
+	c := newTestCluster(t)
+	alice := c.newUser(aliceARN)
+	id, arn := c.newKey()
+	c.createGrant(id, aliceARN, "Encrypt", "Decrypt", "CreateGrant")
 	encrypt := &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}
-	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", encrypt); err != nil {
+	if _, err := callAs[kmsapi.EncryptOutput](c, c.engine, alice, "Encrypt", encrypt); err != nil {
 		t.Fatal(err)
 	}
 	for _, deny := range []string{statement("Deny", aliceARN, "kms:Encrypt"), statement("Deny", testAccount, "kms:*"), `{"Effect":"Deny","Principal":"*","Action":"kms:Enc*","Resource":"*"}`} {
-		r.setPolicy(id, r.policyFor(rootStatement, deny))
-		_, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", encrypt)
+		c.setPolicy(id, policyDocument(rootStatement, deny))
+		_, err := callAs[kmsapi.EncryptOutput](c, c.engine, alice, "Encrypt", encrypt)
 		wantError(t, err, kmsapi.ErrAccessDenied, "User: "+aliceARN+" is not authorized to perform: kms:Encrypt on resource: "+arn+" with an explicit deny in a resource-based policy")
 	}
-	r.setPolicy(id, r.policyFor(rootStatement, statement("Deny", aliceARN, "kms:CreateGrant")))
-	_, err := callAs[kmsapi.CreateGrantOutput](r, r.first, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
+	c.setPolicy(id, policyDocument(rootStatement, statement("Deny", aliceARN, "kms:CreateGrant")))
+	_, err := callAs[kmsapi.CreateGrantOutput](c, c.engine, alice, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 }
 
-// TestGrantsEverywhere: a grant is good on every node once CreateGrant has returned,
-// and on none once RevokeGrant or RetireGrant has, however far behind a node is.
+// A grant is in effect on every node once CreateGrant has returned, and on none once RevokeGrant or
+// RetireGrant has returned, also if the state of the node is behind.
 func TestGrantsEverywhere(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	alice := r.user(aliceARN)
-	id, arn := r.newKey()
-	behind, n2 := r.cluster.replica("n2"), r.engines["n2"]
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	alice := c.newUser(aliceARN)
+	id, arn := c.newKey()
+	behind, n2 := c.Replica("n2"), c.engines["n2"]
 	encrypt := func() error {
-		_, err := callAs[kmsapi.EncryptOutput](r, n2, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err := callAs[kmsapi.EncryptOutput](c, n2, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
 	for i, end := range []func(g *kmsapi.CreateGrantOutput){
 		func(g *kmsapi.CreateGrantOutput) {
-			must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
+			must[request.None](c, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g.GrantId})
 		},
 		func(g *kmsapi.CreateGrantOutput) {
-			must[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
+			must[request.None](c, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &arn, GrantId: g.GrantId})
 		},
 		func(g *kmsapi.CreateGrantOutput) {
-			must[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
+			must[request.None](c, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken})
 		},
 	} {
 		if err := encrypt(); !errors.Is(err, kmsapi.ErrAccessDenied) {
-			t.Fatalf("way %d: before the grant: %v", i, err)
+			t.Fatalf("case %d: before CreateGrant: got error %v, want AccessDeniedException", i, err)
 		}
-		behind.freeze()
-		g := r.createGrant(id, aliceARN, "Encrypt")
+		behind.FallBehind()
+		g := c.createGrant(id, aliceARN, "Encrypt")
 		if err := encrypt(); err != nil {
-			t.Errorf("way %d: with the grant: %v", i, err)
+			t.Errorf("case %d: after CreateGrant: %v", i, err)
 		}
-		behind.thaw()
-		behind.freeze()
+		behind.CatchUp()
+		behind.FallBehind()
 		end(g)
 		if err := encrypt(); !errors.Is(err, kmsapi.ErrAccessDenied) {
-			t.Errorf("way %d: after its end: %v", i, err)
+			t.Errorf("case %d: after the grant was ended: got error %v, want AccessDeniedException", i, err)
 		}
-		behind.thaw()
-		// The other node sees it in lists, too, and can end it itself.
-		g = r.createGrant(id, bobARN, "Encrypt")
-		behind.freeze()
-		list, err := callAs[kmsapi.ListGrantsOutput](r, n2, r.root, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id})
+		behind.CatchUp()
+		// A node that is behind also lists the grant, and can retire it.
+		g = c.createGrant(id, bobARN, "Encrypt")
+		behind.FallBehind()
+		list, err := callAs[kmsapi.ListGrantsOutput](c, n2, c.root, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id})
 		if err != nil || len(list.Grants) != 1 || *list.Grants[0].GrantId != *g.GrantId {
-			t.Errorf("way %d: ListGrants on the other node: %v, %v", i, list, err)
+			t.Errorf("case %d: ListGrants on n2: got %v, error %v; want the new grant", i, list, err)
 		}
-		if _, err := callAs[request.None](r, n2, r.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
-			t.Errorf("way %d: RetireGrant on the other node: %v", i, err)
+		if _, err := callAs[request.None](c, n2, c.root, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: g.GrantToken}); err != nil {
+			t.Errorf("case %d: RetireGrant on n2: %v", i, err)
 		}
-		behind.thaw()
+		behind.CatchUp()
 	}
 }
 
-func grantWith(c *kmsapi.GrantConstraints, operations ...string) *fsmpb.Grant {
-	g := &fsmpb.Grant{Operations: operations}
-	if c != nil {
-		_ = ops.Constrain(g, c)
-	}
-	return g
-}
-
-func admits(g *fsmpb.Grant, context map[string]string) bool {
-	return (&request.RequestContext{Pairs: context}).Admits(g, "kms:Encrypt")
-}
-
-// TestChildConstraints: which constraints are as strict as which.
-func TestChildConstraints(t *testing.T) {
-	constraints := []*kmsapi.GrantConstraints{
-		nil, equals(contextOf("a", "1")), equals(contextOf("a", "1", "b", "2")), equals(contextOf("A", "1")), equals(contextOf("a", "1", "A", "1")),
-		subset(contextOf("A", "1", "a", "1")), subset(contextOf("B", "2")),
-		subset(contextOf("a", "1")), subset(contextOf("a", "1", "b", "2")), subset(contextOf("a", "2")),
-	}
-	contexts := []map[string]string{
-		nil, contextOf("a", "1"), contextOf("a", "1", "b", "2"), contextOf("a", "1", "b", "2", "c", "3"), contextOf("a", "1", "c", "3"),
-		contextOf("A", "1"), contextOf("a", "1", "A", "1"), contextOf("a", "1", "A", "1", "b", "2"), contextOf("b", "2"), contextOf("a", "2"), contextOf("a", "2", "b", "2"), contextOf("z", "9"),
-	}
-	for i, p := range constraints {
-		for j, c := range constraints {
-			parent, child := grantWith(p, "CreateGrant", "Encrypt"), grantWith(c, "Encrypt")
-			want := true // a child may admit no context that its parent does not
-			for _, ctx := range contexts {
-				want = want && (!admits(child, ctx) || admits(parent, ctx))
-			}
-			if got := request.Covers(parent, child); got != want {
-				t.Errorf("parent %d (%v), child %d (%v): %v, want %v", i, p, j, c, got, want)
-			}
-		}
-	}
-}
-
-// TestEscalationByGrants: who may make grants only by a grant can hand on no more
-// than he has, in no number of steps.
+// Whoever may make grants only by a grant cannot grant more than that grant allows, also not in
+// several steps.
 func TestEscalationByGrants(t *testing.T) {
-	r := newRoom(t)
-	alice, bob := r.user(aliceARN), r.user(bobARN)
-	id, arn := r.newKey()
-	other, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	alice, bob := c.newUser(aliceARN), c.newUser(bobARN)
+	id, arn := c.newKey()
+	other, _ := c.newKey()
 	app := contextOf("app", "one")
-	parent := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN),
+	parent := must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN),
 		Operations: []string{"CreateGrant", "Decrypt"}, Constraints: subset(app)})
-	// A second grant, with other powers, must not lend them to the first.
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
-	// Nor a third one, that can make grants of nothing else, its missing constraint.
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
-	try := func(who iam.Identity, key, grantee string, c *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
-		return callAs[kmsapi.CreateGrantOutput](r, r.first, who, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: c})
+	// The operations of a second grant cannot be granted by the first one.
+	must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt", "DescribeKey"}})
+	// Nor is the constraint of the first one lifted by a third one that has none.
+	must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"CreateGrant", "RetireGrant"}})
+	try := func(who iam.Identity, key, grantee string, constraints *kmsapi.GrantConstraints, ops ...string) (*kmsapi.CreateGrantOutput, error) {
+		return callAs[kmsapi.CreateGrantOutput](c, c.engine, who, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &key, GranteePrincipal: &grantee, Operations: ops, Constraints: constraints})
 	}
 	for _, tt := range []struct {
 		name       string
@@ -371,32 +336,32 @@ func TestEscalationByGrants(t *testing.T) {
 		for _, grantee := range []string{bobARN, aliceARN} {
 			_, err := try(alice, tt.key, grantee, tt.constraint, tt.ops...)
 			if (err == nil) != tt.want || err != nil && !errors.Is(err, kmsapi.ErrAccessDenied) {
-				t.Errorf("%s, for %s: %v, want allowed: %v", tt.name, grantee, err, tt.want)
+				t.Errorf("%s, to %s: got error %v, want allowed %v", tt.name, grantee, err, tt.want)
 			}
 		}
 	}
-	// Bob can hand on what alice gave him, as narrow or narrower, and alice's own
-	// grants to herself gave her nothing.
+	// Bob can grant what alice granted him, with the same or stricter constraints. Alice's
+	// grants to herself gave her nothing new.
 	if _, err := try(bob, id, "arn:aws:iam::"+testAccount+":user/carol", equals(app), "Decrypt"); err != nil {
-		t.Errorf("second step: %v", err)
+		t.Errorf("grant by the grantee of a child grant: %v", err)
 	}
 	if _, err := try(bob, id, bobARN, nil, "Decrypt"); !errors.Is(err, kmsapi.ErrAccessDenied) {
-		t.Errorf("second step without constraint: %v", err)
+		t.Errorf("grant without constraint by the grantee of a child grant: got error %v, want AccessDeniedException", err)
 	}
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: contextOf("app", "two")}).CiphertextBlob
 	for _, who := range []iam.Identity{alice, bob} {
-		_, err := callAs[kmsapi.DecryptOutput](r, r.first, who, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
+		_, err := callAs[kmsapi.DecryptOutput](c, c.engine, who, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: contextOf("app", "two")})
 		wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	}
-	// A grantee can end nothing that it was not given to end.
-	_, err := callAs[request.None](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	// A grantee cannot end grants without permission.
+	_, err := callAs[request.None](c, c.engine, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	_, err = callAs[request.None](r, r.first, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
+	_, err = callAs[request.None](c, c.engine, bob, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: parent.GrantToken})
 	wantError(t, err, kmsapi.ErrAccessDenied, fmt.Sprintf("User: %s is not authorized to perform: kms:RetireGrant on resource: %s because no identity-based policy allows the kms:RetireGrant action", bobARN, arn))
-	// With the parent gone its grantee makes no more of them; those made stay.
-	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
-	blob = must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
-	if _, err := callAs[kmsapi.DecryptOutput](r, r.first, bob, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
-		t.Errorf("by a child whose parent is gone: %v", err)
+	// When the parent grant is revoked, its child grants stay in effect.
+	must[request.None](c, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: parent.GrantId})
+	blob = must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: app}).CiphertextBlob
+	if _, err := callAs[kmsapi.DecryptOutput](c, c.engine, bob, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: app}); err != nil {
+		t.Errorf("Decrypt by a child grant whose parent was revoked: %v", err)
 	}
 }

@@ -8,36 +8,29 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// TestLittleRoom: with little room on the disks nothing grows, and everything else,
-// what takes authority away above all, goes on; with none there is no answer, and all
-// comes back with the room.
+// When the disks are nearly full, operations that make the state grow are refused, and all others
+// work, such as those that take permissions away. When the disk of the node is full, every request
+// is refused. When there is room again, everything works.
 func TestLittleRoom(t *testing.T) {
-	r := newRoom(t)
-	key, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	key, _ := c.newKey()
 	var scarce, full atomic.Bool
-	r.first.services.MayGrow = func() bool { return !scarce.Load() }
-	r.first.cfg.DiskFull = full.Load
+	c.engine.services.MayGrow = func() bool { return !scarce.Load() }
+	c.engine.cfg.DiskFull = full.Load
 
 	scarce.Store(true)
-	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
+	_, err := call[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{})
 	wantError(t, err, kmsapi.ErrLimitExceeded, "…")
-	if rec := r.lastRecord(); rec.EventName != "CreateKey" || rec.ErrorCode != string(kmsapi.ErrLimitExceeded.Code) {
-		t.Errorf("the refusal is recorded as %s, %s", rec.EventName, rec.ErrorCode)
+	if rec := c.lastRecord(); rec.EventName != "CreateKey" || rec.ErrorCode != string(kmsapi.ErrLimitExceeded.Code) {
+		t.Errorf("got record of %s with error %s, want CreateKey with LimitExceededException", rec.EventName, rec.ErrorCode)
 	}
-	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &key})
+	must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &key})
 	full.Store(true)
-	_, err = call[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
+	_, err = call[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
 	wantError(t, err, kmsapi.ErrUnavailable, "The disk of this node is full. Ask another node, or make room.")
 	scarce.Store(false)
 	full.Store(false)
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
-	must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
-}
-
-func TestGrowingOperationsExist(t *testing.T) {
-	for name := range request.Growing {
-		if op := OperationNamed(name); op == nil || op.ReadOnly {
-			t.Errorf("%s is no operation that changes something", name)
-		}
-	}
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &key})
+	must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// pages reads a list to its end and returns the names of each page.
+// pages calls next for each page of a list and returns the names on each.
 func pages(t *testing.T, next func(after *string) (names []string, marker *string, truncated *bool, err error)) [][]string {
 	t.Helper()
 	var all [][]string
@@ -30,10 +30,10 @@ func pages(t *testing.T, next func(after *string) (names []string, marker *strin
 			return all
 		}
 		if n := len(*m); n < 1 || n > 1024 {
-			t.Fatalf("a marker of %d characters", n)
+			t.Fatalf("got a marker of %d characters, want 1 to 1024", n)
 		}
 	}
-	t.Fatal("the list does not end")
+	t.Fatal("the list has more than 1000 pages")
 	return nil
 }
 
@@ -46,30 +46,31 @@ func sizes(p [][]string) string {
 }
 
 func TestLists(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	var ids []string
 	for range 7 {
-		id, _ := r.newKey()
+		id, _ := c.newKey()
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
 	long := "alias/" + strings.Repeat("x", 250)
 	names := []string{"alias/A", "alias/a", "alias/a/b", "alias/a0", "alias/z", long}
 	for i, name := range names {
-		must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
+		must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &ids[i%2]})
 	}
 	slices.Sort(names)
-	must[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
+	must[request.None](c, "TagResource", &kmsapi.TagResourceInput{KeyId: &ids[0], Tags: manyTags(5)})
 
 	keys := func(limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListKeysOutput](c, "ListKeys", &kmsapi.ListKeysInput{Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
 			for _, k := range out.Keys {
 				if *k.KeyArn != "arn:aws:kms:eu-west-1:111122223333:key/"+*k.KeyId {
-					t.Errorf("ListKeys has %s for %s", *k.KeyArn, *k.KeyId)
+					t.Errorf("ListKeys returned ARN %s for key %s", *k.KeyArn, *k.KeyId)
 				}
 				names = append(names, *k.KeyId)
 			}
@@ -78,7 +79,7 @@ func TestLists(t *testing.T) {
 	}
 	aliases := func(key *string, limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: key, Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{KeyId: key, Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -90,7 +91,7 @@ func TestLists(t *testing.T) {
 	}
 	tags := func(limit *int32) [][]string {
 		return pages(t, func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &ids[0], Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListResourceTagsOutput](c, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &ids[0], Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -121,96 +122,97 @@ func TestLists(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 		if got := sizes(tt.got); got != tt.sizes {
-			t.Errorf("%s: pages of %s, want %s", tt.name, got, tt.sizes)
+			t.Errorf("%s: got pages of %s, want %s", tt.name, got, tt.sizes)
 		}
 	}
-	// A list that changes between pages misses nothing that stays.
-	out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(2))})
-	must[request.None](r, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
-	out = must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(100)), Marker: out.NextMarker})
+	// If the list changes between two pages, no other entry is skipped.
+	out := must[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(2))})
+	must[request.None](c, "DeleteAlias", &kmsapi.DeleteAliasInput{AliasName: out.Aliases[1].AliasName})
+	out = must[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(100)), Marker: out.NextMarker})
 	if got := len(out.Aliases); got != 4 || *out.Aliases[0].AliasName != names[2] {
-		t.Errorf("after a deletion the next page has %d aliases from %s on, want 4 from %s on", got, *out.Aliases[0].AliasName, names[2])
+		t.Errorf("after a deletion the next page has %d aliases, beginning with %s; want 4, beginning with %s", got, *out.Aliases[0].AliasName, names[2])
 	}
-	_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: new("alias/a")})
+	_, err := call[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{KeyId: new("alias/a")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
-	if n := len(must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(1000))}).Aliases); n != 5 {
-		t.Errorf("a limit beyond the operation's: %d aliases, want 5", n)
+	if n := len(must[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{Limit: new(int32(1000))}).Aliases); n != 5 {
+		t.Errorf("with a limit above the maximum: got %d aliases, want 5", n)
 	}
 }
 
 func TestLongLists(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
-	k := r.keyID(id)
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
+	k := c.keyID(id)
 	for i := range 120 {
-		r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: fmt.Sprintf("alias/%03d", i), Region: testRegion, Key: k.ID[:]}}})
+		c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutAlias{PutAlias: &fsmpb.Alias{Account: uint64(testAccountNumber), Name: fmt.Sprintf("alias/%03d", i), Region: testRegion, Key: k.ID[:]}}})
 	}
 	for _, tt := range []struct {
 		limit *int32
 		want  int
 	}{{nil, 50}, {new(int32(100)), 100}, {new(int32(1000)), 100}} {
-		out := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Limit: tt.limit})
+		out := must[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{Limit: tt.limit})
 		if len(out.Aliases) != tt.want || !*out.Truncated {
-			t.Errorf("%d aliases, want %d", len(out.Aliases), tt.want)
+			t.Errorf("got %d aliases, truncated %v; want %d, truncated", len(out.Aliases), *out.Truncated, tt.want)
 		}
 	}
 }
 
-// TestMarkers: a marker is good for the list that gave it out, on any node, and
-// nothing else is a marker.
+// A marker is valid on every node, and only for the list that it came from.
 func TestMarkers(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	a, _ := r.newKey()
-	b, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	a, _ := c.newKey()
+	b, _ := c.newKey()
 	for _, key := range []string{a, b} {
 		for i := range 2 {
-			must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
+			must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new(fmt.Sprintf("alias/%s/%d", key, i)), TargetKeyId: &key})
 		}
-		must[request.None](r, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
+		must[request.None](c, "TagResource", &kmsapi.TagResourceInput{KeyId: &key, Tags: manyTags(3)})
 	}
 	one := new(int32(1))
-	keysMarker := must[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Limit: one}).NextMarker
-	tagsMarker := must[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Limit: one}).NextMarker
-	aliasMarker := must[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &a, Limit: one}).NextMarker
+	keysMarker := must[kmsapi.ListKeysOutput](c, "ListKeys", &kmsapi.ListKeysInput{Limit: one}).NextMarker
+	tagsMarker := must[kmsapi.ListResourceTagsOutput](c, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Limit: one}).NextMarker
+	aliasMarker := must[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &a, Limit: one}).NextMarker
 
-	if _, err := callAs[kmsapi.ListKeysOutput](r, r.engines["n2"], r.root, "ListKeys", &kmsapi.ListKeysInput{Marker: keysMarker}); err != nil {
-		t.Errorf("on another node: %v", err)
+	if _, err := callAs[kmsapi.ListKeysOutput](c, c.engines["n2"], c.root, "ListKeys", &kmsapi.ListKeysInput{Marker: keysMarker}); err != nil {
+		t.Errorf("with a marker on another node: %v", err)
 	}
-	// A tag's list may be asked for by ARN and by id.
-	if _, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: new("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
-		t.Errorf("with the key's ARN: %v", err)
+	// The key may be named differently in the request for the next page.
+	if _, err := call[kmsapi.ListResourceTagsOutput](c, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: new("arn:aws:kms:eu-west-1:111122223333:key/" + a), Marker: tagsMarker}); err != nil {
+		t.Errorf("with a marker and the key's ARN: %v", err)
 	}
 	bad := map[string]func() error{
 		"of another operation": func() error {
-			_, err := call[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Marker: aliasMarker})
+			_, err := call[kmsapi.ListKeysOutput](c, "ListKeys", &kmsapi.ListKeysInput{Marker: aliasMarker})
 			return err
 		},
 		"of another key's tags": func() error {
-			_, err := call[kmsapi.ListResourceTagsOutput](r, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &b, Marker: tagsMarker})
+			_, err := call[kmsapi.ListResourceTagsOutput](c, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &b, Marker: tagsMarker})
 			return err
 		},
 		"of another key's aliases": func() error {
-			_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &b, Marker: aliasMarker})
+			_, err := call[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{KeyId: &b, Marker: aliasMarker})
 			return err
 		},
 		"of a key's aliases for all": func() error {
-			_, err := call[kmsapi.ListAliasesOutput](r, "ListAliases", &kmsapi.ListAliasesInput{Marker: aliasMarker})
+			_, err := call[kmsapi.ListAliasesOutput](c, "ListAliases", &kmsapi.ListAliasesInput{Marker: aliasMarker})
 			return err
 		},
 		"where there are none": func() error {
-			_, err := call[kmsapi.ListKeyPoliciesOutput](r, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &a, Marker: tagsMarker})
+			_, err := call[kmsapi.ListKeyPoliciesOutput](c, "ListKeyPolicies", &kmsapi.ListKeyPoliciesInput{KeyId: &a, Marker: tagsMarker})
 			return err
 		},
 		"of another caller": func() error {
-			alice := r.user(aliceARN)
-			r.setPolicy(a, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
-			_, err := callAs[kmsapi.ListResourceTagsOutput](r, r.first, alice, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Marker: tagsMarker})
+			alice := c.newUser(aliceARN)
+			c.setPolicy(a, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*")))
+			_, err := callAs[kmsapi.ListResourceTagsOutput](c, c.engine, alice, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &a, Marker: tagsMarker})
 			return err
 		},
 	}
 	for name, f := range bad {
 		if err := f(); err == nil {
-			t.Errorf("a marker %s is taken", name)
+			t.Errorf("a marker %s is accepted", name)
 		} else {
 			wantError(t, err, kmsapi.ErrInvalidMarker, "")
 		}
@@ -230,11 +232,11 @@ func TestMarkers(t *testing.T) {
 			raw[i] ^= 1 << bit
 		}
 	}
-	r.manyRefusals()
+	c.allowManyRefusals()
 	for _, m := range forms {
-		_, err := call[kmsapi.ListKeysOutput](r, "ListKeys", &kmsapi.ListKeysInput{Marker: &m})
+		_, err := call[kmsapi.ListKeysOutput](c, "ListKeys", &kmsapi.ListKeysInput{Marker: &m})
 		if wantError(t, err, kmsapi.ErrInvalidMarker, ""); t.Failed() {
-			t.Fatalf("marker %q", m)
+			t.Fatalf("with marker %q", m)
 		}
 	}
 }

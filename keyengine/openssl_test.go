@@ -11,37 +11,26 @@ import (
 	"testing"
 	"time"
 
+	"github.com/conclavekms/conclave/integration/optional"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// missingTool skips a test for want of a tool that not every machine has, or fails
-// it where the tools are promised to be there.
-func missingTool(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CONCLAVE_NO_SKIP") == "1" {
-		t.Fatalf("CONCLAVE_NO_SKIP is set, but "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// bench is a folder in which OpenSSL works on files.
-type bench struct {
+// An openSSL runs OpenSSL on files in a directory.
+type openSSL struct {
 	testing.TB
 	dir string
 }
 
-func newBench(t testing.TB) *bench {
+func newOpenSSL(t testing.TB) *openSSL {
 	t.Helper()
-	if _, err := exec.LookPath("openssl"); err != nil {
-		missingTool(t, "there is no openssl to compare with")
-	}
-	return &bench{t, t.TempDir()}
+	optional.Program(t, "openssl")
+	return &openSSL{t, t.TempDir()}
 }
 
-// write puts a file there and returns its path.
-func (b *bench) write(name string, content []byte) string {
+// write writes a file and returns its path.
+func (b *openSSL) write(name string, content []byte) string {
 	b.Helper()
 	if err := os.WriteFile(b.path(name), content, 0o600); err != nil {
 		b.Fatal(err)
@@ -49,9 +38,9 @@ func (b *bench) write(name string, content []byte) string {
 	return b.path(name)
 }
 
-func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+func (b *openSSL) path(name string) string { return filepath.Join(b.dir, name) }
 
-func (b *bench) read(name string) []byte {
+func (b *openSSL) read(name string) []byte {
 	b.Helper()
 	content, err := os.ReadFile(b.path(name))
 	if err != nil {
@@ -60,8 +49,8 @@ func (b *bench) read(name string) []byte {
 	return content
 }
 
-// run is a command of OpenSSL that has to succeed; it returns the output.
-func (b *bench) run(args ...string) []byte {
+// run runs a command of OpenSSL, which must succeed, and returns its output.
+func (b *openSSL) run(args ...string) []byte {
 	b.Helper()
 	out, err := b.try(args...)
 	if err != nil {
@@ -70,13 +59,13 @@ func (b *bench) run(args ...string) []byte {
 	return out
 }
 
-func (b *bench) try(args ...string) ([]byte, error) {
+func (b *openSSL) try(args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	return exec.CommandContext(ctx, "openssl", args...).CombinedOutput()
 }
 
-// signatureOptions are those of pkeyutl for an algorithm over the whole message.
+// signatureOptions returns the options of pkeyutl for an algorithm, to sign a whole message.
 func signatureOptions(algorithm string) []string {
 	if algorithm == "ED25519_SHA_512" {
 		return []string{"-rawin"}
@@ -88,8 +77,8 @@ func signatureOptions(algorithm string) []string {
 	return opts
 }
 
-// verify has OpenSSL check a signature with a public key in DER.
-func (b *bench) verify(algorithm string, public, message, signature []byte) error {
+// verify verifies a signature with a public key in DER.
+func (b *openSSL) verify(algorithm string, public, message, signature []byte) error {
 	b.Helper()
 	args := []string{"pkeyutl", "-verify", "-pubin", "-keyform", "DER", "-inkey", b.write("public", public),
 		"-in", b.write("message", message), "-sigfile", b.write("signature", signature)}
@@ -97,7 +86,8 @@ func (b *bench) verify(algorithm string, public, message, signature []byte) erro
 	return err
 }
 
-// opensslSpecs are the signing keys that OpenSSL 3.0 knows; Ed25519ph and ML-DSA came later.
+// opensslSpecs are the specs of signing keys that OpenSSL 3.0 supports, which are all but Ed25519ph
+// and ML-DSA.
 var opensslSpecs = []struct {
 	spec, algorithm string
 	generate        []string // of pkey
@@ -110,34 +100,34 @@ var opensslSpecs = []struct {
 	{"ECC_NIST_EDWARDS25519", "ED25519_SHA_512", []string{"-algorithm", "ED25519"}},
 }
 
-// generate has OpenSSL make a key, in PKCS #8 and DER.
-func (b *bench) generate(options []string) []byte {
+// generate returns a new private key in PKCS #8 and DER.
+func (b *openSSL) generate(options []string) []byte {
 	b.Helper()
 	b.run(append([]string{"genpkey", "-outform", "DER", "-out", b.path("made")}, options...)...)
 	b.run("pkcs8", "-topk8", "-nocrypt", "-inform", "DER", "-outform", "DER", "-in", b.path("made"), "-out", b.path("made.p8"))
 	return b.read("made.p8")
 }
 
-func (b *bench) publicOf(private []byte) []byte {
+func (b *openSSL) publicOf(private []byte) []byte {
 	b.Helper()
 	b.run("pkey", "-inform", "DER", "-in", b.write("whole", private), "-pubout", "-outform", "DER", "-out", b.path("half"))
 	return b.read("half")
 }
 
-// TestOpenSSLSignatures: OpenSSL takes every signature of Sign, and Verify takes
-// OpenSSL's, with keys that were made here and there.
+// OpenSSL verifies the signatures of Sign, and Verify those of OpenSSL, for keys that either made.
 func TestOpenSSLSignatures(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	message := []byte("for both of us")
 	for _, tt := range opensslSpecs {
 		t.Run(tt.spec, func(t *testing.T) {
-			b := newBench(t)
-			r.t = t
-			ours, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
+			b := newOpenSSL(t)
+			c.t = t
+			ours, _ := c.newKeyOf(tt.spec, kmsapi.UsageSign)
 			private := b.generate(tt.generate)
-			theirs := r.vectorKey(true, tt.spec, kmsapi.UsageSign, private)
-			if !bytes.Equal(r.publicKey(theirs), b.publicOf(private)) {
-				t.Error("the public key of an imported key is another one")
+			theirs := c.keyFromVector(true, tt.spec, kmsapi.UsageSign, private)
+			if !bytes.Equal(c.publicKey(theirs), b.publicOf(private)) {
+				t.Error("GetPublicKey of an imported key returned another public key than OpenSSL's")
 			}
 			algorithms := []string{tt.algorithm}
 			if tt.spec == "RSA_2048" {
@@ -145,26 +135,26 @@ func TestOpenSSLSignatures(t *testing.T) {
 			}
 			for _, algorithm := range algorithms {
 				for name, id := range map[string]string{"made here": ours, "imported": theirs} {
-					public, sig := r.publicKey(id), r.signs(id, algorithm, "RAW", message)
+					public, sig := c.publicKey(id), c.sign(id, algorithm, "RAW", message)
 					if err := b.verify(algorithm, public, message, sig); err != nil {
-						t.Errorf("%s with a key %s: %v", algorithm, name, err)
+						t.Errorf("%s with a key %s: OpenSSL refuses the signature: %v", algorithm, name, err)
 					}
 					if b.verify(algorithm, public, []byte("for another"), sig) == nil {
-						t.Errorf("%s with a key %s: OpenSSL takes it for another message", algorithm, name)
+						t.Errorf("%s with a key %s: OpenSSL accepts the signature for another message", algorithm, name)
 					}
 				}
 				args := []string{"pkeyutl", "-sign", "-keyform", "DER", "-inkey", b.write("key", private), "-in", b.write("message", message), "-out", b.path("theirs")}
 				b.run(append(args, signatureOptions(algorithm)...)...)
-				if err := r.verifies(theirs, algorithm, "RAW", message, b.read("theirs")); err != nil {
-					t.Errorf("%s by OpenSSL: %v", algorithm, err)
+				if err := c.verify(theirs, algorithm, "RAW", message, b.read("theirs")); err != nil {
+					t.Errorf("%s: Verify refuses OpenSSL's signature: %v", algorithm, err)
 				}
 			}
 		})
 	}
 }
 
-// mac is OpenSSL's HMAC.
-func (b *bench) mac(size string, key, message []byte) []byte {
+// mac returns OpenSSL's HMAC of a message.
+func (b *openSSL) mac(size string, key, message []byte) []byte {
 	b.Helper()
 	b.run("mac", "-digest", "SHA"+size, "-macopt", "hexkey:"+hex.EncodeToString(key), "-binary",
 		"-in", b.write("message", message), "-out", b.path("mac"), "HMAC")
@@ -172,19 +162,20 @@ func (b *bench) mac(size string, key, message []byte) []byte {
 }
 
 func TestOpenSSLMacs(t *testing.T) {
-	b := newBench(t)
-	r := newRoom(t)
+	t.Parallel()
+	b := newOpenSSL(t)
+	c := newTestCluster(t)
 	for size, n := range map[string]string{"224": "28", "256": "32", "384": "48", "512": "64"} {
 		b.run("rand", "-out", b.path("key"), n)
-		id := r.vectorKey(true, "HMAC_"+size, kmsapi.UsageMac, b.read("key"))
+		id := c.keyFromVector(true, "HMAC_"+size, kmsapi.UsageMac, b.read("key"))
 		message := []byte("for both of us")
 		want := b.mac(size, b.read("key"), message)
 		algorithm := "HMAC_SHA_" + size
-		got := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: &algorithm}).Mac
+		got := must[kmsapi.GenerateMacOutput](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: &algorithm}).Mac
 		if !bytes.Equal(got, want) {
-			t.Errorf("%s is %x, OpenSSL's is %x", algorithm, got, want)
+			t.Errorf("%s: got %x, OpenSSL's is %x", algorithm, got, want)
 		}
-		must[kmsapi.VerifyMacOutput](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: want, MacAlgorithm: &algorithm})
+		must[kmsapi.VerifyMacOutput](c, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: want, MacAlgorithm: &algorithm})
 	}
 }
 
@@ -192,8 +183,8 @@ func oaepOptions(digest string) []string {
 	return []string{"-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", "rsa_oaep_md:" + digest, "-pkeyopt", "rsa_mgf1_md:" + digest}
 }
 
-// encrypt is OpenSSL's OAEP with a public key in DER.
-func (b *bench) encrypt(digest string, public, plaintext []byte) []byte {
+// encrypt encrypts with OAEP and a public key in DER.
+func (b *openSSL) encrypt(digest string, public, plaintext []byte) []byte {
 	b.Helper()
 	args := []string{"pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", b.write("public", public),
 		"-in", b.write("plaintext", plaintext), "-out", b.path("ciphertext")}
@@ -202,65 +193,67 @@ func (b *bench) encrypt(digest string, public, plaintext []byte) []byte {
 }
 
 func TestOpenSSLEncryption(t *testing.T) {
-	b := newBench(t)
-	r := newRoom(t)
+	t.Parallel()
+	b := newOpenSSL(t)
+	c := newTestCluster(t)
 	private := b.generate(opensslSpecs[0].generate)
-	id := r.vectorKey(true, "RSA_2048", kmsapi.UsageEncrypt, private)
+	id := c.keyFromVector(true, "RSA_2048", kmsapi.UsageEncrypt, private)
 	plaintext := []byte("for both of us")
 	for algorithm, digest := range map[string]string{oaepSHA1: "sha1", oaepSHA256: "sha256"} {
 		args := []string{"pkeyutl", "-decrypt", "-keyform", "DER", "-inkey", b.write("key", private),
-			"-in", b.write("ours", r.encryptRSA(id, algorithm, plaintext)), "-out", b.path("opened")}
+			"-in", b.write("ours", c.encryptRSA(id, algorithm, plaintext)), "-out", b.path("opened")}
 		b.run(append(args, oaepOptions(digest)...)...)
 		if got := b.read("opened"); !bytes.Equal(got, plaintext) {
-			t.Errorf("%s: OpenSSL opens it to %q", algorithm, got)
+			t.Errorf("%s: OpenSSL decrypts the ciphertext to %q, want %q", algorithm, got, plaintext)
 		}
-		got, err := r.decryptRSA(id, algorithm, b.encrypt(digest, r.publicKey(id), plaintext))
+		got, err := c.decryptRSA(id, algorithm, b.encrypt(digest, c.publicKey(id), plaintext))
 		if err != nil || !bytes.Equal(got, plaintext) {
-			t.Errorf("%s by OpenSSL opens to %q, %v", algorithm, got, err)
+			t.Errorf("%s: Decrypt of OpenSSL's ciphertext: got %q, error %v; want %q", algorithm, got, err, plaintext)
 		}
 	}
 }
 
 func TestOpenSSLAgreement(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for i, tt := range agreeing {
 		t.Run(tt.spec, func(t *testing.T) {
-			b := newBench(t)
-			r.t = t
+			b := newOpenSSL(t)
+			c.t = t
 			private := b.generate(opensslSpecs[1+i].generate)
-			id, _ := r.newKeyOf(tt.spec, kmsapi.UsageAgree)
+			id, _ := c.newKeyOf(tt.spec, kmsapi.UsageAgree)
 			b.run("pkeyutl", "-derive", "-keyform", "DER", "-inkey", b.write("key", private),
-				"-peerform", "DER", "-peerkey", b.write("peer", r.publicKey(id)), "-out", b.path("secret"))
-			out, err := r.derives(id, b.publicOf(private))
+				"-peerform", "DER", "-peerkey", b.write("peer", c.publicKey(id)), "-out", b.path("secret"))
+			out, err := c.deriveSharedSecret(id, b.publicOf(private))
 			if err != nil || !bytes.Equal(out.SharedSecret, b.read("secret")) {
-				t.Errorf("OpenSSL has another secret (%v)", err)
+				t.Errorf("DeriveSharedSecret returned another secret than OpenSSL (%v)", err)
 			}
 		})
 	}
 }
 
-// TestOpenSSLKeyPairs: OpenSSL reads the private half, finds it sound, and comes to
-// the same public half.
+// OpenSSL accepts the private keys of GenerateDataKeyPair and derives the same public keys.
 func TestOpenSSLKeyPairs(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
 	for _, tt := range opensslSpecs {
 		t.Run(tt.spec, func(t *testing.T) {
-			b := newBench(t)
-			r.t = t
-			out := must[kmsapi.GenerateDataKeyPairOutput](r, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &tt.spec})
+			b := newOpenSSL(t)
+			c.t = t
+			out := must[kmsapi.GenerateDataKeyPairOutput](c, "GenerateDataKeyPair", &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: &tt.spec})
 			if tt.spec != "ECC_NIST_EDWARDS25519" { // has no check
 				b.run("pkey", "-check", "-noout", "-inform", "DER", "-in", b.write("key", out.PrivateKeyPlaintext))
 			}
 			if !bytes.Equal(b.publicOf(out.PrivateKeyPlaintext), out.PublicKey) {
-				t.Error("OpenSSL has another public key")
+				t.Error("OpenSSL derives another public key")
 			}
 		})
 	}
 }
 
-// wrap wraps material as AWS's guide tells users to.
-func (b *bench) wrap(algorithm string, public, material []byte) []byte {
+// wrap wraps material with the commands of AWS's developer guide.
+func (b *openSSL) wrap(algorithm string, public, material []byte) []byte {
 	b.Helper()
 	digest := "sha256"
 	if strings.HasSuffix(algorithm, "SHA_1") {
@@ -276,9 +269,10 @@ func (b *bench) wrap(algorithm string, public, material []byte) []byte {
 	return append(b.encrypt(digest, public, kek), b.read("wrapped")...)
 }
 
-// TestOpenSSLImport: material that OpenSSL made and wrapped, with every wrapping
-// algorithm and size of wrapping key, is the key's and works.
+// Material that OpenSSL generated and wrapped can be imported and used, with every wrapping
+// algorithm and size of wrapping key.
 func TestOpenSSLImport(t *testing.T) {
+	t.Parallel()
 	message := []byte("with a key from elsewhere")
 	for _, tt := range []struct{ algorithm, wrapping, spec, usage string }{
 		{"RSAES_OAEP_SHA_1", "RSA_2048", kmsapi.SpecSymmetric, kmsapi.UsageEncrypt},
@@ -294,10 +288,11 @@ func TestOpenSSLImport(t *testing.T) {
 		{"RSA_AES_KEY_WRAP_SHA_256", "RSA_2048", "ECC_NIST_EDWARDS25519", kmsapi.UsageSign},
 	} {
 		t.Run(tt.algorithm+"/"+tt.spec, func(t *testing.T) {
-			b := newBench(t)
-			r := newRoom(t)
-			id, _ := r.keyToImport(tt.spec, tt.usage)
-			p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
+			t.Parallel()
+			b := newOpenSSL(t)
+			c := newTestCluster(t)
+			id, _ := c.newKeyForImport(tt.spec, tt.usage)
+			p := must[kmsapi.GetParametersForImportOutput](c, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 				KeyId: &id, WrappingAlgorithm: &tt.algorithm, WrappingKeySpec: &tt.wrapping,
 			})
 			var material []byte
@@ -312,24 +307,24 @@ func TestOpenSSLImport(t *testing.T) {
 				b.run("rand", "-out", b.path("random"), size)
 				material = b.read("random")
 			}
-			r.imports(&kmsapi.ImportKeyMaterialInput{
+			c.importMaterial(&kmsapi.ImportKeyMaterialInput{
 				KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b.wrap(tt.algorithm, p.PublicKey, material), ExpirationModel: new(ops.ModelForever),
 			})
 			switch tt.usage {
 			case kmsapi.UsageEncrypt:
-				r.opens(r.seal(id, "x"), "x")
-				if want := hex.EncodeToString(vault.KeyMaterialID(r.stored(id), material)); r.current(id) != want {
-					t.Error("the material is not what was wrapped")
+				c.wantDecrypt(c.encrypt(id, "x"), "x")
+				if want := hex.EncodeToString(vault.KeyMaterialID(c.storedKey(id), material)); c.currentMaterialID(id) != want {
+					t.Error("the key has another material than was wrapped")
 				}
 			case kmsapi.UsageMac:
 				size := tt.spec[len(tt.spec)-3:]
-				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: new("HMAC_SHA_" + size)})
+				out := must[kmsapi.GenerateMacOutput](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: message, MacAlgorithm: new("HMAC_SHA_" + size)})
 				if !bytes.Equal(out.Mac, b.mac(size, material, message)) {
-					t.Error("OpenSSL has another MAC with the key")
+					t.Error("GenerateMac returned another MAC than OpenSSL")
 				}
 			case kmsapi.UsageSign:
-				if err := b.verify(algorithm, b.publicOf(material), message, r.signs(id, algorithm, "RAW", message)); err != nil {
-					t.Errorf("the signature to OpenSSL: %v", err)
+				if err := b.verify(algorithm, b.publicOf(material), message, c.sign(id, algorithm, "RAW", message)); err != nil {
+					t.Errorf("OpenSSL refuses the signature: %v", err)
 				}
 			}
 		})

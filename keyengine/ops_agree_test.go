@@ -16,10 +16,11 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// TestMacs: a MAC is as long as its hash, the same each time, and verifies whole
-// only, by its own key.
+// A MAC has the size of its hash, is the same each time, and is verified only in whole and with its
+// own key.
 func TestMacs(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for _, tt := range []struct {
 		spec, algorithm string
 		size            int
@@ -27,26 +28,26 @@ func TestMacs(t *testing.T) {
 		{"HMAC_224", "HMAC_SHA_224", 28}, {"HMAC_256", "HMAC_SHA_256", 32}, {"HMAC_384", "HMAC_SHA_384", 48}, {"HMAC_512", "HMAC_SHA_512", 64},
 	} {
 		t.Run(tt.spec, func(t *testing.T) {
-			r.t = t
-			id, arn := r.newKeyOf(tt.spec, kmsapi.UsageMac)
-			other, _ := r.newKeyOf(tt.spec, kmsapi.UsageMac)
+			c.t = t
+			id, arn := c.newKeyOf(tt.spec, kmsapi.UsageMac)
+			other, _ := c.newKeyOf(tt.spec, kmsapi.UsageMac)
 			in := &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("message"), MacAlgorithm: &tt.algorithm}
-			out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", in)
+			out := must[kmsapi.GenerateMacOutput](c, "GenerateMac", in)
 			if *out.KeyId != arn || *out.MacAlgorithm != tt.algorithm || len(out.Mac) != tt.size {
-				t.Errorf("answer of %s with %s, %d bytes", *out.KeyId, *out.MacAlgorithm, len(out.Mac))
+				t.Errorf("GenerateMac returned key %s, algorithm %s, and a MAC of %d bytes", *out.KeyId, *out.MacAlgorithm, len(out.Mac))
 			}
-			if again := must[kmsapi.GenerateMacOutput](r, "GenerateMac", in); !bytes.Equal(again.Mac, out.Mac) {
-				t.Error("another MAC the second time")
+			if again := must[kmsapi.GenerateMacOutput](c, "GenerateMac", in); !bytes.Equal(again.Mac, out.Mac) {
+				t.Error("GenerateMac returned two MACs for the same message")
 			}
 			verify := func(id string, message, mac []byte) error {
-				v, err := call[kmsapi.VerifyMacOutput](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: mac, MacAlgorithm: &tt.algorithm})
+				v, err := call[kmsapi.VerifyMacOutput](c, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: message, Mac: mac, MacAlgorithm: &tt.algorithm})
 				if err == nil && (!*v.MacValid || *v.KeyId != arn || *v.MacAlgorithm != tt.algorithm) {
-					t.Errorf("answer is %v of %s with %s", *v.MacValid, *v.KeyId, *v.MacAlgorithm)
+					t.Errorf("VerifyMac returned valid %v, key %s, algorithm %s", *v.MacValid, *v.KeyId, *v.MacAlgorithm)
 				}
 				return err
 			}
 			if err := verify(id, in.Message, out.Mac); err != nil {
-				t.Errorf("the MAC itself: %v", err)
+				t.Errorf("VerifyMac of a genuine MAC: %v", err)
 			}
 			wantError(t, verify(other, in.Message, out.Mac), kmsapi.ErrInvalidMac, "")
 			wantError(t, verify(id, []byte("messagf"), out.Mac), kmsapi.ErrInvalidMac, "")
@@ -64,13 +65,13 @@ func TestMacs(t *testing.T) {
 					continue
 				}
 				want := "Algorithm " + algorithm + " is incompatible with key spec " + tt.spec + "."
-				_, err := call[request.None](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
+				_, err := call[request.None](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: []byte("m"), MacAlgorithm: &algorithm})
 				wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
-				_, err = call[request.None](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
+				_, err = call[request.None](c, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: out.Mac, MacAlgorithm: &algorithm})
 				wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
 			}
 			for _, size := range []int{0, 4097} {
-				_, err := call[request.None](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
+				_, err := call[request.None](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: make([]byte, size), MacAlgorithm: &tt.algorithm})
 				wantError(t, err, kmsapi.ErrValidation, "…")
 			}
 		})
@@ -85,21 +86,21 @@ var agreeing = []struct {
 	{"ECC_NIST_P256", ecdh.P256(), 32}, {"ECC_NIST_P384", ecdh.P384(), 48}, {"ECC_NIST_P521", ecdh.P521(), 66},
 }
 
-func (r *room) derives(id string, peer []byte) (*kmsapi.DeriveSharedSecretOutput, error) {
-	r.t.Helper()
-	return call[kmsapi.DeriveSharedSecretOutput](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer})
+func (c *testCluster) deriveSharedSecret(id string, peer []byte) (*kmsapi.DeriveSharedSecretOutput, error) {
+	c.t.Helper()
+	return call[kmsapi.DeriveSharedSecretOutput](c, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer})
 }
 
-// TestSharedSecrets: both sides come to the same secret, the other one with the
-// standard library or with a key here.
+// Both sides derive the same secret, where the other side is the standard library or another key.
 func TestSharedSecrets(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for _, tt := range agreeing {
 		t.Run(tt.spec, func(t *testing.T) {
-			r.t = t
-			id, arn := r.newKeyOf(tt.spec, kmsapi.UsageAgree)
-			second, _ := r.newKeyOf(tt.spec, kmsapi.UsageAgree)
-			own := parsePeerKey(t, r.publicKey(id))
+			c.t = t
+			id, arn := c.newKeyOf(tt.spec, kmsapi.UsageAgree)
+			second, _ := c.newKeyOf(tt.spec, kmsapi.UsageAgree)
+			own := parsePeerKey(t, c.publicKey(id))
 			private, err := tt.curve.GenerateKey(rand.Reader)
 			if err != nil {
 				t.Fatal(err)
@@ -108,34 +109,34 @@ func TestSharedSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, err := r.derives(id, encodePeerKey(t, private.PublicKey()))
+			out, err := c.deriveSharedSecret(id, encodePeerKey(t, private.PublicKey()))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(out.SharedSecret, want) || len(out.SharedSecret) != tt.size {
-				t.Errorf("secret is %d bytes, and not what the other side has", len(out.SharedSecret))
+				t.Errorf("got a secret of %d bytes that is not that of the other side", len(out.SharedSecret))
 			}
 			if *out.KeyId != arn || *out.KeyAgreementAlgorithm != "ECDH" || *out.KeyOrigin != kmsapi.OriginKMS || out.CiphertextForRecipient != nil {
-				t.Errorf("answer: %s, %s, %s", *out.KeyId, *out.KeyAgreementAlgorithm, *out.KeyOrigin)
+				t.Errorf("DeriveSharedSecret returned key %s, algorithm %s, origin %s", *out.KeyId, *out.KeyAgreementAlgorithm, *out.KeyOrigin)
 			}
-			a, err := r.derives(id, r.publicKey(second))
+			a, err := c.deriveSharedSecret(id, c.publicKey(second))
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, err := r.derives(second, r.publicKey(id))
+			b, err := c.deriveSharedSecret(second, c.publicKey(id))
 			if err != nil || !bytes.Equal(a.SharedSecret, b.SharedSecret) || bytes.Equal(a.SharedSecret, want) {
-				t.Errorf("two keys here do not agree (%v)", err)
+				t.Errorf("two keys derive different secrets (%v)", err)
 			}
 		})
 	}
 }
 
-// TestSharedSecretZeros: leading zeros of a secret are kept, as it would be another
-// one without.
+// Leading zeros of a secret are kept.
 func TestSharedSecretZeros(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
-	own := parsePeerKey(t, r.publicKey(id))
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	own := parsePeerKey(t, c.publicKey(id))
 	for range 1 << 14 {
 		private, err := ecdh.P256().GenerateKey(rand.Reader)
 		if err != nil {
@@ -148,22 +149,23 @@ func TestSharedSecretZeros(t *testing.T) {
 		if want[0] != 0 {
 			continue
 		}
-		out, err := r.derives(id, encodePeerKey(t, private.PublicKey()))
+		out, err := c.deriveSharedSecret(id, encodePeerKey(t, private.PublicKey()))
 		if err != nil || !bytes.Equal(out.SharedSecret, want) {
-			t.Errorf("secret is %x, want %x (%v)", out.SharedSecret, want, err)
+			t.Errorf("got secret %x, want %x (%v)", out.SharedSecret, want, err)
 		}
 		return
 	}
-	t.Fatal("none of 16384 secrets begins with a zero")
+	t.Fatal("none of 16384 secrets begins with a zero byte")
 }
 
-// TestBadPeers: whatever is no point of the key's curve is refused alike, without a
-// word of why, and before a dry run succeeds.
+// Every public key that is not a point of the key's curve is refused with the same error,
+// also in a dry run.
 func TestBadPeers(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
-	other, _ := r.newKeyOf("ECC_NIST_P384", kmsapi.UsageAgree)
-	good := r.publicKey(id)
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	other, _ := c.newKeyOf("ECC_NIST_P384", kmsapi.UsageAgree)
+	good := c.publicKey(id)
 	point := func(edit func(point []byte) []byte) []byte {
 		var info struct {
 			Algorithm pkix.AlgorithmIdentifier
@@ -181,7 +183,7 @@ func TestBadPeers(t *testing.T) {
 		return der
 	}
 	if !bytes.Equal(point(func(b []byte) []byte { return b }), good) {
-		t.Fatal("a point that was not edited is another key")
+		t.Fatal("encoding an unchanged point made another public key")
 	}
 	public := func(spec string) []byte {
 		material, err := primitive.Generate(spec)
@@ -199,7 +201,7 @@ func TestBadPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, peer := range map[string][]byte{
-		"another curve":     r.publicKey(other),
+		"another curve":     c.publicKey(other),
 		"secp256k1":         public("ECC_SECG_P256K1"),
 		"RSA":               public("RSA_2048"),
 		"Ed25519":           public("ECC_NIST_EDWARDS25519"),
@@ -220,22 +222,22 @@ func TestBadPeers(t *testing.T) {
 		"as long as may be": bytes.Repeat([]byte{0x30}, 8192),
 	} {
 		for _, dry := range []bool{false, true} {
-			_, err := call[request.None](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{
+			_, err := call[request.None](c, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{
 				KeyId: &id, KeyAgreementAlgorithm: new("ECDH"), PublicKey: peer, DryRun: &dry,
 			})
 			if e, ok := errors.AsType[*kmsapi.Error](err); !ok || *e != *badPeer("ECC_NIST_P256") {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("%s: got error %v, want %v", name, err, badPeer("ECC_NIST_P256"))
 			}
-			if rec := r.lastRecord(); rec.ErrorCode != "ValidationException" || !strings.HasSuffix(rec.Resources[0].Arn, id) {
-				t.Errorf("%s: record of %s with %q", name, rec.EventName, rec.ErrorCode)
+			if rec := c.lastRecord(); rec.ErrorCode != "ValidationException" || !strings.HasSuffix(rec.Resources[0].Arn, id) {
+				t.Errorf("%s: got record of %s with error %q", name, rec.EventName, rec.ErrorCode)
 			}
 		}
 	}
 	for _, size := range []int{0, 8193} {
-		_, err := r.derives(id, make([]byte, size))
+		_, err := c.deriveSharedSecret(id, make([]byte, size))
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
-	_, err = call[request.None](r, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("SM2"), PublicKey: good})
+	_, err = call[request.None](c, "DeriveSharedSecret", &kmsapi.DeriveSharedSecretInput{KeyId: &id, KeyAgreementAlgorithm: new("SM2"), PublicKey: good})
 	wantError(t, err, kmsapi.ErrValidation, "…")
 }
 

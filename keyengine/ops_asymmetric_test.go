@@ -22,7 +22,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// signingSpecs are AWS's tables of what keys can sign with, in AWS's order.
+// signingSpecs are the signing algorithms of each spec, in the order of AWS's tables.
 var signingSpecs = []struct {
 	spec       string
 	algorithms []string
@@ -39,7 +39,7 @@ var rsaSigning = []string{
 	"RSASSA_PSS_SHA_256", "RSASSA_PSS_SHA_384", "RSASSA_PSS_SHA_512",
 }
 
-// messageTypesOf are the types of message that an algorithm takes.
+// messageTypesOf returns the message types that an algorithm accepts.
 func messageTypesOf(algorithm string) []string {
 	switch algorithm {
 	case "ED25519_SHA_512":
@@ -52,7 +52,7 @@ func messageTypesOf(algorithm string) []string {
 	return []string{"RAW", "DIGEST"}
 }
 
-// hashOf is the hash that an algorithm's name ends with; for ML-DSA that of no use.
+// hashOf returns the hash in the name of an algorithm. It is of no use for ML-DSA.
 func hashOf(algorithm string) crypto.Hash {
 	switch algorithm[len(algorithm)-3:] {
 	case "384":
@@ -69,7 +69,7 @@ func hashed(h crypto.Hash, b []byte) []byte {
 	return d.Sum(nil)
 }
 
-// messageAs is a message as Sign takes it by a type.
+// messageAs returns a message in the form of a message type.
 func messageAs(kind, algorithm string, public, message []byte) []byte {
 	switch kind {
 	case "DIGEST":
@@ -85,8 +85,8 @@ func messageAs(kind, algorithm string, public, message []byte) []byte {
 	return message
 }
 
-// verifiesElsewhere checks a signature of a message with code that is not ours.
-func verifiesElsewhere(spec, algorithm string, public, message, signature []byte) error {
+// verifyElsewhere verifies a signature without our code.
+func verifyElsewhere(spec, algorithm string, public, message, signature []byte) error {
 	wrong, h := errors.New("not a signature"), hashOf(algorithm)
 	if spec == "ECC_SECG_P256K1" {
 		key, err := secp256k1.ParsePubKey(public[len(public)-65:])
@@ -116,7 +116,7 @@ func verifiesElsewhere(spec, algorithm string, public, message, signature []byte
 		return nil
 	case ed25519.PublicKey:
 		if algorithm == "ED25519_PH_SHA_512" {
-			// The digest is the message, which Ed25519ph hashes.
+			// Ed25519ph hashes its message, which is the digest.
 			return ed25519.VerifyWithOptions(key, hashed(h, hashed(h, message)), signature, &ed25519.Options{Hash: h})
 		}
 		return ed25519.VerifyWithOptions(key, message, signature, &ed25519.Options{})
@@ -126,61 +126,62 @@ func verifiesElsewhere(spec, algorithm string, public, message, signature []byte
 	return errors.New("a key of a kind that is not known here")
 }
 
-func (r *room) signs(id, algorithm, kind string, message []byte) []byte {
-	r.t.Helper()
-	out := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: &algorithm, MessageType: &kind, Message: message})
+func (c *testCluster) sign(id, algorithm, kind string, message []byte) []byte {
+	c.t.Helper()
+	out := must[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: &algorithm, MessageType: &kind, Message: message})
 	if !strings.HasSuffix(*out.KeyId, "key/"+id) || *out.SigningAlgorithm != algorithm {
-		r.t.Errorf("Sign answered with %s and %s", *out.KeyId, *out.SigningAlgorithm)
+		c.t.Errorf("Sign returned key %s, algorithm %s", *out.KeyId, *out.SigningAlgorithm)
 	}
 	return out.Signature
 }
 
-// verifies asks Verify; a signature that is none is an error, never an answer.
-func (r *room) verifies(id, algorithm, kind string, message, signature []byte) error {
-	r.t.Helper()
-	out, err := call[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{
+// verify calls Verify, which answers an invalid signature with an error.
+func (c *testCluster) verify(id, algorithm, kind string, message, signature []byte) error {
+	c.t.Helper()
+	out, err := call[kmsapi.VerifyOutput](c, "Verify", &kmsapi.VerifyInput{
 		KeyId: &id, SigningAlgorithm: &algorithm, MessageType: &kind, Message: message, Signature: signature,
 	})
 	if err == nil && (!*out.SignatureValid || !strings.HasSuffix(*out.KeyId, "key/"+id) || *out.SigningAlgorithm != algorithm) {
-		r.t.Errorf("Verify answered %v of %s with %s", *out.SignatureValid, *out.KeyId, *out.SigningAlgorithm)
+		c.t.Errorf("Verify returned valid %v, key %s, algorithm %s", *out.SignatureValid, *out.KeyId, *out.SigningAlgorithm)
 	}
 	return err
 }
 
-// TestSignAndVerify: what each kind of key signs, in each form of the message, is a
-// signature to us and to others, and nothing else is.
+// Signatures of each spec, algorithm and message type are verified by Verify and by other
+// code, and no altered ones.
 func TestSignAndVerify(t *testing.T) {
-	r := newRoom(t)
-	r.manyRefusals()
+	t.Parallel()
+	c := newTestCluster(t)
+	c.allowManyRefusals()
 	message := []byte("to be signed")
 	for _, tt := range signingSpecs {
 		t.Run(tt.spec, func(t *testing.T) {
-			r.t = t
-			id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
-			public := r.publicKey(id)
+			c.t = t
+			id, _ := c.newKeyOf(tt.spec, kmsapi.UsageSign)
+			public := c.publicKey(id)
 			other := id // a key that the signatures are not of
 			if !strings.HasPrefix(tt.spec, "RSA") {
-				other, _ = r.newKeyOf(tt.spec, kmsapi.UsageSign)
+				other, _ = c.newKeyOf(tt.spec, kmsapi.UsageSign)
 			}
 			for _, algorithm := range tt.algorithms {
 				for _, kind := range messageTypesOf(algorithm) {
-					sig := r.signs(id, algorithm, kind, messageAs(kind, algorithm, public, message))
-					if err := verifiesElsewhere(tt.spec, algorithm, public, message, sig); err != nil {
-						t.Errorf("%s of %s, elsewhere: %v", algorithm, kind, err)
+					sig := c.sign(id, algorithm, kind, messageAs(kind, algorithm, public, message))
+					if err := verifyElsewhere(tt.spec, algorithm, public, message, sig); err != nil {
+						t.Errorf("%s of %s: other code refuses the signature: %v", algorithm, kind, err)
 					}
 					for _, again := range messageTypesOf(algorithm) {
 						m := messageAs(again, algorithm, public, message)
-						if err := r.verifies(id, algorithm, again, m, sig); err != nil {
-							t.Errorf("%s of %s, verified as %s: %v", algorithm, kind, again, err)
+						if err := c.verify(id, algorithm, again, m, sig); err != nil {
+							t.Errorf("%s of %s: Verify with %s: %v", algorithm, kind, again, err)
 						}
 						changed := bytes.Clone(m)
 						changed[0] ^= 1
-						wantError(t, r.verifies(id, algorithm, again, changed, sig), kmsapi.ErrInvalidSignatureValue, "")
+						wantError(t, c.verify(id, algorithm, again, changed, sig), kmsapi.ErrInvalidSignatureValue, "")
 					}
-					r.refusesAltered(id, algorithm, kind, messageAs(kind, algorithm, public, message), sig)
+					c.checkAlteredSignatures(id, algorithm, kind, messageAs(kind, algorithm, public, message), sig)
 					if other != id {
-						otherMessage := messageAs(kind, algorithm, r.publicKey(other), message)
-						wantError(t, r.verifies(other, algorithm, kind, otherMessage, sig), kmsapi.ErrInvalidSignatureValue, "")
+						otherMessage := messageAs(kind, algorithm, c.publicKey(other), message)
+						wantError(t, c.verify(other, algorithm, kind, otherMessage, sig), kmsapi.ErrInvalidSignatureValue, "")
 					}
 				}
 			}
@@ -188,9 +189,9 @@ func TestSignAndVerify(t *testing.T) {
 	}
 }
 
-// refusesAltered offers everything near a signature in its place.
-func (r *room) refusesAltered(id, algorithm, kind string, message, sig []byte) {
-	r.t.Helper()
+// checkAlteredSignatures checks that Verify refuses everything similar to a signature.
+func (c *testCluster) checkAlteredSignatures(id, algorithm, kind string, message, sig []byte) {
+	c.t.Helper()
 	for name, edit := range map[string]func([]byte) []byte{
 		"first byte":  func(b []byte) []byte { b[0] ^= 1; return b },
 		"middle byte": func(b []byte) []byte { b[len(b)/2] ^= 0x10; return b },
@@ -201,25 +202,26 @@ func (r *room) refusesAltered(id, algorithm, kind string, message, sig []byte) {
 		"zeros":       func(b []byte) []byte { return make([]byte, len(b)) },
 		"too long":    func([]byte) []byte { return bytes.Repeat([]byte{1}, 6144) },
 	} {
-		err := r.verifies(id, algorithm, kind, message, edit(bytes.Clone(sig)))
+		err := c.verify(id, algorithm, kind, message, edit(bytes.Clone(sig)))
 		if !errors.Is(err, kmsapi.ErrInvalidSignatureValue) {
-			r.t.Errorf("%s of %s with another %s: %v", algorithm, kind, name, err)
+			c.t.Errorf("%s of %s with another %s: got error %v, want KMSInvalidSignatureException", algorithm, kind, name, err)
 		}
 	}
 	if !strings.HasPrefix(algorithm, "RSASSA") || kind != "RAW" {
 		return
 	}
 	for _, o := range rsaSigning {
-		if err := r.verifies(id, o, kind, message, sig); o != algorithm && !errors.Is(err, kmsapi.ErrInvalidSignatureValue) {
-			r.t.Errorf("%s as %s: %v", algorithm, o, err)
+		if err := c.verify(id, o, kind, message, sig); o != algorithm && !errors.Is(err, kmsapi.ErrInvalidSignatureValue) {
+			c.t.Errorf("%s verified as %s: got error %v, want KMSInvalidSignatureException", algorithm, o, err)
 		}
 	}
 }
 
-// TestSignatureIsFresh: all but PKCS #1 and Ed25519 (and secp256k1's of RFC 6979)
-// sign the same message otherwise each time.
+// Two signatures of the same message differ, except with PKCS #1 v1.5, Ed25519, and
+// secp256k1, which follows RFC 6979.
 func TestSignatureIsFresh(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for _, tt := range []struct {
 		spec, algorithm string
 		fresh           bool
@@ -228,18 +230,19 @@ func TestSignatureIsFresh(t *testing.T) {
 		{"ECC_NIST_P256", "ECDSA_SHA_256", true}, {"ECC_SECG_P256K1", "ECDSA_SHA_256", false},
 		{"ECC_NIST_EDWARDS25519", "ED25519_SHA_512", false}, {"ML_DSA_44", "ML_DSA_SHAKE_256", true},
 	} {
-		id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
-		a, b := r.signs(id, tt.algorithm, "RAW", []byte("m")), r.signs(id, tt.algorithm, "RAW", []byte("m"))
+		id, _ := c.newKeyOf(tt.spec, kmsapi.UsageSign)
+		a, b := c.sign(id, tt.algorithm, "RAW", []byte("m")), c.sign(id, tt.algorithm, "RAW", []byte("m"))
 		if bytes.Equal(a, b) == tt.fresh {
-			t.Errorf("%s: two signatures are the same: %v", tt.algorithm, !tt.fresh)
+			t.Errorf("%s: two signatures are equal: %v, want %v", tt.algorithm, tt.fresh, !tt.fresh)
 		}
 	}
 }
 
-// TestMessages: what an algorithm does not take, Sign and Verify refuse alike, and
-// before a dry run says that it would have gone well.
+// Sign and Verify refuse a message that the algorithm does not accept in the same way, also
+// in a dry run.
 func TestMessages(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	ids := make(map[string]string)
 	const noType, noTypeOf, noLength = "Message type %k is incompatible with algorithm %a.", "Message type %k is incompatible with key spec %s.", "Digest is invalid length for algorithm %a."
 	for _, tt := range []struct {
@@ -267,16 +270,16 @@ func TestMessages(t *testing.T) {
 	} {
 		id, ok := ids[tt.spec]
 		if !ok {
-			id, _ = r.newKeyOf(tt.spec, kmsapi.UsageSign)
+			id, _ = c.newKeyOf(tt.spec, kmsapi.UsageSign)
 			ids[tt.spec] = id
 		}
 		want := strings.NewReplacer("%k", tt.kind, "%a", tt.algorithm, "%s", tt.spec).Replace(tt.message)
 		for _, dry := range []bool{false, true} {
-			_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{
+			_, err := call[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{
 				KeyId: &id, SigningAlgorithm: &tt.algorithm, MessageType: &tt.kind, Message: make([]byte, tt.size), DryRun: &dry,
 			})
 			wantError(t, err, kmsapi.ErrValidation, want)
-			_, err = call[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{
+			_, err = call[kmsapi.VerifyOutput](c, "Verify", &kmsapi.VerifyInput{
 				KeyId: &id, SigningAlgorithm: &tt.algorithm, MessageType: &tt.kind, Message: make([]byte, tt.size), Signature: []byte("s"), DryRun: &dry,
 			})
 			wantError(t, err, kmsapi.ErrValidation, want)
@@ -285,47 +288,48 @@ func TestMessages(t *testing.T) {
 	id := ids["ECC_NIST_P256"]
 	for _, size := range []int{1, 4096} {
 		b := make([]byte, size)
-		if err := r.verifies(id, "ECDSA_SHA_256", "RAW", b, r.signs(id, "ECDSA_SHA_256", "RAW", b)); err != nil {
-			t.Errorf("a message of %d bytes: %v", size, err)
+		if err := c.verify(id, "ECDSA_SHA_256", "RAW", b, c.sign(id, "ECDSA_SHA_256", "RAW", b)); err != nil {
+			t.Errorf("verifying a message of %d bytes: %v", size, err)
 		}
 	}
 	for _, size := range []int{0, 4097} {
-		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_256"), Message: make([]byte, size)})
+		_, err := call[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_256"), Message: make([]byte, size)})
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
-	// Without a type a message is raw.
-	sig := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_256"), Message: make([]byte, 32)}).Signature
-	if err := r.verifies(id, "ECDSA_SHA_256", "RAW", make([]byte, 32), sig); err != nil {
-		t.Errorf("a message without a type: %v", err)
+	// The default message type is RAW.
+	sig := must[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_256"), Message: make([]byte, 32)}).Signature
+	if err := c.verify(id, "ECDSA_SHA_256", "RAW", make([]byte, 32), sig); err != nil {
+		t.Errorf("verifying a message that was signed without a type: %v", err)
 	}
 }
 
-// TestSigningAlgorithms: a key signs with its spec's algorithms and no others.
+// A key signs only with the algorithms of its spec.
 func TestSigningAlgorithms(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for _, tt := range signingSpecs {
 		if tt.spec == "RSA_3072" || tt.spec == "RSA_4096" {
 			continue // as RSA_2048, and slow to make
 		}
-		id, _ := r.newKeyOf(tt.spec, kmsapi.UsageSign)
+		id, _ := c.newKeyOf(tt.spec, kmsapi.UsageSign)
 		for _, algorithm := range kmsapi.EnumOf("SigningAlgorithmSpec").Values() {
 			if slices.Contains(tt.algorithms, algorithm) {
 				continue
 			}
 			want := "Algorithm " + algorithm + " is incompatible with key spec " + tt.spec + "."
-			_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: &algorithm, Message: []byte("m")})
+			_, err := call[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: &algorithm, Message: []byte("m")})
 			wantError(t, err, kmsapi.ErrInvalidKeyUsage, want)
-			wantError(t, r.verifies(id, algorithm, "RAW", []byte("m"), []byte("s")), kmsapi.ErrInvalidKeyUsage, want)
+			wantError(t, c.verify(id, algorithm, "RAW", []byte("m"), []byte("s")), kmsapi.ErrInvalidKeyUsage, want)
 		}
-		_, err := call[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_1"), Message: []byte("m")})
+		_, err := call[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &id, SigningAlgorithm: new("ECDSA_SHA_1"), Message: []byte("m")})
 		wantError(t, err, kmsapi.ErrValidation, "…")
 	}
 }
 
-// TestPublicKeys: an answer says which key it is and what for; it has the list of
-// algorithms of the key's usage and no other.
+// GetPublicKey returns the key's spec, usage, and the algorithms of that usage.
 func TestPublicKeys(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	for _, tt := range []struct {
 		spec, usage                                   string
 		encryption, signing, agreement, encapsulation []string
@@ -340,50 +344,51 @@ func TestPublicKeys(t *testing.T) {
 		{"ML_KEM_512", kmsapi.UsageEncapsulate, nil, nil, nil, []string{"ML_KEM"}},
 		{"ML_KEM_1024", kmsapi.UsageEncapsulate, nil, nil, nil, []string{"ML_KEM"}},
 	} {
-		id, arn := r.newKeyOf(tt.spec, tt.usage)
-		out := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &arn})
+		id, arn := c.newKeyOf(tt.spec, tt.usage)
+		out := must[kmsapi.GetPublicKeyOutput](c, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &arn})
 		if *out.KeyId != arn || *out.KeySpec != tt.spec || *out.KeyUsage != tt.usage {
-			t.Errorf("%s for %s: answer is of %s, %s, %s", tt.spec, tt.usage, *out.KeyId, *out.KeySpec, *out.KeyUsage)
+			t.Errorf("%s for %s: got key %s, spec %s, usage %s", tt.spec, tt.usage, *out.KeyId, *out.KeySpec, *out.KeyUsage)
 		}
 		if !slices.Equal(out.EncryptionAlgorithms, tt.encryption) || !slices.Equal(out.SigningAlgorithms, tt.signing) || !slices.Equal(out.KeyAgreementAlgorithms, tt.agreement) ||
 			!slices.Equal(out.EncapsulationAlgorithms, tt.encapsulation) {
-			t.Errorf("%s for %s: algorithms %v, %v, %v, %v", tt.spec, tt.usage, out.EncryptionAlgorithms, out.SigningAlgorithms, out.KeyAgreementAlgorithms, out.EncapsulationAlgorithms)
+			t.Errorf("%s for %s: got algorithms %v, %v, %v, %v", tt.spec, tt.usage, out.EncryptionAlgorithms, out.SigningAlgorithms, out.KeyAgreementAlgorithms, out.EncapsulationAlgorithms)
 		}
 		old := kmsapi.EnumOf("CustomerMasterKeySpec").Has(tt.spec)
 		if (out.CustomerMasterKeySpec != nil) != old || old && *out.CustomerMasterKeySpec != tt.spec {
-			t.Errorf("%s: the older name of its spec is wrong", tt.spec)
+			t.Errorf("%s: CustomerMasterKeySpec is %v", tt.spec, out.CustomerMasterKeySpec)
 		}
 		if tt.spec != "ECC_SECG_P256K1" && !strings.HasPrefix(tt.spec, "ML") {
 			if _, err := x509.ParsePKIXPublicKey(out.PublicKey); err != nil {
-				t.Errorf("%s: %v", tt.spec, err)
+				t.Errorf("%s: parsing the public key: %v", tt.spec, err)
 			}
 		}
-		if !bytes.Equal(r.publicKey(id), out.PublicKey) {
-			t.Errorf("%s: the public key is another one the second time", tt.spec)
+		if !bytes.Equal(c.publicKey(id), out.PublicKey) {
+			t.Errorf("%s: GetPublicKey returned two different public keys", tt.spec)
 		}
 	}
-	symmetric, symmetricARN := r.newKey()
-	mac, macARN := r.newKeyOf("HMAC_256", kmsapi.UsageMac)
+	symmetric, symmetricARN := c.newKey()
+	mac, macARN := c.newKeyOf("HMAC_256", kmsapi.UsageMac)
 	for id, arn := range map[string]string{symmetric: symmetricARN, mac: macARN} {
-		_, err := call[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id})
+		_, err := call[kmsapi.GetPublicKeyOutput](c, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id})
 		wantError(t, err, kmsapi.ErrUnsupported, arn+" is not an asymmetric KMS key.")
 	}
 }
 
-// TestWrongUsage: each operation on keys of each usage.
+// Each operation refuses keys of other usages.
 func TestWrongUsage(t *testing.T) {
-	r := newRoom(t)
-	peer, _ := r.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
-	public := r.publicKey(peer)
+	t.Parallel()
+	c := newTestCluster(t)
+	peer, _ := c.newKeyOf("ECC_NIST_P256", kmsapi.UsageAgree)
+	public := c.publicKey(peer)
 	operations := []struct {
 		name, usage string
 		in          func(id string) any
 	}{
-		{"Sign", kmsapi.UsageSign, func(id string) any { return r.signInput(id) }},
+		{"Sign", kmsapi.UsageSign, func(id string) any { return c.signInput(id) }},
 		{"Verify", kmsapi.UsageSign, func(id string) any {
 			return &kmsapi.VerifyInput{KeyId: &id, Message: []byte("m"), Signature: []byte("s"), SigningAlgorithm: new("ECDSA_SHA_256")}
 		}},
-		{"GenerateMac", kmsapi.UsageMac, func(id string) any { return r.macInput(id) }},
+		{"GenerateMac", kmsapi.UsageMac, func(id string) any { return c.macInput(id) }},
 		{"VerifyMac", kmsapi.UsageMac, func(id string) any {
 			return &kmsapi.VerifyMacInput{KeyId: &id, Message: []byte("m"), Mac: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}
 		}},
@@ -409,27 +414,27 @@ func TestWrongUsage(t *testing.T) {
 		{kmsapi.SpecSymmetric, kmsapi.UsageEncrypt}, {"RSA_2048", kmsapi.UsageEncrypt}, {"RSA_2048", kmsapi.UsageSign},
 		{"ECC_NIST_P256", kmsapi.UsageSign}, {"ECC_NIST_P256", kmsapi.UsageAgree}, {"HMAC_256", kmsapi.UsageMac}, {"ML_KEM_512", kmsapi.UsageEncapsulate},
 	} {
-		id, arn := r.newKeyOf(k.spec, k.usage)
+		id, arn := c.newKeyOf(k.spec, k.usage)
 		for _, op := range operations {
 			if op.usage == k.usage {
 				continue
 			}
-			_, err := call[request.None](r, op.name, op.in(id))
+			_, err := call[request.None](c, op.name, op.in(id))
 			wantError(t, err, kmsapi.ErrInvalidKeyUsage, arn+" key usage is "+k.usage+" which is not valid for "+op.name+".")
 		}
 	}
-	// The right usage, but the other kind of encryption.
+	// The right usage with the default algorithm, which is that of symmetric keys.
 	const other = "Algorithm SYMMETRIC_DEFAULT is incompatible with key spec RSA_2048."
-	id, _ := r.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
+	id, _ := c.newKeyOf("RSA_2048", kmsapi.UsageEncrypt)
 	for op, in := range map[string]any{
 		"GenerateDataKey":                     &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")},
 		"GenerateDataKeyWithoutPlaintext":     &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: &id, KeySpec: new("AES_256")},
 		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 		"GenerateDataKeyPairWithoutPlaintext": &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
 	} {
-		_, err := call[request.None](r, op, in)
+		_, err := call[request.None](c, op, in)
 		wantError(t, err, kmsapi.ErrInvalidKeyUsage, "You cannot generate a data key with an asymmetric CMK")
 	}
-	_, err := call[request.None](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[request.None](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidKeyUsage, other)
 }

@@ -17,15 +17,13 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-const carolARN = "arn:aws:iam::" + testAccount + ":user/carol"
-
-// grantsOf lists a key's grants as the account's root user.
-func (r *room) grantsOf(id string) []kmsapi.GrantListEntry {
-	r.t.Helper()
-	return must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id}).Grants
+// listGrants returns the grants of a key, as the root user lists them.
+func (c *testCluster) listGrants(id string) []kmsapi.GrantListEntry {
+	c.t.Helper()
+	return must[kmsapi.ListGrantsOutput](c, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id}).Grants
 }
 
-func idsOf(grants []kmsapi.GrantListEntry) (ids []string) {
+func grantIDs(grants []kmsapi.GrantListEntry) (ids []string) {
 	for _, g := range grants {
 		ids = append(ids, *g.GrantId)
 	}
@@ -33,70 +31,72 @@ func idsOf(grants []kmsapi.GrantListEntry) (ids []string) {
 }
 
 func TestCreateGrant(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.newKey()
-	r.cluster.clock.advance(90 * time.Second)
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKey()
+	c.Clock.Advance(90 * time.Second)
 	pairs := contextOf("a", "1", "", "")
-	out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), RetiringPrincipal: new(bobARN),
+	out := must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), RetiringPrincipal: new(bobARN),
 		Operations: []string{"Decrypt", "Encrypt", "Decrypt"}, Constraints: subset(pairs), Name: new("my/grant:1_-")})
 	if !regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(*out.GrantId) || !regexp.MustCompile(`^[A-Za-z0-9+/]+=*$`).MatchString(*out.GrantToken) {
-		t.Errorf("grant %s with token %s", *out.GrantId, *out.GrantToken)
+		t.Errorf("got grant id %s, token %s; want 64 hex digits and base64", *out.GrantId, *out.GrantToken)
 	}
-	rec := r.lastRecord()
+	rec := c.lastRecord()
 	want := map[string]string{
 		"keyId": arn, "granteePrincipal": aliceARN, "retiringPrincipal": bobARN, "name": "my/grant:1_-", "operations": "Decrypt", "constraints": "encryptionContextSubset.a",
 	}
 	for _, f := range rec.RequestParameters {
 		if w := want[f.Name]; w == "" || !strings.Contains(f.String(), w) {
-			t.Errorf("the record has %v, want %q in it", f, w)
+			t.Errorf("the record has request parameter %v, want %q in it", f, w)
 		}
 		delete(want, f.Name)
 	}
 	if len(want) > 0 || rec.ReadOnly || len(rec.Resources) != 1 || rec.Resources[0].Arn != arn {
-		t.Errorf("the record lacks %v, or is wrong: %v", want, rec)
+		t.Errorf("the record lacks request parameters %v, or is wrong: %v", want, rec)
 	}
 	elements := map[string]string{}
 	for _, f := range rec.ResponseElements {
 		elements[f.Name] = f.GetText()
 	}
 	if d := cmp.Diff(map[string]string{"grantId": *out.GrantId, "keyId": arn}, elements); d != "" {
-		t.Errorf("response elements (-want +got):\n%s", d)
+		t.Errorf("response elements of the record (-want +got):\n%s", d)
 	}
 	if strings.Contains(rec.String(), *out.GrantToken) {
-		t.Error("the record holds the token")
+		t.Error("the record has the grant token")
 	}
 	entry := kmsapi.GrantListEntry{
-		KeyId: &arn, GrantId: out.GrantId, Name: new("my/grant:1_-"), CreationDate: ops.TimeOf(r.cluster.clock.Now().UnixNano()), GranteePrincipal: new(aliceARN),
+		KeyId: &arn, GrantId: out.GrantId, Name: new("my/grant:1_-"), CreationDate: ops.TimeOf(c.Clock.Now().UnixNano()), GranteePrincipal: new(aliceARN),
 		RetiringPrincipal: new(bobARN), IssuingAccount: new("arn:aws:iam::" + testAccount + ":root"), Operations: []string{"Decrypt", "Encrypt"}, Constraints: subset(pairs),
 	}
-	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, r.grantsOf(id)); d != "" {
+	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, c.listGrants(id)); d != "" {
 		t.Errorf("ListGrants (-want +got):\n%s", d)
 	}
-	// The rest left out: no name is an empty one.
-	bare := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &kmsapi.GrantConstraints{}})
-	got := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: bare.GrantId}).Grants
+	// A grant with nothing but what is required. It has an empty name.
+	bare := must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"DescribeKey"}, Constraints: &kmsapi.GrantConstraints{}})
+	got := must[kmsapi.ListGrantsOutput](c, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: bare.GrantId}).Grants
 	entry = kmsapi.GrantListEntry{
 		KeyId: &arn, GrantId: bare.GrantId, Name: new(""), CreationDate: entry.CreationDate, GranteePrincipal: new(aliceARN),
 		IssuingAccount: entry.IssuingAccount, Operations: []string{"DescribeKey"},
 	}
 	if d := cmp.Diff([]kmsapi.GrantListEntry{entry}, got); d != "" {
-		t.Errorf("a bare grant (-want +got):\n%s", d)
+		t.Errorf("ListGrants of a grant without optional members (-want +got):\n%s", d)
 	}
-	// What a grant allowed is named in the records of those who use it.
-	alice := r.user(aliceARN)
-	if _, err := callAs[kmsapi.DescribeKeyOutput](r, r.first, alice, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
+	// The record of a request that a grant allowed names the grant.
+	alice := c.newUser(aliceARN)
+	if _, err := callAs[kmsapi.DescribeKeyOutput](c, c.engine, alice, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.lastRecord().Additional[0].GetList().Items; !slices.Equal(got, []string{"kms:DescribeKey Allow grant " + *bare.GrantId}) {
-		t.Errorf("the record of a use has the decisions %q", got)
+	if got := c.lastRecord().Additional[0].GetList().Items; !slices.Equal(got, []string{"kms:DescribeKey Allow grant " + *bare.GrantId}) {
+		t.Errorf("the record of a request that the grant allowed has decisions %q", got)
 	}
 }
 
 func TestCreateGrantErrors(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.newKey()
-	rsa := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), KeyUsage: new(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
-	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKey()
+	rsa := *must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("RSA_2048"), KeyUsage: new(kmsapi.UsageEncrypt)}).KeyMetadata.KeyId
+	must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/app"), TargetKeyId: &id})
 	long := strings.Repeat("é", 384)
 	nine := map[string]string{}
 	for i := range 9 {
@@ -181,29 +181,30 @@ func TestCreateGrantErrors(t *testing.T) {
 		"sign with a symmetric key": {in(func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Encrypt", "Sign"} }), kmsapi.ErrValidation,
 			"Grant operation Sign is not valid for " + arn + ", whose key spec is SYMMETRIC_DEFAULT and key usage ENCRYPT_DECRYPT."},
 		"constraint on an asymmetric key": {in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.Constraints = &rsa, subset(contextOf("a", "1")) }), kmsapi.ErrValidation,
-			"Encryption context constraints are not valid for " + *r.describe(rsa).Arn + ": it has no encryption context."},
+			"Encryption context constraints are not valid for " + *c.describe(rsa).Arn + ": it has no encryption context."},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", tt.in)
+			_, err := call[kmsapi.CreateGrantOutput](c, "CreateGrant", tt.in)
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	if n := len(r.grantsOf(id)) + len(r.grantsOf(rsa)); n != 0 {
-		t.Errorf("refused requests made %d grants", n)
+	if n := len(c.listGrants(id)) + len(c.listGrants(rsa)); n != 0 {
+		t.Errorf("refused requests made %d grants, want 0", n)
 	}
-	// The largest that there may be.
+	// The largest constraint.
 	delete(nine, "0")
 	nine["1"] = long
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(nine) }))
-	// Members are looked at before the key, the key before the caller's right.
-	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.GranteePrincipal = new("x"), new("y") }))
+	must[kmsapi.CreateGrantOutput](c, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.Constraints = equals(nine) }))
+	// Members are checked before the key is looked up.
+	_, err := call[kmsapi.CreateGrantOutput](c, "CreateGrant", in(func(in *kmsapi.CreateGrantInput) { in.KeyId, in.GranteePrincipal = new("x"), new("y") }))
 	wantError(t, err, kmsapi.ErrInvalidArn, invalid)
 }
 
-// TestGrantOperationsOfKeys: each kind of key takes what it can do, and no more.
+// Grants on each kind of key accept the operations of that kind and no others.
 func TestGrantOperationsOfKeys(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	const common = " CreateGrant DescribeKey RetireGrant"
 	for _, tt := range []struct{ spec, usage, want string }{
 		{kmsapi.SpecSymmetric, kmsapi.UsageEncrypt, "Decrypt Encrypt GenerateDataKey GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext ReEncryptFrom ReEncryptTo"},
@@ -215,34 +216,35 @@ func TestGrantOperationsOfKeys(t *testing.T) {
 		{"ML_KEM_768", kmsapi.UsageEncapsulate, "Decapsulate Encapsulate GetPublicKey"},
 		{"HMAC_256", kmsapi.UsageMac, "GenerateMac VerifyMac"},
 	} {
-		id := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: &tt.usage}).KeyMetadata.KeyId
+		id := *must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &tt.spec, KeyUsage: &tt.usage}).KeyMetadata.KeyId
 		var got []string
 		for _, op := range kmsapi.EnumOf("GrantOperation").Values() {
 			ops := []string{op}
 			if op == "CreateGrant" {
 				ops = append(ops, "DescribeKey") // not by itself
 			}
-			_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: ops})
+			_, err := call[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: ops})
 			if err == nil {
 				got = append(got, op)
 			} else if !errors.Is(err, kmsapi.ErrValidation) {
-				t.Errorf("%s on %s: %v", op, tt.spec, err)
+				t.Errorf("grant of %s on %s: %v", op, tt.spec, err)
 			}
 		}
 		want := strings.Fields(tt.want + common)
 		slices.Sort(want)
 		if slices.Sort(got); !slices.Equal(got, want) {
-			t.Errorf("%s %s takes %v, want %v", tt.spec, tt.usage, got, want)
+			t.Errorf("grants on %s %s accept %v, want %v", tt.spec, tt.usage, got, want)
 		}
 	}
 }
 
-// TestNamedGrants: a repeat of a named request gives the same grant and another
-// token; anything else, and anything without a name, another grant.
+// A CreateGrant request that is repeated with the same name returns the same grant, with another
+// token. A request that differs or has no name makes another grant.
 func TestNamedGrants(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.newKey()
-	other, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKey()
+	other, _ := c.newKey()
 	in := func(f func(*kmsapi.CreateGrantInput)) *kmsapi.CreateGrantInput {
 		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringPrincipal: new(bobARN), Name: new("n"),
 			Operations: []string{"Encrypt", "Decrypt"}, Constraints: subset(contextOf("a", "1", "b", "2"))}
@@ -250,21 +252,21 @@ func TestNamedGrants(t *testing.T) {
 		return in
 	}
 	same := func(*kmsapi.CreateGrantInput) {}
-	first := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same))
+	first := must[kmsapi.CreateGrantOutput](c, "CreateGrant", in(same))
 	for name, f := range map[string]func(*kmsapi.CreateGrantInput){
 		"same": same, "operations in another order, twice": func(in *kmsapi.CreateGrantInput) { in.Operations = []string{"Decrypt", "Encrypt", "Decrypt"} },
-		"key by ARN": func(in *kmsapi.CreateGrantInput) { in.KeyId = new(*r.describe(id).Arn) }, "with a token": func(in *kmsapi.CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
+		"key by ARN": func(in *kmsapi.CreateGrantInput) { in.KeyId = new(*c.describe(id).Arn) }, "with a token": func(in *kmsapi.CreateGrantInput) { in.GrantTokens = []string{*first.GrantToken} },
 	} {
-		out, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", in(f))
+		out, err := callAs[kmsapi.CreateGrantOutput](c, c.engines["n2"], c.root, "CreateGrant", in(f))
 		if err != nil || *out.GrantId != *first.GrantId || *out.GrantToken == *first.GrantToken {
-			t.Errorf("%s: got %v, %v, want grant %s with a new token", name, out, err, *first.GrantId)
+			t.Errorf("%s: got %v, error %v, want grant %s with a new token", name, out, err, *first.GrantId)
 			continue
 		}
-		if _, grant, err := r.first.vault.GrantOfToken(*out.GrantToken); err != nil || string(grant[:]) != string(bytesOfGrant(*first.GrantId)) {
-			t.Errorf("%s: the new token names %x: %v", name, grant, err)
+		if _, grant, err := c.engine.vault.GrantOfToken(*out.GrantToken); err != nil || string(grant[:]) != string(bytesOfGrant(*first.GrantId)) {
+			t.Errorf("%s: the new token is for grant %x (%v), want %s", name, grant, err, *first.GrantId)
 		}
 	}
-	if n := len(r.grantsOf(id)); n != 1 {
+	if n := len(c.listGrants(id)); n != 1 {
 		t.Fatalf("the key has %d grants, want 1", n)
 	}
 	seen := map[string]string{*first.GrantId: "first"}
@@ -287,32 +289,33 @@ func TestNamedGrants(t *testing.T) {
 			in.GranteePrincipal, in.GranteeServicePrincipal, in.Constraints.SourceArn = nil, new(backupService), new(tableARN)
 		},
 	} {
-		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(f))
+		out := must[kmsapi.CreateGrantOutput](c, "CreateGrant", in(f))
 		if was := seen[*out.GrantId]; was != "" {
-			t.Errorf("another %s: the grant of %s", name, was)
+			t.Errorf("with another %s: got the grant of %s, want a new one", name, was)
 		}
 		seen[*out.GrantId] = name
 	}
-	// Nor is it that of another account's request.
-	theirs := r.grantChange(other, grantHex(1), aliceARN, "Encrypt")
+	// A grant that another account made is not returned.
+	theirs := c.grantChange(other, grantHex(1), aliceARN, "Encrypt")
 	theirs.GetPutGrant().Name, theirs.GetPutGrant().Issuer = "n", "444455556666"
-	r.cluster.change(theirs)
-	ours := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: new(aliceARN), Name: new("n"), Operations: []string{"Encrypt"}})
+	c.Change(theirs)
+	ours := must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: new(aliceARN), Name: new("n"), Operations: []string{"Encrypt"}})
 	if *ours.GrantId == grantHex(1) {
-		t.Error("a request found the grant of another account's")
+		t.Error("CreateGrant returned the grant of another account's request")
 	}
-	// One that was revoked does not come back.
-	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
-	if out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
-		t.Error("a revoked grant came back under its id")
+	// A grant that was revoked is not returned.
+	must[request.None](c, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: first.GrantId})
+	if out := must[kmsapi.CreateGrantOutput](c, "CreateGrant", in(same)); *out.GrantId == *first.GrantId {
+		t.Error("CreateGrant returned a revoked grant")
 	}
 }
 
-// TestConcurrentNamedGrants: of requests at the same time on several nodes one
-// makes the grant and all get it.
+// Of concurrent requests with the same name on several nodes, one makes the grant, and all
+// return it.
 func TestConcurrentNamedGrants(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKey()
 	type result struct {
 		id  string
 		err error
@@ -320,8 +323,8 @@ func TestConcurrentNamedGrants(t *testing.T) {
 	results := make(chan result)
 	const n = 8
 	for i := range n {
-		e := r.engines[[]string{"n1", "n2"}[i%2]]
-		caller := r.caller(r.root)
+		e := c.engines[[]string{"n1", "n2"}[i%2]]
+		caller := c.caller(c.root)
 		go func() {
 			out, err := e.Do(t.Context(), caller, OperationNamed("CreateGrant"),
 				&kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, Name: new("n")})
@@ -340,22 +343,23 @@ func TestConcurrentNamedGrants(t *testing.T) {
 		}
 		ids[got.id] = true
 	}
-	if grants := r.grantsOf(id); len(ids) != 1 || len(grants) != 1 {
-		t.Errorf("%d ids were given out, and there are %d grants", len(ids), len(grants))
+	if grants := c.listGrants(id); len(ids) != 1 || len(grants) != 1 {
+		t.Errorf("the requests returned %d different grants, and there are %d; want 1", len(ids), len(grants))
 	}
 }
 
 func TestListGrants(t *testing.T) {
-	r := newRoomIn(t, threeRegions(), "n1", "n2")
-	id, arn := r.newKey()
-	other, otherARN := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withRegions(threeRegions()...))
+	id, arn := c.newKey()
+	other, otherARN := c.newKey()
 	var all, toAlice, retirable []string
 	for i := range 7 {
 		in := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new([]string{aliceARN, bobARN}[i%2]), Operations: []string{"Encrypt"}}
 		if i >= 2 {
 			in.RetiringPrincipal = new(carolARN)
 		}
-		out := must[kmsapi.CreateGrantOutput](r, "CreateGrant", in)
+		out := must[kmsapi.CreateGrantOutput](c, "CreateGrant", in)
 		all = append(all, *out.GrantId)
 		if i%2 == 0 {
 			toAlice = append(toAlice, *out.GrantId)
@@ -364,7 +368,7 @@ func TestListGrants(t *testing.T) {
 			retirable = append(retirable, arn+" "+*out.GrantId)
 		}
 	}
-	on := must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: new(carolARN)})
+	on := must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &other, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, RetiringPrincipal: new(carolARN)})
 	retirable = append(retirable, otherARN+" "+*on.GrantId)
 	slices.Sort(all)
 	slices.Sort(toAlice)
@@ -372,16 +376,16 @@ func TestListGrants(t *testing.T) {
 	list := func(in kmsapi.ListGrantsInput) func(*string) ([]string, *string, *bool, error) {
 		return func(m *string) ([]string, *string, *bool, error) {
 			in.KeyId, in.Marker = &id, m
-			out, err := callAs[kmsapi.ListGrantsOutput](r, r.engines["n2"], r.root, "ListGrants", &in)
+			out, err := callAs[kmsapi.ListGrantsOutput](c, c.engines["n2"], c.root, "ListGrants", &in)
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			return idsOf(out.Grants), out.NextMarker, out.Truncated, nil
+			return grantIDs(out.Grants), out.NextMarker, out.Truncated, nil
 		}
 	}
 	listRetirable := func(who string, limit *int32) func(*string) ([]string, *string, *bool, error) {
 		return func(m *string) (names []string, _ *string, _ *bool, err error) {
-			out, err := call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &who, Limit: limit, Marker: m})
+			out, err := call[kmsapi.ListRetirableGrantsOutput](c, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &who, Limit: limit, Marker: m})
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -418,12 +422,12 @@ func TestListGrants(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", tt.name, flat, tt.want)
 		}
 		if s := sizes(got); s != tt.sizes {
-			t.Errorf("%s: pages of %s, want %s", tt.name, s, tt.sizes)
+			t.Errorf("%s: got pages of %s, want %s", tt.name, s, tt.sizes)
 		}
 	}
-	// A marker is good for the list that it came from only.
-	marker := must[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, Limit: new(int32(1))}).NextMarker
-	retirableMarker := must[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN), Limit: new(int32(1))}).NextMarker
+	// A marker is valid only for the list that it came from.
+	marker := must[kmsapi.ListGrantsOutput](c, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, Limit: new(int32(1))}).NextMarker
+	retirableMarker := must[kmsapi.ListRetirableGrantsOutput](c, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN), Limit: new(int32(1))}).NextMarker
 	for name, in := range map[string]any{
 		"another key": &kmsapi.ListGrantsInput{KeyId: &other, Marker: marker}, "another grantee": &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: new(aliceARN), Marker: marker},
 		"another grant": &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &all[0], Marker: marker}, "another operation": &kmsapi.ListGrantsInput{KeyId: &id, Marker: retirableMarker},
@@ -434,44 +438,46 @@ func TestListGrants(t *testing.T) {
 		if _, ok := in.(*kmsapi.ListRetirableGrantsInput); ok {
 			op = "ListRetirableGrants"
 		}
-		if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in); !errors.Is(err, kmsapi.ErrInvalidMarker) {
-			t.Errorf("a marker for %s: %v", name, err)
+		if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in); !errors.Is(err, kmsapi.ErrInvalidMarker) {
+			t.Errorf("a marker for %s: got error %v, want InvalidMarkerException", name, err)
 		}
 	}
 	for _, bad := range []string{"x", strings.ToUpper(all[0][:1]) + "F" + all[0][2:], all[0][:62], all[0] + "00", strings.Repeat("g", 64)} {
-		_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &bad})
+		_, err := call[kmsapi.ListGrantsOutput](c, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GrantId: &bad})
 		wantError(t, err, kmsapi.ErrInvalidGrantID, "")
 	}
-	_, err := call[kmsapi.ListGrantsOutput](r, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: new("alice")})
+	_, err := call[kmsapi.ListGrantsOutput](c, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &id, GranteePrincipal: new("alice")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "…")
-	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new("carol")})
+	_, err = call[kmsapi.ListRetirableGrantsOutput](c, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new("carol")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "…")
-	// Only principals of the caller's own account, and nothing of other Regions.
-	_, err = call[kmsapi.ListRetirableGrantsOutput](r, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new("arn:aws:iam::444455556666:user/carol")})
+	// Only what principals of the caller's account may retire is listed, and nothing of other
+	// Regions.
+	_, err = call[kmsapi.ListRetirableGrantsOutput](c, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new("arn:aws:iam::444455556666:user/carol")})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	_, err = callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(carolARN), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN)})
+	_, err = callAs[kmsapi.ListRetirableGrantsOutput](c, c.engine, c.newUser(carolARN), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN)})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	if got := mustIn[kmsapi.ListRetirableGrantsOutput](r, secondRegion, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN)}).Grants; len(got) != 0 {
-		t.Errorf("another Region lists %d retirable grants", len(got))
+	if got := mustIn[kmsapi.ListRetirableGrantsOutput](c, secondRegion, "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: new(carolARN)}).Grants; len(got) != 0 {
+		t.Errorf("ListRetirableGrants in another Region returned %d grants, want 0", len(got))
 	}
 	foreign := "arn:aws:iam::444455556666:root"
-	must[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
-	theirs, err := callAs[kmsapi.ListRetirableGrantsOutput](r, r.first, r.user(foreign), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &foreign})
+	must[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(aliceARN), RetiringPrincipal: &foreign, Operations: []string{"Encrypt"}})
+	theirs, err := callAs[kmsapi.ListRetirableGrantsOutput](c, c.engine, c.newUser(foreign), "ListRetirableGrants", &kmsapi.ListRetirableGrantsInput{RetiringPrincipal: &foreign})
 	if err != nil || len(theirs.Grants) != 1 || *theirs.Grants[0].KeyId != arn {
-		t.Errorf("another account lists what it may retire: %v, %v", theirs, err)
+		t.Errorf("ListRetirableGrants by another account: got %v, error %v; want one grant", theirs, err)
 	}
 }
 
-// TestRetireGrant: who may, by what.
+// Who may retire a grant, named by its token or its id.
 func TestRetireGrant(t *testing.T) {
+	t.Parallel()
 	const (
 		role    = "arn:aws:iam::" + testAccount + ":role/app"
 		session = "arn:aws:sts::" + testAccount + ":assumed-role/app/one"
 		foreign = "arn:aws:iam::444455556666:root"
 		root    = "arn:aws:iam::" + testAccount + ":root"
 	)
-	r := newRoom(t)
-	id, arn := r.newKey()
+	c := newTestCluster(t)
+	id, arn := c.newKey()
 	for _, tt := range []struct {
 		name, grantee, retiring, ops, issuer string
 		caller                               string
@@ -492,53 +498,54 @@ func TestRetireGrant(t *testing.T) {
 		{"denied in the key policy, which has no effect", aliceARN, bobARN, "Encrypt", "", bobARN, statement("Deny", bobARN, "kms:RetireGrant"), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r.setPolicy(id, r.policyFor(rootStatement))
+			c.setPolicy(id, policyDocument(rootStatement))
 			if tt.policy != "" {
-				r.setPolicy(id, r.policyFor(rootStatement, tt.policy))
+				c.setPolicy(id, policyDocument(rootStatement, tt.policy))
 			}
-			c := r.grantChange(id, grantHex(1), tt.grantee, strings.Fields(tt.ops)...)
-			c.GetPutGrant().Retiring = tt.retiring
+			change := c.grantChange(id, grantHex(1), tt.grantee, strings.Fields(tt.ops)...)
+			change.GetPutGrant().Retiring = tt.retiring
 			if tt.issuer != "" {
-				c.GetPutGrant().Issuer = tt.issuer
+				change.GetPutGrant().Issuer = tt.issuer
 			}
-			r.cluster.change(c)
-			token, err := r.first.vault.GrantToken(r.keyID(id), [32]byte(bytesOfGrant(grantHex(1))))
+			c.Change(change)
+			token, err := c.engine.vault.GrantToken(c.keyID(id), [32]byte(bytesOfGrant(grantHex(1))))
 			if err != nil {
 				t.Fatal(err)
 			}
-			who := r.user(tt.caller)
+			who := c.newUser(tt.caller)
 			for way, in := range map[string]*kmsapi.RetireGrantInput{
 				"token": {GrantToken: &token}, "ARN": {KeyId: &arn, GrantId: new(grantHex(1))}, "key id": {KeyId: &id, GrantId: new(grantHex(1))},
 			} {
 				in.DryRun = new(true)
 				want := map[bool]*kmsapi.Error{true: kmsapi.ErrDryRun, false: kmsapi.ErrAccessDenied}[tt.want]
-				_, err := callAs[request.None](r, r.first, who, "RetireGrant", in)
+				_, err := callAs[request.None](c, c.engine, who, "RetireGrant", in)
 				wantError(t, err, want, "…")
-				rec := r.lastRecord()
+				rec := c.lastRecord()
 				if last := rec.Additional[len(rec.Additional)-1]; last.Name != "grantId" || last.GetText() != grantHex(1) || len(rec.Resources) != 1 || rec.Resources[0].Arn != arn {
-					t.Errorf("by %s: the record does not name the grant and its key: %v", way, rec)
+					t.Errorf("by %s: the record does not have the grant and its key: %v", way, rec)
 				}
 			}
-			_, err = callAs[request.None](r, r.first, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
+			_, err = callAs[request.None](c, c.engine, who, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: &token})
 			if (err == nil) != tt.want {
-				t.Errorf("got %v", err)
+				t.Errorf("RetireGrant: got error %v, want allowed %v", err, tt.want)
 			}
-			if n := len(r.grantsOf(id)); (n == 0) != tt.want {
-				t.Errorf("there are %d grants left", n)
+			if n := len(c.listGrants(id)); (n == 0) != tt.want {
+				t.Errorf("there are %d grants after RetireGrant, which was allowed: %v", n, tt.want)
 			}
 			if !tt.want {
-				r.dropGrant(id, grantHex(1))
+				c.deleteGrant(id, grantHex(1))
 			}
 		})
 	}
 }
 
-// TestEndGrantErrors: what RetireGrant and RevokeGrant refuse.
+// What RetireGrant and RevokeGrant refuse.
 func TestEndGrantErrors(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.newKey()
-	other, _ := r.newKey()
-	out := r.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKey()
+	other, _ := c.newKey()
+	out := c.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
 	const which = "You must specify either a grant token, or both a key ID and a grant ID."
 	unknown := grantHex(9)
 	for _, tt := range []struct {
@@ -569,134 +576,136 @@ func TestEndGrantErrors(t *testing.T) {
 		{"dry run", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}, DryRun: new(true)}, kmsapi.ErrDryRun, request.ErrDryRun.Message},
 		{"dry run of a bad one", "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &arn, GranteePrincipal: new(aliceARN), Operations: []string{"Sign"}, DryRun: new(true)}, kmsapi.ErrValidation, "…"},
 	} {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in)
 		var told *kmsapi.Error
 		if !errors.As(err, &told) || told.Code != tt.kind.Code || tt.message != "…" && told.Message != tt.message {
-			t.Errorf("%s, %s: got %v, want %s: %s", tt.op, tt.name, err, tt.kind.Code, tt.message)
+			t.Errorf("%s, %s: got error %v, want %s: %s", tt.op, tt.name, err, tt.kind.Code, tt.message)
 		}
 	}
-	alice := r.user(aliceARN)
-	_, err := callAs[request.None](r, r.first, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
+	alice := c.newUser(aliceARN)
+	_, err := callAs[request.None](c, c.engine, alice, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &arn, GrantId: out.GrantId})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	if got := idsOf(r.grantsOf(id)); !slices.Equal(got, []string{*out.GrantId}) {
-		t.Errorf("the key has grants %v, want %s", got, *out.GrantId)
+	if got := grantIDs(c.listGrants(id)); !slices.Equal(got, []string{*out.GrantId}) {
+		t.Errorf("after refused requests the key has grants %v, want %s", got, *out.GrantId)
 	}
-	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
-	if rec := r.lastRecord(); rec.ResponseElements != nil || rec.ReadOnly {
-		t.Errorf("RevokeGrant's record: %v", rec)
+	must[request.None](c, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId})
+	if rec := c.lastRecord(); rec.ResponseElements != nil || rec.ReadOnly {
+		t.Errorf("unexpected record of RevokeGrant: %v", rec)
 	}
 	for op, in := range map[string]any{"RevokeGrant": &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: out.GrantId}, "RetireGrant": &kmsapi.RetireGrantInput{GrantToken: out.GrantToken}} {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
 		wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
 	}
 }
 
-// TestGrantsAndKeys: what becomes of grants when their key does not stay as it is.
+// Grants follow the state of their key, and are deleted with it.
 func TestGrantsAndKeys(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	alice := r.user(aliceARN)
-	id, arn := r.newKey()
-	out := r.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	alice := c.newUser(aliceARN)
+	id, arn := c.newKey()
+	out := c.createGrant(id, aliceARN, "Encrypt", "RetireGrant")
 	encrypt := func() error {
-		_, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err := callAs[kmsapi.EncryptOutput](c, c.engine, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 		return err
 	}
-	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	wantError(t, encrypt(), kmsapi.ErrDisabled, arn+" is disabled.")
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
-	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[kmsapi.ScheduleKeyDeletionOutput](c, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	wantError(t, encrypt(), kmsapi.ErrInvalidState, arn+" is pending deletion.")
-	if n := len(r.grantsOf(id)); n != 1 {
-		t.Errorf("%d grants on a key that is to be deleted, want 1", n)
+	if n := len(c.listGrants(id)); n != 1 {
+		t.Errorf("a key that is pending deletion has %d grants, want 1", n)
 	}
-	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[kmsapi.CancelKeyDeletionOutput](c, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	if err := encrypt(); err != nil {
-		t.Errorf("with the deletion called off: %v", err)
+		t.Errorf("Encrypt by grant after the deletion was cancelled: %v", err)
 	}
-	// States that TestKeyStates has not.
-	imported, importedARN := r.keyToImport(kmsapi.SpecSymmetric, kmsapi.UsageEncrypt)
-	primary := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
-	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &primary})
+	// States that are not in TestKeyStates.
+	imported, importedARN := c.newKeyForImport(kmsapi.SpecSymmetric, kmsapi.UsageEncrypt)
+	primary := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	must[kmsapi.ScheduleKeyDeletionOutput](c, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &primary})
 	for id, message := range map[string]string{
 		imported: importedARN + " is pending import.", primary: multiARN(testRegion, primary) + " is pending replica deletion.",
 	} {
-		r.putGrant(id, grantHex(1), bobARN, "Encrypt")
-		_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
+		c.putGrant(id, grantHex(1), bobARN, "Encrypt")
+		_, err := call[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}})
 		wantError(t, err, kmsapi.ErrInvalidState, message)
-		g := r.grantsOf(id)[0].GrantId
-		_, err = call[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
+		g := c.listGrants(id)[0].GrantId
+		_, err = call[request.None](c, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
 		wantError(t, err, kmsapi.ErrDryRun, "…")
-		_, err = call[request.None](r, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
+		_, err = call[request.None](c, "RetireGrant", &kmsapi.RetireGrantInput{KeyId: &id, GrantId: g, DryRun: new(true)})
 		wantError(t, err, kmsapi.ErrDryRun, "…")
 	}
-	r.deleteIn(testRegion, id)
-	if g, _ := r.cluster.state().Grant(r.keyID(id), bytesOfGrant(*out.GrantId)); g != nil {
-		t.Error("the grant outlives its key")
+	c.deleteKeyIn(testRegion, id)
+	if g, _ := c.State().Grant(c.keyID(id), bytesOfGrant(*out.GrantId)); g != nil {
+		t.Error("the grant exists after its key was deleted")
 	}
-	_, err := callAs[request.None](r, r.first, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
+	_, err := callAs[request.None](c, c.engine, alice, "RetireGrant", &kmsapi.RetireGrantInput{GrantToken: out.GrantToken})
 	wantError(t, err, kmsapi.ErrNotFound, "Grant ID "+*out.GrantId+" not found")
 	wantError(t, encrypt(), kmsapi.ErrNotFound, "…")
 
-	// The keys of a multi-Region set have each their own.
-	multi := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
-	r.createGrant(multi, aliceARN, "Encrypt")
+	// Each key of a multi-Region set has its own grants.
+	multi := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	c.createGrant(multi, aliceARN, "Encrypt")
 	in := &kmsapi.EncryptInput{KeyId: &multi, Plaintext: []byte("x")}
-	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", in); err != nil {
-		t.Error(err)
+	if _, err := callAs[kmsapi.EncryptOutput](c, c.engine, alice, "Encrypt", in); err != nil {
+		t.Errorf("Encrypt by a grant on the primary key: %v", err)
 	}
-	c := r.caller(alice)
-	c.Region = secondRegion
-	_, err = r.first.Do(t.Context(), c, OperationNamed("Encrypt"), in)
+	caller := c.caller(alice)
+	caller.Region = secondRegion
+	_, err = c.engine.Do(t.Context(), caller, OperationNamed("Encrypt"), in)
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &multi, ReplicaRegion: new(thirdRegion)})
-	if got := mustIn[kmsapi.ListGrantsOutput](r, thirdRegion, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {
-		t.Errorf("a new replica has %d grants", len(got))
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &multi, ReplicaRegion: new(thirdRegion)})
+	if got := mustIn[kmsapi.ListGrantsOutput](c, thirdRegion, "ListGrants", &kmsapi.ListGrantsInput{KeyId: &multi}).Grants; len(got) != 0 {
+		t.Errorf("a new replica has %d grants, want 0", len(got))
 	}
-	r.deleteIn(secondRegion, multi)
-	if n := len(r.grantsOf(multi)); n != 1 {
-		t.Errorf("with the replica gone the primary has %d grants, want 1", n)
+	c.deleteKeyIn(secondRegion, multi)
+	if n := len(c.listGrants(multi)); n != 1 {
+		t.Errorf("after the replica was deleted the primary key has %d grants, want 1", n)
 	}
 }
 
-// TestGrantQuota: a key takes 50,000 grants and not one more; what one of so many
-// allows is found, and a refusal does not outlive the revocation that makes room.
+// A key may have 50,000 grants. The one that allows a request is found among them, and when a
+// grant is revoked another can be made.
 func TestGrantQuota(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	alice := r.user(aliceARN)
-	id, arn := r.newKey()
-	k := r.keyID(id)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	alice := c.newUser(aliceARN)
+	id, arn := c.newKey()
+	k := c.keyID(id)
 	for i := 0; i < request.DefaultQuotas.Grants-1; {
 		var changes []*fsmpb.Change
 		for ; len(changes) < 16 && i < request.DefaultQuotas.Grants-1; i++ {
-			c := r.grantChange(id, fmt.Sprintf("%064x", i), fmt.Sprintf("arn:aws:iam::%s:user/u%d", testAccount, i), "Encrypt")
-			changes = append(changes, c)
+			change := c.grantChange(id, fmt.Sprintf("%064x", i), fmt.Sprintf("arn:aws:iam::%s:user/u%d", testAccount, i), "Encrypt")
+			changes = append(changes, change)
 		}
-		r.cluster.change(changes...)
+		c.Change(changes...)
 	}
-	last := r.createGrant(id, aliceARN, "Encrypt")
-	if n, _ := r.cluster.state().KeyGrants(k); int(n.Count) != request.DefaultQuotas.Grants {
-		t.Fatalf("the key has %d grants", n.Count)
+	last := c.createGrant(id, aliceARN, "Encrypt")
+	if n, _ := c.State().KeyGrants(k); int(n.Count) != request.DefaultQuotas.Grants {
+		t.Fatalf("the key has %d grants, want %d", n.Count, request.DefaultQuotas.Grants)
 	}
-	if _, err := callAs[kmsapi.EncryptOutput](r, r.first, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
-		t.Errorf("by one grant of many: %v", err)
+	if _, err := callAs[kmsapi.EncryptOutput](c, c.engine, alice, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}); err != nil {
+		t.Errorf("Encrypt by one of %d grants: %v", request.DefaultQuotas.Grants, err)
 	}
 	more := &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(bobARN), Operations: []string{"Encrypt"}}
 	full := arn + " has 50000 grants and cannot have more."
-	_, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", more)
+	_, err := call[kmsapi.CreateGrantOutput](c, "CreateGrant", more)
 	wantError(t, err, kmsapi.ErrLimitExceeded, full)
-	// A request for a grant that is there already makes none.
-	c := r.grantChange(id, grantHex(0xee), carolARN, "Encrypt")
-	c.GetPutGrant().Name = "n"
-	r.cluster.change(c)
-	out, err := call[kmsapi.CreateGrantOutput](r, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(carolARN), Operations: []string{"Encrypt"}, Name: new("n")})
+	// A repeated request returns the grant that exists.
+	change := c.grantChange(id, grantHex(0xee), carolARN, "Encrypt")
+	change.GetPutGrant().Name = "n"
+	c.Change(change)
+	out, err := call[kmsapi.CreateGrantOutput](c, "CreateGrant", &kmsapi.CreateGrantInput{KeyId: &id, GranteePrincipal: new(carolARN), Operations: []string{"Encrypt"}, Name: new("n")})
 	if err != nil || *out.GrantId != grantHex(0xee) {
-		t.Errorf("a repeated request on a full key: %v, %v", out, err)
+		t.Errorf("repeated CreateGrant on a full key: got %v, error %v", out, err)
 	}
-	r.dropGrant(id, grantHex(0xee))
-	r.cluster.replica("n2").freeze()
-	must[request.None](r, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
-	if _, err := callAs[kmsapi.CreateGrantOutput](r, r.engines["n2"], r.root, "CreateGrant", more); err != nil {
-		t.Errorf("on a node that is behind, with room made: %v", err)
+	c.deleteGrant(id, grantHex(0xee))
+	c.Replica("n2").FallBehind()
+	must[request.None](c, "RevokeGrant", &kmsapi.RevokeGrantInput{KeyId: &id, GrantId: last.GrantId})
+	if _, err := callAs[kmsapi.CreateGrantOutput](c, c.engines["n2"], c.root, "CreateGrant", more); err != nil {
+		t.Errorf("CreateGrant on a node that is behind, after a grant was revoked: %v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
@@ -20,111 +21,96 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func (r *room) keyToImport(spec, usage string) (id, arn string) {
-	r.t.Helper()
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage, Origin: new(kmsapi.OriginImported)}).KeyMetadata
-	return *m.KeyId, *m.Arn
-}
-
-// wrapped are parameters for an import into a key, and material wrapped with them.
-func (r *room) wrapped(id, wrapping, algorithm string, material []byte) *kmsapi.ImportKeyMaterialInput {
-	r.t.Helper()
-	p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
+// importRequest gets parameters for an import into a key and returns a request to import the
+// material.
+func (c *testCluster) importRequest(id, wrapping, algorithm string, material []byte) *kmsapi.ImportKeyMaterialInput {
+	c.t.Helper()
+	p := must[kmsapi.GetParametersForImportOutput](c, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 		KeyId: &id, WrappingAlgorithm: &algorithm, WrappingKeySpec: &wrapping,
 	})
 	b, err := keywrap.Wrap(p.PublicKey, algorithm, material)
 	if err != nil {
-		r.t.Fatalf("wrapping: %v", err)
+		c.t.Fatalf("wrapping: %v", err)
 	}
 	return &kmsapi.ImportKeyMaterialInput{KeyId: &id, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(ops.ModelForever)}
 }
 
-// symmetric is an import of a 32-byte key made of one digit.
-func (r *room) symmetric(id string, digit byte) *kmsapi.ImportKeyMaterialInput {
-	r.t.Helper()
-	return r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{digit}, 32))
+// symmetricImport returns a request to import a 32-byte key of equal bytes.
+func (c *testCluster) symmetricImport(id string, digit byte) *kmsapi.ImportKeyMaterialInput {
+	c.t.Helper()
+	return c.importRequest(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{digit}, 32))
 }
 
-func (r *room) imports(in *kmsapi.ImportKeyMaterialInput) string {
-	r.t.Helper()
-	out := must[kmsapi.ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
+func (c *testCluster) importMaterial(in *kmsapi.ImportKeyMaterialInput) string {
+	c.t.Helper()
+	out := must[kmsapi.ImportKeyMaterialOutput](c, "ImportKeyMaterial", in)
 	if out.KeyMaterialId == nil {
 		return ""
 	}
 	return *out.KeyMaterialId
 }
 
-func (r *room) refusesImport(in *kmsapi.ImportKeyMaterialInput, kind *kmsapi.Error, message string) {
-	r.t.Helper()
-	_, err := call[kmsapi.ImportKeyMaterialOutput](r, "ImportKeyMaterial", in)
-	wantError(r.t, err, kind, message)
-}
-
-func (r *room) describe(id string) *kmsapi.KeyMetadata {
-	r.t.Helper()
-	return must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata
-}
-
-func (r *room) wantState(id, state string) {
-	r.t.Helper()
-	if got := *r.describe(id).KeyState; got != state {
-		r.t.Errorf("key is %s, want %s", got, state)
-	}
+func (c *testCluster) wantImportError(in *kmsapi.ImportKeyMaterialInput, kind *kmsapi.Error, message string) {
+	c.t.Helper()
+	_, err := call[kmsapi.ImportKeyMaterialOutput](c, "ImportKeyMaterial", in)
+	wantError(c.t, err, kind, message)
 }
 
 func TestImportSymmetric(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	m := r.describe(id)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	m := c.describe(id)
 	if *m.KeyState != "PendingImport" || *m.Enabled || *m.Origin != "EXTERNAL" || m.ExpirationModel != nil || m.CurrentKeyMaterialId != nil {
-		t.Errorf("new key: %+v", m)
+		t.Errorf("unexpected metadata of a key without material: %+v", m)
 	}
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
-	start := r.cluster.clock.Now()
-	p := must[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
+	start := c.Clock.Now()
+	p := must[kmsapi.GetParametersForImportOutput](c, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 		KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_4096"),
 	})
 	if *p.KeyId != arn || !p.ParametersValidTo.Equal(start.Add(24*time.Hour)) || len(p.ImportToken) > 6144 {
-		t.Errorf("parameters of %s, valid to %v, token of %d bytes", *p.KeyId, *p.ParametersValidTo, len(p.ImportToken))
+		t.Errorf("got parameters of %s, valid to %v, with a token of %d bytes", *p.KeyId, *p.ParametersValidTo, len(p.ImportToken))
 	}
-	in := r.symmetric(id, 1)
+	in := c.symmetricImport(id, 1)
 	until := start.Add(100 * ops.Day)
 	in.ValidTo, in.ExpirationModel, in.KeyMaterialDescription = &until, nil, new("from the safe")
-	// Another node than gave out the token takes it, that leads by now and has lost all
-	// that it held in memory meanwhile.
-	second := r.engines["n2"]
-	if err := second.Seal(t.Context(), testOperator); err != nil {
+	// The token is also valid on another node, which leads by now and was sealed meanwhile,
+	// so that it has lost everything that it had in memory.
+	second := c.engines["n2"]
+	if err := second.Seal(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := second.SubmitShare(t.Context(), testOperator, r.share); err != nil {
+	if _, err := second.SubmitShare(t.Context(), enginetest.Operator, c.initResult.Shares[0]); err != nil {
 		t.Fatal(err)
 	}
-	r.cluster.leader = r.cluster.replica("n2")
-	out, err := callAs[kmsapi.ImportKeyMaterialOutput](r, second, r.root, "ImportKeyMaterial", in)
+	c.Leader = c.Replica("n2")
+	out, err := callAs[kmsapi.ImportKeyMaterialOutput](c, second, c.root, "ImportKeyMaterial", in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := hex.EncodeToString(vault.KeyMaterialID(r.stored(id), bytes.Repeat([]byte{1}, 32)))
+	want := hex.EncodeToString(vault.KeyMaterialID(c.storedKey(id), bytes.Repeat([]byte{1}, 32)))
 	if *out.KeyId != arn || *out.KeyMaterialId != want {
-		t.Errorf("answer: %s, %s; want %s", *out.KeyId, *out.KeyMaterialId, want)
+		t.Errorf("ImportKeyMaterial returned key %s, material %s; want %s, %s", *out.KeyId, *out.KeyMaterialId, arn, want)
 	}
-	m = r.describe(id)
+	m = c.describe(id)
 	if *m.KeyState != "Enabled" || !*m.Enabled || *m.ExpirationModel != ops.ModelExpires || !m.ValidTo.Equal(until) || *m.CurrentKeyMaterialId != want {
-		t.Errorf("after the import: %+v", m)
+		t.Errorf("unexpected metadata after the import: %+v", m)
 	}
-	if r.opens(r.seal(id, "hello"), "hello") != want {
-		t.Error("not opened by the imported material")
+	if c.wantDecrypt(c.encrypt(id, "hello"), "hello") != want {
+		t.Error("Decrypt did not use the imported material")
 	}
-	r.refusesImport(in, kmsapi.ErrInvalidImportToken, "") // it works once
-	if rec := r.lastRecord(); strings.Contains(rec.String(), string(in.EncryptedKeyMaterial)) || rec.ErrorCode != string(kmsapi.ErrInvalidImportToken.Code) {
-		t.Errorf("record: %v", rec)
+	c.wantImportError(in, kmsapi.ErrInvalidImportToken, "") // it works once
+	if rec := c.lastRecord(); strings.Contains(rec.String(), string(in.EncryptedKeyMaterial)) || rec.ErrorCode != string(kmsapi.ErrInvalidImportToken.Code) {
+		t.Errorf("unexpected record of an import that was refused: %v", rec)
 	}
 }
 
-// TestImportEachSpec imports keys that were made elsewhere, and uses them.
+// Keys of each spec that can be imported are imported and used.
 func TestImportEachSpec(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	const hybrid, direct = "RSA_AES_KEY_WRAP_SHA_256", "RSAES_OAEP_SHA_256"
 	tests := []struct{ spec, usage, wrapping, algorithm string }{
 		{"RSA_2048", kmsapi.UsageEncrypt, "RSA_2048", hybrid},
@@ -141,66 +127,67 @@ func TestImportEachSpec(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.spec, func(t *testing.T) {
-			r.t = t
-			id, _ := r.keyToImport(tt.spec, tt.usage)
+			c.t = t
+			id, _ := c.newKeyForImport(tt.spec, tt.usage)
 			material, err := primitive.Generate(tt.spec)
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, material[1:]), kmsapi.ErrIncorrectKeyMaterial, "")
-			if got := r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material)); got != "" {
-				t.Errorf("KeyMaterialId %s for a key that is not symmetric", got)
+			c.wantImportError(c.importRequest(id, tt.wrapping, tt.algorithm, material[1:]), kmsapi.ErrIncorrectKeyMaterial, "")
+			if got := c.importMaterial(c.importRequest(id, tt.wrapping, tt.algorithm, material)); got != "" {
+				t.Errorf("got KeyMaterialId %s for a key that is not symmetric, want none", got)
 			}
-			r.wantState(id, "Enabled")
+			c.wantKeyState(id, "Enabled")
 			if tt.usage == kmsapi.UsageMac {
 				alg := primitive.MacAlgorithms(tt.spec)[0]
 				want, err := primitive.Mac(tt.spec, material, alg, []byte("m"))
-				out := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, MacAlgorithm: &alg, Message: []byte("m")})
+				out := must[kmsapi.GenerateMacOutput](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, MacAlgorithm: &alg, Message: []byte("m")})
 				if err != nil || !bytes.Equal(out.Mac, want) {
-					t.Errorf("MAC is %x, want %x (%v)", out.Mac, want, err)
+					t.Errorf("got MAC %x, want %x (%v)", out.Mac, want, err)
 				}
 			} else {
 				want, err := primitive.Public(tt.spec, material)
-				out := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id})
+				out := must[kmsapi.GetPublicKeyOutput](c, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &id})
 				if err != nil || !bytes.Equal(out.PublicKey, want) {
-					t.Errorf("the public key is another one (%v)", err)
+					t.Errorf("GetPublicKey returned another public key than that of the material (%v)", err)
 				}
 			}
 			if tt.usage == kmsapi.UsageSign {
 				alg := primitive.SigningAlgorithms(tt.spec)[0]
-				sig := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &alg}).Signature
+				sig := must[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &id, Message: []byte("m"), SigningAlgorithm: &alg}).Signature
 				public, _ := primitive.Public(tt.spec, material)
 				if err := primitive.Verify(tt.spec, public, alg, primitive.Raw, []byte("m"), sig); err != nil {
-					t.Errorf("its signature: %v", err)
+					t.Errorf("verifying a signature with the imported key: %v", err)
 				}
 			}
-			// Only the same again, also once it was deleted.
+			// Only the same material can be imported again, also after it was deleted.
 			other, err := primitive.Generate(tt.spec)
 			if err != nil {
 				t.Fatal(err)
 			}
-			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), kmsapi.ErrIncorrectKeyMaterial, "")
-			if out := must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id}); out.KeyMaterialId != nil {
-				t.Errorf("deleted %s", *out.KeyMaterialId)
+			c.wantImportError(c.importRequest(id, tt.wrapping, tt.algorithm, other), kmsapi.ErrIncorrectKeyMaterial, "")
+			if out := must[kmsapi.DeleteImportedKeyMaterialOutput](c, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id}); out.KeyMaterialId != nil {
+				t.Errorf("DeleteImportedKeyMaterial returned material %s, want none", *out.KeyMaterialId)
 			}
-			r.wantState(id, "PendingImport")
-			r.refusesImport(r.wrapped(id, tt.wrapping, tt.algorithm, other), kmsapi.ErrIncorrectKeyMaterial, "")
-			r.imports(r.wrapped(id, tt.wrapping, tt.algorithm, material))
-			r.wantState(id, "Enabled")
-			in := r.wrapped(id, tt.wrapping, tt.algorithm, material)
+			c.wantKeyState(id, "PendingImport")
+			c.wantImportError(c.importRequest(id, tt.wrapping, tt.algorithm, other), kmsapi.ErrIncorrectKeyMaterial, "")
+			c.importMaterial(c.importRequest(id, tt.wrapping, tt.algorithm, material))
+			c.wantKeyState(id, "Enabled")
+			in := c.importRequest(id, tt.wrapping, tt.algorithm, material)
 			in.ImportType = new(ops.ImportExisting)
-			r.refusesImport(in, kmsapi.ErrUnsupported, "…")
+			c.wantImportError(in, kmsapi.ErrUnsupported, "…")
 		})
 	}
 }
 
 func TestImportErrors(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	other, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	ours, oursARN := r.newKey()
-	good, again := r.symmetric(id, 1), r.symmetric(id, 2)
-	now := r.cluster.clock.Now()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	other, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	ours, oursARN := c.newKey()
+	good, again := c.symmetricImport(id, 1), c.symmetricImport(id, 2)
+	now := c.Clock.Now()
 	variant := func(edit func(*kmsapi.ImportKeyMaterialInput)) *kmsapi.ImportKeyMaterialInput {
 		in := *good
 		in.ImportToken, in.EncryptedKeyMaterial = bytes.Clone(in.ImportToken), bytes.Clone(in.EncryptedKeyMaterial)
@@ -234,105 +221,109 @@ func TestImportErrors(t *testing.T) {
 		{"a longer token", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportToken = append(in.ImportToken, 0) }), kmsapi.ErrInvalidImportToken, ""},
 		{"another token's material", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.EncryptedKeyMaterial = again.EncryptedKeyMaterial }), kmsapi.ErrInvalidCiphertext, ""},
 		{"altered material", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.EncryptedKeyMaterial[9] ^= 1 }), kmsapi.ErrInvalidCiphertext, ""},
-		{"31 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"33 bytes", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), kmsapi.ErrIncorrectKeyMaterial, ""},
-		{"zeros", r.wrapped(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"31 bytes", c.importRequest(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 31)), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"33 bytes", c.importRequest(id, "RSA_2048", "RSAES_OAEP_SHA_256", bytes.Repeat([]byte{1}, 33)), kmsapi.ErrIncorrectKeyMaterial, ""},
+		{"zeros", c.importRequest(id, "RSA_2048", "RSAES_OAEP_SHA_256", make([]byte, 32)), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"existing, where there is none", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.ImportType = new(ops.ImportExisting) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 		{"a material by a wrong id", variant(func(in *kmsapi.ImportKeyMaterialInput) { in.KeyMaterialId = new(strings.Repeat("a", 64)) }), kmsapi.ErrIncorrectKeyMaterial, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r.t = t
-			r.refusesImport(tt.in, tt.kind, tt.message)
+			c.t = t
+			c.wantImportError(tt.in, tt.kind, tt.message)
 		})
 	}
-	r.t = t
-	if k := r.stored(id); len(k.Materials) != 0 || len(k.UsedTokens) != 0 {
-		t.Errorf("refusals left %d materials and %d used tokens", len(k.Materials), len(k.UsedTokens))
+	c.t = t
+	if k := c.storedKey(id); len(k.Materials) != 0 || len(k.UsedTokens) != 0 {
+		t.Errorf("after refused imports the key has %d materials and %d used tokens, want none", len(k.Materials), len(k.UsedTokens))
 	}
-	r.imports(good)
+	c.importMaterial(good)
 
-	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
-	r.refusesImport(again, kmsapi.ErrInvalidState, arn+" is pending deletion.")
+	must[kmsapi.ScheduleKeyDeletionOutput](c, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	c.wantImportError(again, kmsapi.ErrInvalidState, arn+" is pending deletion.")
 }
 
-// TestImportTokenAltered: not one bit of a token can be changed.
+// An import token of which a bit is changed, or that is cut, is refused.
 func TestImportTokenAltered(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	in := r.symmetric(id, 1)
-	v := r.first.vault
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	in := c.symmetricImport(id, 1)
+	v := c.engine.vault
 	for i := range in.ImportToken {
 		b := bytes.Clone(in.ImportToken)
 		b[i] ^= 1 << (i % 8)
 		if _, _, err := v.OpenImportToken(b); err != error(kmsapi.ErrInvalidImportToken) {
-			t.Fatalf("byte %d changed: %v", i, err)
+			t.Fatalf("with byte %d changed: got error %v, want InvalidImportTokenException", i, err)
 		}
 	}
 	for n := range in.ImportToken {
 		if _, _, err := v.OpenImportToken(in.ImportToken[:n]); err != error(kmsapi.ErrInvalidImportToken) {
-			t.Fatalf("%d bytes of it: %v", n, err)
+			t.Fatalf("cut to %d bytes: got error %v, want InvalidImportTokenException", n, err)
 		}
 	}
 	tok, secret, err := v.OpenImportToken(in.ImportToken)
-	if err != nil || tok.Key != r.keyID(id) {
-		t.Fatalf("the token itself: %v, %v", tok, err)
+	if err != nil || tok.Key != c.keyID(id) {
+		t.Fatalf("OpenImportToken returned %v, error %v, want key %v", tok, err, c.keyID(id))
 	}
 	secret.Destroy()
 }
 
-// TestImportTokenExpires: by cluster time, also between evaluation and commit; then
-// the key forgets those that it used.
+// An import token expires by cluster time, also between evaluation and commit. Then the key forgets
+// that it was used.
 func TestImportTokenExpires(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	first, second := r.symmetric(id, 1), r.symmetric(id, 1)
-	r.imports(first)
-	r.cluster.advance(24*time.Hour - time.Nanosecond)
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	first, second := c.symmetricImport(id, 1), c.symmetricImport(id, 1)
+	c.importMaterial(first)
+	c.Advance(24*time.Hour - time.Nanosecond)
 	var once bool
-	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+	c.Replica("n1").BeforeCommit = func(*fsmpb.Record) {
 		if !once {
 			once = true
-			r.cluster.advance(time.Nanosecond)
+			c.Advance(time.Nanosecond)
 		}
 	}
-	r.refusesImport(second, kmsapi.ErrExpiredImportToken, "")
-	r.cluster.replica("n1").before = nil
-	r.refusesImport(first, kmsapi.ErrExpiredImportToken, "")
-	third := r.symmetric(id, 1)
-	r.imports(third)
-	if k := r.stored(id); len(k.UsedTokens) != 1 {
-		t.Errorf("remembers %d tokens, of which one can be used", len(k.UsedTokens))
+	c.wantImportError(second, kmsapi.ErrExpiredImportToken, "")
+	c.Replica("n1").BeforeCommit = nil
+	c.wantImportError(first, kmsapi.ErrExpiredImportToken, "")
+	third := c.symmetricImport(id, 1)
+	c.importMaterial(third)
+	if k := c.storedKey(id); len(k.UsedTokens) != 1 {
+		t.Errorf("the key remembers %d used tokens, want only the one that has not expired", len(k.UsedTokens))
 	}
-	r.mangle(id, func(k *fsmpb.Key) {
+	c.modifyKey(id, func(k *fsmpb.Key) {
 		for i := range ops.MaxUsedTokens - 1 {
-			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: r.cluster.clock.Now().Add(ops.Day).UnixNano()})
+			k.UsedTokens = append(k.UsedTokens, &fsmpb.UsedToken{Id: bytes.Repeat([]byte{byte(i)}, 16), Expires: c.Clock.Now().Add(ops.Day).UnixNano()})
 		}
 	})
-	r.refusesImport(r.symmetric(id, 1), kmsapi.ErrLimitExceeded, "…")
+	c.wantImportError(c.symmetricImport(id, 1), kmsapi.ErrLimitExceeded, "…")
 }
 
-// TestImportTokenTwiceAtOnce: of two imports with one token, on two nodes, one wins.
+// Of two imports with the same token, on two nodes, one succeeds.
 func TestImportTokenTwiceAtOnce(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	in := r.symmetric(id, 1)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	in := c.symmetricImport(id, 1)
 	var second error
 	var once bool
-	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+	c.Replica("n1").BeforeCommit = func(*fsmpb.Record) {
 		if !once {
 			once = true
-			_, second = callAs[kmsapi.ImportKeyMaterialOutput](r, r.engines["n2"], r.root, "ImportKeyMaterial", in)
+			_, second = callAs[kmsapi.ImportKeyMaterialOutput](c, c.engines["n2"], c.root, "ImportKeyMaterial", in)
 		}
 	}
-	r.refusesImport(in, kmsapi.ErrInvalidImportToken, "")
+	c.wantImportError(in, kmsapi.ErrInvalidImportToken, "")
 	if second != nil {
-		t.Errorf("the one that was first: %v", second)
+		t.Errorf("the import that was committed first: %v", second)
 	}
 }
 
 func TestParametersForImportRefused(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	tests := []struct {
 		spec, usage, wrapping, algorithm string
 	}{
@@ -345,114 +336,117 @@ func TestParametersForImportRefused(t *testing.T) {
 		{"ECC_NIST_P521", kmsapi.UsageSign, "RSA_2048", "RSAES_OAEP_SHA_1"},
 	}
 	for _, tt := range tests {
-		id, _ := r.keyToImport(tt.spec, tt.usage)
-		_, err := call[kmsapi.GetParametersForImportOutput](r, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
+		id, _ := c.newKeyForImport(tt.spec, tt.usage)
+		_, err := call[kmsapi.GetParametersForImportOutput](c, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 			KeyId: &id, WrappingAlgorithm: &tt.algorithm, WrappingKeySpec: &tt.wrapping,
 		})
 		wantError(t, err, kmsapi.ErrUnsupported, "…")
 	}
 }
 
-// TestDeleteImportedMaterial: the key and its ciphertexts are dead until the same
-// material comes back.
+// After DeleteImportedKeyMaterial the key and its ciphertexts cannot be used until the same
+// material is imported again.
 func TestDeleteImportedMaterial(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	remove := func(material *string) *kmsapi.DeleteImportedKeyMaterialOutput {
 		t.Helper()
-		return must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: material})
+		return must[kmsapi.DeleteImportedKeyMaterialOutput](c, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: material})
 	}
 	if out := remove(nil); out.KeyMaterialId != nil || *out.KeyId != arn {
-		t.Errorf("of a key without material: %+v", out)
+		t.Errorf("DeleteImportedKeyMaterial of a key without material returned %+v", out)
 	}
-	material := r.imports(r.symmetric(id, 1))
-	blob := r.seal(id, "x")
-	r.opens(blob, "x")
+	material := c.importMaterial(c.symmetricImport(id, 1))
+	blob := c.encrypt(id, "x")
+	c.wantDecrypt(blob, "x")
 	if out := remove(nil); *out.KeyMaterialId != material {
-		t.Errorf("deleted %s", *out.KeyMaterialId)
+		t.Errorf("DeleteImportedKeyMaterial returned material %s", *out.KeyMaterialId)
 	}
-	if n := r.first.vault.CachedKeys(); n != 0 {
-		t.Errorf("%d materials are still in the cache", n)
+	if n := c.engine.vault.CachedKeys(); n != 0 {
+		t.Errorf("%d materials are cached after the deletion, want 0", n)
 	}
-	m := r.describe(id)
+	m := c.describe(id)
 	if *m.KeyState != "PendingImport" || m.ExpirationModel != nil || m.ValidTo != nil || *m.CurrentKeyMaterialId != material {
-		t.Errorf("metadata: %+v", m)
+		t.Errorf("unexpected metadata after the deletion: %+v", m)
 	}
-	if k := r.stored(id); len(k.Materials[0].Wrapped) != 0 {
-		t.Error("the material is still in the state")
+	if k := c.storedKey(id); len(k.Materials[0].Wrapped) != 0 {
+		t.Error("the state has the deleted material")
 	}
-	_, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	_, err := call[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
-	_, version := r.cluster.state().Key(r.keyID(id))
+	_, version := c.State().Key(c.keyID(id))
 	remove(&material)
-	if _, v := r.cluster.state().Key(r.keyID(id)); v != version {
-		t.Error("deleting what is deleted changed the key")
+	if _, v := c.State().Key(c.keyID(id)); v != version {
+		t.Error("deleting deleted material changed the key")
 	}
-	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: new(strings.Repeat("a", 64))})
+	_, err = call[kmsapi.DeleteImportedKeyMaterialOutput](c, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: new(strings.Repeat("a", 64))})
 	wantError(t, err, kmsapi.ErrNotFound, "…")
 	for _, op := range []string{"EnableKey", "DisableKey"} {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), map[string]any{"EnableKey": &kmsapi.EnableKeyInput{KeyId: &id}, "DisableKey": &kmsapi.DisableKeyInput{KeyId: &id}}[op])
 		wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	}
-	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "")
-	again := r.symmetric(id, 1)
+	c.wantImportError(c.symmetricImport(id, 2), kmsapi.ErrIncorrectKeyMaterial, "")
+	again := c.symmetricImport(id, 1)
 	again.KeyMaterialId = &material
-	if got := r.imports(again); got != material {
-		t.Errorf("the same material is %s", got)
+	if got := c.importMaterial(again); got != material {
+		t.Errorf("importing the same material again returned material %s", got)
 	}
-	r.opens(blob, "x")
+	c.wantDecrypt(blob, "x")
 
-	// A key that was disabled is so afterwards, too.
-	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	// A key that was disabled is disabled again after the import.
+	must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
 	remove(nil)
-	r.wantState(id, "PendingImport")
-	r.imports(r.symmetric(id, 1))
-	r.wantState(id, "Disabled")
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	c.wantKeyState(id, "PendingImport")
+	c.importMaterial(c.symmetricImport(id, 1))
+	c.wantKeyState(id, "Disabled")
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
-	// What is pending deletion stays so; when that is cancelled, it waits.
-	must[kmsapi.ScheduleKeyDeletionOutput](r, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	// A key that is pending deletion stays so. When the deletion is cancelled, the key is
+	// pending import.
+	must[kmsapi.ScheduleKeyDeletionOutput](c, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
 	remove(nil)
-	r.wantState(id, "PendingDeletion")
-	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	r.wantState(id, "PendingImport")
-	r.imports(r.symmetric(id, 1))
-	r.wantState(id, "Disabled")
+	c.wantKeyState(id, "PendingDeletion")
+	must[kmsapi.CancelKeyDeletionOutput](c, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	c.wantKeyState(id, "PendingImport")
+	c.importMaterial(c.symmetricImport(id, 1))
+	c.wantKeyState(id, "Disabled")
 }
 
-// TestImportAndRotate: new material waits until the key is rotated on demand, and
-// the old one is needed as before.
+// New material is pending until the key is rotated on demand, and older material is still needed
+// afterwards.
 func TestImportAndRotate(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	one := r.imports(r.symmetric(id, 1))
-	blob := r.seal(id, "one")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	one := c.importMaterial(c.symmetricImport(id, 1))
+	blob := c.encrypt(id, "one")
 	rotate := func() error {
-		_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+		_, err := call[kmsapi.RotateKeyOnDemandOutput](c, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 		return err
 	}
 	nothing := "No available key material pending rotation for the key: " + arn + "."
 	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
-	known := r.symmetric(id, 1)
+	known := c.symmetricImport(id, 1)
 	known.ImportType = new(ops.ImportNew)
-	r.refusesImport(known, kmsapi.ErrIncorrectKeyMaterial, "")
-	r.refusesImport(r.symmetric(id, 2), kmsapi.ErrIncorrectKeyMaterial, "") // existing is the default now
+	c.wantImportError(known, kmsapi.ErrIncorrectKeyMaterial, "")
+	c.wantImportError(c.symmetricImport(id, 2), kmsapi.ErrIncorrectKeyMaterial, "") // existing is the default now
 	fresh := func(digit byte) *kmsapi.ImportKeyMaterialInput {
-		in := r.symmetric(id, digit)
+		in := c.symmetricImport(id, digit)
 		in.ImportType = new(ops.ImportNew)
 		return in
 	}
 	second := fresh(2)
 	second.KeyMaterialDescription = new("second")
-	two := r.imports(second)
-	if r.current(id) != one {
-		t.Error("new material is current before the rotation")
+	two := c.importMaterial(second)
+	if c.currentMaterialID(id) != one {
+		t.Error("new material is the current one before the rotation")
 	}
-	three := hex.EncodeToString(vault.KeyMaterialID(r.stored(id), bytes.Repeat([]byte{3}, 32)))
-	r.refusesImport(fresh(3), kmsapi.ErrInvalidState, fmt.Sprintf("New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.", three, arn, two))
+	three := hex.EncodeToString(vault.KeyMaterialID(c.storedKey(id), bytes.Repeat([]byte{3}, 32)))
+	c.wantImportError(fresh(3), kmsapi.ErrInvalidState, fmt.Sprintf("New key material (id: %s) cannot be imported into KMS key %s, because another key material (id: %s) is pending rotation.", three, arn, two))
 	show := func(include *string) string {
 		var lines []string
-		for _, e := range must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &id, IncludeKeyMaterial: include}).Rotations {
+		for _, e := range must[kmsapi.ListKeyRotationsOutput](c, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &id, IncludeKeyMaterial: include}).Rotations {
 			line := map[string]string{one: "one", two: "two"}[*e.KeyMaterialId] + " " + *e.KeyMaterialState + " " + *e.ImportState
 			if e.KeyMaterialDescription != nil {
 				line += " " + *e.KeyMaterialDescription
@@ -465,225 +459,231 @@ func TestImportAndRotate(t *testing.T) {
 		return strings.Join(lines, ", ")
 	}
 	if got := show(new(ops.AllMaterial)); got != "one CURRENT IMPORTED, two PENDING_ROTATION IMPORTED second" {
-		t.Errorf("materials: %s", got)
+		t.Errorf("got materials %s", got)
 	}
 	if got := show(nil); got != "" {
-		t.Errorf("rotations: %s", got)
+		t.Errorf("got rotations %s, want none", got)
 	}
-	// What is not the key's yet can be taken back.
-	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &two})
-	r.wantState(id, "Enabled")
+	// Pending material can be deleted without effect on the key.
+	must[kmsapi.DeleteImportedKeyMaterialOutput](c, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &two})
+	c.wantKeyState(id, "Enabled")
 	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
-	r.imports(fresh(2))
+	c.importMaterial(fresh(2))
 	if err := rotate(); err != nil {
 		t.Fatal(err)
 	}
-	if r.current(id) != two || r.opens(blob, "one") != one || r.opens(r.seal(id, "two"), "two") != two {
-		t.Error("after the rotation not the right material is used")
+	if c.currentMaterialID(id) != two || c.wantDecrypt(blob, "one") != one || c.wantDecrypt(c.encrypt(id, "two"), "two") != two {
+		t.Error("after the rotation, Encrypt or Decrypt did not use the right material")
 	}
 	if got := show(nil); got != "two CURRENT IMPORTED ON_DEMAND" {
-		t.Errorf("rotations: %s", got)
+		t.Errorf("got rotations %s", got)
 	}
 	wantError(t, rotate(), kmsapi.ErrInvalidState, nothing)
-	// All of them are needed.
-	must[kmsapi.DeleteImportedKeyMaterialOutput](r, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
-	r.wantState(id, "PendingImport")
+	// The key cannot be used if any of its materials is missing.
+	must[kmsapi.DeleteImportedKeyMaterialOutput](c, "DeleteImportedKeyMaterial", &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id, KeyMaterialId: &one})
+	c.wantKeyState(id, "PendingImport")
 	if got := show(new(ops.AllMaterial)); got != "one NON_CURRENT PENDING_IMPORT, two CURRENT IMPORTED ON_DEMAND" {
-		t.Errorf("materials: %s", got)
+		t.Errorf("got materials %s", got)
 	}
-	r.imports(r.symmetric(id, 1))
-	r.wantState(id, "Enabled")
-	r.opens(blob, "one")
-	if k := r.stored(id); k.RotationsOnDemand != 1 {
-		t.Errorf("%d rotations on demand", k.RotationsOnDemand)
+	c.importMaterial(c.symmetricImport(id, 1))
+	c.wantKeyState(id, "Enabled")
+	c.wantDecrypt(blob, "one")
+	if k := c.storedKey(id); k.RotationsOnDemand != 1 {
+		t.Errorf("got %d rotations on demand, want 1", k.RotationsOnDemand)
 	}
 }
 
-// expiring imports material that expires after some time.
-func (r *room) expiring(id string, digit byte, after time.Duration) int64 {
-	r.t.Helper()
-	in := r.symmetric(id, digit)
-	at := r.cluster.clock.Now().Add(after)
+// importExpiring imports material that expires after some time, and returns when.
+func (c *testCluster) importExpiring(id string, digit byte, after time.Duration) int64 {
+	c.t.Helper()
+	in := c.symmetricImport(id, digit)
+	at := c.Clock.Now().Add(after)
 	in.ExpirationModel, in.ValidTo = new(ops.ModelExpires), &at
-	r.imports(in)
+	c.importMaterial(in)
 	return at.UnixNano()
 }
 
-// TestExpiryBoundsUse: no answer is made with material that has expired by cluster
-// time, although it was there when the answer was made and nobody destroyed it yet.
+// No answer is given that used material which has expired by cluster time, although the
+// material was still there when the request was evaluated and is not destroyed yet.
 func TestExpiryBoundsUse(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	at := r.expiring(id, 1, time.Hour)
-	blob := r.seal(id, "x")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	at := c.importExpiring(id, 1, time.Hour)
+	blob := c.encrypt(id, "x")
 	requests := map[string]any{
 		"Decrypt": &kmsapi.DecryptInput{CiphertextBlob: blob}, "Encrypt": &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")},
 		"GenerateDataKey": &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")},
 	}
-	replica := r.cluster.replica("n1")
+	replica := c.Replica("n1")
 	for op, in := range requests {
 		var bound int64
-		replica.before = func(rec *fsmpb.Record) { bound = rec.NotAfter }
-		if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in); err != nil || bound != at {
-			t.Errorf("%s: bound %d, want %d; %v", op, bound, at, err)
+		replica.BeforeCommit = func(rec *fsmpb.Record) { bound = rec.NotAfter }
+		if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in); err != nil || bound != at {
+			t.Errorf("%s: the record has NotAfter %d, want %d (%v)", op, bound, at, err)
 		}
 	}
-	replica.before = nil
-	r.cluster.advance(time.Hour - time.Nanosecond)
-	r.opens(blob, "x")
+	replica.BeforeCommit = nil
+	c.Advance(time.Hour - time.Nanosecond)
+	c.wantDecrypt(blob, "x")
 	once := false
-	replica.before = func(*fsmpb.Record) {
+	replica.BeforeCommit = func(*fsmpb.Record) {
 		if !once {
 			once = true
-			r.cluster.advance(time.Nanosecond)
+			c.Advance(time.Nanosecond)
 		}
 	}
-	_, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	_, err := call[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
-	replica.before = nil
+	replica.BeforeCommit = nil
 	for op, in := range requests {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(op), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(op), in)
 		wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending import.")
 	}
-	r.wantState(id, "PendingImport")
-	// A change of the key meanwhile neither revives it nor swallows the event.
-	must[request.None](r, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
-	scheduleOf(r.first).Round(t.Context(), time.Now())
-	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
-		t.Errorf("%d records of expiry", n)
+	c.wantKeyState(id, "PendingImport")
+	// A change of the key after the expiry does not bring the material back, and the expiry
+	// is still recorded.
+	must[request.None](c, "UpdateKeyDescription", &kmsapi.UpdateKeyDescriptionInput{KeyId: &id, Description: new("x")})
+	newSchedule(c.engine).Round(t.Context(), time.Now())
+	if n := c.countRecords("DeleteExpiredKeyMaterial"); n != 1 {
+		t.Errorf("got %d records of the expiry, want 1", n)
 	}
-	r.imports(r.symmetric(id, 1))
-	r.wantState(id, "Enabled")
-	r.opens(blob, "x")
+	c.importMaterial(c.symmetricImport(id, 1))
+	c.wantKeyState(id, "Enabled")
+	c.wantDecrypt(blob, "x")
 }
 
-// passes has time pass between the evaluation and the commit of the next record.
-func (r *room) passes(d time.Duration) {
+// advanceBeforeCommit has the given time pass between the evaluation and the commit of the next
+// record.
+func (c *testCluster) advanceBeforeCommit(d time.Duration) {
 	once := false
-	r.cluster.replica("n1").before = func(*fsmpb.Record) {
+	c.Replica("n1").BeforeCommit = func(*fsmpb.Record) {
 		if !once {
 			once = true
-			r.cluster.advance(d)
+			c.Advance(d)
 		}
 	}
-	r.t.Cleanup(func() { r.cluster.replica("n1").before = nil })
+	c.t.Cleanup(func() { c.Replica("n1").BeforeCommit = nil })
 }
 
-// TestImportOfWhatExpires: material must not have expired by the time that its import
-// is recorded.
+// Material must not have expired by the time that its import is committed.
 func TestImportOfWhatExpires(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	in := r.symmetric(id, 1)
-	in.ExpirationModel, in.ValidTo = nil, new(r.cluster.clock.Now().Add(time.Second))
-	r.passes(time.Second)
-	r.refusesImport(in, kmsapi.ErrValidation, "…")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	in := c.symmetricImport(id, 1)
+	in.ExpirationModel, in.ValidTo = nil, new(c.Clock.Now().Add(time.Second))
+	c.advanceBeforeCommit(time.Second)
+	c.wantImportError(in, kmsapi.ErrValidation, "…")
 }
 
-// TestRotateToWhatExpires: nor does a rotation make material current that has.
+// RotateKeyOnDemand does not make material current that has expired.
 func TestRotateToWhatExpires(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	r.imports(r.symmetric(id, 1))
-	in := r.symmetric(id, 2)
-	in.ImportType, in.ExpirationModel, in.ValidTo = new(ops.ImportNew), nil, new(r.cluster.clock.Now().Add(time.Hour))
-	r.imports(in)
-	r.cluster.advance(time.Hour - time.Second)
-	r.passes(time.Second)
-	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	c.importMaterial(c.symmetricImport(id, 1))
+	in := c.symmetricImport(id, 2)
+	in.ImportType, in.ExpirationModel, in.ValidTo = new(ops.ImportNew), nil, new(c.Clock.Now().Add(time.Hour))
+	c.importMaterial(in)
+	c.Advance(time.Hour - time.Second)
+	c.advanceBeforeCommit(time.Second)
+	_, err := call[kmsapi.RotateKeyOnDemandOutput](c, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &id})
 	wantError(t, err, kmsapi.ErrInvalidState, "No available key material pending rotation for the key: "+arn+".")
-	r.wantState(id, "Enabled")
+	c.wantKeyState(id, "Enabled")
 }
 
-// TestDueExpiryOnce: expired material is destroyed once, never early, whichever
-// nodes lead meanwhile.
+// Expired material is destroyed once, and not early, although two nodes take it for expired.
 func TestDueExpiryOnce(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	id, arn := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	r.expiring(id, 1, 100*ops.Day)
-	r.seal(id, "x")
-	setClock(r.engines["n2"], &fakeClock{now: r.cluster.clock.Now().Add(200 * ops.Day)}) // ahead
-	d1, d2, now := scheduleOf(r.engines["n1"]), scheduleOf(r.engines["n2"]), time.Now()
-	there := func() bool { return len(r.stored(id).Materials[0].Wrapped) > 0 }
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	id, arn := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	c.importExpiring(id, 1, 100*ops.Day)
+	c.encrypt(id, "x")
+	setClock(c.engines["n2"], enginetest.NewClock(c.Clock.Now().Add(200*ops.Day))) // ahead
+	d1, d2, now := newSchedule(c.engines["n1"]), newSchedule(c.engines["n2"]), time.Now()
+	there := func() bool { return len(c.storedKey(id).Materials[0].Wrapped) > 0 }
 	for range 5 {
 		now = now.Add(schedule.LookMax)
 		d1.Round(t.Context(), now)
 		d2.Round(t.Context(), now)
 	}
-	r.cluster.advance(100*ops.Day - time.Second)
+	c.Advance(100*ops.Day - time.Second)
 	now = now.Add(schedule.RetryMax)
 	d2.Round(t.Context(), now)
 	if !there() {
-		t.Fatal("destroyed early")
+		t.Fatal("the material was destroyed early")
 	}
-	r.wantState(id, "Enabled")
-	r.cluster.advance(time.Second)
-	r.cluster.replica("n2").freeze()
+	c.wantKeyState(id, "Enabled")
+	c.Advance(time.Second)
+	c.Replica("n2").FallBehind()
 	now = now.Add(schedule.RetryMax)
 	d1.Round(t.Context(), now)
 	if there() {
-		t.Fatal("not destroyed")
+		t.Fatal("the material was not destroyed when it expired")
 	}
-	if n := r.first.vault.CachedKeys(); n != 0 {
-		t.Errorf("%d materials are still in the cache", n)
+	if n := c.engine.vault.CachedKeys(); n != 0 {
+		t.Errorf("%d materials are cached after the expiry, want 0", n)
 	}
 	d2.Round(t.Context(), now)
-	r.cluster.replica("n2").thaw()
+	c.Replica("n2").CatchUp()
 	for range 3 {
 		now = now.Add(schedule.RetryMax)
 		d1.Round(t.Context(), now)
 		d2.Round(t.Context(), now)
 	}
-	if n := r.recorded("DeleteExpiredKeyMaterial"); n != 1 {
-		t.Errorf("%d records of expiry", n)
+	if n := c.countRecords("DeleteExpiredKeyMaterial"); n != 1 {
+		t.Errorf("got %d records of the expiry, want 1", n)
 	}
-	rec := r.lastRecord()
+	rec := c.lastRecord()
 	if rec.EventType != "AwsServiceEvent" || rec.ServiceEventDetails[0].GetText() != arn ||
-		!slices.Equal(rec.ServiceEventDetails[1].GetList().GetItems(), []string{*r.describe(id).CurrentKeyMaterialId}) {
-		t.Errorf("record: %v", rec)
+		!slices.Equal(rec.ServiceEventDetails[1].GetList().GetItems(), []string{*c.describe(id).CurrentKeyMaterialId}) {
+		t.Errorf("unexpected record of the expiry: %v", rec)
 	}
 }
 
-// TestExpiryOfSeveral: metadata shows the earliest; what is pending expires without
-// the key; an import sets it anew.
+// DescribeKey shows the earliest expiry of several materials. Pending material expires
+// without effect on the key, and an import sets the expiry anew.
 func TestExpiryOfSeveral(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	late := r.expiring(id, 1, 10*ops.Day)
-	pending := r.symmetric(id, 2)
-	soon := r.cluster.clock.Now().Add(ops.Day)
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	late := c.importExpiring(id, 1, 10*ops.Day)
+	pending := c.symmetricImport(id, 2)
+	soon := c.Clock.Now().Add(ops.Day)
 	pending.ImportType, pending.ExpirationModel, pending.ValidTo = new(ops.ImportNew), nil, &soon
-	r.imports(pending)
-	if m := r.describe(id); !m.ValidTo.Equal(soon) {
-		t.Errorf("ValidTo is %v, want the earliest, %v", m.ValidTo, soon)
+	c.importMaterial(pending)
+	if m := c.describe(id); !m.ValidTo.Equal(soon) {
+		t.Errorf("got ValidTo %v, want the earliest, %v", m.ValidTo, soon)
 	}
-	r.cluster.advance(ops.Day)
-	d, now := scheduleOf(r.first), time.Now()
+	c.Advance(ops.Day)
+	d, now := newSchedule(c.engine), time.Now()
 	d.Round(t.Context(), now)
-	if k := r.stored(id); len(k.Materials) != 1 {
-		t.Errorf("%d materials after the pending one expired", len(k.Materials))
+	if k := c.storedKey(id); len(k.Materials) != 1 {
+		t.Errorf("got %d materials after the pending one expired, want 1", len(k.Materials))
 	}
-	if m := r.describe(id); *m.KeyState != "Enabled" || m.ValidTo.UnixNano() != late {
-		t.Errorf("%s, valid to %v", *m.KeyState, m.ValidTo)
+	if m := c.describe(id); *m.KeyState != "Enabled" || m.ValidTo.UnixNano() != late {
+		t.Errorf("the key is %s, valid to %v; want Enabled, %v", *m.KeyState, m.ValidTo, time.Unix(0, late))
 	}
-	r.imports(r.symmetric(id, 1))
-	if m := r.describe(id); *m.ExpirationModel != ops.ModelForever || m.ValidTo != nil {
-		t.Errorf("%s, valid to %v", *m.ExpirationModel, m.ValidTo)
+	c.importMaterial(c.symmetricImport(id, 1))
+	if m := c.describe(id); *m.ExpirationModel != ops.ModelForever || m.ValidTo != nil {
+		t.Errorf("the key has expiration model %s, valid to %v; want none", *m.ExpirationModel, m.ValidTo)
 	}
-	r.cluster.advance(20 * ops.Day)
+	c.Advance(20 * ops.Day)
 	d.Round(t.Context(), now.Add(schedule.LookMax))
-	r.wantState(id, "Enabled")
+	c.wantKeyState(id, "Enabled")
 }
 
-// TestImportIntoReplicas: each key of a multi-Region set gets its own import of the
-// same material, and rotates when all have the next.
+// The same material is imported into each key of a multi-Region set separately. The set can
+// be rotated when all keys have the new material.
 func TestImportIntoReplicas(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	name := r.newMultiKey(kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginImported)})
-	second := fsm.KeyID{Account: testAccountNumber, Region: secondRegion, ID: r.keyID(name).ID}
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	name := c.newMultiKey(kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginImported)})
+	second := fsm.KeyID{Account: testAccountNumber, Region: secondRegion, ID: c.keyID(name).ID}
 	into := func(region string, digit byte, kind *string) error {
 		t.Helper()
-		p, err := callIn[kmsapi.GetParametersForImportOutput](r, region, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
+		p, err := callIn[kmsapi.GetParametersForImportOutput](c, region, "GetParametersForImport", &kmsapi.GetParametersForImportInput{
 			KeyId: &name, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048"),
 		})
 		if err != nil {
@@ -693,7 +693,7 @@ func TestImportIntoReplicas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = callIn[kmsapi.ImportKeyMaterialOutput](r, region, "ImportKeyMaterial", &kmsapi.ImportKeyMaterialInput{
+		_, err = callIn[kmsapi.ImportKeyMaterialOutput](c, region, "ImportKeyMaterial", &kmsapi.ImportKeyMaterialInput{
 			KeyId: &name, ImportToken: p.ImportToken, EncryptedKeyMaterial: b, ExpirationModel: new(ops.ModelForever), ImportType: kind,
 		})
 		return err
@@ -701,7 +701,7 @@ func TestImportIntoReplicas(t *testing.T) {
 	if err := into(testRegion, 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: new(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &name, ReplicaRegion: new(secondRegion)})
 	wantError(t, into(secondRegion, 2, nil), kmsapi.ErrIncorrectKeyMaterial, "")
 	wantError(t, into(secondRegion, 2, new(ops.ImportNew)), kmsapi.ErrIncorrectKeyMaterial, "")
 	if err := into(secondRegion, 1, nil); err != nil {
@@ -709,9 +709,9 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	crosses := func() {
 		t.Helper()
-		blob := r.seal(name, "x")
-		if out, err := callIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}); err != nil || string(out.Plaintext) != "x" {
-			t.Errorf("the replica gives %v, %v", out, err)
+		blob := c.encrypt(name, "x")
+		if out, err := callIn[kmsapi.DecryptOutput](c, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}); err != nil || string(out.Plaintext) != "x" {
+			t.Errorf("Decrypt with the replica returned %v, error %v; want x", out, err)
 		}
 	}
 	crosses()
@@ -720,38 +720,38 @@ func TestImportIntoReplicas(t *testing.T) {
 	}
 	pending := func() string {
 		t.Helper()
-		list := must[kmsapi.ListKeyRotationsOutput](r, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: new(ops.AllMaterial)}).Rotations
+		list := must[kmsapi.ListKeyRotationsOutput](c, "ListKeyRotations", &kmsapi.ListKeyRotationsInput{KeyId: &name, IncludeKeyMaterial: new(ops.AllMaterial)}).Rotations
 		return *list[1].KeyMaterialState
 	}
 	if got := pending(); got != "PENDING_MULTI_REGION_IMPORT_AND_ROTATION" {
-		t.Errorf("the new material is %s", got)
+		t.Errorf("the new material is %s, want PENDING_MULTI_REGION_IMPORT_AND_ROTATION", got)
 	}
-	_, err := call[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
+	_, err := call[kmsapi.RotateKeyOnDemandOutput](c, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	wantError(t, err, kmsapi.ErrInvalidState, "…")
 	if err := into(secondRegion, 2, new(ops.ImportExisting)); err != nil {
 		t.Fatal(err)
 	}
 	if got := pending(); got != "PENDING_ROTATION" {
-		t.Errorf("the new material is %s", got)
+		t.Errorf("the new material is %s, want PENDING_ROTATION", got)
 	}
-	must[kmsapi.RotateKeyOnDemandOutput](r, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
+	must[kmsapi.RotateKeyOnDemandOutput](c, "RotateKeyOnDemand", &kmsapi.RotateKeyOnDemandInput{KeyId: &name})
 	crosses()
-	if k, _ := r.cluster.state().Key(second); request.PendingMaterial(k) != nil || len(k.Materials) != 2 {
-		t.Errorf("the replica has %d materials", len(k.Materials))
+	if k, _ := c.State().Key(second); request.PendingMaterial(k) != nil || len(k.Materials) != 2 {
+		t.Errorf("the replica has %d materials, want 2 and none pending", len(k.Materials))
 	}
 }
 
 func FuzzOpenToken(f *testing.F) {
-	r := newRoom(f)
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	good := r.symmetric(id, 1).ImportToken
+	c := newTestCluster(f)
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	good := c.symmetricImport(id, 1).ImportToken
 	f.Add(good)
 	f.Add(good[:47])
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_, secret, err := r.first.vault.OpenImportToken(b)
+		_, secret, err := c.engine.vault.OpenImportToken(b)
 		if err != error(kmsapi.ErrInvalidImportToken) && !bytes.Equal(b, good) {
-			t.Errorf("a token that was not given out: %v", err)
+			t.Errorf("OpenImportToken of a made-up token: got error %v, want InvalidImportTokenException", err)
 		}
 		if secret != nil {
 			secret.Destroy()
@@ -759,15 +759,15 @@ func FuzzOpenToken(f *testing.F) {
 	})
 }
 
-// TestImportTokenOfAClockThatIsAhead: the life of a token is counted in cluster time,
-// whatever the node's clock says.
+// Import tokens expire by cluster time, also if the clock of the node that made them is ahead.
 func TestImportTokenOfAClockThatIsAhead(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.keyToImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	right := r.first.clock
-	setClock(r.first, &fakeClock{now: r.cluster.clock.Now().Add(25 * time.Hour)})
-	in := r.symmetric(id, 1)
-	setClock(r.first, right)
-	r.cluster.advance(ops.ImportTokenLife + ops.ImportTokenAhead)
-	r.refusesImport(in, kmsapi.ErrExpiredImportToken, "")
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKeyForImport("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+	right := c.engine.clock
+	setClock(c.engine, enginetest.NewClock(c.Clock.Now().Add(25*time.Hour)))
+	in := c.symmetricImport(id, 1)
+	setClock(c.engine, right)
+	c.Advance(ops.ImportTokenLife + ops.ImportTokenAhead)
+	c.wantImportError(in, kmsapi.ErrExpiredImportToken, "")
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
@@ -12,17 +13,15 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func (r *room) lastUsage(id string) *kmsapi.GetKeyLastUsageOutput {
-	r.t.Helper()
-	return must[kmsapi.GetKeyLastUsageOutput](r, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: &id})
+func (c *testCluster) lastUsage(id string) *kmsapi.GetKeyLastUsageOutput {
+	c.t.Helper()
+	return must[kmsapi.GetKeyLastUsageOutput](c, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: &id})
 }
 
-// usageOfRecord is what GetKeyLastUsage says of the newest record.
-func (r *room) usageOfRecord(operation string) *kmsapi.KeyLastUsageData {
-	r.t.Helper()
-	r.cluster.audit.mu.Lock()
-	e := r.cluster.audit.entries[len(r.cluster.audit.entries)-1]
-	r.cluster.audit.mu.Unlock()
+// usageInLastRecord returns what GetKeyLastUsage should say about the newest record.
+func (c *testCluster) usageInLastRecord(operation string) *kmsapi.KeyLastUsageData {
+	c.t.Helper()
+	e := c.Audit.Last()
 	at := time.Unix(0, e.Time).UTC()
 	return &kmsapi.KeyLastUsageData{
 		Operation: &operation, Timestamp: &at,
@@ -30,28 +29,29 @@ func (r *room) usageOfRecord(operation string) *kmsapi.KeyLastUsageData {
 	}
 }
 
-// TestKeyLastUsage: every operation that AWS counts is counted when it succeeds,
-// for each key that it used, and at no other time.
+// GetKeyLastUsage counts every operation that AWS counts, when it succeeds, for each key that
+// it used.
 func TestKeyLastUsage(t *testing.T) {
-	r := newRoom(t)
-	created := r.cluster.clock.Now()
-	r.cluster.clock.advance(time.Hour)
-	made := r.cluster.clock.Now()
+	t.Parallel()
+	c := newTestCluster(t)
+	created := c.Clock.Now()
+	c.Clock.Advance(time.Hour)
+	made := c.Clock.Now()
 	newKey := func(spec, usage string) string {
 		t.Helper()
-		return *must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata.KeyId
+		return *must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec, KeyUsage: &usage}).KeyMetadata.KeyId
 	}
 	symmetric, other := newKey("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT"), newKey("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
 	rsa, agree := newKey("RSA_2048", "ENCRYPT_DECRYPT"), newKey("ECC_NIST_P256", "KEY_AGREEMENT")
 	signer, mac := newKey("ECC_NIST_P256", "SIGN_VERIFY"), newKey("HMAC_256", "GENERATE_VERIFY_MAC")
 	kem := newKey("ML_KEM_512", "ENCAPSULATE_DECAPSULATE")
-	encapsulated := r.encapsulates(kem).SharedSecretCiphertextBlob
+	encapsulated := c.encapsulate(kem).SharedSecretCiphertextBlob
 	unused := newKey("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
-	peer := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &agree}).PublicKey
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &symmetric, Plaintext: []byte("x")}).CiphertextBlob
-	oaep := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &rsa, Plaintext: []byte("x"), EncryptionAlgorithm: new("RSAES_OAEP_SHA_256")}).CiphertextBlob
-	signature := must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: &signer, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")}).Signature
-	tag := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}).Mac
+	peer := must[kmsapi.GetPublicKeyOutput](c, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &agree}).PublicKey
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &symmetric, Plaintext: []byte("x")}).CiphertextBlob
+	oaep := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &rsa, Plaintext: []byte("x"), EncryptionAlgorithm: new("RSAES_OAEP_SHA_256")}).CiphertextBlob
+	signature := must[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: &signer, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")}).Signature
+	tag := must[kmsapi.GenerateMacOutput](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")}).Mac
 	tests := []struct {
 		op   string
 		in   func(dry *bool) any
@@ -109,20 +109,20 @@ func TestKeyLastUsage(t *testing.T) {
 	for _, tt := range tests {
 		covered[tt.op] = true
 		t.Run(tt.op, func(t *testing.T) {
-			r.cluster.clock.advance(time.Minute)
-			if _, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(nil)); err != nil {
+			c.Clock.Advance(time.Minute)
+			if _, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(nil)); err != nil {
 				t.Fatal(err)
 			}
-			used := r.usageOfRecord(tt.op)
-			r.cluster.clock.advance(time.Minute)
-			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(new(true)))
+			used := c.usageInLastRecord(tt.op)
+			c.Clock.Advance(time.Minute)
+			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(new(true)))
 			wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message)
-			stranger := r.user(aliceARN)
-			_, err = r.first.Do(t.Context(), r.caller(stranger), OperationNamed(tt.op), tt.in(nil))
+			stranger := c.newUser(aliceARN)
+			_, err = c.engine.Do(t.Context(), c.caller(stranger), OperationNamed(tt.op), tt.in(nil))
 			wantError(t, err, kmsapi.ErrAccessDenied, "…")
 			for _, id := range tt.keys {
 				want := &kmsapi.GetKeyLastUsageOutput{KeyId: arn(id), KeyLastUsage: used, TrackingStartDate: &made, KeyCreationDate: &made}
-				if d := cmp.Diff(want, r.lastUsage(id)); d != "" {
+				if d := cmp.Diff(want, c.lastUsage(id)); d != "" {
 					t.Errorf("last usage (-want +got):\n%s", d)
 				}
 			}
@@ -130,13 +130,13 @@ func TestKeyLastUsage(t *testing.T) {
 	}
 	for name := range request.UseNumber {
 		if !covered[name] {
-			t.Errorf("%s is counted and not tested", name)
+			t.Errorf("%s counts as a use but is not tested", name)
 		}
 	}
 
-	// Failures and everything else are no use.
-	want := r.lastUsage(symmetric).KeyLastUsage
-	r.cluster.clock.advance(time.Minute)
+	// Failures and other operations do not count.
+	want := c.lastUsage(symmetric).KeyLastUsage
+	c.Clock.Advance(time.Minute)
 	failures := []struct {
 		op   string
 		in   any
@@ -149,41 +149,42 @@ func TestKeyLastUsage(t *testing.T) {
 		{"VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("other"), Mac: tag, MacAlgorithm: new("HMAC_SHA_256")}, kmsapi.ErrInvalidMac},
 		{"Decapsulate", decapsulateInput(kem, encapsulated[1:]), kmsapi.ErrInvalidCiphertext},
 	}
-	wantSigner, wantMac := r.lastUsage(signer).KeyLastUsage, r.lastUsage(mac).KeyLastUsage
+	wantSigner, wantMac := c.lastUsage(signer).KeyLastUsage, c.lastUsage(mac).KeyLastUsage
 	for _, f := range failures {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(f.op), f.in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(f.op), f.in)
 		wantError(t, err, f.kind, "…")
 	}
-	must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &symmetric})
-	must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &signer})
+	must[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &symmetric})
+	must[kmsapi.GetPublicKeyOutput](c, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &signer})
 	for id, want := range map[string]*kmsapi.KeyLastUsageData{symmetric: want, signer: wantSigner, mac: wantMac} {
-		if d := cmp.Diff(want, r.lastUsage(id).KeyLastUsage); d != "" {
-			t.Errorf("a failure counts as a use (-want +got):\n%s", d)
+		if d := cmp.Diff(want, c.lastUsage(id).KeyLastUsage); d != "" {
+			t.Errorf("last usage after failures (-want +got):\n%s", d)
 		}
 	}
 	none := &kmsapi.GetKeyLastUsageOutput{KeyId: arn(unused), KeyLastUsage: &kmsapi.KeyLastUsageData{}, TrackingStartDate: &made, KeyCreationDate: &made}
-	if d := cmp.Diff(none, r.lastUsage(unused)); d != "" {
-		t.Errorf("unused key (-want +got):\n%s", d)
+	if d := cmp.Diff(none, c.lastUsage(unused)); d != "" {
+		t.Errorf("last usage of an unused key (-want +got):\n%s", d)
 	}
 	if !created.Before(made) {
-		t.Error("the key is as old as the cluster")
+		t.Error("the key was not created after the cluster")
 	}
-	_, err := call[kmsapi.GetKeyLastUsageOutput](r, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: new("alias/x")})
+	_, err := call[kmsapi.GetKeyLastUsageOutput](c, "GetKeyLastUsage", &kmsapi.GetKeyLastUsageInput{KeyId: new("alias/x")})
 	wantError(t, err, kmsapi.ErrInvalidArn, "Key Aliases are not supported for this operation.")
 }
 
-// TestKeyLastUsageByRegion: each key of a set has its own, and other nodes see it.
+// Each key of a multi-Region set has its own last usage, which all nodes see.
 func TestKeyLastUsageByRegion(t *testing.T) {
-	r := newRoomIn(t, threeRegions(), "n1", "n2")
-	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
-	mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
-	used := r.usageOfRecord("Encrypt")
-	if got := r.lastUsage(id).KeyLastUsage; got.Operation != nil {
-		t.Errorf("the primary was used with %s", *got.Operation)
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withRegions(threeRegions()...))
+	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	mustIn[kmsapi.EncryptOutput](c, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	used := c.usageInLastRecord("Encrypt")
+	if got := c.lastUsage(id).KeyLastUsage; got.Operation != nil {
+		t.Errorf("the primary key was used with %s, want no use", *got.Operation)
 	}
-	c := r.caller(r.root)
-	c.Region = secondRegion
-	out, err := r.engines["n2"].Do(t.Context(), c, OperationNamed("GetKeyLastUsage"), &kmsapi.GetKeyLastUsageInput{KeyId: &id})
+	caller := c.caller(c.root)
+	caller.Region = secondRegion
+	out, err := c.engines["n2"].Do(t.Context(), caller, OperationNamed("GetKeyLastUsage"), &kmsapi.GetKeyLastUsageInput{KeyId: &id})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,18 +193,19 @@ func TestKeyLastUsageByRegion(t *testing.T) {
 	}
 }
 
-// TestKeyOlderThanItsCluster: no use was seen before the cluster was there.
+// The use of a key that is older than the cluster is tracked since the cluster was initialised.
 func TestKeyOlderThanItsCluster(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
-	k := cloneOf(r.keyIn(testRegion, id))
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
+	k := proto.CloneOf(c.keyIn(testRegion, id))
 	k.Created -= int64(time.Hour)
 	fresh := randomID()
 	k.Id = fresh[:]
-	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	got := r.lastUsage(record.UUID(fresh))
-	c, _ := r.cluster.state().Cluster()
-	if !got.TrackingStartDate.Equal(time.Unix(0, c.Created)) || !got.KeyCreationDate.Equal(time.Unix(0, k.Created)) {
-		t.Errorf("tracked since %v, made at %v", got.TrackingStartDate, got.KeyCreationDate)
+	c.Change(putKeyChange(k), defaultPolicyChange(k))
+	got := c.lastUsage(record.UUID(fresh))
+	cluster, _ := c.State().Cluster()
+	if !got.TrackingStartDate.Equal(time.Unix(0, cluster.Created)) || !got.KeyCreationDate.Equal(time.Unix(0, k.Created)) {
+		t.Errorf("got tracking since %v, creation at %v; want %v and %v", got.TrackingStartDate, got.KeyCreationDate, time.Unix(0, cluster.Created), time.Unix(0, k.Created))
 	}
 }

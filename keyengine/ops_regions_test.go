@@ -2,7 +2,6 @@ package keyengine
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -22,79 +21,11 @@ import (
 	"github.com/conclavekms/conclave/policy"
 )
 
-const (
-	secondRegion = "eu-central-1"
-	thirdRegion  = "us-east-2"
-)
-
-// threeRegions begin with the room's own, and are not in ascending order.
-func threeRegions() []string { return []string{testRegion, thirdRegion, secondRegion} }
-
-// callIn is one request of the account's root user for a Region.
-func callIn[Out any](r *room, region, name string, in any) (*Out, error) {
-	c := r.caller(r.root)
-	c.Region = region
-	out, err := r.first.Do(context.Background(), c, OperationNamed(name), in)
-	if err != nil {
-		return nil, err
-	}
-	return out.(*Out), nil
-}
-
-func mustIn[Out any](r *room, region, name string, in any) *Out {
-	r.t.Helper()
-	out, err := callIn[Out](r, region, name, in)
-	if err != nil {
-		r.t.Fatalf("%s in %s: %v", name, region, err)
-	}
-	return out
-}
-
-// newMultiKey makes a multi-Region key with replicas in some Regions.
-func (r *room) newMultiKey(in kmsapi.CreateKeyInput, replicas ...string) string {
-	r.t.Helper()
-	in.MultiRegion = new(true)
-	id := *must[kmsapi.CreateKeyOutput](r, "CreateKey", &in).KeyMetadata.KeyId
-	for _, region := range replicas {
-		must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(region)})
-	}
-	return id
-}
-
-func (r *room) describeIn(region, id string) *kmsapi.KeyMetadata {
-	r.t.Helper()
-	return mustIn[kmsapi.DescribeKeyOutput](r, region, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata
-}
-
-func (r *room) keyIn(region, id string) *fsmpb.Key {
-	r.t.Helper()
-	k, _ := r.cluster.state().Key(fsm.KeyID{Account: testAccountNumber, Region: region, ID: r.keyID(id).ID})
-	return k
-}
-
-// mangleIn changes a key of a Region behind the engine's back.
-func (r *room) mangleIn(region, id string, f func(*fsmpb.Key)) {
-	r.t.Helper()
-	k := cloneOf(r.keyIn(region, id))
-	f(k)
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
-}
-
-func putKeyChange(k *fsmpb.Key) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}}
-}
-
-func defaultPolicyChange(k *fsmpb.Key) *fsmpb.Change {
-	return &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{
-		PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.Id, Region: k.Region, Document: policy.DefaultKeyPolicy("aws", testAccount)},
-	}}
-}
-
 func multiARN(region, id string) string {
 	return "arn:aws:kms:" + region + ":" + testAccount + ":key/" + id
 }
 
-// configured is a set's configuration as one of its keys shows it.
+// configured returns the configuration of a multi-Region set as one of its keys has it.
 func configured(id, kind, primary string, replicas ...string) *kmsapi.MultiRegionConfiguration {
 	name := func(r string) kmsapi.MultiRegionKey {
 		return kmsapi.MultiRegionKey{Arn: new(multiARN(r, id)), Region: new(r)}
@@ -107,96 +38,100 @@ func configured(id, kind, primary string, replicas ...string) *kmsapi.MultiRegio
 }
 
 func TestClusterOfSeveralRegions(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	c, _ := r.cluster.state().Cluster()
-	if c.Region != testRegion || !slices.Equal(c.MoreRegions, []string{secondRegion, thirdRegion}) {
-		t.Errorf("the cluster has %s and %v", c.Region, c.MoreRegions)
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	cluster, _ := c.State().Cluster()
+	if cluster.Region != testRegion || !slices.Equal(cluster.MoreRegions, []string{secondRegion, thirdRegion}) {
+		t.Errorf("the cluster has Region %s and more Regions %v", cluster.Region, cluster.MoreRegions)
 	}
-	if st := r.first.SealStatus(); st.Region != testRegion || !slices.Equal(st.MoreRegions, c.MoreRegions) {
-		t.Errorf("status shows %s and %v", st.Region, st.MoreRegions)
+	if st := c.engine.SealStatus(); st.Region != testRegion || !slices.Equal(st.MoreRegions, cluster.MoreRegions) {
+		t.Errorf("SealStatus has Region %s and more Regions %v", st.Region, st.MoreRegions)
 	}
 }
 
-// TestRegionsAreApart: keys, aliases, lists and records of one Region are not
-// those of another.
+// Keys, aliases, lists and records of one Region are separate from those of others.
 func TestRegionsAreApart(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
 	var ids []string
 	for _, region := range threeRegions() {
-		m := mustIn[kmsapi.CreateKeyOutput](r, region, "CreateKey", &kmsapi.CreateKeyInput{}).KeyMetadata
+		m := mustIn[kmsapi.CreateKeyOutput](c, region, "CreateKey", &kmsapi.CreateKeyInput{}).KeyMetadata
 		if want := multiARN(region, *m.KeyId); *m.Arn != want {
-			t.Errorf("key made in %s is %s", region, *m.Arn)
+			t.Errorf("got key %s, want one in %s", *m.Arn, region)
 		}
-		if got := r.lastRecord(); got.Region != region || got.Resources[0].Arn != *m.Arn {
-			t.Errorf("the record says %s, %v, want %s", got.Region, got.Resources, region)
+		if got := c.lastRecord(); got.Region != region || got.Resources[0].Arn != *m.Arn {
+			t.Errorf("got record in %s of %v, want one in %s of %s", got.Region, got.Resources, region, *m.Arn)
 		}
-		mustIn[request.None](r, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/same"), TargetKeyId: m.KeyId})
+		mustIn[request.None](c, region, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/same"), TargetKeyId: m.KeyId})
 		ids = append(ids, *m.KeyId)
 	}
 	for i, region := range threeRegions() {
-		keys := mustIn[kmsapi.ListKeysOutput](r, region, "ListKeys", &kmsapi.ListKeysInput{}).Keys
+		keys := mustIn[kmsapi.ListKeysOutput](c, region, "ListKeys", &kmsapi.ListKeysInput{}).Keys
 		if len(keys) != 1 || *keys[0].KeyId != ids[i] || *keys[0].KeyArn != multiARN(region, ids[i]) {
-			t.Errorf("keys of %s: %v", region, keys)
+			t.Errorf("got keys %v in %s, want only %s", keys, region, ids[i])
 		}
-		aliases := mustIn[kmsapi.ListAliasesOutput](r, region, "ListAliases", &kmsapi.ListAliasesInput{}).Aliases
+		aliases := mustIn[kmsapi.ListAliasesOutput](c, region, "ListAliases", &kmsapi.ListAliasesInput{}).Aliases
 		if len(aliases) != 1 || *aliases[0].TargetKeyId != ids[i] || !strings.Contains(*aliases[0].AliasArn, ":"+region+":") {
-			t.Errorf("aliases of %s: %v", region, aliases)
+			t.Errorf("got aliases %v in %s, want only that of %s", aliases, region, ids[i])
 		}
-		if m := r.describeIn(region, "alias/same"); *m.KeyId != ids[i] {
-			t.Errorf("the alias in %s is of %s, want %s", region, *m.KeyId, ids[i])
+		if m := c.describeIn(region, "alias/same"); *m.KeyId != ids[i] {
+			t.Errorf("the alias in %s is for %s, want %s", region, *m.KeyId, ids[i])
 		}
 	}
-	_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &ids[1]})
+	_, err := call[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &ids[1]})
 	wantError(t, err, kmsapi.ErrNotFound, "Key '"+multiARN(testRegion, ids[1])+"' does not exist")
-	_, err = call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new(multiARN(thirdRegion, ids[1]))})
+	_, err = call[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: new(multiARN(thirdRegion, ids[1]))})
 	wantError(t, err, kmsapi.ErrNotFound, "Invalid arn "+thirdRegion)
-	_, err = callIn[kmsapi.ListKeysOutput](r, "ap-south-1", "ListKeys", &kmsapi.ListKeysInput{})
+	_, err = callIn[kmsapi.ListKeysOutput](c, "ap-south-1", "ListKeys", &kmsapi.ListKeysInput{})
 	wantError(t, err, kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not 'ap-south-1'.")
-	if got := r.lastRecord().Region; got != testRegion {
-		t.Errorf("a request for no Region of the cluster's is recorded in %s, want %s", got, testRegion)
+	if got := c.lastRecord().Region; got != testRegion {
+		t.Errorf("a request for an unknown Region was recorded in %s, want %s", got, testRegion)
 	}
 
-	// A ciphertext of another Region's key is that of a key out of reach.
-	blob := mustIn[kmsapi.EncryptOutput](r, thirdRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &ids[1], Plaintext: []byte("x")}).CiphertextBlob
-	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	// A ciphertext of a key in another Region cannot be decrypted.
+	blob := mustIn[kmsapi.EncryptOutput](c, thirdRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &ids[1], Plaintext: []byte("x")}).CiphertextBlob
+	_, err = call[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
 	if !strings.Contains(err.Error(), "does not exist in this Region") {
-		t.Errorf("got %v", err)
+		t.Errorf("got error %v, want one that says that the key does not exist in this Region", err)
 	}
 }
 
+// With AnyRegion, a request for a Region that the cluster does not serve is for its first Region.
 func TestAnyRegionGoesToTheFirst(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	c, _ := r.cluster.state().Cluster()
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: anyRegion(c)}})
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	c.acceptAnyRegion()
 	for asked, want := range map[string]string{"ap-south-1": testRegion, "": testRegion, thirdRegion: thirdRegion} {
-		if m := mustIn[kmsapi.CreateKeyOutput](r, asked, "CreateKey", &kmsapi.CreateKeyInput{}).KeyMetadata; *m.Arn != multiARN(want, *m.KeyId) {
-			t.Errorf("a key asked for in %q is %s, want one of %s", asked, *m.Arn, want)
+		if m := mustIn[kmsapi.CreateKeyOutput](c, asked, "CreateKey", &kmsapi.CreateKeyInput{}).KeyMetadata; *m.Arn != multiARN(want, *m.KeyId) {
+			t.Errorf("CreateKey for Region %q made key %s, want one in %s", asked, *m.Arn, want)
 		}
 	}
 }
 
 func TestMarkersAreOfTheirRegion(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
 	for range 2 {
 		for _, region := range threeRegions() {
-			mustIn[kmsapi.CreateKeyOutput](r, region, "CreateKey", &kmsapi.CreateKeyInput{})
+			mustIn[kmsapi.CreateKeyOutput](c, region, "CreateKey", &kmsapi.CreateKeyInput{})
 		}
 	}
 	in := &kmsapi.ListKeysInput{Limit: new(int32(1))}
-	in.Marker = must[kmsapi.ListKeysOutput](r, "ListKeys", in).NextMarker
-	must[kmsapi.ListKeysOutput](r, "ListKeys", in)
-	_, err := callIn[kmsapi.ListKeysOutput](r, secondRegion, "ListKeys", in)
+	in.Marker = must[kmsapi.ListKeysOutput](c, "ListKeys", in).NextMarker
+	must[kmsapi.ListKeysOutput](c, "ListKeys", in)
+	_, err := callIn[kmsapi.ListKeysOutput](c, secondRegion, "ListKeys", in)
 	wantError(t, err, kmsapi.ErrInvalidMarker, "")
 }
 
 func TestMultiRegionKey(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{Description: new("the primary"), Tags: manyTags(2)})
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	id := c.newMultiKey(kmsapi.CreateKeyInput{Description: new("the primary"), Tags: manyTags(2)})
 	if !strings.HasPrefix(id, "mrk-") || len(id) != 36 {
-		t.Errorf("id is %s", id)
+		t.Errorf("got key id %s, want mrk- and 32 hex digits", id)
 	}
-	primary := r.describeIn(testRegion, id)
+	primary := c.describeIn(testRegion, id)
 	if !*primary.MultiRegion {
 		t.Error("the key is not multi-Region")
 	}
@@ -204,11 +139,11 @@ func TestMultiRegionKey(t *testing.T) {
 		t.Errorf("configuration of a primary without replicas (-want +got):\n%s", d)
 	}
 
-	r.cluster.clock.advance(time.Hour)
-	doc := r.policyFor(rootStatement, statement("Allow", testAccount, "kms:Encrypt"))
+	c.Clock.Advance(time.Hour)
+	doc := policyDocument(rootStatement, statement("Allow", testAccount, "kms:Encrypt"))
 	in := &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), Policy: &doc, Description: new("the replica"), Tags: []kmsapi.Tag{{TagKey: new("b"), TagValue: new("2")}, {TagKey: new("a"), TagValue: new("1")}}}
-	out := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", in)
-	now := r.cluster.clock.Now()
+	out := must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", in)
+	now := c.Clock.Now()
 	want := *primary
 	want.Arn, want.CreationDate, want.Description = new(multiARN(thirdRegion, id)), &now, new("the replica")
 	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = new("Creating"), new(false), nil
@@ -216,9 +151,9 @@ func TestMultiRegionKey(t *testing.T) {
 	if d := cmp.Diff(&kmsapi.ReplicateKeyOutput{ReplicaKeyMetadata: &want, ReplicaPolicy: &doc, ReplicaTags: in.Tags}, out); d != "" {
 		t.Errorf("ReplicateKey (-want +got):\n%s", d)
 	}
-	rec := r.lastRecord()
+	rec := c.lastRecord()
 	if rec.Region != testRegion || rec.EventName != "ReplicateKey" {
-		t.Errorf("recorded as %s in %s", rec.EventName, rec.Region)
+		t.Errorf("got record of %s in %s, want ReplicateKey in %s", rec.EventName, rec.Region, testRegion)
 	}
 	var arns []string
 	for _, res := range rec.Resources {
@@ -232,92 +167,94 @@ func TestMultiRegionKey(t *testing.T) {
 			t.Errorf("the record has no %s: %v", name, rec.ResponseElements)
 		}
 	}
-	// The next request finds it made.
+	// The next request shows the replica enabled.
 	want.KeyState, want.Enabled, want.CurrentKeyMaterialId = new("Enabled"), new(true), primary.CurrentKeyMaterialId
-	if d := cmp.Diff(&want, r.describeIn(thirdRegion, id)); d != "" {
-		t.Errorf("the replica (-want +got):\n%s", d)
+	if d := cmp.Diff(&want, c.describeIn(thirdRegion, id)); d != "" {
+		t.Errorf("DescribeKey of the replica (-want +got):\n%s", d)
 	}
-	if got := r.lastRecord().Resources; len(got) != 1 {
-		t.Errorf("DescribeKey's record names %v", got)
+	if got := c.lastRecord().Resources; len(got) != 1 {
+		t.Errorf("the record of DescribeKey has resources %v, want one", got)
 	}
-	tags := mustIn[kmsapi.ListResourceTagsOutput](r, thirdRegion, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &id}).Tags
+	tags := mustIn[kmsapi.ListResourceTagsOutput](c, thirdRegion, "ListResourceTags", &kmsapi.ListResourceTagsInput{KeyId: &id}).Tags
 	if d := cmp.Diff([]kmsapi.Tag{{TagKey: new("a"), TagValue: new("1")}, {TagKey: new("b"), TagValue: new("2")}}, tags); d != "" {
 		t.Errorf("tags of the replica (-want +got):\n%s", d)
 	}
-	if got := *mustIn[kmsapi.GetKeyPolicyOutput](r, thirdRegion, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}).Policy; got != doc {
-		t.Errorf("policy of the replica is %s", got)
+	if got := *mustIn[kmsapi.GetKeyPolicyOutput](c, thirdRegion, "GetKeyPolicy", &kmsapi.GetKeyPolicyInput{KeyId: &id}).Policy; got != doc {
+		t.Errorf("got policy %s of the replica, want %s", got, doc)
 	}
 
-	// Nothing but the Region given: the defaults.
-	least := must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: new(multiARN(testRegion, id)), ReplicaRegion: new(secondRegion)})
+	// The defaults.
+	least := must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: new(multiARN(testRegion, id)), ReplicaRegion: new(secondRegion)})
 	if *least.ReplicaPolicy != policy.DefaultKeyPolicy("aws", testAccount) || least.ReplicaTags != nil || *least.ReplicaKeyMetadata.Description != "" {
-		t.Errorf("a replica by default has policy %s, tags %v, description %q", *least.ReplicaPolicy, least.ReplicaTags, *least.ReplicaKeyMetadata.Description)
+		t.Errorf("got policy %s, tags %v, description %q; want the defaults", *least.ReplicaPolicy, least.ReplicaTags, *least.ReplicaKeyMetadata.Description)
 	}
 	for region, kind := range map[string]string{testRegion: "PRIMARY", secondRegion: "REPLICA", thirdRegion: "REPLICA"} {
-		if d := cmp.Diff(configured(id, kind, testRegion, secondRegion, thirdRegion), r.describeIn(region, id).MultiRegionConfiguration); d != "" {
+		if d := cmp.Diff(configured(id, kind, testRegion, secondRegion, thirdRegion), c.describeIn(region, id).MultiRegionConfiguration); d != "" {
 			t.Errorf("configuration in %s (-want +got):\n%s", region, d)
 		}
 	}
 }
 
-// TestOneKeyInAllRegions: what one key of a set made, each other opens or
-// verifies, and each Region decides by its own policy and state.
+// Ciphertexts, signatures and MACs made with one key of a set can be used with the others, and each
+// Region decides by the policy and state of its own key.
 func TestOneKeyInAllRegions(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
 	for _, from := range threeRegions() {
-		blob := mustIn[kmsapi.EncryptOutput](r, from, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("from " + from)}).CiphertextBlob
+		blob := mustIn[kmsapi.EncryptOutput](c, from, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("from " + from)}).CiphertextBlob
 		for _, to := range threeRegions() {
 			for _, given := range []*string{nil, &id, new(multiARN(to, id))} {
-				out := mustIn[kmsapi.DecryptOutput](r, to, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: given})
+				out := mustIn[kmsapi.DecryptOutput](c, to, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, KeyId: given})
 				if string(out.Plaintext) != "from "+from || *out.KeyId != multiARN(to, id) {
-					t.Errorf("from %s, in %s: %q under %s", from, to, out.Plaintext, *out.KeyId)
+					t.Errorf("encrypted in %s, decrypted in %s: got %q with key %s", from, to, out.Plaintext, *out.KeyId)
 				}
-				if rec := r.lastRecord(); rec.Region != to || rec.Resources[0].Arn != multiARN(to, id) {
-					t.Errorf("recorded in %s for %v", rec.Region, rec.Resources)
+				if rec := c.lastRecord(); rec.Region != to || rec.Resources[0].Arn != multiARN(to, id) {
+					t.Errorf("got record in %s with resources %v, want %s", rec.Region, rec.Resources, multiARN(to, id))
 				}
 			}
 		}
 	}
 	wrapped := map[string]bool{}
 	for _, region := range threeRegions() {
-		wrapped[string(r.keyIn(region, id).Materials[0].Wrapped)] = true
+		wrapped[string(c.keyIn(region, id).Materials[0].Wrapped)] = true
 	}
 	if len(wrapped) != 3 {
-		t.Error("keys of two Regions have the same wrapped material")
+		t.Error("keys in two Regions have the same wrapped material")
 	}
 
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	mustIn[request.None](r, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
-	k := r.keyID(id)
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: thirdRegion,
-		Document: r.policyFor(rootStatement, statement("Deny", testAccount, "kms:Decrypt"))}}})
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	mustIn[request.None](c, testRegion, "DisableKey", &kmsapi.DisableKeyInput{KeyId: &id})
+	k := c.keyID(id)
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: k.ID[:], Region: thirdRegion,
+		Document: policyDocument(rootStatement, statement("Deny", testAccount, "kms:Decrypt"))}}})
 	decrypt := &kmsapi.DecryptInput{CiphertextBlob: blob}
-	_, err := callIn[kmsapi.DecryptOutput](r, testRegion, "Decrypt", decrypt)
+	_, err := callIn[kmsapi.DecryptOutput](c, testRegion, "Decrypt", decrypt)
 	wantError(t, err, kmsapi.ErrDisabled, multiARN(testRegion, id)+" is disabled.")
-	_, err = callIn[kmsapi.DecryptOutput](r, thirdRegion, "Decrypt", decrypt)
+	_, err = callIn[kmsapi.DecryptOutput](c, thirdRegion, "Decrypt", decrypt)
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", decrypt)
+	mustIn[kmsapi.DecryptOutput](c, secondRegion, "Decrypt", decrypt)
 
-	sig := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new("SIGN_VERIFY")}, secondRegion)
-	s := mustIn[kmsapi.SignOutput](r, secondRegion, "Sign", &kmsapi.SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")})
-	must[kmsapi.VerifyOutput](r, "Verify", &kmsapi.VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: new("ECDSA_SHA_256")})
-	a := must[kmsapi.GetPublicKeyOutput](r, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
-	b := mustIn[kmsapi.GetPublicKeyOutput](r, secondRegion, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
+	sig := c.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P256"), KeyUsage: new("SIGN_VERIFY")}, secondRegion)
+	s := mustIn[kmsapi.SignOutput](c, secondRegion, "Sign", &kmsapi.SignInput{KeyId: &sig, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_256")})
+	must[kmsapi.VerifyOutput](c, "Verify", &kmsapi.VerifyInput{KeyId: &sig, Message: []byte("m"), Signature: s.Signature, SigningAlgorithm: new("ECDSA_SHA_256")})
+	a := must[kmsapi.GetPublicKeyOutput](c, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
+	b := mustIn[kmsapi.GetPublicKeyOutput](c, secondRegion, "GetPublicKey", &kmsapi.GetPublicKeyInput{KeyId: &sig}).PublicKey
 	if len(a) == 0 || !bytes.Equal(a, b) {
-		t.Error("the public keys differ")
+		t.Error("the public keys of the primary key and the replica differ")
 	}
-	mac := r.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("HMAC_256"), KeyUsage: new("GENERATE_VERIFY_MAC")}, secondRegion)
-	m := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")})
-	mustIn[kmsapi.VerifyMacOutput](r, secondRegion, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: new("HMAC_SHA_256")})
+	mac := c.newMultiKey(kmsapi.CreateKeyInput{KeySpec: new("HMAC_256"), KeyUsage: new("GENERATE_VERIFY_MAC")}, secondRegion)
+	m := must[kmsapi.GenerateMacOutput](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &mac, Message: []byte("m"), MacAlgorithm: new("HMAC_SHA_256")})
+	mustIn[kmsapi.VerifyMacOutput](c, secondRegion, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &mac, Message: []byte("m"), Mac: m.Mac, MacAlgorithm: new("HMAC_SHA_256")})
 }
 
 func TestReplicateKeyErrors(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	single, singleARN := r.newKey()
-	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
-	gone := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
-	r.doom(secondRegion, gone)
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	single, singleARN := c.newKey()
+	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	gone := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	c.scheduleDeletionIn(secondRegion, gone)
 	tests := []struct {
 		name, region string
 		in           kmsapi.ReplicateKeyInput
@@ -333,7 +270,7 @@ func TestReplicateKeyErrors(t *testing.T) {
 		{"own Region", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(testRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(testRegion, id) + "' already exists"},
 		{"exists", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, id) + "' already exists"},
 		{"exists, pending deletion", testRegion, kmsapi.ReplicateKeyInput{KeyId: &gone, ReplicaRegion: new(secondRegion)}, kmsapi.ErrAlreadyExists, "Key '" + multiARN(secondRegion, gone) + "' already exists"},
-		{"policy that locks out", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))}, kmsapi.ErrMalformedPolicy,
+		{"policy that locks out", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new(policyDocument(statement("Allow", testAccount, "kms:Encrypt")))}, kmsapi.ErrMalformedPolicy,
 			"The new key policy will not allow you to update the key policy in the future."},
 		{"policy that is none", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Policy: new("{")}, kmsapi.ErrMalformedPolicy, "…"},
 		{"tags", testRegion, kmsapi.ReplicateKeyInput{KeyId: &id, Tags: manyTags(51)}, kmsapi.ErrTag, "Too many tags"},
@@ -343,75 +280,75 @@ func TestReplicateKeyErrors(t *testing.T) {
 			if tt.in.ReplicaRegion == nil {
 				tt.in.ReplicaRegion = new(thirdRegion)
 			}
-			_, err := callIn[kmsapi.ReplicateKeyOutput](r, tt.region, "ReplicateKey", &tt.in)
+			_, err := callIn[kmsapi.ReplicateKeyOutput](c, tt.region, "ReplicateKey", &tt.in)
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	for k := range r.cluster.state().Keys(fsm.KeyID{Account: testAccountNumber, Region: thirdRegion}) {
+	for k := range c.State().Keys(fsm.KeyID{Account: testAccountNumber, Region: thirdRegion}) {
 		t.Errorf("a refused ReplicateKey made %x", k.Id)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), BypassPolicyLockoutSafetyCheck: new(true),
-		Policy: new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))})
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion), BypassPolicyLockoutSafetyCheck: new(true),
+		Policy: new(policyDocument(statement("Allow", testAccount, "kms:Encrypt")))})
 
-	// The primary's policy decides about ReplicateKey, the account about CreateKey
-	// and TagResource: a user whom the policy allows everything may not.
-	other := r.newMultiKey(kmsapi.CreateKeyInput{})
-	alice := r.user(aliceARN)
-	r.setPolicy(other, r.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	// ReplicateKey needs permission by the primary key's policy, and by the account for
+	// CreateKey and TagResource, which key policies cannot give.
+	other := c.newMultiKey(kmsapi.CreateKeyInput{})
+	alice := c.newUser(aliceARN)
+	c.setPolicy(other, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*")))
 	ask := func() error {
-		_, err := callAs[kmsapi.ReplicateKeyOutput](r, r.first, alice, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &other, ReplicaRegion: new(thirdRegion)})
+		_, err := callAs[kmsapi.ReplicateKeyOutput](c, c.engine, alice, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &other, ReplicaRegion: new(thirdRegion)})
 		return err
 	}
 	if err := ask(); !errors.Is(err, kmsapi.ErrAccessDenied) || !strings.Contains(err.Error(), "kms:CreateKey") {
-		t.Errorf("without CreateKey: %v", err)
+		t.Errorf("without permission for CreateKey: got error %v, want AccessDeniedException that names it", err)
 	}
-	r.setPolicy(other, r.policyFor(rootStatement))
+	c.setPolicy(other, policyDocument(rootStatement))
 	if err := ask(); !errors.Is(err, kmsapi.ErrAccessDenied) || !strings.Contains(err.Error(), "kms:ReplicateKey") {
-		t.Errorf("without ReplicateKey: %v", err)
+		t.Errorf("without permission for ReplicateKey: got error %v, want AccessDeniedException that names it", err)
 	}
 }
 
-// TestImportedReplica: the replica of a key with imported material has the names of
-// its material, and waits for an import of its own.
+// The replica of a key with imported material has the ids of the material, and is pending import.
 func TestImportedReplica(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
 	k := &fsmpb.Key{
 		Account: uint64(testAccountNumber), Id: bytes.Repeat([]byte{7}, 16), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Created: 1,
 		Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginImported, State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
-	m, err := r.first.vault.NewMaterial(k, 1)
+	m, err := c.engine.vault.NewMaterial(k, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	m.ValidTo, m.Description = 4e18, "imported"
 	k.Materials = []*fsmpb.Material{m}
 	id := request.FormatKeyID([16]byte(k.Id), true)
-	r.cluster.change(putKeyChange(k), defaultPolicyChange(k))
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
-	got := r.keyIn(thirdRegion, id)
+	c.Change(putKeyChange(k), defaultPolicyChange(k))
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
+	got := c.keyIn(thirdRegion, id)
 	want := []*fsmpb.Material{{Id: m.Id, MaterialId: m.MaterialId, Created: m.Created}}
 	if d := cmp.Diff(want, got.Materials, protocmp.Transform()); d != "" {
 		t.Errorf("the replica's materials (-want +got):\n%s", d)
 	}
-	if d := r.describeIn(thirdRegion, id); *d.KeyState != "PendingImport" || *d.Enabled {
+	if d := c.describeIn(thirdRegion, id); *d.KeyState != "PendingImport" || *d.Enabled {
 		t.Errorf("the replica is %s, want PendingImport", *d.KeyState)
 	}
-	// Cancelling its deletion does not make it a key that could be enabled.
-	mustIn[kmsapi.ScheduleKeyDeletionOutput](r, thirdRegion, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
-	mustIn[kmsapi.CancelKeyDeletionOutput](r, thirdRegion, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	if k := r.keyIn(thirdRegion, id); k.State != fsmpb.KeyState_KEY_STATE_PENDING_IMPORT || !k.DisabledBeforeImport {
-		t.Errorf("after a cancelled deletion the replica is in state %v", k.State)
+	// After a cancelled deletion the replica is still pending import.
+	mustIn[kmsapi.ScheduleKeyDeletionOutput](c, thirdRegion, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id})
+	mustIn[kmsapi.CancelKeyDeletionOutput](c, thirdRegion, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	if k := c.keyIn(thirdRegion, id); k.State != fsmpb.KeyState_KEY_STATE_PENDING_IMPORT || !k.DisabledBeforeImport {
+		t.Errorf("after CancelKeyDeletion the replica has state %v, want pending import", k.State)
 	}
 }
 
-// TestPutMembers: a new version of the material gets to all members, each with it
-// wrapped for itself, and with the automatic rotation.
+// PutMembers gives new material to all keys of a set, wrapped for each, and sets their rotation.
 func TestPutMembers(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
-	old := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
-	ev := &request.Evaluation{Ctx: t.Context(), Services: r.first.services, State: r.cluster.state()}
-	members := ops.MembersOf(ev, ev.Target(r.keyID(id)))
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion, thirdRegion)
+	old := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("old")}).CiphertextBlob
+	ev := &request.Evaluation{Ctx: t.Context(), Services: c.engine.services, State: c.State()}
+	members := ops.MembersOf(ev, ev.Target(c.keyID(id)))
 	var order []string
 	for _, m := range members {
 		order = append(order, m.ID.Region)
@@ -420,10 +357,10 @@ func TestPutMembers(t *testing.T) {
 		t.Errorf("members (-want +got):\n%s", d)
 	}
 	if len(ev.Reads) != 3 {
-		t.Errorf("%d reads are noted, want one for each Region", len(ev.Reads))
+		t.Errorf("MembersOf noted %d reads, want one for each Region", len(ev.Reads))
 	}
-	k := cloneOf(members[0].Key)
-	m, err := r.first.vault.NewMaterial(k, 5)
+	k := proto.CloneOf(members[0].Key)
+	m, err := c.engine.vault.NewMaterial(k, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -435,64 +372,65 @@ func TestPutMembers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(ev.Changes) != 3 {
-		t.Fatalf("%d changes, want 3", len(ev.Changes))
+		t.Fatalf("PutMembers made %d changes, want 3", len(ev.Changes))
 	}
-	r.cluster.change(ev.Changes...)
+	c.Change(ev.Changes...)
 	was := members[1].Key.Materials[0]
-	is := r.keyIn(secondRegion, id)
+	is := c.keyIn(secondRegion, id)
 	if !proto.Equal(was, is.Materials[0]) {
-		t.Error("material that a replica had was wrapped again")
+		t.Error("PutMembers wrapped material again that the replica had")
 	}
 	if n := is.Materials[1]; !bytes.Equal(n.Id, m.Id) || !bytes.Equal(n.MaterialId, m.MaterialId) || n.Rotated != 6 || n.Created != 5 || bytes.Equal(n.Wrapped, m.Wrapped) {
-		t.Errorf("the replica's new material is %v, the primary's %v", n, m)
+		t.Errorf("got new material %v of the replica, want that of the primary key, %v, wrapped separately", n, m)
 	}
 	if !proto.Equal(is.Rotation, k.Rotation) || is.RotationsOnDemand != 1 {
-		t.Errorf("the replica's rotation is %v", is.Rotation)
+		t.Errorf("got rotation %v of the replica, want %v", is.Rotation, k.Rotation)
 	}
-	fresh := mustIn[kmsapi.EncryptOutput](r, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("new")}).CiphertextBlob
+	fresh := mustIn[kmsapi.EncryptOutput](c, secondRegion, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("new")}).CiphertextBlob
 	for _, region := range threeRegions() {
 		for want, blob := range map[string][]byte{"old": old, "new": fresh} {
-			if got := mustIn[kmsapi.DecryptOutput](r, region, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext; string(got) != want {
-				t.Errorf("in %s: %q, want %q", region, got, want)
+			if got := mustIn[kmsapi.DecryptOutput](c, region, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext; string(got) != want {
+				t.Errorf("Decrypt in %s returned %q, want %q", region, got, want)
 			}
 		}
-		if got := *r.describeIn(region, id).CurrentKeyMaterialId; got != *request.MaterialID(m) {
-			t.Errorf("current material in %s is %s", region, got)
+		if got := *c.describeIn(region, id).CurrentKeyMaterialId; got != *request.MaterialID(m) {
+			t.Errorf("the current material in %s is %s, want %s", region, got, *request.MaterialID(m))
 		}
 	}
-	// A replica made later gets all of it.
-	late := r.newMultiKey(kmsapi.CreateKeyInput{})
-	r.mangle(late, func(k *fsmpb.Key) {
-		n, err := r.first.vault.NewMaterial(k, 5)
+	// A replica that is made later has all materials.
+	late := c.newMultiKey(kmsapi.CreateKeyInput{})
+	c.modifyKey(late, func(k *fsmpb.Key) {
+		n, err := c.engine.vault.NewMaterial(k, 5)
 		if err != nil {
 			t.Fatal(err)
 		}
 		k.Materials, k.Rotation = append(k.Materials, n), &fsmpb.Rotation{Enabled: true, PeriodDays: 90, Next: 1e18}
 	})
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &late, ReplicaRegion: new(thirdRegion)})
-	if k := r.keyIn(thirdRegion, late); len(k.Materials) != 2 || !k.Rotation.GetEnabled() {
-		t.Errorf("a late replica has %d materials and rotation %v", len(k.Materials), k.Rotation)
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &late, ReplicaRegion: new(thirdRegion)})
+	if k := c.keyIn(thirdRegion, late); len(k.Materials) != 2 || !k.Rotation.GetEnabled() {
+		t.Errorf("a new replica has %d materials and rotation %v, want 2 and rotation enabled", len(k.Materials), k.Rotation)
 	}
-	// Nothing is lost for want of it elsewhere.
-	k = cloneOf(members[0].Key)
-	ev = &request.Evaluation{Ctx: t.Context(), Services: r.first.services, State: r.cluster.state()}
+	// PutMembers fails if a material would be removed.
+	k = proto.CloneOf(members[0].Key)
+	ev = &request.Evaluation{Ctx: t.Context(), Services: c.engine.services, State: c.State()}
 	k.Materials = k.Materials[:1]
-	if err := ops.PutMembers(ev, k, ops.MembersOf(ev, ev.Target(r.keyID(id)))); err == nil {
-		t.Error("a replica's material was taken away")
+	if err := ops.PutMembers(ev, k, ops.MembersOf(ev, ev.Target(c.keyID(id)))); err == nil {
+		t.Error("PutMembers removed a material of a replica")
 	}
-	single, _ := r.newKey()
-	ev.State = r.cluster.state()
-	if n := len(ops.MembersOf(ev, ev.Target(r.keyID(single)))); n != 1 {
-		t.Errorf("a single-Region key has %d members", n)
+	single, _ := c.newKey()
+	ev.State = c.State()
+	if n := len(ops.MembersOf(ev, ev.Target(c.keyID(single)))); n != 1 {
+		t.Errorf("MembersOf a single-Region key returned %d keys, want 1", n)
 	}
 }
 
 func TestUpdatePrimaryRegion(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	single, singleARN := r.newKey()
-	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	single, singleARN := c.newKey()
+	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	update := func(region, id, to string) error {
-		_, err := callIn[request.None](r, region, "UpdatePrimaryRegion", &kmsapi.UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
+		_, err := callIn[request.None](c, region, "UpdatePrimaryRegion", &kmsapi.UpdatePrimaryRegionInput{KeyId: &id, PrimaryRegion: &to})
 		return err
 	}
 	wantError(t, update(testRegion, single, secondRegion), kmsapi.ErrUnsupported, singleARN+" is not a multi-region primary key.")
@@ -504,130 +442,132 @@ func TestUpdatePrimaryRegion(t *testing.T) {
 	for state, kind := range map[fsmpb.KeyState]*kmsapi.Error{
 		fsmpb.KeyState_KEY_STATE_DISABLED: kmsapi.ErrDisabled, fsmpb.KeyState_KEY_STATE_PENDING_DELETION: kmsapi.ErrInvalidState,
 	} {
-		r.mangleIn(secondRegion, id, func(k *fsmpb.Key) {
+		c.modifyKeyIn(secondRegion, id, func(k *fsmpb.Key) {
 			k.State, k.DeletionTime = state, 0
 			if state == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
-				k.DeletionTime = r.inAWeek()
+				k.DeletionTime = c.inAWeek()
 			}
 		})
 		wantError(t, update(testRegion, id, secondRegion), kind, "…")
 	}
 	for _, state := range []fsmpb.KeyState{fsmpb.KeyState_KEY_STATE_DISABLED, fsmpb.KeyState_KEY_STATE_ENABLED} {
-		r.mangleIn(secondRegion, id, func(k *fsmpb.Key) { k.State, k.DeletionTime = state, 0 })
+		c.modifyKeyIn(secondRegion, id, func(k *fsmpb.Key) { k.State, k.DeletionTime = state, 0 })
 	}
 
-	// The replica's policy has a say.
-	key := r.keyID(id)
-	deny := r.policyFor(rootStatement, statement("Deny", testAccount, "kms:UpdatePrimaryRegion"))
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: deny}}})
+	// The policy of the replica must allow it too.
+	key := c.keyID(id)
+	deny := policyDocument(rootStatement, statement("Deny", testAccount, "kms:UpdatePrimaryRegion"))
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: deny}}})
 	wantError(t, update(testRegion, id, secondRegion), kmsapi.ErrAccessDenied, "…")
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: r.policyFor(rootStatement)}}})
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{Account: uint64(testAccountNumber), Key: key.ID[:], Region: secondRegion, Document: policyDocument(rootStatement)}}})
 
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	size := r.cluster.audit.Size()
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	size := c.Audit.Size()
 	if err := update(testRegion, id, secondRegion); err != nil {
 		t.Fatal(err)
 	}
-	if n := r.cluster.audit.Size() - size; n != 1 {
-		t.Errorf("%d records, want 1", n)
+	if n := c.Audit.Size() - size; n != 1 {
+		t.Errorf("got %d records, want 1", n)
 	}
 	for region, kind := range map[string]string{testRegion: "REPLICA", secondRegion: "PRIMARY", thirdRegion: "REPLICA"} {
-		d := r.describeIn(region, id)
+		d := c.describeIn(region, id)
 		if diff := cmp.Diff(configured(id, kind, secondRegion, testRegion, thirdRegion), d.MultiRegionConfiguration); diff != "" {
 			t.Errorf("configuration in %s (-want +got):\n%s", region, diff)
 		}
 		if *d.KeyState != "Enabled" {
-			t.Errorf("the key in %s is %s", region, *d.KeyState)
+			t.Errorf("the key in %s is %s, want Enabled", region, *d.KeyState)
 		}
-		mustIn[kmsapi.DecryptOutput](r, region, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+		mustIn[kmsapi.DecryptOutput](c, region, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	}
 	wantError(t, update(testRegion, id, thirdRegion), kmsapi.ErrUnsupported, multiARN(testRegion, id)+" is not a multi-region primary key.")
 	if err := update(secondRegion, id, testRegion); err != nil {
-		t.Errorf("and back: %v", err)
+		t.Errorf("UpdatePrimaryRegion back to the first Region: %v", err)
 	}
 }
 
-// TestPrimaryGoesLast: a primary with replicas waits for them, whatever their
-// state; a replica goes when it is told, and can be made again.
+// The deletion of a primary key waits for that of its replicas. A replica can be deleted at
+// any time, and made again.
 func TestPrimaryGoesLast(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	id := c.newMultiKey(kmsapi.CreateKeyInput{}, secondRegion)
 	arn := multiARN(testRegion, id)
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	schedule := func(region string) *kmsapi.ScheduleKeyDeletionOutput {
 		t.Helper()
-		return mustIn[kmsapi.ScheduleKeyDeletionOutput](r, region, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(9))})
+		return mustIn[kmsapi.ScheduleKeyDeletionOutput](c, region, "ScheduleKeyDeletion", &kmsapi.ScheduleKeyDeletionInput{KeyId: &id, PendingWindowInDays: new(int32(9))})
 	}
 	want := &kmsapi.ScheduleKeyDeletionOutput{KeyId: &arn, KeyState: new("PendingReplicaDeletion"), PendingWindowInDays: new(int32(9))}
 	if d := cmp.Diff(want, schedule(testRegion)); d != "" {
 		t.Errorf("ScheduleKeyDeletion (-want +got):\n%s", d)
 	}
-	for _, f := range r.lastRecord().ResponseElements {
+	for _, f := range c.lastRecord().ResponseElements {
 		if f.Name == "deletionDate" {
-			t.Error("the record has a date of deletion")
+			t.Error("the record has a deletion date, which is not known yet")
 		}
 	}
-	d := r.describeIn(testRegion, id)
+	d := c.describeIn(testRegion, id)
 	if *d.KeyState != "PendingReplicaDeletion" || d.DeletionDate != nil || d.PendingDeletionWindowInDays == nil || *d.PendingDeletionWindowInDays != 9 || *d.Enabled {
-		t.Errorf("the primary shows %s, date %v, window %v", *d.KeyState, d.DeletionDate, d.PendingDeletionWindowInDays)
+		t.Errorf("the primary key is %s with deletion date %v, window %v; want PendingReplicaDeletion, none, 9", *d.KeyState, d.DeletionDate, d.PendingDeletionWindowInDays)
 	}
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending replica deletion.")
-	_, err = call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
+	_, err = call[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending replica deletion.")
-	if got := string(mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
-		t.Errorf("the replica decrypts to %q", got)
+	if got := string(mustIn[kmsapi.DecryptOutput](c, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
+		t.Errorf("Decrypt with the replica returned %q, want x", got)
 	}
-	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	if k := r.keyIn(testRegion, id); k.State != fsmpb.KeyState_KEY_STATE_DISABLED || k.DeletionDays != 0 {
-		t.Errorf("after CancelKeyDeletion: %v, %d days", k.State, k.DeletionDays)
+	must[kmsapi.CancelKeyDeletionOutput](c, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	if k := c.keyIn(testRegion, id); k.State != fsmpb.KeyState_KEY_STATE_DISABLED || k.DeletionDays != 0 {
+		t.Errorf("after CancelKeyDeletion the key has state %v with %d days, want disabled with 0", k.State, k.DeletionDays)
 	}
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
 	s := schedule(secondRegion)
 	if *s.KeyState != "PendingDeletion" || s.DeletionDate == nil {
-		t.Errorf("a replica's deletion: %s at %v", *s.KeyState, s.DeletionDate)
+		t.Errorf("the replica is %s with deletion date %v, want PendingDeletion with a date", *s.KeyState, s.DeletionDate)
 	}
 	if got := *schedule(testRegion).KeyState; got != "PendingReplicaDeletion" {
-		t.Errorf("with a replica that is pending deletion, the primary is %s", got)
+		t.Errorf("with a replica that is pending deletion, the primary key is %s, want PendingReplicaDeletion", got)
 	}
-	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[kmsapi.CancelKeyDeletionOutput](c, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 
-	// The replica goes, and the record of it is its Region's.
-	r.cluster.advance(10 * 24 * time.Hour)
-	scheduleOf(r.first).Round(t.Context(), time.Now())
-	if r.keyIn(secondRegion, id) != nil {
-		t.Fatal("the replica is still there")
+	// The deletion of the replica is recorded in its Region.
+	c.Advance(10 * 24 * time.Hour)
+	newSchedule(c.engine).Round(t.Context(), time.Now())
+	if c.keyIn(secondRegion, id) != nil {
+		t.Fatal("the replica was not deleted when it was due")
 	}
-	if rec := r.lastRecord(); rec.EventName != "DeleteKey" || rec.Region != secondRegion {
-		t.Errorf("recorded: %s in %s", rec.EventName, rec.Region)
+	if rec := c.lastRecord(); rec.EventName != "DeleteKey" || rec.Region != secondRegion {
+		t.Errorf("got record of %s in %s, want DeleteKey in %s", rec.EventName, rec.Region, secondRegion)
 	}
-	_, err = callIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	_, err = callIn[kmsapi.DecryptOutput](c, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrAccessDenied, "…")
-	if d := cmp.Diff(configured(id, "PRIMARY", testRegion), r.describeIn(testRegion, id).MultiRegionConfiguration); d != "" {
+	if d := cmp.Diff(configured(id, "PRIMARY", testRegion), c.describeIn(testRegion, id).MultiRegionConfiguration); d != "" {
 		t.Errorf("configuration without the replica (-want +got):\n%s", d)
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)})
-	if got := string(mustIn[kmsapi.DecryptOutput](r, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
-		t.Errorf("the replica that was made again decrypts to %q", got)
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(secondRegion)})
+	if got := string(mustIn[kmsapi.DecryptOutput](c, secondRegion, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob}).Plaintext); got != "x" {
+		t.Errorf("Decrypt with the replica that was made again returned %q, want x", got)
 	}
-	r.deleteIn(secondRegion, id)
+	c.deleteKeyIn(secondRegion, id)
 	if s := schedule(testRegion); *s.KeyState != "PendingDeletion" || s.DeletionDate == nil {
-		t.Errorf("a primary without replicas: %s at %v", *s.KeyState, s.DeletionDate)
+		t.Errorf("without replicas, the primary key is %s with deletion date %v, want PendingDeletion with a date", *s.KeyState, s.DeletionDate)
 	}
 }
 
-// TestSealedNodeReplicatesNothing: the material must pass through the vault.
+// A sealed node cannot replicate a key, since the material must pass through the vault.
 func TestSealedNodeReplicatesNothing(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	id := r.newMultiKey(kmsapi.CreateKeyInput{})
-	k := r.keyIn(testRegion, id)
-	r.first.vault.Seal()
-	if _, err := ops.InStep(r.first.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
-		t.Errorf("got %v, want %v", err, kmsapi.ErrUnavailable)
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	id := c.newMultiKey(kmsapi.CreateKeyInput{})
+	k := c.keyIn(testRegion, id)
+	c.engine.vault.Seal()
+	if _, err := ops.InStep(c.engine.vault, k, &fsmpb.Key{Account: uint64(testAccountNumber), Id: k.Id, Region: thirdRegion, Spec: k.Spec, Usage: k.Usage, Origin: k.Origin}); !errors.Is(err, kmsapi.ErrUnavailable) {
+		t.Errorf("got error %v, want %v", err, kmsapi.ErrUnavailable)
 	}
-	_, err := call[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
+	_, err := call[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &id, ReplicaRegion: new(thirdRegion)})
 	wantError(t, err, kmsapi.ErrUnavailable, "…")
 }

@@ -23,83 +23,85 @@ func inStore(store, xksKey string) *kmsapi.CreateKeyInput {
 	return &kmsapi.CreateKeyInput{Origin: new(kmsapi.OriginXKS), CustomKeyStoreId: &store, XksKeyId: &xksKey}
 }
 
-// newStoreKey makes an external key, and a KMS key for it.
-func (r *room) newStoreKey(p *xksproxy.Proxy, store, xksKey string) (id, arn string) {
-	r.t.Helper()
+// newStoreKey makes an external key and creates a KMS key for it.
+func (c *testCluster) newStoreKey(p *xksproxy.Proxy, store, xksKey string) (id, arn string) {
+	c.t.Helper()
 	p.AddKey(xksKey)
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, xksKey)).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](c, "CreateKey", inStore(store, xksKey)).KeyMetadata
 	return *m.KeyId, *m.Arn
 }
 
 func TestStoreKey(t *testing.T) {
-	r := newRoom(t)
-	p := r.newProxy()
-	store := r.newStore(p)
+	t.Parallel()
+	c := newTestCluster(t)
+	p := c.newProxy()
+	store := c.newStore(p)
 	p.AddKey("key-1")
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "key-1")).KeyMetadata
+	m := must[kmsapi.CreateKeyOutput](c, "CreateKey", inStore(store, "key-1")).KeyMetadata
 	if *m.Origin != kmsapi.OriginXKS || *m.CustomKeyStoreId != store || *m.XksKeyConfiguration.Id != "key-1" || *m.KeyState != "Enabled" || !*m.Enabled ||
 		m.CurrentKeyMaterialId != nil || *m.KeySpec != kmsapi.SpecSymmetric || *m.MultiRegion {
-		t.Errorf("made %+v", m)
+		t.Errorf("CreateKey returned %+v", m)
 	}
 	if q := p.Requests(xksproxy.Metadata); len(q) != 1 || q[0].Key != "key-1" || q[0].Metadata.Operation != "CreateKey" || q[0].Metadata.Principal == "" || q[0].Metadata.Key != "" {
-		t.Errorf("the proxy was asked %+v", q)
+		t.Errorf("the proxy got %+v, want one request of CreateKey for key-1", q)
 	}
 	id, ec := m.KeyId, map[string]string{"of": "this"}
 	plaintext := bytes.Repeat([]byte("PLAINTEXT-CANARY"), 256)
-	enc := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, EncryptionContext: ec})
+	enc := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, EncryptionContext: ec})
 	q := p.Requests(xksproxy.Encrypt)[0]
-	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != r.root.Principal().String() || len(q.Metadata.RequestID) != 36 {
-		t.Errorf("the proxy was told %+v", q.Metadata)
+	if q.Metadata.Operation != "Encrypt" || q.Metadata.Key != *m.Arn || q.Metadata.Principal != c.root.Principal().String() || len(q.Metadata.RequestID) != 36 {
+		t.Errorf("the proxy got metadata %+v", q.Metadata)
 	}
 	if bytes.Contains(q.Plaintext, []byte("CANARY")) || bytes.Contains(enc.CiphertextBlob, []byte("CANARY")) {
 		t.Error("the proxy, or the ciphertext, has the plaintext")
 	}
 	if !bytes.Equal(q.AAD, enc.CiphertextBlob[:len(q.AAD)]) || len(q.AAD) == 0 {
-		t.Error("the additional data is not the ciphertext's header")
+		t.Error("the additional authenticated data is not the ciphertext's header")
 	}
 	p.Rotate() // old ciphertexts stay good
-	dec := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: ec})
+	dec := must[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: enc.CiphertextBlob, EncryptionContext: ec})
 	if !bytes.Equal(dec.Plaintext, plaintext) || dec.KeyMaterialId != nil {
-		t.Errorf("decrypted to %d bytes, material %v", len(dec.Plaintext), dec.KeyMaterialId)
+		t.Errorf("Decrypt returned %d bytes, material %v", len(dec.Plaintext), dec.KeyMaterialId)
 	}
-	dk := must[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: new("AES_256")})
-	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob, KeyId: id}); !bytes.Equal(got.Plaintext, dk.Plaintext) || dk.KeyMaterialId != nil {
-		t.Errorf("the data key does not come back")
+	dk := must[kmsapi.GenerateDataKeyOutput](c, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: id, KeySpec: new("AES_256")})
+	if got := must[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob, KeyId: id}); !bytes.Equal(got.Plaintext, dk.Plaintext) || dk.KeyMaterialId != nil {
+		t.Errorf("Decrypt of a data key's ciphertext returned another one")
 	}
-	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](r, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: new("AES_256")})
-	// Between the store and here, both ways, and to itself.
-	plain, _ := r.newKey()
-	out := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: ec, DestinationKeyId: &plain})
-	back := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: out.CiphertextBlob, DestinationKeyId: id})
-	again := must[kmsapi.ReEncryptOutput](r, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: back.CiphertextBlob, DestinationKeyId: id})
-	if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: again.CiphertextBlob}); !bytes.Equal(got.Plaintext, plaintext) {
-		t.Error("re-encrypted to something else")
+	must[kmsapi.GenerateDataKeyWithoutPlaintextOutput](c, "GenerateDataKeyWithoutPlaintext", &kmsapi.GenerateDataKeyWithoutPlaintextInput{KeyId: id, KeySpec: new("AES_256")})
+	// From the key store to a key without one, back, and to the same key.
+	plain, _ := c.newKey()
+	out := must[kmsapi.ReEncryptOutput](c, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: enc.CiphertextBlob, SourceEncryptionContext: ec, DestinationKeyId: &plain})
+	back := must[kmsapi.ReEncryptOutput](c, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: out.CiphertextBlob, DestinationKeyId: id})
+	again := must[kmsapi.ReEncryptOutput](c, "ReEncrypt", &kmsapi.ReEncryptInput{CiphertextBlob: back.CiphertextBlob, DestinationKeyId: id})
+	if got := must[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: again.CiphertextBlob}); !bytes.Equal(got.Plaintext, plaintext) {
+		t.Error("Decrypt after three ReEncrypts returned another plaintext")
 	}
 	if out.SourceKeyMaterialId != nil || back.DestinationKeyMaterialId != nil {
-		t.Error("the material of a key in a key store is shown")
+		t.Error("ReEncrypt returned the material of a key in a key store")
 	}
 	calls := len(p.Requests(xksproxy.Encrypt))
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: new(true)})
+	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext, DryRun: new(true)})
 	if wantError(t, err, kmsapi.ErrDryRun, request.ErrDryRun.Message); len(p.Requests(xksproxy.Encrypt)) != calls {
-		t.Error("a dry run of Encrypt asks the proxy")
+		t.Error("a dry run of Encrypt sent a request to the proxy")
 	}
-	must[request.None](r, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
-	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
+	must[request.None](c, "DisableKey", &kmsapi.DisableKeyInput{KeyId: id})
+	_, err = call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
 	if wantError(t, err, kmsapi.ErrDisabled, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
-		t.Error("the proxy is asked for a disabled key")
+		t.Error("Encrypt with a disabled key sent a request to the proxy")
 	}
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
-	_, err = callAs[kmsapi.EncryptOutput](r, r.first, r.user(aliceARN), "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: id})
+	_, err = callAs[kmsapi.EncryptOutput](c, c.engine, c.newUser(aliceARN), "Encrypt", &kmsapi.EncryptInput{KeyId: id, Plaintext: plaintext})
 	if wantError(t, err, kmsapi.ErrAccessDenied, "…"); len(p.Requests(xksproxy.Encrypt)) != calls {
-		t.Error("the proxy is asked for a caller who may not")
+		t.Error("Encrypt of a caller without permission sent a request to the proxy")
 	}
 }
 
 func TestCreateStoreKeyErrors(t *testing.T) {
-	r := newRoom(t)
-	p := r.newProxy()
-	store := r.newStore(p)
-	r.newStoreKey(p, store, "used")
+	t.Parallel()
+	c := newTestCluster(t)
+	p := c.newProxy()
+	store := c.newStore(p)
+	c.newStoreKey(p, store, "used")
 	p.AddKey("new")
 	p.PutKey("disabled", &xksproxy.Key{Spec: "AES_256", Usages: []string{"ENCRYPT", "DECRYPT"}, Disabled: true})
 	p.PutKey("short", &xksproxy.Key{Spec: "AES_128", Usages: []string{"ENCRYPT", "DECRYPT"}})
@@ -124,33 +126,34 @@ func TestCreateStoreKeyErrors(t *testing.T) {
 		{"short key", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("short") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
 		{"key that only encrypts", func(in *kmsapi.CreateKeyInput) { in.XksKeyId = new("encrypts") }, kmsapi.ErrXksKeyInvalidConfiguration, "…"},
 		{"policy that locks out", func(in *kmsapi.CreateKeyInput) {
-			in.Policy = new(r.policyFor(statement("Allow", testAccount, "kms:Encrypt")))
+			in.Policy = new(policyDocument(statement("Allow", testAccount, "kms:Encrypt")))
 		}, kmsapi.ErrMalformedPolicy, "…"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := inStore(store, "new")
 			tt.spoil(in)
-			_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", in)
+			_, err := call[kmsapi.CreateKeyOutput](c, "CreateKey", in)
 			wantError(t, err, tt.kind, tt.message)
 		})
 	}
-	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](c, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	asked := len(p.Requests(xksproxy.Metadata))
-	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
+	_, err := call[kmsapi.CreateKeyOutput](c, "CreateKey", inStore(store, "new"))
 	if wantError(t, err, kmsapi.ErrCustomStoreInvalidState, "…"); len(p.Requests(xksproxy.Metadata)) != asked {
-		t.Error("the proxy of a disconnected store is asked")
+		t.Error("CreateKey sent a request to the proxy of a disconnected key store")
 	}
-	// A key pending deletion still keeps the store, and its external key.
-	_, err = call[request.None](r, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
+	// A key that is pending deletion still uses the key store and its external key.
+	_, err = call[request.None](c, "DeleteCustomKeyStore", &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &store})
 	wantError(t, err, kmsapi.ErrCustomStoreHasKeys, "…")
 }
 
-// TestStoreKeyRefusals: what AWS does not do with keys in key stores.
+// Operations that keys in key stores do not support.
 func TestStoreKeyRefusals(t *testing.T) {
-	r := newRoom(t)
-	p := r.newProxy()
-	store := r.newStore(p)
-	id, arn := r.newStoreKey(p, store, "k")
+	t.Parallel()
+	c := newTestCluster(t)
+	p := c.newProxy()
+	store := c.newStore(p)
+	id, arn := c.newStoreKey(p, store, "k")
 	wrong := arn + " origin is EXTERNAL_KEY_STORE which is not valid for this operation."
 	for name, in := range map[string]any{
 		"GenerateDataKeyPair":                 &kmsapi.GenerateDataKeyPairInput{KeyId: &id, KeyPairSpec: new("ECC_NIST_P256")},
@@ -161,30 +164,31 @@ func TestStoreKeyRefusals(t *testing.T) {
 		"GetParametersForImport":              &kmsapi.GetParametersForImportInput{KeyId: &id, WrappingAlgorithm: new("RSAES_OAEP_SHA_256"), WrappingKeySpec: new("RSA_2048")},
 		"DeleteImportedKeyMaterial":           &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &id},
 	} {
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(name), in)
 		wantError(t, err, kmsapi.ErrUnsupported, wrong)
 	}
-	if *r.status(id).KeyRotationEnabled {
-		t.Error("a key in a key store rotates by itself")
+	if *c.rotationStatus(id).KeyRotationEnabled {
+		t.Error("rotation is enabled for a key in a key store")
 	}
-	_, err := call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: &store})
+	_, err := call[kmsapi.GenerateRandomOutput](c, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: &store})
 	wantError(t, err, kmsapi.ErrUnsupported, "External key stores generate no random bytes.")
-	_, err = call[kmsapi.GenerateRandomOutput](r, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: new("cks-none")})
+	_, err = call[kmsapi.GenerateRandomOutput](c, "GenerateRandom", &kmsapi.GenerateRandomInput{NumberOfBytes: new(int32(1)), CustomKeyStoreId: new("cks-none")})
 	wantError(t, err, kmsapi.ErrCustomStoreNotFound, "")
 }
 
-// TestUnavailable is AWS's column of key states for keys whose store is not
-// connected, and that a key on its way out stays so.
+// The states in AWS's table of keys whose key store is not connected. A key that is pending
+// deletion stays so.
 func TestUnavailable(t *testing.T) {
-	r := newRoom(t)
-	p := r.newProxy()
-	store := r.newStore(p)
-	id, arn := r.newStoreKey(p, store, "k")
-	plain, _ := r.newKey()
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-	byPlain := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
-	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/old"), TargetKeyId: &id})
-	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	t.Parallel()
+	c := newTestCluster(t)
+	p := c.newProxy()
+	store := c.newStore(p)
+	id, arn := c.newStoreKey(p, store, "k")
+	plain, _ := c.newKey()
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	byPlain := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")}).CiphertextBlob
+	must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/old"), TargetKeyId: &id})
+	must[request.None](c, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	tests := []struct {
 		op   string
 		in   any
@@ -211,15 +215,15 @@ func TestUnavailable(t *testing.T) {
 	}
 	describe := func(want string) {
 		t.Helper()
-		d := must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata
+		d := must[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &id}).KeyMetadata
 		if *d.KeyState != want || *d.Enabled != (want == "Enabled") {
-			t.Errorf("described as %s, enabled %v; want %s", *d.KeyState, *d.Enabled, want)
+			t.Errorf("the key is %s, enabled %v; want %s", *d.KeyState, *d.Enabled, want)
 		}
 	}
 	describe("Unavailable")
 	for _, tt := range tests {
 		t.Run(tt.op, func(t *testing.T) {
-			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
+			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in)
 			switch tt.want {
 			case "ok":
 				if err != nil {
@@ -233,39 +237,39 @@ func TestUnavailable(t *testing.T) {
 		})
 	}
 	describe("PendingDeletion")
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is pending deletion.")
-	must[kmsapi.CancelKeyDeletionOutput](r, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
+	must[kmsapi.CancelKeyDeletionOutput](c, "CancelKeyDeletion", &kmsapi.CancelKeyDeletionInput{KeyId: &id})
 	describe("Unavailable")
-	must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](c, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	describe("Disabled") // DisableKey and EnableKey took effect, and so did the cancelled deletion
-	must[request.None](r, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
+	must[request.None](c, "EnableKey", &kmsapi.EnableKeyInput{KeyId: &id})
 	describe("Enabled")
-	must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	must[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 }
 
-// TestProxyErrors is the table of how failures of a proxy are told by each kind of
-// operation, for every failure that there is.
+// How each kind of operation answers each failure of a proxy.
 func TestProxyErrors(t *testing.T) {
+	t.Parallel()
 	all := xks.Failures()
 	if len(all) != len(keystore.XksFailures) || len(all) != len(xksproxy.Names)+6 {
-		t.Fatalf("%d failures, %d rows, %d names", len(all), len(keystore.XksFailures), len(xksproxy.Names))
+		t.Fatalf("there are %d failures, %d rows for them, and %d named errors of proxies", len(all), len(keystore.XksFailures), len(xksproxy.Names))
 	}
 	for _, f := range all {
 		row, ok := keystore.XksFailures[f]
 		if !ok || row.Store == nil || row.Key == nil || row.Connection == "" || row.Message == "" {
-			t.Errorf("%s has no whole row", f)
+			t.Errorf("the row of %s is incomplete", f)
 		}
 	}
-	r := newRoom(t)
-	p := r.newProxy()
-	store := r.newStore(p)
-	id, _ := r.newStoreKey(p, store, "k")
+	c := newTestCluster(t)
+	p := c.newProxy()
+	store := c.newStore(p)
+	id, _ := c.newStoreKey(p, store, "k")
 	p.AddKey("new")
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
 	tenant := storeAt(p, "second")
 	tenant.XksProxyUriPath = new(xksproxy.TenantPath)
-	second := *must[kmsapi.CreateCustomKeyStoreOutput](r, "CreateCustomKeyStore", tenant).CustomKeyStoreId
+	second := *must[kmsapi.CreateCustomKeyStoreOutput](c, "CreateCustomKeyStore", tenant).CustomKeyStoreId
 	faults := map[xks.Failure]xksproxy.Fault{xks.ErrMalformed: xksproxy.Says("<html>"), xks.ErrUnreachable: xksproxy.Reset()}
 	for name := range xksproxy.Names {
 		faults[xks.Failure(name)] = xksproxy.Named(name)
@@ -277,56 +281,56 @@ func TestProxyErrors(t *testing.T) {
 				p.Fail(op, fault)
 				defer p.Fail(op, nil)
 			}
-			_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+			_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
-			_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+			_, err = call[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
-			if rec := r.lastRecord(); rec.ErrorCode != "KMSInvalidStateException" {
-				t.Errorf("the record says %q", rec.ErrorCode)
+			if rec := c.lastRecord(); rec.ErrorCode != "KMSInvalidStateException" {
+				t.Errorf("the record has error %q, want KMSInvalidStateException", rec.ErrorCode)
 			}
-			_, err = call[kmsapi.GenerateDataKeyOutput](r, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
+			_, err = call[kmsapi.GenerateDataKeyOutput](c, "GenerateDataKey", &kmsapi.GenerateDataKeyInput{KeyId: &id, KeySpec: new("AES_256")})
 			wantError(t, err, kmsapi.ErrInvalidState, row.Message)
-			_, err = call[kmsapi.CreateKeyOutput](r, "CreateKey", inStore(store, "new"))
+			_, err = call[kmsapi.CreateKeyOutput](c, "CreateKey", inStore(store, "new"))
 			wantError(t, err, row.Key, row.Message)
-			_, err = call[request.None](r, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
+			_, err = call[request.None](c, "UpdateCustomKeyStore", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &store, XksProxyAuthenticationCredential: testCredential()})
 			wantError(t, err, row.Store, row.Message)
-			must[request.None](r, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
-			if e := r.storeEntry(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.Connection {
-				t.Errorf("connecting ends as %s, want FAILED with %s", *e.ConnectionState, row.Connection)
+			must[request.None](c, "ConnectCustomKeyStore", &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			if e := c.describeStore(second); *e.ConnectionState != "FAILED" || *e.ConnectionErrorCode != row.Connection {
+				t.Errorf("after ConnectCustomKeyStore the key store is %s, want FAILED with %s", *e.ConnectionState, row.Connection)
 			}
-			must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
+			must[request.None](c, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &second})
 		})
 	}
 	p.Fail(xksproxy.Encrypt, xksproxy.Wrong(map[string]any{"ciphertextDataIntegrityValue": make([]byte, 32)}))
-	_, err := call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err := call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, keystore.MalformedMessage)
-	// A proxy that decrypts to something else.
+	// The proxy returns another plaintext.
 	p.Fail(xksproxy.Decrypt, xksproxy.Wrong(map[string]any{"plaintext": make([]byte, 1+keymat.MessageOverhead)}))
-	_, err = call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
+	_, err = call[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob})
 	wantError(t, err, kmsapi.ErrInvalidState, keystore.MalformedMessage)
-	r.useKeyStores(keystore.Config{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
+	c.useKeyStores(keystore.Config{AllowPrivateEndpoints: true, Roots: p.Roots(), Timeout: 50 * time.Millisecond})
 	p.Fail(xksproxy.Encrypt, xksproxy.Delay(time.Minute))
-	_, err = call[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	_, err = call[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, keystore.XksFailures[xks.ErrTimeout].Message)
 }
 
-// TestStoreCiphertexts: every altered ciphertext is refused with the one error that
-// says nothing, and the proxy never sees one.
+// Every altered ciphertext is refused with the same error, without a request to the proxy.
 func TestStoreCiphertexts(t *testing.T) {
-	r := newRoom(t)
-	r.first.limits = newLimits(Config{RefusalRate: 1e6, RefusalBurst: 1e6, Clock: r.cluster.clock})
-	p := r.newProxy()
-	store := r.newStore(p)
-	id, _ := r.newStoreKey(p, store, "k")
-	other, _ := r.newStoreKey(p, store, "other")
-	blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: map[string]string{"a": "b"}}).CiphertextBlob
-	byOther := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &other, Plaintext: []byte("x")}).CiphertextBlob
+	t.Parallel()
+	c := newTestCluster(t)
+	c.engine.limits = newLimits(Config{RefusalRate: 1e6, RefusalBurst: 1e6, Clock: c.Clock})
+	p := c.newProxy()
+	store := c.newStore(p)
+	id, _ := c.newStoreKey(p, store, "k")
+	other, _ := c.newStoreKey(p, store, "other")
+	blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x"), EncryptionContext: map[string]string{"a": "b"}}).CiphertextBlob
+	byOther := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &other, Plaintext: []byte("x")}).CiphertextBlob
 	inner := p.Requests(xksproxy.Encrypt)[0].Plaintext
 	refused := func(b []byte, ec map[string]string, what string, n int) {
 		t.Helper()
-		if _, err := call[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: b, EncryptionContext: ec, KeyId: &id}); err == nil ||
+		if _, err := call[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: b, EncryptionContext: ec, KeyId: &id}); err == nil ||
 			err.Error() != "InvalidCiphertextException" && !strings.HasPrefix(err.Error(), "IncorrectKeyException") {
-			t.Fatalf("%s %d: %v", what, n, err)
+			t.Fatalf("%s %d: got error %v, want InvalidCiphertextException or IncorrectKeyException", what, n, err)
 		}
 	}
 	ec := map[string]string{"a": "b"}
@@ -340,61 +344,61 @@ func TestStoreCiphertexts(t *testing.T) {
 	}
 	refused(blob, nil, "without context", 0)
 	refused(byOther, nil, "of another key", 0)
-	// What the store's side knows opens nothing without the store, and the other
-	// way round.
+	// What the proxy encrypted cannot be decrypted without it.
 	refused(inner, ec, "the message that the store encrypted", 0)
 	if n := len(p.Requests(xksproxy.Decrypt)); n != 0 {
-		t.Errorf("the proxy was shown %d of them", n)
+		t.Errorf("the proxy got %d requests, want 0", n)
 	}
-	must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: ec, KeyId: &id})
+	must[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: blob, EncryptionContext: ec, KeyId: &id})
 }
 
-// TestDisconnectEverywhere: once DisconnectCustomKeyStore has returned no node uses
-// the store's keys, though it began before and had asked the proxy already.
+// Once DisconnectCustomKeyStore has returned, no node uses the key store's keys, also for a
+// request that began before and has sent its request to the proxy.
 func TestDisconnectEverywhere(t *testing.T) {
-	r := newRoom(t, "n1", "n2")
-	p := r.newProxy()
-	store := r.newStore(p)
-	id, arn := r.newStoreKey(p, store, "k")
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2))
+	p := c.newProxy()
+	store := c.newStore(p)
+	id, arn := c.newStoreKey(p, store, "k")
 	arrived, release := make(chan struct{}, 1), make(chan struct{})
 	p.Fail(xksproxy.Encrypt, xksproxy.Hold(arrived, release))
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() {
-		_, err = callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err = callAs[kmsapi.EncryptOutput](c, c.engines["n2"], c.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
-	must[request.None](r, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
+	must[request.None](c, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &store})
 	close(release)
 	wg.Wait()
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
-	r.cluster.replica("n2").freeze()
-	_, err = callAs[kmsapi.EncryptOutput](r, r.engines["n2"], r.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+	c.Replica("n2").FallBehind()
+	_, err = callAs[kmsapi.EncryptOutput](c, c.engines["n2"], c.root, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	wantError(t, err, kmsapi.ErrInvalidState, arn+" is unavailable.")
 }
 
-// TestProxyOnce: however often a request is evaluated, on this node or by the
-// leader, what it asks a proxy it asks once a node; and never while the leader
-// holds the log.
+// However often a request is evaluated, each node sends one request to the proxy for it, and
+// none while the leader holds the log.
 func TestProxyOnce(t *testing.T) {
+	t.Parallel()
 	for _, leads := range []string{"n1", "n2"} {
 		t.Run("leader "+leads, func(t *testing.T) {
-			r := newRoom(t, "n1", "n2")
-			p := r.newProxy()
-			store := r.newStore(p)
-			id, _ := r.newStoreKey(p, store, "k")
-			blob := must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
-			r.cluster.leader = r.cluster.replica(leads)
+			c := newTestCluster(t, withNodes(2))
+			p := c.newProxy()
+			store := c.newStore(p)
+			id, _ := c.newStoreKey(p, store, "k")
+			blob := must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")}).CiphertextBlob
+			c.Leader = c.Replica(leads)
 			most := 1
 			if leads == "n2" {
 				most = 2
 			}
-			// Each proposal of n1 finds the key changed.
+			// The key changes before each proposal of n1.
 			n := 0
-			replica := r.cluster.replica("n1")
-			replica.before = func(*fsmpb.Record) {
+			replica := c.Replica("n1")
+			replica.BeforeCommit = func(*fsmpb.Record) {
 				n++
-				r.mangle(id, func(k *fsmpb.Key) { k.Description = fmt.Sprint(n) })
+				c.modifyKey(id, func(k *fsmpb.Key) { k.Description = fmt.Sprint(n) })
 			}
 			for name, tt := range map[string]struct {
 				in any
@@ -406,21 +410,21 @@ func TestProxyOnce(t *testing.T) {
 			} {
 				n = 0
 				before := len(p.Requests(tt.op))
-				out, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(name), tt.in)
+				out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(name), tt.in)
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 					continue
 				}
 				if n != record.MaxTries {
-					t.Errorf("%s: %d tries, want %d", name, n, record.MaxTries)
+					t.Errorf("%s: got %d proposals, want %d", name, n, record.MaxTries)
 				}
 				if got := len(p.Requests(tt.op)) - before; got != most {
-					t.Errorf("%s: the proxy was asked %d times, want %d", name, got, most)
+					t.Errorf("%s: the proxy got %d requests, want %d", name, got, most)
 				}
 				if dk, ok := out.(*kmsapi.GenerateDataKeyOutput); ok {
-					replica.before = nil
-					if got := must[kmsapi.DecryptOutput](r, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob}); !bytes.Equal(got.Plaintext, dk.Plaintext) {
-						t.Error("the data key and its ciphertext are of two evaluations")
+					replica.BeforeCommit = nil
+					if got := must[kmsapi.DecryptOutput](c, "Decrypt", &kmsapi.DecryptInput{CiphertextBlob: dk.CiphertextBlob}); !bytes.Equal(got.Plaintext, dk.Plaintext) {
+						t.Error("the ciphertext is not that of the data key")
 					}
 					break
 				}
@@ -429,29 +433,29 @@ func TestProxyOnce(t *testing.T) {
 	}
 }
 
-// TestLogIsNotHeld: while the leader executes a request whose proxy does not answer,
-// others are answered.
+// While the leader executes a request and waits for a proxy, other requests are answered.
 func TestLogIsNotHeld(t *testing.T) {
-	r := newRoom(t)
-	p := r.newProxy()
-	store := r.newStore(p)
-	id, _ := r.newStoreKey(p, store, "k")
-	plain, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	p := c.newProxy()
+	store := c.newStore(p)
+	id, _ := c.newStoreKey(p, store, "k")
+	plain, _ := c.newKey()
 	arrived, release := make(chan struct{}, 1), make(chan struct{})
 	p.Fail(xksproxy.Encrypt, xksproxy.Hold(arrived, release))
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() {
-		_, err = r.first.exclusive(context.Background(), r.caller(r.root), OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
+		_, err = c.engine.exclusive(context.Background(), c.caller(c.root), OperationNamed("Encrypt"), &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("x")})
 	})
 	<-arrived
-	must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")})
+	must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &plain, Plaintext: []byte("x")})
 	close(release)
 	wg.Wait()
 	if err != nil {
-		t.Errorf("the request itself: %v", err)
+		t.Errorf("Encrypt on the leader: %v", err)
 	}
 	if n := len(p.Requests(xksproxy.Encrypt)); n != 1 {
-		t.Errorf("the proxy was asked %d times", n)
+		t.Errorf("the proxy got %d requests, want 1", n)
 	}
 }

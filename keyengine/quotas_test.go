@@ -8,15 +8,16 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// TestQuotas: each quota that is set holds, and the others are AWS's.
+// Quotas that are set apply, and the defaults are those of AWS.
 func TestQuotas(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
-	if r.first.services.Quotas != request.DefaultQuotas {
-		t.Errorf("by default, the quotas are %+v", r.first.services.Quotas)
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
+	if c.engine.services.Quotas != request.DefaultQuotas {
+		t.Errorf("got default quotas %+v, want %+v", c.engine.services.Quotas, request.DefaultQuotas)
 	}
 	for _, name := range []string{"keys", "key-stores", "aliases-per-key", "tags-per-key", "grants-per-key", "rotations-per-key"} {
-		if err := r.first.services.Quotas.Set(name, 2); err != nil {
+		if err := c.engine.services.Quotas.Set(name, 2); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -38,7 +39,7 @@ func TestQuotas(t *testing.T) {
 	}
 	for _, tt := range tests {
 		for i := range 3 {
-			_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in(i))
+			_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in(i))
 			if i < 2 && err != nil {
 				t.Errorf("%s within its quota: %v", tt.op, err)
 			} else if i == 2 {
@@ -46,14 +47,14 @@ func TestQuotas(t *testing.T) {
 			}
 		}
 	}
-	r.newKey()
-	r.cluster.advance(2e9) // keys are counted once a second
-	_, err := call[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
+	c.newKey()
+	c.Advance(2e9) // keys are counted once a second
+	_, err := call[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{})
 	wantError(t, err, kmsapi.ErrLimitExceeded, "The account has 2 KMS keys and cannot have more.")
 
 	for name, n := range map[string]int{"keys": 0, "key-stores": -1, "aliases-per-key": request.MaxQuota + 1, "": 1, "locks": 1} {
-		if err := r.first.services.Quotas.Set(name, n); err == nil {
-			t.Errorf("the quota %q can be %d", name, n)
+		if err := c.engine.services.Quotas.Set(name, n); err == nil {
+			t.Errorf("quota %q can be set to %d", name, n)
 		}
 	}
 }

@@ -8,51 +8,50 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// asymmetricReadCases are those of operations on keys that are not symmetric, each
-// with the whole of what it reads: the key, by an alias, its policy, the credential.
+// asymmetricReadCases are the cases of operations on keys that are not symmetric.
 func asymmetricReadCases() (cases []readCase) {
 	const all, aliased = "KEY KEY_POLICY CREDENTIAL", "KEY KEY_POLICY ALIAS CREDENTIAL"
-	used := func(w *readWorld) []byte { return w.keyBytes(w.used) }
-	alias := func(*readWorld) []byte { return fsm.AliasID(testAccountNumber, testRegion, "alias/used") }
-	credential := func(w *readWorld) []byte { return fsm.CredentialID(testAccountNumber, w.alice.Credential()) }
-	disable := func(w *readWorld) {
-		w.mangle(w.used, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
+	used := func(f *readFixture) []byte { return f.keyBytes(f.used) }
+	alias := func(*readFixture) []byte { return fsm.AliasID(testAccountNumber, testRegion, "alias/used") }
+	credential := func(f *readFixture) []byte { return fsm.CredentialID(testAccountNumber, f.alice.Credential()) }
+	disable := func(f *readFixture) {
+		f.modifyKey(f.used, func(k *fsmpb.Key) { k.State = fsmpb.KeyState_KEY_STATE_DISABLED })
 	}
-	removeAlias := func(w *readWorld) {
-		w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(testAccountNumber), Name: "alias/used", Region: testRegion}}})
+	removeAlias := func(f *readFixture) {
+		f.Change(&fsmpb.Change{Change: &fsmpb.Change_DeleteAlias{DeleteAlias: &fsmpb.AliasName{Account: uint64(testAccountNumber), Name: "alias/used", Region: testRegion}}})
 	}
 	for _, op := range []string{
 		"Sign", "Verify", "GetPublicKey", "GenerateMac", "VerifyMac", "DeriveSharedSecret", "Encapsulate", "Decapsulate", "GenerateDataKeyPair", "GenerateDataKeyPairWithoutPlaintext",
 	} {
-		byID := func(w *readWorld) any { return w.using(op, "") }
-		byAlias := func(w *readWorld) any { return w.using(op, "alias/used") }
+		byID := func(f *readFixture) any { return f.using(op, "") }
+		byAlias := func(f *readFixture) any { return f.using(op, "alias/used") }
 		cases = append(cases,
 			readCase{op + ", key disabled", op, byID, fsmpb.Kind_KIND_KEY, used, disable, "ok", "DisabledException", all, false, false},
-			readCase{op + ", permission withdrawn", op, byID, fsmpb.Kind_KIND_KEY_POLICY, used, func(w *readWorld) { w.deny(w.used) }, "ok", "AccessDeniedException", all, false, false},
-			readCase{op + ", credential revoked", op, byID, fsmpb.Kind_KIND_CREDENTIAL, credential, func(w *readWorld) { w.revoke(w.alice) }, "ok", "UnrecognizedClientException", all, false, false},
+			readCase{op + ", permission withdrawn", op, byID, fsmpb.Kind_KIND_KEY_POLICY, used, func(f *readFixture) { f.deny(f.used) }, "ok", "AccessDeniedException", all, false, false},
+			readCase{op + ", credential revoked", op, byID, fsmpb.Kind_KIND_CREDENTIAL, credential, func(f *readFixture) { f.revoke(f.alice) }, "ok", "UnrecognizedClientException", all, false, false},
 			readCase{op + " by alias, alias deleted", op, byAlias, fsmpb.Kind_KIND_ALIAS, alias, removeAlias, "ok", "NotFoundException", aliased, false, false},
 		)
 	}
 	return append(cases,
-		readCase{"Decrypt with an RSA key, key disabled", "Decrypt", func(w *readWorld) any { return w.using("Decrypt", "") },
+		readCase{"Decrypt with an RSA key, key disabled", "Decrypt", func(f *readFixture) any { return f.using("Decrypt", "") },
 			fsmpb.Kind_KIND_KEY, used, disable, "ok", "DisabledException", all, false, false},
-		readCase{"Verify, no signature", "Verify", func(w *readWorld) any {
-			in := w.using("Verify", "").(*kmsapi.VerifyInput)
+		readCase{"Verify, no signature", "Verify", func(f *readFixture) any {
+			in := f.using("Verify", "").(*kmsapi.VerifyInput)
 			in.Signature = []byte("none")
 			return in
 		}, fsmpb.Kind_KIND_KEY, used, disable, "KMSInvalidSignatureException", "DisabledException", all, false, false},
-		readCase{"VerifyMac, no MAC", "VerifyMac", func(w *readWorld) any {
-			in := w.using("VerifyMac", "").(*kmsapi.VerifyMacInput)
+		readCase{"VerifyMac, no MAC", "VerifyMac", func(f *readFixture) any {
+			in := f.using("VerifyMac", "").(*kmsapi.VerifyMacInput)
 			in.Mac = []byte("none")
 			return in
 		}, fsmpb.Kind_KIND_KEY, used, disable, "KMSInvalidMacException", "DisabledException", all, false, false},
 	)
 }
 
-// using makes a key that alice may do everything with, with an alias, and a request
-// to use it by a name; "" for its id.
-func (w *readWorld) using(op, name string) any {
-	w.t.Helper()
+// using creates a key with an alias, with which alice may do everything, and returns a
+// request to use it by a name, or by its id if name is empty.
+func (f *readFixture) using(op, name string) any {
+	f.t.Helper()
 	kind := map[string][2]string{
 		"Sign": {"ECC_NIST_P256", kmsapi.UsageSign}, "Verify": {"ECC_NIST_P256", kmsapi.UsageSign}, "GetPublicKey": {"ECC_NIST_P256", kmsapi.UsageSign},
 		"GenerateMac": {"HMAC_256", kmsapi.UsageMac}, "VerifyMac": {"HMAC_256", kmsapi.UsageMac}, "DeriveSharedSecret": {"ECC_NIST_P256", kmsapi.UsageAgree},
@@ -60,36 +59,36 @@ func (w *readWorld) using(op, name string) any {
 		"GenerateDataKeyPair": {kmsapi.SpecSymmetric, kmsapi.UsageEncrypt}, "GenerateDataKeyPairWithoutPlaintext": {kmsapi.SpecSymmetric, kmsapi.UsageEncrypt},
 		"Decrypt": {"RSA_2048", kmsapi.UsageEncrypt},
 	}[op]
-	w.used, _ = w.newKeyOf(kind[0], kind[1])
-	w.setPolicy(w.used, w.policyFor(rootStatement, statement("Allow", aliceARN, "kms:*")))
-	must[request.None](w.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/used"), TargetKeyId: &w.used})
-	id := &w.used
+	f.used, _ = f.newKeyOf(kind[0], kind[1])
+	f.setPolicy(f.used, policyDocument(rootStatement, statement("Allow", aliceARN, "kms:*")))
+	must[request.None](f.testCluster, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/used"), TargetKeyId: &f.used})
+	id := &f.used
 	if name != "" {
 		id = &name
 	}
 	curve, message := new("ECC_NIST_P256"), []byte("m")
 	switch op {
 	case "Sign":
-		return w.signInput(*id)
+		return f.signInput(*id)
 	case "Verify":
-		return &kmsapi.VerifyInput{KeyId: id, Message: message, Signature: w.signs(w.used, "ECDSA_SHA_256", "RAW", message), SigningAlgorithm: new("ECDSA_SHA_256")}
+		return &kmsapi.VerifyInput{KeyId: id, Message: message, Signature: f.sign(f.used, "ECDSA_SHA_256", "RAW", message), SigningAlgorithm: new("ECDSA_SHA_256")}
 	case "GetPublicKey":
 		return &kmsapi.GetPublicKeyInput{KeyId: id}
 	case "GenerateMac":
-		return w.macInput(*id)
+		return f.macInput(*id)
 	case "VerifyMac":
-		mac := must[kmsapi.GenerateMacOutput](w.room, "GenerateMac", w.macInput(w.used)).Mac
+		mac := must[kmsapi.GenerateMacOutput](f.testCluster, "GenerateMac", f.macInput(f.used)).Mac
 		return &kmsapi.VerifyMacInput{KeyId: id, Message: message, Mac: mac, MacAlgorithm: new("HMAC_SHA_256")}
 	case "DeriveSharedSecret":
-		return &kmsapi.DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH), PublicKey: w.publicKey(w.used)}
+		return &kmsapi.DeriveSharedSecretInput{KeyId: id, KeyAgreementAlgorithm: new(cryptops.AlgorithmECDH), PublicKey: f.publicKey(f.used)}
 	case "Encapsulate":
 		return encapsulateInput(*id)
 	case "Decapsulate":
-		return decapsulateInput(*id, w.encapsulates(w.used).SharedSecretCiphertextBlob)
+		return decapsulateInput(*id, f.encapsulate(f.used).SharedSecretCiphertextBlob)
 	case "GenerateDataKeyPair":
 		return &kmsapi.GenerateDataKeyPairInput{KeyId: id, KeyPairSpec: curve}
 	case "GenerateDataKeyPairWithoutPlaintext":
 		return &kmsapi.GenerateDataKeyPairWithoutPlaintextInput{KeyId: id, KeyPairSpec: curve}
 	}
-	return &kmsapi.DecryptInput{KeyId: id, CiphertextBlob: w.encryptRSA(w.used, oaepSHA256, message), EncryptionAlgorithm: new(oaepSHA256)}
+	return &kmsapi.DecryptInput{KeyId: id, CiphertextBlob: f.encryptRSA(f.used, oaepSHA256, message), EncryptionAlgorithm: new(oaepSHA256)}
 }

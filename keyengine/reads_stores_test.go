@@ -3,6 +3,8 @@ package keyengine
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/integration/xksproxy"
@@ -10,8 +12,8 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// storeReadCases are those of custom key stores and the keys in them. All are asked
-// by the account's root user.
+// storeReadCases are the cases of custom key stores and the keys in them. All requests are
+// the root user's.
 func storeReadCases() []readCase {
 	const (
 		kindStore  = fsmpb.Kind_KIND_KEY_STORE
@@ -19,73 +21,73 @@ func storeReadCases() []readCase {
 		kindKeys   = fsmpb.Kind_KIND_STORE_KEYS
 		onKey      = "KEY KEY_POLICY CREDENTIAL KEY_STORE"
 	)
-	store := func(w *readWorld) []byte { return fsm.KeyStoreID(testAccountNumber, w.store) }
-	all := func(*readWorld) []byte { return fsm.AccountID(testAccountNumber) }
-	// withStore prepares a world that has a store, connected, and a key in it.
-	withStore := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
-		return func(w *readWorld) any {
-			p := w.newProxy()
-			w.store = w.newStore(p)
-			w.stored, _ = w.newStoreKey(p, w.store, "k")
-			return in(w, p)
+	store := func(f *readFixture) []byte { return fsm.KeyStoreID(testAccountNumber, f.store) }
+	all := func(*readFixture) []byte { return fsm.AccountID(testAccountNumber) }
+	// withStore makes a key store that is connected, and a key in it.
+	withStore := func(in func(f *readFixture, p *xksproxy.Proxy) any) func(*readFixture) any {
+		return func(f *readFixture) any {
+			p := f.newProxy()
+			f.store = f.newStore(p)
+			f.inStore, _ = f.newStoreKey(p, f.store, "k")
+			return in(f, p)
 		}
 	}
-	disconnected := func(in func(w *readWorld, p *xksproxy.Proxy) any) func(*readWorld) any {
-		return withStore(func(w *readWorld, p *xksproxy.Proxy) any {
-			must[request.None](w.room, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store})
-			return in(w, p)
+	disconnected := func(in func(f *readFixture, p *xksproxy.Proxy) any) func(*readFixture) any {
+		return withStore(func(f *readFixture, p *xksproxy.Proxy) any {
+			must[request.None](f.testCluster, "DisconnectCustomKeyStore", &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &f.store})
+			return in(f, p)
 		})
 	}
-	state := func(s fsmpb.ConnectionState) func(*readWorld) {
-		return func(w *readWorld) { w.mangleStore(w.store, func(k *fsmpb.KeyStore) { k.State = s }) }
+	state := func(s fsmpb.ConnectionState) func(*readFixture) {
+		return func(f *readFixture) { f.modifyStore(f.store, func(k *fsmpb.KeyStore) { k.State = s }) }
 	}
-	another := func(id, name, path string) func(*readWorld) {
-		return func(w *readWorld) {
-			s, _ := w.cluster.state().KeyStore(testAccountNumber, w.store)
-			w.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
+	another := func(id, name, path string) func(*readFixture) {
+		return func(f *readFixture) {
+			s, _ := f.State().KeyStore(testAccountNumber, f.store)
+			f.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKeyStore{PutKeyStore: &fsmpb.KeyStore{
 				Account: uint64(testAccountNumber), Id: id, Region: testRegion, Name: name, Type: kmsapi.OriginXKS, Endpoint: s.GetEndpoint(), Path: path, Created: 1, State: request.StoreDisconnected,
 			}}})
 		}
 	}
-	encrypt := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}
+	encrypt := withStore(func(f *readFixture, _ *xksproxy.Proxy) any {
+		return &kmsapi.EncryptInput{KeyId: &f.inStore, Plaintext: []byte("x")}
 	})
-	decrypt := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.DecryptInput{CiphertextBlob: must[kmsapi.EncryptOutput](w.room, "Encrypt", &kmsapi.EncryptInput{KeyId: &w.stored, Plaintext: []byte("x")}).CiphertextBlob}
+	decrypt := withStore(func(f *readFixture, _ *xksproxy.Proxy) any {
+		return &kmsapi.DecryptInput{CiphertextBlob: must[kmsapi.EncryptOutput](f.testCluster, "Encrypt", &kmsapi.EncryptInput{KeyId: &f.inStore, Plaintext: []byte("x")}).CiphertextBlob}
 	})
-	describe := withStore(func(w *readWorld, _ *xksproxy.Proxy) any { return &kmsapi.DescribeKeyInput{KeyId: &w.stored} })
-	newKey := withStore(func(w *readWorld, p *xksproxy.Proxy) any {
+	describe := withStore(func(f *readFixture, _ *xksproxy.Proxy) any { return &kmsapi.DescribeKeyInput{KeyId: &f.inStore} })
+	newKey := withStore(func(f *readFixture, p *xksproxy.Proxy) any {
 		p.AddKey("new")
-		return inStore(w.store, "new")
+		return inStore(f.store, "new")
 	})
-	newStore := withStore(func(_ *readWorld, p *xksproxy.Proxy) any {
+	newStore := withStore(func(_ *readFixture, p *xksproxy.Proxy) any {
 		in := storeAt(p, "new")
 		in.XksProxyUriPath = new(xksproxy.TenantPath)
 		return in
 	})
-	rename := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &w.store, NewCustomKeyStoreName: new("new")}
+	rename := withStore(func(f *readFixture, _ *xksproxy.Proxy) any {
+		return &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: &f.store, NewCustomKeyStoreName: new("new")}
 	})
-	remove := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
-		w.deleteIn(testRegion, w.stored)
-		return &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+	remove := disconnected(func(f *readFixture, _ *xksproxy.Proxy) any {
+		f.deleteKeyIn(testRegion, f.inStore)
+		return &kmsapi.DeleteCustomKeyStoreInput{CustomKeyStoreId: &f.store}
 	})
-	byID := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &w.store}
+	byID := withStore(func(f *readFixture, _ *xksproxy.Proxy) any {
+		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreId: &f.store}
 	})
-	byName := withStore(func(*readWorld, *xksproxy.Proxy) any {
+	byName := withStore(func(*readFixture, *xksproxy.Proxy) any {
 		return &kmsapi.DescribeCustomKeyStoresInput{CustomKeyStoreName: new("new")}
 	})
-	connect := disconnected(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+	connect := disconnected(func(f *readFixture, _ *xksproxy.Proxy) any {
+		return &kmsapi.ConnectCustomKeyStoreInput{CustomKeyStoreId: &f.store}
 	})
-	disconnect := withStore(func(w *readWorld, _ *xksproxy.Proxy) any {
-		return &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &w.store}
+	disconnect := withStore(func(f *readFixture, _ *xksproxy.Proxy) any {
+		return &kmsapi.DisconnectCustomKeyStoreInput{CustomKeyStoreId: &f.store}
 	})
-	keyTaken := func(w *readWorld) {
-		k := cloneOf(w.keyIn(testRegion, w.stored))
+	keyTaken := func(f *readFixture) {
+		k := proto.CloneOf(f.keyIn(testRegion, f.inStore))
 		k.Id, k.XksKey = append([]byte("another key of t"), 0)[:16], "new"
-		w.cluster.change(putKeyChange(k), defaultPolicyChange(k))
+		f.Change(putKeyChange(k), defaultPolicyChange(k))
 	}
 	const wrongState = "CustomKeyStoreInvalidStateException"
 	return []readCase{
@@ -97,9 +99,9 @@ func storeReadCases() []readCase {
 		{"key made, external key taken", "CreateKey", newKey, kindKeys, store, keyTaken, "ok", "XksKeyAlreadyInUseException", "KEY CREDENTIAL KEY_STORE STORE_KEYS", true, false},
 		{"store made, name taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store made, place taken", "CreateCustomKeyStore", newStore, kindStores, all, another("cks-x", "x", xksproxy.TenantPath), "ok", "XksProxyUriInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
-		{"store made, quota", "CreateCustomKeyStore", newStore, kindStores, all, func(w *readWorld) {
+		{"store made, quota", "CreateCustomKeyStore", newStore, kindStores, all, func(f *readFixture) {
 			for i := range request.DefaultQuotas.KeyStores {
-				another(fmt.Sprint("cks-", i), fmt.Sprint(i), fmt.Sprint("/", i))(w)
+				another(fmt.Sprint("cks-", i), fmt.Sprint(i), fmt.Sprint("/", i))(f)
 			}
 		}, "ok", "LimitExceededException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
 		{"store renamed, name taken", "UpdateCustomKeyStore", rename, kindStores, all, another("cks-x", "new", "/x"), "ok", "CustomKeyStoreNameInUseException", "CREDENTIAL KEY_STORE KEY_STORES", true, false},
@@ -108,6 +110,6 @@ func storeReadCases() []readCase {
 		{"store deleted, connected meanwhile", "DeleteCustomKeyStore", remove, kindStore, store, state(request.StoreConnected), "ok", wrongState, "CREDENTIAL KEY_STORE STORE_KEYS", true, false},
 		{"store described, disconnected", "DescribeCustomKeyStores", byID, kindStore, store, state(request.StoreDisconnected), "ok CONNECTED", "ok DISCONNECTED", "CREDENTIAL KEY_STORE", true, false},
 		{"store by name, made meanwhile", "DescribeCustomKeyStores", byName, kindStores, all, another("cks-x", "new", "/x"), "CustomKeyStoreNotFoundException", "ok DISCONNECTED", "CREDENTIAL KEY_STORES", true, false},
-		{"stores listed", "DescribeCustomKeyStores", func(*readWorld) any { return &kmsapi.DescribeCustomKeyStoresInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
+		{"stores listed", "DescribeCustomKeyStores", func(*readFixture) any { return &kmsapi.DescribeCustomKeyStoresInput{} }, 0, nil, nil, "ok", "", "CREDENTIAL", true, false},
 	}
 }

@@ -12,16 +12,17 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// What an absent member means is one field for all records. Encoding one that has
-// to be cut short does not change it for those after.
+// The fallback for an absent member is one field that all records share. A record that is too
+// long and is therefore cut must not change it.
 func TestFallbackFieldIsNotWrittenTo(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
 	for _, value := range []string{"short", strings.Repeat("x", 5000), "short"} {
-		must[kmsapi.EncryptOutput](r, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("p"), EncryptionContext: map[string]string{"k": value}})
+		must[kmsapi.EncryptOutput](c, "Encrypt", &kmsapi.EncryptInput{KeyId: &id, Plaintext: []byte("p"), EncryptionContext: map[string]string{"k": value}})
 		want := auditfield.Text("encryptionAlgorithm", kmsapi.AlgorithmSymmetric)
-		if got := r.lastRecord().RequestParameters; !slices.ContainsFunc(got, func(f *auditpb.Field) bool { return proto.Equal(f, want) }) {
-			t.Errorf("with a context of %d bytes the record has %v", len(value), got)
+		if got := c.lastRecord().RequestParameters; !slices.ContainsFunc(got, func(f *auditpb.Field) bool { return proto.Equal(f, want) }) {
+			t.Errorf("with a context value of %d bytes the record has parameters %v, want %v in them", len(value), got, want)
 		}
 	}
 }

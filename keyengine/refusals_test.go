@@ -7,45 +7,47 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 )
 
-// TestRefusedRecordsAreNamed: a record that breaks a rule shows on the other nodes, in
-// log, metric and audit log, with who proposed it and which rule it broke. However many
-// there are, the logs name a node once a minute.
+// TestRefusedRecordsAreNamed checks that a record that breaks a rule is reported by the other
+// nodes, in log, metric and audit log, with the node that proposed it and the rule. The logs
+// report a node at most once a minute.
 func TestRefusedRecordsAreNamed(t *testing.T) {
-	r := newRoom(t, "n1", "n2", "n3")
-	other, sealed := r.engines["n2"], r.engines["n3"]
+	t.Parallel()
+	c := newTestCluster(t, withNodes(3))
+	other, sealed := c.engines["n2"], c.engines["n3"]
 	sealed.vault.Seal()
 	reg, log := prometheus.NewRegistry(), new(bytes.Buffer)
 	other.metrics = newMetrics(Config{Metrics: reg}, other)
 	other.log = slog.New(slog.NewTextHandler(log, nil))
-	id, _ := r.newKey()
+	id, _ := c.newKey()
 	shred := func() {
 		t.Helper()
-		k := cloneOf(r.stored(id))
+		k := proto.CloneOf(c.storedKey(id))
 		k.Materials = nil
-		if v, _ := r.cluster.verdict(putKeyChange(k)); v != fsm.Invalid {
-			t.Fatalf("a key without its material is %v", v)
+		if v, _ := c.Verdict(putKeyChange(k)); v != fsm.Invalid {
+			t.Fatalf("a key without its material got verdict %v, want Invalid", v)
 		}
-		for _, e := range r.engines {
+		for _, e := range c.engines {
 			if !e.vault.Sealed() {
 				e.events.RecordPending(t.Context())
 			}
 		}
 	}
 	recorded := func() (n int) {
-		for _, rec := range records(t, r.cluster, r.first) {
+		for _, rec := range nodeOf(c.engine).Records() {
 			if rec.EventName != "RefuseRecord" {
 				continue
 			}
 			n++
 			d := rec.ServiceEventDetails
 			if rec.EventType != record.KindService || d[0].GetText() != "n1" || d[1].GetText() != "it removes key material" || len(d[2].GetText()) != 36 {
-				t.Errorf("the record is %v", rec)
+				t.Errorf("unexpected record: %v", rec)
 			}
 		}
 		return n
@@ -54,15 +56,15 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 		shred()
 	}
 	if n := recorded(); n != 2 { // by the two nodes that are unsealed
-		t.Errorf("the audit log has %d records, want 2", n)
+		t.Errorf("got %d audit records, want 2", n)
 	}
 	if n := strings.Count(log.String(), "it removes key material"); n != 1 || !strings.Contains(log.String(), "node=n1") {
-		t.Errorf("%d lines in the log of the node:\n%s", n, log)
+		t.Errorf("got %d lines in the log, want 1:\n%s", n, log)
 	}
-	r.cluster.advance(refusalPeriod)
+	c.Advance(refusalPeriod)
 	shred()
 	if n := recorded(); n != 4 {
-		t.Errorf("a minute later the audit log has %d records, want 4", n)
+		t.Errorf("a minute later, got %d audit records, want 4", n)
 	}
 	families, err := reg.Gather()
 	if err != nil {
@@ -75,14 +77,14 @@ func TestRefusedRecordsAreNamed(t *testing.T) {
 		}
 	}
 	if counted != 21 {
-		t.Errorf("the metric counts %v, want 21", counted)
+		t.Errorf("the metric is %v, want 21", counted)
 	}
-	if k := r.stored(id); len(k.Materials) != 1 || k.State != fsmpb.KeyState_KEY_STATE_ENABLED {
-		t.Error("the key changed")
+	if k := c.storedKey(id); len(k.Materials) != 1 || k.State != fsmpb.KeyState_KEY_STATE_ENABLED {
+		t.Error("the refused records changed the key")
 	}
 	for _, ev := range sealed.events.Pending.Events {
 		if ev.Name == "RefuseRecord" {
-			t.Error("the sealed node keeps an event of it")
+			t.Error("the sealed node has a pending event of a refused record")
 		}
 	}
 }

@@ -4,27 +4,25 @@ import (
 	"strings"
 	"testing"
 
-	"pgregory.net/rapid"
-
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
 func TestResolve(t *testing.T) {
-	r := newRoom(t)
-	id, arn := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, arn := c.newKey()
 	absent := "12345678-1234-1234-1234-1234567890ab"
 	prefix := "arn:aws:kms:eu-west-1:111122223333:"
-	must[request.None](r, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
+	must[request.None](c, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: new("alias/a"), TargetKeyId: &id})
 	multi := "mrk-" + strings.Repeat("0a", 16)
 	n := &fsmpb.Key{
 		Account: uint64(testAccountNumber), Id: []byte(strings.Repeat("\x0a", 16)), Region: testRegion, MultiRegion: true, PrimaryRegion: testRegion, Spec: kmsapi.SpecSymmetric, Usage: kmsapi.UsageEncrypt, Origin: kmsapi.OriginKMS,
 		State: fsmpb.KeyState_KEY_STATE_ENABLED,
 	}
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: n}}, &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
-		Account: uint64(testAccountNumber), Key: n.Id, Region: n.Region, Document: r.policyFor(rootStatement)}}})
+	c.Change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: n}}, &fsmpb.Change{Change: &fsmpb.Change_PutKeyPolicy{PutKeyPolicy: &fsmpb.KeyPolicy{
+		Account: uint64(testAccountNumber), Key: n.Id, Region: n.Region, Document: policyDocument(rootStatement)}}})
 	plain := "0a0a0a0a-0a0a-0a0a-0a0a-0a0a0a0a0a0a"
 
 	tests := []struct {
@@ -73,11 +71,11 @@ func TestResolve(t *testing.T) {
 				if f == request.AnyForm && !tt.aliases {
 					continue
 				}
-				ev := &request.Evaluation{Services: r.first.services, State: r.cluster.state(), Caller: r.caller(r.root), Op: OperationNamed("DescribeKey")}
+				ev := &request.Evaluation{Services: c.engine.services, State: c.State(), Caller: c.caller(c.root), Op: OperationNamed("DescribeKey")}
 				got, err := ev.Resolve(tt.given, f, "kms:DescribeKey")
 				if tt.kind == nil {
 					if err != nil || got.ARN != tt.message {
-						t.Errorf("got %v, %v, want %s", got, err, tt.message)
+						t.Errorf("got ARN %v, error %v; want %s", got, err, tt.message)
 					}
 					continue
 				}
@@ -86,72 +84,49 @@ func TestResolve(t *testing.T) {
 		})
 	}
 	for _, given := range []string{"alias/a", prefix + "alias/a"} {
-		if got := must[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &given}); *got.KeyMetadata.Arn != arn {
-			t.Errorf("%s is %s", given, *got.KeyMetadata.Arn)
+		if got := must[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &given}); *got.KeyMetadata.Arn != arn {
+			t.Errorf("%s is key %s, want %s", given, *got.KeyMetadata.Arn, arn)
 		}
 	}
 	for _, given := range []string{"alias/b", prefix + "alias/b"} {
-		_, err := call[kmsapi.DescribeKeyOutput](r, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &given})
+		_, err := call[kmsapi.DescribeKeyOutput](c, "DescribeKey", &kmsapi.DescribeKeyInput{KeyId: &given})
 		wantError(t, err, kmsapi.ErrNotFound, "Alias "+prefix+"alias/b is not found.")
 	}
 }
 
-func TestKeyIDText(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		id := fsm.KeyID{ID: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id"))}
-		multi := rapid.Bool().Draw(t, "multi-Region")
-		got, m, ok := request.ParseKeyID(request.FormatKeyID(id.ID, multi))
-		if !ok || got != id.ID || m != multi {
-			t.Fatalf("%s reads as %x, %v, %v", request.FormatKeyID(id.ID, multi), got, m, ok)
-		}
-	})
-}
-
-// FuzzParseKeyID: there is one spelling of a key id.
-func FuzzParseKeyID(f *testing.F) {
-	f.Add("12345678-1234-1234-1234-1234567890ab")
-	f.Add("mrk-1234567890abcdef1234567890abcdef")
-	f.Add("mrk-1234-234-1234-1234-1234567890ab")
-	f.Fuzz(func(t *testing.T, s string) {
-		if id, multi, ok := request.ParseKeyID(s); ok && request.FormatKeyID(id, multi) != s {
-			t.Errorf("%q is taken for %s", s, request.FormatKeyID(id, multi))
-		}
-	})
-}
-
 func TestRegion(t *testing.T) {
-	r := newRoom(t)
-	id, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t)
+	id, _ := c.newKey()
 	ask := func(region string) error {
-		c := r.caller(r.root)
-		c.Region = region
-		_, err := r.first.Do(t.Context(), c, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
+		caller := c.caller(c.root)
+		caller.Region = region
+		_, err := c.engine.Do(t.Context(), caller, OperationNamed("DescribeKey"), &kmsapi.DescribeKeyInput{KeyId: &id})
 		return err
 	}
 	for _, region := range []string{"", testRegion} {
 		if err := ask(region); err != nil {
-			t.Errorf("in Region %q: %v", region, err)
+			t.Errorf("for Region %q: %v", region, err)
 		}
 	}
 	wantError(t, ask("us-east-1"), kmsapi.ErrInvalidSignature, "Credential should be scoped to a valid region, not 'us-east-1'.")
-	was, _ := r.cluster.state().Cluster()
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: anyRegion(was)}})
+	c.acceptAnyRegion()
 	if err := ask("us-east-1"); err != nil {
-		t.Errorf("where any Region is taken: %v", err)
+		t.Errorf("with AnyRegion: %v", err)
 	}
 }
 
-// The cluster is that of the state that is asked, also when a newer one was applied
-// meanwhile.
+// The cluster's record is that of the given state, also after a newer state was applied.
 func TestClusterOfAState(t *testing.T) {
-	r := newRoom(t)
-	before := r.cluster.state()
+	t.Parallel()
+	c := newTestCluster(t)
+	before := c.State()
 	was, _ := before.Cluster()
-	r.cluster.change(&fsmpb.Change{Change: &fsmpb.Change_PutCluster{PutCluster: anyRegion(was)}})
-	if got := r.first.cluster(r.cluster.state()); got == nil || !got.AnyRegion {
-		t.Errorf("the newest state has %v", got)
+	c.acceptAnyRegion()
+	if got := c.engine.cluster(c.State()); got == nil || !got.AnyRegion {
+		t.Errorf("got cluster %v of the newest state, want AnyRegion", got)
 	}
-	if got := r.first.cluster(before); got != was {
-		t.Errorf("the state before has %v", got)
+	if got := c.engine.cluster(before); got != was {
+		t.Errorf("got cluster %v of the older state, want %v", got, was)
 	}
 }

@@ -11,8 +11,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// withoutRules are the operations of which AWS says no rule between members: what
-// holds for each member, and what the key decides, is all.
+// withoutRules are the operations without rules between members.
 var withoutRules = []string{
 	"CancelKeyDeletion", "ConnectCustomKeyStore", "CreateAlias", "Decapsulate", "DeleteAlias", "DeleteCustomKeyStore", "DeleteImportedKeyMaterial", "DescribeKey", "DisableKey",
 	"DisableKeyRotation", "DisconnectCustomKeyStore", "EnableKey", "EnableKeyRotation", "Encapsulate", "Encrypt", "GenerateMac", "GetKeyLastUsage", "GetKeyPolicy",
@@ -21,11 +20,12 @@ var withoutRules = []string{
 	"UntagResource", "UpdateAlias", "UpdateKeyDescription", "UpdatePrimaryRegion", "Verify", "VerifyMac",
 }
 
-// TestRulesBetweenMembers: what AWS's pages say of members that go with each other or
-// do not, for every operation. Such a rule is broken before the key is looked for, so
-// that the keys here need not be there.
+// TestRulesBetweenMembers checks the rules between members of every operation that are in
+// AWS's documentation. They are checked before the key is looked up, so the keys here do not
+// exist.
 func TestRulesBetweenMembers(t *testing.T) {
-	r := newEnclaveRoom(t)
+	t.Parallel()
+	c := newTestCluster(t, withEnclave())
 	id := new("12345678-1234-1234-1234-123456789012")
 	key := new("AES_256")
 	half := &kmsapi.RecipientInfo{KeyEncryptionAlgorithm: new("RSAES_OAEP_SHA_256")}
@@ -105,7 +105,7 @@ func TestRulesBetweenMembers(t *testing.T) {
 
 		{"ImportKeyMaterial", "expires, but not when", &kmsapi.ImportKeyMaterialInput{KeyId: id, ImportToken: blob, EncryptedKeyMaterial: blob}, kmsapi.ErrValidation},
 		{"ImportKeyMaterial", "does not expire, but then", &kmsapi.ImportKeyMaterialInput{KeyId: id, ImportToken: blob, EncryptedKeyMaterial: blob,
-			ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"), ValidTo: new(r.cluster.clock.Now().Add(time.Hour))}, kmsapi.ErrValidation},
+			ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"), ValidTo: new(c.Clock.Now().Add(time.Hour))}, kmsapi.ErrValidation},
 		{"ImportKeyMaterial", "new with an id", &kmsapi.ImportKeyMaterialInput{KeyId: id, ImportToken: blob, EncryptedKeyMaterial: blob,
 			ExpirationModel: new("KEY_MATERIAL_DOES_NOT_EXPIRE"), ImportType: new(ops.ImportNew), KeyMaterialId: new(strings.Repeat("a", 64))}, kmsapi.ErrValidation},
 
@@ -126,14 +126,14 @@ func TestRulesBetweenMembers(t *testing.T) {
 		{"UpdateCustomKeyStore", "members of both types", &kmsapi.UpdateCustomKeyStoreInput{CustomKeyStoreId: new("cks-1"), KeyStorePassword: new("password"), XksProxyUriPath: new("/kms/xks/v1")}, kmsapi.ErrValidation},
 	} {
 		seen = append(seen, tt.op)
-		_, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(tt.op), tt.in)
+		_, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(tt.op), tt.in)
 		if e, ok := errors.AsType[*kmsapi.Error](err); !ok || e.Code != tt.kind.Code || e.Message == "" {
-			t.Errorf("%s, %s: %v, want %s", tt.op, tt.name, err, tt.kind.Code)
+			t.Errorf("%s, %s: got error %v, want %s", tt.op, tt.name, err, tt.kind.Code)
 		}
 	}
 	for _, op := range Operations() {
 		if slices.Contains(seen, op.Name) == slices.Contains(withoutRules, op.Name) {
-			t.Errorf("%s: say which rules there are between its members, or that there are none", op.Name)
+			t.Errorf("%s must be either in this test, with a rule between its members, or in withoutRules", op.Name)
 		}
 	}
 }

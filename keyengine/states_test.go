@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/ops"
@@ -16,15 +14,9 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-func anyRegion(c *fsmpb.Cluster) *fsmpb.Cluster {
-	c = proto.CloneOf(c)
-	c.AnyRegion = true
-	return c
-}
-
-// stateRow is an operation on a key, with what comes of it in each state:
+// A stateRow is an operation on a key, with its outcome in each state:
 //
-//	ok  goes on             I  is pending import
+//	ok  succeeds            I  is pending import
 //	D   is disabled         N  is not pending deletion
 //	P   is pending deletion X  is not for keys of this origin
 //	R   is pending replica deletion
@@ -34,20 +26,20 @@ type stateRow struct {
 	name string // of the case, where the operation has several
 	kind string // of the key, of stateKinds; "" for a symmetric one
 	in   func(k *stateKey) any
-	// The states in the order of keyStateColumns. Only imported keys come to wait
-	// for an import, so other keys have the first four, and kinds that cannot be
-	// imported have no more.
+	// The outcomes in the order of keyStateColumns. Only keys with imported material can be
+	// pending import, so there are four for other keys, and for kinds of keys that cannot be
+	// imported.
 	want string
 	own  string // for keys of origin AWS_KMS, where that is another outcome
 }
 
-// keyStateColumns are the states in the table's order.
+// keyStateColumns are the states in the order of the table.
 var keyStateColumns = []fsmpb.KeyState{
 	fsmpb.KeyState_KEY_STATE_ENABLED, fsmpb.KeyState_KEY_STATE_DISABLED, fsmpb.KeyState_KEY_STATE_PENDING_DELETION,
 	fsmpb.KeyState_KEY_STATE_PENDING_REPLICA_DELETION, fsmpb.KeyState_KEY_STATE_PENDING_IMPORT,
 }
 
-// stateKinds are the kinds of keys in the table: spec and usage.
+// stateKinds are the kinds of keys in the table, each with a spec and a usage.
 var stateKinds = map[string][2]string{
 	"":      {kmsapi.SpecSymmetric, kmsapi.UsageEncrypt},
 	"sign":  {"ECC_NIST_P256", kmsapi.UsageSign},
@@ -56,10 +48,10 @@ var stateKinds = map[string][2]string{
 	"kem":   {"ML_KEM_512", kmsapi.UsageEncapsulate},
 }
 
-// keyless are the operations that concern no key that exists.
+// keyless are the operations that are not on a key that exists.
 var keyless = []string{"CreateKey", "ListKeys", "ListRetirableGrants", "GenerateRandom"}
 
-// keyStateRows is AWS's table of what works on a key in each state.
+// keyStateRows is AWS's table of which operations succeed in which state of a key.
 func keyStateRows() []stateRow {
 	return []stateRow{
 		{"CancelKeyDeletion", "", "", func(k *stateKey) any { return &kmsapi.CancelKeyDeletionInput{KeyId: &k.id} }, "N N ok ok N", ""},
@@ -67,10 +59,10 @@ func keyStateRows() []stateRow {
 		{"CreateGrant", "", "", func(k *stateKey) any {
 			return &kmsapi.CreateGrantInput{KeyId: &k.id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"}}
 		}, "ok D P R I", ""},
-		{"Decrypt", "", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.seal(k.id, "x")} }, "ok D P R I", ""},
-		{"Decrypt", "with key", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.seal(k.id, "x"), KeyId: &k.id} }, "ok D P R I", ""},
+		{"Decrypt", "", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.encrypt(k.id, "x")} }, "ok D P R I", ""},
+		{"Decrypt", "with key", "", func(k *stateKey) any { return &kmsapi.DecryptInput{CiphertextBlob: k.encrypt(k.id, "x"), KeyId: &k.id} }, "ok D P R I", ""},
 		{"Decapsulate", "", "kem", func(k *stateKey) any {
-			return decapsulateInput(k.id, k.encapsulates(k.id).SharedSecretCiphertextBlob)
+			return decapsulateInput(k.id, k.encapsulate(k.id).SharedSecretCiphertextBlob)
 		}, "ok D P R", ""},
 		{"DeleteAlias", "", "", func(k *stateKey) any { return &kmsapi.DeleteAliasInput{AliasName: new(k.aliasOf(k.id))} }, "ok ok ok ok ok", ""},
 		{"DeleteImportedKeyMaterial", "", "", func(k *stateKey) any { return &kmsapi.DeleteImportedKeyMaterialInput{KeyId: &k.id} }, "ok ok ok ok ok", "X X X X"},
@@ -113,13 +105,13 @@ func keyStateRows() []stateRow {
 		{"ListKeyRotations", "of a kind that does not rotate", "mac", func(k *stateKey) any { return &kmsapi.ListKeyRotationsInput{KeyId: &k.id} }, "U U U U U", ""},
 		{"ListResourceTags", "", "", func(k *stateKey) any { return &kmsapi.ListResourceTagsInput{KeyId: &k.id} }, "ok ok ok ok ok", ""},
 		{"PutKeyPolicy", "", "", func(k *stateKey) any {
-			return &kmsapi.PutKeyPolicyInput{KeyId: &k.id, Policy: new(k.policyFor(rootStatement))}
+			return &kmsapi.PutKeyPolicyInput{KeyId: &k.id, Policy: new(policyDocument(rootStatement))}
 		}, "ok ok ok ok ok", ""},
 		{"ReEncrypt", "source", "", func(k *stateKey) any {
-			return &kmsapi.ReEncryptInput{CiphertextBlob: k.seal(k.id, "x"), DestinationKeyId: &k.other}
+			return &kmsapi.ReEncryptInput{CiphertextBlob: k.encrypt(k.id, "x"), DestinationKeyId: &k.other}
 		}, "ok D P R I", ""},
 		{"ReEncrypt", "destination", "", func(k *stateKey) any {
-			return &kmsapi.ReEncryptInput{CiphertextBlob: k.seal(k.other, "x"), DestinationKeyId: &k.id}
+			return &kmsapi.ReEncryptInput{CiphertextBlob: k.encrypt(k.other, "x"), DestinationKeyId: &k.id}
 		}, "ok D P R I", ""},
 		{"ReplicateKey", "", "", func(k *stateKey) any { return &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: new(thirdRegion)} }, "ok D P R I", ""},
 		{"RetireGrant", "", "", func(k *stateKey) any { return &kmsapi.RetireGrantInput{KeyId: &k.arn, GrantId: k.grant()} }, "ok ok ok ok ok", ""},
@@ -142,91 +134,91 @@ func keyStateRows() []stateRow {
 		}, "ok D P R I", ""},
 		{"Verify", "", "sign", func(k *stateKey) any {
 			in := k.signInput(k.id)
-			s := must[kmsapi.SignOutput](k.room, "Sign", in).Signature
+			s := must[kmsapi.SignOutput](k.testCluster, "Sign", in).Signature
 			return &kmsapi.VerifyInput{KeyId: &k.id, Message: in.Message, SigningAlgorithm: in.SigningAlgorithm, Signature: s}
 		}, "ok D P R I", ""},
 		{"VerifyMac", "", "mac", func(k *stateKey) any {
 			in := k.macInput(k.id)
-			m := must[kmsapi.GenerateMacOutput](k.room, "GenerateMac", in).Mac
+			m := must[kmsapi.GenerateMacOutput](k.testCluster, "GenerateMac", in).Mac
 			return &kmsapi.VerifyMacInput{KeyId: &k.id, Message: in.Message, MacAlgorithm: in.MacAlgorithm, Mac: m}
 		}, "ok D P R I", ""},
 	}
 }
 
-// stateKey is a new key for one cell of the table. It is enabled while the input is
-// made.
+// A stateKey is a new key for one cell of the table. It is enabled while the request is made.
 type stateKey struct {
-	*room
+	*testCluster
 	id, arn string
 	spec    string
 	origin  string
 	other   string // another symmetric key
 }
 
-// newStateKey makes a multi-Region primary, or a key of one Region. The primary has a
-// replica, as no other key is ever pending replica deletion, unless it is to be
-// deleted, which only one without can be.
-func newStateKey(r *room, kind, origin, other string, multi bool, state fsmpb.KeyState) *stateKey {
-	r.t.Helper()
+// newStateKey creates a multi-Region primary key, or a single-Region key. A primary key has a
+// replica, without which it cannot be pending replica deletion, unless the state is pending
+// deletion, for which it must have none.
+func newStateKey(c *testCluster, kind, origin, other string, multi bool, state fsmpb.KeyState) *stateKey {
+	c.t.Helper()
 	spec := stateKinds[kind]
-	m := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec[0], KeyUsage: &spec[1], Origin: &origin, MultiRegion: &multi}).KeyMetadata
-	k := &stateKey{room: r, id: *m.KeyId, arn: *m.Arn, spec: spec[0], origin: origin, other: other}
+	m := must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: &spec[0], KeyUsage: &spec[1], Origin: &origin, MultiRegion: &multi}).KeyMetadata
+	k := &stateKey{testCluster: c, id: *m.KeyId, arn: *m.Arn, spec: spec[0], origin: origin, other: other}
 	material, err := []byte(strings.Repeat("m", 32)), error(nil)
 	if spec[0] != kmsapi.SpecSymmetric {
 		if material, err = primitive.Generate(spec[0]); err != nil {
-			r.t.Fatal(err)
+			c.t.Fatal(err)
 		}
 	}
 	if origin == kmsapi.OriginImported {
-		r.give(k.id, material)
+		c.setMaterial(k.id, material)
 	}
 	if !multi || state == fsmpb.KeyState_KEY_STATE_PENDING_DELETION {
 		return k
 	}
-	must[kmsapi.ReplicateKeyOutput](r, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: new(secondRegion)})
+	must[kmsapi.ReplicateKeyOutput](c, "ReplicateKey", &kmsapi.ReplicateKeyInput{KeyId: &k.id, ReplicaRegion: new(secondRegion)})
 	if origin == kmsapi.OriginImported {
-		r.give(k.id, material)
+		c.setMaterial(k.id, material)
 	}
 	return k
 }
 
-// alias is a name that no alias has.
+// alias returns a new name for an alias.
 func (k *stateKey) alias() string { return "alias/" + rand.Text() }
 
 func (k *stateKey) aliasOf(id string) string {
 	k.t.Helper()
 	name := k.alias()
-	must[request.None](k.room, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
+	must[request.None](k.testCluster, "CreateAlias", &kmsapi.CreateAliasInput{AliasName: &name, TargetKeyId: &id})
 	return name
 }
 
-// grant is a new grant on the key.
+// grant creates a grant on the key.
 func (k *stateKey) grant() *string {
 	k.t.Helper()
-	return must[kmsapi.CreateGrantOutput](k.room, "CreateGrant", &kmsapi.CreateGrantInput{
+	return must[kmsapi.CreateGrantOutput](k.testCluster, "CreateGrant", &kmsapi.CreateGrantInput{
 		KeyId: &k.id, GranteePrincipal: new(aliceARN), Operations: []string{"Encrypt"},
 	}).GrantId
 }
 
-// importInput brings the material that the key has, where it can have been imported.
+// importInput returns a request to import the material that the key has.
 func (k *stateKey) importInput() any {
 	if k.origin == kmsapi.OriginImported {
-		return k.wrapped(k.id, "RSA_2048", "RSAES_OAEP_SHA_256", []byte(strings.Repeat("m", 32)))
+		return k.importRequest(k.id, "RSA_2048", "RSAES_OAEP_SHA_256", []byte(strings.Repeat("m", 32)))
 	}
 	return &kmsapi.ImportKeyMaterialInput{KeyId: &k.id, ImportToken: []byte("x"), EncryptedKeyMaterial: []byte("x"), ExpirationModel: new(ops.ModelForever)}
 }
 
-// rotateInput rotates to new material, which has to be there if it is imported.
+// rotateInput returns a request to rotate the key. Imported material for the rotation is put
+// into the key.
 func (k *stateKey) rotateInput() any {
 	if k.origin == kmsapi.OriginImported {
-		k.give(k.id, []byte(strings.Repeat("n", 32)))
+		k.setMaterial(k.id, []byte(strings.Repeat("n", 32)))
 	}
 	return &kmsapi.RotateKeyOnDemandInput{KeyId: &k.id}
 }
 
-// enter has the key be in a state, with what belongs to it.
+// enter changes the state of the key, and what belongs to the state.
 func (k *stateKey) enter(state fsmpb.KeyState) {
-	k.mangle(k.id, func(key *fsmpb.Key) {
+	k.modifyKey(k.id, func(key *fsmpb.Key) {
 		key.State = state
 		switch state {
 		case fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
@@ -246,7 +238,7 @@ func (k *stateKey) wantOutcome(t *testing.T, want string, out any, err error) {
 	switch want {
 	case "ok":
 		if err != nil || out == nil {
-			t.Errorf("got %v, %v", out, err)
+			t.Errorf("got %v, error %v; want success", out, err)
 		}
 	case "D":
 		wantError(t, err, kmsapi.ErrDisabled, k.arn+" is disabled.")
@@ -263,13 +255,14 @@ func (k *stateKey) wantOutcome(t *testing.T, want string, out any, err error) {
 	case "U":
 		wantError(t, err, kmsapi.ErrUnsupported, k.arn+" has key spec "+k.spec+". Only symmetric encryption keys can be rotated.")
 	default:
-		t.Errorf("there is no outcome %q", want)
+		t.Errorf("the table has an unknown outcome %q", want)
 	}
 }
 
 func TestKeyStates(t *testing.T) {
-	r := newRoomIn(t, threeRegions())
-	other, _ := r.newKey()
+	t.Parallel()
+	c := newTestCluster(t, withRegions(threeRegions()...))
+	other, _ := c.newKey()
 	covered := map[string]bool{}
 	for _, row := range keyStateRows() {
 		covered[row.op] = true
@@ -291,16 +284,16 @@ func TestKeyStates(t *testing.T) {
 				continue
 			}
 			if of.origin == kmsapi.OriginImported && len(of.want) != len(keyStateColumns) {
-				t.Errorf("%s has %d outcomes", row.op, len(of.want))
+				t.Errorf("the row of %s has %d outcomes, want %d", row.op, len(of.want), len(keyStateColumns))
 			}
 			for i, want := range of.want {
 				state := keyStateColumns[i]
 				t.Run(strings.Join([]string{row.op, row.name, of.name, ops.KeyStates[state]}, " "), func(t *testing.T) {
-					r.t = t
-					k := newStateKey(r, row.kind, of.origin, other, of.multi, state)
+					c.t = t
+					k := newStateKey(c, row.kind, of.origin, other, of.multi, state)
 					in := row.in(k)
 					k.enter(state)
-					out, err := r.first.Do(t.Context(), r.caller(r.root), OperationNamed(row.op), in)
+					out, err := c.engine.Do(t.Context(), c.caller(c.root), OperationNamed(row.op), in)
 					k.wantOutcome(t, want, out, err)
 				})
 			}
@@ -309,18 +302,6 @@ func TestKeyStates(t *testing.T) {
 	for name := range ops.Table {
 		if !covered[name] && !slices.Contains(storeOperations, name) && !slices.Contains(keyless, name) {
 			t.Errorf("%s is not in the table of key states", name)
-		}
-	}
-}
-
-// TestUnknownState: a state that an operation has no rule for lets nothing
-// through.
-func TestUnknownState(t *testing.T) {
-	for _, op := range Operations() {
-		for _, s := range []fsmpb.KeyState{fsmpb.KeyState_KEY_STATE_UNSPECIFIED, 6, 99, -1} {
-			if err := op.States.Check("arn", s); err == nil {
-				t.Errorf("%s goes on in state %v", op.Name, s)
-			}
 		}
 	}
 }

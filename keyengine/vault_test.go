@@ -2,220 +2,104 @@ package keyengine
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/conclavekms/conclave/auditlog"
-	"github.com/conclavekms/conclave/auditlog/auditpb"
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/ceremony"
 	"github.com/conclavekms/conclave/keyengine/iam"
+	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
-var testOperator = ceremony.Operator{Name: "conclave://operator/ada", SourceIP: "192.0.2.7"}
-
-func testInit(shares, threshold int) ceremony.InitParams {
-	return ceremony.InitParams{Shares: shares, Threshold: threshold, Account: "111122223333", Region: "eu-west-1"}
-}
-
-// initCluster founds the cluster and leaves the engine sealed.
-func initCluster(t testing.TB, e *Engine, p ceremony.InitParams) *ceremony.InitResult {
-	t.Helper()
-	res, err := e.Init(t.Context(), testOperator, p)
-	if err != nil {
-		t.Fatalf("Init: %v", err)
-	}
-	if res.Shares != nil { // not encrypted
-		e.replica.(*fakeReplica).cluster.watch(res.Shares)
-	}
-	return res
-}
-
-// unsealNode enters shares until the node is open.
-func unsealNode(t testing.TB, e *Engine, shares ...string) {
-	t.Helper()
-	for i, s := range shares {
-		op := testOperator
-		op.RequestID = randomID()
-		st, err := e.SubmitShare(t.Context(), op, s)
-		if err != nil {
-			t.Fatalf("share %d: %v", i+1, err)
-		}
-		if !st.Sealed {
-			e.events.RecordPending(t.Context())
-			return
-		}
-	}
-	t.Fatalf("still sealed after %d shares", len(shares))
-}
-
-// openCluster is a one-node cluster of custodians' shares 2 of 3, unsealed.
-func openCluster(t testing.TB, nodes ...string) (*fakeCluster, *Engine, *ceremony.InitResult) {
-	t.Helper()
-	if nodes == nil {
-		nodes = []string{"a"}
-	}
-	c := newFakeCluster(t, nodes...)
-	e := c.newEngine(nodes[0])
-	res := initCluster(t, e, testInit(3, 2))
-	unsealNode(t, e, res.Shares...)
-	return c, e, res
-}
-
-// records opens every record in the audit log with an unsealed engine.
-func records(t testing.TB, c *fakeCluster, e *Engine) []*auditpb.Record {
-	t.Helper()
-	entries, err := c.audit.Read(0, 1<<20, 1<<30)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []*auditpb.Record
-	for _, entry := range entries {
-		if bytes.Equal(entry.Body, []byte("behind")) {
-			continue // a test's own change
-		}
-		b, err := e.vault.OpenBody(entry)
-		if err != nil {
-			t.Fatalf("entry %d: %v", entry.Index, err)
-		}
-		rec, err := auditlog.DecodeRecord(b)
-		if err != nil {
-			t.Fatalf("entry %d: %v", entry.Index, err)
-		}
-		all = append(all, rec)
-	}
-	return all
-}
-
-func names(recs []*auditpb.Record) []string {
-	var n []string
-	for _, r := range recs {
-		name := r.EventName
-		if r.ErrorCode != "" {
-			name += "!" + r.ErrorCode
-		}
-		n = append(n, name)
-	}
-	return n
-}
-
-var testKey = fsm.KeyID{Account: testAccountNumber, Region: "eu-west-1", ID: [16]byte{1, 2, 3}}
-
-// makeKey gives the state a key, as CreateKey would.
-func makeKey(t testing.TB, c *fakeCluster, e *Engine, id fsm.KeyID) *fsmpb.Key {
-	t.Helper()
-	m, err := e.vault.NewMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS"}, 1)
-	if err != nil {
-		t.Fatalf("newMaterial: %v", err)
-	}
-	k := &fsmpb.Key{
-		Account: uint64(testAccountNumber), Id: id.ID[:], Region: id.Region, Spec: "SYMMETRIC_DEFAULT", Usage: "ENCRYPT_DECRYPT", Origin: "AWS_KMS",
-		State: fsmpb.KeyState_KEY_STATE_ENABLED, Created: 1, Materials: []*fsmpb.Material{m},
-	}
-	c.change(&fsmpb.Change{Change: &fsmpb.Change_PutKey{PutKey: k}})
-	k, _ = c.state().Key(id)
-	return k
-}
-
-func material(t testing.TB, e *Engine, k *fsmpb.Key) []byte {
-	t.Helper()
-	var out []byte
-	if err := e.vault.WithMaterial(k, k.Materials[0], func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
-		t.Fatalf("withMaterial: %v", err)
-	}
-	return out
-}
-
+// All nodes have the same material, whichever shares unsealed them.
 func TestMaterialOpensOnEveryUnsealedNode(t *testing.T) {
-	c, a, res := openCluster(t, "a", "b")
-	b := c.newEngine("b")
-	unsealNode(t, b, res.Shares[2], res.Shares[0])
-	k := makeKey(t, c, a, testKey)
-	if m := material(t, a, k); len(m) != 32 || !bytes.Equal(m, material(t, b, k)) {
+	t.Parallel()
+	c := newTestCluster(t, withNodes(2), withShares(3, 2))
+	n1, res := c.engine, c.initResult
+	n2 := c.startEngine("n2")
+	nodeOf(n2).Unseal(res.Shares[2], res.Shares[0])
+	k := nodeOf(n1).PutKey(enginetest.KeyID)
+	if m := nodeOf(n1).Material(k); len(m) != 32 || !bytes.Equal(m, nodeOf(n2).Material(k)) {
 		t.Error("nodes have different material")
 	}
 	if len(k.Materials[0].MaterialId) != 32 || len(k.Materials[0].Id) != 16 {
-		t.Errorf("material has ids of %d and %d bytes", len(k.Materials[0].MaterialId), len(k.Materials[0].Id))
+		t.Errorf("the material has ids of %d and %d bytes, want 32 and 16", len(k.Materials[0].MaterialId), len(k.Materials[0].Id))
 	}
-}
-
-// used is how many slots of locked memory hold something.
-func used(e *Engine) int {
-	n, _ := e.vault.Arena().Usage()
-	return n
 }
 
 func TestSealWipesEverything(t *testing.T) {
-	c, e, res := openCluster(t)
-	if used(e) == 0 {
-		t.Fatal("an unsealed node holds nothing in locked memory")
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	if nodeOf(e).MemoryInUse() == 0 {
+		t.Fatal("an unsealed node has nothing in locked memory")
 	}
-	k := makeKey(t, c, e, testKey)
-	material(t, e, k)
-	if _, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text")); err != nil {
+	k := nodeOf(e).PutKey(enginetest.KeyID)
+	nodeOf(e).Material(k)
+	if _, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text")); err != nil {
 		t.Fatal(err)
 	}
 	o, err := e.vault.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Seal(t.Context(), testOperator); err != nil {
+	if err := e.Seal(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
-	if n := used(e); n != 0 {
-		t.Errorf("%d slots of locked memory are in use after sealing", n)
+	if n := nodeOf(e).MemoryInUse(); n != 0 {
+		t.Errorf("%d slots of locked memory are in use after Seal, want 0", n)
 	}
-	if _, _, _, _, err := o.SealBody(c.clock.Now(), [16]byte{}, []byte("x")); !errors.Is(err, vault.ErrSealed) {
-		t.Errorf("a vault that was sealed sealed a record: %v", err)
+	if _, _, _, _, err := o.SealBody(c.Clock.Now(), [16]byte{}, []byte("x")); !errors.Is(err, vault.ErrSealed) {
+		t.Errorf("SealBody with keys from before Seal: got error %v, want ErrSealed", err)
 	}
 	if _, err := o.SignSession(&vault.Session{Credential: "x"}); !errors.Is(err, vault.ErrSealed) {
-		t.Errorf("a vault that was sealed made a MAC: %v", err)
+		t.Errorf("SignSession with keys from before Seal: got error %v, want ErrSealed", err)
 	}
-	// As it is found by those who ask now.
-	if _, err := e.vault.NewMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: testKey.ID[:], Region: testKey.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != vault.ErrSealed {
-		t.Errorf("newMaterial: %v", err)
+	// The vault itself.
+	if _, err := e.vault.NewMaterial(&fsmpb.Key{Account: uint64(testAccountNumber), Id: enginetest.KeyID.ID[:], Region: enginetest.KeyID.Region, Spec: "s", Usage: "u", Origin: "o"}, 1); !errors.Is(err, kmsapi.ErrUnavailable) && err != vault.ErrSealed {
+		t.Errorf("NewMaterial on a sealed node: got error %v, want ErrSealed", err)
 	}
 	for name, err := range sealedCalls(t, c, e, res, k) {
 		if err != vault.ErrSealed {
-			t.Errorf("%s on a sealed node: %v", name, err)
+			t.Errorf("%s on a sealed node: got error %v, want ErrSealed", name, err)
 		}
 	}
 }
 
-// sealedCalls are the outcomes of everything that a sealed node must refuse.
-func sealedCalls(t testing.TB, c *fakeCluster, e *Engine, res *ceremony.InitResult, k *fsmpb.Key) map[string]error {
+// sealedCalls returns the errors of everything that a sealed node must refuse.
+func sealedCalls(t testing.TB, c *testCluster, e *Engine, res *ceremony.InitResult, k *fsmpb.Key) map[string]error {
 	errs := make(map[string]error)
 	errs["withMaterial"] = e.vault.WithMaterial(k, k.Materials[0], func([]byte) error { return nil })
 	_, errs["current"] = e.vault.Current()
-	entries, _ := c.audit.Read(0, 1, 1)
+	entries, _ := c.Audit.Read(0, 1, 1)
 	_, errs["openBody"] = e.vault.OpenBody(entries[0])
 	_, errs["mac"] = e.vault.MAC("x", nil)
-	_, errs["sigv4"] = e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
-	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), proofOf(res, c.clock.Now()))
+	_, errs["sigv4"] = e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text"))
+	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
 	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
 	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: iam.ForwardedIdentity(policy.Principal{}, res.AccessKeyID, [32]byte{}, "")}, 0)
-	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), testOperator)
+	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), enginetest.Operator)
 	errs["Checkpoint"] = e.Checkpoint(t.Context())
 	return errs
 }
 
+// Seal does not wipe material while it is in use, but when its last user is done.
 func TestSealDuringUse(t *testing.T) {
-	c, e, _ := openCluster(t)
-	k := makeKey(t, c, e, testKey)
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e := c.engine
+	k := nodeOf(e).PutKey(enginetest.KeyID)
 	err := e.vault.WithMaterial(k, k.Materials[0], func(b []byte) error {
 		before := bytes.Clone(b)
-		if err := e.Seal(t.Context(), testOperator); err != nil {
+		if err := e.Seal(t.Context(), enginetest.Operator); err != nil {
 			return err
 		}
 		if !bytes.Equal(b, before) {
@@ -226,20 +110,22 @@ func TestSealDuringUse(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if n := used(e); n != 0 {
-		t.Errorf("%d slots are in use after the last user left", n)
+	if n := nodeOf(e).MemoryInUse(); n != 0 {
+		t.Errorf("%d slots of locked memory are in use after the last user was done, want 0", n)
 	}
 }
 
 func TestSecretsAreNotPrinted(t *testing.T) {
-	c, e, res := openCluster(t)
-	sealed := c.newEngine("a")
-	if _, err := sealed.SubmitShare(t.Context(), testOperator, res.Shares[0]); err != nil {
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	sealed := c.startEngine("n1")
+	if _, err := sealed.SubmitShare(t.Context(), enginetest.Operator, res.Shares[0]); err != nil {
 		t.Fatal(err)
 	}
-	k := makeKey(t, c, e, testKey)
-	key := material(t, e, k)
-	id, err := e.AuthenticateSigV4(t.Context(), signed(res, "20300102", "text"))
+	k := nodeOf(e).PutKey(enginetest.KeyID)
+	key := nodeOf(e).Material(k)
+	id, err := e.AuthenticateSigV4(t.Context(), enginetest.SigV4Proof(res, testRegion, "text"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,87 +152,77 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		}
 		for i, s := range secrets {
 			if strings.Contains(out.String(), s) {
-				t.Errorf("%s shows secret %d", name, i)
+				t.Errorf("printing %s shows secret %d", name, i)
 			}
 		}
 	}
 	if !strings.Contains(fmt.Sprintf("%+v", res), res.ClusterID) {
-		t.Error("a result shows nothing at all")
+		t.Error("printing a result shows nothing")
 	}
 }
 
 func TestRecordsHoldNoSecrets(t *testing.T) {
-	c, e, res := openCluster(t)
-	if _, _, err := e.OpenSession(t.Context(), proofOf(res, c.clock.Now())); err != nil {
+	t.Parallel()
+	c := newTestCluster(t, withShares(3, 2))
+	e, res := c.engine, c.initResult
+	if _, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now())); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range records(t, c, e) {
+	for _, r := range nodeOf(e).Records() {
 		b, err := json.Marshal(r)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range append([]string{res.SecretAccessKey}, res.Shares...) {
 			if bytes.Contains(b, []byte(s)) {
-				t.Errorf("record of %s holds a secret", r.EventName)
+				t.Errorf("the record of %s has a secret", r.EventName)
 			}
 		}
 	}
 }
 
-// waitFor polls until cond holds.
-func waitFor(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	for !cond() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("gave up waiting until %s", what)
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
-// What is kept of a credential goes once the state has it no more as it was.
+// Sweep drops the cached identity of a credential that has changed.
 func TestSweepForgetsIdentities(t *testing.T) {
-	r := newRoom(t)
+	t.Parallel()
+	c := newTestCluster(t)
 	arn := "arn:aws:iam::" + testAccount + ":user/alice"
-	r.user(arn)
-	before := r.cluster.state()
+	c.newUser(arn)
+	before := c.State()
 	alice, _ := before.Credential(testAccountNumber, "spiffe://test/"+arn)
 	root, _ := before.Credential(testAccountNumber, rootURI)
-	identified := func(c *fsmpb.Credential) *vault.Known {
+	identified := func(cred *fsmpb.Credential) *vault.Known {
 		t.Helper()
-		o, err := r.first.vault.Current()
+		o, err := c.engine.vault.Current()
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := o.Identify(c)
+		k, err := o.Identify(cred)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return k
 	}
 	first := map[*fsmpb.Credential]*vault.Known{alice: identified(alice), root: identified(root)}
-	// What is not kept is made anew.
-	kept := func(c *fsmpb.Credential) bool { return identified(c) == first[c] }
-	r.first.vault.Sweep(before, r.cluster.clock.Now())
+	// An identity that is not cached is another pointer.
+	kept := func(cred *fsmpb.Credential) bool { return identified(cred) == first[cred] }
+	c.engine.vault.Sweep(before, c.Clock.Now())
 	if !kept(alice) || !kept(root) {
-		t.Fatal("identities of good credentials are not kept")
+		t.Fatal("Sweep dropped the identities of active credentials")
 	}
-	r.cluster.edit(alice.Id, deactivate)
-	r.first.vault.Sweep(r.cluster.state(), r.cluster.clock.Now())
+	c.EditCredential(alice.Id, deactivate)
+	c.engine.vault.Sweep(c.State(), c.Clock.Now())
 	if kept(alice) || !kept(root) {
-		t.Errorf("after the credential was switched off: its identity is kept: %v, the other one: %v", kept(alice), kept(root))
+		t.Errorf("after one credential was deactivated: its identity is cached: %v, that of the other: %v; want false, true", kept(alice), kept(root))
 	}
 }
 
-// However many keys were used, there is room for another, for new keys, for
-// signing and checkpoints, and for the next ceremony.
+// However many keys were used, there is locked memory for another, for new keys, for
+// signatures, checkpoints, and the next ceremony.
 func TestKeyMemoryMakesRoom(t *testing.T) {
-	r := newRoom(t)
-	e := r.first
-	k := &fsmpb.Key{Id: testKey.ID[:], Region: testKey.Region, Spec: "RSA_2048", Usage: "SIGN_VERIFY", Origin: "AWS_KMS"}
+	t.Parallel()
+	c := newTestCluster(t)
+	e := c.engine
+	k := &fsmpb.Key{Id: enginetest.KeyID.ID[:], Region: enginetest.KeyID.Region, Spec: "RSA_2048", Usage: "SIGN_VERIFY", Origin: "AWS_KMS"}
 	fill := func() {
 		t.Helper()
 		for n := range 2 * 430 { // RSA-2048 keys, twice what there is room for
@@ -355,27 +231,27 @@ func TestKeyMemoryMakesRoom(t *testing.T) {
 				err = e.vault.WithMaterial(k, m, func([]byte) error { return nil })
 			}
 			if err != nil {
-				t.Fatalf("key %d: %v", n, err)
+				t.Fatalf("using key %d: %v", n, err)
 			}
 		}
 		if used, total := e.vault.Arena().Usage(); used < total*3/4 {
-			t.Fatalf("%d of %d slots in use: the test fills nothing", used, total)
+			t.Fatalf("%d of %d slots of locked memory are in use, want most of them", used, total)
 		}
 	}
 	fill()
 	for range 100 {
-		must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{})
+		must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{})
 	}
 	fill()
-	key := must[kmsapi.CreateKeyOutput](r, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P521"), KeyUsage: new(kmsapi.UsageSign)})
-	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
+	key := must[kmsapi.CreateKeyOutput](c, "CreateKey", &kmsapi.CreateKeyInput{KeySpec: new("ECC_NIST_P521"), KeyUsage: new(kmsapi.UsageSign)})
+	must[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
 	fill()
 	if err := e.Checkpoint(t.Context()); err != nil {
 		t.Errorf("Checkpoint: %v", err)
 	}
-	if err := e.Seal(t.Context(), testOperator); err != nil {
+	if err := e.Seal(t.Context(), enginetest.Operator); err != nil {
 		t.Fatal(err)
 	}
-	unsealNode(t, e, r.share)
-	must[kmsapi.SignOutput](r, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
+	nodeOf(e).Unseal(c.initResult.Shares[0])
+	must[kmsapi.SignOutput](c, "Sign", &kmsapi.SignInput{KeyId: key.KeyMetadata.KeyId, Message: []byte("m"), SigningAlgorithm: new("ECDSA_SHA_512")})
 }

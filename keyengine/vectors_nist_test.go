@@ -19,30 +19,32 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/integration/optional"
 	"github.com/conclavekms/conclave/keyengine/internal/vectors"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// toolchainFile opens a file of test data that Go's sources have.
+// toolchainFile opens a file of Go's own test data.
 func toolchainFile(t *testing.T, name string) *os.File {
 	t.Helper()
-	root, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+	root, err := exec.CommandContext(t.Context(), optional.Program(t, "go"), "env", "GOROOT").Output()
 	if err != nil {
-		missingTool(t, "there is no go command to ask for its sources: %v", err)
+		t.Fatalf("go env GOROOT: %v", err)
 	}
 	f, err := os.Open(filepath.Join(strings.TrimSpace(string(root)), "src", filepath.FromSlash(name)))
 	if err != nil {
-		missingTool(t, "Go is installed without its test data: %v", err)
+		optional.Skip(t, "Go is installed without its test data: %v", err)
 	}
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
 
-// TestVectorsNIST: NIST's vectors of FIPS 186 (CAVP's SigVer) on the curves and
-// with the hashes that KMS pairs.
+// TestVectorsNIST verifies signatures of NIST's vectors for FIPS 186 (SigVer of CAVP), for
+// the pairs of curve and hash that KMS has.
 func TestVectorsNIST(t *testing.T) {
-	r := newRoom(t)
-	r.manyRefusals()
+	t.Parallel()
+	c := newTestCluster(t)
+	c.allowManyRefusals()
 	type section struct {
 		spec, algorithm string
 		curve           elliptic.Curve
@@ -59,7 +61,7 @@ func TestVectorsNIST(t *testing.T) {
 	number := func(name string) *big.Int {
 		i, ok := new(big.Int).SetString(values[name], 16)
 		if !ok {
-			t.Fatalf("%s is %q", name, values[name])
+			t.Fatalf("the value of %s is %q", name, values[name])
 		}
 		return i
 	}
@@ -94,9 +96,9 @@ func TestVectorsNIST(t *testing.T) {
 			t.Fatal(err)
 		}
 		if ids[now.spec] == "" {
-			ids[now.spec] = r.verifier(now.spec)
+			ids[now.spec] = c.newVerifyKey(now.spec)
 		}
-		id := r.withPublic(ids[now.spec], public)
+		id := c.copyKeyWithPublicKey(ids[now.spec], public)
 		message, err := hex.DecodeString(values["Msg"])
 		if err != nil {
 			t.Fatal(err)
@@ -105,29 +107,30 @@ func TestVectorsNIST(t *testing.T) {
 		if strings.HasPrefix(value, "P") {
 			v.Result = "valid"
 		}
-		n.judge(t, v, r.verifies(id, now.algorithm, "RAW", message, signature), kmsapi.ErrInvalidSignatureValue)
+		n.judge(t, v, c.verify(id, now.algorithm, "RAW", message, signature), kmsapi.ErrInvalidSignatureValue)
 	}
 	if err := lines.Err(); err != nil {
 		t.Fatal(err)
 	}
 	if len(ids) != len(sections) {
-		t.Errorf("there were vectors for %d of %d specs", len(ids), len(sections))
+		t.Errorf("there are vectors for %d of %d specs", len(ids), len(sections))
 	}
 	n.report(t)
 }
 
 // TestVectorsEd25519 signs with the keys of the vectors that the authors of Ed25519
-// published: signatures are the same, byte by byte.
+// published. The signatures must be equal.
 func TestVectorsEd25519(t *testing.T) {
+	t.Parallel()
 	const spec, algorithm = "ECC_NIST_EDWARDS25519", "ED25519_SHA_512"
-	r := newRoom(t)
+	c := newTestCluster(t)
 	z, err := gzip.NewReader(toolchainFile(t, "crypto/ed25519/testdata/sign.input.gz"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	used := 0
 	for lines := bufio.NewScanner(z); lines.Scan(); {
-		// Seed and public key, public key, message, signature and message.
+		// The fields are: seed and public key; public key; message; signature and message.
 		var parts [4][]byte
 		for i, f := range strings.SplitN(lines.Text(), ":", 4) {
 			if parts[i], err = hex.DecodeString(strings.TrimSuffix(f, ":")); err != nil {
@@ -143,16 +146,16 @@ func TestVectorsEd25519(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := r.vectorKey(used == 0, spec, kmsapi.UsageSign, material)
+		id := c.keyFromVector(used == 0, spec, kmsapi.UsageSign, material)
 		used++
-		if !bytes.HasSuffix(r.publicKey(id), parts[1]) {
-			t.Errorf("message of %d bytes: another public key", len(message))
+		if !bytes.HasSuffix(c.publicKey(id), parts[1]) {
+			t.Errorf("message of %d bytes: got another public key", len(message))
 		}
-		if got := r.signs(id, algorithm, "RAW", message); !bytes.Equal(got, parts[3][:64]) {
-			t.Errorf("message of %d bytes: signature is %x, want %x", len(message), got, parts[3][:64])
+		if got := c.sign(id, algorithm, "RAW", message); !bytes.Equal(got, parts[3][:64]) {
+			t.Errorf("message of %d bytes: got signature %x, want %x", len(message), got, parts[3][:64])
 		}
-		if err := r.verifies(id, algorithm, "RAW", message, parts[3][:64]); err != nil {
-			t.Errorf("message of %d bytes: %v", len(message), err)
+		if err := c.verify(id, algorithm, "RAW", message, parts[3][:64]); err != nil {
+			t.Errorf("message of %d bytes: Verify: %v", len(message), err)
 		}
 	}
 	t.Logf("%d signatures", used)

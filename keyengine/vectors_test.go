@@ -16,14 +16,14 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// Wycheproof's vectors through the engine: a key of the vector, then the operation
-// as a caller asks for it. internal/primitive tests the algorithms alone.
+// The vectors of Wycheproof, with requests to the engine. The tests of internal/primitive use
+// them for the algorithms alone.
 
-// tally counts what was tested, so that a file that tests nothing is noticed.
+// A tally counts the vectors that were used, since a test that uses none must fail.
 type tally struct{ valid, invalid, left int }
 
-// judge compares the outcome of a request with what the vector asks for; refusal is
-// the one that an invalid vector has to end with. Acceptable ones may go either way.
+// judge compares the outcome of a request with the vector. An invalid vector must be refused
+// with the error refusal. One that is acceptable may be refused or not.
 func (n *tally) judge(t *testing.T, v vectors.Vector, err error, refusal *kmsapi.Error) {
 	t.Helper()
 	refused := false
@@ -31,7 +31,7 @@ func (n *tally) judge(t *testing.T, v vectors.Vector, err error, refusal *kmsapi
 		refused = *e == *refusal
 	}
 	if err != nil && !refused {
-		t.Errorf("vector %d (%s, %v): %v", v.TcID, v.Comment, v.Flags, err)
+		t.Errorf("vector %d (%s, %v): got error %v, want none or %v", v.TcID, v.Comment, v.Flags, err, refusal)
 	}
 	switch v.Result {
 	case "valid":
@@ -42,7 +42,7 @@ func (n *tally) judge(t *testing.T, v vectors.Vector, err error, refusal *kmsapi
 		return
 	}
 	if (v.Result == "valid") != (err == nil) {
-		t.Errorf("vector %d (%s, %v) is %s, got error %v", v.TcID, v.Comment, v.Flags, v.Result, err)
+		t.Errorf("vector %d (%s, %v) is %s: got error %v", v.TcID, v.Comment, v.Flags, v.Result, err)
 	}
 }
 
@@ -50,24 +50,25 @@ func (n *tally) report(t *testing.T) {
 	t.Helper()
 	t.Logf("%d valid, %d invalid, %d left out", n.valid, n.invalid, n.left)
 	if n.valid == 0 || n.invalid == 0 {
-		t.Error("vectors of a kind are missing")
+		t.Error("there are no valid or no invalid vectors")
 	}
 }
 
 func fitsAWS(message []byte) bool { return len(message) > 0 && len(message) <= 4096 }
 
-// withPublic gives a key another public half. Its private half stays, so that it is
-// good for Verify only.
-func (r *room) withPublic(id string, public []byte) string {
-	r.t.Helper()
-	return r.another(id, func(k *fsmpb.Key) { k.Materials[0].PublicKey = public })
+// copyKeyWithPublicKey adds a copy of a key with another public key to the state. It is of
+// use only for Verify, as its private key is not changed.
+func (c *testCluster) copyKeyWithPublicKey(id string, public []byte) string {
+	c.t.Helper()
+	return c.copyKey(id, func(k *fsmpb.Key) { k.Materials[0].PublicKey = public })
 }
 
 func TestVectorsSignatures(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
 	}
-	for _, c := range []struct{ file, spec, algorithm string }{
+	for _, tt := range []struct{ file, spec, algorithm string }{
 		{"ecdsa_secp256r1_sha256", "ECC_NIST_P256", "ECDSA_SHA_256"},
 		{"ecdsa_secp384r1_sha384", "ECC_NIST_P384", "ECDSA_SHA_384"},
 		{"ecdsa_secp521r1_sha512", "ECC_NIST_P521", "ECDSA_SHA_512"},
@@ -92,32 +93,33 @@ func TestVectorsSignatures(t *testing.T) {
 		{"mldsa_65_verify", "ML_DSA_65", "ML_DSA_SHAKE_256"},
 		{"mldsa_87_verify", "ML_DSA_87", "ML_DSA_SHAKE_256"},
 	} {
-		t.Run(c.file, func(t *testing.T) {
-			r := newRoom(t)
-			r.manyRefusals()
-			verifier := r.verifier(c.spec)
+		t.Run(tt.file, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t)
+			c.allowManyRefusals()
+			verifier := c.newVerifyKey(tt.spec)
 			var n tally
-			for _, g := range vectors.Wycheproof(t, c.file) {
+			for _, g := range vectors.Wycheproof(t, tt.file) {
 				if len(g.PublicKeyDer) == 0 {
 					n.left += len(g.Tests) // a public key that is none
 					continue
 				}
-				id := r.withPublic(verifier, g.PublicKeyDer)
+				id := c.copyKeyWithPublicKey(verifier, g.PublicKeyDer)
 				for _, v := range g.Tests {
 					kind := "RAW"
 					if !fitsAWS(v.Msg) {
-						kind = messageTypesOf(c.algorithm)[len(messageTypesOf(c.algorithm))-1]
+						kind = messageTypesOf(tt.algorithm)[len(messageTypesOf(tt.algorithm))-1]
 					}
-					// KMS knows no context, no empty signature and no public keys that are none.
-					m := messageAs(kind, c.algorithm, g.PublicKeyDer, v.Msg)
+					// KMS has no contexts, and no empty signatures or invalid public keys.
+					m := messageAs(kind, tt.algorithm, g.PublicKeyDer, v.Msg)
 					if len(v.Ctx) > 0 || len(v.Sig) == 0 || !fitsAWS(m) || slices.Contains(v.Flags, "IncorrectPublicKeyLength") {
 						n.left++
 						continue
 					}
-					n.judge(t, v, r.verifies(id, c.algorithm, kind, m, v.Sig), kmsapi.ErrInvalidSignatureValue)
-					if c.algorithm == "ML_DSA_SHAKE_256" && kind == "RAW" { // another implementation
-						mu := messageAs("EXTERNAL_MU", c.algorithm, g.PublicKeyDer, v.Msg)
-						n.judge(t, v, r.verifies(id, c.algorithm, "EXTERNAL_MU", mu, v.Sig), kmsapi.ErrInvalidSignatureValue)
+					n.judge(t, v, c.verify(id, tt.algorithm, kind, m, v.Sig), kmsapi.ErrInvalidSignatureValue)
+					if tt.algorithm == "ML_DSA_SHAKE_256" && kind == "RAW" { // another implementation
+						mu := messageAs("EXTERNAL_MU", tt.algorithm, g.PublicKeyDer, v.Msg)
+						n.judge(t, v, c.verify(id, tt.algorithm, "EXTERNAL_MU", mu, v.Sig), kmsapi.ErrInvalidSignatureValue)
 					}
 				}
 			}
@@ -126,49 +128,52 @@ func TestVectorsSignatures(t *testing.T) {
 	}
 }
 
-// verifier makes a key of a spec to give public halves to.
-func (r *room) verifier(spec string) string {
-	r.t.Helper()
+// newVerifyKey creates a key of a spec for copyKeyWithPublicKey.
+func (c *testCluster) newVerifyKey(spec string) string {
+	c.t.Helper()
 	if strings.HasPrefix(spec, "RSA") {
-		id, _ := r.holding(spec, kmsapi.UsageSign, rsaKey(r.t, spec))
+		id, _ := c.newKeyWithMaterial(spec, kmsapi.UsageSign, rsaKey(c.t, spec))
 		return id
 	}
-	id, _ := r.newKeyOf(spec, kmsapi.UsageSign)
+	id, _ := c.newKeyOf(spec, kmsapi.UsageSign)
 	return id
 }
 
-// rsaKey is a key of the vectors, as new ones take long to make.
+// rsaKey returns an RSA key of the vectors, which is faster than generating one.
 func rsaKey(t testing.TB, spec string) []byte {
 	t.Helper()
 	return vectors.Wycheproof(t, "rsa_oaep_"+strings.TrimPrefix(spec, "RSA_")+"_sha256_mgf1sha256")[0].PrivateKeyPkcs8
 }
 
-// TestVectorsMLDSASeeds: the vectors' signatures over mu, and ours with their keys.
+// TestVectorsMLDSASeeds verifies the signatures over mu of the vectors, and ours with the
+// same keys.
 func TestVectorsMLDSASeeds(t *testing.T) {
+	t.Parallel()
 	const algorithm = "ML_DSA_SHAKE_256"
 	for _, size := range []string{"44", "65", "87"} {
 		t.Run(size, func(t *testing.T) {
-			r := newRoom(t)
+			t.Parallel()
+			c := newTestCluster(t)
 			spec, used := "ML_DSA_"+size, 0
 			for _, g := range vectors.Wycheproof(t, "mldsa_"+size+"_sign_seed") {
 				if len(g.PrivateSeed) != 32 || bytes.Equal(g.PrivateSeed, make([]byte, 32)) {
 					continue // the vault takes no key that is all zero
 				}
-				like, _ := r.newKeyOf(spec, kmsapi.UsageSign)
-				id := r.refilled(like, g.PrivateSeed)
+				like, _ := c.newKeyOf(spec, kmsapi.UsageSign)
+				id := c.copyKeyWithMaterial(like, g.PrivateSeed)
 				for _, v := range g.Tests {
 					if len(v.Ctx) > 0 || v.Result != "valid" || !fitsAWS(v.Msg) {
 						continue
 					}
 					used++
-					if err := r.verifies(id, algorithm, "RAW", v.Msg, v.Sig); err != nil {
-						t.Errorf("vector %d: %v", v.TcID, err)
+					if err := c.verify(id, algorithm, "RAW", v.Msg, v.Sig); err != nil {
+						t.Errorf("vector %d: Verify: %v", v.TcID, err)
 					}
-					if err := r.verifies(id, algorithm, "EXTERNAL_MU", v.Mu, v.Sig); err != nil {
-						t.Errorf("vector %d over mu: %v", v.TcID, err)
+					if err := c.verify(id, algorithm, "EXTERNAL_MU", v.Mu, v.Sig); err != nil {
+						t.Errorf("vector %d: Verify with EXTERNAL_MU: %v", v.TcID, err)
 					}
-					if err := r.verifies(id, algorithm, "RAW", v.Msg, r.signs(id, algorithm, "EXTERNAL_MU", v.Mu)); err != nil {
-						t.Errorf("vector %d, our signature over mu: %v", v.TcID, err)
+					if err := c.verify(id, algorithm, "RAW", v.Msg, c.sign(id, algorithm, "EXTERNAL_MU", v.Mu)); err != nil {
+						t.Errorf("vector %d: Verify of our signature over mu: %v", v.TcID, err)
 					}
 				}
 			}
@@ -180,46 +185,48 @@ func TestVectorsMLDSASeeds(t *testing.T) {
 	}
 }
 
-// vectorKey makes a key of a vector's bytes: the first of a file is imported as a
-// user does it, the others are put into the state, as the wrapping takes long.
-func (r *room) vectorKey(first bool, spec, usage string, material []byte) string {
-	r.t.Helper()
+// keyFromVector makes a key with the material of a vector. The first is imported, the others
+// are put into the state, since wrapping is slow.
+func (c *testCluster) keyFromVector(first bool, spec, usage string, material []byte) string {
+	c.t.Helper()
 	if !first {
-		id, _ := r.holding(spec, usage, material)
+		id, _ := c.newKeyWithMaterial(spec, usage, material)
 		return id
 	}
-	id, _ := r.keyToImport(spec, usage)
+	id, _ := c.newKeyForImport(spec, usage)
 	algorithm := "RSA_AES_KEY_WRAP_SHA_256"
 	if usage == kmsapi.UsageMac {
 		algorithm = "RSAES_OAEP_SHA_256"
 	}
-	r.imports(r.wrapped(id, "RSA_2048", algorithm, material))
+	c.importMaterial(c.importRequest(id, "RSA_2048", algorithm, material))
 	return id
 }
 
 func TestVectorsHMAC(t *testing.T) {
+	t.Parallel()
 	for _, size := range []string{"224", "256", "384", "512"} {
 		t.Run(size, func(t *testing.T) {
-			r := newRoom(t)
-			r.manyRefusals()
+			t.Parallel()
+			c := newTestCluster(t)
+			c.allowManyRefusals()
 			spec, algorithm := "HMAC_"+size, "HMAC_SHA_"+size
 			var n tally
 			for _, g := range vectors.Wycheproof(t, "hmac_sha"+size) {
 				for _, v := range g.Tests {
-					// KMS's keys are as long as the digest.
+					// Keys of KMS have the size of the digest.
 					if primitive.Check(spec, v.Key) != nil || !fitsAWS(v.Msg) {
 						n.left++
 						continue
 					}
-					id := r.vectorKey(n == tally{left: n.left}, spec, kmsapi.UsageMac, v.Key)
+					id := c.keyFromVector(n == tally{left: n.left}, spec, kmsapi.UsageMac, v.Key)
 					if g.TagSize != 8*len(v.Key) {
 						v.Result = "invalid" // to KMS, as its MACs are not shortened
 					}
-					_, err := call[kmsapi.VerifyMacOutput](r, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: v.Msg, Mac: v.Tag, MacAlgorithm: &algorithm})
+					_, err := call[kmsapi.VerifyMacOutput](c, "VerifyMac", &kmsapi.VerifyMacInput{KeyId: &id, Message: v.Msg, Mac: v.Tag, MacAlgorithm: &algorithm})
 					n.judge(t, v, err, kmsapi.ErrInvalidMac)
-					mac := must[kmsapi.GenerateMacOutput](r, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: v.Msg, MacAlgorithm: &algorithm}).Mac
+					mac := must[kmsapi.GenerateMacOutput](c, "GenerateMac", &kmsapi.GenerateMacInput{KeyId: &id, Message: v.Msg, MacAlgorithm: &algorithm}).Mac
 					if (v.Result == "valid") != bytes.Equal(mac, v.Tag) {
-						t.Errorf("vector %d: MAC is %x, the %s one %x", v.TcID, mac, v.Result, v.Tag)
+						t.Errorf("vector %d: got MAC %x, the %s one is %x", v.TcID, mac, v.Result, v.Tag)
 					}
 				}
 			}
@@ -229,27 +236,29 @@ func TestVectorsHMAC(t *testing.T) {
 }
 
 func TestVectorsOAEP(t *testing.T) {
-	for _, c := range []struct{ file, spec, algorithm string }{
+	t.Parallel()
+	for _, tt := range []struct{ file, spec, algorithm string }{
 		{"rsa_oaep_2048_sha1_mgf1sha1", "RSA_2048", oaepSHA1},
 		{"rsa_oaep_2048_sha256_mgf1sha256", "RSA_2048", oaepSHA256},
 		{"rsa_oaep_3072_sha256_mgf1sha256", "RSA_3072", oaepSHA256},
 		{"rsa_oaep_4096_sha256_mgf1sha256", "RSA_4096", oaepSHA256},
 	} {
-		t.Run(c.file, func(t *testing.T) {
-			r := newRoom(t)
-			r.manyRefusals()
+		t.Run(tt.file, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t)
+			c.allowManyRefusals()
 			var n tally
-			for i, g := range vectors.Wycheproof(t, c.file) {
-				id := r.vectorKey(i == 0, c.spec, kmsapi.UsageEncrypt, g.PrivateKeyPkcs8)
+			for i, g := range vectors.Wycheproof(t, tt.file) {
+				id := c.keyFromVector(i == 0, tt.spec, kmsapi.UsageEncrypt, g.PrivateKeyPkcs8)
 				for _, v := range g.Tests {
 					if len(v.Label) > 0 || len(v.Ct) == 0 {
 						n.left++ // KMS's label is empty, and a ciphertext never is
 						continue
 					}
-					got, err := r.decryptRSA(id, c.algorithm, v.Ct)
+					got, err := c.decryptRSA(id, tt.algorithm, v.Ct)
 					n.judge(t, v, err, kmsapi.ErrInvalidCiphertext)
 					if err == nil && !bytes.Equal(got, v.Msg) {
-						t.Errorf("vector %d opened to %x", v.TcID, got)
+						t.Errorf("vector %d: Decrypt returned %x, want %x", v.TcID, got, v.Msg)
 					}
 				}
 			}
@@ -259,13 +268,15 @@ func TestVectorsOAEP(t *testing.T) {
 }
 
 func TestVectorsECDH(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("one goroutine, for which the race detector has no use: make test runs it")
 	}
 	for i, file := range []string{"ecdh_secp256r1", "ecdh_secp384r1", "ecdh_secp521r1"} {
 		t.Run(file, func(t *testing.T) {
-			r := newRoom(t)
-			r.manyRefusals()
+			t.Parallel()
+			c := newTestCluster(t)
+			c.allowManyRefusals()
 			var n tally
 			keys := make(map[string]string) // by private key
 			for _, g := range vectors.Wycheproof(t, file) {
@@ -276,19 +287,19 @@ func TestVectorsECDH(t *testing.T) {
 					}
 					id, ok := keys[v.Private]
 					if !ok {
-						id = r.vectorKey(len(keys) == 0, agreeing[i].spec, kmsapi.UsageAgree, scalarKey(t, agreeing[i].curve, agreeing[i].size, v.Private))
+						id = c.keyFromVector(len(keys) == 0, agreeing[i].spec, kmsapi.UsageAgree, scalarKey(t, agreeing[i].curve, agreeing[i].size, v.Private))
 						keys[v.Private] = id
 					}
-					out, err := r.derives(id, v.Public)
+					out, err := c.deriveSharedSecret(id, v.Public)
 					n.judge(t, v, err, badPeer(agreeing[i].spec))
 					if err != nil {
 						continue
 					}
 					if !bytes.Equal(out.SharedSecret, v.Shared) || *out.KeyOrigin != kmsapi.OriginImported {
-						t.Errorf("vector %d: %x by a key of %s", v.TcID, out.SharedSecret, *out.KeyOrigin)
+						t.Errorf("vector %d: got secret %x with a key of origin %s, want %x", v.TcID, out.SharedSecret, *out.KeyOrigin, v.Shared)
 					}
 					if slices.Contains(v.Flags, "UnnamedCurve") {
-						t.Errorf("vector %d: explicit curve parameters were taken", v.TcID)
+						t.Errorf("vector %d: a public key with explicit curve parameters was accepted", v.TcID)
 					}
 				}
 			}
@@ -297,12 +308,12 @@ func TestVectorsECDH(t *testing.T) {
 	}
 }
 
-// scalarKey is a private key of a curve from its number.
+// scalarKey returns a private key in PKCS #8 from its number.
 func scalarKey(t testing.TB, curve ecdh.Curve, size int, scalar string) []byte {
 	t.Helper()
 	d, ok := new(big.Int).SetString(scalar, 16)
 	if !ok {
-		t.Fatalf("scalar %q", scalar)
+		t.Fatalf("invalid scalar %q", scalar)
 	}
 	key, err := curve.NewPrivateKey(d.FillBytes(make([]byte, size)))
 	if err != nil {
@@ -315,7 +326,7 @@ func scalarKey(t testing.TB, curve ecdh.Curve, size int, scalar string) []byte {
 	return material
 }
 
-// badPeer is the answer to a public key that is not on the curve of a spec.
+// badPeer returns the error for a public key that is not on the curve of a spec.
 func badPeer(spec string) *kmsapi.Error {
 	return kmsapi.Errorf(kmsapi.ErrValidation, "PublicKey is not a public key in DER on the curve of %s.", spec)
 }

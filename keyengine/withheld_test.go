@@ -9,47 +9,47 @@ import (
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
-// TestAnswersThatAreWithheldAreRecorded has one answer become too old before Do can
-// give it, and one between Do and the moment in which a face writes it. Neither is
-// given, and the log says of both requests that their callers were not told.
+// An answer that becomes too old before Do can return it, or before it is written to the
+// caller, is withheld, and an audit record says so.
 func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
-	r := newRoom(t)
-	key, _ := r.newKey()
-	replica := r.cluster.replica("n1")
+	t.Parallel()
+	c := newTestCluster(t)
+	key, _ := c.newKey()
+	replica := c.Replica("n1")
 	describe := OperationNamed("DescribeKey")
 
-	replica.late = true
-	before := r.caller(r.root)
-	if out, err := r.first.Do(context.Background(), before, describe, &kmsapi.DescribeKeyInput{KeyId: &key}); err != record.ErrHeldUp || out != nil {
-		t.Errorf("an answer that came too late = %v, %v", out, err)
+	replica.LateAnswer = true
+	before := c.caller(c.root)
+	if out, err := c.engine.Do(context.Background(), before, describe, &kmsapi.DescribeKeyInput{KeyId: &key}); err != record.ErrHeldUp || out != nil {
+		t.Errorf("with a late answer: got %v, error %v; want ErrHeldUp", out, err)
 	}
-	replica.late = false
+	replica.LateAnswer = false
 
-	between := r.caller(r.root)
-	if _, err := r.first.Do(context.Background(), between, describe, &kmsapi.DescribeKeyInput{KeyId: &key}); err != nil {
+	between := c.caller(c.root)
+	if _, err := c.engine.Do(context.Background(), between, describe, &kmsapi.DescribeKeyInput{KeyId: &key}); err != nil {
 		t.Fatal(err)
 	}
 	if err := between.Overdue(); err != nil {
-		t.Errorf("an answer in time = %v", err)
+		t.Errorf("Overdue of an answer in time: %v", err)
 	}
-	replica.stale.Store(true)
+	replica.Outdated.Store(true)
 	if err := between.Overdue(); err != record.ErrHeldUp {
-		t.Errorf("an answer that became too old = %v", err)
+		t.Errorf("Overdue of an answer that became too old: got error %v, want ErrHeldUp", err)
 	}
-	change := r.caller(r.root)
-	if _, err := r.first.Do(context.Background(), change, OperationNamed("DisableKey"), &kmsapi.DisableKeyInput{KeyId: &key}); err != nil {
+	change := c.caller(c.root)
+	if _, err := c.engine.Do(context.Background(), change, OperationNamed("DisableKey"), &kmsapi.DisableKeyInput{KeyId: &key}); err != nil {
 		t.Fatal(err)
 	}
 	if err := change.Overdue(); err != nil {
-		t.Errorf("a change that happened = %v", err)
+		t.Errorf("Overdue of an answer to a change: %v", err)
 	}
-	replica.stale.Store(false)
+	replica.Outdated.Store(false)
 
-	r.first.withheld.Record(r.first.replica.State())
-	r.first.events.RecordPending(context.Background())
-	rec := r.lastRecord()
+	c.engine.withheld.Record(c.engine.replica.State())
+	c.engine.events.RecordPending(context.Background())
+	rec := c.lastRecord()
 	if rec.EventName != "AnswersWithheld" || rec.EventType != record.KindService {
-		t.Fatalf("the newest record is a %s, %s", rec.EventName, rec.EventType)
+		t.Fatalf("got record of %s, a %s; want AnswersWithheld", rec.EventName, rec.EventType)
 	}
 	var ids []string
 	var count float64
@@ -62,11 +62,11 @@ func TestAnswersThatAreWithheldAreRecorded(t *testing.T) {
 		}
 	}
 	if count != 2 || len(ids) != 2 || ids[0] != record.UUID(before.RequestID) || ids[1] != record.UUID(between.RequestID) {
-		t.Errorf("the event names %v of %v requests", ids, count)
+		t.Errorf("the record has ids %v and count %v, want those of both requests", ids, count)
 	}
-	r.first.withheld.Record(r.first.replica.State())
-	r.first.events.RecordPending(context.Background())
-	if again := r.lastRecord(); string(again.RequestId) != string(rec.RequestId) {
-		t.Errorf("a second event, %s, though nothing more was withheld", again.EventName)
+	c.engine.withheld.Record(c.engine.replica.State())
+	c.engine.events.RecordPending(context.Background())
+	if again := c.lastRecord(); string(again.RequestId) != string(rec.RequestId) {
+		t.Errorf("got another record, of %s, although nothing more was withheld", again.EventName)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
+	"github.com/conclavekms/conclave/integration/optional"
 	"github.com/conclavekms/conclave/integration/xksproxy"
 )
 
@@ -172,9 +173,7 @@ func TestExamples(t *testing.T) {
 		t.Skip("runs some hundred programs")
 	}
 	t.Parallel()
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("there is no openssl")
-	}
+	optional.Program(t, "openssl")
 	k := newKitchen(t)
 	first, second, third := xksproxy.Start(t), xksproxy.Start(t), xksproxy.Start(t)
 	roots := filepath.Join(k.dir, "xks-ca.pem")

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/conclavekms/conclave/integration/harness"
+	"github.com/conclavekms/conclave/integration/optional"
 	"github.com/conclavekms/conclave/keyengine"
 )
 
@@ -251,9 +252,7 @@ func TestDocsNames(t *testing.T) {
 // and that `make run` starts what they are told of.
 func TestMakeTargets(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("make"); err != nil {
-		harness.Unavailable(t, "there is no make: %v", err)
-	}
+	optional.Program(t, "make")
 	dry := func(target string) string {
 		cmd := exec.CommandContext(t.Context(), "make", "--dry-run", "--no-print-directory", "-C", "../..", target)
 		out, err := cmd.CombinedOutput()
@@ -285,9 +284,7 @@ func TestMakeTargets(t *testing.T) {
 // shell, beside the development server that `make run` starts.
 func TestDocsFirstSteps(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("aws"); err != nil {
-		harness.Unavailable(t, "there is no AWS CLI: %v", err)
-	}
+	optional.Program(t, "aws")
 	binary, err := harness.Binary()
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 // modules are where distributions put the library.
@@ -37,10 +39,7 @@ var (
 // NewToken makes a token. Without SoftHSM the test is skipped.
 func NewToken(t testing.TB) Token {
 	t.Helper()
-	util, err := exec.LookPath("softhsm2-util")
-	if err != nil {
-		t.Skip("softhsm2-util is not installed (Debian: apt-get install softhsm2)")
-	}
+	util := optional.Program(t, "softhsm2-util") // of Debian's package softhsm2
 	token := Token{PIN: "a user's PIN 1234"}
 	for _, m := range modules {
 		if _, err := os.Stat(m); err == nil {
@@ -48,7 +47,7 @@ func NewToken(t testing.TB) Token {
 		}
 	}
 	if token.Module == "" {
-		t.Skip("libsofthsm2.so is in none of its usual places")
+		optional.Skip(t, "libsofthsm2.so is in none of its usual places")
 	}
 	once.Do(prepare)
 	if failed != nil {

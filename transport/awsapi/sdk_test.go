@@ -21,14 +21,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/conclavekms/conclave/keyengine"
-
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/conclavekms/conclave/integration/optional"
+	"github.com/conclavekms/conclave/keyengine"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/transport"
@@ -230,7 +230,7 @@ func clientEnv(endpoint, bundle string) []string {
 
 func TestBoto3(t *testing.T) {
 	if err := exec.Command("python3", "-c", "import boto3").Run(); err != nil {
-		t.Skipf("python3 with boto3 is not installed: %v", err)
+		optional.Skip(t, "python3 with boto3 is not installed: %v", err)
 	}
 	f := newFixture(t, realClock)
 	endpoint, _, bundle := f.serveTLS(t)
@@ -314,9 +314,7 @@ except botocore.exceptions.ClientError as e:
 }
 
 func TestAWSCLI(t *testing.T) {
-	if err := exec.Command("aws", "--version").Run(); err != nil {
-		t.Skipf("the AWS CLI is not installed: %v", err)
-	}
+	optional.Program(t, "aws")
 	f := newFixture(t, realClock)
 	endpoint, _, bundle := f.serveTLS(t)
 	f.engine.does(func(_ context.Context, _ *iam.Caller, _ *keyengine.Operation, in any) (any, error) {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/conclavekms/conclave/integration/optional"
 	"github.com/conclavekms/conclave/keyengine/attesttest"
 )
 
@@ -93,9 +94,7 @@ func TestLayout(t *testing.T) {
 
 // TestOpenSSL: another implementation opens our messages.
 func TestOpenSSL(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("there is no openssl to open a message with")
-	}
+	openssl := optional.Program(t, "openssl")
 	key, spki := newKey(t, 2048)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -116,7 +115,7 @@ func TestOpenSSL(t *testing.T) {
 		if err := os.WriteFile(messageFile, message, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.CommandContext(t.Context(), "openssl", "cms", "-decrypt", "-inform", "DER", "-in", messageFile, "-inkey", keyFile, "-out", out)
+		cmd := exec.CommandContext(t.Context(), openssl, "cms", "-decrypt", "-inform", "DER", "-in", messageFile, "-inkey", keyFile, "-out", out)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("openssl: %v\n%s", err, text)
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 func openssl(t *testing.T, args ...string) []byte {
@@ -25,9 +27,7 @@ func openssl(t *testing.T, args ...string) []byte {
 
 // What AWS's guide tells users to run opens here, and the other way round.
 func TestOpenSSL(t *testing.T) {
-	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("there is no openssl to compare with")
-	}
+	optional.Program(t, "openssl")
 	p := smallPair(t)
 	for _, name := range Algorithms() {
 		t.Run(name, func(t *testing.T) {

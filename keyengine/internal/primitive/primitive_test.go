@@ -19,6 +19,8 @@ import (
 
 	"filippo.io/mldsa"
 	pkix "filippo.io/mldsa/x509"
+
+	"github.com/conclavekms/conclave/integration/optional"
 )
 
 func allSpecs() []string { return slices.Sorted(maps.Keys(specs)) }
@@ -283,10 +285,7 @@ func TestEd25519ph(t *testing.T) {
 // What OpenSSL makes and takes is what we take and make.
 func TestOpenSSL(t *testing.T) {
 	t.Parallel()
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("the openssl command is not installed: nothing to compare with")
-	}
+	openssl := optional.Program(t, "openssl")
 	for _, spec := range []string{"RSA_2048", "ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ECC_SECG_P256K1", "ECC_NIST_EDWARDS25519"} {
 		t.Run(spec, func(t *testing.T) {
 			t.Parallel()

@@ -5,16 +5,6 @@ import (
 	"testing"
 )
 
-// Unavailable skips a test for want of a tool that not every machine has, or fails
-// it where the tools are promised to be there.
-func Unavailable(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CONCLAVE_NO_SKIP") == "1" {
-		t.Fatalf("CONCLAVE_NO_SKIP is set, but "+format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // Full reports whether the tests run at length. Where they do not, those that repeat a
 // thing that takes long repeat it less often.
 func Full() bool { return os.Getenv("CONCLAVE_FULL") == "1" }
