@@ -157,7 +157,7 @@ func TestFullDisk(t *testing.T) {
 		harness.Unavailable(t, "nodes cannot have small disks here: %v", err)
 	}
 	seed := harness.NewSeed(t)
-	c := harness.Found(t, 3, harness.Options{Processes: true, Disk: smallDisk})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true, Disk: smallDisk})
 	s := &smallDisks{t: t, c: c, h: harness.NewHistory()}
 	w := harness.StartSteadyWorkload(t, c, s.h, seed, 3)
 	w.AwaitAnswers(100)
