@@ -80,7 +80,7 @@ func (s *smallDisks) says(nd *harness.Node, level float64, name string) {
 			return err
 		}
 		faults := strings.Join(st.GetFaults(), "; ")
-		if (level > 0) != strings.Contains(faults, "the room on the disk is "+name) {
+		if (level > 0) != strings.Contains(faults, "free disk space is "+name) {
 			return fmt.Errorf("the status names the faults %q", faults)
 		}
 		return nil

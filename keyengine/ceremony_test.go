@@ -304,7 +304,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 		{"mistyped", string(flipped), "checksum"},
 		{"other cluster", foreign.Shares[0], "another cluster"},
 		{"repeated", res.Shares[1], "already"},
-		{"forged", forged(t, c, 1), "not the one that was dealt"},
+		{"forged", forged(t, c, 1), "differs from the one that was issued"},
 	}
 	for _, tc := range cases {
 		st, err := e.SubmitShare(t.Context(), testOperator, tc.share)
