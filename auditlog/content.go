@@ -125,7 +125,7 @@ func (c *content) compare(entries []Entry, leaves []Hash) (int, error) {
 		n := min(len(have), len(leaves))
 		for k := range n {
 			if have[k] != leaves[k] {
-				return 0, fmt.Errorf("%w: entry %d in %s is another one", ErrDiverged, i+uint64(k), layout.SegmentPath(i/SegmentSize))
+				return 0, fmt.Errorf("%w: entry %d in %s has other content", ErrDiverged, i+uint64(k), layout.SegmentPath(i/SegmentSize))
 			}
 		}
 		return n, nil
@@ -145,7 +145,7 @@ func (c *content) compare(entries []Entry, leaves []Hash) (int, error) {
 	n := 0
 	err = s.scan(c.dir.fs, i, func(e *Entry, leaf Hash) error {
 		if leaf != leaves[n] {
-			return fmt.Errorf("%w: entry %d in %s is another one", ErrDiverged, e.Index, s.name)
+			return fmt.Errorf("%w: entry %d in %s has other content", ErrDiverged, e.Index, s.name)
 		}
 		if n++; n == len(leaves) {
 			return errStop
@@ -165,7 +165,7 @@ func (c *content) span(index uint64) (span, error) {
 		return p.span(index), nil
 	}
 	if q := c.gaps.after(index); q != nil {
-		return span{}, fmt.Errorf("%w: entry %d, backfill is due up to %d", ErrMissing, index, q.first)
+		return span{}, fmt.Errorf("%w: entry %d, but backfill must reach %d first", ErrMissing, index, q.first)
 	}
 	return span{}, nil
 }
@@ -179,7 +179,7 @@ func (c *content) mergeAll() error {
 			return err
 		}
 		if !done {
-			return fmt.Errorf("%w: %s does not join", ErrCorrupt, c.gaps.runs[0].name)
+			return fmt.Errorf("%w: %s does not continue the entries before it", ErrCorrupt, c.gaps.runs[0].name)
 		}
 	}
 	return nil

@@ -85,11 +85,11 @@ func fieldLists(rec *auditpb.Record) [5][]*auditpb.Field {
 func checkCounts(rec *auditpb.Record) error {
 	for _, fields := range fieldLists(rec) {
 		if len(fields) > maxFields || slices.Contains(fields, nil) {
-			return fmt.Errorf("%w: %d fields, or none where one is due", ErrMalformed, len(fields))
+			return fmt.Errorf("%w: %d fields, or none where one is required", ErrMalformed, len(fields))
 		}
 	}
 	if r := rec.GetResources(); len(r) > maxResources || slices.Contains(r, nil) {
-		return fmt.Errorf("%w: %d resources, or none where one is due", ErrMalformed, len(r))
+		return fmt.Errorf("%w: %d resources, or none where one is required", ErrMalformed, len(r))
 	}
 	return nil
 }

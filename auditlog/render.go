@@ -94,7 +94,7 @@ func RenderUnopenable(entry Entry) []byte {
 	j.text("eventSource", "conclave")
 	j.text("eventName", UnopenableEvent)
 	j.text("errorCode", UnopenableEvent)
-	j.text("errorMessage", "This record cannot be opened: it is not what an unsealed node of the cluster wrote.")
+	j.text("errorMessage", "This record cannot be decrypted: no unsealed node of the cluster wrote it, or it was changed since.")
 	j.text("requestID", uuid(entry.RequestID[:]))
 	j.text("eventID", uuid(id[:]))
 	j.text("eventType", "ConclaveAuditEvent")

@@ -346,7 +346,7 @@ func (n *Node) startRaft() (err error) {
 // fenced makes the node leave the network, because it can no longer be trusted.
 func (n *Node) fenced(err error) {
 	n.metrics.fenced.Set(1)
-	n.log.Error("node takes itself out of the cluster", "err", err)
+	n.log.Error("the node stops taking part in the cluster", "err", err)
 	// This runs on its own goroutine because the caller may hold locks, and a call that
 	// hangs must not keep the node in the network.
 	go func() {

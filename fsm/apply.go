@@ -234,7 +234,7 @@ func (a *applier) record(r *wire.Record) Verdict {
 	}
 	for _, read := range r.Reads {
 		if foreign(a.account, read.Kind, read.ID) {
-			a.broken = "it names another account than the cluster's"
+			a.broken = "it names an account that is not the cluster's"
 			return Invalid
 		}
 		if a.version(read.Kind, read.ID) != read.Version {

@@ -88,7 +88,7 @@ func kinds() []*row {
 				of: byID((*fsmpb.Change).GetDeleteAlias, func(d *fsmpb.AliasName) ([]byte, bool) {
 					return AliasID(Account(d.Account), d.Region, d.Name), Account(d.Account).Valid()
 				}),
-				missing: "it deletes an alias that is not there",
+				missing: "it deletes an alias that does not exist",
 			},
 			owner: &owner[*fsmpb.Alias]{
 				kind: fsmpb.Kind_KIND_KEY,

@@ -136,9 +136,9 @@ func EntrySigned(c *fsmpb.Cluster, b []byte) bool {
 	return o != nil && VerifyOrigin(c, o.Generation, entryDomain, sha256.Sum256(signed), o.Signature)
 }
 
-// EntryFounds returns the record of the cluster that an encoded entry initialises, provided
+// EntryInitialises returns the record of the cluster that an encoded entry initialises, provided
 // that none was initialised before it; nil if it initialises none.
-func EntryFounds(b []byte) *fsmpb.Cluster {
+func EntryInitialises(b []byte) *fsmpb.Cluster {
 	e, err := wire.Decode(b)
 	if err != nil {
 		return nil

@@ -70,7 +70,7 @@ func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 		}
 		kind := e.does.row.kind
 		if foreign(a.account, kind, e.id) {
-			return "it names another account than the cluster's"
+			return "it names an account that is not the cluster's"
 		}
 		one := subject{kind, string(e.id)}
 		if seen[one] {
@@ -323,7 +323,7 @@ func (a *applier) checkState(was, n *fsmpb.Key) (broken string) {
 		case !isPrimary(n):
 			return "only a multi-Region primary key waits for its replicas to be deleted"
 		case was.State == fsmpb.KeyState_KEY_STATE_PENDING_DELETION:
-			return "it takes the date away from a scheduled deletion"
+			return "it removes the date of a scheduled deletion"
 		case was.State == n.State && was.DeletionDays != n.DeletionDays:
 			return "it changes the waiting period of a scheduled deletion"
 		case n.DeletionDays < most.minWaiting || n.DeletionDays > most.maxWaiting:
@@ -368,7 +368,7 @@ func (a *applier) checkTokens(was, n *fsmpb.Key) (broken string) {
 		if len(rest) > 0 && bytes.Equal(rest[0].Id, u.Id) && rest[0].Expires == u.Expires {
 			rest = rest[1:]
 		} else if u.Expires > a.state.time {
-			return "it forgets a used import token that has not expired"
+			return "it removes a used import token that has not expired"
 		}
 	}
 	return ""
@@ -512,7 +512,7 @@ func (a *applier) checkKeyStore(was, n *fsmpb.KeyStore) (broken string) {
 		return "a custom key store has no id, name, type or state"
 	}
 	if was != nil && (was.Type != n.Type || was.Created != n.Created || was.Region != n.Region) {
-		return "it changes what a custom key store is"
+		return "it changes the type or the identity of a custom key store"
 	}
 	return ""
 }

@@ -191,14 +191,14 @@ var ruleCases = []struct {
 	{"it changes an object twice", "a grant that ends twice", changing(deleteGrant(ownKey, 1), deleteGrant(ownKey, 1)), changing(deleteGrant(ownKey, 1))},
 
 	// The account.
-	{"it names another account than the cluster's", "changed", changing(putAlias(strangersKey, "alias/x")), changing(putAlias(ownKey, "alias/x"))},
-	{"it names another account than the cluster's", "deleted", changing(deleteKey(strangersKey)), nil},
-	{"it names another account than the cluster's", "credential", ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Account++ }), ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Active = false })},
-	{"it names another account than the cluster's", "key store", changing(deleteStoreOf(account+1, "cks-1")), nil},
-	{"it names another account than the cluster's", "no account", changing(deleteKey(KeyID{Region: region, ID: ownKey.ID})), nil},
-	{"it names another account than the cluster's", "read", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, strangersKey.Bytes(), 0) },
+	{"it names an account that is not the cluster's", "changed", changing(putAlias(strangersKey, "alias/x")), changing(putAlias(ownKey, "alias/x"))},
+	{"it names an account that is not the cluster's", "deleted", changing(deleteKey(strangersKey)), nil},
+	{"it names an account that is not the cluster's", "credential", ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Account++ }), ofCred("AKIAONE", func(c *fsmpb.Credential) { c.Active = false })},
+	{"it names an account that is not the cluster's", "key store", changing(deleteStoreOf(account+1, "cks-1")), nil},
+	{"it names an account that is not the cluster's", "no account", changing(deleteKey(KeyID{Region: region, ID: ownKey.ID})), nil},
+	{"it names an account that is not the cluster's", "read", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, strangersKey.Bytes(), 0) },
 		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY, testKey(200).Bytes(), 0) }},
-	{"it names another account than the cluster's", "read of nothing", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY_STORES, nil, 0) },
+	{"it names an account that is not the cluster's", "read of nothing", func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_KEY_STORES, nil, 0) },
 		func(*world) *fsmpb.Record { return reads(record(), fsmpb.Kind_KIND_NODE, nil, 0) }},
 
 	// The cluster.
@@ -268,7 +268,7 @@ var ruleCases = []struct {
 	{"only a multi-Region primary key waits for its replicas to be deleted", "replica", ofKey(replicaKey, func(k *fsmpb.Key) { k.State, k.DeletionDays = waitsForReplicas, 7 }),
 		ofKey(primaryKey, func(k *fsmpb.Key) { k.State, k.DeletionDays = waitsForReplicas, 7 })},
 	{"only a multi-Region primary key waits for its replicas to be deleted", "single-Region", ofKey(ownKey, func(k *fsmpb.Key) { k.State, k.DeletionDays = waitsForReplicas, 7 }), nil},
-	{"it takes the date away from a scheduled deletion", "", func(w *world) *fsmpb.Record {
+	{"it removes the date of a scheduled deletion", "", func(w *world) *fsmpb.Record {
 		at := after(w, week)
 		wantVerdicts(w.t.(*testing.T), w.propose(record(w.key(loneKey, func(k *fsmpb.Key) { schedule(k, at) }))), Accepted)
 		return record(w.key(loneKey, func(k *fsmpb.Key) { state(waitsForReplicas)(k); k.DeletionDays = 30 }))
@@ -331,9 +331,9 @@ var ruleCases = []struct {
 		k.Materials[0].Wrapped, k.Materials[0].Generation = []byte("again"), 1
 		state(enabled)(k)
 	})},
-	{"it forgets a used import token that has not expired", "all", ofKey(importedKey, func(k *fsmpb.Key) { k.UsedTokens = nil }), nil},
-	{"it forgets a used import token that has not expired", "one that is to expire sooner", ofKey(importedKey, func(k *fsmpb.Key) { k.UsedTokens[0].Expires-- }), nil},
-	{"it forgets a used import token that has not expired", "one of two", func(w *world) *fsmpb.Record {
+	{"it removes a used import token that has not expired", "all", ofKey(importedKey, func(k *fsmpb.Key) { k.UsedTokens = nil }), nil},
+	{"it removes a used import token that has not expired", "one that is to expire sooner", ofKey(importedKey, func(k *fsmpb.Key) { k.UsedTokens[0].Expires-- }), nil},
+	{"it removes a used import token that has not expired", "one of two", func(w *world) *fsmpb.Record {
 		w.pass(1)
 		return record(w.key(importedKey, func(k *fsmpb.Key) { k.UsedTokens = k.UsedTokens[:1] }))
 	}, ofKey(importedKey, func(k *fsmpb.Key) {
@@ -351,12 +351,12 @@ var ruleCases = []struct {
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "alias", changing(putAlias(noKey, "alias/b")), changing(putAlias(ownKey, "alias/b"))},
 	{"it stores a policy, tags, an alias or a grant for a key that does not exist", "grant", changing(putGrant(goneKey, 1)), changing(putGrant(ownKey, 2))},
 	{"an alias has no valid name or key", "", changing(putAlias(ownKey, "b")), nil},
-	{"it deletes an alias that is not there", "", changing(deleteAlias("alias/b")), nil},
+	{"it deletes an alias that does not exist", "", changing(deleteAlias("alias/b")), nil},
 	{"a grant has no valid key, id, grantee or operation", "", changing(edited(putGrant(ownKey, 2), (*fsmpb.Change).GetPutGrant, func(g *fsmpb.Grant) { g.Operations = nil })), nil},
 	{"a grant has no valid key", "", changing(deleteGrant(KeyID{Account: account, Region: "EU"}, 1)), nil},
 	{"it changes a grant", "", changing(edited(putGrant(ownKey, 1), (*fsmpb.Change).GetPutGrant, func(g *fsmpb.Grant) { g.Operations = []string{"Decrypt"} })), changing(putGrant(ownKey, 2))},
 	{"a custom key store has no id, name, type or state", "", changing(edited(putStore("cks-2"), (*fsmpb.Change).GetPutKeyStore, func(s *fsmpb.KeyStore) { s.Name = "" })), changing(putStore("cks-2"))},
-	{"it changes what a custom key store is", "", changing(edited(putStore("cks-1"), (*fsmpb.Change).GetPutKeyStore, func(s *fsmpb.KeyStore) { s.Type = "AWS_CLOUDHSM" })),
+	{"it changes the type or the identity of a custom key store", "", changing(edited(putStore("cks-1"), (*fsmpb.Change).GetPutKeyStore, func(s *fsmpb.KeyStore) { s.Type = "AWS_CLOUDHSM" })),
 		changing(edited(putStore("cks-1"), (*fsmpb.Change).GetPutKeyStore, func(s *fsmpb.KeyStore) { s.Name = "another" }))},
 
 	// Credentials.

@@ -45,7 +45,7 @@ const maxGrowth = 200 << 20
 // nothing in the audit log; and the node is well afterwards.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 1, harness.Options{Processes: true})
 	n := c.Nodes[0]
 	key, err := n.KMS().CreateKey(t.Context(), &kmspb.CreateKeyRequest{})
 	if err != nil {

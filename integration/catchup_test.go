@@ -22,7 +22,7 @@ import (
 // records: those it fetches from the others.
 func TestSnapshotCatchUp(t *testing.T) {
 	seed := harness.NewSeed(t)
-	c := harness.Found(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
+	c := harness.NewCluster(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
 		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = 50, 10
 		cfg.Timeouts.Snapshot = 200 * time.Millisecond
 	}})

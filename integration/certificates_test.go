@@ -36,7 +36,7 @@ func install(t *testing.T, nd *harness.Node, c *pki.CRL) string {
 // on every port and in both directions; a restart and older lists change nothing.
 func TestRevokedCertificates(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 3, harness.Options{})
+	c := harness.NewCluster(t, 3, harness.Options{})
 	ctx := t.Context()
 	sealed := c.Nodes[1]
 	if _, err := sealed.Operator().Seal(ctx, &kmspb.SealRequest{}); err != nil {

@@ -22,7 +22,7 @@ func TestCiphertextBits(t *testing.T) {
 	if testing.Short() {
 		t.Skip("many cases that take the same ways, one after the other: make test runs it")
 	}
-	c := harness.Found(t, 1, harness.Options{})
+	c := harness.NewCluster(t, 1, harness.Options{})
 	n := c.Nodes[0]
 	ctx := t.Context()
 	newKey := func(n *harness.Node) *string {
@@ -70,7 +70,7 @@ func TestCiphertextBits(t *testing.T) {
 	}
 	// Pieces of two: of the same key, of another, of another context, of another
 	// cluster.
-	elsewhere := harness.Found(t, 1, harness.Options{})
+	elsewhere := harness.NewCluster(t, 1, harness.Options{})
 	for name, second := range map[string][]byte{
 		"the same key": encrypt(n, key, ec), "another key": encrypt(n, other, ec), "another context": encrypt(n, key, map[string]string{"of": "that"}),
 		"another cluster": encrypt(elsewhere.Nodes[0], newKey(elsewhere.Nodes[0]), ec),

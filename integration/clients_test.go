@@ -32,7 +32,7 @@ var roundOperations = []string{
 // operation there is shows TestAWSSDKAllOperations.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 3, harness.Options{})
+	c := harness.NewCluster(t, 3, harness.Options{})
 	clients := []struct {
 		name string
 		open func(testing.TB, *harness.Cluster) driver
@@ -81,7 +81,7 @@ func TestCLIProcess(t *testing.T) {
 	if testing.Short() {
 		t.Skip("its servers are processes without the race detector: make test runs it")
 	}
-	c := harness.Found(t, 1, harness.Options{})
+	c := harness.NewCluster(t, 1, harness.Options{})
 	newCLIDriver(t, c) // or skip
 	env := append(toolEnv(c), "AWS_ENDPOINT_URL_KMS=https://"+c.Nodes[0].AWS)
 	a, err := execCLI(t, env, []string{"kms", "create-key", "--description", "first", "--query", "KeyMetadata.Arn", "--output", "text"})

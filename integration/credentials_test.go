@@ -83,7 +83,7 @@ func (h *hammer) ended(t *testing.T, what string) {
 // refused everywhere, and what replaces them works everywhere.
 func TestRotateRoot(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 3, harness.Options{})
+	c := harness.NewCluster(t, 3, harness.Options{})
 	ctx := t.Context()
 	k, err := c.Nodes[0].KMS().CreateKey(ctx, &kmspb.CreateKeyRequest{})
 	if err != nil {

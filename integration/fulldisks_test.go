@@ -81,7 +81,7 @@ func (s *smallDisks) says(nd *harness.Node, level float64, name string) {
 			return err
 		}
 		faults := strings.Join(st.GetFaults(), "; ")
-		if (level > 0) != strings.Contains(faults, "the room on the disk is "+name) {
+		if (level > 0) != strings.Contains(faults, "free disk space is "+name) {
 			return fmt.Errorf("the status names the faults %q", faults)
 		}
 		return nil
@@ -158,7 +158,7 @@ func TestFullDisk(t *testing.T) {
 		optional.Skip(t, "nodes cannot have small disks here: %v", err)
 	}
 	seed := harness.NewSeed(t)
-	c := harness.Found(t, 3, harness.Options{Processes: true, Disk: smallDisk})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true, Disk: smallDisk})
 	s := &smallDisks{t: t, c: c, h: harness.NewHistory()}
 	w := harness.StartSteadyWorkload(t, c, s.h, seed, 3)
 	w.AwaitAnswers(100)

@@ -65,7 +65,7 @@ type theft struct {
 func steal(t *testing.T, how theft) *heist {
 	t.Helper()
 	x := &heist{t: t, h: harness.NewHistory(), dir: t.TempDir()}
-	x.c = harness.Found(t, 3, harness.Options{Processes: how.processes, Dir: x.dir, Configure: func(n *harness.Node, cfg *node.Config) {
+	x.c = harness.NewCluster(t, 3, harness.Options{Processes: how.processes, Dir: x.dir, Configure: func(n *harness.Node, cfg *node.Config) {
 		cfg.OpsListen = n.Ops
 		if how.old {
 			cfg.Test.SnapshotEntries = 10

@@ -20,7 +20,7 @@ func TestExternalKeyStore(t *testing.T) {
 	t.Parallel()
 	p := xksproxy.Start(t)
 	p.AddKey("external-key")
-	c := harness.Found(t, 3, harness.Options{Configure: harness.TrustStores(t)})
+	c := harness.NewCluster(t, 3, harness.Options{Configure: harness.TrustStores(t)})
 	ctx := t.Context()
 	first := c.Nodes[0].SDK()
 	store, err := first.CreateCustomKeyStore(ctx, &kms.CreateCustomKeyStoreInput{

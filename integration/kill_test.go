@@ -26,7 +26,7 @@ func TestKillAnyNode(t *testing.T) {
 	if harness.Full() {
 		rounds, leaders = 10, 5
 	}
-	c := harness.Found(t, 3, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
 	w := harness.StartWorkload(t, c, h, seed, 12)
 

@@ -29,7 +29,7 @@ const reclaimed = 25 * time.Second
 func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	each := 100
-	c := harness.Found(t, 1, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 1, harness.Options{Processes: true})
 	n := c.Nodes[0]
 	f := harness.NewFace(t, c, n)
 	created, err := n.SDK().CreateKey(t.Context(), &kms.CreateKeyInput{})

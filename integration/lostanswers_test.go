@@ -26,7 +26,7 @@ func TestLostAnswers(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	var lost, answered atomic.Int64
 	dropping := atomic.Bool{}
-	c := harness.Found(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
+	c := harness.NewCluster(t, 3, harness.Options{Configure: func(_ *harness.Node, cfg *node.Config) {
 		cfg.Timeouts.Resubmit = 300 * time.Millisecond
 		cfg.Test.Cluster.DropAnswer = func(_ string, r *clusterpb.SubmitResponse) bool {
 			if r.Seq == 0 || r.Status != clusterpb.SubmitStatus_SUBMIT_STATUS_APPLIED {

@@ -16,7 +16,7 @@ func TestPartitions(t *testing.T) {
 	seed := harness.NewSeed(t)
 	network := harness.NewNetwork(seed)
 	network.Break = true
-	c := harness.Found(t, 3, harness.Options{Network: network})
+	c := harness.NewCluster(t, 3, harness.Options{Network: network})
 	h := harness.NewHistory()
 	w := harness.StartSteadyWorkload(t, c, h, seed, 12)
 	w.AwaitAnswers(50)
@@ -97,7 +97,7 @@ func TestPartitions(t *testing.T) {
 func TestPausedLeader(t *testing.T) {
 	seed := harness.NewSeed(t)
 	rounds := 2
-	c := harness.Found(t, 3, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
 	ctx := t.Context()
 	var sharp int

@@ -27,7 +27,7 @@ func TestPauses(t *testing.T) {
 		}
 		pauses[random.IntN(10)] = time.Minute
 	}
-	c := harness.Found(t, 3, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
 	h := harness.NewHistory()
 	w := harness.StartSteadyWorkload(t, c, h, seed, 9)
 	w.AwaitAnswers(100)

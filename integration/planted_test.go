@@ -104,7 +104,7 @@ func plantable(t *testing.T, network *harness.Network) (*harness.Cluster, map[st
 	t.Helper()
 	var mu sync.Mutex
 	all := make(map[string]*planted)
-	c := harness.Found(t, 3, harness.Options{Network: network, Configure: func(n *harness.Node, cfg *node.Config) {
+	c := harness.NewCluster(t, 3, harness.Options{Network: network, Configure: func(n *harness.Node, cfg *node.Config) {
 		if network != nil {
 			// So that nobody calls an election while the network holds things back.
 			t := &cfg.Timeouts

@@ -127,7 +127,7 @@ func TestRevocationRace(t *testing.T) {
 	}
 	network := harness.NewNetwork(seed)
 	network.Break = true
-	c := harness.Found(t, 3, harness.Options{Network: network, Configure: func(_ *harness.Node, cfg *node.Config) {
+	c := harness.NewCluster(t, 3, harness.Options{Network: network, Configure: func(_ *harness.Node, cfg *node.Config) {
 		// So that the late node stays a follower.
 		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
 		cfg.Timeouts.Resubmit = 3 * time.Second

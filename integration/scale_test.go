@@ -63,7 +63,7 @@ func TestScale(t *testing.T) {
 	}
 	w := &scaled{t: t, seed: seed, keys: make([]string, size)}
 	// Snapshots come as often as a server makes them, and when one is waited for.
-	w.c = harness.Found(t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
+	w.c = harness.NewCluster(t, 3, harness.Options{Configure: func(n *harness.Node, cfg *node.Config) {
 		cfg.OpsListen = n.Ops
 		if w.soon.Load() == n {
 			cfg.Test.SnapshotEntries, cfg.Timeouts.Snapshot = 1, 100*time.Millisecond

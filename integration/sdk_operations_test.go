@@ -87,7 +87,7 @@ var sdkOperations = []struct {
 // to be there on the next node at once.
 func TestAWSSDKAllOperations(t *testing.T) {
 	t.Parallel()
-	r := &sdkRound{T: t, c: harness.Found(t, 3, harness.Options{Regions: []string{harness.Region, otherRegion}, Configure: harness.TrustStores(t)}), done: make(map[string]bool)}
+	r := &sdkRound{T: t, c: harness.NewCluster(t, 3, harness.Options{Regions: []string{harness.Region, otherRegion}, Configure: harness.TrustStores(t)}), done: make(map[string]bool)}
 	var named []string
 	for _, op := range sdkOperations {
 		named = append(named, op.name)

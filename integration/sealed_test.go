@@ -14,7 +14,7 @@ import (
 // They find a leader among themselves but answer nothing about keys, until each
 // is unsealed by itself.
 func TestRestartSealed(t *testing.T) {
-	c := harness.Found(t, 3, harness.Options{})
+	c := harness.NewCluster(t, 3, harness.Options{})
 	h := harness.NewHistory()
 	ctx := t.Context()
 	key, o := h.At(c.Nodes[0]).CreateKey(ctx, "kept")
@@ -122,7 +122,7 @@ func audited(t *testing.T, c *harness.Cluster) uint64 {
 func TestLateGreeting(t *testing.T) {
 	network := harness.NewNetwork(1)
 	network.Break = true
-	c := harness.Found(t, 3, harness.Options{Network: network})
+	c := harness.NewCluster(t, 3, harness.Options{Network: network})
 	h := harness.NewHistory()
 	late := c.Nodes[0]
 	c.Converged()

@@ -195,7 +195,7 @@ func report(t *testing.T, where string, found []string) {
 func TestSecretsStayInside(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c := harness.Found(t, 3, harness.Options{Dir: dir, Configure: func(n *harness.Node, cfg *node.Config) {
+	c := harness.NewCluster(t, 3, harness.Options{Dir: dir, Configure: func(n *harness.Node, cfg *node.Config) {
 		cfg.OpsListen = n.Ops
 		cfg.Test.SnapshotEntries, cfg.Test.TrailingLogs = 20, 10
 		cfg.Timeouts.Snapshot = 200 * time.Millisecond
@@ -284,7 +284,7 @@ func TestSecretsOfProcesses(t *testing.T) {
 		t.Skip("its servers are processes without the race detector: make test runs it")
 	}
 	dir := t.TempDir()
-	c := harness.Found(t, 1, harness.Options{Processes: true, Dir: dir})
+	c := harness.NewCluster(t, 1, harness.Options{Processes: true, Dir: dir})
 	n := c.Nodes[0]
 	s := newSecrets(t, c)
 	s.use(t, c, n, n)

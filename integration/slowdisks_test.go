@@ -41,7 +41,7 @@ func startBadDisk(t *testing.T) *badDisk {
 		optional.Skip(t, "disks cannot be made slow here: %v", err)
 	}
 	seed := harness.NewSeed(t)
-	b := &badDisk{t: t, c: harness.Found(t, 3, harness.Options{Processes: true}), h: harness.NewHistory()}
+	b := &badDisk{t: t, c: harness.NewCluster(t, 3, harness.Options{Processes: true}), h: harness.NewHistory()}
 	b.w = harness.StartSteadyWorkload(t, b.c, b.h, seed, 9)
 	b.w.AwaitAnswers(100)
 	for range 3 { // on a machine that is busy enough tracing alone moves the leadership

@@ -62,7 +62,7 @@ func TestSoak(t *testing.T) {
 	seed := harness.NewSeed(t)
 	network := harness.NewNetwork(seed)
 	network.Break = true
-	c := harness.Found(t, 3, harness.Options{Processes: true, Network: network})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true, Network: network})
 	s := &soak{t: t, c: c, network: network, random: rand.New(rand.NewPCG(seed, 0)), witness: harness.NewWitness(), hurry: 1}
 	if lasts < judgedRun {
 		s.hurry = 10

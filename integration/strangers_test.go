@@ -117,7 +117,7 @@ func (s *strangers) ask(f *harness.Face, n *harness.Node, i int) {
 func TestStrangersBudget(t *testing.T) {
 	t.Parallel()
 	const files = 1024
-	c := harness.Found(t, 3, harness.Options{Processes: true, Files: files})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true, Files: files})
 	created, err := c.Nodes[0].KMS().CreateKey(t.Context(), &kmspb.CreateKeyRequest{})
 	if err != nil {
 		t.Fatal(err)

@@ -140,7 +140,7 @@ func TestTerraformReplay(t *testing.T) {
 	if err := json.Unmarshal(b, &calls); err != nil {
 		t.Fatal(err)
 	}
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
+	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
 	f := harness.NewFace(t, c, c.Nodes[0])
 	p := &replay{f: f, now: make(map[string]string)}
 	seen := make(map[string]bool)

@@ -180,7 +180,7 @@ func TestTerraform(t *testing.T) {
 		t.Skip("CONCLAVE_TERRAFORM_MIRROR does not say where Terraform's AWS provider is")
 	}
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
+	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion}})
 	n := c.Nodes[0]
 	r := newCallRecorder(t, c, n)
 	dir := t.TempDir()

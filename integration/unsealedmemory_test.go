@@ -26,7 +26,7 @@ func TestUnsealedMemory(t *testing.T) {
 		t.Skip("there is no /proc")
 	}
 	calls := 10_000
-	c := harness.Found(t, 3, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 3, harness.Options{Processes: true})
 	custodians := newSecrets(t, c)
 	custodians.add("unseal key", unsealKey(t, c.Shares[:harness.Threshold]))
 	h := harness.NewHistory()

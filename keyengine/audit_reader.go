@@ -24,7 +24,7 @@ const (
 
 // ErrUnopenable is returned, together with a line of JSON, for a record that cannot be
 // decrypted.
-var ErrUnopenable = errors.New("record of the audit log cannot be opened")
+var ErrUnopenable = errors.New("record of the audit log cannot be decrypted")
 
 // AuditReader reads the audit log in the clear. It is not safe for concurrent
 // use.

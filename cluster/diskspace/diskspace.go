@@ -132,13 +132,13 @@ func (s Marks) Validate() error {
 	list := s.list()
 	for i, m := range list {
 		if m.Percent < 0 || m.Percent >= 100 {
-			errs = append(errs, fmt.Errorf("mark of %s space: %v%% is no share", names[i], m.Percent))
+			errs = append(errs, fmt.Errorf("threshold of %s space: %v%% is not between 0%% and 100%%", names[i], m.Percent))
 		}
 		if i == 0 {
 			continue
 		}
 		if above := list[i-1]; above.Percent > 0 && m.Percent > above.Percent || above.Bytes > 0 && m.Bytes > above.Bytes {
-			errs = append(errs, fmt.Errorf("the mark of %s space is above that of %s space", names[i], names[i-1]))
+			errs = append(errs, fmt.Errorf("the threshold of %s space is above that of %s space", names[i], names[i-1]))
 		}
 	}
 	return errors.Join(errs...)

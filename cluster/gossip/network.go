@@ -21,7 +21,7 @@ const (
 	maxStream = 64 << 10
 )
 
-var errTooLong = errors.New("more than an address book takes")
+var errTooLong = errors.New("larger than the limit of the address book")
 
 // network is memberlist's network, with limits on the memory that a sender without the key
 // can make it use.

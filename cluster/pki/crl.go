@@ -100,7 +100,7 @@ func parseCRL(der []byte) (*CRL, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrCRL, err)
 	case len(list.Raw) != len(der):
-		return nil, fmt.Errorf("%w: there is something after it", ErrCRL)
+		return nil, fmt.Errorf("%w: there is data after it", ErrCRL)
 	case list.Number == nil || list.Number.Sign() < 0 || !list.Number.IsUint64():
 		return nil, fmt.Errorf("%w: it has no number from 0 to 2^64-1", ErrCRL)
 	}
@@ -304,7 +304,7 @@ func (c *CRL) issuedBy(cas []*x509.Certificate) (key string, err error) {
 			return string(ca.RawSubjectPublicKeyInfo), nil
 		}
 	}
-	return "", fmt.Errorf("list %d is of no CA that is known here: %w", c.Number(), err)
+	return "", fmt.Errorf("list %d was issued by a CA that is not known here: %w", c.Number(), err)
 }
 
 func (l *CRLs) with(key string, c *CRL) *CRLs {
@@ -368,7 +368,7 @@ func ParseSerial(s string) (*big.Int, error) {
 	s = strings.TrimPrefix(strings.ToLower(s), "serial=")
 	n, ok := new(big.Int).SetString(strings.ReplaceAll(s, ":", ""), 16)
 	if !ok || n.Sign() <= 0 || n.BitLen() > 160 {
-		return nil, fmt.Errorf("%q is no serial number: up to 20 bytes in hex", s)
+		return nil, fmt.Errorf("%q is not a serial number: want up to 20 bytes in hex", s)
 	}
 	return n, nil
 }

@@ -99,7 +99,7 @@ func (id *Identity) KeepCRLs(file string) error {
 	}
 	lists, err := readCRLs(data, id.loaded.Load().cas)
 	if err != nil {
-		return fmt.Errorf("%s, without which it is not known which certificates are revoked: %w; "+
+		return fmt.Errorf("%s, which says which certificates are revoked, cannot be used: %w; "+
 			"put another node's copy in its place, or remove it and deliver the newest list again", file, err)
 	}
 	r.file, r.stored = file, lists
@@ -221,7 +221,7 @@ func (id *Identity) watchClient(cs tls.ConnectionState, conn net.Conn) error {
 	}
 	c, ok := conn.(*admission.Conn)
 	if !ok {
-		return fmt.Errorf("connection %T is of no budget", conn)
+		return fmt.Errorf("connection %T does not count towards a connection budget", conn)
 	}
 	release, err := id.Watch(cs, c)
 	if err == nil {

@@ -27,7 +27,7 @@ import (
 // each request leaves one record, which says what its answer said.
 func TestAuditCoverage(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{
+	c := harness.NewCluster(t, 1, harness.Options{
 		Regions:   []string{harness.Region, harness.SecondRegion, harness.ThirdRegion},
 		Configure: harness.TrustStores(t),
 	})
@@ -132,7 +132,7 @@ func TestAuditVerify(t *testing.T) {
 	t.Parallel()
 	seed := harness.NewSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 5))
-	c := harness.Found(t, 1, harness.Options{Processes: true})
+	c := harness.NewCluster(t, 1, harness.Options{Processes: true})
 	n := c.Nodes[0]
 	key, err := n.KMS().CreateKey(t.Context(), &kmspb.CreateKeyRequest{})
 	if err != nil {
@@ -185,7 +185,7 @@ func TestAuditVerify(t *testing.T) {
 	if rep.Size < entries || rep.Unsigned != 0 {
 		t.Errorf("%d entries, %d of them unsigned, after a graceful stop; want at least %d, all signed", rep.Size, rep.Unsigned, entries)
 	}
-	other := harness.Found(t, 1, harness.Options{})
+	other := harness.NewCluster(t, 1, harness.Options{})
 	if ok, _ := conclaveVerify(dir, other.VerifierKey); ok {
 		t.Errorf("another cluster's key verifies the log")
 	}

@@ -39,7 +39,7 @@ func TestConformanceInputs(t *testing.T) {
 		t.Skip("many cases that take the same ways, one after the other: make test runs it")
 	}
 	m := awsmodel.Load(t)
-	c := harness.Found(t, 1, harness.Options{})
+	c := harness.NewCluster(t, 1, harness.Options{})
 	f := harness.NewFace(t, c, c.Nodes[0])
 	g := newDynamic(c.Nodes[0])
 	for _, op := range m.Names() {

@@ -40,7 +40,7 @@ func TestConformanceOutputs(t *testing.T) {
 	if err := os.WriteFile(ca, proxy.CA(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := harness.Found(t, 1, harness.Options{
+	c := harness.NewCluster(t, 1, harness.Options{
 		Regions: []string{harness.Region, harness.SecondRegion},
 		Configure: func(_ *harness.Node, cfg *node.Config) {
 			cfg.AttestationRoots, cfg.XKSCA, cfg.XKSAllowPrivateEndpoints = roots, ca, true

@@ -96,7 +96,7 @@ func fiftyOne() (keys []string) {
 // TestConformanceRules breaks each of them.
 func TestConformanceRules(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{})
+	c := harness.NewCluster(t, 1, harness.Options{})
 	f := harness.NewFace(t, c, c.Nodes[0])
 	for _, r := range rules {
 		body, err := json.Marshal(r.in)

@@ -271,7 +271,7 @@ func (w *stateWorld) mustSDK(op string, in harness.Members) {
 // faces. The engine's own table has more cases of each.
 func TestKeyStates(t *testing.T) {
 	t.Parallel()
-	c := harness.Found(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion, harness.ThirdRegion}})
+	c := harness.NewCluster(t, 1, harness.Options{Regions: []string{harness.Region, harness.SecondRegion, harness.ThirdRegion}})
 	n := c.Nodes[0]
 	w := &stateWorld{t: t, n: n, kms: n.SDK(), keys: make(map[string]stateKey), otherAlias: "alias/other"}
 	ctx := t.Context()

@@ -169,8 +169,8 @@ func Start(t testing.TB, n int, opts Options) *Cluster {
 	return c
 }
 
-// Found starts n nodes, initialises the cluster and unseals the nodes.
-func Found(t testing.TB, n int, opts Options) *Cluster {
+// NewCluster starts n nodes, initialises the cluster and unseals the nodes.
+func NewCluster(t testing.TB, n int, opts Options) *Cluster {
 	t.Helper()
 	c := Start(t, n, opts)
 	c.Init()

@@ -32,7 +32,7 @@ type Face struct {
 	Region string
 }
 
-// NewFace is the face of a node for the credentials that the cluster was founded with.
+// NewFace is the face of a node for the credentials that the cluster was initialised with.
 func NewFace(t *testing.T, c *Cluster, n *Node) *Face {
 	t.Helper()
 	f := &Face{T: t, Cluster: c, Node: n, Roots: RootsOf(t, c), As: aws.Credentials{AccessKeyID: c.AccessKeyID, SecretAccessKey: c.Secret()}}

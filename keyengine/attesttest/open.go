@@ -39,7 +39,7 @@ func Open(key *rsa.PrivateKey, message []byte) ([]byte, error) {
 	r.end(5)
 	for _, part := range []*berReader{r, set, recipient, algorithm} {
 		if part.err == nil && len(part.rest) != 0 {
-			part.err = errors.New("there is more than there should be")
+			part.err = errors.New("there is data after the end")
 		}
 		if part.err != nil {
 			return nil, fmt.Errorf("no answer for an enclave: %w", part.err)

@@ -276,7 +276,7 @@ func (r *Ceremonies) submitShare(ctx context.Context, op Operator, open func(*fs
 				defer given.Destroy()
 				index, unseal, err = r.unsealing.addLocked(r.cfg.Clock.Now(), op.Name, set, commitments, given)
 			}
-			err = shareFault(err)
+			err = shareError(err)
 		})
 		if errors.Is(err, ErrShare) {
 			r.unsealing.refusedLocked(r.cfg.Clock.Now(), op.Name)

@@ -317,7 +317,7 @@ func TestBadSharesAreNamedAndDoNoHarm(t *testing.T) {
 		{"mistyped", string(flipped), "checksum"},
 		{"other cluster", foreign.Shares[0], "another cluster"},
 		{"repeated", res.Shares[1], "already"},
-		{"forged", forgedShare(t, c, 1), "not the one that was dealt"},
+		{"forged", forgedShare(t, c, 1), "differs from the one that was issued"},
 	}
 	for _, tc := range cases {
 		st, err := e.SubmitShare(t.Context(), enginetest.Operator, tc.share)

@@ -331,7 +331,7 @@ func (r *Ceremonies) makeCluster(p InitParams) (_ *initialisation, err error) {
 	}
 	f.cluster = c
 	var unseal *keymat.Secret
-	if f.opened, unseal, err = r.cfg.Vault.Found(c); err != nil {
+	if f.opened, unseal, err = r.cfg.Vault.Initialise(c); err != nil {
 		return nil, err
 	}
 	defer unseal.Destroy()

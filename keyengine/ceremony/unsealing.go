@@ -119,8 +119,8 @@ func (c *unsealing) openLocked(cluster [16]byte, node string, nonce, sealed []by
 	return c.receiver.Open(shareInfo(cluster, c.nonce, node), sealed)
 }
 
-// shareFault returns the error that an operator gets for a share that was refused.
-func shareFault(err error) error {
+// shareError returns the error that an operator gets for a share that was refused.
+func shareError(err error) error {
 	switch {
 	case errors.Is(err, keymat.ErrReceiver):
 		return kmsapi.Errorf(ErrShare, "The share is not encrypted to this node's key for this ceremony.")

@@ -141,7 +141,7 @@ func newMember(t reflect.Type, f reflect.StructField, at place) Member {
 	case ft.Kind() == reflect.Slice && ft.Elem().Kind() == reflect.Struct:
 		m.Kind = KindStructureList
 	default:
-		bad(fmt.Sprintf("has type %v, which no kind of member has", ft))
+		bad(fmt.Sprintf("has type %v, which is not a type of member", ft))
 	}
 	if m.Kind == KindStructure || m.Kind == KindStructureList {
 		m.Inner = compile(f.Type.Elem(), place{at.input, at.narrows || m.Narrows, at.depth + 1})
@@ -155,7 +155,7 @@ func newMember(t reflect.Type, f reflect.StructField, at place) Member {
 	case m.Secret && m.Audited:
 		bad("is secret and says log")
 	case m.Default != "" && !m.canBe(m.Default):
-		bad("has a default that is no value of it")
+		bad("has a default that is not one of its values")
 	case at.input && !said("log", "nolog"):
 		bad("says neither log nor nolog, or both")
 	case at.input && m.Inner != nil && !at.narrows && !said("narrows", "open"):
@@ -267,7 +267,7 @@ var separators = strings.NewReplacer("_", "", "-", "")
 func (s *Schema) Of(v any) (reflect.Value, error) {
 	p := reflect.ValueOf(v)
 	if p.Kind() != reflect.Pointer || p.Type().Elem() != s.Type {
-		return reflect.Value{}, fmt.Errorf("kmsapi: %T is no pointer to %v", v, s.Type)
+		return reflect.Value{}, fmt.Errorf("kmsapi: %T is not a pointer to %v", v, s.Type)
 	}
 	return p.Elem(), nil
 }

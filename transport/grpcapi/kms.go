@@ -107,7 +107,7 @@ func kmsService(s *Server, ops []*keyengine.Operation) (*grpc.ServiceDesc, error
 		}
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, fmt.Errorf("gRPC face and engine differ: %w", err)
+		return nil, fmt.Errorf("the operations of the gRPC API and of the engine differ: %w", err)
 	}
 	return desc, nil
 }

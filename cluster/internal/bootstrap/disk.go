@@ -106,7 +106,7 @@ func (d *Disk) found(servers []raft.Server) error {
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("founding the cluster: %w", err)
+		return fmt.Errorf("bootstrapping the cluster: %w", err)
 	}
 	d.last = max(d.last, 1)
 	return nil

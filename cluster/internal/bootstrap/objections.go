@@ -26,9 +26,9 @@ func (j *Joiner) object(h helloResult, empty bool) error {
 		// registration.
 		return nil
 	case empty:
-		return fmt.Errorf("%w (node %s knows it)", ErrWipedDisk, h.node)
+		return fmt.Errorf("%w (node %s has seen this node as a member)", ErrWipedDisk, h.node)
 	case h.r.Watermark > j.cfg.Disk.last:
-		return fmt.Errorf("%w (node %s knows it up to index %d, and it has %d)", ErrRolledBack, h.node, h.r.Watermark, j.cfg.Disk.last)
+		return fmt.Errorf("%w (node %s has seen it at index %d, and it is at index %d now)", ErrRolledBack, h.node, h.r.Watermark, j.cfg.Disk.last)
 	}
 	return nil
 }
@@ -56,7 +56,7 @@ func (j *Joiner) Compare(s *fsm.State, watermark func(node string) (uint64, bool
 		return nil
 	}
 	if mark, _ := watermark(j.cfg.Node); mark > j.cfg.Disk.last {
-		return fmt.Errorf("%w (it was known up to index %d, and it has %d)", ErrRolledBack, mark, j.cfg.Disk.last)
+		return fmt.Errorf("%w (it was seen at index %d, and it is at index %d now)", ErrRolledBack, mark, j.cfg.Disk.last)
 	}
 	return nil
 }
@@ -80,8 +80,8 @@ func (o *objections) hear(h helloResult, err error) {
 	case h.proven:
 		o.cleared = true
 	case err != nil && o.other == nil:
-		o.other = fmt.Errorf("%w. No unsealed node was heard that could confirm or deny it: "+
-			"if the identity of %s may be stolen, keep that node from the network and start again", err, h.node)
+		o.other = fmt.Errorf("%w. No unsealed node answered that could confirm or deny it: "+
+			"if the identity of %s may have been stolen, disconnect that node from the network and start this one again", err, h.node)
 	}
 }
 

@@ -35,7 +35,7 @@ type sighting struct {
 // unsealed leader are ignored, because any leader may have written them.
 func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 	defer close(s.done)
-	founded := s.from // no entry before this index could be signed
+	initialised := s.from // no entry before this index could be signed
 	entries := func(from, to uint64, f func(uint64, []byte)) bool {
 		for i := from; i <= to && ctx.Err() == nil; i++ {
 			var l raft.Log
@@ -57,14 +57,14 @@ func (s *survey) run(ctx context.Context, st *raftlog.Store) {
 		s.bytes += int64(len(b))
 		if s.cluster == nil {
 			surveyEntry(b, s.nodes)
-			s.cluster, founded = fsm.EntryFounds(b), i+1
+			s.cluster, initialised = fsm.EntryInitialises(b), i+1
 		}
 	}) {
 		return
 	}
 	// The newest entries come first: they have the highest values, so that the signatures
 	// of most others need not be verified.
-	for i := s.to; s.cluster != nil && i >= max(founded, 1); i-- {
+	for i := s.to; s.cluster != nil && i >= max(initialised, 1); i-- {
 		if !entries(i, i, func(_ uint64, b []byte) {
 			seen := make(map[string]sighting)
 			surveyEntry(b, seen)

@@ -41,7 +41,7 @@ func CheckBatch(encoded []byte) (*Batch, error) {
 	}
 	head, err := wire.ReadBatch(encoded, MaxBatchRecords)
 	if err == nil && head.Seq == 0 {
-		err = errors.New("a batch without a number")
+		err = errors.New("a batch has no number")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecord, err)

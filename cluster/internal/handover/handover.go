@@ -234,7 +234,7 @@ func (h *Handover) Fitter(infos map[string]*clusterpb.ClockResponse, unfit bool)
 func (h *Handover) StepAside(ctx context.Context, to string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*h.cfg.Election)
 	defer cancel()
-	h.cfg.Log.Info("handing the leadership to a node that is fitter to lead", "to", to)
+	h.cfg.Log.Info("handing the leadership over to a node that is better able to lead", "to", to)
 	if err := h.transferTo(ctx, to); err != nil {
 		h.cfg.Log.Warn("could not hand over the leadership", "to", to, "err", err)
 	}

@@ -362,7 +362,7 @@ func (authInfo) AuthType() string { return "conclave" }
 func (Credentials) handshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	pc, ok := c.(*Conn)
 	if !ok {
-		return nil, nil, fmt.Errorf("connection %T was not verified", c)
+		return nil, nil, fmt.Errorf("connection %T was not authenticated", c)
 	}
 	return pc, authInfo{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}, pc.Node}, nil
 }

@@ -35,7 +35,7 @@ func (p *Clients) FetchAudit(ctx context.Context, node string, from, to uint64, 
 	for next := from; next < to; {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("node %s sent less than it should: up to %d of %d", node, next, to)
+			return fmt.Errorf("node %s sent too few audit entries: up to %d of %d", node, next, to)
 		}
 		if err != nil {
 			return err
@@ -51,7 +51,7 @@ func (p *Clients) FetchAudit(ctx context.Context, node string, from, to uint64, 
 			next++
 		}
 		if err := fill(entries); err != nil {
-			return fmt.Errorf("node %s sent entries that do not fit: %w", node, err)
+			return fmt.Errorf("node %s sent entries that do not match the log: %w", node, err)
 		}
 	}
 	return nil
@@ -69,7 +69,7 @@ func (s *server) FetchAudit(r *clusterpb.FetchAuditRequest, stream grpc.ServerSt
 	case s.auditStreams <- struct{}{}:
 		defer func() { <-s.auditStreams }()
 	default:
-		return status.Error(codes.ResourceExhausted, "others are being served")
+		return status.Error(codes.ResourceExhausted, "audit entries are being sent to other nodes; try again later")
 	}
 	for from := r.From; from < r.To; {
 		entries, err := s.node.ReadAudit(from, int(min(r.To-from, 4096)), auditMessage)

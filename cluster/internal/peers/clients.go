@@ -72,7 +72,7 @@ func New(c Config) *Clients {
 
 // Connect opens a verified connection to a node at the first of its addresses that answers.
 func (p *Clients) Connect(ctx context.Context, node, alpn string) (*peerport.Conn, error) {
-	err := fmt.Errorf("%w: no address of node %s", peerport.ErrUnreachable, node)
+	err := fmt.Errorf("%w: the address of node %s is not known", peerport.ErrUnreachable, node)
 	for _, addr := range p.conf.Addresses(node) {
 		var c *peerport.Conn
 		if c, err = p.connectTo(ctx, node, addr, alpn); err == nil {

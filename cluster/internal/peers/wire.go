@@ -94,7 +94,7 @@ func readSubmit(m *wireMessage) (r received, err error) {
 		switch {
 		case (num == submitBatch || num == submitRegister) && typ == protowire.BytesType:
 			if r.batch != nil || r.register != nil {
-				return received{}, errors.New("more than one message in one")
+				return received{}, errors.New("more than one message in a frame")
 			}
 			value, _ = protowire.ConsumeBytes(value) // not nil, even if empty
 			if num == submitBatch {

@@ -23,7 +23,7 @@ const (
 var journalNames = [2]string{"journal.0", "journal.1"}
 
 // errJournal is returned to callers that wait for a journal that has stopped.
-var errJournal = errors.New("the journal stopped")
+var errJournal = errors.New("the journal was stopped by an earlier error")
 
 // journal keeps the newest entries of Raft's log until they are moved to bbolt, many in one
 // transaction. An append to the journal is one write and one fsync. A transaction of bbolt

@@ -155,7 +155,7 @@ func (s *Store) openJournal(dir string) error {
 	if known == nil {
 		err = s.put(keyJournal, j.ids())
 	} else if !bytes.Equal(known, j.ids()) {
-		err = fmt.Errorf("%w: the journal is another store's", ErrCorrupt)
+		err = fmt.Errorf("%w: the journal belongs to another store", ErrCorrupt)
 	}
 	if err != nil {
 		return err

@@ -86,7 +86,7 @@ func (s *requestScan) scan(b []byte) error {
 			s.body -= n
 			b = b[n:]
 		case s.last:
-			return fmt.Errorf("%w: something follows a snapshot", ErrExcess)
+			return fmt.Errorf("%w: data after the bytes of a snapshot", ErrExcess)
 		case !s.began:
 			*s = requestScan{kind: b[0], began: true, bytes: 1, open: append(s.open[:0], 1), name: s.name[:0]}
 			b = b[1:]
@@ -159,7 +159,7 @@ func (s *requestScan) begin(c byte) error {
 				return fmt.Errorf("%w: a field without a name", ErrExcess)
 			}
 		} else if s.sizes() && (c >= 0x80 && c < 0xcc || c > 0xd3 && c < 0xe0) {
-			return fmt.Errorf("%w: the size of a snapshot is no number", ErrExcess)
+			return fmt.Errorf("%w: the size of a snapshot is not a number", ErrExcess)
 		}
 	}
 	s.head, s.number = c, 0
@@ -176,7 +176,7 @@ func (s *requestScan) begin(c byte) error {
 	case c == 0xc0, c == 0xc2, c == 0xc3:
 		s.value()
 	case c == 0xc1:
-		return fmt.Errorf("%w: a value of no kind", ErrExcess)
+		return fmt.Errorf("%w: a value of an unknown MessagePack type", ErrExcess)
 	case c <= 0xc6: // blobs
 		s.length = 1 << (c - 0xc4)
 	case c <= 0xc9: // extensions
@@ -236,7 +236,7 @@ func (s *requestScan) counted(n uint64, negative bool) error {
 		return nil
 	}
 	if negative || n > math.MaxInt64 {
-		return fmt.Errorf("%w: the size of a snapshot is no size", ErrExcess)
+		return fmt.Errorf("%w: the size of a snapshot is negative or not an integer", ErrExcess)
 	}
 	s.size = n
 	return nil

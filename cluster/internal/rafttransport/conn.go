@@ -49,7 +49,7 @@ func (d *door) acquaint(c *conn, end peerproof.Role) {
 
 // ErrImpostor is returned for a request or answer in the name of a node that is known to be
 // unsealed, if the other end of the connection has not proved that it is that node.
-var ErrImpostor = errors.New("not proven over this connection to be the unsealed node that it says it is")
+var ErrImpostor = errors.New("the node has not proved over this connection that it is unsealed")
 
 // notImpostor refuses what arrives over a connection without proof in the name of a node
 // that is known to be unsealed. So such a node is heard only over connections with proof,

@@ -30,7 +30,7 @@ var (
 	// errEntry is returned for an entry that this node does not accept into its log.
 	errEntry = errors.New("entry refused")
 	// errSender is returned for a request in another node's name.
-	errSender = errors.New("request in the name of another node")
+	errSender = errors.New("request carries the id of another node")
 	// errTerm is returned for a term that this node does not accept.
 	errTerm = errors.New("term refused")
 	// errInstalled is returned for a snapshot that this node already has. The leader sends
@@ -255,7 +255,7 @@ func (d *door) checkConfiguration(data []byte) (err error) {
 		return nil
 	}
 	if !slices.Equal(next, now) {
-		return fmt.Errorf("configuration of %d servers that nobody asked for", len(next))
+		return fmt.Errorf("configuration of %d servers that was not requested", len(next))
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type keptLog struct {
 func (t *Transport) KeepLog(log raft.LogStore) raft.LogStore { return keptLog{log, t.door} }
 
 // ErrTruncate is returned when a part of the log must not be removed.
-var ErrTruncate = errors.New("the log is not cut back")
+var ErrTruncate = errors.New("the log is not truncated")
 
 // DeleteRange implements raft.LogStore. Compaction never removes the newest entry, so a
 // range that ends there is a truncation.

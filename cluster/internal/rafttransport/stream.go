@@ -125,7 +125,7 @@ func (s *stream) outdated(target raft.ServerAddress) (list []*outbound) {
 }
 
 // ErrRetired is returned by a connection that accepts no more requests.
-var ErrRetired = errors.New("the connection gives way to one over which more is proven")
+var ErrRetired = errors.New("the connection is replaced by one over which the node has proved more")
 
 // outbound is a connection that this node opened for its Raft. hashicorp/raft keeps it in a
 // pool between requests.

@@ -68,7 +68,7 @@ func (k *Keeper) Look() {
 	if level == diskspace.Ample {
 		log = k.log.Info
 	}
-	log("the room on the disk changed", "space", level.String(), "free_bytes", r.Free, "total_bytes", r.Total,
+	log("the level of free disk space changed", "space", level.String(), "free_bytes", r.Free, "total_bytes", r.Total,
 		"free_inodes", r.FreeInodes, "total_inodes", r.TotalInodes)
 	k.gate.Set(level >= diskspace.Full)
 }
@@ -98,7 +98,7 @@ func (k *Keeper) Weigh(infos map[string]*clusterpb.ClockResponse, voters int) {
 func (k *Keeper) NoGrowth() bool { return k.noGrowth.Load() }
 
 // ErrNone is returned for what is not begun because there is no space for it.
-var ErrNone = errors.New("there is no room on the disk")
+var ErrNone = errors.New("there is not enough free space on the disk")
 
 // snapshots begins no snapshot for which there may not be enough space, whether it is this
 // node's or the leader's.

@@ -112,7 +112,7 @@ func diskFaults(st cluster.Status) (faults []string) {
 		diskspace.Full:   "this node stores and answers nothing until there is more",
 	}[st.Space]
 	if follows != "" {
-		faults = append(faults, fmt.Sprintf("the room on the disk is %v, with %d of %d MiB free and %d of %d inodes: %s",
+		faults = append(faults, fmt.Sprintf("free disk space is %v, with %d of %d MiB free and %d of %d inodes: %s",
 			st.Space, st.Room.Free>>20, st.Room.Total>>20, st.Room.FreeInodes, st.Room.TotalInodes, follows))
 	}
 	if st.Behind > 0 && st.Space < diskspace.Full {

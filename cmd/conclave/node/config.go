@@ -217,7 +217,7 @@ func (c *Config) Validate() error {
 	if c.Seeds && c.Identity == nil {
 		problem("seeds", errors.New("keys with known material are for development only"))
 	}
-	problem("room on the disk", c.Space.Validate())
+	problem("free space on the disk", c.Space.Validate())
 	if c.Insecure {
 		if c.BootstrapExpect != 1 {
 			problem("insecure", errors.New("only for a one-node cluster"))

@@ -160,7 +160,7 @@ func openOuter(ev *request.Evaluation, t *request.Target, m *fsmpb.Material, blo
 	})
 	if errors.Is(err, keymat.ErrCiphertext) {
 		// The ciphertext is genuine, so the store returned a wrong plaintext.
-		return nil, FromStore(ev, s, keystore.Failed(fmt.Errorf("key %s: what the key store decrypted to is no message of ours", t.ID)), storeCryptoError)
+		return nil, FromStore(ev, s, keystore.Failed(fmt.Errorf("key %s: what the key store decrypted is not a ciphertext of this cluster", t.ID)), storeCryptoError)
 	}
 	return plaintext, err
 }

@@ -136,7 +136,7 @@ func unpackStruct(s *kmsapi.Schema, v reflect.Value, from *forwardpb.Struct) err
 	return nil
 }
 
-var errKind = errors.New("it is of another kind")
+var errKind = errors.New("it has another type")
 
 func unpackMember(m *kmsapi.Member, f reflect.Value, from *forwardpb.Value) error {
 	switch k := from.GetKind().(type) {

@@ -34,7 +34,7 @@ var (
 	// ErrNotLocked is returned by Open if memory must be locked and cannot be.
 	ErrNotLocked = errors.New("key memory cannot be locked")
 	// ErrSize is returned for a secret that is empty or too long.
-	ErrSize = errors.New("secret has an impossible size")
+	ErrSize = errors.New("secret has an invalid size")
 	// ErrZero is returned for a secret that consists of zero bytes only.
 	ErrZero = errors.New("secret is all zero")
 )

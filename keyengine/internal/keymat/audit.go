@@ -29,10 +29,10 @@ const (
 var (
 	// ErrBody is returned for an encrypted record that does not decrypt: it was changed,
 	// moved to another entry, or encrypted under another key.
-	ErrBody = errors.New("sealed audit record does not open")
+	ErrBody = errors.New("encrypted audit record cannot be decrypted")
 	// ErrSealerSpent is returned when a BodySealer has encrypted as many records as one key
 	// may.
-	ErrSealerSpent = errors.New("audit sealing key has reached its limit")
+	ErrSealerSpent = errors.New("audit encryption key has reached its limit")
 )
 
 // Commitment is the hash by which the audit tree commits to a record in the clear. A record

@@ -27,7 +27,7 @@ const (
 // must wipe the result.
 func Derive(key []byte, label string, context []byte, n int) []byte {
 	if n < 1 || n > maxKDFOut {
-		panic("keymat: impossible length of a derived key")
+		panic("keymat: invalid length of a derived key")
 	}
 	out := make([]byte, n)
 	newKDF(key).derive(out, label, context)
@@ -54,7 +54,7 @@ func newKDF(key []byte) *kdf {
 // derive fills out. The context is the concatenation of its parts.
 func (k *kdf) derive(out []byte, label string, context ...[]byte) {
 	if label == "" || strings.IndexByte(label, 0) >= 0 {
-		panic("keymat: impossible label of a derived key")
+		panic("keymat: invalid label of a derived key")
 	}
 	input := append(k.scratch[:0], 0, 0, 0, 0) // the counter
 	input = append(input, label...)

@@ -69,7 +69,7 @@ func (k *Keyring) add(generation uint32, kek *Secret) error {
 	case generation == 0:
 		return fmt.Errorf("%w: 0", ErrGeneration)
 	case k.keks[generation] != nil:
-		return fmt.Errorf("%w: %d is there already", ErrGeneration, generation)
+		return fmt.Errorf("%w: generation %d exists already", ErrGeneration, generation)
 	case kek.Len() != KeySize:
 		return fmt.Errorf("%w: a key of %d bytes, not %d", ErrSize, kek.Len(), KeySize)
 	}

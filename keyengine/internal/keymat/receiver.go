@@ -25,7 +25,7 @@ const (
 
 // ErrReceiver is returned for a message that was not encrypted to this key for this
 // purpose, or that was changed.
-var ErrReceiver = errors.New("sealed message does not open")
+var ErrReceiver = errors.New("encrypted message cannot be decrypted")
 
 // Receiver is a key pair for one exchange, with the private key in an [Arena]. It is
 // formatted as [redacted].

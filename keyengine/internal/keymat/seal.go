@@ -29,7 +29,7 @@ const (
 var (
 	// ErrUnwrap is returned for a wrapped secret that cannot be unwrapped: it was changed,
 	// moved to another object, or wrapped under another key. The error does not say which.
-	ErrUnwrap = errors.New("wrapped secret does not open")
+	ErrUnwrap = errors.New("wrapped secret cannot be unwrapped")
 	// ErrBinding is returned for a Binding that cannot be encoded.
 	ErrBinding = errors.New("invalid binding of a wrapped secret")
 )
@@ -183,7 +183,7 @@ func wrapAEAD(key []byte, p Purpose, binding []byte) cipher.AEAD {
 // in strict mode. Seal returns nonce ‖ ciphertext ‖ tag.
 func newAEAD(key []byte) cipher.AEAD {
 	if len(key) != KeySize || isZero(key) {
-		panic("keymat: impossible AES key")
+		panic("keymat: invalid AES key")
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {

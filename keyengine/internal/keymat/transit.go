@@ -24,7 +24,7 @@ const (
 
 // ErrTransit is returned for a message that cannot be decrypted: it was changed, made for
 // another context, or made without the keyring.
-var ErrTransit = errors.New("message of another node does not open")
+var ErrTransit = errors.New("message of another node cannot be decrypted")
 
 // SealTransit encrypts a message to another node, so that only unsealed nodes can read or
 // create it. context says what the message is, from whom and for what, and is needed to

@@ -23,7 +23,7 @@ const MaxMaterial = 8 << 10
 var (
 	// ErrUnwrap is returned for wrapped material that cannot be unwrapped, whatever is
 	// wrong with it.
-	ErrUnwrap = errors.New("keywrap: wrapped key material does not open")
+	ErrUnwrap = errors.New("keywrap: wrapped key material cannot be unwrapped")
 	// ErrMaterial is returned for material that is empty or too long for the algorithm.
 	ErrMaterial = errors.New("keywrap: key material of a length that cannot be wrapped")
 	// ErrKey is returned for a public key that is not a wrapping key.

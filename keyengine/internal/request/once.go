@@ -21,7 +21,7 @@ type resultsKey struct{}
 
 // ErrOutside is the error of an evaluation that would have to call something outside the
 // cluster while it holds up the log. It is never recorded or returned to callers.
-var ErrOutside = errors.New("an answer from outside of the cluster is needed")
+var ErrOutside = errors.New("the request needs an answer from an external key store first")
 
 // resultsContext is a context with Results. Since every request needs one, it is a single
 // allocation.

@@ -40,7 +40,7 @@ var (
 	ErrTooFew = errors.New("too few shares")
 	// ErrInconsistent is returned when the shares of a set are not on one polynomial: at
 	// least one of them was not dealt.
-	ErrInconsistent = errors.New("shares do not fit together")
+	ErrInconsistent = errors.New("shares do not belong together")
 	// ErrWrongCluster is returned for a share of another cluster.
 	ErrWrongCluster = errors.New("share belongs to another cluster")
 	// ErrForeignSet is returned for a share of this cluster from another share set, such as
@@ -50,7 +50,7 @@ var (
 	ErrRepeated = errors.New("share was given already")
 	// ErrWrongShare is returned for a well-formed share that is not the one dealt with its
 	// index.
-	ErrWrongShare = errors.New("share is not the one that was dealt")
+	ErrWrongShare = errors.New("share differs from the one that was issued")
 	// ErrWiped is returned for a share that has no value or whose value has been wiped.
 	ErrWiped = errors.New("share has been wiped")
 )

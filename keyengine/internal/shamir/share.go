@@ -173,7 +173,7 @@ func (t *scratch) checksum(body []byte) [checksumSize]byte {
 // if there is no room or if the share has been wiped.
 func (s Share) AppendText(dst []byte) []byte {
 	if cap(dst)-len(dst) < TextSize {
-		panic("shamir: no room for a share's text")
+		panic("shamir: buffer is too small for a share's text")
 	}
 	t := getScratch()
 	defer t.put()

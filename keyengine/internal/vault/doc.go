@@ -8,7 +8,7 @@
 // for session and grant tokens, list markers, credentials, and messages between nodes.
 //
 // A [Vault] is closed or open. It is opened with the unseal key by Open, or for a new
-// cluster by Found and Install. An [Opened] is the content of an open vault. Methods of
+// cluster by Initialise and Install. An [Opened] is the content of an open vault. Methods of
 // Vault return [ErrSealed] while it is closed. A request may keep an Opened until it ends;
 // once the vault is sealed, it gets ErrSealed and never wrong bytes.
 //

@@ -10,10 +10,10 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 )
 
-// Found creates the key hierarchy of a new cluster and stores it, wrapped, in c, which must
+// Initialise creates the key hierarchy of a new cluster and stores it, wrapped, in c, which must
 // have the cluster's id, its share set and its time of creation. The caller must split the
 // unseal key into shares and destroy it, and either install the Opened or wipe it.
-func (v *Vault) Found(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, err error) {
+func (v *Vault) Initialise(c *fsmpb.Cluster) (o *Opened, unseal *keymat.Secret, err error) {
 	cluster, set := [16]byte(c.Id), [16]byte(c.Shares.Id)
 	ring := keymat.NewKeyring(v.arena, cluster)
 	o = newOpened(v.arena, ring)

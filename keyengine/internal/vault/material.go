@@ -80,7 +80,7 @@ func (v *Vault) WithMaterial(k *fsmpb.Key, m *fsmpb.Material, use func(material 
 		return err
 	}
 	if len(k.Id) != 16 || len(m.Id) != 16 {
-		return fmt.Errorf("key %x has material %x of no known form", k.Id, m.Id)
+		return fmt.Errorf("key %x has material %x in an unknown format", k.Id, m.Id)
 	}
 	id := fsm.IDOf(k)
 	var used error

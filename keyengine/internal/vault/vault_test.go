@@ -57,7 +57,7 @@ func openVault(t testing.TB) (*Vault, *clock, *fsmpb.Cluster) {
 	t.Helper()
 	v, clock := newVault(t)
 	c := &fsmpb.Cluster{Id: bytes.Repeat([]byte{7}, 16), Created: 1, Shares: &fsmpb.ShareSet{Id: bytes.Repeat([]byte{8}, 16), Epoch: 1}}
-	o, unseal, err := v.Found(c)
+	o, unseal, err := v.Initialise(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func used(v *Vault) int {
 
 func flipped(b []byte) []byte { return append([]byte{^b[0]}, b[1:]...) }
 
-// TestOpen: the unseal key opens what Found made, and nothing that was edited since.
+// TestOpen: the unseal key opens what Initialise made, and nothing that was edited since.
 func TestOpen(t *testing.T) {
 	for name, tt := range map[string]struct {
 		edit func(*fsmpb.Cluster)
@@ -116,7 +116,7 @@ func TestOpen(t *testing.T) {
 	} {
 		v, _ := newVault(t)
 		c := &fsmpb.Cluster{Id: bytes.Repeat([]byte{7}, 16), Created: 1, Shares: &fsmpb.ShareSet{Id: bytes.Repeat([]byte{8}, 16), Epoch: 1}}
-		o, unseal, err := v.Found(c)
+		o, unseal, err := v.Initialise(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestGrantTokenOfANewerGeneration(t *testing.T) {
 	v, _ := newVault(t)
 	behind, _ := newVault(t)
 	c := &fsmpb.Cluster{Id: bytes.Repeat([]byte{7}, 16), Created: 1, Shares: &fsmpb.ShareSet{Id: bytes.Repeat([]byte{8}, 16), Epoch: 1}}
-	o, unseal, err := v.Found(c)
+	o, unseal, err := v.Initialise(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,7 +107,7 @@ func (t *target) measure(ctx context.Context, workers int, d time.Duration) (s s
 		all := slices.Concat(times...)
 		slices.Sort(all)
 		if err == nil && len(all) == 0 {
-			err = fmt.Errorf("%s: not one operation in %s", t.name, d)
+			err = fmt.Errorf("%s: no operation completed in %s", t.name, d)
 		}
 		if err == nil {
 			s = sample{
@@ -160,7 +160,7 @@ func processorTime(pids []int) (float64, error) {
 		_, rest, ok := strings.Cut(string(raw[max(0, bytes.LastIndexByte(raw, ')')):]), " ")
 		fields := strings.Fields(rest)
 		if !ok || len(fields) < 13 {
-			return 0, fmt.Errorf("/proc/%d/stat has another form", pid)
+			return 0, fmt.Errorf("/proc/%d/stat has an unexpected format", pid)
 		}
 		for _, f := range fields[11:13] { // utime, stime
 			n, err := strconv.ParseFloat(f, 64)
