@@ -17,6 +17,7 @@ import (
 // A sealed node makes snapshots too, attested by a node that is not, and starts from
 // them; where all are sealed there are none.
 func TestSealedNodeHasItsSnapshotAttested(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		cfg.TrailingLogs = 5
 		cfg.Timeouts.Snapshot = 20 * time.Millisecond // which also bounds how often others may ask
@@ -79,6 +80,7 @@ func newestSnapshot(t testing.TB, n *testNode) (*raft.SnapshotMeta, io.Reader) {
 // What a leader sends is taken only if it is attested, whole, and of the index that
 // Raft was told; nothing is left behind of what is refused.
 func TestReceivedSnapshotsAreChecked(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	c.found()
 	n := c.leader()

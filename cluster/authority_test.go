@@ -35,6 +35,7 @@ func (c *testCluster) setFit(fit bool) {
 // Under a leader that cannot prove to be unsealed nothing is submitted, and nothing
 // that it puts into the log itself has an effect. Nobody else could lead here.
 func TestSealedLeaderHasNoAuthority(t *testing.T) {
+	t.Parallel()
 	// A busy machine is not to elect somebody else meanwhile.
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 1500*time.Millisecond, 1500*time.Millisecond, 750*time.Millisecond
@@ -101,6 +102,7 @@ func TestSealedLeaderHasNoAuthority(t *testing.T) {
 
 // A sealed node brings nothing to the leader, and goes on when it is unsealed.
 func TestSealedNodeSubmitsNothing(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	n := c.followers()[0]
 	mustPropose(t, n, clustertest.Record())
@@ -116,6 +118,7 @@ func TestSealedNodeSubmitsNothing(t *testing.T) {
 // A node that submits what no unsealed node made is refused from then on, and named.
 // One that claims nothing is only told that nobody leads.
 func TestForgeriesAreCutOff(t *testing.T) {
+	t.Parallel()
 	var named = make(chan string, 8)
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		cfg.OnForgery = func(node, _ string) { named <- node }
@@ -203,6 +206,7 @@ func TestForgeriesAreCutOff(t *testing.T) {
 
 // A proof is for one nonce, one prover, one verifier and one state.
 func TestProofs(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	client, err := f.peers.Client(l.id)

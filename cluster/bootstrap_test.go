@@ -40,6 +40,7 @@ func wipe(t *testing.T, dir string) {
 }
 
 func TestFirstNodesWaitForEachOther(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	c.start("n1")
 	c.start("n2")
@@ -56,6 +57,7 @@ func TestFirstNodesWaitForEachOther(t *testing.T) {
 }
 
 func TestDifferentSetsFormNoCluster(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	other := freeAddr(t)
 	c.edit = func(id string, cfg *Config) {
@@ -75,6 +77,7 @@ func TestDifferentSetsFormNoCluster(t *testing.T) {
 // TestFoundingCutShort stops one node before it wrote its first state, or after
 // a part of it; the others may have formed the cluster already.
 func TestFoundingCutShort(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"before", "term", "one formed"} {
 		t.Run(step, func(t *testing.T) {
 			crash := errors.New("crash")
@@ -147,6 +150,7 @@ func TestFoundingCutShort(t *testing.T) {
 }
 
 func TestWipedDiskIsRefused(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	for _, n := range c.up() {
 		mustPropose(t, n, clustertest.Record())
@@ -180,6 +184,7 @@ func TestWipedDiskIsRefused(t *testing.T) {
 // TestWipedDiskIsRefusedAfterRestartOfAll wipes a node while the others restart,
 // so that what they know of it is in their logs only, not in their states.
 func TestWipedDiskIsRefusedAfterRestartOfAll(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	for _, n := range c.up() {
 		mustPropose(t, n, clustertest.Record())
@@ -207,6 +212,7 @@ func TestWipedDiskIsRefusedAfterRestartOfAll(t *testing.T) {
 }
 
 func TestRolledBackDiskIsRefused(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	f := c.followers()[0]
 	mustPropose(t, f, clustertest.Record())
@@ -296,6 +302,7 @@ func TestDataDirOfAnotherNode(t *testing.T) {
 
 // TestCorruptLogStopsTheStart damages what a node is about to read.
 func TestCorruptLogStopsTheStart(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	f := c.followers()[0]
 	for range 5 {
@@ -323,6 +330,7 @@ func TestCorruptLogStopsTheStart(t *testing.T) {
 
 // What the log says of nodes counts only where an unsealed leader signed it.
 func TestSurveyOfForgedEntries(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	n := c.followers()[0]
 	mustPropose(t, n, clustertest.Record())
@@ -372,6 +380,7 @@ func TestSurveyOfForgedEntries(t *testing.T) {
 
 // An answer to Hello that comes over the network is proven while the node is unsealed.
 func TestHelloIsProven(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	ask := func() bool {

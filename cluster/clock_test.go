@@ -10,6 +10,7 @@ import (
 // TestSealedForDays: an idle cluster whose nodes are sealed over a long weekend has the
 // right time when one of them is unsealed, without an operator's word.
 func TestSealedForDays(t *testing.T) {
+	t.Parallel()
 	clock := &fakeClock{}
 	c := startCluster(t, 1, func(_ string, cfg *Config) {
 		cfg.Clock, cfg.Timeouts.ClockTick = clock, 50*time.Millisecond

@@ -346,6 +346,7 @@ func mustPropose(t testing.TB, n *testNode, r *fsmpb.Record) fsm.Decision {
 }
 
 func TestSingleNode(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	n := c.nodes["n1"]
 	for range 20 {
@@ -368,6 +369,7 @@ func TestSingleNode(t *testing.T) {
 }
 
 func TestThreeNodesCommitFromEach(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	var wg sync.WaitGroup
 	for _, n := range c.up() {

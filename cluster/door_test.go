@@ -14,6 +14,7 @@ import (
 // What a leader sends that would stop all nodes, or turn them out, gets into no log
 // but its own, and the others serve on without it.
 func TestDoor(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	n := c.followers()[0]
 	thief := c.leader()
@@ -37,6 +38,7 @@ func TestDoor(t *testing.T) {
 // TestSnapshotThatIsThere: a leader that lost the answer to a snapshot sends it again. It
 // is told that the node has it, and goes on, over the same connection.
 func TestSnapshotThatIsThere(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	for range 3 {

@@ -31,6 +31,7 @@ func histogram(t testing.TB, h prometheus.Histogram) *dto.Histogram {
 // TestEntriesFillUp holds the bar of the design: with 64 clients in closed loops
 // on three nodes, an entry carries 16 records or more.
 func TestEntriesFillUp(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l := c.leader()
 	before := histogram(t, l.metrics.entryRecords)
@@ -75,6 +76,7 @@ func TestEntriesFillUp(t *testing.T) {
 }
 
 func TestExclusiveNeverConflicts(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 1500*time.Millisecond, 1500*time.Millisecond, 750*time.Millisecond
 	})
@@ -137,6 +139,7 @@ func TestExclusiveNeverConflicts(t *testing.T) {
 }
 
 func TestRepeatedSnapshotIsNoticed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	n := c.leader()
 	for range 10 {
@@ -155,6 +158,7 @@ func TestRepeatedSnapshotIsNoticed(t *testing.T) {
 // TestStuckTransferStopsTheNode is hashicorp/raft issue 696 as it shows: a leader that
 // refuses everything.
 func TestStuckTransferStopsTheNode(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	n := c.leader()
 	n.committer.Observe(raft.ErrLeadershipTransferInProgress)

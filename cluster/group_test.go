@@ -19,6 +19,7 @@ import (
 // TestRequestsOfAnotherGroup: each request about a Raft group that the node does not serve is
 // refused, before the node does anything for it.
 func TestRequestsOfAnotherGroup(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	f := c.followers()[0]
 	client, err := f.peers.Client(c.leader().id)

@@ -96,6 +96,7 @@ func (p *proposals) end() time.Duration {
 // leads within two, for all nodes, the one with the hung disk included, and that one
 // is there again when its disk is.
 func TestHungDiskOfTheLeader(t *testing.T) {
+	t.Parallel()
 	disks := newSlowDisks()
 	c := startCluster(t, 3, disks.edit)
 	old := c.leader()
@@ -161,6 +162,7 @@ func (c *testCluster) caughtUp(t *testing.T, ps []*proposals) {
 // TestSlowDiskOfTheLeader makes the leader's disk slow, but not stuck. The leadership
 // goes to a node with a quick one, and stays with the quick ones.
 func TestSlowDiskOfTheLeader(t *testing.T) {
+	t.Parallel()
 	disks := newSlowDisks()
 	c := startCluster(t, 3, disks.edit)
 	old := c.leader()
@@ -196,6 +198,7 @@ func TestSlowDiskOfTheLeader(t *testing.T) {
 // when they do, under the same leader. There is nobody to hand over to, although those
 // that write nothing learn of their disks only when they are asked.
 func TestHungDisksEverywhere(t *testing.T) {
+	t.Parallel()
 	disks := newSlowDisks()
 	c := startCluster(t, 3, disks.edit)
 	old := c.leader()
@@ -225,6 +228,7 @@ func TestHungDisksEverywhere(t *testing.T) {
 
 // TestFailingDiskOfTheLeader breaks the leader's disk in a running cluster.
 func TestFailingDiskOfTheLeader(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"error", "hang"} {
 		t.Run(name, func(t *testing.T) {
 			release := make(chan struct{})

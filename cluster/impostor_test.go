@@ -63,6 +63,7 @@ func knowEachOther(t *testing.T, c *testCluster) {
 // Who has the identity of a node that runs on, unsealed, is not taken for it, and does
 // not make the others take the node for a thief.
 func TestImpostorsAreRefused(t *testing.T) {
+	t.Parallel()
 	// A busy machine is not to elect somebody else meanwhile, nor a slow disk.
 	const election = 1500 * time.Millisecond
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
@@ -273,6 +274,7 @@ func dialled(from, to *testNode) (list []rafttransport.OpenConn) {
 // What an impostor answers, while the node itself answers that it is unsealed, counts
 // for nothing.
 func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
+	t.Parallel()
 	var divert atomic.Pointer[string] // where connections for Raft to that node go
 	var victim atomic.Pointer[string]
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
@@ -380,6 +382,7 @@ func (n *testNode) unsealAgain() {
 // A request that has waited since before the nodes were unsealed, because a disk hangs,
 // does not keep the leader from hearing the same node over connections with proof.
 func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
+	t.Parallel()
 	disks := newSlowDisks()
 	c := startCluster(t, 3, func(id string, cfg *Config) {
 		disks.edit(id, cfg)
@@ -438,6 +441,7 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 // A node that proves itself, and whose state is another one, is not believed; it is asked
 // all the same.
 func TestDifferentStatesAreAsked(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	knowEachOther(t, c)
 	l, f := c.leader(), c.followers()[0]
@@ -458,6 +462,7 @@ func TestDifferentStatesAreAsked(t *testing.T) {
 // When nodes are unsealed they prove themselves over new connections, and the old ones
 // are closed.
 func TestConnectionsAreRenewed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l := sealedLeader(t, c)
 	proven := func(n *testNode) (list []bool) {

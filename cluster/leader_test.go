@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestShutdownHandsOver(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		// Longer than the test waits: only a handover is quick enough.
 		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 3*time.Second, 3*time.Second, time.Second
@@ -54,6 +55,7 @@ func TestShutdownHandsOver(t *testing.T) {
 }
 
 func TestUnfitLeaderStepsAside(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	old := c.leader()
 	var fit atomic.Bool
@@ -88,6 +90,7 @@ func TestUnfitLeaderStepsAside(t *testing.T) {
 }
 
 func TestOnLeader(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, nil)
 	c.startAll()
 	var mu sync.Mutex
@@ -128,6 +131,7 @@ func TestOnLeader(t *testing.T) {
 
 // TestFlappingLeadership moves the leadership around under load.
 func TestFlappingLeadership(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -170,6 +174,7 @@ func TestFlappingLeadership(t *testing.T) {
 }
 
 func TestExecuteOnLeader(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	for _, n := range c.up() {
 		n.SetExecutor(func(_ context.Context, from string, p []byte) ([]byte, error) {
@@ -215,6 +220,7 @@ func TestExecuteOnLeader(t *testing.T) {
 // TestSnapshotAndBackfill has a node miss so much that the log no longer has it:
 // it gets a snapshot, which lacks the audit records, and fetches those.
 func TestSnapshotAndBackfill(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) { cfg.TrailingLogs = 5 })
 	f := c.followers()[0]
 	c.found()
@@ -263,6 +269,7 @@ func TestSnapshotAndBackfill(t *testing.T) {
 }
 
 func TestSnapshotBySize(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, func(_ string, cfg *Config) { cfg.SnapshotBytes = 20 << 10; cfg.TrailingLogs = 5 })
 	c.found()
 	n := c.leader()
@@ -291,6 +298,7 @@ func (l liar) Read(from uint64, max, maxBytes int) ([]auditlog.Entry, error) {
 }
 
 func TestBackfillSurvivesALyingPeer(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 3, func(_ string, cfg *Config) { cfg.TrailingLogs = 5 })
 	c.wrap = func(id string, l *auditlog.Log) AuditLog {
 		if id == "n1" {
@@ -330,6 +338,7 @@ type fakeClock struct{ offset atomic.Int64 }
 func (f *fakeClock) Now() time.Time { return time.Now().Add(time.Duration(f.offset.Load())) }
 
 func TestClocks(t *testing.T) {
+	t.Parallel()
 	clocks := map[string]*fakeClock{"n1": {}, "n2": {}, "n3": {}}
 	c := startCluster(t, 3, func(id string, cfg *Config) { cfg.Clock = clocks[id] })
 	clusterTime := func() time.Time {
@@ -379,6 +388,7 @@ func TestClocks(t *testing.T) {
 }
 
 func TestIdleClusterKeepsTime(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, func(_ string, cfg *Config) { cfg.Timeouts.ClockTick = 100 * time.Millisecond })
 	n := c.leader()
 	mustPropose(t, n, clustertest.Record())
@@ -388,6 +398,7 @@ func TestIdleClusterKeepsTime(t *testing.T) {
 
 // TestGossipDecidesNothing runs gossip, with a liar who has the key.
 func TestGossipDecidesNothing(t *testing.T) {
+	t.Parallel()
 	key, err := gossip.DeriveKey([]byte("0123456789abcdef0123456789abcdef\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -438,6 +449,7 @@ func TestGossipDecidesNothing(t *testing.T) {
 // TestShutdownFinishesWhatWasSubmitted stops the leader under load on itself:
 // no outcome may be lost for want of a moment.
 func TestShutdownFinishesWhatWasSubmitted(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l := c.leader()
 	var wg sync.WaitGroup
@@ -475,6 +487,7 @@ func TestShutdownFinishesWhatWasSubmitted(t *testing.T) {
 }
 
 func TestMetricsAndMembers(t *testing.T) {
+	t.Parallel()
 	registry := map[string]*prometheus.Registry{
 		"n1": prometheus.NewRegistry(), "n2": prometheus.NewRegistry(), "n3": prometheus.NewRegistry(),
 	}

@@ -105,6 +105,7 @@ func (c *silentConn) Close() error {
 // TestPartition cuts the leader off under load: it must accept nothing alone,
 // the majority goes on, and what was submitted on either side is decided once.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	w := &network{cut: make(map[string]bool)}
 	c := startCluster(t, 3, func(id string, cfg *Config) { cfg.Hooks.Dial = w.dialer(id) })
 	old, majority := c.leader(), c.followers()

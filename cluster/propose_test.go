@@ -39,6 +39,7 @@ func leaves(t *testing.T, n *testNode) map[[16]byte]int {
 // was submitted gets its one verdict from the next leader, and each accepted
 // record is in the log exactly once.
 func TestLeaderKillLosesNothing(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	old := c.leader()
 	var mu sync.Mutex
@@ -95,6 +96,7 @@ func TestLeaderKillLosesNothing(t *testing.T) {
 // TestLostAnswers drops answers of the leader: the batches are sent again and
 // must be answered with the verdicts that they had.
 func TestLostAnswers(t *testing.T) {
+	t.Parallel()
 	var dropping atomic.Bool
 	var dropped, repeated atomic.Int64
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
@@ -160,6 +162,7 @@ func TestLostAnswers(t *testing.T) {
 
 // TestOlderIncarnationIsFenced registers a newer incarnation of a running node.
 func TestOlderIncarnationIsFenced(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	n := c.followers()[0]
 	mustPropose(t, n, clustertest.Record())
@@ -185,6 +188,7 @@ func TestOlderIncarnationIsFenced(t *testing.T) {
 }
 
 func TestBarrier(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	id := fsm.KeyID{Region: "eu-central-1", ID: [16]byte{7}}
 	for i := range 30 {
@@ -212,6 +216,7 @@ func TestBarrier(t *testing.T) {
 // TestBarrierWithoutAMajority: a leader that was cut off does not vouch for a state
 // that others may have left behind, and one that took over vouches for all of it.
 func TestBarrierWithoutAMajority(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) { cfg.Timeouts.LeaderWait = 300 * time.Millisecond })
 	id := fsm.KeyID{Region: "eu-central-1", ID: [16]byte{7}}
 	old := c.leader()
@@ -245,6 +250,7 @@ func (n *testNode) barred(t *testing.T) *fsm.State {
 }
 
 func TestNoLeader(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) { cfg.Timeouts.LeaderWait = 300 * time.Millisecond })
 	n := c.leader()
 	for _, f := range c.followers() {
@@ -270,6 +276,7 @@ func TestNoLeader(t *testing.T) {
 }
 
 func TestOverload(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		cfg.MaxQueuedRecords = 10
 		cfg.Timeouts.LeaderWait = 500 * time.Millisecond
@@ -300,6 +307,7 @@ func TestOverload(t *testing.T) {
 }
 
 func TestRecordsThatCannotBeProposed(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	n := c.leader()
 	unknown := clustertest.Record()

@@ -21,6 +21,7 @@ import (
 // A member that floods a node over all of its connections takes little of its memory,
 // and is cut off; the node serves on.
 func TestFloodsTakeLittleMemory(t *testing.T) {
+	// Not in parallel: it measures the memory of the process.
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	f.seal()
@@ -78,6 +79,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 
 // A request that goes no further is not waited for.
 func TestRequestsThatGoNoFurther(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	n, f := c.leader(), c.followers()[0]
 	dial := impostor{peerport.NewListener(f.port.Raft.Addr()), c, f}

@@ -13,6 +13,7 @@ import (
 // directions, and so are the connections that it has; one with another certificate
 // comes back.
 func TestRevokedNode(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l := c.leader()
 	mustPropose(t, l, clustertest.Record())

@@ -19,6 +19,7 @@ import (
 // A leader that is sealed and does not step aside is voted out, and does not come
 // back, whatever it asks of the others' Rafts.
 func TestSealedLeaderIsVotedOut(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	thief := stealLeadership(t, c)
 	honest := c.followers()
@@ -91,6 +92,7 @@ func TestSealedLeaderIsVotedOut(t *testing.T) {
 // While all nodes are sealed they elect a leader as ever, and the first one that is
 // unsealed leads.
 func TestSealedClusterElects(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	all := c.up()
 	for _, n := range all {
@@ -115,6 +117,7 @@ func TestSealedClusterElects(t *testing.T) {
 
 // A request is refused, and its sender named, when it is in another node's name.
 func TestRequestsAreTheSenders(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	other := c.followers()[1]
@@ -136,6 +139,7 @@ func TestRequestsAreTheSenders(t *testing.T) {
 // What is committed stays in the log, and what may be, until a leader comes that is
 // unsealed.
 func TestLogIsKept(t *testing.T) {
+	t.Parallel()
 	// No other node leads because a busy machine keeps this one waiting.
 	c := startCluster(t, 3, func(_ string, cfg *Config) {
 		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
@@ -194,6 +198,7 @@ func TestLogIsKept(t *testing.T) {
 // Nodes compare their states. One that differs is named by the others, and takes
 // itself out when most say that it is the one.
 func TestStatesAreCompared(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l := c.leader()
 	others := c.followers()

@@ -25,6 +25,7 @@ import (
 
 // TestPeerPortAbuse knocks with everything but a member's certificate.
 func TestPeerPortAbuse(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	n := c.leader()
 	addr := c.peers["n1"]
@@ -140,6 +141,7 @@ func flood(t *testing.T, addr string, n int) {
 // TestSlowStrangersDoNotLockOut: while strangers at thousands of addresses open
 // connections that never say a word, nodes come in.
 func TestSlowStrangersDoNotLockOut(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	n := c.nodes["n1"]
 	total, each := n.port.Door().Strangers()
@@ -174,6 +176,7 @@ func TestSlowStrangersDoNotLockOut(t *testing.T) {
 
 // TestOneNodesConnections: who has one node's key does not take the places of all.
 func TestOneNodesConnections(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 1, nil)
 	mustPropose(t, c.nodes["n1"], clustertest.Record()) // it is a member by then
 	var open []*tls.Conn                                // of Raft, which waits for as long as the other end likes, once that has said that it proves nothing
@@ -232,6 +235,7 @@ func closed(t *testing.T, addr string, conf *tls.Config) bool {
 // TestPeerServiceRefusesForeignBatches speaks with a member's certificate for
 // another member.
 func TestPeerServiceRefusesForeignBatches(t *testing.T) {
+	t.Parallel()
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	client, err := f.peers.Client(l.id)
