@@ -37,7 +37,7 @@ demo: build ## three nodes, the ceremony, a crash, and what they promise
 
 # The longest packages begin first.
 test: check ## everything that needs no container engine
-	$(GO) test -timeout 60m ./integration ./integration/conformance ./...
+	$(GO) test -timeout 60m ./integration/faults ./integration/security ./integration/conformance ./...
 
 test-full: ## the same, with more rounds of what is tested by repetition
 	CONCLAVE_FULL=1 $(MAKE) --no-print-directory test
@@ -59,14 +59,14 @@ bench: build ## throughput and latency beside bare echoes, on three nodes
 	bin/conclave bench $(ARGS)
 
 scale: ## 100,000 keys, aliases and grants beside an empty cluster
-	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 20m -run '^TestScale$$' -v ./integration
+	CONCLAVE_SCALE=$${CONCLAVE_SCALE:-100000} $(GO) test -count=1 -timeout 20m -run '^TestScale$$' -v ./integration/scale
 
 faults: ## paused processes, hung, slow and full disks, at length; needs strace and root
-	CONCLAVE_FAULTS=1 CONCLAVE_FULL=1 CONCLAVE_NO_SKIP=1 $(GO) test -count=1 -timeout 30m -run '^Test(Pauses|HungDisk|SlowDisk|FullDisk)$$' -v ./integration
+	CONCLAVE_FAULTS=1 CONCLAVE_FULL=1 CONCLAVE_NO_SKIP=1 $(GO) test -count=1 -timeout 30m -run '^Test(Pauses|HungDisk|SlowDisk|FullDisk)$$' -v ./integration/faults
 
 soak: ## faults and rotation under load for CONCLAVE_SOAK (default 75m); timings of shares
 	CONCLAVE_TIMING_RUNS=1000000 $(GO) test -count=1 -timeout 30m -run '^TestTiming$$' -v ./keyengine/internal/shamir
-	CONCLAVE_SOAK=$${CONCLAVE_SOAK:-75m} $(GO) test -count=1 -timeout 6h -run '^TestSoak$$' -v ./integration
+	CONCLAVE_SOAK=$${CONCLAVE_SOAK:-75m} $(GO) test -count=1 -timeout 6h -run '^TestSoak$$' -v ./integration/faults
 
 # A number of executions and not a duration: when a duration ends, go test may report
 # "context deadline exceeded" as the target's failure (https://go.dev/issue/75804, mended

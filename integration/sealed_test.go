@@ -42,7 +42,7 @@ func TestRestartSealed(t *testing.T) {
 		_, decrypted := at.Decrypt(ctx, blob)
 		_, made := at.CreateKey(ctx, "while sealed")
 		_, aws := at.AWSEncrypt(ctx, key, []byte("x"))
-		return []harness.Op{described, encrypted, decrypted, made, at.DisableKey(ctx, key), at.PutKeyPolicy(ctx, key, denyUse), aws}
+		return []harness.Op{described, encrypted, decrypted, made, at.DisableKey(ctx, key), at.PutKeyPolicy(ctx, key, harness.DenyUse), aws}
 	}
 	mustRefuse := func(nd *harness.Node) {
 		t.Helper()

@@ -522,3 +522,20 @@ func (n *Node) InProcess() *node.Node {
 	}
 	return nil
 }
+
+// SnapshotIndex returns the index of the node's newest Raft snapshot, by its directory; 0
+// without one.
+func (n *Node) SnapshotIndex() (uint64, error) {
+	names, err := filepath.Glob(filepath.Join(n.Data, "groups", "0", "raft", "snapshots", "*-*-*"))
+	if err != nil {
+		return 0, err
+	}
+	var newest uint64
+	for _, name := range names {
+		var term, index, at uint64
+		if _, err := fmt.Sscanf(filepath.Base(name), "%d-%d-%d", &term, &index, &at); err == nil && !strings.HasSuffix(name, ".tmp") {
+			newest = max(newest, index)
+		}
+	}
+	return newest, nil
+}

@@ -90,3 +90,11 @@ func Told(err error) (code, message string) {
 
 // SecondRegion and ThirdRegion are Regions that clusters of tests may have besides Region.
 const SecondRegion, ThirdRegion = "eu-test-2", "eu-test-3"
+
+// Key policies for Account: AllowAll lets the root user do everything, and DenyUse takes
+// the use of the key away, but not its management.
+const (
+	AllowAll = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"}]}`
+	DenyUse  = `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":"kms:*","Resource":"*"},` +
+		`{"Effect":"Deny","Principal":{"AWS":"arn:aws:iam::111122223333:root"},"Action":["kms:Encrypt","kms:Decrypt","kms:GenerateDataKey","kms:DescribeKey"],"Resource":"*"}]}`
+)

@@ -63,7 +63,7 @@ func TestEnclave(t *testing.T) {
 func TestAttestationRoots(t *testing.T) {
 	for name, tt := range map[string]struct{ content, want string }{
 		"empty":   {"", "there is no certificate"},
-		"wrong":   {"garbage", "no PEM"},
+		"wrong":   {"garbage", "not PEM"},
 		"no file": {"", "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {

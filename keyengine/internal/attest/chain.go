@@ -82,7 +82,7 @@ func ParseRoots(b []byte) (*x509.CertPool, error) {
 	for rest := bytes.TrimSpace(b); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return nil, errors.New("the data after the certificates is not PEM")
+			return nil, errors.New("contains data that is not PEM")
 		}
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("a PEM block %q is among the certificates", block.Type)
