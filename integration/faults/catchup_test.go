@@ -51,7 +51,7 @@ func TestSnapshotCatchUp(t *testing.T) {
 	w.AwaitAnswers(400)
 	c.Eventually("waiting for the others to forget what the node missed", func(context.Context) error {
 		for _, nd := range c.Running() {
-			first, err := nd.SnapshotIndex()
+			first, err := harness.SnapshotIndex(nd)
 			if err != nil || first < missed+50 {
 				return fmt.Errorf("the newest snapshot of %s is of index %d, want more than %d: %v", nd.ID, first, missed+50, err)
 			}

@@ -523,9 +523,9 @@ func (n *Node) InProcess() *node.Node {
 	return nil
 }
 
-// SnapshotIndex returns the index of the node's newest Raft snapshot, by its directory; 0
-// without one.
-func (n *Node) SnapshotIndex() (uint64, error) {
+// SnapshotIndex returns the index of the newest Raft snapshot of a node, by its directory;
+// 0 without one.
+func SnapshotIndex(n *Node) (uint64, error) {
 	names, err := filepath.Glob(filepath.Join(n.Data, "groups", "0", "raft", "snapshots", "*-*-*"))
 	if err != nil {
 		return 0, err

@@ -114,7 +114,7 @@ func steal(t *testing.T, how theft) *heist {
 		made := x.c.Converged()
 		x.c.Eventually("waiting for a snapshot of the node to be stolen", func(ctx context.Context) error {
 			_, o := at.AWSEncrypt(ctx, x.live, plaintext)
-			if i, err := x.stolen.SnapshotIndex(); err != nil || i < made || o.Code != "" {
+			if i, err := harness.SnapshotIndex(x.stolen); err != nil || i < made || o.Code != "" {
 				return fmt.Errorf("its newest is of index %d, want %d: %v", i, made, err)
 			}
 			return nil

@@ -41,7 +41,7 @@ func TestSubmissionsAreReadAsProtobufDoes(t *testing.T) {
 		"two batches":             {slices.Concat(batch, batch), "more than one"},
 		"two kinds":               {slices.Concat(batch, register), "more than one"},
 		"cut":                     {batch[:len(batch)-1], "malformed"},
-		"empty batch":             {[]byte{1<<3 | 2, 0}, "without a number"},
+		"empty batch":             {[]byte{1<<3 | 2, 0}, "has no number"},
 		"batch of group 1":        {encode(&clusterpb.SubmitRequest{Message: &clusterpb.SubmitRequest_Batch{Batch: &fsmpb.Batch{Node: "n1", Seq: 7, Group: 1}}}), "of another Raft group: group 1, but this node serves only group 0"},
 		"to group 1":              {encode(&clusterpb.SubmitRequest{Group: 1, Message: &clusterpb.SubmitRequest_Batch{Batch: b}}), "of another Raft group: group 1, but this node serves only group 0"},
 		"register to group 1":     {slices.Concat(register, encode(&clusterpb.SubmitRequest{Group: 1})), "of another Raft group: group 1, but this node serves only group 0"},
