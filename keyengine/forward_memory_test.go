@@ -95,6 +95,24 @@ func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the race detector makes the search slow, and the memory large: make test runs it")
 	}
+	// A goroutine that is preempted while it copies a plaintext leaves the registers on its
+	// stack, which no code of ours can overwrite. That is rare, and what a buffer keeps is
+	// there every time.
+	const tries = 3
+	for i := range tries {
+		n := copiesOfForwarded(t)
+		if n == 0 {
+			return
+		}
+		t.Logf("try %d of %d: %d copies in memory", i+1, tries, n)
+	}
+	t.Error("copies of forwarded plaintexts were in memory after each try")
+}
+
+// copiesOfForwarded makes requests that are forwarded, and returns the number of copies of
+// their plaintexts that are in memory afterwards.
+func copiesOfForwarded(t *testing.T) int {
+	t.Helper()
 	c := newTestCluster(t, withNodes(2))
 	id, _ := c.newKey()
 	replica := c.Replica("n2")
@@ -134,8 +152,11 @@ func TestForwardedPlaintextLeavesNoCopy(t *testing.T) {
 	h.add(kept)
 	runtime.GC()
 	debug.FreeOSMemory()
-	if n := h.inMemory(t); n != 1 {
-		t.Errorf("got %d copies in memory, want only the one of this test", n)
+	n := h.inMemory(t)
+	if n == 0 {
+		t.Fatal("the search did not find the copy of this test")
 	}
 	runtime.KeepAlive(kept)
+	clear(kept)
+	return n - 1
 }
