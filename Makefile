@@ -35,9 +35,9 @@ run: build ## start a development server on loopback
 demo: build ## three nodes, the ceremony, a crash, and what they promise
 	bin/conclave demo
 
-# The longest packages begin first.
+# The longest packages begin first. Three at a time, since they wait a lot.
 test: check ## everything that needs no container engine
-	$(GO) test -timeout 60m ./integration/faults ./integration/security ./integration/conformance ./...
+	$(GO) test -p 3 -timeout 60m ./integration/faults ./integration/security ./cluster ./cmd/conclave ./integration/faketime ./...
 
 test-full: ## the same, with more rounds of what is tested by repetition
 	CONCLAVE_FULL=1 $(MAKE) --no-print-directory test
