@@ -26,12 +26,14 @@ var imports = []struct {
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cluster/pki", "transport/client", "transport/kmspb",
 	}},
 	{"cmd/conclave/internal/health", nil},
+	{"cmd/conclave/process", nil},
 	{"cmd/conclave/internal/localcluster", []string{
+		"cmd/conclave/process",
 		"cmd/conclave/internal/files", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/health",
 		"cmd/conclave/node", "cluster/pki", "keyengine", "keyengine/ceremony", "keyengine/kmsapi", "transport/client", "transport/kmspb",
 	}},
 	{"cmd/conclave/internal/bench", []string{
-		"cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/localcluster",
+		"cmd/conclave/process", "cmd/conclave/internal/certs", "cmd/conclave/internal/cli", "cmd/conclave/internal/localcluster",
 		"cluster/pki", "transport/client", "transport/kmspb", "transport/sigv4",
 	}},
 	{"cmd/conclave/internal/keys", []string{

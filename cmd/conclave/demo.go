@@ -234,8 +234,7 @@ func (d *demo) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	leader.Process.Signal(syscall.SIGKILL)
-	leader.Process.Wait(5 * time.Second)
+	leader.Process.Kill()
 	killed := time.Now()
 	d.say("Killed %s, the leader, with SIGKILL.", leader.ID)
 	for i, n := range d.cluster.Nodes {

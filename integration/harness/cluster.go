@@ -160,7 +160,7 @@ func Start(t testing.TB, n int, opts Options) *Cluster {
 	for _, nd := range c.Nodes {
 		c.must("certificate of "+nd.ID, c.issue(nd))
 		if opts.Processes {
-			nd.server = &process{n: nd, peers: peers}
+			nd.server = &nodeProcess{n: nd, peers: peers}
 		} else {
 			nd.server = &inProcess{n: nd, peers: peers}
 		}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/conclavekms/conclave/cmd/conclave/process"
 )
 
 // The methods below inject faults into the machine of a node that is a process. A fault
@@ -20,29 +22,27 @@ import (
 // Pause stops the node's process for a while, wherever it is, and lets it continue, as the
 // migration of a virtual machine or closing a laptop's lid does.
 func (n *Node) Pause(d time.Duration) error {
-	cmd, err := n.command()
+	run, err := n.runs()
 	if err != nil {
 		return err
 	}
-	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		return err
-	}
+	run.Signal(syscall.SIGSTOP)
 	time.Sleep(d)
-	return cmd.Process.Signal(syscall.SIGCONT)
+	run.Signal(syscall.SIGCONT)
+	return nil
 }
 
-// command returns the node's process.
-func (n *Node) command() (*exec.Cmd, error) {
-	p, ok := n.server.(*process)
+// runs returns the node's process.
+func (n *Node) runs() (*process.Process, error) {
+	p, ok := n.server.(*nodeProcess)
 	if !ok {
-		return nil, fmt.Errorf("node %s is no process", n.ID)
+		return nil, fmt.Errorf("node %s is not a process of its own", n.ID)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cmd == nil {
-		return nil, fmt.Errorf("node %s does not run", n.ID)
+	run := p.running()
+	if run == nil {
+		return nil, fmt.Errorf("node %s is not running", n.ID)
 	}
-	return p.cmd, nil
+	return run, nil
 }
 
 // hang is longer than any test.
@@ -56,17 +56,17 @@ func (n *Node) HangDisk() (mend func(), err error) { return n.SlowDisk(hang) }
 // at every other system call; SlowDisk(0) measures the effect of that alone. CanSlowDisks
 // reports whether this is possible.
 func (n *Node) SlowDisk(by time.Duration) (mend func(), err error) {
-	cmd, err := n.command()
+	run, err := n.runs()
 	if err != nil {
 		return nil, err
 	}
 	const calls = "fsync,fdatasync"
 	var said strings.Builder
-	tracer := exec.Command("strace", "-f", "-qq", "-o", os.DevNull, "-p", strconv.Itoa(cmd.Process.Pid),
+	tracer := exec.Command("strace", "-f", "-qq", "-o", os.DevNull, "-p", strconv.Itoa(run.PID()),
 		"-e", "trace="+calls, "-e", "signal=none",
 		"-e", "inject="+calls+":delay_enter="+strconv.FormatInt(by.Microseconds(), 10))
 	tracer.Stderr = &said
-	tracer.SysProcAttr = dieWithParent()
+	tracer.SysProcAttr = process.Attr()
 	if err := tracer.Start(); err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (n *Node) SlowDisk(by time.Duration) (mend func(), err error) {
 	})
 	n.cluster.T.Cleanup(mend)
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		if all, err := traced(cmd.Process.Pid); err != nil {
+		if all, err := traced(run.PID()); err != nil {
 			mend()
 			return nil, err
 		} else if all {
@@ -128,7 +128,7 @@ func CanSlowDisks() error {
 		return errors.New("strace is not installed")
 	}
 	victim := exec.Command("sleep", "60")
-	victim.SysProcAttr = dieWithParent()
+	victim.SysProcAttr = process.Attr()
 	if err := victim.Start(); err != nil {
 		return err
 	}

@@ -10,8 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
+
+	"github.com/conclavekms/conclave/cmd/conclave/process"
 )
 
 var binary struct {
@@ -53,28 +54,21 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// process is a node that runs in its own process.
-type process struct {
+// nodeProcess is a node that runs in its own process.
+type nodeProcess struct {
 	n     *Node
 	peers map[string]string
 
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{} // closed when cmd has ended
-	err  error
+	mu  sync.Mutex
+	run *process.Process // nil unless the node was started and is meant to run
 }
 
-func (p *process) start(context.Context) error {
+func (p *nodeProcess) start(context.Context) error {
 	path, err := Binary()
 	if err != nil {
 		return err
 	}
 	c := p.n.cluster
-	logs, err := os.OpenFile(p.n.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	defer logs.Close()
 	var peers []string
 	for id, addr := range p.peers {
 		peers = append(peers, id+"="+addr)
@@ -89,72 +83,34 @@ func (p *process) start(context.Context) error {
 	if f := c.opts.Files; f > 0 {
 		args = append([]string{"sh", "-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(f)}, args...)
 	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = logs, logs
-	// If the test's process dies, its children must too.
-	cmd.SysProcAttr = dieWithParent()
-	if err := cmd.Start(); err != nil {
+	run, err := process.Start(process.Command{Path: args[0], Args: args[1:], Log: p.n.logFile()})
+	if err != nil {
 		return err
 	}
-	done := make(chan struct{})
 	p.mu.Lock()
-	p.cmd, p.done, p.err = cmd, done, nil
-	p.mu.Unlock()
-	go func() {
-		err := cmd.Wait()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.cmd == cmd {
-			p.err = fmt.Errorf("it exited: %v; its log ends with:\n%s", err, tail(p.n.logFile(), 2000))
-		}
-		close(done)
-	}()
+	defer p.mu.Unlock()
+	p.run = run
 	return nil
 }
 
-func tail(file string, n int) string {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-n):])
-}
-
-func (p *process) signal(s syscall.Signal) <-chan struct{} {
+// running returns the process, or nil if the node was stopped or never started.
+func (p *nodeProcess) running() *process.Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cmd == nil {
-		done := make(chan struct{})
-		close(done)
-		return done
-	}
-	_ = p.cmd.Process.Signal(s)
-	p.cmd = nil // from here on it may end
-	return p.done
+	return p.run
 }
 
-func (p *process) kill() { <-p.signal(syscall.SIGKILL) }
-
-func (p *process) stop(ctx context.Context) error {
-	p.mu.Lock()
-	cmd := p.cmd
-	p.mu.Unlock()
-	done := p.signal(syscall.SIGTERM)
-	select {
-	case <-done:
-		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			return fmt.Errorf("exit code %d after SIGTERM; its log ends with:\n%s", code, tail(p.n.logFile(), 2000))
-		}
-		return nil
-	case <-ctx.Done():
-		_ = cmd.Process.Kill()
-		<-done
-		return fmt.Errorf("it did not stop: %w", ctx.Err())
-	}
-}
-
-func (p *process) failure() error {
+// take returns what running does. From then on the process may end.
+func (p *nodeProcess) take() *process.Process {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.err
+	run := p.run
+	p.run = nil
+	return run
 }
+
+func (p *nodeProcess) kill() { p.take().Kill() }
+
+func (p *nodeProcess) stop(ctx context.Context) error { return p.take().Stop(ctx) }
+
+func (p *nodeProcess) failure() error { return p.running().Err() }

@@ -16,13 +16,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/conclavekms/conclave/cluster/pki"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/localcluster"
+	"github.com/conclavekms/conclave/cmd/conclave/process"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -85,10 +85,11 @@ func (b *Plan) Measure(ctx context.Context) (points []Point, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var echo *localcluster.Process
+	var echo *process.Process
 	defer func() {
-		echo.Signal(syscall.SIGTERM)
-		echo.Wait(5 * time.Second)
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = echo.Stop(ending) // it has nothing to lose
 		if err != nil && ctx.Err() == nil {
 			for _, log := range c.LastLogs() {
 				b.Note("%s", log)
@@ -136,7 +137,7 @@ func (b *Plan) start(ctx context.Context, c *localcluster.Cluster) (key string, 
 }
 
 // targets returns Encrypt and its echo, for gRPC and for HTTPS.
-func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string) (pairs [2][2]*target, echo *localcluster.Process, err error) {
+func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string) (pairs [2][2]*target, echo *process.Process, err error) {
 	dir := c.Nodes[0].TLS
 	plan := certs.Plan{Dir: dir, DNS: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	ca, err := plan.LoadCA()
@@ -150,7 +151,7 @@ func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string)
 	if err != nil {
 		return pairs, nil, err
 	}
-	echo, err = localcluster.StartProcess([]string{"PATH=" + os.Getenv("PATH")}, filepath.Join(c.Dir, "echo.log"), "bench-echo", "--grpc", ports[0], "--http", ports[1], "--dir", dir)
+	echo, err = localcluster.Self([]string{"PATH=" + os.Getenv("PATH")}, filepath.Join(c.Dir, "echo.log"), "bench-echo", "--grpc", ports[0], "--http", ports[1], "--dir", dir)
 	if err != nil {
 		return pairs, nil, err
 	}
@@ -186,7 +187,7 @@ func (b *Plan) targets(ctx context.Context, c *localcluster.Cluster, key string)
 	}
 	err = localcluster.Poll(ctx, func() (bool, error) {
 		if echo.Ended() {
-			return false, errors.New("the echo server ended:\n" + echo.LastLog())
+			return false, fmt.Errorf("echo server: %w", echo.Err())
 		}
 		return echoes[0].Conn().Invoke(ctx, echoMethod, request, new(kmspb.EncryptRequest)) == nil, nil
 	})

@@ -13,11 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/conclavekms/conclave/cmd/conclave/internal/certs"
 	"github.com/conclavekms/conclave/cmd/conclave/internal/cli"
+	"github.com/conclavekms/conclave/cmd/conclave/process"
 	"github.com/conclavekms/conclave/transport/client"
 	"github.com/conclavekms/conclave/transport/kmspb"
 )
@@ -38,7 +39,7 @@ type Node struct {
 	AWS, GRPC, peer, gossip, Ops string
 	Data, TLS                    string // directories: that of the node, and that of all certificates
 	env                          []string
-	Process                      *Process // nil before Start
+	Process                      *process.Process // nil before Start
 }
 
 // New makes certificates and chooses ports. It starts nothing yet.
@@ -94,13 +95,23 @@ func New(size int) (_ *Cluster, err error) {
 
 // Close stops all processes and removes all files.
 func (c *Cluster) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Second)
+	defer cancel()
+	var all sync.WaitGroup
 	for _, n := range c.Nodes {
-		n.Process.Signal(syscall.SIGTERM)
+		all.Go(func() { _ = n.Process.Stop(ctx) }) // whatever becomes of it, its files are removed
 	}
-	for _, n := range c.Nodes {
-		n.Process.Wait(12 * time.Second)
-	}
+	all.Wait()
 	return os.RemoveAll(c.Dir)
+}
+
+// Self starts this program again, with only this environment, logging to a file.
+func Self(env []string, log string, args ...string) (*process.Process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return process.Start(process.Command{Path: self, Args: args, Env: env, Log: log})
 }
 
 // StartAll starts the nodes and waits until they answer.
@@ -120,7 +131,7 @@ func (c *Cluster) StartAll(ctx context.Context) error {
 
 // Start starts the node's process, for the first time or again.
 func (n *Node) Start() (err error) {
-	n.Process, err = StartProcess(n.env, filepath.Join(filepath.Dir(n.Data), n.ID+".log"), "server")
+	n.Process, err = Self(n.env, filepath.Join(filepath.Dir(n.Data), n.ID+".log"), "server")
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", n.ID, err)
 	}
@@ -138,7 +149,7 @@ func (n *Node) Ready(ctx context.Context) error { return n.wait(ctx, "/readyz") 
 func (n *Node) wait(ctx context.Context, path string) error {
 	err := waitFor(ctx, n.Ops, path, func() error {
 		if n.Process.Ended() {
-			return errors.New("the process ended:\n" + n.Process.LastLog())
+			return n.Process.Err()
 		}
 		return nil
 	})
@@ -264,7 +275,7 @@ func (c *Cluster) StartOpen(ctx context.Context) error {
 func (c *Cluster) LastLogs() (logs []string) {
 	for _, n := range c.Nodes {
 		if n.Process != nil {
-			logs = append(logs, fmt.Sprintf("the end of the log of %s:\n%s", n.ID, n.Process.LastLog()))
+			logs = append(logs, fmt.Sprintf("the end of the log of %s:\n%s", n.ID, cli.Indent(n.Process.LastLog())))
 		}
 	}
 	return logs
