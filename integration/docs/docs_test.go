@@ -270,7 +270,7 @@ func TestMakeTargets(t *testing.T) {
 			}
 		}
 	}
-	for target, recipe := range map[string]string{"run": "bin/conclave dev", "demo": "bin/conclave demo", "test": "test -timeout"} {
+	for target, recipe := range map[string]string{"run": "bin/conclave dev", "demo": "bin/conclave demo", "test": "go test "} {
 		if !seen[target] {
 			t.Errorf("no document names make %s", target)
 		}

@@ -26,10 +26,11 @@ func (n *Node) Pause(d time.Duration) error {
 	if err != nil {
 		return err
 	}
-	run.Signal(syscall.SIGSTOP)
+	if err := run.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
 	time.Sleep(d)
-	run.Signal(syscall.SIGCONT)
-	return nil
+	return run.Signal(syscall.SIGCONT)
 }
 
 // runs returns the node's process.

@@ -1,6 +1,7 @@
 // Package process runs nodes as processes on this machine, for the demo, the benchmark and
-// tests. On Linux, a process ends at the latest when the one that started it does. Its
-// output is appended to a file, the end of which is part of errors.
+// tests. On Linux, a process ends at the latest when the one that started it does, or the
+// thread: a goroutine that ends while it is locked to its thread must start none. The output
+// of a process is appended to a file, the end of which is part of errors.
 package process
 
 import (
@@ -68,17 +69,18 @@ func (p *Process) Err() error {
 	return fmt.Errorf("the process ended with %v; its log ends with:\n%s", p.cmd.ProcessState, p.LastLog())
 }
 
-// Signal sends a signal if the process is still running.
-func (p *Process) Signal(s os.Signal) {
-	if !p.Ended() {
-		_ = p.cmd.Process.Signal(s) // it may just have ended
+// Signal sends a signal. It returns os.ErrProcessDone if the process has ended.
+func (p *Process) Signal(s os.Signal) error {
+	if p.Ended() {
+		return os.ErrProcessDone
 	}
+	return p.cmd.Process.Signal(s)
 }
 
 // Kill ends the process at once, and waits until it has ended.
 func (p *Process) Kill() {
 	if p != nil {
-		p.Signal(syscall.SIGKILL)
+		_ = p.Signal(syscall.SIGKILL) // unless it has ended already
 		<-p.done
 	}
 }
@@ -89,7 +91,7 @@ func (p *Process) Stop(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	p.Signal(syscall.SIGTERM)
+	_ = p.Signal(syscall.SIGTERM) // unless it has ended already
 	select {
 	case <-p.done:
 	case <-ctx.Done():
