@@ -15,7 +15,6 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
-	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -67,9 +66,9 @@ func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.C
 	return &kmsapi.CreateGrantOutput{GrantToken: &token, GrantId: new(hex.EncodeToString(g.Id))}, nil
 }
 
-// recordGrant adds the ids of the grant and the key to the record, but not the token.
-func recordGrant(out *kmsapi.CreateGrantOutput, e *record.Event) {
-	e.Response = []*auditpb.Field{auditfield.Text("grantId", *out.GrantId), auditfield.Text("keyId", e.Resources[0].Arn)}
+// recordGrant returns the ids of the grant and the key, but not the token.
+func recordGrant(out *kmsapi.CreateGrantOutput, r []*auditpb.Resource) []*auditpb.Field {
+	return []*auditpb.Field{auditfield.Text("grantId", *out.GrantId), auditfield.Text("keyId", r[0].Arn)}
 }
 
 // newGrant returns the requested grant, checked as far as possible without the key.

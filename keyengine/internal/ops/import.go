@@ -18,7 +18,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/keywrap"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
-	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -179,12 +178,12 @@ func importKeyMaterial(ev *request.Evaluation, in *kmsapi.ImportKeyMaterialInput
 	return &kmsapi.ImportKeyMaterialOutput{KeyId: &t.ARN, KeyMaterialId: request.ShownMaterial(t, m)}, nil
 }
 
-func recordImport(out *kmsapi.ImportKeyMaterialOutput, e *record.Event) {
-	e.Response = materialElements(out.KeyId, out.KeyMaterialId)
+func recordImport(out *kmsapi.ImportKeyMaterialOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	return materialElements(out.KeyId, out.KeyMaterialId)
 }
 
-func recordDeleteMaterial(out *kmsapi.DeleteImportedKeyMaterialOutput, e *record.Event) {
-	e.Response = materialElements(out.KeyId, out.KeyMaterialId)
+func recordDeleteMaterial(out *kmsapi.DeleteImportedKeyMaterialOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	return materialElements(out.KeyId, out.KeyMaterialId)
 }
 
 func materialElements(keyID, id *string) []*auditpb.Field {

@@ -14,7 +14,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
-	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
@@ -242,9 +241,9 @@ func ownMetadata(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata 
 	return d
 }
 
-// recordMetadata adds parts of CreateKey's answer to the record.
-func recordMetadata(out *kmsapi.CreateKeyOutput, e *record.Event) {
-	e.Response = []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
+// recordMetadata returns what the record has of CreateKey's answer.
+func recordMetadata(out *kmsapi.CreateKeyOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	return []*auditpb.Field{metadataField("keyMetadata", out.KeyMetadata)}
 }
 
 func metadataField(name string, d *kmsapi.KeyMetadata) *auditpb.Field {
@@ -330,12 +329,12 @@ func scheduleKeyDeletion(ev *request.Evaluation, in *kmsapi.ScheduleKeyDeletionI
 	return out, nil
 }
 
-func recordDeletion(out *kmsapi.ScheduleKeyDeletionOutput, e *record.Event) {
-	e.Response = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId), auditfield.Text("keyState", *out.KeyState)}
+func recordDeletion(out *kmsapi.ScheduleKeyDeletionOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	fields := []*auditpb.Field{auditfield.Text("keyId", *out.KeyId), auditfield.Text("keyState", *out.KeyState)}
 	if out.DeletionDate != nil {
-		e.Response = append(e.Response, auditfield.Text("deletionDate", auditfield.FormatTime(*out.DeletionDate)))
+		fields = append(fields, auditfield.Text("deletionDate", auditfield.FormatTime(*out.DeletionDate)))
 	}
-	e.Response = append(e.Response, auditfield.Number("pendingWindowInDays", int(*out.PendingWindowInDays)))
+	return append(fields, auditfield.Number("pendingWindowInDays", int(*out.PendingWindowInDays)))
 }
 
 func cancelKeyDeletion(ev *request.Evaluation, in *kmsapi.CancelKeyDeletionInput) (*kmsapi.CancelKeyDeletionOutput, error) {
@@ -352,8 +351,8 @@ func cancelKeyDeletion(ev *request.Evaluation, in *kmsapi.CancelKeyDeletionInput
 	return &kmsapi.CancelKeyDeletionOutput{KeyId: &t.ARN}, nil
 }
 
-func recordCancel(out *kmsapi.CancelKeyDeletionOutput, e *record.Event) {
-	e.Response = []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
+func recordCancel(out *kmsapi.CancelKeyDeletionOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	return []*auditpb.Field{auditfield.Text("keyId", *out.KeyId)}
 }
 
 // lacksMaterial reports whether a key lacks imported material that it needs to be enabled,

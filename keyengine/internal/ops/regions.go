@@ -10,7 +10,6 @@ import (
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
-	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
@@ -225,9 +224,9 @@ func newReplica(ev *request.Evaluation, t *request.Target, region string, descri
 	return InStep(ev.Vault, t.Key, k)
 }
 
-// recordReplica adds parts of ReplicateKey's answer to the record.
-func recordReplica(out *kmsapi.ReplicateKeyOutput, e *record.Event) {
-	e.Response = []*auditpb.Field{
+// recordReplica returns what the record has of ReplicateKey's answer.
+func recordReplica(out *kmsapi.ReplicateKeyOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	return []*auditpb.Field{
 		metadataField("replicaKeyMetadata", out.ReplicaKeyMetadata), auditfield.Text("replicaPolicy", *out.ReplicaPolicy),
 	}
 }

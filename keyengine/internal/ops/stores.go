@@ -12,7 +12,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/cryptops"
 	"github.com/conclavekms/conclave/keyengine/internal/keystore"
-	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/internal/request"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
@@ -69,8 +68,8 @@ func createCustomKeyStore(ev *request.Evaluation, in *kmsapi.CreateCustomKeyStor
 	return &kmsapi.CreateCustomKeyStoreOutput{CustomKeyStoreId: &s.Id}, nil
 }
 
-func recordStore(out *kmsapi.CreateCustomKeyStoreOutput, e *record.Event) {
-	e.Response = []*auditpb.Field{auditfield.Text("customKeyStoreId", *out.CustomKeyStoreId)}
+func recordStore(out *kmsapi.CreateCustomKeyStoreOutput, _ []*auditpb.Resource) []*auditpb.Field {
+	return []*auditpb.Field{auditfield.Text("customKeyStoreId", *out.CustomKeyStoreId)}
 }
 
 func storeType(in *kmsapi.CreateCustomKeyStoreInput) string {

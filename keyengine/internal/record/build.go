@@ -25,10 +25,6 @@ func Build(o *vault.Opened, node string, now time.Time, c *fsmpb.Cluster, ev *Ev
 	if ev.At.IsZero() {
 		ev.At = now
 	}
-	plain, err := auditlog.EncodeRecord(auditRecord(node, c, ev))
-	if err != nil {
-		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
-	}
 	// This is one allocation. It is separate from ev, as the log may keep it for longer.
 	var b struct {
 		record     fsmpb.Record
@@ -36,6 +32,10 @@ func Build(o *vault.Opened, node string, now time.Time, c *fsmpb.Cluster, ev *Ev
 		commitment auditlog.Hash
 	}
 	b.id = ev.RequestID
+	plain, err := auditlog.EncodeRecord(auditRecord(node, c, b.id[:], ev))
+	if err != nil {
+		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
+	}
 	if b.record.Body, b.record.Generation, b.salt, b.commitment, err = o.SealBody(now, b.id, plain); err != nil {
 		return nil, fmt.Errorf("record of %s: %w", ev.Name, err)
 	}
@@ -47,14 +47,14 @@ func Build(o *vault.Opened, node string, now time.Time, c *fsmpb.Cluster, ev *Ev
 
 // auditRecord returns the audit record of an event in the clear. It contains only the
 // fields that are set here.
-func auditRecord(node string, c *fsmpb.Cluster, ev *Event) *auditpb.Record {
+func auditRecord(node string, c *fsmpb.Cluster, id []byte, ev *Event) *auditpb.Record {
 	var b struct {
 		record auditpb.Record
 		salt   [16]byte
 	}
 	_, _ = rand.Read(b.salt[:])
 	rec := &b.record
-	rec.Schema, rec.Salt, rec.RequestId = auditlog.RecordSchema, b.salt[:], ev.RequestID[:]
+	rec.Schema, rec.Salt, rec.RequestId = auditlog.RecordSchema, b.salt[:], id
 	rec.EventTime, rec.EventName, rec.EventType, rec.EventSource = ev.At.UnixNano(), ev.Name, ev.Kind, sourceConclave
 	if ev.Kind == KindCall || ev.Kind == KindService {
 		rec.EventSource = sourceKMS

@@ -1,8 +1,8 @@
 package request
 
 import (
+	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
-	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
@@ -38,7 +38,7 @@ type Operation struct {
 	newOutput func() any
 	empty     bool // no output
 	run       func(*Evaluation, any) (any, error)
-	respond   func(out any, e *record.Event)
+	respond   func(out any, r []*auditpb.Resource) []*auditpb.Field
 }
 
 // NewInput returns a pointer to a new input of the operation.
@@ -64,8 +64,8 @@ type None struct{}
 
 // Define creates a row. If the operation has no actions, it needs the action of its own
 // name. Tags of In determine which members of the input are recorded; respond, if not nil,
-// adds to the record from a successful answer.
-func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error), respond func(*Out, *record.Event)) *Operation {
+// returns the responseElements of a successful answer, given the record's resources.
+func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error), respond func(*Out, []*auditpb.Resource) []*auditpb.Field) *Operation {
 	if op.Actions == nil {
 		op.Actions = []string{"kms:" + op.Name}
 	}
@@ -83,7 +83,7 @@ func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error),
 		return out, nil
 	}
 	if respond != nil {
-		op.respond = func(out any, e *record.Event) { respond(out.(*Out), e) }
+		op.respond = func(out any, r []*auditpb.Resource) []*auditpb.Field { return respond(out.(*Out), r) }
 	}
 	return &op
 }

@@ -17,22 +17,24 @@ func (ev *Attempt) newRecord() (*fsmpb.Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	return record.Build(o, ev.NodeID, ev.Clock.Now(), ev.Cluster(), ev.event())
+	var e record.Event
+	ev.describe(&e)
+	return record.Build(o, ev.NodeID, ev.Clock.Now(), ev.Cluster(), &e)
 }
 
-// event describes an evaluation. The audit record has only what is set here: of the input,
-// the members that are tagged for it, and of the output, what the operation's row adds.
-func (ev *Attempt) event() *record.Event {
+// describe sets e to the outcome of an evaluation. The audit record has only what is set
+// here: of the input, the members that are tagged for it, and of the output, what the
+// operation's row adds.
+func (ev *Attempt) describe(e *record.Event) {
 	// This is one allocation, with room for what most records have.
 	var b struct {
-		event      record.Event
 		identity   auditpb.Identity
 		tls        auditpb.Tls
 		resource   [1]auditpb.Resource
 		resources  [1]*auditpb.Resource
 		additional [2]*auditpb.Field
 	}
-	c, caller, e := ev.Cluster(), ev.Caller, &b.event
+	c, caller := ev.Cluster(), ev.Caller
 	e.Name, e.Kind, e.Region, e.RequestID = ev.Op.Name, record.KindCall, ev.Region(), caller.RequestID
 	e.SourceIP, e.UserAgent, e.Transport, e.Err = caller.SourceIP, caller.UserAgent, caller.Transport, ev.Err
 	e.Parameters, e.ReadOnly = ev.Op.recorded.Fields(ev.in), ev.Op.ReadOnly
@@ -55,9 +57,8 @@ func (ev *Attempt) event() *record.Event {
 	}
 	ev.additional(e)
 	if ev.Err == nil && ev.Op.respond != nil {
-		ev.Op.respond(ev.Out, e)
+		e.Response = ev.Op.respond(ev.Out, e.Resources)
 	}
-	return e
 }
 
 // additional adds what CloudTrail's members have no place for.
