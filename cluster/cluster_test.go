@@ -54,6 +54,12 @@ var quick = Timeouts{
 	Commit: 5 * time.Millisecond, Hello: 500 * time.Millisecond, Snapshot: time.Hour,
 }
 
+// slowElections is for tests in which one node has to lead all the time: a busy machine
+// may keep it waiting for longer than quick allows.
+func slowElections(_ string, cfg *Config) {
+	cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+}
+
 func testLogger() *slog.Logger {
 	if os.Getenv("CLUSTER_TEST_LOG") != "" {
 		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

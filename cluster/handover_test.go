@@ -200,7 +200,10 @@ func TestSlowDiskOfTheLeader(t *testing.T) {
 func TestHungDisksEverywhere(t *testing.T) {
 	t.Parallel()
 	disks := newSlowDisks()
-	c := startCluster(t, 3, disks.edit)
+	c := startCluster(t, 3, func(id string, cfg *Config) {
+		disks.edit(id, cfg)
+		slowElections(id, cfg)
+	})
 	old := c.leader()
 	mustPropose(t, old, clustertest.Record())
 	term := old.Status().Term

@@ -386,9 +386,7 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	disks := newSlowDisks()
 	c := startCluster(t, 3, func(id string, cfg *Config) {
 		disks.edit(id, cfg)
-		// No other node leads because a busy machine keeps this one waiting: a heartbeat of
-		// another term would wait for the disk.
-		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
+		slowElections(id, cfg) // a heartbeat of another term would wait for the disk
 	})
 	l := sealedLeader(t, c)
 	f := c.nodes[c.ids[0]]
@@ -463,7 +461,7 @@ func TestDifferentStatesAreAsked(t *testing.T) {
 // are closed.
 func TestConnectionsAreRenewed(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, 3, nil)
+	c := startCluster(t, 3, slowElections)
 	l := sealedLeader(t, c)
 	proven := func(n *testNode) (list []bool) {
 		for _, conn := range n.trans.Conns() {

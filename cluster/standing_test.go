@@ -140,10 +140,7 @@ func TestRequestsAreTheSenders(t *testing.T) {
 // unsealed.
 func TestLogIsKept(t *testing.T) {
 	t.Parallel()
-	// No other node leads because a busy machine keeps this one waiting.
-	c := startCluster(t, 3, func(_ string, cfg *Config) {
-		cfg.Timeouts.Heartbeat, cfg.Timeouts.Election, cfg.Timeouts.Lease = 2*time.Second, 2*time.Second, time.Second
-	})
+	c := startCluster(t, 3, slowElections)
 	l, f := c.leader(), c.followers()[0]
 	mustPropose(t, f, clustertest.Record())
 	c.converged()

@@ -232,6 +232,9 @@ var readSets = []struct {
 func (s *scene) activate(active bool) {
 	s.t.Helper()
 	n := s.early.Node.InProcess().Cluster()
+	if err := n.Barrier(s.ctx); err != nil { // it may not lead any more, and lag
+		s.t.Fatal(err)
+	}
 	old, _ := n.State().Credential(fsm.AccountOf(n.State()), s.c.AccessKeyID)
 	credential := proto.CloneOf(old)
 	credential.Active = active
