@@ -105,6 +105,11 @@ type Book struct {
 	list *memberlist.Memberlist
 	stop chan struct{}
 	wg   sync.WaitGroup
+
+	mu sync.Mutex
+	// alive has the meta data of each node that is alive. Members of the list cannot be
+	// read: memberlist changes them without telling.
+	alive map[string][]byte
 }
 
 // meta is the data that a node adds to its gossip entry.
@@ -114,7 +119,7 @@ type meta struct {
 
 // Start joins gossip until Close is called.
 func Start(c Config, self Self) (*Book, error) {
-	g := &Book{self: self, stop: make(chan struct{})}
+	g := &Book{self: self, stop: make(chan struct{}), alive: make(map[string][]byte)}
 	mc := memberlist.DefaultLANConfig()
 	mc.Name = self.ID
 	mc.Label = label
@@ -122,7 +127,7 @@ func Start(c Config, self Self) (*Book, error) {
 	mc.GossipVerifyIncoming, mc.GossipVerifyOutgoing = true, true
 	mc.MsgpackUseNewTimeFormat = true
 	mc.DeadNodeReclaimTime = 30 * time.Second // a node may come back at another address
-	mc.Delegate, mc.Alive, mc.Merge = delegate{g}, delegate{g}, delegate{g}
+	mc.Delegate, mc.Alive, mc.Merge, mc.Events = delegate{g}, delegate{g}, delegate{g}, delegate{g}
 	mc.Logger = log.New(logWriter{self.Log}, "", 0)
 	var err error
 	if mc.BindAddr, mc.BindPort, err = splitPort(c.Listen); err != nil {
@@ -179,27 +184,22 @@ func (g *Book) Close() {
 	g.list.Shutdown()
 }
 
-func (g *Book) member(node string) *memberlist.Node {
-	for _, m := range g.list.Members() {
-		if m.Name == node {
-			return m
-		}
-	}
-	return nil
-}
-
 // Alive reports whether gossip has the node as alive, which is a hint only.
-func (g *Book) Alive(node string) bool { return g.member(node) != nil }
+func (g *Book) Alive(node string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, ok := g.alive[node]
+	return ok
+}
 
 // Address returns the address of a node's peer port according to gossip, or "". A wrong one
 // costs a failed handshake: the other end must show the node's certificate.
 func (g *Book) Address(node string) string {
-	m := g.member(node)
-	if m == nil {
-		return ""
-	}
+	g.mu.Lock()
+	data, ok := g.alive[node] // replaced, never changed
+	g.mu.Unlock()
 	var said meta
-	if json.Unmarshal(m.Meta, &said) != nil || len(said.Peer) > 255 {
+	if !ok || json.Unmarshal(data, &said) != nil || len(said.Peer) > 255 {
 		return ""
 	}
 	if _, _, err := splitPort(said.Peer); err != nil {
@@ -222,6 +222,22 @@ func (d delegate) NotifyMerge(ms []*memberlist.Node) error {
 		}
 	}
 	return nil
+}
+
+// NotifyJoin implements memberlist.EventDelegate, like the two methods below. memberlist
+// holds a lock meanwhile, so that m can be read.
+func (d delegate) NotifyJoin(m *memberlist.Node) {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	d.g.alive[m.Name] = bytes.Clone(m.Meta)
+}
+
+func (d delegate) NotifyUpdate(m *memberlist.Node) { d.NotifyJoin(m) }
+
+func (d delegate) NotifyLeave(m *memberlist.Node) {
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	delete(d.g.alive, m.Name)
 }
 
 // NodeMeta implements memberlist.Delegate, like the methods below.

@@ -106,3 +106,51 @@ func TestGossipFromStrangers(t *testing.T) {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 }
+
+// A node that comes back at another address is found there. Under the race detector, the
+// test also shows that addresses may be asked for at any time.
+func TestAddressOfANodeThatMoved(t *testing.T) {
+	key, err := DeriveKey(bytes.Repeat([]byte("k"), 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := func(id, peer, listen string, seeds ...string) *Book {
+		t.Helper()
+		budget, err := admission.New(admission.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := Start(Config{Enable: true, Listen: listen, Key: key, Seeds: seeds}, Self{
+			ID: id, Peer: peer, Known: func(string) error { return nil },
+			Budget: budget, Prefer: func(admission.Source) bool { return false }, Log: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	address := func(g *Book) string {
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(g.list.LocalNode().Port)))
+	}
+	stays := start("n1", "127.0.0.1:1", "127.0.0.1:0")
+	defer stays.Close()
+	if stays.Address("n1") != "127.0.0.1:1" || stays.Alive("n2") || stays.Address("n2") != "" {
+		t.Errorf("n1 is at %q, and n2 at %q before it started", stays.Address("n1"), stays.Address("n2"))
+	}
+	moves, listen := (*Book)(nil), "127.0.0.1:0"
+	for _, peer := range []string{"127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4"} {
+		moves = start("n2", peer, listen, address(stays))
+		listen = address(moves)
+		for limit := time.Now().Add(time.Minute); stays.Address("n2") != peer; time.Sleep(100 * time.Microsecond) {
+			if time.Now().After(limit) {
+				t.Fatalf("n2 is at %q after a minute, want %q", stays.Address("n2"), peer)
+			}
+		}
+		moves.Close()
+	}
+	for limit := time.Now().Add(time.Minute); stays.Alive("n2"); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("a node that left is alive after a minute")
+		}
+	}
+}
