@@ -30,7 +30,7 @@ func TestSealedNodeHasItsSnapshotAttested(t *testing.T) {
 		mustPropose(t, c.leader(), clustertest.Record())
 	}
 	c.converged()
-	clustertest.Eventually(t, 20*time.Second, "an attested snapshot of the sealed node", func() bool {
+	clustertest.Eventually(t, time.Minute, "an attested snapshot of the sealed node", func() bool {
 		mustPropose(t, c.leader(), clustertest.Record())
 		return sealed.raft.Load().Snapshot().Error() == nil
 	})

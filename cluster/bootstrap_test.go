@@ -110,7 +110,7 @@ func TestFoundingCutShort(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			clustertest.Eventually(t, 10*time.Second, "crash", func() bool {
+			clustertest.Eventually(t, time.Minute, "crash", func() bool {
 				for _, n := range c.up() {
 					if n.Fault() != nil {
 						return true
@@ -386,7 +386,7 @@ func TestHelloIsProven(t *testing.T) {
 	ask := func() bool {
 		t.Helper()
 		var proven bool
-		clustertest.Eventually(t, 20*time.Second, "an answer", func() bool {
+		clustertest.Eventually(t, time.Minute, "an answer", func() bool {
 			client, err := f.peers.Client(l.id)
 			if err != nil {
 				t.Fatal(err)

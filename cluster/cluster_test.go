@@ -50,7 +50,7 @@ type testCluster struct {
 }
 
 var quick = Timeouts{
-	Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 150 * time.Millisecond,
+	Heartbeat: 450 * time.Millisecond, Election: 450 * time.Millisecond, Lease: 225 * time.Millisecond,
 	Commit: 5 * time.Millisecond, Hello: 500 * time.Millisecond, Snapshot: time.Hour,
 }
 
@@ -178,7 +178,7 @@ func (c *testCluster) found() {
 	c.t.Helper()
 	n := c.leader()
 	foundBy(c.t, n)
-	clustertest.Eventually(c.t, 10*time.Second, "an initialised cluster", func() bool {
+	clustertest.Eventually(c.t, time.Minute, "an initialised cluster", func() bool {
 		for _, n := range c.up() {
 			if !n.auth.Initialised() {
 				return false
@@ -196,11 +196,11 @@ func foundBy(t testing.TB, n *testNode) {
 	r := clustertest.Record()
 	r.Reads = []*fsmpb.Read{{Kind: fsmpb.Kind_KIND_CLUSTER}}
 	r.Changes = []*fsmpb.Change{{Change: &fsmpb.Change_PutCluster{PutCluster: clustertest.Cluster()}}}
-	v, err := n.Propose(within(t, 10*time.Second), r)
+	v, err := n.Propose(within(t, time.Minute), r)
 	if err != nil || v.Verdict != fsm.Accepted && v.Verdict != fsm.Conflict {
 		t.Fatalf("%s: founding: %+v, %v", n.id, v, err)
 	}
-	if err := n.WaitApplied(within(t, 10*time.Second), v.Index); err != nil {
+	if err := n.WaitApplied(within(t, time.Minute), v.Index); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -275,7 +275,7 @@ func (c *testCluster) up() []*testNode {
 func (c *testCluster) leader() *testNode {
 	c.t.Helper()
 	var found *testNode
-	clustertest.Eventually(c.t, 10*time.Second, "a leader", func() bool {
+	clustertest.Eventually(c.t, time.Minute, "a leader", func() bool {
 		for _, n := range c.up() {
 			if n.IsLeader() && n.proposer.Leader() == n.id {
 				found = n
@@ -302,7 +302,7 @@ func (c *testCluster) followers() []*testNode {
 // converged waits until all running nodes have the same state.
 func (c *testCluster) converged() {
 	c.t.Helper()
-	clustertest.Eventually(c.t, 20*time.Second, "the same state everywhere", func() bool {
+	clustertest.Eventually(c.t, time.Minute, "the same state everywhere", func() bool {
 		var first *fsm.State
 		for _, n := range c.up() {
 			s := n.State()
@@ -340,7 +340,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 func mustPropose(t testing.TB, n *testNode, r *fsmpb.Record) fsm.Decision {
 	t.Helper()
 	foundBy(t, n)
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	v, err := n.Propose(ctx, r)
 	for errors.Is(err, ErrNoLeader) && ctx.Err() == nil { // nothing was submitted
 		v, err = n.Propose(ctx, r)

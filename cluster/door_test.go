@@ -20,7 +20,7 @@ func TestDoor(t *testing.T) {
 	thief := c.leader()
 	before := n.raft.Load().LastIndex()
 	thief.raft.Load().Apply([]byte("an entry that nobody can read"), time.Second)
-	clustertest.Eventually(t, 30*time.Second, "a refusal of the thief's entry", func() bool {
+	clustertest.Eventually(t, time.Minute, "a refusal of the thief's entry", func() bool {
 		return n.cutOffs.Has(standing.Sender{Node: thief.id}, time.Now())
 	})
 	// It is refused whatever it asks, so another one leads.

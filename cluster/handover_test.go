@@ -109,7 +109,7 @@ func TestHungDiskOfTheLeader(t *testing.T) {
 	defer release()
 	start := time.Now()
 	var next *testNode
-	clustertest.Eventually(t, 10*time.Second, "another leader, known everywhere", func() bool {
+	clustertest.Eventually(t, time.Minute, "another leader, known everywhere", func() bool {
 		for _, n := range c.up() {
 			id, _ := n.Leader()
 			if id == old.id || id == "" {
@@ -149,7 +149,7 @@ func (c *testCluster) caughtUp(t *testing.T, ps []*proposals) {
 	for _, p := range ps {
 		want += p.count.Load()
 	}
-	clustertest.Eventually(t, 20*time.Second, "the node to catch up", func() bool {
+	clustertest.Eventually(t, time.Minute, "the node to catch up", func() bool {
 		for _, n := range c.up() {
 			if f, _ := n.State().Audit(); int64(f.Size()) < want {
 				return false
@@ -170,10 +170,10 @@ func TestSlowDiskOfTheLeader(t *testing.T) {
 	for _, n := range c.up() {
 		ps = append(ps, keepProposing(n))
 	}
-	clustertest.Eventually(t, 10*time.Second, "load", func() bool { return ps[0].count.Load() > 20 })
+	clustertest.Eventually(t, time.Minute, "load", func() bool { return ps[0].count.Load() > 20 })
 	disks.slowBy(old.id, 300*time.Millisecond)
 	start := time.Now()
-	clustertest.Eventually(t, 20*time.Second, "another leader", func() bool {
+	clustertest.Eventually(t, time.Minute, "another leader", func() bool {
 		id, _ := old.Leader()
 		return id != "" && id != old.id
 	})
@@ -212,13 +212,13 @@ func TestHungDisksEverywhere(t *testing.T) {
 		releases = append(releases, disks.hang(id))
 	}
 	p := keepProposing(old)
-	clustertest.Eventually(t, 10*time.Second, "the leader to look for another", func() bool { return old.Status().Behind > 0 })
+	clustertest.Eventually(t, time.Minute, "the leader to look for another", func() bool { return old.Status().Behind > 0 })
 	time.Sleep(2 * time.Second) // for what it may do about it
 	for _, f := range releases {
 		f()
 	}
 	before := p.count.Load()
-	clustertest.Eventually(t, 10*time.Second, "progress", func() bool { return p.count.Load() > before+5 })
+	clustertest.Eventually(t, time.Minute, "progress", func() bool { return p.count.Load() > before+5 })
 	p.end()
 	c.converged()
 	for _, n := range c.up() {

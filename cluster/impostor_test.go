@@ -53,7 +53,7 @@ func knowEachOther(t *testing.T, c *testCluster) {
 	t.Helper()
 	for _, n := range c.up() {
 		for _, o := range c.up() {
-			clustertest.Eventually(t, 20*time.Second, n.id+" knows that "+o.id+" is unsealed", func() bool {
+			clustertest.Eventually(t, time.Minute, n.id+" knows that "+o.id+" is unsealed", func() bool {
 				return n == o || n.standings.Proven(o.id, time.Now())
 			})
 		}
@@ -286,7 +286,7 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 		}
 	})
 	l, f := c.leader(), c.followers()[0]
-	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.Proven(f.id, time.Now()) })
+	clustertest.Eventually(t, time.Minute, "the follower is known to be unsealed", func() bool { return l.standings.Proven(f.id, time.Now()) })
 	addr := newRogue(t, c, f)
 	victim.Store(&f.id)
 	divert.Store(&addr)
@@ -322,7 +322,7 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 	}
 	// Raft dials anew, and what was being dialled is closed as well.
 	refused := 0
-	clustertest.Eventually(t, 20*time.Second, "an impostor's answer to a heartbeat is refused", func() bool {
+	clustertest.Eventually(t, time.Minute, "an impostor's answer to a heartbeat is refused", func() bool {
 		for _, conn := range dialled(l, f) {
 			conn.Close()
 		}
@@ -338,7 +338,7 @@ func TestAnswersOfImpostorsDoNotCount(t *testing.T) {
 	}
 	mustPropose(t, l, clustertest.Record()) // with the other follower
 	divert.Store(nil)
-	clustertest.Eventually(t, 20*time.Second, "the follower's own answers count", func() bool { return asks["a heartbeat"]() == nil })
+	clustertest.Eventually(t, time.Minute, "the follower's own answers count", func() bool { return asks["a heartbeat"]() == nil })
 	for _, n := range c.up() {
 		mustPropose(t, n, clustertest.Record())
 	}
@@ -362,7 +362,7 @@ func sealedLeader(t *testing.T, c *testCluster) (l *testNode) {
 		}
 		c.nodes[id].seal()
 	}
-	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
+	clustertest.Eventually(t, time.Minute, "a sealed leader", func() bool {
 		for _, n := range c.up() {
 			if n.IsLeader() && n.auth.Initialised() {
 				l = n
@@ -396,7 +396,7 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	release := disks.hang(f.id)
 	defer release()
 	l.raft.Load().Barrier(0) // f's Raft waits for its disk with this
-	clustertest.Eventually(t, 10*time.Second, "the follower's disk hangs", func() bool { return f.store.Meter().Behind() > 50*time.Millisecond })
+	clustertest.Eventually(t, time.Minute, "the follower's disk hangs", func() bool { return f.store.Meter().Behind() > 50*time.Millisecond })
 	id, target := raft.ServerID(f.id), raft.ServerAddress(f.advertise)
 	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(l.id), Addr: []byte(l.advertise)}
 	waits := make(chan error, 1)
@@ -404,7 +404,7 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 		waits <- l.trans.RequestPreVote(id, target, &raft.RequestPreVoteRequest{RPCHeader: header, Term: 1}, &raft.RequestPreVoteResponse{})
 	}()
 	seen := make(map[net.Conn]int) // that a heartbeat makes busy is not so every time
-	clustertest.Eventually(t, 10*time.Second, "a request waits", func() bool {
+	clustertest.Eventually(t, time.Minute, "a request waits", func() bool {
 		for _, conn := range dialled(l, f) {
 			if seen[conn.Conn]++; conn.Proven || !conn.Busy {
 				seen[conn.Conn] = 0
@@ -417,7 +417,7 @@ func TestRequestsOverOldConnectionsDoNotDisturb(t *testing.T) {
 	for _, n := range c.up() {
 		n.unsealAgain()
 	}
-	clustertest.Eventually(t, 20*time.Second, "the follower is known to be unsealed", func() bool { return l.standings.Proven(f.id, time.Now()) })
+	clustertest.Eventually(t, time.Minute, "the follower is known to be unsealed", func() bool { return l.standings.Proven(f.id, time.Now()) })
 	for range 3 {
 		if err := l.trans.AppendEntries(id, target, &raft.AppendEntriesRequest{RPCHeader: header, Term: l.term()}, &raft.AppendEntriesResponse{}); err != nil {
 			t.Errorf("a heartbeat: %v", err)
@@ -493,13 +493,13 @@ func TestConnectionsAreRenewed(t *testing.T) {
 	}
 	began, term := time.Now(), l.term()
 	l.unsealAgain()
-	clustertest.Eventually(t, 10*time.Second, "proof over all connections of the leader", all)
+	clustertest.Eventually(t, time.Minute, "proof over all connections of the leader", all)
 	t.Logf("the leader proved itself over all connections after %v", time.Since(began).Round(time.Millisecond))
 	for _, n := range c.up() {
 		n.unsealAgain()
 	}
 	began = time.Now()
-	clustertest.Eventually(t, 10*time.Second, "pipelines and requests over connections with proof of both ends", func() bool {
+	clustertest.Eventually(t, time.Minute, "pipelines and requests over connections with proof of both ends", func() bool {
 		n := 0
 		for _, conn := range l.trans.Conns() {
 			if !conn.Dialled {

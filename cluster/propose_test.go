@@ -71,7 +71,7 @@ func TestLeaderKillLosesNothing(t *testing.T) {
 	mu.Lock()
 	before := len(accepted)
 	mu.Unlock()
-	clustertest.Eventually(t, 10*time.Second, "progress under the new leader", func() bool {
+	clustertest.Eventually(t, time.Minute, "progress under the new leader", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(accepted) > before+50
@@ -225,7 +225,7 @@ func TestBarrierWithoutAMajority(t *testing.T) {
 	c.kill(old.id)
 	for _, n := range c.up() {
 		var err error
-		clustertest.Eventually(t, 10*time.Second, "a barrier", func() bool { err = n.Barrier(within(t, 10*time.Second)); return err == nil })
+		clustertest.Eventually(t, time.Minute, "a barrier", func() bool { err = n.Barrier(within(t, 10*time.Second)); return err == nil })
 		if _, version := n.State().KeyPolicy(id); version != v.Index {
 			t.Errorf("%s: after a barrier the change of the last leader is not there", n.id)
 		}
@@ -256,7 +256,7 @@ func TestNoLeader(t *testing.T) {
 	for _, f := range c.followers() {
 		c.kill(f.id)
 	}
-	clustertest.Eventually(t, 5*time.Second, "loss of leadership", func() bool { return !n.IsLeader() })
+	clustertest.Eventually(t, time.Minute, "loss of leadership", func() bool { return !n.IsLeader() })
 	start := time.Now()
 	_, err := n.Propose(within(t, 10*time.Second), clustertest.Record())
 	if !errors.Is(err, ErrNoLeader) && !errors.Is(err, ErrOutcomeUnknown) {
@@ -285,7 +285,7 @@ func TestOverload(t *testing.T) {
 	for _, f := range c.followers() {
 		c.kill(f.id)
 	}
-	clustertest.Eventually(t, 5*time.Second, "loss of leadership", func() bool { return !n.IsLeader() })
+	clustertest.Eventually(t, time.Minute, "loss of leadership", func() bool { return !n.IsLeader() })
 	var wg sync.WaitGroup
 	var overloaded atomic.Int64
 	for range 40 {

@@ -25,7 +25,7 @@ func TestFloodsTakeLittleMemory(t *testing.T) {
 	c := startCluster(t, 3, nil)
 	l, f := c.leader(), c.followers()[0]
 	f.seal()
-	clustertest.Eventually(t, 20*time.Second, "the follower is not known to be unsealed", func() bool { return !l.standings.Proven(f.id, time.Now()) })
+	clustertest.Eventually(t, time.Minute, "the follower is not known to be unsealed", func() bool { return !l.standings.Proven(f.id, time.Now()) })
 	runtime.GC()
 	var before, now runtime.MemStats
 	runtime.ReadMemStats(&before)

@@ -38,8 +38,8 @@ func TestRevokedNode(t *testing.T) {
 		_, with = n.port.Open(stolen.id)
 		return with + n.peers.Open(stolen.id)
 	}
-	clustertest.Eventually(t, 30*time.Second, "no connection with the revoked node", func() bool { return open(honest[0])+open(honest[1]) == 0 })
-	clustertest.Eventually(t, 30*time.Second, "another leader", func() bool { return honest[0].IsLeader() || honest[1].IsLeader() })
+	clustertest.Eventually(t, time.Minute, "no connection with the revoked node", func() bool { return open(honest[0])+open(honest[1]) == 0 })
+	clustertest.Eventually(t, time.Minute, "another leader", func() bool { return honest[0].IsLeader() || honest[1].IsLeader() })
 	for _, n := range honest {
 		if _, err := stolen.peers.Connect(within(t, 10*time.Second), n.id, pki.ALPNRaft); err == nil {
 			// In TLS 1.3 the client learns of a refusal later than it is done itself.
@@ -51,7 +51,7 @@ func TestRevokedNode(t *testing.T) {
 			t.Errorf("%s connects to the revoked node: %v", n.id, err)
 		}
 	}
-	clustertest.Eventually(t, 30*time.Second, "a leader that takes records", func() bool {
+	clustertest.Eventually(t, time.Minute, "a leader that takes records", func() bool {
 		for _, n := range honest {
 			if n.IsLeader() && n.proposer.Leader() == n.id {
 				_, err := n.Propose(within(t, 10*time.Second), clustertest.Record())

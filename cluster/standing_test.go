@@ -81,7 +81,7 @@ func TestSealedLeaderIsVotedOut(t *testing.T) {
 		t.Errorf("%s leads in term %d, was %s in term %d", l, now, first, term)
 	}
 	thief.authority.sealed.Store(false)
-	clustertest.Eventually(t, 30*time.Second, "the node is like others again when it is unsealed", func() bool {
+	clustertest.Eventually(t, time.Minute, "the node is like others again when it is unsealed", func() bool {
 		return honest[0].standings.Proven(thief.id, time.Now())
 	})
 	mustPropose(t, thief, clustertest.Record())
@@ -101,7 +101,7 @@ func TestSealedClusterElects(t *testing.T) {
 	old := c.leader()
 	c.kill(old.id)
 	rest := c.up()
-	clustertest.Eventually(t, 30*time.Second, "a sealed leader", func() bool {
+	clustertest.Eventually(t, time.Minute, "a sealed leader", func() bool {
 		l, _ := rest[0].Leader()
 		return l == rest[0].id || l == rest[1].id
 	})
@@ -150,7 +150,7 @@ func TestLogIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clustertest.Eventually(t, 20*time.Second, "the leader is known to be unsealed", func() bool { return f.standings.Proven(l.id, time.Now()) })
+	clustertest.Eventually(t, time.Minute, "the leader is known to be unsealed", func() bool { return f.standings.Proven(l.id, time.Now()) })
 	// tail is a log with one entry of that type, which is not known to be committed.
 	entry, err := wire.EncodeEntry(&fsmpb.Entry{})
 	if err != nil {
@@ -171,7 +171,7 @@ func TestLogIsKept(t *testing.T) {
 	// Asked now, it proves nothing; what it proved before would count for a while.
 	f.voters.AskAgain(l.id, 20*time.Second)
 	f.standings.Forget(l.id)
-	clustertest.Eventually(t, 20*time.Second, "the leader is not known to be unsealed", func() bool { return !f.standings.Proven(l.id, time.Now()) })
+	clustertest.Eventually(t, time.Minute, "the leader is not known to be unsealed", func() bool { return !f.standings.Proven(l.id, time.Now()) })
 	if last, err = log.LastIndex(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestStatesAreCompared(t *testing.T) {
 	}
 	index := l.State().Index()
 	for _, n := range c.up() {
-		clustertest.Eventually(t, 30*time.Second, n.id+" agrees with a majority", func() bool { return n.standings.Agree(index, 3) })
+		clustertest.Eventually(t, time.Minute, n.id+" agrees with a majority", func() bool { return n.standings.Agree(index, 3) })
 	}
 	if l.standings.Agree(index+1000, 3) {
 		t.Error("a majority has what is not there yet")
