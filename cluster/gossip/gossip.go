@@ -107,8 +107,8 @@ type Book struct {
 	wg   sync.WaitGroup
 
 	mu sync.Mutex
-	// alive has the meta data of each node that is alive. Members of the list cannot be
-	// read: memberlist changes them without telling.
+	// alive has the meta data of each node that is alive, as memberlist reported it. The
+	// members of list must not be read: memberlist changes them under a lock of its own.
 	alive map[string][]byte
 }
 
