@@ -738,15 +738,6 @@ func TestThiefLiesAboutStoring(t *testing.T) {
 		}
 	}
 	t.Logf("%d changes of 8 were acknowledged", acknowledged)
-	if o := harness.UntilDefinite(func() harness.Op { return x.h.At(x.honest[0]).EnableKey(t.Context(), x.live) }); o.Code != "" {
-		t.Error(o)
-	}
-	x.c.Converged()
-	for what, row := range x.state(x.honest[0]) {
-		if strings.Contains(row, "in use") { // its version is another by now
-			x.before[what] = row
-		}
-	}
-	x.serves("after all")
+	x.servesAgain(x.honest[0])
 	x.end(th)
 }

@@ -536,3 +536,19 @@ func authentic(log []*raft.Log) (signed [][]byte) {
 	}
 	return signed
 }
+
+// servesAgain enables the live key at a node, takes the version that it has by now for the
+// right one, and checks that every honest node serves.
+func (x *heist) servesAgain(at *harness.Node) {
+	x.t.Helper()
+	if o := harness.UntilDefinite(func() harness.Op { return x.h.At(at).EnableKey(x.t.Context(), x.live) }); o.Code != "" {
+		x.t.Error(o)
+	}
+	x.c.Converged()
+	for what, row := range x.state(x.honest[0]) {
+		if strings.Contains(row, "in use") {
+			x.before[what] = row
+		}
+	}
+	x.serves("after all")
+}

@@ -319,15 +319,6 @@ func TestThiefOfARunningFollower(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.c.NoFaults()
-	if o := harness.UntilDefinite(func() harness.Op { return x.h.At(other).EnableKey(t.Context(), x.live) }); o.Code != "" {
-		t.Error(o)
-	}
-	x.c.Converged()
-	for what, row := range x.state(x.honest[0]) {
-		if strings.Contains(row, "in use") { // its version is another by now
-			x.before[what] = row
-		}
-	}
-	x.serves("after all")
+	x.servesAgain(other)
 	x.end(th)
 }
