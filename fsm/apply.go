@@ -233,8 +233,8 @@ func (a *applier) record(r *wire.Record) Verdict {
 		defer func() { a.account = accountOf(a.cluster()) }() // if the record initialised it
 	}
 	for _, read := range r.Reads {
-		if foreign(a.account, read.Kind, read.ID) {
-			a.broken = "it names an account that is not the cluster's"
+		if read.Version != 0 && a.foreign(read.Kind, read.ID) {
+			a.broken = "it names an account that does not exist"
 			return Invalid
 		}
 		if a.version(read.Kind, read.ID) != read.Version {

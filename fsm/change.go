@@ -1,6 +1,9 @@
 package fsm
 
 import (
+	"maps"
+	"slices"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -114,6 +117,7 @@ func (s *spec[M]) checkPut(a *applier, e *edit) (pending, Verdict) {
 		default:
 			a.enlist(s.kind, n, 1)
 		}
+		s.retally(a, was, n)
 	}, Accepted
 }
 
@@ -162,10 +166,47 @@ func (s *spec[M]) checkDelete(a *applier, e *edit) (pending, Verdict) {
 		if last {
 			a.enlist(s.kind, was, -1)
 		}
+		var none M
+		s.retally(a, was, none)
 		if s.delete.gone != nil {
 			s.delete.gone(a, id, was)
 		}
 	}, Accepted
+}
+
+// retally moves an object from the sets in which it was to those in which it is now. was
+// or is may be nil.
+func (s *spec[M]) retally(a *applier, was, is M) {
+	var none M
+	for _, t := range s.tallies {
+		before, after := make(map[string]bool), make(map[string]bool)
+		if was != none {
+			for _, id := range t.sets(was) {
+				before[string(id)] = true
+			}
+		}
+		if is != none {
+			for _, id := range t.sets(is) {
+				after[string(id)] = true
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(before)) {
+			if !after[id] {
+				a.tally(t.in, []byte(id), -1)
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(after)) {
+			if !before[id] {
+				a.tally(t.in, []byte(id), 1)
+			}
+		}
+	}
+}
+
+// tally adds by to the count of a set.
+func (a *applier) tally(kind fsmpb.Kind, set []byte, by int) {
+	n := uint32(int(a.count(kind, set)) + by)
+	a.put(kind, set, registry[kind].count(set, n, 0))
 }
 
 // enlist adds by to the count of the set that an object is in, if it is in one.
@@ -175,8 +216,7 @@ func (a *applier) enlist(kind fsmpb.Kind, m proto.Message, by int) {
 		return
 	}
 	if set, in := r.set(m); in {
-		n := uint32(int(a.count(r.setKind, set)) + by)
-		a.put(r.setKind, set, registry[r.setKind].count(set, n, 0))
+		a.tally(r.setKind, set, by)
 	}
 }
 

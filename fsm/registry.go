@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 )
@@ -61,6 +62,9 @@ type spec[M message] struct {
 	absent string
 	// member says which set counts the objects of this kind.
 	member *member[M]
+	// tallies are further sets that count the objects of this kind, each of which may be
+	// in several of them.
+	tallies []tally[M]
 	// count makes an object of a kind that counts others, and counted returns its count.
 	// Such an object consists of its id and the count.
 	count   func(id []byte, n uint32, v Version) M
@@ -134,6 +138,13 @@ type member[M message] struct {
 	last bool
 }
 
+// tally says which objects of another kind count objects that may be in several sets. The
+// versions of those sets change when an object enters or leaves them.
+type tally[M message] struct {
+	in   fsmpb.Kind
+	sets func(M) (ids [][]byte)
+}
+
 // replaced says what replacing an object means for its set.
 type replaced uint8
 
@@ -150,6 +161,7 @@ const (
 // row is a row as the state machine uses it, independent of the type of the message.
 type row struct {
 	kind    fsmpb.Kind
+	message protoreflect.FullName
 	number  protowire.Number // of its field in fsmpb.SnapshotItem
 	item    func(*fsmpb.SnapshotItem) (proto.Message, bool)
 	version func(proto.Message) *Version
@@ -190,6 +202,8 @@ var (
 	// registry has the row of each kind at the kind's number, which is one byte in
 	// the ids of rows.
 	registry [256]*row
+	// kindOf has the kind of each message.
+	kindOf = make(map[protoreflect.FullName]fsmpb.Kind)
 	// snapshotRows are the rows in the order of a snapshot.
 	snapshotRows []*row
 	// changes are all changes that a record can make.
@@ -199,8 +213,8 @@ var (
 // The rows refer to functions that use the registry, so they cannot be its initial value.
 func init() {
 	changes = append(changes, confirmTime)
-	for _, r := range kinds() {
-		registry[r.kind] = r
+	for _, r := range slices.Concat(kinds(), iamKinds()) {
+		registry[r.kind], kindOf[r.message] = r, r.kind
 		snapshotRows = append(snapshotRows, r)
 		for _, c := range []*change{r.put, r.delete} {
 			if c != nil {
@@ -214,6 +228,12 @@ func init() {
 		}
 	}
 	slices.SortFunc(snapshotRows, func(a, b *row) int { return cmp.Compare(a.number, b.number) })
+}
+
+// KindOf returns the kind whose objects are messages of type M.
+func KindOf[M message]() fsmpb.Kind {
+	var none M
+	return kindOf[none.ProtoReflect().Descriptor().FullName()]
 }
 
 // rowOf returns the row of a kind; nil for an unknown one.
@@ -250,12 +270,13 @@ func changeOf(c *fsmpb.Change) *change {
 func newRow[M message](s spec[M]) *row {
 	var none M
 	r := &row{
-		kind:   s.kind,
-		absent: s.absent,
-		atInit: s.atInit,
-		before: s.before,
-		whole:  s.whole,
-		number: itemFields[none.ProtoReflect().Descriptor().FullName()],
+		kind:    s.kind,
+		absent:  s.absent,
+		atInit:  s.atInit,
+		before:  s.before,
+		whole:   s.whole,
+		message: none.ProtoReflect().Descriptor().FullName(),
+		number:  itemFields[none.ProtoReflect().Descriptor().FullName()],
 		item: func(i *fsmpb.SnapshotItem) (proto.Message, bool) {
 			m := s.item(i)
 			return m, m != none

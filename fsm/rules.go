@@ -69,8 +69,8 @@ func (a *applier) checkSubjects(r *wire.Record) (broken string) {
 			return e.does.alone
 		}
 		kind := e.does.row.kind
-		if foreign(a.account, kind, e.id) {
-			return "it names an account that is not the cluster's"
+		if a.foreign(kind, e.id) {
+			return "it names an account that does not exist"
 		}
 		one := subject{kind, string(e.id)}
 		if seen[one] {
@@ -105,10 +105,14 @@ func accountToBe(r *wire.Record) []byte {
 	return nil
 }
 
-// foreign reports whether an id belongs to another account than the cluster's. As
-// long as a cluster has only one account, no record can concern another.
-func foreign(account []byte, kind fsmpb.Kind, id []byte) bool {
-	return !registry[kind].whole && (account == nil || !bytes.HasPrefix(id, account))
+// foreign reports whether an id belongs to an account that does not exist, also after the
+// record that is being applied.
+func (a *applier) foreign(kind fsmpb.Kind, id []byte) bool {
+	if registry[kind].whole || a.account != nil && bytes.HasPrefix(id, a.account) {
+		return false
+	}
+	_, _, ok := CutAccount(id)
+	return a.account == nil || !ok || !a.stands(fsmpb.Kind_KIND_ACCOUNT, id[:accountBytes])
 }
 
 // stands reports whether the object will exist once the record is applied, as

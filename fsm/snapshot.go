@@ -252,13 +252,14 @@ type restored struct {
 	sessions map[string]*session
 	checks   []check
 	uses     []*fsmpb.KeyUse
-	sum      hash.Hash // of the items that are attested
-	account  []byte    // encoded as at the beginning of ids; nil until the cluster's record was read
+	sum      hash.Hash        // of the items that are attested
+	account  []byte           // encoded as at the beginning of ids; nil until the cluster's record was read
+	others   map[Account]bool // other accounts that objects belong to
 	attested *fsmpb.Attestation
 }
 
 func newRestored() *restored {
-	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session), sum: sha256.New()}
+	return &restored{db: newTable(), texts: newTexts(), sessions: make(map[string]*session), others: make(map[Account]bool), sum: sha256.New()}
 }
 
 // openSnapshot opens a snapshot for reading at its first item.
@@ -296,6 +297,9 @@ func readSnapshot(r io.Reader) (*restored, error) {
 			}
 			if _, err := in.ReadByte(); err != io.EOF {
 				return nil, fmt.Errorf("%w: data after the end", ErrUnreadable)
+			}
+			if a, ok := n.orphan(); ok {
+				return nil, fmt.Errorf("%w: objects of the account %v, which does not exist", ErrUnreadable, a)
 			}
 			return n, nil
 		}
@@ -427,9 +431,29 @@ func (n *restored) observation(o *fsmpb.Observation) error {
 	return nil
 }
 
-// ours reports whether an id begins with the account of the cluster. The cluster's
-// record comes first in a snapshot, so the account is known.
-func (n *restored) ours(id []byte) bool { return n.account != nil && bytes.HasPrefix(id, n.account) }
+// ours reports whether an id begins with an account that can exist. The cluster's record
+// comes first in a snapshot, so its account is known; the others come later and are looked
+// for at the end.
+func (n *restored) ours(id []byte) bool {
+	if n.account == nil || bytes.HasPrefix(id, n.account) {
+		return n.account != nil
+	}
+	a, _, ok := CutAccount(id)
+	if ok {
+		n.others[a] = true
+	}
+	return ok
+}
+
+// orphan returns an account that objects belong to and that does not exist.
+func (n *restored) orphan() (Account, bool) {
+	for a := range n.others {
+		if lookup(n.db, fsmpb.Kind_KIND_ACCOUNT, AccountID(a)) == nil {
+			return a, true
+		}
+	}
+	return 0, false
+}
 
 func (n *restored) insert(r *row, m proto.Message) error {
 	id, valid := r.id(m)

@@ -3,6 +3,7 @@ package fsm
 import (
 	"bytes"
 	"iter"
+	"slices"
 
 	"github.com/google/btree"
 	"google.golang.org/protobuf/proto"
@@ -76,6 +77,47 @@ func get[M proto.Message](s *State, kind fsmpb.Kind, id []byte) (M, Version) {
 		return none, 0
 	}
 	return o.message().(M), o.version
+}
+
+// Object returns an object with its version; nil and 0 if it does not exist. M is the
+// message of the kind.
+func Object[M message](s *State, id []byte) (M, Version) { return get[M](s, KindOf[M](), id) }
+
+// Objects returns the objects of a kind whose ids begin with prefix, in the order of
+// their ids, beginning after the id that consists of prefix and after.
+func Objects[M message](s *State, prefix []byte, after string) iter.Seq[M] {
+	from := prefix
+	if after != "" {
+		from = append(append(slices.Clip(prefix), after...), 0)
+	}
+	return scan[M](s, KindOf[M](), prefix, from)
+}
+
+// Count returns the number of objects in a set, and the set's version.
+func Count(s *State, kind fsmpb.Kind, id []byte) (int, Version) {
+	o := lookup(s.db, kind, id)
+	if o == nil {
+		return 0, 0
+	}
+	return int(o.value.(uint32)), o.version
+}
+
+// UserByID returns the user with a unique id, or nil.
+func UserByID(s *State, a Account, id string) *fsmpb.User {
+	m, _ := usersByID.in(s.db).Get(&fsmpb.User{Account: uint64(a), Id: id})
+	return m
+}
+
+// GroupByID returns the group with a unique id, or nil.
+func GroupByID(s *State, a Account, id string) *fsmpb.Group {
+	m, _ := groupsByID.in(s.db).Get(&fsmpb.Group{Account: uint64(a), Id: id})
+	return m
+}
+
+// RoleByID returns the role with a unique id, or nil.
+func RoleByID(s *State, a Account, id string) *fsmpb.Role {
+	m, _ := rolesByID.in(s.db).Get(&fsmpb.Role{Account: uint64(a), Id: id})
+	return m
 }
 
 // Cluster returns the cluster's record; nil before init.

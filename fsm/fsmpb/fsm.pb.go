@@ -30,21 +30,30 @@ const (
 type Kind int32
 
 const (
-	Kind_KIND_UNSPECIFIED Kind = 0
-	Kind_KIND_CLUSTER     Kind = 1 // the cluster's record, id empty
-	Kind_KIND_KEY         Kind = 2
-	Kind_KIND_KEY_POLICY  Kind = 3
-	Kind_KIND_KEY_TAGS    Kind = 4
-	Kind_KIND_ALIAS       Kind = 5
-	Kind_KIND_KEY_ALIASES Kind = 6 // the set of a key's aliases
-	Kind_KIND_CREDENTIAL  Kind = 7
-	Kind_KIND_TOMBSTONE   Kind = 8  // a deleted key
-	Kind_KIND_NODE        Kind = 9  // a registered node
-	Kind_KIND_GRANT       Kind = 10 // id: the key's, then the grant's 32 bytes
-	Kind_KIND_KEY_GRANTS  Kind = 11 // the set of a key's grants
-	Kind_KIND_KEY_STORE   Kind = 12 // a custom key store, cks-…
-	Kind_KIND_KEY_STORES  Kind = 13 // the set of an account's custom key stores
-	Kind_KIND_STORE_KEYS  Kind = 14 // the set of a custom key store's keys
+	Kind_KIND_UNSPECIFIED    Kind = 0
+	Kind_KIND_CLUSTER        Kind = 1 // the cluster's record, id empty
+	Kind_KIND_KEY            Kind = 2
+	Kind_KIND_KEY_POLICY     Kind = 3
+	Kind_KIND_KEY_TAGS       Kind = 4
+	Kind_KIND_ALIAS          Kind = 5
+	Kind_KIND_KEY_ALIASES    Kind = 6 // the set of a key's aliases
+	Kind_KIND_CREDENTIAL     Kind = 7
+	Kind_KIND_TOMBSTONE      Kind = 8  // a deleted key
+	Kind_KIND_NODE           Kind = 9  // a registered node
+	Kind_KIND_GRANT          Kind = 10 // id: the key's, then the grant's 32 bytes
+	Kind_KIND_KEY_GRANTS     Kind = 11 // the set of a key's grants
+	Kind_KIND_KEY_STORE      Kind = 12 // a custom key store, cks-…
+	Kind_KIND_KEY_STORES     Kind = 13 // the set of an account's custom key stores
+	Kind_KIND_STORE_KEYS     Kind = 14 // the set of a custom key store's keys
+	Kind_KIND_ACCOUNT        Kind = 15 // an account
+	Kind_KIND_USER           Kind = 16 // a user; names in ids are in lower case
+	Kind_KIND_GROUP          Kind = 17
+	Kind_KIND_ROLE           Kind = 18
+	Kind_KIND_POLICY         Kind = 19 // a managed policy without its documents
+	Kind_KIND_POLICY_VERSION Kind = 20 // id: the policy's, then the number in four bytes
+	Kind_KIND_GROUP_MEMBERS  Kind = 21 // the set of a group's users, by the group's unique id
+	Kind_KIND_POLICY_USES    Kind = 22 // the set of what a managed policy is attached to
+	Kind_KIND_OIDC_PROVIDER  Kind = 23 // an OpenID Connect identity provider
 )
 
 // Enum value maps for Kind.
@@ -65,23 +74,41 @@ var (
 		12: "KIND_KEY_STORE",
 		13: "KIND_KEY_STORES",
 		14: "KIND_STORE_KEYS",
+		15: "KIND_ACCOUNT",
+		16: "KIND_USER",
+		17: "KIND_GROUP",
+		18: "KIND_ROLE",
+		19: "KIND_POLICY",
+		20: "KIND_POLICY_VERSION",
+		21: "KIND_GROUP_MEMBERS",
+		22: "KIND_POLICY_USES",
+		23: "KIND_OIDC_PROVIDER",
 	}
 	Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED": 0,
-		"KIND_CLUSTER":     1,
-		"KIND_KEY":         2,
-		"KIND_KEY_POLICY":  3,
-		"KIND_KEY_TAGS":    4,
-		"KIND_ALIAS":       5,
-		"KIND_KEY_ALIASES": 6,
-		"KIND_CREDENTIAL":  7,
-		"KIND_TOMBSTONE":   8,
-		"KIND_NODE":        9,
-		"KIND_GRANT":       10,
-		"KIND_KEY_GRANTS":  11,
-		"KIND_KEY_STORE":   12,
-		"KIND_KEY_STORES":  13,
-		"KIND_STORE_KEYS":  14,
+		"KIND_UNSPECIFIED":    0,
+		"KIND_CLUSTER":        1,
+		"KIND_KEY":            2,
+		"KIND_KEY_POLICY":     3,
+		"KIND_KEY_TAGS":       4,
+		"KIND_ALIAS":          5,
+		"KIND_KEY_ALIASES":    6,
+		"KIND_CREDENTIAL":     7,
+		"KIND_TOMBSTONE":      8,
+		"KIND_NODE":           9,
+		"KIND_GRANT":          10,
+		"KIND_KEY_GRANTS":     11,
+		"KIND_KEY_STORE":      12,
+		"KIND_KEY_STORES":     13,
+		"KIND_STORE_KEYS":     14,
+		"KIND_ACCOUNT":        15,
+		"KIND_USER":           16,
+		"KIND_GROUP":          17,
+		"KIND_ROLE":           18,
+		"KIND_POLICY":         19,
+		"KIND_POLICY_VERSION": 20,
+		"KIND_GROUP_MEMBERS":  21,
+		"KIND_POLICY_USES":    22,
+		"KIND_OIDC_PROVIDER":  23,
 	}
 )
 
@@ -1196,6 +1223,19 @@ type Change struct {
 	//	*Change_PutKeyStore
 	//	*Change_DeleteKeyStore
 	//	*Change_DeleteCredential
+	//	*Change_PutAccount
+	//	*Change_PutUser
+	//	*Change_DeleteUser
+	//	*Change_PutGroup
+	//	*Change_DeleteGroup
+	//	*Change_PutRole
+	//	*Change_DeleteRole
+	//	*Change_PutPolicy
+	//	*Change_DeletePolicy
+	//	*Change_PutPolicyVersion
+	//	*Change_DeletePolicyVersion
+	//	*Change_PutOidcProvider
+	//	*Change_DeleteOidcProvider
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1364,6 +1404,123 @@ func (x *Change) GetDeleteCredential() *CredentialID {
 	return nil
 }
 
+func (x *Change) GetPutAccount() *Account {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutAccount); ok {
+			return x.PutAccount
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutUser() *User {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutUser); ok {
+			return x.PutUser
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteUser() *EntityID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteUser); ok {
+			return x.DeleteUser
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutGroup() *Group {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutGroup); ok {
+			return x.PutGroup
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteGroup() *EntityID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteGroup); ok {
+			return x.DeleteGroup
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutRole() *Role {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutRole); ok {
+			return x.PutRole
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteRole() *EntityID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteRole); ok {
+			return x.DeleteRole
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutPolicy() *Policy {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutPolicy); ok {
+			return x.PutPolicy
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeletePolicy() *EntityID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeletePolicy); ok {
+			return x.DeletePolicy
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutPolicyVersion() *PolicyVersion {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutPolicyVersion); ok {
+			return x.PutPolicyVersion
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeletePolicyVersion() *PolicyVersionID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeletePolicyVersion); ok {
+			return x.DeletePolicyVersion
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetPutOidcProvider() *OidcProvider {
+	if x != nil {
+		if x, ok := x.Change.(*Change_PutOidcProvider); ok {
+			return x.PutOidcProvider
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetDeleteOidcProvider() *EntityID {
+	if x != nil {
+		if x, ok := x.Change.(*Change_DeleteOidcProvider); ok {
+			return x.DeleteOidcProvider
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -1424,6 +1581,58 @@ type Change_DeleteCredential struct {
 	DeleteCredential *CredentialID `protobuf:"bytes,14,opt,name=delete_credential,json=deleteCredential,proto3,oneof"`
 }
 
+type Change_PutAccount struct {
+	PutAccount *Account `protobuf:"bytes,15,opt,name=put_account,json=putAccount,proto3,oneof"`
+}
+
+type Change_PutUser struct {
+	PutUser *User `protobuf:"bytes,16,opt,name=put_user,json=putUser,proto3,oneof"`
+}
+
+type Change_DeleteUser struct {
+	DeleteUser *EntityID `protobuf:"bytes,17,opt,name=delete_user,json=deleteUser,proto3,oneof"`
+}
+
+type Change_PutGroup struct {
+	PutGroup *Group `protobuf:"bytes,18,opt,name=put_group,json=putGroup,proto3,oneof"`
+}
+
+type Change_DeleteGroup struct {
+	DeleteGroup *EntityID `protobuf:"bytes,19,opt,name=delete_group,json=deleteGroup,proto3,oneof"`
+}
+
+type Change_PutRole struct {
+	PutRole *Role `protobuf:"bytes,20,opt,name=put_role,json=putRole,proto3,oneof"`
+}
+
+type Change_DeleteRole struct {
+	DeleteRole *EntityID `protobuf:"bytes,21,opt,name=delete_role,json=deleteRole,proto3,oneof"`
+}
+
+type Change_PutPolicy struct {
+	PutPolicy *Policy `protobuf:"bytes,22,opt,name=put_policy,json=putPolicy,proto3,oneof"`
+}
+
+type Change_DeletePolicy struct {
+	DeletePolicy *EntityID `protobuf:"bytes,23,opt,name=delete_policy,json=deletePolicy,proto3,oneof"`
+}
+
+type Change_PutPolicyVersion struct {
+	PutPolicyVersion *PolicyVersion `protobuf:"bytes,24,opt,name=put_policy_version,json=putPolicyVersion,proto3,oneof"`
+}
+
+type Change_DeletePolicyVersion struct {
+	DeletePolicyVersion *PolicyVersionID `protobuf:"bytes,25,opt,name=delete_policy_version,json=deletePolicyVersion,proto3,oneof"`
+}
+
+type Change_PutOidcProvider struct {
+	PutOidcProvider *OidcProvider `protobuf:"bytes,26,opt,name=put_oidc_provider,json=putOidcProvider,proto3,oneof"`
+}
+
+type Change_DeleteOidcProvider struct {
+	DeleteOidcProvider *EntityID `protobuf:"bytes,27,opt,name=delete_oidc_provider,json=deleteOidcProvider,proto3,oneof"`
+}
+
 func (*Change_PutCluster) isChange_Change() {}
 
 func (*Change_PutKey) isChange_Change() {}
@@ -1451,6 +1660,32 @@ func (*Change_PutKeyStore) isChange_Change() {}
 func (*Change_DeleteKeyStore) isChange_Change() {}
 
 func (*Change_DeleteCredential) isChange_Change() {}
+
+func (*Change_PutAccount) isChange_Change() {}
+
+func (*Change_PutUser) isChange_Change() {}
+
+func (*Change_DeleteUser) isChange_Change() {}
+
+func (*Change_PutGroup) isChange_Change() {}
+
+func (*Change_DeleteGroup) isChange_Change() {}
+
+func (*Change_PutRole) isChange_Change() {}
+
+func (*Change_DeleteRole) isChange_Change() {}
+
+func (*Change_PutPolicy) isChange_Change() {}
+
+func (*Change_DeletePolicy) isChange_Change() {}
+
+func (*Change_PutPolicyVersion) isChange_Change() {}
+
+func (*Change_DeletePolicyVersion) isChange_Change() {}
+
+func (*Change_PutOidcProvider) isChange_Change() {}
+
+func (*Change_DeleteOidcProvider) isChange_Change() {}
 
 // Cluster is the cluster's record: its identity, its wrapped keys and its
 // shares.
@@ -3601,6 +3836,1102 @@ func (x *CredentialID) GetAccount() uint64 {
 	return 0
 }
 
+// Account is an account of the cluster. The account that the cluster was initialised
+// with exists without such an object, and has one only if it has an alias.
+type Account struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`   // what the operators call it
+	Alias         string                 `protobuf:"bytes,3,opt,name=alias,proto3" json:"alias,omitempty"` // IAM's account alias, or ""
+	Created       int64                  `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Account) Reset() {
+	*x = Account{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Account) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Account) ProtoMessage() {}
+
+func (x *Account) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Account.ProtoReflect.Descriptor instead.
+func (*Account) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Account) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *Account) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Account) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *Account) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Account) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// User is an IAM user. Names of users, groups, roles and policies are unique in their
+// account whatever their case.
+type User struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"` // begins and ends with a slash
+	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"`     // the unique id, AIDA…; ids are never used again
+	Created       int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Boundary      string                 `protobuf:"bytes,6,opt,name=boundary,proto3" json:"boundary,omitempty"`                        // ARN of the policy that is the permissions boundary, or ""
+	Policies      []string               `protobuf:"bytes,7,rep,name=policies,proto3" json:"policies,omitempty"`                        // ARNs of the attached policies, in ascending order
+	Inline        []*InlinePolicy        `protobuf:"bytes,8,rep,name=inline,proto3" json:"inline,omitempty"`                            // by name
+	Groups        []string               `protobuf:"bytes,9,rep,name=groups,proto3" json:"groups,omitempty"`                            // unique ids of the groups, in ascending order
+	Tags          []*Tag                 `protobuf:"bytes,10,rep,name=tags,proto3" json:"tags,omitempty"`                               // by key
+	AccessKeys    []string               `protobuf:"bytes,11,rep,name=access_keys,json=accessKeys,proto3" json:"access_keys,omitempty"` // ids, in the order of their creation
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *User) Reset() {
+	*x = User{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *User) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*User) ProtoMessage() {}
+
+func (x *User) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use User.ProtoReflect.Descriptor instead.
+func (*User) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *User) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *User) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *User) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *User) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *User) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *User) GetBoundary() string {
+	if x != nil {
+		return x.Boundary
+	}
+	return ""
+}
+
+func (x *User) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *User) GetInline() []*InlinePolicy {
+	if x != nil {
+		return x.Inline
+	}
+	return nil
+}
+
+func (x *User) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *User) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *User) GetAccessKeys() []string {
+	if x != nil {
+		return x.AccessKeys
+	}
+	return nil
+}
+
+func (x *User) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type InlinePolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Document      string                 `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InlinePolicy) Reset() {
+	*x = InlinePolicy{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InlinePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InlinePolicy) ProtoMessage() {}
+
+func (x *InlinePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InlinePolicy.ProtoReflect.Descriptor instead.
+func (*InlinePolicy) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *InlinePolicy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InlinePolicy) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+type Group struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"` // AGPA…
+	Created       int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Policies      []string               `protobuf:"bytes,6,rep,name=policies,proto3" json:"policies,omitempty"`
+	Inline        []*InlinePolicy        `protobuf:"bytes,7,rep,name=inline,proto3" json:"inline,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Group) Reset() {
+	*x = Group{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Group) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Group) ProtoMessage() {}
+
+func (x *Group) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Group.ProtoReflect.Descriptor instead.
+func (*Group) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Group) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *Group) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Group) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Group) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Group) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Group) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *Group) GetInline() []*InlinePolicy {
+	if x != nil {
+		return x.Inline
+	}
+	return nil
+}
+
+func (x *Group) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// Role is an IAM role.
+type Role struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Account     uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name        string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path        string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Id          string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"` // AROA…
+	Created     int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Boundary    string                 `protobuf:"bytes,6,opt,name=boundary,proto3" json:"boundary,omitempty"`
+	Policies    []string               `protobuf:"bytes,7,rep,name=policies,proto3" json:"policies,omitempty"`
+	Inline      []*InlinePolicy        `protobuf:"bytes,8,rep,name=inline,proto3" json:"inline,omitempty"`
+	Tags        []*Tag                 `protobuf:"bytes,9,rep,name=tags,proto3" json:"tags,omitempty"`
+	Trust       string                 `protobuf:"bytes,10,opt,name=trust,proto3" json:"trust,omitempty"` // the trust policy
+	Description string                 `protobuf:"bytes,11,opt,name=description,proto3" json:"description,omitempty"`
+	MaxSession  uint32                 `protobuf:"varint,12,opt,name=max_session,json=maxSession,proto3" json:"max_session,omitempty"` // seconds
+	// Sessions that were issued before this time have ended; 0 for none.
+	RevokedBefore int64  `protobuf:"varint,13,opt,name=revoked_before,json=revokedBefore,proto3" json:"revoked_before,omitempty"`
+	Version       uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Role) Reset() {
+	*x = Role{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Role) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Role) ProtoMessage() {}
+
+func (x *Role) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Role.ProtoReflect.Descriptor instead.
+func (*Role) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *Role) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *Role) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Role) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Role) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Role) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Role) GetBoundary() string {
+	if x != nil {
+		return x.Boundary
+	}
+	return ""
+}
+
+func (x *Role) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *Role) GetInline() []*InlinePolicy {
+	if x != nil {
+		return x.Inline
+	}
+	return nil
+}
+
+func (x *Role) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Role) GetTrust() string {
+	if x != nil {
+		return x.Trust
+	}
+	return ""
+}
+
+func (x *Role) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Role) GetMaxSession() uint32 {
+	if x != nil {
+		return x.MaxSession
+	}
+	return 0
+}
+
+func (x *Role) GetRevokedBefore() int64 {
+	if x != nil {
+		return x.RevokedBefore
+	}
+	return 0
+}
+
+func (x *Role) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// Policy is a managed policy. Its documents are PolicyVersions. A version is never
+// changed, and the default version is never deleted, so the version of this object
+// stands for the default document too.
+type Policy struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Account        uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path           string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Id             string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"` // ANPA…
+	Created        int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Updated        int64                  `protobuf:"varint,6,opt,name=updated,proto3" json:"updated,omitempty"`
+	Description    string                 `protobuf:"bytes,7,opt,name=description,proto3" json:"description,omitempty"`
+	DefaultVersion uint32                 `protobuf:"varint,8,opt,name=default_version,json=defaultVersion,proto3" json:"default_version,omitempty"`
+	Newest         uint32                 `protobuf:"varint,9,opt,name=newest,proto3" json:"newest,omitempty"`             // the highest number that a version has had
+	Versions       []uint32               `protobuf:"varint,10,rep,packed,name=versions,proto3" json:"versions,omitempty"` // that exist, in ascending order
+	Tags           []*Tag                 `protobuf:"bytes,11,rep,name=tags,proto3" json:"tags,omitempty"`
+	Version        uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Policy) Reset() {
+	*x = Policy{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Policy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Policy) ProtoMessage() {}
+
+func (x *Policy) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Policy.ProtoReflect.Descriptor instead.
+func (*Policy) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *Policy) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *Policy) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Policy) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Policy) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Policy) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *Policy) GetUpdated() int64 {
+	if x != nil {
+		return x.Updated
+	}
+	return 0
+}
+
+func (x *Policy) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Policy) GetDefaultVersion() uint32 {
+	if x != nil {
+		return x.DefaultVersion
+	}
+	return 0
+}
+
+func (x *Policy) GetNewest() uint32 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
+func (x *Policy) GetVersions() []uint32 {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *Policy) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *Policy) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type PolicyVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Policy        string                 `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`  // the policy's name
+	Number        uint32                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"` // 1 for v1
+	Document      string                 `protobuf:"bytes,4,opt,name=document,proto3" json:"document,omitempty"`
+	Created       int64                  `protobuf:"varint,5,opt,name=created,proto3" json:"created,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyVersion) Reset() {
+	*x = PolicyVersion{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyVersion) ProtoMessage() {}
+
+func (x *PolicyVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyVersion.ProtoReflect.Descriptor instead.
+func (*PolicyVersion) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *PolicyVersion) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *PolicyVersion) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *PolicyVersion) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+func (x *PolicyVersion) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *PolicyVersion) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type PolicyVersionID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Policy        string                 `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Number        uint32                 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyVersionID) Reset() {
+	*x = PolicyVersionID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyVersionID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyVersionID) ProtoMessage() {}
+
+func (x *PolicyVersionID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyVersionID.ProtoReflect.Descriptor instead.
+func (*PolicyVersionID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *PolicyVersionID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *PolicyVersionID) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *PolicyVersionID) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// GroupMembers counts the users of a group and carries the version of the set.
+type GroupMembers struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Group         string                 `protobuf:"bytes,2,opt,name=group,proto3" json:"group,omitempty"` // unique id
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMembers) Reset() {
+	*x = GroupMembers{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMembers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMembers) ProtoMessage() {}
+
+func (x *GroupMembers) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMembers.ProtoReflect.Descriptor instead.
+func (*GroupMembers) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *GroupMembers) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *GroupMembers) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *GroupMembers) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// PolicyUses counts what a managed policy is attached to, also as a boundary, and
+// carries the version of the set.
+type PolicyUses struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Policy        string                 `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"` // the policy's name, in lower case
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	Version       uint64                 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyUses) Reset() {
+	*x = PolicyUses{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyUses) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyUses) ProtoMessage() {}
+
+func (x *PolicyUses) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyUses.ProtoReflect.Descriptor instead.
+func (*PolicyUses) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *PolicyUses) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *PolicyUses) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *PolicyUses) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *PolicyUses) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// OidcProvider is an issuer of web identities.
+type OidcProvider struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Account     uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Url         string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"` // without https://
+	ClientIds   []string               `protobuf:"bytes,3,rep,name=client_ids,json=clientIds,proto3" json:"client_ids,omitempty"`
+	Thumbprints []string               `protobuf:"bytes,4,rep,name=thumbprints,proto3" json:"thumbprints,omitempty"`
+	Tags        []*Tag                 `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty"`
+	Created     int64                  `protobuf:"varint,6,opt,name=created,proto3" json:"created,omitempty"`
+	// The issuer's keys, a JWK set, if they are not read from its URL.
+	Jwks []byte `protobuf:"bytes,7,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// Sessions of its identities that were issued before this time have ended.
+	RevokedBefore int64  `protobuf:"varint,8,opt,name=revoked_before,json=revokedBefore,proto3" json:"revoked_before,omitempty"`
+	Version       uint64 `protobuf:"varint,15,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OidcProvider) Reset() {
+	*x = OidcProvider{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OidcProvider) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OidcProvider) ProtoMessage() {}
+
+func (x *OidcProvider) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OidcProvider.ProtoReflect.Descriptor instead.
+func (*OidcProvider) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *OidcProvider) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *OidcProvider) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *OidcProvider) GetClientIds() []string {
+	if x != nil {
+		return x.ClientIds
+	}
+	return nil
+}
+
+func (x *OidcProvider) GetThumbprints() []string {
+	if x != nil {
+		return x.Thumbprints
+	}
+	return nil
+}
+
+func (x *OidcProvider) GetTags() []*Tag {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
+func (x *OidcProvider) GetCreated() int64 {
+	if x != nil {
+		return x.Created
+	}
+	return 0
+}
+
+func (x *OidcProvider) GetJwks() []byte {
+	if x != nil {
+		return x.Jwks
+	}
+	return nil
+}
+
+func (x *OidcProvider) GetRevokedBefore() int64 {
+	if x != nil {
+		return x.RevokedBefore
+	}
+	return 0
+}
+
+func (x *OidcProvider) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// EntityID names a user, group, role, policy or identity provider.
+type EntityID struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Account       uint64                 `protobuf:"varint,1,opt,name=account,proto3" json:"account,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntityID) Reset() {
+	*x = EntityID{}
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntityID) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntityID) ProtoMessage() {}
+
+func (x *EntityID) ProtoReflect() protoreflect.Message {
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntityID.ProtoReflect.Descriptor instead.
+func (*EntityID) Descriptor() ([]byte, []int) {
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *EntityID) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
+}
+
+func (x *EntityID) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // DeleteKey destroys a key with its policy, tags and aliases, once cluster time
 // has reached the key's deletion time.
 type DeleteKey struct {
@@ -3614,7 +4945,7 @@ type DeleteKey struct {
 
 func (x *DeleteKey) Reset() {
 	*x = DeleteKey{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3626,7 +4957,7 @@ func (x *DeleteKey) String() string {
 func (*DeleteKey) ProtoMessage() {}
 
 func (x *DeleteKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[37]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3639,7 +4970,7 @@ func (x *DeleteKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKey.ProtoReflect.Descriptor instead.
 func (*DeleteKey) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{37}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeleteKey) GetKey() []byte {
@@ -3678,7 +5009,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3690,7 +5021,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[38]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3703,7 +5034,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{38}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Tombstone) GetKey() []byte {
@@ -3755,7 +5086,7 @@ type KeyAliases struct {
 
 func (x *KeyAliases) Reset() {
 	*x = KeyAliases{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3767,7 +5098,7 @@ func (x *KeyAliases) String() string {
 func (*KeyAliases) ProtoMessage() {}
 
 func (x *KeyAliases) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[39]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3780,7 +5111,7 @@ func (x *KeyAliases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliases.ProtoReflect.Descriptor instead.
 func (*KeyAliases) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{39}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *KeyAliases) GetKey() []byte {
@@ -3847,6 +5178,15 @@ type SnapshotItem struct {
 	//	*SnapshotItem_Attestation
 	//	*SnapshotItem_StateChecks
 	//	*SnapshotItem_Observation
+	//	*SnapshotItem_Account
+	//	*SnapshotItem_User
+	//	*SnapshotItem_Group
+	//	*SnapshotItem_Role
+	//	*SnapshotItem_Policy
+	//	*SnapshotItem_PolicyVersion
+	//	*SnapshotItem_GroupMembers
+	//	*SnapshotItem_PolicyUses
+	//	*SnapshotItem_OidcProvider
 	Item          isSnapshotItem_Item `protobuf_oneof:"item"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3854,7 +5194,7 @@ type SnapshotItem struct {
 
 func (x *SnapshotItem) Reset() {
 	*x = SnapshotItem{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3866,7 +5206,7 @@ func (x *SnapshotItem) String() string {
 func (*SnapshotItem) ProtoMessage() {}
 
 func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[40]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3879,7 +5219,7 @@ func (x *SnapshotItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotItem.ProtoReflect.Descriptor instead.
 func (*SnapshotItem) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{40}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SnapshotItem) GetItem() isSnapshotItem_Item {
@@ -4078,6 +5418,87 @@ func (x *SnapshotItem) GetObservation() *Observation {
 	return nil
 }
 
+func (x *SnapshotItem) GetAccount() *Account {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Account); ok {
+			return x.Account
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetUser() *User {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_User); ok {
+			return x.User
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetGroup() *Group {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Group); ok {
+			return x.Group
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetRole() *Role {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Role); ok {
+			return x.Role
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetPolicy() *Policy {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_Policy); ok {
+			return x.Policy
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetPolicyVersion() *PolicyVersion {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_PolicyVersion); ok {
+			return x.PolicyVersion
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetGroupMembers() *GroupMembers {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_GroupMembers); ok {
+			return x.GroupMembers
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetPolicyUses() *PolicyUses {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_PolicyUses); ok {
+			return x.PolicyUses
+		}
+	}
+	return nil
+}
+
+func (x *SnapshotItem) GetOidcProvider() *OidcProvider {
+	if x != nil {
+		if x, ok := x.Item.(*SnapshotItem_OidcProvider); ok {
+			return x.OidcProvider
+		}
+	}
+	return nil
+}
+
 type isSnapshotItem_Item interface {
 	isSnapshotItem_Item()
 }
@@ -4166,6 +5587,42 @@ type SnapshotItem_Observation struct {
 	Observation *Observation `protobuf:"bytes,21,opt,name=observation,proto3,oneof"`
 }
 
+type SnapshotItem_Account struct {
+	Account *Account `protobuf:"bytes,22,opt,name=account,proto3,oneof"`
+}
+
+type SnapshotItem_User struct {
+	User *User `protobuf:"bytes,23,opt,name=user,proto3,oneof"`
+}
+
+type SnapshotItem_Group struct {
+	Group *Group `protobuf:"bytes,24,opt,name=group,proto3,oneof"`
+}
+
+type SnapshotItem_Role struct {
+	Role *Role `protobuf:"bytes,25,opt,name=role,proto3,oneof"`
+}
+
+type SnapshotItem_Policy struct {
+	Policy *Policy `protobuf:"bytes,26,opt,name=policy,proto3,oneof"`
+}
+
+type SnapshotItem_PolicyVersion struct {
+	PolicyVersion *PolicyVersion `protobuf:"bytes,27,opt,name=policy_version,json=policyVersion,proto3,oneof"`
+}
+
+type SnapshotItem_GroupMembers struct {
+	GroupMembers *GroupMembers `protobuf:"bytes,28,opt,name=group_members,json=groupMembers,proto3,oneof"`
+}
+
+type SnapshotItem_PolicyUses struct {
+	PolicyUses *PolicyUses `protobuf:"bytes,29,opt,name=policy_uses,json=policyUses,proto3,oneof"`
+}
+
+type SnapshotItem_OidcProvider struct {
+	OidcProvider *OidcProvider `protobuf:"bytes,30,opt,name=oidc_provider,json=oidcProvider,proto3,oneof"`
+}
+
 func (*SnapshotItem_Header) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Cluster) isSnapshotItem_Item() {}
@@ -4208,6 +5665,24 @@ func (*SnapshotItem_StateChecks) isSnapshotItem_Item() {}
 
 func (*SnapshotItem_Observation) isSnapshotItem_Item() {}
 
+func (*SnapshotItem_Account) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_User) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_Group) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_Role) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_Policy) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_PolicyVersion) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_GroupMembers) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_PolicyUses) isSnapshotItem_Item() {}
+
+func (*SnapshotItem_OidcProvider) isSnapshotItem_Item() {}
+
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Schema        uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -4237,7 +5712,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4249,7 +5724,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[41]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4262,7 +5737,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{41}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SnapshotHeader) GetSchema() uint32 {
@@ -4366,7 +5841,7 @@ type StateChecks struct {
 
 func (x *StateChecks) Reset() {
 	*x = StateChecks{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4378,7 +5853,7 @@ func (x *StateChecks) String() string {
 func (*StateChecks) ProtoMessage() {}
 
 func (x *StateChecks) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[42]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4391,7 +5866,7 @@ func (x *StateChecks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecks.ProtoReflect.Descriptor instead.
 func (*StateChecks) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{42}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *StateChecks) GetChecks() []*StateCheck {
@@ -4414,7 +5889,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4426,7 +5901,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[43]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4439,7 +5914,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{43}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Observation) GetHeard() int64 {
@@ -4469,7 +5944,7 @@ type Attestation struct {
 
 func (x *Attestation) Reset() {
 	*x = Attestation{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4481,7 +5956,7 @@ func (x *Attestation) String() string {
 func (*Attestation) ProtoMessage() {}
 
 func (x *Attestation) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[44]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4494,7 +5969,7 @@ func (x *Attestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
 func (*Attestation) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{44}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Attestation) GetGeneration() uint32 {
@@ -4521,7 +5996,7 @@ type SnapshotEnd struct {
 
 func (x *SnapshotEnd) Reset() {
 	*x = SnapshotEnd{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +6008,7 @@ func (x *SnapshotEnd) String() string {
 func (*SnapshotEnd) ProtoMessage() {}
 
 func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[45]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +6021,7 @@ func (x *SnapshotEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotEnd.ProtoReflect.Descriptor instead.
 func (*SnapshotEnd) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{45}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotEnd) GetItems() uint64 {
@@ -4570,7 +6045,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +6057,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[46]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +6070,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{46}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Session) GetNode() string {
@@ -4644,7 +6119,7 @@ type AppliedBatch struct {
 
 func (x *AppliedBatch) Reset() {
 	*x = AppliedBatch{}
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4656,7 +6131,7 @@ func (x *AppliedBatch) String() string {
 func (*AppliedBatch) ProtoMessage() {}
 
 func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[47]
+	mi := &file_fsm_fsmpb_fsm_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4669,7 +6144,7 @@ func (x *AppliedBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedBatch.ProtoReflect.Descriptor instead.
 func (*AppliedBatch) Descriptor() ([]byte, []int) {
-	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{47}
+	return file_fsm_fsmpb_fsm_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AppliedBatch) GetSeq() uint64 {
@@ -4775,7 +6250,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x04Read\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.conclave.fsm.v1.KindR\x04kind\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\x8e\a\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xe6\r\n" +
 	"\x06Change\x12;\n" +
 	"\vput_cluster\x18\x01 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\n" +
 	"putCluster\x12/\n" +
@@ -4794,7 +6269,24 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fdelete_grant\x18\v \x01(\v2\x18.conclave.fsm.v1.GrantIDH\x00R\vdeleteGrant\x12?\n" +
 	"\rput_key_store\x18\f \x01(\v2\x19.conclave.fsm.v1.KeyStoreH\x00R\vputKeyStore\x12G\n" +
 	"\x10delete_key_store\x18\r \x01(\v2\x1b.conclave.fsm.v1.KeyStoreIDH\x00R\x0edeleteKeyStore\x12L\n" +
-	"\x11delete_credential\x18\x0e \x01(\v2\x1d.conclave.fsm.v1.CredentialIDH\x00R\x10deleteCredentialB\b\n" +
+	"\x11delete_credential\x18\x0e \x01(\v2\x1d.conclave.fsm.v1.CredentialIDH\x00R\x10deleteCredential\x12;\n" +
+	"\vput_account\x18\x0f \x01(\v2\x18.conclave.fsm.v1.AccountH\x00R\n" +
+	"putAccount\x122\n" +
+	"\bput_user\x18\x10 \x01(\v2\x15.conclave.fsm.v1.UserH\x00R\aputUser\x12<\n" +
+	"\vdelete_user\x18\x11 \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\n" +
+	"deleteUser\x125\n" +
+	"\tput_group\x18\x12 \x01(\v2\x16.conclave.fsm.v1.GroupH\x00R\bputGroup\x12>\n" +
+	"\fdelete_group\x18\x13 \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\vdeleteGroup\x122\n" +
+	"\bput_role\x18\x14 \x01(\v2\x15.conclave.fsm.v1.RoleH\x00R\aputRole\x12<\n" +
+	"\vdelete_role\x18\x15 \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\n" +
+	"deleteRole\x128\n" +
+	"\n" +
+	"put_policy\x18\x16 \x01(\v2\x17.conclave.fsm.v1.PolicyH\x00R\tputPolicy\x12@\n" +
+	"\rdelete_policy\x18\x17 \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\fdeletePolicy\x12N\n" +
+	"\x12put_policy_version\x18\x18 \x01(\v2\x1e.conclave.fsm.v1.PolicyVersionH\x00R\x10putPolicyVersion\x12V\n" +
+	"\x15delete_policy_version\x18\x19 \x01(\v2 .conclave.fsm.v1.PolicyVersionIDH\x00R\x13deletePolicyVersion\x12K\n" +
+	"\x11put_oidc_provider\x18\x1a \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\x0fputOidcProvider\x12M\n" +
+	"\x14delete_oidc_provider\x18\x1b \x01(\v2\x19.conclave.fsm.v1.EntityIDH\x00R\x12deleteOidcProviderB\b\n" +
 	"\x06change\"\xb1\x04\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x18\n" +
@@ -5008,7 +6500,107 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\aaccount\x18\v \x01(\x04R\aaccount\"8\n" +
 	"\fCredentialID\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aaccount\x18\x02 \x01(\x04R\aaccount\"O\n" +
+	"\aaccount\x18\x02 \x01(\x04R\aaccount\"\x81\x01\n" +
+	"\aAccount\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05alias\x18\x03 \x01(\tR\x05alias\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\x03R\acreated\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xde\x02\n" +
+	"\x04User\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x1a\n" +
+	"\bboundary\x18\x06 \x01(\tR\bboundary\x12\x1a\n" +
+	"\bpolicies\x18\a \x03(\tR\bpolicies\x125\n" +
+	"\x06inline\x18\b \x03(\v2\x1d.conclave.fsm.v1.InlinePolicyR\x06inline\x12\x16\n" +
+	"\x06groups\x18\t \x03(\tR\x06groups\x12(\n" +
+	"\x04tags\x18\n" +
+	" \x03(\v2\x14.conclave.fsm.v1.TagR\x04tags\x12\x1f\n" +
+	"\vaccess_keys\x18\v \x03(\tR\n" +
+	"accessKeys\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\">\n" +
+	"\fInlinePolicy\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bdocument\x18\x02 \x01(\tR\bdocument\"\xe0\x01\n" +
+	"\x05Group\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x1a\n" +
+	"\bpolicies\x18\x06 \x03(\tR\bpolicies\x125\n" +
+	"\x06inline\x18\a \x03(\v2\x1d.conclave.fsm.v1.InlinePolicyR\x06inline\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xa5\x03\n" +
+	"\x04Role\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x1a\n" +
+	"\bboundary\x18\x06 \x01(\tR\bboundary\x12\x1a\n" +
+	"\bpolicies\x18\a \x03(\tR\bpolicies\x125\n" +
+	"\x06inline\x18\b \x03(\v2\x1d.conclave.fsm.v1.InlinePolicyR\x06inline\x12(\n" +
+	"\x04tags\x18\t \x03(\v2\x14.conclave.fsm.v1.TagR\x04tags\x12\x14\n" +
+	"\x05trust\x18\n" +
+	" \x01(\tR\x05trust\x12 \n" +
+	"\vdescription\x18\v \x01(\tR\vdescription\x12\x1f\n" +
+	"\vmax_session\x18\f \x01(\rR\n" +
+	"maxSession\x12%\n" +
+	"\x0erevoked_before\x18\r \x01(\x03R\rrevokedBefore\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xd1\x02\n" +
+	"\x06Policy\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x18\n" +
+	"\aupdated\x18\x06 \x01(\x03R\aupdated\x12 \n" +
+	"\vdescription\x18\a \x01(\tR\vdescription\x12'\n" +
+	"\x0fdefault_version\x18\b \x01(\rR\x0edefaultVersion\x12\x16\n" +
+	"\x06newest\x18\t \x01(\rR\x06newest\x12\x1a\n" +
+	"\bversions\x18\n" +
+	" \x03(\rR\bversions\x12(\n" +
+	"\x04tags\x18\v \x03(\v2\x14.conclave.fsm.v1.TagR\x04tags\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\xa9\x01\n" +
+	"\rPolicyVersion\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\tR\x06policy\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\rR\x06number\x12\x1a\n" +
+	"\bdocument\x18\x04 \x01(\tR\bdocument\x12\x18\n" +
+	"\acreated\x18\x05 \x01(\x03R\acreated\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"[\n" +
+	"\x0fPolicyVersionID\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\tR\x06policy\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\rR\x06number\"n\n" +
+	"\fGroupMembers\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x14\n" +
+	"\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"n\n" +
+	"\n" +
+	"PolicyUses\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\tR\x06policy\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"\x94\x02\n" +
+	"\fOidcProvider\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1d\n" +
+	"\n" +
+	"client_ids\x18\x03 \x03(\tR\tclientIds\x12 \n" +
+	"\vthumbprints\x18\x04 \x03(\tR\vthumbprints\x12(\n" +
+	"\x04tags\x18\x05 \x03(\v2\x14.conclave.fsm.v1.TagR\x04tags\x12\x18\n" +
+	"\acreated\x18\x06 \x01(\x03R\acreated\x12\x12\n" +
+	"\x04jwks\x18\a \x01(\fR\x04jwks\x12%\n" +
+	"\x0erevoked_before\x18\b \x01(\x03R\rrevokedBefore\x12\x18\n" +
+	"\aversion\x18\x0f \x01(\x04R\aversion\"8\n" +
+	"\bEntityID\x12\x18\n" +
+	"\aaccount\x18\x01 \x01(\x04R\aaccount\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"O\n" +
 	"\tDeleteKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
@@ -5025,7 +6617,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\rR\x05count\x12\x18\n" +
 	"\aversion\x18\x0f \x01(\x04R\aversion\x12\x18\n" +
-	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xc9\t\n" +
+	"\aaccount\x18\x04 \x01(\x04R\aaccount\"\xd1\r\n" +
 	"\fSnapshotItem\x129\n" +
 	"\x06header\x18\x01 \x01(\v2\x1f.conclave.fsm.v1.SnapshotHeaderH\x00R\x06header\x124\n" +
 	"\acluster\x18\x02 \x01(\v2\x18.conclave.fsm.v1.ClusterH\x00R\acluster\x12(\n" +
@@ -5055,7 +6647,17 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\akey_use\x18\x12 \x01(\v2\x17.conclave.fsm.v1.KeyUseH\x00R\x06keyUse\x12@\n" +
 	"\vattestation\x18\x13 \x01(\v2\x1c.conclave.fsm.v1.AttestationH\x00R\vattestation\x12A\n" +
 	"\fstate_checks\x18\x14 \x01(\v2\x1c.conclave.fsm.v1.StateChecksH\x00R\vstateChecks\x12@\n" +
-	"\vobservation\x18\x15 \x01(\v2\x1c.conclave.fsm.v1.ObservationH\x00R\vobservationB\x06\n" +
+	"\vobservation\x18\x15 \x01(\v2\x1c.conclave.fsm.v1.ObservationH\x00R\vobservation\x124\n" +
+	"\aaccount\x18\x16 \x01(\v2\x18.conclave.fsm.v1.AccountH\x00R\aaccount\x12+\n" +
+	"\x04user\x18\x17 \x01(\v2\x15.conclave.fsm.v1.UserH\x00R\x04user\x12.\n" +
+	"\x05group\x18\x18 \x01(\v2\x16.conclave.fsm.v1.GroupH\x00R\x05group\x12+\n" +
+	"\x04role\x18\x19 \x01(\v2\x15.conclave.fsm.v1.RoleH\x00R\x04role\x121\n" +
+	"\x06policy\x18\x1a \x01(\v2\x17.conclave.fsm.v1.PolicyH\x00R\x06policy\x12G\n" +
+	"\x0epolicy_version\x18\x1b \x01(\v2\x1e.conclave.fsm.v1.PolicyVersionH\x00R\rpolicyVersion\x12D\n" +
+	"\rgroup_members\x18\x1c \x01(\v2\x1d.conclave.fsm.v1.GroupMembersH\x00R\fgroupMembers\x12>\n" +
+	"\vpolicy_uses\x18\x1d \x01(\v2\x1b.conclave.fsm.v1.PolicyUsesH\x00R\n" +
+	"policyUses\x12D\n" +
+	"\roidc_provider\x18\x1e \x01(\v2\x1d.conclave.fsm.v1.OidcProviderH\x00R\foidcProviderB\x06\n" +
 	"\x04item\"\x80\x03\n" +
 	"\x0eSnapshotHeader\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x14\n" +
@@ -5094,7 +6696,7 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\fAppliedBatch\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1a\n" +
-	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xa5\x02\n" +
+	"\bverdicts\x18\x03 \x01(\fR\bverdicts*\xd5\x03\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CLUSTER\x10\x01\x12\f\n" +
@@ -5113,7 +6715,17 @@ const file_fsm_fsmpb_fsm_proto_rawDesc = "" +
 	"\x0fKIND_KEY_GRANTS\x10\v\x12\x12\n" +
 	"\x0eKIND_KEY_STORE\x10\f\x12\x13\n" +
 	"\x0fKIND_KEY_STORES\x10\r\x12\x13\n" +
-	"\x0fKIND_STORE_KEYS\x10\x0e*\xba\x01\n" +
+	"\x0fKIND_STORE_KEYS\x10\x0e\x12\x10\n" +
+	"\fKIND_ACCOUNT\x10\x0f\x12\r\n" +
+	"\tKIND_USER\x10\x10\x12\x0e\n" +
+	"\n" +
+	"KIND_GROUP\x10\x11\x12\r\n" +
+	"\tKIND_ROLE\x10\x12\x12\x0f\n" +
+	"\vKIND_POLICY\x10\x13\x12\x17\n" +
+	"\x13KIND_POLICY_VERSION\x10\x14\x12\x16\n" +
+	"\x12KIND_GROUP_MEMBERS\x10\x15\x12\x14\n" +
+	"\x10KIND_POLICY_USES\x10\x16\x12\x16\n" +
+	"\x12KIND_OIDC_PROVIDER\x10\x17*\xba\x01\n" +
 	"\bKeyState\x12\x19\n" +
 	"\x15KEY_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11KEY_STATE_ENABLED\x10\x01\x12\x16\n" +
@@ -5144,60 +6756,72 @@ func file_fsm_fsmpb_fsm_proto_rawDescGZIP() []byte {
 }
 
 var file_fsm_fsmpb_fsm_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_fsm_fsmpb_fsm_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_fsm_fsmpb_fsm_proto_goTypes = []any{
-	(Kind)(0),              // 0: conclave.fsm.v1.Kind
-	(KeyState)(0),          // 1: conclave.fsm.v1.KeyState
-	(ConnectionState)(0),   // 2: conclave.fsm.v1.ConnectionState
-	(CredentialKind)(0),    // 3: conclave.fsm.v1.CredentialKind
-	(*Entry)(nil),          // 4: conclave.fsm.v1.Entry
-	(*Origin)(nil),         // 5: conclave.fsm.v1.Origin
-	(*Clock)(nil),          // 6: conclave.fsm.v1.Clock
-	(*ClockReading)(nil),   // 7: conclave.fsm.v1.ClockReading
-	(*StateCheck)(nil),     // 8: conclave.fsm.v1.StateCheck
-	(*ConfirmTime)(nil),    // 9: conclave.fsm.v1.ConfirmTime
-	(*RegisterNode)(nil),   // 10: conclave.fsm.v1.RegisterNode
-	(*Batches)(nil),        // 11: conclave.fsm.v1.Batches
-	(*Batch)(nil),          // 12: conclave.fsm.v1.Batch
-	(*Record)(nil),         // 13: conclave.fsm.v1.Record
-	(*Use)(nil),            // 14: conclave.fsm.v1.Use
-	(*Read)(nil),           // 15: conclave.fsm.v1.Read
-	(*Change)(nil),         // 16: conclave.fsm.v1.Change
-	(*Cluster)(nil),        // 17: conclave.fsm.v1.Cluster
-	(*OriginKey)(nil),      // 18: conclave.fsm.v1.OriginKey
-	(*ShareSet)(nil),       // 19: conclave.fsm.v1.ShareSet
-	(*WrappedKEK)(nil),     // 20: conclave.fsm.v1.WrappedKEK
-	(*Key)(nil),            // 21: conclave.fsm.v1.Key
-	(*Rotation)(nil),       // 22: conclave.fsm.v1.Rotation
-	(*UsedToken)(nil),      // 23: conclave.fsm.v1.UsedToken
-	(*Material)(nil),       // 24: conclave.fsm.v1.Material
-	(*Grant)(nil),          // 25: conclave.fsm.v1.Grant
-	(*GrantContext)(nil),   // 26: conclave.fsm.v1.GrantContext
-	(*GrantID)(nil),        // 27: conclave.fsm.v1.GrantID
-	(*KeyGrants)(nil),      // 28: conclave.fsm.v1.KeyGrants
-	(*KeyStore)(nil),       // 29: conclave.fsm.v1.KeyStore
-	(*KeyStoreID)(nil),     // 30: conclave.fsm.v1.KeyStoreID
-	(*KeyStores)(nil),      // 31: conclave.fsm.v1.KeyStores
-	(*StoreKeys)(nil),      // 32: conclave.fsm.v1.StoreKeys
-	(*KeyUse)(nil),         // 33: conclave.fsm.v1.KeyUse
-	(*KeyPolicy)(nil),      // 34: conclave.fsm.v1.KeyPolicy
-	(*KeyTags)(nil),        // 35: conclave.fsm.v1.KeyTags
-	(*Tag)(nil),            // 36: conclave.fsm.v1.Tag
-	(*Alias)(nil),          // 37: conclave.fsm.v1.Alias
-	(*AliasName)(nil),      // 38: conclave.fsm.v1.AliasName
-	(*Credential)(nil),     // 39: conclave.fsm.v1.Credential
-	(*CredentialID)(nil),   // 40: conclave.fsm.v1.CredentialID
-	(*DeleteKey)(nil),      // 41: conclave.fsm.v1.DeleteKey
-	(*Tombstone)(nil),      // 42: conclave.fsm.v1.Tombstone
-	(*KeyAliases)(nil),     // 43: conclave.fsm.v1.KeyAliases
-	(*SnapshotItem)(nil),   // 44: conclave.fsm.v1.SnapshotItem
-	(*SnapshotHeader)(nil), // 45: conclave.fsm.v1.SnapshotHeader
-	(*StateChecks)(nil),    // 46: conclave.fsm.v1.StateChecks
-	(*Observation)(nil),    // 47: conclave.fsm.v1.Observation
-	(*Attestation)(nil),    // 48: conclave.fsm.v1.Attestation
-	(*SnapshotEnd)(nil),    // 49: conclave.fsm.v1.SnapshotEnd
-	(*Session)(nil),        // 50: conclave.fsm.v1.Session
-	(*AppliedBatch)(nil),   // 51: conclave.fsm.v1.AppliedBatch
+	(Kind)(0),               // 0: conclave.fsm.v1.Kind
+	(KeyState)(0),           // 1: conclave.fsm.v1.KeyState
+	(ConnectionState)(0),    // 2: conclave.fsm.v1.ConnectionState
+	(CredentialKind)(0),     // 3: conclave.fsm.v1.CredentialKind
+	(*Entry)(nil),           // 4: conclave.fsm.v1.Entry
+	(*Origin)(nil),          // 5: conclave.fsm.v1.Origin
+	(*Clock)(nil),           // 6: conclave.fsm.v1.Clock
+	(*ClockReading)(nil),    // 7: conclave.fsm.v1.ClockReading
+	(*StateCheck)(nil),      // 8: conclave.fsm.v1.StateCheck
+	(*ConfirmTime)(nil),     // 9: conclave.fsm.v1.ConfirmTime
+	(*RegisterNode)(nil),    // 10: conclave.fsm.v1.RegisterNode
+	(*Batches)(nil),         // 11: conclave.fsm.v1.Batches
+	(*Batch)(nil),           // 12: conclave.fsm.v1.Batch
+	(*Record)(nil),          // 13: conclave.fsm.v1.Record
+	(*Use)(nil),             // 14: conclave.fsm.v1.Use
+	(*Read)(nil),            // 15: conclave.fsm.v1.Read
+	(*Change)(nil),          // 16: conclave.fsm.v1.Change
+	(*Cluster)(nil),         // 17: conclave.fsm.v1.Cluster
+	(*OriginKey)(nil),       // 18: conclave.fsm.v1.OriginKey
+	(*ShareSet)(nil),        // 19: conclave.fsm.v1.ShareSet
+	(*WrappedKEK)(nil),      // 20: conclave.fsm.v1.WrappedKEK
+	(*Key)(nil),             // 21: conclave.fsm.v1.Key
+	(*Rotation)(nil),        // 22: conclave.fsm.v1.Rotation
+	(*UsedToken)(nil),       // 23: conclave.fsm.v1.UsedToken
+	(*Material)(nil),        // 24: conclave.fsm.v1.Material
+	(*Grant)(nil),           // 25: conclave.fsm.v1.Grant
+	(*GrantContext)(nil),    // 26: conclave.fsm.v1.GrantContext
+	(*GrantID)(nil),         // 27: conclave.fsm.v1.GrantID
+	(*KeyGrants)(nil),       // 28: conclave.fsm.v1.KeyGrants
+	(*KeyStore)(nil),        // 29: conclave.fsm.v1.KeyStore
+	(*KeyStoreID)(nil),      // 30: conclave.fsm.v1.KeyStoreID
+	(*KeyStores)(nil),       // 31: conclave.fsm.v1.KeyStores
+	(*StoreKeys)(nil),       // 32: conclave.fsm.v1.StoreKeys
+	(*KeyUse)(nil),          // 33: conclave.fsm.v1.KeyUse
+	(*KeyPolicy)(nil),       // 34: conclave.fsm.v1.KeyPolicy
+	(*KeyTags)(nil),         // 35: conclave.fsm.v1.KeyTags
+	(*Tag)(nil),             // 36: conclave.fsm.v1.Tag
+	(*Alias)(nil),           // 37: conclave.fsm.v1.Alias
+	(*AliasName)(nil),       // 38: conclave.fsm.v1.AliasName
+	(*Credential)(nil),      // 39: conclave.fsm.v1.Credential
+	(*CredentialID)(nil),    // 40: conclave.fsm.v1.CredentialID
+	(*Account)(nil),         // 41: conclave.fsm.v1.Account
+	(*User)(nil),            // 42: conclave.fsm.v1.User
+	(*InlinePolicy)(nil),    // 43: conclave.fsm.v1.InlinePolicy
+	(*Group)(nil),           // 44: conclave.fsm.v1.Group
+	(*Role)(nil),            // 45: conclave.fsm.v1.Role
+	(*Policy)(nil),          // 46: conclave.fsm.v1.Policy
+	(*PolicyVersion)(nil),   // 47: conclave.fsm.v1.PolicyVersion
+	(*PolicyVersionID)(nil), // 48: conclave.fsm.v1.PolicyVersionID
+	(*GroupMembers)(nil),    // 49: conclave.fsm.v1.GroupMembers
+	(*PolicyUses)(nil),      // 50: conclave.fsm.v1.PolicyUses
+	(*OidcProvider)(nil),    // 51: conclave.fsm.v1.OidcProvider
+	(*EntityID)(nil),        // 52: conclave.fsm.v1.EntityID
+	(*DeleteKey)(nil),       // 53: conclave.fsm.v1.DeleteKey
+	(*Tombstone)(nil),       // 54: conclave.fsm.v1.Tombstone
+	(*KeyAliases)(nil),      // 55: conclave.fsm.v1.KeyAliases
+	(*SnapshotItem)(nil),    // 56: conclave.fsm.v1.SnapshotItem
+	(*SnapshotHeader)(nil),  // 57: conclave.fsm.v1.SnapshotHeader
+	(*StateChecks)(nil),     // 58: conclave.fsm.v1.StateChecks
+	(*Observation)(nil),     // 59: conclave.fsm.v1.Observation
+	(*Attestation)(nil),     // 60: conclave.fsm.v1.Attestation
+	(*SnapshotEnd)(nil),     // 61: conclave.fsm.v1.SnapshotEnd
+	(*Session)(nil),         // 62: conclave.fsm.v1.Session
+	(*AppliedBatch)(nil),    // 63: conclave.fsm.v1.AppliedBatch
 }
 var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	6,  // 0: conclave.fsm.v1.Entry.clock:type_name -> conclave.fsm.v1.Clock
@@ -5219,54 +6843,83 @@ var file_fsm_fsmpb_fsm_proto_depIdxs = []int32{
 	37, // 16: conclave.fsm.v1.Change.put_alias:type_name -> conclave.fsm.v1.Alias
 	38, // 17: conclave.fsm.v1.Change.delete_alias:type_name -> conclave.fsm.v1.AliasName
 	39, // 18: conclave.fsm.v1.Change.put_credential:type_name -> conclave.fsm.v1.Credential
-	41, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
+	53, // 19: conclave.fsm.v1.Change.delete_key:type_name -> conclave.fsm.v1.DeleteKey
 	9,  // 20: conclave.fsm.v1.Change.confirm_time:type_name -> conclave.fsm.v1.ConfirmTime
 	25, // 21: conclave.fsm.v1.Change.put_grant:type_name -> conclave.fsm.v1.Grant
 	27, // 22: conclave.fsm.v1.Change.delete_grant:type_name -> conclave.fsm.v1.GrantID
 	29, // 23: conclave.fsm.v1.Change.put_key_store:type_name -> conclave.fsm.v1.KeyStore
 	30, // 24: conclave.fsm.v1.Change.delete_key_store:type_name -> conclave.fsm.v1.KeyStoreID
 	40, // 25: conclave.fsm.v1.Change.delete_credential:type_name -> conclave.fsm.v1.CredentialID
-	19, // 26: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
-	20, // 27: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
-	18, // 28: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
-	1,  // 29: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
-	24, // 30: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
-	22, // 31: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
-	23, // 32: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
-	26, // 33: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
-	26, // 34: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
-	36, // 35: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
-	2,  // 36: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
-	36, // 37: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
-	3,  // 38: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
-	45, // 39: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
-	17, // 40: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
-	21, // 41: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
-	34, // 42: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
-	35, // 43: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
-	37, // 44: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
-	43, // 45: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
-	39, // 46: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
-	42, // 47: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
-	10, // 48: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
-	50, // 49: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
-	49, // 50: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
-	25, // 51: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
-	28, // 52: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
-	29, // 53: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
-	31, // 54: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
-	32, // 55: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
-	33, // 56: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
-	48, // 57: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
-	46, // 58: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
-	47, // 59: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
-	8,  // 60: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
-	51, // 61: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	41, // 26: conclave.fsm.v1.Change.put_account:type_name -> conclave.fsm.v1.Account
+	42, // 27: conclave.fsm.v1.Change.put_user:type_name -> conclave.fsm.v1.User
+	52, // 28: conclave.fsm.v1.Change.delete_user:type_name -> conclave.fsm.v1.EntityID
+	44, // 29: conclave.fsm.v1.Change.put_group:type_name -> conclave.fsm.v1.Group
+	52, // 30: conclave.fsm.v1.Change.delete_group:type_name -> conclave.fsm.v1.EntityID
+	45, // 31: conclave.fsm.v1.Change.put_role:type_name -> conclave.fsm.v1.Role
+	52, // 32: conclave.fsm.v1.Change.delete_role:type_name -> conclave.fsm.v1.EntityID
+	46, // 33: conclave.fsm.v1.Change.put_policy:type_name -> conclave.fsm.v1.Policy
+	52, // 34: conclave.fsm.v1.Change.delete_policy:type_name -> conclave.fsm.v1.EntityID
+	47, // 35: conclave.fsm.v1.Change.put_policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	48, // 36: conclave.fsm.v1.Change.delete_policy_version:type_name -> conclave.fsm.v1.PolicyVersionID
+	51, // 37: conclave.fsm.v1.Change.put_oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	52, // 38: conclave.fsm.v1.Change.delete_oidc_provider:type_name -> conclave.fsm.v1.EntityID
+	19, // 39: conclave.fsm.v1.Cluster.shares:type_name -> conclave.fsm.v1.ShareSet
+	20, // 40: conclave.fsm.v1.Cluster.keyring:type_name -> conclave.fsm.v1.WrappedKEK
+	18, // 41: conclave.fsm.v1.Cluster.origin_keys:type_name -> conclave.fsm.v1.OriginKey
+	1,  // 42: conclave.fsm.v1.Key.state:type_name -> conclave.fsm.v1.KeyState
+	24, // 43: conclave.fsm.v1.Key.materials:type_name -> conclave.fsm.v1.Material
+	22, // 44: conclave.fsm.v1.Key.rotation:type_name -> conclave.fsm.v1.Rotation
+	23, // 45: conclave.fsm.v1.Key.used_tokens:type_name -> conclave.fsm.v1.UsedToken
+	26, // 46: conclave.fsm.v1.Grant.context_equals:type_name -> conclave.fsm.v1.GrantContext
+	26, // 47: conclave.fsm.v1.Grant.context_subset:type_name -> conclave.fsm.v1.GrantContext
+	36, // 48: conclave.fsm.v1.GrantContext.pairs:type_name -> conclave.fsm.v1.Tag
+	2,  // 49: conclave.fsm.v1.KeyStore.state:type_name -> conclave.fsm.v1.ConnectionState
+	36, // 50: conclave.fsm.v1.KeyTags.tags:type_name -> conclave.fsm.v1.Tag
+	3,  // 51: conclave.fsm.v1.Credential.kind:type_name -> conclave.fsm.v1.CredentialKind
+	43, // 52: conclave.fsm.v1.User.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	36, // 53: conclave.fsm.v1.User.tags:type_name -> conclave.fsm.v1.Tag
+	43, // 54: conclave.fsm.v1.Group.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	43, // 55: conclave.fsm.v1.Role.inline:type_name -> conclave.fsm.v1.InlinePolicy
+	36, // 56: conclave.fsm.v1.Role.tags:type_name -> conclave.fsm.v1.Tag
+	36, // 57: conclave.fsm.v1.Policy.tags:type_name -> conclave.fsm.v1.Tag
+	36, // 58: conclave.fsm.v1.OidcProvider.tags:type_name -> conclave.fsm.v1.Tag
+	57, // 59: conclave.fsm.v1.SnapshotItem.header:type_name -> conclave.fsm.v1.SnapshotHeader
+	17, // 60: conclave.fsm.v1.SnapshotItem.cluster:type_name -> conclave.fsm.v1.Cluster
+	21, // 61: conclave.fsm.v1.SnapshotItem.key:type_name -> conclave.fsm.v1.Key
+	34, // 62: conclave.fsm.v1.SnapshotItem.key_policy:type_name -> conclave.fsm.v1.KeyPolicy
+	35, // 63: conclave.fsm.v1.SnapshotItem.key_tags:type_name -> conclave.fsm.v1.KeyTags
+	37, // 64: conclave.fsm.v1.SnapshotItem.alias:type_name -> conclave.fsm.v1.Alias
+	55, // 65: conclave.fsm.v1.SnapshotItem.key_aliases:type_name -> conclave.fsm.v1.KeyAliases
+	39, // 66: conclave.fsm.v1.SnapshotItem.credential:type_name -> conclave.fsm.v1.Credential
+	54, // 67: conclave.fsm.v1.SnapshotItem.tombstone:type_name -> conclave.fsm.v1.Tombstone
+	10, // 68: conclave.fsm.v1.SnapshotItem.node:type_name -> conclave.fsm.v1.RegisterNode
+	62, // 69: conclave.fsm.v1.SnapshotItem.session:type_name -> conclave.fsm.v1.Session
+	61, // 70: conclave.fsm.v1.SnapshotItem.end:type_name -> conclave.fsm.v1.SnapshotEnd
+	25, // 71: conclave.fsm.v1.SnapshotItem.grant:type_name -> conclave.fsm.v1.Grant
+	28, // 72: conclave.fsm.v1.SnapshotItem.key_grants:type_name -> conclave.fsm.v1.KeyGrants
+	29, // 73: conclave.fsm.v1.SnapshotItem.key_store:type_name -> conclave.fsm.v1.KeyStore
+	31, // 74: conclave.fsm.v1.SnapshotItem.key_stores:type_name -> conclave.fsm.v1.KeyStores
+	32, // 75: conclave.fsm.v1.SnapshotItem.store_keys:type_name -> conclave.fsm.v1.StoreKeys
+	33, // 76: conclave.fsm.v1.SnapshotItem.key_use:type_name -> conclave.fsm.v1.KeyUse
+	60, // 77: conclave.fsm.v1.SnapshotItem.attestation:type_name -> conclave.fsm.v1.Attestation
+	58, // 78: conclave.fsm.v1.SnapshotItem.state_checks:type_name -> conclave.fsm.v1.StateChecks
+	59, // 79: conclave.fsm.v1.SnapshotItem.observation:type_name -> conclave.fsm.v1.Observation
+	41, // 80: conclave.fsm.v1.SnapshotItem.account:type_name -> conclave.fsm.v1.Account
+	42, // 81: conclave.fsm.v1.SnapshotItem.user:type_name -> conclave.fsm.v1.User
+	44, // 82: conclave.fsm.v1.SnapshotItem.group:type_name -> conclave.fsm.v1.Group
+	45, // 83: conclave.fsm.v1.SnapshotItem.role:type_name -> conclave.fsm.v1.Role
+	46, // 84: conclave.fsm.v1.SnapshotItem.policy:type_name -> conclave.fsm.v1.Policy
+	47, // 85: conclave.fsm.v1.SnapshotItem.policy_version:type_name -> conclave.fsm.v1.PolicyVersion
+	49, // 86: conclave.fsm.v1.SnapshotItem.group_members:type_name -> conclave.fsm.v1.GroupMembers
+	50, // 87: conclave.fsm.v1.SnapshotItem.policy_uses:type_name -> conclave.fsm.v1.PolicyUses
+	51, // 88: conclave.fsm.v1.SnapshotItem.oidc_provider:type_name -> conclave.fsm.v1.OidcProvider
+	8,  // 89: conclave.fsm.v1.StateChecks.checks:type_name -> conclave.fsm.v1.StateCheck
+	63, // 90: conclave.fsm.v1.Session.batches:type_name -> conclave.fsm.v1.AppliedBatch
+	91, // [91:91] is the sub-list for method output_type
+	91, // [91:91] is the sub-list for method input_type
+	91, // [91:91] is the sub-list for extension type_name
+	91, // [91:91] is the sub-list for extension extendee
+	0,  // [0:91] is the sub-list for field type_name
 }
 
 func init() { file_fsm_fsmpb_fsm_proto_init() }
@@ -5293,8 +6946,21 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*Change_PutKeyStore)(nil),
 		(*Change_DeleteKeyStore)(nil),
 		(*Change_DeleteCredential)(nil),
+		(*Change_PutAccount)(nil),
+		(*Change_PutUser)(nil),
+		(*Change_DeleteUser)(nil),
+		(*Change_PutGroup)(nil),
+		(*Change_DeleteGroup)(nil),
+		(*Change_PutRole)(nil),
+		(*Change_DeleteRole)(nil),
+		(*Change_PutPolicy)(nil),
+		(*Change_DeletePolicy)(nil),
+		(*Change_PutPolicyVersion)(nil),
+		(*Change_DeletePolicyVersion)(nil),
+		(*Change_PutOidcProvider)(nil),
+		(*Change_DeleteOidcProvider)(nil),
 	}
-	file_fsm_fsmpb_fsm_proto_msgTypes[40].OneofWrappers = []any{
+	file_fsm_fsmpb_fsm_proto_msgTypes[52].OneofWrappers = []any{
 		(*SnapshotItem_Header)(nil),
 		(*SnapshotItem_Cluster)(nil),
 		(*SnapshotItem_Key)(nil),
@@ -5316,6 +6982,15 @@ func file_fsm_fsmpb_fsm_proto_init() {
 		(*SnapshotItem_Attestation)(nil),
 		(*SnapshotItem_StateChecks)(nil),
 		(*SnapshotItem_Observation)(nil),
+		(*SnapshotItem_Account)(nil),
+		(*SnapshotItem_User)(nil),
+		(*SnapshotItem_Group)(nil),
+		(*SnapshotItem_Role)(nil),
+		(*SnapshotItem_Policy)(nil),
+		(*SnapshotItem_PolicyVersion)(nil),
+		(*SnapshotItem_GroupMembers)(nil),
+		(*SnapshotItem_PolicyUses)(nil),
+		(*SnapshotItem_OidcProvider)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5323,7 +6998,7 @@ func file_fsm_fsmpb_fsm_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fsm_fsmpb_fsm_proto_rawDesc), len(file_fsm_fsmpb_fsm_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   48,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
