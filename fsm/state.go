@@ -125,12 +125,38 @@ func (s *State) Cluster() (*fsmpb.Cluster, Version) {
 	return get[*fsmpb.Cluster](s, fsmpb.Kind_KIND_CLUSTER, nil)
 }
 
-// AccountOf returns the one account of the cluster; 0 before init. It never changes, so
-// it need not be in read sets.
+// AccountOf returns the account that the cluster was initialised with; 0 before init. It
+// never changes, so it need not be in read sets.
 func AccountOf(s *State) Account {
 	c, _ := s.Cluster()
 	a, _ := ParseAccount(c.GetAccount())
 	return a
+}
+
+// Accounts returns the accounts of the cluster, the one that it was initialised with first.
+func Accounts(s *State) iter.Seq[Account] {
+	return func(yield func(Account) bool) {
+		c, _ := s.Cluster()
+		first, ok := ParseAccount(c.GetAccount())
+		if !ok || !yield(first) {
+			return
+		}
+		for m := range Objects[*fsmpb.Account](s, nil, "") {
+			if Account(m.Account) != first && !yield(Account(m.Account)) {
+				return
+			}
+		}
+	}
+}
+
+// AccountExists reports whether the cluster has an account.
+func AccountExists(s *State, a Account) bool {
+	if m, _ := Object[*fsmpb.Account](s, AccountID(a)); m != nil {
+		return true
+	}
+	c, _ := s.Cluster()
+	first, ok := ParseAccount(c.GetAccount())
+	return ok && a == first
 }
 
 // Key returns the key with that id; nil if there is none.

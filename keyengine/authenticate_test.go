@@ -514,14 +514,13 @@ func TestMadeUpIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proof, wrong, principal := [32]byte(id.Proof()), [32]byte(id.Proof()), id.Principal()
+	proof, wrong := [32]byte(id.Proof()), [32]byte(id.Proof())
 	wrong[0] ^= 1
-	principal.ARN += "x"
 	for name, other := range map[string]iam.Identity{
 		"nobody":     {},
-		"proof":      iam.ForwardedIdentity(id.Principal(), id.Credential(), wrong, ""),
-		"credential": iam.ForwardedIdentity(id.Principal(), "x", proof, ""),
-		"principal":  iam.ForwardedIdentity(principal, id.Credential(), proof, ""),
+		"proof":      forwarded(t, id, id.Account(), id.Credential(), wrong),
+		"credential": forwarded(t, id, id.Account(), "x", proof),
+		"account":    forwarded(t, id, id.Account()+1, id.Credential(), proof),
 	} {
 		if _, err := e.ReadAudit(t.Context(), &iam.Caller{Identity: other}, 0); err != iam.ErrUnrecognized {
 			t.Errorf("another %s: got error %v, want ErrUnrecognized", name, err)
@@ -639,4 +638,14 @@ func TestProofsAreUsedOnce(t *testing.T) {
 	if _, _, err := e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now())); err != nil {
 		t.Errorf("with another proof: %v", err)
 	}
+}
+
+// forwarded returns an identity as another node would forward it.
+func forwarded(t testing.TB, of iam.Identity, account fsm.Account, credential string, proof [32]byte) iam.Identity {
+	t.Helper()
+	id, err := iam.ForwardedIdentity(of.Principal(), account, credential, proof, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

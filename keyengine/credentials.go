@@ -77,10 +77,10 @@ func (e *Engine) byRoot(ctx context.Context, c *iam.Caller, name, what string, a
 	return nil
 }
 
-// mustBeRoot refuses callers other than the account's root user.
+// mustBeRoot refuses callers other than the root user of an account.
 func mustBeRoot(ev *request.Evaluation, what string) error {
-	p, c := ev.Caller.Identity.Principal(), ev.Cluster()
-	if c != nil && p.Kind == policy.KindRoot && p.Account == c.Account && p.Partition == c.Partition {
+	p, c := ev.Principal(), ev.Cluster()
+	if c != nil && p.Kind == policy.KindRoot && p.Partition == c.Partition {
 		return nil
 	}
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to %s: only the account's root user is", p, what)
@@ -105,7 +105,7 @@ func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err 
 		return nil, err
 	}
 	for c := range ev.State.Credentials(request.AccountOf(ev)) {
-		if c.Principal != ev.Caller.Identity.Principal().ARN || !c.Active {
+		if c.Principal != ev.Principal().ARN || !c.Active {
 			continue
 		}
 		switch _, err := ev.Authenticator.Identify(o, c); {
@@ -114,7 +114,7 @@ func credentialsOfCaller(ev *request.Evaluation) (list []*fsmpb.Credential, err 
 		case err != nil:
 			return nil, err
 		}
-		ev.Credential(c.Id)
+		ev.Credential(request.AccountOf(ev), c.Id)
 		list = append(list, c)
 	}
 	return list, nil
@@ -179,7 +179,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 		var made *fsmpb.Credential
 		keymat.Scrub(func() {
 			var secret *keymat.Secret
-			made, secret, err = iam.NewAccessKey(e.vault.Arena(), o, request.AccountOf(ev), ev.Caller.Identity.Principal().ARN, record.Now(ev.State, e.clock).UnixNano())
+			made, secret, err = iam.NewAccessKey(e.vault.Arena(), o, request.AccountOf(ev), ev.Principal().ARN, record.Now(ev.State, e.clock).UnixNano())
 			if err != nil {
 				return
 			}
@@ -194,7 +194,7 @@ func (e *Engine) CreateAccessKey(ctx context.Context, c *iam.Caller, answerKey [
 		}
 		id = made.Id
 		done.Response = []*auditpb.Field{auditfield.Text("accessKeyId", id)}
-		ev.Credential(id) // the record requires that the id is not in use
+		ev.Credential(request.AccountOf(ev), id) // the record requires that the id is not in use
 		ev.Change(&fsmpb.Change{Change: &fsmpb.Change_PutCredential{PutCredential: made}})
 		return nil
 	})
@@ -227,7 +227,7 @@ func (e *Engine) DeleteCredential(ctx context.Context, c *iam.Caller, id string)
 		}
 		switch {
 		case !found:
-			ev.Credential(id)
+			ev.Credential(request.AccountOf(ev), id)
 			return kmsapi.Errorf(kmsapi.ErrNotFound, "Root has no credential %s.", id)
 		case len(own) == 1:
 			return kmsapi.Errorf(kmsapi.ErrInvalidState, "This is the last credential of the account's root user. Create an access key first, and delete this one with that.")

@@ -242,7 +242,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	proof := [32]byte(c.root.Proof())
 	proof[0] ^= 1
-	forged := iam.ForwardedIdentity(c.root.Principal(), c.root.Credential(), proof, "")
+	forged := forwarded(t, c.root, c.root.Account(), c.root.Credential(), proof)
 	refused := func(payload []byte) {
 		t.Helper()
 		caller, _, _, err := decodeForwarded(o, "n2", payload)
@@ -254,7 +254,7 @@ func TestForwardedRequestsAreChecked(t *testing.T) {
 	}
 	refused(encode(forged))
 	other := c.newUser(aliceARN)
-	refused(encode(iam.ForwardedIdentity(c.root.Principal(), other.Credential(), [32]byte(other.Proof()), "")))
+	refused(encode(forwarded(t, c.root, c.root.Account(), other.Credential(), [32]byte(other.Proof()))))
 
 	seal := func(m proto.Message) []byte {
 		t.Helper()
@@ -579,7 +579,7 @@ func TestLimitsAreBounded(t *testing.T) {
 	c := &iam.Caller{}
 	for i := range 3 * maxLimited {
 		who := policy.Principal{ARN: string(rune('a'+i%26)) + time.Duration(i).String()}
-		c.Identity = iam.ForwardedIdentity(who, "", [32]byte{}, "")
+		c.Identity, _ = iam.ForwardedIdentity(who, testAccountNumber, "", [32]byte{}, "", nil)
 		l.refused(c, kmsapi.ErrAccessDenied)
 		if i == maxLimited {
 			clock.Advance(time.Hour)

@@ -175,12 +175,22 @@ func encodeForwarded(o *vault.Opened, from string, c *iam.Caller, op *request.Op
 		return nil, fmt.Errorf("forwarding %s: %w", op.Name, err)
 	}
 	id := &c.Identity
+	var temporary []byte
+	if t := id.Temporary(); t != nil {
+		if temporary, err = proto.Marshal(t); err != nil {
+			return nil, fmt.Errorf("forwarding %s: %w", op.Name, err)
+		}
+	}
+	var account uint64
+	if of, ok := fsm.ParseAccount(id.Principal().Account); !ok || of != id.Account() {
+		account = uint64(id.Account())
+	}
 	return sealMessage(o, forwardContext("request", from, iam.RequestID{}), &forwardpb.Request{
 		Operation: op.Name, RequestId: c.RequestID[:],
 		Principal: id.Principal().ARN, Credential: id.Credential(), Proof: id.Proof(), Session: id.Session(),
 		Region: c.Region, SourceIp: c.SourceIP, UserAgent: c.UserAgent, Transport: c.Transport,
 		TlsVersion: c.TLS.Version, TlsCipher: c.TLS.Cipher, SourceArn: c.SourceArn,
-		Input: input,
+		Input: input, Temporary: temporary, Account: account,
 	})
 }
 
@@ -214,13 +224,21 @@ func readForwarded(f *forwardpb.Request) (_ *iam.Caller, _ *request.Operation, i
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
 	}
+	account, ok := fsm.ParseAccount(p.Account)
+	if !ok || f.Account != 0 {
+		account = fsm.Account(f.Account)
+	}
+	id, err := iam.ForwardedIdentity(p, account, f.Credential, [32]byte(f.Proof), f.Session, f.Temporary)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("%w: %w", ErrForwarded, err)
+	}
 	in = op.NewInput()
 	if err := forward.Unpack(op.Input(), in, f.Input); err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: input: %w", ErrForwarded, err)
 	}
 	return &iam.Caller{
 		RequestID: iam.RequestID(f.RequestId),
-		Identity:  iam.ForwardedIdentity(p, f.Credential, [32]byte(f.Proof), f.Session),
+		Identity:  id,
 		Region:    f.Region, SourceIP: f.SourceIp, UserAgent: f.UserAgent, Transport: f.Transport,
 		TLS: iam.TLS{Version: f.TlsVersion, Cipher: f.TlsCipher}, SourceArn: f.SourceArn,
 	}, op, in, nil

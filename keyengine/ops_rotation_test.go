@@ -332,7 +332,7 @@ func TestRotationOfReplicas(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, withRegions(threeRegions()...))
 	name, _, second := c.newReplicatedKey()
-	arn := request.KeyARN(&fsmpb.Cluster{Partition: "aws", Account: testAccount}, secondRegion, name)
+	arn := request.KeyARN(&fsmpb.Cluster{Partition: "aws"}, testAccountNumber, secondRegion, name)
 	for op, in := range map[string]any{
 		"EnableKeyRotation": &kmsapi.EnableKeyRotationInput{KeyId: &name}, "DisableKeyRotation": &kmsapi.DisableKeyRotationInput{KeyId: &name},
 		"RotateKeyOnDemand": &kmsapi.RotateKeyOnDemandInput{KeyId: &name},

@@ -15,7 +15,6 @@ import (
 	"github.com/conclavekms/conclave/keyengine/internal/enginetest"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
-	"github.com/conclavekms/conclave/policy"
 )
 
 // All nodes have the same material, whichever shares unsealed them.
@@ -85,7 +84,7 @@ func sealedCalls(t testing.TB, c *testCluster, e *Engine, res *ceremony.InitResu
 	_, _, errs["OpenSession"] = e.OpenSession(t.Context(), enginetest.SessionProof(res, c.Clock.Now()))
 	_, errs["AuthenticateSession"] = e.AuthenticateSession(t.Context(), strings.Repeat("A", 200))
 	_, errs["certificate"] = e.AuthenticateCertificate(t.Context(), "spiffe://x")
-	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: iam.ForwardedIdentity(policy.Principal{}, res.AccessKeyID, [32]byte{}, "")}, 0)
+	_, errs["ReadAudit"] = e.ReadAudit(t.Context(), &iam.Caller{Identity: forwarded(t, iam.Identity{}, testAccountNumber, res.AccessKeyID, [32]byte{})}, 0)
 	errs["ConfirmTime"] = e.ConfirmTime(t.Context(), enginetest.Operator)
 	errs["Checkpoint"] = e.Checkpoint(t.Context())
 	return errs

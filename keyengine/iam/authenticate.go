@@ -68,36 +68,101 @@ func (a *Authenticator) AuthenticateSigV4(ctx context.Context, p sigv4.Proof) (I
 	if !p.WellFormed() {
 		return Identity{}, ErrSignature
 	}
-	if p.SessionToken != "" { // no access key belongs to a session
-		return Identity{}, ErrUnrecognized
+	if kind, account, ok := accesskey.Parse(p.AccessKeyID); ok && kind == accesskey.Session {
+		return a.authenticateTemporary(ctx, o, account, &p)
 	}
-	c, err := a.accessKey(ctx, p.AccessKeyID)
+	c, id, err := a.accessKey(ctx, o, p.AccessKeyID)
+	if err == nil && p.SessionToken != "" {
+		err = ErrUnrecognized // a long-term access key has no session token
+	}
 	if errors.Is(err, ErrUnrecognized) {
-		// Do the same work as for a known access key and a wrong signature.
-		var key [sigv4.KeySize]byte
-		p.Derive(key[:], decoySecret)
-		_ = p.SignedBy(key[:])
+		decoy(&p)
 		return Identity{}, err
 	}
 	if err != nil {
 		return Identity{}, err
 	}
-	if err := verifySigV4(o, c, &p); err != nil {
+	if err := verifySigV4(&p, c.Id, &credentialKeys{o, c}); err != nil {
 		return Identity{}, err
 	}
-	known, err := a.Identify(o, c)
-	if err != nil {
-		return Identity{}, err
-	}
-	return identity(c, known), nil
+	return id, nil
 }
 
-// verifySigV4 checks a signature against the credential's secret. A derived key is cached
+// decoy does the same work as for a known access key and a wrong signature.
+func decoy(p *sigv4.Proof) {
+	var key [sigv4.KeySize]byte
+	p.Derive(key[:], decoySecret)
+	_ = p.SignedBy(key[:])
+}
+
+// authenticateTemporary authenticates temporary credentials. The session token is bound to
+// the access key, and what it says is checked again by each evaluation.
+func (a *Authenticator) authenticateTemporary(ctx context.Context, o *vault.Opened, account fsm.Account, p *sigv4.Proof) (Identity, error) {
+	session, err := openTemporary(o, p.AccessKeyID, p.SessionToken)
+	if errors.Is(err, vault.ErrToken) || err == nil && (session.AccessKey != p.AccessKeyID || fsm.Account(session.Account) != account) {
+		decoy(p)
+		return Identity{}, ErrUnrecognized
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := verifySigV4(p, p.AccessKeyID, &temporaryKeys{o, p.AccessKeyID, p.SessionToken}); err != nil {
+		return Identity{}, err
+	}
+	if record.Now(a.cfg.Replica.State(), a.cfg.Clock).UnixNano() >= session.Expires {
+		return Identity{}, ErrSessionEnded
+	}
+	_, id, err := onFresh(ctx, a, func(s *fsm.State) (struct{}, Identity, error) {
+		id := Identity{account: account, credential: p.AccessKeyID, temporary: session}
+		var parent *fsmpb.Credential
+		if session.Parent != "" {
+			parent, _ = s.Credential(account, session.Parent)
+		}
+		e, err := a.Admit(o, s, &id, parent)
+		id.principal = e.Principal
+		return struct{}{}, id, err
+	})
+	return id, err
+}
+
+// signingKeys has the signing keys of one access key.
+type signingKeys interface {
+	withKey(p *sigv4.Proof, derive func(dst, secret []byte) error, use func(key []byte) error) error
+	withSecret(use func(secret []byte) error) error
+}
+
+type credentialKeys struct {
+	o *vault.Opened
+	c *fsmpb.Credential
+}
+
+func (k *credentialKeys) withKey(p *sigv4.Proof, derive func(dst, secret []byte) error, use func(key []byte) error) error {
+	return k.o.WithSigningKey(k.c, sigv4.KeySize, p.Date, p.Region, p.Service, derive, use)
+}
+
+func (k *credentialKeys) withSecret(use func(secret []byte) error) error {
+	return k.o.WithSecret(k.c, use)
+}
+
+type temporaryKeys struct {
+	o                *vault.Opened
+	accessKey, token string
+}
+
+func (k *temporaryKeys) withKey(p *sigv4.Proof, derive func(dst, secret []byte) error, use func(key []byte) error) error {
+	return k.o.WithTemporarySigningKey(k.accessKey, k.token, sigv4.KeySize, p.Date, p.Region, p.Service, derive, use)
+}
+
+func (k *temporaryKeys) withSecret(use func(secret []byte) error) error {
+	return k.o.WithTemporarySecret(k.accessKey, k.token, use)
+}
+
+// verifySigV4 checks a signature against the secret of an access key. A derived key is cached
 // only after it has verified a signature: callers choose the scope, and an attacker who
 // knows an access key id must not be able to evict the keys that are in use.
-func verifySigV4(o *vault.Opened, c *fsmpb.Credential, p *sigv4.Proof) error {
+func verifySigV4(p *sigv4.Proof, accessKey string, keys signingKeys) error {
 	derived := false
-	err := o.WithSigningKey(c, sigv4.KeySize, p.Date, p.Region, p.Service, func(dst, secret []byte) error {
+	err := keys.withKey(p, func(dst, secret []byte) error {
 		derived = true
 		p.Derive(dst, secret)
 		return checkSignature(dst, p)
@@ -105,7 +170,7 @@ func verifySigV4(o *vault.Opened, c *fsmpb.Credential, p *sigv4.Proof) error {
 	if errors.Is(err, ErrSignature) && !derived {
 		// The key was cached, or derived in a concurrent call for a wrong signature, and
 		// may not be the right one for this scope and secret. Derive it from the secret.
-		err = o.WithSecret(c, func(secret []byte) error {
+		err = keys.withSecret(func(secret []byte) error {
 			var key [sigv4.KeySize]byte
 			defer clear(key[:])
 			p.Derive(key[:], secret)
@@ -113,7 +178,7 @@ func verifySigV4(o *vault.Opened, c *fsmpb.Credential, p *sigv4.Proof) error {
 		})
 	}
 	if err != nil && !errors.Is(err, ErrSignature) {
-		return fmt.Errorf("access key %s: %w", c.Id, err)
+		return fmt.Errorf("access key %s: %w", accessKey, err)
 	}
 	return err
 }
@@ -128,13 +193,13 @@ func checkSignature(key []byte, p *sigv4.Proof) error {
 // decoySecret stands in for the secret of an access key that does not exist.
 var decoySecret = []byte("0000000000000000000000000000000000000000")
 
-// accessKey returns the active access key with the given id.
-func (a *Authenticator) accessKey(ctx context.Context, id string) (*fsmpb.Credential, error) {
+// accessKey returns the active access key with the given id, with its principal.
+func (a *Authenticator) accessKey(ctx context.Context, o *vault.Opened, id string) (*fsmpb.Credential, Identity, error) {
 	kind, account, ok := accesskey.Parse(id)
-	if !ok || kind != accesskey.LongTerm || account != fsm.AccountOf(a.cfg.Replica.State()) {
-		return nil, ErrUnrecognized
+	if !ok || kind != accesskey.LongTerm {
+		return nil, Identity{}, ErrUnrecognized
 	}
-	return a.find(ctx, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
+	return a.find(ctx, o, account, id, fsmpb.CredentialKind_CREDENTIAL_KIND_ACCESS_KEY)
 }
 
 // hmacInto writes HMAC-SHA-256 of msg to dst, which may be the key.
@@ -163,13 +228,20 @@ func (a *Authenticator) AuthenticateCertificate(ctx context.Context, uri string)
 	if uri == "" || len(uri) > vault.MaxCredentialID {
 		return Identity{}, ErrUnrecognized
 	}
-	c, err := a.find(ctx, uri, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE)
-	if err != nil {
-		return Identity{}, err
-	}
-	known, err := a.Identify(o, c)
-	if err != nil {
-		return Identity{}, err
-	}
-	return identity(c, known), nil
+	_, id, err := onFresh(ctx, a, func(s *fsm.State) (*fsmpb.Credential, Identity, error) {
+		for account := range fsm.Accounts(s) {
+			c, _ := s.Credential(account, uri)
+			if !good(c, fsmpb.CredentialKind_CREDENTIAL_KIND_CERTIFICATE) {
+				continue
+			}
+			known, err := a.Identify(o, c)
+			if err != nil {
+				return nil, Identity{}, err
+			}
+			id, err := a.identity(s, c, known)
+			return c, id, err
+		}
+		return nil, Identity{}, ErrUnrecognized
+	})
+	return id, err
 }

@@ -2,6 +2,8 @@ package iam
 
 import (
 	"github.com/conclavekms/conclave/auditlog/auditpb"
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/keyengine/iam/iampb"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
 	"github.com/conclavekms/conclave/policy"
 )
@@ -51,17 +53,34 @@ func (t TLS) Recorded() *auditpb.Tls {
 // one, from a proof. It is valid only as long as the credential is, which every evaluation
 // checks again.
 type Identity struct {
-	principal  policy.Principal
-	credential string   // id of the credential in the state
-	proof      [32]byte // identifies the credential's secret, or its sessions, at the time of the proof
-	session    string   // id of the session, if one was used
+	principal  policy.Principal // at the time of the proof
+	account    fsm.Account
+	credential string         // id of the credential
+	proof      [32]byte       // identifies the credential's secret, or its sessions, at the time of the proof
+	session    string         // id of the session of CreateSession, if one was used
+	temporary  *iampb.Session // of temporary credentials
 }
 
 // ForwardedIdentity returns the identity that another unsealed node established and
-// forwarded with a request. See Proof and Session for the arguments.
-func ForwardedIdentity(principal policy.Principal, credential string, proof [32]byte, session string) Identity {
-	return Identity{principal: principal, credential: credential, proof: proof, session: session}
+// forwarded with a request. See the methods for the arguments; temporary is the encoded
+// session of temporary credentials, or nil.
+func ForwardedIdentity(principal policy.Principal, account fsm.Account, credential string, proof [32]byte, session string, temporary []byte) (Identity, error) {
+	id := Identity{principal: principal, account: account, credential: credential, proof: proof, session: session}
+	if len(temporary) > 0 {
+		t, err := decodeTemporary(temporary)
+		if err != nil {
+			return Identity{}, err
+		}
+		id.temporary = t
+	}
+	return id, nil
 }
+
+// Account returns the account of the credential.
+func (id Identity) Account() fsm.Account { return id.account }
+
+// Temporary returns the session of temporary credentials, or nil.
+func (id Identity) Temporary() *iampb.Session { return id.temporary }
 
 // Proof identifies the credential's secret, or its sessions, at the time of the proof.
 func (id Identity) Proof() []byte { return id.proof[:] }
@@ -69,7 +88,8 @@ func (id Identity) Proof() []byte { return id.proof[:] }
 // Session returns the id of the session that the caller used, or "".
 func (id Identity) Session() string { return id.session }
 
-// Principal returns the principal of the identity.
+// Principal returns the principal of the identity, as it was when the identity was proved.
+// A user may have been renamed since; evaluations use the principal of their own state.
 func (id Identity) Principal() policy.Principal { return id.principal }
 
 // Credential returns the id of the access key or certificate behind the identity.

@@ -59,8 +59,9 @@ func NewAccessKey(arena *keymat.Arena, o *vault.Opened, account fsm.Account, pri
 }
 
 // identity returns the identity of a credential that was used without a session.
-func identity(c *fsmpb.Credential, k *vault.Known) Identity {
-	return Identity{principal: k.Principal, credential: c.Id, proof: k.Proof}
+func (a *Authenticator) identity(s *fsm.State, c *fsmpb.Credential, k *vault.Known) (Identity, error) {
+	e, err := entityOf(s, fsm.Account(c.Account), k)
+	return Identity{principal: e.Principal, account: e.Account, credential: c.Id, proof: k.Proof}, err
 }
 
 // Identify returns the principal of a credential, with what proofs are compared to. It
@@ -81,41 +82,74 @@ func good(c *fsmpb.Credential, kind fsmpb.CredentialKind) bool {
 	return c != nil && c.Active && c.Kind == kind
 }
 
-// find returns an active credential. If this node's state does not have it, find looks
-// again in a state with everything that was committed before the call, because a credential
-// that another node has just created must work here.
-func (a *Authenticator) find(ctx context.Context, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, error) {
-	s := a.cfg.Replica.State()
-	account := fsm.AccountOf(s) // never changes
-	if c, _ := s.Credential(account, id); good(c, kind) {
-		return c, nil
+// find returns an active credential with its principal. If this node's state does not have
+// it, find looks again in a state with everything that was committed before the call,
+// because a credential that another node has just created must work here.
+func (a *Authenticator) find(ctx context.Context, o *vault.Opened, account fsm.Account, id string, kind fsmpb.CredentialKind) (*fsmpb.Credential, Identity, error) {
+	look := func(s *fsm.State) (*fsmpb.Credential, Identity, error) {
+		c, _ := s.Credential(account, id)
+		if !good(c, kind) {
+			return nil, Identity{}, ErrUnrecognized
+		}
+		known, err := a.Identify(o, c)
+		if err != nil {
+			return nil, Identity{}, err
+		}
+		who, err := a.identity(s, c, known)
+		return c, who, err
+	}
+	return onFresh(ctx, a, look)
+}
+
+// onFresh looks something up in this node's state and, if it is not there, in one with
+// everything that was committed before the call.
+func onFresh[C any](ctx context.Context, a *Authenticator, look func(*fsm.State) (C, Identity, error)) (C, Identity, error) {
+	c, id, err := look(a.cfg.Replica.State())
+	if !errors.Is(err, ErrUnrecognized) {
+		return c, id, err
 	}
 	fresh, err := a.fresh.state(ctx)
 	if err != nil {
-		return nil, err
+		var none C
+		return none, Identity{}, err
 	}
-	if c, _ := fresh.Credential(account, id); good(c, kind) {
-		return c, nil
-	}
-	return nil, ErrUnrecognized
+	return look(fresh)
 }
 
-// Admit returns an error unless an identity is still valid, given its credential in a
-// state, which is nil if it does not exist.
-func (a *Authenticator) Admit(o *vault.Opened, id *Identity, c *fsmpb.Credential) error {
-	if c == nil || !c.Active || c.Principal != id.principal.ARN {
-		return ErrUnrecognized
+// Admit checks that an identity is still valid, given its credential in a state, which is
+// nil if it does not exist, and returns its principal in that state. For temporary
+// credentials, the credential is the one that the session was opened with, if any.
+func (a *Authenticator) Admit(o *vault.Opened, s *fsm.State, id *Identity, c *fsmpb.Credential) (Entity, error) {
+	t := id.temporary
+	if t != nil && t.Role != "" {
+		e, err := roleEntity(s, t)
+		if err == nil && ended(&e) {
+			err = ErrSessionEnded
+		}
+		return e, err
+	}
+	if c == nil || !c.Active {
+		return Entity{}, ErrUnrecognized
 	}
 	now, err := a.Identify(o, c)
 	if err != nil {
-		return err
+		return Entity{}, err
 	}
-	want := now.Proof
-	if id.session != "" {
+	want, have := now.Proof, id.proof
+	switch {
+	case t != nil:
+		want, have = now.Sessions, [32]byte(t.ParentProof)
+	case id.session != "":
 		want = now.Sessions
 	}
-	if !equal(want, id.proof) {
-		return ErrUnrecognized
+	if !equal(want, have) {
+		return Entity{}, ErrUnrecognized
 	}
-	return nil
+	e, err := entityOf(s, id.account, now)
+	e.Session = t
+	return e, err
 }
+
+// ErrSessionEnded is the answer to temporary credentials that were revoked. Clients ask for
+// new ones when they get it.
+var ErrSessionEnded = kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")

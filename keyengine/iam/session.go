@@ -81,7 +81,7 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 	// The credential is in the record's read set, so that no session is opened with one
 	// that has been withdrawn.
 	d, err := a.cfg.Events.CommitEvent(ctx, func(*fsm.State) (record.Event, error) {
-		c, err := a.proven(ctx, o, &p)
+		c, id, err := a.proven(ctx, o, &p)
 		if err != nil {
 			return record.Event{}, err
 		}
@@ -96,7 +96,7 @@ func (a *Authenticator) OpenSession(ctx context.Context, p SessionProof) (token 
 			used = true
 		}
 		claims.Account, claims.Credential, claims.Proof = fsm.Account(c.Account), c.Id, known.Sessions
-		return sessionEvent(&p, c, known, &claims), nil
+		return sessionEvent(&p, c, &id, &claims), nil
 	})
 	switch {
 	case err == record.ErrConflict:
@@ -145,26 +145,26 @@ func (u *UsedProofs) Use(now time.Time, p *SessionProof) error {
 }
 
 // proven returns the access key whose secret made the proof.
-func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, error) {
-	c, err := a.accessKey(ctx, p.AccessKeyID)
+func (a *Authenticator) proven(ctx context.Context, o *vault.Opened, p *SessionProof) (*fsmpb.Credential, Identity, error) {
+	c, id, err := a.accessKey(ctx, o, p.AccessKeyID)
 	if errors.Is(err, ErrUnrecognized) {
 		_ = checkSessionProof(decoySecret, p) // the same work as for a wrong secret
-		return nil, err
+		return nil, Identity{}, err
 	}
 	if err != nil {
-		return nil, err
+		return nil, Identity{}, err
 	}
 	ok := false
 	if err := o.WithSecret(c, func(secret []byte) error {
 		ok = checkSessionProof(secret, p)
 		return nil
 	}); err != nil {
-		return nil, fmt.Errorf("access key %s: %w", c.Id, err)
+		return nil, Identity{}, fmt.Errorf("access key %s: %w", c.Id, err)
 	}
 	if !ok {
-		return nil, ErrSignature
+		return nil, Identity{}, ErrSignature
 	}
-	return c, nil
+	return c, id, nil
 }
 
 func checkSessionProof(secret []byte, p *SessionProof) bool {
@@ -178,10 +178,10 @@ func checkSessionProof(secret []byte, p *SessionProof) bool {
 }
 
 // sessionEvent returns the event that records a new session.
-func sessionEvent(p *SessionProof, c *fsmpb.Credential, known *vault.Known, claims *vault.Session) record.Event {
+func sessionEvent(p *SessionProof, c *fsmpb.Credential, id *Identity, claims *vault.Session) record.Event {
 	return record.Event{
 		Name: "CreateSession", Kind: record.KindConclave, RequestID: p.RequestID,
-		Identity: record.IdentityOf(known.Principal, c.Id), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
+		Identity: record.IdentityOf(id.principal, c.Id), SourceIP: p.SourceIP, UserAgent: p.UserAgent, Transport: "grpc", TLS: p.TLS.Recorded(),
 		Response: []*auditpb.Field{
 			auditfield.Text("sessionId", hex.EncodeToString(claims.ID[:])),
 			auditfield.Text("expiration", time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339)),
@@ -200,7 +200,7 @@ func (a *Authenticator) KnowsToken(token string) bool {
 	}
 	claims, err := o.VerifySession(token)
 	s := a.cfg.Replica.State()
-	return err == nil && claims.Account == fsm.AccountOf(s) && record.Now(s, a.cfg.Clock).Unix() < claims.Expires
+	return err == nil && fsm.AccountExists(s, claims.Account) && record.Now(s, a.cfg.Clock).Unix() < claims.Expires
 }
 
 // AuthenticateSession returns the identity of a session token. Errors: ErrExpiredToken,
@@ -219,37 +219,23 @@ func (a *Authenticator) AuthenticateSession(ctx context.Context, token string) (
 		return Identity{}, err
 	}
 	s := a.cfg.Replica.State()
-	if claims.Account != fsm.AccountOf(s) {
+	if !fsm.AccountExists(s, claims.Account) {
 		return Identity{}, ErrUnrecognized
 	}
 	if record.Now(s, a.cfg.Clock).Unix() >= claims.Expires {
 		return Identity{}, kmsapi.Errorf(kmsapi.ErrExpiredToken, "The security token included in the request is expired")
 	}
-	id, err := a.sessionIdentity(o, s, &claims)
-	if !errors.Is(err, ErrUnrecognized) {
-		return id, err
-	}
-	fresh, err := a.fresh.state(ctx)
-	if err != nil {
-		return Identity{}, err
-	}
-	return a.sessionIdentity(o, fresh, &claims)
+	_, id, err := onFresh(ctx, a, func(s *fsm.State) (struct{}, Identity, error) {
+		id, err := a.sessionIdentity(o, s, &claims)
+		return struct{}{}, id, err
+	})
+	return id, err
 }
 
 func (a *Authenticator) sessionIdentity(o *vault.Opened, s *fsm.State, claims *vault.Session) (Identity, error) {
 	c, _ := s.Credential(claims.Account, claims.Credential)
-	if c == nil || !c.Active {
-		return Identity{}, ErrUnrecognized
-	}
-	known, err := a.Identify(o, c)
-	if err != nil {
-		return Identity{}, err
-	}
-	if !equal(known.Sessions, claims.Proof) {
-		return Identity{}, ErrUnrecognized
-	}
-	id := identity(c, known)
-	id.proof = known.Sessions
-	id.session = hex.EncodeToString(claims.ID[:])
-	return id, nil
+	id := Identity{account: claims.Account, credential: claims.Credential, proof: claims.Proof, session: hex.EncodeToString(claims.ID[:])}
+	e, err := a.Admit(o, s, &id, c)
+	id.principal = e.Principal
+	return id, err
 }

@@ -43,7 +43,7 @@ func outerFor(ev *request.Evaluation, s *fsmpb.KeyStore, arn string) (keystore.B
 		Secret: func(use func([]byte) error) error {
 			return ev.Vault.WithStoreSecret(s, use)
 		},
-		Principal: ev.Caller.Identity.Principal().String(), KeyARN: arn, Operation: ev.Op.Name, Request: record.UUID(ev.Caller.RequestID),
+		Principal: ev.Principal().String(), KeyARN: arn, Operation: ev.Op.Name, Request: record.UUID(ev.Caller.RequestID),
 	}, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/internal/keymat"
 	"github.com/conclavekms/conclave/keyengine/internal/primitive"
@@ -359,7 +358,7 @@ func openRSA(ev *request.Evaluation, t *request.Target, c ciphertext) (*request.
 // ciphertextKey finds the key that a ciphertext names. The caller cannot distinguish a
 // deleted key from one that it may not use.
 func ciphertextKey(ev *request.Evaluation, id [16]byte, action string, context map[string]string) (*request.Target, error) {
-	t := ev.Target(fsm.KeyID{Account: request.AccountOf(ev), Region: ev.Region(), ID: id})
+	t := request.KeyOfID(ev, id)
 	if t.Key == nil {
 		if !request.WasKey(ev, id) {
 			return nil, kmsapi.ErrInvalidCiphertext // there never was such a key, so this is not a ciphertext

@@ -30,18 +30,22 @@ type Request struct {
 	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
 	RequestId []byte                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"` // 16 bytes
 	// Who asks: the credential and its proof, which the leader admits again.
-	Principal     string  `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	Credential    string  `protobuf:"bytes,4,opt,name=credential,proto3" json:"credential,omitempty"`
-	Proof         []byte  `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"` // 32 bytes
-	Session       string  `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
-	Region        string  `protobuf:"bytes,7,opt,name=region,proto3" json:"region,omitempty"`
-	SourceIp      string  `protobuf:"bytes,8,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
-	UserAgent     string  `protobuf:"bytes,9,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
-	Transport     string  `protobuf:"bytes,10,opt,name=transport,proto3" json:"transport,omitempty"`
-	TlsVersion    string  `protobuf:"bytes,11,opt,name=tls_version,json=tlsVersion,proto3" json:"tls_version,omitempty"`
-	TlsCipher     string  `protobuf:"bytes,12,opt,name=tls_cipher,json=tlsCipher,proto3" json:"tls_cipher,omitempty"`
-	Input         *Struct `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
-	SourceArn     string  `protobuf:"bytes,14,opt,name=source_arn,json=sourceArn,proto3" json:"source_arn,omitempty"`
+	Principal  string  `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
+	Credential string  `protobuf:"bytes,4,opt,name=credential,proto3" json:"credential,omitempty"`
+	Proof      []byte  `protobuf:"bytes,5,opt,name=proof,proto3" json:"proof,omitempty"` // 32 bytes
+	Session    string  `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
+	Region     string  `protobuf:"bytes,7,opt,name=region,proto3" json:"region,omitempty"`
+	SourceIp   string  `protobuf:"bytes,8,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	UserAgent  string  `protobuf:"bytes,9,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
+	Transport  string  `protobuf:"bytes,10,opt,name=transport,proto3" json:"transport,omitempty"`
+	TlsVersion string  `protobuf:"bytes,11,opt,name=tls_version,json=tlsVersion,proto3" json:"tls_version,omitempty"`
+	TlsCipher  string  `protobuf:"bytes,12,opt,name=tls_cipher,json=tlsCipher,proto3" json:"tls_cipher,omitempty"`
+	Input      *Struct `protobuf:"bytes,13,opt,name=input,proto3" json:"input,omitempty"`
+	SourceArn  string  `protobuf:"bytes,14,opt,name=source_arn,json=sourceArn,proto3" json:"source_arn,omitempty"`
+	// The session of temporary credentials: a conclave.iam.v1.Session.
+	Temporary []byte `protobuf:"bytes,15,opt,name=temporary,proto3" json:"temporary,omitempty"`
+	// The account of the credential, if it is not that of the principal.
+	Account       uint64 `protobuf:"varint,16,opt,name=account,proto3" json:"account,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +176,20 @@ func (x *Request) GetSourceArn() string {
 		return x.SourceArn
 	}
 	return ""
+}
+
+func (x *Request) GetTemporary() []byte {
+	if x != nil {
+		return x.Temporary
+	}
+	return nil
+}
+
+func (x *Request) GetAccount() uint64 {
+	if x != nil {
+		return x.Account
+	}
+	return 0
 }
 
 // Answer is an output, or the outcome that there was instead.
@@ -602,7 +620,7 @@ var File_keyengine_internal_forwardpb_forward_proto protoreflect.FileDescriptor
 
 const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"\n" +
-	"*keyengine/internal/forwardpb/forward.proto\x12\x13conclave.forward.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x03\n" +
+	"*keyengine/internal/forwardpb/forward.proto\x12\x13conclave.forward.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x03\n" +
 	"\aRequest\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x1d\n" +
 	"\n" +
@@ -625,7 +643,9 @@ const file_keyengine_internal_forwardpb_forward_proto_rawDesc = "" +
 	"tls_cipher\x18\f \x01(\tR\ttlsCipher\x121\n" +
 	"\x05input\x18\r \x01(\v2\x1b.conclave.forward.v1.StructR\x05input\x12\x1d\n" +
 	"\n" +
-	"source_arn\x18\x0e \x01(\tR\tsourceArn\"k\n" +
+	"source_arn\x18\x0e \x01(\tR\tsourceArn\x12\x1c\n" +
+	"\ttemporary\x18\x0f \x01(\fR\ttemporary\x12\x18\n" +
+	"\aaccount\x18\x10 \x01(\x04R\aaccount\"k\n" +
 	"\x06Answer\x123\n" +
 	"\x06output\x18\x01 \x01(\v2\x1b.conclave.forward.v1.StructR\x06output\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +

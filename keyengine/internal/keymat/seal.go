@@ -44,6 +44,7 @@ const (
 	PurposeCredential   Purpose = "credential"    // secrets of access keys
 	PurposeAuditSigning Purpose = "audit-signing" // the key that signs checkpoints
 	PurposeSession      Purpose = "session"       // MACs of session tokens
+	PurposeToken        Purpose = "token"         // session tokens of temporary credentials
 	PurposeImport       Purpose = "import"        // private keys of import wrapping keys, and import tokens
 	PurposeGrant        Purpose = "grant"         // MACs of grant tokens
 	PurposeCA           Purpose = "ca"            // private keys of certificate authorities
@@ -60,7 +61,7 @@ const (
 // known reports whether p is a purpose of keyrings.
 func (p Purpose) known() bool {
 	switch p {
-	case PurposeMaterial, PurposeCredential, PurposeAuditSigning, PurposeSession, PurposeImport,
+	case PurposeMaterial, PurposeCredential, PurposeAuditSigning, PurposeSession, PurposeToken, PurposeImport,
 		PurposeGrant, PurposeCA, PurposeCommand, PurposeState, PurposePage, PurposeForward, PurposePeer:
 		return true
 	}

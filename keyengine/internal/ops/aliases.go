@@ -24,8 +24,8 @@ func createAlias(ev *request.Evaluation, in *kmsapi.CreateAliasInput) (*request.
 	if err := ev.Op.States.Check(t.ARN, t.Key.State); err != nil {
 		return nil, err
 	}
-	if ev.Alias(t.ID.Region, name) != nil {
-		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists", request.AliasARN(ev, name))
+	if ev.Alias(t.ID.Account, t.ID.Region, name) != nil {
+		return nil, kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists", request.AliasARN(ev, request.AccountOf(ev), name))
 	}
 	if err := roomForAlias(ev, t); err != nil {
 		return nil, err
@@ -55,7 +55,7 @@ func updateAlias(ev *request.Evaluation, in *kmsapi.UpdateAliasInput) (*request.
 		return nil, err
 	}
 	if kindOf(old.Key) != kindOf(t.Key) || old.Key.Usage != t.Key.Usage {
-		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", request.AliasARN(ev, name), old.ARN, t.ARN)
+		return nil, kmsapi.Errorf(kmsapi.ErrValidation, "The alias %s cannot be moved from %s to %s: the keys differ in type or usage.", request.AliasARN(ev, request.AccountOf(ev), name), old.ARN, t.ARN)
 	}
 	if old.ID != t.ID {
 		if err := roomForAlias(ev, t); err != nil {
@@ -112,13 +112,13 @@ func aliasName(name string) error {
 
 // existingAlias returns an alias and its key.
 func existingAlias(ev *request.Evaluation, name string) (*fsmpb.Alias, *request.Target, error) {
-	a := ev.Alias(ev.Region(), name)
+	a := ev.Alias(request.AccountOf(ev), ev.Region(), name)
 	if a == nil {
-		return nil, nil, request.AliasNotFound(ev, name)
+		return nil, nil, request.AliasNotFound(ev, request.AccountOf(ev), name)
 	}
 	t := ev.Target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 	if t.Key == nil {
-		return nil, nil, request.AliasNotFound(ev, name) // the key was deleted with its aliases
+		return nil, nil, request.AliasNotFound(ev, request.AccountOf(ev), name) // the key was deleted with its aliases
 	}
 	return a, t, nil
 }
@@ -137,7 +137,7 @@ func kindOf(k *fsmpb.Key) string {
 // authoriseAlias checks that the caller may perform the operation on the alias and on the
 // keys.
 func authoriseAlias(ev *request.Evaluation, name string, keys ...*request.Target) error {
-	arn := request.AliasARN(ev, name)
+	arn := request.AliasARN(ev, request.AccountOf(ev), name)
 	ev.Resource("AWS::KMS::Alias", arn)
 	if err := ev.AuthoriseAccount(ev.Op.Action(), arn); err != nil {
 		return err

@@ -97,7 +97,7 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 		}, func(g *fsmpb.Grant) {
 			// A key that was deleted has no grants.
 			k, _ := s.Key(fsm.KeyID{Account: request.AccountOf(ev), Region: region, ID: [16]byte(g.Key)})
-			arn := request.KeyARN(ev.Cluster(), region, request.FormatKeyID([16]byte(g.Key), k.GetMultiRegion()))
+			arn := request.KeyARN(ev.Cluster(), fsm.Account(g.Account), region, request.FormatKeyID([16]byte(g.Key), k.GetMultiRegion()))
 			out.Grants = append(out.Grants, grantEntry(ev.Cluster(), arn, g))
 		})
 		return out, err
@@ -109,7 +109,7 @@ func listRetirableGrants(ev *request.Evaluation, in *kmsapi.ListRetirableGrantsI
 // retire. For principals of the account, the account's policies decide. A service belongs
 // to no account and may list its own.
 func mayListRetirable(ev *request.Evaluation, who string) error {
-	action, p := ev.Op.Action(), ev.Caller.Identity.Principal()
+	action, p := ev.Op.Action(), ev.Principal()
 	if p.Kind == policy.KindService && p.ARN == who {
 		req := policy.Request{Principal: p, Action: action, Resource: who}
 		return ev.Decided(req, policy.Decision{Effect: policy.Allow, Reason: policy.ReasonRequest, Statement: policy.NoStatement}, nil)

@@ -37,7 +37,7 @@ func createGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*kmsapi.C
 		return nil, err
 	}
 	n.Account, n.Region, n.Key = uint64(t.ID.Account), t.ID.Region, t.ID.ID[:]
-	if err := ev.AuthoriseBy(t, request.ActionCreateGrant, func(parent *fsmpb.Grant) bool { return request.Covers(parent, n) }); err != nil {
+	if err := ev.AuthoriseBy(t, request.ActionCreateGrant, nil, func(parent *fsmpb.Grant) bool { return request.Covers(parent, n) }); err != nil {
 		return nil, err
 	}
 	if err := ev.Op.States.Check(t.ARN, t.Key.State); err != nil {
@@ -104,7 +104,7 @@ func newGrant(ev *request.Evaluation, in *kmsapi.CreateGrantInput) (*fsmpb.Grant
 // issuer returns the account that creates a grant: the caller's, or the key's if the caller
 // is a service, which has no account.
 func issuer(ev *request.Evaluation) string {
-	return cmp.Or(ev.Caller.Identity.Principal().Account, ev.Cluster().Account)
+	return cmp.Or(ev.Principal().Account, request.AccountOf(ev).String())
 }
 
 // parties sets the grantee and the retiring principal of a grant. A grant to a service

@@ -45,10 +45,10 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	}
 	id.ID[6] = id.ID[6]&0x0f | 0x40 // a UUID of version 4, because some clients check it
 	id.ID[8] = id.ID[8]&0x3f | 0x80
-	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
+	doc := policy.DefaultKeyPolicy(c.Partition, id.Account.String())
 	if in.Policy != nil {
 		doc = *in.Policy
-		if err := request.CheckPolicy(ev, doc, request.KeyARN(c, id.Region, request.FormatKeyID(id.ID, request.IsSet(in.MultiRegion))), request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
+		if err := request.CheckPolicy(ev, doc, request.KeyARN(c, id.Account, id.Region, request.FormatKeyID(id.ID, request.IsSet(in.MultiRegion))), request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
 			return nil, err
 		}
 	}
@@ -77,7 +77,7 @@ func createKey(ev *request.Evaluation, in *kmsapi.CreateKeyInput) (*kmsapi.Creat
 	if len(tags) > 0 {
 		PutTags(ev, id, tags)
 	}
-	t := &request.Target{ID: id, Key: k, ARN: request.KeyARN(c, id.Region, request.FormatKeyID(id.ID, request.IsSet(in.MultiRegion)))}
+	t := &request.Target{ID: id, Key: k, ARN: request.KeyARN(c, id.Account, id.Region, request.FormatKeyID(id.ID, request.IsSet(in.MultiRegion)))}
 	ev.Resource("AWS::KMS::Key", t.ARN)
 	return &kmsapi.CreateKeyOutput{KeyMetadata: metadataOf(ev, t)}, nil
 }
@@ -190,7 +190,7 @@ func metadataOf(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata {
 func ownMetadata(ev *request.Evaluation, t *request.Target) *kmsapi.KeyMetadata {
 	k := t.Key
 	d := &kmsapi.KeyMetadata{
-		AWSAccountId: new(ev.Cluster().Account),
+		AWSAccountId: new(t.ID.Account.String()),
 		KeyId:        new(t.Name()),
 		Arn:          new(t.ARN),
 		CreationDate: TimeOf(k.Created),

@@ -35,7 +35,7 @@ func listKeys(ev *request.Evaluation, in *kmsapi.ListKeysInput) (*kmsapi.ListKey
 			return hex.EncodeToString(k.Id)
 		}, func(k *fsmpb.Key) {
 			name := request.FormatKeyID([16]byte(k.Id), k.MultiRegion)
-			out.Keys = append(out.Keys, kmsapi.KeyListEntry{KeyId: &name, KeyArn: new(request.KeyARN(ev.Cluster(), k.Region, name))})
+			out.Keys = append(out.Keys, kmsapi.KeyListEntry{KeyId: &name, KeyArn: new(request.KeyARN(ev.Cluster(), fsm.Account(k.Account), k.Region, name))})
 		})
 		return out, err
 	}
@@ -67,7 +67,7 @@ func listAliases(ev *request.Evaluation, in *kmsapi.ListAliasesInput) (*kmsapi.L
 		}
 		out.NextMarker, out.Truncated, err = fill(p, all, func(a *fsmpb.Alias) string { return a.Name }, func(a *fsmpb.Alias) {
 			e := kmsapi.AliasListEntry{
-				AliasName: new(a.Name), AliasArn: new(request.AliasARN(ev, a.Name)),
+				AliasName: new(a.Name), AliasArn: new(request.AliasARN(ev, fsm.Account(a.Account), a.Name)),
 				CreationDate: TimeOf(a.Created), LastUpdatedDate: TimeOf(a.Updated),
 			}
 			if k, _ := s.Key(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)}); k != nil {
@@ -97,7 +97,7 @@ func pageOf(ev *request.Evaluation, limit *int32, normal, most int, marker *stri
 	if limit != nil {
 		p.limit = min(int(*limit), most)
 	}
-	for _, s := range append(arguments, ev.Op.Name, ev.Caller.Identity.Principal().String(), ev.Region()) {
+	for _, s := range append(arguments, ev.Op.Name, ev.Principal().String(), ev.Region()) {
 		p.scope += strconv.Itoa(len(s)) + ":" + s
 	}
 	if marker == nil {

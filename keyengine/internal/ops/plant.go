@@ -80,7 +80,7 @@ func PlantKey(ev *request.Evaluation, s *Seed) (*request.Target, error) {
 	if err := plantMaterial(ev, k, s.Material); err != nil {
 		return nil, err
 	}
-	t := &request.Target{ID: key, Key: k, ARN: request.KeyARN(c, key.Region, s.ID)}
+	t := &request.Target{ID: key, Key: k, ARN: request.KeyARN(c, key.Account, key.Region, s.ID)}
 	PutKey(ev, k)
 	return t, plantRest(ev, t, s)
 }
@@ -124,7 +124,7 @@ func randomMaterial(ev *request.Evaluation, k *fsmpb.Key) (*fsmpb.Material, erro
 func plantRest(ev *request.Evaluation, t *request.Target, s *Seed) error {
 	doc := s.Policy
 	if doc == "" {
-		doc = policy.DefaultKeyPolicy(ev.Cluster().Partition, ev.Cluster().Account)
+		doc = policy.DefaultKeyPolicy(ev.Cluster().Partition, t.ID.Account.String())
 	} else if err := request.CheckPolicy(ev, doc, t.ARN, true); err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func plantRest(ev *request.Evaluation, t *request.Target, s *Seed) error {
 		if err := aliasName(name); err != nil {
 			return err
 		}
-		if ev.Alias(t.ID.Region, name) != nil {
+		if ev.Alias(t.ID.Account, t.ID.Region, name) != nil {
 			return kmsapi.Errorf(kmsapi.ErrAlreadyExists, "An alias with the name %s already exists in %s", name, t.ID.Region)
 		}
 		putAlias(ev, &fsmpb.Alias{Account: uint64(t.ID.Account), Name: name, Region: t.ID.Region, Key: t.ID.ID[:], Created: t.Key.Created, Updated: t.Key.Created})

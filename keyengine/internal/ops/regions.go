@@ -55,7 +55,7 @@ func MembersOf(ev *request.Evaluation, t *request.Target) []*request.Target {
 // record.
 func member(ev *request.Evaluation, t *request.Target, region string) *request.Target {
 	id := fsm.KeyID{Account: t.ID.Account, Region: region, ID: t.ID.ID}
-	return &request.Target{ID: id, Key: ev.Key(id), ARN: request.KeyARN(ev.Cluster(), region, t.Name())}
+	return &request.Target{ID: id, Key: ev.Key(id), ARN: request.KeyARN(ev.Cluster(), t.ID.Account, region, t.Name())}
 }
 
 // PutMembers changes a key of a set to k and updates the other keys to match: material that
@@ -122,7 +122,7 @@ func isPrimary(t *request.Target) bool {
 // configuration returns the multi-Region configuration of a key's set.
 func configuration(ev *request.Evaluation, t *request.Target) *kmsapi.MultiRegionConfiguration {
 	name := func(region string) kmsapi.MultiRegionKey {
-		return kmsapi.MultiRegionKey{Arn: new(request.KeyARN(ev.Cluster(), region, t.Name())), Region: new(region)}
+		return kmsapi.MultiRegionKey{Arn: new(request.KeyARN(ev.Cluster(), t.ID.Account, region, t.Name())), Region: new(region)}
 	}
 	c := &kmsapi.MultiRegionConfiguration{
 		MultiRegionKeyType: new(typeReplica), PrimaryKey: new(name(t.Key.PrimaryRegion)), ReplicaKeys: []kmsapi.MultiRegionKey{},
@@ -175,7 +175,7 @@ func replicateKey(ev *request.Evaluation, in *kmsapi.ReplicateKeyInput) (*kmsapi
 		return nil, err
 	}
 	c := ev.Cluster()
-	doc := policy.DefaultKeyPolicy(c.Partition, c.Account)
+	doc := policy.DefaultKeyPolicy(c.Partition, t.ID.Account.String())
 	if in.Policy != nil {
 		doc = *in.Policy
 		if err := request.CheckPolicy(ev, doc, r.ARN, request.IsSet(in.BypassPolicyLockoutSafetyCheck)); err != nil {
@@ -244,7 +244,7 @@ func updatePrimaryRegion(ev *request.Evaluation, in *kmsapi.UpdatePrimaryRegionI
 	members := MembersOf(ev, t)
 	i := slices.IndexFunc(members, func(m *request.Target) bool { return m.ID.Region == *in.PrimaryRegion })
 	if i < 0 {
-		return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", request.KeyARN(ev.Cluster(), *in.PrimaryRegion, t.Name()))
+		return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", request.KeyARN(ev.Cluster(), t.ID.Account, *in.PrimaryRegion, t.Name()))
 	}
 	r := members[i]
 	ev.Resource("AWS::KMS::Key", r.ARN)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/vault"
 )
@@ -38,15 +40,39 @@ func (ev *Evaluation) Admit() error {
 	if fresh == ev.State {
 		return err
 	}
-	ev.State, ev.Reads = fresh, nil
+	ev.State, ev.Reads, ev.clusterRecord = fresh, nil, nil
 	return AdmitOn(ev, o)
 }
 
-// AdmitOn checks the caller's identity on the evaluated state only.
+// AdmitOn checks the caller's identity on the evaluated state only. It adds to the read set
+// what the identity depends on: the credential, the user, and the role of a session.
 func AdmitOn(ev *Evaluation, o *vault.Opened) error {
 	id := &ev.Caller.Identity
-	if id.Credential() == "" {
+	credential := id.Credential()
+	if credential == "" {
 		return iam.ErrUnrecognized
 	}
-	return ev.Authenticator.Admit(o, id, ev.Credential(id.Credential()))
+	t := id.Temporary()
+	if t != nil {
+		credential = t.Parent
+		ev.Within(0, t.Expires)
+	}
+	var c *fsmpb.Credential
+	if credential != "" {
+		c = ev.Credential(id.Account(), credential)
+	}
+	who, err := ev.Authenticator.Admit(o, ev.State, id, c)
+	if err != nil {
+		return err
+	}
+	// The state finds users and roles by their unique ids, which are never used again. What
+	// can change is the object with the name.
+	if who.User != nil {
+		ev.Note(fsmpb.Kind_KIND_USER, fsm.EntityID(who.Account, who.User.Name), who.User.Version)
+	}
+	if who.Role != nil {
+		ev.Note(fsmpb.Kind_KIND_ROLE, fsm.EntityID(who.Account, who.Role.Name), who.Role.Version)
+	}
+	ev.who = who
+	return nil
 }

@@ -18,7 +18,6 @@ import (
 // committed before the outcome is released.
 type Attempt struct {
 	Evaluation
-	in     any
 	Out    any
 	Err    error
 	Record *fsmpb.Record
@@ -43,9 +42,9 @@ type readSet struct {
 
 func newAttempt(ctx context.Context, svc *Services, s *fsm.State, c *iam.Caller, op *Operation, in any) *Attempt {
 	d := new(readSet)
-	ev := &Attempt{in: in}
+	ev := new(Attempt)
 	ev.Evaluation = Evaluation{
-		Ctx: ctx, Services: svc, State: s, Caller: c, Op: op,
+		Ctx: ctx, Services: svc, State: s, Caller: c, Op: op, Input: in,
 		Reads: d.reads[:0], freeReads: d.eachRead[:], uses: d.uses[:0], freeUses: d.eachUse[:],
 		resources: ev.fewResources[:0], decisions: ev.fewDecisions[:0], materials: ev.fewMaterials[:0], secrets: ev.fewSecrets[:0],
 	}
@@ -124,7 +123,7 @@ func checkSource(ev *Evaluation) error {
 	switch arn := ev.Caller.SourceArn; {
 	case arn == "":
 		return nil
-	case ev.Caller.Identity.Principal().Kind != policy.KindService:
+	case ev.Principal().Kind != policy.KindService:
 		return ErrNoSource
 	case len(arn) > iam.MaxSourceARN || !kmsapi.PatternOf("sourceArn").Match(arn):
 		return kmsapi.Errorf(kmsapi.ErrValidation, "The source ARN of the request is not the ARN of a resource.")

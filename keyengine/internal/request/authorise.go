@@ -7,34 +7,45 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 	"github.com/conclavekms/conclave/policy"
 )
 
 // Authorise checks whether the caller may perform an action on the key, in an encryption
-// context if the action has one. The decision depends on the key's policy, and on grants if
-// the policy does not decide. The account's root user is the only identity so far.
+// context if the action has one. The decision depends on the key's policy and those of the
+// caller, and on grants if the policies do not decide.
 func (ev *Evaluation) Authorise(t *Target, action string, context map[string]string) error {
 	c := &RequestContext{Pairs: context}
-	return ev.AuthoriseBy(t, action, func(g *fsmpb.Grant) bool { return c.Admits(g, action) })
+	return ev.AuthoriseBy(t, action, context, func(g *fsmpb.Grant) bool { return c.Admits(g, action) })
 }
 
 // AuthoriseBy is Authorise for actions where more than the encryption context determines
 // whether a grant covers the request.
-func (ev *Evaluation) AuthoriseBy(t *Target, action string, good func(*fsmpb.Grant) bool) error {
+func (ev *Evaluation) AuthoriseBy(t *Target, action string, context map[string]string, good func(*fsmpb.Grant) bool) error {
 	p, v := ev.KeyPolicy(t.ID)
 	if p == nil {
 		return fmt.Errorf("key %s has no policy", t.ID)
 	}
-	doc, err := ev.Policies.parsed(t.ID, v, p)
+	doc, err := ev.Policies.parsed(policy.KeyPolicy, p.Document, "policy of key "+t.ID.String()+", version "+strconv.FormatUint(v, 10))
 	if err != nil {
 		return err
 	}
-	req := policy.Request{Principal: ev.Caller.Identity.Principal(), Action: action, Resource: t.ARN}
-	d := policy.Evaluate(req, policy.Policies{Resource: doc})
+	req := policy.Request{
+		Principal: ev.Principal(), Action: action, Resource: t.ARN, Context: &Conditions{ev: ev, target: t, resource: t.ARN, encryption: context},
+	}
+	d, err := ev.decide(req, doc, nil)
+	if err != nil {
+		return err
+	}
 	if d.Effect == policy.ImplicitDeny && grantable(action) {
-		if by, g := granted(ev, t, req, doc, good); g != nil {
+		by, g, err := granted(ev, t, req, doc, good)
+		if err != nil {
+			return err
+		}
+		if g != nil {
 			return ev.Decided(req, by, g)
 		}
 	}
@@ -64,14 +75,25 @@ func (ev *Evaluation) Managed(keyID string) (*Target, error) {
 // AuthoriseAccount authorises what no key policy decides: operations without a key
 // (resource "*"), and alias operations with respect to the alias.
 func (ev *Evaluation) AuthoriseAccount(action, resource string) error {
-	req := policy.Request{Principal: ev.Caller.Identity.Principal(), Action: action, Resource: resource}
-	return ev.Decided(req, policy.Evaluate(req, policy.Policies{}), nil)
+	return ev.AuthoriseResource(action, resource, &Conditions{})
+}
+
+// AuthoriseResource is AuthoriseAccount for resources that have tags or further condition
+// keys.
+func (ev *Evaluation) AuthoriseResource(action, resource string, c *Conditions) error {
+	c.ev, c.resource = ev, resource
+	req := policy.Request{Principal: ev.Principal(), Action: action, Resource: resource, Context: c}
+	d, err := ev.decide(req, nil, nil)
+	if err != nil {
+		return err
+	}
+	return ev.Decided(req, d, nil)
 }
 
 // Decided notes a decision for the record, with the grant that allowed it, if any, and
 // returns the caller's error if it is a denial.
 func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Grant) error {
-	ev.decisions = append(ev.decisions, decision{req.Action, g, d})
+	ev.decisions = append(ev.decisions, decision{req.Action, g, ev.ownRules.name(d), d})
 	if d.Allowed() {
 		return nil
 	}
@@ -82,7 +104,7 @@ func (ev *Evaluation) Decided(req policy.Request, d policy.Decision, g *fsmpb.Gr
 func (ev *Evaluation) inaccessible(action, what string) error {
 	return kmsapi.Errorf(kmsapi.ErrAccessDenied, "User: %s is not authorized to perform: %s %s because the resource does not exist in this Region, "+
 		"no resource-based policies allow access, or a resource-based policy explicitly denies access",
-		ev.Caller.Identity.Principal(), action, what)
+		ev.Principal(), action, what)
 }
 
 // ForbiddenCiphertext denies access to a ciphertext whose key is gone or may not be used by
@@ -95,6 +117,7 @@ func (ev *Evaluation) ForbiddenCiphertext(action string) error {
 type decision struct {
 	action string
 	grant  *fsmpb.Grant // the grant that allowed it, or nil
+	policy string       // name of the policy of the caller that decided, or ""
 	policy.Decision
 }
 
@@ -109,6 +132,9 @@ func (d decision) String() string {
 	b = append(append(b, ' '), d.Reason.String()...)
 	if d.grant != nil {
 		b = hex.AppendEncode(append(b, ' '), d.grant.Id)
+	}
+	if d.policy != "" {
+		b = append(append(b, ' '), d.policy...)
 	}
 	if d.Statement != policy.NoStatement {
 		b = strconv.AppendInt(append(b, " statement "...), int64(d.Statement), 10)
@@ -126,25 +152,51 @@ func CheckPolicy(ev *Evaluation, text, keyARN string, bypass bool) error {
 	if err != nil {
 		return malformed(err)
 	}
-	// No condition key has a value yet. A Deny whose condition is never true would deny
-	// nothing, so the policy is refused.
-	if keys := doc.ContextKeys(); len(keys) > 0 {
-		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "The condition key %s is not supported.", keys[0])
-	}
-	c := ev.Cluster()
-	if len(doc.Providers()) > 0 { // there are none yet
-		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
-	}
 	for _, p := range doc.Principals() {
-		// The account's root user is the only principal so far.
-		if p.Kind != policy.KindRoot || p.Account != c.Account || p.Partition != "" && p.Partition != c.Partition {
+		if !Exists(ev, p) {
 			return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.InvalidPrincipalMessage)
 		}
 	}
-	if !bypass && !policy.LockoutSafe(policy.Policies{Resource: doc}, ev.Caller.Identity.Principal(), keyARN, nil) {
+	if bypass {
+		return nil
+	}
+	r, err := ev.rules()
+	if err != nil {
+		return err
+	}
+	c := &Conditions{ev: ev, resource: keyARN}
+	if !policy.LockoutSafe(policy.Policies{Resource: doc, Identity: r.identity, Boundary: r.boundary, Session: r.session}, ev.Principal(), keyARN, c) {
 		return kmsapi.Errorf(kmsapi.ErrMalformedPolicy, "%s", policy.LockoutMessage)
 	}
 	return nil
+}
+
+// Exists reports whether a principal that a policy or a grant names exists, and adds what
+// says so to the read set. Of sessions, only the role has to exist.
+func Exists(ev *Evaluation, p policy.Principal) bool {
+	partition := ev.Cluster().GetPartition()
+	if p.Partition != "" && p.Partition != partition {
+		return false
+	}
+	account, ok := fsm.ParseAccount(p.Account)
+	if !ok {
+		return p.Kind == policy.KindService
+	}
+	switch p.Kind {
+	case policy.KindRoot:
+		return account == fsm.AccountOf(ev.State) || Read[*fsmpb.Account](ev, fsm.AccountID(account)) != nil
+	case policy.KindUser:
+		u := Read[*fsmpb.User](ev, fsm.EntityID(account, p.Name))
+		return u != nil && iam.UserARN(partition, u) == p.ARN
+	case policy.KindRole:
+		r := Read[*fsmpb.Role](ev, fsm.EntityID(account, p.Name))
+		return r != nil && iam.RoleARN(partition, r) == p.ARN
+	case policy.KindAssumedRole:
+		return Read[*fsmpb.Role](ev, fsm.EntityID(account, p.Name)) != nil
+	case policy.KindFederated:
+		return Read[*fsmpb.OidcProvider](ev, fsm.OidcProviderID(account, iam.ProviderURL(p.ARN))) != nil
+	}
+	return false
 }
 
 func malformed(err error) error {

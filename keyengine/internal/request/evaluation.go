@@ -6,11 +6,14 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // Evaluation is one evaluation of a request on one state. Operations must read the state
@@ -23,6 +26,10 @@ type Evaluation struct {
 	State  *fsm.State
 	Caller *iam.Caller
 	Op     *Operation
+	Input  any // of the operation
+
+	who      iam.Entity // the caller in State; see Admit
+	ownRules *ownRules  // cached by rules
 
 	clusterRecord *fsmpb.Cluster // cached by Cluster
 	lastKey       keyBytes       // cache of bytesOf
@@ -95,10 +102,37 @@ func (ev *Evaluation) Cluster() *fsmpb.Cluster {
 	return ev.clusterRecord
 }
 
-// AccountOf returns the cluster's account, which is the only one so far.
+// AccountOf returns the account of the caller, to which everything belongs that it creates
+// or names without an account. For what the service does itself, that is the account that
+// the cluster was initialised with.
 func AccountOf(ev *Evaluation) fsm.Account {
-	a, _ := fsm.ParseAccount(ev.Cluster().GetAccount())
-	return a
+	if ev.who.Kind != policy.KindNone {
+		return ev.who.Account
+	}
+	return fsm.AccountOf(ev.State)
+}
+
+// Who returns the caller, as the evaluated state has it.
+func (ev *Evaluation) Who() *iam.Entity { return &ev.who }
+
+// Principal returns the principal of the caller, as the evaluated state has it.
+func (ev *Evaluation) Principal() policy.Principal { return ev.who.Principal }
+
+// Read returns an object of the evaluated state, or nil, and adds it to the read set.
+func Read[M interface {
+	comparable
+	proto.Message
+}](ev *Evaluation, id []byte) M {
+	m, v := fsm.Object[M](ev.State, id)
+	ev.Note(fsm.KindOf[M](), id, v)
+	return m
+}
+
+// Count returns the number of objects in a set, and adds the set to the read set.
+func Count(ev *Evaluation, kind fsmpb.Kind, id []byte) int {
+	n, v := fsm.Count(ev.State, kind, id)
+	ev.Note(kind, id, v)
+	return n
 }
 
 // Key returns a key, or nil.
@@ -122,10 +156,10 @@ func (ev *Evaluation) KeyTags(id fsm.KeyID) *fsmpb.KeyTags {
 	return t
 }
 
-// Alias returns an alias of a Region, or nil.
-func (ev *Evaluation) Alias(region, name string) *fsmpb.Alias {
-	a, v := ev.State.Alias(AccountOf(ev), region, name)
-	ev.Note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(AccountOf(ev), region, name), v)
+// Alias returns an alias of an account in a Region, or nil.
+func (ev *Evaluation) Alias(account fsm.Account, region, name string) *fsmpb.Alias {
+	a, v := ev.State.Alias(account, region, name)
+	ev.Note(fsmpb.Kind_KIND_ALIAS, fsm.AliasID(account, region, name), v)
 	return a
 }
 
@@ -136,10 +170,10 @@ func (ev *Evaluation) KeyAliases(id fsm.KeyID) *fsmpb.KeyAliases {
 	return n
 }
 
-// Credential returns a credential, or nil.
-func (ev *Evaluation) Credential(id string) *fsmpb.Credential {
-	c, v := ev.State.Credential(AccountOf(ev), id)
-	ev.Note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(AccountOf(ev), id), v)
+// Credential returns a credential of an account, or nil.
+func (ev *Evaluation) Credential(account fsm.Account, id string) *fsmpb.Credential {
+	c, v := ev.State.Credential(account, id)
+	ev.Note(fsmpb.Kind_KIND_CREDENTIAL, fsm.CredentialID(account, id), v)
 	return c
 }
 

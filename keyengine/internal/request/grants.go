@@ -32,31 +32,35 @@ func operationOf(action string) string { return strings.TrimPrefix(action, "kms:
 // granted looks for a grant that allows the caller to perform the action on the key and
 // that covers the request: its source must match, and good must be true for it. It returns
 // the decision with the grant that it rests on.
-func granted(ev *Evaluation, t *Target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant) {
+func granted(ev *Evaluation, t *Target, req policy.Request, doc *policy.Document, good func(*fsmpb.Grant) bool) (policy.Decision, *fsmpb.Grant, error) {
 	var names []string
 	var decision policy.Decision
 	for _, name := range granteeNames(req.Principal) {
-		if d := evaluateGrant(req, doc, name); d.Allowed() {
+		d, err := evaluateGrant(ev, req, doc, name)
+		if err != nil {
+			return d, nil, err
+		}
+		if d.Allowed() {
 			names, decision = append(names, name), d // the same for each name
 		}
 	}
 	if len(names) == 0 {
-		return decision, nil // no grant could allow it
+		return decision, nil, nil // no grant could allow it
 	}
 	g := ev.GrantTo(t.ID, names, func(g *fsmpb.Grant) bool {
 		return slices.Contains(g.Operations, operationOf(req.Action)) && fromSource(ev, g) && good(g)
 	})
-	return decision, g
+	return decision, g, nil
 }
 
 // evaluateGrant returns the decision on a request if there is a grant for it to the
 // grantee.
-func evaluateGrant(req policy.Request, doc *policy.Document, grantee string) policy.Decision {
+func evaluateGrant(ev *Evaluation, req policy.Request, doc *policy.Document, grantee string) (policy.Decision, error) {
 	p, err := policy.ParseCaller(grantee)
 	if err != nil {
-		return policy.Decision{Statement: policy.NoStatement}
+		return policy.Decision{Statement: policy.NoStatement}, nil
 	}
-	return policy.Evaluate(req, policy.Policies{Resource: doc, Grantee: &p})
+	return ev.decide(req, doc, &p)
 }
 
 // fromSource reports whether the request is made for the resource that the grant is limited
@@ -119,10 +123,16 @@ func (ev *Evaluation) MayRetire(t *Target, g *fsmpb.Grant) error {
 	}
 	// The account comes last, because its refusal names the missing permission.
 	parties = append(parties, RootARN(ev.Cluster().Partition, g.Issuer))
-	req := policy.Request{Principal: ev.Caller.Identity.Principal(), Action: ActionRetireGrant, Resource: t.ARN}
+	req := policy.Request{
+		Principal: ev.Principal(), Action: ActionRetireGrant, Resource: t.ARN, Context: &Conditions{ev: ev, target: t, resource: t.ARN},
+	}
 	var d policy.Decision
 	for _, p := range parties {
-		if d = evaluateGrant(req, noStatements, p); d.Allowed() {
+		var err error
+		if d, err = evaluateGrant(ev, req, noStatements, p); err != nil {
+			return err
+		}
+		if d.Allowed() {
 			return ev.Decided(req, d, g)
 		}
 	}

@@ -42,6 +42,8 @@ type Operation struct {
 	// Unsigned is set for an operation whose requests carry no signature, as the input
 	// proves who sends it.
 	Unsigned bool
+	// CrossAccount is set if the key may belong to another account than the caller.
+	CrossAccount bool
 	// Object is set if AWS answers with an empty object, and not with an empty body, when
 	// there is no output.
 	Object bool

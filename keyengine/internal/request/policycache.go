@@ -4,16 +4,20 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/conclavekms/conclave/fsm"
-	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/policy"
 )
 
-// PolicyCache caches parsed key policies by their text. Most keys have the same policy, and
+// policyText identifies a parsed policy: the same text can be a policy of several kinds.
+type policyText struct {
+	kind policy.Kind
+	text string
+}
+
+// PolicyCache caches parsed policies by their text. Most keys have the same policy, and
 // entries never become stale.
 type PolicyCache struct {
 	mu   sync.RWMutex
-	docs map[string]*policy.Document
+	docs map[policyText]*policy.Document
 	size int // total length of the texts
 	max  int
 }
@@ -24,31 +28,31 @@ const maxCachedPolicies = 16 << 20
 
 // NewPolicyCache returns an empty cache.
 func NewPolicyCache() *PolicyCache {
-	return &PolicyCache{docs: make(map[string]*policy.Document), max: maxCachedPolicies}
+	return &PolicyCache{docs: make(map[policyText]*policy.Document), max: maxCachedPolicies}
 }
 
-func (c *PolicyCache) get(text string) *policy.Document {
+func (c *PolicyCache) get(text policyText) *policy.Document {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.docs[text]
 }
 
 // put adds a policy. If the cache is full, it evicts arbitrary entries.
-func (c *PolicyCache) put(text string, doc *policy.Document) {
+func (c *PolicyCache) put(text policyText, doc *policy.Document) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.docs[text] != nil {
 		return
 	}
 	c.docs[text] = doc
-	c.size += len(text)
+	c.size += len(text.text)
 	for old := range c.docs {
 		if c.size <= c.max {
 			return
 		}
 		if old != text {
 			delete(c.docs, old)
-			c.size -= len(old)
+			c.size -= len(old.text)
 		}
 	}
 }
@@ -61,15 +65,16 @@ func (c *PolicyCache) Len() int {
 }
 
 // parsed returns a stored policy, parsed. A policy that cannot be parsed is an internal
-// error, and so allows nothing.
-func (c *PolicyCache) parsed(id fsm.KeyID, v fsm.Version, p *fsmpb.KeyPolicy) (*policy.Document, error) {
-	if doc := c.get(p.Document); doc != nil {
+// error, and so allows nothing. what says which policy it is.
+func (c *PolicyCache) parsed(kind policy.Kind, text, what string) (*policy.Document, error) {
+	key := policyText{kind, text}
+	if doc := c.get(key); doc != nil {
 		return doc, nil
 	}
-	doc, err := policy.Parse(policy.KeyPolicy, []byte(p.Document))
+	doc, err := policy.Parse(kind, []byte(text))
 	if err != nil {
-		return nil, fmt.Errorf("stored policy of key %s, version %d: %w", id, v, err)
+		return nil, fmt.Errorf("stored %s: %w", what, err)
 	}
-	c.put(p.Document, doc)
+	c.put(key, doc)
 	return doc, nil
 }

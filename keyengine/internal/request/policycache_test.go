@@ -14,21 +14,22 @@ func TestPolicyCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := NewPolicyCache()
+	of := func(text string) policyText { return policyText{policy.KeyPolicy, text} }
 	c.max = 4 * (len(text) + 1)
-	if c.put(text, doc); c.get(text) != doc || c.get(text+" ") != nil || c.size != len(text) {
-		t.Error("a policy is found by another text, or not by its own")
+	if c.put(of(text), doc); c.get(of(text)) != doc || c.get(of(text+" ")) != nil || c.get(policyText{policy.IdentityPolicy, text}) != nil || c.size != len(text) {
+		t.Error("a policy is found by another text or kind, or not by its own")
 	}
-	if c.put(strings.Clone(text), doc); c.size != len(text) || len(c.docs) != 1 {
+	if c.put(of(strings.Clone(text)), doc); c.size != len(text) || len(c.docs) != 1 {
 		t.Error("a policy is held twice")
 	}
 	for i := range 50 {
 		other := text + string(rune('A'+i))
-		c.put(other, doc)
+		c.put(of(other), doc)
 		size := 0
 		for held := range c.docs {
-			size += len(held)
+			size += len(held.text)
 		}
-		if c.get(other) != doc || c.size > c.max || c.size != size || len(c.docs) > 4 {
+		if c.get(of(other)) != doc || c.size > c.max || c.size != size || len(c.docs) > 4 {
 			t.Fatalf("the cache holds %d policies of %d bytes and counts %d", len(c.docs), size, c.size)
 		}
 	}

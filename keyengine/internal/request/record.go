@@ -9,6 +9,7 @@ import (
 	"github.com/conclavekms/conclave/keyengine/iam"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/internal/record"
+	"github.com/conclavekms/conclave/policy"
 )
 
 // newRecord builds the record of an evaluation.
@@ -37,10 +38,10 @@ func (ev *Attempt) describe(e *record.Event) {
 	c, caller := ev.Cluster(), ev.Caller
 	e.Name, e.Kind, e.Region, e.RequestID = ev.Op.Name, record.KindCall, ev.Region(), caller.RequestID
 	e.SourceIP, e.UserAgent, e.Transport, e.Err = caller.SourceIP, caller.UserAgent, caller.Transport, ev.Err
-	e.Parameters, e.ReadOnly = ev.Op.recorded.Fields(ev.in), ev.Op.ReadOnly
+	e.Parameters, e.ReadOnly = ev.Op.recorded.Fields(ev.Input), ev.Op.ReadOnly
 	e.Reads, e.NotBefore, e.NotAfter, e.Changes, e.Uses = ev.Reads, ev.NotBefore, ev.NotAfter, ev.Changes, ev.uses
 	e.Identity = &b.identity
-	record.FillIdentity(e.Identity, caller.Identity.Principal(), caller.Identity.Credential())
+	record.FillIdentity(e.Identity, ev.Principal(), caller.Identity.Credential())
 	if caller.TLS != (iam.TLS{}) {
 		e.TLS = &b.tls
 		e.TLS.Version, e.TLS.Cipher = caller.TLS.Version, caller.TLS.Cipher
@@ -49,7 +50,7 @@ func (ev *Attempt) describe(e *record.Event) {
 	free := b.resource[:]
 	for _, r := range ev.resources {
 		res := take(&free)
-		res.Type, res.AccountId, res.Arn = r.kind, c.Account, r.ARN
+		res.Type, res.AccountId, res.Arn = r.kind, accountIn(r.ARN, c.Account), r.ARN
 		e.Resources = append(e.Resources, res)
 	}
 	if ev.Op.RecordKey != "" && ev.Source != nil {
@@ -103,4 +104,12 @@ func replace(fields []*auditpb.Field, f *auditpb.Field) []*auditpb.Field {
 func hexOf(id []byte) string {
 	var b [64]byte
 	return string(hex.AppendEncode(b[:0], id))
+}
+
+// accountIn returns the account in an ARN, or another one if it has none.
+func accountIn(arn, other string) string {
+	if a, err := policy.ParseARN(arn); err == nil && a.Account != "" {
+		return a.Account
+	}
+	return other
 }

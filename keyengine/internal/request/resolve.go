@@ -30,7 +30,7 @@ const (
 // named by one, are added to the read set.
 func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, error) {
 	c := ev.Cluster()
-	name := given
+	name, account := given, AccountOf(ev)
 	if strings.HasPrefix(given, "arn:") {
 		arn, err := policy.ParseARN(given)
 		if err != nil || arn.Service != "kms" || arn.Partition != c.Partition || arn.Account == "" || arn.Region == "" {
@@ -42,9 +42,11 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 		if arn.Region != ev.Region() {
 			return nil, kmsapi.Errorf(kmsapi.ErrNotFound, "Invalid arn %s", arn.Region)
 		}
-		if arn.Account != c.Account {
-			// The caller must not learn whether such a key exists.
-			return nil, ev.inaccessible(action, "on resource: "+given)
+		if of, ok := fsm.ParseAccount(arn.Account); !ok || of != account {
+			if !ok || !ev.Op.CrossAccount {
+				return nil, ev.inaccessible(action, "on resource: "+given)
+			}
+			account = of
 		}
 		switch rest, isKey := strings.CutPrefix(arn.Resource, "key/"); {
 		case isKey:
@@ -58,34 +60,41 @@ func (ev *Evaluation) Resolve(given string, f Forms, action string) (*Target, er
 			return nil, invalidKeyID(given)
 		}
 	}
+	absent := func(err error) error {
+		if account != AccountOf(ev) {
+			// The caller must not learn whether such a key exists.
+			return ev.inaccessible(action, "on resource: "+given)
+		}
+		return err
+	}
 	if strings.HasPrefix(name, kmsapi.AliasPrefix) {
 		if f == KeyForms {
 			return nil, errAlias
 		}
-		a := ev.Alias(ev.Region(), name)
+		a := ev.Alias(account, ev.Region(), name)
 		if a == nil {
-			return nil, AliasNotFound(ev, name)
+			return nil, absent(AliasNotFound(ev, account, name))
 		}
-		ev.Resource("AWS::KMS::Alias", AliasARN(ev, name))
+		ev.Resource("AWS::KMS::Alias", AliasARN(ev, account, name))
 		t := ev.Target(fsm.KeyID{Account: fsm.Account(a.Account), Region: a.Region, ID: [16]byte(a.Key)})
 		if t.Key == nil {
-			return nil, AliasNotFound(ev, name) // the key was deleted with its aliases
+			return nil, absent(AliasNotFound(ev, account, name)) // the key was deleted with its aliases
 		}
 		return t, nil
 	}
-	absent := func() error {
-		return kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", KeyARN(c, ev.Region(), name))
+	noKey := func() error {
+		return absent(kmsapi.Errorf(kmsapi.ErrNotFound, "Key '%s' does not exist", KeyARN(c, account, ev.Region(), name)))
 	}
 	id, multi, ok := ParseKeyID(name)
 	switch {
 	case !ok && keyIDShaped(name):
-		return nil, absent()
+		return nil, noKey()
 	case !ok:
 		return nil, invalidKeyID(given)
 	}
-	t := ev.Target(fsm.KeyID{Account: AccountOf(ev), Region: ev.Region(), ID: id})
+	t := ev.Target(fsm.KeyID{Account: account, Region: ev.Region(), ID: id})
 	if t.Key == nil || t.Key.MultiRegion != multi {
-		return nil, absent()
+		return nil, noKey()
 	}
 	return t, nil
 }
@@ -98,7 +107,7 @@ var errAlias = kmsapi.Errorf(kmsapi.ErrInvalidArn, "Key Aliases are not supporte
 func (ev *Evaluation) Target(id fsm.KeyID) *Target {
 	t := &Target{ID: id, Key: ev.Key(id)}
 	if t.Key != nil {
-		t.ARN = KeyARN(ev.Cluster(), t.ID.Region, t.Name())
+		t.ARN = KeyARN(ev.Cluster(), t.ID.Account, t.ID.Region, t.Name())
 		ev.Resource("AWS::KMS::Key", t.ARN)
 	}
 	return t
@@ -112,19 +121,18 @@ func invalidKeyID(given string) error {
 }
 
 // AliasNotFound returns the error for an alias that does not exist.
-func AliasNotFound(ev *Evaluation, name string) error {
-	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", AliasARN(ev, name))
+func AliasNotFound(ev *Evaluation, account fsm.Account, name string) error {
+	return kmsapi.Errorf(kmsapi.ErrNotFound, "Alias %s is not found.", AliasARN(ev, account, name))
 }
 
 // AliasARN returns the ARN of an alias in the Region of the request.
-func AliasARN(ev *Evaluation, name string) string {
-	c := ev.Cluster()
-	return "arn:" + c.Partition + ":kms:" + ev.Region() + ":" + c.Account + ":" + name
+func AliasARN(ev *Evaluation, account fsm.Account, name string) string {
+	return "arn:" + ev.Cluster().Partition + ":kms:" + ev.Region() + ":" + account.String() + ":" + name
 }
 
 // KeyARN returns the ARN of a key.
-func KeyARN(c *fsmpb.Cluster, region, name string) string {
-	return "arn:" + c.Partition + ":kms:" + region + ":" + c.Account + ":key/" + name
+func KeyARN(c *fsmpb.Cluster, account fsm.Account, region, name string) string {
+	return "arn:" + c.Partition + ":kms:" + region + ":" + account.String() + ":key/" + name
 }
 
 const multiRegionPrefix = "mrk-"
@@ -175,15 +183,33 @@ func RootARN(partition, account string) string {
 	return "arn:" + partition + ":iam::" + account + ":root"
 }
 
-// WasKey reports whether an id is or was the id of a key in any of the cluster's Regions.
+// WasKey reports whether an id is or was the id of a key in any account and Region of the
+// cluster.
 func WasKey(ev *Evaluation, id [16]byte) bool {
-	for _, r := range Regions(ev.Cluster()) {
-		k := fsm.KeyID{Account: AccountOf(ev), Region: r, ID: id}
-		if ev.Tombstone(k) != nil || ev.Key(k) != nil {
-			return true
+	for a := range fsm.Accounts(ev.State) {
+		for _, r := range Regions(ev.Cluster()) {
+			k := fsm.KeyID{Account: a, Region: r, ID: id}
+			if ev.Tombstone(k) != nil || ev.Key(k) != nil {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// KeyOfID returns the key with an id in the Region of the request, whichever account it
+// belongs to. If there is none, the target has no key.
+func KeyOfID(ev *Evaluation, id [16]byte) *Target {
+	own := AccountOf(ev)
+	k := fsm.KeyID{Account: own, Region: ev.Region(), ID: id}
+	for a := range fsm.Accounts(ev.State) {
+		other := fsm.KeyID{Account: a, Region: k.Region, ID: id}
+		if found, _ := ev.State.Key(other); found != nil {
+			k = other // ids are random, so no other account has a key with it
+			break
+		}
+	}
+	return ev.Target(k)
 }
 
 // WrongOrigin returns the error for a key whose origin does not fit the operation.

@@ -274,7 +274,7 @@ func (d *Schedule) event(ctx context.Context, k dueKey) (*record.Event, error) {
 	c := ev.Cluster()
 	// Use the key as stored and not as of now, because other scheduled changes may not have
 	// been made yet.
-	t := &request.Target{ID: k.key, Key: key, ARN: request.KeyARN(c, k.key.Region, request.FormatKeyID(k.key.ID, key.MultiRegion))}
+	t := &request.Target{ID: k.key, Key: key, ARN: request.KeyARN(c, k.key.Account, k.key.Region, request.FormatKeyID(k.key.ID, key.MultiRegion))}
 	ev.Within(k.at, 0)
 	details, err := k.duty.do(ev, t, k.at)
 	if err != nil || len(ev.Changes) == 0 {
@@ -282,9 +282,9 @@ func (d *Schedule) event(ctx context.Context, k dueKey) (*record.Event, error) {
 	}
 	return &record.Event{
 		Name: k.duty.event, Kind: record.KindService, Region: k.key.Region, SourceIP: record.InternalCaller, UserAgent: record.InternalCaller,
-		Identity:  &auditpb.Identity{AccountId: c.Account, InvokedBy: record.InternalCaller},
+		Identity:  &auditpb.Identity{AccountId: k.key.Account.String(), InvokedBy: record.InternalCaller},
 		Details:   append([]*auditpb.Field{auditfield.Text("keyId", t.ARN)}, details...),
-		Resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: c.Account, Arn: t.ARN}},
+		Resources: []*auditpb.Resource{{Type: "AWS::KMS::Key", AccountId: k.key.Account.String(), Arn: t.ARN}},
 		Reads:     ev.Reads, Changes: ev.Changes, NotBefore: ev.NotBefore, NotAfter: ev.NotAfter,
 	}, nil
 }

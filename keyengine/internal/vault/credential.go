@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/conclavekms/conclave/fsm"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
@@ -100,10 +101,15 @@ func (o *Opened) genuine(c *fsmpb.Credential) (bool, error) {
 	return err == nil, Gone(err)
 }
 
+// UserPrefix is what the unique ids of users begin with. The credential of a user has the
+// unique id as its principal, since the user's name and path may change.
+const UserPrefix = "AIDA"
+
 // Known is the principal of a credential, with the proofs that identities keep of it: one
 // for the credential itself and one for its sessions.
 type Known struct {
-	Principal policy.Principal
+	Principal policy.Principal // without an ARN for a user, whom the state knows
+	User      string           // the unique id of the user, or ""
 	Proof     [32]byte
 	Sessions  [32]byte
 }
@@ -123,7 +129,9 @@ func (o *Opened) Identify(c *fsmpb.Credential) (*Known, error) {
 		return nil, ErrForged
 	}
 	k := new(Known)
-	if k.Principal, err = policy.ParseCaller(c.Principal); err != nil {
+	if strings.HasPrefix(c.Principal, UserPrefix) {
+		k.User = c.Principal
+	} else if k.Principal, err = policy.ParseCaller(c.Principal); err != nil {
 		return nil, fmt.Errorf("credential %s: %w", c.Id, err)
 	}
 	if k.Proof, err = o.proof(c); err != nil {
@@ -159,9 +167,14 @@ func (o *Opened) WithSecret(c *fsmpb.Credential, use func(secret []byte) error) 
 func (o *Opened) WithSigningKey(c *fsmpb.Credential, size int, date, region, service string, derive func(dst, secret []byte) error, use func(key []byte) error) error {
 	id := keymat.NewCacheID(credentialCacheKey(c.Id), [16]byte{}, c.WrappedSecret,
 		c.Principal, strconv.Itoa(int(c.Generation)), date, region, service)
+	return o.signingKey(id, size, func(use func([]byte) error) error { return o.WithSecret(c, use) }, derive, use)
+}
+
+// signingKey calls use with the cached key of that id, or makes it from the secret.
+func (o *Opened) signingKey(id keymat.CacheID, size int, secret func(use func([]byte) error) error, derive func(dst, secret []byte) error, use func(key []byte) error) error {
 	return Gone(o.signing.Use(id, func() (key *keymat.Secret, err error) {
-		err = o.WithSecret(c, func(secret []byte) error {
-			key, err = o.arena.Fill(size, func(dst []byte) error { return derive(dst, secret) })
+		err = secret(func(s []byte) error {
+			key, err = o.arena.Fill(size, func(dst []byte) error { return derive(dst, s) })
 			return err
 		})
 		return key, err

@@ -1,0 +1,130 @@
+package iam
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/conclavekms/conclave/fsm"
+	"github.com/conclavekms/conclave/fsm/fsmpb"
+	"github.com/conclavekms/conclave/keyengine/iam/iampb"
+	"github.com/conclavekms/conclave/keyengine/internal/vault"
+	"github.com/conclavekms/conclave/policy"
+)
+
+// Entity is the principal of an identity as a state has it.
+type Entity struct {
+	policy.Principal
+	Account fsm.Account
+	// ID is the unique id, as in the condition key aws:userid: that of a user, that of a role
+	// with the name of the session, or the account of its root user.
+	ID string
+	// User and Role are the objects that decide what the principal may do; both are nil for
+	// root users and services.
+	User *fsmpb.User
+	Role *fsmpb.Role
+	// Session is set for temporary credentials.
+	Session *iampb.Session
+}
+
+// EntityARN returns the ARN of a user, group, role or managed policy; kind is "user",
+// "group", "role" or "policy".
+func EntityARN(partition string, account uint64, kind, path, name string) string {
+	return "arn:" + partition + ":iam::" + fsm.Account(account).String() + ":" + kind + path + name
+}
+
+// UserARN returns the ARN of a user.
+func UserARN(partition string, u *fsmpb.User) string {
+	return EntityARN(partition, u.Account, "user", u.Path, u.Name)
+}
+
+// RoleARN returns the ARN of a role.
+func RoleARN(partition string, r *fsmpb.Role) string {
+	return EntityARN(partition, r.Account, "role", r.Path, r.Name)
+}
+
+// GroupARN returns the ARN of a group.
+func GroupARN(partition string, g *fsmpb.Group) string {
+	return EntityARN(partition, g.Account, "group", g.Path, g.Name)
+}
+
+// PolicyARN returns the ARN of a managed policy.
+func PolicyARN(partition string, p *fsmpb.Policy) string {
+	return EntityARN(partition, p.Account, "policy", p.Path, p.Name)
+}
+
+// SessionARN returns the ARN of a session of a role.
+func SessionARN(partition string, r *fsmpb.Role, session string) string {
+	return "arn:" + partition + ":sts::" + fsm.Account(r.Account).String() + ":assumed-role/" + r.Name + "/" + session
+}
+
+// entityOf returns the principal of a credential. It returns ErrUnrecognized if the state
+// does not have the user.
+func entityOf(s *fsm.State, account fsm.Account, known *vault.Known) (Entity, error) {
+	e := Entity{Principal: known.Principal, Account: account, ID: known.Principal.Account}
+	if known.User == "" {
+		return e, nil
+	}
+	u := fsm.UserByID(s, account, known.User)
+	if u == nil {
+		return Entity{}, ErrUnrecognized
+	}
+	return userEntity(s, u)
+}
+
+func userEntity(s *fsm.State, u *fsmpb.User) (Entity, error) {
+	p, err := policy.ParsePrincipal(UserARN(partitionOf(s), u))
+	return Entity{Principal: p, Account: fsm.Account(u.Account), ID: u.Id, User: u}, err
+}
+
+// roleEntity returns the principal of a session of a role.
+func roleEntity(s *fsm.State, session *iampb.Session) (Entity, error) {
+	account := fsm.Account(session.Account)
+	r := fsm.RoleByID(s, account, session.Role)
+	if r == nil {
+		return Entity{}, ErrUnrecognized
+	}
+	partition := partitionOf(s)
+	p, err := policy.ParsePrincipal(SessionARN(partition, r, session.Name))
+	if err == nil {
+		p, err = p.WithRole(RoleARN(partition, r))
+	}
+	return Entity{Principal: p, Account: account, ID: r.Id + ":" + session.Name, Role: r, Session: session}, err
+}
+
+func partitionOf(s *fsm.State) string {
+	c, _ := s.Cluster()
+	return c.GetPartition()
+}
+
+// ended reports whether a session has ended before its time: its role's sessions were
+// revoked.
+func ended(e *Entity) bool {
+	return e.Session.Issued < e.Role.RevokedBefore
+}
+
+// ProviderURL returns the URL in the ARN of an identity provider.
+func ProviderURL(arn string) string {
+	_, url, _ := strings.Cut(arn, ":oidc-provider/")
+	return url
+}
+
+// openTemporary returns the contents of the session token of an access key.
+func openTemporary(o *vault.Opened, accessKey, token string) (*iampb.Session, error) {
+	b, err := o.OpenTemporary(accessKey, token)
+	if err != nil {
+		return nil, err
+	}
+	return decodeTemporary(b)
+}
+
+func decodeTemporary(b []byte) (*iampb.Session, error) {
+	s := new(iampb.Session)
+	if err := proto.Unmarshal(b, s); err != nil {
+		return nil, vault.ErrToken
+	}
+	if len(s.ProtoReflect().GetUnknown()) > 0 || (s.Role == "") == (s.Parent == "") || s.Parent != "" && len(s.ParentProof) != 32 || s.AccessKey == "" {
+		return nil, vault.ErrToken
+	}
+	return s, nil
+}
