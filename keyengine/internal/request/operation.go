@@ -1,14 +1,30 @@
 package request
 
 import (
+	"cmp"
+
 	"github.com/conclavekms/conclave/auditlog/auditpb"
 	"github.com/conclavekms/conclave/keyengine/internal/auditfield"
 	"github.com/conclavekms/conclave/keyengine/kmsapi"
 )
 
+// Service is a service as it stands in the scope of a signature and before the colon in the
+// names of its actions.
+type Service string
+
+// The services.
+const (
+	KMS Service = "kms"
+	IAM Service = "iam"
+	STS Service = "sts"
+)
+
 // Operation is a row of the table of operations. The faces, the audit log and the
 // documentation are derived from it.
 type Operation struct {
+	// Service is the service that AWS has the operation in: KMS, IAM or STS. Define takes
+	// KMS if it is empty.
+	Service Service
 	// Name is AWS's name of the operation, and the eventName of its records.
 	Name string
 	// Actions are the actions that a policy must allow, such as "kms:Encrypt". ReEncrypt
@@ -23,6 +39,9 @@ type Operation struct {
 	States StateRules
 	// Slow is set for operations that may take long; see Results.
 	Slow bool
+	// Unsigned is set for an operation whose requests carry no signature, as the input
+	// proves who sends it.
+	Unsigned bool
 	// Object is set if AWS answers with an empty object, and not with an empty body, when
 	// there is no output.
 	Object bool
@@ -66,8 +85,9 @@ type None struct{}
 // name. Tags of In determine which members of the input are recorded; respond, if not nil,
 // returns the responseElements of a successful answer, given the record's resources.
 func Define[In, Out any](op Operation, run func(*Evaluation, *In) (*Out, error), respond func(*Out, []*auditpb.Resource) []*auditpb.Field) *Operation {
+	op.Service = cmp.Or(op.Service, KMS)
 	if op.Actions == nil {
-		op.Actions = []string{"kms:" + op.Name}
+		op.Actions = []string{string(op.Service) + ":" + op.Name}
 	}
 	op.input, op.output = kmsapi.InputSchema[In](), kmsapi.OutputSchema[Out]()
 	op.recorded = auditfield.NewMembers(op.input)
