@@ -19,10 +19,17 @@ import (
 	"github.com/conclavekms/conclave/cluster/internal/raftlog/raftlogtest"
 )
 
+// testStore opens a store whose writes may take long, since the machine may be busy.
 func testStore(t *testing.T, dir string, hooks Hooks) (*Store, chan error) {
 	t.Helper()
+	return impatientStore(t, dir, time.Minute, hooks)
+}
+
+// impatientStore opens a store that takes a write for hanging after the given time.
+func impatientStore(t *testing.T, dir string, patience time.Duration, hooks Hooks) (*Store, chan error) {
+	t.Helper()
 	faults := make(chan error, 16)
-	s, err := Open(dir, 200*time.Millisecond, hooks, nil, func(err error) { faults <- err })
+	s, err := Open(dir, patience, hooks, nil, func(err error) { faults <- err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +223,7 @@ func TestFirstWriteErrorStopsTheStore(t *testing.T) {
 func TestHangingWriteIsNoticed(t *testing.T) {
 	release := make(chan struct{})
 	var hang atomic.Bool
-	s, faults := testStore(t, t.TempDir(), Hooks{Before: func(string) error {
+	s, faults := impatientStore(t, t.TempDir(), 200*time.Millisecond, Hooks{Before: func(string) error {
 		if hang.Load() {
 			<-release
 		}
