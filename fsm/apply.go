@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -97,9 +98,15 @@ func (a *applier) entry(l *raft.Log) (*Result, error) {
 		}
 	}
 	a.wall = e.Clock.GetWall()
-	a.state.advance(e.Clock, c != nil, signed)
 	a.state.index = l.Index
-	if c != nil && !signed {
+	trust := clustertime.Trust{Voters: a.state.voters, Confirmed: a.state.confirmed}
+	switch {
+	case c == nil:
+		a.state.time = a.state.evidence.Begin(e.Clock, trust)
+	case signed:
+		a.state.time = a.state.evidence.Signed(a.state.time, e.Clock, trust)
+	default:
+		a.state.evidence.Unsigned(e.Clock, trust)
 		// The state hash leaves the entry out: a leader may give other nodes a
 		// different entry at this index, and neither has an effect.
 		return unsignedResult(e, l.Index), nil

@@ -23,7 +23,7 @@ import (
 // only whether a batch is a repetition and what GetKeyLastUsage says, and are not
 // part of the immutable states that other nodes keep. The observation of unsigned
 // clocks, in which nodes may differ, is not attested either: editing it gains nothing
-// that a leader of a sealed cluster does not have anyway. See State.advance.
+// that a leader of a sealed cluster does not have anyway. See package clustertime.
 
 // attestDomain separates attestations from the other messages that the origin key signs.
 const attestDomain = "conclave state v1"

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/conclavekms/conclave/auditlog"
+	"github.com/conclavekms/conclave/fsm/clustertime"
 	"github.com/conclavekms/conclave/fsm/fsmpb"
 	"github.com/conclavekms/conclave/fsm/wire"
 )
@@ -108,8 +109,8 @@ func (s *snapshot) write(w io.Writer) error {
 		checks.Checks = append(checks.Checks, &fsmpb.StateCheck{Index: c.index, Hash: c.hash[:]})
 	}
 	out.item(checks)
-	if o := s.state.observed; o.at != 0 {
-		out.item(&fsmpb.Observation{Heard: o.at, Unconfirmed: o.unconfirmed})
+	if o := s.state.evidence.Observation(); o != nil {
+		out.item(o)
 	}
 	if s.attest != nil && out.err == nil {
 		a, err := s.attest(digest)
@@ -146,9 +147,9 @@ func headerOf(s *State) *fsmpb.SnapshotHeader {
 	frontier, _ := s.frontier.MarshalBinary() // never fails
 	h := &fsmpb.SnapshotHeader{
 		Schema: wire.SchemaMax, Index: s.index, Time: s.time, StateHash: s.hash[:], AuditFrontier: frontier,
-		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Unconfirmed: s.heard.unconfirmed,
-		Heard: s.heard.at, Vouched: s.vouched, Group: wire.Group,
+		Level: s.level, Voters: s.voters, ConfirmedTime: s.confirmed, Group: wire.Group,
 	}
+	s.evidence.AddTo(h)
 	for _, r := range s.roots {
 		h.SegmentRoots = append(h.SegmentRoots, r[:])
 	}
@@ -363,7 +364,10 @@ func (n *restored) add(item *fsmpb.SnapshotItem) error {
 	case *fsmpb.SnapshotItem_StateChecks:
 		return n.stateChecks(m.StateChecks)
 	case *fsmpb.SnapshotItem_Observation:
-		return n.observation(m.Observation)
+		if !n.state.evidence.TakeObservation(m.Observation) {
+			return fmt.Errorf("%w: observed time", ErrUnreadable)
+		}
+		return nil
 	case *fsmpb.SnapshotItem_Attestation:
 		if n.attested != nil {
 			return fmt.Errorf("%w: two attestations", ErrUnreadable)
@@ -389,7 +393,7 @@ func (n *restored) header(h *fsmpb.SnapshotHeader) error {
 	}
 	n.state.index, n.state.time, n.state.level = h.Index, h.Time, h.Level
 	n.state.voters, n.state.confirmed = h.Voters, h.ConfirmedTime
-	n.state.heard, n.state.vouched = heardTime{h.Heard, h.Unconfirmed}, h.Vouched
+	n.state.evidence = clustertime.FromHeader(h)
 	copy(n.state.hash[:], h.StateHash)
 	if err := n.state.frontier.UnmarshalBinary(h.AuditFrontier); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnreadable, err)
@@ -413,17 +417,6 @@ func (n *restored) stateChecks(m *fsmpb.StateChecks) error {
 		}
 		n.checks = append(n.checks, check{index: c.Index, hash: [32]byte(c.Hash)})
 	}
-	return nil
-}
-
-// observation takes over what the node that made the snapshot had observed. It is not
-// attested, so it must be within the bounds to which unsigned entries could have moved it.
-func (n *restored) observation(o *fsmpb.Observation) error {
-	if n.state.observed.at != 0 || o.Heard <= n.state.heard.at || o.Heard > n.state.vouched+sealedAllowance ||
-		o.Unconfirmed < 0 || o.Unconfirmed > clockSlack {
-		return fmt.Errorf("%w: observed time", ErrUnreadable)
-	}
-	n.state.observed = heardTime{o.Heard, o.Unconfirmed}
 	return nil
 }
 

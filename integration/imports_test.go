@@ -128,6 +128,7 @@ var imports = []struct {
 	{"cluster/internal/signal", nil},
 	{"cluster", []string{"transport/admission", "cluster/clusterpb", "fsm/...", "auditlog"}},
 	{"fsm/wire", []string{"fsm/fsmpb"}},
+	{"fsm/clustertime", []string{"fsm/fsmpb"}},
 	{"fsm", []string{"fsm/fsmpb", "auditlog"}},
 	{"policy", nil},
 	// What third parties run takes the formats and the tree from auditlog. The compiler
@@ -148,6 +149,9 @@ var importers = map[string][]string{
 
 // generatedMayImport adds what one .proto needs of another's.
 var generatedMayImport = map[string][]string{"cluster/clusterpb": {"fsm/fsmpb"}}
+
+// pure are the packages that apply consists of.
+var pure = []string{"fsm", "fsm/clustertime", "fsm/wire"}
 
 // impure are the standard packages that would let apply depend on something
 // other than the state and the entry.
@@ -180,7 +184,7 @@ func TestImports(t *testing.T) {
 		test := strings.HasSuffix(path, "_test.go")
 		for _, spec := range f.Imports {
 			imp, _ := strconv.Unquote(spec.Path.Value)
-			if (pkg == "fsm" || pkg == "fsm/wire") && !test && slices.Contains(impure, imp) {
+			if slices.Contains(pure, pkg) && !test && slices.Contains(impure, imp) {
 				t.Errorf("%s imports %s: apply must be a pure function", path, imp)
 			}
 			ours, ok := strings.CutPrefix(imp, module+"/")
